@@ -1,0 +1,274 @@
+/*
+ * alloc: malloc and free, and what is made of them.
+ *
+ * The fast paths stand here whole. Everything they read is private to the process, but for the alloc word, the remote word and nspecial.
+ *
+ *   malloc: size -> class (two tables) -> the thread's current span -> its next free bit -> set the alloc bit -> address.
+ *   free:   address -> page -> mspan_of: is it this thread's span? -> index by multiplication -> check both bits -> clear the alloc
+ *           bit. Anything else takes the slow path: another thread's or process's span (one fetch_or on the remote word), a large
+ *           object, a pointer that is none.
+ *
+ * Checks, always: alloc bit clear or remote bit set is a double free; an address that is not a multiple of the element size is an
+ * interior pointer; an address outside the arena is foreign.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "client/large.h"
+#include "client/mcache.h"
+
+#define ALIGNMENT_MAX (64 * MIB)
+
+__attribute__((noinline)) static mspan *small_refill(span_class spc)
+{
+    return mcache_refill(spc);
+}
+
+static inline void *small_alloc(size_t size, bool noscan)
+{
+    span_class spc = span_class_of(size_class_for(size), noscan);
+    mspan *s = mcache_tls->alloc[spc.n];
+    uint64_t cache = s->cache;
+
+    if (UNLIKELY(cache == 0)) {
+        s = small_refill(spc);
+        if (s == NULL)
+            return NULL;
+        cache = s->cache;
+    }
+    return mspan_take(s, cache);
+}
+
+void *goalloc_malloc(size_t size)
+{
+    if (LIKELY(size <= SMALL_BYTES_MAX))
+        return small_alloc(size, false);
+    return large_alloc(size, 1, false, NULL);
+}
+
+void *goalloc_malloc_noscan(size_t size)
+{
+    if (LIKELY(size <= SMALL_BYTES_MAX))
+        return small_alloc(size, true);
+    return large_alloc(size, 1, true, NULL);
+}
+
+void *goalloc_calloc(size_t count, size_t size)
+{
+    bool zeroed = false;
+    size_t bytes;
+    void *p;
+
+    if (__builtin_mul_overflow(count, size, &bytes)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (bytes > SMALL_BYTES_MAX) {
+        p = large_alloc(bytes, 1, false, &zeroed);
+    } else {
+        span_class spc = span_class_of(size_class_for(bytes), false);
+        mspan *s = mcache_tls->alloc[spc.n];
+
+        if (s->cache == 0)
+            s = small_refill(spc);
+        if (s == NULL)
+            return NULL;
+        zeroed = (s->fresh & s->cache & -s->cache) != 0;
+        p = mspan_take(s, s->cache);
+    }
+    if (p != NULL && !zeroed)
+        memset(p, 0, bytes);
+    return p;
+}
+
+void *goalloc_aligned_alloc(size_t alignment, size_t size)
+{
+    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > ALIGNMENT_MAX) {
+        errno = EINVAL;
+        return NULL;
+    }
+    if (alignment <= PAGE_BYTES && size <= SMALL_BYTES_MAX) {
+        /* A span begins at a page, so objects of a class whose size is a multiple of the alignment are aligned. */
+        for (unsigned c = size_class_for(size < alignment ? alignment : size).n; c < SIZE_CLASS_COUNT; c++) {
+            if (size_class_bytes[c] % alignment == 0)
+                return small_alloc(size_class_bytes[c], false);
+        }
+    }
+    return large_alloc(size, alignment > PAGE_BYTES ? alignment / PAGE_BYTES : 1, false, NULL);
+}
+
+/* Free an object of a span that this thread owns. LIVE: done. */
+static inline enum object_verdict own_free(mspan *s, uint64_t offset)
+{
+    uint32_t index = object_index(offset, s->magic);
+    uint32_t w = index / 64;
+    uint64_t bit = UINT64_C(1) << (index % 64);
+
+    if (UNLIKELY((uint64_t)index * s->elem_bytes != offset))
+        return index < s->nelems ? OBJECT_INTERIOR : OBJECT_NO_SPAN;
+
+    uint64_t alloc = u64_load_relaxed(&s->alloc[w]);
+    uint64_t remote = u64_load_relaxed(&s->alloc[SHM_BITS_WORDS + w]);
+
+    if (UNLIKELY((alloc & ~remote & bit) == 0))
+        return index < s->nelems ? OBJECT_FREE : OBJECT_NO_SPAN;
+    if (UNLIKELY(u32_load_relaxed(atomic_load_explicit(&process.special, memory_order_relaxed)) != 0) &&
+        span_is_special(shm_span_at(&process.map, s->first)))
+        (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, s->first)[w], ~bit);
+    u64_store_release(&s->alloc[w], alloc & ~bit);
+    if (w == s->cur) {
+        s->cache |= bit;
+        s->fresh &= ~bit;
+    }
+    s->nused--;
+    if (UNLIKELY(s->nused <= s->slow_at))
+        mcache_note_free(mcache_tls, s);
+    return OBJECT_LIVE;
+}
+
+/* Free anything that is not in a span of this thread. LIVE: done. */
+__attribute__((noinline)) static enum object_verdict free_slow(void *p)
+{
+    object_ref object;
+    enum object_verdict verdict = object_find(&process.map, (uintptr_t)p, &object);
+
+    if (verdict != OBJECT_LIVE)
+        return verdict;
+    if (span_class_size(shm_span_at(&process.map, object.first)->spc).n == 0)
+        return large_free(&object);
+    return object_free_remote(&process.map, &object);
+}
+
+static inline enum object_verdict free_object(void *p)
+{
+    uint64_t offset = (uintptr_t)p - u64_load_relaxed(&process.base);
+
+    if (UNLIKELY(offset >= u64_load_relaxed(&process.arena_bytes)))
+        return OBJECT_FOREIGN;
+
+    mspan *s = atomic_load_explicit(&process.mspan_of[offset >> PAGE_SHIFT], memory_order_relaxed);
+
+    if (LIKELY(s != NULL && atomic_load_explicit(&s->owner, memory_order_relaxed) == mcache_tls))
+        return own_free(s, (uint64_t)((char *)p - s->base));
+    return free_slow(p);
+}
+
+/* Say what is wrong with p, and abort, as glibc does. No stdio: the heap of the process may be what is broken. */
+__attribute__((noinline, noreturn)) static void die(const char *function, const void *p, const char *what)
+{
+    char line[160];
+    int n = snprintf(line, sizeof(line), "%s(): %p: %s\n", function, p, what);
+
+    if (n > 0 && write(STDERR_FILENO, line, (size_t)n) < 0)
+        abort();
+    abort();
+}
+
+__attribute__((noinline, noreturn)) static void die_of(const char *function, const void *p, enum object_verdict verdict)
+{
+    switch (verdict) {
+    case OBJECT_FREE:
+        die(function, p, "double free: the object is free already, or was never allocated");
+    case OBJECT_INTERIOR:
+        die(function, p, "invalid pointer: inside an object, not its beginning");
+    case OBJECT_NO_SPAN:
+        die(function, p, "invalid pointer: in the heap, but there is no object");
+    default:
+        die(function, p, process_state_now() == PROCESS_DETACHED ? "invalid pointer: not attached to a heap"
+                                                                 : "invalid pointer: not in the heap");
+    }
+}
+
+void goalloc_free(void *p)
+{
+    enum object_verdict verdict;
+
+    if (UNLIKELY(p == NULL))
+        return;
+    if (UNLIKELY(process.readonly))
+        die("goalloc_free", p, "the heap is attached read-only");
+    verdict = free_object(p);
+    if (UNLIKELY(verdict != OBJECT_LIVE))
+        die_of("goalloc_free", p, verdict);
+}
+
+int goalloc_free_checked(void *p)
+{
+    int r;
+
+    if (p == NULL)
+        return 0;
+    r = process_mapped(true);
+    if (r < 0)
+        return r;
+    switch (free_object(p)) {
+    case OBJECT_LIVE:
+        return 0;
+    case OBJECT_FREE:
+        return -EALREADY;
+    default:
+        return -EINVAL;
+    }
+}
+
+void *goalloc_realloc(void *p, size_t size)
+{
+    object_ref object;
+    enum object_verdict verdict;
+    bool noscan;
+    void *moved;
+
+    if (p == NULL)
+        return goalloc_malloc(size);
+    if (process_mapped(false) < 0)
+        die_of("goalloc_realloc", p, OBJECT_FOREIGN);
+    if (process.readonly) {
+        errno = EROFS;
+        return NULL;
+    }
+    verdict = object_find(&process.map, (uintptr_t)p, &object);
+    if (verdict != OBJECT_LIVE)
+        die_of("goalloc_realloc", p, verdict);
+    /* It stays while it fits and uses at least half of its place. */
+    if (size <= object.bytes && (size > object.bytes / 2 || object.bytes <= 16))
+        return p;
+
+    noscan = span_class_noscan(shm_span_at(&process.map, object.first)->spc);
+    moved = noscan ? goalloc_malloc_noscan(size) : goalloc_malloc(size);
+    if (moved == NULL)
+        return size <= object.bytes ? p : NULL;
+    memcpy(moved, p, size < object.bytes ? size : object.bytes);
+    goalloc_free(p);
+    return moved;
+}
+
+size_t goalloc_usable_size(const void *p)
+{
+    object_ref object;
+
+    if (p == NULL || process_mapped(false) < 0 || object_find(&process.map, (uintptr_t)p, &object) != OBJECT_LIVE)
+        return 0;
+    return object.bytes;
+}
+
+int goalloc_contains(const void *p)
+{
+    return (uintptr_t)p - u64_load_relaxed(&process.base) < u64_load_relaxed(&process.arena_bytes);
+}
+
+uint64_t goalloc_offset(const void *p)
+{
+    if (p == NULL)
+        return 0;
+    return goalloc_contains(p) ? (uintptr_t)p - u64_load_relaxed(&process.base) : UINT64_MAX;
+}
+
+void *goalloc_pointer(uint64_t offset)
+{
+    if (offset == 0 || offset >= u64_load_relaxed(&process.arena_bytes))
+        return NULL;
+    return (void *)(uintptr_t)(u64_load_relaxed(&process.base) + offset);
+}

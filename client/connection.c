@@ -1,0 +1,387 @@
+/*
+ * Connection: one request at a time over one socket.
+ *
+ * Called by attach, mcache (refill, return), large, roots, owner and stats. Data: private, under one lock that is held for the length of a
+ * request: that is bounded by the timeout, and so is waiting for it by the number of threads. No malloc: messages are packed into and
+ * unpacked from buffers of the connection.
+ *
+ * Replies are matched by id. A reply that comes after its request has timed out may bring spans that nobody waits for any more: they
+ * go straight back. Notices (id 0) need no action: what the daemon wants back stands in trim_seq of the session's slot, which the slow
+ * path looks at; a daemon that shuts down closes the socket.
+ *
+ * Lost: after any error of the socket it is closed. Spans that are held stay usable: the daemon takes no lease from a process
+ * that lives. Calls that need the daemon answer -ENOTCONN until the process detaches and attaches anew.
+ */
+#include "client/connection.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "proto/goallocd.pb-c.h"
+#include "shm/atomics.h"
+#include "shm/layout.h"
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static channel ch = { .fd = -1 };
+static uint64_t last_id;
+static int timeout_ms;
+static shm_u64 nrpcs;
+static frame_bump bump;
+static uint8_t out[FRAME_BYTES_MAX];
+static uint8_t bump_buf[4 * FRAME_PAYLOAD_MAX];
+
+void connection_lock(void)
+{
+    (void)pthread_mutex_lock(&lock);
+}
+
+void connection_unlock(void)
+{
+    (void)pthread_mutex_unlock(&lock);
+}
+
+uint64_t connection_nrpcs(void)
+{
+    return u64_load_relaxed(&nrpcs);
+}
+
+static int lose(int error)
+{
+    channel_close(&ch);
+    return error == -ETIMEDOUT ? error : -ENOTCONN;
+}
+
+static int send_request(Goallocd__Request *request, deadline until)
+{
+    size_t len = frame_pack(&request->base, out, sizeof(out));
+    int r;
+
+    if (len == 0)
+        return -EMSGSIZE;
+    if (ch.fd < 0)
+        return -ENOTCONN;
+    u64_store_relaxed(&nrpcs, u64_load_relaxed(&nrpcs) + 1);
+    r = channel_send(&ch, out, len, until);
+    return r < 0 ? lose(r) : 0; /* after half a frame nothing can follow */
+}
+
+/* A reply that nobody waits for: give back what it brings. */
+static void drop_late_reply(const Goallocd__Reply *reply, deadline until)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__ReturnSpans body = GOALLOCD__RETURN_SPANS__INIT;
+
+    if (reply->error == 0 && reply->result_case == GOALLOCD__REPLY__RESULT_REFILL) {
+        body.n_spans = reply->refill->n_spans;
+        body.spans = reply->refill->spans;
+    } else if (reply->error == 0 && reply->result_case == GOALLOCD__REPLY__RESULT_ALLOC_LARGE) {
+        body.n_spans = 1;
+        body.spans = &reply->alloc_large->span;
+    } else {
+        return;
+    }
+    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
+    request.return_spans = &body;
+    (void)send_request(&request, until);
+}
+
+/* Wait for the reply to request id. *ret is valid until the next request. */
+static int await_reply(uint64_t id, Goallocd__Reply **ret, deadline until)
+{
+    for (;;) {
+        const uint8_t *payload;
+        size_t len;
+        Goallocd__Reply *reply;
+        int r = ch.fd < 0 ? -ENOTCONN : channel_recv(&ch, &payload, &len, until);
+
+        if (r == -ETIMEDOUT || r == -ENOTCONN)
+            return r;
+        if (r < 0)
+            return lose(r);
+        frame_bump_reset(&bump);
+        reply = goallocd__reply__unpack(&bump.allocator, len, payload);
+        channel_drop_frame(&ch);
+        if (reply == NULL) {
+            (void)lose(-EPROTO);
+            return -EPROTO;
+        }
+        if (reply->id == id) {
+            *ret = reply;
+            return reply->error > 0 ? -reply->error : reply->error < 0 ? -EPROTO : 0;
+        }
+        if (reply->id != 0)
+            drop_late_reply(reply, until);
+    }
+}
+
+/* Send and wait. The lock is held. */
+static int call(Goallocd__Request *request, Goallocd__Reply **ret)
+{
+    deadline until = deadline_in(timeout_ms);
+    int r;
+
+    request->id = ++last_id;
+    r = send_request(request, until);
+    return r < 0 ? r : await_reply(request->id, ret, until);
+}
+
+/* A request whose reply says nothing but how it went. */
+static int call_plain(Goallocd__Request *request)
+{
+    Goallocd__Reply *reply;
+    int r;
+
+    connection_lock();
+    r = call(request, &reply);
+    connection_unlock();
+    return r;
+}
+
+static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
+{
+    const Goallocd__AttachReply *body = reply->attach;
+
+    if (reply->result_case != GOALLOCD__REPLY__RESULT_ATTACH)
+        return -EPROTO;
+    if (body->protocol != GOALLOC_PROTOCOL)
+        return -EPROTONOSUPPORT;
+    if (body->abi_hash != shm_abi_hash())
+        return -ENOEXEC;
+    if (ch.nfds != 3 || body->session == 0 || body->session >= SHM_SESSIONS_MAX)
+        return -EPROTO;
+    *ret = (attach_result){
+        .session = { (uint16_t)body->session },
+        .epoch = body->epoch,
+        .generation = body->generation,
+        .base = body->arena_base,
+        .arena_bytes = body->arena_bytes,
+        .spans_bytes = body->spans_bytes,
+        .bitmap_bytes = body->bitmap_bytes,
+        .arena_fd = ch.fds[0],
+        .spans_fd = ch.fds[1],
+        .bitmap_fd = ch.fds[2],
+    };
+    ch.nfds = 0;
+    return 0;
+}
+
+int connection_attach(const attach_request *ask, attach_result *ret)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Attach body = GOALLOCD__ATTACH__INIT;
+    Goallocd__Reply *reply;
+    int r;
+
+    connection_lock();
+    timeout_ms = ask->timeout_ms;
+    u64_store_relaxed(&nrpcs, 0);
+    frame_bump_init(&bump, bump_buf, sizeof(bump_buf));
+
+    body.protocol = GOALLOC_PROTOCOL;
+    body.abi_hash = shm_abi_hash();
+    body.flags = ask->flags;
+    body.label = (char *)(uintptr_t)ask->label;
+    body.limit_bytes = ask->limit_bytes;
+    request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
+    request.attach = &body;
+
+    r = channel_connect(&ch, ask->socket_path, deadline_in(timeout_ms));
+    if (r == 0)
+        r = call(&request, &reply);
+    if (r == 0)
+        r = check_attach_reply(reply, ret);
+    if (r < 0)
+        channel_close(&ch);
+    connection_unlock();
+    return r;
+}
+
+void connection_close(void)
+{
+    channel_close(&ch);
+    u64_store_relaxed(&nrpcs, 0);
+}
+
+void connection_detach(void)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Detach body = GOALLOCD__DETACH__INIT;
+
+    request.op_case = GOALLOCD__REQUEST__OP_DETACH;
+    request.detach = &body;
+    (void)call_plain(&request); /* a daemon that is gone has nothing to be told */
+    connection_lock();
+    connection_close();
+    connection_unlock();
+}
+
+int connection_refill(span_class spc, uint32_t nspans, uint32_t *ret_spans)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Refill body = GOALLOCD__REFILL__INIT;
+    Goallocd__Reply *reply;
+    int r;
+
+    body.span_class = spc.n;
+    body.nspans = nspans;
+    request.op_case = GOALLOCD__REQUEST__OP_REFILL;
+    request.refill = &body;
+    connection_lock();
+    r = call(&request, &reply);
+    if (r == 0) {
+        bool valid = reply->result_case == GOALLOCD__REPLY__RESULT_REFILL && reply->refill->n_spans > 0 &&
+                     reply->refill->n_spans <= nspans;
+
+        r = valid ? (int)reply->refill->n_spans : -EPROTO;
+        if (valid)
+            memcpy(ret_spans, reply->refill->spans, sizeof(*ret_spans) * reply->refill->n_spans);
+    }
+    connection_unlock();
+    return r;
+}
+
+int connection_return(const uint32_t *spans, uint32_t nspans, bool wait)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__ReturnSpans body = GOALLOCD__RETURN_SPANS__INIT;
+    int r;
+
+    body.n_spans = nspans;
+    body.spans = (uint32_t *)(uintptr_t)spans;
+    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
+    request.return_spans = &body;
+    if (wait)
+        return call_plain(&request);
+    connection_lock();
+    r = send_request(&request, deadline_in(timeout_ms));
+    connection_unlock();
+    return r;
+}
+
+int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, page_no *ret)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__AllocLarge body = GOALLOCD__ALLOC_LARGE__INIT;
+    Goallocd__Reply *reply;
+    int r;
+
+    body.npages = npages;
+    body.align_pages = align_pages;
+    body.noscan = noscan;
+    request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
+    request.alloc_large = &body;
+    connection_lock();
+    r = call(&request, &reply);
+    if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_ALLOC_LARGE)
+        r = -EPROTO;
+    if (r == 0)
+        *ret = page_at(reply->alloc_large->span);
+    connection_unlock();
+    return r;
+}
+
+int connection_free_large(page_no span)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__FreeLarge body = GOALLOCD__FREE_LARGE__INIT;
+    int r;
+
+    body.span = span.n;
+    request.op_case = GOALLOCD__REQUEST__OP_FREE_LARGE;
+    request.free_large = &body;
+    connection_lock();
+    r = send_request(&request, deadline_in(timeout_ms));
+    connection_unlock();
+    return r;
+}
+
+static ProtobufCBinaryData name_data(const char *name)
+{
+    /* One byte more than is allowed is enough for the daemon to say so. */
+    return (ProtobufCBinaryData){ .len = strnlen(name, SHM_ROOT_NAME_BYTES), .data = (uint8_t *)(uintptr_t)name };
+}
+
+int connection_root_set(const char *name, uint64_t offset)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__RootSet body = GOALLOCD__ROOT_SET__INIT;
+
+    body.name = name_data(name);
+    body.offset = offset;
+    request.op_case = GOALLOCD__REQUEST__OP_ROOT_SET;
+    request.root_set = &body;
+    return call_plain(&request);
+}
+
+int connection_root_get(const char *name, uint64_t *ret_offset)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__RootGet body = GOALLOCD__ROOT_GET__INIT;
+    Goallocd__Reply *reply;
+    int r;
+
+    body.name = name_data(name);
+    request.op_case = GOALLOCD__REQUEST__OP_ROOT_GET;
+    request.root_get = &body;
+    connection_lock();
+    r = call(&request, &reply);
+    if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_ROOT_GET)
+        r = -EPROTO;
+    if (r == 0)
+        *ret_offset = reply->root_get->offset;
+    connection_unlock();
+    return r;
+}
+
+int connection_adopt(uint64_t offset)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Adopt body = GOALLOCD__ADOPT__INIT;
+
+    body.offset = offset;
+    request.op_case = GOALLOCD__REQUEST__OP_ADOPT;
+    request.adopt = &body;
+    return call_plain(&request);
+}
+
+int connection_publish(uint64_t offset)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Publish body = GOALLOCD__PUBLISH__INIT;
+
+    body.offset = offset;
+    request.op_case = GOALLOCD__REQUEST__OP_PUBLISH;
+    request.publish = &body;
+    return call_plain(&request);
+}
+
+int connection_stats(goalloc_stats_t *ret)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Stats body = GOALLOCD__STATS__INIT;
+    Goallocd__Reply *reply;
+    int r;
+
+    request.op_case = GOALLOCD__REQUEST__OP_STATS;
+    request.stats = &body;
+    connection_lock();
+    r = call(&request, &reply);
+    if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_STATS)
+        r = -EPROTO;
+    if (r == 0) {
+        const Goallocd__StatsReply *stats = reply->stats;
+
+        ret->live_objects = stats->live_objects;
+        ret->live_bytes = stats->live_bytes;
+        ret->committed_bytes = stats->committed_bytes;
+        ret->released_bytes = stats->released_bytes;
+        ret->metadata_bytes = stats->metadata_bytes;
+        ret->sessions = stats->sessions;
+        ret->leased_spans = stats->leased_spans;
+        ret->roots = stats->roots;
+        ret->session_held_bytes = stats->session_held_bytes;
+    }
+    connection_unlock();
+    return r;
+}

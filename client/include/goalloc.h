@@ -1,0 +1,226 @@
+/*
+ * goalloc: one managed heap for several processes.
+ *
+ * A process attaches to the daemon goallocd and then allocates and frees objects that every other attached process
+ * sees at the same address. Pointers between objects are plain pointers. The allocator is the Go runtime's (size
+ * classes, spans, mcache, mcentral, mheap), cut in two between mcache and mcentral: this library is the mcache.
+ *
+ * Everything here is thread-safe, and works in a forked child: the child keeps the mapping, so objects stay valid on
+ * both sides, and becomes a client of its own at its next call that needs the daemon. Nothing here is
+ * async-signal-safe, except goalloc_contains(), goalloc_offset() and goalloc_pointer().
+ *
+ * Errors: functions that return int return 0 or a negative errno value; functions that return a pointer return NULL
+ * and set errno. goalloc_strerror() names both in terms of this library. No function waits for the daemon longer
+ * than the timeout given at the attach.
+ */
+#ifndef GOALLOC_H
+#define GOALLOC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define GOALLOC_API        __attribute__((visibility("default")))
+#define GOALLOC_CHECK      __attribute__((warn_unused_result))
+#define GOALLOC_ALLOC(...) __attribute__((malloc, alloc_size(__VA_ARGS__), warn_unused_result))
+#else
+#define GOALLOC_API
+#define GOALLOC_CHECK
+#define GOALLOC_ALLOC(...)
+#endif
+
+/*
+ * Objects belong to the session that allocated them: when it ends, however it ends, they are freed, except those
+ * that were made the heap's by goalloc_publish() or taken over by another session with goalloc_adopt().
+ * Without this flag an object lives until somebody frees it.
+ */
+#define GOALLOC_ATTACH_RECLAIM UINT32_C(1)
+
+/* Objects can be read and looked up, not allocated, freed, published or changed: the mapping has no write access. */
+#define GOALLOC_ATTACH_READONLY UINT32_C(2)
+
+/* The longest name of a root, in bytes, without the terminating zero. */
+#define GOALLOC_ROOT_NAME_MAX 255
+
+/* How a process attaches. Set struct_size (or use GOALLOC_OPTIONS_INIT); fields that are zero take their defaults. */
+typedef struct goalloc_options {
+    size_t struct_size;      /* sizeof(goalloc_options): lets the struct grow without breaking old programs */
+    const char *socket_path; /* NULL: $GOALLOC_SOCKET, else /run/goallocd/goallocd.sock; copied */
+    const char *label;       /* shown by goallocctl, at most 63 bytes are kept; NULL: the program's name; copied */
+    uint32_t flags;          /* GOALLOC_ATTACH_* */
+    uint64_t limit_bytes;    /* the most that this session may hold in spans and large runs; 0: the daemon's default */
+    int timeout_ms;          /* bound of the attach and of each request to the daemon; 0: 5000 */
+} goalloc_options;
+
+#define GOALLOC_OPTIONS_INIT                     \
+    {                                            \
+        .struct_size = sizeof(goalloc_options)   \
+    }
+
+/* What goalloc_stats() reports. All sizes are bytes; "live" means allocated and not freed, by the bits. */
+typedef struct goalloc_stats_t {
+    size_t struct_size;
+    uint64_t live_objects;       /* whole heap */
+    uint64_t live_bytes;         /* whole heap, each object rounded up to its size class or to pages */
+    uint64_t committed_bytes;    /* arena pages in use or kept free: what the heap occupies */
+    uint64_t released_bytes;     /* arena pages once used and given back to the OS, or grown and not yet used */
+    uint64_t metadata_bytes;     /* physical memory of the spans and bitmap regions */
+    uint64_t sessions;           /* attached processes, this one included */
+    uint64_t leased_spans;       /* spans and large runs held by sessions */
+    uint64_t roots;              /* named roots */
+    uint64_t session_held_bytes; /* this session: spans and large runs held */
+    uint64_t session_rpcs;       /* this session: requests sent so far, this one included */
+} goalloc_stats_t;
+
+/*
+ * Attach this process to the daemon at options->socket_path. NULL options: all defaults.
+ *
+ * Maps the heap at the address that the daemon chose, the same in all processes. One attach a process: a second one
+ * returns -EALREADY. In a forked child of an attached process it opens the child's own session, with these options.
+ * Cost: one connect, one round trip, three mmaps; nothing that grows with the heap's size.
+ *
+ * Returns 0, or
+ *   -EINVAL           struct_size, flags, timeout or path are not usable
+ *   -ENAMETOOLONG     the path is longer than a Unix socket's may be
+ *   -ENOENT           no socket at that path          -ECONNREFUSED  nobody listens there
+ *   -EACCES           no permission for the socket    -ETIMEDOUT     no answer within timeout_ms
+ *   -EPROTONOSUPPORT  the daemon speaks another version of the protocol
+ *   -ENOEXEC          the daemon's shared-memory layout (ABI) is another
+ *   -EPROTO           the answer was not understood, or contradicts the shared header
+ *   -EEXIST           something else occupies the heap's address range in this process
+ *   -EUSERS           the daemon has no room for another session
+ *   -ESTALE           in a forked child: the daemon serves another heap than the one mapped here
+ *   -EALREADY         already attached
+ *   -ENOMEM           this process has no room for the mapping or for the library's own tables
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_attach(const goalloc_options *options);
+
+/*
+ * Leave the heap: give back what is idle, end the session, unmap. Objects stay, unless the session reclaims
+ * them (GOALLOC_ATTACH_RECLAIM). Pointers into the heap are invalid in this process afterwards; no other thread may
+ * be inside this library. Returns 0, -ENOTCONN when not attached. A daemon that is gone is not an error.
+ * Ending a process without it loses nothing: the daemon notices.
+ */
+GOALLOC_API int goalloc_detach(void);
+
+/*
+ * Allocate size bytes, uninitialised. Size 0 gives a unique pointer that can be freed.
+ *
+ * The result is aligned to 8 bytes up to size 15, to 16 from 16 on, except sizes 17 to 24, which are aligned to 8. It is
+ * valid in every attached process, at this address, until somebody frees it. Before an attach it attaches with the
+ * defaults. The memory may hold pointers for a collector to follow; goalloc_malloc_noscan() says that it doesn't.
+ *
+ * Cost: up to 32768 bytes a few nanoseconds, no lock and no system call, except when this thread's spans of that
+ * size class are used up: then one round trip brings a batch of them. Above: one round trip, unless a cached run fits.
+ * Returns NULL with errno ENOMEM (arena, memory limit or the session's limit exhausted, or size absurd), EROFS
+ * (read-only attach), ETIMEDOUT, ENOTCONN (the daemon is gone and the spans held are used up), or an error of
+ * goalloc_attach().
+ *
+ * Size classes and lookup are Go's (runtime/sizeclasses.go, mcache, nextFreeFast); unlike Go's, a full span stays with the
+ * thread and comes back into use when its objects are freed.
+ */
+GOALLOC_API GOALLOC_ALLOC(1) void *goalloc_malloc(size_t size);
+
+/* As goalloc_malloc(), for objects that hold no pointers into the heap. */
+GOALLOC_API GOALLOC_ALLOC(1) void *goalloc_malloc_noscan(size_t size);
+
+/* As goalloc_malloc(count * size), zeroed; memory known to be zero is not cleared again. ENOMEM on overflow. */
+GOALLOC_API GOALLOC_ALLOC(1, 2) void *goalloc_calloc(size_t count, size_t size);
+
+/*
+ * Make the object at p size bytes long, moving it if need be; the first min(old, new) bytes stay, and it stays
+ * scan or noscan. NULL p: goalloc_malloc(size). Size 0: an object of size 0, as goalloc_malloc(0). On
+ * failure p is untouched and NULL is returned. A p that is not a live object: message and abort, as goalloc_free().
+ */
+GOALLOC_API __attribute__((warn_unused_result, alloc_size(2))) void *goalloc_realloc(void *p, size_t size);
+
+/*
+ * Allocate size bytes at a multiple of alignment, a power of two up to 64 MiB; size need not be a multiple of it.
+ * EINVAL for any other alignment. Above 8192 it takes whole pages by a round trip.
+ */
+GOALLOC_API __attribute__((malloc, alloc_size(2), warn_unused_result)) void *goalloc_aligned_alloc(size_t alignment,
+                                                                                                   size_t size);
+
+/*
+ * Free the object at p, whichever process or thread allocated it. NULL: nothing happens.
+ *
+ * A p that is no live object's address (never allocated, freed already, inside an object, foreign) is detected from
+ * the bits; the process prints which and aborts, as with glibc. Keeps errno.
+ * Cost: by the thread that holds its span, a few nanoseconds; by any other thread or process, one atomic operation
+ * on shared memory. No system call, except when many empty spans go back, and above 32768 bytes.
+ */
+GOALLOC_API void goalloc_free(void *p);
+
+/*
+ * As goalloc_free(), but reports: 0; -EINVAL p is not the address of an object; -EALREADY p is free already;
+ * -EROFS read-only attach; -ENOTCONN not attached. NULL gives 0. After an error nothing has changed.
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_free_checked(void *p);
+
+/* Bytes usable at p, at least the size asked for. 0 if p is NULL or not the address of a live object. No round trip. */
+GOALLOC_API size_t goalloc_usable_size(const void *p);
+
+/* 1 if p points into the arena of the heap this process is attached to, allocated or not; else 0. Async-signal-safe. */
+GOALLOC_API int goalloc_contains(const void *p);
+
+/*
+ * Make the object at p the heap's: it stays when the session that allocated or adopted it ends. For an object that is
+ * the heap's already nothing changes. Any session may publish any object. One atomic operation; a round trip if the object
+ * was adopted. 0, -EINVAL, -EALREADY (already freed), -EROFS, -ENOTCONN.
+ */
+GOALLOC_API int goalloc_publish(void *p);
+
+/*
+ * Make the object at p this session's, whoever's it was. In a session with GOALLOC_ATTACH_RECLAIM it is freed with the session;
+ * in any other session this is the same as goalloc_publish(). The last session to adopt has it. The caller answers for
+ * nobody freeing p meanwhile. A round trip if the object was not allocated by this session.
+ * 0, -EINVAL, -EALREADY (already freed), -ENOSPC (65536 adopted objects a session), -EROFS, -ENOTCONN, -ETIMEDOUT.
+ */
+GOALLOC_API int goalloc_adopt(void *p);
+
+/*
+ * Name the object that p points to, or into, so that other processes find it; NULL p removes the name. The name is
+ * 1 to GOALLOC_ROOT_NAME_MAX bytes of UTF-8. Setting a name again replaces it at once for all. A root keeps no object alive.
+ * One round trip. 0, -EINVAL (empty name, or p does not point into a live object), -ENAMETOOLONG, -EILSEQ (not UTF-8),
+ * -ENOENT (removing what is not there), -ENOSPC (4096 roots), -EROFS, -ENOTCONN, -ETIMEDOUT.
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_root_set(const char *name, void *p);
+
+/* Look a root up: *ret_p is set on success only. One round trip. 0, -ENOENT, and the name errors of goalloc_root_set(). */
+GOALLOC_API GOALLOC_CHECK int goalloc_root_get(const char *name, void **ret_p);
+
+/*
+ * A name of p that does not depend on where the heap is mapped: its distance from the arena's base, for files and for
+ * messages to processes that are not attached. NULL gives 0, and no object has offset 0. A pointer that
+ * is not in the arena gives UINT64_MAX. goalloc_pointer() is the inverse: 0 gives NULL, and so does
+ * an offset outside the arena. Async-signal-safe, no cost.
+ */
+GOALLOC_API uint64_t goalloc_offset(const void *p);
+GOALLOC_API void *goalloc_pointer(uint64_t offset);
+
+/*
+ * Statistics of the whole heap and of this session. ret_stats->struct_size must be set; at most so many bytes
+ * are written. One round trip; the daemon counts live objects by looking at all allocation bits, in slices, so the
+ * counts are exact when nobody allocates or frees meanwhile. 0, -EINVAL, -ENOTCONN, -ETIMEDOUT.
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_stats(goalloc_stats_t *ret_stats);
+
+/*
+ * Give all spans that this thread and exited threads hold back to the daemon, with the objects in them, and the
+ * cached large runs; a RECLAIM session keeps the spans that have objects. Other threads do the same the next time they run
+ * out of a span. One round trip, awaited. 0, -ENOTCONN, -ETIMEDOUT.
+ */
+GOALLOC_API int goalloc_trim(void);
+
+/* What an error of this library (errno value or its negative) means. A constant string, never NULL. */
+GOALLOC_API const char *goalloc_strerror(int error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

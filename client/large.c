@@ -1,0 +1,175 @@
+/*
+ * Large: runs of pages from the daemon, and a small cache of freed ones.
+ *
+ * Called by alloc.c; calls connection. Data: the run's alloc bit (bit 0 of its first word) and remote bit in bitmap; the cache, private,
+ * under a lock that is not held during a request.
+ *
+ * A run stays leased to the session that allocated it, until it is freed or the session ends. Its life in bits:
+ *   allocated        alloc 1, by the lessee, after the daemon's reply (or out of the cache)
+ *   freed by the lessee's process   alloc 1 -> 0 by fetch_and: of two threads that free it one sees the bit and wins. The run goes to
+ *                    the cache, or back.
+ *   freed by another process        remote 0 -> 1 by fetch_or, which one process wins; then FreeLarge tells the daemon, which frees a run
+ *                    whose alloc and remote bits are both set, whoever leases it: its object is dead and the lessee holds nothing of it.
+ * Dies the other process between bit and message, the daemon's sweep finds the run.
+ */
+#include "client/large.h"
+
+#include <errno.h>
+#include <pthread.h>
+
+#include "client/connection.h"
+#include "client/mcache.h"
+
+#define CACHE_RUNS      16u
+#define CACHE_PAGES_MAX (32 * MIB / PAGE_BYTES) /* together */
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static page_no cached[CACHE_RUNS]; /* oldest first */
+static uint32_t ncached;
+static uint64_t ncached_pages;
+
+void large_lock(void)
+{
+    (void)pthread_mutex_lock(&lock);
+}
+
+void large_unlock(void)
+{
+    (void)pthread_mutex_unlock(&lock);
+}
+
+static page_no cache_remove(uint32_t at)
+{
+    page_no run = cached[at];
+
+    ncached--;
+    ncached_pages -= shm_span_at(&process.map, run)->npages;
+    for (uint32_t i = at; i < ncached; i++)
+        cached[i] = cached[i + 1];
+    return run;
+}
+
+/* The smallest cached run that fits and wastes at most an eighth. Page 0: none. */
+static page_no cache_take(uint64_t npages, uint64_t align_pages, bool noscan)
+{
+    uint64_t best = npages + npages / 8 + 1;
+    uint32_t at = CACHE_RUNS;
+    page_no run = { 0 };
+
+    large_lock();
+    for (uint32_t i = 0; i < ncached; i++) {
+        const shm_span *span = shm_span_at(&process.map, cached[i]);
+
+        if (span->npages >= npages && span->npages < best && (process.map.base / PAGE_BYTES + cached[i].n) % align_pages == 0 &&
+            span_class_noscan(span->spc) == noscan) {
+            best = span->npages;
+            at = i;
+        }
+    }
+    if (at < CACHE_RUNS)
+        run = cache_remove(at);
+    large_unlock();
+    return run;
+}
+
+/* Keep a freed run; what it drives out, or the run itself, goes back. */
+static void cache_put(page_no run)
+{
+    uint64_t npages = shm_span_at(&process.map, run)->npages;
+    uint32_t out[CACHE_RUNS + 1];
+    uint32_t nout = 0;
+
+    large_lock();
+    if (npages > CACHE_PAGES_MAX / 2) {
+        out[nout++] = run.n;
+    } else {
+        while (ncached == CACHE_RUNS || ncached_pages + npages > CACHE_PAGES_MAX)
+            out[nout++] = cache_remove(0).n;
+        cached[ncached++] = run;
+        ncached_pages += npages;
+    }
+    large_unlock();
+    if (nout > 0)
+        (void)connection_return(out, nout, false);
+}
+
+void large_return_cached(void)
+{
+    uint32_t out[CACHE_RUNS];
+    uint32_t nout = 0;
+
+    large_lock();
+    while (ncached > 0)
+        out[nout++] = cache_remove(0).n;
+    large_unlock();
+    if (nout > 0)
+        (void)connection_return(out, nout, false);
+}
+
+void large_forget_cached(void)
+{
+    ncached = 0;
+    ncached_pages = 0;
+}
+
+void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zeroed)
+{
+    uint64_t npages = size / PAGE_BYTES + (size % PAGE_BYTES != 0);
+    int r = process_ensure_writable();
+    page_no run = { 0 };
+    bool fresh = false;
+
+    if (r == 0 && npages == 0)
+        npages = 1;
+    if (r == 0 && npages >= process.map.npages)
+        r = -ENOMEM;
+    if (r == 0) {
+        run = cache_take(npages, align_pages, noscan);
+        if (run.n == 0) {
+            r = connection_alloc_large(npages, align_pages, noscan, &run);
+            fresh = r == 0;
+        }
+    }
+    if (r == -ENOMEM && process_state_now() == PROCESS_ATTACHED && npages < process.map.npages) {
+        mcache_return_empty(mcache_tls);
+        r = connection_alloc_large(npages, align_pages, noscan, &run);
+        fresh = r == 0;
+    }
+    if (r == 0 && (run.n == 0 || run.n >= process.map.npages))
+        r = -EPROTO;
+    if (r < 0) {
+        errno = -r;
+        return NULL;
+    }
+    if (ret_zeroed != NULL)
+        *ret_zeroed = fresh && shm_span_at(&process.map, run)->needzero == 0;
+    /* A remote bit may be left from a second, faulty free of the run's last object. */
+    u64_store_relaxed(shm_remote_bits(&process.map, run), 0);
+    u64_store_release(shm_alloc_bits(&process.map, run), 1);
+    return (void *)(uintptr_t)(process.map.base + page_offset(run));
+}
+
+enum object_verdict large_free(const object_ref *object)
+{
+    const shm_span *span = shm_span_at(&process.map, object->first);
+    int keep_errno = errno;
+
+    if (!process_leases(span)) {
+        enum object_verdict verdict = object_free_remote(&process.map, object);
+
+        /* A forked child has no session yet: this opens one. If it can't, the daemon's sweep finds the run. */
+        if (verdict == OBJECT_LIVE && process_ensure() == 0)
+            (void)connection_free_large(object->first);
+        errno = keep_errno;
+        return verdict;
+    }
+    if (!object_is_live(&process.map, object))
+        return OBJECT_FREE;
+    if (span_is_special(span))
+        (void)u64_fetch_and_acq_rel(shm_kept_bits(&process.map, object->first), ~UINT64_C(1));
+    if ((u64_fetch_and_acq_rel(shm_alloc_bits(&process.map, object->first), ~UINT64_C(1)) & 1) == 0)
+        return OBJECT_FREE;
+    cache_put(object->first);
+    errno = keep_errno;
+    return OBJECT_LIVE;
+}

@@ -1,0 +1,25 @@
+/*
+ * Large: objects above 32 KiB, which are whole runs of pages.
+ */
+#ifndef GOALLOC_CLIENT_LARGE_H
+#define GOALLOC_CLIENT_LARGE_H
+
+#include "client/process.h"
+
+/*
+ * Allocate size bytes at a multiple of align_pages pages (a power of two). NULL with errno. *ret_zeroed (NULL: don't care) says
+ * whether the memory is known to be zero.
+ */
+void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zeroed);
+
+/* Free a large object. LIVE: done; FREE: it was free already. Keeps errno. */
+enum object_verdict large_free(const object_ref *object);
+
+/* Give the cached runs back to the daemon; or forget them, when the leases are gone. */
+void large_return_cached(void);
+void large_forget_cached(void);
+
+void large_lock(void); /* for fork */
+void large_unlock(void);
+
+#endif

@@ -1,0 +1,115 @@
+/*
+ * mcache: the spans that a thread allocates from without asking anybody. Go's runtime/mcache.go.
+ */
+#ifndef GOALLOC_CLIENT_MCACHE_H
+#define GOALLOC_CLIENT_MCACHE_H
+
+#include "client/process.h"
+
+struct mcache;
+
+/* Which list of its mcache a span is in. */
+enum mspan_place {
+    MSPAN_CURRENT = 0, /* none: it is being allocated from */
+    MSPAN_PARTIAL,
+    MSPAN_EMPTY,
+    MSPAN_FULL,
+};
+
+/*
+ * A leased span, as the thread that owns it sees it. Private to the process. All fields but owner belong to the owning thread (or, while owner
+ * is NULL, to who holds the pool's lock). Structures are never unmapped, so a thread that looks at the owner of a span that has
+ * just gone reads an owner that is not itself.
+ */
+typedef struct mspan {
+    uint64_t cache;   /* free objects of the current word, not handed out yet */
+    shm_u64 *word;    /* the current word of alloc bits */
+    char *word_base;  /* address of the object of its bit 0 */
+    uint32_t elem_bytes;
+    uint32_t magic;
+    struct mcache *_Atomic owner; /* NULL: the process's pool */
+    char *base;
+    shm_u64 *alloc;   /* alloc words; the remote words follow at SHM_BITS_WORDS */
+    int32_t nused;    /* alloc bits that are set */
+    int32_t slow_at;  /* a free that brings nused down to this needs the slow path: -1 current, 0 partial, nelems full */
+    uint32_t cur;     /* number of the current word */
+    uint32_t fresh_from; /* words from here on have never been handed out and are zero */
+    uint64_t fresh;   /* objects in cache that have never been handed out and are zero */
+    uint32_t nelems;
+    uint32_t npages;
+    page_no first;
+    span_class spc;
+    bool needzero;
+    enum mspan_place place;
+    struct mspan *next;
+    struct mspan *prev;
+} mspan;
+
+typedef struct mspan_list {
+    mspan *head;
+    mspan *tail;
+    uint64_t count;
+} mspan_list;
+
+typedef struct mcache_class {
+    mspan_list partial; /* some objects free */
+    mspan_list empty;   /* all free: what may go back */
+    mspan_list full;    /* none free when last looked at; oldest first */
+    uint32_t nbatch;    /* spans to ask for next: slow start */
+    uint32_t nkeep;     /* empty spans to keep */
+    uint32_t nspans;    /* all of this class */
+} mcache_class;
+
+typedef struct mcache {
+    mspan *alloc[SPAN_CLASS_COUNT]; /* current spans; &mspan_none where there is none */
+    mcache_class classes[SPAN_CLASS_COUNT];
+    uint32_t process_trim_seen;
+    uint32_t session_trim_seen;
+    struct mcache *next; /* all mcaches of the process, or the free ones */
+} mcache;
+
+extern mspan mspan_none;
+extern mcache mcache_none;
+
+/* The thread's mcache; &mcache_none until it first needs one. The TLS model saves a call on every malloc and free. */
+extern _Thread_local mcache *mcache_tls __attribute__((tls_model("initial-exec")));
+
+/*
+ * Find a current span with a free object for class spc: in the thread's lists, in the pool, from the daemon. NULL with errno
+ * set: there is none. Attaches if need be.
+ */
+mspan *mcache_refill(span_class spc);
+
+/* The owner has freed an object and nused has come down to slow_at: the span changes lists, and may go back. Keeps errno. */
+void mcache_note_free(mcache *mc, mspan *s);
+
+/* Give all of the thread's and the pool's spans back (RECLAIM: the empty ones). Sent, not awaited. */
+void mcache_return_all(void);
+
+/* Give back the empty spans only: to make room after ENOMEM, or because the daemon asks. */
+void mcache_return_empty(mcache *mc);
+
+/* Detach: forget every span of every thread. The daemon ends the leases. */
+void mcache_forget_all(void);
+
+/* Fork: locks around it, and the child's clean start. */
+void mcache_fork_prepare(void);
+void mcache_fork_parent(void);
+void mcache_fork_child(void);
+
+/*
+ * Take an object out of the thread's own span: the body of malloc. s is current and cache is not 0. Sets the alloc bit: dying before it
+ * leaves the slot free, dying after it costs that one object.
+ */
+static inline void *mspan_take(mspan *s, uint64_t cache)
+{
+    uint32_t i = (uint32_t)__builtin_ctzll(cache);
+
+    s->cache = cache & (cache - 1);
+    s->nused++;
+    /* Only the owner writes alloc words while it holds the lease, so a load and a store do. Release: pairs with who looks the object up. */
+    u64_store_release(s->word, u64_load_relaxed(s->word) | (cache & -cache));
+    return s->word_base + (uint64_t)i * s->elem_bytes;
+}
+
+#endif

@@ -1,0 +1,162 @@
+/*
+ * Adopt: the table of objects that a session has made its own with goalloc_adopt().
+ *
+ * Called by request (adopt, publish), session (end) and mheap (a span ends). Data: a hash by the object's offset and a list a
+ * session, private; kept bits in bitmap; nadopted in the span's description and nspecial in the header, written here alone.
+ *
+ * An adopted object can be freed by anybody, and its place taken by another object, without the daemon being asked. The kept
+ * bit tells: while a span is special (nadopted != 0, or owned), whoever frees an object clears its kept bit before the place is
+ * handed out again. So an entry whose kept bit is 0 names an object that is gone. Clients look at a span's nadopted only while
+ * the header's nspecial is not 0, one word that stays in everybody's cache.
+ *
+ * The order of adopt_set: counters first, then the kept bit, then the entry. A free by another process that
+ * started before it saw the counters may miss the bit; that is why goalloc_adopt() asks that nobody frees the object meanwhile.
+ *
+ * When the first object of an unowned span is adopted, old kept bits of an earlier life of the span are cleared.
+ *
+ * The table is private: it does not survive the daemon.
+ */
+#include "daemon/adopt.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#define uthash_fatal(message) abort() /* not reached: HASH_NONFATAL_OOM reports instead */
+#define HASH_NONFATAL_OOM     1
+#include <uthash.h>
+#include <utlist.h>
+
+typedef struct adoption {
+    uint64_t offset;
+    session_no session;
+    UT_hash_handle hh;
+    struct adoption *prev;
+    struct adoption *next;
+} adoption;
+
+struct adopt_table {
+    shm_map *map;
+    adoption *by_offset;
+    adoption *of_session[SHM_SESSIONS_MAX];
+    uint32_t nof_session[SHM_SESSIONS_MAX];
+};
+
+adopt_table *adopt_new(shm_map *map)
+{
+    adopt_table *table = calloc(1, sizeof(*table));
+
+    if (table != NULL)
+        table->map = map;
+    return table;
+}
+
+static void adoption_remove(adopt_table *table, adoption *entry)
+{
+    shm_span *span = shm_span_at(table->map, page_at(u32_load_relaxed(
+                                                 &table->map->page_map[entry->offset >> PAGE_SHIFT])));
+    shm_header *header = table->map->header;
+
+    u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) - 1);
+    u32_store_release(&header->nspecial, u32_load_relaxed(&header->nspecial) - 1);
+    HASH_DEL(table->by_offset, entry);
+    DL_DELETE(table->of_session[entry->session.n], entry);
+    table->nof_session[entry->session.n]--;
+    free(entry);
+}
+
+adopt_table *adopt_free(adopt_table *table)
+{
+    if (table != NULL) {
+        for (adoption *entry = table->by_offset, *next; entry != NULL; entry = next) {
+            next = entry->hh.next;
+            HASH_DEL(table->by_offset, entry);
+            free(entry);
+        }
+        free(table);
+    }
+    return NULL;
+}
+
+/* Find the entry of the object at offset, or add one for session. NULL: no memory. */
+static adoption *adoption_get(adopt_table *table, uint64_t offset, session_no session)
+{
+    adoption *entry;
+
+    HASH_FIND(hh, table->by_offset, &offset, sizeof(offset), entry);
+    if (entry != NULL) {
+        DL_DELETE(table->of_session[entry->session.n], entry);
+        table->nof_session[entry->session.n]--;
+        return entry;
+    }
+    entry = calloc(1, sizeof(*entry));
+    if (entry == NULL)
+        return NULL;
+    entry->offset = offset;
+    HASH_ADD(hh, table->by_offset, offset, sizeof(entry->offset), entry);
+    if (entry->hh.tbl == NULL) {
+        free(entry);
+        return NULL;
+    }
+    entry->session = session;
+    return entry;
+}
+
+int adopt_set(adopt_table *table, const object_ref *object, session_no session)
+{
+    shm_span *span = shm_span_at(table->map, object->first);
+    shm_header *header = table->map->header;
+    uint64_t nentries = HASH_COUNT(table->by_offset);
+    adoption *entry;
+
+    if (table->nof_session[session.n] >= ADOPT_PER_SESSION_MAX)
+        return ADOPT_E_FULL;
+    entry = adoption_get(table, object->offset, session);
+    if (entry == NULL)
+        return ADOPT_E_FULL;
+    if (HASH_COUNT(table->by_offset) > nentries) {
+        if (!span_is_special(span)) {
+            for (uint32_t w = 0; w < bits_nwords(span->nelems); w++)
+                u64_store_relaxed(&shm_kept_bits(table->map, object->first)[w], 0);
+        }
+        u32_store_release(&header->nspecial, u32_load_relaxed(&header->nspecial) + 1);
+        u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) + 1);
+    }
+    (void)u64_fetch_or_acq_rel(&shm_kept_bits(table->map, object->first)[object->word], object->bit);
+    entry->session = session;
+    DL_APPEND(table->of_session[session.n], entry);
+    table->nof_session[session.n]++;
+    return 0;
+}
+
+void adopt_clear(adopt_table *table, uint64_t offset)
+{
+    adoption *entry;
+
+    HASH_FIND(hh, table->by_offset, &offset, sizeof(offset), entry);
+    if (entry != NULL)
+        adoption_remove(table, entry);
+}
+
+void adopt_forget_span(adopt_table *table, page_no first)
+{
+    const shm_span *span = shm_span_at(table->map, first);
+    uint64_t elem_bytes = span->elem_bytes;
+
+    for (uint32_t i = 0; i < span->nelems && u32_load_relaxed(&span->nadopted) != 0; i++)
+        adopt_clear(table, page_offset(first) + i * elem_bytes);
+    assert(u32_load_relaxed(&span->nadopted) == 0);
+}
+
+bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *ret_empty)
+{
+    adoption *entry = table->of_session[session.n];
+    bool is_same;
+
+    *ret_empty = entry == NULL;
+    if (entry == NULL)
+        return false;
+    is_same = object_find(table->map, table->map->base + entry->offset, ret) == OBJECT_LIVE &&
+              (u64_load_acquire(&shm_kept_bits(table->map, ret->first)[ret->word]) & ret->bit) != 0;
+    adoption_remove(table, entry);
+    return is_same;
+}

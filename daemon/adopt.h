@@ -1,0 +1,38 @@
+/*
+ * Adopt: which session has adopted which object.
+ */
+#ifndef GOALLOC_DAEMON_ADOPT_H
+#define GOALLOC_DAEMON_ADOPT_H
+
+#include "shm/layout.h"
+#include "shm/object.h"
+
+#define ADOPT_PER_SESSION_MAX 65536u
+
+typedef struct adopt_table adopt_table;
+
+/* What a caller handles itself. */
+enum {
+    ADOPT_E_FULL = 1, /* the session has ADOPT_PER_SESSION_MAX, or there is no memory */
+};
+
+/* NULL: no memory. The caller owns it. map is borrowed. */
+adopt_table *adopt_new(shm_map *map);
+adopt_table *adopt_free(adopt_table *table); /* returns NULL */
+
+/* Note that a live object is session's, whoever's it was, and mark it with its kept bit. 0, ADOPT_E_FULL. */
+int adopt_set(adopt_table *table, const object_ref *object, session_no session) __attribute__((warn_unused_result));
+
+/* Drop what is noted of the object at offset, if anything. The kept bit stays as it is. */
+void adopt_clear(adopt_table *table, uint64_t offset);
+
+/* Drop all that is noted of objects in the span, which is about to end. */
+void adopt_forget_span(adopt_table *table, page_no first);
+
+/*
+ * Take one of session's objects out of the table. True: *ret is a live object that is still the one adopted. False, with *ret_empty
+ * true if nothing is left, else false: that one had been freed meanwhile.
+ */
+bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *ret_empty);
+
+#endif

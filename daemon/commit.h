@@ -1,0 +1,35 @@
+/*
+ * Commit: memory behind pages before they are leased, so that a client never meets SIGBUS or the OOM killer at first touch.
+ */
+#ifndef GOALLOC_DAEMON_COMMIT_H
+#define GOALLOC_DAEMON_COMMIT_H
+
+#include <uv.h>
+
+#include "daemon/heapfile.h"
+#include "daemon/pagealloc.h"
+
+typedef struct commit_job commit_job;
+typedef void (*commit_done_fn)(commit_job *job, int result);
+
+/* Runs of pages that are to get memory. The caller owns it and keeps it where it is until done is called. */
+struct commit_job {
+    uv_work_t work;
+    const heapfile *file;
+    page_run *runs; /* the caller's array */
+    size_t nruns;
+    int result;
+    commit_done_fn done;
+    void *data;
+};
+
+/* Add a run to the job, joined with the last one when it follows it. There is room for one more. */
+void commit_add(commit_job *job, page_no first, uint64_t npages);
+
+/*
+ * Commit all runs. Little is done at once (returns true, job->result says how it went, done is not called); more goes to the
+ * thread pool (returns false, done is called by the loop when it is through).
+ */
+bool commit_start(commit_job *job, uv_loop_t *loop) __attribute__((warn_unused_result));
+
+#endif

@@ -1,0 +1,137 @@
+/*
+ * Listen: who owns a socket path.
+ *
+ * Called by main. A lock file beside the socket (PATH.lock, flock) says that a goallocd lives; the kernel drops it with the process, so
+ * it is never stale. Only the holder of the lock replaces the socket file, and only if nobody answers there: then it is what a
+ * dead daemon left. A clean end removes both; who opened the lock file just before its removal sees that it is no longer the
+ * file at that path, and tries again.
+ */
+#include "daemon/listen.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "daemon/log.h"
+
+static int lock_path(char *buf, size_t cap, const char *path)
+{
+    int n = snprintf(buf, cap, "%s.lock", path);
+
+    return n < 0 || (size_t)n >= cap ? -ENAMETOOLONG : 0;
+}
+
+static int lock_take(const char *path)
+{
+    char name[sizeof(((struct sockaddr_un *)0)->sun_path) + 8];
+    struct stat mine;
+    struct stat there;
+    int r = lock_path(name, sizeof(name), path);
+
+    if (r < 0)
+        return r;
+    for (;;) {
+        int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+        if (fd < 0)
+            return -errno;
+        if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+            r = errno == EWOULDBLOCK ? -EADDRINUSE : -errno;
+            (void)close(fd);
+            return r;
+        }
+        if (fstat(fd, &mine) == 0 && stat(name, &there) == 0 && mine.st_ino == there.st_ino &&
+            mine.st_dev == there.st_dev)
+            return fd;
+        (void)close(fd);
+    }
+}
+
+/* Make sure that nothing is at the path. 0, -EADDRINUSE (alive), -EEXIST (not a socket), -errno. */
+static int clear_place(const struct sockaddr_un *addr)
+{
+    struct stat st;
+    int fd;
+    int r;
+
+    if (lstat(addr->sun_path, &st) < 0)
+        return errno == ENOENT ? 0 : -errno;
+    if (!S_ISSOCK(st.st_mode))
+        return -EEXIST;
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -errno;
+    r = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? -errno : 0;
+    (void)close(fd);
+    if (r != -ECONNREFUSED)
+        return r == 0 || r == -EAGAIN ? -EADDRINUSE : r;
+    log_info("%s: replacing the socket of a daemon that is gone", addr->sun_path);
+    return unlink(addr->sun_path) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+int listen_open(listen_place *ret, const char *path)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    size_t len = strlen(path);
+    mode_t mask;
+    int lock_fd;
+    int fd = -1;
+    int r;
+
+    if (len == 0 || len >= sizeof(addr.sun_path)) {
+        log_error("socket path '%s' is %s", path, len == 0 ? "empty" : "too long for a Unix socket");
+        return len == 0 ? -EINVAL : -ENAMETOOLONG;
+    }
+    memcpy(addr.sun_path, path, len + 1);
+
+    lock_fd = lock_take(path);
+    if (lock_fd < 0) {
+        r = lock_fd;
+        goto fail;
+    }
+    r = clear_place(&addr);
+    if (r < 0)
+        goto fail;
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) {
+        r = -errno;
+        goto fail;
+    }
+    mask = umask(0117);
+    r = bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
+    (void)umask(mask);
+    if (r < 0)
+        goto fail;
+    *ret = (listen_place){ .fd = fd, .lock_fd = lock_fd, .path = path };
+    return 0;
+
+fail:
+    if (r == -EADDRINUSE)
+        log_error("%s: another goallocd, or another program, serves this socket", path);
+    else if (r == -EEXIST)
+        log_error("%s: exists and is not a socket; not touching it", path);
+    else
+        log_error("%s: %s", path, strerror(-r));
+    if (fd >= 0)
+        (void)close(fd);
+    if (lock_fd >= 0)
+        (void)close(lock_fd);
+    return r;
+}
+
+void listen_close(listen_place *place)
+{
+    char name[sizeof(((struct sockaddr_un *)0)->sun_path) + 8];
+
+    (void)unlink(place->path);
+    if (lock_path(name, sizeof(name), place->path) == 0)
+        (void)unlink(name);
+    (void)close(place->lock_fd);
+    place->lock_fd = -1;
+}

@@ -1,0 +1,306 @@
+/*
+ * mheap: makes spans out of runs of pages, and pages out of spans.
+ *
+ * Called by mcentral (grow, free), lease and request (large objects); calls pagealloc for page numbers and heapfile to release memory.
+ * Data: the span's description, the page map and zeroed_base of its heap arena, all in spans, written by this thread
+ * alone; the span's bits in bitmap, cleared here while nobody can know the span; links and page allocator in private memory.
+ *
+ * The path of a span:
+ *   1. pagealloc gives a run; if there is none, the heap grows by multiples of 4 MiB, up to the arena's end.
+ *   2. If more pages would have memory behind them than the limit allows, free pages are released first (mheap_release).
+ *   3. needzero: pages below zeroed_base were handed out before, so they are dirty, unless all of them were
+ *      scavenged since (a punched page reads as zero). zeroed_base rises; first fit by address keeps it a good bound.
+ *   4. Bits are cleared, the description is written, then the page map. The lease word stays FREE: lease.c changes it, last.
+ *   5. mheap_free_span: lease word to FREE, then page map to 0, then the run goes back to pagealloc.
+ *
+ * Dies the daemon before the lease word is set, the pages count as free; the page map entries of a span whose lease word says FREE mean
+ * nothing. Dies it between steps of 5, the same holds.
+ *
+ * Invariants (mheap_validate, linear): every taken page above 0 belongs to the span that its page map entry names; no free page
+ * has a description that is not FREE; a CENTRAL small span is in the mcentral of its class, in the list its bits ask for or in full.
+ */
+#include "daemon/mheap.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "daemon/log.h"
+
+#define GROW_PAGES 512u /* 4 MiB: a chunk of the page allocator */
+
+static uint64_t links_bytes(const mheap *heap)
+{
+    return heap->map->npages * sizeof(span_link);
+}
+
+int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes)
+{
+    int r;
+
+    *heap = (mheap){ .file = file, .map = &file->map, .limit_pages = limit_bytes / PAGE_BYTES };
+    if (limit_bytes != 0 && heap->limit_pages == 0)
+        heap->limit_pages = 1;
+    r = pagealloc_new(&heap->pages, heap->map->npages);
+    if (r < 0)
+        return r;
+    heap->links = mmap(NULL, links_bytes(heap), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (heap->links == MAP_FAILED) {
+        heap->pages = pagealloc_free(heap->pages);
+        return -ENOMEM;
+    }
+    heap->adopted = adopt_new(heap->map);
+    if (heap->adopted == NULL) {
+        mheap_end(heap);
+        return -ENOMEM;
+    }
+    /* Page 0 is nobody's, so that offset 0 can mean NULL and page 0 "none". */
+    pagealloc_grow(heap->pages, page_at(0), GROW_PAGES);
+    (void)pagealloc_alloc_at(heap->pages, page_at(0), 1);
+    return 0;
+}
+
+void mheap_end(mheap *heap)
+{
+    (void)munmap(heap->links, links_bytes(heap));
+    heap->pages = pagealloc_free(heap->pages);
+    heap->adopted = adopt_free(heap->adopted);
+}
+
+uint64_t mheap_committed_pages(const mheap *heap)
+{
+    /* Page 0 is taken and never committed. */
+    return pagealloc_npages_added(heap->pages) - pagealloc_npages_scavenged(heap->pages) - 1;
+}
+
+uint64_t mheap_released_pages(const mheap *heap)
+{
+    return pagealloc_npages_scavenged(heap->pages);
+}
+
+static bool mheap_grow(mheap *heap, uint64_t npages)
+{
+    uint64_t end = pagealloc_end(heap->pages).n;
+    uint64_t room = heap->map->npages - end;
+    uint64_t ask = (npages + GROW_PAGES - 1) / GROW_PAGES * GROW_PAGES;
+
+    if (ask > room)
+        ask = room;
+    if (ask == 0)
+        return false;
+    pagealloc_grow(heap->pages, page_at(end), ask);
+    return true;
+}
+
+static bool mheap_take_pages(mheap *heap, uint64_t npages, uint64_t align_pages, page_no *ret, uint64_t *ret_nscavenged)
+{
+    uint64_t with_slack = npages + align_pages - 1;
+
+    if (with_slack < npages || with_slack >= heap->map->npages)
+        return false;
+    for (;;) {
+        if (align_pages > 1 ? pagealloc_alloc_aligned(heap->pages, npages, align_pages, ret, ret_nscavenged)
+                            : pagealloc_alloc(heap->pages, npages, ret, ret_nscavenged))
+            return true;
+        if (!mheap_grow(heap, with_slack))
+            return false;
+    }
+}
+
+uint64_t mheap_release(mheap *heap, uint64_t npages)
+{
+    uint64_t released = 0;
+
+    while (released < npages) {
+        page_run run = pagealloc_take_unscavenged(heap->pages, npages - released);
+        int r;
+
+        if (run.npages == 0)
+            break;
+        r = heapfile_punch(heap->file, run.first, run.npages);
+        pagealloc_free_run(heap->pages, run.first, run.npages, r == 0);
+        if (r < 0) {
+            log_warn("release of %llu pages: %s", (unsigned long long)run.npages, strerror(-r));
+            break;
+        }
+        released += run.npages;
+    }
+    return released;
+}
+
+/* Make room below the memory limit for pages that have just been taken. False: there is none. */
+static bool mheap_fits_limit(mheap *heap)
+{
+    uint64_t committed = mheap_committed_pages(heap);
+
+    if (heap->limit_pages == 0 || committed <= heap->limit_pages)
+        return true;
+    (void)mheap_release(heap, committed - heap->limit_pages);
+    return mheap_committed_pages(heap) <= heap->limit_pages;
+}
+
+/* Raise zeroed_base over [first, first + npages). True if some of these pages may have been written before. */
+static bool mheap_was_used(mheap *heap, page_no first, uint64_t npages)
+{
+    bool used = false;
+    uint64_t page = first.n;
+
+    for (uint64_t end = page + npages; page < end;) {
+        shm_heap_arena *arena = &heap->map->heap_arenas[page / SHM_HEAP_ARENA_PAGES];
+        uint64_t from = page % SHM_HEAP_ARENA_PAGES;
+        uint64_t to = from + (end - page);
+        uint64_t zeroed_base = u64_load_relaxed(&arena->zeroed_base);
+
+        if (to > SHM_HEAP_ARENA_PAGES)
+            to = SHM_HEAP_ARENA_PAGES;
+        if (from < zeroed_base)
+            used = true;
+        if (to > zeroed_base)
+            u64_store_release(&arena->zeroed_base, to);
+        page += to - from;
+    }
+    return used;
+}
+
+int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret_span,
+                     uint64_t *ret_nscavenged)
+{
+    uint8_t class = span_class_size(spc).n;
+    page_no first;
+    uint64_t nscavenged;
+
+    if (!mheap_take_pages(heap, npages, align_pages, &first, &nscavenged))
+        return MHEAP_E_EXHAUSTED;
+    if (nscavenged > 0 && !mheap_fits_limit(heap)) {
+        /* Some of these pages have memory, some have not: only when none has are they all alike again. */
+        int r = heapfile_punch(heap->file, first, npages);
+
+        pagealloc_free_run(heap->pages, first, npages, r == 0);
+        return MHEAP_E_EXHAUSTED;
+    }
+
+    shm_span *span = shm_span_at(heap->map, first);
+    bool used = mheap_was_used(heap, first, npages);
+
+    span->elem_bytes = class == 0 ? npages * PAGE_BYTES : size_class_bytes[class];
+    span->npages = (uint32_t)npages;
+    span->nelems = class == 0 ? 1 : size_class_nelems[class];
+    span->magic = size_class_magic[class];
+    span->spc = spc;
+    span->needzero = used && nscavenged < npages;
+    u32_store_relaxed(&span->owner, 0);
+    u32_store_relaxed(&span->nadopted, 0);
+    for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
+        u64_store_relaxed(&shm_alloc_bits(heap->map, first)[w], 0);
+        u64_store_relaxed(&shm_remote_bits(heap->map, first)[w], 0);
+    }
+    for (uint64_t i = 0; i < npages; i++)
+        u32_store_release(&heap->map->page_map[first.n + i], first.n);
+
+    heap->ninuse_pages += npages;
+    heap->ninuse_spans++;
+    *ret_span = first;
+    *ret_nscavenged = nscavenged;
+    return 0;
+}
+
+void mheap_free_span(mheap *heap, page_no first, bool punched)
+{
+    shm_span *span = shm_span_at(heap->map, first);
+    uint64_t npages = span->npages;
+
+    assert(heap->links[first.n].place == PLACE_NONE);
+    if (u32_load_relaxed(&span->nadopted) != 0)
+        adopt_forget_span(heap->adopted, first);
+    /* The state first: from here on the page map entries mean nothing. */
+    u64_store_release(&span->lease, lease_pack((lease_word){ .state = SPAN_FREE }));
+    for (uint64_t i = 0; i < npages; i++)
+        u32_store_release(&heap->map->page_map[first.n + i], 0);
+    heap->ninuse_pages -= npages;
+    heap->ninuse_spans--;
+    pagealloc_free_run(heap->pages, first, npages, punched);
+}
+
+page_no mheap_next_span(const mheap *heap, page_no *pos)
+{
+    uint64_t end = pagealloc_end(heap->pages).n;
+
+    while (pos->n < end) {
+        page_no page = pagealloc_next_taken(heap->pages, *pos);
+        uint32_t first;
+
+        if (page.n >= end)
+            break;
+        first = u32_load_relaxed(&heap->map->page_map[page.n]);
+        if (first == 0) {
+            *pos = page_at(page.n + UINT64_C(1)); /* page 0, or pages being released */
+            continue;
+        }
+        *pos = page_at((uint64_t)first + shm_span_at(heap->map, page_at(first))->npages);
+        if (lease_unpack(u64_load_relaxed(&shm_span_at(heap->map, page_at(first))->lease)).state != SPAN_FREE)
+            return page_at(first);
+    }
+    *pos = page_at(end);
+    return page_at(0);
+}
+
+static int validate_span(const mheap *heap, page_no first, FILE *err)
+{
+    const shm_span *span = shm_span_at(heap->map, first);
+    lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
+    uint8_t class = span_class_size(span->spc).n;
+    enum span_place place = heap->links[first.n].place;
+    bool in_central = place == PLACE_PARTIAL || place == PLACE_FULL;
+
+    for (uint64_t i = 0; i < span->npages; i++) {
+        page_no page = page_at(first.n + i);
+
+        if (u32_load_relaxed(&heap->map->page_map[page.n]) != first.n || !pagealloc_is_taken(heap->pages, page)) {
+            (void)fprintf(err, "mheap: page %u is not taken for span %u\n", page.n, first.n);
+            return -EUCLEAN;
+        }
+    }
+    if (class >= SIZE_CLASS_COUNT || (class != 0 && span->npages != size_class_npages[class]) ||
+        (lease.state == SPAN_LEASED) != (place == PLACE_LEASED) ||
+        (lease.state == SPAN_CENTRAL && in_central != (class != 0))) {
+        (void)fprintf(err, "mheap: span %u: class %u, %u pages, state %d, place %d\n", first.n, class, span->npages,
+                      (int)lease.state, (int)place);
+        return -EUCLEAN;
+    }
+    return 0;
+}
+
+int mheap_validate(const mheap *heap, FILE *err)
+{
+    page_no pos = { 0 };
+    uint64_t npages = 0;
+    uint64_t nspans = 0;
+    uint64_t nlisted = 0;
+    uint64_t ncentral = 0;
+    int r = pagealloc_validate(heap->pages, err);
+
+    if (r < 0)
+        return r;
+    for (page_no first = mheap_next_span(heap, &pos); first.n != 0; first = mheap_next_span(heap, &pos)) {
+        r = validate_span(heap, first, err);
+        if (r < 0)
+            return r;
+        nspans++;
+        npages += shm_span_at(heap->map, first)->npages;
+        ncentral += heap->links[first.n].place == PLACE_PARTIAL || heap->links[first.n].place == PLACE_FULL;
+    }
+    for (int c = 0; c < SPAN_CLASS_COUNT; c++)
+        nlisted += heap->central[c].partial.count + heap->central[c].full.count;
+    uint64_t ntaken = pagealloc_npages_added(heap->pages) - pagealloc_npages_free(heap->pages) - 1;
+
+    if (npages != heap->ninuse_pages || nspans != heap->ninuse_spans || npages != ntaken || nlisted != ncentral) {
+        (void)fprintf(err, "mheap: %llu pages in %llu spans counted; noted %llu in %llu; taken %llu; %llu of %llu listed\n",
+                      (unsigned long long)npages, (unsigned long long)nspans, (unsigned long long)heap->ninuse_pages,
+                      (unsigned long long)heap->ninuse_spans, (unsigned long long)ntaken, (unsigned long long)nlisted,
+                      (unsigned long long)ncentral);
+        return -EUCLEAN;
+    }
+    return 0;
+}

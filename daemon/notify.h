@@ -1,0 +1,10 @@
+/*
+ * Notify: tell systemd how the service is doing (sd_notify's datagram protocol).
+ */
+#ifndef GOALLOC_DAEMON_NOTIFY_H
+#define GOALLOC_DAEMON_NOTIFY_H
+
+/* Send a state such as "READY=1" to $NOTIFY_SOCKET. Without one nothing happens; a failure is logged. */
+void notify_systemd(const char *state);
+
+#endif

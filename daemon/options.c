@@ -1,0 +1,143 @@
+/*
+ * Options: the command line, by argp. Called by main before anything else; checks every value, so that nothing behind it has to.
+ */
+#include "daemon/options.h"
+
+#include <argp.h>
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shm/layout.h"
+
+#define DEFAULT_SOCKET  "/run/goallocd/goallocd.sock"
+#define DEFAULT_RESERVE (64 * GIB)
+#define USER_SPACE_END  (UINT64_C(1) << 47)
+
+const char *argp_program_version = "goallocd " GOALLOC_VERSION;
+
+bool options_parse_size(const char *text, uint64_t *ret_bytes)
+{
+    static const char units[] = "KMGT";
+    const char *unit;
+    unsigned shift = 0;
+    char *end;
+    unsigned long long value;
+
+    if (!isdigit((unsigned char)text[0]))
+        return false;
+    errno = 0;
+    value = strtoull(text, &end, 10);
+    if (errno != 0)
+        return false;
+    while (*end == ' ')
+        end++;
+    if (*end != '\0') {
+        unit = strchr(units, toupper((unsigned char)*end));
+        if (unit == NULL)
+            return false;
+        shift = 10 * (unsigned)(unit - units + 1);
+        end++;
+        if (strcmp(end, "iB") != 0 && strcmp(end, "B") != 0 && *end != '\0')
+            return false;
+    }
+    if (value > UINT64_MAX >> shift)
+        return false;
+    *ret_bytes = (uint64_t)value << shift;
+    return true;
+}
+
+static const struct argp_option option_table[] = {
+    { "socket", 's', "PATH", 0, "Serve on this Unix socket (default " DEFAULT_SOCKET ")", 0 },
+    { "reserve", 'r', "SIZE", 0,
+      "Address space of the arena, a multiple of 64M up to 16T (default 64G). It takes no memory until it is used", 0 },
+    { "base", 'b', "ADDR", 0, "Address of the arena in every process, in hex (default 0x00c000000000)", 0 },
+    { "memory-limit", 'm', "SIZE", 0, "Memory that the arena may occupy (default: no limit)", 0 },
+    { "commit", 'c', "eager|lazy", 0,
+      "When pages get memory: eager (default) before they are leased, so that a lack of it is ENOMEM; lazy at first touch", 0 },
+    { "log-level", 'l', "LEVEL", 0, "error, warn, info (default) or debug", 0 },
+    { 0 },
+};
+
+static uint64_t parse_size(struct argp_state *state, const char *name, const char *arg)
+{
+    uint64_t bytes = 0;
+
+    if (!options_parse_size(arg, &bytes))
+        argp_error(state, "--%s: '%s' is not a size such as 512M or 64G", name, arg);
+    return bytes;
+}
+
+static void parse_base(struct argp_state *state, options *o, const char *arg)
+{
+    char *end;
+
+    errno = 0;
+    o->base = strtoull(arg, &end, 16);
+    if (errno != 0 || *end != '\0' || end == arg || arg[0] == '-')
+        argp_error(state, "--base: '%s' is not a hexadecimal address", arg);
+    if (o->base == 0 || o->base % SHM_HEAP_ARENA_BYTES != 0)
+        argp_error(state, "--base: 0x%llx is not a multiple of 64M above 0", (unsigned long long)o->base);
+}
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+    options *o = state->input;
+
+    switch (key) {
+    case 's':
+        o->socket_path = arg;
+        return 0;
+    case 'r':
+        o->reserve_bytes = parse_size(state, "reserve", arg);
+        if (o->reserve_bytes == 0 || o->reserve_bytes % SHM_HEAP_ARENA_BYTES != 0 ||
+            o->reserve_bytes > SHM_ARENA_BYTES_MAX)
+            argp_error(state, "--reserve: '%s' is not a multiple of 64M up to 16T", arg);
+        return 0;
+    case 'b':
+        parse_base(state, o, arg);
+        return 0;
+    case 'm':
+        o->memory_limit_bytes = parse_size(state, "memory-limit", arg);
+        return 0;
+    case 'c':
+        if (strcmp(arg, "eager") != 0 && strcmp(arg, "lazy") != 0)
+            argp_error(state, "--commit: '%s' is neither eager nor lazy", arg);
+        o->eager_commit = strcmp(arg, "eager") == 0;
+        return 0;
+    case 'l':
+        if (!log_level_parse(arg, &o->log_level))
+            argp_error(state, "--log-level: '%s' is not error, warn, info or debug", arg);
+        return 0;
+    case ARGP_KEY_ARG:
+        argp_error(state, "'%s': no arguments are expected", arg);
+        return 0;
+    case ARGP_KEY_END:
+        if (o->base + o->reserve_bytes > USER_SPACE_END || o->base + o->reserve_bytes < o->base)
+            argp_error(state, "base and reserve: the arena would end above the user address space");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+void options_parse(options *ret, int argc, char **argv)
+{
+    static const struct argp argp = {
+        .options = option_table,
+        .parser = parse_option,
+        .doc = "Owns one shared-memory heap and serves it to the processes that link libgoalloc."
+               "\vSIZE takes K, M, G or T. The daemon stays in the foreground and ends cleanly on SIGTERM and SIGINT.",
+    };
+
+    *ret = (options){
+        .socket_path = DEFAULT_SOCKET,
+        .reserve_bytes = DEFAULT_RESERVE,
+        .base = SHM_BASE_DEFAULT,
+        .eager_commit = true,
+        .log_level = LOG_LEVEL_INFO,
+    };
+    argp_err_exit_status = 2;
+    (void)argp_parse(&argp, argc, argv, 0, NULL, ret);
+}

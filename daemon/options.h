@@ -1,0 +1,27 @@
+/*
+ * Options: goallocd's command line.
+ */
+#ifndef GOALLOC_DAEMON_OPTIONS_H
+#define GOALLOC_DAEMON_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/log.h"
+
+typedef struct options {
+    const char *socket_path;
+    uint64_t reserve_bytes;
+    uint64_t base;
+    uint64_t memory_limit_bytes; /* 0: none */
+    bool eager_commit;
+    enum log_level log_level;
+} options;
+
+/* Parse argv into *ret, defaults for what is not given. Anything wrong: a message and exit(2); --help and --version: exit(0). */
+void options_parse(options *ret, int argc, char **argv);
+
+/* "64G", "512 M", "1048576": bytes, with K, M, G or T (or KiB, ...) for powers of 1024. False: not a size, or too large. */
+bool options_parse_size(const char *text, uint64_t *ret_bytes);
+
+#endif

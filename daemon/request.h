@@ -1,0 +1,16 @@
+/*
+ * Request: what the daemon does for each message.
+ */
+#ifndef GOALLOC_DAEMON_REQUEST_H
+#define GOALLOC_DAEMON_REQUEST_H
+
+#include "daemon/server.h"
+
+/* Handle one request: reply, or make the peer busy and reply later, or disconnect it. */
+void request_handle(peer *p, const Goallocd__Request *request);
+
+/* Continuations of what is done in slices. */
+void request_census_done(peer *p);
+void request_detach_done(peer *p);
+
+#endif

@@ -1,0 +1,101 @@
+/*
+ * Server: the loop. Connections, frames in and out, deaths of clients, work that is done in slices.
+ */
+#ifndef GOALLOC_DAEMON_SERVER_H
+#define GOALLOC_DAEMON_SERVER_H
+
+#include <uv.h>
+
+#include "daemon/census.h"
+#include "daemon/commit.h"
+#include "daemon/roots.h"
+#include "daemon/session.h"
+#include "daemon/sweep.h"
+#include "proto/frame.h"
+#include "proto/goallocd.pb-c.h"
+
+typedef struct server server;
+
+/*
+ * One connection. While busy, a request of it is under way (memory is being committed, objects counted, a session ended):
+ * nothing more is read from it, so its requests are answered in order and cost no queue.
+ */
+typedef struct peer {
+    uv_pipe_t pipe;
+    server *server;
+    struct peer *prev;
+    struct peer *next;
+    uint32_t pid;
+    uint32_t uid;
+    session_no session; /* 0: not attached */
+    uint32_t epoch;
+    bool busy;
+    bool closing;
+    bool closed;   /* the handle is; the peer goes when it is not busy either */
+    bool notified; /* a notice was sent since its last request: no second one, it may be asleep */
+    uint8_t *in;   /* bytes not yet handled */
+    size_t in_bytes;
+    size_t queued_bytes; /* of output that the socket did not take */
+
+    /* The request under way. */
+    uint64_t op_id;
+    bool op_census;
+    bool op_detach;
+    census census;
+    commit_job commit;
+    uint32_t *op_spans; /* leased for it; the last op_nfresh are the ones being committed */
+    uint32_t op_nspans;
+    uint32_t op_nfresh;
+} peer;
+
+/* A process that has a session: its pidfd tells when it dies. */
+typedef struct watch watch;
+
+struct server {
+    uv_loop_t loop;
+    uv_pipe_t listener;
+    uv_signal_t signals[2];
+    uv_idle_t idle; /* runs while there is work in slices */
+    bool idle_active;
+    bool stopping;
+    heapfile *file;
+    mheap *heap;
+    session_table sessions;
+    roots *roots;
+    sweep sweep;
+    peer *peers;
+    watch *watches[SHM_SESSIONS_MAX];
+    bool eager_commit;
+    uint64_t nrpcs;
+    uint64_t started_ms;
+    uint64_t last_rescue_ms; /* when the heap was last swept because it was exhausted, and what that took */
+    uint64_t rescue_cost_ms;
+    frame_bump bump; /* for the request being handled */
+    uint8_t in[FRAME_BYTES_MAX];
+    uint8_t out[FRAME_BYTES_MAX];
+    uint8_t bump_buf[MIB];
+};
+
+/* Set up and serve on listen_fd (taken). 0 after a clean stop by SIGTERM or SIGINT, -errno if it could not start. */
+int server_run(server *s, int listen_fd, mheap *heap, bool eager_commit) __attribute__((warn_unused_result));
+
+/* For request.c. */
+
+/* Send a reply. A client that does not read is disconnected when 256 KiB wait for it. */
+void peer_reply(peer *p, const Goallocd__Reply *reply);
+/* Send the attach reply with three descriptors. */
+void peer_reply_with_fds(peer *p, const Goallocd__Reply *reply, const int fds[3]);
+/* The request under way is done: go on with what has come in meanwhile. */
+void peer_resume(peer *p);
+/* Disconnect a client that broke the protocol. */
+__attribute__((format(printf, 2, 3))) void peer_violation(peer *p, const char *format, ...);
+/* The open session of the peer; NULL: none. */
+session *peer_session(const peer *p);
+/* Watch the process of a session that the peer has just opened. */
+void server_watch(server *s, peer *p, const session *session);
+/* Run the slices from now on. */
+void server_wake_idle(server *s);
+/* Ask all sessions to give back what is idle. */
+void server_ask_trim(server *s);
+
+#endif

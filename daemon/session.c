@@ -1,0 +1,241 @@
+/*
+ * Session: opens and ends sessions, and writes the lease words.
+ *
+ * Called by request (everything that a client asks for), server (a process has died) and sweep. Data: the session table and the
+ * lease words in spans, written by this thread alone; the private session with the list of its spans.
+ *
+ * A lease, from end to end:
+ *   1. request takes a span from mcentral or mheap; it is in no list.
+ *   2. lease_give: owner (RECLAIM), then the list, then the lease word {LEASED, session, epoch}; then the reply leaves.
+ *   3. The client writes the span's alloc bits. Others only set remote bits.
+ *   4. lease_return, or the session's end: a RECLAIM session's objects that are not kept are freed, owner becomes 0, and
+ *      mcentral_put makes the state CENTRAL or frees the span.
+ *
+ * States of a session: OPEN -> ENDING (Detach, or its process has died) -> gone; OPEN -> LOST (the connection has ended but
+ * the process lives, and might still write the alloc bits of its spans: they stay its own) -> ENDING when it dies.
+ * A lease is never taken from a process that lives and has not given it up. Ending is done in slices, so others wait little.
+ *
+ * Invariants (checked by mheap_validate, linear): a span is in a session's list iff its lease word says LEASED.
+ * If the daemon dies within step 4: freeing what is not kept may be repeated; owner becomes 0 after it.
+ */
+#include "daemon/session.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+void session_table_init(session_table *table, mheap *heap)
+{
+    *table = (session_table){ .heap = heap };
+}
+
+void session_table_end(session_table *table)
+{
+    for (size_t i = 0; i < SHM_SESSIONS_MAX; i++) {
+        free(table->slots[i]);
+        table->slots[i] = NULL;
+    }
+}
+
+int session_open(session_table *table, const session_request *request, session **ret)
+{
+    session *s;
+    uint16_t no = 0;
+
+    /* Numbers go round, so that a number is used again as late as possible. */
+    for (uint32_t i = 0; i < SHM_SESSIONS_MAX && no == 0; i++) {
+        uint16_t at = (uint16_t)((table->search_from + 1 + i) % SHM_SESSIONS_MAX);
+
+        if (at != 0 && table->slots[at] == NULL)
+            no = at;
+    }
+    if (no == 0)
+        return SESSION_E_NO_SLOT;
+    s = calloc(1, sizeof(*s));
+    if (s == NULL)
+        return SESSION_E_NO_SLOT;
+    if (getrandom(s->token, sizeof(s->token), 0) != (ssize_t)sizeof(s->token)) {
+        free(s);
+        return SESSION_E_NO_SLOT;
+    }
+    table->search_from = no;
+
+    shm_session *slot = &table->heap->map->sessions[no];
+
+    s->no = (session_no){ no };
+    s->epoch = u32_load_relaxed(&slot->epoch) + 1;
+    s->flags = request->flags;
+    s->pid = request->pid;
+    s->uid = request->uid;
+    if (request->limit_bytes != 0)
+        s->limit_pages = request->limit_bytes / PAGE_BYTES + (request->limit_bytes % PAGE_BYTES != 0);
+    (void)strncat(s->label, request->label, sizeof(s->label) - 1);
+    slot->flags = s->flags;
+    slot->pid = s->pid;
+    slot->uid = s->uid;
+    slot->limit_bytes = request->limit_bytes;
+    memcpy(slot->label, s->label, sizeof(slot->label));
+    u32_store_release(&slot->epoch, s->epoch);
+    table->slots[no] = s;
+    table->nopen++;
+    session_set_state(table, s, SHM_SESSION_OPEN);
+    *ret = s;
+    return 0;
+}
+
+session *session_find(const session_table *table, session_no no, uint32_t epoch)
+{
+    session *s = no.n < SHM_SESSIONS_MAX ? table->slots[no.n] : NULL;
+
+    return s != NULL && s->epoch == epoch ? s : NULL;
+}
+
+void session_set_state(session_table *table, session *s, enum shm_session_state state)
+{
+    s->state = state;
+    u32_store_release(&table->heap->map->sessions[s->no.n].state, state);
+}
+
+uint64_t session_room_pages(const session *s)
+{
+    if (s->limit_pages == 0)
+        return UINT64_MAX;
+    return s->nheld_pages >= s->limit_pages ? 0 : s->limit_pages - s->nheld_pages;
+}
+
+void lease_give(session_table *table, session *s, page_no first)
+{
+    mheap *heap = table->heap;
+    shm_span *span = shm_span_at(heap->map, first);
+
+    if (s->flags & SESSION_RECLAIM) {
+        for (uint32_t w = 0; w < bits_nwords(span->nelems); w++)
+            u64_store_relaxed(&shm_kept_bits(heap->map, first)[w], 0);
+        u32_store_release(&span->owner, s->no.n);
+    }
+    spanlist_push_back(&s->leased, heap->links, first, PLACE_LEASED);
+    s->nheld_pages += span->npages;
+    table->nleased++;
+    u64_store_release(&span->lease,
+                      lease_pack((lease_word){ .state = SPAN_LEASED, .session = s->no, .epoch = s->epoch }));
+}
+
+int lease_check(const session_table *table, const session *s, uint32_t first, page_no *ret)
+{
+    const shm_map *map = table->heap->map;
+
+    if (first == 0 || first >= map->npages)
+        return SESSION_E_NOT_LEASED;
+
+    lease_word lease = lease_unpack(u64_load_relaxed(&shm_span_at(map, page_at(first))->lease));
+
+    if (lease.state != SPAN_LEASED || lease.session.n != s->no.n || lease.epoch != s->epoch)
+        return SESSION_E_NOT_LEASED;
+    *ret = page_at(first);
+    return 0;
+}
+
+/* The span leaves its session; it is in no list afterwards, and its lease word is as before. */
+static void lease_unlink(session_table *table, session *s, page_no first)
+{
+    spanlist_remove(&s->leased, table->heap->links, first);
+    s->nheld_pages -= shm_span_at(table->heap->map, first)->npages;
+    table->nleased--;
+}
+
+/* Free the objects of a RECLAIM session's span that are not kept. After this the span is the heap's. */
+static void span_reclaim(mheap *heap, page_no first)
+{
+    shm_span *span = shm_span_at(heap->map, first);
+
+    (void)span_fold(heap, first);
+    for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
+        uint64_t alloc = u64_load_relaxed(&shm_alloc_bits(heap->map, first)[w]);
+        uint64_t kept = u64_load_acquire(&shm_kept_bits(heap->map, first)[w]);
+
+        u64_store_release(&shm_alloc_bits(heap->map, first)[w], alloc & kept);
+    }
+    u32_store_release(&span->owner, 0);
+}
+
+static void lease_end(session_table *table, session *s, page_no first)
+{
+    lease_unlink(table, s, first);
+    if (u32_load_relaxed(&shm_span_at(table->heap->map, first)->owner) != 0)
+        span_reclaim(table->heap, first);
+    mcentral_put(table->heap, first);
+}
+
+static bool span_is_empty(const mheap *heap, page_no first)
+{
+    const shm_span *span = shm_span_at(heap->map, first);
+    uint64_t live = 0;
+
+    for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
+        uint64_t remote = u64_load_acquire(&shm_remote_bits(heap->map, first)[w]);
+
+        live |= u64_load_acquire(&shm_alloc_bits(heap->map, first)[w]) & ~remote & bits_mask(span->nelems, w);
+    }
+    return live == 0;
+}
+
+int lease_return(session_table *table, session *s, page_no first)
+{
+    if (s->flags & SESSION_RECLAIM && !span_is_empty(table->heap, first))
+        return SESSION_E_NOT_EMPTY;
+    lease_end(table, s, first);
+    return 0;
+}
+
+void lease_revoke_punched(session_table *table, session *s, page_no first)
+{
+    lease_unlink(table, s, first);
+    mheap_free_span(table->heap, first, true);
+}
+
+bool lease_sweep(session_table *table, page_no first)
+{
+    mheap *heap = table->heap;
+    const shm_span *span = shm_span_at(heap->map, first);
+    lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
+    session *s;
+
+    if (lease.state == SPAN_CENTRAL)
+        return mcentral_sweep(heap, first);
+    if (lease.state != SPAN_LEASED || span_class_size(span->spc).n != 0)
+        return false;
+    /* A large run belongs to who allocated it until its object is freed; freed from afar, nobody holds on to it. */
+    if ((u64_load_acquire(shm_remote_bits(heap->map, first)) & 1) == 0 ||
+        (u64_load_acquire(shm_alloc_bits(heap->map, first)) & 1) == 0)
+        return false;
+    s = session_find(table, lease.session, lease.epoch);
+    assert(s != NULL);
+    lease_end(table, s, first);
+    return true;
+}
+
+bool session_end_step(session_table *table, session *s, unsigned budget)
+{
+    mheap *heap = table->heap;
+
+    for (; budget > 0 && s->leased.head.n != 0; budget--)
+        lease_end(table, s, s->leased.head);
+    for (; budget > 0; budget--) {
+        object_ref object;
+        bool empty;
+
+        if (adopt_pop(heap->adopted, s->no, &object, &empty)) {
+            (void)object_free_remote(heap->map, &object);
+            (void)lease_sweep(table, object.first);
+        }
+        if (empty) {
+            session_set_state(table, s, SHM_SESSION_FREE);
+            table->slots[s->no.n] = NULL;
+            table->nopen--;
+            free(s);
+            return true;
+        }
+    }
+    return false;
+}

@@ -1,0 +1,93 @@
+/*
+ * Session: one attached process, what it holds, and the end of it. And the lease table: who holds which span.
+ */
+#ifndef GOALLOC_DAEMON_SESSION_H
+#define GOALLOC_DAEMON_SESSION_H
+
+#include "daemon/mcentral.h"
+
+#define SESSION_TOKEN_BYTES 16u
+
+/* The daemon's own copy of GOALLOC_ATTACH_*: daemon and client do not include each other. The attach handshake carries them. */
+#define SESSION_RECLAIM  UINT32_C(1)
+#define SESSION_READONLY UINT32_C(2)
+
+typedef struct session {
+    session_no no;
+    uint32_t epoch;
+    enum shm_session_state state; /* the slot in spans shows it to others; this is what the daemon goes by */
+    uint32_t flags;
+    uint32_t pid;
+    uint32_t uid;
+    uint64_t limit_pages; /* of what it holds; 0: none */
+    uint64_t nheld_pages;
+    uint64_t nrpcs;
+    spanlist leased;
+    uint8_t token[SESSION_TOKEN_BYTES];
+    char label[SHM_LABEL_BYTES];
+} session;
+
+typedef struct session_table {
+    mheap *heap;
+    session *slots[SHM_SESSIONS_MAX]; /* NULL: free */
+    uint32_t nopen;                   /* all that are not NULL */
+    uint64_t nleased;                 /* spans of all sessions */
+    uint16_t search_from;
+} session_table;
+
+/* What an Attach asks for, and who asks. */
+typedef struct session_request {
+    uint32_t flags;
+    uint32_t pid;
+    uint32_t uid;
+    uint64_t limit_bytes;
+    const char *label; /* cut to SHM_LABEL_BYTES - 1 bytes */
+} session_request;
+
+/* What a caller handles itself. */
+enum {
+    SESSION_E_NO_SLOT = 1,
+    SESSION_E_NOT_LEASED = 2, /* the span that was named is not leased by the session */
+    SESSION_E_NOT_EMPTY = 3,  /* a RECLAIM session returns a span with objects in it */
+};
+
+void session_table_init(session_table *table, mheap *heap);
+void session_table_end(session_table *table);
+
+/* Open a session. 0, SESSION_E_NO_SLOT. The table owns *ret until session_end_step() has finished it. */
+int session_open(session_table *table, const session_request *request, session **ret) __attribute__((warn_unused_result));
+
+/* The session with that number and epoch; NULL: it has ended. */
+session *session_find(const session_table *table, session_no no, uint32_t epoch);
+
+void session_set_state(session_table *table, session *s, enum shm_session_state state);
+
+/*
+ * End up to budget leases and adoptions of a session in state ENDING. True: it is over, s is gone. Slots that were not handed out are
+ * free, handed-out objects stay, a RECLAIM session's are freed unless kept.
+ */
+bool session_end_step(session_table *table, session *s, unsigned budget) __attribute__((warn_unused_result));
+
+/* Bytes more that the session may hold, as far as its limit says. */
+uint64_t session_room_pages(const session *s);
+
+/* Lease a span that is in no list to s. Its description is whole; the lease word is the last store. */
+void lease_give(session_table *table, session *s, page_no first);
+
+/* Check a span number from a client. 0, SESSION_E_NOT_LEASED. */
+int lease_check(const session_table *table, const session *s, uint32_t first, page_no *ret)
+    __attribute__((warn_unused_result));
+
+/* End the lease of a span that s holds. 0, SESSION_E_NOT_EMPTY (nothing has changed). */
+int lease_return(session_table *table, session *s, page_no first) __attribute__((warn_unused_result));
+
+/* End the lease of a span whose pages never got memory, or lost it, and free the pages. */
+void lease_revoke_punched(session_table *table, session *s, page_no first);
+
+/*
+ * Sweep any span: one that nobody leases goes where it belongs; a large run whose object was freed from afar ends,
+ * leased or not. True if pages came free.
+ */
+bool lease_sweep(session_table *table, page_no first);
+
+#endif

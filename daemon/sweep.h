@@ -1,0 +1,25 @@
+/*
+ * Sweep: in the background, find what was freed from afar in spans that nobody leases.
+ */
+#ifndef GOALLOC_DAEMON_SWEEP_H
+#define GOALLOC_DAEMON_SWEEP_H
+
+#include <uv.h>
+
+#include "daemon/session.h"
+
+typedef struct sweep {
+    session_table *table;
+    uv_timer_t timer;
+    page_no pos;
+    uint64_t pause_ms;   /* until the next pass */
+    uint64_t nfreed;     /* spans that this pass has freed */
+} sweep;
+
+void sweep_start(sweep *s, uv_loop_t *loop, session_table *table);
+void sweep_stop(sweep *s); /* closes the timer; the loop must run once more */
+
+/* A whole pass now. Returns the spans that came free. Linear in the heap: for requests that ask for it. */
+uint64_t sweep_all(session_table *table);
+
+#endif

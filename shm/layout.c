@@ -1,0 +1,138 @@
+/*
+ * Layout: computes where the tables lie, and the number that says whether two programs mean the same by them.
+ *
+ * Called by the daemon when it makes a heap, by clients when they attach. Nothing here writes shared memory.
+ */
+#include "shm/layout.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Raise it when the meaning of a word changes and its place does not. */
+#define LAYOUT_VERSION 1
+
+static uint64_t fnv1a(uint64_t hash, uint64_t value)
+{
+    for (int i = 0; i < 8; i++) {
+        hash ^= (value >> (8 * i)) & 0xff;
+        hash *= UINT64_C(0x100000001b3);
+    }
+    return hash;
+}
+
+uint64_t shm_abi_hash(void)
+{
+    static const uint64_t facts[] = {
+        LAYOUT_VERSION,
+        PAGE_SHIFT,
+        SHM_SESSIONS_MAX,
+        SHM_ROOTS_MAX,
+        SHM_HEAP_ARENA_BYTES,
+        SHM_BITS_WORDS,
+        SPAN_FREE,
+        SPAN_LEASED,
+        SPAN_CENTRAL,
+        sizeof(shm_header),
+        offsetof(shm_header, generation),
+        offsetof(shm_header, base),
+        offsetof(shm_header, span_table_off),
+        offsetof(shm_header, nspecial),
+        sizeof(shm_session),
+        offsetof(shm_session, epoch),
+        offsetof(shm_session, trim_seq),
+        offsetof(shm_session, label),
+        sizeof(shm_root),
+        offsetof(shm_root, name),
+        sizeof(shm_heap_arena),
+        sizeof(shm_span),
+        offsetof(shm_span, elem_bytes),
+        offsetof(shm_span, npages),
+        offsetof(shm_span, nelems),
+        offsetof(shm_span, magic),
+        offsetof(shm_span, spc),
+        offsetof(shm_span, needzero),
+        offsetof(shm_span, owner),
+        offsetof(shm_span, nadopted),
+    };
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+
+    for (size_t i = 0; i < sizeof(facts) / sizeof(facts[0]); i++)
+        hash = fnv1a(hash, facts[i]);
+    for (size_t i = 0; i < SIZE_CLASS_COUNT; i++) {
+        hash = fnv1a(hash, size_class_bytes[i]);
+        hash = fnv1a(hash, size_class_npages[i]);
+    }
+    return hash;
+}
+
+static uint64_t round_up(uint64_t value, uint64_t unit)
+{
+    return (value + unit - 1) / unit * unit;
+}
+
+void shm_header_init(shm_header *header, uint64_t base, uint64_t arena_bytes)
+{
+    uint64_t npages = arena_bytes / PAGE_BYTES;
+    uint64_t off = 4 * KIB;
+
+    memset(header, 0, sizeof(*header));
+    header->magic = SHM_MAGIC;
+    header->abi_hash = shm_abi_hash();
+    header->base = base;
+    header->arena_bytes = arena_bytes;
+    header->npages = npages;
+
+    header->sessions_off = off;
+    off = round_up(off + SHM_SESSIONS_MAX * sizeof(shm_session), 4 * KIB);
+    header->roots_off = off;
+    off = round_up(off + SHM_ROOTS_MAX * sizeof(shm_root), 4 * KIB);
+    header->heap_arenas_off = off;
+    off = round_up(off + npages / SHM_HEAP_ARENA_PAGES * sizeof(shm_heap_arena), 4 * KIB);
+    header->page_map_off = off;
+    off = round_up(off + npages * sizeof(shm_u32), 4 * KIB);
+    header->span_table_off = off;
+    off = round_up(off + npages * sizeof(shm_span), 4 * KIB);
+    header->spans_bytes = off;
+    header->bitmap_bytes = npages * (256 + 128 + 128);
+}
+
+int shm_header_check(const shm_header *header, uint64_t spans_bytes, uint64_t bitmap_bytes)
+{
+    shm_header want;
+
+    if (spans_bytes < sizeof(*header) || header->magic != SHM_MAGIC)
+        return -EPROTO;
+    if (header->abi_hash != shm_abi_hash())
+        return -ENOEXEC;
+    if (header->arena_bytes == 0 || header->arena_bytes > SHM_ARENA_BYTES_MAX ||
+        header->arena_bytes % SHM_HEAP_ARENA_BYTES != 0 || header->base % PAGE_BYTES != 0 || header->generation == 0)
+        return -EPROTO;
+    shm_header_init(&want, header->base, header->arena_bytes);
+    want.generation = header->generation;
+    if (memcmp(&want, header, offsetof(shm_header, nspecial)) != 0)
+        return -EPROTO;
+    if (header->spans_bytes != spans_bytes || header->bitmap_bytes != bitmap_bytes)
+        return -EPROTO;
+    return 0;
+}
+
+void shm_map_init(shm_map *map, void *spans, void *bitmap)
+{
+    shm_header *header = spans;
+    char *at = spans;
+
+    *map = (shm_map){
+        .base = header->base,
+        .arena_bytes = header->arena_bytes,
+        .npages = header->npages,
+        .header = header,
+        .sessions = (shm_session *)(void *)(at + header->sessions_off),
+        .roots = (shm_root *)(void *)(at + header->roots_off),
+        .heap_arenas = (shm_heap_arena *)(void *)(at + header->heap_arenas_off),
+        .page_map = (shm_u32 *)(void *)(at + header->page_map_off),
+        .span_table = (shm_span *)(void *)(at + header->span_table_off),
+        .bitmap = bitmap,
+        .spans_bytes = header->spans_bytes,
+        .bitmap_bytes = header->bitmap_bytes,
+    };
+}

@@ -1,0 +1,225 @@
+/*
+ * Layout: what lies where in the three shared regions. This file is the ABI between daemon and clients.
+ *
+ *   arena    objects. Page 0 is never used, so offset 0 can mean NULL.
+ *
+ *   spans    only the daemon writes; clients map it read-only.
+ *            +-----------+----------------+----------------+--------------------+-----------------+-----------------+
+ *            | header    | session table  | root table     | heap-arena table   | page map        | span table      |
+ *            | 4 KiB     | 4096 x 128 B   | 4096 x 272 B   | 16 B each 64 MiB   | 4 B each page   | 64 B each page  |
+ *            +-----------+----------------+----------------+--------------------+-----------------+-----------------+
+ *            A span is named by its first page, and its description is span_table[first page]. page_map[p] is the first
+ *            page of the span that p belongs to, 0 if none. Both tables are sparse: memory is used where spans are.
+ *
+ *   bitmap   clients and daemon write.
+ *            +------------------------------------+-------------------------+-------------------------+
+ *            | 256 B each page: alloc, remote     | 128 B each page: kept   | 128 B each page: mark   |
+ *            +------------------------------------+-------------------------+-------------------------+
+ *            A span's bits stand at its first page; bit i is the object with index i; at most 1024 objects a span.
+ *            Kept and mark bits lie in planes of their own because most spans never touch them.
+ *
+ * Who writes which bit word:
+ *   alloc    the session that leases the span (the one thread that owns it), else the daemon. 1: allocated.
+ *   remote   anybody who frees an object of a span it does not own sets one bit (fetch_or); whoever may write the alloc word
+ *            clears it when the free is folded in. An object is live iff alloc is 1 and remote is 0.
+ *   kept     valid only in a special span (owner != 0 or nadopted != 0). In a span owned by a RECLAIM session: 1 means that the
+ *            object is not the owner's (published or adopted). Else: 1 means adopted. Set by anyone, cleared with the object.
+ *   mark     reserved for the collector; nobody writes it yet.
+ *
+ * The span's state (in its lease word):
+ *
+ *            FREE --lease--> LEASED --return, end of session--> CENTRAL --lease--> LEASED
+ *             ^                |                                   |
+ *             +----------------+------------- no object left ------+
+ *
+ * If the daemon dies: a description and the page map are written before the lease word leaves FREE, and the lease word
+ * goes back to FREE before the page map is cleared. So a lease word that is not FREE has a whole description.
+ */
+#ifndef GOALLOC_SHM_LAYOUT_H
+#define GOALLOC_SHM_LAYOUT_H
+
+#include "shm/atomics.h"
+#include "shm/sizeclass.h"
+#include "shm/units.h"
+
+#define SHM_MAGIC             UINT64_C(0x31434f4c4c414f47) /* "GOALLOC1" */
+#define SHM_SESSIONS_MAX      4096u                        /* slot 0 is not used */
+#define SHM_ROOTS_MAX         4096u
+#define SHM_ROOT_NAME_BYTES   256u /* with the terminating zero */
+#define SHM_LABEL_BYTES       64u  /* with the terminating zero */
+#define SHM_HEAP_ARENA_BYTES  (64 * MIB)
+#define SHM_HEAP_ARENA_PAGES  (SHM_HEAP_ARENA_BYTES / PAGE_BYTES)
+#define SHM_ARENA_BYTES_MAX   (16 * TIB)
+#define SHM_BASE_DEFAULT      UINT64_C(0x00c000000000)
+#define SHM_BITS_WORDS        (SPAN_NELEMS_MAX / 64)
+
+/* The beginning of the spans region. Written once, before any client can see it; nspecial is the exception. */
+typedef struct shm_header {
+    uint64_t magic;
+    uint64_t abi_hash;
+    uint64_t generation; /* random, not 0: tells this heap from any other */
+    uint64_t base;       /* address of the arena in every process */
+    uint64_t arena_bytes;
+    uint64_t npages;
+    uint64_t spans_bytes;
+    uint64_t bitmap_bytes;
+    uint64_t sessions_off; /* offsets within the spans region */
+    uint64_t roots_off;
+    uint64_t heap_arenas_off;
+    uint64_t page_map_off;
+    uint64_t span_table_off;
+    uint64_t reserved[3];
+    shm_u32 nspecial; /* adopted objects in the heap; while 0, frees need not look for kept bits. Alone in its line */
+    uint32_t pad[15];
+} shm_header;
+
+enum shm_session_state {
+    SHM_SESSION_FREE = 0,
+    SHM_SESSION_OPEN = 1,
+    SHM_SESSION_LOST = 2,   /* the connection is gone, the process lives: its leases stay */
+    SHM_SESSION_ENDING = 3, /* its leases are being ended */
+};
+
+typedef struct shm_session {
+    shm_u32 epoch;    /* counts the uses of this slot */
+    shm_u32 state;    /* enum shm_session_state */
+    shm_u32 trim_seq; /* raised when the daemon wants idle spans back; clients look at it on their slow path */
+    uint32_t flags;   /* GOALLOC_ATTACH_* */
+    uint32_t pid;
+    uint32_t uid;
+    uint64_t limit_bytes;
+    uint64_t reserved[4];
+    char label[SHM_LABEL_BYTES];
+} shm_session;
+
+/* A root is set while name_bytes != 0. The name is written before it, the offset is one word of its own. */
+typedef struct shm_root {
+    shm_u64 name_bytes;
+    shm_u64 offset; /* from the arena's base */
+    char name[SHM_ROOT_NAME_BYTES];
+} shm_root;
+
+/* What is known of 64 MiB of the arena. zeroed_base only rises: pages at or above it were never handed out, so are zero. */
+typedef struct shm_heap_arena {
+    shm_u64 zeroed_base; /* pages within this heap arena */
+    uint64_t reserved;
+} shm_heap_arena;
+
+enum span_state {
+    SPAN_FREE = 0,
+    SPAN_LEASED = 1,  /* a session may write its alloc bits */
+    SPAN_CENTRAL = 2, /* the daemon may */
+};
+
+/* The lease word: state 8 | span class 8 | session 16 | epoch of the session 32. Changed by the daemon, by one store. */
+typedef struct lease_word {
+    enum span_state state;
+    session_no session;
+    uint32_t epoch;
+} lease_word;
+
+typedef struct shm_span {
+    shm_u64 lease;
+    uint64_t elem_bytes; /* large: the whole run */
+    uint32_t npages;
+    uint32_t nelems; /* large: 1 */
+    uint32_t magic;  /* large: 0 */
+    span_class spc;
+    uint8_t needzero; /* 0: all objects that are not allocated are zero, when the span is leased with no object in it */
+    uint16_t pad;
+    shm_u32 owner;    /* RECLAIM session (its number) whose objects these are, 0: the heap's */
+    shm_u32 nadopted; /* objects of this span in the daemon's adoption table */
+    uint64_t reserved[3];
+} shm_span;
+
+_Static_assert(sizeof(shm_header) == 192 && offsetof(shm_header, nspecial) == 128, "header layout");
+_Static_assert(sizeof(shm_session) == 128 && offsetof(shm_session, label) == 64, "session layout");
+_Static_assert(sizeof(shm_root) == 272 && offsetof(shm_root, name) == 16, "root layout");
+_Static_assert(sizeof(shm_heap_arena) == 16, "heap arena layout");
+_Static_assert(sizeof(shm_span) == 64 && offsetof(shm_span, owner) == 32, "span layout");
+_Static_assert(SHM_BITS_WORDS * 8 == 128, "128 bytes of each kind of bits a page");
+
+/* A process's view of the heap. base is the arena's address whether this process has it mapped or not. */
+typedef struct shm_map {
+    uint64_t base;
+    uint64_t arena_bytes;
+    uint64_t npages;
+    shm_header *header;
+    shm_session *sessions;
+    shm_root *roots;
+    shm_heap_arena *heap_arenas;
+    shm_u32 *page_map;
+    shm_span *span_table;
+    char *bitmap;
+    uint64_t spans_bytes;
+    uint64_t bitmap_bytes;
+} shm_map;
+
+/* A number for everything that two processes must agree on: sizes, offsets, size classes, meaning of words. */
+uint64_t shm_abi_hash(void);
+
+/* Fill in sizes and offsets for an arena of arena_bytes (a multiple of 64 MiB, at most 16 TiB) at base; the rest is zeroed. */
+void shm_header_init(shm_header *header, uint64_t base, uint64_t arena_bytes);
+
+/*
+ * Check that header is what shm_header_init() would have made, and that the regions have the sizes it says. 0, -ENOEXEC (another
+ * ABI), -EPROTO (not a heap, or damaged).
+ */
+int shm_header_check(const shm_header *header, uint64_t spans_bytes, uint64_t bitmap_bytes)
+    __attribute__((warn_unused_result));
+
+/* Make the view of the mapped regions. header has been checked. */
+void shm_map_init(shm_map *map, void *spans, void *bitmap);
+
+static inline uint64_t lease_pack(lease_word lease)
+{
+    return (uint64_t)lease.state | (uint64_t)lease.session.n << 16 | (uint64_t)lease.epoch << 32;
+}
+
+static inline lease_word lease_unpack(uint64_t word)
+{
+    return (lease_word){ .state = (enum span_state)(word & 0xff),
+                         .session = { (uint16_t)(word >> 16) },
+                         .epoch = (uint32_t)(word >> 32) };
+}
+
+static inline shm_span *shm_span_at(const shm_map *map, page_no first)
+{
+    return &map->span_table[first.n];
+}
+
+static inline shm_u64 *shm_alloc_bits(const shm_map *map, page_no first)
+{
+    return (shm_u64 *)(void *)(map->bitmap + (uint64_t)first.n * 256);
+}
+
+static inline shm_u64 *shm_remote_bits(const shm_map *map, page_no first)
+{
+    return shm_alloc_bits(map, first) + SHM_BITS_WORDS;
+}
+
+static inline shm_u64 *shm_kept_bits(const shm_map *map, page_no first)
+{
+    return (shm_u64 *)(void *)(map->bitmap + map->npages * 256 + (uint64_t)first.n * 128);
+}
+
+/* Words that hold the bits of nelems objects, and which bits of word w count. */
+static inline uint32_t bits_nwords(uint32_t nelems)
+{
+    return (nelems + 63) / 64;
+}
+
+static inline uint64_t bits_mask(uint32_t nelems, uint32_t w)
+{
+    uint32_t rest = nelems - w * 64;
+
+    return rest >= 64 ? UINT64_MAX : (UINT64_C(1) << rest) - 1;
+}
+
+/* True if objects of this span may have kept bits. */
+static inline bool span_is_special(const shm_span *span)
+{
+    return u32_load_acquire(&span->owner) != 0 || u32_load_acquire(&span->nadopted) != 0;
+}
+
+#endif

@@ -1,0 +1,81 @@
+/*
+ * Object: from an address to the object it names, and the life of its bits.
+ *
+ * Called by clients (free by others than the owner, checks, publish) and by the daemon (sweep, roots, adoption). Data: page map
+ * and span table in spans (daemon writes), bits in bitmap (everybody writes). The words come from other processes: each is read once
+ * and bounded; nothing read here is used as an address. An index is below nelems before it touches the bits.
+ */
+#include "shm/object.h"
+
+enum object_verdict object_find(const shm_map *map, uint64_t p, object_ref *ret)
+{
+    uint64_t offset = p - map->base; /* wraps for what lies below */
+    uint32_t index;
+
+    if (offset >= map->arena_bytes)
+        return OBJECT_FOREIGN;
+
+    uint32_t first = u32_load_acquire(&map->page_map[offset >> PAGE_SHIFT]);
+
+    if (first == 0 || first > offset >> PAGE_SHIFT)
+        return OBJECT_NO_SPAN;
+
+    const shm_span *span = &map->span_table[first];
+    uint64_t elem_bytes = span->elem_bytes;
+
+    if (lease_unpack(u64_load_acquire(&span->lease)).state == SPAN_FREE || elem_bytes == 0)
+        return OBJECT_NO_SPAN;
+    offset -= page_offset(page_at(first));
+    index = object_index(offset, span->magic);
+    if (index >= span->nelems || index >= SPAN_NELEMS_MAX)
+        return OBJECT_NO_SPAN; /* the tail that no object uses */
+
+    *ret = (object_ref){
+        .first = { first },
+        .index = index,
+        .word = index / 64,
+        .bit = UINT64_C(1) << (index % 64),
+        .offset = page_offset(page_at(first)) + index * elem_bytes,
+        .bytes = elem_bytes,
+    };
+    if (offset != index * elem_bytes)
+        return OBJECT_INTERIOR;
+    return object_is_live(map, ret) ? OBJECT_LIVE : OBJECT_FREE;
+}
+
+bool object_is_live(const shm_map *map, const object_ref *object)
+{
+    /* The remote word first: a fold clears alloc before remote, so a free object is never taken for a live one. */
+    uint64_t remote = u64_load_acquire(&shm_remote_bits(map, object->first)[object->word]);
+    uint64_t alloc = u64_load_acquire(&shm_alloc_bits(map, object->first)[object->word]);
+
+    return (alloc & ~remote & object->bit) != 0;
+}
+
+enum object_verdict object_free_remote(const shm_map *map, const object_ref *object)
+{
+    if (!object_is_live(map, object))
+        return OBJECT_FREE;
+
+    /* Release: what the freeing process wrote into the object happens before its next owner has it. */
+    uint64_t old = u64_fetch_or_acq_rel(&shm_remote_bits(map, object->first)[object->word], object->bit);
+
+    return old & object->bit ? OBJECT_FREE : OBJECT_LIVE;
+}
+
+uint64_t object_fold_word(const shm_map *map, page_no first, const shm_span *span, uint32_t w)
+{
+    shm_u64 *alloc = &shm_alloc_bits(map, first)[w];
+    shm_u64 *remote = &shm_remote_bits(map, first)[w];
+    uint64_t freed = u64_load_acquire(remote);
+    uint64_t bits = u64_load_relaxed(alloc);
+
+    if (freed == 0)
+        return bits;
+    if (span_is_special(span))
+        (void)u64_fetch_and_acq_rel(&shm_kept_bits(map, first)[w], ~freed);
+    bits &= ~freed;
+    u64_store_release(alloc, bits);
+    (void)u64_fetch_and_acq_rel(remote, ~freed);
+    return bits;
+}

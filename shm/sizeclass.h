@@ -1,0 +1,39 @@
+/*
+ * Size classes: Go's 68 (class 0 is "large"), with both lookup tables and the division magic.
+ *
+ * The tables are in sizeclass_table.c, which mksizeclasses.c writes from Go's rules; a test regenerates and compares.
+ */
+#ifndef GOALLOC_SHM_SIZECLASS_H
+#define GOALLOC_SHM_SIZECLASS_H
+
+#include "shm/units.h"
+
+#define SIZE_CLASS_COUNT  68
+#define SPAN_CLASS_COUNT  (2 * SIZE_CLASS_COUNT)
+#define SMALL_BYTES_MAX   32768u /* larger ones are whole pages */
+#define SIZE_TABLE8_MAX   1016u  /* sizes up to here are looked up by 8 bytes, above by 128 */
+#define SPAN_NELEMS_MAX   1024u
+#define SPAN_NPAGES_MAX   10u    /* of a small span */
+
+extern const uint16_t size_class_bytes[SIZE_CLASS_COUNT];
+extern const uint8_t size_class_npages[SIZE_CLASS_COUNT];
+extern const uint16_t size_class_nelems[SIZE_CLASS_COUNT];
+extern const uint32_t size_class_magic[SIZE_CLASS_COUNT]; /* 0 for class 0: every offset gives index 0 */
+extern const uint8_t size_table8[129];
+extern const uint8_t size_table128[249];
+
+/* The smallest class that holds size bytes, which is at most SMALL_BYTES_MAX; size 0 gives class 1. */
+static inline size_class size_class_for(size_t size)
+{
+    if (size <= SIZE_TABLE8_MAX)
+        return (size_class){ size_table8[(size + 7) >> 3] };
+    return (size_class){ size_table128[(size - 1024 + 127) >> 7] };
+}
+
+/* The index of the object that offset, within a span of that magic, falls into; exact for every offset in the span. */
+static inline uint32_t object_index(uint64_t offset, uint32_t magic)
+{
+    return (uint32_t)((offset * magic) >> 32);
+}
+
+#endif

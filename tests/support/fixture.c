@@ -1,0 +1,293 @@
+/*
+ * Fixture: starts and stops the daemon that was built with the test, and looks at it from outside.
+ *
+ * Nothing is shared between tests: each has its own directory, socket and daemon, so they run in parallel.
+ */
+#include "tests/support/fixture.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "proto/channel.h"
+
+#define TIMEOUT_MS 10000
+
+__attribute__((noreturn)) static void give_up(const char *what)
+{
+    (void)fprintf(stderr, "fixture: %s: %s\n", what, strerror(errno));
+    exit(EXIT_FAILURE);
+}
+
+static void sleep_ms(long ms)
+{
+    struct timespec ts = { ms / 1000, ms % 1000 * 1000000 };
+
+    (void)nanosleep(&ts, NULL);
+}
+
+static int count_fds(pid_t pid)
+{
+    char path[64];
+    int n = 0;
+    DIR *dir;
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+    dir = opendir(path);
+    if (dir == NULL)
+        return -1;
+    while (readdir(dir) != NULL)
+        n++;
+    (void)closedir(dir);
+    return n;
+}
+
+static void exec_daemon(const fixture *f, const char *const *options)
+{
+    const char *argv[32] = { GOALLOCD_PATH, "--socket", f->socket, "--base", FIXTURE_BASE, "--log-level", "debug" };
+    int argc = 7;
+    int fd = open(f->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+
+    for (; options != NULL && *options != NULL && argc < 31; options++)
+        argv[argc++] = *options;
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that dies leaves no daemon behind */
+    if (fd < 0 || dup2(fd, STDERR_FILENO) < 0)
+        _exit(126);
+    (void)execv(argv[0], (char *const *)(uintptr_t)argv);
+    _exit(127);
+}
+
+static bool answers(const fixture *f)
+{
+    channel ch;
+    int r = channel_connect(&ch, f->socket, deadline_in(100));
+
+    channel_close(&ch);
+    return r == 0;
+}
+
+void fixture_start(fixture *f, const char *const *options)
+{
+    memset(f, 0, sizeof(*f));
+    (void)snprintf(f->dir, sizeof(f->dir), "/tmp/goalloc-test.XXXXXX");
+    if (mkdtemp(f->dir) == NULL)
+        give_up("mkdtemp");
+    (void)snprintf(f->socket, sizeof(f->socket), "%s/socket", f->dir);
+    (void)snprintf(f->log, sizeof(f->log), "%s/log", f->dir);
+    f->daemon = fork();
+    if (f->daemon < 0)
+        give_up("fork");
+    if (f->daemon == 0)
+        exec_daemon(f, options);
+    for (int i = 0; i < TIMEOUT_MS / 5 && !answers(f); i++) {
+        if (waitpid(f->daemon, NULL, WNOHANG) != 0)
+            give_up("the daemon has ended at once");
+        sleep_ms(5);
+    }
+    if (!answers(f))
+        give_up("the daemon does not come up");
+    /* Its own descriptors: those of the connections that looked whether it answers must be gone. */
+    for (int i = 0, same = 0; i < 400 && same < 5; i++) {
+        int n = count_fds(f->daemon);
+
+        same = n == f->nfds ? same + 1 : 0;
+        f->nfds = n;
+        sleep_ms(5);
+    }
+}
+
+bool fixture_stop(fixture *f)
+{
+    char name[160];
+    int status = -1;
+    bool clean;
+
+    (void)kill(f->daemon, SIGTERM);
+    for (int i = 0; i < TIMEOUT_MS / 5 && waitpid(f->daemon, &status, WNOHANG) == 0; i++)
+        sleep_ms(5);
+    clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (status == -1) {
+        (void)kill(f->daemon, SIGKILL);
+        (void)waitpid(f->daemon, NULL, 0);
+    }
+    if (!clean) {
+        FILE *log = fopen(f->log, "re");
+        char line[512];
+
+        (void)fprintf(stderr, "the daemon ended with status 0x%x; its last words:\n", (unsigned)status);
+        while (log != NULL && fgets(line, sizeof(line), log) != NULL)
+            (void)fputs(line, stderr);
+        if (log != NULL)
+            (void)fclose(log);
+    }
+    if (access(f->socket, F_OK) == 0) {
+        (void)fprintf(stderr, "the daemon left its socket behind\n");
+        clean = false;
+    }
+    (void)unlink(f->socket);
+    (void)snprintf(name, sizeof(name), "%s.lock", f->socket);
+    (void)unlink(name);
+    (void)unlink(f->log);
+    (void)rmdir(f->dir);
+    return clean;
+}
+
+int raw_connect(const fixture *f)
+{
+    static channel ch; /* only its descriptor is used */
+
+    if (channel_connect(&ch, f->socket, deadline_in(TIMEOUT_MS)) < 0)
+        give_up("connect");
+    return ch.fd;
+}
+
+Goallocd__Reply *raw_call(int fd, Goallocd__Request *request)
+{
+    static uint8_t out[FRAME_BYTES_MAX];
+    static channel ch;
+    const uint8_t *payload;
+    size_t len = frame_pack(&request->base, out, sizeof(out));
+    Goallocd__Reply *reply = NULL;
+
+    ch.fd = fd;
+    ch.have_bytes = 0;
+    ch.nfds = 0;
+    if (channel_send(&ch, out, len, deadline_in(TIMEOUT_MS)) < 0)
+        return NULL;
+    while (channel_recv(&ch, &payload, &len, deadline_in(TIMEOUT_MS)) == 0) {
+        reply = goallocd__reply__unpack(NULL, len, payload);
+        if (reply != NULL && reply->id == 0) { /* a notice */
+            goallocd__reply__free_unpacked(reply, NULL);
+            channel_drop_frame(&ch);
+            continue;
+        }
+        break;
+    }
+    for (int i = 0; i < ch.nfds; i++)
+        (void)close(ch.fds[i]);
+    return reply;
+}
+
+bool raw_is_closed(int fd)
+{
+    char buf[4096];
+
+    for (int i = 0; i < 500; i++) {
+        struct pollfd pfd = { .fd = fd, .events = POLLIN };
+
+        if (poll(&pfd, 1, 10) > 0) {
+            ssize_t n = recv(fd, buf, sizeof(buf), MSG_DONTWAIT);
+
+            if (n == 0 || (n < 0 && errno != EAGAIN))
+                return true;
+        }
+    }
+    return false;
+}
+
+void fixture_stats(const fixture *f, goalloc_stats_t *ret)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Stats body = GOALLOCD__STATS__INIT;
+    Goallocd__Reply *reply;
+    int fd = raw_connect(f);
+
+    request.id = 1;
+    request.op_case = GOALLOCD__REQUEST__OP_STATS;
+    request.stats = &body;
+    reply = raw_call(fd, &request);
+    (void)close(fd);
+    if (reply == NULL || reply->result_case != GOALLOCD__REPLY__RESULT_STATS)
+        give_up("stats");
+    *ret = (goalloc_stats_t){
+        .struct_size = sizeof(*ret),
+        .live_objects = reply->stats->live_objects,
+        .live_bytes = reply->stats->live_bytes,
+        .committed_bytes = reply->stats->committed_bytes,
+        .released_bytes = reply->stats->released_bytes,
+        .metadata_bytes = reply->stats->metadata_bytes,
+        .sessions = reply->stats->sessions,
+        .leased_spans = reply->stats->leased_spans,
+        .roots = reply->stats->roots,
+    };
+    goallocd__reply__free_unpacked(reply, NULL);
+}
+
+bool fixture_is_clean(const fixture *f, uint64_t nobjects)
+{
+    goalloc_stats_t stats;
+    int nfds = -1;
+
+    for (int i = 0; i < 500; i++) {
+        fixture_stats(f, &stats);
+        nfds = count_fds(f->daemon);
+        if (stats.sessions == 0 && stats.leased_spans == 0 && stats.live_objects == nobjects && nfds <= f->nfds)
+            return true;
+        sleep_ms(10);
+    }
+    (void)fprintf(stderr, "left behind: %llu sessions, %llu leases, %llu objects (%llu expected), %d descriptors (%d)\n",
+                  (unsigned long long)stats.sessions, (unsigned long long)stats.leased_spans,
+                  (unsigned long long)stats.live_objects, (unsigned long long)nobjects, nfds, f->nfds);
+    return false;
+}
+
+pid_t child_start(const fixture *f, child_fn fn, void *arg)
+{
+    pid_t pid;
+
+    (void)fflush(NULL);
+    pid = fork();
+    if (pid < 0)
+        give_up("fork");
+    if (pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        _exit(fn(f, arg));
+    }
+    return pid;
+}
+
+int child_wait(pid_t pid)
+{
+    int status;
+
+    if (waitpid(pid, &status, 0) != pid)
+        give_up("waitpid");
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+int child_run(const fixture *f, child_fn fn, void *arg)
+{
+    return child_wait(child_start(f, fn, arg));
+}
+
+uint64_t test_random(uint64_t *state)
+{
+    /* splitmix64 */
+    uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
+
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+uint64_t test_seed(void)
+{
+    const char *given = getenv("GOALLOC_TEST_SEED");
+    uint64_t seed = 0;
+
+    if (given != NULL)
+        seed = strtoull(given, NULL, 0);
+    else if (getrandom(&seed, sizeof(seed), 0) != (ssize_t)sizeof(seed))
+        give_up("getrandom");
+    (void)printf("seed: GOALLOC_TEST_SEED=%llu\n", (unsigned long long)seed);
+    return seed;
+}

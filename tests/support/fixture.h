@@ -1,0 +1,77 @@
+/*
+ * Fixture: a goallocd of a test's own, on a socket in a directory of its own, and child processes that use it.
+ */
+#ifndef GOALLOC_TESTS_FIXTURE_H
+#define GOALLOC_TESTS_FIXTURE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include "goalloc.h"
+#include "proto/goallocd.pb-c.h"
+
+/* Where the arena goes: sanitizers occupy the default address. */
+#if defined(__SANITIZE_ADDRESS__)
+#define FIXTURE_BASE "0x200000000000"
+#elif defined(__SANITIZE_THREAD__)
+#define FIXTURE_BASE "0x4000000000"
+#else
+#define FIXTURE_BASE "0xc000000000"
+#endif
+
+typedef struct fixture {
+    pid_t daemon;
+    char dir[64];
+    char socket[96];
+    char log[96]; /* what the daemon has said */
+    int nfds;     /* the daemon's open descriptors when it had no client yet */
+} fixture;
+
+/* Start a daemon with options of its own ("--reserve", "256M", NULL); NULL: none. Exits the test program when it does not come up. */
+void fixture_start(fixture *f, const char *const *options);
+
+/* The daemon must still run; it is stopped by SIGTERM and must end with status 0. False: it has not. Removes the directory. */
+bool fixture_stop(fixture *f);
+
+/* Statistics, asked for without a session. Exits the test program on failure. */
+void fixture_stats(const fixture *f, goalloc_stats_t *ret);
+
+/*
+ * Wait up to 5 s until no session and no lease is left. Then the daemon must have as many descriptors open as at the start, and the heap
+ * nobjects objects. False: a message says what is left.
+ */
+bool fixture_is_clean(const fixture *f, uint64_t nobjects);
+
+/* Run fn in a child process; with waiting for it: its exit status, or 1000 + signal. */
+typedef int (*child_fn)(const fixture *f, void *arg);
+pid_t child_start(const fixture *f, child_fn fn, void *arg);
+int child_wait(pid_t pid);
+int child_run(const fixture *f, child_fn fn, void *arg);
+
+/* Attach to the fixture's daemon. Ends the (child) process with a message when it fails. */
+void must_attach(const fixture *f, uint32_t flags);
+
+/* Send raw bytes on a new connection; returns the descriptor. */
+int raw_connect(const fixture *f);
+/* Send a request and wait for its reply (the caller frees it with goallocd__reply__free_unpacked), NULL: disconnected. */
+Goallocd__Reply *raw_call(int fd, Goallocd__Request *request);
+/* True if the daemon closes the connection within 5 s. */
+bool raw_is_closed(int fd);
+
+/* A seed: $GOALLOC_TEST_SEED, or a random one. Printed. */
+uint64_t test_seed(void);
+uint64_t test_random(uint64_t *state);
+
+/* In a child process: a failed check ends it with status 1. */
+#define CHECK(condition)                                                                              \
+    do {                                                                                              \
+        if (!(condition)) {                                                                           \
+            (void)fprintf(stderr, "%s:%d: check failed: %s\n", __FILE__, __LINE__, #condition);       \
+            _exit(1);                                                                                 \
+        }                                                                                             \
+    } while (0)
+
+#endif
