@@ -17,7 +17,7 @@
  *
  * Asking: the first request of a class is for one span, then twice as many each time, up to 1 MiB a request, or 1/16 of what the
  * class holds, up to 8 MiB. Giving back: nkeep grows with every span that was asked for (to 16 MiB) and shrinks by an eighth with every
- * surrender, so a program that needs its memory again keeps it and one that does not gives it up. A surrender
+ * surrender (2 MiB stay in any case), so a program that needs its memory again keeps it and one that does not gives it up. A surrender
  * returns the empty spans above half of nkeep. A Trim of the daemon, or goalloc_trim(), takes the rest.
  *
  * What is true if the process dies at any point: the alloc bits say which objects are allocated; all else here is
@@ -40,6 +40,7 @@
 #define SCAN_FULL_MAX     100u
 #define BATCH_PAGES       (MIB / PAGE_BYTES)
 #define BATCH_PAGES_MAX   (8 * MIB / PAGE_BYTES)
+#define KEEP_PAGES_MIN    (2 * MIB / PAGE_BYTES)
 #define KEEP_PAGES_MAX    (16 * MIB / PAGE_BYTES)
 
 mspan mspan_none;
@@ -397,13 +398,13 @@ void mcache_return_all(void)
 }
 
 /* More empty spans than the class is to keep: let those above half of it go. */
-static void class_surrender(mcache_class *c)
+static void class_surrender(mcache_class *c, uint32_t nmin)
 {
     returns r = { .n = 0 };
     int keep_errno = errno;
 
     c->nkeep -= c->nkeep / 8;
-    class_return_empty(c, c->nkeep / 2, &r);
+    class_return_empty(c, (c->nkeep > nmin ? c->nkeep : nmin) / 2, &r);
     returns_flush(&r);
     errno = keep_errno;
 }
@@ -411,11 +412,12 @@ static void class_surrender(mcache_class *c)
 void mcache_note_free(mcache *mc, mspan *s)
 {
     mcache_class *c = &mc->classes[s->spc.n];
+    uint32_t nmin = (uint32_t)KEEP_PAGES_MIN / s->npages;
 
     list_remove(list_of(mc, s), s);
     place_span(mc, s);
-    if (s->place == MSPAN_EMPTY && c->empty.count > c->nkeep)
-        class_surrender(c);
+    if (s->place == MSPAN_EMPTY && c->empty.count > c->nkeep && c->empty.count > nmin)
+        class_surrender(c, nmin);
 }
 
 /* --- refill --- */

@@ -20,6 +20,8 @@
 
 #include "daemon/log.h"
 
+#define LISTEN_BACKLOG 511
+
 static int lock_path(char *buf, size_t cap, const char *path)
 {
     int n = snprintf(buf, cap, "%s.lock", path);
@@ -106,6 +108,9 @@ int listen_open(listen_place *ret, const char *path)
     mask = umask(0117);
     r = bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
     (void)umask(mask);
+    /* Listening from the first moment that the file is there: who sees it can connect. */
+    if (r == 0 && listen(fd, LISTEN_BACKLOG) < 0)
+        r = -errno;
     if (r < 0)
         goto fail;
     *ret = (listen_place){ .fd = fd, .lock_fd = lock_fd, .path = path };

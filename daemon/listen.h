@@ -5,13 +5,13 @@
 #define GOALLOC_DAEMON_LISTEN_H
 
 typedef struct listen_place {
-    int fd;      /* bound, not yet listening; the caller takes it */
+    int fd;      /* bound and listening; the caller takes it */
     int lock_fd; /* PATH.lock, locked while the daemon serves */
     const char *path;
 } listen_place;
 
 /*
- * Bind a socket at path, mode 0660. A socket file that a dead daemon has left is replaced. path must outlive *ret. 0, or -errno after
+ * Listen on a socket at path, mode 0660. A socket file that a dead daemon has left is replaced. path must outlive *ret. 0, or -errno after
  * logging what is wrong: -EADDRINUSE (somebody serves there), -EEXIST (a file that is no socket), -ENAMETOOLONG, ...
  */
 int listen_open(listen_place *ret, const char *path) __attribute__((warn_unused_result));

@@ -38,7 +38,6 @@
 #endif
 
 #define QUEUED_BYTES_MAX   (256 * KIB)
-#define LISTEN_BACKLOG     511
 #define END_SLICE_SPANS    256u
 #define CENSUS_SLICE_SPANS 4096u
 
@@ -561,7 +560,7 @@ static int server_start(server *s, int listen_fd)
         return r;
     s->idle.data = s;
     sweep_start(&s->sweep, &s->loop, &s->sessions);
-    return uv_listen((uv_stream_t *)&s->listener, LISTEN_BACKLOG, server_on_connection);
+    return uv_listen((uv_stream_t *)&s->listener, SOMAXCONN, server_on_connection);
 }
 
 int server_run(server *s, int listen_fd, mheap *heap, bool eager_commit)

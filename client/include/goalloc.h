@@ -56,10 +56,11 @@ typedef struct goalloc_options {
     int timeout_ms;          /* bound of the attach and of each request to the daemon; 0: 5000 */
 } goalloc_options;
 
-#define GOALLOC_OPTIONS_INIT                     \
-    {                                            \
-        .struct_size = sizeof(goalloc_options)   \
-    }
+#ifdef __cplusplus
+#define GOALLOC_OPTIONS_INIT { sizeof(goalloc_options), nullptr, nullptr, 0, 0, 0 }
+#else
+#define GOALLOC_OPTIONS_INIT { .struct_size = sizeof(goalloc_options) }
+#endif
 
 /* What goalloc_stats() reports. All sizes are bytes; "live" means allocated and not freed, by the bits. */
 typedef struct goalloc_stats_t {

@@ -1,0 +1,625 @@
+/*
+ * wordindex: several processes build one index of the words of many files in the shared heap; others read it.
+ *
+ *   wordindex build --workers N [--kill-one] DIRECTORY    index all regular files below DIRECTORY
+ *   wordindex top N | query WORD... | dump                read what is there, in a process of its own
+ *
+ * A word is a longest run of ASCII letters within one file, in lower case. All structures lie in the shared heap and point at each other with
+ * plain pointers; the root "wordindex" leads to them:
+ *
+ *   index -> buckets[] -> word -> word -> ...          next in its bucket
+ *         |                 +---> posting -> posting   one for each file that has the word: file number, count
+ *         +-> files[]: path, state
+ *
+ * Who writes which word of memory, and what holds if a worker dies (SIGKILL) between any two of its steps:
+ *   file.state   0 free -> worker's number (claimed, by compare-and-swap) -> DONE. A dead worker's number stays in the state of the file it
+ *                was in; its replacement has the same number and finishes that file first.
+ *   bucket       words are pushed by compare-and-swap on the head; after a lost one the new head part is searched again, so a word is there
+ *                once. Dies the worker before: nobody knows its word (the object is lost); after: the word is whole, with no posting.
+ *   postings     pushed on the word's list in the same way, whole, one for each file. A file is counted in private memory first, so what is pushed is
+ *                final. A worker that takes over a file skips words whose list has a posting of that file: its predecessor got so far.
+ *   word, posting contents   written before they are pushed, never afterwards.
+ * So each (file, word) counts exactly once, no step holds a lock, and nobody waits for the dead.
+ */
+#include <argp.h>
+#include <stdarg.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <fts.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <goalloc.h>
+
+#define ROOT         "wordindex"
+#define NBUCKETS     (1u << 18)
+#define WORKERS_MAX  64
+#define STATE_FREE   0u
+#define STATE_DONE   UINT32_MAX
+
+typedef struct posting {
+    struct posting *next;
+    uint32_t file;
+    uint32_t count;
+} posting;
+
+typedef struct word {
+    struct word *next;
+    _Atomic(posting *) postings;
+    uint32_t len;
+    char bytes[];
+} word;
+
+typedef struct file {
+    char *path;
+    _Atomic uint32_t state;
+} file;
+
+typedef struct index_map {
+    _Atomic(word *) *buckets;
+    file *files;
+    uint32_t nfiles;
+    _Atomic uint32_t ndone;
+    /* What each worker is doing, for the supervisor to see: file << 32 | words published of it. */
+    _Atomic uint64_t doing[WORKERS_MAX + 1];
+} index_map;
+
+__attribute__((format(printf, 1, 2), noreturn)) static void die(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    (void)fputs("wordindex: ", stderr);
+    (void)vfprintf(stderr, format, args);
+    (void)fputc('\n', stderr);
+    va_end(args);
+    exit(EXIT_FAILURE);
+}
+
+static void *must(void *p)
+{
+    if (p == NULL)
+        die("no memory: %s", goalloc_strerror(errno));
+    return p;
+}
+
+static void attach(const char *label)
+{
+    goalloc_options options = GOALLOC_OPTIONS_INIT;
+    int r;
+
+    options.label = label;
+    r = goalloc_attach(&options);
+    if (r < 0)
+        die("attach: %s", goalloc_strerror(r));
+}
+
+static index_map *find_index(void)
+{
+    void *p;
+    int r = goalloc_root_get(ROOT, &p);
+
+    if (r < 0)
+        die("root %s: %s", ROOT, goalloc_strerror(r));
+    return p;
+}
+
+static uint64_t hash_bytes(const char *bytes, size_t len)
+{
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
+
+    for (size_t i = 0; i < len; i++)
+        h = (h ^ (unsigned char)bytes[i]) * UINT64_C(0x100000001b3);
+    return h ^ h >> 29;
+}
+
+/* --- a file's words, counted in private memory --- */
+
+typedef struct tally_entry {
+    const char *bytes; /* in the file's text */
+    uint32_t len;
+    uint32_t count;
+    uint64_t hash;
+} tally_entry;
+
+typedef struct tally {
+    tally_entry *entries;
+    size_t cap; /* a power of two */
+    size_t used;
+} tally;
+
+static void tally_grow(tally *t)
+{
+    tally old = *t;
+
+    t->cap = old.cap == 0 ? 1024 : old.cap * 2;
+    t->entries = must(calloc(t->cap, sizeof(*t->entries)));
+    for (size_t i = 0; i < old.cap; i++) {
+        size_t at = old.entries[i].hash & (t->cap - 1);
+
+        if (old.entries[i].count == 0)
+            continue;
+        while (t->entries[at].count != 0)
+            at = (at + 1) & (t->cap - 1);
+        t->entries[at] = old.entries[i];
+    }
+    free(old.entries);
+}
+
+static void tally_add(tally *t, const char *bytes, size_t len)
+{
+    uint64_t hash = hash_bytes(bytes, len);
+    size_t at;
+
+    if (t->used * 2 >= t->cap)
+        tally_grow(t);
+    at = hash & (t->cap - 1);
+    while (t->entries[at].count != 0) {
+        tally_entry *e = &t->entries[at];
+
+        if (e->hash == hash && e->len == len && memcmp(e->bytes, bytes, len) == 0) {
+            e->count++;
+            return;
+        }
+        at = (at + 1) & (t->cap - 1);
+    }
+    t->entries[at] = (tally_entry){ bytes, (uint32_t)len, 1, hash };
+    t->used++;
+}
+
+static bool is_letter(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+/* Fold the text in place and count its words. */
+static void tally_text(tally *t, char *text, size_t len)
+{
+    for (size_t i = 0; i < len;) {
+        size_t from = i;
+
+        while (i < len && is_letter(text[i])) {
+            text[i] = (char)(text[i] | 0x20);
+            i++;
+        }
+        if (i > from)
+            tally_add(t, text + from, i - from);
+        else
+            i++;
+    }
+}
+
+/* --- the shared structures --- */
+
+static word *find_from(word *head, const word *stop, const char *bytes, size_t len)
+{
+    for (word *w = head; w != stop; w = w->next) {
+        if (w->len == len && memcmp(w->bytes, bytes, len) == 0)
+            return w;
+    }
+    return NULL;
+}
+
+static word *find_word(const index_map *map, const char *bytes, size_t len)
+{
+    return find_from(atomic_load(&map->buckets[hash_bytes(bytes, len) % NBUCKETS]), NULL, bytes, len);
+}
+
+static word *get_word(index_map *map, const tally_entry *e)
+{
+    _Atomic(word *) *bucket = &map->buckets[e->hash % NBUCKETS];
+    word *head = atomic_load(bucket);
+    word *found = find_from(head, NULL, e->bytes, e->len);
+    word *fresh;
+
+    if (found != NULL)
+        return found;
+    fresh = must(goalloc_malloc(sizeof(*fresh) + e->len));
+    atomic_init(&fresh->postings, NULL);
+    fresh->len = e->len;
+    memcpy(fresh->bytes, e->bytes, e->len);
+    for (;;) {
+        word *seen = head;
+
+        fresh->next = head;
+        if (atomic_compare_exchange_strong(bucket, &head, fresh))
+            return fresh;
+        found = find_from(head, seen, e->bytes, e->len);
+        if (found != NULL) {
+            goalloc_free(fresh);
+            return found;
+        }
+    }
+}
+
+static void push_posting(word *w, uint32_t file_no, uint32_t count, bool taken_over)
+{
+    posting *p = atomic_load(&w->postings);
+
+    for (; taken_over && p != NULL; p = p->next) {
+        if (p->file == file_no)
+            return;
+    }
+    posting *fresh = must(goalloc_malloc(sizeof(*fresh)));
+
+    fresh->file = file_no;
+    fresh->count = count;
+    fresh->next = atomic_load(&w->postings);
+    while (!atomic_compare_exchange_weak(&w->postings, &fresh->next, fresh))
+        ;
+}
+
+static void index_file(index_map *map, uint32_t file_no, uint32_t me, bool taken_over)
+{
+    tally t = { 0 };
+    struct stat st;
+    int fd = open(map->files[file_no].path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    char *text = NULL;
+    uint32_t npublished = 0;
+
+    if (fd < 0 || fstat(fd, &st) < 0)
+        die("%s: %s", map->files[file_no].path, strerror(errno));
+    if (st.st_size > 0) {
+        text = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+        if (text == MAP_FAILED)
+            die("%s: %s", map->files[file_no].path, strerror(errno));
+        tally_text(&t, text, (size_t)st.st_size);
+    }
+    (void)close(fd);
+    for (size_t i = 0; i < t.cap; i++) {
+        if (t.entries[i].count == 0)
+            continue;
+        push_posting(get_word(map, &t.entries[i]), file_no, t.entries[i].count, taken_over);
+        atomic_store(&map->doing[me], (uint64_t)file_no << 32 | ++npublished);
+    }
+    atomic_store(&map->doing[me], 0);
+    atomic_store(&map->files[file_no].state, STATE_DONE);
+    (void)atomic_fetch_add(&map->ndone, 1);
+    if (text != NULL)
+        (void)munmap(text, (size_t)st.st_size);
+    free(t.entries);
+}
+
+static int command_worker(uint32_t me)
+{
+    attach("wordindex worker");
+
+    index_map *map = find_index();
+
+    /* First what a dead predecessor of the same number has left. */
+    for (uint32_t i = 0; i < map->nfiles; i++) {
+        if (atomic_load(&map->files[i].state) == me)
+            index_file(map, i, me, true);
+    }
+    for (uint32_t i = 0; i < map->nfiles; i++) {
+        uint32_t expected = STATE_FREE;
+
+        if (atomic_compare_exchange_strong(&map->files[i].state, &expected, me))
+            index_file(map, i, me, false);
+    }
+    return goalloc_detach() == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+/* --- the supervisor --- */
+
+typedef struct path_list {
+    char **paths;
+    size_t n;
+    size_t cap;
+} path_list;
+
+static int compare_entries(const FTSENT **a, const FTSENT **b)
+{
+    return strcmp((*a)->fts_name, (*b)->fts_name);
+}
+
+static path_list list_files(char *directory)
+{
+    char *roots[] = { directory, NULL };
+    FTS *fts = fts_open(roots, FTS_PHYSICAL | FTS_NOCHDIR, compare_entries);
+    path_list list = { 0 };
+
+    if (fts == NULL)
+        die("%s: %s", directory, strerror(errno));
+    for (FTSENT *e = fts_read(fts); e != NULL; e = fts_read(fts)) {
+        if (e->fts_info != FTS_F || !S_ISREG(e->fts_statp->st_mode) || access(e->fts_accpath, R_OK) < 0)
+            continue;
+        if (list.n == list.cap) {
+            list.cap = list.cap == 0 ? 1024 : list.cap * 2;
+            list.paths = must(realloc(list.paths, list.cap * sizeof(*list.paths)));
+        }
+        list.paths[list.n++] = must(strdup(e->fts_path));
+    }
+    (void)fts_close(fts);
+    return list;
+}
+
+static index_map *make_index(char *directory)
+{
+    path_list list = list_files(directory);
+    index_map *map = must(goalloc_calloc(1, sizeof(*map)));
+    int r;
+
+    map->buckets = must(goalloc_calloc(NBUCKETS, sizeof(*map->buckets)));
+    map->files = must(goalloc_calloc(list.n + 1, sizeof(*map->files)));
+    map->nfiles = (uint32_t)list.n;
+    for (size_t i = 0; i < list.n; i++) {
+        map->files[i].path = must(goalloc_malloc_noscan(strlen(list.paths[i]) + 1));
+        (void)strcpy(map->files[i].path, list.paths[i]);
+        free(list.paths[i]);
+    }
+    free(list.paths);
+    r = goalloc_root_set(ROOT, map);
+    if (r < 0)
+        die("root %s: %s", ROOT, goalloc_strerror(r));
+    return map;
+}
+
+static pid_t start_worker(uint32_t me)
+{
+    char number[16];
+    pid_t pid = fork();
+
+    if (pid < 0)
+        die("fork: %s", strerror(errno));
+    if (pid == 0) {
+        (void)snprintf(number, sizeof(number), "%u", me);
+        (void)execl("/proc/self/exe", "wordindex", "worker", number, (char *)NULL);
+        _exit(127);
+    }
+    return pid;
+}
+
+static void sleep_us(long us)
+{
+    struct timespec ts = { 0, us * 1000 };
+
+    (void)nanosleep(&ts, NULL);
+}
+
+/* Stop a worker that has published part of a file, look again while it stands still, and kill it. True: it is done. */
+static bool kill_midway(index_map *map, pid_t *pids, uint32_t nworkers)
+{
+    for (uint32_t k = 1; k <= nworkers; k++) {
+        uint64_t doing = atomic_load(&map->doing[k]);
+
+        if (pids[k] == 0 || (uint32_t)doing < 2)
+            continue;
+        (void)kill(pids[k], SIGSTOP);
+        sleep_us(2000);
+        doing = atomic_load(&map->doing[k]);
+        if ((uint32_t)doing < 2 || atomic_load(&map->files[doing >> 32].state) != k) {
+            (void)kill(pids[k], SIGCONT);
+            continue;
+        }
+        (void)kill(pids[k], SIGKILL);
+        (void)waitpid(pids[k], NULL, 0);
+        (void)printf("\nworker %u (pid %d) killed with SIGKILL in %s, %u words of it published;", k, (int)pids[k],
+                     map->files[doing >> 32].path, (uint32_t)doing);
+        pids[k] = start_worker(k);
+        (void)printf(" replaced by pid %d\n", (int)pids[k]);
+        return true;
+    }
+    return false;
+}
+
+static void show_progress(const index_map *map, bool terminal, uint32_t *shown)
+{
+    uint32_t done = atomic_load(&map->ndone);
+    uint32_t tenth = map->nfiles == 0 ? 10 : (uint32_t)((uint64_t)done * 10 / map->nfiles);
+
+    if (terminal)
+        (void)printf("\r%u of %u files indexed", done, map->nfiles);
+    else if (tenth != *shown)
+        (void)printf("%u of %u files indexed\n", done, map->nfiles);
+    *shown = tenth;
+    (void)fflush(stdout);
+}
+
+static int command_build(char *directory, uint32_t nworkers, bool kill_one)
+{
+    pid_t pids[WORKERS_MAX + 1] = { 0 };
+    bool terminal = isatty(STDOUT_FILENO);
+    uint32_t running = nworkers;
+    uint32_t shown = 0;
+    bool killed = false;
+
+    attach("wordindex build");
+
+    index_map *map = make_index(directory);
+
+    (void)printf("%u files, %u workers\n", map->nfiles, nworkers);
+    (void)fflush(stdout);
+    for (uint32_t k = 1; k <= nworkers; k++)
+        pids[k] = start_worker(k);
+    while (running > 0) {
+        if (kill_one && !killed && atomic_load(&map->ndone) >= map->nfiles / 3)
+            killed = kill_midway(map, pids, nworkers);
+        for (uint32_t k = 1; k <= nworkers; k++) {
+            int status;
+
+            if (pids[k] == 0 || waitpid(pids[k], &status, WNOHANG) != pids[k])
+                continue;
+            if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+                die("worker %u ended with status 0x%x", k, (unsigned)status);
+            pids[k] = 0;
+            running--;
+        }
+        show_progress(map, terminal, &shown);
+        sleep_us(kill_one && !killed ? 500 : 20000);
+    }
+    (void)printf("\nall workers have left\n");
+    if (kill_one && !killed && map->nfiles > 0)
+        (void)printf("no worker was caught in the middle of a file: none killed\n");
+    for (uint32_t i = 0; i < map->nfiles; i++) {
+        if (atomic_load(&map->files[i].state) != STATE_DONE)
+            die("%s was not indexed", map->files[i].path);
+    }
+    return goalloc_detach() == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+/* --- readers --- */
+
+typedef struct total {
+    const word *word;
+    uint64_t count;
+    uint64_t nfiles;
+} total;
+
+static total total_of(const word *w)
+{
+    total t = { .word = w };
+
+    for (const posting *p = atomic_load(&w->postings); p != NULL; p = p->next) {
+        t.count += p->count;
+        t.nfiles++;
+    }
+    return t;
+}
+
+static int compare_totals(const void *a, const void *b)
+{
+    const total *x = a;
+    const total *y = b;
+
+    return (x->count < y->count) - (x->count > y->count);
+}
+
+static int command_top(size_t n)
+{
+    index_map *map = find_index();
+    total *totals = NULL;
+    size_t used = 0;
+    size_t cap = 0;
+
+    for (uint32_t b = 0; b < NBUCKETS; b++) {
+        for (const word *w = atomic_load(&map->buckets[b]); w != NULL; w = w->next) {
+            if (used == cap) {
+                cap = cap == 0 ? 4096 : cap * 2;
+                totals = must(realloc(totals, cap * sizeof(*totals)));
+            }
+            totals[used++] = total_of(w);
+        }
+    }
+    if (used > 0)
+        qsort(totals, used, sizeof(*totals), compare_totals);
+    (void)printf("%zu distinct words in %u files; the most frequent:\n", used, map->nfiles);
+    for (size_t i = 0; i < used && i < n; i++)
+        (void)printf("%10llu in %6llu files  %.*s\n", (unsigned long long)totals[i].count,
+                     (unsigned long long)totals[i].nfiles, (int)totals[i].word->len, totals[i].word->bytes);
+    free(totals);
+    return EXIT_SUCCESS;
+}
+
+static int command_dump(void)
+{
+    index_map *map = find_index();
+
+    for (uint32_t b = 0; b < NBUCKETS; b++) {
+        for (const word *w = atomic_load(&map->buckets[b]); w != NULL; w = w->next) {
+            total t = total_of(w);
+
+            if (t.count > 0)
+                (void)printf("%llu %.*s\n", (unsigned long long)t.count, (int)w->len, w->bytes);
+        }
+    }
+    return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+static int command_query(char **words, size_t n)
+{
+    index_map *map = find_index();
+
+    for (size_t i = 0; i < n; i++) {
+        const word *w = find_word(map, words[i], strlen(words[i]));
+        total t = w == NULL ? (total){ 0 } : total_of(w);
+        int shown = 0;
+
+        (void)printf("'%s': %llu times in %llu files\n", words[i], (unsigned long long)t.count,
+                     (unsigned long long)t.nfiles);
+        for (const posting *p = w == NULL ? NULL : atomic_load(&w->postings); p != NULL && shown < 3; p = p->next, shown++)
+            (void)printf("    %6u  %s\n", p->count, map->files[p->file].path);
+    }
+    return EXIT_SUCCESS;
+}
+
+/* --- command line --- */
+
+typedef struct arguments {
+    char *words[64];
+    size_t n;
+    uint32_t nworkers;
+    bool kill_one;
+} arguments;
+
+static const struct argp_option option_table[] = {
+    { "workers", 'n', "N", 0, "Worker processes, 1 to 64 (default 4)", 0 },
+    { "kill-one", 'k', NULL, 0, "Kill a worker with SIGKILL midway, and replace it", 0 },
+    { 0 },
+};
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+    arguments *args = state->input;
+
+    switch (key) {
+    case 'n':
+        args->nworkers = (uint32_t)strtoul(arg, NULL, 10);
+        if (args->nworkers < 1 || args->nworkers > WORKERS_MAX)
+            argp_error(state, "--workers: '%s' is not a number from 1 to %d", arg, WORKERS_MAX);
+        return 0;
+    case 'k':
+        args->kill_one = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (args->n == sizeof(args->words) / sizeof(args->words[0]))
+            argp_error(state, "too many arguments");
+        args->words[args->n++] = arg;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct argp argp = {
+        .options = option_table,
+        .parser = parse_option,
+        .args_doc = "build DIRECTORY\ntop N\nquery WORD...\ndump",
+        .doc = "Indexes words in the shared heap at $GOALLOC_SOCKET.",
+    };
+    arguments args = { .nworkers = 4 };
+    const char *command;
+
+    (void)argp_parse(&argp, argc, argv, 0, NULL, &args);
+    command = args.n > 0 ? args.words[0] : "";
+    if (strcmp(command, "build") == 0 && args.n == 2)
+        return command_build(args.words[1], args.nworkers, args.kill_one);
+    if (strcmp(command, "worker") == 0 && args.n == 2)
+        return command_worker((uint32_t)strtoul(args.words[1], NULL, 10));
+    if (strcmp(command, "top") == 0 && args.n == 2) {
+        attach("wordindex reader");
+        return command_top(strtoul(args.words[1], NULL, 10));
+    }
+    if (strcmp(command, "dump") == 0 && args.n == 1) {
+        attach("wordindex reader");
+        return command_dump();
+    }
+    if (strcmp(command, "query") == 0 && args.n > 1) {
+        attach("wordindex reader");
+        return command_query(args.words + 1, args.n - 1);
+    }
+    (void)fprintf(stderr, "wordindex: see wordindex --help\n");
+    return 2;
+}

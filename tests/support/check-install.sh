@@ -1,0 +1,101 @@
+#!/bin/bash
+# check-install.sh BUILD_DIR: install a finished build into a temporary prefix and use it as a stranger would: all files are there,
+# programs in C and C++ compile and link by pkg-config alone, and the libraries bring nothing along that they should not.
+set -u -o pipefail
+
+if (($# != 1)) || [[ ! -f $1/CMakeCache.txt ]]; then
+    echo "usage: check-install.sh BUILD_DIR (a configured and compiled build)" >&2
+    exit 2
+fi
+build=$(cd "$1" && pwd) || exit 1
+source_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd) || exit 1
+tmp=$(mktemp -d) || exit 1
+trap 'rm -rf "$tmp"' EXIT
+prefix=$tmp/prefix
+errors=0
+
+# NAME COMMAND...: run a check; its output is shown only if it fails.
+check() {
+    local name=$1
+    shift
+    if "$@" >"$tmp/output" 2>&1; then
+        echo "ok: $name"
+    else
+        echo "FAILED: $name"
+        sed 's/^/    /' "$tmp/output"
+        errors=$((errors + 1))
+        return 1
+    fi
+}
+
+# PROGRAM NAME...: the program finds all its libraries, and none of these is among them, directly or not.
+links_without() {
+    local program=$1 libraries name
+    shift
+    libraries=$(LD_LIBRARY_PATH=$prefix/lib ldd "$program") || return 1
+    echo "$libraries"
+    ! grep 'not found' <<<"$libraries" || return 1
+    for name; do
+        ! grep "$name" <<<"$libraries" || return 1
+    done
+}
+
+# Every symbol that the library exports is of its own name space.
+exports_only_goalloc() {
+    local symbols others
+
+    symbols=$(nm -D --defined-only "$prefix/lib/libgoalloc.so" | awk '{ print $NF }') || return 1
+    others=$(grep -v -E '^(goalloc_[a-z0-9_]+|GOALLOC_[0-9.]+)(@@?GOALLOC_[0-9.]+)?$' <<<"$symbols")
+    echo "exported, but not goalloc_*:"
+    echo "$others"
+    [[ -z $others ]] && grep -q -E '^goalloc_malloc(@|$)' <<<"$symbols"
+}
+
+# The unit starts the daemon by its full path, with nothing of the template left.
+unit_is_rendered() {
+    grep '^ExecStart=/.*/goallocd ' "$prefix/lib/systemd/system/goallocd.service" &&
+        ! grep '@' <(grep -v -E '^(#|SystemCallFilter=)' "$prefix/lib/systemd/system/goallocd.service")
+}
+
+if ! check "cmake --install" cmake --install "$build" --prefix "$prefix"; then
+    exit 1
+fi
+for file in bin/goallocd bin/goallocctl lib/libgoalloc.so lib/libgoalloc.a include/goalloc.h lib/pkgconfig/goalloc.pc \
+    lib/systemd/system/goallocd.service lib/sysusers.d/goallocd.conf; do
+    check "$file is installed" test -s "$prefix/$file"
+done
+check "goallocd --version" "$prefix/bin/goallocd" --version
+check "goallocctl --help" "$prefix/bin/goallocctl" --help
+check "the unit is complete" unit_is_rendered
+check "libgoalloc.so exports only goalloc_*" exports_only_goalloc
+check "libgoalloc.so needs no libuv" links_without "$prefix/lib/libgoalloc.so" libuv
+
+export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
+check "pkg-config names this prefix" test "$(realpath -m "$(pkg-config --variable=includedir goalloc)")" = "$(realpath -m "$prefix/include")"
+read -r -a cflags <<<"$(pkg-config --cflags goalloc)"
+read -r -a libs <<<"$(pkg-config --libs goalloc)"
+read -r -a static_libs <<<"$(pkg-config --static --libs goalloc)"
+static_libs=("${static_libs[@]/#-lgoalloc/-l:libgoalloc.a}")
+warnings=(-Wall -Wextra -Werror -pedantic)
+example=$source_dir/tests/examples/quickstart.c
+
+cat >"$tmp/program.cc" <<'END'
+#include <goalloc.h>
+int main()
+{
+    return goalloc_contains(nullptr);
+}
+END
+
+if check "C program" gcc -std=c11 "${warnings[@]}" "${cflags[@]}" -o "$tmp/c" "$example" "${libs[@]}"; then
+    check "C program needs no libuv" links_without "$tmp/c" libuv
+fi
+if check "C++ program" g++ -std=c++11 "${warnings[@]}" "${cflags[@]}" -o "$tmp/cc" "$tmp/program.cc" "${libs[@]}"; then
+    check "C++ program runs" env LD_LIBRARY_PATH="$prefix/lib" "$tmp/cc"
+fi
+if check "C program with libgoalloc.a" gcc -std=c11 "${warnings[@]}" "${cflags[@]}" -o "$tmp/static" "$example" \
+    "${static_libs[@]}"; then
+    check "static C program needs neither libgoalloc.so nor libuv" links_without "$tmp/static" libuv 'libgoalloc\.so'
+fi
+
+((errors == 0))

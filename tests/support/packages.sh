@@ -1,0 +1,43 @@
+# shellcheck shell=bash
+# The Debian packages that a build with tests needs. For bash, sourced by tests/run.
+
+goalloc_packages=(
+    gcc g++ cmake make pkg-config libc6-dev binutils
+    libuv1-dev libprotobuf-c-dev protobuf-c-compiler libjansson-dev uthash-dev libunistring-dev
+    libcmocka-dev libmimalloc-dev
+)
+
+# Install what is missing of them. Does nothing, and needs neither root nor a network, when nothing is missing.
+goalloc_install_packages() {
+    local package status missing=() as_root=()
+
+    if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+        echo "packages: not a Debian system; going on with what is installed. In Debian's names, needed are:" >&2
+        echo "    ${goalloc_packages[*]}" >&2
+        return 0
+    fi
+    for package in "${goalloc_packages[@]}"; do
+        status=$(dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null) || status=
+        grep -qx installed <<<"$status" || missing+=("$package")
+    done
+    if ((${#missing[@]} == 0)); then
+        return 0
+    fi
+    echo "packages: installing ${missing[*]}" >&2
+    if ((EUID != 0)); then
+        if ! command -v sudo >/dev/null; then
+            echo "packages: missing: ${missing[*]}; installing them takes root, and there is no sudo" >&2
+            return 1
+        fi
+        as_root=(sudo)
+    fi
+    if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -q >&2; then
+        echo "packages: missing: ${missing[*]}; apt-get update failed" >&2
+        return 1
+    fi
+    if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -q --no-install-recommends "${missing[@]}" >&2; then
+        echo "packages: could not install: ${missing[*]}" >&2
+        return 1
+    fi
+}
