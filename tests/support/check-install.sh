@@ -65,7 +65,7 @@ for file in bin/goallocd bin/goallocctl lib/libgoalloc.so lib/libgoalloc.a inclu
     check "$file is installed" test -s "$prefix/$file"
 done
 check "goallocd --version" "$prefix/bin/goallocd" --version
-check "goallocctl --help" "$prefix/bin/goallocctl" --help
+check "goallocctl --version" "$prefix/bin/goallocctl" --version
 check "the unit is complete" unit_is_rendered
 check "libgoalloc.so exports only goalloc_*" exports_only_goalloc
 check "libgoalloc.so needs no libuv" links_without "$prefix/lib/libgoalloc.so" libuv

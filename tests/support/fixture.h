@@ -51,10 +51,7 @@ pid_t child_start(const fixture *f, child_fn fn, void *arg);
 int child_wait(pid_t pid);
 int child_run(const fixture *f, child_fn fn, void *arg);
 
-/* Attach to the fixture's daemon. Ends the (child) process with a message when it fails. */
-void must_attach(const fixture *f, uint32_t flags);
-
-/* Send raw bytes on a new connection; returns the descriptor. */
+/* A new connection, to write to it what no library would. */
 int raw_connect(const fixture *f);
 /* Send a request and wait for its reply (the caller frees it with goallocd__reply__free_unpacked), NULL: disconnected. */
 Goallocd__Reply *raw_call(int fd, Goallocd__Request *request);
