@@ -15,7 +15,7 @@
 #define DEFAULT_RESERVE (64 * GIB)
 #define USER_SPACE_END  (UINT64_C(1) << 47)
 
-const char *argp_program_version = "goallocd " GOALLOC_VERSION;
+__attribute__((visibility("default"))) const char *argp_program_version = "goallocd " GOALLOC_VERSION;
 
 bool options_parse_size(const char *text, uint64_t *ret_bytes)
 {

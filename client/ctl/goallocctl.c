@@ -151,7 +151,7 @@ static const struct {
     { "stats", command_stats },
 };
 
-const char *argp_program_version = "goallocctl " GOALLOC_VERSION;
+__attribute__((visibility("default"))) const char *argp_program_version = "goallocctl " GOALLOC_VERSION;
 
 static const struct argp_option option_table[] = {
     { "socket", 's', "PATH", 0, "The daemon's socket (default: $GOALLOC_SOCKET, else " DEFAULT_SOCKET ")", 0 },
