@@ -300,14 +300,18 @@ static void peer_on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf
 static void peer_process(peer *p)
 {
     size_t used = peer_handle_frames(p, p->in, p->in_bytes);
+    int r;
 
     if (used > 0 || p->closing)
         peer_keep(p, p->in + used, p->in_bytes - used);
     if (p->closing)
         return;
-    if (p->busy)
+    if (p->busy) {
         (void)uv_read_stop((uv_stream_t *)&p->pipe);
-    else if (uv_read_start((uv_stream_t *)&p->pipe, peer_on_alloc, peer_on_read) < 0)
+        return;
+    }
+    r = uv_read_start((uv_stream_t *)&p->pipe, peer_on_alloc, peer_on_read);
+    if (r < 0 && r != UV_EALREADY)
         peer_close(p);
 }
 

@@ -1,0 +1,439 @@
+/*
+ * What no library would send: the daemon refuses, disconnects that client, and serves the others.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include "proto/channel.h"
+#include "shm/layout.h"
+#include "tests/support/attach.h"
+
+static int setup(void **state)
+{
+    fixture *f = malloc(sizeof(*f));
+
+    fixture_start(f, NULL);
+    *state = f;
+    return 0;
+}
+
+/* Whatever a test has done, another client is served, and nothing is left. */
+static int use_the_heap(const fixture *f, void *arg)
+{
+    void *p;
+
+    (void)arg;
+    must_attach(f, 0);
+    p = goalloc_malloc(1000);
+    CHECK(p != NULL);
+    goalloc_free(p);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    fixture *f = *state;
+    bool serves = child_run(f, use_the_heap, NULL) == 0;
+    bool clean = fixture_stop(f);
+
+    free(f);
+    return serves && clean ? 0 : -1;
+}
+
+static void send_bytes(int fd, const void *data, size_t len)
+{
+    const char *at = data;
+
+    while (len > 0) {
+        ssize_t n = send(fd, at, len, MSG_NOSIGNAL);
+
+        if (n <= 0)
+            return;
+        at += n;
+        len -= (size_t)n;
+    }
+}
+
+/* Send a request; the error of its reply, -1 if the daemon disconnects instead. */
+static int error_of(int fd, Goallocd__Request *request)
+{
+    Goallocd__Reply *reply = raw_call(fd, request);
+    int error;
+
+    if (reply == NULL)
+        return -1;
+    error = reply->error;
+    goallocd__reply__free_unpacked(reply, NULL);
+    return error;
+}
+
+static int attach_raw(const fixture *f)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Attach ask = GOALLOCD__ATTACH__INIT;
+    int fd = raw_connect(f);
+
+    ask.protocol = GOALLOC_PROTOCOL;
+    ask.abi_hash = shm_abi_hash();
+    ask.label = (char *)(uintptr_t)"raw";
+    request.id = 1;
+    request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
+    request.attach = &ask;
+    assert_int_equal(error_of(fd, &request), 0);
+    return fd;
+}
+
+static uint32_t refill_raw(int fd, uint32_t class, uint32_t nspans, int *ret_error)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Refill ask = GOALLOCD__REFILL__INIT;
+    Goallocd__Reply *reply;
+    uint32_t first = 0;
+
+    ask.span_class = class;
+    ask.nspans = nspans;
+    request.id = 2;
+    request.op_case = GOALLOCD__REQUEST__OP_REFILL;
+    request.refill = &ask;
+    reply = raw_call(fd, &request);
+    assert_non_null(reply);
+    *ret_error = reply->error;
+    if (reply->error == 0) {
+        assert_true(reply->refill->n_spans >= 1 && reply->refill->n_spans <= nspans);
+        first = reply->refill->spans[0];
+    }
+    goallocd__reply__free_unpacked(reply, NULL);
+    return first;
+}
+
+static int return_raw(int fd, uint32_t *spans, size_t n)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__ReturnSpans ask = GOALLOCD__RETURN_SPANS__INIT;
+
+    ask.spans = spans;
+    ask.n_spans = n;
+    request.id = 3;
+    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
+    request.return_spans = &ask;
+    return error_of(fd, &request);
+}
+
+static void malformed_frames_disconnect(void **state)
+{
+    static const uint8_t too_long[] = { 1, 0, 1, 0 };
+    static const uint8_t huge[] = { 0xff, 0xff, 0xff, 0xff };
+    static const uint8_t garbage[] = { 6, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff };
+    static const uint8_t no_id[] = { 2, 0, 0, 0, 0x72, 0x00 }; /* a Ping */
+    const struct {
+        const uint8_t *bytes;
+        size_t len;
+    } rows[] = {
+        { too_long, sizeof(too_long) }, { huge, sizeof(huge) }, { garbage, sizeof(garbage) }, { no_id, sizeof(no_id) }
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        int fd = raw_connect(*state);
+
+        send_bytes(fd, rows[i].bytes, rows[i].len);
+        assert_true(raw_is_closed(fd));
+        (void)close(fd);
+    }
+    assert_true(fixture_is_clean(*state, 0));
+}
+
+static void frame_in_single_bytes_is_answered(void **state)
+{
+    static uint8_t out[FRAME_BYTES_MAX];
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Ping ping = GOALLOCD__PING__INIT;
+    int fd = raw_connect(*state);
+    size_t len;
+
+    request.id = 5;
+    request.op_case = GOALLOCD__REQUEST__OP_PING;
+    request.ping = &ping;
+    len = frame_pack(&request.base, out, sizeof(out));
+    for (size_t i = 0; i < len; i++) {
+        send_bytes(fd, out + i, 1);
+        (void)usleep(1000);
+    }
+    assert_int_equal(error_of(fd, &request), 0);
+    (void)close(fd);
+}
+
+static void pipelined_requests_are_answered_in_order(void **state)
+{
+    static uint8_t out[1000 * 64];
+    static channel ch;
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Stats stats = GOALLOCD__STATS__INIT;
+    Goallocd__Ping ping = GOALLOCD__PING__INIT;
+    size_t used = 0;
+
+    for (uint64_t id = 1; id <= 1000; id++) {
+        request.id = id;
+        request.op_case = id % 3 == 0 ? GOALLOCD__REQUEST__OP_STATS : GOALLOCD__REQUEST__OP_PING;
+        if (id % 3 == 0)
+            request.stats = &stats;
+        else
+            request.ping = &ping;
+        used += frame_pack(&request.base, out + used, sizeof(out) - used);
+    }
+    assert_int_equal(channel_connect(&ch, ((fixture *)*state)->socket, deadline_in(5000)), 0);
+    assert_int_equal(channel_send(&ch, out, used, deadline_in(5000)), 0);
+    for (uint64_t id = 1; id <= 1000; id++) {
+        const uint8_t *payload;
+        size_t len;
+
+        assert_int_equal(channel_recv(&ch, &payload, &len, deadline_in(5000)), 0);
+
+        Goallocd__Reply *reply = goallocd__reply__unpack(NULL, len, payload);
+
+        assert_non_null(reply);
+        assert_int_equal(reply->id, id);
+        goallocd__reply__free_unpacked(reply, NULL);
+        channel_drop_frame(&ch);
+    }
+    channel_close(&ch);
+}
+
+static void unknown_request_is_enosys_and_unknown_fields_are_ignored(void **state)
+{
+    /* id 9, field 99 = {} (no op that is known); then id 9, ping, field 100 = 5 */
+    static const uint8_t unknown[] = { 5, 0, 0, 0, 0x08, 0x09, 0x9a, 0x06, 0x00 };
+    static const uint8_t extra[] = { 7, 0, 0, 0, 0x08, 0x09, 0x72, 0x00, 0xa0, 0x06, 0x05 };
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Ping ping = GOALLOCD__PING__INIT;
+    static channel ch;
+    const uint8_t *payload;
+    size_t len;
+    Goallocd__Reply *reply;
+
+    assert_int_equal(channel_connect(&ch, ((fixture *)*state)->socket, deadline_in(5000)), 0);
+    send_bytes(ch.fd, unknown, sizeof(unknown));
+    send_bytes(ch.fd, extra, sizeof(extra));
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(channel_recv(&ch, &payload, &len, deadline_in(5000)), 0);
+        reply = goallocd__reply__unpack(NULL, len, payload);
+        assert_non_null(reply);
+        assert_int_equal(reply->id, 9);
+        assert_int_equal(reply->error, i == 0 ? ENOSYS : 0);
+        goallocd__reply__free_unpacked(reply, NULL);
+        channel_drop_frame(&ch);
+    }
+    request.id = 10;
+    request.op_case = GOALLOCD__REQUEST__OP_PING;
+    request.ping = &ping;
+    assert_int_equal(error_of(ch.fd, &request), 0);
+    channel_close(&ch);
+}
+
+static void requests_without_a_session_are_refused(void **state)
+{
+    Goallocd__AllocLarge large = GOALLOCD__ALLOC_LARGE__INIT;
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    int fd = raw_connect(*state);
+    uint32_t span = 5;
+    int error;
+
+    (void)refill_raw(fd, 10, 1, &error);
+    assert_int_equal(error, ENOTCONN);
+    assert_int_equal(return_raw(fd, &span, 1), ENOTCONN);
+    large.npages = 1;
+    request.id = 4;
+    request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
+    request.alloc_large = &large;
+    assert_int_equal(error_of(fd, &request), ENOTCONN);
+    (void)close(fd);
+}
+
+static void refill_of_no_such_class_or_of_nothing_is_refused(void **state)
+{
+    int fd = attach_raw(*state);
+    const uint32_t rows[][2] = { { 0, 1 }, { 1, 1 }, { 136, 1 }, { UINT32_MAX, 1 }, { 10, 0 } };
+    int error;
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        (void)refill_raw(fd, rows[i][0], rows[i][1], &error);
+        assert_int_equal(error, EINVAL);
+    }
+    assert_true(refill_raw(fd, 10, UINT32_MAX, &error) != 0); /* as many as the daemon gives */
+    (void)close(fd);
+}
+
+static void return_of_a_span_that_is_not_leased_disconnects(void **state)
+{
+    const fixture *f = *state;
+    int error;
+    int other = attach_raw(f);
+    uint32_t others = refill_raw(other, 10, 1, &error);
+    const uint32_t rows[] = { 0, 1, 1u << 30, UINT32_MAX, others };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        int fd = attach_raw(f);
+        uint32_t spans[3] = { refill_raw(fd, 12, 1, &error), rows[i], rows[i] };
+
+        assert_int_equal(return_raw(fd, spans, 3), -1);
+        assert_true(raw_is_closed(fd));
+        (void)close(fd);
+    }
+    for (int twice = 0; twice < 2; twice++) {
+        int fd = attach_raw(f);
+        uint32_t span = refill_raw(fd, 12, 1, &error);
+
+        assert_int_equal(return_raw(fd, &span, 1), 0);
+        assert_int_equal(return_raw(fd, &span, 1), -1);
+        (void)close(fd);
+    }
+    assert_int_equal(return_raw(other, &others, 1), 0); /* untouched by all that */
+    (void)close(other);
+}
+
+static void absurd_large_requests_are_refused(void **state)
+{
+    const struct {
+        uint64_t npages;
+        uint64_t align_pages;
+        int error;
+    } rows[] = {
+        { 0, 1, EINVAL },          { 1, 3, EINVAL },          { 1, 16384, EINVAL },      { UINT64_MAX, 1, ENOMEM },
+        { UINT64_MAX, 8192, ENOMEM }, { 1 << 23, 1, ENOMEM }, { (1 << 23) - 1, 8192, ENOMEM }, { 1, 8192, 0 },
+    };
+    int fd = attach_raw(*state);
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        Goallocd__AllocLarge large = GOALLOCD__ALLOC_LARGE__INIT;
+        Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+
+        large.npages = rows[i].npages;
+        large.align_pages = rows[i].align_pages;
+        request.id = 4;
+        request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
+        request.alloc_large = &large;
+        assert_int_equal(error_of(fd, &request), rows[i].error);
+    }
+    (void)close(fd);
+}
+
+/* Sends pings and reads no answer, until the daemon has had enough. */
+static int never_reading(const fixture *f, void *arg)
+{
+    static uint8_t out[4096];
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Ping ping = GOALLOCD__PING__INIT;
+    int fd = raw_connect(f);
+    size_t used = 0;
+
+    (void)arg;
+    CHECK(fcntl(fd, F_SETFL, 0) == 0); /* send waits for as long as the daemon takes more */
+    request.id = 1;
+    request.op_case = GOALLOCD__REQUEST__OP_PING;
+    request.ping = &ping;
+    while (used < sizeof(out) - 64)
+        used += frame_pack(&request.base, out + used, sizeof(out) - used);
+    for (int i = 0; i < 100000; i++) {
+        if (send(fd, out, used, MSG_NOSIGNAL) < 0)
+            return errno == EPIPE || errno == ECONNRESET ? 0 : 1;
+    }
+    return 2;
+}
+
+static void client_that_never_reads_is_disconnected(void **state)
+{
+    assert_int_equal(child_run(*state, never_reading, NULL), 0);
+}
+
+static void random_bytes_break_nothing(void **state)
+{
+    const fixture *f = *state;
+    uint64_t seed = test_seed();
+
+    for (int i = 0; i < 300; i++) {
+        uint8_t bytes[512];
+        size_t len = 5 + test_random(&seed) % 500;
+        int fd = i % 2 ? attach_raw(f) : raw_connect(f);
+
+        for (size_t j = 0; j < len; j++)
+            bytes[j] = (uint8_t)test_random(&seed);
+        bytes[0] = (uint8_t)(len - 4); /* often a whole frame */
+        bytes[1] = (uint8_t)((len - 4) >> 8);
+        bytes[2] = bytes[3] = 0;
+        if (test_random(&seed) % 2) { /* with a plausible beginning */
+            bytes[4] = 0x08;
+            bytes[5] = 0x01;
+            bytes[6] = (uint8_t)((2 + test_random(&seed) % 16) << 3 | 2);
+        }
+        send_bytes(fd, bytes, len);
+        (void)close(fd);
+    }
+}
+
+/* A client that scribbles over every bit it can reach. */
+static int scribbling(const fixture *f, void *arg)
+{
+    goalloc_stats_t stats = { .struct_size = sizeof(stats) };
+    uint64_t seed = *(uint64_t *)arg;
+    FILE *maps;
+    char line[512];
+    unsigned long from = 0;
+    unsigned long to = 0;
+
+    must_attach(f, 0);
+    for (int i = 0; i < 1000; i++)
+        CHECK(goalloc_malloc(1 + test_random(&seed) % 5000) != NULL);
+    maps = fopen("/proc/self/maps", "re");
+    while (maps != NULL && fgets(line, sizeof(line), maps) != NULL) {
+        if (strstr(line, "goalloc-bitmap") != NULL)
+            CHECK(sscanf(line, "%lx-%lx", &from, &to) == 2);
+    }
+    CHECK(from != 0);
+    for (uint64_t *word = (uint64_t *)from; word < (uint64_t *)(from + 256 * 1024); word++)
+        *word = test_random(&seed);
+    CHECK(goalloc_stats(&stats) == 0);
+    _exit(0);
+}
+
+static void scribbled_bits_do_not_harm_the_daemon(void **state)
+{
+    const fixture *f = *state;
+    uint64_t seed = test_seed();
+    goalloc_stats_t stats;
+
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(child_run(f, scribbling, &seed), 0);
+        fixture_stats(f, &stats);
+        assert_int_equal(child_run(f, use_the_heap, NULL), 0);
+    }
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(malformed_frames_disconnect),
+        TEST(frame_in_single_bytes_is_answered),
+        TEST(pipelined_requests_are_answered_in_order),
+        TEST(unknown_request_is_enosys_and_unknown_fields_are_ignored),
+        TEST(requests_without_a_session_are_refused),
+        TEST(refill_of_no_such_class_or_of_nothing_is_refused),
+        TEST(return_of_a_span_that_is_not_leased_disconnects),
+        TEST(absurd_large_requests_are_refused),
+        TEST(client_that_never_reads_is_disconnected),
+        TEST(random_bytes_break_nothing),
+        TEST(scribbled_bits_do_not_harm_the_daemon),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
