@@ -257,13 +257,13 @@ static bool mspan_advance(mspan *s)
 /* Fold all words of a span that is not current. */
 static void mspan_fold(mspan *s)
 {
+    s->fresh &= s->cache; /* what comes into the cache now was used before */
     for (uint32_t w = 0; w < bits_nwords(s->nelems); w++) {
         if (w != s->cur)
             (void)mspan_fold_word(s, w);
         else
             s->cache = mspan_fold_word(s, w);
     }
-    s->fresh &= s->cache;
 }
 
 static bool mspan_has_remote_frees(const mspan *s)
@@ -519,8 +519,11 @@ static mspan *take_from_daemon(mcache *mc, span_class spc)
     int n = connection_refill(spc, next_batch(c, npages), spans);
 
     if (n == -ENOMEM) {
-        /* What this process holds empty may be what is missing. */
+        /* What this process holds empty may be what is missing; and looking for it may have found free objects of this class. */
         mcache_return_empty(mc);
+        first = take_from_lists(c);
+        if (first != NULL)
+            return first;
         c->nbatch = 1;
         n = connection_refill(spc, 1, spans);
     }

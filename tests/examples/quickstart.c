@@ -1,6 +1,5 @@
 /* One process builds a list in the shared heap and names it; another one finds it, reads it and frees it. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,25 +15,24 @@ int main(int argc, char **argv)
     struct node *list = NULL;
 
     if (goalloc_attach(NULL) < 0) /* the socket is $GOALLOC_SOCKET */
-        return EXIT_FAILURE;
+        return 1;
     if (argc > 1) { /* the reader, a program of its own */
-        if (goalloc_root_get("list", (void **)&list) < 0)
-            return EXIT_FAILURE;
-        for (struct node *next; list != NULL; list = next) {
-            next = list->next;
-            printf("%d at %p\n", list->value, (void *)list);
+        void *p;
+        if (goalloc_root_get("list", &p) < 0)
+            return 1;
+        while ((list = p) != NULL) {
+            printf("%d at %p\n", list->value, p);
+            p = list->next;
             goalloc_free(list);
         }
-        return EXIT_SUCCESS;
+        return 0;
     }
     for (int i = 1; i <= 3; i++) {
         struct node *n = goalloc_malloc(sizeof(*n));
         *n = (struct node){ list, i };
         list = n;
     }
-    if (goalloc_root_set("list", list) < 0)
-        return EXIT_FAILURE;
-    if (fork() == 0)
+    if (goalloc_root_set("list", list) == 0 && fork() == 0)
         execl("/proc/self/exe", argv[0], "read", (char *)NULL);
-    return wait(NULL) > 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return wait(NULL) > 0 ? 0 : 1;
 }

@@ -540,6 +540,45 @@ static void every_kind_of_allocation_has_size_alignment_and_contents(void **stat
     assert_true(fixture_is_clean(*state, 0));
 }
 
+static int calloc_after_frees_from_afar(const fixture *f, void *arg)
+{
+    static char *objects[4000];
+
+    (void)arg;
+    must_attach(f, 0);
+    for (size_t size = 8; size <= 8192; size *= 2) {
+        size_t n = 2000000 / size < 4000 ? 2000000 / size : 4000;
+
+        for (size_t i = 0; i < n; i++) {
+            objects[i] = goalloc_calloc(1, size);
+            CHECK(objects[i] != NULL);
+            memset(objects[i], 0xff, size);
+        }
+        pid_t pid = fork();
+
+        if (pid == 0) {
+            for (size_t i = 0; i < n; i++)
+                CHECK(goalloc_free_checked(objects[i]) == 0);
+            _exit(0);
+        }
+        CHECK(child_wait(pid) == 0);
+        for (size_t i = 0; i < n; i++) {
+            objects[i] = goalloc_calloc(1, size);
+            for (size_t j = 0; j < size; j++)
+                CHECK(objects[i][j] == 0);
+        }
+        for (size_t i = 0; i < n; i++)
+            goalloc_free(objects[i]);
+    }
+    return 0;
+}
+
+static void calloc_of_memory_freed_from_afar_is_zeroed(void **state)
+{
+    assert_int_equal(child_run(*state, calloc_after_frees_from_afar, NULL), 0);
+    assert_true(fixture_is_clean(*state, 0));
+}
+
 /* --- requests --- */
 
 #define WORKING_SET 100000
@@ -654,6 +693,7 @@ int main(void)
         TEST(adopted_object_freed_by_another_takes_nobody_with_it),
         TEST(readonly_attach_reads_and_changes_nothing),
         TEST(every_kind_of_allocation_has_size_alignment_and_contents),
+        TEST(calloc_of_memory_freed_from_afar_is_zeroed),
         TEST(steady_churn_sends_no_requests),
         TEST(spans_freed_from_afar_come_back_with_nobody_asking),
     };
