@@ -22,9 +22,12 @@
 
 #define ALIGNMENT_MAX (64 * MIB)
 
-__attribute__((noinline)) static mspan *small_refill(span_class spc)
+/* Out of line, so that the fast path needs no stack frame. */
+__attribute__((noinline)) static void *small_alloc_slow(span_class spc)
 {
-    return mcache_refill(spc);
+    mspan *s = mcache_refill(spc);
+
+    return s == NULL ? NULL : mspan_take(s, s->cache);
 }
 
 static inline void *small_alloc(size_t size, bool noscan)
@@ -33,12 +36,8 @@ static inline void *small_alloc(size_t size, bool noscan)
     mspan *s = mcache_tls->alloc[spc.n];
     uint64_t cache = s->cache;
 
-    if (UNLIKELY(cache == 0)) {
-        s = small_refill(spc);
-        if (s == NULL)
-            return NULL;
-        cache = s->cache;
-    }
+    if (UNLIKELY(cache == 0))
+        return small_alloc_slow(spc);
     return mspan_take(s, cache);
 }
 
@@ -73,7 +72,7 @@ void *goalloc_calloc(size_t count, size_t size)
         mspan *s = mcache_tls->alloc[spc.n];
 
         if (s->cache == 0)
-            s = small_refill(spc);
+            s = mcache_refill(spc);
         if (s == NULL)
             return NULL;
         zeroed = (s->fresh & s->cache & -s->cache) != 0;
@@ -100,8 +99,8 @@ void *goalloc_aligned_alloc(size_t alignment, size_t size)
     return large_alloc(size, alignment > PAGE_BYTES ? alignment / PAGE_BYTES : 1, false, NULL);
 }
 
-/* Free an object of a span that this thread owns. LIVE: done. */
-static inline enum object_verdict own_free(mspan *s, uint64_t offset)
+/* The body of free for a span that this thread owns. LIVE: done. special: the object may have a kept bit. */
+__attribute__((always_inline)) static inline enum object_verdict own_free_body(mspan *s, uint64_t offset, bool special)
 {
     uint32_t index = object_index(offset, s->magic);
     uint32_t w = index / 64;
@@ -115,8 +114,8 @@ static inline enum object_verdict own_free(mspan *s, uint64_t offset)
 
     if (UNLIKELY((alloc & ~remote & bit) == 0))
         return index < s->nelems ? OBJECT_FREE : OBJECT_NO_SPAN;
-    if (UNLIKELY(u32_load_relaxed(atomic_load_explicit(&process.special, memory_order_relaxed)) != 0) &&
-        span_is_special(shm_span_at(&process.map, s->first)))
+    /* The kept bit goes before the alloc bit: whoever dies in between leaves an object that is its session's to free. */
+    if (special && span_is_special(shm_span_at(&process.map, s->first)))
         (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, s->first)[w], ~bit);
     u64_store_release(&s->alloc[w], alloc & ~bit);
     if (w == s->cur) {
@@ -129,11 +128,26 @@ static inline enum object_verdict own_free(mspan *s, uint64_t offset)
     return OBJECT_LIVE;
 }
 
+__attribute__((noinline)) static enum object_verdict own_free_special(mspan *s, uint64_t offset)
+{
+    return own_free_body(s, offset, true);
+}
+
+__attribute__((always_inline)) static inline enum object_verdict own_free(mspan *s, uint64_t offset)
+{
+    if (UNLIKELY(u32_load_relaxed(atomic_load_explicit(&process.special, memory_order_relaxed)) != 0))
+        return own_free_special(s, offset);
+    return own_free_body(s, offset, false);
+}
+
 /* Free anything that is not in a span of this thread. LIVE: done. */
 __attribute__((noinline)) static enum object_verdict free_slow(void *p)
 {
     object_ref object;
-    enum object_verdict verdict = object_find(&process.map, (uintptr_t)p, &object);
+    enum object_verdict verdict = OBJECT_FOREIGN;
+
+    if (process_state_now() != PROCESS_DETACHED)
+        verdict = object_find(&process.map, (uintptr_t)p, &object);
 
     if (verdict != OBJECT_LIVE)
         return verdict;
@@ -142,18 +156,18 @@ __attribute__((noinline)) static enum object_verdict free_slow(void *p)
     return object_free_remote(&process.map, &object);
 }
 
-static inline enum object_verdict free_object(void *p)
+/* The thread's own span that p lies in; NULL: another's, or none, or p is foreign or NULL. */
+static inline mspan *own_span(const void *p)
 {
     uint64_t offset = (uintptr_t)p - u64_load_relaxed(&process.base);
+    mspan *s;
 
     if (UNLIKELY(offset >= u64_load_relaxed(&process.arena_bytes)))
-        return OBJECT_FOREIGN;
-
-    mspan *s = atomic_load_explicit(&process.mspan_of[offset >> PAGE_SHIFT], memory_order_relaxed);
-
-    if (LIKELY(s != NULL && atomic_load_explicit(&s->owner, memory_order_relaxed) == mcache_tls))
-        return own_free(s, (uint64_t)((char *)p - s->base));
-    return free_slow(p);
+        return NULL;
+    s = atomic_load_explicit(&process.mspan_of[offset >> PAGE_SHIFT], memory_order_relaxed);
+    if (UNLIKELY(s == NULL || atomic_load_explicit(&s->owner, memory_order_relaxed) != mcache_tls))
+        return NULL;
+    return s;
 }
 
 /* Say what is wrong with p, and abort, as glibc does. No stdio: the heap of the process may be what is broken. */
@@ -182,21 +196,35 @@ __attribute__((noinline, noreturn)) static void die_of(const char *function, con
     }
 }
 
+/* Everything that the fast path of goalloc_free() is not for. */
+__attribute__((noinline)) static void free_cold(void *p, enum object_verdict verdict)
+{
+    if (p == NULL)
+        return;
+    if (process.readonly)
+        die("goalloc_free", p, "the heap is attached read-only");
+    if (verdict == OBJECT_FOREIGN)
+        verdict = free_slow(p);
+    if (verdict != OBJECT_LIVE)
+        die_of("goalloc_free", p, verdict);
+}
+
 void goalloc_free(void *p)
 {
-    enum object_verdict verdict;
+    mspan *s = own_span(p);
+    enum object_verdict verdict = OBJECT_FOREIGN;
 
-    if (UNLIKELY(p == NULL))
-        return;
-    if (UNLIKELY(process.readonly))
-        die("goalloc_free", p, "the heap is attached read-only");
-    verdict = free_object(p);
-    if (UNLIKELY(verdict != OBJECT_LIVE))
-        die_of("goalloc_free", p, verdict);
+    if (LIKELY(s != NULL)) {
+        verdict = own_free(s, (uint64_t)((char *)p - s->base));
+        if (LIKELY(verdict == OBJECT_LIVE))
+            return;
+    }
+    free_cold(p, verdict);
 }
 
 int goalloc_free_checked(void *p)
 {
+    mspan *s;
     int r;
 
     if (p == NULL)
@@ -204,7 +232,8 @@ int goalloc_free_checked(void *p)
     r = process_mapped(true);
     if (r < 0)
         return r;
-    switch (free_object(p)) {
+    s = own_span(p);
+    switch (s != NULL ? own_free(s, (uint64_t)((char *)p - s->base)) : free_slow(p)) {
     case OBJECT_LIVE:
         return 0;
     case OBJECT_FREE:
