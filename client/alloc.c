@@ -1,15 +1,17 @@
 /*
  * alloc: malloc and free, and what is made of them.
  *
- * The fast paths stand here whole. Everything they read is private to the process, but for the alloc word, the remote word and nspecial.
+ * The fast paths stand here whole. Everything they read is private to the process, but for the alloc word, the remote
+ * word and nspecial.
  *
- *   malloc: size -> class (two tables) -> the thread's current span -> its next free bit -> set the alloc bit -> address.
- *   free:   address -> page -> mspan_of: is it this thread's span? -> index by multiplication -> check both bits -> clear the alloc
- *           bit. Anything else takes the slow path: another thread's or process's span (one fetch_or on the remote word), a large
- *           object, a pointer that is none.
+ *   malloc: size -> class (two tables) -> the thread's current span -> its next free bit -> set the alloc bit ->
+ *   address.
+ *   free:   address -> page -> mspan_of: is it this thread's span? -> index by multiplication -> check both bits ->
+ *           clear the alloc bit. Anything else takes the slow path: another thread's or process's span (one fetch_or
+ *           on the remote word), a large object, a pointer that is none.
  *
- * Checks, always: alloc bit clear or remote bit set is a double free; an address that is not a multiple of the element size is an
- * interior pointer; an address outside the arena is foreign.
+ * Checks, always: alloc bit clear or remote bit set is a double free; an address that is not a multiple of the
+ * element size is an interior pointer; an address outside the arena is foreign.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -114,7 +116,9 @@ __attribute__((always_inline)) static inline enum object_verdict own_free_body(m
 
     if (UNLIKELY((alloc & ~remote & bit) == 0))
         return index < s->nelems ? OBJECT_FREE : OBJECT_NO_SPAN;
-    /* The kept bit goes before the alloc bit: whoever dies in between leaves an object that is its session's to free. */
+    /*
+     * The kept bit goes before the alloc bit: whoever dies in between leaves an object that is its session's to free.
+     */
     if (special && span_is_special(shm_span_at(&process.map, s->first)))
         (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, s->first)[w], ~bit);
     u64_store_release(&s->alloc[w], alloc & ~bit);

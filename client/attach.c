@@ -1,8 +1,8 @@
 /*
  * attach: how the process comes to the heap, leaves it, and forks.
  *
- * Called by users (goalloc_attach, goalloc_detach) and by every slow path (process_ensure). Data: `process`, private, under process_lock;
- * its gate words (state, arena_bytes) are written last at an attach and first at a detach.
+ * Called by users (goalloc_attach, goalloc_detach) and by every slow path (process_ensure). Data: `process`, private,
+ * under process_lock; its gate words (state, arena_bytes) are written last at an attach and first at a detach.
  *
  *        DETACHED --goalloc_attach, or first malloc--> ATTACHED --goalloc_detach--> DETACHED
  *                                                         |
@@ -13,9 +13,10 @@
  * An attach: 1. connect, send Attach, get numbers and three descriptors; 2. check them: sizes by fstat, header by
  * recomputing it; 3. map the arena at its address and nowhere else; 4. close the descriptors, open the gate.
  *
- * A fork: the handlers take every lock of the library before and release it after, so the child finds no lock held by a thread that it
- * does not have. The child closes its copy of the socket, forgets the parent's spans (they stay the parent's) and keeps the
- * mapping. Other threads' fast paths hold no lock: what they were doing goes on in the parent; the child has no copy of their spans to misuse.
+ * A fork: the handlers take every lock of the library before and release it after, so the child finds no lock held by
+ * a thread that it does not have. The child closes its copy of the socket, forgets the parent's spans (they stay the
+ * parent's) and keeps the mapping. Other threads' fast paths hold no lock: what they were doing goes on in the
+ * parent; the child has no copy of their spans to misuse.
  *
  * A heap other than the one that is mapped (the daemon was replaced meanwhile): -ESTALE, nothing changes.
  */
@@ -96,8 +97,8 @@ static int map_arena(const attach_result *a, bool readonly, bool replace)
 {
     int prot = readonly ? PROT_READ : PROT_READ | PROT_WRITE;
     void *want = (void *)(uintptr_t)a->base;
-    void *got = mmap(want, a->arena_bytes, prot, MAP_SHARED | MAP_NORESERVE | (replace ? MAP_FIXED : MAP_FIXED_NOREPLACE),
-                     a->arena_fd, 0);
+    void *got = mmap(want, a->arena_bytes, prot,
+                     MAP_SHARED | MAP_NORESERVE | (replace ? MAP_FIXED : MAP_FIXED_NOREPLACE), a->arena_fd, 0);
 
     if (got == MAP_FAILED)
         return errno == ENOMEM ? -ENOMEM : errno == EEXIST ? -EEXIST : -EPROTO;
@@ -155,7 +156,10 @@ fail:
     return r;
 }
 
-/* The forked child has the heap mapped: check that it is the same, and change the kind of access if that is asked for. */
+/*
+ * The forked child has the heap mapped: check that it is the same, and change the kind of access if that is asked
+ * for.
+ */
 static int remap_heap(const attach_result *a)
 {
     bool readonly = how.flags & GOALLOC_ATTACH_READONLY;

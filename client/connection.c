@@ -1,16 +1,16 @@
 /*
  * Connection: one request at a time over one socket.
  *
- * Called by attach, mcache (refill, return), large, roots, owner and stats. Data: private, under one lock that is held for the length of a
- * request: that is bounded by the timeout, and so is waiting for it by the number of threads. No malloc: messages are packed into and
- * unpacked from buffers of the connection.
+ * Called by attach, mcache (refill, return), large, roots, owner and stats. Data: private, under one lock that is
+ * held for the length of a request: that is bounded by the timeout, and so is waiting for it by the number of
+ * threads. No malloc: messages are packed into and unpacked from buffers of the connection.
  *
- * Replies are matched by id. A reply that comes after its request has timed out may bring spans that nobody waits for any more: they
- * go straight back. Notices (id 0) need no action: what the daemon wants back stands in trim_seq of the session's slot, which the slow
- * path looks at; a daemon that shuts down closes the socket.
+ * Replies are matched by id. A reply that comes after its request has timed out may bring spans that nobody waits for
+ * any more: they go straight back. Notices (id 0) need no action: what the daemon wants back stands in trim_seq of
+ * the session's slot, which the slow path looks at; a daemon that shuts down closes the socket.
  *
- * Lost: after any error of the socket it is closed. Spans that are held stay usable: the daemon takes no lease from a process
- * that lives. Calls that need the daemon answer -ENOTCONN until the process detaches and attaches anew.
+ * Lost: after any error of the socket it is closed. Spans that are held stay usable: the daemon takes no lease from a
+ * process that lives. Calls that need the daemon answer -ENOTCONN until the process detaches and attaches anew.
  */
 #include "client/connection.h"
 

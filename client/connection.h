@@ -1,8 +1,8 @@
 /*
  * Connection: the process's one connection to the daemon, and its requests as functions.
  *
- * All take the connection's lock and wait at most the attach's timeout. Errors: what the daemon answered (-errno), -ETIMEDOUT, or -ENOTCONN
- * when the connection is gone; it does not come back by itself.
+ * All take the connection's lock and wait at most the attach's timeout. Errors: what the daemon answered (-errno),
+ * -ETIMEDOUT, or -ENOTCONN when the connection is gone; it does not come back by itself.
  */
 #ifndef GOALLOC_CLIENT_CONNECTION_H
 #define GOALLOC_CLIENT_CONNECTION_H

@@ -1,15 +1,16 @@
 /*
  * Large: runs of pages from the daemon, and a small cache of freed ones.
  *
- * Called by alloc.c; calls connection. Data: the run's alloc bit (bit 0 of its first word) and remote bit in bitmap; the cache, private,
- * under a lock that is not held during a request.
+ * Called by alloc.c; calls connection. Data: the run's alloc bit (bit 0 of its first word) and remote bit in bitmap;
+ * the cache, private, under a lock that is not held during a request.
  *
  * A run stays leased to the session that allocated it, until it is freed or the session ends. Its life in bits:
  *   allocated        alloc 1, by the lessee, after the daemon's reply (or out of the cache)
- *   freed by the lessee's process   alloc 1 -> 0 by fetch_and: of two threads that free it one sees the bit and wins. The run goes to
- *                    the cache, or back.
- *   freed by another process        remote 0 -> 1 by fetch_or, which one process wins; then FreeLarge tells the daemon, which frees a run
- *                    whose alloc and remote bits are both set, whoever leases it: its object is dead and the lessee holds nothing of it.
+ *   freed by the lessee's process   alloc 1 -> 0 by fetch_and: of two threads that free it one sees the bit and
+ *                    wins. The run goes to the cache, or back.
+ *   freed by another process        remote 0 -> 1 by fetch_or, which one process wins; then FreeLarge tells the
+ *                    daemon, which frees a run whose alloc and remote bits are both set, whoever leases it: its
+ *                    object is dead and the lessee holds nothing of it.
  * Dies the other process between bit and message, the daemon's sweep finds the run.
  */
 #include "client/large.h"
@@ -60,7 +61,8 @@ static page_no cache_take(uint64_t npages, uint64_t align_pages, bool noscan)
     for (uint32_t i = 0; i < ncached; i++) {
         const shm_span *span = shm_span_at(&process.map, cached[i]);
 
-        if (span->npages >= npages && span->npages < best && (process.map.base / PAGE_BYTES + cached[i].n) % align_pages == 0 &&
+        if (span->npages >= npages && span->npages < best &&
+            (process.map.base / PAGE_BYTES + cached[i].n) % align_pages == 0 &&
             span_class_noscan(span->spc) == noscan) {
             best = span->npages;
             at = i;

@@ -7,8 +7,8 @@
 #include "client/process.h"
 
 /*
- * Allocate size bytes at a multiple of align_pages pages (a power of two). NULL with errno. *ret_zeroed (NULL: don't care) says
- * whether the memory is known to be zero.
+ * Allocate size bytes at a multiple of align_pages pages (a power of two). NULL with errno. *ret_zeroed (NULL: don't
+ * care) says whether the memory is known to be zero.
  */
 void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zeroed);
 

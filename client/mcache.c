@@ -1,8 +1,8 @@
 /*
  * mcache: the thread's spans, the process's pool of spans of exited threads, and the slow paths of malloc and free.
  *
- * Called by alloc.c (fast paths), attach.c (detach, fork). Calls connection (refill, return). Data: all private, but the bits: the owner of a
- * span writes its alloc words and folds its remote words (object_fold_word).
+ * Called by alloc.c (fast paths), attach.c (detach, fork). Calls connection (refill, return). Data: all private, but
+ * the bits: the owner of a span writes its alloc words and folds its remote words (object_fold_word).
  *
  * A span's way through a thread, per span class:
  *
@@ -12,20 +12,21 @@
  *                    |           +------- PARTIAL <--------+  (mcache_note_free), or from afar (found when looked at)
  *                    +-- last object freed --+
  *
- * mcache_refill, in order: 1. other words of the current span, 2. a partial span, 3. an empty one, 4. full spans, oldest first, at most
- * 100: have others freed something?, 5. the pool, 6. the daemon. So steady churn asks nobody.
+ * mcache_refill, in order: 1. other words of the current span, 2. a partial span, 3. an empty one, 4. full spans,
+ * oldest first, at most 100: have others freed something?, 5. the pool, 6. the daemon. So steady churn asks nobody.
  *
- * Asking: the first request of a class is for one span, then twice as many each time, up to 1 MiB a request, or 1/16 of what the
- * class holds, up to 8 MiB. Giving back: nkeep grows with every span that was asked for (to 16 MiB) and shrinks by an eighth with every
- * surrender (2 MiB stay in any case), so a program that needs its memory again keeps it and one that does not gives it up. A surrender
- * returns the empty spans above half of nkeep. A Trim of the daemon, or goalloc_trim(), takes the rest.
+ * Asking: the first request of a class is for one span, then twice as many each time, up to 1 MiB a request, or 1/16
+ * of what the class holds, up to 8 MiB. Giving back: nkeep grows with every span that was asked for (to 16 MiB) and
+ * shrinks by an eighth with every surrender (2 MiB stay in any case), so a program that needs its memory again keeps
+ * it and one that does not gives it up. A surrender returns the empty spans above half of nkeep. A Trim of the
+ * daemon, or goalloc_trim(), takes the rest.
  *
  * What is true if the process dies at any point: the alloc bits say which objects are allocated; all else here is
- * forgotten, and the daemon ends the lease. Order at return: the span disappears from mspan_of before the request is sent, since the daemon may
- * lease it to another at once.
+ * forgotten, and the daemon ends the lease. Order at return: the span disappears from mspan_of before the request is
+ * sent, since the daemon may lease it to another at once.
  *
- * Locks: struct_lock guards free structures and the list of mcaches; pool_lock the pool. Neither is held during a request. Order: pool,
- * then struct.
+ * Locks: struct_lock guards free structures and the list of mcaches; pool_lock the pool. Neither is held during a
+ * request. Order: pool, then struct.
  */
 #include "client/mcache.h"
 
@@ -129,7 +130,10 @@ static void place_span(mcache *mc, mspan *s)
 
 /* --- structures --- */
 
-/* Describe a span that the daemon has just leased to this process. NULL: no memory, or the description is not a span of that class. */
+/*
+ * Describe a span that the daemon has just leased to this process. NULL: no memory, or the description is not a span
+ * of that class.
+ */
 static mspan *mspan_new(mcache *mc, span_class spc, uint32_t first)
 {
     const shm_span *span;
@@ -328,6 +332,8 @@ static void class_fold(mcache *mc, mspan_list *list)
 
 static void pool_return(returns *r)
 {
+    mspan *taken = NULL;
+
     if (u64_load_relaxed(&npool) == 0)
         return;
     (void)pthread_mutex_lock(&pool_lock);
@@ -339,10 +345,16 @@ static void pool_return(returns *r)
                 continue;
             list_remove(&pool[c], s);
             u64_store_relaxed(&npool, u64_load_relaxed(&npool) - 1);
-            returns_add(r, s);
+            s->next = taken;
+            taken = s;
         }
     }
     (void)pthread_mutex_unlock(&pool_lock);
+    /* Nobody knows them now; a request may follow, and takes the connection's lock, which comes before the pool's. */
+    for (mspan *s = taken, *next; s != NULL; s = next) {
+        next = s->next;
+        returns_add(r, s);
+    }
 }
 
 void mcache_return_empty(mcache *mc)
@@ -519,7 +531,10 @@ static mspan *take_from_daemon(mcache *mc, span_class spc)
     int n = connection_refill(spc, next_batch(c, npages), spans);
 
     if (n == -ENOMEM) {
-        /* What this process holds empty may be what is missing; and looking for it may have found free objects of this class. */
+        /*
+         * What this process holds empty may be what is missing; and looking for it may have found free objects of
+         * this class.
+         */
         mcache_return_empty(mc);
         first = take_from_lists(c);
         if (first != NULL)
@@ -682,7 +697,9 @@ void mcache_fork_parent(void)
 
 void mcache_fork_child(void)
 {
-    /* The spans are the parent's, and other threads' lists may be torn: nothing is walked, all structures start over. */
+    /*
+     * The spans are the parent's, and other threads' lists may be torn: nothing is walked, all structures start over.
+     */
     memset(pool, 0, sizeof(pool));
     u64_store_relaxed(&npool, 0);
     free_mspans = NULL;

@@ -17,9 +17,9 @@ enum mspan_place {
 };
 
 /*
- * A leased span, as the thread that owns it sees it. Private to the process. All fields but owner belong to the owning thread (or, while owner
- * is NULL, to who holds the pool's lock). Structures are never unmapped, so a thread that looks at the owner of a span that has
- * just gone reads an owner that is not itself.
+ * A leased span, as the thread that owns it sees it. Private to the process. All fields but owner belong to the
+ * owning thread (or, while owner is NULL, to who holds the pool's lock). Structures are never unmapped, so a thread
+ * that looks at the owner of a span that has just gone reads an owner that is not itself.
  */
 typedef struct mspan {
     uint64_t cache;   /* free objects of the current word, not handed out yet */
@@ -31,7 +31,7 @@ typedef struct mspan {
     char *base;
     shm_u64 *alloc;   /* alloc words; the remote words follow at SHM_BITS_WORDS */
     int32_t nused;    /* alloc bits that are set */
-    int32_t slow_at;  /* a free that brings nused down to this needs the slow path: -1 current, 0 partial, nelems full */
+    int32_t slow_at; /* a free that brings nused down to this needs the slow path: -1 current, 0 partial, nelems full */
     uint32_t cur;     /* number of the current word */
     uint32_t fresh_from; /* words from here on have never been handed out and are zero */
     uint64_t fresh;   /* objects in cache that have never been handed out and are zero */
@@ -75,12 +75,15 @@ extern mcache mcache_none;
 extern _Thread_local mcache *mcache_tls __attribute__((tls_model("initial-exec")));
 
 /*
- * Find a current span with a free object for class spc: in the thread's lists, in the pool, from the daemon. NULL with errno
- * set: there is none. Attaches if need be.
+ * Find a current span with a free object for class spc: in the thread's lists, in the pool, from the daemon. NULL
+ * with errno set: there is none. Attaches if need be.
  */
 mspan *mcache_refill(span_class spc);
 
-/* The owner has freed an object and nused has come down to slow_at: the span changes lists, and may go back. Keeps errno. */
+/*
+ * The owner has freed an object and nused has come down to slow_at: the span changes lists, and may go back. Keeps
+ * errno.
+ */
 void mcache_note_free(mcache *mc, mspan *s);
 
 /* Give all of the thread's and the pool's spans back (RECLAIM: the empty ones). Sent, not awaited. */
@@ -98,8 +101,8 @@ void mcache_fork_parent(void);
 void mcache_fork_child(void);
 
 /*
- * Take an object out of the thread's own span: the body of malloc. s is current and cache is not 0. Sets the alloc bit: dying before it
- * leaves the slot free, dying after it costs that one object.
+ * Take an object out of the thread's own span: the body of malloc. s is current and cache is not 0. Sets the alloc
+ * bit: dying before it leaves the slot free, dying after it costs that one object.
  */
 static inline void *mspan_take(mspan *s, uint64_t cache)
 {
@@ -107,7 +110,10 @@ static inline void *mspan_take(mspan *s, uint64_t cache)
 
     s->cache = cache & (cache - 1);
     s->nused++;
-    /* Only the owner writes alloc words while it holds the lease, so a load and a store do. Release: pairs with who looks the object up. */
+    /*
+     * Only the owner writes alloc words while it holds the lease, so a load and a store do. Release: pairs with who
+     * looks the object up.
+     */
     u64_store_release(s->word, u64_load_relaxed(s->word) | (cache & -cache));
     return s->word_base + (uint64_t)i * s->elem_bytes;
 }

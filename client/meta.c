@@ -1,8 +1,8 @@
 /*
  * Meta: a bump allocator over private mappings of 256 KiB.
  *
- * Called by mcache under its structure lock. Data: private. In the child of a fork the structures of other threads may be in the
- * middle of a change, so none is walked: meta_reset() makes all of it free at once.
+ * Called by mcache under its structure lock. Data: private. In the child of a fork the structures of other threads
+ * may be in the middle of a change, so none is walked: meta_reset() makes all of it free at once.
  */
 #include "client/meta.h"
 

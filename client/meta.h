@@ -7,8 +7,8 @@
 #include <stddef.h>
 
 /*
- * Zeroed private memory, aligned to 64 bytes; NULL when the system has none. It is never given back; callers keep free lists. The
- * caller holds the process lock of what it allocates for (see mcache.c).
+ * Zeroed private memory, aligned to 64 bytes; NULL when the system has none. It is never given back; callers keep
+ * free lists. The caller holds the process lock of what it allocates for (see mcache.c).
  */
 void *meta_alloc(size_t bytes);
 

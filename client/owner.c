@@ -1,13 +1,14 @@
 /*
  * owner: whose an object is: publish and adopt.
  *
- * Called by users. Data: the object's kept bit in bitmap (see shm/layout.h), the span's owner and nadopted in spans, which the daemon
- * writes. In a span that a RECLAIM session owns, kept 0 means the owner's, kept 1 the heap's or an adopter's; in all other spans objects are
- * the heap's unless the daemon's adoption table has them.
+ * Called by users. Data: the object's kept bit in bitmap (see shm/layout.h), the span's owner and nadopted in spans,
+ * which the daemon writes. In a span that a RECLAIM session owns, kept 0 means the owner's, kept 1 the heap's or an
+ * adopter's; in all other spans objects are the heap's unless the daemon's adoption table has them.
  *
- * publish in an owned span is one fetch_or: dies the process before it, the object is the owner's still, after it the heap's. It races with
- * the end of the owner: whoever is first decides, and an object that the end has freed answers -EALREADY. Everything that concerns the
- * adoption table is the daemon's doing, one request at a time: the last adopter has the object.
+ * publish in an owned span is one fetch_or: dies the process before it, the object is the owner's still, after it the
+ * heap's. It races with the end of the owner: whoever is first decides, and an object that the end has freed answers
+ * -EALREADY. Everything that concerns the adoption table is the daemon's doing, one request at a time: the last
+ * adopter has the object.
  */
 #include <errno.h>
 

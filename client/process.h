@@ -20,8 +20,8 @@ enum process_state {
 struct mspan;
 
 /*
- * The first line is what the fast paths read. It changes only when the process attaches or detaches, under process_lock(), with the
- * words that gate its use (arena_bytes, state) written last.
+ * The first line is what the fast paths read. It changes only when the process attaches or detaches, under
+ * process_lock(), with the words that gate its use (arena_bytes, state) written last.
  */
 typedef struct process_info {
     shm_u64 base;                       /* of the arena */
@@ -46,15 +46,17 @@ static inline enum process_state process_state_now(void)
 }
 
 /*
- * Make sure that there is a session: attach with the defaults if the process is detached, with those of the parent if it is a forked
- * child. 0 or an error of goalloc_attach(). Cheap when there is one.
+ * Make sure that there is a session: attach with the defaults if the process is detached, with those of the parent if
+ * it is a forked child. 0 or an error of goalloc_attach(). Cheap when there is one.
  */
 int process_ensure(void) __attribute__((warn_unused_result));
 
 /* As process_ensure(), and -EROFS in a read-only session. */
 int process_ensure_writable(void) __attribute__((warn_unused_result));
 
-/* For calls that work on the mapping alone: 0 if there is one, else -ENOTCONN; with_write: -EROFS if it is read-only. */
+/*
+ * For calls that work on the mapping alone: 0 if there is one, else -ENOTCONN; with_write: -EROFS if it is read-only.
+ */
 int process_mapped(bool with_write) __attribute__((warn_unused_result));
 
 /* True if this process's session leases the span. */

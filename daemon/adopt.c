@@ -1,16 +1,18 @@
 /*
  * Adopt: the table of objects that a session has made its own with goalloc_adopt().
  *
- * Called by request (adopt, publish), session (end) and mheap (a span ends). Data: a hash by the object's offset and a list a
- * session, private; kept bits in bitmap; nadopted in the span's description and nspecial in the header, written here alone.
+ * Called by request (adopt, publish), session (end) and mheap (a span ends). Data: a hash by the object's offset and
+ * a list a session, private; kept bits in bitmap; nadopted in the span's description and nspecial in the header,
+ * written here alone.
  *
- * An adopted object can be freed by anybody, and its place taken by another object, without the daemon being asked. The kept
- * bit tells: while a span is special (nadopted != 0, or owned), whoever frees an object clears its kept bit before the place is
- * handed out again. So an entry whose kept bit is 0 names an object that is gone. Clients look at a span's nadopted only while
- * the header's nspecial is not 0, one word that stays in everybody's cache.
+ * An adopted object can be freed by anybody, and its place taken by another object, without the daemon being asked.
+ * The kept bit tells: while a span is special (nadopted != 0, or owned), whoever frees an object clears its kept bit
+ * before the place is handed out again. So an entry whose kept bit is 0 names an object that is gone. Clients look at
+ * a span's nadopted only while the header's nspecial is not 0, one word that stays in everybody's cache.
  *
- * The order of adopt_set: counters first, then the kept bit, then the entry. A free by another process that
- * started before it saw the counters may miss the bit; that is why goalloc_adopt() asks that nobody frees the object meanwhile.
+ * The order of adopt_set: counters first, then the kept bit, then the entry. A free by another process that started
+ * before it saw the counters may miss the bit; that is why goalloc_adopt() asks that nobody frees the object
+ * meanwhile.
  *
  * When the first object of an unowned span is adopted, old kept bits of an earlier life of the span are cleared.
  *

@@ -30,8 +30,8 @@ void adopt_clear(adopt_table *table, uint64_t offset);
 void adopt_forget_span(adopt_table *table, page_no first);
 
 /*
- * Take one of session's objects out of the table. True: *ret is a live object that is still the one adopted. False, with *ret_empty
- * true if nothing is left, else false: that one had been freed meanwhile.
+ * Take one of session's objects out of the table. True: *ret is a live object that is still the one adopted. False,
+ * with *ret_empty true if nothing is left, else false: that one had been freed meanwhile.
  */
 bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *ret_empty);
 

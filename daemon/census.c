@@ -1,8 +1,9 @@
 /*
  * Census: walks the spans by address and counts alloc bits that have no remote bit.
  *
- * Called by the server's idle handle on behalf of Stats requests, one slice a turn of the loop, so that refills go on in between. Writes
- * nothing. Exact when nobody allocates or frees meanwhile; otherwise every object that lived all the time is counted.
+ * Called by the server's idle handle on behalf of Stats requests, one slice a turn of the loop, so that refills go on
+ * in between. Writes nothing. Exact when nobody allocates or frees meanwhile; otherwise every object that lived all
+ * the time is counted.
  */
 #include "daemon/census.h"
 

@@ -1,8 +1,8 @@
 /*
  * Commit: fallocate of leased ranges, in libuv's thread pool when it takes longer than a hop there and back.
  *
- * Called by request. Data: none shared; the pages are leased already, so nobody else gets them meanwhile. fallocate costs about 0.9 us for
- * 4 KiB, so 64 KiB take as long as two context switches: that is where the thread pool begins.
+ * Called by request. Data: none shared; the pages are leased already, so nobody else gets them meanwhile. fallocate
+ * costs about 0.9 us for 4 KiB, so 64 KiB take as long as two context switches: that is where the thread pool begins.
  *
  * Dies the client meanwhile, its leases end and the pages may be leased again, and committed again, which does no harm.
  */

@@ -1,5 +1,6 @@
 /*
- * Commit: memory behind pages before they are leased, so that a client never meets SIGBUS or the OOM killer at first touch.
+ * Commit: memory behind pages before they are leased, so that a client never meets SIGBUS or the OOM killer at first
+ * touch.
  */
 #ifndef GOALLOC_DAEMON_COMMIT_H
 #define GOALLOC_DAEMON_COMMIT_H
@@ -27,8 +28,8 @@ struct commit_job {
 void commit_add(commit_job *job, page_no first, uint64_t npages);
 
 /*
- * Commit all runs. Little is done at once (returns true, job->result says how it went, done is not called); more goes to the
- * thread pool (returns false, done is called by the loop when it is through).
+ * Commit all runs. Little is done at once (returns true, job->result says how it went, done is not called); more goes
+ * to the thread pool (returns false, done is called by the loop when it is through).
  */
 bool commit_start(commit_job *job, uv_loop_t *loop) __attribute__((warn_unused_result));
 

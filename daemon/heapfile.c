@@ -1,10 +1,11 @@
 /*
  * Heapfile: makes the memfds that are the heap.
  *
- * Called by main (create, close), mheap (punch), commit (commit, in the thread pool) and stats. Each memfd gets its full sparse
- * size and is then sealed against any change of size, so no client can truncate it under the others. Its mode
- * becomes 0600: a memfd is born with 0777, and a client that holds a read-only descriptor could reopen it for writing
- * through /proc/self/fd. With 0600 that takes the daemon's own uid (or root), which could do anything to the daemon anyway.
+ * Called by main (create, close), mheap (punch), commit (commit, in the thread pool) and stats. Each memfd gets its
+ * full sparse size and is then sealed against any change of size, so no client can truncate it under the others. Its
+ * mode becomes 0600: a memfd is born with 0777, and a client that holds a read-only descriptor could reopen it for
+ * writing through /proc/self/fd. With 0600 that takes the daemon's own uid (or root), which could do anything to the
+ * daemon anyway.
  *
  * The header of spans is written here, once, before the first client can see it.
  */

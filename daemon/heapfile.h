@@ -17,14 +17,15 @@ typedef struct heapfile {
 } heapfile;
 
 /*
- * Make a new, empty heap of arena_bytes at base. Sparse: takes no memory in proportion to arena_bytes. 0 or -errno; *ret is
- * untouched on failure. The caller ends it with heapfile_close().
+ * Make a new, empty heap of arena_bytes at base. Sparse: takes no memory in proportion to arena_bytes. 0 or -errno;
+ * *ret is untouched on failure. The caller ends it with heapfile_close().
  */
 int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes) __attribute__((warn_unused_result));
 void heapfile_close(heapfile *file);
 
 /*
- * Put memory behind pages [first, first + npages), zeroed where there was none. May be called from any thread. 0, or -ENOMEM or
+ * Put memory behind pages [first, first + npages), zeroed where there was none. May be called from any thread. 0, or
+ * -ENOMEM or
  * -ENOSPC when the system has none; then some of the pages may have got memory.
  */
 int heapfile_commit(const heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));

@@ -1,10 +1,10 @@
 /*
  * Listen: who owns a socket path.
  *
- * Called by main. A lock file beside the socket (PATH.lock, flock) says that a goallocd lives; the kernel drops it with the process, so
- * it is never stale. Only the holder of the lock replaces the socket file, and only if nobody answers there: then it is what a
- * dead daemon left. A clean end removes both; who opened the lock file just before its removal sees that it is no longer the
- * file at that path, and tries again.
+ * Called by main. A lock file beside the socket (PATH.lock, flock) says that a goallocd lives; the kernel drops it
+ * with the process, so it is never stale. Only the holder of the lock replaces the socket file, and only if nobody
+ * answers there: then it is what a dead daemon left. A clean end removes both; who opened the lock file just before
+ * its removal sees that it is no longer the file at that path, and tries again.
  */
 #include "daemon/listen.h"
 

@@ -11,8 +11,9 @@ typedef struct listen_place {
 } listen_place;
 
 /*
- * Listen on a socket at path, mode 0660. A socket file that a dead daemon has left is replaced. path must outlive *ret. 0, or -errno after
- * logging what is wrong: -EADDRINUSE (somebody serves there), -EEXIST (a file that is no socket), -ENAMETOOLONG, ...
+ * Listen on a socket at path, mode 0660. A socket file that a dead daemon has left is replaced. path must outlive
+ * *ret. 0, or -errno after logging what is wrong: -EADDRINUSE (somebody serves there), -EEXIST (a file that is no
+ * socket), -ENAMETOOLONG, ...
  */
 int listen_open(listen_place *ret, const char *path) __attribute__((warn_unused_result));
 

@@ -4,13 +4,13 @@
  * Called by request (refill), lease (a lease ends) and sweep (background). Data: links in private memory; the
  * spans' alloc, remote and kept bits, which the daemon may write while nobody leases the span.
  *
- * "full" is what was true when the span was last looked at: objects may have been freed from afar since. So a refill looks through
- * partial first, then through full from its oldest end, folding as it goes, at most 100 spans together as in Go, before
- * it asks mheap for fresh ones; and the background sweep (sweep.c) finds the rest without anybody asking. A full span that was
- * looked at in vain goes to the young end.
+ * "full" is what was true when the span was last looked at: objects may have been freed from afar since. So a refill
+ * looks through partial first, then through full from its oldest end, folding as it goes, at most 100 spans together
+ * as in Go, before it asks mheap for fresh ones; and the background sweep (sweep.c) finds the rest without anybody
+ * asking. A full span that was looked at in vain goes to the young end.
  *
- * A client can scribble over the bits. All that happens is that objects count as free or live which are not: the masks keep every index
- * within the span, and no list depends on them.
+ * A client can scribble over the bits. All that happens is that objects count as free or live which are not: the
+ * masks keep every index within the span, and no list depends on them.
  */
 #include "daemon/mcentral.h"
 

@@ -15,14 +15,14 @@
 uint32_t span_fold(mheap *heap, page_no first);
 
 /*
- * Take a span of class spc with a free object out of the central lists. *budget is what may still be looked at; it falls. *ret_nfree:
- * its free objects. Page 0: none found.
+ * Take a span of class spc with a free object out of the central lists. *budget is what may still be looked at; it
+ * falls. *ret_nfree: its free objects. Page 0: none found.
  */
 page_no mcentral_take(mheap *heap, span_class spc, unsigned *budget, uint32_t *ret_nfree);
 
 /*
- * The span's lease has ended and it is in no list: mark it CENTRAL, fold, and put it where it belongs: its class's lists, or, with
- * no object left, back to mheap.
+ * The span's lease has ended and it is in no list: mark it CENTRAL, fold, and put it where it belongs: its class's
+ * lists, or, with no object left, back to mheap.
  */
 void mcentral_put(mheap *heap, page_no first);
 

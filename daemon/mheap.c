@@ -1,23 +1,27 @@
 /*
  * mheap: makes spans out of runs of pages, and pages out of spans.
  *
- * Called by mcentral (grow, free), lease and request (large objects); calls pagealloc for page numbers and heapfile to release memory.
- * Data: the span's description, the page map and zeroed_base of its heap arena, all in spans, written by this thread
- * alone; the span's bits in bitmap, cleared here while nobody can know the span; links and page allocator in private memory.
+ * Called by mcentral (grow, free), lease and request (large objects); calls pagealloc for page numbers and heapfile
+ * to release memory. Data: the span's description, the page map and zeroed_base of its heap arena, all in spans,
+ * written by this thread alone; the span's bits in bitmap, cleared here while nobody can know the span; links and
+ * page allocator in private memory.
  *
  * The path of a span:
  *   1. pagealloc gives a run; if there is none, the heap grows by multiples of 4 MiB, up to the arena's end.
- *   2. If more pages would have memory behind them than the limit allows, free pages are released first (mheap_release).
+ *   2. If more pages would have memory behind them than the limit allows, free pages are released first
+ *      (mheap_release).
  *   3. needzero: pages below zeroed_base were handed out before, so they are dirty, unless all of them were
  *      scavenged since (a punched page reads as zero). zeroed_base rises; first fit by address keeps it a good bound.
- *   4. Bits are cleared, the description is written, then the page map. The lease word stays FREE: lease.c changes it, last.
+ *   4. Bits are cleared, the description is written, then the page map. The lease word stays FREE: lease.c changes
+ *      it, last.
  *   5. mheap_free_span: lease word to FREE, then page map to 0, then the run goes back to pagealloc.
  *
- * Dies the daemon before the lease word is set, the pages count as free; the page map entries of a span whose lease word says FREE mean
- * nothing. Dies it between steps of 5, the same holds.
+ * Dies the daemon before the lease word is set, the pages count as free; the page map entries of a span whose lease
+ * word says FREE mean nothing. Dies it between steps of 5, the same holds.
  *
- * Invariants (mheap_validate, linear): every taken page above 0 belongs to the span that its page map entry names; no free page
- * has a description that is not FREE; a CENTRAL small span is in the mcentral of its class, in the list its bits ask for or in full.
+ * Invariants (mheap_validate, linear): every taken page above 0 belongs to the span that its page map entry names; no
+ * free page has a description that is not FREE; a CENTRAL small span is in the mcentral of its class, in the list its
+ * bits ask for or in full.
  */
 #include "daemon/mheap.h"
 
@@ -296,7 +300,8 @@ int mheap_validate(const mheap *heap, FILE *err)
     uint64_t ntaken = pagealloc_npages_added(heap->pages) - pagealloc_npages_free(heap->pages) - 1;
 
     if (npages != heap->ninuse_pages || nspans != heap->ninuse_spans || npages != ntaken || nlisted != ncentral) {
-        (void)fprintf(err, "mheap: %llu pages in %llu spans counted; noted %llu in %llu; taken %llu; %llu of %llu listed\n",
+        (void)fprintf(err,
+                      "mheap: %llu pages in %llu spans counted; noted %llu in %llu; taken %llu; %llu of %llu listed\n",
                       (unsigned long long)npages, (unsigned long long)nspans, (unsigned long long)heap->ninuse_pages,
                       (unsigned long long)heap->ninuse_spans, (unsigned long long)ntaken, (unsigned long long)nlisted,
                       (unsigned long long)ncentral);

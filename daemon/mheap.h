@@ -39,9 +39,9 @@ void mheap_end(mheap *heap);
 
 /*
  * Take npages pages, the first a multiple of align_pages (a power of two), and make a span of class spc of them: its
- * description and page map are written and its bits are zero; its lease word still says FREE, and it is in no list. *ret_nscavenged: how many
- * of its pages have no memory behind them, for the caller to commit. 0, MHEAP_E_EXHAUSTED. Cost: logarithmic, plus npages
- * words of the page map; above the memory limit also the release of free pages.
+ * description and page map are written and its bits are zero; its lease word still says FREE, and it is in no list.
+ * *ret_nscavenged: how many of its pages have no memory behind them, for the caller to commit. 0, MHEAP_E_EXHAUSTED.
+ * Cost: logarithmic, plus npages words of the page map; above the memory limit also the release of free pages.
  */
 int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret_span,
                      uint64_t *ret_nscavenged) __attribute__((warn_unused_result));
@@ -63,8 +63,8 @@ uint64_t mheap_committed_pages(const mheap *heap);
 uint64_t mheap_released_pages(const mheap *heap);
 
 /*
- * Check page allocator, descriptions, page map, lists and counters against each other. 0, -EUCLEAN after printing what differs.
- * Linear in the heap.
+ * Check page allocator, descriptions, page map, lists and counters against each other. 0, -EUCLEAN after printing
+ * what differs. Linear in the heap.
  */
 int mheap_validate(const mheap *heap, FILE *err) __attribute__((warn_unused_result));
 

@@ -1,6 +1,6 @@
 /*
- * Notify: one datagram to the socket that systemd names in the environment. The protocol is stable and documented in sd_notify(3);
- * a path that begins with '@' is in the abstract namespace.
+ * Notify: one datagram to the socket that systemd names in the environment. The protocol is stable and documented in
+ * sd_notify(3); a path that begins with '@' is in the abstract namespace.
  */
 #include "daemon/notify.h"
 

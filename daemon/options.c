@@ -1,5 +1,6 @@
 /*
- * Options: the command line, by argp. Called by main before anything else; checks every value, so that nothing behind it has to.
+ * Options: the command line, by argp. Called by main before anything else; checks every value, so that nothing behind
+ * it has to.
  */
 #include "daemon/options.h"
 
@@ -55,7 +56,9 @@ static const struct argp_option option_table[] = {
     { "base", 'b', "ADDR", 0, "Address of the arena in every process, in hex (default 0x00c000000000)", 0 },
     { "memory-limit", 'm', "SIZE", 0, "Memory that the arena may occupy (default: no limit)", 0 },
     { "commit", 'c', "eager|lazy", 0,
-      "When pages get memory: eager (default) before they are leased, so that a lack of it is ENOMEM; lazy at first touch", 0 },
+      "When pages get memory: eager (default) before they are leased, so that a lack of it is ENOMEM; lazy at first "
+      "touch",
+      0 },
     { "log-level", 'l', "LEVEL", 0, "error, warn, info (default) or debug", 0 },
     { 0 },
 };

@@ -18,10 +18,16 @@ typedef struct options {
     enum log_level log_level;
 } options;
 
-/* Parse argv into *ret, defaults for what is not given. Anything wrong: a message and exit(2); --help and --version: exit(0). */
+/*
+ * Parse argv into *ret, defaults for what is not given. Anything wrong: a message and exit(2); --help and --version:
+ * exit(0).
+ */
 void options_parse(options *ret, int argc, char **argv);
 
-/* "64G", "512 M", "1048576": bytes, with K, M, G or T (or KiB, ...) for powers of 1024. False: not a size, or too large. */
+/*
+ * "64G", "512 M", "1048576": bytes, with K, M, G or T (or KiB, ...) for powers of 1024. False: not a size, or too
+ * large.
+ */
 bool options_parse_size(const char *text, uint64_t *ret_bytes);
 
 #endif

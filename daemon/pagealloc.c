@@ -1,32 +1,38 @@
 /*
- * pagealloc: address-ordered first fit over page bitmaps with a radix tree of summaries above them (runtime/mpagealloc.go).
+ * pagealloc: address-ordered first fit over page bitmaps with a radix tree of summaries above them
+ * (runtime/mpagealloc.go).
  *
- * Called by mheap alone. Data: all private to the daemon. A chunk is 512 pages (4 MiB): 512 alloc bits (1: taken) and 512 scavenged bits
- * (1: free, and no memory behind it). Above the chunks five levels of summaries, each entry one 64-bit word
+ * Called by mheap alone. Data: all private to the daemon. A chunk is 512 pages (4 MiB): 512 alloc bits (1: taken) and
+ * 512 scavenged bits (1: free, and no memory behind it). Above the chunks five levels of summaries, each entry one
+ * 64-bit word
  *
- *        start (21 bits) | max (21) | end (21)        free pages at the beginning, in the longest run, at the end of what it covers
+ *        start (21 bits) | max (21) | end (21)        free pages at the beginning, in the longest run, at the end of
+ *        what it covers
  *        bit 63 alone                                 all of its 2^21 pages are free, which 21 bits can't say
  *
  *        level      0         1         2         3        4
  *        pages    2^21      2^18      2^15      2^12      2^9        each entry is the merger of 8 below it
  *
- * Go's root has 2^14 entries for 48 bits of addresses. Here numbers are relative to the arena, so the root is as long as the arena needs: 4
- * entries for 64 GiB. Everything is reserved for max_pages and touched where pages have been added; an untouched summary is 0, "nothing
- * free", so nothing is ever found where nothing was added, and a search address needs no list of mapped ranges.
+ * Go's root has 2^14 entries for 48 bits of addresses. Here numbers are relative to the arena, so the root is as long
+ * as the arena needs: 4 entries for 64 GiB. Everything is reserved for max_pages and touched where pages have been
+ * added; an untouched summary is 0, "nothing free", so nothing is ever found where nothing was added, and a search
+ * address needs no list of mapped ranges.
  *
  * Allocating n pages:
  *   1. All pages below `search` are taken. If its chunk has a run of n, the first fit is there.
- *   2. Else the tree: from the root entry of `search`, add up free pages over the borders of neighbours (end, whole, start). As soon as
- *      they make n, that is the place. Else where max >= n, go down into that entry and start adding anew.
- *   3. Bits are set, scavenged bits counted and cleared, summaries above the touched chunks recomputed until they stay the same.
- *   4. n = 1 moves `search` behind the page, since it was the lowest free one; a search in vain for 1 moves it to the end; freeing below
- *      moves it down.
+ *   2. Else the tree: from the root entry of `search`, add up free pages over the borders of neighbours (end, whole,
+ *      start). As soon as they make n, that is the place. Else where max >= n, go down into that entry and start
+ *      adding anew.
+ *   3. Bits are set, scavenged bits counted and cleared, summaries above the touched chunks recomputed until they
+ *      stay the same.
+ *   4. n = 1 moves `search` behind the page, since it was the lowest free one; a search in vain for 1 moves it to
+ *      the end; freeing below moves it down.
  *
- * Scavenging looks at the chunk counters of free pages with memory from the top; `scavenge_from` is the highest chunk that may have some: it
- * rises when such pages are freed, and falls as chunks are found empty.
+ * Scavenging looks at the chunk counters of free pages with memory from the top; `scavenge_from` is the highest chunk
+ * that may have some: it rises when such pages are freed, and falls as chunks are found empty.
  *
- * Invariants (pagealloc_validate, linear): summaries are what the bits say; no free page below search; no chunk above scavenge_from has
- * free pages with memory; scavenged bits only on free pages; counters add up.
+ * Invariants (pagealloc_validate, linear): summaries are what the bits say; no free page below search; no chunk above
+ * scavenge_from has free pages with memory; scavenged bits only on free pages; counters add up.
  *
  * Nothing here survives the daemon; a restart rebuilds it from the spans region.
  */
@@ -485,7 +491,8 @@ page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages)
 
 bool pagealloc_is_taken(const pagealloc *a, page_no page)
 {
-    return page.n < a->end && (a->chunks[page.n / CHUNK_PAGES].alloc[page.n % CHUNK_PAGES / 64] >> (page.n % 64) & 1) != 0;
+    return page.n < a->end &&
+           (a->chunks[page.n / CHUNK_PAGES].alloc[page.n % CHUNK_PAGES / 64] >> (page.n % 64) & 1) != 0;
 }
 
 page_no pagealloc_next_taken(const pagealloc *a, page_no from)
@@ -573,7 +580,8 @@ int pagealloc_validate(const pagealloc *a, FILE *err)
     }
     for (int l = LEAF - 1; l >= 0; l--) {
         for (uint64_t i = 0; i << level_shift[l] < a->end; i++) {
-            uint64_t want = summary_pack(summary_merge(&a->summaries[l + 1][i * FANOUT], UINT64_C(1) << level_shift[l + 1]));
+            uint64_t want =
+                summary_pack(summary_merge(&a->summaries[l + 1][i * FANOUT], UINT64_C(1) << level_shift[l + 1]));
 
             if (a->summaries[l][i] != want)
                 return differs(err, "summary", (uint64_t)l << 32 | i, a->summaries[l][i], want);
@@ -588,9 +596,9 @@ int pagealloc_validate(const pagealloc *a, FILE *err)
 
 void pagealloc_dump(const pagealloc *a, FILE *out)
 {
-    (void)fprintf(out, "pages added %llu, free %llu, scavenged %llu, end %llu, search %llu\n", (unsigned long long)a->nadded,
-                  (unsigned long long)a->nfree, (unsigned long long)a->nscavenged, (unsigned long long)a->end,
-                  (unsigned long long)a->search);
+    (void)fprintf(out, "pages added %llu, free %llu, scavenged %llu, end %llu, search %llu\n",
+                  (unsigned long long)a->nadded, (unsigned long long)a->nfree, (unsigned long long)a->nscavenged,
+                  (unsigned long long)a->end, (unsigned long long)a->search);
     for (uint64_t page = 0; page < a->end;) {
         uint64_t from = page;
         const chunk *c = &a->chunks[page / CHUNK_PAGES];

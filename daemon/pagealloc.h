@@ -21,9 +21,9 @@ typedef struct page_run {
 typedef struct pagealloc pagealloc;
 
 /*
- * Create an allocator for pages [0, max_pages), none of which is there yet (see pagealloc_grow). Address space is reserved
- * in proportion to max_pages, memory is touched only where pages have been added. 0, -ENOMEM, -EINVAL (max_pages
- * is 0 or above 2^32). The caller owns *ret.
+ * Create an allocator for pages [0, max_pages), none of which is there yet (see pagealloc_grow). Address space is
+ * reserved in proportion to max_pages, memory is touched only where pages have been added. 0, -ENOMEM, -EINVAL
+ * (max_pages is 0 or above 2^32). The caller owns *ret.
  */
 int pagealloc_new(pagealloc **ret, uint64_t max_pages) __attribute__((warn_unused_result));
 
@@ -37,16 +37,17 @@ pagealloc *pagealloc_free(pagealloc *a);
 void pagealloc_grow(pagealloc *a, page_no first, uint64_t npages);
 
 /*
- * Take the lowest run of npages free pages (address-ordered first fit). True on success: *ret_first is its first
- * page and *ret_nscavenged says how many of its pages had no memory behind them; their scavenged bits are cleared. False: there is no
- * such run; outputs untouched. npages > 0. Cost: logarithmic in the heap's size, one word for npages = 1 near searchAddr.
+ * Take the lowest run of npages free pages (address-ordered first fit). True on success: *ret_first is its first page
+ * and *ret_nscavenged says how many of its pages had no memory behind them; their scavenged bits are cleared. False:
+ * there is no such run; outputs untouched. npages > 0. Cost: logarithmic in the heap's size, one word for npages = 1
+ * near searchAddr.
  */
 bool pagealloc_alloc(pagealloc *a, uint64_t npages, page_no *ret_first, uint64_t *ret_nscavenged)
     __attribute__((warn_unused_result));
 
 /*
- * As pagealloc_alloc(), the first page being a multiple of align_pages, a power of two. The lowest free run of npages + align_pages - 1
- * pages is searched and only the aligned part of it is taken.
+ * As pagealloc_alloc(), the first page being a multiple of align_pages, a power of two. The lowest free run of npages
+ * + align_pages - 1 pages is searched and only the aligned part of it is taken.
  */
 bool pagealloc_alloc_aligned(pagealloc *a, uint64_t npages, uint64_t align_pages, page_no *ret_first,
                              uint64_t *ret_nscavenged) __attribute__((warn_unused_result));
@@ -54,13 +55,16 @@ bool pagealloc_alloc_aligned(pagealloc *a, uint64_t npages, uint64_t align_pages
 /* Take exactly [first, first + npages), which must all be free (asserted); returns how many of them were scavenged. */
 uint64_t pagealloc_alloc_at(pagealloc *a, page_no first, uint64_t npages);
 
-/* Give back [first, first + npages), all of them taken (asserted). scavenged: there is no memory behind them any more. */
+/*
+ * Give back [first, first + npages), all of them taken (asserted). scavenged: there is no memory behind them any
+ * more.
+ */
 void pagealloc_free_run(pagealloc *a, page_no first, uint64_t npages, bool scavenged);
 
 /*
- * Find the highest run of free pages that have memory behind them, at most max_pages long (its upper end is taken if it is longer), within
- * one 512-page chunk, take it, and return it. npages 0: there is none. The caller punches it and gives it back with
- * pagealloc_free_run(.., true).
+ * Find the highest run of free pages that have memory behind them, at most max_pages long (its upper end is taken if
+ * it is longer), within one 512-page chunk, take it, and return it. npages 0: there is none. The caller punches it
+ * and gives it back with pagealloc_free_run(.., true).
  */
 page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages);
 
@@ -76,8 +80,9 @@ uint64_t pagealloc_npages_scavenged(const pagealloc *a);  /* of the free ones, w
 page_no pagealloc_end(const pagealloc *a);                /* one above the highest page added */
 
 /*
- * Recount everything from the chunk bitmaps and compare with all summary levels, searchAddr and counters. 0, or -EUCLEAN after
- * printing what differs to err (NULL: print nothing). Cost: linear in the pages added; for tests and goallocctl check.
+ * Recount everything from the chunk bitmaps and compare with all summary levels, searchAddr and counters. 0, or
+ * -EUCLEAN after printing what differs to err (NULL: print nothing). Cost: linear in the pages added; for tests and
+ * goallocctl check.
  */
 int pagealloc_validate(const pagealloc *a, FILE *err) __attribute__((warn_unused_result));
 

@@ -1,17 +1,19 @@
 /*
  * Request: one handler for each message of goallocd.proto.
  *
- * Called by server for every frame, in order for each client. Calls session (leases), mcentral, mheap, roots, adopt, commit. All heap
- * state is this thread's; nothing here blocks. Everything in a request comes from a client: each number is bounded before
- * it is used. What can't be served is answered with an errno and a sentence; what no honest client sends (a span that it doesn't lease,
- * an offset for an object that is none) costs it the connection.
+ * Called by server for every frame, in order for each client. Calls session (leases), mcentral, mheap, roots, adopt,
+ * commit. All heap state is this thread's; nothing here blocks. Everything in a request comes from a client: each
+ * number is bounded before it is used. What can't be served is answered with an errno and a sentence; what no honest
+ * client sends (a span that it doesn't lease, an offset for an object that is none) costs it the connection.
  *
  * A refill, numbered:
  *   1. how many: what is asked for, at most 1024 spans and 8 MiB, as far as the session's limit allows.
- *   2. spans with free objects from the mcentral of the class (a RECLAIM session's spans hold only its own objects, so it gets fresh ones).
+ *   2. spans with free objects from the mcentral of the class (a RECLAIM session's spans hold only its own objects,
+ *      so it gets fresh ones).
  *   3. if these give less than half of what was asked for: fresh spans from mheap.
  *   4. each is leased at once. Pages without memory behind them are committed, in the thread pool if they are many.
- *   5. the reply names the spans. If memory could not be had, the fresh spans' leases are revoked, and their pages punched.
+ *   5. the reply names the spans. If memory could not be had, the fresh spans' leases are revoked, and their pages
+ *      punched.
  * Dies the client between 4 and 5, its session ends as any other.
  */
 #include "daemon/request.h"
@@ -85,7 +87,8 @@ static void handle_attach(peer *p, uint64_t id, const Goallocd__Attach *ask)
         return;
     }
     if (ask->abi_hash != header->abi_hash) {
-        reply_error(p, id, ENOEXEC, "this daemon's shared-memory layout is another: rebuild the client or restart the daemon");
+        reply_error(p, id, ENOEXEC,
+                    "this daemon's shared-memory layout is another: rebuild the client or restart the daemon");
         return;
     }
     if (ask->flags & ~(SESSION_RECLAIM | SESSION_READONLY)) {
@@ -189,7 +192,10 @@ static void handle_session_list(peer *p, uint64_t id, uint32_t start)
 
 /* --- leases --- */
 
-/* The heap is exhausted: sweep what is freed and not yet noticed, ask everybody for idle spans. At most a tenth of the time. */
+/*
+ * The heap is exhausted: sweep what is freed and not yet noticed, ask everybody for idle spans. At most a tenth of
+ * the time.
+ */
 static void rescue(server *s)
 {
     uint64_t start = uv_hrtime() / 1000000;
@@ -409,7 +415,8 @@ static void handle_alloc_large(peer *p, uint64_t id, const Goallocd__AllocLarge 
     }
     if (!op_begin(p, id, 1))
         return;
-    if (heap_alloc_span(srv, ask->npages, align, span_class_of((size_class){ 0 }, ask->noscan), &first, &nscavenged) != 0) {
+    if (heap_alloc_span(srv, ask->npages, align, span_class_of((size_class){ 0 }, ask->noscan), &first, &nscavenged) !=
+        0) {
         op_end(p);
         reply_error(p, id, ENOMEM, "the heap is exhausted, or its memory limit reached");
         return;
@@ -454,7 +461,10 @@ static void handle_free_large(peer *p, uint64_t id, const Goallocd__FreeLarge *a
         peer_violation(p, "it frees span %u, which is not in the arena", ask->span);
         return;
     }
-    /* The bits decide. The sweep may have been here before, and the run may be another's by now: then nothing happens. */
+    /*
+     * The bits decide. The sweep may have been here before, and the run may be another's by now: then nothing
+     * happens.
+     */
     if (u32_load_relaxed(&srv->heap->map->page_map[ask->span]) == ask->span)
         (void)lease_sweep(&srv->sessions, page_at(ask->span));
     reply_ok(p, id);
@@ -466,7 +476,8 @@ static void handle_free_large(peer *p, uint64_t id, const Goallocd__FreeLarge *a
 static bool find_object(peer *p, uint64_t id, uint64_t offset, object_ref *ret)
 {
     const shm_map *map = p->server->heap->map;
-    enum object_verdict verdict = offset >= map->arena_bytes ? OBJECT_FOREIGN : object_find(map, map->base + offset, ret);
+    enum object_verdict verdict =
+        offset >= map->arena_bytes ? OBJECT_FOREIGN : object_find(map, map->base + offset, ret);
 
     if (verdict == OBJECT_LIVE)
         return true;

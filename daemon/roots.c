@@ -1,11 +1,11 @@
 /*
  * Roots: the table of names in spans, and a hash over it in private memory.
  *
- * Called by request. Data: shm_root slots, written here alone; the hash maps a name to its slot and is made from the slots at
- * the start. Names are checked here, whoever sends them: 1 to 255 bytes of UTF-8 without zero bytes.
+ * Called by request. Data: shm_root slots, written here alone; the hash maps a name to its slot and is made from the
+ * slots at the start. Names are checked here, whoever sends them: 1 to 255 bytes of UTF-8 without zero bytes.
  *
- * A new root: name, then offset, then name_bytes (release), which makes it exist. A change: one store of offset. A removal:
- * name_bytes to 0. Dies the daemon in between, a root is as before or as after.
+ * A new root: name, then offset, then name_bytes (release), which makes it exist. A change: one store of offset. A
+ * removal: name_bytes to 0. Dies the daemon in between, a root is as before or as after.
  */
 #include "daemon/roots.h"
 

@@ -1,19 +1,19 @@
 /*
  * Server: one libuv loop, one thread, which owns all heap state.
  *
- * Called by main. Calls request.c for each frame. A connection (peer) and a session are two things: a peer may have no session
- * (goallocctl), and a session may outlive its peer (the process closed the socket and lives).
+ * Called by main. Calls request.c for each frame. A connection (peer) and a session are two things: a peer may have
+ * no session (goallocctl), and a session may outlive its peer (the process closed the socket and lives).
  *
- * In:   uv_read into one buffer of the loop -> whole frames are handled where they lie -> the rest is copied into the peer.
- * Out:  packed into one buffer of the loop -> uv_try_write -> what the socket does not take is copied and queued; above 256 KiB
- *       the peer is disconnected. The daemon never waits for a client.
+ * In:   uv_read into one buffer of the loop -> whole frames are handled where they lie -> the rest is copied into
+ * the peer. Out:  packed into one buffer of the loop -> uv_try_write -> what the socket does not take is copied and
+ *       queued; above 256 KiB the peer is disconnected. The daemon never waits for a client.
  * Busy: a peer whose request takes longer is not read from until it is answered.
  * Idle: ending sessions and counting objects are done in slices between the turns of the loop.
  *
- * Death: SO_PEERPIDFD (else pidfd_open of the peer's pid) gives a pidfd at attach; it becomes readable when the process is dead, whatever
- * happened to copies of its socket in forked children. End of the stream alone does not end a session: a process that lives may still
- * write the alloc bits of its spans. Without a pidfd (a kernel before 5.3, a client outside the daemon's pid namespace before 6.5)
- * the end of the stream has to do.
+ * Death: SO_PEERPIDFD (else pidfd_open of the peer's pid) gives a pidfd at attach; it becomes readable when the
+ * process is dead, whatever happened to copies of its socket in forked children. End of the stream alone does not end
+ * a session: a process that lives may still write the alloc bits of its spans. Without a pidfd (a kernel before 5.3,
+ * a client outside the daemon's pid namespace before 6.5) the end of the stream has to do.
  */
 #include "daemon/server.h"
 
@@ -100,7 +100,9 @@ static void peer_close(peer *p)
         }
     }
     if (p->op_census || p->op_detach) {
-        /* Done in slices for this peer alone: nobody will come back to it. A commit does, so the peer waits for that. */
+        /*
+         * Done in slices for this peer alone: nobody will come back to it. A commit does, so the peer waits for that.
+         */
         p->op_census = p->op_detach = false;
         p->busy = false;
     }

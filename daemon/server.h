@@ -17,8 +17,8 @@
 typedef struct server server;
 
 /*
- * One connection. While busy, a request of it is under way (memory is being committed, objects counted, a session ended):
- * nothing more is read from it, so its requests are answered in order and cost no queue.
+ * One connection. While busy, a request of it is under way (memory is being committed, objects counted, a session
+ * ended): nothing more is read from it, so its requests are answered in order and cost no queue.
  */
 typedef struct peer {
     uv_pipe_t pipe;

@@ -1,19 +1,20 @@
 /*
  * Session: opens and ends sessions, and writes the lease words.
  *
- * Called by request (everything that a client asks for), server (a process has died) and sweep. Data: the session table and the
- * lease words in spans, written by this thread alone; the private session with the list of its spans.
+ * Called by request (everything that a client asks for), server (a process has died) and sweep. Data: the session
+ * table and the lease words in spans, written by this thread alone; the private session with the list of its spans.
  *
  * A lease, from end to end:
  *   1. request takes a span from mcentral or mheap; it is in no list.
  *   2. lease_give: owner (RECLAIM), then the list, then the lease word {LEASED, session, epoch}; then the reply leaves.
  *   3. The client writes the span's alloc bits. Others only set remote bits.
- *   4. lease_return, or the session's end: a RECLAIM session's objects that are not kept are freed, owner becomes 0, and
- *      mcentral_put makes the state CENTRAL or frees the span.
+ *   4. lease_return, or the session's end: a RECLAIM session's objects that are not kept are freed, owner becomes 0,
+ *      and mcentral_put makes the state CENTRAL or frees the span.
  *
- * States of a session: OPEN -> ENDING (Detach, or its process has died) -> gone; OPEN -> LOST (the connection has ended but
- * the process lives, and might still write the alloc bits of its spans: they stay its own) -> ENDING when it dies.
- * A lease is never taken from a process that lives and has not given it up. Ending is done in slices, so others wait little.
+ * States of a session: OPEN -> ENDING (Detach, or its process has died) -> gone; OPEN -> LOST (the connection has
+ * ended but the process lives, and might still write the alloc bits of its spans: they stay its own) -> ENDING when
+ * it dies. A lease is never taken from a process that lives and has not given it up. Ending is done in slices, so
+ * others wait little.
  *
  * Invariants (checked by mheap_validate, linear): a span is in a session's list iff its lease word says LEASED.
  * If the daemon dies within step 4: freeing what is not kept may be repeated; owner becomes 0 after it.
@@ -70,7 +71,12 @@ int session_open(session_table *table, const session_request *request, session *
     s->uid = request->uid;
     if (request->limit_bytes != 0)
         s->limit_pages = request->limit_bytes / PAGE_BYTES + (request->limit_bytes % PAGE_BYTES != 0);
+    /* A label is for people: nothing in it may move their terminal's cursor. */
     (void)strncat(s->label, request->label, sizeof(s->label) - 1);
+    for (char *c = s->label; *c != '\0'; c++) {
+        if ((unsigned char)*c < ' ' || *c == 0x7f)
+            *c = '?';
+    }
     slot->flags = s->flags;
     slot->pid = s->pid;
     slot->uid = s->uid;

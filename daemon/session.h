@@ -8,7 +8,10 @@
 
 #define SESSION_TOKEN_BYTES 16u
 
-/* The daemon's own copy of GOALLOC_ATTACH_*: daemon and client do not include each other. The attach handshake carries them. */
+/*
+ * The daemon's own copy of GOALLOC_ATTACH_*: daemon and client do not include each other. The attach handshake
+ * carries them.
+ */
 #define SESSION_RECLAIM  UINT32_C(1)
 #define SESSION_READONLY UINT32_C(2)
 
@@ -55,7 +58,8 @@ void session_table_init(session_table *table, mheap *heap);
 void session_table_end(session_table *table);
 
 /* Open a session. 0, SESSION_E_NO_SLOT. The table owns *ret until session_end_step() has finished it. */
-int session_open(session_table *table, const session_request *request, session **ret) __attribute__((warn_unused_result));
+int session_open(session_table *table, const session_request *request, session **ret)
+    __attribute__((warn_unused_result));
 
 /* The session with that number and epoch; NULL: it has ended. */
 session *session_find(const session_table *table, session_no no, uint32_t epoch);
@@ -63,8 +67,8 @@ session *session_find(const session_table *table, session_no no, uint32_t epoch)
 void session_set_state(session_table *table, session *s, enum shm_session_state state);
 
 /*
- * End up to budget leases and adoptions of a session in state ENDING. True: it is over, s is gone. Slots that were not handed out are
- * free, handed-out objects stay, a RECLAIM session's are freed unless kept.
+ * End up to budget leases and adoptions of a session in state ENDING. True: it is over, s is gone. Slots that were
+ * not handed out are free, handed-out objects stay, a RECLAIM session's are freed unless kept.
  */
 bool session_end_step(session_table *table, session *s, unsigned budget) __attribute__((warn_unused_result));
 

@@ -1,5 +1,6 @@
 /*
- * Spanlist: doubly linked lists of spans in private memory of the daemon, one link a span. A span is in one list at most.
+ * Spanlist: doubly linked lists of spans in private memory of the daemon, one link a span. A span is in one list at
+ * most.
  */
 #ifndef GOALLOC_DAEMON_SPANLIST_H
 #define GOALLOC_DAEMON_SPANLIST_H

@@ -1,10 +1,10 @@
 /*
  * Sweep: passes over all spans by address, a slice at a time.
  *
- * Called by a timer of the loop. A slice is 4096 spans (well below a millisecond), slices follow each other after 5 ms, and
- * a pass after a pause: 100 ms, doubled to at most 1 s while passes find nothing. So memory freed from afar is back within
- * about a second on heaps up to some millions of spans, and an idle daemon wakes once a second. Nothing to sweep, no work: an empty heap
- * costs one look at its counter.
+ * Called by a timer of the loop. A slice is 4096 spans (well below a millisecond), slices follow each other after 5
+ * ms, and a pass after a pause: 100 ms, doubled to at most 1 s while passes find nothing. So memory freed from afar
+ * is back within about a second on heaps up to some millions of spans, and an idle daemon wakes once a second.
+ * Nothing to sweep, no work: an empty heap costs one look at its counter.
  */
 #include "daemon/sweep.h"
 

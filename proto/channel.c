@@ -70,7 +70,10 @@ int channel_connect(channel *ch, const char *path, deadline until)
     if (ch->fd < 0)
         return -errno;
 
-    /* A Unix socket connects at once, or answers EAGAIN while the listener's queue is full: nothing tells when to try again. */
+    /*
+     * A Unix socket connects at once, or answers EAGAIN while the listener's queue is full: nothing tells when to try
+     * again.
+     */
     for (;;) {
         r = connect(ch->fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
         if (r == -EAGAIN && deadline_left_ms(until) > 0)

@@ -30,7 +30,8 @@ typedef struct channel {
 } channel;
 
 /*
- * Connect to the Unix socket at path. 0, or -errno: -EINVAL (path empty), -ENAMETOOLONG (more than a socket address holds),
+ * Connect to the Unix socket at path. 0, or -errno: -EINVAL (path empty), -ENAMETOOLONG (more than a socket address
+ * holds),
  * -ENOENT, -ECONNREFUSED, -EACCES, -ETIMEDOUT, ... On failure the channel is closed.
  */
 int channel_connect(channel *ch, const char *path, deadline until) __attribute__((warn_unused_result));
@@ -39,12 +40,13 @@ int channel_connect(channel *ch, const char *path, deadline until) __attribute__
 void channel_close(channel *ch);
 
 /* Send len_bytes. 0, -ETIMEDOUT (some of it may have been sent: the connection is of no use any more), -EPIPE, ... */
-int channel_send(channel *ch, const uint8_t *data, size_t len_bytes, deadline until) __attribute__((warn_unused_result));
+int channel_send(channel *ch, const uint8_t *data, size_t len_bytes, deadline until)
+    __attribute__((warn_unused_result));
 
 /*
  * Wait for a whole frame. 0: *ret_payload points into the channel, valid until the next call, and the frame is to be
- * dropped with channel_drop_frame(). -ETIMEDOUT, -ECONNRESET (the peer has closed), -EPROTO (longer than a frame may be), ...
- * A time-out loses nothing: the next call goes on.
+ * dropped with channel_drop_frame(). -ETIMEDOUT, -ECONNRESET (the peer has closed), -EPROTO (longer than a frame may
+ * be), ... A time-out loses nothing: the next call goes on.
  */
 int channel_recv(channel *ch, const uint8_t **ret_payload, size_t *ret_len_bytes, deadline until)
     __attribute__((warn_unused_result));

@@ -1,6 +1,6 @@
 /*
- * fdpass: sendmsg and recvmsg with SCM_RIGHTS. Called by the daemon for the attach reply, by the client for everything it
- * receives. A descriptor that the receiver has no place for is closed, so a peer cannot fill its table.
+ * fdpass: sendmsg and recvmsg with SCM_RIGHTS. Called by the daemon for the attach reply, by the client for
+ * everything it receives. A descriptor that the receiver has no place for is closed, so a peer cannot fill its table.
  */
 #include "proto/fdpass.h"
 

@@ -24,15 +24,15 @@ static inline uint32_t frame_payload_bytes(const uint8_t header[FRAME_HEADER_BYT
 }
 
 /*
- * Pack message with its length into buf. Returns the bytes written, 0 if it does not fit into cap_bytes or is longer than a
- * frame may be.
+ * Pack message with its length into buf. Returns the bytes written, 0 if it does not fit into cap_bytes or is longer
+ * than a frame may be.
  */
 size_t frame_pack(const ProtobufCMessage *message, uint8_t *buf, size_t cap_bytes) __attribute__((warn_unused_result));
 
 /*
- * Bump: memory for unpacking one message, out of a buffer that the caller owns. Nothing is freed singly; when the buffer is used
- * up, unpacking fails. So a message costs at most that much, whatever a peer has put into it, and no malloc.
- * allocator.allocator_data points back at the bump: do not copy it.
+ * Bump: memory for unpacking one message, out of a buffer that the caller owns. Nothing is freed singly; when the
+ * buffer is used up, unpacking fails. So a message costs at most that much, whatever a peer has put into it, and no
+ * malloc. allocator.allocator_data points back at the bump: do not copy it.
  */
 typedef struct frame_bump {
     ProtobufCAllocator allocator;

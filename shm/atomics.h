@@ -1,8 +1,8 @@
 /*
  * Atomics: the only way to touch a word that another thread or process may write. The order is in the name.
  *
- * Every recovery-critical store in shared memory is one aligned 64-bit word, so a process that dies between two of these
- * calls leaves nothing torn. Why an order was chosen stands where the call is.
+ * Every recovery-critical store in shared memory is one aligned 64-bit word, so a process that dies between two of
+ * these calls leaves nothing torn. Why an order was chosen stands where the call is.
  */
 #ifndef GOALLOC_SHM_ATOMICS_H
 #define GOALLOC_SHM_ATOMICS_H

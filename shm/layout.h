@@ -20,10 +20,11 @@
  *
  * Who writes which bit word:
  *   alloc    the session that leases the span (the one thread that owns it), else the daemon. 1: allocated.
- *   remote   anybody who frees an object of a span it does not own sets one bit (fetch_or); whoever may write the alloc word
- *            clears it when the free is folded in. An object is live iff alloc is 1 and remote is 0.
- *   kept     valid only in a special span (owner != 0 or nadopted != 0). In a span owned by a RECLAIM session: 1 means that the
- *            object is not the owner's (published or adopted). Else: 1 means adopted. Set by anyone, cleared with the object.
+ *   remote   anybody who frees an object of a span it does not own sets one bit (fetch_or); whoever may write the
+ *            alloc word clears it when the free is folded in. An object is live iff alloc is 1 and remote is 0.
+ *   kept     valid only in a special span (owner != 0 or nadopted != 0). In a span owned by a RECLAIM session: 1
+ *            means that the object is not the owner's (published or adopted). Else: 1 means adopted. Set by anyone,
+ *            cleared with the object.
  *   mark     reserved for the collector; nobody writes it yet.
  *
  * The span's state (in its lease word):
@@ -99,7 +100,10 @@ typedef struct shm_root {
     char name[SHM_ROOT_NAME_BYTES];
 } shm_root;
 
-/* What is known of 64 MiB of the arena. zeroed_base only rises: pages at or above it were never handed out, so are zero. */
+/*
+ * What is known of 64 MiB of the arena. zeroed_base only rises: pages at or above it were never handed out, so are
+ * zero.
+ */
 typedef struct shm_heap_arena {
     shm_u64 zeroed_base; /* pages within this heap arena */
     uint64_t reserved;
@@ -111,7 +115,7 @@ enum span_state {
     SPAN_CENTRAL = 2, /* the daemon may */
 };
 
-/* The lease word: state 8 | span class 8 | session 16 | epoch of the session 32. Changed by the daemon, by one store. */
+/* The lease word: state 8 | unused 8 | session 16 | epoch of the session 32. Changed by the daemon, by one store. */
 typedef struct lease_word {
     enum span_state state;
     session_no session;
@@ -158,12 +162,15 @@ typedef struct shm_map {
 /* A number for everything that two processes must agree on: sizes, offsets, size classes, meaning of words. */
 uint64_t shm_abi_hash(void);
 
-/* Fill in sizes and offsets for an arena of arena_bytes (a multiple of 64 MiB, at most 16 TiB) at base; the rest is zeroed. */
+/*
+ * Fill in sizes and offsets for an arena of arena_bytes (a multiple of 64 MiB, at most 16 TiB) at base; the rest is
+ * zeroed.
+ */
 void shm_header_init(shm_header *header, uint64_t base, uint64_t arena_bytes);
 
 /*
- * Check that header is what shm_header_init() would have made, and that the regions have the sizes it says. 0, -ENOEXEC (another
- * ABI), -EPROTO (not a heap, or damaged).
+ * Check that header is what shm_header_init() would have made, and that the regions have the sizes it says. 0,
+ * -ENOEXEC (another ABI), -EPROTO (not a heap, or damaged).
  */
 int shm_header_check(const shm_header *header, uint64_t spans_bytes, uint64_t bitmap_bytes)
     __attribute__((warn_unused_result));

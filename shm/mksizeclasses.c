@@ -1,9 +1,11 @@
 /*
  * mksizeclasses: writes sizeclass_table.c, the size classes, from Go's rules (runtime/mksizeclasses.go).
  *
- *   1. Candidate sizes go up in steps: 8, from 32 on 16, from 128 on an eighth of the last power of two, from 2048 on 256.
+ *   1. Candidate sizes go up in steps: 8, from 32 on 16, from 128 on an eighth of the last power of two, from 2048
+ *      on 256.
  *   2. The span of a size takes as many pages as leave at most an eighth of it unused.
- *   3. A size whose span has the same pages and object count as the one before replaces it: more room for the same cost.
+ *   3. A size whose span has the same pages and object count as the one before replaces it: more room for the same
+ *      cost.
  *   4. Each size is then raised to the largest multiple of 128 that keeps its object count, if that is more.
  *
  * Built and run by hand when the rules change: mksizeclasses > shm/sizeclass_table.c. A test compares.

@@ -1,9 +1,10 @@
 /*
  * Object: from an address to the object it names, and the life of its bits.
  *
- * Called by clients (free by others than the owner, checks, publish) and by the daemon (sweep, roots, adoption). Data: page map
- * and span table in spans (daemon writes), bits in bitmap (everybody writes). The words come from other processes: each is read once
- * and bounded; nothing read here is used as an address. An index is below nelems before it touches the bits.
+ * Called by clients (free by others than the owner, checks, publish) and by the daemon (sweep, roots, adoption).
+ * Data: page map and span table in spans (daemon writes), bits in bitmap (everybody writes). The words come from
+ * other processes: each is read once and bounded; nothing read here is used as an address. An index is below nelems
+ * before it touches the bits.
  */
 #include "shm/object.h"
 

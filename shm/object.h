@@ -35,8 +35,8 @@ enum object_verdict object_find(const shm_map *map, uint64_t p, object_ref *ret)
 bool object_is_live(const shm_map *map, const object_ref *object);
 
 /*
- * Free an object whose alloc word the caller may not write: one bit in the remote word. LIVE: done; FREE: it was free already.
- * If the caller dies before the fetch_or the object is live, after it the object is free.
+ * Free an object whose alloc word the caller may not write: one bit in the remote word. LIVE: done; FREE: it was free
+ * already. If the caller dies before the fetch_or the object is live, after it the object is free.
  */
 enum object_verdict object_free_remote(const shm_map *map, const object_ref *object);
 

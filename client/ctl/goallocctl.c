@@ -1,8 +1,8 @@
 /*
  * goallocctl: asks a running goallocd. It speaks the protocol without attaching, so it is no session and maps nothing.
  *
- * One request, one answer, as a table or with --json as one object. Exit status 0, 1 if the daemon could not be asked or refused, 2 for
- * a wrong command line.
+ * One request, one answer, as a table or with --json as one object. Exit status 0, 1 if the daemon could not be asked
+ * or refused, 2 for a wrong command line.
  */
 #include <argp.h>
 #include <errno.h>
@@ -102,7 +102,8 @@ static int print_stats_json(const Goallocd__StatsReply *s)
 
 static void print_stats(const Goallocd__StatsReply *s)
 {
-    (void)printf("goallocd %s, up %.1f s, %" PRIu64 " requests served\n\n", s->version, (double)s->uptime_ms / 1000, s->rpcs);
+    (void)printf("goallocd %s, up %.1f s, %" PRIu64 " requests served\n\n", s->version, (double)s->uptime_ms / 1000,
+                 s->rpcs);
     (void)printf("%-18s %16" PRIu64 "\n", "live objects", s->live_objects);
     print_bytes("live", s->live_bytes);
     print_bytes("in use (pages)", s->inuse_bytes);

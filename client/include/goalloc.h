@@ -111,8 +111,8 @@ GOALLOC_API int goalloc_detach(void);
 /*
  * Allocate size bytes, uninitialised. Size 0 gives a unique pointer that can be freed.
  *
- * The result is aligned to 8 bytes up to size 15, to 16 from 16 on, except sizes 17 to 24, which are aligned to 8. It is
- * valid in every attached process, at this address, until somebody frees it. Before an attach it attaches with the
+ * The result is aligned to 8 bytes up to size 15, to 16 from 16 on, except sizes 17 to 24, which are aligned to 8. It
+ * is valid in every attached process, at this address, until somebody frees it. Before an attach it attaches with the
  * defaults. The memory may hold pointers for a collector to follow; goalloc_malloc_noscan() says that it doesn't.
  *
  * Cost: up to 32768 bytes a few nanoseconds, no lock and no system call, except when this thread's spans of that
@@ -121,8 +121,8 @@ GOALLOC_API int goalloc_detach(void);
  * (read-only attach), ETIMEDOUT, ENOTCONN (the daemon is gone and the spans held are used up), or an error of
  * goalloc_attach().
  *
- * Size classes and lookup are Go's (runtime/sizeclasses.go, mcache, nextFreeFast); unlike Go's, a full span stays with the
- * thread and comes back into use when its objects are freed.
+ * Size classes and lookup are Go's (runtime/sizeclasses.go, mcache, nextFreeFast); unlike Go's, a full span stays
+ * with the thread and comes back into use when its objects are freed.
  */
 GOALLOC_API GOALLOC_ALLOC(1) void *goalloc_malloc(size_t size);
 
@@ -170,28 +170,32 @@ GOALLOC_API int goalloc_contains(const void *p);
 
 /*
  * Make the object at p the heap's: it stays when the session that allocated or adopted it ends. For an object that is
- * the heap's already nothing changes. Any session may publish any object. One atomic operation; a round trip if the object
- * was adopted. 0, -EINVAL, -EALREADY (already freed), -EROFS, -ENOTCONN.
+ * the heap's already nothing changes. Any session may publish any object. One atomic operation; a round trip if the
+ * object was adopted. 0, -EINVAL, -EALREADY (already freed), -EROFS, -ENOTCONN.
  */
 GOALLOC_API int goalloc_publish(void *p);
 
 /*
- * Make the object at p this session's, whoever's it was. In a session with GOALLOC_ATTACH_RECLAIM it is freed with the session;
- * in any other session this is the same as goalloc_publish(). The last session to adopt has it. The caller answers for
- * nobody freeing p meanwhile. A round trip if the object was not allocated by this session.
- * 0, -EINVAL, -EALREADY (already freed), -ENOSPC (65536 adopted objects a session), -EROFS, -ENOTCONN, -ETIMEDOUT.
+ * Make the object at p this session's, whoever's it was. In a session with GOALLOC_ATTACH_RECLAIM it is freed with
+ * the session; in any other session this is the same as goalloc_publish(). The last session to adopt has it. The
+ * caller answers for nobody freeing p meanwhile. A round trip if the object was not allocated by this session. 0,
+ * -EINVAL, -EALREADY (already freed), -ENOSPC (65536 adopted objects a session), -EROFS, -ENOTCONN, -ETIMEDOUT.
  */
 GOALLOC_API int goalloc_adopt(void *p);
 
 /*
- * Name the object that p points to, or into, so that other processes find it; NULL p removes the name. The name is
- * 1 to GOALLOC_ROOT_NAME_MAX bytes of UTF-8. Setting a name again replaces it at once for all. A root keeps no object alive.
- * One round trip. 0, -EINVAL (empty name, or p does not point into a live object), -ENAMETOOLONG, -EILSEQ (not UTF-8),
+ * Name the object that p points to, or into, so that other processes find it; NULL p removes the name. The name is 1
+ * to GOALLOC_ROOT_NAME_MAX bytes of UTF-8. Setting a name again replaces it at once for all. A root keeps no object
+ * alive. One round trip. 0, -EINVAL (empty name, or p does not point into a live object), -ENAMETOOLONG, -EILSEQ (not
+ * UTF-8),
  * -ENOENT (removing what is not there), -ENOSPC (4096 roots), -EROFS, -ENOTCONN, -ETIMEDOUT.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_set(const char *name, void *p);
 
-/* Look a root up: *ret_p is set on success only. One round trip. 0, -ENOENT, and the name errors of goalloc_root_set(). */
+/*
+ * Look a root up: *ret_p is set on success only. One round trip. 0, -ENOENT, and the name errors of
+ * goalloc_root_set().
+ */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_get(const char *name, void **ret_p);
 
 /*
@@ -212,8 +216,8 @@ GOALLOC_API GOALLOC_CHECK int goalloc_stats(goalloc_stats_t *ret_stats);
 
 /*
  * Give all spans that this thread and exited threads hold back to the daemon, with the objects in them, and the
- * cached large runs; a RECLAIM session keeps the spans that have objects. Other threads do the same the next time they run
- * out of a span. One round trip, awaited. 0, -ENOTCONN, -ETIMEDOUT.
+ * cached large runs; a RECLAIM session keeps the spans that have objects. Other threads do the same the next time
+ * they run out of a span. One round trip, awaited. 0, -ENOTCONN, -ETIMEDOUT.
  */
 GOALLOC_API int goalloc_trim(void);
 

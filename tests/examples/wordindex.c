@@ -4,20 +4,22 @@
  *   wordindex build --workers N [--kill-one] DIRECTORY    index all regular files below DIRECTORY
  *   wordindex top N | query WORD... | dump                read what is there, in a process of its own
  *
- * A word is a longest run of ASCII letters within one file, in lower case. All structures lie in the shared heap and point at each other with
- * plain pointers; the root "wordindex" leads to them:
+ * A word is a longest run of ASCII letters within one file, in lower case. All structures lie in the shared heap and
+ * point at each other with plain pointers; the root "wordindex" leads to them:
  *
  *   index -> buckets[] -> word -> word -> ...          next in its bucket
  *         |                 +---> posting -> posting   one for each file that has the word: file number, count
  *         +-> files[]: path, state
  *
  * Who writes which word of memory, and what holds if a worker dies (SIGKILL) between any two of its steps:
- *   file.state   0 free -> worker's number (claimed, by compare-and-swap) -> DONE. A dead worker's number stays in the state of the file it
- *                was in; its replacement has the same number and finishes that file first.
- *   bucket       words are pushed by compare-and-swap on the head; after a lost one the new head part is searched again, so a word is there
- *                once. Dies the worker before: nobody knows its word (the object is lost); after: the word is whole, with no posting.
- *   postings     pushed on the word's list in the same way, whole, one for each file. A file is counted in private memory first, so what is pushed is
- *                final. A worker that takes over a file skips words whose list has a posting of that file: its predecessor got so far.
+ *   file.state   0 free -> worker's number (claimed, by compare-and-swap) -> DONE. A dead worker's number stays in
+ *                the state of the file it was in; its replacement has the same number and finishes that file first.
+ *   bucket       words are pushed by compare-and-swap on the head; after a lost one the new head part is searched
+ *                again, so a word is there once. Dies the worker before: nobody knows its word (the object is lost);
+ *                after: the word is whole, with no posting.
+ *   postings     pushed on the word's list in the same way, whole, one for each file. A file is counted in private
+ *                memory first, so what is pushed is final. A worker that takes over a file skips words whose list
+ *                has a posting of that file: its predecessor got so far.
  *   word, posting contents   written before they are pushed, never afterwards.
  * So each (file, word) counts exactly once, no step holds a lock, and nobody waits for the dead.
  */
@@ -547,7 +549,8 @@ static int command_query(char **words, size_t n)
 
         (void)printf("'%s': %llu times in %llu files\n", words[i], (unsigned long long)t.count,
                      (unsigned long long)t.nfiles);
-        for (const posting *p = w == NULL ? NULL : atomic_load(&w->postings); p != NULL && shown < 3; p = p->next, shown++)
+        for (const posting *p = w == NULL ? NULL : atomic_load(&w->postings); p != NULL && shown < 3;
+             p = p->next, shown++)
             (void)printf("    %6u  %s\n", p->count, map->files[p->file].path);
     }
     return EXIT_SUCCESS;

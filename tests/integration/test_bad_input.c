@@ -220,7 +220,8 @@ static void attach_to_another_version_or_abi_is_refused_by_both_sides(void **sta
 static int attach_over_a_mapping(const fixture *f, void *arg)
 {
     void *base = (void *)strtoull(FIXTURE_BASE, NULL, 16);
-    void *squatter = mmap((char *)base + (1 << 20), 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    void *squatter =
+        mmap((char *)base + (1 << 20), 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 
     (void)arg;
     CHECK(squatter != MAP_FAILED);
@@ -295,7 +296,8 @@ static void stale_socket_of_a_dead_daemon_is_replaced(void **state)
     assert_int_equal(access(f->socket, F_OK), 0);
     pid = fork();
     if (pid == 0) {
-        (void)execl(GOALLOCD_PATH, GOALLOCD_PATH, "--socket", f->socket, "--base", FIXTURE_BASE, "--log-level", "error", NULL);
+        (void)execl(GOALLOCD_PATH, GOALLOCD_PATH, "--socket", f->socket, "--base", FIXTURE_BASE, "--log-level", "error",
+                    NULL);
         _exit(127);
     }
     f->daemon = pid;

@@ -1,6 +1,6 @@
 /*
- * The mcache against a naive model: random mallocs and frees of all sizes, through the library and a real daemon. No two live objects
- * overlap, contents stay, alignment and size hold, and the count by the bits is the model's.
+ * The mcache against a naive model: random mallocs and frees of all sizes, through the library and a real daemon. No
+ * two live objects overlap, contents stay, alignment and size hold, and the count by the bits is the model's.
  */
 #include <stdarg.h>
 #include <stddef.h>

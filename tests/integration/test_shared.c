@@ -1,5 +1,6 @@
 /*
- * Several real processes in one heap: what one allocates another one reads and frees; whatever way a process goes, its leases end.
+ * Several real processes in one heap: what one allocates another one reads and frees; whatever way a process goes,
+ * its leases end.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -604,8 +605,8 @@ static int steady_process(const fixture *f, void *arg)
         CHECK(*slot != NULL);
     }
     CHECK(goalloc_stats(&after) == 0);
-    (void)printf("%llu requests in %llu operations\n", (unsigned long long)(after.session_rpcs - before.session_rpcs - 1),
-                 (unsigned long long)(2 * nops));
+    (void)printf("%llu requests in %llu operations\n",
+                 (unsigned long long)(after.session_rpcs - before.session_rpcs - 1), (unsigned long long)(2 * nops));
     (void)fflush(stdout);
     CHECK((after.session_rpcs - before.session_rpcs - 1) * 100000 < 2 * nops);
     for (int i = 0; i < WORKING_SET; i++)

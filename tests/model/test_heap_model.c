@@ -1,6 +1,6 @@
 /*
- * The daemon's heap without its sockets: sessions lease, use and return spans at random, objects are freed from afar, sessions end; a naive
- * model knows which objects live. Validated all along; at the end nothing is left.
+ * The daemon's heap without its sockets: sessions lease, use and return spans at random, objects are freed from afar,
+ * sessions end; a naive model knows which objects live. Validated all along; at the end nothing is left.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -66,7 +66,8 @@ static void lease(world *w, int i)
         uint64_t npages = large ? 1 + r % 300 : size_class_npages[span_class_size(spc).n];
         span_class class = large ? (span_class){ 0 } : spc;
 
-        if (mheap_alloc_span(&w->heap, npages, large ? UINT64_C(1) << (r >> 30) % 6 : 1, class, &first, &nscavenged) != 0)
+        if (mheap_alloc_span(&w->heap, npages, large ? UINT64_C(1) << (r >> 30) % 6 : 1, class, &first, &nscavenged) !=
+            0)
             return;
     }
     lease_give(&w->table, w->sessions[i], first);
@@ -96,7 +97,8 @@ static void allocate(world *w, int i)
         if (free_bits == 0)
             continue;
         u64_store_release(&shm_alloc_bits(w->heap.map, first)[word], bits | (free_bits & -free_bits));
-        w->objects[w->nobjects++] = (object){ first, word * 64 + (uint32_t)__builtin_ctzll(free_bits), w->reclaims[i] ? i : -1 };
+        w->objects[w->nobjects++] =
+            (object){ first, word * 64 + (uint32_t)__builtin_ctzll(free_bits), w->reclaims[i] ? i : -1 };
         return;
     }
 }
@@ -135,8 +137,9 @@ static void change_owner(world *w, int i)
 
     const shm_span *span = shm_span_at(w->heap.map, o->first);
 
-    assert_int_equal(object_find(w->heap.map, w->heap.map->base + page_offset(o->first) + o->index * span->elem_bytes, &ref),
-                     OBJECT_LIVE);
+    assert_int_equal(
+        object_find(w->heap.map, w->heap.map->base + page_offset(o->first) + o->index * span->elem_bytes, &ref),
+        OBJECT_LIVE);
     if (u32_load_relaxed(&span->owner) == w->sessions[i]->no.n)
         return; /* its own, or made the heap's and still in its span: the library's part */
     assert_int_equal(adopt_set(w->heap.adopted, &ref, w->sessions[i]->no), 0);

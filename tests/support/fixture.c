@@ -234,7 +234,8 @@ bool fixture_is_clean(const fixture *f, uint64_t nobjects)
             return true;
         sleep_ms(10);
     }
-    (void)fprintf(stderr, "left behind: %llu sessions, %llu leases, %llu objects (%llu expected), %d descriptors (%d)\n",
+    (void)fprintf(stderr,
+                  "left behind: %llu sessions, %llu leases, %llu objects (%llu expected), %d descriptors (%d)\n",
                   (unsigned long long)stats.sessions, (unsigned long long)stats.leased_spans,
                   (unsigned long long)stats.live_objects, (unsigned long long)nobjects, nfds, f->nfds);
     return false;

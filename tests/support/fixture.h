@@ -30,18 +30,24 @@ typedef struct fixture {
     int nfds;     /* the daemon's open descriptors when it had no client yet */
 } fixture;
 
-/* Start a daemon with options of its own ("--reserve", "256M", NULL); NULL: none. Exits the test program when it does not come up. */
+/*
+ * Start a daemon with options of its own ("--reserve", "256M", NULL); NULL: none. Exits the test program when it does
+ * not come up.
+ */
 void fixture_start(fixture *f, const char *const *options);
 
-/* The daemon must still run; it is stopped by SIGTERM and must end with status 0. False: it has not. Removes the directory. */
+/*
+ * The daemon must still run; it is stopped by SIGTERM and must end with status 0. False: it has not. Removes the
+ * directory.
+ */
 bool fixture_stop(fixture *f);
 
 /* Statistics, asked for without a session. Exits the test program on failure. */
 void fixture_stats(const fixture *f, goalloc_stats_t *ret);
 
 /*
- * Wait up to 5 s until no session and no lease is left. Then the daemon must have as many descriptors open as at the start, and the heap
- * nobjects objects. False: a message says what is left.
+ * Wait up to 5 s until no session and no lease is left. Then the daemon must have as many descriptors open as at the
+ * start, and the heap nobjects objects. False: a message says what is left.
  */
 bool fixture_is_clean(const fixture *f, uint64_t nobjects);
 
@@ -53,7 +59,10 @@ int child_run(const fixture *f, child_fn fn, void *arg);
 
 /* A new connection, to write to it what no library would. */
 int raw_connect(const fixture *f);
-/* Send a request and wait for its reply (the caller frees it with goallocd__reply__free_unpacked), NULL: disconnected. */
+/*
+ * Send a request and wait for its reply (the caller frees it with goallocd__reply__free_unpacked), NULL:
+ * disconnected.
+ */
 Goallocd__Reply *raw_call(int fd, Goallocd__Request *request);
 /* True if the daemon closes the connection within 5 s. */
 bool raw_is_closed(int fd);

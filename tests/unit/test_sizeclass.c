@@ -1,5 +1,6 @@
 /*
- * The size classes: what the generator writes is what is in the tree, is Go's published table, and serves every size and offset.
+ * The size classes: what the generator writes is what is in the tree, is Go's published table, and serves every size
+ * and offset.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -36,10 +37,11 @@ static void mksizeclasses_run_again_writes_the_same_table(void **state)
 static void size_class_bytes_is_the_published_table(void **state)
 {
     static const uint16_t bytes[SIZE_CLASS_COUNT] = {
-        0,    8,    16,   24,   32,   48,   64,   80,   96,   112,   128,   144,   160,   176,   192,   208,   224,
-        240,  256,  288,  320,  352,  384,  416,  448,  480,   512,   576,   640,   704,   768,   896,   1024,  1152,
-        1280, 1408, 1536, 1792, 2048, 2304, 2688, 3072, 3200,  3456,  4096,  4864,  5376,  6144,  6528,  6784,  6912,
-        8192, 9472, 9728, 10240, 10880, 12288, 13568, 14336, 16384, 18432, 19072, 20480, 21760, 24576, 27264, 28672, 32768
+        0,     8,     16,    24,    32,    48,    64,    80,    96,    112,   128,   144,  160,   176,
+        192,   208,   224,   240,   256,   288,   320,   352,   384,   416,   448,   480,  512,   576,
+        640,   704,   768,   896,   1024,  1152,  1280,  1408,  1536,  1792,  2048,  2304, 2688,  3072,
+        3200,  3456,  4096,  4864,  5376,  6144,  6528,  6784,  6912,  8192,  9472,  9728, 10240, 10880,
+        12288, 13568, 14336, 16384, 18432, 19072, 20480, 21760, 24576, 27264, 28672, 32768
     };
     static const uint8_t npages[33] = { 2, 1, 2, 1, 2, 1, 3, 2, 3, 1, 3, 2, 3, 4, 5, 6, 1,
                                         7, 6, 5, 4, 3, 5, 7, 2, 9, 7, 5, 8, 3, 10, 7, 4 };
