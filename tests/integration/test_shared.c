@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -373,6 +374,64 @@ static void fork_child_is_a_client_of_its_own(void **state)
     assert_true(fixture_is_clean(*state, 0));
 }
 
+static _Atomic bool enough;
+
+static void *churning_thread(void *arg)
+{
+    void *mine[200] = { NULL };
+    uint64_t seed = (uint64_t)(uintptr_t)arg;
+
+    while (!atomic_load(&enough)) {
+        uint64_t r = test_random(&seed);
+        void **slot = &mine[r % 200];
+
+        goalloc_free(*slot);
+        *slot = goalloc_malloc((r >> 32) % (r % 100 == 0 ? 100000 : 2000));
+        CHECK(*slot != NULL);
+        if (r % 1000 == 0)
+            CHECK(goalloc_trim() == 0);
+    }
+    for (int i = 0; i < 200; i++)
+        goalloc_free(mine[i]);
+    return NULL;
+}
+
+static int forking_threads_process(const fixture *f, void *arg)
+{
+    pthread_t threads[3];
+
+    (void)arg;
+    must_attach(f, 0);
+    for (uintptr_t i = 0; i < 3; i++)
+        CHECK(pthread_create(&threads[i], NULL, churning_thread, (void *)(i + 1)) == 0);
+    for (int i = 0; i < 100; i++) {
+        void *p = goalloc_malloc(100);
+        pid_t pid = fork();
+
+        CHECK(p != NULL && pid >= 0);
+        if (pid == 0) {
+            void *q = goalloc_malloc(100);
+
+            CHECK(q != NULL && q != p);
+            goalloc_free(q);
+            CHECK(goalloc_free_checked(p) == 0);
+            _exit(0);
+        }
+        CHECK(child_wait(pid) == 0);
+        CHECK(goalloc_free_checked(p) == -EALREADY);
+    }
+    atomic_store(&enough, true);
+    for (int i = 0; i < 3; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    return 0;
+}
+
+static void fork_while_threads_allocate_makes_working_children(void **state)
+{
+    assert_int_equal(child_run(*state, forking_threads_process, NULL), 0);
+    assert_true(fixture_is_clean(*state, 0));
+}
+
 /* --- whose object is it --- */
 
 static int reclaiming(const fixture *f, void *arg)
@@ -690,6 +749,7 @@ int main(void)
         TEST(fixture_is_clean_with_a_lease_left_is_false),
         TEST(free_by_another_thread_and_thread_exit_lose_nothing),
         TEST(fork_child_is_a_client_of_its_own),
+        TEST(fork_while_threads_allocate_makes_working_children),
         TEST(reclaim_session_frees_its_objects_but_the_published_and_the_adopted),
         TEST(adopted_object_freed_by_another_takes_nobody_with_it),
         TEST(readonly_attach_reads_and_changes_nothing),

@@ -77,6 +77,8 @@ static bool answers(const fixture *f)
 
 void fixture_start(fixture *f, const char *const *options)
 {
+    goalloc_stats_t stats;
+
     memset(f, 0, sizeof(*f));
     (void)snprintf(f->dir, sizeof(f->dir), "/tmp/goalloc-test.XXXXXX");
     if (mkdtemp(f->dir) == NULL)
@@ -95,6 +97,7 @@ void fixture_start(fixture *f, const char *const *options)
     }
     if (!answers(f))
         give_up("the daemon does not come up");
+    fixture_stats(f, &stats); /* it listens early; now it serves */
     /* Its own descriptors: those of the connections that looked whether it answers must be gone. */
     for (int i = 0, same = 0; i < 400 && same < 5; i++) {
         int n = count_fds(f->daemon);
