@@ -70,6 +70,10 @@ int goalloc_trim(void)
         return r;
     if (process.readonly)
         return 0; /* it holds nothing */
+    /* Is the daemon there? If not, what is held is all that there is to allocate from. */
+    r = connection_return(NULL, 0, true);
+    if (r < 0)
+        return r;
     u32_store_relaxed(&process.trim_seq, u32_load_relaxed(&process.trim_seq) + 1);
     mcache_return_all();
     return connection_return(NULL, 0, true); /* requests are answered in order: this one after the returns */

@@ -217,7 +217,7 @@ GOALLOC_API GOALLOC_CHECK int goalloc_stats(goalloc_stats_t *ret_stats);
 /*
  * Give all spans that this thread and exited threads hold back to the daemon, with the objects in them, and the
  * cached large runs; a RECLAIM session keeps the spans that have objects. Other threads do the same the next time
- * they run out of a span. One round trip, awaited. 0, -ENOTCONN, -ETIMEDOUT.
+ * they run out of a span. Two round trips. 0, -ENOTCONN, -ETIMEDOUT: then nothing was given back.
  */
 GOALLOC_API int goalloc_trim(void);
 

@@ -252,6 +252,38 @@ static void fixture_is_clean_with_a_lease_left_is_false(void **state)
     assert_true(fixture_is_clean(f, 1002));
 }
 
+static int outliving_the_daemon(const fixture *f, void *arg)
+{
+    void *root;
+    void *p;
+    int n = 0;
+
+    (void)arg;
+    must_attach(f, 0);
+    p = goalloc_malloc(64);
+    CHECK(p != NULL && kill(f->daemon, SIGKILL) == 0);
+    while (kill(f->daemon, 0) == 0 && n++ < 5) /* a zombie until the test waits for it */
+        (void)usleep(10000);
+    CHECK(goalloc_trim() == -ENOTCONN);
+    for (int i = 0; i < 50; i++) /* from the span that is held */
+        CHECK(goalloc_malloc(64) != NULL);
+    CHECK(goalloc_root_get("none", &root) == -ENOTCONN);
+    errno = 0;
+    CHECK(goalloc_malloc(100000) == NULL && errno == ENOTCONN);
+    CHECK(goalloc_free_checked(p) == 0);
+    CHECK(goalloc_detach() == 0);
+    return 0;
+}
+
+static void process_goes_on_with_what_it_holds_when_the_daemon_is_killed(void **state)
+{
+    fixture *f = *state;
+
+    assert_int_equal(child_run(f, outliving_the_daemon, NULL), 0);
+    assert_int_equal(child_wait(f->daemon), 1000 + SIGKILL);
+    fixture_forget_daemon(f);
+}
+
 /* --- threads --- */
 
 typedef struct handover {
@@ -747,6 +779,7 @@ int main(void)
         TEST(churn_of_four_processes_leaves_an_empty_heap),
         TEST(kill_of_a_worker_ends_its_leases_and_keeps_its_objects),
         TEST(fixture_is_clean_with_a_lease_left_is_false),
+        TEST(process_goes_on_with_what_it_holds_when_the_daemon_is_killed),
         TEST(free_by_another_thread_and_thread_exit_lose_nothing),
         TEST(fork_child_is_a_client_of_its_own),
         TEST(fork_while_threads_allocate_makes_working_children),

@@ -42,6 +42,9 @@ void fixture_start(fixture *f, const char *const *options);
  */
 bool fixture_stop(fixture *f);
 
+/* The test has killed the daemon and waited for it: only the directory is left to remove. */
+void fixture_forget_daemon(fixture *f);
+
 /* Statistics, asked for without a session. Exits the test program on failure. */
 void fixture_stats(const fixture *f, goalloc_stats_t *ret);
 
