@@ -13,29 +13,33 @@
  *
  * Who writes which word of memory, and what holds if a worker dies (SIGKILL) between any two of its steps:
  *   file.state   0 free -> worker's number (claimed, by compare-and-swap) -> DONE. A dead worker's number stays in
- *                the state of the file it was in; its replacement has the same number and finishes that file first.
+ *                the state of the file it was in. Its replacement has the same number, is started after the dead one
+ *                was waited for (so one process at a time writes under a number), and finishes that file first.
  *   bucket       words are pushed by compare-and-swap on the head; after a lost one the new head part is searched
  *                again, so a word is there once. Dies the worker before: nobody knows its word (the object is lost);
  *                after: the word is whole, with no posting.
  *   postings     pushed on the word's list in the same way, whole, one for each file. A file is counted in private
  *                memory first, so what is pushed is final. A worker that takes over a file skips words whose list
- *                has a posting of that file: its predecessor got so far.
+ *                has a posting of that file: its predecessor got so far. Dies the worker before a push: the posting
+ *                is lost and made anew; after the last one, before DONE: the replacement finds all of them there.
  *   word, posting contents   written before they are pushed, never afterwards.
- * So each (file, word) counts exactly once, no step holds a lock, and nobody waits for the dead.
+ *   doing, ndone             only shown, and looked at to choose whom to kill; nothing is decided by them.
+ * So each (file, word) counts exactly once, no step holds a lock, and nobody waits for the dead. A file that cannot be
+ * read counts as empty. Another build makes another index; nobody frees the one before.
  */
 #include <argp.h>
-#include <stdarg.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fts.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -72,6 +76,8 @@ typedef struct index_map {
     file *files;
     uint32_t nfiles;
     _Atomic uint32_t ndone;
+    /* From so many files done on, workers nap in the middle of each file, so that one can be caught there. */
+    _Atomic uint32_t nap_from;
     /* What each worker is doing, for the supervisor to see: file << 32 | words published of it. */
     _Atomic uint64_t doing[WORKERS_MAX + 1];
 } index_map;
@@ -106,14 +112,23 @@ static void attach(const char *label)
         die("attach: %s", goalloc_strerror(r));
 }
 
-static index_map *find_index(void)
+static index_map *find_index(const char *label)
 {
     void *p;
-    int r = goalloc_root_get(ROOT, &p);
+    int r;
 
+    attach(label);
+    r = goalloc_root_get(ROOT, &p);
     if (r < 0)
         die("root %s: %s", ROOT, goalloc_strerror(r));
     return p;
+}
+
+/* A file's name may hold anything: control characters are not for the terminal. */
+static void print_path(const char *path)
+{
+    for (; *path != '\0'; path++)
+        (void)putchar((unsigned char)*path < 0x20 || *path == 0x7f ? '?' : *path);
 }
 
 static uint64_t hash_bytes(const char *bytes, size_t len)
@@ -261,42 +276,72 @@ static void push_posting(word *w, uint32_t file_no, uint32_t count, bool taken_o
         ;
 }
 
+static void sleep_us(long us)
+{
+    struct timespec ts = { 0, us * 1000 };
+
+    (void)nanosleep(&ts, NULL);
+}
+
+/* The whole text of a file in private memory. NULL, with a message, if it cannot be read (any more). */
+static char *read_text(const char *path, size_t *ret_len)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    struct stat st = { 0 };
+    char *text = NULL;
+    size_t len = 0;
+    size_t cap = 0;
+    ssize_t n = -1;
+
+    if (fd >= 0)
+        errno = EINVAL; /* for what is no regular file any more */
+    if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+        cap = (size_t)st.st_size + 1; /* one more: the end is seen without growing */
+        text = must(malloc(cap));
+        while ((n = read(fd, text + len, cap - len)) > 0) {
+            len += (size_t)n;
+            if (len == cap)
+                text = must(realloc(text, cap *= 2));
+        }
+    }
+    if (n < 0) {
+        (void)fprintf(stderr, "wordindex: skipped %s: %s\n", path, strerror(errno));
+        free(text);
+        text = NULL;
+    }
+    if (fd >= 0)
+        (void)close(fd);
+    *ret_len = len;
+    return text;
+}
+
 static void index_file(index_map *map, uint32_t file_no, uint32_t me, bool taken_over)
 {
     tally t = { 0 };
-    struct stat st;
-    int fd = open(map->files[file_no].path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    char *text = NULL;
+    size_t len;
+    char *text = read_text(map->files[file_no].path, &len);
     uint32_t npublished = 0;
 
-    if (fd < 0 || fstat(fd, &st) < 0)
-        die("%s: %s", map->files[file_no].path, strerror(errno));
-    if (st.st_size > 0) {
-        text = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-        if (text == MAP_FAILED)
-            die("%s: %s", map->files[file_no].path, strerror(errno));
-        tally_text(&t, text, (size_t)st.st_size);
-    }
-    (void)close(fd);
+    if (text != NULL)
+        tally_text(&t, text, len);
     for (size_t i = 0; i < t.cap; i++) {
         if (t.entries[i].count == 0)
             continue;
         push_posting(get_word(map, &t.entries[i]), file_no, t.entries[i].count, taken_over);
         atomic_store(&map->doing[me], (uint64_t)file_no << 32 | ++npublished);
+        if (npublished == t.used / 2 && atomic_load(&map->ndone) >= atomic_load(&map->nap_from))
+            sleep_us(20000);
     }
     atomic_store(&map->doing[me], 0);
     atomic_store(&map->files[file_no].state, STATE_DONE);
     (void)atomic_fetch_add(&map->ndone, 1);
-    if (text != NULL)
-        (void)munmap(text, (size_t)st.st_size);
+    free(text);
     free(t.entries);
 }
 
 static int command_worker(uint32_t me)
 {
-    attach("wordindex worker");
-
-    index_map *map = find_index();
+    index_map *map = find_index("wordindex worker");
 
     /* First what a dead predecessor of the same number has left. */
     for (uint32_t i = 0; i < map->nfiles; i++) {
@@ -334,6 +379,8 @@ static path_list list_files(char *directory)
     if (fts == NULL)
         die("%s: %s", directory, strerror(errno));
     for (FTSENT *e = fts_read(fts); e != NULL; e = fts_read(fts)) {
+        if (e->fts_info == FTS_NS && e->fts_level == FTS_ROOTLEVEL)
+            die("%s: %s", directory, strerror(e->fts_errno));
         if (e->fts_info != FTS_F || !S_ISREG(e->fts_statp->st_mode) || access(e->fts_accpath, R_OK) < 0)
             continue;
         if (list.n == list.cap) {
@@ -346,7 +393,7 @@ static path_list list_files(char *directory)
     return list;
 }
 
-static index_map *make_index(char *directory)
+static index_map *make_index(char *directory, bool kill_one)
 {
     path_list list = list_files(directory);
     index_map *map = must(goalloc_calloc(1, sizeof(*map)));
@@ -355,6 +402,7 @@ static index_map *make_index(char *directory)
     map->buckets = must(goalloc_calloc(NBUCKETS, sizeof(*map->buckets)));
     map->files = must(goalloc_calloc(list.n + 1, sizeof(*map->files)));
     map->nfiles = (uint32_t)list.n;
+    atomic_init(&map->nap_from, kill_one ? map->nfiles / 2 : UINT32_MAX);
     for (size_t i = 0; i < list.n; i++) {
         map->files[i].path = must(goalloc_malloc_noscan(strlen(list.paths[i]) + 1));
         (void)strcpy(map->files[i].path, list.paths[i]);
@@ -370,11 +418,15 @@ static index_map *make_index(char *directory)
 static pid_t start_worker(uint32_t me)
 {
     char number[16];
+    pid_t parent = getpid();
     pid_t pid = fork();
 
     if (pid < 0)
         die("fork: %s", strerror(errno));
     if (pid == 0) {
+        /* Workers end with their supervisor. */
+        if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
+            _exit(127);
         (void)snprintf(number, sizeof(number), "%u", me);
         (void)execl("/proc/self/exe", "wordindex", "worker", number, (char *)NULL);
         _exit(127);
@@ -382,32 +434,29 @@ static pid_t start_worker(uint32_t me)
     return pid;
 }
 
-static void sleep_us(long us)
-{
-    struct timespec ts = { 0, us * 1000 };
-
-    (void)nanosleep(&ts, NULL);
-}
-
 /* Stop a worker that has published part of a file, look again while it stands still, and kill it. True: it is done. */
 static bool kill_midway(index_map *map, pid_t *pids, uint32_t nworkers)
 {
     for (uint32_t k = 1; k <= nworkers; k++) {
         uint64_t doing = atomic_load(&map->doing[k]);
+        siginfo_t info;
 
-        if (pids[k] == 0 || (uint32_t)doing < 2)
+        if (pids[k] == 0 || (uint32_t)doing == 0)
             continue;
         (void)kill(pids[k], SIGSTOP);
-        sleep_us(2000);
+        (void)waitid(P_PID, (id_t)pids[k], &info, WSTOPPED | WEXITED | WNOWAIT); /* it may just have left */
         doing = atomic_load(&map->doing[k]);
-        if ((uint32_t)doing < 2 || atomic_load(&map->files[doing >> 32].state) != k) {
+        if ((uint32_t)doing == 0 || atomic_load(&map->files[doing >> 32].state) != k) {
             (void)kill(pids[k], SIGCONT);
             continue;
         }
         (void)kill(pids[k], SIGKILL);
         (void)waitpid(pids[k], NULL, 0);
-        (void)printf("\nworker %u (pid %d) killed with SIGKILL in %s, %u words of it published;", k, (int)pids[k],
-                     map->files[doing >> 32].path, (uint32_t)doing);
+        atomic_store(&map->nap_from, UINT32_MAX);
+        (void)printf("%sworker %u (pid %d) killed with SIGKILL in ", isatty(STDOUT_FILENO) ? "\n" : "", k,
+                     (int)pids[k]);
+        print_path(map->files[doing >> 32].path);
+        (void)printf(", %u words of it published;", (uint32_t)doing);
         pids[k] = start_worker(k);
         (void)printf(" replaced by pid %d\n", (int)pids[k]);
         return true;
@@ -438,7 +487,7 @@ static int command_build(char *directory, uint32_t nworkers, bool kill_one)
 
     attach("wordindex build");
 
-    index_map *map = make_index(directory);
+    index_map *map = make_index(directory, kill_one);
 
     (void)printf("%u files, %u workers\n", map->nfiles, nworkers);
     (void)fflush(stdout);
@@ -460,7 +509,7 @@ static int command_build(char *directory, uint32_t nworkers, bool kill_one)
         show_progress(map, terminal, &shown);
         sleep_us(kill_one && !killed ? 500 : 20000);
     }
-    (void)printf("\nall workers have left\n");
+    (void)printf("%sall workers have left\n", terminal ? "\n" : "");
     if (kill_one && !killed && map->nfiles > 0)
         (void)printf("no worker was caught in the middle of a file: none killed\n");
     for (uint32_t i = 0; i < map->nfiles; i++) {
@@ -499,7 +548,7 @@ static int compare_totals(const void *a, const void *b)
 
 static int command_top(size_t n)
 {
-    index_map *map = find_index();
+    index_map *map = find_index("wordindex reader");
     total *totals = NULL;
     size_t used = 0;
     size_t cap = 0;
@@ -525,7 +574,7 @@ static int command_top(size_t n)
 
 static int command_dump(void)
 {
-    index_map *map = find_index();
+    index_map *map = find_index("wordindex reader");
 
     for (uint32_t b = 0; b < NBUCKETS; b++) {
         for (const word *w = atomic_load(&map->buckets[b]); w != NULL; w = w->next) {
@@ -535,14 +584,19 @@ static int command_dump(void)
                 (void)printf("%llu %.*s\n", (unsigned long long)t.count, (int)w->len, w->bytes);
         }
     }
-    return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    if (fflush(stdout) != 0 || ferror(stdout))
+        die("standard output: %s", strerror(errno));
+    return EXIT_SUCCESS;
 }
 
 static int command_query(char **words, size_t n)
 {
-    index_map *map = find_index();
+    index_map *map = find_index("wordindex reader");
 
     for (size_t i = 0; i < n; i++) {
+        for (char *c = words[i]; *c != '\0'; c++)
+            *c = is_letter(*c) ? (char)(*c | 0x20) : *c;
+
         const word *w = find_word(map, words[i], strlen(words[i]));
         total t = w == NULL ? (total){ 0 } : total_of(w);
         int shown = 0;
@@ -550,8 +604,11 @@ static int command_query(char **words, size_t n)
         (void)printf("'%s': %llu times in %llu files\n", words[i], (unsigned long long)t.count,
                      (unsigned long long)t.nfiles);
         for (const posting *p = w == NULL ? NULL : atomic_load(&w->postings); p != NULL && shown < 3;
-             p = p->next, shown++)
-            (void)printf("    %6u  %s\n", p->count, map->files[p->file].path);
+             p = p->next, shown++) {
+            (void)printf("    %6u  ", p->count);
+            print_path(map->files[p->file].path);
+            (void)putchar('\n');
+        }
     }
     return EXIT_SUCCESS;
 }
@@ -571,15 +628,24 @@ static const struct argp_option option_table[] = {
     { 0 },
 };
 
+/* A decimal number from min to max, nothing else. */
+static uint32_t parse_number(const char *what, const char *text, uint32_t min, uint32_t max)
+{
+    size_t digits = strspn(text, "0123456789");
+    unsigned long value = strtoul(text, NULL, 10);
+
+    if (digits == 0 || digits > 9 || text[digits] != '\0' || value < min || value > max)
+        die("%s: '%s' is not a number from %u to %u", what, text, min, max);
+    return (uint32_t)value;
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
     arguments *args = state->input;
 
     switch (key) {
     case 'n':
-        args->nworkers = (uint32_t)strtoul(arg, NULL, 10);
-        if (args->nworkers < 1 || args->nworkers > WORKERS_MAX)
-            argp_error(state, "--workers: '%s' is not a number from 1 to %d", arg, WORKERS_MAX);
+        args->nworkers = parse_number("--workers", arg, 1, WORKERS_MAX);
         return 0;
     case 'k':
         args->kill_one = true;
@@ -610,19 +676,13 @@ int main(int argc, char **argv)
     if (strcmp(command, "build") == 0 && args.n == 2)
         return command_build(args.words[1], args.nworkers, args.kill_one);
     if (strcmp(command, "worker") == 0 && args.n == 2)
-        return command_worker((uint32_t)strtoul(args.words[1], NULL, 10));
-    if (strcmp(command, "top") == 0 && args.n == 2) {
-        attach("wordindex reader");
-        return command_top(strtoul(args.words[1], NULL, 10));
-    }
-    if (strcmp(command, "dump") == 0 && args.n == 1) {
-        attach("wordindex reader");
+        return command_worker(parse_number("worker", args.words[1], 1, WORKERS_MAX));
+    if (strcmp(command, "top") == 0 && args.n == 2)
+        return command_top(parse_number("top", args.words[1], 1, 999999999));
+    if (strcmp(command, "dump") == 0 && args.n == 1)
         return command_dump();
-    }
-    if (strcmp(command, "query") == 0 && args.n > 1) {
-        attach("wordindex reader");
+    if (strcmp(command, "query") == 0 && args.n > 1)
         return command_query(args.words + 1, args.n - 1);
-    }
     (void)fprintf(stderr, "wordindex: see wordindex --help\n");
     return 2;
 }
