@@ -13,6 +13,7 @@ struct node {
 int main(int argc, char **argv)
 {
     struct node *list = NULL;
+    int status;
 
     if (goalloc_attach(NULL) < 0) /* the socket is $GOALLOC_SOCKET */
         return 1;
@@ -25,7 +26,7 @@ int main(int argc, char **argv)
             p = list->next;
             goalloc_free(list);
         }
-        return 0;
+        return goalloc_root_set("list", NULL) < 0; /* the name goes too */
     }
     for (int i = 1; i <= 3; i++) {
         struct node *n = goalloc_malloc(sizeof(*n));
@@ -34,5 +35,5 @@ int main(int argc, char **argv)
     }
     if (goalloc_root_set("list", list) == 0 && fork() == 0)
         execl("/proc/self/exe", argv[0], "read", (char *)NULL);
-    return wait(NULL) > 0 ? 0 : 1;
+    return wait(&status) > 0 && status == 0 ? 0 : 1;
 }
