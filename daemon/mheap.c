@@ -118,7 +118,7 @@ uint64_t mheap_release(mheap *heap, uint64_t npages)
     uint64_t released = 0;
 
     while (released < npages) {
-        page_run run = pagealloc_take_unscavenged(heap->pages, npages - released);
+        page_run run = pagealloc_take_unscavenged(heap->pages, npages - released, true);
         int r;
 
         if (run.npages == 0)

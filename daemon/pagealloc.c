@@ -2,9 +2,9 @@
  * pagealloc: address-ordered first fit over page bitmaps with a radix tree of summaries above them
  * (runtime/mpagealloc.go).
  *
- * Called by mheap alone. Data: all private to the daemon. A chunk is 512 pages (4 MiB): 512 alloc bits (1: taken) and
- * 512 scavenged bits (1: free, and no memory behind it). Above the chunks five levels of summaries, each entry one
- * 64-bit word
+ * Called by mheap and pagecache. Data: all private to the daemon. A chunk is 512 pages (4 MiB): 512 alloc bits (1:
+ * taken) and 512 scavenged bits (1: free, and no memory behind it). Above the chunks five levels of summaries, each
+ * entry one 64-bit word
  *
  *        start (21 bits) | max (21) | end (21)        free pages at the beginning, in the longest run, at the end of
  *        what it covers
@@ -15,24 +15,24 @@
  *
  * Go's root has 2^14 entries for 48 bits of addresses. Here numbers are relative to the arena, so the root is as long
  * as the arena needs: 4 entries for 64 GiB. Everything is reserved for max_pages and touched where pages have been
- * added; an untouched summary is 0, "nothing free", so nothing is ever found where nothing was added, and a search
- * address needs no list of mapped ranges.
+ * added; an untouched summary reads as 0, "nothing free", so nothing is ever found where nothing was added. That is
+ * why a search address may point anywhere, into a gap too, and no list of mapped ranges is needed, which in Go keeps
+ * search addresses off summaries that have no memory (findMappedAddr).
  *
  * Allocating n pages:
  *   1. All pages below `search` are taken. If its chunk has a run of n, the first fit is there.
  *   2. Else the tree: from the root entry of `search`, add up free pages over the borders of neighbours (end, whole,
  *      start). As soon as they make n, that is the place. Else where max >= n, go down into that entry and start
- *      adding anew.
+ *      adding anew. The first entry with anything free at all, on each level, bounds the lowest free page from below.
  *   3. Bits are set, scavenged bits counted and cleared, summaries above the touched chunks recomputed until they
- *      stay the same.
- *   4. n = 1 moves `search` behind the page, since it was the lowest free one; a search in vain for 1 moves it to
- *      the end; freeing below moves it down.
+ *      stay the same; a chunk's own mostly without looking at its words (summary_after_alloc, summary_after_free).
+ *   4. `search` rises: behind the run if it was the lowest free page, to the bound of step 2 otherwise, and to the
+ *      end when not even one page is found. Freeing below moves it down.
  *
- * Scavenging looks at the chunk counters of free pages with memory from the top; `scavenge_from` is the highest chunk
- * that may have some: it rises when such pages are freed, and falls as chunks are found empty.
+ * Scavenging takes the highest run of free pages with memory of the highest chunk that scavindex names.
  *
- * Invariants (pagealloc_validate, linear): summaries are what the bits say; no free page below search; no chunk above
- * scavenge_from has free pages with memory; scavenged bits only on free pages; counters add up.
+ * Invariants (pagealloc_validate, linear): summaries are what the bits say; no free page below search; counters of
+ * chunks and of the whole add up; scavenged bits only on free pages.
  *
  * Nothing here survives the daemon; a restart rebuilds it from the spans region.
  */
@@ -44,15 +44,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define CHUNK_PAGES   512u
-#define CHUNK_WORDS   (CHUNK_PAGES / 64)
+#include "daemon/pagebits.h"
+#include "daemon/scavindex.h"
+
 #define LEVELS        5
 #define LEAF          (LEVELS - 1)
-#define FIELD_BITS    21u
-#define FIELD_MAX     (UINT64_C(1) << FIELD_BITS)
-#define SUMMARY_WHOLE (UINT64_C(1) << 63)
 #define FANOUT        8u
 #define MAX_PAGES     (UINT64_C(1) << 32)
+#define WINDOW_PAGES  64u
 
 static const unsigned level_shift[LEVELS] = { 21, 18, 15, 12, 9 }; /* pages an entry covers, as a power of two */
 
@@ -61,12 +60,6 @@ typedef struct chunk {
     uint64_t scavenged[CHUNK_WORDS];
 } chunk;
 
-typedef struct summary {
-    uint64_t start;
-    uint64_t max;
-    uint64_t end;
-} summary;
-
 struct pagealloc {
     uint64_t max_pages;
     uint64_t end; /* one above the highest page added */
@@ -74,125 +67,10 @@ struct pagealloc {
     uint64_t nfree;
     uint64_t nscavenged;
     uint64_t search;
-    uint64_t scavenge_from; /* chunk number + 1; 0: none */
     chunk *chunks;
-    uint16_t *nbacked; /* free pages with memory, a chunk */
+    scavindex scav;
     uint64_t *summaries[LEVELS];
 };
-
-/* --- summaries --- */
-
-static uint64_t summary_pack(summary s)
-{
-    if (s.max == FIELD_MAX)
-        return SUMMARY_WHOLE;
-    return s.start | s.max << FIELD_BITS | s.end << (2 * FIELD_BITS);
-}
-
-static summary summary_unpack(uint64_t packed)
-{
-    if (packed & SUMMARY_WHOLE)
-        return (summary){ FIELD_MAX, FIELD_MAX, FIELD_MAX };
-    return (summary){ packed & (FIELD_MAX - 1), packed >> FIELD_BITS & (FIELD_MAX - 1),
-                      packed >> (2 * FIELD_BITS) & (FIELD_MAX - 1) };
-}
-
-static summary summary_merge(const uint64_t *below, uint64_t pages_each)
-{
-    summary all = summary_unpack(below[0]);
-    uint64_t pages = pages_each;
-
-    for (unsigned i = 1; i < FANOUT; i++) {
-        summary s = summary_unpack(below[i]);
-
-        if (all.start == pages)
-            all.start += s.start;
-        if (all.end + s.start > all.max)
-            all.max = all.end + s.start;
-        if (s.max > all.max)
-            all.max = s.max;
-        all.end = s.end == pages_each ? all.end + pages_each : s.end;
-        pages += pages_each;
-    }
-    return all;
-}
-
-/* --- 512 bits --- */
-
-/* The first bit of that value at or above from; 512 if there is none. */
-static unsigned bits_next(const uint64_t *words, unsigned from, bool value)
-{
-    while (from < CHUNK_PAGES) {
-        uint64_t word = value ? words[from / 64] : ~words[from / 64];
-
-        word >>= from % 64;
-        if (word != 0)
-            return from + (unsigned)__builtin_ctzll(word);
-        from = (from / 64 + 1) * 64;
-    }
-    return CHUNK_PAGES;
-}
-
-static uint64_t word_mask(unsigned word, unsigned from, unsigned to)
-{
-    unsigned low = from > word * 64 ? from - word * 64 : 0;
-    unsigned high = to < (word + 1) * 64 ? to - word * 64 : 64;
-
-    return (high == 64 ? UINT64_MAX : (UINT64_C(1) << high) - 1) & ~((UINT64_C(1) << low) - 1);
-}
-
-static void bits_fill(uint64_t *words, unsigned from, unsigned to, bool value)
-{
-    for (unsigned w = from / 64; w * 64 < to; w++) {
-        if (value)
-            words[w] |= word_mask(w, from, to);
-        else
-            words[w] &= ~word_mask(w, from, to);
-    }
-}
-
-static unsigned bits_count(const uint64_t *words, unsigned from, unsigned to)
-{
-    unsigned n = 0;
-
-    for (unsigned w = from / 64; w * 64 < to; w++)
-        n += (unsigned)__builtin_popcountll(words[w] & word_mask(w, from, to));
-    return n;
-}
-
-static summary bits_summarize(const uint64_t *words)
-{
-    summary s = { bits_next(words, 0, true), 0, 0 };
-
-    s.max = s.start;
-    for (unsigned at = (unsigned)s.start; at < CHUNK_PAGES;) {
-        unsigned from = bits_next(words, at, false);
-        unsigned to = bits_next(words, from, true);
-
-        if (to - from > s.max)
-            s.max = to - from;
-        if (to == CHUNK_PAGES)
-            s.end = to - from;
-        at = to;
-    }
-    if (s.start == CHUNK_PAGES)
-        s.end = CHUNK_PAGES;
-    return s;
-}
-
-/* The first n zero bits in a row at or above from; 512 if there are none. */
-static unsigned bits_find(const uint64_t *words, unsigned from, unsigned n)
-{
-    while (from < CHUNK_PAGES) {
-        unsigned at = bits_next(words, from, false);
-        unsigned to = bits_next(words, at, true);
-
-        if (to - at >= n && at < CHUNK_PAGES)
-            return at;
-        from = to;
-    }
-    return CHUNK_PAGES;
-}
 
 /* --- life --- */
 
@@ -228,12 +106,12 @@ int pagealloc_new(pagealloc **ret, uint64_t max_pages)
         return -ENOMEM;
     a->max_pages = max_pages;
     a->chunks = reserve(nchunks(a) * sizeof(*a->chunks));
-    a->nbacked = reserve(nchunks(a) * sizeof(*a->nbacked));
+    a->scav.chunks = reserve(nchunks(a) * sizeof(*a->scav.chunks));
     for (int l = 0; l < LEVELS; l++) {
         a->summaries[l] = reserve(level_entries(a, l) * sizeof(uint64_t));
         whole = whole && a->summaries[l] != NULL;
     }
-    if (!whole || a->chunks == NULL || a->nbacked == NULL) {
+    if (!whole || a->chunks == NULL || a->scav.chunks == NULL) {
         (void)pagealloc_free(a);
         return -ENOMEM;
     }
@@ -247,8 +125,8 @@ pagealloc *pagealloc_free(pagealloc *a)
         return NULL;
     if (a->chunks != NULL)
         (void)munmap(a->chunks, nchunks(a) * sizeof(*a->chunks));
-    if (a->nbacked != NULL)
-        (void)munmap(a->nbacked, nchunks(a) * sizeof(*a->nbacked));
+    if (a->scav.chunks != NULL)
+        (void)munmap(a->scav.chunks, nchunks(a) * sizeof(*a->scav.chunks));
     for (int l = 0; l < LEVELS; l++) {
         if (a->summaries[l] != NULL)
             (void)munmap(a->summaries[l], level_entries(a, l) * sizeof(uint64_t));
@@ -259,31 +137,32 @@ pagealloc *pagealloc_free(pagealloc *a)
 
 /* --- changing ranges --- */
 
-/* Recompute the summaries above the chunks that [first, first + npages) lies in. */
-static void update(pagealloc *a, uint64_t first, uint64_t npages)
+/* The leaves [lo, hi] may have changed: recompute what is above them, until nothing changes. */
+static void update_above(pagealloc *a, uint64_t lo, uint64_t hi)
 {
-    uint64_t lo = first >> level_shift[LEAF];
-    uint64_t hi = (first + npages - 1) >> level_shift[LEAF];
-    bool changed = false;
+    bool changed = true;
 
-    for (uint64_t c = lo; c <= hi; c++) {
-        uint64_t packed = summary_pack(bits_summarize(a->chunks[c].alloc));
-
-        changed |= packed != a->summaries[LEAF][c];
-        a->summaries[LEAF][c] = packed;
-    }
     for (int l = LEAF - 1; l >= 0 && changed; l--) {
         changed = false;
         lo /= FANOUT;
         hi /= FANOUT;
         for (uint64_t i = lo; i <= hi; i++) {
             uint64_t packed =
-                summary_pack(summary_merge(&a->summaries[l + 1][i * FANOUT], UINT64_C(1) << level_shift[l + 1]));
+                summary_pack(summary_merge(&a->summaries[l + 1][i * FANOUT], FANOUT, UINT64_C(1) << level_shift[l + 1]));
 
             changed |= packed != a->summaries[l][i];
             a->summaries[l][i] = packed;
         }
     }
+}
+
+static bool set_leaf(pagealloc *a, uint64_t c, summary s)
+{
+    uint64_t packed = summary_pack(s);
+    bool changed = packed != a->summaries[LEAF][c];
+
+    a->summaries[LEAF][c] = packed;
+    return changed;
 }
 
 /* The part of [*page, end) in one chunk; *page moves behind it. */
@@ -309,15 +188,10 @@ void pagealloc_grow(pagealloc *a, page_no first, uint64_t npages)
 
     assert(first.n % CHUNK_PAGES == 0 && npages % CHUNK_PAGES == 0 && npages > 0);
     assert(first.n >= a->end && end <= a->max_pages);
-    for (uint64_t page = a->end; page < first.n;) { /* what is skipped counts as taken for good */
-        piece p = next_piece(&page, first.n);
-
-        bits_fill(a->chunks[p.chunk].alloc, p.from, p.to, true);
-    }
-    for (uint64_t page = first.n; page < end;) {
-        piece p = next_piece(&page, end);
-
-        bits_fill(a->chunks[p.chunk].scavenged, p.from, p.to, true);
+    for (uint64_t c = first.n / CHUNK_PAGES; c < end / CHUNK_PAGES; c++) {
+        a->scav.chunks[c].added = true;
+        pagebits_fill(a->chunks[c].scavenged, 0, CHUNK_PAGES, true);
+        (void)set_leaf(a, c, (summary){ CHUNK_PAGES, CHUNK_PAGES, CHUNK_PAGES });
     }
     a->end = end;
     a->nadded += npages;
@@ -325,75 +199,93 @@ void pagealloc_grow(pagealloc *a, page_no first, uint64_t npages)
     a->nscavenged += npages;
     if (first.n < a->search)
         a->search = first.n;
-    update(a, first.n, npages);
+    update_above(a, first.n / CHUNK_PAGES, end / CHUNK_PAGES - 1);
 }
 
 uint64_t pagealloc_alloc_at(pagealloc *a, page_no first, uint64_t npages)
 {
     uint64_t end = first.n + npages;
     uint64_t nscavenged = 0;
+    bool changed = false;
 
     assert(npages > 0 && end <= a->end);
     for (uint64_t page = first.n; page < end;) {
         piece p = next_piece(&page, end);
         chunk *c = &a->chunks[p.chunk];
-        unsigned n = bits_count(c->scavenged, p.from, p.to);
+        unsigned n = pagebits_count(c->scavenged, p.from, p.to);
 
-        assert(bits_count(c->alloc, p.from, p.to) == 0);
-        bits_fill(c->alloc, p.from, p.to, true);
-        bits_fill(c->scavenged, p.from, p.to, false);
-        a->nbacked[p.chunk] = (uint16_t)(a->nbacked[p.chunk] - (p.to - p.from - n));
+        assert(pagebits_count(c->alloc, p.from, p.to) == 0 && a->scav.chunks[p.chunk].added);
+        pagebits_fill(c->alloc, p.from, p.to, true);
+        pagebits_fill(c->scavenged, p.from, p.to, false);
+        scavindex_alloc(&a->scav, p.chunk, p.to - p.from, p.to - p.from - n);
         nscavenged += n;
+        changed |= set_leaf(
+            a, p.chunk, summary_after_alloc(summary_unpack(a->summaries[LEAF][p.chunk]), c->alloc, p.from, p.to));
     }
     a->nfree -= npages;
     a->nscavenged -= nscavenged;
-    update(a, first.n, npages);
+    if (changed)
+        update_above(a, first.n / CHUNK_PAGES, (end - 1) / CHUNK_PAGES);
     return nscavenged;
 }
 
 void pagealloc_free_run(pagealloc *a, page_no first, uint64_t npages, bool scavenged)
 {
     uint64_t end = first.n + npages;
+    bool changed = false;
 
     assert(npages > 0 && end <= a->end);
     for (uint64_t page = first.n; page < end;) {
         piece p = next_piece(&page, end);
         chunk *c = &a->chunks[p.chunk];
 
-        assert(bits_count(c->alloc, p.from, p.to) == p.to - p.from);
-        bits_fill(c->alloc, p.from, p.to, false);
-        if (scavenged) {
-            bits_fill(c->scavenged, p.from, p.to, true);
-        } else {
-            a->nbacked[p.chunk] = (uint16_t)(a->nbacked[p.chunk] + (p.to - p.from));
-            if (p.chunk + 1 > a->scavenge_from)
-                a->scavenge_from = p.chunk + 1;
-        }
+        assert(pagebits_count(c->alloc, p.from, p.to) == p.to - p.from);
+        pagebits_fill(c->alloc, p.from, p.to, false);
+        if (scavenged)
+            pagebits_fill(c->scavenged, p.from, p.to, true);
+        scavindex_free(&a->scav, p.chunk, p.to - p.from, scavenged ? 0 : p.to - p.from);
+        changed |= set_leaf(
+            a, p.chunk, summary_after_free(summary_unpack(a->summaries[LEAF][p.chunk]), c->alloc, p.from, p.to));
     }
     a->nfree += npages;
     if (scavenged)
         a->nscavenged += npages;
     if (first.n < a->search)
         a->search = first.n;
-    update(a, first.n, npages);
+    if (changed)
+        update_above(a, first.n / CHUNK_PAGES, (end - 1) / CHUNK_PAGES);
 }
 
 /* --- searching --- */
 
-/* Step 2 of the essay. True: *ret is the first page of the lowest run of npages. */
-static bool find(const pagealloc *a, uint64_t npages, uint64_t *ret)
+/*
+ * Step 2 of the essay. True: *ret is the first page of the lowest run of npages. *ret_bound: no page below it is free
+ * (it may be search itself).
+ */
+static bool find(const pagealloc *a, uint64_t npages, uint64_t *ret, uint64_t *ret_bound)
 {
     uint64_t i = a->search >> level_shift[0];
     uint64_t stop = (a->end + (UINT64_C(1) << level_shift[0]) - 1) >> level_shift[0];
+    bool bounding = true; /* all that lies below entry i of this level is taken */
 
+    *ret_bound = a->search;
     for (int l = 0; l < LEVELS; l++) {
         uint64_t pages_each = UINT64_C(1) << level_shift[l];
         uint64_t run = 0; /* free pages right before entry i */
         uint64_t down = stop;
 
         for (; i < stop; i++) {
-            summary s = summary_unpack(a->summaries[l][i]);
+            uint64_t packed = a->summaries[l][i];
 
+            if (packed == 0) {
+                run = 0;
+                continue;
+            }
+
+            summary s = summary_unpack(packed);
+
+            if (bounding && i * pages_each > *ret_bound)
+                *ret_bound = i * pages_each;
             if (run + s.start >= npages) {
                 *ret = i * pages_each - run;
                 return true;
@@ -402,12 +294,13 @@ static bool find(const pagealloc *a, uint64_t npages, uint64_t *ret)
                 down = i;
                 break;
             }
+            bounding = false;
             run = s.end == pages_each ? run + pages_each : s.end;
         }
         if (down == stop)
             return false;
         if (l == LEAF) {
-            *ret = down * CHUNK_PAGES + bits_find(a->chunks[down].alloc, 0, (unsigned)npages);
+            *ret = down * CHUNK_PAGES + pagebits_find(a->chunks[down].alloc, 0, (unsigned)npages);
             return true;
         }
         i = down * FANOUT;
@@ -416,17 +309,22 @@ static bool find(const pagealloc *a, uint64_t npages, uint64_t *ret)
     return false;
 }
 
-static bool find_from_search(const pagealloc *a, uint64_t npages, uint64_t *ret)
+static bool find_from_search(pagealloc *a, uint64_t npages, uint64_t *ret)
 {
     uint64_t c = a->search / CHUNK_PAGES;
+    uint64_t bound;
+    bool found;
 
     if (a->search >= a->end || npages > a->nfree)
         return false;
-    if (npages <= CHUNK_PAGES && summary_unpack(a->summaries[LEAF][c]).max >= npages) {
-        *ret = c * CHUNK_PAGES + bits_find(a->chunks[c].alloc, (unsigned)(a->search % CHUNK_PAGES), (unsigned)npages);
+    if (npages <= CHUNK_PAGES && summary_max(a->summaries[LEAF][c]) >= npages) {
+        *ret = c * CHUNK_PAGES +
+               pagebits_find(a->chunks[c].alloc, (unsigned)(a->search % CHUNK_PAGES), (unsigned)npages);
         return true;
     }
-    return find(a, npages, ret);
+    found = find(a, npages, ret, &bound);
+    a->search = bound;
+    return found;
 }
 
 bool pagealloc_alloc(pagealloc *a, uint64_t npages, page_no *ret_first, uint64_t *ret_nscavenged)
@@ -460,31 +358,103 @@ bool pagealloc_alloc_aligned(pagealloc *a, uint64_t npages, uint64_t align_pages
     return true;
 }
 
-page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages)
+/* --- windows of 64 pages, for the page cache --- */
+
+bool pagealloc_take_window(pagealloc *a, page_no *ret_first, uint64_t *ret_free, uint64_t *ret_scavenged)
 {
-    while (a->scavenge_from > 0 && a->nbacked[a->scavenge_from - 1] == 0)
-        a->scavenge_from--;
-    if (a->scavenge_from == 0 || max_pages == 0)
-        return (page_run){ .npages = 0 };
+    uint64_t page;
 
-    uint64_t c = a->scavenge_from - 1;
-    uint64_t busy[CHUNK_WORDS]; /* taken, or without memory */
-    unsigned to = CHUNK_PAGES;
-    unsigned from;
-
-    for (unsigned w = 0; w < CHUNK_WORDS; w++)
-        busy[w] = a->chunks[c].alloc[w] | a->chunks[c].scavenged[w];
-    while ((busy[(to - 1) / 64] >> ((to - 1) % 64) & 1) != 0)
-        to--;
-    for (from = to - 1; from > 0 && to - from < max_pages; from--) {
-        if ((busy[(from - 1) / 64] >> ((from - 1) % 64) & 1) != 0)
-            break;
+    if (!find_from_search(a, 1, &page)) {
+        a->search = a->end;
+        return false;
     }
 
-    page_run run = { page_at(c * CHUNK_PAGES + from), to - from };
+    uint64_t n = page / CHUNK_PAGES;
+    unsigned w = (unsigned)(page % CHUNK_PAGES / WINDOW_PAGES);
+    chunk *c = &a->chunks[n];
+    uint64_t free = ~c->alloc[w];
+    unsigned nfree = (unsigned)__builtin_popcountll(free);
+    unsigned nscavenged = (unsigned)__builtin_popcountll(c->scavenged[w]);
+
+    *ret_first = page_at(page & ~(uint64_t)(WINDOW_PAGES - 1));
+    *ret_free = free;
+    *ret_scavenged = c->scavenged[w];
+    c->alloc[w] = UINT64_MAX;
+    c->scavenged[w] = 0;
+    scavindex_alloc(&a->scav, n, nfree, nfree - nscavenged);
+    a->nfree -= nfree;
+    a->nscavenged -= nscavenged;
+    if (set_leaf(a, n, pagebits_summarize(c->alloc)))
+        update_above(a, n, n);
+    a->search = ret_first->n + (uint64_t)WINDOW_PAGES; /* the page was the lowest, and its window has nothing left */
+    return true;
+}
+
+void pagealloc_free_window(pagealloc *a, page_no first, uint64_t free, uint64_t scavenged)
+{
+    uint64_t n = first.n / CHUNK_PAGES;
+    unsigned w = (unsigned)(first.n % CHUNK_PAGES / WINDOW_PAGES);
+    chunk *c = &a->chunks[n];
+    unsigned nfree = (unsigned)__builtin_popcountll(free);
+    unsigned nscavenged = (unsigned)__builtin_popcountll(scavenged);
+
+    assert(first.n % WINDOW_PAGES == 0 && (c->alloc[w] & free) == free && (scavenged & ~free) == 0);
+    if (free == 0)
+        return;
+    c->alloc[w] &= ~free;
+    c->scavenged[w] |= scavenged;
+    scavindex_free(&a->scav, n, nfree, nfree - nscavenged);
+    a->nfree += nfree;
+    a->nscavenged += nscavenged;
+    if (first.n < a->search)
+        a->search = first.n;
+    if (set_leaf(a, n, pagebits_summarize(c->alloc)))
+        update_above(a, n, n);
+}
+
+/* --- scavenging --- */
+
+page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force)
+{
+    uint64_t backed[CHUNK_WORDS];
+    uint64_t c;
+    unsigned from;
+    unsigned n;
+
+    if (max_pages == 0 || !scavindex_find(&a->scav, force, &c))
+        return (page_run){ .npages = 0 };
+    for (unsigned w = 0; w < CHUNK_WORDS; w++)
+        backed[w] = ~(a->chunks[c].alloc[w] | a->chunks[c].scavenged[w]);
+    n = pagebits_find_last(backed, max_pages < CHUNK_PAGES ? (unsigned)max_pages : CHUNK_PAGES, &from);
+    assert(n > 0);
+
+    page_run run = { page_at(c * CHUNK_PAGES + from), n };
 
     (void)pagealloc_alloc_at(a, run.first, run.npages);
     return run;
+}
+
+void pagealloc_next_gen(pagealloc *a)
+{
+    scavindex_next_gen(&a->scav);
+}
+
+bool pagealloc_take_unused_chunk(pagealloc *a, page_no page, page_no *ret_first)
+{
+    uint64_t c = page.n / CHUNK_PAGES;
+    const chunk_use *use = &a->scav.chunks[c];
+
+    if (page.n >= a->end || !use->added || !use->has_metadata || use->ntaken != 0 || use->nbacked != 0)
+        return false;
+    *ret_first = page_at(c * CHUNK_PAGES);
+    (void)pagealloc_alloc_at(a, *ret_first, CHUNK_PAGES);
+    return true;
+}
+
+void pagealloc_free_unused_chunk(pagealloc *a, page_no first, bool released)
+{
+    pagealloc_free_run(a, first, CHUNK_PAGES, true);
+    a->scav.chunks[first.n / CHUNK_PAGES].has_metadata = !released;
 }
 
 /* --- looking --- */
@@ -493,6 +463,21 @@ bool pagealloc_is_taken(const pagealloc *a, page_no page)
 {
     return page.n < a->end &&
            (a->chunks[page.n / CHUNK_PAGES].alloc[page.n % CHUNK_PAGES / 64] >> (page.n % 64) & 1) != 0;
+}
+
+bool pagealloc_is_free(const pagealloc *a, page_no first, uint64_t npages)
+{
+    uint64_t end = first.n + npages;
+
+    if (end > a->end || end < npages)
+        return false;
+    for (uint64_t page = first.n; page < end;) {
+        piece p = next_piece(&page, end);
+
+        if (!a->scav.chunks[p.chunk].added || pagebits_count(a->chunks[p.chunk].alloc, p.from, p.to) != 0)
+            return false;
+    }
+    return true;
 }
 
 page_no pagealloc_next_taken(const pagealloc *a, page_no from)
@@ -505,11 +490,11 @@ page_no pagealloc_next_taken(const pagealloc *a, page_no from)
         for (int l = 0; l < LEVELS && skip == 0; l++) {
             uint64_t pages_each = UINT64_C(1) << level_shift[l];
 
-            if (page % pages_each == 0 && summary_unpack(a->summaries[l][page / pages_each]).max == pages_each)
+            if (page % pages_each == 0 && summary_max(a->summaries[l][page / pages_each]) == pages_each)
                 skip = pages_each;
         }
         if (skip == 0) {
-            unsigned at = bits_next(a->chunks[page / CHUNK_PAGES].alloc, (unsigned)(page % CHUNK_PAGES), true);
+            unsigned at = pagebits_next(a->chunks[page / CHUNK_PAGES].alloc, (unsigned)(page % CHUNK_PAGES), true);
 
             if (at < CHUNK_PAGES)
                 return page_at(page / CHUNK_PAGES * CHUNK_PAGES + at);
@@ -518,6 +503,25 @@ page_no pagealloc_next_taken(const pagealloc *a, page_no from)
         page += skip;
     }
     return page_at(a->end);
+}
+
+void pagealloc_count(const pagealloc *a, page_no first, uint64_t npages, uint64_t *ret_ntaken, uint64_t *ret_nbacked)
+{
+    uint64_t end = first.n + npages < a->end ? first.n + npages : a->end;
+
+    *ret_ntaken = *ret_nbacked = 0;
+    for (uint64_t page = first.n; page < end;) {
+        piece p = next_piece(&page, end);
+        const chunk_use *use = &a->scav.chunks[p.chunk];
+        const chunk *c = &a->chunks[p.chunk];
+        bool whole = p.to - p.from == CHUNK_PAGES;
+        unsigned ntaken = whole ? use->ntaken : pagebits_count(c->alloc, p.from, p.to);
+
+        if (!use->added)
+            continue;
+        *ret_ntaken += ntaken;
+        *ret_nbacked += whole ? use->nbacked : p.to - p.from - ntaken - pagebits_count(c->scavenged, p.from, p.to);
+    }
 }
 
 uint64_t pagealloc_npages_added(const pagealloc *a)
@@ -548,40 +552,56 @@ static int differs(FILE *err, const char *what, uint64_t where, uint64_t have, u
     return -EUCLEAN;
 }
 
+static int validate_chunk(const pagealloc *a, uint64_t c, unsigned *ret_nfree, unsigned *ret_nscavenged, FILE *err)
+{
+    const chunk *at = &a->chunks[c];
+    const chunk_use *use = &a->scav.chunks[c];
+    unsigned ntaken = pagebits_count(at->alloc, 0, CHUNK_PAGES);
+    unsigned nscavenged = pagebits_count(at->scavenged, 0, CHUNK_PAGES);
+    uint64_t packed = use->added ? summary_pack(pagebits_summarize(at->alloc)) : 0;
+
+    *ret_nfree = use->added ? CHUNK_PAGES - ntaken : 0;
+    *ret_nscavenged = nscavenged;
+    if (a->summaries[LEAF][c] != packed)
+        return differs(err, "leaf summary", c, a->summaries[LEAF][c], packed);
+    for (unsigned w = 0; w < CHUNK_WORDS; w++) {
+        if ((at->alloc[w] & at->scavenged[w]) != 0)
+            return differs(err, "scavenged bits of taken pages", c, at->alloc[w] & at->scavenged[w], 0);
+    }
+    if (use->ntaken != ntaken)
+        return differs(err, "taken pages", c, use->ntaken, ntaken);
+    if (use->nbacked != *ret_nfree - nscavenged)
+        return differs(err, "free pages with memory", c, use->nbacked, *ret_nfree - nscavenged);
+    if (use->nbacked != 0 && c >= a->scav.from)
+        return differs(err, "the scavenger's search address", c, a->scav.from, c + 1);
+    if (*ret_nfree != 0) {
+        uint64_t lowest = c * CHUNK_PAGES + pagebits_next(at->alloc, 0, false);
+
+        if (lowest < a->search)
+            return differs(err, "search", lowest, a->search, lowest);
+    }
+    return 0;
+}
+
 int pagealloc_validate(const pagealloc *a, FILE *err)
 {
     uint64_t nfree = 0;
     uint64_t nscavenged = 0;
 
     for (uint64_t c = 0; c < a->end / CHUNK_PAGES; c++) {
-        const chunk *at = &a->chunks[c];
-        unsigned chunk_free = CHUNK_PAGES - bits_count(at->alloc, 0, CHUNK_PAGES);
-        unsigned chunk_scavenged = bits_count(at->scavenged, 0, CHUNK_PAGES);
-        uint64_t packed = summary_pack(bits_summarize(at->alloc));
+        unsigned chunk_free;
+        unsigned chunk_scavenged;
+        int r = validate_chunk(a, c, &chunk_free, &chunk_scavenged, err);
 
-        for (unsigned w = 0; w < CHUNK_WORDS; w++) {
-            if ((at->alloc[w] & at->scavenged[w]) != 0)
-                return differs(err, "scavenged bits of taken pages", c, at->alloc[w] & at->scavenged[w], 0);
-        }
-        if (a->nbacked[c] != chunk_free - chunk_scavenged)
-            return differs(err, "free pages with memory", c, a->nbacked[c], chunk_free - chunk_scavenged);
-        if (a->nbacked[c] != 0 && c >= a->scavenge_from)
-            return differs(err, "scavenge_from", c, a->scavenge_from, c + 1);
-        if (a->summaries[LEAF][c] != packed)
-            return differs(err, "leaf summary", c, a->summaries[LEAF][c], packed);
-        if (chunk_free != 0) {
-            uint64_t lowest = c * CHUNK_PAGES + bits_next(at->alloc, 0, false);
-
-            if (lowest < a->search)
-                return differs(err, "search", lowest, a->search, lowest);
-        }
+        if (r < 0)
+            return r;
         nfree += chunk_free;
         nscavenged += chunk_scavenged;
     }
     for (int l = LEAF - 1; l >= 0; l--) {
         for (uint64_t i = 0; i << level_shift[l] < a->end; i++) {
             uint64_t want =
-                summary_pack(summary_merge(&a->summaries[l + 1][i * FANOUT], UINT64_C(1) << level_shift[l + 1]));
+                summary_pack(summary_merge(&a->summaries[l + 1][i * FANOUT], FANOUT, UINT64_C(1) << level_shift[l + 1]));
 
             if (a->summaries[l][i] != want)
                 return differs(err, "summary", (uint64_t)l << 32 | i, a->summaries[l][i], want);
@@ -594,6 +614,18 @@ int pagealloc_validate(const pagealloc *a, FILE *err)
     return 0;
 }
 
+/* What page is, for the picture: a word of it. */
+static const char *page_kind(const pagealloc *a, uint64_t page)
+{
+    uint64_t c = page / CHUNK_PAGES;
+
+    if (!a->scav.chunks[c].added)
+        return "not there";
+    if (pagealloc_is_taken(a, page_at(page)))
+        return "taken";
+    return (a->chunks[c].scavenged[page % CHUNK_PAGES / 64] >> (page % 64) & 1) != 0 ? "free, scavenged" : "free";
+}
+
 void pagealloc_dump(const pagealloc *a, FILE *out)
 {
     (void)fprintf(out, "pages added %llu, free %llu, scavenged %llu, end %llu, search %llu\n",
@@ -601,17 +633,10 @@ void pagealloc_dump(const pagealloc *a, FILE *out)
                   (unsigned long long)a->end, (unsigned long long)a->search);
     for (uint64_t page = 0; page < a->end;) {
         uint64_t from = page;
-        const chunk *c = &a->chunks[page / CHUNK_PAGES];
-        bool taken = pagealloc_is_taken(a, page_at(page));
-        bool scavenged = (c->scavenged[page % CHUNK_PAGES / 64] >> (page % 64) & 1) != 0;
+        const char *kind = page_kind(a, page);
 
-        for (; page < a->end; page++) {
-            c = &a->chunks[page / CHUNK_PAGES];
-            if (pagealloc_is_taken(a, page_at(page)) != taken ||
-                ((c->scavenged[page % CHUNK_PAGES / 64] >> (page % 64) & 1) != 0) != scavenged)
-                break;
-        }
-        (void)fprintf(out, "%10llu +%-10llu %s\n", (unsigned long long)from, (unsigned long long)(page - from),
-                      taken ? "taken" : scavenged ? "free, scavenged" : "free");
+        while (page < a->end && page_kind(a, page) == kind)
+            page++;
+        (void)fprintf(out, "%10llu +%-10llu %s\n", (unsigned long long)from, (unsigned long long)(page - from), kind);
     }
 }

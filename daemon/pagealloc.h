@@ -32,14 +32,14 @@ pagealloc *pagealloc_free(pagealloc *a);
 
 /*
  * Add pages [first, first + npages) as free and scavenged (no memory behind them, contents zero). Both are multiples of
- * 512, and the run directly follows or lies above what was added before. Asserted.
+ * 512, and the run directly follows or lies above what was added before. Asserted. What lies in a gap does not exist.
  */
 void pagealloc_grow(pagealloc *a, page_no first, uint64_t npages);
 
 /*
  * Take the lowest run of npages free pages (address-ordered first fit). True on success: *ret_first is its first page
  * and *ret_nscavenged says how many of its pages had no memory behind them; their scavenged bits are cleared. False:
- * there is no such run; outputs untouched. npages > 0. Cost: logarithmic in the heap's size, one word for npages = 1
+ * there is no such run; outputs untouched. npages > 0. Cost: logarithmic in the heap's size, one chunk for short runs
  * near searchAddr.
  */
 bool pagealloc_alloc(pagealloc *a, uint64_t npages, page_no *ret_first, uint64_t *ret_nscavenged)
@@ -56,6 +56,17 @@ bool pagealloc_alloc_aligned(pagealloc *a, uint64_t npages, uint64_t align_pages
 uint64_t pagealloc_alloc_at(pagealloc *a, page_no first, uint64_t npages);
 
 /*
+ * Take all free pages of the lowest window of 64 pages, aligned to 64, that has any. True: *ret_first is the window's
+ * first page, bit i of *ret_free says that page i of it has been taken now, bit i of *ret_scavenged (a subset) that
+ * there is no memory behind it. False: no page is free.
+ */
+bool pagealloc_take_window(pagealloc *a, page_no *ret_first, uint64_t *ret_free, uint64_t *ret_scavenged)
+    __attribute__((warn_unused_result));
+
+/* Give back pages of a window: the ones in `free`, those in `scavenged` without memory. All taken (asserted). */
+void pagealloc_free_window(pagealloc *a, page_no first, uint64_t free, uint64_t scavenged);
+
+/*
  * Give back [first, first + npages), all of them taken (asserted). scavenged: there is no memory behind them any
  * more.
  */
@@ -63,16 +74,35 @@ void pagealloc_free_run(pagealloc *a, page_no first, uint64_t npages, bool scave
 
 /*
  * Find the highest run of free pages that have memory behind them, at most max_pages long (its upper end is taken if
- * it is longer), within one 512-page chunk, take it, and return it. npages 0: there is none. The caller punches it
- * and gives it back with pagealloc_free_run(.., true).
+ * it is longer), within one 512-page chunk, take it, and return it. npages 0: there is none. Chunks that are dense
+ * now or were in the last generation are skipped, unless force. The caller punches the run and gives it back with
+ * pagealloc_free_run(.., true).
  */
-page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages);
+page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force);
 
-/* True if page is added and taken. A page beyond what was added is not. */
+/* A new generation of the density rule begins (see scavindex.h). */
+void pagealloc_next_gen(pagealloc *a);
+
+/*
+ * If the chunk that page lies in is wholly free and scavenged and pages of it have been taken since this was last
+ * asked: take all of it, and true with its first page. For releasing what describes its pages.
+ */
+bool pagealloc_take_unused_chunk(pagealloc *a, page_no page, page_no *ret_first) __attribute__((warn_unused_result));
+
+/* Give it back; released: what describes its pages has gone, so it is not asked for again before it is used. */
+void pagealloc_free_unused_chunk(pagealloc *a, page_no first, bool released);
+
+/* True if page is added and taken. A page in a gap, or beyond what was added, is not. */
 bool pagealloc_is_taken(const pagealloc *a, page_no page);
+
+/* True if all of [first, first + npages) has been added and is free. */
+bool pagealloc_is_free(const pagealloc *a, page_no first, uint64_t npages);
 
 /* The first taken page at or above from; or the end of what was added if there is none. For walking the heap. */
 page_no pagealloc_next_taken(const pagealloc *a, page_no from);
+
+/* Of [first, first + npages), added or not: how many are taken, and how many free with memory. For pictures. */
+void pagealloc_count(const pagealloc *a, page_no first, uint64_t npages, uint64_t *ret_ntaken, uint64_t *ret_nbacked);
 
 uint64_t pagealloc_npages_added(const pagealloc *a);      /* pages added so far */
 uint64_t pagealloc_npages_free(const pagealloc *a);       /* of these, free, scavenged or not */

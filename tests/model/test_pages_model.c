@@ -60,7 +60,7 @@ static void random_operations_agree_with_the_model(void **state)
             memset(model + end, SCAVENGED, 512);
             end += 512;
         } else if (r % 97 == 0) {
-            page_run run = pagealloc_take_unscavenged(a, 1 + (r >> 20) % 600);
+            page_run run = pagealloc_take_unscavenged(a, 1 + (r >> 20) % 600, true);
             uint64_t top = PAGES;
 
             while (top > 0 && model[top - 1] != BACKED)

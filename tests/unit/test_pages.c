@@ -169,17 +169,17 @@ static void take_unscavenged_goes_down_from_the_top(void **state)
     pagealloc_free_run(a, page_at(1500), 10, false);
     pagealloc_free_run(a, page_at(1600), 10, true);
     for (size_t i = 0; i < 5; i++) {
-        page_run run = pagealloc_take_unscavenged(a, i == 1 ? 30 : 1000);
+        page_run run = pagealloc_take_unscavenged(a, i == 1 ? 30 : 1000, true);
 
         assert_int_equal(run.first.n, expected[i][0]);
         assert_int_equal(run.npages, expected[i][1]);
         pagealloc_free_run(a, run.first, run.npages, true);
         assert_int_equal(pagealloc_validate(a, stderr), 0);
     }
-    assert_int_equal(pagealloc_take_unscavenged(a, 1000).npages, 0);
+    assert_int_equal(pagealloc_take_unscavenged(a, 1000, true).npages, 0);
     assert_int_equal(pagealloc_npages_scavenged(a), pagealloc_npages_free(a));
     pagealloc_free_run(a, page_at(2040), 1, false);
-    assert_int_equal(pagealloc_take_unscavenged(a, 1).first.n, 2040);
+    assert_int_equal(pagealloc_take_unscavenged(a, 1, true).first.n, 2040);
     (void)pagealloc_free(a);
 }
 
