@@ -67,6 +67,16 @@ void pagebits_fill(uint64_t *words, unsigned from, unsigned to, bool value)
     }
 }
 
+bool pagebits_all(const uint64_t *words, unsigned from, unsigned to, bool value)
+{
+    uint64_t flip = value ? 0 : UINT64_MAX;
+    uint64_t others = 0;
+
+    for (unsigned w = from / 64; w * 64 < to; w++)
+        others |= ~(words[w] ^ flip) & word_mask(w, from, to);
+    return others == 0;
+}
+
 unsigned pagebits_count(const uint64_t *words, unsigned from, unsigned to)
 {
     unsigned n = 0;
@@ -128,20 +138,20 @@ unsigned pagebits_find_last(const uint64_t *words, unsigned max, unsigned *ret_f
 
 summary summary_merge(const uint64_t *entries, unsigned n, uint64_t pages_each)
 {
-    summary all = summary_unpack(entries[0]);
-    uint64_t pages = pages_each;
+    summary all = { entries[0] & (SUMMARY_MAX - 1), 0, 0 };
 
-    for (unsigned i = 1; i < n; i++) {
-        summary s = summary_unpack(entries[i]);
+    for (unsigned i = 1; i < n && all.start == i * pages_each; i++)
+        all.start += entries[i] & (SUMMARY_MAX - 1);
+    /* Without branches on what the entries say, which nobody can predict; none of them is SUMMARY_WHOLE. */
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t start = entries[i] & (SUMMARY_MAX - 1);
+        uint64_t max = entries[i] >> SUMMARY_BITS & (SUMMARY_MAX - 1);
+        uint64_t end = entries[i] >> (2 * SUMMARY_BITS);
 
-        if (all.start == pages)
-            all.start += s.start;
-        if (all.end + s.start > all.max)
-            all.max = all.end + s.start;
-        if (s.max > all.max)
-            all.max = s.max;
-        all.end = s.end == pages_each ? all.end + pages_each : s.end;
-        pages += pages_each;
+        start += all.end;
+        max = start > max ? start : max;
+        all.max = max > all.max ? max : all.max;
+        all.end = end + (end == pages_each ? all.end : 0);
     }
     return all;
 }

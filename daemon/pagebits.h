@@ -18,8 +18,9 @@ unsigned pagebits_next(const uint64_t *words, unsigned from, bool value);
 /* One above the last bit of that value below to; 0 if there is none. */
 unsigned pagebits_prev(const uint64_t *words, unsigned to, bool value);
 
-/* Set the bits [from, to) to value; count the ones in [from, to). from <= to <= 512. */
+/* Set the bits [from, to) to value; are they all value; count the ones. from <= to <= 512. */
 void pagebits_fill(uint64_t *words, unsigned from, unsigned to, bool value);
+bool pagebits_all(const uint64_t *words, unsigned from, unsigned to, bool value);
 unsigned pagebits_count(const uint64_t *words, unsigned from, unsigned to);
 
 /* The lowest n zeros in a row at or above from; 512 if there are none. n > 0. */
@@ -63,7 +64,7 @@ static inline uint64_t summary_max(uint64_t packed)
     return packed & SUMMARY_WHOLE ? SUMMARY_MAX : packed >> SUMMARY_BITS & (SUMMARY_MAX - 1);
 }
 
-/* The summary of n neighbours, each covering pages_each. */
+/* The summary of n neighbours, each covering pages_each, fewer than SUMMARY_MAX. */
 summary summary_merge(const uint64_t *entries, unsigned n, uint64_t pages_each);
 
 /* The summary of a chunk, from scratch. */
