@@ -6,6 +6,7 @@
  *
  *   malloc: size -> class (two tables) -> the thread's current span -> its next free bit -> set the alloc bit ->
  *   address.
+ *           Below 16 bytes and noscan: a place in the thread's open block (tiny.c).
  *   free:   address -> page -> mspan_of: is it this thread's span? -> index by multiplication -> check both bits ->
  *           clear the alloc bit. Anything else takes the slow path: another thread's or process's span (one fetch_or
  *           on the remote word), a large object, a pointer that is none.
@@ -21,15 +22,14 @@
 
 #include "client/large.h"
 #include "client/mcache.h"
+#include "client/tiny.h"
 
 #define ALIGNMENT_MAX (64 * MIB)
 
 /* Out of line, so that the fast path needs no stack frame. */
 __attribute__((noinline)) static void *small_alloc_slow(span_class spc)
 {
-    mspan *s = mcache_refill(spc);
-
-    return s == NULL ? NULL : mspan_take(s, s->cache);
+    return mcache_alloc(spc);
 }
 
 static inline void *small_alloc(size_t size, bool noscan)
@@ -52,6 +52,8 @@ void *goalloc_malloc(size_t size)
 
 void *goalloc_malloc_noscan(size_t size)
 {
+    if (size < TINY_BLOCK_BYTES)
+        return tiny_alloc(size);
     if (LIKELY(size <= SMALL_BYTES_MAX))
         return small_alloc(size, true);
     return large_alloc(size, 1, true, NULL);
@@ -119,16 +121,9 @@ __attribute__((always_inline)) static inline enum object_verdict own_free_body(m
     /*
      * The kept bit goes before the alloc bit: whoever dies in between leaves an object that is its session's to free.
      */
-    if (special && span_is_special(shm_span_at(&process.map, s->first)))
+    if (special && span_has_kept(shm_span_at(&process.map, s->first)))
         (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, s->first)[w], ~bit);
-    u64_store_release(&s->alloc[w], alloc & ~bit);
-    if (w == s->cur) {
-        s->cache |= bit;
-        s->fresh &= ~bit;
-    }
-    s->nused--;
-    if (UNLIKELY(s->nused <= s->slow_at))
-        mcache_note_free(mcache_tls, s);
+    mspan_clear_bit(mcache_tls, s, w, alloc, bit);
     return OBJECT_LIVE;
 }
 
@@ -157,6 +152,8 @@ __attribute__((noinline)) static enum object_verdict free_slow(void *p)
         return verdict;
     if (span_class_size(shm_span_at(&process.map, object.first)->spc).n == 0)
         return large_free(&object);
+    if (span_is_tiny(shm_span_at(&process.map, object.first)))
+        return tiny_object_free(&object);
     return object_free_remote(&process.map, &object);
 }
 
@@ -265,9 +262,12 @@ void *goalloc_realloc(void *p, size_t size)
     verdict = object_find(&process.map, (uintptr_t)p, &object);
     if (verdict != OBJECT_LIVE)
         die_of("goalloc_realloc", p, verdict);
-    /* It stays while it fits and uses at least half of its place. */
-    if (size <= object.bytes && (size > object.bytes / 2 || object.bytes <= 16))
-        return p;
+    if (object.bytes > SMALL_BYTES_MAX && size > SMALL_BYTES_MAX) {
+        if (large_resize(&object, size))
+            return p;
+    } else if (size <= object.bytes && (size > object.bytes / 2 || object.bytes <= 16)) {
+        return p; /* it stays while it fits and uses at least half of its place */
+    }
 
     noscan = span_class_noscan(shm_span_at(&process.map, object.first)->spc);
     moved = noscan ? goalloc_malloc_noscan(size) : goalloc_malloc(size);

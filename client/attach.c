@@ -144,7 +144,7 @@ static int map_heap(const attach_result *a)
     r = map_arena(a, how.flags & GOALLOC_ATTACH_READONLY, false);
     if (r < 0)
         goto fail;
-    shm_map_init(&process.map, spans, bitmap);
+    shm_map_init(&process.map, spans, bitmap, (void *)(uintptr_t)a->base);
     process.mspan_of = table;
     process.generation = a->generation;
     return 0;
@@ -264,6 +264,7 @@ int goalloc_detach(void)
         r = -ENOTCONN;
         goto out;
     }
+    mcache_count_all(mcache_tls);
     if (process_state_now() == PROCESS_ATTACHED)
         connection_detach();
     u32_store_release(&process.state, PROCESS_DETACHED);

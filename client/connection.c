@@ -216,7 +216,7 @@ void connection_detach(void)
     connection_unlock();
 }
 
-int connection_refill(span_class spc, uint32_t nspans, uint32_t *ret_spans)
+int connection_refill(span_class spc, uint32_t nspans, bool insist, uint32_t *ret_spans)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Refill body = GOALLOCD__REFILL__INIT;
@@ -225,6 +225,7 @@ int connection_refill(span_class spc, uint32_t nspans, uint32_t *ret_spans)
 
     body.span_class = spc.n;
     body.nspans = nspans;
+    body.insist = insist;
     request.op_case = GOALLOCD__REQUEST__OP_REFILL;
     request.refill = &body;
     connection_lock();
@@ -259,7 +260,7 @@ int connection_return(const uint32_t *spans, uint32_t nspans, bool wait)
     return r;
 }
 
-int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, page_no *ret)
+int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, bool insist, page_no *ret)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__AllocLarge body = GOALLOCD__ALLOC_LARGE__INIT;
@@ -269,6 +270,7 @@ int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, p
     body.npages = npages;
     body.align_pages = align_pages;
     body.noscan = noscan;
+    body.insist = insist;
     request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
     request.alloc_large = &body;
     connection_lock();
@@ -279,6 +281,18 @@ int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, p
         *ret = page_at(reply->alloc_large->span);
     connection_unlock();
     return r;
+}
+
+int connection_resize_large(page_no span, uint64_t npages)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__ResizeLarge body = GOALLOCD__RESIZE_LARGE__INIT;
+
+    body.span = span.n;
+    body.npages = npages;
+    request.op_case = GOALLOCD__REQUEST__OP_RESIZE_LARGE;
+    request.resize_large = &body;
+    return call_plain(&request);
 }
 
 int connection_free_large(page_no span)

@@ -42,14 +42,19 @@ void connection_detach(void);
 /* Close without a word: in the child of a fork, and when an attach is undone. */
 void connection_close(void);
 
-/* Up to nspans (at most PROTO_SPANS_MAX) spans of class spc into ret_spans: how many (at least 1), or -errno. */
-int connection_refill(span_class spc, uint32_t nspans, uint32_t *ret_spans) __attribute__((warn_unused_result));
+/*
+ * Up to nspans (at most PROTO_SPANS_MAX) spans of class spc into ret_spans: how many (at least 1), or -errno.
+ * -EAGAIN: the memory limit is reached; give back what is idle, then insist.
+ */
+int connection_refill(span_class spc, uint32_t nspans, bool insist, uint32_t *ret_spans)
+    __attribute__((warn_unused_result));
 
 /* Give nspans (at most PROTO_SPANS_MAX) spans back. wait: until the daemon has them; else it is only sent. */
 int connection_return(const uint32_t *spans, uint32_t nspans, bool wait);
 
-int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, page_no *ret)
+int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, bool insist, page_no *ret)
     __attribute__((warn_unused_result));
+int connection_resize_large(page_no span, uint64_t npages) __attribute__((warn_unused_result));
 int connection_free_large(page_no span); /* only sent */
 
 int connection_root_set(const char *name, uint64_t offset) __attribute__((warn_unused_result));

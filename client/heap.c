@@ -48,6 +48,8 @@ int goalloc_stats(goalloc_stats_t *ret_stats)
     if (ret_stats == NULL || ret_stats->struct_size < sizeof(ret_stats->struct_size))
         return -EINVAL;
     r = process_ensure();
+    if (r == 0 && !process.readonly)
+        mcache_count_all(mcache_tls);
     if (r == 0)
         r = connection_stats(&stats);
     if (r < 0)
@@ -99,7 +101,7 @@ const char *goalloc_strerror(int error)
         { EEXIST, "the heap's address range is taken by something else in this process" },
         { EUSERS, "the daemon has no room for another session" },
         { ESTALE, "the daemon serves another heap than the one that is mapped" },
-        { ENOMEM, "out of memory: the arena, the memory limit or the session's limit is exhausted" },
+        { ENOMEM, "out of memory: the arena, the system's memory or the session's limit is exhausted" },
         { EROFS, "the heap is attached read-only" },
         { ENOSPC, "the daemon's table for this is full" },
         { EILSEQ, "the root's name is not UTF-8" },

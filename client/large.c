@@ -12,6 +12,8 @@
  *                    daemon, which frees a run whose alloc and remote bits are both set, whoever leases it: its
  *                    object is dead and the lessee holds nothing of it.
  * Dies the other process between bit and message, the daemon's sweep finds the run.
+ *
+ * Its length is the daemon's word (npages of the span): a resize is a request, and the object's bits do not change.
  */
 #include "client/large.h"
 
@@ -128,13 +130,13 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
     if (r == 0) {
         run = cache_take(npages, align_pages, noscan);
         if (run.n == 0) {
-            r = connection_alloc_large(npages, align_pages, noscan, &run);
+            r = connection_alloc_large(npages, align_pages, noscan, false, &run);
             fresh = r == 0;
         }
     }
-    if (r == -ENOMEM && process_state_now() == PROCESS_ATTACHED && npages < process.map.npages) {
+    if ((r == -ENOMEM || r == -EAGAIN) && process_state_now() == PROCESS_ATTACHED && npages < process.map.npages) {
         mcache_return_empty(mcache_tls);
-        r = connection_alloc_large(npages, align_pages, noscan, &run);
+        r = connection_alloc_large(npages, align_pages, noscan, true, &run);
         fresh = r == 0;
     }
     if (r == 0 && (run.n == 0 || run.n >= process.map.npages))
@@ -148,7 +150,19 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
     /* A remote bit may be left from a second, faulty free of the run's last object. */
     u64_store_relaxed(shm_remote_bits(&process.map, run), 0);
     u64_store_release(shm_alloc_bits(&process.map, run), 1);
+    u64_add_relaxed(&shm_counters(&process.map, process.session)[noscan], 1);
     return (void *)(uintptr_t)(process.map.base + page_offset(run));
+}
+
+bool large_resize(const object_ref *object, size_t size)
+{
+    uint64_t npages = size / PAGE_BYTES + (size % PAGE_BYTES != 0);
+
+    if (npages == object->bytes / PAGE_BYTES)
+        return true;
+    if (npages >= process.map.npages || process_ensure() < 0)
+        return false;
+    return connection_resize_large(object->first, npages) == 0;
 }
 
 enum object_verdict large_free(const object_ref *object)
@@ -167,7 +181,7 @@ enum object_verdict large_free(const object_ref *object)
     }
     if (!object_is_live(&process.map, object))
         return OBJECT_FREE;
-    if (span_is_special(span))
+    if (span_has_kept(span))
         (void)u64_fetch_and_acq_rel(shm_kept_bits(&process.map, object->first), ~UINT64_C(1));
     if ((u64_fetch_and_acq_rel(shm_alloc_bits(&process.map, object->first), ~UINT64_C(1)) & 1) == 0)
         return OBJECT_FREE;

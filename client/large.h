@@ -15,6 +15,12 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
 /* Free a large object. LIVE: done; FREE: it was free already. Keeps errno. */
 enum object_verdict large_free(const object_ref *object);
 
+/*
+ * Make a large object size bytes long where it is: pages are given back, or added if those behind it are free. True:
+ * done, or nothing was to do. False: it has to move.
+ */
+bool large_resize(const object_ref *object, size_t size);
+
 /* Give the cached runs back to the daemon; or forget them, when the leases are gone. */
 void large_return_cached(void);
 void large_forget_cached(void);

@@ -37,6 +37,7 @@
 #include "client/connection.h"
 #include "client/large.h"
 #include "client/meta.h"
+#include "client/tiny.h"
 
 #define SCAN_FULL_MAX     100u
 #define BATCH_PAGES       (MIB / PAGE_BYTES)
@@ -45,7 +46,7 @@
 #define KEEP_PAGES_MAX    (16 * MIB / PAGE_BYTES)
 
 mspan mspan_none;
-mcache mcache_none = { .alloc = { [0 ... SPAN_CLASS_COUNT - 1] = &mspan_none } };
+mcache mcache_none = { .tiny.used = TINY_BLOCK_BYTES, .alloc = { [0 ... SPAN_CLASS_COUNT - 1] = &mspan_none } };
 _Thread_local mcache *mcache_tls __attribute__((tls_model("initial-exec"))) = &mcache_none;
 
 static pthread_mutex_t struct_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -130,6 +131,12 @@ static void place_span(mcache *mc, mspan *s)
 
 /* --- structures --- */
 
+static void mspan_set_holder(mspan *s, mcache *mc)
+{
+    atomic_store_explicit(&s->holder, mc, memory_order_relaxed);
+    atomic_store_explicit(&s->owner, s->spc.n == SPAN_CLASS_TINY ? NULL : mc, memory_order_relaxed);
+}
+
 /*
  * Describe a span that the daemon has just leased to this process. NULL: no memory, or the description is not a span
  * of that class.
@@ -168,10 +175,11 @@ static mspan *mspan_new(mcache *mc, span_class spc, uint32_t first)
     s->cur = UINT32_MAX; /* no word yet: the search begins at word 0 */
     s->fresh_from = 0;
     s->fresh = 0;
+    s->nloaded = s->nback = 0;
     s->nused = 0;
     for (uint32_t w = 0; w < bits_nwords(s->nelems); w++)
         s->nused += __builtin_popcountll(u64_load_relaxed(&s->alloc[w]) & bits_mask(s->nelems, w));
-    atomic_store_explicit(&s->owner, mc, memory_order_relaxed);
+    mspan_set_holder(s, mc);
     for (uint32_t i = 0; i < s->npages; i++)
         atomic_store_explicit(&process.mspan_of[first + i], s, memory_order_release);
     mc->classes[spc.n].nspans++;
@@ -182,7 +190,7 @@ static void mspan_delete(mspan *s)
 {
     for (uint32_t i = 0; i < s->npages; i++)
         atomic_store_explicit(&process.mspan_of[s->first.n + i], NULL, memory_order_release);
-    atomic_store_explicit(&s->owner, NULL, memory_order_relaxed);
+    mspan_set_holder(s, NULL);
     (void)pthread_mutex_lock(&struct_lock);
     s->next = free_mspans;
     free_mspans = s;
@@ -191,6 +199,7 @@ static void mspan_delete(mspan *s)
 
 static void mcache_clear(mcache *mc)
 {
+    mc->tiny = (tiny_block){ .used = TINY_BLOCK_BYTES };
     memset(mc->classes, 0, sizeof(mc->classes));
     for (int i = 0; i < SPAN_CLASS_COUNT; i++)
         mc->alloc[i] = &mspan_none;
@@ -225,23 +234,61 @@ static mcache *mcache_get(void)
     return mc;
 }
 
+/* --- counting --- */
+
+void mcache_count(const mcache *mc, span_class spc, uint64_t n)
+{
+    if (n > 0 && mc != &mcache_none && process_state_now() == PROCESS_ATTACHED)
+        u64_add_relaxed(&shm_counters(&process.map, process.session)[spc.n], n);
+}
+
+/* Count what has been handed out of the cache of s since this was last done. */
+static void mspan_count(const mcache *mc, mspan *s)
+{
+    uint32_t left = (uint32_t)__builtin_popcountll(s->cache);
+
+    if (s->spc.n != SPAN_CLASS_TINY) /* of tiny blocks the objects are counted, not they themselves */
+        mcache_count(mc, s->spc, s->nloaded + s->nback - left);
+    s->nloaded = left;
+    s->nback = 0;
+}
+
+void mcache_count_all(mcache *mc)
+{
+    if (mc == &mcache_none)
+        return;
+    for (int i = 0; i < SPAN_CLASS_COUNT; i++) {
+        if (mc->alloc[i] != &mspan_none)
+            mspan_count(mc, mc->alloc[i]);
+    }
+    mcache_count(mc, (span_class){ SPAN_CLASS_TINY }, mc->tiny.nallocs);
+    mc->tiny.nallocs = 0;
+}
+
 /* --- words and spans --- */
 
 /* Fold remote frees of word w into its alloc word. Returns the word's free objects. */
 static uint64_t mspan_fold_word(mspan *s, uint32_t w)
 {
+    const shm_span *span = shm_span_at(&process.map, s->first);
     uint64_t before = u64_load_relaxed(&s->alloc[w]);
-    uint64_t bits = object_fold_word(&process.map, s->first, shm_span_at(&process.map, s->first), w);
+    uint64_t bits;
+
+    if (s->spc.n == SPAN_CLASS_TINY) /* in the pool no block is open */
+        bits = tiny_fold_word(&process.map, s->first, span, w, tiny_open_bit(mcache_tls, s, w));
+    else
+        bits = object_fold_word(&process.map, s->first, span, w);
 
     s->nused -= __builtin_popcountll(before & ~bits);
     return ~bits & bits_mask(s->nelems, w);
 }
 
 /* Go on to the next word with a free object, all round the span. True: cache is not 0. */
-static bool mspan_advance(mspan *s)
+static bool mspan_advance(const mcache *mc, mspan *s)
 {
     uint32_t nwords = bits_nwords(s->nelems);
 
+    mspan_count(mc, s);
     for (uint32_t i = 0; s->cache == 0 && i < nwords; i++) {
         uint32_t w = s->cur + 1 < nwords ? s->cur + 1 : 0;
 
@@ -255,7 +302,17 @@ static bool mspan_advance(mspan *s)
             s->fresh_from = w + 1;
         }
     }
+    s->nloaded = (uint32_t)__builtin_popcountll(s->cache);
     return s->cache != 0;
+}
+
+/* Fold the current word. */
+static void mspan_fold_cache(mspan *s, uint32_t w)
+{
+    uint32_t before = (uint32_t)__builtin_popcountll(s->cache);
+
+    s->cache = mspan_fold_word(s, w);
+    s->nloaded += (uint32_t)__builtin_popcountll(s->cache) - before;
 }
 
 /* Fold all words of a span that is not current. */
@@ -266,7 +323,7 @@ static void mspan_fold(mspan *s)
         if (w != s->cur)
             (void)mspan_fold_word(s, w);
         else
-            s->cache = mspan_fold_word(s, w);
+            mspan_fold_cache(s, w);
     }
 }
 
@@ -380,6 +437,10 @@ void mcache_return_all(void)
     mcache *mc = mcache_tls;
     returns r = { .n = 0 };
 
+    if (mc != &mcache_none) {
+        mcache_count_all(mc);
+        tiny_close(mc);
+    }
     for (int i = 0; mc != &mcache_none && !process.reclaim && i < SPAN_CLASS_COUNT; i++) {
         mcache_class *c = &mc->classes[i];
         mspan_list *lists[] = { &c->partial, &c->full };
@@ -495,7 +556,7 @@ static mspan *take_from_pool(mcache *mc, span_class spc)
     }
     if (s != NULL) {
         u64_store_relaxed(&npool, u64_load_relaxed(&npool) - 1);
-        atomic_store_explicit(&s->owner, mc, memory_order_relaxed);
+        mspan_set_holder(s, mc);
         mc->classes[spc.n].nspans++;
     }
     (void)pthread_mutex_unlock(&pool_lock);
@@ -528,19 +589,19 @@ static mspan *take_from_daemon(mcache *mc, span_class spc)
     uint64_t npages = size_class_npages[span_class_size(spc).n];
     uint32_t spans[PROTO_SPANS_MAX];
     mspan *first = NULL;
-    int n = connection_refill(spc, next_batch(c, npages), spans);
+    int n = connection_refill(spc, next_batch(c, npages), false, spans);
 
-    if (n == -ENOMEM) {
+    if (n == -ENOMEM || n == -EAGAIN) {
         /*
-         * What this process holds empty may be what is missing; and looking for it may have found free objects of
-         * this class.
+         * What this process holds empty may be what is missing, or what puts the heap above its memory limit; and
+         * looking for it may have found free objects of this class.
          */
         mcache_return_empty(mc);
         first = take_from_lists(c);
         if (first != NULL)
             return first;
         c->nbatch = 1;
-        n = connection_refill(spc, 1, spans);
+        n = connection_refill(spc, 1, true, spans);
     }
     if (n < 0) {
         errno = -n;
@@ -584,7 +645,7 @@ mspan *mcache_refill(span_class spc)
 
     s = mc->alloc[spc.n];
     if (s != &mspan_none) {
-        if (mspan_advance(s))
+        if (mspan_advance(mc, s))
             return s;
         mc->alloc[spc.n] = &mspan_none;
         place_span(mc, s);
@@ -602,12 +663,21 @@ mspan *mcache_refill(span_class spc)
             return NULL;
         s->place = MSPAN_CURRENT;
         s->slow_at = -1;
-        if (mspan_advance(s)) {
+        if (mspan_advance(mc, s)) {
             mc->alloc[spc.n] = s;
             return s;
         }
         place_span(mc, s); /* the bits of a leased span were full: somebody scribbles */
     } while (true);
+}
+
+void *mcache_alloc(span_class spc)
+{
+    mspan *s = mcache_tls->alloc[spc.n];
+
+    if (s->cache == 0)
+        s = mcache_refill(spc);
+    return s == NULL ? NULL : mspan_take(s, s->cache);
 }
 
 /* --- threads, detach, fork --- */
@@ -617,6 +687,8 @@ static void mcache_on_thread_exit(void *data)
 {
     mcache *mc = data;
 
+    mcache_count_all(mc);
+    tiny_close(mc);
     mcache_tls = &mcache_none;
     (void)pthread_mutex_lock(&pool_lock);
     for (int i = 0; i < SPAN_CLASS_COUNT; i++) {
@@ -628,7 +700,7 @@ static void mcache_on_thread_exit(void *data)
         for (size_t l = 0; l < 3; l++) {
             for (mspan *s = lists[l]->head, *next; s != NULL; s = next) {
                 next = s->next;
-                atomic_store_explicit(&s->owner, NULL, memory_order_relaxed);
+                mspan_set_holder(s, NULL);
                 s->place = MSPAN_CURRENT;
                 list_push_back(&pool[i], s);
                 u64_store_relaxed(&npool, u64_load_relaxed(&npool) + 1);
@@ -647,6 +719,12 @@ static void mcache_on_thread_exit(void *data)
     mc->next = free_mcaches;
     free_mcaches = mc;
     (void)pthread_mutex_unlock(&struct_lock);
+}
+
+/* The process ends: the main thread's counts come in too. */
+__attribute__((destructor)) static void mcache_on_process_exit(void)
+{
+    mcache_count_all(mcache_tls);
 }
 
 __attribute__((constructor)) static void mcache_init(void)

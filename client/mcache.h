@@ -17,9 +17,9 @@ enum mspan_place {
 };
 
 /*
- * A leased span, as the thread that owns it sees it. Private to the process. All fields but owner belong to the
- * owning thread (or, while owner is NULL, to who holds the pool's lock). Structures are never unmapped, so a thread
- * that looks at the owner of a span that has just gone reads an owner that is not itself.
+ * A leased span, as the thread that holds it sees it. Private to the process. All fields but owner and holder belong to
+ * the holding thread (or, while holder is NULL, to who holds the pool's lock). Structures are never unmapped, so a
+ * thread that looks at the owner of a span that has just gone reads an owner that is not itself.
  */
 typedef struct mspan {
     uint64_t cache;   /* free objects of the current word, not handed out yet */
@@ -27,7 +27,8 @@ typedef struct mspan {
     char *word_base;  /* address of the object of its bit 0 */
     uint32_t elem_bytes;
     uint32_t magic;
-    struct mcache *_Atomic owner; /* NULL: the process's pool */
+    struct mcache *_Atomic owner;  /* the holder, if its frees may take the fast path: NULL for tiny spans */
+    struct mcache *_Atomic holder; /* NULL: the process's pool */
     char *base;
     shm_u64 *alloc;   /* alloc words; the remote words follow at SHM_BITS_WORDS */
     int32_t nused;    /* alloc bits that are set */
@@ -35,6 +36,8 @@ typedef struct mspan {
     uint32_t cur;     /* number of the current word */
     uint32_t fresh_from; /* words from here on have never been handed out and are zero */
     uint64_t fresh;   /* objects in cache that have never been handed out and are zero */
+    uint32_t nloaded; /* objects that have come into cache with the current word, */
+    uint32_t nback;   /* and by frees: what is no longer in it was handed out */
     uint32_t nelems;
     uint32_t npages;
     page_no first;
@@ -60,7 +63,18 @@ typedef struct mcache_class {
     uint32_t nspans;    /* all of this class */
 } mcache_class;
 
+/* The block of 16 bytes that the thread puts tiny objects into. */
+typedef struct tiny_block {
+    shm_u32 *word;
+    char *base;
+    uint32_t used; /* bytes; TINY_BLOCK_BYTES when no block is open */
+    uint32_t block; /* its index */
+    mspan *span;    /* NULL: no block is open */
+    uint64_t nallocs; /* objects not yet counted */
+} tiny_block;
+
 typedef struct mcache {
+    tiny_block tiny;
     mspan *alloc[SPAN_CLASS_COUNT]; /* current spans; &mspan_none where there is none */
     mcache_class classes[SPAN_CLASS_COUNT];
     uint32_t process_trim_seen;
@@ -79,6 +93,15 @@ extern _Thread_local mcache *mcache_tls __attribute__((tls_model("initial-exec")
  * with errno set: there is none. Attaches if need be.
  */
 mspan *mcache_refill(span_class spc);
+
+/* Allocate an object of class spc by the slow path. NULL with errno. */
+void *mcache_alloc(span_class spc);
+
+/* Count n objects of class spc as allocated, in the session's shared counters. */
+void mcache_count(const mcache *mc, span_class spc, uint64_t n);
+
+/* Tell the counters what this thread has allocated up to now: they lag by a word of 64 objects for each class. */
+void mcache_count_all(mcache *mc);
 
 /*
  * The owner has freed an object and nused has come down to slow_at: the span changes lists, and may go back. Keeps
@@ -99,6 +122,20 @@ void mcache_forget_all(void);
 void mcache_fork_prepare(void);
 void mcache_fork_parent(void);
 void mcache_fork_child(void);
+
+/* The body of free: a bit of the thread's own span, set in word w, which is alloc, may be handed out again. */
+static inline void mspan_clear_bit(mcache *mc, mspan *s, uint32_t w, uint64_t alloc, uint64_t bit)
+{
+    u64_store_release(&s->alloc[w], alloc & ~bit);
+    if (w == s->cur) {
+        s->cache |= bit;
+        s->nback++;
+        s->fresh &= ~bit;
+    }
+    s->nused--;
+    if (UNLIKELY(s->nused <= s->slow_at))
+        mcache_note_free(mc, s);
+}
 
 /*
  * Take an object out of the thread's own span: the body of malloc. s is current and cache is not 0. Sets the alloc

@@ -41,7 +41,7 @@ int goalloc_publish(void *p)
 
     const shm_span *span = shm_span_at(&process.map, object.first);
 
-    if (u32_load_acquire(&span->nadopted) != 0) {
+    if (u32_load_acquire(&span->nadopted) != 0 || (u32_load_acquire(&span->owner) != 0 && !span_has_kept(span))) {
         r = process_ensure();
         return r < 0 ? r : connection_publish(object.offset);
     }
@@ -65,7 +65,8 @@ int goalloc_adopt(void *p)
     const shm_span *span = shm_span_at(&process.map, object.first);
 
     if (u32_load_acquire(&span->owner) == process.session.n && u32_load_acquire(&span->nadopted) == 0) {
-        (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, object.first)[object.word], ~object.bit);
+        if (span_has_kept(span))
+            (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, object.first)[object.word], ~object.bit);
         return 0;
     }
     return connection_adopt(object.offset);

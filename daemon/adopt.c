@@ -6,15 +6,17 @@
  * written here alone.
  *
  * An adopted object can be freed by anybody, and its place taken by another object, without the daemon being asked.
- * The kept bit tells: while a span is special (nadopted != 0, or owned), whoever frees an object clears its kept bit
- * before the place is handed out again. So an entry whose kept bit is 0 names an object that is gone. Clients look at
- * a span's nadopted only while the header's nspecial is not 0, one word that stays in everybody's cache.
+ * The kept bit tells: while a span's has_kept is set (it is owned, or has adopted objects), whoever frees an object
+ * clears its kept bit before the place is handed out again. So an entry whose kept bit is 0 names an object that is
+ * gone. Clients look at a span's has_kept only while the header's nspecial is not 0, one word that stays in everybody's
+ * cache; clients of a session that reclaims always do. Of tiny objects the kept bit is their block's.
  *
  * The order of adopt_set: counters first, then the kept bit, then the entry. A free by another process that started
  * before it saw the counters may miss the bit; that is why goalloc_adopt() asks that nobody frees the object
  * meanwhile.
  *
- * When the first object of an unowned span is adopted, old kept bits of an earlier life of the span are cleared.
+ * When the first object of an unowned span is adopted, old kept bits of an earlier life of the span are cleared
+ * (has_kept goes from 0 to 1). When the last adoption of an unowned span ends, has_kept is 0 again.
  *
  * The table is private: it does not survive the daemon.
  */
@@ -22,6 +24,8 @@
 
 #include <assert.h>
 #include <stdlib.h>
+
+#include "shm/tiny.h"
 
 #define uthash_fatal(message) abort() /* not reached: HASH_NONFATAL_OOM reports instead */
 #define HASH_NONFATAL_OOM     1
@@ -59,6 +63,8 @@ static void adoption_remove(adopt_table *table, adoption *entry)
     shm_header *header = table->map->header;
 
     u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) - 1);
+    if (u32_load_relaxed(&span->nadopted) == 0 && u32_load_relaxed(&span->owner) == 0)
+        u32_store_release(&span->has_kept, 0);
     u32_store_release(&header->nspecial, u32_load_relaxed(&header->nspecial) - 1);
     HASH_DEL(table->by_offset, entry);
     DL_DELETE(table->of_session[entry->session.n], entry);
@@ -103,6 +109,17 @@ static adoption *adoption_get(adopt_table *table, uint64_t offset, session_no se
     return entry;
 }
 
+void adopt_ensure_kept(shm_map *map, page_no first)
+{
+    shm_span *span = shm_span_at(map, first);
+
+    if (span_has_kept(span))
+        return;
+    for (uint32_t w = 0; w < bits_nwords(span->nelems); w++)
+        u64_store_relaxed(&shm_kept_bits(map, first)[w], 0);
+    u32_store_release(&span->has_kept, 1);
+}
+
 int adopt_set(adopt_table *table, const object_ref *object, session_no session)
 {
     shm_span *span = shm_span_at(table->map, object->first);
@@ -116,10 +133,7 @@ int adopt_set(adopt_table *table, const object_ref *object, session_no session)
     if (entry == NULL)
         return ADOPT_E_FULL;
     if (HASH_COUNT(table->by_offset) > nentries) {
-        if (!span_is_special(span)) {
-            for (uint32_t w = 0; w < bits_nwords(span->nelems); w++)
-                u64_store_relaxed(&shm_kept_bits(table->map, object->first)[w], 0);
-        }
+        adopt_ensure_kept(table->map, object->first);
         u32_store_release(&header->nspecial, u32_load_relaxed(&header->nspecial) + 1);
         u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) + 1);
     }
@@ -142,10 +156,11 @@ void adopt_clear(adopt_table *table, uint64_t offset)
 void adopt_forget_span(adopt_table *table, page_no first)
 {
     const shm_span *span = shm_span_at(table->map, first);
-    uint64_t elem_bytes = span->elem_bytes;
+    uint64_t step_bytes = span_is_tiny(span) ? 1 : span->elem_bytes;
+    uint64_t end = page_offset(first) + span->npages * PAGE_BYTES;
 
-    for (uint32_t i = 0; i < span->nelems && u32_load_relaxed(&span->nadopted) != 0; i++)
-        adopt_clear(table, page_offset(first) + i * elem_bytes);
+    for (uint64_t at = page_offset(first); at < end && u32_load_relaxed(&span->nadopted) != 0; at += step_bytes)
+        adopt_clear(table, at);
     assert(u32_load_relaxed(&span->nadopted) == 0);
 }
 

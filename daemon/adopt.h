@@ -20,6 +20,12 @@ enum {
 adopt_table *adopt_new(shm_map *map);
 adopt_table *adopt_free(adopt_table *table); /* returns NULL */
 
+/*
+ * Make sure that the span's kept bits are in use: they are zeroed if they were not. For spans of more than 512 objects
+ * (the 8-byte class) this is left until the first of them is set, since they cost memory of their own.
+ */
+void adopt_ensure_kept(shm_map *map, page_no first);
+
 /* Note that a live object is session's, whoever's it was, and mark it with its kept bit. 0, ADOPT_E_FULL. */
 int adopt_set(adopt_table *table, const object_ref *object, session_no session) __attribute__((warn_unused_result));
 

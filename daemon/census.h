@@ -1,18 +1,27 @@
 /*
- * Census: how many objects live, counted from the bits, in slices.
+ * Census: how many objects live, counted from the bits, in slices; by span class.
  */
 #ifndef GOALLOC_DAEMON_CENSUS_H
 #define GOALLOC_DAEMON_CENSUS_H
 
 #include "daemon/mheap.h"
 
-typedef struct census {
-    page_no pos;
+typedef struct census_class {
+    uint64_t nspans;
+    uint64_t npages;
     uint64_t live_objects;
     uint64_t live_bytes;
+} census_class;
+
+typedef struct census {
+    page_no pos;
+    census_class classes[SPAN_CLASS_COUNT];
 } census;
 
 /* Count up to budget spans more. True: that was all. Start with a zeroed census. */
 bool census_step(census *c, const mheap *heap, unsigned budget);
+
+/* Of all classes. */
+census_class census_total(const census *c);
 
 #endif

@@ -1,6 +1,6 @@
 /*
  * Commit: memory behind pages before they are leased, so that a client never meets SIGBUS or the OOM killer at first
- * touch.
+ * touch; and the release of other pages before that, when the memory limit asks for it.
  */
 #ifndef GOALLOC_DAEMON_COMMIT_H
 #define GOALLOC_DAEMON_COMMIT_H
@@ -9,6 +9,9 @@
 
 #include "daemon/heapfile.h"
 #include "daemon/pagealloc.h"
+
+/* Runs that one job releases at most: what is above has to wait for the background scavenger. */
+#define COMMIT_RELEASES_MAX 256u
 
 typedef struct commit_job commit_job;
 typedef void (*commit_done_fn)(commit_job *job, int result);
@@ -19,7 +22,10 @@ struct commit_job {
     const heapfile *file;
     page_run *runs; /* the caller's array */
     size_t nruns;
-    int result;
+    page_run *releases; /* the caller's array of COMMIT_RELEASES_MAX, or NULL; punched first */
+    size_t nreleases;
+    size_t npunched; /* of these, punched: the first ones */
+    int result;      /* of committing */
     commit_done_fn done;
     void *data;
 };
@@ -28,8 +34,8 @@ struct commit_job {
 void commit_add(commit_job *job, page_no first, uint64_t npages);
 
 /*
- * Commit all runs. Little is done at once (returns true, job->result says how it went, done is not called); more goes
- * to the thread pool (returns false, done is called by the loop when it is through).
+ * Do it. Little is done at once (returns true, job->result says how it went, done is not called); more goes to the
+ * thread pool (returns false, done is called by the loop when it is through).
  */
 bool commit_start(commit_job *job, uv_loop_t *loop) __attribute__((warn_unused_result));
 

@@ -66,6 +66,7 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
     shm_header layout;
     shm_header *header = NULL;
     void *bitmap = NULL;
+    void *arena = NULL;
     int r;
 
     shm_header_init(&layout, base, arena_bytes);
@@ -84,12 +85,13 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
 
     header = map_shared(file.spans_fd, layout.spans_bytes);
     bitmap = map_shared(file.bitmap_fd, layout.bitmap_bytes);
-    if (header == NULL || bitmap == NULL) {
+    arena = map_shared(file.arena_fd, arena_bytes);
+    if (header == NULL || bitmap == NULL || arena == NULL) {
         r = -ENOMEM;
         goto fail;
     }
     *header = layout;
-    shm_map_init(&file.map, header, bitmap);
+    shm_map_init(&file.map, header, bitmap, arena);
     *ret = file;
     return 0;
 
@@ -98,6 +100,8 @@ fail:
     file.map.spans_bytes = layout.spans_bytes;
     file.map.bitmap = bitmap;
     file.map.bitmap_bytes = layout.bitmap_bytes;
+    file.map.arena = arena;
+    file.map.arena_bytes = arena_bytes;
     heapfile_close(&file);
     return r;
 }
@@ -111,6 +115,8 @@ void heapfile_close(heapfile *file)
         (void)munmap(file->map.header, file->map.spans_bytes);
     if (file->map.bitmap != NULL)
         (void)munmap(file->map.bitmap, file->map.bitmap_bytes);
+    if (file->map.arena != NULL)
+        (void)munmap(file->map.arena, file->map.arena_bytes);
     memset(&file->map, 0, sizeof(file->map));
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
         if (*fds[i] >= 0)
@@ -119,24 +125,40 @@ void heapfile_close(heapfile *file)
     }
 }
 
-static int heapfile_fallocate(const heapfile *file, int mode, page_no first, uint64_t npages)
+#define PUNCH (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
+
+static int fd_fallocate(int fd, int mode, uint64_t from_bytes, uint64_t len_bytes)
 {
     int r;
 
     do
-        r = fallocate(file->arena_fd, mode, (off_t)page_offset(first), (off_t)(npages * PAGE_BYTES));
+        r = fallocate(fd, mode, (off_t)from_bytes, (off_t)len_bytes);
     while (r < 0 && errno == EINTR);
     return r < 0 ? -errno : 0;
 }
 
 int heapfile_commit(const heapfile *file, page_no first, uint64_t npages)
 {
-    return heapfile_fallocate(file, 0, first, npages);
+    return fd_fallocate(file->arena_fd, 0, page_offset(first), npages * PAGE_BYTES);
 }
 
 int heapfile_punch(const heapfile *file, page_no first, uint64_t npages)
 {
-    return heapfile_fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first, npages);
+    return fd_fallocate(file->arena_fd, PUNCH, page_offset(first), npages * PAGE_BYTES);
+}
+
+int heapfile_punch_metadata(const heapfile *file, page_no first, uint64_t npages)
+{
+    uint64_t table_off = file->map.header->span_table_off;
+    uint64_t all = file->map.npages;
+    int r;
+
+    /* The planes of the bitmap: alloc and remote, kept, mark. The page map of a chunk is half a page: it stays. */
+    if ((r = fd_fallocate(file->bitmap_fd, PUNCH, first.n * UINT64_C(256), npages * 256)) < 0 ||
+        (r = fd_fallocate(file->bitmap_fd, PUNCH, all * 256 + first.n * UINT64_C(128), npages * 128)) < 0 ||
+        (r = fd_fallocate(file->bitmap_fd, PUNCH, all * 384 + first.n * UINT64_C(128), npages * 128)) < 0)
+        return r;
+    return fd_fallocate(file->spans_fd, PUNCH, table_off + first.n * sizeof(shm_span), npages * sizeof(shm_span));
 }
 
 static uint64_t fd_bytes(int fd)

@@ -7,13 +7,13 @@
 #include "shm/layout.h"
 
 typedef struct heapfile {
-    int arena_fd; /* read-write; the daemon does not map the arena: it never looks into an object */
+    int arena_fd; /* read-write */
     int spans_fd;
     int bitmap_fd;
     int arena_ro_fd; /* read-only reopens, for clients */
     int spans_ro_fd;
     int bitmap_ro_fd;
-    shm_map map; /* spans and bitmap, read-write */
+    shm_map map; /* all three, read-write; of the arena only the words of tiny blocks are looked at */
 } heapfile;
 
 /*
@@ -25,13 +25,18 @@ void heapfile_close(heapfile *file);
 
 /*
  * Put memory behind pages [first, first + npages), zeroed where there was none. May be called from any thread. 0, or
- * -ENOMEM or
- * -ENOSPC when the system has none; then some of the pages may have got memory.
+ * -ENOMEM or -ENOSPC when the system has none; then some of the pages may have got memory.
  */
 int heapfile_commit(const heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
 
 /* Give the memory behind the pages back to the OS; they read as zero afterwards. From any thread. 0 or -errno. */
 int heapfile_punch(const heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
+
+/*
+ * Give back the memory of the bits and descriptions of pages [first, first + npages), multiples of 512, which are in no
+ * span: they read as zero, which says the same. From any thread. 0 or -errno.
+ */
+int heapfile_punch_metadata(const heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
 
 /* Physical memory of spans and bitmap, and of the arena, as the kernel counts it. */
 uint64_t heapfile_metadata_bytes(const heapfile *file);

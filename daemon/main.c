@@ -53,7 +53,8 @@ int main(int argc, char **argv)
         log_error("cannot set up the page heap: %s", strerror(-r));
         goto out_file;
     }
-    r = server_run(&srv, place.fd, &heap, o.eager_commit);
+    r = server_run(&srv, place.fd, &heap,
+                   &(server_options){ .eager_commit = o.eager_commit, .scavtrace = o.scavtrace });
     if (r < 0)
         log_error("cannot serve: %s", strerror(-r));
     mheap_end(&heap);

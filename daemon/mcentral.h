@@ -26,7 +26,13 @@ page_no mcentral_take(mheap *heap, span_class spc, unsigned *budget, uint32_t *r
  */
 void mcentral_put(mheap *heap, page_no first);
 
-/* Sweep a span that nobody leases: fold it and put it where it belongs. True if its pages came free. */
-bool mcentral_sweep(mheap *heap, page_no first);
+/*
+ * Sweep a span that nobody leases, unless that was done since the sweep began (force: or even then): fold it and put it
+ * where it belongs. True if its pages came free.
+ */
+bool mcentral_sweep(mheap *heap, page_no first, bool force);
+
+/* Take a span out of its set, to lease it. */
+void mcentral_remove(mheap *heap, page_no first);
 
 #endif

@@ -7,21 +7,28 @@
  * page allocator in private memory.
  *
  * The path of a span:
- *   1. pagealloc gives a run; if there is none, the heap grows by multiples of 4 MiB, up to the arena's end.
- *   2. If more pages would have memory behind them than the limit allows, free pages are released first
- *      (mheap_release).
- *   3. needzero: pages below zeroed_base were handed out before, so they are dirty, unless all of them were
+ *   1. Up to 15 pages come out of the page cache, longer runs from pagealloc. If there is none, the heap grows by
+ *      multiples of 4 MiB, up to the arena's end; the heap arenas' npages follow. Before memory counts as exhausted
+ *      the page cache is given back.
+ *   2. needzero: pages below zeroed_base were handed out before, so they are dirty, unless all of them were
  *      scavenged since (a punched page reads as zero). zeroed_base rises; first fit by address keeps it a good bound.
- *   4. Bits are cleared, the description is written, then the page map. The lease word stays FREE: lease.c changes
+ *   3. Bits are cleared, the description is written, then the page map. The lease word stays FREE: lease.c changes
  *      it, last.
- *   5. mheap_free_span: lease word to FREE, then page map to 0, then the run goes back to pagealloc.
+ *   4. mheap_free_span: lease word to FREE, then page map to 0, then the run goes back to pagealloc.
+ *
+ * A large span may change its length while it is leased. Growing: page map of the new pages, then npages, then
+ * elem_bytes. Shrinking: elem_bytes, npages, then the page map. What counts is npages; a page map entry that names a
+ * span which does not reach so far means nothing.
+ *
+ * The memory limit is soft, as Go's: it makes requests release free pages first (request.c) and keeps the background
+ * scavenger at 95% of it (scavenge.c), but an allocation that does not fit is made. It covers the metadata too.
  *
  * Dies the daemon before the lease word is set, the pages count as free; the page map entries of a span whose lease
- * word says FREE mean nothing. Dies it between steps of 5, the same holds.
+ * word says FREE mean nothing. Dies it between the stores of 4, the same holds.
  *
- * Invariants (mheap_validate, linear): every taken page above 0 belongs to the span that its page map entry names; no
- * free page has a description that is not FREE; a CENTRAL small span is in the mcentral of its class, in the list its
- * bits ask for or in full.
+ * Invariants (mheap_validate, linear): every taken page above 0 belongs to the span that its page map entry names, or
+ * is in the page cache or in limbo; no free page has a description that is not FREE; a CENTRAL span is in the mcentral
+ * of its class.
  */
 #include "daemon/mheap.h"
 
@@ -30,9 +37,19 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "daemon/log.h"
-
 #define GROW_PAGES 512u /* 4 MiB: a chunk of the page allocator */
+
+/* Pages [first, end) are now the page heap's: say so in their heap arenas. */
+static void note_added(mheap *heap, uint64_t first, uint64_t end)
+{
+    for (uint64_t page = first; page < end; page = (page / SHM_HEAP_ARENA_PAGES + 1) * SHM_HEAP_ARENA_PAGES) {
+        uint64_t arena = page / SHM_HEAP_ARENA_PAGES;
+        uint64_t npages = end - arena * SHM_HEAP_ARENA_PAGES;
+
+        u64_store_release(&heap->map->heap_arenas[arena].npages,
+                          npages < SHM_HEAP_ARENA_PAGES ? npages : SHM_HEAP_ARENA_PAGES);
+    }
+}
 
 static uint64_t links_bytes(const mheap *heap)
 {
@@ -43,9 +60,7 @@ int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes)
 {
     int r;
 
-    *heap = (mheap){ .file = file, .map = &file->map, .limit_pages = limit_bytes / PAGE_BYTES };
-    if (limit_bytes != 0 && heap->limit_pages == 0)
-        heap->limit_pages = 1;
+    *heap = (mheap){ .file = file, .map = &file->map, .limit_bytes = limit_bytes };
     r = pagealloc_new(&heap->pages, heap->map->npages);
     if (r < 0)
         return r;
@@ -61,8 +76,10 @@ int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes)
         return -ENOMEM;
     }
     /* Page 0 is nobody's, so that offset 0 can mean NULL and page 0 "none". */
+    note_added(heap, 0, GROW_PAGES);
     pagealloc_grow(heap->pages, page_at(0), GROW_PAGES);
     (void)pagealloc_alloc_at(heap->pages, page_at(0), 1);
+    mheap_refresh_metadata(heap);
     return 0;
 }
 
@@ -73,16 +90,45 @@ void mheap_end(mheap *heap)
     heap->adopted = adopt_free(heap->adopted);
 }
 
-uint64_t mheap_committed_pages(const mheap *heap)
+uint64_t mheap_added_pages(const mheap *heap)
 {
-    /* Page 0 is taken and never committed. */
-    return pagealloc_npages_added(heap->pages) - pagealloc_npages_scavenged(heap->pages) - 1;
+    return pagealloc_npages_added(heap->pages);
 }
 
 uint64_t mheap_released_pages(const mheap *heap)
 {
-    return pagealloc_npages_scavenged(heap->pages);
+    /* Page 0 is taken and never committed. */
+    return pagealloc_npages_scavenged(heap->pages) + pagecache_nscavenged(&heap->cache) + heap->nlimbo_empty_pages + 1;
 }
+
+uint64_t mheap_committed_pages(const mheap *heap)
+{
+    return mheap_added_pages(heap) - mheap_released_pages(heap);
+}
+
+void mheap_refresh_metadata(mheap *heap)
+{
+    heap->metadata_bytes = heapfile_metadata_bytes(heap->file);
+}
+
+uint64_t mheap_room_pages(const mheap *heap)
+{
+    uint64_t used = (heap->ninuse_pages + heap->nlimbo_pages) * PAGE_BYTES + heap->metadata_bytes;
+
+    if (heap->limit_bytes == 0)
+        return UINT64_MAX;
+    return used >= heap->limit_bytes ? 0 : (heap->limit_bytes - used) / PAGE_BYTES;
+}
+
+uint64_t mheap_over_limit(const mheap *heap, unsigned percent)
+{
+    uint64_t have = mheap_committed_pages(heap) * PAGE_BYTES + heap->metadata_bytes;
+    uint64_t most = heap->limit_bytes / 100 * percent;
+
+    return heap->limit_bytes == 0 || have <= most ? 0 : have - most;
+}
+
+/* --- pages --- */
 
 static bool mheap_grow(mheap *heap, uint64_t npages)
 {
@@ -94,8 +140,32 @@ static bool mheap_grow(mheap *heap, uint64_t npages)
         ask = room;
     if (ask == 0)
         return false;
+    note_added(heap, end, end + ask);
     pagealloc_grow(heap->pages, page_at(end), ask);
+    mheap_refresh_metadata(heap);
     return true;
+}
+
+void mheap_flush_cache(mheap *heap)
+{
+    pagecache_flush(&heap->cache, heap->pages);
+}
+
+/* A short run, out of the cache if it has one. */
+static bool take_cached(mheap *heap, uint64_t npages, page_no *ret, uint64_t *ret_nscavenged)
+{
+    if (heap->cache.free == 0 && !pagecache_fill(&heap->cache, heap->pages))
+        return false;
+    return pagecache_alloc(&heap->cache, npages, ret, ret_nscavenged);
+}
+
+static bool take_once(mheap *heap, uint64_t npages, uint64_t align_pages, page_no *ret, uint64_t *ret_nscavenged)
+{
+    if (align_pages > 1)
+        return pagealloc_alloc_aligned(heap->pages, npages, align_pages, ret, ret_nscavenged);
+    if (npages < PAGECACHE_NPAGES_BELOW && take_cached(heap, npages, ret, ret_nscavenged))
+        return true;
+    return pagealloc_alloc(heap->pages, npages, ret, ret_nscavenged);
 }
 
 static bool mheap_take_pages(mheap *heap, uint64_t npages, uint64_t align_pages, page_no *ret, uint64_t *ret_nscavenged)
@@ -104,45 +174,71 @@ static bool mheap_take_pages(mheap *heap, uint64_t npages, uint64_t align_pages,
 
     if (with_slack < npages || with_slack >= heap->map->npages)
         return false;
-    for (;;) {
-        if (align_pages > 1 ? pagealloc_alloc_aligned(heap->pages, npages, align_pages, ret, ret_nscavenged)
-                            : pagealloc_alloc(heap->pages, npages, ret, ret_nscavenged))
+    do {
+        if (take_once(heap, npages, align_pages, ret, ret_nscavenged))
             return true;
-        if (!mheap_grow(heap, with_slack))
-            return false;
-    }
+    } while (mheap_grow(heap, with_slack));
+    if (heap->cache.free == 0)
+        return false;
+    mheap_flush_cache(heap);
+    return take_once(heap, npages, align_pages, ret, ret_nscavenged);
+}
+
+page_run mheap_begin_release(mheap *heap, uint64_t npages, bool force)
+{
+    page_run run = pagealloc_take_unscavenged(heap->pages, npages, force);
+
+    heap->nlimbo_pages += run.npages;
+    return run;
+}
+
+void mheap_end_release(mheap *heap, page_run run, bool punched)
+{
+    heap->nlimbo_pages -= run.npages;
+    pagealloc_free_run(heap->pages, run.first, run.npages, punched);
 }
 
 uint64_t mheap_release(mheap *heap, uint64_t npages)
 {
     uint64_t released = 0;
 
+    mheap_flush_cache(heap);
     while (released < npages) {
-        page_run run = pagealloc_take_unscavenged(heap->pages, npages - released, true);
+        page_run run = mheap_begin_release(heap, npages - released, true);
         int r;
 
         if (run.npages == 0)
             break;
         r = heapfile_punch(heap->file, run.first, run.npages);
-        pagealloc_free_run(heap->pages, run.first, run.npages, r == 0);
-        if (r < 0) {
-            log_warn("release of %llu pages: %s", (unsigned long long)run.npages, strerror(-r));
+        mheap_end_release(heap, run, r == 0);
+        if (r < 0)
             break;
-        }
         released += run.npages;
     }
     return released;
 }
 
-/* Make room below the memory limit for pages that have just been taken. False: there is none. */
-static bool mheap_fits_limit(mheap *heap)
+bool mheap_begin_unused_chunk(mheap *heap, page_no page, page_no *ret_first)
 {
-    uint64_t committed = mheap_committed_pages(heap);
+    if (!pagealloc_take_unused_chunk(heap->pages, page, ret_first))
+        return false;
+    heap->nlimbo_pages += CHUNK_PAGES;
+    heap->nlimbo_empty_pages += CHUNK_PAGES;
+    return true;
+}
 
-    if (heap->limit_pages == 0 || committed <= heap->limit_pages)
-        return true;
-    (void)mheap_release(heap, committed - heap->limit_pages);
-    return mheap_committed_pages(heap) <= heap->limit_pages;
+void mheap_end_unused_chunk(mheap *heap, page_no first, bool released)
+{
+    if (released) {
+        /* The links of the chunk too; what they share a page with stays. */
+        uintptr_t from = ((uintptr_t)&heap->links[first.n] + 4095) & ~(uintptr_t)4095;
+        uintptr_t to = (uintptr_t)&heap->links[first.n + CHUNK_PAGES] & ~(uintptr_t)4095;
+
+        (void)madvise((void *)from, to - from, MADV_DONTNEED);
+    }
+    heap->nlimbo_pages -= CHUNK_PAGES;
+    heap->nlimbo_empty_pages -= CHUNK_PAGES;
+    pagealloc_free_unused_chunk(heap->pages, first, released);
 }
 
 /* Raise zeroed_base over [first, first + npages). True if some of these pages may have been written before. */
@@ -168,6 +264,14 @@ static bool mheap_was_used(mheap *heap, page_no first, uint64_t npages)
     return used;
 }
 
+static void note_inuse(mheap *heap, uint64_t npages)
+{
+    heap->ntakes++;
+    heap->ninuse_pages += npages;
+    if (heap->ninuse_pages > heap->npeak_pages)
+        heap->npeak_pages = heap->ninuse_pages;
+}
+
 int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret_span,
                      uint64_t *ret_nscavenged)
 {
@@ -177,13 +281,6 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
 
     if (!mheap_take_pages(heap, npages, align_pages, &first, &nscavenged))
         return MHEAP_E_EXHAUSTED;
-    if (nscavenged > 0 && !mheap_fits_limit(heap)) {
-        /* Some of these pages have memory, some have not: only when none has are they all alike again. */
-        int r = heapfile_punch(heap->file, first, npages);
-
-        pagealloc_free_run(heap->pages, first, npages, r == 0);
-        return MHEAP_E_EXHAUSTED;
-    }
 
     shm_span *span = shm_span_at(heap->map, first);
     bool used = mheap_was_used(heap, first, npages);
@@ -196,6 +293,7 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
     span->needzero = used && nscavenged < npages;
     u32_store_relaxed(&span->owner, 0);
     u32_store_relaxed(&span->nadopted, 0);
+    u32_store_relaxed(&span->has_kept, 0);
     for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
         u64_store_relaxed(&shm_alloc_bits(heap->map, first)[w], 0);
         u64_store_relaxed(&shm_remote_bits(heap->map, first)[w], 0);
@@ -203,7 +301,7 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
     for (uint64_t i = 0; i < npages; i++)
         u32_store_release(&heap->map->page_map[first.n + i], first.n);
 
-    heap->ninuse_pages += npages;
+    note_inuse(heap, npages);
     heap->ninuse_spans++;
     *ret_span = first;
     *ret_nscavenged = nscavenged;
@@ -227,6 +325,59 @@ void mheap_free_span(mheap *heap, page_no first, bool punched)
     pagealloc_free_run(heap->pages, first, npages, punched);
 }
 
+/* --- large spans that change their length --- */
+
+bool mheap_take_growth(mheap *heap, page_no first, uint64_t npages, uint64_t *ret_nscavenged)
+{
+    uint64_t behind = first.n + (uint64_t)shm_span_at(heap->map, first)->npages;
+    uint64_t end = pagealloc_end(heap->pages).n;
+
+    if (npages > heap->map->npages - behind)
+        return false;
+    mheap_flush_cache(heap);
+    if (!pagealloc_is_free(heap->pages, page_at(behind), (behind + npages < end ? behind + npages : end) - behind) ||
+        (behind + npages > end && !mheap_grow(heap, behind + npages - end)))
+        return false;
+    *ret_nscavenged = pagealloc_alloc_at(heap->pages, page_at(behind), npages);
+    heap->nlimbo_pages += npages;
+    return true;
+}
+
+void mheap_extend_span(mheap *heap, page_no first, uint64_t npages)
+{
+    shm_span *span = shm_span_at(heap->map, first);
+    page_no behind = page_at(first.n + span->npages);
+
+    (void)mheap_was_used(heap, behind, npages);
+    for (uint64_t i = 0; i < npages; i++)
+        u32_store_release(&heap->map->page_map[behind.n + i], first.n);
+    span->npages += (uint32_t)npages;
+    span->elem_bytes = span->npages * PAGE_BYTES;
+    heap->nlimbo_pages -= npages;
+    note_inuse(heap, npages);
+}
+
+void mheap_cancel_growth(mheap *heap, page_no first, uint64_t npages, bool punched)
+{
+    mheap_end_release(heap, (page_run){ first, npages }, punched);
+}
+
+void mheap_shrink_span(mheap *heap, page_no first, uint64_t npages)
+{
+    shm_span *span = shm_span_at(heap->map, first);
+    uint64_t gone = span->npages - npages;
+
+    assert(npages > 0 && npages < span->npages);
+    span->elem_bytes = npages * PAGE_BYTES;
+    span->npages = (uint32_t)npages;
+    for (uint64_t i = 0; i < gone; i++)
+        u32_store_release(&heap->map->page_map[first.n + npages + i], 0);
+    heap->ninuse_pages -= gone;
+    pagealloc_free_run(heap->pages, page_at(first.n + npages), gone, false);
+}
+
+/* --- looking --- */
+
 page_no mheap_next_span(const mheap *heap, page_no *pos)
 {
     uint64_t end = pagealloc_end(heap->pages).n;
@@ -239,7 +390,7 @@ page_no mheap_next_span(const mheap *heap, page_no *pos)
             break;
         first = u32_load_relaxed(&heap->map->page_map[page.n]);
         if (first == 0) {
-            *pos = page_at(page.n + UINT64_C(1)); /* page 0, or pages being released */
+            *pos = page_at(page.n + UINT64_C(1)); /* page 0, in the cache or in limbo */
             continue;
         }
         *pos = page_at((uint64_t)first + shm_span_at(heap->map, page_at(first))->npages);
@@ -256,7 +407,7 @@ static int validate_span(const mheap *heap, page_no first, FILE *err)
     lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
     uint8_t class = span_class_size(span->spc).n;
     enum span_place place = heap->links[first.n].place;
-    bool in_central = place == PLACE_PARTIAL || place == PLACE_FULL;
+    bool in_central = place != PLACE_NONE && place != PLACE_LEASED;
 
     for (uint64_t i = 0; i < span->npages; i++) {
         page_no page = page_at(first.n + i);
@@ -266,9 +417,9 @@ static int validate_span(const mheap *heap, page_no first, FILE *err)
             return -EUCLEAN;
         }
     }
-    if (class >= SIZE_CLASS_COUNT || (class != 0 && span->npages != size_class_npages[class]) ||
-        (lease.state == SPAN_LEASED) != (place == PLACE_LEASED) ||
-        (lease.state == SPAN_CENTRAL && in_central != (class != 0))) {
+    if (class > SIZE_CLASS_TINY || (class != 0 && span->npages != size_class_npages[class]) ||
+        (class == 0 && span->elem_bytes != span->npages * PAGE_BYTES) ||
+        (lease.state == SPAN_LEASED) != (place == PLACE_LEASED) || (lease.state == SPAN_CENTRAL) != in_central) {
         (void)fprintf(err, "mheap: span %u: class %u, %u pages, state %d, place %d\n", first.n, class, span->npages,
                       (int)lease.state, (int)place);
         return -EUCLEAN;
@@ -293,11 +444,15 @@ int mheap_validate(const mheap *heap, FILE *err)
             return r;
         nspans++;
         npages += shm_span_at(heap->map, first)->npages;
-        ncentral += heap->links[first.n].place == PLACE_PARTIAL || heap->links[first.n].place == PLACE_FULL;
+        ncentral += heap->links[first.n].place >= PLACE_PARTIAL;
     }
-    for (int c = 0; c < SPAN_CLASS_COUNT; c++)
-        nlisted += heap->central[c].partial.count + heap->central[c].full.count;
-    uint64_t ntaken = pagealloc_npages_added(heap->pages) - pagealloc_npages_free(heap->pages) - 1;
+    for (int c = 0; c < SPAN_CLASS_COUNT; c++) {
+        for (int i = 0; i < 2; i++)
+            nlisted += heap->central[c].partial[i].count + heap->central[c].full[i].count;
+    }
+
+    uint64_t ntaken = mheap_added_pages(heap) - pagealloc_npages_free(heap->pages) - 1 - heap->nlimbo_pages -
+                      pagecache_npages(&heap->cache);
 
     if (npages != heap->ninuse_pages || nspans != heap->ninuse_spans || npages != ntaken || nlisted != ncentral) {
         (void)fprintf(err,

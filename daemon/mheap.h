@@ -8,29 +8,38 @@
 
 #include "daemon/adopt.h"
 #include "daemon/heapfile.h"
-#include "daemon/pagealloc.h"
+#include "daemon/pagecache.h"
+#include "daemon/pagebits.h"
 #include "daemon/spanlist.h"
 
 /* What a caller handles itself (positive, never forwarded). */
 enum {
-    MHEAP_E_EXHAUSTED = 1, /* no run of free pages that long in the arena, or over the memory limit */
+    MHEAP_E_EXHAUSTED = 1, /* no run of free pages that long in the arena */
 };
 
+/* One set of each pair is swept, the other is not; they change roles when a sweep begins (see mcentral.c). */
 typedef struct mcentral {
-    spanlist partial; /* at least one free object when last looked at */
-    spanlist full;    /* none */
+    spanlist partial[2]; /* at least one free object when last looked at */
+    spanlist full[2];    /* none; large objects */
 } mcentral;
 
 typedef struct mheap {
     heapfile *file;
     shm_map *map; /* of file */
     pagealloc *pages;
+    pagecache cache;
     span_link *links; /* one a page, used at a span's first page; sparse */
     mcentral central[SPAN_CLASS_COUNT];
+    uint32_t sweep_gen;   /* its lowest bit says which of each mcentral's sets are swept */
     adopt_table *adopted; /* adoptions end with their span at the latest */
-    uint64_t limit_pages; /* soft limit of committed pages, 0: none */
+    uint64_t limit_bytes; /* soft limit of arena and metadata, 0: none */
+    uint64_t metadata_bytes; /* as last asked of the kernel */
     uint64_t ninuse_pages;
     uint64_t ninuse_spans;
+    uint64_t npeak_pages;  /* most pages in use since the scavenger's generation began */
+    uint64_t ntakes;       /* times that pages were put into use, ever */
+    uint64_t nlimbo_pages; /* taken, in no span: being released, or to be added to an object */
+    uint64_t nlimbo_empty_pages; /* of these, without memory: what describes them is being released */
 } mheap;
 
 /* Set up over an empty heap. limit_bytes 0: none. 0, -ENOMEM. The caller ends it with mheap_end(); file is borrowed. */
@@ -41,7 +50,7 @@ void mheap_end(mheap *heap);
  * Take npages pages, the first a multiple of align_pages (a power of two), and make a span of class spc of them: its
  * description and page map are written and its bits are zero; its lease word still says FREE, and it is in no list.
  * *ret_nscavenged: how many of its pages have no memory behind them, for the caller to commit. 0, MHEAP_E_EXHAUSTED.
- * Cost: logarithmic, plus npages words of the page map; above the memory limit also the release of free pages.
+ * Cost: logarithmic, plus npages words of the page map. The memory limit is the caller's business.
  */
 int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret_span,
                      uint64_t *ret_nscavenged) __attribute__((warn_unused_result));
@@ -49,8 +58,51 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
 /* Give the span's pages back. It is in no list. punched: there is no memory behind them any more. */
 void mheap_free_span(mheap *heap, page_no span, bool punched);
 
-/* Release up to npages free pages to the OS, highest first. Returns how many. */
+/*
+ * A large span is to grow by npages pages right behind it. Taken if they are free and the arena reaches so far: true,
+ * *ret_nscavenged as above. The pages belong to no span until mheap_extend_span() adds them, or mheap_cancel_growth()
+ * gives them back.
+ */
+bool mheap_take_growth(mheap *heap, page_no span, uint64_t npages, uint64_t *ret_nscavenged)
+    __attribute__((warn_unused_result));
+void mheap_extend_span(mheap *heap, page_no span, uint64_t npages);
+void mheap_cancel_growth(mheap *heap, page_no first, uint64_t npages, bool punched);
+
+/* A large span gives up all but its first npages pages, at least one. */
+void mheap_shrink_span(mheap *heap, page_no span, uint64_t npages);
+
+/*
+ * Take the highest run of up to npages free pages that have memory, to release it; npages 0: there is none. Not out
+ * of dense chunks, unless force. The caller punches it and says so with mheap_end_release(); until then the pages are
+ * nobody's and count as committed.
+ */
+page_run mheap_begin_release(mheap *heap, uint64_t npages, bool force);
+void mheap_end_release(mheap *heap, page_run run, bool punched);
+
+/* Release up to npages free pages to the OS at once, highest first. Returns how many. Slow: for tests and tools. */
 uint64_t mheap_release(mheap *heap, uint64_t npages);
+
+/*
+ * If the chunk that page lies in has nothing in it and no memory: take it, to release what describes its pages (their
+ * bits and descriptions); true, *ret_first. The caller calls heapfile_punch_metadata() and says so.
+ */
+bool mheap_begin_unused_chunk(mheap *heap, page_no page, page_no *ret_first) __attribute__((warn_unused_result));
+void mheap_end_unused_chunk(mheap *heap, page_no first, bool released);
+
+/* Give the cached pages back to the page allocator, so that the scavenger sees them. */
+void mheap_flush_cache(mheap *heap);
+
+/*
+ * Bytes by which the arena's committed pages and the metadata are above percent % of the memory limit; 0: below, or
+ * there is none.
+ */
+uint64_t mheap_over_limit(const mheap *heap, unsigned percent);
+
+/* Pages that can come into use before the memory limit is reached, if all that is free is released for them. */
+uint64_t mheap_room_pages(const mheap *heap);
+
+/* Ask the kernel what the metadata occupies. Two system calls. */
+void mheap_refresh_metadata(mheap *heap);
 
 /*
  * Walk the spans in address order: the first span at or above *pos whose lease word is not FREE; *pos moves behind it.
@@ -58,7 +110,11 @@ uint64_t mheap_release(mheap *heap, uint64_t npages);
  */
 page_no mheap_next_span(const mheap *heap, page_no *pos);
 
-/* Pages with memory behind them (in use or kept free), and pages of the heap without. */
+/*
+ * Pages of the heap are in use (ninuse_pages), free with memory, or free without ("released"; page 0 is one of
+ * these): together all that have been added. Committed are those with memory.
+ */
+uint64_t mheap_added_pages(const mheap *heap);
 uint64_t mheap_committed_pages(const mheap *heap);
 uint64_t mheap_released_pages(const mheap *heap);
 

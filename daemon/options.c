@@ -49,16 +49,23 @@ bool options_parse_size(const char *text, uint64_t *ret_bytes)
     return true;
 }
 
+/* Options without a short name. */
+enum { OPTION_SCAVTRACE = 256 };
+
 static const struct argp_option option_table[] = {
     { "socket", 's', "PATH", 0, "Serve on this Unix socket (default " DEFAULT_SOCKET ")", 0 },
     { "reserve", 'r', "SIZE", 0,
       "Address space of the arena, a multiple of 64M up to 16T (default 64G). It takes no memory until it is used", 0 },
     { "base", 'b', "ADDR", 0, "Address of the arena in every process, in hex (default 0x00c000000000)", 0 },
-    { "memory-limit", 'm', "SIZE", 0, "Memory that the arena may occupy (default: no limit)", 0 },
+    { "memory-limit", 'm', "SIZE", 0,
+      "Memory that the heap tries to stay below by giving free pages back (default: no limit). Soft: objects that live "
+      "are never refused because of it",
+      0 },
     { "commit", 'c', "eager|lazy", 0,
       "When pages get memory: eager (default) before they are leased, so that a lack of it is ENOMEM; lazy at first "
       "touch",
       0 },
+    { "scavtrace", OPTION_SCAVTRACE, NULL, 0, "Log a line for every second in which free pages went back to the OS", 0 },
     { "log-level", 'l', "LEVEL", 0, "error, warn, info (default) or debug", 0 },
     { 0 },
 };
@@ -108,6 +115,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         if (strcmp(arg, "eager") != 0 && strcmp(arg, "lazy") != 0)
             argp_error(state, "--commit: '%s' is neither eager nor lazy", arg);
         o->eager_commit = strcmp(arg, "eager") == 0;
+        return 0;
+    case OPTION_SCAVTRACE:
+        o->scavtrace = true;
         return 0;
     case 'l':
         if (!log_level_parse(arg, &o->log_level))

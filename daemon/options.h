@@ -15,6 +15,7 @@ typedef struct options {
     uint64_t base;
     uint64_t memory_limit_bytes; /* 0: none */
     bool eager_commit;
+    bool scavtrace;
     enum log_level log_level;
 } options;
 

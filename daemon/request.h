@@ -13,4 +13,7 @@ void request_handle(peer *p, const Goallocd__Request *request);
 void request_census_done(peer *p);
 void request_detach_done(peer *p);
 
+/* A session is about to end: what its process says that it has allocated is added to the ended ones'. */
+void request_count_session(server *s, session_no no);
+
 #endif

@@ -4,7 +4,7 @@
  * Called by request. Data: shm_root slots, written here alone; the hash maps a name to its slot and is made from the
  * slots at the start. Names are checked here, whoever sends them: 1 to 255 bytes of UTF-8 without zero bytes.
  *
- * A new root: name, then offset, then name_bytes (release), which makes it exist. A change: one store of offset. A
+ * A new root: nroot_slots, if the slot is above it; name, then offset, then name_bytes (release), which makes it exist. A change: one store of offset. A
  * removal: name_bytes to 0. Dies the daemon in between, a root is as before or as after.
  */
 #include "daemon/roots.h"
@@ -47,11 +47,14 @@ static bool root_index(roots *r, uint32_t slot)
 roots *roots_new(shm_map *map)
 {
     roots *r = calloc(1, sizeof(*r));
+    uint32_t nslots;
 
     if (r == NULL)
         return NULL;
     r->map = map;
-    for (uint32_t slot = 0; slot < SHM_ROOTS_MAX; slot++) {
+    /* Slots that were never used are not even looked at: reading them would give the table memory. */
+    nslots = u32_load_relaxed(&map->header->nroot_slots);
+    for (uint32_t slot = 0; slot < nslots && slot < SHM_ROOTS_MAX; slot++) {
         if (u64_load_relaxed(&map->roots[slot].name_bytes) != 0 && !root_index(r, slot))
             return roots_free(r);
     }
@@ -132,6 +135,8 @@ int roots_set(roots *r, const uint8_t *name, size_t name_bytes, uint64_t offset)
 
     shm_root *root = &r->map->roots[slot];
 
+    if (slot >= u32_load_relaxed(&r->map->header->nroot_slots))
+        u32_store_release(&r->map->header->nroot_slots, slot + 1);
     memset(root->name, 0, sizeof(root->name));
     memcpy(root->name, name, name_bytes);
     u64_store_relaxed(&root->offset, offset);

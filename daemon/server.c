@@ -39,7 +39,7 @@
 
 #define QUEUED_BYTES_MAX   (256 * KIB)
 #define END_SLICE_SPANS    256u
-#define CENSUS_SLICE_SPANS 4096u
+#define CENSUS_SLICE_SPANS 1024u
 
 struct watch {
     uv_poll_t poll;
@@ -58,6 +58,7 @@ static void peer_unref(peer *p)
     if (!p->closed || p->busy)
         return;
     free(p->op_spans);
+    free(p->op_census);
     free(p->in);
     free(p);
 }
@@ -99,11 +100,11 @@ static void peer_close(peer *p)
             log_debug("session %u (pid %u): connection ended", sess->no.n, sess->pid);
         }
     }
-    if (p->op_census || p->op_detach) {
-        /*
-         * Done in slices for this peer alone: nobody will come back to it. A commit does, so the peer waits for that.
-         */
-        p->op_census = p->op_detach = false;
+    if (p->op_census != NULL || p->op_detach || p->op_scavenge) {
+        /* Nobody will come back to this peer for these. A commit does, so the peer waits for that. */
+        free(p->op_census);
+        p->op_census = NULL;
+        p->op_detach = p->op_scavenge = false;
         p->busy = false;
     }
     DL_DELETE(s->peers, p);
@@ -442,6 +443,8 @@ static bool idle_end_sessions(server *s)
         session_no no = sess->no;
         uint32_t epoch = sess->epoch;
 
+        request_count_session(s, no);
+
         if (!session_end_step(&s->sessions, sess, END_SLICE_SPANS)) {
             more = true;
             continue;
@@ -462,9 +465,9 @@ static bool idle_count_objects(server *s)
 
     for (peer *p = s->peers, *next; p != NULL; p = next) {
         next = p->next;
-        if (!p->op_census)
+        if (p->op_census == NULL)
             continue;
-        if (census_step(&p->census, s->heap, CENSUS_SLICE_SPANS))
+        if (census_step(p->op_census, s->heap, CENSUS_SLICE_SPANS))
             request_census_done(p);
         else
             more = true;
@@ -542,6 +545,7 @@ static void server_on_signal(uv_signal_t *handle, int signum)
     for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++)
         watch_end(s, (session_no){ (uint16_t)i });
     sweep_stop(&s->sweep);
+    scavenge_stop(&s->scav);
     uv_close((uv_handle_t *)&s->idle, NULL);
     for (size_t i = 0; i < 2; i++)
         uv_close((uv_handle_t *)&s->signals[i], NULL);
@@ -566,17 +570,18 @@ static int server_start(server *s, int listen_fd)
         return r;
     s->idle.data = s;
     sweep_start(&s->sweep, &s->loop, &s->sessions);
+    scavenge_start(&s->scav, &s->loop, s->heap, s->options.scavtrace);
     return uv_listen((uv_stream_t *)&s->listener, SOMAXCONN, server_on_connection);
 }
 
-int server_run(server *s, int listen_fd, mheap *heap, bool eager_commit)
+int server_run(server *s, int listen_fd, mheap *heap, const server_options *options)
 {
     int r;
 
     memset(s, 0, offsetof(server, in));
     s->file = heap->file;
     s->heap = heap;
-    s->eager_commit = eager_commit;
+    s->options = *options;
     s->started_ms = uv_hrtime() / 1000000;
     frame_bump_init(&s->bump, s->bump_buf, sizeof(s->bump_buf));
     session_table_init(&s->sessions, heap);

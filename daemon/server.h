@@ -9,6 +9,7 @@
 #include "daemon/census.h"
 #include "daemon/commit.h"
 #include "daemon/roots.h"
+#include "daemon/scavenge.h"
 #include "daemon/session.h"
 #include "daemon/sweep.h"
 #include "proto/frame.h"
@@ -39,9 +40,10 @@ typedef struct peer {
 
     /* The request under way. */
     uint64_t op_id;
-    bool op_census;
     bool op_detach;
-    census census;
+    bool op_scavenge;
+    census *op_census; /* NULL: none */
+    uint64_t op_grow;  /* pages that are being committed for op_spans[0] to grow by */
     commit_job commit;
     uint32_t *op_spans; /* leased for it; the last op_nfresh are the ones being committed */
     uint32_t op_nspans;
@@ -50,6 +52,11 @@ typedef struct peer {
 
 /* A process that has a session: its pidfd tells when it dies. */
 typedef struct watch watch;
+
+typedef struct server_options {
+    bool eager_commit;
+    bool scavtrace;
+} server_options;
 
 struct server {
     uv_loop_t loop;
@@ -63,13 +70,16 @@ struct server {
     session_table sessions;
     roots *roots;
     sweep sweep;
+    scavenger scav;
+    uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
     peer *peers;
     watch *watches[SHM_SESSIONS_MAX];
-    bool eager_commit;
+    server_options options;
     uint64_t nrpcs;
     uint64_t started_ms;
     uint64_t last_rescue_ms; /* when the heap was last swept because it was exhausted, and what that took */
     uint64_t rescue_cost_ms;
+    uint64_t last_limit_warning_ms;
     frame_bump bump; /* for the request being handled */
     uint8_t in[FRAME_BYTES_MAX];
     uint8_t out[FRAME_BYTES_MAX];
@@ -77,7 +87,8 @@ struct server {
 };
 
 /* Set up and serve on listen_fd (taken). 0 after a clean stop by SIGTERM or SIGINT, -errno if it could not start. */
-int server_run(server *s, int listen_fd, mheap *heap, bool eager_commit) __attribute__((warn_unused_result));
+int server_run(server *s, int listen_fd, mheap *heap, const server_options *options)
+    __attribute__((warn_unused_result));
 
 /* For request.c. */
 

@@ -77,6 +77,8 @@ int session_open(session_table *table, const session_request *request, session *
         if ((unsigned char)*c < ' ' || *c == 0x7f)
             *c = '?';
     }
+    for (size_t i = 0; i < SHM_COUNTERS_WORDS; i++)
+        u64_store_relaxed(&shm_counters(table->heap->map, s->no)[i], 0);
     slot->flags = s->flags;
     slot->pid = s->pid;
     slot->uid = s->uid;
@@ -116,8 +118,8 @@ void lease_give(session_table *table, session *s, page_no first)
     shm_span *span = shm_span_at(heap->map, first);
 
     if (s->flags & SESSION_RECLAIM) {
-        for (uint32_t w = 0; w < bits_nwords(span->nelems); w++)
-            u64_store_relaxed(&shm_kept_bits(heap->map, first)[w], 0);
+        if (span->nelems <= SPAN_NELEMS_MAX / 2)
+            adopt_ensure_kept(heap->map, first);
         u32_store_release(&span->owner, s->no.n);
     }
     spanlist_push_back(&s->leased, heap->links, first, PLACE_LEASED);
@@ -158,11 +160,13 @@ static void span_reclaim(mheap *heap, page_no first)
     (void)span_fold(heap, first);
     for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
         uint64_t alloc = u64_load_relaxed(&shm_alloc_bits(heap->map, first)[w]);
-        uint64_t kept = u64_load_acquire(&shm_kept_bits(heap->map, first)[w]);
+        uint64_t kept = span_has_kept(span) ? u64_load_acquire(&shm_kept_bits(heap->map, first)[w]) : 0;
 
         u64_store_release(&shm_alloc_bits(heap->map, first)[w], alloc & kept);
     }
     u32_store_release(&span->owner, 0);
+    if (u32_load_relaxed(&span->nadopted) == 0)
+        u32_store_release(&span->has_kept, 0);
 }
 
 static void lease_end(session_table *table, session *s, page_no first)
@@ -200,7 +204,7 @@ void lease_revoke_punched(session_table *table, session *s, page_no first)
     mheap_free_span(table->heap, first, true);
 }
 
-bool lease_sweep(session_table *table, page_no first)
+bool lease_sweep(session_table *table, page_no first, bool force)
 {
     mheap *heap = table->heap;
     const shm_span *span = shm_span_at(heap->map, first);
@@ -208,7 +212,7 @@ bool lease_sweep(session_table *table, page_no first)
     session *s;
 
     if (lease.state == SPAN_CENTRAL)
-        return mcentral_sweep(heap, first);
+        return mcentral_sweep(heap, first, force);
     if (lease.state != SPAN_LEASED || span_class_size(span->spc).n != 0)
         return false;
     /* A large run belongs to who allocated it until its object is freed; freed from afar, nobody holds on to it. */
@@ -233,7 +237,7 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
 
         if (adopt_pop(heap->adopted, s->no, &object, &empty)) {
             (void)object_free_remote(heap->map, &object);
-            (void)lease_sweep(table, object.first);
+            (void)lease_sweep(table, object.first, true);
         }
         if (empty) {
             session_set_state(table, s, SHM_SESSION_FREE);

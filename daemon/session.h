@@ -90,8 +90,8 @@ void lease_revoke_punched(session_table *table, session *s, page_no first);
 
 /*
  * Sweep any span: one that nobody leases goes where it belongs; a large run whose object was freed from afar ends,
- * leased or not. True if pages came free.
+ * leased or not. force: even if that was done since the last sweep began. True if pages came free.
  */
-bool lease_sweep(session_table *table, page_no first);
+bool lease_sweep(session_table *table, page_no first, bool force);
 
 #endif

@@ -10,10 +10,12 @@
 #include "shm/units.h"
 
 enum span_place {
-    PLACE_NONE = 0, /* free, or a large run that nobody leases */
+    PLACE_NONE = 0, /* free, or on its way from one list to another */
     PLACE_LEASED,   /* in its session's list */
-    PLACE_PARTIAL,  /* in its mcentral's lists */
-    PLACE_FULL,
+    PLACE_PARTIAL,  /* in its mcentral's partial[0]; one more: partial[1] */
+    PLACE_PARTIAL_1,
+    PLACE_FULL, /* full[0]; full[1] */
+    PLACE_FULL_1,
 };
 
 typedef struct span_link {

@@ -14,6 +14,7 @@ typedef struct sweep {
     page_no pos;
     uint64_t pause_ms;   /* until the next pass */
     uint64_t nfreed;     /* spans that this pass has freed */
+    uint64_t worked_ns;  /* by this pass */
 } sweep;
 
 void sweep_start(sweep *s, uv_loop_t *loop, session_table *table);

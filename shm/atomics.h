@@ -66,4 +66,20 @@ static inline void u32_store_release(shm_u32 *word, uint32_t value)
     atomic_store_explicit(word, value, memory_order_release);
 }
 
+static inline uint32_t u32_fetch_or_acq_rel(shm_u32 *word, uint32_t bits)
+{
+    return atomic_fetch_or_explicit(word, bits, memory_order_acq_rel);
+}
+
+static inline uint32_t u32_fetch_and_acq_rel(shm_u32 *word, uint32_t bits)
+{
+    return atomic_fetch_and_explicit(word, bits, memory_order_acq_rel);
+}
+
+/* For counters, whose order to anything else does not matter. */
+static inline void u64_add_relaxed(shm_u64 *word, uint64_t n)
+{
+    (void)atomic_fetch_add_explicit(word, n, memory_order_relaxed);
+}
+
 #endif

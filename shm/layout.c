@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* Raise it when the meaning of a word changes and its place does not. */
-#define LAYOUT_VERSION 1
+#define LAYOUT_VERSION 2
 
 static uint64_t fnv1a(uint64_t hash, uint64_t value)
 {
@@ -29,6 +29,8 @@ uint64_t shm_abi_hash(void)
         SHM_ROOTS_MAX,
         SHM_HEAP_ARENA_BYTES,
         SHM_BITS_WORDS,
+        SHM_COUNTERS_WORDS,
+        SPAN_CLASS_COUNT,
         SPAN_FREE,
         SPAN_LEASED,
         SPAN_CENTRAL,
@@ -37,6 +39,7 @@ uint64_t shm_abi_hash(void)
         offsetof(shm_header, base),
         offsetof(shm_header, span_table_off),
         offsetof(shm_header, nspecial),
+        offsetof(shm_header, nroot_slots),
         sizeof(shm_session),
         offsetof(shm_session, epoch),
         offsetof(shm_session, trim_seq),
@@ -53,14 +56,16 @@ uint64_t shm_abi_hash(void)
         offsetof(shm_span, needzero),
         offsetof(shm_span, owner),
         offsetof(shm_span, nadopted),
+        offsetof(shm_span, has_kept),
     };
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
 
     for (size_t i = 0; i < sizeof(facts) / sizeof(facts[0]); i++)
         hash = fnv1a(hash, facts[i]);
-    for (size_t i = 0; i < SIZE_CLASS_COUNT; i++) {
+    for (size_t i = 0; i <= SIZE_CLASS_COUNT; i++) {
         hash = fnv1a(hash, size_class_bytes[i]);
         hash = fnv1a(hash, size_class_npages[i]);
+        hash = fnv1a(hash, size_class_nelems[i]);
     }
     return hash;
 }
@@ -93,7 +98,7 @@ void shm_header_init(shm_header *header, uint64_t base, uint64_t arena_bytes)
     header->span_table_off = off;
     off = round_up(off + npages * sizeof(shm_span), 4 * KIB);
     header->spans_bytes = off;
-    header->bitmap_bytes = npages * (256 + 128 + 128);
+    header->bitmap_bytes = npages * (256 + 128 + 128) + SHM_SESSIONS_MAX * SHM_COUNTERS_WORDS * sizeof(shm_u64);
 }
 
 int shm_header_check(const shm_header *header, uint64_t spans_bytes, uint64_t bitmap_bytes)
@@ -116,7 +121,7 @@ int shm_header_check(const shm_header *header, uint64_t spans_bytes, uint64_t bi
     return 0;
 }
 
-void shm_map_init(shm_map *map, void *spans, void *bitmap)
+void shm_map_init(shm_map *map, void *spans, void *bitmap, void *arena)
 {
     shm_header *header = spans;
     char *at = spans;
@@ -132,6 +137,7 @@ void shm_map_init(shm_map *map, void *spans, void *bitmap)
         .page_map = (shm_u32 *)(void *)(at + header->page_map_off),
         .span_table = (shm_span *)(void *)(at + header->span_table_off),
         .bitmap = bitmap,
+        .arena = arena,
         .spans_bytes = header->spans_bytes,
         .bitmap_bytes = header->bitmap_bytes,
     };

@@ -12,20 +12,27 @@
  *            page of the span that p belongs to, 0 if none. Both tables are sparse: memory is used where spans are.
  *
  *   bitmap   clients and daemon write.
- *            +------------------------------------+-------------------------+-------------------------+
- *            | 256 B each page: alloc, remote     | 128 B each page: kept   | 128 B each page: mark   |
- *            +------------------------------------+-------------------------+-------------------------+
+ *            +------------------------------------+---------------+---------------+------------------------+
+ *            | 256 B each page: alloc, remote     | 128 B: kept   | 128 B: mark   | counters, 2 KiB each   |
+ *            |                                    |  (1024 obj.)  |  (1024 obj.)  | session slot           |
+ *            +------------------------------------+---------------+---------------+------------------------+
  *            A span's bits stand at its first page; bit i is the object with index i; at most 1024 objects a span.
- *            Kept and mark bits lie in planes of their own because most spans never touch them.
+ *            With up to 512 objects, in all classes but that of 8 bytes, half of the 256 bytes would not be used:
+ *            there, kept bits stand behind the alloc bits, mark bits behind the remote bits. Only the 8-byte class
+ *            has kept and mark bits in planes of their own.
+ *            Counters are what a session's process says that it has allocated, for statistics; nothing depends on it.
  *
  * Who writes which bit word:
  *   alloc    the session that leases the span (the one thread that owns it), else the daemon. 1: allocated.
  *   remote   anybody who frees an object of a span it does not own sets one bit (fetch_or); whoever may write the
  *            alloc word clears it when the free is folded in. An object is live iff alloc is 1 and remote is 0.
- *   kept     valid only in a special span (owner != 0 or nadopted != 0). In a span owned by a RECLAIM session: 1
- *            means that the object is not the owner's (published or adopted). Else: 1 means adopted. Set by anyone,
- *            cleared with the object.
+ *   kept     valid while the span's has_kept says so, which the daemon sets before the first of them. In a span owned by
+ *            a RECLAIM session: 1 means that the object is not the owner's (published or adopted). Else: 1 means
+ *            adopted. Set by anyone, cleared with the object.
  *   mark     reserved for the collector; nobody writes it yet.
+ *
+ * In the spans of the tiny allocator the alloc bit belongs to a block of 16 bytes, which objects live in it says the
+ * block's word in the arena, and the remote bit is only a hint to look at that word: see tiny.h.
  *
  * The span's state (in its lease word):
  *
@@ -53,8 +60,9 @@
 #define SHM_ARENA_BYTES_MAX   (16 * TIB)
 #define SHM_BASE_DEFAULT      UINT64_C(0x00c000000000)
 #define SHM_BITS_WORDS        (SPAN_NELEMS_MAX / 64)
+#define SHM_COUNTERS_WORDS    256u /* each session slot */
 
-/* The beginning of the spans region. Written once, before any client can see it; nspecial is the exception. */
+/* The beginning of the spans region. Written once, before any client can see it, but for the last line. */
 typedef struct shm_header {
     uint64_t magic;
     uint64_t abi_hash;
@@ -70,8 +78,9 @@ typedef struct shm_header {
     uint64_t page_map_off;
     uint64_t span_table_off;
     uint64_t reserved[3];
-    shm_u32 nspecial; /* adopted objects in the heap; while 0, frees need not look for kept bits. Alone in its line */
-    uint32_t pad[15];
+    shm_u32 nspecial; /* adopted objects in the heap; while 0, frees need not look for kept bits */
+    shm_u32 nroot_slots; /* root slots from here on were never used; only rises */
+    uint32_t pad[14];
 } shm_header;
 
 enum shm_session_state {
@@ -101,12 +110,12 @@ typedef struct shm_root {
 } shm_root;
 
 /*
- * What is known of 64 MiB of the arena. zeroed_base only rises: pages at or above it were never handed out, so are
- * zero.
+ * What is known of 64 MiB of the arena. Both only rise. npages is raised before a page of it is handed out; pages at or
+ * above zeroed_base were never handed out, so are zero.
  */
 typedef struct shm_heap_arena {
     shm_u64 zeroed_base; /* pages within this heap arena */
-    uint64_t reserved;
+    shm_u64 npages;      /* of this heap arena that have been added to the page heap */
 } shm_heap_arena;
 
 enum span_state {
@@ -133,7 +142,9 @@ typedef struct shm_span {
     uint16_t pad;
     shm_u32 owner;    /* RECLAIM session (its number) whose objects these are, 0: the heap's */
     shm_u32 nadopted; /* objects of this span in the daemon's adoption table */
-    uint64_t reserved[3];
+    shm_u32 has_kept; /* its kept bits are in use; while 0, all count as 0 and the words mean nothing */
+    uint32_t pad2;
+    uint64_t reserved[2];
 } shm_span;
 
 _Static_assert(sizeof(shm_header) == 192 && offsetof(shm_header, nspecial) == 128, "header layout");
@@ -142,6 +153,7 @@ _Static_assert(sizeof(shm_root) == 272 && offsetof(shm_root, name) == 16, "root 
 _Static_assert(sizeof(shm_heap_arena) == 16, "heap arena layout");
 _Static_assert(sizeof(shm_span) == 64 && offsetof(shm_span, owner) == 32, "span layout");
 _Static_assert(SHM_BITS_WORDS * 8 == 128, "128 bytes of each kind of bits a page");
+_Static_assert(SPAN_CLASS_COUNT <= SHM_COUNTERS_WORDS, "a counter for each span class");
 
 /* A process's view of the heap. base is the arena's address whether this process has it mapped or not. */
 typedef struct shm_map {
@@ -155,6 +167,7 @@ typedef struct shm_map {
     shm_u32 *page_map;
     shm_span *span_table;
     char *bitmap;
+    char *arena; /* where this process has the arena; NULL: it has not */
     uint64_t spans_bytes;
     uint64_t bitmap_bytes;
 } shm_map;
@@ -175,8 +188,8 @@ void shm_header_init(shm_header *header, uint64_t base, uint64_t arena_bytes);
 int shm_header_check(const shm_header *header, uint64_t spans_bytes, uint64_t bitmap_bytes)
     __attribute__((warn_unused_result));
 
-/* Make the view of the mapped regions. header has been checked. */
-void shm_map_init(shm_map *map, void *spans, void *bitmap);
+/* Make the view of the mapped regions. header has been checked. arena NULL: not mapped. */
+void shm_map_init(shm_map *map, void *spans, void *bitmap, void *arena);
 
 static inline uint64_t lease_pack(lease_word lease)
 {
@@ -207,7 +220,15 @@ static inline shm_u64 *shm_remote_bits(const shm_map *map, page_no first)
 
 static inline shm_u64 *shm_kept_bits(const shm_map *map, page_no first)
 {
+    if (shm_span_at(map, first)->nelems <= SPAN_NELEMS_MAX / 2)
+        return shm_alloc_bits(map, first) + SHM_BITS_WORDS / 2;
     return (shm_u64 *)(void *)(map->bitmap + map->npages * 256 + (uint64_t)first.n * 128);
+}
+
+/* The session's counters: word c counts the objects of span class c that its process has allocated. */
+static inline shm_u64 *shm_counters(const shm_map *map, session_no session)
+{
+    return (shm_u64 *)(void *)(map->bitmap + map->npages * 512) + (uint64_t)session.n * SHM_COUNTERS_WORDS;
 }
 
 /* Words that hold the bits of nelems objects, and which bits of word w count. */
@@ -224,9 +245,9 @@ static inline uint64_t bits_mask(uint32_t nelems, uint32_t w)
 }
 
 /* True if objects of this span may have kept bits. */
-static inline bool span_is_special(const shm_span *span)
+static inline bool span_has_kept(const shm_span *span)
 {
-    return u32_load_acquire(&span->owner) != 0 || u32_load_acquire(&span->nadopted) != 0;
+    return u32_load_acquire(&span->has_kept) != 0;
 }
 
 #endif

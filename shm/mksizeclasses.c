@@ -8,6 +8,9 @@
  *      cost.
  *   4. Each size is then raised to the largest multiple of 128 that keeps its object count, if that is more.
  *
+ * Behind them stands the class of tiny blocks, which is not Go's: 16 bytes, as many as a page holds with a word of 4
+ * bytes for each.
+ *
  * Built and run by hand when the rules change: mksizeclasses > shm/sizeclass_table.c. A test compares.
  */
 #include <stdint.h>
@@ -18,6 +21,8 @@
 #define SMALL_MAX  32768u
 #define CLASSES    68u
 #define TABLE8_MAX 1016u
+#define TINY_BYTES 16u
+#define TINY_WORD  4u
 
 typedef struct size_entry {
     uint32_t bytes;
@@ -107,10 +112,10 @@ static void print_numbers(const char *type, const char *name, const char *dim, c
 
 static void print_tables(void)
 {
-    uint32_t bytes[CLASSES] = { 0 };
-    uint32_t npages[CLASSES] = { 0 };
-    uint32_t nelems[CLASSES] = { 0 };
-    uint32_t magic[CLASSES] = { 0 };
+    uint32_t bytes[CLASSES + 1] = { [CLASSES] = TINY_BYTES };
+    uint32_t npages[CLASSES + 1] = { [CLASSES] = 1 };
+    uint32_t nelems[CLASSES + 1] = { [CLASSES] = PAGE / (TINY_BYTES + TINY_WORD) };
+    uint32_t magic[CLASSES + 1] = { [CLASSES] = UINT32_MAX / TINY_BYTES + 1 };
     uint32_t table8[TABLE8_MAX / 8 + 2];
     uint32_t table128[(SMALL_MAX - 1024) / 128 + 1];
 
@@ -125,10 +130,10 @@ static void print_tables(void)
     for (uint32_t i = 0; i < sizeof(table128) / sizeof(table128[0]); i++)
         table128[i] = class_for(1024 + i * 128);
 
-    print_numbers("uint16_t", "size_class_bytes", "SIZE_CLASS_COUNT", bytes, CLASSES);
-    print_numbers("uint8_t", "size_class_npages", "SIZE_CLASS_COUNT", npages, CLASSES);
-    print_numbers("uint16_t", "size_class_nelems", "SIZE_CLASS_COUNT", nelems, CLASSES);
-    print_numbers("uint32_t", "size_class_magic", "SIZE_CLASS_COUNT", magic, CLASSES);
+    print_numbers("uint16_t", "size_class_bytes", "SIZE_CLASS_COUNT + 1", bytes, CLASSES + 1);
+    print_numbers("uint8_t", "size_class_npages", "SIZE_CLASS_COUNT + 1", npages, CLASSES + 1);
+    print_numbers("uint16_t", "size_class_nelems", "SIZE_CLASS_COUNT + 1", nelems, CLASSES + 1);
+    print_numbers("uint32_t", "size_class_magic", "SIZE_CLASS_COUNT + 1", magic, CLASSES + 1);
     print_numbers("uint8_t", "size_table8", "129", table8, sizeof(table8) / sizeof(table8[0]));
     print_numbers("uint8_t", "size_table128", "249", table128, sizeof(table128) / sizeof(table128[0]));
 }

@@ -4,9 +4,11 @@
  * Called by clients (free by others than the owner, checks, publish) and by the daemon (sweep, roots, adoption).
  * Data: page map and span table in spans (daemon writes), bits in bitmap (everybody writes). The words come from
  * other processes: each is read once and bounded; nothing read here is used as an address. An index is below nelems
- * before it touches the bits.
+ * before it touches the bits. Objects in tiny spans are looked up in their block's word (tiny.c).
  */
 #include "shm/object.h"
+
+#include "shm/tiny.h"
 
 enum object_verdict object_find(const shm_map *map, uint64_t p, object_ref *ret)
 {
@@ -27,6 +29,8 @@ enum object_verdict object_find(const shm_map *map, uint64_t p, object_ref *ret)
     if (lease_unpack(u64_load_acquire(&span->lease)).state == SPAN_FREE || elem_bytes == 0)
         return OBJECT_NO_SPAN;
     offset -= page_offset(page_at(first));
+    if (offset >= span->npages * PAGE_BYTES)
+        return OBJECT_NO_SPAN; /* a large object has become shorter */
     index = object_index(offset, span->magic);
     if (index >= span->nelems || index >= SPAN_NELEMS_MAX)
         return OBJECT_NO_SPAN; /* the tail that no object uses */
@@ -39,6 +43,8 @@ enum object_verdict object_find(const shm_map *map, uint64_t p, object_ref *ret)
         .offset = page_offset(page_at(first)) + index * elem_bytes,
         .bytes = elem_bytes,
     };
+    if (span_is_tiny(span))
+        return tiny_find(map, p - map->base, ret);
     if (offset != index * elem_bytes)
         return OBJECT_INTERIOR;
     return object_is_live(map, ret) ? OBJECT_LIVE : OBJECT_FREE;
@@ -46,6 +52,9 @@ enum object_verdict object_find(const shm_map *map, uint64_t p, object_ref *ret)
 
 bool object_is_live(const shm_map *map, const object_ref *object)
 {
+    if (span_is_tiny(shm_span_at(map, object->first)))
+        return tiny_is_live(map, object);
+
     /* The remote word first: a fold clears alloc before remote, so a free object is never taken for a live one. */
     uint64_t remote = u64_load_acquire(&shm_remote_bits(map, object->first)[object->word]);
     uint64_t alloc = u64_load_acquire(&shm_alloc_bits(map, object->first)[object->word]);
@@ -55,6 +64,14 @@ bool object_is_live(const shm_map *map, const object_ref *object)
 
 enum object_verdict object_free_remote(const shm_map *map, const object_ref *object)
 {
+    if (span_is_tiny(shm_span_at(map, object->first))) {
+        bool last = false;
+        enum object_verdict verdict = tiny_free(map, object, &last);
+
+        if (last)
+            (void)u64_fetch_or_acq_rel(&shm_remote_bits(map, object->first)[object->word], object->bit);
+        return verdict;
+    }
     if (!object_is_live(map, object))
         return OBJECT_FREE;
 
@@ -73,7 +90,7 @@ uint64_t object_fold_word(const shm_map *map, page_no first, const shm_span *spa
 
     if (freed == 0)
         return bits;
-    if (span_is_special(span))
+    if (span_has_kept(span))
         (void)u64_fetch_and_acq_rel(&shm_kept_bits(map, first)[w], ~freed);
     bits &= ~freed;
     u64_store_release(alloc, bits);

@@ -17,7 +17,7 @@ enum object_verdict {
 
 typedef struct object_ref {
     page_no first; /* of its span */
-    uint32_t index;
+    uint32_t index; /* of the object; of a tiny object, of its block */
     uint32_t word; /* of the bits */
     uint64_t bit;
     uint64_t offset; /* of the object's beginning, from the arena's base */
@@ -35,14 +35,16 @@ enum object_verdict object_find(const shm_map *map, uint64_t p, object_ref *ret)
 bool object_is_live(const shm_map *map, const object_ref *object);
 
 /*
- * Free an object whose alloc word the caller may not write: one bit in the remote word. LIVE: done; FREE: it was free
+ * Free an object whose alloc word the caller may not write: one bit in the remote word (of a tiny object, its bit in
+ * the block's word). LIVE: done; FREE: it was free
  * already. If the caller dies before the fetch_or the object is live, after it the object is free.
  */
 enum object_verdict object_free_remote(const shm_map *map, const object_ref *object);
 
 /*
  * Fold the remote frees of word w of a span into its alloc word. Only for who may write the alloc word: the leasing
- * thread, or the daemon for a span that nobody leases. Returns the alloc word afterwards.
+ * thread, or the daemon for a span that nobody leases. Returns the alloc word afterwards. Not for tiny spans, which
+ * have folds of their own (tiny.h).
  *
  * Order: alloc bits first, then the remote bits that were seen. Dying in between leaves remote bits on objects that are
  * free, which the next fold clears again; the other order would lose the objects. A bit that comes in between the two

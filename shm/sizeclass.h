@@ -1,5 +1,6 @@
 /*
- * Size classes: Go's 68 (class 0 is "large"), with both lookup tables and the division magic.
+ * Size classes: Go's 68 (class 0 is "large"), with both lookup tables and the division magic; and a 69th for the blocks
+ * of the tiny allocator, which are 16 bytes but lie in spans of their own (see tiny.h).
  *
  * The tables are in sizeclass_table.c, which mksizeclasses.c writes from Go's rules; a test regenerates and compares.
  */
@@ -9,16 +10,20 @@
 #include "shm/units.h"
 
 #define SIZE_CLASS_COUNT  68
-#define SPAN_CLASS_COUNT  (2 * SIZE_CLASS_COUNT)
+#define SIZE_CLASS_TINY   SIZE_CLASS_COUNT
+#define SPAN_CLASS_COUNT  (2 * (SIZE_CLASS_COUNT + 1))
+#define SPAN_CLASS_TINY   (2 * SIZE_CLASS_TINY + 1) /* noscan; there is no scan twin */
 #define SMALL_BYTES_MAX   32768u /* larger ones are whole pages */
 #define SIZE_TABLE8_MAX   1016u  /* sizes up to here are looked up by 8 bytes, above by 128 */
+#define TINY_BLOCK_BYTES  16u
+#define TINY_NBLOCKS      409u   /* of a page: 409 * (16 + 4) bytes */
 #define SPAN_NELEMS_MAX   1024u
 #define SPAN_NPAGES_MAX   10u    /* of a small span */
 
-extern const uint16_t size_class_bytes[SIZE_CLASS_COUNT];
-extern const uint8_t size_class_npages[SIZE_CLASS_COUNT];
-extern const uint16_t size_class_nelems[SIZE_CLASS_COUNT];
-extern const uint32_t size_class_magic[SIZE_CLASS_COUNT]; /* 0 for class 0: every offset gives index 0 */
+extern const uint16_t size_class_bytes[SIZE_CLASS_COUNT + 1];
+extern const uint8_t size_class_npages[SIZE_CLASS_COUNT + 1];
+extern const uint16_t size_class_nelems[SIZE_CLASS_COUNT + 1];
+extern const uint32_t size_class_magic[SIZE_CLASS_COUNT + 1]; /* 0 for class 0: every offset gives index 0 */
 extern const uint8_t size_table8[129];
 extern const uint8_t size_table128[249];
 

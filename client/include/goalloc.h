@@ -66,10 +66,11 @@ typedef struct goalloc_options {
 typedef struct goalloc_stats_t {
     size_t struct_size;
     uint64_t live_objects;       /* whole heap */
-    uint64_t live_bytes;         /* whole heap, each object rounded up to its size class or to pages */
+    uint64_t live_bytes;         /* whole heap, each object with its usable size: that of its class, or pages */
     uint64_t committed_bytes;    /* arena pages in use or kept free: what the heap occupies */
     uint64_t released_bytes;     /* arena pages once used and given back to the OS, or grown and not yet used */
-    uint64_t metadata_bytes;     /* physical memory of the spans and bitmap regions */
+    uint64_t metadata_bytes;     /* physical memory of the spans and bitmap regions: at most 5% of committed_bytes in
+                                    a heap of some MiB */
     uint64_t sessions;           /* attached processes, this one included */
     uint64_t leased_spans;       /* spans and large runs held by sessions */
     uint64_t roots;              /* named roots */
@@ -117,7 +118,7 @@ GOALLOC_API int goalloc_detach(void);
  *
  * Cost: up to 32768 bytes a few nanoseconds, no lock and no system call, except when this thread's spans of that
  * size class are used up: then one round trip brings a batch of them. Above: one round trip, unless a cached run fits.
- * Returns NULL with errno ENOMEM (arena, memory limit or the session's limit exhausted, or size absurd), EROFS
+ * Returns NULL with errno ENOMEM (arena, the system's memory or the session's limit exhausted, or size absurd), EROFS
  * (read-only attach), ETIMEDOUT, ENOTCONN (the daemon is gone and the spans held are used up), or an error of
  * goalloc_attach().
  *
@@ -126,7 +127,14 @@ GOALLOC_API int goalloc_detach(void);
  */
 GOALLOC_API GOALLOC_ALLOC(1) void *goalloc_malloc(size_t size);
 
-/* As goalloc_malloc(), for objects that hold no pointers into the heap. */
+/*
+ * As goalloc_malloc(), for objects that hold no pointers into the heap.
+ *
+ * Below 16 bytes several of them share a block of 16 bytes (Go's tiny allocator): the result is aligned to 8, 4 or 2 if
+ * the size is a multiple of it, else not at all, and goalloc_usable_size() is the size asked for (1 for 0). Unlike Go's,
+ * each is freed by itself; the block is free when its last object is. Cost: one atomic operation. Not in a session with
+ * GOALLOC_ATTACH_RECLAIM, which gives them places of their own.
+ */
 GOALLOC_API GOALLOC_ALLOC(1) void *goalloc_malloc_noscan(size_t size);
 
 /* As goalloc_malloc(count * size), zeroed; memory known to be zero is not cleared again. ENOMEM on overflow. */
@@ -134,7 +142,8 @@ GOALLOC_API GOALLOC_ALLOC(1, 2) void *goalloc_calloc(size_t count, size_t size);
 
 /*
  * Make the object at p size bytes long, moving it if need be; the first min(old, new) bytes stay, and it stays
- * scan or noscan. NULL p: goalloc_malloc(size). Size 0: an object of size 0, as goalloc_malloc(0). On
+ * scan or noscan. Above 32768 bytes it stays where it is when it becomes shorter, and when the pages behind it are free:
+ * a round trip. It moves when another session holds it. NULL p: goalloc_malloc(size). Size 0: an object of size 0, as goalloc_malloc(0). On
  * failure p is untouched and NULL is returned. A p that is not a live object: message and abort, as goalloc_free().
  */
 GOALLOC_API __attribute__((warn_unused_result, alloc_size(2))) void *goalloc_realloc(void *p, size_t size);
@@ -171,7 +180,7 @@ GOALLOC_API int goalloc_contains(const void *p);
 /*
  * Make the object at p the heap's: it stays when the session that allocated or adopted it ends. For an object that is
  * the heap's already nothing changes. Any session may publish any object. One atomic operation; a round trip if the
- * object was adopted. 0, -EINVAL, -EALREADY (already freed), -EROFS, -ENOTCONN.
+ * object was adopted, or with objects up to 8 bytes. 0, -EINVAL, -EALREADY (already freed), -EROFS, -ENOTCONN.
  */
 GOALLOC_API int goalloc_publish(void *p);
 

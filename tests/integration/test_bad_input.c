@@ -41,16 +41,6 @@ static int setup_small(void **state)
     return 0;
 }
 
-static int setup_limited(void **state)
-{
-    static const char *const options[] = { "--memory-limit", "32M", NULL };
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, options);
-    *state = f;
-    return 0;
-}
-
 static int teardown(void **state)
 {
     bool clean = fixture_stop(*state);
@@ -644,7 +634,6 @@ int main(void)
         TEST(stale_socket_of_a_dead_daemon_is_replaced),
         TEST(wrong_command_lines_are_refused),
         cmocka_unit_test_setup_teardown(exhausted_heap_gives_enomem_and_goes_on_after_frees, setup_small, teardown),
-        cmocka_unit_test_setup_teardown(exhausted_heap_gives_enomem_and_goes_on_after_frees, setup_limited, teardown),
         TEST(session_limit_gives_enomem),
         TEST(absurd_sizes_and_alignments_are_errors),
         TEST(bad_frees_are_detected_and_change_nothing),

@@ -54,18 +54,22 @@ static size_t random_size(uint64_t r)
         return (r >> 8) % 300000;
     if (r % 10 == 0)
         return (r >> 8) % 33000;
+    if (r % 10 == 1)
+        return (r >> 8) % 16;
     return (r >> 8) % 600;
 }
 
 static void allocate(slot *s, uint64_t r)
 {
     bool zeroed = false;
+    bool tiny = false;
 
     s->size = random_size(r);
     s->fill = (unsigned char)(r >> 40);
     switch (r >> 50 & 3) {
     case 0:
         s->p = goalloc_malloc_noscan(s->size);
+        tiny = s->size < 16;
         break;
     case 1:
         s->p = goalloc_calloc(1, s->size);
@@ -75,9 +79,16 @@ static void allocate(slot *s, uint64_t r)
         s->p = goalloc_malloc(s->size);
     }
     CHECK(s->p != NULL && goalloc_usable_size(s->p) >= s->size);
-    if (s->size <= SMALL_BYTES_MAX)
-        CHECK(goalloc_usable_size(s->p) == size_class_bytes[size_class_for(s->size).n]);
-    CHECK((uintptr_t)s->p % (s->size < 16 || (s->size > 16 && s->size <= 24) ? 8 : 16) == 0);
+    if (tiny) {
+        size_t size = s->size == 0 ? 1 : s->size;
+
+        CHECK(goalloc_usable_size(s->p) == size);
+        CHECK((uintptr_t)s->p % (size % 8 == 0 ? 8 : size % 4 == 0 ? 4 : size % 2 == 0 ? 2 : 1) == 0);
+    } else {
+        if (s->size <= SMALL_BYTES_MAX)
+            CHECK(goalloc_usable_size(s->p) == size_class_bytes[size_class_for(s->size).n]);
+        CHECK((uintptr_t)s->p % (s->size < 16 || (s->size > 16 && s->size <= 24) ? 8 : 16) == 0);
+    }
     for (size_t i = 0; zeroed && i < s->size; i++)
         CHECK(s->p[i] == 0);
     memset(s->p, s->fill, s->size);

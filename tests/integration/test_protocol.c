@@ -78,22 +78,6 @@ static int error_of(int fd, Goallocd__Request *request)
     return error;
 }
 
-static int attach_raw(const fixture *f)
-{
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__Attach ask = GOALLOCD__ATTACH__INIT;
-    int fd = raw_connect(f);
-
-    ask.protocol = GOALLOC_PROTOCOL;
-    ask.abi_hash = shm_abi_hash();
-    ask.label = (char *)(uintptr_t)"raw";
-    request.id = 1;
-    request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
-    request.attach = &ask;
-    assert_int_equal(error_of(fd, &request), 0);
-    return fd;
-}
-
 static uint32_t refill_raw(int fd, uint32_t class, uint32_t nspans, int *ret_error)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
@@ -261,7 +245,7 @@ static void requests_without_a_session_are_refused(void **state)
 
 static void refill_of_no_such_class_or_of_nothing_is_refused(void **state)
 {
-    int fd = attach_raw(*state);
+    int fd = raw_attach(*state);
     const uint32_t rows[][2] = { { 0, 1 }, { 1, 1 }, { 136, 1 }, { UINT32_MAX, 1 }, { 10, 0 } };
     int error;
 
@@ -277,12 +261,12 @@ static void return_of_a_span_that_is_not_leased_disconnects(void **state)
 {
     const fixture *f = *state;
     int error;
-    int other = attach_raw(f);
+    int other = raw_attach(f);
     uint32_t others = refill_raw(other, 10, 1, &error);
     const uint32_t rows[] = { 0, 1, 1u << 30, UINT32_MAX, others };
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        int fd = attach_raw(f);
+        int fd = raw_attach(f);
         uint32_t spans[3] = { refill_raw(fd, 12, 1, &error), rows[i], rows[i] };
 
         assert_int_equal(return_raw(fd, spans, 3), -1);
@@ -290,7 +274,7 @@ static void return_of_a_span_that_is_not_leased_disconnects(void **state)
         (void)close(fd);
     }
     for (int twice = 0; twice < 2; twice++) {
-        int fd = attach_raw(f);
+        int fd = raw_attach(f);
         uint32_t span = refill_raw(fd, 12, 1, &error);
 
         assert_int_equal(return_raw(fd, &span, 1), 0);
@@ -311,7 +295,7 @@ static void absurd_large_requests_are_refused(void **state)
         { 0, 1, EINVAL },          { 1, 3, EINVAL },          { 1, 16384, EINVAL },      { UINT64_MAX, 1, ENOMEM },
         { UINT64_MAX, 8192, ENOMEM }, { 1 << 23, 1, ENOMEM }, { (1 << 23) - 1, 8192, ENOMEM }, { 1, 8192, 0 },
     };
-    int fd = attach_raw(*state);
+    int fd = raw_attach(*state);
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         Goallocd__AllocLarge large = GOALLOCD__ALLOC_LARGE__INIT;
@@ -363,7 +347,7 @@ static void random_bytes_break_nothing(void **state)
     for (int i = 0; i < 300; i++) {
         uint8_t bytes[512];
         size_t len = 5 + test_random(&seed) % 500;
-        int fd = i % 2 ? attach_raw(f) : raw_connect(f);
+        int fd = i % 2 ? raw_attach(f) : raw_connect(f);
 
         for (size_t j = 0; j < len; j++)
             bytes[j] = (uint8_t)test_random(&seed);

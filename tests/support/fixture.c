@@ -15,10 +15,12 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 
 #include "proto/channel.h"
+#include "shm/layout.h"
 
 #define TIMEOUT_MS 10000
 
@@ -190,6 +192,26 @@ Goallocd__Reply *raw_call(int fd, Goallocd__Request *request)
     return reply;
 }
 
+int raw_attach(const fixture *f)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Attach ask = GOALLOCD__ATTACH__INIT;
+    Goallocd__Reply *reply;
+    int fd = raw_connect(f);
+
+    ask.protocol = GOALLOC_PROTOCOL;
+    ask.abi_hash = shm_abi_hash();
+    ask.label = (char *)(uintptr_t)"raw";
+    request.id = 1;
+    request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
+    request.attach = &ask;
+    reply = raw_call(fd, &request);
+    if (reply == NULL || reply->error != 0)
+        give_up("attach");
+    goallocd__reply__free_unpacked(reply, NULL);
+    return fd;
+}
+
 bool raw_is_closed(int fd)
 {
     char buf[4096];
@@ -207,7 +229,7 @@ bool raw_is_closed(int fd)
     return false;
 }
 
-void fixture_stats(const fixture *f, goalloc_stats_t *ret)
+Goallocd__Reply *fixture_stats_reply(const fixture *f)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Stats body = GOALLOCD__STATS__INIT;
@@ -221,6 +243,80 @@ void fixture_stats(const fixture *f, goalloc_stats_t *ret)
     (void)close(fd);
     if (reply == NULL || reply->result_case != GOALLOCD__REPLY__RESULT_STATS)
         give_up("stats");
+    return reply;
+}
+
+uint64_t fixture_memfd_bytes(const fixture *f, const char *name)
+{
+    char dir_path[64];
+    char want[64];
+    DIR *dir;
+    uint64_t bytes = 0;
+    bool found = false;
+
+    (void)snprintf(dir_path, sizeof(dir_path), "/proc/%d/fd", (int)f->daemon);
+    (void)snprintf(want, sizeof(want), "/memfd:goalloc-%s", name);
+    dir = opendir(dir_path);
+    if (dir == NULL)
+        give_up(dir_path);
+    for (struct dirent *entry; !found && (entry = readdir(dir)) != NULL;) {
+        char link[128];
+        struct stat st;
+        ssize_t n = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link) - 1);
+
+        link[n > 0 ? n : 0] = '\0';
+        found = strncmp(link, want, strlen(want)) == 0 && fstatat(dirfd(dir), entry->d_name, &st, 0) == 0;
+        if (found)
+            bytes = (uint64_t)st.st_blocks * 512;
+    }
+    (void)closedir(dir);
+    if (!found)
+        give_up(want);
+    return bytes;
+}
+
+int fixture_ctl(const fixture *f, const char *const *arguments, char *ret, size_t size)
+{
+    char command[512];
+    size_t used = 0;
+    int n = snprintf(command, sizeof(command), "%s --socket %s", GOALLOCCTL_PATH, f->socket);
+    FILE *out;
+    int status;
+
+    for (; *arguments != NULL; arguments++)
+        n += snprintf(command + n, sizeof(command) - (size_t)n, " %s", *arguments);
+    out = popen(command, "re");
+    if (out == NULL)
+        give_up("popen");
+    while (used + 1 < size) {
+        size_t got = fread(ret + used, 1, size - 1 - used, out);
+
+        if (got == 0)
+            break;
+        used += got;
+    }
+    ret[used] = '\0';
+    status = pclose(out);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+bool fixture_log_has(const fixture *f, const char *text)
+{
+    FILE *log = fopen(f->log, "re");
+    char line[1024];
+    bool found = false;
+
+    while (log != NULL && !found && fgets(line, sizeof(line), log) != NULL)
+        found = strstr(line, text) != NULL;
+    if (log != NULL)
+        (void)fclose(log);
+    return found;
+}
+
+void fixture_stats(const fixture *f, goalloc_stats_t *ret)
+{
+    Goallocd__Reply *reply = fixture_stats_reply(f);
+
     *ret = (goalloc_stats_t){
         .struct_size = sizeof(*ret),
         .live_objects = reply->stats->live_objects,

@@ -67,8 +67,22 @@ int raw_connect(const fixture *f);
  * disconnected.
  */
 Goallocd__Reply *raw_call(int fd, Goallocd__Request *request);
+/* A new connection with a session on it. Exits the test program on failure. */
+int raw_attach(const fixture *f);
 /* True if the daemon closes the connection within 5 s. */
 bool raw_is_closed(int fd);
+
+/* The whole answer to a Stats request. Exits the test program on failure; the caller frees it. */
+Goallocd__Reply *fixture_stats_reply(const fixture *f);
+
+/* Bytes that the kernel says the daemon's memfd of that name ("arena", "spans", "bitmap") occupies. */
+uint64_t fixture_memfd_bytes(const fixture *f, const char *name);
+
+/* Run goallocctl with arguments, NULL-terminated; its exit status, and up to size - 1 bytes of its output in ret. */
+int fixture_ctl(const fixture *f, const char *const *arguments, char *ret, size_t size);
+
+/* True if the daemon has said text so far. */
+bool fixture_log_has(const fixture *f, const char *text);
 
 /* A seed: $GOALLOC_TEST_SEED, or a random one. Printed. */
 uint64_t test_seed(void);

@@ -1,0 +1,47 @@
+/*
+ * Ctl: what the commands of goallocctl share: asking the daemon, and printing.
+ */
+#ifndef GOALLOC_CLIENT_CTL_H
+#define GOALLOC_CLIENT_CTL_H
+
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <jansson.h>
+
+#include "proto/goallocd.pb-c.h"
+
+typedef struct arguments {
+    const char *socket_path;
+    bool json;
+    const char *command;
+} arguments;
+
+/*
+ * Send a request and wait for its reply, which must be of that kind; the caller frees it with
+ * goallocd__reply__free_unpacked(). NULL: a message has been printed.
+ */
+Goallocd__Reply *ctl_ask(const arguments *args, Goallocd__Request *request, Goallocd__Reply__ResultCase kind);
+
+/* "name   123456  120.6 KiB" */
+void ctl_print_bytes(const char *name, uint64_t bytes);
+
+/* The same number as people read it, such as "120.6 KiB", in one of four buffers that are used in turn. */
+const char *ctl_bytes(uint64_t bytes);
+
+/* Print object (taken; NULL: no memory), and return the exit status of the command. */
+int ctl_print_json(json_t *object);
+
+/* Set a field of object to a number. False: no memory. */
+bool ctl_json_set(json_t *object, const char *name, uint64_t value);
+
+/* The commands. Each returns the exit status. */
+int command_stats(const arguments *args);
+int command_classes(const arguments *args);
+int command_heap_map(const arguments *args);
+int command_scavenge(const arguments *args);
+int command_trim(const arguments *args);
+int command_ping(const arguments *args);
+
+#endif

@@ -1,0 +1,489 @@
+/*
+ * Request, leases: refill, return, large objects.
+ *
+ * Called by request.c. Calls session (leases), mcentral, mheap, commit.
+ *
+ * A refill, numbered:
+ *   1. how many: what is asked for, at most 1024 spans and 8 MiB, as far as the session's limit allows.
+ *   2. spans with free objects from the mcentral of the class (a RECLAIM session's spans hold only its own objects,
+ *      so it gets fresh ones).
+ *   3. if these give less than half of what was asked for: fresh spans from mheap. If pages in use would pass the memory
+ *      limit, the client is told to give back what it holds idle and to insist; who insists gets little, but gets it.
+ *   4. each is leased at once. If memory for them would pass the limit, free pages are released first. Pages without
+ *      memory behind them are committed. Both in the thread pool if it is much.
+ *   5. the reply names the spans. If memory could not be had, the fresh spans' leases are revoked, and their pages
+ *      punched.
+ * Dies the client between 4 and 5, its session ends as any other.
+ *
+ * A large object that grows: the pages behind it are taken, committed as above, and only then added to its span, if
+ * the session still leases it; else they are free again.
+ */
+#include "daemon/request_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/log.h"
+
+#define REFILL_PAGES_MAX   (8 * MIB / PAGE_BYTES)
+#define ALIGN_PAGES_MAX    (64 * MIB / PAGE_BYTES)
+#define INSIST_PAGES       16u /* a refill above the memory limit */
+#define LIMIT_WARNING_MS   10000u
+
+/*
+ * The heap is exhausted: sweep what is freed and not yet noticed, ask everybody for idle spans. At most a tenth of
+ * the time.
+ */
+static void rescue(server *s)
+{
+    uint64_t start = uv_hrtime() / 1000000;
+
+    if (s->last_rescue_ms != 0 && start - s->last_rescue_ms < 10 * s->rescue_cost_ms)
+        return;
+    (void)sweep_all(&s->sessions);
+    server_ask_trim(s);
+    s->last_rescue_ms = uv_hrtime() / 1000000;
+    s->rescue_cost_ms = s->last_rescue_ms - start;
+}
+
+static int heap_alloc_span(server *s, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret,
+                           uint64_t *ret_nscavenged)
+{
+    int e = mheap_alloc_span(s->heap, npages, align_pages, spc, ret, ret_nscavenged);
+
+    if (e == MHEAP_E_EXHAUSTED) {
+        rescue(s);
+        e = mheap_alloc_span(s->heap, npages, align_pages, spc, ret, ret_nscavenged);
+    }
+    return e;
+}
+
+/*
+ * May npages more come into use? False: they would pass the memory limit even if all that is free were released; the
+ * client is to give back what it holds idle first, or insists.
+ */
+static bool limit_allows(server *s, uint64_t npages)
+{
+    uint64_t now_ms;
+
+    if (npages <= mheap_room_pages(s->heap))
+        return true;
+    rescue(s);
+    if (npages <= mheap_room_pages(s->heap))
+        return true;
+    now_ms = uv_hrtime() / 1000000;
+    if (s->last_limit_warning_ms == 0 || now_ms - s->last_limit_warning_ms > LIMIT_WARNING_MS) {
+        log_warn("the memory limit of %llu MiB is below what is in use: %llu MiB in spans and %llu MiB of metadata; "
+                 "all that is free is being given back to the system",
+                 (unsigned long long)(s->heap->limit_bytes / MIB),
+                 (unsigned long long)(s->heap->ninuse_pages * PAGE_BYTES / MIB),
+                 (unsigned long long)(s->heap->metadata_bytes / MIB));
+        s->last_limit_warning_ms = now_ms;
+    }
+    return false;
+}
+
+/* What has been taken for a request may pass the limit: take free pages to be released before it is committed. */
+static void op_add_releases(peer *p)
+{
+    mheap *heap = p->server->heap;
+    uint64_t over = (mheap_over_limit(heap, 100) + PAGE_BYTES - 1) / PAGE_BYTES;
+    page_run run;
+
+    if (over == 0)
+        return;
+    mheap_flush_cache(heap);
+    p->commit.releases = malloc(COMMIT_RELEASES_MAX * sizeof(*p->commit.releases));
+    while (p->commit.releases != NULL && over > 0 && p->commit.nreleases < COMMIT_RELEASES_MAX) {
+        run = mheap_begin_release(heap, over, true);
+        if (run.npages == 0)
+            return;
+        p->commit.releases[p->commit.nreleases++] = run;
+        over -= run.npages;
+    }
+}
+
+static void op_end_releases(peer *p)
+{
+    for (size_t i = 0; i < p->commit.nreleases; i++) {
+        mheap_end_release(p->server->heap, p->commit.releases[i], i < p->commit.npunched);
+        if (i < p->commit.npunched)
+            scavenge_note_eager(&p->server->scav, p->commit.releases[i]);
+    }
+    free(p->commit.releases);
+    p->commit.releases = NULL;
+    p->commit.nreleases = p->commit.npunched = 0;
+}
+
+static void op_end(peer *p)
+{
+    free(p->op_spans);
+    free(p->commit.runs);
+    p->op_spans = NULL;
+    p->commit.runs = NULL;
+    p->op_nspans = p->op_nfresh = 0;
+    p->op_grow = 0;
+}
+
+/* Name the spans that were leased, or say that there are none. */
+static void op_reply(peer *p, bool large)
+{
+    Goallocd__Reply reply = reply_init(p->op_id);
+    Goallocd__RefillReply refill = GOALLOCD__REFILL_REPLY__INIT;
+    Goallocd__AllocLargeReply run = GOALLOCD__ALLOC_LARGE_REPLY__INIT;
+
+    if (p->op_nspans == 0) {
+        reply_error(p, p->op_id, ENOMEM, "the system has no memory for the heap");
+        return;
+    }
+    if (p->op_grow != 0) {
+        reply_ok(p, p->op_id);
+        return;
+    }
+    if (large) {
+        run.span = p->op_spans[0];
+        reply.result_case = GOALLOCD__REPLY__RESULT_ALLOC_LARGE;
+        reply.alloc_large = &run;
+    } else {
+        refill.n_spans = p->op_nspans;
+        refill.spans = p->op_spans;
+        reply.result_case = GOALLOCD__REPLY__RESULT_REFILL;
+        reply.refill = &refill;
+    }
+    peer_reply(p, &reply);
+}
+
+/* The fresh spans got no memory: end their leases. The session may have ended meanwhile, and its leases with it. */
+static void op_revoke_fresh(peer *p)
+{
+    server *srv = p->server;
+    session *s = session_find(&srv->sessions, p->session, p->epoch);
+
+    for (; p->op_nfresh > 0; p->op_nfresh--) {
+        uint32_t name = p->op_spans[--p->op_nspans];
+        page_no first;
+
+        if (s == NULL || lease_check(&srv->sessions, s, name, &first) != 0)
+            continue;
+        if (heapfile_punch(srv->file, first, shm_span_at(srv->heap->map, first)->npages) < 0)
+            continue; /* it stays leased: pages that may have memory do not count as having none */
+        lease_revoke_punched(&srv->sessions, s, first);
+    }
+}
+
+/* The pages behind a large object are ready, or not: add them, if the session still leases it. */
+static void op_end_growth(peer *p, int result)
+{
+    server *srv = p->server;
+    session *s = session_find(&srv->sessions, p->session, p->epoch);
+    page_no first = page_at(p->op_spans[0]);
+    page_no behind = page_at(p->op_spans[1]);
+
+    if (result == 0 && s != NULL && lease_check(&srv->sessions, s, first.n, &first) == 0 &&
+        first.n + shm_span_at(srv->heap->map, first)->npages == behind.n) {
+        mheap_extend_span(srv->heap, first, p->op_grow);
+        s->nheld_pages += p->op_grow;
+        return;
+    }
+    mheap_cancel_growth(srv->heap, behind, p->op_grow,
+                        result < 0 && heapfile_punch(srv->file, behind, p->op_grow) == 0);
+    p->op_nspans = 0;
+}
+
+static void op_finish(peer *p, int result)
+{
+    bool large = p->op_nspans > 0 &&
+                 span_class_size(shm_span_at(p->server->heap->map, page_at(p->op_spans[0]))->spc).n == 0;
+
+    if (result < 0) {
+        log_warn("no memory for pid %u: %s", p->pid, strerror(-result));
+        op_revoke_fresh(p);
+    }
+    op_end_releases(p);
+    if (p->op_grow != 0)
+        op_end_growth(p, result);
+    if (!p->closing)
+        op_reply(p, large);
+    op_end(p);
+}
+
+static void op_on_committed(commit_job *job, int result)
+{
+    peer *p = job->data;
+
+    op_finish(p, result);
+    peer_resume(p);
+}
+
+/* Room for n spans in the peer's request under way. False: no memory, answered. */
+static bool op_begin(peer *p, uint64_t id, uint32_t n)
+{
+    p->op_id = id;
+    p->op_spans = malloc(n * sizeof(*p->op_spans));
+    p->commit.runs = malloc(n * sizeof(*p->commit.runs));
+    p->commit.nruns = p->commit.nreleases = p->commit.npunched = 0;
+    p->commit.releases = NULL;
+    p->commit.result = 0;
+    p->commit.file = p->server->file;
+    p->commit.done = op_on_committed;
+    p->commit.data = p;
+    if (p->op_spans == NULL || p->commit.runs == NULL) {
+        op_end(p);
+        reply_error(p, id, ENOMEM, "the daemon is out of memory");
+        return false;
+    }
+    return true;
+}
+
+static void op_add_fresh(peer *p, page_no first, uint64_t nscavenged)
+{
+    p->op_spans[p->op_nspans++] = first.n;
+    p->op_nfresh++;
+    if (nscavenged > 0 && p->server->options.eager_commit)
+        commit_add(&p->commit, first, shm_span_at(p->server->heap->map, first)->npages);
+}
+
+static void op_commit_and_reply(peer *p)
+{
+    op_add_releases(p);
+    if (p->commit.nruns == 0 && p->commit.nreleases == 0)
+        op_finish(p, 0);
+    else if (commit_start(&p->commit, &p->server->loop))
+        op_finish(p, p->commit.result);
+    else
+        p->busy = true;
+}
+
+static const char limit_text[] = "the memory limit is reached: give back what is idle, and insist";
+
+void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
+{
+    server *srv = p->server;
+    session *s = writing_session(p, id);
+    span_class spc = { (uint8_t)ask->span_class };
+    uint64_t want = ask->nspans;
+    uint64_t nfree = 0;
+    uint64_t room;
+    unsigned budget = MCENTRAL_BUDGET;
+    bool pressed = false;
+
+    if (s == NULL)
+        return;
+    if (ask->span_class < 2 || ask->span_class >= SPAN_CLASS_COUNT || ask->span_class == SPAN_CLASS_TINY - 1 ||
+        want == 0) {
+        reply_error(p, id, EINVAL, "no such span class, or no spans asked for");
+        return;
+    }
+    if (ask->span_class == SPAN_CLASS_TINY && (s->flags & SESSION_RECLAIM)) {
+        reply_error(p, id, EINVAL, "a session that reclaims has no tiny blocks: objects in one may have several owners");
+        return;
+    }
+    s->nrpcs++;
+
+    uint8_t class = span_class_size(spc).n;
+    uint64_t npages = size_class_npages[class];
+
+    if (want > PROTO_SPANS_MAX)
+        want = PROTO_SPANS_MAX;
+    if (want > REFILL_PAGES_MAX / npages)
+        want = REFILL_PAGES_MAX / npages;
+    room = session_room_pages(s) / npages;
+    if (room == 0) {
+        reply_error(p, id, ENOMEM, "the session's limit is reached");
+        return;
+    }
+    if (want > room)
+        want = room;
+    if (!op_begin(p, id, (uint32_t)want))
+        return;
+
+    uint64_t want_free = (want * size_class_nelems[class] + 1) / 2;
+
+    while (p->op_nspans < want && !(s->flags & SESSION_RECLAIM)) {
+        uint32_t n;
+        page_no first = mcentral_take(srv->heap, spc, &budget, &n);
+
+        if (first.n == 0)
+            break;
+        lease_give(&srv->sessions, s, first);
+        p->op_spans[p->op_nspans++] = first.n;
+        nfree += n;
+    }
+    while (p->op_nspans < want && nfree < want_free) {
+        page_no first;
+        uint64_t nscavenged;
+
+        if (npages > mheap_room_pages(srv->heap) && !limit_allows(srv, npages) &&
+            (!ask->insist || p->op_nspans * npages >= INSIST_PAGES)) {
+            pressed = true;
+            break;
+        }
+        if (p->op_nspans == 0 ? heap_alloc_span(srv, npages, 1, spc, &first, &nscavenged) != 0
+                              : mheap_alloc_span(srv->heap, npages, 1, spc, &first, &nscavenged) != 0)
+            break;
+        lease_give(&srv->sessions, s, first);
+        op_add_fresh(p, first, nscavenged);
+    }
+    if (p->op_nspans == 0) {
+        op_end(p);
+        reply_error(p, id, pressed ? EAGAIN : ENOMEM, pressed ? limit_text : "the heap is exhausted");
+        return;
+    }
+    op_commit_and_reply(p);
+}
+
+void handle_alloc_large(peer *p, uint64_t id, const Goallocd__AllocLarge *ask)
+{
+    server *srv = p->server;
+    session *s = writing_session(p, id);
+    uint64_t align = ask->align_pages == 0 ? 1 : ask->align_pages;
+    page_no first;
+    uint64_t nscavenged;
+
+    if (s == NULL)
+        return;
+    s->nrpcs++;
+    if (ask->npages == 0 || (align & (align - 1)) != 0 || align > ALIGN_PAGES_MAX) {
+        reply_error(p, id, EINVAL, "no pages asked for, or an alignment that is no power of two up to 64 MiB");
+        return;
+    }
+    if (ask->npages >= srv->heap->map->npages || ask->npages > session_room_pages(s)) {
+        reply_error(p, id, ENOMEM, "more than the arena, or than the session's limit");
+        return;
+    }
+    if (!ask->insist && !limit_allows(srv, ask->npages)) {
+        reply_error(p, id, EAGAIN, limit_text);
+        return;
+    }
+    if (!op_begin(p, id, 1))
+        return;
+    if (heap_alloc_span(srv, ask->npages, align, span_class_of((size_class){ 0 }, ask->noscan), &first, &nscavenged) !=
+        0) {
+        op_end(p);
+        reply_error(p, id, ENOMEM, "the heap is exhausted");
+        return;
+    }
+    lease_give(&srv->sessions, s, first);
+    op_add_fresh(p, first, nscavenged);
+    op_commit_and_reply(p);
+}
+
+/* The large object that a session wants to resize: leased to it, or leased to nobody, and then to it. False: answered. */
+static bool resize_target(peer *p, uint64_t id, session *s, uint32_t name, page_no *ret)
+{
+    server *srv = p->server;
+    shm_map *map = srv->heap->map;
+    page_no first = page_at(name < map->npages ? name : 0);
+    const shm_span *span = shm_span_at(map, first);
+    lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
+    object_ref object;
+
+    if (first.n == 0 || u32_load_relaxed(&map->page_map[first.n]) != first.n || span_class_size(span->spc).n != 0 ||
+        object_find(map, map->base + page_offset(first), &object) != OBJECT_LIVE) {
+        reply_error(p, id, EINVAL, "not a live large object");
+        return false;
+    }
+    if (lease.state == SPAN_CENTRAL && !(s->flags & SESSION_RECLAIM)) {
+        mcentral_remove(srv->heap, first);
+        lease_give(&srv->sessions, s, first);
+    } else if (lease_check(&srv->sessions, s, first.n, &first) != 0) {
+        reply_error(p, id, EBUSY, "another session leases the object");
+        return false;
+    }
+    *ret = first;
+    return true;
+}
+
+void handle_resize_large(peer *p, uint64_t id, const Goallocd__ResizeLarge *ask)
+{
+    server *srv = p->server;
+    session *s = writing_session(p, id);
+    page_no first;
+    uint64_t nscavenged;
+
+    if (s == NULL)
+        return;
+    s->nrpcs++;
+    if (ask->npages == 0 || ask->npages >= srv->heap->map->npages) {
+        reply_error(p, id, EINVAL, "no pages, or more than the arena has");
+        return;
+    }
+    if (!resize_target(p, id, s, ask->span, &first))
+        return;
+
+    uint64_t npages = shm_span_at(srv->heap->map, first)->npages;
+
+    if (ask->npages <= npages) {
+        if (ask->npages < npages) {
+            mheap_shrink_span(srv->heap, first, ask->npages);
+            s->nheld_pages -= npages - ask->npages;
+        }
+        reply_ok(p, id);
+        return;
+    }
+
+    uint64_t grow = ask->npages - npages;
+
+    if (grow > session_room_pages(s) || grow > mheap_room_pages(srv->heap)) {
+        reply_error(p, id, EBUSY, "a limit is in the way");
+        return;
+    }
+    if (!op_begin(p, id, 2))
+        return;
+    if (!mheap_take_growth(srv->heap, first, grow, &nscavenged)) {
+        op_end(p);
+        reply_error(p, id, EBUSY, "what lies behind the object is in use");
+        return;
+    }
+    p->op_spans[p->op_nspans++] = first.n;
+    p->op_spans[p->op_nspans++] = first.n + (uint32_t)npages;
+    p->op_grow = grow;
+    if (nscavenged > 0 && srv->options.eager_commit)
+        commit_add(&p->commit, page_at(first.n + npages), grow);
+    op_commit_and_reply(p);
+}
+
+void handle_return(peer *p, uint64_t id, const Goallocd__ReturnSpans *ask)
+{
+    server *srv = p->server;
+    session *s = writing_session(p, id);
+
+    if (s == NULL)
+        return;
+    s->nrpcs++;
+    for (size_t i = 0; i < ask->n_spans; i++) {
+        page_no first;
+
+        if (lease_check(&srv->sessions, s, ask->spans[i], &first) != 0) {
+            peer_violation(p, "it returns span %u, which it does not lease", ask->spans[i]);
+            return;
+        }
+        if (lease_return(&srv->sessions, s, first) != 0) {
+            peer_violation(p, "it returns span %u with objects that it owns", ask->spans[i]);
+            return;
+        }
+    }
+    reply_ok(p, id);
+}
+
+void handle_free_large(peer *p, uint64_t id, const Goallocd__FreeLarge *ask)
+{
+    server *srv = p->server;
+    session *s = writing_session(p, id);
+
+    if (s == NULL)
+        return;
+    s->nrpcs++;
+    if (ask->span == 0 || ask->span >= srv->heap->map->npages) {
+        peer_violation(p, "it frees span %u, which is not in the arena", ask->span);
+        return;
+    }
+    /*
+     * The bits decide. The sweep may have been here before, and the run may be another's by now: then nothing
+     * happens.
+     */
+    if (u32_load_relaxed(&srv->heap->map->page_map[ask->span]) == ask->span)
+        (void)lease_sweep(&srv->sessions, page_at(ask->span), true);
+    reply_ok(p, id);
+}

@@ -1,0 +1,132 @@
+/*
+ * Tiny: the words of tiny blocks, read and changed.
+ *
+ * Called by object.c (look-up, free, fold) and by client/tiny.c and the daemon's mcentral and census. Data: the words
+ * in the arena, at the end of each page of span class 137; the blocks' alloc and remote bits in bitmap.
+ *
+ * Why words in the arena: they take 4 bytes for 16, which would be more than all other metadata together, and only
+ * pages that hold tiny objects should pay for them. The daemon reads and writes nothing else of the arena.
+ *
+ * The life of a block:
+ *   1. Its thread takes a free one, stores its word with the first object in it, then sets its alloc bit. Dying in
+ *      between leaves a free block.
+ *   2. While it is open, the thread adds objects (one fetch_or each) and everybody may free them (one fetch_and each):
+ *      the objects that live are the bits, at any moment.
+ *   3. The thread closes it. From then on, whoever frees the last object of it ends the block: the owner of the span
+ *      clears the alloc bit, others set the remote bit, and the owner's next fold clears the alloc bit.
+ *   4. If the lease ends first, the daemon settles all blocks of the span.
+ *
+ * Invariant: an object is live iff its block's alloc bit and its own bit are set; so of two that free it, one is told.
+ */
+#include "shm/tiny.h"
+
+uint32_t tiny_live_bytes(uint32_t word)
+{
+    uint32_t bytes = 0;
+
+    for (uint32_t live = word & 0xffff; live != 0; live &= live - 1) {
+        uint32_t at = (uint32_t)__builtin_ctz(live);
+
+        bytes += tiny_end(word, at) - at;
+    }
+    return bytes;
+}
+
+/* The block's word, 0 if the block is free. */
+static uint32_t block_word(const shm_map *map, const object_ref *object)
+{
+    uint64_t alloc = u64_load_acquire(&shm_alloc_bits(map, object->first)[object->word]);
+
+    return (alloc & object->bit) != 0 ? u32_load_acquire(tiny_word(map, object->first, object->index)) : 0;
+}
+
+enum object_verdict tiny_find(const shm_map *map, uint64_t offset, object_ref *ret)
+{
+    uint32_t word = block_word(map, ret);
+    uint32_t at = (uint32_t)(offset % TINY_BLOCK_BYTES);
+    uint32_t begin = at;
+
+    ret->offset = offset;
+    ret->bytes = tiny_end(word, at) - at;
+    if ((word >> at & 1) != 0)
+        return OBJECT_LIVE;
+    /* Free if an object has begun here, or nothing is known of the block any more; else whose byte is it? */
+    if (at == 0 || word == 0 || (word >> 16 >> at & 1) != 0)
+        return OBJECT_FREE;
+    while (begin > 0 && (word >> begin & 1) == 0)
+        begin--;
+    if (tiny_end(word, begin) > at) { /* else it is the inside of an object that is free */
+        ret->offset = offset - at + begin;
+        ret->bytes = tiny_end(word, begin) - begin;
+    }
+    return OBJECT_INTERIOR;
+}
+
+bool tiny_is_live(const shm_map *map, const object_ref *object)
+{
+    return (block_word(map, object) >> (object->offset % TINY_BLOCK_BYTES) & 1) != 0;
+}
+
+enum object_verdict tiny_free(const shm_map *map, const object_ref *object, bool *ret_last)
+{
+    uint32_t bit = UINT32_C(1) << (object->offset % TINY_BLOCK_BYTES);
+    uint32_t old;
+
+    if (!tiny_is_live(map, object))
+        return OBJECT_FREE;
+    /* Acquire and release: what was written into this object, and into those freed before, happens before the block's
+     * next use. */
+    old = u32_fetch_and_acq_rel(tiny_word(map, object->first, object->index), ~bit);
+    if ((old & bit) == 0)
+        return OBJECT_FREE;
+    *ret_last = (old & 0xffff) == bit;
+    return OBJECT_LIVE;
+}
+
+/* The blocks of `look` that have no object left. */
+static uint64_t empty_blocks(const shm_map *map, page_no page, uint32_t w, uint64_t look)
+{
+    uint64_t empty = 0;
+
+    for (; look != 0; look &= look - 1) {
+        uint32_t block = w * 64 + (uint32_t)__builtin_ctzll(look);
+
+        if (tiny_nlive(u32_load_acquire(tiny_word(map, page, block))) == 0)
+            empty |= look & -look;
+    }
+    return empty;
+}
+
+static uint64_t end_blocks(const shm_map *map, page_no page, const shm_span *span, uint32_t w, uint64_t empty,
+                           uint64_t hints)
+{
+    shm_u64 *alloc = &shm_alloc_bits(map, page)[w];
+    uint64_t bits = u64_load_relaxed(alloc) & ~empty;
+
+    if (empty != 0 && span_has_kept(span))
+        (void)u64_fetch_and_acq_rel(&shm_kept_bits(map, page)[w], ~empty);
+    u64_store_release(alloc, bits);
+    if (hints != 0)
+        (void)u64_fetch_and_acq_rel(&shm_remote_bits(map, page)[w], ~hints);
+    return bits;
+}
+
+uint64_t tiny_fold_word(const shm_map *map, page_no page, const shm_span *span, uint32_t w, uint64_t open)
+{
+    uint64_t hints = u64_load_acquire(&shm_remote_bits(map, page)[w]);
+    uint64_t alloc = u64_load_relaxed(&shm_alloc_bits(map, page)[w]);
+    uint64_t look = hints & alloc & ~open & bits_mask(TINY_NBLOCKS, w);
+
+    if (hints == 0)
+        return alloc;
+    return end_blocks(map, page, span, w, empty_blocks(map, page, w, look), hints);
+}
+
+uint64_t tiny_settle_word(const shm_map *map, page_no page, const shm_span *span, uint32_t w)
+{
+    uint64_t hints = u64_load_acquire(&shm_remote_bits(map, page)[w]);
+    uint64_t alloc = u64_load_relaxed(&shm_alloc_bits(map, page)[w]);
+    uint64_t empty = empty_blocks(map, page, w, alloc & bits_mask(TINY_NBLOCKS, w));
+
+    return (hints | empty) == 0 ? alloc : end_blocks(map, page, span, w, empty, hints);
+}

@@ -1,0 +1,230 @@
+/*
+ * The background scavenger without a daemon: its share of the CPU on a simulated clock, and how much it wants to
+ * release, by a table.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+
+#include "daemon/scavenge.h"
+#include "tests/support/fixture.h"
+
+/* --- pace --- */
+
+typedef struct pace_row {
+    const char *what;
+    uint64_t page_ns;    /* cost of a page */
+    uint64_t jitter_ns;  /* cost of a page varies by up to this */
+    uint64_t late_ns;    /* the timer fires up to this late */
+    uint64_t fixed_ns;   /* cost of a piece of work whatever its length */
+} pace_row;
+
+static void background_scavenger_takes_one_percent_of_a_simulated_cpu(void **state)
+{
+    static const pace_row rows[] = {
+        { "cheap pages", 200, 0, 0, 0 },
+        { "usual pages", 1600, 0, 0, 0 },
+        { "usual pages, inexact timers", 1600, 800, 2000000, 20000 },
+        { "slow pages", 50000, 10000, 1000000, 0 },
+        { "very slow pages", 2000000, 1500000, 1000000, 0 },
+        { "coarse timers", 1600, 0, 20000000, 0 },
+        { "costly calls", 1600, 0, 0, 500000 },
+    };
+    uint64_t seed = test_seed();
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        scavpace pace = { 0 };
+        uint64_t now_ns = 0;
+        uint64_t worked_ns = 0;
+        uint64_t slept_ns = 0;
+        uint64_t npages_all = 0;
+        double percent;
+
+        while (now_ns < UINT64_C(60000000000)) { /* a minute */
+            uint64_t npages = scavpace_npages(&pace, 1 << 20);
+            uint64_t work_ns = rows[i].fixed_ns;
+
+            assert_true(npages >= 8 && npages % 8 == 0);
+            for (uint64_t n = 0; n < npages; n++)
+                work_ns += rows[i].page_ns + (rows[i].jitter_ns ? test_random(&seed) % rows[i].jitter_ns : 0);
+            now_ns += work_ns;
+            worked_ns += work_ns;
+            npages_all += npages;
+            slept_ns = scavpace_worked(&pace, npages, work_ns, slept_ns);
+            slept_ns += rows[i].late_ns ? test_random(&seed) % rows[i].late_ns : 0;
+            now_ns += slept_ns;
+        }
+        percent = 100.0 * (double)worked_ns / (double)now_ns;
+        (void)printf("%-28s %.3f%% of a CPU, %.1f MiB/s\n", rows[i].what, percent,
+                     (double)npages_all * PAGE_BYTES / (double)MIB / 60);
+        assert_true(percent > 0.5 && percent < 1.5);
+    }
+}
+
+static void scavenger_that_has_slept_long_does_not_work_in_a_burst(void **state)
+{
+    scavpace pace = { 0 };
+    uint64_t sleep_ns;
+
+    (void)state;
+    (void)scavpace_worked(&pace, 8, 1000000, 0);
+    (void)scavpace_worked(&pace, 8, 1000000, UINT64_C(3600000000000)); /* an hour later */
+    sleep_ns = scavpace_worked(&pace, 8, 1000000, 0);
+    assert_true(sleep_ns >= 150000000); /* two pieces of work owe 198 ms, 10 ms of which the hour has paid */
+    /* A clock that jumps is no reason to sleep for ever. */
+    assert_true(scavpace_worked(&pace, 8, UINT64_MAX, 0) <= UINT64_C(1000000000000));
+    assert_true(scavpace_worked(&pace, 0, 0, UINT64_MAX) >= 1000000);
+    assert_int_equal(scavpace_npages(&pace, 5), 5);
+}
+
+/* --- goal --- */
+
+typedef struct goal_row {
+    uint64_t inuse;    /* pages in spans */
+    uint64_t free;     /* free pages with memory */
+    uint64_t recorded; /* peak of the last generation */
+    uint64_t peak;     /* of this one so far */
+    unsigned nquiet;
+    uint64_t limit; /* in pages; 0: none */
+    uint64_t surplus;
+} goal_row;
+
+static void scavenger_wants_what_is_above_its_goals(void **state)
+{
+    static const goal_row rows[] = {
+        /* 10% above the recorded peak stay. */
+        { 1000, 0, 1000, 1000, 0, 0, 0 },
+        { 1000, 100, 1000, 1000, 0, 0, 0 },
+        { 1000, 101, 1000, 1000, 0, 0, 1 },
+        { 1000, 1000, 1000, 1000, 0, 0, 900 },
+        { 1000, 1000, 2000, 1000, 0, 0, 0 },
+        { 1000, 1300, 2000, 1000, 0, 0, 100 },
+        { 1000, 1300, 1000, 2000, 0, 0, 100 },
+        { 1, 2000, 1000, 1, 0, 0, 901 },
+        /* They halve while nothing is put into use. */
+        { 1000, 1000, 1000, 1000, 1, 0, 950 },
+        { 1000, 1000, 1000, 1000, 2, 0, 975 },
+        { 1000, 1000, 1000, 1000, 16, 0, 1000 },
+        { 1, 1000, 1, 1, 16, 0, 1000 },
+        /* 95% of a limit. */
+        { 1000, 100, 1000, 1000, 0, 2000, 0 },
+        { 1000, 100, 1000, 1000, 0, 1100, 55 },
+        { 1000, 100, 1000, 1000, 0, 1000, 100 },
+        { 1000, 100, 1000, 1000, 0, 100, 100 },
+        { 1000, 1000, 3000, 1000, 0, 1000, 1000 },
+        { 1000, 1000, 3000, 1000, 0, 2000, 100 },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        static scavenger s;
+        heapfile file;
+        mheap heap;
+        page_no inuse;
+        page_no free;
+        uint64_t nscavenged;
+        span_class large = { 0 };
+
+        assert_int_equal(heapfile_create(&file, SHM_BASE_DEFAULT, 128 * MIB), 0);
+        assert_int_equal(mheap_init(&heap, &file, rows[i].limit * PAGE_BYTES), 0);
+        assert_int_equal(mheap_alloc_span(&heap, rows[i].inuse, 1, large, &inuse, &nscavenged), 0);
+        if (rows[i].free != 0) {
+            assert_int_equal(mheap_alloc_span(&heap, rows[i].free, 1, large, &free, &nscavenged), 0);
+            mheap_free_span(&heap, free, false);
+        }
+        heap.npeak_pages = rows[i].peak;
+        heap.metadata_bytes = 0;
+        s = (scavenger){ .heap = &heap, .recorded_pages = rows[i].recorded, .nquiet = rows[i].nquiet };
+        assert_int_equal(mheap_committed_pages(&heap), rows[i].inuse + rows[i].free);
+        assert_int_equal(scavenge_surplus_pages(&s), rows[i].surplus);
+        mheap_end(&heap);
+        heapfile_close(&file);
+    }
+}
+
+static void background_release_skips_dense_chunks_until_a_generation_has_passed(void **state)
+{
+    heapfile file;
+    mheap heap;
+    page_no spans[512];
+    uint64_t nscavenged;
+
+    (void)state;
+    assert_int_equal(heapfile_create(&file, SHM_BASE_DEFAULT, 128 * MIB), 0);
+    assert_int_equal(mheap_init(&heap, &file, 0), 0);
+    for (int i = 0; i < 511; i++) /* the first chunk, but for page 0 */
+        assert_int_equal(mheap_alloc_span(&heap, 1, 1, (span_class){ 0 }, &spans[i], &nscavenged), 0);
+    pagealloc_next_gen(heap.pages);
+    for (int i = 0; i < 100; i++)
+        mheap_free_span(&heap, spans[i], false);
+    /* It was full when the generation ended. */
+    assert_int_equal(mheap_begin_release(&heap, 8, false).npages, 0);
+    pagealloc_next_gen(heap.pages);
+
+    page_run run = mheap_begin_release(&heap, 8, false);
+
+    assert_int_equal(run.first.n, 93); /* pages 1 to 100 are free, and the highest of them go first */
+    assert_int_equal(run.npages, 8);
+    mheap_end_release(&heap, run, true);
+    assert_int_equal(pagealloc_validate(heap.pages, stderr), 0);
+    mheap_end(&heap);
+    heapfile_close(&file);
+}
+
+static void chunk_with_nothing_in_it_gives_up_its_metadata(void **state)
+{
+    heapfile file;
+    mheap heap;
+    page_no span;
+    page_no chunk;
+    uint64_t nscavenged;
+    uint64_t before;
+
+    (void)state;
+    assert_int_equal(heapfile_create(&file, SHM_BASE_DEFAULT, 128 * MIB), 0);
+    assert_int_equal(mheap_init(&heap, &file, 0), 0);
+    assert_int_equal(mheap_alloc_span(&heap, 600, 1, (span_class){ 0 }, &span, &nscavenged), 0);
+    for (int i = 0; i < 500; i++)
+        assert_int_equal(mheap_alloc_span(&heap, 1, 1, (span_class){ 2 }, &span, &nscavenged), 0);
+    assert_false(mheap_begin_unused_chunk(&heap, page_at(512), &chunk)); /* it is in use */
+    for (page_no pos = { 0 }; pos.n < 1536; pos.n++) {
+        if (u32_load_relaxed(&heap.map->page_map[pos.n]) == pos.n && pos.n != 0)
+            mheap_free_span(&heap, pos, false);
+    }
+    mheap_flush_cache(&heap);
+    assert_false(mheap_begin_unused_chunk(&heap, page_at(512), &chunk)); /* it has memory */
+    (void)mheap_release(&heap, UINT64_MAX);
+    before = heapfile_metadata_bytes(&file);
+    assert_true(mheap_begin_unused_chunk(&heap, page_at(700), &chunk));
+    assert_int_equal(chunk.n, 512);
+    assert_int_equal(mheap_committed_pages(&heap), 0);
+    assert_int_equal(mheap_validate(&heap, stderr), 0);
+    assert_int_equal(heapfile_punch_metadata(&file, chunk, 512), 0);
+    mheap_end_unused_chunk(&heap, chunk, true);
+    assert_true(heapfile_metadata_bytes(&file) < before);
+    assert_false(mheap_begin_unused_chunk(&heap, page_at(512), &chunk)); /* once is enough */
+    assert_false(mheap_begin_unused_chunk(&heap, page_at(0), &chunk)); /* page 0 is there */
+    assert_int_equal(mheap_validate(&heap, stderr), 0);
+    assert_int_equal(mheap_alloc_span(&heap, 1000, 1, (span_class){ 0 }, &span, &nscavenged), 0);
+    assert_int_equal(nscavenged, 1000);
+    mheap_end(&heap);
+    heapfile_close(&file);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(background_scavenger_takes_one_percent_of_a_simulated_cpu),
+        cmocka_unit_test(scavenger_that_has_slept_long_does_not_work_in_a_burst),
+        cmocka_unit_test(scavenger_wants_what_is_above_its_goals),
+        cmocka_unit_test(background_release_skips_dense_chunks_until_a_generation_has_passed),
+        cmocka_unit_test(chunk_with_nothing_in_it_gives_up_its_metadata),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
