@@ -55,6 +55,13 @@ static int setup_traced(void **state)
     return start(state, options);
 }
 
+static int setup_lazy(void **state)
+{
+    static const char *const options[] = { "--commit", "lazy", NULL };
+
+    return start(state, options);
+}
+
 static int setup_8m(void **state)
 {
     static const char *const options[] = { "--memory-limit", "8M", NULL };
@@ -200,6 +207,40 @@ static void memory_beyond_what_is_live_stays_below_a_tenth_after_scavenging(void
     (void)printf("%.1f%% beyond what is live\n", 100.0 * (double)(bytes - stats.live_bytes) / (double)stats.live_bytes);
     assert_true(bytes * 10 < stats.live_bytes * 11);
     end_child(pid);
+}
+
+/* --- zero knowledge --- */
+
+/* Memory that is known to be zero is not cleared: with lazy commit, it takes no memory at all. */
+static int calloc_of_fresh_pages(const fixture *f, void *arg)
+{
+    static const char *const scavenge[] = { "scavenge", NULL };
+    char out[4096];
+    unsigned char *p;
+
+    (void)arg;
+    must_attach(f, 0);
+    for (int round = 0; round < 3; round++) {
+        p = goalloc_calloc(64, MIB);
+        CHECK(p != NULL && fixture_memfd_bytes(f, "arena") < MIB);
+        for (size_t i = 0; i < 64 * MIB; i += 4096) {
+            CHECK(p[i] == 0);
+            p[i] = 1;
+        }
+        goalloc_free(p);
+        CHECK(goalloc_trim() == 0 && fixture_memfd_bytes(f, "arena") >= 64 * MIB);
+        /* Released pages are zero again, and that is known too. */
+        CHECK(fixture_ctl(f, scavenge, out, sizeof(out)) == 0 && fixture_memfd_bytes(f, "arena") == 0);
+    }
+    for (int i = 0; i < 1000; i++)
+        CHECK(goalloc_calloc(1, 32768) != NULL);
+    CHECK(fixture_memfd_bytes(f, "arena") < MIB);
+    return 0;
+}
+
+static void calloc_of_fresh_and_of_released_memory_clears_nothing(void **state)
+{
+    assert_int_equal(child_run(*state, calloc_of_fresh_pages, NULL), 0);
 }
 
 /* --- freed from afar --- */
@@ -597,6 +638,7 @@ int main(void)
         TEST(goallocctl_scavenge_releases_all_that_is_free_at_once),
         TEST(memory_beyond_what_is_live_stays_below_a_tenth_after_scavenging),
         TEST(small_objects_freed_from_afar_are_free_pages_and_then_the_systems),
+        cmocka_unit_test_setup_teardown(calloc_of_fresh_and_of_released_memory_clears_nothing, setup_lazy, teardown),
         cmocka_unit_test_setup_teardown(memory_limit_holds_while_live_data_churns_below_it, setup_256m, teardown),
         cmocka_unit_test_setup_teardown(memory_limit_below_what_is_live_is_accepted_and_said, setup_8m, teardown),
         cmocka_unit_test(metadata_is_at_most_a_twentieth_of_the_memory_in_use),

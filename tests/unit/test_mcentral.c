@@ -1,0 +1,177 @@
+/*
+ * The central sets: where a refill looks first, how far it looks, and what a sweep makes of the sets.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+
+#include "daemon/sweep.h"
+
+#define CLASS 40u /* span class of 320-byte objects: 25 a span */
+#define NELEMS 25u
+
+typedef struct world {
+    heapfile file;
+    mheap heap;
+    session_table table;
+} world;
+
+static void world_open(world *w)
+{
+    assert_int_equal(heapfile_create(&w->file, SHM_BASE_DEFAULT, 128 * MIB), 0);
+    assert_int_equal(mheap_init(&w->heap, &w->file, 0), 0);
+    session_table_init(&w->table, &w->heap);
+    assert_int_equal(size_class_nelems[CLASS / 2], NELEMS);
+}
+
+static void world_close(world *w)
+{
+    assert_int_equal(mheap_validate(&w->heap, stderr), 0);
+    session_table_end(&w->table);
+    mheap_end(&w->heap);
+    heapfile_close(&w->file);
+}
+
+/* A span with nlive objects in the central sets, of the class or large (class 0). */
+static page_no put_span(world *w, uint8_t class, uint32_t nlive)
+{
+    page_no first;
+    uint64_t nscavenged;
+
+    assert_int_equal(mheap_alloc_span(&w->heap, 1, 1, (span_class){ class }, &first, &nscavenged), 0);
+    u64_store_release(shm_alloc_bits(&w->file.map, first), (UINT64_C(1) << nlive) - 1);
+    mcentral_put(&w->heap, first);
+    return first;
+}
+
+/* n objects of a span are freed from afar. */
+static void free_some(world *w, page_no first, uint32_t n)
+{
+    u64_store_release(shm_remote_bits(&w->file.map, first), (UINT64_C(1) << n) - 1);
+}
+
+static page_no take(world *w, unsigned budget, unsigned *ret_left, uint32_t *ret_nfree)
+{
+    page_no first = mcentral_take(&w->heap, (span_class){ CLASS }, &budget, ret_nfree);
+
+    *ret_left = budget;
+    return first;
+}
+
+static void mcentral_take_looks_in_gos_order(void **state)
+{
+    world w;
+    page_no full_swept;
+    page_no full_unswept;
+    page_no partial_unswept;
+    page_no partial_swept;
+    uint32_t nfree = 0;
+    unsigned left;
+
+    (void)state;
+    world_open(&w);
+    full_unswept = put_span(&w, CLASS, NELEMS);
+    partial_unswept = put_span(&w, CLASS, 10);
+    w.heap.sweep_gen++; /* a sweep begins */
+    full_swept = put_span(&w, CLASS, NELEMS);
+    partial_swept = put_span(&w, CLASS, 20);
+    free_some(&w, full_unswept, 3);
+    free_some(&w, full_swept, 3);
+
+    assert_int_equal(take(&w, 100, &left, &nfree).n, partial_swept.n);
+    assert_int_equal(nfree, 5);
+    assert_int_equal(take(&w, 100, &left, &nfree).n, partial_unswept.n);
+    assert_int_equal(nfree, 15);
+    assert_int_equal(take(&w, 100, &left, &nfree).n, full_unswept.n);
+    assert_int_equal(nfree, 3);
+    assert_int_equal(left, 99);
+    /* What was swept and full is not looked at again before the next sweep. */
+    assert_int_equal(take(&w, 100, &left, &nfree).n, 0);
+    assert_int_equal(left, 100);
+    w.heap.sweep_gen++;
+    assert_int_equal(take(&w, 100, &left, &nfree).n, full_swept.n);
+    assert_int_equal(nfree, 3);
+    /* The spans that were taken are in no list: put them back, so that the heap is whole. */
+    mcentral_put(&w.heap, partial_swept);
+    mcentral_put(&w.heap, partial_unswept);
+    mcentral_put(&w.heap, full_unswept);
+    mcentral_put(&w.heap, full_swept);
+    world_close(&w);
+}
+
+static void mcentral_take_looks_at_100_spans_at_most(void **state)
+{
+    world w;
+    page_no last = { 0 };
+    uint32_t nfree;
+    unsigned left;
+
+    (void)state;
+    world_open(&w);
+    for (int i = 0; i < 250; i++)
+        last = put_span(&w, CLASS, NELEMS);
+    w.heap.sweep_gen++;
+    free_some(&w, last, 1);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(take(&w, MCENTRAL_BUDGET, &left, &nfree).n, 0);
+        assert_int_equal(left, 0);
+    }
+    assert_int_equal(take(&w, MCENTRAL_BUDGET, &left, &nfree).n, last.n);
+    assert_int_equal(left, 50);
+    mcentral_put(&w.heap, last);
+    world_close(&w);
+}
+
+static void sweep_returns_empty_spans_and_sorts_the_others(void **state)
+{
+    world w;
+    page_no spans[5];
+    page_no large;
+    page_no large_freed;
+    uint32_t nfree;
+    unsigned left;
+    const mcentral *central;
+
+    (void)state;
+    world_open(&w);
+    for (int i = 0; i < 5; i++)
+        spans[i] = put_span(&w, CLASS, i < 3 ? NELEMS : 5);
+    large = put_span(&w, 0, 1);
+    large_freed = put_span(&w, 1, 1);
+    free_some(&w, spans[0], NELEMS); /* empty */
+    free_some(&w, spans[1], 1);      /* partial */
+    free_some(&w, spans[3], 5);      /* empty */
+    free_some(&w, large_freed, 1);
+    assert_int_equal(w.heap.ninuse_spans, 7);
+    assert_int_equal(sweep_all(&w.table), 3);
+    assert_int_equal(w.heap.ninuse_spans, 4);
+    central = &w.heap.central[CLASS];
+    assert_int_equal(central->partial[w.heap.sweep_gen & 1].count, 2);
+    assert_int_equal(central->full[w.heap.sweep_gen & 1].count, 1);
+    assert_int_equal(central->partial[~w.heap.sweep_gen & 1].count + central->full[~w.heap.sweep_gen & 1].count, 0);
+    assert_int_equal(lease_unpack(u64_load_relaxed(&shm_span_at(&w.file.map, large)->lease)).state, SPAN_CENTRAL);
+    assert_int_equal(lease_unpack(u64_load_relaxed(&shm_span_at(&w.file.map, large_freed)->lease)).state, SPAN_FREE);
+    assert_int_equal(mheap_validate(&w.heap, stderr), 0);
+    /* Without force, what is swept is left alone; the next sweep finds it. */
+    free_some(&w, spans[4], 5);
+    assert_false(mcentral_sweep(&w.heap, spans[4], false));
+    assert_true(mcentral_sweep(&w.heap, spans[4], true));
+    assert_int_equal(take(&w, 100, &left, &nfree).n, spans[1].n);
+    mcentral_put(&w.heap, spans[1]);
+    world_close(&w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(mcentral_take_looks_in_gos_order),
+        cmocka_unit_test(mcentral_take_looks_at_100_spans_at_most),
+        cmocka_unit_test(sweep_returns_empty_spans_and_sorts_the_others),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
