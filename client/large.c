@@ -154,15 +154,40 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
     return (void *)(uintptr_t)(process.map.base + page_offset(run));
 }
 
+/* Take the cached run that begins at page out of the cache. Page 0: it is not cached. */
+static page_no cache_take_at(page_no page)
+{
+    page_no run = { 0 };
+
+    large_lock();
+    for (uint32_t i = 0; i < ncached && run.n == 0; i++) {
+        if (cached[i].n == page.n)
+            run = cache_remove(i);
+    }
+    large_unlock();
+    return run;
+}
+
 bool large_resize(const object_ref *object, size_t size)
 {
     uint64_t npages = size / PAGE_BYTES + (size % PAGE_BYTES != 0);
+    uint64_t end = object->first.n + object->bytes / PAGE_BYTES;
+    int r;
 
     if (npages == object->bytes / PAGE_BYTES)
         return true;
     if (npages >= process.map.npages || process_ensure() < 0)
         return false;
-    return connection_resize_large(object->first, npages) == 0;
+    while ((r = connection_resize_large(object->first, npages)) == -EBUSY && end < object->first.n + npages) {
+        /* What is in the way may be a run that this process has freed. */
+        page_no run = cache_take_at(page_at(end));
+
+        if (run.n == 0)
+            break;
+        end += shm_span_at(&process.map, run)->npages;
+        (void)connection_return(&run.n, 1, false);
+    }
+    return r == 0;
 }
 
 enum object_verdict large_free(const object_ref *object)

@@ -378,6 +378,17 @@ static int resize_in_place(const fixture *f, void *arg)
     /* Now something is in the way: it moves. */
     p = goalloc_realloc(p, 2 << 20);
     CHECK(p != NULL && p != q && all_are(p, 100000, 3) && all_are(q, 1 << 20, 4));
+    /* A run that was freed, and that the process keeps for its next large object, is not in the way. */
+    goalloc_free(p);
+    goalloc_free(q);
+    CHECK(goalloc_trim() == 0);
+    p = filled(1 << 20, 5);
+    q = filled(1 << 20, 6);
+    CHECK(q == p + (1 << 20));
+    goalloc_free(q);
+    p = stays(p, 2 << 20);
+    CHECK(all_are(p, 1 << 20, 5));
+    q = NULL;
     /* Zeroed memory is zero where the pages were used before. */
     goalloc_free(p);
     goalloc_free(q);
