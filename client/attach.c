@@ -170,10 +170,12 @@ static int remap_heap(const attach_result *a)
         return -ESTALE;
     if (readonly == process.readonly)
         return 0;
-    if (mmap(process.map.bitmap, process.map.bitmap_bytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, a->bitmap_fd,
-             0) == MAP_FAILED)
-        return -ENOMEM;
     r = map_arena(a, readonly, true);
+    if (r == 0 && mmap(process.map.bitmap, process.map.bitmap_bytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+                       a->bitmap_fd, 0) == MAP_FAILED) {
+        r = -ENOMEM;
+        (void)mprotect((void *)(uintptr_t)a->base, a->arena_bytes, process.readonly ? PROT_READ : PROT_READ | PROT_WRITE);
+    }
     return r;
 }
 

@@ -28,6 +28,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static page_no cached[CACHE_RUNS]; /* oldest first */
+static uint64_t cached_npages[CACHE_RUNS];
 static uint32_t ncached;
 static uint64_t ncached_pages;
 
@@ -46,9 +47,11 @@ static page_no cache_remove(uint32_t at)
     page_no run = cached[at];
 
     ncached--;
-    ncached_pages -= shm_span_at(&process.map, run)->npages;
-    for (uint32_t i = at; i < ncached; i++)
+    ncached_pages -= cached_npages[at];
+    for (uint32_t i = at; i < ncached; i++) {
         cached[i] = cached[i + 1];
+        cached_npages[i] = cached_npages[i + 1];
+    }
     return run;
 }
 
@@ -89,6 +92,7 @@ static void cache_put(page_no run)
     } else {
         while (ncached == CACHE_RUNS || ncached_pages + npages > CACHE_PAGES_MAX)
             out[nout++] = cache_remove(0).n;
+        cached_npages[ncached] = npages;
         cached[ncached++] = run;
         ncached_pages += npages;
     }
@@ -145,6 +149,8 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
         errno = -r;
         return NULL;
     }
+    if (fresh)
+        atomic_store_explicit(&process.mspan_of[run.n], NULL, memory_order_relaxed); /* no old doubt is of this one */
     if (ret_zeroed != NULL)
         *ret_zeroed = fresh && shm_span_at(&process.map, run)->needzero == 0;
     /* A remote bit may be left from a second, faulty free of the run's last object. */
@@ -152,6 +158,21 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
     u64_store_release(shm_alloc_bits(&process.map, run), 1);
     u64_add_relaxed(&shm_counters(&process.map, process.session)[noscan], 1);
     return (void *)(uintptr_t)(process.map.base + page_offset(run));
+}
+
+/*
+ * A resize that was asked for and not answered may yet be carried out. Until then the run's length is not known: it is
+ * not resized again, and when it is freed it goes back and not into the cache, behind the request. The mark stands in
+ * the table of spans, where large runs have no entry.
+ */
+static bool resize_is_in_doubt(page_no run)
+{
+    return atomic_load_explicit(&process.mspan_of[run.n], memory_order_relaxed) == &mspan_none;
+}
+
+static void resize_set_in_doubt(page_no run)
+{
+    atomic_store_explicit(&process.mspan_of[run.n], &mspan_none, memory_order_relaxed);
 }
 
 /* Take the cached run that begins at page out of the cache. Page 0: it is not cached. */
@@ -174,6 +195,8 @@ bool large_resize(const object_ref *object, size_t size)
     uint64_t end = object->first.n + object->bytes / PAGE_BYTES;
     int r;
 
+    if (resize_is_in_doubt(object->first))
+        return false;
     if (npages == object->bytes / PAGE_BYTES)
         return true;
     if (npages >= process.map.npages || process_ensure() < 0)
@@ -187,6 +210,8 @@ bool large_resize(const object_ref *object, size_t size)
         end += shm_span_at(&process.map, run)->npages;
         (void)connection_return(&run.n, 1, false);
     }
+    if (r == -ETIMEDOUT || r == -ENOTCONN)
+        resize_set_in_doubt(object->first);
     return r == 0;
 }
 
@@ -210,7 +235,12 @@ enum object_verdict large_free(const object_ref *object)
         (void)u64_fetch_and_acq_rel(shm_kept_bits(&process.map, object->first), ~UINT64_C(1));
     if ((u64_fetch_and_acq_rel(shm_alloc_bits(&process.map, object->first), ~UINT64_C(1)) & 1) == 0)
         return OBJECT_FREE;
-    cache_put(object->first);
+    if (resize_is_in_doubt(object->first)) {
+        atomic_store_explicit(&process.mspan_of[object->first.n], NULL, memory_order_relaxed);
+        (void)connection_return(&object->first.n, 1, false);
+    } else {
+        cache_put(object->first);
+    }
     errno = keep_errno;
     return OBJECT_LIVE;
 }

@@ -380,7 +380,7 @@ static void class_fold(mcache *mc, mspan_list *list)
         if (!mspan_has_remote_frees(s))
             continue;
         mspan_fold(s);
-        if (s->place == MSPAN_PARTIAL && s->nused != 0)
+        if (s->place == MSPAN_PARTIAL ? s->nused != 0 : s->nused >= (int32_t)s->nelems)
             continue;
         list_remove(list, s);
         place_span(mc, s);
@@ -667,7 +667,8 @@ mspan *mcache_refill(span_class spc)
             mc->alloc[spc.n] = s;
             return s;
         }
-        place_span(mc, s); /* the bits of a leased span were full: somebody scribbles */
+        s->nused = (int32_t)s->nelems; /* the bits of a leased span are full: somebody scribbles */
+        place_span(mc, s);
     } while (true);
 }
 

@@ -9,7 +9,7 @@
  *           size); if the object fits, one fetch_or makes it live. Else a new block is taken, the object is its first,
  *           and of the two blocks that with more room left stays open, as in Go.
  *   free:   one fetch_and. If that was the block's last object, and the block is not open, the block ends: its alloc bit
- *           is cleared by the span's owner; another thread or process sets the remote bit, for the owner to find.
+ *           is cleared by the span's owner; another thread or process sets the remote bit first, for the owner to find.
  *
  * Unlike Go's, blocks are not zeroed, and each object is freed by itself. A session with GOALLOC_ATTACH_RECLAIM does
  * not use them, since its objects are published and reclaimed one by one.
@@ -49,7 +49,7 @@ void *tiny_alloc_slow(size_t size)
     mspan *s = mc->alloc[spc.n];
     tiny_block block;
 
-    if (process.reclaim)
+    if (s->cache == 0 && process_ensure_writable() == 0 && process.reclaim)
         return mcache_alloc(span_class_of(size_class_for(size), true));
     if (s->cache == 0)
         s = mcache_refill(spc);

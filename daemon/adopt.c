@@ -120,15 +120,29 @@ void adopt_ensure_kept(shm_map *map, page_no first)
     u32_store_release(&span->has_kept, 1);
 }
 
+/* The kept bit of a tiny block is not set: entries for objects in it are of an earlier life of the block. */
+static void forget_stale_tiny(adopt_table *table, const object_ref *object)
+{
+    const shm_span *span = shm_span_at(table->map, object->first);
+
+    if (!span_is_tiny(span) || !span_has_kept(span) ||
+        (u64_load_acquire(&shm_kept_bits(table->map, object->first)[object->word]) & object->bit) != 0)
+        return;
+    for (uint64_t at = 0; at < TINY_BLOCK_BYTES; at++)
+        adopt_clear(table, object->offset / TINY_BLOCK_BYTES * TINY_BLOCK_BYTES + at);
+}
+
 int adopt_set(adopt_table *table, const object_ref *object, session_no session)
 {
     shm_span *span = shm_span_at(table->map, object->first);
     shm_header *header = table->map->header;
-    uint64_t nentries = HASH_COUNT(table->by_offset);
+    uint64_t nentries;
     adoption *entry;
 
     if (table->nof_session[session.n] >= ADOPT_PER_SESSION_MAX)
         return ADOPT_E_FULL;
+    forget_stale_tiny(table, object);
+    nentries = HASH_COUNT(table->by_offset);
     entry = adoption_get(table, object->offset, session);
     if (entry == NULL)
         return ADOPT_E_FULL;

@@ -16,6 +16,15 @@
 typedef struct commit_job commit_job;
 typedef void (*commit_done_fn)(commit_job *job, int result);
 
+enum commit_phase { COMMIT_RELEASING = 0, COMMIT_COMMITTING, COMMIT_UNDOING, COMMIT_DONE };
+
+/* Where the jobs of one loop run. Zeroed at the start. */
+typedef struct commit_pool {
+    uv_loop_t *loop;
+    unsigned nrunning;
+    bool stopping; /* jobs under way end early, with -ECANCELED */
+} commit_pool;
+
 /* Runs of pages that are to get memory. The caller owns it and keeps it where it is until done is called. */
 struct commit_job {
     uv_work_t work;
@@ -26,17 +35,24 @@ struct commit_job {
     size_t nreleases;
     size_t npunched; /* of these, punched: the first ones */
     int result;      /* of committing */
+    bool undone;     /* after a failure: none of the runs has memory */
     commit_done_fn done;
     void *data;
+
+    /* How far it is. */
+    commit_pool *pool;
+    enum commit_phase phase;
+    size_t at;        /* run or release */
+    uint64_t at_page; /* within the run */
 };
 
 /* Add a run to the job, joined with the last one when it follows it. There is room for one more. */
 void commit_add(commit_job *job, page_no first, uint64_t npages);
 
 /*
- * Do it. Little is done at once (returns true, job->result says how it went, done is not called); more goes to the
- * thread pool (returns false, done is called by the loop when it is through).
+ * Do it. Little is done at once, if nothing else is under way (returns true, job->result and undone say how it went,
+ * done is not called); more goes to the thread pool (returns false, done is called by the loop when it is through).
  */
-bool commit_start(commit_job *job, uv_loop_t *loop) __attribute__((warn_unused_result));
+bool commit_start(commit_job *job, commit_pool *pool) __attribute__((warn_unused_result));
 
 #endif

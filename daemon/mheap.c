@@ -98,7 +98,7 @@ uint64_t mheap_added_pages(const mheap *heap)
 uint64_t mheap_released_pages(const mheap *heap)
 {
     /* Page 0 is taken and never committed. */
-    return pagealloc_npages_scavenged(heap->pages) + pagecache_nscavenged(&heap->cache) + heap->nlimbo_empty_pages + 1;
+    return pagealloc_npages_scavenged(heap->pages) + pagecache_nscavenged(&heap->cache) + heap->nempty_pages + 1;
 }
 
 uint64_t mheap_committed_pages(const mheap *heap)
@@ -113,7 +113,7 @@ void mheap_refresh_metadata(mheap *heap)
 
 uint64_t mheap_room_pages(const mheap *heap)
 {
-    uint64_t used = (heap->ninuse_pages + heap->nlimbo_pages) * PAGE_BYTES + heap->metadata_bytes;
+    uint64_t used = (heap->ninuse_pages + heap->ngrowth_pages) * PAGE_BYTES + heap->metadata_bytes;
 
     if (heap->limit_bytes == 0)
         return UINT64_MAX;
@@ -122,7 +122,7 @@ uint64_t mheap_room_pages(const mheap *heap)
 
 uint64_t mheap_over_limit(const mheap *heap, unsigned percent)
 {
-    uint64_t have = mheap_committed_pages(heap) * PAGE_BYTES + heap->metadata_bytes;
+    uint64_t have = (mheap_committed_pages(heap) - heap->nreleasing_pages) * PAGE_BYTES + heap->metadata_bytes;
     uint64_t most = heap->limit_bytes / 100 * percent;
 
     return heap->limit_bytes == 0 || have <= most ? 0 : have - most;
@@ -188,13 +188,13 @@ page_run mheap_begin_release(mheap *heap, uint64_t npages, bool force)
 {
     page_run run = pagealloc_take_unscavenged(heap->pages, npages, force);
 
-    heap->nlimbo_pages += run.npages;
+    heap->nreleasing_pages += run.npages;
     return run;
 }
 
 void mheap_end_release(mheap *heap, page_run run, bool punched)
 {
-    heap->nlimbo_pages -= run.npages;
+    heap->nreleasing_pages -= run.npages;
     pagealloc_free_run(heap->pages, run.first, run.npages, punched);
 }
 
@@ -222,8 +222,7 @@ bool mheap_begin_unused_chunk(mheap *heap, page_no page, page_no *ret_first)
 {
     if (!pagealloc_take_unused_chunk(heap->pages, page, ret_first))
         return false;
-    heap->nlimbo_pages += CHUNK_PAGES;
-    heap->nlimbo_empty_pages += CHUNK_PAGES;
+    heap->nempty_pages += CHUNK_PAGES;
     return true;
 }
 
@@ -236,8 +235,7 @@ void mheap_end_unused_chunk(mheap *heap, page_no first, bool released)
 
         (void)madvise((void *)from, to - from, MADV_DONTNEED);
     }
-    heap->nlimbo_pages -= CHUNK_PAGES;
-    heap->nlimbo_empty_pages -= CHUNK_PAGES;
+    heap->nempty_pages -= CHUNK_PAGES;
     pagealloc_free_unused_chunk(heap->pages, first, released);
 }
 
@@ -339,7 +337,7 @@ bool mheap_take_growth(mheap *heap, page_no first, uint64_t npages, uint64_t *re
         (behind + npages > end && !mheap_grow(heap, behind + npages - end)))
         return false;
     *ret_nscavenged = pagealloc_alloc_at(heap->pages, page_at(behind), npages);
-    heap->nlimbo_pages += npages;
+    heap->ngrowth_pages += npages;
     return true;
 }
 
@@ -353,13 +351,14 @@ void mheap_extend_span(mheap *heap, page_no first, uint64_t npages)
         u32_store_release(&heap->map->page_map[behind.n + i], first.n);
     span->npages += (uint32_t)npages;
     span->elem_bytes = span->npages * PAGE_BYTES;
-    heap->nlimbo_pages -= npages;
+    heap->ngrowth_pages -= npages;
     note_inuse(heap, npages);
 }
 
 void mheap_cancel_growth(mheap *heap, page_no first, uint64_t npages, bool punched)
 {
-    mheap_end_release(heap, (page_run){ first, npages }, punched);
+    heap->ngrowth_pages -= npages;
+    pagealloc_free_run(heap->pages, first, npages, punched);
 }
 
 void mheap_shrink_span(mheap *heap, page_no first, uint64_t npages)
@@ -451,8 +450,8 @@ int mheap_validate(const mheap *heap, FILE *err)
             nlisted += heap->central[c].partial[i].count + heap->central[c].full[i].count;
     }
 
-    uint64_t ntaken = mheap_added_pages(heap) - pagealloc_npages_free(heap->pages) - 1 - heap->nlimbo_pages -
-                      pagecache_npages(&heap->cache);
+    uint64_t ntaken = mheap_added_pages(heap) - pagealloc_npages_free(heap->pages) - 1 - heap->nreleasing_pages -
+                      heap->ngrowth_pages - heap->nempty_pages - pagecache_npages(&heap->cache);
 
     if (npages != heap->ninuse_pages || nspans != heap->ninuse_spans || npages != ntaken || nlisted != ncentral) {
         (void)fprintf(err,

@@ -38,8 +38,9 @@ typedef struct mheap {
     uint64_t ninuse_spans;
     uint64_t npeak_pages;  /* most pages in use since the scavenger's generation began */
     uint64_t ntakes;       /* times that pages were put into use, ever */
-    uint64_t nlimbo_pages; /* taken, in no span: being released, or to be added to an object */
-    uint64_t nlimbo_empty_pages; /* of these, without memory: what describes them is being released */
+    uint64_t nreleasing_pages; /* taken, in no span: being released */
+    uint64_t ngrowth_pages;    /* taken, to be added to a large object when they have memory */
+    uint64_t nempty_pages;     /* taken, without memory: what describes them is being released */
 } mheap;
 
 /* Set up over an empty heap. limit_bytes 0: none. 0, -ENOMEM. The caller ends it with mheap_end(); file is borrowed. */

@@ -550,12 +550,18 @@ void pagealloc_next_gen(pagealloc *a)
     scavindex_next_gen(&a->scav);
 }
 
+bool pagealloc_is_unused_chunk(const pagealloc *a, page_no page)
+{
+    const chunk_use *use = &a->scav.chunks[page.n / CHUNK_PAGES];
+
+    return page.n < a->end && use->added && use->has_metadata && use->ntaken == 0 && use->nbacked == 0;
+}
+
 bool pagealloc_take_unused_chunk(pagealloc *a, page_no page, page_no *ret_first)
 {
     uint64_t c = page.n / CHUNK_PAGES;
-    const chunk_use *use = &a->scav.chunks[c];
 
-    if (page.n >= a->end || !use->added || !use->has_metadata || use->ntaken != 0 || use->nbacked != 0)
+    if (!pagealloc_is_unused_chunk(a, page))
         return false;
     *ret_first = page_at(c * CHUNK_PAGES);
     (void)pagealloc_alloc_at(a, *ret_first, CHUNK_PAGES);

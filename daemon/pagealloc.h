@@ -89,6 +89,9 @@ void pagealloc_next_gen(pagealloc *a);
  */
 bool pagealloc_take_unused_chunk(pagealloc *a, page_no page, page_no *ret_first) __attribute__((warn_unused_result));
 
+/* Would that be true? */
+bool pagealloc_is_unused_chunk(const pagealloc *a, page_no page);
+
 /* Give it back; released: what describes its pages has gone, so it is not asked for again before it is used. */
 void pagealloc_free_unused_chunk(pagealloc *a, page_no first, bool released);
 

@@ -11,11 +11,20 @@
 #include "daemon/request_internal.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define MAP_CELLS_MAX      4096u
 #define MAP_WORDS_MAX      (UINT64_C(1) << 18) /* of page bits looked at for one picture: a fraction of a millisecond */
+
+/* What the peer asks for is done in the next round, for all who ask. */
+static void wait_for(peer *p, uint64_t id, enum peer_wait wait)
+{
+    p->op_id = id;
+    p->wait = wait;
+    p->in_round = false;
+    p->busy = true;
+    server_wake_idle(p->server);
+}
 
 void handle_stats(peer *p, uint64_t id)
 {
@@ -23,14 +32,7 @@ void handle_stats(peer *p, uint64_t id)
 
     if (s != NULL)
         s->nrpcs++;
-    p->op_census = calloc(1, sizeof(*p->op_census));
-    if (p->op_census == NULL) {
-        reply_error(p, id, ENOMEM, "the daemon is out of memory");
-        return;
-    }
-    p->op_id = id;
-    p->busy = true;
-    server_wake_idle(p->server);
+    wait_for(p, id, WAIT_STATS);
 }
 
 void request_count_session(server *s, session_no no)
@@ -93,7 +95,7 @@ static void fill_memory(const server *s, uint64_t live_bytes, Goallocd__StatsRep
     body->over_limit_bytes = mheap_over_limit(heap, 100);
 }
 
-void request_census_done(peer *p)
+void request_stats_done(peer *p)
 {
     server *srv = p->server;
     const session *s = peer_session(p);
@@ -101,7 +103,7 @@ void request_census_done(peer *p)
     Goallocd__StatsReply body = GOALLOCD__STATS_REPLY__INIT;
     Goallocd__ClassStats classes[SIZE_CLASS_COUNT + 1];
     Goallocd__ClassStats *pointers[SIZE_CLASS_COUNT + 1];
-    census_class total = census_total(p->op_census);
+    census_class total = census_total(&p->server->census);
     uint64_t allocs[SPAN_CLASS_COUNT];
 
     count_allocs(srv, allocs);
@@ -121,13 +123,11 @@ void request_census_done(peer *p)
     body.version = (char *)(uintptr_t)GOALLOC_VERSION;
     for (uint32_t class = 0; class <= SIZE_CLASS_TINY; class++) {
         pointers[body.n_classes] = &classes[body.n_classes];
-        body.n_classes += fill_class(p->op_census, allocs, class, &classes[body.n_classes]);
+        body.n_classes += fill_class(&srv->census, allocs, class, &classes[body.n_classes]);
     }
     body.classes = pointers;
     reply.result_case = GOALLOCD__REPLY__RESULT_STATS;
     reply.stats = &body;
-    free(p->op_census);
-    p->op_census = NULL;
     peer_reply(p, &reply);
     peer_resume(p);
 }
@@ -141,11 +141,11 @@ static void on_scavenged(void *data, uint64_t npages)
         Goallocd__ScavengeReply body = GOALLOCD__SCAVENGE_REPLY__INIT;
 
         next = p->next;
-        if (!p->op_scavenge)
+        if (p->wait != WAIT_RELEASED)
             continue;
-        p->op_scavenge = false;
+        p->wait = WAIT_NONE;
         body.released_bytes = npages * PAGE_BYTES;
-        body.remaining_bytes = (mheap_committed_pages(srv->heap) - srv->heap->ninuse_pages) * PAGE_BYTES;
+        body.remaining_bytes = (mheap_committed_pages(srv->heap) - srv->heap->ninuse_pages - srv->heap->ngrowth_pages) * PAGE_BYTES;
         reply.result_case = GOALLOCD__REPLY__RESULT_SCAVENGE;
         reply.scavenge = &body;
         peer_reply(p, &reply);
@@ -155,14 +155,28 @@ static void on_scavenged(void *data, uint64_t npages)
 
 void handle_scavenge(peer *p, uint64_t id)
 {
+    server_ask_trim(p->server);
+    wait_for(p, id, WAIT_SCAVENGE);
+}
+
+void handle_trim(peer *p, uint64_t id)
+{
+    server_ask_trim(p->server);
+    wait_for(p, id, WAIT_TRIM);
+}
+
+void request_swept(peer *p)
+{
     server *srv = p->server;
 
-    (void)sweep_all(&srv->sessions);
-    server_ask_trim(srv);
-    p->op_id = id;
-    p->op_scavenge = true;
-    p->busy = true;
-    scavenge_force(&srv->scav, on_scavenged, srv);
+    if (p->wait == WAIT_SCAVENGE) {
+        p->wait = WAIT_RELEASED;
+        scavenge_force(&srv->scav, on_scavenged, srv);
+        return;
+    }
+    p->wait = WAIT_NONE;
+    reply_ok(p, p->op_id);
+    peer_resume(p);
 }
 
 void handle_heap_map(peer *p, uint64_t id, const Goallocd__HeapMap *ask)
@@ -197,11 +211,4 @@ void handle_heap_map(peer *p, uint64_t id, const Goallocd__HeapMap *ask)
     reply.result_case = GOALLOCD__REPLY__RESULT_HEAP_MAP;
     reply.heap_map = &body;
     peer_reply(p, &reply);
-}
-
-void handle_trim(peer *p, uint64_t id)
-{
-    (void)sweep_all(&p->server->sessions);
-    server_ask_trim(p->server);
-    reply_ok(p, id);
 }

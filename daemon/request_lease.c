@@ -30,21 +30,35 @@
 #define ALIGN_PAGES_MAX    (64 * MIB / PAGE_BYTES)
 #define INSIST_PAGES       16u /* a refill above the memory limit */
 #define LIMIT_WARNING_MS   10000u
+#define RESCUE_SPANS       512u
+#define RESCUE_NS          UINT64_C(20000000)
 
 /*
- * The heap is exhausted: sweep what is freed and not yet noticed, ask everybody for idle spans. At most a tenth of
- * the time.
+ * The heap is exhausted: sweep what is freed and not yet noticed, ask everybody for idle spans. A tenth of the time at
+ * most, and some milliseconds at once: a large heap is gone through in several goes.
  */
 static void rescue(server *s)
 {
-    uint64_t start = uv_hrtime() / 1000000;
+    uint64_t start = uv_hrtime();
+    uint64_t nfreed = 0;
 
-    if (s->last_rescue_ms != 0 && start - s->last_rescue_ms < 10 * s->rescue_cost_ms)
+    if (s->last_rescue_ns != 0 && start - s->last_rescue_ns < 10 * s->rescue_cost_ns)
         return;
-    (void)sweep_all(&s->sessions);
+    while (!sweep_some(&s->sessions, &s->rescue_pos, RESCUE_SPANS, &nfreed) && uv_hrtime() - start < RESCUE_NS)
+        ;
     server_ask_trim(s);
-    s->last_rescue_ms = uv_hrtime() / 1000000;
-    s->rescue_cost_ms = s->last_rescue_ms - start;
+    s->last_rescue_ns = uv_hrtime();
+    s->rescue_cost_ns = s->last_rescue_ns - start;
+}
+
+/* Has the system memory for npages more, beyond what free pages have? It is not asked with lazy commit. */
+static bool system_allows(server *s, uint64_t npages)
+{
+    uint64_t backed = mheap_committed_pages(s->heap) - s->heap->ninuse_pages - s->heap->ngrowth_pages;
+
+    if (!s->options.eager_commit || npages <= backed)
+        return true;
+    return sysmem_has(&s->mem, (npages - backed) * PAGE_BYTES, uv_hrtime() / 1000000);
 }
 
 static int heap_alloc_span(server *s, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret,
@@ -111,6 +125,8 @@ static void op_end_releases(peer *p)
         if (i < p->commit.npunched)
             scavenge_note_eager(&p->server->scav, p->commit.releases[i]);
     }
+    if (p->commit.nreleases > 0)
+        server_on_released(p->server);
     free(p->commit.releases);
     p->commit.releases = NULL;
     p->commit.nreleases = p->commit.npunched = 0;
@@ -154,7 +170,7 @@ static void op_reply(peer *p, bool large)
     peer_reply(p, &reply);
 }
 
-/* The fresh spans got no memory: end their leases. The session may have ended meanwhile, and its leases with it. */
+/* The fresh spans got no memory: end their leases. */
 static void op_revoke_fresh(peer *p)
 {
     server *srv = p->server;
@@ -164,11 +180,8 @@ static void op_revoke_fresh(peer *p)
         uint32_t name = p->op_spans[--p->op_nspans];
         page_no first;
 
-        if (s == NULL || lease_check(&srv->sessions, s, name, &first) != 0)
-            continue;
-        if (heapfile_punch(srv->file, first, shm_span_at(srv->heap->map, first)->npages) < 0)
-            continue; /* it stays leased: pages that may have memory do not count as having none */
-        lease_revoke_punched(&srv->sessions, s, first);
+        if (s != NULL && lease_check(&srv->sessions, s, name, &first) == 0)
+            lease_revoke(&srv->sessions, s, first, p->commit.undone);
     }
 }
 
@@ -186,8 +199,7 @@ static void op_end_growth(peer *p, int result)
         s->nheld_pages += p->op_grow;
         return;
     }
-    mheap_cancel_growth(srv->heap, behind, p->op_grow,
-                        result < 0 && heapfile_punch(srv->file, behind, p->op_grow) == 0);
+    mheap_cancel_growth(srv->heap, behind, p->op_grow, result < 0 && p->commit.undone);
     p->op_nspans = 0;
 }
 
@@ -211,8 +223,12 @@ static void op_finish(peer *p, int result)
 static void op_on_committed(commit_job *job, int result)
 {
     peer *p = job->data;
+    session *s = session_find(&p->server->sessions, p->session, p->epoch);
 
+    if (s != NULL)
+        s->nops--;
     op_finish(p, result);
+    server_wake_idle(p->server); /* the session may have waited for this to end */
     peer_resume(p);
 }
 
@@ -242,6 +258,7 @@ static void op_add_fresh(peer *p, page_no first, uint64_t nscavenged)
     p->op_nfresh++;
     if (nscavenged > 0 && p->server->options.eager_commit)
         commit_add(&p->commit, first, shm_span_at(p->server->heap->map, first)->npages);
+    sysmem_spend(&p->server->mem, nscavenged * PAGE_BYTES);
 }
 
 static void op_commit_and_reply(peer *p)
@@ -249,10 +266,14 @@ static void op_commit_and_reply(peer *p)
     op_add_releases(p);
     if (p->commit.nruns == 0 && p->commit.nreleases == 0)
         op_finish(p, 0);
-    else if (commit_start(&p->commit, &p->server->loop))
+    else if (commit_start(&p->commit, &p->server->commits))
         op_finish(p, p->commit.result);
-    else
+    else {
+        session *s = session_find(&p->server->sessions, p->session, p->epoch);
+
+        s->nops++;
         p->busy = true;
+    }
 }
 
 static const char limit_text[] = "the memory limit is reached: give back what is idle, and insist";
@@ -267,6 +288,7 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
     uint64_t room;
     unsigned budget = MCENTRAL_BUDGET;
     bool pressed = false;
+    bool allowed = true;
 
     if (s == NULL)
         return;
@@ -319,6 +341,9 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
             pressed = true;
             break;
         }
+        allowed = system_allows(srv, npages);
+        if (!allowed)
+            break;
         if (p->op_nspans == 0 ? heap_alloc_span(srv, npages, 1, spc, &first, &nscavenged) != 0
                               : mheap_alloc_span(srv->heap, npages, 1, spc, &first, &nscavenged) != 0)
             break;
@@ -327,7 +352,12 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
     }
     if (p->op_nspans == 0) {
         op_end(p);
-        reply_error(p, id, pressed ? EAGAIN : ENOMEM, pressed ? limit_text : "the heap is exhausted");
+        if (pressed)
+            reply_error(p, id, EAGAIN, limit_text);
+        else if (!allowed)
+            reply_error(p, id, ENOMEM, "the system has no memory for the heap");
+        else if (!peer_defer(p))
+            reply_error(p, id, ENOMEM, "the heap is exhausted");
         return;
     }
     op_commit_and_reply(p);
@@ -356,12 +386,17 @@ void handle_alloc_large(peer *p, uint64_t id, const Goallocd__AllocLarge *ask)
         reply_error(p, id, EAGAIN, limit_text);
         return;
     }
+    if (!system_allows(srv, ask->npages)) {
+        reply_error(p, id, ENOMEM, "the system has no memory for the heap");
+        return;
+    }
     if (!op_begin(p, id, 1))
         return;
     if (heap_alloc_span(srv, ask->npages, align, span_class_of((size_class){ 0 }, ask->noscan), &first, &nscavenged) !=
         0) {
         op_end(p);
-        reply_error(p, id, ENOMEM, "the heap is exhausted");
+        if (!peer_defer(p))
+            reply_error(p, id, ENOMEM, "the heap is exhausted");
         return;
     }
     lease_give(&srv->sessions, s, first);
@@ -385,10 +420,14 @@ static bool resize_target(peer *p, uint64_t id, session *s, uint32_t name, page_
         return false;
     }
     if (lease.state == SPAN_CENTRAL && !(s->flags & SESSION_RECLAIM)) {
+        if (span->npages > session_room_pages(s)) {
+            reply_error(p, id, EDQUOT, "the session's limit is in the way");
+            return false;
+        }
         mcentral_remove(srv->heap, first);
         lease_give(&srv->sessions, s, first);
     } else if (lease_check(&srv->sessions, s, first.n, &first) != 0) {
-        reply_error(p, id, EBUSY, "another session leases the object");
+        reply_error(p, id, EPERM, "another session leases the object");
         return false;
     }
     *ret = first;
@@ -426,7 +465,11 @@ void handle_resize_large(peer *p, uint64_t id, const Goallocd__ResizeLarge *ask)
     uint64_t grow = ask->npages - npages;
 
     if (grow > session_room_pages(s) || grow > mheap_room_pages(srv->heap)) {
-        reply_error(p, id, EBUSY, "a limit is in the way");
+        reply_error(p, id, EDQUOT, "a limit is in the way");
+        return;
+    }
+    if (!system_allows(srv, grow)) {
+        reply_error(p, id, ENOMEM, "the system has no memory for the heap");
         return;
     }
     if (!op_begin(p, id, 2))
@@ -441,6 +484,7 @@ void handle_resize_large(peer *p, uint64_t id, const Goallocd__ResizeLarge *ask)
     p->op_grow = grow;
     if (nscavenged > 0 && srv->options.eager_commit)
         commit_add(&p->commit, page_at(first.n + npages), grow);
+    sysmem_spend(&srv->mem, nscavenged * PAGE_BYTES);
     op_commit_and_reply(p);
 }
 

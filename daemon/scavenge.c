@@ -29,8 +29,11 @@
 #define FORCED_PAGES       2048u /* a job of a forced release */
 #define QUIET_MAX          16u
 #define MS_NS              UINT64_C(1000000)
+#define WARNING_NS         UINT64_C(10000000000)
+#define LOOK_CHUNKS        4096u
 
 static void scavenge_tick(uv_timer_t *timer);
+static void look_for_emptied(scavenger *s);
 
 static uint64_t thread_cpu_ns(void)
 {
@@ -46,7 +49,7 @@ uint64_t scavenge_surplus_pages(const scavenger *s)
 {
     const mheap *heap = s->heap;
     uint64_t committed = mheap_committed_pages(heap);
-    uint64_t free = committed - heap->ninuse_pages;
+    uint64_t free = committed - heap->ninuse_pages - heap->ngrowth_pages - heap->nreleasing_pages;
     uint64_t goal = s->recorded_pages > heap->npeak_pages ? s->recorded_pages : heap->npeak_pages;
     uint64_t over_limit = (mheap_over_limit(heap, SCAVENGE_LIMIT_PERCENT) + PAGE_BYTES - 1) / PAGE_BYTES;
     uint64_t surplus;
@@ -82,8 +85,10 @@ static void next_generation(scavenger *s, uint64_t now)
         s->nquiet = 0;
     else if (s->nquiet < QUIET_MAX)
         s->nquiet++;
-    if (s->nquiet > 0)
+    if (s->nquiet > 0) {
         mheap_flush_cache(heap);
+        look_for_emptied(s);
+    }
     s->ntakes_seen = heap->ntakes;
     s->recorded_pages = heap->npeak_pages;
     heap->npeak_pages = heap->ninuse_pages;
@@ -104,19 +109,22 @@ static void job_work(uv_work_t *work)
     while (s->npunched < s->nruns &&
            heapfile_punch(s->heap->file, s->runs[s->npunched].first, s->runs[s->npunched].npages) == 0)
         s->npunched++;
-    while (s->nchunks_released < s->nchunks_taken &&
+    while (s->nchunks_released < s->nchunks &&
            heapfile_punch_metadata(s->heap->file, s->chunks[s->nchunks_released], CHUNK_PAGES) == 0)
         s->nchunks_released++;
     s->work_ns += thread_cpu_ns() - start;
 }
 
-/* If the run was the last of its chunk that had memory, what describes the chunk's pages is to go next. */
-static void note_chunk(scavenger *s, page_run run)
+/* A page has been released: what describes its chunk's pages may go next. */
+static void note_emptied(scavenger *s, page_no page)
 {
-    page_no first;
-
-    if (s->nchunks < SCAVENGE_RUNS_MAX && mheap_begin_unused_chunk(s->heap, run.first, &first))
-        s->chunks[s->nchunks++] = first;
+    page = page_at(page.n / CHUNK_PAGES * CHUNK_PAGES);
+    for (size_t i = 0; i < s->nemptied; i++) {
+        if (s->emptied[i].n == page.n)
+            return;
+    }
+    if (s->nemptied < SCAVENGE_RUNS_MAX)
+        s->emptied[s->nemptied++] = page;
 }
 
 /* Give the job's pages back. Returns how many were released. */
@@ -127,16 +135,17 @@ static uint64_t job_end(scavenger *s)
     for (size_t i = 0; i < s->nruns; i++) {
         mheap_end_release(s->heap, s->runs[i], i < s->npunched);
         npages += i < s->npunched ? s->runs[i].npages : 0;
+        if (i < s->npunched)
+            note_emptied(s, s->runs[i].first);
     }
-    if (s->npunched < s->nruns || s->nchunks_released < s->nchunks_taken)
-        log_warn("the system does not take free pages back");
-    for (size_t i = 0; i < s->nchunks_taken; i++)
+    for (size_t i = 0; i < s->nchunks; i++)
         mheap_end_unused_chunk(s->heap, s->chunks[i], i < s->nchunks_released);
-    memmove(s->chunks, s->chunks + s->nchunks_taken, (s->nchunks - s->nchunks_taken) * sizeof(s->chunks[0]));
-    s->nchunks -= s->nchunks_taken;
-    for (size_t i = 0; i < s->npunched; i++)
-        note_chunk(s, s->runs[i]);
+    if ((s->npunched < s->nruns || s->nchunks_released < s->nchunks) && uv_hrtime() - s->warned_ns > WARNING_NS) {
+        log_warn("the system does not take free pages back");
+        s->warned_ns = uv_hrtime();
+    }
     s->busy = false;
+    s->on_job_end(s->on_job_end_data);
     return npages;
 }
 
@@ -151,28 +160,28 @@ static void job_after(uv_work_t *work, int status)
     npages = job_end(s);
     now = uv_hrtime();
     s->work_ns += now - start;
-    if (s->forced) {
+    if (s->is_forced) {
         s->neager += npages;
         s->forced_pages += npages;
-        if (npages == 0 && s->nchunks == 0)
-            s->exhausted = true;
+        s->forced_left -= npages < s->forced_left ? npages : s->forced_left;
+        if (npages == 0)
+            s->forced_left = 0;
     } else {
         s->nbackground += npages;
-        s->not_before_ns =
-            now + scavpace_worked(&s->pace, npages, s->work_ns, now - s->worked_at_ns - (now - start));
+        s->not_before_ns = now + scavpace_worked(&s->pace, npages, s->work_ns, start - s->worked_at_ns);
         s->worked_at_ns = now;
     }
     if (!s->stopping)
         scavenge_tick(&s->timer);
 }
 
-/* Take up to npages and have them punched. False: there are none. */
+/* Take up to npages, and the chunks that have nothing in them, and have them punched. False: there are none. */
 static bool job_start(scavenger *s, uint64_t npages, bool force)
 {
     uint64_t start = uv_hrtime();
     uint64_t taken = 0;
 
-    s->nruns = s->npunched = s->nchunks_released = 0;
+    s->nruns = s->npunched = s->nchunks = s->nchunks_released = 0;
     while (taken < npages && s->nruns < SCAVENGE_RUNS_MAX) {
         page_run run = mheap_begin_release(s->heap, npages - taken, force);
 
@@ -181,11 +190,14 @@ static bool job_start(scavenger *s, uint64_t npages, bool force)
         s->runs[s->nruns++] = run;
         taken += run.npages;
     }
-    s->nchunks_taken = s->nchunks;
+    for (size_t i = 0; i < s->nemptied; i++)
+        s->nchunks += mheap_begin_unused_chunk(s->heap, s->emptied[i], &s->chunks[s->nchunks]);
+    s->nemptied = 0;
     if (s->nruns == 0 && s->nchunks == 0)
         return false;
     s->work.data = s;
     s->busy = true;
+    s->is_forced = force;
     s->work_ns = uv_hrtime() - start;
     if (uv_queue_work(s->loop, &s->work, job_work, job_after) == 0)
         return true;
@@ -193,46 +205,76 @@ static bool job_start(scavenger *s, uint64_t npages, bool force)
     return false;
 }
 
-static void forced_done(scavenger *s)
+/* One step of a forced release. False: it is done, and has been answered. */
+static bool forced_step(scavenger *s)
 {
+    uint64_t npages = s->forced_left < FORCED_PAGES ? s->forced_left : FORCED_PAGES;
+
+    if ((s->forced_left > 0 || s->nemptied > 0) && job_start(s, npages, true))
+        return true;
     s->forced = false;
-    s->exhausted = true;
     trace_line(s, true);
     mheap_refresh_metadata(s->heap);
     s->on_forced(s->on_forced_data, s->forced_pages);
+    return false;
+}
+
+/* An idle heap: chunks that became empty unnoticed are looked for, some of them each second. */
+static void look_for_emptied(scavenger *s)
+{
+    uint64_t end = pagealloc_end(s->heap->pages).n;
+    uint64_t page = s->look_at.n;
+
+    for (unsigned i = 0; i < LOOK_CHUNKS && page < end && s->nemptied < SCAVENGE_RUNS_MAX; i++, page += CHUNK_PAGES) {
+        if (pagealloc_is_unused_chunk(s->heap->pages, page_at(page)))
+            note_emptied(s, page_at(page));
+    }
+    s->look_at = page_at(page < end ? page : 0);
+}
+
+static void background_step(scavenger *s, uint64_t now, uint64_t *ret_wake_ns)
+{
+    uint64_t surplus = s->exhausted ? 0 : scavenge_surplus_pages(s);
+
+    if (surplus == 0 && s->nemptied == 0)
+        return;
+    if (now < s->not_before_ns) {
+        if (s->not_before_ns < *ret_wake_ns)
+            *ret_wake_ns = s->not_before_ns;
+        return;
+    }
+    s->exhausted = !job_start(s, surplus == 0 ? 0 : scavpace_npages(&s->pace, surplus), false);
 }
 
 static void scavenge_tick(uv_timer_t *timer)
 {
     scavenger *s = timer->data;
     uint64_t now = uv_hrtime();
-    uint64_t surplus;
     uint64_t wake_ns;
 
     if (now >= s->gen_end_ns)
         next_generation(s, now);
-    if (s->forced && !s->busy) {
-        if (s->exhausted || !job_start(s, FORCED_PAGES, true))
-            forced_done(s);
-    }
-    surplus = s->busy || s->exhausted ? 0 : scavenge_surplus_pages(s);
-    if (surplus > 0 || (s->nchunks > 0 && !s->busy)) {
-        if (now >= s->not_before_ns) {
-            s->exhausted = !job_start(s, surplus > 0 ? scavpace_npages(&s->pace, surplus) : 0, false);
-            surplus = 0;
-        }
-    }
-    wake_ns = surplus > 0 && s->not_before_ns < s->gen_end_ns ? s->not_before_ns : s->gen_end_ns;
+    wake_ns = s->gen_end_ns;
+    while (s->forced && !s->busy && !forced_step(s))
+        ; /* who was answered may have asked again */
+    if (!s->busy)
+        background_step(s, now, &wake_ns);
     (void)uv_timer_start(timer, scavenge_tick, wake_ns > now ? (wake_ns - now) / MS_NS + 1 : 1, 0);
 }
 
 /* --- life --- */
 
-void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace)
+void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, void (*on_job_end)(void *), void *data)
 {
     uint64_t now = uv_hrtime();
 
-    *s = (scavenger){ .heap = heap, .loop = loop, .trace = trace, .gen_end_ns = now + GEN_NS, .worked_at_ns = now };
+    *s = (scavenger){ .heap = heap,
+                      .loop = loop,
+                      .trace = trace,
+                      .on_job_end = on_job_end,
+                      .on_job_end_data = data,
+                      .gen_end_ns = now + GEN_NS,
+                      .worked_at_ns = now };
     (void)uv_timer_init(loop, &s->timer);
     s->timer.data = s;
     (void)uv_timer_start(&s->timer, scavenge_tick, GEN_NS / MS_NS, 0);
@@ -248,11 +290,11 @@ void scavenge_force(scavenger *s, void (*on_forced)(void *data, uint64_t npages)
 {
     s->on_forced = on_forced;
     s->on_forced_data = data;
-    s->exhausted = false;
+    mheap_flush_cache(s->heap);
+    s->forced_left = mheap_committed_pages(s->heap) - s->heap->ninuse_pages - s->heap->ngrowth_pages;
     if (!s->forced) {
         s->forced = true;
         s->forced_pages = 0;
-        mheap_flush_cache(s->heap);
         /* From the loop, not from here: the caller is not ready for the answer yet. */
         (void)uv_timer_start(&s->timer, scavenge_tick, 0, 0);
     }
@@ -261,5 +303,5 @@ void scavenge_force(scavenger *s, void (*on_forced)(void *data, uint64_t npages)
 void scavenge_note_eager(scavenger *s, page_run run)
 {
     s->neager += run.npages;
-    note_chunk(s, run);
+    note_emptied(s, run.first);
 }

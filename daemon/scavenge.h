@@ -30,11 +30,19 @@ typedef struct scavenger {
     page_run runs[SCAVENGE_RUNS_MAX];
     size_t nruns;
     size_t npunched;                      /* the first ones */
-    page_no chunks[SCAVENGE_RUNS_MAX];    /* whose metadata is to be released */
+    page_no chunks[SCAVENGE_RUNS_MAX]; /* whose metadata it releases */
     size_t nchunks;
-    size_t nchunks_taken;                 /* of these, the first ones are the job's */
-    size_t nchunks_released;
+    size_t nchunks_released;           /* the first ones */
+    bool is_forced;
     uint64_t work_ns;
+    void (*on_job_end)(void *data); /* pages that were taken for it are free again */
+    void *on_job_end_data;
+
+    /* Chunks (a page of each) that may have nothing in them any more. */
+    page_no emptied[SCAVENGE_RUNS_MAX];
+    size_t nemptied;
+    page_no look_at; /* an idle heap is looked through for more of them */
+    uint64_t warned_ns;
 
     /* Pace and goal. */
     scavpace pace;
@@ -49,6 +57,7 @@ typedef struct scavenger {
     /* A release of everything, which somebody waits for. */
     bool forced;
     uint64_t forced_pages;
+    uint64_t forced_left; /* of what was free when it was asked for */
     void (*on_forced)(void *data, uint64_t npages);
     void *on_forced_data;
 
@@ -60,12 +69,12 @@ typedef struct scavenger {
 } scavenger;
 
 /* Start on loop. trace: a line on stderr for every second in which something was released. */
-void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace);
+void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, void (*on_job_end)(void *), void *data);
 void scavenge_stop(scavenger *s); /* closes the timer; the loop must run on until a job under way has ended */
 
 /*
- * Release all that is free; on_forced is called with the pages released when nothing is left. If that is under way
- * already it goes on, and the call is for all who asked.
+ * Release what is free now; on_forced is called with the pages released when that is done. If a release is under way
+ * already it goes on with that, and the call is for all who asked.
  */
 void scavenge_force(scavenger *s, void (*on_forced)(void *data, uint64_t npages), void *data);
 

@@ -40,6 +40,8 @@
 #define QUEUED_BYTES_MAX   (256 * KIB)
 #define END_SLICE_SPANS    256u
 #define CENSUS_SLICE_SPANS 1024u
+#define SWEEP_SLICE_SPANS  512u
+#define DEFERS_MAX         16u
 
 struct watch {
     uv_poll_t poll;
@@ -58,7 +60,6 @@ static void peer_unref(peer *p)
     if (!p->closed || p->busy)
         return;
     free(p->op_spans);
-    free(p->op_census);
     free(p->in);
     free(p);
 }
@@ -100,11 +101,10 @@ static void peer_close(peer *p)
             log_debug("session %u (pid %u): connection ended", sess->no.n, sess->pid);
         }
     }
-    if (p->op_census != NULL || p->op_detach || p->op_scavenge) {
+    if (p->wait != WAIT_NONE || p->op_detach || p->deferred) {
         /* Nobody will come back to this peer for these. A commit does, so the peer waits for that. */
-        free(p->op_census);
-        p->op_census = NULL;
-        p->op_detach = p->op_scavenge = false;
+        p->wait = WAIT_NONE;
+        p->op_detach = p->deferred = false;
         p->busy = false;
     }
     DL_DELETE(s->peers, p);
@@ -237,10 +237,13 @@ static size_t peer_handle_frames(peer *p, const uint8_t *data, size_t len_bytes)
             peer_violation(p, "a frame that is no request");
             break;
         }
-        used += FRAME_HEADER_BYTES + payload;
         s->nrpcs++;
         p->notified = false;
         request_handle(p, request);
+        if (p->deferred)
+            break;
+        p->ndefers = 0;
+        used += FRAME_HEADER_BYTES + payload;
     }
     return used;
 }
@@ -438,7 +441,7 @@ static bool idle_end_sessions(server *s)
     for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
         session *sess = s->sessions.slots[i];
 
-        if (sess == NULL || sess->state != SHM_SESSION_ENDING)
+        if (sess == NULL || sess->state != SHM_SESSION_ENDING || sess->nops > 0)
             continue;
         session_no no = sess->no;
         uint32_t epoch = sess->epoch;
@@ -459,20 +462,88 @@ static bool idle_end_sessions(server *s)
     return more;
 }
 
+/* Does a peer wait for one of these? Those who do are in the round from now on. */
+static bool round_begin(server *s, enum peer_wait one, enum peer_wait other)
+{
+    bool any = false;
+
+    for (peer *p = s->peers; p != NULL; p = p->next) {
+        if (p->wait != one && p->wait != other)
+            continue;
+        p->in_round = true;
+        any = true;
+    }
+    return any;
+}
+
 static bool idle_count_objects(server *s)
 {
-    bool more = false;
+    if (!s->counting) {
+        s->counting = round_begin(s, WAIT_STATS, WAIT_STATS);
+        memset(&s->census, 0, sizeof(s->census));
+    }
+    if (!s->counting)
+        return false;
+    if (!census_step(&s->census, s->heap, CENSUS_SLICE_SPANS))
+        return true;
+    s->counting = false;
+    for (peer *p = s->peers, *next; p != NULL; p = next) {
+        next = p->next;
+        if (p->wait == WAIT_STATS && p->in_round) {
+            p->wait = WAIT_NONE;
+            p->in_round = false;
+            request_stats_done(p);
+        }
+    }
+    return true; /* somebody may have asked meanwhile */
+}
+
+static bool idle_sweep(server *s)
+{
+    uint64_t nfreed = 0;
+
+    if (!s->sweeping) {
+        s->sweeping = round_begin(s, WAIT_TRIM, WAIT_SCAVENGE);
+        s->sweep_pos = page_at(0);
+    }
+    if (!s->sweeping)
+        return false;
+    if (!sweep_some(&s->sessions, &s->sweep_pos, SWEEP_SLICE_SPANS, &nfreed))
+        return true;
+    s->sweeping = false;
+    for (peer *p = s->peers, *next; p != NULL; p = next) {
+        next = p->next;
+        if ((p->wait == WAIT_TRIM || p->wait == WAIT_SCAVENGE) && p->in_round) {
+            p->in_round = false;
+            request_swept(p);
+        }
+    }
+    return true;
+}
+
+bool peer_defer(peer *p)
+{
+    const mheap *heap = p->server->heap;
+
+    if (heap->nreleasing_pages + heap->nempty_pages == 0 || p->ndefers >= DEFERS_MAX)
+        return false;
+    p->ndefers++;
+    p->deferred = true;
+    p->busy = true;
+    return true;
+}
+
+void server_on_released(void *data)
+{
+    server *s = data;
 
     for (peer *p = s->peers, *next; p != NULL; p = next) {
         next = p->next;
-        if (p->op_census == NULL)
-            continue;
-        if (census_step(p->op_census, s->heap, CENSUS_SLICE_SPANS))
-            request_census_done(p);
-        else
-            more = true;
+        if (p->deferred) {
+            p->deferred = false;
+            peer_resume(p);
+        }
     }
-    return more;
 }
 
 static void server_on_idle(uv_idle_t *idle)
@@ -486,6 +557,7 @@ static void server_on_idle(uv_idle_t *idle)
     bool more = idle_end_sessions(s);
 
     more |= idle_count_objects(s);
+    more |= idle_sweep(s);
     if (more)
         server_wake_idle(s);
 }
@@ -532,7 +604,7 @@ static void server_on_signal(uv_signal_t *handle, int signum)
         return;
     log_info("stopping on signal %d", signum);
     notify_systemd("STOPPING=1");
-    s->stopping = true;
+    s->stopping = s->commits.stopping = true;
     notice.result_case = GOALLOCD__REPLY__RESULT_SHUTDOWN_NOTICE;
     notice.shutdown_notice = &body;
     uv_close((uv_handle_t *)&s->listener, NULL);
@@ -570,7 +642,8 @@ static int server_start(server *s, int listen_fd)
         return r;
     s->idle.data = s;
     sweep_start(&s->sweep, &s->loop, &s->sessions);
-    scavenge_start(&s->scav, &s->loop, s->heap, s->options.scavtrace);
+    s->commits.loop = &s->loop;
+    scavenge_start(&s->scav, &s->loop, s->heap, s->options.scavtrace, server_on_released, s);
     return uv_listen((uv_stream_t *)&s->listener, SOMAXCONN, server_on_connection);
 }
 

@@ -12,10 +12,14 @@
 #include "daemon/scavenge.h"
 #include "daemon/session.h"
 #include "daemon/sweep.h"
+#include "daemon/sysmem.h"
 #include "proto/frame.h"
 #include "proto/goallocd.pb-c.h"
 
 typedef struct server server;
+
+/* What a peer waits for that is done for all who ask, in rounds: who asks during one waits for the next. */
+enum peer_wait { WAIT_NONE = 0, WAIT_STATS, WAIT_TRIM, WAIT_SCAVENGE, WAIT_RELEASED };
 
 /*
  * One connection. While busy, a request of it is under way (memory is being committed, objects counted, a session
@@ -41,9 +45,11 @@ typedef struct peer {
     /* The request under way. */
     uint64_t op_id;
     bool op_detach;
-    bool op_scavenge;
-    census *op_census; /* NULL: none */
-    uint64_t op_grow;  /* pages that are being committed for op_spans[0] to grow by */
+    enum peer_wait wait;
+    bool in_round;    /* the round of counting or sweeping under way is for it too */
+    bool deferred;    /* its next request is tried again when pages that are being released are free again */
+    unsigned ndefers;
+    uint64_t op_grow; /* pages that are being committed for op_spans[0] to grow by */
     commit_job commit;
     uint32_t *op_spans; /* leased for it; the last op_nfresh are the ones being committed */
     uint32_t op_nspans;
@@ -71,14 +77,21 @@ struct server {
     roots *roots;
     sweep sweep;
     scavenger scav;
+    commit_pool commits;
+    sysmem mem;
+    census census; /* of the round under way */
+    bool counting;
+    bool sweeping; /* a round, for Trim and Scavenge requests */
+    page_no sweep_pos;
+    page_no rescue_pos;
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
     peer *peers;
     watch *watches[SHM_SESSIONS_MAX];
     server_options options;
     uint64_t nrpcs;
     uint64_t started_ms;
-    uint64_t last_rescue_ms; /* when the heap was last swept because it was exhausted, and what that took */
-    uint64_t rescue_cost_ms;
+    uint64_t last_rescue_ns; /* when the heap was last swept because it was exhausted, and what that took */
+    uint64_t rescue_cost_ns;
     uint64_t last_limit_warning_ms;
     frame_bump bump; /* for the request being handled */
     uint8_t in[FRAME_BYTES_MAX];
@@ -104,6 +117,13 @@ __attribute__((format(printf, 2, 3))) void peer_violation(peer *p, const char *f
 session *peer_session(const peer *p);
 /* Watch the process of a session that the peer has just opened. */
 void server_watch(server *s, peer *p, const session *session);
+/*
+ * Pages are being released that the peer's request could have: it is to be handled again when they are. False: there
+ * are none, or it has waited often enough.
+ */
+bool peer_defer(peer *p);
+/* Pages that were being released are free again: data is the server. */
+void server_on_released(void *data);
 /* Run the slices from now on. */
 void server_wake_idle(server *s);
 /* Ask all sessions to give back what is idle. */

@@ -13,7 +13,8 @@
  *
  * States of a session: OPEN -> ENDING (Detach, or its process has died) -> gone; OPEN -> LOST (the connection has
  * ended but the process lives, and might still write the alloc bits of its spans: they stay its own) -> ENDING when
- * it dies. A lease is never taken from a process that lives and has not given it up. Ending is done in slices, so
+ * it dies. A session does not end while memory is being committed for it (nops): its pages would be free, and get memory
+ * afterwards. A lease is never taken from a process that lives and has not given it up. Ending is done in slices, so
  * others wait little.
  *
  * Invariants (checked by mheap_validate, linear): a span is in a session's list iff its lease word says LEASED.
@@ -198,10 +199,10 @@ int lease_return(session_table *table, session *s, page_no first)
     return 0;
 }
 
-void lease_revoke_punched(session_table *table, session *s, page_no first)
+void lease_revoke(session_table *table, session *s, page_no first, bool punched)
 {
     lease_unlink(table, s, first);
-    mheap_free_span(table->heap, first, true);
+    mheap_free_span(table->heap, first, punched);
 }
 
 bool lease_sweep(session_table *table, page_no first, bool force)
@@ -221,6 +222,8 @@ bool lease_sweep(session_table *table, page_no first, bool force)
         return false;
     s = session_find(table, lease.session, lease.epoch);
     assert(s != NULL);
+    if (s->nops > 0)
+        return false; /* it may be this one that memory is being committed for */
     lease_end(table, s, first);
     return true;
 }

@@ -25,6 +25,7 @@ typedef struct session {
     uint64_t limit_pages; /* of what it holds; 0: none */
     uint64_t nheld_pages;
     uint64_t nrpcs;
+    unsigned nops; /* requests under way that commit memory for it: it does not end before them */
     spanlist leased;
     uint8_t token[SESSION_TOKEN_BYTES];
     char label[SHM_LABEL_BYTES];
@@ -72,7 +73,7 @@ void session_set_state(session_table *table, session *s, enum shm_session_state 
  */
 bool session_end_step(session_table *table, session *s, unsigned budget) __attribute__((warn_unused_result));
 
-/* Bytes more that the session may hold, as far as its limit says. */
+/* Pages more that the session may hold, as far as its limit says. */
 uint64_t session_room_pages(const session *s);
 
 /* Lease a span that is in no list to s. Its description is whole; the lease word is the last store. */
@@ -85,8 +86,8 @@ int lease_check(const session_table *table, const session *s, uint32_t first, pa
 /* End the lease of a span that s holds. 0, SESSION_E_NOT_EMPTY (nothing has changed). */
 int lease_return(session_table *table, session *s, page_no first) __attribute__((warn_unused_result));
 
-/* End the lease of a span whose pages never got memory, or lost it, and free the pages. */
-void lease_revoke_punched(session_table *table, session *s, page_no first);
+/* End the lease of a span that was never used, and free its pages. punched: they have no memory. */
+void lease_revoke(session_table *table, session *s, page_no first, bool punched);
 
 /*
  * Sweep any span: one that nobody leases goes where it belongs; a large run whose object was freed from afar ends,

@@ -66,14 +66,26 @@ void sweep_stop(sweep *s)
     uv_close((uv_handle_t *)&s->timer, NULL);
 }
 
+bool sweep_some(session_table *table, page_no *pos, unsigned nspans, uint64_t *ret_nfreed)
+{
+    for (; nspans > 0; nspans--) {
+        page_no first = mheap_next_span(table->heap, pos);
+
+        if (first.n == 0) {
+            *pos = page_at(0);
+            return true;
+        }
+        *ret_nfreed += lease_sweep(table, first, true);
+    }
+    return false;
+}
+
 uint64_t sweep_all(session_table *table)
 {
-    mheap *heap = table->heap;
     page_no pos = { 0 };
     uint64_t nfreed = 0;
 
-    heap->sweep_gen++;
-    for (page_no first = mheap_next_span(heap, &pos); first.n != 0; first = mheap_next_span(heap, &pos))
-        nfreed += lease_sweep(table, first, false);
+    while (!sweep_some(table, &pos, SLICE_SPANS, &nfreed))
+        ;
     return nfreed;
 }

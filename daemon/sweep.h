@@ -20,7 +20,13 @@ typedef struct sweep {
 void sweep_start(sweep *s, uv_loop_t *loop, session_table *table);
 void sweep_stop(sweep *s); /* closes the timer; the loop must run once more */
 
-/* A whole pass now. Returns the spans that came free. Linear in the heap: for requests that ask for it. */
+/*
+ * Sweep up to nspans spans from *pos on, whatever the background pass has done. *pos moves behind them, and is page 0
+ * again at the end. Adds the spans that came free to *ret_nfreed. True: that was the end of the heap.
+ */
+bool sweep_some(session_table *table, page_no *pos, unsigned nspans, uint64_t *ret_nfreed);
+
+/* A whole pass at once. Returns the spans that came free. Linear in the heap: for tests. */
 uint64_t sweep_all(session_table *table);
 
 #endif

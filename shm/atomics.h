@@ -8,6 +8,7 @@
 #define GOALLOC_SHM_ATOMICS_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef _Atomic uint64_t shm_u64;
@@ -74,6 +75,12 @@ static inline uint32_t u32_fetch_or_acq_rel(shm_u32 *word, uint32_t bits)
 static inline uint32_t u32_fetch_and_acq_rel(shm_u32 *word, uint32_t bits)
 {
     return atomic_fetch_and_explicit(word, bits, memory_order_acq_rel);
+}
+
+/* Store value if the word is still *expected: true. Else, or now and then for no reason, false and *expected is it. */
+static inline bool u32_exchange_if_acq_rel(shm_u32 *word, uint32_t *expected, uint32_t value)
+{
+    return atomic_compare_exchange_weak_explicit(word, expected, value, memory_order_acq_rel, memory_order_acquire);
 }
 
 /* For counters, whose order to anything else does not matter. */

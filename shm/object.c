@@ -64,14 +64,8 @@ bool object_is_live(const shm_map *map, const object_ref *object)
 
 enum object_verdict object_free_remote(const shm_map *map, const object_ref *object)
 {
-    if (span_is_tiny(shm_span_at(map, object->first))) {
-        bool last = false;
-        enum object_verdict verdict = tiny_free(map, object, &last);
-
-        if (last)
-            (void)u64_fetch_or_acq_rel(&shm_remote_bits(map, object->first)[object->word], object->bit);
-        return verdict;
-    }
+    if (span_is_tiny(shm_span_at(map, object->first)))
+        return tiny_free_remote(map, object);
     if (!object_is_live(map, object))
         return OBJECT_FREE;
 

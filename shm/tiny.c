@@ -12,8 +12,8 @@
  *      between leaves a free block.
  *   2. While it is open, the thread adds objects (one fetch_or each) and everybody may free them (one fetch_and each):
  *      the objects that live are the bits, at any moment.
- *   3. The thread closes it. From then on, whoever frees the last object of it ends the block: the owner of the span
- *      clears the alloc bit, others set the remote bit, and the owner's next fold clears the alloc bit.
+ *   3. The thread closes it. From then on, the last free ends the block: the owner of the span clears the alloc bit;
+ *      others set the remote bit first, then the object's, and the owner's next fold clears the alloc bit.
  *   4. If the lease ends first, the daemon settles all blocks of the span.
  *
  * Invariant: an object is live iff its block's alloc bit and its own bit are set; so of two that free it, one is told.
@@ -83,6 +83,28 @@ enum object_verdict tiny_free(const shm_map *map, const object_ref *object, bool
     return OBJECT_LIVE;
 }
 
+enum object_verdict tiny_free_remote(const shm_map *map, const object_ref *object)
+{
+    uint32_t bit = UINT32_C(1) << (object->offset % TINY_BLOCK_BYTES);
+    shm_u32 *word = tiny_word(map, object->first, object->index);
+    bool hinted = false;
+    uint32_t old;
+
+    if (!tiny_is_live(map, object))
+        return OBJECT_FREE;
+    old = u32_load_acquire(word);
+    do {
+        if ((old & bit) == 0)
+            return OBJECT_FREE;
+        /* While the object lives its span cannot become another's: after that the hint would hit somebody else. */
+        if ((old & 0xffff) == bit && !hinted) {
+            (void)u64_fetch_or_acq_rel(&shm_remote_bits(map, object->first)[object->word], object->bit);
+            hinted = true;
+        }
+    } while (!u32_exchange_if_acq_rel(word, &old, old & ~bit));
+    return OBJECT_LIVE;
+}
+
 /* The blocks of `look` that have no object left. */
 static uint64_t empty_blocks(const shm_map *map, page_no page, uint32_t w, uint64_t look)
 {
@@ -119,7 +141,11 @@ uint64_t tiny_fold_word(const shm_map *map, page_no page, const shm_span *span, 
 
     if (hints == 0)
         return alloc;
-    return end_blocks(map, page, span, w, empty_blocks(map, page, w, look), hints);
+
+    uint64_t empty = empty_blocks(map, page, w, look);
+
+    /* A hint stays while its block has objects: who set it may be about to free the last one. */
+    return end_blocks(map, page, span, w, empty, hints & (empty | ~alloc));
 }
 
 uint64_t tiny_settle_word(const shm_map *map, page_no page, const shm_span *span, uint32_t w)
@@ -128,5 +154,5 @@ uint64_t tiny_settle_word(const shm_map *map, page_no page, const shm_span *span
     uint64_t alloc = u64_load_relaxed(&shm_alloc_bits(map, page)[w]);
     uint64_t empty = empty_blocks(map, page, w, alloc & bits_mask(TINY_NBLOCKS, w));
 
-    return (hints | empty) == 0 ? alloc : end_blocks(map, page, span, w, empty, hints);
+    return (hints | empty) == 0 ? alloc : end_blocks(map, page, span, w, empty, hints & (empty | ~alloc));
 }

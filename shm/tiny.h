@@ -68,19 +68,25 @@ enum object_verdict tiny_find(const shm_map *map, uint64_t offset, object_ref *r
 bool tiny_is_live(const shm_map *map, const object_ref *object);
 
 /*
- * Free one object: clear its bit in the block's word. LIVE: done, and *ret_last says whether it was the block's last;
- * FREE: it was free already. Who frees the last one and may write the span's alloc bits clears the block's; anybody
- * else sets its remote bit (object_free_remote() does), as a hint. If the process dies between the two, the object is free
- * and its block is found when the span's lease ends.
+ * Free one object of a span whose alloc bits the caller may write: clear its bit in the block's word. LIVE: done, and
+ * *ret_last says whether it was the block's last: then the caller ends the block. FREE: it was free already. If the
+ * process dies in between, the block is found when the span's lease ends.
  */
 enum object_verdict tiny_free(const shm_map *map, const object_ref *object, bool *ret_last);
+
+/*
+ * The same for anybody else. The block's remote bit is set, as a hint for the owner, before its last object goes: while
+ * an object lives, its span cannot become another one, whose object the hint would hit. So nothing is written after the
+ * object is free. Dies the process in between, the object lives, and the hint does no harm.
+ */
+enum object_verdict tiny_free_remote(const shm_map *map, const object_ref *object);
 
 /*
  * Fold word w of a tiny span: blocks that a remote bit points to, and that have no object left, become free; not those
  * in `open`. Only for who may write the alloc word. Returns the alloc word afterwards.
  *
- * A block is free because its word says so, not because of the hint: a hint that comes late, when the block is in use
- * again, does no harm. Order as in object_fold_word().
+ * A block is free because its word says so, not because of the hint: a hint for a block with objects in it does no harm,
+ * and stays, since who set it may be about to free the last of them. Order as in object_fold_word().
  */
 uint64_t tiny_fold_word(const shm_map *map, page_no page, const shm_span *span, uint32_t w, uint64_t open);
 

@@ -31,6 +31,18 @@ static int setup(void **state)
     return 0;
 }
 
+#if !defined(__SANITIZE_THREAD__)
+static int setup_huge(void **state)
+{
+    static const char *const options[] = { "--reserve", "16T", "--base", "0x100000000000", NULL };
+    fixture *f = malloc(sizeof(*f));
+
+    fixture_start(f, options);
+    *state = f;
+    return 0;
+}
+#endif
+
 static int setup_small(void **state)
 {
     static const char *const options[] = { "--reserve", "64M", NULL };
@@ -362,6 +374,29 @@ static void exhausted_heap_gives_enomem_and_goes_on_after_frees(void **state)
     assert_true(fixture_is_clean(*state, 0));
 }
 
+#if !defined(__SANITIZE_THREAD__)
+/* More than any machine has: the daemon must say so, rather than be killed for asking. */
+static int more_than_there_is(const fixture *f, void *arg)
+{
+    void *p;
+
+    (void)arg;
+    CHECK(attach_to(f->socket, 0) == 0);
+    p = goalloc_malloc(100);
+    CHECK(p != NULL);
+    for (size_t size = UINT64_C(15) << 40; size >= UINT64_C(4) << 40; size /= 2)
+        CHECK(goalloc_malloc(size) == NULL && errno == ENOMEM);
+    CHECK(goalloc_malloc(100) != NULL && goalloc_free_checked(p) == 0);
+    return 0;
+}
+
+static void more_memory_than_the_system_has_is_enomem(void **state)
+{
+    assert_int_equal(child_run(*state, more_than_there_is, NULL), 0);
+    assert_true(fixture_is_clean(*state, 1));
+}
+#endif
+
 static int limited_session(const fixture *f, void *arg)
 {
     goalloc_options options = GOALLOC_OPTIONS_INIT;
@@ -634,6 +669,9 @@ int main(void)
         TEST(stale_socket_of_a_dead_daemon_is_replaced),
         TEST(wrong_command_lines_are_refused),
         cmocka_unit_test_setup_teardown(exhausted_heap_gives_enomem_and_goes_on_after_frees, setup_small, teardown),
+#if !defined(__SANITIZE_THREAD__) /* which has no room for such a mapping */
+        cmocka_unit_test_setup_teardown(more_memory_than_the_system_has_is_enomem, setup_huge, teardown),
+#endif
         TEST(session_limit_gives_enomem),
         TEST(absurd_sizes_and_alignments_are_errors),
         TEST(bad_frees_are_detected_and_change_nothing),

@@ -321,6 +321,87 @@ static void tiny_objects_are_published_and_adopted_one_by_one(void **state)
     assert_true(fixture_is_clean(f, 100 + 1)); /* the published; and the neighbour of the one that was adopted */
 }
 
+/* Adopt one tiny object, wait until it is gone and its block in use again, and end. */
+static int adopt_and_end(const fixture *f, void *arg)
+{
+    void *p;
+
+    must_attach(f, GOALLOC_ATTACH_RECLAIM);
+    CHECK(goalloc_root_get(arg, &p) == 0 && goalloc_adopt(p) == 0);
+    (void)raise(SIGSTOP);
+    return 0;
+}
+
+/* Two neighbours in a block, named; woken, they are freed and the block is used again, by two others at the same places. */
+static int reuse_block(const fixture *f, void *arg)
+{
+    unsigned char *a;
+    unsigned char *b;
+
+    (void)arg;
+    must_attach(f, 0);
+    CHECK(goalloc_malloc_noscan(15) != NULL); /* keeps the span */
+    a = goalloc_malloc_noscan(8);
+    b = goalloc_malloc_noscan(8);
+    CHECK(b == a + 8 && goalloc_root_set("first", a) == 0);
+    (void)raise(SIGSTOP);
+    goalloc_free(a);
+    goalloc_free(b);
+    CHECK(goalloc_trim() == 0);
+    for (int i = 0; i < 2000; i++) {
+        unsigned char *p = goalloc_malloc_noscan(8);
+
+        if (p != a)
+            continue;
+        CHECK(goalloc_malloc_noscan(8) == b);
+        CHECK(goalloc_root_set("second", b) == 0);
+        (void)raise(SIGSTOP);
+        CHECK(goalloc_usable_size(a) == 8); /* nobody has adopted this one */
+        CHECK(goalloc_usable_size(b) == 0); /* its adopter has ended */
+        return 0;
+    }
+    CHECK(false);
+    return 1;
+}
+
+static void wait_for_stop(pid_t pid)
+{
+    int status;
+
+    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+    assert_true(WIFSTOPPED(status));
+}
+
+static void adoption_of_a_tiny_object_ends_with_its_block(void **state)
+{
+    const fixture *f = *state;
+    pid_t owner = child_start(f, reuse_block, NULL);
+    pid_t first;
+    pid_t second;
+
+    wait_for_stop(owner);
+    first = child_start(f, adopt_and_end, (void *)(uintptr_t)"first");
+    wait_for_stop(first);
+    (void)kill(owner, SIGCONT);
+    wait_for_stop(owner);
+    second = child_start(f, adopt_and_end, (void *)(uintptr_t)"second");
+    wait_for_stop(second);
+    (void)kill(first, SIGCONT);
+    (void)kill(second, SIGCONT);
+    assert_int_equal(child_wait(first), 0);
+    assert_int_equal(child_wait(second), 0);
+    for (int i = 0; i < 500; i++) {
+        goalloc_stats_t stats;
+
+        fixture_stats(f, &stats);
+        if (stats.sessions == 1)
+            break;
+        (void)usleep(10000);
+    }
+    (void)kill(owner, SIGCONT);
+    assert_int_equal(child_wait(owner), 0);
+}
+
 /* --- large objects --- */
 
 static unsigned char *filled(size_t bytes, int fill)
@@ -528,7 +609,7 @@ static void resize_and_return_of_runs_that_are_not_held_are_refused(void **state
     } rows[] = {
         { 1, 0, EINVAL },          { 1, UINT64_MAX, EINVAL }, { 1, UINT64_C(1) << 32, EINVAL },
         { 0, 5, EINVAL },          { 2, 5, EINVAL },          { UINT32_MAX, 5, EINVAL },
-        { 8191, 5, EINVAL },       { 1, 5, EBUSY },           { 1, 500, EBUSY },
+        { 8191, 5, EINVAL },       { 1, 5, EPERM },           { 1, 500, EPERM },
     };
     goalloc_stats_t stats = { .leased_spans = 1 };
     Goallocd__Reply *reply;
@@ -563,6 +644,7 @@ int main(void)
         TEST(tiny_objects_freed_by_another_process_make_room_again),
         TEST(tiny_objects_of_a_killed_process_stay_and_leave_nothing_when_freed),
         TEST(tiny_objects_are_published_and_adopted_one_by_one),
+        TEST(adoption_of_a_tiny_object_ends_with_its_block),
         TEST(realloc_of_a_large_object_stays_where_it_can),
         TEST(realloc_of_another_sessions_large_object_keeps_its_contents),
         cmocka_unit_test_setup_teardown(large_objects_may_be_as_large_as_the_arena, setup_small, teardown),

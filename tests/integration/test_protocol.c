@@ -339,6 +339,33 @@ static void client_that_never_reads_is_disconnected(void **state)
     assert_int_equal(child_run(*state, never_reading, NULL), 0);
 }
 
+static void flood_of_requests_for_the_whole_heap_delays_nobody(void **state)
+{
+    const fixture *f = *state;
+    static uint8_t frames[60000];
+    Goallocd__Request trim = GOALLOCD__REQUEST__INIT;
+    Goallocd__Trim trim_body = GOALLOCD__TRIM__INIT;
+    Goallocd__Request ping = GOALLOCD__REQUEST__INIT;
+    Goallocd__Ping ping_body = GOALLOCD__PING__INIT;
+    size_t used = 0;
+    int flood = raw_connect(f);
+    int fd = raw_connect(f);
+
+    trim.id = 1;
+    trim.op_case = GOALLOCD__REQUEST__OP_TRIM;
+    trim.trim = &trim_body;
+    while (used + 64 < sizeof(frames))
+        used += frame_pack(&trim.base, frames + used, 64);
+    send_bytes(flood, frames, used);
+    ping.id = 2;
+    ping.op_case = GOALLOCD__REQUEST__OP_PING;
+    ping.ping = &ping_body;
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(error_of(fd, &ping), 0);
+    (void)close(flood);
+    (void)close(fd);
+}
+
 static void random_bytes_break_nothing(void **state)
 {
     const fixture *f = *state;
@@ -415,6 +442,7 @@ int main(void)
         TEST(return_of_a_span_that_is_not_leased_disconnects),
         TEST(absurd_large_requests_are_refused),
         TEST(client_that_never_reads_is_disconnected),
+        TEST(flood_of_requests_for_the_whole_heap_delays_nobody),
         TEST(random_bytes_break_nothing),
         TEST(scribbled_bits_do_not_harm_the_daemon),
     };

@@ -165,11 +165,31 @@ static void sweep_returns_empty_spans_and_sorts_the_others(void **state)
     world_close(&w);
 }
 
+static void sweep_all_in_the_middle_of_a_pass_leaves_nothing_out(void **state)
+{
+    world w;
+    page_no spans[20];
+
+    (void)state;
+    world_open(&w);
+    for (int i = 0; i < 20; i++) {
+        spans[i] = put_span(&w, CLASS, 5);
+        free_some(&w, spans[i], 5);
+    }
+    w.heap.sweep_gen++; /* the background pass has begun, and has come to the tenth */
+    for (int i = 0; i < 10; i++)
+        assert_true(mcentral_sweep(&w.heap, spans[i], false));
+    assert_int_equal(sweep_all(&w.table), 10);
+    assert_int_equal(w.heap.ninuse_spans, 0);
+    world_close(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mcentral_take_looks_in_gos_order),
         cmocka_unit_test(mcentral_take_looks_at_100_spans_at_most),
+        cmocka_unit_test(sweep_all_in_the_middle_of_a_pass_leaves_nothing_out),
         cmocka_unit_test(sweep_returns_empty_spans_and_sorts_the_others),
     };
 
