@@ -31,7 +31,7 @@ static int setup(void **state)
     return 0;
 }
 
-#if !defined(__SANITIZE_THREAD__)
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 static int setup_huge(void **state)
 {
     static const char *const options[] = { "--reserve", "16T", "--base", "0x100000000000", NULL };
@@ -374,7 +374,7 @@ static void exhausted_heap_gives_enomem_and_goes_on_after_frees(void **state)
     assert_true(fixture_is_clean(*state, 0));
 }
 
-#if !defined(__SANITIZE_THREAD__)
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 /* More than any machine has: the daemon must say so, rather than be killed for asking. */
 static int more_than_there_is(const fixture *f, void *arg)
 {
@@ -669,7 +669,7 @@ int main(void)
         TEST(stale_socket_of_a_dead_daemon_is_replaced),
         TEST(wrong_command_lines_are_refused),
         cmocka_unit_test_setup_teardown(exhausted_heap_gives_enomem_and_goes_on_after_frees, setup_small, teardown),
-#if !defined(__SANITIZE_THREAD__) /* which has no room for such a mapping */
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__) /* which have no room for such a mapping */
         cmocka_unit_test_setup_teardown(more_memory_than_the_system_has_is_enomem, setup_huge, teardown),
 #endif
         TEST(session_limit_gives_enomem),

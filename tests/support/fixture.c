@@ -338,10 +338,10 @@ bool fixture_is_clean(const fixture *f, uint64_t nobjects)
 
     for (int i = 0; i < 500; i++) {
         fixture_stats(f, &stats);
+        sleep_ms(i == 0 ? 2 : 10); /* the daemon has to see that this connection has ended */
         nfds = count_fds(f->daemon);
         if (stats.sessions == 0 && stats.leased_spans == 0 && stats.live_objects == nobjects && nfds <= f->nfds)
             return true;
-        sleep_ms(10);
     }
     (void)fprintf(stderr,
                   "left behind: %llu sessions, %llu leases, %llu objects (%llu expected), %d descriptors (%d)\n",
