@@ -38,6 +38,7 @@
 
 #define DEFAULT_SOCKET     "/run/goallocd/goallocd.sock"
 #define DEFAULT_TIMEOUT_MS 5000
+#define LIFE_BYTES         4096u
 #define PATH_BYTES_MAX     256u
 
 static const shm_u32 always = 1;
@@ -109,6 +110,21 @@ static int map_arena(const attach_result *a, bool readonly, bool replace)
     return 0;
 }
 
+/* The daemon sees whether this page is mapped anywhere: not in children, which have sessions of their own. */
+static int map_life(const attach_result *a)
+{
+    void *life = mmap(NULL, LIFE_BYTES, PROT_READ, MAP_SHARED, a->life_fd, 0);
+
+    if (life == MAP_FAILED)
+        return -ENOMEM;
+    if (madvise(life, LIFE_BYTES, MADV_DONTFORK) < 0) {
+        unmap(life, LIFE_BYTES);
+        return -ENOMEM;
+    }
+    process.life = life;
+    return 0;
+}
+
 /* Map what the daemon has sent. On failure nothing stays mapped. */
 static int map_heap(const attach_result *a)
 {
@@ -144,6 +160,11 @@ static int map_heap(const attach_result *a)
     r = map_arena(a, how.flags & GOALLOC_ATTACH_READONLY, false);
     if (r < 0)
         goto fail;
+    r = map_life(a);
+    if (r < 0) {
+        unmap((void *)(uintptr_t)a->base, a->arena_bytes);
+        goto fail;
+    }
     shm_map_init(&process.map, spans, bitmap, (void *)(uintptr_t)a->base);
     process.mspan_of = table;
     process.generation = a->generation;
@@ -168,8 +189,9 @@ static int remap_heap(const attach_result *a)
 
     if (a->generation != process.generation || a->base != process.map.base || a->arena_bytes != process.map.arena_bytes)
         return -ESTALE;
-    if (readonly == process.readonly)
-        return 0;
+    r = map_life(a);
+    if (r < 0 || readonly == process.readonly)
+        return r;
     r = map_arena(a, readonly, true);
     if (r == 0 && mmap(process.map.bitmap, process.map.bitmap_bytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
                        a->bitmap_fd, 0) == MAP_FAILED) {
@@ -184,14 +206,17 @@ static int attach_locked(void)
 {
     attach_result a;
     bool forked = process_state_now() == PROCESS_FORKED;
-    int r = connection_attach(&how, &a);
+    int r;
 
+    how.wait = forked; /* its parent has been served: it goes on waiting as that would */
+    r = connection_attach(&how, &a);
     if (r < 0)
         return r;
     r = forked ? remap_heap(&a) : map_heap(&a);
     (void)close(a.arena_fd);
     (void)close(a.spans_fd);
     (void)close(a.bitmap_fd);
+    (void)close(a.life_fd);
     if (r < 0) {
         connection_detach();
         return r;
@@ -280,6 +305,8 @@ int goalloc_detach(void)
     unmap((void *)(uintptr_t)process.map.base, process.map.arena_bytes);
     unmap(process.map.bitmap, process.map.bitmap_bytes);
     unmap(process.map.header, process.map.spans_bytes);
+    unmap(process.life, LIFE_BYTES);
+    process.life = NULL;
     process.mspan_of = NULL;
     process.map = (shm_map){ .base = 0 };
 out:
@@ -316,6 +343,7 @@ static void fork_child(void)
         (void)madvise(process.mspan_of, process.map.npages * sizeof(*process.mspan_of), MADV_DONTNEED);
         u32_store_release(&process.state, PROCESS_FORKED);
     }
+    process.life = NULL;
     (void)pthread_mutex_unlock(&process_lock);
 }
 

@@ -1,5 +1,5 @@
 /*
- * Connection: one request at a time over one socket.
+ * Connection: one request at a time over one socket, and coming back when it was lost.
  *
  * Called by attach, mcache (refill, return), large, roots, owner and stats. Data: private, under one lock that is
  * held for the length of a request: that is bounded by the timeout, and so is waiting for it by the number of
@@ -10,23 +10,45 @@
  * the session's slot, which the slow path looks at; a daemon that shuts down closes the socket.
  *
  * Lost: after any error of the socket it is closed. Spans that are held stay usable: the daemon takes no lease from a
- * process that lives. Calls that need the daemon answer -ENOTCONN until the process detaches and attaches anew.
+ * process that lives, nor does the daemon that takes its place. The next request that wants a reply comes back:
+ *   1. connect, again and again until its timeout has passed: the daemon may be on its way up;
+ *   2. Attach with the session's token. If the heap or the session is gone, everything answers -ESTALE from then on;
+ *   3. ask what the session leases (LeaseList). What this process does not know was on its way when the connection was
+ *      lost, in a reply or in a return: it goes back. "Knows" means an entry in mspan_of, which is made under the lock
+ *      of the connection when spans come, and cleared before they go.
+ *   4. send the request again. All of them may be carried out twice: what the first one has leased was found in 3, and
+ *      the others say how things shall be.
+ * A request that is only sent (returns, notes about large objects) is dropped while there is no connection: step 3
+ * finds its spans, and the daemon's sweep its objects.
  */
 #include "client/connection.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <string.h>
 
+#include "client/mcache.h"
 #include "proto/goallocd.pb-c.h"
 #include "shm/atomics.h"
-#include "shm/layout.h"
+
+#define TOKEN_BYTES      16u
+#define RETRY_MS_MAX     50
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static channel ch = { .fd = -1 };
 static uint64_t last_id;
 static int timeout_ms;
 static shm_u64 nrpcs;
+
+/* The session, to come back to. */
+static const char *socket_path;
+static session_no session; /* 0: there is none */
+static uint32_t epoch;
+static uint64_t generation;
+static uint8_t token[TOKEN_BYTES];
+static size_t token_bytes;
+static bool stale; /* the heap that is mapped is nobody's any more */
 static frame_bump bump;
 static uint8_t out[FRAME_BYTES_MAX];
 static uint8_t bump_buf[4 * FRAME_PAYLOAD_MAX];
@@ -115,15 +137,152 @@ static int await_reply(uint64_t id, Goallocd__Reply **ret, deadline until)
     }
 }
 
-/* Send and wait. The lock is held. */
-static int call(Goallocd__Request *request, Goallocd__Reply **ret)
+static int call_once(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
 {
-    deadline until = deadline_in(timeout_ms);
     int r;
 
     request->id = ++last_id;
     r = send_request(request, until);
     return r < 0 ? r : await_reply(request->id, ret, until);
+}
+
+/* --- coming back --- */
+
+/* Connect to whoever serves the socket; nobody may do so yet. */
+static int reconnect(deadline until)
+{
+    for (int wait_ms = 1;; wait_ms = wait_ms * 2 < RETRY_MS_MAX ? wait_ms * 2 : RETRY_MS_MAX) {
+        int r = channel_connect(&ch, socket_path, until);
+
+        if (r != -ENOENT && r != -ECONNREFUSED && r != -EACCES)
+            return r;
+        if (deadline_left_ms(until) == 0)
+            return -ETIMEDOUT;
+        (void)poll(NULL, 0, wait_ms);
+    }
+}
+
+static int reattach(deadline until)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Attach body = GOALLOCD__ATTACH__INIT;
+    Goallocd__Reply *reply;
+    int r;
+
+    body.protocol = GOALLOC_PROTOCOL;
+    body.abi_hash = shm_abi_hash();
+    body.token = (ProtobufCBinaryData){ .len = token_bytes, .data = token };
+    body.session = session.n;
+    body.epoch = epoch;
+    body.generation = generation;
+    request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
+    request.attach = &body;
+    r = call_once(&request, &reply, until);
+    if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_ATTACH)
+        r = -EPROTO;
+    if (r == 0 || r == -ENOTCONN || r == -ETIMEDOUT)
+        return r;
+    /* Whatever it says: this daemon does not have our session, and no other will. */
+    stale = true;
+    (void)lose(r);
+    return -ESTALE;
+}
+
+static int send_return(const uint32_t *spans, uint32_t nspans, deadline until)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__ReturnSpans body = GOALLOCD__RETURN_SPANS__INIT;
+
+    body.n_spans = nspans;
+    body.spans = (uint32_t *)(uintptr_t)spans;
+    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
+    request.return_spans = &body;
+    return send_request(&request, until);
+}
+
+/* Step 3: give back what the daemon believes to be ours and nobody here knows. */
+static int reconcile(deadline until)
+{
+    static uint32_t unknown[PROTO_SPANS_MAX];
+    uint32_t after = 0;
+    bool more = true;
+
+    while (more) {
+        Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+        Goallocd__LeaseList body = GOALLOCD__LEASE_LIST__INIT;
+        Goallocd__Reply *reply;
+        uint32_t n = 0;
+        int r;
+
+        body.after = after;
+        request.op_case = GOALLOCD__REQUEST__OP_LEASE_LIST;
+        request.lease_list = &body;
+        r = call_once(&request, &reply, until);
+        if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_LEASE_LIST)
+            r = -EPROTO;
+        if (r == -EROFS)
+            return 0; /* a read-only session leases nothing */
+        if (r < 0)
+            return r;
+        more = reply->lease_list->more;
+        for (size_t i = 0; i < reply->lease_list->n_spans; i++) {
+            uint32_t span = reply->lease_list->spans[i];
+
+            if (span == 0 || span >= process.map.npages)
+                return -EPROTO;
+            if (atomic_load_explicit(&process.mspan_of[span], memory_order_acquire) != NULL) {
+                after = span;
+            } else {
+                unknown[n++] = span;
+                if (n == PROTO_SPANS_MAX) { /* the rest of this page is asked for again */
+                    more = true;
+                    break;
+                }
+            }
+        }
+        if (n > 0 && (r = send_return(unknown, n, until)) < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* Make sure that there is a connection. The lock is held. */
+static int come_back(deadline until)
+{
+    int r = 0;
+
+    if (stale)
+        return -ESTALE;
+    while (ch.fd < 0) {
+        if (session.n == 0)
+            return -ENOTCONN;
+        r = reconnect(until);
+        if (r == 0)
+            r = reattach(until);
+        if (r == 0)
+            r = reconcile(until);
+        if (r != 0)
+            channel_close(&ch);
+        if (r < 0 && (r != -ENOTCONN || deadline_left_ms(until) == 0))
+            return r == -ENOTCONN ? -ETIMEDOUT : r;
+    }
+    return 0;
+}
+
+/* Send and wait, as often as it takes. The lock is held. */
+static int call(Goallocd__Request *request, Goallocd__Reply **ret)
+{
+    deadline until = deadline_in(timeout_ms);
+
+    for (;;) {
+        int r = come_back(until);
+
+        if (r < 0)
+            return r;
+        r = call_once(request, ret, until);
+        if (r != -ENOTCONN || ch.fd >= 0)
+            return r;
+    }
 }
 
 /* A request whose reply says nothing but how it went. */
@@ -148,8 +307,13 @@ static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
         return -EPROTONOSUPPORT;
     if (body->abi_hash != shm_abi_hash())
         return -ENOEXEC;
-    if (ch.nfds != 3 || body->session == 0 || body->session >= SHM_SESSIONS_MAX)
+    if (ch.nfds != 4 || body->session == 0 || body->session >= SHM_SESSIONS_MAX || body->token.len > TOKEN_BYTES)
         return -EPROTO;
+    session = (session_no){ (uint16_t)body->session };
+    epoch = body->epoch;
+    generation = body->generation;
+    token_bytes = body->token.len;
+    memcpy(token, body->token.data, token_bytes);
     *ret = (attach_result){
         .session = { (uint16_t)body->session },
         .epoch = body->epoch,
@@ -161,6 +325,7 @@ static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
         .arena_fd = ch.fds[0],
         .spans_fd = ch.fds[1],
         .bitmap_fd = ch.fds[2],
+        .life_fd = ch.fds[3],
     };
     ch.nfds = 0;
     return 0;
@@ -186,9 +351,12 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
     request.attach = &body;
 
-    r = channel_connect(&ch, ask->socket_path, deadline_in(timeout_ms));
+    socket_path = ask->socket_path;
+    session = (session_no){ 0 };
+    stale = false;
+    r = ask->wait ? reconnect(deadline_in(timeout_ms)) : channel_connect(&ch, socket_path, deadline_in(timeout_ms));
     if (r == 0)
-        r = call(&request, &reply);
+        r = call_once(&request, &reply, deadline_in(timeout_ms));
     if (r == 0)
         r = check_attach_reply(reply, ret);
     if (r < 0)
@@ -200,6 +368,8 @@ int connection_attach(const attach_request *ask, attach_result *ret)
 void connection_close(void)
 {
     channel_close(&ch);
+    session = (session_no){ 0 };
+    stale = false;
     u64_store_relaxed(&nrpcs, 0);
 }
 
@@ -208,12 +378,24 @@ void connection_detach(void)
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Detach body = GOALLOCD__DETACH__INIT;
 
+    Goallocd__Reply *reply;
+
     request.op_case = GOALLOCD__REQUEST__OP_DETACH;
     request.detach = &body;
-    (void)call_plain(&request); /* a daemon that is gone has nothing to be told */
     connection_lock();
+    if (ch.fd >= 0) /* a daemon that is gone has nothing to be told: it sees by itself that the heap is unmapped here */
+        (void)call_once(&request, &reply, deadline_in(timeout_ms));
     connection_close();
     connection_unlock();
+}
+
+/* From now on the process holds these spans; or no longer. The lock is held. */
+static void mark_held(const uint32_t *spans, size_t nspans, mspan *mark)
+{
+    for (size_t i = 0; i < nspans; i++) {
+        if (spans[i] < process.map.npages)
+            atomic_store_explicit(&process.mspan_of[spans[i]], mark, memory_order_release);
+    }
 }
 
 int connection_refill(span_class spc, uint32_t nspans, bool insist, uint32_t *ret_spans)
@@ -237,6 +419,8 @@ int connection_refill(span_class spc, uint32_t nspans, bool insist, uint32_t *re
         r = valid ? (int)reply->refill->n_spans : -EPROTO;
         if (valid)
             memcpy(ret_spans, reply->refill->spans, sizeof(*ret_spans) * reply->refill->n_spans);
+        if (valid)
+            mark_held(ret_spans, reply->refill->n_spans, &mspan_held);
     }
     connection_unlock();
     return r;
@@ -246,18 +430,32 @@ int connection_return(const uint32_t *spans, uint32_t nspans, bool wait)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__ReturnSpans body = GOALLOCD__RETURN_SPANS__INIT;
-    int r;
+    Goallocd__Reply *reply;
+    int r = 0;
 
-    body.n_spans = nspans;
-    body.spans = (uint32_t *)(uintptr_t)spans;
-    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
-    request.return_spans = &body;
-    if (wait)
-        return call_plain(&request);
     connection_lock();
-    r = send_request(&request, deadline_in(timeout_ms));
+    mark_held(spans, nspans, NULL);
+    if (wait) {
+        request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
+        request.return_spans = &body;
+        if (ch.fd >= 0 && nspans > 0)
+            r = send_return(spans, nspans, deadline_in(timeout_ms));
+        r = call(&request, &reply); /* of nothing: answered when the spans before it have been taken */
+    } else if (ch.fd >= 0) {
+        r = send_return(spans, nspans, deadline_in(timeout_ms));
+    }
     connection_unlock();
     return r;
+}
+
+bool connection_is_up(void)
+{
+    bool up;
+
+    connection_lock();
+    up = ch.fd >= 0;
+    connection_unlock();
+    return up;
 }
 
 int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, bool insist, page_no *ret)
@@ -277,8 +475,10 @@ int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, b
     r = call(&request, &reply);
     if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_ALLOC_LARGE)
         r = -EPROTO;
-    if (r == 0)
+    if (r == 0) {
         *ret = page_at(reply->alloc_large->span);
+        mark_held(&ret->n, 1, &mspan_held);
+    }
     connection_unlock();
     return r;
 }
@@ -305,7 +505,7 @@ int connection_free_large(page_no span)
     request.op_case = GOALLOCD__REQUEST__OP_FREE_LARGE;
     request.free_large = &body;
     connection_lock();
-    r = send_request(&request, deadline_in(timeout_ms));
+    r = ch.fd < 0 ? 0 : send_request(&request, deadline_in(timeout_ms));
     connection_unlock();
     return r;
 }

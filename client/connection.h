@@ -1,8 +1,9 @@
 /*
  * Connection: the process's one connection to the daemon, and its requests as functions.
  *
- * All take the connection's lock and wait at most the attach's timeout. Errors: what the daemon answered (-errno),
- * -ETIMEDOUT, or -ENOTCONN when the connection is gone; it does not come back by itself.
+ * All take the connection's lock and wait at most the attach's timeout. If the connection is gone they come back to the
+ * session first. Errors: what the daemon answered (-errno), -ETIMEDOUT (nobody serves the socket, or does not answer),
+ * -ESTALE (the heap that is mapped is gone), -ENOTCONN (not attached).
  */
 #ifndef GOALLOC_CLIENT_CONNECTION_H
 #define GOALLOC_CLIENT_CONNECTION_H
@@ -23,6 +24,7 @@ typedef struct attach_result {
     int arena_fd;
     int spans_fd;
     int bitmap_fd;
+    int life_fd;
 } attach_result;
 
 typedef struct attach_request {
@@ -31,6 +33,7 @@ typedef struct attach_request {
     uint32_t flags;
     uint64_t limit_bytes;
     int timeout_ms; /* of this and all later requests */
+    bool wait;      /* for a daemon that is not there yet */
 } attach_request;
 
 /* Connect and attach. On failure there is no connection. */
@@ -49,7 +52,10 @@ void connection_close(void);
 int connection_refill(span_class spc, uint32_t nspans, bool insist, uint32_t *ret_spans)
     __attribute__((warn_unused_result));
 
-/* Give nspans (at most PROTO_SPANS_MAX) spans back. wait: until the daemon has them; else it is only sent. */
+/*
+ * Give nspans (at most PROTO_SPANS_MAX) spans back. wait: until the daemon has them; else it is only sent, or dropped
+ * while there is no connection: they are given back when there is one again.
+ */
 int connection_return(const uint32_t *spans, uint32_t nspans, bool wait);
 
 int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, bool insist, page_no *ret)
@@ -64,6 +70,9 @@ int connection_publish(uint64_t offset) __attribute__((warn_unused_result));
 
 /* Fills all but struct_size and session_rpcs. */
 int connection_stats(goalloc_stats_t *ret) __attribute__((warn_unused_result));
+
+/* True if there is a connection: what is sent now does not wait for a daemon to come up. */
+bool connection_is_up(void);
 
 /* Requests sent by this process in its session. */
 uint64_t connection_nrpcs(void);

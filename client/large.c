@@ -149,8 +149,6 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
         errno = -r;
         return NULL;
     }
-    if (fresh)
-        atomic_store_explicit(&process.mspan_of[run.n], NULL, memory_order_relaxed); /* no old doubt is of this one */
     if (ret_zeroed != NULL)
         *ret_zeroed = fresh && shm_span_at(&process.map, run)->needzero == 0;
     /* A remote bit may be left from a second, faulty free of the run's last object. */
@@ -163,16 +161,16 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
 /*
  * A resize that was asked for and not answered may yet be carried out. Until then the run's length is not known: it is
  * not resized again, and when it is freed it goes back and not into the cache, behind the request. The mark stands in
- * the table of spans, where large runs have no entry.
+ * the table of spans.
  */
 static bool resize_is_in_doubt(page_no run)
 {
-    return atomic_load_explicit(&process.mspan_of[run.n], memory_order_relaxed) == &mspan_none;
+    return atomic_load_explicit(&process.mspan_of[run.n], memory_order_relaxed) == &mspan_doubt;
 }
 
 static void resize_set_in_doubt(page_no run)
 {
-    atomic_store_explicit(&process.mspan_of[run.n], &mspan_none, memory_order_relaxed);
+    atomic_store_explicit(&process.mspan_of[run.n], &mspan_doubt, memory_order_relaxed);
 }
 
 /* Take the cached run that begins at page out of the cache. Page 0: it is not cached. */
@@ -236,7 +234,6 @@ enum object_verdict large_free(const object_ref *object)
     if ((u64_fetch_and_acq_rel(shm_alloc_bits(&process.map, object->first), ~UINT64_C(1)) & 1) == 0)
         return OBJECT_FREE;
     if (resize_is_in_doubt(object->first)) {
-        atomic_store_explicit(&process.mspan_of[object->first.n], NULL, memory_order_relaxed);
         (void)connection_return(&object->first.n, 1, false);
     } else {
         cache_put(object->first);

@@ -46,6 +46,8 @@
 #define KEEP_PAGES_MAX    (16 * MIB / PAGE_BYTES)
 
 mspan mspan_none;
+mspan mspan_held;
+mspan mspan_doubt;
 mcache mcache_none = { .tiny.used = TINY_BLOCK_BYTES, .alloc = { [0 ... SPAN_CLASS_COUNT - 1] = &mspan_none } };
 _Thread_local mcache *mcache_tls __attribute__((tls_model("initial-exec"))) = &mcache_none;
 
@@ -346,7 +348,7 @@ typedef struct returns {
 
 static void returns_flush(returns *r)
 {
-    /* If the connection is gone the daemon keeps the leases for us until we end: nothing is lost. */
+    /* If the connection is gone they go back when there is one again. */
     if (r->n > 0)
         (void)connection_return(r->spans, r->n, false);
     r->n = 0;
@@ -476,6 +478,8 @@ static void class_surrender(mcache_class *c, uint32_t nmin)
     returns r = { .n = 0 };
     int keep_errno = errno;
 
+    if (!connection_is_up())
+        return; /* who knows when there will be more */
     c->nkeep -= c->nkeep / 8;
     class_return_empty(c, (c->nkeep > nmin ? c->nkeep : nmin) / 2, &r);
     returns_flush(&r);

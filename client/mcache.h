@@ -82,7 +82,9 @@ typedef struct mcache {
     struct mcache *next; /* all mcaches of the process, or the free ones */
 } mcache;
 
-extern mspan mspan_none;
+extern mspan mspan_none;  /* no current span */
+extern mspan mspan_held;  /* in mspan_of: a large run, or a span that is being described */
+extern mspan mspan_doubt; /* in mspan_of: a large run whose length is in doubt (large.c) */
 extern mcache mcache_none;
 
 /* The thread's mcache; &mcache_none until it first needs one. The TLS model saves a call on every malloc and free. */

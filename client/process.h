@@ -35,6 +35,7 @@ typedef struct process_info {
     uint32_t epoch;
     shm_map map; /* spans are mapped read-only here */
     uint64_t generation;
+    void *life; /* one page that tells the daemon that this process uses the heap; not in children */
     shm_u32 trim_seq; /* raised by goalloc_trim(): other threads give back on their slow path */
 } process_info;
 

@@ -4,7 +4,7 @@
 #ifndef GOALLOC_DAEMON_ADOPT_H
 #define GOALLOC_DAEMON_ADOPT_H
 
-#include "shm/layout.h"
+#include "daemon/heapfile.h"
 #include "shm/object.h"
 
 #define ADOPT_PER_SESSION_MAX 65536u
@@ -16,8 +16,18 @@ enum {
     ADOPT_E_FULL = 1, /* the session has ADOPT_PER_SESSION_MAX, or there is no memory */
 };
 
-/* NULL: no memory. The caller owns it. map is borrowed. */
-adopt_table *adopt_new(shm_map *map);
+/* NULL: no memory. The caller owns it. file is borrowed. The table is empty, whatever the file says. */
+adopt_table *adopt_new(heapfile *file);
+
+/*
+ * Read the adoptions that a daemon before has noted. Those whose object or session is gone (lives says which sessions
+ * are there, by number and epoch) are dropped. Then settle the counters of spans that say they have adopted objects:
+ * call it for each. False: no memory.
+ */
+typedef bool (*adopt_lives_fn)(void *data, session_no session, uint32_t epoch);
+bool adopt_recover(adopt_table *table, adopt_lives_fn lives, void *data) __attribute__((warn_unused_result));
+void adopt_recover_span(adopt_table *table, page_no first);
+
 adopt_table *adopt_free(adopt_table *table); /* returns NULL */
 
 /*
@@ -27,7 +37,8 @@ adopt_table *adopt_free(adopt_table *table); /* returns NULL */
 void adopt_ensure_kept(shm_map *map, page_no first);
 
 /* Note that a live object is session's, whoever's it was, and mark it with its kept bit. 0, ADOPT_E_FULL. */
-int adopt_set(adopt_table *table, const object_ref *object, session_no session) __attribute__((warn_unused_result));
+int adopt_set(adopt_table *table, const object_ref *object, session_no session, uint32_t epoch)
+    __attribute__((warn_unused_result));
 
 /* Drop what is noted of the object at offset, if anything. The kept bit stays as it is. */
 void adopt_clear(adopt_table *table, uint64_t offset);

@@ -1,13 +1,19 @@
 /*
- * Heapfile: makes the memfds that are the heap.
+ * Heapfile: makes the memfds that are the heap, or takes over those that a daemon before has left.
  *
- * Called by main (create, close), mheap (punch), commit (commit, in the thread pool) and stats. Each memfd gets its
- * full sparse size and is then sealed against any change of size, so no client can truncate it under the others. Its
- * mode becomes 0600: a memfd is born with 0777, and a client that holds a read-only descriptor could reopen it for
- * writing through /proc/self/fd. With 0600 that takes the daemon's own uid (or root), which could do anything to the
- * daemon anyway.
+ * Called by main (create, open, close), mheap (punch), commit (commit, in the thread pool), server (life) and stats.
+ * Each memfd gets its full sparse size and is then sealed against any change of size, so no client can truncate it
+ * under the others. Its mode becomes 0600: a memfd is born with 0777, and a client that holds a read-only descriptor
+ * could reopen it for writing through /proc/self/fd. With 0600 that takes the daemon's own uid (or root), which could
+ * do anything to the daemon anyway.
  *
- * The header of spans is written here, once, before the first client can see it.
+ * The header of spans is written here, once, before the first client can see it. The private memfd is never given to
+ * a client: it holds the sessions' tokens and whose adopted objects are, which must outlive the daemon too.
+ *
+ * Life: an open file description of spans, made for one session, carries an OFD read lock on the byte with the
+ * session's number. The client keeps one page of it mapped and closes the descriptor. A mapping holds the description,
+ * so the lock lives exactly as long as the process's image. It needs no pid, so no reuse of a pid can deceive it, and
+ * whichever daemon holds spans can ask.
  */
 #include "daemon/heapfile.h"
 
@@ -24,6 +30,15 @@
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
+#define SEALS          (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+#define PRIVATE_MAGIC  UINT64_C(0x31504f4c4c414f47) /* "GOALLOP1" */
+
+const char *const heapfile_names[HEAPFILE_NFDS] = { "goalloc-arena", "goalloc-spans", "goalloc-bitmap",
+                                                    "goalloc-private" };
+
+static const heapfile heapfile_none = { .fds = { -1, -1, -1, -1 }, .arena_ro_fd = -1, .spans_ro_fd = -1,
+                                        .bitmap_ro_fd = -1 };
+
 /* A sealed memfd of len_bytes. Returns the descriptor or -errno. */
 static int memfd_sealed(const char *name, uint64_t len_bytes)
 {
@@ -34,8 +49,7 @@ static int memfd_sealed(const char *name, uint64_t len_bytes)
         fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return -errno;
-    if (ftruncate(fd, (off_t)len_bytes) < 0 || fchmod(fd, 0600) < 0 ||
-        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+    if (ftruncate(fd, (off_t)len_bytes) < 0 || fchmod(fd, 0600) < 0 || fcntl(fd, F_ADD_SEALS, SEALS) < 0) {
         r = -errno;
         (void)close(fd);
         return r;
@@ -60,13 +74,38 @@ static void *map_shared(int fd, uint64_t len_bytes)
     return p == MAP_FAILED ? NULL : p;
 }
 
+/* Map the four memfds, whose sizes layout says, and reopen them for clients. 0, -errno: part of it may be done. */
+static int heapfile_map(heapfile *file, const shm_header *layout)
+{
+    uint64_t sizes[HEAPFILE_NFDS] = { layout->arena_bytes, layout->spans_bytes, layout->bitmap_bytes,
+                                      sizeof(heap_private) };
+    void *maps[HEAPFILE_NFDS];
+    int r;
+
+    for (int i = 0; i < HEAPFILE_NFDS; i++)
+        maps[i] = map_shared(file->fds[i], sizes[i]);
+    file->map = (shm_map){ .header = maps[HEAPFILE_SPANS],
+                           .bitmap = maps[HEAPFILE_BITMAP],
+                           .arena = maps[HEAPFILE_ARENA],
+                           .spans_bytes = layout->spans_bytes,
+                           .bitmap_bytes = layout->bitmap_bytes,
+                           .arena_bytes = layout->arena_bytes };
+    file->private = maps[HEAPFILE_PRIVATE];
+    for (int i = 0; i < HEAPFILE_NFDS; i++) {
+        if (maps[i] == NULL)
+            return -ENOMEM;
+    }
+    if ((r = file->arena_ro_fd = reopen_readonly(file->fds[HEAPFILE_ARENA])) < 0 ||
+        (r = file->spans_ro_fd = reopen_readonly(file->fds[HEAPFILE_SPANS])) < 0 ||
+        (r = file->bitmap_ro_fd = reopen_readonly(file->fds[HEAPFILE_BITMAP])) < 0)
+        return r;
+    return 0;
+}
+
 int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
 {
-    heapfile file = { -1, -1, -1, -1, -1, -1, { 0 } };
+    heapfile file = heapfile_none;
     shm_header layout;
-    shm_header *header = NULL;
-    void *bitmap = NULL;
-    void *arena = NULL;
     int r;
 
     shm_header_init(&layout, base, arena_bytes);
@@ -75,55 +114,149 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
             return -errno;
     } while (layout.generation == 0);
 
-    if ((r = file.arena_fd = memfd_sealed("goalloc-arena", arena_bytes)) < 0 ||
-        (r = file.spans_fd = memfd_sealed("goalloc-spans", layout.spans_bytes)) < 0 ||
-        (r = file.bitmap_fd = memfd_sealed("goalloc-bitmap", layout.bitmap_bytes)) < 0 ||
-        (r = file.arena_ro_fd = reopen_readonly(file.arena_fd)) < 0 ||
-        (r = file.spans_ro_fd = reopen_readonly(file.spans_fd)) < 0 ||
-        (r = file.bitmap_ro_fd = reopen_readonly(file.bitmap_fd)) < 0)
-        goto fail;
+    uint64_t sizes[HEAPFILE_NFDS] = { arena_bytes, layout.spans_bytes, layout.bitmap_bytes, sizeof(heap_private) };
 
-    header = map_shared(file.spans_fd, layout.spans_bytes);
-    bitmap = map_shared(file.bitmap_fd, layout.bitmap_bytes);
-    arena = map_shared(file.arena_fd, arena_bytes);
-    if (header == NULL || bitmap == NULL || arena == NULL) {
-        r = -ENOMEM;
-        goto fail;
+    for (int i = 0; i < HEAPFILE_NFDS; i++) {
+        r = file.fds[i] = memfd_sealed(heapfile_names[i], sizes[i]);
+        if (r < 0)
+            goto fail;
     }
-    *header = layout;
-    shm_map_init(&file.map, header, bitmap, arena);
+    r = heapfile_map(&file, &layout);
+    if (r < 0)
+        goto fail;
+    *file.map.header = layout;
+    file.private->abi_hash = layout.abi_hash;
+    file.private->generation = layout.generation;
+    file.private->magic = PRIVATE_MAGIC;
+    shm_map_init(&file.map, file.map.header, file.map.bitmap, file.map.arena);
     *ret = file;
     return 0;
 
 fail:
-    file.map.header = header;
-    file.map.spans_bytes = layout.spans_bytes;
-    file.map.bitmap = bitmap;
-    file.map.bitmap_bytes = layout.bitmap_bytes;
-    file.map.arena = arena;
-    file.map.arena_bytes = arena_bytes;
     heapfile_close(&file);
     return r;
 }
 
+/* The descriptor is a memfd of the daemon's kind. Its size. */
+static bool is_sealed_file(int fd, uint64_t *ret_bytes)
+{
+    struct stat st;
+    int seals = fcntl(fd, F_GET_SEALS);
+
+    if (seals < 0 || (seals & SEALS) != SEALS || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+        return false;
+    *ret_bytes = (uint64_t)st.st_size;
+    return true;
+}
+
+/* Read the header and see whether the descriptors are one heap. 0, -errno with *ret_why. */
+static int check_fds(const int fds[HEAPFILE_NFDS], shm_header *ret_layout, const char **ret_why)
+{
+    uint64_t sizes[HEAPFILE_NFDS];
+    uint64_t private[3];
+    int r;
+
+    for (int i = 0; i < HEAPFILE_NFDS; i++) {
+        if (!is_sealed_file(fds[i], &sizes[i])) {
+            *ret_why = "a descriptor is not a sealed memfd";
+            return -EPROTO;
+        }
+    }
+    if (pread(fds[HEAPFILE_SPANS], ret_layout, sizeof(*ret_layout), 0) != (ssize_t)sizeof(*ret_layout)) {
+        *ret_why = "the spans region has no header";
+        return -EPROTO;
+    }
+    r = shm_header_check(ret_layout, sizes[HEAPFILE_SPANS], sizes[HEAPFILE_BITMAP]);
+    if (r < 0) {
+        *ret_why = r == -ENOEXEC ? "its layout (ABI) is another build's" : "its header is damaged";
+        return r;
+    }
+    if (sizes[HEAPFILE_ARENA] != ret_layout->arena_bytes || sizes[HEAPFILE_PRIVATE] != sizeof(heap_private)) {
+        *ret_why = "a region has the wrong size";
+        return -EPROTO;
+    }
+    if (pread(fds[HEAPFILE_PRIVATE], private, sizeof(private), 0) != (ssize_t)sizeof(private) ||
+        private[0] != PRIVATE_MAGIC || private[1] != ret_layout->abi_hash || private[2] != ret_layout->generation) {
+        *ret_why = "its regions do not belong together";
+        return -EPROTO;
+    }
+    return 0;
+}
+
+int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_why)
+{
+    heapfile file = heapfile_none;
+    shm_header layout;
+    int r = check_fds(fds, &layout, ret_why);
+
+    if (r < 0)
+        return r;
+    memcpy(file.fds, fds, sizeof(file.fds));
+    r = heapfile_map(&file, &layout);
+    if (r < 0) {
+        *ret_why = "it can't be mapped";
+        memcpy(file.fds, heapfile_none.fds, sizeof(file.fds));
+        heapfile_close(&file);
+        return r;
+    }
+    shm_map_init(&file.map, file.map.header, file.map.bitmap, file.map.arena);
+    *ret = file;
+    return 0;
+}
+
+static void unmap(void *p, uint64_t bytes)
+{
+    if (p != NULL)
+        (void)munmap(p, bytes);
+}
+
 void heapfile_close(heapfile *file)
 {
-    int *fds[] = { &file->arena_fd,    &file->spans_fd,    &file->bitmap_fd,
-                   &file->arena_ro_fd, &file->spans_ro_fd, &file->bitmap_ro_fd };
+    unmap(file->map.header, file->map.spans_bytes);
+    unmap(file->map.bitmap, file->map.bitmap_bytes);
+    unmap(file->map.arena, file->map.arena_bytes);
+    unmap(file->private, sizeof(heap_private));
 
-    if (file->map.header != NULL)
-        (void)munmap(file->map.header, file->map.spans_bytes);
-    if (file->map.bitmap != NULL)
-        (void)munmap(file->map.bitmap, file->map.bitmap_bytes);
-    if (file->map.arena != NULL)
-        (void)munmap(file->map.arena, file->map.arena_bytes);
-    memset(&file->map, 0, sizeof(file->map));
-    for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
-        if (*fds[i] >= 0)
-            (void)close(*fds[i]);
-        *fds[i] = -1;
+    int ro_fds[] = { file->arena_ro_fd, file->spans_ro_fd, file->bitmap_ro_fd };
+
+    for (int i = 0; i < HEAPFILE_NFDS; i++) {
+        if (file->fds[i] >= 0)
+            (void)close(file->fds[i]);
     }
+    for (size_t i = 0; i < sizeof(ro_fds) / sizeof(ro_fds[0]); i++) {
+        if (ro_fds[i] >= 0)
+            (void)close(ro_fds[i]);
+    }
+    *file = heapfile_none;
 }
+
+/* --- life of sessions --- */
+
+int heapfile_life_fd(const heapfile *file, session_no session)
+{
+    struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = session.n, .l_len = 1 };
+    int fd = reopen_readonly(file->fds[HEAPFILE_SPANS]);
+    int r;
+
+    if (fd < 0)
+        return fd;
+    if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
+        r = -errno;
+        (void)close(fd);
+        return r;
+    }
+    return fd;
+}
+
+bool heapfile_session_lives(const heapfile *file, session_no session)
+{
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = session.n, .l_len = 1 };
+
+    /* What can't be asked is not dead. */
+    return fcntl(file->fds[HEAPFILE_SPANS], F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
+}
+
+/* --- memory --- */
 
 #define PUNCH (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 
@@ -139,12 +272,12 @@ static int fd_fallocate(int fd, int mode, uint64_t from_bytes, uint64_t len_byte
 
 int heapfile_commit(const heapfile *file, page_no first, uint64_t npages)
 {
-    return fd_fallocate(file->arena_fd, 0, page_offset(first), npages * PAGE_BYTES);
+    return fd_fallocate(file->fds[HEAPFILE_ARENA], 0, page_offset(first), npages * PAGE_BYTES);
 }
 
 int heapfile_punch(const heapfile *file, page_no first, uint64_t npages)
 {
-    return fd_fallocate(file->arena_fd, PUNCH, page_offset(first), npages * PAGE_BYTES);
+    return fd_fallocate(file->fds[HEAPFILE_ARENA], PUNCH, page_offset(first), npages * PAGE_BYTES);
 }
 
 int heapfile_punch_metadata(const heapfile *file, page_no first, uint64_t npages)
@@ -154,11 +287,18 @@ int heapfile_punch_metadata(const heapfile *file, page_no first, uint64_t npages
     int r;
 
     /* The planes of the bitmap: alloc and remote, kept, mark. The page map of a chunk is half a page: it stays. */
-    if ((r = fd_fallocate(file->bitmap_fd, PUNCH, first.n * UINT64_C(256), npages * 256)) < 0 ||
-        (r = fd_fallocate(file->bitmap_fd, PUNCH, all * 256 + first.n * UINT64_C(128), npages * 128)) < 0 ||
-        (r = fd_fallocate(file->bitmap_fd, PUNCH, all * 384 + first.n * UINT64_C(128), npages * 128)) < 0)
+    if ((r = fd_fallocate(file->fds[HEAPFILE_BITMAP], PUNCH, first.n * UINT64_C(256), npages * 256)) < 0 ||
+        (r = fd_fallocate(file->fds[HEAPFILE_BITMAP], PUNCH, all * 256 + first.n * UINT64_C(128), npages * 128)) < 0 ||
+        (r = fd_fallocate(file->fds[HEAPFILE_BITMAP], PUNCH, all * 384 + first.n * UINT64_C(128), npages * 128)) < 0)
         return r;
-    return fd_fallocate(file->spans_fd, PUNCH, table_off + first.n * sizeof(shm_span), npages * sizeof(shm_span));
+    return fd_fallocate(file->fds[HEAPFILE_SPANS], PUNCH, table_off + first.n * sizeof(shm_span), npages * sizeof(shm_span));
+}
+
+bool heapfile_has_memory(const heapfile *file, page_no first, uint64_t npages)
+{
+    off_t data = lseek(file->fds[HEAPFILE_ARENA], (off_t)page_offset(first), SEEK_DATA);
+
+    return data < 0 ? errno != ENXIO : (uint64_t)data < page_offset(first) + npages * PAGE_BYTES;
 }
 
 static uint64_t fd_bytes(int fd)
@@ -170,10 +310,10 @@ static uint64_t fd_bytes(int fd)
 
 uint64_t heapfile_metadata_bytes(const heapfile *file)
 {
-    return fd_bytes(file->spans_fd) + fd_bytes(file->bitmap_fd);
+    return fd_bytes(file->fds[HEAPFILE_SPANS]) + fd_bytes(file->fds[HEAPFILE_BITMAP]);
 }
 
 uint64_t heapfile_arena_bytes(const heapfile *file)
 {
-    return fd_bytes(file->arena_fd);
+    return fd_bytes(file->fds[HEAPFILE_ARENA]);
 }

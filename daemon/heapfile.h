@@ -1,19 +1,42 @@
 /*
- * Heapfile: the three memfds of the heap, their seals and permissions, and the daemon's mapping of them.
+ * Heapfile: the memfds of the heap, their seals and permissions, and the daemon's mapping of them.
  */
 #ifndef GOALLOC_DAEMON_HEAPFILE_H
 #define GOALLOC_DAEMON_HEAPFILE_H
 
 #include "shm/layout.h"
 
+#define SESSION_TOKEN_BYTES 16u
+#define ADOPTIONS_MAX       (UINT32_C(1) << 22) /* of all sessions */
+
+/* The memfds by which a heap is handed from one daemon to the next, in this order. */
+enum { HEAPFILE_ARENA, HEAPFILE_SPANS, HEAPFILE_BITMAP, HEAPFILE_PRIVATE, HEAPFILE_NFDS };
+extern const char *const heapfile_names[HEAPFILE_NFDS];
+
+/* An adopted object: in use while offset is not 0. who is written before it: session number << 32 | its epoch. */
+typedef struct private_adoption {
+    shm_u64 offset;
+    shm_u64 who;
+} private_adoption;
+
+/* What outlives a daemon and no client may see. Only as much of it as is used has memory. */
+typedef struct heap_private {
+    uint64_t magic;
+    uint64_t abi_hash;
+    uint64_t generation;
+    shm_u32 nadoption_slots; /* slots from here on were never used; only rises */
+    uint32_t pad;
+    uint8_t tokens[SHM_SESSIONS_MAX][SESSION_TOKEN_BYTES];
+    private_adoption adoptions[ADOPTIONS_MAX];
+} heap_private;
+
 typedef struct heapfile {
-    int arena_fd; /* read-write */
-    int spans_fd;
-    int bitmap_fd;
+    int fds[HEAPFILE_NFDS]; /* read-write */
     int arena_ro_fd; /* read-only reopens, for clients */
     int spans_ro_fd;
     int bitmap_ro_fd;
-    shm_map map; /* all three, read-write; of the arena only the words of tiny blocks are looked at */
+    shm_map map; /* the first three, read-write; of the arena only the words of tiny blocks are looked at */
+    heap_private *private;
 } heapfile;
 
 /*
@@ -21,13 +44,33 @@ typedef struct heapfile {
  * *ret is untouched on failure. The caller ends it with heapfile_close().
  */
 int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes) __attribute__((warn_unused_result));
+
+/*
+ * Take over the heap of a daemon that is gone. fds are checked: memfds of the right sizes, sealed, with headers that
+ * belong together and an ABI that is this build's. Nothing else in them is believed yet (recover.c). 0, and *ret owns
+ * the descriptors; -ENOEXEC (another ABI), -EPROTO (no heap, or a damaged one), -errno; then they are still the
+ * caller's, and *ret_why says more.
+ */
+int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_why)
+    __attribute__((warn_unused_result));
 void heapfile_close(heapfile *file);
+
+/*
+ * A descriptor for a session's process to keep mapped: while anybody has it open or mapped, heapfile_session_lives()
+ * says so. It is a read-only view of spans with an OFD lock on the session's byte, which the kernel drops with the last
+ * reference: at the end of the process, at exec, at detach. Returns it (the caller's), or -errno.
+ */
+int heapfile_life_fd(const heapfile *file, session_no session) __attribute__((warn_unused_result));
+bool heapfile_session_lives(const heapfile *file, session_no session);
 
 /*
  * Put memory behind pages [first, first + npages), zeroed where there was none. May be called from any thread. 0, or
  * -ENOMEM or -ENOSPC when the system has none; then some of the pages may have got memory.
  */
 int heapfile_commit(const heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
+
+/* True if some of the pages may have memory, as the kernel says. One system call. */
+bool heapfile_has_memory(const heapfile *file, page_no first, uint64_t npages);
 
 /* Give the memory behind the pages back to the OS; they read as zero afterwards. From any thread. 0 or -errno. */
 int heapfile_punch(const heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));

@@ -1,5 +1,6 @@
 /*
- * main: puts the daemon together: options, socket, heap, server. Exit status 0 after a clean stop, 1 if it could not
+ * main: puts the daemon together: options, socket, heap, server. The heap is the one that a daemon before has left, with
+ * systemd or with a keeper, or a new one. What can't be trusted is refused, and dropped only when asked. Exit status 0 after a clean stop, 1 if it could not
  * serve, 2 for a wrong command line.
  */
 #include <errno.h>
@@ -9,10 +10,18 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "daemon/fdstore.h"
+#include "daemon/keeper.h"
 #include "daemon/listen.h"
 #include "daemon/log.h"
 #include "daemon/options.h"
 #include "daemon/server.h"
+
+static void close_fds(const int fds[HEAPFILE_NFDS])
+{
+    for (int i = 0; i < HEAPFILE_NFDS; i++)
+        (void)close(fds[i]);
+}
 
 /* Two descriptors a client: take what the system allows. */
 static void raise_descriptor_limit(void)
@@ -26,6 +35,108 @@ static void raise_descriptor_limit(void)
     }
 }
 
+/* Where a heap came from, and where it is kept. */
+typedef struct home {
+    keeper keep;
+    bool recovered;
+} home;
+
+static const char drop_advice[] = "start with --cold-start to drop it and begin with an empty heap; workers that still use it "
+                                  "will be told that it is gone";
+
+/* The descriptors of a heap that a daemon before has left. 0, 1: there is none, -errno: logged. */
+static int find_heap(const options *o, home *h, int ret_fds[HEAPFILE_NFDS])
+{
+    int r = fdstore_take(ret_fds);
+
+    if (r == FDSTORE_E_BROKEN && !o->cold_start) {
+        log_error("%s", drop_advice);
+        return -EPROTO;
+    }
+    if (o->state_dir != NULL) {
+        int from_keeper[HEAPFILE_NFDS];
+        int e = keeper_connect(&h->keep, o->state_dir, from_keeper);
+
+        if (e < 0)
+            return e;
+        if (e == 0 && r != 0)
+            memcpy(ret_fds, from_keeper, sizeof(from_keeper));
+        else if (e == 0)
+            close_fds(from_keeper);
+        if (e == 0)
+            r = 0;
+    }
+    return r == 0 ? 0 : 1;
+}
+
+/* Take over what the descriptors hold. 0, -errno: logged. */
+static int take_over(const options *o, const int fds[HEAPFILE_NFDS], heapfile *ret_file, mheap *ret_heap)
+{
+    const char *why = NULL;
+    int r = heapfile_open(ret_file, fds, &why);
+
+    if (r == 0) {
+        r = mheap_recover(ret_heap, ret_file, o->memory_limit_bytes, &why);
+        if (r < 0)
+            heapfile_close(ret_file); /* and the descriptors */
+    }
+    if (r < 0) {
+        log_error("the heap that was left behind can't be used: %s", why != NULL ? why : strerror(-r));
+        log_error("%s", drop_advice);
+        return r;
+    }
+    if (ret_file->map.arena_bytes != o->reserve_bytes || ret_file->map.base != o->base)
+        log_warn("the heap that was left behind has %llu MiB at 0x%llx, and keeps them",
+                 (unsigned long long)(ret_file->map.arena_bytes / MIB), (unsigned long long)ret_file->map.base);
+    return 0;
+}
+
+static int make_heap(const options *o, heapfile *ret_file, mheap *ret_heap)
+{
+    int r = heapfile_create(ret_file, o->base, o->reserve_bytes);
+
+    if (r < 0) {
+        log_error("cannot make the heap: %s", strerror(-r));
+        return r;
+    }
+    r = mheap_init(ret_heap, ret_file, o->memory_limit_bytes);
+    if (r < 0) {
+        log_error("cannot set up the page heap: %s", strerror(-r));
+        heapfile_close(ret_file);
+    }
+    return r;
+}
+
+/* The heap, an old one if there is one, else a new one; and somebody who keeps it. */
+static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap)
+{
+    int fds[HEAPFILE_NFDS];
+    int r = find_heap(o, h, fds);
+
+    if (r < 0)
+        return r;
+    if (r == 0 && o->cold_start) {
+        log_warn("dropping the heap that was left behind");
+        close_fds(fds);
+        fdstore_remove();
+        keeper_dismiss(&h->keep);
+        r = 1;
+    }
+    h->recovered = r == 0;
+    r = h->recovered ? take_over(o, fds, ret_file, ret_heap) : make_heap(o, ret_file, ret_heap);
+    if (r < 0)
+        return r;
+    if (!h->recovered)
+        (void)fdstore_put(ret_file);
+    if (o->state_dir != NULL && h->keep.fd < 0)
+        r = keeper_start(&h->keep, ret_file);
+    if (r < 0) {
+        mheap_end(ret_heap);
+        heapfile_close(ret_file);
+    }
+    return r;
+}
+
 int main(int argc, char **argv)
 {
     static server srv;
@@ -33,6 +144,7 @@ int main(int argc, char **argv)
     listen_place place;
     heapfile file;
     mheap heap;
+    home h = { .keep = { .fd = -1 } };
     int r;
 
     options_parse(&o, argc, argv);
@@ -40,27 +152,23 @@ int main(int argc, char **argv)
     (void)signal(SIGPIPE, SIG_IGN);
     raise_descriptor_limit();
 
+    /* First of all the place: who has it is the only daemon that may touch the heap. */
     r = listen_open(&place, o.socket_path);
     if (r < 0)
         return EXIT_FAILURE;
-    r = heapfile_create(&file, o.base, o.reserve_bytes);
-    if (r < 0) {
-        log_error("cannot make the heap: %s", strerror(-r));
-        goto out_listen;
-    }
-    r = mheap_init(&heap, &file, o.memory_limit_bytes);
-    if (r < 0) {
-        log_error("cannot set up the page heap: %s", strerror(-r));
-        goto out_file;
-    }
+    r = settle(&o, &h, &file, &heap);
+    if (r < 0)
+        goto out;
     r = server_run(&srv, place.fd, &heap,
-                   &(server_options){ .eager_commit = o.eager_commit, .scavtrace = o.scavtrace });
+                   &(server_options){ .eager_commit = o.eager_commit, .scavtrace = o.scavtrace, .recovered = h.recovered });
     if (r < 0)
         log_error("cannot serve: %s", strerror(-r));
     mheap_end(&heap);
-out_file:
     heapfile_close(&file);
-out_listen:
+out:
+    if (r == 0 && !srv.leave_heap)
+        keeper_dismiss(&h.keep);
+    keeper_leave(&h.keep);
     listen_close(&place);
     return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

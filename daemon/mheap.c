@@ -56,7 +56,8 @@ static uint64_t links_bytes(const mheap *heap)
     return heap->map->npages * sizeof(span_link);
 }
 
-int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes)
+/* All but the pages. */
+static int mheap_setup(mheap *heap, heapfile *file, uint64_t limit_bytes)
 {
     int r;
 
@@ -70,11 +71,20 @@ int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes)
         heap->pages = pagealloc_free(heap->pages);
         return -ENOMEM;
     }
-    heap->adopted = adopt_new(heap->map);
+    heap->adopted = adopt_new(file);
     if (heap->adopted == NULL) {
         mheap_end(heap);
         return -ENOMEM;
     }
+    return 0;
+}
+
+int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes)
+{
+    int r = mheap_setup(heap, file, limit_bytes);
+
+    if (r < 0)
+        return r;
     /* Page 0 is nobody's, so that offset 0 can mean NULL and page 0 "none". */
     note_added(heap, 0, GROW_PAGES);
     pagealloc_grow(heap->pages, page_at(0), GROW_PAGES);
@@ -321,6 +331,149 @@ void mheap_free_span(mheap *heap, page_no first, bool punched)
     heap->ninuse_pages -= npages;
     heap->ninuse_spans--;
     pagealloc_free_run(heap->pages, first, npages, punched);
+}
+
+/* --- after another daemon --- */
+
+/* The pages that had been added: heap arenas in a row, all full but the last. False: that can't be. */
+static bool recover_end(const mheap *heap, uint64_t *ret_end)
+{
+    uint64_t narenas = heap->map->npages / SHM_HEAP_ARENA_PAGES;
+    uint64_t end = 0;
+
+    for (uint64_t i = 0; i < narenas; i++) {
+        uint64_t npages = u64_load_relaxed(&heap->map->heap_arenas[i].npages);
+
+        if (npages > SHM_HEAP_ARENA_PAGES || npages % CHUNK_PAGES != 0 ||
+            u64_load_relaxed(&heap->map->heap_arenas[i].zeroed_base) > SHM_HEAP_ARENA_PAGES)
+            return false;
+        end += npages;
+        if (npages < SHM_HEAP_ARENA_PAGES)
+            break;
+    }
+    *ret_end = end;
+    return end > 0;
+}
+
+/* Is what stands at first a whole span that lies below end? NULL: yes; else what is wrong. */
+static const char *recover_check_span(const mheap *heap, page_no first, uint64_t end)
+{
+    const shm_span *span = shm_span_at(heap->map, first);
+    uint8_t class = span_class_size(span->spc).n;
+    lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
+
+    if (class > SIZE_CLASS_TINY || span->npages == 0 || span->npages > end - first.n ||
+        (class != 0 && (span->npages != size_class_npages[class] || span->nelems != size_class_nelems[class] ||
+                        span->elem_bytes != size_class_bytes[class] || span->magic != size_class_magic[class])) ||
+        (class == 0 && (span->nelems != 1 || span->magic != 0)))
+        return "a span's description is damaged";
+    if ((lease.state != SPAN_LEASED && lease.state != SPAN_CENTRAL) || lease.session.n >= SHM_SESSIONS_MAX ||
+        u32_load_relaxed(&span->owner) >= SHM_SESSIONS_MAX)
+        return "a lease word is damaged";
+    for (uint64_t i = 0; i < span->npages; i++) {
+        if (u32_load_relaxed(&heap->map->page_map[first.n + i]) != first.n)
+            return "the page map is damaged";
+    }
+    return NULL;
+}
+
+/* A span that is there: its pages are taken, and it goes where its lease word says. */
+static void recover_span(mheap *heap, page_no first)
+{
+    shm_span *span = shm_span_at(heap->map, first);
+
+    if (span_class_size(span->spc).n == 0)
+        span->elem_bytes = span->npages * PAGE_BYTES; /* the daemon may have died between the two */
+    (void)pagealloc_alloc_at(heap->pages, first, span->npages);
+    heap->ninuse_pages += span->npages;
+    heap->ninuse_spans++;
+    if (lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_CENTRAL) {
+        mcentral *central = &heap->central[span->spc.n];
+        bool large = span_class_size(span->spc).n == 0;
+
+        /* Unswept: who takes it folds and counts first. */
+        spanlist_push_back(large ? &central->full[1] : &central->partial[1], heap->links, first,
+                           large ? PLACE_FULL_1 : PLACE_PARTIAL_1);
+    }
+}
+
+/* Go through the page map. What names no whole span is what a daemon left half-done: it is cleared. */
+static const char *recover_spans(mheap *heap, uint64_t end)
+{
+    for (uint64_t page = 1; page < end;) {
+        uint32_t first = u32_load_relaxed(&heap->map->page_map[page]);
+        const shm_span *span = shm_span_at(heap->map, page_at(first));
+        const char *why;
+
+        if (first == 0) {
+            page++;
+            continue;
+        }
+        if (first > page)
+            return "the page map is damaged";
+        if (first < page || lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_FREE) {
+            /* Behind the end of its span, or of a span that is free. */
+            u32_store_release(&heap->map->page_map[page], 0);
+            page++;
+            continue;
+        }
+        why = recover_check_span(heap, page_at(first), end);
+        if (why != NULL)
+            return why;
+        recover_span(heap, page_at(first));
+        page += span->npages;
+    }
+    return NULL;
+}
+
+/* Free runs count as scavenged up to here. Take and give back as having memory what may have some. */
+static void recover_backed(mheap *heap, uint64_t end)
+{
+    for (uint64_t chunk = 0; chunk < end; chunk += CHUNK_PAGES) {
+        uint64_t ntaken;
+        uint64_t nbacked;
+
+        pagealloc_count(heap->pages, page_at(chunk), CHUNK_PAGES, &ntaken, &nbacked);
+        if (ntaken == CHUNK_PAGES || (ntaken == 0 && !heapfile_has_memory(heap->file, page_at(chunk), CHUNK_PAGES)))
+            continue;
+        for (uint64_t page = chunk; page < chunk + CHUNK_PAGES;) {
+            uint64_t to = page;
+
+            while (to < chunk + CHUNK_PAGES && !pagealloc_is_taken(heap->pages, page_at(to)))
+                to++;
+            if (to > page) {
+                (void)pagealloc_alloc_at(heap->pages, page_at(page), to - page);
+                pagealloc_free_run(heap->pages, page_at(page), to - page, false);
+            }
+            page = to + 1;
+        }
+    }
+}
+
+int mheap_recover(mheap *heap, heapfile *file, uint64_t limit_bytes, const char **ret_why)
+{
+    uint64_t end;
+    int r = mheap_setup(heap, file, limit_bytes);
+
+    if (r < 0)
+        return r;
+    if (!recover_end(heap, &end)) {
+        *ret_why = "the heap-arena table is damaged";
+        mheap_end(heap);
+        return -EUCLEAN;
+    }
+    pagealloc_grow(heap->pages, page_at(0), end);
+    (void)pagealloc_alloc_at(heap->pages, page_at(0), 1);
+    *ret_why = recover_spans(heap, end);
+    if (*ret_why != NULL) {
+        mheap_end(heap);
+        return -EUCLEAN;
+    }
+    recover_backed(heap, end);
+    heap->distrust_backed = true;
+    heap->npeak_pages = heap->ninuse_pages;
+    mheap_refresh_metadata(heap);
+    return 0;
 }
 
 /* --- large spans that change their length --- */

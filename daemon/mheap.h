@@ -41,10 +41,22 @@ typedef struct mheap {
     uint64_t nreleasing_pages; /* taken, in no span: being released */
     uint64_t ngrowth_pages;    /* taken, to be added to a large object when they have memory */
     uint64_t nempty_pages;     /* taken, without memory: what describes them is being released */
+    bool distrust_backed; /* free pages that count as having memory may have none: all that is leased is committed */
 } mheap;
 
-/* Set up over an empty heap. limit_bytes 0: none. 0, -ENOMEM. The caller ends it with mheap_end(); file is borrowed. */
+/*
+ * Set up over an empty heap. limit_bytes 0: none. 0, -ENOMEM. The caller ends it with mheap_end(); file is borrowed.
+ */
 int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes) __attribute__((warn_unused_result));
+
+/*
+ * The same over a heap that a daemon before has left: what its spans region says is checked and followed. CENTRAL spans
+ * are in the unswept sets, leased ones in no list (recover.c gives them to their sessions). What is free counts as
+ * having memory unless the kernel says that a whole chunk has none. 0, -ENOMEM, -EUCLEAN with *ret_why (not to be
+ * believed: the heap is as it was). Linear in the pages, some nanoseconds each, and the spans.
+ */
+int mheap_recover(mheap *heap, heapfile *file, uint64_t limit_bytes, const char **ret_why)
+    __attribute__((warn_unused_result));
 void mheap_end(mheap *heap);
 
 /*

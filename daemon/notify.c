@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,27 +15,62 @@
 
 #include "daemon/log.h"
 
-void notify_systemd(const char *state)
+/* The address in $NOTIFY_SOCKET, and its length; 0: there is none. */
+static socklen_t notify_address(struct sockaddr_un *ret)
 {
     const char *path = getenv("NOTIFY_SOCKET");
-    struct sockaddr_un addr = { .sun_family = AF_UNIX };
     size_t len;
-    int fd;
 
     if (path == NULL || path[0] == '\0')
-        return;
+        return 0;
     len = strlen(path);
-    if (len >= sizeof(addr.sun_path)) {
+    if (len >= sizeof(ret->sun_path)) {
         log_warn("NOTIFY_SOCKET is too long");
-        return;
+        return 0;
     }
-    memcpy(addr.sun_path, path, len);
-    if (addr.sun_path[0] == '@')
-        addr.sun_path[0] = '\0';
+    *ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
+    memcpy(ret->sun_path, path, len);
+    if (ret->sun_path[0] == '@')
+        ret->sun_path[0] = '\0';
+    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len);
+}
+
+bool notify_systemd_fd(const char *state, int passed_fd)
+{
+    struct sockaddr_un addr;
+    socklen_t len = notify_address(&addr);
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = { .bytes = { 0 } };
+    struct iovec data = { .iov_base = (char *)(uintptr_t)state, .iov_len = strlen(state) };
+    struct msghdr message = { .msg_name = &addr, .msg_namelen = len, .msg_iov = &data, .msg_iovlen = 1 };
+    int fd;
+    bool sent;
+
+    if (len == 0)
+        return false;
+    if (passed_fd >= 0) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = sizeof(control.bytes);
+
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(header), &passed_fd, sizeof(int));
+    }
     fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || sendto(fd, state, strlen(state), MSG_NOSIGNAL, (const struct sockaddr *)&addr,
-                         (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) < 0)
+    sent = fd >= 0 && sendmsg(fd, &message, MSG_NOSIGNAL) >= 0;
+    if (!sent)
         log_warn("notify %s: %s", state, strerror(errno));
     if (fd >= 0)
         (void)close(fd);
+    return sent;
+}
+
+void notify_systemd(const char *state)
+{
+    (void)notify_systemd_fd(state, -1);
 }

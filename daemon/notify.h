@@ -4,7 +4,12 @@
 #ifndef GOALLOC_DAEMON_NOTIFY_H
 #define GOALLOC_DAEMON_NOTIFY_H
 
+#include <stdbool.h>
+
 /* Send a state such as "READY=1" to $NOTIFY_SOCKET. Without one nothing happens; a failure is logged. */
 void notify_systemd(const char *state);
+
+/* The same with a descriptor. True: it was sent. */
+bool notify_systemd_fd(const char *state, int fd);
 
 #endif

@@ -50,7 +50,7 @@ bool options_parse_size(const char *text, uint64_t *ret_bytes)
 }
 
 /* Options without a short name. */
-enum { OPTION_SCAVTRACE = 256 };
+enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START };
 
 static const struct argp_option option_table[] = {
     { "socket", 's', "PATH", 0, "Serve on this Unix socket (default " DEFAULT_SOCKET ")", 0 },
@@ -66,6 +66,11 @@ static const struct argp_option option_table[] = {
       "touch",
       0 },
     { "scavtrace", OPTION_SCAVTRACE, NULL, 0, "Log a line for every second in which free pages went back to the OS", 0 },
+    { "state-dir", 'd', "DIR", 0,
+      "Let a small process that is reached through DIR hold the heap, so that the next goallocd takes it over if this one "
+      "dies. Not needed under systemd, which holds it itself",
+      0 },
+    { "cold-start", OPTION_COLD_START, NULL, 0, "Drop the heap that was left behind, if there is one, and make a new one", 0 },
     { "log-level", 'l', "LEVEL", 0, "error, warn, info (default) or debug", 0 },
     { 0 },
 };
@@ -116,6 +121,14 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
             argp_error(state, "--commit: '%s' is neither eager nor lazy", arg);
         o->eager_commit = strcmp(arg, "eager") == 0;
         return 0;
+    case 'd':
+        if (arg[0] == '\0')
+            argp_error(state, "--state-dir: no directory given");
+        o->state_dir = arg;
+        return 0;
+    case OPTION_COLD_START:
+        o->cold_start = true;
+        return 0;
     case OPTION_SCAVTRACE:
         o->scavtrace = true;
         return 0;
@@ -141,7 +154,8 @@ void options_parse(options *ret, int argc, char **argv)
         .options = option_table,
         .parser = parse_option,
         .doc = "Owns one shared-memory heap and serves it to the processes that link libgoalloc."
-               "\vSIZE takes K, M, G or T. The daemon stays in the foreground and ends cleanly on SIGTERM and SIGINT.",
+               "\vSIZE takes K, M, G or T. The daemon stays in the foreground and ends cleanly on SIGTERM and SIGINT: then the heap is "
+               "gone, unless systemd restarts it. On SIGUSR1 it ends and leaves the heap to the next one.",
     };
 
     *ret = (options){

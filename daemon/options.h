@@ -16,6 +16,8 @@ typedef struct options {
     uint64_t memory_limit_bytes; /* 0: none */
     bool eager_commit;
     bool scavtrace;
+    bool cold_start;
+    const char *state_dir; /* NULL: none */
     enum log_level log_level;
 } options;
 

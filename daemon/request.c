@@ -62,6 +62,47 @@ session *writing_session(peer *p, uint64_t id)
 
 /* --- sessions --- */
 
+/* A process comes back to its session with its token. */
+static void reattach(peer *p, uint64_t id, const Goallocd__Attach *ask)
+{
+    server *srv = p->server;
+    Goallocd__Reply reply = reply_init(id);
+    Goallocd__AttachReply body = GOALLOCD__ATTACH_REPLY__INIT;
+    session *s = ask->session < SHM_SESSIONS_MAX
+                     ? session_find(&srv->sessions, (session_no){ (uint16_t)ask->session }, ask->epoch)
+                     : NULL;
+
+    if (ask->generation != srv->heap->map->header->generation) {
+        reply_error(p, id, ESTALE, "the heap of that session is gone: this is another one");
+        return;
+    }
+    if (s == NULL || s->state == SHM_SESSION_ENDING) {
+        reply_error(p, id, ESTALE, "that session has ended");
+        return;
+    }
+    if (!session_has_token(&srv->sessions, s, ask->token.data, ask->token.len) || s->uid != p->uid) {
+        reply_error(p, id, EACCES, "wrong token for that session, or another user's");
+        return;
+    }
+    /* Its old connection may be at its end and not have said so yet. */
+    server_drop_peer_of(srv, s);
+    session_set_state(&srv->sessions, s, SHM_SESSION_OPEN);
+    p->session = s->no;
+    p->epoch = s->epoch;
+    server_watch(srv, p, s);
+    log_debug("session %u: pid %u has come back", s->no.n, s->pid);
+
+    body.protocol = GOALLOC_PROTOCOL;
+    body.abi_hash = srv->heap->map->header->abi_hash;
+    body.generation = srv->heap->map->header->generation;
+    body.session = s->no.n;
+    body.epoch = s->epoch;
+    body.daemon_version = (char *)(uintptr_t)GOALLOC_VERSION;
+    reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
+    reply.attach = &body;
+    peer_reply(p, &reply);
+}
+
 static void handle_attach(peer *p, uint64_t id, const Goallocd__Attach *ask)
 {
     server *srv = p->server;
@@ -88,6 +129,10 @@ static void handle_attach(peer *p, uint64_t id, const Goallocd__Attach *ask)
         reply_error(p, id, EALREADY, "this connection is attached already");
         return;
     }
+    if (ask->token.len != 0) {
+        reattach(p, id, ask);
+        return;
+    }
     if (session_open(&srv->sessions, &request, &s) != 0) {
         reply_error(p, id, EUSERS, "no room for another session");
         return;
@@ -102,7 +147,7 @@ static void handle_attach(peer *p, uint64_t id, const Goallocd__Attach *ask)
     body.generation = header->generation;
     body.session = s->no.n;
     body.epoch = s->epoch;
-    body.token = (ProtobufCBinaryData){ .len = sizeof(s->token), .data = s->token };
+    body.token = (ProtobufCBinaryData){ .len = SESSION_TOKEN_BYTES, .data = srv->file->private->tokens[s->no.n] };
     body.arena_base = header->base;
     body.arena_bytes = header->arena_bytes;
     body.spans_bytes = header->spans_bytes;
@@ -113,10 +158,16 @@ static void handle_attach(peer *p, uint64_t id, const Goallocd__Attach *ask)
 
     const heapfile *file = srv->file;
     bool readonly = s->flags & SESSION_READONLY;
-    int fds[3] = { readonly ? file->arena_ro_fd : file->arena_fd, file->spans_ro_fd,
-                   readonly ? file->bitmap_ro_fd : file->bitmap_fd };
+    int fds[4] = { readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA], file->spans_ro_fd,
+                   readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP], heapfile_life_fd(file, s->no) };
 
-    peer_reply_with_fds(p, &reply, fds);
+    if (fds[3] < 0) {
+        log_warn("no life lock for session %u: %s", s->no.n, strerror(-fds[3]));
+        peer_violation(p, "it can't be attached");
+        return;
+    }
+    peer_reply_with_fds(p, &reply, fds, 4);
+    (void)close(fds[3]);
 }
 
 static void handle_detach(peer *p, uint64_t id)
@@ -229,7 +280,7 @@ static void handle_adopt(peer *p, uint64_t id, uint64_t offset)
         if (span_has_kept(span))
             (void)u64_fetch_and_acq_rel(&shm_kept_bits(srv->heap->map, object.first)[object.word], ~object.bit);
         adopt_clear(srv->heap->adopted, object.offset);
-    } else if (adopt_set(srv->heap->adopted, &object, s->no) != 0) {
+    } else if (adopt_set(srv->heap->adopted, &object, s->no, s->epoch) != 0) {
         reply_error(p, id, ENOSPC, "the session has adopted too many objects");
         return;
     }
@@ -392,6 +443,9 @@ void request_handle(peer *p, const Goallocd__Request *request)
         return;
     case GOALLOCD__REQUEST__OP_RESIZE_LARGE:
         handle_resize_large(p, id, request->resize_large);
+        return;
+    case GOALLOCD__REQUEST__OP_LEASE_LIST:
+        handle_lease_list(p, id, request->lease_list);
         return;
     case GOALLOCD__REQUEST__OP_SCAVENGE:
         handle_scavenge(p, id);

@@ -18,6 +18,7 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask);
 void handle_return(peer *p, uint64_t id, const Goallocd__ReturnSpans *ask);
 void handle_alloc_large(peer *p, uint64_t id, const Goallocd__AllocLarge *ask);
 void handle_resize_large(peer *p, uint64_t id, const Goallocd__ResizeLarge *ask);
+void handle_lease_list(peer *p, uint64_t id, const Goallocd__LeaseList *ask);
 void handle_free_large(peer *p, uint64_t id, const Goallocd__FreeLarge *ask);
 
 /* request_heap.c */

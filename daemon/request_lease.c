@@ -29,6 +29,7 @@
 #define REFILL_PAGES_MAX   (8 * MIB / PAGE_BYTES)
 #define ALIGN_PAGES_MAX    (64 * MIB / PAGE_BYTES)
 #define INSIST_PAGES       16u /* a refill above the memory limit */
+#define LEASE_LIST_MAX     8192u /* spans named in one reply */
 #define LIMIT_WARNING_MS   10000u
 #define RESCUE_SPANS       512u
 #define RESCUE_NS          UINT64_C(20000000)
@@ -256,7 +257,7 @@ static void op_add_fresh(peer *p, page_no first, uint64_t nscavenged)
 {
     p->op_spans[p->op_nspans++] = first.n;
     p->op_nfresh++;
-    if (nscavenged > 0 && p->server->options.eager_commit)
+    if ((nscavenged > 0 || p->server->heap->distrust_backed) && p->server->options.eager_commit)
         commit_add(&p->commit, first, shm_span_at(p->server->heap->map, first)->npages);
     sysmem_spend(&p->server->mem, nscavenged * PAGE_BYTES);
 }
@@ -482,7 +483,7 @@ void handle_resize_large(peer *p, uint64_t id, const Goallocd__ResizeLarge *ask)
     p->op_spans[p->op_nspans++] = first.n;
     p->op_spans[p->op_nspans++] = first.n + (uint32_t)npages;
     p->op_grow = grow;
-    if (nscavenged > 0 && srv->options.eager_commit)
+    if ((nscavenged > 0 || srv->heap->distrust_backed) && srv->options.eager_commit)
         commit_add(&p->commit, page_at(first.n + npages), grow);
     sysmem_spend(&srv->mem, nscavenged * PAGE_BYTES);
     op_commit_and_reply(p);
@@ -530,4 +531,33 @@ void handle_free_large(peer *p, uint64_t id, const Goallocd__FreeLarge *ask)
     if (u32_load_relaxed(&srv->heap->map->page_map[ask->span]) == ask->span)
         (void)lease_sweep(&srv->sessions, page_at(ask->span), true);
     reply_ok(p, id);
+}
+
+void handle_lease_list(peer *p, uint64_t id, const Goallocd__LeaseList *ask)
+{
+    static uint32_t names[LEASE_LIST_MAX];
+    server *srv = p->server;
+    session *s = writing_session(p, id);
+    Goallocd__Reply reply = reply_init(id);
+    Goallocd__LeaseListReply body = GOALLOCD__LEASE_LIST_REPLY__INIT;
+    page_no at;
+
+    if (s == NULL)
+        return;
+    s->nrpcs++;
+    at = s->leased.head;
+    if (ask->after != 0) {
+        if (lease_check(&srv->sessions, s, ask->after, &at) != 0) {
+            reply_error(p, id, EINVAL, "the session does not lease that span");
+            return;
+        }
+        at = srv->heap->links[at.n].next;
+    }
+    for (; at.n != 0 && body.n_spans < LEASE_LIST_MAX; at = srv->heap->links[at.n].next)
+        names[body.n_spans++] = at.n;
+    body.spans = names;
+    body.more = at.n != 0;
+    reply.result_case = GOALLOCD__REPLY__RESULT_LEASE_LIST;
+    reply.lease_list = &body;
+    peer_reply(p, &reply);
 }

@@ -12,8 +12,10 @@
  *
  * Death: SO_PEERPIDFD (else pidfd_open of the peer's pid) gives a pidfd at attach; it becomes readable when the
  * process is dead, whatever happened to copies of its socket in forked children. End of the stream alone does not end
- * a session: a process that lives may still write the alloc bits of its spans. Without a pidfd (a kernel before 5.3,
- * a client outside the daemon's pid namespace before 6.5) the end of the stream has to do.
+ * a session: a process that lives may still write the alloc bits of its spans. But if its life lock (heapfile.c) has
+ * gone too, its image has: it has exited, or become another program by exec. So after the end of a stream the lock is
+ * looked at, at once and then every few milliseconds while it is held: the session is LOST, and its process may come
+ * back to it with its token (request.c), also after this daemon was replaced by another.
  */
 #include "daemon/server.h"
 
@@ -39,6 +41,7 @@
 
 #define QUEUED_BYTES_MAX   (256 * KIB)
 #define END_SLICE_SPANS    256u
+#define LOST_MS_MAX        32u
 #define CENSUS_SLICE_SPANS 1024u
 #define SWEEP_SLICE_SPANS  512u
 #define DEFERS_MAX         16u
@@ -52,6 +55,8 @@ struct watch {
 };
 
 static void peer_process(peer *p);
+static void peer_close(peer *p);
+static void server_watch_lost(server *s);
 
 /* --- peers --- */
 
@@ -85,6 +90,44 @@ static void server_end_session(server *s, session *sess)
     server_wake_idle(s);
 }
 
+/* Which lost sessions have no process any more? */
+static void server_on_lost_timer(uv_timer_t *timer)
+{
+    server *s = timer->data;
+    bool more = false;
+
+    for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
+        session *sess = s->sessions.slots[i];
+
+        if (sess == NULL || sess->state != SHM_SESSION_LOST)
+            continue;
+        if (heapfile_session_lives(s->file, sess->no)) {
+            more = true;
+        } else {
+            log_debug("session %u (pid %u): its process is gone", sess->no.n, sess->pid);
+            server_end_session(s, sess);
+        }
+    }
+    if (more)
+        (void)uv_timer_start(timer, server_on_lost_timer, s->lost_ms, 0);
+    s->lost_ms = s->lost_ms * 2 < LOST_MS_MAX ? s->lost_ms * 2 : LOST_MS_MAX;
+}
+
+static void server_watch_lost(server *s)
+{
+    s->lost_ms = 1;
+    (void)uv_timer_start(&s->lost_timer, server_on_lost_timer, 0, 0);
+}
+
+void server_drop_peer_of(server *s, const session *sess)
+{
+    for (peer *p = s->peers, *next; p != NULL; p = next) {
+        next = p->next;
+        if (p->session.n == sess->no.n && p->epoch == sess->epoch)
+            peer_close(p);
+    }
+}
+
 static void peer_close(peer *p)
 {
     server *s = p->server;
@@ -93,13 +136,10 @@ static void peer_close(peer *p)
     if (p->closing)
         return;
     p->closing = true;
-    if (sess != NULL) {
-        if (s->watches[sess->no.n] == NULL) {
-            server_end_session(s, sess);
-        } else {
-            session_set_state(&s->sessions, sess, SHM_SESSION_LOST);
-            log_debug("session %u (pid %u): connection ended", sess->no.n, sess->pid);
-        }
+    if (sess != NULL && !s->stopping) {
+        session_set_state(&s->sessions, sess, SHM_SESSION_LOST);
+        log_debug("session %u (pid %u): connection ended", sess->no.n, sess->pid);
+        server_watch_lost(s);
     }
     if (p->wait != WAIT_NONE || p->op_detach || p->deferred) {
         /* Nobody will come back to this peer for these. A commit does, so the peer waits for that. */
@@ -191,7 +231,7 @@ void peer_reply(peer *p, const Goallocd__Reply *reply)
         peer_send(p, p->server->out, len);
 }
 
-void peer_reply_with_fds(peer *p, const Goallocd__Reply *reply, const int fds[3])
+void peer_reply_with_fds(peer *p, const Goallocd__Reply *reply, const int *fds, int nfds)
 {
     size_t len = frame_pack(&reply->base, p->server->out, sizeof(p->server->out));
     uv_os_fd_t fd;
@@ -202,7 +242,7 @@ void peer_reply_with_fds(peer *p, const Goallocd__Reply *reply, const int fds[3]
         peer_violation(p, "it does not read its replies");
         return;
     }
-    n = fdpass_send(fd, p->server->out, len, fds, 3);
+    n = fdpass_send(fd, p->server->out, len, fds, nfds);
     if (n != (ssize_t)len)
         peer_close(p);
 }
@@ -394,11 +434,7 @@ static void watch_on_death(uv_poll_t *poll, int status, int events)
         return;
     log_debug("session %u: pid %u has died", sess->no.n, sess->pid);
     server_end_session(s, sess);
-    for (peer *p = s->peers, *next; p != NULL; p = next) {
-        next = p->next;
-        if (p->session.n == w->session.n && p->epoch == w->epoch)
-            peer_close(p);
-    }
+    server_drop_peer_of(s, sess);
 }
 
 void server_watch(server *s, peer *p, const session *sess)
@@ -427,6 +463,7 @@ void server_watch(server *s, peer *p, const session *sess)
     w->pidfd = pidfd;
     w->session = sess->no;
     w->epoch = sess->epoch;
+    watch_end(s, sess->no);
     s->watches[sess->no.n] = w;
     if (uv_poll_start(&w->poll, UV_READABLE, watch_on_death) < 0)
         watch_end(s, sess->no);
@@ -603,6 +640,7 @@ static void server_on_signal(uv_signal_t *handle, int signum)
     if (s->stopping)
         return;
     log_info("stopping on signal %d", signum);
+    s->leave_heap = signum == SIGUSR1;
     notify_systemd("STOPPING=1");
     s->stopping = s->commits.stopping = true;
     notice.result_case = GOALLOCD__REPLY__RESULT_SHUTDOWN_NOTICE;
@@ -618,21 +656,22 @@ static void server_on_signal(uv_signal_t *handle, int signum)
         watch_end(s, (session_no){ (uint16_t)i });
     sweep_stop(&s->sweep);
     scavenge_stop(&s->scav);
+    uv_close((uv_handle_t *)&s->lost_timer, NULL);
     uv_close((uv_handle_t *)&s->idle, NULL);
-    for (size_t i = 0; i < 2; i++)
+    for (size_t i = 0; i < 3; i++)
         uv_close((uv_handle_t *)&s->signals[i], NULL);
 }
 
 static int server_start(server *s, int listen_fd)
 {
-    static const int signums[2] = { SIGTERM, SIGINT };
+    static const int signums[3] = { SIGTERM, SIGINT, SIGUSR1 };
     int r;
 
     if ((r = uv_loop_init(&s->loop)) < 0 || (r = uv_pipe_init(&s->loop, &s->listener, 0)) < 0 ||
         (r = uv_pipe_open(&s->listener, listen_fd)) < 0)
         return r;
     s->listener.data = s;
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < 3; i++) {
         if ((r = uv_signal_init(&s->loop, &s->signals[i])) < 0 ||
             (r = uv_signal_start(&s->signals[i], server_on_signal, signums[i])) < 0)
             return r;
@@ -642,6 +681,12 @@ static int server_start(server *s, int listen_fd)
         return r;
     s->idle.data = s;
     sweep_start(&s->sweep, &s->loop, &s->sessions);
+    (void)uv_timer_init(&s->loop, &s->lost_timer);
+    s->lost_timer.data = s;
+    if (s->options.recovered) {
+        server_watch_lost(s);
+        server_wake_idle(s);
+    }
     s->commits.loop = &s->loop;
     scavenge_start(&s->scav, &s->loop, s->heap, s->options.scavtrace, server_on_released, s);
     return uv_listen((uv_stream_t *)&s->listener, SOMAXCONN, server_on_connection);
@@ -649,6 +694,7 @@ static int server_start(server *s, int listen_fd)
 
 int server_run(server *s, int listen_fd, mheap *heap, const server_options *options)
 {
+    const char *why = NULL;
     int r;
 
     memset(s, 0, offsetof(server, in));
@@ -657,7 +703,15 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
     s->options = *options;
     s->started_ms = uv_hrtime() / 1000000;
     frame_bump_init(&s->bump, s->bump_buf, sizeof(s->bump_buf));
-    session_table_init(&s->sessions, heap);
+    if (options->recovered) {
+        r = session_table_recover(&s->sessions, heap, &why);
+        if (r < 0) {
+            log_error("the heap's sessions can't be taken over: %s", why != NULL ? why : strerror(-r));
+            return r;
+        }
+    } else {
+        session_table_init(&s->sessions, heap);
+    }
     s->roots = roots_new(heap->map);
     if (s->roots == NULL)
         return -ENOMEM;

@@ -62,15 +62,17 @@ typedef struct watch watch;
 typedef struct server_options {
     bool eager_commit;
     bool scavtrace;
+    bool recovered; /* the heap was another daemon's before */
 } server_options;
 
 struct server {
     uv_loop_t loop;
     uv_pipe_t listener;
-    uv_signal_t signals[2];
+    uv_signal_t signals[3];
     uv_idle_t idle; /* runs while there is work in slices */
     bool idle_active;
     bool stopping;
+    bool leave_heap; /* it stops, and another daemon is to take the heap over */
     heapfile *file;
     mheap *heap;
     session_table sessions;
@@ -84,6 +86,8 @@ struct server {
     bool sweeping; /* a round, for Trim and Scavenge requests */
     page_no sweep_pos;
     page_no rescue_pos;
+    uv_timer_t lost_timer; /* looks whether the processes of lost sessions are still there */
+    uint64_t lost_ms;
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
     peer *peers;
     watch *watches[SHM_SESSIONS_MAX];
@@ -107,15 +111,17 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
 
 /* Send a reply. A client that does not read is disconnected when 256 KiB wait for it. */
 void peer_reply(peer *p, const Goallocd__Reply *reply);
-/* Send the attach reply with three descriptors. */
-void peer_reply_with_fds(peer *p, const Goallocd__Reply *reply, const int fds[3]);
+/* Send a reply with descriptors, which stay the caller's. */
+void peer_reply_with_fds(peer *p, const Goallocd__Reply *reply, const int *fds, int nfds);
 /* The request under way is done: go on with what has come in meanwhile. */
 void peer_resume(peer *p);
 /* Disconnect a client that broke the protocol. */
 __attribute__((format(printf, 2, 3))) void peer_violation(peer *p, const char *format, ...);
 /* The open session of the peer; NULL: none. */
 session *peer_session(const peer *p);
-/* Watch the process of a session that the peer has just opened. */
+/* Close the connection that still has this session: its process has come back with another one. */
+void server_drop_peer_of(server *s, const session *session);
+/* Watch the process of a session that the peer has just opened, or taken up again. */
 void server_watch(server *s, peer *p, const session *session);
 /*
  * Pages are being released that the peer's request could have: it is to be handled again when they are. False: there

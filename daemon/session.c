@@ -57,11 +57,13 @@ int session_open(session_table *table, const session_request *request, session *
     s = calloc(1, sizeof(*s));
     if (s == NULL)
         return SESSION_E_NO_SLOT;
-    if (getrandom(s->token, sizeof(s->token), 0) != (ssize_t)sizeof(s->token)) {
+    if (getrandom(table->heap->file->private->tokens[no], SESSION_TOKEN_BYTES, 0) != (ssize_t)SESSION_TOKEN_BYTES) {
         free(s);
         return SESSION_E_NO_SLOT;
     }
     table->search_from = no;
+    if (no >= u32_load_relaxed(&table->heap->map->header->nsession_slots))
+        u32_store_release(&table->heap->map->header->nsession_slots, no + 1u);
 
     shm_session *slot = &table->heap->map->sessions[no];
 
@@ -92,6 +94,104 @@ int session_open(session_table *table, const session_request *request, session *
     *ret = s;
     return 0;
 }
+
+bool session_has_token(const session_table *table, const session *s, const uint8_t *token, size_t len_bytes)
+{
+    const uint8_t *want = table->heap->file->private->tokens[s->no.n];
+    uint8_t differs = 0;
+
+    if (len_bytes != SESSION_TOKEN_BYTES)
+        return false;
+    for (size_t i = 0; i < SESSION_TOKEN_BYTES; i++)
+        differs |= want[i] ^ token[i];
+    return differs == 0;
+}
+
+/* --- after another daemon --- */
+
+static void span_reclaim(mheap *heap, page_no first);
+
+/* The session in a slot that is in use. NULL with *ret_why, or without: no memory. */
+static session *recover_slot(session_table *table, uint16_t no, const char **ret_why)
+{
+    const shm_session *slot = &table->heap->map->sessions[no];
+    uint32_t state = u32_load_relaxed(&slot->state);
+    session *s;
+
+    if (state > SHM_SESSION_ENDING || (slot->flags & ~(SESSION_RECLAIM | SESSION_READONLY)) != 0 ||
+        memchr(slot->label, 0, sizeof(slot->label)) == NULL) {
+        *ret_why = "the session table is damaged";
+        return NULL;
+    }
+    s = calloc(1, sizeof(*s));
+    if (s == NULL)
+        return NULL;
+    *s = (session){ .no = { no },
+                    .epoch = u32_load_relaxed(&slot->epoch),
+                    .flags = slot->flags,
+                    .pid = slot->pid,
+                    .uid = slot->uid,
+                    .limit_pages = slot->limit_bytes / PAGE_BYTES + (slot->limit_bytes % PAGE_BYTES != 0) };
+    memcpy(s->label, slot->label, sizeof(s->label));
+    session_set_state(table, s, state == SHM_SESSION_ENDING || !heapfile_session_lives(table->heap->file, s->no)
+                                    ? SHM_SESSION_ENDING
+                                    : SHM_SESSION_LOST);
+    return s;
+}
+
+static bool recover_lives(void *data, session_no no, uint32_t epoch)
+{
+    return session_find(data, no, epoch) != NULL;
+}
+
+/* Give a leased span back to its session; one whose session has ended is nobody's. */
+static void recover_lease(session_table *table, page_no first)
+{
+    shm_span *span = shm_span_at(table->heap->map, first);
+    lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
+    session *s = session_find(table, lease.session, lease.epoch);
+
+    adopt_recover_span(table->heap->adopted, first);
+    if (lease.state != SPAN_LEASED)
+        return;
+    if (s == NULL) {
+        if (u32_load_relaxed(&span->owner) != 0)
+            span_reclaim(table->heap, first);
+        mcentral_put(table->heap, first);
+        return;
+    }
+    spanlist_push_back(&s->leased, table->heap->links, first, PLACE_LEASED);
+    s->nheld_pages += span->npages;
+    table->nleased++;
+}
+
+int session_table_recover(session_table *table, mheap *heap, const char **ret_why)
+{
+    uint32_t nslots = u32_load_relaxed(&heap->map->header->nsession_slots);
+    page_no pos = { 0 };
+
+    session_table_init(table, heap);
+    *ret_why = NULL;
+    for (uint16_t no = 1; no < nslots && no < SHM_SESSIONS_MAX; no++) {
+        if (u32_load_relaxed(&heap->map->sessions[no].state) == SHM_SESSION_FREE)
+            continue;
+        table->slots[no] = recover_slot(table, no, ret_why);
+        if (table->slots[no] == NULL) {
+            session_table_end(table);
+            return *ret_why != NULL ? -EUCLEAN : -ENOMEM;
+        }
+        table->nopen++;
+    }
+    if (!adopt_recover(heap->adopted, recover_lives, table)) {
+        session_table_end(table);
+        return -ENOMEM;
+    }
+    for (page_no first = mheap_next_span(heap, &pos); first.n != 0; first = mheap_next_span(heap, &pos))
+        recover_lease(table, first);
+    return 0;
+}
+
+/* --- leases --- */
 
 session *session_find(const session_table *table, session_no no, uint32_t epoch)
 {

@@ -6,8 +6,6 @@
 
 #include "daemon/mcentral.h"
 
-#define SESSION_TOKEN_BYTES 16u
-
 /*
  * The daemon's own copy of GOALLOC_ATTACH_*: daemon and client do not include each other. The attach handshake
  * carries them.
@@ -27,7 +25,6 @@ typedef struct session {
     uint64_t nrpcs;
     unsigned nops; /* requests under way that commit memory for it: it does not end before them */
     spanlist leased;
-    uint8_t token[SESSION_TOKEN_BYTES];
     char label[SHM_LABEL_BYTES];
 } session;
 
@@ -56,11 +53,21 @@ enum {
 };
 
 void session_table_init(session_table *table, mheap *heap);
+
+/*
+ * The same after mheap_recover(): sessions that were open are LOST, until their processes come back or turn out to be
+ * gone; those that were ending, or whose processes are gone, are ENDING. Leased spans and adopted objects are theirs
+ * again. 0, -ENOMEM, -EUCLEAN with *ret_why.
+ */
+int session_table_recover(session_table *table, mheap *heap, const char **ret_why) __attribute__((warn_unused_result));
 void session_table_end(session_table *table);
 
 /* Open a session. 0, SESSION_E_NO_SLOT. The table owns *ret until session_end_step() has finished it. */
 int session_open(session_table *table, const session_request *request, session **ret)
     __attribute__((warn_unused_result));
+
+/* True if token is the session's. Takes the same time whatever differs. */
+bool session_has_token(const session_table *table, const session *s, const uint8_t *token, size_t len_bytes);
 
 /* The session with that number and epoch; NULL: it has ended. */
 session *session_find(const session_table *table, session_no no, uint32_t epoch);

@@ -40,6 +40,7 @@ uint64_t shm_abi_hash(void)
         offsetof(shm_header, span_table_off),
         offsetof(shm_header, nspecial),
         offsetof(shm_header, nroot_slots),
+        offsetof(shm_header, nsession_slots),
         sizeof(shm_session),
         offsetof(shm_session, epoch),
         offsetof(shm_session, trim_seq),

@@ -80,7 +80,8 @@ typedef struct shm_header {
     uint64_t reserved[3];
     shm_u32 nspecial; /* adopted objects in the heap; while 0, frees need not look for kept bits */
     shm_u32 nroot_slots; /* root slots from here on were never used; only rises */
-    uint32_t pad[14];
+    shm_u32 nsession_slots; /* the same for session slots */
+    uint32_t pad[13];
 } shm_header;
 
 enum shm_session_state {

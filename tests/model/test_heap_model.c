@@ -142,7 +142,7 @@ static void change_owner(world *w, int i)
         OBJECT_LIVE);
     if (u32_load_relaxed(&span->owner) == w->sessions[i]->no.n)
         return; /* its own, or made the heap's and still in its span: the library's part */
-    assert_int_equal(adopt_set(w->heap.adopted, &ref, w->sessions[i]->no), 0);
+    assert_int_equal(adopt_set(w->heap.adopted, &ref, w->sessions[i]->no, w->sessions[i]->epoch), 0);
     o->owner = i;
 }
 

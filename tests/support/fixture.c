@@ -53,14 +53,19 @@ static int count_fds(pid_t pid)
     return n;
 }
 
-static void exec_daemon(const fixture *f, const char *const *options)
+static void exec_daemon(const fixture *f, const char *more)
 {
     const char *argv[32] = { GOALLOCD_PATH, "--socket", f->socket, "--base", FIXTURE_BASE, "--log-level", "debug" };
     int argc = 7;
     int fd = open(f->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 
-    for (; options != NULL && *options != NULL && argc < 31; options++)
-        argv[argc++] = *options;
+    for (const char *const *option = f->options; option != NULL && *option != NULL && argc < 28; option++)
+        argv[argc++] = *option;
+    if (f->state_dir[0] != '\0') {
+        argv[argc++] = "--state-dir";
+        argv[argc++] = f->state_dir;
+    }
+    argv[argc] = more;
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that dies leaves no daemon behind */
     if (fd < 0 || dup2(fd, STDERR_FILENO) < 0)
         _exit(126);
@@ -77,29 +82,45 @@ static bool answers(const fixture *f)
     return r == 0;
 }
 
-void fixture_start(fixture *f, const char *const *options)
+static void launch(fixture *f, const char *more)
+{
+    f->daemon = fork();
+    if (f->daemon < 0)
+        give_up("fork");
+    if (f->daemon == 0)
+        exec_daemon(f, more);
+}
+
+/* Until it serves. */
+static void await_daemon(fixture *f)
 {
     goalloc_stats_t stats;
 
+    for (int i = 0; i < TIMEOUT_MS / 5 && !answers(f); i++) {
+        if (waitpid(f->daemon, NULL, WNOHANG) != 0)
+            give_up("the daemon has ended at once");
+        sleep_ms(i < 20 ? 1 : 5);
+    }
+    if (!answers(f))
+        give_up("the daemon does not come up");
+    fixture_stats(f, &stats); /* it listens early; now it serves */
+}
+
+static void make_place(fixture *f, const char *const *options)
+{
     memset(f, 0, sizeof(*f));
+    f->options = options;
     (void)snprintf(f->dir, sizeof(f->dir), "/tmp/goalloc-test.XXXXXX");
     if (mkdtemp(f->dir) == NULL)
         give_up("mkdtemp");
     (void)snprintf(f->socket, sizeof(f->socket), "%s/socket", f->dir);
     (void)snprintf(f->log, sizeof(f->log), "%s/log", f->dir);
-    f->daemon = fork();
-    if (f->daemon < 0)
-        give_up("fork");
-    if (f->daemon == 0)
-        exec_daemon(f, options);
-    for (int i = 0; i < TIMEOUT_MS / 5 && !answers(f); i++) {
-        if (waitpid(f->daemon, NULL, WNOHANG) != 0)
-            give_up("the daemon has ended at once");
-        sleep_ms(5);
-    }
-    if (!answers(f))
-        give_up("the daemon does not come up");
-    fixture_stats(f, &stats); /* it listens early; now it serves */
+}
+
+static void start(fixture *f)
+{
+    launch(f, NULL);
+    await_daemon(f);
     /* Its own descriptors: those of the connections that looked whether it answers must be gone. */
     for (int i = 0, same = 0; i < 400 && same < 5; i++) {
         int n = count_fds(f->daemon);
@@ -108,6 +129,66 @@ void fixture_start(fixture *f, const char *const *options)
         f->nfds = n;
         sleep_ms(5);
     }
+}
+
+void fixture_start(fixture *f, const char *const *options)
+{
+    make_place(f, options);
+    start(f);
+}
+
+void fixture_start_kept(fixture *f, const char *const *options)
+{
+    make_place(f, options);
+    (void)snprintf(f->state_dir, sizeof(f->state_dir), "%s/state", f->dir);
+    start(f);
+}
+
+void fixture_kill(fixture *f)
+{
+    (void)kill(f->daemon, SIGKILL);
+    (void)waitpid(f->daemon, NULL, 0);
+}
+
+void fixture_restart(fixture *f, const char *more)
+{
+    launch(f, more);
+    await_daemon(f);
+}
+
+int fixture_restart_refused(fixture *f, const char *more)
+{
+    launch(f, more);
+    return child_wait(f->daemon);
+}
+
+int fixture_try_restart(fixture *f)
+{
+    launch(f, NULL);
+    for (int i = 0; i < TIMEOUT_MS; i++) {
+        int status;
+
+        if (waitpid(f->daemon, &status, WNOHANG) == f->daemon)
+            return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+        if (i > 20 && answers(f)) { /* it listens before it looks at the heap */
+            Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+            Goallocd__Ping body = GOALLOCD__PING__INIT;
+            Goallocd__Reply *reply;
+            int fd = raw_connect(f);
+
+            request.id = 1;
+            request.op_case = GOALLOCD__REQUEST__OP_PING;
+            request.ping = &body;
+            reply = raw_call(fd, &request);
+            (void)close(fd);
+            if (reply != NULL) {
+                goallocd__reply__free_unpacked(reply, NULL);
+                return -1;
+            }
+        }
+        sleep_ms(1);
+    }
+    give_up("the daemon neither serves nor ends");
 }
 
 bool fixture_stop(fixture *f)
@@ -147,6 +228,15 @@ bool fixture_stop(fixture *f)
     (void)snprintf(name, sizeof(name), "%s.lock", f->socket);
     (void)unlink(name);
     (void)unlink(f->log);
+    if (f->state_dir[0] != '\0') {
+        (void)snprintf(name, sizeof(name), "%s/keeper.sock", f->state_dir);
+        if (access(name, F_OK) == 0) {
+            (void)fprintf(stderr, "the keeper is still there\n");
+            clean = false;
+        }
+        (void)unlink(name);
+        (void)rmdir(f->state_dir);
+    }
     (void)rmdir(f->dir);
     return clean;
 }

@@ -28,6 +28,8 @@ typedef struct fixture {
     char socket[96];
     char log[96]; /* what the daemon has said */
     int nfds;     /* the daemon's open descriptors when it had no client yet */
+    char state_dir[96];        /* "": the daemon has none */
+    const char *const *options; /* the caller's, for restarts */
 } fixture;
 
 /*
@@ -41,6 +43,19 @@ void fixture_start(fixture *f, const char *const *options);
  * directory.
  */
 bool fixture_stop(fixture *f);
+
+/* The same with a --state-dir of its own, so that a keeper holds the heap. */
+void fixture_start_kept(fixture *f, const char *const *options);
+
+/* Kill the daemon and wait for it; start another one in its place, with the same options and maybe one more (NULL). */
+void fixture_kill(fixture *f);
+void fixture_restart(fixture *f, const char *more);
+
+/* As fixture_restart(), for a daemon that refuses to start: its exit status. */
+int fixture_restart_refused(fixture *f, const char *more);
+
+/* Either of them: -1 if it serves, its exit status (or 1000 + signal) if it has ended. */
+int fixture_try_restart(fixture *f);
 
 /* The test has killed the daemon and waited for it: only the directory is left to remove. */
 void fixture_forget_daemon(fixture *f);

@@ -1,0 +1,271 @@
+/*
+ * Keeper: a child process with four descriptors and a socket.
+ *
+ * Called by main. Files on a tmpfs would outlive the daemon too, but can't be sealed: a client could truncate them under
+ * all others. Memfds live as long as somebody has them, so somebody must, and that is the keeper: it never maps them,
+ * runs forty lines of code, and stays when the daemon dies, however that happens.
+ *
+ * The conversation, over a SOCK_SEQPACKET socket DIR/keeper.sock, mode 0600:
+ *   daemon connects           -> keeper sends "heap" with the four descriptors
+ *   daemon sends "bye"        -> keeper removes the socket and ends: a clean shutdown
+ *   connection ends otherwise -> the daemon has died: the keeper waits for the next one, as long as its socket is there
+ * A next daemon is served at any time; that there is only one is what its lock on the socket path is for (listen.c).
+ *
+ * Only the same user is served (SO_PEERCRED), and the daemon accepts descriptors only from the same user; what they
+ * hold is checked by heapfile_open() and mheap_recover() all the same.
+ */
+#include "daemon/keeper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "daemon/log.h"
+#include "proto/fdpass.h"
+
+#define BACKLOG         4
+#define PEERS_MAX       8
+#define ANSWER_MS       5000
+#define DISMISS_MS      1000
+#define LOOK_MS         10000
+
+_Static_assert(HEAPFILE_NFDS <= FDPASS_MAX, "the descriptors fit into one message");
+
+static bool socket_address(const char *dir, struct sockaddr_un *ret)
+{
+    int n;
+
+    *ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
+    n = snprintf(ret->sun_path, sizeof(ret->sun_path), "%s/keeper.sock", dir);
+    return n > 0 && (size_t)n < sizeof(ret->sun_path);
+}
+
+static bool is_same_user(int fd)
+{
+    struct ucred cred = { 0 };
+    socklen_t len = sizeof(cred);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.uid == geteuid();
+}
+
+/* --- the keeper's side --- */
+
+/* Close everything but the descriptors kept and the listener, which become 0 to 4. */
+static void keep_only(int fds[HEAPFILE_NFDS + 1])
+{
+    for (int i = 0; i <= HEAPFILE_NFDS; i++) /* out of the way first */
+        fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 64);
+    for (int i = 0; i <= HEAPFILE_NFDS; i++) {
+        (void)dup2(fds[i], i);
+        fds[i] = i;
+    }
+    (void)syscall(SYS_close_range, HEAPFILE_NFDS + 1, ~0U, 0);
+}
+
+/* A daemon says something, or is gone. True: it was "bye". */
+static bool peer_says_bye(int fd)
+{
+    char said[8];
+
+    return recv(fd, said, sizeof(said), MSG_DONTWAIT) == 3 && memcmp(said, "bye", 3) == 0;
+}
+
+__attribute__((noreturn)) static void keep(const char *path, int fds[HEAPFILE_NFDS + 1])
+{
+    struct pollfd polls[1 + PEERS_MAX] = { { .events = POLLIN } };
+    struct stat mine;
+    struct stat there;
+    nfds_t n = 1;
+
+    if (stat(path, &mine) < 0)
+        _exit(EXIT_FAILURE);
+    keep_only(fds);
+    polls[0].fd = fds[HEAPFILE_NFDS];
+    for (;;) {
+        int ready = poll(polls, n, LOOK_MS);
+
+        /* Nobody has the heap, and nobody can ask for it any more. */
+        if (ready == 0 && n == 1 &&
+            (stat(path, &there) < 0 || there.st_ino != mine.st_ino || there.st_dev != mine.st_dev))
+            _exit(EXIT_SUCCESS);
+        if (ready <= 0)
+            continue;
+        for (nfds_t i = n; i-- > 1;) {
+            if (polls[i].revents == 0)
+                continue;
+            if (peer_says_bye(polls[i].fd)) {
+                (void)unlink(path);
+                _exit(EXIT_SUCCESS);
+            }
+            (void)close(polls[i].fd);
+            polls[i] = polls[--n];
+        }
+        if (polls[0].revents != 0) {
+            int fd = accept4(polls[0].fd, NULL, NULL, SOCK_CLOEXEC);
+
+            if (fd < 0)
+                continue;
+            if (n > PEERS_MAX || !is_same_user(fd) || fdpass_send(fd, "heap", 4, fds, HEAPFILE_NFDS) != 4) {
+                (void)close(fd);
+                continue;
+            }
+            polls[n++] = (struct pollfd){ .fd = fd, .events = POLLIN };
+        }
+    }
+}
+
+/* --- the daemon's side --- */
+
+static int make_dir(const char *dir)
+{
+    struct stat st;
+
+    if (mkdir(dir, 0700) < 0 && errno != EEXIST)
+        return -errno;
+    if (stat(dir, &st) < 0)
+        return -errno;
+    if (!S_ISDIR(st.st_mode))
+        return -ENOTDIR;
+    /* Who may write there can put something else in the keeper's place. */
+    return st.st_uid != geteuid() || (st.st_mode & 022) != 0 ? -EPERM : 0;
+}
+
+static int receive(int fd, int ret_fds[HEAPFILE_NFDS])
+{
+    struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+    int fds[FDPASS_MAX];
+    int nfds = 0;
+    char said[8];
+
+    if (!is_same_user(fd))
+        return -EPERM;
+    if (poll(&poll_fd, 1, ANSWER_MS) != 1)
+        return -ETIMEDOUT;
+    if (fdpass_recv(fd, said, sizeof(said), fds, &nfds) != 4 || nfds != HEAPFILE_NFDS) {
+        for (int i = 0; i < nfds; i++)
+            (void)close(fds[i]);
+        return -EPROTO;
+    }
+    memcpy(ret_fds, fds, sizeof(int) * HEAPFILE_NFDS);
+    return 0;
+}
+
+int keeper_connect(keeper *ret, const char *dir, int ret_fds[HEAPFILE_NFDS])
+{
+    struct sockaddr_un addr;
+    int r;
+
+    ret->fd = -1;
+    if (!socket_address(dir, &addr) || snprintf(ret->dir, sizeof(ret->dir), "%s", dir) >= (int)sizeof(ret->dir)) {
+        log_error("--state-dir %s: the path is too long for a socket in it", dir);
+        return -ENAMETOOLONG;
+    }
+    r = make_dir(dir);
+    if (r < 0) {
+        log_error("--state-dir %s: %s", dir,
+                  r == -EPERM ? "it is another user's, or others may write to it" : strerror(-r));
+        return r;
+    }
+    ret->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (ret->fd < 0)
+        return -errno;
+    r = connect(ret->fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : receive(ret->fd, ret_fds);
+    if (r == 0)
+        return 0;
+    (void)close(ret->fd);
+    ret->fd = -1;
+    if (r == -ENOENT || r == -ECONNREFUSED)
+        return KEEPER_E_NONE;
+    log_error("%s: %s", addr.sun_path, r == -EPROTO ? "what answers is no keeper of a heap" : strerror(-r));
+    return r;
+}
+
+static int make_listener(const struct sockaddr_un *addr)
+{
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    mode_t mask;
+    int r;
+
+    if (fd < 0)
+        return -errno;
+    (void)unlink(addr->sun_path); /* nobody answers there */
+    mask = umask(0177);
+    r = bind(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 || listen(fd, BACKLOG) < 0 ? -errno : fd;
+    (void)umask(mask);
+    if (r < 0)
+        (void)close(fd);
+    return r;
+}
+
+int keeper_start(keeper *k, const heapfile *file)
+{
+    struct sockaddr_un addr;
+    int fds[HEAPFILE_NFDS + 1];
+    int copies[HEAPFILE_NFDS];
+    char dir[sizeof(k->dir)];
+    int listener;
+    pid_t pid;
+    int r;
+
+    (void)socket_address(k->dir, &addr);
+    listener = make_listener(&addr);
+    if (listener < 0) {
+        log_error("%s: %s", addr.sun_path, strerror(-listener));
+        return listener;
+    }
+    memcpy(fds, file->fds, sizeof(file->fds));
+    fds[HEAPFILE_NFDS] = listener;
+    pid = fork();
+    if (pid == 0) {
+        (void)setsid();
+        (void)prctl(PR_SET_NAME, "goallocd-keeper");
+        for (int sig = 1; sig < NSIG; sig++)
+            (void)signal(sig, sig == SIGCHLD ? SIG_DFL : SIG_IGN);
+        if (fork() != 0) /* a child of nobody's: the daemon need not wait for it */
+            _exit(EXIT_SUCCESS);
+        keep(addr.sun_path, fds);
+    }
+    (void)close(listener);
+    if (pid < 0)
+        return -errno;
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+        ;
+    memcpy(dir, k->dir, sizeof(dir));
+    r = keeper_connect(k, dir, copies);
+    if (r != 0) {
+        log_error("the keeper in %s does not answer", k->dir);
+        return r < 0 ? r : -ECONNREFUSED;
+    }
+    for (int i = 0; i < HEAPFILE_NFDS; i++)
+        (void)close(copies[i]);
+    return 0;
+}
+
+void keeper_dismiss(keeper *k)
+{
+    struct pollfd poll_fd = { .fd = k->fd, .events = POLLIN };
+
+    if (k->fd < 0)
+        return;
+    if (send(k->fd, "bye", 3, MSG_NOSIGNAL) == 3)
+        (void)poll(&poll_fd, 1, DISMISS_MS);
+    keeper_leave(k);
+}
+
+void keeper_leave(keeper *k)
+{
+    if (k->fd >= 0)
+        (void)close(k->fd);
+    k->fd = -1;
+}

@@ -1,0 +1,575 @@
+/*
+ * The heap outlives its daemon: killed, stopped and replaced daemons, workers that go on, come back, or are told that
+ * the heap is gone; and state that nobody should believe.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "proto/channel.h"
+#include "shm/layout.h"
+#include "tests/support/attach.h"
+
+static int setup(void **state)
+{
+    fixture *f = malloc(sizeof(*f));
+
+    fixture_start_kept(f, NULL);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    bool clean = fixture_stop(*state);
+
+    free(*state);
+    return clean ? 0 : -1;
+}
+
+static void wait_for_stop(pid_t pid)
+{
+    int status;
+
+    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+    assert_true(WIFSTOPPED(status));
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec ts;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/* --- objects and roots --- */
+
+#define OBJECTS 20000
+
+typedef struct object {
+    struct object *next;
+    uint64_t size;
+    uint64_t check;
+} object;
+
+static size_t size_of(uint64_t i)
+{
+    return i % 500 == 0 ? 40000 + i : sizeof(object) + i % 900;
+}
+
+static object *make_object(uint64_t i, object *next)
+{
+    size_t size = size_of(i);
+    object *o = goalloc_malloc(size);
+
+    CHECK(o != NULL);
+    memset(o, (int)i, size);
+    *o = (object){ next, size, i * 31 };
+    return o;
+}
+
+static int build(const fixture *f, void *arg)
+{
+    object *list = NULL;
+
+    (void)arg;
+    must_attach(f, 0);
+    for (uint64_t i = 0; i < OBJECTS; i++)
+        list = make_object(i, list);
+    for (int i = 0; i < 1000; i++)
+        CHECK(goalloc_malloc_noscan(3) != NULL);
+    CHECK(goalloc_root_set("list", list) == 0);
+    return 0;
+}
+
+static int check_and_free(const fixture *f, void *arg)
+{
+    void *p;
+    uint64_t i = OBJECTS;
+
+    (void)arg;
+    must_attach(f, 0);
+    CHECK(goalloc_root_get("list", &p) == 0);
+    for (object *o = p, *next; o != NULL; o = next) {
+        i--;
+        CHECK(o->size == size_of(i) && o->check == i * 31 && goalloc_usable_size(o) >= o->size);
+        CHECK(o->size == sizeof(object) || ((unsigned char *)o)[o->size - 1] == (unsigned char)i);
+        next = o->next;
+        CHECK(goalloc_free_checked(o) == 0);
+    }
+    CHECK(i == 0 && goalloc_root_set("list", NULL) == 0);
+    return 0;
+}
+
+static void heap_of_a_killed_daemon_is_taken_over_whole(void **state)
+{
+    fixture *f = *state;
+    goalloc_stats_t before;
+    goalloc_stats_t after;
+
+    assert_int_equal(child_run(f, build, NULL), 0);
+    assert_true(fixture_is_clean(f, OBJECTS + 1000));
+    fixture_stats(f, &before);
+    for (int i = 0; i < 3; i++) {
+        fixture_kill(f);
+        fixture_restart(f, NULL);
+        fixture_stats(f, &after);
+        assert_int_equal(after.live_objects, before.live_objects);
+        assert_int_equal(after.live_bytes, before.live_bytes);
+        assert_int_equal(after.roots, 1);
+        assert_true(after.committed_bytes >= after.live_bytes);
+    }
+    assert_int_equal(child_run(f, check_and_free, NULL), 0);
+    for (int i = 0; i < 500 && after.live_objects != 1000; i++, usleep(10000))
+        fixture_stats(f, &after);
+    assert_int_equal(after.live_objects, 1000);
+    assert_int_equal(after.roots, 0);
+}
+
+/* --- workers that live on --- */
+
+/* Churn without a pause, checking contents, until told to stop through the heap. */
+static int worker(const fixture *f, void *arg)
+{
+    static object *slots[4000];
+    uint64_t seed = *(uint64_t *)arg ^ (uint64_t)getpid();
+    _Atomic int *stop;
+    void *p;
+
+    must_attach(f, 0);
+    CHECK(goalloc_root_get("stop", &p) == 0);
+    stop = p;
+    while (!*stop) {
+        uint64_t r = test_random(&seed);
+        object **slot = &slots[r % 4000];
+
+        if (*slot != NULL) {
+            size_t size = (*slot)->size;
+
+            CHECK((*slot)->check == (uintptr_t)*slot);
+            CHECK(size <= sizeof(object) || ((unsigned char *)*slot)[size - 1] == (unsigned char)size);
+            goalloc_free(*slot);
+            *slot = NULL;
+        } else {
+            size_t size = sizeof(object) + (r >> 32) % ((r >> 20) % 200 == 0 ? 100000 : 1000);
+
+            *slot = goalloc_malloc(size);
+            CHECK(*slot != NULL);
+            ((unsigned char *)*slot)[size - 1] = (unsigned char)size;
+            **slot = (object){ NULL, size, (uintptr_t)*slot };
+            if (size > sizeof(object))
+                ((unsigned char *)*slot)[size - 1] = (unsigned char)size;
+        }
+        if (r % 20000 == 0)
+            CHECK(goalloc_trim() == 0);
+    }
+    for (int i = 0; i < 4000; i++)
+        goalloc_free(slots[i]);
+    return 0;
+}
+
+static int set_stop(const fixture *f, void *arg)
+{
+    _Atomic int *stop;
+    void *p;
+
+    must_attach(f, 0);
+    if (arg == NULL) {
+        stop = goalloc_calloc(1, sizeof(*stop));
+        CHECK(stop != NULL && goalloc_root_set("stop", (void *)(uintptr_t)stop) == 0);
+    } else {
+        CHECK(goalloc_root_get("stop", &p) == 0);
+        stop = p;
+        *stop = 1;
+    }
+    return 0;
+}
+
+static void workers_go_on_while_daemons_are_killed(void **state)
+{
+    fixture *f = *state;
+    uint64_t seed = test_seed();
+    const char *given = getenv("GOALLOC_TEST_SECONDS");
+    int64_t end = now_ms() + (given != NULL ? atoi(given) : 4) * 1000;
+    pid_t pids[4];
+    int one = 1;
+    int nkills = 0;
+
+    assert_int_equal(child_run(f, set_stop, NULL), 0);
+    for (int i = 0; i < 4; i++)
+        pids[i] = child_start(f, worker, &seed);
+    while (now_ms() < end) {
+        (void)usleep(10000 + (useconds_t)(test_random(&seed) % 90000));
+        fixture_kill(f);
+        (void)usleep((useconds_t)(test_random(&seed) % 20000));
+        fixture_restart(f, NULL);
+        nkills++;
+    }
+    assert_int_equal(child_run(f, set_stop, &one), 0);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(child_wait(pids[i]), 0);
+    (void)printf("%d daemons\n", nkills);
+    f->nfds += 8;
+    assert_true(fixture_is_clean(f, 1));
+}
+
+static int hold_and_lose(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, 0);
+    for (int i = 0; i < 1000; i++)
+        CHECK(goalloc_malloc(100) != NULL);
+    CHECK(goalloc_malloc(100000) != NULL);
+    (void)raise(SIGSTOP);
+    return 0;
+}
+
+static void worker_that_dies_with_its_daemon_is_ended_by_the_next(void **state)
+{
+    fixture *f = *state;
+    pid_t pid = child_start(f, hold_and_lose, NULL);
+
+    wait_for_stop(pid);
+    fixture_kill(f);
+    (void)kill(pid, SIGKILL);
+    (void)child_wait(pid);
+    fixture_restart(f, NULL);
+    assert_true(fixture_is_clean(f, 1001));
+    /* And one that dies after the takeover, before it has come back. */
+    pid = child_start(f, hold_and_lose, NULL);
+    wait_for_stop(pid);
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+    assert_false(fixture_is_clean(f, 2002)); /* it lives, so its leases are its own */
+    (void)kill(pid, SIGKILL);
+    (void)child_wait(pid);
+    assert_true(fixture_is_clean(f, 2002));
+}
+
+/* --- owners --- */
+
+static int reclaimed_later(const fixture *f, void *arg)
+{
+    void *p;
+
+    must_attach(f, GOALLOC_ATTACH_RECLAIM);
+    for (int i = 0; i < 1000; i++) {
+        p = goalloc_malloc(100);
+        CHECK(p != NULL && (i % 10 != 0 || goalloc_publish(p) == 0));
+    }
+    CHECK(goalloc_root_get("list", &p) == 0 && goalloc_adopt(p) == 0);
+    (void)raise(SIGSTOP);
+    if (arg != NULL) { /* come back, and go on as before */
+        CHECK(goalloc_malloc(200000) != NULL);
+        (void)raise(SIGSTOP);
+    }
+    return 0;
+}
+
+static void reclaim_session_owns_its_objects_over_a_takeover(void **state)
+{
+    fixture *f = *state;
+    int back = 1;
+    pid_t pid;
+
+    /* Of the 1000 objects 100 are published; the list's first object is adopted and goes with the session. */
+    assert_int_equal(child_run(f, build, NULL), 0);
+    pid = child_start(f, reclaimed_later, NULL);
+    wait_for_stop(pid);
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+    (void)kill(pid, SIGKILL);
+    (void)child_wait(pid);
+    assert_true(fixture_is_clean(f, OBJECTS + 1000 - 1 + 100));
+    /* The same for one that comes back in between. */
+    assert_int_equal(child_run(f, build, NULL), 0);
+    pid = child_start(f, reclaimed_later, &back);
+    wait_for_stop(pid);
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+    (void)kill(pid, SIGCONT);
+    wait_for_stop(pid);
+    (void)kill(pid, SIGKILL);
+    (void)child_wait(pid);
+    assert_true(fixture_is_clean(f, 2 * (OBJECTS + 1000 - 1 + 100)));
+}
+
+/* --- a new heap --- */
+
+static int told_that_the_heap_is_gone(const fixture *f, void *arg)
+{
+    char *p;
+    void *q;
+
+    (void)arg;
+    must_attach(f, 0);
+    p = goalloc_malloc(100);
+    CHECK(p != NULL);
+    memset(p, 7, 100);
+    (void)raise(SIGSTOP);
+    CHECK(goalloc_root_get("list", &q) == -ESTALE);
+    CHECK(goalloc_root_set("list", p) == -ESTALE);
+    CHECK(goalloc_trim() == -ESTALE);
+    CHECK(goalloc_malloc(100000) == NULL && errno == ESTALE);
+    for (int i = 0; i < 100; i++)
+        CHECK(p[i] == 7); /* it can still be read */
+    CHECK(goalloc_detach() == 0);
+    must_attach(f, 0); /* the new one */
+    CHECK(goalloc_root_get("list", &q) == -ENOENT);
+    CHECK(goalloc_malloc(100) != NULL);
+    return 0;
+}
+
+static void worker_of_an_old_heap_is_told_and_nothing_mixes(void **state)
+{
+    fixture *f = *state;
+
+    for (int i = 0; i < 2; i++) {
+        pid_t pid = child_start(f, told_that_the_heap_is_gone, NULL);
+
+        wait_for_stop(pid);
+        if (i == 0) { /* killed, and begun anew on purpose */
+            fixture_kill(f);
+            fixture_restart(f, "--cold-start");
+        } else { /* stopped and started */
+            (void)kill(f->daemon, SIGTERM);
+            assert_int_equal(child_wait(f->daemon), 0);
+            fixture_restart(f, NULL);
+        }
+        assert_true(fixture_is_clean(f, 0));
+        (void)kill(pid, SIGCONT);
+        assert_int_equal(child_wait(pid), 0);
+        assert_true(fixture_is_clean(f, 1));
+    }
+}
+
+static void daemon_that_is_asked_to_leave_the_heap_hands_it_over(void **state)
+{
+    fixture *f = *state;
+
+    assert_int_equal(child_run(f, build, NULL), 0);
+    (void)kill(f->daemon, SIGUSR1);
+    assert_int_equal(child_wait(f->daemon), 0);
+    fixture_restart(f, NULL);
+    assert_int_equal(child_run(f, check_and_free, NULL), 0);
+    assert_true(fixture_is_clean(f, 1000));
+}
+
+/* --- exec, and stopped workers --- */
+
+static int exec_something_else(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, 0);
+    for (int i = 0; i < 1000; i++)
+        CHECK(goalloc_malloc(100) != NULL);
+    (void)raise(SIGSTOP);
+    (void)execl("/bin/sleep", "sleep", "100", (char *)NULL);
+    return 1;
+}
+
+static void process_that_becomes_another_program_ends_its_session(void **state)
+{
+    fixture *f = *state;
+    pid_t pid = child_start(f, exec_something_else, NULL);
+
+    wait_for_stop(pid);
+    assert_false(fixture_is_clean(f, 1000));
+    (void)kill(pid, SIGCONT);
+    assert_true(fixture_is_clean(f, 1000));
+    assert_int_equal(kill(pid, 0), 0); /* it lives, as something else */
+    (void)kill(pid, SIGKILL);
+    (void)child_wait(pid);
+}
+
+/* --- coming back with a wrong token --- */
+
+typedef struct ticket {
+    uint32_t session;
+    uint32_t epoch;
+    uint64_t generation;
+    uint8_t token[16];
+    size_t token_bytes;
+} ticket;
+
+static int try_reattach(const fixture *f, const ticket *t)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Attach ask = GOALLOCD__ATTACH__INIT;
+    Goallocd__Reply *reply;
+    int fd = raw_connect(f);
+    int error;
+
+    ask.protocol = GOALLOC_PROTOCOL;
+    ask.abi_hash = shm_abi_hash();
+    ask.session = t->session;
+    ask.epoch = t->epoch;
+    ask.generation = t->generation;
+    ask.token.len = t->token_bytes;
+    ask.token.data = (uint8_t *)(uintptr_t)t->token;
+    request.id = 1;
+    request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
+    request.attach = &ask;
+    reply = raw_call(fd, &request);
+    assert_non_null(reply);
+    error = reply->error;
+    goallocd__reply__free_unpacked(reply, NULL);
+    (void)close(fd);
+    return error;
+}
+
+static void reattach_with_a_wrong_or_old_token_is_refused(void **state)
+{
+    fixture *f = *state;
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Attach ask = GOALLOCD__ATTACH__INIT;
+    Goallocd__Reply *reply;
+    pid_t pid = child_start(f, hold_and_lose, NULL); /* session 1 */
+    int fd = raw_connect(f);
+    ticket mine;
+    ticket t;
+
+    wait_for_stop(pid);
+    ask.protocol = GOALLOC_PROTOCOL;
+    ask.abi_hash = shm_abi_hash();
+    request.id = 1;
+    request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
+    request.attach = &ask;
+    reply = raw_call(fd, &request);
+    assert_non_null(reply);
+    assert_int_equal(reply->attach->token.len, 16);
+    mine = (ticket){ reply->attach->session, reply->attach->epoch, reply->attach->generation, { 0 }, 16 };
+    memcpy(mine.token, reply->attach->token.data, 16);
+    goallocd__reply__free_unpacked(reply, NULL);
+
+    t = mine;
+    t.token[15] ^= 1;
+    assert_int_equal(try_reattach(f, &t), EACCES);
+    t = mine;
+    t.token_bytes = 8;
+    assert_int_equal(try_reattach(f, &t), EACCES);
+    t = mine;
+    t.session = 1; /* the other's, with this one's token */
+    assert_int_equal(try_reattach(f, &t), EACCES);
+    t = mine;
+    t.epoch++;
+    assert_int_equal(try_reattach(f, &t), ESTALE);
+    t.session = UINT32_MAX;
+    assert_int_equal(try_reattach(f, &t), ESTALE);
+    t = mine;
+    t.generation ^= 1;
+    assert_int_equal(try_reattach(f, &t), ESTALE);
+    assert_int_equal(try_reattach(f, &mine), 0);
+    /* That was its last connection, and nobody has its life page mapped: an old token now. */
+    for (int i = 0; i < 500 && try_reattach(f, &mine) == 0; i++)
+        (void)usleep(10000);
+    assert_int_equal(try_reattach(f, &mine), ESTALE);
+    (void)close(fd);
+    (void)kill(pid, SIGKILL);
+    (void)child_wait(pid);
+    assert_true(fixture_is_clean(f, 1001));
+}
+
+/* --- state that nobody should believe --- */
+
+/* Get the keeper's descriptors, as a daemon would. The caller closes them. */
+static int from_keeper(const fixture *f, int fds[FDPASS_MAX])
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    char said[8];
+    int nfds = 0;
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+    (void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/keeper.sock", f->state_dir);
+    assert_int_equal(connect(fd, (const struct sockaddr *)&addr, sizeof(addr)), 0);
+    for (int i = 0; i < 100 && nfds == 0; i++, usleep(1000)) {
+        if (fdpass_recv(fd, said, sizeof(said), fds, &nfds) == 0)
+            break;
+    }
+    assert_int_equal(nfds, 4);
+    return fd;
+}
+
+/* Start a daemon: it either refuses (counted) or serves; what it never does is die of it. */
+static void launch_and_see(fixture *f, int *nrefused)
+{
+    int status = fixture_try_restart(f);
+
+    if (status < 0) {
+        fixture_kill(f);
+    } else {
+        assert_int_equal(status, 1);
+        (*nrefused)++;
+    }
+}
+
+static void scribbled_state_is_refused_and_dropped_only_on_demand(void **state)
+{
+    fixture *f = *state;
+    uint64_t seed = test_seed();
+    int fds[FDPASS_MAX];
+    int fd = from_keeper(f, fds);
+    shm_header header;
+    int nrefused = 0;
+
+    assert_int_equal(child_run(f, build, NULL), 0);
+    fixture_kill(f);
+    assert_int_equal(pread(fds[1], &header, sizeof(header), 0), sizeof(header));
+    for (int i = 0; i < 60; i++) {
+        /* A word of the spans region, where it is used, becomes something else. */
+        uint64_t tables[] = { 0, header.sessions_off, header.roots_off, header.heap_arenas_off,
+                              header.page_map_off, header.span_table_off };
+        uint64_t at = tables[i % 6] + test_random(&seed) % 2048 / 8 * 8;
+        uint64_t bad = test_random(&seed);
+        uint64_t was;
+
+        assert_int_equal(pread(fds[1], &was, sizeof(was), (off_t)at), sizeof(was));
+        assert_int_equal(pwrite(fds[1], &bad, sizeof(bad), (off_t)at), sizeof(bad));
+        launch_and_see(f, &nrefused);
+        assert_int_equal(pwrite(fds[1], &was, sizeof(was), (off_t)at), sizeof(was));
+    }
+    (void)printf("%d of 60 refused\n", nrefused);
+    assert_true(nrefused > 10);
+    /* The ABI of another build. */
+    header.abi_hash ^= 1;
+    assert_int_equal(pwrite(fds[1], &header.abi_hash, 8, offsetof(shm_header, abi_hash)), 8);
+    assert_int_equal(fixture_restart_refused(f, NULL), 1);
+    assert_true(fixture_log_has(f, "layout (ABI) is another build's"));
+    assert_true(fixture_log_has(f, "--cold-start"));
+    fixture_restart(f, "--cold-start");
+    assert_true(fixture_is_clean(f, 0));
+    for (int i = 0; i < 4; i++)
+        (void)close(fds[i]);
+    (void)close(fd);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(heap_of_a_killed_daemon_is_taken_over_whole),
+        TEST(workers_go_on_while_daemons_are_killed),
+        TEST(worker_that_dies_with_its_daemon_is_ended_by_the_next),
+        TEST(reclaim_session_owns_its_objects_over_a_takeover),
+        TEST(worker_of_an_old_heap_is_told_and_nothing_mixes),
+        TEST(daemon_that_is_asked_to_leave_the_heap_hands_it_over),
+        TEST(process_that_becomes_another_program_ends_its_session),
+        TEST(reattach_with_a_wrong_or_old_token_is_refused),
+        TEST(scribbled_state_is_refused_and_dropped_only_on_demand),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
