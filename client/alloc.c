@@ -121,8 +121,10 @@ __attribute__((always_inline)) static inline enum object_verdict own_free_body(m
     /*
      * The kept bit goes before the alloc bit: whoever dies in between leaves an object that is its session's to free.
      */
-    if (special && span_has_kept(shm_span_at(&process.map, s->first)))
+    if (special && span_has_kept(shm_span_at(&process.map, s->first))) {
         (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, s->first)[w], ~bit);
+        CRASH_POINT(own_free_after_kept);
+    }
     mspan_clear_bit(mcache_tls, s, w, alloc, bit);
     return OBJECT_LIVE;
 }

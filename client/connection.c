@@ -435,6 +435,7 @@ int connection_return(const uint32_t *spans, uint32_t nspans, bool wait)
 
     connection_lock();
     mark_held(spans, nspans, NULL);
+    CRASH_POINT(return_before_send);
     if (wait) {
         request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
         request.return_spans = &body;
@@ -444,6 +445,7 @@ int connection_return(const uint32_t *spans, uint32_t nspans, bool wait)
     } else if (ch.fd >= 0) {
         r = send_return(spans, nspans, deadline_in(timeout_ms));
     }
+    CRASH_POINT(return_after_send);
     connection_unlock();
     return r;
 }

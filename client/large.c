@@ -153,7 +153,9 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
         *ret_zeroed = fresh && shm_span_at(&process.map, run)->needzero == 0;
     /* A remote bit may be left from a second, faulty free of the run's last object. */
     u64_store_relaxed(shm_remote_bits(&process.map, run), 0);
+    CRASH_POINT(large_before_bit);
     u64_store_release(shm_alloc_bits(&process.map, run), 1);
+    CRASH_POINT(large_after_bit);
     u64_add_relaxed(&shm_counters(&process.map, process.session)[noscan], 1);
     return (void *)(uintptr_t)(process.map.base + page_offset(run));
 }
@@ -221,6 +223,7 @@ enum object_verdict large_free(const object_ref *object)
     if (!process_leases(span)) {
         enum object_verdict verdict = object_free_remote(&process.map, object);
 
+        CRASH_POINT(large_remote_before_message);
         /* A forked child has no session yet: this opens one. If it can't, the daemon's sweep finds the run. */
         if (verdict == OBJECT_LIVE && process_ensure() == 0)
             (void)connection_free_large(object->first);
@@ -233,6 +236,7 @@ enum object_verdict large_free(const object_ref *object)
         (void)u64_fetch_and_acq_rel(shm_kept_bits(&process.map, object->first), ~UINT64_C(1));
     if ((u64_fetch_and_acq_rel(shm_alloc_bits(&process.map, object->first), ~UINT64_C(1)) & 1) == 0)
         return OBJECT_FREE;
+    CRASH_POINT(large_free_after_bit);
     if (resize_is_in_doubt(object->first)) {
         (void)connection_return(&object->first.n, 1, false);
     } else {

@@ -611,6 +611,7 @@ static mspan *take_from_daemon(mcache *mc, span_class spc)
         errno = -n;
         return NULL;
     }
+    CRASH_POINT(refill_after_reply);
     for (int i = 0; i < n; i++) {
         mspan *s = mspan_new(mc, spc, spans[i]);
 

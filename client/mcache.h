@@ -5,6 +5,7 @@
 #define GOALLOC_CLIENT_MCACHE_H
 
 #include "client/process.h"
+#include "shm/crash.h"
 
 struct mcache;
 
@@ -128,7 +129,9 @@ void mcache_fork_child(void);
 /* The body of free: a bit of the thread's own span, set in word w, which is alloc, may be handed out again. */
 static inline void mspan_clear_bit(mcache *mc, mspan *s, uint32_t w, uint64_t alloc, uint64_t bit)
 {
+    CRASH_POINT(own_free_before_bit);
     u64_store_release(&s->alloc[w], alloc & ~bit);
+    CRASH_POINT(own_free_after_bit);
     if (w == s->cur) {
         s->cache |= bit;
         s->nback++;
@@ -147,6 +150,7 @@ static inline void *mspan_take(mspan *s, uint64_t cache)
 {
     uint32_t i = (uint32_t)__builtin_ctzll(cache);
 
+    CRASH_POINT(malloc_before_bit);
     s->cache = cache & (cache - 1);
     s->nused++;
     /*
@@ -154,6 +158,7 @@ static inline void *mspan_take(mspan *s, uint64_t cache)
      * looks the object up.
      */
     u64_store_release(s->word, u64_load_relaxed(s->word) | (cache & -cache));
+    CRASH_POINT(malloc_after_bit);
     return s->word_base + (uint64_t)i * s->elem_bytes;
 }
 

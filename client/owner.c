@@ -14,6 +14,7 @@
 
 #include "client/connection.h"
 #include "client/process.h"
+#include "shm/crash.h"
 
 static int find_live(const void *p, object_ref *ret)
 {
@@ -47,6 +48,7 @@ int goalloc_publish(void *p)
     }
     if (u32_load_acquire(&span->owner) != 0)
         (void)u64_fetch_or_acq_rel(&shm_kept_bits(&process.map, object.first)[object.word], object.bit);
+    CRASH_POINT(publish_after_bit);
     return 0;
 }
 
@@ -69,5 +71,6 @@ int goalloc_adopt(void *p)
             (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, object.first)[object.word], ~object.bit);
         return 0;
     }
+    CRASH_POINT(adopt_before_reply);
     return connection_adopt(object.offset);
 }

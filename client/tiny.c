@@ -29,6 +29,7 @@ static void block_end(mcache *mc, mspan *s, uint32_t block)
     if (span_has_kept(shm_span_at(&process.map, s->first)))
         (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, s->first)[w], ~bit);
     mspan_clear_bit(mc, s, w, u64_load_relaxed(&s->alloc[w]), bit);
+    CRASH_POINT(tiny_end_after_bit);
 }
 
 void tiny_close(mcache *mc)
@@ -61,6 +62,7 @@ void *tiny_alloc_slow(size_t size)
     block.word = tiny_word(&process.map, s->first, block.block);
     /* The word first: while the alloc bit is clear it means nothing. */
     u32_store_release(block.word, tiny_bits(0, bytes));
+    CRASH_POINT(tiny_open_after_word);
     block.base = mspan_take(s, s->cache);
 
     if (bytes < mc->tiny.used) { /* the new block has more room left */

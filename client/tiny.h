@@ -36,6 +36,7 @@ static inline void *tiny_alloc(size_t size)
         return tiny_alloc_slow(size);
     /* From here on the object lives. Dying before it has taken nothing, after it costs that one object. */
     (void)u32_fetch_or_acq_rel(mc->tiny.word, tiny_bits(at, bytes));
+    CRASH_POINT(tiny_add_after_bit);
     mc->tiny.used = at + bytes;
     mc->tiny.nallocs++;
     return mc->tiny.base + at;

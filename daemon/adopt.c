@@ -27,6 +27,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "shm/crash.h"
 #include "shm/tiny.h"
 
 #define uthash_fatal(message) abort() /* not reached: HASH_NONFATAL_OOM reports instead */
@@ -113,10 +114,12 @@ static void adoption_remove(adopt_table *table, adoption *entry)
     shm_header *header = table->map->header;
 
     slot_give_back(table, entry->slot);
+    CRASH_POINT(adopt_remove_after_slot);
     u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) - 1);
     if (u32_load_relaxed(&span->nadopted) == 0 && u32_load_relaxed(&span->owner) == 0)
         u32_store_release(&span->has_kept, 0);
     u32_store_release(&header->nspecial, u32_load_relaxed(&header->nspecial) - 1);
+    CRASH_POINT(adopt_remove_after_counters);
     HASH_DEL(table->by_offset, entry);
     DL_DELETE(table->of_session[entry->session.n], entry);
     table->nof_session[entry->session.n]--;
@@ -208,8 +211,11 @@ int adopt_set(adopt_table *table, const object_ref *object, session_no session, 
         u32_store_release(&header->nspecial, u32_load_relaxed(&header->nspecial) + 1);
         u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) + 1);
     }
+    CRASH_POINT(adopt_after_counters);
     slot_write(table, entry->slot, object->offset, session, epoch);
+    CRASH_POINT(adopt_after_slot);
     (void)u64_fetch_or_acq_rel(&shm_kept_bits(table->map, object->first)[object->word], object->bit);
+    CRASH_POINT(adopt_after_kept);
     entry->session = session;
     DL_APPEND(table->of_session[session.n], entry);
     table->nof_session[session.n]++;

@@ -16,6 +16,7 @@
 #include "daemon/log.h"
 #include "daemon/options.h"
 #include "daemon/server.h"
+#include "shm/crash.h"
 
 static void close_fds(const int fds[HEAPFILE_NFDS])
 {
@@ -75,6 +76,7 @@ static int take_over(const options *o, const int fds[HEAPFILE_NFDS], heapfile *r
     const char *why = NULL;
     int r = heapfile_open(ret_file, fds, &why);
 
+    CRASH_POINT(recover_after_files);
     if (r == 0) {
         r = mheap_recover(ret_heap, ret_file, o->memory_limit_bytes, &why);
         if (r < 0)
@@ -85,6 +87,7 @@ static int take_over(const options *o, const int fds[HEAPFILE_NFDS], heapfile *r
         log_error("%s", drop_advice);
         return r;
     }
+    CRASH_POINT(recover_after_heap);
     if (ret_file->map.arena_bytes != o->reserve_bytes || ret_file->map.base != o->base)
         log_warn("the heap that was left behind has %llu MiB at 0x%llx, and keeps them",
                  (unsigned long long)(ret_file->map.arena_bytes / MIB), (unsigned long long)ret_file->map.base);

@@ -21,6 +21,7 @@
 #include "daemon/mcentral.h"
 
 #include "shm/tiny.h"
+#include "shm/crash.h"
 
 static uint32_t nbits(uint64_t word)
 {
@@ -109,6 +110,7 @@ void mcentral_put(mheap *heap, page_no first)
 
     span->needzero = 1;
     u64_store_release(&span->lease, lease_pack((lease_word){ .state = SPAN_CENTRAL }));
+    CRASH_POINT(put_after_word);
     mcentral_insert(heap, first, span_fold(heap, first));
 }
 

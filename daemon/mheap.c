@@ -37,6 +37,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "shm/crash.h"
+
 #define GROW_PAGES 512u /* 4 MiB: a chunk of the page allocator */
 
 /* Pages [first, end) are now the page heap's: say so in their heap arenas. */
@@ -151,6 +153,7 @@ static bool mheap_grow(mheap *heap, uint64_t npages)
     if (ask == 0)
         return false;
     note_added(heap, end, end + ask);
+    CRASH_POINT(arena_after_npages);
     pagealloc_grow(heap->pages, page_at(end), ask);
     mheap_refresh_metadata(heap);
     return true;
@@ -267,6 +270,7 @@ static bool mheap_was_used(mheap *heap, page_no first, uint64_t npages)
             used = true;
         if (to > zeroed_base)
             u64_store_release(&arena->zeroed_base, to);
+        CRASH_POINT(zeroed_base_after);
         page += to - from;
     }
     return used;
@@ -302,12 +306,15 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
     u32_store_relaxed(&span->owner, 0);
     u32_store_relaxed(&span->nadopted, 0);
     u32_store_relaxed(&span->has_kept, 0);
+    CRASH_POINT(span_after_description);
     for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
         u64_store_relaxed(&shm_alloc_bits(heap->map, first)[w], 0);
         u64_store_relaxed(&shm_remote_bits(heap->map, first)[w], 0);
     }
+    CRASH_POINT(span_after_bits);
     for (uint64_t i = 0; i < npages; i++)
         u32_store_release(&heap->map->page_map[first.n + i], first.n);
+    CRASH_POINT(span_after_map);
 
     note_inuse(heap, npages);
     heap->ninuse_spans++;
@@ -326,8 +333,10 @@ void mheap_free_span(mheap *heap, page_no first, bool punched)
         adopt_forget_span(heap->adopted, first);
     /* The state first: from here on the page map entries mean nothing. */
     u64_store_release(&span->lease, lease_pack((lease_word){ .state = SPAN_FREE }));
+    CRASH_POINT(free_span_after_word);
     for (uint64_t i = 0; i < npages; i++)
         u32_store_release(&heap->map->page_map[first.n + i], 0);
+    CRASH_POINT(free_span_after_map);
     heap->ninuse_pages -= npages;
     heap->ninuse_spans--;
     pagealloc_free_run(heap->pages, first, npages, punched);
@@ -421,6 +430,7 @@ static const char *recover_spans(mheap *heap, uint64_t end)
         if (why != NULL)
             return why;
         recover_span(heap, page_at(first));
+        CRASH_POINT(recover_half_spans);
         page += span->npages;
     }
     return NULL;
@@ -502,7 +512,9 @@ void mheap_extend_span(mheap *heap, page_no first, uint64_t npages)
     (void)mheap_was_used(heap, behind, npages);
     for (uint64_t i = 0; i < npages; i++)
         u32_store_release(&heap->map->page_map[behind.n + i], first.n);
+    CRASH_POINT(extend_after_map);
     span->npages += (uint32_t)npages;
+    CRASH_POINT(extend_after_npages);
     span->elem_bytes = span->npages * PAGE_BYTES;
     heap->ngrowth_pages -= npages;
     note_inuse(heap, npages);
@@ -522,8 +534,10 @@ void mheap_shrink_span(mheap *heap, page_no first, uint64_t npages)
     assert(npages > 0 && npages < span->npages);
     span->elem_bytes = npages * PAGE_BYTES;
     span->npages = (uint32_t)npages;
+    CRASH_POINT(shrink_after_npages);
     for (uint64_t i = 0; i < gone; i++)
         u32_store_release(&heap->map->page_map[first.n + npages + i], 0);
+    CRASH_POINT(shrink_after_map);
     heap->ninuse_pages -= gone;
     pagealloc_free_run(heap->pages, page_at(first.n + npages), gone, false);
 }

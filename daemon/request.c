@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "daemon/log.h"
+#include "shm/crash.h"
 
 #define LIST_SESSIONS_MAX  128u
 #define LIST_ROOTS_MAX     128u
@@ -100,6 +101,7 @@ static void reattach(peer *p, uint64_t id, const Goallocd__Attach *ask)
     body.daemon_version = (char *)(uintptr_t)GOALLOC_VERSION;
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
     reply.attach = &body;
+    CRASH_POINT(reattach_before_reply);
     peer_reply(p, &reply);
 }
 
@@ -446,6 +448,9 @@ void request_handle(peer *p, const Goallocd__Request *request)
         return;
     case GOALLOCD__REQUEST__OP_LEASE_LIST:
         handle_lease_list(p, id, request->lease_list);
+        return;
+    case GOALLOCD__REQUEST__OP_CHECK:
+        handle_check(p, id);
         return;
     case GOALLOCD__REQUEST__OP_SCAVENGE:
         handle_scavenge(p, id);

@@ -212,3 +212,20 @@ void handle_heap_map(peer *p, uint64_t id, const Goallocd__HeapMap *ask)
     reply.heap_map = &body;
     peer_reply(p, &reply);
 }
+
+void handle_check(peer *p, uint64_t id)
+{
+    Goallocd__Reply reply = reply_init(id);
+    Goallocd__CheckReply body = GOALLOCD__CHECK_REPLY__INIT;
+    char text[1024] = "";
+    FILE *out = fmemopen(text, sizeof(text), "w");
+
+    body.whole = mheap_validate(p->server->heap, out != NULL ? out : stderr) == 0;
+    if (out != NULL)
+        (void)fclose(out);
+    text[sizeof(text) - 1] = '\0';
+    body.text = text;
+    reply.result_case = GOALLOCD__REPLY__RESULT_CHECK;
+    reply.check = &body;
+    peer_reply(p, &reply);
+}

@@ -26,5 +26,6 @@ void handle_stats(peer *p, uint64_t id);
 void handle_scavenge(peer *p, uint64_t id);
 void handle_heap_map(peer *p, uint64_t id, const Goallocd__HeapMap *ask);
 void handle_trim(peer *p, uint64_t id);
+void handle_check(peer *p, uint64_t id);
 
 #endif

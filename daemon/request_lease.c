@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include "daemon/log.h"
+#include "shm/crash.h"
 
 #define REFILL_PAGES_MAX   (8 * MIB / PAGE_BYTES)
 #define ALIGN_PAGES_MAX    (64 * MIB / PAGE_BYTES)
@@ -163,6 +164,7 @@ static void op_reply(peer *p, bool large)
         reply.result_case = GOALLOCD__REPLY__RESULT_ALLOC_LARGE;
         reply.alloc_large = &run;
     } else {
+        CRASH_POINT(refill_before_reply);
         refill.n_spans = p->op_nspans;
         refill.spans = p->op_spans;
         reply.result_case = GOALLOCD__REPLY__RESULT_REFILL;

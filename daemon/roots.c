@@ -19,6 +19,8 @@
 #define HASH_NONFATAL_OOM     1
 #include <uthash.h>
 
+#include "shm/crash.h"
+
 typedef struct root_entry {
     UT_hash_handle hh; /* its key is the name in the slot */
     bool used;
@@ -137,10 +139,13 @@ int roots_set(roots *r, const uint8_t *name, size_t name_bytes, uint64_t offset)
 
     if (slot >= u32_load_relaxed(&r->map->header->nroot_slots))
         u32_store_release(&r->map->header->nroot_slots, slot + 1);
+    CRASH_POINT(root_after_slot);
     memset(root->name, 0, sizeof(root->name));
     memcpy(root->name, name, name_bytes);
     u64_store_relaxed(&root->offset, offset);
+    CRASH_POINT(root_after_name);
     u64_store_release(&root->name_bytes, name_bytes);
+    CRASH_POINT(root_after_set);
     if (!root_index(r, slot)) {
         u64_store_release(&root->name_bytes, 0);
         return ROOTS_E_FULL;

@@ -34,6 +34,7 @@
 #include "daemon/notify.h"
 #include "daemon/request.h"
 #include "proto/fdpass.h"
+#include "shm/crash.h"
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
@@ -709,6 +710,7 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
             log_error("the heap's sessions can't be taken over: %s", why != NULL ? why : strerror(-r));
             return r;
         }
+        CRASH_POINT(recover_after_sessions);
     } else {
         session_table_init(&s->sessions, heap);
     }

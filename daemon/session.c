@@ -27,6 +27,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "shm/crash.h"
+
 void session_table_init(session_table *table, mheap *heap)
 {
     *table = (session_table){ .heap = heap };
@@ -65,6 +67,8 @@ int session_open(session_table *table, const session_request *request, session *
     if (no >= u32_load_relaxed(&table->heap->map->header->nsession_slots))
         u32_store_release(&table->heap->map->header->nsession_slots, no + 1u);
 
+    CRASH_POINT(session_after_token);
+
     shm_session *slot = &table->heap->map->sessions[no];
 
     s->no = (session_no){ no };
@@ -90,7 +94,9 @@ int session_open(session_table *table, const session_request *request, session *
     u32_store_release(&slot->epoch, s->epoch);
     table->slots[no] = s;
     table->nopen++;
+    CRASH_POINT(session_before_state);
     session_set_state(table, s, SHM_SESSION_OPEN);
+    CRASH_POINT(session_after_state);
     *ret = s;
     return 0;
 }
@@ -181,6 +187,7 @@ int session_table_recover(session_table *table, mheap *heap, const char **ret_wh
             return *ret_why != NULL ? -EUCLEAN : -ENOMEM;
         }
         table->nopen++;
+        CRASH_POINT(recover_half_sessions);
     }
     if (!adopt_recover(heap->adopted, recover_lives, table)) {
         session_table_end(table);
@@ -222,12 +229,15 @@ void lease_give(session_table *table, session *s, page_no first)
         if (span->nelems <= SPAN_NELEMS_MAX / 2)
             adopt_ensure_kept(heap->map, first);
         u32_store_release(&span->owner, s->no.n);
+        CRASH_POINT(lease_after_owner);
     }
     spanlist_push_back(&s->leased, heap->links, first, PLACE_LEASED);
     s->nheld_pages += span->npages;
     table->nleased++;
+    CRASH_POINT(lease_after_list);
     u64_store_release(&span->lease,
                       lease_pack((lease_word){ .state = SPAN_LEASED, .session = s->no, .epoch = s->epoch }));
+    CRASH_POINT(lease_after_word);
 }
 
 int lease_check(const session_table *table, const session *s, uint32_t first, page_no *ret)
@@ -259,12 +269,14 @@ static void span_reclaim(mheap *heap, page_no first)
     shm_span *span = shm_span_at(heap->map, first);
 
     (void)span_fold(heap, first);
+    CRASH_POINT(reclaim_after_fold);
     for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
         uint64_t alloc = u64_load_relaxed(&shm_alloc_bits(heap->map, first)[w]);
         uint64_t kept = span_has_kept(span) ? u64_load_acquire(&shm_kept_bits(heap->map, first)[w]) : 0;
 
         u64_store_release(&shm_alloc_bits(heap->map, first)[w], alloc & kept);
     }
+    CRASH_POINT(reclaim_after_bits);
     u32_store_release(&span->owner, 0);
     if (u32_load_relaxed(&span->nadopted) == 0)
         u32_store_release(&span->has_kept, 0);
@@ -273,6 +285,7 @@ static void span_reclaim(mheap *heap, page_no first)
 static void lease_end(session_table *table, session *s, page_no first)
 {
     lease_unlink(table, s, first);
+    CRASH_POINT(lease_end_after_unlink);
     if (u32_load_relaxed(&shm_span_at(table->heap->map, first)->owner) != 0)
         span_reclaim(table->heap, first);
     mcentral_put(table->heap, first);
@@ -334,6 +347,7 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
 
     for (; budget > 0 && s->leased.head.n != 0; budget--)
         lease_end(table, s, s->leased.head);
+    CRASH_POINT(session_end_half);
     for (; budget > 0; budget--) {
         object_ref object;
         bool empty;

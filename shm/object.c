@@ -8,6 +8,7 @@
  */
 #include "shm/object.h"
 
+#include "shm/crash.h"
 #include "shm/tiny.h"
 
 enum object_verdict object_find(const shm_map *map, uint64_t p, object_ref *ret)
@@ -70,8 +71,11 @@ enum object_verdict object_free_remote(const shm_map *map, const object_ref *obj
         return OBJECT_FREE;
 
     /* Release: what the freeing process wrote into the object happens before its next owner has it. */
+    CRASH_POINT(remote_free_before_bit);
+
     uint64_t old = u64_fetch_or_acq_rel(&shm_remote_bits(map, object->first)[object->word], object->bit);
 
+    CRASH_POINT(remote_free_after_bit);
     return old & object->bit ? OBJECT_FREE : OBJECT_LIVE;
 }
 
@@ -87,7 +91,10 @@ uint64_t object_fold_word(const shm_map *map, page_no first, const shm_span *spa
     if (span_has_kept(span))
         (void)u64_fetch_and_acq_rel(&shm_kept_bits(map, first)[w], ~freed);
     bits &= ~freed;
+    CRASH_POINT(fold_before_alloc);
     u64_store_release(alloc, bits);
+    CRASH_POINT(fold_after_alloc);
     (void)u64_fetch_and_acq_rel(remote, ~freed);
+    CRASH_POINT(fold_after_remote);
     return bits;
 }

@@ -20,6 +20,8 @@
  */
 #include "shm/tiny.h"
 
+#include "shm/crash.h"
+
 uint32_t tiny_live_bytes(uint32_t word)
 {
     uint32_t bytes = 0;
@@ -80,6 +82,7 @@ enum object_verdict tiny_free(const shm_map *map, const object_ref *object, bool
     if ((old & bit) == 0)
         return OBJECT_FREE;
     *ret_last = (old & 0xffff) == bit;
+    CRASH_POINT(tiny_free_after_bit);
     return OBJECT_LIVE;
 }
 
@@ -100,8 +103,10 @@ enum object_verdict tiny_free_remote(const shm_map *map, const object_ref *objec
         if ((old & 0xffff) == bit && !hinted) {
             (void)u64_fetch_or_acq_rel(&shm_remote_bits(map, object->first)[object->word], object->bit);
             hinted = true;
+            CRASH_POINT(tiny_remote_after_hint);
         }
     } while (!u32_exchange_if_acq_rel(word, &old, old & ~bit));
+    CRASH_POINT(tiny_remote_after_bit);
     return OBJECT_LIVE;
 }
 
@@ -128,6 +133,7 @@ static uint64_t end_blocks(const shm_map *map, page_no page, const shm_span *spa
     if (empty != 0 && span_has_kept(span))
         (void)u64_fetch_and_acq_rel(&shm_kept_bits(map, page)[w], ~empty);
     u64_store_release(alloc, bits);
+    CRASH_POINT(tiny_fold_after_alloc);
     if (hints != 0)
         (void)u64_fetch_and_acq_rel(&shm_remote_bits(map, page)[w], ~hints);
     return bits;

@@ -43,5 +43,6 @@ int command_heap_map(const arguments *args);
 int command_scavenge(const arguments *args);
 int command_trim(const arguments *args);
 int command_ping(const arguments *args);
+int command_check(const arguments *args);
 
 #endif

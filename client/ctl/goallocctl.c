@@ -91,6 +91,7 @@ static const struct {
 } commands[] = {
     { "stats", command_stats },       { "classes", command_classes }, { "heap-map", command_heap_map },
     { "scavenge", command_scavenge }, { "trim", command_trim },       { "ping", command_ping },
+    { "check", command_check },
 };
 
 __attribute__((visibility("default"))) const char *argp_program_version = "goallocctl " GOALLOC_VERSION;
@@ -138,6 +139,7 @@ int main(int argc, char **argv)
                "  heap-map  a picture of the arena: what is in use, free, released\n"
                "  scavenge  sweep, and give all free pages back to the system\n"
                "  trim      ask all sessions to give back the spans that they hold idle\n"
+               "  check     have the daemon check its tables; nobody is served meanwhile\n"
                "  ping      is the daemon there, and which version",
     };
     arguments args = { .socket_path = getenv("GOALLOC_SOCKET") };

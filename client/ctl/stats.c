@@ -1,5 +1,5 @@
 /*
- * stats: what the heap holds: goallocctl stats, classes and ping.
+ * stats: what the heap holds: goallocctl stats, classes, check and ping.
  *
  * The bytes add up: total = live + unused + free + released + metadata, as the daemon counts them.
  */
@@ -205,6 +205,27 @@ int command_ping(const arguments *args)
     else
         (void)printf("goallocd %s, pid %u, protocol %u\n", reply->ping->version, reply->ping->pid,
                      reply->ping->protocol);
+    goallocd__reply__free_unpacked(reply, NULL);
+    return fflush(stdout) == 0 ? status : EXIT_FAILURE;
+}
+
+int command_check(const arguments *args)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Check body = GOALLOCD__CHECK__INIT;
+    Goallocd__Reply *reply;
+    int status;
+
+    request.op_case = GOALLOCD__REQUEST__OP_CHECK;
+    request.check = &body;
+    reply = ctl_ask(args, &request, GOALLOCD__REPLY__RESULT_CHECK);
+    if (reply == NULL)
+        return EXIT_FAILURE;
+    status = reply->check->whole ? EXIT_SUCCESS : EXIT_FAILURE;
+    if (args->json)
+        (void)ctl_print_json(json_pack("{s:b, s:s}", "whole", reply->check->whole, "text", reply->check->text));
+    else
+        (void)printf("%s%s", reply->check->whole ? "the heap's tables agree\n" : "", reply->check->text);
     goallocd__reply__free_unpacked(reply, NULL);
     return fflush(stdout) == 0 ? status : EXIT_FAILURE;
 }

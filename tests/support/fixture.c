@@ -67,6 +67,8 @@ static void exec_daemon(const fixture *f, const char *more)
     }
     argv[argc] = more;
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that dies leaves no daemon behind */
+    if (f->crash != NULL && setenv("GOALLOC_CRASH", f->crash, 1) < 0)
+        _exit(126);
     if (fd < 0 || dup2(fd, STDERR_FILENO) < 0)
         _exit(126);
     (void)execv(argv[0], (char *const *)(uintptr_t)argv);
@@ -148,6 +150,11 @@ void fixture_kill(fixture *f)
 {
     (void)kill(f->daemon, SIGKILL);
     (void)waitpid(f->daemon, NULL, 0);
+}
+
+void fixture_launch(fixture *f)
+{
+    launch(f, NULL);
 }
 
 void fixture_restart(fixture *f, const char *more)
@@ -388,6 +395,17 @@ int fixture_ctl(const fixture *f, const char *const *arguments, char *ret, size_
     ret[used] = '\0';
     status = pclose(out);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+bool fixture_is_whole(const fixture *f)
+{
+    static const char *const check[] = { "check", NULL };
+    char text[1200];
+    bool whole = fixture_ctl(f, check, text, sizeof(text)) == 0;
+
+    if (!whole)
+        (void)fprintf(stderr, "%s", text);
+    return whole;
 }
 
 bool fixture_log_has(const fixture *f, const char *text)

@@ -30,6 +30,7 @@ typedef struct fixture {
     int nfds;     /* the daemon's open descriptors when it had no client yet */
     char state_dir[96];        /* "": the daemon has none */
     const char *const *options; /* the caller's, for restarts */
+    const char *crash;          /* the point at which daemons that are started from now on are killed; NULL: none */
 } fixture;
 
 /*
@@ -50,6 +51,9 @@ void fixture_start_kept(fixture *f, const char *const *options);
 /* Kill the daemon and wait for it; start another one in its place, with the same options and maybe one more (NULL). */
 void fixture_kill(fixture *f);
 void fixture_restart(fixture *f, const char *more);
+
+/* Start a daemon in place of one that has died, and don't wait for it. */
+void fixture_launch(fixture *f);
 
 /* As fixture_restart(), for a daemon that refuses to start: its exit status. */
 int fixture_restart_refused(fixture *f, const char *more);
@@ -95,6 +99,9 @@ uint64_t fixture_memfd_bytes(const fixture *f, const char *name);
 
 /* Run goallocctl with arguments, NULL-terminated; its exit status, and up to size - 1 bytes of its output in ret. */
 int fixture_ctl(const fixture *f, const char *const *arguments, char *ret, size_t size);
+
+/* True if the daemon's tables agree with each other; else what differs is printed. */
+bool fixture_is_whole(const fixture *f);
 
 /* True if the daemon has said text so far. */
 bool fixture_log_has(const fixture *f, const char *text);

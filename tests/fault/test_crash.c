@@ -1,0 +1,521 @@
+/*
+ * Every named point at which a process can die between two stores (shm/crash.h): a worker that dies there, a daemon
+ * that dies there and is replaced, a takeover that dies there and is begun again. Each point must be reached. After
+ * it, what had been told to others is whole, the daemon's tables agree, and what is lost is at most one object for
+ * each thread of the dead process.
+ *
+ * The workload keeps what it allocates in a table in the shared heap, so that others can find it: a slot is set right
+ * after an object is made, and cleared right after it is freed. Who dies in between leaves at most one object that no
+ * slot names, or one slot whose object is gone.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "shm/crash.h"
+#include "tests/support/attach.h"
+
+#define SLOTS   3000
+#define THREADS 2
+
+typedef struct object {
+    uint64_t size;
+    uint64_t check;
+} object;
+
+/* In the shared heap. */
+typedef struct table {
+    void *_Atomic objects[SLOTS];
+    void *_Atomic tiny[SLOTS];
+    void *_Atomic large[16];
+} table;
+
+static table *the_table(void)
+{
+    void *p;
+
+    CHECK(goalloc_root_get("table", &p) == 0);
+    return p;
+}
+
+static int make_table(const fixture *f, void *arg)
+{
+    void *p;
+
+    (void)arg;
+    must_attach(f, 0);
+    p = goalloc_calloc(1, sizeof(table));
+    CHECK(p != NULL && goalloc_root_set("table", p) == 0);
+    return 0;
+}
+
+static void put(void *_Atomic *slot, size_t size, bool noscan)
+{
+    object *o = noscan ? goalloc_malloc_noscan(size) : goalloc_malloc(size);
+
+    CHECK(o != NULL);
+    if (size >= sizeof(*o))
+        *o = (object){ size, (uintptr_t)o ^ size };
+    else
+        memset(o, 0x5a, size);
+    *slot = o;
+}
+
+static void check_object(const object *o)
+{
+    size_t size = goalloc_usable_size(o);
+
+    if (size >= sizeof(*o))
+        CHECK(o->check == ((uintptr_t)o ^ o->size) && o->size <= size);
+    else
+        CHECK(*(const unsigned char *)o == 0x5a);
+}
+
+static void take(void *_Atomic *slot)
+{
+    object *o = *slot;
+
+    if (o == NULL)
+        return;
+    check_object(o);
+    CHECK(goalloc_free_checked(o) == 0);
+    *slot = NULL;
+}
+
+/* The other thread frees a part of what the first has made: remote frees, to be folded. */
+static void *free_some(void *data)
+{
+    table *t = data;
+
+    for (int i = 0; i < SLOTS; i += 3) {
+        take(&t->objects[i]);
+        take(&t->tiny[i]);
+    }
+    for (int i = 0; i < 16; i += 3)
+        take(&t->large[i]);
+    return NULL;
+}
+
+static void join_free_some(table *t)
+{
+    pthread_t thread;
+
+    CHECK(pthread_create(&thread, NULL, free_some, t) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
+/* A large object becomes shorter, and longer again by the pages that it has just given up. */
+static void resize_large(table *t)
+{
+    static const size_t sizes[] = { 2000000, 1000000, 1500000, 50000 };
+    object *o = t->large[1];
+
+    if (o == NULL)
+        return;
+    t->large[1] = NULL;
+    for (int i = 0; i < 4; i++) {
+        o = goalloc_realloc(o, sizes[i]);
+        CHECK(o != NULL);
+        *o = (object){ sizes[i], (uintptr_t)o ^ sizes[i] };
+    }
+    t->large[1] = o;
+}
+
+/* Everything that changes shared state. A program of its own, so that its environment can name a point. */
+/* Attach; the daemon may be dying and being replaced just now. */
+static void attach_patiently(const char *socket, uint32_t flags)
+{
+    goalloc_options options = GOALLOC_OPTIONS_INIT;
+    int r = -1;
+
+    options.socket_path = socket;
+    options.flags = flags;
+    for (int i = 0; i < 2000 && r != 0; i++) {
+        r = goalloc_attach(&options);
+        if (r != 0)
+            (void)usleep(5000);
+    }
+    CHECK(r == 0);
+}
+
+static int work_default(const char *socket)
+{
+    table *t;
+
+    attach_patiently(socket, 0);
+    t = the_table();
+    for (int i = 0; i < 16; i++) /* of another process */
+        take(&t->large[i]);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < SLOTS; i++) {
+            if (t->objects[i] == NULL)
+                put(&t->objects[i], sizeof(object) + (size_t)(i % 40) * 24, i % 2);
+            if (t->tiny[i] == NULL)
+                put(&t->tiny[i], 1 + (size_t)i % 15, true);
+        }
+        for (int i = 0; i < 16; i++) {
+            if (t->large[i] == NULL)
+                put(&t->large[i], 40000 + (size_t)i * 5000, false);
+        }
+        resize_large(t);
+        join_free_some(t);
+        for (int i = 0; i < SLOTS; i += 3) { /* from the places that the other thread has freed */
+            if (t->objects[i] == NULL)
+                put(&t->objects[i], sizeof(object) + (size_t)(i % 40) * 24, i % 2);
+            if (t->tiny[i] == NULL)
+                put(&t->tiny[i], 1 + (size_t)i % 15, true);
+        }
+        for (int i = 1; i < SLOTS; i += 4) {
+            take(&t->objects[i]);
+            take(&t->tiny[i]);
+        }
+        for (int i = 1; i < 16; i += 4)
+            take(&t->large[i]);
+        CHECK(goalloc_root_set(round % 2 ? "odd" : "even", t) == 0);
+        CHECK(goalloc_trim() == 0);
+        take(&t->objects[0]);
+        put(&t->objects[0], 64, false);
+        join_free_some(t); /* of spans that nobody leases */
+    }
+    return 0;
+}
+
+/* A session that reclaims: its objects go with it, but for the published ones, and so do those that it adopted. */
+static int work_reclaim(const char *socket)
+{
+    table *t;
+    void *mine[300];
+
+    attach_patiently(socket, GOALLOC_ATTACH_RECLAIM);
+    t = the_table();
+    for (int i = 0; i < 300; i++) {
+        CHECK((mine[i] = goalloc_malloc(sizeof(object) + (size_t)i)) != NULL);
+        *(object *)mine[i] = (object){ sizeof(object) + (size_t)i, (uintptr_t)mine[i] ^ (sizeof(object) + (size_t)i) };
+    }
+    for (int i = 0; i < 30; i++) {
+        if (t->objects[i] != NULL)
+            continue;
+        t->objects[i] = mine[i];
+        CHECK(goalloc_publish(mine[i]) == 0);
+    }
+    for (int i = 30; i < 100; i++)
+        goalloc_free(mine[i]);
+    for (int i = 100; i < 120; i++) /* of others */
+        CHECK(t->objects[i] == NULL || goalloc_adopt(t->objects[i]) == 0);
+    for (int i = 110; i < 120; i++)
+        CHECK(t->objects[i] == NULL || goalloc_publish(t->objects[i]) == 0);
+    return 0;
+}
+
+static int work_both(const char *socket)
+{
+    int status = work_default(socket);
+
+    if (status == 0)
+        status = goalloc_detach() == 0 ? 0 : 1;
+    return status == 0 ? work_reclaim(socket) : status;
+}
+
+/* Hold leases over a takeover, and go on afterwards. */
+static int hold(const fixture *f, void *arg)
+{
+    table *t;
+
+    (void)arg;
+    must_attach(f, 0);
+    t = the_table();
+    for (int i = 0; i < 16; i++)
+        take(&t->large[i]);
+    put(&t->large[0], 100000, false);
+    (void)raise(SIGSTOP);
+    put(&t->large[2], 100000, false);
+    CHECK(goalloc_trim() == 0);
+    return 0;
+}
+
+/* Free all that the table names. Exit status: slots whose objects were gone. */
+static int clean_up(const fixture *f, void *arg)
+{
+    table *t;
+    int ngone = 0;
+
+    (void)arg;
+    must_attach(f, 0);
+    t = the_table();
+    for (int i = 0; i < 2 * SLOTS + 16; i++) {
+        void *_Atomic *slot = i < SLOTS ? &t->objects[i] : i < 2 * SLOTS ? &t->tiny[i - SLOTS] : &t->large[i - 2 * SLOTS];
+        void *p = *slot;
+
+        if (p == NULL)
+            continue;
+        if (goalloc_usable_size(p) == 0) {
+            ngone++;
+            continue;
+        }
+        check_object(p);
+        CHECK(goalloc_free_checked(p) == 0);
+    }
+    goalloc_free(t);
+    for (int i = 0; i < 3; i++)
+        CHECK(goalloc_root_set(i == 0 ? "table" : i == 1 ? "odd" : "even", NULL) <= 0);
+    return ngone;
+}
+
+/* Wait until no session is left; then there are between 0 and most objects. */
+static uint64_t objects_left(const fixture *f)
+{
+    goalloc_stats_t stats = { .sessions = 1 };
+
+    for (int i = 0; i < 1000; i++) {
+        fixture_stats(f, &stats);
+        if (stats.sessions == 0 && stats.leased_spans == 0)
+            break;
+        (void)usleep(5000);
+    }
+    assert_int_equal(stats.sessions + stats.leased_spans, 0);
+    return stats.live_objects;
+}
+
+static int run_work(const fixture *f, const char *mode, const char *crash)
+{
+    pid_t pid = fork();
+
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        if (crash != NULL)
+            (void)setenv("GOALLOC_CRASH", crash, 1);
+        (void)execl("/proc/self/exe", "test_crash", mode, f->socket, (char *)NULL);
+        _exit(127);
+    }
+    return child_wait(pid);
+}
+
+/* After a crash: everything that the table names is whole, and nothing else but what may be lost is there. */
+static void settle(const fixture *f, const char *name, int most_gone, uint64_t most_lost)
+{
+    int ngone;
+    uint64_t nlost;
+
+    (void)objects_left(f);
+    assert_true(fixture_is_whole(f));
+    ngone = child_run(f, clean_up, NULL);
+    nlost = objects_left(f);
+    if (ngone > most_gone || nlost > most_lost)
+        fail_msg("%s: %d slots without their objects, %llu objects lost", name, ngone, (unsigned long long)nlost);
+    assert_true(fixture_is_whole(f));
+}
+
+/* --- workers --- */
+
+static void worker_dies(const char *name, const char *mode, unsigned nth)
+{
+    fixture f;
+    char crash[80];
+
+    (void)snprintf(crash, sizeof(crash), "%s:%u", name, nth);
+    fixture_start(&f, NULL);
+    assert_int_equal(child_run(&f, make_table, NULL), 0);
+    assert_int_equal(run_work(&f, "default", NULL), 0); /* objects of another process, to be freed and adopted */
+    if (run_work(&f, mode, crash) != 1000 + SIGKILL)
+        fail_msg("no worker comes by %s for the %uth time", name, nth);
+    /* Objects that a session adopted before it died go with it, so their slots are empty then. */
+    settle(&f, name, strcmp(mode, "reclaim") == 0 ? 20 : THREADS, THREADS);
+    assert_true(fixture_stop(&f));
+}
+
+#define WORKER_c(name) worker_dies(#name, "default", 1);
+#define WORKER_r(name) worker_dies(#name, "reclaim", 1);
+#define WORKER_d(name)
+#define WORKER_b(name)
+#define WORKER_t(name)
+#define WORKER(name, who) WORKER_##who(name)
+
+static void worker_may_die_at_every_point(void **state)
+{
+    (void)state;
+    CRASH_POINTS(WORKER)
+}
+
+#define LATER_c(name) worker_dies(#name, "default", 2);
+#define LATER_r(name)
+#define LATER_d(name)
+#define LATER_b(name)
+#define LATER_t(name)
+#define LATER(name, who) LATER_##who(name)
+
+static void worker_may_die_at_every_point_later(void **state)
+{
+    (void)state;
+    CRASH_POINTS(LATER)
+}
+
+/* --- daemons --- */
+
+/* Let the workload run while the daemon is killed at the point, and replaced. */
+static void daemon_dies(const char *name, unsigned nth)
+{
+    fixture f;
+    char crash[80];
+    pid_t pid;
+    int status;
+    bool died = false;
+
+    (void)snprintf(crash, sizeof(crash), "%s:%u", name, nth);
+    fixture_start_kept(&f, NULL);
+    assert_int_equal(child_run(&f, make_table, NULL), 0);
+    fixture_kill(&f);
+    f.crash = crash;
+    fixture_launch(&f);
+    f.crash = NULL;
+    pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        (void)execl("/proc/self/exe", "test_crash", "both", f.socket, (char *)NULL);
+        _exit(127);
+    }
+    while (waitpid(pid, &status, WNOHANG) == 0) {
+        if (!died && waitpid(f.daemon, NULL, WNOHANG) == f.daemon) {
+            died = true;
+            fixture_restart(&f, NULL);
+        }
+        (void)usleep(1000);
+    }
+    if (!died && waitpid(f.daemon, NULL, WNOHANG) == f.daemon) {
+        died = true;
+        fixture_restart(&f, NULL);
+    }
+    for (int i = 0; i < 400 && !died; i++, usleep(5000)) { /* what it does after the last worker has gone */
+        if (waitpid(f.daemon, NULL, WNOHANG) == f.daemon) {
+            died = true;
+            fixture_restart(&f, NULL);
+        }
+    }
+    if (!died)
+        fail_msg("no daemon comes by %s for the %uth time", name, nth);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        fail_msg("%s: the worker ended with status 0x%x", name, (unsigned)status);
+    settle(&f, name, 20, 0);
+    assert_true(fixture_stop(&f));
+}
+
+#define DAEMON_c(name)
+#define DAEMON_r(name)
+#define DAEMON_d(name) daemon_dies(#name, 1);
+#define DAEMON_b(name)
+#define DAEMON_t(name)
+#define DAEMON(name, who) DAEMON_##who(name)
+
+static void daemon_may_die_at_every_point(void **state)
+{
+    (void)state;
+    CRASH_POINTS(DAEMON)
+}
+
+/* --- takeovers --- */
+
+static void takeover_dies(const char *name)
+{
+    fixture f;
+    pid_t pid;
+    int status;
+
+    fixture_start_kept(&f, NULL);
+    assert_int_equal(child_run(&f, make_table, NULL), 0);
+    assert_int_equal(run_work(&f, "default", NULL), 0);
+    pid = child_start(&f, hold, NULL); /* a session to be taken over */
+    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+    fixture_kill(&f);
+    for (int i = 0; i < 2; i++) { /* twice in a row */
+        f.crash = name;
+        fixture_launch(&f);
+        if (child_wait(f.daemon) != 1000 + SIGKILL)
+            fail_msg("no takeover comes by %s", name);
+    }
+    f.crash = NULL;
+    fixture_restart(&f, NULL);
+    (void)kill(pid, SIGCONT);
+    assert_int_equal(child_wait(pid), 0);
+    settle(&f, name, 0, 0);
+    assert_true(fixture_stop(&f));
+}
+
+#define TAKEOVER_c(name)
+#define TAKEOVER_r(name)
+#define TAKEOVER_d(name)
+#define TAKEOVER_b(name)
+#define TAKEOVER_t(name) takeover_dies(#name);
+#define TAKEOVER(name, who) TAKEOVER_##who(name)
+
+static void takeover_may_die_twice_at_every_point(void **state)
+{
+    (void)state;
+    CRASH_POINTS(TAKEOVER)
+}
+
+/* --- coming back --- */
+
+static void return_dies(const char *name)
+{
+    fixture f;
+    pid_t pid;
+    int status;
+
+    fixture_start_kept(&f, NULL);
+    assert_int_equal(child_run(&f, make_table, NULL), 0);
+    assert_int_equal(run_work(&f, "default", NULL), 0);
+    pid = child_start(&f, hold, NULL);
+    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+    fixture_kill(&f);
+    f.crash = name;
+    fixture_launch(&f);
+    f.crash = NULL;
+    (void)kill(pid, SIGCONT);
+    if (child_wait(f.daemon) != 1000 + SIGKILL)
+        fail_msg("no daemon comes by %s", name);
+    fixture_restart(&f, NULL);
+    assert_int_equal(child_wait(pid), 0);
+    settle(&f, name, 0, 0);
+    assert_true(fixture_stop(&f));
+}
+
+#define RETURN_c(name)
+#define RETURN_r(name)
+#define RETURN_d(name)
+#define RETURN_b(name) return_dies(#name);
+#define RETURN_t(name)
+#define RETURN(name, who) RETURN_##who(name)
+
+static void daemon_may_die_while_a_worker_comes_back(void **state)
+{
+    (void)state;
+    CRASH_POINTS(RETURN)
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(worker_may_die_at_every_point),
+        cmocka_unit_test(worker_may_die_at_every_point_later),
+        cmocka_unit_test(daemon_may_die_at_every_point),
+        cmocka_unit_test(takeover_may_die_twice_at_every_point),
+        cmocka_unit_test(daemon_may_die_while_a_worker_comes_back),
+    };
+
+    if (argc == 3 && strcmp(argv[1], "default") == 0)
+        return work_default(argv[2]);
+    if (argc == 3 && strcmp(argv[1], "reclaim") == 0)
+        return work_reclaim(argv[2]);
+    if (argc == 3 && strcmp(argv[1], "both") == 0)
+        return work_both(argv[2]);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
