@@ -24,7 +24,7 @@ static void count_tiny(const shm_map *map, page_no first, census_class *c)
     }
 }
 
-static void count_span(const shm_map *map, page_no first, census_class *c)
+static void count_small(const shm_map *map, page_no first, census_class *c)
 {
     const shm_span *span = shm_span_at(map, first);
     uint64_t nlive = 0;
@@ -39,6 +39,14 @@ static void count_span(const shm_map *map, page_no first, census_class *c)
     c->live_bytes += nlive * span->elem_bytes;
 }
 
+void census_span(const shm_map *map, page_no first, census_class *c)
+{
+    if (span_is_tiny(shm_span_at(map, first)))
+        count_tiny(map, first, c);
+    else
+        count_small(map, first, c);
+}
+
 bool census_step(census *c, const mheap *heap, unsigned budget)
 {
     for (; budget > 0; budget--) {
@@ -51,10 +59,7 @@ bool census_step(census *c, const mheap *heap, unsigned budget)
         class = &c->classes[span->spc.n];
         class->nspans++;
         class->npages += span->npages;
-        if (span_is_tiny(span))
-            count_tiny(heap->map, first, class);
-        else
-            count_span(heap->map, first, class);
+        census_span(heap->map, first, class);
     }
     return false;
 }

@@ -21,6 +21,9 @@ typedef struct census {
 /* Count up to budget spans more. True: that was all. Start with a zeroed census. */
 bool census_step(census *c, const mheap *heap, unsigned budget);
 
+/* Count the live objects of one span into *c. */
+void census_span(const shm_map *map, page_no first, census_class *c);
+
 /* Of all classes. */
 census_class census_total(const census *c);
 

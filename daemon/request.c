@@ -21,6 +21,9 @@
 #define LIST_SESSIONS_MAX  128u
 #define LIST_ROOTS_MAX     128u
 
+/* What goallocd.proto calls the states of sessions that are over. */
+enum { SESSION_STATE_DETACHED = 4, SESSION_STATE_DIED = 5 };
+
 Goallocd__Reply reply_init(uint64_t id)
 {
     Goallocd__Reply reply = GOALLOCD__REPLY__INIT;
@@ -180,6 +183,7 @@ static void handle_detach(peer *p, uint64_t id)
         reply_error(p, id, ENOTCONN, "not attached");
         return;
     }
+    s->detached = true;
     session_set_state(&p->server->sessions, s, SHM_SESSION_ENDING);
     p->op_id = id;
     p->op_detach = true;
@@ -195,6 +199,34 @@ void request_detach_done(peer *p)
     peer_resume(p);
 }
 
+/* Numbers above those of the slots are sessions that have ended, the last one first. NULL: nobody has that number. */
+static const session *session_listed(const session_table *table, uint32_t no)
+{
+    uint32_t back = no - SHM_SESSIONS_MAX;
+
+    if (no < SHM_SESSIONS_MAX)
+        return table->slots[no];
+    return back < table->nended ? &table->ended[(table->nended - 1 - back) % SESSIONS_ENDED_KEPT] : NULL;
+}
+
+static void fill_session(const session *s, bool ended, Goallocd__SessionInfo *ret)
+{
+    goallocd__session_info__init(ret);
+    ret->session = s->no.n;
+    ret->epoch = s->epoch;
+    ret->pid = s->pid;
+    ret->uid = s->uid;
+    ret->flags = s->flags;
+    ret->state = ended ? (s->detached ? SESSION_STATE_DETACHED : SESSION_STATE_DIED) : (uint32_t)s->state;
+    ret->label = (char *)(uintptr_t)s->label;
+    ret->held_bytes = s->nheld_pages * PAGE_BYTES;
+    ret->leased_spans = s->leased.count;
+    ret->limit_bytes = s->limit_pages * PAGE_BYTES;
+    ret->rpcs = s->nrpcs;
+    ret->left_objects = s->left.live_objects;
+    ret->left_bytes = s->left.live_bytes;
+}
+
 static void handle_session_list(peer *p, uint64_t id, uint32_t start)
 {
     const session_table *table = &p->server->sessions;
@@ -202,31 +234,20 @@ static void handle_session_list(peer *p, uint64_t id, uint32_t start)
     Goallocd__SessionListReply body = GOALLOCD__SESSION_LIST_REPLY__INIT;
     Goallocd__SessionInfo infos[LIST_SESSIONS_MAX];
     Goallocd__SessionInfo *pointers[LIST_SESSIONS_MAX];
+    uint32_t end = SHM_SESSIONS_MAX + SESSIONS_ENDED_KEPT;
     uint32_t no = start;
 
-    for (; no < SHM_SESSIONS_MAX && body.n_sessions < LIST_SESSIONS_MAX; no++) {
-        session *s = table->slots[no];
+    for (; no < end && body.n_sessions < LIST_SESSIONS_MAX; no++) {
+        const session *s = session_listed(table, no);
 
         if (s == NULL)
             continue;
-        Goallocd__SessionInfo *info = &infos[body.n_sessions];
-
-        goallocd__session_info__init(info);
-        info->session = no;
-        info->epoch = s->epoch;
-        info->pid = s->pid;
-        info->uid = s->uid;
-        info->flags = s->flags;
-        info->state = (uint32_t)s->state;
-        info->label = s->label;
-        info->held_bytes = s->nheld_pages * PAGE_BYTES;
-        info->leased_spans = s->leased.count;
-        info->limit_bytes = s->limit_pages * PAGE_BYTES;
-        info->rpcs = s->nrpcs;
-        pointers[body.n_sessions++] = info;
+        fill_session(s, no >= SHM_SESSIONS_MAX, &infos[body.n_sessions]);
+        pointers[body.n_sessions] = &infos[body.n_sessions];
+        body.n_sessions++;
     }
     body.sessions = pointers;
-    body.next = no < SHM_SESSIONS_MAX ? no : 0;
+    body.next = no < end ? no : 0;
     reply.result_case = GOALLOCD__REPLY__RESULT_SESSION_LIST;
     reply.session_list = &body;
     peer_reply(p, &reply);

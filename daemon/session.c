@@ -231,7 +231,11 @@ void lease_give(session_table *table, session *s, page_no first)
         u32_store_release(&span->owner, s->no.n);
         CRASH_POINT(lease_after_owner);
     }
+    census_class before = { 0 };
+
+    census_span(heap->map, first, &before);
     spanlist_push_back(&s->leased, heap->links, first, PLACE_LEASED);
+    heap->links[first.n].nbefore = (uint32_t)before.live_objects;
     s->nheld_pages += span->npages;
     table->nleased++;
     CRASH_POINT(lease_after_list);
@@ -282,12 +286,28 @@ static void span_reclaim(mheap *heap, page_no first)
         u32_store_release(&span->has_kept, 0);
 }
 
+/* What the session leaves in a span beyond what it has found there. */
+static void count_left(session_table *table, session *s, page_no first, uint32_t nbefore)
+{
+    census_class c = { 0 };
+    uint64_t nleft;
+
+    census_span(table->heap->map, first, &c);
+    nleft = c.live_objects > nbefore ? c.live_objects - nbefore : 0;
+    s->left.live_objects += nleft;
+    s->left.live_bytes += nleft == 0 ? 0 : c.live_bytes * nleft / c.live_objects;
+}
+
 static void lease_end(session_table *table, session *s, page_no first)
 {
+    uint32_t nbefore = table->heap->links[first.n].nbefore;
+
     lease_unlink(table, s, first);
     CRASH_POINT(lease_end_after_unlink);
     if (u32_load_relaxed(&shm_span_at(table->heap->map, first)->owner) != 0)
         span_reclaim(table->heap, first);
+    if (s->state == SHM_SESSION_ENDING)
+        count_left(table, s, first, nbefore);
     mcentral_put(table->heap, first);
 }
 
@@ -360,6 +380,7 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
             session_set_state(table, s, SHM_SESSION_FREE);
             table->slots[s->no.n] = NULL;
             table->nopen--;
+            table->ended[table->nended++ % SESSIONS_ENDED_KEPT] = *s;
             free(s);
             return true;
         }

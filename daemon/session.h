@@ -4,6 +4,7 @@
 #ifndef GOALLOC_DAEMON_SESSION_H
 #define GOALLOC_DAEMON_SESSION_H
 
+#include "daemon/census.h"
 #include "daemon/mcentral.h"
 
 /*
@@ -25,11 +26,18 @@ typedef struct session {
     uint64_t nrpcs;
     unsigned nops; /* requests under way that commit memory for it: it does not end before them */
     spanlist leased;
+    bool detached;       /* its process has said that it is done */
+    census_class left;   /* objects that it left in its spans when it ended: nobody may know of some of them */
     char label[SHM_LABEL_BYTES];
 } session;
 
+/* Sessions that are over, the last ones, for people to look at. */
+#define SESSIONS_ENDED_KEPT 128u
+
 typedef struct session_table {
     mheap *heap;
+    session ended[SESSIONS_ENDED_KEPT];
+    uint64_t nended; /* ever; the last is ended[(nended - 1) % SESSIONS_ENDED_KEPT] */
     session *slots[SHM_SESSIONS_MAX]; /* NULL: free */
     uint32_t nopen;                   /* all that are not NULL */
     uint64_t nleased;                 /* spans of all sessions */

@@ -22,6 +22,7 @@ typedef struct span_link {
     page_no next;
     page_no prev;
     enum span_place place;
+    uint32_t nbefore; /* live objects when it was leased, as far as that is known */
 } span_link;
 
 typedef struct spanlist {

@@ -44,5 +44,6 @@ int command_scavenge(const arguments *args);
 int command_trim(const arguments *args);
 int command_ping(const arguments *args);
 int command_check(const arguments *args);
+int command_sessions(const arguments *args);
 
 #endif

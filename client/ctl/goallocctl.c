@@ -91,7 +91,7 @@ static const struct {
 } commands[] = {
     { "stats", command_stats },       { "classes", command_classes }, { "heap-map", command_heap_map },
     { "scavenge", command_scavenge }, { "trim", command_trim },       { "ping", command_ping },
-    { "check", command_check },
+    { "check", command_check },       { "sessions", command_sessions },
 };
 
 __attribute__((visibility("default"))) const char *argp_program_version = "goallocctl " GOALLOC_VERSION;
@@ -135,6 +135,7 @@ int main(int argc, char **argv)
         .args_doc = "COMMAND",
         .doc = "Asks a running goallocd.\vCommands:\n"
                "  stats     objects, memory, sessions and leases of the heap\n"
+               "  sessions  attached processes, and those that have ended, with the objects that they left behind\n"
                "  classes   the same by size class: objects, allocs and frees, unused memory\n"
                "  heap-map  a picture of the arena: what is in use, free, released\n"
                "  scavenge  sweep, and give all free pages back to the system\n"

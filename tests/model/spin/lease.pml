@@ -1,0 +1,528 @@
+/*
+ * Lease: spans, their bits and their leases, while workers and the daemon may die between any two steps.
+ *
+ * Two workers, one daemon (and those that take its place), NSPANS spans of two objects. One access to a shared word is
+ * one step; everything else interleaves. Private steps are merged with the access before or after them.
+ *
+ *   worker   malloc, free of its own, free from afar, fold, refill, return, coming back after a lost connection
+ *            (client/alloc.c, client/mcache.c, client/connection.c, shm/object.c)
+ *   daemon   refill, return, lease list, attach, end of a session, sweep, taking over
+ *            (daemon/request_lease.c, daemon/session.c, daemon/mcentral.c, daemon/mheap.c)
+ *   fate     kills workers and daemons, and cuts connections
+ *   watcher  what has to be true in every state
+ *
+ * There is no limit to the number of operations: the states are finite.
+ *
+ * Switches: NSPANS 1 or 2, DAEMON_DEATHS, WORKER_DEATHS (as a mask of workers that may be killed before both are told to
+ * stop), NO_CUTS, NO_LATE; LOOK adds a process that asks whether a free object is live.
+ * Broken on purpose: FOLD_REMOTE_FIRST, RETURN_LATE_FORGET, TAKE_FROM_LOST, TAKE_OVER_ALL, SWEEP_LEASED, TELL_BEFORE_BIT,
+ * NO_RECONCILE, FREE_UNFOLDED, LOOK_ALLOC_FIRST.
+ */
+#ifndef NSPANS
+#define NSPANS 1
+#endif
+#ifndef DAEMON_DEATHS
+#define DAEMON_DEATHS 2
+#endif
+
+/* The lease word. */
+#define FREE      0
+#define LEASED(w) (1 + (w))
+#define CENTRAL   3
+
+/* Requests; replies carry the same kind. */
+#define REFILL 1 /* reply: the span + 1, 0: there is none */
+#define RETURN 2 /* not replied to */
+#define LIST   3 /* reply: a mask of spans */
+
+/* A session, as its slot says. LOST is OPEN without a connection. */
+#define ENDED  0
+#define OPEN   1
+#define ENDING 2
+
+typedef span_words {
+    unsigned lease : 2;
+    unsigned alloc : 2;
+    unsigned remote : 2;
+    /* Ghosts: what the program that uses the heap believes. */
+    unsigned live : 2; /* returned by malloc, and no free of it has taken effect */
+    unsigned his : 2;  /* of these: worker 1 may free it; else worker 0 */
+};
+
+span_words span[NSPANS];
+byte sess[2] = OPEN; /* survives the daemon */
+bit alive[2] = 1;    /* the life lock */
+bit up[2];           /* there is a connection */
+bit want[2];         /* a worker connects and attaches with its token */
+chan req[2] = [2] of { byte, byte };
+chan rep[2] = [2] of { byte, byte };
+bit dkill;                        /* the daemon has been killed, and the next one starts */
+byte daemons_left = DAEMON_DEATHS;
+
+/* A worker's private knowledge: global for the watcher's sake, gone with the worker. */
+byte held[2]; /* mspan_of: mask of spans */
+bit late[2];  /* the next reply to a refill is to one that was given up */
+
+/* Ghosts. */
+byte pending[2]; /* object + 1 whose alloc bit is set and which malloc has not returned yet; stays after a death */
+bit idle[2];     /* the worker is between two operations */
+bit dbusy = 1;   /* the daemon is within one */
+
+#define BIT(s)           (1 << (s))
+#define OBJECT(s, b)     ((s) * 2 + (b)) /* b is 1 or 2; never 0 */
+#define IN_SPAN(o, s)    ((o) > (s) * 2 && (o) <= (s) * 2 + 2)
+#define PENDING_OF(w, s) (IN_SPAN(pending[w], s) -> pending[w] - (s) * 2 : 0)
+#define LIVE_BITS(s)     (span[s].alloc & ~span[s].remote & 3)
+#define KNOWN_LIVE(s)    (span[s].live | PENDING_OF(0, s) | PENDING_OF(1, s))
+#define IS_HIS(w, s, b)  ((span[s].live & (b)) && (((span[s].his & (b)) != 0) == (w)))
+
+inline drain(c)
+{
+    do
+    :: nempty(c) -> c?_, _
+    :: empty(c) -> break
+    od
+}
+
+/* Fold the remote frees of s: shm/object.c. r and a are private; afterwards a is the alloc word. */
+inline fold(s)
+{
+    r = span[s].remote;
+    if
+    :: r == 0 -> a = span[s].alloc
+    :: else ->
+        a = span[s].alloc;
+#ifdef FOLD_REMOTE_FIRST
+        span[s].remote = span[s].remote & ~r;
+        span[s].alloc = a & ~r;
+#else
+        span[s].alloc = a & ~r;
+        span[s].remote = span[s].remote & ~r;
+#endif
+        a = a & ~r & 3
+    fi
+}
+
+/* --- workers --- */
+
+#define CHOOSE(S)                                                                                                    \
+    :: atomic { cache[S] != 0 -> s = S; b = (cache[S] & 1 -> 1 : 2); idle[w] = 0 } goto do_malloc                    \
+    :: atomic { IS_HIS(w, S, 1) && (held[w] & BIT(S)) -> s = S; b = 1; idle[w] = 0 } goto do_own_free                 \
+    :: atomic { IS_HIS(w, S, 2) && (held[w] & BIT(S)) -> s = S; b = 2; idle[w] = 0 } goto do_own_free                 \
+    :: atomic { IS_HIS(w, S, 1) && !(held[w] & BIT(S)) -> s = S; b = 1; idle[w] = 0 } goto do_remote_free             \
+    :: atomic { IS_HIS(w, S, 2) && !(held[w] & BIT(S)) -> s = S; b = 2; idle[w] = 0 } goto do_remote_free             \
+    :: atomic { IS_HIS(w, S, 1) -> span[S].his = span[S].his ^ 1 }                                                   \
+    :: atomic { IS_HIS(w, S, 2) -> span[S].his = span[S].his ^ 2 }                                                   \
+    :: atomic { (held[w] & BIT(S)) && span[S].remote != 0 -> s = S; idle[w] = 0 } goto do_fold                        \
+    :: atomic { (held[w] & BIT(S)) -> s = S; idle[w] = 0 } goto do_return
+
+proctype worker(bit w)
+{
+    byte cache[NSPANS]; /* free objects of spans that it holds, not handed out yet */
+    byte s, b, a, r, kind, x;
+
+    {
+        goto next;
+next:   atomic { s = 0; b = 0; a = 0; r = 0; kind = 0; x = 0; idle[w] = 1 }
+        do
+        CHOOSE(0)
+#if NSPANS > 1
+        CHOOSE(1)
+#endif
+        :: atomic { held[w] != BIT(NSPANS) - 1 -> idle[w] = 0 } goto do_refill
+        od;
+
+do_malloc: /* mspan_take */
+        atomic { a = span[s].alloc; cache[s] = cache[s] & ~b }
+#ifdef TELL_BEFORE_BIT
+        atomic { span[s].live = span[s].live | b; span[s].his = (w -> span[s].his | b : span[s].his & ~b) }
+        span[s].alloc = a | b;
+#else
+        atomic {
+            assert(span[s].lease == LEASED(w)); /* nobody else writes the alloc word */
+            assert(span[s].alloc == a);
+            assert((KNOWN_LIVE(s) & b) == 0);   /* it has no owner */
+            span[s].alloc = a | b;
+            pending[w] = OBJECT(s, b)
+        }
+        atomic {
+            pending[w] = 0;
+            span[s].live = span[s].live | b;
+            span[s].his = (w -> span[s].his | b : span[s].his & ~b)
+        }
+#endif
+        goto next;
+
+do_own_free: /* own_free_body */
+        a = span[s].alloc;
+        r = span[s].remote;
+        assert(a & ~r & b); /* it is not taken for a double free */
+        atomic {
+            assert(span[s].lease == LEASED(w));
+            assert(span[s].alloc == a);
+            span[s].alloc = a & ~b;
+            span[s].live = span[s].live & ~b;
+            span[s].his = span[s].his & ~b;
+            cache[s] = cache[s] | b
+        }
+        goto next;
+
+do_remote_free: /* object_find, object_free_remote */
+        assert(span[s].lease != FREE);
+        r = span[s].remote;
+        a = span[s].alloc;
+        assert(a & ~r & b);
+        atomic {
+            assert((span[s].remote & b) == 0);
+            span[s].remote = span[s].remote | b;
+            span[s].live = span[s].live & ~b;
+            span[s].his = span[s].his & ~b
+        }
+        goto next;
+
+do_fold: /* mspan_fold_word */
+        fold(s);
+        cache[s] = ~a & 3;
+        goto next;
+
+do_return: /* returns_add, connection_return: the span is forgotten first */
+#ifndef RETURN_LATE_FORGET
+        atomic { held[w] = held[w] & ~BIT(s); cache[s] = 0 }
+#endif
+        if
+        :: !up[w]
+        :: up[w] && nfull(req[w]) -> req[w]!RETURN, s
+        fi;
+#ifdef RETURN_LATE_FORGET
+        atomic { held[w] = held[w] & ~BIT(s); cache[s] = 0 }
+#endif
+        goto next;
+
+do_refill: /* connection_refill */
+        if
+        :: !up[w] -> goto come_back
+        :: up[w] && nfull(req[w]) -> req[w]!REFILL, 0
+        fi;
+wait:
+        if
+        :: atomic { rep[w]?kind, x -> assert(kind == REFILL) }
+        :: !up[w] -> goto come_back
+#ifndef NO_LATE
+        :: atomic { up[w] && !late[w] -> late[w] = 1 } goto next
+#endif
+        fi;
+        if
+        :: late[w] -> /* drop_late_reply */
+            late[w] = 0;
+            if
+            :: x == 0
+            :: x != 0 && !up[w]
+            :: x != 0 && up[w] && nfull(req[w]) -> req[w]!RETURN, x - 1
+            fi;
+            goto wait
+        :: else
+        fi;
+        if
+        :: x == 0 -> goto next
+        :: else -> atomic { s = x - 1; x = 0; held[w] = held[w] | BIT(s) } goto do_fold
+        fi;
+
+come_back: /* reattach, reconcile */
+        atomic { drain(rep[w]); late[w] = 0; want[w] = 1; x = 0 }
+        up[w] || !want[w];
+#ifndef NO_RECONCILE
+        if
+        :: !up[w] -> goto come_back
+        :: up[w] && nfull(req[w]) -> req[w]!LIST, 0
+        fi;
+        if
+        :: atomic { rep[w]?kind, x -> assert(kind == LIST); x = x & ~held[w] }
+        :: !up[w] -> goto come_back
+        fi;
+        do
+        :: x == 0 -> break
+        :: x != 0 && !up[w] -> goto come_back
+        :: x != 0 && up[w] && nfull(req[w]) -> atomic { s = (x & 1 -> 0 : 1); req[w]!RETURN, s; x = x & ~BIT(s); s = 0 }
+        od;
+#endif
+        goto do_refill
+    } unless {
+        !alive[w]
+    };
+    d_step {
+        s = 0; b = 0; a = 0; r = 0; kind = 0; x = 0; cache[0] = 0;
+#if NSPANS > 1
+        cache[1] = 0;
+#endif
+    }
+}
+
+/* --- the daemon --- */
+
+/* The lease of s ends: lease_end, mcentral_put, mheap_free_span. s is in no list afterwards, or in that of CENTRAL. */
+inline put(s)
+{
+    atomic {
+        place[s] = FREE;
+        assert((held[0] & BIT(s)) == 0 && (held[1] & BIT(s)) == 0); /* its lessee is dead, or has given it up */
+        span[s].lease = CENTRAL
+    }
+    settle(s)
+}
+
+inline settle(s)
+{
+#ifdef FREE_UNFOLDED
+    a = span[s].alloc & ~span[s].remote & 3;
+#else
+    fold(s);
+#endif
+    if
+    :: a == 0 -> atomic { assert(KNOWN_LIVE(s) == 0); span[s].lease = FREE }
+    :: else -> place[s] = CENTRAL
+    fi
+}
+
+#define SWEEPABLE(S) (place[S] == CENTRAL && (span[S].remote != 0 || span[S].alloc == 0))
+
+#define SERVE(W)                                                                                                     \
+    :: atomic { up[W] && sess[W] == OPEN && req[W]?[REFILL, s] -> req[W]?_, _; v = W; dbusy = 1 } goto do_refill       \
+    :: atomic { up[W] && sess[W] == OPEN && req[W]?[RETURN, 0] -> req[W]?_, s; v = W; dbusy = 1 } goto do_return       \
+    :: atomic { up[W] && sess[W] == OPEN && req[W]?[RETURN, 1] -> req[W]?_, s; v = W; dbusy = 1 } goto do_return       \
+    :: atomic { up[W] && sess[W] == OPEN && req[W]?[LIST, s] -> req[W]?_, _; v = W; dbusy = 1 } goto do_list           \
+    :: atomic { want[W] && alive[W] && sess[W] == OPEN -> drain(req[W]); drain(rep[W]); want[W] = 0; up[W] = 1 }       \
+    :: atomic { !alive[W] && sess[W] == OPEN -> drain(req[W]); drain(rep[W]); up[W] = 0; sess[W] = ENDING }            \
+    :: atomic { TAKE_LOST(W) && sess[W] == OPEN -> sess[W] = ENDING }                                                \
+    :: atomic { sess[W] == ENDING -> v = W; dbusy = 1 } goto do_end
+
+#ifdef TAKE_FROM_LOST
+#define TAKE_LOST(W) (!up[W] && held[W] != 0)
+#else
+#define TAKE_LOST(W) false
+#endif
+
+#ifdef SWEEP_LEASED
+#define SWEEP_NOW(S) (place[S] != FREE && span[S].remote != 0)
+#else
+#define SWEEP_NOW(S) SWEEPABLE(S)
+#endif
+
+#define SWEEP(S) :: atomic { SWEEP_NOW(S) -> s = S; x = place[S]; dbusy = 1 } goto do_sweep
+
+#define TAKE(S)                                                                                                      \
+    :: atomic { place[S] == CENTRAL -> s = S; place[S] = FREE } goto take_central                                     \
+    :: atomic { place[S] == FREE && span[S].lease == FREE -> s = S } goto take_fresh
+
+proctype daemon()
+{
+    byte place[NSPANS]; /* private lists: whose list a span is in; FREE: none */
+    byte s, v, a, r, x;
+
+boot:
+    {
+        /* session_table_recover: sessions from their slots and the life lock, spans from their lease words */
+        v = 0;
+        do
+        :: v < 2 ->
+            if
+#ifdef TAKE_OVER_ALL
+            :: sess[v] == OPEN -> sess[v] = ENDING
+#else
+            :: sess[v] == OPEN && !alive[v] -> sess[v] = ENDING
+#endif
+            :: else
+            fi;
+            v = v + 1
+        :: else -> break
+        od;
+        v = 0;
+        s = 0;
+        do
+        :: s < NSPANS ->
+            x = span[s].lease;
+            if
+            :: x == FREE || x == CENTRAL || sess[x - 1] != ENDED -> place[s] = x
+            :: else -> put(s)
+            fi;
+            s = s + 1
+        :: else -> break
+        od;
+
+serve:  atomic { s = 0; v = 0; a = 0; r = 0; x = 0; dbusy = 0 }
+        do
+        SERVE(0)
+        SERVE(1)
+        SWEEP(0)
+#if NSPANS > 1
+        SWEEP(1)
+#endif
+        :: atomic { sess[0] == ENDED && sess[1] == ENDED && !SWEEPABLE(0) && !SWEEPABLE(NSPANS - 1) -> goto quiet }
+        od;
+
+do_refill: /* handle_refill */
+        if
+        TAKE(0)
+#if NSPANS > 1
+        TAKE(1)
+#endif
+        :: else -> goto reply_refill
+        fi;
+take_central: /* take_from_set */
+        fold(s);
+        if
+        :: a == 3 -> atomic { place[s] = CENTRAL; goto reply_refill }
+        :: else -> goto give
+        fi;
+take_fresh: /* mheap_alloc_span */
+        span[s].alloc = 0;
+        span[s].remote = 0;
+give:   /* lease_give */
+        place[s] = LEASED(v);
+        span[s].lease = LEASED(v);
+        x = s + 1;
+reply_refill:
+        atomic {
+            if
+            :: up[v] -> assert(len(rep[v]) < 2); rep[v]!REFILL, x
+            :: else
+            fi
+        }
+        goto serve;
+
+do_return: /* handle_return: who returns what it does not lease is thrown out, and no honest worker ever is */
+        assert(span[s].lease == LEASED(v));
+        put(s);
+        goto serve;
+
+do_list: /* handle_lease_list */
+        atomic {
+            x = (place[0] == LEASED(v) -> 1 : 0);
+#if NSPANS > 1
+            x = x | (place[1] == LEASED(v) -> 2 : 0);
+#endif
+            if
+            :: up[v] -> assert(len(rep[v]) < 2); rep[v]!LIST, x
+            :: else
+            fi
+        }
+        goto serve;
+
+do_end: /* session_end_step */
+        do
+        :: s < NSPANS && place[s] == LEASED(v) -> put(s); s = s + 1
+        :: s < NSPANS && place[s] != LEASED(v) -> s = s + 1
+        :: s == NSPANS -> break
+        od;
+        sess[v] = ENDED;
+        goto serve;
+
+do_sweep: /* mcentral_sweep */
+#ifdef SWEEP_LEASED
+        if
+        :: x != CENTRAL -> fold(s); goto serve
+        :: else
+        fi;
+#endif
+        place[s] = FREE;
+        settle(s);
+        goto serve
+    } unless {
+        dkill
+    };
+    d_step { /* another daemon: it knows nothing but the shared words */
+        dkill = 0; dbusy = 1; s = 0; v = 0; a = 0; r = 0; x = 0; place[0] = 0;
+#if NSPANS > 1
+        place[1] = 0;
+#endif
+    }
+    goto boot;
+
+quiet:  /* both workers are dead, their sessions ended, all swept */
+    s = 0;
+    do
+    :: s < NSPANS ->
+        assert(span[s].lease == FREE || span[s].lease == CENTRAL);
+        assert(span[s].remote == 0);
+        assert(span[s].alloc == KNOWN_LIVE(s)); /* at most one for each dead worker is not live: pending */
+        assert((span[s].alloc == 0) == (span[s].lease == FREE));
+        s = s + 1
+    :: else -> break
+    od
+}
+
+/* --- what happens to them --- */
+
+#define FATE(W)                                                                                                      \
+    :: d_step { alive[W] -> alive[W] = 0; held[W] = 0; late[W] = 0; want[W] = 0; idle[W] = 0 }                        \
+    CUT(W)
+
+#ifdef NO_CUTS
+#define CUT(W)
+#else
+#define CUT(W) :: atomic { up[W] && alive[W] -> up[W] = 0; drain(req[W]) } /* a reply that has arrived may be read */
+#endif
+
+proctype fate()
+{
+end:
+    do
+    FATE(0)
+    FATE(1)
+    :: atomic {
+        daemons_left > 0 && !dkill ->
+        daemons_left = daemons_left - 1;
+        dkill = 1;
+        up[0] = 0;
+        up[1] = 0;
+        drain(req[0]);
+        drain(req[1])
+    }
+    od
+}
+
+#ifdef NO_RECONCILE_CHECK
+#define KNOWS(w, s) true
+#else
+/* A worker between two operations, with nothing on its way and a connection: what it leases, it knows. */
+#define KNOWS(w, s)                                                                                                  \
+    (!(alive[w] && idle[w] && up[w] && !late[w] && len(req[w]) == 0 && len(rep[w]) == 0 && !dbusy && !dkill) ||             \
+     (span[s].lease == LEASED(w)) == ((held[w] & BIT(s)) != 0))
+#endif
+
+#define HOLDS_IT(w, s) (!(held[w] & BIT(s)) || span[s].lease == LEASED(w))
+#define TRUE_OF(s)                                                                                                   \
+    (LIVE_BITS(s) == KNOWN_LIVE(s) && (span[s].lease != FREE || KNOWN_LIVE(s) == 0) && HOLDS_IT(0, s) &&              \
+     HOLDS_IT(1, s) && KNOWS(0, s) && KNOWS(1, s))
+
+/*
+ * In every state: the bits say exactly what is live, and which of it malloc has yet to return; a span with an object is
+ * not FREE; who holds a span leases it, so no two do.
+ */
+proctype watcher()
+{
+end:
+    atomic { !(TRUE_OF(0) && TRUE_OF(NSPANS - 1)) -> assert(false) }
+}
+
+#ifdef LOOK
+/* object_is_live() of an object that is free, and is not handed out meanwhile. */
+proctype looker()
+{
+    byte s, b, a, r;
+end:
+    do
+    :: atomic { (span[0].live & 1) == 0 && !LOOKED -> b = 1 }
+    od
+}
+#endif
+
+init
+{
+    atomic {
+        run worker(0);
+        run worker(1);
+        run daemon();
+        run fate();
+        run watcher()
+    }
+}
