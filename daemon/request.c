@@ -306,6 +306,12 @@ static void handle_adopt(peer *p, uint64_t id, uint64_t offset)
     } else if (adopt_set(srv->heap->adopted, &object, s->no, s->epoch) != 0) {
         reply_error(p, id, ENOSPC, "the session has adopted too many objects");
         return;
+    } else if (!object_is_live(srv->heap->map, &object)) {
+        /* Somebody has freed it meanwhile, perhaps before he could see that its kept bit has to be cleared too. */
+        (void)u64_fetch_and_acq_rel(&shm_kept_bits(srv->heap->map, object.first)[object.word], ~object.bit);
+        adopt_clear(srv->heap->adopted, object.offset);
+        reply_error(p, id, EALREADY, "the object is free");
+        return;
     }
     reply_ok(p, id);
 }

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -259,6 +260,51 @@ static void worker_that_dies_with_its_daemon_is_ended_by_the_next(void **state)
     assert_true(fixture_is_clean(f, 2002));
 }
 
+static int sleep_for_ever(const fixture *f, void *arg)
+{
+    (void)f;
+    (void)arg;
+    (void)pause();
+    return 0;
+}
+
+/* Another process with the dead worker's pid: the kernel is told which pid to give next. False: it can't be. */
+static bool start_with_pid(const fixture *f, pid_t pid, pid_t *ret)
+{
+    for (int i = 0; i < 50; i++) {
+        FILE *last = fopen("/proc/sys/kernel/ns_last_pid", "we");
+
+        if (last == NULL || fprintf(last, "%d", (int)pid - 1) < 0 || fclose(last) != 0)
+            return false;
+        *ret = child_start(f, sleep_for_ever, NULL);
+        if (*ret == pid)
+            return true;
+        (void)kill(*ret, SIGKILL);
+        (void)child_wait(*ret);
+    }
+    return false;
+}
+
+static void pid_that_is_used_again_deceives_nobody(void **state)
+{
+    fixture *f = *state;
+    pid_t pid = child_start(f, hold_and_lose, NULL);
+    pid_t other = -1;
+
+    wait_for_stop(pid);
+    fixture_kill(f);
+    (void)kill(pid, SIGKILL);
+    (void)child_wait(pid);
+    if (!start_with_pid(f, pid, &other)) {
+        fixture_restart(f, NULL);
+        skip();
+    }
+    fixture_restart(f, NULL);
+    assert_true(fixture_is_clean(f, 1001));
+    (void)kill(other, SIGKILL);
+    (void)child_wait(other);
+}
+
 /* --- owners --- */
 
 static int reclaimed_later(const fixture *f, void *arg)
@@ -431,6 +477,14 @@ static int try_reattach(const fixture *f, const ticket *t)
     return error;
 }
 
+/* In a child: with another user's credentials. Exit status: the error of the answer. */
+static int reattach_as_nobody(const fixture *f, void *arg)
+{
+    if (setresgid(65534, 65534, 65534) < 0 || setresuid(65534, 65534, 65534) < 0)
+        return 255;
+    return try_reattach(f, arg);
+}
+
 static void reattach_with_a_wrong_or_old_token_is_refused(void **state)
 {
     fixture *f = *state;
@@ -472,6 +526,11 @@ static void reattach_with_a_wrong_or_old_token_is_refused(void **state)
     t = mine;
     t.generation ^= 1;
     assert_int_equal(try_reattach(f, &t), ESTALE);
+    if (geteuid() == 0) { /* the right token, but another user */
+        assert_int_equal(chmod(f->dir, 0711), 0);
+        assert_int_equal(chmod(f->socket, 0666), 0);
+        assert_int_equal(child_run(f, reattach_as_nobody, &mine), EACCES);
+    }
     assert_int_equal(try_reattach(f, &mine), 0);
     /* That was its last connection, and nobody has its life page mapped: an old token now. */
     for (int i = 0; i < 500 && try_reattach(f, &mine) == 0; i++)
@@ -563,6 +622,7 @@ int main(void)
         TEST(heap_of_a_killed_daemon_is_taken_over_whole),
         TEST(workers_go_on_while_daemons_are_killed),
         TEST(worker_that_dies_with_its_daemon_is_ended_by_the_next),
+        TEST(pid_that_is_used_again_deceives_nobody),
         TEST(reclaim_session_owns_its_objects_over_a_takeover),
         TEST(worker_of_an_old_heap_is_told_and_nothing_mixes),
         TEST(daemon_that_is_asked_to_leave_the_heap_hands_it_over),
