@@ -12,6 +12,12 @@
  * Errors: functions that return int return 0 or a negative errno value; functions that return a pointer return NULL
  * and set errno. goalloc_strerror() names both in terms of this library. No function waits for the daemon longer
  * than the timeout given at the attach.
+ *
+ * The daemon may die, and another one take the heap over, without this process noticing: what it holds it goes on
+ * using, and a call that needs the daemon connects again and comes back to its session by itself. Such a call returns
+ * -ETIMEDOUT if nobody serves the socket within the timeout, and -ESTALE if the daemon that does so serves another heap:
+ * then the heap that is mapped here is nobody's any more. It can still be read, and used as far as what is held reaches;
+ * every call that needs the daemon answers -ESTALE, until goalloc_detach() and a new goalloc_attach().
  */
 #ifndef GOALLOC_H
 #define GOALLOC_H
@@ -119,7 +125,7 @@ GOALLOC_API int goalloc_detach(void);
  * Cost: up to 32768 bytes a few nanoseconds, no lock and no system call, except when this thread's spans of that
  * size class are used up: then one round trip brings a batch of them. Above: one round trip, unless a cached run fits.
  * Returns NULL with errno ENOMEM (arena, the system's memory or the session's limit exhausted, or size absurd), EROFS
- * (read-only attach), ETIMEDOUT, ENOTCONN (the daemon is gone and the spans held are used up), or an error of
+ * (read-only attach), ETIMEDOUT (nobody serves the socket and the spans held are used up), ESTALE, or an error of
  * goalloc_attach().
  *
  * Size classes and lookup are Go's (runtime/sizeclasses.go, mcache, nextFreeFast); unlike Go's, a full span stays
@@ -188,7 +194,8 @@ GOALLOC_API int goalloc_publish(void *p);
  * Make the object at p this session's, whoever's it was. In a session with GOALLOC_ATTACH_RECLAIM it is freed with
  * the session; in any other session this is the same as goalloc_publish(). The last session to adopt has it. The
  * caller answers for nobody freeing p meanwhile. A round trip if the object was not allocated by this session. 0,
- * -EINVAL, -EALREADY (already freed), -ENOSPC (65536 adopted objects a session), -EROFS, -ENOTCONN, -ETIMEDOUT.
+ * -EINVAL, -EALREADY (already freed), -ENOSPC (65536 adopted objects a session), -EROFS, -ENOTCONN, -ETIMEDOUT,
+ * -ESTALE.
  */
 GOALLOC_API int goalloc_adopt(void *p);
 
@@ -197,7 +204,8 @@ GOALLOC_API int goalloc_adopt(void *p);
  * to GOALLOC_ROOT_NAME_MAX bytes of UTF-8. Setting a name again replaces it at once for all. A root keeps no object
  * alive. One round trip. 0, -EINVAL (empty name, or p does not point into a live object), -ENAMETOOLONG, -EILSEQ (not
  * UTF-8),
- * -ENOENT (removing what is not there), -ENOSPC (4096 roots), -EROFS, -ENOTCONN, -ETIMEDOUT.
+ * -ENOENT (removing what is not there), -ENOSPC (4096 roots), -EROFS, -ENOTCONN, -ETIMEDOUT,
+ * -ESTALE.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_set(const char *name, void *p);
 
@@ -219,14 +227,14 @@ GOALLOC_API void *goalloc_pointer(uint64_t offset);
 /*
  * Statistics of the whole heap and of this session. ret_stats->struct_size must be set; at most so many bytes
  * are written. One round trip; the daemon counts live objects by looking at all allocation bits, in slices, so the
- * counts are exact when nobody allocates or frees meanwhile. 0, -EINVAL, -ENOTCONN, -ETIMEDOUT.
+ * counts are exact when nobody allocates or frees meanwhile. 0, -EINVAL, -ENOTCONN, -ETIMEDOUT, -ESTALE.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_stats(goalloc_stats_t *ret_stats);
 
 /*
  * Give all spans that this thread and exited threads hold back to the daemon, with the objects in them, and the
  * cached large runs; a RECLAIM session keeps the spans that have objects. Other threads do the same the next time
- * they run out of a span. Two round trips. 0, -ENOTCONN, -ETIMEDOUT: then nothing was given back.
+ * they run out of a span. Two round trips. 0, -ENOTCONN; -ETIMEDOUT, -ESTALE: then nothing was given back.
  */
 GOALLOC_API int goalloc_trim(void);
 
