@@ -33,7 +33,7 @@
 #include "shm/atomics.h"
 
 #define TOKEN_BYTES      16u
-#define RETRY_MS_MAX     50
+#define RETRY_MS_MAX     10
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static channel ch = { .fd = -1 };

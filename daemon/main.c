@@ -40,6 +40,7 @@ static void raise_descriptor_limit(void)
 typedef struct home {
     keeper keep;
     bool recovered;
+    bool stored; /* systemd has it already */
 } home;
 
 static const char drop_advice[] = "start with --cold-start to drop it and begin with an empty heap; workers that still use it "
@@ -50,6 +51,7 @@ static int find_heap(const options *o, home *h, int ret_fds[HEAPFILE_NFDS])
 {
     int r = fdstore_take(ret_fds);
 
+    h->stored = r == 0;
     if (r == FDSTORE_E_BROKEN && !o->cold_start) {
         log_error("%s", drop_advice);
         return -EPROTO;
@@ -121,15 +123,16 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
     if (r == 0 && o->cold_start) {
         log_warn("dropping the heap that was left behind");
         close_fds(fds);
-        fdstore_remove();
         keeper_dismiss(&h->keep);
         r = 1;
     }
+    if (o->cold_start)
+        fdstore_remove(); /* also what was not whole: the next start would find it beside the new heap's */
     h->recovered = r == 0;
     r = h->recovered ? take_over(o, fds, ret_file, ret_heap) : make_heap(o, ret_file, ret_heap);
     if (r < 0)
         return r;
-    if (!h->recovered)
+    if (!h->stored || !h->recovered)
         (void)fdstore_put(ret_file);
     if (o->state_dir != NULL && h->keep.fd < 0)
         r = keeper_start(&h->keep, ret_file);
@@ -163,7 +166,8 @@ int main(int argc, char **argv)
     if (r < 0)
         goto out;
     r = server_run(&srv, place.fd, &heap,
-                   &(server_options){ .eager_commit = o.eager_commit, .scavtrace = o.scavtrace, .recovered = h.recovered });
+                   &(server_options){ .eager_commit = o.eager_commit, .scavtrace = o.scavtrace, .recovered = h.recovered,
+                                      .keeper = &h.keep });
     if (r < 0)
         log_error("cannot serve: %s", strerror(-r));
     mheap_end(&heap);

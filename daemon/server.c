@@ -658,9 +658,39 @@ static void server_on_signal(uv_signal_t *handle, int signum)
     sweep_stop(&s->sweep);
     scavenge_stop(&s->scav);
     uv_close((uv_handle_t *)&s->lost_timer, NULL);
+    if (s->options.keeper != NULL && s->options.keeper->poll_active)
+        uv_close((uv_handle_t *)&s->keeper_poll, NULL);
     uv_close((uv_handle_t *)&s->idle, NULL);
     for (size_t i = 0; i < 3; i++)
         uv_close((uv_handle_t *)&s->signals[i], NULL);
+}
+
+/* The keeper says nothing while it lives. If it has died, another one takes its place. */
+static void server_on_keeper(uv_poll_t *poll, int status, int events)
+{
+    server *s = poll->data;
+
+    (void)status;
+    (void)events;
+    (void)uv_poll_stop(poll);
+    uv_close((uv_handle_t *)poll, NULL);
+    s->options.keeper->poll_active = false;
+    keeper_leave(s->options.keeper);
+    log_warn("the keeper of the heap has died; starting another one");
+    if (keeper_start(s->options.keeper, s->file) < 0)
+        log_error("nobody keeps the heap from now on: if this daemon dies it is gone");
+}
+
+static void server_watch_keeper(server *s)
+{
+    keeper *k = s->options.keeper;
+
+    if (k == NULL || k->fd < 0 || uv_poll_init(&s->loop, &s->keeper_poll, k->fd) < 0)
+        return;
+    s->keeper_poll.data = s;
+    k->poll_active = true;
+    if (uv_poll_start(&s->keeper_poll, UV_READABLE | UV_DISCONNECT, server_on_keeper) < 0)
+        log_warn("the keeper can't be watched");
 }
 
 static int server_start(server *s, int listen_fd)
@@ -684,6 +714,7 @@ static int server_start(server *s, int listen_fd)
     sweep_start(&s->sweep, &s->loop, &s->sessions);
     (void)uv_timer_init(&s->loop, &s->lost_timer);
     s->lost_timer.data = s;
+    server_watch_keeper(s);
     if (s->options.recovered) {
         server_watch_lost(s);
         server_wake_idle(s);

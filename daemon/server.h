@@ -8,6 +8,7 @@
 
 #include "daemon/census.h"
 #include "daemon/commit.h"
+#include "daemon/keeper.h"
 #include "daemon/roots.h"
 #include "daemon/scavenge.h"
 #include "daemon/session.h"
@@ -63,6 +64,7 @@ typedef struct server_options {
     bool eager_commit;
     bool scavtrace;
     bool recovered; /* the heap was another daemon's before */
+    keeper *keeper; /* NULL: none. The caller's */
 } server_options;
 
 struct server {
@@ -86,6 +88,7 @@ struct server {
     bool sweeping; /* a round, for Trim and Scavenge requests */
     page_no sweep_pos;
     page_no rescue_pos;
+    uv_poll_t keeper_poll; /* tells when the keeper has died */
     uv_timer_t lost_timer; /* looks whether the processes of lost sessions are still there */
     uint64_t lost_ms;
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */

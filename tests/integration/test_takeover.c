@@ -9,10 +9,12 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -615,6 +617,109 @@ static void scribbled_state_is_refused_and_dropped_only_on_demand(void **state)
     (void)close(fd);
 }
 
+/* What answers in the state directory has descriptors, but not of a heap. */
+static int false_keeper(const fixture *f, void *arg)
+{
+    const int *fds = arg;
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    int peer;
+    char c;
+
+    (void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/keeper.sock", f->state_dir);
+    (void)unlink(addr.sun_path);
+    CHECK(bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) == 0 && listen(fd, 1) == 0);
+    (void)raise(SIGSTOP);
+    peer = accept(fd, NULL, NULL);
+    CHECK(peer >= 0 && fdpass_send(peer, "heap", 4, fds, 4) == 4);
+    (void)read(peer, &c, 1);
+    (void)unlink(addr.sun_path);
+    return 0;
+}
+
+static int memfd_of(uint64_t bytes, bool sealed)
+{
+    int fd = memfd_create("false", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    assert_true(fd >= 0 && ftruncate(fd, (off_t)bytes) == 0);
+    if (sealed)
+        assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL), 0);
+    return fd;
+}
+
+static void truncated_or_foreign_state_is_refused(void **state)
+{
+    fixture *f = *state;
+    int real[FDPASS_MAX];
+    int keeper = from_keeper(f, real);
+    shm_header header;
+    int short_spans;
+
+    assert_int_equal(pread(real[1], &header, sizeof(header), 0), sizeof(header));
+    short_spans = memfd_of(header.spans_bytes / 2, true);
+    assert_int_equal(pwrite(short_spans, &header, sizeof(header), 0), sizeof(header));
+
+    int rows[][4] = {
+        { real[1], real[0], real[2], real[3] },                     /* in another order */
+        { real[0], short_spans, real[2], real[3] },                 /* truncated */
+        { real[0], real[1], real[2], real[2] },                     /* one twice */
+        { memfd_of(4096, true), memfd_of(4096, true), memfd_of(4096, true), memfd_of(4096, true) },
+        { memfd_of(header.arena_bytes, false), real[1], real[2], real[3] }, /* others could truncate it */
+        { open("/dev/null", O_RDWR | O_CLOEXEC), open("/dev/zero", O_RDWR | O_CLOEXEC), real[2], real[3] },
+    };
+
+    assert_int_equal(child_run(f, build, NULL), 0);
+    fixture_kill(f);
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        pid_t pid = child_start(f, false_keeper, rows[i]);
+
+        wait_for_stop(pid);
+        (void)kill(pid, SIGCONT);
+        assert_int_equal(fixture_restart_refused(f, NULL), 1);
+        assert_int_equal(child_wait(pid), 0);
+    }
+    assert_true(fixture_log_has(f, "--cold-start"));
+    /* The true ones, by a false keeper: that is a heap. */
+    pid_t pid = child_start(f, false_keeper, real);
+
+    wait_for_stop(pid);
+    (void)kill(pid, SIGCONT);
+    fixture_restart(f, NULL);
+    assert_int_equal(child_run(f, check_and_free, NULL), 0);
+    (void)kill(f->daemon, SIGTERM);
+    assert_int_equal(child_wait(f->daemon), 0);
+    assert_int_equal(child_wait(pid), 0);
+    fixture_restart(f, NULL); /* for the teardown */
+    for (int i = 0; i < 4; i++)
+        (void)close(real[i]);
+    (void)close(keeper);
+}
+
+static void keeper_that_dies_is_replaced(void **state)
+{
+    fixture *f = *state;
+    char command[600];
+
+    assert_int_equal(child_run(f, build, NULL), 0);
+    for (int i = 0; i < 2; i++) {
+        /* Whoever else has the daemon's arena open is its keeper. */
+        (void)snprintf(command, sizeof(command),
+                       "for p in /proc/[0-9]*; do [ \"$p\" = /proc/%d ] && continue; "
+                       "for d in 0 1 2 3; do [ $p/fd/$d -ef /proc/%d/fd/3 ] || [ $p/fd/$d -ef /proc/%d/fd/4 ] || "
+                       "[ $p/fd/$d -ef /proc/%d/fd/5 ] || continue; "
+                       "grep -q goallocd-keeper $p/comm && kill -9 ${p#/proc/}; break; done; done",
+                       (int)f->daemon, (int)f->daemon, (int)f->daemon, (int)f->daemon);
+        assert_int_equal(system(command), 0);
+        for (int n = 0; n < 500 && !fixture_log_has(f, "starting another one"); n++)
+            (void)usleep(10000);
+        assert_true(fixture_log_has(f, "starting another one"));
+        (void)usleep(50000);
+        fixture_kill(f);
+        fixture_restart(f, NULL);
+    }
+    assert_int_equal(child_run(f, check_and_free, NULL), 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -629,6 +734,8 @@ int main(void)
         TEST(process_that_becomes_another_program_ends_its_session),
         TEST(reattach_with_a_wrong_or_old_token_is_refused),
         TEST(scribbled_state_is_refused_and_dropped_only_on_demand),
+        TEST(truncated_or_foreign_state_is_refused),
+        TEST(keeper_that_dies_is_replaced),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -219,9 +219,12 @@ main_pid() {
 is_state() {
     [[ $(property "$1" ActiveState) == "$2" ]]
 }
-# A daemon serves, and it is not this one.
+# A daemon serves, and it is not this one. One question, so both answers are of one moment.
 is_another() {
-    is_state goallocd active && [[ $(main_pid) != "$1" ]]
+    local state
+
+    state=$(in_box systemctl show -p MainPID,ActiveState goallocd.service)
+    grep -qx ActiveState=active <<<"$state" && ! grep -qx -e "MainPID=$1" -e MainPID=0 <<<"$state"
 }
 
 # SERVICE LINE: how often the service has said it.
@@ -263,7 +266,7 @@ look() {
     where=$(<"$box_run/read.log")
     [[ $where == "${roots:=$where}" ]] || fail "$1: the roots were $roots and are $where"
     in_box systemctl kill -s USR1 churn.service
-    ok "$1: $live objects, $nroots roots, as before; replaced $replaced"
+    ok "$1: $live objects and $nroots roots, all whole and in their places; $replaced replaced since"
 }
 
 # Kill the daemon; another one serves. Sets gap_ms.
@@ -286,7 +289,7 @@ check "systemd keeps four descriptors" test "$(property goallocd NFileDescriptor
 
 check "a worker attaches" in_box systemctl start churn.service
 wait_until 10 "data" has_said churn ready 1 || fail "the worker does not get ready"
-look "before"
+look "at the beginning"
 
 pid=$(main_pid)
 start=$(now_ms)
@@ -317,7 +320,7 @@ check "systemd keeps four descriptors, still" test "$(property goallocd NFileDes
 in_box systemctl kill -s TERM churn.service
 wait_until 10 "end" churn_has_ended || fail "the worker does not end"
 [[ $(property churn ExecMainStatus) == 0 && $(property churn Result) == success ]] || fail "the worker has failed"
-check "the worker has found all its objects whole" has_said churn done 1
+check "the worker has found all its objects whole" has_said churn "done" 1
 check "and has left nothing" test "$(statistic live_objects)/$(statistic roots)" = 0/0
 
 # A stop, with workers or without, is the end of a heap.
@@ -328,7 +331,7 @@ check "nothing is kept" test "$(property goallocd NFileDescriptorStore)" = 0
 check "systemctl start" in_box systemctl start goallocd.service
 check "the heap is a new one" test "$(statistic live_objects)/$(statistic roots)" = 0/0
 in_box systemctl kill -s USR1 stale.service
-wait_until 10 "stale" has_said stale done 1 || fail "the worker of the old heap is not told"
+wait_until 10 "stale" has_said stale "done" 1 || fail "the worker of the old heap is not told"
 ok "the worker of the old heap gets ESTALE, and attaches to the new one"
 
 # A daemon that can't start is not started for ever.

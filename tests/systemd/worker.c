@@ -1,14 +1,15 @@
 /*
  * worker: the processes of test_restart.sh that use the heap while systemd ends and starts its daemon.
  *
- *   worker churn    keeps a set of objects of constant number, and replaces them one by one, each checked before it is freed
+ *   worker churn    keeps a set of objects, and replaces them one by one: each is checked before it is freed
  *   worker read     checks the whole set from a process of its own, and says where the roots point to
  *   worker stale    keeps its mapping until the heap behind it is gone, and wants to be told so
  *
- * The root "table" names an array of pointers to the objects, "first" an object that never changes. An object's contents
- * follow from its header. churn stops at SIGUSR1, says how many objects there are and how long its longest round took,
- * and goes on at the next; while it stops it changes nothing, so others can count. SIGTERM ends it: it checks and frees
- * all. stale looks at SIGUSR1. Exit status 0: all was as it should be; else 1, and a line says what was not.
+ * The root "table" names an array of pointers to the objects, "first" an object that never changes. An object's
+ * contents follow from its header. churn stops at SIGUSR1, says how many objects there are and how long its longest
+ * round took, and goes on at the next; while it stops it changes nothing, so others can count. SIGTERM ends it: it
+ * checks and frees all. stale looks at SIGUSR1. Exit status 0: all was as it should be; else 1, and a line says what
+ * was not.
  */
 #include <errno.h>
 #include <signal.h>
@@ -21,7 +22,7 @@
 
 #include <goalloc.h>
 
-#define OBJECTS       20000u
+#define OBJECTS 20000u
 #define ROUND_OBJECTS 64u /* then a request, and a look at the signals */
 
 typedef struct object {

@@ -54,8 +54,13 @@ byte sess[2] = OPEN; /* survives the daemon */
 bit alive[2] = 1;    /* the life lock */
 bit up[2];           /* there is a connection */
 bit want[2];         /* a worker connects and attaches with its token */
-chan req[2] = [2] of { byte, byte };
-chan rep[2] = [2] of { byte, byte };
+chan req[2] = [1] of { byte, byte };
+#ifdef NO_LATE
+#define REPLIES 1
+#else
+#define REPLIES 2
+#endif
+chan rep[2] = [REPLIES] of { byte, byte };
 bit dkill;                        /* the daemon has been killed, and the next one starts */
 byte daemons_left = DAEMON_DEATHS;
 
@@ -84,22 +89,20 @@ inline drain(c)
     od
 }
 
-/* Fold the remote frees of s: shm/object.c. r and a are private; afterwards a is the alloc word. */
+/* Fold the remote frees of s: shm/object.c. Nobody but the caller writes the alloc word meanwhile. */
 inline fold(s)
 {
     r = span[s].remote;
     if
-    :: r == 0 -> a = span[s].alloc
+    :: r == 0
     :: else ->
-        a = span[s].alloc;
 #ifdef FOLD_REMOTE_FIRST
         span[s].remote = span[s].remote & ~r;
-        span[s].alloc = a & ~r;
+        atomic { span[s].alloc = span[s].alloc & ~r; r = 0 }
 #else
-        span[s].alloc = a & ~r;
-        span[s].remote = span[s].remote & ~r;
+        span[s].alloc = span[s].alloc & ~r;
+        atomic { span[s].remote = span[s].remote & ~r; r = 0 }
 #endif
-        a = a & ~r & 3
     fi
 }
 
@@ -111,19 +114,17 @@ inline fold(s)
     :: atomic { IS_HIS(w, S, 2) && (held[w] & BIT(S)) -> s = S; b = 2; idle[w] = 0 } goto do_own_free                 \
     :: atomic { IS_HIS(w, S, 1) && !(held[w] & BIT(S)) -> s = S; b = 1; idle[w] = 0 } goto do_remote_free             \
     :: atomic { IS_HIS(w, S, 2) && !(held[w] & BIT(S)) -> s = S; b = 2; idle[w] = 0 } goto do_remote_free             \
-    :: atomic { IS_HIS(w, S, 1) -> span[S].his = span[S].his ^ 1 }                                                   \
-    :: atomic { IS_HIS(w, S, 2) -> span[S].his = span[S].his ^ 2 }                                                   \
     :: atomic { (held[w] & BIT(S)) && span[S].remote != 0 -> s = S; idle[w] = 0 } goto do_fold                        \
     :: atomic { (held[w] & BIT(S)) -> s = S; idle[w] = 0 } goto do_return
 
 proctype worker(bit w)
 {
     byte cache[NSPANS]; /* free objects of spans that it holds, not handed out yet */
-    byte s, b, a, r, kind, x;
+    byte s, b, r, x;
 
     {
         goto next;
-next:   atomic { s = 0; b = 0; a = 0; r = 0; kind = 0; x = 0; idle[w] = 1 }
+next:   atomic { s = 0; b = 0; r = 0; x = 0; idle[w] = 1 }
         do
         CHOOSE(0)
 #if NSPANS > 1
@@ -133,116 +134,110 @@ next:   atomic { s = 0; b = 0; a = 0; r = 0; kind = 0; x = 0; idle[w] = 1 }
         od;
 
 do_malloc: /* mspan_take */
-        atomic { a = span[s].alloc; cache[s] = cache[s] & ~b }
 #ifdef TELL_BEFORE_BIT
         atomic { span[s].live = span[s].live | b; span[s].his = (w -> span[s].his | b : span[s].his & ~b) }
-        span[s].alloc = a | b;
+        atomic { span[s].alloc = span[s].alloc | b; cache[s] = cache[s] & ~b; goto next }
 #else
         atomic {
             assert(span[s].lease == LEASED(w)); /* nobody else writes the alloc word */
-            assert(span[s].alloc == a);
             assert((KNOWN_LIVE(s) & b) == 0);   /* it has no owner */
-            span[s].alloc = a | b;
+            span[s].alloc = span[s].alloc | b;
+            cache[s] = cache[s] & ~b;
             pending[w] = OBJECT(s, b)
         }
         atomic {
             pending[w] = 0;
             span[s].live = span[s].live | b;
-            span[s].his = (w -> span[s].his | b : span[s].his & ~b)
+            span[s].his = (w -> span[s].his | b : span[s].his & ~b);
+            if /* he keeps it, or tells the other one, who is to free it */
+            :: true
+            :: alive[1 - w] -> span[s].his = span[s].his ^ b
+            fi;
+            goto next
         }
 #endif
-        goto next;
 
 do_own_free: /* own_free_body */
-        a = span[s].alloc;
-        r = span[s].remote;
-        assert(a & ~r & b); /* it is not taken for a double free */
+        assert(LIVE_BITS(s) & b); /* it is not taken for a double free */
         atomic {
             assert(span[s].lease == LEASED(w));
-            assert(span[s].alloc == a);
-            span[s].alloc = a & ~b;
+            span[s].alloc = span[s].alloc & ~b;
             span[s].live = span[s].live & ~b;
             span[s].his = span[s].his & ~b;
-            cache[s] = cache[s] | b
+            cache[s] = cache[s] | b;
+            goto next
         }
-        goto next;
 
-do_remote_free: /* object_find, object_free_remote */
-        assert(span[s].lease != FREE);
-        r = span[s].remote;
-        a = span[s].alloc;
-        assert(a & ~r & b);
+do_remote_free: /* object_find, object_free_remote: remote word, alloc word, fetch_or */
+        atomic { assert(span[s].lease != FREE); assert((span[s].remote & b) == 0) }
+        assert(span[s].alloc & b);
         atomic {
             assert((span[s].remote & b) == 0);
             span[s].remote = span[s].remote | b;
             span[s].live = span[s].live & ~b;
-            span[s].his = span[s].his & ~b
+            span[s].his = span[s].his & ~b;
+            goto next
         }
-        goto next;
 
 do_fold: /* mspan_fold_word */
         fold(s);
-        cache[s] = ~a & 3;
-        goto next;
+        atomic { cache[s] = ~span[s].alloc & 3; goto next }
 
 do_return: /* returns_add, connection_return: the span is forgotten first */
 #ifndef RETURN_LATE_FORGET
         atomic { held[w] = held[w] & ~BIT(s); cache[s] = 0 }
 #endif
         if
-        :: !up[w]
-        :: up[w] && nfull(req[w]) -> req[w]!RETURN, s
-        fi;
+        :: atomic { !up[w] -> goto next }
 #ifdef RETURN_LATE_FORGET
-        atomic { held[w] = held[w] & ~BIT(s); cache[s] = 0 }
+        :: atomic { up[w] && nfull(req[w]) -> req[w]!RETURN, s }
+        fi;
+        atomic { held[w] = held[w] & ~BIT(s); cache[s] = 0; goto next }
+#else
+        :: atomic { up[w] && nfull(req[w]) -> req[w]!RETURN, s; goto next }
+        fi;
 #endif
-        goto next;
 
 do_refill: /* connection_refill */
         if
         :: !up[w] -> goto come_back
-        :: up[w] && nfull(req[w]) -> req[w]!REFILL, 0
+        :: atomic { up[w] && nfull(req[w]) -> req[w]!REFILL, 0 }
         fi;
 wait:
         if
-        :: atomic { rep[w]?kind, x -> assert(kind == REFILL) }
+        :: atomic { !late[w] && rep[w]?[REFILL, x] -> rep[w]?REFILL, x;
+            if
+            :: x == 0 -> goto next
+            :: else -> s = x - 1; x = 0; held[w] = held[w] | BIT(s); goto do_fold
+            fi }
+        :: atomic { late[w] && rep[w]?[REFILL, x] -> rep[w]?REFILL, x; late[w] = 0 } /* drop_late_reply */
         :: !up[w] -> goto come_back
 #ifndef NO_LATE
-        :: atomic { up[w] && !late[w] -> late[w] = 1 } goto next
+        :: atomic { up[w] && !late[w] -> late[w] = 1; goto next }
 #endif
         fi;
         if
-        :: late[w] -> /* drop_late_reply */
-            late[w] = 0;
-            if
-            :: x == 0
-            :: x != 0 && !up[w]
-            :: x != 0 && up[w] && nfull(req[w]) -> req[w]!RETURN, x - 1
-            fi;
-            goto wait
-        :: else
+        :: atomic { x == 0 || !up[w] -> x = 0 }
+        :: atomic { x != 0 && up[w] && nfull(req[w]) -> req[w]!RETURN, x - 1; x = 0 }
         fi;
-        if
-        :: x == 0 -> goto next
-        :: else -> atomic { s = x - 1; x = 0; held[w] = held[w] | BIT(s) } goto do_fold
-        fi;
+        goto wait;
 
 come_back: /* reattach, reconcile */
         atomic { drain(rep[w]); late[w] = 0; want[w] = 1; x = 0 }
-        up[w] || !want[w];
+        (up[w] || !want[w]);
 #ifndef NO_RECONCILE
         if
         :: !up[w] -> goto come_back
-        :: up[w] && nfull(req[w]) -> req[w]!LIST, 0
+        :: atomic { up[w] && nfull(req[w]) -> req[w]!LIST, 0 }
         fi;
         if
-        :: atomic { rep[w]?kind, x -> assert(kind == LIST); x = x & ~held[w] }
+        :: atomic { rep[w]?LIST, x; x = x & ~held[w] }
         :: !up[w] -> goto come_back
         fi;
         do
         :: x == 0 -> break
         :: x != 0 && !up[w] -> goto come_back
-        :: x != 0 && up[w] && nfull(req[w]) -> atomic { s = (x & 1 -> 0 : 1); req[w]!RETURN, s; x = x & ~BIT(s); s = 0 }
+        :: atomic { x != 0 && up[w] && nfull(req[w]) -> s = (x & 1 -> 0 : 1); req[w]!RETURN, s; x = x & ~BIT(s); s = 0 }
         od;
 #endif
         goto do_refill
@@ -250,7 +245,7 @@ come_back: /* reattach, reconcile */
         !alive[w]
     };
     d_step {
-        s = 0; b = 0; a = 0; r = 0; kind = 0; x = 0; cache[0] = 0;
+        s = 0; b = 0; r = 0; x = 0; cache[0] = 0;
 #if NSPANS > 1
         cache[1] = 0;
 #endif
@@ -272,13 +267,9 @@ inline put(s)
 
 inline settle(s)
 {
-#ifdef FREE_UNFOLDED
-    a = span[s].alloc & ~span[s].remote & 3;
-#else
     fold(s);
-#endif
     if
-    :: a == 0 -> atomic { assert(KNOWN_LIVE(s) == 0); span[s].lease = FREE }
+    :: span[s].alloc == 0 -> atomic { assert(KNOWN_LIVE(s) == 0); span[s].lease = FREE }
     :: else -> place[s] = CENTRAL
     fi
 }
@@ -307,7 +298,7 @@ inline settle(s)
 #define SWEEP_NOW(S) SWEEPABLE(S)
 #endif
 
-#define SWEEP(S) :: atomic { SWEEP_NOW(S) -> s = S; x = place[S]; dbusy = 1 } goto do_sweep
+#define SWEEP(S) :: atomic { SWEEP_NOW(S) -> s = S; dbusy = 1 } goto do_sweep
 
 #define TAKE(S)                                                                                                      \
     :: atomic { place[S] == CENTRAL -> s = S; place[S] = FREE } goto take_central                                     \
@@ -316,39 +307,39 @@ inline settle(s)
 proctype daemon()
 {
     byte place[NSPANS]; /* private lists: whose list a span is in; FREE: none */
-    byte s, v, a, r, x;
+    byte s, v, r, x;
 
 boot:
     {
         /* session_table_recover: sessions from their slots and the life lock, spans from their lease words */
-        v = 0;
-        do
-        :: v < 2 ->
-            if
+        atomic {
+            do
+            :: v < 2 ->
+                if
 #ifdef TAKE_OVER_ALL
-            :: sess[v] == OPEN -> sess[v] = ENDING
+                :: sess[v] == OPEN -> sess[v] = ENDING
 #else
-            :: sess[v] == OPEN && !alive[v] -> sess[v] = ENDING
+                :: sess[v] == OPEN && !alive[v] -> sess[v] = ENDING
 #endif
-            :: else
-            fi;
-            v = v + 1
-        :: else -> break
-        od;
-        v = 0;
-        s = 0;
+                :: else
+                fi;
+                v = v + 1
+            :: else -> break
+            od;
+            v = 0
+        }
         do
         :: s < NSPANS ->
-            x = span[s].lease;
             if
-            :: x == FREE || x == CENTRAL || sess[x - 1] != ENDED -> place[s] = x
-            :: else -> put(s)
-            fi;
-            s = s + 1
+            :: atomic { span[s].lease == CENTRAL || span[s].lease == FREE -> place[s] = span[s].lease; s = s + 1 }
+            :: atomic { span[s].lease == LEASED(0) && sess[0] != ENDED -> place[s] = LEASED(0); s = s + 1 }
+            :: atomic { span[s].lease == LEASED(1) && sess[1] != ENDED -> place[s] = LEASED(1); s = s + 1 }
+            :: else -> put(s); s = s + 1
+            fi
         :: else -> break
         od;
 
-serve:  atomic { s = 0; v = 0; a = 0; r = 0; x = 0; dbusy = 0 }
+serve:  atomic { s = 0; v = 0; r = 0; x = 0; dbusy = 0 }
         do
         SERVE(0)
         SERVE(1)
@@ -370,24 +361,22 @@ do_refill: /* handle_refill */
 take_central: /* take_from_set */
         fold(s);
         if
-        :: a == 3 -> atomic { place[s] = CENTRAL; goto reply_refill }
+        :: span[s].alloc == 3 -> atomic { place[s] = CENTRAL; goto reply_refill }
         :: else -> goto give
         fi;
 take_fresh: /* mheap_alloc_span */
         span[s].alloc = 0;
         span[s].remote = 0;
 give:   /* lease_give */
-        place[s] = LEASED(v);
-        span[s].lease = LEASED(v);
-        x = s + 1;
+        atomic { place[s] = LEASED(v); span[s].lease = LEASED(v); x = s + 1 }
 reply_refill:
         atomic {
             if
-            :: up[v] -> assert(len(rep[v]) < 2); rep[v]!REFILL, x
+            :: up[v] -> assert(len(rep[v]) < REPLIES); rep[v]!REFILL, x
             :: else
-            fi
+            fi;
+            goto serve
         }
-        goto serve;
 
 do_return: /* handle_return: who returns what it does not lease is thrown out, and no honest worker ever is */
         assert(span[s].lease == LEASED(v));
@@ -401,11 +390,11 @@ do_list: /* handle_lease_list */
             x = x | (place[1] == LEASED(v) -> 2 : 0);
 #endif
             if
-            :: up[v] -> assert(len(rep[v]) < 2); rep[v]!LIST, x
+            :: up[v] -> assert(len(rep[v]) < REPLIES); rep[v]!LIST, x
             :: else
-            fi
+            fi;
+            goto serve
         }
-        goto serve;
 
 do_end: /* session_end_step */
         do
@@ -419,7 +408,7 @@ do_end: /* session_end_step */
 do_sweep: /* mcentral_sweep */
 #ifdef SWEEP_LEASED
         if
-        :: x != CENTRAL -> fold(s); goto serve
+        :: place[s] != CENTRAL -> fold(s); goto serve
         :: else
         fi;
 #endif
@@ -430,7 +419,7 @@ do_sweep: /* mcentral_sweep */
         dkill
     };
     d_step { /* another daemon: it knows nothing but the shared words */
-        dkill = 0; dbusy = 1; s = 0; v = 0; a = 0; r = 0; x = 0; place[0] = 0;
+        dkill = 0; dbusy = 1; s = 0; v = 0; r = 0; x = 0; place[0] = 0;
 #if NSPANS > 1
         place[1] = 0;
 #endif
@@ -453,7 +442,8 @@ quiet:  /* both workers are dead, their sessions ended, all swept */
 /* --- what happens to them --- */
 
 #define FATE(W)                                                                                                      \
-    :: d_step { alive[W] -> alive[W] = 0; held[W] = 0; late[W] = 0; want[W] = 0; idle[W] = 0 }                        \
+    :: d_step { alive[W] -> alive[W] = 0; held[W] = 0; late[W] = 0; want[W] = 0; idle[W] = 0; INHERIT(W, 0);          \
+                INHERIT(W, NSPANS - 1) }                                                                             \
     CUT(W)
 
 #ifdef NO_CUTS
@@ -461,6 +451,9 @@ quiet:  /* both workers are dead, their sessions ended, all swept */
 #else
 #define CUT(W) :: atomic { up[W] && alive[W] -> up[W] = 0; drain(req[W]) } /* a reply that has arrived may be read */
 #endif
+
+/* What the dead worker could have freed, the other one knows of, too. */
+#define INHERIT(W, s) span[s].his = (W || !alive[1] -> 0 : span[s].live)
 
 proctype fate()
 {
