@@ -698,22 +698,16 @@ static void truncated_or_foreign_state_is_refused(void **state)
 static void keeper_that_dies_is_replaced(void **state)
 {
     fixture *f = *state;
-    char command[600];
 
     assert_int_equal(child_run(f, build, NULL), 0);
     for (int i = 0; i < 2; i++) {
-        /* Whoever else has the daemon's arena open is its keeper. */
-        (void)snprintf(command, sizeof(command),
-                       "for p in /proc/[0-9]*; do [ \"$p\" = /proc/%d ] && continue; "
-                       "for d in 0 1 2 3; do [ $p/fd/$d -ef /proc/%d/fd/3 ] || [ $p/fd/$d -ef /proc/%d/fd/4 ] || "
-                       "[ $p/fd/$d -ef /proc/%d/fd/5 ] || continue; "
-                       "grep -q goallocd-keeper $p/comm && kill -9 ${p#/proc/}; break; done; done",
-                       (int)f->daemon, (int)f->daemon, (int)f->daemon, (int)f->daemon);
-        assert_int_equal(system(command), 0);
-        for (int n = 0; n < 500 && !fixture_log_has(f, "starting another one"); n++)
-            (void)usleep(10000);
-        assert_true(fixture_log_has(f, "starting another one"));
-        (void)usleep(50000);
+        bool again = false;
+
+        assert_true(fixture_kill_keeper(f));
+        for (int n = 0; n < 500 && !again; n++, usleep(10000))
+            again = fixture_log_has(f, "starting another one");
+        assert_true(again);
+        (void)usleep(100000);
         fixture_kill(f);
         fixture_restart(f, NULL);
     }

@@ -343,12 +343,13 @@ Goallocd__Reply *fixture_stats_reply(const fixture *f)
     return reply;
 }
 
-uint64_t fixture_memfd_bytes(const fixture *f, const char *name)
+/* The daemon's memfd of that name. */
+static struct stat memfd_stat(const fixture *f, const char *name)
 {
     char dir_path[64];
     char want[64];
     DIR *dir;
-    uint64_t bytes = 0;
+    struct stat ret = { 0 };
     bool found = false;
 
     (void)snprintf(dir_path, sizeof(dir_path), "/proc/%d/fd", (int)f->daemon);
@@ -358,18 +359,40 @@ uint64_t fixture_memfd_bytes(const fixture *f, const char *name)
         give_up(dir_path);
     for (struct dirent *entry; !found && (entry = readdir(dir)) != NULL;) {
         char link[128];
-        struct stat st;
         ssize_t n = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link) - 1);
 
         link[n > 0 ? n : 0] = '\0';
-        found = strncmp(link, want, strlen(want)) == 0 && fstatat(dirfd(dir), entry->d_name, &st, 0) == 0;
-        if (found)
-            bytes = (uint64_t)st.st_blocks * 512;
+        found = strncmp(link, want, strlen(want)) == 0 && fstatat(dirfd(dir), entry->d_name, &ret, 0) == 0;
     }
     (void)closedir(dir);
     if (!found)
         give_up(want);
-    return bytes;
+    return ret;
+}
+
+uint64_t fixture_memfd_bytes(const fixture *f, const char *name)
+{
+    return (uint64_t)memfd_stat(f, name).st_blocks * 512;
+}
+
+bool fixture_kill_keeper(const fixture *f)
+{
+    struct stat arena = memfd_stat(f, "arena");
+    DIR *dir = opendir("/proc");
+    bool killed = false;
+
+    for (struct dirent *entry; dir != NULL && !killed && (entry = readdir(dir)) != NULL;) {
+        pid_t pid = (pid_t)atoi(entry->d_name);
+        char path[64];
+        struct stat st;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/fd/0", (int)pid); /* where a keeper has the arena */
+        if (pid > 0 && pid != f->daemon && stat(path, &st) == 0 && st.st_ino == arena.st_ino && st.st_dev == arena.st_dev)
+            killed = kill(pid, SIGKILL) == 0;
+    }
+    if (dir != NULL)
+        (void)closedir(dir);
+    return killed;
 }
 
 int fixture_ctl(const fixture *f, const char *const *arguments, char *ret, size_t size)

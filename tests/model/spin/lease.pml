@@ -11,12 +11,13 @@
  *   fate     kills workers and daemons, and cuts connections
  *   watcher  what has to be true in every state
  *
- * There is no limit to the number of operations: the states are finite.
+ * A daemon that dies does so right after a step, so between any two. There is no limit to the number of operations: the
+ * states are finite.
  *
- * Switches: NSPANS 1 or 2, DAEMON_DEATHS, WORKER_DEATHS (as a mask of workers that may be killed before both are told to
- * stop), NO_CUTS, NO_LATE; LOOK adds a process that asks whether a free object is live.
- * Broken on purpose: FOLD_REMOTE_FIRST, RETURN_LATE_FORGET, TAKE_FROM_LOST, TAKE_OVER_ALL, SWEEP_LEASED, TELL_BEFORE_BIT,
- * NO_RECONCILE, FREE_UNFOLDED, LOOK_ALLOC_FIRST.
+ * Switches: NSPANS 1 or 2; DAEMON_DEATHS; NO_CUTS: connections end only with their daemon; NO_LATE: no request is given
+ * up before its reply comes; ONE_LEASES: worker 1 only frees what it is told of.
+ * Broken on purpose: FOLD_REMOTE_FIRST, RETURN_LATE_FORGET, TAKE_FROM_LOST, TAKE_OVER_ALL, SWEEP_LEASED,
+ * TELL_BEFORE_BIT, NO_RECONCILE.
  */
 #ifndef NSPANS
 #define NSPANS 1
@@ -61,7 +62,6 @@ chan req[2] = [1] of { byte, byte };
 #define REPLIES 2
 #endif
 chan rep[2] = [REPLIES] of { byte, byte };
-bit dkill;                        /* the daemon has been killed, and the next one starts */
 byte daemons_left = DAEMON_DEATHS;
 
 /* A worker's private knowledge: global for the watcher's sake, gone with the worker. */
@@ -89,19 +89,23 @@ inline drain(c)
     od
 }
 
+/* A daemon may die after each of its steps. */
+#define STAY_IF(mortal) if :: true :: mortal -> goto dead fi
+#define STAY            STAY_IF(daemons_left > 0)
+
 /* Fold the remote frees of s: shm/object.c. Nobody but the caller writes the alloc word meanwhile. */
-inline fold(s)
+inline fold(s, mortal)
 {
-    r = span[s].remote;
+    atomic { r = span[s].remote; STAY_IF(mortal) }
     if
     :: r == 0
     :: else ->
 #ifdef FOLD_REMOTE_FIRST
-        span[s].remote = span[s].remote & ~r;
-        atomic { span[s].alloc = span[s].alloc & ~r; r = 0 }
+        atomic { span[s].remote = span[s].remote & ~r; STAY_IF(mortal) }
+        atomic { span[s].alloc = span[s].alloc & ~r; r = 0; STAY_IF(mortal) }
 #else
-        span[s].alloc = span[s].alloc & ~r;
-        atomic { span[s].remote = span[s].remote & ~r; r = 0 }
+        atomic { span[s].alloc = span[s].alloc & ~r; STAY_IF(mortal) }
+        atomic { span[s].remote = span[s].remote & ~r; r = 0; STAY_IF(mortal) }
 #endif
     fi
 }
@@ -117,6 +121,12 @@ inline fold(s)
     :: atomic { (held[w] & BIT(S)) && span[S].remote != 0 -> s = S; idle[w] = 0 } goto do_fold                        \
     :: atomic { (held[w] & BIT(S)) -> s = S; idle[w] = 0 } goto do_return
 
+#ifdef ONE_LEASES
+#define MAY_LEASE(w) ((w) == 0)
+#else
+#define MAY_LEASE(w) true
+#endif
+
 proctype worker(bit w)
 {
     byte cache[NSPANS]; /* free objects of spans that it holds, not handed out yet */
@@ -130,7 +140,7 @@ next:   atomic { s = 0; b = 0; r = 0; x = 0; idle[w] = 1 }
 #if NSPANS > 1
         CHOOSE(1)
 #endif
-        :: atomic { held[w] != BIT(NSPANS) - 1 -> idle[w] = 0 } goto do_refill
+        :: atomic { MAY_LEASE(w) && held[w] != BIT(NSPANS) - 1 -> idle[w] = 0 } goto do_refill
         od;
 
 do_malloc: /* mspan_take */
@@ -180,7 +190,7 @@ do_remote_free: /* object_find, object_free_remote: remote word, alloc word, fet
         }
 
 do_fold: /* mspan_fold_word */
-        fold(s);
+        fold(s, false);
         atomic { cache[s] = ~span[s].alloc & 3; goto next }
 
 do_return: /* returns_add, connection_return: the span is forgotten first */
@@ -244,7 +254,8 @@ come_back: /* reattach, reconcile */
     } unless {
         !alive[w]
     };
-    d_step {
+dead:
+    atomic {
         s = 0; b = 0; r = 0; x = 0; cache[0] = 0;
 #if NSPANS > 1
         cache[1] = 0;
@@ -260,16 +271,17 @@ inline put(s)
     atomic {
         place[s] = FREE;
         assert((held[0] & BIT(s)) == 0 && (held[1] & BIT(s)) == 0); /* its lessee is dead, or has given it up */
-        span[s].lease = CENTRAL
+        span[s].lease = CENTRAL;
+        STAY
     }
     settle(s)
 }
 
 inline settle(s)
 {
-    fold(s);
+    fold(s, daemons_left > 0);
     if
-    :: span[s].alloc == 0 -> atomic { assert(KNOWN_LIVE(s) == 0); span[s].lease = FREE }
+    :: span[s].alloc == 0 -> atomic { assert(KNOWN_LIVE(s) == 0); span[s].lease = FREE; STAY }
     :: else -> place[s] = CENTRAL
     fi
 }
@@ -310,7 +322,6 @@ proctype daemon()
     byte s, v, r, x;
 
 boot:
-    {
         /* session_table_recover: sessions from their slots and the life lock, spans from their lease words */
         atomic {
             do
@@ -326,7 +337,8 @@ boot:
                 v = v + 1
             :: else -> break
             od;
-            v = 0
+            v = 0;
+            STAY
         }
         do
         :: s < NSPANS ->
@@ -347,6 +359,7 @@ serve:  atomic { s = 0; v = 0; r = 0; x = 0; dbusy = 0 }
 #if NSPANS > 1
         SWEEP(1)
 #endif
+        :: daemons_left > 0 -> goto dead
         :: atomic { sess[0] == ENDED && sess[1] == ENDED && !SWEEPABLE(0) && !SWEEPABLE(NSPANS - 1) -> goto quiet }
         od;
 
@@ -359,22 +372,23 @@ do_refill: /* handle_refill */
         :: else -> goto reply_refill
         fi;
 take_central: /* take_from_set */
-        fold(s);
+        fold(s, daemons_left > 0);
         if
         :: span[s].alloc == 3 -> atomic { place[s] = CENTRAL; goto reply_refill }
         :: else -> goto give
         fi;
 take_fresh: /* mheap_alloc_span */
-        span[s].alloc = 0;
-        span[s].remote = 0;
+        atomic { span[s].alloc = 0; STAY }
+        atomic { span[s].remote = 0; STAY }
 give:   /* lease_give */
-        atomic { place[s] = LEASED(v); span[s].lease = LEASED(v); x = s + 1 }
+        atomic { place[s] = LEASED(v); span[s].lease = LEASED(v); x = s + 1; STAY }
 reply_refill:
         atomic {
             if
             :: up[v] -> assert(len(rep[v]) < REPLIES); rep[v]!REFILL, x
             :: else
             fi;
+            STAY;
             goto serve
         }
 
@@ -393,6 +407,7 @@ do_list: /* handle_lease_list */
             :: up[v] -> assert(len(rep[v]) < REPLIES); rep[v]!LIST, x
             :: else
             fi;
+            STAY;
             goto serve
         }
 
@@ -402,29 +417,26 @@ do_end: /* session_end_step */
         :: s < NSPANS && place[s] != LEASED(v) -> s = s + 1
         :: s == NSPANS -> break
         od;
-        sess[v] = ENDED;
-        goto serve;
+        atomic { sess[v] = ENDED; STAY; goto serve }
 
 do_sweep: /* mcentral_sweep */
 #ifdef SWEEP_LEASED
         if
-        :: place[s] != CENTRAL -> fold(s); goto serve
+        :: place[s] != CENTRAL -> fold(s, daemons_left > 0); goto serve
         :: else
         fi;
 #endif
         place[s] = FREE;
         settle(s);
         goto serve
-    } unless {
-        dkill
-    };
-    d_step { /* another daemon: it knows nothing but the shared words */
-        dkill = 0; dbusy = 1; s = 0; v = 0; r = 0; x = 0; place[0] = 0;
-#if NSPANS > 1
-        place[1] = 0;
-#endif
-    }
-    goto boot;
+dead:   /* another daemon: it knows nothing but the shared words */
+        atomic {
+            daemons_left = daemons_left - 1;
+            up[0] = 0; up[1] = 0;
+            drain(req[0]); drain(req[1]); /* a reply that is on its way may still be read */
+            dbusy = 1; s = 0; v = 0; r = 0; x = 0; place[0] = 0; place[NSPANS - 1] = 0;
+            goto boot
+        }
 
 quiet:  /* both workers are dead, their sessions ended, all swept */
     s = 0;
@@ -461,26 +473,13 @@ end:
     do
     FATE(0)
     FATE(1)
-    :: atomic {
-        daemons_left > 0 && !dkill ->
-        daemons_left = daemons_left - 1;
-        dkill = 1;
-        up[0] = 0;
-        up[1] = 0;
-        drain(req[0]);
-        drain(req[1])
-    }
     od
 }
 
-#ifdef NO_RECONCILE_CHECK
-#define KNOWS(w, s) true
-#else
 /* A worker between two operations, with nothing on its way and a connection: what it leases, it knows. */
 #define KNOWS(w, s)                                                                                                  \
-    (!(alive[w] && idle[w] && up[w] && !late[w] && len(req[w]) == 0 && len(rep[w]) == 0 && !dbusy && !dkill) ||             \
+    (!(alive[w] && idle[w] && up[w] && !late[w] && len(req[w]) == 0 && len(rep[w]) == 0 && !dbusy) ||             \
      (span[s].lease == LEASED(w)) == ((held[w] & BIT(s)) != 0))
-#endif
 
 #define HOLDS_IT(w, s) (!(held[w] & BIT(s)) || span[s].lease == LEASED(w))
 #define TRUE_OF(s)                                                                                                   \
@@ -496,18 +495,6 @@ proctype watcher()
 end:
     atomic { !(TRUE_OF(0) && TRUE_OF(NSPANS - 1)) -> assert(false) }
 }
-
-#ifdef LOOK
-/* object_is_live() of an object that is free, and is not handed out meanwhile. */
-proctype looker()
-{
-    byte s, b, a, r;
-end:
-    do
-    :: atomic { (span[0].live & 1) == 0 && !LOOKED -> b = 1 }
-    od
-}
-#endif
 
 init
 {
