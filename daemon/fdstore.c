@@ -4,6 +4,9 @@
  * Called by main. systemd keeps what is put there while the unit restarts, however it ended; whether also while it is
  * stopped is the unit's FileDescriptorStorePreserve=. It hands the descriptors to the next process from number 3 on,
  * with their names in the environment, in no particular order. FDPOLL=0: memfds never hang up.
+ *
+ * All four go in one message, so that a daemon which dies meanwhile leaves all or none; they share one name there, and
+ * are told apart by the names that they have as memfds.
  */
 #include "daemon/fdstore.h"
 
@@ -16,13 +19,24 @@
 #include "daemon/log.h"
 #include "daemon/notify.h"
 
-#define FIRST_FD 3
+#define FIRST_FD   3
+#define STORE_NAME "goalloc-heap"
 
-/* Which of the heap's names it is, up to len bytes; -1: none. */
-static int name_index(const char *name, size_t len)
+/* Which of the heap's memfds it is; -1: none. */
+static int memfd_index(int fd)
 {
+    char path[64];
+    char link[128];
+    ssize_t n;
+
+    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    n = readlink(path, link, sizeof(link) - 1);
+    link[n > 0 ? n : 0] = '\0';
     for (int i = 0; i < HEAPFILE_NFDS; i++) {
-        if (strlen(heapfile_names[i]) == len && memcmp(heapfile_names[i], name, len) == 0)
+        char want[128];
+
+        (void)snprintf(want, sizeof(want), "/memfd:%s (deleted)", heapfile_names[i]);
+        if (strcmp(link, want) == 0)
             return i;
     }
     return -1;
@@ -51,10 +65,11 @@ int fdstore_take(int ret_fds[HEAPFILE_NFDS])
         fds[i] = -1;
     for (int i = 0; i < nfds && name != NULL; i++) {
         size_t len = strcspn(name, ":");
-        int at = name_index(name, len);
+        bool ours = len == strlen(STORE_NAME) && memcmp(name, STORE_NAME, len) == 0;
+        int at = ours ? memfd_index(FIRST_FD + i) : -1;
 
         (void)fcntl(FIRST_FD + i, F_SETFD, FD_CLOEXEC);
-        if (at >= 0 && fds[at] >= 0) {
+        if (ours && (at < 0 || fds[at] >= 0)) {
             broken = true;
             (void)close(FIRST_FD + i);
         } else if (at >= 0) {
@@ -67,10 +82,10 @@ int fdstore_take(int ret_fds[HEAPFILE_NFDS])
         memcpy(ret_fds, fds, sizeof(fds));
         return 0;
     }
-    if (nfound == 0)
+    if (nfound == 0 && !broken)
         return FDSTORE_E_NONE;
     log_error("systemd has handed over %d of %d descriptors of a heap%s", nfound, HEAPFILE_NFDS,
-              broken ? ", some twice" : "");
+              broken ? ", and others by their name" : "");
     for (int i = 0; i < HEAPFILE_NFDS; i++) {
         if (fds[i] >= 0)
             (void)close(fds[i]);
@@ -80,23 +95,10 @@ int fdstore_take(int ret_fds[HEAPFILE_NFDS])
 
 bool fdstore_put(const heapfile *file)
 {
-    bool all = true;
-
-    for (int i = 0; i < HEAPFILE_NFDS; i++) {
-        char state[96];
-
-        (void)snprintf(state, sizeof(state), "FDSTORE=1\nFDNAME=%s\nFDPOLL=0", heapfile_names[i]);
-        all = notify_systemd_fd(state, file->fds[i]) && all;
-    }
-    return all;
+    return notify_systemd_fds("FDSTORE=1\nFDNAME=" STORE_NAME "\nFDPOLL=0", file->fds, HEAPFILE_NFDS);
 }
 
 void fdstore_remove(void)
 {
-    for (int i = 0; i < HEAPFILE_NFDS; i++) {
-        char state[96];
-
-        (void)snprintf(state, sizeof(state), "FDSTOREREMOVE=1\nFDNAME=%s", heapfile_names[i]);
-        notify_systemd(state);
-    }
+    notify_systemd("FDSTOREREMOVE=1\nFDNAME=" STORE_NAME);
 }

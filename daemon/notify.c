@@ -15,6 +15,8 @@
 
 #include "daemon/log.h"
 
+#define NFDS_MAX 4
+
 /* The address in $NOTIFY_SOCKET, and its length; 0: there is none. */
 static socklen_t notify_address(struct sockaddr_un *ret)
 {
@@ -35,31 +37,31 @@ static socklen_t notify_address(struct sockaddr_un *ret)
     return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len);
 }
 
-bool notify_systemd_fd(const char *state, int passed_fd)
+bool notify_systemd_fds(const char *state, const int *fds, int nfds)
 {
     struct sockaddr_un addr;
     socklen_t len = notify_address(&addr);
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(NFDS_MAX * sizeof(int))];
     } control = { .bytes = { 0 } };
     struct iovec data = { .iov_base = (char *)(uintptr_t)state, .iov_len = strlen(state) };
     struct msghdr message = { .msg_name = &addr, .msg_namelen = len, .msg_iov = &data, .msg_iovlen = 1 };
     int fd;
     bool sent;
 
-    if (len == 0)
+    if (len == 0 || nfds > NFDS_MAX)
         return false;
-    if (passed_fd >= 0) {
+    if (nfds > 0) {
         message.msg_control = control.bytes;
-        message.msg_controllen = sizeof(control.bytes);
+        message.msg_controllen = CMSG_SPACE((size_t)nfds * sizeof(int));
 
         struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 
         header->cmsg_level = SOL_SOCKET;
         header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(header), &passed_fd, sizeof(int));
+        header->cmsg_len = CMSG_LEN((size_t)nfds * sizeof(int));
+        memcpy(CMSG_DATA(header), fds, (size_t)nfds * sizeof(int));
     }
     fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     sent = fd >= 0 && sendmsg(fd, &message, MSG_NOSIGNAL) >= 0;
@@ -72,5 +74,5 @@ bool notify_systemd_fd(const char *state, int passed_fd)
 
 void notify_systemd(const char *state)
 {
-    (void)notify_systemd_fd(state, -1);
+    (void)notify_systemd_fds(state, NULL, 0);
 }

@@ -9,7 +9,7 @@
 /* Send a state such as "READY=1" to $NOTIFY_SOCKET. Without one nothing happens; a failure is logged. */
 void notify_systemd(const char *state);
 
-/* The same with a descriptor. True: it was sent. */
-bool notify_systemd_fd(const char *state, int fd);
+/* The same with up to 4 descriptors. True: it was sent. */
+bool notify_systemd_fds(const char *state, const int *fds, int nfds);
 
 #endif

@@ -8,7 +8,7 @@
  *            (client/alloc.c, client/mcache.c, client/connection.c, shm/object.c)
  *   daemon   refill, return, lease list, attach, end of a session, sweep, taking over
  *            (daemon/request_lease.c, daemon/session.c, daemon/mcentral.c, daemon/mheap.c)
- *   fate     kills workers and daemons, and cuts connections
+ *   fate     kills workers and cuts connections
  *   watcher  what has to be true in every state
  *
  * A daemon that dies does so right after a step, so between any two. There is no limit to the number of operations: the
@@ -305,7 +305,7 @@ inline settle(s)
 #endif
 
 #ifdef SWEEP_LEASED
-#define SWEEP_NOW(S) (place[S] != FREE && span[S].remote != 0)
+#define SWEEP_NOW(S) (SWEEPABLE(S) || (place[S] != FREE && span[S].remote != 0))
 #else
 #define SWEEP_NOW(S) SWEEPABLE(S)
 #endif
@@ -328,7 +328,7 @@ boot:
             :: v < 2 ->
                 if
 #ifdef TAKE_OVER_ALL
-                :: sess[v] == OPEN -> sess[v] = ENDING
+                :: sess[v] == OPEN && daemons_left < DAEMON_DEATHS -> sess[v] = ENDING
 #else
                 :: sess[v] == OPEN && !alive[v] -> sess[v] = ENDING
 #endif

@@ -1,0 +1,88 @@
+#!/bin/bash
+# Run the models through spin: each must hold in all of its states, and each broken variant must be found to be broken.
+# Exit status 0: all is as expected. Needs spin and gcc; builds in a directory of its own, which is removed.
+set -u -o pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+for tool in spin gcc; do
+    if ! command -v "$tool" >/dev/null; then
+        echo "run.sh: $tool is missing: apt-get install $tool" >&2
+        exit 2
+    fi
+done
+work=$(mktemp -d) || exit 2
+trap 'kill $(jobs -p) 2>/dev/null; wait; rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+
+# MODEL OPTION...: build and run in the current directory; what pan says goes to ./out. Every state is stored exactly:
+# COLLAPSE is lossless, and nothing is hashed away.
+check() {
+    local model=$1
+    shift
+    spin "$@" -a "$here/$model.pml" >spin.out 2>&1 || return
+    gcc -O2 -DSAFETY -DNOFAIR -DCOLLAPSE -DMEMLIM=2048 -o pan pan.c 2>gcc.out || return
+    timeout 300 ./pan -w24 -m300000 >out 2>&1
+}
+
+# NAME MODEL OPTION...: must be explored to the end without an error.
+holds() {
+    local name=$1 dir states seconds verdict=FAILED
+    shift
+    dir=$(mktemp -d -p "$work") && cd "$dir" || return
+    check "$@"
+    states=$(sed -n -E 's/^ *([0-9.e+]+) states, stored.*/\1/p' out 2>/dev/null)
+    seconds=$(sed -n -E 's/^pan: elapsed time ([0-9.]+) seconds.*/\1/p' out 2>/dev/null)
+    if grep -q 'errors: 0$' out && ! grep -q -E 'Search not completed|max search depth|memory limit' out; then
+        verdict='errors: 0'
+    else
+        cat spin.out gcc.out out >&2 2>/dev/null
+    fi
+    printf '%-38s %12s states %7s s   %s\n' "$name" "${states:-no}" "${seconds:--}" "$verdict"
+    [[ $verdict == 'errors: 0' ]]
+}
+
+# VARIANT MODEL OPTION...: an assertion must fail.
+breaks() {
+    local variant=$1 dir verdict='NOT FOUND'
+    shift
+    dir=$(mktemp -d -p "$work") && cd "$dir" || return
+    check "$@" "-D$variant"
+    if grep -q 'assertion violated' out 2>/dev/null && grep -q 'errors: 1$' out; then
+        verdict='error found, as expected'
+    else
+        cat spin.out gcc.out out >&2 2>/dev/null
+    fi
+    printf '%-38s %s\n' "$1 $variant" "$verdict"
+    [[ $verdict != 'NOT FOUND' ]]
+}
+
+one=(-DDAEMON_DEATHS=1 -DNO_CUTS -DNO_LATE)
+status=0
+
+# The largest by itself, the others one after another beside it.
+holds 'lease: a daemon dies' lease "${one[@]}" >"$work/largest" 2>&1 &
+largest=$!
+
+echo '== models'
+holds 'lease: connections are cut' lease -DDAEMON_DEATHS=0 -DNO_LATE || status=1
+holds 'lease: two daemons die, one leases' lease -DDAEMON_DEATHS=2 -DNO_CUTS -DNO_LATE -DONE_LEASES || status=1
+holds 'lease: cuts and late replies, one leases' lease -DDAEMON_DEATHS=0 -DONE_LEASES || status=1
+holds 'tiny: two daemons die' tiny -DDAEMON_DEATHS=2 || status=1
+wait "$largest" || status=1
+cat "$work/largest"
+
+echo '== broken on purpose'
+for variant in FOLD_REMOTE_FIRST RETURN_LATE_FORGET TAKE_OVER_ALL SWEEP_LEASED TELL_BEFORE_BIT NO_RECONCILE; do
+    breaks "$variant" lease "${one[@]}" || status=1
+done
+breaks TAKE_FROM_LOST lease -DDAEMON_DEATHS=0 -DNO_LATE || status=1
+for variant in HINT_LATE NO_HINT FOLD_DROPS_HINT FOLD_OPEN SETTLE_BY_HINT END_LIVING; do
+    breaks "$variant" tiny || status=1
+done
+
+if ((status == 0)); then
+    echo 'all as expected'
+else
+    echo 'NOT as expected' >&2
+fi
+exit "$status"
