@@ -45,5 +45,6 @@ int command_trim(const arguments *args);
 int command_ping(const arguments *args);
 int command_check(const arguments *args);
 int command_sessions(const arguments *args);
+int command_roots(const arguments *args);
 
 #endif

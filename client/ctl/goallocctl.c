@@ -2,7 +2,7 @@
  * goallocctl: asks a running goallocd. It speaks the protocol without attaching, so it is no session and maps nothing.
  *
  * One command, answered as a table or with --json as one object. Exit status 0, 1 if the daemon could not be asked or
- * refused, 2 for a wrong command line. The commands are in stats.c and memory.c.
+ * refused, 2 for a wrong command line. The commands are in the other files.
  */
 #include <argp.h>
 #include <errno.h>
@@ -92,6 +92,7 @@ static const struct {
     { "stats", command_stats },       { "classes", command_classes }, { "heap-map", command_heap_map },
     { "scavenge", command_scavenge }, { "trim", command_trim },       { "ping", command_ping },
     { "check", command_check },       { "sessions", command_sessions },
+    { "roots", command_roots },
 };
 
 __attribute__((visibility("default"))) const char *argp_program_version = "goallocctl " GOALLOC_VERSION;
@@ -136,6 +137,7 @@ int main(int argc, char **argv)
         .doc = "Asks a running goallocd.\vCommands:\n"
                "  stats     objects, memory, sessions and leases of the heap\n"
                "  sessions  attached processes, and those that have ended, with the objects that they left behind\n"
+               "  roots     named objects\n"
                "  classes   the same by size class: objects, allocs and frees, unused memory\n"
                "  heap-map  a picture of the arena: what is in use, free, released\n"
                "  scavenge  sweep, and give all free pages back to the system\n"
