@@ -23,7 +23,7 @@
  *
  * What is true if the process dies at any point: the alloc bits say which objects are allocated; all else here is
  * forgotten, and the daemon ends the lease. Order at return: the span disappears from mspan_of before the request is
- * sent, since the daemon may lease it to another at once.
+ * sent (connection_return), since the daemon may lease it to another at once.
  *
  * Locks: struct_lock guards free structures and the list of mcaches; pool_lock the pool. Neither is held during a
  * request. Order: pool, then struct.
@@ -188,9 +188,15 @@ static mspan *mspan_new(mcache *mc, span_class spc, uint32_t first)
     return s;
 }
 
+/*
+ * Forget a span that is about to be returned. Until connection_return() clears it, under the connection's lock, the first
+ * page's entry still says that the span is held: else it might be returned twice, once by who finds it unknown after the
+ * connection was lost.
+ */
 static void mspan_delete(mspan *s)
 {
-    for (uint32_t i = 0; i < s->npages; i++)
+    atomic_store_explicit(&process.mspan_of[s->first.n], &mspan_held, memory_order_release);
+    for (uint32_t i = 1; i < s->npages; i++)
         atomic_store_explicit(&process.mspan_of[s->first.n + i], NULL, memory_order_release);
     mspan_set_holder(s, NULL);
     (void)pthread_mutex_lock(&struct_lock);
