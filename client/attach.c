@@ -196,7 +196,8 @@ static int remap_heap(const attach_result *a)
     if (r == 0 && mmap(process.map.bitmap, process.map.bitmap_bytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
                        a->bitmap_fd, 0) == MAP_FAILED) {
         r = -ENOMEM;
-        (void)mprotect((void *)(uintptr_t)a->base, a->arena_bytes, process.readonly ? PROT_READ : PROT_READ | PROT_WRITE);
+        (void)mprotect((void *)(uintptr_t)a->base, a->arena_bytes,
+                       process.readonly ? PROT_READ : PROT_READ | PROT_WRITE);
     }
     return r;
 }

@@ -189,9 +189,9 @@ static mspan *mspan_new(mcache *mc, span_class spc, uint32_t first)
 }
 
 /*
- * Forget a span that is about to be returned. Until connection_return() clears it, under the connection's lock, the first
- * page's entry still says that the span is held: else it might be returned twice, once by who finds it unknown after the
- * connection was lost.
+ * Forget a span that is about to be returned. Until connection_return() clears it, under the connection's lock, the
+ * first page's entry still says that the span is held: else it might be returned twice, once by who finds it unknown
+ * after the connection was lost.
  */
 static void mspan_delete(mspan *s)
 {

@@ -6,15 +6,14 @@
  * adopter's; in all other spans objects are the heap's unless the daemon's adoption table has them.
  *
  * The races, and how they end:
- *   publish against the end of the owner   the kept bit decides, word by word: an object whose bit the daemon sees stays,
- *                                          another is freed; a publish that comes later answers -EALREADY or -EINVAL.
- *   adopt by two                           requests to one daemon: the later one has it.
- *   adopt against a free                   the daemon looks again after it has set the kept bit: -EALREADY if the free came
- *                                          first. A free that comes after clears the bit, and the adoption means nothing
- *                                          any more. Only if the place is free and in use again between the two looks, some
- *                                          microseconds, the new object is adopted: that is why the caller is asked to see
- *                                          to it that nobody frees meanwhile.
- *   publish against a free                 publish changes the kept bit alone, which the next owner of the place clears.
+ *   publish against the end of the owner: the kept bit decides, word by word. An object whose bit the daemon sees stays,
+ *     another is freed; a publish that comes later answers -EALREADY or -EINVAL.
+ *   adopt by two: requests to one daemon; the later one has it.
+ *   adopt against a free: the daemon looks again after it has set the kept bit, and says -EALREADY if the free came
+ *     first. A free that comes after clears the bit, and the adoption means nothing any more. Only if the place is free
+ *     and in use again between the two looks, some microseconds, the new object is adopted: that is why the caller is
+ *     asked to see to it that nobody frees meanwhile.
+ *   publish against a free: publish changes the kept bit alone, which the next owner of the place clears.
  *
  * publish in an owned span is one fetch_or: dies the process before it, the object is the owner's still, after it the
  * heap's. It races with the end of the owner: whoever is first decides, and an object that the end has freed answers

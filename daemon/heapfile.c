@@ -291,7 +291,8 @@ int heapfile_punch_metadata(const heapfile *file, page_no first, uint64_t npages
         (r = fd_fallocate(file->fds[HEAPFILE_BITMAP], PUNCH, all * 256 + first.n * UINT64_C(128), npages * 128)) < 0 ||
         (r = fd_fallocate(file->fds[HEAPFILE_BITMAP], PUNCH, all * 384 + first.n * UINT64_C(128), npages * 128)) < 0)
         return r;
-    return fd_fallocate(file->fds[HEAPFILE_SPANS], PUNCH, table_off + first.n * sizeof(shm_span), npages * sizeof(shm_span));
+    return fd_fallocate(file->fds[HEAPFILE_SPANS], PUNCH, table_off + first.n * sizeof(shm_span),
+                        npages * sizeof(shm_span));
 }
 
 bool heapfile_has_memory(const heapfile *file, page_no first, uint64_t npages)

@@ -1,9 +1,9 @@
 /*
  * Keeper: a child process with four descriptors and a socket.
  *
- * Called by main. Files on a tmpfs would outlive the daemon too, but can't be sealed: a client could truncate them under
- * all others. Memfds live as long as somebody has them, so somebody must, and that is the keeper: it never maps them,
- * runs forty lines of code, and stays when the daemon dies, however that happens.
+ * Called by main. Files on a tmpfs would outlive the daemon too, but can't be sealed: a client could truncate them
+ * under all others. Memfds live as long as somebody has them, so somebody must, and that is the keeper: it never maps
+ * them, runs forty lines of code, and stays when the daemon dies, however that happens.
  *
  * The conversation, over a SOCK_SEQPACKET socket DIR/keeper.sock, mode 0600:
  *   daemon connects           -> keeper sends "heap" with the four descriptors

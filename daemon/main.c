@@ -1,7 +1,7 @@
 /*
- * main: puts the daemon together: options, socket, heap, server. The heap is the one that a daemon before has left, with
- * systemd or with a keeper, or a new one. What can't be trusted is refused, and dropped only when asked. Exit status 0 after a clean stop, 1 if it could not
- * serve, 2 for a wrong command line.
+ * main: puts the daemon together: options, socket, heap, server. The heap is the one that a daemon before has left,
+ * with systemd or with a keeper, or a new one. What can't be trusted is refused, and dropped only when asked. Exit
+ * status 0 after a clean stop, 1 if it could not serve, 2 for a wrong command line.
  */
 #include <errno.h>
 #include <signal.h>
@@ -43,8 +43,9 @@ typedef struct home {
     bool stored; /* systemd has it already */
 } home;
 
-static const char drop_advice[] = "start with --cold-start to drop it and begin with an empty heap; workers that still use it "
-                                  "will be told that it is gone";
+static const char drop_advice[] =
+    "start with --cold-start to drop it and begin with an empty heap; workers that still use it "
+    "will be told that it is gone";
 
 /* The descriptors of a heap that a daemon before has left. 0, 1: there is none, -errno: logged. */
 static int find_heap(const options *o, home *h, int ret_fds[HEAPFILE_NFDS])
@@ -165,9 +166,10 @@ int main(int argc, char **argv)
     r = settle(&o, &h, &file, &heap);
     if (r < 0)
         goto out;
-    r = server_run(&srv, place.fd, &heap,
-                   &(server_options){ .eager_commit = o.eager_commit, .scavtrace = o.scavtrace, .recovered = h.recovered,
-                                      .keeper = &h.keep });
+    r = server_run(
+        &srv, place.fd, &heap,
+        &(server_options){
+            .eager_commit = o.eager_commit, .scavtrace = o.scavtrace, .recovered = h.recovered, .keeper = &h.keep });
     if (r < 0)
         log_error("cannot serve: %s", strerror(-r));
     mheap_end(&heap);

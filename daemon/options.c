@@ -65,12 +65,15 @@ static const struct argp_option option_table[] = {
       "When pages get memory: eager (default) before they are leased, so that a lack of it is ENOMEM; lazy at first "
       "touch",
       0 },
-    { "scavtrace", OPTION_SCAVTRACE, NULL, 0, "Log a line for every second in which free pages went back to the OS", 0 },
+    { "scavtrace", OPTION_SCAVTRACE, NULL, 0, "Log a line for every second in which free pages went back to the OS",
+      0 },
     { "state-dir", 'd', "DIR", 0,
-      "Let a small process that is reached through DIR hold the heap, so that the next goallocd takes it over if this one "
+      "Let a small process that is reached through DIR hold the heap, so that the next goallocd takes it over if this "
+      "one "
       "dies. Not needed under systemd, which holds it itself",
       0 },
-    { "cold-start", OPTION_COLD_START, NULL, 0, "Drop the heap that was left behind, if there is one, and make a new one", 0 },
+    { "cold-start", OPTION_COLD_START, NULL, 0,
+      "Drop the heap that was left behind, if there is one, and make a new one", 0 },
     { "log-level", 'l', "LEVEL", 0, "error, warn, info (default) or debug", 0 },
     { 0 },
 };
@@ -154,7 +157,8 @@ void options_parse(options *ret, int argc, char **argv)
         .options = option_table,
         .parser = parse_option,
         .doc = "Owns one shared-memory heap and serves it to the processes that link libgoalloc."
-               "\vSIZE takes K, M, G or T. The daemon stays in the foreground and ends cleanly on SIGTERM and SIGINT: then the heap is "
+               "\vSIZE takes K, M, G or T. The daemon stays in the foreground and ends cleanly on SIGTERM and SIGINT: "
+               "then the heap is "
                "gone, unless systemd restarts it. On SIGUSR1 it ends and leaves the heap to the next one.",
     };
 

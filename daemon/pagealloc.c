@@ -205,8 +205,8 @@ static void update_above(pagealloc *a, uint64_t lo, uint64_t hi)
         lo /= FANOUT;
         hi /= FANOUT;
         for (uint64_t i = lo; i <= hi; i++) {
-            uint64_t packed =
-                summary_pack(summary_merge(&a->summaries[l + 1][i * FANOUT], FANOUT, UINT64_C(1) << level_shift[l + 1]));
+            uint64_t packed = summary_pack(
+                summary_merge(&a->summaries[l + 1][i * FANOUT], FANOUT, UINT64_C(1) << level_shift[l + 1]));
 
             changed |= packed != a->summaries[l][i];
             a->summaries[l][i] = packed;
@@ -717,8 +717,8 @@ int pagealloc_validate(const pagealloc *a, FILE *err)
     }
     for (int l = LEAF - 1; l >= 0; l--) {
         for (uint64_t i = 0; i << level_shift[l] < a->end; i++) {
-            uint64_t want =
-                summary_pack(summary_merge(&a->summaries[l + 1][i * FANOUT], FANOUT, UINT64_C(1) << level_shift[l + 1]));
+            uint64_t want = summary_pack(
+                summary_merge(&a->summaries[l + 1][i * FANOUT], FANOUT, UINT64_C(1) << level_shift[l + 1]));
 
             if (a->summaries[l][i] != want)
                 return differs(err, "summary", (uint64_t)l << 32 | i, a->summaries[l][i], want);

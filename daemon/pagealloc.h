@@ -23,7 +23,8 @@ typedef struct pagealloc pagealloc;
 /*
  * Create an allocator for pages [0, max_pages), none of which is there yet (see pagealloc_grow). Address space is
  * reserved in proportion to max_pages, memory is touched only where pages have been added. 0, -ENOMEM, -EINVAL
- * (max_pages is 0 or above 2^32; pages from 2^32 - 512 on can't be added, since a page_no could not name their end). The caller owns *ret.
+ * (max_pages is 0 or above 2^32; pages from 2^32 - 512 on can't be added, since a page_no could not name their end).
+ * The caller owns *ret.
  */
 int pagealloc_new(pagealloc **ret, uint64_t max_pages) __attribute__((warn_unused_result));
 

@@ -7,8 +7,9 @@
  *   1. how many: what is asked for, at most 1024 spans and 8 MiB, as far as the session's limit allows.
  *   2. spans with free objects from the mcentral of the class (a RECLAIM session's spans hold only its own objects,
  *      so it gets fresh ones).
- *   3. if these give less than half of what was asked for: fresh spans from mheap. If pages in use would pass the memory
- *      limit, the client is told to give back what it holds idle and to insist; who insists gets little, but gets it.
+ *   3. if these give less than half of what was asked for: fresh spans from mheap. If pages in use would pass the
+ *      memory limit, the client is told to give back what it holds idle and to insist; who insists gets little, but
+ *      gets it.
  *   4. each is leased at once. If memory for them would pass the limit, free pages are released first. Pages without
  *      memory behind them are committed. Both in the thread pool if it is much.
  *   5. the reply names the spans. If memory could not be had, the fresh spans' leases are revoked, and their pages
@@ -301,7 +302,8 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
         return;
     }
     if (ask->span_class == SPAN_CLASS_TINY && (s->flags & SESSION_RECLAIM)) {
-        reply_error(p, id, EINVAL, "a session that reclaims has no tiny blocks: objects in one may have several owners");
+        reply_error(p, id, EINVAL,
+                    "a session that reclaims has no tiny blocks: objects in one may have several owners");
         return;
     }
     s->nrpcs++;
@@ -407,7 +409,7 @@ void handle_alloc_large(peer *p, uint64_t id, const Goallocd__AllocLarge *ask)
     op_commit_and_reply(p);
 }
 
-/* The large object that a session wants to resize: leased to it, or leased to nobody, and then to it. False: answered. */
+/* The large object that a session wants to resize: leased to it, or leased to nobody, and then to it. */
 static bool resize_target(peer *p, uint64_t id, session *s, uint32_t name, page_no *ret)
 {
     server *srv = p->server;

@@ -4,8 +4,9 @@
  * Called by request. Data: shm_root slots, written here alone; the hash maps a name to its slot and is made from the
  * slots at the start. Names are checked here, whoever sends them: 1 to 255 bytes of UTF-8 without zero bytes.
  *
- * A new root: nroot_slots, if the slot is above it; name, then offset, then name_bytes (release), which makes it exist. A change: one store of offset. A
- * removal: name_bytes to 0. Dies the daemon in between, a root is as before or as after.
+ * A new root: nroot_slots, if the slot is above it; name, then offset, then name_bytes (release), which makes it exist.
+ * A change: one store of offset. A removal: name_bytes to 0. Dies the daemon in between, a root is as before or as
+ * after.
  */
 #include "daemon/roots.h"
 

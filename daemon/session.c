@@ -13,9 +13,9 @@
  *
  * States of a session: OPEN -> ENDING (Detach, or its process has died) -> gone; OPEN -> LOST (the connection has
  * ended but the process lives, and might still write the alloc bits of its spans: they stay its own) -> ENDING when
- * it dies. A session does not end while memory is being committed for it (nops): its pages would be free, and get memory
- * afterwards. A lease is never taken from a process that lives and has not given it up. Ending is done in slices, so
- * others wait little.
+ * it dies. A session does not end while memory is being committed for it (nops): its pages would be free, and get
+ * memory afterwards. A lease is never taken from a process that lives and has not given it up. Ending is done in
+ * slices, so others wait little.
  *
  * Invariants (checked by mheap_validate, linear): a span is in a session's list iff its lease word says LEASED.
  * If the daemon dies within step 4: freeing what is not kept may be repeated; owner becomes 0 after it.

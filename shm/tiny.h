@@ -85,8 +85,8 @@ enum object_verdict tiny_free_remote(const shm_map *map, const object_ref *objec
  * Fold word w of a tiny span: blocks that a remote bit points to, and that have no object left, become free; not those
  * in `open`. Only for who may write the alloc word. Returns the alloc word afterwards.
  *
- * A block is free because its word says so, not because of the hint: a hint for a block with objects in it does no harm,
- * and stays, since who set it may be about to free the last of them. Order as in object_fold_word().
+ * A block is free because its word says so, not because of the hint: a hint for a block with objects in it does no
+ * harm, and stays, since who set it may be about to free the last of them. Order as in object_fold_word().
  */
 uint64_t tiny_fold_word(const shm_map *map, page_no page, const shm_span *span, uint32_t w, uint64_t open);
 

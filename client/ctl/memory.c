@@ -138,10 +138,10 @@ static int print_picture_json(const picture *p)
     for (size_t i = 0; whole && i < p->ncells; i++) {
         const cell *c = &p->cells[i];
 
-        whole = json_array_append_new(
-                    cells, json_pack("{s:I, s:I, s:I}", "inuse_bytes", (json_int_t)(c->inuse * PAGE_BYTES), "free_bytes",
-                                     (json_int_t)(c->backed * PAGE_BYTES), "released_bytes",
-                                     (json_int_t)((c->npages - c->inuse - c->backed) * PAGE_BYTES))) == 0;
+        whole = json_array_append_new(cells,
+                                      json_pack("{s:I, s:I, s:I}", "inuse_bytes", (json_int_t)(c->inuse * PAGE_BYTES),
+                                                "free_bytes", (json_int_t)(c->backed * PAGE_BYTES), "released_bytes",
+                                                (json_int_t)((c->npages - c->inuse - c->backed) * PAGE_BYTES))) == 0;
     }
     whole = whole && ctl_json_set(object, "arena_base", p->base) &&
             ctl_json_set(object, "arena_bytes", p->arena_pages * PAGE_BYTES) &&

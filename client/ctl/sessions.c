@@ -15,19 +15,23 @@ static const char *state_name(uint32_t state)
 
 static json_t *session_json(const Goallocd__SessionInfo *s)
 {
-    return json_pack("{s:I, s:I, s:I, s:s, s:s, s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "session",
-                     (json_int_t)s->session, "pid", (json_int_t)s->pid, "uid", (json_int_t)s->uid, "label", s->label,
-                     "state", state_name(s->state), "reclaim", (int)(s->flags & 1), "readonly", (int)(s->flags >> 1 & 1),
-                     "held_bytes", (json_int_t)s->held_bytes, "leased_spans", (json_int_t)s->leased_spans, "limit_bytes",
-                     (json_int_t)s->limit_bytes, "rpcs", (json_int_t)s->rpcs, "left_objects",
-                     (json_int_t)s->left_objects, "left_bytes", (json_int_t)s->left_bytes);
+    return json_pack(
+        "{s:I, s:I, s:I, s:s, s:s, s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "session", (json_int_t)s->session, "pid",
+        (json_int_t)s->pid, "uid", (json_int_t)s->uid, "label", s->label, "state", state_name(s->state), "reclaim",
+        (int)(s->flags & 1), "readonly", (int)(s->flags >> 1 & 1), "held_bytes", (json_int_t)s->held_bytes,
+        "leased_spans", (json_int_t)s->leased_spans, "limit_bytes", (json_int_t)s->limit_bytes, "rpcs",
+        (json_int_t)s->rpcs, "left_objects", (json_int_t)s->left_objects, "left_bytes", (json_int_t)s->left_bytes);
 }
 
 static void print_session(const Goallocd__SessionInfo *s)
 {
     (void)printf("%7u %8u %6u %-8s %-4s %11s %8" PRIu64 " %10" PRIu64 " %10" PRIu64 " %11s  %s\n", s->session, s->pid,
-                 s->uid, state_name(s->state), s->flags & 1 ? "recl" : s->flags & 2 ? "ro" : "", ctl_bytes(s->held_bytes),
-                 s->leased_spans, s->rpcs, s->left_objects, ctl_bytes(s->left_bytes), s->label);
+                 s->uid, state_name(s->state),
+                 s->flags & 1   ? "recl"
+                 : s->flags & 2 ? "ro"
+                                : "",
+                 ctl_bytes(s->held_bytes), s->leased_spans, s->rpcs, s->left_objects, ctl_bytes(s->left_bytes),
+                 s->label);
 }
 
 int command_sessions(const arguments *args)
@@ -36,8 +40,8 @@ int command_sessions(const arguments *args)
     uint32_t start = 0;
 
     if (!args->json)
-        (void)printf("%7s %8s %6s %-8s %-4s %11s %8s %10s %10s %11s  %s\n", "session", "pid", "uid", "state", "", "held",
-                     "spans", "requests", "left", "", "label");
+        (void)printf("%7s %8s %6s %-8s %-4s %11s %8s %10s %10s %11s  %s\n", "session", "pid", "uid", "state", "",
+                     "held", "spans", "requests", "left", "", "label");
     do {
         Goallocd__Request request = GOALLOCD__REQUEST__INIT;
         Goallocd__SessionList body = GOALLOCD__SESSION_LIST__INIT;

@@ -15,9 +15,9 @@
  *
  * The daemon may die, and another one take the heap over, without this process noticing: what it holds it goes on
  * using, and a call that needs the daemon connects again and comes back to its session by itself. Such a call returns
- * -ETIMEDOUT if nobody serves the socket within the timeout, and -ESTALE if the daemon that does so serves another heap:
- * then the heap that is mapped here is nobody's any more. It can still be read, and used as far as what is held reaches;
- * every call that needs the daemon answers -ESTALE, until goalloc_detach() and a new goalloc_attach().
+ * -ETIMEDOUT if nobody serves the socket within the timeout, and -ESTALE if the daemon that does so serves another
+ * heap: then the heap that is mapped here is nobody's any more. It can still be read, and used as far as what is held
+ * reaches; every call that needs the daemon answers -ESTALE, until goalloc_detach() and a new goalloc_attach().
  */
 #ifndef GOALLOC_H
 #define GOALLOC_H
@@ -137,9 +137,9 @@ GOALLOC_API GOALLOC_ALLOC(1) void *goalloc_malloc(size_t size);
  * As goalloc_malloc(), for objects that hold no pointers into the heap.
  *
  * Below 16 bytes several of them share a block of 16 bytes (Go's tiny allocator): the result is aligned to 8, 4 or 2 if
- * the size is a multiple of it, else not at all, and goalloc_usable_size() is the size asked for (1 for 0). Unlike Go's,
- * each is freed by itself; the block is free when its last object is. Cost: one atomic operation. Not in a session with
- * GOALLOC_ATTACH_RECLAIM, which gives them places of their own.
+ * the size is a multiple of it, else not at all, and goalloc_usable_size() is the size asked for (1 for 0). Unlike
+ * Go's, each is freed by itself; the block is free when its last object is. Cost: one atomic operation. Not in a
+ * session with GOALLOC_ATTACH_RECLAIM, which gives them places of their own.
  */
 GOALLOC_API GOALLOC_ALLOC(1) void *goalloc_malloc_noscan(size_t size);
 
@@ -148,9 +148,10 @@ GOALLOC_API GOALLOC_ALLOC(1, 2) void *goalloc_calloc(size_t count, size_t size);
 
 /*
  * Make the object at p size bytes long, moving it if need be; the first min(old, new) bytes stay, and it stays
- * scan or noscan. Above 32768 bytes it stays where it is when it becomes shorter, and when the pages behind it are free:
- * a round trip. It moves when another session holds it. NULL p: goalloc_malloc(size). Size 0: an object of size 0, as goalloc_malloc(0). On
- * failure p is untouched and NULL is returned. A p that is not a live object: message and abort, as goalloc_free().
+ * scan or noscan. Above 32768 bytes it stays where it is when it becomes shorter, and when the pages behind it are
+ * free: a round trip. It moves when another session holds it. NULL p: goalloc_malloc(size). Size 0: an object of size
+ * 0, as goalloc_malloc(0). On failure p is untouched and NULL is returned. A p that is not a live object: message and
+ * abort, as goalloc_free().
  */
 GOALLOC_API __attribute__((warn_unused_result, alloc_size(2))) void *goalloc_realloc(void *p, size_t size);
 

@@ -253,7 +253,9 @@ static int clean_up(const fixture *f, void *arg)
     must_attach(f, 0);
     t = the_table();
     for (int i = 0; i < 2 * SLOTS + 16; i++) {
-        void *_Atomic *slot = i < SLOTS ? &t->objects[i] : i < 2 * SLOTS ? &t->tiny[i - SLOTS] : &t->large[i - 2 * SLOTS];
+        void *_Atomic *slot = i < SLOTS       ? &t->objects[i]
+                              : i < 2 * SLOTS ? &t->tiny[i - SLOTS]
+                                              : &t->large[i - 2 * SLOTS];
         void *p = *slot;
 
         if (p == NULL)

@@ -332,7 +332,8 @@ static int adopt_and_end(const fixture *f, void *arg)
     return 0;
 }
 
-/* Two neighbours in a block, named; woken, they are freed and the block is used again, by two others at the same places. */
+/* Two neighbours in a block, named; woken, they are freed and the block is used again, by two others at the same
+ * places. */
 static int reuse_block(const fixture *f, void *arg)
 {
     unsigned char *a;

@@ -387,7 +387,8 @@ bool fixture_kill_keeper(const fixture *f)
         struct stat st;
 
         (void)snprintf(path, sizeof(path), "/proc/%d/fd/0", (int)pid); /* where a keeper has the arena */
-        if (pid > 0 && pid != f->daemon && stat(path, &st) == 0 && st.st_ino == arena.st_ino && st.st_dev == arena.st_dev)
+        if (pid > 0 && pid != f->daemon && stat(path, &st) == 0 && st.st_ino == arena.st_ino &&
+            st.st_dev == arena.st_dev)
             killed = kill(pid, SIGKILL) == 0;
     }
     if (dir != NULL)
