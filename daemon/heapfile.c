@@ -36,8 +36,7 @@
 const char *const heapfile_names[HEAPFILE_NFDS] = { "goalloc-arena", "goalloc-spans", "goalloc-bitmap",
                                                     "goalloc-private" };
 
-static const heapfile heapfile_none = { .fds = { -1, -1, -1, -1 }, .arena_ro_fd = -1, .spans_ro_fd = -1,
-                                        .bitmap_ro_fd = -1 };
+static const heapfile heapfile_none = { .fds = { -1, -1, -1, -1 }, .arena_ro_fd = -1, .bitmap_ro_fd = -1 };
 
 /* A sealed memfd of len_bytes. Returns the descriptor or -errno. */
 static int memfd_sealed(const char *name, uint64_t len_bytes)
@@ -96,7 +95,6 @@ static int heapfile_map(heapfile *file, const shm_header *layout)
             return -ENOMEM;
     }
     if ((r = file->arena_ro_fd = reopen_readonly(file->fds[HEAPFILE_ARENA])) < 0 ||
-        (r = file->spans_ro_fd = reopen_readonly(file->fds[HEAPFILE_SPANS])) < 0 ||
         (r = file->bitmap_ro_fd = reopen_readonly(file->fds[HEAPFILE_BITMAP])) < 0)
         return r;
     return 0;
@@ -217,7 +215,7 @@ void heapfile_close(heapfile *file)
     unmap(file->map.arena, file->map.arena_bytes);
     unmap(file->private, sizeof(heap_private));
 
-    int ro_fds[] = { file->arena_ro_fd, file->spans_ro_fd, file->bitmap_ro_fd };
+    int ro_fds[] = { file->arena_ro_fd, file->bitmap_ro_fd };
 
     for (int i = 0; i < HEAPFILE_NFDS; i++) {
         if (file->fds[i] >= 0)
@@ -231,6 +229,11 @@ void heapfile_close(heapfile *file)
 }
 
 /* --- life of sessions --- */
+
+int heapfile_spans_fd(const heapfile *file)
+{
+    return reopen_readonly(file->fds[HEAPFILE_SPANS]);
+}
 
 int heapfile_life_fd(const heapfile *file, session_no session)
 {

@@ -33,7 +33,6 @@ typedef struct heap_private {
 typedef struct heapfile {
     int fds[HEAPFILE_NFDS]; /* read-write */
     int arena_ro_fd; /* read-only reopens, for clients */
-    int spans_ro_fd;
     int bitmap_ro_fd;
     shm_map map; /* the first three, read-write; of the arena only the words of tiny blocks are looked at */
     heap_private *private;
@@ -61,6 +60,8 @@ void heapfile_close(heapfile *file);
  * reference: at the end of the process, at exec, at detach. Returns it (the caller's), or -errno.
  */
 int heapfile_life_fd(const heapfile *file, session_no session) __attribute__((warn_unused_result));
+/* A read-only descriptor of spans for one client, of a description of its own: locks on it end with that client. */
+int heapfile_spans_fd(const heapfile *file) __attribute__((warn_unused_result));
 bool heapfile_session_lives(const heapfile *file, session_no session);
 
 /*

@@ -163,16 +163,18 @@ static void handle_attach(peer *p, uint64_t id, const Goallocd__Attach *ask)
 
     const heapfile *file = srv->file;
     bool readonly = s->flags & SESSION_READONLY;
-    int fds[4] = { readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA], file->spans_ro_fd,
+    int fds[4] = { readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA], heapfile_spans_fd(file),
                    readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP], heapfile_life_fd(file, s->no) };
 
-    if (fds[3] < 0) {
-        log_warn("no life lock for session %u: %s", s->no.n, strerror(-fds[3]));
-        peer_violation(p, "it can't be attached");
-        return;
+    if (fds[1] < 0 || fds[3] < 0) {
+        peer_violation(p, "no descriptors for session %u", s->no.n);
+    } else {
+        peer_reply_with_fds(p, &reply, fds, 4);
     }
-    peer_reply_with_fds(p, &reply, fds, 4);
-    (void)close(fds[3]);
+    for (int i = 1; i < 4; i += 2) {
+        if (fds[i] >= 0)
+            (void)close(fds[i]);
+    }
 }
 
 static void handle_detach(peer *p, uint64_t id)
