@@ -200,6 +200,18 @@ static int send_return(const uint32_t *spans, uint32_t nspans, deadline until)
     return send_request(&request, until);
 }
 
+/* Does anybody in this process hold the span that the daemon says it leases? */
+static bool is_known(uint32_t first)
+{
+    const mspan *s = atomic_load_explicit(&process.mspan_of[first], memory_order_acquire);
+
+    if (s != &mspan_large && s != &mspan_doubt)
+        return s != NULL;
+    /* The mark of a large object that another process has freed stays; the place may be another one's since. */
+    return span_class_size(shm_span_at(&process.map, page_at(first))->spc).n == 0 &&
+           (u64_load_acquire(shm_alloc_bits(&process.map, page_at(first))) & 1) != 0;
+}
+
 /* Step 3: give back what the daemon believes to be ours and nobody here knows. */
 static int reconcile(deadline until)
 {
@@ -230,7 +242,7 @@ static int reconcile(deadline until)
 
             if (span == 0 || span >= process.map.npages)
                 return -EPROTO;
-            if (atomic_load_explicit(&process.mspan_of[span], memory_order_acquire) != NULL) {
+            if (is_known(span)) {
                 after = span;
             } else {
                 unknown[n++] = span;

@@ -156,6 +156,7 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
     CRASH_POINT(large_before_bit);
     u64_store_release(shm_alloc_bits(&process.map, run), 1);
     CRASH_POINT(large_after_bit);
+    atomic_store_explicit(&process.mspan_of[run.n], &mspan_large, memory_order_release);
     u64_add_relaxed(&shm_counters(&process.map, process.session)[noscan], 1);
     return (void *)(uintptr_t)(process.map.base + page_offset(run));
 }
@@ -219,6 +220,7 @@ enum object_verdict large_free(const object_ref *object)
 {
     const shm_span *span = shm_span_at(&process.map, object->first);
     int keep_errno = errno;
+    bool doubt;
 
     if (!process_leases(span)) {
         enum object_verdict verdict = object_free_remote(&process.map, object);
@@ -234,10 +236,12 @@ enum object_verdict large_free(const object_ref *object)
         return OBJECT_FREE;
     if (span_has_kept(span))
         (void)u64_fetch_and_acq_rel(shm_kept_bits(&process.map, object->first), ~UINT64_C(1));
+    doubt = resize_is_in_doubt(object->first);
+    atomic_store_explicit(&process.mspan_of[object->first.n], &mspan_held, memory_order_release);
     if ((u64_fetch_and_acq_rel(shm_alloc_bits(&process.map, object->first), ~UINT64_C(1)) & 1) == 0)
         return OBJECT_FREE;
     CRASH_POINT(large_free_after_bit);
-    if (resize_is_in_doubt(object->first)) {
+    if (doubt) {
         (void)connection_return(&object->first.n, 1, false);
     } else {
         cache_put(object->first);

@@ -47,6 +47,7 @@
 
 mspan mspan_none;
 mspan mspan_held;
+mspan mspan_large;
 mspan mspan_doubt;
 mcache mcache_none = { .tiny.used = TINY_BLOCK_BYTES, .alloc = { [0 ... SPAN_CLASS_COUNT - 1] = &mspan_none } };
 _Thread_local mcache *mcache_tls __attribute__((tls_model("initial-exec"))) = &mcache_none;

@@ -84,8 +84,11 @@ typedef struct mcache {
 } mcache;
 
 extern mspan mspan_none;  /* no current span */
-extern mspan mspan_held;  /* in mspan_of: a large run, or a span that is being described */
-extern mspan mspan_doubt; /* in mspan_of: a large run whose length is in doubt (large.c) */
+
+/* In mspan_of, instead of a span's structure. None of them has an owner, so frees take the slow path. */
+extern mspan mspan_held;  /* a span that is being described or returned, a run without object: held in any case */
+extern mspan mspan_large; /* a large object: held while its alloc bit is set, since others may free it */
+extern mspan mspan_doubt; /* the same, and its length is in doubt (large.c) */
 extern mcache mcache_none;
 
 /* The thread's mcache; &mcache_none until it first needs one. The TLS model saves a call on every malloc and free. */

@@ -90,6 +90,11 @@ static void reattach(peer *p, uint64_t id, const Goallocd__Attach *ask)
     }
     /* Its old connection may be at its end and not have said so yet. */
     server_drop_peer_of(srv, s);
+    if (s->nops > 0) {
+        /* Memory is being committed for a request of it: what that leases is settled first. */
+        peer_wait_for_ops(p);
+        return;
+    }
     session_set_state(&srv->sessions, s, SHM_SESSION_OPEN);
     p->session = s->no;
     p->epoch = s->epoch;

@@ -232,7 +232,8 @@ static void op_on_committed(commit_job *job, int result)
     if (s != NULL)
         s->nops--;
     op_finish(p, result);
-    server_wake_idle(p->server); /* the session may have waited for this to end */
+    server_wake_idle(p->server); /* the session may have waited for this to end, */
+    server_on_released(p->server); /* or its process, to come back to it */
     peer_resume(p);
 }
 

@@ -571,6 +571,12 @@ bool peer_defer(peer *p)
     return true;
 }
 
+void peer_wait_for_ops(peer *p)
+{
+    p->deferred = true;
+    p->busy = true;
+}
+
 void server_on_released(void *data)
 {
     server *s = data;

@@ -131,6 +131,8 @@ void server_watch(server *s, peer *p, const session *session);
  * are none, or it has waited often enough.
  */
 bool peer_defer(peer *p);
+/* The same, until requests under way of its session's old connection have ended. */
+void peer_wait_for_ops(peer *p);
 /* Pages that were being released are free again: data is the server. */
 void server_on_released(void *data);
 /* Run the slices from now on. */
