@@ -355,6 +355,40 @@ static void reclaim_session_owns_its_objects_over_a_takeover(void **state)
     assert_true(fixture_is_clean(f, 2 * (OBJECTS + 1000 - 1 + 100)));
 }
 
+static int keep_to_the_limit(const fixture *f, void *arg)
+{
+    goalloc_options options = GOALLOC_OPTIONS_INIT;
+    goalloc_stats_t stats = { .struct_size = sizeof(stats) };
+    uint64_t held;
+
+    (void)arg;
+    options.socket_path = f->socket;
+    options.limit_bytes = 4 << 20;
+    CHECK(goalloc_attach(&options) == 0);
+    CHECK(goalloc_malloc(1 << 20) != NULL && goalloc_malloc(100) != NULL);
+    CHECK(goalloc_stats(&stats) == 0);
+    held = stats.session_held_bytes;
+    (void)raise(SIGSTOP);
+    CHECK(goalloc_stats(&stats) == 0 && stats.session_held_bytes == held);
+    CHECK(goalloc_malloc(3 << 20) == NULL && errno == ENOMEM); /* with what it held before */
+    CHECK(goalloc_malloc(2 << 20) != NULL);
+    CHECK(goalloc_malloc(1 << 20) == NULL && errno == ENOMEM);
+    return 0;
+}
+
+static void quota_of_a_session_is_as_before_the_takeover(void **state)
+{
+    fixture *f = *state;
+    pid_t pid = child_start(f, keep_to_the_limit, NULL);
+
+    wait_for_stop(pid);
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+    (void)kill(pid, SIGCONT);
+    assert_int_equal(child_wait(pid), 0);
+    assert_true(fixture_is_clean(f, 3));
+}
+
 /* --- a new heap --- */
 
 static int told_that_the_heap_is_gone(const fixture *f, void *arg)
@@ -723,6 +757,7 @@ int main(void)
         TEST(worker_that_dies_with_its_daemon_is_ended_by_the_next),
         TEST(pid_that_is_used_again_deceives_nobody),
         TEST(reclaim_session_owns_its_objects_over_a_takeover),
+        TEST(quota_of_a_session_is_as_before_the_takeover),
         TEST(worker_of_an_old_heap_is_told_and_nothing_mixes),
         TEST(daemon_that_is_asked_to_leave_the_heap_hands_it_over),
         TEST(process_that_becomes_another_program_ends_its_session),
