@@ -180,9 +180,9 @@ static int reattach(deadline until)
     r = call_once(&request, &reply, until);
     if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_ATTACH)
         r = -EPROTO;
-    if (r == 0 || r == -ENOTCONN || r == -ETIMEDOUT)
+    if (r != -ESTALE && r != -ENOEXEC && r != -EPROTONOSUPPORT)
         return r;
-    /* Whatever it says: this daemon does not have our session, and no other will. */
+    /* This daemon does not have our session, and no other will. */
     stale = true;
     (void)lose(r);
     return -ESTALE;
@@ -234,6 +234,11 @@ static int reconcile(deadline until)
             r = -EPROTO;
         if (r == -EROFS)
             return 0; /* a read-only session leases nothing */
+        if (r == -EINVAL && after != 0) { /* that span's lease has ended meanwhile */
+            after = 0;
+            more = true;
+            continue;
+        }
         if (r < 0)
             return r;
         more = reply->lease_list->more;
@@ -273,8 +278,10 @@ static int come_back(deadline until)
             r = reattach(until);
         if (r == 0)
             r = reconcile(until);
-        if (r != 0)
+        if (r != 0) {
             channel_close(&ch);
+            (void)poll(NULL, 0, 1); /* whoever serves is in trouble */
+        }
         if (r < 0 && (r != -ENOTCONN || deadline_left_ms(until) == 0))
             return r == -ENOTCONN ? -ETIMEDOUT : r;
     }
@@ -501,12 +508,21 @@ int connection_resize_large(page_no span, uint64_t npages)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__ResizeLarge body = GOALLOCD__RESIZE_LARGE__INIT;
+    Goallocd__Reply *reply;
+    mspan *none = NULL;
+    int r;
 
     body.span = span.n;
     body.npages = npages;
     request.op_case = GOALLOCD__REQUEST__OP_RESIZE_LARGE;
     request.resize_large = &body;
-    return call_plain(&request);
+    connection_lock();
+    /* The daemon may lease it to us, if nobody else does: then it is known here. */
+    (void)atomic_compare_exchange_strong_explicit(&process.mspan_of[span.n], &none, &mspan_large, memory_order_acq_rel,
+                                                  memory_order_relaxed);
+    r = call(&request, &reply);
+    connection_unlock();
+    return r;
 }
 
 int connection_free_large(page_no span)

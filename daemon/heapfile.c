@@ -36,7 +36,7 @@
 const char *const heapfile_names[HEAPFILE_NFDS] = { "goalloc-arena", "goalloc-spans", "goalloc-bitmap",
                                                     "goalloc-private" };
 
-static const heapfile heapfile_none = { .fds = { -1, -1, -1, -1 }, .arena_ro_fd = -1, .bitmap_ro_fd = -1 };
+static const heapfile heapfile_none = { .fds = { -1, -1, -1, -1 }, .arena_ro_fd = -1, .bitmap_ro_fd = -1, .lock_fd = -1 };
 
 /* A sealed memfd of len_bytes. Returns the descriptor or -errno. */
 static int memfd_sealed(const char *name, uint64_t len_bytes)
@@ -73,14 +73,34 @@ static void *map_shared(int fd, uint64_t len_bytes)
     return p == MAP_FAILED ? NULL : p;
 }
 
+/*
+ * Be the only daemon of this heap: a lock on the private memfd, by a description of our own, which no child and no
+ * successor shares. 0, -EADDRINUSE, -errno.
+ */
+static int heapfile_lock(heapfile *file)
+{
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1 };
+    char path[64];
+
+    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", file->fds[HEAPFILE_PRIVATE]);
+    file->lock_fd = open(path, O_RDWR | O_CLOEXEC);
+    if (file->lock_fd < 0)
+        return -errno;
+    if (fcntl(file->lock_fd, F_OFD_SETLK, &lock) < 0)
+        return errno == EAGAIN || errno == EACCES ? -EADDRINUSE : -errno;
+    return 0;
+}
+
 /* Map the four memfds, whose sizes layout says, and reopen them for clients. 0, -errno: part of it may be done. */
 static int heapfile_map(heapfile *file, const shm_header *layout)
 {
     uint64_t sizes[HEAPFILE_NFDS] = { layout->arena_bytes, layout->spans_bytes, layout->bitmap_bytes,
                                       sizeof(heap_private) };
     void *maps[HEAPFILE_NFDS];
-    int r;
+    int r = heapfile_lock(file);
 
+    if (r < 0)
+        return r;
     for (int i = 0; i < HEAPFILE_NFDS; i++)
         maps[i] = map_shared(file->fds[i], sizes[i]);
     file->map = (shm_map){ .header = maps[HEAPFILE_SPANS],
@@ -192,7 +212,7 @@ int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_
     memcpy(file.fds, fds, sizeof(file.fds));
     r = heapfile_map(&file, &layout);
     if (r < 0) {
-        *ret_why = "it can't be mapped";
+        *ret_why = r == -EADDRINUSE ? "another goallocd serves it" : "it can't be mapped";
         memcpy(file.fds, heapfile_none.fds, sizeof(file.fds));
         heapfile_close(&file);
         return r;
@@ -215,7 +235,7 @@ void heapfile_close(heapfile *file)
     unmap(file->map.arena, file->map.arena_bytes);
     unmap(file->private, sizeof(heap_private));
 
-    int ro_fds[] = { file->arena_ro_fd, file->bitmap_ro_fd };
+    int ro_fds[] = { file->arena_ro_fd, file->bitmap_ro_fd, file->lock_fd };
 
     for (int i = 0; i < HEAPFILE_NFDS; i++) {
         if (file->fds[i] >= 0)
@@ -296,13 +316,6 @@ int heapfile_punch_metadata(const heapfile *file, page_no first, uint64_t npages
         return r;
     return fd_fallocate(file->fds[HEAPFILE_SPANS], PUNCH, table_off + first.n * sizeof(shm_span),
                         npages * sizeof(shm_span));
-}
-
-bool heapfile_has_memory(const heapfile *file, page_no first, uint64_t npages)
-{
-    off_t data = lseek(file->fds[HEAPFILE_ARENA], (off_t)page_offset(first), SEEK_DATA);
-
-    return data < 0 ? errno != ENXIO : (uint64_t)data < page_offset(first) + npages * PAGE_BYTES;
 }
 
 static uint64_t fd_bytes(int fd)

@@ -34,6 +34,7 @@ typedef struct heapfile {
     int fds[HEAPFILE_NFDS]; /* read-write */
     int arena_ro_fd; /* read-only reopens, for clients */
     int bitmap_ro_fd;
+    int lock_fd; /* says that this daemon, and no other, has the heap */
     shm_map map; /* the first three, read-write; of the arena only the words of tiny blocks are looked at */
     heap_private *private;
 } heapfile;
@@ -47,7 +48,8 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes) __attrib
 /*
  * Take over the heap of a daemon that is gone. fds are checked: memfds of the right sizes, sealed, with headers that
  * belong together and an ABI that is this build's. Nothing else in them is believed yet (recover.c). 0, and *ret owns
- * the descriptors; -ENOEXEC (another ABI), -EPROTO (no heap, or a damaged one), -errno; then they are still the
+ * the descriptors; -ENOEXEC (another ABI), -EPROTO (no heap, or a damaged one), -EADDRINUSE (another
+ * daemon has it), -errno; then they are still the
  * caller's, and *ret_why says more.
  */
 int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_why)
@@ -69,9 +71,6 @@ bool heapfile_session_lives(const heapfile *file, session_no session);
  * -ENOMEM or -ENOSPC when the system has none; then some of the pages may have got memory.
  */
 int heapfile_commit(const heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
-
-/* True if some of the pages may have memory, as the kernel says. One system call. */
-bool heapfile_has_memory(const heapfile *file, page_no first, uint64_t npages);
 
 /* Give the memory behind the pages back to the OS; they read as zero afterwards. From any thread. 0 or -errno. */
 int heapfile_punch(const heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));

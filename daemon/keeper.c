@@ -39,6 +39,7 @@
 #define ANSWER_MS       5000
 #define DISMISS_MS      1000
 #define LOOK_MS         10000
+#define KEEPER_FDS_MAX  65536
 
 _Static_assert(HEAPFILE_NFDS <= FDPASS_MAX, "the descriptors fit into one message");
 
@@ -64,13 +65,20 @@ static bool is_same_user(int fd)
 /* Close everything but the descriptors kept and the listener, which become 0 to 4. */
 static void keep_only(int fds[HEAPFILE_NFDS + 1])
 {
-    for (int i = 0; i <= HEAPFILE_NFDS; i++) /* out of the way first */
-        fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 64);
+    for (int i = 0; i <= HEAPFILE_NFDS; i++) { /* out of the way first */
+        fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, HEAPFILE_NFDS + 1);
+        if (fds[i] < 0)
+            _exit(EXIT_FAILURE);
+    }
     for (int i = 0; i <= HEAPFILE_NFDS; i++) {
-        (void)dup2(fds[i], i);
+        if (dup2(fds[i], i) < 0)
+            _exit(EXIT_FAILURE);
         fds[i] = i;
     }
-    (void)syscall(SYS_close_range, HEAPFILE_NFDS + 1, ~0U, 0);
+    if (syscall(SYS_close_range, HEAPFILE_NFDS + 1, ~0U, 0) == 0)
+        return;
+    for (int fd = HEAPFILE_NFDS + 1; fd < KEEPER_FDS_MAX; fd++) /* a kernel before 5.9 */
+        (void)close(fd);
 }
 
 /* A daemon says something, or is gone. True: it was "bye". */
@@ -105,7 +113,8 @@ __attribute__((noreturn)) static void keep(const char *path, int fds[HEAPFILE_NF
             if (polls[i].revents == 0)
                 continue;
             if (peer_says_bye(polls[i].fd)) {
-                (void)unlink(path);
+                if (stat(path, &there) == 0 && there.st_ino == mine.st_ino && there.st_dev == mine.st_dev)
+                    (void)unlink(path);
                 _exit(EXIT_SUCCESS);
             }
             (void)close(polls[i].fd);

@@ -436,7 +436,19 @@ static const char *recover_spans(mheap *heap, uint64_t end)
     return NULL;
 }
 
-/* Free runs count as scavenged up to here. Take and give back as having memory what may have some. */
+/* Has any page of the chunk ever been handed out? Only then it may have memory. */
+static bool was_handed_out(const mheap *heap, uint64_t chunk)
+{
+    uint64_t zeroed_base = u64_load_relaxed(&heap->map->heap_arenas[chunk / SHM_HEAP_ARENA_PAGES].zeroed_base);
+
+    return chunk % SHM_HEAP_ARENA_PAGES < zeroed_base;
+}
+
+/*
+ * Free runs count as scavenged up to here. Take and give back as having memory what may have some. (The kernel can't be
+ * asked: for SEEK_DATA, pages that are committed and not written are holes.) What is wrongly counted goes to the
+ * scavenger soon, which is quick where there is nothing.
+ */
 static void recover_backed(mheap *heap, uint64_t end)
 {
     for (uint64_t chunk = 0; chunk < end; chunk += CHUNK_PAGES) {
@@ -444,7 +456,7 @@ static void recover_backed(mheap *heap, uint64_t end)
         uint64_t nbacked;
 
         pagealloc_count(heap->pages, page_at(chunk), CHUNK_PAGES, &ntaken, &nbacked);
-        if (ntaken == CHUNK_PAGES || (ntaken == 0 && !heapfile_has_memory(heap->file, page_at(chunk), CHUNK_PAGES)))
+        if (ntaken == CHUNK_PAGES || !was_handed_out(heap, chunk))
             continue;
         for (uint64_t page = chunk; page < chunk + CHUNK_PAGES;) {
             uint64_t to = page;

@@ -52,7 +52,7 @@ int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes) __attribute__(
 /*
  * The same over a heap that a daemon before has left: what its spans region says is checked and followed. CENTRAL spans
  * are in the unswept sets, leased ones in no list (recover.c gives them to their sessions). What is free counts as
- * having memory unless the kernel says that a whole chunk has none. 0, -ENOMEM, -EUCLEAN with *ret_why (not to be
+ * having memory if its chunk was ever used. 0, -ENOMEM, -EUCLEAN with *ret_why (not to be
  * believed: the heap is as it was). Linear in the pages, some nanoseconds each, and the spans.
  */
 int mheap_recover(mheap *heap, heapfile *file, uint64_t limit_bytes, const char **ret_why)

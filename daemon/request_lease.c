@@ -411,7 +411,7 @@ void handle_alloc_large(peer *p, uint64_t id, const Goallocd__AllocLarge *ask)
 }
 
 /* The large object that a session wants to resize: leased to it, or leased to nobody, and then to it. */
-static bool resize_target(peer *p, uint64_t id, session *s, uint32_t name, page_no *ret)
+static bool resize_target(peer *p, uint64_t id, session *s, uint32_t name, page_no *ret, bool *ret_central)
 {
     server *srv = p->server;
     shm_map *map = srv->heap->map;
@@ -430,8 +430,7 @@ static bool resize_target(peer *p, uint64_t id, session *s, uint32_t name, page_
             reply_error(p, id, EDQUOT, "the session's limit is in the way");
             return false;
         }
-        mcentral_remove(srv->heap, first);
-        lease_give(&srv->sessions, s, first);
+        *ret_central = true;
     } else if (lease_check(&srv->sessions, s, first.n, &first) != 0) {
         reply_error(p, id, EPERM, "another session leases the object");
         return false;
@@ -444,6 +443,7 @@ void handle_resize_large(peer *p, uint64_t id, const Goallocd__ResizeLarge *ask)
 {
     server *srv = p->server;
     session *s = writing_session(p, id);
+    bool central = false;
     page_no first;
     uint64_t nscavenged;
 
@@ -454,10 +454,20 @@ void handle_resize_large(peer *p, uint64_t id, const Goallocd__ResizeLarge *ask)
         reply_error(p, id, EINVAL, "no pages, or more than the arena has");
         return;
     }
-    if (!resize_target(p, id, s, ask->span, &first))
+    if (!resize_target(p, id, s, ask->span, &first, &central))
         return;
 
     uint64_t npages = shm_span_at(srv->heap->map, first)->npages;
+    uint64_t more = ask->npages > npages ? ask->npages - npages : 0;
+
+    if (more > 0 && (more + (central ? npages : 0) > session_room_pages(s) || more > mheap_room_pages(srv->heap))) {
+        reply_error(p, id, EDQUOT, "a limit is in the way");
+        return;
+    }
+    if (central) {
+        mcentral_remove(srv->heap, first);
+        lease_give(&srv->sessions, s, first);
+    }
 
     if (ask->npages <= npages) {
         if (ask->npages < npages) {
@@ -470,10 +480,6 @@ void handle_resize_large(peer *p, uint64_t id, const Goallocd__ResizeLarge *ask)
 
     uint64_t grow = ask->npages - npages;
 
-    if (grow > session_room_pages(s) || grow > mheap_room_pages(srv->heap)) {
-        reply_error(p, id, EDQUOT, "a limit is in the way");
-        return;
-    }
     if (!system_allows(srv, grow)) {
         reply_error(p, id, ENOMEM, "the system has no memory for the heap");
         return;

@@ -43,6 +43,8 @@
 #define QUEUED_BYTES_MAX   (256 * KIB)
 #define END_SLICE_SPANS    256u
 #define LOST_MS_MAX        32u
+#define LOST_LOOKS_FEW     64u /* at a session that has just been lost, before it counts as lost for long */
+#define LOST_OLD_A_TICK    16u
 #define CENSUS_SLICE_SPANS 1024u
 #define SWEEP_SLICE_SPANS  512u
 #define DEFERS_MAX         16u
@@ -96,12 +98,24 @@ static void server_on_lost_timer(uv_timer_t *timer)
 {
     server *s = timer->data;
     bool more = false;
+    unsigned nold = 0;
 
-    for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
+    for (uint32_t n = 1; n <= SHM_SESSIONS_MAX; n++) {
+        uint32_t i = (s->lost_from + n) % SHM_SESSIONS_MAX;
         session *sess = s->sessions.slots[i];
 
         if (sess == NULL || sess->state != SHM_SESSION_LOST)
             continue;
+        /* To ask costs the kernel a walk over all locks: those that have been lost for long are asked some at a time. */
+        if (sess->nlooks >= LOST_LOOKS_FEW) {
+            more = true;
+            if (nold == LOST_OLD_A_TICK)
+                continue;
+            nold++;
+            s->lost_from = i;
+        } else {
+            sess->nlooks++;
+        }
         if (heapfile_session_lives(s->file, sess->no)) {
             more = true;
         } else {
@@ -139,6 +153,7 @@ static void peer_close(peer *p)
     p->closing = true;
     if (sess != NULL && !s->stopping) {
         session_set_state(&s->sessions, sess, SHM_SESSION_LOST);
+        sess->nlooks = 0;
         log_debug("session %u (pid %u): connection ended", sess->no.n, sess->pid);
         server_watch_lost(s);
     }
@@ -434,8 +449,11 @@ static void watch_on_death(uv_poll_t *poll, int status, int events)
     if (sess == NULL || sess->state == SHM_SESSION_ENDING)
         return;
     log_debug("session %u: pid %u has died", sess->no.n, sess->pid);
-    server_end_session(s, sess);
-    server_drop_peer_of(s, sess);
+    server_drop_peer_of(s, sess); /* it is LOST: now its life lock decides, at once as a rule */
+    if (sess->state == SHM_SESSION_OPEN) {
+        session_set_state(&s->sessions, sess, SHM_SESSION_LOST);
+        server_watch_lost(s);
+    }
 }
 
 void server_watch(server *s, peer *p, const session *sess)
@@ -671,6 +689,16 @@ static void server_on_signal(uv_signal_t *handle, int signum)
         uv_close((uv_handle_t *)&s->signals[i], NULL);
 }
 
+static void server_watch_keeper(server *s);
+
+static void server_on_keeper_closed(uv_handle_t *handle)
+{
+    server *s = handle->data;
+
+    if (!s->stopping)
+        server_watch_keeper(s);
+}
+
 /* The keeper says nothing while it lives. If it has died, another one takes its place. */
 static void server_on_keeper(uv_poll_t *poll, int status, int events)
 {
@@ -679,7 +707,7 @@ static void server_on_keeper(uv_poll_t *poll, int status, int events)
     (void)status;
     (void)events;
     (void)uv_poll_stop(poll);
-    uv_close((uv_handle_t *)poll, NULL);
+    uv_close((uv_handle_t *)poll, server_on_keeper_closed);
     s->options.keeper->poll_active = false;
     keeper_leave(s->options.keeper);
     log_warn("the keeper of the heap has died; starting another one");

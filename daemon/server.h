@@ -91,6 +91,7 @@ struct server {
     uv_poll_t keeper_poll; /* tells when the keeper has died */
     uv_timer_t lost_timer; /* looks whether the processes of lost sessions are still there */
     uint64_t lost_ms;
+    uint32_t lost_from; /* the slot that was asked last */
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
     peer *peers;
     watch *watches[SHM_SESSIONS_MAX];

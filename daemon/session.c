@@ -167,6 +167,7 @@ static void recover_lease(session_table *table, page_no first)
         return;
     }
     spanlist_push_back(&s->leased, table->heap->links, first, PLACE_LEASED);
+    table->heap->links[first.n].nbefore = UINT32_MAX;
     s->nheld_pages += span->npages;
     table->nleased++;
 }

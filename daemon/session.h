@@ -26,6 +26,7 @@ typedef struct session {
     uint64_t nrpcs;
     unsigned nops; /* requests under way that commit memory for it: it does not end before them */
     spanlist leased;
+    unsigned nlooks; /* times that its life lock was looked at since it was lost */
     bool detached;       /* its process has said that it is done */
     census_class left;   /* objects that it left in its spans when it ended: nobody may know of some of them */
     char label[SHM_LABEL_BYTES];

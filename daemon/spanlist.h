@@ -22,7 +22,7 @@ typedef struct span_link {
     page_no next;
     page_no prev;
     enum span_place place;
-    uint32_t nbefore; /* live objects when it was leased, as far as that is known */
+    uint32_t nbefore; /* live objects when it was leased; UINT32_MAX: not known (leased by a daemon before) */
 } span_link;
 
 typedef struct spanlist {

@@ -729,6 +729,48 @@ static void truncated_or_foreign_state_is_refused(void **state)
     (void)close(keeper);
 }
 
+static void second_daemon_on_the_same_heap_is_refused(void **state)
+{
+    fixture *f = *state;
+    fixture second = *f; /* another socket, the same state */
+    goalloc_stats_t stats;
+    char name[160];
+
+    (void)snprintf(second.socket, sizeof(second.socket), "%s/other", f->dir);
+    assert_int_equal(fixture_restart_refused(&second, NULL), 1);
+    assert_true(fixture_log_has(f, "another goallocd serves it"));
+    fixture_stats(f, &stats);
+    (void)snprintf(name, sizeof(name), "%s.lock", second.socket);
+    (void)unlink(name);
+}
+
+/* Memory that was committed and never written is the heap's too, and goes back in the end. */
+static int allocate_untouched(const fixture *f, void *arg)
+{
+    void *p;
+
+    (void)arg;
+    must_attach(f, 0);
+    CHECK((p = goalloc_malloc(100 << 20)) != NULL);
+    goalloc_free(p);
+    return goalloc_detach();
+}
+
+static void memory_never_written_is_not_forgotten_in_a_takeover(void **state)
+{
+    fixture *f = *state;
+    goalloc_stats_t stats;
+
+    assert_int_equal(child_run(f, allocate_untouched, NULL), 0);
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+    fixture_stats(f, &stats);
+    assert_true(stats.committed_bytes + (4 << 20) >= fixture_memfd_bytes(f, "arena"));
+    for (int i = 0; i < 1200 && fixture_memfd_bytes(f, "arena") != 0; i++)
+        (void)usleep(25000);
+    assert_int_equal(fixture_memfd_bytes(f, "arena"), 0);
+}
+
 static void keeper_that_dies_is_replaced(void **state)
 {
     fixture *f = *state;
@@ -737,11 +779,13 @@ static void keeper_that_dies_is_replaced(void **state)
     for (int i = 0; i < 2; i++) {
         bool again = false;
 
-        assert_true(fixture_kill_keeper(f));
-        for (int n = 0; n < 500 && !again; n++, usleep(10000))
-            again = fixture_log_has(f, "starting another one");
-        assert_true(again);
-        (void)usleep(100000);
+        for (int deaths = 0; deaths < 2; deaths++) {
+            assert_true(fixture_kill_keeper(f));
+            for (int n = 0; n < 500 && !again; n++, usleep(10000))
+                again = fixture_log_has(f, "starting another one");
+            assert_true(again);
+            (void)usleep(200000);
+        }
         fixture_kill(f);
         fixture_restart(f, NULL);
     }
@@ -764,6 +808,8 @@ int main(void)
         TEST(reattach_with_a_wrong_or_old_token_is_refused),
         TEST(scribbled_state_is_refused_and_dropped_only_on_demand),
         TEST(truncated_or_foreign_state_is_refused),
+        TEST(second_daemon_on_the_same_heap_is_refused),
+        TEST(memory_never_written_is_not_forgotten_in_a_takeover),
         TEST(keeper_that_dies_is_replaced),
     };
 
