@@ -321,14 +321,14 @@ static void fork_prepare(void)
 {
     (void)pthread_mutex_lock(&process_lock);
     large_lock();
-    connection_lock();
+    connection_fork_lock();
     mcache_fork_prepare();
 }
 
 static void fork_parent(void)
 {
     mcache_fork_parent();
-    connection_unlock();
+    connection_fork_unlock();
     large_unlock();
     (void)pthread_mutex_unlock(&process_lock);
 }
@@ -337,7 +337,7 @@ static void fork_child(void)
 {
     mcache_fork_child();
     connection_close();
-    connection_unlock();
+    connection_fork_unlock();
     large_forget_cached();
     large_unlock();
     if (process_state_now() != PROCESS_DETACHED) {

@@ -2,8 +2,8 @@
  * Connection: one request at a time over one socket, and coming back when it was lost.
  *
  * Called by attach, mcache (refill, return), large, roots, owner and stats. Data: private, under one lock that is
- * held for the length of a request: that is bounded by the timeout, and so is waiting for it by the number of
- * threads. No malloc: messages are packed into and unpacked from buffers of the connection.
+ * held for the length of a request. A request's time begins before it waits for the lock. No malloc: messages are packed
+ * into and unpacked from buffers of the connection.
  *
  * Replies are matched by id. A reply that comes after its request has timed out may bring spans that nobody waits for
  * any more: they go straight back. Notices (id 0) need no action: what the daemon wants back stands in trim_seq of
@@ -18,8 +18,8 @@
  *      of the connection when spans come, and cleared before they go.
  *   4. send the request again. All of them may be carried out twice: what the first one has leased was found in 3, and
  *      the others say how things shall be.
- * A request that is only sent (returns, notes about large objects) is dropped while there is no connection: step 3
- * finds its spans, and the daemon's sweep its objects.
+ * A request that is only sent does not wait for a connection, nor for a thread that does: returns are kept until there is
+ * one again, and the daemon's sweep finds large objects that nobody told it of.
  */
 #include "client/connection.h"
 
@@ -27,6 +27,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
+#include <time.h>
 
 #include "client/mcache.h"
 #include "proto/goallocd.pb-c.h"
@@ -34,6 +35,7 @@
 
 #define TOKEN_BYTES      16u
 #define RETRY_MS_MAX     10
+#define PENDING_MAX      4096u
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static channel ch = { .fd = -1 };
@@ -49,18 +51,52 @@ static uint64_t generation;
 static uint8_t token[TOKEN_BYTES];
 static size_t token_bytes;
 static bool stale; /* the heap that is mapped is nobody's any more */
+static shm_u32 up; /* there is a connection: what the senders below look at before they take the lock */
+
+/* What could not be returned because there was no connection: it still counts as held. Under a lock of its own. */
+static pthread_mutex_t pending_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint32_t pending[PENDING_MAX];
+static uint32_t npending;
 static frame_bump bump;
 static uint8_t out[FRAME_BYTES_MAX];
 static uint8_t bump_buf[4 * FRAME_PAYLOAD_MAX];
 
-void connection_lock(void)
+static void connection_lock(void)
 {
     (void)pthread_mutex_lock(&lock);
 }
 
-void connection_unlock(void)
+static void connection_unlock(void)
 {
     (void)pthread_mutex_unlock(&lock);
+}
+
+/* Begin a request: its time begins, and then the lock is taken, or the time is over. */
+static int begin(deadline *ret_until)
+{
+    struct timespec ts;
+
+    *ret_until = deadline_in(timeout_ms);
+    if (pthread_mutex_trylock(&lock) == 0)
+        return 0;
+    (void)clock_gettime(CLOCK_REALTIME, &ts);
+    ts.tv_sec += timeout_ms / 1000;
+    ts.tv_nsec += timeout_ms % 1000 * 1000000L;
+    ts.tv_sec += ts.tv_nsec / 1000000000;
+    ts.tv_nsec %= 1000000000;
+    return pthread_mutex_timedlock(&lock, &ts) == 0 ? 0 : -ETIMEDOUT;
+}
+
+void connection_fork_lock(void)
+{
+    connection_lock();
+    (void)pthread_mutex_lock(&pending_lock);
+}
+
+void connection_fork_unlock(void)
+{
+    (void)pthread_mutex_unlock(&pending_lock);
+    connection_unlock();
 }
 
 uint64_t connection_nrpcs(void)
@@ -70,6 +106,7 @@ uint64_t connection_nrpcs(void)
 
 static int lose(int error)
 {
+    u32_store_relaxed(&up, 0);
     channel_close(&ch);
     return error == -ETIMEDOUT ? error : -ENOTCONN;
 }
@@ -263,6 +300,50 @@ static int reconcile(deadline until)
     return 0;
 }
 
+/* From now on the process holds these spans; or no longer. The lock is held. */
+static void mark_held(const uint32_t *spans, size_t nspans, mspan *mark)
+{
+    for (size_t i = 0; i < nspans; i++) {
+        if (spans[i] < process.map.npages)
+            atomic_store_explicit(&process.mspan_of[spans[i]], mark, memory_order_release);
+    }
+}
+
+/* There is a connection again: return what has waited for it. */
+static void return_pending(deadline until)
+{
+    uint32_t n;
+
+    u32_store_relaxed(&up, 1);
+    (void)pthread_mutex_lock(&pending_lock);
+    n = npending;
+    npending = 0;
+    for (uint32_t at = 0; at < n; at += PROTO_SPANS_MAX) {
+        uint32_t some = n - at < PROTO_SPANS_MAX ? n - at : PROTO_SPANS_MAX;
+
+        mark_held(pending + at, some, NULL);
+        (void)send_return(pending + at, some, until);
+    }
+    (void)pthread_mutex_unlock(&pending_lock);
+}
+
+/* No connection: keep them for later. False: there is one, or no room. */
+static bool keep_pending(const uint32_t *spans, uint32_t nspans)
+{
+    bool kept = false;
+
+    if (u32_load_relaxed(&up) != 0)
+        return false;
+    (void)pthread_mutex_lock(&pending_lock);
+    if (u32_load_relaxed(&up) == 0 && nspans <= PENDING_MAX - npending) {
+        memcpy(pending + npending, spans, nspans * sizeof(*spans));
+        npending += nspans;
+        kept = true;
+    }
+    (void)pthread_mutex_unlock(&pending_lock);
+    return kept;
+}
+
 /* Make sure that there is a connection. The lock is held. */
 static int come_back(deadline until)
 {
@@ -284,15 +365,15 @@ static int come_back(deadline until)
         }
         if (r < 0 && (r != -ENOTCONN || deadline_left_ms(until) == 0))
             return r == -ENOTCONN ? -ETIMEDOUT : r;
+        if (r == 0)
+            return_pending(until);
     }
     return 0;
 }
 
 /* Send and wait, as often as it takes. The lock is held. */
-static int call(Goallocd__Request *request, Goallocd__Reply **ret)
+static int call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
 {
-    deadline until = deadline_in(timeout_ms);
-
     for (;;) {
         int r = come_back(until);
 
@@ -307,11 +388,14 @@ static int call(Goallocd__Request *request, Goallocd__Reply **ret)
 /* A request whose reply says nothing but how it went. */
 static int call_plain(Goallocd__Request *request)
 {
+    deadline until;
     Goallocd__Reply *reply;
     int r;
 
-    connection_lock();
-    r = call(request, &reply);
+    r = begin(&until);
+    if (r < 0)
+        return r;
+    r = call(request, &reply, until);
     connection_unlock();
     return r;
 }
@@ -378,6 +462,8 @@ int connection_attach(const attach_request *ask, attach_result *ret)
         r = call_once(&request, &reply, deadline_in(timeout_ms));
     if (r == 0)
         r = check_attach_reply(reply, ret);
+    u32_store_relaxed(&up, r == 0);
+    npending = 0;
     if (r < 0)
         channel_close(&ch);
     connection_unlock();
@@ -389,6 +475,8 @@ void connection_close(void)
     channel_close(&ch);
     session = (session_no){ 0 };
     stale = false;
+    u32_store_relaxed(&up, 0);
+    npending = 0;
     u64_store_relaxed(&nrpcs, 0);
 }
 
@@ -408,17 +496,9 @@ void connection_detach(void)
     connection_unlock();
 }
 
-/* From now on the process holds these spans; or no longer. The lock is held. */
-static void mark_held(const uint32_t *spans, size_t nspans, mspan *mark)
-{
-    for (size_t i = 0; i < nspans; i++) {
-        if (spans[i] < process.map.npages)
-            atomic_store_explicit(&process.mspan_of[spans[i]], mark, memory_order_release);
-    }
-}
-
 int connection_refill(span_class spc, uint32_t nspans, bool insist, uint32_t *ret_spans)
 {
+    deadline until;
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Refill body = GOALLOCD__REFILL__INIT;
     Goallocd__Reply *reply;
@@ -429,8 +509,10 @@ int connection_refill(span_class spc, uint32_t nspans, bool insist, uint32_t *re
     body.insist = insist;
     request.op_case = GOALLOCD__REQUEST__OP_REFILL;
     request.refill = &body;
-    connection_lock();
-    r = call(&request, &reply);
+    r = begin(&until);
+    if (r < 0)
+        return r;
+    r = call(&request, &reply, until);
     if (r == 0) {
         bool valid = reply->result_case == GOALLOCD__REPLY__RESULT_REFILL && reply->refill->n_spans > 0 &&
                      reply->refill->n_spans <= nspans;
@@ -447,12 +529,18 @@ int connection_refill(span_class spc, uint32_t nspans, bool insist, uint32_t *re
 
 int connection_return(const uint32_t *spans, uint32_t nspans, bool wait)
 {
+    deadline until;
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__ReturnSpans body = GOALLOCD__RETURN_SPANS__INIT;
     Goallocd__Reply *reply;
     int r = 0;
 
-    connection_lock();
+    if (!wait && keep_pending(spans, nspans))
+        return 0;
+    if (!wait)
+        connection_lock(); /* nothing to wait for but who is before us: it has to be told */
+    else if ((r = begin(&until)) < 0)
+        return r;
     mark_held(spans, nspans, NULL);
     CRASH_POINT(return_before_send);
     if (wait) {
@@ -460,7 +548,7 @@ int connection_return(const uint32_t *spans, uint32_t nspans, bool wait)
         request.return_spans = &body;
         if (ch.fd >= 0 && nspans > 0)
             r = send_return(spans, nspans, deadline_in(timeout_ms));
-        r = call(&request, &reply); /* of nothing: answered when the spans before it have been taken */
+        r = call(&request, &reply, until); /* of nothing: answered when the spans before it have been taken */
     } else if (ch.fd >= 0) {
         r = send_return(spans, nspans, deadline_in(timeout_ms));
     }
@@ -471,16 +559,12 @@ int connection_return(const uint32_t *spans, uint32_t nspans, bool wait)
 
 bool connection_is_up(void)
 {
-    bool up;
-
-    connection_lock();
-    up = ch.fd >= 0;
-    connection_unlock();
-    return up;
+    return u32_load_relaxed(&up) != 0;
 }
 
 int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, bool insist, page_no *ret)
 {
+    deadline until;
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__AllocLarge body = GOALLOCD__ALLOC_LARGE__INIT;
     Goallocd__Reply *reply;
@@ -492,8 +576,10 @@ int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, b
     body.insist = insist;
     request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
     request.alloc_large = &body;
-    connection_lock();
-    r = call(&request, &reply);
+    r = begin(&until);
+    if (r < 0)
+        return r;
+    r = call(&request, &reply, until);
     if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_ALLOC_LARGE)
         r = -EPROTO;
     if (r == 0) {
@@ -506,6 +592,7 @@ int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, b
 
 int connection_resize_large(page_no span, uint64_t npages)
 {
+    deadline until;
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__ResizeLarge body = GOALLOCD__RESIZE_LARGE__INIT;
     Goallocd__Reply *reply;
@@ -516,11 +603,13 @@ int connection_resize_large(page_no span, uint64_t npages)
     body.npages = npages;
     request.op_case = GOALLOCD__REQUEST__OP_RESIZE_LARGE;
     request.resize_large = &body;
-    connection_lock();
+    r = begin(&until);
+    if (r < 0)
+        return r;
     /* The daemon may lease it to us, if nobody else does: then it is known here. */
     (void)atomic_compare_exchange_strong_explicit(&process.mspan_of[span.n], &none, &mspan_large, memory_order_acq_rel,
                                                   memory_order_relaxed);
-    r = call(&request, &reply);
+    r = call(&request, &reply, until);
     connection_unlock();
     return r;
 }
@@ -534,6 +623,8 @@ int connection_free_large(page_no span)
     body.span = span.n;
     request.op_case = GOALLOCD__REQUEST__OP_FREE_LARGE;
     request.free_large = &body;
+    if (!connection_is_up())
+        return 0; /* the daemon's sweep finds it */
     connection_lock();
     r = ch.fd < 0 ? 0 : send_request(&request, deadline_in(timeout_ms));
     connection_unlock();
@@ -560,6 +651,7 @@ int connection_root_set(const char *name, uint64_t offset)
 
 int connection_root_get(const char *name, uint64_t *ret_offset)
 {
+    deadline until;
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__RootGet body = GOALLOCD__ROOT_GET__INIT;
     Goallocd__Reply *reply;
@@ -568,8 +660,10 @@ int connection_root_get(const char *name, uint64_t *ret_offset)
     body.name = name_data(name);
     request.op_case = GOALLOCD__REQUEST__OP_ROOT_GET;
     request.root_get = &body;
-    connection_lock();
-    r = call(&request, &reply);
+    r = begin(&until);
+    if (r < 0)
+        return r;
+    r = call(&request, &reply, until);
     if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_ROOT_GET)
         r = -EPROTO;
     if (r == 0)
@@ -602,6 +696,7 @@ int connection_publish(uint64_t offset)
 
 int connection_stats(goalloc_stats_t *ret)
 {
+    deadline until;
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Stats body = GOALLOCD__STATS__INIT;
     Goallocd__Reply *reply;
@@ -609,8 +704,10 @@ int connection_stats(goalloc_stats_t *ret)
 
     request.op_case = GOALLOCD__REQUEST__OP_STATS;
     request.stats = &body;
-    connection_lock();
-    r = call(&request, &reply);
+    r = begin(&until);
+    if (r < 0)
+        return r;
+    r = call(&request, &reply, until);
     if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_STATS)
         r = -EPROTO;
     if (r == 0) {

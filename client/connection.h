@@ -78,7 +78,7 @@ bool connection_is_up(void);
 uint64_t connection_nrpcs(void);
 
 /* For fork: nobody is inside the connection while it is locked. */
-void connection_lock(void);
-void connection_unlock(void);
+void connection_fork_lock(void);
+void connection_fork_unlock(void);
 
 #endif
