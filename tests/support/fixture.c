@@ -108,6 +108,33 @@ static void await_daemon(fixture *f)
     fixture_stats(f, &stats); /* it listens early; now it serves */
 }
 
+/*
+ * A test that has failed leaves its directory. At the end of the program it is removed; the daemon dies with the
+ * program, and its keeper when its socket is gone.
+ */
+static char places[64][sizeof(((fixture *)0)->dir)];
+static size_t nplaces;
+static pid_t places_of;
+
+static void remove_places(void)
+{
+    for (size_t i = 0; i < nplaces && places_of == getpid(); i++) {
+        char command[sizeof(places) + 16];
+
+        (void)snprintf(command, sizeof(command), "rm -rf %s", places[i]);
+        if (access(places[i], F_OK) == 0 && system(command) != 0)
+            (void)fprintf(stderr, "fixture: %s stays behind\n", places[i]);
+    }
+}
+
+static void note_place(const fixture *f)
+{
+    if (places_of == 0 && atexit(remove_places) == 0)
+        places_of = getpid();
+    if (nplaces < sizeof(places) / sizeof(places[0]))
+        memcpy(places[nplaces++], f->dir, sizeof(places[0]));
+}
+
 static void make_place(fixture *f, const char *const *options)
 {
     memset(f, 0, sizeof(*f));
@@ -115,6 +142,7 @@ static void make_place(fixture *f, const char *const *options)
     (void)snprintf(f->dir, sizeof(f->dir), "/tmp/goalloc-test.XXXXXX");
     if (mkdtemp(f->dir) == NULL)
         give_up("mkdtemp");
+    note_place(f);
     (void)snprintf(f->socket, sizeof(f->socket), "%s/socket", f->dir);
     (void)snprintf(f->log, sizeof(f->log), "%s/log", f->dir);
 }
