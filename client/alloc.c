@@ -1,8 +1,8 @@
 /*
  * alloc: malloc and free, and what is made of them.
  *
- * The fast paths stand here whole. Everything they read is private to the process, but for the alloc word, the remote
- * word and nspecial.
+ * The fast paths stand here whole; what they do to a span's bits is in mspan.h. Everything they read is private to the
+ * process, but for the alloc word, the remote word and free_limit.
  *
  *   malloc: size -> class (two tables) -> the thread's current span -> its next free bit -> set the alloc bit ->
  *   address.
@@ -27,36 +27,50 @@
 #define ALIGNMENT_MAX (64 * MIB)
 
 /* Out of line, so that the fast path needs no stack frame. */
-__attribute__((noinline)) static void *small_alloc_slow(span_class spc)
+__attribute__((noinline)) static void *alloc_slow(uint32_t slot)
 {
-    return mcache_alloc(spc);
+    return mcache_alloc(slot);
 }
 
-static inline void *small_alloc(size_t size, bool noscan)
+/* The body of malloc. */
+static inline void *slot_alloc(uint32_t slot)
 {
-    span_class spc = span_class_of(size_class_for(size), noscan);
-    mspan *s = mcache_tls->alloc[spc.n];
-    uint64_t cache = s->cache;
+    mspan *s = mcache_tls->current[slot];
 
-    if (UNLIKELY(cache == 0))
-        return small_alloc_slow(spc);
-    return mspan_take(s, cache);
+    if (s->recent != NULL)
+        return mspan_take_recent(s);
+    return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(slot);
+}
+
+static uint32_t slot_for(size_t size, bool noscan)
+{
+    if (size <= SMALL_BYTES_MAX)
+        return slot_of_class(size_class_for(size), noscan);
+    return slot_of_run((size + PAGE_BYTES - 1) / PAGE_BYTES, noscan);
+}
+
+/* Above what size_table8 holds. */
+__attribute__((noinline)) static void *alloc_bigger(size_t size, bool noscan)
+{
+    if (size <= RUN_BYTES_MAX)
+        return slot_alloc(slot_for(size, noscan));
+    return large_alloc(size, 1, noscan, NULL);
 }
 
 void *goalloc_malloc(size_t size)
 {
-    if (LIKELY(size <= SMALL_BYTES_MAX))
-        return small_alloc(size, false);
-    return large_alloc(size, 1, false, NULL);
+    if (LIKELY(size <= SIZE_TABLE8_MAX))
+        return slot_alloc(slot_of_class((size_class){ size_table8[(size + 7) >> 3] }, false));
+    return alloc_bigger(size, false);
 }
 
 void *goalloc_malloc_noscan(size_t size)
 {
     if (size < TINY_BLOCK_BYTES)
         return tiny_alloc(size);
-    if (LIKELY(size <= SMALL_BYTES_MAX))
-        return small_alloc(size, true);
-    return large_alloc(size, 1, true, NULL);
+    if (LIKELY(size <= SIZE_TABLE8_MAX))
+        return slot_alloc(slot_of_class((size_class){ size_table8[(size + 7) >> 3] }, true));
+    return alloc_bigger(size, true);
 }
 
 void *goalloc_calloc(size_t count, size_t size)
@@ -69,18 +83,21 @@ void *goalloc_calloc(size_t count, size_t size)
         errno = ENOMEM;
         return NULL;
     }
-    if (bytes > SMALL_BYTES_MAX) {
+    if (bytes > RUN_BYTES_MAX) {
         p = large_alloc(bytes, 1, false, &zeroed);
     } else {
-        span_class spc = span_class_of(size_class_for(bytes), false);
-        mspan *s = mcache_tls->alloc[spc.n];
+        uint32_t slot = slot_for(bytes, false);
+        mspan *s = mcache_tls->current[slot];
 
-        if (s->cache == 0)
-            s = mcache_refill(spc);
-        if (s == NULL)
-            return NULL;
-        zeroed = (s->fresh & s->cache & -s->cache) != 0;
-        p = mspan_take(s, s->cache);
+        zeroed = mspan_is_zero(s);
+        p = mspan_alloc(s);
+        if (p == NULL) {
+            s = mcache_refill(slot);
+            if (s == NULL)
+                return NULL;
+            zeroed = mspan_is_zero(s);
+            p = mspan_take(s);
+        }
     }
     if (p != NULL && !zeroed)
         memset(p, 0, bytes);
@@ -97,80 +114,96 @@ void *goalloc_aligned_alloc(size_t alignment, size_t size)
         /* A span begins at a page, so objects of a class whose size is a multiple of the alignment are aligned. */
         for (unsigned c = size_class_for(size < alignment ? alignment : size).n; c < SIZE_CLASS_COUNT; c++) {
             if (size_class_bytes[c] % alignment == 0)
-                return small_alloc(size_class_bytes[c], false);
+                return slot_alloc(slot_of_class((size_class){ (uint8_t)c }, false));
         }
     }
     return large_alloc(size, alignment > PAGE_BYTES ? alignment / PAGE_BYTES : 1, false, NULL);
 }
 
-/* The body of free for a span that this thread owns. LIVE: done. special: the object may have a kept bit. */
-__attribute__((always_inline)) static inline enum object_verdict own_free_body(mspan *s, uint64_t offset, bool special)
+/* The body of free: an object of the thread's own span. False: it is none, or there is more to do; nothing happened. */
+static inline bool own_free(mspan *s, void *p)
 {
-    uint32_t index = object_index(offset, s->magic);
-    uint32_t w = index / 64;
+    uint64_t product = (uint64_t)((char *)p - s->base) * s->magic;
+
+    /* The lower half is the remainder, so to say: see object_begins(). */
+    if (UNLIKELY(!object_begins(product, s->magic)))
+        return false;
+
+    uint32_t index = (uint32_t)(product >> 32);
+    shm_u64 *word = &s->alloc[index / 64];
     uint64_t bit = UINT64_C(1) << (index % 64);
 
-    if (UNLIKELY((uint64_t)index * s->elem_bytes != offset))
-        return index < s->nelems ? OBJECT_INTERIOR : OBJECT_NO_SPAN;
+    if (UNLIKELY((u64_load_relaxed(word) & bit) == 0 || (u64_load_relaxed(word + SHM_BITS_WORDS) & bit) != 0))
+        return false;
+    s->recent = p;
+    s->recent_word = word;
+    s->recent_bit = bit;
+    mspan_clear_bit(s, word, bit);
+    return true;
+}
 
-    uint64_t alloc = u64_load_relaxed(&s->alloc[w]);
-    uint64_t remote = u64_load_relaxed(&s->alloc[SHM_BITS_WORDS + w]);
+/* The same in full: with the verdict, and kept bits. */
+static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
+{
+    uint32_t index = object_index(offset, s->magic);
+    shm_u64 *word = &s->alloc[index / 64];
+    uint64_t bit = UINT64_C(1) << (index % 64);
 
-    if (UNLIKELY((alloc & ~remote & bit) == 0))
-        return index < s->nelems ? OBJECT_FREE : OBJECT_NO_SPAN;
+    if (index >= s->nelems)
+        return OBJECT_NO_SPAN;
+    if ((uint64_t)index * s->elem_bytes != offset)
+        return OBJECT_INTERIOR;
+
+    if ((u64_load_relaxed(word) & ~u64_load_relaxed(word + SHM_BITS_WORDS) & bit) == 0)
+        return OBJECT_FREE;
     /*
      * The kept bit goes before the alloc bit: whoever dies in between leaves an object that is its session's to free.
      */
-    if (special && span_has_kept(shm_span_at(&process.map, s->first))) {
-        (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, s->first)[w], ~bit);
+    if (span_has_kept(shm_span_at(&process.map, s->first))) {
+        (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, s->first)[index / 64], ~bit);
         CRASH_POINT(own_free_after_kept);
     }
-    mspan_clear_bit(mcache_tls, s, w, alloc, bit);
+    s->recent = s->base + offset;
+    s->recent_word = word;
+    s->recent_bit = bit;
+    mspan_clear_bit(s, word, bit);
     return OBJECT_LIVE;
 }
 
-__attribute__((noinline)) static enum object_verdict own_free_special(mspan *s, uint64_t offset)
+/* The thread's own span that offset, within the arena, lies in; NULL: another's, or none. */
+static inline mspan *own_span(uint64_t offset)
 {
-    return own_free_body(s, offset, true);
-}
+    mspan *s = atomic_load_explicit(&process.mspan_of[offset >> PAGE_SHIFT], memory_order_relaxed);
 
-__attribute__((always_inline)) static inline enum object_verdict own_free(mspan *s, uint64_t offset)
-{
-    if (UNLIKELY(u32_load_relaxed(atomic_load_explicit(&process.special, memory_order_relaxed)) != 0))
-        return own_free_special(s, offset);
-    return own_free_body(s, offset, false);
-}
-
-/* Free anything that is not in a span of this thread. LIVE: done. */
-__attribute__((noinline)) static enum object_verdict free_slow(void *p)
-{
-    object_ref object;
-    enum object_verdict verdict = OBJECT_FOREIGN;
-
-    if (process_state_now() != PROCESS_DETACHED)
-        verdict = object_find(&process.map, (uintptr_t)p, &object);
-
-    if (verdict != OBJECT_LIVE)
-        return verdict;
-    if (span_class_size(shm_span_at(&process.map, object.first)->spc).n == 0)
-        return large_free(&object);
-    if (span_is_tiny(shm_span_at(&process.map, object.first)))
-        return tiny_object_free(&object);
-    return object_free_remote(&process.map, &object);
-}
-
-/* The thread's own span that p lies in; NULL: another's, or none, or p is foreign or NULL. */
-static inline mspan *own_span(const void *p)
-{
-    uint64_t offset = (uintptr_t)p - u64_load_relaxed(&process.base);
-    mspan *s;
-
-    if (UNLIKELY(offset >= u64_load_relaxed(&process.arena_bytes)))
-        return NULL;
-    s = atomic_load_explicit(&process.mspan_of[offset >> PAGE_SHIFT], memory_order_relaxed);
-    if (UNLIKELY(s == NULL || atomic_load_explicit(&s->owner, memory_order_relaxed) != mcache_tls))
+    if (UNLIKELY(s == NULL || atomic_load_explicit(&s->owner, memory_order_relaxed) != thread_self()))
         return NULL;
     return s;
+}
+
+/* Free whatever p is, all cases, with the verdict. LIVE: done. */
+__attribute__((noinline)) static enum object_verdict free_slow(void *p)
+{
+    uint64_t offset = (uintptr_t)p - process.base;
+    object_ref object;
+    enum object_verdict verdict;
+    mspan *s;
+
+    if (process_state_now() == PROCESS_DETACHED || offset >= u64_load_relaxed(&process.arena_bytes))
+        return OBJECT_FOREIGN;
+    s = own_span(offset);
+    if (s != NULL)
+        return own_free_slow(s, (uint64_t)((char *)p - s->base));
+    verdict = object_find(&process.map, (uintptr_t)p, &object);
+    if (verdict != OBJECT_LIVE)
+        return verdict;
+
+    const shm_span *span = shm_span_at(&process.map, object.first);
+
+    if (span_class_size(span->spc).n == 0 && !(span->lessee_folds && span_is_leased(span)))
+        return large_free(&object);
+    if (span_is_tiny(span))
+        return tiny_object_free(&object);
+    return object_free_remote(&process.map, &object);
 }
 
 /* Say what is wrong with p, and abort, as glibc does. No stdio: the heap of the process may be what is broken. */
@@ -200,43 +233,48 @@ __attribute__((noinline, noreturn)) static void die_of(const char *function, con
 }
 
 /* Everything that the fast path of goalloc_free() is not for. */
-__attribute__((noinline)) static void free_cold(void *p, enum object_verdict verdict)
+__attribute__((noinline)) static void free_cold(void *p)
 {
+    enum object_verdict verdict;
+
     if (p == NULL)
         return;
     if (process.readonly)
         die("goalloc_free", p, "the heap is attached read-only");
-    if (verdict == OBJECT_FOREIGN)
-        verdict = free_slow(p);
+    verdict = free_slow(p);
     if (verdict != OBJECT_LIVE)
         die_of("goalloc_free", p, verdict);
 }
 
+/* The fast path. False: nothing happened, it is a case for free_slow(). */
+__attribute__((always_inline)) static inline bool free_fast(void *p)
+{
+    const shm_u64 *limit = atomic_load_explicit(&process.free_limit, memory_order_relaxed);
+    uint64_t offset = (uintptr_t)p - process.base;
+    mspan *s;
+
+    if (UNLIKELY(offset >= u64_load_relaxed(limit)))
+        return false;
+    s = own_span(offset);
+    return LIKELY(s != NULL) && own_free(s, p);
+}
+
 void goalloc_free(void *p)
 {
-    mspan *s = own_span(p);
-    enum object_verdict verdict = OBJECT_FOREIGN;
-
-    if (LIKELY(s != NULL)) {
-        verdict = own_free(s, (uint64_t)((char *)p - s->base));
-        if (LIKELY(verdict == OBJECT_LIVE))
-            return;
-    }
-    free_cold(p, verdict);
+    if (UNLIKELY(!free_fast(p)))
+        free_cold(p);
 }
 
 int goalloc_free_checked(void *p)
 {
-    mspan *s;
     int r;
 
-    if (p == NULL)
+    if (p == NULL || free_fast(p))
         return 0;
     r = process_mapped(true);
     if (r < 0)
         return r;
-    s = own_span(p);
-    switch (s != NULL ? own_free(s, (uint64_t)((char *)p - s->base)) : free_slow(p)) {
+    switch (free_slow(p)) {
     case OBJECT_LIVE:
         return 0;
     case OBJECT_FREE:
@@ -264,7 +302,8 @@ void *goalloc_realloc(void *p, size_t size)
     verdict = object_find(&process.map, (uintptr_t)p, &object);
     if (verdict != OBJECT_LIVE)
         die_of("goalloc_realloc", p, verdict);
-    if (object.bytes > SMALL_BYTES_MAX && size > SMALL_BYTES_MAX) {
+    if (object.bytes > SMALL_BYTES_MAX && size > SMALL_BYTES_MAX &&
+        !shm_span_at(&process.map, object.first)->lessee_folds) {
         if (large_resize(&object, size))
             return p;
     } else if (size <= object.bytes && (size > object.bytes / 2 || object.bytes <= 16)) {
@@ -291,19 +330,19 @@ size_t goalloc_usable_size(const void *p)
 
 int goalloc_contains(const void *p)
 {
-    return (uintptr_t)p - u64_load_relaxed(&process.base) < u64_load_relaxed(&process.arena_bytes);
+    return (uintptr_t)p - process.base < u64_load_relaxed(&process.arena_bytes);
 }
 
 uint64_t goalloc_offset(const void *p)
 {
     if (p == NULL)
         return 0;
-    return goalloc_contains(p) ? (uintptr_t)p - u64_load_relaxed(&process.base) : UINT64_MAX;
+    return goalloc_contains(p) ? (uintptr_t)p - process.base : UINT64_MAX;
 }
 
 void *goalloc_pointer(uint64_t offset)
 {
     if (offset == 0 || offset >= u64_load_relaxed(&process.arena_bytes))
         return NULL;
-    return (void *)(uintptr_t)(u64_load_relaxed(&process.base) + offset);
+    return (void *)(uintptr_t)(process.base + offset);
 }

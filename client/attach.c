@@ -41,10 +41,9 @@
 #define LIFE_BYTES         4096u
 #define PATH_BYTES_MAX     256u
 
-static const shm_u32 always = 1;
-static const shm_u32 never = 0;
+static const shm_u64 no_limit = 0; /* no free takes the fast path */
 
-process_info process = { .special = &never };
+process_info process = { .free_limit = &no_limit };
 
 static pthread_mutex_t process_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -226,9 +225,9 @@ static int attach_locked(void)
     process.reclaim = how.flags & GOALLOC_ATTACH_RECLAIM;
     process.session = a.session;
     process.epoch = a.epoch;
-    atomic_store_explicit(&process.special, process.reclaim ? &always : &process.map.header->nspecial,
-                          memory_order_relaxed);
-    u64_store_relaxed(&process.base, process.map.base);
+    process.base = process.map.base;
+    if (!process.readonly && !process.reclaim)
+        atomic_store_explicit(&process.free_limit, &process.map.header->free_limit, memory_order_release);
     u64_store_release(&process.arena_bytes, process.map.arena_bytes);
     u32_store_release(&process.state, PROCESS_ATTACHED);
     return 0;
@@ -295,10 +294,10 @@ int goalloc_detach(void)
     mcache_count_all(mcache_tls);
     if (process_state_now() == PROCESS_ATTACHED)
         connection_detach();
+    atomic_store_explicit(&process.free_limit, &no_limit, memory_order_release);
     u32_store_release(&process.state, PROCESS_DETACHED);
     u64_store_release(&process.arena_bytes, 0);
-    u64_store_relaxed(&process.base, 0);
-    atomic_store_explicit(&process.special, &never, memory_order_relaxed);
+    process.base = 0;
     process.readonly = process.reclaim = false;
     mcache_forget_all();
     large_forget_cached();

@@ -496,7 +496,7 @@ void connection_detach(void)
     connection_unlock();
 }
 
-int connection_refill(span_class spc, uint32_t nspans, bool insist, uint32_t *ret_spans)
+int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool insist, uint32_t *ret_spans)
 {
     deadline until;
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
@@ -506,6 +506,7 @@ int connection_refill(span_class spc, uint32_t nspans, bool insist, uint32_t *re
 
     body.span_class = spc.n;
     body.nspans = nspans;
+    body.npages = span_class_size(spc).n == 0 ? npages : 0;
     body.insist = insist;
     request.op_case = GOALLOCD__REQUEST__OP_REFILL;
     request.refill = &body;

@@ -21,13 +21,13 @@ struct mspan;
 
 /*
  * The first line is what the fast paths read. It changes only when the process attaches or detaches, under
- * process_lock(), with the words that gate its use (arena_bytes, state) written last.
+ * process_lock(), with the words that gate its use (free_limit, arena_bytes, state) written last.
  */
 typedef struct process_info {
-    shm_u64 base;                       /* of the arena */
+    uint64_t base;                      /* of the arena */
     shm_u64 arena_bytes;                /* 0: not attached, so no address is in the arena */
     struct mspan *_Atomic *mspan_of;    /* one a page: the span, if this process leases it. Private, sparse */
-    const shm_u32 *_Atomic special;     /* not 0: frees must look for kept bits (see adopt.c of the daemon) */
+    const shm_u64 *_Atomic free_limit;  /* offsets below *free_limit: the fast path of free may look at them */
     shm_u32 state;                      /* enum process_state */
     bool readonly;
     bool reclaim;
@@ -39,7 +39,7 @@ typedef struct process_info {
     shm_u32 trim_seq; /* raised by goalloc_trim(): other threads give back on their slow path */
 } process_info;
 
-extern process_info process;
+extern process_info process __attribute__((visibility("hidden")));
 
 static inline enum process_state process_state_now(void)
 {

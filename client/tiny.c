@@ -22,14 +22,14 @@
 #include <errno.h>
 
 /* A block without objects is free again. s is this thread's. */
-static void block_end(mcache *mc, mspan *s, uint32_t block)
+static void block_end(mspan *s, uint32_t block)
 {
     uint32_t w = block / 64;
     uint64_t bit = UINT64_C(1) << (block % 64);
 
     if (span_has_kept(shm_span_at(&process.map, s->first)))
         (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, s->first)[w], ~bit);
-    mspan_clear_bit(mc, s, w, u64_load_relaxed(&s->alloc[w]), bit);
+    mspan_clear_bit(s, &s->alloc[w], bit);
     CRASH_POINT(tiny_end_after_bit);
 }
 
@@ -40,21 +40,24 @@ void tiny_close(mcache *mc)
     mcache_count(mc, (span_class){ SPAN_CLASS_TINY }, open.nallocs);
     mc->tiny = (tiny_block){ .used = TINY_BLOCK_BYTES };
     if (open.span != NULL && tiny_nlive(u32_load_acquire(open.word)) == 0)
-        block_end(mc, open.span, open.block);
+        block_end(open.span, open.block);
 }
 
 void *tiny_alloc_slow(size_t size)
 {
     uint32_t bytes = size == 0 ? 1 : (uint32_t)size;
-    span_class spc = { SPAN_CLASS_TINY };
     mcache *mc = mcache_tls;
-    mspan *s = mc->alloc[spc.n];
+    mspan *s = mc->current[SLOT_TINY];
     tiny_block block;
 
-    if (s->cache == 0 && process_ensure_writable() == 0 && process.reclaim)
-        return mcache_alloc(span_class_of(size_class_for(size), true));
+    if (s->cache == 0 && process_ensure_writable() == 0 && process.reclaim) {
+        uint32_t slot = slot_of_class(size_class_for(size), true);
+        void *p = mspan_alloc(mc->current[slot]);
+
+        return p != NULL ? p : mcache_alloc(slot);
+    }
     if (s->cache == 0)
-        s = mcache_refill(spc);
+        s = mcache_refill(SLOT_TINY);
     if (s == NULL)
         return NULL;
     mc = mcache_tls; /* the refill may have made it */
@@ -64,7 +67,7 @@ void *tiny_alloc_slow(size_t size)
     /* The word first: while the alloc bit is clear it means nothing. */
     u32_store_release(block.word, tiny_bits(0, bytes));
     CRASH_POINT(tiny_open_after_word);
-    block.base = mspan_take(s, s->cache);
+    block.base = mspan_take(s);
 
     if (bytes < mc->tiny.used) { /* the new block has more room left */
         void *p = block.base;
@@ -88,6 +91,6 @@ enum object_verdict tiny_object_free(const object_ref *object)
         return object_free_remote(&process.map, object);
     verdict = tiny_free(&process.map, object, &last);
     if (last && tiny_open_bit(mc, s, object->word) != object->bit)
-        block_end(mc, s, object->index);
+        block_end(s, object->index);
     return verdict;
 }

@@ -2,13 +2,13 @@
  * Adopt: the table of objects that a session has made its own with goalloc_adopt().
  *
  * Called by request (adopt, publish), session (end) and mheap (a span ends). Data: a hash by the object's offset and
- * a list a session, private; kept bits in bitmap; nadopted in the span's description and nspecial in the header,
+ * a list a session, private; kept bits in bitmap; nadopted in the span's description and free_limit in the header,
  * written here alone.
  *
  * An adopted object can be freed by anybody, and its place taken by another object, without the daemon being asked.
  * The kept bit tells: while a span's has_kept is set (it is owned, or has adopted objects), whoever frees an object
  * clears its kept bit before the place is handed out again. So an entry whose kept bit is 0 names an object that is
- * gone. Clients look at a span's has_kept only while the header's nspecial is not 0, one word that stays in everybody's
+ * gone. Clients look at a span's has_kept only while the header's free_limit is 0, one word that stays in everybody's
  * cache; clients of a session that reclaims always do. Of tiny objects the kept bit is their block's.
  *
  * The order of adopt_set: counters first, then the kept bit, then the entry. A free by another process that started
@@ -107,18 +107,23 @@ static void slot_write(adopt_table *table, uint32_t slot, uint64_t offset, sessi
 
 /* --- entries --- */
 
+/* While objects are adopted, clients that free must look for kept bits. */
+static void set_free_limit(adopt_table *table, uint64_t nadopted)
+{
+    u64_store_release(&table->map->header->free_limit, nadopted == 0 ? table->map->arena_bytes : 0);
+}
+
 static void adoption_remove(adopt_table *table, adoption *entry)
 {
     shm_span *span = shm_span_at(table->map, page_at(u32_load_relaxed(
                                                  &table->map->page_map[entry->offset >> PAGE_SHIFT])));
-    shm_header *header = table->map->header;
 
     slot_give_back(table, entry->slot);
     CRASH_POINT(adopt_remove_after_slot);
     u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) - 1);
     if (u32_load_relaxed(&span->nadopted) == 0 && u32_load_relaxed(&span->owner) == 0)
         u32_store_release(&span->has_kept, 0);
-    u32_store_release(&header->nspecial, u32_load_relaxed(&header->nspecial) - 1);
+    set_free_limit(table, HASH_COUNT(table->by_offset) - 1);
     CRASH_POINT(adopt_remove_after_counters);
     HASH_DEL(table->by_offset, entry);
     DL_DELETE(table->of_session[entry->session.n], entry);
@@ -195,7 +200,6 @@ static void forget_stale_tiny(adopt_table *table, const object_ref *object)
 int adopt_set(adopt_table *table, const object_ref *object, session_no session, uint32_t epoch)
 {
     shm_span *span = shm_span_at(table->map, object->first);
-    shm_header *header = table->map->header;
     uint64_t nentries;
     adoption *entry;
 
@@ -208,7 +212,7 @@ int adopt_set(adopt_table *table, const object_ref *object, session_no session, 
         return ADOPT_E_FULL;
     if (HASH_COUNT(table->by_offset) > nentries) {
         adopt_ensure_kept(table->map, object->first);
-        u32_store_release(&header->nspecial, u32_load_relaxed(&header->nspecial) + 1);
+        set_free_limit(table, HASH_COUNT(table->by_offset));
         u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) + 1);
     }
     CRASH_POINT(adopt_after_counters);
@@ -305,7 +309,7 @@ bool adopt_recover(adopt_table *table, adopt_lives_fn lives, void *data)
             slot_give_back(table, slot);
     }
     /* Exactly the entries: set before the spans' own counters go down, which keeps clients looking. */
-    u32_store_release(&table->map->header->nspecial, HASH_COUNT(table->by_offset));
+    set_free_limit(table, HASH_COUNT(table->by_offset));
     return true;
 }
 

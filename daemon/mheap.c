@@ -303,6 +303,7 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
     span->magic = size_class_magic[class];
     span->spc = spc;
     span->needzero = used && nscavenged < npages;
+    span->lessee_folds = 0;
     u32_store_relaxed(&span->owner, 0);
     u32_store_relaxed(&span->nadopted, 0);
     u32_store_relaxed(&span->has_kept, 0);

@@ -30,6 +30,8 @@
 
 #define REFILL_PAGES_MAX   (8 * MIB / PAGE_BYTES)
 #define ALIGN_PAGES_MAX    (64 * MIB / PAGE_BYTES)
+#define REFILL_RUN_PAGES_MIN 5u
+#define REFILL_RUN_PAGES_MAX 32u
 #define INSIST_PAGES       16u /* a refill above the memory limit */
 #define LEASE_LIST_MAX     8192u /* spans named in one reply */
 #define LIMIT_WARNING_MS   10000u
@@ -209,8 +211,8 @@ static void op_end_growth(peer *p, int result)
 
 static void op_finish(peer *p, int result)
 {
-    bool large = p->op_nspans > 0 &&
-                 span_class_size(shm_span_at(p->server->heap->map, page_at(p->op_spans[0]))->spc).n == 0;
+    const shm_span *span = shm_span_at(p->server->heap->map, page_at(p->op_nspans > 0 ? p->op_spans[0] : 0));
+    bool large = span_class_size(span->spc).n == 0 && !span->lessee_folds;
 
     if (result < 0) {
         log_warn("no memory for pid %u: %s", p->pid, strerror(-result));
@@ -297,9 +299,12 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
 
     if (s == NULL)
         return;
-    if (ask->span_class < 2 || ask->span_class >= SPAN_CLASS_COUNT || ask->span_class == SPAN_CLASS_TINY - 1 ||
-        want == 0) {
+    if (ask->span_class >= SPAN_CLASS_COUNT || ask->span_class == SPAN_CLASS_TINY - 1 || want == 0) {
         reply_error(p, id, EINVAL, "no such span class, or no spans asked for");
+        return;
+    }
+    if (ask->span_class < 2 && (ask->npages < REFILL_RUN_PAGES_MIN || ask->npages > REFILL_RUN_PAGES_MAX)) {
+        reply_error(p, id, EINVAL, "large objects of 5 to 32 pages come in a refill");
         return;
     }
     if (ask->span_class == SPAN_CLASS_TINY && (s->flags & SESSION_RECLAIM)) {
@@ -310,7 +315,8 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
     s->nrpcs++;
 
     uint8_t class = span_class_size(spc).n;
-    uint64_t npages = size_class_npages[class];
+    uint64_t npages = class == 0 ? ask->npages : size_class_npages[class];
+    uint32_t nelems = class == 0 ? 1 : size_class_nelems[class];
 
     if (want > PROTO_SPANS_MAX)
         want = PROTO_SPANS_MAX;
@@ -326,9 +332,9 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
     if (!op_begin(p, id, (uint32_t)want))
         return;
 
-    uint64_t want_free = (want * size_class_nelems[class] + 1) / 2;
+    uint64_t want_free = (want * nelems + 1) / 2;
 
-    while (p->op_nspans < want && !(s->flags & SESSION_RECLAIM)) {
+    while (class != 0 && p->op_nspans < want && !(s->flags & SESSION_RECLAIM)) {
         uint32_t n;
         page_no first = mcentral_take(srv->heap, spc, &budget, &n);
 
@@ -353,6 +359,7 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
         if (p->op_nspans == 0 ? heap_alloc_span(srv, npages, 1, spc, &first, &nscavenged) != 0
                               : mheap_alloc_span(srv->heap, npages, 1, spc, &first, &nscavenged) != 0)
             break;
+        shm_span_at(srv->heap->map, first)->lessee_folds = class == 0;
         lease_give(&srv->sessions, s, first);
         op_add_fresh(p, first, nscavenged);
     }
@@ -431,8 +438,8 @@ static bool resize_target(peer *p, uint64_t id, session *s, uint32_t name, page_
             return false;
         }
         *ret_central = true;
-    } else if (lease_check(&srv->sessions, s, first.n, &first) != 0) {
-        reply_error(p, id, EPERM, "another session leases the object");
+    } else if (span->lessee_folds || lease_check(&srv->sessions, s, first.n, &first) != 0) {
+        reply_error(p, id, EPERM, "another session leases the object, or it came by a refill");
         return false;
     }
     *ret = first;
@@ -466,6 +473,7 @@ void handle_resize_large(peer *p, uint64_t id, const Goallocd__ResizeLarge *ask)
     }
     if (central) {
         mcentral_remove(srv->heap, first);
+        shm_span_at(srv->heap->map, first)->lessee_folds = 0;
         lease_give(&srv->sessions, s, first);
     }
 

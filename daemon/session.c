@@ -348,7 +348,7 @@ bool lease_sweep(session_table *table, page_no first, bool force)
 
     if (lease.state == SPAN_CENTRAL)
         return mcentral_sweep(heap, first, force);
-    if (lease.state != SPAN_LEASED || span_class_size(span->spc).n != 0)
+    if (lease.state != SPAN_LEASED || span_class_size(span->spc).n != 0 || span->lessee_folds)
         return false;
     /* A large run belongs to who allocated it until its object is freed; freed from afar, nobody holds on to it. */
     if ((u64_load_acquire(shm_remote_bits(heap->map, first)) & 1) == 0 ||

@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* Raise it when the meaning of a word changes and its place does not. */
-#define LAYOUT_VERSION 2
+#define LAYOUT_VERSION 3
 
 static uint64_t fnv1a(uint64_t hash, uint64_t value)
 {
@@ -38,7 +38,7 @@ uint64_t shm_abi_hash(void)
         offsetof(shm_header, generation),
         offsetof(shm_header, base),
         offsetof(shm_header, span_table_off),
-        offsetof(shm_header, nspecial),
+        offsetof(shm_header, free_limit),
         offsetof(shm_header, nroot_slots),
         offsetof(shm_header, nsession_slots),
         sizeof(shm_session),
@@ -55,6 +55,7 @@ uint64_t shm_abi_hash(void)
         offsetof(shm_span, magic),
         offsetof(shm_span, spc),
         offsetof(shm_span, needzero),
+        offsetof(shm_span, lessee_folds),
         offsetof(shm_span, owner),
         offsetof(shm_span, nadopted),
         offsetof(shm_span, has_kept),
@@ -100,6 +101,7 @@ void shm_header_init(shm_header *header, uint64_t base, uint64_t arena_bytes)
     off = round_up(off + npages * sizeof(shm_span), 4 * KIB);
     header->spans_bytes = off;
     header->bitmap_bytes = npages * (256 + 128 + 128) + SHM_SESSIONS_MAX * SHM_COUNTERS_WORDS * sizeof(shm_u64);
+    u64_store_relaxed(&header->free_limit, arena_bytes);
 }
 
 int shm_header_check(const shm_header *header, uint64_t spans_bytes, uint64_t bitmap_bytes)
@@ -115,7 +117,7 @@ int shm_header_check(const shm_header *header, uint64_t spans_bytes, uint64_t bi
         return -EPROTO;
     shm_header_init(&want, header->base, header->arena_bytes);
     want.generation = header->generation;
-    if (memcmp(&want, header, offsetof(shm_header, nspecial)) != 0)
+    if (memcmp(&want, header, offsetof(shm_header, free_limit)) != 0)
         return -EPROTO;
     if (header->spans_bytes != spans_bytes || header->bitmap_bytes != bitmap_bytes)
         return -EPROTO;

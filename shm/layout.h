@@ -78,10 +78,14 @@ typedef struct shm_header {
     uint64_t page_map_off;
     uint64_t span_table_off;
     uint64_t reserved[3];
-    shm_u32 nspecial; /* adopted objects in the heap; while 0, frees need not look for kept bits */
+    /*
+     * Objects below this offset may be freed by their owner without a look for kept bits: arena_bytes, or 0 while any
+     * object of the heap is adopted. One word, so that a free has one bound to check.
+     */
+    shm_u64 free_limit;
     shm_u32 nroot_slots; /* root slots from here on were never used; only rises */
     shm_u32 nsession_slots; /* the same for session slots */
-    uint32_t pad[13];
+    uint32_t pad[12];
 } shm_header;
 
 enum shm_session_state {
@@ -140,7 +144,11 @@ typedef struct shm_span {
     uint32_t magic;  /* large: 0 */
     span_class spc;
     uint8_t needzero; /* 0: all objects that are not allocated are zero, when the span is leased with no object in it */
-    uint16_t pad;
+    /*
+     * Large: 1 if, as in other spans, what others free is for who leases it to find; 0: who frees it tells the daemon.
+     */
+    uint8_t lessee_folds;
+    uint8_t pad;
     shm_u32 owner;    /* RECLAIM session (its number) whose objects these are, 0: the heap's */
     shm_u32 nadopted; /* objects of this span in the daemon's adoption table */
     shm_u32 has_kept; /* its kept bits are in use; while 0, all count as 0 and the words mean nothing */
@@ -148,7 +156,7 @@ typedef struct shm_span {
     uint64_t reserved[2];
 } shm_span;
 
-_Static_assert(sizeof(shm_header) == 192 && offsetof(shm_header, nspecial) == 128, "header layout");
+_Static_assert(sizeof(shm_header) == 192 && offsetof(shm_header, free_limit) == 128, "header layout");
 _Static_assert(sizeof(shm_session) == 128 && offsetof(shm_session, label) == 64, "session layout");
 _Static_assert(sizeof(shm_root) == 272 && offsetof(shm_root, name) == 16, "root layout");
 _Static_assert(sizeof(shm_heap_arena) == 16, "heap arena layout");
@@ -204,6 +212,11 @@ static inline lease_word lease_unpack(uint64_t word)
                          .epoch = (uint32_t)(word >> 32) };
 }
 
+static inline bool span_is_leased(const shm_span *span)
+{
+    return lease_unpack(u64_load_acquire(&span->lease)).state == SPAN_LEASED;
+}
+
 static inline shm_span *shm_span_at(const shm_map *map, page_no first)
 {
     return &map->span_table[first.n];
@@ -243,6 +256,15 @@ static inline uint64_t bits_mask(uint32_t nelems, uint32_t w)
     uint32_t rest = nelems - w * 64;
 
     return rest >= 64 ? UINT64_MAX : (UINT64_C(1) << rest) - 1;
+}
+
+/* Bits that are set. Without a call: the instruction for it is not in every x86-64. */
+static inline uint32_t bits_count(uint64_t word)
+{
+    word -= word >> 1 & UINT64_C(0x5555555555555555);
+    word = (word & UINT64_C(0x3333333333333333)) + (word >> 2 & UINT64_C(0x3333333333333333));
+    word = (word + (word >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
+    return (uint32_t)(word * UINT64_C(0x0101010101010101) >> 56);
 }
 
 /* True if objects of this span may have kept bits. */

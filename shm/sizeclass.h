@@ -20,12 +20,14 @@
 #define SPAN_NELEMS_MAX   1024u
 #define SPAN_NPAGES_MAX   10u    /* of a small span */
 
+#pragma GCC visibility push(hidden) /* looked up on the fast paths: no way round by the linker's tables */
 extern const uint16_t size_class_bytes[SIZE_CLASS_COUNT + 1];
 extern const uint8_t size_class_npages[SIZE_CLASS_COUNT + 1];
 extern const uint16_t size_class_nelems[SIZE_CLASS_COUNT + 1];
 extern const uint32_t size_class_magic[SIZE_CLASS_COUNT + 1]; /* 0 for class 0: every offset gives index 0 */
 extern const uint8_t size_table8[129];
 extern const uint8_t size_table128[249];
+#pragma GCC visibility pop
 
 /* The smallest class that holds size bytes, which is at most SMALL_BYTES_MAX; size 0 gives class 1. */
 static inline size_class size_class_for(size_t size)
@@ -39,6 +41,16 @@ static inline size_class size_class_for(size_t size)
 static inline uint32_t object_index(uint64_t offset, uint32_t magic)
 {
     return (uint32_t)((offset * magic) >> 32);
+}
+
+/*
+ * True if the object that object_index() finds begins at that offset: product is offset * magic. With magic = (2^32 + e)
+ * / size, 0 <= e < size, the lower half of the product is index * e + (offset - index * size) * magic; and index * e is
+ * less than the span's bytes, which are less than magic.
+ */
+static inline bool object_begins(uint64_t product, uint32_t magic)
+{
+    return (uint32_t)product < magic;
 }
 
 #endif

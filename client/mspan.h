@@ -1,0 +1,303 @@
+/*
+ * mspan: a leased span as its holder sees it, and the bodies of malloc and free. Go's runtime/mheap.go, mspan.
+ */
+#ifndef GOALLOC_CLIENT_MSPAN_H
+#define GOALLOC_CLIENT_MSPAN_H
+
+#include "client/process.h"
+#include "shm/crash.h"
+#include "shm/object.h"
+
+struct mcache;
+
+/*
+ * Slots: the kinds of spans that a thread keeps apart, numbered so that malloc finds its current span by one table.
+ * First those with pointers: a slot a size class, a slot a number of pages up to RUN_PAGES_MAX for larger objects
+ * (runs, each of which is a span with one object); then the same for noscan.
+ */
+#define RUN_PAGES_MIN  (SMALL_BYTES_MAX / (uint32_t)PAGE_BYTES + 1)
+#define RUN_PAGES_MAX  32u
+#define RUN_BYTES_MAX  (RUN_PAGES_MAX * PAGE_BYTES)
+#define SLOT_RUNS      (SIZE_CLASS_COUNT + 1u) /* of RUN_PAGES_MIN pages */
+#define SLOT_NOSCAN    (SLOT_RUNS + RUN_PAGES_MAX - RUN_PAGES_MIN + 1)
+#define SLOT_COUNT     (2 * SLOT_NOSCAN)
+#define SLOT_TINY      (SLOT_NOSCAN + SIZE_CLASS_TINY)
+
+_Static_assert(SLOT_COUNT <= 256, "a slot's number is a byte");
+
+/* Where a span of its thread is. */
+enum mspan_place {
+    MSPAN_CURRENT = 0, /* in no list: it is being allocated from */
+    MSPAN_PARTIAL,     /* some objects free */
+    MSPAN_EMPTY,       /* all free */
+    MSPAN_FULL,        /* none free, when last looked at */
+    MSPAN_POOLED,      /* no thread's: in the process's pool */
+};
+
+/*
+ * Private to the process. All fields but owner and holder belong to the holding thread (or, while holder is NULL, to
+ * who holds the pool's lock). Structures are never unmapped, so a thread that looks at the owner of a span that has
+ * just gone reads an owner that is not itself. What malloc uses comes first, then what free uses.
+ */
+typedef struct mspan {
+    void *recent;        /* the object freed last, not handed out again; NULL: none. Not in cache */
+    shm_u64 *recent_word;
+    uint64_t recent_bit;
+    uint64_t cache;      /* objects of the current word that were free when it was loaded, not handed out yet */
+    shm_u64 *word;       /* the current word of alloc bits */
+    char *word_base;     /* address of the object of its bit 0 */
+    uint64_t elem_bytes;
+    void *_Atomic owner; /* the holder's thread_self(), if its frees may take the fast path: NULL for tiny spans */
+    char *base;
+    shm_u64 *alloc;      /* alloc words; the remote words follow at SHM_BITS_WORDS */
+    uint32_t magic;      /* for object_index(); 1 for a run */
+    uint32_t nfrees;     /* frees by the owner until one takes the slow path: see mspan.c */
+    struct mcache *_Atomic holder;
+    struct mspan *next;
+    struct mspan *prev;
+    uint32_t ncounted;   /* while current: objects that are used, less what is not yet counted as allocated */
+    page_no first;
+    uint16_t nelems;
+    uint8_t npages;
+    uint8_t cur;         /* number of the current word */
+    span_class spc;
+    uint8_t slot;
+    uint8_t place;       /* enum mspan_place */
+    bool needzero;       /* false: what is not allocated is zero, if nothing has been freed since it became current */
+} mspan;
+
+_Static_assert(offsetof(mspan, base) == 64 && sizeof(mspan) == 128, "two cache lines");
+
+#define NFREES_CURRENT (UINT32_C(1) << 31)
+
+typedef struct mspan_list {
+    mspan *head;
+    mspan *tail;
+    uint64_t count;
+} mspan_list;
+
+extern mspan mspan_none; /* no current span: has no free object */
+
+/* In mspan_of, instead of a span's structure. None of them has an owner, so frees take the slow path. */
+extern mspan mspan_held;  /* a span that is being described or returned, a run without object: held in any case */
+extern mspan mspan_large; /* a large object of large.c: held while its alloc bit is set, since others may free it */
+extern mspan mspan_doubt; /* the same, and its length is in doubt (large.c) */
+
+/* What tells threads of this process apart: one instruction where the compiler knows the thread's register. */
+static inline void *thread_self(void)
+{
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_thread_pointer)
+#define GOALLOC_THREAD_POINTER
+#endif
+#endif
+#ifdef GOALLOC_THREAD_POINTER
+    return __builtin_thread_pointer();
+#else
+    static _Thread_local char self __attribute__((tls_model("initial-exec")));
+
+    return &self;
+#endif
+}
+
+static inline uint32_t slot_of_class(size_class size, bool noscan)
+{
+    return size.n + (noscan ? SLOT_NOSCAN : 0);
+}
+
+static inline uint32_t slot_of_run(uint64_t npages, bool noscan)
+{
+    return SLOT_RUNS + (uint32_t)npages - RUN_PAGES_MIN + (noscan ? SLOT_NOSCAN : 0);
+}
+
+/* The daemon's name for the spans of a slot: their class, and their pages. */
+static inline span_class slot_spc(uint32_t slot)
+{
+    uint32_t n = slot % SLOT_NOSCAN;
+
+    return span_class_of((size_class){ n < SLOT_RUNS ? (uint8_t)n : 0 }, slot >= SLOT_NOSCAN);
+}
+
+static inline uint32_t slot_npages(uint32_t slot)
+{
+    uint32_t n = slot % SLOT_NOSCAN;
+
+    return n < SLOT_RUNS ? size_class_npages[n] : n - SLOT_RUNS + RUN_PAGES_MIN;
+}
+
+/*
+ * Describe a span that the daemon has just leased to this process, for a slot of mc. NULL: no memory, or the
+ * description is not a span of that kind. *ret_nused: its objects.
+ */
+mspan *mspan_new(struct mcache *mc, uint32_t slot, uint32_t first, uint32_t *ret_nused);
+
+/*
+ * Forget a span that is about to be returned. Until connection_return() clears it, under the connection's lock, the
+ * first page's entry still says that the span is held: else it might be returned twice, once by who finds it unknown
+ * after the connection was lost.
+ */
+void mspan_delete(mspan *s);
+
+/* The thread of mc holds it from now on; NULL: the pool does. */
+void mspan_set_holder(mspan *s, struct mcache *mc);
+
+/* Objects that are used. Linear for the current span. */
+uint32_t mspan_nused(const mspan *s);
+
+/* Fold what others have freed. Returns what is used afterwards; the caller puts it where that belongs. */
+uint32_t mspan_fold(mspan *s);
+
+bool mspan_has_remote_frees(const mspan *s);
+
+/* All structures are free, or as if they had never been: detach; fork, where none may be walked. */
+void mspan_free_list(mspan_list *list);
+void mspan_fork_prepare(void);
+void mspan_fork_parent(void);
+void mspan_fork_child(void);
+
+/* A free by its owner that found nfrees at its end. Keeps errno. */
+void mcache_note_free(mspan *s);
+
+static inline void mspan_list_push_front(mspan_list *list, mspan *s)
+{
+    s->prev = NULL;
+    s->next = list->head;
+    if (list->head != NULL)
+        list->head->prev = s;
+    else
+        list->tail = s;
+    list->head = s;
+    list->count++;
+}
+
+static inline void mspan_list_push_back(mspan_list *list, mspan *s)
+{
+    s->next = NULL;
+    s->prev = list->tail;
+    if (list->tail != NULL)
+        list->tail->next = s;
+    else
+        list->head = s;
+    list->tail = s;
+    list->count++;
+}
+
+static inline void mspan_list_remove(mspan_list *list, mspan *s)
+{
+    if (s->prev != NULL)
+        s->prev->next = s->next;
+    else
+        list->head = s->next;
+    if (s->next != NULL)
+        s->next->prev = s->prev;
+    else
+        list->tail = s->prev;
+    list->count--;
+}
+
+/* Allocate bit of word: dying before it leaves the slot free, dying after it costs that one object. */
+static inline void mspan_set_bit(shm_u64 *word, uint64_t bit)
+{
+    CRASH_POINT(malloc_before_bit);
+    u64_writer_set(word, bit); /* only the owner writes alloc words while it holds the lease */
+    CRASH_POINT(malloc_after_bit);
+}
+
+/* Take an object out of the cache, which is not empty. */
+static inline void *mspan_take(mspan *s)
+{
+    uint64_t cache = s->cache;
+    uint64_t left = cache & (cache - 1);
+
+    s->cache = left;
+    mspan_set_bit(s->word, cache ^ left);
+    return s->word_base + (uint64_t)__builtin_ctzll(cache) * s->elem_bytes;
+}
+
+/* Take the object that was freed last; there is one. */
+static inline void *mspan_take_recent(mspan *s)
+{
+    void *p = s->recent;
+
+    s->recent = NULL;
+    mspan_set_bit(s->recent_word, s->recent_bit);
+    return p;
+}
+
+/* The body of malloc: the object freed last, else one of the cache. NULL: there is none without looking further. */
+static inline void *mspan_alloc(mspan *s)
+{
+    return s->recent != NULL ? mspan_take_recent(s) : LIKELY(s->cache != 0) ? mspan_take(s) : NULL;
+}
+
+/* Others have freed objects of word w of the current span: fold them. Returns its alloc word. */
+uint64_t mspan_fold_current(mspan *s, uint32_t w);
+
+/* The words after the current one, all round the span. */
+bool mspan_advance_far(mspan *s);
+
+/* Load the cache from word w. False: all its objects are used. */
+static inline bool mspan_load(mspan *s, uint32_t w)
+{
+    uint64_t bits = u64_load_relaxed(&s->alloc[w]);
+
+    if (UNLIKELY(u64_load_relaxed(&s->alloc[SHM_BITS_WORDS + w]) != 0))
+        bits = mspan_fold_current(s, w);
+    s->cache = ~bits & bits_mask(s->nelems, w);
+    if (s->cache == 0)
+        return false;
+    s->cur = (uint8_t)w;
+    s->word = &s->alloc[w];
+    s->word_base = s->base + (uint64_t)w * 64 * s->elem_bytes;
+    return true;
+}
+
+/*
+ * The current span has nothing left at hand: load its cache from the next word with a free object, beginning with the
+ * word that it is at, all round the span, folding. False: there is none.
+ */
+static inline bool mspan_advance(mspan *s)
+{
+    s->recent = NULL; /* it is in its word's bits */
+    return mspan_load(s, s->cur) || (s->nelems > 64 && mspan_advance_far(s));
+}
+
+/* Make it the current one. True: it has a free object in its cache. nused is what it has used now. */
+static inline bool mspan_make_current(mspan *s, uint32_t nused)
+{
+    s->place = MSPAN_CURRENT;
+    s->nfrees = NFREES_CURRENT;
+    s->ncounted = nused;
+    return mspan_advance(s);
+}
+
+/* How many of its objects have been allocated since the last time, while it was current; nused is what it has used now. */
+static inline uint32_t mspan_take_count(mspan *s, uint32_t nused)
+{
+    uint32_t nfreed = NFREES_CURRENT - s->nfrees;
+    uint32_t n = nused - s->ncounted + nfreed;
+
+    s->ncounted = nused;
+    s->nfrees = NFREES_CURRENT;
+    if (nfreed > 0)
+        s->needzero = true;
+    return n;
+}
+
+/* What mspan_alloc() will return is known to be zero. */
+static inline bool mspan_is_zero(const mspan *s)
+{
+    return !s->needzero && s->nfrees == NFREES_CURRENT;
+}
+
+/* Clear the bit of a live object in a word of the thread's own span: the end of a free. */
+static inline void mspan_clear_bit(mspan *s, shm_u64 *word, uint64_t bit)
+{
+    CRASH_POINT(own_free_before_bit);
+    u64_writer_clear(word, bit);
+    CRASH_POINT(own_free_after_bit);
+    if (UNLIKELY(--s->nfrees == 0))
+        mcache_note_free(s);
+}
+
+#endif
