@@ -32,7 +32,7 @@ __attribute__((noinline)) static void *alloc_slow(uint32_t slot)
     return mcache_alloc(slot);
 }
 
-/* The body of malloc. */
+/* The body of malloc, by slot; and for sizes up to DIRECT_BYTES_MAX. */
 static inline void *slot_alloc(uint32_t slot)
 {
     mspan *s = mcache_tls->current[slot];
@@ -42,6 +42,16 @@ static inline void *slot_alloc(uint32_t slot)
     return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(slot);
 }
 
+static inline void *direct_alloc(size_t size, bool noscan)
+{
+    size_t i = (size + 7) >> 3;
+    mspan *s = mcache_tls->direct[noscan][i];
+
+    if (s->recent != NULL)
+        return mspan_take_recent(s);
+    return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(size_table8[i] + (noscan ? SLOT_NOSCAN : 0));
+}
+
 static uint32_t slot_for(size_t size, bool noscan)
 {
     if (size <= SMALL_BYTES_MAX)
@@ -49,7 +59,7 @@ static uint32_t slot_for(size_t size, bool noscan)
     return slot_of_run((size + PAGE_BYTES - 1) / PAGE_BYTES, noscan);
 }
 
-/* Above what size_table8 holds. */
+/* What the size classes do not hold. */
 __attribute__((noinline)) static void *alloc_bigger(size_t size, bool noscan)
 {
     if (size <= RUN_BYTES_MAX)
@@ -59,8 +69,10 @@ __attribute__((noinline)) static void *alloc_bigger(size_t size, bool noscan)
 
 void *goalloc_malloc(size_t size)
 {
-    if (LIKELY(size <= SIZE_TABLE8_MAX))
-        return slot_alloc(slot_of_class((size_class){ size_table8[(size + 7) >> 3] }, false));
+    if (LIKELY(size <= DIRECT_BYTES_MAX))
+        return direct_alloc(size, false);
+    if (LIKELY(size <= SMALL_BYTES_MAX))
+        return slot_alloc(slot_of_class(size_class_for(size), false));
     return alloc_bigger(size, false);
 }
 
@@ -68,8 +80,10 @@ void *goalloc_malloc_noscan(size_t size)
 {
     if (size < TINY_BLOCK_BYTES)
         return tiny_alloc(size);
-    if (LIKELY(size <= SIZE_TABLE8_MAX))
-        return slot_alloc(slot_of_class((size_class){ size_table8[(size + 7) >> 3] }, true));
+    if (LIKELY(size <= DIRECT_BYTES_MAX))
+        return direct_alloc(size, true);
+    if (LIKELY(size <= SMALL_BYTES_MAX))
+        return slot_alloc(slot_of_class(size_class_for(size), true));
     return alloc_bigger(size, true);
 }
 

@@ -42,8 +42,9 @@
 #define PATH_BYTES_MAX     256u
 
 static const shm_u64 no_limit = 0; /* no free takes the fast path */
+static const shm_u32 no_trim = 0;
 
-process_info process = { .free_limit = &no_limit };
+process_info process = { .free_limit = &no_limit, .session_trim_seq = &no_trim };
 
 static pthread_mutex_t process_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -226,6 +227,8 @@ static int attach_locked(void)
     process.session = a.session;
     process.epoch = a.epoch;
     process.base = process.map.base;
+    atomic_store_explicit(&process.session_trim_seq, &process.map.sessions[process.session.n].trim_seq,
+                          memory_order_relaxed);
     if (!process.readonly && !process.reclaim)
         atomic_store_explicit(&process.free_limit, &process.map.header->free_limit, memory_order_release);
     u64_store_release(&process.arena_bytes, process.map.arena_bytes);
@@ -298,6 +301,7 @@ int goalloc_detach(void)
     u32_store_release(&process.state, PROCESS_DETACHED);
     u64_store_release(&process.arena_bytes, 0);
     process.base = 0;
+    atomic_store_explicit(&process.session_trim_seq, &no_trim, memory_order_relaxed);
     process.readonly = process.reclaim = false;
     mcache_forget_all();
     large_forget_cached();

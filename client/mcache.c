@@ -54,7 +54,11 @@
 #define KEEP_IDLE_SHARE   32u
 #define KEEP_IDLE_REFILLS 8u
 
-mcache mcache_none = { .tiny.used = TINY_BLOCK_BYTES, .current = { [0 ... SLOT_COUNT - 1] = &mspan_none } };
+mcache mcache_none = {
+    .tiny.used = TINY_BLOCK_BYTES,
+    .current = { [0 ... SLOT_COUNT - 1] = &mspan_none },
+    .direct = { [0 ... 1] = { [0 ... DIRECT_COUNT - 1] = &mspan_none } },
+};
 _Thread_local mcache *mcache_tls = &mcache_none;
 
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -75,10 +79,11 @@ static void place_empty(mcache *mc, mspan *s)
     s->place = MSPAN_EMPTY;
     s->nfrees = 0;
     mc->nempty_pages += s->npages;
+    mc->slots[s->slot].nempty++;
     mspan_list_push_front(&mc->slots[s->slot].empty, s);
 }
 
-static void place_full(mcache *mc, mspan *s)
+static inline void place_full(mcache *mc, mspan *s)
 {
     s->place = MSPAN_FULL;
     s->nfrees = 1;
@@ -102,7 +107,39 @@ static void place_span(mcache *mc, mspan *s, uint32_t nused)
 static void unlist_empty(mcache *mc, mspan *s)
 {
     mspan_list_remove(&mc->slots[s->slot].empty, s);
+    mc->slots[s->slot].nempty--;
     mc->nempty_pages -= s->npages;
+}
+
+/* Current spans of small objects are found by size, too. */
+__attribute__((noinline)) static void set_direct(mcache *mc, uint32_t slot, mspan *s)
+{
+    uint32_t class = slot % SLOT_NOSCAN;
+    mspan **direct = mc->direct[slot >= SLOT_NOSCAN];
+    uint32_t last = size_class_bytes[class] / 8;
+
+    for (uint32_t i = class == 1 ? 0 : size_class_bytes[class - 1] / 8 + 1; i <= last; i++)
+        direct[i] = s;
+}
+
+static inline bool is_direct(const mspan *s)
+{
+    return s->elem_bytes <= DIRECT_BYTES_MAX && s->slot != SLOT_TINY;
+}
+
+/* s is current no more. */
+static void set_none(mcache *mc, mspan *s)
+{
+    mc->current[s->slot] = &mspan_none;
+    if (is_direct(s))
+        set_direct(mc, s->slot, &mspan_none);
+}
+
+static inline void set_current(mcache *mc, mspan *s)
+{
+    mc->current[s->slot] = s;
+    if (is_direct(s))
+        set_direct(mc, s->slot, s);
 }
 
 static void mcache_clear(mcache *mc)
@@ -110,8 +147,16 @@ static void mcache_clear(mcache *mc)
     mc->tiny = (tiny_block){ .used = TINY_BLOCK_BYTES };
     mc->nempty_pages = mc->nheld_pages = 0;
     memset(mc->slots, 0, sizeof(mc->slots));
-    for (uint32_t i = 0; i < SLOT_COUNT; i++)
-        mc->current[i] = &mspan_none;
+    memcpy(mc->current, mcache_none.current, sizeof(mc->current));
+    memcpy(mc->direct, mcache_none.direct, sizeof(mc->direct));
+}
+
+/* Goes up when somebody wants idle spans back: the daemon from this session, or a thread of this process from all. */
+static uint32_t trim_seq(void)
+{
+    const shm_u32 *of_session = atomic_load_explicit(&process.session_trim_seq, memory_order_relaxed);
+
+    return u32_load_relaxed(&process.trim_seq) + u32_load_relaxed(of_session);
 }
 
 /* The thread's mcache, made at its first use. NULL: no memory. */
@@ -139,8 +184,7 @@ static mcache *mcache_get(void)
     if (mc == NULL)
         return NULL;
     mc->thread = thread_self();
-    mc->process_trim_seen = u32_load_relaxed(&process.trim_seq);
-    mc->session_trim_seen = u32_load_relaxed(&process.map.sessions[process.session.n].trim_seq);
+    mc->trim_seen = trim_seq();
     mcache_tls = mc;
     if (have_exit_key)
         (void)pthread_setspecific(exit_key, mc);
@@ -155,17 +199,22 @@ void mcache_count(const mcache *mc, span_class spc, uint64_t n)
         u64_add_relaxed(&shm_counters(&process.map, process.session)[spc.n], n);
 }
 
-/* Count what a current span, in which nused objects are used, has handed out. At once, or with the next that are counted. */
-static void count_current(mcache *mc, mspan *s, uint32_t nused, bool now)
+/* Tell everybody what a slot has handed out. */
+__attribute__((noinline)) static void flush_count(mcache *mc, uint32_t slot)
+{
+    if (slot != SLOT_TINY) /* of tiny blocks the objects are counted, not they themselves */
+        mcache_count(mc, slot_spc(slot), mc->slots[slot].nuncounted);
+    mc->slots[slot].nuncounted = 0;
+}
+
+/* Count what a current span, in which nused objects are used, has handed out. */
+static inline void count_current(mcache *mc, mspan *s, uint32_t nused)
 {
     mcache_slot *slot = &mc->slots[s->slot];
 
     slot->nuncounted += mspan_take_count(s, nused);
-    if (!now && slot->nuncounted < COUNT_AT)
-        return;
-    if (s->slot != SLOT_TINY) /* of tiny blocks the objects are counted, not they themselves */
-        mcache_count(mc, s->spc, slot->nuncounted);
-    slot->nuncounted = 0;
+    if (slot->nuncounted >= COUNT_AT)
+        flush_count(mc, s->slot);
 }
 
 void mcache_count_all(mcache *mc)
@@ -173,34 +222,30 @@ void mcache_count_all(mcache *mc)
     if (mc == &mcache_none)
         return;
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
-        mspan *s = mc->current[i];
-
-        if (s != &mspan_none)
-            count_current(mc, s, mspan_nused(s), true);
-        else if (mc->slots[i].nuncounted > 0) {
-            mcache_count(mc, slot_spc(i), mc->slots[i].nuncounted);
-            mc->slots[i].nuncounted = 0;
-        }
+        if (mc->current[i] != &mspan_none)
+            count_current(mc, mc->current[i], mspan_nused(mc->current[i]));
+        if (mc->slots[i].nuncounted > 0)
+            flush_count(mc, i);
     }
     mcache_count(mc, (span_class){ SPAN_CLASS_TINY }, mc->tiny.nallocs);
     mc->tiny.nallocs = 0;
 }
 
-/* A span with nused objects is current no more. It is in no list. */
-static void leave_current(mcache *mc, mspan *s, uint32_t nused)
+/* A span with nused objects ceases to be current. It is in no list, and something else has to become current. */
+static inline void leave_current(mcache *mc, mspan *s, uint32_t nused)
 {
-    count_current(mc, s, nused, false);
+    count_current(mc, s, nused);
     s->needzero = true;
     s->recent = NULL;
-    mc->current[s->slot] = &mspan_none;
 }
 
-/* The same, wherever that leaves it. */
+/* The slot has no current span any more: it goes where it belongs. */
 static void put_current(mcache *mc, mspan *s)
 {
     uint32_t nused = mspan_nused(s);
 
     leave_current(mc, s, nused);
+    set_none(mc, s);
     place_span(mc, s, nused);
 }
 
@@ -239,7 +284,7 @@ static void return_own(mcache *mc, mspan *s, returns *r)
 /* Return empty spans of a slot until nleft are left. */
 static void return_empty(mcache *mc, mcache_slot *slot, uint64_t nleft, returns *r)
 {
-    while (slot->empty.count > nleft) {
+    while (slot->nempty > nleft) {
         mspan *s = slot->empty.tail;
 
         unlist_empty(mc, s);
@@ -348,7 +393,7 @@ __attribute__((noinline)) static void surrender(mcache *mc, mcache_slot *slot, u
 
     if (slot->nkeep < nmin)
         slot->nkeep = nmin;
-    if (slot->empty.count <= slot->nkeep || !connection_is_up()) /* who knows when there will be more */
+    if (slot->nempty <= slot->nkeep || !connection_is_up()) /* who knows when there will be more */
         return;
     slot->nkeep -= slot->nkeep / 8;
     return_empty(mc, slot, (slot->nkeep > nmin ? slot->nkeep : nmin) / 2, &r);
@@ -375,11 +420,11 @@ void mcache_note_free(mspan *s)
         mspan_list_remove(&slot->partial, s);
         break;
     default: /* two billion frees into the current span */
-        count_current(mc, s, mspan_nused(s), false);
+        count_current(mc, s, mspan_nused(s));
         return;
     }
     place_empty(mc, s);
-    if (UNLIKELY(slot->empty.count > slot->nkeep))
+    if (UNLIKELY(slot->nempty > slot->nkeep))
         surrender(mc, slot, s->npages);
 }
 
@@ -387,43 +432,44 @@ void mcache_note_free(mspan *s)
 
 static bool trim_is_due(const mcache *mc)
 {
-    return u32_load_relaxed(&process.trim_seq) != mc->process_trim_seen ||
-           u32_load_relaxed(&process.map.sessions[process.session.n].trim_seq) != mc->session_trim_seen;
+    return trim_seq() != mc->trim_seen;
 }
 
 static void answer_trim(mcache *mc)
 {
     if (!trim_is_due(mc))
         return;
-    mc->process_trim_seen = u32_load_relaxed(&process.trim_seq);
-    mc->session_trim_seen = u32_load_relaxed(&process.map.sessions[process.session.n].trim_seq);
+    mc->trim_seen = trim_seq();
     mcache_return_empty(mc);
 }
 
-static mspan *take_from_lists(mcache *mc, mcache_slot *slot, uint32_t *ret_nused)
+static inline mspan *take_from_lists(mcache *mc, mcache_slot *slot, uint32_t *ret_nused)
 {
     mspan *s = slot->partial.head;
 
+    *ret_nused = 0;
     if (s != NULL) {
-        mspan_list_remove(&slot->partial, s);
         *ret_nused = s->nfrees;
+        mspan_list_pop(&slot->partial);
         return s;
     }
     s = slot->empty.head;
-    if (s != NULL)
-        unlist_empty(mc, s);
-    *ret_nused = 0;
+    if (s != NULL) {
+        mspan_list_pop(&slot->empty);
+        slot->nempty--;
+        mc->nempty_pages -= s->npages;
+    }
     return s;
 }
 
 /* A full span in which others have freed objects. Those that were looked at in vain go to the young end. */
 static mspan *take_from_full(mcache_slot *slot, uint32_t *ret_nused)
 {
-    uint64_t n = slot->full.count < SCAN_FULL_MAX ? slot->full.count : SCAN_FULL_MAX;
+    mspan *last = slot->full.tail;
+    mspan *s = NULL;
 
-    for (; n > 0; n--) {
-        mspan *s = slot->full.head;
-
+    for (unsigned n = 0; n < SCAN_FULL_MAX && s != last; n++) {
+        s = slot->full.head;
         mspan_list_remove(&slot->full, s);
         if (mspan_has_remote_frees(s)) {
             *ret_nused = mspan_fold(s);
@@ -438,14 +484,16 @@ static mspan *take_from_full(mcache_slot *slot, uint32_t *ret_nused)
 static mspan *take_from_pool(mcache *mc, uint32_t slot, uint32_t *ret_nused)
 {
     mspan *s = NULL;
+    mspan *look = NULL;
     mspan_list *list = &pool[slot];
+    mspan *last;
 
     if (u64_load_relaxed(&npool) == 0)
         return NULL;
     (void)pthread_mutex_lock(&pool_lock);
-    for (uint64_t n = list->count < SCAN_FULL_MAX ? list->count : SCAN_FULL_MAX; n > 0 && s == NULL; n--) {
-        mspan *look = list->head;
-
+    last = list->tail;
+    for (unsigned n = 0; n < SCAN_FULL_MAX && look != last && s == NULL; n++) {
+        look = list->head;
         mspan_list_remove(list, look);
         look->nfrees = mspan_fold(look);
         if (look->nfrees < look->nelems)
@@ -472,7 +520,7 @@ static void return_idle(mcache *mc, const mcache_slot *but, uint64_t nrefills)
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
         mcache_slot *slot = &mc->slots[i];
 
-        if (slot == but || slot->empty.count == 0 || mc->nrefills - slot->used_at < nrefills)
+        if (slot == but || slot->nempty == 0 || mc->nrefills - slot->used_at < nrefills)
             continue;
         return_empty(mc, slot, 0, &r);
         slot->nkeep /= 2;
@@ -557,6 +605,7 @@ static mspan *take_from_daemon(mcache *mc, uint32_t i, uint32_t *ret_nused)
             s->place = MSPAN_EMPTY;
             s->nfrees = 0;
             mc->nempty_pages += npages;
+            slot->nempty++;
             mspan_list_push_back(&slot->empty, s);
         } else {
             place_span(mc, s, nused);
@@ -573,14 +622,14 @@ static mspan *take_from_daemon(mcache *mc, uint32_t i, uint32_t *ret_nused)
 }
 
 /* A span of the thread's lists becomes current. NULL: there is none. */
-static mspan *refill_from_lists(mcache *mc, uint32_t i)
+static inline mspan *refill_from_lists(mcache *mc, uint32_t i)
 {
     uint32_t nused;
     mspan *s;
 
     while ((s = take_from_lists(mc, &mc->slots[i], &nused)) != NULL) {
         if (LIKELY(mspan_make_current(s, nused))) {
-            mc->current[i] = s;
+            set_current(mc, s);
             mc->slots[i].used_at = mc->nrefills;
             return s;
         }
@@ -623,12 +672,15 @@ mspan *mcache_refill(uint32_t i)
     mspan *s = mc->current[i];
 
     if (s != &mspan_none) {
+        mspan *next;
+
         if (mspan_advance(s))
             return s;
         leave_current(mc, s, s->nelems);
         place_full(mc, s);
-        if (LIKELY(!trim_is_due(mc)) && (s = refill_from_lists(mc, i)) != NULL)
-            return s;
+        if (LIKELY(!trim_is_due(mc)) && LIKELY((next = refill_from_lists(mc, i)) != NULL))
+            return next;
+        set_none(mc, s);
     }
     return refill_from_afar(i);
 }
@@ -637,7 +689,7 @@ void *mcache_alloc(uint32_t slot)
 {
     mspan *s = mcache_refill(slot);
 
-    return s == NULL ? NULL : mspan_take(s);
+    return LIKELY(s != NULL) ? mspan_take(s) : NULL;
 }
 
 /* --- threads, detach, fork --- */

@@ -9,8 +9,9 @@
 /* The spans of one slot that are not current. */
 typedef struct mcache_slot {
     mspan_list partial;
-    mspan_list empty;  /* what may go back */
+    mspan_list empty;  /* what may go back: nempty of them */
     mspan_list full;   /* oldest first */
+    uint32_t nempty;
     uint32_t nbatch;   /* spans to ask for next: slow start */
     uint32_t nkeep;    /* empty spans to keep */
     uint32_t nspans;   /* all, with the current one */
@@ -28,16 +29,20 @@ typedef struct tiny_block {
     uint64_t nallocs; /* objects not yet counted */
 } tiny_block;
 
+/* Larger ones would make more work at each refill than they save. */
+#define DIRECT_BYTES_MAX 512u
+#define DIRECT_COUNT     (DIRECT_BYTES_MAX / 8 + 1)
+
 typedef struct mcache {
-    mspan *current[SLOT_COUNT]; /* &mspan_none where there is none */
+    mspan *direct[2][DIRECT_COUNT]; /* current spans by size, in units of 8 bytes, rounded up; [1]: noscan */
+    mspan *current[SLOT_COUNT];     /* the same, and all others, by slot; &mspan_none where there is none */
     tiny_block tiny;
     void *thread; /* thread_self() of its thread */
     uint64_t nempty_pages; /* in the lists of empty spans */
     uint64_t nheld_pages;
     uint64_t nrefills; /* requests to the daemon */
     mcache_slot slots[SLOT_COUNT];
-    uint32_t process_trim_seen;
-    uint32_t session_trim_seen;
+    uint32_t trim_seen;
     struct mcache *next; /* all mcaches of the process, or the free ones */
 } mcache;
 

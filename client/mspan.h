@@ -73,7 +73,6 @@ _Static_assert(offsetof(mspan, base) == 64 && sizeof(mspan) == 128, "two cache l
 typedef struct mspan_list {
     mspan *head;
     mspan *tail;
-    uint64_t count;
 } mspan_list;
 
 extern mspan mspan_none; /* no current span: has no free object */
@@ -167,7 +166,6 @@ static inline void mspan_list_push_front(mspan_list *list, mspan *s)
     else
         list->tail = s;
     list->head = s;
-    list->count++;
 }
 
 static inline void mspan_list_push_back(mspan_list *list, mspan *s)
@@ -179,7 +177,18 @@ static inline void mspan_list_push_back(mspan_list *list, mspan *s)
     else
         list->head = s;
     list->tail = s;
-    list->count++;
+}
+
+/* Remove the head; there is one. */
+static inline void mspan_list_pop(mspan_list *list)
+{
+    mspan *next = list->head->next;
+
+    list->head = next;
+    if (next != NULL)
+        next->prev = NULL;
+    else
+        list->tail = NULL;
 }
 
 static inline void mspan_list_remove(mspan_list *list, mspan *s)
@@ -192,7 +201,6 @@ static inline void mspan_list_remove(mspan_list *list, mspan *s)
         s->next->prev = s->prev;
     else
         list->tail = s->prev;
-    list->count--;
 }
 
 /* Allocate bit of word: dying before it leaves the slot free, dying after it costs that one object. */
