@@ -67,7 +67,7 @@ static void server_on_lost_timer(uv_timer_t *timer)
 
         if (sess == NULL || sess->state != SHM_SESSION_LOST)
             continue;
-        /* To ask costs the kernel a walk over all locks: those that have been lost for long are asked some at a time. */
+        /* To ask costs the kernel a walk over all locks: of those lost for long, some are asked at a time. */
         if (sess->nlooks >= LOST_LOOKS_FEW) {
             more = true;
             if (nold == LOST_OLD_A_TICK)
