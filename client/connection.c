@@ -1,9 +1,9 @@
 /*
  * Connection: one request at a time over one socket, and coming back when it was lost.
  *
- * Called by attach, mcache (refill, return), large, roots, owner and stats. Data: private, under one lock that is
- * held for the length of a request. A request's time begins before it waits for the lock. No malloc: messages are packed
- * into and unpacked from buffers of the connection.
+ * Called by attach, mcache (refill, return), large, roots, owner and stats. Data: private, under one lock that is held
+ * for the length of a request. A request's time begins before it waits for the lock. No malloc: messages are packed
+ * into and unpacked from buffers of the connection. A refill is two system calls: send, and a recvmsg that waits.
  *
  * Replies are matched by id. A reply that comes after its request has timed out may bring spans that nobody waits for
  * any more: they go straight back. Notices (id 0) need no action: what the daemon wants back stands in trim_seq of
@@ -18,8 +18,8 @@
  *      of the connection when spans come, and cleared before they go.
  *   4. send the request again. All of them may be carried out twice: what the first one has leased was found in 3, and
  *      the others say how things shall be.
- * A request that is only sent does not wait for a connection, nor for a thread that does: returns are kept until there is
- * one again, and the daemon's sweep finds large objects that nobody told it of.
+ * A request that is only sent does not wait for a connection, nor for a thread that does: returns are kept until there
+ * is one again, and the daemon's sweep finds large objects that nobody told it of.
  */
 #include "client/connection.h"
 
@@ -30,7 +30,7 @@
 #include <time.h>
 
 #include "client/mcache.h"
-#include "proto/goallocd.pb-c.h"
+#include "proto/wire.h"
 #include "shm/atomics.h"
 
 #define TOKEN_BYTES      16u
@@ -113,7 +113,7 @@ static int lose(int error)
 
 static int send_request(Goallocd__Request *request, deadline until)
 {
-    size_t len = frame_pack(&request->base, out, sizeof(out));
+    size_t len = wire_pack_request(request, out, sizeof(out));
     int r;
 
     if (len == 0)
@@ -158,8 +158,7 @@ static int await_reply(uint64_t id, Goallocd__Reply **ret, deadline until)
             return r;
         if (r < 0)
             return lose(r);
-        frame_bump_reset(&bump);
-        reply = goallocd__reply__unpack(&bump.allocator, len, payload);
+        reply = wire_unpack_reply(&bump, payload, len);
         channel_drop_frame(&ch);
         if (reply == NULL) {
             (void)lose(-EPROTO);

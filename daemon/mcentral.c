@@ -25,7 +25,7 @@
 
 static uint32_t nbits(uint64_t word)
 {
-    return (uint32_t)__builtin_popcountll(word);
+    return word == 0 ? 0 : (uint32_t)__builtin_popcountll(word);
 }
 
 uint32_t span_fold(mheap *heap, page_no first)

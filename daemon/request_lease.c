@@ -22,7 +22,6 @@
 #include "daemon/request_internal.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "daemon/log.h"
@@ -113,8 +112,8 @@ static void op_add_releases(peer *p)
     if (over == 0)
         return;
     mheap_flush_cache(heap);
-    p->commit.releases = malloc(COMMIT_RELEASES_MAX * sizeof(*p->commit.releases));
-    while (p->commit.releases != NULL && over > 0 && p->commit.nreleases < COMMIT_RELEASES_MAX) {
+    p->commit.releases = p->op->releases;
+    while (over > 0 && p->commit.nreleases < COMMIT_RELEASES_MAX) {
         run = mheap_begin_release(heap, over, true);
         if (run.npages == 0)
             return;
@@ -132,15 +131,14 @@ static void op_end_releases(peer *p)
     }
     if (p->commit.nreleases > 0)
         server_on_released(p->server);
-    free(p->commit.releases);
     p->commit.releases = NULL;
     p->commit.nreleases = p->commit.npunched = 0;
 }
 
 static void op_end(peer *p)
 {
-    free(p->op_spans);
-    free(p->commit.runs);
+    oppool_give(&p->server->ops, p->op);
+    p->op = NULL;
     p->op_spans = NULL;
     p->commit.runs = NULL;
     p->op_nspans = p->op_nfresh = 0;
@@ -239,23 +237,23 @@ static void op_on_committed(commit_job *job, int result)
     peer_resume(p);
 }
 
-/* Room for n spans in the peer's request under way. False: no memory, answered. */
-static bool op_begin(peer *p, uint64_t id, uint32_t n)
+/* The peer's request is under way: room for PROTO_SPANS_MAX spans. False: too many are, it is to be tried again. */
+static bool op_begin(peer *p, uint64_t id)
 {
+    p->op = oppool_take(&p->server->ops);
+    if (p->op == NULL) {
+        peer_wait_for_ops(p);
+        return false;
+    }
     p->op_id = id;
-    p->op_spans = malloc(n * sizeof(*p->op_spans));
-    p->commit.runs = malloc(n * sizeof(*p->commit.runs));
+    p->op_spans = p->op->spans;
+    p->commit.runs = p->op->runs;
     p->commit.nruns = p->commit.nreleases = p->commit.npunched = 0;
     p->commit.releases = NULL;
     p->commit.result = 0;
     p->commit.file = p->server->file;
     p->commit.done = op_on_committed;
     p->commit.data = p;
-    if (p->op_spans == NULL || p->commit.runs == NULL) {
-        op_end(p);
-        reply_error(p, id, ENOMEM, "the daemon is out of memory");
-        return false;
-    }
     return true;
 }
 
@@ -329,7 +327,7 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
     }
     if (want > room)
         want = room;
-    if (!op_begin(p, id, (uint32_t)want))
+    if (!op_begin(p, id))
         return;
 
     uint64_t want_free = (want * nelems + 1) / 2;
@@ -403,7 +401,7 @@ void handle_alloc_large(peer *p, uint64_t id, const Goallocd__AllocLarge *ask)
         reply_error(p, id, ENOMEM, "the system has no memory for the heap");
         return;
     }
-    if (!op_begin(p, id, 1))
+    if (!op_begin(p, id))
         return;
     if (heap_alloc_span(srv, ask->npages, align, span_class_of((size_class){ 0 }, ask->noscan), &first, &nscavenged) !=
         0) {
@@ -492,7 +490,7 @@ void handle_resize_large(peer *p, uint64_t id, const Goallocd__ResizeLarge *ask)
         reply_error(p, id, ENOMEM, "the system has no memory for the heap");
         return;
     }
-    if (!op_begin(p, id, 2))
+    if (!op_begin(p, id))
         return;
     if (!mheap_take_growth(srv->heap, first, grow, &nscavenged)) {
         op_end(p);

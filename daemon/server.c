@@ -1,13 +1,9 @@
 /*
- * Server: one libuv loop, one thread, which owns all heap state.
+ * Server: one libuv loop, one thread, which owns all heap state. Deaths of clients, work in slices, start and stop.
  *
- * Called by main. Calls request.c for each frame. A connection (peer) and a session are two things: a peer may have
- * no session (goallocctl), and a session may outlive its peer (the process closed the socket and lives).
+ * Called by main. Connections are in peer.c. A connection (peer) and a session are two things: a peer may have no
+ * session (goallocctl), and a session may outlive its peer (the process closed the socket and lives).
  *
- * In:   uv_read into one buffer of the loop -> whole frames are handled where they lie -> the rest is copied into
- * the peer. Out:  packed into one buffer of the loop -> uv_try_write -> what the socket does not take is copied and
- *       queued; above 256 KiB the peer is disconnected. The daemon never waits for a client.
- * Busy: a peer whose request takes longer is not read from until it is answered.
  * Idle: ending sessions and counting objects are done in slices between the turns of the loop.
  *
  * Death: SO_PEERPIDFD (else pidfd_open of the peer's pid) gives a pidfd at attach; it becomes readable when the
@@ -20,34 +16,27 @@
 #include "daemon/server.h"
 
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <utlist.h>
-
 #include "daemon/log.h"
 #include "daemon/notify.h"
 #include "daemon/request.h"
-#include "proto/fdpass.h"
 #include "shm/crash.h"
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
 #endif
 
-#define QUEUED_BYTES_MAX   (256 * KIB)
 #define END_SLICE_SPANS    256u
 #define LOST_MS_MAX        32u
 #define LOST_LOOKS_FEW     64u /* at a session that has just been lost, before it counts as lost for long */
 #define LOST_OLD_A_TICK    16u
 #define CENSUS_SLICE_SPANS 1024u
 #define SWEEP_SLICE_SPANS  512u
-#define DEFERS_MAX         16u
 
 struct watch {
     uv_poll_t poll;
@@ -57,35 +46,7 @@ struct watch {
     uint32_t epoch;
 };
 
-static void peer_process(peer *p);
-static void peer_close(peer *p);
-static void server_watch_lost(server *s);
-
-/* --- peers --- */
-
-static void peer_unref(peer *p)
-{
-    if (!p->closed || p->busy)
-        return;
-    free(p->op_spans);
-    free(p->in);
-    free(p);
-}
-
-static void peer_on_closed(uv_handle_t *handle)
-{
-    peer *p = handle->data;
-
-    p->closed = true;
-    peer_unref(p);
-}
-
-session *peer_session(const peer *p)
-{
-    session *s = p->session.n == 0 ? NULL : session_find(&p->server->sessions, p->session, p->epoch);
-
-    return s != NULL && s->state == SHM_SESSION_OPEN ? s : NULL;
-}
+/* --- lost sessions --- */
 
 static void server_end_session(server *s, session *sess)
 {
@@ -106,7 +67,7 @@ static void server_on_lost_timer(uv_timer_t *timer)
 
         if (sess == NULL || sess->state != SHM_SESSION_LOST)
             continue;
-        /* To ask costs the kernel a walk over all locks: those that have been lost for long are asked some at a time. */
+        /* To ask costs the kernel a walk over all locks: of those lost for long, some are asked at a time. */
         if (sess->nlooks >= LOST_LOOKS_FEW) {
             more = true;
             if (nold == LOST_OLD_A_TICK)
@@ -128,7 +89,7 @@ static void server_on_lost_timer(uv_timer_t *timer)
     s->lost_ms = s->lost_ms * 2 < LOST_MS_MAX ? s->lost_ms * 2 : LOST_MS_MAX;
 }
 
-static void server_watch_lost(server *s)
+void server_watch_lost(server *s)
 {
     s->lost_ms = 1;
     (void)uv_timer_start(&s->lost_timer, server_on_lost_timer, 0, 0);
@@ -141,280 +102,6 @@ void server_drop_peer_of(server *s, const session *sess)
         if (p->session.n == sess->no.n && p->epoch == sess->epoch)
             peer_close(p);
     }
-}
-
-static void peer_close(peer *p)
-{
-    server *s = p->server;
-    session *sess = peer_session(p);
-
-    if (p->closing)
-        return;
-    p->closing = true;
-    if (sess != NULL && !s->stopping) {
-        session_set_state(&s->sessions, sess, SHM_SESSION_LOST);
-        sess->nlooks = 0;
-        log_debug("session %u (pid %u): connection ended", sess->no.n, sess->pid);
-        server_watch_lost(s);
-    }
-    if (p->wait != WAIT_NONE || p->op_detach || p->deferred) {
-        /* Nobody will come back to this peer for these. A commit does, so the peer waits for that. */
-        p->wait = WAIT_NONE;
-        p->op_detach = p->deferred = false;
-        p->busy = false;
-    }
-    DL_DELETE(s->peers, p);
-    uv_close((uv_handle_t *)&p->pipe, peer_on_closed);
-}
-
-void peer_violation(peer *p, const char *format, ...)
-{
-    char why[256];
-    va_list args;
-
-    va_start(args, format);
-    (void)vsnprintf(why, sizeof(why), format, args);
-    va_end(args);
-    log_warn("client pid %u, session %u disconnected: %s", p->pid, p->session.n, why);
-    peer_close(p);
-}
-
-typedef struct queued_write {
-    uv_write_t req;
-    peer *peer;
-    size_t len_bytes;
-    uint8_t data[];
-} queued_write;
-
-static void peer_on_written(uv_write_t *req, int status)
-{
-    queued_write *w = req->data;
-
-    w->peer->queued_bytes -= w->len_bytes;
-    if (status < 0 && status != UV_ECANCELED)
-        peer_close(w->peer);
-    free(w);
-}
-
-static void peer_send(peer *p, const uint8_t *data, size_t len_bytes)
-{
-    queued_write *w;
-
-    if (p->queued_bytes == 0) {
-        uv_buf_t buf = uv_buf_init((char *)(uintptr_t)data, (unsigned)len_bytes);
-        int n = uv_try_write((uv_stream_t *)&p->pipe, &buf, 1);
-
-        if (n < 0 && n != UV_EAGAIN) {
-            peer_close(p);
-            return;
-        }
-        if (n > 0) {
-            data += n;
-            len_bytes -= (size_t)n;
-        }
-        if (len_bytes == 0)
-            return;
-    }
-    w = p->queued_bytes + len_bytes > QUEUED_BYTES_MAX ? NULL : malloc(sizeof(*w) + len_bytes);
-    if (w == NULL) {
-        peer_violation(p, "it does not read its replies");
-        return;
-    }
-    w->req.data = w;
-    w->peer = p;
-    w->len_bytes = len_bytes;
-    memcpy(w->data, data, len_bytes);
-
-    uv_buf_t buf = uv_buf_init((char *)w->data, (unsigned)len_bytes);
-
-    if (uv_write(&w->req, (uv_stream_t *)&p->pipe, &buf, 1, peer_on_written) < 0) {
-        free(w);
-        peer_close(p);
-        return;
-    }
-    p->queued_bytes += len_bytes;
-}
-
-void peer_reply(peer *p, const Goallocd__Reply *reply)
-{
-    size_t len = frame_pack(&reply->base, p->server->out, sizeof(p->server->out));
-
-    if (p->closing)
-        return;
-    if (len == 0)
-        peer_violation(p, "a reply does not fit into a frame");
-    else
-        peer_send(p, p->server->out, len);
-}
-
-void peer_reply_with_fds(peer *p, const Goallocd__Reply *reply, const int *fds, int nfds)
-{
-    size_t len = frame_pack(&reply->base, p->server->out, sizeof(p->server->out));
-    uv_os_fd_t fd;
-    ssize_t n;
-
-    /* The descriptors go around libuv, so nothing of libuv's may still be on its way. */
-    if (len == 0 || p->queued_bytes != 0 || uv_fileno((uv_handle_t *)&p->pipe, &fd) < 0) {
-        peer_violation(p, "it does not read its replies");
-        return;
-    }
-    n = fdpass_send(fd, p->server->out, len, fds, nfds);
-    if (n != (ssize_t)len)
-        peer_close(p);
-}
-
-static void peer_on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
-{
-    peer *p = handle->data;
-
-    (void)suggested;
-    *buf = uv_buf_init((char *)p->server->in, sizeof(p->server->in));
-}
-
-/* Handle whole frames in data. Returns the bytes used up. */
-static size_t peer_handle_frames(peer *p, const uint8_t *data, size_t len_bytes)
-{
-    server *s = p->server;
-    size_t used = 0;
-
-    while (!p->busy && !p->closing && len_bytes - used >= FRAME_HEADER_BYTES) {
-        uint32_t payload = frame_payload_bytes(data + used);
-        Goallocd__Request *request;
-
-        if (payload > FRAME_PAYLOAD_MAX) {
-            peer_violation(p, "a frame of %u bytes", payload);
-            break;
-        }
-        if (len_bytes - used < FRAME_HEADER_BYTES + payload)
-            break;
-        frame_bump_reset(&s->bump);
-        request = goallocd__request__unpack(&s->bump.allocator, payload, data + used + FRAME_HEADER_BYTES);
-        if (request == NULL) {
-            peer_violation(p, "a frame that is no request");
-            break;
-        }
-        s->nrpcs++;
-        p->notified = false;
-        request_handle(p, request);
-        if (p->deferred)
-            break;
-        p->ndefers = 0;
-        used += FRAME_HEADER_BYTES + payload;
-    }
-    return used;
-}
-
-/* Keep what has not been handled: len_bytes at data, which may lie in p->in. */
-static void peer_keep(peer *p, const uint8_t *data, size_t len_bytes)
-{
-    if (len_bytes == 0 || p->closing) {
-        free(p->in);
-        p->in = NULL;
-        p->in_bytes = 0;
-        return;
-    }
-
-    uint8_t *copy = malloc(len_bytes);
-
-    if (copy == NULL) {
-        peer_violation(p, "no memory for its request");
-        return;
-    }
-    memcpy(copy, data, len_bytes);
-    free(p->in);
-    p->in = copy;
-    p->in_bytes = len_bytes;
-}
-
-static void peer_on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf)
-{
-    peer *p = stream->data;
-    const uint8_t *data = (const uint8_t *)buf->base;
-    size_t len = (size_t)nread;
-    size_t used;
-
-    if (nread == 0)
-        return;
-    if (nread < 0) {
-        peer_close(p);
-        return;
-    }
-    if (p->in_bytes > 0) {
-        uint8_t *joined = realloc(p->in, p->in_bytes + len);
-
-        if (joined == NULL) {
-            peer_violation(p, "no memory for its request");
-            return;
-        }
-        memcpy(joined + p->in_bytes, data, len);
-        p->in = joined;
-        p->in_bytes += len;
-        peer_process(p);
-        return;
-    }
-    used = peer_handle_frames(p, data, len);
-    peer_keep(p, data + used, len - used);
-    if (p->busy && !p->closing)
-        (void)uv_read_stop(stream);
-}
-
-/* Go on with what is kept, then with reading. */
-static void peer_process(peer *p)
-{
-    size_t used = peer_handle_frames(p, p->in, p->in_bytes);
-    int r;
-
-    if (used > 0 || p->closing)
-        peer_keep(p, p->in + used, p->in_bytes - used);
-    if (p->closing)
-        return;
-    if (p->busy) {
-        (void)uv_read_stop((uv_stream_t *)&p->pipe);
-        return;
-    }
-    r = uv_read_start((uv_stream_t *)&p->pipe, peer_on_alloc, peer_on_read);
-    if (r < 0 && r != UV_EALREADY)
-        peer_close(p);
-}
-
-void peer_resume(peer *p)
-{
-    p->busy = false;
-    if (p->closing)
-        peer_unref(p);
-    else
-        peer_process(p);
-}
-
-static void server_on_connection(uv_stream_t *listener, int status)
-{
-    server *s = listener->data;
-    struct ucred cred = { 0 };
-    socklen_t len = sizeof(cred);
-    uv_os_fd_t fd;
-    peer *p;
-
-    if (status < 0) {
-        log_warn("accept: %s", uv_strerror(status));
-        return;
-    }
-    p = calloc(1, sizeof(*p));
-    if (p == NULL || uv_pipe_init(&s->loop, &p->pipe, 0) < 0) {
-        log_warn("no memory for a connection");
-        free(p);
-        return;
-    }
-    p->server = s;
-    p->pipe.data = p;
-    DL_APPEND(s->peers, p);
-    if (uv_accept(listener, (uv_stream_t *)&p->pipe) < 0 || uv_fileno((uv_handle_t *)&p->pipe, &fd) < 0 ||
-        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
-        uv_read_start((uv_stream_t *)&p->pipe, peer_on_alloc, peer_on_read) < 0) {
-        peer_close(p);
-        return;
-    }
-    p->pid = (uint32_t)cred.pid;
-    p->uid = cred.uid;
 }
 
 /* --- deaths --- */
@@ -577,24 +264,6 @@ static bool idle_sweep(server *s)
     return true;
 }
 
-bool peer_defer(peer *p)
-{
-    const mheap *heap = p->server->heap;
-
-    if (heap->nreleasing_pages + heap->nempty_pages == 0 || p->ndefers >= DEFERS_MAX)
-        return false;
-    p->ndefers++;
-    p->deferred = true;
-    p->busy = true;
-    return true;
-}
-
-void peer_wait_for_ops(peer *p)
-{
-    p->deferred = true;
-    p->busy = true;
-}
-
 void server_on_released(void *data)
 {
     server *s = data;
@@ -755,7 +424,7 @@ static int server_start(server *s, int listen_fd)
     }
     s->commits.loop = &s->loop;
     scavenge_start(&s->scav, &s->loop, s->heap, s->options.scavtrace, server_on_released, s);
-    return uv_listen((uv_stream_t *)&s->listener, SOMAXCONN, server_on_connection);
+    return uv_listen((uv_stream_t *)&s->listener, SOMAXCONN, peer_on_connection);
 }
 
 int server_run(server *s, int listen_fd, mheap *heap, const server_options *options)
@@ -768,6 +437,7 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
     s->heap = heap;
     s->options = *options;
     s->started_ms = uv_hrtime() / 1000000;
+    oppool_init(&s->ops);
     frame_bump_init(&s->bump, s->bump_buf, sizeof(s->bump_buf));
     if (options->recovered) {
         r = session_table_recover(&s->sessions, heap, &why);

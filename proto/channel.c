@@ -1,5 +1,10 @@
 /*
- * Channel: connect, send and receive frames on a non-blocking socket with poll and a deadline.
+ * Channel: connect, send and receive frames on a socket, with a deadline.
+ *
+ * A request and its reply are two system calls: send, and a recvmsg that waits. It waits for 100 ms at most
+ * (SO_RCVTIMEO, set once); then the deadline is looked at, and what is left of it below 100 ms is waited for with poll,
+ * to the millisecond. Nothing else waits in the socket: it blocks only from when it is connected on, and sends
+ * don't.
  *
  * Called under the lock of whoever owns the channel. No malloc, no thread, no signal. Data: the channel itself, private
  * to the process. The child of a fork closes its copy of the descriptor and connects anew.
@@ -7,13 +12,18 @@
 #include "proto/channel.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+
+#define RECV_WAIT_MS 100
 
 static int64_t now_ms(void)
 {
@@ -51,6 +61,18 @@ static int wait_ready(int fd, short events, deadline until)
     }
 }
 
+/* From now on the socket waits for what it is asked to receive, but not for long. */
+static int let_wait(int fd)
+{
+    struct timeval wait = { .tv_usec = RECV_WAIT_MS * 1000 };
+    int flags = fcntl(fd, F_GETFL);
+
+    if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait)) < 0 || flags < 0 ||
+        fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0)
+        return -errno;
+    return 0;
+}
+
 int channel_connect(channel *ch, const char *path, deadline until)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -81,6 +103,8 @@ int channel_connect(channel *ch, const char *path, deadline until)
         else if (r != -EINTR)
             break;
     }
+    if (r == 0)
+        r = let_wait(ch->fd);
     if (r < 0)
         channel_close(ch);
     return r == -EAGAIN ? -ETIMEDOUT : r;
@@ -132,18 +156,22 @@ int channel_recv(channel *ch, const uint8_t **ret_payload, size_t *ret_len_bytes
             }
         }
 
-        ssize_t n = fdpass_recv(ch->fd, ch->in + ch->have_bytes, sizeof(ch->in) - ch->have_bytes, ch->fds, &ch->nfds);
+        bool waits = deadline_left_ms(until) >= RECV_WAIT_MS;
+        uint8_t *at = ch->in + ch->have_bytes;
+        size_t room = sizeof(ch->in) - ch->have_bytes;
+        ssize_t n = waits ? fdpass_recv_wait(ch->fd, at, room, ch->fds, &ch->nfds)
+                          : fdpass_recv(ch->fd, at, room, ch->fds, &ch->nfds);
 
         if (n > 0) {
             ch->have_bytes += (size_t)n;
         } else if (n == 0) {
             return -ECONNRESET;
-        } else if (n == -EAGAIN) {
+        } else if (n == -EAGAIN && !waits) {
             int r = wait_ready(ch->fd, POLLIN, until);
 
             if (r < 0)
                 return r;
-        } else {
+        } else if (n != -EAGAIN && n != -EINTR) {
             return (int)n;
         }
     }

@@ -38,18 +38,15 @@ ssize_t fdpass_send(int socket_fd, const void *data, size_t len_bytes, const int
     return n < 0 ? -errno : n;
 }
 
-ssize_t fdpass_recv(int socket_fd, void *buf, size_t cap_bytes, int fds[FDPASS_MAX], int *nfds)
+static ssize_t receive(int socket_fd, void *buf, size_t cap_bytes, int fds[FDPASS_MAX], int *nfds, int flags)
 {
     control_buf control = { .bytes = { 0 } };
     struct iovec iov = { .iov_base = buf, .iov_len = cap_bytes };
     struct msghdr msg = {
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)
     };
-    ssize_t n;
+    ssize_t n = recvmsg(socket_fd, &msg, flags | MSG_CMSG_CLOEXEC);
 
-    do
-        n = recvmsg(socket_fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    while (n < 0 && errno == EINTR);
     if (n < 0)
         return -errno;
 
@@ -69,4 +66,19 @@ ssize_t fdpass_recv(int socket_fd, void *buf, size_t cap_bytes, int fds[FDPASS_M
         }
     }
     return n;
+}
+
+ssize_t fdpass_recv(int socket_fd, void *buf, size_t cap_bytes, int fds[FDPASS_MAX], int *nfds)
+{
+    ssize_t n;
+
+    do
+        n = receive(socket_fd, buf, cap_bytes, fds, nfds, MSG_DONTWAIT);
+    while (n == -EINTR);
+    return n;
+}
+
+ssize_t fdpass_recv_wait(int socket_fd, void *buf, size_t cap_bytes, int fds[FDPASS_MAX], int *nfds)
+{
+    return receive(socket_fd, buf, cap_bytes, fds, nfds, 0);
 }

@@ -193,6 +193,112 @@ static void pipelined_requests_are_answered_in_order(void **state)
     channel_close(&ch);
 }
 
+/* Request number id of a stream: short ones, long ones, some that take longer. Returns the bytes of its frame. */
+static size_t mixed_request(uint64_t id, uint8_t *out, size_t cap)
+{
+    static uint8_t name[50000];
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Ping ping = GOALLOCD__PING__INIT;
+    Goallocd__Stats stats = GOALLOCD__STATS__INIT;
+    Goallocd__RootGet get = GOALLOCD__ROOT_GET__INIT;
+
+    request.id = id;
+    if (id % 5 == 0) {
+        get.name = (ProtobufCBinaryData){ .data = name, .len = id * 7919 % sizeof(name) };
+        request.op_case = GOALLOCD__REQUEST__OP_ROOT_GET;
+        request.root_get = &get;
+    } else if (id % 7 == 0) {
+        request.op_case = GOALLOCD__REQUEST__OP_STATS;
+        request.stats = &stats;
+    } else {
+        request.op_case = GOALLOCD__REQUEST__OP_PING;
+        request.ping = &ping;
+    }
+    return frame_pack(&request.base, out, cap);
+}
+
+static void requests_in_pieces_of_any_length_are_answered_in_order(void **state)
+{
+    enum { NREQUESTS = 300 };
+    static uint8_t out[NREQUESTS * 12000];
+    static channel ch;
+    uint64_t seed = test_seed();
+    uint64_t id = 1;
+    size_t used = 0;
+
+    for (uint64_t i = 1; i <= NREQUESTS; i++)
+        used += mixed_request(i, out + used, sizeof(out) - used);
+    assert_int_equal(channel_connect(&ch, ((fixture *)*state)->socket, deadline_in(5000)), 0);
+    for (size_t at = 0; at < used;) {
+        size_t some = (size_t)(test_random(&seed) >> (63 - test_random(&seed) % 17)) + 1;
+
+        some = some < used - at ? some : used - at;
+        assert_int_equal(channel_send(&ch, out + at, some, deadline_in(5000)), 0);
+        at += some;
+        if (test_random(&seed) % 4 == 0)
+            (void)usleep(200); /* so that the daemon reads just this */
+    }
+    for (; id <= NREQUESTS; id++) {
+        const uint8_t *payload;
+        size_t len;
+
+        assert_int_equal(channel_recv(&ch, &payload, &len, deadline_in(5000)), 0);
+
+        Goallocd__Reply *reply = goallocd__reply__unpack(NULL, len, payload);
+
+        assert_non_null(reply);
+        assert_int_equal(reply->id, id);
+        assert_int_equal(reply->error != 0, id % 5 == 0);
+        goallocd__reply__free_unpacked(reply, NULL);
+        channel_drop_frame(&ch);
+    }
+    channel_close(&ch);
+}
+
+static void more_large_objects_at_once_than_the_daemon_commits_at_once_all_come(void **state)
+{
+    enum { NCLIENTS = 150 };
+    Goallocd__AllocLarge large = GOALLOCD__ALLOC_LARGE__INIT;
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    static uint8_t out[64];
+    int fds[NCLIENTS];
+    size_t len;
+
+    large.npages = 64; /* more than is committed without the thread pool */
+    request.id = 2;
+    request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
+    request.alloc_large = &large;
+    len = frame_pack(&request.base, out, sizeof(out));
+    for (int i = 0; i < NCLIENTS; i++)
+        fds[i] = raw_attach(*state);
+    for (int i = 0; i < NCLIENTS; i++)
+        send_bytes(fds[i], out, len);
+    for (int i = 0; i < NCLIENTS; i += 10) {
+        (void)close(fds[i]); /* some do not wait for theirs */
+        fds[i] = -1;
+    }
+    for (int i = 0; i < NCLIENTS; i++) {
+        static channel ch;
+        const uint8_t *payload;
+
+        if (fds[i] < 0)
+            continue;
+        ch.fd = fds[i];
+        ch.have_bytes = 0;
+        assert_int_equal(channel_recv(&ch, &payload, &len, deadline_in(5000)), 0);
+
+        Goallocd__Reply *reply = goallocd__reply__unpack(NULL, len, payload);
+
+        assert_non_null(reply);
+        assert_int_equal(reply->error, 0);
+        assert_int_equal(reply->result_case, GOALLOCD__REPLY__RESULT_ALLOC_LARGE);
+        goallocd__reply__free_unpacked(reply, NULL);
+        channel_close(&ch);
+    }
+    assert_true(fixture_is_clean(*state, 0));
+    assert_true(fixture_is_whole(*state));
+}
+
 static void unknown_request_is_enosys_and_unknown_fields_are_ignored(void **state)
 {
     /* id 9, field 99 = {} (no op that is known); then id 9, ping, field 100 = 5 */
@@ -436,6 +542,8 @@ int main(void)
         TEST(malformed_frames_disconnect),
         TEST(frame_in_single_bytes_is_answered),
         TEST(pipelined_requests_are_answered_in_order),
+        TEST(requests_in_pieces_of_any_length_are_answered_in_order),
+        TEST(more_large_objects_at_once_than_the_daemon_commits_at_once_all_come),
         TEST(unknown_request_is_enosys_and_unknown_fields_are_ignored),
         TEST(requests_without_a_session_are_refused),
         TEST(refill_of_no_such_class_or_of_nothing_is_refused),

@@ -1,0 +1,25 @@
+/*
+ * Wire: requests and replies to and from frames. What refills and returns need is done by hand, the rest by protobuf-c.
+ */
+#ifndef GOALLOC_PROTO_WIRE_H
+#define GOALLOC_PROTO_WIRE_H
+
+#include "proto/frame.h"
+#include "proto/goallocd.pb-c.h"
+
+/* As frame_pack(), with the same result. */
+size_t wire_pack_request(const Goallocd__Request *request, uint8_t *buf, size_t cap_bytes)
+    __attribute__((warn_unused_result));
+size_t wire_pack_reply(const Goallocd__Reply *reply, uint8_t *buf, size_t cap_bytes)
+    __attribute__((warn_unused_result));
+
+/*
+ * Unpack a payload into memory of bump, which begins anew: the message is valid until the next one. NULL: it is no
+ * such message, or does not fit.
+ */
+Goallocd__Request *wire_unpack_request(frame_bump *bump, const uint8_t *payload, size_t len_bytes)
+    __attribute__((warn_unused_result));
+Goallocd__Reply *wire_unpack_reply(frame_bump *bump, const uint8_t *payload, size_t len_bytes)
+    __attribute__((warn_unused_result));
+
+#endif
