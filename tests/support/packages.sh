@@ -7,6 +7,12 @@ goalloc_packages=(
     libcmocka-dev libmimalloc-dev
 )
 
+# What tests/bench/run needs besides: the peers, callgrind, the plots.
+# shellcheck disable=SC2034
+goalloc_bench_packages=(
+    python3 libmimalloc-dev libjemalloc-dev libtcmalloc-minimal4 libboost-dev valgrind gnuplot-nox
+)
+
 # Install what is missing of them. Does nothing, and needs neither root nor a network, when nothing is missing.
 goalloc_install_packages() {
     local package status missing=() as_root=()
