@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -115,12 +116,17 @@ class Daemon:
             [os.path.join(BUILD, "daemon", "goallocd"), "--socket", self.socket, "--reserve", "64G",
              "--log-level", "warn"], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         deadline = time.monotonic() + 10
-        while not os.path.exists(self.socket):
+        while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise RuntimeError("goallocd does not start: " + self.log.name)
             time.sleep(0.001)
         return dict(os.environ, GOALLOC_SOCKET=self.socket, GOALLOC_BENCH_DAEMON=str(self.process.pid))
+
+    def answers(self):
+        """The socket is there a moment before anybody listens."""
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(self.socket) == 0
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
