@@ -7,10 +7,10 @@ goalloc_packages=(
     libcmocka-dev
 )
 
-# What tests/bench/run needs besides: the peers, callgrind, the plots.
+# What tests/bench/run needs besides: the peers, callgrind, the plots, programs to record.
 # shellcheck disable=SC2034
 goalloc_bench_packages=(
-    python3 libmimalloc-dev libjemalloc-dev libtcmalloc-minimal4 libboost-dev valgrind gnuplot-nox
+    python3 libmimalloc-dev libjemalloc-dev libtcmalloc-minimal4 libboost-dev valgrind gnuplot-nox sqlite3
 )
 
 # Install what is missing of them. Does nothing, and needs neither root nor a network, when nothing is missing.
