@@ -287,6 +287,9 @@ def main():
         return 0
     if not build(arguments):
         return 1
+    if not os.access(os.path.join(BIN, "bench-goalloc"), os.X_OK):
+        print(f"tests/bench/run: there is no suite in {BUILD}", file=sys.stderr)
+        return 1
 
     def wanted(name):
         return not arguments.only or re.search(arguments.only, name) is not None
@@ -296,6 +299,9 @@ def main():
         trace_rows, why_no_traces = make_trace_rows(arguments.quick)
         rows += trace_rows
     rows = [row for row in rows if wanted(row.name)]
+    if not rows and not wanted("instructions") and not wanted("rpc"):
+        print(f"tests/bench/run: no row matches '{arguments.only}'; --list prints their names", file=sys.stderr)
+        return 1
     os.makedirs(arguments.output, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="goalloc-bench-") as directory:
         suite = Suite(arguments, directory)
@@ -318,5 +324,15 @@ def main():
     return 1 if arguments.check and any(bar["reached"] is False for bar in results["bars"]) else 0
 
 
+def interrupt(number, _):
+    """Ended like by ^C, so that daemon and directory go, too."""
+    raise KeyboardInterrupt(number)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGINT, interrupt)  # also where the shell has it ignored
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("tests/bench/run: interrupted")

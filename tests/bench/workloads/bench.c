@@ -14,16 +14,18 @@
  * ns_per_op is the sum of the workers' times divided by the sum of their operations: what an operation takes a worker.
  *
  * Workers are threads of this process (the first one is its first thread, so one worker means a program without
- * threads) or forked processes of one thread each. All that they share is one anonymous shared mapping. The same seed
- * for each allocator: each does exactly the same, which the checksum shows.
+ * threads) or forked processes of one thread each. All that they share is one anonymous shared mapping. Several workers
+ * have a CPU each, if there are enough: else the scheduler sometimes leaves two on one for a while, and contention
+ * comes and goes. The same seed for each allocator: each does exactly the same, which the checksum shows.
  */
 #include "tests/bench/workloads/bench.h"
 
 #include <argp.h>
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,6 +113,25 @@ static uint64_t count_rpcs(void)
 #endif
 }
 
+/* The CPU of that worker's number, of those that this process may use. */
+static void settle(const bench_worker *w)
+{
+    cpu_set_t usable;
+    cpu_set_t mine;
+    unsigned n = 0;
+
+    if (w->nworkers < 2 || sched_getaffinity(0, sizeof(usable), &usable) < 0)
+        return;
+    if ((unsigned)CPU_COUNT(&usable) < w->nworkers)
+        return;
+    CPU_ZERO(&mine);
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (CPU_ISSET(cpu, &usable) && n++ == w->index)
+            CPU_SET(cpu, &mine);
+    }
+    (void)sched_setaffinity(0, sizeof(mine), &mine);
+}
+
 static void meet(void)
 {
     (void)pthread_barrier_wait(&common->barrier);
@@ -123,6 +144,7 @@ static void *work(void *arg)
     uint64_t nrpcs = 0;
     double start;
 
+    settle(w);
     if (workload->prepare != NULL)
         workload->prepare(w);
     meet();
@@ -132,6 +154,10 @@ static void *work(void *arg)
     if (leads)
         attach();
     meet();
+#if defined(BENCH_BOOST)
+    if (w->index == 0)
+        bench_boost_remove(); /* all have it open: nothing is left over, however this ends */
+#endif
     if (workload->setup != NULL)
         workload->setup(w);
     meet();
@@ -351,9 +377,6 @@ int main(int argc, char **argv)
         run_processes(n);
     else
         run_threads(n);
-#if defined(BENCH_BOOST)
-    bench_boost_remove();
-#endif
     print(n, args.processes > 0);
     return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -102,10 +102,10 @@ _Noreturn
 #endif
 void bench_die(const char *what);
 
-/* What --processes needs beside the allocator: for Boost.Interprocess to make and to open its segment. */
+/* For Boost.Interprocess: its segment is created before the workers start, opened by each process, then unlinked. */
 void bench_boost_create(void);
-void bench_boost_remove(void);
 void bench_boost_attach(void);
+void bench_boost_remove(void);
 
 /* xorshift64 (Marsaglia): cheap, so that it is not what is measured. */
 static inline uint64_t bench_random(uint64_t *state)

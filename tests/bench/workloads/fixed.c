@@ -78,7 +78,7 @@ static void batches_run(bench_worker *w)
 const bench_workload bench_fixed[] = {
     { .name = "pairs",
       .about = "malloc and free at once",
-      .ops = 2000000,
+      .ops = 4000000,
       .size = 64,
       .prepare = pairs_prepare,
       .setup = pairs_setup,

@@ -146,10 +146,10 @@ const bench_workload bench_threads[] = {
       .run = prodcons_run },
     { .name = "cache-scratch",
       .about = "passive false sharing",
-      .ops = 20000,
+      .ops = 60000,
       .size = 8,
       .setup = scratch_setup,
       .run = scratch_run },
-    { .name = "cache-thrash", .about = "active false sharing", .ops = 20000, .size = 8, .run = thrash_run },
+    { .name = "cache-thrash", .about = "active false sharing", .ops = 60000, .size = 8, .run = thrash_run },
     { .name = NULL },
 };
