@@ -16,11 +16,12 @@
 #define OBJECTS 2000 /* mallocs of each thread, freed by the next thread */
 
 static char *objects[THREADS][OBJECTS];
+static size_t numbers[THREADS] = { 0, 1, 2, 3 };
 static pthread_barrier_t barrier;
 
 static void *run(void *arg)
 {
-    size_t me = (size_t)arg % THREADS;
+    size_t me = *(const size_t *)arg;
 
     for (size_t i = 0; i < OBJECTS; i++) {
         objects[me][i] = malloc(24 + i % 100);
@@ -53,7 +54,7 @@ int main(void)
         return 1;
     (void)pthread_barrier_init(&barrier, NULL, THREADS);
     for (size_t i = 0; i < THREADS; i++) {
-        if (pthread_create(&threads[i], NULL, run, (char *)0 + i) != 0)
+        if (pthread_create(&threads[i], NULL, run, &numbers[i]) != 0)
             return 1;
     }
     for (size_t i = 0; i < THREADS; i++)
