@@ -60,12 +60,13 @@ unit_is_rendered() {
 if ! check "cmake --install" cmake --install "$build" --prefix "$prefix"; then
     exit 1
 fi
-for file in bin/goallocd bin/goallocctl lib/libgoalloc.so lib/libgoalloc.a include/goalloc.h lib/pkgconfig/goalloc.pc \
+for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib/libgoalloc.a include/goalloc.h lib/pkgconfig/goalloc.pc \
     lib/systemd/system/goallocd.service lib/sysusers.d/goallocd.conf; do
     check "$file is installed" test -s "$prefix/$file"
 done
 check "goallocd --version" "$prefix/bin/goallocd" --version
 check "goallocctl --version" "$prefix/bin/goallocctl" --version
+check "goalloc-replay --version" "$prefix/bin/goalloc-replay" --version
 check "the unit is complete" unit_is_rendered
 check "libgoalloc.so exports only goalloc_*" exports_only_goalloc
 check "libgoalloc.so needs no libuv" links_without "$prefix/lib/libgoalloc.so" libuv

@@ -1,0 +1,93 @@
+/*
+ * Backend: the allocator that a trace is replayed on: goalloc, or, in the benchmark's peers, the malloc that is linked.
+ */
+#ifndef GOALLOC_REPLAY_BACKEND_H
+#define GOALLOC_REPLAY_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(REPLAY_PEER) /* its name */
+#include <malloc.h>
+
+#define BACKEND_NAME REPLAY_PEER
+#define BACKEND_IS_GOALLOC 0
+
+static inline void *backend_malloc(size_t size, bool noscan)
+{
+    (void)noscan;
+    return malloc(size);
+}
+
+static inline void *backend_calloc(size_t size, bool noscan)
+{
+    (void)noscan;
+    return calloc(1, size);
+}
+
+static inline void *backend_realloc(void *p, size_t size)
+{
+    return realloc(p, size > 0 ? size : 1); /* of some, 0 frees */
+}
+
+static inline void *backend_aligned(size_t alignment, size_t size)
+{
+    void *p;
+
+    return posix_memalign(&p, alignment, size) == 0 ? p : NULL;
+}
+
+static inline void backend_free(void *p)
+{
+    free(p);
+}
+
+static inline size_t backend_usable(void *p)
+{
+    return malloc_usable_size(p);
+}
+#else
+#include <goalloc.h>
+
+#define BACKEND_NAME "goalloc"
+#define BACKEND_IS_GOALLOC 1
+
+static inline void *backend_malloc(size_t size, bool noscan)
+{
+    return noscan ? goalloc_malloc_noscan(size) : goalloc_malloc(size);
+}
+
+static inline void *backend_calloc(size_t size, bool noscan)
+{
+    void *p;
+
+    if (!noscan)
+        return goalloc_calloc(1, size);
+    p = goalloc_malloc_noscan(size);
+    return p != NULL ? memset(p, 0, size) : NULL;
+}
+
+static inline void *backend_realloc(void *p, size_t size)
+{
+    return goalloc_realloc(p, size);
+}
+
+static inline void *backend_aligned(size_t alignment, size_t size)
+{
+    return goalloc_aligned_alloc(alignment, size);
+}
+
+static inline void backend_free(void *p)
+{
+    goalloc_free(p);
+}
+
+static inline size_t backend_usable(void *p)
+{
+    return goalloc_usable_size(p);
+}
+#endif
+
+#endif

@@ -1,0 +1,119 @@
+/*
+ * memory: measures what an allocator occupies, so that goalloc and peers count the same things: all resident memory
+ * that is there because of the allocator and was not there before.
+ *
+ * Called by replay.c. Data: its own descriptor of /proc/self/status.
+ *
+ *   goalloc  pages of the arena that have memory (committed_bytes: leased, or free and kept) and the physical memory of
+ *            the spans and bitmap regions (metadata_bytes), both of the whole heap, above what they were after the
+ *            attach; and this process's anonymous memory (RssAnon) above what it was before the attach, which is the
+ *            library's tables. What the arena's pages map to is counted once, as the heap's.
+ *   peers    resident memory (VmHWM, which is reset by writing 5 to clear_refs) above what it was before the replay.
+ *            The kernel keeps the peak, so one look at the end finds it.
+ *
+ * Not counted: the daemon's fixed memory, which was there before, and its list links (0.15% of the heap). The
+ * replayer's tables are mapped and touched before the baseline. A heap that had free memory at the start is taken to
+ * have had it anyway: for exact figures take a fresh daemon, or goallocctl scavenge first.
+ */
+#include "client/replay/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "client/replay/backend.h"
+
+#define STATUS_BYTES 8192
+
+static uint64_t above(uint64_t value, uint64_t base)
+{
+    return value > base ? value - base : 0;
+}
+
+/* A field of /proc/self/status in kB, in bytes. */
+static uint64_t status_bytes(const memory_meter *m, const char *field)
+{
+    char text[STATUS_BYTES];
+    ssize_t n = m->status_fd < 0 ? -1 : pread(m->status_fd, text, sizeof(text) - 1, 0);
+    const char *at;
+
+    text[n > 0 ? n : 0] = '\0';
+    at = strstr(text, field);
+    return at == NULL ? 0 : strtoull(at + strlen(field), NULL, 10) * 1024;
+}
+
+#if BACKEND_IS_GOALLOC
+#define STATUS_FIELD "\nRssAnon:"
+
+static int heap_now(memory_meter *m, uint64_t *ret_bytes, uint64_t *ret_rpcs)
+{
+    goalloc_stats_t stats = { .struct_size = sizeof(stats) };
+    int r = goalloc_stats(&stats);
+
+    if (r < 0)
+        return r;
+    m->nsamples++;
+    *ret_bytes = stats.committed_bytes + stats.metadata_bytes;
+    *ret_rpcs = stats.session_rpcs;
+    return 0;
+}
+#else
+#define STATUS_FIELD "\nVmHWM:"
+
+static int heap_now(memory_meter *m, uint64_t *ret_bytes, uint64_t *ret_rpcs)
+{
+    *ret_bytes = 0;
+    *ret_rpcs = ++m->nsamples + m->rpcs_base; /* as if the samples were the only requests */
+    return 0;
+}
+#endif
+
+void memory_begin_process(memory_meter *m)
+{
+    int fd;
+
+    *m = (memory_meter){ .status_fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC) };
+    fd = BACKEND_IS_GOALLOC ? -1 : open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        if (write(fd, "5", 1) != 1)
+            errno = 0; /* then the peak includes what was there before the baseline */
+        (void)close(fd);
+    }
+    m->private_base = status_bytes(m, STATUS_FIELD);
+}
+
+int memory_begin_heap(memory_meter *m)
+{
+    uint64_t rpcs;
+    int r = heap_now(m, &m->heap_base, &rpcs);
+
+    m->rpcs_base = BACKEND_IS_GOALLOC && r == 0 ? rpcs : 0;
+    m->nsamples = 0;
+    return r;
+}
+
+int memory_sample(memory_meter *m)
+{
+    uint64_t heap_bytes;
+    uint64_t rpcs;
+    int r = heap_now(m, &heap_bytes, &rpcs);
+
+    if (r < 0)
+        return r;
+    m->last = (memory_use){ above(heap_bytes, m->heap_base), above(status_bytes(m, STATUS_FIELD), m->private_base) };
+    if (m->last.heap_bytes + m->last.private_bytes >= m->peak.heap_bytes + m->peak.private_bytes)
+        m->peak = m->last;
+    if (m->last.heap_bytes > m->peak_heap_bytes)
+        m->peak_heap_bytes = m->last.heap_bytes;
+    m->rpcs = rpcs - m->rpcs_base - m->nsamples;
+    return 0;
+}
+
+void memory_end(memory_meter *m)
+{
+    if (m->status_fd >= 0)
+        (void)close(m->status_fd);
+    m->status_fd = -1;
+}
