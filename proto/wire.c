@@ -4,7 +4,7 @@
  *
  * Called by the daemon's server and the client's connection for every message. No state, no malloc. By hand:
  *
- *   Request { id, refill { span_class, nspans, insist } }     Reply { id, refill { spans } }
+ *   Request { id, refill { span_class, nspans, insist, npages } }     Reply { id, refill { spans } }
  *   Request { id, return_spans { spans } }                    Reply { id }
  *
  * Packing writes the same bytes as protobuf-c: fields in order, zeros left out, shortest varints. Unpacking by hand
@@ -74,6 +74,7 @@ static uint8_t *put_refill(uint8_t *at, const Goallocd__Refill *refill)
     at = put_number(len + 1, 1, refill->span_class);
     at = put_number(at, 2, refill->nspans);
     at = put_number(at, 3, refill->insist != 0);
+    at = put_number(at, 4, refill->npages);
     *len = (uint8_t)(at - len - 1);
     return at;
 }
@@ -206,13 +207,15 @@ static bool take_refill(cursor *c, Goallocd__Refill *ret)
     uint64_t span_class;
     uint64_t nspans;
     uint64_t insist;
+    uint64_t npages;
 
     if (!take_rest(c) || !take_number(c, 1, UINT32_MAX, &span_class) || !take_number(c, 2, UINT32_MAX, &nspans) ||
-        !take_number(c, 3, 1, &insist))
+        !take_number(c, 3, 1, &insist) || !take_number(c, 4, UINT32_MAX, &npages))
         return false;
     ret->span_class = (uint32_t)span_class;
     ret->nspans = (uint32_t)nspans;
     ret->insist = insist != 0;
+    ret->npages = (uint32_t)npages;
     return c->at == c->end;
 }
 

@@ -300,7 +300,7 @@ static double trip_library(void)
     for (uint32_t i = 0; i < TRIPS; i++) {
         uint32_t span;
         double start = now_ns(CLOCK_MONOTONIC);
-        int r = connection_refill((span_class){ SPAN_CLASS }, 1, false, &span);
+        int r = connection_refill((span_class){ SPAN_CLASS }, 1, 1, false, &span);
 
         sum += now_ns(CLOCK_MONOTONIC) - start;
         if (r != 1 || connection_return(&span, 1, true) < 0)
