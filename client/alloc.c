@@ -173,8 +173,8 @@ static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
     /*
      * The kept bit goes before the alloc bit: whoever dies in between leaves an object that is its session's to free.
      */
-    if (span_has_kept(shm_span_at(&process.map, s->first))) {
-        (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, s->first)[index / 64], ~bit);
+    if (span_has_kept(shm_span_at(&process.map, mspan_first(s)))) {
+        (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, mspan_first(s))[index / 64], ~bit);
         CRASH_POINT(own_free_after_kept);
     }
     s->recent = s->base + offset;
@@ -189,7 +189,7 @@ static inline mspan *own_span(uint64_t offset)
 {
     mspan *s = atomic_load_explicit(&process.mspan_of[offset >> PAGE_SHIFT], memory_order_relaxed);
 
-    if (UNLIKELY(s == NULL || atomic_load_explicit(&s->owner, memory_order_relaxed) != thread_self()))
+    if (UNLIKELY(s == NULL || !mspan_is_own(s)))
         return NULL;
     return s;
 }
@@ -205,7 +205,7 @@ __attribute__((noinline)) static enum object_verdict free_slow(void *p)
     if (process_state_now() == PROCESS_DETACHED || offset >= u64_load_relaxed(&process.arena_bytes))
         return OBJECT_FOREIGN;
     s = own_span(offset);
-    if (s != NULL)
+    if (s != NULL && s->slot != SLOT_TINY)
         return own_free_slow(s, (uint64_t)((char *)p - s->base));
     verdict = object_find(&process.map, (uintptr_t)p, &object);
     if (verdict != OBJECT_LIVE)

@@ -134,7 +134,7 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
     if (r == 0) {
         run = cache_take(npages, align_pages, noscan);
         if (run.n == 0) {
-            mcache_make_room(mcache_tls, SLOT_COUNT);
+            mcache_exchange(mcache_tls, SLOT_COUNT, npages);
             r = connection_alloc_large(npages, align_pages, noscan, false, &run);
             fresh = r == 0;
         }

@@ -12,17 +12,18 @@
  *                    |           +------- PARTIAL <--------+  (mcache_note_free), or from afar (found when looked at)
  *                    +-- last object freed --+
  *
- * mcache_refill, in order: 1. other words of the current span, 2. a partial span, 3. an empty one, 4. full spans,
- * oldest first, at most 100: have others freed something?, 5. the pool, 6. the daemon. So steady churn asks nobody.
+ * mcache_refill, in order: 1. other words of the current span, 2. the partial span that has waited longest, so has most
+ * free objects, 3. an empty one, 4. full spans, at most 100: have others freed something?, 5. the pool, 6. the daemon.
+ * So steady churn asks nobody. A full span is in no list but that of all, so that the first free in it touches no other
+ * span but the last of the partial ones.
  *
  * Asking: the first request of a slot is for one span, then twice as many each time, up to 64 KiB a request, or 1/8
  * of what the slot holds, up to 8 MiB: what has been asked for and is not used yet stays a small part of a heap that
  * has objects of many sizes. Giving back: nkeep grows with every span that was asked for (to 64 MiB) and
  * shrinks by an eighth with every surrender (2 MiB stay in any case), so a program that needs its memory again keeps
- * it and one that does not gives it up. A surrender returns the empty spans above half of nkeep. When a thread asks for
- * more while an eighth of what it holds is empty spans (of other slots), those go back first, and those of slots that
- * have not been used for some requests already at a 32nd: a heap that grows does not keep what another phase of the
- * program has left. A Trim of the daemon, or goalloc_trim(), takes the rest.
+ * it and one that does not gives it up. A surrender returns the empty spans above half of nkeep. And a thread that asks
+ * for more gives as much back that other slots hold empty, but for a small part: a heap that grows does not keep what
+ * another phase of the program has left. A Trim of the daemon, or goalloc_trim(), takes the rest.
  *
  * What is true if the process dies at any point: the alloc bits say which objects are allocated; all else here is
  * forgotten, and the daemon ends the lease. Order at return: the span disappears from mspan_of before the request is
@@ -49,10 +50,10 @@
 #define KEEP_PAGES_MIN    (2 * MIB / PAGE_BYTES)
 #define KEEP_PAGES_MAX    (64 * MIB / PAGE_BYTES)
 #define COUNT_AT          64u /* objects */
-/* Of what a thread holds, in empty spans while it asks for more: at all, and if slots have not used theirs for long. */
-#define KEEP_SHARE        8u
+/* What a thread keeps in empty spans of other slots while one asks for more: of all, of the slot. */
 #define KEEP_IDLE_SHARE   32u
-#define KEEP_IDLE_REFILLS 8u
+#define KEEP_IDLE_MIN     (1 * MIB / PAGE_BYTES)
+#define KEEP_SLOT_SHARE   16u
 
 mcache mcache_none = {
     .tiny.used = TINY_BLOCK_BYTES,
@@ -74,6 +75,36 @@ static bool have_exit_key;
 
 /* --- places --- */
 
+/* The thread has one more span, or one less. */
+static void add_span(mcache *mc, mspan *s)
+{
+    mcache_slot *slot = &mc->slots[s->slot];
+
+    s->all_prev = NULL;
+    s->all_next = slot->all;
+    if (slot->all != NULL)
+        slot->all->all_prev = s;
+    slot->all = s;
+    slot->nspans++;
+    mc->nheld_pages += s->npages;
+}
+
+static void remove_span(mcache *mc, mspan *s)
+{
+    mcache_slot *slot = &mc->slots[s->slot];
+
+    if (slot->scan_at == s)
+        slot->scan_at = s->all_next;
+    if (s->all_prev != NULL)
+        s->all_prev->all_next = s->all_next;
+    else
+        slot->all = s->all_next;
+    if (s->all_next != NULL)
+        s->all_next->all_prev = s->all_prev;
+    slot->nspans--;
+    mc->nheld_pages -= s->npages;
+}
+
 static void place_empty(mcache *mc, mspan *s)
 {
     s->place = MSPAN_EMPTY;
@@ -83,31 +114,42 @@ static void place_empty(mcache *mc, mspan *s)
     mspan_list_push_front(&mc->slots[s->slot].empty, s);
 }
 
-static inline void place_full(mcache *mc, mspan *s)
+static inline void place_full(mspan *s)
 {
     s->place = MSPAN_FULL;
     s->nfrees = 1;
-    mspan_list_push_back(&mc->slots[s->slot].full, s);
+}
+
+/* At the end: until it is used again, more of its objects are freed. */
+static inline void place_partial(mcache_slot *slot, mspan *s, uint32_t nused)
+{
+    s->place = MSPAN_PARTIAL;
+    s->nfrees = nused;
+    mspan_list_push_back(&slot->partial, s);
 }
 
 /* Put a span that is in no list where it belongs. */
 static void place_span(mcache *mc, mspan *s, uint32_t nused)
 {
-    if (nused == 0) {
+    if (nused == 0)
         place_empty(mc, s);
-    } else if (nused >= s->nelems) {
-        place_full(mc, s);
-    } else {
-        s->place = MSPAN_PARTIAL;
-        s->nfrees = nused;
-        mspan_list_push_front(&mc->slots[s->slot].partial, s);
-    }
+    else if (nused >= s->nelems)
+        place_full(s);
+    else
+        place_partial(&mc->slots[s->slot], s, nused);
 }
 
-static void unlist_empty(mcache *mc, mspan *s)
+/* Take a span that is not current out of its list. */
+static void unlist(mcache *mc, mspan *s)
 {
-    mspan_list_remove(&mc->slots[s->slot].empty, s);
-    mc->slots[s->slot].nempty--;
+    mcache_slot *slot = &mc->slots[s->slot];
+
+    if (s->place == MSPAN_PARTIAL)
+        mspan_list_remove(&slot->partial, s);
+    if (s->place != MSPAN_EMPTY)
+        return;
+    mspan_list_remove(&slot->empty, s);
+    slot->nempty--;
     mc->nempty_pages -= s->npages;
 }
 
@@ -269,43 +311,38 @@ static void returns_add(returns *r, mspan *s)
 {
     if (r->n == PROTO_SPANS_MAX)
         returns_flush(r);
-    r->spans[r->n++] = s->first.n;
+    r->spans[r->n++] = mspan_first(s).n;
     mspan_delete(s);
 }
 
-/* Return a span of the thread's that is in no list any more. */
-static void return_own(mcache *mc, mspan *s, returns *r)
+/* Return a span of the thread's that is not current. */
+static void return_span(mcache *mc, mspan *s, returns *r)
 {
-    mc->slots[s->slot].nspans--;
-    mc->nheld_pages -= s->npages;
+    unlist(mc, s);
+    remove_span(mc, s);
     returns_add(r, s);
 }
 
 /* Return empty spans of a slot until nleft are left. */
 static void return_empty(mcache *mc, mcache_slot *slot, uint64_t nleft, returns *r)
 {
-    while (slot->nempty > nleft) {
-        mspan *s = slot->empty.tail;
-
-        unlist_empty(mc, s);
-        return_own(mc, s, r);
-    }
+    while (slot->nempty > nleft)
+        return_span(mc, slot->empty.tail, r);
 }
 
-/* Look through the full or partial spans of a slot: what others have emptied goes to the empty ones. */
-static void fold_list(mcache *mc, mspan_list *list)
+/* Look through the spans of a slot: what others have emptied goes to the empty ones. */
+static void fold_slot(mcache *mc, mcache_slot *slot)
 {
-    for (mspan *s = list->head, *next; s != NULL; s = next) {
+    for (mspan *s = slot->all; s != NULL; s = s->all_next) {
         uint32_t nused;
 
-        next = s->next;
-        if (!mspan_has_remote_frees(s))
+        if ((s->place != MSPAN_PARTIAL && s->place != MSPAN_FULL) || !mspan_has_remote_frees(s))
             continue;
         nused = mspan_fold(s);
         if (s->place == MSPAN_PARTIAL && nused != 0) {
             s->nfrees = nused;
-        } else if (s->place == MSPAN_PARTIAL || nused < s->nelems) {
-            mspan_list_remove(list, s);
+        } else {
+            unlist(mc, s);
             place_span(mc, s, nused);
         }
     }
@@ -345,8 +382,7 @@ void mcache_return_empty(mcache *mc)
     for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
         mcache_slot *slot = &mc->slots[i];
 
-        fold_list(mc, &slot->full);
-        fold_list(mc, &slot->partial);
+        fold_slot(mc, slot);
         return_empty(mc, slot, 0, &r);
         slot->nkeep = 0;
         slot->nbatch = 0;
@@ -367,18 +403,10 @@ void mcache_return_all(void)
         tiny_close(mc);
     }
     for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
-        mcache_slot *slot = &mc->slots[i];
-        mspan_list *lists[] = { &slot->partial, &slot->full };
-        mspan *s = mc->current[i];
-
-        if (s != &mspan_none)
-            put_current(mc, s);
-        for (size_t l = 0; l < 2 && !process.reclaim; l++) {
-            while ((s = lists[l]->head) != NULL) {
-                mspan_list_remove(lists[l], s);
-                return_own(mc, s, &r);
-            }
-        }
+        if (mc->current[i] != &mspan_none)
+            put_current(mc, mc->current[i]);
+        while (mc->slots[i].all != NULL && !process.reclaim)
+            return_span(mc, mc->slots[i].all, &r);
     }
     returns_flush(&r);
     mcache_return_empty(mc);
@@ -403,16 +431,13 @@ __attribute__((noinline)) static void surrender(mcache *mc, mcache_slot *slot, u
 
 void mcache_note_free(mspan *s)
 {
-    mcache *mc = atomic_load_explicit(&s->holder, memory_order_relaxed);
+    mcache *mc = mcache_tls; /* a free of its owner's */
     mcache_slot *slot = &mc->slots[s->slot];
 
     switch (s->place) {
     case MSPAN_FULL:
-        mspan_list_remove(&slot->full, s);
         if (s->nelems > 1) {
-            s->place = MSPAN_PARTIAL;
-            s->nfrees = s->nelems - 1;
-            mspan_list_push_front(&slot->partial, s);
+            place_partial(slot, s, s->nelems - 1);
             return;
         }
         break;
@@ -462,21 +487,22 @@ static inline mspan *take_from_lists(mcache *mc, mcache_slot *slot, uint32_t *re
     return s;
 }
 
-/* A full span in which others have freed objects. Those that were looked at in vain go to the young end. */
+/* A full span in which others have freed objects. The search goes on where the last one ended. */
 static mspan *take_from_full(mcache_slot *slot, uint32_t *ret_nused)
 {
-    mspan *last = slot->full.tail;
-    mspan *s = NULL;
+    mspan *start = slot->scan_at != NULL ? slot->scan_at : slot->all;
+    mspan *s = start;
 
-    for (unsigned n = 0; n < SCAN_FULL_MAX && s != last; n++) {
-        s = slot->full.head;
-        mspan_list_remove(&slot->full, s);
-        if (mspan_has_remote_frees(s)) {
+    for (unsigned n = 0; n < SCAN_FULL_MAX && s != NULL; n++) {
+        mspan *next = s->all_next != NULL ? s->all_next : slot->all;
+
+        slot->scan_at = next;
+        if (s->place == MSPAN_FULL && mspan_has_remote_frees(s)) {
             *ret_nused = mspan_fold(s);
             if (*ret_nused < s->nelems)
                 return s;
         }
-        mspan_list_push_back(&slot->full, s);
+        s = next != start ? next : NULL;
     }
     return NULL;
 }
@@ -503,41 +529,44 @@ static mspan *take_from_pool(mcache *mc, uint32_t slot, uint32_t *ret_nused)
     }
     if (s != NULL) {
         u64_store_relaxed(&npool, u64_load_relaxed(&npool) - 1);
-        mspan_set_holder(s, mc);
-        mc->slots[slot].nspans++;
-        mc->nheld_pages += s->npages;
+        mspan_set_owner(s, mc->thread);
+        add_span(mc, s);
         *ret_nused = s->nfrees;
     }
     (void)pthread_mutex_unlock(&pool_lock);
     return s;
 }
 
-/* Give back the empty spans of the slots that have taken none for nrefills requests, but for one slot. */
-static void return_idle(mcache *mc, const mcache_slot *but, uint64_t nrefills)
+void mcache_exchange(mcache *mc, uint32_t growing, uint64_t npages)
 {
     returns r = { .n = 0 };
+    uint64_t keep = mc->nheld_pages / KEEP_IDLE_SHARE > KEEP_IDLE_MIN ? mc->nheld_pages / KEEP_IDLE_SHARE
+                                                                      : KEEP_IDLE_MIN;
+    uint64_t idle = mc->nempty_pages;
 
-    for (uint32_t i = 0; i < SLOT_COUNT; i++) {
+    if (growing < SLOT_COUNT)
+        idle -= (uint64_t)mc->slots[growing].nempty * slot_npages(growing);
+    if (mc == &mcache_none || idle <= keep || !connection_is_up())
+        return;
+    if (npages > idle - keep)
+        npages = idle - keep;
+    for (uint32_t n = 0; n < SLOT_COUNT && npages > 0; n++) {
+        uint32_t i = mc->exchange_at;
         mcache_slot *slot = &mc->slots[i];
+        uint64_t each = slot_npages(i);
+        uint64_t nleft = slot->nspans / KEEP_SLOT_SHARE;
 
-        if (slot == but || slot->nempty == 0 || mc->nrefills - slot->used_at < nrefills)
+        mc->exchange_at = i + 1 < SLOT_COUNT ? i + 1 : 0;
+        if (i == growing || slot->nempty <= nleft)
             continue;
-        return_empty(mc, slot, 0, &r);
-        slot->nkeep /= 2;
+        if ((slot->nempty - nleft) * each > npages)
+            nleft = slot->nempty - (npages + each - 1) / each;
+        npages -= npages < (slot->nempty - nleft) * each ? npages : (slot->nempty - nleft) * each;
+        return_empty(mc, slot, nleft, &r);
+        slot->nbatch -= slot->nbatch / 2;
+        slot->nkeep -= slot->nkeep / 8;
     }
     returns_flush(&r);
-}
-
-void mcache_make_room(mcache *mc, uint32_t slot)
-{
-    const mcache_slot *growing = slot < SLOT_COUNT ? &mc->slots[slot] : NULL;
-
-    if (mc == &mcache_none || mc->nempty_pages <= KEEP_PAGES_MIN)
-        return;
-    if (mc->nempty_pages > mc->nheld_pages / KEEP_SHARE)
-        return_idle(mc, growing, 0);
-    else if (mc->nempty_pages > mc->nheld_pages / KEEP_IDLE_SHARE)
-        return_idle(mc, growing, KEEP_IDLE_REFILLS);
 }
 
 /* How many spans to ask for: twice as many as last time, but not more than a share of what the slot holds. */
@@ -566,11 +595,11 @@ static mspan *take_from_daemon(mcache *mc, uint32_t i, uint32_t *ret_nused)
     uint32_t npages = slot_npages(i);
     uint32_t spans[PROTO_SPANS_MAX];
     mspan *first = NULL;
+    uint32_t want = next_batch(slot, npages);
     int n;
 
-    mc->nrefills++;
-    mcache_make_room(mc, i);
-    n = connection_refill(slot_spc(i), npages, next_batch(slot, npages), false, spans);
+    mcache_exchange(mc, i, (uint64_t)want * npages);
+    n = connection_refill(slot_spc(i), npages, want, false, spans);
     if (n == -ENOMEM || n == -EAGAIN) {
         /*
          * What this process holds empty may be what is missing, or what puts the heap above its memory limit; and
@@ -590,14 +619,13 @@ static mspan *take_from_daemon(mcache *mc, uint32_t i, uint32_t *ret_nused)
     CRASH_POINT(refill_after_reply);
     for (int at = 0; at < n; at++) {
         uint32_t nused;
-        mspan *s = mspan_new(mc, i, spans[at], &nused);
+        mspan *s = mspan_new(i, spans[at], &nused);
 
         if (s == NULL) { /* no room to describe it */
             (void)connection_return(&spans[at], (uint32_t)(n - at), false);
             break;
         }
-        slot->nspans++;
-        mc->nheld_pages += npages;
+        add_span(mc, s);
         if (first == NULL) {
             first = s;
             *ret_nused = nused;
@@ -630,7 +658,6 @@ static inline mspan *refill_from_lists(mcache *mc, uint32_t i)
     while ((s = take_from_lists(mc, &mc->slots[i], &nused)) != NULL) {
         if (LIKELY(mspan_make_current(s, nused))) {
             set_current(mc, s);
-            mc->slots[i].used_at = mc->nrefills;
             return s;
         }
         place_span(mc, s, s->nelems); /* the bits of a leased span are full: somebody scribbles */
@@ -677,7 +704,7 @@ mspan *mcache_refill(uint32_t i)
         if (mspan_advance(s))
             return s;
         leave_current(mc, s, s->nelems);
-        place_full(mc, s);
+        place_full(s);
         if (LIKELY(!trim_is_due(mc)) && LIKELY((next = refill_from_lists(mc, i)) != NULL))
             return next;
         set_none(mc, s);
@@ -704,21 +731,14 @@ static void mcache_on_thread_exit(void *data)
     mcache_tls = &mcache_none;
     (void)pthread_mutex_lock(&pool_lock);
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
-        mcache_slot *slot = &mc->slots[i];
-        mspan_list *lists[] = { &slot->partial, &slot->empty, &slot->full };
-        mspan *s = mc->current[i];
-
-        if (s != &mspan_none)
-            put_current(mc, s);
-        for (size_t l = 0; l < 3; l++) {
-            while ((s = lists[l]->head) != NULL) {
-                mspan_list_remove(lists[l], s);
-                mspan_set_holder(s, NULL);
-                s->nfrees = mspan_nused(s);
-                s->place = MSPAN_POOLED;
-                mspan_list_push_back(&pool[i], s);
-                u64_store_relaxed(&npool, u64_load_relaxed(&npool) + 1);
-            }
+        if (mc->current[i] != &mspan_none)
+            put_current(mc, mc->current[i]);
+        for (mspan *s = mc->slots[i].all; s != NULL; s = s->all_next) {
+            s->nfrees = mspan_nused(s);
+            s->place = MSPAN_POOLED;
+            mspan_set_owner(s, NULL);
+            mspan_list_push_back(&pool[i], s);
+            u64_store_relaxed(&npool, u64_load_relaxed(&npool) + 1);
         }
     }
     (void)pthread_mutex_unlock(&pool_lock);
@@ -755,15 +775,8 @@ void mcache_forget_all(void)
     u64_store_relaxed(&npool, 0);
     /* mcaches stay, since threads point to them; spans need no walk, their table is unmapped. */
     for (mcache *mc = all_mcaches; mc != NULL; mc = mc->next) {
-        for (uint32_t i = 0; i < SLOT_COUNT; i++) {
-            mcache_slot *slot = &mc->slots[i];
-
-            if (mc->current[i] != &mspan_none)
-                mspan_list_push_front(&slot->partial, mc->current[i]);
-            mspan_free_list(&slot->partial);
-            mspan_free_list(&slot->empty);
-            mspan_free_list(&slot->full);
-        }
+        for (uint32_t i = 0; i < SLOT_COUNT; i++)
+            mspan_free_all(mc->slots[i].all);
         mcache_clear(mc);
     }
     (void)pthread_mutex_unlock(&list_lock);

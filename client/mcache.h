@@ -6,16 +6,16 @@
 
 #include "client/mspan.h"
 
-/* The spans of one slot that are not current. */
+/* The spans of one slot. */
 typedef struct mcache_slot {
-    mspan_list partial;
-    mspan_list empty;  /* what may go back: nempty of them */
-    mspan_list full;   /* oldest first */
+    mspan_list partial; /* some objects free; the first has waited longest */
+    mspan_list empty;   /* what may go back: nempty of them */
+    mspan *all;
+    mspan *scan_at;     /* where in all the search for frees by others goes on; NULL: at its beginning */
     uint32_t nempty;
-    uint32_t nbatch;   /* spans to ask for next: slow start */
-    uint32_t nkeep;    /* empty spans to keep */
-    uint32_t nspans;   /* all, with the current one */
-    uint64_t used_at;  /* the mcache's nrefills when it last took a span of its lists */
+    uint32_t nspans;    /* all, with the current one */
+    uint32_t nbatch;    /* spans to ask for next: slow start */
+    uint32_t nkeep;     /* empty spans to keep */
     uint32_t nuncounted; /* objects that have been allocated and not yet counted for all to see */
 } mcache_slot;
 
@@ -40,7 +40,7 @@ typedef struct mcache {
     void *thread; /* thread_self() of its thread */
     uint64_t nempty_pages; /* in the lists of empty spans */
     uint64_t nheld_pages;
-    uint64_t nrefills; /* requests to the daemon */
+    uint32_t exchange_at; /* the slot to give back from next */
     mcache_slot slots[SLOT_COUNT];
     uint32_t trim_seen;
     struct mcache *next; /* all mcaches of the process, or the free ones */
@@ -73,10 +73,10 @@ void mcache_return_all(void);
 void mcache_return_empty(mcache *mc);
 
 /*
- * The thread is about to ask the daemon for more: give back empty spans first, if they are many. Those of slot stay;
- * SLOT_COUNT: none.
+ * The thread is about to ask the daemon for npages, in a slot or (SLOT_COUNT) for a large object: give as many back that
+ * other slots hold empty, if they are more than a small part.
  */
-void mcache_make_room(mcache *mc, uint32_t slot);
+void mcache_exchange(mcache *mc, uint32_t slot, uint64_t npages);
 
 /* Detach: forget every span of every thread. The daemon ends the leases. */
 void mcache_forget_all(void);

@@ -40,14 +40,6 @@ mspan mspan_doubt;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards free structures and the memory they come from */
 static mspan *free_mspans;
 
-void mspan_set_holder(mspan *s, mcache *mc)
-{
-    void *owner = mc == NULL || s->slot == SLOT_TINY ? NULL : mc->thread;
-
-    atomic_store_explicit(&s->holder, mc, memory_order_relaxed);
-    atomic_store_explicit(&s->owner, owner, memory_order_relaxed);
-}
-
 static mspan *mspan_get(void)
 {
     mspan *s;
@@ -73,7 +65,7 @@ static bool is_of_slot(const shm_span *span, uint32_t slot)
     return span->nelems == size_class_nelems[span_class_size(spc).n];
 }
 
-mspan *mspan_new(mcache *mc, uint32_t slot, uint32_t first, uint32_t *ret_nused)
+mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
 {
     const shm_span *span;
     uint32_t nused = 0;
@@ -92,18 +84,17 @@ mspan *mspan_new(mcache *mc, uint32_t slot, uint32_t first, uint32_t *ret_nused)
     s->cache = 0;
     s->recent = NULL;
     s->base = (char *)(uintptr_t)(process.map.base + page_offset(page_at(first)));
-    s->elem_bytes = span->elem_bytes;
-    s->magic = span_class_size(span->spc).n == 0 ? 1 : span->magic;
+    s->elem_bytes = (uint32_t)span->elem_bytes;
+    s->magic = slot == SLOT_TINY ? 0 : span_class_size(span->spc).n == 0 ? 1 : span->magic;
     s->nelems = (uint16_t)span->nelems;
     s->npages = (uint8_t)span->npages;
-    s->first = page_at(first);
     s->spc = span->spc;
     s->slot = (uint8_t)slot;
     s->needzero = span->needzero != 0;
     s->cur = 0;
     for (uint32_t w = 0; w < bits_nwords(s->nelems); w++)
         nused += bits_count(u64_load_relaxed(&s->alloc[w]) & bits_mask(s->nelems, w));
-    mspan_set_holder(s, mc);
+    mspan_set_owner(s, thread_self());
     for (uint32_t i = 0; i < s->npages; i++)
         atomic_store_explicit(&process.mspan_of[first + i], s, memory_order_release);
     *ret_nused = nused;
@@ -112,26 +103,26 @@ mspan *mspan_new(mcache *mc, uint32_t slot, uint32_t first, uint32_t *ret_nused)
 
 void mspan_delete(mspan *s)
 {
-    atomic_store_explicit(&process.mspan_of[s->first.n], &mspan_held, memory_order_release);
+    page_no first = mspan_first(s);
+
+    atomic_store_explicit(&process.mspan_of[first.n], &mspan_held, memory_order_release);
     for (uint32_t i = 1; i < s->npages; i++)
-        atomic_store_explicit(&process.mspan_of[s->first.n + i], NULL, memory_order_release);
-    mspan_set_holder(s, NULL);
+        atomic_store_explicit(&process.mspan_of[first.n + i], NULL, memory_order_release);
+    mspan_set_owner(s, NULL);
     (void)pthread_mutex_lock(&lock);
     s->next = free_mspans;
     free_mspans = s;
     (void)pthread_mutex_unlock(&lock);
 }
 
-void mspan_free_list(mspan_list *list)
+void mspan_free_all(mspan *all)
 {
     (void)pthread_mutex_lock(&lock);
-    for (mspan *s = list->head, *next; s != NULL; s = next) {
-        next = s->next;
+    for (mspan *s = all; s != NULL; s = s->all_next) {
         s->next = free_mspans;
         free_mspans = s;
     }
     (void)pthread_mutex_unlock(&lock);
-    *list = (mspan_list){ .head = NULL };
 }
 
 void mspan_fork_prepare(void)
@@ -177,16 +168,17 @@ uint32_t mspan_nused(const mspan *s)
 /* Fold remote frees of word w into its alloc word. Returns the alloc word; *ret_nfolded goes up. */
 static uint64_t fold_word(mspan *s, uint32_t w, uint32_t *ret_nfolded)
 {
-    const shm_span *span = shm_span_at(&process.map, s->first);
+    page_no first = mspan_first(s);
+    const shm_span *span = shm_span_at(&process.map, first);
     uint64_t before = u64_load_relaxed(&s->alloc[w]);
     uint64_t bits;
 
     if (u64_load_relaxed(&s->alloc[SHM_BITS_WORDS + w]) == 0)
         return before;
     if (s->slot == SLOT_TINY) /* in the pool no block is open */
-        bits = tiny_fold_word(&process.map, s->first, span, w, tiny_open_bit(mcache_tls, s, w));
+        bits = tiny_fold_word(&process.map, first, span, w, tiny_open_bit(mcache_tls, s, w));
     else
-        bits = object_fold_word(&process.map, s->first, span, w);
+        bits = object_fold_word(&process.map, first, span, w);
     *ret_nfolded += bits_count(before & ~bits & bits_mask(s->nelems, w));
     return bits;
 }

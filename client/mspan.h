@@ -8,8 +8,6 @@
 #include "shm/crash.h"
 #include "shm/object.h"
 
-struct mcache;
-
 /*
  * Slots: the kinds of spans that a thread keeps apart, numbered so that malloc finds its current span by one table.
  * First those with pointers: a slot a size class, a slot a number of pages up to RUN_PAGES_MAX for larger objects
@@ -30,33 +28,24 @@ enum mspan_place {
     MSPAN_CURRENT = 0, /* in no list: it is being allocated from */
     MSPAN_PARTIAL,     /* some objects free */
     MSPAN_EMPTY,       /* all free */
-    MSPAN_FULL,        /* none free, when last looked at */
+    MSPAN_FULL,        /* in no list: none free, when last looked at */
     MSPAN_POOLED,      /* no thread's: in the process's pool */
 };
 
 /*
- * Private to the process. All fields but owner and holder belong to the holding thread (or, while holder is NULL, to
- * who holds the pool's lock). Structures are never unmapped, so a thread that looks at the owner of a span that has
- * just gone reads an owner that is not itself. What malloc uses comes first, then what free uses.
+ * Private to the process. All fields but owner belong to the owning thread (or, while owner is NULL, to who holds the
+ * pool's lock). Structures are never unmapped, so a thread that looks at the owner of a span that has just gone reads an
+ * owner that is not itself. A free by the owner touches the first cache line alone, unless the span changes its place.
  */
 typedef struct mspan {
     void *recent;        /* the object freed last, not handed out again; NULL: none. Not in cache */
     shm_u64 *recent_word;
     uint64_t recent_bit;
-    uint64_t cache;      /* objects of the current word that were free when it was loaded, not handed out yet */
-    shm_u64 *word;       /* the current word of alloc bits */
-    char *word_base;     /* address of the object of its bit 0 */
-    uint64_t elem_bytes;
-    void *_Atomic owner; /* the holder's thread_self(), if its frees may take the fast path: NULL for tiny spans */
+    void *_Atomic owner; /* thread_self() of the thread that holds it; NULL: the pool */
     char *base;
     shm_u64 *alloc;      /* alloc words; the remote words follow at SHM_BITS_WORDS */
-    uint32_t magic;      /* for object_index(); 1 for a run */
+    uint32_t magic;      /* for object_index(); 1 for a run; 0 for tiny blocks, whose frees never take the fast path */
     uint32_t nfrees;     /* frees by the owner until one takes the slow path: see mspan.c */
-    struct mcache *_Atomic holder;
-    struct mspan *next;
-    struct mspan *prev;
-    uint32_t ncounted;   /* while current: objects that are used, less what is not yet counted as allocated */
-    page_no first;
     uint16_t nelems;
     uint8_t npages;
     uint8_t cur;         /* number of the current word */
@@ -64,9 +53,18 @@ typedef struct mspan {
     uint8_t slot;
     uint8_t place;       /* enum mspan_place */
     bool needzero;       /* false: what is not allocated is zero, if nothing has been freed since it became current */
+    uint64_t cache;      /* objects of the current word that were free when it was loaded, not handed out yet */
+    shm_u64 *word;       /* the current word of alloc bits */
+    char *word_base;     /* address of the object of its bit 0 */
+    struct mspan *next;  /* in the list of its place */
+    struct mspan *prev;
+    struct mspan *all_next; /* all spans of the slot */
+    struct mspan *all_prev;
+    uint32_t elem_bytes;
+    uint32_t ncounted;   /* while current: objects that are used, less what is not yet counted as allocated */
 } mspan;
 
-_Static_assert(offsetof(mspan, base) == 64 && sizeof(mspan) == 128, "two cache lines");
+_Static_assert(offsetof(mspan, cache) == 64 && sizeof(mspan) == 128, "two cache lines");
 
 #define NFREES_CURRENT (UINT32_C(1) << 31)
 
@@ -125,10 +123,10 @@ static inline uint32_t slot_npages(uint32_t slot)
 }
 
 /*
- * Describe a span that the daemon has just leased to this process, for a slot of mc. NULL: no memory, or the
+ * Describe a span that the daemon has just leased to this process, for a slot of this thread. NULL: no memory, or the
  * description is not a span of that kind. *ret_nused: its objects.
  */
-mspan *mspan_new(struct mcache *mc, uint32_t slot, uint32_t first, uint32_t *ret_nused);
+mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused);
 
 /*
  * Forget a span that is about to be returned. Until connection_return() clears it, under the connection's lock, the
@@ -137,8 +135,21 @@ mspan *mspan_new(struct mcache *mc, uint32_t slot, uint32_t first, uint32_t *ret
  */
 void mspan_delete(mspan *s);
 
-/* The thread of mc holds it from now on; NULL: the pool does. */
-void mspan_set_holder(mspan *s, struct mcache *mc);
+/* The thread owns it from now on; NULL: the pool does. */
+static inline void mspan_set_owner(mspan *s, void *thread)
+{
+    atomic_store_explicit(&s->owner, thread, memory_order_relaxed);
+}
+
+static inline bool mspan_is_own(const mspan *s)
+{
+    return atomic_load_explicit(&s->owner, memory_order_relaxed) == thread_self();
+}
+
+static inline page_no mspan_first(const mspan *s)
+{
+    return page_at(((uintptr_t)s->base - process.base) >> PAGE_SHIFT);
+}
 
 /* Objects that are used. Linear for the current span. */
 uint32_t mspan_nused(const mspan *s);
@@ -148,8 +159,8 @@ uint32_t mspan_fold(mspan *s);
 
 bool mspan_has_remote_frees(const mspan *s);
 
-/* All structures are free, or as if they had never been: detach; fork, where none may be walked. */
-void mspan_free_list(mspan_list *list);
+/* All structures of a slot's list of all are free, or as if they had never been: detach; fork, where none is walked. */
+void mspan_free_all(mspan *all);
 void mspan_fork_prepare(void);
 void mspan_fork_parent(void);
 void mspan_fork_child(void);

@@ -15,7 +15,7 @@
  * Unlike Go's, blocks are not zeroed, and each object is freed by itself. A session with GOALLOC_ATTACH_RECLAIM does
  * not use them, since its objects are published and reclaimed one by one.
  *
- * Frees of tiny objects do not take the fast path: mspan.owner is NULL for their spans, holder says whose they are.
+ * Frees of tiny objects do not take the fast path: the magic of their spans' structures is 0, which no offset passes.
  */
 #include "client/tiny.h"
 
@@ -27,8 +27,8 @@ static void block_end(mspan *s, uint32_t block)
     uint32_t w = block / 64;
     uint64_t bit = UINT64_C(1) << (block % 64);
 
-    if (span_has_kept(shm_span_at(&process.map, s->first)))
-        (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, s->first)[w], ~bit);
+    if (span_has_kept(shm_span_at(&process.map, mspan_first(s))))
+        (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, mspan_first(s))[w], ~bit);
     mspan_clear_bit(s, &s->alloc[w], bit);
     CRASH_POINT(tiny_end_after_bit);
 }
@@ -63,7 +63,7 @@ void *tiny_alloc_slow(size_t size)
     mc = mcache_tls; /* the refill may have made it */
     block = (tiny_block){ .span = s, .used = bytes, .nallocs = 1 };
     block.block = s->cur * 64 + (uint32_t)__builtin_ctzll(s->cache);
-    block.word = tiny_word(&process.map, s->first, block.block);
+    block.word = tiny_word(&process.map, mspan_first(s), block.block);
     /* The word first: while the alloc bit is clear it means nothing. */
     u32_store_release(block.word, tiny_bits(0, bytes));
     CRASH_POINT(tiny_open_after_word);
@@ -87,7 +87,7 @@ enum object_verdict tiny_object_free(const object_ref *object)
     bool last = false;
     enum object_verdict verdict;
 
-    if (s == NULL || mc == &mcache_none || atomic_load_explicit(&s->holder, memory_order_relaxed) != mc)
+    if (s == NULL || mc == &mcache_none || !mspan_is_own(s))
         return object_free_remote(&process.map, object);
     verdict = tiny_free(&process.map, object, &last);
     if (last && tiny_open_bit(mc, s, object->word) != object->bit)
