@@ -37,7 +37,7 @@ static inline void *slot_alloc(uint32_t slot)
 {
     mspan *s = mcache_tls->current[slot];
 
-    if (s->recent != NULL)
+    if (mspan_has_recent(s))
         return mspan_take_recent(s);
     return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(slot);
 }
@@ -47,7 +47,7 @@ static inline void *direct_alloc(size_t size, bool noscan)
     size_t i = (size + 7) >> 3;
     mspan *s = mcache_tls->direct[noscan][i];
 
-    if (s->recent != NULL)
+    if (mspan_has_recent(s))
         return mspan_take_recent(s);
     return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(size_table8[i] + (noscan ? SLOT_NOSCAN : 0));
 }
@@ -149,9 +149,7 @@ static inline bool own_free(mspan *s, void *p)
 
     if (UNLIKELY((u64_load_relaxed(word) & bit) == 0 || (u64_load_relaxed(word + SHM_BITS_WORDS) & bit) != 0))
         return false;
-    s->recent = p;
-    s->recent_word = word;
-    s->recent_bit = bit;
+    mspan_remember(s, p, word, bit);
     mspan_clear_bit(s, word, bit);
     return true;
 }
@@ -177,9 +175,7 @@ static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
         (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, mspan_first(s))[index / 64], ~bit);
         CRASH_POINT(own_free_after_kept);
     }
-    s->recent = s->base + offset;
-    s->recent_word = word;
-    s->recent_bit = bit;
+    mspan_remember(s, s->base + offset, word, bit);
     mspan_clear_bit(s, word, bit);
     return OBJECT_LIVE;
 }
@@ -217,6 +213,9 @@ __attribute__((noinline)) static enum object_verdict free_slow(void *p)
         return large_free(&object);
     if (span_is_tiny(span))
         return tiny_object_free(&object);
+    s = mcache_adopt(object.first);
+    if (s != NULL)
+        return own_free_slow(s, (uint64_t)((char *)p - s->base));
     return object_free_remote(&process.map, &object);
 }
 

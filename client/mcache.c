@@ -278,7 +278,7 @@ static inline void leave_current(mcache *mc, mspan *s, uint32_t nused)
 {
     count_current(mc, s, nused);
     s->needzero = true;
-    s->recent = NULL;
+    s->reuse = false;
 }
 
 /* The slot has no current span any more: it goes where it belongs. */
@@ -532,6 +532,33 @@ static mspan *take_from_pool(mcache *mc, uint32_t slot, uint32_t *ret_nused)
         mspan_set_owner(s, mc->thread);
         add_span(mc, s);
         *ret_nused = s->nfrees;
+    }
+    (void)pthread_mutex_unlock(&pool_lock);
+    return s;
+}
+
+/*
+ * A thread that frees objects of a span that nobody owns any more, and has spans of its own, takes it over: its frees,
+ * and what it allocates there, take the fast path from now on.
+ */
+mspan *mcache_adopt(page_no first)
+{
+    mcache *mc = mcache_tls;
+    mspan *s = NULL;
+
+    if (mc == &mcache_none || u64_load_relaxed(&npool) == 0)
+        return NULL;
+    (void)pthread_mutex_lock(&pool_lock);
+    /* What mspan_of names may be no span's structure, or one of another span: those that are in the pool stay so here. */
+    s = atomic_load_explicit(&process.mspan_of[first.n], memory_order_acquire);
+    if (s == NULL || s->place != MSPAN_POOLED || s->slot == SLOT_TINY || mspan_first(s).n != first.n) {
+        s = NULL;
+    } else {
+        mspan_list_remove(&pool[s->slot], s);
+        u64_store_relaxed(&npool, u64_load_relaxed(&npool) - 1);
+        mspan_set_owner(s, mc->thread);
+        add_span(mc, s);
+        place_span(mc, s, mspan_fold(s));
     }
     (void)pthread_mutex_unlock(&pool_lock);
     return s;

@@ -72,6 +72,9 @@ void mcache_return_all(void);
 /* Give back the empty spans only: to make room after ENOMEM, or because the daemon asks. */
 void mcache_return_empty(mcache *mc);
 
+/* Take the span that begins at first over from the pool. NULL: it is not there. */
+mspan *mcache_adopt(page_no first);
+
 /*
  * The thread is about to ask the daemon for npages, in a slot or (SLOT_COUNT) for a large object: give as many back that
  * other slots hold empty, if they are more than a small part.

@@ -4,10 +4,11 @@
  * Called by mcache.c. Data: the structures, private; mspan_of; the spans' bits, whose alloc words the holder writes.
  *
  * What malloc and free write is one word of shared memory each. The current span has one of its words loaded into a
- * private cache of free objects. An object that is freed is remembered as the recent one, which the next malloc of the
- * span hands out: it is warm, and how malloc finds it does not hang on what the free has computed, so that a malloc and
- * a free in turn overlap in the processor. Others that are freed wait in their alloc words until the span comes round
- * to them.
+ * private cache of free objects. Those that are freed wait in their alloc words until the span comes round to them. But
+ * where objects come and go (reuse), the one that was freed last is the recent one, which the next malloc of the span
+ * hands out: it is warm, and how malloc finds it does not hang on what the free has computed, so that a malloc and a free
+ * in turn overlap in the processor. In other patterns that would only make malloc hard to predict: so reuse is looked at
+ * anew whenever the cache is loaded.
  *
  * nfrees is all that a free counts. It is set so that it becomes 0 with the free that changes the span's place:
  *   CURRENT   NFREES_CURRENT; the frees since are what it lacks. Never in practice does it come to 0; then it is
@@ -88,7 +89,7 @@ mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
     s->magic = slot == SLOT_TINY ? 0 : span_class_size(span->spc).n == 0 ? 1 : span->magic;
     s->nelems = (uint16_t)span->nelems;
     s->npages = (uint8_t)span->npages;
-    s->spc = span->spc;
+    s->reuse = false;
     s->slot = (uint8_t)slot;
     s->needzero = span->needzero != 0;
     s->cur = 0;

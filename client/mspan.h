@@ -38,7 +38,7 @@ enum mspan_place {
  * owner that is not itself. A free by the owner touches the first cache line alone, unless the span changes its place.
  */
 typedef struct mspan {
-    void *recent;        /* the object freed last, not handed out again; NULL: none. Not in cache */
+    void *recent;        /* the object freed last, if it was not handed out again since; not in cache. NULL: none */
     shm_u64 *recent_word;
     uint64_t recent_bit;
     void *_Atomic owner; /* thread_self() of the thread that holds it; NULL: the pool */
@@ -49,7 +49,7 @@ typedef struct mspan {
     uint16_t nelems;
     uint8_t npages;
     uint8_t cur;         /* number of the current word */
-    span_class spc;
+    bool reuse;          /* malloc takes the recent object first; false: recent means nothing */
     uint8_t slot;
     uint8_t place;       /* enum mspan_place */
     bool needzero;       /* false: what is not allocated is zero, if nothing has been freed since it became current */
@@ -222,6 +222,14 @@ static inline void mspan_set_bit(shm_u64 *word, uint64_t bit)
     CRASH_POINT(malloc_after_bit);
 }
 
+/* An object of the span has just been freed. */
+static inline void mspan_remember(mspan *s, void *p, shm_u64 *word, uint64_t bit)
+{
+    s->recent = p;
+    s->recent_word = word;
+    s->recent_bit = bit;
+}
+
 /* Take an object out of the cache, which is not empty. */
 static inline void *mspan_take(mspan *s)
 {
@@ -230,7 +238,13 @@ static inline void *mspan_take(mspan *s)
 
     s->cache = left;
     mspan_set_bit(s->word, cache ^ left);
-    return s->word_base + (uint64_t)__builtin_ctzll(cache) * s->elem_bytes;
+    return s->word_base + (uint64_t)(unsigned)__builtin_ctzll(cache) * s->elem_bytes;
+}
+
+/* Reuse, which changes seldom, is what the processor is to guess from. */
+static inline bool mspan_has_recent(const mspan *s)
+{
+    return s->reuse && s->recent != NULL;
 }
 
 /* Take the object that was freed last; there is one. */
@@ -246,7 +260,7 @@ static inline void *mspan_take_recent(mspan *s)
 /* The body of malloc: the object freed last, else one of the cache. NULL: there is none without looking further. */
 static inline void *mspan_alloc(mspan *s)
 {
-    return s->recent != NULL ? mspan_take_recent(s) : LIKELY(s->cache != 0) ? mspan_take(s) : NULL;
+    return mspan_has_recent(s) ? mspan_take_recent(s) : LIKELY(s->cache != 0) ? mspan_take(s) : NULL;
 }
 
 /* Others have freed objects of word w of the current span: fold them. Returns its alloc word. */
@@ -278,7 +292,13 @@ static inline bool mspan_load(mspan *s, uint32_t w)
 static inline bool mspan_advance(mspan *s)
 {
     s->recent = NULL; /* it is in its word's bits */
-    return mspan_load(s, s->cur) || (s->nelems > 64 && mspan_advance_far(s));
+    s->reuse = false;
+    if (mspan_load(s, s->cur)) {
+        /* Half of what the word has was freed while it was handed out: objects come and go. */
+        s->reuse = 2 * bits_count(s->cache) >= bits_count(bits_mask(s->nelems, s->cur));
+        return true;
+    }
+    return s->nelems > 64 && mspan_advance_far(s);
 }
 
 /* Make it the current one. True: it has a free object in its cache. nused is what it has used now. */
@@ -287,7 +307,8 @@ static inline bool mspan_make_current(mspan *s, uint32_t nused)
     s->place = MSPAN_CURRENT;
     s->nfrees = NFREES_CURRENT;
     s->ncounted = nused;
-    return mspan_advance(s);
+    s->reuse = false;
+    return mspan_load(s, s->cur) || (s->nelems > 64 && mspan_advance_far(s));
 }
 
 /* How many of its objects have been allocated since the last time, while it was current; nused is what it has used now. */
