@@ -28,7 +28,7 @@ typedef struct commit_pool {
 /* Runs of pages that are to get memory. The caller owns it and keeps it where it is until done is called. */
 struct commit_job {
     uv_work_t work;
-    const heapfile *file;
+    heapfile *file;
     page_run *runs; /* the caller's array */
     size_t nruns;
     page_run *releases; /* the caller's array of COMMIT_RELEASES_MAX, or NULL; punched first */
