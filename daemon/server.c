@@ -755,6 +755,8 @@ static int server_start(server *s, int listen_fd)
     }
     s->commits.loop = &s->loop;
     scavenge_start(&s->scav, &s->loop, s->heap, s->options.scavtrace, server_on_released, s);
+    if (s->options.eager_commit)
+        ahead_start(&s->ahead, s->heap, &s->commits, &s->mem, &s->scav, server_on_released, s);
     return uv_listen((uv_stream_t *)&s->listener, SOMAXCONN, server_on_connection);
 }
 

@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* Raise it when the meaning of a word changes and its place does not. */
-#define LAYOUT_VERSION 2
+#define LAYOUT_VERSION 3
 
 static uint64_t fnv1a(uint64_t hash, uint64_t value)
 {
@@ -48,6 +48,8 @@ uint64_t shm_abi_hash(void)
         sizeof(shm_root),
         offsetof(shm_root, name),
         sizeof(shm_heap_arena),
+        offsetof(shm_heap_arena, backed_base),
+        offsetof(shm_heap_arena, npages),
         sizeof(shm_span),
         offsetof(shm_span, elem_bytes),
         offsetof(shm_span, npages),
