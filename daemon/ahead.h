@@ -14,7 +14,7 @@
 
 /* Free pages that have memory are at most this part of what is in use, and at most so many, because of this file. */
 #define AHEAD_PART      16u
-#define AHEAD_PAGES_MAX (64 * MIB / PAGE_BYTES)
+#define AHEAD_PAGES_MAX (32 * MIB / PAGE_BYTES)
 
 typedef struct ahead {
     mheap *heap;
@@ -24,6 +24,7 @@ typedef struct ahead {
     void (*on_end)(void *data); /* the pages of a job are free again */
     void *on_end_data;
     page_no at; /* where the next pages are looked for */
+    bool short_spans; /* what grows: spans of small objects, whose descriptions lie close together */
     uint64_t not_before_ns; /* after a failure */
     bool busy;
     commit_job job;

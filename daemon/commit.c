@@ -74,6 +74,8 @@ static uint64_t work_one(commit_job *job)
     if (npages > run->npages - job->at_page)
         npages = run->npages - job->at_page;
     r = undoing ? heapfile_punch(job->file, first, npages) : heapfile_commit(job->file, first, npages);
+    if (r == 0 && !undoing && job->described)
+        heapfile_commit_metadata(job->file, first, npages);
     if (r < 0 && undoing) {
         next_phase(job, COMMIT_DONE);
     } else if (r < 0) {

@@ -34,6 +34,7 @@ struct commit_job {
     page_run *releases; /* the caller's array of COMMIT_RELEASES_MAX, or NULL; punched first */
     size_t nreleases;
     size_t npunched; /* of these, punched: the first ones */
+    bool described;  /* they will be short spans: what describes them gets memory too */
     int result;      /* of committing */
     bool undone;     /* after a failure: none of the runs has memory */
     commit_done_fn done;

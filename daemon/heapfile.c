@@ -29,6 +29,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
@@ -345,6 +348,20 @@ int heapfile_commit(heapfile *file, page_no first, uint64_t npages)
     huge_from += HUGE_BYTES * hugepages_commit(&file->huge, file->fds[HEAPFILE_ARENA], file->map.arena + huge_from,
                                                huge_from, (huge_to - huge_from) / HUGE_BYTES);
     return commit_small(file, huge_from, to);
+}
+
+/* Linux 5.14; else nothing happens. */
+static void populate(void *from, uint64_t len_bytes)
+{
+    uintptr_t at = (uintptr_t)from & ~(uintptr_t)(4 * KIB - 1);
+
+    (void)madvise((void *)at, (uintptr_t)from + len_bytes - at, MADV_POPULATE_WRITE);
+}
+
+void heapfile_commit_metadata(const heapfile *file, page_no first, uint64_t npages)
+{
+    populate(file->map.bitmap + first.n * UINT64_C(256), npages * 256);
+    populate(&file->map.span_table[first.n], npages * sizeof(shm_span));
 }
 
 int heapfile_punch(const heapfile *file, page_no first, uint64_t npages)

@@ -75,6 +75,12 @@ bool heapfile_session_lives(const heapfile *file, session_no session);
  */
 int heapfile_commit(heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
 
+/*
+ * Put memory behind the bits and descriptions of the pages, and into the daemon's page tables, so that its loop need
+ * not wait for that, page by page. From any thread. What can't be had comes with the first touch.
+ */
+void heapfile_commit_metadata(const heapfile *file, page_no first, uint64_t npages);
+
 /* Give the memory behind the pages back to the OS; they read as zero afterwards. From any thread. 0 or -errno. */
 int heapfile_punch(const heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
 

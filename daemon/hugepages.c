@@ -61,7 +61,8 @@ static void note_failure(hugepages *huge)
     u64_store_relaxed(&huge->not_before_ms, clock_ns(CLOCK_MONOTONIC) / 1000000 + wait_s * UINT64_C(1000));
 }
 
-bool hugepages_expected(const hugepages *huge)
+/* May huge pages be had, by what is known? */
+static bool is_expected(const hugepages *huge)
 {
     return u32_load_relaxed(&huge->never) == 0 &&
            (u32_load_relaxed(&huge->trusted) != 0 ||
@@ -105,7 +106,7 @@ uint64_t hugepages_commit(hugepages *huge, int fd, char *addr, uint64_t from_byt
 {
     uint64_t done = 0;
 
-    while (done < nblocks && hugepages_expected(huge)) {
+    while (done < nblocks && is_expected(huge)) {
         uint64_t n = u32_load_relaxed(&huge->trusted) == 0 ? 1 : CALL_BLOCKS;
 
         if (n > nblocks - done)

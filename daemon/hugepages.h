@@ -28,7 +28,4 @@ typedef struct hugepages {
 uint64_t hugepages_commit(hugepages *huge, int fd, char *addr, uint64_t from_bytes, uint64_t nblocks)
     __attribute__((warn_unused_result));
 
-/* May huge pages be had by what is known? If not, nothing is lost by committing less than whole blocks. */
-bool hugepages_expected(const hugepages *huge);
-
 #endif

@@ -367,6 +367,8 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
             pressed = true;
             break;
         }
+        if (p->op_nspans > want / 4 && p->commit.nruns == 0 && ahead_is_worth_waiting(&srv->ahead, npages))
+            break; /* rather less, and at once: when the client comes back there is more */
         allowed = system_allows(srv, npages);
         if (!allowed)
             break;
