@@ -7,18 +7,18 @@
  * Memory costs more than all else that a growing heap does: 2 MiB take the daemon 0.1 to 0.5 ms, a client's malloc of
  * them much less. So the daemon works while the client uses what it got before.
  *
- *   1. How much: as much as the pages in use have grown since the second before last, at most 1/16 of them, at most 32
- *      MiB (four of the largest refills; twice as much was not faster). What is free and has memory already, wherever it is, counts. So the heap has never more memory because of
- *      this than 1/16 above what is in use, which lies below the scavenger's goal (10%), and a heap below 32 MiB, or
- *      one that does not grow, has nothing prepared. Never above 95% of the memory limit, and only if the system has
- *      several times as much to spare.
- *   2. Which: whole 2 MiB blocks (in huge pages if that can be) that are free and have no memory, in address order, from
- *      behind what was last leased without memory: first fit comes there next. The heap grows for them.
- *   3. If small spans are what grows, their bits and descriptions get memory too: else the loop, and with it the client
- *      that waits for its spans, would fault them in one by one (0.2 ms for a refill of 8 MiB).
- *   4. They are taken meanwhile (nahead_pages), and free again, with memory, when the job ends. Who comes while they are
- *      taken would get pages behind them; it waits for the job instead, once (request_lease.c), if what is ready is too
- *      little for it.
+ *   1. How much: as much as the pages in use have grown since the second before last, at most 1/16 of them, at most
+ *      32 MiB (four of the largest refills; twice as much was not faster). What is free and has memory already,
+ *      wherever it is, counts. So the heap has never more memory because of this than 1/16 above what is in use,
+ *      which lies below the scavenger's goal (10%), and a heap below 32 MiB, or one that does not grow, has nothing
+ *      prepared. Never above 95% of the memory limit, and only if the system has several times as much to spare.
+ *   2. Which: whole 2 MiB blocks (in huge pages if that can be) that are free and have no memory, in address order,
+ *      from behind what was last leased without memory: first fit comes there next. The heap grows for them.
+ *   3. If small spans are what grows, their bits and descriptions get memory too: else the loop, and with it the
+ *      client that waits for its spans, would fault them in one by one (0.2 ms for a refill of 8 MiB).
+ *   4. They are taken meanwhile (nahead_pages), and free again, with memory, when the job ends. Who comes while
+ *      they are taken would get pages behind them; it waits for the job instead, once (request_lease.c), if what is
+ *      ready is too little for it.
  *
  * A job prepares 8 MiB at most, so all this happens within 2 ms. After it the next one begins, until 1 is reached.
  *
@@ -130,7 +130,9 @@ void ahead_prepare(ahead *a)
         mheap_over_limit_with(a->heap, SCAVENGE_LIMIT_PERCENT, npages) > 0 ||
         !sysmem_has(a->mem, SPARE_FACTOR * wanted * PAGE_BYTES, now / 1000000))
         return;
-    a->job = (commit_job){ .file = a->heap->file, .runs = a->runs, .described = a->short_spans, .done = ahead_on_committed, .data = a };
+    a->job = (commit_job){ .file = a->heap->file, .runs = a->runs, .described = a->short_spans };
+    a->job.done = ahead_on_committed;
+    a->job.data = a;
     npages = take_blocks(a, npages / HUGE_PAGES);
     if (npages == 0)
         return;
