@@ -8,7 +8,7 @@
  * fallocate costs about 0.9 us for 4 KiB, so 64 KiB take as long as two context switches: that is where the thread pool
  * begins. It holds a lock of the file as long as it runs, for which every other fallocate waits: so it is called for
  * 2 MiB at a time, a job goes back to the end of the pool's queue after 8 MiB, and nothing is done in the loop itself
- * while a job is under way.
+ * while a job is under way. Pieces of 8 MiB end at multiples of 2 MiB, so that what can be in huge pages is.
  *
  * If memory can't be had, what was committed is punched again, in the same manner.
  */
@@ -17,7 +17,7 @@
 #include <errno.h>
 
 #define INLINE_PAGES (64 * KIB / PAGE_BYTES)
-#define CALL_PAGES   (2 * MIB / PAGE_BYTES)
+#define PUNCH_PAGES  (2 * MIB / PAGE_BYTES)
 #define SLICE_PAGES  (8 * MIB / PAGE_BYTES)
 
 void commit_add(commit_job *job, page_no first, uint64_t npages)
@@ -70,8 +70,12 @@ static uint64_t work_one(commit_job *job)
         return 0;
     }
     first = page_at(run->first.n + job->at_page);
-    npages = run->npages - job->at_page < CALL_PAGES ? run->npages - job->at_page : CALL_PAGES;
+    npages = undoing ? PUNCH_PAGES : SLICE_PAGES - first.n % HUGE_PAGES;
+    if (npages > run->npages - job->at_page)
+        npages = run->npages - job->at_page;
     r = undoing ? heapfile_punch(job->file, first, npages) : heapfile_commit(job->file, first, npages);
+    if (r == 0 && !undoing && job->described)
+        heapfile_commit_metadata(job->file, first, npages);
     if (r < 0 && undoing) {
         next_phase(job, COMMIT_DONE);
     } else if (r < 0) {

@@ -28,12 +28,13 @@ typedef struct commit_pool {
 /* Runs of pages that are to get memory. The caller owns it and keeps it where it is until done is called. */
 struct commit_job {
     uv_work_t work;
-    const heapfile *file;
+    heapfile *file;
     page_run *runs; /* the caller's array */
     size_t nruns;
     page_run *releases; /* the caller's array of COMMIT_RELEASES_MAX, or NULL; punched first */
     size_t nreleases;
     size_t npunched; /* of these, punched: the first ones */
+    bool described;  /* they will be short spans: what describes them gets memory too */
     int result;      /* of committing */
     bool undone;     /* after a failure: none of the runs has memory */
     commit_done_fn done;

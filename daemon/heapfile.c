@@ -10,6 +10,9 @@
  * The header of spans is written here, once, before the first client can see it. The private memfd is never given to
  * a client: it holds the sessions' tokens and whose adopted objects are, which must outlive the daemon too.
  *
+ * The daemon's mapping of the arena begins at a multiple of 2 MiB: memory for whole blocks of that size is asked for in
+ * huge pages (hugepages.c), all else by fallocate.
+ *
  * Life: an open file description of spans, made for one session, carries an OFD read lock on the byte with the
  * session's number. The client keeps one page of it mapped and closes the descriptor. A mapping holds the description,
  * so the lock lives exactly as long as the process's image. It needs no pid, so no reuse of a pid can deceive it, and
@@ -26,9 +29,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
+
+#define COMMIT_CALL_BYTES (2 * MIB)
 
 #define SEALS          (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 #define PRIVATE_MAGIC  UINT64_C(0x31504f4c4c414f47) /* "GOALLOP1" */
@@ -66,11 +74,28 @@ static int reopen_readonly(int fd)
     return ro < 0 ? -errno : ro;
 }
 
+/* At a multiple of 2 MiB, so that a huge page of the file can be one in the mapping. NULL: no room. */
 static void *map_shared(int fd, uint64_t len_bytes)
 {
-    void *p = mmap(NULL, len_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    uint64_t room_bytes = len_bytes + HUGE_BYTES;
+    char *room = mmap(NULL, room_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint64_t before;
+    uint64_t mapped_bytes = (len_bytes + 4 * KIB - 1) & ~(4 * KIB - 1);
+    void *p;
 
-    return p == MAP_FAILED ? NULL : p;
+    if (room == MAP_FAILED)
+        return NULL;
+    before = (HUGE_BYTES - (uintptr_t)room % HUGE_BYTES) % HUGE_BYTES;
+    p = mmap(room + before, len_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
+    if (p == MAP_FAILED) {
+        (void)munmap(room, room_bytes);
+        return NULL;
+    }
+    if (before > 0)
+        (void)munmap(room, before);
+    if (before + mapped_bytes < room_bytes)
+        (void)munmap(room + before + mapped_bytes, room_bytes - before - mapped_bytes);
+    return p;
 }
 
 /*
@@ -293,9 +318,50 @@ static int fd_fallocate(int fd, int mode, uint64_t from_bytes, uint64_t len_byte
     return r < 0 ? -errno : 0;
 }
 
-int heapfile_commit(const heapfile *file, page_no first, uint64_t npages)
+/* fallocate holds a lock of the file, for which all others of it wait: a piece at a time. */
+static int commit_small(const heapfile *file, uint64_t from_bytes, uint64_t to_bytes)
 {
-    return fd_fallocate(file->fds[HEAPFILE_ARENA], 0, page_offset(first), npages * PAGE_BYTES);
+    int r = 0;
+
+    while (from_bytes < to_bytes && r == 0) {
+        uint64_t len = to_bytes - from_bytes < COMMIT_CALL_BYTES ? to_bytes - from_bytes : COMMIT_CALL_BYTES;
+
+        r = fd_fallocate(file->fds[HEAPFILE_ARENA], 0, from_bytes, len);
+        from_bytes += len;
+    }
+    return r;
+}
+
+int heapfile_commit(heapfile *file, page_no first, uint64_t npages)
+{
+    uint64_t from = page_offset(first);
+    uint64_t to = from + npages * PAGE_BYTES;
+    uint64_t huge_from = (from + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES;
+    uint64_t huge_to = to / HUGE_BYTES * HUGE_BYTES;
+    int r;
+
+    if (huge_from >= huge_to)
+        return commit_small(file, from, to);
+    r = commit_small(file, from, huge_from);
+    if (r < 0)
+        return r;
+    huge_from += HUGE_BYTES * hugepages_commit(&file->huge, file->fds[HEAPFILE_ARENA], file->map.arena + huge_from,
+                                               huge_from, (huge_to - huge_from) / HUGE_BYTES);
+    return commit_small(file, huge_from, to);
+}
+
+/* Linux 5.14; else nothing happens. */
+static void populate(void *from, uint64_t len_bytes)
+{
+    uintptr_t at = (uintptr_t)from & ~(uintptr_t)(4 * KIB - 1);
+
+    (void)madvise((void *)at, (uintptr_t)from + len_bytes - at, MADV_POPULATE_WRITE);
+}
+
+void heapfile_commit_metadata(const heapfile *file, page_no first, uint64_t npages)
+{
+    populate(file->map.bitmap + first.n * UINT64_C(256), npages * 256);
+    populate(&file->map.span_table[first.n], npages * sizeof(shm_span));
 }
 
 int heapfile_punch(const heapfile *file, page_no first, uint64_t npages)

@@ -4,6 +4,7 @@
 #ifndef GOALLOC_DAEMON_HEAPFILE_H
 #define GOALLOC_DAEMON_HEAPFILE_H
 
+#include "daemon/hugepages.h"
 #include "shm/layout.h"
 
 #define SESSION_TOKEN_BYTES 16u
@@ -37,6 +38,7 @@ typedef struct heapfile {
     int lock_fd; /* says that this daemon, and no other, has the heap */
     shm_map map; /* the first three, read-write; of the arena only the words of tiny blocks are looked at */
     heap_private *private;
+    hugepages huge; /* zero: the arena gets huge pages where the system has them */
 } heapfile;
 
 /*
@@ -67,10 +69,17 @@ int heapfile_spans_fd(const heapfile *file) __attribute__((warn_unused_result));
 bool heapfile_session_lives(const heapfile *file, session_no session);
 
 /*
- * Put memory behind pages [first, first + npages), zeroed where there was none. May be called from any thread. 0, or
- * -ENOMEM or -ENOSPC when the system has none; then some of the pages may have got memory.
+ * Put memory behind pages [first, first + npages), zeroed where there was none; for whole 2 MiB blocks in huge pages if
+ * that can be. May be called from any thread. 0, or -ENOMEM or -ENOSPC when the system has none; then some of the pages
+ * may have got memory. Cost: 0.13 ms for a huge page, 0.5 ms for 2 MiB of small ones.
  */
-int heapfile_commit(const heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
+int heapfile_commit(heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
+
+/*
+ * Put memory behind the bits and descriptions of the pages, and into the daemon's page tables, so that its loop need
+ * not wait for that, page by page. From any thread. What can't be had comes with the first touch.
+ */
+void heapfile_commit_metadata(const heapfile *file, page_no first, uint64_t npages);
 
 /* Give the memory behind the pages back to the OS; they read as zero afterwards. From any thread. 0 or -errno. */
 int heapfile_punch(const heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));

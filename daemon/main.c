@@ -166,6 +166,7 @@ int main(int argc, char **argv)
     r = settle(&o, &h, &file, &heap);
     if (r < 0)
         goto out;
+    u32_store_relaxed(&file.huge.never, !o.huge_pages);
     r = server_run(
         &srv, place.fd, &heap,
         &(server_options){

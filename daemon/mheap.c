@@ -132,12 +132,24 @@ uint64_t mheap_room_pages(const mheap *heap)
     return used >= heap->limit_bytes ? 0 : (heap->limit_bytes - used) / PAGE_BYTES;
 }
 
-uint64_t mheap_over_limit(const mheap *heap, unsigned percent)
+uint64_t mheap_free_backed_pages(const mheap *heap)
 {
-    uint64_t have = (mheap_committed_pages(heap) - heap->nreleasing_pages) * PAGE_BYTES + heap->metadata_bytes;
+    return mheap_committed_pages(heap) - heap->ninuse_pages - heap->ngrowth_pages - heap->nreleasing_pages -
+           heap->nahead_pages;
+}
+
+uint64_t mheap_over_limit_with(const mheap *heap, unsigned percent, uint64_t npages)
+{
+    uint64_t have =
+        (mheap_committed_pages(heap) + npages - heap->nreleasing_pages) * PAGE_BYTES + heap->metadata_bytes;
     uint64_t most = heap->limit_bytes / 100 * percent;
 
     return heap->limit_bytes == 0 || have <= most ? 0 : have - most;
+}
+
+uint64_t mheap_over_limit(const mheap *heap, unsigned percent)
+{
+    return mheap_over_limit_with(heap, percent, 0);
 }
 
 /* --- pages --- */
@@ -231,6 +243,36 @@ uint64_t mheap_release(mheap *heap, uint64_t npages)
     return released;
 }
 
+bool mheap_begin_ahead(mheap *heap, page_no first, uint64_t npages)
+{
+    uint64_t end = pagealloc_end(heap->pages).n;
+    uint64_t to = first.n + npages;
+    uint64_t ntaken;
+    uint64_t nbacked;
+    shm_heap_arena *arena;
+
+    if (to > end && (first.n > end || !mheap_grow(heap, to - end)))
+        return false;
+    pagealloc_count(heap->pages, first, npages, &ntaken, &nbacked);
+    if (ntaken + nbacked > 0 || !pagealloc_is_free(heap->pages, first, npages))
+        return false;
+    arena = &heap->map->heap_arenas[first.n / SHM_HEAP_ARENA_PAGES];
+    to = first.n % SHM_HEAP_ARENA_PAGES + npages;
+    assert(to <= SHM_HEAP_ARENA_PAGES);
+    if (to > u32_load_relaxed(&arena->backed_base))
+        u32_store_release(&arena->backed_base, (uint32_t)to);
+    CRASH_POINT(backed_base_after);
+    (void)pagealloc_alloc_at(heap->pages, first, npages);
+    heap->nahead_pages += npages;
+    return true;
+}
+
+void mheap_end_ahead(mheap *heap, page_run run, bool backed)
+{
+    heap->nahead_pages -= run.npages;
+    pagealloc_free_run(heap->pages, run.first, run.npages, !backed);
+}
+
 bool mheap_begin_unused_chunk(mheap *heap, page_no page, page_no *ret_first)
 {
     if (!pagealloc_take_unused_chunk(heap->pages, page, ret_first))
@@ -262,14 +304,14 @@ static bool mheap_was_used(mheap *heap, page_no first, uint64_t npages)
         shm_heap_arena *arena = &heap->map->heap_arenas[page / SHM_HEAP_ARENA_PAGES];
         uint64_t from = page % SHM_HEAP_ARENA_PAGES;
         uint64_t to = from + (end - page);
-        uint64_t zeroed_base = u64_load_relaxed(&arena->zeroed_base);
+        uint64_t zeroed_base = u32_load_relaxed(&arena->zeroed_base);
 
         if (to > SHM_HEAP_ARENA_PAGES)
             to = SHM_HEAP_ARENA_PAGES;
         if (from < zeroed_base)
             used = true;
         if (to > zeroed_base)
-            u64_store_release(&arena->zeroed_base, to);
+            u32_store_release(&arena->zeroed_base, (uint32_t)to);
         CRASH_POINT(zeroed_base_after);
         page += to - from;
     }
@@ -355,7 +397,8 @@ static bool recover_end(const mheap *heap, uint64_t *ret_end)
         uint64_t npages = u64_load_relaxed(&heap->map->heap_arenas[i].npages);
 
         if (npages > SHM_HEAP_ARENA_PAGES || npages % CHUNK_PAGES != 0 ||
-            u64_load_relaxed(&heap->map->heap_arenas[i].zeroed_base) > SHM_HEAP_ARENA_PAGES)
+            u32_load_relaxed(&heap->map->heap_arenas[i].zeroed_base) > SHM_HEAP_ARENA_PAGES ||
+            u32_load_relaxed(&heap->map->heap_arenas[i].backed_base) > SHM_HEAP_ARENA_PAGES)
             return false;
         end += npages;
         if (npages < SHM_HEAP_ARENA_PAGES)
@@ -437,12 +480,13 @@ static const char *recover_spans(mheap *heap, uint64_t end)
     return NULL;
 }
 
-/* Has any page of the chunk ever been handed out? Only then it may have memory. */
-static bool was_handed_out(const mheap *heap, uint64_t chunk)
+/* Has any page of the chunk ever been handed out, or prepared for that? Only then it may have memory. */
+static bool had_memory(const mheap *heap, uint64_t chunk)
 {
-    uint64_t zeroed_base = u64_load_relaxed(&heap->map->heap_arenas[chunk / SHM_HEAP_ARENA_PAGES].zeroed_base);
+    const shm_heap_arena *arena = &heap->map->heap_arenas[chunk / SHM_HEAP_ARENA_PAGES];
 
-    return chunk % SHM_HEAP_ARENA_PAGES < zeroed_base;
+    return chunk % SHM_HEAP_ARENA_PAGES < u32_load_relaxed(&arena->zeroed_base) ||
+           chunk % SHM_HEAP_ARENA_PAGES < u32_load_relaxed(&arena->backed_base);
 }
 
 /*
@@ -457,7 +501,7 @@ static void recover_backed(mheap *heap, uint64_t end)
         uint64_t nbacked;
 
         pagealloc_count(heap->pages, page_at(chunk), CHUNK_PAGES, &ntaken, &nbacked);
-        if (ntaken == CHUNK_PAGES || !was_handed_out(heap, chunk))
+        if (ntaken == CHUNK_PAGES || !had_memory(heap, chunk))
             continue;
         for (uint64_t page = chunk; page < chunk + CHUNK_PAGES;) {
             uint64_t to = page;
@@ -631,7 +675,7 @@ int mheap_validate(const mheap *heap, FILE *err)
     }
 
     uint64_t ntaken = mheap_added_pages(heap) - pagealloc_npages_free(heap->pages) - 1 - heap->nreleasing_pages -
-                      heap->ngrowth_pages - heap->nempty_pages - pagecache_npages(&heap->cache);
+                      heap->nahead_pages - heap->ngrowth_pages - heap->nempty_pages - pagecache_npages(&heap->cache);
 
     if (npages != heap->ninuse_pages || nspans != heap->ninuse_spans || npages != ntaken || nlisted != ncentral) {
         (void)fprintf(err,

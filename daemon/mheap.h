@@ -40,6 +40,7 @@ typedef struct mheap {
     uint64_t ntakes;       /* times that pages were put into use, ever */
     uint64_t nreleasing_pages; /* taken, in no span: being released */
     uint64_t ngrowth_pages;    /* taken, to be added to a large object when they have memory */
+    uint64_t nahead_pages;     /* taken, in no span: being prepared, see ahead.c */
     uint64_t nempty_pages;     /* taken, without memory: what describes them is being released */
     bool distrust_backed; /* free pages that count as having memory may have none: all that is leased is committed */
 } mheap;
@@ -96,6 +97,14 @@ void mheap_end_release(mheap *heap, page_run run, bool punched);
 uint64_t mheap_release(mheap *heap, uint64_t npages);
 
 /*
+ * Take [first, first + npages), within one heap arena, to put memory behind them ahead of their use: if all of them are
+ * free and have none. The heap grows for it if they follow its end. True: the caller commits them and says so with
+ * mheap_end_ahead(); until then they are nobody's and count as committed.
+ */
+bool mheap_begin_ahead(mheap *heap, page_no first, uint64_t npages) __attribute__((warn_unused_result));
+void mheap_end_ahead(mheap *heap, page_run run, bool backed);
+
+/*
  * If the chunk that page lies in has nothing in it and no memory: take it, to release what describes its pages (their
  * bits and descriptions); true, *ret_first. The caller calls heapfile_punch_metadata() and says so.
  */
@@ -107,9 +116,10 @@ void mheap_flush_cache(mheap *heap);
 
 /*
  * Bytes by which the arena's committed pages and the metadata are above percent % of the memory limit; 0: below, or
- * there is none.
+ * there is none. The same with npages more committed.
  */
 uint64_t mheap_over_limit(const mheap *heap, unsigned percent);
+uint64_t mheap_over_limit_with(const mheap *heap, unsigned percent, uint64_t npages);
 
 /* Pages that can come into use before the memory limit is reached, if all that is free is released for them. */
 uint64_t mheap_room_pages(const mheap *heap);
@@ -130,6 +140,8 @@ page_no mheap_next_span(const mheap *heap, page_no *pos);
 uint64_t mheap_added_pages(const mheap *heap);
 uint64_t mheap_committed_pages(const mheap *heap);
 uint64_t mheap_released_pages(const mheap *heap);
+/* Of the committed ones those that are free now, not in use and not taken for anything. */
+uint64_t mheap_free_backed_pages(const mheap *heap);
 
 /*
  * Check page allocator, descriptions, page map, lists and counters against each other. 0, -EUCLEAN after printing

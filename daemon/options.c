@@ -50,7 +50,7 @@ bool options_parse_size(const char *text, uint64_t *ret_bytes)
 }
 
 /* Options without a short name. */
-enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START };
+enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES };
 
 static const struct argp_option option_table[] = {
     { "socket", 's', "PATH", 0, "Serve on this Unix socket (default " DEFAULT_SOCKET ")", 0 },
@@ -64,6 +64,10 @@ static const struct argp_option option_table[] = {
     { "commit", 'c', "eager|lazy", 0,
       "When pages get memory: eager (default) before they are leased, so that a lack of it is ENOMEM; lazy at first "
       "touch",
+      0 },
+    { "huge-pages", OPTION_HUGE_PAGES, "auto|never", 0,
+      "Memory that is committed in whole blocks of 2 MiB: in huge pages where the kernel gives them (auto, the default), "
+      "or never",
       0 },
     { "scavtrace", OPTION_SCAVTRACE, NULL, 0, "Log a line for every second in which free pages went back to the OS",
       0 },
@@ -124,6 +128,11 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
             argp_error(state, "--commit: '%s' is neither eager nor lazy", arg);
         o->eager_commit = strcmp(arg, "eager") == 0;
         return 0;
+    case OPTION_HUGE_PAGES:
+        if (strcmp(arg, "auto") != 0 && strcmp(arg, "never") != 0)
+            argp_error(state, "--huge-pages: '%s' is neither auto nor never", arg);
+        o->huge_pages = strcmp(arg, "auto") == 0;
+        return 0;
     case 'd':
         if (arg[0] == '\0')
             argp_error(state, "--state-dir: no directory given");
@@ -167,6 +176,7 @@ void options_parse(options *ret, int argc, char **argv)
         .reserve_bytes = DEFAULT_RESERVE,
         .base = SHM_BASE_DEFAULT,
         .eager_commit = true,
+        .huge_pages = true,
         .log_level = LOG_LEVEL_INFO,
     };
     argp_err_exit_status = 2;

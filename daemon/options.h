@@ -15,6 +15,7 @@ typedef struct options {
     uint64_t base;
     uint64_t memory_limit_bytes; /* 0: none */
     bool eager_commit;
+    bool huge_pages; /* where the system has them */
     bool scavtrace;
     bool cold_start;
     const char *state_dir; /* NULL: none */

@@ -58,7 +58,7 @@ static void rescue(server *s)
 /* Has the system memory for npages more, beyond what free pages have? It is not asked with lazy commit. */
 static bool system_allows(server *s, uint64_t npages)
 {
-    uint64_t backed = mheap_committed_pages(s->heap) - s->heap->ninuse_pages - s->heap->ngrowth_pages;
+    uint64_t backed = mheap_free_backed_pages(s->heap);
 
     if (!s->options.eager_commit || npages <= backed)
         return true;
@@ -264,6 +264,20 @@ static void op_add_fresh(peer *p, page_no first, uint64_t nscavenged)
     if ((nscavenged > 0 || p->server->heap->distrust_backed) && p->server->options.eager_commit)
         commit_add(&p->commit, first, shm_span_at(p->server->heap->map, first)->npages);
     sysmem_spend(&p->server->mem, nscavenged * PAGE_BYTES);
+    ahead_note_fresh(&p->server->ahead, first, shm_span_at(p->server->heap->map, first)->npages, nscavenged);
+}
+
+/*
+ * Nothing has been taken for the request yet, and the pages that it wants are being prepared: it is handled again when
+ * they are. Only once, so it waits no longer than for the piece that is under way.
+ */
+static bool op_defer_for_ahead(peer *p, uint64_t npages)
+{
+    if (p->ndefers > 0 || !ahead_is_worth_waiting(&p->server->ahead, npages))
+        return false;
+    p->ndefers++;
+    peer_wait_for_ops(p);
+    return true;
 }
 
 static void op_commit_and_reply(peer *p)
@@ -279,6 +293,7 @@ static void op_commit_and_reply(peer *p)
         s->nops++;
         p->busy = true;
     }
+    ahead_prepare(&p->server->ahead);
 }
 
 static const char limit_text[] = "the memory limit is reached: give back what is idle, and insist";
@@ -342,6 +357,11 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
         p->op_spans[p->op_nspans++] = first.n;
         nfree += n;
     }
+    if (p->op_nspans == 0 && op_defer_for_ahead(p, want * npages)) {
+        op_end(p);
+        s->nrpcs--;
+        return;
+    }
     while (p->op_nspans < want && nfree < want_free) {
         page_no first;
         uint64_t nscavenged;
@@ -351,6 +371,8 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
             pressed = true;
             break;
         }
+        if (p->op_nspans > want / 4 && p->commit.nruns == 0 && ahead_is_worth_waiting(&srv->ahead, npages))
+            break; /* rather less, and at once: when the client comes back there is more */
         allowed = system_allows(srv, npages);
         if (!allowed)
             break;

@@ -10,6 +10,7 @@
  */
 #include "daemon/roots.h"
 
+#include <errno.h>
 #include "shm/object.h"
 
 #include <stdlib.h>
@@ -47,23 +48,6 @@ static bool root_index(roots *r, uint32_t slot)
     return true;
 }
 
-roots *roots_new(shm_map *map)
-{
-    roots *r = calloc(1, sizeof(*r));
-    uint32_t nslots;
-
-    if (r == NULL)
-        return NULL;
-    r->map = map;
-    /* Slots that were never used are not even looked at: reading them would give the table memory. */
-    nslots = u32_load_relaxed(&map->header->nroot_slots);
-    for (uint32_t slot = 0; slot < nslots && slot < SHM_ROOTS_MAX; slot++) {
-        if (u64_load_relaxed(&map->roots[slot].name_bytes) != 0 && !root_index(r, slot))
-            return roots_free(r);
-    }
-    return r;
-}
-
 roots *roots_free(roots *r)
 {
     if (r != NULL) {
@@ -90,6 +74,36 @@ static root_entry *root_lookup(const roots *r, const uint8_t *name, size_t name_
 
     HASH_FIND(hh, r->by_name, name, name_bytes, entry);
     return entry;
+}
+
+int roots_new(shm_map *map, roots **ret)
+{
+    roots *r = calloc(1, sizeof(*r));
+    uint32_t nslots;
+    int e = 0;
+
+    if (r == NULL)
+        return -ENOMEM;
+    r->map = map;
+    /* Slots that were never used are not even looked at: reading them would give the table memory. */
+    nslots = u32_load_relaxed(&map->header->nroot_slots);
+    for (uint32_t slot = 0; slot < nslots && slot < SHM_ROOTS_MAX && e == 0; slot++) {
+        const shm_root *root = &map->roots[slot];
+        uint64_t name_bytes = u64_load_relaxed(&root->name_bytes);
+
+        if (name_bytes == 0)
+            continue;
+        /* Of a heap that was taken over it may say anything. */
+        if (name_check((const uint8_t *)root->name, name_bytes) != 0 ||
+            root_lookup(r, (const uint8_t *)root->name, name_bytes) != NULL)
+            e = -EUCLEAN;
+        else if (!root_index(r, slot))
+            e = -ENOMEM;
+    }
+    if (e != 0)
+        r = roots_free(r);
+    *ret = r;
+    return e;
 }
 
 static int root_remove(roots *r, root_entry *entry)

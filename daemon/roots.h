@@ -18,8 +18,8 @@ enum {
     ROOTS_E_NOT_LIVE, /* the offset is not within a live object */
 };
 
-/* Set up over the root table of map, reading what stands there. NULL: no memory. */
-roots *roots_new(shm_map *map);
+/* Set up over the root table of map, reading what stands there. -ENOMEM; -EUCLEAN: it is damaged. */
+int roots_new(shm_map *map, roots **ret) __attribute__((warn_unused_result));
 roots *roots_free(roots *r); /* returns NULL */
 
 /* Set name to offset, or remove it when offset is 0. 0 or ROOTS_E_*. */

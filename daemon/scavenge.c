@@ -49,7 +49,7 @@ uint64_t scavenge_surplus_pages(const scavenger *s)
 {
     const mheap *heap = s->heap;
     uint64_t committed = mheap_committed_pages(heap);
-    uint64_t free = committed - heap->ninuse_pages - heap->ngrowth_pages - heap->nreleasing_pages;
+    uint64_t free = mheap_free_backed_pages(heap);
     uint64_t goal = s->recorded_pages > heap->npeak_pages ? s->recorded_pages : heap->npeak_pages;
     uint64_t over_limit = (mheap_over_limit(heap, SCAVENGE_LIMIT_PERCENT) + PAGE_BYTES - 1) / PAGE_BYTES;
     uint64_t surplus;
@@ -59,6 +59,16 @@ uint64_t scavenge_surplus_pages(const scavenger *s)
     if (surplus < over_limit)
         surplus = over_limit;
     return surplus < free ? surplus : free;
+}
+
+uint64_t scavenge_past_pages(const scavenger *s)
+{
+    return s->past_pages;
+}
+
+bool scavenge_is_working(const scavenger *s)
+{
+    return s->busy || s->forced;
 }
 
 static void trace_line(scavenger *s, bool forced)
@@ -90,6 +100,7 @@ static void next_generation(scavenger *s, uint64_t now)
         look_for_emptied(s);
     }
     s->ntakes_seen = heap->ntakes;
+    s->past_pages = s->recorded_pages;
     s->recorded_pages = heap->npeak_pages;
     heap->npeak_pages = heap->ninuse_pages;
     s->gen_end_ns = now + GEN_NS;
@@ -255,8 +266,11 @@ static void scavenge_tick(uv_timer_t *timer)
     if (now >= s->gen_end_ns)
         next_generation(s, now);
     wake_ns = s->gen_end_ns;
-    while (s->forced && !s->busy && !forced_step(s))
-        ; /* who was answered may have asked again */
+    if (s->forced && s->heap->nahead_pages > 0)
+        wake_ns = now; /* what is being prepared just now is to be released too */
+    else
+        while (s->forced && !s->busy && !forced_step(s))
+            ; /* who was answered may have asked again */
     if (!s->busy)
         background_step(s, now, &wake_ns);
     (void)uv_timer_start(timer, scavenge_tick, wake_ns > now ? (wake_ns - now) / MS_NS + 1 : 1, 0);

@@ -50,6 +50,7 @@ typedef struct scavenger {
     uint64_t not_before_ns;  /* the end of the sleep */
     uint64_t gen_end_ns;
     uint64_t recorded_pages; /* peak of the pages in use in the last generation */
+    uint64_t past_pages;     /* the same of the one before */
     uint64_t ntakes_seen;
     unsigned nquiet;         /* generations in a row in which no pages were put into use */
     bool exhausted;          /* there was nothing to release, in this generation */
@@ -80,6 +81,12 @@ void scavenge_force(scavenger *s, void (*on_forced)(void *data, uint64_t npages)
 
 /* Somebody else has released a run, because of the memory limit, and has given it back to mheap. */
 void scavenge_note_eager(scavenger *s, page_run run);
+
+/* The peak of the pages in use in the generation before last: between one and two seconds ago. */
+uint64_t scavenge_past_pages(const scavenger *s);
+
+/* Is memory being given back at this moment, or does somebody wait for that? */
+bool scavenge_is_working(const scavenger *s);
 
 /* Free pages with memory that the background scavenger would release by now. */
 uint64_t scavenge_surplus_pages(const scavenger *s);

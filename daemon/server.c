@@ -424,6 +424,8 @@ static int server_start(server *s, int listen_fd)
     }
     s->commits.loop = &s->loop;
     scavenge_start(&s->scav, &s->loop, s->heap, s->options.scavtrace, server_on_released, s);
+    if (s->options.eager_commit)
+        ahead_start(&s->ahead, s->heap, &s->commits, &s->mem, &s->scav, server_on_released, s);
     return uv_listen((uv_stream_t *)&s->listener, SOMAXCONN, peer_on_connection);
 }
 
@@ -449,9 +451,11 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
     } else {
         session_table_init(&s->sessions, heap);
     }
-    s->roots = roots_new(heap->map);
-    if (s->roots == NULL)
-        return -ENOMEM;
+    r = roots_new(heap->map, &s->roots);
+    if (r < 0) {
+        log_error("the heap's named roots can't be read: %s", r == -EUCLEAN ? "the table is damaged" : strerror(-r));
+        return r;
+    }
     r = server_start(s, listen_fd);
     if (r < 0) {
         log_error("start: %s", uv_strerror(r));

@@ -6,6 +6,7 @@
 
 #include <uv.h>
 
+#include "daemon/ahead.h"
 #include "daemon/census.h"
 #include "daemon/commit.h"
 #include "daemon/keeper.h"
@@ -44,6 +45,7 @@ struct server {
     scavenger scav;
     commit_pool commits;
     sysmem mem;
+    ahead ahead;
     census census; /* of the round under way */
     bool counting;
     bool sweeping; /* a round, for Trim and Scavenge requests */

@@ -68,6 +68,7 @@
     X(adopt_remove_after_counters, d)                          \
     X(arena_after_npages, d)                                   \
     X(zeroed_base_after, d)                                    \
+    X(backed_base_after, d)                                    \
     X(reattach_before_reply, b)                                \
     X(recover_after_files, t)                                  \
     X(recover_half_spans, t)                                   \

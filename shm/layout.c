@@ -48,6 +48,8 @@ uint64_t shm_abi_hash(void)
         sizeof(shm_root),
         offsetof(shm_root, name),
         sizeof(shm_heap_arena),
+        offsetof(shm_heap_arena, backed_base),
+        offsetof(shm_heap_arena, npages),
         sizeof(shm_span),
         offsetof(shm_span, elem_bytes),
         offsetof(shm_span, npages),

@@ -115,11 +115,12 @@ typedef struct shm_root {
 } shm_root;
 
 /*
- * What is known of 64 MiB of the arena. Both only rise. npages is raised before a page of it is handed out; pages at or
- * above zeroed_base were never handed out, so are zero.
+ * What is known of 64 MiB of the arena. All only rise. npages is raised before a page of it is handed out; pages at or
+ * above zeroed_base were never handed out, so are zero; pages at or above both bases were never given memory.
  */
 typedef struct shm_heap_arena {
-    shm_u64 zeroed_base; /* pages within this heap arena */
+    shm_u32 zeroed_base; /* pages within this heap arena */
+    shm_u32 backed_base; /* the same; raised before pages that nobody has asked for yet get memory */
     shm_u64 npages;      /* of this heap arena that have been added to the page heap */
 } shm_heap_arena;
 

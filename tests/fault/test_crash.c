@@ -156,6 +156,7 @@ static int work_default(const char *socket)
     t = the_table();
     for (int i = 0; i < 16; i++) /* of another process */
         take(&t->large[i]);
+    goalloc_free(goalloc_malloc((size_t)160 << 20)); /* so much that memory is prepared ahead */
     for (int round = 0; round < 3; round++) {
         for (int i = 0; i < SLOTS; i++) {
             if (t->objects[i] == NULL)
