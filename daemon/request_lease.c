@@ -31,6 +31,7 @@
 #define ALIGN_PAGES_MAX    (64 * MIB / PAGE_BYTES)
 #define REFILL_RUN_PAGES_MIN 5u
 #define REFILL_RUN_PAGES_MAX 32u
+#define RELEASE_PERCENT    99u /* of the memory limit: what describes new spans takes some memory later */
 #define INSIST_PAGES       16u /* a refill above the memory limit */
 #define LEASE_LIST_MAX     8192u /* spans named in one reply */
 #define LIMIT_WARNING_MS   10000u
@@ -106,7 +107,7 @@ static bool limit_allows(server *s, uint64_t npages)
 static void op_add_releases(peer *p)
 {
     mheap *heap = p->server->heap;
-    uint64_t over = (mheap_over_limit(heap, 100) + PAGE_BYTES - 1) / PAGE_BYTES;
+    uint64_t over = (mheap_over_limit(heap, RELEASE_PERCENT) + PAGE_BYTES - 1) / PAGE_BYTES;
     page_run run;
 
     if (over == 0)
