@@ -32,7 +32,7 @@ __attribute__((noinline)) static void *alloc_slow(uint32_t slot)
     return mcache_alloc(slot);
 }
 
-/* The body of malloc, by slot; and for sizes up to DIRECT_BYTES_MAX. */
+/* The body of malloc. */
 static inline void *slot_alloc(uint32_t slot)
 {
     mspan *s = mcache_tls->current[slot];
@@ -42,14 +42,16 @@ static inline void *slot_alloc(uint32_t slot)
     return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(slot);
 }
 
-static inline void *direct_alloc(size_t size, bool noscan)
+/* The same for sizes up to SIZE_TABLE8_MAX, which the thread's own table has; but if it has no mcache yet. */
+static inline void *slot8_alloc(size_t size, bool noscan)
 {
+    const mcache *mc = mcache_tls;
     size_t i = (size + 7) >> 3;
-    mspan *s = mcache_tls->direct[noscan][i];
+    mspan *s = mc->current[mc->slot8[noscan][i]];
 
     if (mspan_has_recent(s))
         return mspan_take_recent(s);
-    return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(size_table8[i] + (noscan ? SLOT_NOSCAN : 0));
+    return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(slot_of_class((size_class){ size_table8[i] }, noscan));
 }
 
 static uint32_t slot_for(size_t size, bool noscan)
@@ -69,8 +71,8 @@ __attribute__((noinline)) static void *alloc_bigger(size_t size, bool noscan)
 
 void *goalloc_malloc(size_t size)
 {
-    if (LIKELY(size <= DIRECT_BYTES_MAX))
-        return direct_alloc(size, false);
+    if (LIKELY(size <= SIZE_TABLE8_MAX))
+        return slot8_alloc(size, false);
     if (LIKELY(size <= SMALL_BYTES_MAX))
         return slot_alloc(slot_of_class(size_class_for(size), false));
     return alloc_bigger(size, false);
@@ -80,8 +82,8 @@ void *goalloc_malloc_noscan(size_t size)
 {
     if (size < TINY_BLOCK_BYTES)
         return tiny_alloc(size);
-    if (LIKELY(size <= DIRECT_BYTES_MAX))
-        return direct_alloc(size, true);
+    if (LIKELY(size <= SIZE_TABLE8_MAX))
+        return slot8_alloc(size, true);
     if (LIKELY(size <= SMALL_BYTES_MAX))
         return slot_alloc(slot_of_class(size_class_for(size), true));
     return alloc_bigger(size, true);

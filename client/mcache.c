@@ -58,7 +58,6 @@
 mcache mcache_none = {
     .tiny.used = TINY_BLOCK_BYTES,
     .current = { [0 ... SLOT_COUNT - 1] = &mspan_none },
-    .direct = { [0 ... 1] = { [0 ... DIRECT_COUNT - 1] = &mspan_none } },
 };
 _Thread_local mcache *mcache_tls = &mcache_none;
 
@@ -153,44 +152,16 @@ static void unlist(mcache *mc, mspan *s)
     mc->nempty_pages -= s->npages;
 }
 
-/* Current spans of small objects are found by size, too. */
-__attribute__((noinline)) static void set_direct(mcache *mc, uint32_t slot, mspan *s)
-{
-    uint32_t class = slot % SLOT_NOSCAN;
-    mspan **direct = mc->direct[slot >= SLOT_NOSCAN];
-    uint32_t last = size_class_bytes[class] / 8;
-
-    for (uint32_t i = class == 1 ? 0 : size_class_bytes[class - 1] / 8 + 1; i <= last; i++)
-        direct[i] = s;
-}
-
-static inline bool is_direct(const mspan *s)
-{
-    return s->elem_bytes <= DIRECT_BYTES_MAX && s->slot != SLOT_TINY;
-}
-
-/* s is current no more. */
-static void set_none(mcache *mc, mspan *s)
-{
-    mc->current[s->slot] = &mspan_none;
-    if (is_direct(s))
-        set_direct(mc, s->slot, &mspan_none);
-}
-
-static inline void set_current(mcache *mc, mspan *s)
-{
-    mc->current[s->slot] = s;
-    if (is_direct(s))
-        set_direct(mc, s->slot, s);
-}
-
 static void mcache_clear(mcache *mc)
 {
     mc->tiny = (tiny_block){ .used = TINY_BLOCK_BYTES };
     mc->nempty_pages = mc->nheld_pages = 0;
     memset(mc->slots, 0, sizeof(mc->slots));
     memcpy(mc->current, mcache_none.current, sizeof(mc->current));
-    memcpy(mc->direct, mcache_none.direct, sizeof(mc->direct));
+    for (size_t i = 0; i < sizeof(mc->slot8[0]); i++) {
+        mc->slot8[0][i] = (uint8_t)slot_of_class((size_class){ size_table8[i] }, false);
+        mc->slot8[1][i] = (uint8_t)slot_of_class((size_class){ size_table8[i] }, true);
+    }
 }
 
 /* Goes up when somebody wants idle spans back: the daemon from this session, or a thread of this process from all. */
@@ -287,7 +258,7 @@ static void put_current(mcache *mc, mspan *s)
     uint32_t nused = mspan_nused(s);
 
     leave_current(mc, s, nused);
-    set_none(mc, s);
+    mc->current[s->slot] = &mspan_none;
     place_span(mc, s, nused);
 }
 
@@ -684,7 +655,7 @@ static inline mspan *refill_from_lists(mcache *mc, uint32_t i)
 
     while ((s = take_from_lists(mc, &mc->slots[i], &nused)) != NULL) {
         if (LIKELY(mspan_make_current(s, nused))) {
-            set_current(mc, s);
+            mc->current[i] = s;
             return s;
         }
         place_span(mc, s, s->nelems); /* the bits of a leased span are full: somebody scribbles */
@@ -734,7 +705,7 @@ mspan *mcache_refill(uint32_t i)
         place_full(s);
         if (LIKELY(!trim_is_due(mc)) && LIKELY((next = refill_from_lists(mc, i)) != NULL))
             return next;
-        set_none(mc, s);
+        mc->current[i] = &mspan_none;
     }
     return refill_from_afar(i);
 }

@@ -29,13 +29,9 @@ typedef struct tiny_block {
     uint64_t nallocs; /* objects not yet counted */
 } tiny_block;
 
-/* Larger ones would make more work at each refill than they save. */
-#define DIRECT_BYTES_MAX 512u
-#define DIRECT_COUNT     (DIRECT_BYTES_MAX / 8 + 1)
-
 typedef struct mcache {
-    mspan *direct[2][DIRECT_COUNT]; /* current spans by size, in units of 8 bytes, rounded up; [1]: noscan */
-    mspan *current[SLOT_COUNT];     /* the same, and all others, by slot; &mspan_none where there is none */
+    mspan *current[SLOT_COUNT]; /* &mspan_none where there is none */
+    uint8_t slot8[2][SIZE_TABLE8_MAX / 8 + 1]; /* slots by size, in units of 8 bytes, rounded up; [1]: noscan */
     tiny_block tiny;
     void *thread; /* thread_self() of its thread */
     uint64_t nempty_pages; /* in the lists of empty spans */
