@@ -46,8 +46,8 @@ void connection_detach(void);
 void connection_close(void);
 
 /*
- * Up to nspans (at most PROTO_SPANS_MAX) spans of class spc, each of npages, into ret_spans: how many (at least 1), or -errno.
- * -EAGAIN: the memory limit is reached; give back what is idle, then insist.
+ * Up to nspans (at most PROTO_SPANS_MAX) spans of class spc, each of npages, into ret_spans: how many (at least 1), or
+ * -errno. -EAGAIN: the memory limit is reached; give back what is idle, then insist.
  */
 int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool insist, uint32_t *ret_spans)
     __attribute__((warn_unused_result));

@@ -520,7 +520,8 @@ mspan *mcache_adopt(page_no first)
     if (mc == &mcache_none || u64_load_relaxed(&npool) == 0)
         return NULL;
     (void)pthread_mutex_lock(&pool_lock);
-    /* What mspan_of names may be no span's structure, or one of another span: those that are in the pool stay so here. */
+    /* What mspan_of names may be no span's structure, or one of another span: those that are in the pool stay so here.
+     */
     s = atomic_load_explicit(&process.mspan_of[first.n], memory_order_acquire);
     if (s == NULL || s->place != MSPAN_POOLED || s->slot == SLOT_TINY || mspan_first(s).n != first.n) {
         s = NULL;

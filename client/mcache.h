@@ -72,8 +72,8 @@ void mcache_return_empty(mcache *mc);
 mspan *mcache_adopt(page_no first);
 
 /*
- * The thread is about to ask the daemon for npages, in a slot or (SLOT_COUNT) for a large object: give as many back that
- * other slots hold empty, if they are more than a small part.
+ * The thread is about to ask the daemon for npages, in a slot or (SLOT_COUNT) for a large object: give as many back
+ * that other slots hold empty, if they are more than a small part.
  */
 void mcache_exchange(mcache *mc, uint32_t slot, uint64_t npages);
 

@@ -34,8 +34,9 @@ enum mspan_place {
 
 /*
  * Private to the process. All fields but owner belong to the owning thread (or, while owner is NULL, to who holds the
- * pool's lock). Structures are never unmapped, so a thread that looks at the owner of a span that has just gone reads an
- * owner that is not itself. A free by the owner touches the first cache line alone, unless the span changes its place.
+ * pool's lock). Structures are never unmapped, so a thread that looks at the owner of a span that has just gone reads
+ * an owner that is not itself. A free by the owner touches the first cache line alone, unless the span changes its
+ * place.
  */
 typedef struct mspan {
     void *recent;        /* the object freed last, if it was not handed out again since; not in cache. NULL: none */
@@ -311,7 +312,7 @@ static inline bool mspan_make_current(mspan *s, uint32_t nused)
     return mspan_load(s, s->cur) || (s->nelems > 64 && mspan_advance_far(s));
 }
 
-/* How many of its objects have been allocated since the last time, while it was current; nused is what it has used now. */
+/* How many of its objects have been allocated since the last time, while it was current; nused are used now. */
 static inline uint32_t mspan_take_count(mspan *s, uint32_t nused)
 {
     uint32_t nfreed = NFREES_CURRENT - s->nfrees;

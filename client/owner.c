@@ -6,8 +6,8 @@
  * adopter's; in all other spans objects are the heap's unless the daemon's adoption table has them.
  *
  * The races, and how they end:
- *   publish against the end of the owner: the kept bit decides, word by word. An object whose bit the daemon sees stays,
- *     another is freed; a publish that comes later answers -EALREADY or -EINVAL.
+ *   publish against the end of the owner: the kept bit decides, word by word. An object whose bit the daemon sees
+ *     stays, another is freed; a publish that comes later answers -EALREADY or -EINVAL.
  *   adopt by two: requests to one daemon; the later one has it.
  *   adopt against a free: the daemon looks again after it has set the kept bit, and says -EALREADY if the free came
  *     first. A free that comes after clears the bit, and the adoption means nothing any more. Only if the place is free

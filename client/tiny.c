@@ -9,8 +9,8 @@
  *           size); if the object fits, one fetch_or makes it live. Else a new block is taken, the object is its first,
  *           and of the two blocks that with more room left stays open, as in Go.
  *   free:   one fetch_and. If that was the block's last object, and the block is not open, the block ends: its
- *           alloc bit is cleared by the span's owner; another thread or process sets the remote bit first, for the owner
- *           to find.
+ *           alloc bit is cleared by the span's owner; another thread or process sets the remote bit first, for the
+ *           owner to find.
  *
  * Unlike Go's, blocks are not zeroed, and each object is freed by itself. A session with GOALLOC_ATTACH_RECLAIM does
  * not use them, since its objects are published and reclaimed one by one.

@@ -24,7 +24,8 @@ static void count_tiny(const shm_map *map, page_no first, census_class *c)
     }
 }
 
-/* Most words of a span that is leased or returned are zero; and the baseline x86-64 has no instruction to count bits. */
+/* Most words of a span that is leased or returned are zero; and the baseline x86-64 has no instruction to count bits.
+ */
 static uint64_t nbits(uint64_t word)
 {
     return word == 0 ? 0 : (uint64_t)__builtin_popcountll(word);

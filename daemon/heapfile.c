@@ -44,7 +44,9 @@
 const char *const heapfile_names[HEAPFILE_NFDS] = { "goalloc-arena", "goalloc-spans", "goalloc-bitmap",
                                                     "goalloc-private" };
 
-static const heapfile heapfile_none = { .fds = { -1, -1, -1, -1 }, .arena_ro_fd = -1, .bitmap_ro_fd = -1, .lock_fd = -1 };
+static const heapfile heapfile_none = {
+    .fds = { -1, -1, -1, -1 }, .arena_ro_fd = -1, .bitmap_ro_fd = -1, .lock_fd = -1
+};
 
 /* A sealed memfd of len_bytes. Returns the descriptor or -errno. */
 static int memfd_sealed(const char *name, uint64_t len_bytes)

@@ -66,7 +66,8 @@ static const struct argp_option option_table[] = {
       "touch",
       0 },
     { "huge-pages", OPTION_HUGE_PAGES, "auto|never", 0,
-      "Memory that is committed in whole blocks of 2 MiB: in huge pages where the kernel gives them (auto, the default), "
+      "Memory that is committed in whole blocks of 2 MiB: in huge pages where the kernel gives them (auto, the "
+      "default), "
       "or never",
       0 },
     { "scavtrace", OPTION_SCAVTRACE, NULL, 0, "Log a line for every second in which free pages went back to the OS",

@@ -44,9 +44,9 @@ static inline uint32_t object_index(uint64_t offset, uint32_t magic)
 }
 
 /*
- * True if the object that object_index() finds begins at that offset: product is offset * magic. With magic = (2^32 + e)
- * / size, 0 <= e < size, the lower half of the product is index * e + (offset - index * size) * magic; and index * e is
- * less than the span's bytes, which are less than magic.
+ * True if the object that object_index() finds begins at that offset: product is offset * magic. With magic = (2^32 +
+ * e) / size, 0 <= e < size, the lower half of the product is index * e + (offset - index * size) * magic; and index * e
+ * is less than the span's bytes, which are less than magic.
  */
 static inline bool object_begins(uint64_t product, uint32_t magic)
 {
