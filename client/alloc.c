@@ -25,7 +25,7 @@
 #include "client/tiny.h"
 
 #define ALIGNMENT_MAX (64 * MIB)
-#define RUN_WASTE     4u /* a run may be longer than is needed by a 4th */
+#define RUN_WASTE     2u /* a run may be longer than is needed by half */
 
 /* Out of line, so that the fast path needs no stack frame. */
 __attribute__((noinline)) static void *alloc_slow(uint32_t slot)
@@ -62,8 +62,9 @@ static inline bool slot_is_ready(const mcache *mc, uint32_t slot)
 }
 
 /*
- * The slot for a run: if the thread has none of that length, one that is longer by up to a quarter will do. It is there
- * anyway, and a request costs more than the pages that are not used.
+ * The slot for a run: if the thread has none of that length, one that is longer by up to a half will do. It is there
+ * anyway, and a request costs more than the pages that are not used. A buffer that grows by half at a time is then
+ * where it can grow without moving.
  */
 static uint32_t ready_run_slot(size_t size, bool noscan)
 {

@@ -11,7 +11,7 @@
  *
  * How much is idle is bounded by the budget, in pages. It is small at the beginning: a program whose buffers grow
  * never wants the shorter ones again. When a run is wanted and one that would have done went back shortly before (the
- * lengths of the last 64 are remembered: ghosts), then it should have been kept, and the budget rises by 4 times its
+ * lengths of the last 64 are remembered: ghosts), then it should have been kept, and the budget rises by 8 times its
  * length. When one is wanted and none of that size was ever there the program grows: the budget sinks by the length of
  * what is wanted, so that the daemon gets first what the program used in an earlier phase. The oldest go first, an
  * eighth of the budget at a time so that few requests are sent.
@@ -26,7 +26,7 @@
 #define LEND_SHARE    16u
 #define LENT_MAX      (RUNCACHE_NODES / 2)
 #define LOOK_MAX      8u /* runs looked at in a bin whose runs need not fit */
-#define REGRET        4u
+#define REGRET        8u
 
 /* The bin of runs of that length: those in higher ones are longer. */
 static uint32_t bin_of(uint64_t npages)
