@@ -25,6 +25,7 @@
 #include "client/tiny.h"
 
 #define ALIGNMENT_MAX (64 * MIB)
+#define RUN_WASTE     2u /* a run may be longer than is needed by half */
 
 /* Out of line, so that the fast path needs no stack frame. */
 __attribute__((noinline)) static void *alloc_slow(uint32_t slot)
@@ -54,11 +55,37 @@ static inline void *slot8_alloc(size_t size, bool noscan)
     return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(slot_of_class((size_class){ size_table8[i] }, noscan));
 }
 
+/* Does the thread have a free object of the slot at hand? */
+static inline bool slot_is_ready(const mcache *mc, uint32_t slot)
+{
+    const mspan *s = mc->current[slot];
+
+    return mspan_has_recent(s) || s->cache != 0 || mc->slots[slot].empty.head != NULL;
+}
+
+/*
+ * The slot for a run: if the thread has none of that length, one that is longer by up to a half will do. It is there
+ * anyway, and a request costs more than the pages that are not used. A buffer that grows by half at a time is then
+ * where it can grow without moving.
+ */
+static uint32_t ready_run_slot(size_t size, bool noscan)
+{
+    const mcache *mc = mcache_tls;
+    uint64_t npages = (size + PAGE_BYTES - 1) / PAGE_BYTES;
+    uint64_t most = npages + npages / RUN_WASTE < RUN_PAGES_MAX ? npages + npages / RUN_WASTE : RUN_PAGES_MAX;
+
+    for (uint64_t n = npages; n <= most; n++) {
+        if (slot_is_ready(mc, slot_of_run(n, noscan)))
+            return slot_of_run(n, noscan);
+    }
+    return slot_of_run(npages, noscan);
+}
+
 static uint32_t slot_for(size_t size, bool noscan)
 {
     if (size <= SMALL_BYTES_MAX)
         return slot_of_class(size_class_for(size), noscan);
-    return slot_of_run((size + PAGE_BYTES - 1) / PAGE_BYTES, noscan);
+    return ready_run_slot(size, noscan);
 }
 
 /* What the size classes do not hold. */

@@ -1,8 +1,8 @@
 /*
- * Large: runs of pages from the daemon, and a small cache of freed ones.
+ * Large: runs of pages from the daemon, and a cache of freed ones.
  *
  * Called by alloc.c; calls connection. Data: the run's alloc bit (bit 0 of its first word) and remote bit in bitmap;
- * the cache, private, under a lock that is not held during a request.
+ * the cache (runcache.c says what it keeps), private, under a lock that is not held during a request.
  *
  * A run stays leased to the session that allocated it, until it is freed or the session ends. Its life in bits:
  *   allocated        alloc 1, by the lessee, after the daemon's reply (or out of the cache)
@@ -19,18 +19,14 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <string.h>
 
 #include "client/connection.h"
 #include "client/mcache.h"
-
-#define CACHE_RUNS      16u
-#define CACHE_PAGES_MAX (32 * MIB / PAGE_BYTES) /* together */
+#include "client/runcache.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static page_no cached[CACHE_RUNS]; /* oldest first */
-static uint64_t cached_npages[CACHE_RUNS];
-static uint32_t ncached;
-static uint64_t ncached_pages;
+static runcache cache;
 
 void large_lock(void)
 {
@@ -42,39 +38,19 @@ void large_unlock(void)
     (void)pthread_mutex_unlock(&lock);
 }
 
-static page_no cache_remove(uint32_t at)
+static void send_back(const runcache_out *out)
 {
-    page_no run = cached[at];
-
-    ncached--;
-    ncached_pages -= cached_npages[at];
-    for (uint32_t i = at; i < ncached; i++) {
-        cached[i] = cached[i + 1];
-        cached_npages[i] = cached_npages[i + 1];
-    }
-    return run;
+    if (out->n > 0)
+        (void)connection_return(out->runs, out->n, false);
 }
 
-/* The smallest cached run that fits and wastes at most an eighth. Page 0: none. */
+/* A kept run for an object of npages pages. Page 0: none. */
 static page_no cache_take(uint64_t npages, uint64_t align_pages, bool noscan)
 {
-    uint64_t best = npages + npages / 8 + 1;
-    uint32_t at = CACHE_RUNS;
-    page_no run = { 0 };
+    page_no run;
 
     large_lock();
-    for (uint32_t i = 0; i < ncached; i++) {
-        const shm_span *span = shm_span_at(&process.map, cached[i]);
-
-        if (span->npages >= npages && span->npages < best &&
-            (process.map.base / PAGE_BYTES + cached[i].n) % align_pages == 0 &&
-            span_class_noscan(span->spc) == noscan) {
-            best = span->npages;
-            at = i;
-        }
-    }
-    if (at < CACHE_RUNS)
-        run = cache_remove(at);
+    run = runcache_take(&cache, npages, process.map.base / PAGE_BYTES, align_pages, noscan);
     large_unlock();
     return run;
 }
@@ -82,42 +58,77 @@ static page_no cache_take(uint64_t npages, uint64_t align_pages, bool noscan)
 /* Keep a freed run; what it drives out, or the run itself, goes back. */
 static void cache_put(page_no run)
 {
-    uint64_t npages = shm_span_at(&process.map, run)->npages;
-    uint32_t out[CACHE_RUNS + 1];
-    uint32_t nout = 0;
+    const shm_span *span = shm_span_at(&process.map, run);
+    runcache_out out;
+
+    out.n = 0;
+    large_lock();
+    runcache_put(&cache, run, span->npages, span_class_noscan(span->spc), &out);
+    large_unlock();
+    send_back(&out);
+}
+
+/* Take the kept run that begins at page. Page 0: it is not kept. */
+static page_no cache_take_at(page_no page, uint64_t *ret_npages)
+{
+    page_no run;
 
     large_lock();
-    if (npages > CACHE_PAGES_MAX / 2) {
-        out[nout++] = run.n;
-    } else {
-        while (ncached == CACHE_RUNS || ncached_pages + npages > CACHE_PAGES_MAX)
-            out[nout++] = cache_remove(0).n;
-        cached_npages[ncached] = npages;
-        cached[ncached++] = run;
-        ncached_pages += npages;
-    }
+    run = runcache_take_at(&cache, page, ret_npages);
     large_unlock();
-    if (nout > 0)
-        (void)connection_return(out, nout, false);
+    return run;
+}
+
+/* The run's length is another one from now on. */
+static void cache_forget(page_no run)
+{
+    large_lock();
+    runcache_forget(&cache, run);
+    large_unlock();
+}
+
+/* Has the object of a run that was lent gone without this process, freed by another one? */
+static bool is_gone(page_no run, uint64_t npages)
+{
+    const shm_span *span = shm_span_at(&process.map, run);
+
+    return !process_leases(span) || span_class_size(span->spc).n != 0 || span->npages != npages ||
+           (u64_load_acquire(shm_remote_bits(&process.map, run)) & 1) != 0;
+}
+
+/* There was no run of npages: the cache learns from it. */
+static void cache_missed(uint64_t npages)
+{
+    uint32_t pos = 0;
+    uint64_t lent_npages;
+    runcache_out out;
+    page_no run;
+
+    out.n = 0;
+    large_lock();
+    while ((run = runcache_next_lent(&cache, &pos, &lent_npages)).n != 0) {
+        if (is_gone(run, lent_npages))
+            runcache_forget(&cache, run);
+    }
+    runcache_note_miss(&cache, npages, &out);
+    large_unlock();
+    send_back(&out);
 }
 
 void large_return_cached(void)
 {
-    uint32_t out[CACHE_RUNS];
-    uint32_t nout = 0;
+    runcache_out out;
 
+    out.n = 0;
     large_lock();
-    while (ncached > 0)
-        out[nout++] = cache_remove(0).n;
+    runcache_empty(&cache, &out);
     large_unlock();
-    if (nout > 0)
-        (void)connection_return(out, nout, false);
+    send_back(&out);
 }
 
 void large_forget_cached(void)
 {
-    ncached = 0;
-    ncached_pages = 0;
+    memset(&cache, 0, sizeof(cache));
 }
 
 void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zeroed)
@@ -134,6 +145,7 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
     if (r == 0) {
         run = cache_take(npages, align_pages, noscan);
         if (run.n == 0) {
+            cache_missed(npages);
             mcache_exchange(mcache_tls, SLOT_COUNT, npages);
             r = connection_alloc_large(npages, align_pages, noscan, false, &run);
             fresh = r == 0;
@@ -177,20 +189,6 @@ static void resize_set_in_doubt(page_no run)
     atomic_store_explicit(&process.mspan_of[run.n], &mspan_doubt, memory_order_relaxed);
 }
 
-/* Take the cached run that begins at page out of the cache. Page 0: it is not cached. */
-static page_no cache_take_at(page_no page)
-{
-    page_no run = { 0 };
-
-    large_lock();
-    for (uint32_t i = 0; i < ncached && run.n == 0; i++) {
-        if (cached[i].n == page.n)
-            run = cache_remove(i);
-    }
-    large_unlock();
-    return run;
-}
-
 bool large_resize(const object_ref *object, size_t size)
 {
     uint64_t npages = size / PAGE_BYTES + (size % PAGE_BYTES != 0);
@@ -205,15 +203,18 @@ bool large_resize(const object_ref *object, size_t size)
         return false;
     while ((r = connection_resize_large(object->first, npages)) == -EBUSY && end < object->first.n + npages) {
         /* What is in the way may be a run that this process has freed. */
-        page_no run = cache_take_at(page_at(end));
+        uint64_t nbehind;
+        page_no run = cache_take_at(page_at(end), &nbehind);
 
         if (run.n == 0)
             break;
-        end += shm_span_at(&process.map, run)->npages;
+        end += nbehind;
         (void)connection_return(&run.n, 1, false);
     }
     if (r == -ETIMEDOUT || r == -ENOTCONN)
         resize_set_in_doubt(object->first);
+    if (r == 0)
+        cache_forget(object->first);
     return r == 0;
 }
 
@@ -243,6 +244,7 @@ enum object_verdict large_free(const object_ref *object)
         return OBJECT_FREE;
     CRASH_POINT(large_free_after_bit);
     if (doubt) {
+        cache_forget(object->first);
         (void)connection_return(&object->first.n, 1, false);
     } else {
         cache_put(object->first);

@@ -1,5 +1,5 @@
 /*
- * Large: objects above 32 KiB, which are whole runs of pages.
+ * Large: objects above 256 KiB, which are whole runs of pages.
  */
 #ifndef GOALLOC_CLIENT_LARGE_H
 #define GOALLOC_CLIENT_LARGE_H
