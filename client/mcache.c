@@ -210,6 +210,19 @@ static uint32_t trim_seq(void)
     return u32_load_relaxed(&process.trim_seq) + u32_load_relaxed(of_session);
 }
 
+/*
+ * A thread that allocated in the last round of its destructors has left its mcache, and this one has the name that it
+ * had: so the spans count as its own, and the mcache must too. list_lock is held.
+ */
+static mcache *left_behind(void)
+{
+    mcache *mc = all_mcaches;
+
+    while (mc != NULL && mc->thread != thread_self())
+        mc = mc->next;
+    return mc;
+}
+
 /* The thread's mcache, made at its first use. NULL: no memory. */
 static mcache *mcache_get(void)
 {
@@ -218,23 +231,26 @@ static mcache *mcache_get(void)
     if (mc != &mcache_none)
         return mc;
     (void)pthread_mutex_lock(&list_lock);
-    mc = free_mcaches;
-    if (mc != NULL) {
-        free_mcaches = mc->next;
-    } else {
-        mspan_fork_prepare(); /* memory for structures is theirs too */
-        mc = meta_alloc(sizeof(*mc));
-        mspan_fork_parent();
-    }
-    if (mc != NULL) {
-        mcache_clear(mc);
-        mc->next = all_mcaches;
-        all_mcaches = mc;
+    mc = left_behind();
+    if (mc == NULL) {
+        mc = free_mcaches;
+        if (mc != NULL) {
+            free_mcaches = mc->next;
+        } else {
+            mspan_fork_prepare(); /* memory for structures is theirs too */
+            mc = meta_alloc(sizeof(*mc));
+            mspan_fork_parent();
+        }
+        if (mc != NULL) {
+            mcache_clear(mc);
+            mc->thread = thread_self();
+            mc->next = all_mcaches;
+            all_mcaches = mc;
+        }
     }
     (void)pthread_mutex_unlock(&list_lock);
     if (mc == NULL)
         return NULL;
-    mc->thread = thread_self();
     mc->trim_seen = trim_seq();
     mcache_tls = mc;
     if (have_exit_key)
@@ -439,7 +455,7 @@ __attribute__((noinline)) static void surrender(mcache *mc, mcache_slot *slot, u
 
 void mcache_note_free(mspan *s)
 {
-    mcache *mc = mcache_tls; /* a free of its owner's */
+    mcache *mc = mcache_get(); /* a free of its owner's: there is one, maybe left behind */
     mcache_slot *slot = &mc->slots[s->slot];
 
     switch (s->place) {

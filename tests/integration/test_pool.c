@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -172,11 +173,79 @@ static void spans_of_ended_threads_have_one_owner_at_a_time_with_reclaim(void **
     churn_with(GOALLOC_ATTACH_RECLAIM);
 }
 
+/* --- threads that allocate while they end --- */
+
+#define LATE_COUNT 4000 /* objects of 1 KiB, in the last round of destructors */
+
+static pthread_key_t late_key;
+static int late_rounds;
+static void *late[LATE_COUNT];
+
+static void late_destructor(void *data)
+{
+    if (++late_rounds < PTHREAD_DESTRUCTOR_ITERATIONS) {
+        CHECK(pthread_setspecific(late_key, data) == 0);
+        return;
+    }
+    for (int i = 0; i < LATE_COUNT; i++)
+        CHECK((late[i] = goalloc_malloc(1024)) != NULL);
+}
+
+static void *late_thread(void *arg)
+{
+    CHECK(pthread_setspecific(late_key, arg) == 0);
+    goalloc_free(goalloc_malloc(1024));
+    return NULL;
+}
+
+static void *freeing_thread(void *arg)
+{
+    (void)arg;
+    for (int i = 0; i < LATE_COUNT / 2; i++)
+        goalloc_free(late[i]);
+    for (int i = 0; i < LATE_COUNT / 2; i++)
+        CHECK((late[i] = goalloc_malloc(1024)) != NULL);
+    for (int i = 0; i < LATE_COUNT; i++)
+        goalloc_free(late[i]);
+    return NULL;
+}
+
+static int late_allocations(const fixture *f, void *arg)
+{
+    goalloc_stats_t stats = { .struct_size = sizeof(stats) };
+    pthread_t thread;
+
+    must_attach(f, 0);
+    CHECK(pthread_key_create(&late_key, late_destructor) == 0);
+    CHECK(pthread_create(&thread, NULL, late_thread, arg) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(late_rounds == PTHREAD_DESTRUCTOR_ITERATIONS);
+    /* The next thread gets the stack of the last one, and with it its name. */
+    CHECK(pthread_create(&thread, NULL, freeing_thread, NULL) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(goalloc_trim() == 0);
+    CHECK(goalloc_stats(&stats) == 0);
+    CHECK(stats.live_objects == 0 && stats.session_held_bytes == 0);
+    return 0;
+}
+
+static void spans_of_a_thread_that_allocates_while_it_ends_are_the_next_ones(void **state)
+{
+    fixture f;
+
+    (void)state;
+    fixture_start(&f, NULL);
+    assert_int_equal(child_run(&f, late_allocations, &f), 0);
+    assert_true(fixture_is_clean(&f, 0));
+    assert_true(fixture_stop(&f));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(spans_of_ended_threads_have_one_owner_at_a_time),
         cmocka_unit_test(spans_of_ended_threads_have_one_owner_at_a_time_with_reclaim),
+        cmocka_unit_test(spans_of_a_thread_that_allocates_while_it_ends_are_the_next_ones),
     };
 
     return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
