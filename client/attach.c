@@ -229,8 +229,10 @@ static int attach_locked(void)
     process.base = process.map.base;
     atomic_store_explicit(&process.session_trim_seq, &process.map.sessions[process.session.n].trim_seq,
                           memory_order_relaxed);
-    if (!process.readonly && !process.reclaim)
-        atomic_store_explicit(&process.free_limit, &process.map.header->free_limit, memory_order_release);
+    /* In a forked child it is the parent's, whose session may be of another kind. */
+    atomic_store_explicit(&process.free_limit,
+                          process.readonly || process.reclaim ? &no_limit : &process.map.header->free_limit,
+                          memory_order_release);
     u64_store_release(&process.arena_bytes, process.map.arena_bytes);
     u32_store_release(&process.state, PROCESS_ATTACHED);
     return 0;

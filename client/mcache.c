@@ -69,6 +69,15 @@ static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
 static mspan_list pool[SLOT_COUNT];
 static shm_u64 npool;
 
+/* A span leaves the pool, whose lock is held: for a thread, or (NULL) for nobody, and is in no list. */
+static void pool_remove(mspan *s, void *thread)
+{
+    mspan_list_remove(&pool[s->slot], s);
+    u64_store_relaxed(&npool, u64_load_relaxed(&npool) - 1);
+    s->place = MSPAN_CURRENT;
+    mspan_set_owner(s, thread); /* from here on nobody finds it by its page: see mcache_adopt() */
+}
+
 static pthread_key_t exit_key;
 static bool have_exit_key;
 
@@ -172,6 +181,19 @@ static uint32_t trim_seq(void)
     return u32_load_relaxed(&process.trim_seq) + u32_load_relaxed(of_session);
 }
 
+/*
+ * A thread that allocated in the last round of its destructors has left its mcache, and this one has the name that it
+ * had: so the spans count as its own, and the mcache must too. list_lock is held.
+ */
+static mcache *left_behind(void)
+{
+    mcache *mc = all_mcaches;
+
+    while (mc != NULL && mc->thread != thread_self())
+        mc = mc->next;
+    return mc;
+}
+
 /* The thread's mcache, made at its first use. NULL: no memory. */
 static mcache *mcache_get(void)
 {
@@ -180,23 +202,26 @@ static mcache *mcache_get(void)
     if (mc != &mcache_none)
         return mc;
     (void)pthread_mutex_lock(&list_lock);
-    mc = free_mcaches;
-    if (mc != NULL) {
-        free_mcaches = mc->next;
-    } else {
-        mspan_fork_prepare(); /* memory for structures is theirs too */
-        mc = meta_alloc(sizeof(*mc));
-        mspan_fork_parent();
-    }
-    if (mc != NULL) {
-        mcache_clear(mc);
-        mc->next = all_mcaches;
-        all_mcaches = mc;
+    mc = left_behind();
+    if (mc == NULL) {
+        mc = free_mcaches;
+        if (mc != NULL) {
+            free_mcaches = mc->next;
+        } else {
+            mspan_fork_prepare(); /* memory for structures is theirs too */
+            mc = meta_alloc(sizeof(*mc));
+            mspan_fork_parent();
+        }
+        if (mc != NULL) {
+            mcache_clear(mc);
+            mc->thread = thread_self();
+            mc->next = all_mcaches;
+            all_mcaches = mc;
+        }
     }
     (void)pthread_mutex_unlock(&list_lock);
     if (mc == NULL)
         return NULL;
-    mc->thread = thread_self();
     mc->trim_seen = trim_seq();
     mcache_tls = mc;
     if (have_exit_key)
@@ -332,8 +357,7 @@ static void pool_return(returns *r)
             s->nfrees = mspan_fold(s);
             if (process.reclaim && s->nfrees != 0)
                 continue;
-            mspan_list_remove(&pool[i], s);
-            u64_store_relaxed(&npool, u64_load_relaxed(&npool) - 1);
+            pool_remove(s, NULL);
             s->next = taken;
             taken = s;
         }
@@ -402,7 +426,7 @@ __attribute__((noinline)) static void surrender(mcache *mc, mcache_slot *slot, u
 
 void mcache_note_free(mspan *s)
 {
-    mcache *mc = mcache_tls; /* a free of its owner's */
+    mcache *mc = mcache_get(); /* a free of its owner's: there is one, maybe left behind */
     mcache_slot *slot = &mc->slots[s->slot];
 
     switch (s->place) {
@@ -491,18 +515,18 @@ static mspan *take_from_pool(mcache *mc, uint32_t slot, uint32_t *ret_nused)
     last = list->tail;
     for (unsigned n = 0; n < SCAN_FULL_MAX && look != last && s == NULL; n++) {
         look = list->head;
-        mspan_list_remove(list, look);
         look->nfrees = mspan_fold(look);
-        if (look->nfrees < look->nelems)
+        if (look->nfrees < look->nelems) {
             s = look;
-        else
+        } else {
+            mspan_list_remove(list, look);
             mspan_list_push_back(list, look);
+        }
     }
     if (s != NULL) {
-        u64_store_relaxed(&npool, u64_load_relaxed(&npool) - 1);
-        mspan_set_owner(s, mc->thread);
-        add_span(mc, s);
         *ret_nused = s->nfrees;
+        pool_remove(s, mc->thread);
+        add_span(mc, s);
     }
     (void)pthread_mutex_unlock(&pool_lock);
     return s;
@@ -520,17 +544,19 @@ mspan *mcache_adopt(page_no first)
     if (mc == &mcache_none || u64_load_relaxed(&npool) == 0)
         return NULL;
     (void)pthread_mutex_lock(&pool_lock);
-    /* What mspan_of names may be no span's structure, or one of another span: those that are in the pool stay so here.
+    /*
+     * What mspan_of names may be no span's structure, or one of another span, which a thread is writing. Those that
+     * have the pool for their owner are in it, and stay so here.
      */
     s = atomic_load_explicit(&process.mspan_of[first.n], memory_order_acquire);
-    if (s == NULL || s->place != MSPAN_POOLED || s->slot == SLOT_TINY || mspan_first(s).n != first.n) {
+    if (s == NULL || !mspan_is_of(s, pool) || s->slot == SLOT_TINY || mspan_first(s).n != first.n) {
         s = NULL;
     } else {
-        mspan_list_remove(&pool[s->slot], s);
-        u64_store_relaxed(&npool, u64_load_relaxed(&npool) - 1);
-        mspan_set_owner(s, mc->thread);
+        uint32_t nused = mspan_fold(s);
+
+        pool_remove(s, mc->thread);
         add_span(mc, s);
-        place_span(mc, s, mspan_fold(s));
+        place_span(mc, s, nused);
     }
     (void)pthread_mutex_unlock(&pool_lock);
     return s;
@@ -735,7 +761,7 @@ static void mcache_on_thread_exit(void *data)
         for (mspan *s = mc->slots[i].all; s != NULL; s = s->all_next) {
             s->nfrees = mspan_nused(s);
             s->place = MSPAN_POOLED;
-            mspan_set_owner(s, NULL);
+            mspan_set_owner(s, pool);
             mspan_list_push_back(&pool[i], s);
             u64_store_relaxed(&npool, u64_load_relaxed(&npool) + 1);
         }
@@ -770,6 +796,11 @@ void mcache_forget_all(void)
 {
     (void)pthread_mutex_lock(&pool_lock);
     (void)pthread_mutex_lock(&list_lock);
+    for (uint32_t i = 0; i < SLOT_COUNT; i++) {
+        for (mspan *s = pool[i].head; s != NULL; s = s->next)
+            s->all_next = s->next;
+        mspan_free_all(pool[i].head);
+    }
     memset(pool, 0, sizeof(pool));
     u64_store_relaxed(&npool, 0);
     /* mcaches stay, since threads point to them; spans need no walk, their table is unmapped. */

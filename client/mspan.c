@@ -91,6 +91,7 @@ mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
     s->npages = (uint8_t)span->npages;
     s->reuse = false;
     s->slot = (uint8_t)slot;
+    s->place = MSPAN_CURRENT; /* in no list yet */
     s->needzero = span->needzero != 0;
     s->cur = 0;
     for (uint32_t w = 0; w < bits_nwords(s->nelems); w++)

@@ -33,16 +33,16 @@ enum mspan_place {
 };
 
 /*
- * Private to the process. All fields but owner belong to the owning thread (or, while owner is NULL, to who holds the
- * pool's lock). Structures are never unmapped, so a thread that looks at the owner of a span that has just gone reads
- * an owner that is not itself. A free by the owner touches the first cache line alone, unless the span changes its
- * place.
+ * Private to the process. All fields but owner belong to the owning thread (or, while the pool is the owner, to who
+ * holds its lock). Structures are never unmapped, so a thread that looks at the owner of a span that has just gone
+ * reads an owner that is not itself. A free by the owner touches the first cache line alone, unless the span changes
+ * its place.
  */
 typedef struct mspan {
     void *recent;        /* the object freed last, if it was not handed out again since; not in cache. NULL: none */
     shm_u64 *recent_word;
     uint64_t recent_bit;
-    void *_Atomic owner; /* thread_self() of the thread that holds it; NULL: the pool */
+    void *_Atomic owner; /* thread_self() of the thread that holds it, or the pool; NULL: nobody */
     char *base;
     shm_u64 *alloc;      /* alloc words; the remote words follow at SHM_BITS_WORDS */
     uint32_t magic;      /* for object_index(); 1 for a run; 0 for tiny blocks, whose frees never take the fast path */
@@ -136,15 +136,20 @@ mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused);
  */
 void mspan_delete(mspan *s);
 
-/* The thread owns it from now on; NULL: the pool does. */
-static inline void mspan_set_owner(mspan *s, void *thread)
+/* Who owns it from now on: a thread, the pool, or (NULL) nobody. */
+static inline void mspan_set_owner(mspan *s, void *owner)
 {
-    atomic_store_explicit(&s->owner, thread, memory_order_relaxed);
+    atomic_store_explicit(&s->owner, owner, memory_order_relaxed);
+}
+
+static inline bool mspan_is_of(const mspan *s, const void *owner)
+{
+    return atomic_load_explicit(&s->owner, memory_order_relaxed) == owner;
 }
 
 static inline bool mspan_is_own(const mspan *s)
 {
-    return atomic_load_explicit(&s->owner, memory_order_relaxed) == thread_self();
+    return mspan_is_of(s, thread_self());
 }
 
 static inline page_no mspan_first(const mspan *s)

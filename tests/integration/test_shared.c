@@ -538,6 +538,37 @@ static int adopt_then_freed_by_another(const fixture *f, void *arg)
     return child_wait(pid);
 }
 
+/* The parent's session keeps nothing for itself, the child's reclaims: places of published objects are used again. */
+static int forked_into_another_kind(const fixture *f, void *arg)
+{
+    pid_t pid;
+
+    (void)arg;
+    must_attach(f, 0);
+    pid = fork();
+    if (pid == 0) {
+        void *objects[100];
+
+        must_attach(f, GOALLOC_ATTACH_RECLAIM);
+        for (int i = 0; i < 100; i++)
+            CHECK((objects[i] = goalloc_malloc(64)) != NULL && goalloc_publish(objects[i]) == 0);
+        for (int i = 0; i < 100; i++)
+            goalloc_free(objects[i]);
+        for (int i = 0; i < 1000; i++)
+            CHECK(goalloc_malloc(64) != NULL);
+        _exit(0);
+    }
+    return child_wait(pid);
+}
+
+static void child_that_reclaims_leaves_nothing_in_places_of_published_objects(void **state)
+{
+    const fixture *f = *state;
+
+    assert_int_equal(child_run(f, forked_into_another_kind, NULL), 0);
+    assert_true(fixture_is_clean(f, 0));
+}
+
 static int make_object(const fixture *f, void *arg)
 {
     void *p;
@@ -792,6 +823,7 @@ int main(void)
         TEST(fork_while_threads_allocate_makes_working_children),
         TEST(reclaim_session_frees_its_objects_but_the_published_and_the_adopted),
         TEST(adopted_object_freed_by_another_takes_nobody_with_it),
+        TEST(child_that_reclaims_leaves_nothing_in_places_of_published_objects),
         TEST(readonly_attach_reads_and_changes_nothing),
         TEST(every_kind_of_allocation_has_size_alignment_and_contents),
         TEST(calloc_of_memory_freed_from_afar_is_zeroed),
