@@ -115,6 +115,27 @@ static void cache_missed(uint64_t npages)
     send_back(&out);
 }
 
+uint64_t large_cached_pages(void)
+{
+    uint64_t npages;
+
+    large_lock();
+    npages = cache.nkept_pages;
+    large_unlock();
+    return npages;
+}
+
+void large_give_back(uint64_t npages)
+{
+    runcache_out out;
+
+    out.n = 0;
+    large_lock();
+    runcache_shrink(&cache, npages, &out);
+    large_unlock();
+    send_back(&out);
+}
+
 void large_return_cached(void)
 {
     runcache_out out;

@@ -1,8 +1,8 @@
 /*
- * mcache: the thread's spans, the process's pool of spans of exited threads, and the slow paths of malloc and free.
+ * mcache: the thread's spans, and the slow paths of malloc and free.
  *
- * Called by alloc.c (fast paths), attach.c (detach, fork). Calls mspan.c (bits), connection (refill, return). Data:
- * all private.
+ * Called by alloc.c (fast paths), attach.c (detach, fork). Calls mspan.c (bits), pool.c (spans of exited threads),
+ * connection (refill, return). Data: all private.
  *
  * A span's way through a thread, per slot:
  *
@@ -19,7 +19,7 @@
  *
  * Asking: the first request of a slot is for one span, then twice as many each time, up to 64 KiB a request, or 1/8
  * of what the slot holds, up to 8 MiB: what has been asked for and is not used yet stays a small part of a heap that
- * has objects of many sizes. Giving back: nkeep grows with every span that was asked for (to 64 MiB) and
+ * has objects of many sizes. Giving back: nkeep grows with every span that was asked for (to 128 MiB) and
  * shrinks by an eighth with every surrender (2 MiB stay in any case), so a program that needs its memory again keeps
  * it and one that does not gives it up. A surrender returns the empty spans above half of nkeep. And a thread that asks
  * for more gives as much back that other slots hold empty, but for a small part: a heap that grows does not keep what
@@ -29,7 +29,7 @@
  * forgotten, and the daemon ends the lease. Order at return: the span disappears from mspan_of before the request is
  * sent (connection_return), since the daemon may lease it to another at once.
  *
- * Locks: list_lock guards the list of mcaches; pool_lock the pool. Neither is held during a request. Order: pool, list,
+ * Locks: list_lock guards the list of mcaches. Neither it nor the pool's is held during a request. Order: pool, list,
  * then that of mspan.c.
  */
 #include "client/mcache.h"
@@ -41,6 +41,7 @@
 #include "client/connection.h"
 #include "client/large.h"
 #include "client/meta.h"
+#include "client/pool.h"
 #include "client/tiny.h"
 
 #define SCAN_FULL_MAX     100u
@@ -48,7 +49,7 @@
 #define BATCH_PAGES_MIN   (64 * KIB / PAGE_BYTES)
 #define BATCH_PAGES_MAX   (8 * MIB / PAGE_BYTES)
 #define KEEP_PAGES_MIN    (2 * MIB / PAGE_BYTES)
-#define KEEP_PAGES_MAX    (64 * MIB / PAGE_BYTES)
+#define KEEP_PAGES_MAX    (128 * MIB / PAGE_BYTES)
 #define COUNT_AT          64u /* objects */
 /* What a thread keeps in empty spans of other slots while one asks for more: of all, of the slot. */
 #define KEEP_IDLE_SHARE   32u
@@ -64,19 +65,6 @@ _Thread_local mcache *mcache_tls = &mcache_none;
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
 static mcache *free_mcaches;
 static mcache *all_mcaches;
-
-static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
-static mspan_list pool[SLOT_COUNT];
-static shm_u64 npool;
-
-/* A span leaves the pool, whose lock is held: for a thread, or (NULL) for nobody, and is in no list. */
-static void pool_remove(mspan *s, void *thread)
-{
-    mspan_list_remove(&pool[s->slot], s);
-    u64_store_relaxed(&npool, u64_load_relaxed(&npool) - 1);
-    s->place = MSPAN_CURRENT;
-    mspan_set_owner(s, thread); /* from here on nobody finds it by its page: see mcache_adopt() */
-}
 
 static pthread_key_t exit_key;
 static bool have_exit_key;
@@ -344,27 +332,9 @@ static void fold_slot(mcache *mc, mcache_slot *slot)
     }
 }
 
-static void pool_return(returns *r)
+static void return_pooled(returns *r)
 {
-    mspan *taken = NULL;
-
-    if (u64_load_relaxed(&npool) == 0)
-        return;
-    (void)pthread_mutex_lock(&pool_lock);
-    for (uint32_t i = 0; i < SLOT_COUNT; i++) {
-        for (mspan *s = pool[i].head, *next; s != NULL; s = next) {
-            next = s->next;
-            s->nfrees = mspan_fold(s);
-            if (process.reclaim && s->nfrees != 0)
-                continue;
-            pool_remove(s, NULL);
-            s->next = taken;
-            taken = s;
-        }
-    }
-    (void)pthread_mutex_unlock(&pool_lock);
-    /* Nobody knows them now; a request may follow, and takes the connection's lock, which comes before the pool's. */
-    for (mspan *s = taken, *next; s != NULL; s = next) {
+    for (mspan *s = pool_take_all(process.reclaim), *next; s != NULL; s = next) {
         next = s->next;
         returns_add(r, s);
     }
@@ -382,7 +352,7 @@ void mcache_return_empty(mcache *mc)
         slot->nkeep = 0;
         slot->nbatch = 0;
     }
-    pool_return(&r);
+    return_pooled(&r);
     returns_flush(&r);
     large_return_cached();
 }
@@ -502,36 +472,6 @@ static mspan *take_from_full(mcache_slot *slot, uint32_t *ret_nused)
     return NULL;
 }
 
-static mspan *take_from_pool(mcache *mc, uint32_t slot, uint32_t *ret_nused)
-{
-    mspan *s = NULL;
-    mspan *look = NULL;
-    mspan_list *list = &pool[slot];
-    mspan *last;
-
-    if (u64_load_relaxed(&npool) == 0)
-        return NULL;
-    (void)pthread_mutex_lock(&pool_lock);
-    last = list->tail;
-    for (unsigned n = 0; n < SCAN_FULL_MAX && look != last && s == NULL; n++) {
-        look = list->head;
-        look->nfrees = mspan_fold(look);
-        if (look->nfrees < look->nelems) {
-            s = look;
-        } else {
-            mspan_list_remove(list, look);
-            mspan_list_push_back(list, look);
-        }
-    }
-    if (s != NULL) {
-        *ret_nused = s->nfrees;
-        pool_remove(s, mc->thread);
-        add_span(mc, s);
-    }
-    (void)pthread_mutex_unlock(&pool_lock);
-    return s;
-}
-
 /*
  * A thread that frees objects of a span that nobody owns any more, and has spans of its own, takes it over: its frees,
  * and what it allocates there, take the fast path from now on.
@@ -539,26 +479,13 @@ static mspan *take_from_pool(mcache *mc, uint32_t slot, uint32_t *ret_nused)
 mspan *mcache_adopt(page_no first)
 {
     mcache *mc = mcache_tls;
-    mspan *s = NULL;
+    uint32_t nused;
+    mspan *s = mc == &mcache_none ? NULL : pool_take_at(first, mc->thread, &nused);
 
-    if (mc == &mcache_none || u64_load_relaxed(&npool) == 0)
-        return NULL;
-    (void)pthread_mutex_lock(&pool_lock);
-    /*
-     * What mspan_of names may be no span's structure, or one of another span, which a thread is writing. Those that
-     * have the pool for their owner are in it, and stay so here.
-     */
-    s = atomic_load_explicit(&process.mspan_of[first.n], memory_order_acquire);
-    if (s == NULL || !mspan_is_of(s, pool) || s->slot == SLOT_TINY || mspan_first(s).n != first.n) {
-        s = NULL;
-    } else {
-        uint32_t nused = mspan_fold(s);
-
-        pool_remove(s, mc->thread);
+    if (s != NULL) {
         add_span(mc, s);
         place_span(mc, s, nused);
     }
-    (void)pthread_mutex_unlock(&pool_lock);
     return s;
 }
 
@@ -567,7 +494,8 @@ void mcache_exchange(mcache *mc, uint32_t growing, uint64_t npages)
     returns r = { .n = 0 };
     uint64_t keep = mc->nheld_pages / KEEP_IDLE_SHARE > KEEP_IDLE_MIN ? mc->nheld_pages / KEEP_IDLE_SHARE
                                                                       : KEEP_IDLE_MIN;
-    uint64_t idle = mc->nempty_pages;
+    uint64_t cached = growing < SLOT_COUNT ? large_cached_pages() : 0;
+    uint64_t idle = mc->nempty_pages + cached;
 
     if (growing < SLOT_COUNT)
         idle -= (uint64_t)mc->slots[growing].nempty * slot_npages(growing);
@@ -592,6 +520,8 @@ void mcache_exchange(mcache *mc, uint32_t growing, uint64_t npages)
         slot->nkeep -= slot->nkeep / 8;
     }
     returns_flush(&r);
+    if (npages > 0 && cached > 0)
+        large_give_back(npages);
 }
 
 /* How many spans to ask for: twice as many as last time, but not more than a share of what the slot holds. */
@@ -708,8 +638,8 @@ __attribute__((noinline)) static mspan *refill_from_afar(uint32_t i)
         if (s != NULL)
             return s;
         s = take_from_full(&mc->slots[i], &nused);
-        if (s == NULL)
-            s = take_from_pool(mc, i, &nused);
+        if (s == NULL && (s = pool_take(i, mc->thread, &nused)) != NULL)
+            add_span(mc, s);
         if (s == NULL)
             s = take_from_daemon(mc, i, &nused);
         if (s == NULL)
@@ -754,19 +684,11 @@ static void mcache_on_thread_exit(void *data)
     mcache_count_all(mc);
     tiny_close(mc);
     mcache_tls = &mcache_none;
-    (void)pthread_mutex_lock(&pool_lock);
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
         if (mc->current[i] != &mspan_none)
             put_current(mc, mc->current[i]);
-        for (mspan *s = mc->slots[i].all; s != NULL; s = s->all_next) {
-            s->nfrees = mspan_nused(s);
-            s->place = MSPAN_POOLED;
-            mspan_set_owner(s, pool);
-            mspan_list_push_back(&pool[i], s);
-            u64_store_relaxed(&npool, u64_load_relaxed(&npool) + 1);
-        }
+        pool_put(mc->slots[i].all);
     }
-    (void)pthread_mutex_unlock(&pool_lock);
 
     (void)pthread_mutex_lock(&list_lock);
     for (mcache **at = &all_mcaches; *at != NULL; at = &(*at)->next) {
@@ -794,15 +716,8 @@ __attribute__((constructor)) static void mcache_init(void)
 
 void mcache_forget_all(void)
 {
-    (void)pthread_mutex_lock(&pool_lock);
+    pool_forget();
     (void)pthread_mutex_lock(&list_lock);
-    for (uint32_t i = 0; i < SLOT_COUNT; i++) {
-        for (mspan *s = pool[i].head; s != NULL; s = s->next)
-            s->all_next = s->next;
-        mspan_free_all(pool[i].head);
-    }
-    memset(pool, 0, sizeof(pool));
-    u64_store_relaxed(&npool, 0);
     /* mcaches stay, since threads point to them; spans need no walk, their table is unmapped. */
     for (mcache *mc = all_mcaches; mc != NULL; mc = mc->next) {
         for (uint32_t i = 0; i < SLOT_COUNT; i++)
@@ -810,12 +725,11 @@ void mcache_forget_all(void)
         mcache_clear(mc);
     }
     (void)pthread_mutex_unlock(&list_lock);
-    (void)pthread_mutex_unlock(&pool_lock);
 }
 
 void mcache_fork_prepare(void)
 {
-    (void)pthread_mutex_lock(&pool_lock);
+    pool_fork_prepare();
     (void)pthread_mutex_lock(&list_lock);
     mspan_fork_prepare();
 }
@@ -824,7 +738,7 @@ void mcache_fork_parent(void)
 {
     mspan_fork_parent();
     (void)pthread_mutex_unlock(&list_lock);
-    (void)pthread_mutex_unlock(&pool_lock);
+    pool_fork_parent();
 }
 
 void mcache_fork_child(void)
@@ -832,8 +746,6 @@ void mcache_fork_child(void)
     /*
      * The spans are the parent's, and other threads' lists may be torn: nothing is walked, all structures start over.
      */
-    memset(pool, 0, sizeof(pool));
-    u64_store_relaxed(&npool, 0);
     free_mcaches = NULL;
     all_mcaches = NULL;
     mspan_fork_child();
@@ -841,5 +753,5 @@ void mcache_fork_child(void)
     if (have_exit_key)
         (void)pthread_setspecific(exit_key, NULL);
     (void)pthread_mutex_unlock(&list_lock);
-    (void)pthread_mutex_unlock(&pool_lock);
+    pool_fork_child();
 }

@@ -13,8 +13,8 @@
  * never wants the shorter ones again. When a run is wanted and one that would have done went back shortly before (the
  * lengths of the last 64 are remembered: ghosts), then it should have been kept, and the budget rises by 8 times its
  * length. When one is wanted and none of that size was ever there the program grows: the budget sinks by the length of
- * what is wanted, so that the daemon gets first what the program used in an earlier phase. The oldest go first, an
- * eighth of the budget at a time so that few requests are sent.
+ * what is wanted, so that the daemon gets first what the program used in an earlier phase. So it does when a thread asks
+ * for spans (runcache_shrink). The oldest go first, an eighth of the budget at a time so that few requests are sent.
  *
  * Invariants (runcache_validate): a node is unused, kept (in its bin, in the list by age, in the hash) or lent (in the
  * hash); counters are the sums over nodes. Kept and slack pages together are within the budget after each put, unless
@@ -300,6 +300,16 @@ page_no runcache_next_lent(const runcache *rc, uint32_t *pos, uint64_t *ret_npag
         }
     }
     return page_at(0);
+}
+
+void runcache_shrink(runcache *rc, uint64_t npages, runcache_out *out)
+{
+    uint64_t left = rc->nkept_pages > npages ? rc->nkept_pages - npages : 0;
+    uint64_t budget = budget_of(rc);
+
+    while (rc->oldest != 0 && rc->nkept_pages > left)
+        drop_oldest(rc, out);
+    rc->budget = budget > RUNCACHE_MIN_PAGES + npages ? budget - npages : RUNCACHE_MIN_PAGES;
 }
 
 void runcache_empty(runcache *rc, runcache_out *out)

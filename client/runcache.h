@@ -72,6 +72,9 @@ void runcache_forget(runcache *rc, page_no run);
 /* Walk the runs that are lent: *pos is 0 at first. Page 0: that was all. */
 page_no runcache_next_lent(const runcache *rc, uint32_t *pos, uint64_t *ret_npages);
 
+/* So many pages of what is kept, the oldest first, go to *out, and the budget sinks by them. */
+void runcache_shrink(runcache *rc, uint64_t npages, runcache_out *out);
+
 /* Everything that is kept goes to *out, and the budget is what it was at the beginning. */
 void runcache_empty(runcache *rc, runcache_out *out);
 
