@@ -17,7 +17,7 @@
  * So steady churn asks nobody. A full span is in no list but that of all, so that the first free in it touches no other
  * span but the last of the partial ones.
  *
- * Asking: the first request of a slot is for one span, then twice as many each time, up to 64 KiB a request, or 1/8
+ * Asking: the first request of a slot is for one span, then twice as many each time, up to 64 KiB a request, or 1/16
  * of what the slot holds, up to 8 MiB: what has been asked for and is not used yet stays a small part of a heap that
  * has objects of many sizes. Giving back: nkeep grows with every span that was asked for (to 128 MiB) and
  * shrinks by an eighth with every surrender (2 MiB stay in any case), so a program that needs its memory again keeps
@@ -45,7 +45,7 @@
 #include "client/tiny.h"
 
 #define SCAN_FULL_MAX     100u
-#define BATCH_SHARE       8u
+#define BATCH_SHARE       16u
 #define BATCH_PAGES_MIN   (64 * KIB / PAGE_BYTES)
 #define BATCH_PAGES_MAX   (8 * MIB / PAGE_BYTES)
 #define KEEP_PAGES_MIN    (2 * MIB / PAGE_BYTES)
@@ -366,6 +366,7 @@ void mcache_return_all(void)
     if (mc != &mcache_none) {
         mcache_count_all(mc);
         tiny_close(mc);
+        mc->trim_seen = trim_seq(); /* what was asked for is being done */
     }
     for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
         if (mc->current[i] != &mspan_none)

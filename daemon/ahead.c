@@ -7,10 +7,10 @@
  * Memory costs more than all else that a growing heap does: 2 MiB take the daemon 0.1 to 0.5 ms, a client's malloc of
  * them much less. So the daemon works while the client uses what it got before.
  *
- *   1. How much: as much as the pages in use have grown since the second before last, at most 1/16 of them, at most
+ *   1. How much: as much as the pages in use have grown since the second before last, at most 1/32 of them, at most
  *      32 MiB (four of the largest refills; twice as much was not faster). What is free and has memory already,
- *      wherever it is, counts. So the heap has never more memory because of this than 1/16 above what is in use,
- *      which lies below the scavenger's goal (10%), and a heap below 32 MiB, or one that does not grow, has nothing
+ *      wherever it is, counts. So the heap has never more memory because of this than 1/32 above what is in use,
+ *      which lies below the scavenger's goal (10%), and a heap below 64 MiB, or one that does not grow, has nothing
  *      prepared. Never above 95% of the memory limit, and only if the system has several times as much to spare.
  *   2. Which: whole 2 MiB blocks (in huge pages if that can be) that are free and have no memory, in address order,
  *      from behind what was last leased without memory: first fit comes there next. The heap grows for them.

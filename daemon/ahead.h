@@ -13,7 +13,7 @@
 #define AHEAD_RUNS_MAX 64u
 
 /* Free pages that have memory are at most this part of what is in use, and at most so many, because of this file. */
-#define AHEAD_PART      16u
+#define AHEAD_PART      32u /* of the pages in use */
 #define AHEAD_PAGES_MAX (32 * MIB / PAGE_BYTES)
 
 typedef struct ahead {
