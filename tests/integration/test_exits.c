@@ -10,7 +10,9 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "tests/support/objects.h"
 
@@ -261,6 +263,16 @@ static void forked_child_frees_what_exited_threads_left(void **state)
     assert_true(fixture_is_clean(*state, 0));
 }
 
+/* --- all at once --- */
+
+#define TABLE 4096
+
+/* Objects on their way from one thread to another. */
+typedef struct table {
+    unsigned char *_Atomic places[TABLE];
+    _Atomic uint64_t seed;
+} table;
+
 /* An object says how long it is. */
 static unsigned char *make_sized(uint64_t r)
 {
@@ -285,6 +297,62 @@ static void free_sized(unsigned char *p)
     CHECK(p[size - 1] == (unsigned char)size);
     memset(p, 0xff, sizeof(size));
     CHECK(goalloc_free_checked(p) == 0);
+}
+
+/* A thread that puts objects into the table, frees those it finds there, and ends soon. */
+static void *short_thread(void *data)
+{
+    table *t = data;
+    uint64_t seed = atomic_fetch_add(&t->seed, UINT64_C(0x9e3779b97f4a7c15)); /* each its own */
+
+    for (int i = 0; i < 400; i++) {
+        uint64_t r = test_random(&seed);
+        unsigned char *p = r >> 60 < 9 ? make_sized(r >> 8) : NULL;
+
+        free_sized(atomic_exchange(&t->places[r % TABLE], p));
+    }
+    return NULL;
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define GENERATIONS 60
+#else
+#define GENERATIONS 400
+#endif
+#define AT_ONCE 6
+
+static int generations(const fixture *f, void *arg)
+{
+    static table t;
+    pthread_t threads[AT_ONCE];
+    uint64_t nlive = 0;
+
+    (void)alarm(100); /* lists that are torn have no end */
+    must_attach(f, 0);
+    t.seed = *(uint64_t *)arg;
+    for (int i = 0; i < GENERATIONS; i++) {
+        for (int k = 0; k < AT_ONCE; k++)
+            CHECK(pthread_create(&threads[k], NULL, short_thread, &t) == 0);
+        (void)short_thread(&t);
+        for (int k = 0; k < AT_ONCE; k++)
+            CHECK(pthread_join(threads[k], NULL) == 0);
+    }
+    for (int i = 0; i < TABLE; i++)
+        nlive += t.places[i] != NULL;
+    CHECK(stats_now().live_objects == nlive);
+    for (int i = 0; i < TABLE; i++)
+        free_sized(t.places[i]);
+    CHECK(stats_now().live_objects == 0 && stats_now().live_bytes == 0);
+    CHECK(goalloc_trim() == 0 && stats_now().session_held_bytes == 0);
+    return 0;
+}
+
+static void threads_that_come_and_go_free_each_others_objects(void **state)
+{
+    uint64_t seed = test_seed();
+
+    assert_int_equal(child_run(*state, generations, &seed), 0);
+    assert_true(fixture_is_clean(*state, 0));
 }
 
 /* --- many short threads --- */
@@ -359,6 +427,7 @@ int main(void)
         TEST(frees_of_what_exited_threads_left_are_checked),
         TEST(published_bits_go_with_objects_of_spans_taken_over),
         TEST(forked_child_frees_what_exited_threads_left),
+        TEST(threads_that_come_and_go_free_each_others_objects),
         TEST(thousand_short_threads_do_not_make_the_heap_grow),
     };
 
