@@ -91,6 +91,27 @@ static void object_index_of_every_offset_is_the_quotient(void **state)
     assert_int_equal(object_index(UINT64_C(1) << 40, size_class_magic[0]), 0); /* large: always object 0 */
 }
 
+/* That of a run is 1: only offset 0 is a beginning. That of tiny blocks is 0 for the fast path: none is. */
+static void object_begins_for_every_offset_is_that_nothing_remains(void **state)
+{
+    (void)state;
+    for (unsigned c = 1; c <= SIZE_CLASS_COUNT; c++) {
+        uint32_t magic = size_class_magic[c];
+        uint32_t span_bytes = size_class_npages[c] * (uint32_t)PAGE_BYTES;
+
+        assert_true(span_bytes < magic);
+        for (uint32_t offset = 0; offset < span_bytes; offset++) {
+            if (object_begins((uint64_t)offset * magic, magic) != (offset % size_class_bytes[c] == 0))
+                fail_msg("class %u, offset %u", c, offset);
+        }
+    }
+    for (uint32_t offset = 0; offset < 32 * (uint32_t)PAGE_BYTES; offset++) {
+        if (object_begins(offset, 1) != (offset == 0))
+            fail_msg("run, offset %u", offset);
+    }
+    assert_false(object_begins(0, 0));
+}
+
 static void sizes_from_16_on_are_aligned_to_16_but_for_class_24(void **state)
 {
     (void)state;
@@ -105,6 +126,7 @@ int main(void)
         cmocka_unit_test(size_class_bytes_is_the_published_table),
         cmocka_unit_test(size_class_for_every_size_is_the_smallest_that_fits),
         cmocka_unit_test(object_index_of_every_offset_is_the_quotient),
+        cmocka_unit_test(object_begins_for_every_offset_is_that_nothing_remains),
         cmocka_unit_test(sizes_from_16_on_are_aligned_to_16_but_for_class_24),
     };
 

@@ -1,0 +1,350 @@
+/*
+ * Runs on the wire: what no library would ask for, resize, return or free; nothing of others' is lost by it.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "shm/sizeclass.h"
+#include "tests/support/objects.h"
+
+static int setup(void **state)
+{
+    fixture *f = malloc(sizeof(*f));
+
+    fixture_start(f, NULL);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    fixture *f = *state;
+    bool whole = fixture_is_whole(f);
+    bool clean = fixture_stop(f);
+
+    free(f);
+    return clean && whole ? 0 : -1;
+}
+
+/* The error of the reply, -1 if the daemon disconnects instead. */
+static int error_of(int fd, Goallocd__Request *request)
+{
+    Goallocd__Reply *reply = raw_call(fd, request);
+    int error = reply == NULL ? -1 : reply->error;
+
+    if (reply != NULL)
+        goallocd__reply__free_unpacked(reply, NULL);
+    return error;
+}
+
+static int refill(int fd, uint32_t class, uint32_t npages, uint32_t nspans, uint32_t *ret_first, uint32_t *ret_n)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Refill ask = GOALLOCD__REFILL__INIT;
+    Goallocd__Reply *reply;
+    int error;
+
+    ask.span_class = class;
+    ask.npages = npages;
+    ask.nspans = nspans;
+    request.id = 2;
+    request.op_case = GOALLOCD__REQUEST__OP_REFILL;
+    request.refill = &ask;
+    reply = raw_call(fd, &request);
+    assert_non_null(reply);
+    error = reply->error;
+    if (error == 0) {
+        *ret_first = reply->refill->spans[0];
+        *ret_n = (uint32_t)reply->refill->n_spans;
+    }
+    goallocd__reply__free_unpacked(reply, NULL);
+    return error;
+}
+
+static int return_span(int fd, uint32_t span)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__ReturnSpans ask = GOALLOCD__RETURN_SPANS__INIT;
+
+    ask.spans = &span;
+    ask.n_spans = 1;
+    request.id = 3;
+    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
+    request.return_spans = &ask;
+    return error_of(fd, &request);
+}
+
+static int resize(int fd, uint32_t span, uint64_t npages)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__ResizeLarge ask = GOALLOCD__RESIZE_LARGE__INIT;
+
+    ask.span = span;
+    ask.npages = npages;
+    request.id = 4;
+    request.op_case = GOALLOCD__REQUEST__OP_RESIZE_LARGE;
+    request.resize_large = &ask;
+    return error_of(fd, &request);
+}
+
+static int free_large(int fd, uint32_t span)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__FreeLarge ask = GOALLOCD__FREE_LARGE__INIT;
+
+    ask.span = span;
+    request.id = 5;
+    request.op_case = GOALLOCD__REQUEST__OP_FREE_LARGE;
+    request.free_large = &ask;
+    return error_of(fd, &request);
+}
+
+static void refill_of_runs_takes_5_to_32_pages(void **state)
+{
+    static const struct {
+        uint32_t npages;
+        int error;
+    } rows[] = { { 0, EINVAL }, { 1, EINVAL },  { 4, EINVAL },         { 5, 0 },
+                 { 32, 0 },     { 33, EINVAL }, { 4096, EINVAL },      { 1u << 31, EINVAL },
+                 { 6, 0 },      { 31, 0 },      { UINT32_MAX, EINVAL } };
+    int fd = raw_attach(*state);
+    uint64_t pages = 0;
+    goalloc_stats_t stats;
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        for (uint32_t class = 0; class < 2; class ++) {
+            uint32_t first = 0;
+            uint32_t n = 0;
+
+            assert_int_equal(refill(fd, class, rows[i].npages, 1, &first, &n), rows[i].error);
+            assert_int_equal(n, rows[i].error == 0);
+            assert_true((first != 0) == (rows[i].error == 0));
+            pages += n * rows[i].npages;
+        }
+    }
+    fixture_stats(*state, &stats);
+    assert_int_equal(class_now(*state, 0).span_bytes, pages * PAGE_BYTES);
+    assert_int_equal(stats.live_objects, 0);
+    (void)close(fd);
+    assert_int_equal(class_now(*state, 0).live_objects, 0);
+}
+
+static void refill_of_many_runs_is_bounded(void **state)
+{
+    int fd = raw_attach(*state);
+    uint32_t first = 0;
+    uint32_t n = 0;
+
+    assert_int_equal(refill(fd, 0, 32, UINT32_MAX, &first, &n), 0);
+    assert_in_range(n, 1, 32); /* 8 MiB */
+    assert_int_equal(refill(fd, 1, 5, UINT32_MAX, &first, &n), 0);
+    assert_in_range(n, 1, 204);
+    assert_int_equal(refill(fd, 0, 5, 0, &first, &n), EINVAL);
+    (void)close(fd);
+}
+
+static void refill_of_a_small_class_ignores_pages(void **state)
+{
+    static const uint32_t npages[] = { 0, 1, 5, 33, UINT32_MAX };
+    int fd = raw_attach(*state);
+    uint32_t class = size_class_for(1024).n;
+
+    for (uint32_t i = 0; i < 5; i++) {
+        uint32_t first;
+        uint32_t n;
+
+        assert_int_equal(refill(fd, 2 * class, npages[i], 1, &first, &n), 0);
+        assert_int_equal(class_now(*state, class).span_bytes, (i + 1) * size_class_npages[class] * PAGE_BYTES);
+    }
+    (void)close(fd);
+}
+
+/* --- runs of a process that uses the library --- */
+
+#define RUN_BYTES 100000
+
+/* One live run, one that another process has freed, one that it has freed itself; by their first pages. */
+typedef struct three {
+    unsigned char *p[3];
+    uint32_t span[3];
+} three;
+
+static int hold_three(const fixture *f, void *arg)
+{
+    three *shared;
+    three t;
+
+    must_attach(f, *(uint32_t *)arg);
+    shared = goalloc_malloc(sizeof(*shared));
+    CHECK(shared != NULL && goalloc_publish(shared) == 0);
+    for (int i = 0; i < 3; i++) {
+        t.p[i] = filled(RUN_BYTES, i);
+        t.span[i] = (uint32_t)(goalloc_offset(t.p[i]) / PAGE_BYTES);
+    }
+    goalloc_free(t.p[2]);
+    *shared = t;
+    CHECK(goalloc_root_set("three", shared) == 0);
+    (void)raise(SIGSTOP);
+    CHECK(all_are(t.p[0], RUN_BYTES, 0) && goalloc_usable_size(t.p[0]) == 106496);
+    CHECK(goalloc_free_checked(t.p[1]) == -EALREADY && goalloc_free_checked(t.p[2]) == -EALREADY);
+
+    goalloc_stats_t before = stats_now();
+
+    for (int i = 0; i < 2; i++) { /* both are still its own, and used again */
+        unsigned char *p = filled(RUN_BYTES, 7);
+
+        CHECK(p == t.p[1] || p == t.p[2]);
+    }
+    CHECK(stats_now().session_rpcs == before.session_rpcs + 1);
+    CHECK(all_are(t.p[0], RUN_BYTES, 0));
+    return 0;
+}
+
+static int free_the_second(const fixture *f, void *arg)
+{
+    void *p;
+
+    must_attach(f, 0);
+    CHECK(goalloc_root_get("three", &p) == 0);
+    if (arg != NULL)
+        *(three *)arg = *(three *)p;
+    CHECK(goalloc_free_checked(((three *)p)->p[1]) == 0);
+    return 0;
+}
+
+static void scribble_at_others_runs(const fixture *f, const uint32_t *spans)
+{
+    int fd = raw_attach(f);
+
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(free_large(fd, spans[i]), 0); /* the bits decide, and the lease */
+        assert_int_equal(free_large(fd, spans[i] + 1), 0);
+        assert_int_equal(resize(fd, spans[i], 5), i == 0 ? EPERM : EINVAL);
+        assert_int_equal(resize(fd, spans[i], 50), i == 0 ? EPERM : EINVAL);
+        assert_int_equal(resize(fd, spans[i] + 1, 50), EINVAL);
+    }
+    assert_int_equal(return_span(fd, spans[0]), -1);
+    (void)close(fd);
+    fd = raw_attach(f);
+    assert_int_equal(free_large(fd, UINT32_MAX), -1);
+    (void)close(fd);
+}
+
+/* The first pages of the three, which lie behind each other or not. */
+static void three_spans(const fixture *f, uint32_t *ret)
+{
+    int fds[2];
+    pid_t pid;
+
+    assert_int_equal(pipe(fds), 0);
+    pid = fork();
+    if (pid == 0) {
+        three t;
+        int r = free_the_second(f, &t);
+
+        CHECK(write(fds[1], t.span, sizeof(t.span)) == (ssize_t)sizeof(t.span));
+        _exit(r);
+    }
+    assert_int_equal(read(fds[0], ret, sizeof(uint32_t) * 3), sizeof(uint32_t) * 3);
+    assert_int_equal(child_wait(pid), 0);
+    (void)close(fds[0]);
+    (void)close(fds[1]);
+}
+
+static void free_and_resize_of_runs_that_another_leases_change_nothing(void **state)
+{
+    uint32_t flags[] = { 0, GOALLOC_ATTACH_RECLAIM };
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        uint32_t spans[3];
+        class_figures before;
+        class_figures after;
+        fixture own;
+        const fixture *f = &own;
+        pid_t pid;
+
+        fixture_start(&own, NULL);
+        pid = child_start(f, hold_three, &flags[i]);
+        assert_true(child_stops(pid));
+        three_spans(f, spans);
+        before = class_now(f, 0);
+        scribble_at_others_runs(f, spans);
+        after = class_now(f, 0);
+        assert_int_equal(after.spans, before.spans);
+        assert_int_equal(after.span_bytes, before.span_bytes);
+        assert_int_equal(after.live_objects, before.live_objects);
+        (void)kill(pid, SIGCONT);
+        assert_int_equal(child_wait(pid), 0);
+        assert_true(fixture_is_whole(f));
+        assert_true(fixture_stop(&own));
+    }
+}
+
+static void free_of_a_dead_sessions_run_frees_it_only_when_its_object_is(void **state)
+{
+    const fixture *f = *state;
+    uint32_t flags = 0;
+    uint32_t spans[3];
+    pid_t pid = child_start(f, hold_three, &flags);
+    int fd;
+
+    assert_true(child_stops(pid));
+    three_spans(f, spans);
+    (void)kill(pid, SIGKILL);
+    (void)child_wait(pid);
+    assert_true(fixture_is_clean(f, 2));
+    assert_int_equal(class_now(f, 0).spans, 1);
+    fd = raw_attach(f);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(free_large(fd, spans[i]), 0);
+    assert_int_equal(class_now(f, 0).live_objects, 1);
+    /* Nobody leases the live one: whoever resizes it has it as a large object. */
+    assert_int_equal(resize(fd, spans[0], 6), 0);
+    assert_int_equal(class_now(f, 0).span_bytes, 6 * PAGE_BYTES);
+    assert_int_equal(resize(fd, spans[0], 7), 0);
+    assert_int_equal(return_span(fd, spans[0]), 0);
+    assert_int_equal(class_now(f, 0).live_objects, 1);
+    assert_int_equal(free_large(fd, spans[0]), 0);
+    assert_int_equal(class_now(f, 0).live_objects, 1);
+    (void)close(fd);
+}
+
+/* A raw session's own run, in which there is no object: it can't be resized, and can be returned. */
+static void resize_of_an_own_run_is_refused(void **state)
+{
+    int fd = raw_attach(*state);
+    uint32_t first;
+    uint32_t n;
+
+    assert_int_equal(refill(fd, 0, 9, 1, &first, &n), 0);
+    assert_int_equal(resize(fd, first, 10), EINVAL);
+    assert_int_equal(free_large(fd, first), 0);
+    assert_int_equal(class_now(*state, 0).spans, 1);
+    assert_int_equal(return_span(fd, first), 0);
+    assert_int_equal(class_now(*state, 0).spans, 0);
+    assert_int_equal(return_span(fd, first), -1);
+    (void)close(fd);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(refill_of_runs_takes_5_to_32_pages),
+        TEST(refill_of_many_runs_is_bounded),
+        TEST(refill_of_a_small_class_ignores_pages),
+        TEST(free_and_resize_of_runs_that_another_leases_change_nothing),
+        TEST(free_of_a_dead_sessions_run_frees_it_only_when_its_object_is),
+        TEST(resize_of_an_own_run_is_refused),
+    };
+
+    return cmocka_run_group_tests_name("runs on the wire", tests, NULL, NULL);
+}
