@@ -234,6 +234,9 @@ static void spans_of_a_thread_that_allocates_while_it_ends_are_the_next_ones(voi
     fixture f;
 
     (void)state;
+#ifdef __SANITIZE_THREAD__
+    skip(); /* in the last round of destructors the sanitizer has left the thread already */
+#endif
     fixture_start(&f, NULL);
     assert_int_equal(child_run(&f, late_allocations, &f), 0);
     assert_true(fixture_is_clean(&f, 0));
