@@ -91,9 +91,14 @@ static uint32_t slot_for(size_t size, bool noscan)
 /* What the size classes do not hold. */
 __attribute__((noinline)) static void *alloc_bigger(size_t size, bool noscan)
 {
-    if (size <= RUN_BYTES_MAX)
-        return slot_alloc(slot_for(size, noscan));
-    return large_alloc(size, 1, noscan, NULL);
+    mspan *s;
+
+    if (size > RUN_BYTES_MAX)
+        return large_alloc(size, 1, noscan, NULL);
+    s = mcache_tls->current[slot_of_run((size + PAGE_BYTES - 1) / PAGE_BYTES, noscan)];
+    if (mspan_has_recent(s))
+        return mspan_take_recent(s);
+    return s->cache != 0 ? mspan_take(s) : slot_alloc(ready_run_slot(size, noscan));
 }
 
 void *goalloc_malloc(size_t size)
@@ -176,10 +181,10 @@ static inline bool own_free(mspan *s, void *p)
     shm_u64 *word = &s->alloc[index / 64];
     uint64_t bit = UINT64_C(1) << (index % 64);
 
-    if (UNLIKELY((u64_load_relaxed(word) & bit) == 0 || (u64_load_relaxed(word + SHM_BITS_WORDS) & bit) != 0))
+    if (UNLIKELY(!u64_any_relaxed(word, bit) || u64_any_relaxed(word + SHM_BITS_WORDS, bit)))
         return false;
     mspan_remember(s, p, word, bit);
-    mspan_clear_bit(s, word, bit);
+    mspan_clear_bit(p, s, word, bit);
     return true;
 }
 
@@ -205,7 +210,7 @@ static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
         CRASH_POINT(own_free_after_kept);
     }
     mspan_remember(s, s->base + offset, word, bit);
-    mspan_clear_bit(s, word, bit);
+    mspan_clear_bit(s->base + offset, s, word, bit);
     return OBJECT_LIVE;
 }
 

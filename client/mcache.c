@@ -395,11 +395,12 @@ __attribute__((noinline)) static void surrender(mcache *mc, mcache_slot *slot, u
     errno = keep_errno;
 }
 
-void mcache_note_free(mspan *s)
+void mcache_note_free(void *p, mspan *s)
 {
     mcache *mc = mcache_get(); /* a free of its owner's: there is one, maybe left behind */
     mcache_slot *slot = &mc->slots[s->slot];
 
+    (void)p;
     switch (s->place) {
     case MSPAN_FULL:
         if (s->nelems > 1) {

@@ -171,8 +171,8 @@ void mspan_fork_prepare(void);
 void mspan_fork_parent(void);
 void mspan_fork_child(void);
 
-/* A free by its owner that found nfrees at its end. Keeps errno. */
-void mcache_note_free(mspan *s);
+/* A free of p by the owner of its span that found nfrees at its end. Keeps errno. p comes first, where it is anyway. */
+void mcache_note_free(void *p, mspan *s);
 
 static inline void mspan_list_push_front(mspan_list *list, mspan *s)
 {
@@ -336,14 +336,14 @@ static inline bool mspan_is_zero(const mspan *s)
     return !s->needzero && s->nfrees == NFREES_CURRENT;
 }
 
-/* Clear the bit of a live object in a word of the thread's own span: the end of a free. */
-static inline void mspan_clear_bit(mspan *s, shm_u64 *word, uint64_t bit)
+/* Clear the bit of the live object p in a word of the thread's own span: the end of a free. */
+static inline void mspan_clear_bit(void *p, mspan *s, shm_u64 *word, uint64_t bit)
 {
     CRASH_POINT(own_free_before_bit);
     u64_writer_clear(word, bit);
     CRASH_POINT(own_free_after_bit);
     if (UNLIKELY(--s->nfrees == 0))
-        mcache_note_free(s);
+        mcache_note_free(p, s);
 }
 
 #endif

@@ -29,7 +29,7 @@ static void block_end(mspan *s, uint32_t block)
 
     if (span_has_kept(shm_span_at(&process.map, mspan_first(s))))
         (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, mspan_first(s))[w], ~bit);
-    mspan_clear_bit(s, &s->alloc[w], bit);
+    mspan_clear_bit(NULL, s, &s->alloc[w], bit);
     CRASH_POINT(tiny_end_after_bit);
 }
 

@@ -100,6 +100,19 @@ static inline void u64_writer_clear(shm_u64 *word, uint64_t bits)
 #endif
 }
 
+/* Is any of these bits set? Relaxed; one instruction less than the load that compilers make of it. */
+static inline bool u64_any_relaxed(const shm_u64 *word, uint64_t bits)
+{
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+    bool any;
+
+    __asm__ volatile("testq %2, %1" : "=@ccnz"(any) : "m"(*word), "r"(bits));
+    return any;
+#else
+    return (u64_load_relaxed(word) & bits) != 0;
+#endif
+}
+
 /* Store value if the word is still *expected: true. Else, or now and then for no reason, false and *expected is it. */
 static inline bool u32_exchange_if_acq_rel(shm_u32 *word, uint32_t *expected, uint32_t value)
 {
