@@ -53,8 +53,9 @@
 #define COUNT_AT          64u /* objects */
 /* What a thread keeps in empty spans of other slots while one asks for more: of all, of the slot. */
 #define KEEP_IDLE_SHARE   32u
-#define KEEP_IDLE_MIN     (1 * MIB / PAGE_BYTES)
+#define KEEP_IDLE_MIN     (512 * KIB / PAGE_BYTES)
 #define KEEP_SLOT_SHARE   16u
+#define EXCHANGE_PAGES_MIN 16u /* of smaller requests it would make more */
 
 mcache mcache_none = {
     .tiny.used = TINY_BLOCK_BYTES,
@@ -501,7 +502,7 @@ void mcache_exchange(mcache *mc, uint32_t growing, uint64_t npages)
 
     if (growing < SLOT_COUNT)
         idle -= (uint64_t)mc->slots[growing].nempty * slot_npages(growing);
-    if (mc == &mcache_none || idle <= keep || !connection_is_up())
+    if (mc == &mcache_none || npages < EXCHANGE_PAGES_MIN || idle <= keep || !connection_is_up())
         return;
     if (npages > idle - keep)
         npages = idle - keep;

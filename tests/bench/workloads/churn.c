@@ -78,7 +78,7 @@ static void churn_setup(bench_worker *w)
 
     for (uint32_t i = 0; i < CHURN_OBJECTS; i++)
         c->objects[i] = new_object(c->sizes[i % CHURN_SIZES], i);
-    (void)churn_some(w, 4 * CHURN_OBJECTS);
+    (void)churn_some(w, 10 * CHURN_OBJECTS); /* until the heap is as large as it will be */
 }
 
 static void churn_run(bench_worker *w)
