@@ -55,7 +55,7 @@
 #define KEEP_IDLE_SHARE   32u
 #define KEEP_IDLE_MIN     (512 * KIB / PAGE_BYTES)
 #define KEEP_SLOT_SHARE   16u
-#define EXCHANGE_PAGES_MIN 16u /* of smaller requests it would make more */
+#define EXCHANGE_PAGES_MIN 16u /* smaller requests for small objects would become more by it */
 
 mcache mcache_none = {
     .tiny.used = TINY_BLOCK_BYTES,
@@ -492,17 +492,34 @@ mspan *mcache_adopt(page_no first)
     return s;
 }
 
+/* Runs that are current and have no object are idle, too: up to 4 MiB in all, if every length was used once. */
+static void put_idle_runs(mcache *mc)
+{
+    for (uint32_t i = 0; i < SLOT_COUNT; i++) {
+        mspan *s = mc->current[i];
+
+        if (i % SLOT_NOSCAN >= SLOT_RUNS && s != &mspan_none && mspan_nused(s) == 0)
+            put_current(mc, s);
+    }
+}
+
 void mcache_exchange(mcache *mc, uint32_t growing, uint64_t npages)
 {
     returns r = { .n = 0 };
     uint64_t keep = mc->nheld_pages / KEEP_IDLE_SHARE > KEEP_IDLE_MIN ? mc->nheld_pages / KEEP_IDLE_SHARE
                                                                       : KEEP_IDLE_MIN;
-    uint64_t cached = growing < SLOT_COUNT ? large_cached_pages() : 0;
-    uint64_t idle = mc->nempty_pages + cached;
+    uint64_t cached;
+    uint64_t idle;
 
+    if (mc == &mcache_none || !connection_is_up() ||
+        (growing % SLOT_NOSCAN < SLOT_RUNS && npages < EXCHANGE_PAGES_MIN))
+        return;
+    put_idle_runs(mc);
+    cached = growing < SLOT_COUNT ? large_cached_pages() : 0;
+    idle = mc->nempty_pages + cached;
     if (growing < SLOT_COUNT)
         idle -= (uint64_t)mc->slots[growing].nempty * slot_npages(growing);
-    if (mc == &mcache_none || npages < EXCHANGE_PAGES_MIN || idle <= keep || !connection_is_up())
+    if (idle <= keep)
         return;
     if (npages > idle - keep)
         npages = idle - keep;
