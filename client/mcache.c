@@ -55,7 +55,7 @@
 #define KEEP_IDLE_SHARE   32u
 #define KEEP_IDLE_MIN     (512 * KIB / PAGE_BYTES)
 #define KEEP_SLOT_SHARE   16u
-#define EXCHANGE_PAGES_MIN 16u /* smaller requests for small objects would become more by it */
+#define EXCHANGE_PAGES_MIN 16u /* smaller requests would become more by it */
 
 mcache mcache_none = {
     .tiny.used = TINY_BLOCK_BYTES,
@@ -508,14 +508,15 @@ void mcache_exchange(mcache *mc, uint32_t growing, uint64_t npages)
     returns r = { .n = 0 };
     uint64_t keep = mc->nheld_pages / KEEP_IDLE_SHARE > KEEP_IDLE_MIN ? mc->nheld_pages / KEEP_IDLE_SHARE
                                                                       : KEEP_IDLE_MIN;
+    bool small = growing < SLOT_COUNT && growing % SLOT_NOSCAN < SLOT_RUNS;
     uint64_t cached;
     uint64_t idle;
 
-    if (mc == &mcache_none || !connection_is_up() ||
-        (growing % SLOT_NOSCAN < SLOT_RUNS && npages < EXCHANGE_PAGES_MIN))
+    if (mc == &mcache_none || !connection_is_up() || npages < EXCHANGE_PAGES_MIN)
         return;
-    put_idle_runs(mc);
-    cached = growing < SLOT_COUNT ? large_cached_pages() : 0;
+    if (small)
+        put_idle_runs(mc);
+    cached = small ? large_cached_pages() : 0;
     idle = mc->nempty_pages + cached;
     if (growing < SLOT_COUNT)
         idle -= (uint64_t)mc->slots[growing].nempty * slot_npages(growing);
@@ -530,7 +531,8 @@ void mcache_exchange(mcache *mc, uint32_t growing, uint64_t npages)
         uint64_t nleft = slot->nspans / KEEP_SLOT_SHARE;
 
         mc->exchange_at = i + 1 < SLOT_COUNT ? i + 1 : 0;
-        if (i == growing || slot->nempty <= nleft)
+        /* Runs make room for small objects only: buffers of all lengths take turns, and each would be asked for again. */
+        if (i == growing || slot->nempty <= nleft || (!small && i % SLOT_NOSCAN >= SLOT_RUNS))
             continue;
         if ((slot->nempty - nleft) * each > npages)
             nleft = slot->nempty - (npages + each - 1) / each;
