@@ -531,7 +531,7 @@ void mcache_exchange(mcache *mc, uint32_t growing, uint64_t npages)
         uint64_t nleft = slot->nspans / KEEP_SLOT_SHARE;
 
         mc->exchange_at = i + 1 < SLOT_COUNT ? i + 1 : 0;
-        /* Runs make room for small objects only: buffers of all lengths take turns, and each would be asked for again. */
+        /* Runs make room for small objects only: buffers of all lengths take turns, each would be asked for again. */
         if (i == growing || slot->nempty <= nleft || (!small && i % SLOT_NOSCAN >= SLOT_RUNS))
             continue;
         if ((slot->nempty - nleft) * each > npages)
