@@ -54,6 +54,7 @@
 /* What a thread keeps in empty spans of other slots while one asks for more: of all, of the slot. */
 #define KEEP_IDLE_SHARE   32u
 #define KEEP_IDLE_MIN     (512 * KIB / PAGE_BYTES)
+#define KEEP_RUNS_MIN     (2 * MIB / PAGE_BYTES)
 #define KEEP_SLOT_SHARE   16u
 #define EXCHANGE_PAGES_MIN 16u /* smaller requests would become more by it */
 
@@ -509,6 +510,7 @@ void mcache_exchange(mcache *mc, uint32_t growing, uint64_t npages)
     uint64_t keep = mc->nheld_pages / KEEP_IDLE_SHARE > KEEP_IDLE_MIN ? mc->nheld_pages / KEEP_IDLE_SHARE
                                                                       : KEEP_IDLE_MIN;
     bool small = growing < SLOT_COUNT && growing % SLOT_NOSCAN < SLOT_RUNS;
+    bool runs_too = small;
     uint64_t cached;
     uint64_t idle;
 
@@ -522,6 +524,9 @@ void mcache_exchange(mcache *mc, uint32_t growing, uint64_t npages)
         idle -= (uint64_t)mc->slots[growing].nempty * slot_npages(growing);
     if (idle <= keep)
         return;
+    /* For larger objects only if it is much: buffers of all lengths take turns, each would be asked for again. */
+    if (idle > KEEP_RUNS_MIN && idle > mc->nheld_pages / 16)
+        runs_too = true;
     if (npages > idle - keep)
         npages = idle - keep;
     for (uint32_t n = 0; n < SLOT_COUNT && npages > 0; n++) {
@@ -531,8 +536,7 @@ void mcache_exchange(mcache *mc, uint32_t growing, uint64_t npages)
         uint64_t nleft = slot->nspans / KEEP_SLOT_SHARE;
 
         mc->exchange_at = i + 1 < SLOT_COUNT ? i + 1 : 0;
-        /* Runs make room for small objects only: buffers of all lengths take turns, each would be asked for again. */
-        if (i == growing || slot->nempty <= nleft || (!small && i % SLOT_NOSCAN >= SLOT_RUNS))
+        if (i == growing || slot->nempty <= nleft || (!runs_too && i % SLOT_NOSCAN >= SLOT_RUNS))
             continue;
         if ((slot->nempty - nleft) * each > npages)
             nleft = slot->nempty - (npages + each - 1) / each;

@@ -13,8 +13,9 @@
  * never wants the shorter ones again. When a run is wanted and one that would have done went back shortly before (the
  * lengths of the last 64 are remembered: ghosts), then it should have been kept, and the budget rises by 8 times its
  * length. When one is wanted and none of that size was ever there the program grows: the budget sinks by the length of
- * what is wanted, so that the daemon gets first what the program used in an earlier phase. So it does when a thread asks
- * for spans (runcache_shrink). The oldest go first, an eighth of the budget at a time so that few requests are sent.
+ * what is wanted, so that the daemon gets first what the program used in an earlier phase. So it does when a thread
+ * asks for spans (runcache_shrink). The oldest go first, an eighth of the budget at a time so that few requests are
+ * sent.
  *
  * Invariants (runcache_validate): a node is unused, kept (in its bin, in the list by age, in the hash) or lent (in the
  * hash); counters are the sums over nodes. Kept and slack pages together are within the budget after each put, unless
