@@ -24,13 +24,6 @@ static void count_tiny(const shm_map *map, page_no first, census_class *c)
     }
 }
 
-/* Most words of a span that is leased or returned are zero; and the baseline x86-64 has no instruction to count bits.
- */
-static uint64_t nbits(uint64_t word)
-{
-    return word == 0 ? 0 : (uint64_t)__builtin_popcountll(word);
-}
-
 static void count_small(const shm_map *map, page_no first, census_class *c)
 {
     const shm_span *span = shm_span_at(map, first);
@@ -40,7 +33,7 @@ static void count_small(const shm_map *map, page_no first, census_class *c)
         uint64_t remote = u64_load_acquire(&shm_remote_bits(map, first)[w]);
         uint64_t alloc = u64_load_acquire(&shm_alloc_bits(map, first)[w]);
 
-        nlive += nbits(alloc & ~remote & bits_mask(span->nelems, w));
+        nlive += bits_count(alloc & ~remote & bits_mask(span->nelems, w));
     }
     c->live_objects += nlive;
     c->live_bytes += nlive * span->elem_bytes;

@@ -23,11 +23,6 @@
 #include "shm/tiny.h"
 #include "shm/crash.h"
 
-static uint32_t nbits(uint64_t word)
-{
-    return word == 0 ? 0 : (uint32_t)__builtin_popcountll(word);
-}
-
 uint32_t span_fold(mheap *heap, page_no first)
 {
     const shm_span *span = shm_span_at(heap->map, first);
@@ -37,7 +32,7 @@ uint32_t span_fold(mheap *heap, page_no first)
         uint64_t alloc = span_is_tiny(span) ? tiny_settle_word(heap->map, first, span, w)
                                             : object_fold_word(heap->map, first, span, w);
 
-        nlive += nbits(alloc & bits_mask(span->nelems, w));
+        nlive += bits_count(alloc & bits_mask(span->nelems, w));
     }
     return nlive;
 }
