@@ -529,6 +529,32 @@ void handle_resize_large(peer *p, uint64_t id, const Goallocd__ResizeLarge *ask)
     op_commit_and_reply(p);
 }
 
+/*
+ * Large runs whose object another process may have freed: the sweep may have ended the lease since the client looked,
+ * and the pages may be anybody's by now. False: a violation, the client is disconnected.
+ */
+static bool return_runs(peer *p, session *s, const uint32_t *runs, size_t nruns)
+{
+    server *srv = p->server;
+
+    for (size_t i = 0; i < nruns; i++) {
+        page_no first;
+
+        if (runs[i] == 0 || runs[i] >= srv->heap->map->npages) {
+            peer_violation(p, "it returns run %u, which is not in the arena", runs[i]);
+            return false;
+        }
+        if (lease_check(&srv->sessions, s, runs[i], &first) != 0)
+            continue;
+        if (lease_return_run(&srv->sessions, s, first) == SESSION_E_NO_RUN) {
+            peer_violation(p, "it returns span %u as a large run, which it is not", runs[i]);
+            return false;
+        }
+        /* SESSION_E_NOT_EMPTY: the object lives and is the session's, so it stays leased. */
+    }
+    return true;
+}
+
 void handle_return(peer *p, uint64_t id, const Goallocd__ReturnSpans *ask)
 {
     server *srv = p->server;
@@ -549,7 +575,8 @@ void handle_return(peer *p, uint64_t id, const Goallocd__ReturnSpans *ask)
             return;
         }
     }
-    reply_ok(p, id);
+    if (return_runs(p, s, ask->runs, ask->n_runs))
+        reply_ok(p, id);
 }
 
 void handle_free_large(peer *p, uint64_t id, const Goallocd__FreeLarge *ask)

@@ -333,6 +333,15 @@ int lease_return(session_table *table, session *s, page_no first)
     return 0;
 }
 
+int lease_return_run(session_table *table, session *s, page_no first)
+{
+    const shm_span *span = shm_span_at(table->heap->map, first);
+
+    if (span_class_size(span->spc).n != 0 || span->lessee_folds)
+        return SESSION_E_NO_RUN;
+    return lease_return(table, s, first);
+}
+
 void lease_revoke(session_table *table, session *s, page_no first, bool punched)
 {
     lease_unlink(table, s, first);

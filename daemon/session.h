@@ -59,6 +59,7 @@ enum {
     SESSION_E_NO_SLOT = 1,
     SESSION_E_NOT_LEASED = 2, /* the span that was named is not leased by the session */
     SESSION_E_NOT_EMPTY = 3,  /* a RECLAIM session returns a span with objects in it */
+    SESSION_E_NO_RUN = 4,     /* the span is no large run of AllocLarge */
 };
 
 void session_table_init(session_table *table, mheap *heap);
@@ -101,6 +102,12 @@ int lease_check(const session_table *table, const session *s, uint32_t first, pa
 
 /* End the lease of a span that s holds. 0, SESSION_E_NOT_EMPTY (nothing has changed). */
 int lease_return(session_table *table, session *s, page_no first) __attribute__((warn_unused_result));
+
+/*
+ * The same for a large run whose object others may free (lessee_folds 0): the daemon's sweep may have ended its lease
+ * already, so the caller checks the lease first. 0, SESSION_E_NOT_EMPTY, SESSION_E_NO_RUN (nothing has changed).
+ */
+int lease_return_run(session_table *table, session *s, page_no first) __attribute__((warn_unused_result));
 
 /* End the lease of a span that was never used, and free its pages. punched: they have no memory. */
 void lease_revoke(session_table *table, session *s, page_no first, bool punched);

@@ -5,7 +5,7 @@
  * Called by the daemon's server and the client's connection for every message. No state, no malloc. By hand:
  *
  *   Request { id, refill { span_class, nspans, insist, npages } }     Reply { id, refill { spans } }
- *   Request { id, return_spans { spans } }                    Reply { id }
+ *   Request { id, return_spans { spans, runs } }              Reply { id }
  *
  * Packing writes the same bytes as protobuf-c: fields in order, zeros left out, shortest varints. Unpacking by hand
  * takes these bytes and nothing else: a field that is missing or in another place, one that is not known, a varint with
@@ -48,22 +48,44 @@ static uint8_t *put_number(uint8_t *at, unsigned field, uint64_t value)
     return put_varint(at, value);
 }
 
-/* A message in field, whose only field is number 1: packed spans. */
-static uint8_t *put_spans(uint8_t *at, unsigned field, const uint32_t *spans, size_t nspans)
+/* A field of packed spans. */
+typedef struct span_field {
+    const uint32_t *spans;
+    size_t nspans;
+} span_field;
+
+static size_t packed_bytes(span_field f)
 {
     size_t len = 0;
 
-    for (size_t i = 0; i < nspans; i++)
-        len += varint_bytes(spans[i]);
-    *at++ = TAG_BYTES(field);
-    at = put_varint(at, nspans == 0 ? 0 : 1 + varint_bytes(len) + len);
-    if (nspans == 0)
+    for (size_t i = 0; i < f.nspans; i++)
+        len += varint_bytes(f.spans[i]);
+    return len;
+}
+
+static uint8_t *put_packed(uint8_t *at, unsigned field, span_field f, size_t len)
+{
+    if (f.nspans == 0)
         return at;
-    *at++ = TAG_BYTES(1);
+    *at++ = TAG_BYTES(field);
     at = put_varint(at, len);
-    for (size_t i = 0; i < nspans; i++)
-        at = put_varint(at, spans[i]);
+    for (size_t i = 0; i < f.nspans; i++)
+        at = put_varint(at, f.spans[i]);
     return at;
+}
+
+/* A message in field, whose fields are 1 and 2: packed spans. */
+static uint8_t *put_spans(uint8_t *at, unsigned field, span_field first, span_field second)
+{
+    size_t lens[2] = { packed_bytes(first), packed_bytes(second) };
+    size_t len = 0;
+
+    for (size_t i = 0; i < 2; i++)
+        len += lens[i] == 0 ? 0 : 1 + varint_bytes(lens[i]) + lens[i];
+    *at++ = TAG_BYTES(field);
+    at = put_varint(at, len);
+    at = put_packed(at, 1, first, lens[0]);
+    return put_packed(at, 2, second, lens[1]);
 }
 
 static uint8_t *put_refill(uint8_t *at, const Goallocd__Refill *refill)
@@ -101,9 +123,10 @@ size_t wire_pack_request(const Goallocd__Request *request, uint8_t *buf, size_t 
     if (request->op_case == GOALLOCD__REQUEST__OP_REFILL && spans_fit(0, cap_bytes))
         at = put_refill(put_number(at, 1, request->id), request->refill);
     else if (request->op_case == GOALLOCD__REQUEST__OP_RETURN_SPANS &&
-             spans_fit(request->return_spans->n_spans, cap_bytes))
-        at = put_spans(put_number(at, 1, request->id), 5, request->return_spans->spans,
-                       request->return_spans->n_spans);
+             spans_fit(request->return_spans->n_spans + request->return_spans->n_runs, cap_bytes))
+        at = put_spans(put_number(at, 1, request->id), 5,
+                       (span_field){ request->return_spans->spans, request->return_spans->n_spans },
+                       (span_field){ request->return_spans->runs, request->return_spans->n_runs });
     else
         return frame_pack(&request->base, buf, cap_bytes);
     return frame_end(buf, at);
@@ -116,7 +139,8 @@ size_t wire_pack_reply(const Goallocd__Reply *reply, uint8_t *buf, size_t cap_by
     if (reply->error != 0 || (reply->message != NULL && reply->message[0] != '\0'))
         return frame_pack(&reply->base, buf, cap_bytes);
     if (reply->result_case == GOALLOCD__REPLY__RESULT_REFILL && spans_fit(reply->refill->n_spans, cap_bytes))
-        at = put_spans(put_number(at, 1, reply->id), 5, reply->refill->spans, reply->refill->n_spans);
+        at = put_spans(put_number(at, 1, reply->id), 5, (span_field){ reply->refill->spans, reply->refill->n_spans },
+                       (span_field){ NULL, 0 });
     else if (reply->result_case == GOALLOCD__REPLY__RESULT__NOT_SET && spans_fit(0, cap_bytes))
         at = put_number(at, 1, reply->id);
     else
@@ -175,25 +199,29 @@ static bool take_rest(cursor *c)
     return take_varint(c, FRAME_PAYLOAD_MAX, &len) && len == (uint64_t)(c->end - c->at);
 }
 
-/* Packed spans in memory of bump. */
-static bool take_spans(cursor *c, frame_bump *bump, size_t *ret_nspans, uint32_t **ret_spans)
+/* Packed spans of a field, in memory of bump: none if the field is not there. */
+static bool take_spans(cursor *c, unsigned field, frame_bump *bump, size_t *ret_nspans, uint32_t **ret_spans)
 {
     size_t nspans = 0;
     uint32_t *spans;
+    uint64_t len;
+    cursor in;
 
     *ret_nspans = 0;
     *ret_spans = NULL;
-    if (c->at == c->end)
+    if (!take_tag(c, TAG_BYTES(field)))
         return true;
-    if (!take_tag(c, TAG_BYTES(1)) || !take_rest(c))
+    if (!take_varint(c, FRAME_PAYLOAD_MAX, &len) || len == 0 || len > (uint64_t)(c->end - c->at))
         return false;
-    spans = bump->allocator.alloc(bump, (size_t)(c->end - c->at) * sizeof(*spans)); /* a byte each at least */
-    if (spans == NULL || c->at == c->end)
+    in = (cursor){ c->at, c->at + len };
+    c->at = in.end;
+    spans = bump->allocator.alloc(bump, (size_t)len * sizeof(*spans)); /* a byte each at least */
+    if (spans == NULL)
         return false;
-    while (c->at != c->end) {
+    while (in.at != in.end) {
         uint64_t span;
 
-        if (!take_varint(c, UINT32_MAX, &span))
+        if (!take_varint(&in, UINT32_MAX, &span))
             return false;
         spans[nspans++] = (uint32_t)span;
     }
@@ -247,7 +275,8 @@ static Goallocd__Request *request_by_hand(cursor c, frame_bump *bump)
         parts->request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
         parts->request.return_spans = &parts->op.return_spans;
         if (take_rest(&c) &&
-            take_spans(&c, bump, &parts->op.return_spans.n_spans, &parts->op.return_spans.spans))
+            take_spans(&c, 1, bump, &parts->op.return_spans.n_spans, &parts->op.return_spans.spans) &&
+            take_spans(&c, 2, bump, &parts->op.return_spans.n_runs, &parts->op.return_spans.runs) && c.at == c.end)
             return &parts->request;
     }
     return NULL;
@@ -274,7 +303,7 @@ static Goallocd__Reply *reply_by_hand(cursor c, frame_bump *bump)
     parts->refill = (Goallocd__RefillReply)GOALLOCD__REFILL_REPLY__INIT;
     parts->reply.result_case = GOALLOCD__REPLY__RESULT_REFILL;
     parts->reply.refill = &parts->refill;
-    if (!take_rest(&c) || !take_spans(&c, bump, &parts->refill.n_spans, &parts->refill.spans))
+    if (!take_rest(&c) || !take_spans(&c, 1, bump, &parts->refill.n_spans, &parts->refill.spans) || c.at != c.end)
         return NULL;
     return &parts->reply;
 }

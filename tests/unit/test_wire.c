@@ -104,6 +104,7 @@ static void wire_pack_request_any_refill_or_return_is_what_protobuf_packs(void *
     (void)state;
     for (int i = 0; i < ROUNDS; i++) {
         static uint32_t spans[PROTO_SPANS_MAX];
+        static uint32_t runs[PROTO_SPANS_MAX];
         Goallocd__Request request = GOALLOCD__REQUEST__INIT;
         Goallocd__Refill refill = GOALLOCD__REFILL__INIT;
         Goallocd__ReturnSpans back = GOALLOCD__RETURN_SPANS__INIT;
@@ -120,6 +121,8 @@ static void wire_pack_request_any_refill_or_return_is_what_protobuf_packs(void *
         } else {
             back.n_spans = any_spans(spans);
             back.spans = spans;
+            back.n_runs = i % 4 == 1 ? any_spans(runs) : 0;
+            back.runs = runs;
             request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
             request.return_spans = &back;
         }
@@ -128,7 +131,7 @@ static void wire_pack_request_any_refill_or_return_is_what_protobuf_packs(void *
         assert_memory_equal(ours, theirs, len);
         assert_int_equal(frame_payload_bytes(ours), len - FRAME_HEADER_BYTES);
 
-        uint8_t payload[8192];
+        uint8_t payload[16384];
 
         len -= FRAME_HEADER_BYTES;
         memcpy(payload, ours + FRAME_HEADER_BYTES, len);

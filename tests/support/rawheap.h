@@ -1,0 +1,218 @@
+/*
+ * Rawheap: a session without the library: its token, its descriptors and the shared words, for tests that write what no
+ * library would, or when no library would. The test speaks for a process, so what it says wrong the daemon may believe.
+ */
+#ifndef GOALLOC_TESTS_RAWHEAP_H
+#define GOALLOC_TESTS_RAWHEAP_H
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "proto/channel.h"
+#include "shm/object.h"
+#include "tests/support/fixture.h"
+
+enum { RAWHEAP_ARENA, RAWHEAP_SPANS, RAWHEAP_BITMAP, RAWHEAP_LIFE, RAWHEAP_NFDS };
+
+typedef struct rawheap {
+    int fd; /* the connection */
+    int fds[RAWHEAP_NFDS];
+    uint32_t session;
+    uint32_t epoch;
+    uint64_t generation;
+    uint8_t token[16];
+    void *life; /* mapped: the daemon sees that the session's process lives */
+    shm_map map;
+} rawheap;
+
+/* Send an Attach and wait for its reply (the caller frees it), descriptors into ret->fds. NULL: disconnected. */
+static inline Goallocd__Reply *rawheap_ask(rawheap *ret, const Goallocd__Attach *ask)
+{
+    static uint8_t out[FRAME_BYTES_MAX];
+    static channel ch;
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    const uint8_t *payload;
+    size_t len;
+
+    request.id = 1;
+    request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
+    request.attach = (Goallocd__Attach *)(uintptr_t)ask;
+    ch.fd = ret->fd;
+    ch.have_bytes = 0;
+    ch.nfds = 0;
+    if (channel_send(&ch, out, frame_pack(&request.base, out, sizeof(out)), deadline_in(10000)) < 0 ||
+        channel_recv(&ch, &payload, &len, deadline_in(10000)) < 0)
+        return NULL;
+    for (int i = 0; i < RAWHEAP_NFDS; i++)
+        ret->fds[i] = i < ch.nfds ? ch.fds[i] : -1;
+    return goallocd__reply__unpack(NULL, len, payload);
+}
+
+static inline Goallocd__Attach rawheap_attach_init(void)
+{
+    Goallocd__Attach ask = GOALLOCD__ATTACH__INIT;
+
+    ask.protocol = GOALLOC_PROTOCOL;
+    ask.abi_hash = shm_abi_hash();
+    return ask;
+}
+
+/* Open a session and map the heap's tables. Ends the (child) process if that fails. */
+static inline void rawheap_open(rawheap *ret, const fixture *f, uint32_t flags, const char *label)
+{
+    Goallocd__Attach ask = rawheap_attach_init();
+    Goallocd__Reply *reply;
+    void *spans;
+    void *bitmap;
+
+    memset(ret, 0, sizeof(*ret));
+    ask.flags = flags;
+    ask.label = (char *)(uintptr_t)label;
+    ret->fd = raw_connect(f);
+    reply = rawheap_ask(ret, &ask);
+    CHECK(reply != NULL && reply->error == 0 && reply->attach->token.len == sizeof(ret->token));
+    ret->session = reply->attach->session;
+    ret->epoch = reply->attach->epoch;
+    ret->generation = reply->attach->generation;
+    memcpy(ret->token, reply->attach->token.data, sizeof(ret->token));
+    spans = mmap(NULL, reply->attach->spans_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, ret->fds[RAWHEAP_SPANS], 0);
+    bitmap = mmap(NULL, reply->attach->bitmap_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                  ret->fds[RAWHEAP_BITMAP], 0);
+    ret->life = mmap(NULL, 4096, PROT_READ, MAP_SHARED, ret->fds[RAWHEAP_LIFE], 0);
+    CHECK(spans != MAP_FAILED && bitmap != MAP_FAILED && ret->life != MAP_FAILED);
+    (void)close(ret->fds[RAWHEAP_LIFE]);
+    ret->fds[RAWHEAP_LIFE] = -1;
+    shm_map_init(&ret->map, spans, bitmap, NULL);
+    goallocd__reply__free_unpacked(reply, NULL);
+}
+
+/* Come back to the session with its token over a new connection, which becomes ret->fd. The error of the reply. */
+static inline int rawheap_come_back(rawheap *ret, const fixture *f)
+{
+    Goallocd__Attach ask = rawheap_attach_init();
+    Goallocd__Reply *reply;
+    int error;
+
+    ask.token = (ProtobufCBinaryData){ .len = sizeof(ret->token), .data = ret->token };
+    ask.session = ret->session;
+    ask.epoch = ret->epoch;
+    ask.generation = ret->generation;
+    ret->fd = raw_connect(f);
+    reply = rawheap_ask(ret, &ask);
+    CHECK(reply != NULL);
+    error = reply->error;
+    goallocd__reply__free_unpacked(reply, NULL);
+    return error;
+}
+
+/* The error of the reply to a request, -1 if the daemon disconnects instead. */
+static inline int rawheap_error(const rawheap *heap, Goallocd__Request *request)
+{
+    Goallocd__Reply *reply = raw_call(heap->fd, request);
+    int error = reply == NULL ? -1 : reply->error;
+
+    if (reply != NULL)
+        goallocd__reply__free_unpacked(reply, NULL);
+    return error;
+}
+
+/* A large run of npages pages, without an object in it. Page 0: refused. */
+static inline page_no rawheap_alloc_large(const rawheap *heap, uint64_t npages)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__AllocLarge ask = GOALLOCD__ALLOC_LARGE__INIT;
+    Goallocd__Reply *reply;
+    uint32_t span;
+
+    ask.npages = npages;
+    request.id = 2;
+    request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
+    request.alloc_large = &ask;
+    reply = raw_call(heap->fd, &request);
+    CHECK(reply != NULL);
+    span = reply->error == 0 ? reply->alloc_large->span : 0;
+    goallocd__reply__free_unpacked(reply, NULL);
+    return page_at(span);
+}
+
+/* Up to nspans spans of a span class: the first pages in ret. How many came; 0: refused. */
+static inline size_t rawheap_refill(const rawheap *heap, uint32_t class, uint32_t npages, uint32_t nspans,
+                                    uint32_t *ret)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Refill ask = GOALLOCD__REFILL__INIT;
+    Goallocd__Reply *reply;
+    size_t n = 0;
+
+    ask.span_class = class;
+    ask.npages = npages;
+    ask.nspans = nspans;
+    request.id = 3;
+    request.op_case = GOALLOCD__REQUEST__OP_REFILL;
+    request.refill = &ask;
+    reply = raw_call(heap->fd, &request);
+    CHECK(reply != NULL);
+    if (reply->error == 0) {
+        n = reply->refill->n_spans;
+        memcpy(ret, reply->refill->spans, n * sizeof(*ret));
+    }
+    goallocd__reply__free_unpacked(reply, NULL);
+    return n;
+}
+
+/* Return spans and runs. The error of the reply, -1: disconnected. */
+static inline int rawheap_return(const rawheap *heap, uint32_t *spans, size_t nspans, uint32_t *runs, size_t nruns)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__ReturnSpans ask = GOALLOCD__RETURN_SPANS__INIT;
+
+    ask.spans = spans;
+    ask.n_spans = nspans;
+    ask.runs = runs;
+    ask.n_runs = nruns;
+    request.id = 4;
+    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
+    request.return_spans = &ask;
+    return rawheap_error(heap, &request);
+}
+
+static inline int rawheap_free_large(const rawheap *heap, page_no run)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__FreeLarge ask = GOALLOCD__FREE_LARGE__INIT;
+
+    ask.span = run.n;
+    request.id = 5;
+    request.op_case = GOALLOCD__REQUEST__OP_FREE_LARGE;
+    request.free_large = &ask;
+    return rawheap_error(heap, &request);
+}
+
+static inline bool rawheap_leases(const rawheap *heap, page_no first)
+{
+    lease_word lease = lease_unpack(u64_load_acquire(&shm_span_at(&heap->map, first)->lease));
+
+    return lease.state == SPAN_LEASED && lease.session.n == heap->session && lease.epoch == heap->epoch;
+}
+
+static inline void rawheap_disconnect(rawheap *heap)
+{
+    (void)close(heap->fd);
+    heap->fd = -1;
+}
+
+/* The end of the session, as if its process had died. */
+static inline void rawheap_close(rawheap *heap)
+{
+    if (heap->fd >= 0)
+        rawheap_disconnect(heap);
+    (void)munmap(heap->life, 4096);
+    (void)munmap(heap->map.header, heap->map.spans_bytes);
+    (void)munmap(heap->map.bitmap, heap->map.bitmap_bytes);
+    for (int i = 0; i < RAWHEAP_NFDS; i++) {
+        if (heap->fds[i] >= 0)
+            (void)close(heap->fds[i]);
+    }
+}
+
+#endif
