@@ -66,7 +66,10 @@ session *writing_session(peer *p, uint64_t id)
 
 /* --- sessions --- */
 
-/* A process comes back to its session with its token. */
+/*
+ * A process comes back to its session with its token. The token alone says that it may: a process that has attached as
+ * root and become another user since has it, and nobody else does.
+ */
 static void reattach(peer *p, uint64_t id, const Goallocd__Attach *ask)
 {
     server *srv = p->server;
@@ -84,8 +87,8 @@ static void reattach(peer *p, uint64_t id, const Goallocd__Attach *ask)
         reply_error(p, id, ESTALE, "that session has ended");
         return;
     }
-    if (!session_has_token(&srv->sessions, s, ask->token.data, ask->token.len) || s->uid != p->uid) {
-        reply_error(p, id, EACCES, "wrong token for that session, or another user's");
+    if (!session_has_token(&srv->sessions, s, ask->token.data, ask->token.len)) {
+        reply_error(p, id, EACCES, "wrong token for that session");
         return;
     }
     /* Its old connection may be at its end and not have said so yet. */

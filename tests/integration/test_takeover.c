@@ -562,10 +562,12 @@ static void reattach_with_a_wrong_or_old_token_is_refused(void **state)
     t = mine;
     t.generation ^= 1;
     assert_int_equal(try_reattach(f, &t), ESTALE);
-    if (geteuid() == 0) { /* the right token, but another user */
+    if (geteuid() == 0) { /* a wrong token, and another user */
+        t = mine;
+        t.token[0] ^= 1;
         assert_int_equal(chmod(f->dir, 0711), 0);
         assert_int_equal(chmod(f->socket, 0666), 0);
-        assert_int_equal(child_run(f, reattach_as_nobody, &mine), EACCES);
+        assert_int_equal(child_run(f, reattach_as_nobody, &t), EACCES);
     }
     assert_int_equal(try_reattach(f, &mine), 0);
     /* That was its last connection, and nobody has its life page mapped: an old token now. */
