@@ -348,6 +348,34 @@ void lease_revoke(session_table *table, session *s, page_no first, bool punched)
     mheap_free_span(table->heap, first, punched);
 }
 
+/*
+ * A large run belongs to who allocated it until its object is freed. One that another process has freed is the
+ * daemon's if the daemon takes the object: true, and then the lessee holds nothing of it.
+ *
+ * Three write the two words of a leased run, bit 0 of each. alloc: the lessee alone sets it, for an object that it hands
+ * out; the lessee (free) and the daemon (here) clear it by fetch_and, and who sees it go from 1 to 0 has the run, so a
+ * lessee that frees at the same time is told that the object is free already. remote: others set it by fetch_or (free);
+ * only the daemon clears it, when the lease is over. The lessee never hands out a run whose remote bit is set, which
+ * a faulty second free leaves behind: it returns the run.
+ *
+ * Remote first, acquire: what the freeing process wrote into the object happens before the next use of the pages. A
+ * remote bit of an object before this one is not distinguished from one of this object: the lessee does not hand out
+ * such a run, so the two frees are one faulty program's.
+ *
+ * If the daemon dies behind the fetch_and: alloc 0, remote 1, LEASED. The object is free for everybody, no sweep takes
+ * the run, and the lessee returns it when it comes back, because it sees no object there; or the session's end does.
+ */
+static bool run_claim(const shm_map *map, page_no first)
+{
+    uint64_t before;
+
+    if ((u64_load_acquire(shm_remote_bits(map, first)) & 1) == 0)
+        return false;
+    before = u64_fetch_and_acq_rel(shm_alloc_bits(map, first), ~UINT64_C(1));
+    CRASH_POINT(sweep_after_claim);
+    return before & 1;
+}
+
 bool lease_sweep(session_table *table, page_no first, bool force)
 {
     mheap *heap = table->heap;
@@ -359,14 +387,12 @@ bool lease_sweep(session_table *table, page_no first, bool force)
         return mcentral_sweep(heap, first, force);
     if (lease.state != SPAN_LEASED || span_class_size(span->spc).n != 0 || span->lessee_folds)
         return false;
-    /* A large run belongs to who allocated it until its object is freed; freed from afar, nobody holds on to it. */
-    if ((u64_load_acquire(shm_remote_bits(heap->map, first)) & 1) == 0 ||
-        (u64_load_acquire(shm_alloc_bits(heap->map, first)) & 1) == 0)
-        return false;
     s = session_find(table, lease.session, lease.epoch);
     assert(s != NULL);
     if (s->nops > 0)
         return false; /* it may be this one that memory is being committed for */
+    if (!run_claim(heap->map, first))
+        return false;
     lease_end(table, s, first);
     return true;
 }

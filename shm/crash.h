@@ -47,6 +47,7 @@
     X(lease_end_after_unlink, d)                               \
     X(reclaim_after_fold, d)                                   \
     X(reclaim_after_bits, d)                                   \
+    X(sweep_after_claim, d)                                    \
     X(put_after_word, d)                                       \
     X(free_span_after_word, d)                                 \
     X(free_span_after_map, d)                                  \

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "tests/support/rawheap.h"
@@ -143,6 +144,78 @@ static void return_of_a_run_that_is_none_disconnects(void **state)
     assert_true(fixture_is_clean(f, 0));
 }
 
+/* --- two that free one object at the same time --- */
+
+#define CLAIM_ROUNDS 4000
+#define CLAIM_SPINS  256u /* by which the lessee comes later when it has won, else earlier: so the two keep meeting */
+
+typedef struct claimer {
+    const rawheap *heap;
+    shm_u32 run;  /* to be freed; 0: it has been */
+    shm_u32 won;  /* the lessee saw the object's bit go */
+    shm_u32 over; /* there is no other run */
+    uint64_t seed;
+    uint64_t nspins;
+} claimer;
+
+/* The lessee's free: who sees the alloc bit go has the run. */
+static void *free_as_the_lessee(void *data)
+{
+    claimer *c = data;
+
+    while (u32_load_acquire(&c->over) == 0) {
+        uint32_t run = u32_load_acquire(&c->run);
+
+        if (run == 0)
+            continue;
+        for (uint64_t i = c->nspins + test_random(&c->seed) % CLAIM_SPINS; i > 0; i--)
+            (void)u32_load_acquire(&c->over);
+        u32_store_release(&c->won, u64_fetch_and_acq_rel(shm_alloc_bits(&c->heap->map, page_at(run)), ~UINT64_C(1)) & 1);
+        u32_store_release(&c->run, 0);
+    }
+    return NULL;
+}
+
+static void free_by_lessee_and_by_another_has_one_winner(void **state)
+{
+    const fixture *f = *state;
+    claimer c = { .seed = test_seed() };
+    rawheap owner;
+    rawheap other;
+    pthread_t thread;
+    unsigned nwon = 0;
+
+    rawheap_open(&owner, f, 0, "owner");
+    rawheap_open(&other, f, 0, "other");
+    c.heap = &owner;
+    assert_int_equal(pthread_create(&thread, NULL, free_as_the_lessee, &c), 0);
+    for (int i = 0; i < CLAIM_ROUNDS; i++) {
+        page_no run = run_with_object(&owner);
+        uint32_t name = run.n;
+
+        (void)u64_fetch_or_acq_rel(shm_remote_bits(&other.map, run), 1);
+        u32_store_release(&c.run, run.n);
+        assert_int_equal(rawheap_free_large(&other, run), 0);
+        while (u32_load_acquire(&c.run) != 0)
+            ;
+        if (u32_load_acquire(&c.won) != 0) { /* then it is the lessee's, and no sweep may end the lease */
+            nwon++;
+            c.nspins += test_random(&c.seed) % CLAIM_SPINS;
+            assert_true(rawheap_leases(&owner, run));
+            assert_int_equal(rawheap_return(&owner, &name, 1, NULL, 0), 0);
+        } else {
+            c.nspins -= c.nspins < CLAIM_SPINS ? c.nspins : test_random(&c.seed) % CLAIM_SPINS;
+            assert_false(rawheap_leases(&owner, run));
+        }
+    }
+    u32_store_release(&c.over, 1);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    (void)printf("the lessee won %u times of %d\n", nwon, CLAIM_ROUNDS);
+    rawheap_close(&owner);
+    rawheap_close(&other);
+    assert_true(fixture_is_clean(f, 0));
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -151,6 +224,7 @@ int main(void)
         TEST(return_of_a_run_without_object_frees_its_pages),
         TEST(return_of_a_reclaiming_sessions_run_keeps_a_live_object),
         TEST(return_of_a_run_that_is_none_disconnects),
+        TEST(free_by_lessee_and_by_another_has_one_winner),
     };
 
     return cmocka_run_group_tests_name("runs in the daemon", tests, NULL, NULL);
