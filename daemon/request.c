@@ -326,6 +326,10 @@ static void handle_adopt(peer *p, uint64_t id, uint64_t offset)
     reply_ok(p, id);
 }
 
+/*
+ * While the owner's session ends, an object is either still as it was, and its kept bit makes the end leave it there;
+ * or it has been freed, and find_object() says so. Both happen in this thread, a span at a time.
+ */
 static void handle_publish(peer *p, uint64_t id, uint64_t offset)
 {
     session *s = writing_session(p, id);

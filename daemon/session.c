@@ -268,11 +268,20 @@ static void lease_unlink(session_table *table, session *s, page_no first)
     table->nleased--;
 }
 
-/* Free the objects of a RECLAIM session's span that are not kept. After this the span is the heap's. */
+/*
+ * Free the objects of a RECLAIM session's span that are not kept. After this the span is the heap's.
+ *
+ * Another process may publish an object of it at this moment (goalloc_publish in client/owner.c): it sets the kept bit,
+ * passes a fence, and then looks at the owner's state and the lease word. Here the state was stored first (ENDING, or
+ * what comes after it), then comes the fence, then the kept bits are read. So either the bit is seen here, and the
+ * object stays; or the publisher sees that the session is at its end, and asks the daemon, which knows what it has
+ * freed. Who dies after the bit and before the look has not said to anybody that the object is published.
+ */
 static void span_reclaim(mheap *heap, page_no first)
 {
     shm_span *span = shm_span_at(heap->map, first);
 
+    fence_seq_cst();
     (void)span_fold(heap, first);
     CRASH_POINT(reclaim_after_fold);
     for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {

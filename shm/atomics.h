@@ -119,6 +119,22 @@ static inline bool u32_exchange_if_acq_rel(shm_u32 *word, uint32_t *expected, ui
     return atomic_compare_exchange_weak_explicit(word, expected, value, memory_order_acq_rel, memory_order_acquire);
 }
 
+/*
+ * What this thread has stored before is visible to all that pass such a fence later, before this thread loads anything
+ * behind it: of two that store one word each, pass a fence and load the other's word, at least one sees the store. The
+ * thread sanitizer knows no fences: there it is an exchange of a word of its own, of the same order.
+ */
+static inline void fence_seq_cst(void)
+{
+#if defined(__SANITIZE_THREAD__)
+    static shm_u32 word;
+
+    (void)atomic_fetch_add_explicit(&word, 0, memory_order_seq_cst);
+#else
+    atomic_thread_fence(memory_order_seq_cst);
+#endif
+}
+
 /* For counters, whose order to anything else does not matter. */
 static inline void u64_add_relaxed(shm_u64 *word, uint64_t n)
 {

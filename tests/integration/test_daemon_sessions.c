@@ -82,11 +82,101 @@ static void reattach_of_a_process_that_has_become_another_user_succeeds(void **s
     assert_true(fixture_is_clean(f, 0));
 }
 
+/* --- publishing what is about to be freed with its owner --- */
+
+#define PUBLISH_SPANS 3000u /* the end of a session takes many slices of the loop */
+
+/* Publish the object at the beginning of the span. The error of the reply. */
+static int publish(const rawheap *heap, uint32_t span)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Publish ask = GOALLOCD__PUBLISH__INIT;
+
+    ask.offset = page_offset(page_at(span));
+    request.id = 8;
+    request.op_case = GOALLOCD__REQUEST__OP_PUBLISH;
+    request.publish = &ask;
+    return rawheap_error(heap, &request);
+}
+
+/* As the library does it: true, the object is the heap's; false: the daemon has to be asked. */
+static bool publish_by_bit(const rawheap *heap, uint32_t first, const rawheap *owner)
+{
+    page_no span = page_at(first);
+
+    if (!span_has_kept(shm_span_at(&heap->map, span)))
+        return false;
+    (void)u64_fetch_or_acq_rel(shm_kept_bits(&heap->map, span), 1);
+    fence_seq_cst();
+
+    const shm_session *slot = &heap->map.sessions[owner->session];
+
+    return u32_load_acquire(&slot->epoch) == owner->epoch && u32_load_acquire(&slot->state) < SHM_SESSION_ENDING &&
+           rawheap_leases(owner, span);
+}
+
+static bool is_live(const rawheap *heap, uint32_t span)
+{
+    object_ref object;
+
+    return object_find(&heap->map, heap->map.base + page_offset(page_at(span)), &object) == OBJECT_LIVE;
+}
+
+/* The first half by bit where that is allowed, the rest by request. What was published is there afterwards, else not. */
+static void publish_while_the_owner_ends_is_kept_or_refused(void **state)
+{
+    const fixture *f = *state;
+    static uint32_t spans[PUBLISH_SPANS + 1024];
+    static bool published[PUBLISH_SPANS];
+    uint64_t npublished = 0;
+    size_t n = 0;
+    rawheap owner;
+    rawheap other;
+    rawheap watched; /* the owner's names and view, after it has gone */
+    uint64_t seed = test_seed();
+
+    rawheap_open(&other, f, 0, "other");
+    rawheap_open(&owner, f, GOALLOC_ATTACH_RECLAIM, "owner");
+    while (n < PUBLISH_SPANS) {
+        size_t got = rawheap_refill(&owner, 2u * size_class_for(PAGE_BYTES).n, 0, 1024, &spans[n]);
+
+        assert_int_not_equal(got, 0);
+        n += got;
+    }
+    for (size_t i = 0; i < PUBLISH_SPANS; i++)
+        u64_store_release(shm_alloc_bits(&owner.map, page_at(spans[i])), 1);
+    watched = other;
+    watched.session = owner.session;
+    watched.epoch = owner.epoch;
+    rawheap_close(&owner);
+    (void)usleep((useconds_t)(test_random(&seed) % 500));
+    for (size_t i = 0; i < PUBLISH_SPANS; i++) {
+        size_t at = i % 2 == 0 ? i / 2 : PUBLISH_SPANS - 1 - i / 2; /* from both ends: the session's end begins at 0 */
+        int error = 0;
+
+        if (!publish_by_bit(&other, spans[at], &watched)) {
+            error = publish(&other, spans[at]);
+            assert_true(error == 0 || error == EALREADY || error == EINVAL);
+        }
+        published[at] = error == 0;
+        npublished += error == 0;
+    }
+    for (int i = 0; i < 1000 && u32_load_acquire(&other.map.sessions[watched.session].state) != SHM_SESSION_FREE; i++)
+        (void)usleep(5000);
+    for (size_t i = 0; i < PUBLISH_SPANS; i++)
+        assert_int_equal(is_live(&other, spans[i]), published[i]);
+    assert_int_equal(publish(&other, (uint32_t)other.map.npages - 1), EINVAL);
+    (void)printf("%u of %u were published in time\n", (unsigned)npublished, PUBLISH_SPANS);
+    rawheap_close(&other);
+    assert_true(fixture_is_clean(f, npublished));
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(reattach_of_a_process_that_has_become_another_user_succeeds),
+        TEST(publish_while_the_owner_ends_is_kept_or_refused),
     };
 
     return cmocka_run_group_tests_name("sessions in the daemon", tests, NULL, NULL);
