@@ -11,6 +11,9 @@
  * Out:  packed into the loop's other buffer -> uv_try_write -> what the socket does not take is copied and queued;
  *       above 256 KiB the peer is disconnected. The daemon never waits for a client.
  * Busy: a peer whose request takes longer is not read from until it is answered.
+ * End:  every reply and notice may close its peer, that of the request being handled too. Who goes on after one may
+ *       read and write the peer until the loop turns. A peer that is closing is never made to wait (peer_hold), since
+ *       nobody comes back to it; only memory that is being committed for it keeps it until that has ended.
  *
  * A request that comes in one piece and whose reply the socket takes, so each of an honest client, costs three system
  * calls (epoll_wait, read, write: as many as a bare echo) and no malloc: it is unpacked into the server's bump, what it
@@ -51,6 +54,7 @@ static void peer_unref(peer *p)
     if (!p->closed || p->busy)
         return;
     peer_drop_input(p);
+    DL_DELETE2(p->server->gone, p, gone_prev, gone_next);
     free(p);
 }
 
@@ -90,6 +94,7 @@ void peer_close(peer *p)
         p->busy = false;
     }
     DL_DELETE(s->peers, p);
+    DL_APPEND2(s->gone, p, gone_prev, gone_next);
     uv_close((uv_handle_t *)&p->pipe, peer_on_closed);
 }
 
@@ -325,22 +330,45 @@ void peer_resume(peer *p)
         peer_process(p);
 }
 
+bool peer_hold(peer *p)
+{
+    if (p->closing)
+        return false;
+    p->busy = true;
+    return true;
+}
+
 bool peer_defer(peer *p)
 {
     const mheap *heap = p->server->heap;
 
-    if (heap->nreleasing_pages + heap->nempty_pages == 0 || p->ndefers >= DEFERS_MAX)
+    if (heap->nreleasing_pages + heap->nempty_pages == 0 || p->ndefers >= DEFERS_MAX || !peer_hold(p))
         return false;
     p->ndefers++;
     p->deferred = true;
-    p->busy = true;
     return true;
 }
 
 void peer_wait_for_ops(peer *p)
 {
-    p->deferred = true;
-    p->busy = true;
+    p->deferred = peer_hold(p);
+}
+
+int peer_validate_all(const server *s, FILE *err)
+{
+    for (const peer *p = s->peers; p != NULL; p = p->next) {
+        if (p->closing || p->closed) {
+            (void)fprintf(err, "peer: a connection of pid %u is closed and still served\n", p->pid);
+            return -EUCLEAN;
+        }
+    }
+    for (const peer *p = s->gone; p != NULL; p = p->gone_next) {
+        if (p->closed && p->op == NULL) {
+            (void)fprintf(err, "peer: a connection of pid %u is closed, and nobody comes back to it\n", p->pid);
+            return -EUCLEAN;
+        }
+    }
+    return 0;
 }
 
 void peer_on_connection(uv_stream_t *listener, int status)

@@ -4,6 +4,8 @@
 #ifndef GOALLOC_DAEMON_PEER_H
 #define GOALLOC_DAEMON_PEER_H
 
+#include <stdio.h>
+
 #include <uv.h>
 
 #include "daemon/commit.h"
@@ -26,8 +28,10 @@ enum peer_wait { WAIT_NONE = 0, WAIT_STATS, WAIT_TRIM, WAIT_SCAVENGE, WAIT_RELEA
 typedef struct peer {
     uv_pipe_t pipe;
     server *server;
-    struct peer *prev;
+    struct peer *prev; /* of those that are served */
     struct peer *next;
+    struct peer *gone_prev; /* of those that are closing; a list of its own, so that who walks the other one goes on */
+    struct peer *gone_next;
     uint32_t pid;
     uint32_t uid;
     session_no session; /* 0: not attached */
@@ -76,7 +80,14 @@ session *peer_session(const peer *p);
  * are none, or it has waited often enough.
  */
 bool peer_defer(peer *p);
-/* The same, until a request under way has ended: of its session's old connection, or any. */
+/* The same, until a request under way has ended: of its session's old connection, or any. Closing: nothing happens. */
 void peer_wait_for_ops(peer *p);
+/* Nothing more is read from the peer until peer_resume(). False: it is closing, so nobody is to come back to it. */
+bool peer_hold(peer *p);
+/*
+ * Check the connections: those served are open, and closed ones are kept by memory being committed for them alone. 0,
+ * -EUCLEAN after printing what differs. Linear in the connections.
+ */
+int peer_validate_all(const server *s, FILE *err) __attribute__((warn_unused_result));
 
 #endif

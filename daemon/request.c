@@ -196,8 +196,7 @@ static void handle_detach(peer *p, uint64_t id)
     s->detached = true;
     session_set_state(&p->server->sessions, s, SHM_SESSION_ENDING);
     p->op_id = id;
-    p->op_detach = true;
-    p->busy = true;
+    p->op_detach = peer_hold(p);
     server_wake_idle(p->server);
 }
 

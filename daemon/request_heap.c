@@ -19,10 +19,11 @@
 /* What the peer asks for is done in the next round, for all who ask. */
 static void wait_for(peer *p, uint64_t id, enum peer_wait wait)
 {
+    if (!peer_hold(p))
+        return; /* a notice that it did not read has closed it */
     p->op_id = id;
     p->wait = wait;
     p->in_round = false;
-    p->busy = true;
     server_wake_idle(p->server);
 }
 
@@ -221,7 +222,8 @@ void handle_check(peer *p, uint64_t id)
     char text[1024] = "";
     FILE *out = fmemopen(text, sizeof(text), "w");
 
-    body.whole = mheap_validate(p->server->heap, out != NULL ? out : stderr) == 0;
+    body.whole = mheap_validate(p->server->heap, out != NULL ? out : stderr) == 0 &&
+                 peer_validate_all(p->server, out != NULL ? out : stderr) == 0;
     if (out != NULL)
         (void)fclose(out);
     text[sizeof(text) - 1] = '\0';

@@ -292,7 +292,7 @@ static void op_commit_and_reply(peer *p)
         session *s = session_find(&p->server->sessions, p->session, p->epoch);
 
         s->nops++;
-        p->busy = true;
+        p->busy = true; /* also if it is closing: the commit comes back to it */
     }
     ahead_prepare(&p->server->ahead);
 }

@@ -57,6 +57,7 @@ struct server {
     uint32_t lost_from; /* the slot that was asked last */
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
     peer *peers;
+    peer *gone; /* closing, or closed while memory is being committed for their requests */
     watch *watches[SHM_SESSIONS_MAX];
     server_options options;
     uint64_t nrpcs;
