@@ -1,13 +1,17 @@
 /*
  * Channel: connect, send and receive frames on a socket, with a deadline.
  *
- * A request and its reply are two system calls: send, and a recvmsg that waits. It waits for 100 ms at most
- * (SO_RCVTIMEO, set once); then the deadline is looked at, and what is left of it below 100 ms is waited for with poll,
- * to the millisecond. Nothing else waits in the socket: it blocks only from when it is connected on, and sends
- * don't.
- *
  * Called under the lock of whoever owns the channel. No malloc, no thread, no signal. Data: the channel itself, private
  * to the process. The child of a fork closes its copy of the descriptor and connects anew.
+ *
+ * The socket does not block; what waits is poll, which has the deadline. So no call here can hang, whatever stands
+ * behind the descriptor's number. For that may be something else: a library's descriptors are not its own. Programs
+ * that become daemons close all that are open, and what they open next gets the same numbers. Therefore the channel
+ * remembers its socket by device and inode and looks before each use: what is not its socket is neither read nor
+ * written nor closed, and counts as a connection that was lost. (A thread that does the same between the look and the
+ * use, some hundred nanoseconds, can't be noticed; even then nothing waits.)
+ *
+ * A request and its reply are five short system calls: a look and a send; a poll that waits; a look and a recvmsg.
  */
 #include "proto/channel.h"
 
@@ -15,15 +19,15 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
-#include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
-#define RECV_WAIT_MS 100
+#define RETRY_MS 2
 
 static int64_t now_ms(void)
 {
@@ -61,120 +65,207 @@ static int wait_ready(int fd, short events, deadline until)
     }
 }
 
-/* From now on the socket waits for what it is asked to receive, but not for long. */
-static int let_wait(int fd)
+/* True if the socket that the channel has connected is still what its descriptor names, or if it is not known. */
+static bool is_own(const channel *ch)
 {
-    struct timeval wait = { .tv_usec = RECV_WAIT_MS * 1000 };
-    int flags = fcntl(fd, F_GETFL);
+    struct stat st;
 
-    if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait)) < 0 || flags < 0 ||
-        fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0)
+    if (ch->ino == 0)
+        return true;
+    return fstat(ch->fd, &st) == 0 && st.st_ino == ch->ino && st.st_dev == ch->dev;
+}
+
+/* --- connect --- */
+
+/*
+ * A path that is longer than a socket address: the last name within its directory, opened for that. *ret_dir: to be
+ * closed, or -1.
+ */
+static int long_address(const char *path, struct sockaddr_un *addr, int *ret_dir)
+{
+    const char *slash = strrchr(path, '/');
+    char dir[PATH_MAX];
+    int n;
+
+    if (slash == NULL || (size_t)(slash - path) >= sizeof(dir) || slash == path)
+        return -ENAMETOOLONG;
+    memcpy(dir, path, (size_t)(slash - path));
+    dir[slash - path] = '\0';
+    *ret_dir = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (*ret_dir < 0)
         return -errno;
+    n = snprintf(addr->sun_path, sizeof(addr->sun_path), "/proc/self/fd/%d%s", *ret_dir, slash);
+    return n < 0 || (size_t)n >= sizeof(addr->sun_path) ? -ENAMETOOLONG : 0;
+}
+
+static int address_of(const char *path, struct sockaddr_un *addr, int *ret_dir)
+{
+    size_t len = strlen(path);
+
+    *ret_dir = -1;
+    if (len == 0)
+        return -EINVAL;
+    if (len >= sizeof(addr->sun_path))
+        return long_address(path, addr, ret_dir);
+    memcpy(addr->sun_path, path, len + 1);
     return 0;
+}
+
+/* A socket out of the way of the low numbers that programs expect for themselves. -errno. */
+static int socket_above(int lowest_fd)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int above;
+
+    if (fd < 0)
+        return -errno;
+    if (fd >= lowest_fd || (above = fcntl(fd, F_DUPFD_CLOEXEC, lowest_fd)) < 0)
+        return fd;
+    (void)close(fd);
+    return above;
+}
+
+int channel_try_connect(channel *ch, const char *path, int lowest_fd)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    struct stat st;
+    int dir;
+    int r = address_of(path, &addr, &dir);
+
+    ch->fd = -1;
+    ch->have_bytes = 0;
+    ch->nfds = 0;
+    if (r == 0)
+        r = ch->fd = socket_above(lowest_fd);
+    if (r >= 0)
+        r = fstat(ch->fd, &st) < 0 ? -errno : 0;
+    if (r == 0) {
+        ch->dev = st.st_dev;
+        ch->ino = st.st_ino;
+        do
+            r = connect(ch->fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
+        while (r == -EINTR);
+    }
+    if (dir >= 0)
+        (void)close(dir);
+    if (r < 0)
+        channel_close(ch);
+    return r;
 }
 
 int channel_connect(channel *ch, const char *path, deadline until)
 {
-    struct sockaddr_un addr = { .sun_family = AF_UNIX };
-    size_t len = strlen(path);
     int r;
 
-    ch->fd = -1;
-    ch->have_bytes = 0;
-    ch->nfds = 0;
-    if (len == 0)
-        return -EINVAL;
-    if (len >= sizeof(addr.sun_path))
-        return -ENAMETOOLONG;
-    memcpy(addr.sun_path, path, len + 1);
-
-    ch->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (ch->fd < 0)
-        return -errno;
-
-    /*
-     * A Unix socket connects at once, or answers EAGAIN while the listener's queue is full: nothing tells when to try
-     * again.
-     */
-    for (;;) {
-        r = connect(ch->fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
-        if (r == -EAGAIN && deadline_left_ms(until) > 0)
-            (void)poll(NULL, 0, 2);
-        else if (r != -EINTR)
-            break;
-    }
-    if (r == 0)
-        r = let_wait(ch->fd);
-    if (r < 0)
-        channel_close(ch);
+    /* A listener whose queue is full does not tell when it has room again. */
+    while ((r = channel_try_connect(ch, path, 0)) == -EAGAIN && deadline_left_ms(until) > 0)
+        (void)poll(NULL, 0, RETRY_MS);
     return r == -EAGAIN ? -ETIMEDOUT : r;
+}
+
+void channel_close_fds(channel *ch)
+{
+    for (int i = 0; i < ch->nfds; i++)
+        (void)close(ch->fds[i]);
+    ch->nfds = 0;
 }
 
 void channel_close(channel *ch)
 {
-    if (ch->fd >= 0)
+    if (ch->fd >= 0 && is_own(ch))
         (void)close(ch->fd);
     ch->fd = -1;
-    for (int i = 0; i < ch->nfds; i++)
-        (void)close(ch->fds[i]);
-    ch->nfds = 0;
     ch->have_bytes = 0;
+    channel_close_fds(ch);
+}
+
+/* --- send --- */
+
+/* Send what the socket takes at once: how much, -EAGAIN (nothing), -errno. */
+static ssize_t send_some(channel *ch, const uint8_t *data, size_t len_bytes)
+{
+    ssize_t n;
+
+    if (!is_own(ch))
+        return -EBADF;
+    do
+        n = send(ch->fd, data, len_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
 }
 
 int channel_send(channel *ch, const uint8_t *data, size_t len_bytes, deadline until)
 {
     while (len_bytes > 0) {
-        ssize_t n = send(ch->fd, data, len_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = send_some(ch, data, len_bytes);
 
-        if (n >= 0) {
-            data += n;
-            len_bytes -= (size_t)n;
-        } else if (errno == EAGAIN) {
-            int r = wait_ready(ch->fd, POLLOUT, until);
-
-            if (r < 0)
-                return r;
-        } else if (errno != EINTR) {
-            return -errno;
-        }
+        if (n == -EAGAIN)
+            n = wait_ready(ch->fd, POLLOUT, until);
+        if (n < 0)
+            return (int)n;
+        data += n;
+        len_bytes -= (size_t)n;
     }
+    return 0;
+}
+
+int channel_try_send(channel *ch, const uint8_t *data, size_t len_bytes)
+{
+    ssize_t n = send_some(ch, data, len_bytes);
+
+    if (n < 0)
+        return (int)n;
+    return (size_t)n == len_bytes ? 0 : -EPIPE; /* after half a frame nothing can follow */
+}
+
+/* --- receive --- */
+
+int channel_take_frame(channel *ch, const uint8_t **ret_payload, size_t *ret_len_bytes)
+{
+    uint32_t payload;
+
+    if (ch->have_bytes < FRAME_HEADER_BYTES)
+        return -EAGAIN;
+    payload = frame_payload_bytes(ch->in);
+    if (payload > FRAME_PAYLOAD_MAX)
+        return -EPROTO;
+    if (ch->have_bytes < FRAME_HEADER_BYTES + payload)
+        return -EAGAIN;
+    *ret_payload = ch->in + FRAME_HEADER_BYTES;
+    *ret_len_bytes = payload;
+    return 0;
+}
+
+int channel_wait(channel *ch, deadline until)
+{
+    return wait_ready(ch->fd, POLLIN, until);
+}
+
+int channel_read(channel *ch)
+{
+    ssize_t n;
+
+    if (!is_own(ch))
+        return -EBADF;
+    n = fdpass_recv(ch->fd, ch->in + ch->have_bytes, sizeof(ch->in) - ch->have_bytes, ch->fds, &ch->nfds);
+    if (n <= 0)
+        return n == 0 ? -ECONNRESET : (int)n;
+    ch->have_bytes += (size_t)n;
     return 0;
 }
 
 int channel_recv(channel *ch, const uint8_t **ret_payload, size_t *ret_len_bytes, deadline until)
 {
-    for (;;) {
-        if (ch->have_bytes >= FRAME_HEADER_BYTES) {
-            uint32_t payload = frame_payload_bytes(ch->in);
+    int r;
 
-            if (payload > FRAME_PAYLOAD_MAX)
-                return -EPROTO;
-            if (ch->have_bytes >= FRAME_HEADER_BYTES + payload) {
-                *ret_payload = ch->in + FRAME_HEADER_BYTES;
-                *ret_len_bytes = payload;
-                return 0;
-            }
-        }
-
-        bool waits = deadline_left_ms(until) >= RECV_WAIT_MS;
-        uint8_t *at = ch->in + ch->have_bytes;
-        size_t room = sizeof(ch->in) - ch->have_bytes;
-        ssize_t n = waits ? fdpass_recv_wait(ch->fd, at, room, ch->fds, &ch->nfds)
-                          : fdpass_recv(ch->fd, at, room, ch->fds, &ch->nfds);
-
-        if (n > 0) {
-            ch->have_bytes += (size_t)n;
-        } else if (n == 0) {
-            return -ECONNRESET;
-        } else if (n == -EAGAIN && !waits) {
-            int r = wait_ready(ch->fd, POLLIN, until);
-
-            if (r < 0)
-                return r;
-        } else if (n != -EAGAIN && n != -EINTR) {
-            return (int)n;
-        }
+    while ((r = channel_take_frame(ch, ret_payload, ret_len_bytes)) == -EAGAIN) {
+        r = channel_wait(ch, until);
+        if (r == 0)
+            r = channel_read(ch);
+        if (r < 0 && r != -EAGAIN)
+            return r;
     }
+    return r;
 }
 
 void channel_drop_frame(channel *ch)

@@ -1,11 +1,13 @@
 /*
- * Channel: the blocking end of a connection, with a deadline on everything. For clients: libgoalloc and goallocctl.
+ * Channel: one end of a connection, with a deadline on everything. For clients: libgoalloc and goallocctl.
  */
 #ifndef GOALLOC_PROTO_CHANNEL_H
 #define GOALLOC_PROTO_CHANNEL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "proto/frame.h"
 #include "proto/fdpass.h"
@@ -23,6 +25,8 @@ int deadline_left_ms(deadline until);
 /* One connection. fd is -1 when closed. The buffer holds at most one frame that is not complete yet. */
 typedef struct channel {
     int fd;
+    dev_t dev; /* of the socket behind fd, to tell it from what the program may have opened in its place */
+    ino_t ino; /* 0: not known, for who has put a descriptor here by hand */
     size_t have_bytes;
     int fds[FDPASS_MAX]; /* received and not taken yet */
     int nfds;
@@ -30,18 +34,34 @@ typedef struct channel {
 } channel;
 
 /*
- * Connect to the Unix socket at path. 0, or -errno: -EINVAL (path empty), -ENAMETOOLONG (more than a socket address
- * holds),
- * -ENOENT, -ECONNREFUSED, -EACCES, -ETIMEDOUT, ... On failure the channel is closed.
+ * Connect to the Unix socket at path. 0, or -errno: -EINVAL (path empty), -ENAMETOOLONG (longer than PATH_MAX, or than a
+ * socket address holds where the directory can't be opened), -ENOENT, -ECONNREFUSED, -EACCES, -ETIMEDOUT, ... On
+ * failure the channel is closed.
  */
 int channel_connect(channel *ch, const char *path, deadline until) __attribute__((warn_unused_result));
 
-/* Close; descriptors not taken are closed too. A closed channel: nothing happens. */
-void channel_close(channel *ch);
+/*
+ * The same, once and without waiting: -EAGAIN if the listener's queue is full. The descriptor is lowest_fd or more, if
+ * the limit of descriptors allows it.
+ */
+int channel_try_connect(channel *ch, const char *path, int lowest_fd) __attribute__((warn_unused_result));
 
-/* Send len_bytes. 0, -ETIMEDOUT (some of it may have been sent: the connection is of no use any more), -EPIPE, ... */
+/*
+ * Close; descriptors not taken are closed too. A closed channel: nothing happens. What the program has put in the
+ * place of a descriptor that it closed is left alone.
+ */
+void channel_close(channel *ch);
+void channel_close_fds(channel *ch); /* only those not taken */
+
+/*
+ * Send len_bytes. 0, -ETIMEDOUT (some of it may have been sent: the connection is of no use any more), -EPIPE, -EBADF
+ * (the descriptor is closed, or something else), ...
+ */
 int channel_send(channel *ch, const uint8_t *data, size_t len_bytes, deadline until)
     __attribute__((warn_unused_result));
+
+/* The same without waiting. -EAGAIN: nothing has been sent. Any other error: the connection is of no use any more. */
+int channel_try_send(channel *ch, const uint8_t *data, size_t len_bytes) __attribute__((warn_unused_result));
 
 /*
  * Wait for a whole frame. 0: *ret_payload points into the channel, valid until the next call, and the frame is to be
@@ -51,5 +71,15 @@ int channel_send(channel *ch, const uint8_t *data, size_t len_bytes, deadline un
 int channel_recv(channel *ch, const uint8_t **ret_payload, size_t *ret_len_bytes, deadline until)
     __attribute__((warn_unused_result));
 void channel_drop_frame(channel *ch);
+
+/*
+ * The steps of channel_recv(), for who has something to do around them. A frame that is there: 0, -EAGAIN (none),
+ * -EPROTO. Wait until there is something to read: 0, -ETIMEDOUT, -errno. Read what is there: 0, -EAGAIN (nothing),
+ * -ECONNRESET, -errno.
+ */
+int channel_take_frame(channel *ch, const uint8_t **ret_payload, size_t *ret_len_bytes)
+    __attribute__((warn_unused_result));
+int channel_wait(channel *ch, deadline until) __attribute__((warn_unused_result));
+int channel_read(channel *ch) __attribute__((warn_unused_result));
 
 #endif

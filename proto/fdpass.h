@@ -24,11 +24,4 @@ ssize_t fdpass_send(int socket_fd, const void *data, size_t len_bytes, const int
 ssize_t fdpass_recv(int socket_fd, void *buf, size_t cap_bytes, int fds[FDPASS_MAX], int *nfds)
     __attribute__((warn_unused_result));
 
-/*
- * The same, but it waits for something to come, as long as the socket's SO_RCVTIMEO says: -EAGAIN after that. -EINTR
- * if a signal comes meanwhile.
- */
-ssize_t fdpass_recv_wait(int socket_fd, void *buf, size_t cap_bytes, int fds[FDPASS_MAX], int *nfds)
-    __attribute__((warn_unused_result));
-
 #endif
