@@ -22,6 +22,7 @@
 
 #include "client/large.h"
 #include "client/mcache.h"
+#include "client/owner.h"
 #include "client/tiny.h"
 
 #define ALIGNMENT_MAX (64 * MIB)
@@ -214,10 +215,13 @@ static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
     return OBJECT_LIVE;
 }
 
-/* The thread's own span that offset, within the arena, lies in; NULL: another's, or none. */
+/*
+ * The thread's own span that offset, within the arena, lies in; NULL: another's, or none. Acquire, pairs with mspan_new():
+ * the structure that another thread has made is seen with its owner, who is not this one.
+ */
 static inline mspan *own_span(uint64_t offset)
 {
-    mspan *s = atomic_load_explicit(&process.mspan_of[offset >> PAGE_SHIFT], memory_order_relaxed);
+    mspan *s = atomic_load_explicit(&process.mspan_of[offset >> PAGE_SHIFT], memory_order_acquire);
 
     if (UNLIKELY(s == NULL || !mspan_is_own(s)))
         return NULL;
@@ -227,13 +231,14 @@ static inline mspan *own_span(uint64_t offset)
 /* Free whatever p is, all cases, with the verdict. LIVE: done. */
 __attribute__((noinline)) static enum object_verdict free_slow(void *p)
 {
-    uint64_t offset = (uintptr_t)p - process.base;
     object_ref object;
     enum object_verdict verdict;
+    uint64_t offset;
     mspan *s;
 
-    if (process_state_now() == PROCESS_DETACHED || offset >= u64_load_relaxed(&process.arena_bytes))
+    if (!process_is_mapped() || !goalloc_contains(p))
         return OBJECT_FOREIGN;
+    offset = (uintptr_t)p - u64_load_relaxed(&process.base);
     s = own_span(offset);
     if (s != NULL && s->slot != SLOT_TINY)
         return own_free_slow(s, (uint64_t)((char *)p - s->base));
@@ -274,8 +279,8 @@ __attribute__((noinline, noreturn)) static void die_of(const char *function, con
     case OBJECT_NO_SPAN:
         die(function, p, "invalid pointer: in the heap, but there is no object");
     default:
-        die(function, p, process_state_now() == PROCESS_DETACHED ? "invalid pointer: not attached to a heap"
-                                                                 : "invalid pointer: not in the heap");
+        die(function, p,
+            process_is_mapped() ? "invalid pointer: not in the heap" : "invalid pointer: not attached to a heap");
     }
 }
 
@@ -286,7 +291,7 @@ __attribute__((noinline)) static void free_cold(void *p)
 
     if (p == NULL)
         return;
-    if (process.readonly)
+    if (process_mapped(true) == -EROFS)
         die("goalloc_free", p, "the heap is attached read-only");
     verdict = free_slow(p);
     if (verdict != OBJECT_LIVE)
@@ -296,8 +301,9 @@ __attribute__((noinline)) static void free_cold(void *p)
 /* The fast path. False: nothing happened, it is a case for free_slow(). */
 __attribute__((always_inline)) static inline bool free_fast(void *p)
 {
-    const shm_u64 *limit = atomic_load_explicit(&process.free_limit, memory_order_relaxed);
-    uint64_t offset = (uintptr_t)p - process.base;
+    /* The limit first: who sees that of an attach sees the attach's base and table too. Pairs with open_gate(). */
+    const shm_u64 *limit = atomic_load_explicit(&process.free_limit, memory_order_acquire);
+    uint64_t offset = (uintptr_t)p - u64_load_relaxed(&process.base);
     mspan *s;
 
     if (UNLIKELY(offset >= u64_load_relaxed(limit)))
@@ -331,11 +337,41 @@ int goalloc_free_checked(void *p)
     }
 }
 
+/* True if the object can become size bytes long where it is; then it is. */
+static bool resize_in_place(const object_ref *object, size_t size)
+{
+    if (object->bytes > SMALL_BYTES_MAX && size > SMALL_BYTES_MAX &&
+        !shm_span_at(&process.map, object->first)->lessee_folds)
+        return large_resize(object, size);
+    /* It stays while it fits and uses at least half of its place. */
+    return size <= object->bytes && (size > object->bytes / 2 || object->bytes <= 16);
+}
+
+/*
+ * A new place for an object. If it was the heap's, published or never a session's, it stays that: it is published before
+ * the old place is freed, so who dies in between leaves two of them, and none to be freed that others use.
+ */
+static void *move_object(const object_ref *object, const void *p, size_t size)
+{
+    bool noscan = span_class_noscan(shm_span_at(&process.map, object->first)->spc);
+    void *moved = noscan ? goalloc_malloc_noscan(size) : goalloc_malloc(size);
+    int r;
+
+    if (moved == NULL)
+        return NULL;
+    memcpy(moved, p, size < object->bytes ? size : object->bytes);
+    if (process.reclaim && owner_is_heap(object) && (r = goalloc_publish(moved)) < 0) {
+        goalloc_free(moved);
+        errno = -r;
+        return NULL;
+    }
+    return moved;
+}
+
 void *goalloc_realloc(void *p, size_t size)
 {
     object_ref object;
     enum object_verdict verdict;
-    bool noscan;
     void *moved;
 
     if (p == NULL)
@@ -349,19 +385,11 @@ void *goalloc_realloc(void *p, size_t size)
     verdict = object_find(&process.map, (uintptr_t)p, &object);
     if (verdict != OBJECT_LIVE)
         die_of("goalloc_realloc", p, verdict);
-    if (object.bytes > SMALL_BYTES_MAX && size > SMALL_BYTES_MAX &&
-        !shm_span_at(&process.map, object.first)->lessee_folds) {
-        if (large_resize(&object, size))
-            return p;
-    } else if (size <= object.bytes && (size > object.bytes / 2 || object.bytes <= 16)) {
-        return p; /* it stays while it fits and uses at least half of its place */
-    }
-
-    noscan = span_class_noscan(shm_span_at(&process.map, object.first)->spc);
-    moved = noscan ? goalloc_malloc_noscan(size) : goalloc_malloc(size);
+    if (resize_in_place(&object, size))
+        return p;
+    moved = move_object(&object, p, size);
     if (moved == NULL)
         return size <= object.bytes ? p : NULL;
-    memcpy(moved, p, size < object.bytes ? size : object.bytes);
     goalloc_free(p);
     return moved;
 }
@@ -377,19 +405,21 @@ size_t goalloc_usable_size(const void *p)
 
 int goalloc_contains(const void *p)
 {
-    return (uintptr_t)p - process.base < u64_load_relaxed(&process.arena_bytes);
+    uint64_t arena_bytes = u64_load_acquire(&process.arena_bytes); /* before base: pairs with open_gate() */
+
+    return (uintptr_t)p - u64_load_relaxed(&process.base) < arena_bytes;
 }
 
 uint64_t goalloc_offset(const void *p)
 {
     if (p == NULL)
         return 0;
-    return goalloc_contains(p) ? (uintptr_t)p - process.base : UINT64_MAX;
+    return goalloc_contains(p) ? (uintptr_t)p - u64_load_relaxed(&process.base) : UINT64_MAX;
 }
 
 void *goalloc_pointer(uint64_t offset)
 {
-    if (offset == 0 || offset >= u64_load_relaxed(&process.arena_bytes))
+    if (offset == 0 || offset >= u64_load_acquire(&process.arena_bytes))
         return NULL;
-    return (void *)(uintptr_t)(process.base + offset);
+    return (void *)(uintptr_t)(u64_load_relaxed(&process.base) + offset);
 }

@@ -1,62 +1,98 @@
 /*
  * attach: how the process comes to the heap, leaves it, and forks.
  *
- * Called by users (goalloc_attach, goalloc_detach) and by every slow path (process_ensure). Data: `process`, private,
- * under process_lock; its gate words (state, arena_bytes) are written last at an attach and first at a detach.
+ * Called by users (goalloc_attach, goalloc_detach) and by every slow path (process_ensure). Calls connection (session),
+ * mapping (memory), mcache and large (what is held). Data: `process`, private, written by who has the turn of attaching;
+ * its gate words (state, arena_bytes, free_limit) are written last at an attach and first at a detach.
  *
- *        DETACHED --goalloc_attach, or first malloc--> ATTACHED --goalloc_detach--> DETACHED
+ *        DETACHED --goalloc_attach, or first malloc--> ATTACHED --goalloc_detach--> LEFT --goalloc_attach--> ATTACHED
  *                                                         |
  *                                                        fork (in the child)
  *                                                         v
  *                                                       FORKED --first call that needs the daemon--> ATTACHED
  *
- * An attach: 1. connect, send Attach, get numbers and three descriptors; 2. check them: sizes by fstat, header by
- * recomputing it; 3. map the arena at its address and nowhere else; 4. close the descriptors, open the gate.
+ * An attach: 1. connect, send Attach, get numbers and four descriptors; 2. check them, sizes by fstat, the header by
+ * recomputing it, and map them, the arena at its address and nowhere else (mapping.c); 3. close the descriptors, open
+ * the gate. Step 1 waits, and is done under a turn that others wait for with a deadline; 2 and 3 under the forklock.
  *
- * A fork: the handlers take every lock of the library before and release it after, so the child finds no lock held by
- * a thread that it does not have. The child closes its copy of the socket, forgets the parent's spans (they stay the
- * parent's) and keeps the mapping. Other threads' fast paths hold no lock: what they were doing goes on in the
- * parent; the child has no copy of their spans to misuse.
+ * A fork: the child begins anew. Spans are the parent's, so it forgets them; its copy of the socket is closed; locks and
+ * turns are made anew, whoever had them in the parent; the mapping stays. None of that needs a look at what other threads
+ * of the parent were doing, but for descriptors and mappings, which come and go under the forklock: that is all fork()
+ * waits for.
+ *
+ * Not every fork calls handlers: _Fork() and clone() don't. Such a child must not use its parent's spans either. So all
+ * that the fast paths find spans by lies in memory that children see wiped (MADV_WIPEONFORK; mapping_private): the table
+ * of held spans, the spans' structures, a thread's open tiny block, and the state. The fast paths find nothing there
+ * and go to the slow paths, which look at the state first; it reads WIPED, and the child begins anew as above.
+ * A thread's current[] is not wiped: it must name structures, which are.
  *
  * A heap other than the one that is mapped (the daemon was replaced meanwhile): -ESTALE, nothing changes.
  */
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "client/connection.h"
+#include "client/forklock.h"
 #include "client/large.h"
+#include "client/mapping.h"
 #include "client/mcache.h"
-
-#ifndef MAP_FIXED_NOREPLACE
-#define MAP_FIXED_NOREPLACE 0x100000
-#endif
+#include "client/turn.h"
 
 #define DEFAULT_SOCKET     "/run/goallocd/goallocd.sock"
 #define DEFAULT_TIMEOUT_MS 5000
-#define LIFE_BYTES         4096u
-#define PATH_BYTES_MAX     256u
 
 static const shm_u64 no_limit = 0; /* no free takes the fast path */
 static const shm_u32 no_trim = 0;
+static shm_u32 first_state = PROCESS_DETACHED; /* until there is memory that no child sees */
 
-process_info process = { .free_limit = &no_limit, .session_trim_seq = &no_trim };
+process_info process = { .free_limit = &no_limit, .session_trim_seq = &no_trim, .state = &first_state };
 
-static pthread_mutex_t process_lock = PTHREAD_MUTEX_INITIALIZER;
+static turn attach_turn = TURN_INIT;
+static shm_u32 last_state = PROCESS_DETACHED; /* what a child finds, whose state was wiped */
 
-/* How to attach (again): copies of what the options said. Under process_lock. */
-static char socket_path[PATH_BYTES_MAX];
+/* How to attach (again): copies of what the options said. With the turn. */
+static char socket_path[PATH_MAX];
 static char label[SHM_LABEL_BYTES];
 static attach_request how = { .socket_path = socket_path, .label = label };
+static shm_u32 timeout_ms = DEFAULT_TIMEOUT_MS;
 
-static int take_options(const goalloc_options *options)
+static void set_state(enum process_state state)
+{
+    u32_store_release(&last_state, state);
+    u32_store_release(atomic_load_explicit(&process.state, memory_order_relaxed), state);
+}
+
+/* --- options --- */
+
+/* An absolute path, which chdir() does not change. If there is no current directory it stays as it is. */
+static int take_path(const char *path)
+{
+    char dir[PATH_MAX];
+    int n;
+
+    if (path == NULL)
+        path = DEFAULT_SOCKET;
+    if (path[0] == '\0')
+        return -EINVAL;
+    if (strlen(path) >= sizeof(((struct sockaddr_un *)0)->sun_path))
+        return -ENAMETOOLONG;
+    if (path[0] == '/' || getcwd(dir, sizeof(dir)) == NULL || dir[0] != '/')
+        n = snprintf(socket_path, sizeof(socket_path), "%s", path);
+    else
+        n = snprintf(socket_path, sizeof(socket_path), "%s/%s", strcmp(dir, "/") == 0 ? "" : dir, path);
+    return n < 0 || (size_t)n >= sizeof(socket_path) ? -ENAMETOOLONG : 0;
+}
+
+static int read_options(const goalloc_options *options, goalloc_options *ret)
 {
     goalloc_options o = GOALLOC_OPTIONS_INIT;
-    const char *path;
 
     if (options != NULL) {
         if (options->struct_size < sizeof(options->struct_size))
@@ -65,168 +101,62 @@ static int take_options(const goalloc_options *options)
     }
     if (o.timeout_ms < 0 || (o.flags & ~(GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY)) != 0)
         return -EINVAL;
-    path = o.socket_path != NULL ? o.socket_path : getenv("GOALLOC_SOCKET");
-    if (path == NULL)
-        path = DEFAULT_SOCKET;
-    if (path[0] == '\0')
-        return -EINVAL;
-    if (strlen(path) >= sizeof(socket_path))
-        return -ENAMETOOLONG;
-    memcpy(socket_path, path, strlen(path) + 1);
+    if (o.timeout_ms == 0)
+        o.timeout_ms = DEFAULT_TIMEOUT_MS;
+    *ret = o;
+    return 0;
+}
+
+/* With the turn. */
+static int take_options(const goalloc_options *o)
+{
+    int r = take_path(o->socket_path != NULL ? o->socket_path : getenv("GOALLOC_SOCKET"));
+
+    if (r < 0)
+        return r;
     label[0] = '\0';
-    (void)strncat(label, o.label != NULL ? o.label : program_invocation_short_name, sizeof(label) - 1);
-    how.flags = o.flags;
-    how.limit_bytes = o.limit_bytes;
-    how.timeout_ms = o.timeout_ms == 0 ? DEFAULT_TIMEOUT_MS : o.timeout_ms;
+    (void)strncat(label, o->label != NULL ? o->label : program_invocation_short_name, sizeof(label) - 1);
+    how.flags = o->flags;
+    how.limit_bytes = o->limit_bytes;
+    how.timeout_ms = o->timeout_ms;
+    u32_store_relaxed(&timeout_ms, (uint32_t)o->timeout_ms);
     return 0;
 }
 
-static bool fd_has_bytes(int fd, uint64_t bytes)
+static int take_defaults(void)
 {
-    struct stat st;
+    goalloc_options o;
+    int r = read_options(NULL, &o);
 
-    return fstat(fd, &st) == 0 && (uint64_t)st.st_size == bytes;
+    return r < 0 ? r : take_options(&o);
 }
 
-static void unmap(void *p, uint64_t bytes)
+/* --- attach --- */
+
+/* From now on the state lies where no child sees it. Once in a process. */
+static int hide_state(void)
 {
-    if (p != NULL && p != MAP_FAILED)
-        (void)munmap(p, bytes);
-}
-
-static int map_arena(const attach_result *a, bool readonly, bool replace)
-{
-    int prot = readonly ? PROT_READ : PROT_READ | PROT_WRITE;
-    void *want = (void *)(uintptr_t)a->base;
-    void *got = mmap(want, a->arena_bytes, prot,
-                     MAP_SHARED | MAP_NORESERVE | (replace ? MAP_FIXED : MAP_FIXED_NOREPLACE), a->arena_fd, 0);
-
-    if (got == MAP_FAILED)
-        return errno == ENOMEM ? -ENOMEM : errno == EEXIST ? -EEXIST : -EPROTO;
-    if (got != want) { /* a kernel before 4.17 takes the address for a hint */
-        unmap(got, a->arena_bytes);
-        return -EEXIST;
-    }
-    return 0;
-}
-
-/* The daemon sees whether this page is mapped anywhere: not in children, which have sessions of their own. */
-static int map_life(const attach_result *a)
-{
-    void *life = mmap(NULL, LIFE_BYTES, PROT_READ, MAP_SHARED, a->life_fd, 0);
-
-    if (life == MAP_FAILED)
-        return -ENOMEM;
-    if (madvise(life, LIFE_BYTES, MADV_DONTFORK) < 0) {
-        unmap(life, LIFE_BYTES);
-        return -ENOMEM;
-    }
-    process.life = life;
-    return 0;
-}
-
-/* Map what the daemon has sent. On failure nothing stays mapped. */
-static int map_heap(const attach_result *a)
-{
-    int prot = how.flags & GOALLOC_ATTACH_READONLY ? PROT_READ : PROT_READ | PROT_WRITE;
-    uint64_t table_bytes = a->arena_bytes / PAGE_BYTES * sizeof(*process.mspan_of);
-    void *spans = NULL;
-    void *bitmap = NULL;
-    void *table = NULL;
-    int r = -EPROTO;
-
-    if (a->spans_bytes < sizeof(shm_header) || !fd_has_bytes(a->arena_fd, a->arena_bytes) ||
-        !fd_has_bytes(a->spans_fd, a->spans_bytes) || !fd_has_bytes(a->bitmap_fd, a->bitmap_bytes))
-        return r;
-    spans = mmap(NULL, a->spans_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, a->spans_fd, 0);
-    if (spans == MAP_FAILED)
-        return -ENOMEM;
-    r = shm_header_check(spans, a->spans_bytes, a->bitmap_bytes);
-    if (r == 0) {
-        shm_header *header = spans;
-
-        if (header->base != a->base || header->arena_bytes != a->arena_bytes || header->generation != a->generation)
-            r = -EPROTO;
-    }
-    if (r < 0)
-        goto fail;
-    r = -ENOMEM;
-    bitmap = mmap(NULL, a->bitmap_bytes, prot, MAP_SHARED | MAP_NORESERVE, a->bitmap_fd, 0);
-    if (bitmap == MAP_FAILED)
-        goto fail;
-    table = mmap(NULL, table_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (table == MAP_FAILED)
-        goto fail;
-    r = map_arena(a, how.flags & GOALLOC_ATTACH_READONLY, false);
-    if (r < 0)
-        goto fail;
-    r = map_life(a);
-    if (r < 0) {
-        unmap((void *)(uintptr_t)a->base, a->arena_bytes);
-        goto fail;
-    }
-    shm_map_init(&process.map, spans, bitmap, (void *)(uintptr_t)a->base);
-    process.mspan_of = table;
-    process.generation = a->generation;
-    return 0;
-
-fail:
-    unmap(table, table_bytes);
-    unmap(bitmap, a->bitmap_bytes);
-    unmap(spans, a->spans_bytes);
-    return r;
-}
-
-/*
- * The forked child has the heap mapped: check that it is the same, and change the kind of access if that is asked
- * for.
- */
-static int remap_heap(const attach_result *a)
-{
-    bool readonly = how.flags & GOALLOC_ATTACH_READONLY;
-    int prot = readonly ? PROT_READ : PROT_READ | PROT_WRITE;
+    void *page;
     int r;
 
-    if (a->generation != process.generation || a->base != process.map.base || a->arena_bytes != process.map.arena_bytes)
-        return -ESTALE;
-    r = map_life(a);
-    if (r < 0 || readonly == process.readonly)
-        return r;
-    r = map_arena(a, readonly, true);
-    if (r == 0 && mmap(process.map.bitmap, process.map.bitmap_bytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
-                       a->bitmap_fd, 0) == MAP_FAILED) {
-        r = -ENOMEM;
-        (void)mprotect((void *)(uintptr_t)a->base, a->arena_bytes,
-                       process.readonly ? PROT_READ : PROT_READ | PROT_WRITE);
-    }
-    return r;
-}
-
-/* Connect and map by `how`. Under process_lock; the state is DETACHED or FORKED. */
-static int attach_locked(void)
-{
-    attach_result a;
-    bool forked = process_state_now() == PROCESS_FORKED;
-    int r;
-
-    how.wait = forked; /* its parent has been served: it goes on waiting as that would */
-    r = connection_attach(&how, &a);
+    if (atomic_load_explicit(&process.state, memory_order_relaxed) != &first_state)
+        return 0;
+    r = mapping_private(sizeof(shm_u32), 0, &page);
     if (r < 0)
         return r;
-    r = forked ? remap_heap(&a) : map_heap(&a);
-    (void)close(a.arena_fd);
-    (void)close(a.spans_fd);
-    (void)close(a.bitmap_fd);
-    (void)close(a.life_fd);
-    if (r < 0) {
-        connection_detach();
-        return r;
-    }
+    u32_store_relaxed(page, u32_load_relaxed(&first_state));
+    atomic_store_explicit(&process.state, page, memory_order_release);
+    return 0;
+}
+
+/* The heap is mapped: let everybody in. */
+static void open_gate(const attach_result *a)
+{
     process.readonly = how.flags & GOALLOC_ATTACH_READONLY;
     process.reclaim = how.flags & GOALLOC_ATTACH_RECLAIM;
-    process.session = a.session;
-    process.epoch = a.epoch;
-    process.base = process.map.base;
+    process.session = a->session;
+    process.epoch = a->epoch;
+    u64_store_relaxed(&process.base, process.map.base);
     atomic_store_explicit(&process.session_trim_seq, &process.map.sessions[process.session.n].trim_seq,
                           memory_order_relaxed);
     /* In a forked child it is the parent's, whose session may be of another kind. */
@@ -234,34 +164,75 @@ static int attach_locked(void)
                           process.readonly || process.reclaim ? &no_limit : &process.map.header->free_limit,
                           memory_order_release);
     u64_store_release(&process.arena_bytes, process.map.arena_bytes);
-    u32_store_release(&process.state, PROCESS_ATTACHED);
-    return 0;
+    set_state(PROCESS_ATTACHED);
+}
+
+/* Connect and map by `how`. With the turn; the heap is not mapped, or the state is FORKED. */
+static int attach_now(bool gated)
+{
+    attach_result a;
+    bool readonly = how.flags & GOALLOC_ATTACH_READONLY;
+    bool forked = process_state_now() == PROCESS_FORKED;
+    int r = hide_state();
+
+    if (r < 0)
+        return r;
+    how.wait = forked; /* its parent has been served: it goes on waiting as that would */
+    how.gated = gated;
+    r = connection_attach(&how, &a);
+    if (r < 0)
+        return r == -EAGAIN ? -EPROTO : r; /* no answer to an Attach; here it would mean the limit on locked memory */
+    forklock_take();
+    r = forked ? mapping_reattach(&a, readonly) : mapping_attach(&a, readonly);
+    connection_close_fds();
+    if (r == 0)
+        open_gate(&a);
+    forklock_give();
+    connection_end_attach();
+    if (r < 0)
+        connection_detach();
+    return r;
 }
 
 int goalloc_attach(const goalloc_options *options)
 {
-    int r;
+    goalloc_options o;
+    int r = read_options(options, &o);
 
-    (void)pthread_mutex_lock(&process_lock);
-    r = process_state_now() == PROCESS_ATTACHED ? -EALREADY : take_options(options);
+    if (r < 0)
+        return r;
+    if (process_state_now() == PROCESS_ATTACHED)
+        return -EALREADY;
+    r = turn_take(&attach_turn, deadline_in(o.timeout_ms));
+    if (r < 0)
+        return r;
+    r = process_state_now() == PROCESS_ATTACHED ? -EALREADY : take_options(&o);
     if (r == 0)
-        r = attach_locked();
-    (void)pthread_mutex_unlock(&process_lock);
+        r = attach_now(false);
+    turn_give(&attach_turn);
     return r;
 }
 
 int process_ensure(void)
 {
-    int r = 0;
+    enum process_state state = process_state_now();
+    int r;
 
-    if (LIKELY(process_state_now() == PROCESS_ATTACHED))
+    if (LIKELY(state == PROCESS_ATTACHED))
         return 0;
-    (void)pthread_mutex_lock(&process_lock);
-    if (process_state_now() == PROCESS_DETACHED)
-        r = take_options(NULL);
-    if (r == 0 && process_state_now() != PROCESS_ATTACHED)
-        r = attach_locked();
-    (void)pthread_mutex_unlock(&process_lock);
+    if (state == PROCESS_LEFT)
+        return -ENOTCONN;
+    r = turn_take(&attach_turn, deadline_in((int)u32_load_relaxed(&timeout_ms)));
+    if (r < 0)
+        return r;
+    state = process_state_now();
+    if (state == PROCESS_LEFT)
+        r = -ENOTCONN;
+    else if (state == PROCESS_DETACHED)
+        r = take_defaults();
+    if (r == 0 && state != PROCESS_ATTACHED)
+        r = attach_now(true);
+    turn_give(&attach_turn);
     return r;
 }
 
@@ -274,7 +245,7 @@ int process_ensure_writable(void)
 
 int process_mapped(bool with_write)
 {
-    if (process_state_now() == PROCESS_DETACHED)
+    if (!process_is_mapped())
         return -ENOTCONN;
     return with_write && process.readonly ? -EROFS : 0;
 }
@@ -287,75 +258,97 @@ bool process_leases(const shm_span *span)
            lease.session.n == process.session.n && lease.epoch == process.epoch;
 }
 
+/* --- detach --- */
+
+static void close_gate(void)
+{
+    atomic_store_explicit(&process.free_limit, &no_limit, memory_order_release);
+    set_state(PROCESS_LEFT);
+    u64_store_release(&process.arena_bytes, 0);
+    u64_store_relaxed(&process.base, 0);
+    atomic_store_explicit(&process.session_trim_seq, &no_trim, memory_order_relaxed);
+    process.readonly = process.reclaim = false;
+}
+
 int goalloc_detach(void)
 {
-    int r = 0;
+    bool attached;
+    int r;
 
-    (void)pthread_mutex_lock(&process_lock);
-    if (process_state_now() == PROCESS_DETACHED) {
+    if (!process_is_mapped())
+        return -ENOTCONN;
+    r = turn_take(&attach_turn, deadline_in((int)u32_load_relaxed(&timeout_ms)));
+    if (r < 0)
+        return r;
+    attached = process_state_now() == PROCESS_ATTACHED;
+    if (!process_is_mapped()) {
         r = -ENOTCONN;
         goto out;
     }
-    mcache_count_all(mcache_tls);
-    if (process_state_now() == PROCESS_ATTACHED)
-        connection_detach();
-    atomic_store_explicit(&process.free_limit, &no_limit, memory_order_release);
-    u32_store_release(&process.state, PROCESS_DETACHED);
-    u64_store_release(&process.arena_bytes, 0);
-    process.base = 0;
-    atomic_store_explicit(&process.session_trim_seq, &no_trim, memory_order_relaxed);
-    process.readonly = process.reclaim = false;
-    mcache_forget_all();
+    mcache_forget_all(close_gate);
     large_forget_cached();
-    unmap(process.mspan_of, process.map.npages * sizeof(*process.mspan_of));
-    unmap((void *)(uintptr_t)process.map.base, process.map.arena_bytes);
-    unmap(process.map.bitmap, process.map.bitmap_bytes);
-    unmap(process.map.header, process.map.spans_bytes);
-    unmap(process.life, LIFE_BYTES);
-    process.life = NULL;
-    process.mspan_of = NULL;
-    process.map = (shm_map){ .base = 0 };
+    if (attached)
+        connection_detach();
+    forklock_take();
+    mapping_detach();
+    forklock_give();
 out:
-    (void)pthread_mutex_unlock(&process_lock);
+    turn_give(&attach_turn);
     return r;
 }
 
 /* --- fork --- */
 
+/* A child begins anew. It has one thread, or none but this one is in the library. */
+static void start_over(void)
+{
+    uint32_t before = u32_load_relaxed(&last_state);
+
+    mcache_reset();
+    large_reset();
+    connection_reset();
+    turn_reset(&attach_turn);
+    process.life = NULL;
+    if (before == PROCESS_LEFT && process.map.header != NULL)
+        mapping_detach(); /* a thread of the parent was about to do it */
+    set_state(before >= PROCESS_ATTACHED ? PROCESS_FORKED : (enum process_state)before);
+}
+
+enum process_state process_note_fork(void)
+{
+    shm_u32 *state = atomic_load_explicit(&process.state, memory_order_acquire);
+    uint32_t now = PROCESS_WIPED;
+
+    while (now == PROCESS_WIPED && !u32_exchange_if_acq_rel(state, &now, PROCESS_WIPING))
+        ;
+    if (now == PROCESS_WIPED) {
+        forklock_reset();
+        start_over();
+    }
+    while ((now = u32_load_acquire(state)) == PROCESS_WIPING)
+        (void)sched_yield();
+    return (enum process_state)now;
+}
+
 static void fork_prepare(void)
 {
-    (void)pthread_mutex_lock(&process_lock);
-    large_lock();
-    connection_fork_lock();
-    mcache_fork_prepare();
+    forklock_take();
 }
 
 static void fork_parent(void)
 {
-    mcache_fork_parent();
-    connection_fork_unlock();
-    large_unlock();
-    (void)pthread_mutex_unlock(&process_lock);
+    forklock_give();
 }
 
 static void fork_child(void)
 {
-    mcache_fork_child();
-    connection_close();
-    connection_fork_unlock();
-    large_forget_cached();
-    large_unlock();
-    if (process_state_now() != PROCESS_DETACHED) {
-        (void)madvise(process.mspan_of, process.map.npages * sizeof(*process.mspan_of), MADV_DONTNEED);
-        u32_store_release(&process.state, PROCESS_FORKED);
-    }
-    process.life = NULL;
-    (void)pthread_mutex_unlock(&process_lock);
+    start_over();
+    forklock_give();
 }
 
-__attribute__((constructor)) static void attach_init(void)
+__attribute__((constructor(101))) static void attach_init(void)
 {
-    /* Without the handlers a child would write its parent's memory: better not to start at all. */
+    /* Without the handlers a child finds out by itself, but later: better not to start at all. */
     if (pthread_atfork(fork_prepare, fork_parent, fork_child) != 0)
         abort();
 }

@@ -1,407 +1,52 @@
 /*
- * Connection: one request at a time over one socket, and coming back when it was lost.
+ * Connection: each request to the daemon as a function.
  *
- * Called by attach, mcache (refill, return), large, roots, owner and stats. Data: private, under one lock that is held
- * for the length of a request. A request's time begins before it waits for the lock. No malloc: messages are packed
- * into and unpacked from buffers of the connection. A refill is two system calls: send, and a recvmsg that waits.
+ * Called by attach, mcache (refill, return), large, roots, owner and stats. What they share lies below: comeback.c
+ * (whose turn it is, and what if the daemon is gone), rpc.c, outbox.c, link.c. Data: marks in process.mspan_of (held.c),
+ * which are made while the turn is held: so a process that comes back knows what it has.
  *
- * Replies are matched by id. A reply that comes after its request has timed out may bring spans that nobody waits for
- * any more: they go straight back. Notices (id 0) need no action: what the daemon wants back stands in trim_seq of
- * the session's slot, which the slow path looks at; a daemon that shuts down closes the socket.
- *
- * Lost: after any error of the socket it is closed. Spans that are held stay usable: the daemon takes no lease from a
- * process that lives, nor does the daemon that takes its place. The next request that wants a reply comes back:
- *   1. connect, again and again until its timeout has passed: the daemon may be on its way up;
- *   2. Attach with the session's token. If the heap or the session is gone, everything answers -ESTALE from then on;
- *   3. ask what the session leases (LeaseList). What this process does not know was on its way when the connection was
- *      lost, in a reply or in a return: it goes back. "Knows" means an entry in mspan_of, which is made under the lock
- *      of the connection when spans come, and cleared before they go.
- *   4. send the request again. All of them may be carried out twice: what the first one has leased was found in 3, and
- *      the others say how things shall be.
- * A request that is only sent does not wait for a connection, nor for a thread that does: returns are kept until there
- * is one again, and the daemon's sweep finds large objects that nobody told it of.
+ * A refill is five short system calls (proto/channel.c), one of which waits.
  */
 #include "client/connection.h"
 
 #include <errno.h>
-#include <poll.h>
-#include <pthread.h>
 #include <string.h>
-#include <time.h>
 
-#include "client/mcache.h"
-#include "proto/wire.h"
-#include "shm/atomics.h"
+#include "client/comeback.h"
+#include "client/held.h"
+#include "client/outbox.h"
 
-#define TOKEN_BYTES      16u
-#define RETRY_MS_MAX     10
-#define PENDING_MAX      4096u
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static channel ch = { .fd = -1 };
-static uint64_t last_id;
-static int timeout_ms;
-static shm_u64 nrpcs;
-
-/* The session, to come back to. */
-static const char *socket_path;
-static session_no session; /* 0: there is none */
-static uint32_t epoch;
-static uint64_t generation;
-static uint8_t token[TOKEN_BYTES];
-static size_t token_bytes;
-static bool stale; /* the heap that is mapped is nobody's any more */
-static shm_u32 up; /* there is a connection: what the senders below look at before they take the lock */
-
-/* What could not be returned because there was no connection: it still counts as held. Under a lock of its own. */
-static pthread_mutex_t pending_lock = PTHREAD_MUTEX_INITIALIZER;
-static uint32_t pending[PENDING_MAX];
-static uint32_t npending;
-static frame_bump bump;
-static uint8_t out[FRAME_BYTES_MAX];
-static uint8_t bump_buf[4 * FRAME_PAYLOAD_MAX];
-
-static void connection_lock(void)
+/* Send a request and wait for the reply. 0: the caller ends it with comeback_end() when it has read *ret. */
+static int call(Goallocd__Request *request, Goallocd__Reply **ret)
 {
-    (void)pthread_mutex_lock(&lock);
-}
+    deadline until;
+    int r = comeback_begin(&until);
 
-static void connection_unlock(void)
-{
-    (void)pthread_mutex_unlock(&lock);
-}
-
-/* Begin a request: its time begins, and then the lock is taken, or the time is over. */
-static int begin(deadline *ret_until)
-{
-    struct timespec ts;
-
-    *ret_until = deadline_in(timeout_ms);
-    if (pthread_mutex_trylock(&lock) == 0)
-        return 0;
-    (void)clock_gettime(CLOCK_REALTIME, &ts);
-    ts.tv_sec += timeout_ms / 1000;
-    ts.tv_nsec += timeout_ms % 1000 * 1000000L;
-    ts.tv_sec += ts.tv_nsec / 1000000000;
-    ts.tv_nsec %= 1000000000;
-    return pthread_mutex_timedlock(&lock, &ts) == 0 ? 0 : -ETIMEDOUT;
-}
-
-void connection_fork_lock(void)
-{
-    connection_lock();
-    (void)pthread_mutex_lock(&pending_lock);
-}
-
-void connection_fork_unlock(void)
-{
-    (void)pthread_mutex_unlock(&pending_lock);
-    connection_unlock();
-}
-
-uint64_t connection_nrpcs(void)
-{
-    return u64_load_relaxed(&nrpcs);
-}
-
-static int lose(int error)
-{
-    u32_store_relaxed(&up, 0);
-    channel_close(&ch);
-    return error == -ETIMEDOUT ? error : -ENOTCONN;
-}
-
-static int send_request(Goallocd__Request *request, deadline until)
-{
-    size_t len = wire_pack_request(request, out, sizeof(out));
-    int r;
-
-    if (len == 0)
-        return -EMSGSIZE;
-    if (ch.fd < 0)
-        return -ENOTCONN;
-    u64_store_relaxed(&nrpcs, u64_load_relaxed(&nrpcs) + 1);
-    r = channel_send(&ch, out, len, until);
-    return r < 0 ? lose(r) : 0; /* after half a frame nothing can follow */
-}
-
-/* A reply that nobody waits for: give back what it brings. */
-static void drop_late_reply(const Goallocd__Reply *reply, deadline until)
-{
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__ReturnSpans body = GOALLOCD__RETURN_SPANS__INIT;
-
-    if (reply->error == 0 && reply->result_case == GOALLOCD__REPLY__RESULT_REFILL) {
-        body.n_spans = reply->refill->n_spans;
-        body.spans = reply->refill->spans;
-    } else if (reply->error == 0 && reply->result_case == GOALLOCD__REPLY__RESULT_ALLOC_LARGE) {
-        body.n_spans = 1;
-        body.spans = &reply->alloc_large->span;
-    } else {
-        return;
-    }
-    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
-    request.return_spans = &body;
-    (void)send_request(&request, until);
-}
-
-/* Wait for the reply to request id. *ret is valid until the next request. */
-static int await_reply(uint64_t id, Goallocd__Reply **ret, deadline until)
-{
-    for (;;) {
-        const uint8_t *payload;
-        size_t len;
-        Goallocd__Reply *reply;
-        int r = ch.fd < 0 ? -ENOTCONN : channel_recv(&ch, &payload, &len, until);
-
-        if (r == -ETIMEDOUT || r == -ENOTCONN)
-            return r;
-        if (r < 0)
-            return lose(r);
-        reply = wire_unpack_reply(&bump, payload, len);
-        channel_drop_frame(&ch);
-        if (reply == NULL) {
-            (void)lose(-EPROTO);
-            return -EPROTO;
-        }
-        if (reply->id == id) {
-            *ret = reply;
-            return reply->error > 0 ? -reply->error : reply->error < 0 ? -EPROTO : 0;
-        }
-        if (reply->id != 0)
-            drop_late_reply(reply, until);
-    }
-}
-
-static int call_once(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
-{
-    int r;
-
-    request->id = ++last_id;
-    r = send_request(request, until);
-    return r < 0 ? r : await_reply(request->id, ret, until);
-}
-
-/* --- coming back --- */
-
-/* Connect to whoever serves the socket; nobody may do so yet. */
-static int reconnect(deadline until)
-{
-    for (int wait_ms = 1;; wait_ms = wait_ms * 2 < RETRY_MS_MAX ? wait_ms * 2 : RETRY_MS_MAX) {
-        int r = channel_connect(&ch, socket_path, until);
-
-        if (r != -ENOENT && r != -ECONNREFUSED && r != -EACCES)
-            return r;
-        if (deadline_left_ms(until) == 0)
-            return -ETIMEDOUT;
-        (void)poll(NULL, 0, wait_ms);
-    }
-}
-
-static int reattach(deadline until)
-{
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__Attach body = GOALLOCD__ATTACH__INIT;
-    Goallocd__Reply *reply;
-    int r;
-
-    body.protocol = GOALLOC_PROTOCOL;
-    body.abi_hash = shm_abi_hash();
-    body.token = (ProtobufCBinaryData){ .len = token_bytes, .data = token };
-    body.session = session.n;
-    body.epoch = epoch;
-    body.generation = generation;
-    request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
-    request.attach = &body;
-    r = call_once(&request, &reply, until);
-    if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_ATTACH)
-        r = -EPROTO;
-    if (r != -ESTALE && r != -ENOEXEC && r != -EPROTONOSUPPORT)
+    if (r < 0)
         return r;
-    /* This daemon does not have our session, and no other will. */
-    stale = true;
-    (void)lose(r);
-    return -ESTALE;
-}
-
-static int send_return(const uint32_t *spans, uint32_t nspans, deadline until)
-{
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__ReturnSpans body = GOALLOCD__RETURN_SPANS__INIT;
-
-    body.n_spans = nspans;
-    body.spans = (uint32_t *)(uintptr_t)spans;
-    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
-    request.return_spans = &body;
-    return send_request(&request, until);
-}
-
-/* Does anybody in this process hold the span that the daemon says it leases? */
-static bool is_known(uint32_t first)
-{
-    const mspan *s = atomic_load_explicit(&process.mspan_of[first], memory_order_acquire);
-
-    if (s != &mspan_large && s != &mspan_doubt)
-        return s != NULL;
-    /* The mark of a large object that another process has freed stays; the place may be another one's since. */
-    return span_class_size(shm_span_at(&process.map, page_at(first))->spc).n == 0 &&
-           (u64_load_acquire(shm_alloc_bits(&process.map, page_at(first))) & 1) != 0;
-}
-
-/* Step 3: give back what the daemon believes to be ours and nobody here knows. */
-static int reconcile(deadline until)
-{
-    static uint32_t unknown[PROTO_SPANS_MAX];
-    uint32_t after = 0;
-    bool more = true;
-
-    while (more) {
-        Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-        Goallocd__LeaseList body = GOALLOCD__LEASE_LIST__INIT;
-        Goallocd__Reply *reply;
-        uint32_t n = 0;
-        int r;
-
-        body.after = after;
-        request.op_case = GOALLOCD__REQUEST__OP_LEASE_LIST;
-        request.lease_list = &body;
-        r = call_once(&request, &reply, until);
-        if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_LEASE_LIST)
-            r = -EPROTO;
-        if (r == -EROFS)
-            return 0; /* a read-only session leases nothing */
-        if (r == -EINVAL && after != 0) { /* that span's lease has ended meanwhile */
-            after = 0;
-            more = true;
-            continue;
-        }
-        if (r < 0)
-            return r;
-        more = reply->lease_list->more;
-        for (size_t i = 0; i < reply->lease_list->n_spans; i++) {
-            uint32_t span = reply->lease_list->spans[i];
-
-            if (span == 0 || span >= process.map.npages)
-                return -EPROTO;
-            if (is_known(span)) {
-                after = span;
-            } else {
-                unknown[n++] = span;
-                if (n == PROTO_SPANS_MAX) { /* the rest of this page is asked for again */
-                    more = true;
-                    break;
-                }
-            }
-        }
-        if (n > 0 && (r = send_return(unknown, n, until)) < 0)
-            return r;
-    }
-    return 0;
-}
-
-/* From now on the process holds these spans; or no longer. The lock is held. */
-static void mark_held(const uint32_t *spans, size_t nspans, mspan *mark)
-{
-    for (size_t i = 0; i < nspans; i++) {
-        if (spans[i] < process.map.npages)
-            atomic_store_explicit(&process.mspan_of[spans[i]], mark, memory_order_release);
-    }
-}
-
-/* There is a connection again: return what has waited for it. */
-static void return_pending(deadline until)
-{
-    uint32_t n;
-
-    u32_store_relaxed(&up, 1);
-    (void)pthread_mutex_lock(&pending_lock);
-    n = npending;
-    npending = 0;
-    for (uint32_t at = 0; at < n; at += PROTO_SPANS_MAX) {
-        uint32_t some = n - at < PROTO_SPANS_MAX ? n - at : PROTO_SPANS_MAX;
-
-        mark_held(pending + at, some, NULL);
-        (void)send_return(pending + at, some, until);
-    }
-    (void)pthread_mutex_unlock(&pending_lock);
-}
-
-/* No connection: keep them for later. False: there is one, or no room. */
-static bool keep_pending(const uint32_t *spans, uint32_t nspans)
-{
-    bool kept = false;
-
-    if (u32_load_relaxed(&up) != 0)
-        return false;
-    (void)pthread_mutex_lock(&pending_lock);
-    if (u32_load_relaxed(&up) == 0 && nspans <= PENDING_MAX - npending) {
-        memcpy(pending + npending, spans, nspans * sizeof(*spans));
-        npending += nspans;
-        kept = true;
-    }
-    (void)pthread_mutex_unlock(&pending_lock);
-    return kept;
-}
-
-/* Make sure that there is a connection. The lock is held. */
-static int come_back(deadline until)
-{
-    int r = 0;
-
-    if (stale)
-        return -ESTALE;
-    while (ch.fd < 0) {
-        if (session.n == 0)
-            return -ENOTCONN;
-        r = reconnect(until);
-        if (r == 0)
-            r = reattach(until);
-        if (r == 0)
-            r = reconcile(until);
-        if (r != 0) {
-            channel_close(&ch);
-            (void)poll(NULL, 0, 1); /* whoever serves is in trouble */
-        }
-        if (r < 0 && (r != -ENOTCONN || deadline_left_ms(until) == 0))
-            return r == -ENOTCONN ? -ETIMEDOUT : r;
-        if (r == 0)
-            return_pending(until);
-    }
-    return 0;
-}
-
-/* Send and wait, as often as it takes. The lock is held. */
-static int call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
-{
-    for (;;) {
-        int r = come_back(until);
-
-        if (r < 0)
-            return r;
-        r = call_once(request, ret, until);
-        if (r != -ENOTCONN || ch.fd >= 0)
-            return r;
-    }
+    r = comeback_call(request, ret, until);
+    if (r < 0)
+        comeback_end();
+    return r;
 }
 
 /* A request whose reply says nothing but how it went. */
 static int call_plain(Goallocd__Request *request)
 {
-    deadline until;
     Goallocd__Reply *reply;
-    int r;
+    int r = call(request, &reply);
 
-    r = begin(&until);
-    if (r < 0)
-        return r;
-    r = call(request, &reply, until);
-    connection_unlock();
+    if (r == 0)
+        comeback_end();
     return r;
 }
+
+/* --- the session --- */
 
 static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
 {
     const Goallocd__AttachReply *body = reply->attach;
+    int fds[FDPASS_MAX];
 
     if (reply->result_case != GOALLOCD__REPLY__RESULT_ATTACH)
         return -EPROTO;
@@ -409,13 +54,8 @@ static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
         return -EPROTONOSUPPORT;
     if (body->abi_hash != shm_abi_hash())
         return -ENOEXEC;
-    if (ch.nfds != 4 || body->session == 0 || body->session >= SHM_SESSIONS_MAX || body->token.len > TOKEN_BYTES)
+    if (link_fds(fds) != 4 || body->session == 0 || body->session >= SHM_SESSIONS_MAX)
         return -EPROTO;
-    session = (session_no){ (uint16_t)body->session };
-    epoch = body->epoch;
-    generation = body->generation;
-    token_bytes = body->token.len;
-    memcpy(token, body->token.data, token_bytes);
     *ret = (attach_result){
         .session = { (uint16_t)body->session },
         .epoch = body->epoch,
@@ -424,12 +64,11 @@ static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
         .arena_bytes = body->arena_bytes,
         .spans_bytes = body->spans_bytes,
         .bitmap_bytes = body->bitmap_bytes,
-        .arena_fd = ch.fds[0],
-        .spans_fd = ch.fds[1],
-        .bitmap_fd = ch.fds[2],
-        .life_fd = ch.fds[3],
+        .arena_fd = fds[0],
+        .spans_fd = fds[1],
+        .bitmap_fd = fds[2],
+        .life_fd = fds[3],
     };
-    ch.nfds = 0;
     return 0;
 }
 
@@ -440,11 +79,6 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     Goallocd__Reply *reply;
     int r;
 
-    connection_lock();
-    timeout_ms = ask->timeout_ms;
-    u64_store_relaxed(&nrpcs, 0);
-    frame_bump_init(&bump, bump_buf, sizeof(bump_buf));
-
     body.protocol = GOALLOC_PROTOCOL;
     body.abi_hash = shm_abi_hash();
     body.flags = ask->flags;
@@ -452,52 +86,70 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     body.limit_bytes = ask->limit_bytes;
     request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
     request.attach = &body;
-
-    socket_path = ask->socket_path;
-    session = (session_no){ 0 };
-    stale = false;
-    r = ask->wait ? reconnect(deadline_in(timeout_ms)) : channel_connect(&ch, socket_path, deadline_in(timeout_ms));
-    if (r == 0)
-        r = call_once(&request, &reply, deadline_in(timeout_ms));
-    if (r == 0)
-        r = check_attach_reply(reply, ret);
-    u32_store_relaxed(&up, r == 0);
-    npending = 0;
+    comeback_set_timeout(ask->timeout_ms);
+    r = comeback_open(ask->socket_path, ask->wait, ask->gated, &request, &reply);
     if (r < 0)
-        channel_close(&ch);
-    connection_unlock();
+        return r;
+    r = check_attach_reply(reply, ret);
+    if (r == 0) {
+        comeback_set_session(reply->attach);
+        return 0;
+    }
+    comeback_forget();
+    comeback_end();
     return r;
 }
 
-void connection_close(void)
+void connection_close_fds(void)
 {
-    channel_close(&ch);
-    session = (session_no){ 0 };
-    stale = false;
-    u32_store_relaxed(&up, 0);
-    npending = 0;
-    u64_store_relaxed(&nrpcs, 0);
+    link_close_fds();
+}
+
+void connection_end_attach(void)
+{
+    comeback_end();
 }
 
 void connection_detach(void)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Detach body = GOALLOCD__DETACH__INIT;
-
     Goallocd__Reply *reply;
+    deadline until;
+    bool begun;
 
     request.op_case = GOALLOCD__REQUEST__OP_DETACH;
     request.detach = &body;
-    connection_lock();
-    if (ch.fd >= 0) /* a daemon that is gone has nothing to be told: it sees by itself that the heap is unmapped here */
-        (void)call_once(&request, &reply, deadline_in(timeout_ms));
-    connection_close();
-    connection_unlock();
+    begun = comeback_begin(&until) == 0;
+    /* A daemon that is gone has nothing to be told: it sees by itself that the heap is unmapped here. */
+    if (begun && link_is_open() && rpc_call(&request, &reply, until) < 0)
+        link_close();
+    if (!begun && link_take_turn(deadline_in(0)) < 0)
+        return; /* another thread is within the library, against the rules, and has the connection */
+    comeback_forget();
+    comeback_end();
 }
+
+void connection_reset(void)
+{
+    comeback_reset();
+    held_reset();
+}
+
+bool connection_is_up(void)
+{
+    return comeback_is_up();
+}
+
+uint64_t connection_nrpcs(void)
+{
+    return link_nrpcs();
+}
+
+/* --- spans --- */
 
 int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool insist, uint32_t *ret_spans)
 {
-    deadline until;
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Refill body = GOALLOCD__REFILL__INIT;
     Goallocd__Reply *reply;
@@ -509,62 +161,40 @@ int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool ins
     body.insist = insist;
     request.op_case = GOALLOCD__REQUEST__OP_REFILL;
     request.refill = &body;
-    r = begin(&until);
+    r = call(&request, &reply);
     if (r < 0)
         return r;
-    r = call(&request, &reply, until);
-    if (r == 0) {
-        bool valid = reply->result_case == GOALLOCD__REPLY__RESULT_REFILL && reply->refill->n_spans > 0 &&
-                     reply->refill->n_spans <= nspans;
-
-        r = valid ? (int)reply->refill->n_spans : -EPROTO;
-        if (valid)
-            memcpy(ret_spans, reply->refill->spans, sizeof(*ret_spans) * reply->refill->n_spans);
-        if (valid)
-            mark_held(ret_spans, reply->refill->n_spans, &mspan_held);
+    if (reply->result_case == GOALLOCD__REPLY__RESULT_REFILL && reply->refill->n_spans > 0 &&
+        reply->refill->n_spans <= nspans) {
+        r = (int)reply->refill->n_spans;
+        memcpy(ret_spans, reply->refill->spans, sizeof(*ret_spans) * reply->refill->n_spans);
+        held_set(ret_spans, reply->refill->n_spans);
+    } else {
+        r = -EPROTO;
     }
-    connection_unlock();
+    comeback_end();
     return r;
 }
 
-int connection_return(const uint32_t *spans, uint32_t nspans, bool wait)
+void connection_return(const uint32_t *spans, uint32_t nspans)
 {
-    deadline until;
+    if (nspans > 0)
+        outbox_return(spans, nspans);
+}
+
+int connection_sync(void)
+{
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__ReturnSpans body = GOALLOCD__RETURN_SPANS__INIT;
-    Goallocd__Reply *reply;
-    int r = 0;
 
-    if (!wait && keep_pending(spans, nspans))
-        return 0;
-    if (!wait)
-        connection_lock(); /* nothing to wait for but who is before us: it has to be told */
-    else if ((r = begin(&until)) < 0)
-        return r;
-    mark_held(spans, nspans, NULL);
-    CRASH_POINT(return_before_send);
-    if (wait) {
-        request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
-        request.return_spans = &body;
-        if (ch.fd >= 0 && nspans > 0)
-            r = send_return(spans, nspans, deadline_in(timeout_ms));
-        r = call(&request, &reply, until); /* of nothing: answered when the spans before it have been taken */
-    } else if (ch.fd >= 0) {
-        r = send_return(spans, nspans, deadline_in(timeout_ms));
-    }
-    CRASH_POINT(return_after_send);
-    connection_unlock();
-    return r;
-}
-
-bool connection_is_up(void)
-{
-    return u32_load_relaxed(&up) != 0;
+    /* Of nothing: requests are answered in order, and what waits in the outbox is sent before it. */
+    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
+    request.return_spans = &body;
+    return call_plain(&request);
 }
 
 int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, bool insist, page_no *ret)
 {
-    deadline until;
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__AllocLarge body = GOALLOCD__ALLOC_LARGE__INIT;
     Goallocd__Reply *reply;
@@ -576,60 +206,46 @@ int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, b
     body.insist = insist;
     request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
     request.alloc_large = &body;
-    r = begin(&until);
+    r = call(&request, &reply);
     if (r < 0)
         return r;
-    r = call(&request, &reply, until);
-    if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_ALLOC_LARGE)
-        r = -EPROTO;
-    if (r == 0) {
+    if (reply->result_case == GOALLOCD__REPLY__RESULT_ALLOC_LARGE) {
         *ret = page_at(reply->alloc_large->span);
-        mark_held(&ret->n, 1, &mspan_held);
+        held_set(&ret->n, 1);
+    } else {
+        r = -EPROTO;
     }
-    connection_unlock();
+    comeback_end();
     return r;
 }
 
 int connection_resize_large(page_no span, uint64_t npages)
 {
-    deadline until;
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__ResizeLarge body = GOALLOCD__RESIZE_LARGE__INIT;
     Goallocd__Reply *reply;
-    mspan *none = NULL;
+    deadline until;
     int r;
 
     body.span = span.n;
     body.npages = npages;
     request.op_case = GOALLOCD__REQUEST__OP_RESIZE_LARGE;
     request.resize_large = &body;
-    r = begin(&until);
+    r = comeback_begin(&until);
     if (r < 0)
         return r;
-    /* The daemon may lease it to us, if nobody else does: then it is known here. */
-    (void)atomic_compare_exchange_strong_explicit(&process.mspan_of[span.n], &none, &mspan_large, memory_order_acq_rel,
-                                                  memory_order_relaxed);
-    r = call(&request, &reply, until);
-    connection_unlock();
+    held_expect(span); /* the daemon may lease it to us, if nobody else does: then it is known here */
+    r = comeback_call(&request, &reply, until);
+    comeback_end();
     return r;
 }
 
-int connection_free_large(page_no span)
+void connection_free_large(page_no span)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__FreeLarge body = GOALLOCD__FREE_LARGE__INIT;
-    int r;
-
-    body.span = span.n;
-    request.op_case = GOALLOCD__REQUEST__OP_FREE_LARGE;
-    request.free_large = &body;
-    if (!connection_is_up())
-        return 0; /* the daemon's sweep finds it */
-    connection_lock();
-    r = ch.fd < 0 ? 0 : send_request(&request, deadline_in(timeout_ms));
-    connection_unlock();
-    return r;
+    outbox_free_large(span);
 }
+
+/* --- roots and objects --- */
 
 static ProtobufCBinaryData name_data(const char *name)
 {
@@ -651,7 +267,6 @@ int connection_root_set(const char *name, uint64_t offset)
 
 int connection_root_get(const char *name, uint64_t *ret_offset)
 {
-    deadline until;
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__RootGet body = GOALLOCD__ROOT_GET__INIT;
     Goallocd__Reply *reply;
@@ -660,15 +275,14 @@ int connection_root_get(const char *name, uint64_t *ret_offset)
     body.name = name_data(name);
     request.op_case = GOALLOCD__REQUEST__OP_ROOT_GET;
     request.root_get = &body;
-    r = begin(&until);
+    r = call(&request, &reply);
     if (r < 0)
         return r;
-    r = call(&request, &reply, until);
-    if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_ROOT_GET)
-        r = -EPROTO;
-    if (r == 0)
+    if (reply->result_case == GOALLOCD__REPLY__RESULT_ROOT_GET)
         *ret_offset = reply->root_get->offset;
-    connection_unlock();
+    else
+        r = -EPROTO;
+    comeback_end();
     return r;
 }
 
@@ -694,9 +308,23 @@ int connection_publish(uint64_t offset)
     return call_plain(&request);
 }
 
+/* --- statistics --- */
+
+static void fill_stats(const Goallocd__StatsReply *stats, goalloc_stats_t *ret)
+{
+    ret->live_objects = stats->live_objects;
+    ret->live_bytes = stats->live_bytes;
+    ret->committed_bytes = stats->committed_bytes;
+    ret->released_bytes = stats->released_bytes;
+    ret->metadata_bytes = stats->metadata_bytes;
+    ret->sessions = stats->sessions;
+    ret->leased_spans = stats->leased_spans;
+    ret->roots = stats->roots;
+    ret->session_held_bytes = stats->session_held_bytes;
+}
+
 int connection_stats(goalloc_stats_t *ret)
 {
-    deadline until;
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Stats body = GOALLOCD__STATS__INIT;
     Goallocd__Reply *reply;
@@ -704,25 +332,13 @@ int connection_stats(goalloc_stats_t *ret)
 
     request.op_case = GOALLOCD__REQUEST__OP_STATS;
     request.stats = &body;
-    r = begin(&until);
+    r = call(&request, &reply);
     if (r < 0)
         return r;
-    r = call(&request, &reply, until);
-    if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_STATS)
+    if (reply->result_case == GOALLOCD__REPLY__RESULT_STATS)
+        fill_stats(reply->stats, ret);
+    else
         r = -EPROTO;
-    if (r == 0) {
-        const Goallocd__StatsReply *stats = reply->stats;
-
-        ret->live_objects = stats->live_objects;
-        ret->live_bytes = stats->live_bytes;
-        ret->committed_bytes = stats->committed_bytes;
-        ret->released_bytes = stats->released_bytes;
-        ret->metadata_bytes = stats->metadata_bytes;
-        ret->sessions = stats->sessions;
-        ret->leased_spans = stats->leased_spans;
-        ret->roots = stats->roots;
-        ret->session_held_bytes = stats->session_held_bytes;
-    }
-    connection_unlock();
+    comeback_end();
     return r;
 }

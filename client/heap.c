@@ -17,7 +17,8 @@ int goalloc_root_set(const char *name, void *p)
 
     if (r < 0)
         return r;
-    if (name == NULL || (p != NULL && !goalloc_contains(p)))
+    /* The first byte of the arena is no object's; its offset 0 would remove the root. */
+    if (name == NULL || (p != NULL && (!goalloc_contains(p) || goalloc_offset(p) == 0)))
         return -EINVAL;
     return connection_root_set(name, goalloc_offset(p));
 }
@@ -65,7 +66,7 @@ int goalloc_trim(void)
 {
     int r;
 
-    if (process_state_now() == PROCESS_DETACHED)
+    if (!process_is_mapped())
         return -ENOTCONN;
     r = process_ensure();
     if (r < 0)
@@ -73,12 +74,12 @@ int goalloc_trim(void)
     if (process.readonly)
         return 0; /* it holds nothing */
     /* Is the daemon there? If not, what is held is all that there is to allocate from. */
-    r = connection_return(NULL, 0, true);
+    r = connection_sync();
     if (r < 0)
         return r;
     u32_store_relaxed(&process.trim_seq, u32_load_relaxed(&process.trim_seq) + 1);
     mcache_return_all();
-    return connection_return(NULL, 0, true); /* requests are answered in order: this one after the returns */
+    return connection_sync();
 }
 
 const char *goalloc_strerror(int error)

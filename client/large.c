@@ -9,9 +9,12 @@
  *   freed by the lessee's process   alloc 1 -> 0 by fetch_and: of two threads that free it one sees the bit and
  *                    wins. The run goes to the cache, or back.
  *   freed by another process        remote 0 -> 1 by fetch_or, which one process wins; then FreeLarge tells the
- *                    daemon, which frees a run whose alloc and remote bits are both set, whoever leases it: its
- *                    object is dead and the lessee holds nothing of it.
- * Dies the other process between bit and message, the daemon's sweep finds the run.
+ *                    daemon, which ends the lease of a run whose alloc and remote bits are both set: it claims the
+ *                    object by the alloc bit, as the lessee would.
+ * The lessee never clears a remote bit. One on a run without object was left by a second, faulty free: such a run goes back
+ * to the daemon, so remote and alloc bit together always mean that the object was freed by others.
+ * If the other process dies between bit and message, the daemon's sweep finds the run. Mark and alloc bit of a run that
+ * is leased change together: held.c.
  *
  * Its length is the daemon's word (npages of the span): a resize is a request, and the object's bits do not change.
  */
@@ -22,18 +25,19 @@
 #include <string.h>
 
 #include "client/connection.h"
+#include "client/held.h"
 #include "client/mcache.h"
 #include "client/runcache.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static runcache cache;
 
-void large_lock(void)
+static void large_lock(void)
 {
     (void)pthread_mutex_lock(&lock);
 }
 
-void large_unlock(void)
+static void large_unlock(void)
 {
     (void)pthread_mutex_unlock(&lock);
 }
@@ -41,7 +45,21 @@ void large_unlock(void)
 static void send_back(const runcache_out *out)
 {
     if (out->n > 0)
-        (void)connection_return(out->runs, out->n, false);
+        connection_return(out->runs, out->n);
+}
+
+/* The run's length is another one from now on. */
+static void cache_forget(page_no run)
+{
+    large_lock();
+    runcache_forget(&cache, run);
+    large_unlock();
+}
+
+/* True if the run has a remote bit, though it has no object: somebody has freed the last one twice. */
+static bool is_tainted(page_no run)
+{
+    return (u64_load_acquire(shm_remote_bits(&process.map, run)) & 1) != 0;
 }
 
 /* A kept run for an object of npages pages. Page 0: none. */
@@ -49,10 +67,15 @@ static page_no cache_take(uint64_t npages, uint64_t align_pages, bool noscan)
 {
     page_no run;
 
-    large_lock();
-    run = runcache_take(&cache, npages, process.map.base / PAGE_BYTES, align_pages, noscan);
-    large_unlock();
-    return run;
+    for (;;) {
+        large_lock();
+        run = runcache_take(&cache, npages, process.map.base / PAGE_BYTES, align_pages, noscan);
+        large_unlock();
+        if (run.n == 0 || !is_tainted(run))
+            return run;
+        cache_forget(run);
+        connection_return(&run.n, 1); /* only the daemon clears that bit */
+    }
 }
 
 /* Keep a freed run; what it drives out, or the run itself, goes back. */
@@ -77,14 +100,6 @@ static page_no cache_take_at(page_no page, uint64_t *ret_npages)
     run = runcache_take_at(&cache, page, ret_npages);
     large_unlock();
     return run;
-}
-
-/* The run's length is another one from now on. */
-static void cache_forget(page_no run)
-{
-    large_lock();
-    runcache_forget(&cache, run);
-    large_unlock();
 }
 
 /* Has the object of a run that was lent gone without this process, freed by another one? */
@@ -149,6 +164,14 @@ void large_return_cached(void)
 
 void large_forget_cached(void)
 {
+    large_lock();
+    memset(&cache, 0, sizeof(cache));
+    large_unlock();
+}
+
+void large_reset(void)
+{
+    (void)pthread_mutex_init(&lock, NULL);
     memset(&cache, 0, sizeof(cache));
 }
 
@@ -185,38 +208,22 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
     }
     if (ret_zeroed != NULL)
         *ret_zeroed = fresh && shm_span_at(&process.map, run)->needzero == 0;
-    /* A remote bit may be left from a second, faulty free of the run's last object. */
-    u64_store_relaxed(shm_remote_bits(&process.map, run), 0);
-    CRASH_POINT(large_before_bit);
-    u64_store_release(shm_alloc_bits(&process.map, run), 1);
-    CRASH_POINT(large_after_bit);
-    atomic_store_explicit(&process.mspan_of[run.n], &mspan_large, memory_order_release);
+    held_set_object(run);
     u64_add_relaxed(&shm_counters(&process.map, process.session)[noscan], 1);
     return (void *)(uintptr_t)(process.map.base + page_offset(run));
 }
 
 /*
  * A resize that was asked for and not answered may yet be carried out. Until then the run's length is not known: it is
- * not resized again, and when it is freed it goes back and not into the cache, behind the request. The mark stands in
- * the table of spans.
+ * in doubt (held.h), is not resized again, and when it is freed it goes back and not into the cache, behind the request.
  */
-static bool resize_is_in_doubt(page_no run)
-{
-    return atomic_load_explicit(&process.mspan_of[run.n], memory_order_relaxed) == &mspan_doubt;
-}
-
-static void resize_set_in_doubt(page_no run)
-{
-    atomic_store_explicit(&process.mspan_of[run.n], &mspan_doubt, memory_order_relaxed);
-}
-
 bool large_resize(const object_ref *object, size_t size)
 {
     uint64_t npages = size / PAGE_BYTES + (size % PAGE_BYTES != 0);
     uint64_t end = object->first.n + object->bytes / PAGE_BYTES;
     int r;
 
-    if (resize_is_in_doubt(object->first))
+    if (held_is_in_doubt(object->first))
         return false;
     if (npages == object->bytes / PAGE_BYTES)
         return true;
@@ -230,46 +237,49 @@ bool large_resize(const object_ref *object, size_t size)
         if (run.n == 0)
             break;
         end += nbehind;
-        (void)connection_return(&run.n, 1, false);
+        connection_return(&run.n, 1);
     }
     if (r == -ETIMEDOUT || r == -ENOTCONN)
-        resize_set_in_doubt(object->first);
+        held_set_doubt(object->first);
     if (r == 0)
         cache_forget(object->first);
     return r == 0;
+}
+
+/* Another session leases the run, or nobody: the daemon is told, or its sweep finds it. */
+static enum object_verdict free_of_another(const object_ref *object)
+{
+    enum object_verdict verdict = object_free_remote(&process.map, object);
+
+    CRASH_POINT(large_remote_before_message);
+    if (verdict == OBJECT_LIVE)
+        connection_free_large(object->first);
+    return verdict;
 }
 
 enum object_verdict large_free(const object_ref *object)
 {
     const shm_span *span = shm_span_at(&process.map, object->first);
     int keep_errno = errno;
+    enum object_verdict verdict = OBJECT_LIVE;
     bool doubt;
 
     if (!process_leases(span)) {
-        enum object_verdict verdict = object_free_remote(&process.map, object);
-
-        CRASH_POINT(large_remote_before_message);
-        /* A forked child has no session yet: this opens one. If it can't, the daemon's sweep finds the run. */
-        if (verdict == OBJECT_LIVE && process_ensure() == 0)
-            (void)connection_free_large(object->first);
-        errno = keep_errno;
-        return verdict;
-    }
-    if (!object_is_live(&process.map, object))
-        return OBJECT_FREE;
-    if (span_has_kept(span))
-        (void)u64_fetch_and_acq_rel(shm_kept_bits(&process.map, object->first), ~UINT64_C(1));
-    doubt = resize_is_in_doubt(object->first);
-    atomic_store_explicit(&process.mspan_of[object->first.n], &mspan_held, memory_order_release);
-    if ((u64_fetch_and_acq_rel(shm_alloc_bits(&process.map, object->first), ~UINT64_C(1)) & 1) == 0)
-        return OBJECT_FREE;
-    CRASH_POINT(large_free_after_bit);
-    if (doubt) {
-        cache_forget(object->first);
-        (void)connection_return(&object->first.n, 1, false);
+        verdict = free_of_another(object);
+    } else if (!object_is_live(&process.map, object)) {
+        verdict = OBJECT_FREE;
     } else {
-        cache_put(object->first);
+        if (span_has_kept(span))
+            (void)u64_fetch_and_acq_rel(shm_kept_bits(&process.map, object->first), ~UINT64_C(1));
+        if (!held_clear_object(object->first, &doubt)) {
+            verdict = OBJECT_FREE;
+        } else if (doubt) {
+            cache_forget(object->first);
+            connection_return(&object->first.n, 1);
+        } else {
+            cache_put(object->first);
+        }
     }
     errno = keep_errno;
-    return OBJECT_LIVE;
+    return verdict;
 }

@@ -29,7 +29,6 @@ void large_give_back(uint64_t npages);
 void large_return_cached(void);
 void large_forget_cached(void);
 
-void large_lock(void); /* for fork */
-void large_unlock(void);
+void large_reset(void); /* in the child of a fork */
 
 #endif

@@ -29,8 +29,9 @@
  * forgotten, and the daemon ends the lease. Order at return: the span disappears from mspan_of before the request is
  * sent (connection_return), since the daemon may lease it to another at once.
  *
- * Locks: list_lock guards the list of mcaches. Neither it nor the pool's is held during a request. Order: pool, list,
- * then that of mspan.c.
+ * Locks: list_lock guards the list of mcaches; a thread that ends holds it, and a detach, so that they do not meet.
+ * Neither it nor the pool's is held while anybody waits for the daemon. Order: list, pool, then that of mspan.c and
+ * those of the outbox. fork() takes none of them: the child makes them anew.
  */
 #include "client/mcache.h"
 
@@ -67,9 +68,11 @@ _Thread_local mcache *mcache_tls = &mcache_none;
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
 static mcache *free_mcaches;
 static mcache *all_mcaches;
+static mcache *made_mcaches; /* all, by next_made */
+static mcache *old_mcaches;  /* those of made_mcaches from here on are the parent's: free in this child */
 
 static pthread_key_t exit_key;
-static bool have_exit_key;
+static shm_u32 have_exit_key;
 
 /* --- places --- */
 
@@ -184,6 +187,25 @@ static mcache *left_behind(void)
     return mc;
 }
 
+/* Memory for an mcache: one that a thread has left, one of the parent's, or new. list_lock is held. NULL: none. */
+static mcache *mcache_new(void)
+{
+    mcache *mc = free_mcaches;
+    void *p;
+
+    if (mc != NULL) {
+        free_mcaches = mc->next;
+    } else if (old_mcaches != NULL) {
+        mc = old_mcaches;
+        old_mcaches = mc->next_made;
+    } else if (mapping_private(sizeof(*mc), MAPPING_KEPT_UNIT, &p) == 0) {
+        mc = p;
+        mc->next_made = made_mcaches;
+        made_mcaches = mc;
+    }
+    return mc;
+}
+
 /* The thread's mcache, made at its first use. NULL: no memory. */
 static mcache *mcache_get(void)
 {
@@ -194,14 +216,7 @@ static mcache *mcache_get(void)
     (void)pthread_mutex_lock(&list_lock);
     mc = left_behind();
     if (mc == NULL) {
-        mc = free_mcaches;
-        if (mc != NULL) {
-            free_mcaches = mc->next;
-        } else {
-            mspan_fork_prepare(); /* memory for structures is theirs too */
-            mc = meta_alloc(sizeof(*mc));
-            mspan_fork_parent();
-        }
+        mc = mcache_new();
         if (mc != NULL) {
             mcache_clear(mc);
             mc->thread = thread_self();
@@ -214,7 +229,7 @@ static mcache *mcache_get(void)
         return NULL;
     mc->trim_seen = trim_seq();
     mcache_tls = mc;
-    if (have_exit_key)
+    if (u32_load_acquire(&have_exit_key) != 0)
         (void)pthread_setspecific(exit_key, mc);
     return mc;
 }
@@ -287,9 +302,7 @@ typedef struct returns {
 
 static void returns_flush(returns *r)
 {
-    /* If the connection is gone they go back when there is one again. */
-    if (r->n > 0)
-        (void)connection_return(r->spans, r->n, false);
+    connection_return(r->spans, r->n);
     r->n = 0;
 }
 
@@ -603,7 +616,7 @@ static mspan *take_from_daemon(mcache *mc, uint32_t i, uint32_t *ret_nused)
         mspan *s = mspan_new(i, spans[at], &nused);
 
         if (s == NULL) { /* no room to describe it */
-            (void)connection_return(&spans[at], (uint32_t)(n - at), false);
+            connection_return(&spans[at], (uint32_t)(n - at));
             break;
         }
         add_span(mc, s);
@@ -679,7 +692,7 @@ mspan *mcache_refill(uint32_t i)
     mcache *mc = mcache_tls;
     mspan *s = mc->current[i];
 
-    if (s != &mspan_none) {
+    if (s->alloc != NULL) { /* not mspan_none; nor one of the parent's, in a child that does not know it yet */
         mspan *next;
 
         if (mspan_advance(s))
@@ -702,11 +715,9 @@ void *mcache_alloc(uint32_t slot)
 
 /* --- threads, detach, fork --- */
 
-/* A thread ends: its spans go to the process. */
-static void mcache_on_thread_exit(void *data)
+/* A thread ends: its spans go to the process. list_lock is held. */
+static void leave(mcache *mc)
 {
-    mcache *mc = data;
-
     mcache_count_all(mc);
     tiny_close(mc);
     mcache_tls = &mcache_none;
@@ -715,8 +726,6 @@ static void mcache_on_thread_exit(void *data)
             put_current(mc, mc->current[i]);
         pool_put(mc->slots[i].all);
     }
-
-    (void)pthread_mutex_lock(&list_lock);
     for (mcache **at = &all_mcaches; *at != NULL; at = &(*at)->next) {
         if (*at == mc) {
             *at = mc->next;
@@ -725,25 +734,43 @@ static void mcache_on_thread_exit(void *data)
     }
     mc->next = free_mcaches;
     free_mcaches = mc;
+}
+
+/* One lock for the whole of it, which a detach takes too: a thread that ends is not within the library for its user. */
+static void mcache_on_thread_exit(void *data)
+{
+    (void)process_state_now(); /* in a child that does not know it yet this makes mcache_tls another one */
+    (void)pthread_mutex_lock(&list_lock);
+    if (data == mcache_tls && data != &mcache_none)
+        leave(data);
     (void)pthread_mutex_unlock(&list_lock);
 }
 
-/* The process ends: the main thread's counts come in too. */
+/* The process ends: the main thread's counts come in too. Or a program unloads the static library with a module. */
 __attribute__((destructor)) static void mcache_on_process_exit(void)
 {
-    mcache_count_all(mcache_tls);
+    if (process_state_now() == PROCESS_ATTACHED)
+        mcache_count_all(mcache_tls);
+    if (u32_load_acquire(&have_exit_key) != 0) {
+        u32_store_release(&have_exit_key, 0);
+        (void)pthread_key_delete(exit_key); /* threads that end later must not come here */
+    }
 }
 
-__attribute__((constructor)) static void mcache_init(void)
+/* Before other constructors, which may allocate. */
+__attribute__((constructor(101))) static void mcache_init(void)
 {
     /* At load time the key is one of the first, so that setting it never allocates. */
-    have_exit_key = pthread_key_create(&exit_key, mcache_on_thread_exit) == 0;
+    u32_store_release(&have_exit_key, pthread_key_create(&exit_key, mcache_on_thread_exit) == 0);
 }
 
-void mcache_forget_all(void)
+void mcache_forget_all(void (*close_gate)(void))
 {
-    pool_forget();
     (void)pthread_mutex_lock(&list_lock);
+    for (mcache *mc = all_mcaches; mc != NULL; mc = mc->next)
+        mcache_count_all(mc);
+    close_gate();
+    pool_forget();
     /* mcaches stay, since threads point to them; spans need no walk, their table is unmapped. */
     for (mcache *mc = all_mcaches; mc != NULL; mc = mc->next) {
         for (uint32_t i = 0; i < SLOT_COUNT; i++)
@@ -753,31 +780,15 @@ void mcache_forget_all(void)
     (void)pthread_mutex_unlock(&list_lock);
 }
 
-void mcache_fork_prepare(void)
+void mcache_reset(void)
 {
-    pool_fork_prepare();
-    (void)pthread_mutex_lock(&list_lock);
-    mspan_fork_prepare();
-}
-
-void mcache_fork_parent(void)
-{
-    mspan_fork_parent();
-    (void)pthread_mutex_unlock(&list_lock);
-    pool_fork_parent();
-}
-
-void mcache_fork_child(void)
-{
-    /*
-     * The spans are the parent's, and other threads' lists may be torn: nothing is walked, all structures start over.
-     */
+    (void)pthread_mutex_init(&list_lock, NULL);
     free_mcaches = NULL;
     all_mcaches = NULL;
-    mspan_fork_child();
+    old_mcaches = made_mcaches;
+    pool_reset();
+    mspan_reset();
     mcache_tls = &mcache_none;
-    if (have_exit_key)
+    if (u32_load_acquire(&have_exit_key) != 0)
         (void)pthread_setspecific(exit_key, NULL);
-    (void)pthread_mutex_unlock(&list_lock);
-    pool_fork_child();
 }

@@ -4,6 +4,7 @@
 #ifndef GOALLOC_CLIENT_MCACHE_H
 #define GOALLOC_CLIENT_MCACHE_H
 
+#include "client/mapping.h"
 #include "client/mspan.h"
 
 /* The spans of one slot. */
@@ -23,15 +24,23 @@ typedef struct mcache_slot {
 typedef struct tiny_block {
     shm_u32 *word;
     char *base;
-    uint32_t used; /* bytes; TINY_BLOCK_BYTES when no block is open */
+    uint32_t used;  /* bytes; TINY_BLOCK_BYTES when no block is open */
+    uint32_t limit; /* TINY_BLOCK_BYTES; 0 when no block is open, also as a forked child finds it */
     uint32_t block; /* its index */
     mspan *span;    /* NULL: no block is open */
     uint64_t nallocs; /* objects not yet counted */
 } tiny_block;
 
 typedef struct mcache {
-    mspan *current[SLOT_COUNT]; /* &mspan_none where there is none */
-    uint8_t slot8[2][SIZE_TABLE8_MAX / 8 + 1]; /* slots by size, in units of 8 bytes, rounded up; [1]: noscan */
+    /* The child of a fork finds this as it was, for malloc must find structures here; and all that follows zero. */
+    union {
+        struct {
+            mspan *current[SLOT_COUNT]; /* &mspan_none where there is none */
+            uint8_t slot8[2][SIZE_TABLE8_MAX / 8 + 1]; /* slots by size, in units of 8 bytes, rounded up; [1]: noscan */
+            struct mcache *next_made; /* all that were ever made, by this process and those that it was forked from */
+        };
+        char kept[MAPPING_KEPT_UNIT];
+    };
     tiny_block tiny;
     void *thread; /* thread_self() of its thread */
     uint64_t nempty_pages; /* in the lists of empty spans */
@@ -41,6 +50,8 @@ typedef struct mcache {
     uint32_t trim_seen;
     struct mcache *next; /* all mcaches of the process, or the free ones */
 } mcache;
+
+_Static_assert(offsetof(mcache, tiny) == MAPPING_KEPT_UNIT, "what is kept has pages of its own");
 
 extern mcache mcache_none;
 
@@ -77,12 +88,13 @@ mspan *mcache_adopt(page_no first);
  */
 void mcache_exchange(mcache *mc, uint32_t slot, uint64_t npages);
 
-/* Detach: forget every span of every thread. The daemon ends the leases. */
-void mcache_forget_all(void);
+/*
+ * Detach: forget every span of every thread, after what they have allocated was counted and close_gate was called. The
+ * daemon ends the leases. Threads that exit meanwhile, which is all that other threads may do, come before it or after.
+ */
+void mcache_forget_all(void (*close_gate)(void));
 
-/* Fork: locks around it, and the child's clean start. */
-void mcache_fork_prepare(void);
-void mcache_fork_parent(void);
-void mcache_fork_child(void);
+/* In the child of a fork: no thread has anything. */
+void mcache_reset(void);
 
 #endif

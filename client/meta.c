@@ -1,31 +1,30 @@
 /*
- * Meta: a bump allocator over private mappings of 256 KiB.
+ * Meta: a bump allocator over private mappings.
  *
- * Called by mcache under its structure lock. Data: private. In the child of a fork the structures of other threads
- * may be in the middle of a change, so none is walked: meta_reset() makes all of it free at once.
+ * Called by mspan.c under its lock. Data: private. Mappings begin at 256 KiB and become larger, two of each size, so
+ * that a small table holds them all.
+ *
+ * The child of a fork finds the memory zero (mapping_private), however it came about: so the spans' structures of its
+ * parent are none to it. The table of mappings it finds as it was, and meta_reset() makes all of them free at once; none
+ * is walked, since other threads of the parent may have been in the middle of a change.
  */
 #include "client/meta.h"
 
 #include <stdint.h>
-#include <string.h>
-#include <sys/mman.h>
 
-#define CHUNK_BYTES (256 * 1024)
-#define ALIGN_BYTES 64
+#include "client/mapping.h"
 
-typedef struct chunk {
-    struct chunk *next;
-    size_t used_bytes;
-} chunk;
+#define CHUNK_BYTES (256 * KIB)
+#define CHUNKS_MAX  48u
+#define ALIGN_BYTES 64u
 
-static chunk *chunks;  /* all */
-static chunk *current; /* the one being used; those behind it are unused */
+static void *chunks[CHUNKS_MAX];
+static unsigned current; /* those behind it are unused */
+static size_t used_bytes; /* of the current one */
 
-static chunk *chunk_new(void)
+static size_t chunk_bytes(unsigned i)
 {
-    chunk *c = mmap(NULL, CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-    return c == MAP_FAILED ? NULL : c;
+    return CHUNK_BYTES << i / 2;
 }
 
 void *meta_alloc(size_t bytes)
@@ -33,29 +32,23 @@ void *meta_alloc(size_t bytes)
     void *p;
 
     bytes = (bytes + ALIGN_BYTES - 1) & ~(size_t)(ALIGN_BYTES - 1);
-    if (bytes > CHUNK_BYTES - ALIGN_BYTES)
+    if (bytes > CHUNK_BYTES)
         return NULL;
-    if (current == NULL || current->used_bytes + bytes > CHUNK_BYTES) {
-        chunk *next = current != NULL ? current->next : chunks;
-
-        if (next == NULL) {
-            next = chunk_new();
-            if (next == NULL)
-                return NULL;
-            if (current != NULL)
-                current->next = next;
-            else
-                chunks = next;
-        }
-        next->used_bytes = ALIGN_BYTES;
-        current = next;
+    if (used_bytes + bytes > chunk_bytes(current)) {
+        if (current + 1 == CHUNKS_MAX)
+            return NULL;
+        current++;
+        used_bytes = 0;
     }
-    p = (char *)current + current->used_bytes;
-    current->used_bytes += bytes;
-    return memset(p, 0, bytes);
+    if (chunks[current] == NULL && mapping_private(chunk_bytes(current), 0, &chunks[current]) < 0)
+        return NULL;
+    p = (char *)chunks[current] + used_bytes;
+    used_bytes += bytes;
+    return p;
 }
 
 void meta_reset(void)
 {
-    current = NULL;
+    current = 0;
+    used_bytes = 0;
 }

@@ -29,14 +29,12 @@
 #include <errno.h>
 #include <pthread.h>
 
+#include "client/held.h"
 #include "client/mcache.h"
 #include "client/meta.h"
 #include "client/tiny.h"
 
 mspan mspan_none;
-mspan mspan_held;
-mspan mspan_large;
-mspan mspan_doubt;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards free structures and the memory they come from */
 static mspan *free_mspans;
@@ -75,7 +73,8 @@ mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
     if (first == 0 || first >= process.map.npages)
         return NULL;
     span = shm_span_at(&process.map, page_at(first));
-    if (!is_of_slot(span, slot))
+    /* The lease word first, acquire: the daemon writes it last of all of the span's words. */
+    if (!process_leases(span) || !is_of_slot(span, slot))
         return NULL;
     s = mspan_get();
     if (s == NULL)
@@ -127,21 +126,11 @@ void mspan_free_all(mspan *all)
     (void)pthread_mutex_unlock(&lock);
 }
 
-void mspan_fork_prepare(void)
+void mspan_reset(void)
 {
-    (void)pthread_mutex_lock(&lock);
-}
-
-void mspan_fork_parent(void)
-{
-    (void)pthread_mutex_unlock(&lock);
-}
-
-void mspan_fork_child(void)
-{
+    (void)pthread_mutex_init(&lock, NULL);
     free_mspans = NULL;
     meta_reset();
-    mspan_fork_parent();
 }
 
 /* --- words --- */

@@ -35,7 +35,8 @@ enum mspan_place {
 /*
  * Private to the process. All fields but owner belong to the owning thread (or, while the pool is the owner, to who
  * holds its lock). Structures are never unmapped, so a thread that looks at the owner of a span that has just gone
- * reads an owner that is not itself. A free by the owner touches the first cache line alone, unless the span changes
+ * reads an owner that is not itself. A child that came about without fork()'s handlers reads zeros (meta.c): such a
+ * structure has no free object and no alloc words, as mspan_none. A free by the owner touches the first cache line alone, unless the span changes
  * its place.
  */
 typedef struct mspan {
@@ -74,12 +75,7 @@ typedef struct mspan_list {
     mspan *tail;
 } mspan_list;
 
-extern mspan mspan_none; /* no current span: has no free object */
-
-/* In mspan_of, instead of a span's structure. None of them has an owner, so frees take the slow path. */
-extern mspan mspan_held;  /* a span that is being described or returned, a run without object: held in any case */
-extern mspan mspan_large; /* a large object of large.c: held while its alloc bit is set, since others may free it */
-extern mspan mspan_doubt; /* the same, and its length is in doubt (large.c) */
+extern mspan mspan_none; /* no current span: has no free object, and no alloc words */
 
 /* What tells threads of this process apart: one instruction where the compiler knows the thread's register. */
 static inline void *thread_self(void)
@@ -154,7 +150,7 @@ static inline bool mspan_is_own(const mspan *s)
 
 static inline page_no mspan_first(const mspan *s)
 {
-    return page_at(((uintptr_t)s->base - process.base) >> PAGE_SHIFT);
+    return page_at(((uintptr_t)s->base - u64_load_relaxed(&process.base)) >> PAGE_SHIFT);
 }
 
 /* Objects that are used. Linear for the current span. */
@@ -167,9 +163,7 @@ bool mspan_has_remote_frees(const mspan *s);
 
 /* All structures of a slot's list of all are free, or as if they had never been: detach; fork, where none is walked. */
 void mspan_free_all(mspan *all);
-void mspan_fork_prepare(void);
-void mspan_fork_parent(void);
-void mspan_fork_child(void);
+void mspan_reset(void);
 
 /* A free of p by the owner of its span that found nfrees at its end. Keeps errno. p comes first, where it is anyway. */
 void mcache_note_free(void *p, mspan *s);

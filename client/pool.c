@@ -135,18 +135,8 @@ void pool_forget(void)
     (void)pthread_mutex_unlock(&lock);
 }
 
-void pool_fork_prepare(void)
+void pool_reset(void)
 {
-    (void)pthread_mutex_lock(&lock);
-}
-
-void pool_fork_parent(void)
-{
-    (void)pthread_mutex_unlock(&lock);
-}
-
-void pool_fork_child(void)
-{
+    (void)pthread_mutex_init(&lock, NULL);
     clear();
-    pool_fork_parent();
 }

@@ -18,10 +18,8 @@ mspan *pool_take_at(page_no first, void *thread, uint32_t *ret_nused);
 /* All of them, or only those without object, linked by next, to be returned. */
 mspan *pool_take_all(bool empty_only);
 
-/* Detach: forget them. Fork: a lock around it, and the child's clean start. */
+/* Detach: forget them. And: in the child of a fork. */
 void pool_forget(void);
-void pool_fork_prepare(void);
-void pool_fork_parent(void);
-void pool_fork_child(void);
+void pool_reset(void);
 
 #endif

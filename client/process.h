@@ -12,7 +12,10 @@
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 
 enum process_state {
-    PROCESS_DETACHED = 0,
+    PROCESS_WIPED = 0, /* what the child of a fork finds that went past fork()'s handlers: see attach.c */
+    PROCESS_WIPING,    /* and what other threads of it find meanwhile */
+    PROCESS_DETACHED,  /* was never attached: what needs the heap attaches with the defaults */
+    PROCESS_LEFT,      /* goalloc_detach() was called: only goalloc_attach() comes back */
     PROCESS_ATTACHED,
     PROCESS_FORKED, /* the child of an attached process: the heap is mapped, there is no session yet */
 };
@@ -20,15 +23,16 @@ enum process_state {
 struct mspan;
 
 /*
- * The first line is what the fast paths read. It changes only when the process attaches or detaches, under
- * process_lock(), with the words that gate its use (free_limit, arena_bytes, state) written last.
+ * The first line is what the fast paths read. It changes only when the process attaches or detaches, with the words that
+ * gate its use (free_limit, arena_bytes, state) written last at an attach, release, and first at a detach; who reads one
+ * of these before the rest, acquire, finds the rest.
  */
 typedef struct process_info {
-    uint64_t base;                      /* of the arena */
+    shm_u64 base;                       /* of the arena */
     shm_u64 arena_bytes;                /* 0: not attached, so no address is in the arena */
-    struct mspan *_Atomic *mspan_of;    /* one a page: the span, if this process leases it. Private, sparse */
+    struct mspan *_Atomic *mspan_of;    /* one a page: the span, if this process holds it (held.h). Private, sparse */
     const shm_u64 *_Atomic free_limit;  /* offsets below *free_limit: the fast path of free may look at them */
-    shm_u32 state;                      /* enum process_state */
+    shm_u32 *_Atomic state;             /* enum process_state; after the first attach in memory that no child sees */
     bool readonly;
     bool reclaim;
     session_no session;
@@ -42,14 +46,25 @@ typedef struct process_info {
 
 extern process_info process __attribute__((visibility("hidden")));
 
+/* Become the child of a fork that this process turns out to be. Its state is another one afterwards. */
+enum process_state process_note_fork(void);
+
 static inline enum process_state process_state_now(void)
 {
-    return (enum process_state)u32_load_acquire(&process.state);
+    uint32_t state = u32_load_acquire(atomic_load_explicit(&process.state, memory_order_acquire));
+
+    return LIKELY(state > PROCESS_WIPING) ? (enum process_state)state : process_note_fork();
+}
+
+/* True if the heap is mapped. */
+static inline bool process_is_mapped(void)
+{
+    return process_state_now() >= PROCESS_ATTACHED;
 }
 
 /*
- * Make sure that there is a session: attach with the defaults if the process is detached, with those of the parent if
- * it is a forked child. 0 or an error of goalloc_attach(). Cheap when there is one.
+ * Make sure that there is a session: attach with the defaults if the process never was, with the options of the parent
+ * if it is a forked child. 0, -ENOTCONN (it has left), or an error of goalloc_attach(). Cheap when there is one.
  */
 int process_ensure(void) __attribute__((warn_unused_result));
 

@@ -61,7 +61,7 @@ void *tiny_alloc_slow(size_t size)
     if (s == NULL)
         return NULL;
     mc = mcache_tls; /* the refill may have made it */
-    block = (tiny_block){ .span = s, .used = bytes, .nallocs = 1 };
+    block = (tiny_block){ .span = s, .used = bytes, .limit = TINY_BLOCK_BYTES, .nallocs = 1 };
     block.block = s->cur * 64 + (uint32_t)__builtin_ctzll(s->cache);
     block.word = tiny_word(&process.map, mspan_first(s), block.block);
     /* The word first: while the alloc bit is clear it means nothing. */

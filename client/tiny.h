@@ -32,7 +32,7 @@ static inline void *tiny_alloc(size_t size)
     uint32_t bytes = size == 0 ? 1 : (uint32_t)size;
     uint32_t at = tiny_align_up(mc->tiny.used, bytes);
 
-    if (UNLIKELY(at + bytes > TINY_BLOCK_BYTES))
+    if (UNLIKELY(at + bytes > mc->tiny.limit))
         return tiny_alloc_slow(size);
     /* From here on the object lives. Dying before it has taken nothing, after it costs that one object. */
     (void)u32_fetch_or_acq_rel(mc->tiny.word, tiny_bits(at, bytes));
