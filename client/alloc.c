@@ -216,8 +216,8 @@ static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
 }
 
 /*
- * The thread's own span that offset, within the arena, lies in; NULL: another's, or none. Acquire, pairs with mspan_new():
- * the structure that another thread has made is seen with its owner, who is not this one.
+ * The thread's own span that offset, within the arena, lies in; NULL: another's, or none. Acquire, pairs with
+ * mspan_new(): the structure that another thread has made is seen with its owner, who is not this one.
  */
 static inline mspan *own_span(uint64_t offset)
 {
@@ -348,8 +348,8 @@ static bool resize_in_place(const object_ref *object, size_t size)
 }
 
 /*
- * A new place for an object. If it was the heap's, published or never a session's, it stays that: it is published before
- * the old place is freed, so who dies in between leaves two of them, and none to be freed that others use.
+ * A new place for an object. If it was the heap's, published or never a session's, it stays that: it is published
+ * before the old place is freed, so who dies in between leaves two of them, and none to be freed that others use.
  */
 static void *move_object(const object_ref *object, const void *p, size_t size)
 {

@@ -2,8 +2,8 @@
  * attach: how the process comes to the heap, leaves it, and forks.
  *
  * Called by users (goalloc_attach, goalloc_detach) and by every slow path (process_ensure). Calls connection (session),
- * mapping (memory), mcache and large (what is held). Data: `process`, private, written by who has the turn of attaching;
- * its gate words (state, arena_bytes, free_limit) are written last at an attach and first at a detach.
+ * mapping (memory), mcache and large (what is held). Data: `process`, private, written by who has the turn of
+ * attaching; its gate words (state, arena_bytes, free_limit) are written last at an attach and first at a detach.
  *
  *        DETACHED --goalloc_attach, or first malloc--> ATTACHED --goalloc_detach--> LEFT --goalloc_attach--> ATTACHED
  *                                                         |
@@ -15,15 +15,15 @@
  * recomputing it, and map them, the arena at its address and nowhere else (mapping.c); 3. close the descriptors, open
  * the gate. Step 1 waits, and is done under a turn that others wait for with a deadline; 2 and 3 under the forklock.
  *
- * A fork: the child begins anew. Spans are the parent's, so it forgets them; its copy of the socket is closed; locks and
- * turns are made anew, whoever had them in the parent; the mapping stays. None of that needs a look at what other threads
- * of the parent were doing, but for descriptors and mappings, which come and go under the forklock: that is all fork()
- * waits for.
+ * A fork: the child begins anew. Spans are the parent's, so it forgets them; its copy of the socket is closed; locks
+ * and turns are made anew, whoever had them in the parent; the mapping stays. None of that needs a look at what other
+ * threads of the parent were doing, but for descriptors and mappings, which come and go under the forklock: that is all
+ * fork() waits for.
  *
  * Not every fork calls handlers: _Fork() and clone() don't. Such a child must not use its parent's spans either. So all
- * that the fast paths find spans by lies in memory that children see wiped (MADV_WIPEONFORK; mapping_private): the table
- * of held spans, the spans' structures, a thread's open tiny block, and the state. The fast paths find nothing there
- * and go to the slow paths, which look at the state first; it reads WIPED, and the child begins anew as above.
+ * that the fast paths find spans by lies in memory that children see wiped (MADV_WIPEONFORK; mapping_private): the
+ * table of held spans, the spans' structures, a thread's open tiny block, and the state. The fast paths find nothing
+ * there and go to the slow paths, which look at the state first; it reads WIPED, and the child begins anew as above.
  * A thread's current[] is not wiped: it must name structures, which are.
  *
  * A heap other than the one that is mapped (the daemon was replaced meanwhile): -ESTALE, nothing changes.

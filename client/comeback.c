@@ -10,9 +10,9 @@
  *      is waited for too, since a clean restart removes it; if its directory is missing as well (after a chroot), no
  *      daemon will come here: -ENOENT at once;
  *   2. Attach with the session's token. If the heap or the session is gone, everything answers -ESTALE from then on;
- *   3. ask what the session leases (LeaseList). What this process does not know (held.c) was on its way when the connection
- *      was lost, in a reply or in a return: it goes back. Large runs go back as such, since another process may have
- *      freed their object after the list was made: the daemon passes over what is not leased any more;
+ *   3. ask what the session leases (LeaseList). What this process does not know (held.c) was on its way when the
+ *      connection was lost, in a reply or in a return: it goes back. Large runs go back as such, since another process
+ *      may have freed their object after the list was made: the daemon passes over what is not leased any more;
  *   4. send what waits in the outbox, then the request again. All requests may be carried out twice: what the first one
  *      has leased was found in 3, and the others say how things shall be.
  *
@@ -21,9 +21,9 @@
  *        UP --- a request has waited its whole timeout ---> DOWN --- one look finds a daemon that answers ---> UP
  *
  * While DOWN nobody waits: a request fails at once with what the first one said, except that one thread every 100 ms
- * looks. If the connection is there (the daemon sleeps, or is slow), the look asks whether the reply that is owed has come;
- * else it connects once, and gives a daemon that accepts it 100 ms for the answer to Attach. What follows has the whole
- * timeout again.
+ * looks. If the connection is there (the daemon sleeps, or is slow), the look asks whether the reply that is owed has
+ * come; else it connects once, and gives a daemon that accepts it 100 ms for the answer to Attach. What follows has the
+ * whole timeout again.
  */
 #include "client/comeback.h"
 

@@ -2,8 +2,8 @@
  * Connection: each request to the daemon as a function.
  *
  * Called by attach, mcache (refill, return), large, roots, owner and stats. What they share lies below: comeback.c
- * (whose turn it is, and what if the daemon is gone), rpc.c, outbox.c, link.c. Data: marks in process.mspan_of (held.c),
- * which are made while the turn is held: so a process that comes back knows what it has.
+ * (whose turn it is, and what if the daemon is gone), rpc.c, outbox.c, link.c. Data: marks in process.mspan_of
+ * (held.c), which are made while the turn is held: so a process that comes back knows what it has.
  *
  * A refill is five short system calls (proto/channel.c), one of which waits.
  */

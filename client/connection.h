@@ -1,10 +1,11 @@
 /*
  * Connection: the process's requests to the daemon as functions.
  *
- * All wait at most the attach's timeout, for their turn and for the reply; the cancellation of a thread acts after them.
- * If the connection is gone they come back to the session first. Errors: what the daemon answered (-errno), -ETIMEDOUT
- * (nobody serves the socket, or does not answer; at once if that was so for the last request), -ENOENT (nor is there a
- * place for the socket any more), -EACCES, -ESTALE (the heap that is mapped is gone), -ENOTCONN (not attached).
+ * All wait at most the attach's timeout, for their turn and for the reply; the cancellation of a thread acts after
+ * them. If the connection is gone they come back to the session first. Errors: what the daemon answered (-errno),
+ * -ETIMEDOUT (nobody serves the socket, or does not answer; at once if that was so for the last request), -ENOENT (nor
+ * is there a place for the socket any more), -EACCES, -ESTALE (the heap that is mapped is gone), -ENOTCONN (not
+ * attached).
  */
 #ifndef GOALLOC_CLIENT_CONNECTION_H
 #define GOALLOC_CLIENT_CONNECTION_H

@@ -11,8 +11,8 @@
  *   freed by another process        remote 0 -> 1 by fetch_or, which one process wins; then FreeLarge tells the
  *                    daemon, which ends the lease of a run whose alloc and remote bits are both set: it claims the
  *                    object by the alloc bit, as the lessee would.
- * The lessee never clears a remote bit. One on a run without object was left by a second, faulty free: such a run goes back
- * to the daemon, so remote and alloc bit together always mean that the object was freed by others.
+ * The lessee never clears a remote bit. One on a run without object was left by a second, faulty free: such a run goes
+ * back to the daemon, so remote and alloc bit together always mean that the object was freed by others.
  * If the other process dies between bit and message, the daemon's sweep finds the run. Mark and alloc bit of a run that
  * is leased change together: held.c.
  *
@@ -215,7 +215,8 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
 
 /*
  * A resize that was asked for and not answered may yet be carried out. Until then the run's length is not known: it is
- * in doubt (held.h), is not resized again, and when it is freed it goes back and not into the cache, behind the request.
+ * in doubt (held.h), is not resized again, and when it is freed it goes back and not into the cache, behind the
+ * request.
  */
 bool large_resize(const object_ref *object, size_t size)
 {

@@ -5,8 +5,8 @@
  * turn may touch it. No malloc: messages are packed into and unpacked from buffers of the link.
  *
  * The socket comes into being, and replies with descriptors are read, under the forklock: so the child of a fork knows
- * every descriptor of its parent's link, and closes its copies. It lies at a high number (below 1024), out of the way of
- * programs that expect the low ones.
+ * every descriptor of its parent's link, and closes its copies. It lies at a high number (below 1024), out of the way
+ * of programs that expect the low ones.
  */
 #include "client/link.h"
 

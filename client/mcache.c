@@ -26,8 +26,8 @@
  * another phase of the program has left. A Trim of the daemon, or goalloc_trim(), takes the rest.
  *
  * What is true if the process dies at any point: the alloc bits say which objects are allocated; all else here is
- * forgotten, and the daemon ends the lease. Order at return: the span disappears from mspan_of before the request is
- * sent (connection_return), since the daemon may lease it to another at once.
+ * forgotten, and the daemon ends the lease. A span that goes back counts as held until the message is sent (outbox.c);
+ * its structure is gone before, so nobody allocates there any more.
  *
  * Locks: list_lock guards the list of mcaches; a thread that ends holds it, and a detach, so that they do not meet.
  * Neither it nor the pool's is held while anybody waits for the daemon. Order: list, pool, then that of mspan.c and

@@ -36,8 +36,8 @@ enum mspan_place {
  * Private to the process. All fields but owner belong to the owning thread (or, while the pool is the owner, to who
  * holds its lock). Structures are never unmapped, so a thread that looks at the owner of a span that has just gone
  * reads an owner that is not itself. A child that came about without fork()'s handlers reads zeros (meta.c): such a
- * structure has no free object and no alloc words, as mspan_none. A free by the owner touches the first cache line alone, unless the span changes
- * its place.
+ * structure has no free object and no alloc words, as mspan_none. A free by the owner touches the first cache line
+ * alone, unless the span changes its place.
  */
 typedef struct mspan {
     void *recent;        /* the object freed last, if it was not handed out again since; not in cache. NULL: none */

@@ -1,19 +1,19 @@
 /*
  * Outbox: a short queue before the link.
  *
- * Called by the slow paths of free (mcache.c, large.c, through connection.c), which must not wait: not for a daemon that
- * is gone or asleep, nor for a thread that waits for its reply. Calls link. Data: private, under a lock that is held for
- * some instructions only.
+ * Called by the slow paths of free (mcache.c, large.c, through connection.c), which must not wait: not for a daemon
+ * that is gone or asleep, nor for a thread that waits for its reply. Calls link. Data: private, under a lock that is
+ * held for some instructions only.
  *
- * Who puts something here then tries to take the turn. If nobody has it, it sends at once, as far as the socket takes it.
- * Else who has it sends it: before its own request, so that what the request finds free at the daemon includes it, and
- * once more when it gives the turn. Either the one sees the other's entry, or the other finds the turn free: an entry is
- * made before the look for the turn, and the look for entries comes after the turn was given. What the socket does not
- * take, or what comes while there is no connection, waits for the next request.
+ * Who puts something here then tries to take the turn. If nobody has it, it sends at once, as far as the socket takes
+ * it. Else who has it sends it: before its own request, so that what the request finds free at the daemon includes it,
+ * and once more when it gives the turn. Either the one sees the other's entry, or the other finds the turn free: an
+ * entry is made before the look for the turn, and the look for entries comes after the turn was given. What the socket
+ * does not take, or what comes while there is no connection, waits for the next request.
  *
- * Spans in the outbox count as held (held.c), so that a process that comes back does not return them twice; the mark goes
- * when they have been sent. If there is no room, they become unknown at once, and are found by what finds all that this
- * process does not know: the list of its leases, which the next request asks for (comeback.c). A large object
+ * Spans in the outbox count as held (held.c), so that a process that comes back does not return them twice; the mark
+ * goes when they have been sent. If there is no room, they become unknown at once, and are found by what finds all that
+ * this process does not know: the list of its leases, which the next request asks for (comeback.c). A large object
  * that nobody told the daemon of is found by the daemon's sweep: of those there may be fewer.
  */
 #include "client/outbox.h"

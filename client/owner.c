@@ -14,15 +14,15 @@
  *     asked to see to it that nobody frees meanwhile.
  *   publish against a free: publish changes the kept bit alone, which the next owner of the place clears.
  *
- * publish in an owned span is one fetch_or: if the process dies before it, the object is the owner's still, after it the
- * heap's. The end of the owner, which frees what is not kept, may come at the same time; both sides store, then
+ * publish in an owned span is one fetch_or: if the process dies before it, the object is the owner's still, after it
+ * the heap's. The end of the owner, which frees what is not kept, may come at the same time; both sides store, then
  * look:
  *        here                                daemon (session.c)
  *        set the kept bit                    state of the owner's session = ENDING
  *        full fence                          full fence
  *        read the lease and the state        read the kept bits, free what has none
- * At least one of them sees the other's store. If the owner's session is open still, the daemon will see the bit, and the
- * object stays. Else the daemon is asked, which does one thing at a time: it keeps an object that it has not freed,
+ * At least one of them sees the other's store. If the owner's session is open still, the daemon will see the bit, and
+ * the object stays. Else the daemon is asked, which does one thing at a time: it keeps an object that it has not freed,
  * and says -EALREADY or -EINVAL for one that it has. What concerns the adoption table is always the daemon's doing: the
  * last adopter has the object.
  */

@@ -23,9 +23,9 @@ enum process_state {
 struct mspan;
 
 /*
- * The first line is what the fast paths read. It changes only when the process attaches or detaches, with the words that
- * gate its use (free_limit, arena_bytes, state) written last at an attach, release, and first at a detach; who reads one
- * of these before the rest, acquire, finds the rest.
+ * The first line is what the fast paths read. It changes only when the process attaches or detaches, with the words
+ * that gate its use (free_limit, arena_bytes, state) written last at an attach, release, and first at a detach; who
+ * reads one of these before the rest, acquire, finds the rest.
  */
 typedef struct process_info {
     shm_u64 base;                       /* of the arena */

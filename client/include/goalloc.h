@@ -5,19 +5,33 @@
  * sees at the same address. Pointers between objects are plain pointers. The allocator is the Go runtime's (size
  * classes, spans, mcache, mcentral, mheap), cut in two between mcache and mcentral: this library is the mcache.
  *
- * Everything here is thread-safe, and works in a forked child: the child keeps the mapping, so objects stay valid on
- * both sides, and becomes a client of its own at its next call that needs the daemon. Nothing here is
- * async-signal-safe, except goalloc_contains(), goalloc_offset() and goalloc_pointer().
+ * Everything here is thread-safe. Nothing here is async-signal-safe, except goalloc_contains(), goalloc_offset() and
+ * goalloc_pointer(). A thread can be cancelled (deferred) in any of these functions; if it waits for the daemon, the
+ * cancellation acts after the call.
+ *
+ * Forks: the child keeps the mapping, so objects stay valid on both sides, and becomes a client of its own at its next
+ * call that needs the daemon. fork() waits for nobody. Children that come about by _Fork() or clone(), which call no
+ * handlers of fork(), become clients of their own as well; but what another thread was doing in goalloc_attach() or
+ * goalloc_detach() at that moment they find half done. A clone that shares the memory (CLONE_VM, vfork()) is to this
+ * library what it is to the C library: without a thread's own storage it must not call it.
+ * What no allocator of shared memory can give: a fork without exec is no snapshot of the heap. Parent and child see the
+ * same objects, and what one writes the other one finds changed. A program that saves its state from a forked child, as
+ * databases do, gets a torn one; it has to copy first, or keep writers out.
+ *
+ * Descriptors: an attached process has one, a socket, at a high number. A program may close it, as daemons close all
+ * they find, and use the number for something of its own: the library notices, leaves that alone, and connects again.
  *
  * Errors: functions that return int return 0 or a negative errno value; functions that return a pointer return NULL
  * and set errno. goalloc_strerror() names both in terms of this library. No function waits for the daemon longer
- * than the timeout given at the attach.
+ * than the timeout given at the attach, and none that frees waits for it at all.
  *
  * The daemon may die, and another one take the heap over, without this process noticing: what it holds it goes on
  * using, and a call that needs the daemon connects again and comes back to its session by itself. Such a call returns
- * -ETIMEDOUT if nobody serves the socket within the timeout, and -ESTALE if the daemon that does so serves another
- * heap: then the heap that is mapped here is nobody's any more. It can still be read, and used as far as what is held
- * reaches; every call that needs the daemon answers -ESTALE, until goalloc_detach() and a new goalloc_attach().
+ * -ETIMEDOUT if nobody serves the socket, or answers, within the timeout (-EACCES if the socket is there and may not be
+ * used). From then on such calls fail at once, and one of them looks for the daemon every 100 ms, until it is found. At
+ * once comes -ENOENT, if the directory of the socket is gone, as after a chroot; and -ESTALE, if the daemon serves
+ * another heap: then the heap that is mapped here is nobody's any more. It can still be read, and used as far as what
+ * is held reaches; every call that needs the daemon answers -ESTALE, until goalloc_detach() and a new goalloc_attach().
  */
 #ifndef GOALLOC_H
 #define GOALLOC_H
@@ -55,10 +69,10 @@ extern "C" {
 /* How a process attaches. Set struct_size (or use GOALLOC_OPTIONS_INIT); fields that are zero take their defaults. */
 typedef struct goalloc_options {
     size_t struct_size;      /* sizeof(goalloc_options): lets the struct grow without breaking old programs */
-    const char *socket_path; /* NULL: $GOALLOC_SOCKET, else /run/goallocd/goallocd.sock; copied */
+    const char *socket_path; /* NULL: $GOALLOC_SOCKET, else /run/goallocd/goallocd.sock; copied, made absolute */
     const char *label;       /* shown by goallocctl, at most 63 bytes are kept; NULL: the program's name; copied */
     uint32_t flags;          /* GOALLOC_ATTACH_* */
-    uint64_t limit_bytes;    /* the most that this session may hold in spans and large runs; 0: the daemon's default */
+    uint64_t limit_bytes;    /* the most that this session may hold in spans and large runs; 0: no limit of its own */
     int timeout_ms;          /* bound of the attach and of each request to the daemon; 0: 5000 */
 } goalloc_options;
 
@@ -89,28 +103,33 @@ typedef struct goalloc_stats_t {
  *
  * Maps the heap at the address that the daemon chose, the same in all processes. One attach a process: a second one
  * returns -EALREADY. In a forked child of an attached process it opens the child's own session, with these options.
- * Cost: one connect, one round trip, three mmaps; nothing that grows with the heap's size.
+ * If the daemon dies before it answers, the next one is asked, within the timeout.
+ * Cost: one connect, one round trip, some mmaps; nothing that grows with the heap's size.
  *
  * Returns 0, or
  *   -EINVAL           struct_size, flags, timeout or path are not usable
- *   -ENAMETOOLONG     the path is longer than a Unix socket's may be
+ *   -ENAMETOOLONG     the path is longer than a Unix socket's may be (107 bytes)
  *   -ENOENT           no socket at that path          -ECONNREFUSED  nobody listens there
  *   -EACCES           no permission for the socket    -ETIMEDOUT     no answer within timeout_ms
  *   -EPROTONOSUPPORT  the daemon speaks another version of the protocol
  *   -ENOEXEC          the daemon's shared-memory layout (ABI) is another
  *   -EPROTO           the answer was not understood, or contradicts the shared header
  *   -EEXIST           something else occupies the heap's address range in this process
- *   -EUSERS           the daemon has no room for another session
+ *   -EUSERS           the daemon has no room for another session: 4096 of them, or no descriptors left
+ *   -EIO              the daemon has no randomness for the session's token
  *   -ESTALE           in a forked child: the daemon serves another heap than the one mapped here
  *   -EALREADY         already attached
- *   -ENOMEM           this process has no room for the mapping or for the library's own tables
+ *   -ENOMEM           this process has no room for the mapping or for the library's own tables, or the daemon no
+ *                     memory for another session
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_attach(const goalloc_options *options);
 
 /*
  * Leave the heap: give back what is idle, end the session, unmap. Objects stay, unless the session reclaims
  * them (GOALLOC_ATTACH_RECLAIM). Pointers into the heap are invalid in this process afterwards; no other thread may
- * be inside this library. Returns 0, -ENOTCONN when not attached. A daemon that is gone is not an error.
+ * be inside this library, but threads that have used it may end meanwhile. Afterwards the process, and children that it
+ * forks, attach by goalloc_attach() alone: malloc fails with ENOTCONN. Returns 0, -ENOTCONN when not attached,
+ * -ETIMEDOUT if another thread attaches just now. A daemon that is gone is not an error.
  * Ending a process without it loses nothing: the daemon notices.
  */
 GOALLOC_API int goalloc_detach(void);
@@ -119,14 +138,15 @@ GOALLOC_API int goalloc_detach(void);
  * Allocate size bytes, uninitialised. Size 0 gives a unique pointer that can be freed.
  *
  * The result is aligned to 8 bytes up to size 15, to 16 from 16 on, except sizes 17 to 24, which are aligned to 8. It
- * is valid in every attached process, at this address, until somebody frees it. Before an attach it attaches with the
- * defaults. The memory may hold pointers for a collector to follow; goalloc_malloc_noscan() says that it doesn't.
+ * is valid in every attached process, at this address, until somebody frees it. A process that was never attached
+ * attaches with the defaults. The memory may hold pointers for a collector to follow; goalloc_malloc_noscan() says that
+ * it doesn't.
  *
  * Cost: up to 32768 bytes a few nanoseconds, no lock and no system call, except when this thread's spans of that
  * size class are used up: then one round trip brings a batch of them. Above: one round trip, unless a cached run fits.
  * Returns NULL with errno ENOMEM (arena, the system's memory or the session's limit exhausted, or size absurd), EROFS
- * (read-only attach), ETIMEDOUT (nobody serves the socket and the spans held are used up), ESTALE, or an error of
- * goalloc_attach().
+ * (read-only attach), ENOTCONN (after goalloc_detach()), ETIMEDOUT, EACCES or ENOENT (nobody serves the socket, see
+ * above, and the spans held are used up), ESTALE, or an error of goalloc_attach().
  *
  * Size classes and lookup are Go's (runtime/sizeclasses.go, mcache, nextFreeFast); unlike Go's, a full span stays
  * with the thread and comes back into use when its objects are freed.
@@ -148,10 +168,11 @@ GOALLOC_API GOALLOC_ALLOC(1, 2) void *goalloc_calloc(size_t count, size_t size);
 
 /*
  * Make the object at p size bytes long, moving it if need be; the first min(old, new) bytes stay, and it stays
- * scan or noscan. Above 32768 bytes it stays where it is when it becomes shorter, and when the pages behind it are
- * free: a round trip. It moves when another session holds it. NULL p: goalloc_malloc(size). Size 0: an object of size
- * 0, as goalloc_malloc(0). On failure p is untouched and NULL is returned. A p that is not a live object: message and
- * abort, as goalloc_free().
+ * scan or noscan. An object that was the heap's, published or never a RECLAIM session's, is the heap's afterwards; any
+ * other one that moves belongs to this session (one that another session has adopted, too). Above 32768 bytes it stays
+ * where it is when it becomes shorter, and when the pages behind it are free: a round trip. It moves when another
+ * session holds it. NULL p: goalloc_malloc(size). Size 0: an object of size 0, as goalloc_malloc(0). On failure p is
+ * untouched and NULL is returned. A p that is not a live object: message and abort, as goalloc_free().
  */
 GOALLOC_API __attribute__((warn_unused_result, alloc_size(2))) void *goalloc_realloc(void *p, size_t size);
 
@@ -168,7 +189,7 @@ GOALLOC_API __attribute__((malloc, alloc_size(2), warn_unused_result)) void *goa
  * A p that is no live object's address (never allocated, freed already, inside an object, foreign) is detected from
  * the bits; the process prints which and aborts, as with glibc. Keeps errno.
  * Cost: by the thread that holds its span, a few nanoseconds; by any other thread or process, one atomic operation
- * on shared memory. No system call, except when many empty spans go back, and above 32768 bytes.
+ * on shared memory. No system call, except when many empty spans go back, and above 262144 bytes; it waits for nobody.
  */
 GOALLOC_API void goalloc_free(void *p);
 
@@ -187,7 +208,9 @@ GOALLOC_API int goalloc_contains(const void *p);
 /*
  * Make the object at p the heap's: it stays when the session that allocated or adopted it ends. For an object that is
  * the heap's already nothing changes. Any session may publish any object. One atomic operation; a round trip if the
- * object was adopted, or with objects up to 8 bytes. 0, -EINVAL, -EALREADY (already freed), -EROFS, -ENOTCONN.
+ * object was adopted, with objects up to 8 bytes, and while the owner's session ends: then the daemon says whether the
+ * object is still there. 0: it stays; -EINVAL, -EALREADY (already freed, or gone with its session), -EROFS, -ENOTCONN;
+ * and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE: then it is not known.
  */
 GOALLOC_API int goalloc_publish(void *p);
 
@@ -204,9 +227,7 @@ GOALLOC_API int goalloc_adopt(void *p);
  * Name the object that p points to, or into, so that other processes find it; NULL p removes the name. The name is 1
  * to GOALLOC_ROOT_NAME_MAX bytes of UTF-8. Setting a name again replaces it at once for all. A root keeps no object
  * alive. One round trip. 0, -EINVAL (empty name, or p does not point into a live object), -ENAMETOOLONG, -EILSEQ (not
- * UTF-8),
- * -ENOENT (removing what is not there), -ENOSPC (4096 roots), -EROFS, -ENOTCONN, -ETIMEDOUT,
- * -ESTALE.
+ * UTF-8), -ENOENT (removing what is not there), -ENOSPC (4096 roots), -EROFS, -ENOTCONN, -ETIMEDOUT, -ESTALE.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_set(const char *name, void *p);
 
