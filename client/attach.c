@@ -10,8 +10,9 @@
  *                                                         v
  *                                                       FORKED --first call that needs the daemon--> ATTACHED
  *
- * An attach: 1. connect, send Attach, get numbers and three descriptors; 2. check them: sizes by fstat, header by
- * recomputing it; 3. map the arena at its address and nowhere else; 4. close the descriptors, open the gate.
+ * An attach: 1. connect, send Attach, get numbers and four descriptors; 2. check them, sizes by fstat, the header by
+ * recomputing it, and map them, the arena at its address and nowhere else (mapping.c); 3. close the descriptors, open
+ * the gate.
  *
  * A fork: the handlers take every lock of the library before and release it after, so the child finds no lock held by
  * a thread that it does not have. The child closes its copy of the socket, forgets the parent's spans (they stay the
@@ -25,20 +26,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "client/connection.h"
 #include "client/large.h"
+#include "client/mapping.h"
 #include "client/mcache.h"
-
-#ifndef MAP_FIXED_NOREPLACE
-#define MAP_FIXED_NOREPLACE 0x100000
-#endif
 
 #define DEFAULT_SOCKET     "/run/goallocd/goallocd.sock"
 #define DEFAULT_TIMEOUT_MS 5000
-#define LIFE_BYTES         4096u
 #define PATH_BYTES_MAX     256u
 
 static const shm_u64 no_limit = 0; /* no free takes the fast path */
@@ -81,139 +77,20 @@ static int take_options(const goalloc_options *options)
     return 0;
 }
 
-static bool fd_has_bytes(int fd, uint64_t bytes)
-{
-    struct stat st;
-
-    return fstat(fd, &st) == 0 && (uint64_t)st.st_size == bytes;
-}
-
-static void unmap(void *p, uint64_t bytes)
-{
-    if (p != NULL && p != MAP_FAILED)
-        (void)munmap(p, bytes);
-}
-
-static int map_arena(const attach_result *a, bool readonly, bool replace)
-{
-    int prot = readonly ? PROT_READ : PROT_READ | PROT_WRITE;
-    void *want = (void *)(uintptr_t)a->base;
-    void *got = mmap(want, a->arena_bytes, prot,
-                     MAP_SHARED | MAP_NORESERVE | (replace ? MAP_FIXED : MAP_FIXED_NOREPLACE), a->arena_fd, 0);
-
-    if (got == MAP_FAILED)
-        return errno == ENOMEM ? -ENOMEM : errno == EEXIST ? -EEXIST : -EPROTO;
-    if (got != want) { /* a kernel before 4.17 takes the address for a hint */
-        unmap(got, a->arena_bytes);
-        return -EEXIST;
-    }
-    return 0;
-}
-
-/* The daemon sees whether this page is mapped anywhere: not in children, which have sessions of their own. */
-static int map_life(const attach_result *a)
-{
-    void *life = mmap(NULL, LIFE_BYTES, PROT_READ, MAP_SHARED, a->life_fd, 0);
-
-    if (life == MAP_FAILED)
-        return -ENOMEM;
-    if (madvise(life, LIFE_BYTES, MADV_DONTFORK) < 0) {
-        unmap(life, LIFE_BYTES);
-        return -ENOMEM;
-    }
-    process.life = life;
-    return 0;
-}
-
-/* Map what the daemon has sent. On failure nothing stays mapped. */
-static int map_heap(const attach_result *a)
-{
-    int prot = how.flags & GOALLOC_ATTACH_READONLY ? PROT_READ : PROT_READ | PROT_WRITE;
-    uint64_t table_bytes = a->arena_bytes / PAGE_BYTES * sizeof(*process.mspan_of);
-    void *spans = NULL;
-    void *bitmap = NULL;
-    void *table = NULL;
-    int r = -EPROTO;
-
-    if (a->spans_bytes < sizeof(shm_header) || !fd_has_bytes(a->arena_fd, a->arena_bytes) ||
-        !fd_has_bytes(a->spans_fd, a->spans_bytes) || !fd_has_bytes(a->bitmap_fd, a->bitmap_bytes))
-        return r;
-    spans = mmap(NULL, a->spans_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, a->spans_fd, 0);
-    if (spans == MAP_FAILED)
-        return -ENOMEM;
-    r = shm_header_check(spans, a->spans_bytes, a->bitmap_bytes);
-    if (r == 0) {
-        shm_header *header = spans;
-
-        if (header->base != a->base || header->arena_bytes != a->arena_bytes || header->generation != a->generation)
-            r = -EPROTO;
-    }
-    if (r < 0)
-        goto fail;
-    r = -ENOMEM;
-    bitmap = mmap(NULL, a->bitmap_bytes, prot, MAP_SHARED | MAP_NORESERVE, a->bitmap_fd, 0);
-    if (bitmap == MAP_FAILED)
-        goto fail;
-    table = mmap(NULL, table_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (table == MAP_FAILED)
-        goto fail;
-    r = map_arena(a, how.flags & GOALLOC_ATTACH_READONLY, false);
-    if (r < 0)
-        goto fail;
-    r = map_life(a);
-    if (r < 0) {
-        unmap((void *)(uintptr_t)a->base, a->arena_bytes);
-        goto fail;
-    }
-    shm_map_init(&process.map, spans, bitmap, (void *)(uintptr_t)a->base);
-    process.mspan_of = table;
-    process.generation = a->generation;
-    return 0;
-
-fail:
-    unmap(table, table_bytes);
-    unmap(bitmap, a->bitmap_bytes);
-    unmap(spans, a->spans_bytes);
-    return r;
-}
-
-/*
- * The forked child has the heap mapped: check that it is the same, and change the kind of access if that is asked
- * for.
- */
-static int remap_heap(const attach_result *a)
-{
-    bool readonly = how.flags & GOALLOC_ATTACH_READONLY;
-    int prot = readonly ? PROT_READ : PROT_READ | PROT_WRITE;
-    int r;
-
-    if (a->generation != process.generation || a->base != process.map.base || a->arena_bytes != process.map.arena_bytes)
-        return -ESTALE;
-    r = map_life(a);
-    if (r < 0 || readonly == process.readonly)
-        return r;
-    r = map_arena(a, readonly, true);
-    if (r == 0 && mmap(process.map.bitmap, process.map.bitmap_bytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
-                       a->bitmap_fd, 0) == MAP_FAILED) {
-        r = -ENOMEM;
-        (void)mprotect((void *)(uintptr_t)a->base, a->arena_bytes,
-                       process.readonly ? PROT_READ : PROT_READ | PROT_WRITE);
-    }
-    return r;
-}
-
 /* Connect and map by `how`. Under process_lock; the state is DETACHED or FORKED. */
 static int attach_locked(void)
 {
     attach_result a;
     bool forked = process_state_now() == PROCESS_FORKED;
+    bool readonly;
     int r;
 
     how.wait = forked; /* its parent has been served: it goes on waiting as that would */
     r = connection_attach(&how, &a);
     if (r < 0)
-        return r;
-    r = forked ? remap_heap(&a) : map_heap(&a);
+        return r == -EAGAIN ? -EPROTO : r; /* no answer to an Attach; here it would mean the limit on locked memory */
+    readonly = how.flags & GOALLOC_ATTACH_READONLY;
+    r = forked ? mapping_reattach(&a, readonly) : mapping_attach(&a, readonly);
     (void)close(a.arena_fd);
     (void)close(a.spans_fd);
     (void)close(a.bitmap_fd);
@@ -222,7 +99,7 @@ static int attach_locked(void)
         connection_detach();
         return r;
     }
-    process.readonly = how.flags & GOALLOC_ATTACH_READONLY;
+    process.readonly = readonly;
     process.reclaim = how.flags & GOALLOC_ATTACH_RECLAIM;
     process.session = a.session;
     process.epoch = a.epoch;
@@ -307,14 +184,7 @@ int goalloc_detach(void)
     process.readonly = process.reclaim = false;
     mcache_forget_all();
     large_forget_cached();
-    unmap(process.mspan_of, process.map.npages * sizeof(*process.mspan_of));
-    unmap((void *)(uintptr_t)process.map.base, process.map.arena_bytes);
-    unmap(process.map.bitmap, process.map.bitmap_bytes);
-    unmap(process.map.header, process.map.spans_bytes);
-    unmap(process.life, LIFE_BYTES);
-    process.life = NULL;
-    process.mspan_of = NULL;
-    process.map = (shm_map){ .base = 0 };
+    mapping_detach();
 out:
     (void)pthread_mutex_unlock(&process_lock);
     return r;
