@@ -104,6 +104,7 @@ const char *goalloc_strerror(int error)
         { EIO, "the daemon has no randomness for a session's token" },
         { ESTALE, "the daemon serves another heap than the one that is mapped" },
         { ENOMEM, "out of memory: the arena, the system's memory or the session's limit is exhausted" },
+        { EAGAIN, "the process's limit on locked memory (RLIMIT_MEMLOCK) does not allow another mapping" },
         { EROFS, "the heap is attached read-only" },
         { ENOSPC, "the daemon's table for this is full" },
         { EILSEQ, "the root's name is not UTF-8" },

@@ -104,7 +104,10 @@ typedef struct goalloc_stats_t {
  * Maps the heap at the address that the daemon chose, the same in all processes. One attach a process: a second one
  * returns -EALREADY. In a forked child of an attached process it opens the child's own session, with these options.
  * If the daemon dies before it answers, the next one is asked, within the timeout.
- * Cost: one connect, one round trip, some mmaps; nothing that grows with the heap's size.
+ * Cost: one connect, one round trip, five mappings; nothing that grows with the heap's size.
+ *
+ * The heap is never locked: after mlockall(MCL_FUTURE) it is mapped without, since all of its reserve would get memory
+ * otherwise. mlockall(MCL_CURRENT) after the attach would do just that; with MCL_ONFAULT it locks what is touched.
  *
  * Returns 0, or
  *   -EINVAL           struct_size, flags, timeout or path are not usable
@@ -121,6 +124,7 @@ typedef struct goalloc_stats_t {
  *   -EALREADY         already attached
  *   -ENOMEM           this process has no room for the mapping or for the library's own tables, or the daemon no
  *                     memory for another session
+ *   -EAGAIN           after mlockall(MCL_FUTURE): RLIMIT_MEMLOCK allows not even a page more
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_attach(const goalloc_options *options);
 
