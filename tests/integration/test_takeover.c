@@ -592,7 +592,7 @@ static int from_keeper(const fixture *f, int fds[FDPASS_MAX])
 
     (void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/keeper.sock", f->state_dir);
     assert_int_equal(connect(fd, (const struct sockaddr *)&addr, sizeof(addr)), 0);
-    for (int i = 0; i < 100 && nfds == 0; i++, usleep(1000)) {
+    for (int i = 0; i < 5000 && nfds == 0; i++, usleep(1000)) {
         if (fdpass_recv(fd, said, sizeof(said), fds, &nfds) == 0)
             break;
     }
