@@ -23,8 +23,10 @@ static bool reclaims(const actor *a)
     return a->w->reclaims;
 }
 
-static void check_result(actor *a, const void *p, size_t size, size_t alignment)
+/* What the library has just returned. First it is noted: a thread that dies in the checks has had it. */
+static void check_result(actor *a, _Atomic uint64_t *note, const void *p, size_t size, size_t alignment)
 {
+    intent_store(note, p != NULL ? word_make(p, size, 0) : 0);
     if (p == NULL)
         storm_die(a->intent, "no memory: errno %d (%s)", errno, strerror(errno));
     if (((uintptr_t)p & (alignment - 1)) != 0)
@@ -62,7 +64,7 @@ static void *allocate(actor *a, size_t size)
     case 0:
         doing(a, "calloc");
         p = goalloc_calloc(size % 4 == 0 ? 4 : 1, size % 4 == 0 ? size / 4 : size);
-        check_result(a, p, size, natural_alignment(size, false));
+        check_result(a, &a->intent->word, p, size, natural_alignment(size, false));
         pattern_check_zero(a->intent, p, size);
         board_count(a->w->number, FIGURE_CALLOC);
         return p;
@@ -70,7 +72,7 @@ static void *allocate(actor *a, size_t size)
         doing(a, "aligned_alloc");
         alignment = pick_alignment(size, r);
         p = goalloc_aligned_alloc(alignment, size);
-        check_result(a, p, size, alignment);
+        check_result(a, &a->intent->word, p, size, alignment);
         board_count(a->w->number, FIGURE_ALIGNED);
         return p;
     case 2:
@@ -78,13 +80,13 @@ static void *allocate(actor *a, size_t size)
     case 4:
         doing(a, "malloc_noscan");
         p = goalloc_malloc_noscan(size);
-        check_result(a, p, size, natural_alignment(size, true));
+        check_result(a, &a->intent->word, p, size, natural_alignment(size, true));
         board_count(a->w->number, FIGURE_NOSCAN);
         return p;
     default:
         doing(a, "malloc");
         p = goalloc_malloc(size);
-        check_result(a, p, size, natural_alignment(size, false));
+        check_result(a, &a->intent->word, p, size, natural_alignment(size, false));
         board_count(a->w->number, FIGURE_MALLOC);
         return p;
     }
@@ -118,7 +120,6 @@ static uint64_t make(actor *a, size_t size)
     intent_store(&a->intent->word, 0);
     intent_enter(a->intent, reclaims(a) ? INTENT_PRIVATE : INTENT_ALLOCATING);
     p = allocate(a, size);
-    intent_store(&a->intent->word, word_make(p, size, 0));
     if (!reclaims(a))
         intent_enter(a->intent, INTENT_FILLING);
     return finish(a, p, size);
@@ -193,8 +194,7 @@ static void resize(actor *a, uint32_t slot, uint64_t word)
     intent_store(&a->intent->result, 0);
     intent_enter(a->intent, INTENT_REALLOCATING);
     p = goalloc_realloc(word_pointer(word), new_bytes);
-    check_result(a, p, new_bytes, 1);
-    intent_store(&a->intent->result, word_make(p, new_bytes, 0));
+    check_result(a, &a->intent->result, p, new_bytes, 1);
     pattern_check_moved(a->intent, word, p, old_bytes, new_bytes, salt);
     board_count(a->w->number, FIGURE_REALLOC);
     put(a, slot, finish(a, p, new_bytes));

@@ -12,6 +12,8 @@
 static const char *const death_names[DEATH_COUNT] = { "worker",  "exit", "daemon",  "cut",  "fork",
                                                       "threads", "trim", "reclaim", "stop", "detach" };
 
+static const char *const fault_names[FAULT_COUNT] = { "none", "byte", "leak", "twice", "hang", "private" };
+
 static const struct argp_option option_table[] = {
     { "seconds", 's', "N", 0, "How long the storm lasts (default 10)", 0 },
     { "round", 'r', "SECONDS", 0,
@@ -26,6 +28,8 @@ static const struct argp_option option_table[] = {
     { "seed", 'S', "N", 0, "Of all random decisions (default: $GOALLOC_TEST_SEED, else random)", 0 },
     { "slots", 'n', "N", 0, "Objects in the table at most (default 8192)", 0 },
     { "max-mib", 'm', "MIB", 0, "Bytes in the table at most (default 256)", 0 },
+    { "fault", 'f', "KIND", 0,
+      "A worker does something wrong, to show that the storm notices: byte, leak, twice, hang, private (with reclaim)", 0 },
     { "verbose", 'v', NULL, 0, "Say what happens", 0 },
     { 0 },
 };
@@ -72,6 +76,16 @@ static unsigned parse_deaths(struct argp_state *state, const char *text)
     return mask;
 }
 
+static enum fault parse_fault(struct argp_state *state, const char *text)
+{
+    for (unsigned i = 0; i < FAULT_COUNT; i++) {
+        if (strcmp(text, fault_names[i]) == 0)
+            return (enum fault)i;
+    }
+    argp_error(state, "--fault: '%s' is none of them", text);
+    return FAULT_NONE;
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
     storm_options *o = state->input;
@@ -103,6 +117,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case 'm':
         o->max_mib = parse_number(state, "max-mib", arg, 16, 65536);
+        return 0;
+    case 'f':
+        o->fault = parse_fault(state, arg);
         return 0;
     case 'v':
         o->verbose = true;

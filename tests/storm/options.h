@@ -25,6 +25,17 @@ enum death {
     DEATH_COUNT,
 };
 
+/* What a worker does wrong on purpose, to show that the storm notices. */
+enum fault {
+    FAULT_NONE,
+    FAULT_BYTE,    /* writes to an object in the table */
+    FAULT_LEAK,    /* allocates an object and forgets it */
+    FAULT_TWICE,   /* puts an object into two slots */
+    FAULT_HANG,    /* a thread does not end */
+    FAULT_PRIVATE, /* publishes an object of a RECLAIM session, and forgets it */
+    FAULT_COUNT,
+};
+
 typedef struct storm_options {
     unsigned seconds;
     unsigned round_seconds; /* a round is a storm with a daemon of its own, up to the final audit */
@@ -35,6 +46,7 @@ typedef struct storm_options {
     unsigned nslots;
     unsigned max_mib;
     uint64_t seed;
+    enum fault fault;
     bool verbose;
 } storm_options;
 

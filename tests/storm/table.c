@@ -65,9 +65,9 @@ static int kind_of(const table *t, uint32_t slot)
 
 uint32_t table_pick(const table *t, uint64_t *random)
 {
-    uint64_t r = test_random(random) % 64;
+    uint64_t r = test_random(random) % 256;
 
-    return pick_of_kind(t, r < 1 ? SLOT_LARGE : r < 4 ? SLOT_RUN : r < 14 ? SLOT_MEDIUM : SLOT_SMALL, random);
+    return pick_of_kind(t, r < 1 ? SLOT_LARGE : r < 9 ? SLOT_RUN : r < 49 ? SLOT_MEDIUM : SLOT_SMALL, random);
 }
 
 uint32_t table_pick_alike(const table *t, uint32_t slot, uint64_t *random)

@@ -1,6 +1,6 @@
 /*
- * Watch: see watch.h. Called by storm.c, in the process that waits for the one that storms. It is a subreaper, so all
- * descendants are found by their parents' numbers, whoever has died in between.
+ * Watch: see watch.h. Called by storm.c, in the process that waits for the supervisor, and by round.c, in the supervisor.
+ * Both are subreapers, so all descendants are found by their parents' numbers, whoever has died in between.
  */
 #include "tests/storm/watch.h"
 
@@ -91,7 +91,7 @@ static void describe(pid_t pid)
     char command[1024];
 
     (void)snprintf(command, sizeof(command),
-                   "echo '--- process %d'; tr '\\0' ' ' < /proc/%d/cmdline; echo; grep -E 'State|PPid|Threads' /proc/%d/status; "
+                   "exec >&2; echo '--- process %d'; tr '\\0' ' ' < /proc/%d/cmdline; echo; grep -E 'State|PPid|Threads' /proc/%d/status; "
                    "for t in /proc/%d/task/*; do echo \"thread ${t##*/}: $(cut -d' ' -f3 $t/stat) $(cat $t/wchan)\"; "
                    "cat $t/stack; done 2>/dev/null; "
                    "if command -v gdb >/dev/null; then timeout 20 gdb -p %d -batch -ex 'thread apply all bt' 2>/dev/null "
@@ -99,16 +99,21 @@ static void describe(pid_t pid)
                    (int)pid, (int)pid, (int)pid, (int)pid, (int)pid);
     (void)fflush(stderr);
     (void)fprintf(stderr, "\n");
-    (void)dup2(STDERR_FILENO, STDOUT_FILENO);
     if (system(command) < 0)
         (void)fprintf(stderr, "process %d cannot be described\n", (int)pid);
 }
 
-bool watch_child(pid_t pid, int64_t seconds, int *ret_status)
+void watch_describe_all(void)
 {
     pid_t pids[DESCENDANTS_MAX];
-    unsigned n;
+    unsigned n = find_descendants(pids);
 
+    for (unsigned i = 0; i < n; i++)
+        describe(pids[i]);
+}
+
+bool watch_child(pid_t pid, int64_t seconds, int *ret_status)
+{
     for (int64_t ms = 0; ms < seconds * 1000; ms += 20) {
         int status;
         pid_t ended = waitpid(-1, &status, WNOHANG);
@@ -120,9 +125,7 @@ bool watch_child(pid_t pid, int64_t seconds, int *ret_status)
         if (ended <= 0)
             (void)poll(NULL, 0, 20);
     }
-    n = find_descendants(pids);
-    for (unsigned i = 0; i < n; i++)
-        describe(pids[i]);
+    watch_describe_all();
     return false;
 }
 

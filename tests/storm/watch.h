@@ -8,6 +8,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+/* Describe all descendants of the calling process, a subreaper, on standard error. */
+void watch_describe_all(void);
+
 /*
  * Wait for the child to end. True: it has, and *ret_status is its status. False: it has not within the time; then all
  * descendants of the calling process have been described on standard error.

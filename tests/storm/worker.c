@@ -82,6 +82,8 @@ static void *thread_main(void *data)
         operations_do(&a);
         actor_end(&a);
         incidents_do(&a);
+        if (s->w->options->fault != FAULT_NONE)
+            faults_do(&a);
     }
     incidents_finish(&a);
     return NULL;
