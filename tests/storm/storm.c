@@ -30,6 +30,13 @@ __attribute__((visibility("default"))) const char *__tsan_default_options(void)
     return "die_after_fork=0";
 }
 
+/* The library's copying and clearing of objects: see "bytes" in pattern.c. */
+const char *__tsan_default_suppressions(void);
+__attribute__((visibility("default"))) const char *__tsan_default_suppressions(void)
+{
+    return "race_top:memcpy\nrace_top:memmove\nrace_top:memset\n";
+}
+
 const char *__asan_default_options(void);
 __attribute__((visibility("default"))) const char *__asan_default_options(void)
 {

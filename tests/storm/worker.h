@@ -27,7 +27,7 @@ typedef struct worker {
     bool is_forked;        /* a child with one thread: no lock to take, and nothing to fork or to join */
     table *t;
     pthread_rwlock_t quiet; /* read: in an operation; write: nobody is, so the process can detach */
-    unsigned nsessions;     /* changes with each detach. Under quiet */
+    _Atomic unsigned nsessions; /* changes with each detach, under quiet */
     _Atomic int leaving;
 } worker;
 
