@@ -2,11 +2,12 @@
  * Audit: accounts for every live object at a round's end. Called by round.c when no process of the round lives.
  *
  *   1. No session and no lease is left. The daemon counts the live objects.
- *   2. A process attaches. Each word in the table is an object, no two words are the same one, and its content is right.
- *   3. Intents of dead threads (board.h): where one says that an object is live, it is, in no slot and in no other hand.
- *      Where it may be live, it counts if it is live, in no slot and in no other hand.
- *   4. The daemon's count is the table itself, the objects in it, those in hands, and a rest: not below 0, and not above
- *      the number of threads that died where an object may be there that nobody knows of. RECLAIM sessions' private
+ *   2. A process attaches. Each word in the table is an object, no two words are the same one, and its content is
+ * right.
+ *   3. Intents of dead threads (board.h): where one says that an object is live, it is, in no slot and in no other
+ * hand. Where it may be live, it counts if it is live, in no slot and in no other hand.
+ *   4. The daemon's count is the table itself, the objects in it, those in hands, and a rest: not below 0, and not
+ * above the number of threads that died where an object may be there that nobody knows of. RECLAIM sessions' private
  *      objects appear nowhere: they must be gone.
  *   5. All that is known is freed. The rest is left, exactly.
  */
@@ -143,11 +144,12 @@ static void balance(findings *ret)
 
     ret->nunknown = ret->nlive - nknown;
     if (ret->nlive < nknown || ret->nunknown > ret->nunknown_max)
-        storm_die(NULL,
-                  "audit: the daemon counts %llu live objects; known are the table, %llu in it and %llu in the hands of "
-                  "dead threads, and at most %llu may be unknown: it is %lld",
-                  (unsigned long long)ret->nlive, (unsigned long long)ret->ntable, (unsigned long long)ret->nhands,
-                  (unsigned long long)ret->nunknown_max, (long long)ret->nunknown);
+        storm_die(
+            NULL,
+            "audit: the daemon counts %llu live objects; known are the table, %llu in it and %llu in the hands of "
+            "dead threads, and at most %llu may be unknown: it is %lld",
+            (unsigned long long)ret->nlive, (unsigned long long)ret->ntable, (unsigned long long)ret->nhands,
+            (unsigned long long)ret->nunknown_max, (long long)ret->nunknown);
 }
 
 static void free_all(known *k, table *t)

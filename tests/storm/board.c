@@ -53,8 +53,8 @@ intent *board_intent(unsigned worker, unsigned thread, bool reclaims)
 
 const char *intent_state_name(uint32_t state)
 {
-    static const char *const names[] = { "IDLE",    "ALLOCATING", "FILLING",  "OWNED",        "PUTTING",
-                                         "TAKING",  "FREEING",    "CLAIMING", "REALLOCATING", "PRIVATE" };
+    static const char *const names[] = { "IDLE",   "ALLOCATING", "FILLING",  "OWNED",        "PUTTING",
+                                         "TAKING", "FREEING",    "CLAIMING", "REALLOCATING", "PRIVATE" };
 
     return state < sizeof(names) / sizeof(names[0]) ? names[state] : "?";
 }
@@ -120,7 +120,7 @@ void storm_die(const intent *who, const char *format, ...)
     _exit(3);
 }
 
-void board_dump(unsigned worker, pid_t pid)
+void board_dump(pid_t pid)
 {
     uint32_t n = atomic_load(&the_board->nintents);
 
@@ -128,7 +128,7 @@ void board_dump(unsigned worker, pid_t pid)
         const intent *i = &the_board->intents[k];
         char line[512] = "    ";
 
-        if (pid != 0 ? atomic_load(&i->pid) != pid : i->worker != worker)
+        if (atomic_load(&i->pid) != pid)
             continue;
         (void)describe(line + 4, sizeof(line) - 6, i);
         (void)strcat(line, "\n");

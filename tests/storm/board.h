@@ -95,6 +95,7 @@ typedef struct board {
     _Atomic int stop;   /* workers end */
     _Atomic int failed; /* somebody has failed, and has said why */
     unsigned round;
+    char dir[64]; /* the daemon's, to be removed if the supervisor does not */
     storm_options options;
     figures all[PROCESSES_MAX + 1]; /* of each worker, and the supervisor's */
     _Atomic uint32_t nintents;
@@ -135,7 +136,7 @@ __attribute__((format(printf, 2, 3))) void board_fail(const intent *who, const c
 /* The same, and the process ends with status 3. Safe in a forked child. */
 __attribute__((format(printf, 2, 3), noreturn)) void storm_die(const intent *who, const char *format, ...);
 
-/* What the threads of a process, or of a worker (pid 0), were at. */
-void board_dump(unsigned worker, pid_t pid);
+/* What the threads of a process were at. */
+void board_dump(pid_t pid);
 
 #endif

@@ -1,7 +1,7 @@
 /*
  * Incidents: what a worker does to itself: it forks, starts threads, trims, cuts its connection, detaches, leaves.
- * Called by worker.c between operations. How often is a matter of operations done, not of time, so that a seed gives the
- * same decisions again.
+ * Called by worker.c between operations. How often is a matter of operations done, not of time, so that a seed gives
+ * the same decisions again.
  */
 #include <errno.h>
 #include <signal.h>
@@ -21,15 +21,15 @@
 #endif
 
 /* On the average after how many operations of a thread. */
-#define OPERATIONS_A_TRIM   (8000 / SLOWER)
-#define OPERATIONS_A_CUT    (8000 / SLOWER)
+#define OPERATIONS_A_TRIM (8000 / SLOWER)
+#define OPERATIONS_A_CUT (8000 / SLOWER)
 #define OPERATIONS_A_THREAD (8000 / SLOWER)
-#define OPERATIONS_A_FORK   (20000 / SLOWER)
+#define OPERATIONS_A_FORK (20000 / SLOWER)
 #define OPERATIONS_A_DETACH (20000 / SLOWER)
-#define OPERATIONS_AN_EXIT  (40000 / SLOWER)
+#define OPERATIONS_AN_EXIT (40000 / SLOWER)
 #define OPERATIONS_OF_CHILD (4000 / SLOWER)
 #define OPERATIONS_OF_SHORT (600 / SLOWER)
-#define FDS_MAX             128
+#define FDS_MAX 128
 #if defined(__SANITIZE_THREAD__)
 #define DESTRUCTOR_PASSES 2
 #else
@@ -148,7 +148,7 @@ static void reap(actor *a, int flags)
     if (pid != a->child)
         storm_die(a->intent, "the forked child %d is gone: %s", (int)a->child, strerror(errno));
     if (status != 0 && !(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)) {
-        board_dump(0, a->child);
+        board_dump(a->child);
         storm_die(a->intent, "the forked child %d has ended with status 0x%x", (int)a->child, (unsigned)status);
     }
     a->child = 0;
@@ -204,8 +204,8 @@ static void some_operations(actor *a, uint64_t n)
 }
 
 /*
- * The library has a destructor of its own; which comes first is not said, so this one comes several times, after each of
- * which the library's comes again. The fourth time is the last one that glibc grants, and the thread sanitizer has
+ * The library has a destructor of its own; which comes first is not said, so this one comes several times, after each
+ * of which the library's comes again. The fourth time is the last one that glibc grants, and the thread sanitizer has
  * taken leave of the thread by then.
  */
 static void destructor(void *data)

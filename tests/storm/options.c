@@ -29,12 +29,14 @@ static const struct argp_option option_table[] = {
     { "slots", 'n', "N", 0, "Objects in the table at most (default 8192)", 0 },
     { "max-mib", 'm', "MIB", 0, "Bytes in the table at most (default 256)", 0 },
     { "fault", 'f', "KIND", 0,
-      "A worker does something wrong, to show that the storm notices: byte, leak, twice, hang, private (with reclaim)", 0 },
+      "A worker does something wrong, to show that the storm notices: byte, leak, twice, hang, private (with reclaim)",
+      0 },
     { "verbose", 'v', NULL, 0, "Say what happens", 0 },
     { 0 },
 };
 
-static unsigned parse_number(struct argp_state *state, const char *name, const char *text, unsigned least, unsigned most)
+static unsigned parse_number(struct argp_state *state, const char *name, const char *text, unsigned least,
+                             unsigned most)
 {
     char *end;
     unsigned long value;
@@ -144,7 +146,8 @@ void options_parse(int argc, char **argv, storm_options *ret)
     static const struct argp argp = {
         .options = option_table,
         .parser = parse_option,
-        .doc = "Workers allocate, check and free objects in one shared heap, while they, their threads, connections and the "
+        .doc = "Workers allocate, check and free objects in one shared heap, while they, their threads, connections "
+               "and the "
                "daemon come and go. At the end every object is accounted for.\vExits with 0 if everything held.",
     };
 

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #define PROCESSES_MAX 64u
-#define THREADS_MAX   64u
+#define THREADS_MAX 64u
 
 /* What happens to the workers beside their random operations. A set of them is a mask of bits 1 << kind. */
 enum death {

@@ -8,12 +8,12 @@
 
 #include "tests/storm/board.h"
 
-#define DENSE_BYTES  4096u /* up to here every byte counts */
-#define ENDS_BYTES   1024u
+#define DENSE_BYTES 4096u /* up to here every byte counts */
+#define ENDS_BYTES 1024u
 #define SPARSE_BYTES 512u
-#define SALT_SHIFT   53
-#define SIZE_SHIFT   48
-#define STEP         UINT64_C(0x9e3779b97f4a7c15)
+#define SALT_SHIFT 53
+#define SIZE_SHIFT 48
+#define STEP UINT64_C(0x9e3779b97f4a7c15)
 
 typedef struct header {
     uint32_t size;
@@ -171,7 +171,8 @@ __attribute__((noreturn)) static void wrong(const intent *who, const void *p, si
         n += snprintf(text + n, sizeof(text) - (size_t)n, "%s%02x", i == at ? ">" : i % 8 == 0 ? " " : "", byte);
     }
     text[n] = '\0';
-    storm_die(who, "%s %p of %zu bytes is wrong at byte %zu: wanted %016llx (little-endian from there), found (from %zu) %s",
+    storm_die(who,
+              "%s %p of %zu bytes is wrong at byte %zu: wanted %016llx (little-endian from there), found (from %zu) %s",
               what, p, size, at, (unsigned long long)want, begin, text);
 }
 

@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #define WORD_ADDRESS_BITS 48
-#define HEADER_BYTES      16u
+#define HEADER_BYTES 16u
 
 struct intent;
 

@@ -22,13 +22,13 @@
 #include "tests/storm/watch.h"
 #include "tests/storm/worker.h"
 
-#define TICK_MS              1
-#define DAEMON_INTERVALS     10 /* a daemon lives so many intervals of a worker */
-#define DAEMON_PAUSE_MS      50
-#define STOP_MS              100
-#define LOG_LINES_MAX        5
-#define SUPERVISOR           PROCESSES_MAX /* where the board counts what is done here */
-#define WORKER_END_SECONDS   30
+#define TICK_MS 1
+#define DAEMON_INTERVALS 10 /* a daemon lives so many intervals of a worker */
+#define DAEMON_PAUSE_MS 50
+#define STOP_MS 100
+#define LOG_LINES_MAX 5
+#define SUPERVISOR PROCESSES_MAX /* where the board counts what is done here */
+#define WORKER_END_SECONDS 30
 
 typedef struct post {
     worker_arguments arguments;
@@ -42,7 +42,7 @@ typedef struct storm_round {
     const storm_options *o;
     uint64_t random;
     post posts[PROCESSES_MAX];
-    int alive[2];       /* the pipe */
+    int alive[2]; /* the pipe */
     bool daemon_killed;
     int64_t next_kill, next_daemon, next_stop, next_ctl;
 } storm_round;
@@ -102,7 +102,7 @@ static void judge_end(storm_round *s, post *p, int status)
         return;
     board_fail(NULL, "worker %u, pid %d, has ended with %s %d; its threads were at:", p->arguments.number, (int)p->pid,
                WIFSIGNALED(status) ? "signal" : "status", WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
-    board_dump(0, p->pid);
+    board_dump(p->pid);
 }
 
 /* Whoever has ended: workers, forked children whose parents are dead, keepers. */
@@ -272,10 +272,6 @@ static bool await_all(storm_round *s)
             break;
     }
     board_fail(NULL, "workers that were told to end do not:");
-    for (unsigned i = 0; i < s->o->nprocesses; i++) {
-        if (s->posts[i].pid != 0)
-            board_dump(0, s->posts[i].pid);
-    }
     watch_describe_all();
     return false;
 }
@@ -338,6 +334,7 @@ bool round_run(unsigned number, unsigned seconds)
     s.random = s.o->seed ^ (uint64_t)number << 48;
     board_begin_round(number);
     fixture_start_kept(&s.f, NULL);
+    memcpy(the_board->dir, s.f.dir, sizeof(the_board->dir));
     if (pipe2(s.alive, O_CLOEXEC) < 0) {
         board_fail(NULL, "pipe: %s", strerror(errno));
         return false;

@@ -18,7 +18,7 @@
 #include "tests/storm/watch.h"
 
 #define PATIENCE_SECONDS 60
-#define LEFT_MS          3000
+#define LEFT_MS 3000
 
 /*
  * Forked children of processes with threads go on: they start no threads. The storm looks for no leaks in itself, and
@@ -64,9 +64,9 @@ static void handle_signals(void)
 static void print_figures(void)
 {
     static const char *const names[FIGURE_COUNT] = {
-        "malloc", "malloc_noscan", "calloc", "aligned_alloc", "realloc", "free", "publish", "adopt", "moves", "root_get",
-        "trim", "cuts", "forks", "threads", "detaches", "exits", "workers killed", "daemons killed", "stops",
-        "goallocctl", "rounds",
+        "malloc",   "malloc_noscan", "calloc",         "aligned_alloc",  "realloc", "free",       "publish",
+        "adopt",    "moves",         "root_get",       "trim",           "cuts",    "forks",      "threads",
+        "detaches", "exits",         "workers killed", "daemons killed", "stops",   "goallocctl", "rounds",
     };
 
     (void)printf("storm:");
@@ -79,6 +79,18 @@ static void print_figures(void)
             (void)printf(" %s %llu,", names[k], (unsigned long long)sum);
     }
     (void)printf(" seed %llu\n", (unsigned long long)the_board->options.seed);
+}
+
+/* The supervisor has removed it, unless it was killed. */
+static void remove_directory(void)
+{
+    char command[128];
+
+    if (the_board->dir[0] == '\0' || access(the_board->dir, F_OK) != 0)
+        return;
+    (void)snprintf(command, sizeof(command), "rm -rf %s", the_board->dir);
+    if (system(command) != 0)
+        (void)fprintf(stderr, "storm: %s stays behind\n", the_board->dir);
 }
 
 static int supervise(void)
@@ -142,8 +154,6 @@ int main(int argc, char **argv)
         exit(supervise());
     if (!watch_child(supervisor, patience(&options), &status)) {
         board_fail(NULL, "it hangs: described above");
-        (void)kill(supervisor, SIGTERM); /* removes its directory, if it can */
-        (void)usleep(500000);
     }
     good = status == 0 && !atomic_load(&the_board->failed);
     if (good && !nothing_is_left()) {
@@ -151,6 +161,7 @@ int main(int argc, char **argv)
         good = false;
     }
     (void)watch_kill_all();
+    remove_directory();
     (void)printf("storm: %s\n", good ? "held" : "FAILED");
     return good ? 0 : 1;
 }

@@ -1,6 +1,6 @@
 /*
- * Watch: see watch.h. Called by storm.c, in the process that waits for the supervisor, and by round.c, in the supervisor.
- * Both are subreapers, so all descendants are found by their parents' numbers, whoever has died in between.
+ * Watch: see watch.h. Called by storm.c, in the process that waits for the supervisor, and by round.c, in the
+ * supervisor. Both are subreapers, so all descendants are found by their parents' numbers, whoever has died in between.
  */
 #include "tests/storm/watch.h"
 
@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "tests/storm/board.h"
 
 #define DESCENDANTS_MAX 1024
 
@@ -62,7 +64,8 @@ static bool contains(const pid_t *pids, unsigned n, pid_t pid)
     return false;
 }
 
-/* All descendants, parents before children. A child may have a lower number than its parent: so again until none comes. */
+/* All descendants, parents before children. A child may have a lower number than its parent: so again until none comes.
+ */
 static unsigned find_descendants(pid_t *ret_pids)
 {
     unsigned n = 0;
@@ -90,13 +93,15 @@ static void describe(pid_t pid)
 {
     char command[1024];
 
-    (void)snprintf(command, sizeof(command),
-                   "exec >&2; echo '--- process %d'; tr '\\0' ' ' < /proc/%d/cmdline; echo; grep -E 'State|PPid|Threads' /proc/%d/status; "
-                   "for t in /proc/%d/task/*; do echo \"thread ${t##*/}: $(cut -d' ' -f3 $t/stat) $(cat $t/wchan)\"; "
-                   "cat $t/stack; done 2>/dev/null; "
-                   "if command -v gdb >/dev/null; then timeout 20 gdb -p %d -batch -ex 'thread apply all bt' 2>/dev/null "
-                   "| grep -E '^(#|Thread)'; fi",
-                   (int)pid, (int)pid, (int)pid, (int)pid, (int)pid);
+    (void)snprintf(
+        command, sizeof(command),
+        "exec >&2; echo '--- process %d'; tr '\\0' ' ' < /proc/%d/cmdline; echo; grep -E 'State|PPid|Threads' "
+        "/proc/%d/status; "
+        "for t in /proc/%d/task/*; do echo \"thread ${t##*/}: $(cut -d' ' -f3 $t/stat) $(cat $t/wchan)\"; "
+        "cat $t/stack; done 2>/dev/null; "
+        "if command -v gdb >/dev/null; then timeout 20 gdb -p %d -batch -ex 'thread apply all bt' 2>/dev/null "
+        "| grep -E '^(#|Thread)'; fi",
+        (int)pid, (int)pid, (int)pid, (int)pid, (int)pid);
     (void)fflush(stderr);
     (void)fprintf(stderr, "\n");
     if (system(command) < 0)
@@ -108,8 +113,10 @@ void watch_describe_all(void)
     pid_t pids[DESCENDANTS_MAX];
     unsigned n = find_descendants(pids);
 
-    for (unsigned i = 0; i < n; i++)
+    for (unsigned i = 0; i < n; i++) {
         describe(pids[i]);
+        board_dump(pids[i]);
+    }
 }
 
 bool watch_child(pid_t pid, int64_t seconds, int *ret_status)

@@ -6,10 +6,9 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
 #define ATTACH_MS_MAX 20000
-#define TIMEOUT_MS    20000 /* of a request: a machine that is busy with other tests is no error */
+#define TIMEOUT_MS 20000 /* of a request: a machine that is busy with other tests is no error */
 
 /* Errors of an attach while nobody serves the socket, or the daemon that did is dying. */
 static bool is_passing(int r)

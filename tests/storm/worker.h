@@ -24,9 +24,9 @@ typedef struct worker {
     unsigned number;
     uint64_t seed; /* of this process */
     bool reclaims;
-    bool is_forked;        /* a child with one thread: no lock to take, and nothing to fork or to join */
+    bool is_forked; /* a child with one thread: no lock to take, and nothing to fork or to join */
     table *t;
-    pthread_rwlock_t quiet; /* read: in an operation; write: nobody is, so the process can detach */
+    pthread_rwlock_t quiet;     /* read: in an operation; write: nobody is, so the process can detach */
     _Atomic unsigned nsessions; /* changes with each detach, under quiet */
     _Atomic int leaving;
 } worker;
