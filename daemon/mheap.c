@@ -74,7 +74,8 @@ static int mheap_setup(mheap *heap, heapfile *file, uint64_t limit_bytes)
         return -ENOMEM;
     }
     heap->adopted = adopt_new(file);
-    if (heap->adopted == NULL) {
+    heap->left = left_new(heap->map, heap->links);
+    if (heap->adopted == NULL || heap->left == NULL) {
         mheap_end(heap);
         return -ENOMEM;
     }
@@ -100,6 +101,7 @@ void mheap_end(mheap *heap)
     (void)munmap(heap->links, links_bytes(heap));
     heap->pages = pagealloc_free(heap->pages);
     heap->adopted = adopt_free(heap->adopted);
+    heap->left = left_free(heap->left);
 }
 
 uint64_t mheap_added_pages(const mheap *heap)
@@ -374,6 +376,7 @@ void mheap_free_span(mheap *heap, page_no first, bool punched)
     assert(heap->links[first.n].place == PLACE_NONE);
     if (u32_load_relaxed(&span->nadopted) != 0)
         adopt_forget_span(heap->adopted, first);
+    left_forget_span(heap->left, first);
     /* The state first: from here on the page map entries mean nothing. */
     u64_store_release(&span->lease, lease_pack((lease_word){ .state = SPAN_FREE }));
     CRASH_POINT(free_span_after_word);
@@ -659,6 +662,8 @@ int mheap_validate(const mheap *heap, FILE *err)
     uint64_t ncentral = 0;
     int r = pagealloc_validate(heap->pages, err);
 
+    if (r == 0)
+        r = left_validate(heap->left, err);
     if (r < 0)
         return r;
     for (page_no first = mheap_next_span(heap, &pos); first.n != 0; first = mheap_next_span(heap, &pos)) {

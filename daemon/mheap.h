@@ -8,6 +8,7 @@
 
 #include "daemon/adopt.h"
 #include "daemon/heapfile.h"
+#include "daemon/left.h"
 #include "daemon/pagecache.h"
 #include "daemon/pagebits.h"
 #include "daemon/spanlist.h"
@@ -32,6 +33,7 @@ typedef struct mheap {
     mcentral central[SPAN_CLASS_COUNT];
     uint32_t sweep_gen;   /* its lowest bit says which of each mcentral's sets are swept */
     adopt_table *adopted; /* adoptions end with their span at the latest */
+    left_table *left;     /* so do claims on what sessions have left */
     uint64_t limit_bytes; /* soft limit of arena and metadata, 0: none */
     uint64_t metadata_bytes; /* as last asked of the kernel */
     uint64_t ninuse_pages;

@@ -19,7 +19,7 @@ typedef struct server server;
 #define PEER_FEW_BYTES 128u
 
 /* What a peer waits for that is done for all who ask, in rounds: who asks during one waits for the next. */
-enum peer_wait { WAIT_NONE = 0, WAIT_STATS, WAIT_TRIM, WAIT_SCAVENGE, WAIT_RELEASED };
+enum peer_wait { WAIT_NONE = 0, WAIT_STATS, WAIT_TRIM, WAIT_SCAVENGE, WAIT_RELEASED, WAIT_SESSIONS };
 
 /*
  * One connection. While busy, a request of it is under way (memory is being committed, objects counted, a session
@@ -48,6 +48,7 @@ typedef struct peer {
     /* The request under way. */
     uint64_t op_id;
     bool op_detach;
+    uint32_t op_start; /* of a list */
     enum peer_wait wait;
     bool in_round;    /* the round of counting or sweeping under way is for it too */
     bool deferred;    /* its next request is tried again when pages that are being released are free again */

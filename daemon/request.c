@@ -218,7 +218,7 @@ static const session *session_listed(const session_table *table, uint32_t no)
     return back < table->nended ? &table->ended[(table->nended - 1 - back) % SESSIONS_ENDED_KEPT] : NULL;
 }
 
-static void fill_session(const session *s, bool ended, Goallocd__SessionInfo *ret)
+static void fill_session(const session *s, left_sum left, bool ended, Goallocd__SessionInfo *ret)
 {
     goallocd__session_info__init(ret);
     ret->session = s->no.n;
@@ -232,26 +232,32 @@ static void fill_session(const session *s, bool ended, Goallocd__SessionInfo *re
     ret->leased_spans = s->leased.count;
     ret->limit_bytes = s->limit_pages * PAGE_BYTES;
     ret->rpcs = s->nrpcs;
-    ret->left_objects = s->left.live_objects;
-    ret->left_bytes = s->left.live_bytes;
+    ret->left_objects = left.live_objects;
+    ret->left_bytes = left.live_bytes;
 }
 
 static void handle_session_list(peer *p, uint64_t id, uint32_t start)
 {
+    p->op_start = start;
+    request_wait_for(p, id, WAIT_SESSIONS);
+}
+
+void request_session_list_done(peer *p)
+{
     const session_table *table = &p->server->sessions;
-    Goallocd__Reply reply = reply_init(id);
+    Goallocd__Reply reply = reply_init(p->op_id);
     Goallocd__SessionListReply body = GOALLOCD__SESSION_LIST_REPLY__INIT;
     Goallocd__SessionInfo infos[LIST_SESSIONS_MAX];
     Goallocd__SessionInfo *pointers[LIST_SESSIONS_MAX];
     uint32_t end = SHM_SESSIONS_MAX + SESSIONS_ENDED_KEPT;
-    uint32_t no = start;
+    uint32_t no = p->op_start;
 
     for (; no < end && body.n_sessions < LIST_SESSIONS_MAX; no++) {
         const session *s = session_listed(table, no);
 
         if (s == NULL)
             continue;
-        fill_session(s, no >= SHM_SESSIONS_MAX, &infos[body.n_sessions]);
+        fill_session(s, left_of(table->heap->left, s->left), no >= SHM_SESSIONS_MAX, &infos[body.n_sessions]);
         pointers[body.n_sessions] = &infos[body.n_sessions];
         body.n_sessions++;
     }
@@ -260,6 +266,7 @@ static void handle_session_list(peer *p, uint64_t id, uint32_t start)
     reply.result_case = GOALLOCD__REPLY__RESULT_SESSION_LIST;
     reply.session_list = &body;
     peer_reply(p, &reply);
+    peer_resume(p);
 }
 
 /* --- ownership --- */

@@ -10,8 +10,9 @@
 void request_handle(peer *p, const Goallocd__Request *request);
 
 /* Continuations of what is done in slices. */
-void request_stats_done(peer *p); /* the server's census is complete */
-void request_swept(peer *p);      /* all spans have been swept, for Trim or Scavenge */
+void request_stats_done(peer *p);        /* the server's census is complete */
+void request_session_list_done(peer *p); /* what sessions have left is counted */
+void request_swept(peer *p);             /* all spans have been swept, for Trim or Scavenge */
 void request_detach_done(peer *p);
 
 /* A session is about to end: what its process says that it has allocated is added to the ended ones'. */

@@ -16,8 +16,7 @@
 #define MAP_CELLS_MAX      4096u
 #define MAP_WORDS_MAX      (UINT64_C(1) << 18) /* of page bits looked at for one picture: a fraction of a millisecond */
 
-/* What the peer asks for is done in the next round, for all who ask. */
-static void wait_for(peer *p, uint64_t id, enum peer_wait wait)
+void request_wait_for(peer *p, uint64_t id, enum peer_wait wait)
 {
     if (!peer_hold(p))
         return; /* a notice that it did not read has closed it */
@@ -33,7 +32,7 @@ void handle_stats(peer *p, uint64_t id)
 
     if (s != NULL)
         s->nrpcs++;
-    wait_for(p, id, WAIT_STATS);
+    request_wait_for(p, id, WAIT_STATS);
 }
 
 void request_count_session(server *s, session_no no)
@@ -158,13 +157,13 @@ static void on_scavenged(void *data, uint64_t npages)
 void handle_scavenge(peer *p, uint64_t id)
 {
     server_ask_trim(p->server);
-    wait_for(p, id, WAIT_SCAVENGE);
+    request_wait_for(p, id, WAIT_SCAVENGE);
 }
 
 void handle_trim(peer *p, uint64_t id)
 {
     server_ask_trim(p->server);
-    wait_for(p, id, WAIT_TRIM);
+    request_wait_for(p, id, WAIT_TRIM);
 }
 
 void request_swept(peer *p)

@@ -22,6 +22,8 @@ void handle_lease_list(peer *p, uint64_t id, const Goallocd__LeaseList *ask);
 void handle_free_large(peer *p, uint64_t id, const Goallocd__FreeLarge *ask);
 
 /* request_heap.c */
+/* What the peer asks for is done in the next round, for all who ask; the server says when (request.h). */
+void request_wait_for(peer *p, uint64_t id, enum peer_wait wait);
 void handle_stats(peer *p, uint64_t id);
 void handle_scavenge(peer *p, uint64_t id);
 void handle_heap_map(peer *p, uint64_t id, const Goallocd__HeapMap *ask);

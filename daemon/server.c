@@ -241,6 +241,31 @@ static bool idle_count_objects(server *s)
     return true; /* somebody may have asked meanwhile */
 }
 
+/* What sessions have left behind: for who lists them, and to drop what nobody can ask for any more. */
+static bool idle_count_left(server *s)
+{
+    left_table *left = s->heap->left;
+
+    if (!s->counting_left) {
+        s->counting_left = round_begin(s, WAIT_SESSIONS, WAIT_SESSIONS) || left_wants_walk(left);
+        if (!s->counting_left)
+            return false;
+        left_walk_begin(left);
+    }
+    if (!left_walk_step(left, CENSUS_SLICE_SPANS))
+        return true;
+    s->counting_left = false;
+    for (peer *p = s->peers, *next; p != NULL; p = next) {
+        next = p->next;
+        if (p->wait == WAIT_SESSIONS && p->in_round) {
+            p->wait = WAIT_NONE;
+            p->in_round = false;
+            request_session_list_done(p);
+        }
+    }
+    return true;
+}
+
 static bool idle_sweep(server *s)
 {
     uint64_t nfreed = 0;
@@ -288,6 +313,7 @@ static void server_on_idle(uv_idle_t *idle)
     bool more = idle_end_sessions(s);
 
     more |= idle_count_objects(s);
+    more |= idle_count_left(s);
     more |= idle_sweep(s);
     if (more)
         server_wake_idle(s);

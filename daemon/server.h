@@ -48,6 +48,7 @@ struct server {
     ahead ahead;
     census census; /* of the round under way */
     bool counting;
+    bool counting_left; /* what sessions have left */
     bool sweeping; /* a round, for Trim and Scavenge requests */
     page_no sweep_pos;
     page_no rescue_pos;

@@ -26,6 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistr.h>
 
 #include "shm/crash.h"
 
@@ -40,6 +41,35 @@ void session_table_end(session_table *table)
         free(table->slots[i]);
         table->slots[i] = NULL;
     }
+}
+
+/*
+ * A label is for people, whoever sends it: UTF-8 without control characters, so that nothing in it moves a terminal's
+ * cursor; a byte that is no UTF-8 becomes '?'. It is cut between characters.
+ */
+static void label_copy(char ret[SHM_LABEL_BYTES], const char *label)
+{
+    const uint8_t *at = (const uint8_t *)label;
+    size_t left = strlen(label);
+    size_t used = 0;
+
+    while (left > 0) {
+        ucs4_t c;
+        int n = u8_mbtoucr(&c, at, left);
+        bool plain = n > 0 && c >= 0x20 && (c < 0x7f || c > 0x9f);
+        size_t nbytes = plain ? (size_t)n : 1;
+
+        if (used + nbytes > SHM_LABEL_BYTES - 1)
+            break;
+        if (plain)
+            memcpy(ret + used, at, nbytes);
+        else
+            ret[used] = '?';
+        used += nbytes;
+        at += n > 0 ? n : 1;
+        left -= n > 0 ? (size_t)n : 1;
+    }
+    memset(ret + used, 0, SHM_LABEL_BYTES - used);
 }
 
 int session_open(session_table *table, const session_request *request, session **ret)
@@ -78,12 +108,7 @@ int session_open(session_table *table, const session_request *request, session *
     s->uid = request->uid;
     if (request->limit_bytes != 0)
         s->limit_pages = request->limit_bytes / PAGE_BYTES + (request->limit_bytes % PAGE_BYTES != 0);
-    /* A label is for people: nothing in it may move their terminal's cursor. */
-    (void)strncat(s->label, request->label, sizeof(s->label) - 1);
-    for (char *c = s->label; *c != '\0'; c++) {
-        if ((unsigned char)*c < ' ' || *c == 0x7f)
-            *c = '?';
-    }
+    label_copy(s->label, request->label);
     for (size_t i = 0; i < SHM_COUNTERS_WORDS; i++)
         u64_store_relaxed(&shm_counters(table->heap->map, s->no)[i], 0);
     slot->flags = s->flags;
@@ -138,7 +163,7 @@ static session *recover_slot(session_table *table, uint16_t no, const char **ret
                     .pid = slot->pid,
                     .uid = slot->uid,
                     .limit_pages = slot->limit_bytes / PAGE_BYTES + (slot->limit_bytes % PAGE_BYTES != 0) };
-    memcpy(s->label, slot->label, sizeof(s->label));
+    label_copy(s->label, slot->label); /* an older daemon's may be anything */
     session_set_state(table, s, state == SHM_SESSION_ENDING || !heapfile_session_lives(table->heap->file, s->no)
                                     ? SHM_SESSION_ENDING
                                     : SHM_SESSION_LOST);
@@ -167,7 +192,6 @@ static void recover_lease(session_table *table, page_no first)
         return;
     }
     spanlist_push_back(&s->leased, table->heap->links, first, PLACE_LEASED);
-    table->heap->links[first.n].nbefore = UINT32_MAX;
     s->nheld_pages += span->npages;
     table->nleased++;
 }
@@ -232,11 +256,8 @@ void lease_give(session_table *table, session *s, page_no first)
         u32_store_release(&span->owner, s->no.n);
         CRASH_POINT(lease_after_owner);
     }
-    census_class before = { 0 };
-
-    census_span(heap->map, first, &before);
+    left_lease_begins(heap->left, first);
     spanlist_push_back(&s->leased, heap->links, first, PLACE_LEASED);
-    heap->links[first.n].nbefore = (uint32_t)before.live_objects;
     s->nheld_pages += span->npages;
     table->nleased++;
     CRASH_POINT(lease_after_list);
@@ -296,28 +317,13 @@ static void span_reclaim(mheap *heap, page_no first)
         u32_store_release(&span->has_kept, 0);
 }
 
-/* What the session leaves in a span beyond what it has found there. */
-static void count_left(session_table *table, session *s, page_no first, uint32_t nbefore)
-{
-    census_class c = { 0 };
-    uint64_t nleft;
-
-    census_span(table->heap->map, first, &c);
-    nleft = c.live_objects > nbefore ? c.live_objects - nbefore : 0;
-    s->left.live_objects += nleft;
-    s->left.live_bytes += nleft == 0 ? 0 : c.live_bytes * nleft / c.live_objects;
-}
-
 static void lease_end(session_table *table, session *s, page_no first)
 {
-    uint32_t nbefore = table->heap->links[first.n].nbefore;
-
     lease_unlink(table, s, first);
     CRASH_POINT(lease_end_after_unlink);
     if (u32_load_relaxed(&shm_span_at(table->heap->map, first)->owner) != 0)
         span_reclaim(table->heap, first);
-    if (s->state == SHM_SESSION_ENDING)
-        count_left(table, s, first, nbefore);
+    left_lease_ends(table->heap->left, first, s->state == SHM_SESSION_ENDING ? &s->left : NULL);
     mcentral_put(table->heap, first);
 }
 
@@ -361,9 +367,9 @@ void lease_revoke(session_table *table, session *s, page_no first, bool punched)
  * A large run belongs to who allocated it until its object is freed. One that another process has freed is the
  * daemon's if the daemon takes the object: true, and then the lessee holds nothing of it.
  *
- * Three write the two words of a leased run, bit 0 of each. alloc: the lessee alone sets it, for an object that it hands
- * out; the lessee (free) and the daemon (here) clear it by fetch_and, and who sees it go from 1 to 0 has the run, so a
- * lessee that frees at the same time is told that the object is free already. remote: others set it by fetch_or (free);
+ * Three write the two words of a leased run, bit 0 of each. alloc: the lessee alone sets it, for an object that it
+ * hands out; the lessee (free) and the daemon (here) clear it by fetch_and, and who sees it go from 1 to 0 has the run, so
+ * a lessee that frees at the same time is told that the object is free already. remote: others set it by fetch_or (free);
  * only the daemon clears it, when the lease is over. The lessee never hands out a run whose remote bit is set, which
  * a faulty second free leaves behind: it returns the run.
  *
@@ -425,6 +431,8 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
             session_set_state(table, s, SHM_SESSION_FREE);
             table->slots[s->no.n] = NULL;
             table->nopen--;
+            if (table->nended >= SESSIONS_ENDED_KEPT)
+                left_forget_owner(heap->left, table->ended[table->nended % SESSIONS_ENDED_KEPT].left);
             table->ended[table->nended++ % SESSIONS_ENDED_KEPT] = *s;
             free(s);
             return true;

@@ -4,7 +4,6 @@
 #ifndef GOALLOC_DAEMON_SESSION_H
 #define GOALLOC_DAEMON_SESSION_H
 
-#include "daemon/census.h"
 #include "daemon/mcentral.h"
 
 /*
@@ -28,12 +27,12 @@ typedef struct session {
     spanlist leased;
     unsigned nlooks; /* times that its life lock was looked at since it was lost */
     bool detached;       /* its process has said that it is done */
-    census_class left;   /* objects that it left in its spans when it ended: nobody may know of some of them */
+    left_owner_no left; /* claims objects that it has left in its spans: nobody may know of some of them */
     char label[SHM_LABEL_BYTES];
 } session;
 
 /* Sessions that are over, the last ones, for people to look at. */
-#define SESSIONS_ENDED_KEPT 128u
+#define SESSIONS_ENDED_KEPT LEFT_ENDED_KEPT
 
 typedef struct session_table {
     mheap *heap;
@@ -51,7 +50,7 @@ typedef struct session_request {
     uint32_t pid;
     uint32_t uid;
     uint64_t limit_bytes;
-    const char *label; /* cut to SHM_LABEL_BYTES - 1 bytes */
+    const char *label; /* cut to SHM_LABEL_BYTES - 1 bytes; what is no UTF-8, or controls terminals, becomes '?' */
 } session_request;
 
 /* What a caller handles itself. */

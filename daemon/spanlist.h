@@ -22,7 +22,7 @@ typedef struct span_link {
     page_no next;
     page_no prev;
     enum span_place place;
-    uint32_t nbefore; /* live objects when it was leased; UINT32_MAX: not known (leased by a daemon before) */
+    uint32_t left; /* what left.c knows of the span; lists do not touch it */
 } span_link;
 
 typedef struct spanlist {
@@ -34,7 +34,9 @@ typedef struct spanlist {
 static inline void spanlist_push_back(spanlist *list, span_link *links, page_no span, enum span_place place)
 {
     assert(links[span.n].place == PLACE_NONE && place != PLACE_NONE);
-    links[span.n] = (span_link){ .prev = list->tail, .place = place };
+    links[span.n].next = page_at(0);
+    links[span.n].prev = list->tail;
+    links[span.n].place = place;
     if (list->tail.n != 0)
         links[list->tail.n].next = span;
     else
@@ -57,7 +59,7 @@ static inline void spanlist_remove(spanlist *list, span_link *links, page_no spa
     else
         list->tail = link.prev;
     list->count--;
-    links[span.n] = (span_link){ .place = PLACE_NONE };
+    links[span.n].place = PLACE_NONE;
 }
 
 #endif

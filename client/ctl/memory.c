@@ -168,16 +168,42 @@ int command_heap_map(const arguments *args)
     return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
+/*
+ * To release a large heap takes its time, which is no reason to wait long for a daemon that does not answer at all: so
+ * it is pinged first. False: it does not answer.
+ */
+static bool allow_more_time(arguments *args)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Ping body = GOALLOCD__PING__INIT;
+    Goallocd__Reply *reply;
+
+    if (args->timeout_given)
+        return true;
+    request.op_case = GOALLOCD__REQUEST__OP_PING;
+    request.ping = &body;
+    reply = ctl_ask(args, &request, GOALLOCD__REPLY__RESULT_PING);
+    if (reply == NULL)
+        return false;
+    goallocd__reply__free_unpacked(reply, NULL);
+    args->timeout_ms = CTL_SCAVENGE_TIMEOUT_MS;
+    args->until = deadline_in(args->timeout_ms);
+    return true;
+}
+
 int command_scavenge(const arguments *args)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Scavenge body = GOALLOCD__SCAVENGE__INIT;
+    arguments patient = *args;
     Goallocd__Reply *reply;
     int status = EXIT_SUCCESS;
 
+    if (!allow_more_time(&patient))
+        return EXIT_FAILURE;
     request.op_case = GOALLOCD__REQUEST__OP_SCAVENGE;
     request.scavenge = &body;
-    reply = ctl_ask(args, &request, GOALLOCD__REPLY__RESULT_SCAVENGE);
+    reply = ctl_ask(&patient, &request, GOALLOCD__REPLY__RESULT_SCAVENGE);
     if (reply == NULL)
         return EXIT_FAILURE;
     if (args->json)

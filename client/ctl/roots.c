@@ -3,16 +3,19 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "client/ctl/ctl.h"
+#include "shm/layout.h"
 
 /* Names are UTF-8, checked by the daemon; control characters are not for a terminal. */
 static void print_root(const Goallocd__Root *root)
 {
-    (void)printf("0x%012" PRIx64 "  ", root->offset);
-    for (size_t i = 0; i < root->name.len; i++)
-        (void)putchar(root->name.data[i] < ' ' || root->name.data[i] == 0x7f ? '?' : root->name.data[i]);
-    (void)putchar('\n');
+    char name[SHM_ROOT_NAME_BYTES] = "";
+    char plain[SHM_ROOT_NAME_BYTES];
+
+    memcpy(name, root->name.data, root->name.len < sizeof(name) ? root->name.len : sizeof(name) - 1);
+    (void)printf("0x%012" PRIx64 "  %s\n", root->offset, ctl_plain_text(name, plain, sizeof(plain)));
 }
 
 static bool add_root(json_t *list, const Goallocd__Root *root)
@@ -27,6 +30,33 @@ static bool add_root(json_t *list, const Goallocd__Root *root)
     return json_array_append_new(list, object) == 0;
 }
 
+/* Ask for the roots from *start on, and add or print them. *start is where to go on, 0: that was all. */
+static bool list_some(const arguments *args, json_t *list, uint32_t *start)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__RootList body = GOALLOCD__ROOT_LIST__INIT;
+    Goallocd__Reply *reply;
+    bool whole = true;
+
+    body.start = *start;
+    request.op_case = GOALLOCD__REQUEST__OP_ROOT_LIST;
+    request.root_list = &body;
+    reply = ctl_ask(args, &request, GOALLOCD__REPLY__RESULT_ROOT_LIST);
+    if (reply == NULL)
+        return false;
+    for (size_t i = 0; i < reply->root_list->n_roots && whole; i++) {
+        if (args->json)
+            whole = add_root(list, reply->root_list->roots[i]);
+        else
+            print_root(reply->root_list->roots[i]);
+    }
+    *start = reply->root_list->next;
+    goallocd__reply__free_unpacked(reply, NULL);
+    if (!whole)
+        (void)fprintf(stderr, "goallocctl: out of memory\n");
+    return whole;
+}
+
 int command_roots(const arguments *args)
 {
     json_t *list = json_array();
@@ -35,26 +65,10 @@ int command_roots(const arguments *args)
     if (!args->json)
         (void)printf("%-14s  name\n", "offset");
     do {
-        Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-        Goallocd__RootList body = GOALLOCD__ROOT_LIST__INIT;
-        Goallocd__Reply *reply;
-
-        body.start = start;
-        request.op_case = GOALLOCD__REQUEST__OP_ROOT_LIST;
-        request.root_list = &body;
-        reply = ctl_ask(args, &request, GOALLOCD__REPLY__RESULT_ROOT_LIST);
-        if (reply == NULL) {
+        if (!list_some(args, list, &start)) {
             json_decref(list);
             return EXIT_FAILURE;
         }
-        for (size_t i = 0; i < reply->root_list->n_roots; i++) {
-            if (!args->json)
-                print_root(reply->root_list->roots[i]);
-            else if (!add_root(list, reply->root_list->roots[i]))
-                (void)fprintf(stderr, "goallocctl: out of memory\n");
-        }
-        start = reply->root_list->next;
-        goallocd__reply__free_unpacked(reply, NULL);
     } while (start != 0);
     if (args->json)
         return ctl_print_json(json_pack("{s:o}", "roots", list));

@@ -179,7 +179,7 @@ int command_classes(const arguments *args)
     if (reply == NULL)
         return EXIT_FAILURE;
     if (args->json)
-        status = ctl_print_json(json_pack("{s:o*}", "classes", classes_json(reply->stats)));
+        status = ctl_print_json(json_pack("{s:o}", "classes", classes_json(reply->stats)));
     else
         print_classes(reply->stats);
     goallocd__reply__free_unpacked(reply, NULL);

@@ -147,7 +147,7 @@ static void return_of_a_run_that_is_none_disconnects(void **state)
 /* --- two that free one object at the same time --- */
 
 #define CLAIM_ROUNDS 4000
-#define CLAIM_SPINS  256u /* by which the lessee comes later when it has won, else earlier: so the two keep meeting */
+#define CLAIM_SPINS 256u /* by which the lessee comes later when it has won, else earlier: so the two keep meeting */
 
 typedef struct claimer {
     const rawheap *heap;
@@ -170,7 +170,8 @@ static void *free_as_the_lessee(void *data)
             continue;
         for (uint64_t i = c->nspins + test_random(&c->seed) % CLAIM_SPINS; i > 0; i--)
             (void)u32_load_acquire(&c->over);
-        u32_store_release(&c->won, u64_fetch_and_acq_rel(shm_alloc_bits(&c->heap->map, page_at(run)), ~UINT64_C(1)) & 1);
+        u32_store_release(&c->won,
+                          u64_fetch_and_acq_rel(shm_alloc_bits(&c->heap->map, page_at(run)), ~UINT64_C(1)) & 1);
         u32_store_release(&c->run, 0);
     }
     return NULL;

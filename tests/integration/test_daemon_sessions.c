@@ -122,7 +122,8 @@ static bool is_live(const rawheap *heap, uint32_t span)
     return object_find(&heap->map, heap->map.base + page_offset(page_at(span)), &object) == OBJECT_LIVE;
 }
 
-/* The first half by bit where that is allowed, the rest by request. What was published is there afterwards, else not. */
+/* The first half by bit where that is allowed, the rest by request. What was published is there afterwards, else not.
+ */
 static void publish_while_the_owner_ends_is_kept_or_refused(void **state)
 {
     const fixture *f = *state;

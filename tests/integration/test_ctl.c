@@ -1,0 +1,211 @@
+/*
+ * goallocctl against daemons that do not answer, and with labels that are no text.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "shm/layout.h"
+#include "tests/support/objects.h"
+#include "tests/support/rawheap.h"
+
+static int setup(void **state)
+{
+    fixture *f = malloc(sizeof(*f));
+
+    fixture_start(f, NULL);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    fixture *f = *state;
+    bool clean;
+
+    (void)kill(f->daemon, SIGCONT);
+    clean = fixture_stop(f);
+    free(f);
+    return clean ? 0 : -1;
+}
+
+static double now_s(void)
+{
+    struct timespec ts;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static int ctl(const fixture *f, const char *first, const char *second, const char *third, char *ret, size_t size)
+{
+    const char *arguments[] = { first, second, third, "2>&1", NULL, NULL };
+
+    if (third == NULL) {
+        arguments[2] = "2>&1";
+        arguments[3] = NULL;
+    }
+    return fixture_ctl(f, arguments, ret, size);
+}
+
+/* --- time --- */
+
+static void every_command_ends_in_time_when_the_daemon_has_stopped(void **state)
+{
+    static const char *const commands[] = { "stats", "sessions", "roots",    "classes", "heap-map",
+                                            "check", "ping",     "scavenge", "trim" };
+    const fixture *f = *state;
+    char out[1024];
+
+    (void)kill(f->daemon, SIGSTOP);
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+        double start = now_s();
+
+        assert_int_equal(ctl(f, "--timeout", "200ms", commands[i], out, sizeof(out)), 1);
+        assert_true(now_s() - start >= 0.19 && now_s() - start < 4);
+        assert_non_null(strstr(out, "did not answer within 0.2 s"));
+        assert_non_null(strstr(out, f->socket));
+    }
+}
+
+/* Also scavenge, which may take longer when the daemon answers. */
+static void without_a_timeout_it_is_5_s(void **state)
+{
+    static const char *const commands[] = { "stats", "scavenge" };
+    const fixture *f = *state;
+    char out[1024];
+
+    (void)kill(f->daemon, SIGSTOP);
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+        double start = now_s();
+
+        assert_int_equal(ctl(f, commands[i], "2>&1", NULL, out, sizeof(out)), 1);
+        assert_true(now_s() - start >= 4.9 && now_s() - start < 12);
+        assert_non_null(strstr(out, "did not answer within 5 s"));
+    }
+}
+
+static void a_daemon_that_answers_late_but_in_time_is_waited_for(void **state)
+{
+    static const char *const times[] = { "30", "30s", "30000ms", "0.5min", "10min" };
+    const fixture *f = *state;
+    char out[4096];
+
+    for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++) {
+        pid_t pid = fork();
+
+        assert_true(pid >= 0);
+        (void)kill(f->daemon, SIGSTOP);
+        if (pid == 0) {
+            (void)usleep(300000);
+            (void)kill(f->daemon, SIGCONT);
+            _exit(0);
+        }
+        assert_int_equal(ctl(f, "--timeout", times[i], "scavenge", out, sizeof(out)), 0);
+        assert_int_equal(child_wait(pid), 0);
+    }
+    assert_int_equal(ctl(f, "scavenge", "2>&1", NULL, out, sizeof(out)), 0);
+}
+
+static void a_timeout_that_is_none_is_refused(void **state)
+{
+    static const char *const times[] = { "''",   "s",   "-1",  "0",    "0.1ms", "5h",      "5 s",
+                                         "1e99", "nan", "inf", "5sec", "+5",    "99999min" };
+    const fixture *f = *state;
+    char out[4096];
+
+    for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++) {
+        char quoted[32];
+
+        (void)snprintf(quoted, sizeof(quoted), "--timeout='%s'", times[i][0] == '\'' ? "" : times[i]);
+        assert_int_equal(ctl(f, quoted, "ping", NULL, out, sizeof(out)), 2);
+        assert_non_null(strstr(out, "is no time"));
+    }
+}
+
+/* --- labels --- */
+
+/* Open a session with the label, and return what goallocctl --json says that it is. */
+static void label_shown(const fixture *f, const char *label, char *ret, size_t size)
+{
+    static const char *const sessions[] = { "--json", "sessions", NULL };
+    static const char *const plain[] = { "sessions", NULL };
+    static char out[1 << 18];
+    rawheap heap;
+    json_t *answer;
+    json_t *s;
+    size_t i;
+    unsigned nseen = 0;
+
+    rawheap_open(&heap, f, 0, label);
+    assert_int_equal(fixture_ctl(f, sessions, out, sizeof(out)), 0);
+    answer = json_loads(out, 0, NULL);
+    assert_non_null(answer);
+    json_array_foreach(json_object_get(answer, "sessions"), i, s)
+    {
+        assert_true(json_is_object(s)); /* a row for each, and nothing else */
+        if (figure(s, "session") != heap.session || strcmp(json_string_value(json_object_get(s, "state")), "open") != 0)
+            continue;
+        (void)snprintf(ret, size, "%s", json_string_value(json_object_get(s, "label")));
+        nseen++;
+    }
+    json_decref(answer);
+    assert_int_equal(nseen, 1);
+    assert_int_equal(fixture_ctl(f, plain, out, sizeof(out)), 0);
+    assert_non_null(strstr(out, ret));
+    rawheap_close(&heap);
+}
+
+static void sessions_shows_every_label_as_text(void **state)
+{
+#define TEN(x) x x x x x x x x x x
+    static const struct {
+        const char *label;
+        const char *shown;
+    } rows[] = {
+        { "plain", "plain" },
+        { "gr\xc3\xbc\xc3\x9f \xe6\x97\xa5\xe6\x9c\xac \xf0\x9f\x90\x98",
+          "gr\xc3\xbc\xc3\x9f \xe6\x97\xa5\xe6\x9c\xac \xf0\x9f\x90\x98" },
+        { "latin \xfc\xdf", "latin ??" },
+        { "half \xe6\x97", "half ??" },
+        { "long form \xc0\xaf", "long form ??" },
+        { "surrogate \xed\xa0\x80", "surrogate ???" },
+        { "bell\a and \x1b[2J", "bell? and ?[2J" },
+        { "del\x7f csi \xc2\x9b"
+          "2J nel \xc2\x85",
+          "del? csi ?2J nel ?" },
+        /* 62 bytes, and then a character of two; of three at 61 */
+        { TEN("123456") "12\xc3\xbc", TEN("123456") "12" },
+        { TEN("123456") "1\xe6\x97\xa5", TEN("123456") "1" },
+        { TEN("123456") "1\xc3\xbc", TEN("123456") "1\xc3\xbc" },
+        { TEN("123456") "1234567890", TEN("123456") "123" },
+        { "", "" },
+    };
+    const fixture *f = *state;
+    char shown[256];
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        label_shown(f, rows[i].label, shown, sizeof(shown));
+        assert_string_equal(shown, rows[i].shown);
+    }
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(every_command_ends_in_time_when_the_daemon_has_stopped),
+        TEST(without_a_timeout_it_is_5_s),
+        TEST(a_daemon_that_answers_late_but_in_time_is_waited_for),
+        TEST(a_timeout_that_is_none_is_refused),
+        TEST(sessions_shows_every_label_as_text),
+    };
+
+    return cmocka_run_group_tests_name("goallocctl", tests, NULL, NULL);
+}
