@@ -303,7 +303,7 @@ __attribute__((always_inline)) static inline bool free_fast(void *p)
 {
     /* The limit first: who sees that of an attach sees the attach's base and table too. Pairs with open_gate(). */
     const shm_u64 *limit = atomic_load_explicit(&process.free_limit, memory_order_acquire);
-    uint64_t offset = (uintptr_t)p - u64_load_relaxed(&process.base);
+    uint64_t offset = u64_less_relaxed((uintptr_t)p, &process.base);
     mspan *s;
 
     if (UNLIKELY(offset >= u64_load_relaxed(limit)))
