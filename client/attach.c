@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "client/connection.h"
+#include "client/coredump.h"
 #include "client/large.h"
 #include "client/mapping.h"
 #include "client/mcache.h"
@@ -36,6 +37,7 @@
 #define DEFAULT_SOCKET     "/run/goallocd/goallocd.sock"
 #define DEFAULT_TIMEOUT_MS 5000
 #define PATH_BYTES_MAX     256u
+#define ATTACH_FLAGS       (GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY | GOALLOC_ATTACH_DUMP)
 
 static const shm_u64 no_limit = 0; /* no free takes the fast path */
 static const shm_u32 no_trim = 0;
@@ -48,6 +50,7 @@ static pthread_mutex_t process_lock = PTHREAD_MUTEX_INITIALIZER;
 static char socket_path[PATH_BYTES_MAX];
 static char label[SHM_LABEL_BYTES];
 static attach_request how = { .socket_path = socket_path, .label = label };
+static bool dumps; /* GOALLOC_ATTACH_DUMP, which is not the daemon's business */
 
 static int take_options(const goalloc_options *options)
 {
@@ -59,7 +62,7 @@ static int take_options(const goalloc_options *options)
             return -EINVAL;
         memcpy(&o, options, options->struct_size < sizeof(o) ? options->struct_size : sizeof(o));
     }
-    if (o.timeout_ms < 0 || (o.flags & ~(GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY)) != 0)
+    if (o.timeout_ms < 0 || (o.flags & ~ATTACH_FLAGS) != 0)
         return -EINVAL;
     path = o.socket_path != NULL ? o.socket_path : getenv("GOALLOC_SOCKET");
     if (path == NULL)
@@ -71,7 +74,8 @@ static int take_options(const goalloc_options *options)
     memcpy(socket_path, path, strlen(path) + 1);
     label[0] = '\0';
     (void)strncat(label, o.label != NULL ? o.label : program_invocation_short_name, sizeof(label) - 1);
-    how.flags = o.flags;
+    how.flags = o.flags & ~GOALLOC_ATTACH_DUMP;
+    dumps = o.flags & GOALLOC_ATTACH_DUMP;
     how.limit_bytes = o.limit_bytes;
     how.timeout_ms = o.timeout_ms == 0 ? DEFAULT_TIMEOUT_MS : o.timeout_ms;
     return 0;
@@ -112,6 +116,10 @@ static int attach_locked(void)
                           memory_order_release);
     u64_store_release(&process.arena_bytes, process.map.arena_bytes);
     u32_store_release(&process.state, PROCESS_ATTACHED);
+    if (dumps)
+        coredump_enable();
+    else
+        coredump_disable(); /* of the parent, in a forked child */
     return 0;
 }
 
@@ -173,6 +181,7 @@ int goalloc_detach(void)
         r = -ENOTCONN;
         goto out;
     }
+    coredump_disable();
     mcache_count_all(mcache_tls);
     if (process_state_now() == PROCESS_ATTACHED)
         connection_detach();
