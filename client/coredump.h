@@ -10,7 +10,10 @@
  */
 void coredump_enable(void);
 
-/* From now on it holds nothing of the heap: take away the handlers that are still there. Before the heap is unmapped. */
+/*
+ * From now on it holds nothing of the heap: take away the handlers that are still there. Called before the heap is
+ * unmapped.
+ */
 void coredump_disable(void);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * Core dumps: they give the heap no memory, and hold what is in use of it if that was asked for. Where the kernel writes
- * no core files into the working directory, the marks of the mappings are looked at alone.
+ * Core dumps: they give the heap no memory, and hold what is in use of it if that was asked for. Where the kernel
+ * writes no core files into the working directory, the marks of the mappings are looked at alone.
  */
 #include <stdarg.h>
 #include <stddef.h>
