@@ -2,7 +2,7 @@
  * attach: how the process comes to the heap, leaves it, and forks.
  *
  * Called by users (goalloc_attach, goalloc_detach) and by every slow path (process_ensure). Calls connection (session),
- * mapping (memory), mcache and large (what is held). Data: `process`, private, written by who has the turn of
+ * mapping (memory), coredump, mcache and large (what is held). Data: `process`, private, written by who has the turn of
  * attaching; its gate words (state, arena_bytes, free_limit) are written last at an attach and first at a detach.
  *
  *        DETACHED --goalloc_attach, or first malloc--> ATTACHED --goalloc_detach--> LEFT --goalloc_attach--> ATTACHED
@@ -39,6 +39,7 @@
 #include <unistd.h>
 
 #include "client/connection.h"
+#include "client/coredump.h"
 #include "client/forklock.h"
 #include "client/large.h"
 #include "client/mapping.h"
@@ -47,6 +48,7 @@
 
 #define DEFAULT_SOCKET     "/run/goallocd/goallocd.sock"
 #define DEFAULT_TIMEOUT_MS 5000
+#define ATTACH_FLAGS       (GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY | GOALLOC_ATTACH_DUMP)
 
 static const shm_u64 no_limit = 0; /* no free takes the fast path */
 static const shm_u32 no_trim = 0;
@@ -61,6 +63,7 @@ static shm_u32 last_state = PROCESS_DETACHED; /* what a child finds, whose state
 static char socket_path[PATH_MAX];
 static char label[SHM_LABEL_BYTES];
 static attach_request how = { .socket_path = socket_path, .label = label };
+static bool dumps; /* GOALLOC_ATTACH_DUMP, which is not the daemon's business */
 static shm_u32 timeout_ms = DEFAULT_TIMEOUT_MS;
 
 static void set_state(enum process_state state)
@@ -99,7 +102,7 @@ static int read_options(const goalloc_options *options, goalloc_options *ret)
             return -EINVAL;
         memcpy(&o, options, options->struct_size < sizeof(o) ? options->struct_size : sizeof(o));
     }
-    if (o.timeout_ms < 0 || (o.flags & ~(GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY)) != 0)
+    if (o.timeout_ms < 0 || (o.flags & ~ATTACH_FLAGS) != 0)
         return -EINVAL;
     if (o.timeout_ms == 0)
         o.timeout_ms = DEFAULT_TIMEOUT_MS;
@@ -116,7 +119,8 @@ static int take_options(const goalloc_options *o)
         return r;
     label[0] = '\0';
     (void)strncat(label, o->label != NULL ? o->label : program_invocation_short_name, sizeof(label) - 1);
-    how.flags = o->flags;
+    how.flags = o->flags & ~GOALLOC_ATTACH_DUMP;
+    dumps = o->flags & GOALLOC_ATTACH_DUMP;
     how.limit_bytes = o->limit_bytes;
     how.timeout_ms = o->timeout_ms;
     u32_store_relaxed(&timeout_ms, (uint32_t)o->timeout_ms);
@@ -191,6 +195,10 @@ static int attach_now(bool gated)
     connection_end_attach();
     if (r < 0)
         connection_detach();
+    else if (dumps)
+        coredump_enable();
+    else
+        coredump_disable(); /* of the parent, in a forked child */
     return r;
 }
 
@@ -285,6 +293,7 @@ int goalloc_detach(void)
         r = -ENOTCONN;
         goto out;
     }
+    coredump_disable();
     mcache_forget_all(close_gate);
     large_forget_cached();
     if (attached)

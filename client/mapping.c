@@ -1,16 +1,16 @@
 /*
  * mapping: puts the heap into this process's address space, so that mapping it costs no memory.
  *
- * Called by attach.c under process_lock, and by who needs a private sparse table. Data: process.map, .mspan_of,
- * .generation and .life, which are written here alone.
+ * Called by attach.c with its turn and the forklock, and by who needs private sparse memory. Data: process.map,
+ * .mspan_of, .generation and .life, which are written here alone.
  *
  *   what      where                    size                      access              in children
  *   arena     the daemon's address     the reserve, 64 GiB       read, write (1)     yes
  *   spans     anywhere                 about 1% of it            read                yes
  *   bitmap    anywhere                 about 6% of it            read, write (1)     yes
  *   life      anywhere                 a page                    read                no: MADV_DONTFORK
- *   mspan_of  anywhere, private        0.1% of it                read, write         yes, emptied by the fork handler
- *                                                                                    (1) read in a read-only session
+ *   mspan_of  anywhere, private        0.1% of it                read, write         wiped: MADV_WIPEONFORK
+ *                                                              (1) read in a read-only session
  *
  * All but life are sparse: nearly none of their pages has memory. Two things that the rest of the program may do would
  * give memory to all of them, for shared ones without the daemon's knowledge or consent:

@@ -63,6 +63,22 @@ extern "C" {
 /* Objects can be read and looked up, not allocated, freed, published or changed: the mapping has no write access. */
 #define GOALLOC_ATTACH_READONLY UINT32_C(2)
 
+/*
+ * Core dumps of this process hold what is in use of the heap, by whichever process. Without this flag they hold nothing
+ * of it. The pages in use are looked up when the process is about to die, by handlers of SIGSEGV, SIGBUS, SIGILL,
+ * SIGFPE, SIGABRT, SIGSYS, SIGTRAP, SIGQUIT, SIGXCPU and SIGXFSZ; only for those that have the default action at the
+ * attach. They run on the thread's sigaltstack(), if it has one, and then let the signal kill, with its information
+ * unchanged. A handler that the program installs later replaces them; it may call the one that it has found.
+ * goalloc_detach() puts the default action back. A dump never gives memory to pages that the heap has released or not
+ * used yet, except for a little between the pages in use when those are in very many pieces (then some may be missing,
+ * too).
+ *
+ * /proc/PID/coredump_filter decides as well. Objects and their bits are anonymous shared memory (bit 1, set by
+ * default). What is mapped without write access, so the heap's bookkeeping, and objects in a read-only session,
+ * counts as private mappings of files (bit 2, not set by default).
+ */
+#define GOALLOC_ATTACH_DUMP UINT32_C(4)
+
 /* The longest name of a root, in bytes, without the terminating zero. */
 #define GOALLOC_ROOT_NAME_MAX 255
 
