@@ -88,10 +88,10 @@ int session_open(session_table *table, const session_request *request, session *
         return SESSION_E_NO_SLOT;
     s = calloc(1, sizeof(*s));
     if (s == NULL)
-        return SESSION_E_NO_SLOT;
+        return SESSION_E_NO_MEMORY;
     if (getrandom(table->heap->file->private->tokens[no], SESSION_TOKEN_BYTES, 0) != (ssize_t)SESSION_TOKEN_BYTES) {
         free(s);
-        return SESSION_E_NO_SLOT;
+        return SESSION_E_NO_RANDOM;
     }
     table->search_from = no;
     if (no >= u32_load_relaxed(&table->heap->map->header->nsession_slots))
@@ -124,6 +124,20 @@ int session_open(session_table *table, const session_request *request, session *
     CRASH_POINT(session_after_state);
     *ret = s;
     return 0;
+}
+
+static void session_forget(session_table *table, session *s)
+{
+    session_set_state(table, s, SHM_SESSION_FREE);
+    table->slots[s->no.n] = NULL;
+    table->nopen--;
+    free(s);
+}
+
+void session_cancel(session_table *table, session *s)
+{
+    assert(s->leased.count == 0 && s->nops == 0);
+    session_forget(table, s);
 }
 
 bool session_has_token(const session_table *table, const session *s, const uint8_t *token, size_t len_bytes)
@@ -428,13 +442,10 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
             (void)lease_sweep(table, object.first, true);
         }
         if (empty) {
-            session_set_state(table, s, SHM_SESSION_FREE);
-            table->slots[s->no.n] = NULL;
-            table->nopen--;
             if (table->nended >= SESSIONS_ENDED_KEPT)
                 left_forget_owner(heap->left, table->ended[table->nended % SESSIONS_ENDED_KEPT].left);
             table->ended[table->nended++ % SESSIONS_ENDED_KEPT] = *s;
-            free(s);
+            session_forget(table, s);
             return true;
         }
     }
