@@ -340,6 +340,7 @@ static void object_publish(server *s, const object_ref *object)
 
     if (u32_load_relaxed(&span->owner) != 0) {
         adopt_ensure_kept(s->heap->map, object->first);
+        mheap_note_kept(s->heap, object->first);
         (void)u64_fetch_or_acq_rel(&shm_kept_bits(s->heap->map, object->first)[object->word], object->bit);
     }
     adopt_clear(s->heap->adopted, object->offset);
@@ -375,6 +376,7 @@ static void handle_adopt(peer *p, uint64_t id, uint64_t offset)
         reply_error(p, id, EALREADY, "the object is free");
         return;
     }
+    mheap_note_kept(srv->heap, object.first);
     reply_ok(p, id);
 }
 

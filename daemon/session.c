@@ -381,11 +381,12 @@ void lease_revoke(session_table *table, session *s, page_no first, bool punched)
  * A large run belongs to who allocated it until its object is freed. One that another process has freed is the
  * daemon's if the daemon takes the object: true, and then the lessee holds nothing of it.
  *
- * Three write the two words of a leased run, bit 0 of each. alloc: the lessee alone sets it, for an object that it
- * hands out; the lessee (free) and the daemon (here) clear it by fetch_and, and who sees it go from 1 to 0 has the run, so
- * a lessee that frees at the same time is told that the object is free already. remote: others set it by fetch_or (free);
- * only the daemon clears it, when the lease is over. The lessee never hands out a run whose remote bit is set, which
- * a faulty second free leaves behind: it returns the run.
+ * Three write the two words of a leased run, bit 0 of each.
+ *   alloc   the lessee alone sets it, for an object that it hands out. The lessee (free) and the daemon (here) clear it
+ *           by fetch_and, and who sees it go from 1 to 0 has the run; so a lessee that frees at the same time is told
+ *           that the object is free already.
+ *   remote  others set it by fetch_or (free); only the daemon clears it, when the lease is over. The lessee never hands
+ *           out a run whose remote bit is set, which a faulty second free leaves behind: it returns the run.
  *
  * Remote first, acquire: what the freeing process wrote into the object happens before the next use of the pages. A
  * remote bit of an object before this one is not distinguished from one of this object: the lessee does not hand out

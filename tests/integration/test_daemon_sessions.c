@@ -174,7 +174,7 @@ static void publish_while_the_owner_ends_is_kept_or_refused(void **state)
 
 /* --- a daemon without descriptors --- */
 
-#define NOFILE      80u
+#define NOFILE 80u
 #define CONNECTIONS 200
 
 /* Open sessions until the daemon refuses. How many; *ret_heaps has their connections. */
@@ -228,7 +228,8 @@ static unsigned long daemon_ticks(const fixture *f)
     (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)f->daemon);
     file = fopen(path, "re");
     assert_non_null(file);
-    assert_int_equal(fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system), 2);
+    assert_int_equal(fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system),
+                     2);
     (void)fclose(file);
     return user + system;
 }
