@@ -92,7 +92,7 @@ static void ahead_end(ahead *a, int result)
 {
     a->busy = false;
     for (size_t i = 0; i < a->job.nruns; i++)
-        mheap_end_ahead(a->heap, a->runs[i], result == 0 || !a->job.undone);
+        mheap_end_ahead(a->heap, a->runs[i], result == 0 || !a->job.undone, a->job.described);
     if (result < 0)
         a->not_before_ns = uv_hrtime() + FAILED_NS;
 }

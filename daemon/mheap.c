@@ -21,7 +21,9 @@
  * span which does not reach so far means nothing.
  *
  * The memory limit is soft, as Go's: it makes requests release free pages first (request.c) and keeps the background
- * scavenger at 95% of it (scavenge.c), but an allocation that does not fit is made. It covers the metadata too.
+ * scavenger at 95% of it (scavenge.c), but an allocation that does not fit is made. It covers the metadata too, as far
+ * as the daemon has caused it (metabook.c). Of the arena it counts pages that this file has handed out or keeps: what a
+ * client makes the kernel add there by itself counts for nobody.
  *
  * Dies the daemon before the lease word is set, the pages count as free; the page map entries of a span whose lease
  * word says FREE mean nothing. Dies it between the stores of 4, the same holds.
@@ -73,6 +75,10 @@ static int mheap_setup(mheap *heap, heapfile *file, uint64_t limit_bytes)
         heap->pages = pagealloc_free(heap->pages);
         return -ENOMEM;
     }
+    if (metabook_init(&heap->book, heap->map) < 0) {
+        mheap_end(heap);
+        return -ENOMEM;
+    }
     heap->adopted = adopt_new(file);
     heap->left = left_new(heap->map, heap->links);
     if (heap->adopted == NULL || heap->left == NULL) {
@@ -102,6 +108,17 @@ void mheap_end(mheap *heap)
     heap->pages = pagealloc_free(heap->pages);
     heap->adopted = adopt_free(heap->adopted);
     heap->left = left_free(heap->left);
+    metabook_end(&heap->book);
+}
+
+uint64_t mheap_charged_bytes(const mheap *heap)
+{
+    return metabook_bytes(&heap->book);
+}
+
+void mheap_note_kept(mheap *heap, page_no span)
+{
+    metabook_note_kept(&heap->book, span);
 }
 
 uint64_t mheap_added_pages(const mheap *heap)
@@ -123,11 +140,12 @@ uint64_t mheap_committed_pages(const mheap *heap)
 void mheap_refresh_metadata(mheap *heap)
 {
     heap->metadata_bytes = heapfile_metadata_bytes(heap->file);
+    metabook_refresh(&heap->book, pagealloc_end(heap->pages).n);
 }
 
 uint64_t mheap_room_pages(const mheap *heap)
 {
-    uint64_t used = (heap->ninuse_pages + heap->ngrowth_pages) * PAGE_BYTES + heap->metadata_bytes;
+    uint64_t used = (heap->ninuse_pages + heap->ngrowth_pages) * PAGE_BYTES + mheap_charged_bytes(heap);
 
     if (heap->limit_bytes == 0)
         return UINT64_MAX;
@@ -143,7 +161,7 @@ uint64_t mheap_free_backed_pages(const mheap *heap)
 uint64_t mheap_over_limit_with(const mheap *heap, unsigned percent, uint64_t npages)
 {
     uint64_t have =
-        (mheap_committed_pages(heap) + npages - heap->nreleasing_pages) * PAGE_BYTES + heap->metadata_bytes;
+        (mheap_committed_pages(heap) + npages - heap->nreleasing_pages) * PAGE_BYTES + mheap_charged_bytes(heap);
     uint64_t most = heap->limit_bytes / 100 * percent;
 
     return heap->limit_bytes == 0 || have <= most ? 0 : have - most;
@@ -269,8 +287,10 @@ bool mheap_begin_ahead(mheap *heap, page_no first, uint64_t npages)
     return true;
 }
 
-void mheap_end_ahead(mheap *heap, page_run run, bool backed)
+void mheap_end_ahead(mheap *heap, page_run run, bool backed, bool described)
 {
+    if (described)
+        metabook_note_prepared(&heap->book, run.first, run.npages);
     heap->nahead_pages -= run.npages;
     pagealloc_free_run(heap->pages, run.first, run.npages, !backed);
 }
@@ -291,6 +311,7 @@ void mheap_end_unused_chunk(mheap *heap, page_no first, bool released)
         uintptr_t to = (uintptr_t)&heap->links[first.n + CHUNK_PAGES] & ~(uintptr_t)4095;
 
         (void)madvise((void *)from, to - from, MADV_DONTNEED);
+        metabook_note_punched(&heap->book, first);
     }
     heap->nempty_pages -= CHUNK_PAGES;
     pagealloc_free_unused_chunk(heap->pages, first, released);
@@ -360,6 +381,7 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
     for (uint64_t i = 0; i < npages; i++)
         u32_store_release(&heap->map->page_map[first.n + i], first.n);
     CRASH_POINT(span_after_map);
+    metabook_note_span(&heap->book, first, npages);
 
     note_inuse(heap, npages);
     heap->ninuse_spans++;
@@ -441,6 +463,7 @@ static void recover_span(mheap *heap, page_no first)
     if (span_class_size(span->spc).n == 0)
         span->elem_bytes = span->npages * PAGE_BYTES; /* the daemon may have died between the two */
     (void)pagealloc_alloc_at(heap->pages, first, span->npages);
+    metabook_note_span(&heap->book, first, span->npages);
     heap->ninuse_pages += span->npages;
     heap->ninuse_spans++;
     if (lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_CENTRAL) {
@@ -504,6 +527,8 @@ static void recover_backed(mheap *heap, uint64_t end)
         uint64_t nbacked;
 
         pagealloc_count(heap->pages, page_at(chunk), CHUNK_PAGES, &ntaken, &nbacked);
+        if (had_memory(heap, chunk))
+            metabook_recover_chunk(&heap->book, page_at(chunk));
         if (ntaken == CHUNK_PAGES || !had_memory(heap, chunk))
             continue;
         for (uint64_t page = chunk; page < chunk + CHUNK_PAGES;) {
@@ -576,6 +601,7 @@ void mheap_extend_span(mheap *heap, page_no first, uint64_t npages)
     span->npages += (uint32_t)npages;
     CRASH_POINT(extend_after_npages);
     span->elem_bytes = span->npages * PAGE_BYTES;
+    metabook_note_span(&heap->book, first, span->npages);
     heap->ngrowth_pages -= npages;
     note_inuse(heap, npages);
 }
@@ -664,6 +690,8 @@ int mheap_validate(const mheap *heap, FILE *err)
 
     if (r == 0)
         r = left_validate(heap->left, err);
+    if (r == 0)
+        r = metabook_validate(&heap->book, pagealloc_end(heap->pages).n, err);
     if (r < 0)
         return r;
     for (page_no first = mheap_next_span(heap, &pos); first.n != 0; first = mheap_next_span(heap, &pos)) {

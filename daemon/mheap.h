@@ -9,6 +9,7 @@
 #include "daemon/adopt.h"
 #include "daemon/heapfile.h"
 #include "daemon/left.h"
+#include "daemon/metabook.h"
 #include "daemon/pagecache.h"
 #include "daemon/pagebits.h"
 #include "daemon/spanlist.h"
@@ -35,7 +36,8 @@ typedef struct mheap {
     adopt_table *adopted; /* adoptions end with their span at the latest */
     left_table *left;     /* so do claims on what sessions have left */
     uint64_t limit_bytes; /* soft limit of arena and metadata, 0: none */
-    uint64_t metadata_bytes; /* as last asked of the kernel */
+    uint64_t metadata_bytes; /* as last asked of the kernel: for people to look at */
+    metabook book;           /* what of it counts towards the limit */
     uint64_t ninuse_pages;
     uint64_t ninuse_spans;
     uint64_t npeak_pages;  /* most pages in use since the scavenger's generation began */
@@ -101,10 +103,10 @@ uint64_t mheap_release(mheap *heap, uint64_t npages);
 /*
  * Take [first, first + npages), within one heap arena, to put memory behind them ahead of their use: if all of them are
  * free and have none. The heap grows for it if they follow its end. True: the caller commits them and says so with
- * mheap_end_ahead(); until then they are nobody's and count as committed.
+ * mheap_end_ahead(); until then they are nobody's and count as committed. described: so has what describes them.
  */
 bool mheap_begin_ahead(mheap *heap, page_no first, uint64_t npages) __attribute__((warn_unused_result));
-void mheap_end_ahead(mheap *heap, page_run run, bool backed);
+void mheap_end_ahead(mheap *heap, page_run run, bool backed, bool described);
 
 /*
  * If the chunk that page lies in has nothing in it and no memory: take it, to release what describes its pages (their
@@ -126,7 +128,13 @@ uint64_t mheap_over_limit_with(const mheap *heap, unsigned percent, uint64_t npa
 /* Pages that can come into use before the memory limit is reached, if all that is free is released for them. */
 uint64_t mheap_room_pages(const mheap *heap);
 
-/* Ask the kernel what the metadata occupies. Two system calls. */
+/* The metadata that counts towards the memory limit: that which the daemon has given memory. */
+uint64_t mheap_charged_bytes(const mheap *heap);
+
+/* The span's kept bits may be in use from now on. */
+void mheap_note_kept(mheap *heap, page_no span);
+
+/* Ask the kernel what the metadata occupies, and count the tables anew. Two system calls. */
 void mheap_refresh_metadata(mheap *heap);
 
 /*

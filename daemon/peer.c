@@ -15,6 +15,12 @@
  *       read and write the peer until the loop turns. A peer that is closing is never made to wait (peer_hold), since
  *       nobody comes back to it; only memory that is being committed for it keeps it until that has ended.
  *
+ * Descriptors: the last 16 below the limit of the process are a reserve. Who connects when only these are left (late)
+ *       has its Attach answered with EUSERS and is closed, and can ask all that needs no session: so a daemon with too
+ *       many clients can still be looked at. A session's pidfd is never one of the reserve either. At most 8 connections
+ *       are late, the oldest makes room for the next. If accept finds no descriptor in spite of that, libuv gives up one
+ *       that it keeps for the purpose, and closes what waits (uv__emfile_trick); so the loop does not spin.
+ *
  * A request that comes in one piece and whose reply the socket takes, so each of an honest client, costs three system
  * calls (epoll_wait, read, write: as many as a bare echo) and no malloc: it is unpacked into the server's bump, what it
  * leases is noted in memory of the server (oppool.c), the reply is packed into a buffer of the server.
@@ -22,10 +28,12 @@
 #include "daemon/server.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -38,6 +46,8 @@
 
 #define QUEUED_BYTES_MAX (256 * KIB)
 #define DEFERS_MAX       16u
+#define RESERVE_FDS      16u
+#define LATE_MAX         8u
 
 static void peer_process(peer *p);
 
@@ -93,6 +103,7 @@ void peer_close(peer *p)
         p->op_detach = p->deferred = false;
         p->busy = false;
     }
+    s->nlate -= p->late;
     DL_DELETE(s->peers, p);
     DL_APPEND2(s->gone, p, gone_prev, gone_next);
     uv_close((uv_handle_t *)&p->pipe, peer_on_closed);
@@ -371,6 +382,57 @@ int peer_validate_all(const server *s, FILE *err)
     return 0;
 }
 
+int peer_late_fd(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur > INT_MAX)
+        return INT_MAX;
+    return limit.rlim_cur < RESERVE_FDS ? 0 : (int)(limit.rlim_cur - RESERVE_FDS);
+}
+
+/* A peer of the reserve; if there are many, the oldest makes room. */
+static void peer_note_late(peer *p)
+{
+    server *s = p->server;
+
+    p->late = true;
+    s->nlate++;
+    if (s->nlate == 1)
+        log_warn("few descriptors are left: no more sessions");
+    for (peer *old = s->peers; s->nlate > LATE_MAX; old = old->next) {
+        if (old->late) {
+            peer_close(old);
+            return;
+        }
+    }
+}
+
+static void refuse(server *s);
+
+static void on_refused(uv_handle_t *handle)
+{
+    server *s = handle->data;
+
+    s->refusing = false;
+    if (s->refuse_again && !s->stopping)
+        refuse(s);
+}
+
+/* There is no memory for a connection. It has to be accepted all the same: libuv takes no other one before it. */
+static void refuse(server *s)
+{
+    s->refuse_again = s->refusing;
+    if (s->refusing)
+        return;
+    log_warn("no memory for a connection");
+    (void)uv_pipe_init(&s->loop, &s->refused, 0);
+    s->refused.data = s;
+    s->refusing = true;
+    (void)uv_accept((uv_stream_t *)&s->listener, (uv_stream_t *)&s->refused);
+    uv_close((uv_handle_t *)&s->refused, on_refused);
+}
+
 void peer_on_connection(uv_stream_t *listener, int status)
 {
     server *s = listener->data;
@@ -385,8 +447,8 @@ void peer_on_connection(uv_stream_t *listener, int status)
     }
     p = calloc(1, sizeof(*p));
     if (p == NULL || uv_pipe_init(&s->loop, &p->pipe, 0) < 0) {
-        log_warn("no memory for a connection");
         free(p);
+        refuse(s);
         return;
     }
     p->server = s;
@@ -400,4 +462,6 @@ void peer_on_connection(uv_stream_t *listener, int status)
     }
     p->pid = (uint32_t)cred.pid;
     p->uid = cred.uid;
+    if (fd >= s->late_fd)
+        peer_note_late(p);
 }

@@ -39,6 +39,7 @@ typedef struct peer {
     bool busy;
     bool closing;
     bool closed;   /* the handle is; the peer goes when it is not busy either */
+    bool late;     /* it has a descriptor of the reserve: no session for it */
     bool notified; /* a notice was sent since its last request: no second one, it may be asleep */
     uint8_t *in;   /* bytes not yet handled: in_few, or memory of their own. NULL: none */
     size_t in_bytes;
@@ -64,6 +65,8 @@ typedef struct peer {
 
 /* A connection has come in at the server that is the listener's data. */
 void peer_on_connection(uv_stream_t *listener, int status);
+/* The first descriptor of the reserve, by the limit of this process. */
+int peer_late_fd(void);
 /* Close it. Its session, if it has one, is lost from now on. Closing already: nothing happens. */
 void peer_close(peer *p);
 /* Send a reply. A client that does not read is disconnected when 256 KiB wait for it. */

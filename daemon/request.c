@@ -20,6 +20,7 @@
 
 #define LIST_SESSIONS_MAX  128u
 #define LIST_ROOTS_MAX     128u
+#define ATTACH_FDS         4
 
 /* What goallocd.proto calls the states of sessions that are over. */
 enum { SESSION_STATE_DETACHED = 4, SESSION_STATE_DIED = 5 };
@@ -101,7 +102,7 @@ static void reattach(peer *p, uint64_t id, const Goallocd__Attach *ask)
     session_set_state(&srv->sessions, s, SHM_SESSION_OPEN);
     p->session = s->no;
     p->epoch = s->epoch;
-    server_watch(srv, p, s);
+    (void)server_watch(srv, p, s);
     log_debug("session %u: pid %u has come back", s->no.n, s->pid);
 
     body.protocol = GOALLOC_PROTOCOL;
@@ -116,14 +117,86 @@ static void reattach(peer *p, uint64_t id, const Goallocd__Attach *ask)
     peer_reply(p, &reply);
 }
 
-static void handle_attach(peer *p, uint64_t id, const Goallocd__Attach *ask)
+static const struct {
+    int error;
+    const char *message;
+} open_errors[] = {
+    [SESSION_E_NO_SLOT] = { EUSERS, "there are as many sessions as there can be" },
+    [SESSION_E_NO_MEMORY] = { ENOMEM, "the daemon has no memory for another session" },
+    [SESSION_E_NO_RANDOM] = { EIO, "the system gives the daemon no random numbers" },
+};
+
+/* No descriptor is left for a session: the peer is told, and gives back its own. */
+static void refuse_late(peer *p, uint64_t id)
+{
+    reply_error(p, id, EUSERS, "the daemon has no descriptors left for another session");
+    peer_close(p);
+}
+
+/* Descriptors of a new session, in the order of the reply. False: there are none. */
+static bool attach_fds(const heapfile *file, const session *s, int ret[ATTACH_FDS])
+{
+    bool readonly = s->flags & SESSION_READONLY;
+
+    ret[0] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA];
+    ret[1] = heapfile_spans_fd(file);
+    ret[2] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP];
+    ret[3] = heapfile_life_fd(file, s->no);
+    return ret[1] >= 0 && ret[3] >= 0;
+}
+
+/* Those that were made for the reply; the others are the heapfile's. */
+static void close_attach_fds(const int fds[ATTACH_FDS])
+{
+    for (int i = 1; i < ATTACH_FDS; i += 2) {
+        if (fds[i] >= 0)
+            (void)close(fds[i]);
+    }
+}
+
+/* Answer an Attach that has opened s; or, without descriptors, undo that and refuse. */
+static void attach_reply(peer *p, uint64_t id, session *s)
 {
     server *srv = p->server;
     const shm_header *header = srv->heap->map->header;
     Goallocd__Reply reply = reply_init(id);
     Goallocd__AttachReply body = GOALLOCD__ATTACH_REPLY__INIT;
+    int fds[ATTACH_FDS];
+
+    if (!attach_fds(srv->file, s, fds) || !server_watch(srv, p, s)) {
+        close_attach_fds(fds);
+        session_cancel(&srv->sessions, s);
+        refuse_late(p, id);
+        return;
+    }
+    p->session = s->no;
+    p->epoch = s->epoch;
+    log_debug("session %u: pid %u, uid %u, '%s'", s->no.n, s->pid, s->uid, s->label);
+
+    body.protocol = GOALLOC_PROTOCOL;
+    body.abi_hash = header->abi_hash;
+    body.generation = header->generation;
+    body.session = s->no.n;
+    body.epoch = s->epoch;
+    body.token = (ProtobufCBinaryData){ .len = SESSION_TOKEN_BYTES, .data = srv->file->private->tokens[s->no.n] };
+    body.arena_base = header->base;
+    body.arena_bytes = header->arena_bytes;
+    body.spans_bytes = header->spans_bytes;
+    body.bitmap_bytes = header->bitmap_bytes;
+    body.daemon_version = (char *)(uintptr_t)GOALLOC_VERSION;
+    reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
+    reply.attach = &body;
+    peer_reply_with_fds(p, &reply, fds, ATTACH_FDS);
+    close_attach_fds(fds);
+}
+
+static void handle_attach(peer *p, uint64_t id, const Goallocd__Attach *ask)
+{
+    server *srv = p->server;
+    const shm_header *header = srv->heap->map->header;
     session_request request = { ask->flags, p->pid, p->uid, ask->limit_bytes, ask->label };
     session *s;
+    int e;
 
     if (ask->protocol != GOALLOC_PROTOCOL) {
         reply_error(p, id, EPROTONOSUPPORT, "this daemon speaks another version of the protocol");
@@ -142,47 +215,20 @@ static void handle_attach(peer *p, uint64_t id, const Goallocd__Attach *ask)
         reply_error(p, id, EALREADY, "this connection is attached already");
         return;
     }
+    if (p->late) {
+        refuse_late(p, id);
+        return;
+    }
     if (ask->token.len != 0) {
         reattach(p, id, ask);
         return;
     }
-    if (session_open(&srv->sessions, &request, &s) != 0) {
-        reply_error(p, id, EUSERS, "no room for another session");
+    e = session_open(&srv->sessions, &request, &s);
+    if (e != 0) {
+        reply_error(p, id, open_errors[e].error, open_errors[e].message);
         return;
     }
-    p->session = s->no;
-    p->epoch = s->epoch;
-    server_watch(srv, p, s);
-    log_debug("session %u: pid %u, uid %u, '%s'", s->no.n, s->pid, s->uid, s->label);
-
-    body.protocol = GOALLOC_PROTOCOL;
-    body.abi_hash = header->abi_hash;
-    body.generation = header->generation;
-    body.session = s->no.n;
-    body.epoch = s->epoch;
-    body.token = (ProtobufCBinaryData){ .len = SESSION_TOKEN_BYTES, .data = srv->file->private->tokens[s->no.n] };
-    body.arena_base = header->base;
-    body.arena_bytes = header->arena_bytes;
-    body.spans_bytes = header->spans_bytes;
-    body.bitmap_bytes = header->bitmap_bytes;
-    body.daemon_version = (char *)(uintptr_t)GOALLOC_VERSION;
-    reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
-    reply.attach = &body;
-
-    const heapfile *file = srv->file;
-    bool readonly = s->flags & SESSION_READONLY;
-    int fds[4] = { readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA], heapfile_spans_fd(file),
-                   readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP], heapfile_life_fd(file, s->no) };
-
-    if (fds[1] < 0 || fds[3] < 0) {
-        peer_violation(p, "no descriptors for session %u", s->no.n);
-    } else {
-        peer_reply_with_fds(p, &reply, fds, 4);
-    }
-    for (int i = 1; i < 4; i += 2) {
-        if (fds[i] >= 0)
-            (void)close(fds[i]);
-    }
+    attach_reply(p, id, s);
 }
 
 static void handle_detach(peer *p, uint64_t id)
@@ -294,6 +340,7 @@ static void object_publish(server *s, const object_ref *object)
 
     if (u32_load_relaxed(&span->owner) != 0) {
         adopt_ensure_kept(s->heap->map, object->first);
+        mheap_note_kept(s->heap, object->first);
         (void)u64_fetch_or_acq_rel(&shm_kept_bits(s->heap->map, object->first)[object->word], object->bit);
     }
     adopt_clear(s->heap->adopted, object->offset);
@@ -329,6 +376,7 @@ static void handle_adopt(peer *p, uint64_t id, uint64_t offset)
         reply_error(p, id, EALREADY, "the object is free");
         return;
     }
+    mheap_note_kept(srv->heap, object.first);
     reply_ok(p, id);
 }
 

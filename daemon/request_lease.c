@@ -97,7 +97,7 @@ static bool limit_allows(server *s, uint64_t npages)
                  "all that is free is being given back to the system",
                  (unsigned long long)(s->heap->limit_bytes / MIB),
                  (unsigned long long)(s->heap->ninuse_pages * PAGE_BYTES / MIB),
-                 (unsigned long long)(s->heap->metadata_bytes / MIB));
+                 (unsigned long long)(mheap_charged_bytes(s->heap) / MIB));
         s->last_limit_warning_ms = now_ms;
     }
     return false;

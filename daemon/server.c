@@ -143,7 +143,7 @@ static void watch_on_death(uv_poll_t *poll, int status, int events)
     }
 }
 
-void server_watch(server *s, peer *p, const session *sess)
+bool server_watch(server *s, peer *p, const session *sess)
 {
     uv_os_fd_t fd;
     int pidfd = -1;
@@ -151,18 +151,22 @@ void server_watch(server *s, peer *p, const session *sess)
     watch *w;
 
     if (uv_fileno((uv_handle_t *)&p->pipe, &fd) < 0)
-        return;
+        return true;
     if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &len) < 0)
         pidfd = sess->pid == 0 ? -1 : (int)syscall(SYS_pidfd_open, sess->pid, 0);
     if (pidfd < 0) {
         log_debug("session %u: no pidfd for pid %u: %s", sess->no.n, sess->pid, strerror(errno));
-        return;
+        return errno != EMFILE && errno != ENFILE;
+    }
+    if (pidfd >= s->late_fd) {
+        (void)close(pidfd);
+        return false;
     }
     w = calloc(1, sizeof(*w));
     if (w == NULL || uv_poll_init(&s->loop, &w->poll, pidfd) < 0) {
         (void)close(pidfd);
         free(w);
-        return;
+        return true;
     }
     w->poll.data = w;
     w->server = s;
@@ -173,6 +177,7 @@ void server_watch(server *s, peer *p, const session *sess)
     s->watches[sess->no.n] = w;
     if (uv_poll_start(&w->poll, UV_READABLE, watch_on_death) < 0)
         watch_end(s, sess->no);
+    return true;
 }
 
 /* --- work in slices --- */
@@ -465,6 +470,7 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
     s->heap = heap;
     s->options = *options;
     s->started_ms = uv_hrtime() / 1000000;
+    s->late_fd = peer_late_fd();
     oppool_init(&s->ops);
     frame_bump_init(&s->bump, s->bump_buf, sizeof(s->bump_buf));
     if (options->recovered) {

@@ -58,6 +58,11 @@ struct server {
     uint32_t lost_from; /* the slot that was asked last */
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
     peer *peers;
+    unsigned nlate; /* peers that came when few descriptors were left */
+    int late_fd;    /* descriptors from here on are the reserve, see peer.c */
+    uv_pipe_t refused; /* takes a connection that there is no memory for, and closes it */
+    bool refusing;
+    bool refuse_again; /* another one waits for that */
     peer *gone; /* closing, or closed while memory is being committed for their requests */
     watch *watches[SHM_SESSIONS_MAX];
     server_options options;
@@ -82,8 +87,11 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
 
 /* Close the connection that still has this session: its process has come back with another one. */
 void server_drop_peer_of(server *s, const session *session);
-/* Watch the process of a session that the peer has just opened, or taken up again. */
-void server_watch(server *s, peer *p, const session *session);
+/*
+ * Watch the process of a session that the peer has just opened, or taken up again. False: no descriptor is left for it,
+ * and its death will be seen by the end of its connection alone.
+ */
+bool server_watch(server *s, peer *p, const session *session);
 /* Pages that were being released are free again: data is the server. */
 void server_on_released(void *data);
 /* Look whether the processes of lost sessions are still there, from now on. */

@@ -88,10 +88,10 @@ int session_open(session_table *table, const session_request *request, session *
         return SESSION_E_NO_SLOT;
     s = calloc(1, sizeof(*s));
     if (s == NULL)
-        return SESSION_E_NO_SLOT;
+        return SESSION_E_NO_MEMORY;
     if (getrandom(table->heap->file->private->tokens[no], SESSION_TOKEN_BYTES, 0) != (ssize_t)SESSION_TOKEN_BYTES) {
         free(s);
-        return SESSION_E_NO_SLOT;
+        return SESSION_E_NO_RANDOM;
     }
     table->search_from = no;
     if (no >= u32_load_relaxed(&table->heap->map->header->nsession_slots))
@@ -124,6 +124,20 @@ int session_open(session_table *table, const session_request *request, session *
     CRASH_POINT(session_after_state);
     *ret = s;
     return 0;
+}
+
+static void session_forget(session_table *table, session *s)
+{
+    session_set_state(table, s, SHM_SESSION_FREE);
+    table->slots[s->no.n] = NULL;
+    table->nopen--;
+    free(s);
+}
+
+void session_cancel(session_table *table, session *s)
+{
+    assert(s->leased.count == 0 && s->nops == 0);
+    session_forget(table, s);
 }
 
 bool session_has_token(const session_table *table, const session *s, const uint8_t *token, size_t len_bytes)
@@ -367,11 +381,12 @@ void lease_revoke(session_table *table, session *s, page_no first, bool punched)
  * A large run belongs to who allocated it until its object is freed. One that another process has freed is the
  * daemon's if the daemon takes the object: true, and then the lessee holds nothing of it.
  *
- * Three write the two words of a leased run, bit 0 of each. alloc: the lessee alone sets it, for an object that it
- * hands out; the lessee (free) and the daemon (here) clear it by fetch_and, and who sees it go from 1 to 0 has the run, so
- * a lessee that frees at the same time is told that the object is free already. remote: others set it by fetch_or (free);
- * only the daemon clears it, when the lease is over. The lessee never hands out a run whose remote bit is set, which
- * a faulty second free leaves behind: it returns the run.
+ * Three write the two words of a leased run, bit 0 of each.
+ *   alloc   the lessee alone sets it, for an object that it hands out. The lessee (free) and the daemon (here) clear it
+ *           by fetch_and, and who sees it go from 1 to 0 has the run; so a lessee that frees at the same time is told
+ *           that the object is free already.
+ *   remote  others set it by fetch_or (free); only the daemon clears it, when the lease is over. The lessee never hands
+ *           out a run whose remote bit is set, which a faulty second free leaves behind: it returns the run.
  *
  * Remote first, acquire: what the freeing process wrote into the object happens before the next use of the pages. A
  * remote bit of an object before this one is not distinguished from one of this object: the lessee does not hand out
@@ -428,13 +443,10 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
             (void)lease_sweep(table, object.first, true);
         }
         if (empty) {
-            session_set_state(table, s, SHM_SESSION_FREE);
-            table->slots[s->no.n] = NULL;
-            table->nopen--;
             if (table->nended >= SESSIONS_ENDED_KEPT)
                 left_forget_owner(heap->left, table->ended[table->nended % SESSIONS_ENDED_KEPT].left);
             table->ended[table->nended++ % SESSIONS_ENDED_KEPT] = *s;
-            free(s);
+            session_forget(table, s);
             return true;
         }
     }

@@ -59,6 +59,8 @@ enum {
     SESSION_E_NOT_LEASED = 2, /* the span that was named is not leased by the session */
     SESSION_E_NOT_EMPTY = 3,  /* a RECLAIM session returns a span with objects in it */
     SESSION_E_NO_RUN = 4,     /* the span is no large run of AllocLarge */
+    SESSION_E_NO_MEMORY = 5,
+    SESSION_E_NO_RANDOM = 6, /* the system gives no random numbers for a token */
 };
 
 void session_table_init(session_table *table, mheap *heap);
@@ -71,9 +73,15 @@ void session_table_init(session_table *table, mheap *heap);
 int session_table_recover(session_table *table, mheap *heap, const char **ret_why) __attribute__((warn_unused_result));
 void session_table_end(session_table *table);
 
-/* Open a session. 0, SESSION_E_NO_SLOT. The table owns *ret until session_end_step() has finished it. */
+/*
+ * Open a session. 0, SESSION_E_NO_SLOT, SESSION_E_NO_MEMORY, SESSION_E_NO_RANDOM. The table owns *ret until
+ * session_end_step() has finished it.
+ */
 int session_open(session_table *table, const session_request *request, session **ret)
     __attribute__((warn_unused_result));
+
+/* Undo session_open(): nobody has been told of the session, which has nothing. s is gone. */
+void session_cancel(session_table *table, session *s);
 
 /* True if token is the session's. Takes the same time whatever differs. */
 bool session_has_token(const session_table *table, const session *s, const uint8_t *token, size_t len_bytes);

@@ -9,6 +9,8 @@
 
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 
 #include "shm/layout.h"
@@ -196,6 +198,80 @@ static void sessions_shows_every_label_as_text(void **state)
     }
 }
 
+/* --- a daemon that shows anything --- */
+
+/* Accept one connection after the other on listen_fd and answer each request with one session of that label. */
+static void serve_label(int listen_fd, const char *label)
+{
+    static uint8_t buf[FRAME_BYTES_MAX];
+    Goallocd__SessionInfo info = GOALLOCD__SESSION_INFO__INIT;
+    Goallocd__SessionInfo *infos[] = { &info };
+    Goallocd__SessionListReply list = GOALLOCD__SESSION_LIST_REPLY__INIT;
+    Goallocd__Reply reply = GOALLOCD__REPLY__INIT;
+
+    info.session = 7;
+    info.label = (char *)(uintptr_t)label;
+    list.n_sessions = 1;
+    list.sessions = infos;
+    reply.id = 1;
+    reply.result_case = GOALLOCD__REPLY__RESULT_SESSION_LIST;
+    reply.session_list = &list;
+    for (;;) {
+        int fd = accept(listen_fd, NULL, NULL);
+        ssize_t n = recv(fd, buf, sizeof(buf), 0);
+
+        if (n > 0)
+            n = send(fd, buf, frame_pack(&reply.base, buf, sizeof(buf)), MSG_NOSIGNAL);
+        (void)recv(fd, buf, sizeof(buf), 0); /* until it hangs up */
+        (void)close(fd);
+    }
+}
+
+static void sessions_of_a_daemon_with_any_label_has_its_row(void **state)
+{
+    static const char *const labels[][2] = { { "half \xe6\x97", "half ??" },
+                                             { "\xff\x1b[2J\xfe", "??[2J?" },
+                                             { "csi \xc2\x9b ok \xc3\xbc", "csi ? ok \xc3\xbc" } };
+    static const char *const json[] = { "--json", "sessions", NULL };
+    static const char *const plain[] = { "sessions", NULL };
+    static char out[1 << 16];
+    fixture fake = { .daemon = 0 };
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+    (void)state;
+    (void)snprintf(fake.dir, sizeof(fake.dir), "/tmp/goalloc-test.XXXXXX");
+    assert_non_null(mkdtemp(fake.dir));
+    (void)snprintf(fake.socket, sizeof(fake.socket), "%s/socket", fake.dir);
+    memcpy(address.sun_path, fake.socket, sizeof(fake.socket));
+    for (size_t i = 0; i < 3; i++) {
+        int listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        pid_t pid;
+        json_t *answer;
+        json_t *row;
+
+        assert_int_equal(bind(listen_fd, (struct sockaddr *)&address, sizeof(address)), 0);
+        assert_int_equal(listen(listen_fd, 4), 0);
+        pid = fork();
+        assert_true(pid >= 0);
+        if (pid == 0)
+            serve_label(listen_fd, labels[i][0]);
+        assert_int_equal(fixture_ctl(&fake, json, out, sizeof(out)), 0);
+        answer = json_loads(out, 0, NULL);
+        assert_int_equal(json_array_size(json_object_get(answer, "sessions")), 1);
+        row = json_array_get(json_object_get(answer, "sessions"), 0);
+        assert_int_equal(figure(row, "session"), 7);
+        assert_string_equal(json_string_value(json_object_get(row, "label")), labels[i][1]);
+        json_decref(answer);
+        assert_int_equal(fixture_ctl(&fake, plain, out, sizeof(out)), 0);
+        assert_non_null(strstr(out, labels[i][1]));
+        (void)kill(pid, SIGKILL);
+        (void)child_wait(pid);
+        (void)close(listen_fd);
+        (void)unlink(fake.socket);
+    }
+    (void)rmdir(fake.dir);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -205,6 +281,7 @@ int main(void)
         TEST(a_daemon_that_answers_late_but_in_time_is_waited_for),
         TEST(a_timeout_that_is_none_is_refused),
         TEST(sessions_shows_every_label_as_text),
+        cmocka_unit_test(sessions_of_a_daemon_with_any_label_has_its_row),
     };
 
     return cmocka_run_group_tests_name("goallocctl", tests, NULL, NULL);

@@ -172,12 +172,114 @@ static void publish_while_the_owner_ends_is_kept_or_refused(void **state)
     assert_true(fixture_is_clean(f, npublished));
 }
 
+/* --- a daemon without descriptors --- */
+
+#define NOFILE 80u
+#define CONNECTIONS 200
+
+/* Open sessions until the daemon refuses. How many; *ret_heaps has their connections. */
+static unsigned attach_until_refused(const fixture *f, rawheap *heaps)
+{
+    Goallocd__Attach ask = rawheap_attach_init();
+
+    for (unsigned n = 0; n < CONNECTIONS; n++) {
+        Goallocd__Reply *reply;
+        int error;
+
+        memset(&heaps[n], 0, sizeof(heaps[n]));
+        heaps[n].fd = raw_connect(f);
+        reply = rawheap_ask(&heaps[n], &ask);
+        assert_non_null(reply); /* it is told why, and not just disconnected */
+        error = reply->error;
+        if (error != 0)
+            assert_non_null(strstr(reply->message, "descriptors"));
+        goallocd__reply__free_unpacked(reply, NULL);
+        for (int i = 0; i < RAWHEAP_NFDS; i++) {
+            if (heaps[n].fds[i] >= 0)
+                (void)close(heaps[n].fds[i]);
+        }
+        if (error != 0) {
+            assert_int_equal(error, EUSERS);
+            assert_true(raw_is_closed(heaps[n].fd));
+            rawheap_disconnect(&heaps[n]);
+            return n;
+        }
+    }
+    fail_msg("%u sessions with %u descriptors", CONNECTIONS, NOFILE);
+    return 0;
+}
+
+static uint64_t open_sessions(const fixture *f)
+{
+    goalloc_stats_t stats;
+
+    fixture_stats(f, &stats);
+    return stats.sessions;
+}
+
+/* Processor time that the daemon has used, in ticks. */
+static unsigned long daemon_ticks(const fixture *f)
+{
+    char path[64];
+    unsigned long user = 0;
+    unsigned long system = 0;
+    FILE *file;
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)f->daemon);
+    file = fopen(path, "re");
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system),
+                     2);
+    (void)fclose(file);
+    return user + system;
+}
+
+static void attach_without_descriptors_is_refused_and_the_daemon_still_answers(void **state)
+{
+    static const char *const commands[][2] = { { "stats", NULL }, { "sessions", NULL }, { "check", NULL } };
+    static rawheap heaps[CONNECTIONS];
+    static char out[1 << 16];
+    int idle[CONNECTIONS];
+    fixture own;
+    const fixture *f = &own;
+    unsigned long ticks;
+    unsigned n;
+
+    (void)state;
+    fixture_start_with_descriptors(&own, NULL, NOFILE);
+    n = attach_until_refused(f, heaps);
+    assert_in_range(n, 10, NOFILE / 2);
+    for (int round = 0; round < 2; round++) {
+        for (size_t i = 0; i < 3; i++)
+            assert_int_equal(fixture_ctl(f, commands[i], out, sizeof(out)), 0);
+        for (int i = 0; round == 0 && i < CONNECTIONS; i++) /* these say nothing */
+            idle[i] = raw_connect(f);
+    }
+    ticks = daemon_ticks(f);
+    (void)usleep(500000);
+    assert_in_range(daemon_ticks(f) - ticks, 0, (unsigned long)sysconf(_SC_CLK_TCK) / 4); /* it does not spin */
+    for (int i = 0; i < CONNECTIONS; i++)
+        (void)close(idle[i]);
+    for (unsigned i = 0; i < n; i += 2)
+        rawheap_disconnect(&heaps[i]);
+    for (int i = 0; i < 500 && open_sessions(f) > n / 2; i++)
+        (void)usleep(5000);
+    assert_in_range(attach_until_refused(f, &heaps[n]), (n + 1) / 2 - 2, (n + 1) / 2 + 2);
+    for (unsigned i = 0; i < 3 * n && i < CONNECTIONS; i++) {
+        if (heaps[i].fd > 0)
+            (void)close(heaps[i].fd);
+    }
+    assert_true(fixture_is_clean(f, 0));
+    assert_true(fixture_stop(&own));
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(reattach_of_a_process_that_has_become_another_user_succeeds),
         TEST(publish_while_the_owner_ends_is_kept_or_refused),
+        TEST(attach_without_descriptors_is_refused_and_the_daemon_still_answers),
     };
 
     return cmocka_run_group_tests_name("sessions in the daemon", tests, NULL, NULL);

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -70,6 +71,8 @@ static void exec_daemon(const fixture *f, const char *more)
     if (f->crash != NULL && setenv("GOALLOC_CRASH", f->crash, 1) < 0)
         _exit(126);
     if (fd < 0 || dup2(fd, STDERR_FILENO) < 0)
+        _exit(126);
+    if (f->nofile != 0 && setrlimit(RLIMIT_NOFILE, &(struct rlimit){ f->nofile, f->nofile }) < 0)
         _exit(126);
     (void)execv(argv[0], (char *const *)(uintptr_t)argv);
     _exit(127);
@@ -164,6 +167,13 @@ static void start(fixture *f)
 void fixture_start(fixture *f, const char *const *options)
 {
     make_place(f, options);
+    start(f);
+}
+
+void fixture_start_with_descriptors(fixture *f, const char *const *options, unsigned nofile)
+{
+    make_place(f, options);
+    f->nofile = nofile;
     start(f);
 }
 

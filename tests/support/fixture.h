@@ -30,6 +30,7 @@ typedef struct fixture {
     int nfds;     /* the daemon's open descriptors when it had no client yet */
     char state_dir[96];        /* "": the daemon has none */
     const char *const *options; /* the caller's, for restarts */
+    unsigned nofile;            /* descriptors that a daemon may have; 0: as many as the test */
     const char *crash;          /* the point at which daemons that are started from now on are killed; NULL: none */
 } fixture;
 
@@ -38,6 +39,9 @@ typedef struct fixture {
  * not come up.
  */
 void fixture_start(fixture *f, const char *const *options);
+
+/* The same with a daemon that may have so many descriptors (RLIMIT_NOFILE). */
+void fixture_start_with_descriptors(fixture *f, const char *const *options, unsigned nofile);
 
 /*
  * The daemon must still run; it is stopped by SIGTERM and must end with status 0. False: it has not. Removes the

@@ -138,7 +138,7 @@ static void scavenger_wants_what_is_above_its_goals(void **state)
             mheap_free_span(&heap, free, false);
         }
         heap.npeak_pages = rows[i].peak;
-        heap.metadata_bytes = 0;
+        heap.book.nunits = heap.book.nfixed = 0;
         s = (scavenger){ .heap = &heap, .recorded_pages = rows[i].recorded, .nquiet = rows[i].nquiet };
         assert_int_equal(mheap_committed_pages(&heap), rows[i].inuse + rows[i].free);
         assert_int_equal(scavenge_surplus_pages(&s), rows[i].surplus);
