@@ -287,11 +287,11 @@ static int come_back(deadline until)
         if (r == 0)
             return 0;
         link_close();
-        if (r != -ENOTCONN)
+        if (r != -ENOTCONN && r != -EUSERS) /* EUSERS: the daemon is short of descriptors */
             return r;
         if (deadline_left_ms(until) == 0)
-            return -ETIMEDOUT;
-        (void)poll(NULL, 0, 1); /* whoever serves is in trouble */
+            return r == -ENOTCONN ? -ETIMEDOUT : r;
+        (void)poll(NULL, 0, r == -ENOTCONN ? 1 : RETRY_MS_MAX);
     }
     return stale ? -ESTALE : 0;
 }

@@ -93,6 +93,7 @@ static void *map_shared(int fd, uint64_t len_bytes)
         (void)munmap(room, room_bytes);
         return NULL;
     }
+    (void)madvise(p, len_bytes, MADV_DONTDUMP); /* a core dump would give memory to every hole of the file */
     if (before > 0)
         (void)munmap(room, before);
     if (before + mapped_bytes < room_bytes)

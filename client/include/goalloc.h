@@ -105,8 +105,8 @@ typedef struct goalloc_stats_t {
     uint64_t live_bytes;         /* whole heap, each object with its usable size: that of its class, or pages */
     uint64_t committed_bytes;    /* arena pages in use or kept free: what the heap occupies */
     uint64_t released_bytes;     /* arena pages once used and given back to the OS, or grown and not yet used */
-    uint64_t metadata_bytes;     /* physical memory of the spans and bitmap regions: at most 5% of committed_bytes in
-                                    a heap of some MiB */
+    uint64_t metadata_bytes;     /* physical memory of the spans and bitmap regions, as the kernel counts it: at most 5%
+                                    of committed_bytes in a heap of some MiB, unless a client has added some */
     uint64_t sessions;           /* attached processes, this one included */
     uint64_t leased_spans;       /* spans and large runs held by sessions */
     uint64_t roots;              /* named roots */
