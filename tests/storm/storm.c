@@ -27,7 +27,7 @@
 const char *__tsan_default_options(void);
 __attribute__((visibility("default"))) const char *__tsan_default_options(void)
 {
-    return "die_after_fork=0";
+    return "die_after_fork=0:report_thread_leaks=0";
 }
 
 /* The library's copying and clearing of objects: see "bytes" in pattern.c. */
