@@ -1,8 +1,8 @@
 """Compares two builds of goalloc: the rows of suite.py, each executed by the old and the new build in turn.
 
-Called by tests/bench/compare. suite.py has the rows, the daemon for each execution and the counting of instructions, and
-takes the build from two variables of its module, which are set here for each execution. In each pair of executions the
-one or the other build comes first, by turns.
+Called by tests/bench/compare. suite.py has the rows, the daemon for each execution and the counting of instructions,
+and takes the build from two variables of its module, which are set here for each execution. In each pair of executions
+the one or the other build comes first, by turns.
 
 A row's noise is taken from its own samples: what two executions of the same build, one after the other, differ by in
 three of four cases. A row is marked if its ratio new / old is further from 1 than that.
@@ -67,8 +67,8 @@ class Comparison:
             done += 1
             longest = max(longest, time.monotonic() - pair_begin)
             left = longest * (self.arguments.pairs - pair - 1)
-            print(f"pair {pair + 1} of {self.arguments.pairs} done after {time.monotonic() - begin:.0f} s, some {left:.0f} s "
-                  "left", file=sys.stderr)
+            print(f"pair {pair + 1} of {self.arguments.pairs} done after {time.monotonic() - begin:.0f} s, "
+                  f"some {left:.0f} s left", file=sys.stderr)
         for row in rows:
             self.suite.compare_checksums(row)
         return done
@@ -134,16 +134,17 @@ def row_line(row):
     noise = "-" if row["noise"] is None else f"{row['noise'] * 100:.0f}%"
     mark = ("faster" if row["ratio"] < 1 else "SLOWER") if row["outside"] else ""
     return (f"{row['name']:34} {report.number(row['ns_per_op']['old'], '{:.1f}'):>10} "
-            f"{report.number(row['ns_per_op']['new'], '{:.1f}'):>10} {report.number(row['ratio'], '{:.3f}'):>7} {noise:>6} "
-            f"{mark:6} {report.number(row['memory_ratio']):>7} {report.number(row['rpcs']['old'], '{:.0f}'):>6} "
+            f"{report.number(row['ns_per_op']['new'], '{:.1f}'):>10} {report.number(row['ratio'], '{:.3f}'):>7} "
+            f"{noise:>6} {mark:6} {report.number(row['memory_ratio']):>7} "
+            f"{report.number(row['rpcs']['old'], '{:.0f}'):>6} "
             f"{report.number(row['rpcs']['new'], '{:.0f}'):>6}")
 
 
 def show(results):
     for build in BUILDS:
         print(f"{build}: {results['builds'][build]}")
-    print(f"medians of {results['pairs']} pairs, old and new in turn; below 1 the new build is faster. Marked: outside of "
-          "the row's noise,\nwhich is what two executions of the same build differ by in three of four cases\n")
+    print(f"pairs of executions: {results['pairs']}; medians; below 1 the new build is faster. Marked: outside of the "
+          "row's noise,\nwhich is what two executions of the same build differ by in three of four cases\n")
     print(f"{'':34} {'ns/op':>21} {'':7} {'':6} {'':6} {'memory':>7} {'RPCs':>13}")
     print(f"{'row':34} {'old':>10} {'new':>10} {'new/old':>7} {'noise':>6} {'':6} {'new/old':>7} {'old':>6} {'new':>6}")
     for row in results["rows"]:
@@ -151,8 +152,8 @@ def show(results):
     print()
     marked = [r for r in results["rows"] if r["outside"]]
     slower = sum(1 for r in marked if r["ratio"] > 1)
-    print(f"geometric mean of {len(results['rows'])} ratios: {report.number(results['geometric_mean'], '{:.3f}')}; outside of "
-          f"their noise: {slower} slower, {len(marked) - slower} faster")
+    print(f"geometric mean of {len(results['rows'])} ratios: {report.number(results['geometric_mean'], '{:.3f}')}; "
+          f"outside of their noise: {slower} slower, {len(marked) - slower} faster")
     for build, counts in (results["instructions"] or {}).items():
         if counts:
             print(f"instructions of malloc + free, 64 bytes, {build}: {counts['with_loop']:.1f}, "
@@ -169,17 +170,19 @@ def show(results):
 def parse_arguments():
     parser = argparse.ArgumentParser(
         prog="tests/bench/compare",
-        description="Runs the rows of the benchmark suite for goalloc alone with two builds, in turn, and says which rows "
-                    "changed by more than their noise. Both are directories that were configured with -DGOALLOC_BENCH=ON "
-                    "and built. tests/bench/README.md explains.")
+        description="Runs the rows of the benchmark suite for goalloc alone with two builds, in turn, and says which "
+                    "rows changed by more than their noise. Both are directories that were configured with "
+                    "-DGOALLOC_BENCH=ON and built. tests/bench/README.md explains.")
     parser.add_argument("old", metavar="OLD_BUILD")
     parser.add_argument("new", metavar="NEW_BUILD")
-    parser.add_argument("--pairs", type=int, metavar="N", help="executions of each row and build (default: 7, quick: 3)")
+    parser.add_argument("--pairs", type=int, metavar="N",
+                        help="executions of each row and build (default: 7, with --quick 3)")
     parser.add_argument("--only", metavar="REGEX", help="only the rows whose names match; also instructions")
-    parser.add_argument("--quick", action="store_true", help="fewer sizes, 3 pairs, no traces unless --only names them")
+    parser.add_argument("--quick", action="store_true",
+                        help="fewer sizes, 3 pairs, no traces unless --only names them")
     parser.add_argument("--minutes", type=float, metavar="M", help="begin no pair that would end after so long")
     parser.add_argument("--output", metavar="FILE", help="write the results as JSON, too")
-    parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows but those of traces")
     arguments = parser.parse_args()
     if arguments.pairs is None:
         arguments.pairs = 3 if arguments.quick else 7
@@ -209,7 +212,8 @@ def make_rows(arguments, comparison):
     """Both builds replay the same traces: those that the new one has recorded, or records now."""
     comparison.use("new")
     rows = [row for row in suite.make_rows(arguments.quick) if "goalloc" in row.allocators]
-    if "trace" in arguments.only if arguments.only else not arguments.quick:
+    with_traces = "trace" in arguments.only if arguments.only else not arguments.quick
+    if with_traces and not arguments.list:  # their names are known when they are recorded
         rows += suite.make_trace_rows(arguments.quick)[0]
     wanted = [row for row in rows if not arguments.only or re.search(arguments.only, row.name)]
     missing = []
@@ -229,7 +233,8 @@ def compare(arguments, directories, directory):
         print("\n".join(row.name for row in rows))
         return 0
     if not rows and not with_instructions:
-        print(f"tests/bench/compare: no row matches '{arguments.only}'; --list prints their names", file=sys.stderr)
+        print(f"tests/bench/compare: no row matches '{arguments.only}'; --list prints their names",
+              file=sys.stderr)
         return 1
     if any(row.group == "growth" for row in rows):
         comparison.suite.warm_up()

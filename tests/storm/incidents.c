@@ -41,7 +41,7 @@
 
 static bool happens(actor *a, enum death kind, unsigned noperations)
 {
-    return options_has(a->w->options, kind) && test_random(&a->random) % noperations == 0;
+    return options_has(a->w->options, kind) && test_random(&a->random) % (noperations / a->w->options->often + 1) == 0;
 }
 
 /* --- trim, cut, detach, exit --- */
