@@ -104,8 +104,9 @@ static void leave(actor *a)
     board_count(a->w->number, FIGURE_EXIT);
     atomic_store(&a->intent->doing, "leave");
     if (r == 0) {
-        actor_begin(a); /* for good: it is in the library, so nobody detaches */
-        exit(0);        /* the others are at work */
+        actor_begin(a); /* both for good: from now on nobody detaches or forks */
+        (void)pthread_mutex_lock(&a->w->forking);
+        exit(0); /* the others are at work */
     }
     atomic_store(&a->w->leaving, r == 1 ? LEAVING_WITH_DETACH : LEAVING_WITHOUT);
 }
@@ -162,11 +163,13 @@ static void start_child(actor *a)
 
     actor_begin(a); /* a child of a detached process would have to attach anew */
     atomic_store(&a->intent->doing, "fork");
+    (void)pthread_mutex_lock(&a->w->forking);
     pid = fork();
     if (pid < 0)
         storm_die(a->intent, "fork: %s", strerror(errno));
     if (pid == 0)
         child_main(a->w, a->intent->thread, seed, self);
+    (void)pthread_mutex_unlock(&a->w->forking);
     actor_end(a);
     a->child = pid;
     board_count(a->w->number, FIGURE_FORK);

@@ -104,6 +104,7 @@ static void init(worker *w, const fixture *f, const worker_arguments *arguments)
     /* Else who wants to detach might wait for ever. */
     (void)pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
     (void)pthread_rwlock_init(&w->quiet, &attributes);
+    (void)pthread_mutex_init(&w->forking, NULL);
 }
 
 int worker_run(const fixture *f, void *arguments)

@@ -28,6 +28,8 @@ typedef struct worker {
     table *t;
     pthread_rwlock_t quiet;     /* read: in an operation; write: nobody is, so the process can detach */
     _Atomic unsigned nsessions; /* changes with each detach, under quiet */
+    pthread_mutex_t
+        forking; /* glibc takes fork handlers away in exit(), under the feet of a fork() in another thread */
     _Atomic int leaving;
 } worker;
 
