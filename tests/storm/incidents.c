@@ -267,6 +267,7 @@ static void start_short(actor *a)
 
 void incidents_do(actor *a)
 {
+    actor_reseed(a, 1);
     if (happens(a, DEATH_TRIM, OPERATIONS_A_TRIM))
         trim(a);
     if (happens(a, DEATH_CUT, OPERATIONS_A_CUT))
