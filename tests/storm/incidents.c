@@ -41,7 +41,7 @@
 
 static bool happens(actor *a, enum death kind, unsigned noperations)
 {
-    return options_has(a->w->options, kind) && test_random(&a->random) % noperations == 0;
+    return options_has(a->w->options, kind) && test_random(&a->random) % (noperations / a->w->options->often + 1) == 0;
 }
 
 /* --- trim, cut, detach, exit --- */
@@ -104,8 +104,9 @@ static void leave(actor *a)
     board_count(a->w->number, FIGURE_EXIT);
     atomic_store(&a->intent->doing, "leave");
     if (r == 0) {
-        actor_begin(a); /* for good: it is in the library, so nobody detaches */
-        exit(0);        /* the others are at work */
+        actor_begin(a); /* both for good: from now on nobody detaches or forks */
+        (void)pthread_mutex_lock(&a->w->forking);
+        exit(0); /* the others are at work */
     }
     atomic_store(&a->w->leaving, r == 1 ? LEAVING_WITH_DETACH : LEAVING_WITHOUT);
 }
@@ -162,11 +163,13 @@ static void start_child(actor *a)
 
     actor_begin(a); /* a child of a detached process would have to attach anew */
     atomic_store(&a->intent->doing, "fork");
+    (void)pthread_mutex_lock(&a->w->forking);
     pid = fork();
     if (pid < 0)
         storm_die(a->intent, "fork: %s", strerror(errno));
     if (pid == 0)
         child_main(a->w, a->intent->thread, seed, self);
+    (void)pthread_mutex_unlock(&a->w->forking);
     actor_end(a);
     a->child = pid;
     board_count(a->w->number, FIGURE_FORK);
@@ -264,6 +267,7 @@ static void start_short(actor *a)
 
 void incidents_do(actor *a)
 {
+    actor_reseed(a, 1);
     if (happens(a, DEATH_TRIM, OPERATIONS_A_TRIM))
         trim(a);
     if (happens(a, DEATH_CUT, OPERATIONS_A_CUT))

@@ -292,11 +292,14 @@ static void look_root_up(actor *a)
 
 void operations_do(actor *a)
 {
-    uint64_t r = test_random(&a->random);
-    uint32_t slot = table_pick(a->w->t, &a->random);
-    uint64_t word = atomic_load(&a->w->t->slots[slot]);
+    uint64_t r, word;
+    uint32_t slot;
 
     intent_store(&a->intent->nops, atomic_load_explicit(&a->intent->nops, memory_order_relaxed) + 1);
+    actor_reseed(a, 0);
+    r = test_random(&a->random);
+    slot = table_pick(a->w->t, &a->random);
+    word = atomic_load(&a->w->t->slots[slot]);
     atomic_store_explicit(&a->intent->slot, slot, memory_order_relaxed);
     if (ONE_IN(r, 4096)) {
         look_root_up(a);

@@ -25,6 +25,9 @@ static const struct argp_option option_table[] = {
       "commas; all (the default); none. A minus before a kind takes it out: all,-detach",
       0 },
     { "interval", 'i', "MS", 0, "A worker is killed every so often; a daemon ten times more seldom (default 40)", 0 },
+    { "often", 'o', "N", 0,
+      "What workers do to themselves (exit, cut, fork, threads, trim, detach) happens N times as often (default 1)",
+      0 },
     { "seed", 'S', "N", 0, "Of all random decisions (default: $GOALLOC_TEST_SEED, else random)", 0 },
     { "slots", 'n', "N", 0, "Objects in the table at most (default 8192)", 0 },
     { "max-mib", 'm', "MIB", 0, "Bytes in the table at most (default 256)", 0 },
@@ -111,6 +114,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case 'i':
         o->interval_ms = parse_number(state, "interval", arg, 1, 1000000);
         return 0;
+    case 'o':
+        o->often = parse_number(state, "often", arg, 1, 1000);
+        return 0;
     case 'S':
         o->seed = strtoull(arg, NULL, 0);
         return 0;
@@ -157,6 +163,7 @@ void options_parse(int argc, char **argv, storm_options *ret)
                             .nthreads = 3,
                             .deaths = (1u << DEATH_COUNT) - 1,
                             .interval_ms = 40,
+                            .often = 1,
                             .nslots = 8192,
                             .max_mib = 256,
                             .seed = default_seed() };

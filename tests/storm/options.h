@@ -43,6 +43,7 @@ typedef struct storm_options {
     unsigned nthreads;
     unsigned deaths; /* a mask */
     unsigned interval_ms;
+    unsigned often; /* what workers do to themselves happens so many times as often as by default */
     unsigned nslots;
     unsigned max_mib;
     uint64_t seed;

@@ -343,7 +343,12 @@ bool round_run(unsigned number, unsigned seconds)
         board_fail(NULL, "the table cannot be made");
     else
         storm(&s, seconds);
-    good = end_storm(&s) && log_is_quiet(&s.f) && audit_run(&s.f);
+    good = end_storm(&s);
+    if (good) { /* both: a client that was refused may also have lost something */
+        bool quiet = log_is_quiet(&s.f);
+
+        good = audit_run(&s.f) && quiet;
+    }
     (void)close(s.alive[0]);
     board_count(SUPERVISOR, FIGURE_ROUND);
     if (!good)

@@ -27,7 +27,7 @@
 const char *__tsan_default_options(void);
 __attribute__((visibility("default"))) const char *__tsan_default_options(void)
 {
-    return "die_after_fork=0";
+    return "die_after_fork=0:report_thread_leaks=0";
 }
 
 /* The library's copying and clearing of objects: see "bytes" in pattern.c. */
@@ -138,9 +138,9 @@ int main(int argc, char **argv)
     options_parse(argc, argv, &options);
     options_name_deaths(options.deaths, deaths, sizeof(deaths));
     (void)printf("storm: --seed %llu --seconds %u --round %u --processes %u --threads %u --slots %u --max-mib %u "
-                 "--interval %u --deaths %s\n",
+                 "--interval %u --often %u --deaths %s\n",
                  (unsigned long long)options.seed, options.seconds, options.round_seconds, options.nprocesses,
-                 options.nthreads, options.nslots, options.max_mib, options.interval_ms, deaths);
+                 options.nthreads, options.nslots, options.max_mib, options.interval_ms, options.often, deaths);
     (void)fflush(stdout);
     board_make(&options);
     (void)prctl(PR_SET_CHILD_SUBREAPER, 1);

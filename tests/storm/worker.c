@@ -39,9 +39,17 @@ void worker_attach(const worker *w)
 
 void actor_init(actor *a, worker *w, unsigned thread, uint64_t seed)
 {
-    *a = (actor){ .w = w, .random = seed, .nsessions = w->nsessions };
+    *a = (actor){ .w = w, .seed = seed, .nsessions = w->nsessions };
     a->intent = board_intent(w->number, thread, w->reclaims);
-    (void)test_random(&a->random);
+    actor_reseed(a, 0);
+}
+
+void actor_reseed(actor *a, unsigned which)
+{
+    uint64_t nops = atomic_load_explicit(&a->intent->nops, memory_order_relaxed);
+
+    a->random = a->seed ^ (nops * 2 + which) * UINT64_C(0xd1342543de82ef95);
+    a->random = test_random(&a->random);
 }
 
 static bool has_lock(const actor *a)
@@ -104,6 +112,7 @@ static void init(worker *w, const fixture *f, const worker_arguments *arguments)
     /* Else who wants to detach might wait for ever. */
     (void)pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
     (void)pthread_rwlock_init(&w->quiet, &attributes);
+    (void)pthread_mutex_init(&w->forking, NULL);
 }
 
 int worker_run(const fixture *f, void *arguments)

@@ -28,6 +28,8 @@ typedef struct worker {
     table *t;
     pthread_rwlock_t quiet;     /* read: in an operation; write: nobody is, so the process can detach */
     _Atomic unsigned nsessions; /* changes with each detach, under quiet */
+    pthread_mutex_t
+        forking; /* glibc takes fork handlers away in exit(), under the feet of a fork() in another thread */
     _Atomic int leaving;
 } worker;
 
@@ -35,7 +37,8 @@ typedef struct worker {
 typedef struct actor {
     worker *w;
     intent *intent;
-    uint64_t random;
+    uint64_t seed;
+    uint64_t random; /* set anew for each operation, so that its decisions do not depend on what others left for it */
     unsigned nsessions; /* of the worker, when privates were allocated */
     uint32_t nprivates;
     uint64_t privates[PRIVATES_MAX]; /* words: a RECLAIM session's objects that are in no slot */
@@ -56,6 +59,9 @@ int worker_run(const fixture *f, void *arguments);
 void worker_attach(const worker *w);
 
 void actor_init(actor *a, worker *w, unsigned thread, uint64_t seed);
+
+/* Draw from the seed and the number of operations so far; which: for the operation, or for what follows it. */
+void actor_reseed(actor *a, unsigned which);
 
 /* In an operation: the process does not detach meanwhile. */
 void actor_begin(actor *a);
