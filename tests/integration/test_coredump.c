@@ -103,14 +103,16 @@ static uint64_t heap_bytes(const fixture *f)
     return fixture_memfd_bytes(f, "arena") + fixture_memfd_bytes(f, "spans") + fixture_memfd_bytes(f, "bitmap");
 }
 
-/* Where this process has that memfd of the daemon's, and how many of its mappings core dumps leave out or don't. */
-static char *find_mapping(const char *name, int *ret_ndumped)
+/* Where a process has that memfd of the daemon's, and how many of its mappings core dumps don't leave out. */
+static char *find_mapping(pid_t pid, const char *name, int *ret_ndumped)
 {
-    FILE *file = fopen("/proc/self/smaps", "re");
     char line[512];
+    FILE *file;
     char *found = NULL;
     bool inside = false;
 
+    (void)snprintf(line, sizeof(line), "/proc/%d/smaps", (int)pid);
+    file = fopen(line, "re");
     CHECK(file != NULL);
     *ret_ndumped = 0;
     while (fgets(line, sizeof(line), file) != NULL) {
@@ -152,12 +154,12 @@ static void prepare(const fixture *f)
     memset(told->freed, MARK, 1 << 20);
     goalloc_free(told->freed);
     CHECK(goalloc_trim() == 0);
-    told->header = (shm_header *)(void *)find_mapping("goalloc-spans", &ndumped);
+    told->header = (shm_header *)(void *)find_mapping(getpid(), "goalloc-spans", &ndumped);
     CHECK(told->header != NULL && ndumped == 0);
-    told->bitmap = find_mapping("goalloc-bitmap", &ndumped);
+    told->bitmap = find_mapping(getpid(), "goalloc-bitmap", &ndumped);
     CHECK(told->bitmap != NULL && ndumped == 0);
-    CHECK(find_mapping("goalloc-arena", &ndumped) != NULL && ndumped == 0);
-    CHECK(find_mapping("life", &ndumped) == NULL || ndumped == 0);
+    CHECK(find_mapping(getpid(), "goalloc-arena", &ndumped) != NULL && ndumped == 0);
+    CHECK(find_mapping(getpid(), "life", &ndumped) == NULL || ndumped == 0);
 }
 
 static __attribute__((noinline)) int overflow(volatile int *p)
@@ -452,8 +454,8 @@ static int prepare_read_only_and_die(const fixture *f, void *arg)
     prepare(f);
     CHECK(goalloc_detach() == 0);
     must_attach(f, flags);
-    told->header = (shm_header *)(void *)find_mapping("goalloc-spans", &ndumped);
-    told->bitmap = find_mapping("goalloc-bitmap", &ndumped);
+    told->header = (shm_header *)(void *)find_mapping(getpid(), "goalloc-spans", &ndumped);
+    told->bitmap = find_mapping(getpid(), "goalloc-bitmap", &ndumped);
     die(f);
     return 2;
 }
@@ -690,9 +692,22 @@ static void handler_called_by_a_later_one_does_its_work(void **state)
     assert_true(fixture_is_clean(*state, 1));
 }
 
+static void daemon_keeps_the_heap_out_of_its_dumps(void **state)
+{
+    static const char *const names[] = { "arena", "spans", "bitmap", "private" };
+    const fixture *f = *state;
+    int ndumped;
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        assert_non_null(find_mapping(f->daemon, names[i], &ndumped));
+        assert_int_equal(ndumped, 0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(daemon_keeps_the_heap_out_of_its_dumps, setup, teardown),
         cmocka_unit_test_setup_teardown(dump_without_the_flag_holds_nothing_of_the_heap, setup, teardown),
         cmocka_unit_test_setup_teardown(dump_with_the_flag_holds_what_is_in_use, setup, teardown),
         cmocka_unit_test_setup_teardown(dump_with_files_holds_the_tables_and_read_only_heaps, setup, teardown),
