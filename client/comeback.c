@@ -164,11 +164,20 @@ typedef struct unknown {
     uint32_t runs[PROTO_SPANS_MAX]; /* of large objects */
 } unknown;
 
+/*
+ * The lease of a large run may have ended since the list was made, and the place be somebody else's: what is read of it
+ * counts if the lease is ours before and after. All other leases only we can end.
+ */
 static void add_unknown(unknown *u, uint32_t first)
 {
     const shm_span *span = shm_span_at(&process.map, page_at(first));
+    bool ours = process_leases(span);
+    bool large = span_class_size(span->spc).n == 0 && !span->lessee_folds;
 
-    if (span_class_size(span->spc).n == 0 && !span->lessee_folds)
+    fence_seq_cst(); /* the description is read between the two looks at the lease */
+    if (!ours || !process_leases(span))
+        return;
+    if (large)
         u->runs[u->nruns++] = first;
     else
         u->spans[u->nspans++] = first;
