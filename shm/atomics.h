@@ -113,6 +113,17 @@ static inline bool u64_any_relaxed(const shm_u64 *word, uint64_t bits)
 #endif
 }
 
+/* What value is above the word. Relaxed; as few instructions as u64_any_relaxed(). */
+static inline uint64_t u64_above_relaxed(uint64_t value, const shm_u64 *word)
+{
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+    __asm__ volatile("subq %1, %0" : "+r"(value) : "m"(*word) : "cc");
+    return value;
+#else
+    return value - u64_load_relaxed(word);
+#endif
+}
+
 /* Store value if the word is still *expected: true. Else, or now and then for no reason, false and *expected is it. */
 static inline bool u32_exchange_if_acq_rel(shm_u32 *word, uint32_t *expected, uint32_t value)
 {
