@@ -194,6 +194,32 @@ static int attach_now(bool gated)
     return r;
 }
 
+/*
+ * Attach by these options. If that fails in a forked child, its next call that needs the daemon attaches with those of
+ * the parent, as if this had not been tried. With the turn.
+ */
+static int attach_as(const goalloc_options *o)
+{
+    static char path_before[sizeof(socket_path)];
+    static char label_before[sizeof(label)];
+    attach_request before = how;
+    bool forked = process_state_now() == PROCESS_FORKED;
+    int r;
+
+    memcpy(path_before, socket_path, sizeof(socket_path));
+    memcpy(label_before, label, sizeof(label));
+    r = take_options(o);
+    if (r == 0)
+        r = attach_now(false);
+    if (r < 0 && forked) {
+        memcpy(socket_path, path_before, sizeof(socket_path));
+        memcpy(label, label_before, sizeof(label));
+        how = before;
+        u32_store_relaxed(&timeout_ms, (uint32_t)how.timeout_ms);
+    }
+    return r;
+}
+
 int goalloc_attach(const goalloc_options *options)
 {
     goalloc_options o;
@@ -206,9 +232,7 @@ int goalloc_attach(const goalloc_options *options)
     r = turn_take(&attach_turn, deadline_in(o.timeout_ms));
     if (r < 0)
         return r;
-    r = process_state_now() == PROCESS_ATTACHED ? -EALREADY : take_options(&o);
-    if (r == 0)
-        r = attach_now(false);
+    r = process_state_now() == PROCESS_ATTACHED ? -EALREADY : attach_as(&o);
     turn_give(&attach_turn);
     return r;
 }
