@@ -228,7 +228,7 @@ static inline mspan *own_span(uint64_t offset)
     return s;
 }
 
-/* Free whatever p is, all cases, with the verdict. LIVE: done. */
+/* Free whatever p is, all cases, with the verdict. LIVE: done. The heap is mapped. */
 __attribute__((noinline)) static enum object_verdict free_slow(void *p)
 {
     object_ref object;
@@ -236,7 +236,7 @@ __attribute__((noinline)) static enum object_verdict free_slow(void *p)
     uint64_t offset;
     mspan *s;
 
-    if (!process_is_mapped() || !goalloc_contains(p))
+    if (!goalloc_contains(p))
         return OBJECT_FOREIGN;
     offset = (uintptr_t)p - u64_load_relaxed(&process.base);
     s = own_span(offset);
@@ -288,12 +288,14 @@ __attribute__((noinline, noreturn)) static void die_of(const char *function, con
 __attribute__((noinline)) static void free_cold(void *p)
 {
     enum object_verdict verdict;
+    int r;
 
     if (p == NULL)
         return;
-    if (process_mapped(true) == -EROFS)
+    r = process_mapped(true);
+    if (r == -EROFS)
         die("goalloc_free", p, "the heap is attached read-only");
-    verdict = free_slow(p);
+    verdict = r == 0 ? free_slow(p) : OBJECT_FOREIGN;
     if (verdict != OBJECT_LIVE)
         die_of("goalloc_free", p, verdict);
 }
@@ -303,7 +305,7 @@ __attribute__((always_inline)) static inline bool free_fast(void *p)
 {
     /* The limit first: who sees that of an attach sees the attach's base and table too. Pairs with open_gate(). */
     const shm_u64 *limit = atomic_load_explicit(&process.free_limit, memory_order_acquire);
-    uint64_t offset = u64_less_relaxed((uintptr_t)p, &process.base);
+    uint64_t offset = u64_above_relaxed((uintptr_t)p, &process.base);
     mspan *s;
 
     if (UNLIKELY(offset >= u64_load_relaxed(limit)))

@@ -202,6 +202,32 @@ static int attach_now(bool gated)
     return r;
 }
 
+/*
+ * Attach by these options. If that fails in a forked child, its next call that needs the daemon attaches with those of
+ * the parent, as if this had not been tried. With the turn.
+ */
+static int attach_as(const goalloc_options *o)
+{
+    static char path_before[sizeof(socket_path)];
+    static char label_before[sizeof(label)];
+    attach_request before = how;
+    bool forked = process_state_now() == PROCESS_FORKED;
+    int r;
+
+    memcpy(path_before, socket_path, sizeof(socket_path));
+    memcpy(label_before, label, sizeof(label));
+    r = take_options(o);
+    if (r == 0)
+        r = attach_now(false);
+    if (r < 0 && forked) {
+        memcpy(socket_path, path_before, sizeof(socket_path));
+        memcpy(label, label_before, sizeof(label));
+        how = before;
+        u32_store_relaxed(&timeout_ms, (uint32_t)how.timeout_ms);
+    }
+    return r;
+}
+
 int goalloc_attach(const goalloc_options *options)
 {
     goalloc_options o;
@@ -214,9 +240,7 @@ int goalloc_attach(const goalloc_options *options)
     r = turn_take(&attach_turn, deadline_in(o.timeout_ms));
     if (r < 0)
         return r;
-    r = process_state_now() == PROCESS_ATTACHED ? -EALREADY : take_options(&o);
-    if (r == 0)
-        r = attach_now(false);
+    r = process_state_now() == PROCESS_ATTACHED ? -EALREADY : attach_as(&o);
     turn_give(&attach_turn);
     return r;
 }
@@ -308,12 +332,15 @@ out:
 
 /* --- fork --- */
 
-/* A child begins anew. It has one thread, or none but this one is in the library. */
-static void start_over(void)
+/*
+ * A child begins anew. It has one thread, or none but this one is in the library. is_forker: this is the thread that has
+ * called fork().
+ */
+static void start_over(bool is_forker)
 {
     uint32_t before = u32_load_relaxed(&last_state);
 
-    mcache_reset();
+    mcache_reset(is_forker);
     large_reset();
     connection_reset();
     turn_reset(&attach_turn);
@@ -332,7 +359,7 @@ enum process_state process_note_fork(void)
         ;
     if (now == PROCESS_WIPED) {
         forklock_reset();
-        start_over();
+        start_over(gettid() == getpid()); /* the child's first thread is that which has forked */
     }
     while ((now = u32_load_acquire(state)) == PROCESS_WIPING)
         (void)sched_yield();
@@ -351,7 +378,7 @@ static void fork_parent(void)
 
 static void fork_child(void)
 {
-    start_over();
+    start_over(true);
     forklock_give();
 }
 

@@ -365,8 +365,11 @@ int comeback_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline un
 
     do {
         r = come_back(until);
-        if (r == 0 && outbox_take_overflow())
+        if (r == 0 && outbox_take_overflow()) {
             r = reconcile(until);
+            if (r < 0)
+                outbox_put_overflow();
+        }
         if (r == 0)
             r = outbox_flush(&until);
         if (r == 0)

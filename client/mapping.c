@@ -1,16 +1,16 @@
 /*
  * mapping: puts the heap into this process's address space, so that mapping it costs no memory.
  *
- * Called by attach.c with its turn and the forklock, and by who needs private sparse memory. Data: process.map,
- * .mspan_of, .generation and .life, which are written here alone.
+ * Called by attach.c, for the heap under the forklock, and by who needs private memory (meta.c, mcache.c). Data:
+ * process.map, .mspan_of, .generation and .life, which are written here alone.
  *
  *   what      where                    size                      access              in children
  *   arena     the daemon's address     the reserve, 64 GiB       read, write (1)     yes
  *   spans     anywhere                 about 1% of it            read                yes
  *   bitmap    anywhere                 about 6% of it            read, write (1)     yes
  *   life      anywhere                 a page                    read                no: MADV_DONTFORK
- *   mspan_of  anywhere, private        0.1% of it                read, write         wiped: MADV_WIPEONFORK
- *                                                              (1) read in a read-only session
+ *   mspan_of  anywhere, private        0.1% of it                read, write         yes, zero: MADV_WIPEONFORK
+ *                                                                                    (1) read in a read-only session
  *
  * All but life are sparse: nearly none of their pages has memory. Two things that the rest of the program may do would
  * give memory to all of them, for shared ones without the daemon's knowledge or consent:
@@ -28,8 +28,9 @@
  *   2. munlock() it. From here on it is a mapping like any other.
  *   3. MADV_DONTDUMP, so that no core dump ever sees it large.
  *   4. mremap() it to its size: an extended mapping keeps the flags of the page. One at a given address grows in place,
- *      where mremap() answers ENOMEM both if the addresses are taken and if there is no room (RLIMIT_AS). Which of
- *      them, says an attempt to map the rest with MAP_FIXED_NOREPLACE, which looks for the former first.
+ *      where mremap() answers ENOMEM if the addresses are taken, if there is no room (RLIMIT_AS), and always under
+ *      valgrind. Which of them, says an attempt to reserve the rest with MAP_FIXED_NOREPLACE, which looks for the first
+ *      of them first; if it succeeds, a first page that was made elsewhere is moved over the reserved addresses.
  * So the heap is never locked: mlockall() promises nothing for its objects. One limit remains: mlockall(MCL_CURRENT)
  * in a process that is attached locks all that is mapped, and gives it memory, unless MCL_ONFAULT is set too.
  *
@@ -104,37 +105,76 @@ static int seed_new(void *at, uint64_t bytes, int prot, int fd, void **ret)
     return 0;
 }
 
-/* True if something else is mapped in [at, at + bytes). */
-static bool is_taken(void *at, uint64_t bytes)
+/* Keep [at, at + bytes) free for a mapping to come. -EEXIST: something else is mapped there; -ENOMEM: no room. */
+static int reserve(void *at, uint64_t bytes)
 {
     void *p = mmap(at, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
 
+    if (p == at)
+        return 0; /* what can't be accessed gets no memory, even if it is locked */
     if (p == MAP_FAILED)
-        return errno == EEXIST;
-    mapping_delete(p, bytes); /* what can't be accessed has got no memory, even if it was locked */
-    return p != at;
+        return errno == EEXIST ? -EEXIST : -ENOMEM;
+    mapping_delete(p, bytes);
+    return -EEXIST;
+}
+
+/* Move a first page over the mapping of bytes at that address, and extend it. */
+static int seed_replace(void *seed, void *at, uint64_t bytes)
+{
+    return mremap(seed, seed_bytes(bytes), bytes, MREMAP_MAYMOVE | MREMAP_FIXED, at) == at ? 0 : -ENOMEM;
+}
+
+/*
+ * Step 4 at a given address, where the first page is. The other way, if it does not grow in place: reserve what lies
+ * behind it, and put another first page over both.
+ */
+static int grow_at(void *at, uint64_t bytes, int prot, int fd)
+{
+    uint64_t seed = seed_bytes(bytes);
+    void *second;
+    int r;
+
+    if (mremap(at, seed, bytes, 0) == at)
+        return 0;
+    if (errno == EAGAIN)
+        return -EAGAIN;
+    r = reserve((char *)at + seed, bytes - seed);
+    if (r < 0)
+        return r;
+    r = seed_new(NULL, bytes, prot, fd, &second);
+    if (r == 0 && (r = seed_replace(second, at, bytes)) < 0)
+        mapping_delete(second, seed);
+    if (r < 0)
+        mapping_delete((char *)at + seed, bytes - seed);
+    return r;
+}
+
+/* The same for one that may lie anywhere. */
+static int grow_anywhere(void **at, uint64_t bytes)
+{
+    void *p = mremap(*at, seed_bytes(bytes), bytes, MREMAP_MAYMOVE);
+
+    if (p == MAP_FAILED)
+        return errno == EAGAIN ? -EAGAIN : -ENOMEM;
+    *at = p;
+    return 0;
 }
 
 /* A mapping of bytes of fd, or, if fd < 0, of private memory: at that address, or, NULL, anywhere. */
 static int mapping_new(void *at, uint64_t bytes, int prot, int fd, void **ret)
 {
-    uint64_t seed = seed_bytes(bytes);
-    void *first;
     void *p;
-    int r = seed_new(at, bytes, prot, fd, &first);
+    int r = seed_new(at, bytes, prot, fd, &p);
 
     if (r < 0)
         return r;
-    p = seed == bytes ? first : mremap(first, seed, bytes, at != NULL ? 0 : MREMAP_MAYMOVE);
-    if (p == MAP_FAILED) {
-        r = errno == EAGAIN ? -EAGAIN : -ENOMEM;
-        if (r == -ENOMEM && at != NULL && is_taken((char *)at + seed, bytes - seed))
-            r = -EEXIST;
-        mapping_delete(first, seed);
-        return r;
-    }
-    *ret = p;
-    return 0;
+    if (bytes > seed_bytes(bytes))
+        r = at != NULL ? grow_at(at, bytes, prot, fd) : grow_anywhere(&p, bytes);
+    if (r < 0)
+        mapping_delete(p, seed_bytes(bytes));
+    else
+        *ret = p;
+    return r;
 }
 
 int mapping_private(uint64_t bytes, uint64_t kept_bytes, void **ret)
@@ -229,12 +269,6 @@ fail:
     mapping_delete(bitmap, a->bitmap_bytes);
     mapping_delete(spans, a->spans_bytes);
     return r;
-}
-
-/* Move a first page over the mapping of bytes at that address, and extend it. */
-static int seed_replace(void *seed, void *at, uint64_t bytes)
-{
-    return mremap(seed, seed_bytes(bytes), bytes, MREMAP_MAYMOVE | MREMAP_FIXED, at) == at ? 0 : -ENOMEM;
 }
 
 /* Map arena and bitmap anew where they are. What may fail for want of something comes before the first change. */

@@ -186,6 +186,13 @@ bool outbox_take_overflow(void)
     return was;
 }
 
+void outbox_put_overflow(void)
+{
+    (void)pthread_mutex_lock(&lock);
+    overflow = true;
+    (void)pthread_mutex_unlock(&lock);
+}
+
 void outbox_clear(void)
 {
     (void)pthread_mutex_lock(&lock);

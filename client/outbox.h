@@ -25,8 +25,12 @@ int outbox_flush(const deadline *until) __attribute__((warn_unused_result));
 /* Give the turn, and see to it that what has been put here meanwhile is sent. */
 void outbox_give_turn(void);
 
-/* There was no room to note spans that were to go back: nobody here knows them any more. Asked once, with the turn. */
+/*
+ * There was no room to note spans that were to go back: nobody here knows them any more. Who asks looks for them, and
+ * puts the overflow back if that has failed. With the turn.
+ */
 bool outbox_take_overflow(void);
+void outbox_put_overflow(void);
 
 /* There is another session, or none. With the turn. And: in the child of a fork. */
 void outbox_clear(void);

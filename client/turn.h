@@ -12,14 +12,15 @@
 
 typedef struct turn {
     pthread_mutex_t mutex; /* guards the rest; held for some instructions only */
-    pthread_cond_t cond;   /* by the monotonic clock; made when somebody first waits */
-    bool have_cond;
     bool taken;
-    unsigned nwaiting;
-    int cancel_state; /* of who has it, to be put back */
+    int cancel_state;            /* of who has it, to be put back */
+    struct turn_waiter *waiters; /* the first in line */
 } turn;
 
-#define TURN_INIT { .mutex = PTHREAD_MUTEX_INITIALIZER }
+#define TURN_INIT                                                                                                      \
+    {                                                                                                                  \
+        .mutex = PTHREAD_MUTEX_INITIALIZER                                                                             \
+    }
 
 /* Take the turn: 0, or -ETIMEDOUT when the deadline has passed. The thread can't be cancelled while it has it. */
 int turn_take(turn *t, deadline until) __attribute__((warn_unused_result));

@@ -113,8 +113,8 @@ static inline bool u64_any_relaxed(const shm_u64 *word, uint64_t bits)
 #endif
 }
 
-/* value less the word. Relaxed; one instruction less than the load that compilers make of it. */
-static inline uint64_t u64_less_relaxed(uint64_t value, const shm_u64 *word)
+/* What value is above the word. Relaxed; as few instructions as u64_any_relaxed(). */
+static inline uint64_t u64_above_relaxed(uint64_t value, const shm_u64 *word)
 {
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
     __asm__ volatile("subq %1, %0" : "+r"(value) : "m"(*word) : "cc");
