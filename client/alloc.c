@@ -228,18 +228,20 @@ static inline mspan *own_span(uint64_t offset)
     return s;
 }
 
-/* Free whatever p is, all cases, with the verdict. LIVE: done. The heap is mapped. */
+/* Free whatever p is, all cases, with the verdict. LIVE: done. */
 __attribute__((noinline)) static enum object_verdict free_slow(void *p)
 {
+    uint64_t arena_bytes = u64_load_acquire(&process.arena_bytes); /* before base: pairs with open_gate() */
+    uint64_t offset = u64_above_relaxed((uintptr_t)p, &process.base);
     object_ref object;
     enum object_verdict verdict;
-    uint64_t offset;
     mspan *s;
 
-    if (!goalloc_contains(p))
+    if (offset >= arena_bytes) /* 0 if there is no heap */
         return OBJECT_FOREIGN;
-    offset = (uintptr_t)p - u64_load_relaxed(&process.base);
     s = own_span(offset);
+    if (s == NULL && !process_is_mapped()) /* a child may not know yet that it is one, whose spans are its parent's */
+        return OBJECT_FOREIGN;
     if (s != NULL && s->slot != SLOT_TINY)
         return own_free_slow(s, (uint64_t)((char *)p - s->base));
     verdict = object_find(&process.map, (uintptr_t)p, &object);
@@ -288,14 +290,12 @@ __attribute__((noinline, noreturn)) static void die_of(const char *function, con
 __attribute__((noinline)) static void free_cold(void *p)
 {
     enum object_verdict verdict;
-    int r;
 
     if (p == NULL)
         return;
-    r = process_mapped(true);
-    if (r == -EROFS)
+    if (process.readonly)
         die("goalloc_free", p, "the heap is attached read-only");
-    verdict = r == 0 ? free_slow(p) : OBJECT_FOREIGN;
+    verdict = free_slow(p);
     if (verdict != OBJECT_LIVE)
         die_of("goalloc_free", p, verdict);
 }

@@ -172,7 +172,7 @@ static void open_gate(const attach_result *a)
 }
 
 /* Connect and map by `how`. With the turn; the heap is not mapped, or the state is FORKED. */
-static int attach_now(bool gated)
+static int attach_now(bool gated, deadline until)
 {
     attach_result a;
     bool readonly = how.flags & GOALLOC_ATTACH_READONLY;
@@ -183,6 +183,7 @@ static int attach_now(bool gated)
         return r;
     how.wait = forked; /* its parent has been served: it goes on waiting as that would */
     how.gated = gated;
+    how.until = until;
     r = connection_attach(&how, &a);
     if (r < 0)
         return r == -EAGAIN ? -EPROTO : r; /* no answer to an Attach; here it would mean the limit on locked memory */
@@ -206,7 +207,7 @@ static int attach_now(bool gated)
  * Attach by these options. If that fails in a forked child, its next call that needs the daemon attaches with those of
  * the parent, as if this had not been tried. With the turn.
  */
-static int attach_as(const goalloc_options *o)
+static int attach_as(const goalloc_options *o, deadline until)
 {
     static char path_before[sizeof(socket_path)];
     static char label_before[sizeof(label)];
@@ -218,7 +219,7 @@ static int attach_as(const goalloc_options *o)
     memcpy(label_before, label, sizeof(label));
     r = take_options(o);
     if (r == 0)
-        r = attach_now(false);
+        r = attach_now(false, until);
     if (r < 0 && forked) {
         memcpy(socket_path, path_before, sizeof(socket_path));
         memcpy(label, label_before, sizeof(label));
@@ -231,16 +232,18 @@ static int attach_as(const goalloc_options *o)
 int goalloc_attach(const goalloc_options *options)
 {
     goalloc_options o;
+    deadline until;
     int r = read_options(options, &o);
 
     if (r < 0)
         return r;
     if (process_state_now() == PROCESS_ATTACHED)
         return -EALREADY;
-    r = turn_take(&attach_turn, deadline_in(o.timeout_ms));
+    until = deadline_in(o.timeout_ms);
+    r = turn_take(&attach_turn, until);
     if (r < 0)
         return r;
-    r = process_state_now() == PROCESS_ATTACHED ? -EALREADY : attach_as(&o);
+    r = process_state_now() == PROCESS_ATTACHED ? -EALREADY : attach_as(&o, until);
     turn_give(&attach_turn);
     return r;
 }
@@ -248,13 +251,15 @@ int goalloc_attach(const goalloc_options *options)
 int process_ensure(void)
 {
     enum process_state state = process_state_now();
+    deadline until;
     int r;
 
     if (LIKELY(state == PROCESS_ATTACHED))
         return 0;
     if (state == PROCESS_LEFT)
         return -ENOTCONN;
-    r = turn_take(&attach_turn, deadline_in((int)u32_load_relaxed(&timeout_ms)));
+    until = deadline_in((int)u32_load_relaxed(&timeout_ms));
+    r = turn_take(&attach_turn, until);
     if (r < 0)
         return r;
     state = process_state_now();
@@ -263,7 +268,7 @@ int process_ensure(void)
     else if (state == PROCESS_DETACHED)
         r = take_defaults();
     if (r == 0 && state != PROCESS_ATTACHED)
-        r = attach_now(true);
+        r = attach_now(true, until);
     turn_give(&attach_turn);
     return r;
 }
@@ -333,8 +338,8 @@ out:
 /* --- fork --- */
 
 /*
- * A child begins anew. It has one thread, or none but this one is in the library. is_forker: this is the thread that has
- * called fork().
+ * A child begins anew. It has one thread, or none but this one is in the library. is_forker: this is the thread that
+ * has called fork().
  */
 static void start_over(bool is_forker)
 {
@@ -345,8 +350,8 @@ static void start_over(bool is_forker)
     connection_reset();
     turn_reset(&attach_turn);
     process.life = NULL;
-    if (before == PROCESS_LEFT && process.map.header != NULL)
-        mapping_detach(); /* a thread of the parent was about to do it */
+    if (before < PROCESS_ATTACHED && process.map.header != NULL)
+        mapping_detach(); /* a thread of the parent was about to do it, or had not opened the gate yet */
     set_state(before >= PROCESS_ATTACHED ? PROCESS_FORKED : (enum process_state)before);
 }
 
@@ -368,6 +373,7 @@ enum process_state process_note_fork(void)
 
 static void fork_prepare(void)
 {
+    (void)process_state_now(); /* in a child that does not know it yet this makes the forklock anew */
     forklock_take();
 }
 

@@ -18,7 +18,7 @@
  *
  * Whether the daemon is reached at all:
  *
- *        UP --- a request has waited its whole timeout ---> DOWN --- one look finds a daemon that answers ---> UP
+ *        UP --- a request has waited for its timeout ---> DOWN --- one look finds a daemon that answers ---> UP
  *
  * While DOWN nobody waits: a request fails at once with what the first one said, except that one thread every 100 ms
  * looks. If the connection is there (the daemon sleeps, or is slow), the look asks whether the reply that is owed has
@@ -150,8 +150,8 @@ static int reattach(deadline until)
         r = -EPROTO;
     if (r != -ESTALE && r != -ENOEXEC && r != -EPROTONOSUPPORT)
         return r;
-    /* This daemon does not have our session, and no other will. */
-    stale = true;
+    /* This daemon does not have our session. No other will, unless it is of another build and can't have it. */
+    stale = r == -ESTALE;
     (void)link_lose();
     return -ESTALE;
 }
@@ -323,16 +323,15 @@ static int look(void)
 }
 
 /* Take the turn; while down, only if it is time to look and nobody else does. */
-static int begin(deadline *ret_until)
+static int begin(deadline until)
 {
     int r = may_look();
 
-    *ret_until = whole_timeout();
     if (r < 0)
         return r;
     if (u32_load_relaxed(&down) != 0)
         return link_try_turn() ? 0 : -ETIMEDOUT;
-    r = link_take_turn(*ret_until);
+    r = link_take_turn(until);
     if (r < 0)
         return r;
     r = may_look(); /* somebody may have found out while we waited */
@@ -343,8 +342,10 @@ static int begin(deadline *ret_until)
 
 int comeback_begin(deadline *ret_until)
 {
-    int r = begin(ret_until);
+    int r;
 
+    *ret_until = whole_timeout();
+    r = begin(*ret_until);
     if (r < 0 || u32_load_relaxed(&down) == 0)
         return r;
     r = look();
@@ -361,6 +362,7 @@ void comeback_end(void)
 
 int comeback_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
 {
+    int left_ms = deadline_left_ms(until);
     int r;
 
     do {
@@ -375,7 +377,9 @@ int comeback_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline un
         if (r == 0)
             r = rpc_call(request, ret, until);
     } while (r == -ENOTCONN && !link_is_open() && session.n != 0);
-    if (r == -ETIMEDOUT || (r == -EACCES && !link_is_open()))
+    /* Not if other threads' requests have taken most of the time: that says nothing of the daemon. */
+    if ((r == -ETIMEDOUT || (r == -EACCES && !link_is_open())) &&
+        left_ms >= (int)(u32_load_relaxed(&timeout_ms) / 2))
         set_down(r);
     return r;
 }
@@ -410,15 +414,15 @@ static int open_quickly(Goallocd__Request *attach, Goallocd__Reply **ret)
     return r == -ENOTCONN ? -ETIMEDOUT : r;
 }
 
-int comeback_open(const char *path, bool wait, bool gated, Goallocd__Request *attach, Goallocd__Reply **ret)
+int comeback_open(const char *path, bool wait, bool gated, Goallocd__Request *attach, Goallocd__Reply **ret,
+                  deadline until)
 {
-    deadline until;
     bool quick;
     int r;
 
     if (!gated)
         u32_store_relaxed(&down, 0);
-    r = begin(&until);
+    r = begin(until);
     if (r < 0)
         return r;
     quick = u32_load_relaxed(&down) != 0;

@@ -26,7 +26,8 @@ int comeback_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline un
  * that is not there yet. gated: as any request, fail at once if the last one found nobody; else it is forgotten.
  * If it returns 0 the caller has the turn, and *ret is valid until it is given. path is the caller's and stays.
  */
-int comeback_open(const char *path, bool wait, bool gated, Goallocd__Request *attach, Goallocd__Reply **ret)
+int comeback_open(const char *path, bool wait, bool gated, Goallocd__Request *attach, Goallocd__Reply **ret,
+                  deadline until)
     __attribute__((warn_unused_result));
 
 /* The session that has been opened is this process's now. With the turn. */

@@ -87,7 +87,7 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
     request.attach = &body;
     comeback_set_timeout(ask->timeout_ms);
-    r = comeback_open(ask->socket_path, ask->wait, ask->gated, &request, &reply);
+    r = comeback_open(ask->socket_path, ask->wait, ask->gated, &request, &reply, ask->until);
     if (r < 0)
         return r;
     r = check_attach_reply(reply, ret);
@@ -219,7 +219,7 @@ int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, b
     return r;
 }
 
-int connection_resize_large(page_no span, uint64_t npages)
+int connection_resize_large(page_no span, uint64_t npages, bool *ret_sent)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__ResizeLarge body = GOALLOCD__RESIZE_LARGE__INIT;
@@ -232,6 +232,7 @@ int connection_resize_large(page_no span, uint64_t npages)
     request.op_case = GOALLOCD__REQUEST__OP_RESIZE_LARGE;
     request.resize_large = &body;
     r = comeback_begin(&until);
+    *ret_sent = r == 0;
     if (r < 0)
         return r;
     held_expect(span); /* the daemon may lease it to us, if nobody else does: then it is known here */

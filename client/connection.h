@@ -34,7 +34,8 @@ typedef struct attach_request {
     const char *label;
     uint32_t flags;
     uint64_t limit_bytes;
-    int timeout_ms; /* of this and all later requests */
+    int timeout_ms; /* of all later requests */
+    deadline until; /* of this one */
     bool wait;      /* for a daemon that is not there yet */
     bool gated;     /* fail at once if the last request found nobody */
 } attach_request;
@@ -67,7 +68,8 @@ int connection_sync(void) __attribute__((warn_unused_result));
 
 int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, bool insist, page_no *ret)
     __attribute__((warn_unused_result));
-int connection_resize_large(page_no span, uint64_t npages) __attribute__((warn_unused_result));
+/* *ret_sent: the request was sent, so that it may be carried out though there was no answer. */
+int connection_resize_large(page_no span, uint64_t npages, bool *ret_sent) __attribute__((warn_unused_result));
 
 /* Another session's large object was freed here. Never waits; may be left out, for the daemon's sweep to find. */
 void connection_free_large(page_no span);

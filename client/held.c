@@ -2,8 +2,9 @@
  * Held: marks for spans that have no structure, and the question that a process asks when it comes back to its session:
  * is this span, which the daemon says I lease, mine?
  *
- * Called by connection.c and comeback.c (spans come and go, under the link's turn) and large.c (objects in runs). Data:
- * entries of process.mspan_of, private; the alloc bit of large runs, in bitmap.
+ * Called by connection.c and comeback.c (spans come, under the link's turn), outbox.c (they go: what waits there is
+ * held until it has been sent) and large.c (objects in runs). Data: entries of process.mspan_of, private; the alloc bit
+ * of large runs, in bitmap.
  *
  * A large object can be freed by another process, which does not tell this one: the daemon ends the lease, and the
  * mark stays. So the mark "large" counts only together with the object's alloc bit. Mark and bit are two words, and

@@ -222,6 +222,7 @@ bool large_resize(const object_ref *object, size_t size)
 {
     uint64_t npages = size / PAGE_BYTES + (size % PAGE_BYTES != 0);
     uint64_t end = object->first.n + object->bytes / PAGE_BYTES;
+    bool sent = false;
     int r;
 
     if (held_is_in_doubt(object->first))
@@ -230,7 +231,7 @@ bool large_resize(const object_ref *object, size_t size)
         return true;
     if (npages >= process.map.npages || process_ensure() < 0)
         return false;
-    while ((r = connection_resize_large(object->first, npages)) == -EBUSY && end < object->first.n + npages) {
+    while ((r = connection_resize_large(object->first, npages, &sent)) == -EBUSY && end < object->first.n + npages) {
         /* What is in the way may be a run that this process has freed. */
         uint64_t nbehind;
         page_no run = cache_take_at(page_at(end), &nbehind);
@@ -240,7 +241,7 @@ bool large_resize(const object_ref *object, size_t size)
         end += nbehind;
         connection_return(&run.n, 1);
     }
-    if (r == -ETIMEDOUT || r == -ENOTCONN)
+    if (sent && (r == -ETIMEDOUT || r == -ENOTCONN))
         held_set_doubt(object->first);
     if (r == 0)
         cache_forget(object->first);

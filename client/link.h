@@ -30,7 +30,10 @@ void link_close(void);
 /* The connection is of no use any more: close it. -ENOTCONN, for the caller to return. */
 int link_lose(void);
 
-/* Send a request. link_try_send() does not wait: -EAGAIN if the daemon does not read just now; nothing was sent. */
+/*
+ * Send a request (-EMSGSIZE: it is too long). link_try_send() does not wait: -EAGAIN if the daemon does not read just
+ * now; nothing was sent.
+ */
 int link_send(const Goallocd__Request *request, deadline until) __attribute__((warn_unused_result));
 int link_try_send(const Goallocd__Request *request) __attribute__((warn_unused_result));
 

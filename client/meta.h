@@ -14,8 +14,8 @@
 void *meta_alloc(size_t bytes);
 
 /*
- * In the child of a fork: forget everything that was allocated. again: start over with the same pages; else they stay as
- * they are, zero.
+ * In the child of a fork: forget everything that was allocated. again: start over with the same pages; else they stay
+ * as they are, zero.
  */
 void meta_reset(bool again);
 

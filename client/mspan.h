@@ -126,9 +126,8 @@ static inline uint32_t slot_npages(uint32_t slot)
 mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused);
 
 /*
- * Forget a span that is about to be returned. Until connection_return() clears it, under the connection's lock, the
- * first page's entry still says that the span is held: else it might be returned twice, once by who finds it unknown
- * after the connection was lost.
+ * Forget a span that is about to be returned. Until it has been sent (outbox.c), the first page's entry still says that
+ * the span is held: else it might be returned twice, once by who finds it unknown after the connection was lost.
  */
 void mspan_delete(mspan *s);
 

@@ -6,8 +6,8 @@
  * classes, spans, mcache, mcentral, mheap), cut in two between mcache and mcentral: this library is the mcache.
  *
  * Everything here is thread-safe. Nothing here is async-signal-safe, except goalloc_contains(), goalloc_offset() and
- * goalloc_pointer(). A thread can be cancelled (deferred) in any of these functions; if it waits for the daemon, the
- * cancellation acts after the call.
+ * goalloc_pointer(); nor may a signal handler that has interrupted one of them fork. A thread can be cancelled
+ * (deferred) in any of these functions; if it waits for the daemon, the cancellation acts after the call.
  *
  * Forks: the child keeps the mapping, so objects stay valid on both sides, and becomes a client of its own at its next
  * call that needs the daemon. fork() waits for nobody. Children that come about by _Fork() or clone(), which call no
@@ -22,8 +22,10 @@
  * they find, and use the number for something of its own: the library notices, leaves that alone, and connects again.
  *
  * Errors: functions that return int return 0 or a negative errno value; functions that return a pointer return NULL
- * and set errno. goalloc_strerror() names both in terms of this library. No function waits for the daemon longer
- * than the timeout given at the attach, and none that frees waits for it at all.
+ * and set errno. goalloc_strerror() names both in terms of this library. A request to the daemon takes at most the
+ * timeout given at the attach, with the wait for other threads' requests before it; a function makes one, or two if it
+ * attaches first, gives back what is idle and asks again, or is goalloc_trim(). No function that frees waits for the
+ * daemon at all.
  *
  * The daemon may die, and another one take the heap over, without this process noticing: what it holds it goes on
  * using, and a call that needs the daemon connects again and comes back to its session by itself. Such a call returns
