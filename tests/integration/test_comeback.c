@@ -3,11 +3,11 @@
  * or passed to another process: no object is handed out twice, and the daemon finds nothing wrong with what they say.
  * Three seconds each; GOALLOC_TEST_SECONDS makes it longer.
  */
-#include <cmocka.h>
-#include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <setjmp.h>
 #include <stdint.h>
+#include <cmocka.h>
 
 #include <errno.h>
 #include <pthread.h>

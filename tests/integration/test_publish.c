@@ -3,11 +3,11 @@
  * its instructions, the owner dies, its session ends, and the publisher goes on. If it is told that the object is
  * published, the object lives and is what it was; else it is gone.
  */
-#include <cmocka.h>
-#include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <setjmp.h>
 #include <stdint.h>
+#include <cmocka.h>
 
 #include <stdatomic.h>
 #include <stdlib.h>
