@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -27,38 +28,62 @@ static inline void steps_mark(void)
     (void)syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), SIGSTOP);
 }
 
-/* Wait until the thread stops. True: at a mark; *ret_alive false: it has ended. */
-static inline bool steps_wait(pid_t tid, bool *ret_alive)
+enum steps_stop { STEPS_MARK, STEPS_STEP, STEPS_ENDED };
+
+/* Wait until the thread stops. *ret_signal: what it is to get when it goes on. */
+static inline enum steps_stop steps_await(pid_t tid, int *ret_signal)
 {
     int status = 0;
 
-    while (waitpid(tid, &status, __WALL) < 0 && errno == EINTR)
-        ;
-    *ret_alive = WIFSTOPPED(status);
-    return *ret_alive && WSTOPSIG(status) == SIGSTOP;
+    while (waitpid(tid, &status, __WALL) < 0) {
+        if (errno != EINTR)
+            return STEPS_ENDED;
+    }
+    *ret_signal = 0;
+    if (!WIFSTOPPED(status))
+        return STEPS_ENDED;
+    if (WSTOPSIG(status) == SIGSTOP)
+        return STEPS_MARK;
+    if (WSTOPSIG(status) != SIGTRAP)
+        *ret_signal = WSTOPSIG(status);
+    return STEPS_STEP;
 }
 
-/* Let it run to its next mark. False: it ended before. */
+/* Wait for its first mark. False: it has ended. */
+static inline bool steps_start(pid_t tid)
+{
+    int signal;
+
+    return steps_await(tid, &signal) == STEPS_MARK;
+}
+
+/* Let it run to its next mark. False: it has ended. */
 static inline bool steps_run(pid_t tid)
 {
-    bool alive = true;
     int signal = 0;
 
     while (ptrace(PTRACE_CONT, tid, NULL, (void *)(intptr_t)signal) == 0) {
-        if (steps_wait(tid, &alive))
-            return true;
-        if (!alive)
-            return false;
+        enum steps_stop stop = steps_await(tid, &signal);
+
+        if (stop != STEPS_STEP)
+            return stop == STEPS_MARK;
     }
     return false;
 }
 
-/* Let it execute n instructions: how many it did. Fewer: it has come to its next mark, or ended (*ret_alive). */
+/* Let it execute n instructions: how many it did. Fewer: it has come to its next mark, or (*ret_alive) ended. */
 static inline uint64_t steps_take(pid_t tid, uint64_t n, bool *ret_alive)
 {
+    int signal = 0;
+
     *ret_alive = true;
     for (uint64_t i = 0; i < n; i++) {
-        if (ptrace(PTRACE_SINGLESTEP, tid, NULL, NULL) != 0 || steps_wait(tid, ret_alive) || !*ret_alive)
+        enum steps_stop stop = STEPS_ENDED;
+
+        if (ptrace(PTRACE_SINGLESTEP, tid, NULL, (void *)(intptr_t)signal) == 0)
+            stop = steps_await(tid, &signal);
+        *ret_alive = stop != STEPS_ENDED;
+        if (stop != STEPS_STEP)
             return i;
     }
     return n;
