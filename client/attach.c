@@ -332,6 +332,7 @@ enum process_state process_note_fork(void)
 
 static void fork_prepare(void)
 {
+    (void)process_state_now(); /* a child that does not know it yet may have the lock as somebody's in its parent */
     forklock_take();
 }
 

@@ -126,11 +126,12 @@ void mspan_free_all(mspan *all)
     (void)pthread_mutex_unlock(&lock);
 }
 
-void mspan_reset(void)
+void mspan_reset(bool reuse)
 {
     (void)pthread_mutex_init(&lock, NULL);
     free_mspans = NULL;
-    meta_reset();
+    if (reuse)
+        meta_reset();
 }
 
 /* --- words --- */
