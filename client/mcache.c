@@ -38,7 +38,6 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "client/connection.h"
 #include "client/large.h"
@@ -212,7 +211,7 @@ static mcache *mcache_get(void)
 {
     mcache *mc = mcache_tls;
 
-    if (mc->thread != NULL)
+    if (mc != &mcache_none)
         return mc;
     (void)pthread_mutex_lock(&list_lock);
     mc = left_behind();
@@ -239,7 +238,7 @@ static mcache *mcache_get(void)
 
 void mcache_count(const mcache *mc, span_class spc, uint64_t n)
 {
-    if (n > 0 && mc->thread != NULL && process_state_now() == PROCESS_ATTACHED)
+    if (n > 0 && mc != &mcache_none && process_state_now() == PROCESS_ATTACHED)
         u64_add_relaxed(&shm_counters(&process.map, process.session)[spc.n], n);
 }
 
@@ -263,7 +262,7 @@ static inline void count_current(mcache *mc, mspan *s, uint32_t nused)
 
 void mcache_count_all(mcache *mc)
 {
-    if (mc->thread == NULL)
+    if (mc == &mcache_none)
         return;
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
         if (mc->current[i] != &mspan_none)
@@ -360,7 +359,7 @@ void mcache_return_empty(mcache *mc)
 {
     returns r = { .n = 0 };
 
-    for (uint32_t i = 0; mc->thread != NULL && i < SLOT_COUNT; i++) {
+    for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
         mcache_slot *slot = &mc->slots[i];
 
         fold_slot(mc, slot);
@@ -379,12 +378,12 @@ void mcache_return_all(void)
     mcache *mc = mcache_tls;
     returns r = { .n = 0 };
 
-    if (mc->thread != NULL) {
+    if (mc != &mcache_none) {
         mcache_count_all(mc);
         tiny_close(mc);
         mc->trim_seen = trim_seq(); /* what was asked for is being done */
     }
-    for (uint32_t i = 0; mc->thread != NULL && i < SLOT_COUNT; i++) {
+    for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
         if (mc->current[i] != &mspan_none)
             put_current(mc, mc->current[i]);
         while (mc->slots[i].all != NULL && !process.reclaim)
@@ -498,7 +497,7 @@ mspan *mcache_adopt(page_no first)
 {
     mcache *mc = mcache_tls;
     uint32_t nused;
-    mspan *s = mc->thread == NULL ? NULL : pool_take_at(first, mc->thread, &nused);
+    mspan *s = mc == &mcache_none ? NULL : pool_take_at(first, mc->thread, &nused);
 
     if (s != NULL) {
         add_span(mc, s);
@@ -528,7 +527,7 @@ void mcache_exchange(mcache *mc, uint32_t growing, uint64_t npages)
     uint64_t cached;
     uint64_t idle;
 
-    if (mc->thread == NULL || !connection_is_up() || npages < EXCHANGE_PAGES_MIN)
+    if (mc == &mcache_none || !connection_is_up() || npages < EXCHANGE_PAGES_MIN)
         return;
     if (small)
         put_idle_runs(mc);
@@ -742,7 +741,7 @@ static void mcache_on_thread_exit(void *data)
 {
     (void)process_state_now(); /* in a child that does not know it yet this makes mcache_tls another one */
     (void)pthread_mutex_lock(&list_lock);
-    if (data == mcache_tls && mcache_tls->thread != NULL)
+    if (data == mcache_tls && data != &mcache_none)
         leave(data);
     (void)pthread_mutex_unlock(&list_lock);
 }
@@ -781,22 +780,14 @@ void mcache_forget_all(void (*close_gate)(void))
     (void)pthread_mutex_unlock(&list_lock);
 }
 
-/*
- * By the thread that has forked, as a rule: the first of the process, so no mcache is anybody's any more. By another one
- * if the child went past fork()'s handlers and made threads before its first call. Then the first thread may still name
- * an mcache of the parent's, and that the structures of current spans, which it finds empty: for the child's life nobody
- * else gets these.
- */
 void mcache_reset(void)
 {
-    bool only = gettid() == getpid();
-
     (void)pthread_mutex_init(&list_lock, NULL);
     free_mcaches = NULL;
     all_mcaches = NULL;
-    old_mcaches = only ? made_mcaches : NULL;
+    old_mcaches = made_mcaches;
     pool_reset();
-    mspan_reset(only);
+    mspan_reset();
     mcache_tls = &mcache_none;
     if (u32_load_acquire(&have_exit_key) != 0)
         (void)pthread_setspecific(exit_key, NULL);

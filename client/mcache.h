@@ -42,7 +42,7 @@ typedef struct mcache {
         char kept[MAPPING_KEPT_UNIT];
     };
     tiny_block tiny;
-    void *thread; /* thread_self() of its thread; NULL: nobody's, of mcache_none, and of those that a child finds */
+    void *thread; /* thread_self() of its thread */
     uint64_t nempty_pages; /* in the lists of empty spans */
     uint64_t nheld_pages;
     uint32_t exchange_at; /* the slot to give back from next */
@@ -55,7 +55,7 @@ _Static_assert(offsetof(mcache, tiny) == MAPPING_KEPT_UNIT, "what is kept has pa
 
 extern mcache mcache_none;
 
-/* The thread's mcache; until it first needs one, one that is nobody's. The TLS model saves a call on every malloc and free. */
+/* The thread's mcache; &mcache_none until it first needs one. The TLS model saves a call on every malloc and free. */
 extern _Thread_local mcache *mcache_tls __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
 /*

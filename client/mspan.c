@@ -126,12 +126,11 @@ void mspan_free_all(mspan *all)
     (void)pthread_mutex_unlock(&lock);
 }
 
-void mspan_reset(bool reuse)
+void mspan_reset(void)
 {
     (void)pthread_mutex_init(&lock, NULL);
     free_mspans = NULL;
-    if (reuse)
-        meta_reset();
+    meta_reset();
 }
 
 /* --- words --- */

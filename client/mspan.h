@@ -161,14 +161,9 @@ uint32_t mspan_fold(mspan *s);
 
 bool mspan_has_remote_frees(const mspan *s);
 
-/* All structures of a slot's list of all are free: detach. */
+/* All structures of a slot's list of all are free, or as if they had never been: detach; fork, where none is walked. */
 void mspan_free_all(mspan *all);
-
-/*
- * In the child of a fork, where none is walked: as if there had never been any. reuse: and their memory may be used; else
- * it stays as the child has found it, zero, for a thread that still looks at it.
- */
-void mspan_reset(bool reuse);
+void mspan_reset(void);
 
 /* A free of p by the owner of its span that found nfrees at its end. Keeps errno. p comes first, where it is anyway. */
 void mcache_note_free(void *p, mspan *s);

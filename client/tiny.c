@@ -87,7 +87,7 @@ enum object_verdict tiny_object_free(const object_ref *object)
     bool last = false;
     enum object_verdict verdict;
 
-    if (s == NULL || mc->thread == NULL || !mspan_is_own(s))
+    if (s == NULL || mc == &mcache_none || !mspan_is_own(s))
         return object_free_remote(&process.map, object);
     verdict = tiny_free(&process.map, object, &last);
     if (last && tiny_open_bit(mc, s, object->word) != object->bit)
