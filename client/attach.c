@@ -299,12 +299,15 @@ out:
 
 /* --- fork --- */
 
-/* A child begins anew. It has one thread, or none but this one is in the library. */
-static void start_over(void)
+/*
+ * A child begins anew. It has one thread, or none but this one is in the library. is_forker: this is the thread that has
+ * called fork().
+ */
+static void start_over(bool is_forker)
 {
     uint32_t before = u32_load_relaxed(&last_state);
 
-    mcache_reset();
+    mcache_reset(is_forker);
     large_reset();
     connection_reset();
     turn_reset(&attach_turn);
@@ -323,7 +326,7 @@ enum process_state process_note_fork(void)
         ;
     if (now == PROCESS_WIPED) {
         forklock_reset();
-        start_over();
+        start_over(gettid() == getpid()); /* the child's first thread is that which has forked */
     }
     while ((now = u32_load_acquire(state)) == PROCESS_WIPING)
         (void)sched_yield();
@@ -343,7 +346,7 @@ static void fork_parent(void)
 
 static void fork_child(void)
 {
-    start_over();
+    start_over(true);
     forklock_give();
 }
 

@@ -211,7 +211,7 @@ static mcache *mcache_get(void)
 {
     mcache *mc = mcache_tls;
 
-    if (mc != &mcache_none)
+    if (mc->thread != NULL) /* not mcache_none; nor one of the parent's that nobody has: see mcache_reset() */
         return mc;
     (void)pthread_mutex_lock(&list_lock);
     mc = left_behind();
@@ -497,7 +497,7 @@ mspan *mcache_adopt(page_no first)
 {
     mcache *mc = mcache_tls;
     uint32_t nused;
-    mspan *s = mc == &mcache_none ? NULL : pool_take_at(first, mc->thread, &nused);
+    mspan *s = mc->thread == NULL ? NULL : pool_take_at(first, mc->thread, &nused);
 
     if (s != NULL) {
         add_span(mc, s);
@@ -780,14 +780,21 @@ void mcache_forget_all(void (*close_gate)(void))
     (void)pthread_mutex_unlock(&list_lock);
 }
 
-void mcache_reset(void)
+/*
+ * One of the parent's mcaches is still that of the thread that has forked. If this is another thread, the child's own,
+ * it can't take it away from there: so that one stays empty, the structures that it named stay zero, and that thread
+ * gets another mcache when it needs one (mcache_get). Which of them it is, is not known: none is used again.
+ */
+void mcache_reset(bool is_forker)
 {
     (void)pthread_mutex_init(&list_lock, NULL);
     free_mcaches = NULL;
     all_mcaches = NULL;
-    old_mcaches = made_mcaches;
+    old_mcaches = is_forker ? made_mcaches : NULL;
+    for (mcache *mc = is_forker ? NULL : made_mcaches; mc != NULL; mc = mc->next_made)
+        mcache_clear(mc);
     pool_reset();
-    mspan_reset();
+    mspan_reset(is_forker);
     mcache_tls = &mcache_none;
     if (u32_load_acquire(&have_exit_key) != 0)
         (void)pthread_setspecific(exit_key, NULL);

@@ -94,7 +94,7 @@ void mcache_exchange(mcache *mc, uint32_t slot, uint64_t npages);
  */
 void mcache_forget_all(void (*close_gate)(void));
 
-/* In the child of a fork: no thread has anything. */
-void mcache_reset(void);
+/* In the child of a fork: no thread has anything. is_forker: the calling thread is that which has forked. */
+void mcache_reset(bool is_forker);
 
 #endif

@@ -5,8 +5,8 @@
  * that a small table holds them all.
  *
  * The child of a fork finds the memory zero (mapping_private), however it came about: so the spans' structures of its
- * parent are none to it. The table of mappings it finds as it was, and meta_reset() makes all of them free at once; none
- * is walked, since other threads of the parent may have been in the middle of a change.
+ * parent are none to it. The table of mappings it finds as it was, and meta_reset() makes all of them free at once, or
+ * passes over those in use; none is walked, since other threads of the parent may have been in the middle of a change.
  */
 #include "client/meta.h"
 
@@ -47,8 +47,11 @@ void *meta_alloc(size_t bytes)
     return p;
 }
 
-void meta_reset(void)
+void meta_reset(bool again)
 {
-    current = 0;
+    if (again)
+        current = 0;
+    else if (current + 1 < CHUNKS_MAX)
+        current++;
     used_bytes = 0;
 }

@@ -4,6 +4,7 @@
 #ifndef GOALLOC_CLIENT_META_H
 #define GOALLOC_CLIENT_META_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /*
@@ -12,7 +13,10 @@
  */
 void *meta_alloc(size_t bytes);
 
-/* Forget everything that was allocated and start over with the same pages: in the child of a fork. */
-void meta_reset(void);
+/*
+ * In the child of a fork: forget everything that was allocated. again: start over with the same pages; else they stay as
+ * they are, zero.
+ */
+void meta_reset(bool again);
 
 #endif

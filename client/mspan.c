@@ -126,11 +126,11 @@ void mspan_free_all(mspan *all)
     (void)pthread_mutex_unlock(&lock);
 }
 
-void mspan_reset(void)
+void mspan_reset(bool again)
 {
     (void)pthread_mutex_init(&lock, NULL);
     free_mspans = NULL;
-    meta_reset();
+    meta_reset(again);
 }
 
 /* --- words --- */

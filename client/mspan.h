@@ -161,9 +161,12 @@ uint32_t mspan_fold(mspan *s);
 
 bool mspan_has_remote_frees(const mspan *s);
 
-/* All structures of a slot's list of all are free, or as if they had never been: detach; fork, where none is walked. */
+/*
+ * All structures of a slot's list of all are free, or as if they had never been: detach; fork, where none is walked.
+ * again: their memory may be used again.
+ */
 void mspan_free_all(mspan *all);
-void mspan_reset(void);
+void mspan_reset(bool again);
 
 /* A free of p by the owner of its span that found nfrees at its end. Keeps errno. p comes first, where it is anyway. */
 void mcache_note_free(void *p, mspan *s);
