@@ -89,7 +89,7 @@ const char *goalloc_strerror(int error)
         const char *text;
     } texts[] = {
         { 0, "success" },
-        { EINVAL, "invalid argument, or not the address of an object" },
+        { EINVAL, "invalid argument or options (is struct_size set?), or not the address of an object" },
         { EALREADY, "done already: attached already, or the object is free already" },
         { ENOENT, "no such root, or no socket at that path" },
         { ECONNREFUSED, "no daemon serves the socket" },
@@ -103,6 +103,7 @@ const char *goalloc_strerror(int error)
         { EUSERS, "the daemon has no room for another session" },
         { ESTALE, "the daemon serves another heap than the one that is mapped" },
         { ENOMEM, "out of memory: the arena, the system's memory or the session's limit is exhausted" },
+        { EAGAIN, "the process's limit on locked memory (RLIMIT_MEMLOCK) does not allow another mapping" },
         { EROFS, "the heap is attached read-only" },
         { ENOSPC, "the daemon's table for this is full" },
         { EILSEQ, "the root's name is not UTF-8" },
