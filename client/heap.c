@@ -89,7 +89,7 @@ const char *goalloc_strerror(int error)
         const char *text;
     } texts[] = {
         { 0, "success" },
-        { EINVAL, "invalid: an option of the attach, a name or an alignment; or not the address of an object" },
+        { EINVAL, "invalid argument or options (is struct_size set?), or not the address of an object" },
         { EALREADY, "done already: attached already, or the object is free already" },
         { ENOENT, "no such root, or no socket of a daemon at that path" },
         { ECONNREFUSED, "no daemon serves the socket" },
