@@ -168,7 +168,7 @@ static void open_gate(const attach_result *a)
 }
 
 /* Connect and map by `how`. With the turn; the heap is not mapped, or the state is FORKED. */
-static int attach_now(bool gated)
+static int attach_now(bool gated, deadline until)
 {
     attach_result a;
     bool readonly = how.flags & GOALLOC_ATTACH_READONLY;
@@ -179,6 +179,7 @@ static int attach_now(bool gated)
         return r;
     how.wait = forked; /* its parent has been served: it goes on waiting as that would */
     how.gated = gated;
+    how.until = until;
     r = connection_attach(&how, &a);
     if (r < 0)
         return r == -EAGAIN ? -EPROTO : r; /* no answer to an Attach; here it would mean the limit on locked memory */
@@ -197,18 +198,20 @@ static int attach_now(bool gated)
 int goalloc_attach(const goalloc_options *options)
 {
     goalloc_options o;
+    deadline until;
     int r = read_options(options, &o);
 
     if (r < 0)
         return r;
     if (process_state_now() == PROCESS_ATTACHED)
         return -EALREADY;
-    r = turn_take(&attach_turn, deadline_in(o.timeout_ms));
+    until = deadline_in(o.timeout_ms);
+    r = turn_take(&attach_turn, until);
     if (r < 0)
         return r;
     r = process_state_now() == PROCESS_ATTACHED ? -EALREADY : take_options(&o);
     if (r == 0)
-        r = attach_now(false);
+        r = attach_now(false, until);
     turn_give(&attach_turn);
     return r;
 }
@@ -216,13 +219,15 @@ int goalloc_attach(const goalloc_options *options)
 int process_ensure(void)
 {
     enum process_state state = process_state_now();
+    deadline until;
     int r;
 
     if (LIKELY(state == PROCESS_ATTACHED))
         return 0;
     if (state == PROCESS_LEFT)
         return -ENOTCONN;
-    r = turn_take(&attach_turn, deadline_in((int)u32_load_relaxed(&timeout_ms)));
+    until = deadline_in((int)u32_load_relaxed(&timeout_ms));
+    r = turn_take(&attach_turn, until);
     if (r < 0)
         return r;
     state = process_state_now();
@@ -231,7 +236,7 @@ int process_ensure(void)
     else if (state == PROCESS_DETACHED)
         r = take_defaults();
     if (r == 0 && state != PROCESS_ATTACHED)
-        r = attach_now(true);
+        r = attach_now(true, until);
     turn_give(&attach_turn);
     return r;
 }

@@ -314,16 +314,15 @@ static int look(void)
 }
 
 /* Take the turn; while down, only if it is time to look and nobody else does. */
-static int begin(deadline *ret_until)
+static int begin(deadline until)
 {
     int r = may_look();
 
-    *ret_until = whole_timeout();
     if (r < 0)
         return r;
     if (u32_load_relaxed(&down) != 0)
         return link_try_turn() ? 0 : -ETIMEDOUT;
-    r = link_take_turn(*ret_until);
+    r = link_take_turn(until);
     if (r < 0)
         return r;
     r = may_look(); /* somebody may have found out while we waited */
@@ -334,8 +333,10 @@ static int begin(deadline *ret_until)
 
 int comeback_begin(deadline *ret_until)
 {
-    int r = begin(ret_until);
+    int r;
 
+    *ret_until = whole_timeout();
+    r = begin(*ret_until);
     if (r < 0 || u32_load_relaxed(&down) == 0)
         return r;
     r = look();
@@ -398,15 +399,15 @@ static int open_quickly(Goallocd__Request *attach, Goallocd__Reply **ret)
     return r == -ENOTCONN ? -ETIMEDOUT : r;
 }
 
-int comeback_open(const char *path, bool wait, bool gated, Goallocd__Request *attach, Goallocd__Reply **ret)
+int comeback_open(const char *path, bool wait, bool gated, deadline until, Goallocd__Request *attach,
+                  Goallocd__Reply **ret)
 {
-    deadline until;
     bool quick;
     int r;
 
     if (!gated)
         u32_store_relaxed(&down, 0);
-    r = begin(&until);
+    r = begin(until);
     if (r < 0)
         return r;
     quick = u32_load_relaxed(&down) != 0;
