@@ -414,8 +414,8 @@ static int open_quickly(Goallocd__Request *attach, Goallocd__Reply **ret)
     return r == -ENOTCONN ? -ETIMEDOUT : r;
 }
 
-int comeback_open(const char *path, bool wait, bool gated, Goallocd__Request *attach, Goallocd__Reply **ret,
-                  deadline until)
+int comeback_open(const char *path, bool wait, bool gated, deadline until, Goallocd__Request *attach,
+                  Goallocd__Reply **ret)
 {
     bool quick;
     int r;

@@ -24,11 +24,11 @@ int comeback_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline un
 /*
  * Ask for a session: connect and send attach, again if the connection is lost before the reply. wait: also for a daemon
  * that is not there yet. gated: as any request, fail at once if the last one found nobody; else it is forgotten.
+ * until: of all of it, the wait for the turn included.
  * If it returns 0 the caller has the turn, and *ret is valid until it is given. path is the caller's and stays.
  */
-int comeback_open(const char *path, bool wait, bool gated, Goallocd__Request *attach, Goallocd__Reply **ret,
-                  deadline until)
-    __attribute__((warn_unused_result));
+int comeback_open(const char *path, bool wait, bool gated, deadline until, Goallocd__Request *attach,
+                  Goallocd__Reply **ret) __attribute__((warn_unused_result));
 
 /* The session that has been opened is this process's now. With the turn. */
 void comeback_set_session(const Goallocd__AttachReply *reply);

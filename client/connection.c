@@ -87,7 +87,7 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
     request.attach = &body;
     comeback_set_timeout(ask->timeout_ms);
-    r = comeback_open(ask->socket_path, ask->wait, ask->gated, &request, &reply, ask->until);
+    r = comeback_open(ask->socket_path, ask->wait, ask->gated, ask->until, &request, &reply);
     if (r < 0)
         return r;
     r = check_attach_reply(reply, ret);

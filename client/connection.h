@@ -34,8 +34,8 @@ typedef struct attach_request {
     const char *label;
     uint32_t flags;
     uint64_t limit_bytes;
+    deadline until; /* of this request, which may have waited for another thread's */
     int timeout_ms; /* of all later requests */
-    deadline until; /* of this one */
     bool wait;      /* for a daemon that is not there yet */
     bool gated;     /* fail at once if the last request found nobody */
 } attach_request;
