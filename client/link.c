@@ -20,8 +20,6 @@
 #define FD_END 1024 /* a table of descriptors that reaches further costs the kernel memory */
 #define FD_ROOM 64
 
-#define LOOK_EVERY_MS 100
-
 static turn link_turn = TURN_INIT;
 static channel ch = { .fd = -1 };
 static shm_u32 is_open; /* there is a connection: for those who don't have the turn */
@@ -144,19 +142,6 @@ static int read_more(void)
     return r;
 }
 
-/*
- * Wait for something to read, for a while. 0: there is something, or it is time to look whether the socket is still
- * ours (channel_read() does): if another thread has put something else at its number meanwhile, poll waits for that.
- */
-static int wait_a_while(deadline until)
-{
-    deadline soon = deadline_in(LOOK_EVERY_MS);
-    bool is_last = until.at_ms <= soon.at_ms;
-    int r = channel_wait(&ch, is_last ? until : soon);
-
-    return r == -ETIMEDOUT && !is_last ? 0 : r;
-}
-
 int link_recv(Goallocd__Reply **ret, deadline until)
 {
     const uint8_t *payload;
@@ -166,7 +151,7 @@ int link_recv(Goallocd__Reply **ret, deadline until)
     if (ch.fd < 0)
         return -ENOTCONN;
     while ((r = channel_take_frame(&ch, &payload, &len)) == -EAGAIN) {
-        r = wait_a_while(until);
+        r = channel_wait(&ch, until);
         if (r == -ETIMEDOUT)
             return r;
         if (r == 0)

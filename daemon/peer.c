@@ -17,9 +17,10 @@
  *
  * Descriptors: the last 16 below the limit of the process are a reserve. Who connects when only these are left (late)
  *       has its Attach answered with EUSERS and is closed, and can ask all that needs no session: so a daemon with too
- *       many clients can still be looked at. A session's pidfd is never one of the reserve either. At most 8 connections
- *       are late, the oldest makes room for the next. If accept finds no descriptor in spite of that, libuv gives up one
- *       that it keeps for the purpose, and closes what waits (uv__emfile_trick); so the loop does not spin.
+ *       many clients can still be looked at. A session's pidfd is never one of the reserve either. At most 8
+ *       connections are late, the oldest makes room for the next. If accept finds no descriptor in spite of that, libuv
+ *       gives up one that it keeps for the purpose, and closes what waits (uv__emfile_trick); so the loop does not
+ *       spin.
  *
  * A request that comes in one piece and whose reply the socket takes, so each of an honest client, costs three system
  * calls (epoll_wait, read, write: as many as a bare echo) and no malloc: it is unpacked into the server's bump, what it

@@ -27,7 +27,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define RETRY_MS 2
+#define RETRY_MS      2
+#define LOOK_EVERY_MS 100
 
 static int64_t now_ms(void)
 {
@@ -49,22 +50,6 @@ int deadline_left_ms(deadline until)
     return left <= 0 ? 0 : left > INT_MAX ? INT_MAX : (int)left;
 }
 
-/* Wait until the socket is ready for events. 0, -ETIMEDOUT, -errno. */
-static int wait_ready(int fd, short events, deadline until)
-{
-    for (;;) {
-        struct pollfd pfd = { .fd = fd, .events = events };
-        int n = poll(&pfd, 1, deadline_left_ms(until));
-
-        if (n > 0)
-            return 0;
-        if (n == 0)
-            return -ETIMEDOUT;
-        if (errno != EINTR)
-            return -errno;
-    }
-}
-
 /* True if the socket that the channel has connected is still what its descriptor names, or if it is not known. */
 static bool is_own(const channel *ch)
 {
@@ -75,39 +60,49 @@ static bool is_own(const channel *ch)
     return fstat(ch->fd, &st) == 0 && st.st_ino == ch->ino && st.st_dev == ch->dev;
 }
 
+/*
+ * Wait until the socket is ready for events. 0, -ETIMEDOUT, -EBADF (it is not ours any more), -errno. If another thread
+ * puts something else at its number meanwhile, poll waits for that: so it waits for a while at a time.
+ */
+static int wait_ready(const channel *ch, short events, deadline until)
+{
+    for (;;) {
+        struct pollfd pfd = { .fd = ch->fd, .events = events };
+        int left_ms = deadline_left_ms(until);
+        int n = poll(&pfd, 1, left_ms < LOOK_EVERY_MS ? left_ms : LOOK_EVERY_MS);
+
+        if (n > 0)
+            return 0;
+        if (n < 0 && errno != EINTR)
+            return -errno;
+        if (!is_own(ch))
+            return -EBADF;
+        if (n == 0 && left_ms < LOOK_EVERY_MS)
+            return -ETIMEDOUT;
+    }
+}
+
 /* --- connect --- */
 
 /*
- * A path that is longer than a socket address: the last name within its directory, opened for that. *ret_dir: to be
+ * A path that is longer than a socket address is reached through a descriptor of the socket's file. *ret_file: to be
  * closed, or -1.
  */
-static int long_address(const char *path, struct sockaddr_un *addr, int *ret_dir)
-{
-    const char *slash = strrchr(path, '/');
-    char dir[PATH_MAX];
-    int n;
-
-    if (slash == NULL || (size_t)(slash - path) >= sizeof(dir) || slash == path)
-        return -ENAMETOOLONG;
-    memcpy(dir, path, (size_t)(slash - path));
-    dir[slash - path] = '\0';
-    *ret_dir = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (*ret_dir < 0)
-        return -errno;
-    n = snprintf(addr->sun_path, sizeof(addr->sun_path), "/proc/self/fd/%d%s", *ret_dir, slash);
-    return n < 0 || (size_t)n >= sizeof(addr->sun_path) ? -ENAMETOOLONG : 0;
-}
-
-static int address_of(const char *path, struct sockaddr_un *addr, int *ret_dir)
+static int address_of(const char *path, struct sockaddr_un *addr, int *ret_file)
 {
     size_t len = strlen(path);
 
-    *ret_dir = -1;
+    *ret_file = -1;
     if (len == 0)
         return -EINVAL;
-    if (len >= sizeof(addr->sun_path))
-        return long_address(path, addr, ret_dir);
-    memcpy(addr->sun_path, path, len + 1);
+    if (len < sizeof(addr->sun_path)) {
+        memcpy(addr->sun_path, path, len + 1);
+        return 0;
+    }
+    *ret_file = open(path, O_PATH | O_CLOEXEC);
+    if (*ret_file < 0)
+        return -errno;
+    (void)snprintf(addr->sun_path, sizeof(addr->sun_path), "/proc/self/fd/%d", *ret_file);
     return 0;
 }
 
@@ -129,8 +124,8 @@ int channel_try_connect(channel *ch, const char *path, int lowest_fd)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     struct stat st;
-    int dir;
-    int r = address_of(path, &addr, &dir);
+    int file;
+    int r = address_of(path, &addr, &file);
 
     ch->fd = -1;
     ch->have_bytes = 0;
@@ -146,8 +141,8 @@ int channel_try_connect(channel *ch, const char *path, int lowest_fd)
             r = connect(ch->fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
         while (r == -EINTR);
     }
-    if (dir >= 0)
-        (void)close(dir);
+    if (file >= 0)
+        (void)close(file);
     if (r < 0)
         channel_close(ch);
     return r;
@@ -200,7 +195,7 @@ int channel_send(channel *ch, const uint8_t *data, size_t len_bytes, deadline un
         ssize_t n = send_some(ch, data, len_bytes);
 
         if (n == -EAGAIN)
-            n = wait_ready(ch->fd, POLLOUT, until);
+            n = wait_ready(ch, POLLOUT, until);
         if (n < 0)
             return (int)n;
         data += n;
@@ -238,7 +233,7 @@ int channel_take_frame(channel *ch, const uint8_t **ret_payload, size_t *ret_len
 
 int channel_wait(channel *ch, deadline until)
 {
-    return wait_ready(ch->fd, POLLIN, until);
+    return wait_ready(ch, POLLIN, until);
 }
 
 int channel_read(channel *ch)

@@ -34,9 +34,9 @@ typedef struct channel {
 } channel;
 
 /*
- * Connect to the Unix socket at path. 0, or -errno: -EINVAL (path empty), -ENAMETOOLONG (longer than PATH_MAX, or than
- * a socket address holds where the directory can't be opened), -ENOENT, -ECONNREFUSED, -EACCES, -ETIMEDOUT, ... On
- * failure the channel is closed.
+ * Connect to the Unix socket at path, which may be longer than a socket address holds if /proc is there. 0, or -errno:
+ * -EINVAL (path empty), -ENAMETOOLONG, -ENOENT, -ECONNREFUSED, -EACCES, -ETIMEDOUT, ... On failure the channel is
+ * closed.
  */
 int channel_connect(channel *ch, const char *path, deadline until) __attribute__((warn_unused_result));
 

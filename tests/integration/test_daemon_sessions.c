@@ -8,9 +8,11 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "tests/support/rawheap.h"
 
@@ -273,6 +275,47 @@ static void attach_without_descriptors_is_refused_and_the_daemon_still_answers(v
     assert_true(fixture_stop(&own));
 }
 
+/* Its connection is gone, and the daemon has no descriptors for another one: it waits until there are some. */
+static int come_back_through_the_crowd(const fixture *f, void *arg)
+{
+    goalloc_options options = GOALLOC_OPTIONS_INIT;
+
+    (void)arg;
+    options.socket_path = f->socket;
+    CHECK(goalloc_attach(&options) == 0);
+    CHECK(close_range(3, ~0u, 0) == 0);
+    (void)raise(SIGSTOP);
+    CHECK(goalloc_malloc(100) != NULL);
+    return 0;
+}
+
+static void process_comes_back_when_there_are_descriptors_again(void **state)
+{
+    static rawheap heaps[CONNECTIONS];
+    fixture own;
+    const fixture *f = &own;
+    unsigned n;
+    pid_t pid;
+    int status;
+
+    (void)state;
+    fixture_start_with_descriptors(&own, NULL, NOFILE);
+    pid = child_start(f, come_back_through_the_crowd, NULL);
+    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+    assert_true(WIFSTOPPED(status));
+    n = attach_until_refused(f, heaps); /* its place is taken, too */
+    (void)kill(pid, SIGCONT);
+    (void)usleep(300000);
+    assert_int_equal(waitpid(pid, &status, WNOHANG), 0);
+    for (unsigned i = 0; i < n; i++) {
+        if (heaps[i].fd > 0)
+            (void)close(heaps[i].fd);
+    }
+    assert_int_equal(child_wait(pid), 0);
+    assert_true(fixture_is_clean(f, 1));
+    assert_true(fixture_stop(&own));
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -280,6 +323,7 @@ int main(void)
         TEST(reattach_of_a_process_that_has_become_another_user_succeeds),
         TEST(publish_while_the_owner_ends_is_kept_or_refused),
         TEST(attach_without_descriptors_is_refused_and_the_daemon_still_answers),
+        TEST(process_comes_back_when_there_are_descriptors_again),
     };
 
     return cmocka_run_group_tests_name("sessions in the daemon", tests, NULL, NULL);
