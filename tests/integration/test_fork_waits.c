@@ -13,7 +13,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 
 #include "tests/support/waits.h"
 
@@ -182,12 +181,13 @@ typedef struct middle {
     uint64_t seed;
     int ready[2];             /* a pipe: the pids of children that have done what they do */
     atomic_bool parent_ready; /* it has attached, and holds no object */
-    _Atomic int64_t took_ns;  /* by the last attach: the fork comes after about that time, when mappings are made */
+    _Atomic int64_t took_ns;  /* by the last attach */
 } middle;
 
 static middle *the_middle;
 
 static atomic_bool begin_attach;
+static atomic_bool has_attached;
 
 static int64_t now_ns(void)
 {
@@ -206,6 +206,7 @@ static void *attach_on_a_sign(void *arg)
     begin = now_ns();
     CHECK(waits_attach(the_fixture, TIMEOUT_MS) == 0);
     atomic_store(&the_middle->took_ns, now_ns() - begin);
+    atomic_store(&has_attached, true);
     return arg;
 }
 
@@ -226,25 +227,50 @@ static void use_heap_and_stay(const middle *m, bool idle)
     _exit(1);
 }
 
+/* Not before there are the descriptors that come with the reply: the lowest that are free. */
+static bool have_come(int lowest)
+{
+    return fcntl(lowest + 1, F_GETFD) >= 0;
+}
+
+static bool is_being_mapped(void)
+{
+    void *arena = (void *)(uintptr_t)strtoull(FIXTURE_BASE, NULL, 16);
+    unsigned char in_core;
+
+    return mincore(arena, 1, &in_core) == 0 || errno != ENOMEM;
+}
+
+/* Until an attach has gone as far as chance says. */
+static void wait_for_the_moment(uint64_t *seed, int64_t about_ns, int lowest_fd)
+{
+    int64_t delay_ns = (int64_t)(test_random(seed) % (uint64_t)(2 * about_ns));
+    uint64_t moment = test_random(seed) % 3;
+    int64_t begin = now_ns();
+
+    while (!atomic_load(&has_attached)) {
+        if ((moment == 0 && now_ns() - begin >= delay_ns) || (moment == 1 && have_come(lowest_fd)) ||
+            (moment == 2 && is_being_mapped()))
+            break;
+    }
+}
+
 static int fork_in_the_middle(const fixture *f, void *arg)
 {
     middle *m = the_middle;
     pthread_t thread;
     bool idle = test_random(&m->seed) % 4 == 0;
-    int64_t took_ns = atomic_load(&m->took_ns);
-    int64_t delay_ns = took_ns / 2 + (int64_t)(test_random(&m->seed) % (uint64_t)took_ns);
-    int64_t begin;
+    int lowest_fd = dup(STDERR_FILENO);
 
     (void)arg;
     waits_not_for_ever();
     the_fixture = f;
+    CHECK(lowest_fd >= 0 && close(lowest_fd) == 0);
     CHECK(setenv("GOALLOC_SOCKET", f->socket, 1) == 0);
     CHECK(pthread_create(&thread, NULL, attach_on_a_sign, NULL) == 0);
     atomic_store(&begin_attach, true);
-    for (begin = now_ns(); now_ns() - begin < delay_ns;)
-        ;
+    wait_for_the_moment(&m->seed, atomic_load(&m->took_ns), lowest_fd);
     if (fork() == 0) {
-        (void)prctl(PR_SET_PDEATHSIG, 0);
         waits_not_for_ever();
         use_heap_and_stay(m, idle);
     }
