@@ -294,6 +294,7 @@ static void process_comes_back_when_there_are_descriptors_again(void **state)
     static rawheap heaps[CONNECTIONS];
     fixture own;
     const fixture *f = &own;
+    int idle[4];
     unsigned n;
     pid_t pid;
     int status;
@@ -304,9 +305,13 @@ static void process_comes_back_when_there_are_descriptors_again(void **state)
     assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
     assert_true(WIFSTOPPED(status));
     n = attach_until_refused(f, heaps); /* its place is taken, too */
+    for (int i = 0; i < 4; i++) /* and one that is too little for a session */
+        idle[i] = raw_connect(f);
     (void)kill(pid, SIGCONT);
     (void)usleep(300000);
     assert_int_equal(waitpid(pid, &status, WNOHANG), 0);
+    for (int i = 0; i < 4; i++)
+        (void)close(idle[i]);
     for (unsigned i = 0; i < n; i++) {
         if (heaps[i].fd > 0)
             (void)close(heaps[i].fd);
