@@ -17,7 +17,7 @@
 #include "tests/support/steps.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define ROUNDS 60
+#define ROUNDS 20
 #else
 #define ROUNDS 110
 #endif

@@ -25,7 +25,7 @@
 #define STEPS_MAX 100000u
 #define WAIT_US 2000 /* for who may have to wait for the thread that is stopped */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define STRIDE 7u
+#define STRIDE 61u
 #else
 #define STRIDE 1u
 #endif
