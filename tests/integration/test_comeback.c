@@ -37,6 +37,7 @@ typedef struct common {
     int how;
     bool pass; /* objects are freed by the other process */
     uint64_t seed;
+    atomic_uint nattached;
     atomic_bool stop;
     atomic_ulong ncomebacks;
     unsigned char *_Atomic boxes[BOXES]; /* objects on their way to whoever takes them */
@@ -48,12 +49,6 @@ typedef struct worker {
     uint64_t seed;
     unsigned number;
 } worker;
-
-/* What an object begins with; its last word is the stamp too, and so is a word of every 64 KiB. */
-typedef struct stamp {
-    size_t bytes;
-    uint64_t word;
-} stamp;
 
 static int64_t now_ms(void)
 {
@@ -74,37 +69,52 @@ static int64_t test_ms(void)
 
 #define STAMP_EVERY 65536u
 
-static uint64_t *stamp_at(unsigned char *p, size_t at)
+/* Atomic, for an object may come by way of other processes, which a sanitizer does not see. */
+static atomic_ullong *word_at(unsigned char *p, size_t at)
 {
-    return (uint64_t *)(void *)(p + at);
+    return (atomic_ullong *)(void *)(p + at);
 }
 
-static unsigned char *allocate(size_t bytes, uint64_t word)
+static void put(unsigned char *p, size_t at, uint64_t word)
+{
+    atomic_store_explicit(word_at(p, at), word, memory_order_relaxed);
+}
+
+static uint64_t get(unsigned char *p, size_t at)
+{
+    return atomic_load_explicit(word_at(p, at), memory_order_relaxed);
+}
+
+/* Its length, and then the stamp: in the second word, in the last, and in one of every 64 KiB. */
+static unsigned char *allocate(size_t bytes, uint64_t stamp)
 {
     unsigned char *p = goalloc_malloc(bytes);
 
     CHECK(p != NULL);
-    *(stamp *)(void *)p = (stamp){ bytes, word };
+    put(p, 0, bytes);
+    put(p, 8, stamp);
     for (size_t at = STAMP_EVERY; at < bytes; at += STAMP_EVERY)
-        *stamp_at(p, at) = word;
-    *stamp_at(p, bytes - 8) = word;
+        put(p, at, stamp);
+    put(p, bytes - 8, stamp);
     return p;
 }
 
 static void check(unsigned char *p)
 {
-    stamp s = *(stamp *)(void *)p;
+    size_t bytes = get(p, 0);
+    uint64_t stamp = get(p, 8);
 
-    CHECK(goalloc_usable_size(p) >= s.bytes);
-    for (size_t at = STAMP_EVERY; at < s.bytes; at += STAMP_EVERY)
-        CHECK(*stamp_at(p, at) == s.word);
-    CHECK(*stamp_at(p, s.bytes - 8) == s.word);
+    CHECK(goalloc_usable_size(p) >= bytes && bytes > STAMP_EVERY);
+    for (size_t at = STAMP_EVERY; at < bytes; at += STAMP_EVERY)
+        CHECK(get(p, at) == stamp);
+    CHECK(get(p, bytes - 8) == stamp);
 }
 
 static void check_and_free(unsigned char *p)
 {
     check(p);
-    memset(p, 0xdd, sizeof(stamp));
+    put(p, 0, 0);
+    put(p, 8, 0);
     CHECK(goalloc_free_checked(p) == 0);
 }
 
@@ -192,6 +202,7 @@ static int work(const fixture *f, void *arg)
 
     number = first->number;
     must_attach(f, 0);
+    (void)atomic_fetch_add(&first->c->nattached, 1);
     for (unsigned i = 0; i <= THREADS; i++) {
         workers[i] = (worker){ f, first->c, first->seed + i, number * 16 + i };
         CHECK(pthread_create(&threads[i], NULL, i < THREADS ? churn : lose_and_ask, &workers[i]) == 0);
@@ -246,6 +257,8 @@ static void run(common *c, int how, bool pass)
         first[i] = (worker){ &f, c, c->seed + 100 * i, i };
         pids[i] = child_start(&f, work, &first[i]);
     }
+    while (atomic_load(&c->nattached) < WORKERS && all_live(pids))
+        (void)usleep(1000);
     end = now_ms() + test_ms();
     while (now_ms() < end && all_live(pids) && !fixture_log_has(&f, "disconnected")) {
         (void)usleep(how == RESTART ? 2000 : 50000);

@@ -21,7 +21,7 @@
 
 #if defined(__SANITIZE_THREAD__)
 #define THREADS 0 /* its runtime does not bear a child of several threads that it has not seen come about */
-#define ROUNDS 4
+#define ROUNDS 2
 #else
 #define THREADS 3
 #define ROUNDS 12
@@ -193,12 +193,12 @@ static void play_in_threads(uint64_t seed)
 {
     pthread_t threads[THREADS + 1];
 
-    for (size_t i = 0; i < THREADS; i++) {
+    for (size_t i = 0; i != THREADS; i++) {
         memset(&pool[i], 0, sizeof(pool[i]));
         pool[i].seed = seed + i;
         CHECK(pthread_create(&threads[i], NULL, play_and_free_all, &pool[i]) == 0);
     }
-    for (size_t i = 0; i < THREADS; i++)
+    for (size_t i = 0; i != THREADS; i++)
         CHECK(pthread_join(threads[i], NULL) == 0);
 }
 
@@ -281,7 +281,7 @@ static int parent(const fixture *f, void *arg)
     (void)signal(SIGABRT, SIG_DFL);
     must_attach(f, 0);
     own.seed = test_random(&seed);
-    for (size_t i = 0; i < THREADS; i++) {
+    for (size_t i = 0; i != THREADS; i++) {
         churners[i].seed = test_random(&seed);
         CHECK(pthread_create(&threads[i], NULL, churn, &churners[i]) == 0);
     }
@@ -304,7 +304,7 @@ static int parent(const fixture *f, void *arg)
         await_child(pid);
     }
     atomic_store(&stop, true);
-    for (size_t i = 0; i < THREADS; i++)
+    for (size_t i = 0; i != THREADS; i++)
         CHECK(pthread_join(threads[i], NULL) == 0);
     free_all(&own);
     CHECK(goalloc_trim() == 0);

@@ -17,6 +17,7 @@
 #include <sys/prctl.h>
 
 #include "client/held.h"
+#include "tests/support/fixture.h"
 #include "tests/support/steps.h"
 
 #define ARENA_BYTES (64 * MIB)
@@ -25,9 +26,9 @@
 #define STEPS_MAX 100000u
 #define WAIT_US 2000 /* for who may have to wait for the thread that is stopped */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define STRIDE 7u
+#define STRIDE 61u
 #else
-#define STRIDE 1u
+#define STRIDE 2u
 #endif
 
 process_info process;
@@ -212,6 +213,7 @@ static uint64_t round_at(common *c, pid_t pid, uint64_t nsteps)
 static void held_knows_between_any_two_steps_of_others_fits(void **state)
 {
     common *c = mmap(NULL, sizeof(*c), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    uint64_t seed = test_seed();
 
     (void)state;
     assert_true(c != MAP_FAILED);
@@ -231,7 +233,7 @@ static void held_knows_between_any_two_steps_of_others_fits(void **state)
         }
         nsteps = round_at(c, pid, STEPS_MAX);
         assert_in_range(nsteps, 1, STEPS_MAX - 1);
-        for (uint64_t at = 0; at < nsteps; at += STRIDE)
+        for (uint64_t at = test_random(&seed) % STRIDE; at < nsteps; at += STRIDE)
             (void)round_at(c, pid, at);
         (void)printf("%s: %llu instructions\n", c->row->name, (unsigned long long)nsteps);
         (void)kill(pid, SIGKILL);
