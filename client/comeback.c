@@ -77,7 +77,7 @@ static void set_next_look(void)
     u64_store_relaxed(&next_look_ms, (uint64_t)deadline_in(LOOK_EVERY_MS).at_ms);
 }
 
-/* A request has waited its whole time. */
+/* A request has waited for its time. */
 static void set_down(int error)
 {
     set_next_look();
