@@ -28,6 +28,13 @@ static void put_again(table *t, uint64_t word)
     }
 }
 
+/* One thread does it, at a given operation: however slow the machine is, the storm goes on until then. */
+bool faults_are_due(const actor *a)
+{
+    return a->w->options->fault != FAULT_NONE && a->w->number == 0 && a->intent->thread == 0 &&
+           atomic_load(&a->intent->nops) < OPERATIONS_BEFORE;
+}
+
 void faults_do(actor *a)
 {
     table *t = a->w->t;

@@ -84,7 +84,7 @@ static void *thread_main(void *data)
     actor a;
 
     actor_init(&a, s->w, s->thread, s->w->seed + s->thread * UINT64_C(0xd1342543de82ef95));
-    while (!worker_must_end(s->w)) {
+    while (!worker_must_end(s->w) || faults_are_due(&a)) {
         actor_begin(&a);
         operations_do(&a);
         actor_end(&a);

@@ -82,8 +82,9 @@ void operations_leave_privates(actor *a, uint32_t most);
 /* incidents.c: now and then, what --deaths says and workers do themselves. Between operations. */
 void incidents_do(actor *a);
 
-/* faults.c: what --fault says, once. Between operations. */
+/* faults.c: what --fault says, once. Between operations. And: it is this thread's, and not done yet. */
 void faults_do(actor *a);
+bool faults_are_due(const actor *a);
 
 /* incidents.c: wait for what the thread has begun: its child, its short thread. */
 void incidents_finish(actor *a);
