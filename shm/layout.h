@@ -23,9 +23,11 @@
  *            Counters are what a session's process says that it has allocated, for statistics; nothing depends on it.
  *
  * Who writes which bit word:
- *   alloc    the session that leases the span (the one thread that owns it), else the daemon. 1: allocated.
+ *   alloc    the session that leases the span (the one thread that owns it), else the daemon. 1: allocated. The bit of
+ *            a large run is cleared by fetch_and, by any thread of the session or, once its remote bit is set, by the
+ *            daemon: who clears it has the object.
  *   remote   anybody who frees an object of a span it does not own sets one bit (fetch_or); whoever may write the
- *            alloc word clears it when the free is folded in. An object is live iff alloc is 1 and remote is 0.
+ *            alloc word clears it when the free is folded in, of a large run the daemon alone. An object is live iff alloc is 1 and remote is 0.
  *   kept     valid while the span's has_kept says so, which the daemon sets before the first of them. In a span owned
  *            by a RECLAIM session: 1 means that the object is not the owner's (published or adopted). Else: 1 means
  *            adopted. Set by anyone, cleared with the object.
