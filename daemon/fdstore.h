@@ -4,7 +4,7 @@
 #ifndef GOALLOC_DAEMON_FDSTORE_H
 #define GOALLOC_DAEMON_FDSTORE_H
 
-#include "daemon/heapfile.h"
+#include "daemon/memory/heapfile.h"
 
 /* What a caller handles itself. */
 enum {

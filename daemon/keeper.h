@@ -4,7 +4,7 @@
 #ifndef GOALLOC_DAEMON_KEEPER_H
 #define GOALLOC_DAEMON_KEEPER_H
 
-#include "daemon/heapfile.h"
+#include "daemon/memory/heapfile.h"
 
 typedef struct keeper {
     int fd; /* the connection to it; -1: there is none */

@@ -15,7 +15,7 @@
 #include "daemon/listen.h"
 #include "daemon/log.h"
 #include "daemon/options.h"
-#include "daemon/server.h"
+#include "daemon/serve/server.h"
 #include "shm/crash.h"
 
 static void close_fds(const int fds[HEAPFILE_NFDS])

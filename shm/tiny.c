@@ -1,7 +1,7 @@
 /*
  * Tiny: the words of tiny blocks, read and changed.
  *
- * Called by object.c (look-up, free, fold) and by client/tiny.c and the daemon's mcentral and census. Data: the words
+ * Called by object.c (look-up, free, fold) and by client/lib/tiny.c and the daemon's mcentral and census. Data: the words
  * in the arena, at the end of each page of span class 137; the blocks' alloc and remote bits in bitmap.
  *
  * Why words in the arena: they take 4 bytes for 16, which would be more than all other metadata together, and only

@@ -32,8 +32,8 @@
 #include <time.h>
 
 #include "daemon/options.h"
-#include "daemon/pagealloc.h"
-#include "daemon/pagecache.h"
+#include "daemon/heap/pagealloc.h"
+#include "daemon/heap/pagecache.h"
 
 #define ROUNDS         9
 #define PAIRS          200000u

@@ -34,8 +34,8 @@
 
 #include <uv.h>
 
-#include "client/connection.h"
-#include "client/process.h"
+#include "client/lib/connection.h"
+#include "client/lib/process.h"
 #include "tests/support/fixture.h"
 
 #define ROUNDS        15

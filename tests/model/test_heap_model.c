@@ -11,8 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/census.h"
-#include "daemon/sweep.h"
+#include "daemon/heap/census.h"
+#include "daemon/serve/sweep.h"
 #include "tests/support/fixture.h"
 
 #define NSESSIONS  6

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/pagealloc.h"
+#include "daemon/heap/pagealloc.h"
 #include "tests/support/fixture.h"
 
 #define PAGES 65536u

@@ -16,7 +16,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
-#include "client/held.h"
+#include "client/lib/held.h"
 #include "tests/support/fixture.h"
 #include "tests/support/steps.h"
 

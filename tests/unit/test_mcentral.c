@@ -9,7 +9,7 @@
 
 #include <stdio.h>
 
-#include "daemon/sweep.h"
+#include "daemon/serve/sweep.h"
 
 #define CLASS 40u /* span class of 320-byte objects: 25 a span */
 #define NELEMS 25u

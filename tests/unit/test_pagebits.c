@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-#include "daemon/pagebits.h"
+#include "daemon/heap/pagebits.h"
 #include "tests/support/fixture.h"
 
 #define ROWS(rows) (sizeof(rows) / sizeof((rows)[0]))

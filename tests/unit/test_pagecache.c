@@ -9,7 +9,7 @@
 
 #include <stdio.h>
 
-#include "daemon/pagecache.h"
+#include "daemon/heap/pagecache.h"
 
 #define ROWS(rows) (sizeof(rows) / sizeof((rows)[0]))
 #define ALL UINT64_MAX

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/pagealloc.h"
+#include "daemon/heap/pagealloc.h"
 
 #define ROWS(rows) (sizeof(rows) / sizeof((rows)[0]))
 #define NONE UINT64_MAX

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "client/runcache.h"
+#include "client/lib/runcache.h"
 
 #define RUNS 2000u
 #define STEPS 200000u

@@ -10,7 +10,7 @@
 
 #include <stdio.h>
 
-#include "daemon/scavenge.h"
+#include "daemon/serve/scavenge.h"
 #include "tests/support/fixture.h"
 
 /* --- pace --- */

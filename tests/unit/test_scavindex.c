@@ -9,8 +9,8 @@
 
 #include <stdio.h>
 
-#include "daemon/pagealloc.h"
-#include "daemon/scavindex.h"
+#include "daemon/heap/pagealloc.h"
+#include "daemon/heap/scavindex.h"
 
 #define ROWS(rows) (sizeof(rows) / sizeof((rows)[0]))
 #define NONE UINT64_MAX

@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "client/turn.h"
+#include "client/lib/turn.h"
 
 #define NTHREADS 4
 

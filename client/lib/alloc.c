@@ -1,0 +1,427 @@
+/*
+ * alloc: malloc and free, and what is made of them.
+ *
+ * The fast paths stand here whole; what they do to a span's bits is in mspan.h. Everything they read is private to the
+ * process, but for the alloc word, the remote word and free_limit.
+ *
+ *   malloc: size -> class (two tables) -> the thread's current span -> its next free bit -> set the alloc bit ->
+ *   address.
+ *           Below 16 bytes and noscan: a place in the thread's open block (tiny.c).
+ *   free:   address -> page -> mspan_of: is it this thread's span? -> index by multiplication -> check both bits ->
+ *           clear the alloc bit. Anything else takes the slow path: another thread's or process's span (one fetch_or
+ *           on the remote word), a large object, a pointer that is none.
+ *
+ * Checks, always: alloc bit clear or remote bit set is a double free; an address that is not a multiple of the
+ * element size is an interior pointer; an address outside the arena is foreign.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "client/lib/large.h"
+#include "client/lib/mcache.h"
+#include "client/lib/owner.h"
+#include "client/lib/tiny.h"
+
+#define ALIGNMENT_MAX (64 * MIB)
+#define RUN_WASTE     2u /* a run may be longer than is needed by half */
+
+/* Out of line, so that the fast path needs no stack frame. */
+__attribute__((noinline)) static void *alloc_slow(uint32_t slot)
+{
+    return mcache_alloc(slot);
+}
+
+/* The body of malloc. */
+static inline void *slot_alloc(uint32_t slot)
+{
+    mspan *s = mcache_tls->current[slot];
+
+    if (mspan_has_recent(s))
+        return mspan_take_recent(s);
+    return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(slot);
+}
+
+/* The same for sizes up to SIZE_TABLE8_MAX, which the thread's own table has; but if it has no mcache yet. */
+static inline void *slot8_alloc(size_t size, bool noscan)
+{
+    const mcache *mc = mcache_tls;
+    size_t i = (size + 7) >> 3;
+    mspan *s = mc->current[mc->slot8[noscan][i]];
+
+    if (mspan_has_recent(s))
+        return mspan_take_recent(s);
+    return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(slot_of_class((size_class){ size_table8[i] }, noscan));
+}
+
+/* Does the thread have a free object of the slot at hand? */
+static inline bool slot_is_ready(const mcache *mc, uint32_t slot)
+{
+    const mspan *s = mc->current[slot];
+
+    return mspan_has_recent(s) || s->cache != 0 || mc->slots[slot].empty.head != NULL;
+}
+
+/*
+ * The slot for a run: if the thread has none of that length, one that is longer by up to a half will do. It is there
+ * anyway, and a request costs more than the pages that are not used. A buffer that grows by half at a time is then
+ * where it can grow without moving.
+ */
+static uint32_t ready_run_slot(size_t size, bool noscan)
+{
+    const mcache *mc = mcache_tls;
+    uint64_t npages = (size + PAGE_BYTES - 1) / PAGE_BYTES;
+    uint64_t most = npages + npages / RUN_WASTE < RUN_PAGES_MAX ? npages + npages / RUN_WASTE : RUN_PAGES_MAX;
+
+    for (uint64_t n = npages; n <= most; n++) {
+        if (slot_is_ready(mc, slot_of_run(n, noscan)))
+            return slot_of_run(n, noscan);
+    }
+    return slot_of_run(npages, noscan);
+}
+
+static uint32_t slot_for(size_t size, bool noscan)
+{
+    if (size <= SMALL_BYTES_MAX)
+        return slot_of_class(size_class_for(size), noscan);
+    return ready_run_slot(size, noscan);
+}
+
+/* What the size classes do not hold. */
+__attribute__((noinline)) static void *alloc_bigger(size_t size, bool noscan)
+{
+    mspan *s;
+
+    if (size > RUN_BYTES_MAX)
+        return large_alloc(size, 1, noscan, NULL);
+    s = mcache_tls->current[slot_of_run((size + PAGE_BYTES - 1) / PAGE_BYTES, noscan)];
+    if (mspan_has_recent(s))
+        return mspan_take_recent(s);
+    return s->cache != 0 ? mspan_take(s) : slot_alloc(ready_run_slot(size, noscan));
+}
+
+void *goalloc_malloc(size_t size)
+{
+    if (LIKELY(size <= SIZE_TABLE8_MAX))
+        return slot8_alloc(size, false);
+    if (LIKELY(size <= SMALL_BYTES_MAX))
+        return slot_alloc(slot_of_class(size_class_for(size), false));
+    return alloc_bigger(size, false);
+}
+
+void *goalloc_malloc_noscan(size_t size)
+{
+    if (size < TINY_BLOCK_BYTES)
+        return tiny_alloc(size);
+    if (LIKELY(size <= SIZE_TABLE8_MAX))
+        return slot8_alloc(size, true);
+    if (LIKELY(size <= SMALL_BYTES_MAX))
+        return slot_alloc(slot_of_class(size_class_for(size), true));
+    return alloc_bigger(size, true);
+}
+
+void *goalloc_calloc(size_t count, size_t size)
+{
+    bool zeroed = false;
+    size_t bytes;
+    void *p;
+
+    if (__builtin_mul_overflow(count, size, &bytes)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (bytes > RUN_BYTES_MAX) {
+        p = large_alloc(bytes, 1, false, &zeroed);
+    } else {
+        uint32_t slot = slot_for(bytes, false);
+        mspan *s = mcache_tls->current[slot];
+
+        zeroed = mspan_is_zero(s);
+        p = mspan_alloc(s);
+        if (p == NULL) {
+            s = mcache_refill(slot);
+            if (s == NULL)
+                return NULL;
+            zeroed = mspan_is_zero(s);
+            p = mspan_take(s);
+        }
+    }
+    if (p != NULL && !zeroed)
+        memset(p, 0, bytes);
+    return p;
+}
+
+void *goalloc_aligned_alloc(size_t alignment, size_t size)
+{
+    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > ALIGNMENT_MAX) {
+        errno = EINVAL;
+        return NULL;
+    }
+    if (alignment <= PAGE_BYTES && size <= SMALL_BYTES_MAX) {
+        /* A span begins at a page, so objects of a class whose size is a multiple of the alignment are aligned. */
+        for (unsigned c = size_class_for(size < alignment ? alignment : size).n; c < SIZE_CLASS_COUNT; c++) {
+            if (size_class_bytes[c] % alignment == 0)
+                return slot_alloc(slot_of_class((size_class){ (uint8_t)c }, false));
+        }
+    }
+    return large_alloc(size, alignment > PAGE_BYTES ? alignment / PAGE_BYTES : 1, false, NULL);
+}
+
+/* The body of free: an object of the thread's own span. False: it is none, or there is more to do; nothing happened. */
+static inline bool own_free(mspan *s, void *p)
+{
+    uint64_t product = (uint64_t)((char *)p - s->base) * s->magic;
+
+    /* The lower half is the remainder, so to say: see object_begins(). */
+    if (UNLIKELY(!object_begins(product, s->magic)))
+        return false;
+
+    uint32_t index = (uint32_t)(product >> 32);
+    shm_u64 *word = &s->alloc[index / 64];
+    uint64_t bit = UINT64_C(1) << (index % 64);
+
+    if (UNLIKELY(!u64_any_relaxed(word, bit) || u64_any_relaxed(word + SHM_BITS_WORDS, bit)))
+        return false;
+    mspan_remember(s, p, word, bit);
+    mspan_clear_bit(p, s, word, bit);
+    return true;
+}
+
+/* The same in full: with the verdict, and kept bits. */
+static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
+{
+    uint32_t index = object_index(offset, s->magic);
+    shm_u64 *word = &s->alloc[index / 64];
+    uint64_t bit = UINT64_C(1) << (index % 64);
+
+    if (index >= s->nelems)
+        return OBJECT_NO_SPAN;
+    if ((uint64_t)index * s->elem_bytes != offset)
+        return OBJECT_INTERIOR;
+
+    if ((u64_load_relaxed(word) & ~u64_load_relaxed(word + SHM_BITS_WORDS) & bit) == 0)
+        return OBJECT_FREE;
+    /*
+     * The kept bit goes before the alloc bit: whoever dies in between leaves an object that is its session's to free.
+     */
+    if (span_has_kept(shm_span_at(&process.map, mspan_first(s)))) {
+        (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, mspan_first(s))[index / 64], ~bit);
+        CRASH_POINT(own_free_after_kept);
+    }
+    mspan_remember(s, s->base + offset, word, bit);
+    mspan_clear_bit(s->base + offset, s, word, bit);
+    return OBJECT_LIVE;
+}
+
+/*
+ * The thread's own span that offset, within the arena, lies in; NULL: another's, or none. Acquire, pairs with
+ * mspan_new(): the structure that another thread has made is seen with its owner, who is not this one.
+ */
+static inline mspan *own_span(uint64_t offset)
+{
+    mspan *s = atomic_load_explicit(&process.mspan_of[offset >> PAGE_SHIFT], memory_order_acquire);
+
+    if (UNLIKELY(s == NULL || !mspan_is_own(s)))
+        return NULL;
+    return s;
+}
+
+/* Free whatever p is, all cases, with the verdict. LIVE: done. */
+__attribute__((noinline)) static enum object_verdict free_slow(void *p)
+{
+    uint64_t arena_bytes = u64_load_acquire(&process.arena_bytes); /* before base: pairs with open_gate() */
+    uint64_t offset = u64_above_relaxed((uintptr_t)p, &process.base);
+    object_ref object;
+    enum object_verdict verdict;
+    mspan *s;
+
+    if (offset >= arena_bytes) /* 0 if there is no heap */
+        return OBJECT_FOREIGN;
+    s = own_span(offset);
+    if (s == NULL && !process_is_mapped()) /* a child may not know yet that it is one, whose spans are its parent's */
+        return OBJECT_FOREIGN;
+    if (s != NULL && s->slot != SLOT_TINY)
+        return own_free_slow(s, (uint64_t)((char *)p - s->base));
+    verdict = object_find(&process.map, (uintptr_t)p, &object);
+    if (verdict != OBJECT_LIVE)
+        return verdict;
+
+    const shm_span *span = shm_span_at(&process.map, object.first);
+
+    if (span_class_size(span->spc).n == 0 && !(span->lessee_folds && span_is_leased(span)))
+        return large_free(&object);
+    if (span_is_tiny(span))
+        return tiny_object_free(&object);
+    s = mcache_adopt(object.first);
+    if (s != NULL)
+        return own_free_slow(s, (uint64_t)((char *)p - s->base));
+    return object_free_remote(&process.map, &object);
+}
+
+/* Say what is wrong with p, and abort, as glibc does. No stdio: the heap of the process may be what is broken. */
+__attribute__((noinline, noreturn)) static void die(const char *function, const void *p, const char *what)
+{
+    char line[160];
+    int n = snprintf(line, sizeof(line), "%s(): %p: %s\n", function, p, what);
+
+    if (n > 0 && write(STDERR_FILENO, line, (size_t)n) < 0)
+        abort();
+    abort();
+}
+
+__attribute__((noinline, noreturn)) static void die_of(const char *function, const void *p, enum object_verdict verdict)
+{
+    switch (verdict) {
+    case OBJECT_FREE:
+        die(function, p, "double free: the object is free already, or was never allocated");
+    case OBJECT_INTERIOR:
+        die(function, p, "invalid pointer: inside an object, not its beginning");
+    case OBJECT_NO_SPAN:
+        die(function, p, "invalid pointer: in the heap, but there is no object");
+    default:
+        die(function, p,
+            process_is_mapped() ? "invalid pointer: not in the heap" : "invalid pointer: not attached to a heap");
+    }
+}
+
+/* Everything that the fast path of goalloc_free() is not for. */
+__attribute__((noinline)) static void free_cold(void *p)
+{
+    enum object_verdict verdict;
+
+    if (p == NULL)
+        return;
+    if (process.readonly)
+        die("goalloc_free", p, "the heap is attached read-only");
+    verdict = free_slow(p);
+    if (verdict != OBJECT_LIVE)
+        die_of("goalloc_free", p, verdict);
+}
+
+/* The fast path. False: nothing happened, it is a case for free_slow(). */
+__attribute__((always_inline)) static inline bool free_fast(void *p)
+{
+    /* The limit first: who sees that of an attach sees the attach's base and table too. Pairs with open_gate(). */
+    const shm_u64 *limit = atomic_load_explicit(&process.free_limit, memory_order_acquire);
+    uint64_t offset = u64_above_relaxed((uintptr_t)p, &process.base);
+    mspan *s;
+
+    if (UNLIKELY(offset >= u64_load_relaxed(limit)))
+        return false;
+    s = own_span(offset);
+    return LIKELY(s != NULL) && own_free(s, p);
+}
+
+void goalloc_free(void *p)
+{
+    if (UNLIKELY(!free_fast(p)))
+        free_cold(p);
+}
+
+int goalloc_free_checked(void *p)
+{
+    int r;
+
+    if (p == NULL || free_fast(p))
+        return 0;
+    r = process_mapped(true);
+    if (r < 0)
+        return r;
+    switch (free_slow(p)) {
+    case OBJECT_LIVE:
+        return 0;
+    case OBJECT_FREE:
+        return -EALREADY;
+    default:
+        return -EINVAL;
+    }
+}
+
+/* True if the object can become size bytes long where it is; then it is. */
+static bool resize_in_place(const object_ref *object, size_t size)
+{
+    if (object->bytes > SMALL_BYTES_MAX && size > SMALL_BYTES_MAX &&
+        !shm_span_at(&process.map, object->first)->lessee_folds)
+        return large_resize(object, size);
+    /* It stays while it fits and uses at least half of its place. */
+    return size <= object->bytes && (size > object->bytes / 2 || object->bytes <= 16);
+}
+
+/*
+ * A new place for an object. If it was the heap's, published or never a session's, it stays that: it is published
+ * before the old place is freed, so who dies in between leaves two of them, and none to be freed that others use.
+ */
+static void *move_object(const object_ref *object, const void *p, size_t size)
+{
+    bool noscan = span_class_noscan(shm_span_at(&process.map, object->first)->spc);
+    void *moved = noscan ? goalloc_malloc_noscan(size) : goalloc_malloc(size);
+    int r;
+
+    if (moved == NULL)
+        return NULL;
+    memcpy(moved, p, size < object->bytes ? size : object->bytes);
+    if (process.reclaim && owner_is_heap(object) && (r = goalloc_publish(moved)) < 0) {
+        goalloc_free(moved);
+        errno = -r;
+        return NULL;
+    }
+    return moved;
+}
+
+void *goalloc_realloc(void *p, size_t size)
+{
+    object_ref object;
+    enum object_verdict verdict;
+    void *moved;
+
+    if (p == NULL)
+        return goalloc_malloc(size);
+    if (process_mapped(false) < 0)
+        die_of("goalloc_realloc", p, OBJECT_FOREIGN);
+    if (process.readonly) {
+        errno = EROFS;
+        return NULL;
+    }
+    verdict = object_find(&process.map, (uintptr_t)p, &object);
+    if (verdict != OBJECT_LIVE)
+        die_of("goalloc_realloc", p, verdict);
+    if (resize_in_place(&object, size))
+        return p;
+    moved = move_object(&object, p, size);
+    if (moved == NULL)
+        return size <= object.bytes ? p : NULL;
+    goalloc_free(p);
+    return moved;
+}
+
+size_t goalloc_usable_size(const void *p)
+{
+    object_ref object;
+
+    if (p == NULL || process_mapped(false) < 0 || object_find(&process.map, (uintptr_t)p, &object) != OBJECT_LIVE)
+        return 0;
+    return object.bytes;
+}
+
+int goalloc_contains(const void *p)
+{
+    uint64_t arena_bytes = u64_load_acquire(&process.arena_bytes); /* before base: pairs with open_gate() */
+
+    return (uintptr_t)p - u64_load_relaxed(&process.base) < arena_bytes;
+}
+
+uint64_t goalloc_offset(const void *p)
+{
+    if (p == NULL)
+        return 0;
+    return goalloc_contains(p) ? (uintptr_t)p - u64_load_relaxed(&process.base) : UINT64_MAX;
+}
+
+void *goalloc_pointer(uint64_t offset)
+{
+    if (offset == 0 || offset >= u64_load_acquire(&process.arena_bytes))
+        return NULL;
+    return (void *)(uintptr_t)(u64_load_relaxed(&process.base) + offset);
+}

@@ -1,0 +1,396 @@
+/*
+ * attach: how the process comes to the heap, leaves it, and forks.
+ *
+ * Called by users (goalloc_attach, goalloc_detach) and by every slow path (process_ensure). Calls connection (session),
+ * mapping (memory), coredump, mcache and large (what is held). Data: `process`, private, written by who has the turn of
+ * attaching; its gate words (state, arena_bytes, free_limit) are written last at an attach and first at a detach.
+ *
+ *        DETACHED --goalloc_attach, or first malloc--> ATTACHED --goalloc_detach--> LEFT --goalloc_attach--> ATTACHED
+ *                                                         |
+ *                                                        fork (in the child)
+ *                                                         v
+ *                                                       FORKED --first call that needs the daemon--> ATTACHED
+ *
+ * An attach: 1. connect, send Attach, get numbers and four descriptors; 2. check them, sizes by fstat, the header by
+ * recomputing it, and map them, the arena at its address and nowhere else (mapping.c); 3. close the descriptors, open
+ * the gate. Step 1 waits, and is done under a turn that others wait for with a deadline; 2 and 3 under the forklock.
+ *
+ * A fork: the child begins anew. Spans are the parent's, so it forgets them; its copy of the socket is closed; locks
+ * and turns are made anew, whoever had them in the parent; the mapping stays. None of that needs a look at what other
+ * threads of the parent were doing, but for descriptors and mappings, which come and go under the forklock: that is all
+ * fork() waits for.
+ *
+ * Not every fork calls handlers: _Fork() and clone() don't. Such a child must not use its parent's spans either. So all
+ * that the fast paths find spans by lies in memory that children see wiped (MADV_WIPEONFORK; mapping_private): the
+ * table of held spans, the spans' structures, a thread's open tiny block, and the state. The fast paths find nothing
+ * there and go to the slow paths, which look at the state first; it reads WIPED, and the child begins anew as above.
+ * A thread's current[] is not wiped: it must name structures, which are.
+ *
+ * A heap other than the one that is mapped (the daemon was replaced meanwhile): -ESTALE, nothing changes.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "client/lib/connection.h"
+#include "client/lib/coredump.h"
+#include "client/lib/forklock.h"
+#include "client/lib/large.h"
+#include "client/lib/mapping.h"
+#include "client/lib/mcache.h"
+#include "client/lib/turn.h"
+
+#define DEFAULT_SOCKET     "/run/goallocd/goallocd.sock"
+#define DEFAULT_TIMEOUT_MS 5000
+#define ATTACH_FLAGS       (GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY | GOALLOC_ATTACH_DUMP)
+
+static const shm_u64 no_limit = 0; /* no free takes the fast path */
+static const shm_u32 no_trim = 0;
+static shm_u32 first_state = PROCESS_DETACHED; /* until there is memory that no child sees */
+
+process_info process = { .free_limit = &no_limit, .session_trim_seq = &no_trim, .state = &first_state };
+
+static turn attach_turn = TURN_INIT;
+static shm_u32 last_state = PROCESS_DETACHED; /* what a child finds, whose state was wiped */
+
+/* How to attach (again): copies of what the options said. With the turn. */
+static char socket_path[PATH_MAX];
+static char label[SHM_LABEL_BYTES];
+static attach_request how = { .socket_path = socket_path, .label = label };
+static bool dumps; /* GOALLOC_ATTACH_DUMP, which is not the daemon's business */
+static shm_u32 timeout_ms = DEFAULT_TIMEOUT_MS;
+
+static void set_state(enum process_state state)
+{
+    u32_store_release(&last_state, state);
+    u32_store_release(atomic_load_explicit(&process.state, memory_order_relaxed), state);
+}
+
+/* --- options --- */
+
+/* An absolute path, which chdir() does not change. If there is no current directory it stays as it is. */
+static int take_path(const char *path)
+{
+    char dir[PATH_MAX];
+    int n;
+
+    if (path == NULL)
+        path = DEFAULT_SOCKET;
+    if (path[0] == '\0')
+        return -EINVAL;
+    if (strlen(path) >= sizeof(((struct sockaddr_un *)0)->sun_path))
+        return -ENAMETOOLONG;
+    if (path[0] == '/' || getcwd(dir, sizeof(dir)) == NULL || dir[0] != '/')
+        n = snprintf(socket_path, sizeof(socket_path), "%s", path);
+    else
+        n = snprintf(socket_path, sizeof(socket_path), "%s/%s", strcmp(dir, "/") == 0 ? "" : dir, path);
+    return n < 0 || (size_t)n >= sizeof(socket_path) ? -ENAMETOOLONG : 0;
+}
+
+static int read_options(const goalloc_options *options, goalloc_options *ret)
+{
+    goalloc_options o = GOALLOC_OPTIONS_INIT;
+
+    if (options != NULL) {
+        if (options->struct_size < sizeof(options->struct_size))
+            return -EINVAL;
+        memcpy(&o, options, options->struct_size < sizeof(o) ? options->struct_size : sizeof(o));
+    }
+    if (o.timeout_ms < 0 || (o.flags & ~ATTACH_FLAGS) != 0)
+        return -EINVAL;
+    if (o.timeout_ms == 0)
+        o.timeout_ms = DEFAULT_TIMEOUT_MS;
+    *ret = o;
+    return 0;
+}
+
+/* With the turn. */
+static int take_options(const goalloc_options *o)
+{
+    int r = take_path(o->socket_path != NULL ? o->socket_path : getenv("GOALLOC_SOCKET"));
+
+    if (r < 0)
+        return r;
+    label[0] = '\0';
+    (void)strncat(label, o->label != NULL ? o->label : program_invocation_short_name, sizeof(label) - 1);
+    how.flags = o->flags & ~GOALLOC_ATTACH_DUMP;
+    dumps = o->flags & GOALLOC_ATTACH_DUMP;
+    how.limit_bytes = o->limit_bytes;
+    how.timeout_ms = o->timeout_ms;
+    u32_store_relaxed(&timeout_ms, (uint32_t)o->timeout_ms);
+    return 0;
+}
+
+static int take_defaults(void)
+{
+    goalloc_options o;
+    int r = read_options(NULL, &o);
+
+    return r < 0 ? r : take_options(&o);
+}
+
+/* --- attach --- */
+
+/* From now on the state lies where no child sees it. Once in a process. */
+static int hide_state(void)
+{
+    void *page;
+    int r;
+
+    if (atomic_load_explicit(&process.state, memory_order_relaxed) != &first_state)
+        return 0;
+    r = mapping_private(sizeof(shm_u32), 0, &page);
+    if (r < 0)
+        return r;
+    u32_store_relaxed(page, u32_load_relaxed(&first_state));
+    atomic_store_explicit(&process.state, page, memory_order_release);
+    return 0;
+}
+
+/* The heap is mapped: let everybody in. */
+static void open_gate(const attach_result *a)
+{
+    process.readonly = how.flags & GOALLOC_ATTACH_READONLY;
+    process.reclaim = how.flags & GOALLOC_ATTACH_RECLAIM;
+    process.session = a->session;
+    process.epoch = a->epoch;
+    u64_store_relaxed(&process.base, process.map.base);
+    atomic_store_explicit(&process.session_trim_seq, &process.map.sessions[process.session.n].trim_seq,
+                          memory_order_relaxed);
+    /* In a forked child it is the parent's, whose session may be of another kind. */
+    atomic_store_explicit(&process.free_limit,
+                          process.readonly || process.reclaim ? &no_limit : &process.map.header->free_limit,
+                          memory_order_release);
+    u64_store_release(&process.arena_bytes, process.map.arena_bytes);
+    set_state(PROCESS_ATTACHED);
+}
+
+/* Connect and map by `how`. With the turn; the heap is not mapped, or the state is FORKED. */
+static int attach_now(bool gated, deadline until)
+{
+    attach_result a;
+    bool readonly = how.flags & GOALLOC_ATTACH_READONLY;
+    bool forked = process_state_now() == PROCESS_FORKED;
+    int r = hide_state();
+
+    if (r < 0)
+        return r;
+    how.wait = forked; /* its parent has been served: it goes on waiting as that would */
+    how.gated = gated;
+    how.until = until;
+    r = connection_attach(&how, &a);
+    if (r < 0)
+        return r == -EAGAIN ? -EPROTO : r; /* no answer to an Attach; here it would mean the limit on locked memory */
+    forklock_take();
+    r = forked ? mapping_reattach(&a, readonly) : mapping_attach(&a, readonly);
+    connection_close_fds();
+    if (r == 0)
+        open_gate(&a);
+    forklock_give();
+    connection_end_attach();
+    if (r < 0)
+        connection_detach();
+    else if (dumps)
+        coredump_enable();
+    else
+        coredump_disable(); /* of the parent, in a forked child */
+    return r;
+}
+
+/*
+ * Attach by these options. If that fails in a forked child, its next call that needs the daemon attaches with those of
+ * the parent, as if this had not been tried. With the turn.
+ */
+static int attach_as(const goalloc_options *o, deadline until)
+{
+    static char path_before[sizeof(socket_path)];
+    static char label_before[sizeof(label)];
+    attach_request before = how;
+    bool forked = process_state_now() == PROCESS_FORKED;
+    int r;
+
+    memcpy(path_before, socket_path, sizeof(socket_path));
+    memcpy(label_before, label, sizeof(label));
+    r = take_options(o);
+    if (r == 0)
+        r = attach_now(false, until);
+    if (r < 0 && forked) {
+        memcpy(socket_path, path_before, sizeof(socket_path));
+        memcpy(label, label_before, sizeof(label));
+        how = before;
+        u32_store_relaxed(&timeout_ms, (uint32_t)how.timeout_ms);
+    }
+    return r;
+}
+
+int goalloc_attach(const goalloc_options *options)
+{
+    goalloc_options o;
+    deadline until;
+    int r = read_options(options, &o);
+
+    if (r < 0)
+        return r;
+    if (process_state_now() == PROCESS_ATTACHED)
+        return -EALREADY;
+    until = deadline_in(o.timeout_ms);
+    r = turn_take(&attach_turn, until);
+    if (r < 0)
+        return r;
+    r = process_state_now() == PROCESS_ATTACHED ? -EALREADY : attach_as(&o, until);
+    turn_give(&attach_turn);
+    return r;
+}
+
+int process_ensure(void)
+{
+    enum process_state state = process_state_now();
+    deadline until;
+    int r;
+
+    if (LIKELY(state == PROCESS_ATTACHED))
+        return 0;
+    if (state == PROCESS_LEFT)
+        return -ENOTCONN;
+    until = deadline_in((int)u32_load_relaxed(&timeout_ms));
+    r = turn_take(&attach_turn, until);
+    if (r < 0)
+        return r;
+    state = process_state_now();
+    if (state == PROCESS_LEFT)
+        r = -ENOTCONN;
+    else if (state == PROCESS_DETACHED)
+        r = take_defaults();
+    if (r == 0 && state != PROCESS_ATTACHED)
+        r = attach_now(true, until);
+    turn_give(&attach_turn);
+    return r;
+}
+
+int process_ensure_writable(void)
+{
+    int r = process_ensure();
+
+    return r == 0 && process.readonly ? -EROFS : r;
+}
+
+int process_mapped(bool with_write)
+{
+    if (!process_is_mapped())
+        return -ENOTCONN;
+    return with_write && process.readonly ? -EROFS : 0;
+}
+
+bool process_leases(const shm_span *span)
+{
+    lease_word lease = lease_unpack(u64_load_acquire(&span->lease));
+
+    return process_state_now() == PROCESS_ATTACHED && lease.state == SPAN_LEASED &&
+           lease.session.n == process.session.n && lease.epoch == process.epoch;
+}
+
+/* --- detach --- */
+
+static void close_gate(void)
+{
+    atomic_store_explicit(&process.free_limit, &no_limit, memory_order_release);
+    set_state(PROCESS_LEFT);
+    u64_store_release(&process.arena_bytes, 0);
+    u64_store_relaxed(&process.base, 0);
+    atomic_store_explicit(&process.session_trim_seq, &no_trim, memory_order_relaxed);
+    process.readonly = process.reclaim = false;
+}
+
+int goalloc_detach(void)
+{
+    bool attached;
+    int r;
+
+    if (!process_is_mapped())
+        return -ENOTCONN;
+    r = turn_take(&attach_turn, deadline_in((int)u32_load_relaxed(&timeout_ms)));
+    if (r < 0)
+        return r;
+    attached = process_state_now() == PROCESS_ATTACHED;
+    if (!process_is_mapped()) {
+        r = -ENOTCONN;
+        goto out;
+    }
+    coredump_disable();
+    mcache_forget_all(close_gate);
+    large_forget_cached();
+    if (attached)
+        connection_detach();
+    forklock_take();
+    mapping_detach();
+    forklock_give();
+out:
+    turn_give(&attach_turn);
+    return r;
+}
+
+/* --- fork --- */
+
+/*
+ * A child begins anew. It has one thread, or none but this one is in the library. is_forker: this is the thread that
+ * has called fork().
+ */
+static void start_over(bool is_forker)
+{
+    uint32_t before = u32_load_relaxed(&last_state);
+
+    mcache_reset(is_forker);
+    large_reset();
+    connection_reset();
+    turn_reset(&attach_turn);
+    process.life = NULL;
+    if (before < PROCESS_ATTACHED && process.map.header != NULL)
+        mapping_detach(); /* a thread of the parent was about to do it, or had not opened the gate yet */
+    set_state(before >= PROCESS_ATTACHED ? PROCESS_FORKED : (enum process_state)before);
+}
+
+enum process_state process_note_fork(void)
+{
+    shm_u32 *state = atomic_load_explicit(&process.state, memory_order_acquire);
+    uint32_t now = PROCESS_WIPED;
+
+    while (now == PROCESS_WIPED && !u32_exchange_if_acq_rel(state, &now, PROCESS_WIPING))
+        ;
+    if (now == PROCESS_WIPED) {
+        forklock_reset();
+        start_over(gettid() == getpid()); /* the child's first thread is that which has forked */
+    }
+    while ((now = u32_load_acquire(state)) == PROCESS_WIPING)
+        (void)sched_yield();
+    return (enum process_state)now;
+}
+
+static void fork_prepare(void)
+{
+    (void)process_state_now(); /* in a child that does not know it yet this makes the forklock anew */
+    forklock_take();
+}
+
+static void fork_parent(void)
+{
+    forklock_give();
+}
+
+static void fork_child(void)
+{
+    start_over(true);
+    forklock_give();
+}
+
+__attribute__((constructor(101))) static void attach_init(void)
+{
+    /* Without the handlers a child finds out by itself, but later: better not to start at all. */
+    if (pthread_atfork(fork_prepare, fork_parent, fork_child) != 0)
+        abort();
+}

@@ -1,0 +1,473 @@
+/*
+ * Comeback: what happens when a daemon dies, is replaced, or does not answer.
+ *
+ * Called by connection.c; calls rpc, outbox, held. Data: private; who has the turn writes it. A request's time begins
+ * before it waits for the turn.
+ *
+ * After any error of the socket it is closed. Spans that are held stay usable: the daemon takes no lease from a process
+ * that lives, nor does the daemon that takes its place. The next request that wants a reply comes back:
+ *   1. connect, again and again until its timeout has passed: the daemon may be on its way up. A socket that is missing
+ *      is waited for too, since a clean restart removes it; if its directory is missing as well (after a chroot), no
+ *      daemon will come here: -ENOENT at once;
+ *   2. Attach with the session's token. If the heap or the session is gone, everything answers -ESTALE from then on;
+ *   3. ask what the session leases (LeaseList). What this process does not know (held.c) was on its way when the
+ *      connection was lost, in a reply or in a return: it goes back. Large runs go back as such, since another process
+ *      may have freed their object after the list was made: the daemon passes over what is not leased any more;
+ *   4. send what waits in the outbox, then the request again. All requests may be carried out twice: what the first one
+ *      has leased was found in 3, and the others say how things shall be.
+ *
+ * Whether the daemon is reached at all:
+ *
+ *        UP --- a request has waited for its timeout ---> DOWN --- one look finds a daemon that answers ---> UP
+ *
+ * While DOWN nobody waits: a request fails at once with what the first one said, except that one thread every 100 ms
+ * looks. If the connection is there (the daemon sleeps, or is slow), the look asks whether the reply that is owed has
+ * come; else it connects once, and gives a daemon that accepts it 100 ms for the answer to Attach. What follows has the
+ * whole timeout again.
+ */
+#include "client/lib/comeback.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "client/lib/held.h"
+#include "client/lib/outbox.h"
+
+#define TOKEN_BYTES   16u
+#define RETRY_MS_MAX  10
+#define LOOK_EVERY_MS 100
+#define LOOK_MS       100
+
+static shm_u32 timeout_ms;
+
+/* The session, to come back to. */
+static const char *socket_path;
+static session_no session; /* 0: there is none */
+static uint32_t epoch;
+static uint64_t generation;
+static uint8_t token[TOKEN_BYTES];
+static size_t token_bytes;
+static bool stale; /* the heap that is mapped is nobody's any more */
+
+static shm_u32 down; /* 0: up; else the error (positive) that requests are answered with */
+static shm_u64 next_look_ms; /* on the clock of deadlines; while down */
+
+void comeback_set_timeout(int ms)
+{
+    u32_store_relaxed(&timeout_ms, (uint32_t)ms);
+}
+
+static deadline whole_timeout(void)
+{
+    return deadline_in((int)u32_load_relaxed(&timeout_ms));
+}
+
+bool comeback_is_up(void)
+{
+    return link_is_open() && u32_load_relaxed(&down) == 0;
+}
+
+/* --- is anybody there? --- */
+
+static void set_next_look(void)
+{
+    u64_store_relaxed(&next_look_ms, (uint64_t)deadline_in(LOOK_EVERY_MS).at_ms);
+}
+
+/* A request has waited for its time. */
+static void set_down(int error)
+{
+    set_next_look();
+    u32_store_relaxed(&down, (uint32_t)-error);
+}
+
+/* While down: is it time to look? Else the error. */
+static int may_look(void)
+{
+    uint32_t error = u32_load_relaxed(&down);
+
+    if (error != 0 && deadline_left_ms((deadline){ (int64_t)u64_load_relaxed(&next_look_ms) }) > 0)
+        return -(int)error;
+    return 0;
+}
+
+/* True if the directory of the socket is missing: then nobody is on his way up there. */
+static bool place_is_missing(void)
+{
+    const char *slash = strrchr(socket_path, '/');
+    char dir[PATH_MAX];
+    struct stat st;
+
+    if (slash == NULL || slash == socket_path || (size_t)(slash - socket_path) >= sizeof(dir))
+        return false;
+    memcpy(dir, socket_path, (size_t)(slash - socket_path));
+    dir[slash - socket_path] = '\0';
+    return stat(dir, &st) < 0 && errno == ENOENT;
+}
+
+/* True if an error of connect() may go by itself. */
+static bool is_worth_waiting(int r)
+{
+    return r == -ECONNREFUSED || r == -EACCES || r == -EAGAIN || (r == -ENOENT && !place_is_missing());
+}
+
+/* Connect to whoever serves the socket; nobody may do so yet. */
+static int connect_patiently(deadline until)
+{
+    for (int wait_ms = 1;; wait_ms = wait_ms * 2 < RETRY_MS_MAX ? wait_ms * 2 : RETRY_MS_MAX) {
+        int r = link_connect(socket_path);
+
+        if (r == 0 || !is_worth_waiting(r))
+            return r;
+        if (deadline_left_ms(until) == 0)
+            return r == -EACCES ? r : -ETIMEDOUT;
+        (void)poll(NULL, 0, wait_ms);
+    }
+}
+
+/* --- coming back --- */
+
+static int reattach(deadline until)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Attach body = GOALLOCD__ATTACH__INIT;
+    Goallocd__Reply *reply;
+    int r;
+
+    body.protocol = GOALLOC_PROTOCOL;
+    body.abi_hash = shm_abi_hash();
+    body.token = (ProtobufCBinaryData){ .len = token_bytes, .data = token };
+    body.session = session.n;
+    body.epoch = epoch;
+    body.generation = generation;
+    request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
+    request.attach = &body;
+    r = rpc_call(&request, &reply, until);
+    if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_ATTACH)
+        r = -EPROTO;
+    if (r != -ESTALE && r != -ENOEXEC && r != -EPROTONOSUPPORT)
+        return r;
+    /* This daemon does not have our session. No other will, unless it is of another build and can't have it. */
+    stale = r == -ESTALE;
+    (void)link_lose();
+    return -ESTALE;
+}
+
+/* Spans that the daemon leases to us and nobody here knows. */
+typedef struct unknown {
+    size_t nspans;
+    size_t nruns;
+    uint32_t spans[PROTO_SPANS_MAX];
+    uint32_t runs[PROTO_SPANS_MAX]; /* of large objects */
+} unknown;
+
+/*
+ * The lease of a large run may have ended since the list was made, and the place be somebody else's: what is read of it
+ * counts if the lease is ours before and after. All other leases only we can end.
+ */
+static void add_unknown(unknown *u, uint32_t first)
+{
+    const shm_span *span = shm_span_at(&process.map, page_at(first));
+    bool ours = process_leases(span);
+    bool large = span_class_size(span->spc).n == 0 && !span->lessee_folds;
+
+    fence_seq_cst(); /* the description is read between the two looks at the lease */
+    if (!ours || !process_leases(span))
+        return;
+    if (large)
+        u->runs[u->nruns++] = first;
+    else
+        u->spans[u->nspans++] = first;
+}
+
+static int send_unknown(unknown *u, deadline until)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__ReturnSpans body = GOALLOCD__RETURN_SPANS__INIT;
+
+    if (u->nspans + u->nruns == 0)
+        return 0;
+    body.n_spans = u->nspans;
+    body.spans = u->spans;
+    body.n_runs = u->nruns;
+    body.runs = u->runs;
+    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
+    request.return_spans = &body;
+    return link_send(&request, until);
+}
+
+/* One page of the list of leases: what is unknown goes to *u. *after moves; *ret_more: there is another page. */
+static int sort_leases(const Goallocd__LeaseListReply *list, uint32_t *after, unknown *u, bool *ret_more)
+{
+    *ret_more = list->more;
+    u->nspans = u->nruns = 0;
+    for (size_t i = 0; i < list->n_spans; i++) {
+        uint32_t span = list->spans[i];
+
+        if (span == 0 || span >= process.map.npages)
+            return -EPROTO;
+        if (held_knows(span)) {
+            *after = span;
+        } else if (u->nspans + u->nruns < PROTO_SPANS_MAX) {
+            add_unknown(u, span);
+        } else { /* the rest of this page is asked for again */
+            *ret_more = true;
+            break;
+        }
+    }
+    return 0;
+}
+
+/* Give back what the daemon believes to be ours and nobody here knows. */
+static int reconcile(deadline until)
+{
+    static unknown u;
+    uint32_t after = 0;
+    bool more = true;
+
+    while (more) {
+        Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+        Goallocd__LeaseList body = GOALLOCD__LEASE_LIST__INIT;
+        Goallocd__Reply *reply;
+        int r;
+
+        body.after = after;
+        request.op_case = GOALLOCD__REQUEST__OP_LEASE_LIST;
+        request.lease_list = &body;
+        r = rpc_call(&request, &reply, until);
+        if (r == -EROFS)
+            return 0; /* a read-only session leases nothing */
+        if (r == -EINVAL && after != 0) { /* that span's lease has ended meanwhile */
+            after = 0;
+            continue;
+        }
+        if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_LEASE_LIST)
+            r = -EPROTO;
+        if (r == 0)
+            r = sort_leases(reply->lease_list, &after, &u, &more);
+        if (r == 0)
+            r = send_unknown(&u, until);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* While down: connect once. What can't be, and may go by, is what requests are told anyway. */
+static int connect_quickly(void)
+{
+    int r = link_connect(socket_path);
+
+    return r < 0 && is_worth_waiting(r) ? -(int)u32_load_relaxed(&down) : r;
+}
+
+/* While down: connect, and be who we were. */
+static int come_back_quickly(void)
+{
+    int r = connect_quickly();
+
+    if (r == 0)
+        r = reattach(deadline_in(LOOK_MS));
+    if (r == 0)
+        r = reconcile(whole_timeout());
+    if (r < 0)
+        link_close();
+    return r;
+}
+
+/* Make sure that there is a connection. */
+static int come_back(deadline until)
+{
+    int r = 0;
+
+    while (!link_is_open()) {
+        if (stale)
+            return -ESTALE;
+        if (session.n == 0)
+            return -ENOTCONN;
+        r = connect_patiently(until);
+        if (r == 0)
+            r = reattach(until);
+        if (r == 0)
+            r = reconcile(until);
+        if (r == 0)
+            return 0;
+        link_close();
+        if (r != -ENOTCONN && r != -EUSERS) /* EUSERS: the daemon is short of descriptors */
+            return r;
+        if (deadline_left_ms(until) == 0)
+            return r == -ENOTCONN ? -ETIMEDOUT : r;
+        (void)poll(NULL, 0, r == -ENOTCONN ? 1 : RETRY_MS_MAX);
+    }
+    return stale ? -ESTALE : 0;
+}
+
+/* --- requests --- */
+
+/* The last request found nobody: is anybody there now? */
+static int look(void)
+{
+    int r = -ENOTCONN;
+
+    set_next_look();
+    if (link_is_open())
+        r = rpc_look_for_late_reply();
+    if (r == -ENOTCONN && session.n != 0 && !stale)
+        r = come_back_quickly();
+    if (r == 0 || stale)
+        u32_store_relaxed(&down, 0);
+    return stale ? -ESTALE : r == -ENOTCONN ? -ETIMEDOUT : r;
+}
+
+/* Take the turn; while down, only if it is time to look and nobody else does. */
+static int begin(deadline until)
+{
+    int r = may_look();
+
+    if (r < 0)
+        return r;
+    if (u32_load_relaxed(&down) != 0)
+        return link_try_turn() ? 0 : -ETIMEDOUT;
+    r = link_take_turn(until);
+    if (r < 0)
+        return r;
+    r = may_look(); /* somebody may have found out while we waited */
+    if (r < 0)
+        comeback_end();
+    return r;
+}
+
+int comeback_begin(deadline *ret_until)
+{
+    int r;
+
+    *ret_until = whole_timeout();
+    r = begin(*ret_until);
+    if (r < 0 || u32_load_relaxed(&down) == 0)
+        return r;
+    r = look();
+    *ret_until = whole_timeout();
+    if (r < 0)
+        comeback_end();
+    return r;
+}
+
+void comeback_end(void)
+{
+    outbox_give_turn();
+}
+
+int comeback_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
+{
+    int left_ms = deadline_left_ms(until);
+    int r;
+
+    do {
+        r = come_back(until);
+        if (r == 0 && outbox_take_overflow()) {
+            r = reconcile(until);
+            if (r < 0)
+                outbox_put_overflow();
+        }
+        if (r == 0)
+            r = outbox_flush(&until);
+        if (r == 0)
+            r = rpc_call(request, ret, until);
+    } while (r == -ENOTCONN && !link_is_open() && session.n != 0);
+    /* Not if other threads' requests have taken most of the time: that says nothing of the daemon. */
+    if ((r == -ETIMEDOUT || (r == -EACCES && !link_is_open())) &&
+        left_ms >= (int)(u32_load_relaxed(&timeout_ms) / 2))
+        set_down(r);
+    return r;
+}
+
+/* --- a session of our own --- */
+
+static int open_patiently(bool wait, Goallocd__Request *attach, Goallocd__Reply **ret, deadline until)
+{
+    for (;;) {
+        int r = wait ? connect_patiently(until) : link_connect(socket_path);
+
+        if (r == 0) {
+            r = rpc_call(attach, ret, until);
+            if (r != -ENOTCONN || link_is_open())
+                return r;
+        } else if (r != -EAGAIN) { /* somebody listens, and has no time */
+            return r;
+        }
+        if (deadline_left_ms(until) == 0)
+            return -ETIMEDOUT;
+        wait = true; /* a daemon was there: if it has died, another one may be on its way up */
+        (void)poll(NULL, 0, 1);
+    }
+}
+
+static int open_quickly(Goallocd__Request *attach, Goallocd__Reply **ret)
+{
+    int r = connect_quickly();
+
+    if (r == 0)
+        r = rpc_call(attach, ret, deadline_in(LOOK_MS));
+    return r == -ENOTCONN ? -ETIMEDOUT : r;
+}
+
+int comeback_open(const char *path, bool wait, bool gated, deadline until, Goallocd__Request *attach,
+                  Goallocd__Reply **ret)
+{
+    bool quick;
+    int r;
+
+    if (!gated)
+        u32_store_relaxed(&down, 0);
+    r = begin(until);
+    if (r < 0)
+        return r;
+    quick = u32_load_relaxed(&down) != 0;
+    set_next_look();
+    socket_path = path;
+    session = (session_no){ 0 };
+    stale = false;
+    outbox_clear();
+    link_reset_count();
+    r = quick ? open_quickly(attach, ret) : open_patiently(wait, attach, ret, until);
+    if (r == 0)
+        u32_store_relaxed(&down, 0);
+    else if (r == -ETIMEDOUT || (r == -EACCES && wait))
+        set_down(r);
+    if (r < 0) {
+        link_close();
+        link_give_turn();
+    }
+    return r;
+}
+
+void comeback_set_session(const Goallocd__AttachReply *reply)
+{
+    session = (session_no){ (uint16_t)reply->session };
+    epoch = reply->epoch;
+    generation = reply->generation;
+    token_bytes = reply->token.len < TOKEN_BYTES ? reply->token.len : TOKEN_BYTES;
+    memcpy(token, reply->token.data, token_bytes);
+}
+
+void comeback_forget(void)
+{
+    link_close();
+    session = (session_no){ 0 };
+    stale = false;
+    u32_store_relaxed(&down, 0);
+    outbox_clear();
+    link_reset_count();
+}
+
+void comeback_reset(void)
+{
+    link_reset();
+    outbox_reset();
+    session = (session_no){ 0 };
+    stale = false;
+    u64_store_relaxed(&next_look_ms, 0);
+}

@@ -1,0 +1,91 @@
+/*
+ * Connection: the process's requests to the daemon as functions.
+ *
+ * All wait at most the attach's timeout, for their turn and for the reply; the cancellation of a thread acts after
+ * them. If the connection is gone they come back to the session first. Errors: what the daemon answered (-errno),
+ * -ETIMEDOUT (nobody serves the socket, or does not answer; at once if that was so for the last request), -ENOENT (nor
+ * is there a place for the socket any more), -EACCES, -ESTALE (the heap that is mapped is gone), -ENOTCONN (not
+ * attached).
+ */
+#ifndef GOALLOC_LIB_CONNECTION_H
+#define GOALLOC_LIB_CONNECTION_H
+
+#include "client/include/goalloc.h"
+#include "proto/channel.h"
+#include "shm/units.h"
+
+/* What an attach brings. The descriptors are the connection's, until connection_close_fds(). */
+typedef struct attach_result {
+    session_no session;
+    uint32_t epoch;
+    uint64_t generation;
+    uint64_t base;
+    uint64_t arena_bytes;
+    uint64_t spans_bytes;
+    uint64_t bitmap_bytes;
+    int arena_fd;
+    int spans_fd;
+    int bitmap_fd;
+    int life_fd;
+} attach_result;
+
+typedef struct attach_request {
+    const char *socket_path;
+    const char *label;
+    uint32_t flags;
+    uint64_t limit_bytes;
+    deadline until; /* of this request, which may have waited for another thread's */
+    int timeout_ms; /* of all later requests */
+    bool wait;      /* for a daemon that is not there yet */
+    bool gated;     /* fail at once if the last request found nobody */
+} attach_request;
+
+/* Connect and attach. On failure there is no connection; else nobody can use it until connection_end_attach(). */
+int connection_attach(const attach_request *request, attach_result *ret) __attribute__((warn_unused_result));
+
+/* The descriptors of the attach are mapped. Under the forklock. */
+void connection_close_fds(void);
+void connection_end_attach(void);
+
+/* Tell the daemon that the session is over, and close. Not attached: nothing happens. */
+void connection_detach(void);
+
+/* In the child of a fork: there is no connection. */
+void connection_reset(void);
+
+/*
+ * Up to nspans (at most PROTO_SPANS_MAX) spans of class spc, each of npages, into ret_spans: how many (at least 1), or
+ * -errno. -EAGAIN: the memory limit is reached; give back what is idle, then insist.
+ */
+int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool insist, uint32_t *ret_spans)
+    __attribute__((warn_unused_result));
+
+/* Give spans back. Sent as soon as can be, by this thread or another one; never waits (outbox.c). */
+void connection_return(const uint32_t *spans, uint32_t nspans);
+
+/* Wait until the daemon has what was returned before. */
+int connection_sync(void) __attribute__((warn_unused_result));
+
+int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, bool insist, page_no *ret)
+    __attribute__((warn_unused_result));
+/* *ret_sent: the request was sent, so that it may be carried out though there was no answer. */
+int connection_resize_large(page_no span, uint64_t npages, bool *ret_sent) __attribute__((warn_unused_result));
+
+/* Another session's large object was freed here. Never waits; may be left out, for the daemon's sweep to find. */
+void connection_free_large(page_no span);
+
+int connection_root_set(const char *name, uint64_t offset) __attribute__((warn_unused_result));
+int connection_root_get(const char *name, uint64_t *ret_offset) __attribute__((warn_unused_result));
+int connection_adopt(uint64_t offset) __attribute__((warn_unused_result));
+int connection_publish(uint64_t offset) __attribute__((warn_unused_result));
+
+/* Fills all but struct_size and session_rpcs. */
+int connection_stats(goalloc_stats_t *ret) __attribute__((warn_unused_result));
+
+/* True if there is a connection, and the daemon behind it answers. */
+bool connection_is_up(void);
+
+/* Requests sent by this process in its session. */
+uint64_t connection_nrpcs(void);
+
+#endif

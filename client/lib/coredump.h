@@ -1,0 +1,19 @@
+/*
+ * Coredump: what of the heap a core dump of this process holds.
+ */
+#ifndef GOALLOC_LIB_COREDUMP_H
+#define GOALLOC_LIB_COREDUMP_H
+
+/*
+ * From now on a core dump holds what is in use of the heap that is mapped: install the handlers, where the program has
+ * none. Done already: the same again, for signals that have come to the default action since.
+ */
+void coredump_enable(void);
+
+/*
+ * From now on it holds nothing of the heap: take away the handlers that are still there. Called before the heap is
+ * unmapped.
+ */
+void coredump_disable(void);
+
+#endif

@@ -1,0 +1,132 @@
+/*
+ * Held: marks for spans that have no structure, and the question that a process asks when it comes back to its session:
+ * is this span, which the daemon says I lease, mine?
+ *
+ * Called by connection.c and comeback.c (spans come, under the link's turn), outbox.c (they go: what waits there is
+ * held until it has been sent) and large.c (objects in runs). Data: entries of process.mspan_of, private; the alloc bit
+ * of large runs, in bitmap.
+ *
+ * A large object can be freed by another process, which does not tell this one: the daemon ends the lease, and the
+ * mark stays. So the mark "large" counts only together with the object's alloc bit. Mark and bit are two words, and
+ * threads free and allocate while another one comes back: if it saw the mark of the object and then the bit of the
+ * cached run, it would take a run in the cache for unknown and return it, and the cache would hand it out while
+ * somebody else leases it. Looking at the mark again would not help, for the run may have got its next object by then.
+ * Therefore one lock makes the two words one: under it they change, and under it they are looked at.
+ *
+ *        mark    alloc bit
+ *        held    0          no object: on its way here or back, or in the cache
+ *        large   1          an object
+ *        large   0          an object that another process has freed, and the daemon has ended the lease: not ours
+ *
+ * Bits of runs change besides only by the daemon, 1 to 0, when an object was freed by others. A process that dies takes
+ * the marks with it; for the bit see large.c.
+ */
+#include "client/lib/held.h"
+
+#include <pthread.h>
+
+mspan mspan_held;
+mspan mspan_large;
+mspan mspan_doubt;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* a leaf: nothing is called under it */
+
+static mspan *mark_of(uint32_t first)
+{
+    return atomic_load_explicit(&process.mspan_of[first], memory_order_acquire);
+}
+
+static void set_mark(uint32_t first, mspan *mark)
+{
+    atomic_store_explicit(&process.mspan_of[first], mark, memory_order_release);
+}
+
+static bool is_large(const mspan *mark)
+{
+    return mark == &mspan_large || mark == &mspan_doubt;
+}
+
+static void set_all(const uint32_t *spans, size_t nspans, mspan *mark)
+{
+    for (size_t i = 0; i < nspans; i++) {
+        if (spans[i] < process.map.npages)
+            set_mark(spans[i], mark);
+    }
+}
+
+void held_set(const uint32_t *spans, size_t nspans)
+{
+    set_all(spans, nspans, &mspan_held);
+}
+
+void held_clear(const uint32_t *spans, size_t nspans)
+{
+    set_all(spans, nspans, NULL);
+}
+
+bool held_knows(uint32_t first)
+{
+    const mspan *mark = mark_of(first);
+    bool knows;
+
+    if (!is_large(mark))
+        return mark != NULL; /* a mark of a span without structure becomes "large" only with its object */
+    (void)pthread_mutex_lock(&lock);
+    mark = mark_of(first);
+    knows = mark != NULL;
+    if (is_large(mark)) /* the place may be that of another span by now */
+        knows = span_class_size(shm_span_at(&process.map, page_at(first))->spc).n == 0 &&
+                (u64_load_acquire(shm_alloc_bits(&process.map, page_at(first))) & 1) != 0;
+    (void)pthread_mutex_unlock(&lock);
+    return knows;
+}
+
+void held_set_object(page_no run)
+{
+    (void)pthread_mutex_lock(&lock);
+    CRASH_POINT(large_before_bit);
+    u64_store_release(shm_alloc_bits(&process.map, run), 1);
+    CRASH_POINT(large_after_bit);
+    set_mark(run.n, &mspan_large);
+    (void)pthread_mutex_unlock(&lock);
+}
+
+bool held_clear_object(page_no run, bool *ret_in_doubt)
+{
+    bool was_set;
+
+    (void)pthread_mutex_lock(&lock);
+    *ret_in_doubt = mark_of(run.n) == &mspan_doubt;
+    was_set = (u64_fetch_and_acq_rel(shm_alloc_bits(&process.map, run), ~UINT64_C(1)) & 1) != 0;
+    if (was_set)
+        set_mark(run.n, &mspan_held);
+    CRASH_POINT(large_free_after_bit);
+    (void)pthread_mutex_unlock(&lock);
+    return was_set;
+}
+
+void held_expect(page_no run)
+{
+    mspan *none = NULL;
+
+    (void)atomic_compare_exchange_strong_explicit(&process.mspan_of[run.n], &none, &mspan_large, memory_order_acq_rel,
+                                                  memory_order_relaxed);
+}
+
+void held_set_doubt(page_no run)
+{
+    (void)pthread_mutex_lock(&lock);
+    if (mark_of(run.n) == &mspan_large)
+        set_mark(run.n, &mspan_doubt);
+    (void)pthread_mutex_unlock(&lock);
+}
+
+bool held_is_in_doubt(page_no run)
+{
+    return mark_of(run.n) == &mspan_doubt;
+}
+
+void held_reset(void)
+{
+    (void)pthread_mutex_init(&lock, NULL);
+}

@@ -1,0 +1,34 @@
+/*
+ * Large: objects above 256 KiB, which are whole runs of pages.
+ */
+#ifndef GOALLOC_LIB_LARGE_H
+#define GOALLOC_LIB_LARGE_H
+
+#include "client/lib/process.h"
+
+/*
+ * Allocate size bytes at a multiple of align_pages pages (a power of two). NULL with errno. *ret_zeroed (NULL: don't
+ * care) says whether the memory is known to be zero.
+ */
+void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zeroed);
+
+/* Free a large object. LIVE: done; FREE: it was free already. Keeps errno. */
+enum object_verdict large_free(const object_ref *object);
+
+/*
+ * Make a large object size bytes long where it is: pages are given back, or added if those behind it are free. True:
+ * done, or nothing was to do. False: it has to move.
+ */
+bool large_resize(const object_ref *object, size_t size);
+
+/* What is kept without an object; and give so many pages of it back, the oldest first. */
+uint64_t large_cached_pages(void);
+void large_give_back(uint64_t npages);
+
+/* Give the cached runs back to the daemon; or forget them, when the leases are gone. */
+void large_return_cached(void);
+void large_forget_cached(void);
+
+void large_reset(void); /* in the child of a fork */
+
+#endif

@@ -1,0 +1,328 @@
+/*
+ * mapping: puts the heap into this process's address space, so that mapping it costs no memory.
+ *
+ * Called by attach.c, for the heap under the forklock, and by who needs private memory (meta.c, mcache.c). Data:
+ * process.map, .mspan_of, .generation and .life, which are written here alone.
+ *
+ *   what      where                    size                      access              in children
+ *   arena     the daemon's address     the reserve, 64 GiB       read, write (1)     yes
+ *   spans     anywhere                 about 1% of it            read                yes
+ *   bitmap    anywhere                 about 6% of it            read, write (1)     yes
+ *   life      anywhere                 a page                    read                no: MADV_DONTFORK
+ *   mspan_of  anywhere, private        0.1% of it                read, write         yes, zero: MADV_WIPEONFORK
+ *                                                                                    (1) read in a read-only session
+ *
+ * All but life are sparse: nearly none of their pages has memory. Two things that the rest of the program may do would
+ * give memory to all of them, for shared ones without the daemon's knowledge or consent:
+ *
+ *   A core dump reads every page of a shared mapping whose file has no name, and reading a hole of a memfd gives it
+ *   memory: 64 GiB for one abort(). So all mappings are MADV_DONTDUMP; coredump.c lifts that for what is in use, if the
+ *   program asks for it. Private holes get no memory, but each costs the kernel a look, and a pipe its zeros.
+ *
+ *   mlockall(MCL_FUTURE) locks each new mapping, and what is locked gets all its memory at once. It can't be told
+ *   beforehand to leave one out: mmap() knows no such flag, and gives memory before it returns. So
+ *
+ * a mapping is made in four steps (mapping_new):
+ *   1. mmap() its first page alone. This one page may get memory, and is all that RLIMIT_MEMLOCK must allow: where it
+ *      does not, the answer is EAGAIN, whatever the protection.
+ *   2. munlock() it. From here on it is a mapping like any other.
+ *   3. MADV_DONTDUMP, so that no core dump ever sees it large.
+ *   4. mremap() it to its size: an extended mapping keeps the flags of the page. One at a given address grows in place,
+ *      where mremap() answers ENOMEM if the addresses are taken, if there is no room (RLIMIT_AS), and always under
+ *      valgrind. Which of them, says an attempt to reserve the rest with MAP_FIXED_NOREPLACE, which looks for the first
+ *      of them first; if it succeeds, a first page that was made elsewhere is moved over the reserved addresses.
+ * So the heap is never locked: mlockall() promises nothing for its objects. One limit remains: mlockall(MCL_CURRENT)
+ * in a process that is attached locks all that is mapped, and gives it memory, unless MCL_ONFAULT is set too.
+ *
+ * Another access in a forked child: the new mapping's first page is made elsewhere, in the same steps, and one mremap()
+ * moves it over the old mapping and extends it. Other threads never find the addresses empty. Below a tight RLIMIT_AS
+ * kernels may refuse it (ENOMEM, and nothing changes): they count the old and the new mapping at once.
+ *
+ * If the process dies in between nothing is left: mappings are its own.
+ */
+#include "client/lib/mapping.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "client/lib/process.h"
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+
+#define LIFE_BYTES 4096u
+
+static int access_of(bool readonly)
+{
+    return readonly ? PROT_READ : PROT_READ | PROT_WRITE;
+}
+
+static void *arena_at(uint64_t base)
+{
+    return (void *)(uintptr_t)base;
+}
+
+static uint64_t table_bytes(uint64_t arena_bytes)
+{
+    return arena_bytes / PAGE_BYTES * sizeof(*process.mspan_of);
+}
+
+void mapping_delete(void *p, uint64_t bytes)
+{
+    if (p != NULL)
+        (void)munmap(p, bytes);
+}
+
+/* Bytes of the first page of a mapping of bytes. */
+static uint64_t seed_bytes(uint64_t bytes)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+
+    return bytes < page ? bytes : page;
+}
+
+/* Steps 1 to 3: the first page of a mapping. fd < 0: private memory; at NULL: anywhere. */
+static int seed_new(void *at, uint64_t bytes, int prot, int fd, void **ret)
+{
+    int flags = (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED) | MAP_NORESERVE;
+    void *p = mmap(at, seed_bytes(bytes), prot, flags | (at != NULL ? MAP_FIXED_NOREPLACE : 0), fd, 0);
+
+    if (p == MAP_FAILED)
+        return errno == EAGAIN || errno == EEXIST || errno == ENOMEM ? -errno : -EPROTO;
+    if (at != NULL && p != at) { /* a kernel before 4.17 takes the address for a hint */
+        mapping_delete(p, seed_bytes(bytes));
+        return -EEXIST;
+    }
+    (void)munlock(p, seed_bytes(bytes)); /* if it fails and the page is locked, step 4 says so */
+    if (madvise(p, seed_bytes(bytes), MADV_DONTDUMP) < 0) {
+        mapping_delete(p, seed_bytes(bytes));
+        return -ENOMEM;
+    }
+    *ret = p;
+    return 0;
+}
+
+/* Keep [at, at + bytes) free for a mapping to come. -EEXIST: something else is mapped there; -ENOMEM: no room. */
+static int reserve(void *at, uint64_t bytes)
+{
+    void *p = mmap(at, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+
+    if (p == at)
+        return 0; /* what can't be accessed gets no memory, even if it is locked */
+    if (p == MAP_FAILED)
+        return errno == EEXIST ? -EEXIST : -ENOMEM;
+    mapping_delete(p, bytes);
+    return -EEXIST;
+}
+
+/* Move a first page over the mapping of bytes at that address, and extend it. */
+static int seed_replace(void *seed, void *at, uint64_t bytes)
+{
+    return mremap(seed, seed_bytes(bytes), bytes, MREMAP_MAYMOVE | MREMAP_FIXED, at) == at ? 0 : -ENOMEM;
+}
+
+/*
+ * Step 4 at a given address, where the first page is. The other way, if it does not grow in place: reserve what lies
+ * behind it, and put another first page over both.
+ */
+static int grow_at(void *at, uint64_t bytes, int prot, int fd)
+{
+    uint64_t seed = seed_bytes(bytes);
+    void *second;
+    int r;
+
+    if (mremap(at, seed, bytes, 0) == at)
+        return 0;
+    if (errno == EAGAIN)
+        return -EAGAIN;
+    r = reserve((char *)at + seed, bytes - seed);
+    if (r < 0)
+        return r;
+    r = seed_new(NULL, bytes, prot, fd, &second);
+    if (r == 0 && (r = seed_replace(second, at, bytes)) < 0)
+        mapping_delete(second, seed);
+    if (r < 0)
+        mapping_delete((char *)at + seed, bytes - seed);
+    return r;
+}
+
+/* The same for one that may lie anywhere. */
+static int grow_anywhere(void **at, uint64_t bytes)
+{
+    void *p = mremap(*at, seed_bytes(bytes), bytes, MREMAP_MAYMOVE);
+
+    if (p == MAP_FAILED)
+        return errno == EAGAIN ? -EAGAIN : -ENOMEM;
+    *at = p;
+    return 0;
+}
+
+/* A mapping of bytes of fd, or, if fd < 0, of private memory: at that address, or, NULL, anywhere. */
+static int mapping_new(void *at, uint64_t bytes, int prot, int fd, void **ret)
+{
+    void *p;
+    int r = seed_new(at, bytes, prot, fd, &p);
+
+    if (r < 0)
+        return r;
+    if (bytes > seed_bytes(bytes))
+        r = at != NULL ? grow_at(at, bytes, prot, fd) : grow_anywhere(&p, bytes);
+    if (r < 0)
+        mapping_delete(p, seed_bytes(bytes));
+    else
+        *ret = p;
+    return r;
+}
+
+int mapping_private(uint64_t bytes, uint64_t kept_bytes, void **ret)
+{
+    void *p;
+    int r = mapping_new(NULL, bytes, PROT_READ | PROT_WRITE, -1, &p);
+
+    if (r < 0)
+        return r;
+    if (madvise((char *)p + kept_bytes, bytes - kept_bytes, MADV_WIPEONFORK) < 0) {
+        mapping_delete(p, bytes);
+        return -ENOMEM;
+    }
+    *ret = p;
+    return 0;
+}
+
+/* The daemon sees whether this page is mapped anywhere: not in children, which have sessions of their own. */
+static int map_life(const attach_result *a)
+{
+    void *life;
+    int r = mapping_new(NULL, LIFE_BYTES, PROT_READ, a->life_fd, &life);
+
+    if (r < 0)
+        return r;
+    if (madvise(life, LIFE_BYTES, MADV_DONTFORK) < 0) {
+        mapping_delete(life, LIFE_BYTES);
+        return -ENOMEM;
+    }
+    process.life = life;
+    return 0;
+}
+
+static bool fd_has_bytes(int fd, uint64_t bytes)
+{
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && (uint64_t)st.st_size == bytes;
+}
+
+/* Map spans, and check that its header is that of the heap which the daemon has announced. */
+static int map_spans(const attach_result *a, void **ret)
+{
+    const shm_header *header;
+    void *spans;
+    int r = mapping_new(NULL, a->spans_bytes, PROT_READ, a->spans_fd, &spans);
+
+    if (r < 0)
+        return r;
+    header = spans;
+    r = shm_header_check(header, a->spans_bytes, a->bitmap_bytes);
+    if (r == 0 &&
+        (header->base != a->base || header->arena_bytes != a->arena_bytes || header->generation != a->generation))
+        r = -EPROTO;
+    if (r < 0)
+        mapping_delete(spans, a->spans_bytes);
+    else
+        *ret = spans;
+    return r;
+}
+
+int mapping_attach(const attach_result *a, bool readonly)
+{
+    void *spans = NULL;
+    void *bitmap = NULL;
+    void *table = NULL;
+    void *arena = NULL;
+    int r;
+
+    if (a->spans_bytes < sizeof(shm_header) || !fd_has_bytes(a->arena_fd, a->arena_bytes) ||
+        !fd_has_bytes(a->spans_fd, a->spans_bytes) || !fd_has_bytes(a->bitmap_fd, a->bitmap_bytes))
+        return -EPROTO;
+    r = map_spans(a, &spans);
+    if (r == 0)
+        r = mapping_new(NULL, a->bitmap_bytes, access_of(readonly), a->bitmap_fd, &bitmap);
+    if (r == 0)
+        r = mapping_private(table_bytes(a->arena_bytes), 0, &table);
+    if (r == 0)
+        r = mapping_new(arena_at(a->base), a->arena_bytes, access_of(readonly), a->arena_fd, &arena);
+    if (r == 0)
+        r = map_life(a);
+    if (r < 0)
+        goto fail;
+    shm_map_init(&process.map, spans, bitmap, arena);
+    process.mspan_of = table;
+    process.generation = a->generation;
+    return 0;
+
+fail:
+    mapping_delete(arena, a->arena_bytes);
+    mapping_delete(table, table_bytes(a->arena_bytes));
+    mapping_delete(bitmap, a->bitmap_bytes);
+    mapping_delete(spans, a->spans_bytes);
+    return r;
+}
+
+/* Map arena and bitmap anew where they are. What may fail for want of something comes before the first change. */
+static int change_access(const attach_result *a, bool readonly)
+{
+    void *arena = NULL;
+    void *bitmap = NULL;
+    int r = seed_new(NULL, a->arena_bytes, access_of(readonly), a->arena_fd, &arena);
+
+    if (r == 0)
+        r = seed_new(NULL, a->bitmap_bytes, access_of(readonly), a->bitmap_fd, &bitmap);
+    if (r == 0) {
+        r = seed_replace(arena, process.map.arena, a->arena_bytes);
+        arena = r == 0 ? NULL : arena;
+    }
+    if (r == 0) {
+        r = seed_replace(bitmap, process.map.bitmap, a->bitmap_bytes);
+        bitmap = r == 0 ? NULL : bitmap;
+        if (r < 0)
+            (void)mprotect(process.map.arena, a->arena_bytes, access_of(process.readonly));
+    }
+    if (arena != NULL)
+        mapping_delete(arena, seed_bytes(a->arena_bytes));
+    if (bitmap != NULL)
+        mapping_delete(bitmap, seed_bytes(a->bitmap_bytes));
+    return r;
+}
+
+int mapping_reattach(const attach_result *a, bool readonly)
+{
+    int r;
+
+    if (a->generation != process.generation || a->base != process.map.base ||
+        a->arena_bytes != process.map.arena_bytes || a->bitmap_bytes != process.map.bitmap_bytes)
+        return -ESTALE;
+    r = map_life(a);
+    if (r < 0 || readonly == process.readonly)
+        return r;
+    r = change_access(a, readonly);
+    if (r < 0) {
+        mapping_delete(process.life, LIFE_BYTES);
+        process.life = NULL;
+    }
+    return r;
+}
+
+void mapping_detach(void)
+{
+    mapping_delete(process.mspan_of, table_bytes(process.map.arena_bytes));
+    mapping_delete(process.map.arena, process.map.arena_bytes);
+    mapping_delete(process.map.bitmap, process.map.bitmap_bytes);
+    mapping_delete(process.map.header, process.map.spans_bytes);
+    mapping_delete(process.life, LIFE_BYTES);
+    process.life = NULL;
+    process.mspan_of = NULL;
+    process.map = (shm_map){ .base = 0 };
+}

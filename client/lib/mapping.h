@@ -1,0 +1,42 @@
+/*
+ * Mapping: the heap in this process's address space, and private tables as sparse as it.
+ */
+#ifndef GOALLOC_LIB_MAPPING_H
+#define GOALLOC_LIB_MAPPING_H
+
+#include "client/lib/connection.h"
+
+/*
+ * Map what the daemon has sent, and fill in process.map, .mspan_of, .generation and .life. The descriptors stay the
+ * caller's. 0; -EPROTO: they are not what the answer or the header says; -ENOEXEC: another ABI; -EEXIST: the arena's
+ * addresses are taken; -EAGAIN: RLIMIT_MEMLOCK allows no mapping; -ENOMEM: no room. On failure nothing stays mapped.
+ */
+int mapping_attach(const attach_result *a, bool readonly) __attribute__((warn_unused_result));
+
+/*
+ * The same in a forked child, which has the heap mapped: check that it is the same one (else -ESTALE), map the life
+ * page, and change the kind of access if process.readonly is another.
+ */
+int mapping_reattach(const attach_result *a, bool readonly) __attribute__((warn_unused_result));
+
+/* Unmap all that mapping_attach() has mapped, and forget it. */
+void mapping_detach(void);
+
+/*
+ * Private memory of bytes, zero, for what the library keeps for itself: no page of it has memory before it is written,
+ * mlockall() or not, core dumps leave it out, and the child of a fork finds it zero, but for the first kept_bytes (a
+ * multiple of MAPPING_KEPT_UNIT). 0, -EAGAIN, -ENOMEM.
+ */
+int mapping_private(uint64_t bytes, uint64_t kept_bytes, void **ret) __attribute__((warn_unused_result));
+
+/* No page of the system is larger. */
+#if defined(__x86_64__)
+#define MAPPING_KEPT_UNIT 4096u
+#else
+#define MAPPING_KEPT_UNIT 65536u
+#endif
+
+/* Unmap memory of one of these; NULL: nothing happens. */
+void mapping_delete(void *p, uint64_t bytes);
+
+#endif

@@ -1,0 +1,345 @@
+/*
+ * mspan: a leased span as its holder sees it, and the bodies of malloc and free. Go's runtime/mheap.go, mspan.
+ */
+#ifndef GOALLOC_LIB_MSPAN_H
+#define GOALLOC_LIB_MSPAN_H
+
+#include "client/lib/process.h"
+#include "shm/crash.h"
+#include "shm/object.h"
+
+/*
+ * Slots: the kinds of spans that a thread keeps apart, numbered so that malloc finds its current span by one table.
+ * First those with pointers: a slot a size class, a slot a number of pages up to RUN_PAGES_MAX for larger objects
+ * (runs, each of which is a span with one object); then the same for noscan.
+ */
+#define RUN_PAGES_MIN  (SMALL_BYTES_MAX / (uint32_t)PAGE_BYTES + 1)
+#define RUN_PAGES_MAX  32u
+#define RUN_BYTES_MAX  (RUN_PAGES_MAX * PAGE_BYTES)
+#define SLOT_RUNS      (SIZE_CLASS_COUNT + 1u) /* of RUN_PAGES_MIN pages */
+#define SLOT_NOSCAN    (SLOT_RUNS + RUN_PAGES_MAX - RUN_PAGES_MIN + 1)
+#define SLOT_COUNT     (2 * SLOT_NOSCAN)
+#define SLOT_TINY      (SLOT_NOSCAN + SIZE_CLASS_TINY)
+
+_Static_assert(SLOT_COUNT <= 256, "a slot's number is a byte");
+
+/* Where a span of its thread is. */
+enum mspan_place {
+    MSPAN_CURRENT = 0, /* in no list: it is being allocated from */
+    MSPAN_PARTIAL,     /* some objects free */
+    MSPAN_EMPTY,       /* all free */
+    MSPAN_FULL,        /* in no list: none free, when last looked at */
+    MSPAN_POOLED,      /* no thread's: in the process's pool */
+};
+
+/*
+ * Private to the process. All fields but owner belong to the owning thread (or, while the pool is the owner, to who
+ * holds its lock). Structures are never unmapped, so a thread that looks at the owner of a span that has just gone
+ * reads an owner that is not itself. A child that came about without fork()'s handlers reads zeros (meta.c): such a
+ * structure has no free object and no alloc words, as mspan_none. A free by the owner touches the first cache line
+ * alone, unless the span changes its place.
+ */
+typedef struct mspan {
+    void *recent;        /* the object freed last, if it was not handed out again since; not in cache. NULL: none */
+    shm_u64 *recent_word;
+    uint64_t recent_bit;
+    void *_Atomic owner; /* thread_self() of the thread that holds it, or the pool; NULL: nobody */
+    char *base;
+    shm_u64 *alloc;      /* alloc words; the remote words follow at SHM_BITS_WORDS */
+    uint32_t magic;      /* for object_index(); 1 for a run; 0 for tiny blocks, whose frees never take the fast path */
+    uint32_t nfrees;     /* frees by the owner until one takes the slow path: see mspan.c */
+    uint16_t nelems;
+    uint8_t npages;
+    uint8_t cur;         /* number of the current word */
+    bool reuse;          /* malloc takes the recent object first; false: recent means nothing */
+    uint8_t slot;
+    uint8_t place;       /* enum mspan_place */
+    bool needzero;       /* false: what is not allocated is zero, if nothing has been freed since it became current */
+    uint64_t cache;      /* objects of the current word that were free when it was loaded, not handed out yet */
+    shm_u64 *word;       /* the current word of alloc bits */
+    char *word_base;     /* address of the object of its bit 0 */
+    struct mspan *next;  /* in the list of its place */
+    struct mspan *prev;
+    struct mspan *all_next; /* all spans of the slot */
+    struct mspan *all_prev;
+    uint32_t elem_bytes;
+    uint32_t ncounted;   /* while current: objects that are used, less what is not yet counted as allocated */
+} mspan;
+
+_Static_assert(offsetof(mspan, cache) == 64 && sizeof(mspan) == 128, "two cache lines");
+
+#define NFREES_CURRENT (UINT32_C(1) << 31)
+
+typedef struct mspan_list {
+    mspan *head;
+    mspan *tail;
+} mspan_list;
+
+extern mspan mspan_none; /* no current span: has no free object, and no alloc words */
+
+/* What tells threads of this process apart: one instruction where the compiler knows the thread's register. */
+static inline void *thread_self(void)
+{
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_thread_pointer)
+#define GOALLOC_THREAD_POINTER
+#endif
+#endif
+#ifdef GOALLOC_THREAD_POINTER
+    return __builtin_thread_pointer();
+#else
+    static _Thread_local char self __attribute__((tls_model("initial-exec")));
+
+    return &self;
+#endif
+}
+
+static inline uint32_t slot_of_class(size_class size, bool noscan)
+{
+    return size.n + (noscan ? SLOT_NOSCAN : 0);
+}
+
+static inline uint32_t slot_of_run(uint64_t npages, bool noscan)
+{
+    return SLOT_RUNS + (uint32_t)npages - RUN_PAGES_MIN + (noscan ? SLOT_NOSCAN : 0);
+}
+
+/* The daemon's name for the spans of a slot: their class, and their pages. */
+static inline span_class slot_spc(uint32_t slot)
+{
+    uint32_t n = slot % SLOT_NOSCAN;
+
+    return span_class_of((size_class){ n < SLOT_RUNS ? (uint8_t)n : 0 }, slot >= SLOT_NOSCAN);
+}
+
+static inline uint32_t slot_npages(uint32_t slot)
+{
+    uint32_t n = slot % SLOT_NOSCAN;
+
+    return n < SLOT_RUNS ? size_class_npages[n] : n - SLOT_RUNS + RUN_PAGES_MIN;
+}
+
+/*
+ * Describe a span that the daemon has just leased to this process, for a slot of this thread. NULL: no memory, or the
+ * description is not a span of that kind. *ret_nused: its objects.
+ */
+mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused);
+
+/*
+ * Forget a span that is about to be returned. Until it has been sent (outbox.c), the first page's entry still says that
+ * the span is held: else it might be returned twice, once by who finds it unknown after the connection was lost.
+ */
+void mspan_delete(mspan *s);
+
+/* Who owns it from now on: a thread, the pool, or (NULL) nobody. */
+static inline void mspan_set_owner(mspan *s, void *owner)
+{
+    atomic_store_explicit(&s->owner, owner, memory_order_relaxed);
+}
+
+static inline bool mspan_is_of(const mspan *s, const void *owner)
+{
+    return atomic_load_explicit(&s->owner, memory_order_relaxed) == owner;
+}
+
+static inline bool mspan_is_own(const mspan *s)
+{
+    return mspan_is_of(s, thread_self());
+}
+
+static inline page_no mspan_first(const mspan *s)
+{
+    return page_at(((uintptr_t)s->base - u64_load_relaxed(&process.base)) >> PAGE_SHIFT);
+}
+
+/* Objects that are used. Linear for the current span. */
+uint32_t mspan_nused(const mspan *s);
+
+/* Fold what others have freed. Returns what is used afterwards; the caller puts it where that belongs. */
+uint32_t mspan_fold(mspan *s);
+
+bool mspan_has_remote_frees(const mspan *s);
+
+/*
+ * All structures of a slot's list of all are free, or as if they had never been: detach; fork, where none is walked.
+ * again: their memory may be used again.
+ */
+void mspan_free_all(mspan *all);
+void mspan_reset(bool again);
+
+/* A free of p by the owner of its span that found nfrees at its end. Keeps errno. p comes first, where it is anyway. */
+void mcache_note_free(void *p, mspan *s);
+
+static inline void mspan_list_push_front(mspan_list *list, mspan *s)
+{
+    s->prev = NULL;
+    s->next = list->head;
+    if (list->head != NULL)
+        list->head->prev = s;
+    else
+        list->tail = s;
+    list->head = s;
+}
+
+static inline void mspan_list_push_back(mspan_list *list, mspan *s)
+{
+    s->next = NULL;
+    s->prev = list->tail;
+    if (list->tail != NULL)
+        list->tail->next = s;
+    else
+        list->head = s;
+    list->tail = s;
+}
+
+/* Remove the head; there is one. */
+static inline void mspan_list_pop(mspan_list *list)
+{
+    mspan *next = list->head->next;
+
+    list->head = next;
+    if (next != NULL)
+        next->prev = NULL;
+    else
+        list->tail = NULL;
+}
+
+static inline void mspan_list_remove(mspan_list *list, mspan *s)
+{
+    if (s->prev != NULL)
+        s->prev->next = s->next;
+    else
+        list->head = s->next;
+    if (s->next != NULL)
+        s->next->prev = s->prev;
+    else
+        list->tail = s->prev;
+}
+
+/* Allocate bit of word: dying before it leaves the slot free, dying after it costs that one object. */
+static inline void mspan_set_bit(shm_u64 *word, uint64_t bit)
+{
+    CRASH_POINT(malloc_before_bit);
+    u64_writer_set(word, bit); /* only the owner writes alloc words while it holds the lease */
+    CRASH_POINT(malloc_after_bit);
+}
+
+/* An object of the span has just been freed. */
+static inline void mspan_remember(mspan *s, void *p, shm_u64 *word, uint64_t bit)
+{
+    s->recent = p;
+    s->recent_word = word;
+    s->recent_bit = bit;
+}
+
+/* Take an object out of the cache, which is not empty. */
+static inline void *mspan_take(mspan *s)
+{
+    uint64_t cache = s->cache;
+    uint64_t left = cache & (cache - 1);
+
+    s->cache = left;
+    mspan_set_bit(s->word, cache ^ left);
+    return s->word_base + (uint64_t)(unsigned)__builtin_ctzll(cache) * s->elem_bytes;
+}
+
+/* Reuse, which changes seldom, is what the processor is to guess from. */
+static inline bool mspan_has_recent(const mspan *s)
+{
+    return s->reuse && s->recent != NULL;
+}
+
+/* Take the object that was freed last; there is one. */
+static inline void *mspan_take_recent(mspan *s)
+{
+    void *p = s->recent;
+
+    s->recent = NULL;
+    mspan_set_bit(s->recent_word, s->recent_bit);
+    return p;
+}
+
+/* The body of malloc: the object freed last, else one of the cache. NULL: there is none without looking further. */
+static inline void *mspan_alloc(mspan *s)
+{
+    return mspan_has_recent(s) ? mspan_take_recent(s) : LIKELY(s->cache != 0) ? mspan_take(s) : NULL;
+}
+
+/* Others have freed objects of word w of the current span: fold them. Returns its alloc word. */
+uint64_t mspan_fold_current(mspan *s, uint32_t w);
+
+/* The words after the current one, all round the span. */
+bool mspan_advance_far(mspan *s);
+
+/* Load the cache from word w. False: all its objects are used. */
+static inline bool mspan_load(mspan *s, uint32_t w)
+{
+    uint64_t bits = u64_load_relaxed(&s->alloc[w]);
+
+    if (UNLIKELY(u64_load_relaxed(&s->alloc[SHM_BITS_WORDS + w]) != 0))
+        bits = mspan_fold_current(s, w);
+    s->cache = ~bits & bits_mask(s->nelems, w);
+    if (s->cache == 0)
+        return false;
+    s->cur = (uint8_t)w;
+    s->word = &s->alloc[w];
+    s->word_base = s->base + (uint64_t)w * 64 * s->elem_bytes;
+    return true;
+}
+
+/*
+ * The current span has nothing left at hand: load its cache from the next word with a free object, beginning with the
+ * word that it is at, all round the span, folding. False: there is none.
+ */
+static inline bool mspan_advance(mspan *s)
+{
+    s->recent = NULL; /* it is in its word's bits */
+    s->reuse = false;
+    if (mspan_load(s, s->cur)) {
+        /* Half of what the word has was freed while it was handed out: objects come and go. */
+        s->reuse = 2 * bits_count(s->cache) >= bits_count(bits_mask(s->nelems, s->cur));
+        return true;
+    }
+    return s->nelems > 64 && mspan_advance_far(s);
+}
+
+/* Make it the current one. True: it has a free object in its cache. nused is what it has used now. */
+static inline bool mspan_make_current(mspan *s, uint32_t nused)
+{
+    s->place = MSPAN_CURRENT;
+    s->nfrees = NFREES_CURRENT;
+    s->ncounted = nused;
+    s->reuse = false;
+    return mspan_load(s, s->cur) || (s->nelems > 64 && mspan_advance_far(s));
+}
+
+/* How many of its objects have been allocated since the last time, while it was current; nused are used now. */
+static inline uint32_t mspan_take_count(mspan *s, uint32_t nused)
+{
+    uint32_t nfreed = NFREES_CURRENT - s->nfrees;
+    uint32_t n = nused - s->ncounted + nfreed;
+
+    s->ncounted = nused;
+    s->nfrees = NFREES_CURRENT;
+    if (nfreed > 0)
+        s->needzero = true;
+    return n;
+}
+
+/* What mspan_alloc() will return is known to be zero. */
+static inline bool mspan_is_zero(const mspan *s)
+{
+    return !s->needzero && s->nfrees == NFREES_CURRENT;
+}
+
+/* Clear the bit of the live object p in a word of the thread's own span: the end of a free. */
+static inline void mspan_clear_bit(void *p, mspan *s, shm_u64 *word, uint64_t bit)
+{
+    CRASH_POINT(own_free_before_bit);
+    u64_writer_clear(word, bit);
+    CRASH_POINT(own_free_after_bit);
+    if (UNLIKELY(--s->nfrees == 0))
+        mcache_note_free(p, s);
+}
+
+#endif

@@ -1,0 +1,209 @@
+/*
+ * Outbox: a short queue before the link.
+ *
+ * Called by the slow paths of free (mcache.c, large.c, through connection.c), which must not wait: not for a daemon
+ * that is gone or asleep, nor for a thread that waits for its reply. Calls link. Data: private, under a lock that is
+ * held for some instructions only.
+ *
+ * Who puts something here then tries to take the turn. If nobody has it, it sends at once, as far as the socket takes
+ * it. Else who has it sends it: before its own request, so that what the request finds free at the daemon includes it,
+ * and once more when it gives the turn. Either the one sees the other's entry, or the other finds the turn free: an
+ * entry is made before the look for the turn, and the look for entries comes after the turn was given. What the socket
+ * does not take, or what comes while there is no connection, waits for the next request.
+ *
+ * Spans in the outbox count as held (held.c), so that a process that comes back does not return them twice; the mark
+ * goes when they have been sent. If there is no room, they become unknown at once, and are found by what finds all that
+ * this process does not know: the list of its leases, which the next request asks for (comeback.c). A large object
+ * that nobody told the daemon of is found by the daemon's sweep: of those there may be fewer.
+ */
+#include "client/lib/outbox.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "client/lib/held.h"
+#include "shm/crash.h"
+
+#define RETURNS_MAX 4096u
+#define FREES_MAX   256u
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static uint32_t returns[RETURNS_MAX];
+static uint32_t frees[FREES_MAX];
+static size_t nreturns;
+static size_t nfrees;
+static bool overflow;
+
+/* --- in --- */
+
+static bool has_some(void)
+{
+    bool any;
+
+    (void)pthread_mutex_lock(&lock);
+    any = nreturns + nfrees > 0;
+    (void)pthread_mutex_unlock(&lock);
+    return any;
+}
+
+/* Send what is there, and what comes until the turn is given. What the daemon does not take stays. */
+static void flush_and_give_turn(void)
+{
+    bool sent;
+
+    do {
+        sent = outbox_flush(NULL) == 0;
+        link_give_turn();
+    } while (sent && has_some() && link_is_open() && link_try_turn());
+}
+
+/* Whoever has the turn sends it; if nobody has, this thread does. */
+static void send_soon(void)
+{
+    if (link_is_open() && link_try_turn())
+        flush_and_give_turn();
+}
+
+void outbox_return(const uint32_t *spans, size_t nspans)
+{
+    bool room;
+
+    held_set(spans, nspans);
+    (void)pthread_mutex_lock(&lock);
+    room = nspans <= RETURNS_MAX - nreturns;
+    if (room) {
+        memcpy(returns + nreturns, spans, nspans * sizeof(*spans));
+        nreturns += nspans;
+    } else {
+        held_clear(spans, nspans);
+        overflow = true;
+    }
+    (void)pthread_mutex_unlock(&lock);
+    send_soon();
+}
+
+void outbox_free_large(page_no run)
+{
+    if (!link_is_open())
+        return;
+    (void)pthread_mutex_lock(&lock);
+    if (nfrees < FREES_MAX)
+        frees[nfrees++] = run.n;
+    (void)pthread_mutex_unlock(&lock);
+    send_soon();
+}
+
+/* --- out --- */
+
+static int send_one(const Goallocd__Request *request, const deadline *until)
+{
+    return until == NULL ? link_try_send(request) : link_send(request, *until);
+}
+
+/* Copy the first of a queue: how many. They stay until they have been sent. */
+static size_t peek(const uint32_t *queue, const size_t *n, uint32_t *ret, size_t most)
+{
+    size_t some;
+
+    (void)pthread_mutex_lock(&lock);
+    some = *n < most ? *n : most;
+    memcpy(ret, queue, some * sizeof(*ret));
+    (void)pthread_mutex_unlock(&lock);
+    return some;
+}
+
+static void drop(uint32_t *queue, size_t *n, size_t some)
+{
+    (void)pthread_mutex_lock(&lock);
+    *n -= some;
+    memmove(queue, queue + some, *n * sizeof(*queue));
+    (void)pthread_mutex_unlock(&lock);
+}
+
+static int flush_returns(const deadline *until)
+{
+    static uint32_t spans[PROTO_SPANS_MAX];
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__ReturnSpans body = GOALLOCD__RETURN_SPANS__INIT;
+
+    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
+    request.return_spans = &body;
+    body.spans = spans;
+    while ((body.n_spans = peek(returns, &nreturns, spans, PROTO_SPANS_MAX)) > 0) {
+        int r;
+
+        CRASH_POINT(return_before_send);
+        r = send_one(&request, until);
+        if (r < 0)
+            return r;
+        CRASH_POINT(return_after_send);
+        held_clear(spans, body.n_spans);
+        drop(returns, &nreturns, body.n_spans);
+    }
+    return 0;
+}
+
+static int flush_frees(const deadline *until)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__FreeLarge body = GOALLOCD__FREE_LARGE__INIT;
+
+    request.op_case = GOALLOCD__REQUEST__OP_FREE_LARGE;
+    request.free_large = &body;
+    while (peek(frees, &nfrees, &body.span, 1) > 0) {
+        int r = send_one(&request, until);
+
+        if (r < 0)
+            return r;
+        drop(frees, &nfrees, 1);
+    }
+    return 0;
+}
+
+int outbox_flush(const deadline *until)
+{
+    int r = flush_returns(until);
+
+    return r < 0 ? r : flush_frees(until);
+}
+
+void outbox_give_turn(void)
+{
+    link_give_turn();
+    if (has_some())
+        send_soon();
+}
+
+bool outbox_take_overflow(void)
+{
+    bool was;
+
+    (void)pthread_mutex_lock(&lock);
+    was = overflow;
+    overflow = false;
+    (void)pthread_mutex_unlock(&lock);
+    return was;
+}
+
+void outbox_put_overflow(void)
+{
+    (void)pthread_mutex_lock(&lock);
+    overflow = true;
+    (void)pthread_mutex_unlock(&lock);
+}
+
+void outbox_clear(void)
+{
+    (void)pthread_mutex_lock(&lock);
+    nreturns = nfrees = 0;
+    overflow = false;
+    (void)pthread_mutex_unlock(&lock);
+}
+
+void outbox_reset(void)
+{
+    (void)pthread_mutex_init(&lock, NULL);
+    nreturns = nfrees = 0;
+    overflow = false;
+}

@@ -1,0 +1,120 @@
+/*
+ * owner: whose an object is: publish and adopt.
+ *
+ * Called by users. Data: the object's kept bit in bitmap (see shm/layout.h), the span's owner and nadopted in spans,
+ * which the daemon writes. In a span that a RECLAIM session owns, kept 0 means the owner's, kept 1 the heap's or an
+ * adopter's; in all other spans objects are the heap's unless the daemon's adoption table has them.
+ *
+ * The races, and how they end:
+ *   publish against the end of the owner: below.
+ *   adopt by two: requests to one daemon; the later one has it.
+ *   adopt against a free: the daemon looks again after it has set the kept bit, and says -EALREADY if the free came
+ *     first. A free that comes after clears the bit, and the adoption means nothing any more. Only if the place is free
+ *     and in use again between the two looks, some microseconds, the new object is adopted: that is why the caller is
+ *     asked to see to it that nobody frees meanwhile.
+ *   publish against a free: publish changes the kept bit alone, which the next owner of the place clears.
+ *
+ * publish in an owned span is one fetch_or: if the process dies before it, the object is the owner's still, after it
+ * the heap's. The end of the owner, which frees what is not kept, may come at the same time; both sides store, then
+ * look:
+ *        here                                daemon (session.c)
+ *        set the kept bit                    state of the owner's session = ENDING
+ *        full fence                          full fence
+ *        read the lease and the state        read the kept bits, free what has none
+ * At least one of them sees the other's store. If the owner's session is open still, the daemon will see the bit, and
+ * the object stays. Else the daemon is asked, which does one thing at a time: it keeps an object that it has not freed,
+ * and says -EALREADY or -EINVAL for one that it has. What concerns the adoption table is always the daemon's doing: the
+ * last adopter has the object.
+ */
+#include <errno.h>
+
+#include "client/lib/connection.h"
+#include "client/lib/owner.h"
+#include "shm/crash.h"
+
+static int find_live(const void *p, object_ref *ret)
+{
+    int r = process_mapped(true);
+
+    if (r < 0)
+        return r;
+    switch (object_find(&process.map, (uintptr_t)p, ret)) {
+    case OBJECT_LIVE:
+        return 0;
+    case OBJECT_FREE:
+        return -EALREADY;
+    default:
+        return -EINVAL;
+    }
+}
+
+/* True if the lease is that of a session which has not begun to end. */
+static bool owner_goes_on(const shm_span *span, uint64_t lease)
+{
+    const shm_session *owner = &process.map.sessions[lease_unpack(lease).session.n % SHM_SESSIONS_MAX];
+    uint32_t state = u32_load_acquire(&owner->state);
+
+    return (state == SHM_SESSION_OPEN || state == SHM_SESSION_LOST) && u64_load_acquire(&span->lease) == lease &&
+           u32_load_acquire(&owner->epoch) == lease_unpack(lease).epoch;
+}
+
+static int ask_to_publish(const object_ref *object)
+{
+    int r = process_ensure();
+
+    return r < 0 ? r : connection_publish(object->offset);
+}
+
+int goalloc_publish(void *p)
+{
+    object_ref object;
+    int r = find_live(p, &object);
+
+    if (r < 0)
+        return r;
+
+    const shm_span *span = shm_span_at(&process.map, object.first);
+    uint64_t lease = u64_load_acquire(&span->lease);
+    uint32_t owner = u32_load_acquire(&span->owner);
+
+    if (u32_load_acquire(&span->nadopted) != 0 || (owner != 0 && !span_has_kept(span)))
+        return ask_to_publish(&object);
+    if (owner == 0) /* the heap's already, if its owner has not come to its end since we looked */
+        return object_is_live(&process.map, &object) ? 0 : -EALREADY;
+    (void)u64_fetch_or_acq_rel(&shm_kept_bits(&process.map, object.first)[object.word], object.bit);
+    CRASH_POINT(publish_after_bit);
+    fence_seq_cst();
+    return owner_goes_on(span, lease) ? 0 : ask_to_publish(&object);
+}
+
+bool owner_is_heap(const object_ref *object)
+{
+    const shm_span *span = shm_span_at(&process.map, object->first);
+    bool kept = span_has_kept(span) &&
+                (u64_load_acquire(&shm_kept_bits(&process.map, object->first)[object->word]) & object->bit) != 0;
+
+    return u32_load_acquire(&span->owner) != 0 ? kept : !kept;
+}
+
+int goalloc_adopt(void *p)
+{
+    object_ref object;
+    int r = find_live(p, &object);
+
+    if (r == 0)
+        r = process_ensure();
+    if (r < 0)
+        return r;
+    if (!process.reclaim)
+        return goalloc_publish(p);
+
+    const shm_span *span = shm_span_at(&process.map, object.first);
+
+    if (u32_load_acquire(&span->owner) == process.session.n && u32_load_acquire(&span->nadopted) == 0) {
+        if (span_has_kept(span))
+            (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, object.first)[object.word], ~object.bit);
+        return 0;
+    }
+    CRASH_POINT(adopt_before_reply);
+    return connection_adopt(object.offset);
+}

@@ -1,0 +1,68 @@
+/*
+ * Rpc: replies are matched to requests by id.
+ *
+ * Called by comeback.c. Calls link and, for what late replies bring, outbox. Data: the last id, private, with the turn.
+ *
+ * A reply that comes after its request has timed out may bring spans that nobody waits for any more: they go straight
+ * back. Notices (id 0) need no action: what the daemon wants back stands in trim_seq of the session's slot, which the
+ * slow path looks at; a daemon that shuts down closes the socket.
+ */
+#include "client/lib/rpc.h"
+
+#include <errno.h>
+
+#include "client/lib/outbox.h"
+
+static uint64_t last_id;
+
+/* A reply that nobody waits for: give back what it brings. */
+static void drop_late_reply(const Goallocd__Reply *reply)
+{
+    if (reply->error != 0)
+        return;
+    if (reply->result_case == GOALLOCD__REPLY__RESULT_REFILL)
+        outbox_return(reply->refill->spans, reply->refill->n_spans);
+    else if (reply->result_case == GOALLOCD__REPLY__RESULT_ALLOC_LARGE)
+        outbox_return(&reply->alloc_large->span, 1);
+}
+
+/* Wait for the reply to request id. */
+static int await_reply(uint64_t id, Goallocd__Reply **ret, deadline until)
+{
+    for (;;) {
+        Goallocd__Reply *reply;
+        int r = link_recv(&reply, until);
+
+        if (r < 0)
+            return r;
+        if (reply->id == id) {
+            *ret = reply;
+            return 0;
+        }
+        if (reply->id != 0)
+            drop_late_reply(reply);
+    }
+}
+
+int rpc_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
+{
+    int r;
+
+    request->id = ++last_id;
+    r = link_send(request, until);
+    if (r == 0)
+        r = await_reply(request->id, ret, until);
+    if (r < 0)
+        return r;
+    return (*ret)->error > 0 ? -(*ret)->error : (*ret)->error < 0 ? -EPROTO : 0;
+}
+
+int rpc_look_for_late_reply(void)
+{
+    Goallocd__Reply *reply;
+    int r = await_reply(last_id, &reply, deadline_in(0));
+
+    if (r == 0)
+        drop_late_reply(reply);
+    return r == -EPROTO ? -ENOTCONN : r;
+}

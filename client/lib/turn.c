@@ -1,0 +1,142 @@
+/*
+ * Turn: a lock that is held over waits.
+ *
+ * Called by attach.c (an attach or detach at a time) and link.c (a request at a time). Data: private to the process.
+ *
+ * Why no mutex: the time to wait is told by the monotonic clock, which a change of the date does not touch
+ * (pthread_mutex_timedlock() goes by the other one). A fork() must not wait for who has the turn, and its child must
+ * find it free: the mutex here is held for some instructions only, and the child makes all of it anew.
+ *
+ * Fairness: who gives the turn and wants it again has it before a thread that waits wakes up. That is fast, and would
+ * let the other one wait until its time is over. So who has waited for a millisecond is given the turn, as by Go's
+ * sync.Mutex; those that wait stand in line.
+ *
+ * Cancellation: whoever has the turn may be within poll() or sendmsg(), which are cancellation points. A thread that
+ * ended there would keep the turn for ever. So cancellation is off from take to give, and acts at the thread's next
+ * cancellation point after it.
+ */
+#include "client/lib/turn.h"
+
+#include <errno.h>
+#include <time.h>
+
+#define PATIENCE_MS 1
+
+/* A thread that waits, on its stack. */
+struct turn_waiter {
+    pthread_cond_t cond; /* by the monotonic clock */
+    deadline patience;   /* from then on it gets the turn from whoever gives it, before others */
+    bool has_turn;
+    struct turn_waiter *next;
+};
+
+static bool make_cond(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    bool made;
+
+    if (pthread_condattr_init(&attr) != 0)
+        return false;
+    made = pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) == 0 && pthread_cond_init(cond, &attr) == 0;
+    (void)pthread_condattr_destroy(&attr);
+    return made;
+}
+
+static void queue(turn *t, struct turn_waiter *waiter)
+{
+    struct turn_waiter **at = &t->waiters;
+
+    while (*at != NULL)
+        at = &(*at)->next;
+    *at = waiter;
+}
+
+static void unqueue(turn *t, struct turn_waiter *waiter)
+{
+    struct turn_waiter **at = &t->waiters;
+
+    while (*at != waiter)
+        at = &(*at)->next;
+    *at = waiter->next;
+}
+
+/* Wait for the turn, which somebody has. The mutex is held. */
+static int await(turn *t, deadline until)
+{
+    struct timespec at = { .tv_sec = (time_t)(until.at_ms / 1000), .tv_nsec = (long)(until.at_ms % 1000) * 1000000L };
+    struct turn_waiter me = { .patience = deadline_in(PATIENCE_MS) };
+    int r = 0;
+
+    if (!make_cond(&me.cond))
+        return -ETIMEDOUT;
+    queue(t, &me);
+    while (!me.has_turn && t->taken && r == 0)
+        r = -pthread_cond_timedwait(&me.cond, &t->mutex, &at);
+    if (!me.has_turn)
+        unqueue(t, &me);
+    (void)pthread_cond_destroy(&me.cond);
+    return me.has_turn || !t->taken ? 0 : -ETIMEDOUT;
+}
+
+int turn_take(turn *t, deadline until)
+{
+    int cancel_state;
+    int r = 0;
+
+    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+    (void)pthread_mutex_lock(&t->mutex);
+    if (t->taken)
+        r = await(t, until);
+    if (r == 0) {
+        t->taken = true;
+        t->cancel_state = cancel_state;
+    }
+    (void)pthread_mutex_unlock(&t->mutex);
+    if (r < 0)
+        (void)pthread_setcancelstate(cancel_state, NULL);
+    return r;
+}
+
+bool turn_try(turn *t)
+{
+    int cancel_state;
+    bool got;
+
+    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+    (void)pthread_mutex_lock(&t->mutex);
+    got = !t->taken;
+    if (got) {
+        t->taken = true;
+        t->cancel_state = cancel_state;
+    }
+    (void)pthread_mutex_unlock(&t->mutex);
+    if (!got)
+        (void)pthread_setcancelstate(cancel_state, NULL);
+    return got;
+}
+
+void turn_give(turn *t)
+{
+    struct turn_waiter *first;
+    int cancel_state;
+
+    (void)pthread_mutex_lock(&t->mutex);
+    first = t->waiters;
+    cancel_state = t->cancel_state;
+    t->taken = first != NULL && deadline_left_ms(first->patience) == 0;
+    if (t->taken) {
+        first->has_turn = true;
+        t->waiters = first->next;
+    }
+    if (first != NULL)
+        (void)pthread_cond_signal(&first->cond); /* under the mutex: it lies on the stack of who waits */
+    (void)pthread_mutex_unlock(&t->mutex);
+    (void)pthread_setcancelstate(cancel_state, NULL);
+}
+
+void turn_reset(turn *t)
+{
+    (void)pthread_mutex_init(&t->mutex, NULL);
+    t->taken = false;
+    t->waiters = NULL;
+}

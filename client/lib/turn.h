@@ -1,0 +1,36 @@
+/*
+ * Turn: what one thread at a time may use for as long as it waits for the daemon, and the others wait for with a
+ * deadline.
+ */
+#ifndef GOALLOC_LIB_TURN_H
+#define GOALLOC_LIB_TURN_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "proto/channel.h"
+
+typedef struct turn {
+    pthread_mutex_t mutex; /* guards the rest; held for some instructions only */
+    bool taken;
+    int cancel_state;            /* of who has it, to be put back */
+    struct turn_waiter *waiters; /* the first in line */
+} turn;
+
+#define TURN_INIT                                                                                                      \
+    {                                                                                                                  \
+        .mutex = PTHREAD_MUTEX_INITIALIZER                                                                             \
+    }
+
+/* Take the turn: 0, or -ETIMEDOUT when the deadline has passed. The thread can't be cancelled while it has it. */
+int turn_take(turn *t, deadline until) __attribute__((warn_unused_result));
+
+/* Take it if nobody has it. */
+bool turn_try(turn *t) __attribute__((warn_unused_result));
+
+void turn_give(turn *t);
+
+/* In the child of a fork: nobody has it, whoever had it in the parent. */
+void turn_reset(turn *t);
+
+#endif

@@ -1,0 +1,55 @@
+/*
+ * Adopt: which session has adopted which object.
+ */
+#ifndef GOALLOC_DAEMON_HEAP_ADOPT_H
+#define GOALLOC_DAEMON_HEAP_ADOPT_H
+
+#include "daemon/memory/heapfile.h"
+#include "shm/object.h"
+
+#define ADOPT_PER_SESSION_MAX 65536u
+
+typedef struct adopt_table adopt_table;
+
+/* What a caller handles itself. */
+enum {
+    ADOPT_E_FULL = 1, /* the session has ADOPT_PER_SESSION_MAX, or there is no memory */
+};
+
+/* NULL: no memory. The caller owns it. file is borrowed. The table is empty, whatever the file says. */
+adopt_table *adopt_new(heapfile *file);
+
+/*
+ * Read the adoptions that a daemon before has noted. Those whose object or session is gone (lives says which sessions
+ * are there, by number and epoch) are dropped. Then settle the counters of spans that say they have adopted objects:
+ * call it for each. False: no memory.
+ */
+typedef bool (*adopt_lives_fn)(void *data, session_no session, uint32_t epoch);
+bool adopt_recover(adopt_table *table, adopt_lives_fn lives, void *data) __attribute__((warn_unused_result));
+void adopt_recover_span(adopt_table *table, page_no first);
+
+adopt_table *adopt_free(adopt_table *table); /* returns NULL */
+
+/*
+ * Make sure that the span's kept bits are in use: they are zeroed if they were not. For spans of more than 512 objects
+ * (the 8-byte class) this is left until the first of them is set, since they cost memory of their own.
+ */
+void adopt_ensure_kept(shm_map *map, page_no first);
+
+/* Note that a live object is session's, whoever's it was, and mark it with its kept bit. 0, ADOPT_E_FULL. */
+int adopt_set(adopt_table *table, const object_ref *object, session_no session, uint32_t epoch)
+    __attribute__((warn_unused_result));
+
+/* Drop what is noted of the object at offset, if anything. The kept bit stays as it is. */
+void adopt_clear(adopt_table *table, uint64_t offset);
+
+/* Drop all that is noted of objects in the span, which is about to end. */
+void adopt_forget_span(adopt_table *table, page_no first);
+
+/*
+ * Take one of session's objects out of the table. True: *ret is a live object that is still the one adopted. False,
+ * with *ret_empty true if nothing is left, else false: that one had been freed meanwhile.
+ */
+bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *ret_empty);
+
+#endif

@@ -1,0 +1,30 @@
+/*
+ * Census: how many objects live, counted from the bits, in slices; by span class.
+ */
+#ifndef GOALLOC_DAEMON_HEAP_CENSUS_H
+#define GOALLOC_DAEMON_HEAP_CENSUS_H
+
+#include "daemon/heap/mheap.h"
+
+typedef struct census_class {
+    uint64_t nspans;
+    uint64_t npages;
+    uint64_t live_objects;
+    uint64_t live_bytes;
+} census_class;
+
+typedef struct census {
+    page_no pos;
+    census_class classes[SPAN_CLASS_COUNT];
+} census;
+
+/* Count up to budget spans more. True: that was all. Start with a zeroed census. */
+bool census_step(census *c, const mheap *heap, unsigned budget);
+
+/* Count the live objects of one span into *c. */
+void census_span(const shm_map *map, page_no first, census_class *c);
+
+/* Of all classes. */
+census_class census_total(const census *c);
+
+#endif

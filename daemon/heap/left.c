@@ -1,0 +1,398 @@
+/*
+ * Left: for each span, the objects that sessions left in it when they ended: their claims.
+ *
+ * Called by session (leases begin and end), mheap (a span is freed) and server (walks, on behalf of SessionList
+ * requests). Data: private, records in one sparse mapping, and a word in each span's link; the spans' bits are read and
+ * not written. Nothing here outlives the daemon, and nothing depends on it: it is for people to look at.
+ *
+ * A record belongs to one span and has a bit for each of its objects (of a tiny span: for each block). The records of a
+ * span are chained from its link:
+ *   before  while the span is leased: what lived in it when the lease began. Without one, nothing did; or nobody knows,
+ *           because another daemon has given the lease, or records have run out: then all that lives in it when the
+ *           session ends, and that nobody else claims, counts as left by it.
+ *   claim   what lived when a session ended that held the span, and was not there before. At most one bit of all claims
+ *           on a span is set for an object.
+ *
+ * A claim only loses bits: those of objects that are found dead when a lease begins or ends, or in a walk. A place that
+ * is used again in between still counts for who left the object before: so what is told of a session is an upper bound;
+ * the sum over all sessions never is more than what lives. It is exact as soon as others only free.
+ *
+ * Memory: a record is 144 bytes, and there are at most 2^18 of them, 36 MiB; none for spans that were empty when they
+ * were leased and have had nothing left in them. What finds no record is not counted. Sessions that are neither ending
+ * nor among the last that ended have no claims: a walk drops those of a session that is forgotten.
+ *
+ * Invariants (left_validate, linear in the records): a record in use is in the chain of its span; claims on a span
+ * have no bit in common; an owner's nclaims is the number of its claims.
+ */
+#include "daemon/heap/left.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "shm/tiny.h"
+
+#define RECORDS_MAX (UINT32_C(1) << 18)
+
+typedef struct record {
+    uint64_t bits[SHM_BITS_WORDS];
+    page_no first;       /* of its span; 0: the record is free */
+    uint32_t next;       /* in its span's chain, or among the free ones; 0: none */
+    left_owner_no owner; /* 0: what was there before */
+} record;
+
+typedef struct claimant {
+    bool used;
+    bool forgotten;
+    uint32_t nclaims;
+    left_sum counted; /* by the last walk */
+    left_sum counting;
+} claimant;
+
+struct left_table {
+    const shm_map *map;
+    span_link *links;
+    record *records; /* records[0] is none */
+    uint32_t nused;  /* records from here on were never used */
+    uint32_t free;
+    uint32_t walk_at;
+    uint32_t nforgotten; /* owners that are forgotten and have claims */
+    uint16_t search_from;
+    claimant owners[LEFT_OWNERS_MAX + 1];
+};
+
+static const size_t records_bytes = RECORDS_MAX * sizeof(record);
+
+left_table *left_new(const shm_map *map, span_link *links)
+{
+    left_table *table = calloc(1, sizeof(*table));
+
+    if (table == NULL)
+        return NULL;
+    table->map = map;
+    table->links = links;
+    table->nused = 1;
+    table->records =
+        mmap(NULL, records_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (table->records == MAP_FAILED) {
+        free(table);
+        return NULL;
+    }
+    return table;
+}
+
+left_table *left_free(left_table *table)
+{
+    if (table != NULL) {
+        (void)munmap(table->records, records_bytes);
+        free(table);
+    }
+    return NULL;
+}
+
+/* --- what lives --- */
+
+static uint64_t live_blocks(const shm_map *map, page_no first, uint32_t w)
+{
+    uint64_t alloc = u64_load_acquire(&shm_alloc_bits(map, first)[w]) & bits_mask(TINY_NBLOCKS, w);
+    uint64_t live = 0;
+
+    for (; alloc != 0; alloc &= alloc - 1) {
+        uint32_t word = u32_load_acquire(tiny_word(map, first, w * 64 + (uint32_t)__builtin_ctzll(alloc)));
+
+        live |= tiny_nlive(word) != 0 ? alloc & -alloc : 0;
+    }
+    return live;
+}
+
+/* The objects of word w that live; of a tiny span, the blocks that have any. */
+static uint64_t live_word(const shm_map *map, page_no first, uint32_t w)
+{
+    const shm_span *span = shm_span_at(map, first);
+    uint64_t remote;
+
+    if (span_is_tiny(span))
+        return live_blocks(map, first, w);
+    remote = u64_load_acquire(&shm_remote_bits(map, first)[w]);
+    return u64_load_acquire(&shm_alloc_bits(map, first)[w]) & ~remote & bits_mask(span->nelems, w);
+}
+
+static void add_objects(const shm_map *map, page_no first, uint32_t w, uint64_t bits, left_sum *sum)
+{
+    const shm_span *span = shm_span_at(map, first);
+    uint64_t n = bits_count(bits);
+
+    if (!span_is_tiny(span)) {
+        sum->live_objects += n;
+        sum->live_bytes += n * span->elem_bytes;
+        return;
+    }
+    for (; bits != 0; bits &= bits - 1) {
+        uint32_t word = u32_load_acquire(tiny_word(map, first, w * 64 + (uint32_t)__builtin_ctzll(bits)));
+
+        sum->live_objects += tiny_nlive(word);
+        sum->live_bytes += tiny_live_bytes(word);
+    }
+}
+
+/* --- records and owners --- */
+
+/* NULL: all are in use. */
+static record *record_push(left_table *table, page_no first, left_owner_no owner)
+{
+    uint32_t i = table->free;
+    record *r = &table->records[i];
+
+    if (i != 0)
+        table->free = r->next;
+    else if (table->nused < RECORDS_MAX)
+        r = &table->records[i = table->nused++];
+    else
+        return NULL;
+    r->first = first;
+    r->owner = owner;
+    r->next = table->links[first.n].left;
+    table->links[first.n].left = i;
+    if (owner.n != 0)
+        table->owners[owner.n].nclaims++;
+    return r;
+}
+
+static void owner_release(left_table *table, claimant *o)
+{
+    table->nforgotten--;
+    *o = (claimant){ .used = false };
+}
+
+/* Take the record that *at names out of its chain; *at is the next one then. */
+static void record_drop(left_table *table, uint32_t *at)
+{
+    uint32_t i = *at;
+    record *r = &table->records[i];
+    claimant *o = &table->owners[r->owner.n];
+
+    if (r->owner.n != 0 && --o->nclaims == 0 && o->forgotten)
+        owner_release(table, o);
+    *at = r->next;
+    r->first = page_at(0);
+    r->next = table->free;
+    table->free = i;
+}
+
+/* 0: all are taken, by sessions whose claims no walk has dropped yet. */
+static left_owner_no owner_take(left_table *table)
+{
+    for (uint32_t i = 0; i < LEFT_OWNERS_MAX; i++) {
+        uint16_t n = (uint16_t)(1 + (table->search_from + i) % LEFT_OWNERS_MAX);
+
+        if (!table->owners[n].used) {
+            table->owners[n].used = true;
+            table->search_from = n;
+            return (left_owner_no){ n };
+        }
+    }
+    return (left_owner_no){ 0 };
+}
+
+void left_forget_owner(left_table *table, left_owner_no no)
+{
+    claimant *o = &table->owners[no.n];
+
+    if (no.n == 0)
+        return;
+    o->forgotten = true;
+    table->nforgotten++;
+    if (o->nclaims == 0)
+        owner_release(table, o);
+}
+
+/* The record loses what does not live. False: nothing is left of it. */
+static bool record_trim(record *r, const uint64_t *live, uint32_t nwords)
+{
+    uint64_t any = 0;
+
+    for (uint32_t w = 0; w < nwords; w++)
+        any |= r->bits[w] &= live[w];
+    return any != 0;
+}
+
+/* --- leases --- */
+
+/* What lives in the span. Returns its words. */
+static uint32_t read_live(const left_table *table, page_no first, uint64_t live[SHM_BITS_WORDS], bool *ret_any)
+{
+    uint32_t nwords = bits_nwords(shm_span_at(table->map, first)->nelems);
+    uint64_t any = 0;
+
+    for (uint32_t w = 0; w < nwords; w++)
+        any |= live[w] = live_word(table->map, first, w);
+    *ret_any = any != 0;
+    return nwords;
+}
+
+/* Claims lose what does not live, and the record of what was before goes; its bits are taken out of *ret_new. */
+static void settle_chain(left_table *table, page_no first, const uint64_t *live, uint32_t nwords, uint64_t *ret_new)
+{
+    for (uint32_t *at = &table->links[first.n].left; *at != 0;) {
+        record *r = &table->records[*at];
+
+        for (uint32_t w = 0; w < nwords; w++)
+            ret_new[w] &= ~r->bits[w];
+        if (r->owner.n == 0 || !record_trim(r, live, nwords))
+            record_drop(table, at);
+        else
+            at = &r->next;
+    }
+}
+
+void left_lease_begins(left_table *table, page_no first)
+{
+    uint64_t live[SHM_BITS_WORDS];
+    uint64_t new[SHM_BITS_WORDS] = { 0 };
+    bool any;
+    uint32_t nwords = read_live(table, first, live, &any);
+    record *r;
+
+    if (table->links[first.n].left != 0)
+        settle_chain(table, first, live, nwords, new);
+    r = any ? record_push(table, first, (left_owner_no){ 0 }) : NULL;
+    if (r != NULL)
+        memcpy(r->bits, live, nwords * sizeof(live[0]));
+}
+
+void left_lease_ends(left_table *table, page_no first, left_owner_no *owner)
+{
+    uint64_t live[SHM_BITS_WORDS];
+    uint64_t new[SHM_BITS_WORDS];
+    uint64_t any_new = 0;
+    bool any;
+    uint32_t nwords;
+    record *r;
+
+    if (owner == NULL && table->links[first.n].left == 0)
+        return;
+    nwords = read_live(table, first, live, &any);
+    memcpy(new, live, nwords * sizeof(new[0]));
+    settle_chain(table, first, live, nwords, new);
+    for (uint32_t w = 0; w < nwords; w++)
+        any_new |= new[w];
+    if (owner == NULL || any_new == 0)
+        return;
+    if (owner->n == 0)
+        *owner = owner_take(table);
+    r = owner->n == 0 ? NULL : record_push(table, first, *owner);
+    if (r != NULL)
+        memcpy(r->bits, new, nwords * sizeof(new[0]));
+}
+
+void left_forget_span(left_table *table, page_no first)
+{
+    while (table->links[first.n].left != 0)
+        record_drop(table, &table->links[first.n].left);
+}
+
+/* --- walks --- */
+
+void left_walk_begin(left_table *table)
+{
+    table->walk_at = 1;
+    for (size_t i = 0; i <= LEFT_OWNERS_MAX; i++)
+        table->owners[i].counting = (left_sum){ 0 };
+}
+
+static void walk_claim(left_table *table, uint32_t i)
+{
+    record *r = &table->records[i];
+    uint32_t nwords = bits_nwords(shm_span_at(table->map, r->first)->nelems);
+    claimant *o = &table->owners[r->owner.n];
+    uint64_t live[SHM_BITS_WORDS];
+    uint32_t *at = &table->links[r->first.n].left;
+
+    for (uint32_t w = 0; w < nwords; w++)
+        live[w] = r->bits[w] == 0 ? 0 : live_word(table->map, r->first, w);
+    if (!o->forgotten && record_trim(r, live, nwords)) {
+        for (uint32_t w = 0; w < nwords; w++)
+            add_objects(table->map, r->first, w, r->bits[w], &o->counting);
+        return;
+    }
+    while (*at != i)
+        at = &table->records[*at].next;
+    record_drop(table, at);
+}
+
+bool left_walk_step(left_table *table, unsigned budget)
+{
+    for (; budget > 0 && table->walk_at < table->nused; budget--, table->walk_at++) {
+        const record *r = &table->records[table->walk_at];
+
+        if (r->first.n != 0 && r->owner.n != 0)
+            walk_claim(table, table->walk_at);
+    }
+    if (table->walk_at < table->nused)
+        return false;
+    for (size_t i = 0; i <= LEFT_OWNERS_MAX; i++)
+        table->owners[i].counted = table->owners[i].counting;
+    return true;
+}
+
+bool left_wants_walk(const left_table *table)
+{
+    return table->nforgotten > 0;
+}
+
+left_sum left_of(const left_table *table, left_owner_no owner)
+{
+    return table->owners[owner.n].counted;
+}
+
+/* --- looking --- */
+
+static int span_validate(const left_table *table, uint32_t i, FILE *err)
+{
+    page_no first = table->records[i].first;
+    uint64_t claimed[SHM_BITS_WORDS] = { 0 };
+    bool found = false;
+    unsigned nbefore = 0;
+
+    for (uint32_t at = table->links[first.n].left; at != 0; at = table->records[at].next) {
+        const record *r = &table->records[at];
+        uint64_t twice = 0;
+
+        found |= at == i;
+        nbefore += r->owner.n == 0;
+        for (uint32_t w = 0; r->owner.n != 0 && w < bits_nwords(shm_span_at(table->map, first)->nelems); w++) {
+            twice |= claimed[w] & r->bits[w];
+            claimed[w] |= r->bits[w];
+        }
+        if (r->first.n != first.n || twice != 0 || nbefore > 1)
+            break;
+        if (r->next == 0 && found)
+            return 0;
+    }
+    (void)fprintf(err, "left: the claims on span %u are damaged\n", first.n);
+    return -EUCLEAN;
+}
+
+int left_validate(const left_table *table, FILE *err)
+{
+    uint32_t nclaims[LEFT_OWNERS_MAX + 1] = { 0 };
+
+    for (uint32_t i = 1; i < table->nused; i++) {
+        const record *r = &table->records[i];
+
+        if (r->first.n == 0)
+            continue;
+        if (span_validate(table, i, err) < 0)
+            return -EUCLEAN;
+        nclaims[r->owner.n]++;
+    }
+    for (size_t i = 1; i <= LEFT_OWNERS_MAX; i++) {
+        if (nclaims[i] != table->owners[i].nclaims || (nclaims[i] > 0 && !table->owners[i].used)) {
+            (void)fprintf(err, "left: session number %zu has %u claims, %u noted\n", i, nclaims[i],
+                          table->owners[i].nclaims);
+            return -EUCLEAN;
+        }
+    }
+    return 0;
+}

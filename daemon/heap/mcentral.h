@@ -1,0 +1,38 @@
+/*
+ * mcentral: for each span class, the spans with objects in them that nobody leases. Go's runtime/mcentral.go.
+ */
+#ifndef GOALLOC_DAEMON_HEAP_MCENTRAL_H
+#define GOALLOC_DAEMON_HEAP_MCENTRAL_H
+
+#include "daemon/heap/mheap.h"
+
+/* Spans looked at in one refill before a fresh one is taken: Go's budget. */
+#define MCENTRAL_BUDGET 100u
+
+/*
+ * Fold what others have freed in a span that nobody leases. Returns the live objects left. For a large run too.
+ */
+uint32_t span_fold(mheap *heap, page_no first);
+
+/*
+ * Take a span of class spc with a free object out of the central lists. *budget is what may still be looked at; it
+ * falls. *ret_nfree: its free objects. Page 0: none found.
+ */
+page_no mcentral_take(mheap *heap, span_class spc, unsigned *budget, uint32_t *ret_nfree);
+
+/*
+ * The span's lease has ended and it is in no list: mark it CENTRAL, fold, and put it where it belongs: its class's
+ * lists, or, with no object left, back to mheap.
+ */
+void mcentral_put(mheap *heap, page_no first);
+
+/*
+ * Sweep a span that nobody leases, unless that was done since the sweep began (force: or even then): fold it and put it
+ * where it belongs. True if its pages came free.
+ */
+bool mcentral_sweep(mheap *heap, page_no first, bool force);
+
+/* Take a span out of its set, to lease it. */
+void mcentral_remove(mheap *heap, page_no first);
+
+#endif

@@ -1,0 +1,759 @@
+/*
+ * pagealloc: address-ordered first fit over page bitmaps with a radix tree of summaries above them
+ * (runtime/mpagealloc.go).
+ *
+ * Called by mheap and pagecache. Data: all private to the daemon. A chunk is 512 pages (4 MiB): 512 alloc bits (1:
+ * taken) and 512 scavenged bits (1: free, and no memory behind it). Above the chunks five levels of summaries, each
+ * entry one 64-bit word
+ *
+ *        start (21 bits) | max (21) | end (21)        free pages at the beginning, in the longest run, at the end of
+ *        what it covers
+ *        bit 63 alone                                 all of its 2^21 pages are free, which 21 bits can't say
+ *
+ *        level      0         1         2         3        4
+ *        pages    2^21      2^18      2^15      2^12      2^9        each entry is the merger of 8 below it
+ *
+ * Go's root has 2^14 entries for 48 bits of addresses. Here numbers are relative to the arena, so the root is as long
+ * as the arena needs: 4 entries for 64 GiB. Everything is reserved for max_pages and touched where pages have been
+ * added; an untouched summary reads as 0, "nothing free", so nothing is ever found where nothing was added. That is
+ * why a search address may point anywhere, into a gap too, and no list of mapped ranges is needed, which in Go keeps
+ * search addresses off summaries that have no memory (findMappedAddr).
+ *
+ * Allocating n pages:
+ *   1. All pages below `search` are taken. If its chunk has a run of n, the first fit is there.
+ *   2. Else the tree: from the root entry of `search`, add up free pages over the borders of neighbours (end, whole,
+ *      start). As soon as they make n, that is the place. Else where max >= n, go down into that entry and start
+ *      adding anew. The first entry with anything free at all, on each level, bounds the lowest free page from below.
+ *      For a single page that entry is the way down (find_one).
+ *   3. Bits are set, scavenged bits counted and cleared, summaries above the touched chunks recomputed until they
+ *      stay the same; a chunk's own mostly without looking at its words (summary_after_alloc, summary_after_free), and
+ *      those above it mostly from the entry that changed and its neighbours (merged_after).
+ *   4. `search` rises: behind the run if that begins at it or is a single page, else to the bound of step 2, and to the
+ *      end when not even one page is found. Freeing below moves it down.
+ *
+ * Scavenging takes the highest run of free pages with memory of the highest chunk that scavindex names.
+ *
+ * Invariants (pagealloc_validate, linear): summaries are what the bits say; no free page below search; counters of
+ * chunks and of the whole add up; scavenged bits only on free pages.
+ *
+ * Nothing here survives the daemon; a restart rebuilds it from the spans region.
+ */
+#include "daemon/heap/pagealloc.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "daemon/heap/pagebits.h"
+#include "daemon/heap/scavindex.h"
+
+#define LEVELS        5
+#define LEAF          (LEVELS - 1)
+#define FANOUT        8u
+#define MAX_PAGES     (UINT64_C(1) << 32)
+#define END_MAX       (MAX_PAGES - CHUNK_PAGES)
+#define WINDOW_PAGES  64u
+
+static const unsigned level_shift[LEVELS] = { 21, 18, 15, 12, 9 }; /* pages an entry covers, as a power of two */
+
+typedef struct chunk {
+    uint64_t alloc[CHUNK_WORDS];
+    uint64_t scavenged[CHUNK_WORDS];
+} chunk;
+
+struct pagealloc {
+    uint64_t max_pages;
+    uint64_t end; /* one above the highest page added */
+    uint64_t nadded;
+    uint64_t nfree;
+    uint64_t nscavenged;
+    uint64_t search;
+    chunk *chunks;
+    scavindex scav;
+    uint64_t *summaries[LEVELS];
+};
+
+/* --- life --- */
+
+static void *reserve(uint64_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static uint64_t level_entries(const pagealloc *a, int level)
+{
+    /* Whole groups of 8 up to the root, so that a merger never reads past the end. */
+    uint64_t roots = ((a->max_pages - 1) >> level_shift[0]) + 1;
+
+    return roots << (level_shift[0] - level_shift[level]);
+}
+
+static uint64_t nchunks(const pagealloc *a)
+{
+    return level_entries(a, LEAF);
+}
+
+int pagealloc_new(pagealloc **ret, uint64_t max_pages)
+{
+    pagealloc *a;
+    bool whole = true;
+
+    if (max_pages == 0 || max_pages > MAX_PAGES)
+        return -EINVAL;
+    a = calloc(1, sizeof(*a));
+    if (a == NULL)
+        return -ENOMEM;
+    a->max_pages = max_pages;
+    a->chunks = reserve(nchunks(a) * sizeof(*a->chunks));
+    a->scav.chunks = reserve(nchunks(a) * sizeof(*a->scav.chunks));
+    for (int l = 0; l < LEVELS; l++) {
+        a->summaries[l] = reserve(level_entries(a, l) * sizeof(uint64_t));
+        whole = whole && a->summaries[l] != NULL;
+    }
+    if (!whole || a->chunks == NULL || a->scav.chunks == NULL) {
+        (void)pagealloc_free(a);
+        return -ENOMEM;
+    }
+    *ret = a;
+    return 0;
+}
+
+pagealloc *pagealloc_free(pagealloc *a)
+{
+    if (a == NULL)
+        return NULL;
+    if (a->chunks != NULL)
+        (void)munmap(a->chunks, nchunks(a) * sizeof(*a->chunks));
+    if (a->scav.chunks != NULL)
+        (void)munmap(a->scav.chunks, nchunks(a) * sizeof(*a->scav.chunks));
+    for (int l = 0; l < LEVELS; l++) {
+        if (a->summaries[l] != NULL)
+            (void)munmap(a->summaries[l], level_entries(a, l) * sizeof(uint64_t));
+    }
+    free(a);
+    return NULL;
+}
+
+/* --- changing ranges --- */
+
+/*
+ * What entry `at` of level l must be now that only the entry `child` below it has changed, from what it is. Mostly by
+ * the child and its neighbours; the whole group is merged when a longest run may have become shorter, or when a
+ * neighbour is free as a whole.
+ */
+static uint64_t merged_after(const pagealloc *a, int l, uint64_t child, uint64_t before)
+{
+    uint64_t each = UINT64_C(1) << level_shift[l + 1];
+    uint64_t at = child / FANOUT;
+    unsigned i = (unsigned)(child % FANOUT);
+    const uint64_t *group = &a->summaries[l + 1][at * FANOUT];
+    summary up = summary_unpack(a->summaries[l][at]);
+    summary was = summary_unpack(before);
+    summary is = summary_unpack(group[i]);
+    uint64_t left = i == 0 ? 0 : group[i - 1] >> (2 * SUMMARY_BITS);
+    uint64_t right = i == FANOUT - 1 ? 0 : group[i + 1] & (SUMMARY_MAX - 1);
+    uint64_t longest = is.max;
+
+    if (left == each || right == each || is.max == each || was.max == each)
+        return summary_pack(summary_merge(group, FANOUT, each));
+    if (left + is.start > longest)
+        longest = left + is.start;
+    if (is.end + right > longest)
+        longest = is.end + right;
+    if (longest < up.max && (was.max == up.max || left + was.start == up.max || was.end + right == up.max)) {
+        uint64_t any = 0;
+
+        for (unsigned k = 0; k < FANOUT; k++)
+            any |= group[k];
+        return any == 0 ? 0 : summary_pack(summary_merge(group, FANOUT, each));
+    }
+    if (longest > up.max)
+        up.max = longest;
+    /* No neighbour is whole, and the child neither is nor was: a border moves only with the child beside it. */
+    if (i == 0)
+        up.start = is.start;
+    if (i == FANOUT - 1)
+        up.end = is.end;
+    return summary_pack(up);
+}
+
+/* The leaf c was `before` and has changed: recompute what is above it, until nothing changes. */
+static void update_above_one(pagealloc *a, uint64_t c, uint64_t before)
+{
+    for (int l = LEAF - 1; l >= 0; l--) {
+        uint64_t packed = merged_after(a, l, c, before);
+
+        c /= FANOUT;
+        before = a->summaries[l][c];
+        if (packed == before)
+            return;
+        a->summaries[l][c] = packed;
+    }
+}
+
+/* The leaves [lo, hi] may have changed: recompute what is above them, until nothing changes. */
+static void update_above(pagealloc *a, uint64_t lo, uint64_t hi)
+{
+    bool changed = true;
+
+    for (int l = LEAF - 1; l >= 0 && changed; l--) {
+        changed = false;
+        lo /= FANOUT;
+        hi /= FANOUT;
+        for (uint64_t i = lo; i <= hi; i++) {
+            uint64_t packed = summary_pack(
+                summary_merge(&a->summaries[l + 1][i * FANOUT], FANOUT, UINT64_C(1) << level_shift[l + 1]));
+
+            changed |= packed != a->summaries[l][i];
+            a->summaries[l][i] = packed;
+        }
+    }
+}
+
+static bool set_leaf(pagealloc *a, uint64_t c, summary s)
+{
+    uint64_t packed = summary_pack(s);
+    bool changed = packed != a->summaries[LEAF][c];
+
+    a->summaries[LEAF][c] = packed;
+    return changed;
+}
+
+/* The part of [*page, end) in one chunk; *page moves behind it. */
+typedef struct piece {
+    uint64_t chunk;
+    unsigned from;
+    unsigned to;
+} piece;
+
+static piece next_piece(uint64_t *page, uint64_t end)
+{
+    piece p = { *page / CHUNK_PAGES, (unsigned)(*page % CHUNK_PAGES), CHUNK_PAGES };
+
+    if (end - *page < CHUNK_PAGES - p.from)
+        p.to = p.from + (unsigned)(end - *page);
+    *page += p.to - p.from;
+    return p;
+}
+
+void pagealloc_grow(pagealloc *a, page_no first, uint64_t npages)
+{
+    uint64_t end = first.n + npages;
+
+    assert(first.n % CHUNK_PAGES == 0 && npages % CHUNK_PAGES == 0 && npages > 0);
+    assert(first.n >= a->end && end <= a->max_pages && end <= END_MAX);
+    for (uint64_t c = first.n / CHUNK_PAGES; c < end / CHUNK_PAGES; c++) {
+        a->scav.chunks[c].added = true;
+        pagebits_fill(a->chunks[c].scavenged, 0, CHUNK_PAGES, true);
+        (void)set_leaf(a, c, (summary){ CHUNK_PAGES, CHUNK_PAGES, CHUNK_PAGES });
+    }
+    a->end = end;
+    a->nadded += npages;
+    a->nfree += npages;
+    a->nscavenged += npages;
+    if (first.n < a->search)
+        a->search = first.n;
+    update_above(a, first.n / CHUNK_PAGES, end / CHUNK_PAGES - 1);
+}
+
+/* By the chunk's counters, which is cheaper than the bits. */
+static bool has_scavenged(const pagealloc *a, uint64_t c)
+{
+    return a->scav.chunks[c].ntaken + a->scav.chunks[c].nbacked != CHUNK_PAGES;
+}
+
+static bool is_full(const pagealloc *a, uint64_t c)
+{
+    return a->scav.chunks[c].ntaken == CHUNK_PAGES;
+}
+
+uint64_t pagealloc_alloc_at(pagealloc *a, page_no first, uint64_t npages)
+{
+    uint64_t end = first.n + npages;
+    uint64_t nscavenged = 0;
+    uint64_t before = a->summaries[LEAF][first.n / CHUNK_PAGES];
+    bool changed = false;
+
+    assert(npages > 0 && end <= a->end);
+    for (uint64_t page = first.n; page < end;) {
+        piece p = next_piece(&page, end);
+        chunk *c = &a->chunks[p.chunk];
+        unsigned n = 0;
+
+        assert(pagebits_all(c->alloc, p.from, p.to, false) && a->scav.chunks[p.chunk].added);
+        pagebits_fill(c->alloc, p.from, p.to, true);
+        if (has_scavenged(a, p.chunk)) {
+            n = pagebits_count(c->scavenged, p.from, p.to);
+            pagebits_fill(c->scavenged, p.from, p.to, false);
+        }
+        scavindex_alloc(&a->scav, p.chunk, p.to - p.from, p.to - p.from - n);
+        nscavenged += n;
+        changed |= set_leaf(a, p.chunk,
+                            is_full(a, p.chunk) ? (summary){ 0, 0, 0 }
+                                                : summary_after_alloc(summary_unpack(a->summaries[LEAF][p.chunk]),
+                                                                      c->alloc, p.from, p.to));
+    }
+    a->nfree -= npages;
+    a->nscavenged -= nscavenged;
+    if (changed && first.n / CHUNK_PAGES == (end - 1) / CHUNK_PAGES)
+        update_above_one(a, first.n / CHUNK_PAGES, before);
+    else if (changed)
+        update_above(a, first.n / CHUNK_PAGES, (end - 1) / CHUNK_PAGES);
+    return nscavenged;
+}
+
+void pagealloc_free_run(pagealloc *a, page_no first, uint64_t npages, bool scavenged)
+{
+    uint64_t end = first.n + npages;
+    uint64_t before = a->summaries[LEAF][first.n / CHUNK_PAGES];
+    bool changed = false;
+
+    assert(npages > 0 && end <= a->end);
+    for (uint64_t page = first.n; page < end;) {
+        piece p = next_piece(&page, end);
+        chunk *c = &a->chunks[p.chunk];
+
+        assert(pagebits_all(c->alloc, p.from, p.to, true));
+        pagebits_fill(c->alloc, p.from, p.to, false);
+        if (scavenged)
+            pagebits_fill(c->scavenged, p.from, p.to, true);
+        scavindex_free(&a->scav, p.chunk, p.to - p.from, scavenged ? 0 : p.to - p.from);
+        changed |= set_leaf(
+            a, p.chunk, summary_after_free(summary_unpack(a->summaries[LEAF][p.chunk]), c->alloc, p.from, p.to));
+    }
+    a->nfree += npages;
+    if (scavenged)
+        a->nscavenged += npages;
+    if (first.n < a->search)
+        a->search = first.n;
+    if (changed && first.n / CHUNK_PAGES == (end - 1) / CHUNK_PAGES)
+        update_above_one(a, first.n / CHUNK_PAGES, before);
+    else if (changed)
+        update_above(a, first.n / CHUNK_PAGES, (end - 1) / CHUNK_PAGES);
+}
+
+/* --- searching --- */
+
+/*
+ * Step 2 of the essay. True: *ret is the first page of the lowest run of npages. *ret_bound: no page below it is free
+ * (it may be search itself).
+ */
+static bool find(const pagealloc *a, uint64_t npages, uint64_t *ret, uint64_t *ret_bound)
+{
+    uint64_t i = a->search >> level_shift[0];
+    uint64_t stop = (a->end + (UINT64_C(1) << level_shift[0]) - 1) >> level_shift[0];
+    bool bounding = true; /* all that lies below entry i of this level is taken */
+
+    *ret_bound = a->search;
+    for (int l = 0; l < LEVELS; l++) {
+        uint64_t pages_each = UINT64_C(1) << level_shift[l];
+        uint64_t run = 0; /* free pages right before entry i */
+        uint64_t down = stop;
+
+        for (; i < stop; i++) {
+            uint64_t packed = a->summaries[l][i];
+
+            if (packed == 0) {
+                run = 0;
+                continue;
+            }
+
+            summary s = summary_unpack(packed);
+
+            if (bounding && i * pages_each > *ret_bound)
+                *ret_bound = i * pages_each;
+            if (run + s.start >= npages) {
+                *ret = i * pages_each - run;
+                return true;
+            }
+            if (s.max >= npages) {
+                down = i;
+                break;
+            }
+            bounding = false;
+            run = s.end == pages_each ? run + pages_each : s.end;
+        }
+        if (down == stop)
+            return false;
+        if (l == LEAF) {
+            *ret = down * CHUNK_PAGES + pagebits_find(a->chunks[down].alloc, 0, (unsigned)npages);
+            return true;
+        }
+        i = down * FANOUT;
+        stop = i + FANOUT;
+    }
+    return false;
+}
+
+/* The lowest free page. Nothing below search is free, so on each level it is in the first entry that is not 0. */
+static bool find_one(const pagealloc *a, uint64_t *ret)
+{
+    uint64_t i = a->search >> level_shift[0];
+    uint64_t stop = (a->end + (UINT64_C(1) << level_shift[0]) - 1) >> level_shift[0];
+
+    while (i < stop && a->summaries[0][i] == 0)
+        i++;
+    if (i == stop)
+        return false;
+    for (int l = 1; l < LEVELS; l++) {
+        const uint64_t *group = &a->summaries[l][i * FANOUT];
+        unsigned any = 0;
+
+        for (unsigned k = 0; k < FANOUT; k++) /* no branches: which one it is can't be predicted */
+            any |= (unsigned)(group[k] != 0) << k;
+        i = i * FANOUT + (unsigned)__builtin_ctz(any);
+    }
+    *ret = i * CHUNK_PAGES + pagebits_next(a->chunks[i].alloc, 0, false);
+    return true;
+}
+
+static bool find_from_search(pagealloc *a, uint64_t npages, uint64_t *ret)
+{
+    uint64_t c = a->search / CHUNK_PAGES;
+    uint64_t bound;
+    bool found;
+
+    if (a->search >= a->end || npages > a->nfree)
+        return false;
+    if (npages <= CHUNK_PAGES && summary_max(a->summaries[LEAF][c]) >= npages) {
+        *ret = c * CHUNK_PAGES +
+               pagebits_find(a->chunks[c].alloc, (unsigned)(a->search % CHUNK_PAGES), (unsigned)npages);
+        return true;
+    }
+    if (npages == 1) {
+        found = find_one(a, ret);
+        if (found)
+            a->search = *ret;
+        return found;
+    }
+    found = find(a, npages, ret, &bound);
+    a->search = bound;
+    return found;
+}
+
+bool pagealloc_alloc(pagealloc *a, uint64_t npages, page_no *ret_first, uint64_t *ret_nscavenged)
+{
+    uint64_t page;
+
+    assert(npages > 0);
+    if (!find_from_search(a, npages, &page)) {
+        if (npages == 1)
+            a->search = a->end;
+        return false;
+    }
+    *ret_nscavenged = pagealloc_alloc_at(a, page_at(page), npages);
+    *ret_first = page_at(page);
+    if (npages == 1 || page == a->search)
+        a->search = page + npages;
+    return true;
+}
+
+bool pagealloc_alloc_aligned(pagealloc *a, uint64_t npages, uint64_t align_pages, page_no *ret_first,
+                             uint64_t *ret_nscavenged)
+{
+    uint64_t page;
+
+    assert(npages > 0 && align_pages > 0 && (align_pages & (align_pages - 1)) == 0);
+    if (!find_from_search(a, npages + align_pages - 1, &page))
+        return false;
+    page = (page + align_pages - 1) & ~(align_pages - 1);
+    *ret_nscavenged = pagealloc_alloc_at(a, page_at(page), npages);
+    *ret_first = page_at(page);
+    return true;
+}
+
+/* --- windows of 64 pages, for the page cache --- */
+
+bool pagealloc_take_window(pagealloc *a, page_no *ret_first, uint64_t *ret_free, uint64_t *ret_scavenged)
+{
+    uint64_t page;
+
+    if (!find_from_search(a, 1, &page)) {
+        a->search = a->end;
+        return false;
+    }
+
+    uint64_t n = page / CHUNK_PAGES;
+    unsigned w = (unsigned)(page % CHUNK_PAGES / WINDOW_PAGES);
+    chunk *c = &a->chunks[n];
+    uint64_t free = ~c->alloc[w];
+    uint64_t before = a->summaries[LEAF][n];
+    unsigned nfree = (unsigned)__builtin_popcountll(free);
+    uint64_t scavenged = has_scavenged(a, n) ? c->scavenged[w] : 0;
+    unsigned nscavenged = scavenged == 0 ? 0 : (unsigned)__builtin_popcountll(scavenged);
+
+    *ret_first = page_at(page & ~(uint64_t)(WINDOW_PAGES - 1));
+    *ret_free = free;
+    *ret_scavenged = scavenged;
+    c->alloc[w] = UINT64_MAX;
+    if (scavenged != 0)
+        c->scavenged[w] = 0;
+    scavindex_alloc(&a->scav, n, nfree, nfree - nscavenged);
+    a->nfree -= nfree;
+    a->nscavenged -= nscavenged;
+    if (set_leaf(a, n, is_full(a, n) ? (summary){ 0, 0, 0 } : pagebits_summarize(c->alloc)))
+        update_above_one(a, n, before);
+    a->search = ret_first->n + (uint64_t)WINDOW_PAGES; /* the page was the lowest, and its window has nothing left */
+    return true;
+}
+
+void pagealloc_free_window(pagealloc *a, page_no first, uint64_t free, uint64_t scavenged)
+{
+    uint64_t n = first.n / CHUNK_PAGES;
+    unsigned w = (unsigned)(first.n % CHUNK_PAGES / WINDOW_PAGES);
+    chunk *c = &a->chunks[n];
+    unsigned nfree = (unsigned)__builtin_popcountll(free);
+    unsigned nscavenged = (unsigned)__builtin_popcountll(scavenged);
+
+    assert(first.n % WINDOW_PAGES == 0 && (c->alloc[w] & free) == free && (scavenged & ~free) == 0);
+    if (free == 0)
+        return;
+    c->alloc[w] &= ~free;
+    c->scavenged[w] |= scavenged;
+    scavindex_free(&a->scav, n, nfree, nfree - nscavenged);
+    a->nfree += nfree;
+    a->nscavenged += nscavenged;
+    if (first.n < a->search)
+        a->search = first.n;
+    if (set_leaf(a, n, pagebits_summarize(c->alloc)))
+        update_above(a, n, n);
+}
+
+/* --- scavenging --- */
+
+page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force)
+{
+    uint64_t backed[CHUNK_WORDS];
+    uint64_t c;
+    unsigned from;
+    unsigned n;
+
+    if (max_pages == 0 || !scavindex_find(&a->scav, force, &c))
+        return (page_run){ .npages = 0 };
+    for (unsigned w = 0; w < CHUNK_WORDS; w++)
+        backed[w] = ~(a->chunks[c].alloc[w] | a->chunks[c].scavenged[w]);
+    n = pagebits_find_last(backed, max_pages < CHUNK_PAGES ? (unsigned)max_pages : CHUNK_PAGES, &from);
+    assert(n > 0);
+
+    page_run run = { page_at(c * CHUNK_PAGES + from), n };
+
+    (void)pagealloc_alloc_at(a, run.first, run.npages);
+    return run;
+}
+
+void pagealloc_next_gen(pagealloc *a)
+{
+    scavindex_next_gen(&a->scav);
+}
+
+bool pagealloc_is_unused_chunk(const pagealloc *a, page_no page)
+{
+    const chunk_use *use = &a->scav.chunks[page.n / CHUNK_PAGES];
+
+    return page.n < a->end && use->added && use->has_metadata && use->ntaken == 0 && use->nbacked == 0;
+}
+
+bool pagealloc_take_unused_chunk(pagealloc *a, page_no page, page_no *ret_first)
+{
+    uint64_t c = page.n / CHUNK_PAGES;
+
+    if (!pagealloc_is_unused_chunk(a, page))
+        return false;
+    *ret_first = page_at(c * CHUNK_PAGES);
+    (void)pagealloc_alloc_at(a, *ret_first, CHUNK_PAGES);
+    return true;
+}
+
+void pagealloc_free_unused_chunk(pagealloc *a, page_no first, bool released)
+{
+    pagealloc_free_run(a, first, CHUNK_PAGES, true);
+    a->scav.chunks[first.n / CHUNK_PAGES].has_metadata = !released;
+}
+
+/* --- looking --- */
+
+bool pagealloc_is_taken(const pagealloc *a, page_no page)
+{
+    return page.n < a->end &&
+           (a->chunks[page.n / CHUNK_PAGES].alloc[page.n % CHUNK_PAGES / 64] >> (page.n % 64) & 1) != 0;
+}
+
+bool pagealloc_is_free(const pagealloc *a, page_no first, uint64_t npages)
+{
+    uint64_t end = first.n + npages;
+
+    if (end > a->end || end < npages)
+        return false;
+    for (uint64_t page = first.n; page < end;) {
+        piece p = next_piece(&page, end);
+
+        if (!a->scav.chunks[p.chunk].added || pagebits_count(a->chunks[p.chunk].alloc, p.from, p.to) != 0)
+            return false;
+    }
+    return true;
+}
+
+page_no pagealloc_next_taken(const pagealloc *a, page_no from)
+{
+    uint64_t page = from.n;
+
+    while (page < a->end) {
+        uint64_t skip = 0;
+
+        for (int l = 0; l < LEVELS && skip == 0; l++) {
+            uint64_t pages_each = UINT64_C(1) << level_shift[l];
+
+            if (page % pages_each == 0 && summary_max(a->summaries[l][page / pages_each]) == pages_each)
+                skip = pages_each;
+        }
+        if (skip == 0) {
+            unsigned at = pagebits_next(a->chunks[page / CHUNK_PAGES].alloc, (unsigned)(page % CHUNK_PAGES), true);
+
+            if (at < CHUNK_PAGES)
+                return page_at(page / CHUNK_PAGES * CHUNK_PAGES + at);
+            skip = CHUNK_PAGES - page % CHUNK_PAGES;
+        }
+        page += skip;
+    }
+    return page_at(a->end);
+}
+
+void pagealloc_count(const pagealloc *a, page_no first, uint64_t npages, uint64_t *ret_ntaken, uint64_t *ret_nbacked)
+{
+    uint64_t end = first.n + npages < a->end ? first.n + npages : a->end;
+
+    *ret_ntaken = *ret_nbacked = 0;
+    for (uint64_t page = first.n; page < end;) {
+        piece p = next_piece(&page, end);
+        const chunk_use *use = &a->scav.chunks[p.chunk];
+        const chunk *c = &a->chunks[p.chunk];
+        bool whole = p.to - p.from == CHUNK_PAGES;
+        unsigned ntaken = whole ? use->ntaken : pagebits_count(c->alloc, p.from, p.to);
+
+        if (!use->added)
+            continue;
+        *ret_ntaken += ntaken;
+        *ret_nbacked += whole ? use->nbacked : p.to - p.from - ntaken - pagebits_count(c->scavenged, p.from, p.to);
+    }
+}
+
+uint64_t pagealloc_npages_added(const pagealloc *a)
+{
+    return a->nadded;
+}
+
+uint64_t pagealloc_npages_free(const pagealloc *a)
+{
+    return a->nfree;
+}
+
+uint64_t pagealloc_npages_scavenged(const pagealloc *a)
+{
+    return a->nscavenged;
+}
+
+page_no pagealloc_end(const pagealloc *a)
+{
+    return page_at(a->end);
+}
+
+static int differs(FILE *err, const char *what, uint64_t where, uint64_t have, uint64_t want)
+{
+    if (err != NULL)
+        (void)fprintf(err, "pagealloc: %s at %llu: %llx, should be %llx\n", what, (unsigned long long)where,
+                      (unsigned long long)have, (unsigned long long)want);
+    return -EUCLEAN;
+}
+
+static int validate_chunk(const pagealloc *a, uint64_t c, unsigned *ret_nfree, unsigned *ret_nscavenged, FILE *err)
+{
+    const chunk *at = &a->chunks[c];
+    const chunk_use *use = &a->scav.chunks[c];
+    unsigned ntaken = pagebits_count(at->alloc, 0, CHUNK_PAGES);
+    unsigned nscavenged = pagebits_count(at->scavenged, 0, CHUNK_PAGES);
+    uint64_t packed = use->added ? summary_pack(pagebits_summarize(at->alloc)) : 0;
+
+    *ret_nfree = use->added ? CHUNK_PAGES - ntaken : 0;
+    *ret_nscavenged = nscavenged;
+    if (a->summaries[LEAF][c] != packed)
+        return differs(err, "leaf summary", c, a->summaries[LEAF][c], packed);
+    for (unsigned w = 0; w < CHUNK_WORDS; w++) {
+        if ((at->alloc[w] & at->scavenged[w]) != 0)
+            return differs(err, "scavenged bits of taken pages", c, at->alloc[w] & at->scavenged[w], 0);
+    }
+    if (use->ntaken != ntaken)
+        return differs(err, "taken pages", c, use->ntaken, ntaken);
+    if (use->nbacked != *ret_nfree - nscavenged)
+        return differs(err, "free pages with memory", c, use->nbacked, *ret_nfree - nscavenged);
+    if (use->nbacked != 0 && c >= a->scav.from)
+        return differs(err, "the scavenger's search address", c, a->scav.from, c + 1);
+    if (*ret_nfree != 0) {
+        uint64_t lowest = c * CHUNK_PAGES + pagebits_next(at->alloc, 0, false);
+
+        if (lowest < a->search)
+            return differs(err, "search", lowest, a->search, lowest);
+    }
+    return 0;
+}
+
+int pagealloc_validate(const pagealloc *a, FILE *err)
+{
+    uint64_t nfree = 0;
+    uint64_t nscavenged = 0;
+
+    for (uint64_t c = 0; c < a->end / CHUNK_PAGES; c++) {
+        unsigned chunk_free;
+        unsigned chunk_scavenged;
+        int r = validate_chunk(a, c, &chunk_free, &chunk_scavenged, err);
+
+        if (r < 0)
+            return r;
+        nfree += chunk_free;
+        nscavenged += chunk_scavenged;
+    }
+    for (int l = LEAF - 1; l >= 0; l--) {
+        for (uint64_t i = 0; i << level_shift[l] < a->end; i++) {
+            uint64_t want = summary_pack(
+                summary_merge(&a->summaries[l + 1][i * FANOUT], FANOUT, UINT64_C(1) << level_shift[l + 1]));
+
+            if (a->summaries[l][i] != want)
+                return differs(err, "summary", (uint64_t)l << 32 | i, a->summaries[l][i], want);
+        }
+    }
+    if (nfree != a->nfree)
+        return differs(err, "free pages", 0, a->nfree, nfree);
+    if (nscavenged != a->nscavenged)
+        return differs(err, "scavenged pages", 0, a->nscavenged, nscavenged);
+    return 0;
+}
+
+/* What page is, for the picture: a word of it. */
+static const char *page_kind(const pagealloc *a, uint64_t page)
+{
+    uint64_t c = page / CHUNK_PAGES;
+
+    if (!a->scav.chunks[c].added)
+        return "not there";
+    if (pagealloc_is_taken(a, page_at(page)))
+        return "taken";
+    return (a->chunks[c].scavenged[page % CHUNK_PAGES / 64] >> (page % 64) & 1) != 0 ? "free, scavenged" : "free";
+}
+
+void pagealloc_dump(const pagealloc *a, FILE *out)
+{
+    (void)fprintf(out, "pages added %llu, free %llu, scavenged %llu, end %llu, search %llu\n",
+                  (unsigned long long)a->nadded, (unsigned long long)a->nfree, (unsigned long long)a->nscavenged,
+                  (unsigned long long)a->end, (unsigned long long)a->search);
+    for (uint64_t page = 0; page < a->end;) {
+        uint64_t from = page;
+        const char *kind = page_kind(a, page);
+
+        while (page < a->end && page_kind(a, page) == kind)
+            page++;
+        (void)fprintf(out, "%10llu +%-10llu %s\n", (unsigned long long)from, (unsigned long long)(page - from), kind);
+    }
+}

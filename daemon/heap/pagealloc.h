@@ -1,0 +1,126 @@
+/*
+ * pagealloc: which pages of the arena are free. Go's page allocator (runtime/mpagealloc.go).
+ *
+ * Pure bookkeeping over page numbers, no memory of the arena is touched: the caller releases and commits. One thread.
+ */
+#ifndef GOALLOC_DAEMON_HEAP_PAGEALLOC_H
+#define GOALLOC_DAEMON_HEAP_PAGEALLOC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "shm/units.h"
+
+/* A run of pages. npages 0: none. */
+typedef struct page_run {
+    page_no first;
+    uint64_t npages;
+} page_run;
+
+typedef struct pagealloc pagealloc;
+
+/*
+ * Create an allocator for pages [0, max_pages), none of which is there yet (see pagealloc_grow). Address space is
+ * reserved in proportion to max_pages, memory is touched only where pages have been added. 0, -ENOMEM, -EINVAL
+ * (max_pages is 0 or above 2^32; pages from 2^32 - 512 on can't be added, since a page_no could not name their end).
+ * The caller owns *ret.
+ */
+int pagealloc_new(pagealloc **ret, uint64_t max_pages) __attribute__((warn_unused_result));
+
+/* Free a (NULL: nothing) and return NULL. */
+pagealloc *pagealloc_free(pagealloc *a);
+
+/*
+ * Add pages [first, first + npages) as free and scavenged (no memory behind them, contents zero). Both are multiples of
+ * 512, and the run directly follows or lies above what was added before. Asserted. What lies in a gap does not exist.
+ */
+void pagealloc_grow(pagealloc *a, page_no first, uint64_t npages);
+
+/*
+ * Take the lowest run of npages free pages (address-ordered first fit). True on success: *ret_first is its first page
+ * and *ret_nscavenged says how many of its pages had no memory behind them; their scavenged bits are cleared. False:
+ * there is no such run; outputs untouched. npages > 0. Cost: logarithmic in the heap's size, one chunk for short runs
+ * near searchAddr.
+ */
+bool pagealloc_alloc(pagealloc *a, uint64_t npages, page_no *ret_first, uint64_t *ret_nscavenged)
+    __attribute__((warn_unused_result));
+
+/*
+ * As pagealloc_alloc(), the first page being a multiple of align_pages, a power of two. The lowest free run of npages
+ * + align_pages - 1 pages is searched and only the aligned part of it is taken.
+ */
+bool pagealloc_alloc_aligned(pagealloc *a, uint64_t npages, uint64_t align_pages, page_no *ret_first,
+                             uint64_t *ret_nscavenged) __attribute__((warn_unused_result));
+
+/* Take exactly [first, first + npages), which must all be free (asserted); returns how many of them were scavenged. */
+uint64_t pagealloc_alloc_at(pagealloc *a, page_no first, uint64_t npages);
+
+/*
+ * Take all free pages of the lowest window of 64 pages, aligned to 64, that has any. True: *ret_first is the window's
+ * first page, bit i of *ret_free says that page i of it has been taken now, bit i of *ret_scavenged (a subset) that
+ * there is no memory behind it. False: no page is free.
+ */
+bool pagealloc_take_window(pagealloc *a, page_no *ret_first, uint64_t *ret_free, uint64_t *ret_scavenged)
+    __attribute__((warn_unused_result));
+
+/* Give back pages of a window: the ones in `free`, those in `scavenged` without memory. All taken (asserted). */
+void pagealloc_free_window(pagealloc *a, page_no first, uint64_t free, uint64_t scavenged);
+
+/*
+ * Give back [first, first + npages), all of them taken (asserted). scavenged: there is no memory behind them any
+ * more.
+ */
+void pagealloc_free_run(pagealloc *a, page_no first, uint64_t npages, bool scavenged);
+
+/*
+ * Find the highest run of free pages that have memory behind them, at most max_pages long (its upper end is taken if
+ * it is longer), within one 512-page chunk, take it, and return it. npages 0: there is none. Chunks that are dense
+ * now or were in the last generation are skipped, unless force. The caller punches the run and gives it back with
+ * pagealloc_free_run(.., true).
+ */
+page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force);
+
+/* A new generation of the density rule begins (see scavindex.h). */
+void pagealloc_next_gen(pagealloc *a);
+
+/*
+ * If the chunk that page lies in is wholly free and scavenged and pages of it have been taken since this was last
+ * asked: take all of it, and true with its first page. For releasing what describes its pages.
+ */
+bool pagealloc_take_unused_chunk(pagealloc *a, page_no page, page_no *ret_first) __attribute__((warn_unused_result));
+
+/* Would that be true? */
+bool pagealloc_is_unused_chunk(const pagealloc *a, page_no page);
+
+/* Give it back; released: what describes its pages has gone, so it is not asked for again before it is used. */
+void pagealloc_free_unused_chunk(pagealloc *a, page_no first, bool released);
+
+/* True if page is added and taken. A page in a gap, or beyond what was added, is not. */
+bool pagealloc_is_taken(const pagealloc *a, page_no page);
+
+/* True if all of [first, first + npages) has been added and is free. */
+bool pagealloc_is_free(const pagealloc *a, page_no first, uint64_t npages);
+
+/* The first taken page at or above from; or the end of what was added if there is none. For walking the heap. */
+page_no pagealloc_next_taken(const pagealloc *a, page_no from);
+
+/* Of [first, first + npages), added or not: how many are taken, and how many free with memory. For pictures. */
+void pagealloc_count(const pagealloc *a, page_no first, uint64_t npages, uint64_t *ret_ntaken, uint64_t *ret_nbacked);
+
+uint64_t pagealloc_npages_added(const pagealloc *a);      /* pages added so far */
+uint64_t pagealloc_npages_free(const pagealloc *a);       /* of these, free, scavenged or not */
+uint64_t pagealloc_npages_scavenged(const pagealloc *a);  /* of the free ones, without memory behind them */
+page_no pagealloc_end(const pagealloc *a);                /* one above the highest page added */
+
+/*
+ * Recount everything from the chunk bitmaps and compare with all summary levels, searchAddr and counters. 0, or
+ * -EUCLEAN after printing what differs to err (NULL: print nothing). Cost: linear in the pages added; for tests and
+ * goallocctl check.
+ */
+int pagealloc_validate(const pagealloc *a, FILE *err) __attribute__((warn_unused_result));
+
+/* Print a picture of the taken, free and scavenged runs. */
+void pagealloc_dump(const pagealloc *a, FILE *out);
+
+#endif

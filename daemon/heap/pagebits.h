@@ -1,0 +1,80 @@
+/*
+ * Pagebits: a chunk's 512 pages as bits, and the three numbers that summarise them. Go's pallocBits and pallocSum.
+ *
+ * In words of alloc bits 1 means taken, 0 free. Pure functions, no state, no allocation.
+ */
+#ifndef GOALLOC_DAEMON_HEAP_PAGEBITS_H
+#define GOALLOC_DAEMON_HEAP_PAGEBITS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define CHUNK_PAGES 512u
+#define CHUNK_WORDS (CHUNK_PAGES / 64)
+
+/* The first bit of that value at or above from; 512 if there is none. */
+unsigned pagebits_next(const uint64_t *words, unsigned from, bool value);
+
+/* One above the last bit of that value below to; 0 if there is none. */
+unsigned pagebits_prev(const uint64_t *words, unsigned to, bool value);
+
+/* Set the bits [from, to) to value; are they all value; count the ones. from <= to <= 512. */
+void pagebits_fill(uint64_t *words, unsigned from, unsigned to, bool value);
+bool pagebits_all(const uint64_t *words, unsigned from, unsigned to, bool value);
+unsigned pagebits_count(const uint64_t *words, unsigned from, unsigned to);
+
+/* The lowest n zeros in a row at or above from; 512 if there are none. n > 0. */
+unsigned pagebits_find(const uint64_t *words, unsigned from, unsigned n);
+
+/* The lowest n ones in a row in one word; 64 if there are none. 0 < n <= 64. */
+unsigned pagebits_find_in_word(uint64_t word, unsigned n);
+
+/* The highest run of ones in a row, at most max long (its upper end if it is longer): *ret_from, length; 0: no ones. */
+unsigned pagebits_find_last(const uint64_t *words, unsigned max, unsigned *ret_from);
+
+/* --- summaries --- */
+
+#define SUMMARY_BITS  21u
+#define SUMMARY_MAX   (UINT64_C(1) << SUMMARY_BITS) /* pages that one entry covers at most */
+#define SUMMARY_WHOLE (UINT64_C(1) << 63)
+
+/* Free pages at the beginning of what is covered, in the longest run, at the end. */
+typedef struct summary {
+    uint64_t start;
+    uint64_t max;
+    uint64_t end;
+} summary;
+
+/* start | max << 21 | end << 42; SUMMARY_WHOLE alone when all of 2^21 pages are free, which 21 bits can't say. */
+static inline uint64_t summary_pack(summary s)
+{
+    return s.max == SUMMARY_MAX ? SUMMARY_WHOLE : s.start | s.max << SUMMARY_BITS | s.end << (2 * SUMMARY_BITS);
+}
+
+static inline summary summary_unpack(uint64_t packed)
+{
+    if (packed & SUMMARY_WHOLE)
+        return (summary){ SUMMARY_MAX, SUMMARY_MAX, SUMMARY_MAX };
+    return (summary){ packed & (SUMMARY_MAX - 1), packed >> SUMMARY_BITS & (SUMMARY_MAX - 1),
+                      packed >> (2 * SUMMARY_BITS) & (SUMMARY_MAX - 1) };
+}
+
+static inline uint64_t summary_max(uint64_t packed)
+{
+    return packed & SUMMARY_WHOLE ? SUMMARY_MAX : packed >> SUMMARY_BITS & (SUMMARY_MAX - 1);
+}
+
+/* The summary of n neighbours, each covering pages_each, fewer than SUMMARY_MAX. */
+summary summary_merge(const uint64_t *entries, unsigned n, uint64_t pages_each);
+
+/* The summary of a chunk, from scratch. */
+summary pagebits_summarize(const uint64_t *words);
+
+/*
+ * The summary after [from, to) has been freed, or taken, given the one before and the bits as they are now. The same
+ * as pagebits_summarize(), mostly without looking at all words.
+ */
+summary summary_after_free(summary before, const uint64_t *words, unsigned from, unsigned to);
+summary summary_after_alloc(summary before, const uint64_t *words, unsigned from, unsigned to);
+
+#endif

@@ -1,0 +1,195 @@
+/*
+ * Roots: the table of names in spans, and a hash over it in private memory.
+ *
+ * Called by request. Data: shm_root slots, written here alone; the hash maps a name to its slot and is made from the
+ * slots at the start. Names are checked here, whoever sends them: 1 to 255 bytes of UTF-8 without zero bytes.
+ *
+ * A new root: nroot_slots, if the slot is above it; name, then offset, then name_bytes (release), which makes it exist.
+ * A change: one store of offset. A removal: name_bytes to 0. Dies the daemon in between, a root is as before or as
+ * after.
+ */
+#include "daemon/heap/roots.h"
+
+#include <errno.h>
+#include "shm/object.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistr.h>
+
+#define uthash_fatal(message) abort() /* not reached: HASH_NONFATAL_OOM reports instead */
+#define HASH_NONFATAL_OOM     1
+#include <uthash.h>
+
+#include "shm/crash.h"
+
+typedef struct root_entry {
+    UT_hash_handle hh; /* its key is the name in the slot */
+    bool used;
+} root_entry;
+
+struct roots {
+    shm_map *map;
+    root_entry *by_name;
+    uint32_t count;
+    root_entry entries[SHM_ROOTS_MAX]; /* one a slot */
+};
+
+static bool root_index(roots *r, uint32_t slot)
+{
+    shm_root *root = &r->map->roots[slot];
+    root_entry *entry = &r->entries[slot];
+
+    HASH_ADD_KEYPTR(hh, r->by_name, root->name, u64_load_relaxed(&root->name_bytes), entry);
+    if (entry->hh.tbl == NULL)
+        return false;
+    entry->used = true;
+    r->count++;
+    return true;
+}
+
+roots *roots_free(roots *r)
+{
+    if (r != NULL) {
+        HASH_CLEAR(hh, r->by_name);
+        free(r);
+    }
+    return NULL;
+}
+
+static int name_check(const uint8_t *name, size_t name_bytes)
+{
+    if (name_bytes == 0)
+        return ROOTS_E_EMPTY;
+    if (name_bytes >= SHM_ROOT_NAME_BYTES)
+        return ROOTS_E_TOO_LONG;
+    if (u8_check(name, name_bytes) != NULL || memchr(name, 0, name_bytes) != NULL)
+        return ROOTS_E_NOT_UTF8;
+    return 0;
+}
+
+static root_entry *root_lookup(const roots *r, const uint8_t *name, size_t name_bytes)
+{
+    root_entry *entry;
+
+    HASH_FIND(hh, r->by_name, name, name_bytes, entry);
+    return entry;
+}
+
+int roots_new(shm_map *map, roots **ret)
+{
+    roots *r = calloc(1, sizeof(*r));
+    uint32_t nslots;
+    int e = 0;
+
+    if (r == NULL)
+        return -ENOMEM;
+    r->map = map;
+    /* Slots that were never used are not even looked at: reading them would give the table memory. */
+    nslots = u32_load_relaxed(&map->header->nroot_slots);
+    for (uint32_t slot = 0; slot < nslots && slot < SHM_ROOTS_MAX && e == 0; slot++) {
+        const shm_root *root = &map->roots[slot];
+        uint64_t name_bytes = u64_load_relaxed(&root->name_bytes);
+
+        if (name_bytes == 0)
+            continue;
+        /* Of a heap that was taken over it may say anything. */
+        if (name_check((const uint8_t *)root->name, name_bytes) != 0 ||
+            root_lookup(r, (const uint8_t *)root->name, name_bytes) != NULL)
+            e = -EUCLEAN;
+        else if (!root_index(r, slot))
+            e = -ENOMEM;
+    }
+    if (e != 0)
+        r = roots_free(r);
+    *ret = r;
+    return e;
+}
+
+static int root_remove(roots *r, root_entry *entry)
+{
+    shm_root *root = &r->map->roots[entry - r->entries];
+
+    HASH_DEL(r->by_name, entry);
+    entry->used = false;
+    r->count--;
+    u64_store_release(&root->name_bytes, 0);
+    return 0;
+}
+
+int roots_set(roots *r, const uint8_t *name, size_t name_bytes, uint64_t offset)
+{
+    int e = name_check(name, name_bytes);
+    root_entry *entry;
+    object_ref object;
+    uint32_t slot = 0;
+
+    if (e != 0)
+        return e;
+    entry = root_lookup(r, name, name_bytes);
+    if (offset == 0)
+        return entry == NULL ? ROOTS_E_NO_SUCH : root_remove(r, entry);
+
+    switch (object_find(r->map, r->map->base + offset, &object)) {
+    case OBJECT_LIVE:
+        break;
+    case OBJECT_INTERIOR:
+        if (object_is_live(r->map, &object))
+            break;
+        return ROOTS_E_NOT_LIVE;
+    default:
+        return ROOTS_E_NOT_LIVE;
+    }
+    if (entry != NULL) {
+        u64_store_release(&r->map->roots[entry - r->entries].offset, offset);
+        return 0;
+    }
+
+    while (slot < SHM_ROOTS_MAX && r->entries[slot].used)
+        slot++;
+    if (slot == SHM_ROOTS_MAX)
+        return ROOTS_E_FULL;
+
+    shm_root *root = &r->map->roots[slot];
+
+    if (slot >= u32_load_relaxed(&r->map->header->nroot_slots))
+        u32_store_release(&r->map->header->nroot_slots, slot + 1);
+    CRASH_POINT(root_after_slot);
+    memset(root->name, 0, sizeof(root->name));
+    memcpy(root->name, name, name_bytes);
+    u64_store_relaxed(&root->offset, offset);
+    CRASH_POINT(root_after_name);
+    u64_store_release(&root->name_bytes, name_bytes);
+    CRASH_POINT(root_after_set);
+    if (!root_index(r, slot)) {
+        u64_store_release(&root->name_bytes, 0);
+        return ROOTS_E_FULL;
+    }
+    return 0;
+}
+
+int roots_get(const roots *r, const uint8_t *name, size_t name_bytes, uint64_t *ret_offset)
+{
+    int e = name_check(name, name_bytes);
+    const root_entry *entry;
+
+    if (e != 0)
+        return e;
+    entry = root_lookup(r, name, name_bytes);
+    if (entry == NULL)
+        return ROOTS_E_NO_SUCH;
+    *ret_offset = u64_load_relaxed(&r->map->roots[entry - r->entries].offset);
+    return 0;
+}
+
+uint32_t roots_count(const roots *r)
+{
+    return r->count;
+}
+
+uint32_t roots_next(const roots *r, uint32_t start)
+{
+    while (start < SHM_ROOTS_MAX && !r->entries[start].used)
+        start++;
+    return start;
+}

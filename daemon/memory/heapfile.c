@@ -1,0 +1,405 @@
+/*
+ * Heapfile: makes the memfds that are the heap, or takes over those that a daemon before has left.
+ *
+ * Called by main (create, open, close), mheap (punch), commit (commit, in the thread pool), server (life) and stats.
+ * Each memfd gets its full sparse size and is then sealed against any change of size, so no client can truncate it
+ * under the others. Its mode becomes 0600: a memfd is born with 0777, and a client that holds a read-only descriptor
+ * could reopen it for writing through /proc/self/fd. With 0600 that takes the daemon's own uid (or root), which could
+ * do anything to the daemon anyway.
+ *
+ * The header of spans is written here, once, before the first client can see it. The private memfd is never given to
+ * a client: it holds the sessions' tokens and whose adopted objects are, which must outlive the daemon too.
+ *
+ * The daemon's mapping of the arena begins at a multiple of 2 MiB: memory for whole blocks of that size is asked for in
+ * huge pages (hugepages.c), all else by fallocate.
+ *
+ * Life: an open file description of spans, made for one session, carries an OFD read lock on the byte with the
+ * session's number. The client keeps one page of it mapped and closes the descriptor. A mapping holds the description,
+ * so the lock lives exactly as long as the process's image. It needs no pid, so no reuse of a pid can deceive it, and
+ * whichever daemon holds spans can ask.
+ */
+#include "daemon/memory/heapfile.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+
+#define COMMIT_CALL_BYTES (2 * MIB)
+
+#define SEALS          (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+#define PRIVATE_MAGIC  UINT64_C(0x31504f4c4c414f47) /* "GOALLOP1" */
+
+const char *const heapfile_names[HEAPFILE_NFDS] = { "goalloc-arena", "goalloc-spans", "goalloc-bitmap",
+                                                    "goalloc-private" };
+
+static const heapfile heapfile_none = {
+    .fds = { -1, -1, -1, -1 }, .arena_ro_fd = -1, .bitmap_ro_fd = -1, .lock_fd = -1
+};
+
+/* A sealed memfd of len_bytes. Returns the descriptor or -errno. */
+static int memfd_sealed(const char *name, uint64_t len_bytes)
+{
+    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    int r;
+
+    if (fd < 0 && errno == EINVAL) /* a kernel before 6.3 */
+        fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return -errno;
+    if (ftruncate(fd, (off_t)len_bytes) < 0 || fchmod(fd, 0600) < 0 || fcntl(fd, F_ADD_SEALS, SEALS) < 0) {
+        r = -errno;
+        (void)close(fd);
+        return r;
+    }
+    return fd;
+}
+
+static int reopen_readonly(int fd)
+{
+    char path[64];
+    int ro;
+
+    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    ro = open(path, O_RDONLY | O_CLOEXEC);
+    return ro < 0 ? -errno : ro;
+}
+
+/* At a multiple of 2 MiB, so that a huge page of the file can be one in the mapping. NULL: no room. */
+static void *map_shared(int fd, uint64_t len_bytes)
+{
+    uint64_t room_bytes = len_bytes + HUGE_BYTES;
+    char *room = mmap(NULL, room_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint64_t before;
+    uint64_t mapped_bytes = (len_bytes + 4 * KIB - 1) & ~(4 * KIB - 1);
+    void *p;
+
+    if (room == MAP_FAILED)
+        return NULL;
+    before = (HUGE_BYTES - (uintptr_t)room % HUGE_BYTES) % HUGE_BYTES;
+    p = mmap(room + before, len_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
+    if (p == MAP_FAILED) {
+        (void)munmap(room, room_bytes);
+        return NULL;
+    }
+    (void)madvise(p, len_bytes, MADV_DONTDUMP); /* a core dump would give memory to every hole of the file */
+    if (before > 0)
+        (void)munmap(room, before);
+    if (before + mapped_bytes < room_bytes)
+        (void)munmap(room + before + mapped_bytes, room_bytes - before - mapped_bytes);
+    return p;
+}
+
+/*
+ * Be the only daemon of this heap: a lock on the private memfd, by a description of our own, which no child and no
+ * successor shares. 0, -EADDRINUSE, -errno.
+ */
+static int heapfile_lock(heapfile *file)
+{
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1 };
+    char path[64];
+
+    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", file->fds[HEAPFILE_PRIVATE]);
+    file->lock_fd = open(path, O_RDWR | O_CLOEXEC);
+    if (file->lock_fd < 0)
+        return -errno;
+    if (fcntl(file->lock_fd, F_OFD_SETLK, &lock) < 0)
+        return errno == EAGAIN || errno == EACCES ? -EADDRINUSE : -errno;
+    return 0;
+}
+
+/* Map the four memfds, whose sizes layout says, and reopen them for clients. 0, -errno: part of it may be done. */
+static int heapfile_map(heapfile *file, const shm_header *layout)
+{
+    uint64_t sizes[HEAPFILE_NFDS] = { layout->arena_bytes, layout->spans_bytes, layout->bitmap_bytes,
+                                      sizeof(heap_private) };
+    void *maps[HEAPFILE_NFDS];
+    int r = heapfile_lock(file);
+
+    if (r < 0)
+        return r;
+    for (int i = 0; i < HEAPFILE_NFDS; i++)
+        maps[i] = map_shared(file->fds[i], sizes[i]);
+    file->map = (shm_map){ .header = maps[HEAPFILE_SPANS],
+                           .bitmap = maps[HEAPFILE_BITMAP],
+                           .arena = maps[HEAPFILE_ARENA],
+                           .spans_bytes = layout->spans_bytes,
+                           .bitmap_bytes = layout->bitmap_bytes,
+                           .arena_bytes = layout->arena_bytes };
+    file->private = maps[HEAPFILE_PRIVATE];
+    for (int i = 0; i < HEAPFILE_NFDS; i++) {
+        if (maps[i] == NULL)
+            return -ENOMEM;
+    }
+    if ((r = file->arena_ro_fd = reopen_readonly(file->fds[HEAPFILE_ARENA])) < 0 ||
+        (r = file->bitmap_ro_fd = reopen_readonly(file->fds[HEAPFILE_BITMAP])) < 0)
+        return r;
+    return 0;
+}
+
+int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
+{
+    heapfile file = heapfile_none;
+    shm_header layout;
+    int r;
+
+    shm_header_init(&layout, base, arena_bytes);
+    do {
+        if (getrandom(&layout.generation, sizeof(layout.generation), 0) != (ssize_t)sizeof(layout.generation))
+            return -errno;
+    } while (layout.generation == 0);
+
+    uint64_t sizes[HEAPFILE_NFDS] = { arena_bytes, layout.spans_bytes, layout.bitmap_bytes, sizeof(heap_private) };
+
+    for (int i = 0; i < HEAPFILE_NFDS; i++) {
+        r = file.fds[i] = memfd_sealed(heapfile_names[i], sizes[i]);
+        if (r < 0)
+            goto fail;
+    }
+    r = heapfile_map(&file, &layout);
+    if (r < 0)
+        goto fail;
+    *file.map.header = layout;
+    file.private->abi_hash = layout.abi_hash;
+    file.private->generation = layout.generation;
+    file.private->magic = PRIVATE_MAGIC;
+    shm_map_init(&file.map, file.map.header, file.map.bitmap, file.map.arena);
+    *ret = file;
+    return 0;
+
+fail:
+    heapfile_close(&file);
+    return r;
+}
+
+/* The descriptor is a memfd of the daemon's kind. Its size. */
+static bool is_sealed_file(int fd, uint64_t *ret_bytes)
+{
+    struct stat st;
+    int seals = fcntl(fd, F_GET_SEALS);
+
+    if (seals < 0 || (seals & SEALS) != SEALS || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+        return false;
+    *ret_bytes = (uint64_t)st.st_size;
+    return true;
+}
+
+/* Read the header and see whether the descriptors are one heap. 0, -errno with *ret_why. */
+static int check_fds(const int fds[HEAPFILE_NFDS], shm_header *ret_layout, const char **ret_why)
+{
+    uint64_t sizes[HEAPFILE_NFDS];
+    uint64_t private[3];
+    int r;
+
+    for (int i = 0; i < HEAPFILE_NFDS; i++) {
+        if (!is_sealed_file(fds[i], &sizes[i])) {
+            *ret_why = "a descriptor is not a sealed memfd";
+            return -EPROTO;
+        }
+    }
+    if (pread(fds[HEAPFILE_SPANS], ret_layout, sizeof(*ret_layout), 0) != (ssize_t)sizeof(*ret_layout)) {
+        *ret_why = "the spans region has no header";
+        return -EPROTO;
+    }
+    r = shm_header_check(ret_layout, sizes[HEAPFILE_SPANS], sizes[HEAPFILE_BITMAP]);
+    if (r < 0) {
+        *ret_why = r == -ENOEXEC ? "its layout (ABI) is another build's" : "its header is damaged";
+        return r;
+    }
+    if (sizes[HEAPFILE_ARENA] != ret_layout->arena_bytes || sizes[HEAPFILE_PRIVATE] != sizeof(heap_private)) {
+        *ret_why = "a region has the wrong size";
+        return -EPROTO;
+    }
+    if (pread(fds[HEAPFILE_PRIVATE], private, sizeof(private), 0) != (ssize_t)sizeof(private) ||
+        private[0] != PRIVATE_MAGIC || private[1] != ret_layout->abi_hash || private[2] != ret_layout->generation) {
+        *ret_why = "its regions do not belong together";
+        return -EPROTO;
+    }
+    return 0;
+}
+
+int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_why)
+{
+    heapfile file = heapfile_none;
+    shm_header layout;
+    int r = check_fds(fds, &layout, ret_why);
+
+    if (r < 0)
+        return r;
+    memcpy(file.fds, fds, sizeof(file.fds));
+    r = heapfile_map(&file, &layout);
+    if (r < 0) {
+        *ret_why = r == -EADDRINUSE ? "another goallocd serves it" : "it can't be mapped";
+        memcpy(file.fds, heapfile_none.fds, sizeof(file.fds));
+        heapfile_close(&file);
+        return r;
+    }
+    shm_map_init(&file.map, file.map.header, file.map.bitmap, file.map.arena);
+    *ret = file;
+    return 0;
+}
+
+static void unmap(void *p, uint64_t bytes)
+{
+    if (p != NULL)
+        (void)munmap(p, bytes);
+}
+
+void heapfile_close(heapfile *file)
+{
+    unmap(file->map.header, file->map.spans_bytes);
+    unmap(file->map.bitmap, file->map.bitmap_bytes);
+    unmap(file->map.arena, file->map.arena_bytes);
+    unmap(file->private, sizeof(heap_private));
+
+    int ro_fds[] = { file->arena_ro_fd, file->bitmap_ro_fd, file->lock_fd };
+
+    for (int i = 0; i < HEAPFILE_NFDS; i++) {
+        if (file->fds[i] >= 0)
+            (void)close(file->fds[i]);
+    }
+    for (size_t i = 0; i < sizeof(ro_fds) / sizeof(ro_fds[0]); i++) {
+        if (ro_fds[i] >= 0)
+            (void)close(ro_fds[i]);
+    }
+    *file = heapfile_none;
+}
+
+/* --- life of sessions --- */
+
+int heapfile_spans_fd(const heapfile *file)
+{
+    return reopen_readonly(file->fds[HEAPFILE_SPANS]);
+}
+
+int heapfile_life_fd(const heapfile *file, session_no session)
+{
+    struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = session.n, .l_len = 1 };
+    int fd = reopen_readonly(file->fds[HEAPFILE_SPANS]);
+    int r;
+
+    if (fd < 0)
+        return fd;
+    if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
+        r = -errno;
+        (void)close(fd);
+        return r;
+    }
+    return fd;
+}
+
+bool heapfile_session_lives(const heapfile *file, session_no session)
+{
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = session.n, .l_len = 1 };
+
+    /* What can't be asked is not dead. */
+    return fcntl(file->fds[HEAPFILE_SPANS], F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
+}
+
+/* --- memory --- */
+
+#define PUNCH (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
+
+static int fd_fallocate(int fd, int mode, uint64_t from_bytes, uint64_t len_bytes)
+{
+    int r;
+
+    do
+        r = fallocate(fd, mode, (off_t)from_bytes, (off_t)len_bytes);
+    while (r < 0 && errno == EINTR);
+    return r < 0 ? -errno : 0;
+}
+
+/* fallocate holds a lock of the file, for which all others of it wait: a piece at a time. */
+static int commit_small(const heapfile *file, uint64_t from_bytes, uint64_t to_bytes)
+{
+    int r = 0;
+
+    while (from_bytes < to_bytes && r == 0) {
+        uint64_t len = to_bytes - from_bytes < COMMIT_CALL_BYTES ? to_bytes - from_bytes : COMMIT_CALL_BYTES;
+
+        r = fd_fallocate(file->fds[HEAPFILE_ARENA], 0, from_bytes, len);
+        from_bytes += len;
+    }
+    return r;
+}
+
+int heapfile_commit(heapfile *file, page_no first, uint64_t npages)
+{
+    uint64_t from = page_offset(first);
+    uint64_t to = from + npages * PAGE_BYTES;
+    uint64_t huge_from = (from + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES;
+    uint64_t huge_to = to / HUGE_BYTES * HUGE_BYTES;
+    int r;
+
+    if (huge_from >= huge_to)
+        return commit_small(file, from, to);
+    r = commit_small(file, from, huge_from);
+    if (r < 0)
+        return r;
+    huge_from += HUGE_BYTES * hugepages_commit(&file->huge, file->fds[HEAPFILE_ARENA], file->map.arena + huge_from,
+                                               huge_from, (huge_to - huge_from) / HUGE_BYTES);
+    return commit_small(file, huge_from, to);
+}
+
+/* Linux 5.14; else nothing happens. */
+static void populate(void *from, uint64_t len_bytes)
+{
+    uintptr_t at = (uintptr_t)from & ~(uintptr_t)(4 * KIB - 1);
+
+    (void)madvise((void *)at, (uintptr_t)from + len_bytes - at, MADV_POPULATE_WRITE);
+}
+
+void heapfile_commit_metadata(const heapfile *file, page_no first, uint64_t npages)
+{
+    populate(file->map.bitmap + first.n * UINT64_C(256), npages * 256);
+    populate(&file->map.span_table[first.n], npages * sizeof(shm_span));
+}
+
+int heapfile_punch(const heapfile *file, page_no first, uint64_t npages)
+{
+    return fd_fallocate(file->fds[HEAPFILE_ARENA], PUNCH, page_offset(first), npages * PAGE_BYTES);
+}
+
+int heapfile_punch_metadata(const heapfile *file, page_no first, uint64_t npages)
+{
+    uint64_t table_off = file->map.header->span_table_off;
+    uint64_t all = file->map.npages;
+    int r;
+
+    /* The planes of the bitmap: alloc and remote, kept, mark. The page map of a chunk is half a page: it stays. */
+    if ((r = fd_fallocate(file->fds[HEAPFILE_BITMAP], PUNCH, first.n * UINT64_C(256), npages * 256)) < 0 ||
+        (r = fd_fallocate(file->fds[HEAPFILE_BITMAP], PUNCH, all * 256 + first.n * UINT64_C(128), npages * 128)) < 0 ||
+        (r = fd_fallocate(file->fds[HEAPFILE_BITMAP], PUNCH, all * 384 + first.n * UINT64_C(128), npages * 128)) < 0)
+        return r;
+    return fd_fallocate(file->fds[HEAPFILE_SPANS], PUNCH, table_off + first.n * sizeof(shm_span),
+                        npages * sizeof(shm_span));
+}
+
+static uint64_t fd_bytes(int fd)
+{
+    struct stat st;
+
+    return fstat(fd, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
+}
+
+uint64_t heapfile_metadata_bytes(const heapfile *file)
+{
+    return fd_bytes(file->fds[HEAPFILE_SPANS]) + fd_bytes(file->fds[HEAPFILE_BITMAP]);
+}
+
+uint64_t heapfile_arena_bytes(const heapfile *file)
+{
+    return fd_bytes(file->fds[HEAPFILE_ARENA]);
+}

@@ -1,0 +1,119 @@
+/*
+ * Hugepages: MADV_COLLAPSE on the daemon's mapping of the arena.
+ *
+ * Called by heapfile (commit), in the thread pool. Data: what is known of the system, in the heapfile; no shared words.
+ *
+ * A huge page costs the kernel 0.13 ms, clearing it included; 512 small ones cost 0.5 ms by fallocate, and the same
+ * again in the client, a fault for each, where a huge page costs one fault of 10 us. Shared memory gets huge pages by
+ * itself only if shmem_enabled says so, which it does nowhere by default; but MADV_COLLAPSE (Linux 6.1) asks for them
+ * by name and works unless it says "deny" (or the process has them switched off by prctl, or the kernel has none).
+ *
+ *   1. The first 4 KiB of each block are allocated: a block without any page is not collapsed.
+ *   2. One call for up to 8 MiB, since each call has every CPU give up the pages it is about to list
+ *      (lru_add_drain_all). As long as it has not gone well, for one block, to try.
+ *   3. The daemon's page tables of these blocks go again, else they would count as its resident memory. Shared memory
+ *      loses nothing by MADV_DONTNEED: what the daemon reads there (tiny blocks' words) faults in anew.
+ *
+ * Clients map the arena at multiples of 64 MiB, so for them too each block is one entry of the page table.
+ *
+ * Failures: EINVAL before it ever worked means that it never will. Else no free huge page (ENOMEM), no room in the
+ * memory cgroup (EBUSY), or pages somebody looks at (EAGAIN): small pages for now, and no attempt for 1 s, then 2, up
+ * to 16. For a huge page the kernel neither retries for long nor calls the OOM killer, neither for the machine nor for
+ * a cgroup, because the order is above PAGE_ALLOC_COSTLY_ORDER (tried: a cgroup that is full gives EBUSY).
+ *
+ * Too slow is a failure as well: the kernel may have to move pages to make a huge one, and a virtual machine that gives
+ * free memory back to its host (free page reporting) has to have each large block of it faulted in there: 4 ms were
+ * seen, when small pages would have come from what was at hand. So a call is timed, by the CPU time of the thread.
+ *
+ * Releasing part of a huge page splits it; what is left stays. Nobody has to know which pages are huge.
+ */
+#include "daemon/memory/hugepages.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+#define FIRST_BYTES   (4 * KIB)
+#define CALL_BLOCKS   4u
+#define WAIT_S_MAX    16u
+#define BLOCK_NS_SLOW UINT64_C(1000000) /* what 2 MiB of small pages cost daemon and client together */
+
+static uint64_t clock_ns(clockid_t id)
+{
+    struct timespec ts = { 0, 0 };
+
+    (void)clock_gettime(id, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+static void note_failure(hugepages *huge)
+{
+    uint32_t wait_s = u32_load_relaxed(&huge->wait_s) * 2;
+
+    wait_s = wait_s == 0 ? 1 : wait_s < WAIT_S_MAX ? wait_s : WAIT_S_MAX;
+    u32_store_relaxed(&huge->trusted, 0);
+    u32_store_relaxed(&huge->wait_s, wait_s);
+    u64_store_relaxed(&huge->not_before_ms, clock_ns(CLOCK_MONOTONIC) / 1000000 + wait_s * UINT64_C(1000));
+}
+
+/* May huge pages be had, by what is known? */
+static bool is_expected(const hugepages *huge)
+{
+    return u32_load_relaxed(&huge->never) == 0 &&
+           (u32_load_relaxed(&huge->trusted) != 0 ||
+            clock_ns(CLOCK_MONOTONIC) / 1000000 >= u64_load_relaxed(&huge->not_before_ms));
+}
+
+/* True: the blocks have memory. */
+static bool collapse(hugepages *huge, int fd, char *addr, uint64_t from_bytes, uint64_t nblocks)
+{
+    uint64_t start = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    uint64_t len = nblocks * HUGE_BYTES;
+    int error;
+
+    for (uint64_t i = 0; i < nblocks; i++) {
+        int r;
+
+        do
+            r = fallocate(fd, 0, (off_t)(from_bytes + i * HUGE_BYTES), FIRST_BYTES);
+        while (r < 0 && errno == EINTR);
+        if (r < 0)
+            return false; /* the caller's fallocate will say why */
+    }
+    error = madvise(addr, len, MADV_COLLAPSE) < 0 ? errno : 0;
+    (void)madvise(addr, len, MADV_DONTNEED);
+    if (error == EINVAL && u32_load_relaxed(&huge->worked) == 0) {
+        u32_store_relaxed(&huge->never, 1);
+        return false;
+    }
+    if (error != 0 || clock_ns(CLOCK_THREAD_CPUTIME_ID) - start > nblocks * BLOCK_NS_SLOW) {
+        note_failure(huge);
+        return error == 0;
+    }
+    u32_store_relaxed(&huge->worked, 1);
+    if (u32_load_relaxed(&huge->trusted) != 0)
+        u32_store_relaxed(&huge->wait_s, 0);
+    u32_store_relaxed(&huge->trusted, 1);
+    return true;
+}
+
+uint64_t hugepages_commit(hugepages *huge, int fd, char *addr, uint64_t from_bytes, uint64_t nblocks)
+{
+    uint64_t done = 0;
+
+    while (done < nblocks && is_expected(huge)) {
+        uint64_t n = u32_load_relaxed(&huge->trusted) == 0 ? 1 : CALL_BLOCKS;
+
+        if (n > nblocks - done)
+            n = nblocks - done;
+        if (!collapse(huge, fd, addr + done * HUGE_BYTES, from_bytes + done * HUGE_BYTES, n))
+            break;
+        done += n;
+    }
+    return done;
+}

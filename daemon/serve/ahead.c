@@ -1,0 +1,148 @@
+/*
+ * Ahead: a growing heap finds its next pages with memory behind them.
+ *
+ * Called by request (whenever pages have been leased). Calls mheap (which pages), commit (the work, in the thread
+ * pool). Data: private, and backed_base of the heap arenas, which mheap writes.
+ *
+ * Memory costs more than all else that a growing heap does: 2 MiB take the daemon 0.1 to 0.5 ms, a client's malloc of
+ * them much less. So the daemon works while the client uses what it got before.
+ *
+ *   1. How much: as much as the pages in use have grown since the second before last, at most 1/32 of them, at most
+ *      32 MiB (four of the largest refills; twice as much was not faster). What is free and has memory already,
+ *      wherever it is, counts. So the heap has never more memory because of this than 1/32 above what is in use,
+ *      which lies below the scavenger's goal (10%), and a heap below 64 MiB, or one that does not grow, has nothing
+ *      prepared. Never above 95% of the memory limit, and only if the system has several times as much to spare.
+ *   2. Which: whole 2 MiB blocks (in huge pages if that can be) that are free and have no memory, in address order,
+ *      from behind what was last leased without memory: first fit comes there next. The heap grows for them.
+ *   3. If small spans are what grows, their bits and descriptions get memory too: else the loop, and with it the
+ *      client that waits for its spans, would fault them in one by one (0.2 ms for a refill of 8 MiB).
+ *   4. They are taken meanwhile (nahead_pages), and free again, with memory, when the job ends. Who comes while
+ *      they are taken would get pages behind them; it waits for the job instead, once (request_lease.c), if what is
+ *      ready is too little for it.
+ *
+ * A job prepares 8 MiB at most, so all this happens within 2 ms. After it the next one begins, until 1 is reached.
+ *
+ * If the daemon dies: the pages are free. Those that never were in use before lie below backed_base, so who takes the
+ * heap over counts them as having memory; the scavenger gives it back. They still count as zero (zeroed_base).
+ */
+#include "daemon/serve/ahead.h"
+
+#define PIECE_PAGES  (8 * MIB / PAGE_BYTES)
+#define LOOK_BLOCKS  1024u /* gone through in search of free ones, each time */
+#define SPARE_FACTOR 4u
+#define SHORT_PAGES  16u /* their bits, 256 bytes a page, are in each 4 KiB */
+#define FAILED_NS    UINT64_C(5000000000)
+
+void ahead_start(ahead *a, mheap *heap, commit_pool *commits, sysmem *mem, const scavenger *scav,
+                 void (*on_end)(void *data), void *data)
+{
+    a->heap = heap;
+    a->commits = commits;
+    a->mem = mem;
+    a->scav = scav;
+    a->on_end = on_end;
+    a->on_end_data = data;
+}
+
+void ahead_note_fresh(ahead *a, page_no first, uint64_t npages, uint64_t nscavenged)
+{
+    a->short_spans = npages <= SHORT_PAGES;
+    if (nscavenged > 0)
+        a->at = page_at(first.n + npages);
+}
+
+/* Free pages that have memory, or will have it soon. */
+static uint64_t ready_pages(const ahead *a)
+{
+    return mheap_free_backed_pages(a->heap) + a->heap->nahead_pages;
+}
+
+static uint64_t wanted_pages(const ahead *a)
+{
+    uint64_t before = scavenge_past_pages(a->scav);
+    uint64_t inuse = a->heap->ninuse_pages;
+    uint64_t wanted = inuse > before ? inuse - before : 0;
+
+    if (wanted > inuse / AHEAD_PART)
+        wanted = inuse / AHEAD_PART;
+    return wanted < AHEAD_PAGES_MAX ? wanted : AHEAD_PAGES_MAX;
+}
+
+/* Add up to nblocks free blocks without memory to the job, and take them. Returns their pages. */
+static uint64_t take_blocks(ahead *a, uint64_t nblocks)
+{
+    uint64_t page = (a->at.n + HUGE_PAGES - 1) / HUGE_PAGES * HUGE_PAGES;
+    uint64_t taken = 0;
+
+    for (unsigned i = 0; i < LOOK_BLOCKS && nblocks > 0; i++, page += HUGE_PAGES) {
+        if (!mheap_begin_ahead(a->heap, page_at(page), HUGE_PAGES)) {
+            if (page >= a->heap->map->npages)
+                break;
+            continue;
+        }
+        commit_add(&a->job, page_at(page), HUGE_PAGES);
+        taken += HUGE_PAGES;
+        nblocks--;
+    }
+    a->at = page_at(page < a->heap->map->npages ? page : 0);
+    return taken;
+}
+
+static void ahead_end(ahead *a, int result)
+{
+    a->busy = false;
+    for (size_t i = 0; i < a->job.nruns; i++)
+        mheap_end_ahead(a->heap, a->runs[i], result == 0 || !a->job.undone, a->job.described);
+    if (result < 0)
+        a->not_before_ns = uv_hrtime() + FAILED_NS;
+}
+
+static void ahead_on_committed(commit_job *job, int result)
+{
+    ahead *a = job->data;
+
+    ahead_end(a, result);
+    a->on_end(a->on_end_data);
+    ahead_prepare(a);
+}
+
+void ahead_prepare(ahead *a)
+{
+    uint64_t wanted;
+    uint64_t ready;
+    uint64_t npages;
+    uint64_t now;
+
+    if (a->heap == NULL || a->busy || a->commits->stopping)
+        return;
+    wanted = wanted_pages(a);
+    ready = ready_pages(a);
+    if (wanted < ready + HUGE_PAGES)
+        return;
+    npages = wanted - ready;
+    /* Not in crumbs: half of it, or a whole piece. */
+    if (npages < wanted / 2 && npages < PIECE_PAGES)
+        return;
+    if (npages > PIECE_PAGES)
+        npages = PIECE_PAGES;
+    now = uv_hrtime();
+    if (now < a->not_before_ns || scavenge_is_working(a->scav) || a->heap->nreleasing_pages > 0 ||
+        mheap_over_limit_with(a->heap, SCAVENGE_LIMIT_PERCENT, npages) > 0 ||
+        !sysmem_has(a->mem, SPARE_FACTOR * wanted * PAGE_BYTES, now / 1000000))
+        return;
+    a->job = (commit_job){ .file = a->heap->file, .runs = a->runs, .described = a->short_spans };
+    a->job.done = ahead_on_committed;
+    a->job.data = a;
+    npages = take_blocks(a, npages / HUGE_PAGES);
+    if (npages == 0)
+        return;
+    sysmem_spend(a->mem, npages * PAGE_BYTES);
+    a->busy = true;
+    if (commit_start(&a->job, a->commits))
+        ahead_end(a, a->job.result);
+}
+
+bool ahead_is_worth_waiting(const ahead *a, uint64_t npages)
+{
+    return a->busy && mheap_free_backed_pages(a->heap) < npages;
+}

@@ -1,0 +1,47 @@
+/*
+ * Ahead: while the heap grows, memory is put behind the next free pages before anybody asks for them.
+ */
+#ifndef GOALLOC_DAEMON_SERVE_AHEAD_H
+#define GOALLOC_DAEMON_SERVE_AHEAD_H
+
+#include "daemon/memory/commit.h"
+#include "daemon/heap/mheap.h"
+#include "daemon/serve/scavenge.h"
+#include "daemon/memory/sysmem.h"
+
+/* Runs that one job prepares at most. */
+#define AHEAD_RUNS_MAX 64u
+
+/* Free pages that have memory are at most this part of what is in use, and at most so many, because of this file. */
+#define AHEAD_PART      32u /* of the pages in use */
+#define AHEAD_PAGES_MAX (32 * MIB / PAGE_BYTES)
+
+typedef struct ahead {
+    mheap *heap;
+    commit_pool *commits;
+    sysmem *mem;
+    const scavenger *scav; /* tells what was in use before, and whether memory is being given back just now */
+    void (*on_end)(void *data); /* the pages of a job are free again */
+    void *on_end_data;
+    page_no at; /* where the next pages are looked for */
+    bool short_spans; /* what grows: spans of small objects, whose descriptions lie close together */
+    uint64_t not_before_ns; /* after a failure */
+    bool busy;
+    commit_job job;
+    page_run runs[AHEAD_RUNS_MAX];
+} ahead;
+
+/* Zeroed before. What it is given stays the caller's. Until this is called, nothing is prepared. */
+void ahead_start(ahead *a, mheap *heap, commit_pool *commits, sysmem *mem, const scavenger *scav,
+                 void (*on_end)(void *data), void *data);
+
+/* A run has been leased of which nscavenged pages had no memory: what comes next is looked for behind it. */
+void ahead_note_fresh(ahead *a, page_no first, uint64_t npages, uint64_t nscavenged);
+
+/* If the heap grows and little is ready, begin to prepare a piece. Cost: little more than a few sums, or a job. */
+void ahead_prepare(ahead *a);
+
+/* Is a piece under way for which somebody who wants npages would better wait than commit them himself? */
+bool ahead_is_worth_waiting(const ahead *a, uint64_t npages);
+
+#endif

@@ -1,0 +1,94 @@
+/*
+ * Scavenge: give free pages back to the OS: in the background, and when asked. Go's scavenger
+ * (runtime/mgcscavenge.go).
+ */
+#ifndef GOALLOC_DAEMON_SERVE_SCAVENGE_H
+#define GOALLOC_DAEMON_SERVE_SCAVENGE_H
+
+#include <uv.h>
+
+#include "daemon/heap/mheap.h"
+#include "daemon/memory/scavpace.h"
+
+#define SCAVENGE_RUNS_MAX 256u
+
+/* Free pages that are kept, above what was in use at the peak of the last second. */
+#define SCAVENGE_RETAIN_PERCENT 10u
+/* What the background scavenger makes of a memory limit, so that forced releases are rare. */
+#define SCAVENGE_LIMIT_PERCENT 95u
+
+typedef struct scavenger {
+    mheap *heap;
+    uv_loop_t *loop;
+    uv_timer_t timer;
+    bool trace;
+    bool stopping;
+
+    /* The job in the thread pool. */
+    bool busy;
+    uv_work_t work;
+    page_run runs[SCAVENGE_RUNS_MAX];
+    size_t nruns;
+    size_t npunched;                      /* the first ones */
+    page_no chunks[SCAVENGE_RUNS_MAX]; /* whose metadata it releases */
+    size_t nchunks;
+    size_t nchunks_released;           /* the first ones */
+    bool is_forced;
+    uint64_t work_ns;
+    void (*on_job_end)(void *data); /* pages that were taken for it are free again */
+    void *on_job_end_data;
+
+    /* Chunks (a page of each) that may have nothing in them any more. */
+    page_no emptied[SCAVENGE_RUNS_MAX];
+    size_t nemptied;
+    page_no look_at; /* an idle heap is looked through for more of them */
+    uint64_t warned_ns;
+
+    /* Pace and goal. */
+    scavpace pace;
+    uint64_t worked_at_ns;   /* when the last work ended */
+    uint64_t not_before_ns;  /* the end of the sleep */
+    uint64_t gen_end_ns;
+    uint64_t recorded_pages; /* peak of the pages in use in the last generation */
+    uint64_t past_pages;     /* the same of the one before */
+    uint64_t ntakes_seen;
+    unsigned nquiet;         /* generations in a row in which no pages were put into use */
+    bool exhausted;          /* there was nothing to release, in this generation */
+
+    /* A release of everything, which somebody waits for. */
+    bool forced;
+    uint64_t forced_pages;
+    uint64_t forced_left; /* of what was free when it was asked for */
+    void (*on_forced)(void *data, uint64_t npages);
+    void *on_forced_data;
+
+    /* Pages released so far; and when a trace line was last written. */
+    uint64_t nbackground;
+    uint64_t neager;
+    uint64_t traced_background;
+    uint64_t traced_eager;
+} scavenger;
+
+/* Start on loop. trace: a line on stderr for every second in which something was released. */
+void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, void (*on_job_end)(void *), void *data);
+void scavenge_stop(scavenger *s); /* closes the timer; the loop must run on until a job under way has ended */
+
+/*
+ * Release what is free now; on_forced is called with the pages released when that is done. If a release is under way
+ * already it goes on with that, and the call is for all who asked.
+ */
+void scavenge_force(scavenger *s, void (*on_forced)(void *data, uint64_t npages), void *data);
+
+/* Somebody else has released a run, because of the memory limit, and has given it back to mheap. */
+void scavenge_note_eager(scavenger *s, page_run run);
+
+/* The peak of the pages in use in the generation before last: between one and two seconds ago. */
+uint64_t scavenge_past_pages(const scavenger *s);
+
+/* Is memory being given back at this moment, or does somebody wait for that? */
+bool scavenge_is_working(const scavenger *s);
+
+/* Free pages with memory that the background scavenger would release by now. */
+uint64_t scavenge_surplus_pages(const scavenger *s);
+
+#endif

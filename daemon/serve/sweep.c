@@ -1,0 +1,91 @@
+/*
+ * Sweep: passes over all spans by address, a slice at a time.
+ *
+ * Called by a timer of the loop. A pass begins by making all that is swept unswept (mcentral.c); spans that a refill
+ * sweeps meanwhile are skipped. A slice takes half a millisecond, slices follow each other after 5 ms, and a pass after
+ * a pause: 100 ms, doubled to at most 1 s while passes find nothing, and at least 20 times as long as the pass has
+ * worked, so sweeping costs a twentieth of a CPU at worst. Memory freed from afar is back within about a second on
+ * heaps up to some hundred thousand spans that nobody leases, and an idle daemon wakes once a second. Nothing to
+ * sweep, no work.
+ */
+#include "daemon/serve/sweep.h"
+
+#define SLICE_SPANS   64u /* between two looks at the clock */
+#define SLICE_NS      UINT64_C(500000)
+#define SLICE_GAP_MS  5u
+#define PAUSE_MIN_MS  100u
+#define PAUSE_MAX_MS  1000u
+#define PAUSE_RATIO   20u
+
+/* How long to wait after a pass. */
+static uint64_t end_pass(sweep *s)
+{
+    uint64_t least_ms = s->worked_ns * PAUSE_RATIO / 1000000;
+
+    s->pause_ms = s->nfreed != 0 ? PAUSE_MIN_MS : s->pause_ms * 2;
+    if (s->pause_ms > PAUSE_MAX_MS)
+        s->pause_ms = PAUSE_MAX_MS;
+    s->pos = page_at(0);
+    s->nfreed = 0;
+    s->worked_ns = 0;
+    return s->pause_ms > least_ms ? s->pause_ms : least_ms;
+}
+
+static void sweep_tick(uv_timer_t *timer)
+{
+    sweep *s = timer->data;
+    mheap *heap = s->table->heap;
+    uint64_t start = uv_hrtime();
+    bool more = true;
+
+    if (s->pos.n == 0)
+        heap->sweep_gen++;
+    while (more && uv_hrtime() - start < SLICE_NS) {
+        for (unsigned i = 0; i < SLICE_SPANS && more; i++) {
+            page_no first = mheap_next_span(heap, &s->pos);
+
+            more = first.n != 0;
+            if (more)
+                s->nfreed += lease_sweep(s->table, first, false);
+        }
+    }
+    s->worked_ns += uv_hrtime() - start;
+    (void)uv_timer_start(timer, sweep_tick, more ? SLICE_GAP_MS : end_pass(s), 0);
+}
+
+void sweep_start(sweep *s, uv_loop_t *loop, session_table *table)
+{
+    *s = (sweep){ .table = table, .pause_ms = PAUSE_MIN_MS };
+    (void)uv_timer_init(loop, &s->timer);
+    s->timer.data = s;
+    (void)uv_timer_start(&s->timer, sweep_tick, PAUSE_MIN_MS, 0);
+}
+
+void sweep_stop(sweep *s)
+{
+    uv_close((uv_handle_t *)&s->timer, NULL);
+}
+
+bool sweep_some(session_table *table, page_no *pos, unsigned nspans, uint64_t *ret_nfreed)
+{
+    for (; nspans > 0; nspans--) {
+        page_no first = mheap_next_span(table->heap, pos);
+
+        if (first.n == 0) {
+            *pos = page_at(0);
+            return true;
+        }
+        *ret_nfreed += lease_sweep(table, first, true);
+    }
+    return false;
+}
+
+uint64_t sweep_all(session_table *table)
+{
+    page_no pos = { 0 };
+    uint64_t nfreed = 0;
+
+    while (!sweep_some(table, &pos, SLICE_SPANS, &nfreed))
+        ;
+    return nfreed;
+}
