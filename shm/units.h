@@ -21,6 +21,12 @@ typedef struct page_no {
     uint32_t n;
 } page_no;
 
+/* Pages [first, first + npages). npages 0: none. */
+typedef struct page_run {
+    page_no first;
+    uint64_t npages;
+} page_run;
+
 /* A slot of the session table. Slot 0 is never used: 0 says "no session". */
 typedef struct session_no {
     uint16_t n;

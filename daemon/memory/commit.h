@@ -8,7 +8,6 @@
 #include <uv.h>
 
 #include "daemon/memory/heapfile.h"
-#include "daemon/heap/pagealloc.h"
 
 /* Runs that one job releases at most: what is above has to wait for the background scavenger. */
 #define COMMIT_RELEASES_MAX 256u
