@@ -36,6 +36,22 @@ static void raise_descriptor_limit(void)
     }
 }
 
+/*
+ * True if the system's pages are small enough. Larger ones could not be given back one by one: a punched hole has its
+ * memory until all of a system page is punched, while the books count it as released, and MADV_DONTNEED rounds its length
+ * up, so that the links of a chunk (mheap.c) would take those of the next one with them.
+ */
+static bool are_system_pages_small(void)
+{
+    long bytes = sysconf(_SC_PAGESIZE);
+
+    if (bytes <= (long)SYSTEM_PAGE_BYTES)
+        return true;
+    log_error("the system has memory pages of %ld bytes, and a heap needs pages of %d bytes: cannot serve", bytes,
+              (int)SYSTEM_PAGE_BYTES);
+    return false;
+}
+
 /* Where a heap came from, and where it is kept. */
 typedef struct home {
     keeper keep;
@@ -156,6 +172,8 @@ int main(int argc, char **argv)
 
     options_parse(&o, argc, argv);
     log_set_level(o.log_level);
+    if (!are_system_pages_small())
+        return EXIT_FAILURE;
     (void)signal(SIGPIPE, SIG_IGN);
     raise_descriptor_limit();
 

@@ -82,7 +82,7 @@ static void *map_shared(int fd, uint64_t len_bytes)
     uint64_t room_bytes = len_bytes + HUGE_BYTES;
     char *room = mmap(NULL, room_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     uint64_t before;
-    uint64_t mapped_bytes = (len_bytes + 4 * KIB - 1) & ~(4 * KIB - 1);
+    uint64_t mapped_bytes = (len_bytes + SYSTEM_PAGE_BYTES - 1) & ~(SYSTEM_PAGE_BYTES - 1);
     void *p;
 
     if (room == MAP_FAILED)
@@ -356,7 +356,7 @@ int heapfile_commit(heapfile *file, page_no first, uint64_t npages)
 /* Linux 5.14; else nothing happens. */
 static void populate(void *from, uint64_t len_bytes)
 {
-    uintptr_t at = (uintptr_t)from & ~(uintptr_t)(4 * KIB - 1);
+    uintptr_t at = (uintptr_t)from & ~(uintptr_t)(SYSTEM_PAGE_BYTES - 1);
 
     (void)madvise((void *)at, (uintptr_t)from + len_bytes - at, MADV_POPULATE_WRITE);
 }

@@ -38,7 +38,6 @@
 #define MADV_COLLAPSE 25
 #endif
 
-#define FIRST_BYTES   (4 * KIB)
 #define CALL_BLOCKS   4u
 #define WAIT_S_MAX    16u
 #define BLOCK_NS_SLOW UINT64_C(1000000) /* what 2 MiB of small pages cost daemon and client together */
@@ -80,7 +79,7 @@ static bool collapse(hugepages *huge, int fd, char *addr, uint64_t from_bytes, u
         int r;
 
         do
-            r = fallocate(fd, 0, (off_t)(from_bytes + i * HUGE_BYTES), FIRST_BYTES);
+            r = fallocate(fd, 0, (off_t)(from_bytes + i * HUGE_BYTES), SYSTEM_PAGE_BYTES);
         while (r < 0 && errno == EINTR);
         if (r < 0)
             return false; /* the caller's fallocate will say why */
