@@ -214,8 +214,8 @@ static void walk(stream *streams, const shm_map *map, bool marks)
 
 static void mark_tables(const shm_map *map)
 {
-    uint32_t nsessions = u32_load_relaxed(&map->header->nsession_slots);
-    uint32_t nroots = u32_load_relaxed(&map->header->nroot_slots);
+    uint32_t nsessions = u32_load_relaxed(&map->header->nsession_entries);
+    uint32_t nroots = u32_load_relaxed(&map->header->nroot_entries);
 
     mark_table(map->header, sizeof(*map->header));
     mark_table(map->sessions, (nsessions < SHM_SESSIONS_MAX ? nsessions : SHM_SESSIONS_MAX) * sizeof(*map->sessions));
