@@ -9,7 +9,7 @@
  *        refill                     out of free objects
  *       ---------> EMPTY ---> CURRENT ------------------> FULL
  *                    ^           ^                         |  one of its objects is freed: by this thread
- *                    |           +------- PARTIAL <--------+  (mcache_note_free), or from afar (found when looked at)
+ *                    |           +------- PARTIAL <--------+  (mcache_note_free), or remotely (found when looked at)
  *                    +-- last object freed --+
  *
  * mcache_refill, in order: 1. other words of the current span, 2. the partial span that has waited longest, so has most
@@ -660,7 +660,7 @@ static inline mspan *refill_from_lists(mcache *mc, uint32_t i)
 }
 
 /* All else that there is. */
-__attribute__((noinline)) static mspan *refill_from_afar(uint32_t i)
+__attribute__((noinline)) static mspan *refill_slowly(uint32_t i)
 {
     int r = process_ensure_writable();
     mcache *mc = r < 0 ? NULL : mcache_get();
@@ -703,7 +703,7 @@ mspan *mcache_refill(uint32_t i)
             return next;
         mc->current[i] = &mspan_none;
     }
-    return refill_from_afar(i);
+    return refill_slowly(i);
 }
 
 void *mcache_alloc(uint32_t slot)
