@@ -30,7 +30,7 @@ typedef struct page_run {
     uint64_t npages;
 } page_run;
 
-/* A slot of the session table. Slot 0 is never used: 0 says "no session". */
+/* An entry of the session table. Entry 0 is never used: 0 says "no session". */
 typedef struct session_no {
     uint16_t n;
 } session_no;

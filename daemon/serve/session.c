@@ -94,8 +94,8 @@ int session_open(session_table *table, const session_request *request, session *
         return SESSION_E_NO_RANDOM;
     }
     table->search_from = no;
-    if (no >= u32_load_relaxed(&table->heap->map->header->nsession_slots))
-        u32_store_release(&table->heap->map->header->nsession_slots, no + 1u);
+    if (no >= u32_load_relaxed(&table->heap->map->header->nsession_entries))
+        u32_store_release(&table->heap->map->header->nsession_entries, no + 1u);
 
     CRASH_POINT(session_after_token);
 
@@ -212,7 +212,7 @@ static void recover_lease(session_table *table, page_no first)
 
 int session_table_recover(session_table *table, mheap *heap, const char **ret_why)
 {
-    uint32_t nslots = u32_load_relaxed(&heap->map->header->nsession_slots);
+    uint32_t nslots = u32_load_relaxed(&heap->map->header->nsession_entries);
     page_no pos = { 0 };
 
     session_table_init(table, heap);

@@ -120,7 +120,7 @@ int lease_return_run(session_table *table, session *s, page_no first) __attribut
 void lease_revoke(session_table *table, session *s, page_no first, bool punched);
 
 /*
- * Sweep any span: one that nobody leases goes where it belongs; a large run whose object was freed from afar ends,
+ * Sweep any span: one that nobody leases goes where it belongs; a large object that was freed remotely ends,
  * leased or not. force: even if that was done since the last sweep began. True if pages came free.
  */
 bool lease_sweep(session_table *table, page_no first, bool force);
