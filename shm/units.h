@@ -16,7 +16,7 @@
 #define PAGE_SHIFT 13u
 #define PAGE_BYTES (UINT64_C(1) << PAGE_SHIFT)
 
-/* The system's pages: what the kernel gives and takes back at once. The daemon refuses to start where they are larger. */
+/* A memory page of the system. The daemon refuses to start where they are larger (main.c says why). */
 #define SYSTEM_PAGE_BYTES (4 * KIB)
 
 /* A page of the arena, counted from its base. Page 0 is never handed out: 0 says "no page" wherever a page is named. */
