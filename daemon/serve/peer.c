@@ -95,7 +95,7 @@ void peer_close(peer *p)
     if (sess != NULL && !s->stopping) {
         session_set_state(&s->sessions, sess, SHM_SESSION_LOST);
         sess->nlooks = 0;
-        log_debug("session %u (pid %u): connection ended", sess->no.n, sess->pid);
+        log_debug("session %u (pid %u): connection ended", sess->lessee.no.n, sess->pid);
         server_watch_lost(s);
     }
     if (p->wait != WAIT_NONE || p->op_detach || p->deferred) {
