@@ -21,7 +21,7 @@ typedef struct page_no {
     uint32_t n;
 } page_no;
 
-/* A slot of the session table. Slot 0 is never used: 0 says "no session". */
+/* An entry of the session table. Entry 0 is never used: 0 says "no session". */
 typedef struct session_no {
     uint16_t n;
 } session_no;

@@ -9,7 +9,7 @@
  *        refill                     out of free objects
  *       ---------> EMPTY ---> CURRENT ------------------> FULL
  *                    ^           ^                         |  one of its objects is freed: by this thread
- *                    |           +------- PARTIAL <--------+  (mcache_note_free), or from afar (found when looked at)
+ *                    |           +------- PARTIAL <--------+  (mcache_note_free), or remotely (found when looked at)
  *                    +-- last object freed --+
  *
  * mcache_refill, in order: 1. other words of the current span, 2. the partial span that has waited longest, so has most
@@ -198,7 +198,7 @@ static mcache *mcache_new(void)
     } else if (old_mcaches != NULL) {
         mc = old_mcaches;
         old_mcaches = mc->next_made;
-    } else if (mapping_private(sizeof(*mc), MAPPING_KEPT_UNIT, &p) == 0) {
+    } else if (mapping_private(sizeof(*mc), MAPPING_UNWIPED_UNIT, &p) == 0) {
         mc = p;
         mc->next_made = made_mcaches;
         made_mcaches = mc;
@@ -660,7 +660,7 @@ static inline mspan *refill_from_lists(mcache *mc, uint32_t i)
 }
 
 /* All else that there is. */
-__attribute__((noinline)) static mspan *refill_from_afar(uint32_t i)
+__attribute__((noinline)) static mspan *refill_slowly(uint32_t i)
 {
     int r = process_ensure_writable();
     mcache *mc = r < 0 ? NULL : mcache_get();
@@ -703,7 +703,7 @@ mspan *mcache_refill(uint32_t i)
             return next;
         mc->current[i] = &mspan_none;
     }
-    return refill_from_afar(i);
+    return refill_slowly(i);
 }
 
 void *mcache_alloc(uint32_t slot)

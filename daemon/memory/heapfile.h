@@ -25,7 +25,7 @@ typedef struct heap_private {
     uint64_t magic;
     uint64_t abi_hash;
     uint64_t generation;
-    shm_u32 nadoption_slots; /* slots from here on were never used; only rises */
+    shm_u32 nadoption_entries; /* entries from here on were never used; only rises */
     uint32_t pad;
     uint8_t tokens[SHM_SESSIONS_MAX][SESSION_TOKEN_BYTES];
     private_adoption adoptions[ADOPTIONS_MAX];

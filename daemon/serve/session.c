@@ -140,8 +140,8 @@ int session_open(session_table *table, const session_request *request, session *
         return SESSION_E_NO_RANDOM;
     }
     table->search_from = no.n;
-    if (no.n >= u32_load_relaxed(&map->header->nsession_slots))
-        u32_store_release(&map->header->nsession_slots, no.n + 1u);
+    if (no.n >= u32_load_relaxed(&map->header->nsession_entries))
+        u32_store_release(&map->header->nsession_entries, no.n + 1u);
     CRASH_POINT(session_after_token);
     for (size_t i = 0; i < SHM_COUNTERS_WORDS; i++)
         u64_store_relaxed(&shm_counters(map, no)[i], 0);
@@ -198,7 +198,7 @@ static int recover_entry(session_table *table, session_no no)
 
 int session_table_recover(session_table *table, mheap *heap, const char **ret_why)
 {
-    uint32_t nentries = u32_load_relaxed(&heap->map->header->nsession_slots);
+    uint32_t nentries = u32_load_relaxed(&heap->map->header->nsession_entries);
     int r = 0;
 
     session_table_init(table, heap);

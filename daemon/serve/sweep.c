@@ -4,7 +4,7 @@
  * Called by a timer of the loop. A pass begins by making all that is swept unswept (mcentral.c); spans that a refill
  * sweeps meanwhile are skipped. A slice takes half a millisecond, slices follow each other after 5 ms, and a pass after
  * a pause: 100 ms, doubled to at most 1 s while passes find nothing, and at least 20 times as long as the pass has
- * worked, so sweeping costs a twentieth of a CPU at worst. Memory freed from afar is back within about a second on
+ * worked, so sweeping costs a twentieth of a CPU at worst. Memory freed remotely is back within about a second on
  * heaps up to some hundred thousand spans that nobody leases, and an idle daemon wakes once a second. Nothing to
  * sweep, no work.
  */

@@ -1,5 +1,5 @@
 /*
- * Sweep: in the background, find what was freed from afar in spans that nobody leases.
+ * Sweep: in the background, find what was freed remotely in spans that nobody leases.
  */
 #ifndef GOALLOC_DAEMON_SERVE_SWEEP_H
 #define GOALLOC_DAEMON_SERVE_SWEEP_H

@@ -1,5 +1,5 @@
 /*
- * The daemon's heap without its sockets: sessions lease, use and return spans at random, objects are freed from afar,
+ * The daemon's heap without its sockets: sessions lease, use and return spans at random, objects are freed remotely,
  * sessions end; a naive model knows which objects live. Validated all along; at the end nothing is left.
  */
 #include <stdarg.h>
@@ -86,7 +86,7 @@ static void allocate(world *w, int i)
         return;
     at = (uint32_t)(test_random(&w->seed) % w->nspans[i]);
     if (lease_check(&w->sessions[i]->lessee, w->spans[i][at].n, &first) != 0) {
-        /* A large run whose object was freed from afar: the sweep has ended it. */
+        /* A large object that was freed remotely: the sweep has ended it. */
         w->spans[i][at] = w->spans[i][--w->nspans[i]];
         return;
     }
@@ -104,7 +104,7 @@ static void allocate(world *w, int i)
     }
 }
 
-static void free_from_afar(world *w)
+static void free_remotely(world *w)
 {
     object_ref ref;
     uint32_t at;
@@ -159,7 +159,7 @@ static void give_back(world *w, int i)
     page_no first = w->spans[i][at];
     page_no checked;
 
-    /* The sweep may have ended the lease of a large run whose object is dead. */
+    /* The sweep may have ended the lease of a large object that is dead. */
     e = lease_check(&w->sessions[i]->lessee, first.n, &checked);
     if (e == 0)
         e = lease_return(&w->sessions[i]->lessee, checked);
@@ -249,7 +249,7 @@ static void random_sessions_agree_with_the_model(void **state)
         else if (r % 100 < 50)
             allocate(&w, i);
         else if (r % 100 < 85)
-            free_from_afar(&w);
+            free_remotely(&w);
         else if (r % 100 < 88)
             change_owner(&w, i);
         else if (r % 100 < 97)
@@ -271,7 +271,7 @@ static void random_sessions_agree_with_the_model(void **state)
         end_session(&w, i);
     check(&w);
     while (w.nobjects > 0)
-        free_from_afar(&w);
+        free_remotely(&w);
     sweep_everything(&w);
     check(&w);
     assert_int_equal(w.heap.ninuse_spans, 0);

@@ -47,7 +47,7 @@ static page_no put_span(world *w, uint8_t class, uint32_t nlive)
     return first;
 }
 
-/* n objects of a span are freed from afar. */
+/* n objects of a span are freed remotely. */
 static void free_some(world *w, page_no first, uint32_t n)
 {
     u64_store_release(shm_remote_bits(&w->file.map, first), (UINT64_C(1) << n) - 1);
