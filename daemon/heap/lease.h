@@ -56,7 +56,7 @@ void lease_give(lessee *l, page_no first);
 /* Check a span number from a client. 0, LEASE_E_NOT_LEASED. */
 int lease_check(const lessee *l, uint32_t first, page_no *ret) __attribute__((warn_unused_result));
 
-/* A large span that l leases becomes longer, by pages that mheap_take_growth() took; or shorter: npages are left. */
+/* A large span that l leases becomes longer, by pages that are aside for it; or shorter: npages are left. */
 void lease_extend(lessee *l, page_no first, uint64_t npages);
 void lease_shrink(lessee *l, page_no first, uint64_t npages);
 

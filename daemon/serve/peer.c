@@ -354,7 +354,8 @@ bool peer_defer(peer *p)
 {
     const mheap *heap = p->server->heap;
 
-    if (heap->nreleasing_pages + heap->nempty_pages == 0 || p->ndefers >= DEFERS_MAX || !peer_hold(p))
+    if (mheap_releasing_pages(heap) + heap->naside_pages[ASIDE_UNUSED] == 0 || p->ndefers >= DEFERS_MAX ||
+        !peer_hold(p))
         return false;
     p->ndefers++;
     p->deferred = true;

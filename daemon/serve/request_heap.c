@@ -146,8 +146,7 @@ static void on_scavenged(void *data, uint64_t npages)
             continue;
         p->wait = WAIT_NONE;
         body.released_bytes = npages * PAGE_BYTES;
-        body.remaining_bytes =
-            (mheap_committed_pages(srv->heap) - srv->heap->ninuse_pages - srv->heap->ngrowth_pages) * PAGE_BYTES;
+        body.remaining_bytes = mheap_idle_pages(srv->heap) * PAGE_BYTES;
         reply.result_case = GOALLOCD__REPLY__RESULT_SCAVENGE;
         reply.scavenge = &body;
         peer_reply(p, &reply);

@@ -115,7 +115,7 @@ static void op_add_releases(peer *p)
     mheap_flush_cache(heap);
     p->commit.releases = p->op->releases;
     while (over > 0 && p->commit.nreleases < COMMIT_RELEASES_MAX) {
-        run = mheap_begin_release(heap, over, true);
+        run = mheap_take_aside(heap, ASIDE_RELEASE_DENSE, (page_run){ .npages = over }, NULL);
         if (run.npages == 0)
             return;
         p->commit.releases[p->commit.nreleases++] = run;
@@ -126,7 +126,7 @@ static void op_add_releases(peer *p)
 static void op_end_releases(peer *p)
 {
     for (size_t i = 0; i < p->commit.nreleases; i++) {
-        mheap_end_release(p->server->heap, p->commit.releases[i], i < p->commit.npunched);
+        mheap_put_back(p->server->heap, ASIDE_RELEASE_DENSE, p->commit.releases[i], i < p->commit.npunched);
         if (i < p->commit.npunched)
             scavenge_note_eager(&p->server->scav, p->commit.releases[i]);
     }
@@ -203,7 +203,7 @@ static void op_end_growth(peer *p, int result)
         lease_extend(&s->lessee, first, p->op_grow);
         return;
     }
-    mheap_cancel_growth(srv->heap, behind, p->op_grow, result < 0 && p->commit.undone);
+    mheap_put_back(srv->heap, ASIDE_GROWTH, (page_run){ behind, p->op_grow }, result < 0 && p->commit.undone);
     p->op_nspans = 0;
 }
 
@@ -513,7 +513,8 @@ void handle_resize_large(peer *p, uint64_t id, const Goallocd__ResizeLarge *ask)
     }
     if (!op_begin(p, id))
         return;
-    if (!mheap_take_growth(srv->heap, first, grow, &nscavenged)) {
+    if (mheap_take_aside(srv->heap, ASIDE_GROWTH, (page_run){ page_at(first.n + npages), grow }, &nscavenged).npages ==
+        0) {
         op_end(p);
         reply_error(p, id, EBUSY, "what lies behind the object is in use");
         return;

@@ -15,6 +15,7 @@
 #include "daemon/serve/session.h"
 #include "daemon/serve/sweep.h"
 #include "tests/support/fixture.h"
+#include "tests/support/release.h"
 
 #define NSESSIONS  6
 #define NOBJECTS   20000
@@ -184,14 +185,15 @@ static void resize_large(world *w, int i)
 
     uint64_t npages = shm_span_at(w->heap.map, first)->npages;
     uint64_t other = 1 + (r >> 32) % 600;
+    page_run growth = { page_at(first.n + npages), other - npages };
 
     if (other < npages) {
         lease_shrink(&w->sessions[i]->lessee, first, other);
-    } else if (other > npages && mheap_take_growth(&w->heap, first, other - npages, &nscavenged)) {
+    } else if (other > npages && mheap_take_aside(&w->heap, ASIDE_GROWTH, growth, &nscavenged).npages > 0) {
         assert_true(nscavenged <= other - npages);
         assert_int_equal(mheap_validate(&w->heap, stderr), 0);
         if (r >> 60 == 0) { /* there was no memory */
-            mheap_cancel_growth(&w->heap, page_at(first.n + npages), other - npages, false);
+            mheap_put_back(&w->heap, ASIDE_GROWTH, growth, false);
         } else {
             lease_extend(&w->sessions[i]->lessee, first, other - npages);
         }
@@ -259,7 +261,7 @@ static void random_sessions_agree_with_the_model(void **state)
         else if (r % 1000 < 984)
             resize_large(&w, i);
         else if (r % 1000 < 989)
-            (void)mheap_release(&w.heap, (r >> 40) % 1000);
+            heap_release(&w.heap, (r >> 40) % 1000);
         else if (r % 1000 == 999) {
             end_session(&w, i);
             open_session(&w, i);
@@ -279,7 +281,7 @@ static void random_sessions_agree_with_the_model(void **state)
     assert_int_equal(w.table.nopen, 0);
     assert_int_equal(w.table.leases.nleased, 0);
     assert_int_equal(u64_load_relaxed(&w.file.map.header->free_limit), w.file.map.arena_bytes);
-    (void)mheap_release(&w.heap, UINT64_MAX);
+    heap_release(&w.heap, UINT64_MAX);
     assert_int_equal(mheap_committed_pages(&w.heap), 0);
     assert_int_equal(heapfile_arena_bytes(&w.file), 0);
     session_table_end(&w.table);
