@@ -1,7 +1,7 @@
 /*
  * heap: what concerns the heap as a whole: named roots, statistics, trim, and the text of errors.
  *
- * Called by users; each is a request or two to the daemon (connection.c). Data: none of its own.
+ * Called by users; all but goalloc_strerror() are a request or two to the daemon (connection.c). Data: none of its own.
  */
 #include <errno.h>
 #include <string.h>
@@ -9,7 +9,7 @@
 #include "client/lib/connection.h"
 #include "client/lib/mcache.h"
 
-_Static_assert(GOALLOC_ROOT_NAME_MAX + 1 == SHM_ROOT_NAME_BYTES, "the longest name fits its slot");
+_Static_assert(GOALLOC_ROOT_NAME_MAX + 1 == SHM_ROOT_NAME_BYTES, "the longest name fits its entry");
 
 int goalloc_root_set(const char *name, void *p)
 {
@@ -73,7 +73,7 @@ int goalloc_trim(void)
         return r;
     if (process.readonly)
         return 0; /* it holds nothing */
-    /* Is the daemon there? If not, what is held is all that there is to allocate from. */
+    /* Without a daemon nothing goes back: what is held is all that there is to allocate from. */
     r = connection_sync();
     if (r < 0)
         return r;
