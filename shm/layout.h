@@ -100,7 +100,7 @@ typedef struct shm_session {
     shm_u32 epoch;    /* counts the uses of this entry */
     shm_u32 state;    /* enum shm_session_state */
     shm_u32 trim_seq; /* raised when the daemon wants idle spans back; clients look at it on their slow path */
-    uint32_t flags;   /* SHM_ATTACH_* */
+    uint32_t flags;   /* SESSION_RECLAIM, SESSION_READONLY */
     uint32_t pid;
     uint32_t uid;
     uint64_t limit_bytes;

@@ -1,5 +1,5 @@
 /*
- * Limits: numbers that daemon and clients must agree on, each of them here alone. Error texts and tests are made of them.
+ * Limits: numbers that daemon and clients must agree on, each of them here alone. Error texts and tests use them.
  *
  * What else both sides know: layout.h (structures), sizeclass.h (small objects), proto/frame.h (messages). The ABI hash
  * covers the limits of structures and runs, so a daemon and a library that differ in them never share a heap.
@@ -36,11 +36,10 @@ _Static_assert(SHM_RUN_PAGES_MAX >= SHM_RUN_PAGES_MIN, "there are runs");
 #define SHM_ROOTS_MAX       4096
 #define SHM_ROOT_NAME_MAX   255 /* bytes, without the terminating zero */
 #define SHM_LABEL_MAX       63  /* the same */
-#define SHM_TOKEN_BYTES     16u /* what a process proves with that a session is its own */
+#define SESSION_TOKEN_BYTES 16u /* by which a process shows that a session is its own */
 
-/* Flags of an Attach and of the session that it opens. */
-#define SHM_ATTACH_RECLAIM  UINT32_C(1)
-#define SHM_ATTACH_READONLY UINT32_C(2)
-#define SHM_ATTACH_FLAGS    (SHM_ATTACH_RECLAIM | SHM_ATTACH_READONLY)
+/* Flags of a session, as its Attach has asked for them. */
+#define SESSION_RECLAIM  UINT32_C(1)
+#define SESSION_READONLY UINT32_C(2)
 
 #endif

@@ -50,6 +50,9 @@
 #define DEFAULT_TIMEOUT_MS 5000
 #define ATTACH_FLAGS       (GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY | GOALLOC_ATTACH_DUMP)
 
+_Static_assert(GOALLOC_ATTACH_RECLAIM == SESSION_RECLAIM && GOALLOC_ATTACH_READONLY == SESSION_READONLY,
+               "public names of the session's flags");
+
 static const shm_u64 no_limit = 0; /* no free takes the fast path */
 static const shm_u32 no_trim = 0;
 static shm_u32 first_state = PROCESS_DETACHED; /* until there is memory that no child sees */

@@ -22,9 +22,6 @@
 #define LIST_ROOTS_MAX     128u
 #define ATTACH_FDS         4
 
-/* What goallocd.proto calls the states of sessions that are over. */
-enum { SESSION_STATE_DETACHED = 4, SESSION_STATE_DIED = 5 };
-
 Goallocd__Reply reply_init(uint64_t id)
 {
     Goallocd__Reply reply = GOALLOCD__REPLY__INIT;
@@ -272,7 +269,7 @@ static void fill_session(const session *s, left_sum left, bool ended, Goallocd__
     ret->pid = s->pid;
     ret->uid = s->uid;
     ret->flags = s->flags;
-    ret->state = ended ? (s->detached ? SESSION_STATE_DETACHED : SESSION_STATE_DIED) : (uint32_t)s->state;
+    ret->state = (uint32_t)(!ended ? s->state : s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED);
     ret->label = (char *)(uintptr_t)s->label;
     ret->held_bytes = s->nheld_pages * PAGE_BYTES;
     ret->leased_spans = s->leased.count;
@@ -407,10 +404,10 @@ static void reply_root_error(peer *p, uint64_t id, int e)
         const char *message;
     } errors[] = {
         [ROOTS_E_EMPTY] = { EINVAL, "the root's name is empty" },
-        [ROOTS_E_TOO_LONG] = { ENAMETOOLONG, "the root's name is longer than 255 bytes" },
+        [ROOTS_E_TOO_LONG] = { ENAMETOOLONG, "the root's name is longer than " SHM_TEXT(SHM_ROOT_NAME_MAX) " bytes" },
         [ROOTS_E_NOT_UTF8] = { EILSEQ, "the root's name is not UTF-8" },
         [ROOTS_E_NO_SUCH] = { ENOENT, "no root of that name" },
-        [ROOTS_E_FULL] = { ENOSPC, "there are 4096 roots already" },
+        [ROOTS_E_FULL] = { ENOSPC, "there are " SHM_TEXT(SHM_ROOTS_MAX) " roots already" },
         [ROOTS_E_NOT_LIVE] = { EINVAL, "a root must point into a live object" },
     };
 

@@ -6,13 +6,6 @@
 
 #include "daemon/heap/mcentral.h"
 
-/*
- * The daemon's own copy of GOALLOC_ATTACH_*: daemon and client do not include each other. The attach handshake
- * carries them.
- */
-#define SESSION_RECLAIM  UINT32_C(1)
-#define SESSION_READONLY UINT32_C(2)
-
 typedef struct session {
     session_no no;
     uint32_t epoch;
