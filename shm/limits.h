@@ -38,6 +38,9 @@ _Static_assert(SHM_RUN_PAGES_MAX >= SHM_RUN_PAGES_MIN, "there are runs");
 #define SHM_LABEL_MAX       63  /* the same */
 #define SESSION_TOKEN_BYTES 16u /* by which a process shows that a session is its own */
 
+/* Where the daemon serves and everybody looks for it, unless told otherwise. */
+#define SHM_SOCKET_PATH "/run/goallocd/goallocd.sock"
+
 /* Flags of a session, as its Attach has asked for them. */
 #define SESSION_RECLAIM  UINT32_C(1)
 #define SESSION_READONLY UINT32_C(2)

@@ -20,7 +20,6 @@
 
 #define LIST_SESSIONS_MAX  128u
 #define LIST_ROOTS_MAX     128u
-#define ATTACH_FDS         4
 
 Goallocd__Reply reply_init(uint64_t id)
 {
@@ -131,21 +130,21 @@ static void refuse_late(peer *p, uint64_t id)
 }
 
 /* Descriptors of a new session, in the order of the reply. False: there are none. */
-static bool attach_fds(const heapfile *file, const session *s, int ret[ATTACH_FDS])
+static bool attach_fds(const heapfile *file, const session *s, int ret[ATTACH_NFDS])
 {
     bool readonly = s->flags & SESSION_READONLY;
 
-    ret[0] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA];
-    ret[1] = heapfile_spans_fd(file);
-    ret[2] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP];
-    ret[3] = heapfile_life_fd(file, s->no);
-    return ret[1] >= 0 && ret[3] >= 0;
+    ret[ATTACH_FD_ARENA] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA];
+    ret[ATTACH_FD_SPANS] = heapfile_spans_fd(file);
+    ret[ATTACH_FD_BITMAP] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP];
+    ret[ATTACH_FD_LIFE] = heapfile_life_fd(file, s->no);
+    return ret[ATTACH_FD_SPANS] >= 0 && ret[ATTACH_FD_LIFE] >= 0;
 }
 
 /* Those that were made for the reply; the others are the heapfile's. */
-static void close_attach_fds(const int fds[ATTACH_FDS])
+static void close_attach_fds(const int fds[ATTACH_NFDS])
 {
-    for (int i = 1; i < ATTACH_FDS; i += 2) {
+    for (int i = 1; i < ATTACH_NFDS; i += 2) {
         if (fds[i] >= 0)
             (void)close(fds[i]);
     }
@@ -158,7 +157,7 @@ static void attach_reply(peer *p, uint64_t id, session *s)
     const shm_header *header = srv->heap->map->header;
     Goallocd__Reply reply = reply_init(id);
     Goallocd__AttachReply body = GOALLOCD__ATTACH_REPLY__INIT;
-    int fds[ATTACH_FDS];
+    int fds[ATTACH_NFDS];
 
     if (!attach_fds(srv->file, s, fds) || !server_watch(srv, p, s)) {
         close_attach_fds(fds);
@@ -183,7 +182,7 @@ static void attach_reply(peer *p, uint64_t id, session *s)
     body.daemon_version = (char *)(uintptr_t)GOALLOC_VERSION;
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
     reply.attach = &body;
-    peer_reply_with_fds(p, &reply, fds, ATTACH_FDS);
+    peer_reply_with_fds(p, &reply, fds, ATTACH_NFDS);
     close_attach_fds(fds);
 }
 
