@@ -12,7 +12,6 @@
 
 #include "shm/layout.h"
 
-#define DEFAULT_SOCKET  "/run/goallocd/goallocd.sock"
 #define DEFAULT_RESERVE (64 * GIB)
 #define USER_SPACE_END  (UINT64_C(1) << 47)
 
@@ -53,7 +52,7 @@ bool options_parse_size(const char *text, uint64_t *ret_bytes)
 enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES };
 
 static const struct argp_option option_table[] = {
-    { "socket", 's', "PATH", 0, "Serve on this Unix socket (default " DEFAULT_SOCKET ")", 0 },
+    { "socket", 's', "PATH", 0, "Serve on this Unix socket (default " SHM_SOCKET_PATH ")", 0 },
     { "reserve", 'r', "SIZE", 0,
       "Address space of the arena, a multiple of 64M up to 16T (default 64G). It takes no memory until it is used", 0 },
     { "base", 'b', "ADDR", 0, "Address of the arena in every process, in hex (default 0x00c000000000)", 0 },
@@ -169,7 +168,7 @@ void options_parse(options *ret, int argc, char **argv)
     };
 
     *ret = (options){
-        .socket_path = DEFAULT_SOCKET,
+        .socket_path = SHM_SOCKET_PATH,
         .reserve_bytes = DEFAULT_RESERVE,
         .base = SHM_BASE_DEFAULT,
         .eager_commit = true,

@@ -7,8 +7,7 @@
 #include "daemon/memory/hugepages.h"
 #include "shm/layout.h"
 
-#define SESSION_TOKEN_BYTES 16u
-#define ADOPTIONS_MAX       (UINT32_C(1) << 22) /* of all sessions */
+#define ADOPTIONS_MAX (UINT32_C(1) << 22) /* of all sessions */
 
 /* The memfds by which a heap is handed from one daemon to the next, in this order. */
 enum { HEAPFILE_ARENA, HEAPFILE_SPANS, HEAPFILE_BITMAP, HEAPFILE_PRIVATE, HEAPFILE_NFDS };
