@@ -53,7 +53,7 @@ static void sweep_tick(uv_timer_t *timer)
     (void)uv_timer_start(timer, sweep_tick, more ? SLICE_GAP_MS : end_pass(s), 0);
 }
 
-void sweep_start(sweep *s, uv_loop_t *loop, session_table *table)
+void sweep_start(sweep *s, uv_loop_t *loop, lease_table *table)
 {
     *s = (sweep){ .table = table, .pause_ms = PAUSE_MIN_MS };
     (void)uv_timer_init(loop, &s->timer);
@@ -66,7 +66,7 @@ void sweep_stop(sweep *s)
     uv_close((uv_handle_t *)&s->timer, NULL);
 }
 
-bool sweep_some(session_table *table, page_no *pos, unsigned nspans, uint64_t *ret_nfreed)
+bool sweep_some(lease_table *table, page_no *pos, unsigned nspans, uint64_t *ret_nfreed)
 {
     for (; nspans > 0; nspans--) {
         page_no first = mheap_next_span(table->heap, pos);
@@ -80,7 +80,7 @@ bool sweep_some(session_table *table, page_no *pos, unsigned nspans, uint64_t *r
     return false;
 }
 
-uint64_t sweep_all(session_table *table)
+uint64_t sweep_all(lease_table *table)
 {
     page_no pos = { 0 };
     uint64_t nfreed = 0;
