@@ -70,11 +70,4 @@ summary summary_merge(const uint64_t *entries, unsigned n, uint64_t pages_each);
 /* The summary of a chunk, from scratch. */
 summary pagebits_summarize(const uint64_t *words);
 
-/*
- * The summary after [from, to) has been freed, or taken, given the one before and the bits as they are now. The same
- * as pagebits_summarize(), mostly without looking at all words.
- */
-summary summary_after_free(summary before, const uint64_t *words, unsigned from, unsigned to);
-summary summary_after_alloc(summary before, const uint64_t *words, unsigned from, unsigned to);
-
 #endif
