@@ -240,7 +240,7 @@ page_run mheap_begin_release(mheap *heap, uint64_t npages, bool force)
 void mheap_end_release(mheap *heap, page_run run, bool punched)
 {
     heap->nreleasing_pages -= run.npages;
-    pagealloc_free_run(heap->pages, run.first, run.npages, punched);
+    pagealloc_put_back(heap->pages, run, punched);
 }
 
 uint64_t mheap_release(mheap *heap, uint64_t npages)

@@ -176,6 +176,53 @@ static void background_release_skips_dense_chunks_until_a_generation_has_passed(
     heapfile_close(&file);
 }
 
+static void runs_that_are_being_released_make_no_chunk_dense(void **state)
+{
+    heapfile file;
+    mheap heap;
+    page_no spans[512];
+    uint64_t nscavenged;
+    page_run first;
+    page_run second;
+    page_run third;
+
+    (void)state;
+    assert_int_equal(heapfile_create(&file, SHM_BASE_DEFAULT, 128 * MIB), 0);
+    assert_int_equal(mheap_init(&heap, &file, 0), 0);
+    for (int i = 1; i < 512; i++) /* the first chunk, but for page 0: spans[i] is page i */
+        assert_int_equal(mheap_alloc_span(&heap, 1, 1, (span_class){ 0 }, &spans[i], &nscavenged), 0);
+    for (int i = 0; i < 32; i++) /* three free runs of 12, 12 and 8 pages; 480 pages are in use */
+        mheap_free_span(&heap, spans[100 + i + i / 12], false);
+    pagealloc_next_gen(heap.pages);
+    pagealloc_next_gen(heap.pages);
+    first = mheap_begin_release(&heap, 512, false);
+    assert_int_equal(first.first.n, 126);
+    assert_int_equal(first.npages, 8);
+    second = mheap_begin_release(&heap, 512, false);
+    assert_int_equal(second.first.n, 113);
+    assert_int_equal(second.npages, 12);
+    /* 500 pages are taken now, and a generation ends; still 480 of them are in use. */
+    pagealloc_next_gen(heap.pages);
+    third = mheap_begin_release(&heap, 6, false);
+    assert_int_equal(third.first.n, 106);
+    assert_int_equal(third.npages, 6);
+    mheap_end_release(&heap, first, true);
+    mheap_end_release(&heap, second, true);
+    mheap_end_release(&heap, third, true);
+    third = mheap_begin_release(&heap, 512, false);
+    assert_int_equal(third.first.n, 100);
+    assert_int_equal(third.npages, 6);
+    mheap_end_release(&heap, third, false); /* the system didn't take it */
+    assert_int_equal(pagealloc_validate(heap.pages, stderr), 0);
+    third = mheap_begin_release(&heap, 512, false);
+    assert_int_equal(third.npages, 6);
+    mheap_end_release(&heap, third, true);
+    assert_int_equal(mheap_begin_release(&heap, 512, false).npages, 0);
+    assert_int_equal(pagealloc_validate(heap.pages, stderr), 0);
+    mheap_end(&heap);
+    heapfile_close(&file);
+}
+
 static void chunk_with_nothing_in_it_gives_up_its_metadata(void **state)
 {
     heapfile file;
@@ -223,6 +270,7 @@ int main(void)
         cmocka_unit_test(scavenger_that_has_slept_long_does_not_work_in_a_burst),
         cmocka_unit_test(scavenger_wants_what_is_above_its_goals),
         cmocka_unit_test(background_release_skips_dense_chunks_until_a_generation_has_passed),
+        cmocka_unit_test(runs_that_are_being_released_make_no_chunk_dense),
         cmocka_unit_test(chunk_with_nothing_in_it_gives_up_its_metadata),
     };
 

@@ -26,47 +26,56 @@ static void candidates_have_memory_and_are_not_dense(void **state)
 {
     static const struct {
         uint16_t ntaken;
-        uint16_t ntaken_before;
+        uint16_t naside;
+        uint16_t ninuse_before;
         bool same_gen; /* it has changed in this generation */
         uint16_t nbacked;
         bool force;
         bool expected;
     } rows[] = {
         /* nothing to release */
-        { 0, 0, true, 0, false, false },
-        { 0, 0, true, 0, true, false },
-        { 512, 512, true, 0, true, false },
-        { 100, 100, false, 0, true, false },
+        { 0, 0, 0, true, 0, false, false },
+        { 0, 0, 0, true, 0, true, false },
+        { 512, 0, 512, true, 0, true, false },
+        { 100, 0, 100, false, 0, true, false },
         /* dense now */
-        { 0, 0, true, 512, false, true },
-        { 0, 0, true, 1, false, true },
-        { 494, 0, true, 18, false, true },
-        { 495, 0, true, 17, false, true },
-        { 496, 0, true, 16, false, false },
-        { 497, 0, true, 15, false, false },
-        { 511, 0, true, 1, false, false },
-        { 495, 0, false, 1, false, true },
-        { 496, 0, false, 1, false, false },
-        { 497, 0, false, 1, false, false },
+        { 0, 0, 0, true, 512, false, true },
+        { 0, 0, 0, true, 1, false, true },
+        { 494, 0, 0, true, 18, false, true },
+        { 495, 0, 0, true, 17, false, true },
+        { 496, 0, 0, true, 16, false, false },
+        { 497, 0, 0, true, 15, false, false },
+        { 511, 0, 0, true, 1, false, false },
+        { 495, 0, 0, false, 1, false, true },
+        { 496, 0, 0, false, 1, false, false },
+        { 497, 0, 0, false, 1, false, false },
         /* dense when the last generation ended */
-        { 495, 495, true, 17, false, true },
-        { 495, 496, true, 17, false, false },
-        { 495, 497, true, 17, false, false },
-        { 0, 495, true, 512, false, true },
-        { 0, 496, true, 512, false, false },
-        { 0, 512, true, 1, false, false },
+        { 495, 0, 495, true, 17, false, true },
+        { 495, 0, 496, true, 17, false, false },
+        { 495, 0, 497, true, 17, false, false },
+        { 0, 0, 495, true, 512, false, true },
+        { 0, 0, 496, true, 512, false, false },
+        { 0, 0, 512, true, 1, false, false },
         /* not changed since: what was before that does not matter */
-        { 495, 495, false, 17, false, true },
-        { 495, 496, false, 17, false, true },
-        { 495, 497, false, 17, false, true },
-        { 0, 512, false, 512, false, true },
-        { 496, 495, false, 16, false, false },
+        { 495, 0, 495, false, 17, false, true },
+        { 495, 0, 496, false, 17, false, true },
+        { 495, 0, 497, false, 17, false, true },
+        { 0, 0, 512, false, 512, false, true },
+        { 496, 0, 495, false, 16, false, false },
         /* forced: dense or not */
-        { 495, 496, true, 17, true, true },
-        { 496, 0, true, 16, true, true },
-        { 497, 497, false, 15, true, true },
-        { 511, 512, true, 1, true, true },
-        { 0, 512, true, 1, true, true },
+        { 495, 0, 496, true, 17, true, true },
+        { 496, 0, 0, true, 16, true, true },
+        { 497, 0, 497, false, 15, true, true },
+        { 511, 0, 512, true, 1, true, true },
+        { 0, 0, 512, true, 1, true, true },
+        /* what is aside is taken, but not in use */
+        { 512, 17, 0, true, 1, false, true },
+        { 512, 16, 0, true, 1, false, false },
+        { 511, 16, 495, false, 1, false, true },
+        { 511, 15, 495, false, 1, false, false },
+        { 500, 100, 496, true, 1, false, false },
+        { 511, 511, 0, true, 0, true, false },
+        { 511, 511, 0, true, 1, false, true },
     };
 
     (void)state;
@@ -74,7 +83,8 @@ static void candidates_have_memory_and_are_not_dense(void **state)
     for (size_t i = 0; i < ROWS(rows); i++) {
         const scavindex index = { .chunks = NULL, .gen = 7 };
         const chunk_use use = { .ntaken = rows[i].ntaken,
-                                .ntaken_before = rows[i].ntaken_before,
+                                .ninuse_before = rows[i].ninuse_before,
+                                .naside = rows[i].naside,
                                 .nbacked = rows[i].nbacked,
                                 .added = true,
                                 .has_metadata = true,
@@ -184,7 +194,7 @@ static void counters_remember_the_end_of_the_last_generation(void **state)
         unsigned npages;
         unsigned nbacked;
         uint64_t ntaken; /* afterwards */
-        uint64_t ntaken_before;
+        uint64_t ninuse_before;
         uint64_t nbacked_now;
         bool has_metadata;
     } rows[] = {
@@ -215,7 +225,7 @@ static void counters_remember_the_end_of_the_last_generation(void **state)
         else
             scavindex_next_gen(&index);
         check(i, chunks[1].ntaken, rows[i].ntaken);
-        check(i, chunks[1].ntaken_before, rows[i].ntaken_before);
+        check(i, chunks[1].ninuse_before, rows[i].ninuse_before);
         check(i, chunks[1].nbacked, rows[i].nbacked_now);
         check(i, chunks[1].has_metadata, rows[i].has_metadata);
         check(i, chunks[0].ntaken + chunks[0].nbacked, 0);
@@ -261,7 +271,7 @@ static void check_released(size_t i, pagealloc *a, const step *s)
     assert_int_equal(pagealloc_validate(a, stderr), 0);
     check(i, pagealloc_next_taken(a, run.first).n, run.first.n);
     check(i, pagealloc_is_free(a, run.first, 1), false);
-    pagealloc_free_run(a, run.first, run.npages, true);
+    pagealloc_put_back(a, run, true);
 }
 
 static void run_step(size_t i, pagealloc *a, const step *s)
@@ -460,6 +470,15 @@ static void dense_chunks_become_of_interest_in_the_next_generation(void **state)
         { BACKGROUND, 0, 512, 100, 200 },
         { BACKGROUND, 0, 512, NONE, 0 },
         { FORCED, 0, 512, NONE, 0 },
+        /* taken over the end of a generation because it is unused: not dense in the next one */
+        { TAKE_AT, 1600, 100, 0, 100 },
+        { PUNCH, 1536, 512, 0, 0 },
+        { UNUSED, 1536, 0, 1536, 0 },
+        { NEXT_GEN, 0, 0, 0, 0 },
+        { RELEASED, 1536, 0, 0, 0 },
+        { TAKE_AT, 1600, 100, 0, 100 },
+        { FREE, 1600, 100, 0, 0 },
+        { BACKGROUND, 0, 512, 1600, 100 },
     };
 
     (void)state;
