@@ -90,14 +90,14 @@ void mheap_cancel_growth(mheap *heap, page_no first, uint64_t npages, bool punch
 void mheap_shrink_span(mheap *heap, page_no span, uint64_t npages);
 
 /*
- * Take the highest run of up to npages free pages that have memory, to release it; npages 0: there is none. Not out
- * of dense chunks, unless force. The caller punches it and says so with mheap_end_release(); until then the pages are
- * nobody's and count as committed.
+ * Take the highest run of up to npages free pages that have memory, to release it: longer where it would split a huge
+ * page (see pagealloc.h); npages 0: there is none. Not out of dense chunks, unless force. The caller punches it and
+ * says so with mheap_end_release(); until then the pages are nobody's and count as committed.
  */
 page_run mheap_begin_release(mheap *heap, uint64_t npages, bool force);
 void mheap_end_release(mheap *heap, page_run run, bool punched);
 
-/* Release up to npages free pages to the OS at once, highest first. Returns how many. Slow: for tests and tools. */
+/* Release npages free pages at once, highest first, in such runs. Returns how many. Slow: for tests and tools. */
 uint64_t mheap_release(mheap *heap, uint64_t npages);
 
 /*

@@ -29,7 +29,9 @@
  *   4. `search` rises: behind the run if that begins at it or is a single page, else to the bound of step 2, and to the
  *      end when not even one page is found. Freeing below moves it down.
  *
- * Scavenging takes the highest run of free pages with memory of the highest chunk that scavindex names.
+ * Scavenging takes the highest run of free pages with memory of the highest chunk that scavindex names. If that run
+ * begins within a 2 MiB block all of which is free with memory, it takes the block from its beginning: to split a huge
+ * page costs more than a part of it is worth.
  *
  * Invariants (pagealloc_validate, linear): summaries are what the bits say; no free page below search; counters of
  * chunks and of the whole add up; scavenged bits only on free pages.
@@ -46,6 +48,7 @@
 
 #include "daemon/heap/pagebits.h"
 #include "daemon/heap/scavindex.h"
+#include "daemon/memory/hugepages.h"
 
 #define LEVELS        5
 #define LEAF          (LEVELS - 1)
@@ -53,6 +56,8 @@
 #define MAX_PAGES     (UINT64_C(1) << 32)
 #define END_MAX       (MAX_PAGES - CHUNK_PAGES)
 #define WINDOW_PAGES  64u
+
+_Static_assert(CHUNK_PAGES % HUGE_PAGES == 0, "a huge page lies in one chunk");
 
 static const unsigned level_shift[LEVELS] = { 21, 18, 15, 12, 9 }; /* pages an entry covers, as a power of two */
 
@@ -424,7 +429,7 @@ page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force
         return (page_run){ .npages = 0 };
     for (unsigned w = 0; w < CHUNK_WORDS; w++)
         backed[w] = ~(a->chunks[c].alloc[w] | a->chunks[c].scavenged[w]);
-    n = pagebits_find_last(backed, max_pages < CHUNK_PAGES ? (unsigned)max_pages : CHUNK_PAGES, &from);
+    n = pagebits_find_last(backed, max_pages < CHUNK_PAGES ? (unsigned)max_pages : CHUNK_PAGES, HUGE_PAGES, &from);
     assert(n > 0);
 
     return take_aside(a, page_at(c * CHUNK_PAGES + from), n);

@@ -117,16 +117,20 @@ unsigned pagebits_find(const uint64_t *words, unsigned from, unsigned n)
     return CHUNK_PAGES;
 }
 
-unsigned pagebits_find_last(const uint64_t *words, unsigned max, unsigned *ret_from)
+unsigned pagebits_find_last(const uint64_t *words, unsigned max, unsigned block, unsigned *ret_from)
 {
     unsigned to = pagebits_prev(words, CHUNK_PAGES, true);
+    unsigned begin;
     unsigned from;
+    unsigned below;
 
     if (to == 0 || max == 0)
         return 0;
-    from = pagebits_prev(words, to, false);
-    if (to - from > max)
-        from = to - max;
+    begin = pagebits_prev(words, to, false);
+    from = to - begin > max ? to - max : begin;
+    below = from / block * block;
+    if (below >= begin && below + block <= to)
+        from = below;
     *ret_from = from;
     return to - from;
 }

@@ -16,6 +16,7 @@
 #define PAGES 65536u
 #define CHUNK 512u
 #define CHUNKS (PAGES / CHUNK)
+#define HUGE 256u
 #define DENSE 496u
 #define WINDOWS 8u
 #define ASIDES 4u
@@ -40,6 +41,7 @@ enum {
     FORCED,
     BACKGROUND,
     LEFT_DENSE,
+    WHOLE_HUGE,
     NOT_RELEASED,
     ASIDE_OVER_A_GENERATION,
     UNUSED,
@@ -250,6 +252,10 @@ static void scavenge(pagealloc *a, uint64_t max_pages, bool force)
     }
     while (bottom > (top - 1) / CHUNK * CHUNK && model[bottom - 1] == BACKED && top - bottom < max_pages)
         bottom--;
+    if (model_count(bottom / HUGE * HUGE, HUGE, BACKED) == HUGE && bottom % HUGE != 0) {
+        bottom -= bottom % HUGE;
+        nevents[WHOLE_HUGE]++;
+    }
     assert_int_equal(run.first.n, bottom);
     assert_int_equal(run.npages, top - bottom);
     memset(model + bottom, ASIDE, top - bottom);

@@ -371,12 +371,54 @@ static void take_unscavenged_gives_the_highest_run_and_cuts_its_upper_end(void *
         { FREE, 512, 488, 0, 0 },
         { TAKE_AT, 1000, 10, 0, 10 },
         { FREE, 1000, 24, 0, 0 },
-        { FORCED, 0, 511, 513, 511 },
-        { FORCED, 0, 513, 512, 1 },
+        { FORCED, 0, 511, 512, 512 },
+        { FORCED, 0, 513, NONE, 0 },
         { TAKE_AT, 512, 512, 0, 512 },
         { FREE, 512, 512, 0, 0 },
         { FORCED, 0, 1000000, 512, 512 },
         { FORCED, 0, 1, NONE, 0 },
+    };
+
+    (void)state;
+    run_steps(steps, ROWS(steps));
+}
+
+static void take_unscavenged_splits_no_huge_page(void **state)
+{
+    static const step steps[] = {
+        { GROW, 0, 2048, 0, 0 },
+        { TAKE_AT, 0, 2048, 0, 2048 },
+        /* a block and 2 pages more, which would do for 2 but not for 3 */
+        { FREE, 1024, 258, 0, 0 },
+        { FORCED, 0, 3, 1024, 258 },
+        { TAKE_AT, 1024, 258, 0, 258 },
+        { FREE, 1024, 258, 0, 0 },
+        { BACKGROUND, 0, 2, 1280, 2 },
+        { BACKGROUND, 0, 3, 1024, 256 },
+        /* one page of the upper block of a chunk */
+        { FREE, 1792, 256, 0, 0 },
+        { BACKGROUND, 0, 1, 1792, 256 },
+        /* a chunk that is free: block by block */
+        { FREE, 512, 512, 0, 0 },
+        { BACKGROUND, 0, 8, 768, 256 },
+        { BACKGROUND, 0, 8, 512, 256 },
+        { BACKGROUND, 0, 8, NONE, 0 },
+        /* a block that has a page in use, or one without memory, has no huge page to split */
+        { FREE, 0, 255, 0, 0 },
+        { FREE, 257, 255, 0, 0 },
+        { FORCED, 0, 8, 504, 8 },
+        { PUNCH, 256, 1, 0, 0 },
+        { FORCED, 0, 8, 496, 8 },
+        { FORCED, 0, 512, 257, 239 },
+        { FORCED, 0, 8, 247, 8 },
+        { FORCED, 0, 512, 0, 247 },
+        /* over the border of two chunks there is none either */
+        { TAKE_AT, 256, 512, 0, 512 },
+        { FREE, 384, 256, 0, 0 },
+        { FORCED, 0, 8, 632, 8 },
+        { FORCED, 0, 8, 624, 8 },
+        { FORCED, 0, 512, 512, 112 },
+        { FORCED, 0, 8, 504, 8 },
     };
 
     (void)state;
@@ -554,6 +596,7 @@ int main(void)
         cmocka_unit_test(searches_go_down_and_rise_with_frees),
         cmocka_unit_test(counters_remember_the_end_of_the_last_generation),
         cmocka_unit_test(take_unscavenged_gives_the_highest_run_and_cuts_its_upper_end),
+        cmocka_unit_test(take_unscavenged_splits_no_huge_page),
         cmocka_unit_test(take_unscavenged_skips_dense_chunks_unless_forced),
         cmocka_unit_test(dense_chunks_become_of_interest_in_the_next_generation),
         cmocka_unit_test(unused_chunks_are_taken_once_for_each_use),
