@@ -408,13 +408,13 @@ void pagealloc_free_window(pagealloc *a, page_no first, uint64_t free, uint64_t 
 
 /* --- scavenging --- */
 
-/* Pages aside are taken, so that nobody gets them, and don't count as in use. They lie in one chunk. */
-static page_run take_aside(pagealloc *a, page_no first, unsigned npages)
+/* Take pages of one chunk that are free and stay so: nobody gets them meanwhile, but they don't count as in use. */
+static page_run take_to_release(pagealloc *a, page_no first, unsigned npages)
 {
     chunk_use *use = &a->scav.chunks[first.n / CHUNK_PAGES];
 
     (void)pagealloc_alloc_at(a, first, npages);
-    use->naside = (uint16_t)(use->naside + npages);
+    use->nreleasing = (uint16_t)(use->nreleasing + npages);
     return (page_run){ first, npages };
 }
 
@@ -432,16 +432,16 @@ page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force
     n = pagebits_find_last(backed, max_pages < CHUNK_PAGES ? (unsigned)max_pages : CHUNK_PAGES, HUGE_PAGES, &from);
     assert(n > 0);
 
-    return take_aside(a, page_at(c * CHUNK_PAGES + from), n);
+    return take_to_release(a, page_at(c * CHUNK_PAGES + from), n);
 }
 
 void pagealloc_put_back(pagealloc *a, page_run run, bool scavenged)
 {
     chunk_use *use = &a->scav.chunks[run.first.n / CHUNK_PAGES];
 
-    assert(run.npages <= use->naside);
+    assert(run.npages <= use->nreleasing);
     pagealloc_free_run(a, run.first, run.npages, scavenged);
-    use->naside = (uint16_t)(use->naside - run.npages);
+    use->nreleasing = (uint16_t)(use->nreleasing - run.npages);
 }
 
 void pagealloc_next_gen(pagealloc *a)
@@ -463,7 +463,7 @@ bool pagealloc_take_unused_chunk(pagealloc *a, page_no page, page_no *ret_first)
     if (!pagealloc_is_unused_chunk(a, page))
         return false;
     *ret_first = page_at(c * CHUNK_PAGES);
-    (void)take_aside(a, *ret_first, CHUNK_PAGES);
+    (void)take_to_release(a, *ret_first, CHUNK_PAGES);
     return true;
 }
 
@@ -586,8 +586,8 @@ static int validate_chunk(const pagealloc *a, uint64_t c, unsigned *ret_nfree, u
     }
     if (use->ntaken != ntaken)
         return differs(err, "taken pages", c, use->ntaken, ntaken);
-    if (use->naside > ntaken)
-        return differs(err, "pages aside", c, use->naside, ntaken);
+    if (use->nreleasing > ntaken)
+        return differs(err, "pages to be released", c, use->nreleasing, ntaken);
     if (use->nbacked != *ret_nfree - nscavenged)
         return differs(err, "free pages with memory", c, use->nbacked, *ret_nfree - nscavenged);
     if (use->nbacked != 0 && c >= a->scav.from)

@@ -6,14 +6,14 @@
  * The density rule: the free pages of a chunk that is dense now (at least 496 of 512 pages in use), or was dense when
  * the last generation ended, are not released, since a page of it would soon be used again and cost a fault. What the
  * chunk was then is recorded at its first change in this generation; if it has not changed, it is now what it was then.
- * Pages that are taken only to be released ("aside") are not in use, so releasing one run makes no chunk dense. Forced
- * searches skip no chunk.
+ * Pages that are taken only to be released are not in use, so releasing one run makes no chunk dense. Forced searches
+ * skip no chunk.
  *
  * Both addresses are one above the highest chunk that a search has to look at. They fall while searches find nothing
  * and rise with frees; from_background also goes back to `from` at each generation, since a chunk that was dense may
  * not be dense any more.
  *
- * Invariant (checked by pagealloc_validate): ntaken and nbacked are what the bits say; naside <= ntaken; no chunk at or
+ * Invariant (checked by pagealloc_validate): ntaken and nbacked are what the bits say; nreleasing <= ntaken; no chunk at or
  * above `from` has nbacked != 0.
  */
 #include "daemon/heap/scavindex.h"
@@ -22,7 +22,7 @@
 
 static unsigned use_ninuse(const chunk_use *use)
 {
-    return (unsigned)use->ntaken - use->naside;
+    return (unsigned)use->ntaken - use->nreleasing;
 }
 
 static void use_enter_gen(chunk_use *use, uint32_t gen)

@@ -26,7 +26,7 @@ static void candidates_have_memory_and_are_not_dense(void **state)
 {
     static const struct {
         uint16_t ntaken;
-        uint16_t naside;
+        uint16_t nreleasing;
         uint16_t ninuse_before;
         bool same_gen; /* it has changed in this generation */
         uint16_t nbacked;
@@ -68,7 +68,7 @@ static void candidates_have_memory_and_are_not_dense(void **state)
         { 497, 0, 497, false, 15, true, true },
         { 511, 0, 512, true, 1, true, true },
         { 0, 0, 512, true, 1, true, true },
-        /* what is aside is taken, but not in use */
+        /* pages that are being released are taken, but not in use */
         { 512, 17, 0, true, 1, false, true },
         { 512, 16, 0, true, 1, false, false },
         { 511, 16, 495, false, 1, false, true },
@@ -84,7 +84,7 @@ static void candidates_have_memory_and_are_not_dense(void **state)
         const scavindex index = { .chunks = NULL, .gen = 7 };
         const chunk_use use = { .ntaken = rows[i].ntaken,
                                 .ninuse_before = rows[i].ninuse_before,
-                                .naside = rows[i].naside,
+                                .nreleasing = rows[i].nreleasing,
                                 .nbacked = rows[i].nbacked,
                                 .added = true,
                                 .has_metadata = true,
