@@ -17,12 +17,15 @@
  * is gone or has said so, and not while memory is being committed for it (nops), since its pages would be free and get
  * memory afterwards.
  *
- * Invariants (checked by mheap_validate, linear): a span is in a lessee's list iff its lease word says LEASED.
+ * Invariants (lease_validate, linear in the spans): a span is in its lessee's list iff its lease word says LEASED; its
+ * owner is its lessee if that reclaims, else 0; held pages and counters are those of the lists.
+ *
  * If the daemon dies within step 4, the next one repeats it: owner becomes 0 after the objects are freed.
  */
 #include "daemon/heap/lease.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 #include "shm/crash.h"
 
@@ -315,4 +318,61 @@ int lease_table_recover(lease_table *table)
          first = mheap_next_span(table->heap, &pos))
         recover_lease(table, first);
     return 0;
+}
+
+/* --- looking --- */
+
+static int validate_lessee(const lessee *l, FILE *err)
+{
+    const mheap *heap = l->table->heap;
+    uint64_t nspans = 0;
+    uint64_t npages = 0;
+
+    for (page_no first = l->leased.head; first.n != 0 && nspans <= l->leased.count; first = heap->links[first.n].next) {
+        const shm_span *span = shm_span_at(heap->map, first);
+        lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
+        uint32_t owner = u32_load_relaxed(&span->owner);
+
+        nspans++;
+        npages += span->npages;
+        if (lease.state != SPAN_LEASED || lease.session.n != l->no.n || lease.epoch != l->epoch ||
+            owner != (l->reclaims ? l->no.n : 0)) {
+            (void)fprintf(err, "lease: span %u in the list of session %u.%u: state %d, session %u.%u, owner %u\n",
+                          first.n, l->no.n, l->epoch, (int)lease.state, lease.session.n, lease.epoch, owner);
+            return -EUCLEAN;
+        }
+    }
+    if (nspans == l->leased.count && npages == l->nheld_pages)
+        return 0;
+    (void)fprintf(err, "lease: session %u holds %llu pages in %llu spans, noted %llu in %llu\n", l->no.n,
+                  (unsigned long long)npages, (unsigned long long)nspans, (unsigned long long)l->nheld_pages,
+                  (unsigned long long)l->leased.count);
+    return -EUCLEAN;
+}
+
+int lease_validate(const lease_table *table, FILE *err)
+{
+    const mheap *heap = table->heap;
+    page_no pos = { 0 };
+    uint64_t nlisted = 0;
+    uint64_t nleased = 0;
+
+    for (uint32_t no = 0; no < SHM_SESSIONS_MAX; no++) {
+        const lessee *l = table->lessees[no];
+
+        if (l == NULL)
+            continue;
+        if (l->no.n != no || l->table != table || validate_lessee(l, err) < 0) {
+            (void)fprintf(err, "lease: entry %u, session %u: damaged\n", no, l->no.n);
+            return -EUCLEAN;
+        }
+        nlisted += l->leased.count;
+    }
+    for (page_no first = mheap_next_span(heap, &pos); first.n != 0; first = mheap_next_span(heap, &pos))
+        nleased += lease_unpack(u64_load_relaxed(&shm_span_at(heap->map, first)->lease)).state == SPAN_LEASED;
+    if (nlisted == table->nleased && nleased == table->nleased)
+        return 0;
+    (void)fprintf(err, "lease: %llu spans leased, %llu listed, %llu noted\n", (unsigned long long)nleased,
+                  (unsigned long long)nlisted, (unsigned long long)table->nleased);
+    return -EUCLEAN;
 }

@@ -96,4 +96,13 @@ void session_set_state(session_table *table, session *s, enum shm_session_state 
 /* lease_end_some() of a session in state ENDING. True: it is over, s is gone. */
 bool session_end_step(session_table *table, session *s, unsigned budget) __attribute__((warn_unused_result));
 
+/*
+ * Check the table in spans, the sessions, and by lease_validate() what they hold. 0, -EUCLEAN after printing what
+ * differs. Linear in sessions and spans.
+ */
+int session_table_validate(const session_table *table, FILE *err) __attribute__((warn_unused_result));
+
+/* Print a line for each session. */
+void session_table_dump(const session_table *table, FILE *out);
+
 #endif
