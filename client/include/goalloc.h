@@ -177,8 +177,8 @@ GOALLOC_API int goalloc_detach(void);
  *
  * Cost: up to 256 KiB a few nanoseconds, no lock and no system call, except when this thread's spans for that size are
  * used up: then it takes over one of an exited thread's, under a lock, or one round trip brings a batch of them. A run
- * may be longer by up to a half than the object needs, if one is at hand. A large object: a lock, if pages of one that
- * this process has freed fit (up to four times as long as is needed), else one round trip.
+ * may be longer by up to a half than the object needs, if one is at hand. A large object: a lock, if pages fit that
+ * this process has freed and still holds (up to four times as many as are needed), else one round trip.
  * Returns NULL with errno ENOMEM (arena, the system's memory or the session's limit exhausted, or size absurd), EROFS
  * (read-only attach), ENOTCONN (after goalloc_detach()), ETIMEDOUT, EACCES or ENOENT (nobody serves the socket, see
  * above, and the spans held are used up), ESTALE, or an error of goalloc_attach().

@@ -25,7 +25,7 @@
 #include <stddef.h>
 #include <sys/mman.h>
 
-#define UNIT_BYTES (4 * KIB)
+#define UNIT_BYTES SYSTEM_PAGE_BYTES
 #define BITS_PAGES (UNIT_BYTES / 256) /* heap pages a unit */
 #define SPAN_PAGES (UNIT_BYTES / sizeof(shm_span))
 #define KEPT_PAGES (UNIT_BYTES / 128)

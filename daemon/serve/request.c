@@ -20,10 +20,6 @@
 
 #define LIST_SESSIONS_MAX  128u
 #define LIST_ROOTS_MAX     128u
-#define ATTACH_FDS         4
-
-/* What goallocd.proto calls the states of sessions that are over. */
-enum { SESSION_STATE_DETACHED = 4, SESSION_STATE_DIED = 5 };
 
 Goallocd__Reply reply_init(uint64_t id)
 {
@@ -134,21 +130,21 @@ static void refuse_late(peer *p, uint64_t id)
 }
 
 /* Descriptors of a new session, in the order of the reply. False: there are none. */
-static bool attach_fds(const heapfile *file, const session *s, int ret[ATTACH_FDS])
+static bool attach_fds(const heapfile *file, const session *s, int ret[ATTACH_NFDS])
 {
     bool readonly = s->flags & SESSION_READONLY;
 
-    ret[0] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA];
-    ret[1] = heapfile_spans_fd(file);
-    ret[2] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP];
-    ret[3] = heapfile_life_fd(file, s->lessee.no);
-    return ret[1] >= 0 && ret[3] >= 0;
+    ret[ATTACH_FD_ARENA] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA];
+    ret[ATTACH_FD_SPANS] = heapfile_spans_fd(file);
+    ret[ATTACH_FD_BITMAP] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP];
+    ret[ATTACH_FD_LIFE] = heapfile_life_fd(file, s->lessee.no);
+    return ret[ATTACH_FD_SPANS] >= 0 && ret[ATTACH_FD_LIFE] >= 0;
 }
 
 /* Those that were made for the reply; the others are the heapfile's. */
-static void close_attach_fds(const int fds[ATTACH_FDS])
+static void close_attach_fds(const int fds[ATTACH_NFDS])
 {
-    for (int i = 1; i < ATTACH_FDS; i += 2) {
+    for (int i = 1; i < ATTACH_NFDS; i += 2) {
         if (fds[i] >= 0)
             (void)close(fds[i]);
     }
@@ -161,7 +157,7 @@ static void attach_reply(peer *p, uint64_t id, session *s)
     const shm_header *header = srv->heap->map->header;
     Goallocd__Reply reply = reply_init(id);
     Goallocd__AttachReply body = GOALLOCD__ATTACH_REPLY__INIT;
-    int fds[ATTACH_FDS];
+    int fds[ATTACH_NFDS];
 
     if (!attach_fds(srv->file, s, fds) || !server_watch(srv, p, s)) {
         close_attach_fds(fds);
@@ -187,7 +183,7 @@ static void attach_reply(peer *p, uint64_t id, session *s)
     body.daemon_version = (char *)(uintptr_t)GOALLOC_VERSION;
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
     reply.attach = &body;
-    peer_reply_with_fds(p, &reply, fds, ATTACH_FDS);
+    peer_reply_with_fds(p, &reply, fds, ATTACH_NFDS);
     close_attach_fds(fds);
 }
 
@@ -273,7 +269,7 @@ static void fill_session(const session *s, left_sum left, bool ended, Goallocd__
     ret->pid = s->pid;
     ret->uid = s->uid;
     ret->flags = s->flags;
-    ret->state = ended ? (s->detached ? SESSION_STATE_DETACHED : SESSION_STATE_DIED) : (uint32_t)s->state;
+    ret->state = (uint32_t)(!ended ? s->state : s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED);
     ret->label = (char *)(uintptr_t)s->label;
     ret->held_bytes = s->lessee.nheld_pages * PAGE_BYTES;
     ret->leased_spans = s->lessee.leased.count;
@@ -409,10 +405,10 @@ static void reply_root_error(peer *p, uint64_t id, int e)
         const char *message;
     } errors[] = {
         [ROOTS_E_EMPTY] = { EINVAL, "the root's name is empty" },
-        [ROOTS_E_TOO_LONG] = { ENAMETOOLONG, "the root's name is longer than 255 bytes" },
+        [ROOTS_E_TOO_LONG] = { ENAMETOOLONG, "the root's name is longer than " SHM_TEXT(SHM_ROOT_NAME_MAX) " bytes" },
         [ROOTS_E_NOT_UTF8] = { EILSEQ, "the root's name is not UTF-8" },
         [ROOTS_E_NO_SUCH] = { ENOENT, "no root of that name" },
-        [ROOTS_E_FULL] = { ENOSPC, "there are 4096 roots already" },
+        [ROOTS_E_FULL] = { ENOSPC, "there are " SHM_TEXT(SHM_ROOTS_MAX) " roots already" },
         [ROOTS_E_NOT_LIVE] = { EINVAL, "a root must point into a live object" },
     };
 

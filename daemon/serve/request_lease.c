@@ -4,7 +4,7 @@
  * Called by request.c. Calls session (leases), mcentral, mheap, commit.
  *
  * A refill, numbered:
- *   1. how many: what is asked for, at most 1024 spans and 8 MiB, as far as the session's limit allows.
+ *   1. how many: what is asked for, at most PROTO_SPANS_MAX spans and SHM_REFILL_PAGES_MAX pages, as far as the session's limit allows.
  *   2. spans with free objects from the mcentral of the class (a RECLAIM session's spans hold only its own objects,
  *      so it gets fresh ones).
  *   3. if these give less than half of what was asked for: fresh spans from mheap. If pages in use would pass the
@@ -27,10 +27,6 @@
 #include "daemon/log.h"
 #include "shm/crash.h"
 
-#define REFILL_PAGES_MAX   (8 * MIB / PAGE_BYTES)
-#define ALIGN_PAGES_MAX    (64 * MIB / PAGE_BYTES)
-#define REFILL_RUN_PAGES_MIN 5u
-#define REFILL_RUN_PAGES_MAX 32u
 #define RELEASE_PERCENT    99u /* of the memory limit: what describes new spans takes some memory later */
 #define INSIST_PAGES       16u /* a refill above the memory limit */
 #define LEASE_LIST_MAX     8192u /* spans named in one reply */
@@ -316,8 +312,8 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
         reply_error(p, id, EINVAL, "no such span class, or no spans asked for");
         return;
     }
-    if (ask->span_class < 2 && (ask->npages < REFILL_RUN_PAGES_MIN || ask->npages > REFILL_RUN_PAGES_MAX)) {
-        reply_error(p, id, EINVAL, "large objects of 5 to 32 pages come in a refill");
+    if (ask->span_class < 2 && (ask->npages < SHM_RUN_PAGES_MIN || ask->npages > SHM_RUN_PAGES_MAX)) {
+        reply_error(p, id, EINVAL, "runs have " SHM_TEXT(SHM_RUN_PAGES_MIN) " to " SHM_TEXT(SHM_RUN_PAGES_MAX) " pages");
         return;
     }
     if (ask->span_class == SPAN_CLASS_TINY && (s->flags & SESSION_RECLAIM)) {
@@ -333,8 +329,8 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
 
     if (want > PROTO_SPANS_MAX)
         want = PROTO_SPANS_MAX;
-    if (want > REFILL_PAGES_MAX / npages)
-        want = REFILL_PAGES_MAX / npages;
+    if (want > SHM_REFILL_PAGES_MAX / npages)
+        want = SHM_REFILL_PAGES_MAX / npages;
     room = lease_room_pages(&s->lessee) / npages;
     if (room == 0) {
         reply_error(p, id, ENOMEM, "the session's limit is reached");
@@ -407,8 +403,9 @@ void handle_alloc_large(peer *p, uint64_t id, const Goallocd__AllocLarge *ask)
     if (s == NULL)
         return;
     s->nrpcs++;
-    if (ask->npages == 0 || (align & (align - 1)) != 0 || align > ALIGN_PAGES_MAX) {
-        reply_error(p, id, EINVAL, "no pages asked for, or an alignment that is no power of two up to 64 MiB");
+    if (ask->npages == 0 || (align & (align - 1)) != 0 || align > SHM_ALIGN_PAGES_MAX) {
+        reply_error(p, id, EINVAL,
+                    "no pages asked for, or an alignment that is no power of two up to " SHM_TEXT(SHM_ALIGN_MIB_MAX) " MiB");
         return;
     }
     if (ask->npages >= srv->heap->map->npages || ask->npages > lease_room_pages(&s->lessee)) {

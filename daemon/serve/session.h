@@ -8,13 +8,6 @@
 
 #include "daemon/heap/lease.h"
 
-/*
- * The daemon's own copy of GOALLOC_ATTACH_*: daemon and client do not include each other. The attach handshake
- * carries them.
- */
-#define SESSION_RECLAIM  UINT32_C(1)
-#define SESSION_READONLY UINT32_C(2)
-
 typedef struct session {
     lessee lessee;
     enum shm_session_state state; /* its entry in spans shows it to others; this is what the daemon goes by */
