@@ -150,33 +150,40 @@ adopt_table *adopt_free(adopt_table *table)
     return NULL;
 }
 
-/* Find the a of the object at offset, or add one for session. NULL: no memory. */
-static adoption *adoption_get(adopt_table *table, uint64_t offset, session_no session)
+static adoption *adoption_find(const adopt_table *table, uint64_t offset)
 {
     adoption *a;
 
     HASH_FIND(hh, table->by_offset, &offset, sizeof(offset), a);
-    if (a != NULL) {
-        DL_DELETE(table->of_session[a->session.n], a);
-        table->nof_session[a->session.n]--;
-        return a;
-    }
-    a = calloc(1, sizeof(*a));
+    return a;
+}
+
+/* The object at offset, which has no adoption, has one with that entry. False: no memory. */
+static bool adoption_add(adopt_table *table, uint64_t offset, uint32_t entry, session_no session)
+{
+    adoption *a = calloc(1, sizeof(*a));
+
     if (a == NULL)
-        return NULL;
-    a->offset = offset;
-    if (!entry_take(table, &a->entry)) {
-        free(a);
-        return NULL;
-    }
+        return false;
+    *a = (adoption){ .offset = offset, .session = session, .entry = entry };
     HASH_ADD(hh, table->by_offset, offset, sizeof(a->offset), a);
     if (a->hh.tbl == NULL) {
-        entry_give_back(table, a->entry);
         free(a);
-        return NULL;
+        return false;
     }
+    DL_APPEND(table->of_session[session.n], a);
+    table->nof_session[session.n]++;
+    return true;
+}
+
+/* It is another session's from now on. */
+static void adoption_move(adopt_table *table, adoption *a, session_no session)
+{
+    DL_DELETE(table->of_session[a->session.n], a);
+    table->nof_session[a->session.n]--;
     a->session = session;
-    return a;
+    DL_APPEND(table->of_session[session.n], a);
+    table->nof_session[session.n]++;
 }
 
 void adopt_ensure_kept(shm_map *map, page_no first)
@@ -205,37 +212,39 @@ static void forget_stale_tiny(adopt_table *table, const object_ref *object)
 int adopt_set(adopt_table *table, const object_ref *object, session_no session, uint32_t epoch)
 {
     shm_span *span = shm_span_at(table->map, object->first);
-    uint64_t nbefore;
     adoption *a;
+    uint32_t entry;
 
     if (table->nof_session[session.n] >= ADOPT_PER_SESSION_MAX)
         return ADOPT_E_FULL;
     forget_stale_tiny(table, object);
-    nbefore = HASH_COUNT(table->by_offset);
-    a = adoption_get(table, object->offset, session);
-    if (a == NULL)
-        return ADOPT_E_FULL;
-    if (HASH_COUNT(table->by_offset) > nbefore) {
+    a = adoption_find(table, object->offset);
+    if (a != NULL) {
+        entry = a->entry;
+        adoption_move(table, a, session);
+    } else {
+        if (!entry_take(table, &entry))
+            return ADOPT_E_FULL;
+        if (!adoption_add(table, object->offset, entry, session)) {
+            entry_give_back(table, entry);
+            return ADOPT_E_FULL;
+        }
         adopt_ensure_kept(table->map, object->first);
-        set_free_limit(table, HASH_COUNT(table->by_offset));
+        set_free_limit(table, adopt_count(table));
         u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) + 1);
     }
     CRASH_POINT(adopt_after_counters);
-    entry_write(table, a->entry, object->offset, session, epoch);
+    entry_write(table, entry, object->offset, session, epoch);
     CRASH_POINT(adopt_after_entry);
     (void)u64_fetch_or_acq_rel(&shm_kept_bits(table->map, object->first)[object->word], object->bit);
     CRASH_POINT(adopt_after_kept);
-    a->session = session;
-    DL_APPEND(table->of_session[session.n], a);
-    table->nof_session[session.n]++;
     return 0;
 }
 
 void adopt_clear(adopt_table *table, uint64_t offset)
 {
-    adoption *a;
+    adoption *a = adoption_find(table, offset);
 
-    HASH_FIND(hh, table->by_offset, &offset, sizeof(offset), a);
     if (a != NULL)
         adoption_remove(table, a);
 }
@@ -267,54 +276,41 @@ bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *re
 
 /* --- after another daemon --- */
 
-/* Take a entry's adoption over. False: no memory. *ret_stale: it means nothing any more. */
-static bool recover_entry(adopt_table *table, uint32_t entry, adopt_lives_fn lives, void *data, bool *ret_stale)
+/* True if the session is there: one whose entry in spans is taken over has not ended. */
+static bool session_lives(const shm_map *map, uint64_t no, uint32_t epoch)
 {
-    uint64_t offset = u64_load_relaxed(&table->private->adoptions[entry].offset);
-    uint64_t who = u64_load_relaxed(&table->private->adoptions[entry].who);
-    session_no session = { (uint16_t)(who >> 32) };
-    adoption *a;
-    object_ref object;
-
-    *ret_stale = true;
-    if (offset == 0 || offset >= table->map->arena_bytes || who >> 32 >= SHM_SESSIONS_MAX ||
-        !lives(data, session, (uint32_t)who) ||
-        object_find(table->map, table->map->base + offset, &object) != OBJECT_LIVE ||
-        !span_has_kept(shm_span_at(table->map, object.first)) ||
-        (u64_load_acquire(&shm_kept_bits(table->map, object.first)[object.word]) & object.bit) == 0)
-        return true;
-    HASH_FIND(hh, table->by_offset, &offset, sizeof(offset), a);
-    if (a != NULL)
-        return true;
-    a = calloc(1, sizeof(*a));
-    if (a == NULL)
-        return false;
-    *a = (adoption){ .offset = offset, .session = session, .entry = entry };
-    HASH_ADD(hh, table->by_offset, offset, sizeof(a->offset), a);
-    if (a->hh.tbl == NULL) {
-        free(a);
-        return false;
-    }
-    DL_APPEND(table->of_session[session.n], a);
-    table->nof_session[session.n]++;
-    *ret_stale = false;
-    return true;
+    return no < u32_load_relaxed(&map->header->nsession_entries) && no < SHM_SESSIONS_MAX &&
+           u32_load_relaxed(&map->sessions[no].state) != SHM_SESSION_FREE &&
+           u32_load_relaxed(&map->sessions[no].epoch) == epoch;
 }
 
-bool adopt_recover(adopt_table *table, adopt_lives_fn lives, void *data)
+/* True if an entry means something: its session lives, its object too and has been adopted, and no other has it. */
+static bool recover_is_good(const adopt_table *table, uint64_t offset, uint64_t who)
+{
+    object_ref object;
+
+    return offset != 0 && offset < table->map->arena_bytes && session_lives(table->map, who >> 32, (uint32_t)who) &&
+           object_find(table->map, table->map->base + offset, &object) == OBJECT_LIVE &&
+           span_has_kept(shm_span_at(table->map, object.first)) &&
+           (u64_load_acquire(&shm_kept_bits(table->map, object.first)[object.word]) & object.bit) != 0 &&
+           adoption_find(table, offset) == NULL;
+}
+
+bool adopt_recover(adopt_table *table)
 {
     uint32_t used = u32_load_relaxed(&table->private->nadoption_entries);
 
     for (uint32_t entry = 0; entry < used && entry < ADOPTIONS_MAX; entry++) {
-        bool stale;
+        uint64_t offset = u64_load_relaxed(&table->private->adoptions[entry].offset);
+        uint64_t who = u64_load_relaxed(&table->private->adoptions[entry].who);
 
-        if (!recover_entry(table, entry, lives, data, &stale))
-            return false;
-        if (stale)
+        if (!recover_is_good(table, offset, who))
             entry_give_back(table, entry);
+        else if (!adoption_add(table, offset, entry, (session_no){ (uint16_t)(who >> 32) }))
+            return false;
     }
-    /* Exactly the entries: set before the spans' own counters go down, which keeps clients looking. */
-    set_free_limit(table, HASH_COUNT(table->by_offset));
+    /* Exactly the adoptions: set before the spans' own counters go down, which keeps clients looking. */
+    set_free_limit(table, adopt_count(table));
     return true;
 }
 
@@ -345,12 +341,8 @@ uint32_t adopt_count_span(const adopt_table *table, page_no first)
     uint64_t end = page_offset(first) + span->npages * PAGE_BYTES;
     uint32_t n = 0;
 
-    for (uint64_t at = page_offset(first); at < end; at += step_bytes) {
-        adoption *a;
-
-        HASH_FIND(hh, table->by_offset, &at, sizeof(at), a);
-        n += a != NULL;
-    }
+    for (uint64_t at = page_offset(first); at < end; at += step_bytes)
+        n += adoption_find(table, at) != NULL;
     return n;
 }
 

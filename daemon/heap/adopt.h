@@ -22,12 +22,11 @@ enum {
 adopt_table *adopt_new(heapfile *file);
 
 /*
- * Read the adoptions that another daemon has noted. Those whose object or session is gone (lives says which sessions
- * are there, by number and epoch) are dropped. False: no memory. After it call adopt_recover_span() for each span: it
- * settles the counters of those that say they have adopted objects.
+ * After another daemon, and when the session table is this one's: read the adoptions, and drop those whose object or
+ * session is gone. False: no memory. After it call adopt_recover_span() for each span: it settles the counters of those
+ * that say they have adopted objects.
  */
-typedef bool (*adopt_lives_fn)(void *data, session_no session, uint32_t epoch);
-bool adopt_recover(adopt_table *table, adopt_lives_fn lives, void *data) __attribute__((warn_unused_result));
+bool adopt_recover(adopt_table *table) __attribute__((warn_unused_result));
 void adopt_recover_span(adopt_table *table, page_no first);
 
 adopt_table *adopt_free(adopt_table *table); /* returns NULL */

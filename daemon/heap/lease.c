@@ -176,11 +176,8 @@ static bool span_is_empty(const mheap *heap, page_no first)
     const shm_span *span = shm_span_at(heap->map, first);
     uint64_t live = 0;
 
-    for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
-        uint64_t remote = u64_load_acquire(&shm_remote_bits(heap->map, first)[w]);
-
-        live |= u64_load_acquire(&shm_alloc_bits(heap->map, first)[w]) & ~remote & bits_mask(span->nelems, w);
-    }
+    for (uint32_t w = 0; w < bits_nwords(span->nelems); w++)
+        live |= live_word(heap->map, first, w);
     return live == 0;
 }
 
@@ -284,11 +281,6 @@ bool lease_end_some(lessee *l, unsigned budget)
 
 /* --- after another daemon --- */
 
-static bool recover_lives(void *data, session_no no, uint32_t epoch)
-{
-    return lease_find_lessee(data, no, epoch) != NULL;
-}
-
 /* Give a leased span back to its lessee; one whose lessee has ended is nobody's. */
 static void recover_lease(lease_table *table, page_no first)
 {
@@ -312,7 +304,7 @@ int lease_table_recover(lease_table *table)
 {
     page_no pos = { 0 };
 
-    if (!adopt_recover(table->heap->adopted, recover_lives, table))
+    if (!adopt_recover(table->heap->adopted))
         return -ENOMEM;
     for (page_no first = mheap_next_span(table->heap, &pos); first.n != 0;
          first = mheap_next_span(table->heap, &pos))

@@ -31,8 +31,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "shm/tiny.h"
-
 #define RECORDS_MAX (UINT32_C(1) << 18)
 
 typedef struct record {
@@ -46,8 +44,8 @@ typedef struct claimant {
     bool used;
     bool forgotten;
     uint32_t nclaims;
-    left_sum counted; /* by the last walk */
-    left_sum counting;
+    live_sum counted; /* by the last walk */
+    live_sum counting;
 } claimant;
 
 struct left_table {
@@ -89,51 +87,6 @@ left_table *left_free(left_table *table)
         free(table);
     }
     return NULL;
-}
-
-/* --- what lives --- */
-
-static uint64_t live_blocks(const shm_map *map, page_no first, uint32_t w)
-{
-    uint64_t alloc = u64_load_acquire(&shm_alloc_bits(map, first)[w]) & bits_mask(TINY_NBLOCKS, w);
-    uint64_t live = 0;
-
-    for (; alloc != 0; alloc &= alloc - 1) {
-        uint32_t word = u32_load_acquire(tiny_word(map, first, w * 64 + (uint32_t)__builtin_ctzll(alloc)));
-
-        live |= tiny_nlive(word) != 0 ? alloc & -alloc : 0;
-    }
-    return live;
-}
-
-/* The objects of word w that live; of a tiny span, the blocks that have any. */
-static uint64_t live_word(const shm_map *map, page_no first, uint32_t w)
-{
-    const shm_span *span = shm_span_at(map, first);
-    uint64_t remote;
-
-    if (span_is_tiny(span))
-        return live_blocks(map, first, w);
-    remote = u64_load_acquire(&shm_remote_bits(map, first)[w]);
-    return u64_load_acquire(&shm_alloc_bits(map, first)[w]) & ~remote & bits_mask(span->nelems, w);
-}
-
-static void add_objects(const shm_map *map, page_no first, uint32_t w, uint64_t bits, left_sum *sum)
-{
-    const shm_span *span = shm_span_at(map, first);
-    uint64_t n = bits_count(bits);
-
-    if (!span_is_tiny(span)) {
-        sum->live_objects += n;
-        sum->live_bytes += n * span->elem_bytes;
-        return;
-    }
-    for (; bits != 0; bits &= bits - 1) {
-        uint32_t word = u32_load_acquire(tiny_word(map, first, w * 64 + (uint32_t)__builtin_ctzll(bits)));
-
-        sum->live_objects += tiny_nlive(word);
-        sum->live_bytes += tiny_live_bytes(word);
-    }
 }
 
 /* --- records and owners --- */
@@ -298,7 +251,7 @@ void left_walk_begin(left_table *table)
 {
     table->walk_at = 1;
     for (size_t i = 0; i <= LEFT_OWNERS_MAX; i++)
-        table->owners[i].counting = (left_sum){ 0 };
+        table->owners[i].counting = (live_sum){ 0 };
 }
 
 static void walk_claim(left_table *table, uint32_t i)
@@ -313,7 +266,7 @@ static void walk_claim(left_table *table, uint32_t i)
         live[w] = r->bits[w] == 0 ? 0 : live_word(table->map, r->first, w);
     if (!o->forgotten && record_trim(r, live, nwords)) {
         for (uint32_t w = 0; w < nwords; w++)
-            add_objects(table->map, r->first, w, r->bits[w], &o->counting);
+            live_add(table->map, r->first, w, r->bits[w], &o->counting);
         return;
     }
     while (*at != i)
@@ -341,7 +294,7 @@ bool left_wants_walk(const left_table *table)
     return table->nforgotten > 0;
 }
 
-left_sum left_of(const left_table *table, left_owner_no owner)
+live_sum left_of(const left_table *table, left_owner_no owner)
 {
     return table->owners[owner.n].counted;
 }

@@ -6,8 +6,8 @@
 
 #include <stdio.h>
 
+#include "daemon/heap/live.h"
 #include "daemon/heap/spanlist.h"
-#include "shm/layout.h"
 
 /* Sessions that may have claims: those that are ending, and the last ones that have ended (session.h). */
 #define LEFT_ENDED_MAX 128u
@@ -17,11 +17,6 @@
 typedef struct left_owner_no {
     uint16_t n;
 } left_owner_no;
-
-typedef struct left_sum {
-    uint64_t live_objects;
-    uint64_t live_bytes;
-} left_sum;
 
 typedef struct left_table left_table;
 
@@ -51,7 +46,7 @@ void left_forget_owner(left_table *table, left_owner_no owner);
 void left_walk_begin(left_table *table);
 bool left_walk_step(left_table *table, unsigned budget) __attribute__((warn_unused_result));
 bool left_wants_walk(const left_table *table);
-left_sum left_of(const left_table *table, left_owner_no owner);
+live_sum left_of(const left_table *table, left_owner_no owner);
 
 /* Check records, chains and counters. 0, -EUCLEAN after printing what differs. */
 int left_validate(const left_table *table, FILE *err) __attribute__((warn_unused_result));

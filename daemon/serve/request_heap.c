@@ -66,8 +66,8 @@ static bool fill_class(const census *count, const uint64_t *allocs, uint32_t cla
     for (size_t c = 2 * class; c < 2 * class + 2; c++) {
         ret->spans += count->classes[c].nspans;
         ret->span_bytes += count->classes[c].npages * PAGE_BYTES;
-        ret->live_objects += count->classes[c].live_objects;
-        ret->live_bytes += count->classes[c].live_bytes;
+        ret->live_objects += count->classes[c].live.objects;
+        ret->live_bytes += count->classes[c].live.bytes;
         ret->allocs += allocs[c];
     }
     if (ret->allocs < ret->live_objects)
@@ -109,8 +109,8 @@ void request_stats_done(peer *p)
 
     count_allocs(srv, allocs);
     mheap_refresh_metadata(srv->heap);
-    fill_memory(srv, total.live_bytes, &body);
-    body.live_objects = total.live_objects;
+    fill_memory(srv, total.live.bytes, &body);
+    body.live_objects = total.live.objects;
     body.sessions = srv->sessions.nopen;
     body.leased_spans = srv->sessions.leases.nleased;
     body.roots = roots_count(srv->roots);

@@ -223,7 +223,7 @@ static void check(world *w)
     assert_int_equal(session_table_validate(&w->table, stderr), 0);
     while (!census_step(&c, &w->heap, 13))
         ;
-    assert_int_equal(census_total(&c).live_objects, w->nobjects);
+    assert_int_equal(census_total(&c).live.objects, w->nobjects);
 }
 
 static void sweep_everything(world *w)
