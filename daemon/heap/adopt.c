@@ -112,7 +112,7 @@ static void entry_write(adopt_table *table, uint32_t entry, uint64_t offset, ses
 
 /* --- adoptions --- */
 
-/* While objects are adopted, clients that free must look for kept bits. */
+/* While objects are adopted, clients that free look for kept bits. */
 static void set_free_limit(adopt_table *table, uint64_t nadopted)
 {
     u64_store_release(&table->map->header->free_limit, nadopted == 0 ? table->map->arena_bytes : 0);
@@ -120,8 +120,8 @@ static void set_free_limit(adopt_table *table, uint64_t nadopted)
 
 static void adoption_remove(adopt_table *table, adoption *a)
 {
-    shm_span *span = shm_span_at(table->map, page_at(u32_load_relaxed(
-                                                 &table->map->page_map[a->offset >> PAGE_SHIFT])));
+    page_no first = page_at(u32_load_relaxed(&table->map->page_map[a->offset >> PAGE_SHIFT]));
+    shm_span *span = shm_span_at(table->map, first);
 
     entry_give_back(table, a->entry);
     CRASH_POINT(adopt_remove_after_entry);
@@ -176,7 +176,7 @@ static bool adoption_add(adopt_table *table, uint64_t offset, uint32_t entry, se
     return true;
 }
 
-/* It is another session's from now on. */
+/* It is session's from now on. */
 static void adoption_move(adopt_table *table, adoption *a, session_no session)
 {
     DL_DELETE(table->of_session[a->session.n], a);
@@ -197,7 +197,7 @@ void adopt_ensure_kept(shm_map *map, page_no first)
     u32_store_release(&span->has_kept, 1);
 }
 
-/* The kept bit of a tiny block is not set: entries for objects in it are of an earlier life of the block. */
+/* If the kept bit of a tiny block is not set, adoptions in it are of an earlier life of the block. */
 static void forget_stale_tiny(adopt_table *table, const object_ref *object)
 {
     const shm_span *span = shm_span_at(table->map, object->first);
@@ -276,7 +276,7 @@ bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *re
 
 /* --- after another daemon --- */
 
-/* True if the session is there: one whose entry in spans is taken over has not ended. */
+/* True if the session has an entry in spans that is in use. */
 static bool session_lives(const shm_map *map, uint64_t no, uint32_t epoch)
 {
     return no < u32_load_relaxed(&map->header->nsession_entries) && no < SHM_SESSIONS_MAX &&
@@ -284,7 +284,7 @@ static bool session_lives(const shm_map *map, uint64_t no, uint32_t epoch)
            u32_load_relaxed(&map->sessions[no].epoch) == epoch;
 }
 
-/* True if an entry means something: its session lives, its object too and has been adopted, and no other has it. */
+/* True if an entry counts: its session is there, its object lives and was adopted, and no entry before names it. */
 static bool recover_is_good(const adopt_table *table, uint64_t offset, uint64_t who)
 {
     object_ref object;
@@ -309,7 +309,7 @@ bool adopt_recover(adopt_table *table)
         else if (!adoption_add(table, offset, entry, (session_no){ (uint16_t)(who >> 32) }))
             return false;
     }
-    /* Exactly the adoptions: set before the spans' own counters go down, which keeps clients looking. */
+    /* Exactly the adoptions: set before the spans' own counters go down, so that clients go on looking. */
     set_free_limit(table, adopt_count(table));
     return true;
 }

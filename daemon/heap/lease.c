@@ -61,7 +61,7 @@ uint64_t lease_room_pages(const lessee *l)
     return l->nheld_pages >= l->limit_pages ? 0 : l->limit_pages - l->nheld_pages;
 }
 
-/* The span is in the lessee's list from now on, or in none; the lease word is as before. */
+/* The span enters or leaves the lessee's list. The lease word stays as it is. */
 static void lease_link(lessee *l, page_no first)
 {
     mheap *heap = l->table->heap;
@@ -158,7 +158,7 @@ static void span_reclaim(mheap *heap, page_no first)
         u32_store_release(&span->has_kept, 0);
 }
 
-/* left: what lives in the span counts as left by its lessee; NULL: as nobody's in particular. */
+/* left: what lives in the span is claimed as left by its lessee; NULL: nobody claims it. */
 static void lease_end(lessee *l, page_no first, left_owner_no *left)
 {
     mheap *heap = l->table->heap;
@@ -209,13 +209,13 @@ void lease_revoke(lessee *l, page_no first, bool punched)
 }
 
 /*
- * A large object belongs to who allocated it until it is freed. One that another process has freed is the daemon's if
- * the daemon takes it: true, and then the lessee holds nothing of it.
+ * A large object belongs to the lessee that allocated it until it is freed. One that another process has freed is the
+ * daemon's if the daemon takes it: true, and then the lessee holds nothing of it.
  *
  * Three write the two words of a leased large object, bit 0 of each.
  *   alloc   the lessee alone sets it, for an object that it hands out. The lessee (free) and the daemon (here) clear it
- *           by fetch_and, and who sees it go from 1 to 0 has the pages; so a lessee that frees at the same time is told
- *           that the object is free already.
+ *           by fetch_and, and whoever sees it go from 1 to 0 has the pages; so a lessee that frees at the same time is
+ *           told that the object is free already.
  *   remote  others set it by fetch_or (free); only the daemon clears it, when the lease is over. The lessee never hands
  *           out pages whose remote bit is set, which a faulty second free leaves behind: it returns them.
  *

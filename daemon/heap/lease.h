@@ -40,9 +40,9 @@ void lease_table_init(lease_table *table, mheap *heap);
  */
 int lease_table_recover(lease_table *table) __attribute__((warn_unused_result));
 
-/* l, which has number, epoch, limit and reclaims, and holds nothing, leases from now on. Until it is removed. */
+/* l may lease until it is removed. The caller has set number, epoch, limit and reclaims, and the rest to 0. */
 void lease_add_lessee(lease_table *table, lessee *l);
-void lease_remove_lessee(lessee *l); /* it holds nothing */
+void lease_remove_lessee(lessee *l); /* it leases nothing */
 
 /* The lessee with that number and epoch; NULL: there is none any more. */
 lessee *lease_find_lessee(const lease_table *table, session_no no, uint32_t epoch);

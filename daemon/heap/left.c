@@ -1,25 +1,26 @@
 /*
  * Left: for each span, the objects that sessions left in it when they ended: their claims.
  *
- * Called by session (leases begin and end), mheap (a span is freed) and server (walks, on behalf of SessionList
- * requests). Data: private, records in one sparse mapping, and a word in each span's link; the spans' bits are read and
- * not written. Nothing here outlives the daemon, and nothing depends on it: it is for people to look at.
+ * Called by lease (begin and end), session (the last ones that ended), mheap (a span is freed) and the server (walks,
+ * for SessionList requests). Data: private, records in one sparse mapping, and a word in each span's link; the spans'
+ * bits are read and not written. Nothing here outlives the daemon, and nothing depends on it: it is for people to look
+ * at.
  *
  * A record belongs to one span and has a bit for each of its objects (of a tiny span: for each block). The records of a
  * span are chained from its link:
- *   before  while the span is leased: what lived in it when the lease began. Without one, nothing did; or nobody knows,
- *           because another daemon has given the lease, or records have run out: then all that lives in it when the
- *           session ends, and that nobody else claims, counts as left by it.
- *   claim   what lived when a session ended that held the span, and was not there before. At most one bit of all claims
- *           on a span is set for an object.
+ *   before  while the span is leased: what lived in it when the lease began. If a leased span has none, nothing lived
+ *           in it; or nobody knows, because another daemon has given the lease, or records have run out. Then all that
+ *           lives in it when the session ends, and that nobody else claims, counts as left by that session.
+ *   claim   what lived when a session ended that leased the span, and did not live before. At most one claim on a span
+ *           has the bit of an object.
  *
  * A claim only loses bits: those of objects that are found dead when a lease begins or ends, or in a walk. A place that
- * is used again in between still counts for who left the object before: so what is told of a session is an upper bound;
- * the sum over all sessions never is more than what lives. It is exact as soon as others only free.
+ * is used again in between still counts for the session that left the object before. So the sum of a session is an
+ * upper bound, and the sum over all sessions is never more than what lives. It is exact as soon as others only free.
  *
  * Memory: a record is 144 bytes, and there are at most 2^18 of them, 36 MiB; none for spans that were empty when they
- * were leased and have had nothing left in them. What finds no record is not counted. Sessions that are neither ending
- * nor among the last that ended have no claims: a walk drops those of a session that is forgotten.
+ * were leased and have had nothing left in them. Objects for which no record is free are not counted. Sessions that
+ * are neither ending nor among the last that ended have no claims: a walk drops those of a session that is forgotten.
  *
  * Invariants (left_validate, linear in the records): a record in use is in the chain of its span; claims on a span
  * have no bit in common; an owner's nclaims is the number of its claims.
@@ -172,7 +173,7 @@ static bool record_trim(record *r, const uint64_t *live, uint32_t nwords)
 
 /* --- leases --- */
 
-/* What lives in the span. Returns its words. */
+/* Read what lives in the span. Returns the number of words. */
 static uint32_t read_live(const left_table *table, page_no first, uint64_t live[SHM_BITS_WORDS], bool *ret_any)
 {
     uint32_t nwords = bits_nwords(shm_span_at(table->map, first)->nelems);
