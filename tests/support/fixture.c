@@ -199,6 +199,8 @@ void fixture_restart(fixture *f, const char *more)
 {
     launch(f, more);
     await_daemon(f);
+    if (!fixture_is_whole(f))
+        give_up("the heap is not whole after a restart");
 }
 
 int fixture_restart_refused(fixture *f, const char *more)
