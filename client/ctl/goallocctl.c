@@ -17,8 +17,7 @@
 #include "client/ctl/commands.h"
 #include "proto/channel.h"
 #include "proto/wire.h"
-
-#define DEFAULT_SOCKET "/run/goallocd/goallocd.sock"
+#include "shm/limits.h"
 
 /* What the daemon has without --timeout; and to release what is free, once it has shown that it answers. */
 #define TIMEOUT_MS          5000
@@ -182,7 +181,7 @@ static int run(command *c, arguments *args)
 __attribute__((visibility("default"))) const char *argp_program_version = "goallocctl " GOALLOC_VERSION;
 
 static const struct argp_option option_table[] = {
-    { "socket", 's', "PATH", 0, "The daemon's socket (default: $GOALLOC_SOCKET, else " DEFAULT_SOCKET ")", 0 },
+    { "socket", 's', "PATH", 0, "The daemon's socket (default: $GOALLOC_SOCKET, else " SHM_SOCKET_PATH ")", 0 },
     { "json", 'j', NULL, 0, "Print JSON", 0 },
     { "timeout", 't', "TIME", 0,
       "How long the daemon may take to answer: a number and ms, s or min; seconds without a unit (default: 5s; "
@@ -268,7 +267,7 @@ int main(int argc, char **argv)
 
     (void)setlocale(LC_CTYPE, "");
     if (args.socket_path == NULL)
-        args.socket_path = DEFAULT_SOCKET;
+        args.socket_path = SHM_SOCKET_PATH;
     argp_err_exit_status = 2;
     (void)argp_parse(&argp, argc, argv, 0, NULL, &args);
     args.until = deadline_in(args.timeout_ms);

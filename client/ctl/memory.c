@@ -12,10 +12,9 @@
 #include "client/ctl/ctl.h"
 #include "shm/layout.h"
 
-#define LINE_CELLS      64u
-#define LINES_MAX       40u
-#define CELL_PAGES_MIN  (SHM_HEAP_ARENA_PAGES / LINE_CELLS)
-#define CELLS_A_REQUEST 4096u
+#define LINE_CELLS     64u
+#define LINES_MAX      40u
+#define CELL_PAGES_MIN (SHM_HEAP_ARENA_PAGES / LINE_CELLS)
 
 typedef struct cell {
     uint64_t inuse;
@@ -73,7 +72,7 @@ bool heap_map_next(Goallocd__Request *request, const Goallocd__Reply *reply)
         return false;
     ask->start = p->ncells * p->cell_pages;
     ask->cell_pages = p->cell_pages;
-    ask->max_cells = CELLS_A_REQUEST;
+    ask->max_cells = LINE_CELLS * LINES_MAX;
     return true;
 }
 
