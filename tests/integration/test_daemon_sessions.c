@@ -179,7 +179,7 @@ static void publish_while_the_owner_ends_is_kept_or_refused(void **state)
 #define NOFILE 80u
 #define CONNECTIONS 200
 
-/* Open sessions until the daemon refuses. How many; *ret_heaps has their connections. */
+/* Open sessions until the daemon refuses; their connections are in heaps. Returns how many there are. */
 static unsigned attach_until_refused(const fixture *f, rawheap *heaps)
 {
     Goallocd__Attach ask = rawheap_attach_init();
