@@ -184,6 +184,38 @@ void fixture_start_kept(fixture *f, const char *const *options)
     start(f);
 }
 
+int fixture_setup(void **state)
+{
+    fixture *f = malloc(sizeof(*f));
+
+    fixture_start(f, *state);
+    *state = f;
+    return 0;
+}
+
+int fixture_setup_kept(void **state)
+{
+    fixture *f = malloc(sizeof(*f));
+
+    fixture_start_kept(f, *state);
+    *state = f;
+    return 0;
+}
+
+int fixture_teardown(void **state)
+{
+    fixture *f = *state;
+    bool good = true;
+
+    if (f->daemon != 0) {
+        (void)kill(f->daemon, SIGCONT); /* a test that has failed may have stopped it */
+        good = fixture_is_whole(f);
+    }
+    good = fixture_stop(f) && good;
+    free(f);
+    return good ? 0 : -1;
+}
+
 void fixture_kill(fixture *f)
 {
     (void)kill(f->daemon, SIGKILL);

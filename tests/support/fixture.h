@@ -68,6 +68,21 @@ int fixture_try_restart(fixture *f);
 /* The test has killed the daemon and waited for it: only the directory is left to remove. */
 void fixture_forget_daemon(fixture *f);
 
+/*
+ * Setup and teardown of a cmocka test: a daemon of its own in *state. At the end it must be whole, and end cleanly.
+ * The test's first state is the daemon's options, or NULL.
+ */
+int fixture_setup(void **state);
+int fixture_setup_kept(void **state); /* with a keeper */
+int fixture_teardown(void **state);
+
+#define FIXTURE_TEST(name)      cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
+#define FIXTURE_TEST_KEPT(name) cmocka_unit_test_setup_teardown(name, fixture_setup_kept, fixture_teardown)
+/* With options for the daemon: FIXTURE_TEST_WITH(name, "--reserve", "64M"), within a function. */
+#define FIXTURE_TEST_WITH(name, ...)                                                                  \
+    cmocka_unit_test_prestate_setup_teardown(name, fixture_setup, fixture_teardown,                   \
+                                             ((void *)(uintptr_t)(const char *const[]){ __VA_ARGS__, NULL }))
+
 /* Statistics, asked for without a session. Exits the test program on failure. */
 void fixture_stats(const fixture *f, goalloc_stats_t *ret);
 
