@@ -369,7 +369,7 @@ static bool run(const fixture *f, child_fn fn, uint32_t flags, enum way way, cor
 
     told->flags = flags;
     told->way = way;
-    (void)strcpy(dir, "/tmp/goalloc-core-XXXXXX");
+    (void)snprintf(dir, sizeof(dir), "%s/XXXXXX", f->dir);
     assert_non_null(mkdtemp(dir));
     status = child_run(f, fn, dir);
     *ret = core_take(dir);

@@ -214,13 +214,11 @@ static void sessions_of_a_daemon_with_any_label_has_its_row(void **state)
     static const char *const json[] = { "--json", "sessions", NULL };
     static const char *const plain[] = { "sessions", NULL };
     static char out[1 << 16];
-    fixture fake = { .daemon = 0 };
+    fixture fake;
     struct sockaddr_un address = { .sun_family = AF_UNIX };
 
     (void)state;
-    (void)snprintf(fake.dir, sizeof(fake.dir), "/tmp/goalloc-test.XXXXXX");
-    assert_non_null(mkdtemp(fake.dir));
-    (void)snprintf(fake.socket, sizeof(fake.socket), "%s/socket", fake.dir);
+    fixture_make_place(&fake);
     memcpy(address.sun_path, fake.socket, sizeof(fake.socket));
     for (size_t i = 0; i < 3; i++) {
         int listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -248,7 +246,6 @@ static void sessions_of_a_daemon_with_any_label_has_its_row(void **state)
         (void)close(listen_fd);
         (void)unlink(fake.socket);
     }
-    (void)rmdir(fake.dir);
 }
 
 int main(void)
