@@ -204,6 +204,10 @@ void fixture_restart(fixture *f, const char *more)
 {
     launch(f, more);
     await_daemon(f);
+    if (!fixture_is_whole(f)) {
+        (void)fprintf(stderr, "fixture: the heap that was taken over is not whole\n");
+        exit(EXIT_FAILURE);
+    }
 }
 
 int fixture_restart_refused(fixture *f, const char *more)

@@ -52,7 +52,10 @@ bool fixture_stop(fixture *f);
 /* The same with a --state-dir of its own, so that a keeper holds the heap. */
 void fixture_start_kept(fixture *f, const char *const *options);
 
-/* Kill the daemon and wait for it; start another one in its place, with the same options and maybe one more (NULL). */
+/*
+ * Kill the daemon and wait for it; start another one in its place, with the same options and maybe one more (NULL). The
+ * heap that it has taken over must be whole: else the test program ends.
+ */
 void fixture_kill(fixture *f);
 void fixture_restart(fixture *f, const char *more);
 
