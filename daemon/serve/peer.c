@@ -95,7 +95,7 @@ void peer_close(peer *p)
     if (sess != NULL && !s->stopping) {
         session_set_state(&s->sessions, sess, SHM_SESSION_LOST);
         sess->nlooks = 0;
-        log_debug("session %u (pid %u): connection ended", sess->no.n, sess->pid);
+        log_debug("session %u (pid %u): connection ended", sess->lessee.no.n, sess->pid);
         server_watch_lost(s);
     }
     if (p->wait != WAIT_NONE || p->op_detach || p->deferred) {
@@ -354,7 +354,8 @@ bool peer_defer(peer *p)
 {
     const mheap *heap = p->server->heap;
 
-    if (heap->nreleasing_pages + heap->nempty_pages == 0 || p->ndefers >= DEFERS_MAX || !peer_hold(p))
+    if (mheap_releasing_pages(heap) + heap->naside_pages[ASIDE_UNUSED] == 0 || p->ndefers >= DEFERS_MAX ||
+        !peer_hold(p))
         return false;
     p->ndefers++;
     p->deferred = true;

@@ -52,7 +52,7 @@ static void count_allocs(const server *s, uint64_t ret[SPAN_CLASS_COUNT])
     for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
         const shm_u64 *counters = shm_counters(s->heap->map, (session_no){ (uint16_t)i });
 
-        for (size_t c = 0; s->sessions.slots[i] != NULL && c < SPAN_CLASS_COUNT; c++)
+        for (size_t c = 0; session_at(&s->sessions, i) != NULL && c < SPAN_CLASS_COUNT; c++)
             ret[c] += u64_load_relaxed(&counters[c]);
     }
 }
@@ -112,9 +112,9 @@ void request_stats_done(peer *p)
     fill_memory(srv, total.live_bytes, &body);
     body.live_objects = total.live_objects;
     body.sessions = srv->sessions.nopen;
-    body.leased_spans = srv->sessions.nleased;
+    body.leased_spans = srv->sessions.leases.nleased;
     body.roots = roots_count(srv->roots);
-    body.session_held_bytes = s == NULL ? 0 : s->nheld_pages * PAGE_BYTES;
+    body.session_held_bytes = s == NULL ? 0 : s->lessee.nheld_pages * PAGE_BYTES;
     body.reserved_bytes = srv->heap->map->arena_bytes;
     body.inuse_spans = srv->heap->ninuse_spans;
     body.scavenged_bytes = srv->scav.nbackground * PAGE_BYTES;
@@ -146,8 +146,7 @@ static void on_scavenged(void *data, uint64_t npages)
             continue;
         p->wait = WAIT_NONE;
         body.released_bytes = npages * PAGE_BYTES;
-        body.remaining_bytes =
-            (mheap_committed_pages(srv->heap) - srv->heap->ninuse_pages - srv->heap->ngrowth_pages) * PAGE_BYTES;
+        body.remaining_bytes = mheap_idle_pages(srv->heap) * PAGE_BYTES;
         reply.result_case = GOALLOCD__REPLY__RESULT_SCAVENGE;
         reply.scavenge = &body;
         peer_reply(p, &reply);

@@ -4,7 +4,7 @@
  * Called by request.c. Calls session (leases), mcentral, mheap, commit.
  *
  * A refill, numbered:
- *   1. how many: what is asked for, at most 1024 spans and 8 MiB, as far as the session's limit allows.
+ *   1. how many: what is asked for, at most PROTO_SPANS_MAX spans and SHM_REFILL_PAGES_MAX pages, as far as the session's limit allows.
  *   2. spans with free objects from the mcentral of the class (a RECLAIM session's spans hold only its own objects,
  *      so it gets fresh ones).
  *   3. if these give less than half of what was asked for: fresh spans from mheap. If pages in use would pass the
@@ -27,10 +27,6 @@
 #include "daemon/log.h"
 #include "shm/crash.h"
 
-#define REFILL_PAGES_MAX   (8 * MIB / PAGE_BYTES)
-#define ALIGN_PAGES_MAX    (64 * MIB / PAGE_BYTES)
-#define REFILL_RUN_PAGES_MIN 5u
-#define REFILL_RUN_PAGES_MAX 32u
 #define RELEASE_PERCENT    99u /* of the memory limit: what describes new spans takes some memory later */
 #define INSIST_PAGES       16u /* a refill above the memory limit */
 #define LEASE_LIST_MAX     8192u /* spans named in one reply */
@@ -49,7 +45,7 @@ static void rescue(server *s)
 
     if (s->last_rescue_ns != 0 && start - s->last_rescue_ns < 10 * s->rescue_cost_ns)
         return;
-    while (!sweep_some(&s->sessions, &s->rescue_pos, RESCUE_SPANS, &nfreed) && uv_hrtime() - start < RESCUE_NS)
+    while (!sweep_some(&s->sessions.leases, &s->rescue_pos, RESCUE_SPANS, &nfreed) && uv_hrtime() - start < RESCUE_NS)
         ;
     server_ask_trim(s);
     s->last_rescue_ns = uv_hrtime();
@@ -115,7 +111,7 @@ static void op_add_releases(peer *p)
     mheap_flush_cache(heap);
     p->commit.releases = p->op->releases;
     while (over > 0 && p->commit.nreleases < COMMIT_RELEASES_MAX) {
-        run = mheap_begin_release(heap, over, true);
+        run = mheap_take_aside(heap, ASIDE_RELEASE_DENSE, (page_run){ .npages = over }, NULL);
         if (run.npages == 0)
             return;
         p->commit.releases[p->commit.nreleases++] = run;
@@ -126,7 +122,7 @@ static void op_add_releases(peer *p)
 static void op_end_releases(peer *p)
 {
     for (size_t i = 0; i < p->commit.nreleases; i++) {
-        mheap_end_release(p->server->heap, p->commit.releases[i], i < p->commit.npunched);
+        mheap_put_back(p->server->heap, ASIDE_RELEASE_DENSE, p->commit.releases[i], i < p->commit.npunched);
         if (i < p->commit.npunched)
             scavenge_note_eager(&p->server->scav, p->commit.releases[i]);
     }
@@ -185,8 +181,8 @@ static void op_revoke_fresh(peer *p)
         uint32_t name = p->op_spans[--p->op_nspans];
         page_no first;
 
-        if (s != NULL && lease_check(&srv->sessions, s, name, &first) == 0)
-            lease_revoke(&srv->sessions, s, first, p->commit.undone);
+        if (s != NULL && lease_check(&s->lessee, name, &first) == 0)
+            lease_revoke(&s->lessee, first, p->commit.undone);
     }
 }
 
@@ -198,13 +194,12 @@ static void op_end_growth(peer *p, int result)
     page_no first = page_at(p->op_spans[0]);
     page_no behind = page_at(p->op_spans[1]);
 
-    if (result == 0 && s != NULL && lease_check(&srv->sessions, s, first.n, &first) == 0 &&
+    if (result == 0 && s != NULL && lease_check(&s->lessee, first.n, &first) == 0 &&
         first.n + shm_span_at(srv->heap->map, first)->npages == behind.n) {
-        mheap_extend_span(srv->heap, first, p->op_grow);
-        s->nheld_pages += p->op_grow;
+        lease_extend(&s->lessee, first, p->op_grow);
         return;
     }
-    mheap_cancel_growth(srv->heap, behind, p->op_grow, result < 0 && p->commit.undone);
+    mheap_put_back(srv->heap, ASIDE_GROWTH, (page_run){ behind, p->op_grow }, result < 0 && p->commit.undone);
     p->op_nspans = 0;
 }
 
@@ -231,7 +226,7 @@ static void op_on_committed(commit_job *job, int result)
     session *s = session_find(&p->server->sessions, p->session, p->epoch);
 
     if (s != NULL)
-        s->nops--;
+        s->lessee.nops--;
     op_finish(p, result);
     server_wake_idle(p->server); /* the session may have waited for this to end, */
     server_on_released(p->server); /* or its process, to come back to it */
@@ -291,7 +286,7 @@ static void op_commit_and_reply(peer *p)
     else {
         session *s = session_find(&p->server->sessions, p->session, p->epoch);
 
-        s->nops++;
+        s->lessee.nops++;
         p->busy = true; /* also if it is closing: the commit comes back to it */
     }
     ahead_prepare(&p->server->ahead);
@@ -317,8 +312,8 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
         reply_error(p, id, EINVAL, "no such span class, or no spans asked for");
         return;
     }
-    if (ask->span_class < 2 && (ask->npages < REFILL_RUN_PAGES_MIN || ask->npages > REFILL_RUN_PAGES_MAX)) {
-        reply_error(p, id, EINVAL, "large objects of 5 to 32 pages come in a refill");
+    if (ask->span_class < 2 && (ask->npages < SHM_RUN_PAGES_MIN || ask->npages > SHM_RUN_PAGES_MAX)) {
+        reply_error(p, id, EINVAL, "runs have " SHM_TEXT(SHM_RUN_PAGES_MIN) " to " SHM_TEXT(SHM_RUN_PAGES_MAX) " pages");
         return;
     }
     if (ask->span_class == SPAN_CLASS_TINY && (s->flags & SESSION_RECLAIM)) {
@@ -334,9 +329,9 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
 
     if (want > PROTO_SPANS_MAX)
         want = PROTO_SPANS_MAX;
-    if (want > REFILL_PAGES_MAX / npages)
-        want = REFILL_PAGES_MAX / npages;
-    room = session_room_pages(s) / npages;
+    if (want > SHM_REFILL_PAGES_MAX / npages)
+        want = SHM_REFILL_PAGES_MAX / npages;
+    room = lease_room_pages(&s->lessee) / npages;
     if (room == 0) {
         reply_error(p, id, ENOMEM, "the session's limit is reached");
         return;
@@ -354,7 +349,7 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
 
         if (first.n == 0)
             break;
-        lease_give(&srv->sessions, s, first);
+        lease_give(&s->lessee, first);
         p->op_spans[p->op_nspans++] = first.n;
         nfree += n;
     }
@@ -381,7 +376,7 @@ void handle_refill(peer *p, uint64_t id, const Goallocd__Refill *ask)
                               : mheap_alloc_span(srv->heap, npages, 1, spc, &first, &nscavenged) != 0)
             break;
         shm_span_at(srv->heap->map, first)->lessee_folds = class == 0;
-        lease_give(&srv->sessions, s, first);
+        lease_give(&s->lessee, first);
         op_add_fresh(p, first, nscavenged);
     }
     if (p->op_nspans == 0) {
@@ -408,11 +403,12 @@ void handle_alloc_large(peer *p, uint64_t id, const Goallocd__AllocLarge *ask)
     if (s == NULL)
         return;
     s->nrpcs++;
-    if (ask->npages == 0 || (align & (align - 1)) != 0 || align > ALIGN_PAGES_MAX) {
-        reply_error(p, id, EINVAL, "no pages asked for, or an alignment that is no power of two up to 64 MiB");
+    if (ask->npages == 0 || (align & (align - 1)) != 0 || align > SHM_ALIGN_PAGES_MAX) {
+        reply_error(p, id, EINVAL,
+                    "no pages asked for, or an alignment that is no power of two up to " SHM_TEXT(SHM_ALIGN_MIB_MAX) " MiB");
         return;
     }
-    if (ask->npages >= srv->heap->map->npages || ask->npages > session_room_pages(s)) {
+    if (ask->npages >= srv->heap->map->npages || ask->npages > lease_room_pages(&s->lessee)) {
         reply_error(p, id, ENOMEM, "more than the arena, or than the session's limit");
         return;
     }
@@ -433,7 +429,7 @@ void handle_alloc_large(peer *p, uint64_t id, const Goallocd__AllocLarge *ask)
             reply_error(p, id, ENOMEM, "the heap is exhausted");
         return;
     }
-    lease_give(&srv->sessions, s, first);
+    lease_give(&s->lessee, first);
     op_add_fresh(p, first, nscavenged);
     op_commit_and_reply(p);
 }
@@ -454,12 +450,12 @@ static bool resize_target(peer *p, uint64_t id, session *s, uint32_t name, page_
         return false;
     }
     if (lease.state == SPAN_CENTRAL && !(s->flags & SESSION_RECLAIM)) {
-        if (span->npages > session_room_pages(s)) {
+        if (span->npages > lease_room_pages(&s->lessee)) {
             reply_error(p, id, EDQUOT, "the session's limit is in the way");
             return false;
         }
         *ret_central = true;
-    } else if (span->lessee_folds || lease_check(&srv->sessions, s, first.n, &first) != 0) {
+    } else if (span->lessee_folds || lease_check(&s->lessee, first.n, &first) != 0) {
         reply_error(p, id, EPERM, "another session leases the object, or it came by a refill");
         return false;
     }
@@ -488,21 +484,20 @@ void handle_resize_large(peer *p, uint64_t id, const Goallocd__ResizeLarge *ask)
     uint64_t npages = shm_span_at(srv->heap->map, first)->npages;
     uint64_t more = ask->npages > npages ? ask->npages - npages : 0;
 
-    if (more > 0 && (more + (central ? npages : 0) > session_room_pages(s) || more > mheap_room_pages(srv->heap))) {
+    if (more > 0 &&
+        (more + (central ? npages : 0) > lease_room_pages(&s->lessee) || more > mheap_room_pages(srv->heap))) {
         reply_error(p, id, EDQUOT, "a limit is in the way");
         return;
     }
     if (central) {
         mcentral_remove(srv->heap, first);
         shm_span_at(srv->heap->map, first)->lessee_folds = 0;
-        lease_give(&srv->sessions, s, first);
+        lease_give(&s->lessee, first);
     }
 
     if (ask->npages <= npages) {
-        if (ask->npages < npages) {
-            mheap_shrink_span(srv->heap, first, ask->npages);
-            s->nheld_pages -= npages - ask->npages;
-        }
+        if (ask->npages < npages)
+            lease_shrink(&s->lessee, first, ask->npages);
         reply_ok(p, id);
         return;
     }
@@ -515,7 +510,8 @@ void handle_resize_large(peer *p, uint64_t id, const Goallocd__ResizeLarge *ask)
     }
     if (!op_begin(p, id))
         return;
-    if (!mheap_take_growth(srv->heap, first, grow, &nscavenged)) {
+    if (mheap_take_aside(srv->heap, ASIDE_GROWTH, (page_run){ page_at(first.n + npages), grow }, &nscavenged).npages ==
+        0) {
         op_end(p);
         reply_error(p, id, EBUSY, "what lies behind the object is in use");
         return;
@@ -544,20 +540,19 @@ static bool return_runs(peer *p, session *s, const uint32_t *runs, size_t nruns)
             peer_violation(p, "it returns run %u, which is not in the arena", runs[i]);
             return false;
         }
-        if (lease_check(&srv->sessions, s, runs[i], &first) != 0)
+        if (lease_check(&s->lessee, runs[i], &first) != 0)
             continue;
-        if (lease_return_run(&srv->sessions, s, first) == SESSION_E_NO_RUN) {
+        if (lease_return_large(&s->lessee, first) == LEASE_E_NOT_LARGE) {
             peer_violation(p, "it returns span %u as a large run, which it is not", runs[i]);
             return false;
         }
-        /* SESSION_E_NOT_EMPTY: the object lives and is the session's, so it stays leased. */
+        /* LEASE_E_NOT_EMPTY: the object lives and is the session's, so it stays leased. */
     }
     return true;
 }
 
 void handle_return(peer *p, uint64_t id, const Goallocd__ReturnSpans *ask)
 {
-    server *srv = p->server;
     session *s = writing_session(p, id);
 
     if (s == NULL)
@@ -566,11 +561,11 @@ void handle_return(peer *p, uint64_t id, const Goallocd__ReturnSpans *ask)
     for (size_t i = 0; i < ask->n_spans; i++) {
         page_no first;
 
-        if (lease_check(&srv->sessions, s, ask->spans[i], &first) != 0) {
+        if (lease_check(&s->lessee, ask->spans[i], &first) != 0) {
             peer_violation(p, "it returns span %u, which it does not lease", ask->spans[i]);
             return;
         }
-        if (lease_return(&srv->sessions, s, first) != 0) {
+        if (lease_return(&s->lessee, first) != 0) {
             peer_violation(p, "it returns span %u with objects that it owns", ask->spans[i]);
             return;
         }
@@ -596,7 +591,7 @@ void handle_free_large(peer *p, uint64_t id, const Goallocd__FreeLarge *ask)
      * happens.
      */
     if (u32_load_relaxed(&srv->heap->map->page_map[ask->span]) == ask->span)
-        (void)lease_sweep(&srv->sessions, page_at(ask->span), true);
+        (void)lease_sweep(&srv->sessions.leases, page_at(ask->span), true);
     reply_ok(p, id);
 }
 
@@ -612,9 +607,9 @@ void handle_lease_list(peer *p, uint64_t id, const Goallocd__LeaseList *ask)
     if (s == NULL)
         return;
     s->nrpcs++;
-    at = s->leased.head;
+    at = s->lessee.leased.head;
     if (ask->after != 0) {
-        if (lease_check(&srv->sessions, s, ask->after, &at) != 0) {
+        if (lease_check(&s->lessee, ask->after, &at) != 0) {
             reply_error(p, id, EINVAL, "the session does not lease that span");
             return;
         }

@@ -63,7 +63,7 @@ static void server_on_lost_timer(uv_timer_t *timer)
 
     for (uint32_t n = 1; n <= SHM_SESSIONS_MAX; n++) {
         uint32_t i = (s->lost_from + n) % SHM_SESSIONS_MAX;
-        session *sess = s->sessions.slots[i];
+        session *sess = session_at(&s->sessions, i);
 
         if (sess == NULL || sess->state != SHM_SESSION_LOST)
             continue;
@@ -77,10 +77,10 @@ static void server_on_lost_timer(uv_timer_t *timer)
         } else {
             sess->nlooks++;
         }
-        if (heapfile_session_lives(s->file, sess->no)) {
+        if (heapfile_session_lives(s->file, sess->lessee.no)) {
             more = true;
         } else {
-            log_debug("session %u (pid %u): its process is gone", sess->no.n, sess->pid);
+            log_debug("session %u (pid %u): its process is gone", sess->lessee.no.n, sess->pid);
             server_end_session(s, sess);
         }
     }
@@ -99,7 +99,7 @@ void server_drop_peer_of(server *s, const session *sess)
 {
     for (peer *p = s->peers, *next; p != NULL; p = next) {
         next = p->next;
-        if (p->session.n == sess->no.n && p->epoch == sess->epoch)
+        if (p->session.n == sess->lessee.no.n && p->epoch == sess->lessee.epoch)
             peer_close(p);
     }
 }
@@ -135,7 +135,7 @@ static void watch_on_death(uv_poll_t *poll, int status, int events)
     (void)uv_poll_stop(poll);
     if (sess == NULL || sess->state == SHM_SESSION_ENDING)
         return;
-    log_debug("session %u: pid %u has died", sess->no.n, sess->pid);
+    log_debug("session %u: pid %u has died", sess->lessee.no.n, sess->pid);
     server_drop_peer_of(s, sess); /* it is LOST: now its life lock decides, at once as a rule */
     if (sess->state == SHM_SESSION_OPEN) {
         session_set_state(&s->sessions, sess, SHM_SESSION_LOST);
@@ -155,7 +155,7 @@ bool server_watch(server *s, peer *p, const session *sess)
     if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &len) < 0)
         pidfd = sess->pid == 0 ? -1 : (int)syscall(SYS_pidfd_open, sess->pid, 0);
     if (pidfd < 0) {
-        log_debug("session %u: no pidfd for pid %u: %s", sess->no.n, sess->pid, strerror(errno));
+        log_debug("session %u: no pidfd for pid %u: %s", sess->lessee.no.n, sess->pid, strerror(errno));
         return errno != EMFILE && errno != ENFILE;
     }
     if (pidfd >= s->late_fd) {
@@ -171,12 +171,12 @@ bool server_watch(server *s, peer *p, const session *sess)
     w->poll.data = w;
     w->server = s;
     w->pidfd = pidfd;
-    w->session = sess->no;
-    w->epoch = sess->epoch;
-    watch_end(s, sess->no);
-    s->watches[sess->no.n] = w;
+    w->session = sess->lessee.no;
+    w->epoch = sess->lessee.epoch;
+    watch_end(s, sess->lessee.no);
+    s->watches[sess->lessee.no.n] = w;
     if (uv_poll_start(&w->poll, UV_READABLE, watch_on_death) < 0)
-        watch_end(s, sess->no);
+        watch_end(s, sess->lessee.no);
     return true;
 }
 
@@ -187,12 +187,12 @@ static bool idle_end_sessions(server *s)
     bool more = false;
 
     for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
-        session *sess = s->sessions.slots[i];
+        session *sess = session_at(&s->sessions, i);
 
-        if (sess == NULL || sess->state != SHM_SESSION_ENDING || sess->nops > 0)
+        if (sess == NULL || sess->state != SHM_SESSION_ENDING || sess->lessee.nops > 0)
             continue;
-        session_no no = sess->no;
-        uint32_t epoch = sess->epoch;
+        session_no no = sess->lessee.no;
+        uint32_t epoch = sess->lessee.epoch;
 
         request_count_session(s, no);
 
@@ -281,7 +281,7 @@ static bool idle_sweep(server *s)
     }
     if (!s->sweeping)
         return false;
-    if (!sweep_some(&s->sessions, &s->sweep_pos, SWEEP_SLICE_SPANS, &nfreed))
+    if (!sweep_some(&s->sessions.leases, &s->sweep_pos, SWEEP_SLICE_SPANS, &nfreed))
         return true;
     s->sweeping = false;
     for (peer *p = s->peers, *next; p != NULL; p = next) {
@@ -339,7 +339,7 @@ void server_ask_trim(server *s)
     notice.result_case = GOALLOCD__REPLY__RESULT_TRIM_NOTICE;
     notice.trim_notice = &body;
     for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
-        if (s->sessions.slots[i] != NULL) {
+        if (session_at(&s->sessions, i) != NULL) {
             shm_u32 *seq = &s->heap->map->sessions[i].trim_seq;
 
             u32_store_release(seq, u32_load_relaxed(seq) + 1);
@@ -445,7 +445,7 @@ static int server_start(server *s, int listen_fd)
     if ((r = uv_idle_init(&s->loop, &s->idle)) < 0)
         return r;
     s->idle.data = s;
-    sweep_start(&s->sweep, &s->loop, &s->sessions);
+    sweep_start(&s->sweep, &s->loop, &s->sessions.leases);
     (void)uv_timer_init(&s->loop, &s->lost_timer);
     s->lost_timer.data = s;
     server_watch_keeper(s);

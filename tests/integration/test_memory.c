@@ -186,14 +186,14 @@ static void calloc_of_fresh_and_of_released_memory_clears_nothing(void **state)
     assert_int_equal(child_run(*state, calloc_of_fresh_pages, NULL), 0);
 }
 
-/* --- freed from afar --- */
+/* --- freed remotely --- */
 
-#define AFAR_BYTES (SANITIZED ? 32 * MIB : 256 * MIB)
-#define AFAR_SIZE  64u
+#define REMOTE_BYTES (SANITIZED ? 32 * MIB : 256 * MIB)
+#define REMOTE_SIZE  64u
 
 static int fill_and_return(const fixture *f, void *arg)
 {
-    uint64_t n = AFAR_BYTES / AFAR_SIZE;
+    uint64_t n = REMOTE_BYTES / REMOTE_SIZE;
     void **array;
 
     (void)arg;
@@ -201,7 +201,7 @@ static int fill_and_return(const fixture *f, void *arg)
     array = goalloc_malloc(n * sizeof(*array));
     CHECK(array != NULL);
     for (uint64_t i = 0; i < n; i++)
-        CHECK((array[i] = goalloc_malloc(AFAR_SIZE)) != NULL);
+        CHECK((array[i] = goalloc_malloc(REMOTE_SIZE)) != NULL);
     CHECK(goalloc_root_set("array", array) == 0);
     CHECK(goalloc_trim() == 0);
     (void)raise(SIGSTOP);
@@ -215,14 +215,14 @@ static int free_all_and_sleep(const fixture *f, void *arg)
     (void)arg;
     must_attach(f, 0);
     CHECK(goalloc_root_get("array", &p) == 0);
-    for (uint64_t i = 0; i < AFAR_BYTES / AFAR_SIZE; i++)
+    for (uint64_t i = 0; i < REMOTE_BYTES / REMOTE_SIZE; i++)
         goalloc_free(((void **)p)[i]);
     goalloc_free(p);
     (void)raise(SIGSTOP);
     return 0;
 }
 
-static void small_objects_freed_from_afar_are_free_pages_and_then_the_systems(void **state)
+static void small_objects_freed_remotely_are_free_pages_and_then_the_systems(void **state)
 {
     const fixture *f = *state;
     pid_t a = child_start(f, fill_and_return, NULL);
@@ -586,7 +586,7 @@ int main(void)
         FIXTURE_TEST_WITH(freed_memory_goes_back_to_the_system_by_itself, "--scavtrace"),
         FIXTURE_TEST(goallocctl_scavenge_releases_all_that_is_free_at_once),
         FIXTURE_TEST(memory_beyond_what_is_live_stays_below_a_tenth_after_scavenging),
-        FIXTURE_TEST(small_objects_freed_from_afar_are_free_pages_and_then_the_systems),
+        FIXTURE_TEST(small_objects_freed_remotely_are_free_pages_and_then_the_systems),
         FIXTURE_TEST_WITH(calloc_of_fresh_and_of_released_memory_clears_nothing, "--commit", "lazy"),
         FIXTURE_TEST_WITH(memory_limit_holds_while_live_data_churns_below_it, "--memory-limit", "256M"),
         FIXTURE_TEST_WITH(memory_limit_below_what_is_live_is_accepted_and_said, "--memory-limit", "8M"),

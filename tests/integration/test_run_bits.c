@@ -13,7 +13,7 @@
 #include "tests/support/objects.h"
 #include "tests/support/rawheap.h"
 
-#define RUN_BYTES 300000u
+#define RUN_BYTES (SHM_RUN_BYTES_MAX + 1)
 #define RUNS 3 /* as many as the cache keeps */
 
 static page_no run_of(const unsigned char *p)

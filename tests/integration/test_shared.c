@@ -653,7 +653,7 @@ static void every_kind_of_allocation_has_size_alignment_and_contents(void **stat
     assert_true(fixture_is_clean(*state, 0));
 }
 
-static int calloc_after_frees_from_afar(const fixture *f, void *arg)
+static int calloc_after_remote_frees(const fixture *f, void *arg)
 {
     static char *objects[4000];
 
@@ -686,9 +686,9 @@ static int calloc_after_frees_from_afar(const fixture *f, void *arg)
     return 0;
 }
 
-static void calloc_of_memory_freed_from_afar_is_zeroed(void **state)
+static void calloc_of_memory_freed_remotely_is_zeroed(void **state)
 {
-    assert_int_equal(child_run(*state, calloc_after_frees_from_afar, NULL), 0);
+    assert_int_equal(child_run(*state, calloc_after_remote_frees, NULL), 0);
     assert_true(fixture_is_clean(*state, 0));
 }
 
@@ -734,7 +734,7 @@ static void steady_churn_sends_no_requests(void **state)
     assert_true(fixture_is_clean(*state, 0));
 }
 
-/* --- freed from afar --- */
+/* --- freed remotely --- */
 
 static int free_root_and_detach(const fixture *f, void *arg)
 {
@@ -765,7 +765,7 @@ static int make_array(const fixture *f, void *arg)
     return 0;
 }
 
-static void spans_freed_from_afar_come_back_with_nobody_asking(void **state)
+static void spans_freed_remotely_come_back_with_nobody_asking(void **state)
 {
     const fixture *f = *state;
     goalloc_stats_t stats;
@@ -808,9 +808,9 @@ int main(void)
         FIXTURE_TEST(child_that_reclaims_leaves_nothing_in_places_of_published_objects),
         FIXTURE_TEST(readonly_attach_reads_and_changes_nothing),
         FIXTURE_TEST(every_kind_of_allocation_has_size_alignment_and_contents),
-        FIXTURE_TEST(calloc_of_memory_freed_from_afar_is_zeroed),
+        FIXTURE_TEST(calloc_of_memory_freed_remotely_is_zeroed),
         FIXTURE_TEST(steady_churn_sends_no_requests),
-        FIXTURE_TEST(spans_freed_from_afar_come_back_with_nobody_asking),
+        FIXTURE_TEST(spans_freed_remotely_come_back_with_nobody_asking),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
