@@ -42,14 +42,14 @@ static const struct {
 } figures[] = {
     { HEADER, "#define GOALLOC_ROOT_NAME_MAX %" PRIu64 "\n", SHM_ROOT_NAME_MAX },
     { HEADER, "shown by goallocctl, the first %" PRIu64 " bytes", SHM_LABEL_MAX },
-    { HEADER, "no room for another session: %" PRIu64 " of them", SHM_SESSIONS_MAX },
+    { HEADER, "no room for another session: %" PRIu64 " of them", SHM_SESSIONS_MAX - 1 }, /* entry 0 is not used */
     { HEADER, "-ENOSPC (%" PRIu64 " roots)", SHM_ROOTS_MAX },
     { HEADER, "-ENOSPC (%" PRIu64 " adopted objects a session)", ADOPT_PER_SESSION_MAX },
     { HEADER, "a power of two up to %" PRIu64 " MiB", SHM_ALIGN_MIB_MAX },
     { HEADER, "an object of up to %" PRIu64 " KiB is small", SMALL_BYTES_MAX / KIB },
     { HEADER, "else " SHM_SOCKET_PATH "; copied%.0" PRIu64, 0 },
     { SOURCE("README.md"), " %" PRIu64 " TiB of arena", SHM_ARENA_BYTES_MAX / TIB },
-    { SOURCE("README.md"), " %" PRIu64 " sessions", SHM_SESSIONS_MAX },
+    { SOURCE("README.md"), " %" PRIu64 " sessions", SHM_SESSIONS_MAX - 1 },
     { SOURCE("README.md"), " %" PRIu64 " roots", SHM_ROOTS_MAX },
     { SOURCE("README.md"), "names up to %" PRIu64 " bytes", SHM_ROOT_NAME_MAX },
     { SOURCE("proto/README.md"), "length <= %" PRIu64, FRAME_PAYLOAD_MAX },
