@@ -405,7 +405,7 @@ void handle_alloc_large(peer *p, uint64_t id, const Goallocd__AllocLarge *ask)
     s->nrpcs++;
     if (ask->npages == 0 || (align & (align - 1)) != 0 || align > SHM_ALIGN_PAGES_MAX) {
         reply_error(p, id, EINVAL,
-                    "no pages asked for, or an alignment that is no power of two up to " SHM_TEXT(SHM_ALIGN_MIB_MAX) " MiB");
+                    "no pages asked for, or no power of two up to " SHM_TEXT(SHM_ALIGN_MIB_MAX) " MiB to align to");
         return;
     }
     if (ask->npages >= srv->heap->map->npages || ask->npages > lease_room_pages(&s->lessee)) {
