@@ -35,8 +35,8 @@ void pagealloc_grow(pagealloc *a, page_no first, uint64_t npages);
 /*
  * Take the lowest run of npages free pages (address-ordered first fit). True on success: *ret_first is its first page
  * and *ret_nscavenged says how many of its pages had no memory behind them; their scavenged bits are cleared. False:
- * there is no such run; outputs untouched. npages > 0. Cost: logarithmic in the heap's size, one chunk for short runs
- * near searchAddr.
+ * there is no such run; outputs untouched. npages > 0. Cost: logarithmic in the heap's size; one chunk if the chunk of
+ * the search address has such a run.
  */
 bool pagealloc_alloc(pagealloc *a, uint64_t npages, page_no *ret_first, uint64_t *ret_nscavenged)
     __attribute__((warn_unused_result));
@@ -73,6 +73,8 @@ void pagealloc_free_run(pagealloc *a, page_no first, uint64_t npages, bool scave
  * back with pagealloc_put_back(); until then nobody gets it, but it doesn't count as in use (see scavindex.h).
  */
 page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force);
+
+/* Give back a run of pagealloc_take_unscavenged(). scavenged: there is no memory behind it any more. */
 void pagealloc_put_back(pagealloc *a, page_run run, bool scavenged);
 
 /* The next generation of the density rule begins (see scavindex.h). */
