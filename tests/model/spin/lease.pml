@@ -7,7 +7,7 @@
  *   worker   malloc, free of its own, remote free, fold, refill, return, coming back after a lost connection
  *            (client/alloc.c, client/mcache.c, client/connection.c, shm/object.c)
  *   daemon   refill, return, lease list, attach, end of a session, sweep, taking over
- *            (daemon/request_lease.c, daemon/session.c, daemon/mcentral.c, daemon/mheap.c)
+ *            (daemon/serve/request_lease.c, daemon/heap: lease.c, mcentral.c, mheap.c)
  *   fate     kills workers and cuts connections
  *   watcher  what has to be true in every state
  *
