@@ -338,7 +338,7 @@ static void object_publish(server *s, const object_ref *object)
 
     if (u32_load_relaxed(&span->owner) != 0) {
         adopt_ensure_kept(s->heap->map, object->first);
-        mheap_note_kept(s->heap, object->first);
+        metabook_note_kept(&s->heap->book, object->first);
         (void)u64_fetch_or_acq_rel(&shm_kept_bits(s->heap->map, object->first)[object->word], object->bit);
     }
     adopt_clear(s->heap->adopted, object->offset);
@@ -374,7 +374,7 @@ static void handle_adopt(peer *p, uint64_t id, uint64_t offset)
         reply_error(p, id, EALREADY, "the object is free");
         return;
     }
-    mheap_note_kept(srv->heap, object.first);
+    metabook_note_kept(&srv->heap->book, object.first);
     reply_ok(p, id);
 }
 

@@ -93,7 +93,7 @@ static bool limit_allows(server *s, uint64_t npages)
                  "all that is free is being given back to the system",
                  (unsigned long long)(s->heap->limit_bytes / MIB),
                  (unsigned long long)(s->heap->ninuse_pages * PAGE_BYTES / MIB),
-                 (unsigned long long)(mheap_charged_bytes(s->heap) / MIB));
+                 (unsigned long long)(metabook_bytes(&s->heap->book) / MIB));
         s->last_limit_warning_ms = now_ms;
     }
     return false;
@@ -103,7 +103,7 @@ static bool limit_allows(server *s, uint64_t npages)
 static void op_add_releases(peer *p)
 {
     mheap *heap = p->server->heap;
-    uint64_t over = (mheap_over_limit(heap, RELEASE_PERCENT) + PAGE_BYTES - 1) / PAGE_BYTES;
+    uint64_t over = (mheap_over_limit(heap, RELEASE_PERCENT, 0) + PAGE_BYTES - 1) / PAGE_BYTES;
     page_run run;
 
     if (over == 0)
