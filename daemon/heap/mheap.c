@@ -286,10 +286,12 @@ page_run mheap_take_aside(mheap *heap, enum mheap_aside kind, page_run run, uint
 void mheap_put_back(mheap *heap, enum mheap_aside kind, page_run run, bool punched)
 {
     heap->naside_pages[kind] -= run.npages;
-    if (kind != ASIDE_UNUSED) {
+    if (kind == ASIDE_RELEASE || kind == ASIDE_RELEASE_DENSE)
+        pagealloc_put_back(heap->pages, run, punched);
+    else if (kind != ASIDE_UNUSED)
         pagealloc_free_run(heap->pages, run.first, run.npages, punched);
+    if (kind != ASIDE_UNUSED)
         return;
-    }
     if (punched) {
         /* The links of the chunk too; what they share a page with stays. */
         uintptr_t from = ((uintptr_t)&heap->links[run.first.n] + 4095) & ~(uintptr_t)4095;

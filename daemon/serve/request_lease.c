@@ -115,7 +115,7 @@ static void op_add_releases(peer *p)
         if (run.npages == 0)
             return;
         p->commit.releases[p->commit.nreleases++] = run;
-        over -= run.npages;
+        over -= run.npages < over ? run.npages : over;
     }
 }
 
