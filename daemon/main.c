@@ -39,6 +39,7 @@ static void raise_descriptor_limit(void)
 /* Where a heap came from, and where it is kept. */
 typedef struct home {
     keeper keep;
+    heapfile *file;
     bool recovered;
     bool stored; /* systemd has it already */
 } home;
@@ -144,6 +145,18 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
     return r;
 }
 
+/* The keeper has died: another one takes its place. Returns its descriptor, or -1. */
+static int replace_keeper(void *data)
+{
+    home *h = data;
+
+    keeper_leave(&h->keep);
+    log_warn("the keeper of the heap has died; starting another one");
+    if (keeper_start(&h->keep, h->file) < 0)
+        log_error("nobody keeps the heap from now on: if this daemon dies it is gone");
+    return h->keep.fd;
+}
+
 int main(int argc, char **argv)
 {
     static server srv;
@@ -151,7 +164,7 @@ int main(int argc, char **argv)
     listen_place place;
     heapfile file;
     mheap heap;
-    home h = { .keep = { .fd = -1 } };
+    home h = { .keep = { .fd = -1 }, .file = &file };
     int r;
 
     options_parse(&o, argc, argv);
@@ -167,10 +180,13 @@ int main(int argc, char **argv)
     if (r < 0)
         goto out;
     u32_store_relaxed(&file.huge.never, !o.huge_pages);
-    r = server_run(
-        &srv, place.fd, &heap,
-        &(server_options){
-            .eager_commit = o.eager_commit, .scavtrace = o.scavtrace, .recovered = h.recovered, .keeper = &h.keep });
+    r = server_run(&srv, place.fd, &heap,
+                   &(server_options){ .eager_commit = o.eager_commit,
+                                      .scavtrace = o.scavtrace,
+                                      .recovered = h.recovered,
+                                      .watched_fd = h.keep.fd,
+                                      .on_death = replace_keeper,
+                                      .data = &h });
     if (r < 0)
         log_error("cannot serve: %s", strerror(-r));
     mheap_end(&heap);

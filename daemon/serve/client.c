@@ -1,0 +1,76 @@
+/*
+ * Client: who is at the other end of a connection.
+ *
+ * Called by the handlers, and by deaths. Calls peer, operation and session. A connection and a session are two things:
+ * a client may have no session (goallocctl), and a session may outlive its connection (the process has closed the
+ * socket and lives). Here is what belongs to both.
+ */
+#include "daemon/serve/client.h"
+
+#include <errno.h>
+#include <string.h>
+
+void clients_drop(service *srv, const session *s)
+{
+    for (peer *p = srv->peers.peers, *next; p != NULL; p = next) {
+        const client *c = client_of(p);
+
+        next = p->next;
+        if (c->session.n == s->no.n && c->epoch == s->epoch)
+            peer_close(p);
+    }
+}
+
+void clients_ask_trim(service *srv)
+{
+    Goallocd__Reply notice = GOALLOCD__REPLY__INIT;
+    Goallocd__TrimNotice body = GOALLOCD__TRIM_NOTICE__INIT;
+
+    notice.result_case = GOALLOCD__REPLY__RESULT_TRIM_NOTICE;
+    notice.trim_notice = &body;
+    for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
+        if (srv->sessions.slots[i] != NULL) {
+            shm_u32 *seq = &srv->heap->map->sessions[i].trim_seq;
+
+            u32_store_release(seq, u32_load_relaxed(seq) + 1);
+        }
+    }
+    for (peer *p = srv->peers.peers, *next; p != NULL; p = next) {
+        client *c = client_of(p);
+
+        next = p->next;
+        if (client_session(c) != NULL && !c->notified) {
+            c->notified = true;
+            peer_reply(p, &notice);
+        }
+    }
+}
+
+int clients_validate(const service *srv, FILE *err)
+{
+    static uint32_t ncommitting[SHM_SESSIONS_MAX];
+
+    memset(ncommitting, 0, sizeof(ncommitting));
+    for (peer *p = srv->peers.peers; p != NULL; p = p->next) {
+        const client *c = client_of(p);
+        const char *what = operation_validate(&c->op, p);
+
+        if (what != NULL) {
+            (void)fprintf(err, "client: the operation of pid %u, kind %d, state %d, %s\n", p->pid, (int)c->op.kind,
+                          (int)c->op.state, what);
+            return -EUCLEAN;
+        }
+        if (c->op.state == OPERATION_COMMITTING && client_any_session(c) != NULL)
+            ncommitting[c->session.n]++;
+    }
+    for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
+        const session *s = srv->sessions.slots[i];
+
+        if (s != NULL && s->nops != ncommitting[i]) {
+            (void)fprintf(err, "client: session %u counts %u requests that commit memory, and has %u\n", i, s->nops,
+                          ncommitting[i]);
+            return -EUCLEAN;
+        }
+    }
+    return 0;
+}
