@@ -1,12 +1,13 @@
 /*
  * Fdstore: FDSTORE=1 with FDNAME, and LISTEN_FDS with LISTEN_FDNAMES (sd_notify(3), sd_listen_fds(3)).
  *
- * Called by main. systemd keeps what is put there while the unit restarts, however it ended; whether also while it is
- * stopped is the unit's FileDescriptorStorePreserve=. It hands the descriptors to the next process from number 3 on,
- * with their names in the environment, in no particular order. FDPOLL=0: memfds never hang up.
+ * Called by main. systemd holds what is put there while the unit restarts, however the daemon ended; the unit's
+ * FileDescriptorStorePreserve= says whether it also does while the unit is stopped. It hands the descriptors to the
+ * next process from number 3 on, with their names in the environment, in no particular order. FDPOLL=0: memfds never
+ * hang up.
  *
- * All four go in one message, so that a daemon which dies meanwhile leaves all or none; they share one name there, and
- * are told apart by the names that they have as memfds.
+ * All four go in one message, so that a daemon which dies meanwhile leaves all or none. They share one name in the
+ * store; their names as memfds tell them apart.
  */
 #include "daemon/fdstore.h"
 
@@ -22,7 +23,7 @@
 #define FIRST_FD   3
 #define STORE_NAME "goalloc-heap"
 
-/* Which of the heap's memfds it is; -1: none. */
+/* The index of the memfd among the heap's; -1: it is none of them. */
 static int memfd_index(int fd)
 {
     char path[64];
@@ -42,7 +43,7 @@ static int memfd_index(int fd)
     return -1;
 }
 
-/* How many descriptors systemd has passed to this very process. */
+/* The number of descriptors that systemd has passed to this very process. */
 static int passed_fds(void)
 {
     const char *pid = getenv("LISTEN_PID");

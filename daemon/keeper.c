@@ -1,18 +1,18 @@
 /*
- * Keeper: a child process with four descriptors and a socket.
+ * Keeper: a process with the heap's four memfds and a socket.
  *
- * Called by main. Files on a tmpfs would outlive the daemon too, but can't be sealed: a client could truncate them
- * under all others. Memfds live as long as somebody has them, so somebody must, and that is the keeper: it never maps
- * them, runs forty lines of code, and stays when the daemon dies, however that happens.
+ * Called by main, and by the server when a keeper has died. Files on a tmpfs would outlive the daemon too, but can't be
+ * sealed: a client could truncate them under all others. Memfds live as long as some process has them. The keeper is
+ * that process: it never maps them, runs forty lines of code, and stays when the daemon dies, however that happens.
  *
  * The conversation, over a SOCK_SEQPACKET socket DIR/keeper.sock, mode 0600:
  *   daemon connects           -> keeper sends "heap" with the four descriptors
  *   daemon sends "bye"        -> keeper removes the socket and ends: a clean shutdown
  *   connection ends otherwise -> the daemon has died: the keeper waits for the next one, as long as its socket is there
- * A next daemon is served at any time; that there is only one is what its lock on the socket path is for (listen.c).
+ * It serves every daemon that connects. That only one does is the work of the lock on the socket's path (listen.c).
  *
- * Only the same user is served (SO_PEERCRED), and the daemon accepts descriptors only from the same user; what they
- * hold is checked by heapfile_open() and mheap_recover() all the same.
+ * The keeper serves only its own user (SO_PEERCRED), and the daemon takes descriptors only from its own user. It checks
+ * what they hold all the same, as it does with systemd's: heapfile_open(), mheap_recover().
  */
 #include "daemon/keeper.h"
 
@@ -62,7 +62,7 @@ static bool is_same_user(int fd)
 
 /* --- the keeper's side --- */
 
-/* Close everything but the descriptors kept and the listener, which become 0 to 4. */
+/* Close everything but the memfds and the listener, which become 0 to 4. */
 static void keep_only(int fds[HEAPFILE_NFDS + 1])
 {
     for (int i = 0; i <= HEAPFILE_NFDS; i++) { /* out of the way first */
@@ -81,19 +81,38 @@ static void keep_only(int fds[HEAPFILE_NFDS + 1])
         (void)close(fd);
 }
 
-/* A daemon says something, or is gone. True: it was "bye". */
-static bool peer_says_bye(int fd)
+/* A daemon says something, or is gone. True if it says "bye". */
+static bool says_bye(int fd)
 {
     char said[8];
 
     return recv(fd, said, sizeof(said), MSG_DONTWAIT) == 3 && memcmp(said, "bye", 3) == 0;
 }
 
+/* True if the file at path is still this one. */
+static bool is_at(const char *path, const struct stat *file)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && st.st_ino == file->st_ino && st.st_dev == file->st_dev;
+}
+
+/* A daemon connects: give it the memfds. Returns the connection; -1: none. */
+static int accept_daemon(int listener, bool has_room, const int fds[HEAPFILE_NFDS])
+{
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+
+    if (fd >= 0 && (!has_room || !is_same_user(fd) || fdpass_send(fd, "heap", 4, fds, HEAPFILE_NFDS) != 4)) {
+        (void)close(fd);
+        return -1;
+    }
+    return fd;
+}
+
 __attribute__((noreturn)) static void keep(const char *path, int fds[HEAPFILE_NFDS + 1])
 {
     struct pollfd polls[1 + PEERS_MAX] = { { .events = POLLIN } };
     struct stat mine;
-    struct stat there;
     nfds_t n = 1;
 
     if (stat(path, &mine) < 0)
@@ -102,35 +121,26 @@ __attribute__((noreturn)) static void keep(const char *path, int fds[HEAPFILE_NF
     polls[0].fd = fds[HEAPFILE_NFDS];
     for (;;) {
         int ready = poll(polls, n, LOOK_MS);
+        int fd;
 
-        /* Nobody has the heap, and nobody can ask for it any more. */
-        if (ready == 0 && n == 1 &&
-            (stat(path, &there) < 0 || there.st_ino != mine.st_ino || there.st_dev != mine.st_dev))
+        /* No daemon has the heap, and none can ask for it any more. */
+        if (ready == 0 && n == 1 && !is_at(path, &mine))
             _exit(EXIT_SUCCESS);
         if (ready <= 0)
             continue;
         for (nfds_t i = n; i-- > 1;) {
             if (polls[i].revents == 0)
                 continue;
-            if (peer_says_bye(polls[i].fd)) {
-                if (stat(path, &there) == 0 && there.st_ino == mine.st_ino && there.st_dev == mine.st_dev)
+            if (says_bye(polls[i].fd)) {
+                if (is_at(path, &mine))
                     (void)unlink(path);
                 _exit(EXIT_SUCCESS);
             }
             (void)close(polls[i].fd);
             polls[i] = polls[--n];
         }
-        if (polls[0].revents != 0) {
-            int fd = accept4(polls[0].fd, NULL, NULL, SOCK_CLOEXEC);
-
-            if (fd < 0)
-                continue;
-            if (n > PEERS_MAX || !is_same_user(fd) || fdpass_send(fd, "heap", 4, fds, HEAPFILE_NFDS) != 4) {
-                (void)close(fd);
-                continue;
-            }
+        if (polls[0].revents != 0 && (fd = accept_daemon(polls[0].fd, n <= PEERS_MAX, fds)) >= 0)
             polls[n++] = (struct pollfd){ .fd = fd, .events = POLLIN };
-        }
     }
 }
 
@@ -146,10 +156,11 @@ static int make_dir(const char *dir)
         return -errno;
     if (!S_ISDIR(st.st_mode))
         return -ENOTDIR;
-    /* Who may write there can put something else in the keeper's place. */
+    /* Whoever may write there can put something else in the keeper's place. */
     return st.st_uid != geteuid() || (st.st_mode & 022) != 0 ? -EPERM : 0;
 }
 
+/* The keeper's first message. 0, -errno. */
 static int receive(int fd, int ret_fds[HEAPFILE_NFDS])
 {
     struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
@@ -170,6 +181,20 @@ static int receive(int fd, int ret_fds[HEAPFILE_NFDS])
     return 0;
 }
 
+/* Connect to the keeper at addr. 0, -errno: k->fd is -1. */
+static int connect_to(keeper *k, const struct sockaddr_un *addr, int ret_fds[HEAPFILE_NFDS])
+{
+    int r;
+
+    k->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (k->fd < 0)
+        return -errno;
+    r = connect(k->fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? -errno : receive(k->fd, ret_fds);
+    if (r < 0)
+        keeper_leave(k);
+    return r;
+}
+
 int keeper_connect(keeper *ret, const char *dir, int ret_fds[HEAPFILE_NFDS])
 {
     struct sockaddr_un addr;
@@ -186,14 +211,9 @@ int keeper_connect(keeper *ret, const char *dir, int ret_fds[HEAPFILE_NFDS])
                   r == -EPERM ? "it is another user's, or others may write to it" : strerror(-r));
         return r;
     }
-    ret->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    if (ret->fd < 0)
-        return -errno;
-    r = connect(ret->fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : receive(ret->fd, ret_fds);
+    r = connect_to(ret, &addr, ret_fds);
     if (r == 0)
         return 0;
-    (void)close(ret->fd);
-    ret->fd = -1;
     if (r == -ENOENT || r == -ECONNREFUSED)
         return KEEPER_E_NONE;
     log_error("%s: %s", addr.sun_path, r == -EPROTO ? "what answers is no keeper of a heap" : strerror(-r));
@@ -222,7 +242,6 @@ int keeper_start(keeper *k, const heapfile *file)
     struct sockaddr_un addr;
     int fds[HEAPFILE_NFDS + 1];
     int copies[HEAPFILE_NFDS];
-    char dir[sizeof(k->dir)];
     int listener;
     pid_t pid;
     int r;
@@ -241,7 +260,7 @@ int keeper_start(keeper *k, const heapfile *file)
         (void)prctl(PR_SET_NAME, "goallocd-keeper");
         for (int sig = 1; sig < NSIG; sig++)
             (void)signal(sig, sig == SIGCHLD ? SIG_DFL : SIG_IGN);
-        if (fork() != 0) /* a child of nobody's: the daemon need not wait for it */
+        if (fork() != 0) /* init inherits the keeper: the daemon does not wait for its end */
             _exit(EXIT_SUCCESS);
         keep(addr.sun_path, fds);
     }
@@ -250,11 +269,10 @@ int keeper_start(keeper *k, const heapfile *file)
         return -errno;
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
         ;
-    memcpy(dir, k->dir, sizeof(dir));
-    r = keeper_connect(k, dir, copies);
-    if (r != 0) {
-        log_error("the keeper in %s does not answer", k->dir);
-        return r < 0 ? r : -ECONNREFUSED;
+    r = connect_to(k, &addr, copies);
+    if (r < 0) {
+        log_error("the keeper in %s does not answer: %s", k->dir, strerror(-r));
+        return r;
     }
     for (int i = 0; i < HEAPFILE_NFDS; i++)
         (void)close(copies[i]);

@@ -1,10 +1,10 @@
 /*
- * Listen: who owns a socket path.
+ * Listen: makes one goallocd the owner of a socket path.
  *
- * Called by main. A lock file beside the socket (PATH.lock, flock) says that a goallocd lives; the kernel drops it
- * with the process, so it is never stale. Only the holder of the lock replaces the socket file, and only if nobody
- * answers there: then it is what a dead daemon left. A clean end removes both; who opened the lock file just before
- * its removal sees that it is no longer the file at that path, and tries again.
+ * Called by main. A lock on a file beside the socket (PATH.lock, flock) says that a goallocd lives. The kernel drops
+ * the lock with the process, so it is never stale. Only the holder of the lock replaces the socket file, and only if
+ * nobody answers there: then a dead daemon has left it. A clean end removes both files. A daemon that opened the lock
+ * file just before its removal sees that it is no longer the file at that path, and tries again.
  */
 #include "daemon/listen.h"
 
@@ -22,6 +22,7 @@
 
 #define LISTEN_BACKLOG 511
 
+/* The path of the lock file. 0, -ENAMETOOLONG. */
 static int lock_path(char *buf, size_t cap, const char *path)
 {
     int n = snprintf(buf, cap, "%s.lock", path);
@@ -29,6 +30,7 @@ static int lock_path(char *buf, size_t cap, const char *path)
     return n < 0 || (size_t)n >= cap ? -ENAMETOOLONG : 0;
 }
 
+/* Returns the locked file, -EADDRINUSE (another goallocd has it), -errno. */
 static int lock_take(const char *path)
 {
     char name[sizeof(((struct sockaddr_un *)0)->sun_path) + 8];
@@ -55,7 +57,7 @@ static int lock_take(const char *path)
     }
 }
 
-/* Make sure that nothing is at the path. 0, -EADDRINUSE (alive), -EEXIST (not a socket), -errno. */
+/* Make sure that nothing is at the path. 0, -EADDRINUSE (somebody answers), -EEXIST (not a socket), -errno. */
 static int clear_place(const struct sockaddr_un *addr)
 {
     struct stat st;
@@ -108,7 +110,7 @@ int listen_open(listen_place *ret, const char *path)
     mask = umask(0117);
     r = bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
     (void)umask(mask);
-    /* Listening from the first moment that the file is there: who sees it can connect. */
+    /* At once: a client that sees the file expects to be able to connect. */
     if (r == 0 && listen(fd, LISTEN_BACKLOG) < 0)
         r = -errno;
     if (r < 0)

@@ -5,19 +5,19 @@
 #define GOALLOC_DAEMON_LISTEN_H
 
 typedef struct listen_place {
-    int fd;      /* bound and listening; the caller takes it */
+    int fd;      /* bound and listening; the caller's */
     int lock_fd; /* PATH.lock, locked while the daemon serves */
     const char *path;
 } listen_place;
 
 /*
- * Listen on a socket at path, mode 0660. A socket file that a dead daemon has left is replaced. path must outlive
- * *ret. 0, or -errno after logging what is wrong: -EADDRINUSE (somebody serves there), -EEXIST (a file that is no
- * socket), -ENAMETOOLONG, ...
+ * Listen on a socket at path, mode 0660. It replaces a socket file that a dead daemon has left. path must outlive *ret.
+ * 0, or -errno with a message logged: -EADDRINUSE (somebody serves there), -EEXIST (a file that is no socket),
+ * -ENAMETOOLONG, ...
  */
 int listen_open(listen_place *ret, const char *path) __attribute__((warn_unused_result));
 
-/* Remove socket and lock from the file system. The socket's descriptor has been taken. */
+/* Remove socket and lock from the file system. The socket's descriptor stays the caller's. */
 void listen_close(listen_place *place);
 
 #endif

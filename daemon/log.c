@@ -1,5 +1,5 @@
 /*
- * Log: one line a call, one write a line. Called by everything in the daemon, from its one thread.
+ * Log: one line a call, one write a line. Called by everything in the daemon, from the thread of its loop.
  */
 #include "daemon/log.h"
 
@@ -55,7 +55,7 @@ static void log_line(enum log_level level, const char *format, va_list args)
         return;
     len = strlen(line);
     line[len++] = '\n';
-    /* A log that cannot be written is not worth failing for. */
+    /* A log that can't be written is no reason to fail. */
     if (write(STDERR_FILENO, line, len) < 0)
         return;
 }

@@ -8,7 +8,7 @@
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
-/* "error", "warn", "info" or "debug". False: none of these; *ret untouched. */
+/* Parse "error", "warn", "info" or "debug". False: it is none of these, and *ret is untouched. */
 bool log_level_parse(const char *name, enum log_level *ret);
 void log_set_level(enum log_level level);
 

@@ -1,7 +1,15 @@
 /*
- * main: puts the daemon together: options, socket, heap, server. The heap is the one that a daemon before has left,
- * with systemd or with a keeper, or a new one. What can't be trusted is refused, and dropped only when asked. Exit
- * status 0 after a clean stop, 1 if it could not serve, 2 for a wrong command line.
+ * main: puts the daemon together.
+ *
+ *   1. options, and what the system is: nothing is touched before they are right
+ *   2. listen: whoever has the socket's path is the only daemon that may touch the heap
+ *   3. the heap that another daemon has left with systemd (fdstore.c) or with a keeper (keeper.c), else a new one. A
+ *      heap that can't be trusted is refused, and dropped only on request (--cold-start)
+ *   4. systemd's store, or a keeper, gets the descriptors of a new heap
+ *   5. the server, until it is told to stop
+ *
+ * Exit status: 0 after a clean stop, 1 if it could not serve, 2 for a wrong command line. If the daemon dies before 4
+ * is done, a new heap dies with it; no client has seen it.
  */
 #include <errno.h>
 #include <signal.h>
@@ -24,7 +32,7 @@ static void close_fds(const int fds[HEAPFILE_NFDS])
         (void)close(fds[i]);
 }
 
-/* Two descriptors a client: take what the system allows. */
+/* A client takes two descriptors: ask for as many as the system allows. */
 static void raise_descriptor_limit(void)
 {
     struct rlimit limit;
@@ -36,9 +44,25 @@ static void raise_descriptor_limit(void)
     }
 }
 
-/* Where a heap came from, and where it is kept. */
+/*
+ * True if the system's memory pages are small enough. Of a larger one a punch would give back nothing before all of it
+ * is punched, while the books count its parts as released; and MADV_DONTNEED rounds its length up, so with the links of
+ * one chunk (mheap.c) those of the next would go.
+ */
+static bool are_system_pages_small(void)
+{
+    long bytes = sysconf(_SC_PAGESIZE);
+
+    if (bytes <= (long)SYSTEM_PAGE_BYTES)
+        return true;
+    log_error("the system has memory pages of %ld bytes, and a heap needs pages of %d bytes: cannot serve", bytes,
+              (int)SYSTEM_PAGE_BYTES);
+    return false;
+}
+
+/* Where the heap came from, and who holds it besides. */
 typedef struct home {
-    keeper keep;
+    keeper keeper;
     heapfile *file;
     bool recovered;
     bool stored; /* systemd has it already */
@@ -48,33 +72,29 @@ static const char drop_advice[] =
     "start with --cold-start to drop it and begin with an empty heap; workers that still use it "
     "will be told that it is gone";
 
-/* The descriptors of a heap that a daemon before has left. 0, 1: there is none, -errno: logged. */
+/* The descriptors of a heap that another daemon has left: systemd's, else the keeper's. 0, 1: none, -errno: logged. */
 static int find_heap(const options *o, home *h, int ret_fds[HEAPFILE_NFDS])
 {
-    int r = fdstore_take(ret_fds);
+    int from_keeper[HEAPFILE_NFDS];
+    int stored = fdstore_take(ret_fds);
+    int kept;
 
-    h->stored = r == 0;
-    if (r == FDSTORE_E_BROKEN && !o->cold_start) {
+    h->stored = stored == 0;
+    if (stored == FDSTORE_E_BROKEN && !o->cold_start) {
         log_error("%s", drop_advice);
         return -EPROTO;
     }
-    if (o->state_dir != NULL) {
-        int from_keeper[HEAPFILE_NFDS];
-        int e = keeper_connect(&h->keep, o->state_dir, from_keeper);
-
-        if (e < 0)
-            return e;
-        if (e == 0 && r != 0)
-            memcpy(ret_fds, from_keeper, sizeof(from_keeper));
-        else if (e == 0)
-            close_fds(from_keeper);
-        if (e == 0)
-            r = 0;
-    }
-    return r == 0 ? 0 : 1;
+    kept = o->state_dir == NULL ? KEEPER_E_NONE : keeper_connect(&h->keeper, o->state_dir, from_keeper);
+    if (kept == 0 && h->stored)
+        close_fds(from_keeper);
+    else if (kept == 0)
+        memcpy(ret_fds, from_keeper, sizeof(from_keeper));
+    if (kept < 0)
+        return kept;
+    return kept == 0 || h->stored ? 0 : 1;
 }
 
-/* Take over what the descriptors hold. 0, -errno: logged. */
+/* Take over the heap that the descriptors hold. 0, -errno: logged. */
 static int take_over(const options *o, const int fds[HEAPFILE_NFDS], heapfile *ret_file, mheap *ret_heap)
 {
     const char *why = NULL;
@@ -93,7 +113,7 @@ static int take_over(const options *o, const int fds[HEAPFILE_NFDS], heapfile *r
     }
     CRASH_POINT(recover_after_heap);
     if (ret_file->map.arena_bytes != o->reserve_bytes || ret_file->map.base != o->base)
-        log_warn("the heap that was left behind has %llu MiB at 0x%llx, and keeps them",
+        log_warn("the heap that was left behind has %llu MiB at 0x%llx, and that stays",
                  (unsigned long long)(ret_file->map.arena_bytes / MIB), (unsigned long long)ret_file->map.base);
     return 0;
 }
@@ -114,7 +134,7 @@ static int make_heap(const options *o, heapfile *ret_file, mheap *ret_heap)
     return r;
 }
 
-/* The heap, an old one if there is one, else a new one; and somebody who keeps it. */
+/* Find or make the heap, and see to it that somebody holds it if this daemon dies. 0, -errno: logged. */
 static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap)
 {
     int fds[HEAPFILE_NFDS];
@@ -125,7 +145,7 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
     if (r == 0 && o->cold_start) {
         log_warn("dropping the heap that was left behind");
         close_fds(fds);
-        keeper_dismiss(&h->keep);
+        keeper_dismiss(&h->keeper);
         r = 1;
     }
     if (o->cold_start)
@@ -136,8 +156,8 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
         return r;
     if (!h->stored || !h->recovered)
         (void)fdstore_put(ret_file);
-    if (o->state_dir != NULL && h->keep.fd < 0)
-        r = keeper_start(&h->keep, ret_file);
+    if (o->state_dir != NULL && h->keeper.fd < 0)
+        r = keeper_start(&h->keeper, ret_file);
     if (r < 0) {
         mheap_end(ret_heap);
         heapfile_close(ret_file);
@@ -150,11 +170,11 @@ static int replace_keeper(void *data)
 {
     home *h = data;
 
-    keeper_leave(&h->keep);
+    keeper_leave(&h->keeper);
     log_warn("the keeper of the heap has died; starting another one");
-    if (keeper_start(&h->keep, h->file) < 0)
+    if (keeper_start(&h->keeper, h->file) < 0)
         log_error("nobody keeps the heap from now on: if this daemon dies it is gone");
-    return h->keep.fd;
+    return h->keeper.fd;
 }
 
 int main(int argc, char **argv)
@@ -164,15 +184,16 @@ int main(int argc, char **argv)
     listen_place place;
     heapfile file;
     mheap heap;
-    home h = { .keep = { .fd = -1 }, .file = &file };
+    home h = { .keeper = { .fd = -1 }, .file = &file };
     int r;
 
     options_parse(&o, argc, argv);
     log_set_level(o.log_level);
+    if (!are_system_pages_small())
+        return EXIT_FAILURE;
     (void)signal(SIGPIPE, SIG_IGN);
     raise_descriptor_limit();
 
-    /* First of all the place: who has it is the only daemon that may touch the heap. */
     r = listen_open(&place, o.socket_path);
     if (r < 0)
         return EXIT_FAILURE;
@@ -184,7 +205,7 @@ int main(int argc, char **argv)
                    &(server_options){ .eager_commit = o.eager_commit,
                                       .scavtrace = o.scavtrace,
                                       .recovered = h.recovered,
-                                      .watched_fd = h.keep.fd,
+                                      .watched_fd = h.keeper.fd,
                                       .on_death = replace_keeper,
                                       .data = &h });
     if (r < 0)
@@ -193,8 +214,8 @@ int main(int argc, char **argv)
     heapfile_close(&file);
 out:
     if (r == 0 && !srv.leave_heap)
-        keeper_dismiss(&h.keep);
-    keeper_leave(&h.keep);
+        keeper_dismiss(&h.keeper);
+    keeper_leave(&h.keeper);
     listen_close(&place);
     return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

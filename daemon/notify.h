@@ -6,10 +6,10 @@
 
 #include <stdbool.h>
 
-/* Send a state such as "READY=1" to $NOTIFY_SOCKET. Without one nothing happens; a failure is logged. */
+/* Send a state such as "READY=1" to $NOTIFY_SOCKET. Without that nothing happens; a failure is logged. */
 void notify_systemd(const char *state);
 
-/* The same with up to 4 descriptors. True: it was sent. */
+/* The same with up to 4 descriptors. True if it was sent. */
 bool notify_systemd_fds(const char *state, const int *fds, int nfds);
 
 #endif

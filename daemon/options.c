@@ -1,6 +1,6 @@
 /*
- * Options: the command line, by argp. Called by main before anything else; checks every value, so that nothing behind
- * it has to.
+ * Options: the command line, by argp. Called by main before anything else. Checks every value, so that nobody else has
+ * to.
  */
 #include "daemon/options.h"
 
@@ -12,7 +12,6 @@
 
 #include "shm/layout.h"
 
-#define DEFAULT_SOCKET  "/run/goallocd/goallocd.sock"
 #define DEFAULT_RESERVE (64 * GIB)
 #define USER_SPACE_END  (UINT64_C(1) << 47)
 
@@ -49,36 +48,32 @@ bool options_parse_size(const char *text, uint64_t *ret_bytes)
     return true;
 }
 
-/* Options without a short name. */
+/* Keys of the options without a short name. */
 enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES };
 
 static const struct argp_option option_table[] = {
-    { "socket", 's', "PATH", 0, "Serve on this Unix socket (default " DEFAULT_SOCKET ")", 0 },
+    { "socket", 's', "PATH", 0, "Serve on this Unix socket (default " SHM_SOCKET_PATH ")", 0 },
     { "reserve", 'r', "SIZE", 0,
       "Address space of the arena, a multiple of 64M up to 16T (default 64G). It takes no memory until it is used", 0 },
     { "base", 'b', "ADDR", 0, "Address of the arena in every process, in hex (default 0x00c000000000)", 0 },
     { "memory-limit", 'm', "SIZE", 0,
-      "Memory that the heap tries to stay below by giving free pages back (default: no limit). Soft: objects that live "
+      "Memory that the heap tries to stay below by giving free pages back (default: no limit). Soft: live objects "
       "are never refused because of it",
       0 },
     { "commit", 'c', "eager|lazy", 0,
-      "When pages get memory: eager (default) before they are leased, so that a lack of it is ENOMEM; lazy at first "
-      "touch",
+      "When pages get memory: eager (default) before a process gets them, so that a lack of it is ENOMEM; lazy at "
+      "first touch",
       0 },
     { "huge-pages", OPTION_HUGE_PAGES, "auto|never", 0,
-      "Memory that is committed in whole blocks of 2 MiB: in huge pages where the kernel gives them (auto, the "
-      "default), "
-      "or never",
-      0 },
+      "Whole blocks of 2 MiB get huge pages: where the kernel has them (auto, the default), or never", 0 },
     { "scavtrace", OPTION_SCAVTRACE, NULL, 0, "Log a line for every second in which free pages went back to the OS",
       0 },
     { "state-dir", 'd', "DIR", 0,
-      "Let a small process that is reached through DIR hold the heap, so that the next goallocd takes it over if this "
-      "one "
-      "dies. Not needed under systemd, which holds it itself",
+      "Start a keeper, a small process that holds the heap, and reach it through DIR: if this goallocd dies, the next "
+      "one takes the heap over. Not needed under systemd, which holds the heap itself",
       0 },
     { "cold-start", OPTION_COLD_START, NULL, 0,
-      "Drop the heap that was left behind, if there is one, and make a new one", 0 },
+      "Drop the heap that another goallocd has left, if there is one, and make a new one", 0 },
     { "log-level", 'l', "LEVEL", 0, "error, warn, info (default) or debug", 0 },
     { 0 },
 };
@@ -167,13 +162,13 @@ void options_parse(options *ret, int argc, char **argv)
         .options = option_table,
         .parser = parse_option,
         .doc = "Owns one shared-memory heap and serves it to the processes that link libgoalloc."
-               "\vSIZE takes K, M, G or T. The daemon stays in the foreground and ends cleanly on SIGTERM and SIGINT: "
-               "then the heap is "
-               "gone, unless systemd restarts it. On SIGUSR1 it ends and leaves the heap to the next one.",
+               "\vSIZE takes K, M, G or T. The daemon stays in the foreground. SIGTERM and SIGINT end it cleanly: then "
+               "the heap is gone, unless systemd restarts the service. SIGUSR1 ends it and leaves the heap to the "
+               "next one.",
     };
 
     *ret = (options){
-        .socket_path = DEFAULT_SOCKET,
+        .socket_path = SHM_SOCKET_PATH,
         .reserve_bytes = DEFAULT_RESERVE,
         .base = SHM_BASE_DEFAULT,
         .eager_commit = true,

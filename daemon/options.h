@@ -15,7 +15,7 @@ typedef struct options {
     uint64_t base;
     uint64_t memory_limit_bytes; /* 0: none */
     bool eager_commit;
-    bool huge_pages; /* where the system has them */
+    bool huge_pages; /* wanted, where the system has them */
     bool scavtrace;
     bool cold_start;
     const char *state_dir; /* NULL: none */
@@ -23,15 +23,12 @@ typedef struct options {
 } options;
 
 /*
- * Parse argv into *ret, defaults for what is not given. Anything wrong: a message and exit(2); --help and --version:
- * exit(0).
+ * Parse argv into *ret, with defaults for what is not given. Exits with status 2 and a message if anything is wrong,
+ * with status 0 after --help and --version.
  */
 void options_parse(options *ret, int argc, char **argv);
 
-/*
- * "64G", "512 M", "1048576": bytes, with K, M, G or T (or KiB, ...) for powers of 1024. False: not a size, or too
- * large.
- */
+/* Parse "64G", "512 M", "1048576"; K, M, G, T (or KiB, KB, ...) are powers of 1024. False: no size, or too large. */
 bool options_parse_size(const char *text, uint64_t *ret_bytes);
 
 #endif

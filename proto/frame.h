@@ -17,6 +17,9 @@
 /* Spans that one Refill or ReturnSpans may name: with 5 bytes each they fit into a frame. */
 #define PROTO_SPANS_MAX 1024u
 
+/* The descriptors of an AttachReply, in this order. */
+enum { ATTACH_FD_ARENA, ATTACH_FD_SPANS, ATTACH_FD_BITMAP, ATTACH_FD_LIFE, ATTACH_NFDS };
+
 /* The length that the 4 bytes at header announce; not checked against FRAME_PAYLOAD_MAX. */
 static inline uint32_t frame_payload_bytes(const uint8_t header[FRAME_HEADER_BYTES])
 {

@@ -59,13 +59,13 @@
     X(session_before_state, d)                                 \
     X(session_after_state, d)                                  \
     X(session_end_half, d)                                     \
-    X(root_after_slot, d)                                      \
+    X(root_after_entry, d)                                     \
     X(root_after_name, d)                                      \
     X(root_after_set, d)                                       \
     X(adopt_after_counters, d)                                 \
-    X(adopt_after_slot, d)                                     \
+    X(adopt_after_entry, d)                                    \
     X(adopt_after_kept, d)                                     \
-    X(adopt_remove_after_slot, d)                              \
+    X(adopt_remove_after_entry, d)                             \
     X(adopt_remove_after_counters, d)                          \
     X(arena_after_npages, d)                                   \
     X(zeroed_base_after, d)                                    \

@@ -14,7 +14,7 @@
  *   bitmap   clients and daemon write.
  *            +------------------------------------+---------------+---------------+------------------------+
  *            | 256 B each page: alloc, remote     | 128 B: kept   | 128 B: mark   | counters, 2 KiB each   |
- *            |                                    |  (1024 obj.)  |  (1024 obj.)  | session slot           |
+ *            |                                    |  (1024 obj.)  |  (1024 obj.)  | session entry          |
  *            +------------------------------------+---------------+---------------+------------------------+
  *            A span's bits stand at its first page; bit i is the object with index i; at most 1024 objects a span.
  *            With up to 512 objects, in all classes but that of 8 bytes, half of the 256 bytes would not be used:
@@ -49,20 +49,16 @@
 #define GOALLOC_SHM_LAYOUT_H
 
 #include "shm/atomics.h"
-#include "shm/sizeclass.h"
-#include "shm/units.h"
+#include "shm/limits.h"
 
 #define SHM_MAGIC             UINT64_C(0x31434f4c4c414f47) /* "GOALLOC1" */
-#define SHM_SESSIONS_MAX      4096u                        /* slot 0 is not used */
-#define SHM_ROOTS_MAX         4096u
-#define SHM_ROOT_NAME_BYTES   256u /* with the terminating zero */
-#define SHM_LABEL_BYTES       64u  /* with the terminating zero */
+#define SHM_ROOT_NAME_BYTES   (SHM_ROOT_NAME_MAX + 1)
+#define SHM_LABEL_BYTES       (SHM_LABEL_MAX + 1)
 #define SHM_HEAP_ARENA_BYTES  (64 * MIB)
 #define SHM_HEAP_ARENA_PAGES  (SHM_HEAP_ARENA_BYTES / PAGE_BYTES)
-#define SHM_ARENA_BYTES_MAX   (16 * TIB)
 #define SHM_BASE_DEFAULT      UINT64_C(0x00c000000000)
 #define SHM_BITS_WORDS        (SPAN_NELEMS_MAX / 64)
-#define SHM_COUNTERS_WORDS    256u /* each session slot */
+#define SHM_COUNTERS_WORDS    256u /* each session entry */
 
 /* The beginning of the spans region. Written once, before any client can see it, but for the last line. */
 typedef struct shm_header {
@@ -85,8 +81,8 @@ typedef struct shm_header {
      * object of the heap is adopted. One word, so that a free has one bound to check.
      */
     shm_u64 free_limit;
-    shm_u32 nroot_slots; /* root slots from here on were never used; only rises */
-    shm_u32 nsession_slots; /* the same for session slots */
+    shm_u32 nroot_entries; /* root entries from here on were never used; only rises */
+    shm_u32 nsession_entries; /* the same for session entries */
     uint32_t pad[12];
 } shm_header;
 
@@ -95,13 +91,16 @@ enum shm_session_state {
     SHM_SESSION_OPEN = 1,
     SHM_SESSION_LOST = 2,   /* the connection is gone, the process lives: its leases stay */
     SHM_SESSION_ENDING = 3, /* its leases are being ended */
+    /* What is told of sessions that are over; in no entry. */
+    SHM_SESSION_DETACHED = 4, /* its process has said that it is done */
+    SHM_SESSION_DIED = 5,
 };
 
 typedef struct shm_session {
-    shm_u32 epoch;    /* counts the uses of this slot */
+    shm_u32 epoch;    /* counts the uses of this entry */
     shm_u32 state;    /* enum shm_session_state */
     shm_u32 trim_seq; /* raised when the daemon wants idle spans back; clients look at it on their slow path */
-    uint32_t flags;   /* GOALLOC_ATTACH_* */
+    uint32_t flags;   /* SESSION_RECLAIM, SESSION_READONLY */
     uint32_t pid;
     uint32_t uid;
     uint64_t limit_bytes;

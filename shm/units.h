@@ -16,12 +16,21 @@
 #define PAGE_SHIFT 13u
 #define PAGE_BYTES (UINT64_C(1) << PAGE_SHIFT)
 
+/* A memory page of the system. The daemon refuses to start where they are larger (main.c says why). */
+#define SYSTEM_PAGE_BYTES (4 * KIB)
+
 /* A page of the arena, counted from its base. Page 0 is never handed out: 0 says "no page" wherever a page is named. */
 typedef struct page_no {
     uint32_t n;
 } page_no;
 
-/* A slot of the session table. Slot 0 is never used: 0 says "no session". */
+/* Pages [first, first + npages). npages 0: none. */
+typedef struct page_run {
+    page_no first;
+    uint64_t npages;
+} page_run;
+
+/* An entry of the session table. Entry 0 is never used: 0 says "no session". */
 typedef struct session_no {
     uint16_t n;
 } session_no;

@@ -13,8 +13,7 @@
 #include <string.h>
 
 #include "client/ctl/ctl.h"
-
-#define DEFAULT_SOCKET "/run/goallocd/goallocd.sock"
+#include "shm/limits.h"
 
 static channel ch = { .fd = -1 };
 
@@ -138,7 +137,7 @@ static const struct {
 __attribute__((visibility("default"))) const char *argp_program_version = "goallocctl " GOALLOC_VERSION;
 
 static const struct argp_option option_table[] = {
-    { "socket", 's', "PATH", 0, "The daemon's socket (default: $GOALLOC_SOCKET, else " DEFAULT_SOCKET ")", 0 },
+    { "socket", 's', "PATH", 0, "The daemon's socket (default: $GOALLOC_SOCKET, else " SHM_SOCKET_PATH ")", 0 },
     { "json", 'j', NULL, 0, "Print JSON", 0 },
     { "timeout", 't', "TIME", 0,
       "How long the daemon may take to answer: a number and ms, s or min; seconds without a unit (default: 5s; "
@@ -224,7 +223,7 @@ int main(int argc, char **argv)
 
     (void)setlocale(LC_CTYPE, "");
     if (args.socket_path == NULL)
-        args.socket_path = DEFAULT_SOCKET;
+        args.socket_path = SHM_SOCKET_PATH;
     argp_err_exit_status = 2;
     (void)argp_parse(&argp, argc, argv, 0, NULL, &args);
     args.until = deadline_in(args.timeout_ms);

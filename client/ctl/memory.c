@@ -12,10 +12,9 @@
 #include "client/ctl/ctl.h"
 #include "shm/layout.h"
 
-#define LINE_CELLS      64u
-#define LINES_MAX       40u
-#define CELL_PAGES_MIN  (SHM_HEAP_ARENA_PAGES / LINE_CELLS)
-#define CELLS_A_REQUEST 4096u
+#define LINE_CELLS     64u
+#define LINES_MAX      40u
+#define CELL_PAGES_MIN (SHM_HEAP_ARENA_PAGES / LINE_CELLS)
 
 typedef struct cell {
     uint64_t inuse;
@@ -73,7 +72,7 @@ static bool take_picture(const arguments *args, picture *p)
     while (p->ncells * p->cell_pages < p->end && p->ncells < LINE_CELLS * LINES_MAX) {
         size_t before = p->ncells;
 
-        reply = ask_map(args, p->ncells * p->cell_pages, p->cell_pages, CELLS_A_REQUEST);
+        reply = ask_map(args, p->ncells * p->cell_pages, p->cell_pages, LINE_CELLS * LINES_MAX);
         if (reply == NULL)
             return false;
         add_cells(p, reply->heap_map);

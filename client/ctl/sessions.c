@@ -5,10 +5,14 @@
 #include <stdlib.h>
 
 #include "client/ctl/ctl.h"
+#include "shm/layout.h"
 
 static const char *state_name(uint32_t state)
 {
-    static const char *const names[] = { "free", "open", "lost", "ending", "detached", "died" };
+    static const char *const names[] = {
+        [SHM_SESSION_FREE] = "free",     [SHM_SESSION_OPEN] = "open",         [SHM_SESSION_LOST] = "lost",
+        [SHM_SESSION_ENDING] = "ending", [SHM_SESSION_DETACHED] = "detached", [SHM_SESSION_DIED] = "died",
+    };
 
     return state < sizeof(names) / sizeof(names[0]) ? names[state] : "?";
 }
@@ -25,9 +29,10 @@ static json_t *session_json(const Goallocd__SessionInfo *s)
     return json_pack(
         "{s:I, s:I, s:I, s:s, s:s, s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "session", (json_int_t)s->session, "pid",
         (json_int_t)s->pid, "uid", (json_int_t)s->uid, "label", label, "state", state_name(s->state), "reclaim",
-        (int)(s->flags & 1), "readonly", (int)(s->flags >> 1 & 1), "held_bytes", (json_int_t)s->held_bytes,
-        "leased_spans", (json_int_t)s->leased_spans, "limit_bytes", (json_int_t)s->limit_bytes, "rpcs",
-        (json_int_t)s->rpcs, "left_objects", (json_int_t)s->left_objects, "left_bytes", (json_int_t)s->left_bytes);
+        (s->flags & SESSION_RECLAIM) != 0, "readonly", (s->flags & SESSION_READONLY) != 0, "held_bytes",
+        (json_int_t)s->held_bytes, "leased_spans", (json_int_t)s->leased_spans, "limit_bytes",
+        (json_int_t)s->limit_bytes, "rpcs", (json_int_t)s->rpcs, "left_objects", (json_int_t)s->left_objects,
+        "left_bytes", (json_int_t)s->left_bytes);
 }
 
 static void print_session(const Goallocd__SessionInfo *s)
@@ -36,9 +41,9 @@ static void print_session(const Goallocd__SessionInfo *s)
 
     (void)printf("%7u %8u %6u %-8s %-4s %11s %8" PRIu64 " %10" PRIu64 " %10" PRIu64 " %11s  %s\n", s->session, s->pid,
                  s->uid, state_name(s->state),
-                 s->flags & 1   ? "recl"
-                 : s->flags & 2 ? "ro"
-                                : "",
+                 s->flags & SESSION_RECLAIM    ? "recl"
+                 : s->flags & SESSION_READONLY ? "ro"
+                                               : "",
                  ctl_bytes(s->held_bytes), s->leased_spans, s->rpcs, s->left_objects, ctl_bytes(s->left_bytes),
                  ctl_plain_text(s->label, label, sizeof(label)));
 }

@@ -5,35 +5,43 @@
  * sees at the same address. Pointers between objects are plain pointers. The allocator is the Go runtime's (size
  * classes, spans, mcache, mcentral, mheap), cut in two between mcache and mcentral: this library is the mcache.
  *
+ * Sizes: an object of up to 32 KiB has a place in a span of its size class. One above that, up to 256 KiB, has a run: a
+ * span of whole pages with one object, which threads allocate from like any other span. One above 256 KiB is a large
+ * object: pages of their own, asked for one by one.
+ *
  * Everything here is thread-safe. Nothing here is async-signal-safe, except goalloc_contains(), goalloc_offset() and
  * goalloc_pointer(); nor may a signal handler that has interrupted one of them fork. A thread can be cancelled
  * (deferred) in any of these functions; if it waits for the daemon, the cancellation acts after the call.
  *
- * Forks: the child keeps the mapping, so objects stay valid on both sides, and becomes a client of its own at its next
- * call that needs the daemon. fork() waits for nobody. Children that come about by _Fork() or clone(), which call no
- * handlers of fork(), become clients of their own as well; but what another thread was doing in goalloc_attach() or
- * goalloc_detach() at that moment they find half done. A clone that shares the memory (CLONE_VM, vfork()) is to this
- * library what it is to the C library: without a thread's own storage it must not call it.
- * What no allocator of shared memory can give: a fork without exec is no snapshot of the heap. Parent and child see the
- * same objects, and what one writes the other one finds changed. A program that saves its state from a forked child, as
- * databases do, gets a torn one; it has to copy first, or keep writers out.
+ * Forks: the child has the mapping too, so objects stay valid on both sides, and it becomes a client of its own at its
+ * next call that needs the daemon. fork() waits for nobody. Children made by _Fork() or clone(), which call no handlers
+ * of fork(), become clients of their own as well; but they find half done what another thread was doing in
+ * goalloc_attach() or goalloc_detach() at that moment. A clone that shares the memory (CLONE_VM, vfork()) must not call
+ * this library unless it has thread-local storage of its own, as it must not call the C library.
+ * A fork without exec is no snapshot of the heap; no allocator of shared memory can give one. Parent and child see the
+ * same objects, and each sees what the other writes. A program that saves its state from a forked child, as databases
+ * do, gets a torn state; it has to copy first, or to stop its writers.
  *
  * Descriptors: an attached process has one, a socket, at a high number. A program may close it, as daemons close all
- * they find, and use the number for something of its own: the library notices, leaves that alone, and connects again.
+ * that they find, and use the number for something of its own: the library notices, leaves that alone, and connects
+ * again.
  *
  * Errors: functions that return int return 0 or a negative errno value; functions that return a pointer return NULL
  * and set errno. goalloc_strerror() names both in terms of this library. A request to the daemon takes at most the
- * timeout given at the attach, with the wait for other threads' requests before it; a function makes one, or two if it
- * attaches first, gives back what is idle and asks again, or is goalloc_trim(). No function that frees waits for the
- * daemon at all.
+ * timeout given at the attach, with the wait for other threads' requests before it. Most functions make one request at
+ * most. An allocation makes up to three: attach, ask, and ask again after giving back what is idle. goalloc_realloc()
+ * may ask for the pages behind the object before that, several times if it has to move its own idle pages out of the
+ * way. goalloc_trim() makes two. Once a request has waited for the whole timeout, those that follow fail at once. No
+ * function that frees waits for the daemon at all.
  *
- * The daemon may die, and another one take the heap over, without this process noticing: what it holds it goes on
- * using, and a call that needs the daemon connects again and comes back to its session by itself. Such a call returns
- * -ETIMEDOUT if nobody serves the socket, or answers, within the timeout (-EACCES if the socket is there and may not be
- * used). From then on such calls fail at once, and one of them looks for the daemon every 100 ms, until it is found. At
- * once comes -ENOENT, if the directory of the socket is gone, as after a chroot; and -ESTALE, if the daemon serves
- * another heap: then the heap that is mapped here is nobody's any more. It can still be read, and used as far as what
- * is held reaches; every call that needs the daemon answers -ESTALE, until goalloc_detach() and a new goalloc_attach().
+ * The daemon may die, and another one may take the heap over, without this process noticing. The process goes on using
+ * what it holds, and a call that needs the daemon connects again and comes back to its session by itself. Such a call
+ * returns -ETIMEDOUT if nobody serves the socket, or answers, within the timeout (-EACCES if the socket is there and
+ * may not be used). From then on such calls fail at once, and one of them looks for the daemon every 100 ms, until it
+ * is found. Two errors come at once: -ENOENT if the directory of the socket is gone, as after a chroot, and -ESTALE if
+ * the daemon serves another heap. Then the heap that is mapped here is nobody's any more. It can still be read, and
+ * used as far as what is held reaches; every call that needs the daemon answers -ESTALE, until goalloc_detach() and a
+ * new goalloc_attach().
  */
 #ifndef GOALLOC_H
 #define GOALLOC_H
@@ -57,7 +65,7 @@ extern "C" {
 
 /*
  * Objects belong to the session that allocated them: when it ends, however it ends, they are freed, except those
- * that were made the heap's by goalloc_publish() or taken over by another session with goalloc_adopt().
+ * that were made the heap's by goalloc_publish() or another session's by goalloc_adopt().
  * Without this flag an object lives until somebody frees it.
  */
 #define GOALLOC_ATTACH_RECLAIM UINT32_C(1)
@@ -88,9 +96,9 @@ extern "C" {
 typedef struct goalloc_options {
     size_t struct_size;      /* sizeof(goalloc_options): lets the struct grow without breaking old programs */
     const char *socket_path; /* NULL: $GOALLOC_SOCKET, else /run/goallocd/goallocd.sock; copied, made absolute */
-    const char *label;       /* shown by goallocctl, at most 63 bytes are kept; NULL: the program's name; copied */
+    const char *label;       /* shown by goallocctl, the first 63 bytes; NULL: the program's name; copied */
     uint32_t flags;          /* GOALLOC_ATTACH_* */
-    uint64_t limit_bytes;    /* the most that this session may hold in spans and large runs; 0: no limit of its own */
+    uint64_t limit_bytes;    /* the most that this session may hold in spans; 0: no limit of its own */
     int timeout_ms;          /* bound of the attach and of each request to the daemon; 0: 5000 */
 } goalloc_options;
 
@@ -105,14 +113,14 @@ typedef struct goalloc_stats_t {
     size_t struct_size;
     uint64_t live_objects;       /* whole heap */
     uint64_t live_bytes;         /* whole heap, each object with its usable size: that of its class, or pages */
-    uint64_t committed_bytes;    /* arena pages in use or kept free: what the heap occupies */
+    uint64_t committed_bytes;    /* arena pages in use, or free with memory behind them: what the heap occupies */
     uint64_t released_bytes;     /* arena pages once used and given back to the OS, or grown and not yet used */
     uint64_t metadata_bytes;     /* physical memory of the spans and bitmap regions, as the kernel counts it: at most 5%
                                     of committed_bytes in a heap of some MiB, unless a client has added some */
     uint64_t sessions;           /* attached processes, this one included */
-    uint64_t leased_spans;       /* spans and large runs held by sessions */
+    uint64_t leased_spans;       /* spans held by sessions, each large object being one */
     uint64_t roots;              /* named roots */
-    uint64_t session_held_bytes; /* this session: spans and large runs held */
+    uint64_t session_held_bytes; /* this session: spans held, used and idle */
     uint64_t session_rpcs;       /* this session: requests sent so far, this one included */
 } goalloc_stats_t;
 
@@ -143,15 +151,18 @@ typedef struct goalloc_stats_t {
  *   -ENOMEM           this process has no room for the mapping or for the library's own tables, or the daemon no
  *                     memory for another session
  *   -EAGAIN           after mlockall(MCL_FUTURE): RLIMIT_MEMLOCK allows not even a page more
+ *   -EMFILE, -ENFILE  no descriptor is left for the socket, in this process or in the system; it needs five at the
+ *                     attach (-EPROTO if only the socket's was there), one afterwards
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_attach(const goalloc_options *options);
 
 /*
- * Leave the heap: give back what is idle, end the session, unmap. Objects stay, unless the session reclaims
- * them (GOALLOC_ATTACH_RECLAIM). Pointers into the heap are invalid in this process afterwards; no other thread may
- * be inside this library, but threads that have used it may end meanwhile. Afterwards the process, and children that it
- * forks, attach by goalloc_attach() alone: malloc fails with ENOTCONN. Returns 0, -ENOTCONN when not attached,
- * -ETIMEDOUT if another thread attaches just now. A daemon that is gone is not an error.
+ * Leave the heap: end the session, which gives back all that it holds, and unmap. Objects stay, unless the session
+ * reclaims them (GOALLOC_ATTACH_RECLAIM). Pointers into the heap are invalid in this process afterwards; no other
+ * thread may be inside this library, but threads that have used it may end meanwhile. Afterwards the process, and
+ * children that it forks, attach by goalloc_attach() alone: malloc fails with ENOTCONN. Returns 0, -ENOTCONN when not
+ * attached, -ETIMEDOUT if another thread is attaching for as long as the timeout. A daemon that is gone is not an
+ * error. One round trip.
  * Ending a process without it loses nothing: the daemon notices.
  */
 GOALLOC_API int goalloc_detach(void);
@@ -164,8 +175,10 @@ GOALLOC_API int goalloc_detach(void);
  * attaches with the defaults. The memory may hold pointers for a collector to follow; goalloc_malloc_noscan() says that
  * it doesn't.
  *
- * Cost: up to 32768 bytes a few nanoseconds, no lock and no system call, except when this thread's spans of that
- * size class are used up: then one round trip brings a batch of them. Above: one round trip, unless a cached run fits.
+ * Cost: up to 256 KiB a few nanoseconds, no lock and no system call, except when this thread's spans for that size are
+ * used up: then it takes over one of an exited thread's, under a lock, or one round trip brings a batch of them. A run
+ * may be longer by up to a half than the object needs, if one is at hand. A large object: a lock, if pages fit that
+ * this process has freed and still holds (up to four times as many as are needed), else one round trip.
  * Returns NULL with errno ENOMEM (arena, the system's memory or the session's limit exhausted, or size absurd), EROFS
  * (read-only attach), ENOTCONN (after goalloc_detach()), ETIMEDOUT, EACCES or ENOENT (nobody serves the socket, see
  * above, and the spans held are used up), ESTALE, or an error of goalloc_attach().
@@ -180,8 +193,8 @@ GOALLOC_API GOALLOC_ALLOC(1) void *goalloc_malloc(size_t size);
  *
  * Below 16 bytes several of them share a block of 16 bytes (Go's tiny allocator): the result is aligned to 8, 4 or 2 if
  * the size is a multiple of it, else not at all, and goalloc_usable_size() is the size asked for (1 for 0). Unlike
- * Go's, each is freed by itself; the block is free when its last object is. Cost: one atomic operation. Not in a
- * session with GOALLOC_ATTACH_RECLAIM, which gives them places of their own.
+ * Go's, each is freed by itself; the block is free when its last object is. Cost: one atomic operation. In a session
+ * with GOALLOC_ATTACH_RECLAIM each has a place of its own, as from goalloc_malloc().
  */
 GOALLOC_API GOALLOC_ALLOC(1) void *goalloc_malloc_noscan(size_t size);
 
@@ -191,16 +204,25 @@ GOALLOC_API GOALLOC_ALLOC(1, 2) void *goalloc_calloc(size_t count, size_t size);
 /*
  * Make the object at p size bytes long, moving it if need be; the first min(old, new) bytes stay, and it stays
  * scan or noscan. An object that was the heap's, published or never a RECLAIM session's, is the heap's afterwards; any
- * other one that moves belongs to this session (one that another session has adopted, too). Above 32768 bytes it stays
- * where it is when it becomes shorter, and when the pages behind it are free: a round trip. It moves when another
- * session holds it. NULL p: goalloc_malloc(size). Size 0: an object of size 0, as goalloc_malloc(0). On failure p is
- * untouched and NULL is returned. A p that is not a live object: message and abort, as goalloc_free().
+ * other one that moves belongs to this session (one that another session has adopted, too).
+ *
+ * It stays where it is if size fits goalloc_usable_size() and is more than half of it, or if that is at most 16 bytes.
+ * A large object, and one above 32 KiB of goalloc_aligned_alloc(), of which more than 32 KiB are to stay, gets shorter
+ * or longer in place by a round trip instead, if nobody uses the pages behind it that it would need, and no other
+ * session holds it. In all other cases the object moves: a goalloc_malloc(), a copy and a goalloc_free().
+ *
+ * NULL p: goalloc_malloc(size). Size 0: an object of size 0, as goalloc_malloc(0). NULL with the errors of
+ * goalloc_malloc() if it cannot become longer, EROFS in a read-only attach; p is untouched then. To make an object
+ * shorter never fails for want of memory: it stays as it is. A p that is not a live object: message and abort, as
+ * goalloc_free().
  */
 GOALLOC_API __attribute__((warn_unused_result, alloc_size(2))) void *goalloc_realloc(void *p, size_t size);
 
 /*
  * Allocate size bytes at a multiple of alignment, a power of two up to 64 MiB; size need not be a multiple of it.
- * EINVAL for any other alignment. Above 8192 it takes whole pages by a round trip.
+ * EINVAL for any other alignment, else the errors of goalloc_malloc(). The object takes the first size class that is a
+ * multiple of alignment, and costs what goalloc_malloc() does. With an alignment above 8192, or a size above 32 KiB, it
+ * has pages of its own and costs what a large object does, whatever its size.
  */
 GOALLOC_API __attribute__((malloc, alloc_size(2), warn_unused_result)) void *goalloc_aligned_alloc(size_t alignment,
                                                                                                    size_t size);
@@ -209,9 +231,12 @@ GOALLOC_API __attribute__((malloc, alloc_size(2), warn_unused_result)) void *goa
  * Free the object at p, whichever process or thread allocated it. NULL: nothing happens.
  *
  * A p that is no live object's address (never allocated, freed already, inside an object, foreign) is detected from
- * the bits; the process prints which and aborts, as with glibc. Keeps errno.
+ * the bits; the process prints which and aborts, as with glibc. So it does in a read-only attach. Leaves errno alone.
  * Cost: by the thread that holds its span, a few nanoseconds; by any other thread or process, one atomic operation
- * on shared memory. No system call, except when many empty spans go back, and above 262144 bytes; it waits for nobody.
+ * on shared memory, and if the span was an exited thread's of this process, a lock, under which this thread takes the
+ * span over. A large object: a lock and an atomic operation. No system call, except when many empty spans go back, when
+ * freed large objects are more than this process retains, and when another session's large object is freed: then a
+ * message is sent, which nobody waits for.
  */
 GOALLOC_API void goalloc_free(void *p);
 
@@ -229,19 +254,20 @@ GOALLOC_API int goalloc_contains(const void *p);
 
 /*
  * Make the object at p the heap's: it stays when the session that allocated or adopted it ends. For an object that is
- * the heap's already nothing changes. Any session may publish any object. One atomic operation; a round trip if the
- * object was adopted, with objects up to 8 bytes, and while the owner's session ends: then the daemon says whether the
- * object is still there. 0: it stays; -EINVAL, -EALREADY (already freed, or gone with its session), -EROFS, -ENOTCONN;
- * and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE: then it is not known.
+ * the heap's already nothing changes. Any session may publish any object. One atomic operation; a round trip if an
+ * object of the same span is adopted, for the first object of up to 8 bytes that is published of a span, and while the
+ * owner's session ends: then the daemon says whether the object is still there. 0: it stays; -EINVAL, -EALREADY (freed
+ * already, or gone with its session), -EROFS, -ENOTCONN; and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE:
+ * then it is not known.
  */
 GOALLOC_API int goalloc_publish(void *p);
 
 /*
  * Make the object at p this session's, whoever's it was. In a session with GOALLOC_ATTACH_RECLAIM it is freed with
  * the session; in any other session this is the same as goalloc_publish(). The last session to adopt has it. The
- * caller answers for nobody freeing p meanwhile. A round trip if the object was not allocated by this session. 0,
- * -EINVAL, -EALREADY (already freed), -ENOSPC (65536 adopted objects a session), -EROFS, -ENOTCONN, -ETIMEDOUT,
- * -ESTALE.
+ * caller sees to it that nobody frees p meanwhile. A round trip, unless this session allocated the object and nobody
+ * has adopted one of its span. 0, -EINVAL, -EALREADY (already freed), -ENOSPC (65536 adopted objects a session),
+ * -EROFS, -ENOTCONN; and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.
  */
 GOALLOC_API int goalloc_adopt(void *p);
 
@@ -249,13 +275,13 @@ GOALLOC_API int goalloc_adopt(void *p);
  * Name the object that p points to, or into, so that other processes find it; NULL p removes the name. The name is 1
  * to GOALLOC_ROOT_NAME_MAX bytes of UTF-8. Setting a name again replaces it at once for all. A root keeps no object
  * alive. One round trip. 0, -EINVAL (empty name, or p does not point into a live object), -ENAMETOOLONG, -EILSEQ (not
- * UTF-8), -ENOENT (removing what is not there), -ENOSPC (4096 roots), -EROFS, -ENOTCONN, -ETIMEDOUT, -ESTALE.
+ * UTF-8), -ENOENT (removing what is not there), -ENOSPC (4096 roots), -EROFS, -ENOTCONN, -ETIMEDOUT, -EACCES, -ESTALE.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_set(const char *name, void *p);
 
 /*
- * Look a root up: *ret_p is set on success only. One round trip. 0, -ENOENT, and the name errors of
- * goalloc_root_set().
+ * Look a root up: *ret_p is set on success only. One round trip. 0, -ENOENT, and the errors of goalloc_root_set() but
+ * -ENOSPC and -EROFS.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_get(const char *name, void **ret_p);
 
@@ -263,7 +289,7 @@ GOALLOC_API GOALLOC_CHECK int goalloc_root_get(const char *name, void **ret_p);
  * A name of p that does not depend on where the heap is mapped: its distance from the arena's base, for files and for
  * messages to processes that are not attached. NULL gives 0, and no object has offset 0. A pointer that
  * is not in the arena gives UINT64_MAX. goalloc_pointer() is the inverse: 0 gives NULL, and so does
- * an offset outside the arena. Async-signal-safe, no cost.
+ * an offset outside the arena. Async-signal-safe; two loads.
  */
 GOALLOC_API uint64_t goalloc_offset(const void *p);
 GOALLOC_API void *goalloc_pointer(uint64_t offset);
@@ -271,14 +297,17 @@ GOALLOC_API void *goalloc_pointer(uint64_t offset);
 /*
  * Statistics of the whole heap and of this session. ret_stats->struct_size must be set; at most so many bytes
  * are written. One round trip; the daemon counts live objects by looking at all allocation bits, in slices, so the
- * counts are exact when nobody allocates or frees meanwhile. 0, -EINVAL, -ENOTCONN, -ETIMEDOUT, -ESTALE.
+ * counts are exact when nobody allocates or frees meanwhile. 0, -EINVAL, -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT,
+ * -ESTALE.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_stats(goalloc_stats_t *ret_stats);
 
 /*
- * Give all spans that this thread and exited threads hold back to the daemon, with the objects in them, and the
- * cached large runs; a RECLAIM session keeps the spans that have objects. Other threads do the same the next time
- * they run out of a span. Two round trips. 0, -ENOTCONN; -ETIMEDOUT, -ESTALE: then nothing was given back.
+ * Give all spans that this thread and exited threads hold back to the daemon, with the objects in them, and the pages
+ * of freed large objects; a RECLAIM session stays with the spans that have objects. Other threads give their empty
+ * spans back the next time that they run out of one. Two round trips: the first one asks whether the daemon is there, and if that
+ * fails nothing is given back; the second one waits until it has everything. 0 (in a read-only attach there is nothing
+ * to give), -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.
  */
 GOALLOC_API int goalloc_trim(void);
 

@@ -25,8 +25,7 @@
 #include "client/lib/owner.h"
 #include "client/lib/tiny.h"
 
-#define ALIGNMENT_MAX (64 * MIB)
-#define RUN_WASTE     2u /* a run may be longer than is needed by half */
+#define RUN_WASTE 2u /* a run may be longer than is needed by half */
 
 /* Out of line, so that the fast path needs no stack frame. */
 __attribute__((noinline)) static void *alloc_slow(uint32_t slot)
@@ -73,9 +72,9 @@ static uint32_t ready_run_slot(size_t size, bool noscan)
 {
     const mcache *mc = mcache_tls;
     uint64_t npages = (size + PAGE_BYTES - 1) / PAGE_BYTES;
-    uint64_t most = npages + npages / RUN_WASTE < RUN_PAGES_MAX ? npages + npages / RUN_WASTE : RUN_PAGES_MAX;
+    uint64_t most = npages + npages / RUN_WASTE;
 
-    for (uint64_t n = npages; n <= most; n++) {
+    for (uint64_t n = npages; n <= most && n <= SHM_RUN_PAGES_MAX; n++) {
         if (slot_is_ready(mc, slot_of_run(n, noscan)))
             return slot_of_run(n, noscan);
     }
@@ -94,7 +93,7 @@ __attribute__((noinline)) static void *alloc_bigger(size_t size, bool noscan)
 {
     mspan *s;
 
-    if (size > RUN_BYTES_MAX)
+    if (size > SHM_RUN_BYTES_MAX)
         return large_alloc(size, 1, noscan, NULL);
     s = mcache_tls->current[slot_of_run((size + PAGE_BYTES - 1) / PAGE_BYTES, noscan)];
     if (mspan_has_recent(s))
@@ -132,7 +131,7 @@ void *goalloc_calloc(size_t count, size_t size)
         errno = ENOMEM;
         return NULL;
     }
-    if (bytes > RUN_BYTES_MAX) {
+    if (bytes > SHM_RUN_BYTES_MAX) {
         p = large_alloc(bytes, 1, false, &zeroed);
     } else {
         uint32_t slot = slot_for(bytes, false);
@@ -155,7 +154,7 @@ void *goalloc_calloc(size_t count, size_t size)
 
 void *goalloc_aligned_alloc(size_t alignment, size_t size)
 {
-    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > ALIGNMENT_MAX) {
+    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > SHM_ALIGN_BYTES_MAX) {
         errno = EINVAL;
         return NULL;
     }

@@ -46,9 +46,11 @@
 #include "client/lib/mcache.h"
 #include "client/lib/turn.h"
 
-#define DEFAULT_SOCKET     "/run/goallocd/goallocd.sock"
 #define DEFAULT_TIMEOUT_MS 5000
 #define ATTACH_FLAGS       (GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY | GOALLOC_ATTACH_DUMP)
+
+_Static_assert(GOALLOC_ATTACH_RECLAIM == SESSION_RECLAIM && GOALLOC_ATTACH_READONLY == SESSION_READONLY,
+               "public names of the session's flags");
 
 static const shm_u64 no_limit = 0; /* no free takes the fast path */
 static const shm_u32 no_trim = 0;
@@ -81,7 +83,7 @@ static int take_path(const char *path)
     int n;
 
     if (path == NULL)
-        path = DEFAULT_SOCKET;
+        path = SHM_SOCKET_PATH;
     if (path[0] == '\0')
         return -EINVAL;
     if (strlen(path) >= sizeof(((struct sockaddr_un *)0)->sun_path))

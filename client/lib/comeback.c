@@ -36,7 +36,6 @@
 #include "client/lib/held.h"
 #include "client/lib/outbox.h"
 
-#define TOKEN_BYTES   16u
 #define RETRY_MS_MAX  10
 #define LOOK_EVERY_MS 100
 #define LOOK_MS       100
@@ -48,7 +47,7 @@ static const char *socket_path;
 static session_no session; /* 0: there is none */
 static uint32_t epoch;
 static uint64_t generation;
-static uint8_t token[TOKEN_BYTES];
+static uint8_t token[SESSION_TOKEN_BYTES];
 static size_t token_bytes;
 static bool stale; /* the heap that is mapped is nobody's any more */
 
@@ -449,7 +448,7 @@ void comeback_set_session(const Goallocd__AttachReply *reply)
     session = (session_no){ (uint16_t)reply->session };
     epoch = reply->epoch;
     generation = reply->generation;
-    token_bytes = reply->token.len < TOKEN_BYTES ? reply->token.len : TOKEN_BYTES;
+    token_bytes = reply->token.len < SESSION_TOKEN_BYTES ? reply->token.len : SESSION_TOKEN_BYTES;
     memcpy(token, reply->token.data, token_bytes);
 }
 

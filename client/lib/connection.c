@@ -54,7 +54,7 @@ static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
         return -EPROTONOSUPPORT;
     if (body->abi_hash != shm_abi_hash())
         return -ENOEXEC;
-    if (link_fds(fds) != 4 || body->session == 0 || body->session >= SHM_SESSIONS_MAX)
+    if (link_fds(fds) != ATTACH_NFDS || body->session == 0 || body->session >= SHM_SESSIONS_MAX)
         return -EPROTO;
     *ret = (attach_result){
         .session = { (uint16_t)body->session },
@@ -64,10 +64,10 @@ static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
         .arena_bytes = body->arena_bytes,
         .spans_bytes = body->spans_bytes,
         .bitmap_bytes = body->bitmap_bytes,
-        .arena_fd = fds[0],
-        .spans_fd = fds[1],
-        .bitmap_fd = fds[2],
-        .life_fd = fds[3],
+        .arena_fd = fds[ATTACH_FD_ARENA],
+        .spans_fd = fds[ATTACH_FD_SPANS],
+        .bitmap_fd = fds[ATTACH_FD_BITMAP],
+        .life_fd = fds[ATTACH_FD_LIFE],
     };
     return 0;
 }

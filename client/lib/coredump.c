@@ -4,39 +4,38 @@
  * Called by attach.c with its turn, and by the kernel: the handlers. Reads process.map and the shared tables;
  * writes nothing but the kernel's marks on this process's mappings.
  *
- * All of the heap is MADV_DONTDUMP (mapping.c says why), and what is in use changes with each span: so it is looked up
- * at the last moment, by a handler of each signal that ends in a core dump by default:
+ * All of the heap is MADV_DONTDUMP (mapping.c says why), and what is in use changes with each span. So a handler of
+ * each signal that ends in a core dump by default looks it up at the last moment:
  *   1. The page map is read up to the end of what was ever handed out (zeroed_base of each heap arena; reading further
  *      would give memory to the map itself). A page counts if the span that it belongs to is not FREE.
  *   2. MADV_DODUMP for: these pages; their entries in the page map and in mspan_of; description, alloc, remote and kept
  *      bits of their spans; the header, and the tables of sessions, roots and heap arenas as far as they are used.
  *   3. The default action is put back, and the signal sent again to this thread with the information that came with it.
  *      It is blocked until the handler returns, and then kills: the registers, and what debuggers show as the cause,
- *      are those of the first time. Running the instruction again would not do: after a breakpoint, or a system call
- *      that seccomp has refused, the program would go on.
+ *      are those of the first time. To run the instruction again would not be enough: after a breakpoint, or a system
+ *      call that seccomp has refused, the program would go on.
  *
  * Streams: each kind of thing in 2 is a stream of ranges, in the order of their addresses, neighbours being one. Each
  * end of a range costs a mapping, and vm.max_map_count (65530) bounds them. If a stream has more than RANGES_MAX
- * ranges, those with small gaps between them become one, and gaps count as small up to twice as many bytes until there
- * are few enough. But a gap may have no memory, and the dump would give it some: if gaps came to more than what is in
- * use, they are not widened further, and ranges above RANGES_MAX are left out: the ones at the end.
+ * ranges, those with small gaps between them become one; "small" doubles until there are few enough ranges. But a gap
+ * may have no memory, and the dump would give it some. So when the gaps came to more bytes than what is in use, "small"
+ * stays as it was, and the ranges at the end, above RANGES_MAX, are left out.
  *
- * Spans, and in a read-only session arena and bitmap, come by read-only descriptors. Such mappings are not shared ones
- * to the kernel, but private ones of files, which /proc/PID/coredump_filter leaves out by default: with 0x37 they are
- * in the dump.
+ * Spans, and in a read-only session arena and bitmap, come by read-only descriptors. To the kernel such mappings are
+ * private ones of files, which /proc/PID/coredump_filter leaves out by default: with 0x37 they are in the dump.
  *
  * What the dump still gives memory to: those gaps; the rest of a system page that a table's entry lies on; and, with
  * commit lazy, pages of spans that nobody has touched. Pages that were released, and the reserve, belong to no span.
  *
- * What other processes write is bounded before use: a page map entry by the number of pages, the ends of tables by
+ * What other processes write is bounded before use: a page map entry by the page that it is for, the ends of tables by
  * their sizes. If the daemon changes them meanwhile, a range more or less is dumped.
  *
  * Signals: the handler calls nothing but madvise, sigaction and two system calls without a function; all other signals
  * are blocked meanwhile, so a fault in it kills at once, with what has been marked so far. Two threads that fail at
- * the same time do the same work twice: whichever dies first has done all of it. A stack overflow needs a sigaltstack()
- * of the program: without one no handler can run, and the heap is not in the dump. A handler that the program had
- * before the attach is left alone. One that it installs later takes the place of ours, and may call it, as it may any
- * handler that it finds: ours does not return to where the signal came from.
+ * the same time do the same work twice: the one that dies first has done all of it. After a stack overflow no handler
+ * can run unless the program has a sigaltstack(): without one the heap is not in the dump. A handler that the program
+ * had before the attach is left alone. One that it installs later takes the place of ours, and may call ours, as it may
+ * call any handler that it finds; ours does not return to where the signal came from.
  *
  * A forked child has its parent's handlers, and marks its own mappings. After vfork() they are its parent's: if the
  * child fails there, the parent's marks stay, and its own dump, later, may hold pages that have been released since.
@@ -64,7 +63,7 @@ typedef struct stream {
     uint64_t gap_bytes;      /* ranges that are no farther apart become one */
     uint64_t fair_gap_bytes; /* the largest of those tried that did not dump more gaps than entries */
     bool settled;            /* gap_bytes is final */
-    bool marks;              /* ranges are marked, not just counted */
+    bool marks;              /* this walk marks ranges; else it counts them */
     uintptr_t begin;         /* the range that grows: none while end is 0 */
     uintptr_t end;
     uint64_t nranges; /* before it */
@@ -86,7 +85,7 @@ static uintptr_t round_up(uintptr_t at)
     return round_down(at + system_page_bytes - 1);
 }
 
-/* Failing is nobody's to repair: then less is dumped. */
+/* If it fails nothing can be done about it: less is dumped. */
 static void mark(uintptr_t begin, uintptr_t end)
 {
     (void)madvise((void *)begin, end - begin, MADV_DODUMP);
@@ -126,7 +125,7 @@ static void stream_add(stream *s, uint64_t page)
     }
 }
 
-/* The ranges have been counted. True: there are too many, and they are to be counted again with larger gaps. */
+/* After a count of the ranges. True: there are too many, so count again with larger gaps. */
 static bool stream_widen(stream *s)
 {
     if (s->settled)
@@ -143,7 +142,7 @@ static bool stream_widen(stream *s)
 
 /* --- what is in use --- */
 
-/* Pages of a heap arena below which all that was ever handed out lies; none after the last one that was added. */
+/* All pages of heap arena i that were ever handed out lie below this one. */
 static uint64_t arena_npages(const shm_map *map, uint64_t i)
 {
     uint64_t added = u64_load_relaxed(&map->heap_arenas[i].npages);
@@ -214,8 +213,8 @@ static void walk(stream *streams, const shm_map *map, bool marks)
 
 static void mark_tables(const shm_map *map)
 {
-    uint32_t nsessions = u32_load_relaxed(&map->header->nsession_slots);
-    uint32_t nroots = u32_load_relaxed(&map->header->nroot_slots);
+    uint32_t nsessions = u32_load_relaxed(&map->header->nsession_entries);
+    uint32_t nroots = u32_load_relaxed(&map->header->nroot_entries);
 
     mark_table(map->header, sizeof(*map->header));
     mark_table(map->sessions, (nsessions < SHM_SESSIONS_MAX ? nsessions : SHM_SESSIONS_MAX) * sizeof(*map->sessions));
@@ -248,7 +247,7 @@ static void mark_in_use(const shm_map *map)
 
 /* --- signals --- */
 
-/* Step 3. If the kernel refuses, a fault comes again by itself, and abort() does the rest of its own. */
+/* Step 3. If the kernel refuses both calls, a fault comes again by itself, and abort() goes on to its own end. */
 static void kill_again(int sig, siginfo_t *info)
 {
     struct sigaction action = { .sa_handler = SIG_DFL };

@@ -5,8 +5,8 @@
 #define GOALLOC_LIB_COREDUMP_H
 
 /*
- * From now on a core dump holds what is in use of the heap that is mapped: install the handlers, where the program has
- * none. Done already: the same again, for signals that have come to the default action since.
+ * From now on a core dump holds what is in use of the heap that is mapped: install the handlers for all signals that
+ * have the default action. May be called again, for signals that have got the default action since.
  */
 void coredump_enable(void);
 

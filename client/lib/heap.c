@@ -1,15 +1,16 @@
 /*
  * heap: what concerns the heap as a whole: named roots, statistics, trim, and the text of errors.
  *
- * Called by users; each is a request or two to the daemon (connection.c). Data: none of its own.
+ * Called by users; all but goalloc_strerror() are a request or two to the daemon (connection.c). Data: none of its own.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "client/lib/connection.h"
 #include "client/lib/mcache.h"
+#include "shm/errors.h"
 
-_Static_assert(GOALLOC_ROOT_NAME_MAX + 1 == SHM_ROOT_NAME_BYTES, "the longest name fits its slot");
+_Static_assert(GOALLOC_ROOT_NAME_MAX == SHM_ROOT_NAME_MAX, "the public name of the limit");
 
 int goalloc_root_set(const char *name, void *p)
 {
@@ -73,7 +74,7 @@ int goalloc_trim(void)
         return r;
     if (process.readonly)
         return 0; /* it holds nothing */
-    /* Is the daemon there? If not, what is held is all that there is to allocate from. */
+    /* Without a daemon nothing goes back: what is held is all that there is to allocate from. */
     r = connection_sync();
     if (r < 0)
         return r;
@@ -84,41 +85,12 @@ int goalloc_trim(void)
 
 const char *goalloc_strerror(int error)
 {
-    static const struct {
-        int error;
-        const char *text;
-    } texts[] = {
-        { 0, "success" },
-        { EINVAL, "invalid argument or options (is struct_size set?), or not the address of an object" },
-        { EALREADY, "done already: attached already, or the object is free already" },
-        { ENOENT, "no such root, or no socket of a daemon at that path" },
-        { ECONNREFUSED, "no daemon serves the socket" },
-        { EACCES, "no permission to connect to the daemon's socket, or to come back to the session" },
-        { ETIMEDOUT, "no daemon has answered in time" },
-        { ENOTCONN, "not attached to a heap" },
-        { EPROTONOSUPPORT, "the daemon speaks another version of the protocol" },
-        { ENOEXEC, "the daemon's shared-memory layout (ABI) is another than this library's" },
-        { EPROTO, "the daemon's answer was not understood" },
-        { EEXIST, "the heap's address range is taken by something else in this process" },
-        { EUSERS, "the daemon has no room or no descriptors for another session" },
-        { EIO, "the daemon has no randomness for a session's token" },
-        { ESTALE, "the daemon serves another heap than the one that is mapped" },
-        { ENOMEM, "out of memory: the arena, the system's memory or the session's limit is exhausted" },
-        { EAGAIN, "the process's limit on locked memory (RLIMIT_MEMLOCK) does not allow another mapping" },
-        { EROFS, "the heap is attached read-only" },
-        { ENOSPC, "the daemon's table for this is full" },
-        { EILSEQ, "the root's name is not UTF-8" },
-        { ENAMETOOLONG, "the name or path is too long" },
-        { ENOSYS, "the daemon does not know this request" },
-    };
     const char *text;
 
     if (error < 0 && error != INT32_MIN)
         error = -error;
-    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
-        if (texts[i].error == error)
-            return texts[i].text;
-    }
-    text = strerrordesc_np(error);
+    text = shm_error_text(error);
+    if (text == NULL)
+        text = strerrordesc_np(error);
     return text != NULL ? text : "unknown error";
 }

@@ -1,5 +1,5 @@
 /*
- * Large: objects above 256 KiB, which are whole runs of pages.
+ * Large: objects longer than any run: pages of their own, asked for one by one.
  */
 #ifndef GOALLOC_LIB_LARGE_H
 #define GOALLOC_LIB_LARGE_H

@@ -17,28 +17,30 @@
  *
  *   A core dump reads every page of a shared mapping whose file has no name, and reading a hole of a memfd gives it
  *   memory: 64 GiB for one abort(). So all mappings are MADV_DONTDUMP; coredump.c lifts that for what is in use, if the
- *   program asks for it. Private holes get no memory, but each costs the kernel a look, and a pipe its zeros.
+ *   program asks for it. Private holes get no memory, but the kernel looks at each, and a pipe gets its zeros.
  *
  *   mlockall(MCL_FUTURE) locks each new mapping, and what is locked gets all its memory at once. It can't be told
- *   beforehand to leave one out: mmap() knows no such flag, and gives memory before it returns. So
+ *   beforehand to leave one out: mmap() knows no such flag, and gives memory before it returns.
  *
- * a mapping is made in four steps (mapping_new):
- *   1. mmap() its first page alone. This one page may get memory, and is all that RLIMIT_MEMLOCK must allow: where it
- *      does not, the answer is EAGAIN, whatever the protection.
+ * So a mapping is made in four steps (mapping_new):
+ *   1. mmap() its first page alone. This one page may get memory, and is all that RLIMIT_MEMLOCK must allow. If it does
+ *      not allow that, the answer is EAGAIN, whatever the protection.
  *   2. munlock() it. From here on it is a mapping like any other.
  *   3. MADV_DONTDUMP, so that no core dump ever sees it large.
- *   4. mremap() it to its size: an extended mapping keeps the flags of the page. One at a given address grows in place,
- *      where mremap() answers ENOMEM if the addresses are taken, if there is no room (RLIMIT_AS), and always under
- *      valgrind. Which of them, says an attempt to reserve the rest with MAP_FIXED_NOREPLACE, which looks for the first
- *      of them first; if it succeeds, a first page that was made elsewhere is moved over the reserved addresses.
+ *   4. mremap() it to its size: an extended mapping has the flags of its first page. One at a given address grows in
+ *      place, where mremap() answers ENOMEM if the addresses are taken, if there is no room (RLIMIT_AS), and always
+ *      under valgrind. An attempt to reserve the rest with MAP_FIXED_NOREPLACE tells these cases apart: EEXIST means
+ *      that the addresses are taken, ENOMEM that there is no room. If it succeeds, a first page that was made elsewhere
+ *      is moved over the reserved addresses.
  * So the heap is never locked: mlockall() promises nothing for its objects. One limit remains: mlockall(MCL_CURRENT)
  * in a process that is attached locks all that is mapped, and gives it memory, unless MCL_ONFAULT is set too.
  *
- * Another access in a forked child: the new mapping's first page is made elsewhere, in the same steps, and one mremap()
- * moves it over the old mapping and extends it. Other threads never find the addresses empty. Below a tight RLIMIT_AS
- * kernels may refuse it (ENOMEM, and nothing changes): they count the old and the new mapping at once.
+ * A forked child may want another access (a read-only session, or the reverse): the new mapping's first page is made
+ * elsewhere, in the same steps, and one mremap() moves it over the old mapping and extends it. Other threads never find
+ * the addresses empty. Below a tight RLIMIT_AS the kernel may refuse it (ENOMEM, and nothing changes): it counts the
+ * old and the new mapping at once.
  *
- * If the process dies in between nothing is left: mappings are its own.
+ * If the process dies between two steps, nothing is left: mappings are its own.
  */
 #include "client/lib/mapping.h"
 
@@ -105,7 +107,7 @@ static int seed_new(void *at, uint64_t bytes, int prot, int fd, void **ret)
     return 0;
 }
 
-/* Keep [at, at + bytes) free for a mapping to come. -EEXIST: something else is mapped there; -ENOMEM: no room. */
+/* Reserve [at, at + bytes) for a mapping to come. -EEXIST: something else is mapped there; -ENOMEM: no room. */
 static int reserve(void *at, uint64_t bytes)
 {
     void *p = mmap(at, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
@@ -125,8 +127,8 @@ static int seed_replace(void *seed, void *at, uint64_t bytes)
 }
 
 /*
- * Step 4 at a given address, where the first page is. The other way, if it does not grow in place: reserve what lies
- * behind it, and put another first page over both.
+ * Step 4 at a given address, where the first page is. If it does not grow in place, reserve what lies behind it, and
+ * put another first page over both.
  */
 static int grow_at(void *at, uint64_t bytes, int prot, int fd)
 {
@@ -149,7 +151,7 @@ static int grow_at(void *at, uint64_t bytes, int prot, int fd)
     return r;
 }
 
-/* The same for one that may lie anywhere. */
+/* Step 4 for a mapping that may lie anywhere. */
 static int grow_anywhere(void **at, uint64_t bytes)
 {
     void *p = mremap(*at, seed_bytes(bytes), bytes, MREMAP_MAYMOVE);
@@ -160,7 +162,7 @@ static int grow_anywhere(void **at, uint64_t bytes)
     return 0;
 }
 
-/* A mapping of bytes of fd, or, if fd < 0, of private memory: at that address, or, NULL, anywhere. */
+/* Make a mapping of bytes of fd (fd < 0: private memory) at that address (NULL: anywhere). */
 static int mapping_new(void *at, uint64_t bytes, int prot, int fd, void **ret)
 {
     void *p;
@@ -177,14 +179,14 @@ static int mapping_new(void *at, uint64_t bytes, int prot, int fd, void **ret)
     return r;
 }
 
-int mapping_private(uint64_t bytes, uint64_t kept_bytes, void **ret)
+int mapping_private(uint64_t bytes, uint64_t unwiped_bytes, void **ret)
 {
     void *p;
     int r = mapping_new(NULL, bytes, PROT_READ | PROT_WRITE, -1, &p);
 
     if (r < 0)
         return r;
-    if (madvise((char *)p + kept_bytes, bytes - kept_bytes, MADV_WIPEONFORK) < 0) {
+    if (madvise((char *)p + unwiped_bytes, bytes - unwiped_bytes, MADV_WIPEONFORK) < 0) {
         mapping_delete(p, bytes);
         return -ENOMEM;
     }
@@ -192,7 +194,7 @@ int mapping_private(uint64_t bytes, uint64_t kept_bytes, void **ret)
     return 0;
 }
 
-/* The daemon sees whether this page is mapped anywhere: not in children, which have sessions of their own. */
+/* The daemon sees whether this page is mapped anywhere. Children don't get it: they have sessions of their own. */
 static int map_life(const attach_result *a)
 {
     void *life;
@@ -271,7 +273,7 @@ fail:
     return r;
 }
 
-/* Map arena and bitmap anew where they are. What may fail for want of something comes before the first change. */
+/* Map arena and bitmap anew where they are. All steps that need descriptors or room come before the first change. */
 static int change_access(const attach_result *a, bool readonly)
 {
     void *arena = NULL;

@@ -14,8 +14,8 @@
 int mapping_attach(const attach_result *a, bool readonly) __attribute__((warn_unused_result));
 
 /*
- * The same in a forked child, which has the heap mapped: check that it is the same one (else -ESTALE), map the life
- * page, and change the kind of access if process.readonly is another.
+ * The same in a forked child, which has the heap mapped already: check that it is the same one (else -ESTALE), map the
+ * life page, and change the access if readonly differs from process.readonly.
  */
 int mapping_reattach(const attach_result *a, bool readonly) __attribute__((warn_unused_result));
 
@@ -23,17 +23,17 @@ int mapping_reattach(const attach_result *a, bool readonly) __attribute__((warn_
 void mapping_detach(void);
 
 /*
- * Private memory of bytes, zero, for what the library keeps for itself: no page of it has memory before it is written,
- * mlockall() or not, core dumps leave it out, and the child of a fork finds it zero, but for the first kept_bytes (a
- * multiple of MAPPING_KEPT_UNIT). 0, -EAGAIN, -ENOMEM.
+ * Private memory of bytes, zero, for the library's own tables: no page of it has memory before it is written,
+ * mlockall() or not, core dumps leave it out, and the child of a fork finds it zero, but for the first unwiped_bytes (a
+ * multiple of MAPPING_UNWIPED_UNIT). 0, -EAGAIN, -ENOMEM.
  */
-int mapping_private(uint64_t bytes, uint64_t kept_bytes, void **ret) __attribute__((warn_unused_result));
+int mapping_private(uint64_t bytes, uint64_t unwiped_bytes, void **ret) __attribute__((warn_unused_result));
 
-/* No page of the system is larger. */
+/* The largest page that systems of this architecture have. */
 #if defined(__x86_64__)
-#define MAPPING_KEPT_UNIT 4096u
+#define MAPPING_UNWIPED_UNIT 4096u
 #else
-#define MAPPING_KEPT_UNIT 65536u
+#define MAPPING_UNWIPED_UNIT 65536u
 #endif
 
 /* Unmap memory of one of these; NULL: nothing happens. */

@@ -9,7 +9,7 @@
  *        refill                     out of free objects
  *       ---------> EMPTY ---> CURRENT ------------------> FULL
  *                    ^           ^                         |  one of its objects is freed: by this thread
- *                    |           +------- PARTIAL <--------+  (mcache_note_free), or from afar (found when looked at)
+ *                    |           +------- PARTIAL <--------+  (mcache_note_free), or remotely (found when looked at)
  *                    +-- last object freed --+
  *
  * mcache_refill, in order: 1. other words of the current span, 2. the partial span that has waited longest, so has most
@@ -18,7 +18,7 @@
  * span but the last of the partial ones.
  *
  * Asking: the first request of a slot is for one span, then twice as many each time, up to 64 KiB a request, or 1/16
- * of what the slot holds, up to 8 MiB: what has been asked for and is not used yet stays a small part of a heap that
+ * of what the slot holds, up to what a refill may bring: what has been asked for and is not used yet stays a small part of a heap that
  * has objects of many sizes. Giving back: nkeep grows with every span that was asked for (to 128 MiB) and
  * shrinks by an eighth with every surrender (2 MiB stay in any case), so a program that needs its memory again keeps
  * it and one that does not gives it up. A surrender returns the empty spans above half of nkeep. And a thread that asks
@@ -48,7 +48,6 @@
 #define SCAN_FULL_MAX     100u
 #define BATCH_SHARE       16u
 #define BATCH_PAGES_MIN   (64 * KIB / PAGE_BYTES)
-#define BATCH_PAGES_MAX   (8 * MIB / PAGE_BYTES)
 #define KEEP_PAGES_MIN    (2 * MIB / PAGE_BYTES)
 #define KEEP_PAGES_MAX    (128 * MIB / PAGE_BYTES)
 #define COUNT_AT          64u /* objects */
@@ -198,7 +197,7 @@ static mcache *mcache_new(void)
     } else if (old_mcaches != NULL) {
         mc = old_mcaches;
         old_mcaches = mc->next_made;
-    } else if (mapping_private(sizeof(*mc), MAPPING_KEPT_UNIT, &p) == 0) {
+    } else if (mapping_private(sizeof(*mc), MAPPING_UNWIPED_UNIT, &p) == 0) {
         mc = p;
         mc->next_made = made_mcaches;
         made_mcaches = mc;
@@ -506,7 +505,7 @@ mspan *mcache_adopt(page_no first)
     return s;
 }
 
-/* Runs that are current and have no object are idle, too: up to 4 MiB in all, if every length was used once. */
+/* Runs that are current and have no object are idle, too: one of each length that was used. */
 static void put_idle_runs(mcache *mc)
 {
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
@@ -570,8 +569,8 @@ static uint32_t next_batch(mcache_slot *slot, uint64_t npages)
 
     if (most_pages < BATCH_PAGES_MIN)
         most_pages = BATCH_PAGES_MIN;
-    if (most_pages > BATCH_PAGES_MAX)
-        most_pages = BATCH_PAGES_MAX;
+    if (most_pages > SHM_REFILL_PAGES_MAX)
+        most_pages = SHM_REFILL_PAGES_MAX;
 
     uint64_t most = most_pages > npages ? most_pages / npages : 1;
 
@@ -660,7 +659,7 @@ static inline mspan *refill_from_lists(mcache *mc, uint32_t i)
 }
 
 /* All else that there is. */
-__attribute__((noinline)) static mspan *refill_from_afar(uint32_t i)
+__attribute__((noinline)) static mspan *refill_slowly(uint32_t i)
 {
     int r = process_ensure_writable();
     mcache *mc = r < 0 ? NULL : mcache_get();
@@ -703,7 +702,7 @@ mspan *mcache_refill(uint32_t i)
             return next;
         mc->current[i] = &mspan_none;
     }
-    return refill_from_afar(i);
+    return refill_slowly(i);
 }
 
 void *mcache_alloc(uint32_t slot)

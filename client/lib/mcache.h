@@ -39,7 +39,7 @@ typedef struct mcache {
             uint8_t slot8[2][SIZE_TABLE8_MAX / 8 + 1]; /* slots by size, in units of 8 bytes, rounded up; [1]: noscan */
             struct mcache *next_made; /* all that were ever made, by this process and those that it was forked from */
         };
-        char kept[MAPPING_KEPT_UNIT];
+        char kept[MAPPING_UNWIPED_UNIT];
     };
     tiny_block tiny;
     void *thread; /* thread_self() of its thread */
@@ -51,7 +51,7 @@ typedef struct mcache {
     struct mcache *next; /* all mcaches of the process, or the free ones */
 } mcache;
 
-_Static_assert(offsetof(mcache, tiny) == MAPPING_KEPT_UNIT, "what is kept has pages of its own");
+_Static_assert(offsetof(mcache, tiny) == MAPPING_UNWIPED_UNIT, "what is kept has pages of its own");
 
 extern mcache mcache_none;
 

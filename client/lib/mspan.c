@@ -89,7 +89,7 @@ mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
     s->nelems = (uint16_t)span->nelems;
     s->npages = (uint8_t)span->npages;
     s->reuse = false;
-    s->slot = (uint8_t)slot;
+    s->slot = (uint16_t)slot;
     s->place = MSPAN_CURRENT; /* in no list yet */
     s->needzero = span->needzero != 0;
     s->cur = 0;

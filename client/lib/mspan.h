@@ -10,18 +10,15 @@
 
 /*
  * Slots: the kinds of spans that a thread keeps apart, numbered so that malloc finds its current span by one table.
- * First those with pointers: a slot a size class, a slot a number of pages up to RUN_PAGES_MAX for larger objects
- * (runs, each of which is a span with one object); then the same for noscan.
+ * First those with pointers: a slot a size class, a slot for each length of runs, in pages; then the same for noscan.
  */
-#define RUN_PAGES_MIN  (SMALL_BYTES_MAX / (uint32_t)PAGE_BYTES + 1)
-#define RUN_PAGES_MAX  32u
-#define RUN_BYTES_MAX  (RUN_PAGES_MAX * PAGE_BYTES)
-#define SLOT_RUNS      (SIZE_CLASS_COUNT + 1u) /* of RUN_PAGES_MIN pages */
-#define SLOT_NOSCAN    (SLOT_RUNS + RUN_PAGES_MAX - RUN_PAGES_MIN + 1)
+#define SLOT_RUNS      (SIZE_CLASS_COUNT + 1u) /* of SHM_RUN_PAGES_MIN pages */
+#define SLOT_NOSCAN    (SLOT_RUNS + SHM_RUN_PAGES_MAX - SHM_RUN_PAGES_MIN + 1)
 #define SLOT_COUNT     (2 * SLOT_NOSCAN)
 #define SLOT_TINY      (SLOT_NOSCAN + SIZE_CLASS_TINY)
 
-_Static_assert(SLOT_COUNT <= 256, "a slot's number is a byte");
+_Static_assert(SLOT_TINY <= UINT8_MAX, "slots of small objects are bytes in mcache.slot8");
+_Static_assert(SHM_RUN_PAGES_MAX <= UINT8_MAX, "mspan.npages is a byte");
 
 /* Where a span of its thread is. */
 enum mspan_place {
@@ -49,12 +46,12 @@ typedef struct mspan {
     uint32_t magic;      /* for object_index(); 1 for a run; 0 for tiny blocks, whose frees never take the fast path */
     uint32_t nfrees;     /* frees by the owner until one takes the slow path: see mspan.c */
     uint16_t nelems;
+    uint16_t slot;
     uint8_t npages;
     uint8_t cur;         /* number of the current word */
     bool reuse;          /* malloc takes the recent object first; false: recent means nothing */
-    uint8_t slot;
-    uint8_t place;       /* enum mspan_place */
-    bool needzero;       /* false: what is not allocated is zero, if nothing has been freed since it became current */
+    uint8_t place : 7;   /* enum mspan_place */
+    bool needzero : 1;   /* false: what is not allocated is zero, if nothing has been freed since it became current */
     uint64_t cache;      /* objects of the current word that were free when it was loaded, not handed out yet */
     shm_u64 *word;       /* the current word of alloc bits */
     char *word_base;     /* address of the object of its bit 0 */
@@ -101,7 +98,7 @@ static inline uint32_t slot_of_class(size_class size, bool noscan)
 
 static inline uint32_t slot_of_run(uint64_t npages, bool noscan)
 {
-    return SLOT_RUNS + (uint32_t)npages - RUN_PAGES_MIN + (noscan ? SLOT_NOSCAN : 0);
+    return SLOT_RUNS + (uint32_t)npages - SHM_RUN_PAGES_MIN + (noscan ? SLOT_NOSCAN : 0);
 }
 
 /* The daemon's name for the spans of a slot: their class, and their pages. */
@@ -116,7 +113,7 @@ static inline uint32_t slot_npages(uint32_t slot)
 {
     uint32_t n = slot % SLOT_NOSCAN;
 
-    return n < SLOT_RUNS ? size_class_npages[n] : n - SLOT_RUNS + RUN_PAGES_MIN;
+    return n < SLOT_RUNS ? size_class_npages[n] : n - SLOT_RUNS + SHM_RUN_PAGES_MIN;
 }
 
 /*

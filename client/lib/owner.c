@@ -7,24 +7,23 @@
  *
  * The races, and how they end:
  *   publish against the end of the owner: below.
- *   adopt by two: requests to one daemon; the later one has it.
+ *   two adopt: both ask one daemon; the later request has the object.
  *   adopt against a free: the daemon looks again after it has set the kept bit, and says -EALREADY if the free came
- *     first. A free that comes after clears the bit, and the adoption means nothing any more. Only if the place is free
- *     and in use again between the two looks, some microseconds, the new object is adopted: that is why the caller is
- *     asked to see to it that nobody frees meanwhile.
+ *     first. A free that comes after clears the bit, and the adoption means nothing any more. Only if the place is
+ *     freed and used again between the two looks, within some microseconds, is the new object adopted: that is why the
+ *     caller has to see to it that nobody frees meanwhile.
  *   publish against a free: publish changes the kept bit alone, which the next owner of the place clears.
  *
- * publish in an owned span is one fetch_or: if the process dies before it, the object is the owner's still, after it
- * the heap's. The end of the owner, which frees what is not kept, may come at the same time; both sides store, then
- * look:
- *        here                                daemon (session.c)
+ * publish in an owned span is one fetch_or: if the process dies before it, the object is still the owner's; after it,
+ * the heap's. The end of the owner, which frees all objects without a kept bit, may come at the same time. Both sides
+ * store, then look:
+ *        here                                daemon (daemon/heap/lease.c)
  *        set the kept bit                    state of the owner's session = ENDING
  *        full fence                          full fence
  *        read the lease and the state        read the kept bits, free what has none
  * At least one of them sees the other's store. If the owner's session is open still, the daemon will see the bit, and
- * the object stays. Else the daemon is asked, which does one thing at a time: it keeps an object that it has not freed,
- * and says -EALREADY or -EINVAL for one that it has. What concerns the adoption table is always the daemon's doing: the
- * last adopter has the object.
+ * the object stays. Else the daemon is asked, which does one thing at a time: an object that it has not freed stays,
+ * for one that it has freed it says -EALREADY or -EINVAL. Only the daemon changes the adoption table.
  */
 #include <errno.h>
 
@@ -79,7 +78,7 @@ int goalloc_publish(void *p)
 
     if (u32_load_acquire(&span->nadopted) != 0 || (owner != 0 && !span_has_kept(span)))
         return ask_to_publish(&object);
-    if (owner == 0) /* the heap's already, if its owner has not come to its end since we looked */
+    if (owner == 0) /* the heap's already, unless its owner's session ended since find_live() */
         return object_is_live(&process.map, &object) ? 0 : -EALREADY;
     (void)u64_fetch_or_acq_rel(&shm_kept_bits(&process.map, object.first)[object.word], object.bit);
     CRASH_POINT(publish_after_bit);

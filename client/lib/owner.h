@@ -7,8 +7,8 @@
 #include "client/lib/process.h"
 
 /*
- * True if the end of no session frees the object. One that a session has adopted counts as that session's, except in
- * a span that a RECLAIM session owns: there it looks like a published one.
+ * True if no session's end frees the object. An adopted object counts as its adopter's, except in a span that a RECLAIM
+ * session owns: there it looks like a published one.
  */
 bool owner_is_heap(const object_ref *object);
 

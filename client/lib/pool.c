@@ -8,7 +8,7 @@
  * owner is in it. A span that leaves gets its next owner before the lock is released, so of two threads that want
  * it one has it.
  *
- * nfrees of a span in the pool is what is used in it; others free there from afar, and whoever looks folds.
+ * nfrees of a span in the pool is what is used in it; others free there remotely, and whoever looks folds.
  */
 #include "client/lib/pool.h"
 

@@ -143,7 +143,7 @@ static int replay_here(const arguments *args, trace *t, meeting *m, replay_resul
     int r;
 
     if (table == NULL) {
-        (void)fprintf(stderr, "goalloc-replay: no memory for a table of %u objects: %s\n", t->nslots,
+        (void)fprintf(stderr, "goalloc-replay: no memory for a table of %u objects: %s\n", t->nplaces,
                       errno == EFBIG ? "beyond --table-limit" : strerror(errno));
         atomic_store(&m->failed, true);
         return EXIT_FAILURE;
@@ -373,7 +373,7 @@ int main(int argc, char **argv)
             "  fragmentation   peak memory / peak requested\n"
             "  requests        sent to the daemon\n"
             "\n"
-            "At the end everything is freed: the heap is left as it was. A heap in which free memory is kept seems "
+            "At the end everything is freed: the heap is left as it was. A heap that has free memory seems "
             "to need less; 'goallocctl scavenge' before gives exact figures. Sizes are at most 128 TiB, IDs below "
             "268435456, THREADs below 4096.\n"
             "\n"

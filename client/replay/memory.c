@@ -4,12 +4,12 @@
  *
  * Called by replay.c. Data: its own descriptor of /proc/self/status.
  *
- *   goalloc  pages of the arena that have memory (committed_bytes: leased, or free and kept) and the physical memory of
+ *   goalloc  pages of the arena that have memory (committed_bytes: leased, or free) and the physical memory of
  *            the spans and bitmap regions (metadata_bytes), both of the whole heap, above what they were after the
  *            attach; and this process's anonymous memory (RssAnon) above what it was before the attach, which is the
  *            library's tables. What the arena's pages map to is counted once, as the heap's.
  *   peers    resident memory (VmHWM, which is reset by writing 5 to clear_refs) above what it was before the replay.
- *            The kernel keeps the peak, so one look at the end finds it.
+ *            The kernel remembers the peak, so one look at the end finds it.
  *
  * Not counted: the daemon's fixed memory, which was there before, and its list links (0.15% of the heap). The
  * replayer's tables are mapped and touched before the baseline. A heap that had free memory at the start is taken to

@@ -2,15 +2,15 @@
  * replay: carries out the operations of a trace, in one thread or in one for each thread of the trace.
  *
  * Called by goalloc-replay.c. Calls the allocator (backend.h) and looks at the memory now and then (memory.c). Data: a
- * table with a pointer for each slot, mapped and touched before; NULL is a slot without object.
+ * table with a pointer for each place, mapped and touched before; NULL is a place without object.
  *
  * One thread (the default): all operations in the order of the trace, whichever thread they are of, so each run does
  * the same. Every sample_ops operations, and where the most bytes are live, the clock stops for a look at the memory.
  *
  * Threads: each thread of the trace has its own, with its own operations in their order. Of the order between threads
- * only this is kept: who frees or reallocates an object waits until its slot is filled. Slots are not used twice
+ * only this remains: who frees or reallocates an object waits until its place is filled. Places are not used twice
  * (trace.c), and what is waited for comes earlier in the trace, so nobody waits in a circle. The store that fills a
- * slot is a release, the load that finds it an acquire: the object's bytes are there too. The caller's thread looks at
+ * place is a release, the load that finds it an acquire: the object's bytes are there too. The caller's thread looks at
  * the memory meanwhile, every SAMPLE_MS; the clock runs on.
  *
  * After the last operation the clock stops; what is live is freed, which is not timed. A failure, or an interruption,
@@ -36,11 +36,11 @@
 #define WAIT_US 50u
 #define SMALL_PAGE 4096u
 
-typedef void *_Atomic slot;
+typedef void *_Atomic place;
 
 typedef struct run {
     const trace *t;
-    slot *slots;
+    place *places;
     replay_options options;
     const atomic_bool *interrupted;
     replay_result *ret;
@@ -108,10 +108,10 @@ static inline void touch(void *object, size_t size, enum replay_touch how)
         p[at] = 1;
 }
 
-/* Take the object out of a slot. With threads: wait for it; NULL: it is over. */
-static inline void *slot_take(const run *r, uint32_t at, bool threads)
+/* Take the object out of a place. With threads: wait for it; NULL: it is over. */
+static inline void *place_take(const run *r, uint32_t at, bool threads)
 {
-    void *p = atomic_load_explicit(&r->slots[at], threads ? memory_order_acquire : memory_order_relaxed);
+    void *p = atomic_load_explicit(&r->places[at], threads ? memory_order_acquire : memory_order_relaxed);
 
     for (unsigned i = 0; threads && p == NULL; i++) {
         if (is_over(r))
@@ -120,15 +120,15 @@ static inline void *slot_take(const run *r, uint32_t at, bool threads)
             (void)usleep(WAIT_US);
         else if (i > SPINS)
             (void)sched_yield();
-        p = atomic_load_explicit(&r->slots[at], memory_order_acquire);
+        p = atomic_load_explicit(&r->places[at], memory_order_acquire);
     }
-    atomic_store_explicit(&r->slots[at], NULL, memory_order_relaxed);
+    atomic_store_explicit(&r->places[at], NULL, memory_order_relaxed);
     return p;
 }
 
-static inline void slot_fill(const run *r, uint32_t at, void *p)
+static inline void place_fill(const run *r, uint32_t at, void *p)
 {
-    atomic_store_explicit(&r->slots[at], p, memory_order_release);
+    atomic_store_explicit(&r->places[at], p, memory_order_release);
 }
 
 /* 0; -1: it is over, or failed, with errno. */
@@ -139,7 +139,7 @@ static inline int run_op(const run *r, const trace_op *op, bool threads, bool no
 
     switch (op->kind) {
     case TRACE_FREE:
-        p = slot_take(r, op->slot, threads);
+        p = place_take(r, op->place, threads);
         backend_free(p);
         return p != NULL ? 0 : -1;
     case TRACE_MALLOC:
@@ -152,20 +152,20 @@ static inline int run_op(const run *r, const trace_op *op, bool threads, bool no
         p = backend_aligned((size_t)1 << op->aux, size);
         break;
     default: {
-        void *old = slot_take(r, op->aux, threads);
+        void *old = place_take(r, op->aux, threads);
 
         if (old == NULL)
             return -1;
         p = backend_realloc(old, size);
         if (p == NULL)
-            slot_fill(r, op->aux, old); /* it is still there, to be freed in the end */
+            place_fill(r, op->aux, old); /* it is still there, to be freed in the end */
         break;
     }
     }
     if (p == NULL)
         return -1;
     touch(p, size, r->options.touch);
-    slot_fill(r, op->slot, p);
+    place_fill(r, op->place, p);
     return 0;
 }
 
@@ -188,8 +188,8 @@ static uint64_t usable_bytes(const run *r)
 {
     uint64_t bytes = 0;
 
-    for (uint32_t i = 0; i < r->t->nslots; i++) {
-        void *p = atomic_load_explicit(&r->slots[i], memory_order_relaxed);
+    for (uint32_t i = 0; i < r->t->nplaces; i++) {
+        void *p = atomic_load_explicit(&r->places[i], memory_order_relaxed);
 
         if (p != NULL)
             bytes += backend_usable(p);
@@ -291,7 +291,7 @@ static int run_threads(run *r, uint64_t *ret_ns)
 
 size_t replay_table_bytes(const trace *t)
 {
-    return (size_t)t->nslots * sizeof(slot);
+    return (size_t)t->nplaces * sizeof(place);
 }
 
 void *replay_table_new(trace *t)
@@ -303,16 +303,16 @@ void *replay_table_new(trace *t)
 
 static void free_all(run *r)
 {
-    for (uint32_t i = 0; i < r->t->nslots; i++) {
-        backend_free(atomic_load_explicit(&r->slots[i], memory_order_relaxed));
-        atomic_store_explicit(&r->slots[i], NULL, memory_order_relaxed);
+    for (uint32_t i = 0; i < r->t->nplaces; i++) {
+        backend_free(atomic_load_explicit(&r->places[i], memory_order_relaxed));
+        atomic_store_explicit(&r->places[i], NULL, memory_order_relaxed);
     }
 }
 
 int replay_run(const trace *t, void *table, const replay_options *options, const atomic_bool *interrupted,
                replay_result *ret)
 {
-    run r = { .t = t, .slots = table, .options = *options, .interrupted = interrupted, .ret = ret };
+    run r = { .t = t, .places = table, .options = *options, .interrupted = interrupted, .ret = ret };
     int result = 0;
 
     (void)pthread_mutex_init(&r.lock, NULL);

@@ -5,11 +5,11 @@
  * trace is read (where it is, how large), 16 bytes for each operation. What all of them take together is bounded.
  *
  * A line's way: 1. it is split off what was read, 2. into thread, op and up to three numbers, 3. checked: the ranges,
- * and that ids are live, or not, as the op needs; 4. its ids become slots, 5. live bytes and their peak are counted.
+ * and that ids are live, or not, as the op needs; 4. its ids become places, 5. live bytes and their peak are counted.
  * Whatever is replayed has passed this: each operation names live objects only, in the order of the trace.
  *
- * With by_thread the operations are sorted by thread in the end (stable, by counting), and slots are not used twice:
- * what a thread has to wait for is then that a slot is filled, and nothing else.
+ * With by_thread the operations are sorted by thread in the end (stable, by counting), and places are not used twice:
+ * what a thread has to wait for is then that a place is filled, and nothing else.
  */
 #include "client/replay/trace.h"
 
@@ -25,15 +25,15 @@
 #define FIELDS_MAX 5
 #define OPS_MIN ((size_t)1 << 16)
 #define IDS_MIN ((size_t)1 << 12)
-#define SLOT_NONE UINT32_MAX
-#define SLOTS_MAX (UINT32_MAX - 1)
+#define PLACE_NONE UINT32_MAX
+#define PLACES_MAX (UINT32_MAX - 1)
 #define ALIGN_MIN 8u
 #define LIVE_BYTES_MAX (UINT64_C(1) << 62)
 
 typedef struct id_entry {
     uint64_t size;
-    uint32_t slot_plus_1; /* 0: not live */
-    uint32_t next_free;   /* slots that are free again are chained: of slot i here */
+    uint32_t place_plus_1; /* 0: not live */
+    uint32_t next_free;   /* places that are free again are chained: of place i here */
 } id_entry;
 
 typedef struct reader {
@@ -42,7 +42,7 @@ typedef struct reader {
     bool by_thread;
     id_entry *ids;
     size_t nids;
-    uint32_t free_slot; /* SLOT_NONE: none */
+    uint32_t free_place; /* PLACE_NONE: none */
     uint64_t live_bytes;
     uint64_t live_objects;
     uint32_t threads[TRACE_THREADS_MAX]; /* the trace's number -> ours, plus 1 */
@@ -114,7 +114,7 @@ static int fail_table(reader *r)
 
 /*
  * The next line, without its newline and ended by a zero byte. 1: ret is one; 0: the trace is at its end; -1: failed. A
- * zero byte in the text is the end too: what a recorder that was killed has left behind it.
+ * zero byte in the text is the end too: what a killed recorder left at the end.
  */
 static int next_line(reader *r, char **ret)
 {
@@ -191,7 +191,7 @@ static int parse_number(reader *r, const char *what, const char *text, uint64_t 
     return 0;
 }
 
-/* --- ids and slots --- */
+/* --- ids and places --- */
 
 static int ids_reserve(reader *r, size_t nids)
 {
@@ -212,52 +212,51 @@ static int ids_reserve(reader *r, size_t nids)
 
 static bool id_is_live(const reader *r, uint64_t id)
 {
-    return id < r->nids && r->ids[id].slot_plus_1 != 0;
+    return id < r->nids && r->ids[id].place_plus_1 != 0;
 }
 
 /* A new object of that id. */
-static int object_new(reader *r, uint64_t id, uint64_t size, uint32_t *ret_slot)
+static int object_new(reader *r, uint64_t id, uint64_t size, uint32_t *ret_place)
 {
     trace *t = r->t;
-    uint32_t slot = r->free_slot;
+    uint32_t place = r->free_place;
 
     if (id_is_live(r, id))
         return fail(r, "id %" PRIu64 " is allocated already", id);
     if (size > LIVE_BYTES_MAX - r->live_bytes)
         return fail(r, "the sizes of what is live add up to more than %" PRIu64 " TiB", LIVE_BYTES_MAX >> 40);
-    if (slot == SLOT_NONE && t->nslots == SLOTS_MAX)
-        return fail(r, "more than %u objects", SLOTS_MAX);
-    /* The entry of a slot's number exists too: slots are at most as many as ids, except by_thread, which has no chain.
-     */
-    if (ids_reserve(r, (size_t)id + 1) < 0 || (!r->by_thread && ids_reserve(r, (size_t)t->nslots + 1) < 0))
+    if (place == PLACE_NONE && t->nplaces == PLACES_MAX)
+        return fail(r, "more than %u objects", PLACES_MAX);
+    /* The entry with a place's number exists too: places are no more than ids, except by_thread, which has no chain. */
+    if (ids_reserve(r, (size_t)id + 1) < 0 || (!r->by_thread && ids_reserve(r, (size_t)t->nplaces + 1) < 0))
         return -1;
-    if (slot == SLOT_NONE)
-        slot = t->nslots++;
+    if (place == PLACE_NONE)
+        place = t->nplaces++;
     else
-        r->free_slot = r->ids[slot].next_free;
-    r->ids[id].slot_plus_1 = slot + 1;
+        r->free_place = r->ids[place].next_free;
+    r->ids[id].place_plus_1 = place + 1;
     r->ids[id].size = size;
     r->live_bytes += size;
     r->live_objects++;
-    *ret_slot = slot;
+    *ret_place = place;
     return 0;
 }
 
-static int object_end(reader *r, uint64_t id, uint32_t *ret_slot)
+static int object_end(reader *r, uint64_t id, uint32_t *ret_place)
 {
-    uint32_t slot;
+    uint32_t place;
 
     if (!id_is_live(r, id))
         return fail(r, "id %" PRIu64 " is not allocated", id);
-    slot = r->ids[id].slot_plus_1 - 1;
-    r->ids[id].slot_plus_1 = 0;
+    place = r->ids[id].place_plus_1 - 1;
+    r->ids[id].place_plus_1 = 0;
     r->live_bytes -= r->ids[id].size;
     r->live_objects--;
     if (!r->by_thread) {
-        r->ids[slot].next_free = r->free_slot;
-        r->free_slot = slot;
+        r->ids[place].next_free = r->free_place;
+        r->free_place = place;
     }
-    *ret_slot = slot;
+    *ret_place = place;
     return 0;
 }
 
@@ -305,7 +304,7 @@ static int parse_op(reader *r, char **fields, int nfields)
     uint64_t size = 0;
     uint64_t third = 0;
     unsigned kind = 0;
-    uint32_t slot = 0;
+    uint32_t place = 0;
 
     if (nfields < 2 || fields[1][1] != '\0')
         return fail(r, "this is no operation: THREAD OP ID ...");
@@ -335,9 +334,9 @@ static int parse_op(reader *r, char **fields, int nfields)
     op.size = size & TRACE_SIZE_MAX;
     if (kind == TRACE_REALLOC && object_end(r, third, &op.aux) < 0)
         return -1;
-    if ((kind == TRACE_FREE ? object_end(r, id, &slot) : object_new(r, id, size, &slot)) < 0)
+    if ((kind == TRACE_FREE ? object_end(r, id, &place) : object_new(r, id, size, &place)) < 0)
         return -1;
-    op.slot = slot;
+    op.place = place;
     return add_op(r, &op);
 }
 
@@ -351,10 +350,10 @@ static int sort_by_thread(reader *r)
 
     t->first = trace_table(t, NULL, 0, (t->nthreads + 1) * sizeof(size_t));
     if (sorted == NULL || t->first == NULL) {
-        int keep_errno = errno;
+        int saved_errno = errno;
 
         trace_table_free(t, sorted, bytes);
-        errno = keep_errno;
+        errno = saved_errno;
         return fail_table(r);
     }
     for (size_t i = 0; i < t->nops; i++)
@@ -401,7 +400,12 @@ int trace_read(trace *t, int fd, bool by_thread, char *ret_error, size_t error_b
     int result;
 
     r = (reader){
-        .t = t, .fd = fd, .by_thread = by_thread, .free_slot = SLOT_NONE, .error = ret_error, .error_bytes = error_bytes
+        .t = t,
+        .fd = fd,
+        .by_thread = by_thread,
+        .free_place = PLACE_NONE,
+        .error = ret_error,
+        .error_bytes = error_bytes,
     };
     result = read_lines(&r);
     trace_table_free(t, r.ids, r.nids * sizeof(id_entry));

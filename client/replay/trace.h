@@ -1,5 +1,5 @@
 /*
- * Trace: what a program has allocated and freed, read from text and kept in a compact array.
+ * Trace: what a program has allocated and freed, read from text into a compact array.
  */
 #ifndef GOALLOC_REPLAY_TRACE_H
 #define GOALLOC_REPLAY_TRACE_H
@@ -24,15 +24,15 @@ enum trace_kind {
 };
 
 /*
- * One operation. Objects are named by slots of a table with nslots entries: without by_thread a slot is used again when
- * its object has been freed, so the table is as small as the program's peak; with it each object has its own.
+ * One operation. Objects are named by places of a table with nplaces entries: without by_thread a place is used again
+ * when its object has been freed, so the table is as small as the program's peak; with it each object has its own.
  */
 typedef struct trace_op {
     uint64_t size : 48;
     uint64_t kind : 4;
     uint64_t thread : 12; /* counted in the order of their first operations */
-    uint32_t slot;        /* the object that is made, or freed */
-    uint32_t aux;         /* realloc: the slot of the object that there was; aligned: log2 of the alignment */
+    uint32_t place;        /* the object that is made, or freed */
+    uint32_t aux;         /* realloc: the place of the object that there was; aligned: log2 of the alignment */
 } trace_op;
 
 _Static_assert(sizeof(trace_op) == 16, "an operation takes 16 bytes");
@@ -41,7 +41,7 @@ typedef struct trace {
     trace_op *ops; /* in the order of the trace; by_thread: thread after thread, in the order of each */
     size_t nops;
     size_t ops_capacity;
-    uint32_t nslots;
+    uint32_t nplaces;
     uint32_t nthreads;
     size_t *first; /* by_thread: thread t has the operations from first[t] to first[t + 1] */
     uint64_t kinds[TRACE_KINDS];

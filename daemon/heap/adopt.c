@@ -47,7 +47,7 @@ typedef struct adoption {
 struct adopt_table {
     shm_map *map;
     heap_private *private;
-    uint32_t *free_slots; /* below nadoption_slots */
+    uint32_t *free_slots; /* below nadoption_entries */
     size_t nfree_slots;
     size_t cap_free_slots;
     adoption *by_offset;
@@ -86,7 +86,7 @@ static void slot_give_back(adopt_table *table, uint32_t slot)
 /* False: all are in use. */
 static bool slot_take(adopt_table *table, uint32_t *ret)
 {
-    uint32_t used = u32_load_relaxed(&table->private->nadoption_slots);
+    uint32_t used = u32_load_relaxed(&table->private->nadoption_entries);
 
     if (table->nfree_slots > 0) {
         *ret = table->free_slots[--table->nfree_slots];
@@ -94,7 +94,7 @@ static bool slot_take(adopt_table *table, uint32_t *ret)
     }
     if (used >= ADOPTIONS_MAX)
         return false;
-    u32_store_release(&table->private->nadoption_slots, used + 1);
+    u32_store_release(&table->private->nadoption_entries, used + 1);
     *ret = used;
     return true;
 }
@@ -119,7 +119,7 @@ static void adoption_remove(adopt_table *table, adoption *entry)
                                                  &table->map->page_map[entry->offset >> PAGE_SHIFT])));
 
     slot_give_back(table, entry->slot);
-    CRASH_POINT(adopt_remove_after_slot);
+    CRASH_POINT(adopt_remove_after_entry);
     u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) - 1);
     if (u32_load_relaxed(&span->nadopted) == 0 && u32_load_relaxed(&span->owner) == 0)
         u32_store_release(&span->has_kept, 0);
@@ -217,7 +217,7 @@ int adopt_set(adopt_table *table, const object_ref *object, session_no session, 
     }
     CRASH_POINT(adopt_after_counters);
     slot_write(table, entry->slot, object->offset, session, epoch);
-    CRASH_POINT(adopt_after_slot);
+    CRASH_POINT(adopt_after_entry);
     (void)u64_fetch_or_acq_rel(&shm_kept_bits(table->map, object->first)[object->word], object->bit);
     CRASH_POINT(adopt_after_kept);
     entry->session = session;
@@ -298,7 +298,7 @@ static bool recover_slot(adopt_table *table, uint32_t slot, adopt_lives_fn lives
 
 bool adopt_recover(adopt_table *table, adopt_lives_fn lives, void *data)
 {
-    uint32_t used = u32_load_relaxed(&table->private->nadoption_slots);
+    uint32_t used = u32_load_relaxed(&table->private->nadoption_entries);
 
     for (uint32_t slot = 0; slot < used && slot < ADOPTIONS_MAX; slot++) {
         bool stale;

@@ -10,8 +10,8 @@
 #include "shm/layout.h"
 
 /* Sessions that may have claims: those that are ending, and the last ones that have ended (session.h). */
-#define LEFT_ENDED_KEPT 128u
-#define LEFT_OWNERS_MAX (SHM_SESSIONS_MAX + LEFT_ENDED_KEPT)
+#define LEFT_ENDED_MAX 128u
+#define LEFT_OWNERS_MAX (SHM_SESSIONS_MAX + LEFT_ENDED_MAX)
 
 /* A session that has claims; 0: it has none. */
 typedef struct left_owner_no {

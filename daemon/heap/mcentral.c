@@ -9,7 +9,7 @@
  * were swept are the unswept ones from then on, at no cost, and everything that is put into a set goes into a swept
  * one. A refill looks in Go's order: 1. partial and swept, 2. partial and unswept, which it sweeps, 3. full and
  * unswept: swept, and taken if something came free; 4. mheap. It looks at 100 spans at most. The background sweep
- * (sweep.c) does the rest of the unswept, so that memory freed from afar comes back without anybody asking.
+ * (sweep.c) does the rest of the unswept, so that memory freed remotely comes back without anybody asking.
  *
  * A span that becomes empty goes back to mheap at once: to get a span from there costs less than a hundredth of the
  * round trip that brings it to a client, so keeping it here would save nothing and would hold pages that another class

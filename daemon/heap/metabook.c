@@ -25,7 +25,7 @@
 #include <stddef.h>
 #include <sys/mman.h>
 
-#define UNIT_BYTES (4 * KIB)
+#define UNIT_BYTES SYSTEM_PAGE_BYTES
 #define BITS_PAGES (UNIT_BYTES / 256) /* heap pages a unit */
 #define SPAN_PAGES (UNIT_BYTES / sizeof(shm_span))
 #define KEPT_PAGES (UNIT_BYTES / 128)
@@ -157,8 +157,8 @@ static uint64_t units_of(uint64_t bytes)
 void metabook_refresh(metabook *book, uint64_t end)
 {
     const shm_header *header = book->map->header;
-    uint64_t nsessions = u32_load_relaxed(&header->nsession_slots);
-    uint64_t nroots = u32_load_relaxed(&header->nroot_slots);
+    uint64_t nsessions = u32_load_relaxed(&header->nsession_entries);
+    uint64_t nroots = u32_load_relaxed(&header->nroot_entries);
     uint64_t narenas = (end + SHM_HEAP_ARENA_PAGES - 1) / SHM_HEAP_ARENA_PAGES;
 
     book->nfixed = 1 + units_of(nsessions * sizeof(shm_session)) + units_of(nroots * sizeof(shm_root)) +

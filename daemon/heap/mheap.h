@@ -25,6 +25,16 @@ typedef struct mcentral {
     spanlist full[2];    /* none; large objects */
 } mcentral;
 
+/* Pages aside: taken, in no span, while something happens to the memory behind them. */
+enum mheap_aside {
+    ASIDE_RELEASE,       /* free pages with memory: the caller punches them */
+    ASIDE_RELEASE_DENSE, /* the same, out of dense chunks too */
+    ASIDE_AHEAD,         /* free pages without memory: the caller commits them ahead of their use */
+    ASIDE_GROWTH,        /* free pages behind a large span: they are added to it when they have memory */
+    ASIDE_UNUSED,        /* a chunk with nothing in it: the caller punches what describes its pages */
+    ASIDE_KINDS,
+};
+
 typedef struct mheap {
     heapfile *file;
     shm_map *map; /* of file */
@@ -42,10 +52,7 @@ typedef struct mheap {
     uint64_t ninuse_spans;
     uint64_t npeak_pages;  /* most pages in use since the scavenger's generation began */
     uint64_t ntakes;       /* times that pages were put into use, ever */
-    uint64_t nreleasing_pages; /* taken, in no span: being released */
-    uint64_t ngrowth_pages;    /* taken, to be added to a large object when they have memory */
-    uint64_t nahead_pages;     /* taken, in no span: being prepared, see ahead.c */
-    uint64_t nempty_pages;     /* taken, without memory: what describes them is being released */
+    uint64_t naside_pages[ASIDE_KINDS];
     bool distrust_backed; /* free pages that count as having memory may have none: all that is leased is committed */
 } mheap;
 
@@ -55,13 +62,16 @@ typedef struct mheap {
 int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes) __attribute__((warn_unused_result));
 
 /*
- * The same over a heap that a daemon before has left: what its spans region says is checked and followed. CENTRAL spans
- * are in the unswept sets, leased ones in no list (recover.c gives them to their sessions). What is free counts as
- * having memory if its chunk was ever used. 0, -ENOMEM, -EUCLEAN with *ret_why (not to be
- * believed: the heap is as it was). Linear in the pages, some nanoseconds each, and the spans.
+ * The same over a heap that another daemon has left (recover.c): what its spans region says is checked and followed.
+ * CENTRAL spans are in the unswept sets, leased ones in no list: lease_table_recover() gives them to their lessees.
+ * Free pages count as having memory if any of their chunk was ever used. 0, -ENOMEM, -EUCLEAN with *ret_why: the spans
+ * region is damaged, and the heap is as it was. Linear in the pages, some nanoseconds each, and the spans.
  */
 int mheap_recover(mheap *heap, heapfile *file, uint64_t limit_bytes, const char **ret_why)
     __attribute__((warn_unused_result));
+
+/* What both begin with: private memory, and no pages yet. 0, -ENOMEM. */
+int mheap_init_private(mheap *heap, heapfile *file, uint64_t limit_bytes) __attribute__((warn_unused_result));
 void mheap_end(mheap *heap);
 
 /*
@@ -76,44 +86,25 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
 /* Give the span's pages back. It is in no list. punched: there is no memory behind them any more. */
 void mheap_free_span(mheap *heap, page_no span, bool punched);
 
-/*
- * A large span is to grow by npages pages right behind it. Taken if they are free and the arena reaches so far: true,
- * *ret_nscavenged as above. The pages belong to no span until mheap_extend_span() adds them, or mheap_cancel_growth()
- * gives them back.
- */
-bool mheap_take_growth(mheap *heap, page_no span, uint64_t npages, uint64_t *ret_nscavenged)
-    __attribute__((warn_unused_result));
+/* A large span gets the npages pages right behind it, which are aside as ASIDE_GROWTH. */
 void mheap_extend_span(mheap *heap, page_no span, uint64_t npages);
-void mheap_cancel_growth(mheap *heap, page_no first, uint64_t npages, bool punched);
 
 /* A large span gives up all but its first npages pages, at least one. */
 void mheap_shrink_span(mheap *heap, page_no span, uint64_t npages);
 
 /*
- * Take the highest run of up to npages free pages that have memory, to release it; npages 0: there is none. Not out
- * of dense chunks, unless force. The caller punches it and says so with mheap_end_release(); until then the pages are
- * nobody's and count as committed.
+ * Take pages aside and return them; npages 0: they can't be had. What run says, and which pages are taken:
+ *   ASIDE_RELEASE, _DENSE  at most run.npages: the highest run of free pages that have memory, within a chunk
+ *   ASIDE_AHEAD            run, within one heap arena, if all of it is free and has no memory. The heap grows for it
+ *   ASIDE_GROWTH           run, if all of it is free. The heap grows for it
+ *   ASIDE_UNUSED           the chunk that run.first lies in, if all of it is free and has no memory
+ * ASIDE_UNUSED pages count as released, all others as committed. *ret_nscavenged (NULL: not asked for): how many of
+ * those of ASIDE_GROWTH have no memory.
  */
-page_run mheap_begin_release(mheap *heap, uint64_t npages, bool force);
-void mheap_end_release(mheap *heap, page_run run, bool punched);
+page_run mheap_take_aside(mheap *heap, enum mheap_aside kind, page_run run, uint64_t *ret_nscavenged);
 
-/* Release up to npages free pages to the OS at once, highest first. Returns how many. Slow: for tests and tools. */
-uint64_t mheap_release(mheap *heap, uint64_t npages);
-
-/*
- * Take [first, first + npages), within one heap arena, to put memory behind them ahead of their use: if all of them are
- * free and have none. The heap grows for it if they follow its end. True: the caller commits them and says so with
- * mheap_end_ahead(); until then they are nobody's and count as committed. described: so has what describes them.
- */
-bool mheap_begin_ahead(mheap *heap, page_no first, uint64_t npages) __attribute__((warn_unused_result));
-void mheap_end_ahead(mheap *heap, page_run run, bool backed, bool described);
-
-/*
- * If the chunk that page lies in has nothing in it and no memory: take it, to release what describes its pages (their
- * bits and descriptions); true, *ret_first. The caller calls heapfile_punch_metadata() and says so.
- */
-bool mheap_begin_unused_chunk(mheap *heap, page_no page, page_no *ret_first) __attribute__((warn_unused_result));
-void mheap_end_unused_chunk(mheap *heap, page_no first, bool released);
+/* They are free again. punched: there is no memory behind them; ASIDE_UNUSED: behind what describes them. */
+void mheap_put_back(mheap *heap, enum mheap_aside kind, page_run run, bool punched);
 
 /* Give the cached pages back to the page allocator, so that the scavenger sees them. */
 void mheap_flush_cache(mheap *heap);
@@ -150,12 +141,18 @@ page_no mheap_next_span(const mheap *heap, page_no *pos);
 uint64_t mheap_added_pages(const mheap *heap);
 uint64_t mheap_committed_pages(const mheap *heap);
 uint64_t mheap_released_pages(const mheap *heap);
-/* Of the committed ones those that are free now, not in use and not taken for anything. */
+/* All pages that are aside, whatever the kind. */
+uint64_t mheap_aside_pages(const mheap *heap);
+
+/* Of the committed ones: free now; free or aside, but not for growth; being released. */
 uint64_t mheap_free_backed_pages(const mheap *heap);
+uint64_t mheap_idle_pages(const mheap *heap);
+uint64_t mheap_releasing_pages(const mheap *heap);
 
 /*
- * Check page allocator, descriptions, page map, lists and counters against each other. 0, -EUCLEAN after printing
- * what differs. Linear in the heap.
+ * Check page allocator, descriptions, lease words, page map, lists and counters against each other (validate.c), and
+ * call adopt_validate(), left_validate() and metabook_validate(). 0, -EUCLEAN after printing what differs. Linear in
+ * the heap.
  */
 int mheap_validate(const mheap *heap, FILE *err) __attribute__((warn_unused_result));
 

@@ -12,12 +12,6 @@
 
 #include "shm/units.h"
 
-/* A run of pages. npages 0: none. */
-typedef struct page_run {
-    page_no first;
-    uint64_t npages;
-} page_run;
-
 typedef struct pagealloc pagealloc;
 
 /*

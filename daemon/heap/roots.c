@@ -4,7 +4,7 @@
  * Called by request. Data: shm_root slots, written here alone; the hash maps a name to its slot and is made from the
  * slots at the start. Names are checked here, whoever sends them: 1 to 255 bytes of UTF-8 without zero bytes.
  *
- * A new root: nroot_slots, if the slot is above it; name, then offset, then name_bytes (release), which makes it exist.
+ * A new root: nroot_entries, if its entry lies above; name, then offset, then name_bytes (release): now it exists.
  * A change: one store of offset. A removal: name_bytes to 0. Dies the daemon in between, a root is as before or as
  * after.
  */
@@ -86,7 +86,7 @@ int roots_new(shm_map *map, roots **ret)
         return -ENOMEM;
     r->map = map;
     /* Slots that were never used are not even looked at: reading them would give the table memory. */
-    nslots = u32_load_relaxed(&map->header->nroot_slots);
+    nslots = u32_load_relaxed(&map->header->nroot_entries);
     for (uint32_t slot = 0; slot < nslots && slot < SHM_ROOTS_MAX && e == 0; slot++) {
         const shm_root *root = &map->roots[slot];
         uint64_t name_bytes = u64_load_relaxed(&root->name_bytes);
@@ -152,9 +152,9 @@ int roots_set(roots *r, const uint8_t *name, size_t name_bytes, uint64_t offset)
 
     shm_root *root = &r->map->roots[slot];
 
-    if (slot >= u32_load_relaxed(&r->map->header->nroot_slots))
-        u32_store_release(&r->map->header->nroot_slots, slot + 1);
-    CRASH_POINT(root_after_slot);
+    if (slot >= u32_load_relaxed(&r->map->header->nroot_entries))
+        u32_store_release(&r->map->header->nroot_entries, slot + 1);
+    CRASH_POINT(root_after_entry);
     memset(root->name, 0, sizeof(root->name));
     memcpy(root->name, name, name_bytes);
     u64_store_relaxed(&root->offset, offset);

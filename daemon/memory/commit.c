@@ -1,16 +1,17 @@
 /*
- * Commit: fallocate of leased ranges, in libuv's thread pool when it takes longer than a hop there and back.
+ * Commit: memory for ranges of pages, in libuv's thread pool where that takes longer than a hop there and back.
  *
- * Called by request. Data: none shared; the pages are leased already, or taken for being released, so nobody else gets
- * them meanwhile: the session that a job is for does not end before the job (session.c). Releases come first, so that
- * the job itself does not pass the memory limit.
+ * Called by serve/. Data: none shared. The caller has taken the pages, so nobody else gets them meanwhile.
  *
- * fallocate costs about 0.9 us for 4 KiB, so 64 KiB take as long as two context switches: that is where the thread pool
- * begins. It holds a lock of the file as long as it runs, for which every other fallocate waits: so it is called for
- * 2 MiB at a time, a job goes back to the end of the pool's queue after 8 MiB, and nothing is done in the loop itself
- * while a job is under way. Pieces of 8 MiB end at multiples of 2 MiB, so that what can be in huge pages is.
+ *   1. COMMIT_RELEASING   the releases are punched first, so that the job itself does not pass the memory limit
+ *   2. COMMIT_COMMITTING  the ranges get memory, piece by piece
+ *   3. COMMIT_UNDOING     only if the system has no memory: what was committed is punched again
+ *   4. COMMIT_DONE
  *
- * If memory can't be had, what was committed is punched again, in the same manner.
+ * fallocate costs about 0.9 us for 4 KiB, so 64 KiB take as long as two context switches: the thread pool does what is
+ * longer. fallocate holds a lock of the file that every other fallocate waits for. So heapfile calls it for 2 MiB at a
+ * time, a job goes back to the end of the pool's queue after 8 MiB, and while a job is under way the loop itself
+ * commits nothing. Pieces of 8 MiB end at multiples of 2 MiB, so that each whole block can get a huge page.
  */
 #include "daemon/memory/commit.h"
 
@@ -37,7 +38,7 @@ static void next_phase(commit_job *job, enum commit_phase phase)
     job->at_page = 0;
 }
 
-/* Release one run. Returns its pages. */
+/* Punch one release. Returns its pages. */
 static uint64_t release_one(commit_job *job)
 {
     page_run run;
@@ -55,7 +56,7 @@ static uint64_t release_one(commit_job *job)
     return run.npages;
 }
 
-/* Commit, or punch again, one piece. Returns its pages. */
+/* Commit one piece, or undo one. Returns its pages. */
 static uint64_t work_one(commit_job *job)
 {
     bool undoing = job->phase == COMMIT_UNDOING;

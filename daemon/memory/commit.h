@@ -1,6 +1,6 @@
 /*
- * Commit: memory behind pages before they are leased, so that a client never meets SIGBUS or the OOM killer at first
- * touch; and the release of other pages before that, when the memory limit asks for it.
+ * Commit: puts memory behind pages before a client gets them, so that it never meets SIGBUS or the OOM killer at first
+ * touch; and releases other pages before that, where the memory limit asks for it.
  */
 #ifndef GOALLOC_DAEMON_MEMORY_COMMIT_H
 #define GOALLOC_DAEMON_MEMORY_COMMIT_H
@@ -8,9 +8,8 @@
 #include <uv.h>
 
 #include "daemon/memory/heapfile.h"
-#include "daemon/heap/pagealloc.h"
 
-/* Runs that one job releases at most: what is above has to wait for the background scavenger. */
+/* Ranges that one job releases at most: the background scavenger has to release the rest. */
 #define COMMIT_RELEASES_MAX 256u
 
 typedef struct commit_job commit_job;
@@ -18,41 +17,42 @@ typedef void (*commit_done_fn)(commit_job *job, int result);
 
 enum commit_phase { COMMIT_RELEASING = 0, COMMIT_COMMITTING, COMMIT_UNDOING, COMMIT_DONE };
 
-/* Where the jobs of one loop run. Zeroed at the start. */
+/* The jobs of one loop. Zeroed at the start. */
 typedef struct commit_pool {
     uv_loop_t *loop;
     unsigned nrunning;
     bool stopping; /* jobs under way end early, with -ECANCELED */
 } commit_pool;
 
-/* Runs of pages that are to get memory. The caller owns it and keeps it where it is until done is called. */
+/* Pages that are to get memory. The caller owns the job and does not move it before done has been called. */
 struct commit_job {
     uv_work_t work;
     heapfile *file;
-    page_run *runs; /* the caller's array */
+    page_run *runs; /* ranges to commit: the caller's array */
     size_t nruns;
-    page_run *releases; /* the caller's array of COMMIT_RELEASES_MAX, or NULL; punched first */
+    page_run *releases; /* ranges to punch first: the caller's array of COMMIT_RELEASES_MAX, or NULL */
     size_t nreleases;
-    size_t npunched; /* of these, punched: the first ones */
-    bool described;  /* they will be short spans: what describes them gets memory too */
-    int result;      /* of committing */
-    bool undone;     /* after a failure: none of the runs has memory */
+    size_t npunched; /* so many of the releases, from the first on, have been punched */
+    bool described;  /* they will be short spans: their bits and descriptions get memory too */
+    int result;      /* of committing: 0, -errno */
+    bool undone;     /* after a failure: none of the ranges has memory */
     commit_done_fn done;
     void *data;
 
     /* How far it is. */
     commit_pool *pool;
     enum commit_phase phase;
-    size_t at;        /* run or release */
-    uint64_t at_page; /* within the run */
+    size_t at;        /* index of a range or release */
+    uint64_t at_page; /* within the range */
 };
 
-/* Add a run to the job, joined with the last one when it follows it. There is room for one more. */
+/* Add a range to the job, joined with the last one if it follows it. The array has room for one more. */
 void commit_add(commit_job *job, page_no first, uint64_t npages);
 
 /*
- * Do it. Little is done at once, if nothing else is under way (returns true, job->result and undone say how it went,
- * done is not called); more goes to the thread pool (returns false, done is called by the loop when it is through).
+ * Start the job. Returns true if it was small and nothing else was under way: then it is finished, job->result and
+ * undone say how it went, and done is not called. Returns false if it went to the thread pool: the loop calls done when
+ * it has ended.
  */
 bool commit_start(commit_job *job, commit_pool *pool) __attribute__((warn_unused_result));
 

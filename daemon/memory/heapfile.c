@@ -1,22 +1,25 @@
 /*
- * Heapfile: makes the memfds that are the heap, or takes over those that a daemon before has left.
+ * Heapfile: makes the memfds that are the heap, or takes over those that another daemon has left.
  *
- * Called by main (create, open, close), mheap (punch), commit (commit, in the thread pool), server (life) and stats.
+ * Called by main (create, open, close), by commit and the page heap (commit, punch), and by serve/ (descriptors for
+ * clients, life). Data: the header of spans, which is written here once, before the first client can see it.
+ *
  * Each memfd gets its full sparse size and is then sealed against any change of size, so no client can truncate it
  * under the others. Its mode becomes 0600: a memfd is born with 0777, and a client that holds a read-only descriptor
  * could reopen it for writing through /proc/self/fd. With 0600 that takes the daemon's own uid (or root), which could
- * do anything to the daemon anyway.
+ * do anything to the daemon anyway. No client ever gets the private memfd: it holds the sessions' tokens and says whose
+ * the adopted objects are, which must outlive the daemon too.
  *
- * The header of spans is written here, once, before the first client can see it. The private memfd is never given to
- * a client: it holds the sessions' tokens and whose adopted objects are, which must outlive the daemon too.
+ * The daemon's mapping of the arena begins at a multiple of 2 MiB. Whole blocks of that size get huge pages where the
+ * system has them (hugepages.c), everything else gets its memory by fallocate.
  *
- * The daemon's mapping of the arena begins at a multiple of 2 MiB: memory for whole blocks of that size is asked for in
- * huge pages (hugepages.c), all else by fallocate.
+ * Life lock: an open file description of spans, made for one session, carries an OFD read lock on the byte with the
+ * session's number. The client leaves one page of it mapped and closes the descriptor. A mapping holds the description,
+ * so the lock lives exactly as long as the process's image. No pid is looked at, so no reuse of a pid deceives anybody,
+ * and whichever daemon has spans can ask.
  *
- * Life: an open file description of spans, made for one session, carries an OFD read lock on the byte with the
- * session's number. The client keeps one page of it mapped and closes the descriptor. A mapping holds the description,
- * so the lock lives exactly as long as the process's image. It needs no pid, so no reuse of a pid can deceive it, and
- * whichever daemon holds spans can ask.
+ * If the daemon dies while it makes a heap, nobody has its descriptors yet: the kernel frees it. A punch or a commit
+ * that was under way has happened to some pages and not to others; both change only pages in which no object lives.
  */
 #include "daemon/memory/heapfile.h"
 
@@ -37,9 +40,8 @@
 #endif
 
 #define COMMIT_CALL_BYTES (2 * MIB)
-
-#define SEALS          (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
-#define PRIVATE_MAGIC  UINT64_C(0x31504f4c4c414f47) /* "GOALLOP1" */
+#define SEALS             (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+#define PRIVATE_MAGIC     UINT64_C(0x31504f4c4c414f47) /* "GOALLOP1" */
 
 const char *const heapfile_names[HEAPFILE_NFDS] = { "goalloc-arena", "goalloc-spans", "goalloc-bitmap",
                                                     "goalloc-private" };
@@ -76,13 +78,13 @@ static int reopen_readonly(int fd)
     return ro < 0 ? -errno : ro;
 }
 
-/* At a multiple of 2 MiB, so that a huge page of the file can be one in the mapping. NULL: no room. */
+/* Map the file at a multiple of 2 MiB, so that its huge pages are huge pages of the mapping. NULL: no room. */
 static void *map_shared(int fd, uint64_t len_bytes)
 {
     uint64_t room_bytes = len_bytes + HUGE_BYTES;
     char *room = mmap(NULL, room_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     uint64_t before;
-    uint64_t mapped_bytes = (len_bytes + 4 * KIB - 1) & ~(4 * KIB - 1);
+    uint64_t mapped_bytes = (len_bytes + SYSTEM_PAGE_BYTES - 1) & ~(SYSTEM_PAGE_BYTES - 1);
     void *p;
 
     if (room == MAP_FAILED)
@@ -93,7 +95,7 @@ static void *map_shared(int fd, uint64_t len_bytes)
         (void)munmap(room, room_bytes);
         return NULL;
     }
-    (void)madvise(p, len_bytes, MADV_DONTDUMP); /* a core dump would give memory to every hole of the file */
+    (void)madvise(p, len_bytes, MADV_DONTDUMP); /* else a core dump would give memory to every hole of the file */
     if (before > 0)
         (void)munmap(room, before);
     if (before + mapped_bytes < room_bytes)
@@ -102,8 +104,8 @@ static void *map_shared(int fd, uint64_t len_bytes)
 }
 
 /*
- * Be the only daemon of this heap: a lock on the private memfd, by a description of our own, which no child and no
- * successor shares. 0, -EADDRINUSE, -errno.
+ * Become the only daemon of this heap: lock the private memfd, by a description of the daemon's own, which no child and
+ * no successor shares. 0, -EADDRINUSE, -errno.
  */
 static int heapfile_lock(heapfile *file)
 {
@@ -119,7 +121,7 @@ static int heapfile_lock(heapfile *file)
     return 0;
 }
 
-/* Map the four memfds, whose sizes layout says, and reopen them for clients. 0, -errno: part of it may be done. */
+/* Lock and map the four memfds, of the sizes in layout, and reopen them for clients. -errno: part of it may be done. */
 static int heapfile_map(heapfile *file, const shm_header *layout)
 {
     uint64_t sizes[HEAPFILE_NFDS] = { layout->arena_bytes, layout->spans_bytes, layout->bitmap_bytes,
@@ -183,7 +185,7 @@ fail:
     return r;
 }
 
-/* The descriptor is a memfd of the daemon's kind. Its size. */
+/* True, and its size, if the descriptor is a memfd of the daemon's kind. */
 static bool is_sealed_file(int fd, uint64_t *ret_bytes)
 {
     struct stat st;
@@ -195,7 +197,7 @@ static bool is_sealed_file(int fd, uint64_t *ret_bytes)
     return true;
 }
 
-/* Read the header and see whether the descriptors are one heap. 0, -errno with *ret_why. */
+/* Read the header and check that the descriptors are one heap. 0, -errno with *ret_why. */
 static int check_fds(const int fds[HEAPFILE_NFDS], shm_header *ret_layout, const char **ret_why)
 {
     uint64_t sizes[HEAPFILE_NFDS];
@@ -286,7 +288,7 @@ int heapfile_spans_fd(const heapfile *file)
 int heapfile_life_fd(const heapfile *file, session_no session)
 {
     struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = session.n, .l_len = 1 };
-    int fd = reopen_readonly(file->fds[HEAPFILE_SPANS]);
+    int fd = heapfile_spans_fd(file);
     int r;
 
     if (fd < 0)
@@ -303,7 +305,6 @@ bool heapfile_session_lives(const heapfile *file, session_no session)
 {
     struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = session.n, .l_len = 1 };
 
-    /* What can't be asked is not dead. */
     return fcntl(file->fds[HEAPFILE_SPANS], F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
 }
 
@@ -321,7 +322,7 @@ static int fd_fallocate(int fd, int mode, uint64_t from_bytes, uint64_t len_byte
     return r < 0 ? -errno : 0;
 }
 
-/* fallocate holds a lock of the file, for which all others of it wait: a piece at a time. */
+/* fallocate holds a lock of the file that every other fallocate waits for: so it gets a piece at a time. */
 static int commit_small(const heapfile *file, uint64_t from_bytes, uint64_t to_bytes)
 {
     int r = 0;
@@ -353,10 +354,10 @@ int heapfile_commit(heapfile *file, page_no first, uint64_t npages)
     return commit_small(file, huge_from, to);
 }
 
-/* Linux 5.14; else nothing happens. */
+/* Before Linux 5.14 nothing happens. */
 static void populate(void *from, uint64_t len_bytes)
 {
-    uintptr_t at = (uintptr_t)from & ~(uintptr_t)(4 * KIB - 1);
+    uintptr_t at = (uintptr_t)from & ~(uintptr_t)(SYSTEM_PAGE_BYTES - 1);
 
     (void)madvise((void *)at, (uintptr_t)from + len_bytes - at, MADV_POPULATE_WRITE);
 }
@@ -387,19 +388,12 @@ int heapfile_punch_metadata(const heapfile *file, page_no first, uint64_t npages
                         npages * sizeof(shm_span));
 }
 
-static uint64_t fd_bytes(int fd)
-{
-    struct stat st;
-
-    return fstat(fd, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
-}
-
 uint64_t heapfile_metadata_bytes(const heapfile *file)
 {
-    return fd_bytes(file->fds[HEAPFILE_SPANS]) + fd_bytes(file->fds[HEAPFILE_BITMAP]);
-}
+    uint64_t nblocks = 0;
+    struct stat st;
 
-uint64_t heapfile_arena_bytes(const heapfile *file)
-{
-    return fd_bytes(file->fds[HEAPFILE_ARENA]);
+    for (int i = HEAPFILE_SPANS; i <= HEAPFILE_BITMAP; i++)
+        nblocks += fstat(file->fds[i], &st) < 0 ? 0 : (uint64_t)st.st_blocks;
+    return nblocks * 512;
 }

@@ -7,14 +7,13 @@
 #include "daemon/memory/hugepages.h"
 #include "shm/layout.h"
 
-#define SESSION_TOKEN_BYTES 16u
-#define ADOPTIONS_MAX       (UINT32_C(1) << 22) /* of all sessions */
+#define ADOPTIONS_MAX (UINT32_C(1) << 22) /* of all sessions */
 
 /* The memfds by which a heap is handed from one daemon to the next, in this order. */
 enum { HEAPFILE_ARENA, HEAPFILE_SPANS, HEAPFILE_BITMAP, HEAPFILE_PRIVATE, HEAPFILE_NFDS };
 extern const char *const heapfile_names[HEAPFILE_NFDS];
 
-/* An adopted object: in use while offset is not 0. who is written before it: session number << 32 | its epoch. */
+/* An adopted object: in use while offset is not 0. who is written before offset: session number << 32 | its epoch. */
 typedef struct private_adoption {
     shm_u64 offset;
     shm_u64 who;
@@ -25,7 +24,7 @@ typedef struct heap_private {
     uint64_t magic;
     uint64_t abi_hash;
     uint64_t generation;
-    shm_u32 nadoption_slots; /* slots from here on were never used; only rises */
+    shm_u32 nadoption_entries; /* entries from here on were never used; only rises */
     uint32_t pad;
     uint8_t tokens[SHM_SESSIONS_MAX][SESSION_TOKEN_BYTES];
     private_adoption adoptions[ADOPTIONS_MAX];
@@ -35,10 +34,10 @@ typedef struct heapfile {
     int fds[HEAPFILE_NFDS]; /* read-write */
     int arena_ro_fd; /* read-only reopens, for clients */
     int bitmap_ro_fd;
-    int lock_fd; /* says that this daemon, and no other, has the heap */
-    shm_map map; /* the first three, read-write; of the arena only the words of tiny blocks are looked at */
+    int lock_fd; /* holds the lock that makes this daemon the only one of the heap */
+    shm_map map; /* the first three; of the arena the daemon reads and writes the words of tiny blocks only */
     heap_private *private;
-    hugepages huge; /* zero: the arena gets huge pages where the system has them */
+    hugepages huge; /* zeroed: the arena gets huge pages where the system has them */
 } heapfile;
 
 /*
@@ -48,36 +47,36 @@ typedef struct heapfile {
 int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes) __attribute__((warn_unused_result));
 
 /*
- * Take over the heap of a daemon that is gone. fds are checked: memfds of the right sizes, sealed, with headers that
- * belong together and an ABI that is this build's. Nothing else in them is believed yet (recover.c). 0, and *ret owns
- * the descriptors; -ENOEXEC (another ABI), -EPROTO (no heap, or a damaged one), -EADDRINUSE (another
- * daemon has it), -errno; then they are still the
- * caller's, and *ret_why says more.
+ * Take over the heap of a daemon that is gone. This checks that fds are memfds of the right sizes, sealed, with headers
+ * that belong together and this build's ABI; it believes nothing else in them, and leaves the tables to the caller. 0,
+ * and *ret owns the descriptors. -ENOEXEC (another ABI), -EPROTO (no heap, or a damaged one), -EADDRINUSE (another
+ * daemon has it), -errno: they are still the caller's, and *ret_why says more.
  */
 int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_why)
     __attribute__((warn_unused_result));
 void heapfile_close(heapfile *file);
 
 /*
- * A descriptor for a session's process to keep mapped: while anybody has it open or mapped, heapfile_session_lives()
- * says so. It is a read-only view of spans with an OFD lock on the session's byte, which the kernel drops with the last
- * reference: at the end of the process, at exec, at detach. Returns it (the caller's), or -errno.
+ * A descriptor of which a session's process leaves a page mapped. It is a read-only view of spans with an OFD lock on
+ * the session's byte, which the kernel drops with the last reference to it: at the end of the process, at exec, at
+ * detach. Returns it (the caller's), or -errno.
  */
 int heapfile_life_fd(const heapfile *file, session_no session) __attribute__((warn_unused_result));
 /* A read-only descriptor of spans for one client, of a description of its own: locks on it end with that client. */
 int heapfile_spans_fd(const heapfile *file) __attribute__((warn_unused_result));
+/* True while anybody has the session's descriptor open or mapped, or if the kernel does not say. */
 bool heapfile_session_lives(const heapfile *file, session_no session);
 
 /*
- * Put memory behind pages [first, first + npages), zeroed where there was none; for whole 2 MiB blocks in huge pages if
- * that can be. May be called from any thread. 0, or -ENOMEM or -ENOSPC when the system has none; then some of the pages
- * may have got memory. Cost: 0.13 ms for a huge page, 0.5 ms for 2 MiB of small ones.
+ * Put memory behind pages [first, first + npages), zeroed where there was none; whole 2 MiB blocks get huge pages where
+ * the system has them. From any thread. 0, or -ENOMEM or -ENOSPC when the system has no memory; then some of the pages
+ * may have got some.
  */
 int heapfile_commit(heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
 
 /*
- * Put memory behind the bits and descriptions of the pages, and into the daemon's page tables, so that its loop need
- * not wait for that, page by page. From any thread. What can't be had comes with the first touch.
+ * Put memory behind the bits and descriptions of the pages, and into the daemon's page tables, so that its loop does
+ * not wait for each of their pages. From any thread. What the system does not give comes with the first touch.
  */
 void heapfile_commit_metadata(const heapfile *file, page_no first, uint64_t npages);
 
@@ -90,8 +89,7 @@ int heapfile_punch(const heapfile *file, page_no first, uint64_t npages) __attri
  */
 int heapfile_punch_metadata(const heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
 
-/* Physical memory of spans and bitmap, and of the arena, as the kernel counts it. */
+/* Physical memory of spans and bitmap, as the kernel counts it. */
 uint64_t heapfile_metadata_bytes(const heapfile *file);
-uint64_t heapfile_arena_bytes(const heapfile *file);
 
 #endif

@@ -1,31 +1,31 @@
 /*
  * Hugepages: MADV_COLLAPSE on the daemon's mapping of the arena.
  *
- * Called by heapfile (commit), in the thread pool. Data: what is known of the system, in the heapfile; no shared words.
+ * Called by heapfile_commit(), in the thread pool. Data: what is known of the system, in the heapfile; no shared words.
  *
  * A huge page costs the kernel 0.13 ms, clearing it included; 512 small ones cost 0.5 ms by fallocate, and the same
  * again in the client, a fault for each, where a huge page costs one fault of 10 us. Shared memory gets huge pages by
  * itself only if shmem_enabled says so, which it does nowhere by default; but MADV_COLLAPSE (Linux 6.1) asks for them
  * by name and works unless it says "deny" (or the process has them switched off by prctl, or the kernel has none).
  *
- *   1. The first 4 KiB of each block are allocated: a block without any page is not collapsed.
- *   2. One call for up to 8 MiB, since each call has every CPU give up the pages it is about to list
- *      (lru_add_drain_all). As long as it has not gone well, for one block, to try.
- *   3. The daemon's page tables of these blocks go again, else they would count as its resident memory. Shared memory
- *      loses nothing by MADV_DONTNEED: what the daemon reads there (tiny blocks' words) faults in anew.
+ *   1. fallocate gives each block its first 4 KiB: the kernel collapses no block without any page.
+ *   2. One call collapses up to 8 MiB, since each call has every CPU give up the pages that it is about to list
+ *      (lru_add_drain_all). As long as no attempt has succeeded, or after a failure, it is one block.
+ *   3. MADV_DONTNEED takes the blocks out of the daemon's page tables, where they would count as its resident memory.
+ *      Shared memory loses nothing by it: what the daemon reads there (tiny blocks' words) faults in anew.
  *
  * Clients map the arena at multiples of 64 MiB, so for them too each block is one entry of the page table.
  *
- * Failures: EINVAL before it ever worked means that it never will. Else no free huge page (ENOMEM), no room in the
- * memory cgroup (EBUSY), or pages somebody looks at (EAGAIN): small pages for now, and no attempt for 1 s, then 2, up
- * to 16. For a huge page the kernel neither retries for long nor calls the OOM killer, neither for the machine nor for
- * a cgroup, because the order is above PAGE_ALLOC_COSTLY_ORDER (tried: a cgroup that is full gives EBUSY).
+ * Failures: EINVAL before the first success means that it will never work. Every other error (ENOMEM: no free huge
+ * page; EBUSY: no room in the memory cgroup; EAGAIN: pages that somebody looks at) means small pages for now, and no
+ * attempt for 1 s, then 2, up to 16. For a huge page the kernel neither retries for long nor calls the OOM killer, for
+ * the machine or for a cgroup, because the order is above PAGE_ALLOC_COSTLY_ORDER (tried: a full cgroup gives EBUSY).
  *
- * Too slow is a failure as well: the kernel may have to move pages to make a huge one, and a virtual machine that gives
- * free memory back to its host (free page reporting) has to have each large block of it faulted in there: 4 ms were
- * seen, when small pages would have come from what was at hand. So a call is timed, by the CPU time of the thread.
+ * A call that is too slow is a failure as well. The kernel may have to move pages to make a huge one, and a virtual
+ * machine that reports free memory to its host needs the host to fault in each large block of it: that took 4 ms, where
+ * small pages would have come from what was at hand. So each call is timed, by the CPU time of the thread.
  *
- * Releasing part of a huge page splits it; what is left stays. Nobody has to know which pages are huge.
+ * Releasing part of a huge page splits it, and the rest stays. Nobody has to know which pages are huge.
  */
 #include "daemon/memory/hugepages.h"
 
@@ -38,7 +38,6 @@
 #define MADV_COLLAPSE 25
 #endif
 
-#define FIRST_BYTES   (4 * KIB)
 #define CALL_BLOCKS   4u
 #define WAIT_S_MAX    16u
 #define BLOCK_NS_SLOW UINT64_C(1000000) /* what 2 MiB of small pages cost daemon and client together */
@@ -61,15 +60,15 @@ static void note_failure(hugepages *huge)
     u64_store_relaxed(&huge->not_before_ms, clock_ns(CLOCK_MONOTONIC) / 1000000 + wait_s * UINT64_C(1000));
 }
 
-/* May huge pages be had, by what is known? */
-static bool is_expected(const hugepages *huge)
+/* True if huge pages are worth an attempt: the last one succeeded, or its failure is long enough ago. */
+static bool is_worth_trying(const hugepages *huge)
 {
     return u32_load_relaxed(&huge->never) == 0 &&
            (u32_load_relaxed(&huge->trusted) != 0 ||
             clock_ns(CLOCK_MONOTONIC) / 1000000 >= u64_load_relaxed(&huge->not_before_ms));
 }
 
-/* True: the blocks have memory. */
+/* True if all of the blocks have memory now. */
 static bool collapse(hugepages *huge, int fd, char *addr, uint64_t from_bytes, uint64_t nblocks)
 {
     uint64_t start = clock_ns(CLOCK_THREAD_CPUTIME_ID);
@@ -80,7 +79,7 @@ static bool collapse(hugepages *huge, int fd, char *addr, uint64_t from_bytes, u
         int r;
 
         do
-            r = fallocate(fd, 0, (off_t)(from_bytes + i * HUGE_BYTES), FIRST_BYTES);
+            r = fallocate(fd, 0, (off_t)(from_bytes + i * HUGE_BYTES), SYSTEM_PAGE_BYTES);
         while (r < 0 && errno == EINTR);
         if (r < 0)
             return false; /* the caller's fallocate will say why */
@@ -106,7 +105,7 @@ uint64_t hugepages_commit(hugepages *huge, int fd, char *addr, uint64_t from_byt
 {
     uint64_t done = 0;
 
-    while (done < nblocks && is_expected(huge)) {
+    while (done < nblocks && is_worth_trying(huge)) {
         uint64_t n = u32_load_relaxed(&huge->trusted) == 0 ? 1 : CALL_BLOCKS;
 
         if (n > nblocks - done)

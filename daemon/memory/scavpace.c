@@ -1,11 +1,11 @@
 /*
  * Scavpace: an account of work and sleep. Pure arithmetic; the clock is the caller's, so that tests have their own.
  *
- * Called by scavenge. Go steers the ratio of work to sleep with a PI controller (scavengerState in
- * runtime/mgcscavenge.go); here every nanosecond of work simply owes 99 of sleep, and every nanosecond that passed
- * between two pieces of work pays. The share is then 1% over any time that is long against one piece of work, however
- * inexact the sleeps are. Sleep beyond what is owed counts for the next work, up to 10 ms, so that a long pause does
- * not buy a burst.
+ * Called by the scavenger. Go steers the ratio of work to sleep with a PI controller (scavengerState in
+ * runtime/mgcscavenge.go). Here every nanosecond of work owes 99 of sleep, and every nanosecond that passes between two
+ * pieces of work pays for one. The share is then 1% over any time that is long against one piece of work, however
+ * inexact the sleeps are. Sleep beyond what is owed counts for the next work, but only up to 10 ms, so that a long
+ * pause does not buy a burst.
  */
 #include "daemon/memory/scavpace.h"
 
@@ -13,7 +13,7 @@
 #define WORK_NS        UINT64_C(1000000)
 #define CREDIT_NS      INT64_C(10000000)
 #define SLEEP_NS_MIN   INT64_C(1000000)
-#define WORK_NS_MAX    UINT64_C(10000000000) /* a piece of work that seems to have taken longer has not */
+#define WORK_NS_MAX    UINT64_C(10000000000) /* what seems to have taken longer is a fault of the clock */
 #define SLEEP_NS_MAX   INT64_C(1000000000000)
 
 uint64_t scavpace_npages(const scavpace *pace, uint64_t npages)

@@ -9,19 +9,19 @@
 #define SCAVPACE_CPU_PERCENT 1u
 
 typedef struct scavpace {
-    int64_t owed_ns;      /* sleep that is still to be slept for the work done; negative: slept more */
-    uint64_t page_ns;     /* what releasing a page costs, smoothed; 0: not known */
+    int64_t owed_ns;  /* sleep that the work so far still owes; negative: it has slept more */
+    uint64_t page_ns; /* what releasing a page costs, smoothed; 0: not known */
 } scavpace;
 
 /*
- * Pages to release next: about a millisecond's work, by what pages have cost so far, in units of 64 KiB (one unit while
- * that is not known), and no more than npages.
+ * Pages to release next: about a millisecond of work, by what pages have cost so far, in units of 64 KiB (one unit
+ * while no cost is known), and no more than npages.
  */
 uint64_t scavpace_npages(const scavpace *pace, uint64_t npages);
 
 /*
- * npages were released (0: it was looked for them in vain) with work_ns of CPU time, after having slept slept_ns since
- * the work before. Returns how long to sleep now, at least 1 ms.
+ * The scavenger has slept slept_ns since the work before, and then released npages (0: it found none) with work_ns of
+ * CPU time. Returns how many ns to sleep now, at least 1 ms.
  */
 uint64_t scavpace_worked(scavpace *pace, uint64_t npages, uint64_t work_ns, uint64_t slept_ns);
 

@@ -1,10 +1,10 @@
 /*
  * Sysmem: MemAvailable of /proc/meminfo, and limit minus use of the cgroups that the daemon is in, of either version.
  *
- * Called by request before pages are committed. fallocate on a memfd does not fail when memory runs short: the kernel
- * kills somebody, and by what it counts that is the daemon. So it is asked first. What is kept back (a 64th, at most 64
- * MiB) is for everybody else, and for the daemon itself. Pages of files that a cgroup caches can be dropped, so they
- * count as free, as they do in MemAvailable. What can't be read is no limit: without /proc and /sys nothing is refused.
+ * Called by serve/ before it has pages committed. fallocate on a memfd does not fail when memory runs short: the kernel
+ * kills somebody, and by what it counts that is the daemon. So the daemon asks first. It leaves a reserve (a 64th, at
+ * most 64 MiB) to everybody else and to itself. Pages of files that a cgroup caches can be dropped, so they count as
+ * free, as they do in MemAvailable. What can't be read is no limit: without /proc and /sys nothing is refused.
  */
 #include "daemon/memory/sysmem.h"
 
@@ -16,7 +16,7 @@
 #include "shm/units.h"
 
 #define ASK_AGAIN_MS 1000u
-#define KEEP_MAX     (64 * MIB)
+#define RESERVE_MAX  (64 * MIB)
 
 /* The number behind key in a file of lines "key number". False: no such line. */
 static bool read_field(const char *path, const char *key, uint64_t *ret)
@@ -32,7 +32,7 @@ static bool read_field(const char *path, const char *key, uint64_t *ret)
     return found;
 }
 
-/* The two versions of cgroups, and how their files are called. */
+/* The two versions of cgroups, and the names of their files. */
 typedef struct cgroup_files {
     const char *line; /* in /proc/self/cgroup, before the path */
     const char *root;
@@ -57,7 +57,7 @@ static bool read_cgroup(const cgroup_files *files, const char *cgroup, const cha
     return read_field(path, key, ret);
 }
 
-/* What the cgroup has left; UINT64_MAX: it has no limit. */
+/* Bytes that the cgroup has left; UINT64_MAX: it has no limit. */
 static uint64_t cgroup_left(const cgroup_files *files, const char *cgroup)
 {
     uint64_t max;
@@ -73,7 +73,7 @@ static uint64_t cgroup_left(const cgroup_files *files, const char *cgroup)
     return max > current ? max - current : 0;
 }
 
-/* The least that the cgroup, or one above it, has left. cgroup is used up. */
+/* The least that the cgroup, or one above it, has left. The path in cgroup is overwritten. */
 static uint64_t cgroups_left(const cgroup_files *files, char *cgroup)
 {
     uint64_t left = UINT64_MAX;
@@ -115,14 +115,14 @@ static uint64_t ask_system(void)
 {
     uint64_t left = all_cgroups_left();
     uint64_t kib;
-    uint64_t keep;
+    uint64_t reserve;
 
     if (read_field("/proc/meminfo", "MemAvailable:", &kib) && kib * KIB < left)
         left = kib * KIB;
     if (left == UINT64_MAX)
         return left;
-    keep = left / 64 < KEEP_MAX ? left / 64 : KEEP_MAX;
-    return left - keep;
+    reserve = left / 64 < RESERVE_MAX ? left / 64 : RESERVE_MAX;
+    return left - reserve;
 }
 
 bool sysmem_has(sysmem *mem, uint64_t bytes, uint64_t now_ms)

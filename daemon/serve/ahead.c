@@ -16,7 +16,7 @@
  *      from behind what was last leased without memory: first fit comes there next. The heap grows for them.
  *   3. If small spans are what grows, their bits and descriptions get memory too: else the loop, and with it the
  *      client that waits for its spans, would fault them in one by one (0.2 ms for a refill of 8 MiB).
- *   4. They are taken meanwhile (nahead_pages), and free again, with memory, when the job ends. Who comes while
+ *   4. They are aside meanwhile, and free again, with memory, when the job ends. Who comes while
  *      they are taken would get pages behind them; it waits for the job instead, once (request_lease.c), if what is
  *      ready is too little for it.
  *
@@ -54,7 +54,7 @@ void ahead_note_fresh(ahead *a, page_no first, uint64_t npages, uint64_t nscaven
 /* Free pages that have memory, or will have it soon. */
 static uint64_t ready_pages(const ahead *a)
 {
-    return mheap_free_backed_pages(a->heap) + a->heap->nahead_pages;
+    return mheap_free_backed_pages(a->heap) + a->heap->naside_pages[ASIDE_AHEAD];
 }
 
 static uint64_t wanted_pages(const ahead *a)
@@ -75,7 +75,7 @@ static uint64_t take_blocks(ahead *a, uint64_t nblocks)
     uint64_t taken = 0;
 
     for (unsigned i = 0; i < LOOK_BLOCKS && nblocks > 0; i++, page += HUGE_PAGES) {
-        if (!mheap_begin_ahead(a->heap, page_at(page), HUGE_PAGES)) {
+        if (mheap_take_aside(a->heap, ASIDE_AHEAD, (page_run){ page_at(page), HUGE_PAGES }, NULL).npages == 0) {
             if (page >= a->heap->map->npages)
                 break;
             continue;
@@ -91,8 +91,11 @@ static uint64_t take_blocks(ahead *a, uint64_t nblocks)
 static void ahead_end(ahead *a, int result)
 {
     a->busy = false;
-    for (size_t i = 0; i < a->job.nruns; i++)
-        mheap_end_ahead(a->heap, a->runs[i], result == 0 || !a->job.undone, a->job.described);
+    for (size_t i = 0; i < a->job.nruns; i++) {
+        if (a->job.described)
+            metabook_note_prepared(&a->heap->book, a->runs[i].first, a->runs[i].npages);
+        mheap_put_back(a->heap, ASIDE_AHEAD, a->runs[i], result < 0 && a->job.undone);
+    }
     if (result < 0)
         a->not_before_ns = uv_hrtime() + FAILED_NS;
 }
@@ -126,7 +129,7 @@ void ahead_prepare(ahead *a)
     if (npages > PIECE_PAGES)
         npages = PIECE_PAGES;
     now = uv_hrtime();
-    if (now < a->not_before_ns || scavenge_is_working(a->scav) || a->heap->nreleasing_pages > 0 ||
+    if (now < a->not_before_ns || scavenge_is_working(a->scav) || mheap_releasing_pages(a->heap) > 0 ||
         mheap_over_limit_with(a->heap, SCAVENGE_LIMIT_PERCENT, npages) > 0 ||
         !sysmem_has(a->mem, SPARE_FACTOR * wanted * PAGE_BYTES, now / 1000000))
         return;

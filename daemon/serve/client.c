@@ -16,7 +16,7 @@ void clients_drop(service *srv, const session *s)
         const client *c = client_of(p);
 
         next = p->next;
-        if (c->session.n == s->no.n && c->epoch == s->epoch)
+        if (c->session.n == s->lessee.no.n && c->epoch == s->lessee.epoch)
             peer_close(p);
     }
 }
@@ -29,7 +29,7 @@ void clients_ask_trim(service *srv)
     notice.result_case = GOALLOCD__REPLY__RESULT_TRIM_NOTICE;
     notice.trim_notice = &body;
     for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
-        if (srv->sessions.slots[i] != NULL) {
+        if (session_at(&srv->sessions, i) != NULL) {
             shm_u32 *seq = &srv->heap->map->sessions[i].trim_seq;
 
             u32_store_release(seq, u32_load_relaxed(seq) + 1);
@@ -64,10 +64,10 @@ int clients_validate(const service *srv, FILE *err)
             ncommitting[c->session.n]++;
     }
     for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
-        const session *s = srv->sessions.slots[i];
+        const session *s = session_at(&srv->sessions, i);
 
-        if (s != NULL && s->nops != ncommitting[i]) {
-            (void)fprintf(err, "client: session %u counts %u requests that commit memory, and has %u\n", i, s->nops,
+        if (s != NULL && s->lessee.nops != ncommitting[i]) {
+            (void)fprintf(err, "client: session %u counts %u requests that commit memory, and has %u\n", i, s->lessee.nops,
                           ncommitting[i]);
             return -EUCLEAN;
         }

@@ -50,7 +50,7 @@ static void on_timer(uv_timer_t *timer)
 
     for (uint32_t n = 1; n <= SHM_SESSIONS_MAX; n++) {
         uint32_t i = (d->from + n) % SHM_SESSIONS_MAX;
-        session *s = table->slots[i];
+        session *s = session_at(table, i);
 
         if (s == NULL || s->state != SHM_SESSION_LOST)
             continue;
@@ -64,10 +64,10 @@ static void on_timer(uv_timer_t *timer)
         } else {
             s->nlooks++;
         }
-        if (heapfile_session_lives(table->heap->file, s->no)) {
+        if (heapfile_session_lives(table->leases.heap->file, s->lessee.no)) {
             more = true;
         } else {
-            log_debug("session %u (pid %u): its process is gone", s->no.n, s->pid);
+            log_debug("session %u (pid %u): its process is gone", s->lessee.no.n, s->pid);
             session_set_state(table, s, SHM_SESSION_ENDING);
             service_wake(d->srv);
         }
@@ -121,7 +121,7 @@ static void watch_on_death(uv_poll_t *poll, int status, int events)
     (void)uv_poll_stop(poll);
     if (s == NULL || s->state == SHM_SESSION_ENDING)
         return;
-    log_debug("session %u: pid %u has died", s->no.n, s->pid);
+    log_debug("session %u: pid %u has died", s->lessee.no.n, s->pid);
     clients_drop(d->srv, s); /* it is LOST: now its life lock decides, at once as a rule */
     if (s->state == SHM_SESSION_OPEN)
         deaths_lost(d, s);
@@ -136,7 +136,7 @@ bool deaths_watch(deaths *d, const client *c, const session *s)
     if (getsockopt(peer_fd(&c->peer), SOL_SOCKET, SO_PEERPIDFD, &pidfd, &len) < 0)
         pidfd = s->pid == 0 ? -1 : (int)syscall(SYS_pidfd_open, s->pid, 0);
     if (pidfd < 0) {
-        log_debug("session %u: no pidfd for pid %u: %s", s->no.n, s->pid, strerror(errno));
+        log_debug("session %u: no pidfd for pid %u: %s", s->lessee.no.n, s->pid, strerror(errno));
         return errno != EMFILE && errno != ENFILE;
     }
     if (pidfd >= c->peer.host->late_fd) {
@@ -152,12 +152,12 @@ bool deaths_watch(deaths *d, const client *c, const session *s)
     w->poll.data = w;
     w->deaths = d;
     w->pidfd = pidfd;
-    w->session = s->no;
-    w->epoch = s->epoch;
-    deaths_forget(d, s->no);
-    d->watches[s->no.n] = w;
+    w->session = s->lessee.no;
+    w->epoch = s->lessee.epoch;
+    deaths_forget(d, s->lessee.no);
+    d->watches[s->lessee.no.n] = w;
     if (uv_poll_start(&w->poll, UV_READABLE, watch_on_death) < 0)
-        deaths_forget(d, s->no);
+        deaths_forget(d, s->lessee.no);
     return true;
 }
 

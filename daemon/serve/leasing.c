@@ -44,7 +44,7 @@ static void rescue(service *srv)
 
     if (srv->last_rescue_ns != 0 && start - srv->last_rescue_ns < 10 * srv->rescue_cost_ns)
         return;
-    while (!sweep_some(&srv->sessions, &srv->rescue_pos, RESCUE_SPANS, &nfreed) && uv_hrtime() - start < RESCUE_NS)
+    while (!sweep_some(&srv->sessions.leases, &srv->rescue_pos, RESCUE_SPANS, &nfreed) && uv_hrtime() - start < RESCUE_NS)
         ;
     clients_ask_trim(srv);
     srv->last_rescue_ns = uv_hrtime();
@@ -97,7 +97,7 @@ bool leasing_defer_for_released(client *c)
 {
     const mheap *heap = client_service(c)->heap;
 
-    if (heap->nreleasing_pages + heap->nempty_pages == 0 || c->op.ndefers >= DEFERS_MAX)
+    if (mheap_releasing_pages(heap) + heap->naside_pages[ASIDE_UNUSED] == 0 || c->op.ndefers >= DEFERS_MAX)
         return false;
     c->op.ndefers++;
     operation_defer(&c->op);
@@ -126,7 +126,7 @@ static void add_releases(client *c)
     mheap_flush_cache(heap);
     job->releases = c->op.memory->releases;
     while (over > 0 && job->nreleases < COMMIT_RELEASES_MAX) {
-        run = mheap_begin_release(heap, over, true);
+        run = mheap_take_aside(heap, ASIDE_RELEASE_DENSE, (page_run){ .npages = over }, NULL);
         if (run.npages == 0)
             return;
         job->releases[job->nreleases++] = run;
@@ -140,7 +140,7 @@ static void end_releases(client *c)
     const commit_job *job = &c->op.commit;
 
     for (size_t i = 0; i < job->nreleases; i++) {
-        mheap_end_release(srv->heap, job->releases[i], i < job->npunched);
+        mheap_put_back(srv->heap, ASIDE_RELEASE_DENSE, job->releases[i], i < job->npunched);
         if (i < job->npunched)
             scavenge_note_eager(&srv->scav, job->releases[i]);
     }
@@ -179,7 +179,6 @@ static void reply_spans(client *c)
 /* The fresh spans got no memory: end their leases. */
 static void revoke_fresh(client *c)
 {
-    service *srv = client_service(c);
     session *s = client_any_session(c);
     operation *op = &c->op;
 
@@ -187,8 +186,8 @@ static void revoke_fresh(client *c)
         uint32_t name = op->memory->spans[--op->nspans];
         page_no first;
 
-        if (s != NULL && lease_check(&srv->sessions, s, name, &first) == 0)
-            lease_revoke(&srv->sessions, s, first, op->commit.undone);
+        if (s != NULL && lease_check(&s->lessee, name, &first) == 0)
+            lease_revoke(&s->lessee, first, op->commit.undone);
     }
 }
 
@@ -201,13 +200,12 @@ static void end_growth(client *c, int result)
     page_no first = page_at(op->memory->spans[0]);
     page_no behind = page_at(op->memory->spans[1]);
 
-    if (result == 0 && s != NULL && lease_check(&srv->sessions, s, first.n, &first) == 0 &&
+    if (result == 0 && s != NULL && lease_check(&s->lessee, first.n, &first) == 0 &&
         first.n + shm_span_at(srv->heap->map, first)->npages == behind.n) {
-        mheap_extend_span(srv->heap, first, op->grow_pages);
-        s->nheld_pages += op->grow_pages;
+        lease_extend(&s->lessee, first, op->grow_pages);
         return;
     }
-    mheap_cancel_growth(srv->heap, behind, op->grow_pages, result < 0 && op->commit.undone);
+    mheap_put_back(srv->heap, ASIDE_GROWTH, (page_run){ behind, op->grow_pages }, result < 0 && op->commit.undone);
     op->nspans = 0;
 }
 
@@ -222,7 +220,7 @@ static void end(client *c, int result)
         end_growth(c, result);
     reply_spans(c);
     if (c->op.state == OPERATION_COMMITTING)
-        client_any_session(c)->nops--;
+        client_any_session(c)->lessee.nops--;
     operation_end(&c->op);
 }
 
@@ -260,7 +258,7 @@ bool leasing_begin(client *c, const Goallocd__Request *request)
 
 void leasing_add(client *c, session *s, page_no first)
 {
-    lease_give(&client_service(c)->sessions, s, first);
+    lease_give(&s->lessee, first);
     c->op.memory->spans[c->op.nspans++] = first.n;
 }
 
@@ -305,7 +303,7 @@ void leasing_commit(client *c)
         end(c, job->result);
     } else {
         operation_set_state(&c->op, OPERATION_COMMITTING);
-        client_any_session(c)->nops++;
+        client_any_session(c)->lessee.nops++;
     }
     ahead_prepare(&srv->ahead);
 }

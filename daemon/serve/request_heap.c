@@ -50,7 +50,7 @@ static void count_allocs(const service *srv, uint64_t ret[SPAN_CLASS_COUNT])
     for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
         const shm_u64 *counters = shm_counters(srv->heap->map, (session_no){ (uint16_t)i });
 
-        for (size_t c = 0; srv->sessions.slots[i] != NULL && c < SPAN_CLASS_COUNT; c++)
+        for (size_t c = 0; session_at(&srv->sessions, i) != NULL && c < SPAN_CLASS_COUNT; c++)
             ret[c] += u64_load_relaxed(&counters[c]);
     }
 }
@@ -109,9 +109,9 @@ void stats_counted(client *c, const census *count)
     fill_memory(srv->heap, total.live_bytes, &body);
     body.live_objects = total.live_objects;
     body.sessions = srv->sessions.nopen;
-    body.leased_spans = srv->sessions.nleased;
+    body.leased_spans = srv->sessions.leases.nleased;
     body.roots = roots_count(srv->roots);
-    body.session_held_bytes = s == NULL ? 0 : s->nheld_pages * PAGE_BYTES;
+    body.session_held_bytes = s == NULL ? 0 : s->lessee.nheld_pages * PAGE_BYTES;
     body.reserved_bytes = srv->heap->map->arena_bytes;
     body.inuse_spans = srv->heap->ninuse_spans;
     body.scavenged_bytes = srv->scav.nbackground * PAGE_BYTES;
@@ -151,7 +151,7 @@ static void scavenge_reply(operation *op, void *data)
     Goallocd__ScavengeReply body = GOALLOCD__SCAVENGE_REPLY__INIT;
 
     body.released_bytes = *(const uint64_t *)data * PAGE_BYTES;
-    body.remaining_bytes = (mheap_committed_pages(heap) - heap->ninuse_pages - heap->ngrowth_pages) * PAGE_BYTES;
+    body.remaining_bytes = mheap_idle_pages(heap) * PAGE_BYTES;
     reply.result_case = GOALLOCD__REPLY__RESULT_SCAVENGE;
     reply.scavenge = &body;
     peer_reply(op->peer, &reply);

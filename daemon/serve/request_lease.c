@@ -4,7 +4,8 @@
  * Called by requests.c. Calls leasing (operations, shortage of memory), session (leases), mcentral, mheap.
  *
  * A refill, numbered:
- *   1. how many: what is asked for, at most 1024 spans and 8 MiB, as far as the session's limit allows.
+ *   1. how many: what is asked for, at most PROTO_SPANS_MAX spans and SHM_REFILL_PAGES_MAX pages, as far as the
+ *      session's limit allows.
  *   2. spans with free objects from the mcentral of the class (a RECLAIM session's spans hold only its own objects,
  *      so it gets fresh ones).
  *   3. if these give less than half of what was asked for: fresh spans from mheap. If pages in use would pass the
@@ -23,12 +24,8 @@
 #include "daemon/serve/reply.h"
 #include "daemon/serve/sweep.h"
 
-#define REFILL_PAGES_MAX     (8 * MIB / PAGE_BYTES)
-#define ALIGN_PAGES_MAX      (64 * MIB / PAGE_BYTES)
-#define REFILL_RUN_PAGES_MIN 5u
-#define REFILL_RUN_PAGES_MAX 32u
-#define INSIST_PAGES         16u   /* a refill above the memory limit */
-#define LEASE_LIST_MAX       8192u /* spans named in one reply */
+#define INSIST_PAGES   16u   /* a refill above the memory limit */
+#define LEASE_LIST_MAX 8192u /* spans named in one reply */
 
 static const char limit_text[] = "the memory limit is reached: give back what is idle, and insist";
 static const char memory_text[] = "the system has no memory for the heap";
@@ -56,8 +53,8 @@ static bool refill_size(client *c, const session *s, const Goallocd__Request *re
 
     if (ask->span_class >= SPAN_CLASS_COUNT || ask->span_class == SPAN_CLASS_TINY - 1 || ask->nspans == 0)
         why = "no such span class, or no spans asked for";
-    else if (class == 0 && (ask->npages < REFILL_RUN_PAGES_MIN || ask->npages > REFILL_RUN_PAGES_MAX))
-        why = "runs of 5 to 32 pages come in a refill";
+    else if (class == 0 && (ask->npages < SHM_RUN_PAGES_MIN || ask->npages > SHM_RUN_PAGES_MAX))
+        why = "runs have " SHM_TEXT(SHM_RUN_PAGES_MIN) " to " SHM_TEXT(SHM_RUN_PAGES_MAX) " pages";
     else if (ask->span_class == SPAN_CLASS_TINY && (s->flags & SESSION_RECLAIM))
         why = "a session that reclaims has no tiny blocks: objects in one may have several owners";
     if (why != NULL) {
@@ -71,9 +68,9 @@ static bool refill_size(client *c, const session *s, const Goallocd__Request *re
     ret->want = ask->nspans;
     if (ret->want > PROTO_SPANS_MAX)
         ret->want = PROTO_SPANS_MAX;
-    if (ret->want > REFILL_PAGES_MAX / ret->npages)
-        ret->want = REFILL_PAGES_MAX / ret->npages;
-    room = session_room_pages(s) / ret->npages;
+    if (ret->want > SHM_REFILL_PAGES_MAX / ret->npages)
+        ret->want = SHM_REFILL_PAGES_MAX / ret->npages;
+    room = lease_room_pages(&s->lessee) / ret->npages;
     if (ret->want > room)
         ret->want = room;
     if (room == 0)
@@ -169,10 +166,10 @@ void handle_alloc_large(client *c, session *s, const Goallocd__Request *request)
     page_no first;
     uint64_t nscavenged;
 
-    if (ask->npages == 0 || (align & (align - 1)) != 0 || align > ALIGN_PAGES_MAX) {
+    if (ask->npages == 0 || (align & (align - 1)) != 0 || align > SHM_ALIGN_PAGES_MAX) {
         error = EINVAL;
-        why = "no pages asked for, or an alignment that is no power of two up to 64 MiB";
-    } else if (ask->npages >= srv->heap->map->npages || ask->npages > session_room_pages(s)) {
+        why = "no pages asked for, or an alignment that is no power of two up to " SHM_TEXT(SHM_ALIGN_MIB_MAX) " MiB";
+    } else if (ask->npages >= srv->heap->map->npages || ask->npages > lease_room_pages(&s->lessee)) {
         error = ENOMEM;
         why = "more than the arena, or than the session's limit";
     } else if (!ask->insist && !leasing_limit_allows(srv, ask->npages)) {
@@ -214,11 +211,11 @@ static bool resize_target(client *c, const session *s, const Goallocd__Request *
         return false;
     }
     *ret_central = lease.state == SPAN_CENTRAL && !(s->flags & SESSION_RECLAIM);
-    if (*ret_central && span->npages > session_room_pages(s)) {
+    if (*ret_central && span->npages > lease_room_pages(&s->lessee)) {
         reply_error(&c->peer, request->id, EDQUOT, "the session's limit is in the way");
         return false;
     }
-    if (!*ret_central && (span->lessee_folds || lease_check(&srv->sessions, s, first.n, &first) != 0)) {
+    if (!*ret_central && (span->lessee_folds || lease_check(&s->lessee, first.n, &first) != 0)) {
         reply_error(&c->peer, request->id, EPERM, "another session leases the object, or it is a run");
         return false;
     }
@@ -230,6 +227,7 @@ static bool resize_target(client *c, const session *s, const Goallocd__Request *
 static void grow(client *c, const Goallocd__Request *request, page_no first, uint64_t npages, uint64_t more)
 {
     service *srv = client_service(c);
+    page_no behind = page_at(first.n + npages);
     uint64_t nscavenged;
 
     if (!leasing_system_allows(srv, more)) {
@@ -238,12 +236,12 @@ static void grow(client *c, const Goallocd__Request *request, page_no first, uin
     }
     if (!leasing_begin(c, request))
         return;
-    if (!mheap_take_growth(srv->heap, first, more, &nscavenged)) {
+    if (mheap_take_aside(srv->heap, ASIDE_GROWTH, (page_run){ behind, more }, &nscavenged).npages == 0) {
         operation_end(&c->op);
         reply_error(&c->peer, request->id, EBUSY, "what lies behind the object is in use");
         return;
     }
-    leasing_add_growth(c, first, page_at(first.n + npages), more, nscavenged);
+    leasing_add_growth(c, first, behind, more, nscavenged);
     leasing_commit(c);
 }
 
@@ -264,23 +262,21 @@ void handle_resize_large(client *c, session *s, const Goallocd__Request *request
         return;
     npages = shm_span_at(srv->heap->map, first)->npages;
     more = want > npages ? want - npages : 0;
-    if (more > 0 && (more + (central ? npages : 0) > session_room_pages(s) || more > mheap_room_pages(srv->heap))) {
+    if (more > 0 && (more + (central ? npages : 0) > lease_room_pages(&s->lessee) || more > mheap_room_pages(srv->heap))) {
         reply_error(&c->peer, request->id, EDQUOT, "a limit is in the way");
         return;
     }
     if (central) {
         mcentral_remove(srv->heap, first);
         shm_span_at(srv->heap->map, first)->lessee_folds = 0;
-        lease_give(&srv->sessions, s, first);
+        lease_give(&s->lessee, first);
     }
     if (more > 0) {
         grow(c, request, first, npages, more);
         return;
     }
-    if (want < npages) {
-        mheap_shrink_span(srv->heap, first, want);
-        s->nheld_pages -= npages - want;
-    }
+    if (want < npages)
+        lease_shrink(&s->lessee, first, want);
     reply_ok(&c->peer, request->id);
 }
 
@@ -299,7 +295,7 @@ void handle_free_large(client *c, session *s, const Goallocd__Request *request)
      * happens.
      */
     if (u32_load_relaxed(&srv->heap->map->page_map[name]) == name)
-        (void)lease_sweep(&srv->sessions, page_at(name), true);
+        (void)lease_sweep(&srv->sessions.leases, page_at(name), true);
     reply_ok(&c->peer, request->id);
 }
 
@@ -320,13 +316,13 @@ static bool return_large(client *c, session *s, const uint32_t *names, size_t n)
             peer_violation(&c->peer, "it returns large object %u, which is not in the arena", names[i]);
             return false;
         }
-        if (lease_check(&srv->sessions, s, names[i], &first) != 0)
+        if (lease_check(&s->lessee, names[i], &first) != 0)
             continue;
-        if (lease_return_run(&srv->sessions, s, first) == SESSION_E_NO_RUN) {
+        if (lease_return_large(&s->lessee, first) == LEASE_E_NOT_LARGE) {
             peer_violation(&c->peer, "it returns span %u as a large object, which it is not", names[i]);
             return false;
         }
-        /* SESSION_E_NOT_EMPTY: the object lives and is the session's, so it stays leased. */
+        /* LEASE_E_NOT_EMPTY: the object lives and is the session's, so it stays leased. */
     }
     return true;
 }
@@ -334,16 +330,15 @@ static bool return_large(client *c, session *s, const uint32_t *names, size_t n)
 void handle_return(client *c, session *s, const Goallocd__Request *request)
 {
     const Goallocd__ReturnSpans *ask = request->return_spans;
-    service *srv = client_service(c);
 
     for (size_t i = 0; i < ask->n_spans; i++) {
         page_no first;
 
-        if (lease_check(&srv->sessions, s, ask->spans[i], &first) != 0) {
+        if (lease_check(&s->lessee, ask->spans[i], &first) != 0) {
             peer_violation(&c->peer, "it returns span %u, which it does not lease", ask->spans[i]);
             return;
         }
-        if (lease_return(&srv->sessions, s, first) != 0) {
+        if (lease_return(&s->lessee, first) != 0) {
             peer_violation(&c->peer, "it returns span %u with objects that it owns", ask->spans[i]);
             return;
         }
@@ -358,10 +353,10 @@ void handle_lease_list(client *c, session *s, const Goallocd__Request *request)
     const service *srv = client_service(c);
     Goallocd__Reply reply = reply_init(request->id);
     Goallocd__LeaseListReply body = GOALLOCD__LEASE_LIST_REPLY__INIT;
-    page_no at = s->leased.head;
+    page_no at = s->lessee.leased.head;
 
     if (request->lease_list->after != 0) {
-        if (lease_check(&srv->sessions, s, request->lease_list->after, &at) != 0) {
+        if (lease_check(&s->lessee, request->lease_list->after, &at) != 0) {
             reply_error(&c->peer, request->id, EINVAL, "the session does not lease that span");
             return;
         }

@@ -23,10 +23,6 @@
 
 #define LIST_SESSIONS_MAX 128u
 #define LIST_ROOTS_MAX    128u
-#define ATTACH_FDS        4
-
-/* What goallocd.proto calls the states of sessions that are over. */
-enum { SESSION_STATE_DETACHED = 4, SESSION_STATE_DIED = 5 };
 
 /* --- sessions --- */
 
@@ -36,13 +32,13 @@ static Goallocd__AttachReply attached(client *c, const session *s)
     const shm_header *header = client_service(c)->heap->map->header;
     Goallocd__AttachReply body = GOALLOCD__ATTACH_REPLY__INIT;
 
-    c->session = s->no;
-    c->epoch = s->epoch;
+    c->session = s->lessee.no;
+    c->epoch = s->lessee.epoch;
     body.protocol = GOALLOC_PROTOCOL;
     body.abi_hash = header->abi_hash;
     body.generation = header->generation;
-    body.session = s->no.n;
-    body.epoch = s->epoch;
+    body.session = s->lessee.no.n;
+    body.epoch = s->lessee.epoch;
     body.daemon_version = (char *)(uintptr_t)GOALLOC_VERSION;
     return body;
 }
@@ -75,7 +71,7 @@ static void reattach(client *c, const Goallocd__Request *request)
     }
     /* Its old connection may be at its end and not have said so yet. */
     clients_drop(srv, s);
-    if (s->nops > 0) {
+    if (s->lessee.nops > 0) {
         /* Memory is being committed for a request of it: what that leases is settled first. */
         (void)operation_begin(&c->op, &c->peer, request, OPERATION_DEFERRED);
         return;
@@ -83,7 +79,7 @@ static void reattach(client *c, const Goallocd__Request *request)
     session_set_state(&srv->sessions, s, SHM_SESSION_OPEN);
     body = attached(c, s);
     (void)deaths_watch(srv->deaths, c, s);
-    log_debug("session %u: pid %u has come back", s->no.n, s->pid);
+    log_debug("session %u: pid %u has come back", s->lessee.no.n, s->pid);
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
     reply.attach = &body;
     CRASH_POINT(reattach_before_reply);
@@ -98,21 +94,21 @@ static void refuse_late(client *c, uint64_t id)
 }
 
 /* Descriptors of a new session, in the order of the reply. False: there are none. */
-static bool attach_fds(const heapfile *file, const session *s, int ret[ATTACH_FDS])
+static bool attach_fds(const heapfile *file, const session *s, int ret[ATTACH_NFDS])
 {
     bool readonly = s->flags & SESSION_READONLY;
 
-    ret[0] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA];
-    ret[1] = heapfile_spans_fd(file);
-    ret[2] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP];
-    ret[3] = heapfile_life_fd(file, s->no);
-    return ret[1] >= 0 && ret[3] >= 0;
+    ret[ATTACH_FD_ARENA] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA];
+    ret[ATTACH_FD_SPANS] = heapfile_spans_fd(file);
+    ret[ATTACH_FD_BITMAP] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP];
+    ret[ATTACH_FD_LIFE] = heapfile_life_fd(file, s->lessee.no);
+    return ret[ATTACH_FD_SPANS] >= 0 && ret[ATTACH_FD_LIFE] >= 0;
 }
 
 /* Those that were made for the reply; the others are the heapfile's. */
-static void close_attach_fds(const int fds[ATTACH_FDS])
+static void close_attach_fds(const int fds[ATTACH_NFDS])
 {
-    for (int i = 1; i < ATTACH_FDS; i += 2) {
+    for (int i = 1; i < ATTACH_NFDS; i += 2) {
         if (fds[i] >= 0)
             (void)close(fds[i]);
     }
@@ -126,7 +122,7 @@ static void attach_reply(client *c, uint64_t id, session *s)
     const shm_header *header = srv->heap->map->header;
     Goallocd__Reply reply = reply_init(id);
     Goallocd__AttachReply body;
-    int fds[ATTACH_FDS];
+    int fds[ATTACH_NFDS];
 
     if (!attach_fds(file, s, fds) || !deaths_watch(srv->deaths, c, s)) {
         close_attach_fds(fds);
@@ -134,16 +130,16 @@ static void attach_reply(client *c, uint64_t id, session *s)
         refuse_late(c, id);
         return;
     }
-    log_debug("session %u: pid %u, uid %u, '%s'", s->no.n, s->pid, s->uid, s->label);
+    log_debug("session %u: pid %u, uid %u, '%s'", s->lessee.no.n, s->pid, s->uid, s->label);
     body = attached(c, s);
-    body.token = (ProtobufCBinaryData){ .len = SESSION_TOKEN_BYTES, .data = file->private->tokens[s->no.n] };
+    body.token = (ProtobufCBinaryData){ .len = SESSION_TOKEN_BYTES, .data = file->private->tokens[s->lessee.no.n] };
     body.arena_base = header->base;
     body.arena_bytes = header->arena_bytes;
     body.spans_bytes = header->spans_bytes;
     body.bitmap_bytes = header->bitmap_bytes;
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
     reply.attach = &body;
-    peer_reply_with_fds(&c->peer, &reply, fds, ATTACH_FDS);
+    peer_reply_with_fds(&c->peer, &reply, fds, ATTACH_NFDS);
     close_attach_fds(fds);
 }
 
@@ -175,7 +171,7 @@ static void handle_attach(client *c, const Goallocd__Request *request)
         int error;
         const char *message;
     } open_errors[] = {
-        [SESSION_E_NO_SLOT] = { EUSERS, "there are as many sessions as there can be" },
+        [SESSION_E_NO_ENTRY] = { EUSERS, "there are as many sessions as there can be" },
         [SESSION_E_NO_MEMORY] = { ENOMEM, "the daemon has no memory for another session" },
         [SESSION_E_NO_RANDOM] = { EIO, "the system gives the daemon no random numbers" },
     };
@@ -220,23 +216,23 @@ static const session *session_listed(const session_table *table, uint32_t no)
     uint32_t back = no - SHM_SESSIONS_MAX;
 
     if (no < SHM_SESSIONS_MAX)
-        return table->slots[no];
-    return back < table->nended ? &table->ended[(table->nended - 1 - back) % SESSIONS_ENDED_KEPT] : NULL;
+        return session_at(table, no);
+    return back < table->nended ? &table->ended[(table->nended - 1 - back) % SESSIONS_ENDED_MAX] : NULL;
 }
 
 static void fill_session(const session *s, left_sum left, bool ended, Goallocd__SessionInfo *ret)
 {
     goallocd__session_info__init(ret);
-    ret->session = s->no.n;
-    ret->epoch = s->epoch;
+    ret->session = s->lessee.no.n;
+    ret->epoch = s->lessee.epoch;
     ret->pid = s->pid;
     ret->uid = s->uid;
     ret->flags = s->flags;
-    ret->state = ended ? (s->detached ? SESSION_STATE_DETACHED : SESSION_STATE_DIED) : (uint32_t)s->state;
+    ret->state = (uint32_t)(!ended ? s->state : s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED);
     ret->label = (char *)(uintptr_t)s->label;
-    ret->held_bytes = s->nheld_pages * PAGE_BYTES;
-    ret->leased_spans = s->leased.count;
-    ret->limit_bytes = s->limit_pages * PAGE_BYTES;
+    ret->held_bytes = s->lessee.nheld_pages * PAGE_BYTES;
+    ret->leased_spans = s->lessee.leased.count;
+    ret->limit_bytes = s->lessee.limit_pages * PAGE_BYTES;
     ret->rpcs = s->nrpcs;
     ret->left_objects = left.live_objects;
     ret->left_bytes = left.live_bytes;
@@ -256,7 +252,7 @@ void session_list_counted(client *c)
     Goallocd__SessionListReply body = GOALLOCD__SESSION_LIST_REPLY__INIT;
     Goallocd__SessionInfo infos[LIST_SESSIONS_MAX];
     Goallocd__SessionInfo *pointers[LIST_SESSIONS_MAX];
-    uint32_t end = SHM_SESSIONS_MAX + SESSIONS_ENDED_KEPT;
+    uint32_t end = SHM_SESSIONS_MAX + SESSIONS_ENDED_MAX;
     uint32_t no = c->op.start;
 
     for (; no < end && body.n_sessions < LIST_SESSIONS_MAX; no++) {
@@ -264,7 +260,7 @@ void session_list_counted(client *c)
 
         if (s == NULL)
             continue;
-        fill_session(s, left_of(table->heap->left, s->left), no >= SHM_SESSIONS_MAX, &infos[body.n_sessions]);
+        fill_session(s, left_of(table->leases.heap->left, s->lessee.left), no >= SHM_SESSIONS_MAX, &infos[body.n_sessions]);
         pointers[body.n_sessions] = &infos[body.n_sessions];
         body.n_sessions++;
     }
@@ -322,9 +318,9 @@ static void handle_adopt(client *c, session *s, const Goallocd__Request *request
         return;
     if (!(s->flags & SESSION_RECLAIM)) {
         object_publish(heap, &object);
-    } else if (u32_load_relaxed(&shm_span_at(heap->map, object.first)->owner) == s->no.n) {
+    } else if (u32_load_relaxed(&shm_span_at(heap->map, object.first)->owner) == s->lessee.no.n) {
         object_unkeep(heap, &object);
-    } else if (adopt_set(heap->adopted, &object, s->no, s->epoch) != 0) {
+    } else if (adopt_set(heap->adopted, &object, s->lessee.no, s->lessee.epoch) != 0) {
         reply_error(&c->peer, request->id, ENOSPC, "the session has adopted too many objects");
         return;
     } else if (!object_is_live(heap->map, &object)) {
@@ -361,10 +357,10 @@ static void reply_root_error(client *c, uint64_t id, int e)
         const char *message;
     } errors[] = {
         [ROOTS_E_EMPTY] = { EINVAL, "the root's name is empty" },
-        [ROOTS_E_TOO_LONG] = { ENAMETOOLONG, "the root's name is longer than 255 bytes" },
+        [ROOTS_E_TOO_LONG] = { ENAMETOOLONG, "the root's name is longer than " SHM_TEXT(SHM_ROOT_NAME_MAX) " bytes" },
         [ROOTS_E_NOT_UTF8] = { EILSEQ, "the root's name is not UTF-8" },
         [ROOTS_E_NO_SUCH] = { ENOENT, "no root of that name" },
-        [ROOTS_E_FULL] = { ENOSPC, "there are 4096 roots already" },
+        [ROOTS_E_FULL] = { ENOSPC, "there are " SHM_TEXT(SHM_ROOTS_MAX) " roots already" },
         [ROOTS_E_NOT_LIVE] = { EINVAL, "a root must point into a live object" },
     };
 

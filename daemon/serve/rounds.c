@@ -50,11 +50,11 @@ static bool end_sessions(service *srv)
     bool more = false;
 
     for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
-        session *s = srv->sessions.slots[i];
+        session *s = session_at(&srv->sessions, i);
 
-        if (s == NULL || s->state != SHM_SESSION_ENDING || s->nops > 0)
+        if (s == NULL || s->state != SHM_SESSION_ENDING || s->lessee.nops > 0)
             continue;
-        client over = { .session = s->no, .epoch = s->epoch };
+        client over = { .session = s->lessee.no, .epoch = s->lessee.epoch };
 
         stats_note_ended(srv, over.session);
         if (!session_end_step(&srv->sessions, s, END_SLICE_SPANS)) {
@@ -120,7 +120,7 @@ static bool step(rounds *r)
     case ROUND_SESSIONS:
         return left_walk_step(r->srv->heap->left, COUNT_SLICE_SPANS);
     default:
-        return sweep_some(&r->srv->sessions, &r->sweep_pos, SWEEP_SLICE_SPANS, &nfreed);
+        return sweep_some(&r->srv->sessions.leases, &r->sweep_pos, SWEEP_SLICE_SPANS, &nfreed);
     }
 }
 

@@ -144,13 +144,13 @@ static uint64_t job_end(scavenger *s)
     uint64_t npages = 0;
 
     for (size_t i = 0; i < s->nruns; i++) {
-        mheap_end_release(s->heap, s->runs[i], i < s->npunched);
+        mheap_put_back(s->heap, s->is_forced ? ASIDE_RELEASE_DENSE : ASIDE_RELEASE, s->runs[i], i < s->npunched);
         npages += i < s->npunched ? s->runs[i].npages : 0;
         if (i < s->npunched)
             note_emptied(s, s->runs[i].first);
     }
     for (size_t i = 0; i < s->nchunks; i++)
-        mheap_end_unused_chunk(s->heap, s->chunks[i], i < s->nchunks_released);
+        mheap_put_back(s->heap, ASIDE_UNUSED, (page_run){ s->chunks[i], CHUNK_PAGES }, i < s->nchunks_released);
     if ((s->npunched < s->nruns || s->nchunks_released < s->nchunks) && uv_hrtime() - s->warned_ns > WARNING_NS) {
         log_warn("the system does not take free pages back");
         s->warned_ns = uv_hrtime();
@@ -193,22 +193,27 @@ static bool job_start(scavenger *s, uint64_t npages, bool force)
     uint64_t taken = 0;
 
     s->nruns = s->npunched = s->nchunks = s->nchunks_released = 0;
+    s->is_forced = force;
     while (taken < npages && s->nruns < SCAVENGE_RUNS_MAX) {
-        page_run run = mheap_begin_release(s->heap, npages - taken, force);
+        page_run run = mheap_take_aside(s->heap, force ? ASIDE_RELEASE_DENSE : ASIDE_RELEASE,
+                                        (page_run){ .npages = npages - taken }, NULL);
 
         if (run.npages == 0)
             break;
         s->runs[s->nruns++] = run;
         taken += run.npages;
     }
-    for (size_t i = 0; i < s->nemptied; i++)
-        s->nchunks += mheap_begin_unused_chunk(s->heap, s->emptied[i], &s->chunks[s->nchunks]);
+    for (size_t i = 0; i < s->nemptied; i++) {
+        page_run chunk = mheap_take_aside(s->heap, ASIDE_UNUSED, (page_run){ .first = s->emptied[i] }, NULL);
+
+        if (chunk.npages > 0)
+            s->chunks[s->nchunks++] = chunk.first;
+    }
     s->nemptied = 0;
     if (s->nruns == 0 && s->nchunks == 0)
         return false;
     s->work.data = s;
     s->busy = true;
-    s->is_forced = force;
     s->work_ns = uv_hrtime() - start;
     if (uv_queue_work(s->loop, &s->work, job_work, job_after) == 0)
         return true;
@@ -266,7 +271,7 @@ static void scavenge_tick(uv_timer_t *timer)
     if (now >= s->gen_end_ns)
         next_generation(s, now);
     wake_ns = s->gen_end_ns;
-    if (s->forced && s->heap->nahead_pages > 0)
+    if (s->forced && s->heap->naside_pages[ASIDE_AHEAD] > 0)
         wake_ns = now; /* what is being prepared just now is to be released too */
     else
         while (s->forced && !s->busy && !forced_step(s))
@@ -305,7 +310,7 @@ void scavenge_force(scavenger *s, void (*on_forced)(void *data, uint64_t npages)
     s->on_forced = on_forced;
     s->on_forced_data = data;
     mheap_flush_cache(s->heap);
-    s->forced_left = mheap_committed_pages(s->heap) - s->heap->ninuse_pages - s->heap->ngrowth_pages;
+    s->forced_left = mheap_idle_pages(s->heap);
     if (!s->forced) {
         s->forced = true;
         s->forced_pages = 0;

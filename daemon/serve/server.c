@@ -30,7 +30,7 @@ static void on_close(peer *p)
     session *sess = client_session(c);
 
     if (sess != NULL && !client_service(c)->stopping) {
-        log_debug("session %u (pid %u): connection ended", sess->no.n, sess->pid);
+        log_debug("session %u (pid %u): connection ended", sess->lessee.no.n, sess->pid);
         deaths_lost(client_service(c)->deaths, sess);
     }
     operation_close(&c->op);
@@ -109,7 +109,7 @@ static int start(server *s, int listen_fd)
     }
     if (r < 0)
         return r;
-    sweep_start(&s->sweep, &srv->loop, &srv->sessions);
+    sweep_start(&s->sweep, &srv->loop, &srv->sessions.leases);
     deaths_start(&s->deaths, srv);
     rounds_start(&s->rounds, srv);
     watch(s);

@@ -4,7 +4,7 @@
  * Called by a timer of the loop. A pass begins by making all that is swept unswept (mcentral.c); spans that a refill
  * sweeps meanwhile are skipped. A slice takes half a millisecond, slices follow each other after 5 ms, and a pass after
  * a pause: 100 ms, doubled to at most 1 s while passes find nothing, and at least 20 times as long as the pass has
- * worked, so sweeping costs a twentieth of a CPU at worst. Memory freed from afar is back within about a second on
+ * worked, so sweeping costs a twentieth of a CPU at worst. Memory freed remotely is back within about a second on
  * heaps up to some hundred thousand spans that nobody leases, and an idle daemon wakes once a second. Nothing to
  * sweep, no work.
  */
@@ -53,7 +53,7 @@ static void sweep_tick(uv_timer_t *timer)
     (void)uv_timer_start(timer, sweep_tick, more ? SLICE_GAP_MS : end_pass(s), 0);
 }
 
-void sweep_start(sweep *s, uv_loop_t *loop, session_table *table)
+void sweep_start(sweep *s, uv_loop_t *loop, lease_table *table)
 {
     *s = (sweep){ .table = table, .pause_ms = PAUSE_MIN_MS };
     (void)uv_timer_init(loop, &s->timer);
@@ -66,7 +66,7 @@ void sweep_stop(sweep *s)
     uv_close((uv_handle_t *)&s->timer, NULL);
 }
 
-bool sweep_some(session_table *table, page_no *pos, unsigned nspans, uint64_t *ret_nfreed)
+bool sweep_some(lease_table *table, page_no *pos, unsigned nspans, uint64_t *ret_nfreed)
 {
     for (; nspans > 0; nspans--) {
         page_no first = mheap_next_span(table->heap, pos);
@@ -80,7 +80,7 @@ bool sweep_some(session_table *table, page_no *pos, unsigned nspans, uint64_t *r
     return false;
 }
 
-uint64_t sweep_all(session_table *table)
+uint64_t sweep_all(lease_table *table)
 {
     page_no pos = { 0 };
     uint64_t nfreed = 0;

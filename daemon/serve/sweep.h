@@ -1,15 +1,15 @@
 /*
- * Sweep: in the background, find what was freed from afar in spans that nobody leases.
+ * Sweep: in the background, find what was freed remotely in spans that nobody leases.
  */
 #ifndef GOALLOC_DAEMON_SERVE_SWEEP_H
 #define GOALLOC_DAEMON_SERVE_SWEEP_H
 
 #include <uv.h>
 
-#include "daemon/serve/session.h"
+#include "daemon/heap/lease.h"
 
 typedef struct sweep {
-    session_table *table;
+    lease_table *table;
     uv_timer_t timer;
     page_no pos;
     uint64_t pause_ms;   /* until the next pass */
@@ -17,16 +17,16 @@ typedef struct sweep {
     uint64_t worked_ns;  /* by this pass */
 } sweep;
 
-void sweep_start(sweep *s, uv_loop_t *loop, session_table *table);
+void sweep_start(sweep *s, uv_loop_t *loop, lease_table *table);
 void sweep_stop(sweep *s); /* closes the timer; the loop must run once more */
 
 /*
  * Sweep up to nspans spans from *pos on, whatever the background pass has done. *pos moves behind them, and is page 0
  * again at the end. Adds the spans that came free to *ret_nfreed. True: that was the end of the heap.
  */
-bool sweep_some(session_table *table, page_no *pos, unsigned nspans, uint64_t *ret_nfreed);
+bool sweep_some(lease_table *table, page_no *pos, unsigned nspans, uint64_t *ret_nfreed);
 
 /* A whole pass at once. Returns the spans that came free. Linear in the heap: for tests. */
-uint64_t sweep_all(session_table *table);
+uint64_t sweep_all(lease_table *table);
 
 #endif

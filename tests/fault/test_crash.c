@@ -23,6 +23,7 @@
 #include <sys/wait.h>
 
 #include "shm/crash.h"
+#include "shm/limits.h"
 #include "tests/support/attach.h"
 
 #define SLOTS   3000
@@ -218,13 +219,13 @@ static int work_reclaim(const char *socket)
     return 0;
 }
 
-/* A large run of this process whose object another process frees: the daemon ends its lease. */
+/* A large object of this process that another process frees: the daemon ends its lease. */
 static void have_a_run_freed(void)
 {
     void *_Atomic slot = NULL;
     pid_t pid;
 
-    put(&slot, 300000, false);
+    put(&slot, SHM_RUN_BYTES_MAX + 1, false);
     pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {

@@ -492,7 +492,7 @@ static void bad_frees_are_detected_and_change_nothing(void **state)
     assert_true(fixture_is_clean(*state, 0));
 }
 
-static int bad_free_from_afar(const fixture *f, void *arg)
+static int bad_remote_free(const fixture *f, void *arg)
 {
     char *small;
     char *large;
@@ -518,7 +518,7 @@ static int bad_free_from_afar(const fixture *f, void *arg)
 
 static void double_free_by_owner_and_another_process_is_detected(void **state)
 {
-    assert_int_equal(child_run(*state, bad_free_from_afar, NULL), 0);
+    assert_int_equal(child_run(*state, bad_remote_free, NULL), 0);
     assert_true(fixture_is_clean(*state, 0));
 }
 

@@ -143,8 +143,8 @@ static void memory_that_a_client_adds_does_not_count_towards_the_limit(void **st
     fixture_start(&f, options);
     rawheap_open(&attacker, &f, 0, "attacker");
     /* Bits, objects that are nobody's, and by reading alone: descriptions. */
-    assert_int_equal(fallocate(attacker.fds[RAWHEAP_BITMAP], 0, (off_t)(16 * MIB), (off_t)(100 * MIB)), 0);
-    assert_int_equal(fallocate(attacker.fds[RAWHEAP_ARENA], 0, (off_t)(2048 * MIB), (off_t)(100 * MIB)), 0);
+    assert_int_equal(fallocate(attacker.fds[ATTACH_FD_BITMAP], 0, (off_t)(16 * MIB), (off_t)(100 * MIB)), 0);
+    assert_int_equal(fallocate(attacker.fds[ATTACH_FD_ARENA], 0, (off_t)(2048 * MIB), (off_t)(100 * MIB)), 0);
     for (uint64_t page = 0; page < 1024; page++)
         sum = (unsigned char)(sum + *((volatile unsigned char *)attacker.map.span_table + 32 * MIB + page * 4096));
     (void)usleep(1500000); /* the scavenger looks at the limit each second */

@@ -196,7 +196,7 @@ static unsigned attach_until_refused(const fixture *f, rawheap *heaps)
         if (error != 0)
             assert_non_null(strstr(reply->message, "descriptors"));
         goallocd__reply__free_unpacked(reply, NULL);
-        for (int i = 0; i < RAWHEAP_NFDS; i++) {
+        for (int i = 0; i < ATTACH_NFDS; i++) {
             if (heaps[n].fds[i] >= 0)
                 (void)close(heaps[n].fds[i]);
         }

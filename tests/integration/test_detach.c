@@ -69,7 +69,7 @@ typedef struct leaver {
 
 static size_t size_at(size_t i)
 {
-    return i == 0 ? 300000 : i % 50 == 1 ? 40000 : i % 3 == 0 ? 1 + i % 15 : 16 + i * 37 % 1500;
+    return i == 0 ? SHM_RUN_BYTES_MAX + 1 : i % 50 == 1 ? 40000 : i % 3 == 0 ? 1 + i % 15 : 16 + i * 37 % 1500;
 }
 
 static unsigned char fill_at(const leaver *l, size_t i)
@@ -288,7 +288,7 @@ static void detach_at_any_step_of_a_thread_that_exits_loses_nothing(void **state
 /* Nothing allocates, and nothing attaches. */
 static void check_left(void)
 {
-    static const size_t sizes[] = { 0, 1, 8, 100, 32768, 40000, 300000, 10000000 };
+    static const size_t sizes[] = { 0, 1, 8, 100, 32768, 40000, SHM_RUN_BYTES_MAX + 1, 10000000 };
     goalloc_stats_t stats = { .struct_size = sizeof(stats) };
     void *p;
 
@@ -356,7 +356,7 @@ static int leave_and_come_back(const fixture *f, void *arg)
 {
     CHECK(setenv("GOALLOC_SOCKET", f->socket, 1) == 0); /* what must not be used, but before the first attach */
     if (arg != NULL) {
-        goalloc_free(filled(300000, 1));
+        goalloc_free(filled(SHM_RUN_BYTES_MAX + 1, 1));
         CHECK(stats_now().sessions == 1 && stats_now().live_objects == 0);
     } else {
         must_attach(f, 0);

@@ -138,7 +138,7 @@ static int spans_are_taken_over(const fixture *f, void *arg)
             free_left(&l, 1, 2);
             free_left(&l, 0, 2);
             break;
-        case 1: /* a thread without spans frees: from afar; another one finds them in the pool */
+        case 1: /* a thread without spans frees remotely; another one finds them in the pool */
             run_thread(free_and_exit, &l);
             CHECK(stats_now().live_objects == 0);
             run_thread(allocate_free_and_exit, &l);
@@ -228,7 +228,7 @@ static void published_bits_go_with_objects_of_spans_taken_over(void **state)
     assert_true(fixture_is_clean(*state, 500));
 }
 
-/* A forked child frees what an exited thread of its parent has left: from afar, the pool is the parent's. */
+/* A forked child frees what an exited thread of its parent has left, remotely: the pool is the parent's. */
 static int forked(const fixture *f, void *arg)
 {
     static left l;

@@ -84,10 +84,10 @@ static size_t random_size(uint64_t r)
 {
     switch (r % 32) {
     case 0:
-        return 262145 + (r >> 8) % 200000;
+        return SHM_RUN_BYTES_MAX + 1 + (r >> 8) % 200000;
     case 1:
     case 2:
-        return 32769 + (r >> 8) % 100000;
+        return SMALL_BYTES_MAX + 1 + (r >> 8) % 100000;
     case 3:
     case 4:
     case 5:

@@ -260,7 +260,7 @@ static int allocate_for_a_child(const fixture *f, void *arg)
 
     waits_start(f, FREE_TIMEOUT_MS);
     for (size_t i = 0; i < LARGE; i++)
-        CHECK((large_ones[i] = goalloc_malloc(TESTS_RUN_BYTES_MAX + 1)) != NULL);
+        CHECK((large_ones[i] = goalloc_malloc(SHM_RUN_BYTES_MAX + 1)) != NULL);
     pid = fork();
     if (pid == 0) {
         free_while_nobody_answers(f, row);

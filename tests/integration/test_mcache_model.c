@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shm/sizeclass.h"
+#include "shm/limits.h"
 #include "tests/support/attach.h"
 
 #define SLOTS 20000
@@ -51,7 +51,7 @@ static uint64_t check_all(const slot *slots)
 static size_t random_size(uint64_t r)
 {
     if (r % 100 == 0)
-        return (r >> 8) % 300000;
+        return (r >> 8) % (SHM_RUN_BYTES_MAX + 5 * PAGE_BYTES);
     if (r % 10 == 0)
         return (r >> 8) % 33000;
     if (r % 10 == 1)

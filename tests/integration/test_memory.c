@@ -245,14 +245,14 @@ static void calloc_of_fresh_and_of_released_memory_clears_nothing(void **state)
     assert_int_equal(child_run(*state, calloc_of_fresh_pages, NULL), 0);
 }
 
-/* --- freed from afar --- */
+/* --- freed remotely --- */
 
-#define AFAR_BYTES (SANITIZED ? 32 * MIB : 256 * MIB)
-#define AFAR_SIZE  64u
+#define REMOTE_BYTES (SANITIZED ? 32 * MIB : 256 * MIB)
+#define REMOTE_SIZE  64u
 
 static int fill_and_return(const fixture *f, void *arg)
 {
-    uint64_t n = AFAR_BYTES / AFAR_SIZE;
+    uint64_t n = REMOTE_BYTES / REMOTE_SIZE;
     void **array;
 
     (void)arg;
@@ -260,7 +260,7 @@ static int fill_and_return(const fixture *f, void *arg)
     array = goalloc_malloc(n * sizeof(*array));
     CHECK(array != NULL);
     for (uint64_t i = 0; i < n; i++)
-        CHECK((array[i] = goalloc_malloc(AFAR_SIZE)) != NULL);
+        CHECK((array[i] = goalloc_malloc(REMOTE_SIZE)) != NULL);
     CHECK(goalloc_root_set("array", array) == 0);
     CHECK(goalloc_trim() == 0);
     (void)raise(SIGSTOP);
@@ -274,14 +274,14 @@ static int free_all_and_sleep(const fixture *f, void *arg)
     (void)arg;
     must_attach(f, 0);
     CHECK(goalloc_root_get("array", &p) == 0);
-    for (uint64_t i = 0; i < AFAR_BYTES / AFAR_SIZE; i++)
+    for (uint64_t i = 0; i < REMOTE_BYTES / REMOTE_SIZE; i++)
         goalloc_free(((void **)p)[i]);
     goalloc_free(p);
     (void)raise(SIGSTOP);
     return 0;
 }
 
-static void small_objects_freed_from_afar_are_free_pages_and_then_the_systems(void **state)
+static void small_objects_freed_remotely_are_free_pages_and_then_the_systems(void **state)
 {
     const fixture *f = *state;
     pid_t a = child_start(f, fill_and_return, NULL);
@@ -646,7 +646,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(freed_memory_goes_back_to_the_system_by_itself, setup_traced, teardown),
         TEST(goallocctl_scavenge_releases_all_that_is_free_at_once),
         TEST(memory_beyond_what_is_live_stays_below_a_tenth_after_scavenging),
-        TEST(small_objects_freed_from_afar_are_free_pages_and_then_the_systems),
+        TEST(small_objects_freed_remotely_are_free_pages_and_then_the_systems),
         cmocka_unit_test_setup_teardown(calloc_of_fresh_and_of_released_memory_clears_nothing, setup_lazy, teardown),
         cmocka_unit_test_setup_teardown(memory_limit_holds_while_live_data_churns_below_it, setup_256m, teardown),
         cmocka_unit_test_setup_teardown(memory_limit_below_what_is_live_is_accepted_and_said, setup_8m, teardown),

@@ -130,7 +130,7 @@ static uint64_t round_at(const fixture *f, common *c, pid_t publisher, uint64_t 
 static void publish_while_the_owner_ends_tells_what_becomes_of_the_object(void **state)
 {
     /* With 8 bytes the call is a request. */
-    static const size_t sizes[] = { 100, 8, 40000, 300000 };
+    static const size_t sizes[] = { 100, 8, 40000, SHM_RUN_BYTES_MAX + 1 };
     static const unsigned most_rounds[] = { ROUNDS, ROUNDS / 5, ROUNDS, ROUNDS };
     common *c = *state;
 

@@ -14,7 +14,7 @@
 #include "tests/support/objects.h"
 #include "tests/support/rawheap.h"
 
-#define RUN_BYTES 300000u
+#define RUN_BYTES (SHM_RUN_BYTES_MAX + 1)
 #define RUNS 3 /* as many as the cache keeps */
 
 static int setup(void **state)

@@ -1,6 +1,7 @@
 /*
- * Runs: objects of more than 32 KiB and up to 256 KiB, which threads hold as they hold spans of small ones. Their sizes
- * and contents, who may free them, that they are used again without a request, what is left when a process dies.
+ * Runs: objects of more than 32 KiB and up to SHM_RUN_BYTES_MAX, which threads hold as they hold spans of small ones.
+ * Their sizes and contents, who may free them, that they are used again without a request, what is left when a process
+ * dies.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,7 +16,8 @@
 
 #include "tests/support/objects.h"
 
-#define RUNS 60 /* as many as a thread looks through at once, and fewer */
+#define LONGEST SHM_RUN_BYTES_MAX /* of the runs; what is larger is a large object */
+#define RUNS 60                   /* as many as a thread looks through at once, and fewer */
 
 static int setup(void **state)
 {
@@ -42,9 +44,21 @@ static const struct {
     size_t size;
     size_t usable;
 } borders[] = {
-    { 32767, 32768 },   { 32768, 32768 },   { 32769, 40960 },   { 40959, 40960 },   { 40960, 40960 },
-    { 40961, 49152 },   { 65536, 65536 },   { 65537, 73728 },   { 253952, 253952 }, { 253953, 262144 },
-    { 262143, 262144 }, { 262144, 262144 }, { 262145, 270336 }, { 270336, 270336 }, { 270337, 278528 },
+    { 32767, 32768 },
+    { 32768, 32768 },
+    { 32769, 40960 },
+    { 40959, 40960 },
+    { 40960, 40960 },
+    { 40961, 49152 },
+    { 65536, 65536 },
+    { 65537, 73728 },
+    { LONGEST - PAGE_BYTES, LONGEST - PAGE_BYTES },
+    { LONGEST - PAGE_BYTES + 1, LONGEST },
+    { LONGEST - 1, LONGEST },
+    { LONGEST, LONGEST },
+    { LONGEST + 1, LONGEST + PAGE_BYTES },
+    { LONGEST + PAGE_BYTES, LONGEST + PAGE_BYTES },
+    { LONGEST + PAGE_BYTES + 1, LONGEST + 2 * PAGE_BYTES },
 };
 
 #define NBORDERS (sizeof(borders) / sizeof(borders[0]))
@@ -106,14 +120,14 @@ static void runs_of_all_sizes_at_the_borders_are_counted_exactly(void **state)
 /* Runs of one length lie apart from those of another, and from those without pointers: each is found again. */
 static int every_length(const fixture *f, void *arg)
 {
-    unsigned char *objects[2][32];
+    unsigned char *objects[2][SHM_RUN_PAGES_MAX];
 
     (void)arg;
     must_attach(f, 0);
     for (int round = 0; round < 4; round++) {
         goalloc_stats_t before = stats_now();
 
-        for (int i = 0; i < 32; i++) {
+        for (int i = 0; i < SHM_RUN_PAGES_MAX; i++) {
             objects[0][i] = goalloc_malloc((size_t)(i + 1) * 8192);
             objects[1][i] = goalloc_malloc_noscan((size_t)(i + 1) * 8192 - 1);
             CHECK(objects[0][i] != NULL && objects[1][i] != NULL);
@@ -123,7 +137,7 @@ static int every_length(const fixture *f, void *arg)
             memset(objects[1][i], ~i, (size_t)(i + 1) * 8192 - 1);
         }
         CHECK(round == 0 || stats_now().session_rpcs == before.session_rpcs + 1);
-        for (int i = 0; i < 32; i++) {
+        for (int i = 0; i < SHM_RUN_PAGES_MAX; i++) {
             CHECK(all_are(objects[0][i], (size_t)(i + 1) * 8192, i));
             CHECK(all_are(objects[1][i], (size_t)(i + 1) * 8192 - 1, ~i));
             goalloc_free(objects[0][i]);
@@ -186,9 +200,21 @@ static void calloc_of_fresh_and_of_reused_runs_is_zero(void **state)
 
 static int realloc_along(const fixture *f, void *arg)
 {
-    static const size_t way[] = { 100,    32768,  32769,  40960,  40961, 100000, 262144, 262145, 1 << 20, 300000,
-                                  262144, 140000, 131072, 65536,  40000, 32769,  32768,  1000,   16,      262144,
-                                  20,     270337, 33000,  500000, 8,     65536,  65537,  57344,  57345,   8192 };
+    static const size_t way[] = { 100,     32768,
+                                  32769,   40960,
+                                  40961,   100000,
+                                  LONGEST, LONGEST + 1,
+                                  1 << 20, LONGEST + 40000,
+                                  LONGEST, 140000,
+                                  131072,  65536,
+                                  40000,   32769,
+                                  32768,   1000,
+                                  16,      LONGEST,
+                                  20,      LONGEST + PAGE_BYTES + 1,
+                                  33000,   2 * LONGEST,
+                                  8,       65536,
+                                  65537,   57344,
+                                  57345,   8192 };
     uint64_t seed = *(uint64_t *)arg;
 
     must_attach(f, 0);
@@ -199,7 +225,8 @@ static int realloc_along(const fixture *f, void *arg)
         CHECK(p != NULL);
         p[0] = 7;
         for (int i = 0; i < 1000; i++) {
-            size_t to = (size_t)i < sizeof(way) / sizeof(way[0]) ? way[i] : 1 + test_random(&seed) % 300000;
+            size_t to =
+                (size_t)i < sizeof(way) / sizeof(way[0]) ? way[i] : 1 + test_random(&seed) % (LONGEST + 5 * PAGE_BYTES);
             int fill = 1 + i % 250;
             int old = i == 0 ? 7 : i == 1 ? 1 : 1 + (i - 1) % 250;
 
@@ -282,7 +309,7 @@ static int freed_by_a_thread(const fixture *f, void *arg)
 
     (void)arg;
     must_attach(f, 0);
-    for (size_t npages = 5; npages <= 32; npages += 9) {
+    for (size_t npages = SHM_RUN_PAGES_MIN; npages <= SHM_RUN_PAGES_MAX; npages += 9) {
         r.size = npages * 8192;
         for (int round = 0; round < 5; round++) {
             pthread_t thread;
@@ -516,7 +543,7 @@ static int bad_frees_are_found(const fixture *f, void *arg)
     unsigned char *p;
 
     must_attach(f, 0);
-    for (size_t npages = 5; npages <= 33; npages += 4) {
+    for (size_t npages = SHM_RUN_PAGES_MIN; npages <= SHM_RUN_PAGES_MAX + 1; npages += 4) {
         bad_frees b = { .p = filled(npages * 8192, 3), .usable = npages * 8192, .seed = seed };
         pthread_t thread;
 
@@ -545,7 +572,7 @@ static void frees_of_runs_twice_or_inside_are_detected(void **state)
     uint64_t seed = test_seed();
 
     assert_int_equal(child_run(*state, bad_frees_are_found, &seed), 0);
-    assert_true(fixture_is_clean(*state, 8)); /* the threads' own */
+    assert_true(fixture_is_clean(*state, (SHM_RUN_PAGES_MAX + 1 - SHM_RUN_PAGES_MIN) / 4 + 1)); /* the threads' own */
 }
 
 static int free_and_abort(const fixture *f, void *arg)
@@ -701,7 +728,7 @@ static int trimmed(const fixture *f, void *arg)
             CHECK(goalloc_free_checked(r.p[i]) == 0 && goalloc_free_checked(r.p[i]) < 0);
             continue;
         }
-        r.p[i] = goalloc_realloc(r.p[i], i % 3 == 1 ? 300000 : 40000);
+        r.p[i] = goalloc_realloc(r.p[i], i % 3 == 1 ? LONGEST + 1 : 40000);
         CHECK(r.p[i] != NULL && all_are(r.p[i], i % 3 == 1 ? r.size : 40000, i));
     }
     CHECK(stats_now().live_objects == RUNS - RUNS / 3);

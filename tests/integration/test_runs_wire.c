@@ -11,7 +11,6 @@
 #include <signal.h>
 #include <stdlib.h>
 
-#include "shm/sizeclass.h"
 #include "tests/support/objects.h"
 
 static int setup(void **state)
@@ -106,14 +105,22 @@ static int free_large(int fd, uint32_t span)
     return error_of(fd, &request);
 }
 
-static void refill_of_runs_takes_5_to_32_pages(void **state)
+static void refill_of_runs_takes_pages_within_the_limits(void **state)
 {
     static const struct {
         uint32_t npages;
         int error;
-    } rows[] = { { 0, EINVAL }, { 1, EINVAL },  { 4, EINVAL },         { 5, 0 },
-                 { 32, 0 },     { 33, EINVAL }, { 4096, EINVAL },      { 1u << 31, EINVAL },
-                 { 6, 0 },      { 31, 0 },      { UINT32_MAX, EINVAL } };
+    } rows[] = { { 0, EINVAL },
+                 { 1, EINVAL },
+                 { SHM_RUN_PAGES_MIN - 1, EINVAL },
+                 { SHM_RUN_PAGES_MIN, 0 },
+                 { SHM_RUN_PAGES_MAX, 0 },
+                 { SHM_RUN_PAGES_MAX + 1, EINVAL },
+                 { 4096, EINVAL },
+                 { 1u << 31, EINVAL },
+                 { SHM_RUN_PAGES_MIN + 1, 0 },
+                 { SHM_RUN_PAGES_MAX - 1, 0 },
+                 { UINT32_MAX, EINVAL } };
     int fd = raw_attach(*state);
     uint64_t pages = 0;
     goalloc_stats_t stats;
@@ -142,17 +149,17 @@ static void refill_of_many_runs_is_bounded(void **state)
     uint32_t first = 0;
     uint32_t n = 0;
 
-    assert_int_equal(refill(fd, 0, 32, UINT32_MAX, &first, &n), 0);
-    assert_in_range(n, 1, 32); /* 8 MiB */
-    assert_int_equal(refill(fd, 1, 5, UINT32_MAX, &first, &n), 0);
-    assert_in_range(n, 1, 204);
-    assert_int_equal(refill(fd, 0, 5, 0, &first, &n), EINVAL);
+    assert_int_equal(refill(fd, 0, SHM_RUN_PAGES_MAX, UINT32_MAX, &first, &n), 0);
+    assert_in_range(n, 1, SHM_REFILL_PAGES_MAX / SHM_RUN_PAGES_MAX);
+    assert_int_equal(refill(fd, 1, SHM_RUN_PAGES_MIN, UINT32_MAX, &first, &n), 0);
+    assert_in_range(n, 1, SHM_REFILL_PAGES_MAX / SHM_RUN_PAGES_MIN);
+    assert_int_equal(refill(fd, 0, SHM_RUN_PAGES_MIN, 0, &first, &n), EINVAL);
     (void)close(fd);
 }
 
 static void refill_of_a_small_class_ignores_pages(void **state)
 {
-    static const uint32_t npages[] = { 0, 1, 5, 33, UINT32_MAX };
+    static const uint32_t npages[] = { 0, 1, SHM_RUN_PAGES_MIN, SHM_RUN_PAGES_MAX + 1, UINT32_MAX };
     int fd = raw_attach(*state);
     uint32_t class = size_class_for(1024).n;
 
@@ -338,7 +345,7 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(refill_of_runs_takes_5_to_32_pages),
+        TEST(refill_of_runs_takes_pages_within_the_limits),
         TEST(refill_of_many_runs_is_bounded),
         TEST(refill_of_a_small_class_ignores_pages),
         TEST(free_and_resize_of_runs_that_another_leases_change_nothing),

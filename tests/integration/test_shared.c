@@ -670,7 +670,7 @@ static void every_kind_of_allocation_has_size_alignment_and_contents(void **stat
     assert_true(fixture_is_clean(*state, 0));
 }
 
-static int calloc_after_frees_from_afar(const fixture *f, void *arg)
+static int calloc_after_remote_frees(const fixture *f, void *arg)
 {
     static char *objects[4000];
 
@@ -703,9 +703,9 @@ static int calloc_after_frees_from_afar(const fixture *f, void *arg)
     return 0;
 }
 
-static void calloc_of_memory_freed_from_afar_is_zeroed(void **state)
+static void calloc_of_memory_freed_remotely_is_zeroed(void **state)
 {
-    assert_int_equal(child_run(*state, calloc_after_frees_from_afar, NULL), 0);
+    assert_int_equal(child_run(*state, calloc_after_remote_frees, NULL), 0);
     assert_true(fixture_is_clean(*state, 0));
 }
 
@@ -751,7 +751,7 @@ static void steady_churn_sends_no_requests(void **state)
     assert_true(fixture_is_clean(*state, 0));
 }
 
-/* --- freed from afar --- */
+/* --- freed remotely --- */
 
 static int free_root_and_detach(const fixture *f, void *arg)
 {
@@ -782,7 +782,7 @@ static int make_array(const fixture *f, void *arg)
     return 0;
 }
 
-static void spans_freed_from_afar_come_back_with_nobody_asking(void **state)
+static void spans_freed_remotely_come_back_with_nobody_asking(void **state)
 {
     const fixture *f = *state;
     goalloc_stats_t stats;
@@ -826,9 +826,9 @@ int main(void)
         TEST(child_that_reclaims_leaves_nothing_in_places_of_published_objects),
         TEST(readonly_attach_reads_and_changes_nothing),
         TEST(every_kind_of_allocation_has_size_alignment_and_contents),
-        TEST(calloc_of_memory_freed_from_afar_is_zeroed),
+        TEST(calloc_of_memory_freed_remotely_is_zeroed),
         TEST(steady_churn_sends_no_requests),
-        TEST(spans_freed_from_afar_come_back_with_nobody_asking),
+        TEST(spans_freed_remotely_come_back_with_nobody_asking),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

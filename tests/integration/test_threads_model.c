@@ -46,7 +46,7 @@ static size_t random_size(uint64_t r)
 {
     switch (r % 16) {
     case 0:
-        return (r >> 8) % 300000;
+        return (r >> 8) % (SHM_RUN_BYTES_MAX + 5 * PAGE_BYTES);
     case 1:
     case 2:
         return 32700 + (r >> 8) % 50000;

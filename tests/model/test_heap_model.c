@@ -1,5 +1,5 @@
 /*
- * The daemon's heap without its sockets: sessions lease, use and return spans at random, objects are freed from afar,
+ * The daemon's heap without its sockets: sessions lease, use and return spans at random, objects are freed remotely,
  * sessions end; a naive model knows which objects live. Validated all along; at the end nothing is left.
  */
 #include <stdarg.h>
@@ -10,10 +10,13 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "daemon/heap/census.h"
+#include "daemon/serve/session.h"
 #include "daemon/serve/sweep.h"
 #include "tests/support/fixture.h"
+#include "tests/support/release.h"
 
 #define NSESSIONS  6
 #define NOBJECTS   20000
@@ -70,7 +73,7 @@ static void lease(world *w, int i)
             0)
             return;
     }
-    lease_give(&w->table, w->sessions[i], first);
+    lease_give(&w->sessions[i]->lessee, first);
     w->spans[i][w->nspans[i]++] = first;
 }
 
@@ -84,8 +87,8 @@ static void allocate(world *w, int i)
     if (w->nspans[i] == 0 || w->nobjects == NOBJECTS)
         return;
     at = (uint32_t)(test_random(&w->seed) % w->nspans[i]);
-    if (lease_check(&w->table, w->sessions[i], w->spans[i][at].n, &first) != 0) {
-        /* A large run whose object was freed from afar: the sweep has ended it. */
+    if (lease_check(&w->sessions[i]->lessee, w->spans[i][at].n, &first) != 0) {
+        /* A large object that was freed remotely: the sweep has ended it. */
         w->spans[i][at] = w->spans[i][--w->nspans[i]];
         return;
     }
@@ -103,7 +106,7 @@ static void allocate(world *w, int i)
     }
 }
 
-static void free_from_afar(world *w)
+static void free_remotely(world *w)
 {
     object_ref ref;
     uint32_t at;
@@ -140,9 +143,9 @@ static void change_owner(world *w, int i)
     assert_int_equal(
         object_find(w->heap.map, w->heap.map->base + page_offset(o->first) + o->index * span->elem_bytes, &ref),
         OBJECT_LIVE);
-    if (u32_load_relaxed(&span->owner) == w->sessions[i]->no.n)
+    if (u32_load_relaxed(&span->owner) == w->sessions[i]->lessee.no.n)
         return; /* its own, or made the heap's and still in its span: the library's part */
-    assert_int_equal(adopt_set(w->heap.adopted, &ref, w->sessions[i]->no, w->sessions[i]->epoch), 0);
+    assert_int_equal(adopt_set(w->heap.adopted, &ref, w->sessions[i]->lessee.no, w->sessions[i]->lessee.epoch), 0);
     o->owner = i;
 }
 
@@ -158,11 +161,11 @@ static void give_back(world *w, int i)
     page_no first = w->spans[i][at];
     page_no checked;
 
-    /* The sweep may have ended the lease of a large run whose object is dead. */
-    e = lease_check(&w->table, w->sessions[i], first.n, &checked);
+    /* The sweep may have ended the lease of a large object that is dead. */
+    e = lease_check(&w->sessions[i]->lessee, first.n, &checked);
     if (e == 0)
-        e = lease_return(&w->table, w->sessions[i], checked);
-    if (e != SESSION_E_NOT_EMPTY)
+        e = lease_return(&w->sessions[i]->lessee, checked);
+    if (e != LEASE_E_NOT_EMPTY)
         w->spans[i][at] = w->spans[i][--w->nspans[i]];
 }
 
@@ -177,24 +180,23 @@ static void resize_large(world *w, int i)
     if (w->nspans[i] == 0)
         return;
     at = (uint32_t)(r % w->nspans[i]);
-    if (lease_check(&w->table, w->sessions[i], w->spans[i][at].n, &first) != 0 ||
+    if (lease_check(&w->sessions[i]->lessee, w->spans[i][at].n, &first) != 0 ||
         span_class_size(shm_span_at(w->heap.map, first)->spc).n != 0)
         return;
 
     uint64_t npages = shm_span_at(w->heap.map, first)->npages;
     uint64_t other = 1 + (r >> 32) % 600;
+    page_run growth = { page_at(first.n + npages), other - npages };
 
     if (other < npages) {
-        mheap_shrink_span(&w->heap, first, other);
-        w->sessions[i]->nheld_pages -= npages - other;
-    } else if (other > npages && mheap_take_growth(&w->heap, first, other - npages, &nscavenged)) {
+        lease_shrink(&w->sessions[i]->lessee, first, other);
+    } else if (other > npages && mheap_take_aside(&w->heap, ASIDE_GROWTH, growth, &nscavenged).npages > 0) {
         assert_true(nscavenged <= other - npages);
         assert_int_equal(mheap_validate(&w->heap, stderr), 0);
         if (r >> 60 == 0) { /* there was no memory */
-            mheap_cancel_growth(&w->heap, page_at(first.n + npages), other - npages, false);
+            mheap_put_back(&w->heap, ASIDE_GROWTH, growth, false);
         } else {
-            mheap_extend_span(&w->heap, first, other - npages);
-            w->sessions[i]->nheld_pages += other - npages;
+            lease_extend(&w->sessions[i]->lessee, first, other - npages);
         }
     }
 }
@@ -225,7 +227,7 @@ static void check(world *w)
 
 static void sweep_everything(world *w)
 {
-    (void)sweep_all(&w->table);
+    (void)sweep_all(&w->table.leases);
 }
 
 static void random_sessions_agree_with_the_model(void **state)
@@ -233,6 +235,7 @@ static void random_sessions_agree_with_the_model(void **state)
     const char *given = getenv("GOALLOC_TEST_OPS");
     uint64_t nops = given != NULL ? strtoull(given, NULL, 10) : 100000;
     static world w;
+    struct stat arena;
 
     (void)state;
     w.seed = test_seed();
@@ -250,7 +253,7 @@ static void random_sessions_agree_with_the_model(void **state)
         else if (r % 100 < 50)
             allocate(&w, i);
         else if (r % 100 < 85)
-            free_from_afar(&w);
+            free_remotely(&w);
         else if (r % 100 < 88)
             change_owner(&w, i);
         else if (r % 100 < 97)
@@ -260,7 +263,7 @@ static void random_sessions_agree_with_the_model(void **state)
         else if (r % 1000 < 984)
             resize_large(&w, i);
         else if (r % 1000 < 989)
-            (void)mheap_release(&w.heap, (r >> 40) % 1000);
+            heap_release(&w.heap, (r >> 40) % 1000);
         else if (r % 1000 == 999) {
             end_session(&w, i);
             open_session(&w, i);
@@ -272,17 +275,18 @@ static void random_sessions_agree_with_the_model(void **state)
         end_session(&w, i);
     check(&w);
     while (w.nobjects > 0)
-        free_from_afar(&w);
+        free_remotely(&w);
     sweep_everything(&w);
     check(&w);
     assert_int_equal(w.heap.ninuse_spans, 0);
     assert_int_equal(w.heap.ninuse_pages, 0);
     assert_int_equal(w.table.nopen, 0);
-    assert_int_equal(w.table.nleased, 0);
+    assert_int_equal(w.table.leases.nleased, 0);
     assert_int_equal(u64_load_relaxed(&w.file.map.header->free_limit), w.file.map.arena_bytes);
-    (void)mheap_release(&w.heap, UINT64_MAX);
+    heap_release(&w.heap, UINT64_MAX);
     assert_int_equal(mheap_committed_pages(&w.heap), 0);
-    assert_int_equal(heapfile_arena_bytes(&w.file), 0);
+    assert_int_equal(fstat(w.file.fds[HEAPFILE_ARENA], &arena), 0);
+    assert_int_equal(arena.st_blocks, 0);
     session_table_end(&w.table);
     mheap_end(&w.heap);
     heapfile_close(&w.file);

@@ -3,10 +3,11 @@
  */
 #include "tests/storm/table.h"
 
+#include "shm/limits.h"
 #include "tests/support/fixture.h"
 
-static const uint64_t most_bytes[SLOT_KINDS] = { 4 << 20, 256 << 10, 32 << 10, 2 << 10 };
-static const uint64_t least_bytes[SLOT_KINDS] = { 256 << 10, 32 << 10, 2 << 10, 0 };
+static const uint64_t most_bytes[SLOT_KINDS] = { 4 * MIB, SHM_RUN_BYTES_MAX, SMALL_BYTES_MAX, 2 * KIB };
+static const uint64_t least_bytes[SLOT_KINDS] = { SHM_RUN_BYTES_MAX, SMALL_BYTES_MAX, 2 * KIB, 0 };
 
 /* The share of the bytes and of the slots that a kind may have, both as divisors. SMALL: the slots that are left. */
 static const struct {

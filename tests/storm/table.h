@@ -17,8 +17,8 @@
 #define TABLE_ROOT "storm"
 
 enum slot_kind {
-    SLOT_LARGE,  /* 256 KiB to 4 MiB */
-    SLOT_RUN,    /* 32 to 256 KiB */
+    SLOT_LARGE,  /* longer than any run, to 4 MiB */
+    SLOT_RUN,    /* runs: above 32 KiB */
     SLOT_MEDIUM, /* 2 to 32 KiB */
     SLOT_SMALL,  /* 0 to 2 KiB */
     SLOT_KINDS,

@@ -8,10 +8,8 @@
 #include <string.h>
 #include <sys/wait.h>
 
-#include "shm/units.h"
+#include "shm/limits.h"
 #include "tests/support/attach.h"
-
-#define TESTS_RUN_BYTES_MAX (32 * PAGE_BYTES) /* the longest object that comes by a refill */
 
 /* In a child process. One request. */
 static inline goalloc_stats_t stats_now(void)

@@ -12,15 +12,13 @@
 #include "shm/object.h"
 #include "tests/support/fixture.h"
 
-enum { RAWHEAP_ARENA, RAWHEAP_SPANS, RAWHEAP_BITMAP, RAWHEAP_LIFE, RAWHEAP_NFDS };
-
 typedef struct rawheap {
     int fd; /* the connection */
-    int fds[RAWHEAP_NFDS];
+    int fds[ATTACH_NFDS];
     uint32_t session;
     uint32_t epoch;
     uint64_t generation;
-    uint8_t token[16];
+    uint8_t token[SESSION_TOKEN_BYTES];
     void *life; /* mapped: the daemon sees that the session's process lives */
     shm_map map;
 } rawheap;
@@ -43,7 +41,7 @@ static inline Goallocd__Reply *rawheap_ask(rawheap *ret, const Goallocd__Attach 
     if (channel_send(&ch, out, frame_pack(&request.base, out, sizeof(out)), deadline_in(10000)) < 0 ||
         channel_recv(&ch, &payload, &len, deadline_in(10000)) < 0)
         return NULL;
-    for (int i = 0; i < RAWHEAP_NFDS; i++)
+    for (int i = 0; i < ATTACH_NFDS; i++)
         ret->fds[i] = i < ch.nfds ? ch.fds[i] : -1;
     return goallocd__reply__unpack(NULL, len, payload);
 }
@@ -75,13 +73,13 @@ static inline void rawheap_open(rawheap *ret, const fixture *f, uint32_t flags, 
     ret->epoch = reply->attach->epoch;
     ret->generation = reply->attach->generation;
     memcpy(ret->token, reply->attach->token.data, sizeof(ret->token));
-    spans = mmap(NULL, reply->attach->spans_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, ret->fds[RAWHEAP_SPANS], 0);
+    spans = mmap(NULL, reply->attach->spans_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, ret->fds[ATTACH_FD_SPANS], 0);
     bitmap = mmap(NULL, reply->attach->bitmap_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                  ret->fds[RAWHEAP_BITMAP], 0);
-    ret->life = mmap(NULL, 4096, PROT_READ, MAP_SHARED, ret->fds[RAWHEAP_LIFE], 0);
+                  ret->fds[ATTACH_FD_BITMAP], 0);
+    ret->life = mmap(NULL, 4096, PROT_READ, MAP_SHARED, ret->fds[ATTACH_FD_LIFE], 0);
     CHECK(spans != MAP_FAILED && bitmap != MAP_FAILED && ret->life != MAP_FAILED);
-    (void)close(ret->fds[RAWHEAP_LIFE]);
-    ret->fds[RAWHEAP_LIFE] = -1;
+    (void)close(ret->fds[ATTACH_FD_LIFE]);
+    ret->fds[ATTACH_FD_LIFE] = -1;
     shm_map_init(&ret->map, spans, bitmap, NULL);
     goallocd__reply__free_unpacked(reply, NULL);
 }
@@ -209,7 +207,7 @@ static inline void rawheap_close(rawheap *heap)
     (void)munmap(heap->life, 4096);
     (void)munmap(heap->map.header, heap->map.spans_bytes);
     (void)munmap(heap->map.bitmap, heap->map.bitmap_bytes);
-    for (int i = 0; i < RAWHEAP_NFDS; i++) {
+    for (int i = 0; i < ATTACH_NFDS; i++) {
         if (heap->fds[i] >= 0)
             (void)close(heap->fds[i]);
     }

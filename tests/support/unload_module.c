@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "goalloc.h"
+#include "shm/limits.h"
 
 __attribute__((visibility("default"))) int unload_module_attach(const char *socket_path);
 __attribute__((visibility("default"))) int unload_module_use(void);
@@ -20,7 +21,7 @@ int unload_module_attach(const char *socket_path)
 /* Objects of several kinds by the calling thread, one of which stays. */
 int unload_module_use(void)
 {
-    static const size_t sizes[] = { 5, 100, 5000, 40000, 300000 };
+    static const size_t sizes[] = { 5, 100, 5000, 40000, SHM_RUN_BYTES_MAX + 1 };
 
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         void *p = goalloc_malloc_noscan(sizes[i]);

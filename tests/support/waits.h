@@ -12,7 +12,7 @@
 
 #define WAITS_HANG_S 60u /* who takes longer hangs */
 
-#define WAITS_ASKED_BYTES (38 * PAGE_BYTES) /* of waits_ask(): longer than what a refill brings */
+#define WAITS_ASKED_BYTES (SHM_RUN_BYTES_MAX + 6 * PAGE_BYTES) /* of waits_ask(): a large object */
 
 static inline int64_t waits_now_ms(void)
 {

@@ -17,21 +17,20 @@
 typedef struct world {
     heapfile file;
     mheap heap;
-    session_table table;
+    lease_table table;
 } world;
 
 static void world_open(world *w)
 {
     assert_int_equal(heapfile_create(&w->file, SHM_BASE_DEFAULT, 128 * MIB), 0);
     assert_int_equal(mheap_init(&w->heap, &w->file, 0), 0);
-    session_table_init(&w->table, &w->heap);
+    lease_table_init(&w->table, &w->heap);
     assert_int_equal(size_class_nelems[CLASS / 2], NELEMS);
 }
 
 static void world_close(world *w)
 {
     assert_int_equal(mheap_validate(&w->heap, stderr), 0);
-    session_table_end(&w->table);
     mheap_end(&w->heap);
     heapfile_close(&w->file);
 }
@@ -48,7 +47,7 @@ static page_no put_span(world *w, uint8_t class, uint32_t nlive)
     return first;
 }
 
-/* n objects of a span are freed from afar. */
+/* n objects of a span are freed remotely. */
 static void free_some(world *w, page_no first, uint32_t n)
 {
     u64_store_release(shm_remote_bits(&w->file.map, first), (UINT64_C(1) << n) - 1);

@@ -12,6 +12,7 @@
 
 #include "daemon/serve/scavenge.h"
 #include "tests/support/fixture.h"
+#include "tests/support/release.h"
 
 /* --- pace --- */
 
@@ -163,17 +164,22 @@ static void background_release_skips_dense_chunks_until_a_generation_has_passed(
     for (int i = 0; i < 100; i++)
         mheap_free_span(&heap, spans[i], false);
     /* It was full when the generation ended. */
-    assert_int_equal(mheap_begin_release(&heap, 8, false).npages, 0);
+    assert_int_equal(mheap_take_aside(&heap, ASIDE_RELEASE, (page_run){ .npages = 8 }, NULL).npages, 0);
     pagealloc_next_gen(heap.pages);
 
-    page_run run = mheap_begin_release(&heap, 8, false);
+    page_run run = mheap_take_aside(&heap, ASIDE_RELEASE, (page_run){ .npages = 8 }, NULL);
 
     assert_int_equal(run.first.n, 93); /* pages 1 to 100 are free, and the highest of them go first */
     assert_int_equal(run.npages, 8);
-    mheap_end_release(&heap, run, true);
+    mheap_put_back(&heap, ASIDE_RELEASE, run, true);
     assert_int_equal(pagealloc_validate(heap.pages, stderr), 0);
     mheap_end(&heap);
     heapfile_close(&file);
+}
+
+static page_run take_unused(mheap *heap, uint64_t page)
+{
+    return mheap_take_aside(heap, ASIDE_UNUSED, (page_run){ .first = page_at(page) }, NULL);
 }
 
 static void chunk_with_nothing_in_it_gives_up_its_metadata(void **state)
@@ -181,7 +187,7 @@ static void chunk_with_nothing_in_it_gives_up_its_metadata(void **state)
     heapfile file;
     mheap heap;
     page_no span;
-    page_no chunk;
+    page_run chunk;
     uint64_t nscavenged;
     uint64_t before;
 
@@ -191,24 +197,25 @@ static void chunk_with_nothing_in_it_gives_up_its_metadata(void **state)
     assert_int_equal(mheap_alloc_span(&heap, 600, 1, (span_class){ 0 }, &span, &nscavenged), 0);
     for (int i = 0; i < 500; i++)
         assert_int_equal(mheap_alloc_span(&heap, 1, 1, (span_class){ 2 }, &span, &nscavenged), 0);
-    assert_false(mheap_begin_unused_chunk(&heap, page_at(512), &chunk)); /* it is in use */
+    assert_int_equal(take_unused(&heap, 512).npages, 0); /* it is in use */
     for (page_no pos = { 0 }; pos.n < 1536; pos.n++) {
         if (u32_load_relaxed(&heap.map->page_map[pos.n]) == pos.n && pos.n != 0)
             mheap_free_span(&heap, pos, false);
     }
     mheap_flush_cache(&heap);
-    assert_false(mheap_begin_unused_chunk(&heap, page_at(512), &chunk)); /* it has memory */
-    (void)mheap_release(&heap, UINT64_MAX);
+    assert_int_equal(take_unused(&heap, 512).npages, 0); /* it has memory */
+    heap_release(&heap, UINT64_MAX);
     before = heapfile_metadata_bytes(&file);
-    assert_true(mheap_begin_unused_chunk(&heap, page_at(700), &chunk));
-    assert_int_equal(chunk.n, 512);
+    chunk = take_unused(&heap, 700);
+    assert_int_equal(chunk.first.n, 512);
+    assert_int_equal(chunk.npages, 512);
     assert_int_equal(mheap_committed_pages(&heap), 0);
     assert_int_equal(mheap_validate(&heap, stderr), 0);
-    assert_int_equal(heapfile_punch_metadata(&file, chunk, 512), 0);
-    mheap_end_unused_chunk(&heap, chunk, true);
+    assert_int_equal(heapfile_punch_metadata(&file, chunk.first, 512), 0);
+    mheap_put_back(&heap, ASIDE_UNUSED, chunk, true);
     assert_true(heapfile_metadata_bytes(&file) < before);
-    assert_false(mheap_begin_unused_chunk(&heap, page_at(512), &chunk)); /* once is enough */
-    assert_false(mheap_begin_unused_chunk(&heap, page_at(0), &chunk)); /* page 0 is there */
+    assert_int_equal(take_unused(&heap, 512).npages, 0); /* once is enough */
+    assert_int_equal(take_unused(&heap, 0).npages, 0); /* page 0 is there */
     assert_int_equal(mheap_validate(&heap, stderr), 0);
     assert_int_equal(mheap_alloc_span(&heap, 1000, 1, (span_class){ 0 }, &span, &nscavenged), 0);
     assert_int_equal(nscavenged, 1000);

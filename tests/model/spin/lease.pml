@@ -4,7 +4,7 @@
  * Two workers, one daemon (and those that take its place), NSPANS spans of two objects. One access to a shared word is
  * one step; everything else interleaves. Private steps are merged with the access before or after them.
  *
- *   worker   malloc, free of its own, free from afar, fold, refill, return, coming back after a lost connection
+ *   worker   malloc, free of its own, remote free, fold, refill, return, coming back after a lost connection
  *            (client/alloc.c, client/mcache.c, client/connection.c, shm/object.c)
  *   daemon   refill, return, lease list, attach, end of a session, sweep, taking over
  *            (daemon/request_lease.c, daemon/session.c, daemon/mcentral.c, daemon/mheap.c)

@@ -1,0 +1,318 @@
+/*
+ * Lease: writes the lease words, and owner in the spans' descriptions.
+ *
+ * Called by the request handlers (give, check, return), session (its end, recovery) and sweep. Calls mcentral, mheap,
+ * adopt and left. Data: lease words and owner in spans, written by this thread alone; the spans' bits while a lease
+ * ends; a list of spans for each lessee in private memory.
+ *
+ * A lease, from end to end:
+ *   1. The caller takes a span from mcentral or mheap; it is in no list.
+ *   2. lease_give: owner (if the lessee reclaims), then the list, then the lease word {LEASED, session, epoch}; then
+ *      the reply leaves.
+ *   3. The client writes the span's alloc bits. Others only set remote bits.
+ *   4. lease_return, or the lessee's end: the objects of a lessee that reclaims are freed unless their kept bits are
+ *      set, owner becomes 0, and mcentral_put makes the state CENTRAL or frees the span.
+ *
+ * A lease is never taken from a process that lives and has not given it up: the caller ends a lessee when its process
+ * is gone or has said so, and not while memory is being committed for it (nops), since its pages would be free and get
+ * memory afterwards.
+ *
+ * Invariants (checked by mheap_validate, linear): a span is in a lessee's list iff its lease word says LEASED.
+ * If the daemon dies within step 4, the next one repeats it: owner becomes 0 after the objects are freed.
+ */
+#include "daemon/heap/lease.h"
+
+#include <errno.h>
+
+#include "shm/crash.h"
+
+void lease_table_init(lease_table *table, mheap *heap)
+{
+    *table = (lease_table){ .heap = heap };
+}
+
+void lease_add_lessee(lease_table *table, lessee *l)
+{
+    assert(table->lessees[l->no.n] == NULL);
+    l->table = table;
+    table->lessees[l->no.n] = l;
+}
+
+void lease_remove_lessee(lessee *l)
+{
+    assert(l->leased.count == 0 && l->nops == 0);
+    l->table->lessees[l->no.n] = NULL;
+}
+
+lessee *lease_find_lessee(const lease_table *table, session_no no, uint32_t epoch)
+{
+    lessee *l = no.n < SHM_SESSIONS_MAX ? table->lessees[no.n] : NULL;
+
+    return l != NULL && l->epoch == epoch ? l : NULL;
+}
+
+uint64_t lease_room_pages(const lessee *l)
+{
+    if (l->limit_pages == 0)
+        return UINT64_MAX;
+    return l->nheld_pages >= l->limit_pages ? 0 : l->limit_pages - l->nheld_pages;
+}
+
+/* The span is in the lessee's list from now on, or in none; the lease word is as before. */
+static void lease_link(lessee *l, page_no first)
+{
+    mheap *heap = l->table->heap;
+
+    spanlist_push_back(&l->leased, heap->links, first, PLACE_LEASED);
+    l->nheld_pages += shm_span_at(heap->map, first)->npages;
+    l->table->nleased++;
+}
+
+static void lease_unlink(lessee *l, page_no first)
+{
+    mheap *heap = l->table->heap;
+
+    spanlist_remove(&l->leased, heap->links, first);
+    l->nheld_pages -= shm_span_at(heap->map, first)->npages;
+    l->table->nleased--;
+}
+
+/* --- giving --- */
+
+void lease_give(lessee *l, page_no first)
+{
+    mheap *heap = l->table->heap;
+    shm_span *span = shm_span_at(heap->map, first);
+
+    if (l->reclaims) {
+        if (span->nelems <= SPAN_NELEMS_MAX / 2)
+            adopt_ensure_kept(heap->map, first);
+        u32_store_release(&span->owner, l->no.n);
+        CRASH_POINT(lease_after_owner);
+    }
+    left_lease_begins(heap->left, first);
+    lease_link(l, first);
+    CRASH_POINT(lease_after_list);
+    u64_store_release(&span->lease,
+                      lease_pack((lease_word){ .state = SPAN_LEASED, .session = l->no, .epoch = l->epoch }));
+    CRASH_POINT(lease_after_word);
+}
+
+int lease_check(const lessee *l, uint32_t first, page_no *ret)
+{
+    const shm_map *map = l->table->heap->map;
+
+    if (first == 0 || first >= map->npages)
+        return LEASE_E_NOT_LEASED;
+
+    lease_word lease = lease_unpack(u64_load_relaxed(&shm_span_at(map, page_at(first))->lease));
+
+    if (lease.state != SPAN_LEASED || lease.session.n != l->no.n || lease.epoch != l->epoch)
+        return LEASE_E_NOT_LEASED;
+    *ret = page_at(first);
+    return 0;
+}
+
+void lease_extend(lessee *l, page_no first, uint64_t npages)
+{
+    mheap_extend_span(l->table->heap, first, npages);
+    l->nheld_pages += npages;
+}
+
+void lease_shrink(lessee *l, page_no first, uint64_t npages)
+{
+    l->nheld_pages -= shm_span_at(l->table->heap->map, first)->npages - npages;
+    mheap_shrink_span(l->table->heap, first, npages);
+}
+
+/* --- ending --- */
+
+/*
+ * Free the objects of a span with an owner whose kept bits are not set. After this the span is the heap's.
+ *
+ * Another process may publish an object of it at this moment (goalloc_publish in client/lib/owner.c): it sets the kept
+ * bit, passes a fence, and then looks at the owner's state and the lease word. Here the state was stored first (ENDING,
+ * or what comes after it), then comes the fence, then the kept bits are read. So either the bit is seen here, and the
+ * object stays; or the publisher sees that the session is at its end, and asks the daemon, which knows what it has
+ * freed. A publisher that dies after the bit and before the look has told nobody that the object is published.
+ */
+static void span_reclaim(mheap *heap, page_no first)
+{
+    shm_span *span = shm_span_at(heap->map, first);
+
+    fence_seq_cst();
+    (void)span_fold(heap, first);
+    CRASH_POINT(reclaim_after_fold);
+    for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
+        uint64_t alloc = u64_load_relaxed(&shm_alloc_bits(heap->map, first)[w]);
+        uint64_t kept = span_has_kept(span) ? u64_load_acquire(&shm_kept_bits(heap->map, first)[w]) : 0;
+
+        u64_store_release(&shm_alloc_bits(heap->map, first)[w], alloc & kept);
+    }
+    CRASH_POINT(reclaim_after_bits);
+    u32_store_release(&span->owner, 0);
+    if (u32_load_relaxed(&span->nadopted) == 0)
+        u32_store_release(&span->has_kept, 0);
+}
+
+/* left: what lives in the span counts as left by its lessee; NULL: as nobody's in particular. */
+static void lease_end(lessee *l, page_no first, left_owner_no *left)
+{
+    mheap *heap = l->table->heap;
+
+    lease_unlink(l, first);
+    CRASH_POINT(lease_end_after_unlink);
+    if (u32_load_relaxed(&shm_span_at(heap->map, first)->owner) != 0)
+        span_reclaim(heap, first);
+    left_lease_ends(heap->left, first, left);
+    mcentral_put(heap, first);
+}
+
+static bool span_is_empty(const mheap *heap, page_no first)
+{
+    const shm_span *span = shm_span_at(heap->map, first);
+    uint64_t live = 0;
+
+    for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
+        uint64_t remote = u64_load_acquire(&shm_remote_bits(heap->map, first)[w]);
+
+        live |= u64_load_acquire(&shm_alloc_bits(heap->map, first)[w]) & ~remote & bits_mask(span->nelems, w);
+    }
+    return live == 0;
+}
+
+int lease_return(lessee *l, page_no first)
+{
+    if (l->reclaims && !span_is_empty(l->table->heap, first))
+        return LEASE_E_NOT_EMPTY;
+    lease_end(l, first, NULL);
+    return 0;
+}
+
+/* A large object of its own request: others may free it, and then the daemon may end its lease. */
+static bool is_large(const shm_span *span)
+{
+    return span_class_size(span->spc).n == 0 && !span->lessee_folds;
+}
+
+int lease_return_large(lessee *l, page_no first)
+{
+    if (!is_large(shm_span_at(l->table->heap->map, first)))
+        return LEASE_E_NOT_LARGE;
+    return lease_return(l, first);
+}
+
+void lease_revoke(lessee *l, page_no first, bool punched)
+{
+    lease_unlink(l, first);
+    mheap_free_span(l->table->heap, first, punched);
+}
+
+/*
+ * A large object belongs to who allocated it until it is freed. One that another process has freed is the daemon's if
+ * the daemon takes it: true, and then the lessee holds nothing of it.
+ *
+ * Three write the two words of a leased large object, bit 0 of each.
+ *   alloc   the lessee alone sets it, for an object that it hands out. The lessee (free) and the daemon (here) clear it
+ *           by fetch_and, and who sees it go from 1 to 0 has the pages; so a lessee that frees at the same time is told
+ *           that the object is free already.
+ *   remote  others set it by fetch_or (free); only the daemon clears it, when the lease is over. The lessee never hands
+ *           out pages whose remote bit is set, which a faulty second free leaves behind: it returns them.
+ *
+ * Remote first, acquire: what the freeing process wrote into the object happens before the next use of the pages. A
+ * remote bit of an object before this one is not distinguished from one of this object: the lessee does not hand out
+ * such pages, so the two frees are one faulty program's.
+ *
+ * If the daemon dies behind the fetch_and: alloc 0, remote 1, LEASED. The object is free for everybody, no sweep takes
+ * the pages, and the lessee returns them when it comes back, because it sees no object there; or its end does.
+ */
+static bool large_claim(const shm_map *map, page_no first)
+{
+    uint64_t before;
+
+    if ((u64_load_acquire(shm_remote_bits(map, first)) & 1) == 0)
+        return false;
+    before = u64_fetch_and_acq_rel(shm_alloc_bits(map, first), ~UINT64_C(1));
+    CRASH_POINT(sweep_after_claim);
+    return before & 1;
+}
+
+bool lease_sweep(lease_table *table, page_no first, bool force)
+{
+    mheap *heap = table->heap;
+    const shm_span *span = shm_span_at(heap->map, first);
+    lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
+    lessee *l;
+
+    if (lease.state == SPAN_CENTRAL)
+        return mcentral_sweep(heap, first, force);
+    if (lease.state != SPAN_LEASED || !is_large(span))
+        return false;
+    l = lease_find_lessee(table, lease.session, lease.epoch);
+    assert(l != NULL);
+    if (l->nops > 0)
+        return false; /* it may be this one that memory is being committed for */
+    if (!large_claim(heap->map, first))
+        return false;
+    lease_end(l, first, NULL);
+    return true;
+}
+
+bool lease_end_some(lessee *l, unsigned budget)
+{
+    mheap *heap = l->table->heap;
+
+    for (; budget > 0 && l->leased.head.n != 0; budget--)
+        lease_end(l, l->leased.head, &l->left);
+    CRASH_POINT(session_end_half);
+    for (; budget > 0; budget--) {
+        object_ref object;
+        bool empty;
+
+        if (adopt_pop(heap->adopted, l->no, &object, &empty)) {
+            (void)object_free_remote(heap->map, &object);
+            (void)lease_sweep(l->table, object.first, true);
+        }
+        if (empty)
+            return true;
+    }
+    return false;
+}
+
+/* --- after another daemon --- */
+
+static bool recover_lives(void *data, session_no no, uint32_t epoch)
+{
+    return lease_find_lessee(data, no, epoch) != NULL;
+}
+
+/* Give a leased span back to its lessee; one whose lessee has ended is nobody's. */
+static void recover_lease(lease_table *table, page_no first)
+{
+    const shm_span *span = shm_span_at(table->heap->map, first);
+    lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
+    lessee *l = lease_find_lessee(table, lease.session, lease.epoch);
+
+    adopt_recover_span(table->heap->adopted, first);
+    if (lease.state != SPAN_LEASED)
+        return;
+    if (l != NULL) {
+        lease_link(l, first);
+        return;
+    }
+    if (u32_load_relaxed(&span->owner) != 0)
+        span_reclaim(table->heap, first);
+    mcentral_put(table->heap, first);
+}
+
+int lease_table_recover(lease_table *table)
+{
+    page_no pos = { 0 };
+
+    if (!adopt_recover(table->heap->adopted, recover_lives, table))
+        return -ENOMEM;
+    for (page_no first = mheap_next_span(table->heap, &pos); first.n != 0;
+         first = mheap_next_span(table->heap, &pos))
+        recover_lease(table, first);
+    return 0;
+}

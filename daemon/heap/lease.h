@@ -1,0 +1,88 @@
+/*
+ * Lease: who holds which span. A lessee is a session as the heap sees it.
+ */
+#ifndef GOALLOC_DAEMON_HEAP_LEASE_H
+#define GOALLOC_DAEMON_HEAP_LEASE_H
+
+#include "daemon/heap/mcentral.h"
+
+typedef struct lessee {
+    struct lease_table *table; /* the one that it was added to */
+    session_no no;
+    uint32_t epoch;
+    bool reclaims;        /* its objects are its own: they end with it, unless their kept bits are set */
+    unsigned nops;        /* operations under way that commit memory for it: it does not end before them */
+    uint64_t limit_pages; /* of what it holds; 0: none */
+    uint64_t nheld_pages;
+    spanlist leased;
+    left_owner_no left; /* claims objects that it has left in its spans: nobody may know of some of them */
+} lessee;
+
+typedef struct lease_table {
+    mheap *heap;
+    lessee *lessees[SHM_SESSIONS_MAX]; /* by session number; NULL: none. Borrowed */
+    uint64_t nleased;                  /* spans of all lessees */
+} lease_table;
+
+/* What a caller handles itself. */
+enum {
+    LEASE_E_NOT_LEASED = 1, /* the lessee does not lease the span that was named */
+    LEASE_E_NOT_EMPTY = 2,  /* a lessee that reclaims returns a span with objects in it */
+    LEASE_E_NOT_LARGE = 3,  /* the span is no large object of its own request */
+};
+
+/* heap is borrowed. */
+void lease_table_init(lease_table *table, mheap *heap);
+
+/*
+ * After mheap_recover(), and after all lessees that go on have been added: leased spans and adopted objects are theirs
+ * again; a span whose lessee is not there is nobody's. 0, -ENOMEM. Linear in the spans.
+ */
+int lease_table_recover(lease_table *table) __attribute__((warn_unused_result));
+
+/* l, which has number, epoch, limit and reclaims, and holds nothing, leases from now on. Until it is removed. */
+void lease_add_lessee(lease_table *table, lessee *l);
+void lease_remove_lessee(lessee *l); /* it holds nothing */
+
+/* The lessee with that number and epoch; NULL: there is none any more. */
+lessee *lease_find_lessee(const lease_table *table, session_no no, uint32_t epoch);
+
+/* Pages more that the lessee may hold, as far as its limit says. */
+uint64_t lease_room_pages(const lessee *l);
+
+/* Lease a span that is in no list. Its description is whole; the lease word is the last store. */
+void lease_give(lessee *l, page_no first);
+
+/* Check a span number from a client. 0, LEASE_E_NOT_LEASED. */
+int lease_check(const lessee *l, uint32_t first, page_no *ret) __attribute__((warn_unused_result));
+
+/* A large span that l leases becomes longer, by pages that are aside for it; or shorter: npages are left. */
+void lease_extend(lessee *l, page_no first, uint64_t npages);
+void lease_shrink(lessee *l, page_no first, uint64_t npages);
+
+/* End the lease of a span that l leases. 0, LEASE_E_NOT_EMPTY (nothing has changed). */
+int lease_return(lessee *l, page_no first) __attribute__((warn_unused_result));
+
+/*
+ * The same for a large object, which others may free (lessee_folds 0): the daemon's sweep may have ended its lease
+ * already, so the caller checks the lease first. 0, LEASE_E_NOT_EMPTY, LEASE_E_NOT_LARGE (nothing has changed).
+ */
+int lease_return_large(lessee *l, page_no first) __attribute__((warn_unused_result));
+
+/* End the lease of a span that was never used, and free its pages. punched: they have no memory. */
+void lease_revoke(lessee *l, page_no first, bool punched);
+
+/*
+ * Sweep any span: one that nobody leases goes where it belongs; the lease of a large object that was freed remotely
+ * ends. force: even if that was done since the last sweep began. True if pages came free.
+ */
+bool lease_sweep(lease_table *table, page_no first, bool force);
+
+/*
+ * End up to budget leases and adoptions of a lessee that is at its end: what lives in its spans counts as left by it.
+ * Places that were not handed out are free, objects stay, those of a lessee that reclaims are freed unless their kept
+ * bits are set. True: it holds nothing any more.
+ */
+bool lease_end_some(lessee *l, unsigned budget) __attribute__((warn_unused_result));
+
+#endif

@@ -1,0 +1,77 @@
+/*
+ * Validate: checks an mheap against itself.
+ *
+ * Called by goallocctl check and tests. Reads spans, lists and counters, and writes nothing. What clients can write
+ * (the bits) is not looked at: no client can make a heap look broken.
+ */
+#include "daemon/heap/mheap.h"
+
+#include <errno.h>
+
+static int validate_span(const mheap *heap, page_no first, FILE *err)
+{
+    const shm_span *span = shm_span_at(heap->map, first);
+    lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
+    uint8_t class = span_class_size(span->spc).n;
+    enum span_place place = heap->links[first.n].place;
+    bool in_central = place != PLACE_NONE && place != PLACE_LEASED;
+
+    for (uint64_t i = 0; i < span->npages; i++) {
+        page_no page = page_at(first.n + i);
+
+        if (u32_load_relaxed(&heap->map->page_map[page.n]) != first.n || !pagealloc_is_taken(heap->pages, page)) {
+            (void)fprintf(err, "mheap: page %u is not taken for span %u\n", page.n, first.n);
+            return -EUCLEAN;
+        }
+    }
+    if (class > SIZE_CLASS_TINY || (class != 0 && span->npages != size_class_npages[class]) ||
+        (class == 0 && span->elem_bytes != span->npages * PAGE_BYTES) ||
+        (lease.state == SPAN_LEASED) != (place == PLACE_LEASED) || (lease.state == SPAN_CENTRAL) != in_central) {
+        (void)fprintf(err, "mheap: span %u: class %u, %u pages, state %d, place %d\n", first.n, class, span->npages,
+                      (int)lease.state, (int)place);
+        return -EUCLEAN;
+    }
+    return 0;
+}
+
+int mheap_validate(const mheap *heap, FILE *err)
+{
+    page_no pos = { 0 };
+    uint64_t npages = 0;
+    uint64_t nspans = 0;
+    uint64_t nlisted = 0;
+    uint64_t ncentral = 0;
+    int r = pagealloc_validate(heap->pages, err);
+
+    if (r == 0)
+        r = left_validate(heap->left, err);
+    if (r == 0)
+        r = metabook_validate(&heap->book, pagealloc_end(heap->pages).n, err);
+    if (r < 0)
+        return r;
+    for (page_no first = mheap_next_span(heap, &pos); first.n != 0; first = mheap_next_span(heap, &pos)) {
+        r = validate_span(heap, first, err);
+        if (r < 0)
+            return r;
+        nspans++;
+        npages += shm_span_at(heap->map, first)->npages;
+        ncentral += heap->links[first.n].place >= PLACE_PARTIAL;
+    }
+    for (int c = 0; c < SPAN_CLASS_COUNT; c++) {
+        for (int i = 0; i < 2; i++)
+            nlisted += heap->central[c].partial[i].count + heap->central[c].full[i].count;
+    }
+
+    uint64_t ntaken = mheap_added_pages(heap) - pagealloc_npages_free(heap->pages) - 1 - mheap_aside_pages(heap) -
+                      pagecache_npages(&heap->cache);
+
+    if (npages != heap->ninuse_pages || nspans != heap->ninuse_spans || npages != ntaken || nlisted != ncentral) {
+        (void)fprintf(err,
+                      "mheap: %llu pages in %llu spans counted; noted %llu in %llu; taken %llu; %llu of %llu listed\n",
+                      (unsigned long long)npages, (unsigned long long)nspans, (unsigned long long)heap->ninuse_pages,
+                      (unsigned long long)heap->ninuse_spans, (unsigned long long)ntaken, (unsigned long long)nlisted,
+                      (unsigned long long)ncentral);
+        return -EUCLEAN;
+    }
+    return 0;
+}

@@ -1,0 +1,54 @@
+/*
+ * Errors: the table behind goalloc_strerror() and behind the daemon's replies.
+ *
+ * A reply carries an errno and a sentence. Code goes by the errno; the sentence, which may say more than the text here,
+ * is for people. Every errno of a reply and of goalloc.h stands in the table; a test compares.
+ */
+#include "shm/errors.h"
+
+#include <errno.h>
+#include <stddef.h>
+
+#include "shm/limits.h"
+
+static const struct {
+    int error;
+    const char *text;
+} texts[] = {
+    { 0, "success" },
+    { EINVAL, "invalid argument or options (is struct_size set?), or not the address of an object" },
+    { EALREADY, "done already: attached already, or the object is free already" },
+    { ENOENT, "no such root, or no socket of a daemon at that path" },
+    { ECONNREFUSED, "no daemon serves the socket" },
+    { EACCES, "no permission to connect to the daemon's socket, or to come back to the session" },
+    { ETIMEDOUT, "no daemon has answered in time" },
+    { ENOTCONN, "not attached to a heap" },
+    { EPROTONOSUPPORT, "the daemon speaks another version of the protocol" },
+    { ENOEXEC, "the daemon's shared-memory layout (ABI) is another than this library's" },
+    { EPROTO, "the daemon's answer was not understood" },
+    { EEXIST, "the heap's address range is taken by something else in this process" },
+    { EUSERS, "the daemon has no room or no descriptors for another session" },
+    { EMFILE, "this process has no descriptor left for the connection" },
+    { ENFILE, "the system has no descriptor left for the connection" },
+    { EIO, "the daemon has no randomness for a session's token" },
+    { ESTALE, "the daemon serves another heap than the one that is mapped" },
+    { ENOMEM, "out of memory: the arena, the system's memory or the session's limit is exhausted" },
+    { EAGAIN, "a memory limit is reached: the heap's, or the process's on locked memory (RLIMIT_MEMLOCK)" },
+    { EROFS, "the heap is attached read-only" },
+    { ENOSPC, "the daemon's table for this is full" },
+    { EILSEQ, "the root's name is not UTF-8" },
+    { ENAMETOOLONG, "the name is longer than " SHM_TEXT(SHM_ROOT_NAME_MAX) " bytes, or the path is too long" },
+    { EBUSY, "the pages behind the object are in use" },
+    { EDQUOT, "a limit does not let the object grow" },
+    { EPERM, "the object cannot change its length: another session leases it, or it is a run" },
+    { ENOSYS, "the daemon does not know this request" },
+};
+
+const char *shm_error_text(int error)
+{
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        if (texts[i].error == error)
+            return texts[i].text;
+    }
+    return NULL;
+}

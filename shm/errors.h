@@ -1,0 +1,10 @@
+/*
+ * Errors: what each errno means between the library, its users and the daemon, once for both sides.
+ */
+#ifndef GOALLOC_SHM_ERRORS_H
+#define GOALLOC_SHM_ERRORS_H
+
+/* The meaning of a positive errno that the library returns or a reply of the daemon carries. NULL: neither does. */
+const char *shm_error_text(int error);
+
+#endif

@@ -1,0 +1,23 @@
+/*
+ * Release: free pages of a heap without a daemon lose their memory at once.
+ */
+#ifndef GOALLOC_TESTS_SUPPORT_RELEASE_H
+#define GOALLOC_TESTS_SUPPORT_RELEASE_H
+
+#include "daemon/heap/mheap.h"
+
+/* Release up to npages free pages, highest first. */
+static inline void heap_release(mheap *heap, uint64_t npages)
+{
+    mheap_flush_cache(heap);
+    while (npages > 0) {
+        page_run run = mheap_take_aside(heap, ASIDE_RELEASE_DENSE, (page_run){ .npages = npages }, NULL);
+
+        if (run.npages == 0 || heapfile_punch(heap->file, run.first, run.npages) < 0)
+            return;
+        mheap_put_back(heap, ASIDE_RELEASE_DENSE, run, true);
+        npages -= run.npages;
+    }
+}
+
+#endif
