@@ -4,7 +4,7 @@
 #ifndef GOALLOC_DAEMON_SERVE_DEATHS_H
 #define GOALLOC_DAEMON_SERVE_DEATHS_H
 
-#include "daemon/serve/client.h"
+#include "daemon/serve/service.h"
 
 typedef struct deaths {
     service *srv;

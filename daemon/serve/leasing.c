@@ -46,7 +46,7 @@ static void rescue(service *srv)
         return;
     while (!sweep_some(&srv->sessions.leases, &srv->rescue_pos, RESCUE_SPANS, &nfreed) && uv_hrtime() - start < RESCUE_NS)
         ;
-    clients_ask_trim(srv);
+    service_ask_trim(srv);
     srv->last_rescue_ns = uv_hrtime();
     srv->rescue_cost_ns = srv->last_rescue_ns - start;
 }

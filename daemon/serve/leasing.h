@@ -5,7 +5,7 @@
 #ifndef GOALLOC_DAEMON_SERVE_LEASING_H
 #define GOALLOC_DAEMON_SERVE_LEASING_H
 
-#include "daemon/serve/client.h"
+#include "daemon/serve/service.h"
 
 /* Begin it. False: too many are under way, so the request is deferred. */
 bool leasing_begin(client *c, const Goallocd__Request *request) __attribute__((warn_unused_result));

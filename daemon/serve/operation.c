@@ -2,22 +2,22 @@
  * Operation: a request that takes more than one turn of the loop, or leases spans; one at most for a connection.
  *
  * Handlers begin it and say when it has come further; rounds.c, leasing.c and the thread pool come back to it. It calls
- * peer. An operation lies in the memory of its connection (client.h), and the arrays for spans, some 25 KiB, in a pool
+ * peer. An operation lies in the memory of its connection (service.h), and the arrays for spans, some 25 KiB, in a pool
  * of 64: so no request needs malloc, and clients can't make the daemon use more. Who finds the pool empty is deferred.
  *
- *     NONE -> LEASING ----> NONE       answered in the turn in which it has begun, as nearly all
- *                     '---> COMMITTING -> NONE      Refill, AllocLarge, ResizeLarge: the thread pool is through
- *                     '---> DEFERRED -> NONE        handled again from its beginning, by operations_retry()
- *     NONE -> DEFERRED                              the pool is empty; Attach: the session's old connection commits
- *     NONE -> WAITING -> IN_ROUND -> NONE           Stats, SessionList, Trim
- *                                '-> RELEASING -> NONE   Scavenge
- *     NONE -> ENDING -> NONE                        Detach: the session is over
+ *     NONE -> LEASING -> NONE                          answered in the turn in which it has begun, as nearly all are
+ *                  |---> COMMITTING -> NONE            Refill, AllocLarge, ResizeLarge: the thread pool is through
+ *                  '---> DEFERRED -> NONE              handled again from its beginning, by operations_retry()
+ *     NONE -> DEFERRED                                 the pool is empty; Attach: the session's old connection commits
+ *     NONE -> WAITING -> JOINED -> NONE                Stats, SessionList, Trim: the round has ended
+ *                            '---> RELEASING -> NONE   Scavenge
+ *     NONE -> ENDING -> NONE                           Detach: the session is over
  *
  * While a peer has an operation it is not read from. Every state but NONE and LEASING has somebody who comes back:
- * rounds.c (WAITING, IN_ROUND, ENDING), the scavenger (RELEASING), commit.c (COMMITTING), whoever sets pages, memory
+ * rounds.c (WAITING, JOINED, ENDING), the scavenger (RELEASING), commit.c (COMMITTING), whoever sets pages, memory
  * of operations or a session free (DEFERRED).
  *
- * When the peer closes: DEFERRED, WAITING, IN_ROUND, RELEASING and ENDING are over at once, since all who come back to
+ * When the peer closes: DEFERRED, WAITING, JOINED, RELEASING and ENDING are over at once, since all who come back to
  * these go through the open connections. LEASING and COMMITTING stay: the handler that is on its way, or the thread
  * pool, holds a pointer to it, and ends it; until then the connection's memory stays.
  *
@@ -26,7 +26,6 @@
 #include "daemon/serve/operation.h"
 
 #include <assert.h>
-#include <errno.h>
 
 #define BIT(state)     (1u << (state))
 #define STATES_LEASING (BIT(OPERATION_LEASING) | BIT(OPERATION_COMMITTING))
@@ -38,8 +37,8 @@ static const unsigned next_states[OPERATION_STATES] = {
     [OPERATION_DEFERRED] = BIT(OPERATION_NONE),
     [OPERATION_LEASING] = BIT(OPERATION_NONE) | BIT(OPERATION_DEFERRED) | BIT(OPERATION_COMMITTING),
     [OPERATION_COMMITTING] = BIT(OPERATION_NONE),
-    [OPERATION_WAITING] = BIT(OPERATION_NONE) | BIT(OPERATION_IN_ROUND),
-    [OPERATION_IN_ROUND] = BIT(OPERATION_NONE) | BIT(OPERATION_RELEASING),
+    [OPERATION_WAITING] = BIT(OPERATION_NONE) | BIT(OPERATION_JOINED),
+    [OPERATION_JOINED] = BIT(OPERATION_NONE) | BIT(OPERATION_RELEASING),
     [OPERATION_RELEASING] = BIT(OPERATION_NONE),
     [OPERATION_ENDING] = BIT(OPERATION_NONE),
 };

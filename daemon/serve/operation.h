@@ -14,7 +14,7 @@ enum operation_state {
     OPERATION_LEASING,    /* it gathers spans, in the turn of the loop in which it has begun */
     OPERATION_COMMITTING, /* its spans get memory in the thread pool; its session does not end before that is done */
     OPERATION_WAITING,    /* for the next round of its kind (rounds.c) */
-    OPERATION_IN_ROUND,   /* the round under way is for it */
+    OPERATION_JOINED,     /* the round under way is for it */
     OPERATION_RELEASING,  /* Scavenge, after its round: free pages are being released */
     OPERATION_ENDING,     /* Detach: its session is being ended */
     OPERATION_STATES
@@ -65,7 +65,7 @@ bool operation_begin_leasing(operation *op, peer *p, const Goallocd__Request *re
 /* Its request is to be handled again; if the peer is closing, it is over. */
 void operation_defer(operation *op);
 
-/* It has come further: COMMITTING, IN_ROUND, RELEASING. */
+/* It goes on: COMMITTING, JOINED, RELEASING. */
 void operation_set_state(operation *op, enum operation_state state);
 
 /* It is over, within the turn in which it has begun; the peer goes on by itself. */

@@ -134,7 +134,7 @@ void stats_counted(client *c, const census *count)
 
 void handle_trim(client *c, const Goallocd__Request *request)
 {
-    clients_ask_trim(client_service(c));
+    service_ask_trim(client_service(c));
     wait_for_round(c, request);
 }
 
@@ -212,14 +212,12 @@ void handle_heap_map(client *c, const Goallocd__Request *request)
 
 void handle_check(client *c, const Goallocd__Request *request)
 {
-    const service *srv = client_service(c);
     Goallocd__Reply reply = reply_init(request->id);
     Goallocd__CheckReply body = GOALLOCD__CHECK_REPLY__INIT;
     char text[1024] = "";
     FILE *out = fmemopen(text, sizeof(text), "w");
 
-    body.whole = mheap_validate(srv->heap, out != NULL ? out : stderr) == 0 &&
-                 clients_validate(srv, out != NULL ? out : stderr) == 0;
+    body.whole = service_validate(client_service(c), out != NULL ? out : stderr) == 0;
     if (out != NULL)
         (void)fclose(out);
     text[sizeof(text) - 1] = '\0';

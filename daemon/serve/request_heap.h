@@ -5,7 +5,7 @@
 #define GOALLOC_DAEMON_SERVE_REQUEST_HEAP_H
 
 #include "daemon/heap/census.h"
-#include "daemon/serve/client.h"
+#include "daemon/serve/service.h"
 
 void handle_stats(client *c, const Goallocd__Request *request);
 void handle_trim(client *c, const Goallocd__Request *request); /* and Scavenge: both begin with a sweep */

@@ -4,7 +4,7 @@
 #ifndef GOALLOC_DAEMON_SERVE_REQUEST_LEASE_H
 #define GOALLOC_DAEMON_SERVE_REQUEST_LEASE_H
 
-#include "daemon/serve/client.h"
+#include "daemon/serve/service.h"
 
 void handle_refill(client *c, session *s, const Goallocd__Request *request);
 void handle_return(client *c, session *s, const Goallocd__Request *request);

@@ -70,7 +70,7 @@ static void reattach(client *c, const Goallocd__Request *request)
         return;
     }
     /* Its old connection may be at its end and not have said so yet. */
-    clients_drop(srv, s);
+    service_drop_client(srv, s);
     if (s->lessee.nops > 0) {
         /* Memory is being committed for a request of it: what that leases is settled first. */
         (void)operation_begin(&c->op, &c->peer, request, OPERATION_DEFERRED);

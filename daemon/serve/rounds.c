@@ -8,7 +8,7 @@
  * Sessions that are ENDING give back some spans a slice. When one is over, the Detach that asked for it is answered.
  *
  * A round is one pass over the heap for all who ask for the same. It begins when operations are WAITING for it, and
- * these are IN_ROUND from then on. Who asks while it is under way waits for the next one, since the pass has left part
+ * these are JOINED from then on. Who asks while it is under way waits for the next one, since the pass has left part
  * of the heap behind. At its end those in it are answered, or go on (Scavenge).
  *
  *     ROUND_STATS      Stats             objects are counted
@@ -86,7 +86,7 @@ static void join(operation *op, void *data)
     rounds *r = data;
 
     if (round_of(op) == r->now) {
-        operation_set_state(op, OPERATION_IN_ROUND);
+        operation_set_state(op, OPERATION_JOINED);
         r->any = true;
     }
 }
@@ -160,7 +160,7 @@ static void on_idle(uv_idle_t *idle)
         more = true; /* also after the last slice: somebody may have asked meanwhile */
         if (step(r)) {
             *active = false;
-            operations_each(&r->srv->peers, OPERATION_IN_ROUND, leave, r);
+            operations_each(&r->srv->peers, OPERATION_JOINED, leave, r);
         }
     }
     if (more)

@@ -5,7 +5,7 @@
 #define GOALLOC_DAEMON_SERVE_ROUNDS_H
 
 #include "daemon/heap/census.h"
-#include "daemon/serve/client.h"
+#include "daemon/serve/service.h"
 
 /* What is done in one pass over the heap for all who ask. */
 enum round { ROUND_STATS = 0, ROUND_SESSIONS, ROUND_SWEEP, ROUNDS };

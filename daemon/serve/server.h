@@ -6,7 +6,6 @@
 
 #include "daemon/serve/deaths.h"
 #include "daemon/serve/rounds.h"
-#include "daemon/serve/service.h"
 #include "daemon/serve/sweep.h"
 
 typedef struct server_options {

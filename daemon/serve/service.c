@@ -1,16 +1,23 @@
 /*
- * Client: who is at the other end of a connection.
+ * Service: what handlers work on. Here is what concerns all clients at once.
  *
- * Called by the handlers, and by deaths. Calls peer, operation and session. A connection and a session are two things:
- * a client may have no session (goallocctl), and a session may outlive its connection (the process has closed the
- * socket and lives). Here is what belongs to both.
+ * Called by the handlers, deaths, leasing and rounds. Calls peer, operation, session and the validators. A connection
+ * and a session are two things: a client may have no session (goallocctl), and a session may outlive its connection (the
+ * process has closed the socket and lives).
  */
-#include "daemon/serve/client.h"
+#include "daemon/serve/service.h"
 
 #include <errno.h>
 #include <string.h>
 
-void clients_drop(service *srv, const session *s)
+void service_wake(service *srv)
+{
+    if (!srv->idle_active && !srv->stopping)
+        (void)uv_idle_start(&srv->idle, srv->on_idle);
+    srv->idle_active = true;
+}
+
+void service_drop_client(service *srv, const session *s)
 {
     for (peer *p = srv->peers.peers, *next; p != NULL; p = next) {
         const client *c = client_of(p);
@@ -21,7 +28,7 @@ void clients_drop(service *srv, const session *s)
     }
 }
 
-void clients_ask_trim(service *srv)
+void service_ask_trim(service *srv)
 {
     Goallocd__Reply notice = GOALLOCD__REPLY__INIT;
     Goallocd__TrimNotice body = GOALLOCD__TRIM_NOTICE__INIT;
@@ -46,17 +53,19 @@ void clients_ask_trim(service *srv)
     }
 }
 
-int clients_validate(const service *srv, FILE *err)
+int service_validate(const service *srv, FILE *err)
 {
     static uint32_t ncommitting[SHM_SESSIONS_MAX];
 
+    if (mheap_validate(srv->heap, err) < 0)
+        return -EUCLEAN;
     memset(ncommitting, 0, sizeof(ncommitting));
     for (peer *p = srv->peers.peers; p != NULL; p = p->next) {
         const client *c = client_of(p);
         const char *what = operation_validate(&c->op, p);
 
         if (what != NULL) {
-            (void)fprintf(err, "client: the operation of pid %u, kind %d, state %d, %s\n", p->pid, (int)c->op.kind,
+            (void)fprintf(err, "operation: that of pid %u, kind %d, state %d, %s\n", p->pid, (int)c->op.kind,
                           (int)c->op.state, what);
             return -EUCLEAN;
         }
@@ -67,7 +76,7 @@ int clients_validate(const service *srv, FILE *err)
         const session *s = session_at(&srv->sessions, i);
 
         if (s != NULL && s->lessee.nops != ncommitting[i]) {
-            (void)fprintf(err, "client: session %u counts %u requests that commit memory, and has %u\n", i, s->lessee.nops,
+            (void)fprintf(err, "session: %u counts %u requests that commit memory, and has %u\n", i, s->lessee.nops,
                           ncommitting[i]);
             return -EUCLEAN;
         }
