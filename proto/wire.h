@@ -7,6 +7,13 @@
 #include "proto/frame.h"
 #include "proto/goallocd.pb-c.h"
 
+/* The initialiser of a request: WIRE_REQUEST(REFILL, refill, &body). */
+#define WIRE_REQUEST(OP, op, body)                                                                                     \
+    {                                                                                                                  \
+        .base = PROTOBUF_C_MESSAGE_INIT(&goallocd__request__descriptor), .op_case = GOALLOCD__REQUEST__OP_##OP,        \
+        .op = (body)                                                                                                   \
+    }
+
 /* As frame_pack(), with the same result. */
 size_t wire_pack_request(const Goallocd__Request *request, uint8_t *buf, size_t cap_bytes)
     __attribute__((warn_unused_result));

@@ -1,15 +1,17 @@
 /*
- * Crash: named points at which a test can have a process killed. Nothing of it is in an ordinary build.
+ * Crash: named points at which a test can have a process killed. An ordinary build has none of them.
  *
- * Compiled in with -DGOALLOC_CRASH_POINTS=ON. Then $GOALLOC_CRASH, "name" or "name:n", kills the process with SIGKILL
- * when it comes to that point for the n-th time (the first by default). Points stand between the stores of every
- * sequence that changes shared state.
+ * They are compiled in with -DGOALLOC_CRASH_POINTS=ON. Then $GOALLOC_CRASH, "name" or "name:n", makes a process kill
+ * itself with SIGKILL when it comes to that point for the n-th time (the first by default). Points stand
+ * between the stores of the sequences that change shared state.
  */
 #ifndef GOALLOC_SHM_CRASH_H
 #define GOALLOC_SHM_CRASH_H
 
-/* X(name, who comes by): c the library, r the library in a session that reclaims, d the daemon, b the daemon when a
- * process comes back to it, t a takeover. */
+/*
+ * X(name, who passes it): c the library, r the library in a session that reclaims, d the daemon, b the daemon when a
+ * process comes back to it, t the daemon when it takes over a heap.
+ */
 #define CRASH_POINTS(X)                                        \
     X(malloc_before_bit, c)                                    \
     X(malloc_after_bit, c)                                     \

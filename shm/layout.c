@@ -1,14 +1,15 @@
 /*
- * Layout: computes where the tables lie, and the number that says whether two programs mean the same by them.
+ * Layout: computes where the tables lie, and the hash by which two programs know that they mean the same by them.
  *
- * Called by the daemon when it makes a heap, by clients when they attach. Nothing here writes shared memory.
+ * Called by the daemon when it makes or takes over a heap, and by clients when they attach. Only shm_header_init()
+ * writes to shared memory, if the header lies there.
  */
 #include "shm/layout.h"
 
 #include <errno.h>
 #include <string.h>
 
-/* Raise it when the meaning of a word changes and its place does not. */
+/* Raise it when the meaning of a word changes but its place does not. */
 #define LAYOUT_VERSION 3
 
 static uint64_t fnv1a(uint64_t hash, uint64_t value)

@@ -2,7 +2,9 @@
  * goallocctl: asks a running goallocd. It speaks the protocol without attaching, so it is no session and maps nothing.
  *
  * One command, answered as a table or with --json as one object. Exit status 0, 1 if the daemon could not be asked,
- * refused, or did not answer in time, 2 for a wrong command line. The commands are in the other files.
+ * refused, or did not answer in time, 2 for a wrong command line. A command is a row of the table below: what it asks
+ * for, and what shows the reply (commands.h). One driver, run(), asks and shows, until there is nothing more to ask
+ * for. Replies are unpacked into one buffer, where each takes the place of the one before.
  */
 #include <argp.h>
 #include <errno.h>
@@ -12,10 +14,40 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "client/ctl/ctl.h"
+#include "client/ctl/commands.h"
+#include "proto/channel.h"
+#include "proto/wire.h"
 #include "shm/limits.h"
 
-static channel ch = { .fd = -1 };
+/* What the daemon has without --timeout; and to release what is free, once it has shown that it answers. */
+#define TIMEOUT_MS          5000
+#define SCAVENGE_TIMEOUT_MS 60000
+
+/* Unpacked, a list of roots with short names is 14 times as long as its frame. */
+#define REPLY_BYTES_MAX (32u * FRAME_PAYLOAD_MAX)
+
+typedef struct arguments {
+    const char *socket_path;
+    bool json;
+    const char *command;
+    int timeout_ms;
+    bool timeout_given; /* by --timeout: it holds whatever the command does */
+    deadline until;     /* by when the daemon must have answered all that the command asks */
+} arguments;
+
+typedef struct command {
+    const char *name;
+    Goallocd__Request request; /* the first one */
+    Goallocd__Reply__ResultCase kind;
+    const char *heading; /* of the table, printed before the daemon is asked; NULL: none */
+    bool (*next)(Goallocd__Request *request, const Goallocd__Reply *reply); /* NULL: there is one reply */
+    void (*text)(const Goallocd__Reply *reply);                             /* NULL: it prints nothing */
+    bool (*json)(json_t *object, const Goallocd__Reply *reply);             /* NULL: the object stays empty */
+    bool gathers; /* next() has gathered what is shown when the last reply is there */
+    bool patient; /* the daemon may take its time, once it has shown that it answers */
+} command;
+
+/* --- asking --- */
 
 static void print_failure(const arguments *args, int r)
 {
@@ -27,11 +59,18 @@ static void print_failure(const arguments *args, int r)
                       r == -ECONNREFUSED ? "no daemon serves this socket" : strerror(-r));
 }
 
-Goallocd__Reply *ctl_ask(const arguments *args, Goallocd__Request *request, Goallocd__Reply__ResultCase kind)
+/*
+ * Send a request and wait for its reply, which must be of that kind, until args->until. It is valid until the next one.
+ * NULL: a message has been printed.
+ */
+static const Goallocd__Reply *ask(const arguments *args, Goallocd__Request *request, Goallocd__Reply__ResultCase kind)
 {
+    static channel ch = { .fd = -1 };
     static uint8_t out[FRAME_BYTES_MAX];
-    Goallocd__Reply *reply;
+    static _Alignas(16) uint8_t memory[REPLY_BYTES_MAX];
     const uint8_t *payload;
+    const Goallocd__Reply *reply;
+    frame_bump bump;
     size_t len;
     int r = ch.fd >= 0 ? 0 : channel_connect(&ch, args->socket_path, args->until);
 
@@ -44,95 +83,100 @@ Goallocd__Reply *ctl_ask(const arguments *args, Goallocd__Request *request, Goal
         print_failure(args, r);
         return NULL;
     }
-    reply = goallocd__reply__unpack(NULL, len, payload);
+    frame_bump_init(&bump, memory, sizeof(memory));
+    reply = wire_unpack_reply(&bump, payload, len);
     channel_drop_frame(&ch);
     if (reply != NULL && reply->error == 0 && reply->result_case == kind)
         return reply;
     (void)fprintf(stderr, "goallocctl: %s\n",
                   reply == NULL || reply->error == 0 ? "the answer was not understood" : reply->message);
-    if (reply != NULL)
-        goallocd__reply__free_unpacked(reply, NULL);
     return NULL;
 }
 
-const char *ctl_bytes(uint64_t bytes)
-{
-    static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
-    static char texts[4][32];
-    static unsigned turn;
-    char *text = texts[turn++ % 4];
-    double value = (double)bytes;
-    size_t u = 0;
+/* --- commands --- */
 
-    while (value >= 1024 && u + 1 < sizeof(units) / sizeof(units[0])) {
-        value /= 1024;
-        u++;
+/* What a row asks, by a message with that body or an empty one, and the kind of reply. */
+#define ASKS_BY(OP, op, body, KIND) .request = WIRE_REQUEST(OP, op, body), .kind = GOALLOCD__REPLY__RESULT_##KIND
+#define ASKS(OP, op, Type, KIND)    ASKS_BY(OP, op, (&(Goallocd__##Type)GOALLOCD__##OP##__INIT), KIND)
+
+static command commands[] = {
+    { .name = "stats", ASKS(STATS, stats, Stats, STATS), .text = stats_text, .json = stats_json },
+    { .name = "classes", ASKS(STATS, stats, Stats, STATS), .text = classes_text, .json = classes_json },
+    { .name = "heap-map", ASKS_BY(HEAP_MAP, heap_map, &heap_map_first, HEAP_MAP), .next = heap_map_next,
+      .text = heap_map_text, .json = heap_map_json, .gathers = true },
+    { .name = "scavenge", ASKS(SCAVENGE, scavenge, Scavenge, SCAVENGE), .text = scavenge_text, .json = scavenge_json,
+      .patient = true },
+    { .name = "trim", ASKS(TRIM, trim, Trim, _NOT_SET) },
+    { .name = "ping", ASKS(PING, ping, Ping, PING), .text = ping_text, .json = ping_json },
+    { .name = "check", ASKS(CHECK, check, Check, CHECK), .text = check_text, .json = check_json },
+    { .name = "sessions", ASKS(SESSION_LIST, session_list, SessionList, SESSION_LIST), .heading = sessions_heading,
+      .next = sessions_next, .text = sessions_text, .json = sessions_json },
+    { .name = "roots", ASKS(ROOT_LIST, root_list, RootList, ROOT_LIST), .heading = roots_heading, .next = roots_next,
+      .text = roots_text, .json = roots_json },
+};
+
+/*
+ * To release a large heap takes its time, which is no reason to wait long for a daemon that does not answer at all: so
+ * it is pinged first. False: it does not answer.
+ */
+static bool allow_more_time(arguments *args)
+{
+    Goallocd__Ping body = GOALLOCD__PING__INIT;
+    Goallocd__Request request = WIRE_REQUEST(PING, ping, &body);
+
+    if (args->timeout_given)
+        return true;
+    if (ask(args, &request, GOALLOCD__REPLY__RESULT_PING) == NULL)
+        return false;
+    args->timeout_ms = SCAVENGE_TIMEOUT_MS;
+    args->until = deadline_in(args->timeout_ms);
+    return true;
+}
+
+/* Show a reply, or add it to object. False: no memory. */
+static bool show(const command *c, json_t *object, const Goallocd__Reply *reply)
+{
+    if (object != NULL)
+        return c->json == NULL || c->json(object, reply);
+    if (c->text != NULL)
+        c->text(reply);
+    return true;
+}
+
+/* The exit status. */
+static int run(command *c, arguments *args)
+{
+    json_t *object = args->json ? json_object() : NULL;
+    bool whole = args->json == (object != NULL);
+    int status = EXIT_SUCCESS;
+
+    if (c->patient && !allow_more_time(args))
+        return EXIT_FAILURE;
+    if (!args->json && c->heading != NULL)
+        (void)fputs(c->heading, stdout);
+    for (bool more = true; whole && more;) {
+        const Goallocd__Reply *reply = ask(args, &c->request, c->kind);
+
+        if (reply == NULL)
+            return EXIT_FAILURE;
+        more = c->next != NULL && c->next(&c->request, reply);
+        if (!more || !c->gathers)
+            whole = show(c, object, reply);
+        if (reply->result_case == GOALLOCD__REPLY__RESULT_CHECK && !reply->check->whole)
+            status = EXIT_FAILURE;
     }
-    (void)snprintf(text, sizeof(texts[0]), "%.*f %s", u == 0 ? 0 : 1, value, units[u]);
-    return text;
-}
-
-void ctl_print_bytes(const char *name, uint64_t bytes)
-{
-    (void)printf("%-22s %16" PRIu64 "  %s\n", name, bytes, ctl_bytes(bytes));
-}
-
-bool ctl_json_set(json_t *object, const char *name, uint64_t value)
-{
-    return json_object_set_new(object, name, json_integer((json_int_t)value)) == 0;
-}
-
-/* What jansson takes for a string. Without memory nothing is; then no JSON is printed either. */
-static bool is_utf8(const char *text)
-{
-    json_t *string = json_string(text);
-    bool yes = string != NULL;
-
-    json_decref(string);
-    return yes;
-}
-
-const char *ctl_plain_text(const char *text, char *ret, size_t cap)
-{
-    bool utf8 = is_utf8(text);
-    size_t used = 0;
-
-    for (const unsigned char *c = (const unsigned char *)text; *c != '\0' && used + 1 < cap; c++) {
-        if (c[0] == 0xc2 && c[1] >= 0x80 && c[1] <= 0x9f) { /* a control character above ASCII: CSI, and more */
-            ret[used++] = '?';
-            c++;
-        } else if (*c < ' ' || *c == 0x7f || (!utf8 && *c >= 0x80)) {
-            ret[used++] = '?';
-        } else {
-            ret[used++] = (char)*c;
-        }
-    }
-    ret[used] = '\0';
-    return ret;
-}
-
-int ctl_print_json(json_t *object)
-{
-    int r = object == NULL ? -1 : json_dumpf(object, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-
-    if (object == NULL) {
+    if (!whole) {
         (void)fprintf(stderr, "goallocctl: out of memory\n");
         return EXIT_FAILURE;
     }
-    (void)printf("\n");
+    if (object != NULL &&
+        (json_dumpf(object, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER) != 0 || putchar('\n') == EOF))
+        status = EXIT_FAILURE;
     json_decref(object);
-    return r == 0 && fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return fflush(stdout) == 0 ? status : EXIT_FAILURE;
 }
 
-static const struct {
-    const char *name;
-    int (*run)(const arguments *args);
-} commands[] = {
-    { "stats", command_stats },       { "classes", command_classes }, { "heap-map", command_heap_map },
-    { "scavenge", command_scavenge }, { "trim", command_trim },       { "ping", command_ping },
-    { "check", command_check },       { "sessions", command_sessions },
-    { "roots", command_roots },
-};
+/* --- the command line --- */
 
 __attribute__((visibility("default"))) const char *argp_program_version = "goallocctl " GOALLOC_VERSION;
 
@@ -219,7 +263,7 @@ int main(int argc, char **argv)
                "  check     have the daemon check its tables; nobody is served meanwhile\n"
                "  ping      is the daemon there, and which version",
     };
-    arguments args = { .socket_path = getenv("GOALLOC_SOCKET"), .timeout_ms = CTL_TIMEOUT_MS };
+    arguments args = { .socket_path = getenv("GOALLOC_SOCKET"), .timeout_ms = TIMEOUT_MS };
 
     (void)setlocale(LC_CTYPE, "");
     if (args.socket_path == NULL)
@@ -229,7 +273,7 @@ int main(int argc, char **argv)
     args.until = deadline_in(args.timeout_ms);
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (strcmp(args.command, commands[i].name) == 0)
-            return commands[i].run(&args);
+            return run(&commands[i], &args);
     }
     (void)fprintf(stderr, "goallocctl: unknown command '%s'; see goallocctl --help\n", args.command);
     return 2;

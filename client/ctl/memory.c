@@ -1,14 +1,14 @@
 /*
- * memory: where the arena's pages are, and giving them back: goallocctl heap-map, scavenge and trim.
+ * memory: where the arena's pages are, and giving them back: goallocctl heap-map and scavenge.
  *
  * The picture has 64 cells a line. A line is a heap arena of 64 MiB, a cell 1 MiB; large heaps have lines of several
  * heap arenas, so that the picture has at most 40.
  */
 #include <langinfo.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "client/ctl/commands.h"
 #include "client/ctl/ctl.h"
 #include "shm/layout.h"
 
@@ -31,18 +31,10 @@ typedef struct picture {
     cell cells[LINE_CELLS * LINES_MAX];
 } picture;
 
-static Goallocd__Reply *ask_map(const arguments *args, uint64_t start, uint64_t cell_pages, uint32_t max_cells)
-{
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__HeapMap body = GOALLOCD__HEAP_MAP__INIT;
+static picture shown;
 
-    body.start = start;
-    body.cell_pages = cell_pages;
-    body.max_cells = max_cells;
-    request.op_case = GOALLOCD__REQUEST__OP_HEAP_MAP;
-    request.heap_map = &body;
-    return ctl_ask(args, &request, GOALLOCD__REPLY__RESULT_HEAP_MAP);
-}
+/* For no cells: the reply says how large the heap is. */
+Goallocd__HeapMap heap_map_first = { PROTOBUF_C_MESSAGE_INIT(&goallocd__heap_map__descriptor), 0, CELL_PAGES_MIN, 0 };
 
 static void add_cells(picture *p, const Goallocd__HeapMapReply *reply)
 {
@@ -55,31 +47,32 @@ static void add_cells(picture *p, const Goallocd__HeapMapReply *reply)
     }
 }
 
-static bool take_picture(const arguments *args, picture *p)
+static void begin_picture(picture *p, const Goallocd__HeapMapReply *reply)
 {
-    Goallocd__Reply *reply = ask_map(args, 0, CELL_PAGES_MIN, 0);
-
-    if (reply == NULL)
-        return false;
-    p->base = reply->heap_map->arena_base;
-    p->arena_pages = reply->heap_map->arena_pages;
-    p->end = reply->heap_map->end;
-    goallocd__reply__free_unpacked(reply, NULL);
-
+    p->base = reply->arena_base;
+    p->arena_pages = reply->arena_pages;
+    p->end = reply->end;
     p->cell_pages = CELL_PAGES_MIN;
     while (p->cell_pages * LINE_CELLS * LINES_MAX < p->end)
         p->cell_pages *= 2;
-    while (p->ncells * p->cell_pages < p->end && p->ncells < LINE_CELLS * LINES_MAX) {
-        size_t before = p->ncells;
+}
 
-        reply = ask_map(args, p->ncells * p->cell_pages, p->cell_pages, LINE_CELLS * LINES_MAX);
-        if (reply == NULL)
-            return false;
+bool heap_map_next(Goallocd__Request *request, const Goallocd__Reply *reply)
+{
+    Goallocd__HeapMap *ask = request->heap_map;
+    picture *p = &shown;
+    size_t before = p->ncells;
+
+    if (ask->max_cells == 0)
+        begin_picture(p, reply->heap_map);
+    else
         add_cells(p, reply->heap_map);
-        goallocd__reply__free_unpacked(reply, NULL);
-        if (p->ncells == before)
-            break;
-    }
+    if ((ask->max_cells != 0 && p->ncells == before) || p->ncells * p->cell_pages >= p->end ||
+        p->ncells == LINE_CELLS * LINES_MAX)
+        return false;
+    ask->start = p->ncells * p->cell_pages;
+    ask->cell_pages = p->cell_pages;
+    ask->max_cells = LINE_CELLS * LINES_MAX;
     return true;
 }
 
@@ -114,10 +107,12 @@ static void print_line(const picture *p, size_t first, bool utf8)
                  ctl_bytes(sum.backed * PAGE_BYTES), ctl_bytes((sum.npages - sum.inuse - sum.backed) * PAGE_BYTES));
 }
 
-static void print_picture(const picture *p)
+void heap_map_text(const Goallocd__Reply *reply)
 {
     bool utf8 = strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
+    const picture *p = &shown;
 
+    (void)reply;
     (void)printf("arena of %s at 0x%" PRIx64 ", %s of it in the page heap; a cell is %s, a line %s\n",
                  ctl_bytes(p->arena_pages * PAGE_BYTES), p->base, ctl_bytes(p->end * PAGE_BYTES),
                  ctl_bytes(p->cell_pages * PAGE_BYTES), ctl_bytes(p->cell_pages * LINE_CELLS * PAGE_BYTES));
@@ -128,12 +123,17 @@ static void print_picture(const picture *p)
         print_line(p, i, utf8);
 }
 
-static int print_picture_json(const picture *p)
+bool heap_map_json(json_t *object, const Goallocd__Reply *reply)
 {
-    json_t *object = json_object();
-    json_t *cells = json_array();
-    bool whole = object != NULL && cells != NULL;
+    const picture *p = &shown;
+    json_t *cells;
+    bool whole = ctl_json_set(object, "arena_base", p->base) &&
+                 ctl_json_set(object, "arena_bytes", p->arena_pages * PAGE_BYTES) &&
+                 ctl_json_set(object, "heap_bytes", p->end * PAGE_BYTES) &&
+                 ctl_json_set(object, "cell_bytes", p->cell_pages * PAGE_BYTES) &&
+                 (cells = ctl_json_list(object, "cells")) != NULL;
 
+    (void)reply;
     for (size_t i = 0; whole && i < p->ncells; i++) {
         const cell *c = &p->cells[i];
 
@@ -142,90 +142,17 @@ static int print_picture_json(const picture *p)
                                                 "free_bytes", (json_int_t)(c->backed * PAGE_BYTES), "released_bytes",
                                                 (json_int_t)((c->npages - c->inuse - c->backed) * PAGE_BYTES))) == 0;
     }
-    whole = whole && ctl_json_set(object, "arena_base", p->base) &&
-            ctl_json_set(object, "arena_bytes", p->arena_pages * PAGE_BYTES) &&
-            ctl_json_set(object, "heap_bytes", p->end * PAGE_BYTES) &&
-            ctl_json_set(object, "cell_bytes", p->cell_pages * PAGE_BYTES) &&
-            json_object_set(object, "cells", cells) == 0;
-    json_decref(cells);
-    if (!whole) {
-        json_decref(object);
-        object = NULL;
-    }
-    return ctl_print_json(object);
+    return whole;
 }
 
-int command_heap_map(const arguments *args)
+void scavenge_text(const Goallocd__Reply *reply)
 {
-    static picture p;
-
-    if (!take_picture(args, &p))
-        return EXIT_FAILURE;
-    if (args->json)
-        return print_picture_json(&p);
-    print_picture(&p);
-    return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    (void)printf("released %s; %s are free and have memory\n", ctl_bytes(reply->scavenge->released_bytes),
+                 ctl_bytes(reply->scavenge->remaining_bytes));
 }
 
-/*
- * To release a large heap takes its time, which is no reason to wait long for a daemon that does not answer at all: so
- * it is pinged first. False: it does not answer.
- */
-static bool allow_more_time(arguments *args)
+bool scavenge_json(json_t *object, const Goallocd__Reply *reply)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__Ping body = GOALLOCD__PING__INIT;
-    Goallocd__Reply *reply;
-
-    if (args->timeout_given)
-        return true;
-    request.op_case = GOALLOCD__REQUEST__OP_PING;
-    request.ping = &body;
-    reply = ctl_ask(args, &request, GOALLOCD__REPLY__RESULT_PING);
-    if (reply == NULL)
-        return false;
-    goallocd__reply__free_unpacked(reply, NULL);
-    args->timeout_ms = CTL_SCAVENGE_TIMEOUT_MS;
-    args->until = deadline_in(args->timeout_ms);
-    return true;
-}
-
-int command_scavenge(const arguments *args)
-{
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__Scavenge body = GOALLOCD__SCAVENGE__INIT;
-    arguments patient = *args;
-    Goallocd__Reply *reply;
-    int status = EXIT_SUCCESS;
-
-    if (!allow_more_time(&patient))
-        return EXIT_FAILURE;
-    request.op_case = GOALLOCD__REQUEST__OP_SCAVENGE;
-    request.scavenge = &body;
-    reply = ctl_ask(&patient, &request, GOALLOCD__REPLY__RESULT_SCAVENGE);
-    if (reply == NULL)
-        return EXIT_FAILURE;
-    if (args->json)
-        status = ctl_print_json(json_pack("{s:I, s:I}", "released_bytes", (json_int_t)reply->scavenge->released_bytes,
-                                          "free_bytes", (json_int_t)reply->scavenge->remaining_bytes));
-    else
-        (void)printf("released %s; %s are free and have memory\n", ctl_bytes(reply->scavenge->released_bytes),
-                     ctl_bytes(reply->scavenge->remaining_bytes));
-    goallocd__reply__free_unpacked(reply, NULL);
-    return fflush(stdout) == 0 ? status : EXIT_FAILURE;
-}
-
-int command_trim(const arguments *args)
-{
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__Trim body = GOALLOCD__TRIM__INIT;
-    Goallocd__Reply *reply;
-
-    request.op_case = GOALLOCD__REQUEST__OP_TRIM;
-    request.trim = &body;
-    reply = ctl_ask(args, &request, GOALLOCD__REPLY__RESULT__NOT_SET);
-    if (reply == NULL)
-        return EXIT_FAILURE;
-    goallocd__reply__free_unpacked(reply, NULL);
-    return args->json ? ctl_print_json(json_object()) : EXIT_SUCCESS;
+    return ctl_json_set(object, "released_bytes", reply->scavenge->released_bytes) &&
+           ctl_json_set(object, "free_bytes", reply->scavenge->remaining_bytes);
 }

@@ -2,10 +2,19 @@
  * sessions: who uses the heap, and who has: goallocctl sessions.
  */
 #include <stdio.h>
-#include <stdlib.h>
 
+#include "client/ctl/commands.h"
 #include "client/ctl/ctl.h"
 #include "shm/layout.h"
+
+const char sessions_heading[] =
+    "session      pid    uid state                held    spans   requests       left              label\n";
+
+bool sessions_next(Goallocd__Request *request, const Goallocd__Reply *reply)
+{
+    request->session_list->start = reply->session_list->next;
+    return reply->session_list->next != 0;
+}
 
 static const char *state_name(uint32_t state)
 {
@@ -17,13 +26,10 @@ static const char *state_name(uint32_t state)
     return state < sizeof(names) / sizeof(names[0]) ? names[state] : "?";
 }
 
-/* The daemon makes labels UTF-8, but an older one may not. */
-#define LABEL_BYTES 256u
-
 /* NULL: no memory. */
 static json_t *session_json(const Goallocd__SessionInfo *s)
 {
-    char buf[LABEL_BYTES];
+    char buf[SHM_LABEL_BYTES];
     const char *label = ctl_plain_text(s->label, buf, sizeof(buf));
 
     return json_pack(
@@ -37,7 +43,7 @@ static json_t *session_json(const Goallocd__SessionInfo *s)
 
 static void print_session(const Goallocd__SessionInfo *s)
 {
-    char label[LABEL_BYTES];
+    char label[SHM_LABEL_BYTES];
 
     (void)printf("%7u %8u %6u %-8s %-4s %11s %8" PRIu64 " %10" PRIu64 " %10" PRIu64 " %11s  %s\n", s->session, s->pid,
                  s->uid, state_name(s->state),
@@ -48,49 +54,18 @@ static void print_session(const Goallocd__SessionInfo *s)
                  ctl_plain_text(s->label, label, sizeof(label)));
 }
 
-/* Ask for the sessions from *start on, and add or print them. *start is where to go on, 0: that was all. */
-static bool list_some(const arguments *args, json_t *list, uint32_t *start)
+void sessions_text(const Goallocd__Reply *reply)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__SessionList body = GOALLOCD__SESSION_LIST__INIT;
-    Goallocd__Reply *reply;
-    bool whole = true;
-
-    body.start = *start;
-    request.op_case = GOALLOCD__REQUEST__OP_SESSION_LIST;
-    request.session_list = &body;
-    reply = ctl_ask(args, &request, GOALLOCD__REPLY__RESULT_SESSION_LIST);
-    if (reply == NULL)
-        return false;
-    for (size_t i = 0; i < reply->session_list->n_sessions && whole; i++) {
-        if (args->json)
-            whole = json_array_append_new(list, session_json(reply->session_list->sessions[i])) == 0;
-        else
-            print_session(reply->session_list->sessions[i]);
-    }
-    *start = reply->session_list->next;
-    goallocd__reply__free_unpacked(reply, NULL);
-    if (!whole)
-        (void)fprintf(stderr, "goallocctl: out of memory\n");
-    return whole;
+    for (size_t i = 0; i < reply->session_list->n_sessions; i++)
+        print_session(reply->session_list->sessions[i]);
 }
 
-int command_sessions(const arguments *args)
+bool sessions_json(json_t *object, const Goallocd__Reply *reply)
 {
-    json_t *list = json_array();
-    uint32_t start = 0;
+    json_t *list = ctl_json_list(object, "sessions");
+    bool whole = list != NULL;
 
-    if (!args->json)
-        (void)printf("%7s %8s %6s %-8s %-4s %11s %8s %10s %10s %11s  %s\n", "session", "pid", "uid", "state", "",
-                     "held", "spans", "requests", "left", "", "label");
-    do {
-        if (!list_some(args, list, &start)) {
-            json_decref(list);
-            return EXIT_FAILURE;
-        }
-    } while (start != 0);
-    if (args->json)
-        return ctl_print_json(json_pack("{s:o}", "sessions", list));
-    json_decref(list);
-    return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    for (size_t i = 0; whole && i < reply->session_list->n_sessions; i++)
+        whole = json_array_append_new(list, session_json(reply->session_list->sessions[i])) == 0;
+    return whole;
 }

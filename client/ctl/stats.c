@@ -4,20 +4,10 @@
  * The bytes add up: total = live + unused + free + released + metadata, as the daemon counts them.
  */
 #include <stdio.h>
-#include <stdlib.h>
 
+#include "client/ctl/commands.h"
 #include "client/ctl/ctl.h"
 #include "shm/sizeclass.h"
-
-static Goallocd__Reply *ask_stats(const arguments *args)
-{
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__Stats body = GOALLOCD__STATS__INIT;
-
-    request.op_case = GOALLOCD__REQUEST__OP_STATS;
-    request.stats = &body;
-    return ctl_ask(args, &request, GOALLOCD__REPLY__RESULT_STATS);
-}
 
 /* "large", "tiny", or the size. */
 static const char *class_name(const Goallocd__ClassStats *c, char name[16])
@@ -31,37 +21,34 @@ static double class_fragmentation(const Goallocd__ClassStats *c)
     return c->span_bytes == 0 ? 0 : 1 - (double)c->live_bytes / (double)c->span_bytes;
 }
 
-static json_t *classes_json(const Goallocd__StatsReply *s)
+/* NULL: no memory. */
+static json_t *class_json(const Goallocd__ClassStats *c)
 {
-    json_t *array = json_array();
+    uint64_t unused = c->span_bytes > c->live_bytes ? c->span_bytes - c->live_bytes : 0;
+    char name[16];
 
-    for (size_t i = 0; array != NULL && i < s->n_classes; i++) {
-        const Goallocd__ClassStats *c = s->classes[i];
-        json_t *object = json_object();
-        char name[16];
-
-        if (object == NULL || !ctl_json_set(object, "class", c->size_class) ||
-            json_object_set_new(object, "name", json_string(class_name(c, name))) != 0 ||
-            !ctl_json_set(object, "size", c->object_bytes) || !ctl_json_set(object, "spans", c->spans) ||
-            !ctl_json_set(object, "span_bytes", c->span_bytes) ||
-            !ctl_json_set(object, "live_objects", c->live_objects) ||
-            !ctl_json_set(object, "live_bytes", c->live_bytes) ||
-            !ctl_json_set(object, "unused_bytes", c->span_bytes > c->live_bytes ? c->span_bytes - c->live_bytes : 0) ||
-            !ctl_json_set(object, "allocs", c->allocs) || !ctl_json_set(object, "frees", c->frees) ||
-            json_object_set_new(object, "fragmentation", json_real(class_fragmentation(c))) != 0 ||
-            json_array_append_new(array, object) != 0) {
-            json_decref(object);
-            json_decref(array);
-            return NULL;
-        }
-    }
-    return array;
+    return json_pack("{s:I, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "class", (json_int_t)c->size_class,
+                     "name", class_name(c, name), "size", (json_int_t)c->object_bytes, "spans", (json_int_t)c->spans,
+                     "span_bytes", (json_int_t)c->span_bytes, "live_objects", (json_int_t)c->live_objects,
+                     "live_bytes", (json_int_t)c->live_bytes, "unused_bytes", (json_int_t)unused, "allocs",
+                     (json_int_t)c->allocs, "frees", (json_int_t)c->frees, "fragmentation", class_fragmentation(c));
 }
 
-static int print_stats_json(const Goallocd__StatsReply *s)
+bool classes_json(json_t *object, const Goallocd__Reply *reply)
 {
-    json_t *object = json_object();
+    json_t *list = ctl_json_list(object, "classes");
+    bool whole = list != NULL;
+
+    for (size_t i = 0; whole && i < reply->stats->n_classes; i++)
+        whole = json_array_append_new(list, class_json(reply->stats->classes[i])) == 0;
+    return whole;
+}
+
+bool stats_json(json_t *object, const Goallocd__Reply *reply)
+{
+    const Goallocd__StatsReply *s = reply->stats;
     uint64_t tiny = 0;
+    bool whole = true;
 
     for (size_t i = 0; i < s->n_classes; i++)
         tiny += s->classes[i]->size_class == SIZE_CLASS_TINY ? s->classes[i]->allocs : 0;
@@ -93,17 +80,11 @@ static int print_stats_json(const Goallocd__StatsReply *s)
         { "rpcs", s->rpcs },
         { "uptime_ms", s->uptime_ms },
     };
-    bool whole = object != NULL;
 
     for (size_t i = 0; whole && i < sizeof(fields) / sizeof(fields[0]); i++)
         whole = ctl_json_set(object, fields[i].name, fields[i].value);
-    whole = whole && json_object_set_new(object, "version", json_string(s->version)) == 0 &&
-            json_object_set_new(object, "classes", classes_json(s)) == 0;
-    if (!whole) {
-        json_decref(object);
-        object = NULL;
-    }
-    return ctl_print_json(object);
+    return whole && json_object_set_new(object, "version", json_string(s->version)) == 0 &&
+           classes_json(object, reply);
 }
 
 static void print_count(const char *name, uint64_t n)
@@ -111,8 +92,10 @@ static void print_count(const char *name, uint64_t n)
     (void)printf("%-22s %16" PRIu64 "\n", name, n);
 }
 
-static void print_classes(const Goallocd__StatsReply *s)
+void classes_text(const Goallocd__Reply *reply)
 {
+    const Goallocd__StatsReply *s = reply->stats;
+
     (void)printf("%7s %9s %11s %12s %11s %14s %14s %7s\n", "size", "spans", "memory", "objects", "live", "allocs",
                  "frees", "unused");
     for (size_t i = 0; i < s->n_classes; i++) {
@@ -125,8 +108,10 @@ static void print_classes(const Goallocd__StatsReply *s)
     }
 }
 
-static void print_stats(const Goallocd__StatsReply *s)
+void stats_text(const Goallocd__Reply *reply)
 {
+    const Goallocd__StatsReply *s = reply->stats;
+
     (void)printf("goallocd %s, up %.1f s, %" PRIu64 " requests served\n\n", s->version, (double)s->uptime_ms / 1000,
                  s->rpcs);
     print_count("live objects", s->live_objects);
@@ -152,80 +137,28 @@ static void print_stats(const Goallocd__StatsReply *s)
     ctl_print_bytes("scavenged, forced", s->scavenged_eager_bytes);
     if (s->n_classes > 0) {
         (void)printf("\n");
-        print_classes(s);
+        classes_text(reply);
     }
 }
 
-int command_stats(const arguments *args)
+void ping_text(const Goallocd__Reply *reply)
 {
-    Goallocd__Reply *reply = ask_stats(args);
-    int status = EXIT_SUCCESS;
-
-    if (reply == NULL)
-        return EXIT_FAILURE;
-    if (args->json)
-        status = print_stats_json(reply->stats);
-    else
-        print_stats(reply->stats);
-    goallocd__reply__free_unpacked(reply, NULL);
-    return fflush(stdout) == 0 ? status : EXIT_FAILURE;
+    (void)printf("goallocd %s, pid %u, protocol %u\n", reply->ping->version, reply->ping->pid, reply->ping->protocol);
 }
 
-int command_classes(const arguments *args)
+bool ping_json(json_t *object, const Goallocd__Reply *reply)
 {
-    Goallocd__Reply *reply = ask_stats(args);
-    int status = EXIT_SUCCESS;
-
-    if (reply == NULL)
-        return EXIT_FAILURE;
-    if (args->json)
-        status = ctl_print_json(json_pack("{s:o}", "classes", classes_json(reply->stats)));
-    else
-        print_classes(reply->stats);
-    goallocd__reply__free_unpacked(reply, NULL);
-    return fflush(stdout) == 0 ? status : EXIT_FAILURE;
+    return json_object_set_new(object, "version", json_string(reply->ping->version)) == 0 &&
+           ctl_json_set(object, "pid", reply->ping->pid) && ctl_json_set(object, "protocol", reply->ping->protocol);
 }
 
-int command_ping(const arguments *args)
+void check_text(const Goallocd__Reply *reply)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__Ping body = GOALLOCD__PING__INIT;
-    Goallocd__Reply *reply;
-    int status = EXIT_SUCCESS;
-
-    request.op_case = GOALLOCD__REQUEST__OP_PING;
-    request.ping = &body;
-    reply = ctl_ask(args, &request, GOALLOCD__REPLY__RESULT_PING);
-    if (reply == NULL)
-        return EXIT_FAILURE;
-    if (args->json)
-        status = ctl_print_json(json_pack("{s:s, s:I, s:I}", "version", reply->ping->version, "pid",
-                                          (json_int_t)reply->ping->pid, "protocol",
-                                          (json_int_t)reply->ping->protocol));
-    else
-        (void)printf("goallocd %s, pid %u, protocol %u\n", reply->ping->version, reply->ping->pid,
-                     reply->ping->protocol);
-    goallocd__reply__free_unpacked(reply, NULL);
-    return fflush(stdout) == 0 ? status : EXIT_FAILURE;
+    (void)printf("%s%s", reply->check->whole ? "the heap's tables agree\n" : "", reply->check->text);
 }
 
-int command_check(const arguments *args)
+bool check_json(json_t *object, const Goallocd__Reply *reply)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__Check body = GOALLOCD__CHECK__INIT;
-    Goallocd__Reply *reply;
-    int status;
-
-    request.op_case = GOALLOCD__REQUEST__OP_CHECK;
-    request.check = &body;
-    reply = ctl_ask(args, &request, GOALLOCD__REPLY__RESULT_CHECK);
-    if (reply == NULL)
-        return EXIT_FAILURE;
-    status = reply->check->whole ? EXIT_SUCCESS : EXIT_FAILURE;
-    if (args->json)
-        (void)ctl_print_json(json_pack("{s:b, s:s}", "whole", reply->check->whole, "text", reply->check->text));
-    else
-        (void)printf("%s%s", reply->check->whole ? "the heap's tables agree\n" : "", reply->check->text);
-    goallocd__reply__free_unpacked(reply, NULL);
-    return fflush(stdout) == 0 ? status : EXIT_FAILURE;
+    return json_object_set_new(object, "whole", json_boolean(reply->check->whole)) == 0 &&
+           json_object_set_new(object, "text", json_string(reply->check->text)) == 0;
 }

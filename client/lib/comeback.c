@@ -35,6 +35,7 @@
 
 #include "client/lib/held.h"
 #include "client/lib/outbox.h"
+#include "proto/wire.h"
 
 #define RETRY_MS_MAX  10
 #define LOOK_EVERY_MS 100
@@ -131,8 +132,8 @@ static int connect_patiently(deadline until)
 
 static int reattach(deadline until)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Attach body = GOALLOCD__ATTACH__INIT;
+    Goallocd__Request request = WIRE_REQUEST(ATTACH, attach, &body);
     Goallocd__Reply *reply;
     int r;
 
@@ -142,11 +143,7 @@ static int reattach(deadline until)
     body.session = session.n;
     body.epoch = epoch;
     body.generation = generation;
-    request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
-    request.attach = &body;
     r = rpc_call(&request, &reply, until);
-    if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_ATTACH)
-        r = -EPROTO;
     if (r != -ESTALE && r != -ENOEXEC && r != -EPROTONOSUPPORT)
         return r;
     /* This daemon does not have our session. No other will, unless it is of another build and can't have it. */
@@ -184,8 +181,8 @@ static void add_unknown(unknown *u, uint32_t first)
 
 static int send_unknown(unknown *u, deadline until)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__ReturnSpans body = GOALLOCD__RETURN_SPANS__INIT;
+    Goallocd__Request request = WIRE_REQUEST(RETURN_SPANS, return_spans, &body);
 
     if (u->nspans + u->nruns == 0)
         return 0;
@@ -193,8 +190,6 @@ static int send_unknown(unknown *u, deadline until)
     body.spans = u->spans;
     body.n_runs = u->nruns;
     body.runs = u->runs;
-    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
-    request.return_spans = &body;
     return link_send(&request, until);
 }
 
@@ -228,14 +223,12 @@ static int reconcile(deadline until)
     bool more = true;
 
     while (more) {
-        Goallocd__Request request = GOALLOCD__REQUEST__INIT;
         Goallocd__LeaseList body = GOALLOCD__LEASE_LIST__INIT;
+        Goallocd__Request request = WIRE_REQUEST(LEASE_LIST, lease_list, &body);
         Goallocd__Reply *reply;
         int r;
 
         body.after = after;
-        request.op_case = GOALLOCD__REQUEST__OP_LEASE_LIST;
-        request.lease_list = &body;
         r = rpc_call(&request, &reply, until);
         if (r == -EROFS)
             return 0; /* a read-only session leases nothing */
@@ -243,8 +236,6 @@ static int reconcile(deadline until)
             after = 0;
             continue;
         }
-        if (r == 0 && reply->result_case != GOALLOCD__REPLY__RESULT_LEASE_LIST)
-            r = -EPROTO;
         if (r == 0)
             r = sort_leases(reply->lease_list, &after, &u, &more);
         if (r == 0)

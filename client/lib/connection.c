@@ -1,10 +1,15 @@
 /*
  * Connection: each request to the daemon as a function.
  *
- * Called by attach, mcache (refill, return), large, roots, owner and stats. What they share lies below: comeback.c
- * (whose turn it is, and what if the daemon is gone), rpc.c, outbox.c, link.c. Data: marks in process.mspan_of
- * (held.c), which are made while the turn is held: so a process that comes back knows what it has.
+ * Called by attach.c (the session), mcache.c and large.c (spans), heap.c (roots, statistics) and owner.c. What they
+ * share lies below: comeback.c (whose turn it is, and what if the daemon is gone), rpc.c, outbox.c, link.c. Data: marks
+ * in process.mspan_of (held.c), which are made while the turn is held: so a process that comes back knows what it has.
  *
+ * Each request that wants a reply takes one way:
+ *   1. comeback_begin(): its time begins, and the turn is taken;
+ *   2. comeback_call(): the request goes, and the reply comes, of the kind that belongs to the request (rpc.c);
+ *   3. what the caller wants is read from the reply, while the turn holds it;
+ *   4. comeback_end().
  * A refill is five short system calls (proto/channel.c), one of which waits.
  */
 #include "client/lib/connection.h"
@@ -15,30 +20,29 @@
 #include "client/lib/comeback.h"
 #include "client/lib/held.h"
 #include "client/lib/outbox.h"
+#include "proto/wire.h"
 
-/* Send a request and wait for the reply. 0: the caller ends it with comeback_end() when it has read *ret. */
-static int call(Goallocd__Request *request, Goallocd__Reply **ret)
+/* Take what a call is for out of the reply: what the call returns, 0 or more, or -EPROTO. */
+typedef int (*read_reply)(const Goallocd__Reply *reply, void *ret);
+
+/* The steps 2 to 4. read NULL: the reply says nothing but how it went. */
+static int finish_call(Goallocd__Request *request, read_reply read, void *ret, deadline until)
+{
+    Goallocd__Reply *reply;
+    int r = comeback_call(request, &reply, until);
+
+    if (r == 0 && read != NULL)
+        r = read(reply, ret);
+    comeback_end();
+    return r;
+}
+
+static int call(Goallocd__Request *request, read_reply read, void *ret)
 {
     deadline until;
     int r = comeback_begin(&until);
 
-    if (r < 0)
-        return r;
-    r = comeback_call(request, ret, until);
-    if (r < 0)
-        comeback_end();
-    return r;
-}
-
-/* A request whose reply says nothing but how it went. */
-static int call_plain(Goallocd__Request *request)
-{
-    Goallocd__Reply *reply;
-    int r = call(request, &reply);
-
-    if (r == 0)
-        comeback_end();
-    return r;
+    return r < 0 ? r : finish_call(request, read, ret, until);
 }
 
 /* --- the session --- */
@@ -48,8 +52,6 @@ static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
     const Goallocd__AttachReply *body = reply->attach;
     int fds[FDPASS_MAX];
 
-    if (reply->result_case != GOALLOCD__REPLY__RESULT_ATTACH)
-        return -EPROTO;
     if (body->protocol != GOALLOC_PROTOCOL)
         return -EPROTONOSUPPORT;
     if (body->abi_hash != shm_abi_hash())
@@ -74,8 +76,8 @@ static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
 
 int connection_attach(const attach_request *ask, attach_result *ret)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Attach body = GOALLOCD__ATTACH__INIT;
+    Goallocd__Request request = WIRE_REQUEST(ATTACH, attach, &body);
     Goallocd__Reply *reply;
     int r;
 
@@ -84,8 +86,6 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     body.flags = ask->flags;
     body.label = (char *)(uintptr_t)ask->label;
     body.limit_bytes = ask->limit_bytes;
-    request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
-    request.attach = &body;
     comeback_set_timeout(ask->timeout_ms);
     r = comeback_open(ask->socket_path, ask->wait, ask->gated, ask->until, &request, &reply);
     if (r < 0)
@@ -110,21 +110,23 @@ void connection_end_attach(void)
     comeback_end();
 }
 
+/* A daemon that is gone needn't be told: it sees by itself that the heap is unmapped here. */
+static int tell_of_detach(deadline until)
+{
+    Goallocd__Detach body = GOALLOCD__DETACH__INIT;
+    Goallocd__Request request = WIRE_REQUEST(DETACH, detach, &body);
+    Goallocd__Reply *reply;
+
+    return link_is_open() ? rpc_call(&request, &reply, until) : -ENOTCONN;
+}
+
 void connection_detach(void)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__Detach body = GOALLOCD__DETACH__INIT;
-    Goallocd__Reply *reply;
     deadline until;
-    bool begun;
 
-    request.op_case = GOALLOCD__REQUEST__OP_DETACH;
-    request.detach = &body;
-    begun = comeback_begin(&until) == 0;
-    /* A daemon that is gone has nothing to be told: it sees by itself that the heap is unmapped here. */
-    if (begun && link_is_open() && rpc_call(&request, &reply, until) < 0)
-        link_close();
-    if (!begun && link_take_turn(deadline_in(0)) < 0)
+    if (comeback_begin(&until) == 0)
+        (void)tell_of_detach(until);
+    else if (link_take_turn(deadline_in(0)) < 0)
         return; /* another thread is within the library, against the rules, and has the connection */
     comeback_forget();
     comeback_end();
@@ -148,32 +150,33 @@ uint64_t connection_nrpcs(void)
 
 /* --- spans --- */
 
+typedef struct refill_result {
+    uint32_t nspans; /* asked for */
+    uint32_t *spans;
+} refill_result;
+
+static int read_refill(const Goallocd__Reply *reply, void *ret)
+{
+    const refill_result *refill = ret;
+    size_t nspans = reply->refill->n_spans;
+
+    if (nspans == 0 || nspans > refill->nspans)
+        return -EPROTO;
+    memcpy(refill->spans, reply->refill->spans, sizeof(*refill->spans) * nspans);
+    held_set(refill->spans, nspans);
+    return (int)nspans;
+}
+
 int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool insist, uint32_t *ret_spans)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Refill body = GOALLOCD__REFILL__INIT;
-    Goallocd__Reply *reply;
-    int r;
+    Goallocd__Request request = WIRE_REQUEST(REFILL, refill, &body);
 
     body.span_class = spc.n;
     body.nspans = nspans;
     body.npages = span_class_size(spc).n == 0 ? npages : 0;
     body.insist = insist;
-    request.op_case = GOALLOCD__REQUEST__OP_REFILL;
-    request.refill = &body;
-    r = call(&request, &reply);
-    if (r < 0)
-        return r;
-    if (reply->result_case == GOALLOCD__REPLY__RESULT_REFILL && reply->refill->n_spans > 0 &&
-        reply->refill->n_spans <= nspans) {
-        r = (int)reply->refill->n_spans;
-        memcpy(ret_spans, reply->refill->spans, sizeof(*ret_spans) * reply->refill->n_spans);
-        held_set(ret_spans, reply->refill->n_spans);
-    } else {
-        r = -EPROTO;
-    }
-    comeback_end();
-    return r;
+    return call(&request, read_refill, &(refill_result){ nspans, ret_spans });
 }
 
 void connection_return(const uint32_t *spans, uint32_t nspans)
@@ -184,61 +187,48 @@ void connection_return(const uint32_t *spans, uint32_t nspans)
 
 int connection_sync(void)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__ReturnSpans body = GOALLOCD__RETURN_SPANS__INIT;
+    Goallocd__ReturnSpans body = GOALLOCD__RETURN_SPANS__INIT; /* of none */
+    Goallocd__Request request = WIRE_REQUEST(RETURN_SPANS, return_spans, &body);
 
-    /* Of nothing: requests are answered in order, and what waits in the outbox is sent before it. */
-    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
-    request.return_spans = &body;
-    return call_plain(&request);
+    /* Requests are answered in order, and what waits in the outbox is sent before this one. */
+    return call(&request, NULL, NULL);
+}
+
+static int read_large(const Goallocd__Reply *reply, void *ret)
+{
+    page_no *span = ret;
+
+    *span = page_at(reply->alloc_large->span);
+    held_set(&span->n, 1);
+    return 0;
 }
 
 int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, bool insist, page_no *ret)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__AllocLarge body = GOALLOCD__ALLOC_LARGE__INIT;
-    Goallocd__Reply *reply;
-    int r;
+    Goallocd__Request request = WIRE_REQUEST(ALLOC_LARGE, alloc_large, &body);
 
     body.npages = npages;
     body.align_pages = align_pages;
     body.noscan = noscan;
     body.insist = insist;
-    request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
-    request.alloc_large = &body;
-    r = call(&request, &reply);
-    if (r < 0)
-        return r;
-    if (reply->result_case == GOALLOCD__REPLY__RESULT_ALLOC_LARGE) {
-        *ret = page_at(reply->alloc_large->span);
-        held_set(&ret->n, 1);
-    } else {
-        r = -EPROTO;
-    }
-    comeback_end();
-    return r;
+    return call(&request, read_large, ret);
 }
 
 int connection_resize_large(page_no span, uint64_t npages, bool *ret_sent)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__ResizeLarge body = GOALLOCD__RESIZE_LARGE__INIT;
-    Goallocd__Reply *reply;
+    Goallocd__Request request = WIRE_REQUEST(RESIZE_LARGE, resize_large, &body);
     deadline until;
-    int r;
+    int r = comeback_begin(&until);
 
-    body.span = span.n;
-    body.npages = npages;
-    request.op_case = GOALLOCD__REQUEST__OP_RESIZE_LARGE;
-    request.resize_large = &body;
-    r = comeback_begin(&until);
     *ret_sent = r == 0;
     if (r < 0)
         return r;
+    body.span = span.n;
+    body.npages = npages;
     held_expect(span); /* the daemon may lease it to us, if nobody else does: then it is known here */
-    r = comeback_call(&request, &reply, until);
-    comeback_end();
-    return r;
+    return finish_call(&request, NULL, NULL, until);
 }
 
 void connection_free_large(page_no span)
@@ -256,90 +246,72 @@ static ProtobufCBinaryData name_data(const char *name)
 
 int connection_root_set(const char *name, uint64_t offset)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__RootSet body = GOALLOCD__ROOT_SET__INIT;
+    Goallocd__Request request = WIRE_REQUEST(ROOT_SET, root_set, &body);
 
     body.name = name_data(name);
     body.offset = offset;
-    request.op_case = GOALLOCD__REQUEST__OP_ROOT_SET;
-    request.root_set = &body;
-    return call_plain(&request);
+    return call(&request, NULL, NULL);
+}
+
+static int read_offset(const Goallocd__Reply *reply, void *ret)
+{
+    uint64_t *offset = ret;
+
+    *offset = reply->root_get->offset;
+    return 0;
 }
 
 int connection_root_get(const char *name, uint64_t *ret_offset)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__RootGet body = GOALLOCD__ROOT_GET__INIT;
-    Goallocd__Reply *reply;
-    int r;
+    Goallocd__Request request = WIRE_REQUEST(ROOT_GET, root_get, &body);
 
     body.name = name_data(name);
-    request.op_case = GOALLOCD__REQUEST__OP_ROOT_GET;
-    request.root_get = &body;
-    r = call(&request, &reply);
-    if (r < 0)
-        return r;
-    if (reply->result_case == GOALLOCD__REPLY__RESULT_ROOT_GET)
-        *ret_offset = reply->root_get->offset;
-    else
-        r = -EPROTO;
-    comeback_end();
-    return r;
+    return call(&request, read_offset, ret_offset);
 }
 
 int connection_adopt(uint64_t offset)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Adopt body = GOALLOCD__ADOPT__INIT;
+    Goallocd__Request request = WIRE_REQUEST(ADOPT, adopt, &body);
 
     body.offset = offset;
-    request.op_case = GOALLOCD__REQUEST__OP_ADOPT;
-    request.adopt = &body;
-    return call_plain(&request);
+    return call(&request, NULL, NULL);
 }
 
 int connection_publish(uint64_t offset)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Publish body = GOALLOCD__PUBLISH__INIT;
+    Goallocd__Request request = WIRE_REQUEST(PUBLISH, publish, &body);
 
     body.offset = offset;
-    request.op_case = GOALLOCD__REQUEST__OP_PUBLISH;
-    request.publish = &body;
-    return call_plain(&request);
+    return call(&request, NULL, NULL);
 }
 
 /* --- statistics --- */
 
-static void fill_stats(const Goallocd__StatsReply *stats, goalloc_stats_t *ret)
+static int read_stats(const Goallocd__Reply *reply, void *ret)
 {
-    ret->live_objects = stats->live_objects;
-    ret->live_bytes = stats->live_bytes;
-    ret->committed_bytes = stats->committed_bytes;
-    ret->released_bytes = stats->released_bytes;
-    ret->metadata_bytes = stats->metadata_bytes;
-    ret->sessions = stats->sessions;
-    ret->leased_spans = stats->leased_spans;
-    ret->roots = stats->roots;
-    ret->session_held_bytes = stats->session_held_bytes;
+    const Goallocd__StatsReply *stats = reply->stats;
+    goalloc_stats_t *to = ret;
+
+    to->live_objects = stats->live_objects;
+    to->live_bytes = stats->live_bytes;
+    to->committed_bytes = stats->committed_bytes;
+    to->released_bytes = stats->released_bytes;
+    to->metadata_bytes = stats->metadata_bytes;
+    to->sessions = stats->sessions;
+    to->leased_spans = stats->leased_spans;
+    to->roots = stats->roots;
+    to->session_held_bytes = stats->session_held_bytes;
+    return 0;
 }
 
 int connection_stats(goalloc_stats_t *ret)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Stats body = GOALLOCD__STATS__INIT;
-    Goallocd__Reply *reply;
-    int r;
+    Goallocd__Request request = WIRE_REQUEST(STATS, stats, &body);
 
-    request.op_case = GOALLOCD__REQUEST__OP_STATS;
-    request.stats = &body;
-    r = call(&request, &reply);
-    if (r < 0)
-        return r;
-    if (reply->result_case == GOALLOCD__REPLY__RESULT_STATS)
-        fill_stats(reply->stats, ret);
-    else
-        r = -EPROTO;
-    comeback_end();
-    return r;
+    return call(&request, read_stats, ret);
 }

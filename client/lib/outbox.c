@@ -23,6 +23,7 @@
 #include <string.h>
 
 #include "client/lib/held.h"
+#include "proto/wire.h"
 #include "shm/crash.h"
 
 #define RETURNS_MAX 4096u
@@ -124,11 +125,9 @@ static void drop(uint32_t *queue, size_t *n, size_t some)
 static int flush_returns(const deadline *until)
 {
     static uint32_t spans[PROTO_SPANS_MAX];
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__ReturnSpans body = GOALLOCD__RETURN_SPANS__INIT;
+    Goallocd__Request request = WIRE_REQUEST(RETURN_SPANS, return_spans, &body);
 
-    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
-    request.return_spans = &body;
     body.spans = spans;
     while ((body.n_spans = peek(returns, &nreturns, spans, PROTO_SPANS_MAX)) > 0) {
         int r;
@@ -146,11 +145,9 @@ static int flush_returns(const deadline *until)
 
 static int flush_frees(const deadline *until)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__FreeLarge body = GOALLOCD__FREE_LARGE__INIT;
+    Goallocd__Request request = WIRE_REQUEST(FREE_LARGE, free_large, &body);
 
-    request.op_case = GOALLOCD__REQUEST__OP_FREE_LARGE;
-    request.free_large = &body;
     while (peek(frees, &nfrees, &body.span, 1) > 0) {
         int r = send_one(&request, until);
 

@@ -26,6 +26,27 @@ static void drop_late_reply(const Goallocd__Reply *reply)
         outbox_return(&reply->alloc_large->span, 1);
 }
 
+/* What the reply to a request brings, if it went well. */
+static Goallocd__Reply__ResultCase result_of(const Goallocd__Request *request)
+{
+    switch (request->op_case) {
+    case GOALLOCD__REQUEST__OP_ATTACH:
+        return GOALLOCD__REPLY__RESULT_ATTACH;
+    case GOALLOCD__REQUEST__OP_REFILL:
+        return GOALLOCD__REPLY__RESULT_REFILL;
+    case GOALLOCD__REQUEST__OP_ALLOC_LARGE:
+        return GOALLOCD__REPLY__RESULT_ALLOC_LARGE;
+    case GOALLOCD__REQUEST__OP_ROOT_GET:
+        return GOALLOCD__REPLY__RESULT_ROOT_GET;
+    case GOALLOCD__REQUEST__OP_STATS:
+        return GOALLOCD__REPLY__RESULT_STATS;
+    case GOALLOCD__REQUEST__OP_LEASE_LIST:
+        return GOALLOCD__REPLY__RESULT_LEASE_LIST;
+    default:
+        return GOALLOCD__REPLY__RESULT__NOT_SET;
+    }
+}
+
 /* Wait for the reply to request id. */
 static int await_reply(uint64_t id, Goallocd__Reply **ret, deadline until)
 {
@@ -54,7 +75,9 @@ int rpc_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
         r = await_reply(request->id, ret, until);
     if (r < 0)
         return r;
-    return (*ret)->error > 0 ? -(*ret)->error : (*ret)->error < 0 ? -EPROTO : 0;
+    if ((*ret)->error > 0)
+        return -(*ret)->error;
+    return (*ret)->error < 0 || (*ret)->result_case != result_of(request) ? -EPROTO : 0;
 }
 
 int rpc_look_for_late_reply(void)

@@ -1,10 +1,10 @@
 /*
  * mheap: makes spans out of runs of pages, and pages out of spans.
  *
- * Called by mcentral (free), lease (free, resize), the request handlers (alloc, growth), and by who commits and
- * releases memory (pages aside). Calls pagealloc for page numbers. Data: the spans' descriptions, the page map and the
+ * Called by mcentral (free), lease (free, resize), the refill handlers (alloc) and whatever commits and releases
+ * memory (pages aside). Calls pagealloc for page numbers. Data: the spans' descriptions, the page map and the
  * heap-arena table, all in spans, written by this thread alone; a span's bits in bitmap, cleared here while nobody can
- * know the span; links and page allocator in private memory. recover.c and validate.c read the same.
+ * know the span; links and page allocator in private memory. recover.c and validate.c go over the same.
  *
  * The path of a span:
  *   1. Up to 15 pages come out of the page cache, more from pagealloc. If there are none, the heap grows by multiples
@@ -23,8 +23,8 @@
  * Pages aside are taken and in no span, while a thread of the pool commits or punches them, so that nobody else gets
  * them: free -> mheap_take_aside -> mheap_put_back -> free; those for growth go to their span instead.
  *
- * The memory limit is soft, as Go's: who allocates releases free pages first, the background scavenger holds 95% of
- * it, but an allocation that does not fit is made. It covers the metadata too, as far as the daemon has caused it
+ * The memory limit is soft, as Go's: an allocation releases free pages first, the background scavenger holds 95% of
+ * it, but one that does not fit is made all the same. It covers the metadata too, as far as the daemon has caused it
  * (metabook.c). Of the arena it counts pages that this file has handed out or holds: memory that a client makes the
  * kernel add there counts for nobody.
  *
@@ -216,7 +216,7 @@ void mheap_flush_cache(mheap *heap)
     pagecache_flush(&heap->cache, heap->pages);
 }
 
-/* A short run, out of the cache if it has one. */
+/* Few pages, out of the cache if it has them. */
 static bool take_cached(mheap *heap, uint64_t npages, page_no *ret, uint64_t *ret_nscavenged)
 {
     if (heap->cache.free == 0 && !pagecache_fill(&heap->cache, heap->pages))
@@ -309,10 +309,12 @@ page_run mheap_take_aside(mheap *heap, enum mheap_aside kind, page_run run, uint
 void mheap_put_back(mheap *heap, enum mheap_aside kind, page_run run, bool punched)
 {
     heap->naside_pages[kind] -= run.npages;
-    if (kind != ASIDE_UNUSED) {
+    if (kind == ASIDE_RELEASE || kind == ASIDE_RELEASE_DENSE)
+        pagealloc_put_back(heap->pages, run, punched);
+    else if (kind != ASIDE_UNUSED)
         pagealloc_free_run(heap->pages, run.first, run.npages, punched);
+    if (kind != ASIDE_UNUSED)
         return;
-    }
     if (punched) {
         /* The links of the chunk too; what they share a page with stays. */
         uintptr_t from = ((uintptr_t)&heap->links[run.first.n] + 4095) & ~(uintptr_t)4095;

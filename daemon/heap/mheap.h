@@ -94,7 +94,8 @@ void mheap_shrink_span(mheap *heap, page_no span, uint64_t npages);
 
 /*
  * Take pages aside and return them; npages 0: they can't be had. What run says, and which pages are taken:
- *   ASIDE_RELEASE, _DENSE  at most run.npages: the highest run of free pages that have memory, within a chunk
+ *   ASIDE_RELEASE, _DENSE  run.npages or fewer: the highest run of free pages that have memory, within a chunk. More if
+ *                          it would split a huge page (pagealloc_take_unscavenged)
  *   ASIDE_AHEAD            run, within one heap arena, if all of it is free and has no memory. The heap grows for it
  *   ASIDE_GROWTH           run, if all of it is free. The heap grows for it
  *   ASIDE_UNUSED           the chunk that run.first lies in, if all of it is free and has no memory

@@ -68,12 +68,14 @@ void pagealloc_free_window(pagealloc *a, page_no first, uint64_t free, uint64_t 
 void pagealloc_free_run(pagealloc *a, page_no first, uint64_t npages, bool scavenged);
 
 /*
- * Find the highest run of free pages that have memory behind them, at most max_pages long (its upper end is taken if
- * it is longer), within one 512-page chunk, take it, and return it. npages 0: there is none. Chunks that are dense
- * now or were in the last generation are skipped, unless force. The caller punches the run and gives it back with
- * pagealloc_free_run(.., true).
+ * Find the highest run of free pages that have memory behind them, within one 512-page chunk, take it, and return it.
+ * npages 0: there is none. If it is longer than max_pages, its upper end of max_pages is taken, or more: if that begins
+ * within a 2 MiB block all of which is free with memory, it is taken from the block's first page on. Chunks that are
+ * dense now, or were when the last generation ended, are skipped, unless force. The caller punches the run and gives it
+ * back with pagealloc_put_back(); until then nobody gets it, but it doesn't count as in use (see scavindex.h).
  */
 page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force);
+void pagealloc_put_back(pagealloc *a, page_run run, bool scavenged);
 
 /* A new generation of the density rule begins (see scavindex.h). */
 void pagealloc_next_gen(pagealloc *a);

@@ -14,8 +14,9 @@
 #define SCAV_DENSE_PAGES 496u
 
 typedef struct chunk_use {
-    uint16_t ntaken;        /* pages in use now */
-    uint16_t ntaken_before; /* at the end of the last generation before gen in which the chunk changed */
+    uint16_t ntaken;        /* pages taken now */
+    uint16_t nreleasing;    /* of these, taken only to be released, or to release what describes them; not in use */
+    uint16_t ninuse_before; /* at the end of the last generation before gen in which the chunk changed */
     uint16_t nbacked;       /* free pages with memory */
     bool added;
     bool has_metadata; /* since its metadata was last released, pages of it have been taken */

@@ -130,7 +130,7 @@ static void add_releases(client *c)
         if (run.npages == 0)
             return;
         job->releases[job->nreleases++] = run;
-        over -= run.npages;
+        over -= run.npages < over ? run.npages : over;
     }
 }
 

@@ -64,8 +64,8 @@ static bool fill_class(const census *count, const uint64_t *allocs, uint32_t cla
     for (size_t c = 2 * class; c < 2 * class + 2; c++) {
         ret->spans += count->classes[c].nspans;
         ret->span_bytes += count->classes[c].npages * PAGE_BYTES;
-        ret->live_objects += count->classes[c].live_objects;
-        ret->live_bytes += count->classes[c].live_bytes;
+        ret->live_objects += count->classes[c].live.objects;
+        ret->live_bytes += count->classes[c].live.bytes;
         ret->allocs += allocs[c];
     }
     if (ret->allocs < ret->live_objects)
@@ -106,8 +106,8 @@ void stats_counted(client *c, const census *count)
 
     count_allocs(srv, allocs);
     mheap_refresh_metadata(srv->heap);
-    fill_memory(srv->heap, total.live_bytes, &body);
-    body.live_objects = total.live_objects;
+    fill_memory(srv->heap, total.live.bytes, &body);
+    body.live_objects = total.live.objects;
     body.sessions = srv->sessions.nopen;
     body.leased_spans = srv->sessions.leases.nleased;
     body.roots = roots_count(srv->roots);
@@ -220,6 +220,8 @@ void handle_check(client *c, const Goallocd__Request *request)
     body.whole = service_validate(client_service(c), out != NULL ? out : stderr) == 0;
     if (out != NULL)
         (void)fclose(out);
+    if (!body.whole)
+        service_dump(client_service(c), stderr);
     text[sizeof(text) - 1] = '\0';
     body.text = text;
     reply.result_case = GOALLOCD__REPLY__RESULT_CHECK;

@@ -168,7 +168,7 @@ void handle_alloc_large(client *c, session *s, const Goallocd__Request *request)
 
     if (ask->npages == 0 || (align & (align - 1)) != 0 || align > SHM_ALIGN_PAGES_MAX) {
         error = EINVAL;
-        why = "no pages asked for, or an alignment that is no power of two up to " SHM_TEXT(SHM_ALIGN_MIB_MAX) " MiB";
+        why = "no pages asked for, or no power of two up to " SHM_TEXT(SHM_ALIGN_MIB_MAX) " MiB to align to";
     } else if (ask->npages >= srv->heap->map->npages || ask->npages > lease_room_pages(&s->lessee)) {
         error = ENOMEM;
         why = "more than the arena, or than the session's limit";

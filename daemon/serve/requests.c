@@ -220,7 +220,7 @@ static const session *session_listed(const session_table *table, uint32_t no)
     return back < table->nended ? &table->ended[(table->nended - 1 - back) % SESSIONS_ENDED_MAX] : NULL;
 }
 
-static void fill_session(const session *s, left_sum left, bool ended, Goallocd__SessionInfo *ret)
+static void fill_session(const session *s, live_sum left, bool ended, Goallocd__SessionInfo *ret)
 {
     goallocd__session_info__init(ret);
     ret->session = s->lessee.no.n;
@@ -234,8 +234,8 @@ static void fill_session(const session *s, left_sum left, bool ended, Goallocd__
     ret->leased_spans = s->lessee.leased.count;
     ret->limit_bytes = s->lessee.limit_pages * PAGE_BYTES;
     ret->rpcs = s->nrpcs;
-    ret->left_objects = left.live_objects;
-    ret->left_bytes = left.live_bytes;
+    ret->left_objects = left.objects;
+    ret->left_bytes = left.bytes;
 }
 
 static void handle_session_list(client *c, const Goallocd__Request *request)

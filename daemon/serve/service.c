@@ -57,7 +57,8 @@ int service_validate(const service *srv, FILE *err)
 {
     static uint32_t ncommitting[SHM_SESSIONS_MAX];
 
-    if (mheap_validate(srv->heap, err) < 0)
+    if (mheap_validate(srv->heap, err) < 0 || session_table_validate(&srv->sessions, err) < 0 ||
+        roots_validate(srv->roots, err) < 0)
         return -EUCLEAN;
     memset(ncommitting, 0, sizeof(ncommitting));
     for (peer *p = srv->peers.peers; p != NULL; p = p->next) {
@@ -65,8 +66,7 @@ int service_validate(const service *srv, FILE *err)
         const char *what = operation_validate(&c->op, p);
 
         if (what != NULL) {
-            (void)fprintf(err, "operation: that of pid %u, kind %d, state %d, %s\n", p->pid, (int)c->op.kind,
-                          (int)c->op.state, what);
+            (void)fprintf(err, "operation: that of pid %u %s\n", p->pid, what);
             return -EUCLEAN;
         }
         if (c->op.state == OPERATION_COMMITTING && client_any_session(c) != NULL)
@@ -76,10 +76,24 @@ int service_validate(const service *srv, FILE *err)
         const session *s = session_at(&srv->sessions, i);
 
         if (s != NULL && s->lessee.nops != ncommitting[i]) {
-            (void)fprintf(err, "session: %u counts %u requests that commit memory, and has %u\n", i, s->lessee.nops,
-                          ncommitting[i]);
+            (void)fprintf(err, "operation: %u commit memory for session %u, which counts %u\n", ncommitting[i], i,
+                          s->lessee.nops);
             return -EUCLEAN;
         }
     }
     return 0;
+}
+
+void service_dump(const service *srv, FILE *out)
+{
+    for (peer *p = srv->peers.peers; p != NULL; p = p->next) {
+        const client *c = client_of(p);
+
+        if (p->op != NULL || c->op.state != OPERATION_NONE)
+            (void)fprintf(out, "operation of pid %u, session %u: kind %d, state %d, %u spans\n", p->pid, c->session.n,
+                          (int)c->op.kind, (int)c->op.state, c->op.nspans);
+    }
+    session_table_dump(&srv->sessions, out);
+    roots_dump(srv->roots, out);
+    adopt_dump(srv->heap->adopted, out);
 }

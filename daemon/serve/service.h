@@ -87,4 +87,7 @@ void service_ask_trim(service *srv);
  */
 int service_validate(const service *srv, FILE *err) __attribute__((warn_unused_result));
 
+/* Print a line for each operation under way, session, root and adopted object. */
+void service_dump(const service *srv, FILE *out);
+
 #endif

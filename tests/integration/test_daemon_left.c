@@ -8,32 +8,12 @@
 #include <cmocka.h>
 
 #include <signal.h>
-#include <stdlib.h>
 
 #include "shm/sizeclass.h"
 #include "tests/support/objects.h"
 
 #define SLOTS 6000u
 #define BYTES 64u
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    bool whole = fixture_is_whole(f);
-    bool clean = fixture_stop(f);
-
-    free(f);
-    return clean && whole ? 0 : -1;
-}
 
 /* --- workers; the objects stand in a table in the heap --- */
 
@@ -209,11 +189,10 @@ static void left_by_all_is_never_more_than_what_lives(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(left_falls_as_others_free_it),
-        TEST(left_in_spans_with_others_objects_is_its_own),
-        TEST(left_by_all_is_never_more_than_what_lives),
+        FIXTURE_TEST(left_falls_as_others_free_it),
+        FIXTURE_TEST(left_in_spans_with_others_objects_is_its_own),
+        FIXTURE_TEST(left_by_all_is_never_more_than_what_lives),
     };
 
     return cmocka_run_group_tests_name("what sessions have left", tests, NULL, NULL);

@@ -14,8 +14,8 @@
 #include "shm/layout.h"
 #include "tests/support/objects.h"
 
-#define SMALL 32768u         /* the largest size class */
-#define RUN   (256u * 1024u) /* the largest object that is not a large one */
+#define SMALL SMALL_BYTES_MAX   /* the largest size class */
+#define RUN   SHM_RUN_BYTES_MAX /* the largest object that is not a large one */
 
 static int setup(void **state)
 {

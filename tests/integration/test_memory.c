@@ -27,65 +27,6 @@
 #define SANITIZED 0
 #endif
 
-static int start(void **state, const char *const *options)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, options);
-    *state = f;
-    return 0;
-}
-
-static int setup(void **state)
-{
-    return start(state, NULL);
-}
-
-static int setup_256m(void **state)
-{
-    static const char *const options[] = { "--memory-limit", "256M", NULL };
-
-    return start(state, options);
-}
-
-static int setup_traced(void **state)
-{
-    static const char *const options[] = { "--scavtrace", NULL };
-
-    return start(state, options);
-}
-
-static int setup_lazy(void **state)
-{
-    static const char *const options[] = { "--commit", "lazy", NULL };
-
-    return start(state, options);
-}
-
-static int setup_8m(void **state)
-{
-    static const char *const options[] = { "--memory-limit", "8M", NULL };
-
-    return start(state, options);
-}
-
-#if !defined(__SANITIZE_THREAD__) /* which has no room for such a mapping */
-static int setup_16t(void **state)
-{
-    static const char *const options[] = { "--reserve", "16T", "--base", "0x100000000000", NULL };
-
-    return start(state, options);
-}
-#endif
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
-}
-
 static int64_t now_ms(void)
 {
     struct timespec ts;
@@ -641,22 +582,21 @@ static void heap_map_shows_what_is_in_use(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(freed_memory_goes_back_to_the_system_by_itself, setup_traced, teardown),
-        TEST(goallocctl_scavenge_releases_all_that_is_free_at_once),
-        TEST(memory_beyond_what_is_live_stays_below_a_tenth_after_scavenging),
-        TEST(small_objects_freed_remotely_are_free_pages_and_then_the_systems),
-        cmocka_unit_test_setup_teardown(calloc_of_fresh_and_of_released_memory_clears_nothing, setup_lazy, teardown),
-        cmocka_unit_test_setup_teardown(memory_limit_holds_while_live_data_churns_below_it, setup_256m, teardown),
-        cmocka_unit_test_setup_teardown(memory_limit_below_what_is_live_is_accepted_and_said, setup_8m, teardown),
+        FIXTURE_TEST_WITH(freed_memory_goes_back_to_the_system_by_itself, "--scavtrace"),
+        FIXTURE_TEST(goallocctl_scavenge_releases_all_that_is_free_at_once),
+        FIXTURE_TEST(memory_beyond_what_is_live_stays_below_a_tenth_after_scavenging),
+        FIXTURE_TEST(small_objects_freed_remotely_are_free_pages_and_then_the_systems),
+        FIXTURE_TEST_WITH(calloc_of_fresh_and_of_released_memory_clears_nothing, "--commit", "lazy"),
+        FIXTURE_TEST_WITH(memory_limit_holds_while_live_data_churns_below_it, "--memory-limit", "256M"),
+        FIXTURE_TEST_WITH(memory_limit_below_what_is_live_is_accepted_and_said, "--memory-limit", "8M"),
         cmocka_unit_test(metadata_is_at_most_a_twentieth_of_the_memory_in_use),
 #if !defined(__SANITIZE_THREAD__)
-        cmocka_unit_test_setup_teardown(idle_daemon_with_a_reserve_of_16t_is_small, setup_16t, teardown),
+        FIXTURE_TEST_WITH(idle_daemon_with_a_reserve_of_16t_is_small, "--reserve", "16T", "--base", "0x100000000000"),
 #endif
-        TEST(statistics_add_up_at_every_moment),
-        TEST(allocs_and_frees_are_counted_by_class),
-        TEST(heap_map_shows_what_is_in_use),
+        FIXTURE_TEST(statistics_add_up_at_every_moment),
+        FIXTURE_TEST(allocs_and_frees_are_counted_by_class),
+        FIXTURE_TEST(heap_map_shows_what_is_in_use),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -20,23 +20,6 @@
 
 #include "tests/support/attach.h"
 
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
-}
-
 typedef struct node {
     struct node *next;
     struct node *self; /* its address, to be found the same by all */
@@ -284,7 +267,7 @@ static void process_goes_on_with_what_it_holds_when_the_daemon_is_killed(void **
 
     assert_int_equal(child_run(f, outliving_the_daemon, NULL), 0);
     assert_int_equal(child_wait(f->daemon), 1000 + SIGKILL);
-    fixture_forget_daemon(f);
+    f->daemon = 0;
 }
 
 /* --- threads --- */
@@ -811,24 +794,23 @@ static void spans_freed_remotely_come_back_with_nobody_asking(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(malloc_in_one_process_is_freed_in_another),
-        TEST(churn_of_four_processes_leaves_an_empty_heap),
-        TEST(kill_of_a_worker_ends_its_leases_and_keeps_its_objects),
-        TEST(fixture_is_clean_with_a_lease_left_is_false),
-        TEST(process_goes_on_with_what_it_holds_when_the_daemon_is_killed),
-        TEST(free_by_another_thread_and_thread_exit_lose_nothing),
-        TEST(fork_child_is_a_client_of_its_own),
-        TEST(fork_while_threads_allocate_makes_working_children),
-        TEST(reclaim_session_frees_its_objects_but_the_published_and_the_adopted),
-        TEST(adopted_object_freed_by_another_takes_nobody_with_it),
-        TEST(child_that_reclaims_leaves_nothing_in_places_of_published_objects),
-        TEST(readonly_attach_reads_and_changes_nothing),
-        TEST(every_kind_of_allocation_has_size_alignment_and_contents),
-        TEST(calloc_of_memory_freed_remotely_is_zeroed),
-        TEST(steady_churn_sends_no_requests),
-        TEST(spans_freed_remotely_come_back_with_nobody_asking),
+        FIXTURE_TEST(malloc_in_one_process_is_freed_in_another),
+        FIXTURE_TEST(churn_of_four_processes_leaves_an_empty_heap),
+        FIXTURE_TEST(kill_of_a_worker_ends_its_leases_and_keeps_its_objects),
+        FIXTURE_TEST(fixture_is_clean_with_a_lease_left_is_false),
+        FIXTURE_TEST(process_goes_on_with_what_it_holds_when_the_daemon_is_killed),
+        FIXTURE_TEST(free_by_another_thread_and_thread_exit_lose_nothing),
+        FIXTURE_TEST(fork_child_is_a_client_of_its_own),
+        FIXTURE_TEST(fork_while_threads_allocate_makes_working_children),
+        FIXTURE_TEST(reclaim_session_frees_its_objects_but_the_published_and_the_adopted),
+        FIXTURE_TEST(adopted_object_freed_by_another_takes_nobody_with_it),
+        FIXTURE_TEST(child_that_reclaims_leaves_nothing_in_places_of_published_objects),
+        FIXTURE_TEST(readonly_attach_reads_and_changes_nothing),
+        FIXTURE_TEST(every_kind_of_allocation_has_size_alignment_and_contents),
+        FIXTURE_TEST(calloc_of_memory_freed_remotely_is_zeroed),
+        FIXTURE_TEST(steady_churn_sends_no_requests),
+        FIXTURE_TEST(spans_freed_remotely_come_back_with_nobody_asking),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

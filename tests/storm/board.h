@@ -95,7 +95,6 @@ typedef struct board {
     _Atomic int stop;   /* workers end */
     _Atomic int failed; /* somebody has failed, and has said why */
     unsigned round;
-    char dir[64]; /* the daemon's, to be removed if the supervisor does not */
     storm_options options;
     figures all[PROCESSES_MAX + 1]; /* of each worker, and the supervisor's */
     _Atomic uint32_t nintents;

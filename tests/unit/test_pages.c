@@ -183,7 +183,7 @@ static void take_unscavenged_goes_down_from_the_top(void **state)
 
         assert_int_equal(run.first.n, expected[i][0]);
         assert_int_equal(run.npages, expected[i][1]);
-        pagealloc_free_run(a, run.first, run.npages, true);
+        pagealloc_put_back(a, run, true);
         assert_int_equal(pagealloc_validate(a, stderr), 0);
     }
     assert_int_equal(pagealloc_take_unscavenged(a, 1000, true).npages, 0);

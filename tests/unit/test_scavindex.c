@@ -26,47 +26,56 @@ static void candidates_have_memory_and_are_not_dense(void **state)
 {
     static const struct {
         uint16_t ntaken;
-        uint16_t ntaken_before;
+        uint16_t nreleasing;
+        uint16_t ninuse_before;
         bool same_gen; /* it has changed in this generation */
         uint16_t nbacked;
         bool force;
         bool expected;
     } rows[] = {
         /* nothing to release */
-        { 0, 0, true, 0, false, false },
-        { 0, 0, true, 0, true, false },
-        { 512, 512, true, 0, true, false },
-        { 100, 100, false, 0, true, false },
+        { 0, 0, 0, true, 0, false, false },
+        { 0, 0, 0, true, 0, true, false },
+        { 512, 0, 512, true, 0, true, false },
+        { 100, 0, 100, false, 0, true, false },
         /* dense now */
-        { 0, 0, true, 512, false, true },
-        { 0, 0, true, 1, false, true },
-        { 494, 0, true, 18, false, true },
-        { 495, 0, true, 17, false, true },
-        { 496, 0, true, 16, false, false },
-        { 497, 0, true, 15, false, false },
-        { 511, 0, true, 1, false, false },
-        { 495, 0, false, 1, false, true },
-        { 496, 0, false, 1, false, false },
-        { 497, 0, false, 1, false, false },
+        { 0, 0, 0, true, 512, false, true },
+        { 0, 0, 0, true, 1, false, true },
+        { 494, 0, 0, true, 18, false, true },
+        { 495, 0, 0, true, 17, false, true },
+        { 496, 0, 0, true, 16, false, false },
+        { 497, 0, 0, true, 15, false, false },
+        { 511, 0, 0, true, 1, false, false },
+        { 495, 0, 0, false, 1, false, true },
+        { 496, 0, 0, false, 1, false, false },
+        { 497, 0, 0, false, 1, false, false },
         /* dense when the last generation ended */
-        { 495, 495, true, 17, false, true },
-        { 495, 496, true, 17, false, false },
-        { 495, 497, true, 17, false, false },
-        { 0, 495, true, 512, false, true },
-        { 0, 496, true, 512, false, false },
-        { 0, 512, true, 1, false, false },
+        { 495, 0, 495, true, 17, false, true },
+        { 495, 0, 496, true, 17, false, false },
+        { 495, 0, 497, true, 17, false, false },
+        { 0, 0, 495, true, 512, false, true },
+        { 0, 0, 496, true, 512, false, false },
+        { 0, 0, 512, true, 1, false, false },
         /* not changed since: what was before that does not matter */
-        { 495, 495, false, 17, false, true },
-        { 495, 496, false, 17, false, true },
-        { 495, 497, false, 17, false, true },
-        { 0, 512, false, 512, false, true },
-        { 496, 495, false, 16, false, false },
+        { 495, 0, 495, false, 17, false, true },
+        { 495, 0, 496, false, 17, false, true },
+        { 495, 0, 497, false, 17, false, true },
+        { 0, 0, 512, false, 512, false, true },
+        { 496, 0, 495, false, 16, false, false },
         /* forced: dense or not */
-        { 495, 496, true, 17, true, true },
-        { 496, 0, true, 16, true, true },
-        { 497, 497, false, 15, true, true },
-        { 511, 512, true, 1, true, true },
-        { 0, 512, true, 1, true, true },
+        { 495, 0, 496, true, 17, true, true },
+        { 496, 0, 0, true, 16, true, true },
+        { 497, 0, 497, false, 15, true, true },
+        { 511, 0, 512, true, 1, true, true },
+        { 0, 0, 512, true, 1, true, true },
+        /* pages that are being released are taken, but not in use */
+        { 512, 17, 0, true, 1, false, true },
+        { 512, 16, 0, true, 1, false, false },
+        { 511, 16, 495, false, 1, false, true },
+        { 511, 15, 495, false, 1, false, false },
+        { 500, 100, 496, true, 1, false, false },
+        { 511, 511, 0, true, 0, true, false },
+        { 511, 511, 0, true, 1, false, true },
     };
 
     (void)state;
@@ -74,7 +83,8 @@ static void candidates_have_memory_and_are_not_dense(void **state)
     for (size_t i = 0; i < ROWS(rows); i++) {
         const scavindex index = { .chunks = NULL, .gen = 7 };
         const chunk_use use = { .ntaken = rows[i].ntaken,
-                                .ntaken_before = rows[i].ntaken_before,
+                                .ninuse_before = rows[i].ninuse_before,
+                                .nreleasing = rows[i].nreleasing,
                                 .nbacked = rows[i].nbacked,
                                 .added = true,
                                 .has_metadata = true,
@@ -184,7 +194,7 @@ static void counters_remember_the_end_of_the_last_generation(void **state)
         unsigned npages;
         unsigned nbacked;
         uint64_t ntaken; /* afterwards */
-        uint64_t ntaken_before;
+        uint64_t ninuse_before;
         uint64_t nbacked_now;
         bool has_metadata;
     } rows[] = {
@@ -215,7 +225,7 @@ static void counters_remember_the_end_of_the_last_generation(void **state)
         else
             scavindex_next_gen(&index);
         check(i, chunks[1].ntaken, rows[i].ntaken);
-        check(i, chunks[1].ntaken_before, rows[i].ntaken_before);
+        check(i, chunks[1].ninuse_before, rows[i].ninuse_before);
         check(i, chunks[1].nbacked, rows[i].nbacked_now);
         check(i, chunks[1].has_metadata, rows[i].has_metadata);
         check(i, chunks[0].ntaken + chunks[0].nbacked, 0);
@@ -261,7 +271,7 @@ static void check_released(size_t i, pagealloc *a, const step *s)
     assert_int_equal(pagealloc_validate(a, stderr), 0);
     check(i, pagealloc_next_taken(a, run.first).n, run.first.n);
     check(i, pagealloc_is_free(a, run.first, 1), false);
-    pagealloc_free_run(a, run.first, run.npages, true);
+    pagealloc_put_back(a, run, true);
 }
 
 static void run_step(size_t i, pagealloc *a, const step *s)
@@ -361,12 +371,54 @@ static void take_unscavenged_gives_the_highest_run_and_cuts_its_upper_end(void *
         { FREE, 512, 488, 0, 0 },
         { TAKE_AT, 1000, 10, 0, 10 },
         { FREE, 1000, 24, 0, 0 },
-        { FORCED, 0, 511, 513, 511 },
-        { FORCED, 0, 513, 512, 1 },
+        { FORCED, 0, 511, 512, 512 },
+        { FORCED, 0, 513, NONE, 0 },
         { TAKE_AT, 512, 512, 0, 512 },
         { FREE, 512, 512, 0, 0 },
         { FORCED, 0, 1000000, 512, 512 },
         { FORCED, 0, 1, NONE, 0 },
+    };
+
+    (void)state;
+    run_steps(steps, ROWS(steps));
+}
+
+static void take_unscavenged_splits_no_huge_page(void **state)
+{
+    static const step steps[] = {
+        { GROW, 0, 2048, 0, 0 },
+        { TAKE_AT, 0, 2048, 0, 2048 },
+        /* a block and 2 pages more, which would do for 2 but not for 3 */
+        { FREE, 1024, 258, 0, 0 },
+        { FORCED, 0, 3, 1024, 258 },
+        { TAKE_AT, 1024, 258, 0, 258 },
+        { FREE, 1024, 258, 0, 0 },
+        { BACKGROUND, 0, 2, 1280, 2 },
+        { BACKGROUND, 0, 3, 1024, 256 },
+        /* one page of the upper block of a chunk */
+        { FREE, 1792, 256, 0, 0 },
+        { BACKGROUND, 0, 1, 1792, 256 },
+        /* a chunk that is free: block by block */
+        { FREE, 512, 512, 0, 0 },
+        { BACKGROUND, 0, 8, 768, 256 },
+        { BACKGROUND, 0, 8, 512, 256 },
+        { BACKGROUND, 0, 8, NONE, 0 },
+        /* a block that has a page in use, or one without memory, has no huge page to split */
+        { FREE, 0, 255, 0, 0 },
+        { FREE, 257, 255, 0, 0 },
+        { FORCED, 0, 8, 504, 8 },
+        { PUNCH, 256, 1, 0, 0 },
+        { FORCED, 0, 8, 496, 8 },
+        { FORCED, 0, 512, 257, 239 },
+        { FORCED, 0, 8, 247, 8 },
+        { FORCED, 0, 512, 0, 247 },
+        /* over the border of two chunks there is none either */
+        { TAKE_AT, 256, 512, 0, 512 },
+        { FREE, 384, 256, 0, 0 },
+        { FORCED, 0, 8, 632, 8 },
+        { FORCED, 0, 8, 624, 8 },
+        { FORCED, 0, 512, 512, 112 },
+        { FORCED, 0, 8, 504, 8 },
     };
 
     (void)state;
@@ -460,6 +512,15 @@ static void dense_chunks_become_of_interest_in_the_next_generation(void **state)
         { BACKGROUND, 0, 512, 100, 200 },
         { BACKGROUND, 0, 512, NONE, 0 },
         { FORCED, 0, 512, NONE, 0 },
+        /* taken over the end of a generation because it is unused: not dense in the next one */
+        { TAKE_AT, 1600, 100, 0, 100 },
+        { PUNCH, 1536, 512, 0, 0 },
+        { UNUSED, 1536, 0, 1536, 0 },
+        { NEXT_GEN, 0, 0, 0, 0 },
+        { RELEASED, 1536, 0, 0, 0 },
+        { TAKE_AT, 1600, 100, 0, 100 },
+        { FREE, 1600, 100, 0, 0 },
+        { BACKGROUND, 0, 512, 1600, 100 },
     };
 
     (void)state;
@@ -535,6 +596,7 @@ int main(void)
         cmocka_unit_test(searches_go_down_and_rise_with_frees),
         cmocka_unit_test(counters_remember_the_end_of_the_last_generation),
         cmocka_unit_test(take_unscavenged_gives_the_highest_run_and_cuts_its_upper_end),
+        cmocka_unit_test(take_unscavenged_splits_no_huge_page),
         cmocka_unit_test(take_unscavenged_skips_dense_chunks_unless_forced),
         cmocka_unit_test(dense_chunks_become_of_interest_in_the_next_generation),
         cmocka_unit_test(unused_chunks_are_taken_once_for_each_use),

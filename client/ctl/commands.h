@@ -1,0 +1,46 @@
+/*
+ * Commands: what goallocctl shows of a reply, which goallocctl.c asks for.
+ *
+ * x_text() prints it. x_json() adds it to object; false: no memory. x_next() says what to ask for next; false: that was
+ * the last reply.
+ */
+#ifndef GOALLOC_CLIENT_CTL_COMMANDS_H
+#define GOALLOC_CLIENT_CTL_COMMANDS_H
+
+#include <stdbool.h>
+
+#include <jansson.h>
+
+#include "proto/goallocd.pb-c.h"
+
+/* stats.c */
+void stats_text(const Goallocd__Reply *reply);
+bool stats_json(json_t *object, const Goallocd__Reply *reply);
+void classes_text(const Goallocd__Reply *reply);
+bool classes_json(json_t *object, const Goallocd__Reply *reply);
+void ping_text(const Goallocd__Reply *reply);
+bool ping_json(json_t *object, const Goallocd__Reply *reply);
+void check_text(const Goallocd__Reply *reply);
+bool check_json(json_t *object, const Goallocd__Reply *reply);
+
+/* memory.c: the picture is gathered by heap_map_next() and shown when the last reply is there */
+extern Goallocd__HeapMap heap_map_first;
+bool heap_map_next(Goallocd__Request *request, const Goallocd__Reply *reply);
+void heap_map_text(const Goallocd__Reply *last);
+bool heap_map_json(json_t *object, const Goallocd__Reply *last);
+void scavenge_text(const Goallocd__Reply *reply);
+bool scavenge_json(json_t *object, const Goallocd__Reply *reply);
+
+/* sessions.c */
+extern const char sessions_heading[];
+bool sessions_next(Goallocd__Request *request, const Goallocd__Reply *reply);
+void sessions_text(const Goallocd__Reply *reply);
+bool sessions_json(json_t *object, const Goallocd__Reply *reply);
+
+/* roots.c */
+extern const char roots_heading[];
+bool roots_next(Goallocd__Request *request, const Goallocd__Reply *reply);
+void roots_text(const Goallocd__Reply *reply);
+bool roots_json(json_t *object, const Goallocd__Reply *reply);
+
+#endif

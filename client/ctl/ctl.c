@@ -1,0 +1,70 @@
+/*
+ * Ctl: numbers and foreign text, as a table or as JSON shows them. Called by the commands; no state but the buffers of
+ * ctl_bytes().
+ */
+#include "client/ctl/ctl.h"
+
+#include <stdio.h>
+
+const char *ctl_bytes(uint64_t bytes)
+{
+    static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
+    static char texts[4][32];
+    static unsigned turn;
+    char *text = texts[turn++ % 4];
+    double value = (double)bytes;
+    size_t u = 0;
+
+    while (value >= 1024 && u + 1 < sizeof(units) / sizeof(units[0])) {
+        value /= 1024;
+        u++;
+    }
+    (void)snprintf(text, sizeof(texts[0]), "%.*f %s", u == 0 ? 0 : 1, value, units[u]);
+    return text;
+}
+
+void ctl_print_bytes(const char *name, uint64_t bytes)
+{
+    (void)printf("%-22s %16" PRIu64 "  %s\n", name, bytes, ctl_bytes(bytes));
+}
+
+bool ctl_json_set(json_t *object, const char *name, uint64_t value)
+{
+    return json_object_set_new(object, name, json_integer((json_int_t)value)) == 0;
+}
+
+json_t *ctl_json_list(json_t *object, const char *name)
+{
+    if (json_object_get(object, name) == NULL)
+        (void)json_object_set_new(object, name, json_array());
+    return json_object_get(object, name);
+}
+
+/* True if jansson takes text for a string. Without memory it takes none; then no JSON is printed either. */
+static bool is_utf8(const char *text)
+{
+    json_t *string = json_string(text);
+    bool yes = string != NULL;
+
+    json_decref(string);
+    return yes;
+}
+
+const char *ctl_plain_text(const char *text, char *ret, size_t cap)
+{
+    bool utf8 = is_utf8(text);
+    size_t used = 0;
+
+    for (const unsigned char *c = (const unsigned char *)text; *c != '\0' && used + 1 < cap; c++) {
+        if (c[0] == 0xc2 && c[1] >= 0x80 && c[1] <= 0x9f) { /* a control character above ASCII: CSI, and more */
+            ret[used++] = '?';
+            c++;
+        } else if (*c < ' ' || *c == 0x7f || (!utf8 && *c >= 0x80)) {
+            ret[used++] = '?';
+        } else {
+            ret[used++] = (char)*c;
+        }
+    }
+    ret[used] = '\0';
+    return ret;
+}
