@@ -15,6 +15,16 @@ static inline Goallocd__Reply reply_init(uint64_t id)
     return reply;
 }
 
+/* body is the member of the union in a Reply that result_case says; all of its members are pointers. */
+static inline void reply_body(peer *p, uint64_t id, Goallocd__Reply__ResultCase result_case, void *body)
+{
+    Goallocd__Reply reply = reply_init(id);
+
+    reply.result_case = result_case;
+    reply.attach = body;
+    peer_reply(p, &reply);
+}
+
 /* Nothing is sent to a request without an id (ReturnSpans and FreeLarge may have none). */
 static inline void reply_ok(peer *p, uint64_t id)
 {

@@ -47,7 +47,7 @@ void stats_note_ended(service *srv, session_no no)
 static void count_allocs(const service *srv, uint64_t ret[SPAN_CLASS_COUNT])
 {
     memcpy(ret, srv->ended_allocs, sizeof(srv->ended_allocs));
-    for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
+    for (uint32_t i = 1, end = service_nentries(srv); i < end; i++) {
         const shm_u64 *counters = shm_counters(srv->heap->map, (session_no){ (uint16_t)i });
 
         for (size_t c = 0; session_at(&srv->sessions, i) != NULL && c < SPAN_CLASS_COUNT; c++)
@@ -97,7 +97,6 @@ void stats_counted(client *c, const census *count)
 {
     service *srv = client_service(c);
     const session *s = client_session(c);
-    Goallocd__Reply reply = reply_init(c->op.id);
     Goallocd__StatsReply body = GOALLOCD__STATS_REPLY__INIT;
     Goallocd__ClassStats classes[SIZE_CLASS_COUNT + 1];
     Goallocd__ClassStats *pointers[SIZE_CLASS_COUNT + 1];
@@ -124,9 +123,7 @@ void stats_counted(client *c, const census *count)
         body.n_classes += fill_class(count, allocs, class, &classes[body.n_classes]);
     }
     body.classes = pointers;
-    reply.result_case = GOALLOCD__REPLY__RESULT_STATS;
-    reply.stats = &body;
-    peer_reply(&c->peer, &reply);
+    reply_body(&c->peer, c->op.id, GOALLOCD__REPLY__RESULT_STATS, &body);
     operation_finish(&c->op);
 }
 
@@ -147,14 +144,11 @@ void trim_swept(client *c)
 static void scavenge_reply(operation *op, void *data)
 {
     const mheap *heap = client_service(client_of(op->peer))->heap;
-    Goallocd__Reply reply = reply_init(op->id);
     Goallocd__ScavengeReply body = GOALLOCD__SCAVENGE_REPLY__INIT;
 
     body.released_bytes = *(const uint64_t *)data * PAGE_BYTES;
     body.remaining_bytes = mheap_idle_pages(heap) * PAGE_BYTES;
-    reply.result_case = GOALLOCD__REPLY__RESULT_SCAVENGE;
-    reply.scavenge = &body;
-    peer_reply(op->peer, &reply);
+    reply_body(op->peer, op->id, GOALLOCD__REPLY__RESULT_SCAVENGE, &body);
     operation_finish(op);
 }
 
@@ -182,7 +176,6 @@ void handle_heap_map(client *c, const Goallocd__Request *request)
     const Goallocd__HeapMap *ask = request->heap_map;
     const mheap *heap = client_service(c)->heap;
     uint64_t end = pagealloc_end(heap->pages).n;
-    Goallocd__Reply reply = reply_init(request->id);
     Goallocd__HeapMapReply body = GOALLOCD__HEAP_MAP_REPLY__INIT;
     uint64_t words = 0;
     size_t n = 0;
@@ -205,14 +198,11 @@ void handle_heap_map(client *c, const Goallocd__Request *request)
     body.end = end;
     body.arena_pages = heap->map->npages;
     body.arena_base = heap->map->base;
-    reply.result_case = GOALLOCD__REPLY__RESULT_HEAP_MAP;
-    reply.heap_map = &body;
-    peer_reply(&c->peer, &reply);
+    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_HEAP_MAP, &body);
 }
 
 void handle_check(client *c, const Goallocd__Request *request)
 {
-    Goallocd__Reply reply = reply_init(request->id);
     Goallocd__CheckReply body = GOALLOCD__CHECK_REPLY__INIT;
     char text[1024] = "";
     FILE *out = fmemopen(text, sizeof(text), "w");
@@ -224,20 +214,15 @@ void handle_check(client *c, const Goallocd__Request *request)
         service_dump(client_service(c), stderr);
     text[sizeof(text) - 1] = '\0';
     body.text = text;
-    reply.result_case = GOALLOCD__REPLY__RESULT_CHECK;
-    reply.check = &body;
-    peer_reply(&c->peer, &reply);
+    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_CHECK, &body);
 }
 
 void handle_ping(client *c, const Goallocd__Request *request)
 {
-    Goallocd__Reply reply = reply_init(request->id);
     Goallocd__PingReply body = GOALLOCD__PING_REPLY__INIT;
 
     body.protocol = GOALLOC_PROTOCOL;
     body.version = (char *)(uintptr_t)GOALLOC_VERSION;
     body.pid = (uint32_t)getpid();
-    reply.result_case = GOALLOCD__REPLY__RESULT_PING;
-    reply.ping = &body;
-    peer_reply(&c->peer, &reply);
+    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_PING, &body);
 }

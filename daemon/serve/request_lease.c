@@ -351,7 +351,6 @@ void handle_lease_list(client *c, session *s, const Goallocd__Request *request)
 {
     static uint32_t names[LEASE_LIST_MAX];
     const service *srv = client_service(c);
-    Goallocd__Reply reply = reply_init(request->id);
     Goallocd__LeaseListReply body = GOALLOCD__LEASE_LIST_REPLY__INIT;
     page_no at = s->lessee.leased.head;
 
@@ -366,7 +365,5 @@ void handle_lease_list(client *c, session *s, const Goallocd__Request *request)
         names[body.n_spans++] = at.n;
     body.spans = names;
     body.more = at.n != 0;
-    reply.result_case = GOALLOCD__REPLY__RESULT_LEASE_LIST;
-    reply.lease_list = &body;
-    peer_reply(&c->peer, &reply);
+    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_LEASE_LIST, &body);
 }

@@ -51,7 +51,6 @@ static void reattach(client *c, const Goallocd__Request *request)
 {
     const Goallocd__Attach *ask = request->attach;
     service *srv = client_service(c);
-    Goallocd__Reply reply = reply_init(request->id);
     Goallocd__AttachReply body;
     session *s = ask->session < SHM_SESSIONS_MAX
                      ? session_find(&srv->sessions, (session_no){ (uint16_t)ask->session }, ask->epoch)
@@ -80,10 +79,8 @@ static void reattach(client *c, const Goallocd__Request *request)
     body = attached(c, s);
     (void)deaths_watch(srv->deaths, c, s);
     log_debug("session %u: pid %u has come back", s->lessee.no.n, s->pid);
-    reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
-    reply.attach = &body;
     CRASH_POINT(reattach_before_reply);
-    peer_reply(&c->peer, &reply);
+    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_ATTACH, &body);
 }
 
 /* No descriptor is left for a session: the peer is told, and gives back its own. */
@@ -248,7 +245,6 @@ static void handle_session_list(client *c, const Goallocd__Request *request)
 void session_list_counted(client *c)
 {
     const session_table *table = &client_service(c)->sessions;
-    Goallocd__Reply reply = reply_init(c->op.id);
     Goallocd__SessionListReply body = GOALLOCD__SESSION_LIST_REPLY__INIT;
     Goallocd__SessionInfo infos[LIST_SESSIONS_MAX];
     Goallocd__SessionInfo *pointers[LIST_SESSIONS_MAX];
@@ -266,9 +262,7 @@ void session_list_counted(client *c)
     }
     body.sessions = pointers;
     body.next = no < end ? no : 0;
-    reply.result_case = GOALLOCD__REPLY__RESULT_SESSION_LIST;
-    reply.session_list = &body;
-    peer_reply(&c->peer, &reply);
+    reply_body(&c->peer, c->op.id, GOALLOCD__REPLY__RESULT_SESSION_LIST, &body);
     operation_finish(&c->op);
 }
 
@@ -385,7 +379,6 @@ static void handle_root_set(client *c, session *s, const Goallocd__Request *requ
 static void handle_root_get(client *c, const Goallocd__Request *request)
 {
     const Goallocd__RootGet *ask = request->root_get;
-    Goallocd__Reply reply = reply_init(request->id);
     Goallocd__RootGetReply body = GOALLOCD__ROOT_GET_REPLY__INIT;
     int e = roots_get(client_service(c)->roots, ask->name.data, ask->name.len, &body.offset);
 
@@ -393,16 +386,13 @@ static void handle_root_get(client *c, const Goallocd__Request *request)
         reply_root_error(c, request->id, e);
         return;
     }
-    reply.result_case = GOALLOCD__REPLY__RESULT_ROOT_GET;
-    reply.root_get = &body;
-    peer_reply(&c->peer, &reply);
+    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_ROOT_GET, &body);
 }
 
 static void handle_root_list(client *c, const Goallocd__Request *request)
 {
     const roots *names = client_service(c)->roots;
     shm_root *table = client_service(c)->heap->map->roots;
-    Goallocd__Reply reply = reply_init(request->id);
     Goallocd__RootListReply body = GOALLOCD__ROOT_LIST_REPLY__INIT;
     Goallocd__Root entries[LIST_ROOTS_MAX];
     Goallocd__Root *pointers[LIST_ROOTS_MAX];
@@ -419,9 +409,7 @@ static void handle_root_list(client *c, const Goallocd__Request *request)
     }
     body.roots = pointers;
     body.next = at < SHM_ROOTS_MAX ? at : 0;
-    reply.result_case = GOALLOCD__REPLY__RESULT_ROOT_LIST;
-    reply.root_list = &body;
-    peer_reply(&c->peer, &reply);
+    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_ROOT_LIST, &body);
 }
 
 /* --- from message to handler --- */

@@ -49,7 +49,7 @@ static bool end_sessions(service *srv)
 {
     bool more = false;
 
-    for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
+    for (uint32_t i = 1, end = service_nentries(srv); i < end; i++) {
         session *s = session_at(&srv->sessions, i);
 
         if (s == NULL || s->state != SHM_SESSION_ENDING || s->lessee.nops > 0)

@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "daemon/serve/reply.h"
+
 void service_wake(service *srv)
 {
     if (!srv->idle_active && !srv->stopping)
@@ -30,12 +32,9 @@ void service_drop_client(service *srv, const session *s)
 
 void service_ask_trim(service *srv)
 {
-    Goallocd__Reply notice = GOALLOCD__REPLY__INIT;
     Goallocd__TrimNotice body = GOALLOCD__TRIM_NOTICE__INIT;
 
-    notice.result_case = GOALLOCD__REPLY__RESULT_TRIM_NOTICE;
-    notice.trim_notice = &body;
-    for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
+    for (uint32_t i = 1, end = service_nentries(srv); i < end; i++) {
         if (session_at(&srv->sessions, i) != NULL) {
             shm_u32 *seq = &srv->heap->map->sessions[i].trim_seq;
 
@@ -48,7 +47,7 @@ void service_ask_trim(service *srv)
         next = p->next;
         if (client_session(c) != NULL && !c->notified) {
             c->notified = true;
-            peer_reply(p, &notice);
+            reply_body(p, 0, GOALLOCD__REPLY__RESULT_TRIM_NOTICE, &body);
         }
     }
 }
@@ -72,7 +71,7 @@ int service_validate(const service *srv, FILE *err)
         if (c->op.state == OPERATION_COMMITTING && client_any_session(c) != NULL)
             ncommitting[c->session.n]++;
     }
-    for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
+    for (uint32_t i = 1, end = service_nentries(srv); i < end; i++) {
         const session *s = session_at(&srv->sessions, i);
 
         if (s != NULL && s->lessee.nops != ncommitting[i]) {

@@ -72,6 +72,14 @@ static inline session *client_session(const client *c)
     return s != NULL && s->state == SHM_SESSION_OPEN ? s : NULL;
 }
 
+/* Entries of the session table from here on were never used. */
+static inline uint32_t service_nentries(const service *srv)
+{
+    uint32_t n = u32_load_relaxed(&srv->heap->map->header->nsession_entries);
+
+    return n < SHM_SESSIONS_MAX ? n : SHM_SESSIONS_MAX; /* it may be another daemon's */
+}
+
 /* Work in slices has come up: it is done between the turns of the loop from now on. */
 void service_wake(service *srv);
 
