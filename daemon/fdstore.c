@@ -65,15 +65,16 @@ int fdstore_take(int ret_fds[HEAPFILE_NFDS])
     for (int i = 0; i < nfds && name != NULL; i++) {
         size_t len = strcspn(name, ":");
         bool ours = len == strlen(STORE_NAME) && memcmp(name, STORE_NAME, len) == 0;
-        int at = ours ? memfd_index(FIRST_FD + i) : -1;
+        int fd = FIRST_FD + i;
+        int at = ours ? memfd_index(fd) : -1;
 
-        (void)fcntl(FIRST_FD + i, F_SETFD, FD_CLOEXEC);
-        if (ours && (at < 0 || fds[at] >= 0)) {
-            broken = true;
-            (void)close(FIRST_FD + i);
-        } else if (at >= 0) {
-            fds[at] = FIRST_FD + i;
+        (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+        if (at >= 0 && fds[at] < 0) {
+            fds[at] = fd;
             nfound++;
+        } else if (ours) {
+            broken = true;
+            (void)close(fd);
         }
         name += len + (name[len] == ':');
     }

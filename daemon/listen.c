@@ -92,17 +92,14 @@ int listen_open(listen_place *ret, const char *path)
     r = clear_place(&addr);
     if (r < 0)
         goto fail;
-    r = place.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (r < 0) {
-        r = -errno;
-        goto fail;
-    }
+    /* It listens at once: a client that sees the file expects to be able to connect. */
     mask = umask(0117);
-    r = bind(place.fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
+    place.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    r = place.fd < 0 || bind(place.fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+                listen(place.fd, LISTEN_BACKLOG) < 0
+            ? -errno
+            : 0;
     (void)umask(mask);
-    /* At once: a client that sees the file expects to be able to connect. */
-    if (r == 0 && listen(place.fd, LISTEN_BACKLOG) < 0)
-        r = -errno;
     if (r < 0)
         goto fail;
     *ret = place;

@@ -52,9 +52,7 @@ typedef struct adoption {
 struct adopt_table {
     shm_map *map;
     heap_private *private;
-    uint32_t *free_entries; /* below nadoption_entries */
-    size_t nfree_entries;
-    size_t cap_free_entries;
+    uint32_t free_entry; /* one more than its number; 0: none is free below nadoption_entries */
     adoption *by_offset;
     adoption *of_session[SHM_SESSIONS_MAX];
     uint32_t nof_session[SHM_SESSIONS_MAX];
@@ -73,19 +71,12 @@ adopt_table *adopt_new(heapfile *file)
 
 /* --- entries in the private memfd --- */
 
+/* Entries that are free name each other: while its offset is 0, who is the free one after it. */
 static void entry_give_back(adopt_table *table, uint32_t entry)
 {
     u64_store_release(&table->private->adoptions[entry].offset, 0);
-    if (table->nfree_entries == table->cap_free_entries) {
-        size_t cap = table->cap_free_entries == 0 ? 64 : 2 * table->cap_free_entries;
-        uint32_t *more = reallocarray(table->free_entries, cap, sizeof(*more));
-
-        if (more == NULL)
-            return; /* the next daemon finds it again */
-        table->free_entries = more;
-        table->cap_free_entries = cap;
-    }
-    table->free_entries[table->nfree_entries++] = entry;
+    u64_store_relaxed(&table->private->adoptions[entry].who, table->free_entry);
+    table->free_entry = entry + 1;
 }
 
 /* False: all are in use. */
@@ -93,8 +84,9 @@ static bool entry_take(adopt_table *table, uint32_t *ret)
 {
     uint32_t used = u32_load_relaxed(&table->private->nadoption_entries);
 
-    if (table->nfree_entries > 0) {
-        *ret = table->free_entries[--table->nfree_entries];
+    if (table->free_entry != 0) {
+        *ret = table->free_entry - 1;
+        table->free_entry = (uint32_t)u64_load_relaxed(&table->private->adoptions[*ret].who);
         return true;
     }
     if (used >= ADOPTIONS_MAX)
@@ -144,7 +136,6 @@ adopt_table *adopt_free(adopt_table *table)
             HASH_DEL(table->by_offset, a);
             free(a);
         }
-        free(table->free_entries);
         free(table);
     }
     return NULL;
@@ -385,12 +376,10 @@ int adopt_validate(const adopt_table *table, FILE *err)
     }
     for (uint32_t entry = 0; entry < end && entry < ADOPTIONS_MAX; entry++)
         nused += u64_load_relaxed(&table->private->adoptions[entry].offset) != 0;
-    if (nlisted == count && nused == count && nused + table->nfree_entries <= end &&
-        limit == (count == 0 ? table->map->arena_bytes : 0))
+    if (nlisted == count && nused == count && limit == (count == 0 ? table->map->arena_bytes : 0))
         return 0;
-    (void)fprintf(err, "adopt: %u objects, %llu listed, %llu entries used, %zu free of %u; frees look from 0x%llx on\n",
-                  count, (unsigned long long)nlisted, (unsigned long long)nused, table->nfree_entries, end,
-                  (unsigned long long)limit);
+    (void)fprintf(err, "adopt: %u objects, %llu listed, %llu of %u entries used; frees look from 0x%llx on\n", count,
+                  (unsigned long long)nlisted, (unsigned long long)nused, end, (unsigned long long)limit);
     return -EUCLEAN;
 }
 

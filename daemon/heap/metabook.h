@@ -6,8 +6,8 @@
 
 #include <stdio.h>
 
-#include "daemon/memory/heapfile.h"
 #include "daemon/heap/pagebits.h"
+#include "shm/layout.h"
 
 typedef struct metabook {
     const shm_map *map;

@@ -66,26 +66,18 @@ int mheap_init_private(mheap *heap, heapfile *file, uint64_t limit_bytes)
     int r;
 
     *heap = (mheap){ .file = file, .map = &file->map, .limit_bytes = limit_bytes };
-    r = pagealloc_new(&heap->pages, heap->map->npages);
-    if (r < 0)
-        return r;
     heap->links = mmap(NULL, links_bytes(heap), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (heap->links == MAP_FAILED) {
-        heap->pages = pagealloc_free(heap->pages);
+    if (heap->links == MAP_FAILED)
         return -ENOMEM;
-    }
-    if (metabook_init(&heap->book, heap->map) < 0) {
-        mheap_end(heap);
-        return -ENOMEM;
-    }
+    r = pagealloc_new(&heap->pages, heap->map->npages);
     heap->adopted = adopt_new(file);
     heap->left = left_new(heap->map, heap->links);
-    if (heap->adopted == NULL || heap->left == NULL) {
+    if (metabook_init(&heap->book, heap->map) < 0 || heap->adopted == NULL || heap->left == NULL)
+        r = -ENOMEM;
+    if (r < 0)
         mheap_end(heap);
-        return -ENOMEM;
-    }
-    return 0;
+    return r;
 }
 
 int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes)
@@ -109,16 +101,6 @@ void mheap_end(mheap *heap)
     heap->adopted = adopt_free(heap->adopted);
     heap->left = left_free(heap->left);
     metabook_end(&heap->book);
-}
-
-uint64_t mheap_charged_bytes(const mheap *heap)
-{
-    return metabook_bytes(&heap->book);
-}
-
-void mheap_note_kept(mheap *heap, page_no span)
-{
-    metabook_note_kept(&heap->book, span);
 }
 
 uint64_t mheap_added_pages(const mheap *heap)
@@ -160,7 +142,7 @@ uint64_t mheap_releasing_pages(const mheap *heap)
 
 uint64_t mheap_room_pages(const mheap *heap)
 {
-    uint64_t used = (heap->ninuse_pages + heap->naside_pages[ASIDE_GROWTH]) * PAGE_BYTES + mheap_charged_bytes(heap);
+    uint64_t used = (heap->ninuse_pages + heap->naside_pages[ASIDE_GROWTH]) * PAGE_BYTES + metabook_bytes(&heap->book);
 
     if (heap->limit_bytes == 0)
         return UINT64_MAX;
@@ -178,18 +160,13 @@ uint64_t mheap_idle_pages(const mheap *heap)
     return mheap_committed_pages(heap) - heap->ninuse_pages - heap->naside_pages[ASIDE_GROWTH];
 }
 
-uint64_t mheap_over_limit_with(const mheap *heap, unsigned percent, uint64_t npages)
+uint64_t mheap_over_limit(const mheap *heap, unsigned percent, uint64_t npages)
 {
     uint64_t have = (mheap_committed_pages(heap) + npages - mheap_releasing_pages(heap)) * PAGE_BYTES +
-                    mheap_charged_bytes(heap);
+                    metabook_bytes(&heap->book);
     uint64_t most = heap->limit_bytes / 100 * percent;
 
     return heap->limit_bytes == 0 || have <= most ? 0 : have - most;
-}
-
-uint64_t mheap_over_limit(const mheap *heap, unsigned percent)
-{
-    return mheap_over_limit_with(heap, percent, 0);
 }
 
 /* --- pages --- */

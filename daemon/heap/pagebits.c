@@ -3,9 +3,9 @@
  *
  * Called by pagealloc and pagecache. No state.
  *
- * The longest run of ones in a word is found by erosion: word & word >> 1 has ones where two stood in a row, shifting
- * by doubled distances erodes k ones in log k steps. Only runs that beat the longest so far are of interest, so a word
- * is eroded by that length first, and in most words nothing is left.
+ * The longest ones in a row in a word are found by erosion: word & word >> 1 has a one where two in a row begin, and
+ * shifts by doubled distances find where n in a row begin in log n steps. Only what is longer than the longest so far
+ * matters, so a word is first eroded by that length, and in most words nothing is left.
  */
 #include "daemon/heap/pagebits.h"
 
@@ -83,7 +83,7 @@ unsigned pagebits_count(const uint64_t *words, unsigned from, unsigned to)
     return n;
 }
 
-/* Ones where n ones in a row begin. */
+/* The word that has a one where n ones in a row begin. */
 static uint64_t erode(uint64_t word, unsigned n)
 {
     unsigned left = n - 1;

@@ -18,15 +18,15 @@ unsigned pagebits_next(const uint64_t *words, unsigned from, bool value);
 /* One above the last bit of that value below to; 0 if there is none. */
 unsigned pagebits_prev(const uint64_t *words, unsigned to, bool value);
 
-/* Set the bits [from, to) to value; are they all value; count the ones. from <= to <= 512. */
+/* Of the bits [from, to), from <= to <= 512: set them to value; true if all of them are value; count the ones. */
 void pagebits_fill(uint64_t *words, unsigned from, unsigned to, bool value);
 bool pagebits_all(const uint64_t *words, unsigned from, unsigned to, bool value);
 unsigned pagebits_count(const uint64_t *words, unsigned from, unsigned to);
 
-/* The lowest n zeros in a row at or above from; 512 if there are none. n > 0. */
+/* Where the lowest n zeros in a row at or above from begin; 512 if there are none. n > 0. */
 unsigned pagebits_find(const uint64_t *words, unsigned from, unsigned n);
 
-/* The lowest n ones in a row in one word; 64 if there are none. 0 < n <= 64. */
+/* Where the lowest n ones in a row in one word begin; 64 if there are none. 0 < n <= 64. */
 unsigned pagebits_find_in_word(uint64_t word, unsigned n);
 
 /*

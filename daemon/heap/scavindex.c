@@ -1,7 +1,7 @@
 /*
  * Scavindex: counters of each chunk, and two addresses from which searches go down.
  *
- * Called by pagealloc alone. Data: private to the daemon, one entry for each 4 MiB, sparse.
+ * Called by pagealloc alone, which owns the entries: one for each chunk of 4 MiB, private to the daemon, sparse.
  *
  * The density rule: the free pages of a chunk that is dense now (at least 496 of 512 pages in use), or was dense when
  * the last generation ended, are not released, since a page of it would soon be used again and cost a fault. What the
@@ -13,8 +13,8 @@
  * and rise with frees; from_background also goes back to `from` at each generation, since a chunk that was dense may
  * not be dense any more.
  *
- * Invariant (checked by pagealloc_validate): ntaken and nbacked are what the bits say; nreleasing <= ntaken; no chunk at or
- * above `from` has nbacked != 0.
+ * Invariants (checked by pagealloc_validate): ntaken and nbacked are what the bits say; nreleasing <= ntaken; no chunk
+ * at or above `from` has nbacked != 0.
  */
 #include "daemon/heap/scavindex.h"
 

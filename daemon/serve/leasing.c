@@ -87,7 +87,7 @@ bool leasing_limit_allows(service *srv, uint64_t npages)
                  "all that is free is being given back to the system",
                  (unsigned long long)(srv->heap->limit_bytes / MIB),
                  (unsigned long long)(srv->heap->ninuse_pages * PAGE_BYTES / MIB),
-                 (unsigned long long)(mheap_charged_bytes(srv->heap) / MIB));
+                 (unsigned long long)(metabook_bytes(&srv->heap->book) / MIB));
         srv->last_limit_warning_ms = now_ms;
     }
     return false;
@@ -118,7 +118,7 @@ static void add_releases(client *c)
 {
     mheap *heap = client_service(c)->heap;
     commit_job *job = &c->op.commit;
-    uint64_t over = (mheap_over_limit(heap, RELEASE_PERCENT) + PAGE_BYTES - 1) / PAGE_BYTES;
+    uint64_t over = (mheap_over_limit(heap, RELEASE_PERCENT, 0) + PAGE_BYTES - 1) / PAGE_BYTES;
     page_run run;
 
     if (over == 0)

@@ -289,7 +289,7 @@ static void object_publish(mheap *heap, const object_ref *object)
 {
     if (u32_load_relaxed(&shm_span_at(heap->map, object->first)->owner) != 0) {
         adopt_ensure_kept(heap->map, object->first);
-        mheap_note_kept(heap, object->first);
+        metabook_note_kept(&heap->book, object->first);
         (void)u64_fetch_or_acq_rel(&shm_kept_bits(heap->map, object->first)[object->word], object->bit);
     }
     adopt_clear(heap->adopted, object->offset);
@@ -323,7 +323,7 @@ static void handle_adopt(client *c, session *s, const Goallocd__Request *request
         reply_error(&c->peer, request->id, EALREADY, "the object is free");
         return;
     }
-    mheap_note_kept(heap, object.first);
+    metabook_note_kept(&heap->book, object.first);
     reply_ok(&c->peer, request->id);
 }
 

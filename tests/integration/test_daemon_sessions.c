@@ -91,9 +91,9 @@ static bool publish_by_bit(const rawheap *heap, uint32_t first, const rawheap *o
     (void)u64_fetch_or_acq_rel(shm_kept_bits(&heap->map, span), 1);
     fence_seq_cst();
 
-    const shm_session *slot = &heap->map.sessions[owner->session];
+    const shm_session *entry = &heap->map.sessions[owner->session];
 
-    return u32_load_acquire(&slot->epoch) == owner->epoch && u32_load_acquire(&slot->state) < SHM_SESSION_ENDING &&
+    return u32_load_acquire(&entry->epoch) == owner->epoch && u32_load_acquire(&entry->state) < SHM_SESSION_ENDING &&
            rawheap_leases(owner, span);
 }
 

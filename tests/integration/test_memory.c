@@ -35,7 +35,7 @@ static int64_t now_ms(void)
     return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-/* A stopped child keeps what it holds, and asks nobody for anything. */
+/* A stopped child goes on holding what it has, and asks nobody for anything. */
 static void wait_for_stop(pid_t pid)
 {
     int status;
@@ -258,7 +258,7 @@ static void small_objects_freed_remotely_are_free_pages_and_then_the_systems(voi
 
 /* --- memory limit --- */
 
-#define LIMIT_SLOTS 40000
+#define LIMIT_ENTRIES 40000
 
 typedef struct limit_run {
     uint64_t seed;
@@ -268,8 +268,8 @@ typedef struct limit_run {
 /* Live data moves between 10% and 70% of 256 MiB, in objects of 16 bytes to 64 KiB of changing sizes. */
 static int churn_below_the_limit(const fixture *f, void *arg)
 {
-    static void *slots[LIMIT_SLOTS];
-    static size_t sizes[LIMIT_SLOTS];
+    static void *entries[LIMIT_ENTRIES];
+    static size_t sizes[LIMIT_ENTRIES];
     limit_run *run = arg;
     int64_t end = now_ms() + run->ms;
     size_t live = 0;
@@ -284,17 +284,17 @@ static int churn_below_the_limit(const fixture *f, void *arg)
         }
         for (int i = 0; i < 2000; i++) {
             uint64_t r = test_random(&run->seed);
-            size_t at = r % LIMIT_SLOTS;
+            size_t at = r % LIMIT_ENTRIES;
             size_t size = 16 + (r >> 32) % most;
 
-            if (slots[at] != NULL) {
-                goalloc_free(slots[at]);
+            if (entries[at] != NULL) {
+                goalloc_free(entries[at]);
                 live -= sizes[at];
-                slots[at] = NULL;
+                entries[at] = NULL;
             } else if (live + size < target) {
-                slots[at] = goalloc_malloc(size);
-                CHECK(slots[at] != NULL);
-                memset(slots[at], 1, size);
+                entries[at] = goalloc_malloc(size);
+                CHECK(entries[at] != NULL);
+                memset(entries[at], 1, size);
                 sizes[at] = size;
                 live += size;
             }
@@ -448,17 +448,17 @@ static void idle_daemon_with_a_reserve_of_16t_is_small(void **state)
 
 static int churn_for_sums(const fixture *f, void *arg)
 {
-    static void *slots[5000];
+    static void *entries[5000];
     uint64_t seed = *(uint64_t *)arg;
 
     must_attach(f, 0);
     for (;;) {
         uint64_t r = test_random(&seed);
-        void **slot = &slots[r % 5000];
+        void **entry = &entries[r % 5000];
         size_t size = (r >> 20) % 10 == 0 ? (r >> 32) % 100000 : (r >> 32) % 600;
 
-        goalloc_free(*slot);
-        *slot = r >> 63 ? goalloc_malloc(size) : goalloc_malloc_noscan(size);
+        goalloc_free(*entry);
+        *entry = r >> 63 ? goalloc_malloc(size) : goalloc_malloc_noscan(size);
         if (r % 100000 == 0)
             (void)goalloc_trim();
     }

@@ -314,7 +314,7 @@ static int reuse_block(const fixture *f, void *arg)
 
     (void)arg;
     must_attach(f, 0);
-    CHECK(goalloc_malloc_noscan(15) != NULL); /* keeps the span */
+    CHECK(goalloc_malloc_noscan(15) != NULL); /* so the span stays */
     a = goalloc_malloc_noscan(8);
     b = goalloc_malloc_noscan(8);
     CHECK(b == a + 8 && goalloc_root_set("first", a) == 0);
@@ -433,7 +433,7 @@ static int resize_in_place(const fixture *f, void *arg)
     /* Now something is in the way: it moves. */
     p = goalloc_realloc(p, 2 << 20);
     CHECK(p != NULL && p != q && all_are(p, 100000, 3) && all_are(q, 1 << 20, 4));
-    /* A run that was freed, and that the process keeps for its next large object, is not in the way. */
+    /* A run that was freed, and that the process caches for its next large object, is not in the way. */
     goalloc_free(p);
     goalloc_free(q);
     CHECK(goalloc_trim() == 0);

@@ -14,7 +14,7 @@
 #include "tests/support/rawheap.h"
 
 #define RUN_BYTES (SHM_RUN_BYTES_MAX + 1)
-#define RUNS 3 /* as many as the cache keeps */
+#define RUNS 3 /* as many as stay in the cache */
 
 static page_no run_of(const unsigned char *p)
 {

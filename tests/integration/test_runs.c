@@ -610,7 +610,7 @@ static int reclaimed_runs(const fixture *f, void *arg)
             CHECK((uintptr_t)p == before);
         }
     }
-    CHECK(goalloc_trim() == 0); /* it keeps what it owns */
+    CHECK(goalloc_trim() == 0); /* it still has what it owns */
     CHECK(stats_now().live_objects == nbefore + 100);
     p = filled(100000, 1);
     CHECK(goalloc_publish(p) == 0 && goalloc_adopt(p) == 0); /* and back */

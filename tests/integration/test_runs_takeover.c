@@ -1,5 +1,5 @@
 /*
- * Runs over a kill of the daemon: a process that holds live and free ones keeps all of them and goes on.
+ * Runs over a kill of the daemon: a process that holds live and free ones has all of them afterwards and goes on.
  */
 #include <stdarg.h>
 #include <stddef.h>

@@ -77,7 +77,7 @@ static void malloc_in_one_process_is_freed_in_another(void **state)
 
 /* --- churn --- */
 
-#define SLOTS 2000
+#define ENTRIES 2000
 
 typedef struct churn {
     uint64_t seed;
@@ -107,23 +107,23 @@ static int churn_process(const fixture *f, void *arg)
     churn *c = arg;
     uint64_t seed = c->seed ^ (uint64_t)getpid();
     int64_t end = now_ms() + c->ms;
-    static node *mine[SLOTS];
+    static node *mine[ENTRIES];
 
     must_attach(f, 0);
     while (now_ms() < end) {
         for (int i = 0; i < 1000; i++) {
             uint64_t r = test_random(&seed);
-            node **slot = &mine[r % SLOTS];
+            node **entry = &mine[r % ENTRIES];
 
-            check_free(*slot);
-            *slot = goalloc_malloc(sizeof(node) + (r >> 32) % (i == 0 ? 200000 : 3000));
-            CHECK(*slot != NULL);
-            **slot = (node){ NULL, *slot, r };
+            check_free(*entry);
+            *entry = goalloc_malloc(sizeof(node) + (r >> 32) % (i == 0 ? 200000 : 3000));
+            CHECK(*entry != NULL);
+            **entry = (node){ NULL, *entry, r };
             if (r >> 20 & 1) /* give it away, take what another has given */
-                *slot = atomic_exchange(&c->mailbox[r >> 40 & 63], *slot);
+                *entry = atomic_exchange(&c->mailbox[r >> 40 & 63], *entry);
         }
     }
-    for (int i = 0; i < SLOTS; i++)
+    for (int i = 0; i < ENTRIES; i++)
         check_free(mine[i]);
     return 0;
 }
@@ -401,11 +401,11 @@ static void *churning_thread(void *arg)
 
     while (!atomic_load(&enough)) {
         uint64_t r = test_random(&seed);
-        void **slot = &mine[r % 200];
+        void **entry = &mine[r % 200];
 
-        goalloc_free(*slot);
-        *slot = goalloc_malloc((r >> 32) % (r % 100 == 0 ? 100000 : 2000));
-        CHECK(*slot != NULL);
+        goalloc_free(*entry);
+        *entry = goalloc_malloc((r >> 32) % (r % 100 == 0 ? 100000 : 2000));
+        CHECK(*entry != NULL);
         if (r % 1000 == 0)
             CHECK(goalloc_trim() == 0);
     }
@@ -521,7 +521,7 @@ static int adopt_then_freed_by_another(const fixture *f, void *arg)
     return child_wait(pid);
 }
 
-/* The parent's session keeps nothing for itself, the child's reclaims: places of published objects are used again. */
+/* The parent's session does not reclaim, the child's does: places of published objects are used again. */
 static int forked_into_another_kind(const fixture *f, void *arg)
 {
     pid_t pid;
@@ -708,13 +708,13 @@ static int steady_process(const fixture *f, void *arg)
     must_attach(f, 0);
     for (uint64_t i = 0; i < 2 * nops; i++) {
         uint64_t r = test_random(&seed);
-        void **slot = &set[r % WORKING_SET];
+        void **entry = &set[r % WORKING_SET];
 
         if (i == nops) /* warm */
             CHECK(goalloc_stats(&before) == 0);
-        goalloc_free(*slot);
-        *slot = goalloc_malloc(16 + (r >> 32) % 1009);
-        CHECK(*slot != NULL);
+        goalloc_free(*entry);
+        *entry = goalloc_malloc(16 + (r >> 32) % 1009);
+        CHECK(*entry != NULL);
     }
     CHECK(goalloc_stats(&after) == 0);
     (void)printf("%llu requests in %llu operations\n",

@@ -130,7 +130,7 @@ static void heap_of_a_killed_daemon_is_taken_over_whole(void **state)
 /* Churn without a pause, checking contents, until told to stop through the heap. */
 static int worker(const fixture *f, void *arg)
 {
-    static object *slots[4000];
+    static object *entries[4000];
     uint64_t seed = *(uint64_t *)arg ^ (uint64_t)getpid();
     _Atomic int *stop;
     void *p;
@@ -140,30 +140,30 @@ static int worker(const fixture *f, void *arg)
     stop = p;
     while (!*stop) {
         uint64_t r = test_random(&seed);
-        object **slot = &slots[r % 4000];
+        object **entry = &entries[r % 4000];
 
-        if (*slot != NULL) {
-            size_t size = (*slot)->size;
+        if (*entry != NULL) {
+            size_t size = (*entry)->size;
 
-            CHECK((*slot)->check == (uintptr_t)*slot);
-            CHECK(size <= sizeof(object) || ((unsigned char *)*slot)[size - 1] == (unsigned char)size);
-            goalloc_free(*slot);
-            *slot = NULL;
+            CHECK((*entry)->check == (uintptr_t)*entry);
+            CHECK(size <= sizeof(object) || ((unsigned char *)*entry)[size - 1] == (unsigned char)size);
+            goalloc_free(*entry);
+            *entry = NULL;
         } else {
             size_t size = sizeof(object) + (r >> 32) % ((r >> 20) % 200 == 0 ? 100000 : 1000);
 
-            *slot = goalloc_malloc(size);
-            CHECK(*slot != NULL);
-            ((unsigned char *)*slot)[size - 1] = (unsigned char)size;
-            **slot = (object){ NULL, size, (uintptr_t)*slot };
+            *entry = goalloc_malloc(size);
+            CHECK(*entry != NULL);
+            ((unsigned char *)*entry)[size - 1] = (unsigned char)size;
+            **entry = (object){ NULL, size, (uintptr_t)*entry };
             if (size > sizeof(object))
-                ((unsigned char *)*slot)[size - 1] = (unsigned char)size;
+                ((unsigned char *)*entry)[size - 1] = (unsigned char)size;
         }
         if (r % 20000 == 0)
             CHECK(goalloc_trim() == 0);
     }
     for (int i = 0; i < 4000; i++)
-        goalloc_free(slots[i]);
+        goalloc_free(entries[i]);
     return 0;
 }
 

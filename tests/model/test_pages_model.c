@@ -19,16 +19,16 @@
 #define HUGE 256u
 #define DENSE 496u
 #define WINDOWS 8u
-#define ASIDES 4u
+#define RELEASES 4u
 
-enum { ABSENT, SCAVENGED, BACKED, TAKEN, ASIDE };
+enum { ABSENT, SCAVENGED, BACKED, TAKEN, RELEASING };
 
 typedef struct window {
     page_no first;
-    uint64_t pages; /* of it, not given back yet */
+    uint64_t pages; /* those that have not been given back yet */
 } window;
 
-/* What has happened at least once when the test is over. */
+/* What happens at least once in a run of the whole test. */
 enum {
     GROWN,
     SKIPPED,
@@ -43,7 +43,7 @@ enum {
     LEFT_DENSE,
     WHOLE_HUGE,
     NOT_RELEASED,
-    ASIDE_OVER_A_GENERATION,
+    RELEASED_OVER_A_GENERATION,
     UNUSED,
     EVENTS
 };
@@ -55,8 +55,8 @@ static page_run runs[PAGES];         /* taken */
 static uint64_t nruns;
 static window windows[WINDOWS];
 static uint64_t nwindows;
-static page_run asides[ASIDES]; /* being released */
-static uint64_t nasides;
+static page_run releases[RELEASES]; /* taken only to be released */
+static uint64_t nreleases;
 static uint64_t end;
 static uint64_t nevents[EVENTS];
 
@@ -143,7 +143,7 @@ static void alloc(pagealloc *a, uint64_t npages, uint64_t align)
     nevents[align == 1 ? ALLOCATED : ALIGNED]++;
 }
 
-/* Some of what is free from a page on. */
+/* Take free pages from a given page on, as far as they go. */
 static void alloc_at(pagealloc *a, uint64_t first, uint64_t max_pages)
 {
     uint64_t npages = 0;
@@ -199,7 +199,7 @@ static void take_window(pagealloc *a)
     nevents[WINDOW]++;
 }
 
-/* Some of a window's pages, or all; some of them without memory. */
+/* Give back some of the pages of a window, or all; some of them without memory. */
 static void free_window(pagealloc *a, uint64_t r, uint64_t some, uint64_t scavenged)
 {
     if (nwindows == 0)
@@ -218,7 +218,7 @@ static void free_window(pagealloc *a, uint64_t r, uint64_t some, uint64_t scaven
         *w = windows[--nwindows];
 }
 
-/* The highest page with memory of a chunk that may be released: one above it; 0: none. */
+/* One above the highest page that may be released; 0: there is none. */
 static uint64_t model_scavenge_top(bool force)
 {
     for (uint64_t c = CHUNKS; c-- > 0;) {
@@ -242,7 +242,7 @@ static void scavenge(pagealloc *a, uint64_t max_pages, bool force)
     uint64_t bottom;
     page_run run;
 
-    if (nasides == ASIDES)
+    if (nreleases == RELEASES)
         return;
     bottom = top = model_scavenge_top(force);
     run = pagealloc_take_unscavenged(a, max_pages, force);
@@ -258,21 +258,21 @@ static void scavenge(pagealloc *a, uint64_t max_pages, bool force)
     }
     assert_int_equal(run.first.n, bottom);
     assert_int_equal(run.npages, top - bottom);
-    memset(model + bottom, ASIDE, top - bottom);
-    asides[nasides++] = run;
+    memset(model + bottom, RELEASING, top - bottom);
+    releases[nreleases++] = run;
     nevents[force ? FORCED : BACKGROUND]++;
 }
 
 static void put_back(pagealloc *a, uint64_t r)
 {
     bool released = r >> 62 != 0;
-    page_run *run = &asides[r % ASIDES];
+    page_run *run = &releases[r % RELEASES];
 
-    if (r % ASIDES >= nasides)
+    if (r % RELEASES >= nreleases)
         return;
     pagealloc_put_back(a, *run, released);
     memset(model + run->first.n, released ? SCAVENGED : BACKED, run->npages);
-    *run = asides[--nasides];
+    *run = releases[--nreleases];
     nevents[NOT_RELEASED] += !released;
 }
 
@@ -281,7 +281,7 @@ static void next_gen(pagealloc *a)
     pagealloc_next_gen(a);
     for (uint64_t c = 0; c < CHUNKS; c++)
         ninuse_then[c] = (unsigned)model_count(c * CHUNK, CHUNK, TAKEN);
-    nevents[ASIDE_OVER_A_GENERATION] += nasides != 0;
+    nevents[RELEASED_OVER_A_GENERATION] += nreleases != 0;
 }
 
 static void release_unused_chunk(pagealloc *a, uint64_t page, bool released)
@@ -314,7 +314,7 @@ static void look(const pagealloc *a, uint64_t first, uint64_t npages)
         all_free = all_free && is_free(i);
     assert_int_equal(pagealloc_is_free(a, page_at(first), npages), all_free);
     pagealloc_count(a, page_at(first), npages, &ntaken, &nbacked);
-    assert_int_equal(ntaken, model_count(first, npages, TAKEN) + model_count(first, npages, ASIDE));
+    assert_int_equal(ntaken, model_count(first, npages, TAKEN) + model_count(first, npages, RELEASING));
     assert_int_equal(nbacked, model_count(first, npages, BACKED));
     assert_int_equal(pagealloc_is_taken(a, page_at(first)), model[first] >= TAKEN);
     while (next < end && model[next] < TAKEN)

@@ -126,10 +126,10 @@ int main(int argc, char **argv)
 
     options_parse(argc, argv, &options);
     options_name_deaths(options.deaths, deaths, sizeof(deaths));
-    (void)printf("storm: --seed %llu --seconds %u --round %u --processes %u --threads %u --slots %u --max-mib %u "
+    (void)printf("storm: --seed %llu --seconds %u --round %u --processes %u --threads %u --entries %u --max-mib %u "
                  "--interval %u --often %u --deaths %s\n",
                  (unsigned long long)options.seed, options.seconds, options.round_seconds, options.nprocesses,
-                 options.nthreads, options.nslots, options.max_mib, options.interval_ms, options.often, deaths);
+                 options.nthreads, options.nentries, options.max_mib, options.interval_ms, options.often, deaths);
     (void)fflush(stdout);
     board_make(&options);
     (void)guard_dir(); /* before this becomes a subreaper, and the guard a child */

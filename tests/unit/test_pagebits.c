@@ -1,6 +1,6 @@
 /*
- * Bits of a chunk's pages and their summaries, by tables: at the ends of words and of the chunk; against bit by bit
- * loops over random bits.
+ * Bits of a chunk's pages and their summaries: by tables, at the ends of words and of the chunk; and over random bits,
+ * against loops that go bit by bit.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -320,7 +320,7 @@ static void find_in_word_takes_the_lowest_ones_that_fit(void **state)
         { 0x6666666666666666, 2, 1 },
         { 0xe000000000000007, 3, 0 },
         { 0xf000000000000007, 4, 60 },
-        { 0x8000000000000001, 2, 64 }, /* the ends are no neighbours */
+        { 0x8000000000000001, 2, 64 }, /* the two ends are not neighbours */
     };
 
     (void)state;
@@ -418,7 +418,7 @@ static void pack_and_unpack_are_inverse(void **state)
     }
 }
 
-/* What has n pages and all of them free; or, with 0, none. */
+/* A summary of n pages that are all free; with 0, of any number that are all taken. */
 #define FREE(n) (n), (n), (n)
 #define LEVEL1 (UINT64_C(1) << 18)
 

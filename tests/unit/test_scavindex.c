@@ -1,5 +1,5 @@
 /*
- * The scavenger's index, by tables: which chunks are worth it, and which runs come out of the page allocator.
+ * The scavenger's index, by tables: which chunks are candidates, and which runs the page allocator takes out of them.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -112,7 +112,7 @@ static void searches_go_down_and_rise_with_frees(void **state)
         { ALLOC, 5, 512, 0, 0, 0 },
         { ALLOC, 6, 100, 0, 0, 0 },
         { FORCE, NONE, 0, 0, 0, 0 },
-        /* 502 of chunk 2 in use: forced alone */
+        /* 502 of chunk 2 in use: only a forced search finds it */
         { FREE, 2, 10, 10, 3, 3 },
         { FORCE, 2, 0, 0, 3, 3 },
         { FIND, NONE, 0, 0, 3, 0 },
@@ -120,14 +120,14 @@ static void searches_go_down_and_rise_with_frees(void **state)
         { FREE, 5, 17, 17, 6, 6 },
         { FIND, 5, 0, 0, 6, 6 },
         { FORCE, 5, 0, 0, 6, 6 },
-        /* which are released; without memory nothing rises */
+        /* these are released; frees without memory raise nothing */
         { ALLOC, 5, 17, 17, 6, 6 },
         { FREE, 5, 17, 0, 6, 6 },
         { FIND, NONE, 0, 0, 6, 0 },
         { FORCE, 2, 0, 0, 3, 0 },
         { FREE, 6, 50, 0, 3, 0 },
         { FIND, NONE, 0, 0, 3, 0 },
-        /* chunk 2: 496, then 495 by a free that leaves no memory, which makes the others of interest */
+        /* chunk 2: 496 in use, then 495 by a free without memory: now its other free pages are candidates */
         { FREE, 2, 6, 6, 3, 3 },
         { FIND, NONE, 0, 0, 3, 0 },
         { FREE, 2, 1, 0, 3, 3 },
@@ -139,7 +139,7 @@ static void searches_go_down_and_rise_with_frees(void **state)
         { FIND, NONE, 0, 0, 3, 0 },
         { NEXT_GEN, 0, 0, 0, 3, 3 },
         { FIND, NONE, 0, 0, 3, 0 },
-        /* 396 now, 496 when the generation began: in the next one */
+        /* 396 now, 496 when the generation began: a candidate in the next one */
         { FREE, 2, 100, 100, 3, 3 },
         { FIND, NONE, 0, 0, 3, 0 },
         { FORCE, 2, 0, 0, 3, 0 },
@@ -242,13 +242,13 @@ typedef struct step {
         TAKE_AT,    /* first, n: expected_n of them were scavenged */
         FREE,       /* first, n: with memory */
         PUNCH,      /* first, n: free, without memory */
-        BACKGROUND, /* release at most n: the expected run */
+        BACKGROUND, /* release a run, n pages are asked for: expected, expected_n */
         FORCED,
         NEXT_GEN,
-        UNUSED,   /* take the chunk of page first, if unused: expected */
-        RELEASED, /* give the chunk at first back, its metadata is gone */
-        KEPT,     /* or not */
-        NFREE,    /* expected_n free pages */
+        UNUSED,       /* take the chunk of page first, if unused: expected */
+        RELEASED,     /* give the chunk at first back, its metadata is gone */
+        NOT_RELEASED, /* or is not */
+        NFREE,        /* expected_n free pages */
         NSCAVENGED,
     } op;
     uint64_t first;
@@ -267,7 +267,7 @@ static void check_released(size_t i, pagealloc *a, const step *s)
         return;
     }
     check(i, run.first.n, s->expected);
-    /* Meanwhile it is taken. */
+    /* It is taken until it is put back. */
     assert_int_equal(pagealloc_validate(a, stderr), 0);
     check(i, pagealloc_next_taken(a, run.first).n, run.first.n);
     check(i, pagealloc_is_free(a, run.first, 1), false);
@@ -307,7 +307,7 @@ static void run_step(size_t i, pagealloc *a, const step *s)
         check(i, found ? first.n : NONE, s->expected);
         break;
     case RELEASED:
-    case KEPT:
+    case NOT_RELEASED:
         pagealloc_free_unused_chunk(a, page_at(s->first), s->op == RELEASED);
         break;
     case NFREE:
@@ -444,7 +444,7 @@ static void take_unscavenged_skips_dense_chunks_unless_forced(void **state)
         { BACKGROUND, 0, 12, 704, 12 },
         { BACKGROUND, 0, 12, 700, 4 },
         { BACKGROUND, 0, 12, NONE, 0 },
-        /* one page of chunk 2 that has no memory makes 496, a second 495, and then the 5 others are worth it */
+        /* chunk 2: 496 in use by a free without memory, 495 by another: now its 5 other free pages are candidates */
         { PUNCH, 1200, 1, 0, 0 },
         { BACKGROUND, 0, 512, NONE, 0 },
         { PUNCH, 1300, 1, 0, 0 },
@@ -500,7 +500,7 @@ static void dense_chunks_become_of_interest_in_the_next_generation(void **state)
         { TAKE_AT, 1600, 100, 0, 100 },
         { FREE, 1600, 100, 0, 0 },
         { BACKGROUND, 0, 512, 1600, 100 },
-        /* dense at its end, freed in the next, left alone for one more */
+        /* dense when a generation ends, freed in the next one: a candidate in the one after that */
         { TAKE_AT, 1600, 100, 0, 100 },
         { NEXT_GEN, 0, 0, 0, 0 },
         { FREE, 1600, 100, 0, 0 },
@@ -559,11 +559,11 @@ static void unused_chunks_are_taken_once_for_each_use(void **state)
         { TAKE_AT, 5, 3, 0, 3 },
         { PUNCH, 5, 3, 0, 0 },
         { UNUSED, 0, 0, 0, 0 },
-        { KEPT, 0, 0, 0, 0 },
+        { NOT_RELEASED, 0, 0, 0, 0 },
         { UNUSED, 300, 0, 0, 0 },
         { RELEASED, 0, 0, 0, 0 },
         { UNUSED, 0, 0, NONE, 0 },
-        /* a run over a border is a use of both */
+        /* a run over a border uses both chunks */
         { TAKE_AT, 500, 20, 0, 20 },
         { PUNCH, 500, 20, 0, 0 },
         { UNUSED, 512, 0, 512, 0 },

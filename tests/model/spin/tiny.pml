@@ -5,7 +5,7 @@
  *            (client/lib/tiny.c, client/lib/mcache.c)
  *   freers   two other processes that free what they were told of (tiny_free_remote in shm/tiny.c)
  *   daemon   leases the page, ends the lease, settles, sweeps, frees the page, makes it another kind of span for a while
- *            (daemon/serve/session.c, daemon/heap/mcentral.c, daemon/heap/mheap.c)
+ *            (daemon/heap: lease.c, mcentral.c, mheap.c)
  *   watcher  what has to be true in every state
  *
  * One access to a shared word is one step. A process that dies does so right after a step, so between any two. Another
