@@ -44,7 +44,8 @@ static void rescue(service *srv)
 
     if (srv->last_rescue_ns != 0 && start - srv->last_rescue_ns < 10 * srv->rescue_cost_ns)
         return;
-    while (!sweep_some(&srv->sessions.leases, &srv->rescue_pos, RESCUE_SPANS, &nfreed) && uv_hrtime() - start < RESCUE_NS)
+    while (!sweep_some(&srv->sessions.leases, &srv->rescue_pos, RESCUE_SPANS, &nfreed) &&
+           uv_hrtime() - start < RESCUE_NS)
         ;
     service_ask_trim(srv);
     srv->last_rescue_ns = uv_hrtime();

@@ -27,7 +27,7 @@
 
 #include <assert.h>
 
-#define BIT(state)     (1u << (state))
+#define BIT(state) (1u << (state))
 #define STATES_LEASING (BIT(OPERATION_LEASING) | BIT(OPERATION_COMMITTING))
 
 /* Where an operation may go from each state. */

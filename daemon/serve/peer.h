@@ -24,9 +24,9 @@ typedef struct peer {
     uint32_t uid;
     struct operation *op; /* the handler's: a request takes longer, and the peer is not read from. NULL: none */
     bool closing;
-    bool closed;   /* the handle is; the peer's memory goes when it has no operation either */
-    bool late;     /* it has a descriptor of the reserve: no session for it */
-    uint8_t *in;   /* bytes not yet handled: in_few, or memory of their own. NULL: none */
+    bool closed; /* the handle is; the peer's memory goes when it has no operation either */
+    bool late;   /* it has a descriptor of the reserve: no session for it */
+    uint8_t *in; /* bytes not yet handled: in_few, or memory of their own. NULL: none */
     size_t in_bytes;
     size_t in_cap;
     size_t queued_bytes; /* of output that the socket did not take */
@@ -44,8 +44,8 @@ struct peer_host {
 
     peer *peers;
     uv_pipe_t listener;
-    unsigned nlate; /* peers that came when few descriptors were left */
-    int late_fd;    /* descriptors from here on are the reserve */
+    unsigned nlate;    /* peers that came when few descriptors were left */
+    int late_fd;       /* descriptors from here on are the reserve */
     uv_pipe_t refused; /* takes a connection that there is no memory for, and closes it */
     bool refusing;
     bool refuse_again; /* another one waits for that */

@@ -118,7 +118,7 @@ void stats_counted(client *c, const census *count)
     body.rpcs = srv->nrpcs;
     body.uptime_ms = uv_hrtime() / 1000000 - srv->started_ms;
     body.version = (char *)(uintptr_t)GOALLOC_VERSION;
-    for (uint32_t class = 0; class <= SIZE_CLASS_TINY; class++) {
+    for (uint32_t class = 0; class <= SIZE_CLASS_TINY; class ++) {
         pointers[body.n_classes] = &classes[body.n_classes];
         body.n_classes += fill_class(count, allocs, class, &classes[body.n_classes]);
     }

@@ -195,7 +195,8 @@ void handle_alloc_large(client *c, session *s, const Goallocd__Request *request)
 }
 
 /* The large object that a session wants to resize: leased to it, or to nobody, and then to it. False: answered. */
-static bool resize_target(client *c, const session *s, const Goallocd__Request *request, page_no *ret, bool *ret_central)
+static bool resize_target(client *c, const session *s, const Goallocd__Request *request, page_no *ret,
+                          bool *ret_central)
 {
     service *srv = client_service(c);
     shm_map *map = srv->heap->map;
@@ -262,7 +263,8 @@ void handle_resize_large(client *c, session *s, const Goallocd__Request *request
         return;
     npages = shm_span_at(srv->heap->map, first)->npages;
     more = want > npages ? want - npages : 0;
-    if (more > 0 && (more + (central ? npages : 0) > lease_room_pages(&s->lessee) || more > mheap_room_pages(srv->heap))) {
+    if (more > 0 &&
+        (more + (central ? npages : 0) > lease_room_pages(&s->lessee) || more > mheap_room_pages(srv->heap))) {
         reply_error(&c->peer, request->id, EDQUOT, "a limit is in the way");
         return;
     }

@@ -1,5 +1,5 @@
 /*
- * Requests for leases: spans, runs and large objects. A client that changes the heap has an open session that is not read-only.
+ * Requests for leases: spans, runs and large objects. s is the client's session: open, and not read-only.
  */
 #ifndef GOALLOC_DAEMON_SERVE_REQUEST_LEASE_H
 #define GOALLOC_DAEMON_SERVE_REQUEST_LEASE_H

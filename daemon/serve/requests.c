@@ -140,7 +140,7 @@ static void attach_reply(client *c, uint64_t id, session *s)
     close_attach_fds(fds);
 }
 
-/* Why the client can't attach, 0 and a text; 0: it can. */
+/* Returns why the client can't attach: an errno, and *ret_why. 0: it can. */
 static int attach_refusal(const client *c, const Goallocd__Attach *ask, const char **ret_why)
 {
     if (ask->protocol != GOALLOC_PROTOCOL) {
@@ -256,7 +256,8 @@ void session_list_counted(client *c)
 
         if (s == NULL)
             continue;
-        fill_session(s, left_of(table->leases.heap->left, s->lessee.left), no >= SHM_SESSIONS_MAX, &infos[body.n_sessions]);
+        fill_session(s, left_of(table->leases.heap->left, s->lessee.left), no >= SHM_SESSIONS_MAX,
+                     &infos[body.n_sessions]);
         pointers[body.n_sessions] = &infos[body.n_sessions];
         body.n_sessions++;
     }

@@ -2,7 +2,8 @@
  * Server: one libuv loop, one thread, which owns all heap state. Puts the parts together, starts and stops them.
  *
  * Called by main. It hands requests.c to the peers as their handler, and the retry of deferred requests to those who
- * set pages free. SIGTERM and SIGINT stop it and the heap ends; SIGUSR1 stops it and leaves the heap to the next daemon.
+ * set pages free. SIGTERM and SIGINT stop it, and the heap ends; SIGUSR1 stops it and leaves the heap to the next
+ * daemon.
  */
 #include "daemon/serve/server.h"
 

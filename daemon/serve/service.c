@@ -2,8 +2,8 @@
  * Service: what handlers work on. Here is what concerns all clients at once.
  *
  * Called by the handlers, deaths, leasing and rounds. Calls peer, operation, session and the validators. A connection
- * and a session are two things: a client may have no session (goallocctl), and a session may outlive its connection (the
- * process has closed the socket and lives).
+ * and a session are two things: a client may have no session (goallocctl), and a session may outlive its connection
+ * (the process has closed the socket and lives).
  */
 #include "daemon/serve/service.h"
 

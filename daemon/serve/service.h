@@ -31,8 +31,8 @@ typedef struct service {
     uint64_t nrpcs;
     uint64_t started_ms;
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
-    page_no rescue_pos;      /* where the next rescue goes on (leasing.c) */
-    uint64_t last_rescue_ns; /* when the last one ended, and what it took */
+    page_no rescue_pos;                      /* where the next rescue goes on (leasing.c) */
+    uint64_t last_rescue_ns;                 /* when the last one ended, and what it took */
     uint64_t rescue_cost_ns;
     uint64_t last_limit_warning_ms;
     operation_pool operations;

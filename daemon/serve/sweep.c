@@ -4,11 +4,11 @@
  *
  * Background passes run on a timer; rounds.c and leasing.c sweep on request. Calls lease and mheap. Data: private.
  *
- * A pass begins by making all that is swept unswept (mcentral.c); it skips spans that a refill sweeps meanwhile. A slice
- * takes half a millisecond, and the next one follows after 5 ms. After a pass there is a pause: 100 ms, doubled to at
- * most 1 s while passes find nothing, and at least 20 times as long as the pass has worked, so that sweeping costs a
- * twentieth of a CPU at worst. So memory that was freed remotely is back within about a second on heaps up to some
- * hundred thousand spans that nobody leases, and an idle daemon wakes once a second.
+ * A pass begins by making all that is swept unswept (mcentral.c); it skips spans that a refill sweeps meanwhile. A
+ * slice takes half a millisecond, and the next one follows after 5 ms. After a pass there is a pause: 100 ms, doubled
+ * to at most 1 s while passes find nothing, and at least 20 times as long as the pass has worked, so that sweeping
+ * costs a twentieth of a CPU at worst. So memory that was freed remotely is back within about a second on heaps up to
+ * some hundred thousand spans that nobody leases, and an idle daemon wakes once a second.
  */
 #include "daemon/serve/sweep.h"
 
