@@ -570,7 +570,7 @@ void handle_return(peer *p, uint64_t id, const Goallocd__ReturnSpans *ask)
             return;
         }
     }
-    if (return_runs(p, s, ask->runs, ask->n_runs))
+    if (return_runs(p, s, ask->large, ask->n_large))
         reply_ok(p, id);
 }
 
