@@ -1,11 +1,12 @@
 /*
  * Rpc: replies are matched to requests by id.
  *
- * Called by comeback.c. Calls link and, for what late replies bring, outbox. Data: the last id, private, with the turn.
+ * Called by comeback.c, and by connection.c for a detach. Calls link and, for what late replies bring, outbox. Data:
+ * the last id, private; the holder of the turn writes it.
  *
- * A reply that comes after its request has timed out may bring spans that nobody waits for any more: they go straight
- * back. Notices (id 0) need no action: what the daemon wants back stands in trim_seq of the session's slot, which the
- * slow path looks at; a daemon that shuts down closes the socket.
+ * A reply that comes after its request has timed out may bring spans that nobody waits for any more: they are given
+ * back at once. Notices (id 0) need no action: the daemon also raises trim_seq in the session's entry, which the slow
+ * paths read, and closes the socket when it shuts down.
  */
 #include "client/lib/rpc.h"
 
