@@ -58,24 +58,23 @@ int fdstore_take(int ret_fds[HEAPFILE_NFDS])
 {
     const char *name = getenv("LISTEN_FDNAMES");
     int nfds = passed_fds();
-    int fds[HEAPFILE_NFDS];
+    int fds[HEAPFILE_NFDS] = { -1, -1, -1, -1 };
     int nfound = 0;
     bool broken = false;
 
-    for (int i = 0; i < HEAPFILE_NFDS; i++)
-        fds[i] = -1;
     for (int i = 0; i < nfds && name != NULL; i++) {
         size_t len = strcspn(name, ":");
         bool ours = len == strlen(STORE_NAME) && memcmp(name, STORE_NAME, len) == 0;
-        int at = ours ? memfd_index(FIRST_FD + i) : -1;
+        int fd = FIRST_FD + i;
+        int at = ours ? memfd_index(fd) : -1;
 
-        (void)fcntl(FIRST_FD + i, F_SETFD, FD_CLOEXEC);
-        if (ours && (at < 0 || fds[at] >= 0)) {
-            broken = true;
-            (void)close(FIRST_FD + i);
-        } else if (at >= 0) {
-            fds[at] = FIRST_FD + i;
+        (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+        if (at >= 0 && fds[at] < 0) {
+            fds[at] = fd;
             nfound++;
+        } else if (ours) {
+            broken = true;
+            (void)close(fd);
         }
         name += len + (name[len] == ':');
     }
@@ -87,10 +86,7 @@ int fdstore_take(int ret_fds[HEAPFILE_NFDS])
         return FDSTORE_E_NONE;
     log_error("systemd has handed over %d of %d descriptors of a heap%s", nfound, HEAPFILE_NFDS,
               broken ? ", and others by their name" : "");
-    for (int i = 0; i < HEAPFILE_NFDS; i++) {
-        if (fds[i] >= 0)
-            (void)close(fds[i]);
-    }
+    heapfile_close_fds(fds);
     return FDSTORE_E_BROKEN;
 }
 

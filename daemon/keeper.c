@@ -274,8 +274,7 @@ int keeper_start(keeper *k, const heapfile *file)
         log_error("the keeper in %s does not answer: %s", k->dir, strerror(-r));
         return r;
     }
-    for (int i = 0; i < HEAPFILE_NFDS; i++)
-        (void)close(copies[i]);
+    heapfile_close_fds(copies);
     return 0;
 }
 

@@ -22,24 +22,16 @@
 
 #define LISTEN_BACKLOG 511
 
-/* The path of the lock file. 0, -ENAMETOOLONG. */
-static int lock_path(char *buf, size_t cap, const char *path)
-{
-    int n = snprintf(buf, cap, "%s.lock", path);
-
-    return n < 0 || (size_t)n >= cap ? -ENAMETOOLONG : 0;
-}
+_Static_assert(sizeof(((listen_place *)0)->lock_path) >= sizeof(((struct sockaddr_un *)0)->sun_path) + sizeof(".lock"),
+               "the longest path fits");
 
 /* Returns the locked file, -EADDRINUSE (another goallocd has it), -errno. */
-static int lock_take(const char *path)
+static int lock_take(const char *name)
 {
-    char name[sizeof(((struct sockaddr_un *)0)->sun_path) + 8];
     struct stat mine;
     struct stat there;
-    int r = lock_path(name, sizeof(name), path);
+    int r;
 
-    if (r < 0)
-        return r;
     for (;;) {
         int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 
@@ -83,9 +75,8 @@ int listen_open(listen_place *ret, const char *path)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     size_t len = strlen(path);
+    listen_place place = { .fd = -1, .path = path };
     mode_t mask;
-    int lock_fd;
-    int fd = -1;
     int r;
 
     if (len == 0 || len >= sizeof(addr.sun_path)) {
@@ -94,28 +85,24 @@ int listen_open(listen_place *ret, const char *path)
     }
     memcpy(addr.sun_path, path, len + 1);
 
-    lock_fd = lock_take(path);
-    if (lock_fd < 0) {
-        r = lock_fd;
+    (void)snprintf(place.lock_path, sizeof(place.lock_path), "%s.lock", path);
+    r = place.lock_fd = lock_take(place.lock_path);
+    if (r < 0)
         goto fail;
-    }
     r = clear_place(&addr);
     if (r < 0)
         goto fail;
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0) {
-        r = -errno;
-        goto fail;
-    }
+    /* It listens at once: a client that sees the file expects to be able to connect. */
     mask = umask(0117);
-    r = bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
+    place.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    r = place.fd < 0 || bind(place.fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+                listen(place.fd, LISTEN_BACKLOG) < 0
+            ? -errno
+            : 0;
     (void)umask(mask);
-    /* At once: a client that sees the file expects to be able to connect. */
-    if (r == 0 && listen(fd, LISTEN_BACKLOG) < 0)
-        r = -errno;
     if (r < 0)
         goto fail;
-    *ret = (listen_place){ .fd = fd, .lock_fd = lock_fd, .path = path };
+    *ret = place;
     return 0;
 
 fail:
@@ -125,20 +112,17 @@ fail:
         log_error("%s: exists and is not a socket; not touching it", path);
     else
         log_error("%s: %s", path, strerror(-r));
-    if (fd >= 0)
-        (void)close(fd);
-    if (lock_fd >= 0)
-        (void)close(lock_fd);
+    if (place.fd >= 0)
+        (void)close(place.fd);
+    if (place.lock_fd >= 0)
+        (void)close(place.lock_fd);
     return r;
 }
 
 void listen_close(listen_place *place)
 {
-    char name[sizeof(((struct sockaddr_un *)0)->sun_path) + 8];
-
     (void)unlink(place->path);
-    if (lock_path(name, sizeof(name), place->path) == 0)
-        (void)unlink(name);
+    (void)unlink(place->lock_path);
     (void)close(place->lock_fd);
     place->lock_fd = -1;
 }

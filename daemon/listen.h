@@ -8,6 +8,7 @@ typedef struct listen_place {
     int fd;      /* bound and listening; the caller's */
     int lock_fd; /* PATH.lock, locked while the daemon serves */
     const char *path;
+    char lock_path[116];
 } listen_place;
 
 /*

@@ -1,15 +1,8 @@
 /*
- * main: puts the daemon together.
- *
- *   1. options, and what the system is: nothing is touched before they are right
- *   2. listen: whoever has the socket's path is the only daemon that may touch the heap
- *   3. the heap that another daemon has left with systemd (fdstore.c) or with a keeper (keeper.c), else a new one. A
- *      heap that can't be trusted is refused, and dropped only on request (--cold-start)
- *   4. systemd's store, or a keeper, gets the descriptors of a new heap
- *   5. the server, until it is told to stop
- *
- * Exit status: 0 after a clean stop, 1 if it could not serve, 2 for a wrong command line. If the daemon dies before 4
- * is done, a new heap dies with it; no client has seen it.
+ * main: puts the daemon together: options, then the socket's place, whose owner alone may touch the heap, then the heap
+ * that another daemon has left with systemd (fdstore.c) or with a keeper (keeper.c), else a new one, then the server. A
+ * heap that can't be trusted is refused, and dropped only on request. Exit status 0 after a clean stop, 1 if it could
+ * not serve, 2 for a wrong command line.
  */
 #include <errno.h>
 #include <signal.h>
@@ -25,12 +18,6 @@
 #include "daemon/options.h"
 #include "daemon/serve/server.h"
 #include "shm/crash.h"
-
-static void close_fds(const int fds[HEAPFILE_NFDS])
-{
-    for (int i = 0; i < HEAPFILE_NFDS; i++)
-        (void)close(fds[i]);
-}
 
 /* A client takes two descriptors: ask for as many as the system allows. */
 static void raise_descriptor_limit(void)
@@ -53,11 +40,10 @@ static bool are_system_pages_small(void)
 {
     long bytes = sysconf(_SC_PAGESIZE);
 
-    if (bytes <= (long)SYSTEM_PAGE_BYTES)
-        return true;
-    log_error("the system has memory pages of %ld bytes, and a heap needs pages of %d bytes: cannot serve", bytes,
-              (int)SYSTEM_PAGE_BYTES);
-    return false;
+    if (bytes > (long)SYSTEM_PAGE_BYTES)
+        log_error("the system has memory pages of %ld bytes, and a heap needs pages of %d bytes: cannot serve", bytes,
+                  (int)SYSTEM_PAGE_BYTES);
+    return bytes <= (long)SYSTEM_PAGE_BYTES;
 }
 
 /* Where the heap came from, and who holds it besides. */
@@ -85,7 +71,7 @@ static int find_heap(const options *o, home *h, int ret_fds[HEAPFILE_NFDS])
     }
     kept = o->state_dir == NULL ? KEEPER_E_NONE : keeper_connect(&h->keeper, o->state_dir, from_keeper);
     if (kept == 0 && h->stored)
-        close_fds(from_keeper);
+        heapfile_close_fds(from_keeper);
     else if (kept == 0)
         memcpy(ret_fds, from_keeper, sizeof(from_keeper));
     if (kept < 0)
@@ -143,7 +129,7 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
         return r;
     if (r == 0 && o->cold_start) {
         log_warn("dropping the heap that was left behind");
-        close_fds(fds);
+        heapfile_close_fds(fds);
         keeper_dismiss(&h->keeper);
         r = 1;
     }

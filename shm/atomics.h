@@ -78,8 +78,8 @@ static inline uint32_t u32_fetch_and_acq_rel(shm_u32 *word, uint32_t bits)
 }
 
 /*
- * For a word that has one writer at a time: change some bits with one store. Others see the word before or after, never
- * between; release. One instruction on x86-64, where compilers make three of an atomic load and store.
+ * Set bits of a word that has one writer at a time, by one store; release. Others see the word before or after, never
+ * between. One instruction on x86-64, where compilers make three of an atomic load and store.
  */
 static inline void u64_writer_set(shm_u64 *word, uint64_t bits)
 {
@@ -100,7 +100,7 @@ static inline void u64_writer_clear(shm_u64 *word, uint64_t bits)
 #endif
 }
 
-/* Is any of these bits set? Relaxed; one instruction less than the load that compilers make of it. */
+/* True if any of these bits is set. Relaxed; one instruction less than the load that compilers make of it. */
 static inline bool u64_any_relaxed(const shm_u64 *word, uint64_t bits)
 {
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
@@ -113,7 +113,7 @@ static inline bool u64_any_relaxed(const shm_u64 *word, uint64_t bits)
 #endif
 }
 
-/* What value is above the word. Relaxed; as few instructions as u64_any_relaxed(). */
+/* value - *word, which wraps. Relaxed; as few instructions as u64_any_relaxed(). */
 static inline uint64_t u64_above_relaxed(uint64_t value, const shm_u64 *word)
 {
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
@@ -124,16 +124,15 @@ static inline uint64_t u64_above_relaxed(uint64_t value, const shm_u64 *word)
 #endif
 }
 
-/* Store value if the word is still *expected: true. Else, or now and then for no reason, false and *expected is it. */
+/* If the word is still *expected, store value: true. Else, or spuriously, false, and *expected is the word. */
 static inline bool u32_exchange_if_acq_rel(shm_u32 *word, uint32_t *expected, uint32_t value)
 {
     return atomic_compare_exchange_weak_explicit(word, expected, value, memory_order_acq_rel, memory_order_acquire);
 }
 
 /*
- * What this thread has stored before is visible to all that pass such a fence later, before this thread loads anything
- * behind it: of two that store one word each, pass a fence and load the other's word, at least one sees the store. The
- * thread sanitizer knows no fences: there it is an exchange of a word of its own, of the same order.
+ * Of two threads that store one word each, pass this fence and load the other's word, at least one sees the other's
+ * store. The thread sanitizer knows no fences; under it this is an atomic addition of 0 to a word of its own.
  */
 static inline void fence_seq_cst(void)
 {

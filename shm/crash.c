@@ -1,5 +1,5 @@
 /*
- * Crash: see crash.h. Called wherever a point is named; reads the environment once.
+ * Crash: kills the process at the point that $GOALLOC_CRASH names, which is read once, before main().
  */
 #include "shm/crash.h"
 

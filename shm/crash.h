@@ -1,81 +1,46 @@
 /*
- * Crash: named points at which a test can have a process killed. Nothing of it is in an ordinary build.
+ * Crash: named points at which a test can have a process killed. An ordinary build has none of them.
  *
- * Compiled in with -DGOALLOC_CRASH_POINTS=ON. Then $GOALLOC_CRASH, "name" or "name:n", kills the process with SIGKILL
- * when it comes to that point for the n-th time (the first by default). Points stand between the stores of every
- * sequence that changes shared state.
+ * They are compiled in with -DGOALLOC_CRASH_POINTS=ON. Then $GOALLOC_CRASH, "name" or "name:n", makes a process kill
+ * itself with SIGKILL when it comes to that point for the n-th time (the first by default). Points stand
+ * between the stores of the sequences that change shared state.
  */
 #ifndef GOALLOC_SHM_CRASH_H
 #define GOALLOC_SHM_CRASH_H
 
-/* X(name, who comes by): c the library, r the library in a session that reclaims, d the daemon, b the daemon when a
- * process comes back to it, t a takeover. */
-#define CRASH_POINTS(X)                                        \
-    X(malloc_before_bit, c)                                    \
-    X(malloc_after_bit, c)                                     \
-    X(own_free_before_bit, c)                                  \
-    X(own_free_after_kept, r)                                  \
-    X(own_free_after_bit, c)                                   \
-    X(remote_free_before_bit, c)                               \
-    X(remote_free_after_bit, c)                                \
-    X(fold_before_alloc, c)                                    \
-    X(fold_after_alloc, c)                                     \
-    X(fold_after_remote, c)                                    \
-    X(tiny_open_after_word, c)                                 \
-    X(tiny_add_after_bit, c)                                   \
-    X(tiny_free_after_bit, c)                                  \
-    X(tiny_end_after_bit, c)                                   \
-    X(tiny_remote_after_hint, c)                               \
-    X(tiny_remote_after_bit, c)                                \
-    X(tiny_fold_after_alloc, c)                                \
-    X(refill_after_reply, c)                                   \
-    X(return_before_send, c)                                   \
-    X(return_after_send, c)                                    \
-    X(large_before_bit, c)                                     \
-    X(large_after_bit, c)                                      \
-    X(large_free_after_bit, c)                                 \
-    X(large_remote_before_message, c)                          \
-    X(publish_after_bit, r)                                    \
-    X(adopt_before_reply, r)                                   \
-    X(span_after_description, d)                               \
-    X(span_after_bits, d)                                      \
-    X(span_after_map, d)                                       \
-    X(lease_after_owner, d)                                    \
-    X(lease_after_list, d)                                     \
-    X(lease_after_word, d)                                     \
-    X(refill_before_reply, d)                                  \
-    X(lease_end_after_unlink, d)                               \
-    X(reclaim_after_fold, d)                                   \
-    X(reclaim_after_bits, d)                                   \
-    X(sweep_after_claim, d)                                    \
-    X(put_after_word, d)                                       \
-    X(free_span_after_word, d)                                 \
-    X(free_span_after_map, d)                                  \
-    X(extend_after_map, d)                                     \
-    X(extend_after_npages, d)                                  \
-    X(shrink_after_npages, d)                                  \
-    X(shrink_after_map, d)                                     \
-    X(session_after_token, d)                                  \
-    X(session_before_state, d)                                 \
-    X(session_after_state, d)                                  \
-    X(session_end_half, d)                                     \
-    X(root_after_entry, d)                                     \
-    X(root_after_name, d)                                      \
-    X(root_after_set, d)                                       \
-    X(adopt_after_counters, d)                                 \
-    X(adopt_after_entry, d)                                    \
-    X(adopt_after_kept, d)                                     \
-    X(adopt_remove_after_entry, d)                             \
-    X(adopt_remove_after_counters, d)                          \
-    X(arena_after_npages, d)                                   \
-    X(zeroed_base_after, d)                                    \
-    X(backed_base_after, d)                                    \
-    X(reattach_before_reply, b)                                \
-    X(recover_after_files, t)                                  \
-    X(recover_half_spans, t)                                   \
-    X(recover_after_heap, t)                                   \
-    X(recover_half_sessions, t)                                \
+/*
+ * X(name, who passes it): c the library, r the library in a session that reclaims, d the daemon, b the daemon when a
+ * process comes back to it, t the daemon when it takes over a heap.
+ */
+/* clang-format off: a line has points that follow each other */
+#define CRASH_POINTS(X)                                                                                       \
+    X(malloc_before_bit, c) X(malloc_after_bit, c)                                                            \
+    X(own_free_before_bit, c) X(own_free_after_kept, r) X(own_free_after_bit, c)                              \
+    X(remote_free_before_bit, c) X(remote_free_after_bit, c)                                                  \
+    X(fold_before_alloc, c) X(fold_after_alloc, c) X(fold_after_remote, c)                                    \
+    X(tiny_open_after_word, c) X(tiny_add_after_bit, c)                                                       \
+    X(tiny_free_after_bit, c) X(tiny_end_after_bit, c)                                                        \
+    X(tiny_remote_after_hint, c) X(tiny_remote_after_bit, c) X(tiny_fold_after_alloc, c)                      \
+    X(refill_after_reply, c) X(return_before_send, c) X(return_after_send, c)                                 \
+    X(large_before_bit, c) X(large_after_bit, c) X(large_free_after_bit, c) X(large_remote_before_message, c) \
+    X(publish_after_bit, r) X(adopt_before_reply, r)                                                          \
+    X(span_after_description, d) X(span_after_bits, d) X(span_after_map, d)                                   \
+    X(lease_after_owner, d) X(lease_after_list, d) X(lease_after_word, d)                                     \
+    X(refill_before_reply, d) X(lease_end_after_unlink, d)                                                    \
+    X(reclaim_after_fold, d) X(reclaim_after_bits, d)                                                         \
+    X(sweep_after_claim, d) X(put_after_word, d)                                                              \
+    X(free_span_after_word, d) X(free_span_after_map, d)                                                      \
+    X(extend_after_map, d) X(extend_after_npages, d)                                                          \
+    X(shrink_after_npages, d) X(shrink_after_map, d)                                                          \
+    X(session_after_token, d) X(session_before_state, d) X(session_after_state, d) X(session_end_half, d)     \
+    X(root_after_entry, d) X(root_after_name, d) X(root_after_set, d)                                         \
+    X(adopt_after_counters, d) X(adopt_after_entry, d) X(adopt_after_kept, d)                                 \
+    X(adopt_remove_after_entry, d) X(adopt_remove_after_counters, d)                                          \
+    X(arena_after_npages, d) X(zeroed_base_after, d) X(backed_base_after, d)                                  \
+    X(reattach_before_reply, b)                                                                               \
+    X(recover_after_files, t) X(recover_half_spans, t) X(recover_after_heap, t) X(recover_half_sessions, t)   \
     X(recover_after_sessions, t)
+/* clang-format on */
 
 #ifdef GOALLOC_CRASH_POINTS
 void crash_here(const char *name);

@@ -1,14 +1,15 @@
 /*
- * Layout: computes where the tables lie, and the number that says whether two programs mean the same by them.
+ * Layout: computes where the tables lie, and the hash by which two programs know that they mean the same by them.
  *
- * Called by the daemon when it makes a heap, by clients when they attach. Nothing here writes shared memory.
+ * Called by the daemon when it makes or takes over a heap, and by clients when they attach. Only shm_header_init()
+ * writes to shared memory, if the header lies there.
  */
 #include "shm/layout.h"
 
 #include <errno.h>
 #include <string.h>
 
-/* Raise it when the meaning of a word changes and its place does not. */
+/* Raise it when the meaning of a word changes but its place does not. */
 #define LAYOUT_VERSION 3
 
 static uint64_t fnv1a(uint64_t hash, uint64_t value)
@@ -23,47 +24,19 @@ static uint64_t fnv1a(uint64_t hash, uint64_t value)
 uint64_t shm_abi_hash(void)
 {
     static const uint64_t facts[] = {
-        LAYOUT_VERSION,
-        PAGE_SHIFT,
-        SHM_SESSIONS_MAX,
-        SHM_ROOTS_MAX,
-        SHM_HEAP_ARENA_BYTES,
-        SHM_BITS_WORDS,
-        SHM_COUNTERS_WORDS,
-        SHM_RUN_PAGES_MIN,
-        SHM_RUN_PAGES_MAX,
-        SESSION_RECLAIM,
-        SESSION_READONLY,
-        SPAN_CLASS_COUNT,
-        SPAN_FREE,
-        SPAN_LEASED,
-        SPAN_CENTRAL,
-        sizeof(shm_header),
-        offsetof(shm_header, generation),
-        offsetof(shm_header, base),
-        offsetof(shm_header, span_table_off),
-        offsetof(shm_header, free_limit),
-        offsetof(shm_header, nroot_entries),
+        LAYOUT_VERSION, PAGE_SHIFT, SHM_SESSIONS_MAX, SHM_ROOTS_MAX, SHM_HEAP_ARENA_BYTES, SHM_BITS_WORDS,
+        SHM_COUNTERS_WORDS, SHM_RUN_PAGES_MIN, SHM_RUN_PAGES_MAX, SESSION_RECLAIM, SESSION_READONLY,
+        SPAN_CLASS_COUNT, SPAN_FREE, SPAN_LEASED, SPAN_CENTRAL,
+        sizeof(shm_header), offsetof(shm_header, generation), offsetof(shm_header, base),
+        offsetof(shm_header, span_table_off), offsetof(shm_header, free_limit), offsetof(shm_header, nroot_entries),
         offsetof(shm_header, nsession_entries),
-        sizeof(shm_session),
-        offsetof(shm_session, epoch),
-        offsetof(shm_session, trim_seq),
+        sizeof(shm_session), offsetof(shm_session, epoch), offsetof(shm_session, trim_seq),
         offsetof(shm_session, label),
-        sizeof(shm_root),
-        offsetof(shm_root, name),
-        sizeof(shm_heap_arena),
-        offsetof(shm_heap_arena, backed_base),
-        offsetof(shm_heap_arena, npages),
-        sizeof(shm_span),
-        offsetof(shm_span, elem_bytes),
-        offsetof(shm_span, npages),
-        offsetof(shm_span, nelems),
-        offsetof(shm_span, magic),
-        offsetof(shm_span, spc),
-        offsetof(shm_span, needzero),
-        offsetof(shm_span, lessee_folds),
-        offsetof(shm_span, owner),
-        offsetof(shm_span, nadopted),
+        sizeof(shm_root), offsetof(shm_root, name),
+        sizeof(shm_heap_arena), offsetof(shm_heap_arena, backed_base), offsetof(shm_heap_arena, npages),
+        sizeof(shm_span), offsetof(shm_span, elem_bytes), offsetof(shm_span, npages), offsetof(shm_span, nelems),
+        offsetof(shm_span, magic), offsetof(shm_span, spc), offsetof(shm_span, needzero),
+        offsetof(shm_span, lessee_folds), offsetof(shm_span, owner), offsetof(shm_span, nadopted),
         offsetof(shm_span, has_kept),
     };
     uint64_t hash = UINT64_C(0xcbf29ce484222325);

@@ -9,32 +9,34 @@
  *            | 4 KiB     | 4096 x 128 B   | 4096 x 272 B   | 16 B each 64 MiB   | 4 B each page   | 64 B each page  |
  *            +-----------+----------------+----------------+--------------------+-----------------+-----------------+
  *            A span is named by its first page, and its description is span_table[first page]. page_map[p] is the first
- *            page of the span that p belongs to, 0 if none. Both tables are sparse: memory is used where spans are.
+ *            page of the span that p belongs to, 0 if it belongs to none. Both tables are sparse: only the parts that
+ *            describe spans have memory.
  *
  *   bitmap   clients and daemon write.
  *            +------------------------------------+---------------+---------------+------------------------+
  *            | 256 B each page: alloc, remote     | 128 B: kept   | 128 B: mark   | counters, 2 KiB each   |
  *            |                                    |  (1024 obj.)  |  (1024 obj.)  | session entry          |
  *            +------------------------------------+---------------+---------------+------------------------+
- *            A span's bits stand at its first page; bit i is the object with index i; at most 1024 objects a span.
- *            With up to 512 objects, in all classes but that of 8 bytes, half of the 256 bytes would not be used:
- *            there, kept bits stand behind the alloc bits, mark bits behind the remote bits. Only the 8-byte class
- *            has kept and mark bits in planes of their own.
- *            Counters are what a session's process says that it has allocated, for statistics; nothing depends on it.
+ *            A span's bits stand at its first page. Bit i is that of the object with index i; a span has at most 1024
+ *            objects. A span of up to 512 objects, so any class but that of 8 bytes, needs half of the 256 bytes. Its
+ *            kept bits follow its alloc bits there, and its mark bits its remote bits; only the class of 8 bytes has
+ *            kept and mark bits in planes of their own.
+ *            Counters say what a session's process has allocated, for statistics; nothing depends on them.
  *
  * Who writes which bit word:
- *   alloc    the session that leases the span (the one thread that owns it), else the daemon. 1: allocated. The bit of
- *            a large run is cleared by fetch_and, by any thread of the session or, once its remote bit is set, by the
- *            daemon: who clears it has the object.
- *   remote   anybody who frees an object of a span it does not own sets one bit (fetch_or); whoever may write the
- *            alloc word clears it when the free is folded in, of a large run the daemon alone. An object is live iff alloc is 1 and remote is 0.
- *   kept     valid while the span's has_kept says so, which the daemon sets before the first of them. In a span owned
- *            by a RECLAIM session: 1 means that the object is not the owner's (published or adopted). Else: 1 means
- *            adopted. Set by anyone, cleared with the object.
- *   mark     reserved for the collector; nobody writes it yet.
+ *   alloc    The session that leases the span (the one thread that owns it), else the daemon. 1: allocated. The bit of
+ *            a large object is cleared by fetch_and: by any thread of the session or, once the remote bit is set, by
+ *            the daemon. The one that clears it has the pages.
+ *   remote   A thread that frees an object of a span it does not own sets one bit (fetch_or). The writer of the alloc
+ *            word clears the bit when it folds the free in; the daemon alone clears that of a large object. An object
+ *            is live iff alloc is 1 and remote is 0.
+ *   kept     Valid while the span's has_kept says so, which the daemon sets before the first kept bit. In a span that a
+ *            RECLAIM session owns, 1 means that the object is not that session's: it was published or adopted.
+ *            Elsewhere, 1 means adopted. Any process may set it; it is cleared with the object.
+ *   mark     Reserved for the collector; nobody writes it yet.
  *
- * In the spans of the tiny allocator the alloc bit belongs to a block of 16 bytes, which objects live in it says the
- * block's word in the arena, and the remote bit is only a hint to look at that word: see tiny.h.
+ * In the spans of the tiny allocator the alloc bit belongs to a block of 16 bytes. The block's word in the arena says
+ * which objects live in the block, and the remote bit is only a hint to look at that word: see tiny.h.
  *
  * The span's state (in its lease word):
  *
@@ -42,8 +44,8 @@
  *             ^                |                                   |
  *             +----------------+------------- no object left ------+
  *
- * If the daemon dies: a description and the page map are written before the lease word leaves FREE, and the lease word
- * goes back to FREE before the page map is cleared. So a lease word that is not FREE has a whole description.
+ * If the daemon dies: it writes a description and the page map before the lease word leaves FREE, and it sets the lease
+ * word to FREE before it clears the page map. So a span whose lease word is not FREE has a whole description.
  */
 #ifndef GOALLOC_SHM_LAYOUT_H
 #define GOALLOC_SHM_LAYOUT_H
@@ -60,7 +62,7 @@
 #define SHM_BITS_WORDS        (SPAN_NELEMS_MAX / 64)
 #define SHM_COUNTERS_WORDS    256u /* each session entry */
 
-/* The beginning of the spans region. Written once, before any client can see it, but for the last line. */
+/* The beginning of the spans region. All up to reserved is written once, before any client can see it. */
 typedef struct shm_header {
     uint64_t magic;
     uint64_t abi_hash;
@@ -81,8 +83,8 @@ typedef struct shm_header {
      * object of the heap is adopted. One word, so that a free has one bound to check.
      */
     shm_u64 free_limit;
-    shm_u32 nroot_entries; /* root entries from here on were never used; only rises */
-    shm_u32 nsession_entries; /* the same for session entries */
+    shm_u32 nroot_entries;    /* entries of roots from here on were never used; only rises */
+    shm_u32 nsession_entries; /* the same for sessions */
     uint32_t pad[12];
 } shm_header;
 
@@ -99,7 +101,7 @@ enum shm_session_state {
 typedef struct shm_session {
     shm_u32 epoch;    /* counts the uses of this entry */
     shm_u32 state;    /* enum shm_session_state */
-    shm_u32 trim_seq; /* raised when the daemon wants idle spans back; clients look at it on their slow path */
+    shm_u32 trim_seq; /* the daemon raises it when it wants idle spans back; clients look on their slow path */
     uint32_t flags;   /* SESSION_RECLAIM, SESSION_READONLY */
     uint32_t pid;
     uint32_t uid;
@@ -116,12 +118,12 @@ typedef struct shm_root {
 } shm_root;
 
 /*
- * What is known of 64 MiB of the arena. All only rise. npages is raised before a page of it is handed out; pages at or
- * above zeroed_base were never handed out, so are zero; pages at or above both bases were never given memory.
+ * What is known of 64 MiB of the arena. All three only rise. npages is raised before a page of it is handed out. Pages
+ * at or above zeroed_base were never handed out, so they are zero; pages at or above both bases never had memory.
  */
 typedef struct shm_heap_arena {
     shm_u32 zeroed_base; /* pages within this heap arena */
-    shm_u32 backed_base; /* the same; raised before pages that nobody has asked for yet get memory */
+    shm_u32 backed_base; /* the same; raised before pages get memory that nobody has asked for yet */
     shm_u64 npages;      /* of this heap arena that have been added to the page heap */
 } shm_heap_arena;
 
@@ -140,20 +142,21 @@ typedef struct lease_word {
 
 typedef struct shm_span {
     shm_u64 lease;
-    uint64_t elem_bytes; /* large: the whole run */
+    uint64_t elem_bytes; /* large object, run: all pages */
     uint32_t npages;
-    uint32_t nelems; /* large: 1 */
-    uint32_t magic;  /* large: 0 */
+    uint32_t nelems; /* large object, run: 1 */
+    uint32_t magic;  /* large object, run: 0 */
     span_class spc;
     uint8_t needzero; /* 0: all objects that are not allocated are zero, when the span is leased with no object in it */
     /*
-     * Large: 1 if, as in other spans, what others free is for who leases it to find; 0: who frees it tells the daemon.
+     * 1, a run: its lessee finds what others have freed, as in spans of small objects. 0, a large object: the process
+     * that frees it remotely tells the daemon.
      */
     uint8_t lessee_folds;
     uint8_t pad;
-    shm_u32 owner;    /* RECLAIM session (its number) whose objects these are, 0: the heap's */
+    shm_u32 owner;    /* number of the RECLAIM session whose objects these are, 0: the heap's */
     shm_u32 nadopted; /* objects of this span in the daemon's adoption table */
-    shm_u32 has_kept; /* its kept bits are in use; while 0, all count as 0 and the words mean nothing */
+    shm_u32 has_kept; /* 0: all its kept bits count as 0, and their words mean nothing */
     uint32_t pad2;
     uint64_t reserved[2];
 } shm_span;
@@ -166,7 +169,7 @@ _Static_assert(sizeof(shm_span) == 64 && offsetof(shm_span, owner) == 32, "span 
 _Static_assert(SHM_BITS_WORDS * 8 == 128, "128 bytes of each kind of bits a page");
 _Static_assert(SPAN_CLASS_COUNT <= SHM_COUNTERS_WORDS, "a counter for each span class");
 
-/* A process's view of the heap. base is the arena's address whether this process has it mapped or not. */
+/* A process's view of the heap. base is the arena's address, whether this process has mapped it or not. */
 typedef struct shm_map {
     uint64_t base;
     uint64_t arena_bytes;
@@ -178,7 +181,7 @@ typedef struct shm_map {
     shm_u32 *page_map;
     shm_span *span_table;
     char *bitmap;
-    char *arena; /* where this process has the arena; NULL: it has not */
+    char *arena; /* where this process has mapped the arena; NULL: it has not */
     uint64_t spans_bytes;
     uint64_t bitmap_bytes;
 } shm_map;
@@ -260,7 +263,7 @@ static inline uint64_t bits_mask(uint32_t nelems, uint32_t w)
     return rest >= 64 ? UINT64_MAX : (UINT64_C(1) << rest) - 1;
 }
 
-/* Bits that are set. Without a call: the instruction for it is not in every x86-64. */
+/* Bits that are set. Open-coded: not every x86-64 has the instruction, and without it compilers make a call. */
 static inline uint32_t bits_count(uint64_t word)
 {
     word -= word >> 1 & UINT64_C(0x5555555555555555);

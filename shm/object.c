@@ -1,10 +1,10 @@
 /*
  * Object: from an address to the object it names, and the life of its bits.
  *
- * Called by clients (free by others than the owner, checks, publish) and by the daemon (sweep, roots, adoption).
- * Data: page map and span table in spans (daemon writes), bits in bitmap (everybody writes). The words come from
- * other processes: each is read once and bounded; nothing read here is used as an address. An index is below nelems
- * before it touches the bits. Objects in tiny spans are looked up in their block's word (tiny.c).
+ * Called by clients (remote frees, checks, publish) and by the daemon (sweep, roots, adoption). Data: page map and span
+ * table in spans (the daemon writes them), bits in bitmap (everybody writes them). The words come from other processes:
+ * each is read once and bounded, and none is used as an address. An index is checked against nelems before it selects a
+ * bit. Objects in tiny spans are looked up in their block's word (tiny.c).
  */
 #include "shm/object.h"
 
@@ -13,7 +13,7 @@
 
 enum object_verdict object_find(const shm_map *map, uint64_t p, object_ref *ret)
 {
-    uint64_t offset = p - map->base; /* wraps for what lies below */
+    uint64_t offset = p - map->base; /* wraps if p lies below */
     uint32_t index;
 
     if (offset >= map->arena_bytes)

@@ -1,6 +1,6 @@
 /*
- * Size classes: Go's 68 (class 0 is "large"), with both lookup tables and the division magic; and a 69th for the blocks
- * of the tiny allocator, which are 16 bytes but lie in spans of their own (see tiny.h).
+ * Size classes: Go's 68 (class 0: runs and large objects), with both lookup tables and the division magic. A 69th is
+ * that of tiny blocks, which have 16 bytes but lie in spans of their own (see tiny.h).
  *
  * The tables are in sizeclass_table.c, which mksizeclasses.c writes from Go's rules; a test regenerates and compares.
  */

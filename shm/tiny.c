@@ -1,22 +1,23 @@
 /*
  * Tiny: the words of tiny blocks, read and changed.
  *
- * Called by object.c (look-up, free, fold) and by client/lib/tiny.c and the daemon's mcentral and census. Data: the words
- * in the arena, at the end of each page of span class 137; the blocks' alloc and remote bits in bitmap.
+ * Called by object.c (look-up, free), by client/lib/tiny.c, and by daemon/heap (folds, counts). Data: the words in the
+ * arena, at the end of each page of span class SPAN_CLASS_TINY; the blocks' alloc and remote bits in bitmap.
  *
- * Why words in the arena: they take 4 bytes for 16, which would be more than all other metadata together, and only
- * pages that hold tiny objects should pay for them. The daemon reads and writes nothing else of the arena.
+ * The words lie in the arena because they take 4 bytes for 16. That would be more than all other metadata together, and
+ * only pages with tiny objects should pay for it. The daemon reads and writes nothing else of the arena.
  *
  * The life of a block:
- *   1. Its thread takes a free one, stores its word with the first object in it, then sets its alloc bit. Dying in
- *      between leaves a free block.
- *   2. While it is open, the thread adds objects (one fetch_or each) and everybody may free them (one fetch_and each):
- *      the objects that live are the bits, at any moment.
- *   3. The thread closes it. From then on, the last free ends the block: the owner of the span clears the alloc bit;
- *      others set the remote bit first, then the object's, and the owner's next fold clears the alloc bit.
+ *   1. A thread takes a free block, stores its word with the first object, then sets its alloc bit. If the process
+ *      dies in between, the block is free.
+ *   2. While the block is open, the thread adds objects (one fetch_or each) and everybody may free them (one fetch_and
+ *      each): at any moment the bits say which objects live.
+ *   3. The thread closes the block. From then on, the last free ends it: the owner of the span clears the alloc bit;
+ *      anybody else sets the remote bit, then clears the object's bit, and the owner's next fold clears the alloc bit.
  *   4. If the lease ends first, the daemon settles all blocks of the span.
  *
- * Invariant: an object is live iff its block's alloc bit and its own bit are set; so of two that free it, one is told.
+ * Invariant: an object is live iff its block's alloc bit and its own bit are set. So if two free it, one of them is
+ * told that it was free already.
  */
 #include "shm/tiny.h"
 
@@ -52,7 +53,7 @@ enum object_verdict tiny_find(const shm_map *map, uint64_t offset, object_ref *r
     ret->bytes = tiny_end(word, at) - at;
     if ((word >> at & 1) != 0)
         return OBJECT_LIVE;
-    /* Free if an object has begun here, or nothing is known of the block any more; else whose byte is it? */
+    /* Free if an object has begun here, or nothing is known of the block any more; else look for the one around it. */
     if (at == 0 || word == 0 || (word >> 16 >> at & 1) != 0)
         return OBJECT_FREE;
     while (begin > 0 && (word >> begin & 1) == 0)
@@ -99,7 +100,7 @@ enum object_verdict tiny_free_remote(const shm_map *map, const object_ref *objec
     do {
         if ((old & bit) == 0)
             return OBJECT_FREE;
-        /* While the object lives its span cannot become another's: after that the hint would hit somebody else. */
+        /* Before the object goes: while it lives, its span cannot become another one, which the hint would hit. */
         if ((old & 0xffff) == bit && !hinted) {
             (void)u64_fetch_or_acq_rel(&shm_remote_bits(map, object->first)[object->word], object->bit);
             hinted = true;
@@ -150,7 +151,7 @@ uint64_t tiny_fold_word(const shm_map *map, page_no page, const shm_span *span, 
 
     uint64_t empty = empty_blocks(map, page, w, look);
 
-    /* A hint stays while its block has objects: who set it may be about to free the last one. */
+    /* A hint stays while its block has objects: the process that set it may be about to free the last one. */
     return end_blocks(map, page, span, w, empty, hints & (empty | ~alloc));
 }
 

@@ -4,7 +4,7 @@
 #ifndef GOALLOC_SHM_TINY_H
 #define GOALLOC_SHM_TINY_H
 
-#include "shm/object.h"
+#include "shm/objectref.h"
 
 /*
  * A block's word, in the last 4 * 409 bytes of its page: which objects live, and where they begin and end.
@@ -15,8 +15,8 @@
  * The second half only grows until the block is opened anew: no byte of a block is used twice. So an object's end is
  * the next boundary above its beginning, or the block's end.
  *
- * Written by: the thread that has the block open (fetch_or when it hands out an object; a store when it opens the
- * block, while its alloc bit is still clear), and by who frees an object (fetch_and, whoever it is). The word means
+ * Two write it: the thread that has the block open (fetch_or when it hands out an object; a store when it opens the
+ * block, while the block's alloc bit is still clear), and anybody who frees an object (fetch_and). The word means
  * something only while the block's alloc bit is set.
  */
 static inline shm_u32 *tiny_word(const shm_map *map, page_no page, uint32_t block)
@@ -68,31 +68,31 @@ enum object_verdict tiny_find(const shm_map *map, uint64_t offset, object_ref *r
 bool tiny_is_live(const shm_map *map, const object_ref *object);
 
 /*
- * Free one object of a span whose alloc bits the caller may write: clear its bit in the block's word. LIVE: done, and
- * *ret_last says whether it was the block's last: then the caller ends the block. FREE: it was free already. If the
- * process dies in between, the block is found when the span's lease ends.
+ * Free one object of a span whose alloc bits the caller may write: clear the object's bit in the block's word. LIVE:
+ * done, and *ret_last says whether it was the block's last object; then the caller ends the block. FREE: it was free
+ * already. If the process dies before it ends the block, the daemon finds the block when the span's lease ends.
  */
 enum object_verdict tiny_free(const shm_map *map, const object_ref *object, bool *ret_last);
 
 /*
- * The same for anybody else. The block's remote bit is set, as a hint for the owner, before its last object goes: while
- * an object lives, its span cannot become another one, whose object the hint would hit. So nothing is written after the
- * object is free. Dies the process in between, the object lives, and the hint does no harm.
+ * The same for anybody else. The block's remote bit is a hint for the owner, and is set before the block's last object
+ * goes. For while an object lives, its span cannot become another one, whose object the hint would hit; so nothing is
+ * written after the object is free. If the process dies in between, the object lives, and the hint does no harm.
  */
 enum object_verdict tiny_free_remote(const shm_map *map, const object_ref *object);
 
 /*
- * Fold word w of a tiny span: blocks that a remote bit points to, and that have no object left, become free; not those
- * in `open`. Only for who may write the alloc word. Returns the alloc word afterwards.
+ * Fold word w of a tiny span: blocks that have a remote bit and no object left become free, except those in `open`.
+ * Only the one who may write the alloc word may call it. Returns the alloc word afterwards.
  *
- * A block is free because its word says so, not because of the hint: a hint for a block with objects in it does no
- * harm, and stays, since who set it may be about to free the last of them. Order as in object_fold_word().
+ * A block is free because its word says so, not because of the hint. A hint for a block with objects in it does no
+ * harm; it stays, since the process that set it may be about to free the last of them. Order as in object_fold_word().
  */
 uint64_t tiny_fold_word(const shm_map *map, page_no page, const shm_span *span, uint32_t w, uint64_t open);
 
 /*
- * The same for every block of word w, hint or not. Only while nobody leases the span: then no block is open, and one
- * without objects was left by a process that died or gave it up.
+ * The same for every block of word w, with or without a hint. Only while nobody leases the span: then no block is open,
+ * and a block without objects was left by a process that died or gave the span back.
  */
 uint64_t tiny_settle_word(const shm_map *map, page_no page, const shm_span *span, uint32_t w);
 

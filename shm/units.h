@@ -35,7 +35,7 @@ typedef struct session_no {
     uint16_t n;
 } session_no;
 
-/* A size class: 0 for large objects, 1 to 67 for small ones, 68 for tiny blocks. */
+/* A size class: 0 for runs and large objects, 1 to 67 for small objects, 68 for tiny blocks. */
 typedef struct size_class {
     uint8_t n;
 } size_class;

@@ -26,13 +26,10 @@ static const char *state_name(uint32_t state)
     return state < sizeof(names) / sizeof(names[0]) ? names[state] : "?";
 }
 
-/* The daemon makes labels UTF-8, but an older one may not. */
-#define LABEL_BYTES 256u
-
 /* NULL: no memory. */
 static json_t *session_json(const Goallocd__SessionInfo *s)
 {
-    char buf[LABEL_BYTES];
+    char buf[SHM_LABEL_BYTES];
     const char *label = ctl_plain_text(s->label, buf, sizeof(buf));
 
     return json_pack(
@@ -46,7 +43,7 @@ static json_t *session_json(const Goallocd__SessionInfo *s)
 
 static void print_session(const Goallocd__SessionInfo *s)
 {
-    char label[LABEL_BYTES];
+    char label[SHM_LABEL_BYTES];
 
     (void)printf("%7u %8u %6u %-8s %-4s %11s %8" PRIu64 " %10" PRIu64 " %10" PRIu64 " %11s  %s\n", s->session, s->pid,
                  s->uid, state_name(s->state),

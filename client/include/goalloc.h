@@ -5,9 +5,10 @@
  * sees at the same address. Pointers between objects are plain pointers. The allocator is the Go runtime's (size
  * classes, spans, mcache, mcentral, mheap), cut in two between mcache and mcentral: this library is the mcache.
  *
- * Sizes: an object of up to 32 KiB has a place in a span of its size class. One above that, up to 256 KiB, has a run: a
- * span of whole pages with one object, which threads allocate from like any other span. One above 256 KiB is a large
- * object: pages of their own, asked for one by one.
+ * Sizes: an object of up to 32 KiB is small: it has a place in a span of its size class. A larger one, up to some
+ * hundred KiB, has a run: a span of whole pages with one object, which threads allocate from like any other span. How
+ * long runs may be is fixed when library and daemon are built. A still larger object is a large object: pages of their
+ * own, asked for one by one.
  *
  * Everything here is thread-safe. Nothing here is async-signal-safe, except goalloc_contains(), goalloc_offset() and
  * goalloc_pointer(); nor may a signal handler that has interrupted one of them fork. A thread can be cancelled
@@ -175,10 +176,10 @@ GOALLOC_API int goalloc_detach(void);
  * attaches with the defaults. The memory may hold pointers for a collector to follow; goalloc_malloc_noscan() says that
  * it doesn't.
  *
- * Cost: up to 256 KiB a few nanoseconds, no lock and no system call, except when this thread's spans for that size are
- * used up: then it takes over one of an exited thread's, under a lock, or one round trip brings a batch of them. A run
- * may be longer by up to a half than the object needs, if one is at hand. A large object: a lock, if pages fit that
- * this process has freed and still holds (up to four times as many as are needed), else one round trip.
+ * Cost: of a small object or a run a few nanoseconds, no lock and no system call, except when this thread's spans for
+ * that size are used up: then it takes over one of an exited thread's, under a lock, or one round trip brings a batch
+ * of them. A run may be longer by up to a half than the object needs, if one is at hand. A large object: a lock, if
+ * pages fit that this process has freed and still holds (up to four times as many as are needed), else one round trip.
  * Returns NULL with errno ENOMEM (arena, the system's memory or the session's limit exhausted, or size absurd), EROFS
  * (read-only attach), ENOTCONN (after goalloc_detach()), ETIMEDOUT, EACCES or ENOENT (nobody serves the socket, see
  * above, and the spans held are used up), ESTALE, or an error of goalloc_attach().

@@ -6,12 +6,12 @@
 
 #include <stdbool.h>
 
-#include "shm/units.h"
+#include "shm/limits.h"
 
 #define RUNCACHE_NODES     512u
 #define RUNCACHE_GHOSTS    64u
 #define RUNCACHE_BINS      256u
-#define RUNCACHE_MIN_PAGES (1 * MIB / PAGE_BYTES)   /* the budget at the beginning */
+#define RUNCACHE_MIN_PAGES (4u * SHM_RUN_PAGES_MAX)  /* the budget at the beginning: some short large objects */
 #define RUNCACHE_MAX_PAGES (128 * MIB / PAGE_BYTES) /* and at most */
 
 /* A run of which something is known: it is kept, or lent to an object that is much shorter. Links are node numbers. */

@@ -1,30 +1,35 @@
 /*
  * Adopt: the table of objects that a session has made its own with goalloc_adopt().
  *
- * Called by request (adopt, publish), session (end) and mheap (a span ends). Data: a hash by the object's offset and
- * a list a session, private; kept bits in bitmap; nadopted in the span's description and free_limit in the header,
- * written here alone.
+ * Called by the request handlers (adopt, publish), lease (the end of a session, a takeover) and mheap (a span ends).
+ * Data: a hash by the object's offset and a list a session, private; kept bits in bitmap; nadopted and has_kept in the
+ * span's description and free_limit in the header.
  *
  * An adopted object can be freed by anybody, and its place taken by another object, without the daemon being asked.
  * The kept bit tells: while a span's has_kept is set (it is owned, or has adopted objects), whoever frees an object
- * clears its kept bit before the place is handed out again. So an entry whose kept bit is 0 names an object that is
+ * clears its kept bit before the place is handed out again. So an adoption whose kept bit is 0 names an object that is
  * gone. Clients look at a span's has_kept only while the header's free_limit is 0, one word that stays in everybody's
  * cache; clients of a session that reclaims always do. Of tiny objects the kept bit is their block's.
  *
- * The order of adopt_set: counters first, then the kept bit, then the entry. A free by another process that started
+ * The order of adopt_set: counters first, then the entry, then the kept bit. A free by another process that started
  * before it saw the counters may miss the bit; that is why goalloc_adopt() asks that nobody frees the object
  * meanwhile.
  *
  * When the first object of an unowned span is adopted, old kept bits of an earlier life of the span are cleared
  * (has_kept goes from 0 to 1). When the last adoption of an unowned span ends, has_kept is 0 again.
  *
- * What the table says stands also in slots of the private memfd, so that it outlives the daemon. A slot is in use while
- * its offset is not 0; the session is written before. Removing clears the slot first, then counts down: so nadopted is
- * never below what is there, whenever the daemon dies, and adopt_recover_span() sets it right.
+ * Each adoption has an entry in the private memfd, so that it outlives the daemon. An entry is in use while its offset
+ * is not 0; the session is written before. A removal clears the entry first, then counts down: so nadopted is never
+ * below what is there, whenever the daemon dies, and adopt_recover_span() sets it right.
+ *
+ * Invariants (adopt_validate, linear): an entry in use says the same as the adoption that has it, and no other has it;
+ * an adoption is in the list of its session; free_limit is 0 iff there is any; nadopted of a span is the number of
+ * adoptions in it (mheap_validate, which walks the spans).
  */
 #include "daemon/heap/adopt.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 
 #include "shm/crash.h"
@@ -38,7 +43,7 @@
 typedef struct adoption {
     uint64_t offset;
     session_no session;
-    uint32_t slot; /* in the private memfd */
+    uint32_t entry; /* in the private memfd */
     UT_hash_handle hh;
     struct adoption *prev;
     struct adoption *next;
@@ -47,9 +52,7 @@ typedef struct adoption {
 struct adopt_table {
     shm_map *map;
     heap_private *private;
-    uint32_t *free_slots; /* below nadoption_entries */
-    size_t nfree_slots;
-    size_t cap_free_slots;
+    uint32_t free_entry; /* one more than its number; 0: none is free below nadoption_entries */
     adoption *by_offset;
     adoption *of_session[SHM_SESSIONS_MAX];
     uint32_t nof_session[SHM_SESSIONS_MAX];
@@ -66,30 +69,24 @@ adopt_table *adopt_new(heapfile *file)
     return table;
 }
 
-/* --- slots --- */
+/* --- entries in the private memfd --- */
 
-static void slot_give_back(adopt_table *table, uint32_t slot)
+/* Entries that are free name each other: while its offset is 0, who is the free one after it. */
+static void entry_give_back(adopt_table *table, uint32_t entry)
 {
-    u64_store_release(&table->private->adoptions[slot].offset, 0);
-    if (table->nfree_slots == table->cap_free_slots) {
-        size_t cap = table->cap_free_slots == 0 ? 64 : 2 * table->cap_free_slots;
-        uint32_t *more = reallocarray(table->free_slots, cap, sizeof(*more));
-
-        if (more == NULL)
-            return; /* the next daemon finds it again */
-        table->free_slots = more;
-        table->cap_free_slots = cap;
-    }
-    table->free_slots[table->nfree_slots++] = slot;
+    u64_store_release(&table->private->adoptions[entry].offset, 0);
+    u64_store_relaxed(&table->private->adoptions[entry].who, table->free_entry);
+    table->free_entry = entry + 1;
 }
 
 /* False: all are in use. */
-static bool slot_take(adopt_table *table, uint32_t *ret)
+static bool entry_take(adopt_table *table, uint32_t *ret)
 {
     uint32_t used = u32_load_relaxed(&table->private->nadoption_entries);
 
-    if (table->nfree_slots > 0) {
-        *ret = table->free_slots[--table->nfree_slots];
+    if (table->free_entry != 0) {
+        *ret = table->free_entry - 1;
+        table->free_entry = (uint32_t)u64_load_relaxed(&table->private->adoptions[*ret].who);
         return true;
     }
     if (used >= ADOPTIONS_MAX)
@@ -99,79 +96,85 @@ static bool slot_take(adopt_table *table, uint32_t *ret)
     return true;
 }
 
-static void slot_write(adopt_table *table, uint32_t slot, uint64_t offset, session_no session, uint32_t epoch)
+static void entry_write(adopt_table *table, uint32_t entry, uint64_t offset, session_no session, uint32_t epoch)
 {
-    u64_store_release(&table->private->adoptions[slot].who, (uint64_t)session.n << 32 | epoch);
-    u64_store_release(&table->private->adoptions[slot].offset, offset);
+    u64_store_release(&table->private->adoptions[entry].who, (uint64_t)session.n << 32 | epoch);
+    u64_store_release(&table->private->adoptions[entry].offset, offset);
 }
 
-/* --- entries --- */
+/* --- adoptions --- */
 
-/* While objects are adopted, clients that free must look for kept bits. */
+/* While objects are adopted, clients that free look for kept bits. */
 static void set_free_limit(adopt_table *table, uint64_t nadopted)
 {
     u64_store_release(&table->map->header->free_limit, nadopted == 0 ? table->map->arena_bytes : 0);
 }
 
-static void adoption_remove(adopt_table *table, adoption *entry)
+static void adoption_remove(adopt_table *table, adoption *a)
 {
-    shm_span *span = shm_span_at(table->map, page_at(u32_load_relaxed(
-                                                 &table->map->page_map[entry->offset >> PAGE_SHIFT])));
+    page_no first = page_at(u32_load_relaxed(&table->map->page_map[a->offset >> PAGE_SHIFT]));
+    shm_span *span = shm_span_at(table->map, first);
 
-    slot_give_back(table, entry->slot);
+    entry_give_back(table, a->entry);
     CRASH_POINT(adopt_remove_after_entry);
     u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) - 1);
     if (u32_load_relaxed(&span->nadopted) == 0 && u32_load_relaxed(&span->owner) == 0)
         u32_store_release(&span->has_kept, 0);
     set_free_limit(table, HASH_COUNT(table->by_offset) - 1);
     CRASH_POINT(adopt_remove_after_counters);
-    HASH_DEL(table->by_offset, entry);
-    DL_DELETE(table->of_session[entry->session.n], entry);
-    table->nof_session[entry->session.n]--;
-    free(entry);
+    HASH_DEL(table->by_offset, a);
+    DL_DELETE(table->of_session[a->session.n], a);
+    table->nof_session[a->session.n]--;
+    free(a);
 }
 
 adopt_table *adopt_free(adopt_table *table)
 {
     if (table != NULL) {
-        for (adoption *entry = table->by_offset, *next; entry != NULL; entry = next) {
-            next = entry->hh.next;
-            HASH_DEL(table->by_offset, entry);
-            free(entry);
+        for (adoption *a = table->by_offset, *next; a != NULL; a = next) {
+            next = a->hh.next;
+            HASH_DEL(table->by_offset, a);
+            free(a);
         }
-        free(table->free_slots);
         free(table);
     }
     return NULL;
 }
 
-/* Find the entry of the object at offset, or add one for session. NULL: no memory. */
-static adoption *adoption_get(adopt_table *table, uint64_t offset, session_no session)
+static adoption *adoption_find(const adopt_table *table, uint64_t offset)
 {
-    adoption *entry;
+    adoption *a;
 
-    HASH_FIND(hh, table->by_offset, &offset, sizeof(offset), entry);
-    if (entry != NULL) {
-        DL_DELETE(table->of_session[entry->session.n], entry);
-        table->nof_session[entry->session.n]--;
-        return entry;
+    HASH_FIND(hh, table->by_offset, &offset, sizeof(offset), a);
+    return a;
+}
+
+/* The object at offset, which has no adoption, has one with that entry. False: no memory. */
+static bool adoption_add(adopt_table *table, uint64_t offset, uint32_t entry, session_no session)
+{
+    adoption *a = calloc(1, sizeof(*a));
+
+    if (a == NULL)
+        return false;
+    *a = (adoption){ .offset = offset, .session = session, .entry = entry };
+    HASH_ADD(hh, table->by_offset, offset, sizeof(a->offset), a);
+    if (a->hh.tbl == NULL) {
+        free(a);
+        return false;
     }
-    entry = calloc(1, sizeof(*entry));
-    if (entry == NULL)
-        return NULL;
-    entry->offset = offset;
-    if (!slot_take(table, &entry->slot)) {
-        free(entry);
-        return NULL;
-    }
-    HASH_ADD(hh, table->by_offset, offset, sizeof(entry->offset), entry);
-    if (entry->hh.tbl == NULL) {
-        slot_give_back(table, entry->slot);
-        free(entry);
-        return NULL;
-    }
-    entry->session = session;
-    return entry;
+    DL_APPEND(table->of_session[session.n], a);
+    table->nof_session[session.n]++;
+    return true;
+}
+
+/* It is session's from now on. */
+static void adoption_move(adopt_table *table, adoption *a, session_no session)
+{
+    DL_DELETE(table->of_session[a->session.n], a);
+    table->nof_session[a->session.n]--;
+    a->session = session;
+    DL_APPEND(table->of_session[session.n], a);
+    table->nof_session[session.n]++;
 }
 
 void adopt_ensure_kept(shm_map *map, page_no first)
@@ -185,7 +188,7 @@ void adopt_ensure_kept(shm_map *map, page_no first)
     u32_store_release(&span->has_kept, 1);
 }
 
-/* The kept bit of a tiny block is not set: entries for objects in it are of an earlier life of the block. */
+/* If the kept bit of a tiny block is not set, adoptions in it are of an earlier life of the block. */
 static void forget_stale_tiny(adopt_table *table, const object_ref *object)
 {
     const shm_span *span = shm_span_at(table->map, object->first);
@@ -200,39 +203,41 @@ static void forget_stale_tiny(adopt_table *table, const object_ref *object)
 int adopt_set(adopt_table *table, const object_ref *object, session_no session, uint32_t epoch)
 {
     shm_span *span = shm_span_at(table->map, object->first);
-    uint64_t nentries;
-    adoption *entry;
+    adoption *a;
+    uint32_t entry;
 
     if (table->nof_session[session.n] >= ADOPT_PER_SESSION_MAX)
         return ADOPT_E_FULL;
     forget_stale_tiny(table, object);
-    nentries = HASH_COUNT(table->by_offset);
-    entry = adoption_get(table, object->offset, session);
-    if (entry == NULL)
-        return ADOPT_E_FULL;
-    if (HASH_COUNT(table->by_offset) > nentries) {
+    a = adoption_find(table, object->offset);
+    if (a != NULL) {
+        entry = a->entry;
+        adoption_move(table, a, session);
+    } else {
+        if (!entry_take(table, &entry))
+            return ADOPT_E_FULL;
+        if (!adoption_add(table, object->offset, entry, session)) {
+            entry_give_back(table, entry);
+            return ADOPT_E_FULL;
+        }
         adopt_ensure_kept(table->map, object->first);
-        set_free_limit(table, HASH_COUNT(table->by_offset));
+        set_free_limit(table, adopt_count(table));
         u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) + 1);
     }
     CRASH_POINT(adopt_after_counters);
-    slot_write(table, entry->slot, object->offset, session, epoch);
+    entry_write(table, entry, object->offset, session, epoch);
     CRASH_POINT(adopt_after_entry);
     (void)u64_fetch_or_acq_rel(&shm_kept_bits(table->map, object->first)[object->word], object->bit);
     CRASH_POINT(adopt_after_kept);
-    entry->session = session;
-    DL_APPEND(table->of_session[session.n], entry);
-    table->nof_session[session.n]++;
     return 0;
 }
 
 void adopt_clear(adopt_table *table, uint64_t offset)
 {
-    adoption *entry;
+    adoption *a = adoption_find(table, offset);
 
-    HASH_FIND(hh, table->by_offset, &offset, sizeof(offset), entry);
-    if (entry != NULL)
-        adoption_remove(table, entry);
+    if (a != NULL)
+        adoption_remove(table, a);
 }
 
 void adopt_forget_span(adopt_table *table, page_no first)
@@ -248,87 +253,139 @@ void adopt_forget_span(adopt_table *table, page_no first)
 
 bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *ret_empty)
 {
-    adoption *entry = table->of_session[session.n];
+    adoption *a = table->of_session[session.n];
     bool is_same;
 
-    *ret_empty = entry == NULL;
-    if (entry == NULL)
+    *ret_empty = a == NULL;
+    if (a == NULL)
         return false;
-    is_same = object_find(table->map, table->map->base + entry->offset, ret) == OBJECT_LIVE &&
+    is_same = object_find(table->map, table->map->base + a->offset, ret) == OBJECT_LIVE &&
               (u64_load_acquire(&shm_kept_bits(table->map, ret->first)[ret->word]) & ret->bit) != 0;
-    adoption_remove(table, entry);
+    adoption_remove(table, a);
     return is_same;
 }
 
 /* --- after another daemon --- */
 
-/* Take a slot's adoption over. False: no memory. *ret_stale: it means nothing any more. */
-static bool recover_slot(adopt_table *table, uint32_t slot, adopt_lives_fn lives, void *data, bool *ret_stale)
+/* True if the session has an entry in spans that is in use. */
+static bool session_lives(const shm_map *map, uint64_t no, uint32_t epoch)
 {
-    uint64_t offset = u64_load_relaxed(&table->private->adoptions[slot].offset);
-    uint64_t who = u64_load_relaxed(&table->private->adoptions[slot].who);
-    session_no session = { (uint16_t)(who >> 32) };
-    adoption *entry;
-    object_ref object;
-
-    *ret_stale = true;
-    if (offset == 0 || offset >= table->map->arena_bytes || who >> 32 >= SHM_SESSIONS_MAX ||
-        !lives(data, session, (uint32_t)who) ||
-        object_find(table->map, table->map->base + offset, &object) != OBJECT_LIVE ||
-        !span_has_kept(shm_span_at(table->map, object.first)) ||
-        (u64_load_acquire(&shm_kept_bits(table->map, object.first)[object.word]) & object.bit) == 0)
-        return true;
-    HASH_FIND(hh, table->by_offset, &offset, sizeof(offset), entry);
-    if (entry != NULL)
-        return true;
-    entry = calloc(1, sizeof(*entry));
-    if (entry == NULL)
-        return false;
-    *entry = (adoption){ .offset = offset, .session = session, .slot = slot };
-    HASH_ADD(hh, table->by_offset, offset, sizeof(entry->offset), entry);
-    if (entry->hh.tbl == NULL) {
-        free(entry);
-        return false;
-    }
-    DL_APPEND(table->of_session[session.n], entry);
-    table->nof_session[session.n]++;
-    *ret_stale = false;
-    return true;
+    return no < u32_load_relaxed(&map->header->nsession_entries) && no < SHM_SESSIONS_MAX &&
+           u32_load_relaxed(&map->sessions[no].state) != SHM_SESSION_FREE &&
+           u32_load_relaxed(&map->sessions[no].epoch) == epoch;
 }
 
-bool adopt_recover(adopt_table *table, adopt_lives_fn lives, void *data)
+/* True if an entry counts: its session is there, its object lives and was adopted, and no entry before names it. */
+static bool recover_is_good(const adopt_table *table, uint64_t offset, uint64_t who)
+{
+    object_ref object;
+
+    return offset != 0 && offset < table->map->arena_bytes && session_lives(table->map, who >> 32, (uint32_t)who) &&
+           object_find(table->map, table->map->base + offset, &object) == OBJECT_LIVE &&
+           span_has_kept(shm_span_at(table->map, object.first)) &&
+           (u64_load_acquire(&shm_kept_bits(table->map, object.first)[object.word]) & object.bit) != 0 &&
+           adoption_find(table, offset) == NULL;
+}
+
+bool adopt_recover(adopt_table *table)
 {
     uint32_t used = u32_load_relaxed(&table->private->nadoption_entries);
 
-    for (uint32_t slot = 0; slot < used && slot < ADOPTIONS_MAX; slot++) {
-        bool stale;
+    for (uint32_t entry = 0; entry < used && entry < ADOPTIONS_MAX; entry++) {
+        uint64_t offset = u64_load_relaxed(&table->private->adoptions[entry].offset);
+        uint64_t who = u64_load_relaxed(&table->private->adoptions[entry].who);
 
-        if (!recover_slot(table, slot, lives, data, &stale))
+        if (!recover_is_good(table, offset, who))
+            entry_give_back(table, entry);
+        else if (!adoption_add(table, offset, entry, (session_no){ (uint16_t)(who >> 32) }))
             return false;
-        if (stale)
-            slot_give_back(table, slot);
     }
-    /* Exactly the entries: set before the spans' own counters go down, which keeps clients looking. */
-    set_free_limit(table, HASH_COUNT(table->by_offset));
+    /* Exactly the adoptions: set before the spans' own counters go down, so that clients go on looking. */
+    set_free_limit(table, adopt_count(table));
     return true;
 }
 
 void adopt_recover_span(adopt_table *table, page_no first)
 {
     shm_span *span = shm_span_at(table->map, first);
+    uint32_t n;
+
+    if (u32_load_relaxed(&span->nadopted) == 0)
+        return;
+    n = adopt_count_span(table, first);
+    u32_store_release(&span->nadopted, n);
+    if (n == 0 && u32_load_relaxed(&span->owner) == 0)
+        u32_store_release(&span->has_kept, 0);
+}
+
+/* --- looking --- */
+
+uint32_t adopt_count(const adopt_table *table)
+{
+    return HASH_COUNT(table->by_offset);
+}
+
+uint32_t adopt_count_span(const adopt_table *table, page_no first)
+{
+    const shm_span *span = shm_span_at(table->map, first);
     uint64_t step_bytes = span_is_tiny(span) ? 1 : span->elem_bytes;
     uint64_t end = page_offset(first) + span->npages * PAGE_BYTES;
     uint32_t n = 0;
 
-    if (u32_load_relaxed(&span->nadopted) == 0)
-        return;
-    for (uint64_t at = page_offset(first); at < end; at += step_bytes) {
-        adoption *entry;
+    for (uint64_t at = page_offset(first); at < end; at += step_bytes)
+        n += adoption_find(table, at) != NULL;
+    return n;
+}
 
-        HASH_FIND(hh, table->by_offset, &at, sizeof(at), entry);
-        n += entry != NULL;
+/* The session's list: each adoption in it is the session's, and its entry says so. Returns how many, or -EUCLEAN. */
+static int64_t validate_session(const adopt_table *table, uint16_t no, FILE *err)
+{
+    uint32_t n = 0;
+
+    for (const adoption *a = table->of_session[no]; a != NULL && n <= table->nof_session[no]; a = a->next, n++) {
+        uint64_t offset = u64_load_relaxed(&table->private->adoptions[a->entry].offset);
+        uint64_t who = u64_load_relaxed(&table->private->adoptions[a->entry].who);
+
+        if (a->session.n != no || offset != a->offset || who >> 32 != no) {
+            (void)fprintf(err, "adopt: 0x%llx of session %u is in the list of session %u; entry %u: 0x%llx of %llu\n",
+                          (unsigned long long)a->offset, a->session.n, no, a->entry, (unsigned long long)offset,
+                          (unsigned long long)who >> 32);
+            return -EUCLEAN;
+        }
     }
-    u32_store_release(&span->nadopted, n);
-    if (n == 0 && u32_load_relaxed(&span->owner) == 0)
-        u32_store_release(&span->has_kept, 0);
+    if (n == table->nof_session[no])
+        return n;
+    (void)fprintf(err, "adopt: %u objects in the list of session %u, %u noted\n", n, no, table->nof_session[no]);
+    return -EUCLEAN;
+}
+
+int adopt_validate(const adopt_table *table, FILE *err)
+{
+    uint32_t end = u32_load_relaxed(&table->private->nadoption_entries);
+    uint64_t limit = u64_load_relaxed(&table->map->header->free_limit);
+    uint32_t count = adopt_count(table);
+    uint64_t nlisted = 0;
+    uint64_t nused = 0;
+
+    for (uint16_t no = 0; no < SHM_SESSIONS_MAX; no++) {
+        int64_t n = validate_session(table, no, err);
+
+        if (n < 0)
+            return -EUCLEAN;
+        nlisted += (uint64_t)n;
+    }
+    for (uint32_t entry = 0; entry < end && entry < ADOPTIONS_MAX; entry++)
+        nused += u64_load_relaxed(&table->private->adoptions[entry].offset) != 0;
+    if (nlisted == count && nused == count && limit == (count == 0 ? table->map->arena_bytes : 0))
+        return 0;
+    (void)fprintf(err, "adopt: %u objects, %llu listed, %llu of %u entries used; frees look from 0x%llx on\n", count,
+                  (unsigned long long)nlisted, (unsigned long long)nused, end, (unsigned long long)limit);
+    return -EUCLEAN;
+}
+
+void adopt_dump(const adopt_table *table, FILE *out)
+{
+    for (const adoption *a = table->by_offset; a != NULL; a = a->hh.next)
+        (void)fprintf(out, "adoption %u: object 0x%llx of session %u\n", a->entry, (unsigned long long)a->offset,
+                      a->session.n);
 }

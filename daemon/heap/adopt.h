@@ -4,6 +4,8 @@
 #ifndef GOALLOC_DAEMON_HEAP_ADOPT_H
 #define GOALLOC_DAEMON_HEAP_ADOPT_H
 
+#include <stdio.h>
+
 #include "daemon/memory/heapfile.h"
 #include "shm/object.h"
 
@@ -20,12 +22,11 @@ enum {
 adopt_table *adopt_new(heapfile *file);
 
 /*
- * Read the adoptions that a daemon before has noted. Those whose object or session is gone (lives says which sessions
- * are there, by number and epoch) are dropped. Then settle the counters of spans that say they have adopted objects:
- * call it for each. False: no memory.
+ * After another daemon, and when the session table is this one's: read the adoptions, and drop those whose object or
+ * session is gone. False: no memory. After it call adopt_recover_span() for each span: it settles the counters of those
+ * that say they have adopted objects.
  */
-typedef bool (*adopt_lives_fn)(void *data, session_no session, uint32_t epoch);
-bool adopt_recover(adopt_table *table, adopt_lives_fn lives, void *data) __attribute__((warn_unused_result));
+bool adopt_recover(adopt_table *table) __attribute__((warn_unused_result));
 void adopt_recover_span(adopt_table *table, page_no first);
 
 adopt_table *adopt_free(adopt_table *table); /* returns NULL */
@@ -51,5 +52,15 @@ void adopt_forget_span(adopt_table *table, page_no first);
  * with *ret_empty true if nothing is left, else false: that one had been freed meanwhile.
  */
 bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *ret_empty);
+
+/* Adopted objects: all; those in a span, which costs a look for each place of it. */
+uint32_t adopt_count(const adopt_table *table);
+uint32_t adopt_count_span(const adopt_table *table, page_no first);
+
+/* Check lists, entries and counters against each other. 0, -EUCLEAN after printing what differs. Linear. */
+int adopt_validate(const adopt_table *table, FILE *err) __attribute__((warn_unused_result));
+
+/* Print a line for each adopted object. */
+void adopt_dump(const adopt_table *table, FILE *out);
 
 #endif

@@ -4,13 +4,13 @@
 #ifndef GOALLOC_DAEMON_HEAP_CENSUS_H
 #define GOALLOC_DAEMON_HEAP_CENSUS_H
 
+#include "daemon/heap/live.h"
 #include "daemon/heap/mheap.h"
 
 typedef struct census_class {
     uint64_t nspans;
     uint64_t npages;
-    uint64_t live_objects;
-    uint64_t live_bytes;
+    live_sum live;
 } census_class;
 
 typedef struct census {
@@ -20,9 +20,6 @@ typedef struct census {
 
 /* Count up to budget spans more. True: that was all. Start with a zeroed census. */
 bool census_step(census *c, const mheap *heap, unsigned budget);
-
-/* Count the live objects of one span into *c. */
-void census_span(const shm_map *map, page_no first, census_class *c);
 
 /* Of all classes. */
 census_class census_total(const census *c);

@@ -17,12 +17,15 @@
  * is gone or has said so, and not while memory is being committed for it (nops), since its pages would be free and get
  * memory afterwards.
  *
- * Invariants (checked by mheap_validate, linear): a span is in a lessee's list iff its lease word says LEASED.
+ * Invariants (lease_validate, linear in the spans): a span is in its lessee's list iff its lease word says LEASED; its
+ * owner is its lessee if that reclaims, else 0; held pages and counters are those of the lists.
+ *
  * If the daemon dies within step 4, the next one repeats it: owner becomes 0 after the objects are freed.
  */
 #include "daemon/heap/lease.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 #include "shm/crash.h"
 
@@ -58,7 +61,7 @@ uint64_t lease_room_pages(const lessee *l)
     return l->nheld_pages >= l->limit_pages ? 0 : l->limit_pages - l->nheld_pages;
 }
 
-/* The span is in the lessee's list from now on, or in none; the lease word is as before. */
+/* The span enters or leaves the lessee's list. The lease word stays as it is. */
 static void lease_link(lessee *l, page_no first)
 {
     mheap *heap = l->table->heap;
@@ -155,7 +158,7 @@ static void span_reclaim(mheap *heap, page_no first)
         u32_store_release(&span->has_kept, 0);
 }
 
-/* left: what lives in the span counts as left by its lessee; NULL: as nobody's in particular. */
+/* left: what lives in the span is claimed as left by its lessee; NULL: nobody claims it. */
 static void lease_end(lessee *l, page_no first, left_owner_no *left)
 {
     mheap *heap = l->table->heap;
@@ -173,11 +176,8 @@ static bool span_is_empty(const mheap *heap, page_no first)
     const shm_span *span = shm_span_at(heap->map, first);
     uint64_t live = 0;
 
-    for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
-        uint64_t remote = u64_load_acquire(&shm_remote_bits(heap->map, first)[w]);
-
-        live |= u64_load_acquire(&shm_alloc_bits(heap->map, first)[w]) & ~remote & bits_mask(span->nelems, w);
-    }
+    for (uint32_t w = 0; w < bits_nwords(span->nelems); w++)
+        live |= live_word(heap->map, first, w);
     return live == 0;
 }
 
@@ -209,13 +209,13 @@ void lease_revoke(lessee *l, page_no first, bool punched)
 }
 
 /*
- * A large object belongs to who allocated it until it is freed. One that another process has freed is the daemon's if
- * the daemon takes it: true, and then the lessee holds nothing of it.
+ * A large object belongs to the lessee that allocated it until it is freed. One that another process has freed is the
+ * daemon's if the daemon takes it: true, and then the lessee holds nothing of it.
  *
  * Three write the two words of a leased large object, bit 0 of each.
  *   alloc   the lessee alone sets it, for an object that it hands out. The lessee (free) and the daemon (here) clear it
- *           by fetch_and, and who sees it go from 1 to 0 has the pages; so a lessee that frees at the same time is told
- *           that the object is free already.
+ *           by fetch_and, and whoever sees it go from 1 to 0 has the pages; so a lessee that frees at the same time is
+ *           told that the object is free already.
  *   remote  others set it by fetch_or (free); only the daemon clears it, when the lease is over. The lessee never hands
  *           out pages whose remote bit is set, which a faulty second free leaves behind: it returns them.
  *
@@ -281,11 +281,6 @@ bool lease_end_some(lessee *l, unsigned budget)
 
 /* --- after another daemon --- */
 
-static bool recover_lives(void *data, session_no no, uint32_t epoch)
-{
-    return lease_find_lessee(data, no, epoch) != NULL;
-}
-
 /* Give a leased span back to its lessee; one whose lessee has ended is nobody's. */
 static void recover_lease(lease_table *table, page_no first)
 {
@@ -309,10 +304,67 @@ int lease_table_recover(lease_table *table)
 {
     page_no pos = { 0 };
 
-    if (!adopt_recover(table->heap->adopted, recover_lives, table))
+    if (!adopt_recover(table->heap->adopted))
         return -ENOMEM;
     for (page_no first = mheap_next_span(table->heap, &pos); first.n != 0;
          first = mheap_next_span(table->heap, &pos))
         recover_lease(table, first);
     return 0;
+}
+
+/* --- looking --- */
+
+static int validate_lessee(const lessee *l, FILE *err)
+{
+    const mheap *heap = l->table->heap;
+    uint64_t nspans = 0;
+    uint64_t npages = 0;
+
+    for (page_no first = l->leased.head; first.n != 0 && nspans <= l->leased.count; first = heap->links[first.n].next) {
+        const shm_span *span = shm_span_at(heap->map, first);
+        lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
+        uint32_t owner = u32_load_relaxed(&span->owner);
+
+        nspans++;
+        npages += span->npages;
+        if (lease.state != SPAN_LEASED || lease.session.n != l->no.n || lease.epoch != l->epoch ||
+            owner != (l->reclaims ? l->no.n : 0)) {
+            (void)fprintf(err, "lease: span %u in the list of session %u.%u: state %d, session %u.%u, owner %u\n",
+                          first.n, l->no.n, l->epoch, (int)lease.state, lease.session.n, lease.epoch, owner);
+            return -EUCLEAN;
+        }
+    }
+    if (nspans == l->leased.count && npages == l->nheld_pages)
+        return 0;
+    (void)fprintf(err, "lease: session %u holds %llu pages in %llu spans, noted %llu in %llu\n", l->no.n,
+                  (unsigned long long)npages, (unsigned long long)nspans, (unsigned long long)l->nheld_pages,
+                  (unsigned long long)l->leased.count);
+    return -EUCLEAN;
+}
+
+int lease_validate(const lease_table *table, FILE *err)
+{
+    const mheap *heap = table->heap;
+    page_no pos = { 0 };
+    uint64_t nlisted = 0;
+    uint64_t nleased = 0;
+
+    for (uint32_t no = 0; no < SHM_SESSIONS_MAX; no++) {
+        const lessee *l = table->lessees[no];
+
+        if (l == NULL)
+            continue;
+        if (l->no.n != no || l->table != table || validate_lessee(l, err) < 0) {
+            (void)fprintf(err, "lease: entry %u, session %u: damaged\n", no, l->no.n);
+            return -EUCLEAN;
+        }
+        nlisted += l->leased.count;
+    }
+    for (page_no first = mheap_next_span(heap, &pos); first.n != 0; first = mheap_next_span(heap, &pos))
+        nleased += lease_unpack(u64_load_relaxed(&shm_span_at(heap->map, first)->lease)).state == SPAN_LEASED;
+    if (nlisted == table->nleased && nleased == table->nleased)
+        return 0;
+    (void)fprintf(err, "lease: %llu spans leased, %llu listed, %llu noted\n", (unsigned long long)nleased,
+                  (unsigned long long)nlisted, (unsigned long long)table->nleased);
+    return -EUCLEAN;
 }

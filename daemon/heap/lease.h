@@ -40,9 +40,9 @@ void lease_table_init(lease_table *table, mheap *heap);
  */
 int lease_table_recover(lease_table *table) __attribute__((warn_unused_result));
 
-/* l, which has number, epoch, limit and reclaims, and holds nothing, leases from now on. Until it is removed. */
+/* l may lease until it is removed. The caller has set number, epoch, limit and reclaims, and the rest to 0. */
 void lease_add_lessee(lease_table *table, lessee *l);
-void lease_remove_lessee(lessee *l); /* it holds nothing */
+void lease_remove_lessee(lessee *l); /* it leases nothing */
 
 /* The lessee with that number and epoch; NULL: there is none any more. */
 lessee *lease_find_lessee(const lease_table *table, session_no no, uint32_t epoch);
@@ -84,5 +84,11 @@ bool lease_sweep(lease_table *table, page_no first, bool force);
  * bits are set. True: it holds nothing any more.
  */
 bool lease_end_some(lessee *l, unsigned budget) __attribute__((warn_unused_result));
+
+/*
+ * Check lists, lease words, owners and counters against each other. 0, -EUCLEAN after printing what differs. Linear in
+ * the spans.
+ */
+int lease_validate(const lease_table *table, FILE *err) __attribute__((warn_unused_result));
 
 #endif

@@ -1,25 +1,26 @@
 /*
  * Left: for each span, the objects that sessions left in it when they ended: their claims.
  *
- * Called by session (leases begin and end), mheap (a span is freed) and server (walks, on behalf of SessionList
- * requests). Data: private, records in one sparse mapping, and a word in each span's link; the spans' bits are read and
- * not written. Nothing here outlives the daemon, and nothing depends on it: it is for people to look at.
+ * Called by lease (begin and end), session (the last ones that ended), mheap (a span is freed) and the server (walks,
+ * for SessionList requests). Data: private, records in one sparse mapping, and a word in each span's link; the spans'
+ * bits are read and not written. Nothing here outlives the daemon, and nothing depends on it: it is for people to look
+ * at.
  *
  * A record belongs to one span and has a bit for each of its objects (of a tiny span: for each block). The records of a
  * span are chained from its link:
- *   before  while the span is leased: what lived in it when the lease began. Without one, nothing did; or nobody knows,
- *           because another daemon has given the lease, or records have run out: then all that lives in it when the
- *           session ends, and that nobody else claims, counts as left by it.
- *   claim   what lived when a session ended that held the span, and was not there before. At most one bit of all claims
- *           on a span is set for an object.
+ *   before  while the span is leased: what lived in it when the lease began. If a leased span has none, nothing lived
+ *           in it; or nobody knows, because another daemon has given the lease, or records have run out. Then all that
+ *           lives in it when the session ends, and that nobody else claims, counts as left by that session.
+ *   claim   what lived when a session ended that leased the span, and did not live before. At most one claim on a span
+ *           has the bit of an object.
  *
  * A claim only loses bits: those of objects that are found dead when a lease begins or ends, or in a walk. A place that
- * is used again in between still counts for who left the object before: so what is told of a session is an upper bound;
- * the sum over all sessions never is more than what lives. It is exact as soon as others only free.
+ * is used again in between still counts for the session that left the object before. So the sum of a session is an
+ * upper bound, and the sum over all sessions is never more than what lives. It is exact as soon as others only free.
  *
  * Memory: a record is 144 bytes, and there are at most 2^18 of them, 36 MiB; none for spans that were empty when they
- * were leased and have had nothing left in them. What finds no record is not counted. Sessions that are neither ending
- * nor among the last that ended have no claims: a walk drops those of a session that is forgotten.
+ * were leased and have had nothing left in them. Objects for which no record is free are not counted. Sessions that
+ * are neither ending nor among the last that ended have no claims: a walk drops those of a session that is forgotten.
  *
  * Invariants (left_validate, linear in the records): a record in use is in the chain of its span; claims on a span
  * have no bit in common; an owner's nclaims is the number of its claims.
@@ -30,8 +31,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-
-#include "shm/tiny.h"
 
 #define RECORDS_MAX (UINT32_C(1) << 18)
 
@@ -46,8 +45,8 @@ typedef struct claimant {
     bool used;
     bool forgotten;
     uint32_t nclaims;
-    left_sum counted; /* by the last walk */
-    left_sum counting;
+    live_sum counted; /* by the last walk */
+    live_sum counting;
 } claimant;
 
 struct left_table {
@@ -89,51 +88,6 @@ left_table *left_free(left_table *table)
         free(table);
     }
     return NULL;
-}
-
-/* --- what lives --- */
-
-static uint64_t live_blocks(const shm_map *map, page_no first, uint32_t w)
-{
-    uint64_t alloc = u64_load_acquire(&shm_alloc_bits(map, first)[w]) & bits_mask(TINY_NBLOCKS, w);
-    uint64_t live = 0;
-
-    for (; alloc != 0; alloc &= alloc - 1) {
-        uint32_t word = u32_load_acquire(tiny_word(map, first, w * 64 + (uint32_t)__builtin_ctzll(alloc)));
-
-        live |= tiny_nlive(word) != 0 ? alloc & -alloc : 0;
-    }
-    return live;
-}
-
-/* The objects of word w that live; of a tiny span, the blocks that have any. */
-static uint64_t live_word(const shm_map *map, page_no first, uint32_t w)
-{
-    const shm_span *span = shm_span_at(map, first);
-    uint64_t remote;
-
-    if (span_is_tiny(span))
-        return live_blocks(map, first, w);
-    remote = u64_load_acquire(&shm_remote_bits(map, first)[w]);
-    return u64_load_acquire(&shm_alloc_bits(map, first)[w]) & ~remote & bits_mask(span->nelems, w);
-}
-
-static void add_objects(const shm_map *map, page_no first, uint32_t w, uint64_t bits, left_sum *sum)
-{
-    const shm_span *span = shm_span_at(map, first);
-    uint64_t n = bits_count(bits);
-
-    if (!span_is_tiny(span)) {
-        sum->live_objects += n;
-        sum->live_bytes += n * span->elem_bytes;
-        return;
-    }
-    for (; bits != 0; bits &= bits - 1) {
-        uint32_t word = u32_load_acquire(tiny_word(map, first, w * 64 + (uint32_t)__builtin_ctzll(bits)));
-
-        sum->live_objects += tiny_nlive(word);
-        sum->live_bytes += tiny_live_bytes(word);
-    }
 }
 
 /* --- records and owners --- */
@@ -219,7 +173,7 @@ static bool record_trim(record *r, const uint64_t *live, uint32_t nwords)
 
 /* --- leases --- */
 
-/* What lives in the span. Returns its words. */
+/* Read what lives in the span. Returns the number of words. */
 static uint32_t read_live(const left_table *table, page_no first, uint64_t live[SHM_BITS_WORDS], bool *ret_any)
 {
     uint32_t nwords = bits_nwords(shm_span_at(table->map, first)->nelems);
@@ -298,7 +252,7 @@ void left_walk_begin(left_table *table)
 {
     table->walk_at = 1;
     for (size_t i = 0; i <= LEFT_OWNERS_MAX; i++)
-        table->owners[i].counting = (left_sum){ 0 };
+        table->owners[i].counting = (live_sum){ 0 };
 }
 
 static void walk_claim(left_table *table, uint32_t i)
@@ -313,7 +267,7 @@ static void walk_claim(left_table *table, uint32_t i)
         live[w] = r->bits[w] == 0 ? 0 : live_word(table->map, r->first, w);
     if (!o->forgotten && record_trim(r, live, nwords)) {
         for (uint32_t w = 0; w < nwords; w++)
-            add_objects(table->map, r->first, w, r->bits[w], &o->counting);
+            live_add(table->map, r->first, w, r->bits[w], &o->counting);
         return;
     }
     while (*at != i)
@@ -341,7 +295,7 @@ bool left_wants_walk(const left_table *table)
     return table->nforgotten > 0;
 }
 
-left_sum left_of(const left_table *table, left_owner_no owner)
+live_sum left_of(const left_table *table, left_owner_no owner)
 {
     return table->owners[owner.n].counted;
 }

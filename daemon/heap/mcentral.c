@@ -1,7 +1,7 @@
 /*
  * mcentral: for each span class two pairs of sets, partial and full, of spans in state CENTRAL (runtime/mcentral.go).
  *
- * Called by request (refill), session (a lease ends) and sweep (background). Data: links in private memory; the
+ * Called by the refill handler, lease (a lease ends) and sweep (background). Data: links in private memory; the
  * spans' alloc, remote and kept bits, which the daemon may write while nobody leases the span; of tiny spans also the
  * blocks' words.
  *
@@ -12,8 +12,8 @@
  * (sweep.c) does the rest of the unswept, so that memory freed remotely comes back without anybody asking.
  *
  * A span that becomes empty goes back to mheap at once: to get a span from there costs less than a hundredth of the
- * round trip that brings it to a client, so keeping it here would save nothing and would hold pages that another class
- * may need. Hysteresis is the client's (mcache.c).
+ * round trip that brings it to a client, so holding it here would save nothing, and another class may need the pages.
+ * Hysteresis is the client's.
  *
  * A client can scribble over the bits. All that happens is that objects count as free or live which are not: the
  * masks keep every index within the span, and no list depends on them.

@@ -10,7 +10,7 @@
 #define MCENTRAL_BUDGET 100u
 
 /*
- * Fold what others have freed in a span that nobody leases. Returns the live objects left. For a large run too.
+ * Fold what others have freed in a span that nobody leases. Returns how many live. For large objects too.
  */
 uint32_t span_fold(mheap *heap, page_no first);
 

@@ -1,21 +1,22 @@
 /*
  * Metabook: the metadata that counts towards the memory limit.
  *
- * Called by mheap. Data: private, a word for each chunk of 512 pages. What the kernel says (st_blocks) is no measure
- * for a limit: a client that calls fallocate on its descriptor of bitmap, writes there, or only reads spans through its
- * mapping, gives pages memory that no span needs, and would take all others' room away. So the daemon books what it has
- * caused itself:
+ * Called by mheap, recover, ahead (what it has prepared) and the handlers that set kept bits. Data: private, a word for
+ * each chunk of 512 pages. What the kernel says (st_blocks) is no measure for a limit: a client that calls fallocate on
+ * its descriptor of bitmap, writes there, or only reads spans through its mapping, gives pages memory that no span
+ * needs, and would take all others' room away. So the daemon books what it has caused itself, in units of 4 KiB:
  *
- *   bits 0 to 31   alloc and remote bits (256 bytes a heap page, so a unit of 4 KiB for 16 of them) of pages that a
- * span began at, or that were prepared ahead bits 32 to 39  their descriptions (64 bytes a page) bits 40 to 55  kept
- * bits, if they stand in a plane of their own (128 bytes a page) bit 56         the chunk's half of a unit of the page
- * map
+ *   bits 0 to 31    alloc and remote bits (256 bytes a page, so a unit for 16 pages) of pages that a span began at, or
+ *                   that were prepared ahead
+ *   bits 32 to 39   their descriptions (64 bytes a page)
+ *   bits 40 to 55   kept bits, if they stand in a plane of their own (128 bytes a page)
+ *   bit 56          the chunk's half of a unit of the page map
  *
  * A bit is set when the first span of a unit is made, and all but the last are cleared when the chunk's metadata is
  * released; a span that ends leaves its unit as it is, with memory. Header, session table, roots, heap-arena table and
- * counters are as large as their tables have ever been used. Together that is what the kernel says, if nobody else has
- * touched anything. After a takeover the kernel is asked, about chunks that were in use before alone, so that what a
- * client can add to the books is bounded by the heap's own size, a 25th of it, until the chunk is released.
+ * counters count as far as their tables have ever been used. Together that is what the kernel says, if nobody else has
+ * touched anything. After a takeover the kernel is asked, about chunks alone that were in use before. So what a client
+ * can add to the books is bounded by the heap's own size, a 25th of it, until the chunk is released.
  *
  * Invariant (metabook_validate, linear in the chunks): nunits is the number of bits set, two halves of a unit as one.
  */
@@ -67,7 +68,7 @@ static void set_bits(metabook *book, uint64_t chunk, uint64_t bits)
     uint64_t new = bits & ~book->chunks[chunk];
 
     book->chunks[chunk] |= new;
-    if (new &PAGE_MAP_BIT && (book->chunks[chunk ^ 1] & PAGE_MAP_BIT) != 0)
+    if (new & PAGE_MAP_BIT && (book->chunks[chunk ^ 1] & PAGE_MAP_BIT) != 0)
         new &= ~PAGE_MAP_BIT; /* the other half's unit is the same one */
     book->nunits += bits_count(new);
 }
@@ -126,7 +127,7 @@ int metabook_validate(const metabook *book, uint64_t end, FILE *err)
 
 /* --- after another daemon --- */
 
-/* Units from addr on that have memory, as bits. What can't be asked has some. */
+/* Units from addr on that have memory, as bits. Those that the kernel says nothing about have some. */
 static uint64_t resident_units(const void *addr, uint64_t nunits)
 {
     unsigned char vec[BITS_UNITS];

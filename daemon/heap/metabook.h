@@ -6,13 +6,13 @@
 
 #include <stdio.h>
 
-#include "daemon/memory/heapfile.h"
 #include "daemon/heap/pagebits.h"
+#include "shm/layout.h"
 
 typedef struct metabook {
     const shm_map *map;
     uint64_t *chunks; /* a word for each; sparse */
-    uint64_t nunits;  /* of 4 KiB, all bits that are set */
+    uint64_t nunits;  /* pages of the system: all bits that are set */
     uint64_t nfixed;  /* of header and tables, as far as they are used, as last counted */
 } metabook;
 
@@ -38,7 +38,7 @@ int metabook_validate(const metabook *book, uint64_t end, FILE *err) __attribute
 
 static inline uint64_t metabook_bytes(const metabook *book)
 {
-    return (book->nunits + book->nfixed) * (4 * KIB);
+    return (book->nunits + book->nfixed) * SYSTEM_PAGE_BYTES;
 }
 
 #endif

@@ -1,10 +1,10 @@
 /*
  * mheap: makes spans out of runs of pages, and pages out of spans.
  *
- * Called by mcentral (free), lease (free, resize), the request handlers (alloc, growth), and by who commits and
- * releases memory (pages aside). Calls pagealloc for page numbers. Data: the spans' descriptions, the page map and the
+ * Called by mcentral (free), lease (free, resize), the refill handlers (alloc) and whatever commits and releases
+ * memory (pages aside). Calls pagealloc for page numbers. Data: the spans' descriptions, the page map and the
  * heap-arena table, all in spans, written by this thread alone; a span's bits in bitmap, cleared here while nobody can
- * know the span; links and page allocator in private memory. recover.c and validate.c read the same.
+ * know the span; links and page allocator in private memory. recover.c and validate.c go over the same.
  *
  * The path of a span:
  *   1. Up to 15 pages come out of the page cache, more from pagealloc. If there are none, the heap grows by multiples
@@ -23,8 +23,8 @@
  * Pages aside are taken and in no span, while a thread of the pool commits or punches them, so that nobody else gets
  * them: free -> mheap_take_aside -> mheap_put_back -> free; those for growth go to their span instead.
  *
- * The memory limit is soft, as Go's: who allocates releases free pages first, the background scavenger holds 95% of
- * it, but an allocation that does not fit is made. It covers the metadata too, as far as the daemon has caused it
+ * The memory limit is soft, as Go's: an allocation releases free pages first, the background scavenger holds 95% of
+ * it, but one that does not fit is made all the same. It covers the metadata too, as far as the daemon has caused it
  * (metabook.c). Of the arena it counts pages that this file has handed out or holds: memory that a client makes the
  * kernel add there counts for nobody.
  *
@@ -66,26 +66,18 @@ int mheap_init_private(mheap *heap, heapfile *file, uint64_t limit_bytes)
     int r;
 
     *heap = (mheap){ .file = file, .map = &file->map, .limit_bytes = limit_bytes };
-    r = pagealloc_new(&heap->pages, heap->map->npages);
-    if (r < 0)
-        return r;
     heap->links = mmap(NULL, links_bytes(heap), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (heap->links == MAP_FAILED) {
-        heap->pages = pagealloc_free(heap->pages);
+    if (heap->links == MAP_FAILED)
         return -ENOMEM;
-    }
-    if (metabook_init(&heap->book, heap->map) < 0) {
-        mheap_end(heap);
-        return -ENOMEM;
-    }
+    r = pagealloc_new(&heap->pages, heap->map->npages);
     heap->adopted = adopt_new(file);
     heap->left = left_new(heap->map, heap->links);
-    if (heap->adopted == NULL || heap->left == NULL) {
+    if (metabook_init(&heap->book, heap->map) < 0 || heap->adopted == NULL || heap->left == NULL)
+        r = -ENOMEM;
+    if (r < 0)
         mheap_end(heap);
-        return -ENOMEM;
-    }
-    return 0;
+    return r;
 }
 
 int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes)
@@ -109,16 +101,6 @@ void mheap_end(mheap *heap)
     heap->adopted = adopt_free(heap->adopted);
     heap->left = left_free(heap->left);
     metabook_end(&heap->book);
-}
-
-uint64_t mheap_charged_bytes(const mheap *heap)
-{
-    return metabook_bytes(&heap->book);
-}
-
-void mheap_note_kept(mheap *heap, page_no span)
-{
-    metabook_note_kept(&heap->book, span);
 }
 
 uint64_t mheap_added_pages(const mheap *heap)
@@ -160,7 +142,7 @@ uint64_t mheap_releasing_pages(const mheap *heap)
 
 uint64_t mheap_room_pages(const mheap *heap)
 {
-    uint64_t used = (heap->ninuse_pages + heap->naside_pages[ASIDE_GROWTH]) * PAGE_BYTES + mheap_charged_bytes(heap);
+    uint64_t used = (heap->ninuse_pages + heap->naside_pages[ASIDE_GROWTH]) * PAGE_BYTES + metabook_bytes(&heap->book);
 
     if (heap->limit_bytes == 0)
         return UINT64_MAX;
@@ -178,18 +160,13 @@ uint64_t mheap_idle_pages(const mheap *heap)
     return mheap_committed_pages(heap) - heap->ninuse_pages - heap->naside_pages[ASIDE_GROWTH];
 }
 
-uint64_t mheap_over_limit_with(const mheap *heap, unsigned percent, uint64_t npages)
+uint64_t mheap_over_limit(const mheap *heap, unsigned percent, uint64_t npages)
 {
     uint64_t have = (mheap_committed_pages(heap) + npages - mheap_releasing_pages(heap)) * PAGE_BYTES +
-                    mheap_charged_bytes(heap);
+                    metabook_bytes(&heap->book);
     uint64_t most = heap->limit_bytes / 100 * percent;
 
     return heap->limit_bytes == 0 || have <= most ? 0 : have - most;
-}
-
-uint64_t mheap_over_limit(const mheap *heap, unsigned percent)
-{
-    return mheap_over_limit_with(heap, percent, 0);
 }
 
 /* --- pages --- */
@@ -216,7 +193,7 @@ void mheap_flush_cache(mheap *heap)
     pagecache_flush(&heap->cache, heap->pages);
 }
 
-/* A short run, out of the cache if it has one. */
+/* Few pages, out of the cache if it has them. */
 static bool take_cached(mheap *heap, uint64_t npages, page_no *ret, uint64_t *ret_nscavenged)
 {
     if (heap->cache.free == 0 && !pagecache_fill(&heap->cache, heap->pages))
@@ -309,10 +286,12 @@ page_run mheap_take_aside(mheap *heap, enum mheap_aside kind, page_run run, uint
 void mheap_put_back(mheap *heap, enum mheap_aside kind, page_run run, bool punched)
 {
     heap->naside_pages[kind] -= run.npages;
-    if (kind != ASIDE_UNUSED) {
+    if (kind == ASIDE_RELEASE || kind == ASIDE_RELEASE_DENSE)
+        pagealloc_put_back(heap->pages, run, punched);
+    else if (kind != ASIDE_UNUSED)
         pagealloc_free_run(heap->pages, run.first, run.npages, punched);
+    if (kind != ASIDE_UNUSED)
         return;
-    }
     if (punched) {
         /* The links of the chunk too; what they share a page with stays. */
         uintptr_t from = ((uintptr_t)&heap->links[run.first.n] + 4095) & ~(uintptr_t)4095;

@@ -94,7 +94,8 @@ void mheap_shrink_span(mheap *heap, page_no span, uint64_t npages);
 
 /*
  * Take pages aside and return them; npages 0: they can't be had. What run says, and which pages are taken:
- *   ASIDE_RELEASE, _DENSE  at most run.npages: the highest run of free pages that have memory, within a chunk
+ *   ASIDE_RELEASE, _DENSE  run.npages or fewer: the highest run of free pages that have memory, within a chunk. More if
+ *                          it would split a huge page (pagealloc_take_unscavenged)
  *   ASIDE_AHEAD            run, within one heap arena, if all of it is free and has no memory. The heap grows for it
  *   ASIDE_GROWTH           run, if all of it is free. The heap grows for it
  *   ASIDE_UNUSED           the chunk that run.first lies in, if all of it is free and has no memory
@@ -110,20 +111,13 @@ void mheap_put_back(mheap *heap, enum mheap_aside kind, page_run run, bool punch
 void mheap_flush_cache(mheap *heap);
 
 /*
- * Bytes by which the arena's committed pages and the metadata are above percent % of the memory limit; 0: below, or
- * there is none. The same with npages more committed.
+ * Bytes by which the arena's committed pages, npages more, and the metadata are above percent % of the memory limit.
+ * 0: they are not, or there is none.
  */
-uint64_t mheap_over_limit(const mheap *heap, unsigned percent);
-uint64_t mheap_over_limit_with(const mheap *heap, unsigned percent, uint64_t npages);
+uint64_t mheap_over_limit(const mheap *heap, unsigned percent, uint64_t npages);
 
 /* Pages that can come into use before the memory limit is reached, if all that is free is released for them. */
 uint64_t mheap_room_pages(const mheap *heap);
-
-/* The metadata that counts towards the memory limit: that which the daemon has given memory. */
-uint64_t mheap_charged_bytes(const mheap *heap);
-
-/* The span's kept bits may be in use from now on. */
-void mheap_note_kept(mheap *heap, page_no span);
 
 /* Ask the kernel what the metadata occupies, and count the tables anew. Two system calls. */
 void mheap_refresh_metadata(mheap *heap);

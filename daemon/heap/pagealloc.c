@@ -2,36 +2,36 @@
  * pagealloc: address-ordered first fit over page bitmaps with a radix tree of summaries above them
  * (runtime/mpagealloc.go).
  *
- * Called by mheap and pagecache. Data: all private to the daemon. A chunk is 512 pages (4 MiB): 512 alloc bits (1:
- * taken) and 512 scavenged bits (1: free, and no memory behind it). Above the chunks five levels of summaries, each
- * entry one 64-bit word
+ * Called by mheap and pagecache. Calls pagebits and scavindex. All data is private to the daemon. A chunk is 512 pages
+ * (4 MiB) with 512 alloc bits (1: taken) and 512 scavenged bits (1: free, and no memory behind it). Above the chunks
+ * lie five levels of summaries. An entry is one 64-bit word:
  *
- *        start (21 bits) | max (21) | end (21)        free pages at the beginning, in the longest run, at the end of
- *        what it covers
+ *        start (21 bits) | max (21) | end (21)        how many of its pages are free at the beginning, in the longest
+ *                                                     run, at the end
  *        bit 63 alone                                 all of its 2^21 pages are free, which 21 bits can't say
  *
  *        level      0         1         2         3        4
  *        pages    2^21      2^18      2^15      2^12      2^9        each entry is the merger of 8 below it
  *
- * Go's root has 2^14 entries for 48 bits of addresses. Here numbers are relative to the arena, so the root is as long
- * as the arena needs: 4 entries for 64 GiB. Everything is reserved for max_pages and touched where pages have been
- * added; an untouched summary reads as 0, "nothing free", so nothing is ever found where nothing was added. That is
- * why a search address may point anywhere, into a gap too, and no list of mapped ranges is needed, which in Go keeps
- * search addresses off summaries that have no memory (findMappedAddr).
+ * Go's root has 2^14 entries for 48 bits of addresses. Here pages are counted from the arena's base, so the root is as
+ * long as the arena needs: 4 entries for 64 GiB. Address space is reserved for max_pages; memory is touched only where
+ * pages have been added. An untouched summary reads as 0, "nothing free", so nothing is found where nothing was added.
+ * Therefore `search` may point into a gap, and Go's list of mapped ranges (findMappedAddr) is not needed.
  *
  * Allocating n pages:
  *   1. All pages below `search` are taken. If its chunk has a run of n, the first fit is there.
- *   2. Else the tree: from the root entry of `search`, add up free pages over the borders of neighbours (end, whole,
- *      start). As soon as they make n, that is the place. Else where max >= n, go down into that entry and start
- *      adding anew. The first entry with anything free at all, on each level, bounds the lowest free page from below.
- *      For a single page that entry is the way down (find_one).
- *   3. Bits are set, scavenged bits counted and cleared, summaries above the touched chunks recomputed until they
- *      stay the same; a chunk's own mostly without looking at its words (summary_after_alloc, summary_after_free), and
- *      those above it mostly from the entry that changed and its neighbours (merged_after).
- *   4. `search` rises: behind the run if that begins at it or is a single page, else to the bound of step 2, and to the
- *      end when not even one page is found. Freeing below moves it down.
+ *   2. Otherwise the tree is searched: from the root entry of `search` on, free pages are added up over the borders of
+ *      neighbours (end, whole, start). If they reach n, that is the first fit. If an entry's max reaches n, the search
+ *      goes down into that entry and adds up anew. On each level the first entry with a free page is a lower bound of
+ *      the lowest free page.
+ *   3. Bits are set, scavenged bits counted and cleared. The summaries of the touched chunks are recomputed from their
+ *      words, then level by level those above them, until a level stays the same (update).
+ *   4. `search` rises: behind the run if it begins at `search` or is a single page; otherwise to the bound of step 2;
+ *      to the end if no page is free. A free below it lowers it.
  *
- * Scavenging takes the highest run of free pages with memory of the highest chunk that scavindex names.
+ * Scavenging takes the highest run of free pages with memory out of the highest chunk that scavindex names. If that run
+ * begins within a 2 MiB block all of which is free with memory, it takes the block from its beginning: to split a huge
+ * page takes longer than to release it (measured 28 us for the first 64 KiB, 20 us for all 2 MiB).
  *
  * Invariants (pagealloc_validate, linear): summaries are what the bits say; no free page below search; counters of
  * chunks and of the whole add up; scavenged bits only on free pages.
@@ -48,6 +48,7 @@
 
 #include "daemon/heap/pagebits.h"
 #include "daemon/heap/scavindex.h"
+#include "daemon/memory/hugepages.h"
 
 #define LEVELS        5
 #define LEAF          (LEVELS - 1)
@@ -55,6 +56,8 @@
 #define MAX_PAGES     (UINT64_C(1) << 32)
 #define END_MAX       (MAX_PAGES - CHUNK_PAGES)
 #define WINDOW_PAGES  64u
+
+_Static_assert(CHUNK_PAGES % HUGE_PAGES == 0, "a huge page lies in one chunk");
 
 static const unsigned level_shift[LEVELS] = { 21, 18, 15, 12, 9 }; /* pages an entry covers, as a power of two */
 
@@ -77,16 +80,9 @@ struct pagealloc {
 
 /* --- life --- */
 
-static void *reserve(uint64_t bytes)
-{
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    return p == MAP_FAILED ? NULL : p;
-}
-
 static uint64_t level_entries(const pagealloc *a, int level)
 {
-    /* Whole groups of 8 up to the root, so that a merger never reads past the end. */
+    /* Whole groups of 8 on each level below the root, so that a merger never reads past the end. */
     uint64_t roots = ((a->max_pages - 1) >> level_shift[0]) + 1;
 
     return roots << (level_shift[0] - level_shift[level]);
@@ -97,10 +93,20 @@ static uint64_t nchunks(const pagealloc *a)
     return level_entries(a, LEAF);
 }
 
+/* Of all arrays, which lie one behind the other. */
+static uint64_t reserved_bytes(const pagealloc *a)
+{
+    uint64_t bytes = nchunks(a) * (sizeof(*a->chunks) + sizeof(*a->scav.chunks));
+
+    for (int l = 0; l < LEVELS; l++)
+        bytes += level_entries(a, l) * sizeof(*a->summaries[l]);
+    return bytes;
+}
+
 int pagealloc_new(pagealloc **ret, uint64_t max_pages)
 {
     pagealloc *a;
-    bool whole = true;
+    uint64_t *at;
 
     if (max_pages == 0 || max_pages > MAX_PAGES)
         return -EINVAL;
@@ -108,15 +114,17 @@ int pagealloc_new(pagealloc **ret, uint64_t max_pages)
     if (a == NULL)
         return -ENOMEM;
     a->max_pages = max_pages;
-    a->chunks = reserve(nchunks(a) * sizeof(*a->chunks));
-    a->scav.chunks = reserve(nchunks(a) * sizeof(*a->scav.chunks));
-    for (int l = 0; l < LEVELS; l++) {
-        a->summaries[l] = reserve(level_entries(a, l) * sizeof(uint64_t));
-        whole = whole && a->summaries[l] != NULL;
-    }
-    if (!whole || a->chunks == NULL || a->scav.chunks == NULL) {
-        (void)pagealloc_free(a);
+    a->chunks = mmap(NULL, reserved_bytes(a), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (a->chunks == MAP_FAILED) {
+        free(a);
         return -ENOMEM;
+    }
+    a->scav.chunks = (chunk_use *)(a->chunks + nchunks(a));
+    at = (uint64_t *)(a->scav.chunks + nchunks(a));
+    for (int l = 0; l < LEVELS; l++) {
+        a->summaries[l] = at;
+        at += level_entries(a, l);
     }
     *ret = a;
     return 0;
@@ -126,80 +134,24 @@ pagealloc *pagealloc_free(pagealloc *a)
 {
     if (a == NULL)
         return NULL;
-    if (a->chunks != NULL)
-        (void)munmap(a->chunks, nchunks(a) * sizeof(*a->chunks));
-    if (a->scav.chunks != NULL)
-        (void)munmap(a->scav.chunks, nchunks(a) * sizeof(*a->scav.chunks));
-    for (int l = 0; l < LEVELS; l++) {
-        if (a->summaries[l] != NULL)
-            (void)munmap(a->summaries[l], level_entries(a, l) * sizeof(uint64_t));
-    }
+    (void)munmap(a->chunks, reserved_bytes(a));
     free(a);
     return NULL;
 }
 
 /* --- changing ranges --- */
 
-/*
- * What entry `at` of level l must be now that only the entry `child` below it has changed, from what it is. Mostly by
- * the child and its neighbours; the whole group is merged when a longest run may have become shorter, or when a
- * neighbour is free as a whole.
- */
-static uint64_t merged_after(const pagealloc *a, int l, uint64_t child, uint64_t before)
+/* Chunks [lo, hi] may have changed: recompute their summaries, and what is above them until nothing changes. */
+static void update(pagealloc *a, uint64_t lo, uint64_t hi)
 {
-    uint64_t each = UINT64_C(1) << level_shift[l + 1];
-    uint64_t at = child / FANOUT;
-    unsigned i = (unsigned)(child % FANOUT);
-    const uint64_t *group = &a->summaries[l + 1][at * FANOUT];
-    summary up = summary_unpack(a->summaries[l][at]);
-    summary was = summary_unpack(before);
-    summary is = summary_unpack(group[i]);
-    uint64_t left = i == 0 ? 0 : group[i - 1] >> (2 * SUMMARY_BITS);
-    uint64_t right = i == FANOUT - 1 ? 0 : group[i + 1] & (SUMMARY_MAX - 1);
-    uint64_t longest = is.max;
+    bool changed = false;
 
-    if (left == each || right == each || is.max == each || was.max == each)
-        return summary_pack(summary_merge(group, FANOUT, each));
-    if (left + is.start > longest)
-        longest = left + is.start;
-    if (is.end + right > longest)
-        longest = is.end + right;
-    if (longest < up.max && (was.max == up.max || left + was.start == up.max || was.end + right == up.max)) {
-        uint64_t any = 0;
+    for (uint64_t c = lo; c <= hi; c++) {
+        uint64_t packed = summary_pack(pagebits_summarize(a->chunks[c].alloc));
 
-        for (unsigned k = 0; k < FANOUT; k++)
-            any |= group[k];
-        return any == 0 ? 0 : summary_pack(summary_merge(group, FANOUT, each));
+        changed |= packed != a->summaries[LEAF][c];
+        a->summaries[LEAF][c] = packed;
     }
-    if (longest > up.max)
-        up.max = longest;
-    /* No neighbour is whole, and the child neither is nor was: a border moves only with the child beside it. */
-    if (i == 0)
-        up.start = is.start;
-    if (i == FANOUT - 1)
-        up.end = is.end;
-    return summary_pack(up);
-}
-
-/* The leaf c was `before` and has changed: recompute what is above it, until nothing changes. */
-static void update_above_one(pagealloc *a, uint64_t c, uint64_t before)
-{
-    for (int l = LEAF - 1; l >= 0; l--) {
-        uint64_t packed = merged_after(a, l, c, before);
-
-        c /= FANOUT;
-        before = a->summaries[l][c];
-        if (packed == before)
-            return;
-        a->summaries[l][c] = packed;
-    }
-}
-
-/* The leaves [lo, hi] may have changed: recompute what is above them, until nothing changes. */
-static void update_above(pagealloc *a, uint64_t lo, uint64_t hi)
-{
-    bool changed = true;
-
     for (int l = LEAF - 1; l >= 0 && changed; l--) {
         changed = false;
         lo /= FANOUT;
@@ -212,15 +164,6 @@ static void update_above(pagealloc *a, uint64_t lo, uint64_t hi)
             a->summaries[l][i] = packed;
         }
     }
-}
-
-static bool set_leaf(pagealloc *a, uint64_t c, summary s)
-{
-    uint64_t packed = summary_pack(s);
-    bool changed = packed != a->summaries[LEAF][c];
-
-    a->summaries[LEAF][c] = packed;
-    return changed;
 }
 
 /* The part of [*page, end) in one chunk; *page moves behind it. */
@@ -249,7 +192,6 @@ void pagealloc_grow(pagealloc *a, page_no first, uint64_t npages)
     for (uint64_t c = first.n / CHUNK_PAGES; c < end / CHUNK_PAGES; c++) {
         a->scav.chunks[c].added = true;
         pagebits_fill(a->chunks[c].scavenged, 0, CHUNK_PAGES, true);
-        (void)set_leaf(a, c, (summary){ CHUNK_PAGES, CHUNK_PAGES, CHUNK_PAGES });
     }
     a->end = end;
     a->nadded += npages;
@@ -257,60 +199,36 @@ void pagealloc_grow(pagealloc *a, page_no first, uint64_t npages)
     a->nscavenged += npages;
     if (first.n < a->search)
         a->search = first.n;
-    update_above(a, first.n / CHUNK_PAGES, end / CHUNK_PAGES - 1);
-}
-
-/* By the chunk's counters, which is cheaper than the bits. */
-static bool has_scavenged(const pagealloc *a, uint64_t c)
-{
-    return a->scav.chunks[c].ntaken + a->scav.chunks[c].nbacked != CHUNK_PAGES;
-}
-
-static bool is_full(const pagealloc *a, uint64_t c)
-{
-    return a->scav.chunks[c].ntaken == CHUNK_PAGES;
+    update(a, first.n / CHUNK_PAGES, end / CHUNK_PAGES - 1);
 }
 
 uint64_t pagealloc_alloc_at(pagealloc *a, page_no first, uint64_t npages)
 {
     uint64_t end = first.n + npages;
     uint64_t nscavenged = 0;
-    uint64_t before = a->summaries[LEAF][first.n / CHUNK_PAGES];
-    bool changed = false;
 
     assert(npages > 0 && end <= a->end);
     for (uint64_t page = first.n; page < end;) {
         piece p = next_piece(&page, end);
         chunk *c = &a->chunks[p.chunk];
-        unsigned n = 0;
+        unsigned n = pagebits_count(c->scavenged, p.from, p.to);
 
         assert(pagebits_all(c->alloc, p.from, p.to, false) && a->scav.chunks[p.chunk].added);
         pagebits_fill(c->alloc, p.from, p.to, true);
-        if (has_scavenged(a, p.chunk)) {
-            n = pagebits_count(c->scavenged, p.from, p.to);
+        if (n > 0)
             pagebits_fill(c->scavenged, p.from, p.to, false);
-        }
         scavindex_alloc(&a->scav, p.chunk, p.to - p.from, p.to - p.from - n);
         nscavenged += n;
-        changed |= set_leaf(a, p.chunk,
-                            is_full(a, p.chunk) ? (summary){ 0, 0, 0 }
-                                                : summary_after_alloc(summary_unpack(a->summaries[LEAF][p.chunk]),
-                                                                      c->alloc, p.from, p.to));
     }
     a->nfree -= npages;
     a->nscavenged -= nscavenged;
-    if (changed && first.n / CHUNK_PAGES == (end - 1) / CHUNK_PAGES)
-        update_above_one(a, first.n / CHUNK_PAGES, before);
-    else if (changed)
-        update_above(a, first.n / CHUNK_PAGES, (end - 1) / CHUNK_PAGES);
+    update(a, first.n / CHUNK_PAGES, (end - 1) / CHUNK_PAGES);
     return nscavenged;
 }
 
 void pagealloc_free_run(pagealloc *a, page_no first, uint64_t npages, bool scavenged)
 {
     uint64_t end = first.n + npages;
-    uint64_t before = a->summaries[LEAF][first.n / CHUNK_PAGES];
-    bool changed = false;
 
     assert(npages > 0 && end <= a->end);
     for (uint64_t page = first.n; page < end;) {
@@ -322,18 +240,13 @@ void pagealloc_free_run(pagealloc *a, page_no first, uint64_t npages, bool scave
         if (scavenged)
             pagebits_fill(c->scavenged, p.from, p.to, true);
         scavindex_free(&a->scav, p.chunk, p.to - p.from, scavenged ? 0 : p.to - p.from);
-        changed |= set_leaf(
-            a, p.chunk, summary_after_free(summary_unpack(a->summaries[LEAF][p.chunk]), c->alloc, p.from, p.to));
     }
     a->nfree += npages;
     if (scavenged)
         a->nscavenged += npages;
     if (first.n < a->search)
         a->search = first.n;
-    if (changed && first.n / CHUNK_PAGES == (end - 1) / CHUNK_PAGES)
-        update_above_one(a, first.n / CHUNK_PAGES, before);
-    else if (changed)
-        update_above(a, first.n / CHUNK_PAGES, (end - 1) / CHUNK_PAGES);
+    update(a, first.n / CHUNK_PAGES, (end - 1) / CHUNK_PAGES);
 }
 
 /* --- searching --- */
@@ -346,7 +259,7 @@ static bool find(const pagealloc *a, uint64_t npages, uint64_t *ret, uint64_t *r
 {
     uint64_t i = a->search >> level_shift[0];
     uint64_t stop = (a->end + (UINT64_C(1) << level_shift[0]) - 1) >> level_shift[0];
-    bool bounding = true; /* all that lies below entry i of this level is taken */
+    bool bounding = true; /* all pages below entry i of this level are taken */
 
     *ret_bound = a->search;
     for (int l = 0; l < LEVELS; l++) {
@@ -389,46 +302,21 @@ static bool find(const pagealloc *a, uint64_t npages, uint64_t *ret, uint64_t *r
     return false;
 }
 
-/* The lowest free page. Nothing below search is free, so on each level it is in the first entry that is not 0. */
-static bool find_one(const pagealloc *a, uint64_t *ret)
-{
-    uint64_t i = a->search >> level_shift[0];
-    uint64_t stop = (a->end + (UINT64_C(1) << level_shift[0]) - 1) >> level_shift[0];
-
-    while (i < stop && a->summaries[0][i] == 0)
-        i++;
-    if (i == stop)
-        return false;
-    for (int l = 1; l < LEVELS; l++) {
-        const uint64_t *group = &a->summaries[l][i * FANOUT];
-        unsigned any = 0;
-
-        for (unsigned k = 0; k < FANOUT; k++) /* no branches: which one it is can't be predicted */
-            any |= (unsigned)(group[k] != 0) << k;
-        i = i * FANOUT + (unsigned)__builtin_ctz(any);
-    }
-    *ret = i * CHUNK_PAGES + pagebits_next(a->chunks[i].alloc, 0, false);
-    return true;
-}
-
+/* Steps 1 and 2, and of step 4 what holds before the pages are taken. */
 static bool find_from_search(pagealloc *a, uint64_t npages, uint64_t *ret)
 {
     uint64_t c = a->search / CHUNK_PAGES;
     uint64_t bound;
     bool found;
 
-    if (a->search >= a->end || npages > a->nfree)
+    if (a->nfree == 0)
+        a->search = a->end;
+    if (npages > a->nfree)
         return false;
     if (npages <= CHUNK_PAGES && summary_max(a->summaries[LEAF][c]) >= npages) {
         *ret = c * CHUNK_PAGES +
                pagebits_find(a->chunks[c].alloc, (unsigned)(a->search % CHUNK_PAGES), (unsigned)npages);
         return true;
-    }
-    if (npages == 1) {
-        found = find_one(a, ret);
-        if (found)
-            a->search = *ret;
-        return found;
     }
     found = find(a, npages, ret, &bound);
     a->search = bound;
@@ -437,19 +325,7 @@ static bool find_from_search(pagealloc *a, uint64_t npages, uint64_t *ret)
 
 bool pagealloc_alloc(pagealloc *a, uint64_t npages, page_no *ret_first, uint64_t *ret_nscavenged)
 {
-    uint64_t page;
-
-    assert(npages > 0);
-    if (!find_from_search(a, npages, &page)) {
-        if (npages == 1)
-            a->search = a->end;
-        return false;
-    }
-    *ret_nscavenged = pagealloc_alloc_at(a, page_at(page), npages);
-    *ret_first = page_at(page);
-    if (npages == 1 || page == a->search)
-        a->search = page + npages;
-    return true;
+    return pagealloc_alloc_aligned(a, npages, 1, ret_first, ret_nscavenged);
 }
 
 bool pagealloc_alloc_aligned(pagealloc *a, uint64_t npages, uint64_t align_pages, page_no *ret_first,
@@ -463,6 +339,8 @@ bool pagealloc_alloc_aligned(pagealloc *a, uint64_t npages, uint64_t align_pages
     page = (page + align_pages - 1) & ~(align_pages - 1);
     *ret_nscavenged = pagealloc_alloc_at(a, page_at(page), npages);
     *ret_first = page_at(page);
+    if (page == a->search || (npages == 1 && align_pages == 1))
+        a->search = page + npages;
     return true;
 }
 
@@ -472,32 +350,27 @@ bool pagealloc_take_window(pagealloc *a, page_no *ret_first, uint64_t *ret_free,
 {
     uint64_t page;
 
-    if (!find_from_search(a, 1, &page)) {
-        a->search = a->end;
+    if (!find_from_search(a, 1, &page))
         return false;
-    }
 
     uint64_t n = page / CHUNK_PAGES;
     unsigned w = (unsigned)(page % CHUNK_PAGES / WINDOW_PAGES);
     chunk *c = &a->chunks[n];
     uint64_t free = ~c->alloc[w];
-    uint64_t before = a->summaries[LEAF][n];
+    uint64_t scavenged = c->scavenged[w];
     unsigned nfree = (unsigned)__builtin_popcountll(free);
-    uint64_t scavenged = has_scavenged(a, n) ? c->scavenged[w] : 0;
-    unsigned nscavenged = scavenged == 0 ? 0 : (unsigned)__builtin_popcountll(scavenged);
+    unsigned nscavenged = (unsigned)__builtin_popcountll(scavenged);
 
     *ret_first = page_at(page & ~(uint64_t)(WINDOW_PAGES - 1));
     *ret_free = free;
     *ret_scavenged = scavenged;
     c->alloc[w] = UINT64_MAX;
-    if (scavenged != 0)
-        c->scavenged[w] = 0;
+    c->scavenged[w] = 0;
     scavindex_alloc(&a->scav, n, nfree, nfree - nscavenged);
     a->nfree -= nfree;
     a->nscavenged -= nscavenged;
-    if (set_leaf(a, n, is_full(a, n) ? (summary){ 0, 0, 0 } : pagebits_summarize(c->alloc)))
-        update_above_one(a, n, before);
-    a->search = ret_first->n + (uint64_t)WINDOW_PAGES; /* the page was the lowest, and its window has nothing left */
+    update(a, n, n);
+    a->search = ret_first->n + (uint64_t)WINDOW_PAGES; /* the page was the lowest free one, and its window is taken */
     return true;
 }
 
@@ -519,11 +392,20 @@ void pagealloc_free_window(pagealloc *a, page_no first, uint64_t free, uint64_t 
     a->nscavenged += nscavenged;
     if (first.n < a->search)
         a->search = first.n;
-    if (set_leaf(a, n, pagebits_summarize(c->alloc)))
-        update_above(a, n, n);
+    update(a, n, n);
 }
 
 /* --- scavenging --- */
+
+/* Take pages of one chunk that are free and stay so: nobody gets them meanwhile, but they don't count as in use. */
+static page_run take_to_release(pagealloc *a, page_no first, unsigned npages)
+{
+    chunk_use *use = &a->scav.chunks[first.n / CHUNK_PAGES];
+
+    (void)pagealloc_alloc_at(a, first, npages);
+    use->nreleasing = (uint16_t)(use->nreleasing + npages);
+    return (page_run){ first, npages };
+}
 
 page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force)
 {
@@ -536,13 +418,19 @@ page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force
         return (page_run){ .npages = 0 };
     for (unsigned w = 0; w < CHUNK_WORDS; w++)
         backed[w] = ~(a->chunks[c].alloc[w] | a->chunks[c].scavenged[w]);
-    n = pagebits_find_last(backed, max_pages < CHUNK_PAGES ? (unsigned)max_pages : CHUNK_PAGES, &from);
+    n = pagebits_find_last(backed, max_pages < CHUNK_PAGES ? (unsigned)max_pages : CHUNK_PAGES, HUGE_PAGES, &from);
     assert(n > 0);
 
-    page_run run = { page_at(c * CHUNK_PAGES + from), n };
+    return take_to_release(a, page_at(c * CHUNK_PAGES + from), n);
+}
 
-    (void)pagealloc_alloc_at(a, run.first, run.npages);
-    return run;
+void pagealloc_put_back(pagealloc *a, page_run run, bool scavenged)
+{
+    chunk_use *use = &a->scav.chunks[run.first.n / CHUNK_PAGES];
+
+    assert(run.npages <= use->nreleasing);
+    pagealloc_free_run(a, run.first, run.npages, scavenged);
+    use->nreleasing = (uint16_t)(use->nreleasing - run.npages);
 }
 
 void pagealloc_next_gen(pagealloc *a)
@@ -564,13 +452,13 @@ bool pagealloc_take_unused_chunk(pagealloc *a, page_no page, page_no *ret_first)
     if (!pagealloc_is_unused_chunk(a, page))
         return false;
     *ret_first = page_at(c * CHUNK_PAGES);
-    (void)pagealloc_alloc_at(a, *ret_first, CHUNK_PAGES);
+    (void)take_to_release(a, *ret_first, CHUNK_PAGES);
     return true;
 }
 
 void pagealloc_free_unused_chunk(pagealloc *a, page_no first, bool released)
 {
-    pagealloc_free_run(a, first, CHUNK_PAGES, true);
+    pagealloc_put_back(a, (page_run){ first, CHUNK_PAGES }, true);
     a->scav.chunks[first.n / CHUNK_PAGES].has_metadata = !released;
 }
 
@@ -629,15 +517,13 @@ void pagealloc_count(const pagealloc *a, page_no first, uint64_t npages, uint64_
     *ret_ntaken = *ret_nbacked = 0;
     for (uint64_t page = first.n; page < end;) {
         piece p = next_piece(&page, end);
-        const chunk_use *use = &a->scav.chunks[p.chunk];
         const chunk *c = &a->chunks[p.chunk];
-        bool whole = p.to - p.from == CHUNK_PAGES;
-        unsigned ntaken = whole ? use->ntaken : pagebits_count(c->alloc, p.from, p.to);
+        unsigned ntaken = pagebits_count(c->alloc, p.from, p.to);
 
-        if (!use->added)
+        if (!a->scav.chunks[p.chunk].added)
             continue;
         *ret_ntaken += ntaken;
-        *ret_nbacked += whole ? use->nbacked : p.to - p.from - ntaken - pagebits_count(c->scavenged, p.from, p.to);
+        *ret_nbacked += p.to - p.from - ntaken - pagebits_count(c->scavenged, p.from, p.to);
     }
 }
 
@@ -687,6 +573,8 @@ static int validate_chunk(const pagealloc *a, uint64_t c, unsigned *ret_nfree, u
     }
     if (use->ntaken != ntaken)
         return differs(err, "taken pages", c, use->ntaken, ntaken);
+    if (use->nreleasing > ntaken)
+        return differs(err, "pages to be released", c, use->nreleasing, ntaken);
     if (use->nbacked != *ret_nfree - nscavenged)
         return differs(err, "free pages with memory", c, use->nbacked, *ret_nfree - nscavenged);
     if (use->nbacked != 0 && c >= a->scav.from)
@@ -731,7 +619,7 @@ int pagealloc_validate(const pagealloc *a, FILE *err)
     return 0;
 }
 
-/* What page is, for the picture: a word of it. */
+/* What page is, in a word for the dump. */
 static const char *page_kind(const pagealloc *a, uint64_t page)
 {
     uint64_t c = page / CHUNK_PAGES;

@@ -1,7 +1,8 @@
 /*
  * pagealloc: which pages of the arena are free. Go's page allocator (runtime/mpagealloc.go).
  *
- * Pure bookkeeping over page numbers, no memory of the arena is touched: the caller releases and commits. One thread.
+ * Bookkeeping over page numbers alone: no memory of the arena is touched, the caller commits and releases it. One
+ * thread. "With memory" is a free page that may have memory behind it; "scavenged" is one that has none.
  */
 #ifndef GOALLOC_DAEMON_HEAP_PAGEALLOC_H
 #define GOALLOC_DAEMON_HEAP_PAGEALLOC_H
@@ -15,8 +16,8 @@
 typedef struct pagealloc pagealloc;
 
 /*
- * Create an allocator for pages [0, max_pages), none of which is there yet (see pagealloc_grow). Address space is
- * reserved in proportion to max_pages, memory is touched only where pages have been added. 0, -ENOMEM, -EINVAL
+ * Create an allocator for pages [0, max_pages), none of which has been added yet (see pagealloc_grow). Address space is
+ * reserved in proportion to max_pages; memory is touched only where pages have been added. 0, -ENOMEM, -EINVAL
  * (max_pages is 0 or above 2^32; pages from 2^32 - 512 on can't be added, since a page_no could not name their end).
  * The caller owns *ret.
  */
@@ -27,22 +28,22 @@ pagealloc *pagealloc_free(pagealloc *a);
 
 /*
  * Add pages [first, first + npages) as free and scavenged (no memory behind them, contents zero). Both are multiples of
- * 512, and the run directly follows or lies above what was added before. Asserted. What lies in a gap does not exist.
+ * 512, and first is not below the end of what was added before. Asserted. Pages in a gap are neither free nor taken.
  */
 void pagealloc_grow(pagealloc *a, page_no first, uint64_t npages);
 
 /*
  * Take the lowest run of npages free pages (address-ordered first fit). True on success: *ret_first is its first page
  * and *ret_nscavenged says how many of its pages had no memory behind them; their scavenged bits are cleared. False:
- * there is no such run; outputs untouched. npages > 0. Cost: logarithmic in the heap's size, one chunk for short runs
- * near searchAddr.
+ * there is no such run; outputs untouched. npages > 0. Cost: logarithmic in the heap's size; one chunk if the chunk of
+ * the search address has such a run.
  */
 bool pagealloc_alloc(pagealloc *a, uint64_t npages, page_no *ret_first, uint64_t *ret_nscavenged)
     __attribute__((warn_unused_result));
 
 /*
- * As pagealloc_alloc(), the first page being a multiple of align_pages, a power of two. The lowest free run of npages
- * + align_pages - 1 pages is searched and only the aligned part of it is taken.
+ * As pagealloc_alloc(), with a first page that is a multiple of align_pages, a power of two. It finds the lowest free
+ * run of npages + align_pages - 1 pages and takes only the aligned npages of it.
  */
 bool pagealloc_alloc_aligned(pagealloc *a, uint64_t npages, uint64_t align_pages, page_no *ret_first,
                              uint64_t *ret_nscavenged) __attribute__((warn_unused_result));
@@ -58,48 +59,49 @@ uint64_t pagealloc_alloc_at(pagealloc *a, page_no first, uint64_t npages);
 bool pagealloc_take_window(pagealloc *a, page_no *ret_first, uint64_t *ret_free, uint64_t *ret_scavenged)
     __attribute__((warn_unused_result));
 
-/* Give back pages of a window: the ones in `free`, those in `scavenged` without memory. All taken (asserted). */
+/* Give back the pages of a window that are in `free`, all taken (asserted); those in `scavenged` too have no memory. */
 void pagealloc_free_window(pagealloc *a, page_no first, uint64_t free, uint64_t scavenged);
 
-/*
- * Give back [first, first + npages), all of them taken (asserted). scavenged: there is no memory behind them any
- * more.
- */
+/* Give back [first, first + npages), all taken (asserted). scavenged: there is no memory behind them any more. */
 void pagealloc_free_run(pagealloc *a, page_no first, uint64_t npages, bool scavenged);
 
 /*
- * Find the highest run of free pages that have memory behind them, at most max_pages long (its upper end is taken if
- * it is longer), within one 512-page chunk, take it, and return it. npages 0: there is none. Chunks that are dense
- * now or were in the last generation are skipped, unless force. The caller punches the run and gives it back with
- * pagealloc_free_run(.., true).
+ * Find the highest run of free pages that have memory behind them, within one 512-page chunk, take it, and return it.
+ * npages 0: there is none. If it is longer than max_pages, its upper end of max_pages is taken, or more: if that begins
+ * within a 2 MiB block all of which is free with memory, it is taken from the block's first page on. Chunks that are
+ * dense now, or were when the last generation ended, are skipped, unless force. The caller punches the run and gives it
+ * back with pagealloc_put_back(); until then nobody gets it, but it doesn't count as in use (see scavindex.h).
  */
 page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force);
 
-/* A new generation of the density rule begins (see scavindex.h). */
+/* Give back a run of pagealloc_take_unscavenged(). scavenged: there is no memory behind it any more. */
+void pagealloc_put_back(pagealloc *a, page_run run, bool scavenged);
+
+/* The next generation of the density rule begins (see scavindex.h). */
 void pagealloc_next_gen(pagealloc *a);
 
 /*
- * If the chunk that page lies in is wholly free and scavenged and pages of it have been taken since this was last
- * asked: take all of it, and true with its first page. For releasing what describes its pages.
+ * True if the chunk that page lies in is unused: all of it is free and scavenged, and pages of it have been taken since
+ * what describes them was last released.
  */
-bool pagealloc_take_unused_chunk(pagealloc *a, page_no page, page_no *ret_first) __attribute__((warn_unused_result));
-
-/* Would that be true? */
 bool pagealloc_is_unused_chunk(const pagealloc *a, page_no page);
 
-/* Give it back; released: what describes its pages has gone, so it is not asked for again before it is used. */
+/* If the chunk is unused, take all of it, so that what describes its pages can be released: true, *ret_first. */
+bool pagealloc_take_unused_chunk(pagealloc *a, page_no page, page_no *ret_first) __attribute__((warn_unused_result));
+
+/* Give the chunk back. released: what describes its pages is gone, so it is unused again only after it was used. */
 void pagealloc_free_unused_chunk(pagealloc *a, page_no first, bool released);
 
-/* True if page is added and taken. A page in a gap, or beyond what was added, is not. */
+/* True if page has been added and is taken. */
 bool pagealloc_is_taken(const pagealloc *a, page_no page);
 
 /* True if all of [first, first + npages) has been added and is free. */
 bool pagealloc_is_free(const pagealloc *a, page_no first, uint64_t npages);
 
-/* The first taken page at or above from; or the end of what was added if there is none. For walking the heap. */
+/* The first taken page at or above from; the end of what was added if there is none. For walking the heap. */
 page_no pagealloc_next_taken(const pagealloc *a, page_no from);
 
-/* Of [first, first + npages), added or not: how many are taken, and how many free with memory. For pictures. */
+/* Count the pages of [first, first + npages), added or not, that are taken, and those that are free with memory. */
 void pagealloc_count(const pagealloc *a, page_no first, uint64_t npages, uint64_t *ret_ntaken, uint64_t *ret_nbacked);
 
 uint64_t pagealloc_npages_added(const pagealloc *a);      /* pages added so far */

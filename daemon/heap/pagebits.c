@@ -3,12 +3,9 @@
  *
  * Called by pagealloc and pagecache. No state.
  *
- * The longest run of ones in a word is found by erosion: word & word >> 1 has ones where two stood in a row, shifting
- * by doubled distances erodes k ones in log k steps. Only runs that beat the longest so far are of interest, so a word
- * is eroded by that length first, and in most words nothing is left.
- *
- * Summaries change little when a few pages change: a free joins the runs beside it and can only raise max; an alloc
- * lowers max only if the run that it splits was a longest one, and only then all words are looked at again.
+ * The longest ones in a row in a word are found by erosion: word & word >> 1 has a one where two in a row begin, and
+ * shifts by doubled distances find where n in a row begin in log n steps. Only what is longer than the longest so far
+ * matters, so a word is first eroded by that length, and in most words nothing is left.
  */
 #include "daemon/heap/pagebits.h"
 
@@ -86,7 +83,7 @@ unsigned pagebits_count(const uint64_t *words, unsigned from, unsigned to)
     return n;
 }
 
-/* Ones where n ones in a row begin. */
+/* The word that has a one where n ones in a row begin. */
 static uint64_t erode(uint64_t word, unsigned n)
 {
     unsigned left = n - 1;
@@ -120,16 +117,20 @@ unsigned pagebits_find(const uint64_t *words, unsigned from, unsigned n)
     return CHUNK_PAGES;
 }
 
-unsigned pagebits_find_last(const uint64_t *words, unsigned max, unsigned *ret_from)
+unsigned pagebits_find_last(const uint64_t *words, unsigned max, unsigned block, unsigned *ret_from)
 {
     unsigned to = pagebits_prev(words, CHUNK_PAGES, true);
+    unsigned begin;
     unsigned from;
+    unsigned below;
 
     if (to == 0 || max == 0)
         return 0;
-    from = pagebits_prev(words, to, false);
-    if (to - from > max)
-        from = to - max;
+    begin = pagebits_prev(words, to, false);
+    from = to - begin > max ? to - max : begin;
+    below = from / block * block;
+    if (below >= begin && below + block <= to)
+        from = below;
     *ret_from = from;
     return to - from;
 }
@@ -187,32 +188,4 @@ summary pagebits_summarize(const uint64_t *words)
             s.max++;
     }
     return s;
-}
-
-summary summary_after_free(summary before, const uint64_t *words, unsigned from, unsigned to)
-{
-    unsigned begin = pagebits_prev(words, from, true);
-    unsigned end = pagebits_next(words, to, true);
-
-    if (end - begin > before.max)
-        before.max = end - begin;
-    if (begin == 0)
-        before.start = end;
-    if (end == CHUNK_PAGES)
-        before.end = end - begin;
-    return before;
-}
-
-summary summary_after_alloc(summary before, const uint64_t *words, unsigned from, unsigned to)
-{
-    unsigned begin = pagebits_prev(words, from, true);
-    unsigned end = pagebits_next(words, to, true);
-
-    if (end - begin == before.max)
-        return pagebits_summarize(words);
-    if (begin == 0)
-        before.start = from;
-    if (end == CHUNK_PAGES)
-        before.end = CHUNK_PAGES - to;
-    return before;
 }

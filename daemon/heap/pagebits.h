@@ -18,19 +18,23 @@ unsigned pagebits_next(const uint64_t *words, unsigned from, bool value);
 /* One above the last bit of that value below to; 0 if there is none. */
 unsigned pagebits_prev(const uint64_t *words, unsigned to, bool value);
 
-/* Set the bits [from, to) to value; are they all value; count the ones. from <= to <= 512. */
+/* Of the bits [from, to), from <= to <= 512: set them to value; true if all of them are value; count the ones. */
 void pagebits_fill(uint64_t *words, unsigned from, unsigned to, bool value);
 bool pagebits_all(const uint64_t *words, unsigned from, unsigned to, bool value);
 unsigned pagebits_count(const uint64_t *words, unsigned from, unsigned to);
 
-/* The lowest n zeros in a row at or above from; 512 if there are none. n > 0. */
+/* Where the lowest n zeros in a row at or above from begin; 512 if there are none. n > 0. */
 unsigned pagebits_find(const uint64_t *words, unsigned from, unsigned n);
 
-/* The lowest n ones in a row in one word; 64 if there are none. 0 < n <= 64. */
+/* Where the lowest n ones in a row in one word begin; 64 if there are none. 0 < n <= 64. */
 unsigned pagebits_find_in_word(uint64_t word, unsigned n);
 
-/* The highest run of ones in a row, at most max long (its upper end if it is longer): *ret_from, length; 0: no ones. */
-unsigned pagebits_find_last(const uint64_t *words, unsigned max, unsigned *ret_from);
+/*
+ * The highest ones in a row: returns how many, from *ret_from on; 0 if there are no ones, or max is 0. Of more than max
+ * it is the upper end; if that begins within an aligned block of `block` bits that are all ones, it is extended down to
+ * the beginning of the block, beyond max (Go's findScavengeCandidate). block 1: never.
+ */
+unsigned pagebits_find_last(const uint64_t *words, unsigned max, unsigned block, unsigned *ret_from);
 
 /* --- summaries --- */
 
@@ -69,12 +73,5 @@ summary summary_merge(const uint64_t *entries, unsigned n, uint64_t pages_each);
 
 /* The summary of a chunk, from scratch. */
 summary pagebits_summarize(const uint64_t *words);
-
-/*
- * The summary after [from, to) has been freed, or taken, given the one before and the bits as they are now. The same
- * as pagebits_summarize(), mostly without looking at all words.
- */
-summary summary_after_free(summary before, const uint64_t *words, unsigned from, unsigned to);
-summary summary_after_alloc(summary before, const uint64_t *words, unsigned from, unsigned to);
 
 #endif

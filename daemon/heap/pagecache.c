@@ -1,11 +1,12 @@
 /*
  * Pagecache: two words that stand for 64 pages.
  *
- * Called by mheap for runs below 16 pages, which are nearly all. Data: private to the daemon; its pages are taken in
- * the page allocator, so nobody else gets them and the scavenger does not see them: mheap flushes the cache before
- * it says that memory is exhausted, and when the heap is idle.
+ * Called by mheap for requests below 16 pages, which are nearly all. Calls pagealloc and pagebits. Data: private to the
+ * daemon. The cache's pages are taken in the page allocator, so nobody else gets them and the scavenger does not see
+ * them. Therefore the cache is flushed before memory counts as exhausted, before free pages have to be released, and
+ * when the heap is idle.
  *
- * Pages that are freed go to the page allocator, never back here, as in Go. Invariant: scavenged is a subset of free.
+ * As in Go, freed pages go to the page allocator, never back into the cache. Invariant: scavenged is a subset of free.
  */
 #include "daemon/heap/pagecache.h"
 

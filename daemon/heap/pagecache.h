@@ -9,13 +9,13 @@
 
 #define PAGECACHE_PAGES 64u
 
-/* Runs shorter than this come out of the cache: a quarter of it. */
+/* Fewer pages than this come out of the cache: a quarter of it. */
 #define PAGECACHE_NPAGES_BELOW (PAGECACHE_PAGES / 4)
 
 typedef struct pagecache {
     page_no first;      /* of the window, a multiple of 64 */
     uint64_t free;      /* bit i: page first + i is in the cache; taken in the page allocator */
-    uint64_t scavenged; /* of these, without memory */
+    uint64_t scavenged; /* those of them that have no memory behind them */
 } pagecache;
 
 /*
@@ -28,10 +28,10 @@ bool pagecache_alloc(pagecache *cache, uint64_t npages, page_no *ret_first, uint
 /* Fill an empty cache from the lowest window with a free page. False: no page is free. */
 bool pagecache_fill(pagecache *cache, pagealloc *pages) __attribute__((warn_unused_result));
 
-/* Give everything back. */
+/* Give all pages of the cache back to the page allocator. */
 void pagecache_flush(pagecache *cache, pagealloc *pages);
 
-/* Pages in the cache, and of these, without memory. */
+/* How many pages the cache has, and how many of these have no memory behind them. */
 uint64_t pagecache_npages(const pagecache *cache);
 uint64_t pagecache_nscavenged(const pagecache *cache);
 

@@ -78,7 +78,7 @@ static void recover_span(mheap *heap, page_no first)
         mcentral *central = &heap->central[span->spc.n];
         bool large = span_class_size(span->spc).n == 0;
 
-        /* Unswept: who takes it folds and counts first. */
+        /* Unswept: mcentral folds and counts before it hands the span out. */
         spanlist_push_back(large ? &central->full[1] : &central->partial[1], heap->links, first,
                            large ? PLACE_FULL_1 : PLACE_PARTIAL_1);
     }

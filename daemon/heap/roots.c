@@ -1,18 +1,20 @@
 /*
  * Roots: the table of names in spans, and a hash over it in private memory.
  *
- * Called by request. Data: shm_root slots, written here alone; the hash maps a name to its slot and is made from the
- * slots at the start. Names are checked here, whoever sends them: 1 to 255 bytes of UTF-8 without zero bytes.
+ * Called by the request handlers. Data: shm_root entries, written here alone; the hash maps a name to its entry and is
+ * made from the entries at the start. Names are checked here, whoever sends them: 1 to 255 bytes of UTF-8 without zero
+ * bytes.
  *
- * A new root: nroot_entries, if its entry lies above; name, then offset, then name_bytes (release): now it exists.
- * A change: one store of offset. A removal: name_bytes to 0. Dies the daemon in between, a root is as before or as
- * after.
+ * A new root: nroot_entries, if the entry is above it; name, then offset, then name_bytes (release), which makes it
+ * exist. A change: one store of offset. A removal: name_bytes to 0. If the daemon dies in between, a root is as before
+ * or as after.
+ *
+ * Invariants (roots_validate, linear): an entry has a name iff the hash finds it by that name; its offset lies in the
+ * arena. The object there may have been freed since: a root does not hold it.
  */
 #include "daemon/heap/roots.h"
 
 #include <errno.h>
-#include "shm/object.h"
-
 #include <stdlib.h>
 #include <string.h>
 #include <unistr.h>
@@ -22,9 +24,10 @@
 #include <uthash.h>
 
 #include "shm/crash.h"
+#include "shm/object.h"
 
 typedef struct root_entry {
-    UT_hash_handle hh; /* its key is the name in the slot */
+    UT_hash_handle hh; /* its key is the name in the table */
     bool used;
 } root_entry;
 
@@ -32,13 +35,13 @@ struct roots {
     shm_map *map;
     root_entry *by_name;
     uint32_t count;
-    root_entry entries[SHM_ROOTS_MAX]; /* one a slot */
+    root_entry entries[SHM_ROOTS_MAX]; /* one for each of the table */
 };
 
-static bool root_index(roots *r, uint32_t slot)
+static bool root_index(roots *r, uint32_t at)
 {
-    shm_root *root = &r->map->roots[slot];
-    root_entry *entry = &r->entries[slot];
+    shm_root *root = &r->map->roots[at];
+    root_entry *entry = &r->entries[at];
 
     HASH_ADD_KEYPTR(hh, r->by_name, root->name, u64_load_relaxed(&root->name_bytes), entry);
     if (entry->hh.tbl == NULL)
@@ -79,16 +82,16 @@ static root_entry *root_lookup(const roots *r, const uint8_t *name, size_t name_
 int roots_new(shm_map *map, roots **ret)
 {
     roots *r = calloc(1, sizeof(*r));
-    uint32_t nslots;
+    uint32_t nentries;
     int e = 0;
 
     if (r == NULL)
         return -ENOMEM;
     r->map = map;
-    /* Slots that were never used are not even looked at: reading them would give the table memory. */
-    nslots = u32_load_relaxed(&map->header->nroot_entries);
-    for (uint32_t slot = 0; slot < nslots && slot < SHM_ROOTS_MAX && e == 0; slot++) {
-        const shm_root *root = &map->roots[slot];
+    /* Entries that were never used are not looked at: reading them would give the table memory. */
+    nentries = u32_load_relaxed(&map->header->nroot_entries);
+    for (uint32_t at = 0; at < nentries && at < SHM_ROOTS_MAX && e == 0; at++) {
+        const shm_root *root = &map->roots[at];
         uint64_t name_bytes = u64_load_relaxed(&root->name_bytes);
 
         if (name_bytes == 0)
@@ -97,7 +100,7 @@ int roots_new(shm_map *map, roots **ret)
         if (name_check((const uint8_t *)root->name, name_bytes) != 0 ||
             root_lookup(r, (const uint8_t *)root->name, name_bytes) != NULL)
             e = -EUCLEAN;
-        else if (!root_index(r, slot))
+        else if (!root_index(r, at))
             e = -ENOMEM;
     }
     if (e != 0)
@@ -122,7 +125,7 @@ int roots_set(roots *r, const uint8_t *name, size_t name_bytes, uint64_t offset)
     int e = name_check(name, name_bytes);
     root_entry *entry;
     object_ref object;
-    uint32_t slot = 0;
+    uint32_t at = 0;
 
     if (e != 0)
         return e;
@@ -145,15 +148,15 @@ int roots_set(roots *r, const uint8_t *name, size_t name_bytes, uint64_t offset)
         return 0;
     }
 
-    while (slot < SHM_ROOTS_MAX && r->entries[slot].used)
-        slot++;
-    if (slot == SHM_ROOTS_MAX)
+    while (at < SHM_ROOTS_MAX && r->entries[at].used)
+        at++;
+    if (at == SHM_ROOTS_MAX)
         return ROOTS_E_FULL;
 
-    shm_root *root = &r->map->roots[slot];
+    shm_root *root = &r->map->roots[at];
 
-    if (slot >= u32_load_relaxed(&r->map->header->nroot_entries))
-        u32_store_release(&r->map->header->nroot_entries, slot + 1);
+    if (at >= u32_load_relaxed(&r->map->header->nroot_entries))
+        u32_store_release(&r->map->header->nroot_entries, at + 1);
     CRASH_POINT(root_after_entry);
     memset(root->name, 0, sizeof(root->name));
     memcpy(root->name, name, name_bytes);
@@ -161,7 +164,7 @@ int roots_set(roots *r, const uint8_t *name, size_t name_bytes, uint64_t offset)
     CRASH_POINT(root_after_name);
     u64_store_release(&root->name_bytes, name_bytes);
     CRASH_POINT(root_after_set);
-    if (!root_index(r, slot)) {
+    if (!root_index(r, at)) {
         u64_store_release(&root->name_bytes, 0);
         return ROOTS_E_FULL;
     }
@@ -192,4 +195,44 @@ uint32_t roots_next(const roots *r, uint32_t start)
     while (start < SHM_ROOTS_MAX && !r->entries[start].used)
         start++;
     return start;
+}
+
+/* --- looking --- */
+
+int roots_validate(const roots *r, FILE *err)
+{
+    uint32_t nentries = u32_load_relaxed(&r->map->header->nroot_entries);
+    uint32_t n = 0;
+
+    for (uint32_t at = 0; at < nentries && at < SHM_ROOTS_MAX; at++) {
+        const shm_root *root = &r->map->roots[at];
+        const uint8_t *name = (const uint8_t *)root->name;
+        uint64_t name_bytes = u64_load_relaxed(&root->name_bytes);
+        uint64_t offset = u64_load_relaxed(&root->offset);
+
+        if (name_bytes == 0 && !r->entries[at].used)
+            continue;
+        n++;
+        if (name_check(name, name_bytes) != 0 || root_lookup(r, name, name_bytes) != &r->entries[at] || offset == 0 ||
+            offset >= r->map->arena_bytes) {
+            (void)fprintf(err, "roots: entry %u: %llu bytes of name, offset 0x%llx, %s\n", at,
+                          (unsigned long long)name_bytes, (unsigned long long)offset,
+                          r->entries[at].used ? "used" : "free");
+            return -EUCLEAN;
+        }
+    }
+    if (n == r->count && n == HASH_COUNT(r->by_name))
+        return 0;
+    (void)fprintf(err, "roots: %u counted, %u noted, %u found by name\n", n, r->count, HASH_COUNT(r->by_name));
+    return -EUCLEAN;
+}
+
+void roots_dump(const roots *r, FILE *out)
+{
+    for (uint32_t at = roots_next(r, 0); at < SHM_ROOTS_MAX; at = roots_next(r, at + 1)) {
+        const shm_root *root = &r->map->roots[at];
+
+        (void)fprintf(out, "root %u: '%.*s' is 0x%llx\n", at, (int)u64_load_relaxed(&root->name_bytes), root->name,
+                      (unsigned long long)u64_load_relaxed(&root->offset));
+    }
 }

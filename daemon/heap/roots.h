@@ -4,6 +4,8 @@
 #ifndef GOALLOC_DAEMON_HEAP_ROOTS_H
 #define GOALLOC_DAEMON_HEAP_ROOTS_H
 
+#include <stdio.h>
+
 #include "shm/layout.h"
 
 typedef struct roots roots;
@@ -29,7 +31,13 @@ int roots_get(const roots *r, const uint8_t *name, size_t name_bytes, uint64_t *
 
 uint32_t roots_count(const roots *r);
 
-/* The first root in slot start or above: its slot, or SHM_ROOTS_MAX if there is none. */
+/* The first root at entry start or above: its entry, or SHM_ROOTS_MAX if there is none. */
 uint32_t roots_next(const roots *r, uint32_t start);
+
+/* Check table, hash and counters against each other. 0, -EUCLEAN after printing what differs. Linear. */
+int roots_validate(const roots *r, FILE *err) __attribute__((warn_unused_result));
+
+/* Print a line for each root. */
+void roots_dump(const roots *r, FILE *out);
 
 #endif

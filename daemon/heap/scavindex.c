@@ -1,28 +1,35 @@
 /*
  * Scavindex: counters of each chunk, and two addresses from which searches go down.
  *
- * Called by pagealloc alone. Data: private to the daemon, one entry for each 4 MiB, sparse.
+ * Called by pagealloc alone, which owns the entries: one for each chunk of 4 MiB, private to the daemon, sparse.
  *
- * The density rule: pages of a chunk that is dense now (at least 496 of 512 pages in use), or was when the last
- * generation ended, are kept: releasing the odd page of it would cost a fault soon. "Was" is known only for a chunk
- * that changed in this generation; for one that did not, the state now is the state then. Forced searches skip
- * nothing.
+ * The density rule: the free pages of a chunk that is dense now (at least 496 of 512 pages in use), or was dense when
+ * the last generation ended, are not released, since a page of it would soon be used again and cost a fault. What the
+ * chunk was then is recorded at its first change in this generation; if it has not changed, it is now what it was then.
+ * Pages that are taken only to be released are not in use, so releasing one run makes no chunk dense. Forced searches
+ * skip no chunk.
  *
- * Both addresses are one above the highest chunk of interest. They fall while searches find nothing there and rise
- * with frees; from_background also goes back to `from` at each generation, since what was dense may not be now.
+ * Both addresses are one above the highest chunk that a search has to look at. They fall while searches find nothing
+ * and rise with frees; from_background also goes back to `from` at each generation, since a chunk that was dense may
+ * not be dense any more.
  *
- * Invariant (checked by pagealloc_validate): counters are what the bits say; no chunk at or above `from` has
- * nbacked != 0.
+ * Invariants (checked by pagealloc_validate): ntaken and nbacked are what the bits say; nreleasing <= ntaken; no chunk
+ * at or above `from` has nbacked != 0.
  */
 #include "daemon/heap/scavindex.h"
 
 #include <assert.h>
 
+static unsigned use_ninuse(const chunk_use *use)
+{
+    return (unsigned)use->ntaken - use->nreleasing;
+}
+
 static void use_enter_gen(chunk_use *use, uint32_t gen)
 {
     if (use->gen == gen)
         return;
-    use->ntaken_before = use->ntaken;
+    use->ninuse_before = (uint16_t)use_ninuse(use);
     use->gen = gen;
 }
 
@@ -65,9 +72,9 @@ bool scavindex_is_candidate(const scavindex *index, const chunk_use *use, bool f
         return false;
     if (force)
         return true;
-    if (use->gen == index->gen && use->ntaken_before >= SCAV_DENSE_PAGES)
+    if (use->gen == index->gen && use->ninuse_before >= SCAV_DENSE_PAGES)
         return false;
-    return use->ntaken < SCAV_DENSE_PAGES;
+    return use_ninuse(use) < SCAV_DENSE_PAGES;
 }
 
 bool scavindex_find(scavindex *index, bool force, uint64_t *ret_chunk)

@@ -11,11 +11,11 @@
 
 enum span_place {
     PLACE_NONE = 0, /* free, or on its way from one list to another */
-    PLACE_LEASED,   /* in its session's list */
-    PLACE_PARTIAL,  /* in its mcentral's partial[0]; one more: partial[1] */
-    PLACE_PARTIAL_1,
-    PLACE_FULL, /* full[0]; full[1] */
-    PLACE_FULL_1,
+    PLACE_LEASED,   /* in its lessee's list */
+    PLACE_PARTIAL,  /* in its mcentral's partial[0] */
+    PLACE_PARTIAL_1, /* partial[1] */
+    PLACE_FULL,      /* full[0] */
+    PLACE_FULL_1,    /* full[1] */
 };
 
 typedef struct span_link {

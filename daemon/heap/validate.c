@@ -8,13 +8,16 @@
 
 #include <errno.h>
 
-static int validate_span(const mheap *heap, page_no first, FILE *err)
+/* Counts the adopted objects of the span into *nadopted. */
+static int validate_span(const mheap *heap, page_no first, uint64_t *nadopted, FILE *err)
 {
     const shm_span *span = shm_span_at(heap->map, first);
     lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
     uint8_t class = span_class_size(span->spc).n;
     enum span_place place = heap->links[first.n].place;
     bool in_central = place != PLACE_NONE && place != PLACE_LEASED;
+    uint32_t noted = u32_load_relaxed(&span->nadopted);
+    uint32_t counted = noted == 0 ? 0 : adopt_count_span(heap->adopted, first);
 
     for (uint64_t i = 0; i < span->npages; i++) {
         page_no page = page_at(first.n + i);
@@ -31,6 +34,12 @@ static int validate_span(const mheap *heap, page_no first, FILE *err)
                       (int)lease.state, (int)place);
         return -EUCLEAN;
     }
+    if (noted != counted || (noted != 0 && !span_has_kept(span))) {
+        (void)fprintf(err, "mheap: span %u: %u adopted objects, %u noted; has_kept %u\n", first.n, counted, noted,
+                      u32_load_relaxed(&span->has_kept));
+        return -EUCLEAN;
+    }
+    *nadopted += counted;
     return 0;
 }
 
@@ -41,8 +50,11 @@ int mheap_validate(const mheap *heap, FILE *err)
     uint64_t nspans = 0;
     uint64_t nlisted = 0;
     uint64_t ncentral = 0;
+    uint64_t nadopted = 0;
     int r = pagealloc_validate(heap->pages, err);
 
+    if (r == 0)
+        r = adopt_validate(heap->adopted, err);
     if (r == 0)
         r = left_validate(heap->left, err);
     if (r == 0)
@@ -50,7 +62,7 @@ int mheap_validate(const mheap *heap, FILE *err)
     if (r < 0)
         return r;
     for (page_no first = mheap_next_span(heap, &pos); first.n != 0; first = mheap_next_span(heap, &pos)) {
-        r = validate_span(heap, first, err);
+        r = validate_span(heap, first, &nadopted, err);
         if (r < 0)
             return r;
         nspans++;
@@ -65,6 +77,11 @@ int mheap_validate(const mheap *heap, FILE *err)
     uint64_t ntaken = mheap_added_pages(heap) - pagealloc_npages_free(heap->pages) - 1 - mheap_aside_pages(heap) -
                       pagecache_npages(&heap->cache);
 
+    if (nadopted != adopt_count(heap->adopted)) {
+        (void)fprintf(err, "mheap: %llu adopted objects in spans, %u in the table\n", (unsigned long long)nadopted,
+                      adopt_count(heap->adopted));
+        return -EUCLEAN;
+    }
     if (npages != heap->ninuse_pages || nspans != heap->ninuse_spans || npages != ntaken || nlisted != ncentral) {
         (void)fprintf(err,
                       "mheap: %llu pages in %llu spans counted; noted %llu in %llu; taken %llu; %llu of %llu listed\n",

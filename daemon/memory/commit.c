@@ -41,19 +41,13 @@ static void next_phase(commit_job *job, enum commit_phase phase)
 /* Punch one release. Returns its pages. */
 static uint64_t release_one(commit_job *job)
 {
-    page_run run;
-
-    if (job->at == job->nreleases) {
+    if (job->at == job->nreleases ||
+        heapfile_punch(job->file, job->releases[job->at].first, job->releases[job->at].npages) < 0) {
         next_phase(job, COMMIT_COMMITTING);
         return 0;
     }
-    run = job->releases[job->at];
-    if (heapfile_punch(job->file, run.first, run.npages) < 0) {
-        next_phase(job, COMMIT_COMMITTING);
-        return 0;
-    }
-    job->npunched = ++job->at;
-    return run.npages;
+    job->npunched = job->at + 1;
+    return job->releases[job->at++].npages;
 }
 
 /* Commit one piece, or undo one. Returns its pages. */
@@ -82,12 +76,9 @@ static uint64_t work_one(commit_job *job)
     } else if (r < 0) {
         job->result = r;
         next_phase(job, COMMIT_UNDOING);
-    } else {
-        job->at_page += npages;
-        if (job->at_page == run->npages) {
-            job->at++;
-            job->at_page = 0;
-        }
+    } else if ((job->at_page += npages) == run->npages) {
+        job->at++;
+        job->at_page = 0;
     }
     return npages;
 }

@@ -68,14 +68,15 @@ static int memfd_sealed(const char *name, uint64_t len_bytes)
     return fd;
 }
 
-static int reopen_readonly(int fd)
+/* A description of its own for the file of fd. Returns its descriptor or -errno. */
+static int reopen(int fd, int flags)
 {
     char path[64];
-    int ro;
+    int r;
 
     (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    ro = open(path, O_RDONLY | O_CLOEXEC);
-    return ro < 0 ? -errno : ro;
+    r = open(path, flags | O_CLOEXEC);
+    return r < 0 ? -errno : r;
 }
 
 /* Map the file at a multiple of 2 MiB, so that its huge pages are huge pages of the mapping. NULL: no room. */
@@ -103,6 +104,14 @@ static void *map_shared(int fd, uint64_t len_bytes)
     return p;
 }
 
+static void get_sizes(const shm_header *layout, uint64_t ret[HEAPFILE_NFDS])
+{
+    ret[HEAPFILE_ARENA] = layout->arena_bytes;
+    ret[HEAPFILE_SPANS] = layout->spans_bytes;
+    ret[HEAPFILE_BITMAP] = layout->bitmap_bytes;
+    ret[HEAPFILE_PRIVATE] = sizeof(heap_private);
+}
+
 /*
  * Become the only daemon of this heap: lock the private memfd, by a description of the daemon's own, which no child and
  * no successor shares. 0, -EADDRINUSE, -errno.
@@ -110,12 +119,10 @@ static void *map_shared(int fd, uint64_t len_bytes)
 static int heapfile_lock(heapfile *file)
 {
     struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1 };
-    char path[64];
 
-    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", file->fds[HEAPFILE_PRIVATE]);
-    file->lock_fd = open(path, O_RDWR | O_CLOEXEC);
+    file->lock_fd = reopen(file->fds[HEAPFILE_PRIVATE], O_RDWR);
     if (file->lock_fd < 0)
-        return -errno;
+        return file->lock_fd;
     if (fcntl(file->lock_fd, F_OFD_SETLK, &lock) < 0)
         return errno == EAGAIN || errno == EACCES ? -EADDRINUSE : -errno;
     return 0;
@@ -124,13 +131,13 @@ static int heapfile_lock(heapfile *file)
 /* Lock and map the four memfds, of the sizes in layout, and reopen them for clients. -errno: part of it may be done. */
 static int heapfile_map(heapfile *file, const shm_header *layout)
 {
-    uint64_t sizes[HEAPFILE_NFDS] = { layout->arena_bytes, layout->spans_bytes, layout->bitmap_bytes,
-                                      sizeof(heap_private) };
+    uint64_t sizes[HEAPFILE_NFDS];
     void *maps[HEAPFILE_NFDS];
     int r = heapfile_lock(file);
 
     if (r < 0)
         return r;
+    get_sizes(layout, sizes);
     for (int i = 0; i < HEAPFILE_NFDS; i++)
         maps[i] = map_shared(file->fds[i], sizes[i]);
     file->map = (shm_map){ .header = maps[HEAPFILE_SPANS],
@@ -144,8 +151,8 @@ static int heapfile_map(heapfile *file, const shm_header *layout)
         if (maps[i] == NULL)
             return -ENOMEM;
     }
-    if ((r = file->arena_ro_fd = reopen_readonly(file->fds[HEAPFILE_ARENA])) < 0 ||
-        (r = file->bitmap_ro_fd = reopen_readonly(file->fds[HEAPFILE_BITMAP])) < 0)
+    if ((r = file->arena_ro_fd = reopen(file->fds[HEAPFILE_ARENA], O_RDONLY)) < 0 ||
+        (r = file->bitmap_ro_fd = reopen(file->fds[HEAPFILE_BITMAP], O_RDONLY)) < 0)
         return r;
     return 0;
 }
@@ -153,6 +160,7 @@ static int heapfile_map(heapfile *file, const shm_header *layout)
 int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
 {
     heapfile file = heapfile_none;
+    uint64_t sizes[HEAPFILE_NFDS];
     shm_header layout;
     int r;
 
@@ -161,9 +169,7 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
         if (getrandom(&layout.generation, sizeof(layout.generation), 0) != (ssize_t)sizeof(layout.generation))
             return -errno;
     } while (layout.generation == 0);
-
-    uint64_t sizes[HEAPFILE_NFDS] = { arena_bytes, layout.spans_bytes, layout.bitmap_bytes, sizeof(heap_private) };
-
+    get_sizes(&layout, sizes);
     for (int i = 0; i < HEAPFILE_NFDS; i++) {
         r = file.fds[i] = memfd_sealed(heapfile_names[i], sizes[i]);
         if (r < 0)
@@ -252,6 +258,14 @@ int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_
     return 0;
 }
 
+void heapfile_close_fds(const int fds[HEAPFILE_NFDS])
+{
+    for (int i = 0; i < HEAPFILE_NFDS; i++) {
+        if (fds[i] >= 0)
+            (void)close(fds[i]);
+    }
+}
+
 static void unmap(void *p, uint64_t bytes)
 {
     if (p != NULL)
@@ -264,17 +278,8 @@ void heapfile_close(heapfile *file)
     unmap(file->map.bitmap, file->map.bitmap_bytes);
     unmap(file->map.arena, file->map.arena_bytes);
     unmap(file->private, sizeof(heap_private));
-
-    int ro_fds[] = { file->arena_ro_fd, file->bitmap_ro_fd, file->lock_fd };
-
-    for (int i = 0; i < HEAPFILE_NFDS; i++) {
-        if (file->fds[i] >= 0)
-            (void)close(file->fds[i]);
-    }
-    for (size_t i = 0; i < sizeof(ro_fds) / sizeof(ro_fds[0]); i++) {
-        if (ro_fds[i] >= 0)
-            (void)close(ro_fds[i]);
-    }
+    heapfile_close_fds(file->fds);
+    heapfile_close_fds((int[]){ file->arena_ro_fd, file->bitmap_ro_fd, file->lock_fd, -1 });
     *file = heapfile_none;
 }
 
@@ -282,7 +287,7 @@ void heapfile_close(heapfile *file)
 
 int heapfile_spans_fd(const heapfile *file)
 {
-    return reopen_readonly(file->fds[HEAPFILE_SPANS]);
+    return reopen(file->fds[HEAPFILE_SPANS], O_RDONLY);
 }
 
 int heapfile_life_fd(const heapfile *file, session_no session)

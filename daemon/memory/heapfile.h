@@ -55,6 +55,8 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes) __attrib
 int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_why)
     __attribute__((warn_unused_result));
 void heapfile_close(heapfile *file);
+/* Close those of the descriptors that are not -1. */
+void heapfile_close_fds(const int fds[HEAPFILE_NFDS]);
 
 /*
  * A descriptor of which a session's process leaves a page mapped. It is a read-only view of spans with an OFD lock on

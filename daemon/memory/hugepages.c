@@ -76,12 +76,7 @@ static bool collapse(hugepages *huge, int fd, char *addr, uint64_t from_bytes, u
     int error;
 
     for (uint64_t i = 0; i < nblocks; i++) {
-        int r;
-
-        do
-            r = fallocate(fd, 0, (off_t)(from_bytes + i * HUGE_BYTES), SYSTEM_PAGE_BYTES);
-        while (r < 0 && errno == EINTR);
-        if (r < 0)
+        if (fallocate(fd, 0, (off_t)(from_bytes + i * HUGE_BYTES), SYSTEM_PAGE_BYTES) < 0)
             return false; /* the caller's fallocate will say why */
     }
     error = madvise(addr, len, MADV_COLLAPSE) < 0 ? errno : 0;

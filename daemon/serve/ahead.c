@@ -130,7 +130,7 @@ void ahead_prepare(ahead *a)
         npages = PIECE_PAGES;
     now = uv_hrtime();
     if (now < a->not_before_ns || scavenge_is_working(a->scav) || mheap_releasing_pages(a->heap) > 0 ||
-        mheap_over_limit_with(a->heap, SCAVENGE_LIMIT_PERCENT, npages) > 0 ||
+        mheap_over_limit(a->heap, SCAVENGE_LIMIT_PERCENT, npages) > 0 ||
         !sysmem_has(a->mem, SPARE_FACTOR * wanted * PAGE_BYTES, now / 1000000))
         return;
     a->job = (commit_job){ .file = a->heap->file, .runs = a->runs, .described = a->short_spans };

@@ -261,7 +261,7 @@ static const session *session_listed(const session_table *table, uint32_t no)
     return back < table->nended ? &table->ended[(table->nended - 1 - back) % SESSIONS_ENDED_MAX] : NULL;
 }
 
-static void fill_session(const session *s, left_sum left, bool ended, Goallocd__SessionInfo *ret)
+static void fill_session(const session *s, live_sum left, bool ended, Goallocd__SessionInfo *ret)
 {
     goallocd__session_info__init(ret);
     ret->session = s->lessee.no.n;
@@ -275,8 +275,8 @@ static void fill_session(const session *s, left_sum left, bool ended, Goallocd__
     ret->leased_spans = s->lessee.leased.count;
     ret->limit_bytes = s->lessee.limit_pages * PAGE_BYTES;
     ret->rpcs = s->nrpcs;
-    ret->left_objects = left.live_objects;
-    ret->left_bytes = left.live_bytes;
+    ret->left_objects = left.objects;
+    ret->left_bytes = left.bytes;
 }
 
 static void handle_session_list(peer *p, uint64_t id, uint32_t start)
@@ -338,7 +338,7 @@ static void object_publish(server *s, const object_ref *object)
 
     if (u32_load_relaxed(&span->owner) != 0) {
         adopt_ensure_kept(s->heap->map, object->first);
-        mheap_note_kept(s->heap, object->first);
+        metabook_note_kept(&s->heap->book, object->first);
         (void)u64_fetch_or_acq_rel(&shm_kept_bits(s->heap->map, object->first)[object->word], object->bit);
     }
     adopt_clear(s->heap->adopted, object->offset);
@@ -374,7 +374,7 @@ static void handle_adopt(peer *p, uint64_t id, uint64_t offset)
         reply_error(p, id, EALREADY, "the object is free");
         return;
     }
-    mheap_note_kept(srv->heap, object.first);
+    metabook_note_kept(&srv->heap->book, object.first);
     reply_ok(p, id);
 }
 

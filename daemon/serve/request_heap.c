@@ -66,8 +66,8 @@ static bool fill_class(const census *count, const uint64_t *allocs, uint32_t cla
     for (size_t c = 2 * class; c < 2 * class + 2; c++) {
         ret->spans += count->classes[c].nspans;
         ret->span_bytes += count->classes[c].npages * PAGE_BYTES;
-        ret->live_objects += count->classes[c].live_objects;
-        ret->live_bytes += count->classes[c].live_bytes;
+        ret->live_objects += count->classes[c].live.objects;
+        ret->live_bytes += count->classes[c].live.bytes;
         ret->allocs += allocs[c];
     }
     if (ret->allocs < ret->live_objects)
@@ -90,10 +90,10 @@ static void fill_memory(const server *s, uint64_t live_bytes, Goallocd__StatsRep
     body->free_bytes = body->committed_bytes - inuse_bytes;
     body->released_bytes = mheap_released_pages(heap) * PAGE_BYTES;
     body->metadata_bytes = heap->metadata_bytes;
-    body->metadata_charged_bytes = mheap_charged_bytes(heap);
+    body->metadata_charged_bytes = metabook_bytes(&heap->book);
     body->total_bytes = mheap_added_pages(heap) * PAGE_BYTES + body->metadata_bytes;
     body->limit_bytes = heap->limit_bytes;
-    body->over_limit_bytes = mheap_over_limit(heap, 100);
+    body->over_limit_bytes = mheap_over_limit(heap, 100, 0);
 }
 
 void request_stats_done(peer *p)
@@ -109,8 +109,8 @@ void request_stats_done(peer *p)
 
     count_allocs(srv, allocs);
     mheap_refresh_metadata(srv->heap);
-    fill_memory(srv, total.live_bytes, &body);
-    body.live_objects = total.live_objects;
+    fill_memory(srv, total.live.bytes, &body);
+    body.live_objects = total.live.objects;
     body.sessions = srv->sessions.nopen;
     body.leased_spans = srv->sessions.leases.nleased;
     body.roots = roots_count(srv->roots);
@@ -216,15 +216,22 @@ void handle_heap_map(peer *p, uint64_t id, const Goallocd__HeapMap *ask)
 
 void handle_check(peer *p, uint64_t id)
 {
+    const server *srv = p->server;
     Goallocd__Reply reply = reply_init(id);
     Goallocd__CheckReply body = GOALLOCD__CHECK_REPLY__INIT;
     char text[1024] = "";
     FILE *out = fmemopen(text, sizeof(text), "w");
+    FILE *err = out != NULL ? out : stderr;
 
-    body.whole = mheap_validate(p->server->heap, out != NULL ? out : stderr) == 0 &&
-                 peer_validate_all(p->server, out != NULL ? out : stderr) == 0;
+    body.whole = mheap_validate(srv->heap, err) == 0 && session_table_validate(&srv->sessions, err) == 0 &&
+                 roots_validate(srv->roots, err) == 0 && peer_validate_all(srv, err) == 0;
     if (out != NULL)
         (void)fclose(out);
+    if (!body.whole) {
+        session_table_dump(&srv->sessions, stderr);
+        roots_dump(srv->roots, stderr);
+        adopt_dump(srv->heap->adopted, stderr);
+    }
     text[sizeof(text) - 1] = '\0';
     body.text = text;
     reply.result_case = GOALLOCD__REPLY__RESULT_CHECK;

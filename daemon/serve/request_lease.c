@@ -93,7 +93,7 @@ static bool limit_allows(server *s, uint64_t npages)
                  "all that is free is being given back to the system",
                  (unsigned long long)(s->heap->limit_bytes / MIB),
                  (unsigned long long)(s->heap->ninuse_pages * PAGE_BYTES / MIB),
-                 (unsigned long long)(mheap_charged_bytes(s->heap) / MIB));
+                 (unsigned long long)(metabook_bytes(&s->heap->book) / MIB));
         s->last_limit_warning_ms = now_ms;
     }
     return false;
@@ -103,7 +103,7 @@ static bool limit_allows(server *s, uint64_t npages)
 static void op_add_releases(peer *p)
 {
     mheap *heap = p->server->heap;
-    uint64_t over = (mheap_over_limit(heap, RELEASE_PERCENT) + PAGE_BYTES - 1) / PAGE_BYTES;
+    uint64_t over = (mheap_over_limit(heap, RELEASE_PERCENT, 0) + PAGE_BYTES - 1) / PAGE_BYTES;
     page_run run;
 
     if (over == 0)
@@ -115,7 +115,7 @@ static void op_add_releases(peer *p)
         if (run.npages == 0)
             return;
         p->commit.releases[p->commit.nreleases++] = run;
-        over -= run.npages;
+        over -= run.npages < over ? run.npages : over;
     }
 }
 
@@ -405,7 +405,7 @@ void handle_alloc_large(peer *p, uint64_t id, const Goallocd__AllocLarge *ask)
     s->nrpcs++;
     if (ask->npages == 0 || (align & (align - 1)) != 0 || align > SHM_ALIGN_PAGES_MAX) {
         reply_error(p, id, EINVAL,
-                    "no pages asked for, or an alignment that is no power of two up to " SHM_TEXT(SHM_ALIGN_MIB_MAX) " MiB");
+                    "no pages asked for, or no power of two up to " SHM_TEXT(SHM_ALIGN_MIB_MAX) " MiB to align to");
         return;
     }
     if (ask->npages >= srv->heap->map->npages || ask->npages > lease_room_pages(&s->lessee)) {

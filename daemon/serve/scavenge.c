@@ -51,7 +51,7 @@ uint64_t scavenge_surplus_pages(const scavenger *s)
     uint64_t committed = mheap_committed_pages(heap);
     uint64_t free = mheap_free_backed_pages(heap);
     uint64_t goal = s->recorded_pages > heap->npeak_pages ? s->recorded_pages : heap->npeak_pages;
-    uint64_t over_limit = (mheap_over_limit(heap, SCAVENGE_LIMIT_PERCENT) + PAGE_BYTES - 1) / PAGE_BYTES;
+    uint64_t over_limit = (mheap_over_limit(heap, SCAVENGE_LIMIT_PERCENT, 0) + PAGE_BYTES - 1) / PAGE_BYTES;
     uint64_t surplus;
 
     goal += goal * SCAVENGE_RETAIN_PERCENT / 100 >> s->nquiet;

@@ -10,12 +10,16 @@
  * it dies. A session does not end while memory is being committed for it (the lessee's nops). Ending is done in
  * slices, so others wait little.
  *
+ * Invariants (session_table_validate, linear in sessions and spans): the entry in spans says what the session says;
+ * and those of its leases.
+ *
  * A new session: token, fields, epoch, then state. If the daemon dies before the state, the entry is FREE. If it dies
  * after it, nobody holds the life lock of that session, so it ends.
  */
 #include "daemon/serve/session.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -229,4 +233,52 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
     table->ended[table->nended++ % SESSIONS_ENDED_MAX] = *s;
     session_forget(table, s);
     return true;
+}
+
+/* --- looking --- */
+
+static bool entry_agrees(const session_table *table, uint32_t no)
+{
+    const shm_session *entry = &table->leases.heap->map->sessions[no];
+    const session *s = session_at(table, no);
+
+    if (s == NULL)
+        return u32_load_relaxed(&entry->state) == SHM_SESSION_FREE;
+    return u32_load_relaxed(&entry->state) == (uint32_t)s->state && s->state != SHM_SESSION_FREE &&
+           u32_load_relaxed(&entry->epoch) == s->lessee.epoch && entry->flags == s->flags && entry->pid == s->pid &&
+           entry->uid == s->uid && s->lessee.reclaims == ((s->flags & SESSION_RECLAIM) != 0);
+}
+
+int session_table_validate(const session_table *table, FILE *err)
+{
+    uint32_t nentries = u32_load_relaxed(&table->leases.heap->map->header->nsession_entries);
+    uint32_t nopen = 0;
+
+    for (uint32_t no = 1; no < SHM_SESSIONS_MAX; no++) {
+        nopen += session_at(table, no) != NULL;
+        /* Entries that were never used are not looked at: reading them would give the table memory. */
+        if (no < nentries ? !entry_agrees(table, no) : session_at(table, no) != NULL) {
+            (void)fprintf(err, "session: entry %u of %u differs from its session\n", no, nentries);
+            return -EUCLEAN;
+        }
+    }
+    if (nopen != table->nopen) {
+        (void)fprintf(err, "session: %u there, %u noted\n", nopen, table->nopen);
+        return -EUCLEAN;
+    }
+    return lease_validate(&table->leases, err);
+}
+
+void session_table_dump(const session_table *table, FILE *out)
+{
+    for (uint32_t no = 1; no < SHM_SESSIONS_MAX; no++) {
+        const session *s = session_at(table, no);
+
+        if (s == NULL)
+            continue;
+        (void)fprintf(out, "session %u.%u: state %d, flags %u, pid %u, '%s'", no, s->lessee.epoch, (int)s->state,
+                      s->flags, s->pid, s->label);
+        (void)fprintf(out, ", %llu pages in %llu spans, %u operations\n", (unsigned long long)s->lessee.nheld_pages,
+                      (unsigned long long)s->lessee.leased.count, s->lessee.nops);
+    }
 }

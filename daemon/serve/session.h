@@ -16,7 +16,7 @@ typedef struct session {
     uint32_t uid;
     uint64_t nrpcs;
     unsigned nlooks; /* times that its life lock was looked at since it was lost */
-    bool detached;   /* its process has said that it is done */
+    bool detached;   /* it ends because its process has asked for that */
     char label[SHM_LABEL_BYTES];
 } session;
 
@@ -27,7 +27,7 @@ typedef struct session_table {
     lease_table leases; /* says which sessions there are */
     session ended[SESSIONS_ENDED_MAX];
     uint64_t nended; /* ever; the last is ended[(nended - 1) % SESSIONS_ENDED_MAX] */
-    uint32_t nopen;  /* sessions that there are */
+    uint32_t nopen;  /* sessions in the lease table */
     uint16_t search_from;
 } session_table;
 
@@ -88,5 +88,14 @@ void session_set_state(session_table *table, session *s, enum shm_session_state 
 
 /* lease_end_some() of a session in state ENDING. True: it is over, s is gone. */
 bool session_end_step(session_table *table, session *s, unsigned budget) __attribute__((warn_unused_result));
+
+/*
+ * Check the table in spans, the sessions, and by lease_validate() what they hold. 0, -EUCLEAN after printing what
+ * differs. Linear in sessions and spans.
+ */
+int session_table_validate(const session_table *table, FILE *err) __attribute__((warn_unused_result));
+
+/* Print a line for each session. */
+void session_table_dump(const session_table *table, FILE *out);
 
 #endif

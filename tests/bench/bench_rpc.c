@@ -13,7 +13,7 @@
  *   memory       the daemon's resident memory for each of 1000 attached clients, then after a refill of each.
  *
  * Client and server are bound to processors: left to itself, the scheduler puts one server on the client's processor
- * and the other on another one, where waking it up takes five times as long, and keeps them there. So round trips are
+ * and the other on another one, where waking it up takes five times as long, and leaves them there. So round trips are
  * measured with both on one processor and on two; the ratio in JSON is the larger one.
  *
  * Prints the medians of the rounds; --json: one object. Asserts nothing.

@@ -1,4 +1,4 @@
-/* One process builds a list in the shared heap and names it; another one finds it, reads it and frees it. */
+/* One process builds a list in the shared heap and names it; another one reads and frees it. */
 #include <stdio.h>
 #include <sys/wait.h>
 #include <unistd.h>

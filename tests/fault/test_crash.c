@@ -4,9 +4,9 @@
  * it, what had been told to others is whole, the daemon's tables agree, and what is lost is at most one object for
  * each thread of the dead process.
  *
- * The workload keeps what it allocates in a table in the shared heap, so that others can find it: a slot is set right
+ * The workload holds what it allocates in a table in the shared heap, so that others can find it: an entry is set right
  * after an object is made, and cleared right after it is freed. Who dies in between leaves at most one object that no
- * slot names, or one slot whose object is gone.
+ * entry names, or one entry whose object is gone.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -26,7 +26,7 @@
 #include "shm/limits.h"
 #include "tests/support/attach.h"
 
-#define SLOTS   3000
+#define ENTRIES   3000
 #define THREADS 2
 
 typedef struct object {
@@ -36,8 +36,8 @@ typedef struct object {
 
 /* In the shared heap. */
 typedef struct table {
-    void *_Atomic objects[SLOTS];
-    void *_Atomic tiny[SLOTS];
+    void *_Atomic objects[ENTRIES];
+    void *_Atomic tiny[ENTRIES];
     void *_Atomic large[16];
 } table;
 
@@ -60,7 +60,7 @@ static int make_table(const fixture *f, void *arg)
     return 0;
 }
 
-static void put(void *_Atomic *slot, size_t size, bool noscan)
+static void put(void *_Atomic *entry, size_t size, bool noscan)
 {
     object *o = noscan ? goalloc_malloc_noscan(size) : goalloc_malloc(size);
 
@@ -69,7 +69,7 @@ static void put(void *_Atomic *slot, size_t size, bool noscan)
         *o = (object){ size, (uintptr_t)o ^ size };
     else
         memset(o, 0x5a, size);
-    *slot = o;
+    *entry = o;
 }
 
 static void check_object(const object *o)
@@ -82,15 +82,15 @@ static void check_object(const object *o)
         CHECK(*(const unsigned char *)o == 0x5a);
 }
 
-static void take(void *_Atomic *slot)
+static void take(void *_Atomic *entry)
 {
-    object *o = *slot;
+    object *o = *entry;
 
     if (o == NULL)
         return;
     check_object(o);
     CHECK(goalloc_free_checked(o) == 0);
-    *slot = NULL;
+    *entry = NULL;
 }
 
 /* The other thread frees a part of what the first has made: remote frees, to be folded. */
@@ -98,7 +98,7 @@ static void *free_some(void *data)
 {
     table *t = data;
 
-    for (int i = 0; i < SLOTS; i += 3) {
+    for (int i = 0; i < ENTRIES; i += 3) {
         take(&t->objects[i]);
         take(&t->tiny[i]);
     }
@@ -159,7 +159,7 @@ static int work_default(const char *socket)
         take(&t->large[i]);
     goalloc_free(goalloc_malloc((size_t)160 << 20)); /* so much that memory is prepared ahead */
     for (int round = 0; round < 3; round++) {
-        for (int i = 0; i < SLOTS; i++) {
+        for (int i = 0; i < ENTRIES; i++) {
             if (t->objects[i] == NULL)
                 put(&t->objects[i], sizeof(object) + (size_t)(i % 40) * 24, i % 2);
             if (t->tiny[i] == NULL)
@@ -171,13 +171,13 @@ static int work_default(const char *socket)
         }
         resize_large(t);
         join_free_some(t);
-        for (int i = 0; i < SLOTS; i += 3) { /* from the places that the other thread has freed */
+        for (int i = 0; i < ENTRIES; i += 3) { /* from the places that the other thread has freed */
             if (t->objects[i] == NULL)
                 put(&t->objects[i], sizeof(object) + (size_t)(i % 40) * 24, i % 2);
             if (t->tiny[i] == NULL)
                 put(&t->tiny[i], 1 + (size_t)i % 15, true);
         }
-        for (int i = 1; i < SLOTS; i += 4) {
+        for (int i = 1; i < ENTRIES; i += 4) {
             take(&t->objects[i]);
             take(&t->tiny[i]);
         }
@@ -222,15 +222,15 @@ static int work_reclaim(const char *socket)
 /* A large object of this process that another process frees: the daemon ends its lease. */
 static void have_a_run_freed(void)
 {
-    void *_Atomic slot = NULL;
+    void *_Atomic entry = NULL;
     pid_t pid;
 
-    put(&slot, SHM_RUN_BYTES_MAX + 1, false);
+    put(&entry, SHM_RUN_BYTES_MAX + 1, false);
     pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {
         goalloc_free(goalloc_malloc(8)); /* with a session, it tells the daemon of the run */
-        goalloc_free(slot);
+        goalloc_free(entry);
         _exit(0);
     }
     CHECK(child_wait(pid) == 0);
@@ -264,7 +264,7 @@ static int hold(const fixture *f, void *arg)
     return 0;
 }
 
-/* Free all that the table names. Exit status: slots whose objects were gone. */
+/* Free all that the table names. Exit status: entries whose objects were gone. */
 static int clean_up(const fixture *f, void *arg)
 {
     table *t;
@@ -273,11 +273,11 @@ static int clean_up(const fixture *f, void *arg)
     (void)arg;
     must_attach(f, 0);
     t = the_table();
-    for (int i = 0; i < 2 * SLOTS + 16; i++) {
-        void *_Atomic *slot = i < SLOTS       ? &t->objects[i]
-                              : i < 2 * SLOTS ? &t->tiny[i - SLOTS]
-                                              : &t->large[i - 2 * SLOTS];
-        void *p = *slot;
+    for (int i = 0; i < 2 * ENTRIES + 16; i++) {
+        void *_Atomic *entry = i < ENTRIES       ? &t->objects[i]
+                              : i < 2 * ENTRIES ? &t->tiny[i - ENTRIES]
+                                              : &t->large[i - 2 * ENTRIES];
+        void *p = *entry;
 
         if (p == NULL)
             continue;
@@ -334,7 +334,7 @@ static void settle(const fixture *f, const char *name, int most_gone, uint64_t m
     ngone = child_run(f, clean_up, NULL);
     nlost = objects_left(f);
     if (ngone > most_gone || nlost > most_lost)
-        fail_msg("%s: %d slots without their objects, %llu objects lost", name, ngone, (unsigned long long)nlost);
+        fail_msg("%s: %d entries without their objects, %llu objects lost", name, ngone, (unsigned long long)nlost);
     assert_true(fixture_is_whole(f));
 }
 
@@ -351,7 +351,7 @@ static void worker_dies(const char *name, const char *mode, unsigned nth)
     assert_int_equal(run_work(&f, "default", NULL), 0); /* objects of another process, to be freed and adopted */
     if (run_work(&f, mode, crash) != 1000 + SIGKILL)
         fail_msg("no worker comes by %s for the %uth time", name, nth);
-    /* Objects that a session adopted before it died go with it, so their slots are empty then. */
+    /* Objects that a session adopted before it died go with it, so their entries are empty then. */
     settle(&f, name, strcmp(mode, "reclaim") == 0 ? 20 : THREADS, THREADS);
     assert_true(fixture_stop(&f));
 }

@@ -22,45 +22,6 @@
 #include "shm/layout.h"
 #include "tests/support/attach.h"
 
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
-static int setup_huge(void **state)
-{
-    static const char *const options[] = { "--reserve", "16T", "--base", "0x100000000000", NULL };
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, options);
-    *state = f;
-    return 0;
-}
-#endif
-
-static int setup_small(void **state)
-{
-    static const char *const options[] = { "--reserve", "64M", NULL };
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, options);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
-}
-
 static int attach_to(const char *path, int timeout_ms)
 {
     goalloc_options options = GOALLOC_OPTIONS_INIT;
@@ -660,26 +621,25 @@ static void spans_descriptor_is_readonly_and_cannot_be_reopened_or_resized(void 
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(attach_to_nothing_says_what_is_missing),
-        TEST(attach_to_another_version_or_abi_is_refused_by_both_sides),
-        TEST(attach_with_the_address_taken_is_an_error_and_moves_nothing),
-        TEST(second_daemon_on_the_same_socket_is_refused),
-        TEST(file_that_is_no_socket_is_not_replaced),
-        TEST(stale_socket_of_a_dead_daemon_is_replaced),
-        TEST(wrong_command_lines_are_refused),
-        cmocka_unit_test_setup_teardown(exhausted_heap_gives_enomem_and_goes_on_after_frees, setup_small, teardown),
+        FIXTURE_TEST(attach_to_nothing_says_what_is_missing),
+        FIXTURE_TEST(attach_to_another_version_or_abi_is_refused_by_both_sides),
+        FIXTURE_TEST(attach_with_the_address_taken_is_an_error_and_moves_nothing),
+        FIXTURE_TEST(second_daemon_on_the_same_socket_is_refused),
+        FIXTURE_TEST(file_that_is_no_socket_is_not_replaced),
+        FIXTURE_TEST(stale_socket_of_a_dead_daemon_is_replaced),
+        FIXTURE_TEST(wrong_command_lines_are_refused),
+        FIXTURE_TEST_WITH(exhausted_heap_gives_enomem_and_goes_on_after_frees, "--reserve", "64M"),
 #if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__) /* which have no room for such a mapping */
-        cmocka_unit_test_setup_teardown(more_memory_than_the_system_has_is_enomem, setup_huge, teardown),
+        FIXTURE_TEST_WITH(more_memory_than_the_system_has_is_enomem, "--reserve", "16T", "--base", "0x100000000000"),
 #endif
-        TEST(session_limit_gives_enomem),
-        TEST(absurd_sizes_and_alignments_are_errors),
-        TEST(bad_frees_are_detected_and_change_nothing),
-        TEST(double_free_by_owner_and_another_process_is_detected),
-        TEST(goalloc_free_of_a_bad_pointer_aborts),
-        TEST(bad_root_names_and_targets_are_refused),
-        TEST(spans_descriptor_is_readonly_and_cannot_be_reopened_or_resized),
+        FIXTURE_TEST(session_limit_gives_enomem),
+        FIXTURE_TEST(absurd_sizes_and_alignments_are_errors),
+        FIXTURE_TEST(bad_frees_are_detected_and_change_nothing),
+        FIXTURE_TEST(double_free_by_owner_and_another_process_is_detected),
+        FIXTURE_TEST(goalloc_free_of_a_bad_pointer_aborts),
+        FIXTURE_TEST(bad_root_names_and_targets_are_refused),
+        FIXTURE_TEST(spans_descriptor_is_readonly_and_cannot_be_reopened_or_resized),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

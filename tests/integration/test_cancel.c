@@ -10,28 +10,10 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 
 #include "tests/support/waits.h"
 
 #define TIMEOUT_MS 8000
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
-}
 
 static void *check_served_by_thread(void *arg)
 {
@@ -250,11 +232,10 @@ static void threads_cancelled_at_random_hold_nobody_up_and_lose_nothing(void **s
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(thread_cancelled_in_a_request_holds_nobody_up),
-        TEST(thread_cancelled_in_the_first_attach_holds_nobody_up),
-        TEST(threads_cancelled_at_random_hold_nobody_up_and_lose_nothing),
+        FIXTURE_TEST(thread_cancelled_in_a_request_holds_nobody_up),
+        FIXTURE_TEST(thread_cancelled_in_the_first_attach_holds_nobody_up),
+        FIXTURE_TEST(threads_cancelled_at_random_hold_nobody_up_and_lose_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

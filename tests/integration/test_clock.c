@@ -10,7 +10,6 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -31,23 +30,6 @@ __attribute__((visibility("default"))) int clock_gettime(clockid_t clock, struct
     if (r == 0 && clock == CLOCK_REALTIME)
         ret->tv_sec += ahead_s;
     return r;
-}
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
 }
 
 static const time_t dates_s[] = { HOUR_S, -HOUR_S };
@@ -160,10 +142,9 @@ static void first_attach_waits_for_another_by_no_date(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(request_waits_for_another_by_no_date),
-        TEST(first_attach_waits_for_another_by_no_date),
+        FIXTURE_TEST(request_waits_for_another_by_no_date),
+        FIXTURE_TEST(first_attach_waits_for_another_by_no_date),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

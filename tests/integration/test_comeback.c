@@ -26,7 +26,7 @@
 
 #define WORKERS 2
 #define THREADS 4
-#define SLOTS 6
+#define ENTRIES 6
 #define BOXES 8
 #define FDS_MAX 1024
 
@@ -130,27 +130,27 @@ static size_t size_for(const common *c, uint64_t r)
 static void *churn(void *data)
 {
     worker *w = data;
-    unsigned char *slots[SLOTS] = { NULL };
+    unsigned char *entries[ENTRIES] = { NULL };
     uint64_t nobjects = 0;
 
     while (!atomic_load_explicit(&w->c->stop, memory_order_relaxed)) {
         uint64_t r = test_random(&w->seed);
-        unsigned char **slot = &slots[r % (w->c->pass ? SLOTS : 2)];
+        unsigned char **entry = &entries[r % (w->c->pass ? ENTRIES : 2)];
 
         r >>= 8;
-        if (*slot == NULL) {
-            *slot = allocate(size_for(w->c, r), (uint64_t)w->number << 48 | ++nobjects);
+        if (*entry == NULL) {
+            *entry = allocate(size_for(w->c, r), (uint64_t)w->number << 48 | ++nobjects);
         } else if (w->c->pass && r % 4 != 0) {
-            check(*slot);
-            *slot = atomic_exchange(&w->c->boxes[(r >> 8) % BOXES], *slot);
+            check(*entry);
+            *entry = atomic_exchange(&w->c->boxes[(r >> 8) % BOXES], *entry);
         } else {
-            check_and_free(*slot);
-            *slot = NULL;
+            check_and_free(*entry);
+            *entry = NULL;
         }
     }
-    for (size_t i = 0; i < SLOTS; i++) {
-        if (slots[i] != NULL)
-            check_and_free(slots[i]);
+    for (size_t i = 0; i < ENTRIES; i++) {
+        if (entries[i] != NULL)
+            check_and_free(entries[i]);
     }
     return NULL;
 }

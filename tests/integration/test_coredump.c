@@ -61,21 +61,11 @@ static report *told;
 
 static int setup(void **state)
 {
-    static const char *const options[] = { "--reserve", "1G", NULL };
-    fixture *f = malloc(sizeof(*f));
+    static const char *options[] = { "--reserve", "1G", NULL };
 
     memset(told, 0, sizeof(*told));
-    fixture_start(f, options);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
+    *state = options;
+    return fixture_setup(state);
 }
 
 /* True if the kernel writes a file that begins with "core" into the working directory, and soon. */
@@ -371,21 +361,16 @@ static void check_core_describes(const core *c, const char *object)
 
 /* --- tests --- */
 
-static void make_dir(char *dir)
-{
-    (void)strcpy(dir, "/tmp/goalloc-core-XXXXXX");
-    assert_non_null(mkdtemp(dir));
-}
-
 /* Run a child that dies of a signal. True: *ret is its core; false: there are none here. */
 static bool run(const fixture *f, child_fn fn, uint32_t flags, enum way way, core *ret)
 {
-    char dir[64];
+    char dir[sizeof(f->dir) + 8];
     int status;
 
     told->flags = flags;
     told->way = way;
-    make_dir(dir);
+    (void)snprintf(dir, sizeof(dir), "%s/XXXXXX", f->dir);
+    assert_non_null(mkdtemp(dir));
     status = child_run(f, fn, dir);
     *ret = core_take(dir);
     assert_int_equal(status, 1000 + way_signal[way]);
@@ -706,17 +691,17 @@ static void daemon_keeps_the_heap_out_of_its_dumps(void **state)
 
 int main(void)
 {
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, fixture_teardown)
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(daemon_keeps_the_heap_out_of_its_dumps, setup, teardown),
-        cmocka_unit_test_setup_teardown(dump_without_the_flag_holds_nothing_of_the_heap, setup, teardown),
-        cmocka_unit_test_setup_teardown(dump_with_the_flag_holds_what_is_in_use, setup, teardown),
-        cmocka_unit_test_setup_teardown(dump_with_files_holds_the_tables_and_read_only_heaps, setup, teardown),
-        cmocka_unit_test_setup_teardown(dump_of_a_forked_child_holds_what_is_in_use, setup, teardown),
-        cmocka_unit_test_setup_teardown(dump_of_a_heap_in_many_pieces_holds_them_with_the_gaps, setup, teardown),
-        cmocka_unit_test_setup_teardown(dump_of_a_heap_in_many_far_pieces_holds_the_first_without_gaps, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(attach_with_the_flag_leaves_the_programs_handlers_alone, setup, teardown),
-        cmocka_unit_test_setup_teardown(handler_called_by_a_later_one_does_its_work, setup, teardown),
+        TEST(daemon_keeps_the_heap_out_of_its_dumps),
+        TEST(dump_without_the_flag_holds_nothing_of_the_heap),
+        TEST(dump_with_the_flag_holds_what_is_in_use),
+        TEST(dump_with_files_holds_the_tables_and_read_only_heaps),
+        TEST(dump_of_a_forked_child_holds_what_is_in_use),
+        TEST(dump_of_a_heap_in_many_pieces_holds_them_with_the_gaps),
+        TEST(dump_of_a_heap_in_many_far_pieces_holds_the_first_without_gaps),
+        TEST(attach_with_the_flag_leaves_the_programs_handlers_alone),
+        TEST(handler_called_by_a_later_one_does_its_work),
     };
 
     told = mmap(NULL, sizeof(*told), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

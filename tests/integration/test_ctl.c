@@ -8,7 +8,6 @@
 #include <cmocka.h>
 
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -16,26 +15,6 @@
 #include "shm/layout.h"
 #include "tests/support/objects.h"
 #include "tests/support/rawheap.h"
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    bool clean;
-
-    (void)kill(f->daemon, SIGCONT);
-    clean = fixture_stop(f);
-    free(f);
-    return clean ? 0 : -1;
-}
 
 static double now_s(void)
 {
@@ -235,13 +214,11 @@ static void sessions_of_a_daemon_with_any_label_has_its_row(void **state)
     static const char *const json[] = { "--json", "sessions", NULL };
     static const char *const plain[] = { "sessions", NULL };
     static char out[1 << 16];
-    fixture fake = { .daemon = 0 };
+    fixture fake;
     struct sockaddr_un address = { .sun_family = AF_UNIX };
 
     (void)state;
-    (void)snprintf(fake.dir, sizeof(fake.dir), "/tmp/goalloc-test.XXXXXX");
-    assert_non_null(mkdtemp(fake.dir));
-    (void)snprintf(fake.socket, sizeof(fake.socket), "%s/socket", fake.dir);
+    fixture_make_place(&fake);
     memcpy(address.sun_path, fake.socket, sizeof(fake.socket));
     for (size_t i = 0; i < 3; i++) {
         int listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -269,18 +246,16 @@ static void sessions_of_a_daemon_with_any_label_has_its_row(void **state)
         (void)close(listen_fd);
         (void)unlink(fake.socket);
     }
-    (void)rmdir(fake.dir);
 }
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(every_command_ends_in_time_when_the_daemon_has_stopped),
-        TEST(without_a_timeout_it_is_5_s),
-        TEST(a_daemon_that_answers_late_but_in_time_is_waited_for),
-        TEST(a_timeout_that_is_none_is_refused),
-        TEST(sessions_shows_every_label_as_text),
+        FIXTURE_TEST(every_command_ends_in_time_when_the_daemon_has_stopped),
+        FIXTURE_TEST(without_a_timeout_it_is_5_s),
+        FIXTURE_TEST(a_daemon_that_answers_late_but_in_time_is_waited_for),
+        FIXTURE_TEST(a_timeout_that_is_none_is_refused),
+        FIXTURE_TEST(sessions_shows_every_label_as_text),
         cmocka_unit_test(sessions_of_a_daemon_with_any_label_has_its_row),
     };
 

@@ -8,40 +8,20 @@
 #include <cmocka.h>
 
 #include <signal.h>
-#include <stdlib.h>
 
 #include "shm/sizeclass.h"
 #include "tests/support/objects.h"
 
-#define SLOTS 6000u
+#define ENTRIES 6000u
 #define BYTES 64u
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    bool whole = fixture_is_whole(f);
-    bool clean = fixture_stop(f);
-
-    free(f);
-    return clean && whole ? 0 : -1;
-}
 
 /* --- workers; the objects stand in a table in the heap --- */
 
 typedef struct job {
-    unsigned from, to;           /* slots to fill */
+    unsigned from, to;           /* entries to fill */
     unsigned free_from, free_to; /* and to empty, first */
     bool dies;
-    uint64_t seed; /* not 0: every slot at random instead */
+    uint64_t seed; /* not 0: every entry at random instead */
 } job;
 
 static void **the_table(const fixture *f)
@@ -50,23 +30,23 @@ static void **the_table(const fixture *f)
 
     must_attach(f, 0);
     if (goalloc_root_get("table", &p) < 0) {
-        p = goalloc_calloc(SLOTS, sizeof(void *));
+        p = goalloc_calloc(ENTRIES, sizeof(void *));
         CHECK(p != NULL && goalloc_root_set("table", p) == 0);
     }
     return p;
 }
 
-static void take(void **slot)
+static void take(void **entry)
 {
-    if (*slot != NULL)
-        goalloc_free(*slot);
-    *slot = NULL;
+    if (*entry != NULL)
+        goalloc_free(*entry);
+    *entry = NULL;
 }
 
-static void put(void **slot, uint64_t random)
+static void put(void **entry, uint64_t random)
 {
-    *slot = random % 8 == 0 ? goalloc_malloc_noscan(1 + random % 15) : goalloc_malloc(BYTES << random % 3);
-    CHECK(*slot != NULL);
+    *entry = random % 8 == 0 ? goalloc_malloc_noscan(1 + random % 15) : goalloc_malloc(BYTES << random % 3);
+    CHECK(*entry != NULL);
 }
 
 static int work(const fixture *f, void *arg)
@@ -79,7 +59,7 @@ static int work(const fixture *f, void *arg)
         take(&table[i]);
     for (unsigned i = j->from; i < j->to; i++)
         CHECK((table[i] = goalloc_malloc(BYTES)) != NULL);
-    for (unsigned i = 0; seed != 0 && i < SLOTS; i++) {
+    for (unsigned i = 0; seed != 0 && i < ENTRIES; i++) {
         uint64_t r = test_random(&seed);
 
         if (r % 4 == 0)
@@ -202,18 +182,17 @@ static void left_by_all_is_never_more_than_what_lives(void **state)
         if (i % 16 == 0)
             assert_true(fixture_is_whole(f));
     }
-    (void)run(f, (job){ .free_from = 0, .free_to = SLOTS });
-    assert_in_range(live_objects(f), 1, 300); /* who dies has at most some that no slot names */
+    (void)run(f, (job){ .free_from = 0, .free_to = ENTRIES });
+    assert_in_range(live_objects(f), 1, 300); /* who dies has at most some that no entry names */
     assert_in_range(left_by(f, 0), 0, live_objects(f));
 }
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(left_falls_as_others_free_it),
-        TEST(left_in_spans_with_others_objects_is_its_own),
-        TEST(left_by_all_is_never_more_than_what_lives),
+        FIXTURE_TEST(left_falls_as_others_free_it),
+        FIXTURE_TEST(left_in_spans_with_others_objects_is_its_own),
+        FIXTURE_TEST(left_by_all_is_never_more_than_what_lives),
     };
 
     return cmocka_run_group_tests_name("what sessions have left", tests, NULL, NULL);

@@ -9,32 +9,12 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #include "proto/channel.h"
 #include "shm/units.h"
 #include "tests/support/attach.h"
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    bool whole = fixture_is_whole(f);
-    bool clean = fixture_stop(f);
-
-    free(f);
-    return clean && whole ? 0 : -1;
-}
 
 /* --- clients that do not read --- */
 
@@ -105,9 +85,8 @@ static void trim_of_a_session_that_does_not_read_leaves_no_peer(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(trim_of_a_session_that_does_not_read_leaves_no_peer),
+        FIXTURE_TEST(trim_of_a_session_that_does_not_read_leaves_no_peer),
     };
 
     return cmocka_run_group_tests_name("connections in the daemon", tests, NULL, NULL);

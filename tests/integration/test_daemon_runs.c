@@ -8,30 +8,10 @@
 #include <cmocka.h>
 
 #include <pthread.h>
-#include <stdlib.h>
 
 #include "tests/support/rawheap.h"
 
 #define RUN_PAGES 40u
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    bool whole = fixture_is_whole(f);
-    bool clean = fixture_stop(f);
-
-    free(f);
-    return clean && whole ? 0 : -1;
-}
 
 static uint64_t live_objects(const fixture *f)
 {
@@ -147,7 +127,7 @@ static void return_of_a_run_that_is_none_disconnects(void **state)
 /* --- two that free one object at the same time --- */
 
 #define CLAIM_ROUNDS 4000
-#define CLAIM_SPINS 256u /* by which the lessee comes later when it has won, else earlier: so the two keep meeting */
+#define CLAIM_SPINS 256u /* by which the lessee comes later when it has won, else earlier: so the two meet again and again */
 
 typedef struct claimer {
     const rawheap *heap;
@@ -219,13 +199,12 @@ static void free_by_lessee_and_by_another_has_one_winner(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(return_of_a_run_that_another_has_freed_is_passed_over),
-        TEST(return_of_a_run_without_object_frees_its_pages),
-        TEST(return_of_a_reclaiming_sessions_run_keeps_a_live_object),
-        TEST(return_of_a_run_that_is_none_disconnects),
-        TEST(free_by_lessee_and_by_another_has_one_winner),
+        FIXTURE_TEST(return_of_a_run_that_another_has_freed_is_passed_over),
+        FIXTURE_TEST(return_of_a_run_without_object_frees_its_pages),
+        FIXTURE_TEST(return_of_a_reclaiming_sessions_run_keeps_a_live_object),
+        FIXTURE_TEST(return_of_a_run_that_is_none_disconnects),
+        FIXTURE_TEST(free_by_lessee_and_by_another_has_one_winner),
     };
 
     return cmocka_run_group_tests_name("runs in the daemon", tests, NULL, NULL);

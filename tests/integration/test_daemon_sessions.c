@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -17,25 +16,6 @@
 #include "tests/support/rawheap.h"
 
 #define NOBODY 65534u
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    bool whole = fixture_is_whole(f);
-    bool clean = fixture_stop(f);
-
-    free(f);
-    return clean && whole ? 0 : -1;
-}
 
 /* --- coming back as another user --- */
 
@@ -111,9 +91,9 @@ static bool publish_by_bit(const rawheap *heap, uint32_t first, const rawheap *o
     (void)u64_fetch_or_acq_rel(shm_kept_bits(&heap->map, span), 1);
     fence_seq_cst();
 
-    const shm_session *slot = &heap->map.sessions[owner->session];
+    const shm_session *entry = &heap->map.sessions[owner->session];
 
-    return u32_load_acquire(&slot->epoch) == owner->epoch && u32_load_acquire(&slot->state) < SHM_SESSION_ENDING &&
+    return u32_load_acquire(&entry->epoch) == owner->epoch && u32_load_acquire(&entry->state) < SHM_SESSION_ENDING &&
            rawheap_leases(owner, span);
 }
 
@@ -179,7 +159,7 @@ static void publish_while_the_owner_ends_is_kept_or_refused(void **state)
 #define NOFILE 80u
 #define CONNECTIONS 200
 
-/* Open sessions until the daemon refuses. How many; *ret_heaps has their connections. */
+/* Open sessions until the daemon refuses; their connections are in heaps. Returns how many there are. */
 static unsigned attach_until_refused(const fixture *f, rawheap *heaps)
 {
     Goallocd__Attach ask = rawheap_attach_init();
@@ -323,12 +303,11 @@ static void process_comes_back_when_there_are_descriptors_again(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(reattach_of_a_process_that_has_become_another_user_succeeds),
-        TEST(publish_while_the_owner_ends_is_kept_or_refused),
-        TEST(attach_without_descriptors_is_refused_and_the_daemon_still_answers),
-        TEST(process_comes_back_when_there_are_descriptors_again),
+        FIXTURE_TEST(reattach_of_a_process_that_has_become_another_user_succeeds),
+        FIXTURE_TEST(publish_while_the_owner_ends_is_kept_or_refused),
+        FIXTURE_TEST(attach_without_descriptors_is_refused_and_the_daemon_still_answers),
+        FIXTURE_TEST(process_comes_back_when_there_are_descriptors_again),
     };
 
     return cmocka_run_group_tests_name("sessions in the daemon", tests, NULL, NULL);

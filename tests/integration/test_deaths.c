@@ -23,23 +23,6 @@
 
 extern char **environ;
 
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
-}
-
 static double now_ms(void)
 {
     struct timespec ts;
@@ -390,14 +373,13 @@ static void process_that_starts_others_keeps_its_heap(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(leases_end_whichever_way_a_worker_goes),
-        TEST(what_a_dead_worker_left_behind_is_shown),
-        TEST(objects_of_a_dead_reclaim_session_are_freed_without_delaying_others),
-        TEST(stopped_worker_holds_up_nobody),
-        TEST(parent_and_child_free_each_others_and_die_in_either_order),
-        TEST(process_that_starts_others_keeps_its_heap),
+        FIXTURE_TEST(leases_end_whichever_way_a_worker_goes),
+        FIXTURE_TEST(what_a_dead_worker_left_behind_is_shown),
+        FIXTURE_TEST(objects_of_a_dead_reclaim_session_are_freed_without_delaying_others),
+        FIXTURE_TEST(stopped_worker_holds_up_nobody),
+        FIXTURE_TEST(parent_and_child_free_each_others_and_die_in_either_order),
+        FIXTURE_TEST(process_that_starts_others_keeps_its_heap),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

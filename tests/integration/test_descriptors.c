@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -34,23 +33,6 @@ __attribute__((visibility("default"))) const char *__tsan_default_suppressions(v
     return "race:close_all_while_another_waits\n";
 }
 #endif
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
-}
 
 static bool is_open(int fd)
 {
@@ -429,13 +411,12 @@ static void descriptor_of_the_library_is_out_of_the_way(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(program_that_closes_all_descriptors_comes_back_to_its_session),
-        TEST(fork_and_detach_leave_the_programs_descriptors_open),
-        TEST(request_whose_descriptor_is_closed_is_answered),
-        TEST(program_that_takes_all_numbers_keeps_them),
-        TEST(descriptor_of_the_library_is_out_of_the_way),
+        FIXTURE_TEST(program_that_closes_all_descriptors_comes_back_to_its_session),
+        FIXTURE_TEST(fork_and_detach_leave_the_programs_descriptors_open),
+        FIXTURE_TEST(request_whose_descriptor_is_closed_is_answered),
+        FIXTURE_TEST(program_that_takes_all_numbers_keeps_them),
+        FIXTURE_TEST(descriptor_of_the_library_is_out_of_the_way),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

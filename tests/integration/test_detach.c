@@ -20,25 +20,6 @@
 #include "tests/support/objects.h"
 #include "tests/support/steps.h"
 
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    bool whole = fixture_is_whole(f);
-    bool clean = fixture_stop(f);
-
-    free(f);
-    return clean && whole ? 0 : -1;
-}
-
 /* --- threads that exit --- */
 
 #define THREADS 6
@@ -392,9 +373,9 @@ static void malloc_after_detach_fails_until_the_next_attach(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(detach_while_threads_exit_loses_nothing, setup, teardown),
-        cmocka_unit_test_setup_teardown(detach_at_any_step_of_a_thread_that_exits_loses_nothing, setup, teardown),
-        cmocka_unit_test_setup_teardown(malloc_after_detach_fails_until_the_next_attach, setup, teardown),
+        FIXTURE_TEST(detach_while_threads_exit_loses_nothing),
+        FIXTURE_TEST(detach_at_any_step_of_a_thread_that_exits_loses_nothing),
+        FIXTURE_TEST(malloc_after_detach_fails_until_the_next_attach),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,29 +11,9 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include "tests/support/objects.h"
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    bool whole = fixture_is_whole(f);
-    bool clean = fixture_stop(f);
-
-    free(f);
-    return clean && whole ? 0 : -1;
-}
 
 /* --- what a thread leaves --- */
 
@@ -421,14 +401,13 @@ static void thousand_short_threads_do_not_make_the_heap_grow(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(spans_of_exited_threads_are_used_without_a_request),
-        TEST(frees_of_what_exited_threads_left_are_checked),
-        TEST(published_bits_go_with_objects_of_spans_taken_over),
-        TEST(forked_child_frees_what_exited_threads_left),
-        TEST(threads_that_come_and_go_free_each_others_objects),
-        TEST(thousand_short_threads_do_not_make_the_heap_grow),
+        FIXTURE_TEST(spans_of_exited_threads_are_used_without_a_request),
+        FIXTURE_TEST(frees_of_what_exited_threads_left_are_checked),
+        FIXTURE_TEST(published_bits_go_with_objects_of_spans_taken_over),
+        FIXTURE_TEST(forked_child_frees_what_exited_threads_left),
+        FIXTURE_TEST(threads_that_come_and_go_free_each_others_objects),
+        FIXTURE_TEST(thousand_short_threads_do_not_make_the_heap_grow),
     };
 
     return cmocka_run_group_tests_name("exits", tests, NULL, NULL);

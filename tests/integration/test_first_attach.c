@@ -17,23 +17,6 @@
 
 #define TIMEOUT_MS 10000
 
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start_kept(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
-}
-
 /* --- a daemon that dies between connect and reply --- */
 
 #define ACCEPTED 5
@@ -321,13 +304,12 @@ static void process_that_never_was_attached_attaches_by_itself(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(attach_that_loses_its_daemon_asks_the_next_one),
-        TEST(forked_child_that_loses_its_daemon_asks_the_next_one),
-        TEST(child_that_allocates_once_never_fails_while_daemons_are_killed),
-        TEST(process_that_has_left_stays_away_until_it_attaches),
-        TEST(process_that_never_was_attached_attaches_by_itself),
+        FIXTURE_TEST_KEPT(attach_that_loses_its_daemon_asks_the_next_one),
+        FIXTURE_TEST_KEPT(forked_child_that_loses_its_daemon_asks_the_next_one),
+        FIXTURE_TEST_KEPT(child_that_allocates_once_never_fails_while_daemons_are_killed),
+        FIXTURE_TEST_KEPT(process_that_has_left_stays_away_until_it_attaches),
+        FIXTURE_TEST_KEPT(process_that_never_was_attached_attaches_by_itself),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,23 +18,6 @@
 
 #define TIMEOUT_MS 8000
 
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start_kept(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
-}
-
 /* fork(), which must not wait. */
 static pid_t fork_quickly(void)
 {
@@ -328,12 +311,11 @@ static void child_of_an_unfinished_attach_has_the_heap_and_keeps_no_session(void
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(fork_does_not_wait_for_a_request),
-        TEST(fork_does_not_wait_for_the_first_attach),
-        TEST(process_that_restarts_its_daemon_needs_no_time_out),
-        TEST(child_of_an_unfinished_attach_has_the_heap_and_keeps_no_session),
+        FIXTURE_TEST_KEPT(fork_does_not_wait_for_a_request),
+        FIXTURE_TEST_KEPT(fork_does_not_wait_for_the_first_attach),
+        FIXTURE_TEST_KEPT(process_that_restarts_its_daemon_needs_no_time_out),
+        FIXTURE_TEST_KEPT(child_of_an_unfinished_attach_has_the_heap_and_keeps_no_session),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,26 +9,8 @@
 #include <cmocka.h>
 
 #include <pthread.h>
-#include <stdlib.h>
 
 #include "tests/support/waits.h"
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start_kept(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
-}
 
 /* --- requests --- */
 
@@ -292,11 +274,10 @@ static void free_does_not_wait_for_the_daemon(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(daemon_that_is_gone_is_waited_for_once),
-        TEST(daemon_that_is_stopped_is_waited_for_once),
-        TEST(free_does_not_wait_for_the_daemon),
+        FIXTURE_TEST_KEPT(daemon_that_is_gone_is_waited_for_once),
+        FIXTURE_TEST_KEPT(daemon_that_is_stopped_is_waited_for_once),
+        FIXTURE_TEST_KEPT(free_does_not_wait_for_the_daemon),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -17,25 +17,6 @@
 #define SMALL 32768u         /* the largest size class */
 #define RUN   (256u * 1024u) /* the largest object that is not a large one */
 
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    bool whole = fixture_is_whole(f);
-    bool clean = fixture_stop(f);
-
-    free(f);
-    return clean && whole ? 0 : -1;
-}
-
 /* Requests that the process has sent, but for those that asked for the number. */
 static uint64_t nrequests(void)
 {
@@ -224,11 +205,11 @@ static void attach_without_descriptors_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(realloc_of_each_size_stays_or_moves_as_documented, setup, teardown),
-        cmocka_unit_test_setup_teardown(malloc_of_what_was_freed_asks_nobody, setup, teardown),
-        cmocka_unit_test_setup_teardown(aligned_alloc_of_pages_asks_each_time, setup, teardown),
-        cmocka_unit_test_setup_teardown(publish_asks_for_the_first_object_of_8_bytes_alone, setup, teardown),
-        cmocka_unit_test_setup_teardown(attach_without_descriptors_is_refused, setup, teardown),
+        FIXTURE_TEST(realloc_of_each_size_stays_or_moves_as_documented),
+        FIXTURE_TEST(malloc_of_what_was_freed_asks_nobody),
+        FIXTURE_TEST(aligned_alloc_of_pages_asks_each_time),
+        FIXTURE_TEST(publish_asks_for_the_first_object_of_8_bytes_alone),
+        FIXTURE_TEST(attach_without_descriptors_is_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

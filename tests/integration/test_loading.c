@@ -20,25 +20,6 @@
 
 #include "tests/support/objects.h"
 
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    bool whole = fixture_is_whole(f);
-    bool clean = fixture_stop(f);
-
-    free(f);
-    return clean && whole ? 0 : -1;
-}
-
 /* --- the first attach --- */
 
 #define THREADS 4
@@ -232,11 +213,9 @@ static void strerror_of_each_error_in_the_header_has_a_text_of_its_own(void **st
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(free_of_null_during_the_first_attach_does_nothing, setup, teardown),
-        cmocka_unit_test_setup_teardown(dlclose_of_the_static_library_while_threads_live_leaves_nothing_behind, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(attach_with_options_that_are_not_initialised_is_an_error_that_says_so, setup,
-                                        teardown),
+        FIXTURE_TEST(free_of_null_during_the_first_attach_does_nothing),
+        FIXTURE_TEST(dlclose_of_the_static_library_while_threads_live_leaves_nothing_behind),
+        FIXTURE_TEST(attach_with_options_that_are_not_initialised_is_an_error_that_says_so),
         cmocka_unit_test(strerror_of_each_error_in_the_header_has_a_text_of_its_own),
     };
 

@@ -23,24 +23,6 @@
 #define LOCKED_MAX    (UINT64_C(2) << 20)  /* of private memory: the table alone has 4 MiB */
 #define NOBODY        65534
 
-static int setup(void **state)
-{
-    static const char *const options[] = { "--reserve", RESERVE, NULL };
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, options);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
-}
-
 static int attach(const fixture *f, uint32_t flags)
 {
     goalloc_options options = GOALLOC_OPTIONS_INIT;
@@ -325,14 +307,14 @@ static void attach_of_a_child_with_little_address_space_changes_all_or_nothing(v
 
 int main(void)
 {
+#define TEST(name) FIXTURE_TEST_WITH(name, "--reserve", RESERVE)
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(attach_after_mlockall_gives_the_reserve_no_memory, setup, teardown),
-        cmocka_unit_test_setup_teardown(attach_of_a_child_with_any_access_gives_the_reserve_no_memory, setup, teardown),
-        cmocka_unit_test_setup_teardown(attach_with_few_pages_to_lock_succeeds_and_with_none_says_so, setup, teardown),
-        cmocka_unit_test_setup_teardown(attach_with_its_range_taken_returns_eexist, setup, teardown),
-        cmocka_unit_test_setup_teardown(attach_with_little_address_space_returns_enomem, setup, teardown),
-        cmocka_unit_test_setup_teardown(attach_of_a_child_with_little_address_space_changes_all_or_nothing, setup,
-                                        teardown),
+        TEST(attach_after_mlockall_gives_the_reserve_no_memory),
+        TEST(attach_of_a_child_with_any_access_gives_the_reserve_no_memory),
+        TEST(attach_with_few_pages_to_lock_succeeds_and_with_none_says_so),
+        TEST(attach_with_its_range_taken_returns_eexist),
+        TEST(attach_with_little_address_space_returns_enomem),
+        TEST(attach_of_a_child_with_little_address_space_changes_all_or_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

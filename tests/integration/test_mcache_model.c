@@ -14,32 +14,33 @@
 #include "shm/limits.h"
 #include "tests/support/attach.h"
 
-#define SLOTS 20000
+#define ENTRIES 20000
 
-typedef struct slot {
+typedef struct entry {
     unsigned char *p;
     size_t size;
     unsigned char fill;
-} slot;
+} entry;
 
 static int compare_addresses(const void *a, const void *b)
 {
-    const slot *x = a;
-    const slot *y = b;
+    const entry *x = a;
+    const entry *y = b;
 
     return (x->p > y->p) - (x->p < y->p);
 }
 
-static uint64_t check_all(const slot *slots)
+static uint64_t check_all(const entry *entries)
 {
-    static slot sorted[SLOTS];
+    static entry sorted[ENTRIES];
     uint64_t n = 0;
 
-    for (int i = 0; i < SLOTS; i++) {
-        if (slots[i].p == NULL)
+    for (int i = 0; i < ENTRIES; i++) {
+        if (entries[i].p == NULL)
             continue;
-        CHECK(slots[i].size == 0 || (slots[i].p[0] == slots[i].fill && slots[i].p[slots[i].size - 1] == slots[i].fill));
-        sorted[n++] = slots[i];
+        CHECK(entries[i].size == 0 || (entries[i].p[0] == entries[i].fill &&
+                                       entries[i].p[entries[i].size - 1] == entries[i].fill));
+        sorted[n++] = entries[i];
     }
     if (n > 0)
         qsort(sorted, n, sizeof(*sorted), compare_addresses);
@@ -59,7 +60,7 @@ static size_t random_size(uint64_t r)
     return (r >> 8) % 600;
 }
 
-static void allocate(slot *s, uint64_t r)
+static void allocate(entry *s, uint64_t r)
 {
     bool zeroed = false;
     bool tiny = false;
@@ -96,7 +97,7 @@ static void allocate(slot *s, uint64_t r)
 
 static int random_process(const fixture *f, void *arg)
 {
-    static slot slots[SLOTS];
+    static entry entries[ENTRIES];
     const char *given = getenv("GOALLOC_TEST_OPS");
     uint64_t nops = given != NULL ? strtoull(given, NULL, 10) : 400000;
     uint64_t seed = *(uint64_t *)arg;
@@ -106,7 +107,7 @@ static int random_process(const fixture *f, void *arg)
     for (uint64_t op = 0; op < nops; op++) {
         uint64_t r = test_random(&seed);
         bool shrinking = op / (nops / 8 + 1) % 2; /* phases */
-        slot *s = &slots[test_random(&seed) % SLOTS];
+        entry *s = &entries[test_random(&seed) % ENTRIES];
 
         if (s->p == NULL && (!shrinking || r % 4 == 0)) {
             allocate(s, r);
@@ -128,13 +129,13 @@ static int random_process(const fixture *f, void *arg)
         if (r % 50000 == 0)
             CHECK(goalloc_trim() == 0);
         if (op % 20000 == 0) {
-            uint64_t n = check_all(slots);
+            uint64_t n = check_all(entries);
 
             CHECK(goalloc_stats(&stats) == 0 && stats.live_objects == n);
         }
     }
-    for (int i = 0; i < SLOTS; i++)
-        goalloc_free(slots[i].p);
+    for (int i = 0; i < ENTRIES; i++)
+        goalloc_free(entries[i].p);
     CHECK(goalloc_stats(&stats) == 0 && stats.live_objects == 0 && stats.live_bytes == 0);
     return 0;
 }

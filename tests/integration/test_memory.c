@@ -27,65 +27,6 @@
 #define SANITIZED 0
 #endif
 
-static int start(void **state, const char *const *options)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, options);
-    *state = f;
-    return 0;
-}
-
-static int setup(void **state)
-{
-    return start(state, NULL);
-}
-
-static int setup_256m(void **state)
-{
-    static const char *const options[] = { "--memory-limit", "256M", NULL };
-
-    return start(state, options);
-}
-
-static int setup_traced(void **state)
-{
-    static const char *const options[] = { "--scavtrace", NULL };
-
-    return start(state, options);
-}
-
-static int setup_lazy(void **state)
-{
-    static const char *const options[] = { "--commit", "lazy", NULL };
-
-    return start(state, options);
-}
-
-static int setup_8m(void **state)
-{
-    static const char *const options[] = { "--memory-limit", "8M", NULL };
-
-    return start(state, options);
-}
-
-#if !defined(__SANITIZE_THREAD__) /* which has no room for such a mapping */
-static int setup_16t(void **state)
-{
-    static const char *const options[] = { "--reserve", "16T", "--base", "0x100000000000", NULL };
-
-    return start(state, options);
-}
-#endif
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
-}
-
 static int64_t now_ms(void)
 {
     struct timespec ts;
@@ -94,7 +35,7 @@ static int64_t now_ms(void)
     return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-/* A stopped child keeps what it holds, and asks nobody for anything. */
+/* A stopped child goes on holding what it has, and asks nobody for anything. */
 static void wait_for_stop(pid_t pid)
 {
     int status;
@@ -317,7 +258,7 @@ static void small_objects_freed_remotely_are_free_pages_and_then_the_systems(voi
 
 /* --- memory limit --- */
 
-#define LIMIT_SLOTS 40000
+#define LIMIT_ENTRIES 40000
 
 typedef struct limit_run {
     uint64_t seed;
@@ -327,8 +268,8 @@ typedef struct limit_run {
 /* Live data moves between 10% and 70% of 256 MiB, in objects of 16 bytes to 64 KiB of changing sizes. */
 static int churn_below_the_limit(const fixture *f, void *arg)
 {
-    static void *slots[LIMIT_SLOTS];
-    static size_t sizes[LIMIT_SLOTS];
+    static void *entries[LIMIT_ENTRIES];
+    static size_t sizes[LIMIT_ENTRIES];
     limit_run *run = arg;
     int64_t end = now_ms() + run->ms;
     size_t live = 0;
@@ -343,17 +284,17 @@ static int churn_below_the_limit(const fixture *f, void *arg)
         }
         for (int i = 0; i < 2000; i++) {
             uint64_t r = test_random(&run->seed);
-            size_t at = r % LIMIT_SLOTS;
+            size_t at = r % LIMIT_ENTRIES;
             size_t size = 16 + (r >> 32) % most;
 
-            if (slots[at] != NULL) {
-                goalloc_free(slots[at]);
+            if (entries[at] != NULL) {
+                goalloc_free(entries[at]);
                 live -= sizes[at];
-                slots[at] = NULL;
+                entries[at] = NULL;
             } else if (live + size < target) {
-                slots[at] = goalloc_malloc(size);
-                CHECK(slots[at] != NULL);
-                memset(slots[at], 1, size);
+                entries[at] = goalloc_malloc(size);
+                CHECK(entries[at] != NULL);
+                memset(entries[at], 1, size);
                 sizes[at] = size;
                 live += size;
             }
@@ -507,17 +448,17 @@ static void idle_daemon_with_a_reserve_of_16t_is_small(void **state)
 
 static int churn_for_sums(const fixture *f, void *arg)
 {
-    static void *slots[5000];
+    static void *entries[5000];
     uint64_t seed = *(uint64_t *)arg;
 
     must_attach(f, 0);
     for (;;) {
         uint64_t r = test_random(&seed);
-        void **slot = &slots[r % 5000];
+        void **entry = &entries[r % 5000];
         size_t size = (r >> 20) % 10 == 0 ? (r >> 32) % 100000 : (r >> 32) % 600;
 
-        goalloc_free(*slot);
-        *slot = r >> 63 ? goalloc_malloc(size) : goalloc_malloc_noscan(size);
+        goalloc_free(*entry);
+        *entry = r >> 63 ? goalloc_malloc(size) : goalloc_malloc_noscan(size);
         if (r % 100000 == 0)
             (void)goalloc_trim();
     }
@@ -641,22 +582,21 @@ static void heap_map_shows_what_is_in_use(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(freed_memory_goes_back_to_the_system_by_itself, setup_traced, teardown),
-        TEST(goallocctl_scavenge_releases_all_that_is_free_at_once),
-        TEST(memory_beyond_what_is_live_stays_below_a_tenth_after_scavenging),
-        TEST(small_objects_freed_remotely_are_free_pages_and_then_the_systems),
-        cmocka_unit_test_setup_teardown(calloc_of_fresh_and_of_released_memory_clears_nothing, setup_lazy, teardown),
-        cmocka_unit_test_setup_teardown(memory_limit_holds_while_live_data_churns_below_it, setup_256m, teardown),
-        cmocka_unit_test_setup_teardown(memory_limit_below_what_is_live_is_accepted_and_said, setup_8m, teardown),
+        FIXTURE_TEST_WITH(freed_memory_goes_back_to_the_system_by_itself, "--scavtrace"),
+        FIXTURE_TEST(goallocctl_scavenge_releases_all_that_is_free_at_once),
+        FIXTURE_TEST(memory_beyond_what_is_live_stays_below_a_tenth_after_scavenging),
+        FIXTURE_TEST(small_objects_freed_remotely_are_free_pages_and_then_the_systems),
+        FIXTURE_TEST_WITH(calloc_of_fresh_and_of_released_memory_clears_nothing, "--commit", "lazy"),
+        FIXTURE_TEST_WITH(memory_limit_holds_while_live_data_churns_below_it, "--memory-limit", "256M"),
+        FIXTURE_TEST_WITH(memory_limit_below_what_is_live_is_accepted_and_said, "--memory-limit", "8M"),
         cmocka_unit_test(metadata_is_at_most_a_twentieth_of_the_memory_in_use),
 #if !defined(__SANITIZE_THREAD__)
-        cmocka_unit_test_setup_teardown(idle_daemon_with_a_reserve_of_16t_is_small, setup_16t, teardown),
+        FIXTURE_TEST_WITH(idle_daemon_with_a_reserve_of_16t_is_small, "--reserve", "16T", "--base", "0x100000000000"),
 #endif
-        TEST(statistics_add_up_at_every_moment),
-        TEST(allocs_and_frees_are_counted_by_class),
-        TEST(heap_map_shows_what_is_in_use),
+        FIXTURE_TEST(statistics_add_up_at_every_moment),
+        FIXTURE_TEST(allocs_and_frees_are_counted_by_class),
+        FIXTURE_TEST(heap_map_shows_what_is_in_use),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,33 +18,6 @@
 #include "shm/units.h"
 #include "tests/support/attach.h"
 
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int setup_small(void **state)
-{
-    static const char *const options[] = { "--reserve", "192M", NULL };
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, options);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
-}
-
 static goalloc_stats_t stats_now(void)
 {
     goalloc_stats_t stats = { .struct_size = sizeof(stats) };
@@ -341,7 +314,7 @@ static int reuse_block(const fixture *f, void *arg)
 
     (void)arg;
     must_attach(f, 0);
-    CHECK(goalloc_malloc_noscan(15) != NULL); /* keeps the span */
+    CHECK(goalloc_malloc_noscan(15) != NULL); /* so the span stays */
     a = goalloc_malloc_noscan(8);
     b = goalloc_malloc_noscan(8);
     CHECK(b == a + 8 && goalloc_root_set("first", a) == 0);
@@ -460,7 +433,7 @@ static int resize_in_place(const fixture *f, void *arg)
     /* Now something is in the way: it moves. */
     p = goalloc_realloc(p, 2 << 20);
     CHECK(p != NULL && p != q && all_are(p, 100000, 3) && all_are(q, 1 << 20, 4));
-    /* A run that was freed, and that the process keeps for its next large object, is not in the way. */
+    /* A run that was freed, and that the process caches for its next large object, is not in the way. */
     goalloc_free(p);
     goalloc_free(q);
     CHECK(goalloc_trim() == 0);
@@ -637,19 +610,18 @@ static void resize_and_return_of_runs_that_are_not_held_are_refused(void **state
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(tiny_objects_of_three_bytes_take_less_than_60_percent),
-        TEST(tiny_objects_lie_where_gos_rules_put_them),
-        TEST(tiny_objects_freed_twice_or_inside_are_detected),
-        TEST(tiny_objects_freed_by_another_process_make_room_again),
-        TEST(tiny_objects_of_a_killed_process_stay_and_leave_nothing_when_freed),
-        TEST(tiny_objects_are_published_and_adopted_one_by_one),
-        TEST(adoption_of_a_tiny_object_ends_with_its_block),
-        TEST(realloc_of_a_large_object_stays_where_it_can),
-        TEST(realloc_of_another_sessions_large_object_keeps_its_contents),
-        cmocka_unit_test_setup_teardown(large_objects_may_be_as_large_as_the_arena, setup_small, teardown),
-        TEST(resize_and_return_of_runs_that_are_not_held_are_refused),
+        FIXTURE_TEST(tiny_objects_of_three_bytes_take_less_than_60_percent),
+        FIXTURE_TEST(tiny_objects_lie_where_gos_rules_put_them),
+        FIXTURE_TEST(tiny_objects_freed_twice_or_inside_are_detected),
+        FIXTURE_TEST(tiny_objects_freed_by_another_process_make_room_again),
+        FIXTURE_TEST(tiny_objects_of_a_killed_process_stay_and_leave_nothing_when_freed),
+        FIXTURE_TEST(tiny_objects_are_published_and_adopted_one_by_one),
+        FIXTURE_TEST(adoption_of_a_tiny_object_ends_with_its_block),
+        FIXTURE_TEST(realloc_of_a_large_object_stays_where_it_can),
+        FIXTURE_TEST(realloc_of_another_sessions_large_object_keeps_its_contents),
+        FIXTURE_TEST_WITH(large_objects_may_be_as_large_as_the_arena, "--reserve", "192M"),
+        FIXTURE_TEST(resize_and_return_of_runs_that_are_not_held_are_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

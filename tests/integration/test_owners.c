@@ -10,29 +10,9 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 
 #include "tests/support/objects.h"
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    bool whole = fixture_is_whole(f);
-    bool clean = fixture_stop(f);
-
-    free(f);
-    return clean && whole ? 0 : -1;
-}
 
 /* --- moves --- */
 
@@ -231,8 +211,8 @@ static void root_set_of_the_arenas_base_is_invalid(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(realloc_when_the_object_moves_keeps_whose_it_is, setup, teardown),
-        cmocka_unit_test_setup_teardown(root_set_of_the_arenas_base_is_invalid, setup, teardown),
+        FIXTURE_TEST(realloc_when_the_object_moves_keeps_whose_it_is),
+        FIXTURE_TEST(root_set_of_the_arenas_base_is_invalid),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

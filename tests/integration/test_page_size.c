@@ -26,19 +26,7 @@ static int setup(void **state)
     (void)snprintf(more, sizeof(more), "%s:verify_asan_link_order=0", options == NULL ? "" : options);
     (void)setenv("ASAN_OPTIONS", more, 1);
 #endif
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start_kept(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
+    return fixture_setup_kept(state);
 }
 
 /* Daemons that are started from now on find such pages. NULL: those of the system. */
@@ -135,7 +123,7 @@ static void pages_of_4096_bytes_are_served(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, fixture_teardown)
     const struct CMUnitTest tests[] = {
         TEST(large_pages_are_refused_and_the_heap_stays),
         TEST(pages_of_4096_bytes_are_served),

@@ -16,23 +16,6 @@
 
 #define TIMEOUT_MS 8000
 
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start_kept(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
-}
-
 static int attach_at(const char *path)
 {
     goalloc_options options = GOALLOC_OPTIONS_INIT;
@@ -286,14 +269,13 @@ static void process_that_becomes_another_user_comes_back(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(relative_path_survives_a_change_of_the_directory),
-        TEST(relative_path_of_the_environment_survives_too),
-        TEST(relative_path_may_be_of_a_deep_directory),
-        TEST(missing_directory_is_not_waited_for),
-        TEST(missing_socket_is_waited_for),
-        TEST(process_that_becomes_another_user_comes_back),
+        FIXTURE_TEST_KEPT(relative_path_survives_a_change_of_the_directory),
+        FIXTURE_TEST_KEPT(relative_path_of_the_environment_survives_too),
+        FIXTURE_TEST_KEPT(relative_path_may_be_of_a_deep_directory),
+        FIXTURE_TEST_KEPT(missing_directory_is_not_waited_for),
+        FIXTURE_TEST_KEPT(missing_socket_is_waited_for),
+        FIXTURE_TEST_KEPT(process_that_becomes_another_user_comes_back),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

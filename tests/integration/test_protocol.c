@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -18,15 +17,6 @@
 #include "proto/channel.h"
 #include "shm/layout.h"
 #include "tests/support/attach.h"
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
 
 /* Whatever a test has done, another client is served, and nothing is left. */
 static int use_the_heap(const fixture *f, void *arg)
@@ -43,12 +33,9 @@ static int use_the_heap(const fixture *f, void *arg)
 
 static int teardown(void **state)
 {
-    fixture *f = *state;
-    bool serves = child_run(f, use_the_heap, NULL) == 0;
-    bool clean = fixture_stop(f);
+    bool serves = child_run(*state, use_the_heap, NULL) == 0;
 
-    free(f);
-    return serves && clean ? 0 : -1;
+    return fixture_teardown(state) == 0 && serves ? 0 : -1;
 }
 
 static void send_bytes(int fd, const void *data, size_t len)
@@ -537,7 +524,7 @@ static void scribbled_bits_do_not_harm_the_daemon(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(malformed_frames_disconnect),
         TEST(frame_in_single_bytes_is_answered),

@@ -8,10 +8,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 
@@ -21,44 +19,6 @@
 #include "tests/support/attach.h"
 
 #define HEAD "goalloc-trace 1\n"
-
-static int start(void **state, const char *const *options)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, options);
-    *state = f;
-    return 0;
-}
-
-static int setup(void **state)
-{
-    return start(state, NULL);
-}
-
-static int setup_small(void **state)
-{
-    static const char *const options[] = { "--reserve", "192M", NULL };
-
-    return start(state, options);
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    DIR *dir = opendir(f->dir);
-    bool clean;
-
-    for (struct dirent *entry; dir != NULL && (entry = readdir(dir)) != NULL;) {
-        if (strstr(entry->d_name, "trace") != NULL)
-            (void)unlinkat(dirfd(dir), entry->d_name, 0);
-    }
-    if (dir != NULL)
-        (void)closedir(dir);
-    clean = fixture_stop(f);
-    free(f);
-    return clean ? 0 : -1;
-}
 
 static void write_trace(const fixture *f, const char *text, size_t len)
 {
@@ -377,7 +337,9 @@ static void a_signal_ends_the_replay_and_leaves_the_heap_as_it_was(void **state)
             (void)usleep(2000);
         }
         assert_true(stats.live_objects > 0);
-        assert_int_equal(run(f, out, sizeof(out), "kill -TERM $(cat pid.trace)"), 0);
+        assert_int_equal(run(f, out, sizeof(out),
+                             "until grep -q . pid.trace; do sleep 0.01; done; kill -TERM $(cat pid.trace); rm pid.trace"),
+                         0);
         assert_true(fixture_is_clean(f, 0));
         for (int j = 0; j < 1000 && run(f, out, sizeof(out), "grep -q . status.trace") != 0; j++)
             (void)usleep(5000);
@@ -458,17 +420,17 @@ static void the_recorder_overwrites_nothing_and_stops_when_told(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(known_figures_in_all_modes, setup, teardown),
-        cmocka_unit_test_setup_teardown(zero_bytes_end_a_trace, setup, teardown),
-        cmocka_unit_test_setup_teardown(two_processes_share_one_heap, setup, teardown),
-        cmocka_unit_test_setup_teardown(text_has_the_figures, setup, teardown),
-        cmocka_unit_test_setup_teardown(faulty_traces_are_refused_with_the_line, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_line_without_end_and_a_long_trace_are_refused, setup, teardown),
-        cmocka_unit_test_setup_teardown(wrong_command_lines_are_refused, setup, teardown),
-        cmocka_unit_test_setup_teardown(an_allocation_that_fails_leaves_the_heap_as_it_was, setup_small, teardown),
-        cmocka_unit_test_setup_teardown(a_signal_ends_the_replay_and_leaves_the_heap_as_it_was, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_recorded_program_can_be_replayed, setup, teardown),
-        cmocka_unit_test_setup_teardown(the_recorder_overwrites_nothing_and_stops_when_told, setup, teardown),
+        FIXTURE_TEST(known_figures_in_all_modes),
+        FIXTURE_TEST(zero_bytes_end_a_trace),
+        FIXTURE_TEST(two_processes_share_one_heap),
+        FIXTURE_TEST(text_has_the_figures),
+        FIXTURE_TEST(faulty_traces_are_refused_with_the_line),
+        FIXTURE_TEST(a_line_without_end_and_a_long_trace_are_refused),
+        FIXTURE_TEST(wrong_command_lines_are_refused),
+        FIXTURE_TEST_WITH(an_allocation_that_fails_leaves_the_heap_as_it_was, "--reserve", "192M"),
+        FIXTURE_TEST(a_signal_ends_the_replay_and_leaves_the_heap_as_it_was),
+        FIXTURE_TEST(a_recorded_program_can_be_replayed),
+        FIXTURE_TEST(the_recorder_overwrites_nothing_and_stops_when_told),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

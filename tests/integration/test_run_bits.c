@@ -9,32 +9,12 @@
 #include <cmocka.h>
 
 #include <signal.h>
-#include <stdlib.h>
 
 #include "tests/support/objects.h"
 #include "tests/support/rawheap.h"
 
 #define RUN_BYTES (SHM_RUN_BYTES_MAX + 1)
-#define RUNS 3 /* as many as the cache keeps */
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    bool whole = fixture_is_whole(f);
-    bool clean = fixture_stop(f);
-
-    free(f);
-    return clean && whole ? 0 : -1;
-}
+#define RUNS 3 /* as many as stay in the cache */
 
 static page_no run_of(const unsigned char *p)
 {
@@ -159,8 +139,8 @@ static void malloc_while_the_daemon_sleeps_passes_over_a_tainted_run(void **stat
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(malloc_after_a_faulty_free_gets_a_run_without_remote_bit, setup, teardown),
-        cmocka_unit_test_setup_teardown(malloc_while_the_daemon_sleeps_passes_over_a_tainted_run, setup, teardown),
+        FIXTURE_TEST(malloc_after_a_faulty_free_gets_a_run_without_remote_bit),
+        FIXTURE_TEST(malloc_while_the_daemon_sleeps_passes_over_a_tainted_run),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

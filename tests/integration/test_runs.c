@@ -12,31 +12,11 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdlib.h>
 
 #include "tests/support/objects.h"
 
 #define LONGEST SHM_RUN_BYTES_MAX /* of the runs; what is larger is a large object */
 #define RUNS 60                   /* as many as a thread looks through at once, and fewer */
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    bool whole = fixture_is_whole(f);
-    bool clean = fixture_stop(f);
-
-    free(f);
-    return clean && whole ? 0 : -1;
-}
 
 /* --- sizes, statistics --- */
 
@@ -630,7 +610,7 @@ static int reclaimed_runs(const fixture *f, void *arg)
             CHECK((uintptr_t)p == before);
         }
     }
-    CHECK(goalloc_trim() == 0); /* it keeps what it owns */
+    CHECK(goalloc_trim() == 0); /* it still has what it owns */
     CHECK(stats_now().live_objects == nbefore + 100);
     p = filled(100000, 1);
     CHECK(goalloc_publish(p) == 0 && goalloc_adopt(p) == 0); /* and back */
@@ -747,25 +727,24 @@ static void runs_given_back_live_are_resized_and_freed(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(runs_of_all_sizes_at_the_borders_are_counted_exactly),
-        TEST(runs_of_every_length_are_used_again_without_a_request),
-        TEST(calloc_of_fresh_and_of_reused_runs_is_zero),
-        TEST(realloc_between_small_run_and_large_keeps_contents),
-        TEST(realloc_of_a_run_stays_while_half_of_it_is_used),
-        TEST(runs_freed_by_another_thread_are_used_again_without_a_request),
-        TEST(runs_freed_by_another_process_are_used_again_without_a_request),
-        TEST(runs_freed_by_another_process_while_the_owner_sleeps_are_gone_when_it_dies),
-        TEST(runs_of_a_dead_owner_are_freed_by_another_process),
-        TEST(process_that_dies_while_it_frees_leaves_the_others_live),
-        TEST(runs_are_all_there_or_free_whoever_dies_when),
-        TEST(frees_of_runs_twice_or_inside_are_detected),
-        TEST(bad_frees_of_runs_abort),
-        TEST(runs_of_a_reclaim_session_are_freed_but_for_the_published),
-        TEST(runs_adopted_from_one_that_holds_them_are_used_again_by_it),
-        TEST(runs_adopted_and_published_again_stay),
-        TEST(runs_given_back_live_are_resized_and_freed),
+        FIXTURE_TEST(runs_of_all_sizes_at_the_borders_are_counted_exactly),
+        FIXTURE_TEST(runs_of_every_length_are_used_again_without_a_request),
+        FIXTURE_TEST(calloc_of_fresh_and_of_reused_runs_is_zero),
+        FIXTURE_TEST(realloc_between_small_run_and_large_keeps_contents),
+        FIXTURE_TEST(realloc_of_a_run_stays_while_half_of_it_is_used),
+        FIXTURE_TEST(runs_freed_by_another_thread_are_used_again_without_a_request),
+        FIXTURE_TEST(runs_freed_by_another_process_are_used_again_without_a_request),
+        FIXTURE_TEST(runs_freed_by_another_process_while_the_owner_sleeps_are_gone_when_it_dies),
+        FIXTURE_TEST(runs_of_a_dead_owner_are_freed_by_another_process),
+        FIXTURE_TEST(process_that_dies_while_it_frees_leaves_the_others_live),
+        FIXTURE_TEST(runs_are_all_there_or_free_whoever_dies_when),
+        FIXTURE_TEST(frees_of_runs_twice_or_inside_are_detected),
+        FIXTURE_TEST(bad_frees_of_runs_abort),
+        FIXTURE_TEST(runs_of_a_reclaim_session_are_freed_but_for_the_published),
+        FIXTURE_TEST(runs_adopted_from_one_that_holds_them_are_used_again_by_it),
+        FIXTURE_TEST(runs_adopted_and_published_again_stay),
+        FIXTURE_TEST(runs_given_back_live_are_resized_and_freed),
     };
 
     return cmocka_run_group_tests_name("runs", tests, NULL, NULL);

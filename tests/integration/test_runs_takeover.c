@@ -1,5 +1,5 @@
 /*
- * Runs over a kill of the daemon: a process that holds live and free ones keeps all of them and goes on.
+ * Runs over a kill of the daemon: a process that holds live and free ones has all of them afterwards and goes on.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,30 +9,10 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdlib.h>
 
 #include "tests/support/objects.h"
 
 #define RUNS 96
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start_kept(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    bool whole = fixture_is_whole(f);
-    bool clean = fixture_stop(f);
-
-    free(f);
-    return clean && whole ? 0 : -1;
-}
 
 static size_t size_at(int i)
 {
@@ -224,13 +204,12 @@ static void daemon_may_die_while_runs_come_and_go(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(holder_of_runs_goes_on_with_the_next_daemon),
-        TEST(holder_of_runs_goes_on_without_a_daemon),
-        TEST(holder_of_runs_that_reclaims_leaves_what_it_published),
-        TEST(runs_are_freed_by_others_over_a_takeover),
-        TEST(daemon_may_die_while_runs_come_and_go),
+        FIXTURE_TEST_KEPT(holder_of_runs_goes_on_with_the_next_daemon),
+        FIXTURE_TEST_KEPT(holder_of_runs_goes_on_without_a_daemon),
+        FIXTURE_TEST_KEPT(holder_of_runs_that_reclaims_leaves_what_it_published),
+        FIXTURE_TEST_KEPT(runs_are_freed_by_others_over_a_takeover),
+        FIXTURE_TEST_KEPT(daemon_may_die_while_runs_come_and_go),
     };
 
     return cmocka_run_group_tests_name("runs over a takeover", tests, NULL, NULL);

@@ -9,28 +9,8 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdlib.h>
 
 #include "tests/support/objects.h"
-
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture *f = *state;
-    bool whole = fixture_is_whole(f);
-    bool clean = fixture_stop(f);
-
-    free(f);
-    return clean && whole ? 0 : -1;
-}
 
 /* The error of the reply, -1 if the daemon disconnects instead. */
 static int error_of(int fd, Goallocd__Request *request)
@@ -343,14 +323,13 @@ static void resize_of_an_own_run_is_refused(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(refill_of_runs_takes_pages_within_the_limits),
-        TEST(refill_of_many_runs_is_bounded),
-        TEST(refill_of_a_small_class_ignores_pages),
-        TEST(free_and_resize_of_runs_that_another_leases_change_nothing),
-        TEST(free_of_a_dead_sessions_run_frees_it_only_when_its_object_is),
-        TEST(resize_of_an_own_run_is_refused),
+        FIXTURE_TEST(refill_of_runs_takes_pages_within_the_limits),
+        FIXTURE_TEST(refill_of_many_runs_is_bounded),
+        FIXTURE_TEST(refill_of_a_small_class_ignores_pages),
+        FIXTURE_TEST(free_and_resize_of_runs_that_another_leases_change_nothing),
+        FIXTURE_TEST(free_of_a_dead_sessions_run_frees_it_only_when_its_object_is),
+        FIXTURE_TEST(resize_of_an_own_run_is_refused),
     };
 
     return cmocka_run_group_tests_name("runs on the wire", tests, NULL, NULL);

@@ -20,23 +20,6 @@
 
 #include "tests/support/attach.h"
 
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
-}
-
 typedef struct node {
     struct node *next;
     struct node *self; /* its address, to be found the same by all */
@@ -94,7 +77,7 @@ static void malloc_in_one_process_is_freed_in_another(void **state)
 
 /* --- churn --- */
 
-#define SLOTS 2000
+#define ENTRIES 2000
 
 typedef struct churn {
     uint64_t seed;
@@ -124,23 +107,23 @@ static int churn_process(const fixture *f, void *arg)
     churn *c = arg;
     uint64_t seed = c->seed ^ (uint64_t)getpid();
     int64_t end = now_ms() + c->ms;
-    static node *mine[SLOTS];
+    static node *mine[ENTRIES];
 
     must_attach(f, 0);
     while (now_ms() < end) {
         for (int i = 0; i < 1000; i++) {
             uint64_t r = test_random(&seed);
-            node **slot = &mine[r % SLOTS];
+            node **entry = &mine[r % ENTRIES];
 
-            check_free(*slot);
-            *slot = goalloc_malloc(sizeof(node) + (r >> 32) % (i == 0 ? 200000 : 3000));
-            CHECK(*slot != NULL);
-            **slot = (node){ NULL, *slot, r };
+            check_free(*entry);
+            *entry = goalloc_malloc(sizeof(node) + (r >> 32) % (i == 0 ? 200000 : 3000));
+            CHECK(*entry != NULL);
+            **entry = (node){ NULL, *entry, r };
             if (r >> 20 & 1) /* give it away, take what another has given */
-                *slot = atomic_exchange(&c->mailbox[r >> 40 & 63], *slot);
+                *entry = atomic_exchange(&c->mailbox[r >> 40 & 63], *entry);
         }
     }
-    for (int i = 0; i < SLOTS; i++)
+    for (int i = 0; i < ENTRIES; i++)
         check_free(mine[i]);
     return 0;
 }
@@ -284,7 +267,7 @@ static void process_goes_on_with_what_it_holds_when_the_daemon_is_killed(void **
 
     assert_int_equal(child_run(f, outliving_the_daemon, NULL), 0);
     assert_int_equal(child_wait(f->daemon), 1000 + SIGKILL);
-    fixture_forget_daemon(f);
+    f->daemon = 0;
 }
 
 /* --- threads --- */
@@ -418,11 +401,11 @@ static void *churning_thread(void *arg)
 
     while (!atomic_load(&enough)) {
         uint64_t r = test_random(&seed);
-        void **slot = &mine[r % 200];
+        void **entry = &mine[r % 200];
 
-        goalloc_free(*slot);
-        *slot = goalloc_malloc((r >> 32) % (r % 100 == 0 ? 100000 : 2000));
-        CHECK(*slot != NULL);
+        goalloc_free(*entry);
+        *entry = goalloc_malloc((r >> 32) % (r % 100 == 0 ? 100000 : 2000));
+        CHECK(*entry != NULL);
         if (r % 1000 == 0)
             CHECK(goalloc_trim() == 0);
     }
@@ -538,7 +521,7 @@ static int adopt_then_freed_by_another(const fixture *f, void *arg)
     return child_wait(pid);
 }
 
-/* The parent's session keeps nothing for itself, the child's reclaims: places of published objects are used again. */
+/* The parent's session does not reclaim, the child's does: places of published objects are used again. */
 static int forked_into_another_kind(const fixture *f, void *arg)
 {
     pid_t pid;
@@ -725,13 +708,13 @@ static int steady_process(const fixture *f, void *arg)
     must_attach(f, 0);
     for (uint64_t i = 0; i < 2 * nops; i++) {
         uint64_t r = test_random(&seed);
-        void **slot = &set[r % WORKING_SET];
+        void **entry = &set[r % WORKING_SET];
 
         if (i == nops) /* warm */
             CHECK(goalloc_stats(&before) == 0);
-        goalloc_free(*slot);
-        *slot = goalloc_malloc(16 + (r >> 32) % 1009);
-        CHECK(*slot != NULL);
+        goalloc_free(*entry);
+        *entry = goalloc_malloc(16 + (r >> 32) % 1009);
+        CHECK(*entry != NULL);
     }
     CHECK(goalloc_stats(&after) == 0);
     (void)printf("%llu requests in %llu operations\n",
@@ -811,24 +794,23 @@ static void spans_freed_remotely_come_back_with_nobody_asking(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(malloc_in_one_process_is_freed_in_another),
-        TEST(churn_of_four_processes_leaves_an_empty_heap),
-        TEST(kill_of_a_worker_ends_its_leases_and_keeps_its_objects),
-        TEST(fixture_is_clean_with_a_lease_left_is_false),
-        TEST(process_goes_on_with_what_it_holds_when_the_daemon_is_killed),
-        TEST(free_by_another_thread_and_thread_exit_lose_nothing),
-        TEST(fork_child_is_a_client_of_its_own),
-        TEST(fork_while_threads_allocate_makes_working_children),
-        TEST(reclaim_session_frees_its_objects_but_the_published_and_the_adopted),
-        TEST(adopted_object_freed_by_another_takes_nobody_with_it),
-        TEST(child_that_reclaims_leaves_nothing_in_places_of_published_objects),
-        TEST(readonly_attach_reads_and_changes_nothing),
-        TEST(every_kind_of_allocation_has_size_alignment_and_contents),
-        TEST(calloc_of_memory_freed_remotely_is_zeroed),
-        TEST(steady_churn_sends_no_requests),
-        TEST(spans_freed_remotely_come_back_with_nobody_asking),
+        FIXTURE_TEST(malloc_in_one_process_is_freed_in_another),
+        FIXTURE_TEST(churn_of_four_processes_leaves_an_empty_heap),
+        FIXTURE_TEST(kill_of_a_worker_ends_its_leases_and_keeps_its_objects),
+        FIXTURE_TEST(fixture_is_clean_with_a_lease_left_is_false),
+        FIXTURE_TEST(process_goes_on_with_what_it_holds_when_the_daemon_is_killed),
+        FIXTURE_TEST(free_by_another_thread_and_thread_exit_lose_nothing),
+        FIXTURE_TEST(fork_child_is_a_client_of_its_own),
+        FIXTURE_TEST(fork_while_threads_allocate_makes_working_children),
+        FIXTURE_TEST(reclaim_session_frees_its_objects_but_the_published_and_the_adopted),
+        FIXTURE_TEST(adopted_object_freed_by_another_takes_nobody_with_it),
+        FIXTURE_TEST(child_that_reclaims_leaves_nothing_in_places_of_published_objects),
+        FIXTURE_TEST(readonly_attach_reads_and_changes_nothing),
+        FIXTURE_TEST(every_kind_of_allocation_has_size_alignment_and_contents),
+        FIXTURE_TEST(calloc_of_memory_freed_remotely_is_zeroed),
+        FIXTURE_TEST(steady_churn_sends_no_requests),
+        FIXTURE_TEST(spans_freed_remotely_come_back_with_nobody_asking),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -25,23 +25,6 @@
 #include "shm/layout.h"
 #include "tests/support/attach.h"
 
-static int setup(void **state)
-{
-    fixture *f = malloc(sizeof(*f));
-
-    fixture_start_kept(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bool clean = fixture_stop(*state);
-
-    free(*state);
-    return clean ? 0 : -1;
-}
-
 static void wait_for_stop(pid_t pid)
 {
     int status;
@@ -147,7 +130,7 @@ static void heap_of_a_killed_daemon_is_taken_over_whole(void **state)
 /* Churn without a pause, checking contents, until told to stop through the heap. */
 static int worker(const fixture *f, void *arg)
 {
-    static object *slots[4000];
+    static object *entries[4000];
     uint64_t seed = *(uint64_t *)arg ^ (uint64_t)getpid();
     _Atomic int *stop;
     void *p;
@@ -157,30 +140,30 @@ static int worker(const fixture *f, void *arg)
     stop = p;
     while (!*stop) {
         uint64_t r = test_random(&seed);
-        object **slot = &slots[r % 4000];
+        object **entry = &entries[r % 4000];
 
-        if (*slot != NULL) {
-            size_t size = (*slot)->size;
+        if (*entry != NULL) {
+            size_t size = (*entry)->size;
 
-            CHECK((*slot)->check == (uintptr_t)*slot);
-            CHECK(size <= sizeof(object) || ((unsigned char *)*slot)[size - 1] == (unsigned char)size);
-            goalloc_free(*slot);
-            *slot = NULL;
+            CHECK((*entry)->check == (uintptr_t)*entry);
+            CHECK(size <= sizeof(object) || ((unsigned char *)*entry)[size - 1] == (unsigned char)size);
+            goalloc_free(*entry);
+            *entry = NULL;
         } else {
             size_t size = sizeof(object) + (r >> 32) % ((r >> 20) % 200 == 0 ? 100000 : 1000);
 
-            *slot = goalloc_malloc(size);
-            CHECK(*slot != NULL);
-            ((unsigned char *)*slot)[size - 1] = (unsigned char)size;
-            **slot = (object){ NULL, size, (uintptr_t)*slot };
+            *entry = goalloc_malloc(size);
+            CHECK(*entry != NULL);
+            ((unsigned char *)*entry)[size - 1] = (unsigned char)size;
+            **entry = (object){ NULL, size, (uintptr_t)*entry };
             if (size > sizeof(object))
-                ((unsigned char *)*slot)[size - 1] = (unsigned char)size;
+                ((unsigned char *)*entry)[size - 1] = (unsigned char)size;
         }
         if (r % 20000 == 0)
             CHECK(goalloc_trim() == 0);
     }
     for (int i = 0; i < 4000; i++)
-        goalloc_free(slots[i]);
+        goalloc_free(entries[i]);
     return 0;
 }
 
@@ -725,7 +708,7 @@ static void truncated_or_foreign_state_is_refused(void **state)
     (void)kill(f->daemon, SIGTERM);
     assert_int_equal(child_wait(f->daemon), 0);
     assert_int_equal(child_wait(pid), 0);
-    fixture_restart(f, NULL); /* for the teardown */
+    f->daemon = 0;
     for (int i = 0; i < 4; i++)
         (void)close(real[i]);
     (void)close(keeper);
@@ -796,23 +779,22 @@ static void keeper_that_dies_is_replaced(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(heap_of_a_killed_daemon_is_taken_over_whole),
-        TEST(workers_go_on_while_daemons_are_killed),
-        TEST(worker_that_dies_with_its_daemon_is_ended_by_the_next),
-        TEST(pid_that_is_used_again_deceives_nobody),
-        TEST(reclaim_session_owns_its_objects_over_a_takeover),
-        TEST(quota_of_a_session_is_as_before_the_takeover),
-        TEST(worker_of_an_old_heap_is_told_and_nothing_mixes),
-        TEST(daemon_that_is_asked_to_leave_the_heap_hands_it_over),
-        TEST(process_that_becomes_another_program_ends_its_session),
-        TEST(reattach_with_a_wrong_or_old_token_is_refused),
-        TEST(scribbled_state_is_refused_and_dropped_only_on_demand),
-        TEST(truncated_or_foreign_state_is_refused),
-        TEST(second_daemon_on_the_same_heap_is_refused),
-        TEST(memory_never_written_is_not_forgotten_in_a_takeover),
-        TEST(keeper_that_dies_is_replaced),
+        FIXTURE_TEST_KEPT(heap_of_a_killed_daemon_is_taken_over_whole),
+        FIXTURE_TEST_KEPT(workers_go_on_while_daemons_are_killed),
+        FIXTURE_TEST_KEPT(worker_that_dies_with_its_daemon_is_ended_by_the_next),
+        FIXTURE_TEST_KEPT(pid_that_is_used_again_deceives_nobody),
+        FIXTURE_TEST_KEPT(reclaim_session_owns_its_objects_over_a_takeover),
+        FIXTURE_TEST_KEPT(quota_of_a_session_is_as_before_the_takeover),
+        FIXTURE_TEST_KEPT(worker_of_an_old_heap_is_told_and_nothing_mixes),
+        FIXTURE_TEST_KEPT(daemon_that_is_asked_to_leave_the_heap_hands_it_over),
+        FIXTURE_TEST_KEPT(process_that_becomes_another_program_ends_its_session),
+        FIXTURE_TEST_KEPT(reattach_with_a_wrong_or_old_token_is_refused),
+        FIXTURE_TEST_KEPT(scribbled_state_is_refused_and_dropped_only_on_demand),
+        FIXTURE_TEST_KEPT(truncated_or_foreign_state_is_refused),
+        FIXTURE_TEST_KEPT(second_daemon_on_the_same_heap_is_refused),
+        FIXTURE_TEST_KEPT(memory_never_written_is_not_forgotten_in_a_takeover),
+        FIXTURE_TEST_KEPT(keeper_that_dies_is_replaced),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -22,7 +22,7 @@
 #endif
 #define THREADS 4
 #define PHASES 5 /* after each all objects are looked at */
-#define SLOTS 500
+#define ENTRIES 500
 #define BOXES 64
 
 typedef struct object {
@@ -33,7 +33,7 @@ typedef struct object {
 
 typedef struct player {
     uint64_t seed;
-    object slots[SLOTS];
+    object entries[ENTRIES];
     pthread_t thread;
 } player;
 
@@ -139,7 +139,7 @@ static void play_phase(player *y, bool shrinking)
 {
     for (uint64_t op = 0; op < nops_phase; op++) {
         uint64_t r = test_random(&y->seed);
-        object *o = &y->slots[test_random(&y->seed) % SLOTS];
+        object *o = &y->entries[test_random(&y->seed) % ENTRIES];
 
         if (r >> 61 == 0)
             pass_on(o, r);
@@ -174,15 +174,15 @@ static int compare_addresses(const void *a, const void *b)
 
 static void check_all(void)
 {
-    static object all[THREADS * SLOTS + BOXES];
+    static object all[THREADS * ENTRIES + BOXES];
     goalloc_stats_t stats = stats_now();
     uint64_t bytes = 0;
     size_t n = 0;
 
     for (int t = 0; t < THREADS; t++) {
-        for (int i = 0; i < SLOTS; i++) {
-            if (players[t].slots[i].p != NULL)
-                all[n++] = players[t].slots[i];
+        for (int i = 0; i < ENTRIES; i++) {
+            if (players[t].entries[i].p != NULL)
+                all[n++] = players[t].entries[i];
         }
     }
     for (int i = 0; i < BOXES; i++) {
@@ -219,9 +219,9 @@ static int play_in_threads(const fixture *f, void *arg)
         CHECK(pthread_join(players[t].thread, NULL) == 0);
     check_all();
     for (int t = 0; t < THREADS; t++) { /* what exited threads have left */
-        for (int i = 0; i < SLOTS; i++) {
-            if (players[t].slots[i].p != NULL)
-                release(&players[t].slots[i]);
+        for (int i = 0; i < ENTRIES; i++) {
+            if (players[t].entries[i].p != NULL)
+                release(&players[t].entries[i]);
         }
     }
     for (int i = 0; i < BOXES; i++) {

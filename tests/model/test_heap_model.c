@@ -220,9 +220,10 @@ static void check(world *w)
     census c = { .pos = { 0 } };
 
     assert_int_equal(mheap_validate(&w->heap, stderr), 0);
+    assert_int_equal(session_table_validate(&w->table, stderr), 0);
     while (!census_step(&c, &w->heap, 13))
         ;
-    assert_int_equal(census_total(&c).live_objects, w->nobjects);
+    assert_int_equal(census_total(&c).live.objects, w->nobjects);
 }
 
 static void sweep_everything(world *w)

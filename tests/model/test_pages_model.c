@@ -16,17 +16,19 @@
 #define PAGES 65536u
 #define CHUNK 512u
 #define CHUNKS (PAGES / CHUNK)
+#define HUGE 256u
 #define DENSE 496u
 #define WINDOWS 8u
+#define RELEASES 4u
 
-enum { ABSENT, SCAVENGED, BACKED, TAKEN };
+enum { ABSENT, SCAVENGED, BACKED, TAKEN, RELEASING };
 
 typedef struct window {
     page_no first;
-    uint64_t pages; /* of it, not given back yet */
+    uint64_t pages; /* those that have not been given back yet */
 } window;
 
-/* What has happened at least once when the test is over. */
+/* What happens at least once in a run of the whole test. */
 enum {
     GROWN,
     SKIPPED,
@@ -38,18 +40,23 @@ enum {
     FREED,
     FORCED,
     BACKGROUND,
-    KEPT_DENSE,
+    LEFT_DENSE,
+    WHOLE_HUGE,
+    NOT_RELEASED,
+    RELEASED_OVER_A_GENERATION,
     UNUSED,
     EVENTS
 };
 
 static uint8_t model[PAGES];
 static bool used[CHUNKS];            /* pages of it have been taken since its metadata went */
-static unsigned ntaken_then[CHUNKS]; /* when the last generation ended */
+static unsigned ninuse_then[CHUNKS]; /* when the last generation ended */
 static page_run runs[PAGES];         /* taken */
 static uint64_t nruns;
 static window windows[WINDOWS];
 static uint64_t nwindows;
+static page_run releases[RELEASES]; /* taken only to be released */
+static uint64_t nreleases;
 static uint64_t end;
 static uint64_t nevents[EVENTS];
 
@@ -136,7 +143,7 @@ static void alloc(pagealloc *a, uint64_t npages, uint64_t align)
     nevents[align == 1 ? ALLOCATED : ALIGNED]++;
 }
 
-/* Some of what is free from a page on. */
+/* Take free pages from a given page on, as far as they go. */
 static void alloc_at(pagealloc *a, uint64_t first, uint64_t max_pages)
 {
     uint64_t npages = 0;
@@ -192,7 +199,7 @@ static void take_window(pagealloc *a)
     nevents[WINDOW]++;
 }
 
-/* Some of a window's pages, or all; some of them without memory. */
+/* Give back some of the pages of a window, or all; some of them without memory. */
 static void free_window(pagealloc *a, uint64_t r, uint64_t some, uint64_t scavenged)
 {
     if (nwindows == 0)
@@ -211,14 +218,14 @@ static void free_window(pagealloc *a, uint64_t r, uint64_t some, uint64_t scaven
         *w = windows[--nwindows];
 }
 
-/* The highest page with memory of a chunk that may be released: one above it; 0: none. */
+/* One above the highest page that may be released; 0: there is none. */
 static uint64_t model_scavenge_top(bool force)
 {
     for (uint64_t c = CHUNKS; c-- > 0;) {
-        bool dense = ntaken_then[c] >= DENSE || model_count(c * CHUNK, CHUNK, TAKEN) >= DENSE;
+        bool dense = ninuse_then[c] >= DENSE || model_count(c * CHUNK, CHUNK, TAKEN) >= DENSE;
 
         if (dense && !force) {
-            nevents[KEPT_DENSE] += model_count(c * CHUNK, CHUNK, BACKED) != 0;
+            nevents[LEFT_DENSE] += model_count(c * CHUNK, CHUNK, BACKED) != 0;
             continue;
         }
         for (uint64_t page = (c + 1) * CHUNK; page > c * CHUNK; page--) {
@@ -231,29 +238,50 @@ static uint64_t model_scavenge_top(bool force)
 
 static void scavenge(pagealloc *a, uint64_t max_pages, bool force)
 {
-    uint64_t top = model_scavenge_top(force);
-    uint64_t bottom = top;
-    page_run run = pagealloc_take_unscavenged(a, max_pages, force);
+    uint64_t top;
+    uint64_t bottom;
+    page_run run;
 
+    if (nreleases == RELEASES)
+        return;
+    bottom = top = model_scavenge_top(force);
+    run = pagealloc_take_unscavenged(a, max_pages, force);
     if (top == 0) {
         assert_int_equal(run.npages, 0);
         return;
     }
     while (bottom > (top - 1) / CHUNK * CHUNK && model[bottom - 1] == BACKED && top - bottom < max_pages)
         bottom--;
+    if (model_count(bottom / HUGE * HUGE, HUGE, BACKED) == HUGE && bottom % HUGE != 0) {
+        bottom -= bottom % HUGE;
+        nevents[WHOLE_HUGE]++;
+    }
     assert_int_equal(run.first.n, bottom);
     assert_int_equal(run.npages, top - bottom);
-    model_take(bottom, top - bottom);
-    memset(model + bottom, SCAVENGED, top - bottom);
-    pagealloc_free_run(a, run.first, run.npages, true);
+    memset(model + bottom, RELEASING, top - bottom);
+    releases[nreleases++] = run;
     nevents[force ? FORCED : BACKGROUND]++;
+}
+
+static void put_back(pagealloc *a, uint64_t r)
+{
+    bool released = r >> 62 != 0;
+    page_run *run = &releases[r % RELEASES];
+
+    if (r % RELEASES >= nreleases)
+        return;
+    pagealloc_put_back(a, *run, released);
+    memset(model + run->first.n, released ? SCAVENGED : BACKED, run->npages);
+    *run = releases[--nreleases];
+    nevents[NOT_RELEASED] += !released;
 }
 
 static void next_gen(pagealloc *a)
 {
     pagealloc_next_gen(a);
     for (uint64_t c = 0; c < CHUNKS; c++)
-        ntaken_then[c] = (unsigned)model_count(c * CHUNK, CHUNK, TAKEN);
+        ninuse_then[c] = (unsigned)model_count(c * CHUNK, CHUNK, TAKEN);
+    nevents[RELEASED_OVER_A_GENERATION] += nreleases != 0;
 }
 
 static void release_unused_chunk(pagealloc *a, uint64_t page, bool released)
@@ -286,10 +314,10 @@ static void look(const pagealloc *a, uint64_t first, uint64_t npages)
         all_free = all_free && is_free(i);
     assert_int_equal(pagealloc_is_free(a, page_at(first), npages), all_free);
     pagealloc_count(a, page_at(first), npages, &ntaken, &nbacked);
-    assert_int_equal(ntaken, model_count(first, npages, TAKEN));
+    assert_int_equal(ntaken, model_count(first, npages, TAKEN) + model_count(first, npages, RELEASING));
     assert_int_equal(nbacked, model_count(first, npages, BACKED));
-    assert_int_equal(pagealloc_is_taken(a, page_at(first)), model[first] == TAKEN);
-    while (next < end && model[next] != TAKEN)
+    assert_int_equal(pagealloc_is_taken(a, page_at(first)), model[first] >= TAKEN);
+    while (next < end && model[next] < TAKEN)
         next++;
     assert_int_equal(pagealloc_next_taken(a, page_at(first)).n, next < end ? next : end);
 }
@@ -308,6 +336,10 @@ static void one_operation(pagealloc *a, uint64_t op, uint64_t *seed)
     case 1:
     case 2:
         scavenge(a, 1 + arg % 600, r % 256 == 1);
+        break;
+    case 12:
+    case 13:
+        put_back(a, arg);
         break;
     case 3:
         if ((r >> 8) % 2 == 0)

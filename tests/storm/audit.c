@@ -4,8 +4,8 @@
  *   1. No session and no lease is left. The daemon counts the live objects.
  *   2. A process attaches. Each word in the table is an object, no two words are the same one, and its content is
  * right.
- *   3. Intents of dead threads (board.h): where one says that an object is live, it is, in no slot and in no other
- * hand. Where it may be live, it counts if it is live, in no slot and in no other hand.
+ *   3. Intents of dead threads (board.h): where one says that an object is live, it is, in no entry and in no other
+ * hand. Where it may be live, it counts if it is live, in no entry and in no other hand.
  *   4. The daemon's count is the table itself, the objects in it, those in hands, and a rest: not below 0, and not
  * above the number of threads that died where an object may be there that nobody knows of. RECLAIM sessions' private
  *      objects appear nowhere: they must be gone.
@@ -52,13 +52,13 @@ static bool is_known(const known *k, uint64_t word)
 
 static void look_at_table(const table *t, known *k)
 {
-    for (uint32_t i = 0; i < t->nslots; i++) {
-        uint64_t word = atomic_load(&t->slots[i]);
+    for (uint32_t i = 0; i < t->nentries; i++) {
+        uint64_t word = atomic_load(&t->entries[i]);
 
         if (word == 0)
             continue;
         if (goalloc_usable_size(word_pointer(word)) == 0)
-            storm_die(NULL, "audit: slot %u names %p, which is no live object", i, word_pointer(word));
+            storm_die(NULL, "audit: entry %u names %p, which is no live object", i, word_pointer(word));
         (void)pattern_check(NULL, word);
         k->words[k->n++] = word;
     }
@@ -66,7 +66,7 @@ static void look_at_table(const table *t, known *k)
     k->nsorted = k->n;
     for (size_t i = 1; i < k->n; i++) {
         if (by_address(&k->words[i - 1], &k->words[i]) == 0)
-            storm_die(NULL, "audit: %p is in two slots", word_pointer(k->words[i]));
+            storm_die(NULL, "audit: %p is in two entries", word_pointer(k->words[i]));
     }
 }
 
@@ -180,7 +180,7 @@ static int audit(const fixture *f, void *data)
     r = table_find(&t);
     if (r != 0)
         storm_die(NULL, "audit: root_get: %s", goalloc_strerror(r));
-    k.words = calloc(t->nslots + nintents, sizeof(k.words[0]));
+    k.words = calloc(t->nentries + nintents, sizeof(k.words[0]));
     if (k.words == NULL)
         storm_die(NULL, "audit: no memory");
     look_at_table(t, &k);

@@ -64,10 +64,10 @@ static int describe(char *ret, size_t size, const intent *i)
 {
     uint64_t word = atomic_load(&i->word);
     const char *doing = atomic_load(&i->doing);
-    int n = snprintf(ret, size, "worker %u pid %d thread %u%s, operation %llu: %s, %s, slot %u, object %p, size %llu",
+    int n = snprintf(ret, size, "worker %u pid %d thread %u%s, operation %llu: %s, %s, entry %u, object %p, size %llu",
                      i->worker, atomic_load(&i->pid), i->thread, i->reclaims ? " (reclaims)" : "",
                      (unsigned long long)atomic_load(&i->nops), doing != NULL ? doing : "nothing yet",
-                     intent_state_name(atomic_load(&i->state)), atomic_load(&i->slot), word_pointer(word),
+                     intent_state_name(atomic_load(&i->state)), atomic_load(&i->entry), word_pointer(word),
                      (unsigned long long)atomic_load(&i->size));
 
     return n;

@@ -12,8 +12,8 @@
  *   ALLOCATING    0                  at most one object that nobody knows of
  *                 object             the object is live
  *   FILLING       object             the object is live; its content is undefined
- *   OWNED         object             the object is live, in no slot, and its content is right
- *   PUTTING       object             it is in its slot, or was; or it is live and in no slot
+ *   OWNED         object             the object is live, in no entry, and its content is right
+ *   PUTTING       object             it is in its entry, or was; or it is live and in no entry
  *   TAKING        object             the same
  *   FREEING       object             it is live or free
  *   CLAIMING      object             a RECLAIM session has it, or has given it away: it is live or free
@@ -21,7 +21,7 @@
  *                 object, result     the result is live; its content is undefined
  *   PRIVATE       -                  a RECLAIM session's private object: it goes with the session
  *
- * Where an object is "live or free", its address may meanwhile be another object's: in a slot, or in another hand.
+ * Where an object is "live or free", its address may meanwhile be another object's: in an entry, or in another hand.
  */
 #ifndef GOALLOC_TESTS_STORM_BOARD_H
 #define GOALLOC_TESTS_STORM_BOARD_H
@@ -50,8 +50,8 @@ enum intent_state {
 
 typedef struct intent {
     _Atomic uint32_t state;
-    _Atomic uint32_t slot;
-    _Atomic uint64_t word;   /* as in a slot of the table: pattern.h */
+    _Atomic uint32_t entry;
+    _Atomic uint64_t word;   /* as in an entry of the table: pattern.h */
     _Atomic uint64_t result; /* REALLOCATING */
     _Atomic uint64_t size;   /* asked for */
     _Atomic uint64_t nops;
@@ -95,7 +95,6 @@ typedef struct board {
     _Atomic int stop;   /* workers end */
     _Atomic int failed; /* somebody has failed, and has said why */
     unsigned round;
-    char dir[64]; /* the daemon's, to be removed if the supervisor does not */
     storm_options options;
     figures all[PROCESSES_MAX + 1]; /* of each worker, and the supervisor's */
     _Atomic uint32_t nintents;

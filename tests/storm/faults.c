@@ -9,8 +9,8 @@
 /* The first object in the table; 0: there is none. */
 static uint64_t some_word(const table *t)
 {
-    for (uint32_t i = 0; i < t->nslots; i++) {
-        uint64_t word = atomic_load(&t->slots[i]);
+    for (uint32_t i = 0; i < t->nentries; i++) {
+        uint64_t word = atomic_load(&t->entries[i]);
 
         if (word != 0)
             return word;
@@ -20,10 +20,10 @@ static uint64_t some_word(const table *t)
 
 static void put_again(table *t, uint64_t word)
 {
-    for (uint32_t i = 0; i < t->nslots; i++) {
+    for (uint32_t i = 0; i < t->nentries; i++) {
         uint64_t empty = 0;
 
-        if (atomic_compare_exchange_strong(&t->slots[i], &empty, word))
+        if (atomic_compare_exchange_strong(&t->entries[i], &empty, word))
             return;
     }
 }

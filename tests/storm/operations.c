@@ -151,14 +151,14 @@ static void drop(actor *a, uint64_t word)
     intent_enter(a->intent, INTENT_IDLE);
 }
 
-/* Put the object that is OWNED into the slot, if that is empty; else free it. */
-static void put(actor *a, uint32_t slot, uint64_t word)
+/* Put the object that is OWNED into the entry, if that is empty; else free it. */
+static void put(actor *a, uint32_t entry, uint64_t word)
 {
     uint64_t empty = 0;
 
     doing(a, "put");
     intent_enter(a->intent, INTENT_PUTTING);
-    if (atomic_compare_exchange_strong(&a->w->t->slots[slot], &empty, word)) {
+    if (atomic_compare_exchange_strong(&a->w->t->entries[entry], &empty, word)) {
         intent_enter(a->intent, INTENT_IDLE);
         return;
     }
@@ -166,13 +166,13 @@ static void put(actor *a, uint32_t slot, uint64_t word)
     drop(a, word);
 }
 
-/* Take the object out of the slot. False: somebody else has. Then it is OWNED. */
-static bool take(actor *a, uint32_t slot, uint64_t word)
+/* Take the object out of the entry. False: somebody else has. Then it is OWNED. */
+static bool take(actor *a, uint32_t entry, uint64_t word)
 {
     doing(a, "take");
     intent_store(&a->intent->word, word);
     intent_enter(a->intent, INTENT_TAKING);
-    if (!atomic_compare_exchange_strong(&a->w->t->slots[slot], &word, 0)) {
+    if (!atomic_compare_exchange_strong(&a->w->t->entries[entry], &word, 0)) {
         intent_enter(a->intent, INTENT_IDLE);
         return false;
     }
@@ -182,11 +182,11 @@ static bool take(actor *a, uint32_t slot, uint64_t word)
 }
 
 /* Resize the object that is OWNED, and put it back. */
-static void resize(actor *a, uint32_t slot, uint64_t word)
+static void resize(actor *a, uint32_t entry, uint64_t word)
 {
     size_t old_bytes = pattern_check(a->intent, word);
     uint32_t salt = pattern_salt(word);
-    size_t new_bytes = table_pick_size(a->w->t, slot, &a->random);
+    size_t new_bytes = table_pick_size(a->w->t, entry, &a->random);
     void *p;
 
     doing(a, "realloc");
@@ -197,15 +197,15 @@ static void resize(actor *a, uint32_t slot, uint64_t word)
     check_result(a, &a->intent->result, p, new_bytes, 1);
     pattern_check_moved(a->intent, word, p, old_bytes, new_bytes, salt);
     board_count(a->w->number, FIGURE_REALLOC);
-    put(a, slot, finish(a, p, new_bytes));
+    put(a, entry, finish(a, p, new_bytes));
 }
 
-static void move(actor *a, uint32_t slot, uint64_t word)
+static void move(actor *a, uint32_t entry, uint64_t word)
 {
     doing(a, "check before move");
     (void)pattern_check(a->intent, word);
     board_count(a->w->number, FIGURE_MOVE);
-    put(a, table_pick_alike(a->w->t, slot, &a->random), word);
+    put(a, table_pick_alike(a->w->t, entry, &a->random), word);
 }
 
 /* --- objects of a RECLAIM session that nobody else knows of --- */
@@ -293,25 +293,25 @@ static void look_root_up(actor *a)
 void operations_do(actor *a)
 {
     uint64_t r, word;
-    uint32_t slot;
+    uint32_t entry;
 
     intent_store(&a->intent->nops, atomic_load_explicit(&a->intent->nops, memory_order_relaxed) + 1);
     actor_reseed(a, 0);
     r = test_random(&a->random);
-    slot = table_pick(a->w->t, &a->random);
-    word = atomic_load(&a->w->t->slots[slot]);
-    atomic_store_explicit(&a->intent->slot, slot, memory_order_relaxed);
+    entry = table_pick(a->w->t, &a->random);
+    word = atomic_load(&a->w->t->entries[entry]);
+    atomic_store_explicit(&a->intent->entry, entry, memory_order_relaxed);
     if (ONE_IN(r, 4096)) {
         look_root_up(a);
     } else if (reclaims(a) && ONE_IN(r >> 12, 4)) {
         turn_private(a);
     } else if (word == 0) {
-        put(a, slot, make(a, table_pick_size(a->w->t, slot, &a->random)));
-    } else if (take(a, slot, word)) {
+        put(a, entry, make(a, table_pick_size(a->w->t, entry, &a->random)));
+    } else if (take(a, entry, word)) {
         if (ONE_IN(r >> 20, 4))
-            resize(a, slot, word);
+            resize(a, entry, word);
         else if (ONE_IN(r >> 24, 8))
-            move(a, slot, word);
+            move(a, entry, word);
         else if (reclaims(a) && ONE_IN(r >> 28, 16) && a->nprivates < PRIVATES_MAX)
             adopt(a, word);
         else

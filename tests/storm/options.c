@@ -29,7 +29,7 @@ static const struct argp_option option_table[] = {
       "What workers do to themselves (exit, cut, fork, threads, trim, detach) happens N times as often (default 1)",
       0 },
     { "seed", 'S', "N", 0, "Of all random decisions (default: $GOALLOC_TEST_SEED, else random)", 0 },
-    { "slots", 'n', "N", 0, "Objects in the table at most (default 8192)", 0 },
+    { "entries", 'n', "N", 0, "Objects in the table at most (default 8192)", 0 },
     { "max-mib", 'm', "MIB", 0, "Bytes in the table at most (default 256)", 0 },
     { "fault", 'f', "KIND", 0,
       "A worker does something wrong, to show that the storm notices: byte, leak, twice, hang, private (with reclaim)",
@@ -121,7 +121,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         o->seed = strtoull(arg, NULL, 0);
         return 0;
     case 'n':
-        o->nslots = parse_number(state, "slots", arg, 16, 10000000);
+        o->nentries = parse_number(state, "entries", arg, 16, 10000000);
         return 0;
     case 'm':
         o->max_mib = parse_number(state, "max-mib", arg, 16, 65536);
@@ -164,7 +164,7 @@ void options_parse(int argc, char **argv, storm_options *ret)
                             .deaths = (1u << DEATH_COUNT) - 1,
                             .interval_ms = 40,
                             .often = 1,
-                            .nslots = 8192,
+                            .nentries = 8192,
                             .max_mib = 256,
                             .seed = default_seed() };
     (void)argp_parse(&argp, argc, argv, 0, NULL, ret);

@@ -30,7 +30,7 @@ enum fault {
     FAULT_NONE,
     FAULT_BYTE,    /* writes to an object in the table */
     FAULT_LEAK,    /* allocates an object and forgets it */
-    FAULT_TWICE,   /* puts an object into two slots */
+    FAULT_TWICE,   /* puts an object into two entries */
     FAULT_HANG,    /* a thread does not end */
     FAULT_PRIVATE, /* publishes an object of a RECLAIM session, and forgets it */
     FAULT_COUNT,
@@ -44,7 +44,7 @@ typedef struct storm_options {
     unsigned deaths; /* a mask */
     unsigned interval_ms;
     unsigned often; /* what workers do to themselves happens so many times as often as by default */
-    unsigned nslots;
+    unsigned nentries;
     unsigned max_mib;
     uint64_t seed;
     enum fault fault;

@@ -1,5 +1,5 @@
 /*
- * Pattern: what the bytes of an object must be, and the word that names it in a slot of the table.
+ * Pattern: what the bytes of an object must be, and the word that names it in an entry of the table.
  *
  *   word   bits 0-47 address; 48-52 size + 1 below 16 bytes, else 0; 53-63 salt, lowest bits. 0: no object.
  *   object from 16 bytes on: size, salt, a check of both with the address; then words that follow from the salt.

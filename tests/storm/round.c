@@ -168,11 +168,10 @@ static void continue_workers(storm_round *s, bool all)
 
 static void kill_daemon(storm_round *s)
 {
-    (void)kill(s->f.daemon, SIGKILL);
-    (void)waitpid(s->f.daemon, NULL, 0);
+    say(s, "kills daemon", (unsigned)s->f.daemon);
+    fixture_kill(&s->f);
     s->daemon_killed = true;
     board_count(SUPERVISOR, FIGURE_DAEMON_KILL);
-    say(s, "killed daemon", (unsigned)s->f.daemon);
 }
 
 /* Start the next one; one in four is killed before it has taken the heap over, or soon after. */
@@ -334,7 +333,6 @@ bool round_run(unsigned number, unsigned seconds)
     s.random = s.o->seed ^ (uint64_t)number << 48;
     board_begin_round(number);
     fixture_start_kept(&s.f, NULL);
-    memcpy(the_board->dir, s.f.dir, sizeof(the_board->dir));
     if (pipe2(s.alive, O_CLOEXEC) < 0) {
         board_fail(NULL, "pipe: %s", strerror(errno));
         return false;

@@ -16,6 +16,7 @@
 #include "tests/storm/options.h"
 #include "tests/storm/round.h"
 #include "tests/storm/watch.h"
+#include "tests/support/guard.h"
 
 #define PATIENCE_SECONDS 60
 #define LEFT_MS 3000
@@ -81,18 +82,6 @@ static void print_figures(void)
     (void)printf(" seed %llu\n", (unsigned long long)the_board->options.seed);
 }
 
-/* The supervisor has removed it, unless it was killed. */
-static void remove_directory(void)
-{
-    char command[128];
-
-    if (the_board->dir[0] == '\0' || access(the_board->dir, F_OK) != 0)
-        return;
-    (void)snprintf(command, sizeof(command), "rm -rf %s", the_board->dir);
-    if (system(command) != 0)
-        (void)fprintf(stderr, "storm: %s stays behind\n", the_board->dir);
-}
-
 static int supervise(void)
 {
     const storm_options *o = &the_board->options;
@@ -137,12 +126,13 @@ int main(int argc, char **argv)
 
     options_parse(argc, argv, &options);
     options_name_deaths(options.deaths, deaths, sizeof(deaths));
-    (void)printf("storm: --seed %llu --seconds %u --round %u --processes %u --threads %u --slots %u --max-mib %u "
+    (void)printf("storm: --seed %llu --seconds %u --round %u --processes %u --threads %u --entries %u --max-mib %u "
                  "--interval %u --often %u --deaths %s\n",
                  (unsigned long long)options.seed, options.seconds, options.round_seconds, options.nprocesses,
-                 options.nthreads, options.nslots, options.max_mib, options.interval_ms, options.often, deaths);
+                 options.nthreads, options.nentries, options.max_mib, options.interval_ms, options.often, deaths);
     (void)fflush(stdout);
     board_make(&options);
+    (void)guard_dir(); /* before this becomes a subreaper, and the guard a child */
     (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
     handle_signals();
     supervisor = fork();
@@ -161,7 +151,6 @@ int main(int argc, char **argv)
         good = false;
     }
     (void)watch_kill_all();
-    remove_directory();
     (void)printf("storm: %s\n", good ? "held" : "FAILED");
     return good ? 0 : 1;
 }

@@ -41,7 +41,7 @@ typedef struct actor {
     uint64_t random; /* set anew for each operation, so that its decisions do not depend on what others left for it */
     unsigned nsessions; /* of the worker, when privates were allocated */
     uint32_t nprivates;
-    uint64_t privates[PRIVATES_MAX]; /* words: a RECLAIM session's objects that are in no slot */
+    uint64_t privates[PRIVATES_MAX]; /* words: a RECLAIM session's objects that are in no entry */
     pid_t child;                     /* a forked one, or 0 */
     pthread_t thread;                /* a short one, if has_thread */
     bool has_thread;

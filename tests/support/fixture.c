@@ -22,6 +22,7 @@
 
 #include "proto/channel.h"
 #include "shm/layout.h"
+#include "tests/support/guard.h"
 
 #define TIMEOUT_MS 10000
 
@@ -67,7 +68,7 @@ static void exec_daemon(const fixture *f, const char *more)
         argv[argc++] = f->state_dir;
     }
     argv[argc] = more;
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that dies leaves no daemon behind */
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* who has started it may be a child of the test */
     if (f->crash != NULL && setenv("GOALLOC_CRASH", f->crash, 1) < 0)
         _exit(126);
     if (fd < 0 || dup2(fd, STDERR_FILENO) < 0)
@@ -111,41 +112,12 @@ static void await_daemon(fixture *f)
     fixture_stats(f, &stats); /* it listens early; now it serves */
 }
 
-/*
- * A test that has failed leaves its directory. At the end of the program it is removed; the daemon dies with the
- * program, and its keeper when its socket is gone.
- */
-static char places[64][sizeof(((fixture *)0)->dir)];
-static size_t nplaces;
-static pid_t places_of;
-
-static void remove_places(void)
-{
-    for (size_t i = 0; i < nplaces && places_of == getpid(); i++) {
-        char command[sizeof(places) + 16];
-
-        (void)snprintf(command, sizeof(command), "rm -rf %s", places[i]);
-        if (access(places[i], F_OK) == 0 && system(command) != 0)
-            (void)fprintf(stderr, "fixture: %s stays behind\n", places[i]);
-    }
-}
-
-static void note_place(const fixture *f)
-{
-    if (places_of == 0 && atexit(remove_places) == 0)
-        places_of = getpid();
-    if (nplaces < sizeof(places) / sizeof(places[0]))
-        memcpy(places[nplaces++], f->dir, sizeof(places[0]));
-}
-
-static void make_place(fixture *f, const char *const *options)
+void fixture_make_place(fixture *f)
 {
     memset(f, 0, sizeof(*f));
-    f->options = options;
-    (void)snprintf(f->dir, sizeof(f->dir), "/tmp/goalloc-test.XXXXXX");
+    (void)snprintf(f->dir, sizeof(f->dir), "%s/XXXXXX", guard_dir());
     if (mkdtemp(f->dir) == NULL)
         give_up("mkdtemp");
-    note_place(f);
     (void)snprintf(f->socket, sizeof(f->socket), "%s/socket", f->dir);
     (void)snprintf(f->log, sizeof(f->log), "%s/log", f->dir);
 }
@@ -166,22 +138,55 @@ static void start(fixture *f)
 
 void fixture_start(fixture *f, const char *const *options)
 {
-    make_place(f, options);
-    start(f);
+    fixture_start_with_descriptors(f, options, 0);
 }
 
 void fixture_start_with_descriptors(fixture *f, const char *const *options, unsigned nofile)
 {
-    make_place(f, options);
+    fixture_make_place(f);
+    f->options = options;
     f->nofile = nofile;
     start(f);
 }
 
 void fixture_start_kept(fixture *f, const char *const *options)
 {
-    make_place(f, options);
+    fixture_make_place(f);
+    f->options = options;
     (void)snprintf(f->state_dir, sizeof(f->state_dir), "%s/state", f->dir);
     start(f);
+}
+
+int fixture_setup(void **state)
+{
+    fixture *f = malloc(sizeof(*f));
+
+    fixture_start(f, *state);
+    *state = f;
+    return 0;
+}
+
+int fixture_setup_kept(void **state)
+{
+    fixture *f = malloc(sizeof(*f));
+
+    fixture_start_kept(f, *state);
+    *state = f;
+    return 0;
+}
+
+int fixture_teardown(void **state)
+{
+    fixture *f = *state;
+    bool good = true;
+
+    if (f->daemon != 0) {
+        (void)kill(f->daemon, SIGCONT); /* a test that has failed may have stopped it */
+        good = fixture_is_whole(f);
+    }
+    good = fixture_stop(f) && good;
+    free(f);
+    return good ? 0 : -1;
 }
 
 void fixture_kill(fixture *f)
@@ -199,6 +204,8 @@ void fixture_restart(fixture *f, const char *more)
 {
     launch(f, more);
     await_daemon(f);
+    if (!fixture_is_whole(f))
+        give_up("the heap that was taken over is not whole");
 }
 
 int fixture_restart_refused(fixture *f, const char *more)
@@ -236,59 +243,46 @@ int fixture_try_restart(fixture *f)
     give_up("the daemon neither serves nor ends");
 }
 
+static void show_log(const fixture *f)
+{
+    FILE *log = fopen(f->log, "re");
+    char line[512];
+
+    while (log != NULL && fgets(line, sizeof(line), log) != NULL)
+        (void)fputs(line, stderr);
+    if (log != NULL)
+        (void)fclose(log);
+}
+
 bool fixture_stop(fixture *f)
 {
-    char name[160];
+    char keeper[128];
     int status = -1;
     bool clean;
 
-    if (f->daemon == 0) {
-        (void)unlink(f->socket);
-        status = 0;
-    } else {
-        (void)kill(f->daemon, SIGTERM);
-    }
-    for (int i = 0; f->daemon != 0 && i < TIMEOUT_MS / 5 && waitpid(f->daemon, &status, WNOHANG) == 0; i++)
+    if (f->daemon == 0)
+        return true;
+    (void)kill(f->daemon, SIGTERM);
+    for (int i = 0; i < TIMEOUT_MS / 5 && waitpid(f->daemon, &status, WNOHANG) == 0; i++)
         sleep_ms(5);
     clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    if (status == -1) {
-        (void)kill(f->daemon, SIGKILL);
-        (void)waitpid(f->daemon, NULL, 0);
-    }
+    if (status == -1)
+        fixture_kill(f);
     if (!clean) {
-        FILE *log = fopen(f->log, "re");
-        char line[512];
-
         (void)fprintf(stderr, "the daemon ended with status 0x%x; its last words:\n", (unsigned)status);
-        while (log != NULL && fgets(line, sizeof(line), log) != NULL)
-            (void)fputs(line, stderr);
-        if (log != NULL)
-            (void)fclose(log);
+        show_log(f);
     }
     if (access(f->socket, F_OK) == 0) {
         (void)fprintf(stderr, "the daemon left its socket behind\n");
         clean = false;
     }
-    (void)unlink(f->socket);
-    (void)snprintf(name, sizeof(name), "%s.lock", f->socket);
-    (void)unlink(name);
-    (void)unlink(f->log);
-    if (f->state_dir[0] != '\0') {
-        (void)snprintf(name, sizeof(name), "%s/keeper.sock", f->state_dir);
-        if (access(name, F_OK) == 0) {
-            (void)fprintf(stderr, "the keeper is still there\n");
-            clean = false;
-        }
-        (void)unlink(name);
-        (void)rmdir(f->state_dir);
+    (void)snprintf(keeper, sizeof(keeper), "%s/keeper.sock", f->state_dir);
+    if (f->state_dir[0] != '\0' && access(keeper, F_OK) == 0) {
+        (void)fprintf(stderr, "the keeper is still there\n");
+        clean = false;
     }
-    (void)rmdir(f->dir);
+    (void)unlink(f->log); /* long, if a storm has many rounds; the rest goes with the test program */
     return clean;
-}
-
-void fixture_forget_daemon(fixture *f)
-{
-    f->daemon = 0;
 }
 
 int raw_connect(const fixture *f)

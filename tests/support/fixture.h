@@ -23,7 +23,7 @@
 #endif
 
 typedef struct fixture {
-    pid_t daemon;
+    pid_t daemon; /* 0: there is none (any more) */
     char dir[64];
     char socket[96];
     char log[96]; /* what the daemon has said */
@@ -43,16 +43,19 @@ void fixture_start(fixture *f, const char *const *options);
 /* The same with a daemon that may have so many descriptors (RLIMIT_NOFILE). */
 void fixture_start_with_descriptors(fixture *f, const char *const *options, unsigned nofile);
 
-/*
- * The daemon must still run; it is stopped by SIGTERM and must end with status 0. False: it has not. Removes the
- * directory.
- */
+/* A directory, and the paths of what would be in it, without a daemon. It goes when the test program has ended. */
+void fixture_make_place(fixture *f);
+
+/* The daemon must still run; it is stopped by SIGTERM and must end with status 0. False: it has not. */
 bool fixture_stop(fixture *f);
 
 /* The same with a --state-dir of its own, so that a keeper holds the heap. */
 void fixture_start_kept(fixture *f, const char *const *options);
 
-/* Kill the daemon and wait for it; start another one in its place, with the same options and maybe one more (NULL). */
+/*
+ * Kill the daemon and wait for it; start another one in its place, with the same options and maybe one more (NULL). The
+ * heap that it has taken over must be whole: else the test program ends.
+ */
 void fixture_kill(fixture *f);
 void fixture_restart(fixture *f, const char *more);
 
@@ -65,8 +68,20 @@ int fixture_restart_refused(fixture *f, const char *more);
 /* Either of them: -1 if it serves, its exit status (or 1000 + signal) if it has ended. */
 int fixture_try_restart(fixture *f);
 
-/* The test has killed the daemon and waited for it: only the directory is left to remove. */
-void fixture_forget_daemon(fixture *f);
+/*
+ * Setup and teardown of a cmocka test: a daemon of its own in *state. At the end it must be whole, and end cleanly.
+ * The test's first state is the daemon's options, or NULL.
+ */
+int fixture_setup(void **state);
+int fixture_setup_kept(void **state); /* with a keeper */
+int fixture_teardown(void **state);
+
+#define FIXTURE_TEST(name)      cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
+#define FIXTURE_TEST_KEPT(name) cmocka_unit_test_setup_teardown(name, fixture_setup_kept, fixture_teardown)
+/* With options for the daemon: FIXTURE_TEST_WITH(name, "--reserve", "64M"), within a function. */
+#define FIXTURE_TEST_WITH(name, ...)                                                                  \
+    cmocka_unit_test_prestate_setup_teardown(name, fixture_setup, fixture_teardown,                   \
+                                             ((void *)(uintptr_t)(const char *const[]){ __VA_ARGS__, NULL }))
 
 /* Statistics, asked for without a session. Exits the test program on failure. */
 void fixture_stats(const fixture *f, goalloc_stats_t *ret);

@@ -4,13 +4,13 @@
 goalloc_packages=(
     gcc g++ cmake make pkg-config libc6-dev binutils
     libuv1-dev libprotobuf-c-dev protobuf-c-compiler libjansson-dev uthash-dev libunistring-dev
-    libcmocka-dev
+    libcmocka-dev python3
 )
 
 # What tests/bench/run needs besides: the peers, callgrind, the plots, programs to record.
 # shellcheck disable=SC2034
 goalloc_bench_packages=(
-    python3 libmimalloc-dev libjemalloc-dev libtcmalloc-minimal4 libboost-dev valgrind gnuplot-nox sqlite3
+    libmimalloc-dev libjemalloc-dev libtcmalloc-minimal4 libboost-dev valgrind gnuplot-nox sqlite3
 )
 
 # Install what is missing of them. Does nothing, and needs neither root nor a network, when nothing is missing.

@@ -1,10 +1,11 @@
 #!/bin/bash
-# test_restart.sh BUILD_DIR: the installed unit under a real systemd, and workers that go on while it is restarted, killed and stopped.
+# test_restart.sh BUILD_DIR: the installed unit under a real systemd, and workers that go on while it is restarted,
+# killed and stopped.
 #
-# That systemd runs in a box: namespaces of its own (processes, mounts, network, ...) and a cgroup of its own. It sees this
-# machine's files read-only, knows no unit but those made here, and can reach no process outside; the one that runs this
-# machine is not spoken to. Killing the box's first process ends everything in it. The workers are services in the box too,
-# as a user who is in the group goallocd, and not tied to the daemon's unit.
+# That systemd runs in a box: namespaces of its own (processes, mounts, network, ...) and a cgroup of its own. It sees
+# this machine's files read-only, knows no unit but those made here, and can reach no process outside; the one that runs
+# this machine is not spoken to. Killing the box's first process ends everything in it. The workers are services in the
+# box too, as a user who is in the group goallocd, and not tied to the daemon's unit.
 #
 # Prints a line for each check. Exit status 0, 1 (a check failed), 77 (this machine cannot run it, and why), 2 (usage).
 set -u -o pipefail
@@ -269,6 +270,13 @@ look() {
     ok "$1: $live objects and $nroots roots, all whole and in their places; $replaced replaced since"
 }
 
+# The daemon has taken a heap over: its tables must agree with each other.
+check_heap() {
+    local output
+
+    output=$(in_box "${daemon%/*}/goallocctl" check 2>&1) || fail "the heap is not whole after a takeover: $output"
+}
+
 # Kill the daemon; another one serves. Sets gap_ms.
 kill_daemon() {
     local pid start
@@ -277,6 +285,7 @@ kill_daemon() {
     in_box kill "-$1" "$pid" || return 1
     wait_until 10 "restart" is_another "$pid" || return 1
     gap_ms=$(($(now_ms) - start))
+    check_heap
 }
 
 # --- the checks ---
@@ -296,6 +305,7 @@ start=$(now_ms)
 check "systemctl restart" in_box systemctl restart goallocd.service
 gap_ms=$(($(now_ms) - start))
 check "it is another process ($gap_ms ms)" is_another "$pid"
+check_heap
 look "after systemctl restart"
 ok "the worker has stood still for $waited_ms ms at most"
 

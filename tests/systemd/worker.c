@@ -1,9 +1,9 @@
 /*
  * worker: the processes of test_restart.sh that use the heap while systemd ends and starts its daemon.
  *
- *   worker churn    keeps a set of objects, and replaces them one by one: each is checked before it is freed
+ *   worker churn    holds a set of objects, and replaces them one by one: each is checked before it is freed
  *   worker read     checks the whole set from a process of its own, and says where the roots point to
- *   worker stale    keeps its mapping until the heap behind it is gone, and wants to be told so
+ *   worker stale    holds its mapping until the heap behind it is gone, and wants to be told so
  *
  * The root "table" names an array of pointers to the objects, "first" an object that never changes. An object's
  * contents follow from its header. churn stops at SIGUSR1, says how many objects there are and how long its longest
@@ -120,11 +120,11 @@ static void ask(object **table, const object *first)
 
 static void replace_one(object **table, uint64_t r)
 {
-    object **slot = &table[r % OBJECTS];
+    object **entry = &table[r % OBJECTS];
 
-    check_object(*slot);
-    CHECK(goalloc_free_checked(*slot) == 0);
-    *slot = make_object(r >> 16);
+    check_object(*entry);
+    CHECK(goalloc_free_checked(*entry) == 0);
+    *entry = make_object(r >> 16);
 }
 
 static int churn(void)

@@ -20,9 +20,9 @@
 #include <unistd.h>
 
 #include "proto/channel.h"
+#include "tests/support/guard.h"
 
 static struct sockaddr_un addr = { .sun_family = AF_UNIX };
-static char dir[] = "/tmp/goalloc-channel-XXXXXX";
 static int listener = -1;
 static channel ch;
 static int peer = -1; /* the other end */
@@ -30,9 +30,7 @@ static int peer = -1; /* the other end */
 static int setup_all(void **state)
 {
     (void)state;
-    if (mkdtemp(dir) == NULL)
-        return -1;
-    (void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/socket", dir);
+    (void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/socket", guard_dir());
     listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     return bind(listener, (const struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(listener, 5) < 0 ? -1 : 0;
 }
@@ -40,9 +38,7 @@ static int setup_all(void **state)
 static int teardown_all(void **state)
 {
     (void)state;
-    (void)close(listener);
-    (void)unlink(addr.sun_path);
-    return rmdir(dir);
+    return close(listener);
 }
 
 static int setup(void **state)

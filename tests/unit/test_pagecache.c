@@ -323,7 +323,7 @@ static void pages_in_a_cache_are_hidden_from_everybody_else(void **state)
     assert_int_equal(run.first.n, 601);
     assert_int_equal(run.npages, 29);
     assert_int_equal(pagealloc_take_unscavenged(pages, 1000, true).npages, 0);
-    pagealloc_free_run(pages, run.first, run.npages, true);
+    pagealloc_put_back(pages, run, true);
     /* Freed below the cache's pages and in its window: the cache does not see it, a second one does. */
     pagealloc_free_run(pages, page_at(70), 1, false);
     assert_int_equal(cache.free, UINT64_C(0x3ff) << 36);

@@ -183,7 +183,7 @@ static void take_unscavenged_goes_down_from_the_top(void **state)
 
         assert_int_equal(run.first.n, expected[i][0]);
         assert_int_equal(run.npages, expected[i][1]);
-        pagealloc_free_run(a, run.first, run.npages, true);
+        pagealloc_put_back(a, run, true);
         assert_int_equal(pagealloc_validate(a, stderr), 0);
     }
     assert_int_equal(pagealloc_take_unscavenged(a, 1000, true).npages, 0);
@@ -245,7 +245,7 @@ static void grow_twice_joins_what_is_free(void **state)
     assert_int_equal(take(a, 100), NONE);
     pagealloc_grow(a, page_at(512), 512);
     assert_int_equal(take(a, 100), 500);
-    pagealloc_grow(a, page_at(4096), 512); /* a gap, which is nobody's */
+    pagealloc_grow(a, page_at(4096), 512); /* behind a gap */
     assert_int_equal(take(a, 512), 4096);
     assert_int_equal(take(a, 424), 600);
     assert_int_equal(take(a, 1), NONE);
@@ -254,7 +254,7 @@ static void grow_twice_joins_what_is_free(void **state)
     (void)pagealloc_free(a);
     assert_int_equal(pagealloc_new(&a, 0), -22);
     assert_int_equal(pagealloc_new(&a, (UINT64_C(1) << 32) + 1), -22);
-    assert_int_equal(pagealloc_new(&a, UINT64_C(1) << 32), 0); /* costs address space alone */
+    assert_int_equal(pagealloc_new(&a, UINT64_C(1) << 32), 0); /* costs only address space */
     (void)pagealloc_free(a);
 }
 
@@ -284,7 +284,7 @@ typedef struct step {
     uint64_t expected;
 } step;
 
-/* The search address is nobody's business but that of who looks at a dump. */
+/* The dump alone shows the search address. */
 static uint64_t search_address(const pagealloc *a)
 {
     char *text = NULL;
@@ -399,7 +399,7 @@ static void gaps_are_neither_free_nor_taken(void **state)
         { TAKE, 0, 512, NONE },
         { TAKE, 0, 511, 513 },
         { TAKE, 0, 1, NONE },
-        /* one of six chunks above it: [1024, 4096) is not there */
+        /* and one of six chunks above it: [1024, 4096) */
         { GROW, 4096, 1024, 0 },
         { END, 0, 0, 5120 },
         { NADDED, 0, 0, 1536 },

@@ -148,6 +148,11 @@ static void scavenger_wants_what_is_above_its_goals(void **state)
     }
 }
 
+static page_run take_to_release(mheap *heap, uint64_t npages)
+{
+    return mheap_take_aside(heap, ASIDE_RELEASE, (page_run){ .npages = npages }, NULL);
+}
+
 static void background_release_skips_dense_chunks_until_a_generation_has_passed(void **state)
 {
     heapfile file;
@@ -164,14 +169,61 @@ static void background_release_skips_dense_chunks_until_a_generation_has_passed(
     for (int i = 0; i < 100; i++)
         mheap_free_span(&heap, spans[i], false);
     /* It was full when the generation ended. */
-    assert_int_equal(mheap_take_aside(&heap, ASIDE_RELEASE, (page_run){ .npages = 8 }, NULL).npages, 0);
+    assert_int_equal(take_to_release(&heap, 8).npages, 0);
     pagealloc_next_gen(heap.pages);
 
-    page_run run = mheap_take_aside(&heap, ASIDE_RELEASE, (page_run){ .npages = 8 }, NULL);
+    page_run run = take_to_release(&heap, 8);
 
     assert_int_equal(run.first.n, 93); /* pages 1 to 100 are free, and the highest of them go first */
     assert_int_equal(run.npages, 8);
     mheap_put_back(&heap, ASIDE_RELEASE, run, true);
+    assert_int_equal(pagealloc_validate(heap.pages, stderr), 0);
+    mheap_end(&heap);
+    heapfile_close(&file);
+}
+
+static void runs_that_are_being_released_make_no_chunk_dense(void **state)
+{
+    heapfile file;
+    mheap heap;
+    page_no spans[512];
+    uint64_t nscavenged;
+    page_run first;
+    page_run second;
+    page_run third;
+
+    (void)state;
+    assert_int_equal(heapfile_create(&file, SHM_BASE_DEFAULT, 128 * MIB), 0);
+    assert_int_equal(mheap_init(&heap, &file, 0), 0);
+    for (int i = 1; i < 512; i++) /* the first chunk, but for page 0: spans[i] is page i */
+        assert_int_equal(mheap_alloc_span(&heap, 1, 1, (span_class){ 0 }, &spans[i], &nscavenged), 0);
+    for (int i = 0; i < 32; i++) /* three free runs of 12, 12 and 8 pages; 480 pages are in use */
+        mheap_free_span(&heap, spans[100 + i + i / 12], false);
+    pagealloc_next_gen(heap.pages);
+    pagealloc_next_gen(heap.pages);
+    first = take_to_release(&heap, 512);
+    assert_int_equal(first.first.n, 126);
+    assert_int_equal(first.npages, 8);
+    second = take_to_release(&heap, 512);
+    assert_int_equal(second.first.n, 113);
+    assert_int_equal(second.npages, 12);
+    /* 500 pages are taken now, and a generation ends; still 480 of them are in use. */
+    pagealloc_next_gen(heap.pages);
+    third = take_to_release(&heap, 6);
+    assert_int_equal(third.first.n, 106);
+    assert_int_equal(third.npages, 6);
+    mheap_put_back(&heap, ASIDE_RELEASE, first, true);
+    mheap_put_back(&heap, ASIDE_RELEASE, second, true);
+    mheap_put_back(&heap, ASIDE_RELEASE, third, true);
+    third = take_to_release(&heap, 512);
+    assert_int_equal(third.first.n, 100);
+    assert_int_equal(third.npages, 6);
+    mheap_put_back(&heap, ASIDE_RELEASE, third, false); /* the system didn't take it */
+    assert_int_equal(pagealloc_validate(heap.pages, stderr), 0);
+    third = take_to_release(&heap, 512);
+    assert_int_equal(third.npages, 6);
+    mheap_put_back(&heap, ASIDE_RELEASE, third, true);
+    assert_int_equal(take_to_release(&heap, 512).npages, 0);
     assert_int_equal(pagealloc_validate(heap.pages, stderr), 0);
     mheap_end(&heap);
     heapfile_close(&file);
@@ -230,6 +282,7 @@ int main(void)
         cmocka_unit_test(scavenger_that_has_slept_long_does_not_work_in_a_burst),
         cmocka_unit_test(scavenger_wants_what_is_above_its_goals),
         cmocka_unit_test(background_release_skips_dense_chunks_until_a_generation_has_passed),
+        cmocka_unit_test(runs_that_are_being_released_make_no_chunk_dense),
         cmocka_unit_test(chunk_with_nothing_in_it_gives_up_its_metadata),
     };
 

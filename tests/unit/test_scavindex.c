@@ -1,5 +1,5 @@
 /*
- * The scavenger's index, by tables: which chunks are worth it, and which runs come out of the page allocator.
+ * The scavenger's index, by tables: which chunks are candidates, and which runs the page allocator takes out of them.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -26,47 +26,56 @@ static void candidates_have_memory_and_are_not_dense(void **state)
 {
     static const struct {
         uint16_t ntaken;
-        uint16_t ntaken_before;
+        uint16_t nreleasing;
+        uint16_t ninuse_before;
         bool same_gen; /* it has changed in this generation */
         uint16_t nbacked;
         bool force;
         bool expected;
     } rows[] = {
         /* nothing to release */
-        { 0, 0, true, 0, false, false },
-        { 0, 0, true, 0, true, false },
-        { 512, 512, true, 0, true, false },
-        { 100, 100, false, 0, true, false },
+        { 0, 0, 0, true, 0, false, false },
+        { 0, 0, 0, true, 0, true, false },
+        { 512, 0, 512, true, 0, true, false },
+        { 100, 0, 100, false, 0, true, false },
         /* dense now */
-        { 0, 0, true, 512, false, true },
-        { 0, 0, true, 1, false, true },
-        { 494, 0, true, 18, false, true },
-        { 495, 0, true, 17, false, true },
-        { 496, 0, true, 16, false, false },
-        { 497, 0, true, 15, false, false },
-        { 511, 0, true, 1, false, false },
-        { 495, 0, false, 1, false, true },
-        { 496, 0, false, 1, false, false },
-        { 497, 0, false, 1, false, false },
+        { 0, 0, 0, true, 512, false, true },
+        { 0, 0, 0, true, 1, false, true },
+        { 494, 0, 0, true, 18, false, true },
+        { 495, 0, 0, true, 17, false, true },
+        { 496, 0, 0, true, 16, false, false },
+        { 497, 0, 0, true, 15, false, false },
+        { 511, 0, 0, true, 1, false, false },
+        { 495, 0, 0, false, 1, false, true },
+        { 496, 0, 0, false, 1, false, false },
+        { 497, 0, 0, false, 1, false, false },
         /* dense when the last generation ended */
-        { 495, 495, true, 17, false, true },
-        { 495, 496, true, 17, false, false },
-        { 495, 497, true, 17, false, false },
-        { 0, 495, true, 512, false, true },
-        { 0, 496, true, 512, false, false },
-        { 0, 512, true, 1, false, false },
+        { 495, 0, 495, true, 17, false, true },
+        { 495, 0, 496, true, 17, false, false },
+        { 495, 0, 497, true, 17, false, false },
+        { 0, 0, 495, true, 512, false, true },
+        { 0, 0, 496, true, 512, false, false },
+        { 0, 0, 512, true, 1, false, false },
         /* not changed since: what was before that does not matter */
-        { 495, 495, false, 17, false, true },
-        { 495, 496, false, 17, false, true },
-        { 495, 497, false, 17, false, true },
-        { 0, 512, false, 512, false, true },
-        { 496, 495, false, 16, false, false },
+        { 495, 0, 495, false, 17, false, true },
+        { 495, 0, 496, false, 17, false, true },
+        { 495, 0, 497, false, 17, false, true },
+        { 0, 0, 512, false, 512, false, true },
+        { 496, 0, 495, false, 16, false, false },
         /* forced: dense or not */
-        { 495, 496, true, 17, true, true },
-        { 496, 0, true, 16, true, true },
-        { 497, 497, false, 15, true, true },
-        { 511, 512, true, 1, true, true },
-        { 0, 512, true, 1, true, true },
+        { 495, 0, 496, true, 17, true, true },
+        { 496, 0, 0, true, 16, true, true },
+        { 497, 0, 497, false, 15, true, true },
+        { 511, 0, 512, true, 1, true, true },
+        { 0, 0, 512, true, 1, true, true },
+        /* pages that are being released are taken, but not in use */
+        { 512, 17, 0, true, 1, false, true },
+        { 512, 16, 0, true, 1, false, false },
+        { 511, 16, 495, false, 1, false, true },
+        { 511, 15, 495, false, 1, false, false },
+        { 500, 100, 496, true, 1, false, false },
+        { 511, 511, 0, true, 0, true, false },
+        { 511, 511, 0, true, 1, false, true },
     };
 
     (void)state;
@@ -74,7 +83,8 @@ static void candidates_have_memory_and_are_not_dense(void **state)
     for (size_t i = 0; i < ROWS(rows); i++) {
         const scavindex index = { .chunks = NULL, .gen = 7 };
         const chunk_use use = { .ntaken = rows[i].ntaken,
-                                .ntaken_before = rows[i].ntaken_before,
+                                .ninuse_before = rows[i].ninuse_before,
+                                .nreleasing = rows[i].nreleasing,
                                 .nbacked = rows[i].nbacked,
                                 .added = true,
                                 .has_metadata = true,
@@ -102,7 +112,7 @@ static void searches_go_down_and_rise_with_frees(void **state)
         { ALLOC, 5, 512, 0, 0, 0 },
         { ALLOC, 6, 100, 0, 0, 0 },
         { FORCE, NONE, 0, 0, 0, 0 },
-        /* 502 of chunk 2 in use: forced alone */
+        /* 502 of chunk 2 in use: only a forced search finds it */
         { FREE, 2, 10, 10, 3, 3 },
         { FORCE, 2, 0, 0, 3, 3 },
         { FIND, NONE, 0, 0, 3, 0 },
@@ -110,14 +120,14 @@ static void searches_go_down_and_rise_with_frees(void **state)
         { FREE, 5, 17, 17, 6, 6 },
         { FIND, 5, 0, 0, 6, 6 },
         { FORCE, 5, 0, 0, 6, 6 },
-        /* which are released; without memory nothing rises */
+        /* these are released; frees without memory raise nothing */
         { ALLOC, 5, 17, 17, 6, 6 },
         { FREE, 5, 17, 0, 6, 6 },
         { FIND, NONE, 0, 0, 6, 0 },
         { FORCE, 2, 0, 0, 3, 0 },
         { FREE, 6, 50, 0, 3, 0 },
         { FIND, NONE, 0, 0, 3, 0 },
-        /* chunk 2: 496, then 495 by a free that leaves no memory, which makes the others of interest */
+        /* chunk 2: 496 in use, then 495 by a free without memory: now its other free pages are candidates */
         { FREE, 2, 6, 6, 3, 3 },
         { FIND, NONE, 0, 0, 3, 0 },
         { FREE, 2, 1, 0, 3, 3 },
@@ -129,7 +139,7 @@ static void searches_go_down_and_rise_with_frees(void **state)
         { FIND, NONE, 0, 0, 3, 0 },
         { NEXT_GEN, 0, 0, 0, 3, 3 },
         { FIND, NONE, 0, 0, 3, 0 },
-        /* 396 now, 496 when the generation began: in the next one */
+        /* 396 now, 496 when the generation began: a candidate in the next one */
         { FREE, 2, 100, 100, 3, 3 },
         { FIND, NONE, 0, 0, 3, 0 },
         { FORCE, 2, 0, 0, 3, 0 },
@@ -184,7 +194,7 @@ static void counters_remember_the_end_of_the_last_generation(void **state)
         unsigned npages;
         unsigned nbacked;
         uint64_t ntaken; /* afterwards */
-        uint64_t ntaken_before;
+        uint64_t ninuse_before;
         uint64_t nbacked_now;
         bool has_metadata;
     } rows[] = {
@@ -215,7 +225,7 @@ static void counters_remember_the_end_of_the_last_generation(void **state)
         else
             scavindex_next_gen(&index);
         check(i, chunks[1].ntaken, rows[i].ntaken);
-        check(i, chunks[1].ntaken_before, rows[i].ntaken_before);
+        check(i, chunks[1].ninuse_before, rows[i].ninuse_before);
         check(i, chunks[1].nbacked, rows[i].nbacked_now);
         check(i, chunks[1].has_metadata, rows[i].has_metadata);
         check(i, chunks[0].ntaken + chunks[0].nbacked, 0);
@@ -232,13 +242,13 @@ typedef struct step {
         TAKE_AT,    /* first, n: expected_n of them were scavenged */
         FREE,       /* first, n: with memory */
         PUNCH,      /* first, n: free, without memory */
-        BACKGROUND, /* release at most n: the expected run */
+        BACKGROUND, /* release a run, n pages are asked for: expected, expected_n */
         FORCED,
         NEXT_GEN,
-        UNUSED,   /* take the chunk of page first, if unused: expected */
-        RELEASED, /* give the chunk at first back, its metadata is gone */
-        KEPT,     /* or not */
-        NFREE,    /* expected_n free pages */
+        UNUSED,       /* take the chunk of page first, if unused: expected */
+        RELEASED,     /* give the chunk at first back, its metadata is gone */
+        NOT_RELEASED, /* or is not */
+        NFREE,        /* expected_n free pages */
         NSCAVENGED,
     } op;
     uint64_t first;
@@ -257,11 +267,11 @@ static void check_released(size_t i, pagealloc *a, const step *s)
         return;
     }
     check(i, run.first.n, s->expected);
-    /* Meanwhile it is taken. */
+    /* It is taken until it is put back. */
     assert_int_equal(pagealloc_validate(a, stderr), 0);
     check(i, pagealloc_next_taken(a, run.first).n, run.first.n);
     check(i, pagealloc_is_free(a, run.first, 1), false);
-    pagealloc_free_run(a, run.first, run.npages, true);
+    pagealloc_put_back(a, run, true);
 }
 
 static void run_step(size_t i, pagealloc *a, const step *s)
@@ -297,7 +307,7 @@ static void run_step(size_t i, pagealloc *a, const step *s)
         check(i, found ? first.n : NONE, s->expected);
         break;
     case RELEASED:
-    case KEPT:
+    case NOT_RELEASED:
         pagealloc_free_unused_chunk(a, page_at(s->first), s->op == RELEASED);
         break;
     case NFREE:
@@ -361,12 +371,54 @@ static void take_unscavenged_gives_the_highest_run_and_cuts_its_upper_end(void *
         { FREE, 512, 488, 0, 0 },
         { TAKE_AT, 1000, 10, 0, 10 },
         { FREE, 1000, 24, 0, 0 },
-        { FORCED, 0, 511, 513, 511 },
-        { FORCED, 0, 513, 512, 1 },
+        { FORCED, 0, 511, 512, 512 },
+        { FORCED, 0, 513, NONE, 0 },
         { TAKE_AT, 512, 512, 0, 512 },
         { FREE, 512, 512, 0, 0 },
         { FORCED, 0, 1000000, 512, 512 },
         { FORCED, 0, 1, NONE, 0 },
+    };
+
+    (void)state;
+    run_steps(steps, ROWS(steps));
+}
+
+static void take_unscavenged_splits_no_huge_page(void **state)
+{
+    static const step steps[] = {
+        { GROW, 0, 2048, 0, 0 },
+        { TAKE_AT, 0, 2048, 0, 2048 },
+        /* a block and 2 pages more, which would do for 2 but not for 3 */
+        { FREE, 1024, 258, 0, 0 },
+        { FORCED, 0, 3, 1024, 258 },
+        { TAKE_AT, 1024, 258, 0, 258 },
+        { FREE, 1024, 258, 0, 0 },
+        { BACKGROUND, 0, 2, 1280, 2 },
+        { BACKGROUND, 0, 3, 1024, 256 },
+        /* one page of the upper block of a chunk */
+        { FREE, 1792, 256, 0, 0 },
+        { BACKGROUND, 0, 1, 1792, 256 },
+        /* a chunk that is free: block by block */
+        { FREE, 512, 512, 0, 0 },
+        { BACKGROUND, 0, 8, 768, 256 },
+        { BACKGROUND, 0, 8, 512, 256 },
+        { BACKGROUND, 0, 8, NONE, 0 },
+        /* a block that has a page in use, or one without memory, has no huge page to split */
+        { FREE, 0, 255, 0, 0 },
+        { FREE, 257, 255, 0, 0 },
+        { FORCED, 0, 8, 504, 8 },
+        { PUNCH, 256, 1, 0, 0 },
+        { FORCED, 0, 8, 496, 8 },
+        { FORCED, 0, 512, 257, 239 },
+        { FORCED, 0, 8, 247, 8 },
+        { FORCED, 0, 512, 0, 247 },
+        /* over the border of two chunks there is none either */
+        { TAKE_AT, 256, 512, 0, 512 },
+        { FREE, 384, 256, 0, 0 },
+        { FORCED, 0, 8, 632, 8 },
+        { FORCED, 0, 8, 624, 8 },
+        { FORCED, 0, 512, 512, 112 },
+        { FORCED, 0, 8, 504, 8 },
     };
 
     (void)state;
@@ -392,7 +444,7 @@ static void take_unscavenged_skips_dense_chunks_unless_forced(void **state)
         { BACKGROUND, 0, 12, 704, 12 },
         { BACKGROUND, 0, 12, 700, 4 },
         { BACKGROUND, 0, 12, NONE, 0 },
-        /* one page of chunk 2 that has no memory makes 496, a second 495, and then the 5 others are worth it */
+        /* chunk 2: 496 in use by a free without memory, 495 by another: now its 5 other free pages are candidates */
         { PUNCH, 1200, 1, 0, 0 },
         { BACKGROUND, 0, 512, NONE, 0 },
         { PUNCH, 1300, 1, 0, 0 },
@@ -448,7 +500,7 @@ static void dense_chunks_become_of_interest_in_the_next_generation(void **state)
         { TAKE_AT, 1600, 100, 0, 100 },
         { FREE, 1600, 100, 0, 0 },
         { BACKGROUND, 0, 512, 1600, 100 },
-        /* dense at its end, freed in the next, left alone for one more */
+        /* dense when a generation ends, freed in the next one: a candidate in the one after that */
         { TAKE_AT, 1600, 100, 0, 100 },
         { NEXT_GEN, 0, 0, 0, 0 },
         { FREE, 1600, 100, 0, 0 },
@@ -460,6 +512,15 @@ static void dense_chunks_become_of_interest_in_the_next_generation(void **state)
         { BACKGROUND, 0, 512, 100, 200 },
         { BACKGROUND, 0, 512, NONE, 0 },
         { FORCED, 0, 512, NONE, 0 },
+        /* taken over the end of a generation because it is unused: not dense in the next one */
+        { TAKE_AT, 1600, 100, 0, 100 },
+        { PUNCH, 1536, 512, 0, 0 },
+        { UNUSED, 1536, 0, 1536, 0 },
+        { NEXT_GEN, 0, 0, 0, 0 },
+        { RELEASED, 1536, 0, 0, 0 },
+        { TAKE_AT, 1600, 100, 0, 100 },
+        { FREE, 1600, 100, 0, 0 },
+        { BACKGROUND, 0, 512, 1600, 100 },
     };
 
     (void)state;
@@ -498,11 +559,11 @@ static void unused_chunks_are_taken_once_for_each_use(void **state)
         { TAKE_AT, 5, 3, 0, 3 },
         { PUNCH, 5, 3, 0, 0 },
         { UNUSED, 0, 0, 0, 0 },
-        { KEPT, 0, 0, 0, 0 },
+        { NOT_RELEASED, 0, 0, 0, 0 },
         { UNUSED, 300, 0, 0, 0 },
         { RELEASED, 0, 0, 0, 0 },
         { UNUSED, 0, 0, NONE, 0 },
-        /* a run over a border is a use of both */
+        /* a run over a border uses both chunks */
         { TAKE_AT, 500, 20, 0, 20 },
         { PUNCH, 500, 20, 0, 0 },
         { UNUSED, 512, 0, 512, 0 },
@@ -535,6 +596,7 @@ int main(void)
         cmocka_unit_test(searches_go_down_and_rise_with_frees),
         cmocka_unit_test(counters_remember_the_end_of_the_last_generation),
         cmocka_unit_test(take_unscavenged_gives_the_highest_run_and_cuts_its_upper_end),
+        cmocka_unit_test(take_unscavenged_splits_no_huge_page),
         cmocka_unit_test(take_unscavenged_skips_dense_chunks_unless_forced),
         cmocka_unit_test(dense_chunks_become_of_interest_in_the_next_generation),
         cmocka_unit_test(unused_chunks_are_taken_once_for_each_use),

@@ -208,14 +208,14 @@ static void write_line(char op, int nnumbers, const uint64_t *numbers)
 
 /* --- table --- */
 
-static size_t slot_of(uintptr_t p)
+static size_t entry_of(uintptr_t p)
 {
     return (size_t)((p >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 20) & (rec.capacity - 1);
 }
 
 static void table_put(uintptr_t p, uint32_t id)
 {
-    size_t i = slot_of(p);
+    size_t i = entry_of(p);
 
     while (rec.table[i].p != 0)
         i = (i + 1) & (rec.capacity - 1);
@@ -251,7 +251,7 @@ static uint32_t table_remove(const void *p)
 
     if (rec.table == NULL)
         return ID_NONE;
-    for (i = slot_of((uintptr_t)p); rec.table[i].p != (uintptr_t)p; i = (i + 1) & (rec.capacity - 1)) {
+    for (i = entry_of((uintptr_t)p); rec.table[i].p != (uintptr_t)p; i = (i + 1) & (rec.capacity - 1)) {
         if (rec.table[i].p == 0)
             return ID_NONE;
     }
@@ -263,7 +263,7 @@ static uint32_t table_remove(const void *p)
         i = (i + 1) & (rec.capacity - 1);
         if (rec.table[i].p == 0)
             break;
-        home = slot_of(rec.table[i].p);
+        home = entry_of(rec.table[i].p);
         /* It may fill the hole if its home is not between hole and i. */
         if (((i - home) & (rec.capacity - 1)) >= ((i - hole) & (rec.capacity - 1))) {
             rec.table[hole] = rec.table[i];

@@ -43,7 +43,7 @@ tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
 gcc -std=gnu11 -O2 -D_GNU_SOURCE -fPIC -shared -pthread -o "$tmp/record.so" "$here/record.c" || exit 1
 
-# NAME PROGRAM COMMAND...: run the command and keep the trace of the one process in it whose executable has that name.
+# NAME PROGRAM COMMAND...: run the command and take the trace of the one process in it whose executable has that name.
 record() {
     local name=$1 program=$2 found
     shift 2

@@ -10,7 +10,7 @@
  *   3.           goalloc: attach, once a process
  *   4. setup     warm-up
  *   5. run       timed, by each worker for itself
- *   6.           memory_use_end; requests to the daemon that were sent in 5
+ *   6.           memory_use_sample; requests to the daemon that were sent in 5
  * ns_per_op is the sum of the workers' times divided by the sum of their operations: what an operation takes a worker.
  *
  * Workers are threads of this process (the first one is its first thread, so one worker means a program without

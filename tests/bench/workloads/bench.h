@@ -49,13 +49,13 @@
 extern "C" {
 #endif
 
-#define BENCH_RING_SLOTS 4096u
+#define BENCH_RING_ENTRIES 4096u
 
-/* A queue of one producer and one consumer, which may be processes; a slot holds an object's name, never 0. */
+/* A queue of one producer and one consumer, which may be processes; an entry holds an object's name, never 0. */
 typedef struct bench_ring {
-    __attribute__((aligned(128))) uint64_t head; /* slots taken, written by the consumer */
-    __attribute__((aligned(128))) uint64_t tail; /* slots filled, written by the producer */
-    __attribute__((aligned(128))) uint64_t slots[BENCH_RING_SLOTS];
+    __attribute__((aligned(128))) uint64_t head; /* entries taken, written by the consumer */
+    __attribute__((aligned(128))) uint64_t tail; /* entries filled, written by the producer */
+    __attribute__((aligned(128))) uint64_t entries[BENCH_RING_ENTRIES];
 } bench_ring;
 
 typedef struct bench_worker {

@@ -7,12 +7,12 @@
  *
  * goalloc: the sum of
  *   - the physical memory of the daemon's memfds (st_blocks): arena, spans, bitmap; pages that are committed but were
- *     never written count, and so does what the daemon keeps for other clients,
+ *     never written count, and so does what the daemon holds for other clients,
  *   - the daemon's own private memory (RssAnon), and
  *   - this process's resident memory that is not shared (RssAnon + RssFile: tables of the library),
  * each above its value at the baseline, which is taken before the attach with a fresh daemon. There is no high-water
  * mark for such a sum, so it is sampled where it is highest: after the setup and at the end of the timed part (the
- * memfds keep what they had, but for what the scavenger has given back at 1% of a CPU). With several processes the
+ * memfds retain what they had, but for what the scavenger has given back at 1% of a CPU). With several processes the
  * first one counts memfds and daemon, each one itself. The daemon is found through $GOALLOC_BENCH_DAEMON (its pid);
  * without it the memory is not counted.
  *

@@ -1,6 +1,6 @@
 /*
  * ring: the queue between one producer and one consumer, threads or processes. Both work in batches: they look at the
- * other's word only when the part that they know of is used up, and publish each RING_BATCH slots, so that the queue
+ * other's word only when the part that they know of is used up, and publish each RING_BATCH entries, so that the queue
  * costs about a nanosecond an object and what is measured is the allocator.
  */
 #ifndef BENCH_RING_H
@@ -37,11 +37,11 @@ static inline void ring_put(ring_side *side, uint64_t name)
 {
     bench_ring *r = side->ring;
 
-    if (side->mine == side->limit) { /* all full as far as known: known head = limit - slots */
+    if (side->mine == side->limit) { /* all full as far as known: known head = limit - entries */
         __atomic_store_n(&r->tail, side->mine, __ATOMIC_RELEASE);
-        side->limit = ring_wait(&r->head, side->limit - BENCH_RING_SLOTS) + BENCH_RING_SLOTS;
+        side->limit = ring_wait(&r->head, side->limit - BENCH_RING_ENTRIES) + BENCH_RING_ENTRIES;
     }
-    r->slots[side->mine++ % BENCH_RING_SLOTS] = name;
+    r->entries[side->mine++ % BENCH_RING_ENTRIES] = name;
     if (side->mine % RING_BATCH == 0)
         __atomic_store_n(&r->tail, side->mine, __ATOMIC_RELEASE);
 }
@@ -55,7 +55,7 @@ static inline uint64_t ring_get(ring_side *side)
         __atomic_store_n(&r->head, side->mine, __ATOMIC_RELEASE);
         side->limit = ring_wait(&r->tail, side->limit);
     }
-    name = r->slots[side->mine++ % BENCH_RING_SLOTS];
+    name = r->entries[side->mine++ % BENCH_RING_ENTRIES];
     if (side->mine % RING_BATCH == 0)
         __atomic_store_n(&r->head, side->mine, __ATOMIC_RELEASE);
     return name;
@@ -66,7 +66,7 @@ static inline ring_side ring_producer(bench_ring *ring)
 {
     uint64_t tail = __atomic_load_n(&ring->tail, __ATOMIC_RELAXED);
 
-    return (ring_side){ ring, tail, __atomic_load_n(&ring->head, __ATOMIC_ACQUIRE) + BENCH_RING_SLOTS };
+    return (ring_side){ ring, tail, __atomic_load_n(&ring->head, __ATOMIC_ACQUIRE) + BENCH_RING_ENTRIES };
 }
 
 static inline ring_side ring_consumer(bench_ring *ring)

@@ -101,13 +101,13 @@ static void calloc_some(bench_worker *w, uint64_t n)
 
     for (uint64_t i = 0; i < n; i++, c->n++) {
         size_t size = c->sizes[c->n % CALLOC_SIZES];
-        char **slot = &c->objects[c->n % CALLOC_OBJECTS];
+        char **entry = &c->objects[c->n % CALLOC_OBJECTS];
 
         if (c->n >= CALLOC_OBJECTS)
-            BENCH_FREE(*slot);
-        *slot = bench_checked(BENCH_CALLOC(1, size));
+            BENCH_FREE(*entry);
+        *entry = bench_checked(BENCH_CALLOC(1, size));
         for (size_t at = 0; at + sizeof(uint64_t) <= size; at += LINE) {
-            volatile uint64_t *word = (uint64_t *)(void *)(*slot + at);
+            volatile uint64_t *word = (uint64_t *)(void *)(*entry + at);
 
             w->checksum += *word;
             *word = i | 1;
@@ -149,15 +149,15 @@ static void large_some(bench_worker *w, uint64_t n)
     char **objects = w->state;
 
     for (uint64_t i = 0; i < n; i++) {
-        char **slot = &objects[bench_random_below(&w->random, LARGE_OBJECTS)];
+        char **entry = &objects[bench_random_below(&w->random, LARGE_OBJECTS)];
         size_t size = large_size(w);
 
-        if (*slot != NULL) {
-            w->checksum += *(uint64_t *)(void *)*slot;
-            BENCH_FREE(*slot);
+        if (*entry != NULL) {
+            w->checksum += *(uint64_t *)(void *)*entry;
+            BENCH_FREE(*entry);
         }
-        *slot = bench_checked(BENCH_MALLOC(size));
-        touch(*slot, size, i);
+        *entry = bench_checked(BENCH_MALLOC(size));
+        touch(*entry, size, i);
     }
 }
 

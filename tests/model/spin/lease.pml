@@ -5,9 +5,9 @@
  * one step; everything else interleaves. Private steps are merged with the access before or after them.
  *
  *   worker   malloc, free of its own, remote free, fold, refill, return, coming back after a lost connection
- *            (client/alloc.c, client/mcache.c, client/connection.c, shm/object.c)
+ *            (client/lib/, shm/object.c)
  *   daemon   refill, return, lease list, attach, end of a session, sweep, taking over
- *            (daemon/request_lease.c, daemon/session.c, daemon/mcentral.c, daemon/mheap.c)
+ *            (daemon/serve/, daemon/heap/mcentral.c, daemon/heap/mheap.c)
  *   fate     kills workers and cuts connections
  *   watcher  what has to be true in every state
  *
@@ -167,7 +167,7 @@ do_malloc: /* mspan_take */
         }
 #endif
 
-do_own_free: /* own_free_body */
+do_own_free: /* own_free() */
         assert(LIVE_BITS(s) & b); /* it is not taken for a double free */
         atomic {
             assert(span[s].lease == LEASED(w));
@@ -189,7 +189,7 @@ do_remote_free: /* object_find, object_free_remote: remote word, alloc word, fet
             goto next
         }
 
-do_fold: /* mspan_fold_word */
+do_fold: /* fold_word() in mspan.c */
         fold(s, false);
         atomic { cache[s] = ~span[s].alloc & 3; goto next }
 

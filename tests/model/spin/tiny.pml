@@ -1,11 +1,11 @@
 /*
  * Tiny: a page with one tiny block that has room for two objects, from its lease to its use for something else.
  *
- *   owner    opens the block, bumps, closes it, frees by itself, folds, gives the page back (client/tiny.c,
- *            client/mcache.c)
+ *   owner    opens the block, bumps, closes it, frees by itself, folds, gives the page back
+ *            (client/lib/tiny.c, client/lib/mcache.c)
  *   freers   two other processes that free what they were told of (tiny_free_remote in shm/tiny.c)
  *   daemon   leases the page, ends the lease, settles, sweeps, frees the page, makes it another kind of span for a while
- *            (daemon/session.c, daemon/mcentral.c, daemon/mheap.c)
+ *            (daemon/heap: lease.c, mcentral.c, mheap.c)
  *   watcher  what has to be true in every state
  *
  * One access to a shared word is one step. A process that dies does so right after a step, so between any two. Another

@@ -1,0 +1,225 @@
+/*
+ * The heap's checks of itself: each notices when one word, list or counter of what it checks is not as it should be,
+ * and is content again when it is.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <string.h>
+
+#include "daemon/heap/roots.h"
+#include "daemon/serve/session.h"
+
+#define ENTRY 1u /* of the one session, which reclaims */
+
+typedef struct world {
+    heapfile file;
+    mheap heap;
+    session_table table;
+    roots *roots;
+    session *s;
+    page_no span;    /* leased by it, an object of 64 bytes in it */
+    page_no central; /* leased by nobody; it has adopted the object in there */
+    FILE *out;       /* what differs, which nobody reads */
+} world;
+
+static page_no make_span(world *w)
+{
+    page_no first;
+    uint64_t nscavenged;
+
+    assert_int_equal(mheap_alloc_span(&w->heap, 1, 1, (span_class){ 12 }, &first, &nscavenged), 0);
+    u64_store_release(shm_alloc_bits(&w->file.map, first), 1);
+    return first;
+}
+
+static uint64_t address_of(const world *w, page_no first)
+{
+    return w->file.map.base + page_offset(first);
+}
+
+static int world_setup(void **state)
+{
+    static world the;
+    world *w = &the;
+    session_request request = { .flags = SESSION_RECLAIM, .pid = 7, .uid = 8, .label = "validate" };
+    object_ref object;
+
+    memset(w, 0, sizeof(*w));
+    w->out = fopen("/dev/null", "we");
+    assert_non_null(w->out);
+    assert_int_equal(heapfile_create(&w->file, SHM_BASE_DEFAULT, 128 * MIB), 0);
+    assert_int_equal(mheap_init(&w->heap, &w->file, 0), 0);
+    session_table_init(&w->table, &w->heap);
+    assert_int_equal(roots_new(&w->file.map, &w->roots), 0);
+    assert_int_equal(session_open(&w->table, &request, &w->s), 0);
+    assert_int_equal(w->s->lessee.no.n, ENTRY);
+    w->span = make_span(w);
+    lease_give(&w->s->lessee, w->span);
+    w->central = make_span(w);
+    mcentral_put(&w->heap, w->central);
+    assert_int_equal(object_find(&w->file.map, address_of(w, w->central), &object), OBJECT_LIVE);
+    assert_int_equal(adopt_set(w->heap.adopted, &object, w->s->lessee.no, w->s->lessee.epoch), 0);
+    assert_int_equal(roots_set(w->roots, (const uint8_t *)"one", 3, page_offset(w->central)), 0);
+    *state = w;
+    return 0;
+}
+
+static int world_teardown(void **state)
+{
+    world *w = *state;
+
+    w->roots = roots_free(w->roots);
+    session_table_end(&w->table);
+    mheap_end(&w->heap);
+    heapfile_close(&w->file);
+    return fclose(w->out);
+}
+
+enum validator { HEAP, ADOPT, ROOTS, SESSIONS };
+
+static int validate(const world *w, enum validator which)
+{
+    switch (which) {
+    case HEAP:
+        return mheap_validate(&w->heap, w->out);
+    case ADOPT:
+        return adopt_validate(w->heap.adopted, w->out);
+    case ROOTS:
+        return roots_validate(w->roots, w->out);
+    default:
+        return session_table_validate(&w->table, w->out);
+    }
+}
+
+/* With a bit of the byte at p changed, the validator notices. */
+static void assert_noticed(const world *w, enum validator which, void *p, const char *what)
+{
+    for (int pass = 0; pass < 2; pass++) {
+        int r = validate(w, which);
+
+        if (r != (pass == 0 ? 0 : -EUCLEAN))
+            fail_msg("%s: %d %s it was changed", what, r, pass == 0 ? "before" : "after");
+        *(unsigned char *)p ^= 2;
+    }
+    assert_int_equal(validate(w, which), 0);
+}
+
+#define NOTICED(which, lvalue)      assert_noticed(w, which, (void *)(uintptr_t)&(lvalue), #lvalue)
+#define NOTICED_HIGH(which, lvalue) assert_noticed(w, which, (char *)(uintptr_t)&(lvalue) + 5, #lvalue)
+
+static void mheap_validate_with_a_word_changed_notices(void **state)
+{
+    world *w = *state;
+    shm_span *span = shm_span_at(&w->file.map, w->central);
+
+    NOTICED(HEAP, w->heap.ninuse_pages);
+    NOTICED(HEAP, w->heap.ninuse_spans);
+    NOTICED(HEAP, w->heap.naside_pages[ASIDE_AHEAD]);
+    NOTICED(HEAP, w->heap.central[12].partial[0].count);
+    NOTICED(HEAP, w->heap.links[w->span.n].place);
+    NOTICED(HEAP, w->file.map.page_map[w->central.n]);
+    NOTICED(HEAP, span->npages);
+    NOTICED(HEAP, span->lease);
+    NOTICED(HEAP, span->nadopted);
+    NOTICED(HEAP, w->heap.book.nunits);
+    NOTICED(HEAP, w->file.map.header->free_limit); /* by adopt_validate() */
+}
+
+static void adopt_validate_with_a_word_changed_notices(void **state)
+{
+    world *w = *state;
+
+    NOTICED(ADOPT, w->file.private->adoptions[0].offset);
+    NOTICED_HIGH(ADOPT, w->file.private->adoptions[0].who);
+    NOTICED(ADOPT, w->file.map.header->free_limit);
+    /* An entry in use that no adoption has. */
+    assert_int_equal(u32_load_relaxed(&w->file.private->nadoption_entries), 1);
+    u32_store_release(&w->file.private->nadoption_entries, 2);
+    NOTICED(ADOPT, w->file.private->adoptions[1].offset);
+}
+
+static void roots_validate_with_a_word_changed_notices(void **state)
+{
+    world *w = *state;
+    shm_root *root = &w->file.map.roots[0];
+
+    NOTICED(ROOTS, root->name);
+    NOTICED(ROOTS, root->name_bytes);
+    NOTICED_HIGH(ROOTS, root->offset);
+    /* A root that the hash doesn't know, and one that is beyond the entries in use. */
+    assert_int_equal(u32_load_relaxed(&w->file.map.header->nroot_entries), 1);
+    u32_store_release(&w->file.map.header->nroot_entries, 2);
+    NOTICED(ROOTS, w->file.map.roots[1].name_bytes);
+    u32_store_release(&w->file.map.header->nroot_entries, 0);
+    assert_int_equal(validate(w, ROOTS), -EUCLEAN);
+}
+
+static void session_table_validate_with_a_word_changed_notices(void **state)
+{
+    world *w = *state;
+    shm_session *entry = &w->file.map.sessions[ENTRY];
+
+    NOTICED(SESSIONS, entry->state);
+    NOTICED(SESSIONS, entry->epoch);
+    NOTICED(SESSIONS, entry->flags);
+    NOTICED(SESSIONS, entry->pid);
+    NOTICED(SESSIONS, entry->uid);
+    NOTICED(SESSIONS, w->table.nopen);
+    /* A session that nobody has opened, and one that is beyond the entries in use. */
+    assert_int_equal(u32_load_relaxed(&w->file.map.header->nsession_entries), 2);
+    u32_store_release(&w->file.map.header->nsession_entries, 3);
+    NOTICED(SESSIONS, w->file.map.sessions[2].state);
+    u32_store_release(&w->file.map.header->nsession_entries, 1);
+    assert_int_equal(validate(w, SESSIONS), -EUCLEAN);
+}
+
+static void lease_validate_with_a_word_changed_notices(void **state)
+{
+    world *w = *state;
+    shm_span *span = shm_span_at(&w->file.map, w->span);
+
+    NOTICED(SESSIONS, span->lease);
+    NOTICED(SESSIONS, span->owner);
+    NOTICED(SESSIONS, w->table.leases.nleased);
+    NOTICED(SESSIONS, w->s->lessee.leased.count);
+    NOTICED(SESSIONS, w->s->lessee.leased.head);
+    NOTICED(SESSIONS, w->s->lessee.nheld_pages);
+    NOTICED(SESSIONS, w->s->lessee.no);
+}
+
+static void dump_names_session_root_and_adoption(void **state)
+{
+    world *w = *state;
+    char text[1024] = "";
+    FILE *out = fmemopen(text, sizeof(text), "w");
+
+    assert_non_null(out);
+    session_table_dump(&w->table, out);
+    roots_dump(w->roots, out);
+    adopt_dump(w->heap.adopted, out);
+    assert_int_equal(fclose(out), 0);
+    assert_non_null(strstr(text, "session 1.1: state 1, flags 1, pid 7, 'validate', 1 pages in 1 spans"));
+    assert_non_null(strstr(text, "root 0: 'one' is 0x"));
+    assert_non_null(strstr(text, "adoption 0: object 0x"));
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, world_setup, world_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(mheap_validate_with_a_word_changed_notices),
+        TEST(adopt_validate_with_a_word_changed_notices),
+        TEST(roots_validate_with_a_word_changed_notices),
+        TEST(session_table_validate_with_a_word_changed_notices),
+        TEST(lease_validate_with_a_word_changed_notices),
+        TEST(dump_names_session_root_and_adoption),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
