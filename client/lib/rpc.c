@@ -16,6 +16,16 @@
 
 static uint64_t last_id;
 
+/* The kind of reply to each request that went well; RESULT__NOT_SET for those that are not here. */
+static const Goallocd__Reply__ResultCase result_of[GOALLOCD__REQUEST__OP_CHECK + 1] = {
+    [GOALLOCD__REQUEST__OP_ATTACH] = GOALLOCD__REPLY__RESULT_ATTACH,
+    [GOALLOCD__REQUEST__OP_REFILL] = GOALLOCD__REPLY__RESULT_REFILL,
+    [GOALLOCD__REQUEST__OP_ALLOC_LARGE] = GOALLOCD__REPLY__RESULT_ALLOC_LARGE,
+    [GOALLOCD__REQUEST__OP_ROOT_GET] = GOALLOCD__REPLY__RESULT_ROOT_GET,
+    [GOALLOCD__REQUEST__OP_STATS] = GOALLOCD__REPLY__RESULT_STATS,
+    [GOALLOCD__REQUEST__OP_LEASE_LIST] = GOALLOCD__REPLY__RESULT_LEASE_LIST,
+};
+
 /* A reply that nobody waits for: give back what it brings. */
 static void drop_late_reply(const Goallocd__Reply *reply)
 {
@@ -25,27 +35,6 @@ static void drop_late_reply(const Goallocd__Reply *reply)
         outbox_return(reply->refill->spans, reply->refill->n_spans);
     else if (reply->result_case == GOALLOCD__REPLY__RESULT_ALLOC_LARGE)
         outbox_return(&reply->alloc_large->span, 1);
-}
-
-/* What the reply to a request brings, if it went well. */
-static Goallocd__Reply__ResultCase result_of(const Goallocd__Request *request)
-{
-    switch (request->op_case) {
-    case GOALLOCD__REQUEST__OP_ATTACH:
-        return GOALLOCD__REPLY__RESULT_ATTACH;
-    case GOALLOCD__REQUEST__OP_REFILL:
-        return GOALLOCD__REPLY__RESULT_REFILL;
-    case GOALLOCD__REQUEST__OP_ALLOC_LARGE:
-        return GOALLOCD__REPLY__RESULT_ALLOC_LARGE;
-    case GOALLOCD__REQUEST__OP_ROOT_GET:
-        return GOALLOCD__REPLY__RESULT_ROOT_GET;
-    case GOALLOCD__REQUEST__OP_STATS:
-        return GOALLOCD__REPLY__RESULT_STATS;
-    case GOALLOCD__REQUEST__OP_LEASE_LIST:
-        return GOALLOCD__REPLY__RESULT_LEASE_LIST;
-    default:
-        return GOALLOCD__REPLY__RESULT__NOT_SET;
-    }
 }
 
 /* Wait for the reply to request id. */
@@ -78,7 +67,7 @@ int rpc_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
         return r;
     if ((*ret)->error > 0)
         return -(*ret)->error;
-    return (*ret)->error < 0 || (*ret)->result_case != result_of(request) ? -EPROTO : 0;
+    return (*ret)->error < 0 || (*ret)->result_case != result_of[request->op_case] ? -EPROTO : 0;
 }
 
 int rpc_look_for_late_reply(void)
