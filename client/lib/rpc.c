@@ -16,7 +16,7 @@
 
 static uint64_t last_id;
 
-/* The kind of reply to each request that went well; RESULT__NOT_SET for those that are not here. */
+/* What the reply to each request brings if it went well; nothing for those that are not here. */
 static const Goallocd__Reply__ResultCase result_of[GOALLOCD__REQUEST__OP_CHECK + 1] = {
     [GOALLOCD__REQUEST__OP_ATTACH] = GOALLOCD__REPLY__RESULT_ATTACH,
     [GOALLOCD__REQUEST__OP_REFILL] = GOALLOCD__REPLY__RESULT_REFILL,
