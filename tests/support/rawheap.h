@@ -166,8 +166,8 @@ static inline int rawheap_return(const rawheap *heap, uint32_t *spans, size_t ns
 
     ask.spans = spans;
     ask.n_spans = nspans;
-    ask.runs = runs;
-    ask.n_runs = nruns;
+    ask.large = runs;
+    ask.n_large = nruns;
     request.id = 4;
     request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
     request.return_spans = &ask;
