@@ -114,7 +114,7 @@ static inline int rawheap_error(const rawheap *heap, Goallocd__Request *request)
     return error;
 }
 
-/* A large run of npages pages, without an object in it. Page 0: refused. */
+/* Pages for a large object, without the object. Page 0: refused. */
 static inline page_no rawheap_alloc_large(const rawheap *heap, uint64_t npages)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
