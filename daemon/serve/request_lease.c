@@ -345,7 +345,7 @@ void handle_return(client *c, session *s, const Goallocd__Request *request)
             return;
         }
     }
-    if (return_large(c, s, ask->runs, ask->n_runs))
+    if (return_large(c, s, ask->large, ask->n_large))
         reply_ok(&c->peer, request->id);
 }
 
