@@ -1,8 +1,8 @@
 /*
  * Connection: each request to the daemon as a function.
  *
- * Called by attach.c (the session), mcache.c and large.c (spans), heap.c (roots, statistics) and owner.c. What they
- * share lies below: comeback.c (whose turn it is, and what if the daemon is gone), rpc.c, outbox.c, link.c. Data: marks
+ * Called by attach.c (the session), refill.c, idle.c and large.c (spans), heap.c (roots, statistics) and owner.c. What
+ * they share lies below: comeback.c (whose turn it is, and what if the daemon is gone), rpc.c, outbox.c, link.c. Data: marks
  * in process.mspan_of (held.c), which are made while the turn is held: so a process that comes back knows what it has.
  *
  * Each request that wants a reply takes one way:
