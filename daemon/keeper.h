@@ -8,7 +8,6 @@
 
 typedef struct keeper {
     int fd; /* the connection to it; -1: there is none */
-    bool poll_active; /* the server watches fd */
     char dir[96];
 } keeper;
 

@@ -49,6 +49,7 @@ static bool are_system_pages_small(void)
 /* Where the heap came from, and who holds it besides. */
 typedef struct home {
     keeper keeper;
+    heapfile *file;
     bool recovered;
     bool stored; /* systemd has it already */
 } home;
@@ -150,6 +151,18 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
     return r;
 }
 
+/* The keeper has died: another one takes its place. Returns its descriptor, or -1. */
+static int replace_keeper(void *data)
+{
+    home *h = data;
+
+    keeper_leave(&h->keeper);
+    log_warn("the keeper of the heap has died; starting another one");
+    if (keeper_start(&h->keeper, h->file) < 0)
+        log_error("nobody keeps the heap from now on: if this daemon dies it is gone");
+    return h->keeper.fd;
+}
+
 int main(int argc, char **argv)
 {
     static server srv;
@@ -157,7 +170,7 @@ int main(int argc, char **argv)
     listen_place place;
     heapfile file;
     mheap heap;
-    home h = { .keeper = { .fd = -1 } };
+    home h = { .keeper = { .fd = -1 }, .file = &file };
     int r;
 
     options_parse(&o, argc, argv);
@@ -174,10 +187,13 @@ int main(int argc, char **argv)
     if (r < 0)
         goto out;
     u32_store_relaxed(&file.huge.never, !o.huge_pages);
-    r = server_run(
-        &srv, place.fd, &heap,
-        &(server_options){
-            .eager_commit = o.eager_commit, .scavtrace = o.scavtrace, .recovered = h.recovered, .keeper = &h.keeper });
+    r = server_run(&srv, place.fd, &heap,
+                   &(server_options){ .eager_commit = o.eager_commit,
+                                      .scavtrace = o.scavtrace,
+                                      .recovered = h.recovered,
+                                      .watched_fd = h.keeper.fd,
+                                      .on_death = replace_keeper,
+                                      .data = &h });
     if (r < 0)
         log_error("cannot serve: %s", strerror(-r));
     mheap_end(&heap);

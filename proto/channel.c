@@ -1,17 +1,17 @@
 /*
  * Channel: connect, send and receive frames on a socket, with a deadline.
  *
- * Called under the lock of whoever owns the channel. No malloc, no thread, no signal. Data: the channel itself, private
- * to the process. The child of a fork closes its copy of the descriptor and connects anew.
+ * Called by link.c, with the turn, and by goallocctl. No malloc, no thread, no signal. Data: the channel itself,
+ * private to the process. The child of a fork closes its copy of the descriptor and connects anew.
  *
- * The socket does not block; what waits is poll, which has the deadline. So no call here can hang, whatever stands
- * behind the descriptor's number. For that may be something else: a library's descriptors are not its own. Programs
- * that become daemons close all that are open, and what they open next gets the same numbers. Therefore the channel
- * remembers its socket by device and inode and looks before each use: what is not its socket is neither read nor
- * written nor closed, and counts as a connection that was lost. (A thread that does the same between the look and the
- * use, some hundred nanoseconds, can't be noticed; even then nothing waits.)
+ * The socket does not block; poll() waits, and has the deadline. So no call here can hang, whatever the descriptor
+ * names. It may name something else, because the program can close a library's descriptors: programs that become
+ * daemons close all that are open, and what they open next gets the same numbers. Therefore the channel remembers its
+ * socket by device and inode, and compares them before each use. What is not its socket is neither read nor written nor
+ * closed, and counts as a connection that was lost. (If another thread exchanges the descriptor between the comparison
+ * and the use, some hundred nanoseconds, that can't be noticed; even then no call hangs.)
  *
- * A request and its reply are five short system calls: a look and a send; a poll that waits; a look and a recvmsg.
+ * A request and its reply are five short system calls: fstat and send; a poll that waits; fstat and recvmsg.
  */
 #include "proto/channel.h"
 
@@ -50,7 +50,7 @@ int deadline_left_ms(deadline until)
     return left <= 0 ? 0 : left > INT_MAX ? INT_MAX : (int)left;
 }
 
-/* True if the socket that the channel has connected is still what its descriptor names, or if it is not known. */
+/* True if the descriptor still names the socket that the channel has connected, or if that socket is not known. */
 static bool is_own(const channel *ch)
 {
     struct stat st;
@@ -61,8 +61,9 @@ static bool is_own(const channel *ch)
 }
 
 /*
- * Wait until the socket is ready for events. 0, -ETIMEDOUT, -EBADF (it is not ours any more), -errno. If another thread
- * puts something else at its number meanwhile, poll waits for that: so it waits for a while at a time.
+ * Wait until the socket is ready for events. 0, -ETIMEDOUT, -EBADF (the descriptor names something else), -errno. If
+ * another thread exchanges the descriptor meanwhile, poll waits for what it names now: so it waits for LOOK_EVERY_MS at
+ * most, and compares again.
  */
 static int wait_ready(const channel *ch, short events, deadline until)
 {
@@ -85,8 +86,8 @@ static int wait_ready(const channel *ch, short events, deadline until)
 /* --- connect --- */
 
 /*
- * A path that is longer than a socket address is reached through a descriptor of the socket's file. *ret_file: to be
- * closed, or -1.
+ * The address of path. One that is longer than a socket address is reached through a descriptor of the socket's file,
+ * *ret_file, which the caller closes; -1: there is none.
  */
 static int address_of(const char *path, struct sockaddr_un *addr, int *ret_file)
 {
@@ -106,7 +107,7 @@ static int address_of(const char *path, struct sockaddr_un *addr, int *ret_file)
     return 0;
 }
 
-/* A socket out of the way of the low numbers that programs expect for themselves. -errno. */
+/* Make a socket above the low numbers that programs expect for themselves. The descriptor, or -errno. */
 static int socket_above(int lowest_fd)
 {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -152,7 +153,7 @@ int channel_connect(channel *ch, const char *path, deadline until)
 {
     int r;
 
-    /* A listener whose queue is full does not tell when it has room again. */
+    /* There is no way to wait until the queue of a listener has room again. */
     while ((r = channel_try_connect(ch, path, 0)) == -EAGAIN && deadline_left_ms(until) > 0)
         (void)poll(NULL, 0, RETRY_MS);
     return r == -EAGAIN ? -ETIMEDOUT : r;
@@ -176,7 +177,7 @@ void channel_close(channel *ch)
 
 /* --- send --- */
 
-/* Send what the socket takes at once: how much, -EAGAIN (nothing), -errno. */
+/* Send what the socket takes at once. Returns how much, -EAGAIN (nothing), -errno. */
 static ssize_t send_some(channel *ch, const uint8_t *data, size_t len_bytes)
 {
     ssize_t n;

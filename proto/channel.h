@@ -1,5 +1,5 @@
 /*
- * Channel: one end of a connection, with a deadline on everything. For clients: libgoalloc and goallocctl.
+ * Channel: the client's end of a connection, with a deadline on everything. For libgoalloc and goallocctl.
  */
 #ifndef GOALLOC_PROTO_CHANNEL_H
 #define GOALLOC_PROTO_CHANNEL_H
@@ -12,7 +12,7 @@
 #include "proto/frame.h"
 #include "proto/fdpass.h"
 
-/* Milliseconds of CLOCK_MONOTONIC by which something must be done. */
+/* When something must be done: milliseconds of CLOCK_MONOTONIC. */
 typedef struct deadline {
     int64_t at_ms;
 } deadline;
@@ -22,15 +22,15 @@ deadline deadline_in(int timeout_ms);
 /* Milliseconds left, 0 if it has passed. */
 int deadline_left_ms(deadline until);
 
-/* One connection. fd is -1 when closed. The buffer holds at most one frame that is not complete yet. */
+/* One connection. fd is -1 when it is closed. */
 typedef struct channel {
     int fd;
     dev_t dev; /* of the socket behind fd, to tell it from what the program may have opened in its place */
-    ino_t ino; /* 0: not known, for who has put a descriptor here by hand */
+    ino_t ino; /* 0: not known, because a test has put a descriptor here by hand */
     size_t have_bytes;
     int fds[FDPASS_MAX]; /* received and not taken yet */
     int nfds;
-    uint8_t in[FRAME_BYTES_MAX];
+    uint8_t in[FRAME_BYTES_MAX]; /* frames, the last of which may not be complete */
 } channel;
 
 /*
@@ -41,21 +41,21 @@ typedef struct channel {
 int channel_connect(channel *ch, const char *path, deadline until) __attribute__((warn_unused_result));
 
 /*
- * The same, once and without waiting: -EAGAIN if the listener's queue is full. The descriptor is lowest_fd or more, if
- * the limit of descriptors allows it.
+ * The same, once and without waiting: -EAGAIN if the listener's queue is full. The descriptor is lowest_fd or above it,
+ * if the limit of descriptors allows that.
  */
 int channel_try_connect(channel *ch, const char *path, int lowest_fd) __attribute__((warn_unused_result));
 
 /*
- * Close; descriptors not taken are closed too. A closed channel: nothing happens. What the program has put in the
- * place of a descriptor that it closed is left alone.
+ * Close the channel, and descriptors that were not taken. It may be closed already. If the program has closed the
+ * socket's descriptor and opened something in its place, that is left alone.
  */
 void channel_close(channel *ch);
-void channel_close_fds(channel *ch); /* only those not taken */
+void channel_close_fds(channel *ch); /* only descriptors that were not taken */
 
 /*
  * Send len_bytes. 0, -ETIMEDOUT (some of it may have been sent: the connection is of no use any more), -EPIPE, -EBADF
- * (the descriptor is closed, or something else), ...
+ * (the descriptor is closed, or names something else), ...
  */
 int channel_send(channel *ch, const uint8_t *data, size_t len_bytes, deadline until)
     __attribute__((warn_unused_result));
@@ -64,18 +64,18 @@ int channel_send(channel *ch, const uint8_t *data, size_t len_bytes, deadline un
 int channel_try_send(channel *ch, const uint8_t *data, size_t len_bytes) __attribute__((warn_unused_result));
 
 /*
- * Wait for a whole frame. 0: *ret_payload points into the channel, valid until the next call, and the frame is to be
- * dropped with channel_drop_frame(). -ETIMEDOUT, -ECONNRESET (the peer has closed), -EPROTO (longer than a frame may
- * be), ... A time-out loses nothing: the next call goes on.
+ * Wait for a whole frame. 0: *ret_payload points into the channel and is valid until the next call; the caller drops
+ * the frame with channel_drop_frame(). -ETIMEDOUT, -ECONNRESET (the peer has closed), -EPROTO (longer than a frame may
+ * be), ... A timeout loses nothing: the next call goes on.
  */
 int channel_recv(channel *ch, const uint8_t **ret_payload, size_t *ret_len_bytes, deadline until)
     __attribute__((warn_unused_result));
 void channel_drop_frame(channel *ch);
 
 /*
- * The steps of channel_recv(), for who has something to do around them. A frame that is there: 0, -EAGAIN (none),
- * -EPROTO. Wait until there is something to read: 0, -ETIMEDOUT, -errno. Read what is there: 0, -EAGAIN (nothing),
- * -ECONNRESET, -errno.
+ * The steps of channel_recv(), for callers with something to do between them. channel_take_frame() looks for a frame
+ * that has been read: 0, -EAGAIN (there is none), -EPROTO. channel_wait() waits until there is something to read: 0,
+ * -ETIMEDOUT, -errno. channel_read() reads what there is: 0, -EAGAIN (nothing), -ECONNRESET, -errno.
  */
 int channel_take_frame(channel *ch, const uint8_t **ret_payload, size_t *ret_len_bytes)
     __attribute__((warn_unused_result));

@@ -1,6 +1,7 @@
 /*
- * fdpass: sendmsg and recvmsg with SCM_RIGHTS. Called by the daemon for the attach reply, by the client for
- * everything it receives. A descriptor that the receiver has no place for is closed, so a peer cannot fill its table.
+ * fdpass: sendmsg and recvmsg with SCM_RIGHTS. Called by peer.c in the daemon for the reply to an Attach, and by
+ * channel.c for everything that clients receive. Descriptors that the receiver has no room for are closed, so a peer
+ * cannot fill its table.
  */
 #include "proto/fdpass.h"
 

@@ -1,17 +1,20 @@
 /*
- * Wire: the messages of a refill without protobuf-c's walk over descriptors, which costs more than the refill itself
- * (2,700 of 6,000 instructions in the daemon, and as much in the client).
+ * Wire: the messages of a refill without protobuf-c's walk over descriptors.
  *
- * Called by the daemon's server and the client's connection for every message. No state, no malloc. By hand:
+ * Called by peer.c in the daemon, by link.c in the library and by goallocctl. No state, no malloc. By hand:
  *
  *   Request { id, refill { span_class, nspans, insist, npages } }     Reply { id, refill { spans } }
- *   Request { id, return_spans { spans, runs } }              Reply { id }
+ *   Request { id, return_spans { spans, large } }                     Reply { id }
  *
  * Packing writes the same bytes as protobuf-c: fields in order, zeros left out, shortest varints. Unpacking by hand
- * takes these bytes and nothing else: a field that is missing or in another place, one that is not known, a varint with
- * leading zeros, and whatever else a message may look like, goes to protobuf-c, which decides what it means. So there
- * is one meaning of a message, and what a client sends can't reach code that believes it. tests/unit/test_wire
- * compares the two.
+ * takes these bytes and no others. Whatever else a message may look like (a field is in another place or not known, a
+ * varint has leading zeros) goes to protobuf-c, which decides what it means. So a message has one meaning, and
+ * tests/unit/test_wire.c compares the two. Every length is checked against the bytes that are there, and the memory is
+ * the caller's bump: what does not fit is refused.
+ *
+ * Why not protobuf-c alone, with the same bump: a refill then takes the daemon 7,400 instructions instead of 5,060, and
+ * the library 4,510 instead of 1,850. A round trip takes 1.39 to 1.43 times that of a bare echo instead of 1.31 to
+ * 1.33, where 1.3 is the goal (README.md).
  */
 #include "proto/wire.h"
 
@@ -21,7 +24,7 @@
 #define TAG_BYTES(field)  (uint8_t)((field) << 3 | 2)
 #define VARINT_MAX        10u
 
-/* What a message by hand needs besides its spans: tags, lengths and numbers. */
+/* What a message that is packed by hand needs besides its spans: tags, lengths and numbers. */
 #define FIXED_BYTES_MAX 64u
 #define SPAN_BYTES_MAX  5u
 
@@ -90,7 +93,7 @@ static uint8_t *put_spans(uint8_t *at, unsigned field, span_field first, span_fi
 
 static uint8_t *put_refill(uint8_t *at, const Goallocd__Refill *refill)
 {
-    uint8_t *len = at + 1; /* one byte is enough */
+    uint8_t *len = at + 1; /* one byte is enough for it */
 
     *at = TAG_BYTES(4);
     at = put_number(len + 1, 1, refill->span_class);
@@ -101,7 +104,7 @@ static uint8_t *put_refill(uint8_t *at, const Goallocd__Refill *refill)
     return at;
 }
 
-/* The length before what has been written up to end. */
+/* Write the length of what has been written up to end before it. Returns the bytes of the frame. */
 static size_t frame_end(uint8_t *buf, const uint8_t *end)
 {
     size_t payload = (size_t)(end - buf) - FRAME_HEADER_BYTES;
@@ -123,10 +126,10 @@ size_t wire_pack_request(const Goallocd__Request *request, uint8_t *buf, size_t 
     if (request->op_case == GOALLOCD__REQUEST__OP_REFILL && spans_fit(0, cap_bytes))
         at = put_refill(put_number(at, 1, request->id), request->refill);
     else if (request->op_case == GOALLOCD__REQUEST__OP_RETURN_SPANS &&
-             spans_fit(request->return_spans->n_spans + request->return_spans->n_runs, cap_bytes))
+             spans_fit(request->return_spans->n_spans + request->return_spans->n_large, cap_bytes))
         at = put_spans(put_number(at, 1, request->id), 5,
                        (span_field){ request->return_spans->spans, request->return_spans->n_spans },
-                       (span_field){ request->return_spans->runs, request->return_spans->n_runs });
+                       (span_field){ request->return_spans->large, request->return_spans->n_large });
     else
         return frame_pack(&request->base, buf, cap_bytes);
     return frame_end(buf, at);
@@ -150,13 +153,13 @@ size_t wire_pack_reply(const Goallocd__Reply *reply, uint8_t *buf, size_t cap_by
 
 /* --- unpacking --- */
 
-/* What is left to be read. */
+/* The bytes that are left to be read. */
 typedef struct cursor {
     const uint8_t *at;
     const uint8_t *end;
 } cursor;
 
-/* True if a tag comes next; it has been read then. */
+/* True if that tag comes next; then it is read. */
 static bool take_tag(cursor *c, uint8_t tag)
 {
     if (c->at == c->end || *c->at != tag)
@@ -184,14 +187,14 @@ static bool take_varint(cursor *c, uint64_t max, uint64_t *ret)
     return false;
 }
 
-/* A number of a field: 0 if the field is not there. A zero that is there is not of the shortest form. */
+/* The number of a field, 0 if the field is not there. A zero that is there is not the shortest form. */
 static bool take_number(cursor *c, unsigned field, uint64_t max, uint64_t *ret)
 {
     *ret = 0;
     return !take_tag(c, TAG_VARINT(field)) || (take_varint(c, max, ret) && *ret != 0);
 }
 
-/* The length of the field whose tag has been read: it must reach to the end. */
+/* The length of the field whose tag has been read: the field must reach to the end. */
 static bool take_rest(cursor *c)
 {
     uint64_t len;
@@ -199,7 +202,7 @@ static bool take_rest(cursor *c)
     return take_varint(c, FRAME_PAYLOAD_MAX, &len) && len == (uint64_t)(c->end - c->at);
 }
 
-/* Packed spans of a field, in memory of bump: none if the field is not there. */
+/* The packed spans of a field, in memory of bump; none if the field is not there. */
 static bool take_spans(cursor *c, unsigned field, frame_bump *bump, size_t *ret_nspans, uint32_t **ret_spans)
 {
     size_t nspans = 0;
@@ -276,7 +279,7 @@ static Goallocd__Request *request_by_hand(cursor c, frame_bump *bump)
         parts->request.return_spans = &parts->op.return_spans;
         if (take_rest(&c) &&
             take_spans(&c, 1, bump, &parts->op.return_spans.n_spans, &parts->op.return_spans.spans) &&
-            take_spans(&c, 2, bump, &parts->op.return_spans.n_runs, &parts->op.return_spans.runs) && c.at == c.end)
+            take_spans(&c, 2, bump, &parts->op.return_spans.n_large, &parts->op.return_spans.large) && c.at == c.end)
             return &parts->request;
     }
     return NULL;

@@ -1,5 +1,6 @@
 /*
- * Wire: requests and replies to and from frames. What refills and returns need is done by hand, the rest by protobuf-c.
+ * Wire: requests and replies, to and from frames. Refills and returns are packed and unpacked by hand, all else by
+ * protobuf-c.
  */
 #ifndef GOALLOC_PROTO_WIRE_H
 #define GOALLOC_PROTO_WIRE_H
@@ -21,8 +22,8 @@ size_t wire_pack_reply(const Goallocd__Reply *reply, uint8_t *buf, size_t cap_by
     __attribute__((warn_unused_result));
 
 /*
- * Unpack a payload into memory of bump, which begins anew: the message is valid until the next one. NULL: it is no
- * such message, or does not fit.
+ * Unpack a payload into the memory of bump, which is emptied first: so the message is valid until the next one. NULL:
+ * it is no such message, or does not fit into that memory.
  */
 Goallocd__Request *wire_unpack_request(frame_bump *bump, const uint8_t *payload, size_t len_bytes)
     __attribute__((warn_unused_result));

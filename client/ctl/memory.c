@@ -47,28 +47,24 @@ static void add_cells(picture *p, const Goallocd__HeapMapReply *reply)
     }
 }
 
-static void begin_picture(picture *p, const Goallocd__HeapMapReply *reply)
-{
-    p->base = reply->arena_base;
-    p->arena_pages = reply->arena_pages;
-    p->end = reply->end;
-    p->cell_pages = CELL_PAGES_MIN;
-    while (p->cell_pages * LINE_CELLS * LINES_MAX < p->end)
-        p->cell_pages *= 2;
-}
-
 bool heap_map_next(Goallocd__Request *request, const Goallocd__Reply *reply)
 {
     Goallocd__HeapMap *ask = request->heap_map;
     picture *p = &shown;
     size_t before = p->ncells;
 
-    if (ask->max_cells == 0)
-        begin_picture(p, reply->heap_map);
-    else
+    if (ask->max_cells == 0) {
+        p->base = reply->heap_map->arena_base;
+        p->arena_pages = reply->heap_map->arena_pages;
+        p->end = reply->heap_map->end;
+        for (p->cell_pages = CELL_PAGES_MIN; p->cell_pages * LINE_CELLS * LINES_MAX < p->end;)
+            p->cell_pages *= 2;
+    } else {
         add_cells(p, reply->heap_map);
-    if ((ask->max_cells != 0 && p->ncells == before) || p->ncells * p->cell_pages >= p->end ||
-        p->ncells == LINE_CELLS * LINES_MAX)
+        if (p->ncells == before)
+            return false;
+    }
+    if (p->ncells * p->cell_pages >= p->end || p->ncells == LINE_CELLS * LINES_MAX)
         return false;
     ask->start = p->ncells * p->cell_pages;
     ask->cell_pages = p->cell_pages;

@@ -145,7 +145,7 @@ typedef struct goalloc_stats_t {
  *   -ENOEXEC          the daemon's shared-memory layout (ABI) is another
  *   -EPROTO           the answer was not understood, or contradicts the shared header
  *   -EEXIST           something else occupies the heap's address range in this process
- *   -EUSERS           the daemon has no room for another session: 4096 of them, or no descriptors left
+ *   -EUSERS           the daemon has no room for another session: 4095 of them, or no descriptors left
  *   -EIO              the daemon has no randomness for the session's token
  *   -ESTALE           in a forked child: the daemon serves another heap than the one mapped here
  *   -EALREADY         already attached

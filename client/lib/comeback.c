@@ -1,29 +1,31 @@
 /*
  * Comeback: what happens when a daemon dies, is replaced, or does not answer.
  *
- * Called by connection.c; calls rpc, outbox, held. Data: private; who has the turn writes it. A request's time begins
- * before it waits for the turn.
+ * Called by connection.c; calls rpc, link, outbox, held and process. Data: private; the holder of the turn writes it. A
+ * request's time begins before it waits for the turn.
  *
- * After any error of the socket it is closed. Spans that are held stay usable: the daemon takes no lease from a process
- * that lives, nor does the daemon that takes its place. The next request that wants a reply comes back:
- *   1. connect, again and again until its timeout has passed: the daemon may be on its way up. A socket that is missing
- *      is waited for too, since a clean restart removes it; if its directory is missing as well (after a chroot), no
- *      daemon will come here: -ENOENT at once;
- *   2. Attach with the session's token. If the heap or the session is gone, everything answers -ESTALE from then on;
- *   3. ask what the session leases (LeaseList). What this process does not know (held.c) was on its way when the
- *      connection was lost, in a reply or in a return: it goes back. Large runs go back as such, since another process
- *      may have freed their object after the list was made: the daemon passes over what is not leased any more;
- *   4. send what waits in the outbox, then the request again. All requests may be carried out twice: what the first one
- *      has leased was found in 3, and the others say how things shall be.
+ * The socket is closed after any error. Spans that are held stay usable: neither the daemon nor the one that takes its
+ * place takes a lease from a process that lives. The next request that wants a reply comes back:
+ *   1. It connects, again and again until its timeout has passed, because the daemon may be on its way up. It also
+ *      waits for a socket that is missing, since a clean restart removes it. If the directory is missing as well (after
+ *      a chroot), no daemon will come here: -ENOENT at once.
+ *   2. It sends Attach with the session's token. If the heap or the session is gone, all requests answer -ESTALE from
+ *      then on.
+ *   3. It asks what the session leases (LeaseList). What this process does not know (held.c) was on its way when the
+ *      connection was lost, in a reply or in a return: it is given back. Large objects have a list of their own for
+ *      that, because another process may have freed one after the daemon made its list: the daemon passes over those
+ *      that the session does not lease any more.
+ *   4. It sends what waits in the outbox, then the request again. So a request may be carried out twice. That does no
+ *      harm: what the first one has leased was given back in step 3, and the other requests set a state.
  *
- * Whether the daemon is reached at all:
+ * Whether the daemon can be reached at all:
  *
  *        UP --- a request has waited for its timeout ---> DOWN --- one look finds a daemon that answers ---> UP
  *
- * While DOWN nobody waits: a request fails at once with what the first one said, except that one thread every 100 ms
- * looks. If the connection is there (the daemon sleeps, or is slow), the look asks whether the reply that is owed has
- * come; else it connects once, and gives a daemon that accepts it 100 ms for the answer to Attach. What follows has the
- * whole timeout again.
+ * While DOWN nobody waits: a request fails at once with the error of the first one, except that one thread every 100 ms
+ * looks. If there is a connection (the daemon sleeps, or is slow), it looks for the reply that is owed. Else it
+ * connects once, and gives a daemon that accepts the connection 100 ms to answer the Attach. What follows has the whole
+ * timeout again.
  */
 #include "client/lib/comeback.h"
 
@@ -43,14 +45,14 @@
 
 static shm_u32 timeout_ms;
 
-/* The session, to come back to. */
+/* The session to come back to. */
 static const char *socket_path;
 static session_no session; /* 0: there is none */
 static uint32_t epoch;
 static uint64_t generation;
 static uint8_t token[SESSION_TOKEN_BYTES];
 static size_t token_bytes;
-static bool stale; /* the heap that is mapped is nobody's any more */
+static bool stale; /* no daemon has the heap that is mapped, or this session, any more */
 
 static shm_u32 down; /* 0: up; else the error (positive) that requests are answered with */
 static shm_u64 next_look_ms; /* on the clock of deadlines; while down */
@@ -70,21 +72,21 @@ bool comeback_is_up(void)
     return link_is_open() && u32_load_relaxed(&down) == 0;
 }
 
-/* --- is anybody there? --- */
+/* --- whether anybody is there --- */
 
 static void set_next_look(void)
 {
     u64_store_relaxed(&next_look_ms, (uint64_t)deadline_in(LOOK_EVERY_MS).at_ms);
 }
 
-/* A request has waited for its time. */
+/* A request has waited for its timeout. */
 static void set_down(int error)
 {
     set_next_look();
     u32_store_relaxed(&down, (uint32_t)-error);
 }
 
-/* While down: is it time to look? Else the error. */
+/* 0 if the daemon is up, or if it is time to look for it; else the error that requests are answered with. */
 static int may_look(void)
 {
     uint32_t error = u32_load_relaxed(&down);
@@ -94,7 +96,7 @@ static int may_look(void)
     return 0;
 }
 
-/* True if the directory of the socket is missing: then nobody is on his way up there. */
+/* True if the directory of the socket is missing: then no daemon is on its way up there. */
 static bool place_is_missing(void)
 {
     const char *slash = strrchr(socket_path, '/');
@@ -108,13 +110,13 @@ static bool place_is_missing(void)
     return stat(dir, &st) < 0 && errno == ENOENT;
 }
 
-/* True if an error of connect() may go by itself. */
+/* True if an error of connect() may go away by itself. */
 static bool is_worth_waiting(int r)
 {
     return r == -ECONNREFUSED || r == -EACCES || r == -EAGAIN || (r == -ENOENT && !place_is_missing());
 }
 
-/* Connect to whoever serves the socket; nobody may do so yet. */
+/* Connect to the daemon that serves the socket, or will soon. */
 static int connect_patiently(deadline until)
 {
     for (int wait_ms = 1;; wait_ms = wait_ms * 2 < RETRY_MS_MAX ? wait_ms * 2 : RETRY_MS_MAX) {
@@ -146,35 +148,36 @@ static int reattach(deadline until)
     r = rpc_call(&request, &reply, until);
     if (r != -ESTALE && r != -ENOEXEC && r != -EPROTONOSUPPORT)
         return r;
-    /* This daemon does not have our session. No other will, unless it is of another build and can't have it. */
+    /* This daemon does not have the session. Nor will another one, unless this one is of another build. */
     stale = r == -ESTALE;
     (void)link_lose();
     return -ESTALE;
 }
 
-/* Spans that the daemon leases to us and nobody here knows. */
+/* Spans that the session leases and this process does not know. */
 typedef struct unknown {
     size_t nspans;
-    size_t nruns;
+    size_t nlarge;
     uint32_t spans[PROTO_SPANS_MAX];
-    uint32_t runs[PROTO_SPANS_MAX]; /* of large objects */
+    uint32_t large[PROTO_SPANS_MAX]; /* those of large objects */
 } unknown;
 
 /*
- * The lease of a large run may have ended since the list was made, and the place be somebody else's: what is read of it
- * counts if the lease is ours before and after. All other leases only we can end.
+ * The lease of a large object may have ended since the list was made, and its pages be another session's: so what is
+ * read of the span counts if this session leases it before and after. All other leases end only when this process ends
+ * them.
  */
 static void add_unknown(unknown *u, uint32_t first)
 {
     const shm_span *span = shm_span_at(&process.map, page_at(first));
     bool ours = process_leases(span);
-    bool large = span_class_size(span->spc).n == 0 && !span->lessee_folds;
+    bool is_large = span_class_size(span->spc).n == 0 && !span->lessee_folds;
 
     fence_seq_cst(); /* the description is read between the two looks at the lease */
     if (!ours || !process_leases(span))
         return;
-    if (large)
-        u->runs[u->nruns++] = first;
+    if (is_large)
+        u->large[u->nlarge++] = first;
     else
         u->spans[u->nspans++] = first;
 }
@@ -184,20 +187,20 @@ static int send_unknown(unknown *u, deadline until)
     Goallocd__ReturnSpans body = GOALLOCD__RETURN_SPANS__INIT;
     Goallocd__Request request = WIRE_REQUEST(RETURN_SPANS, return_spans, &body);
 
-    if (u->nspans + u->nruns == 0)
+    if (u->nspans + u->nlarge == 0)
         return 0;
     body.n_spans = u->nspans;
     body.spans = u->spans;
-    body.n_runs = u->nruns;
-    body.runs = u->runs;
+    body.n_large = u->nlarge;
+    body.large = u->large;
     return link_send(&request, until);
 }
 
-/* One page of the list of leases: what is unknown goes to *u. *after moves; *ret_more: there is another page. */
+/* Go through a part of the list of leases: what is unknown goes to *u. *after moves on; *ret_more: more is to come. */
 static int sort_leases(const Goallocd__LeaseListReply *list, uint32_t *after, unknown *u, bool *ret_more)
 {
     *ret_more = list->more;
-    u->nspans = u->nruns = 0;
+    u->nspans = u->nlarge = 0;
     for (size_t i = 0; i < list->n_spans; i++) {
         uint32_t span = list->spans[i];
 
@@ -205,9 +208,9 @@ static int sort_leases(const Goallocd__LeaseListReply *list, uint32_t *after, un
             return -EPROTO;
         if (held_knows(span)) {
             *after = span;
-        } else if (u->nspans + u->nruns < PROTO_SPANS_MAX) {
+        } else if (u->nspans + u->nlarge < PROTO_SPANS_MAX) {
             add_unknown(u, span);
-        } else { /* the rest of this page is asked for again */
+        } else { /* the rest of this part is asked for again */
             *ret_more = true;
             break;
         }
@@ -215,7 +218,7 @@ static int sort_leases(const Goallocd__LeaseListReply *list, uint32_t *after, un
     return 0;
 }
 
-/* Give back what the daemon believes to be ours and nobody here knows. */
+/* Give back what the session leases and this process does not know. */
 static int reconcile(deadline until)
 {
     static unknown u;
@@ -232,7 +235,7 @@ static int reconcile(deadline until)
         r = rpc_call(&request, &reply, until);
         if (r == -EROFS)
             return 0; /* a read-only session leases nothing */
-        if (r == -EINVAL && after != 0) { /* that span's lease has ended meanwhile */
+        if (r == -EINVAL && after != 0) { /* the lease of that span has ended meanwhile: begin again */
             after = 0;
             continue;
         }
@@ -246,7 +249,7 @@ static int reconcile(deadline until)
     return 0;
 }
 
-/* While down: connect once. What can't be, and may go by, is what requests are told anyway. */
+/* While down: connect once. An error that may go away is answered as requests are answered while down. */
 static int connect_quickly(void)
 {
     int r = link_connect(socket_path);
@@ -254,7 +257,7 @@ static int connect_quickly(void)
     return r < 0 && is_worth_waiting(r) ? -(int)u32_load_relaxed(&down) : r;
 }
 
-/* While down: connect, and be who we were. */
+/* While down: connect, and come back to the session. */
 static int come_back_quickly(void)
 {
     int r = connect_quickly();
@@ -297,7 +300,7 @@ static int come_back(deadline until)
 
 /* --- requests --- */
 
-/* The last request found nobody: is anybody there now? */
+/* The last request found nobody: look whether anybody is there now. With the turn. */
 static int look(void)
 {
     int r = -ENOTCONN;
@@ -324,7 +327,7 @@ static int begin(deadline until)
     r = link_take_turn(until);
     if (r < 0)
         return r;
-    r = may_look(); /* somebody may have found out while we waited */
+    r = may_look(); /* another thread may have set it down meanwhile */
     if (r < 0)
         comeback_end();
     return r;
@@ -367,7 +370,7 @@ int comeback_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline un
         if (r == 0)
             r = rpc_call(request, ret, until);
     } while (r == -ENOTCONN && !link_is_open() && session.n != 0);
-    /* Not if other threads' requests have taken most of the time: that says nothing of the daemon. */
+    /* If other threads' requests have taken most of the time, a timeout says nothing of the daemon. */
     if ((r == -ETIMEDOUT || (r == -EACCES && !link_is_open())) &&
         left_ms >= (int)(u32_load_relaxed(&timeout_ms) / 2))
         set_down(r);
@@ -385,7 +388,7 @@ static int open_patiently(bool wait, Goallocd__Request *attach, Goallocd__Reply 
             r = rpc_call(attach, ret, until);
             if (r != -ENOTCONN || link_is_open())
                 return r;
-        } else if (r != -EAGAIN) { /* somebody listens, and has no time */
+        } else if (r != -EAGAIN) { /* -EAGAIN: a daemon listens, and its queue is full */
             return r;
         }
         if (deadline_left_ms(until) == 0)

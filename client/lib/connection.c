@@ -2,8 +2,9 @@
  * Connection: each request to the daemon as a function.
  *
  * Called by attach.c (the session), refill.c, idle.c and large.c (spans), heap.c (roots, statistics) and owner.c. What
- * they share lies below: comeback.c (whose turn it is, and what if the daemon is gone), rpc.c, outbox.c, link.c. Data: marks
- * in process.mspan_of (held.c), which are made while the turn is held: so a process that comes back knows what it has.
+ * they share lies below: comeback.c (the turn, and what to do if the daemon is gone), rpc.c, outbox.c, link.c. Data:
+ * marks in process.mspan_of (held.c). They are set while the turn is held, so a process that comes back knows what it
+ * leases.
  *
  * Each request that wants a reply takes one way:
  *   1. comeback_begin(): its time begins, and the turn is taken;
@@ -110,7 +111,7 @@ void connection_end_attach(void)
     comeback_end();
 }
 
-/* A daemon that is gone needn't be told: it sees by itself that the heap is unmapped here. */
+/* A daemon that is gone need not be told: the next one sees that this process has unmapped the heap. */
 static int tell_of_detach(deadline until)
 {
     Goallocd__Detach body = GOALLOCD__DETACH__INIT;
@@ -127,7 +128,7 @@ void connection_detach(void)
     if (comeback_begin(&until) == 0)
         (void)tell_of_detach(until);
     else if (link_take_turn(deadline_in(0)) < 0)
-        return; /* another thread is within the library, against the rules, and has the connection */
+        return; /* another thread uses the connection, against the rules of goalloc_detach() */
     comeback_forget();
     comeback_end();
 }
@@ -227,7 +228,7 @@ int connection_resize_large(page_no span, uint64_t npages, bool *ret_sent)
         return r;
     body.span = span.n;
     body.npages = npages;
-    held_expect(span); /* the daemon may lease it to us, if nobody else does: then it is known here */
+    held_expect(span); /* if nobody leases the object, the daemon leases it to this process: it must be known here */
     return finish_call(&request, NULL, NULL, until);
 }
 
@@ -240,7 +241,7 @@ void connection_free_large(page_no span)
 
 static ProtobufCBinaryData name_data(const char *name)
 {
-    /* One byte more than is allowed is enough for the daemon to say so. */
+    /* Of a name that is too long one byte too many is sent, so that the daemon refuses it. */
     return (ProtobufCBinaryData){ .len = strnlen(name, SHM_ROOT_NAME_BYTES), .data = (uint8_t *)(uintptr_t)name };
 }
 

@@ -1,11 +1,11 @@
 /*
  * Connection: the process's requests to the daemon as functions.
  *
- * All wait at most the attach's timeout, for their turn and for the reply; the cancellation of a thread acts after
- * them. If the connection is gone they come back to the session first. Errors: what the daemon answered (-errno),
- * -ETIMEDOUT (nobody serves the socket, or does not answer; at once if that was so for the last request), -ENOENT (nor
- * is there a place for the socket any more), -EACCES, -ESTALE (the heap that is mapped is gone), -ENOTCONN (not
- * attached).
+ * A request waits at most the attach's timeout, for its turn and for the reply together; a cancellation of the thread
+ * takes effect after it. If the connection is gone, the request comes back to the session first. Errors: what the
+ * daemon answered (-errno), -ETIMEDOUT (nobody serves the socket, or nobody answers; at once if that was so for the
+ * last request), -ENOENT (the directory of the socket is gone as well), -EACCES, -ESTALE (the heap that is mapped is
+ * gone), -ENOTCONN (not attached).
  */
 #ifndef GOALLOC_LIB_CONNECTION_H
 #define GOALLOC_LIB_CONNECTION_H
@@ -26,38 +26,46 @@ typedef struct attach_request {
     bool gated;     /* fail at once if the last request found nobody */
 } attach_request;
 
-/* Connect and attach. On failure there is no connection; else nobody can use it until connection_end_attach(). */
+/* Connect and attach. On failure there is no connection; else no other thread uses it until connection_end_attach(). */
 int connection_attach(const attach_request *request, attach_result *ret) __attribute__((warn_unused_result));
 
-/* The descriptors of the attach are mapped. Under the forklock. */
+/* Close the descriptors of the attach, which are mapped by now. Under the forklock. */
 void connection_close_fds(void);
+
+/* The attach is done: other threads may use the connection. */
 void connection_end_attach(void);
 
-/* Tell the daemon that the session is over, and close. Not attached: nothing happens. */
+/* Tell the daemon that the session is over, and close the connection. */
 void connection_detach(void);
 
 /* In the child of a fork: there is no connection. */
 void connection_reset(void);
 
 /*
- * Up to nspans (at most PROTO_SPANS_MAX) spans of class spc, each of npages, into ret_spans: how many (at least 1), or
- * -errno. -EAGAIN: the memory limit is reached; give back what is idle, then insist.
+ * Lease up to nspans (at most PROTO_SPANS_MAX) spans of class spc, each of npages. Their first pages go to ret_spans.
+ * Returns how many there are (at least 1), or -errno. -EAGAIN: the memory limit is reached; give back what is idle,
+ * then insist.
  */
 int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool insist, uint32_t *ret_spans)
     __attribute__((warn_unused_result));
 
-/* Give spans back. Sent as soon as can be, by this thread or another one; never waits (outbox.c). */
+/* Give spans back. This thread or another one sends them as soon as possible; never waits (outbox.c). */
 void connection_return(const uint32_t *spans, uint32_t nspans);
 
-/* Wait until the daemon has what was returned before. */
+/* Wait until the daemon has got what was returned before. */
 int connection_sync(void) __attribute__((warn_unused_result));
 
+/* Lease npages for a large object. -EAGAIN as for connection_refill(). */
 int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, bool insist, page_no *ret)
     __attribute__((warn_unused_result));
-/* *ret_sent: the request was sent, so that it may be carried out though there was no answer. */
+
+/* Make a large object npages long where it is. *ret_sent: the daemon may do so even if no answer came. */
 int connection_resize_large(page_no span, uint64_t npages, bool *ret_sent) __attribute__((warn_unused_result));
 
-/* Another session's large object was freed here. Never waits; may be left out, for the daemon's sweep to find. */
+/*
+ * Tell the daemon that this process has freed a large object of another session. Never waits. The message may be lost:
+ * the daemon's sweep finds such objects.
+ */
 void connection_free_large(page_no span);
 
 int connection_root_set(const char *name, uint64_t offset) __attribute__((warn_unused_result));

@@ -1,10 +1,10 @@
 /*
  * Forklock: what the child of a fork must not find half done.
  *
- * fork() takes it, so a child sees all that is done under it whole or not at all: mappings with the words that say that
- * they are there, and descriptors with the variables that hold them. Everything else the child makes anew without a
- * look at it. It is never held over a wait, so fork() does not wait for the daemon, and it is the last lock to be
- * taken: nobody takes another one under it.
+ * fork() takes it, so a child sees all that is done under it either whole or not at all: mappings with the words that
+ * say that they are there, and descriptors with the variables that hold them. The child makes everything else anew
+ * without looking at it. The forklock is never held over a wait, so fork() does not wait for the daemon. It is the last
+ * lock to be taken: nobody takes another one under it.
  */
 #ifndef GOALLOC_LIB_FORKLOCK_H
 #define GOALLOC_LIB_FORKLOCK_H
@@ -12,7 +12,7 @@
 void forklock_take(void);
 void forklock_give(void);
 
-/* In a child that came about without fork()'s handlers: another thread of the parent may have held it. */
+/* In a child of _Fork() or clone(), which call no handlers: another thread of the parent may have held it. */
 void forklock_reset(void);
 
 #endif

@@ -1,12 +1,12 @@
 /*
  * Link: one socket, requests out, replies in.
  *
- * Called by outbox.c (what is sent without waiting) and rpc.c (requests with a reply). Data: private; whoever has the
- * turn may touch it. No malloc: messages are packed into and unpacked from buffers of the link.
+ * Called by outbox.c (what is sent without waiting), rpc.c (requests with a reply) and comeback.c (connecting). Data:
+ * private; the holder of the turn may touch it. No malloc: messages are packed and unpacked in buffers of the link.
  *
- * The socket comes into being, and replies with descriptors are read, under the forklock: so the child of a fork knows
- * every descriptor of its parent's link, and closes its copies. It lies at a high number (below 1024), out of the way
- * of programs that expect the low ones.
+ * The socket is made, and replies with descriptors are read, under the forklock: so the child of a fork knows every
+ * descriptor of its parent's link, and closes its copies. The socket has a high number (below 1024), because programs
+ * expect the low ones for themselves.
  */
 #include "client/lib/link.h"
 
@@ -22,7 +22,7 @@
 
 static turn link_turn = TURN_INIT;
 static channel ch = { .fd = -1 };
-static shm_u32 is_open; /* there is a connection: for those who don't have the turn */
+static shm_u32 is_open; /* there is a connection: for threads without the turn */
 static shm_u64 nrpcs;
 static frame_bump bump;
 static uint8_t out[FRAME_BYTES_MAX];
@@ -94,7 +94,7 @@ int link_lose(void)
     return -ENOTCONN;
 }
 
-/* Pack a request into `out`. Its length, 0: it does not fit. */
+/* Pack a request into out. Returns its length, 0 if it does not fit. */
 static size_t pack(const Goallocd__Request *request)
 {
     u64_add_relaxed(&nrpcs, 1);

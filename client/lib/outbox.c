@@ -1,20 +1,21 @@
 /*
  * Outbox: a short queue before the link.
  *
- * Called by the slow paths of free (idle.c, large.c, through connection.c), which must not wait: not for a daemon
- * that is gone or asleep, nor for a thread that waits for its reply. Calls link. Data: private, under a lock that is
- * held for some instructions only.
+ * Called by the slow paths of free (idle.c, large.c, through connection.c), which must not wait: neither for a daemon
+ * that is gone or asleep, nor for a thread that waits for its reply. Calls link and held. Data: private, under a lock
+ * that is held for some instructions only.
  *
- * Who puts something here then tries to take the turn. If nobody has it, it sends at once, as far as the socket takes
- * it. Else who has it sends it: before its own request, so that what the request finds free at the daemon includes it,
- * and once more when it gives the turn. Either the one sees the other's entry, or the other finds the turn free: an
- * entry is made before the look for the turn, and the look for entries comes after the turn was given. What the socket
- * does not take, or what comes while there is no connection, waits for the next request.
+ * A thread that puts something here tries to take the turn then. If nobody holds the turn, the thread sends at once as
+ * much as the socket takes. Otherwise the holder of the turn sends it: before its own request, so that the daemon has
+ * it when it serves the request, and once more when it has given the turn. Nothing is forgotten between the two: an
+ * entry is made before its thread looks for the turn, and the holder looks for entries after it has given the turn. So
+ * either the holder sees the entry, or the thread finds the turn free. What the socket does not take, and what comes
+ * while there is no connection, waits for the next request.
  *
- * Spans in the outbox count as held (held.c), so that a process that comes back does not return them twice; the mark
- * goes when they have been sent. If there is no room, they become unknown at once, and are found by what finds all that
- * this process does not know: the list of its leases, which the next request asks for (comeback.c). A large object
- * that nobody told the daemon of is found by the daemon's sweep: of those there may be fewer.
+ * Spans in the outbox count as held (held.c), so that a process that comes back does not return them twice; their mark
+ * goes when they have been sent. If there is no room, spans become unknown at once. They are found as everything that
+ * this process does not know is found: by the list of its leases, which the next request asks for (comeback.c). Frees
+ * of large objects that find no room are left to the daemon's sweep, so their queue is shorter.
  */
 #include "client/lib/outbox.h"
 
@@ -48,7 +49,7 @@ static bool has_some(void)
     return any;
 }
 
-/* Send what is there, and what comes until the turn is given. What the daemon does not take stays. */
+/* Send what is there, and what comes until the turn is given. What the socket does not take stays. */
 static void flush_and_give_turn(void)
 {
     bool sent;
@@ -59,7 +60,7 @@ static void flush_and_give_turn(void)
     } while (sent && has_some() && link_is_open() && link_try_turn());
 }
 
-/* Whoever has the turn sends it; if nobody has, this thread does. */
+/* The holder of the turn sends it; if there is none, this thread does. */
 static void send_soon(void)
 {
     if (link_is_open() && link_try_turn())
@@ -84,13 +85,13 @@ void outbox_return(const uint32_t *spans, size_t nspans)
     send_soon();
 }
 
-void outbox_free_large(page_no run)
+void outbox_free_large(page_no span)
 {
     if (!link_is_open())
         return;
     (void)pthread_mutex_lock(&lock);
     if (nfrees < FREES_MAX)
-        frees[nfrees++] = run.n;
+        frees[nfrees++] = span.n;
     (void)pthread_mutex_unlock(&lock);
     send_soon();
 }
@@ -102,7 +103,7 @@ static int send_one(const Goallocd__Request *request, const deadline *until)
     return until == NULL ? link_try_send(request) : link_send(request, *until);
 }
 
-/* Copy the first of a queue: how many. They stay until they have been sent. */
+/* Copy the first entries of a queue; returns how many. They stay in it until they have been sent. */
 static size_t peek(const uint32_t *queue, const size_t *n, uint32_t *ret, size_t most)
 {
     size_t some;

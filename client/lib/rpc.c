@@ -1,11 +1,12 @@
 /*
  * Rpc: replies are matched to requests by id.
  *
- * Called by comeback.c. Calls link and, for what late replies bring, outbox. Data: the last id, private, with the turn.
+ * Called by comeback.c, and by connection.c for a detach. Calls link and, for what late replies bring, outbox. Data:
+ * the last id, private; the holder of the turn writes it.
  *
- * A reply that comes after its request has timed out may bring spans that nobody waits for any more: they go straight
- * back. Notices (id 0) need no action: what the daemon wants back stands in trim_seq of the session's slot, which the
- * slow path looks at; a daemon that shuts down closes the socket.
+ * A reply that comes after its request has timed out may bring spans that nobody waits for any more: they are given
+ * back at once. Notices (id 0) need no action: the daemon also raises trim_seq in the session's entry, which the slow
+ * paths read, and closes the socket when it shuts down.
  */
 #include "client/lib/rpc.h"
 
@@ -14,6 +15,16 @@
 #include "client/lib/outbox.h"
 
 static uint64_t last_id;
+
+/* What the reply to each request brings if it went well; nothing for those that are not here. */
+static const Goallocd__Reply__ResultCase result_of[GOALLOCD__REQUEST__OP_CHECK + 1] = {
+    [GOALLOCD__REQUEST__OP_ATTACH] = GOALLOCD__REPLY__RESULT_ATTACH,
+    [GOALLOCD__REQUEST__OP_REFILL] = GOALLOCD__REPLY__RESULT_REFILL,
+    [GOALLOCD__REQUEST__OP_ALLOC_LARGE] = GOALLOCD__REPLY__RESULT_ALLOC_LARGE,
+    [GOALLOCD__REQUEST__OP_ROOT_GET] = GOALLOCD__REPLY__RESULT_ROOT_GET,
+    [GOALLOCD__REQUEST__OP_STATS] = GOALLOCD__REPLY__RESULT_STATS,
+    [GOALLOCD__REQUEST__OP_LEASE_LIST] = GOALLOCD__REPLY__RESULT_LEASE_LIST,
+};
 
 /* A reply that nobody waits for: give back what it brings. */
 static void drop_late_reply(const Goallocd__Reply *reply)
@@ -24,27 +35,6 @@ static void drop_late_reply(const Goallocd__Reply *reply)
         outbox_return(reply->refill->spans, reply->refill->n_spans);
     else if (reply->result_case == GOALLOCD__REPLY__RESULT_ALLOC_LARGE)
         outbox_return(&reply->alloc_large->span, 1);
-}
-
-/* What the reply to a request brings, if it went well. */
-static Goallocd__Reply__ResultCase result_of(const Goallocd__Request *request)
-{
-    switch (request->op_case) {
-    case GOALLOCD__REQUEST__OP_ATTACH:
-        return GOALLOCD__REPLY__RESULT_ATTACH;
-    case GOALLOCD__REQUEST__OP_REFILL:
-        return GOALLOCD__REPLY__RESULT_REFILL;
-    case GOALLOCD__REQUEST__OP_ALLOC_LARGE:
-        return GOALLOCD__REPLY__RESULT_ALLOC_LARGE;
-    case GOALLOCD__REQUEST__OP_ROOT_GET:
-        return GOALLOCD__REPLY__RESULT_ROOT_GET;
-    case GOALLOCD__REQUEST__OP_STATS:
-        return GOALLOCD__REPLY__RESULT_STATS;
-    case GOALLOCD__REQUEST__OP_LEASE_LIST:
-        return GOALLOCD__REPLY__RESULT_LEASE_LIST;
-    default:
-        return GOALLOCD__REPLY__RESULT__NOT_SET;
-    }
 }
 
 /* Wait for the reply to request id. */
@@ -77,7 +67,7 @@ int rpc_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
         return r;
     if ((*ret)->error > 0)
         return -(*ret)->error;
-    return (*ret)->error < 0 || (*ret)->result_case != result_of(request) ? -EPROTO : 0;
+    return (*ret)->error < 0 || (*ret)->result_case != result_of[request->op_case] ? -EPROTO : 0;
 }
 
 int rpc_look_for_late_reply(void)

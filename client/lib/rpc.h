@@ -1,5 +1,5 @@
 /*
- * Rpc: a request and its reply.
+ * Rpc: a request and its reply. Both functions want the turn (link.h).
  */
 #ifndef GOALLOC_LIB_RPC_H
 #define GOALLOC_LIB_RPC_H
@@ -7,13 +7,13 @@
 #include "client/lib/link.h"
 
 /*
- * Send a request and wait for its reply, with the turn. *ret is valid until the next one. 0, or -errno: what the daemon
- * answered; -ENOTCONN (the connection is gone); -ETIMEDOUT (the reply may come later, and what it brings goes back
- * then); -EPROTO.
+ * Send a request and wait for its reply. *ret is valid until the next one, and of the kind that belongs to the request.
+ * 0, or -errno: what the daemon answered; -ENOTCONN (the connection is gone); -ETIMEDOUT (the reply may come later, and
+ * what it brings is given back then); -EPROTO.
  */
 int rpc_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until) __attribute__((warn_unused_result));
 
-/* Has the reply that did not come in time come by now? 0, -ETIMEDOUT, -ENOTCONN. Does not wait. */
+/* Look, without waiting, for the reply that did not come in time: 0 (it has come by now), -ETIMEDOUT, -ENOTCONN. */
 int rpc_look_for_late_reply(void) __attribute__((warn_unused_result));
 
 #endif

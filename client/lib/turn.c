@@ -1,19 +1,19 @@
 /*
  * Turn: a lock that is held over waits.
  *
- * Called by attach.c (an attach or detach at a time) and link.c (a request at a time). Data: private to the process.
+ * Called by attach.c (one attach or detach at a time) and link.c (one request at a time). Data: private to the process.
  *
- * Why no mutex: the time to wait is told by the monotonic clock, which a change of the date does not touch
- * (pthread_mutex_timedlock() goes by the other one). A fork() must not wait for who has the turn, and its child must
- * find it free: the mutex here is held for some instructions only, and the child makes all of it anew.
+ * Why it is no mutex: threads wait for it by the monotonic clock, which a change of the date does not touch
+ * (pthread_mutex_timedlock() goes by the other one). And fork() must not wait for the holder of the turn, while its
+ * child must find the turn free: the mutex here is held for some instructions only, and the child makes all of it anew.
  *
- * Fairness: who gives the turn and wants it again has it before a thread that waits wakes up. That is fast, and would
- * let the other one wait until its time is over. So who has waited for a millisecond is given the turn, as by Go's
- * sync.Mutex; those that wait stand in line.
+ * Fairness: a thread that gives the turn and wants it again takes it before one that waits wakes up. That is fast, but
+ * would let the other one wait until its deadline. So a thread that has waited for a millisecond is handed the turn, as
+ * by Go's sync.Mutex; threads that wait stand in line.
  *
- * Cancellation: whoever has the turn may be within poll() or sendmsg(), which are cancellation points. A thread that
- * ended there would keep the turn for ever. So cancellation is off from take to give, and acts at the thread's next
- * cancellation point after it.
+ * Cancellation: the holder of the turn may be within poll() or sendmsg(), which are cancellation points. A thread that
+ * ended there would hold the turn for ever. So cancellation is off from take to give, and takes effect at the thread's
+ * next cancellation point after that.
  */
 #include "client/lib/turn.h"
 
@@ -25,7 +25,7 @@
 /* A thread that waits, on its stack. */
 struct turn_waiter {
     pthread_cond_t cond; /* by the monotonic clock */
-    deadline patience;   /* from then on it gets the turn from whoever gives it, before others */
+    deadline patience;   /* from then on whoever gives the turn hands it to this thread */
     bool has_turn;
     struct turn_waiter *next;
 };
@@ -60,7 +60,7 @@ static void unqueue(turn *t, struct turn_waiter *waiter)
     *at = waiter->next;
 }
 
-/* Wait for the turn, which somebody has. The mutex is held. */
+/* Wait for the turn, which another thread holds. The mutex is held. */
 static int await(turn *t, deadline until)
 {
     struct timespec at = { .tv_sec = (time_t)(until.at_ms / 1000), .tv_nsec = (long)(until.at_ms % 1000) * 1000000L };
@@ -129,7 +129,7 @@ void turn_give(turn *t)
         t->waiters = first->next;
     }
     if (first != NULL)
-        (void)pthread_cond_signal(&first->cond); /* under the mutex: it lies on the stack of who waits */
+        (void)pthread_cond_signal(&first->cond); /* under the mutex: it is on the stack of a thread that waits */
     (void)pthread_mutex_unlock(&t->mutex);
     (void)pthread_setcancelstate(cancel_state, NULL);
 }

@@ -13,9 +13,9 @@
  *   4. lease_return, or the lessee's end: the objects of a lessee that reclaims are freed unless their kept bits are
  *      set, owner becomes 0, and mcentral_put makes the state CENTRAL or frees the span.
  *
- * A lease is never taken from a process that lives and has not given it up: the caller ends a lessee when its process
- * is gone or has said so, and not while memory is being committed for it (nops), since its pages would be free and get
- * memory afterwards.
+ * A lease is never taken from a process that lives and has not given it up, but for a large object that another
+ * process has freed (large_claim). The caller ends a lessee when its process is gone or has said so, and not while
+ * memory is being committed for it (nops), since its pages would be free and get memory afterwards.
  *
  * Invariants (lease_validate, linear in the spans): a span is in its lessee's list iff its lease word says LEASED; its
  * owner is its lessee if that reclaims, else 0; held pages and counters are those of the lists.

@@ -283,24 +283,33 @@ page_run mheap_take_aside(mheap *heap, enum mheap_aside kind, page_run run, uint
     return run;
 }
 
+/* What describes the chunk's pages has gone. Its links go too, but for those that share a page with others. */
+static void forget_chunk(mheap *heap, page_no first)
+{
+    uintptr_t mask = ~(uintptr_t)(SYSTEM_PAGE_BYTES - 1);
+    uintptr_t from = ((uintptr_t)&heap->links[first.n] + ~mask) & mask;
+    uintptr_t to = (uintptr_t)&heap->links[first.n + CHUNK_PAGES] & mask;
+
+    (void)madvise((void *)from, to - from, MADV_DONTNEED);
+    metabook_note_punched(&heap->book, first);
+}
+
 void mheap_put_back(mheap *heap, enum mheap_aside kind, page_run run, bool punched)
 {
     heap->naside_pages[kind] -= run.npages;
-    if (kind == ASIDE_RELEASE || kind == ASIDE_RELEASE_DENSE)
+    switch (kind) {
+    case ASIDE_RELEASE:
+    case ASIDE_RELEASE_DENSE:
         pagealloc_put_back(heap->pages, run, punched);
-    else if (kind != ASIDE_UNUSED)
+        break;
+    case ASIDE_UNUSED:
+        if (punched)
+            forget_chunk(heap, run.first);
+        pagealloc_free_unused_chunk(heap->pages, run.first, punched);
+        break;
+    default:
         pagealloc_free_run(heap->pages, run.first, run.npages, punched);
-    if (kind != ASIDE_UNUSED)
-        return;
-    if (punched) {
-        /* The links of the chunk too; what they share a page with stays. */
-        uintptr_t from = ((uintptr_t)&heap->links[run.first.n] + 4095) & ~(uintptr_t)4095;
-        uintptr_t to = (uintptr_t)&heap->links[run.first.n + CHUNK_PAGES] & ~(uintptr_t)4095;
-
-        (void)madvise((void *)from, to - from, MADV_DONTNEED);
-        metabook_note_punched(&heap->book, run.first);
     }
-    pagealloc_free_unused_chunk(heap->pages, run.first, punched);
 }
 
 /* --- spans --- */

@@ -135,6 +135,7 @@ page_no mheap_next_span(const mheap *heap, page_no *pos);
 uint64_t mheap_added_pages(const mheap *heap);
 uint64_t mheap_committed_pages(const mheap *heap);
 uint64_t mheap_released_pages(const mheap *heap);
+
 /* All pages that are aside, whatever the kind. */
 uint64_t mheap_aside_pages(const mheap *heap);
 

@@ -1,34 +1,33 @@
 /*
- * Ahead: a growing heap finds its next pages with memory behind them.
+ * Ahead: while the heap grows, memory is put behind its next pages before anybody asks for them.
  *
- * Called by request (whenever pages have been leased). Calls mheap (which pages), commit (the work, in the thread
+ * Called by leasing.c, whenever pages have been leased. Calls mheap (which pages), commit (the work, in the thread
  * pool). Data: private, and backed_base of the heap arenas, which mheap writes.
  *
- * Memory costs more than all else that a growing heap does: 2 MiB take the daemon 0.1 to 0.5 ms, a client's malloc of
- * them much less. So the daemon works while the client uses what it got before.
+ * Memory costs more than all else that a growing heap does: 2 MiB take the daemon 0.1 to 0.5 ms, and a client's malloc
+ * of them takes much less. So the daemon works while the client uses what it has got before.
  *
  *   1. How much: as much as the pages in use have grown since the second before last, at most 1/32 of them, at most
- *      32 MiB (four of the largest refills; twice as much was not faster). What is free and has memory already,
- *      wherever it is, counts. So the heap has never more memory because of this than 1/32 above what is in use,
- *      which lies below the scavenger's goal (10%), and a heap below 64 MiB, or one that does not grow, has nothing
- *      prepared. Never above 95% of the memory limit, and only if the system has several times as much to spare.
- *   2. Which: whole 2 MiB blocks (in huge pages if that can be) that are free and have no memory, in address order,
+ *      32 MiB (four of the largest refills; twice as much was not faster). Free pages that have memory already count,
+ *      wherever they are. So because of this file the heap never has more than 1/32 above what is in use, which is
+ *      below the scavenger's goal (10%), and nothing is prepared for a heap that is below 64 MiB or does not grow. Nor
+ *      is it above 95% of the memory limit, or if the system has not several times as much to spare.
+ *   2. Which: whole 2 MiB blocks (in huge pages if there are any) that are free and have no memory, in address order,
  *      from behind what was last leased without memory: first fit comes there next. The heap grows for them.
- *   3. If small spans are what grows, their bits and descriptions get memory too: else the loop, and with it the
- *      client that waits for its spans, would fault them in one by one (0.2 ms for a refill of 8 MiB).
- *   4. They are aside meanwhile, and free again, with memory, when the job ends. Who comes while
- *      they are taken would get pages behind them; it waits for the job instead, once (request_lease.c), if what is
- *      ready is too little for it.
+ *   3. If small spans are what grows, their bits and descriptions get memory too. Else the loop, and with it the client
+ *      that waits for its spans, would fault them in one by one (0.2 ms for a refill of 8 MiB).
+ *   4. The pages are aside meanwhile, and free again, with memory, when the job ends. A refill that comes earlier would
+ *      get pages behind them; it waits for the job instead, once, if too little is ready (leasing_defer_for_ahead).
  *
- * A job prepares 8 MiB at most, so all this happens within 2 ms. After it the next one begins, until 1 is reached.
+ * A job prepares 8 MiB at most, so that it ends within 2 ms. Then the next one begins, until 1 is reached.
  *
- * If the daemon dies: the pages are free. Those that never were in use before lie below backed_base, so who takes the
- * heap over counts them as having memory; the scavenger gives it back. They still count as zero (zeroed_base).
+ * If the daemon dies, the pages are free. Those that were never in use lie below backed_base, so the daemon that takes
+ * the heap over counts them as having memory, and its scavenger gives it back. They still count as zero (zeroed_base).
  */
 #include "daemon/serve/ahead.h"
 
 #define PIECE_PAGES  (8 * MIB / PAGE_BYTES)
-#define LOOK_BLOCKS  1024u /* gone through in search of free ones, each time */
+#define LOOK_BLOCKS  1024u /* that are looked at in search of free ones, each time */
 #define SPARE_FACTOR 4u
 #define SHORT_PAGES  16u /* their bits, 256 bytes a page, are in each 4 KiB */
 #define FAILED_NS    UINT64_C(5000000000)
@@ -59,7 +58,7 @@ static uint64_t ready_pages(const ahead *a)
 
 static uint64_t wanted_pages(const ahead *a)
 {
-    uint64_t before = scavenge_past_pages(a->scav);
+    uint64_t before = a->scav->past_pages;
     uint64_t inuse = a->heap->ninuse_pages;
     uint64_t wanted = inuse > before ? inuse - before : 0;
 
@@ -123,13 +122,13 @@ void ahead_prepare(ahead *a)
     if (wanted < ready + HUGE_PAGES)
         return;
     npages = wanted - ready;
-    /* Not in crumbs: half of it, or a whole piece. */
+    /* No crumbs: at least half of it, or a whole piece. */
     if (npages < wanted / 2 && npages < PIECE_PAGES)
         return;
     if (npages > PIECE_PAGES)
         npages = PIECE_PAGES;
     now = uv_hrtime();
-    if (now < a->not_before_ns || scavenge_is_working(a->scav) || mheap_releasing_pages(a->heap) > 0 ||
+    if (now < a->not_before_ns || a->scav->busy || a->scav->forced || mheap_releasing_pages(a->heap) > 0 ||
         mheap_over_limit(a->heap, SCAVENGE_LIMIT_PERCENT, npages) > 0 ||
         !sysmem_has(a->mem, SPARE_FACTOR * wanted * PAGE_BYTES, now / 1000000))
         return;

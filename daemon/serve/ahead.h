@@ -9,18 +9,18 @@
 #include "daemon/serve/scavenge.h"
 #include "daemon/memory/sysmem.h"
 
-/* Runs that one job prepares at most. */
+/* Ranges that one job prepares at most. */
 #define AHEAD_RUNS_MAX 64u
 
-/* Free pages that have memory are at most this part of what is in use, and at most so many, because of this file. */
-#define AHEAD_PART      32u /* of the pages in use */
+/* Because of this file, free pages that have memory are at most this part of those in use, and at most so many. */
+#define AHEAD_PART      32u /* that is, 1/32 */
 #define AHEAD_PAGES_MAX (32 * MIB / PAGE_BYTES)
 
 typedef struct ahead {
     mheap *heap;
     commit_pool *commits;
     sysmem *mem;
-    const scavenger *scav; /* tells what was in use before, and whether memory is being given back just now */
+    const scavenger *scav; /* knows what was in use before, and whether memory is being given back just now */
     void (*on_end)(void *data); /* the pages of a job are free again */
     void *on_end_data;
     page_no at; /* where the next pages are looked for */
@@ -31,17 +31,17 @@ typedef struct ahead {
     page_run runs[AHEAD_RUNS_MAX];
 } ahead;
 
-/* Zeroed before. What it is given stays the caller's. Until this is called, nothing is prepared. */
+/* a is zeroed; nothing is prepared before this call. What it is given stays the caller's. */
 void ahead_start(ahead *a, mheap *heap, commit_pool *commits, sysmem *mem, const scavenger *scav,
                  void (*on_end)(void *data), void *data);
 
 /* A run has been leased of which nscavenged pages had no memory: what comes next is looked for behind it. */
 void ahead_note_fresh(ahead *a, page_no first, uint64_t npages, uint64_t nscavenged);
 
-/* If the heap grows and little is ready, begin to prepare a piece. Cost: little more than a few sums, or a job. */
+/* If the heap grows and little is ready, begin to prepare a piece. Cost: some sums, or the start of a job. */
 void ahead_prepare(ahead *a);
 
-/* Is a piece under way for which somebody who wants npages would better wait than commit them himself? */
+/* True if a piece is under way and less is ready than npages: who wants these waits rather than commits them itself. */
 bool ahead_is_worth_waiting(const ahead *a, uint64_t npages);
 
 #endif

@@ -1,32 +1,32 @@
 /*
  * Peer: a connection, from accept to close: bytes in, frames, replies out.
  *
- * Called by server (loop, deaths, slices) and by request (replies). Calls request.c for each frame. A connection and a
- * session are two things: a peer may have no session (goallocctl), and a session may outlive its peer (server.c).
- * Data: the peer, and the loop's two buffers, which nobody uses over a return to the loop.
+ * Called by who serves (server.c starts the host, handlers reply and close). Calls the handler that the host was given,
+ * for each frame, and knows nothing of sessions or of what a request means. Data: the peer, and the host's two buffers,
+ * which hold nothing over a return to the loop.
  *
- * In:   read into the loop's buffer -> whole frames are handled where they lie -> the rest is kept in the peer; the
- *       next read goes behind a copy of it. A few bytes are kept within the peer; more get memory, for the whole frame
+ * In:   read into the host's buffer -> whole frames are handled where they lie -> the rest is held by the peer; the
+ *       next read goes behind a copy of it. A few bytes are held within the peer; more get memory, for the whole frame
  *       at once, and are read there.
- * Out:  packed into the loop's other buffer -> uv_try_write -> what the socket does not take is copied and queued;
+ * Out:  packed into the host's other buffer -> uv_try_write -> what the socket does not take is copied and queued;
  *       above 256 KiB the peer is disconnected. The daemon never waits for a client.
- * Busy: a peer whose request takes longer is not read from until it is answered.
+ * Busy: a request that takes longer is an operation (operation.c). While the peer has one it is not read from, so its
+ *       requests are answered in order and cost no queue. A request that is to be handled again stays with the input.
  * End:  every reply and notice may close its peer, that of the request being handled too. Who goes on after one may
- *       read and write the peer until the loop turns. A peer that is closing is never made to wait (peer_hold), since
- *       nobody comes back to it; only memory that is being committed for it keeps it until that has ended.
+ *       read and write the peer until the loop turns. The peer's memory goes when its handle is closed and it has no
+ *       operation.
  *
- * Descriptors: the last 16 below the limit of the process are a reserve. Who connects when only these are left (late)
- *       has its Attach answered with EUSERS and is closed, and can ask all that needs no session: so a daemon with too
- *       many clients can still be looked at. A session's pidfd is never one of the reserve either. At most 8
- *       connections are late, the oldest makes room for the next. If accept finds no descriptor in spite of that, libuv
- *       gives up one that it keeps for the purpose, and closes what waits (uv__emfile_trick); so the loop does not
- *       spin.
+ * Descriptors: the last 16 below the limit of the process are a reserve. A peer that connects when only these are left
+ *       (late) gets no session, and can ask all that needs none: so a daemon with too many clients can still be looked
+ *       at. A session's pidfd is never one of the reserve either (deaths.c). At most 8 connections are late, the oldest
+ *       makes room for the next. If accept finds no descriptor in spite of that, libuv gives up one that it has for the
+ *       purpose, and closes what waits (uv__emfile_trick); so the loop does not spin.
  *
- * A request that comes in one piece and whose reply the socket takes, so each of an honest client, costs three system
- * calls (epoll_wait, read, write: as many as a bare echo) and no malloc: it is unpacked into the server's bump, what it
- * leases is noted in memory of the server (oppool.c), the reply is packed into a buffer of the server.
+ * A request that comes in one piece and whose reply the socket takes, as of every honest client, costs three system
+ * calls (epoll_wait, read, write: as many as a bare echo) and no malloc: it is unpacked into the host's bump, what it
+ * leases is noted in the memory of its operation, the reply is packed into a buffer of the host.
  */
-#include "daemon/serve/server.h"
+#include "daemon/serve/peer.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -41,12 +41,9 @@
 #include <utlist.h>
 
 #include "daemon/log.h"
-#include "daemon/serve/request.h"
 #include "proto/fdpass.h"
-#include "proto/wire.h"
 
 #define QUEUED_BYTES_MAX (256 * KIB)
-#define DEFERS_MAX       16u
 #define RESERVE_FDS      16u
 #define LATE_MAX         8u
 
@@ -62,10 +59,10 @@ static void peer_drop_input(peer *p)
 
 static void peer_unref(peer *p)
 {
-    if (!p->closed || p->busy)
+    if (!p->closed || p->op != NULL)
         return;
     peer_drop_input(p);
-    DL_DELETE2(p->server->gone, p, gone_prev, gone_next);
+    DL_DELETE(p->host->peers, p);
     free(p);
 }
 
@@ -77,36 +74,16 @@ static void peer_on_closed(uv_handle_t *handle)
     peer_unref(p);
 }
 
-session *peer_session(const peer *p)
-{
-    session *s = p->session.n == 0 ? NULL : session_find(&p->server->sessions, p->session, p->epoch);
-
-    return s != NULL && s->state == SHM_SESSION_OPEN ? s : NULL;
-}
-
 void peer_close(peer *p)
 {
-    server *s = p->server;
-    session *sess = peer_session(p);
+    peer_host *host = p->host;
 
     if (p->closing)
         return;
+    host->on_close(p);
     p->closing = true;
-    if (sess != NULL && !s->stopping) {
-        session_set_state(&s->sessions, sess, SHM_SESSION_LOST);
-        sess->nlooks = 0;
-        log_debug("session %u (pid %u): connection ended", sess->lessee.no.n, sess->pid);
-        server_watch_lost(s);
-    }
-    if (p->wait != WAIT_NONE || p->op_detach || p->deferred) {
-        /* Nobody will come back to this peer for these. A commit does, so the peer waits for that. */
-        p->wait = WAIT_NONE;
-        p->op_detach = p->deferred = false;
-        p->busy = false;
-    }
-    s->nlate -= p->late;
-    DL_DELETE(s->peers, p);
-    DL_APPEND2(s->gone, p, gone_prev, gone_next);
+    host->nlate -= p->late;
+    p->late = false;
     uv_close((uv_handle_t *)&p->pipe, peer_on_closed);
 }
 
@@ -118,7 +95,7 @@ void peer_violation(peer *p, const char *format, ...)
     va_start(args, format);
     (void)vsnprintf(why, sizeof(why), format, args);
     va_end(args);
-    log_warn("client pid %u, session %u disconnected: %s", p->pid, p->session.n, why);
+    log_warn("client pid %u disconnected: %s", p->pid, why);
     peer_close(p);
 }
 
@@ -180,39 +157,44 @@ static void peer_send(peer *p, const uint8_t *data, size_t len_bytes)
 
 void peer_reply(peer *p, const Goallocd__Reply *reply)
 {
-    size_t len = wire_pack_reply(reply, p->server->out, sizeof(p->server->out));
+    uint8_t *out = p->host->out;
+    size_t len;
 
     if (p->closing)
         return;
+    len = wire_pack_reply(reply, out, sizeof(p->host->out));
     if (len == 0)
         peer_violation(p, "a reply does not fit into a frame");
     else
-        peer_send(p, p->server->out, len);
+        peer_send(p, out, len);
+}
+
+int peer_fd(const peer *p)
+{
+    uv_os_fd_t fd;
+
+    return uv_fileno((const uv_handle_t *)&p->pipe, &fd) < 0 ? -1 : fd;
 }
 
 void peer_reply_with_fds(peer *p, const Goallocd__Reply *reply, const int *fds, int nfds)
 {
-    size_t len = wire_pack_reply(reply, p->server->out, sizeof(p->server->out));
-    uv_os_fd_t fd;
-    ssize_t n;
+    size_t len = wire_pack_reply(reply, p->host->out, sizeof(p->host->out));
+    int fd = peer_fd(p);
 
     /* The descriptors go around libuv, so nothing of libuv's may still be on its way. */
-    if (len == 0 || p->queued_bytes != 0 || uv_fileno((uv_handle_t *)&p->pipe, &fd) < 0) {
+    if (len == 0 || p->queued_bytes != 0 || fd < 0)
         peer_violation(p, "it does not read its replies");
-        return;
-    }
-    n = fdpass_send(fd, p->server->out, len, fds, nfds);
-    if (n != (ssize_t)len)
+    else if (fdpass_send(fd, p->host->out, len, fds, nfds) != (ssize_t)len)
         peer_close(p);
 }
 
 /* Handle whole frames in data. Returns the bytes used up. */
 static size_t peer_handle_frames(peer *p, const uint8_t *data, size_t len_bytes)
 {
-    server *s = p->server;
+    peer_host *host = p->host;
     size_t used = 0;
 
-    while (!p->busy && !p->closing && len_bytes - used >= FRAME_HEADER_BYTES) {
+    while (p->op == NULL && !p->closing && len_bytes - used >= FRAME_HEADER_BYTES) {
         uint32_t payload = frame_payload_bytes(data + used);
         Goallocd__Request *request;
 
@@ -222,24 +204,20 @@ static size_t peer_handle_frames(peer *p, const uint8_t *data, size_t len_bytes)
         }
         if (len_bytes - used < FRAME_HEADER_BYTES + payload)
             break;
-        request = wire_unpack_request(&s->bump, data + used + FRAME_HEADER_BYTES, payload);
+        request = wire_unpack_request(&host->bump, data + used + FRAME_HEADER_BYTES, payload);
         if (request == NULL) {
             peer_violation(p, "a frame that is no request");
             break;
         }
-        s->nrpcs++;
-        p->notified = false;
-        request_handle(p, request);
-        if (p->deferred)
+        if (!host->handle(p, request))
             break;
-        p->ndefers = 0;
         used += FRAME_HEADER_BYTES + payload;
     }
     return used;
 }
 
-/* Keep what has not been handled: len_bytes at data, which may lie in p->in. */
-static void peer_keep(peer *p, const uint8_t *data, size_t len_bytes)
+/* Hold what has not been handled: len_bytes at data, which may lie in p->in. */
+static void peer_hold_input(peer *p, const uint8_t *data, size_t len_bytes)
 {
     size_t cap = len_bytes;
     uint8_t *in = p->in_few;
@@ -266,7 +244,7 @@ static void peer_keep(peer *p, const uint8_t *data, size_t len_bytes)
     p->in_cap = cap;
 }
 
-/* Is the rest of a long frame being read to where its beginning is kept? */
+/* True if the rest of a long frame is read to where its beginning lies. */
 static bool peer_reads_in_place(const peer *p)
 {
     return p->in != NULL && p->in != p->in_few;
@@ -275,7 +253,7 @@ static bool peer_reads_in_place(const peer *p)
 static void peer_on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
     peer *p = handle->data;
-    server *s = p->server;
+    uint8_t *in = p->host->in;
 
     (void)suggested;
     if (peer_reads_in_place(p)) {
@@ -283,14 +261,14 @@ static void peer_on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
         return;
     }
     if (p->in_bytes > 0)
-        memcpy(s->in, p->in, p->in_bytes);
-    *buf = uv_buf_init((char *)s->in + p->in_bytes, (unsigned)(sizeof(s->in) - p->in_bytes));
+        memcpy(in, p->in, p->in_bytes);
+    *buf = uv_buf_init((char *)in + p->in_bytes, (unsigned)(sizeof(p->host->in) - p->in_bytes));
 }
 
 static void peer_on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf)
 {
     peer *p = stream->data;
-    const uint8_t *data = p->server->in;
+    const uint8_t *data = p->host->in;
     size_t len = p->in_bytes + (size_t)nread;
     size_t used;
 
@@ -309,22 +287,22 @@ static void peer_on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf
     }
     used = peer_handle_frames(p, data, len);
     if (len > used || p->in != NULL)
-        peer_keep(p, data + used, len - used);
-    if (p->busy && !p->closing)
+        peer_hold_input(p, data + used, len - used);
+    if (p->op != NULL && !p->closing)
         (void)uv_read_stop(stream);
 }
 
-/* Go on with what is kept, then with reading. */
+/* Go on with the input that the peer holds, then with reading. */
 static void peer_process(peer *p)
 {
     size_t used = peer_handle_frames(p, p->in, p->in_bytes);
     int r;
 
     if (used > 0 || p->closing)
-        peer_keep(p, p->in + used, p->in_bytes - used);
+        peer_hold_input(p, p->in + used, p->in_bytes - used);
     if (p->closing)
         return;
-    if (p->busy) {
+    if (p->op != NULL) {
         (void)uv_read_stop((uv_stream_t *)&p->pipe);
         return;
     }
@@ -335,56 +313,16 @@ static void peer_process(peer *p)
 
 void peer_resume(peer *p)
 {
-    p->busy = false;
     if (p->closing)
         peer_unref(p);
     else
         peer_process(p);
 }
 
-bool peer_hold(peer *p)
-{
-    if (p->closing)
-        return false;
-    p->busy = true;
-    return true;
-}
+/* --- connections come in --- */
 
-bool peer_defer(peer *p)
-{
-    const mheap *heap = p->server->heap;
-
-    if (mheap_releasing_pages(heap) + heap->naside_pages[ASIDE_UNUSED] == 0 || p->ndefers >= DEFERS_MAX ||
-        !peer_hold(p))
-        return false;
-    p->ndefers++;
-    p->deferred = true;
-    return true;
-}
-
-void peer_wait_for_ops(peer *p)
-{
-    p->deferred = peer_hold(p);
-}
-
-int peer_validate_all(const server *s, FILE *err)
-{
-    for (const peer *p = s->peers; p != NULL; p = p->next) {
-        if (p->closing || p->closed) {
-            (void)fprintf(err, "peer: a connection of pid %u is closed and still served\n", p->pid);
-            return -EUCLEAN;
-        }
-    }
-    for (const peer *p = s->gone; p != NULL; p = p->gone_next) {
-        if (p->closed && p->op == NULL) {
-            (void)fprintf(err, "peer: a connection of pid %u is closed, and nobody comes back to it\n", p->pid);
-            return -EUCLEAN;
-        }
-    }
-    return 0;
-}
-
-int peer_late_fd(void)
+/* The first descriptor of the reserve, by the limit of this process. */
+static int late_fd(void)
 {
     struct rlimit limit;
 
@@ -396,13 +334,13 @@ int peer_late_fd(void)
 /* A peer of the reserve; if there are many, the oldest makes room. */
 static void peer_note_late(peer *p)
 {
-    server *s = p->server;
+    peer_host *host = p->host;
 
     p->late = true;
-    s->nlate++;
-    if (s->nlate == 1)
+    host->nlate++;
+    if (host->nlate == 1)
         log_warn("few descriptors are left: no more sessions");
-    for (peer *old = s->peers; s->nlate > LATE_MAX; old = old->next) {
+    for (peer *old = host->peers; host->nlate > LATE_MAX; old = old->next) {
         if (old->late) {
             peer_close(old);
             return;
@@ -410,34 +348,34 @@ static void peer_note_late(peer *p)
     }
 }
 
-static void refuse(server *s);
+static void refuse(peer_host *host);
 
 static void on_refused(uv_handle_t *handle)
 {
-    server *s = handle->data;
+    peer_host *host = handle->data;
 
-    s->refusing = false;
-    if (s->refuse_again && !s->stopping)
-        refuse(s);
+    host->refusing = false;
+    if (host->refuse_again && !host->stopping)
+        refuse(host);
 }
 
-/* There is no memory for a connection. It has to be accepted all the same: libuv takes no other one before it. */
-static void refuse(server *s)
+/* There is no memory for a connection. It has to be accepted all the same: libuv accepts no other one before it. */
+static void refuse(peer_host *host)
 {
-    s->refuse_again = s->refusing;
-    if (s->refusing)
+    host->refuse_again = host->refusing;
+    if (host->refusing)
         return;
     log_warn("no memory for a connection");
-    (void)uv_pipe_init(&s->loop, &s->refused, 0);
-    s->refused.data = s;
-    s->refusing = true;
-    (void)uv_accept((uv_stream_t *)&s->listener, (uv_stream_t *)&s->refused);
-    uv_close((uv_handle_t *)&s->refused, on_refused);
+    (void)uv_pipe_init(host->loop, &host->refused, 0);
+    host->refused.data = host;
+    host->refusing = true;
+    (void)uv_accept((uv_stream_t *)&host->listener, (uv_stream_t *)&host->refused);
+    uv_close((uv_handle_t *)&host->refused, on_refused);
 }
 
-void peer_on_connection(uv_stream_t *listener, int status)
+static void peer_on_connection(uv_stream_t *listener, int status)
 {
-    server *s = listener->data;
+    peer_host *host = listener->data;
     struct ucred cred = { 0 };
     socklen_t len = sizeof(cred);
     uv_os_fd_t fd;
@@ -447,15 +385,15 @@ void peer_on_connection(uv_stream_t *listener, int status)
         log_warn("accept: %s", uv_strerror(status));
         return;
     }
-    p = calloc(1, sizeof(*p));
-    if (p == NULL || uv_pipe_init(&s->loop, &p->pipe, 0) < 0) {
+    p = calloc(1, host->peer_bytes);
+    if (p == NULL || uv_pipe_init(host->loop, &p->pipe, 0) < 0) {
         free(p);
-        refuse(s);
+        refuse(host);
         return;
     }
-    p->server = s;
+    p->host = host;
     p->pipe.data = p;
-    DL_APPEND(s->peers, p);
+    DL_APPEND(host->peers, p);
     if (uv_accept(listener, (uv_stream_t *)&p->pipe) < 0 || uv_fileno((uv_handle_t *)&p->pipe, &fd) < 0 ||
         getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
         uv_read_start((uv_stream_t *)&p->pipe, peer_on_alloc, peer_on_read) < 0) {
@@ -464,6 +402,29 @@ void peer_on_connection(uv_stream_t *listener, int status)
     }
     p->pid = (uint32_t)cred.pid;
     p->uid = cred.uid;
-    if (fd >= s->late_fd)
+    if (fd >= host->late_fd)
         peer_note_late(p);
+}
+
+int peer_host_start(peer_host *host, int listen_fd)
+{
+    int r = uv_pipe_init(host->loop, &host->listener, 0);
+
+    host->listener.data = host;
+    host->late_fd = late_fd();
+    frame_bump_init(&host->bump, host->bump_buf, sizeof(host->bump_buf));
+    if (r == 0)
+        r = uv_pipe_open(&host->listener, listen_fd);
+    return r < 0 ? r : uv_listen((uv_stream_t *)&host->listener, SOMAXCONN, peer_on_connection);
+}
+
+void peer_host_stop(peer_host *host, const Goallocd__Reply *notice)
+{
+    host->stopping = true;
+    uv_close((uv_handle_t *)&host->listener, NULL);
+    for (peer *p = host->peers, *next; p != NULL; p = next) {
+        next = p->next;
+        peer_reply(p, notice);
+        peer_close(p);
+    }
 }

@@ -1,58 +1,56 @@
 /*
- * Request, the heap as a whole: statistics, picture, trim, release.
+ * Requests for the heap as a whole: statistics, picture, trim, release, check.
  *
- * Called by request.c; any connection may ask, with or without a session. Counting objects and releasing pages take a
- * while: they are done in slices (census.c) and in the thread pool (scavenge.c), and the peer is busy meanwhile.
+ * Called by requests.c; any connection may ask, with or without a session. Counting objects and sweeping all spans take
+ * a while: rounds.c does it in slices for all who ask, and comes back here. Pages are released in the thread pool
+ * (scavenge.c).
  *
  * The bytes of the statistics are taken at one moment, when objects have been counted: pages in use, free with memory,
  * free without, and metadata make the total; pages in use are objects and the rest. So the sum holds exactly, whatever
  * goes on. What clients say that they have allocated (the counters in bitmap) is reported and not relied upon.
  */
-#include "daemon/serve/request_internal.h"
+#include "daemon/serve/request_heap.h"
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
-#define MAP_CELLS_MAX      4096u
-#define MAP_WORDS_MAX      (UINT64_C(1) << 18) /* of page bits looked at for one picture: a fraction of a millisecond */
+#include "daemon/serve/reply.h"
 
-void request_wait_for(peer *p, uint64_t id, enum peer_wait wait)
+#define MAP_CELLS_MAX 4096u
+#define MAP_WORDS_MAX (UINT64_C(1) << 18) /* of page bits looked at for one picture: a fraction of a millisecond */
+
+/* --- statistics --- */
+
+static void wait_for_round(client *c, const Goallocd__Request *request)
 {
-    if (!peer_hold(p))
-        return; /* a notice that it did not read has closed it */
-    p->op_id = id;
-    p->wait = wait;
-    p->in_round = false;
-    server_wake_idle(p->server);
+    (void)operation_begin(&c->op, &c->peer, request, OPERATION_WAITING);
+    service_wake(client_service(c));
 }
 
-void handle_stats(peer *p, uint64_t id)
+void handle_stats(client *c, const Goallocd__Request *request)
 {
-    session *s = peer_session(p);
-
-    if (s != NULL)
-        s->nrpcs++;
-    request_wait_for(p, id, WAIT_STATS);
+    wait_for_round(c, request);
 }
 
-void request_count_session(server *s, session_no no)
+void stats_note_ended(service *srv, session_no no)
 {
-    shm_u64 *counters = shm_counters(s->heap->map, no);
+    shm_u64 *counters = shm_counters(srv->heap->map, no);
 
     for (size_t c = 0; c < SPAN_CLASS_COUNT; c++) {
-        s->ended_allocs[c] += u64_load_relaxed(&counters[c]);
+        srv->ended_allocs[c] += u64_load_relaxed(&counters[c]);
         u64_store_relaxed(&counters[c], 0);
     }
 }
 
 /* Objects of each span class allocated since the start, as far as clients have said. */
-static void count_allocs(const server *s, uint64_t ret[SPAN_CLASS_COUNT])
+static void count_allocs(const service *srv, uint64_t ret[SPAN_CLASS_COUNT])
 {
-    memcpy(ret, s->ended_allocs, sizeof(s->ended_allocs));
-    for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++) {
-        const shm_u64 *counters = shm_counters(s->heap->map, (session_no){ (uint16_t)i });
+    memcpy(ret, srv->ended_allocs, sizeof(srv->ended_allocs));
+    for (uint32_t i = 1, end = service_nentries(srv); i < end; i++) {
+        const shm_u64 *counters = shm_counters(srv->heap->map, (session_no){ (uint16_t)i });
 
-        for (size_t c = 0; session_at(&s->sessions, i) != NULL && c < SPAN_CLASS_COUNT; c++)
+        for (size_t c = 0; session_at(&srv->sessions, i) != NULL && c < SPAN_CLASS_COUNT; c++)
             ret[c] += u64_load_relaxed(&counters[c]);
     }
 }
@@ -77,9 +75,8 @@ static bool fill_class(const census *count, const uint64_t *allocs, uint32_t cla
 }
 
 /* Bytes of pages by what they are for. Together with metadata they are the total, by definition and exactly. */
-static void fill_memory(const server *s, uint64_t live_bytes, Goallocd__StatsReply *body)
+static void fill_memory(const mheap *heap, uint64_t live_bytes, Goallocd__StatsReply *body)
 {
-    const mheap *heap = s->heap;
     uint64_t inuse_bytes = heap->ninuse_pages * PAGE_BYTES;
 
     /* Spans may have ended while objects were counted. */
@@ -96,20 +93,19 @@ static void fill_memory(const server *s, uint64_t live_bytes, Goallocd__StatsRep
     body->over_limit_bytes = mheap_over_limit(heap, 100, 0);
 }
 
-void request_stats_done(peer *p)
+void stats_counted(client *c, const census *count)
 {
-    server *srv = p->server;
-    const session *s = peer_session(p);
-    Goallocd__Reply reply = reply_init(p->op_id);
+    service *srv = client_service(c);
+    const session *s = client_session(c);
     Goallocd__StatsReply body = GOALLOCD__STATS_REPLY__INIT;
     Goallocd__ClassStats classes[SIZE_CLASS_COUNT + 1];
     Goallocd__ClassStats *pointers[SIZE_CLASS_COUNT + 1];
-    census_class total = census_total(&p->server->census);
+    census_class total = census_total(count);
     uint64_t allocs[SPAN_CLASS_COUNT];
 
     count_allocs(srv, allocs);
     mheap_refresh_metadata(srv->heap);
-    fill_memory(srv, total.live.bytes, &body);
+    fill_memory(srv->heap, total.live.bytes, &body);
     body.live_objects = total.live.objects;
     body.sessions = srv->sessions.nopen;
     body.leased_spans = srv->sessions.leases.nleased;
@@ -122,78 +118,71 @@ void request_stats_done(peer *p)
     body.rpcs = srv->nrpcs;
     body.uptime_ms = uv_hrtime() / 1000000 - srv->started_ms;
     body.version = (char *)(uintptr_t)GOALLOC_VERSION;
-    for (uint32_t class = 0; class <= SIZE_CLASS_TINY; class++) {
+    for (uint32_t class = 0; class <= SIZE_CLASS_TINY; class ++) {
         pointers[body.n_classes] = &classes[body.n_classes];
-        body.n_classes += fill_class(&srv->census, allocs, class, &classes[body.n_classes]);
+        body.n_classes += fill_class(count, allocs, class, &classes[body.n_classes]);
     }
     body.classes = pointers;
-    reply.result_case = GOALLOCD__REPLY__RESULT_STATS;
-    reply.stats = &body;
-    peer_reply(p, &reply);
-    peer_resume(p);
+    reply_body(&c->peer, c->op.id, GOALLOCD__REPLY__RESULT_STATS, &body);
+    operation_finish(&c->op);
+}
+
+/* --- trim and release --- */
+
+void handle_trim(client *c, const Goallocd__Request *request)
+{
+    service_ask_trim(client_service(c));
+    wait_for_round(c, request);
+}
+
+void trim_swept(client *c)
+{
+    reply_ok(&c->peer, c->op.id);
+    operation_finish(&c->op);
+}
+
+static void scavenge_reply(operation *op, void *data)
+{
+    const mheap *heap = client_service(client_of(op->peer))->heap;
+    Goallocd__ScavengeReply body = GOALLOCD__SCAVENGE_REPLY__INIT;
+
+    body.released_bytes = *(const uint64_t *)data * PAGE_BYTES;
+    body.remaining_bytes = mheap_idle_pages(heap) * PAGE_BYTES;
+    reply_body(op->peer, op->id, GOALLOCD__REPLY__RESULT_SCAVENGE, &body);
+    operation_finish(op);
 }
 
 static void on_scavenged(void *data, uint64_t npages)
 {
-    server *srv = data;
+    const service *srv = data;
 
-    for (peer *p = srv->peers, *next; p != NULL; p = next) {
-        Goallocd__Reply reply = reply_init(p->op_id);
-        Goallocd__ScavengeReply body = GOALLOCD__SCAVENGE_REPLY__INIT;
-
-        next = p->next;
-        if (p->wait != WAIT_RELEASED)
-            continue;
-        p->wait = WAIT_NONE;
-        body.released_bytes = npages * PAGE_BYTES;
-        body.remaining_bytes = mheap_idle_pages(srv->heap) * PAGE_BYTES;
-        reply.result_case = GOALLOCD__REPLY__RESULT_SCAVENGE;
-        reply.scavenge = &body;
-        peer_reply(p, &reply);
-        peer_resume(p);
-    }
+    operations_each(&srv->peers, OPERATION_RELEASING, scavenge_reply, &npages);
 }
 
-void handle_scavenge(peer *p, uint64_t id)
+void scavenge_swept(client *c)
 {
-    server_ask_trim(p->server);
-    request_wait_for(p, id, WAIT_SCAVENGE);
+    service *srv = client_service(c);
+
+    operation_set_state(&c->op, OPERATION_RELEASING);
+    scavenge_force(&srv->scav, on_scavenged, srv);
 }
 
-void handle_trim(peer *p, uint64_t id)
-{
-    server_ask_trim(p->server);
-    request_wait_for(p, id, WAIT_TRIM);
-}
+/* --- looks at the heap --- */
 
-void request_swept(peer *p)
-{
-    server *srv = p->server;
-
-    if (p->wait == WAIT_SCAVENGE) {
-        p->wait = WAIT_RELEASED;
-        scavenge_force(&srv->scav, on_scavenged, srv);
-        return;
-    }
-    p->wait = WAIT_NONE;
-    reply_ok(p, p->op_id);
-    peer_resume(p);
-}
-
-void handle_heap_map(peer *p, uint64_t id, const Goallocd__HeapMap *ask)
+void handle_heap_map(client *c, const Goallocd__Request *request)
 {
     static uint64_t inuse[MAP_CELLS_MAX];
     static uint64_t backed[MAP_CELLS_MAX];
-    const mheap *heap = p->server->heap;
+    const Goallocd__HeapMap *ask = request->heap_map;
+    const mheap *heap = client_service(c)->heap;
     uint64_t end = pagealloc_end(heap->pages).n;
-    Goallocd__Reply reply = reply_init(id);
     Goallocd__HeapMapReply body = GOALLOCD__HEAP_MAP_REPLY__INIT;
     uint64_t words = 0;
     size_t n = 0;
 
     if (ask->cell_pages == 0 || ask->cell_pages % 64 != 0 || ask->cell_pages > heap->map->npages ||
         ask->start % 64 != 0) {
-        reply_error(p, id, EINVAL, "cells of no pages, or of no multiple of 64");
+        reply_error(&c->peer, request->id, EINVAL, "cells of no pages, or of no multiple of 64");
         return;
     }
     for (uint64_t page = ask->start; page < end && n < ask->max_cells && n < MAP_CELLS_MAX; page += ask->cell_pages) {
@@ -209,32 +198,31 @@ void handle_heap_map(peer *p, uint64_t id, const Goallocd__HeapMap *ask)
     body.end = end;
     body.arena_pages = heap->map->npages;
     body.arena_base = heap->map->base;
-    reply.result_case = GOALLOCD__REPLY__RESULT_HEAP_MAP;
-    reply.heap_map = &body;
-    peer_reply(p, &reply);
+    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_HEAP_MAP, &body);
 }
 
-void handle_check(peer *p, uint64_t id)
+void handle_check(client *c, const Goallocd__Request *request)
 {
-    const server *srv = p->server;
-    Goallocd__Reply reply = reply_init(id);
     Goallocd__CheckReply body = GOALLOCD__CHECK_REPLY__INIT;
     char text[1024] = "";
     FILE *out = fmemopen(text, sizeof(text), "w");
-    FILE *err = out != NULL ? out : stderr;
 
-    body.whole = mheap_validate(srv->heap, err) == 0 && session_table_validate(&srv->sessions, err) == 0 &&
-                 roots_validate(srv->roots, err) == 0 && peer_validate_all(srv, err) == 0;
+    body.whole = service_validate(client_service(c), out != NULL ? out : stderr) == 0;
     if (out != NULL)
         (void)fclose(out);
-    if (!body.whole) {
-        session_table_dump(&srv->sessions, stderr);
-        roots_dump(srv->roots, stderr);
-        adopt_dump(srv->heap->adopted, stderr);
-    }
+    if (!body.whole)
+        service_dump(client_service(c), stderr);
     text[sizeof(text) - 1] = '\0';
     body.text = text;
-    reply.result_case = GOALLOCD__REPLY__RESULT_CHECK;
-    reply.check = &body;
-    peer_reply(p, &reply);
+    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_CHECK, &body);
+}
+
+void handle_ping(client *c, const Goallocd__Request *request)
+{
+    Goallocd__PingReply body = GOALLOCD__PING_REPLY__INIT;
+
+    body.protocol = GOALLOC_PROTOCOL;
+    body.version = (char *)(uintptr_t)GOALLOC_VERSION;
+    body.pid = (uint32_t)getpid();
+    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_PING, &body);
 }

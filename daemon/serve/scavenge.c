@@ -1,9 +1,9 @@
 /*
- * Scavenge: free pages go back to the OS, highest addresses first, by PUNCH_HOLE in libuv's thread pool.
+ * Scavenge: gives free pages back to the OS, highest addresses first, by PUNCH_HOLE in libuv's thread pool.
  *
- * Called by server (start, stop) and request (goallocctl scavenge, releases that a lease has forced). Calls mheap for
- * the pages. Data: private; the pages of a job are taken in the page allocator, so nobody else gets them while they are
- * punched.
+ * Called by server.c (start, stop), request_heap.c (goallocctl scavenge) and leasing.c (releases that a lease has
+ * forced). Calls mheap for the pages. Data: private; the pages of a job are aside, so nobody else gets them while they
+ * are punched.
  *
  * The background scavenger:
  *   1. A generation lasts a second. At its end the peak of the pages in use is recorded, and dense chunks are looked at
@@ -16,7 +16,7 @@
  * A chunk that is wholly free and released needs no bits and descriptions either: these go back too, after its last
  * page, so that what the heap's metadata occupies shrinks with the heap.
  *
- * If the daemon dies during a job, the pages are free, punched or not: who takes over asks the kernel or punches them.
+ * If the daemon dies during a job, the pages are free, punched or not: recover.c says how the next daemon counts them.
  */
 #include "daemon/serve/scavenge.h"
 
@@ -59,16 +59,6 @@ uint64_t scavenge_surplus_pages(const scavenger *s)
     if (surplus < over_limit)
         surplus = over_limit;
     return surplus < free ? surplus : free;
-}
-
-uint64_t scavenge_past_pages(const scavenger *s)
-{
-    return s->past_pages;
-}
-
-bool scavenge_is_working(const scavenger *s)
-{
-    return s->busy || s->forced;
 }
 
 static void trace_line(scavenger *s, bool forced)
@@ -138,7 +128,7 @@ static void note_emptied(scavenger *s, page_no page)
         s->emptied[s->nemptied++] = page;
 }
 
-/* Give the job's pages back. Returns how many were released. */
+/* Put the job's pages back. Returns how many were released. */
 static uint64_t job_end(scavenger *s)
 {
     uint64_t npages = 0;
@@ -186,7 +176,7 @@ static void job_after(uv_work_t *work, int status)
         scavenge_tick(&s->timer);
 }
 
-/* Take up to npages, and the chunks that have nothing in them, and have them punched. False: there are none. */
+/* Take up to npages aside, and the empty chunks, and have them punched. False: there are none. */
 static bool job_start(scavenger *s, uint64_t npages, bool force)
 {
     uint64_t start = uv_hrtime();
@@ -221,7 +211,7 @@ static bool job_start(scavenger *s, uint64_t npages, bool force)
     return false;
 }
 
-/* One step of a forced release. False: it is done, and has been answered. */
+/* One step of a forced release. False: it is done, and on_forced has been called. */
 static bool forced_step(scavenger *s)
 {
     uint64_t npages = s->forced_left < FORCED_PAGES ? s->forced_left : FORCED_PAGES;
@@ -235,7 +225,7 @@ static bool forced_step(scavenger *s)
     return false;
 }
 
-/* An idle heap: chunks that became empty unnoticed are looked for, some of them each second. */
+/* Look for chunks that became empty unnoticed: at some chunks each second, while the heap is idle. */
 static void look_for_emptied(scavenger *s)
 {
     uint64_t end = pagealloc_end(s->heap->pages).n;
@@ -272,10 +262,10 @@ static void scavenge_tick(uv_timer_t *timer)
         next_generation(s, now);
     wake_ns = s->gen_end_ns;
     if (s->forced && s->heap->naside_pages[ASIDE_AHEAD] > 0)
-        wake_ns = now; /* what is being prepared just now is to be released too */
+        wake_ns = now; /* pages that are being prepared are to be released too */
     else
         while (s->forced && !s->busy && !forced_step(s))
-            ; /* who was answered may have asked again */
+            ; /* on_forced may have asked for another one */
     if (!s->busy)
         background_step(s, now, &wake_ns);
     (void)uv_timer_start(timer, scavenge_tick, wake_ns > now ? (wake_ns - now) / MS_NS + 1 : 1, 0);
@@ -314,7 +304,7 @@ void scavenge_force(scavenger *s, void (*on_forced)(void *data, uint64_t npages)
     if (!s->forced) {
         s->forced = true;
         s->forced_pages = 0;
-        /* From the loop, not from here: the caller is not ready for the answer yet. */
+        /* Not within this call: the caller is not ready for the answer yet. */
         (void)uv_timer_start(&s->timer, scavenge_tick, 0, 0);
     }
 }

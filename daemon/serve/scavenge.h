@@ -1,5 +1,5 @@
 /*
- * Scavenge: give free pages back to the OS: in the background, and when asked. Go's scavenger
+ * Scavenge: gives free pages back to the OS, in the background and on request. Go's scavenger
  * (runtime/mgcscavenge.go).
  */
 #ifndef GOALLOC_DAEMON_SERVE_SCAVENGE_H
@@ -12,9 +12,9 @@
 
 #define SCAVENGE_RUNS_MAX 256u
 
-/* Free pages that are kept, above what was in use at the peak of the last second. */
+/* Free pages that stay committed, above what was in use at the peak of the last second. */
 #define SCAVENGE_RETAIN_PERCENT 10u
-/* What the background scavenger makes of a memory limit, so that forced releases are rare. */
+/* Of a memory limit: where the background scavenger begins, so that forced releases are rare. */
 #define SCAVENGE_LIMIT_PERCENT 95u
 
 typedef struct scavenger {
@@ -38,10 +38,10 @@ typedef struct scavenger {
     void (*on_job_end)(void *data); /* pages that were taken for it are free again */
     void *on_job_end_data;
 
-    /* Chunks (a page of each) that may have nothing in them any more. */
+    /* Chunks (a page of each) that may be empty by now. */
     page_no emptied[SCAVENGE_RUNS_MAX];
     size_t nemptied;
-    page_no look_at; /* an idle heap is looked through for more of them */
+    page_no look_at; /* where an idle heap is looked through for more of them */
     uint64_t warned_ns;
 
     /* Pace and goal. */
@@ -71,22 +71,16 @@ typedef struct scavenger {
 
 /* Start on loop. trace: a line on stderr for every second in which something was released. */
 void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, void (*on_job_end)(void *), void *data);
-void scavenge_stop(scavenger *s); /* closes the timer; the loop must run on until a job under way has ended */
+void scavenge_stop(scavenger *s); /* the loop must run on until its timer is closed, and a job has ended */
 
 /*
- * Release what is free now; on_forced is called with the pages released when that is done. If a release is under way
- * already it goes on with that, and the call is for all who asked.
+ * Release all pages that are free now. on_forced is called with the number of pages released when that is done. If such
+ * a release is under way already, it goes on with these pages too, and one call of on_forced is for all who asked.
  */
 void scavenge_force(scavenger *s, void (*on_forced)(void *data, uint64_t npages), void *data);
 
-/* Somebody else has released a run, because of the memory limit, and has given it back to mheap. */
+/* A lease has released a range of pages because of the memory limit, and put it back. */
 void scavenge_note_eager(scavenger *s, page_run run);
-
-/* The peak of the pages in use in the generation before last: between one and two seconds ago. */
-uint64_t scavenge_past_pages(const scavenger *s);
-
-/* Is memory being given back at this moment, or does somebody wait for that? */
-bool scavenge_is_working(const scavenger *s);
 
 /* Free pages with memory that the background scavenger would release by now. */
 uint64_t scavenge_surplus_pages(const scavenger *s);

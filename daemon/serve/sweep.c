@@ -1,12 +1,14 @@
 /*
- * Sweep: passes over all spans by address, a slice at a time.
+ * Sweep: passes over all spans by address, a slice at a time, which find what was freed remotely in spans that nobody
+ * leases.
  *
- * Called by a timer of the loop. A pass begins by making all that is swept unswept (mcentral.c); spans that a refill
- * sweeps meanwhile are skipped. A slice takes half a millisecond, slices follow each other after 5 ms, and a pass after
- * a pause: 100 ms, doubled to at most 1 s while passes find nothing, and at least 20 times as long as the pass has
- * worked, so sweeping costs a twentieth of a CPU at worst. Memory freed remotely is back within about a second on
- * heaps up to some hundred thousand spans that nobody leases, and an idle daemon wakes once a second. Nothing to
- * sweep, no work.
+ * Background passes run on a timer; rounds.c and leasing.c sweep on request. Calls lease and mheap. Data: private.
+ *
+ * A pass begins by making all that is swept unswept (mcentral.c); it skips spans that a refill sweeps meanwhile. A
+ * slice takes half a millisecond, and the next one follows after 5 ms. After a pass there is a pause: 100 ms, doubled
+ * to at most 1 s while passes find nothing, and at least 20 times as long as the pass has worked, so that sweeping
+ * costs a twentieth of a CPU at worst. So memory that was freed remotely is back within about a second on heaps up to
+ * some hundred thousand spans that nobody leases, and an idle daemon wakes once a second.
  */
 #include "daemon/serve/sweep.h"
 
@@ -17,7 +19,7 @@
 #define PAUSE_MAX_MS  1000u
 #define PAUSE_RATIO   20u
 
-/* How long to wait after a pass. */
+/* Returns how long to wait after a pass, in ms. */
 static uint64_t end_pass(sweep *s)
 {
     uint64_t least_ms = s->worked_ns * PAUSE_RATIO / 1000000;

@@ -1,5 +1,5 @@
 /*
- * Sweep: in the background, find what was freed remotely in spans that nobody leases.
+ * Sweep: finds what was freed remotely in spans that nobody leases, in the background or at once.
  */
 #ifndef GOALLOC_DAEMON_SERVE_SWEEP_H
 #define GOALLOC_DAEMON_SERVE_SWEEP_H
@@ -18,11 +18,11 @@ typedef struct sweep {
 } sweep;
 
 void sweep_start(sweep *s, uv_loop_t *loop, lease_table *table);
-void sweep_stop(sweep *s); /* closes the timer; the loop must run once more */
+void sweep_stop(sweep *s); /* the loop must run on until its timer is closed */
 
 /*
- * Sweep up to nspans spans from *pos on, whatever the background pass has done. *pos moves behind them, and is page 0
- * again at the end. Adds the spans that came free to *ret_nfreed. True: that was the end of the heap.
+ * Sweep up to nspans spans from *pos on, also those that the background pass has swept. *pos moves behind them, and is
+ * page 0 again at the end of the heap. Adds the spans that came free to *ret_nfreed. True: that was the end.
  */
 bool sweep_some(lease_table *table, page_no *pos, unsigned nspans, uint64_t *ret_nfreed);
 

@@ -183,7 +183,7 @@ static void left_by_all_is_never_more_than_what_lives(void **state)
             assert_true(fixture_is_whole(f));
     }
     (void)run(f, (job){ .free_from = 0, .free_to = ENTRIES });
-    assert_in_range(live_objects(f), 1, 300); /* who dies has at most some that no entry names */
+    assert_in_range(live_objects(f), 1, 300); /* at most some that no entry names */
     assert_in_range(left_by(f, 0), 0, live_objects(f));
 }
 

@@ -127,7 +127,7 @@ static void return_of_a_run_that_is_none_disconnects(void **state)
 /* --- two that free one object at the same time --- */
 
 #define CLAIM_ROUNDS 4000
-#define CLAIM_SPINS 256u /* by which the lessee comes later when it has won, else earlier: so the two meet again and again */
+#define CLAIM_SPINS 256u /* the lessee comes so much later when it has won, else earlier: so the two meet often */
 
 typedef struct claimer {
     const rawheap *heap;

@@ -1,5 +1,5 @@
 /*
- * Sessions, as the daemon sees them: who comes back to one.
+ * Sessions, as the daemon sees them: processes that come back to one.
  */
 #include <stdarg.h>
 #include <stddef.h>

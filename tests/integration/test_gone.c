@@ -148,7 +148,7 @@ static void daemon_that_is_stopped_is_waited_for_once(void **state)
 #define FREE_MS_MAX (FREE_TIMEOUT_MS / 4)
 #define LARGE 300   /* each is a message, and so many do not fit into the socket */
 #define SMALL 20000 /* of a thread that lives */
-#define LEFT 30000  /* of one that has ended: who frees takes its spans over, and has too many of them soon */
+#define LEFT 30000  /* of one that has ended: a thread that frees takes its spans over, soon too many */
 #define LEFT_BYTES 1024
 
 typedef struct free_row {

@@ -47,7 +47,7 @@ static uint64_t now_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-/* The tag stands at both ends: who has the place too overwrites it. */
+/* The tag stands at both ends: another one who was given the same place would overwrite it. */
 static _Atomic uint64_t *last_word(object *o)
 {
     return (_Atomic uint64_t *)(void *)((char *)o + o->bytes - 8);

@@ -338,7 +338,8 @@ static void a_signal_ends_the_replay_and_leaves_the_heap_as_it_was(void **state)
         }
         assert_true(stats.live_objects > 0);
         assert_int_equal(run(f, out, sizeof(out),
-                             "until grep -q . pid.trace; do sleep 0.01; done; kill -TERM $(cat pid.trace); rm pid.trace"),
+                             "until grep -q . pid.trace; do sleep 0.01; done;"
+                             " kill -TERM $(cat pid.trace); rm pid.trace"),
                          0);
         assert_true(fixture_is_clean(f, 0));
         for (int j = 0; j < 1000 && run(f, out, sizeof(out), "grep -q . status.trace") != 0; j++)

@@ -290,7 +290,7 @@ static bool end_storm(storm_round *s)
         }
         return false;
     }
-    return await_all(s) && !failed(); /* who has not ended is killed with the supervisor */
+    return await_all(s) && !failed(); /* those that have not ended are killed with the supervisor */
 }
 
 /* The daemon had no reason to refuse anybody. */

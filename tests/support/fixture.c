@@ -68,7 +68,7 @@ static void exec_daemon(const fixture *f, const char *more)
         argv[argc++] = f->state_dir;
     }
     argv[argc] = more;
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* who has started it may be a child of the test */
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* also if a child of the test has started it */
     if (f->crash != NULL && setenv("GOALLOC_CRASH", f->crash, 1) < 0)
         _exit(126);
     if (fd < 0 || dup2(fd, STDERR_FILENO) < 0)

@@ -11,9 +11,9 @@
  *      command line. A keeper is in another session, but has the daemon's command line.
  *   4. When it finds none any more, the guard removes the directory.
  *
- * The guard is nobody's child: so it isn't among the children that ctest kills with a program, or that a test waits for.
- * It isn't in the test program's group either, and it ignores what a terminal sends. A child that is forked too late for
- * step 3 finds no group to join, and ends.
+ * The guard is nobody's child: so it isn't among the children that ctest kills with a program, or that a test waits
+ * for. It isn't in the test program's group either, and it ignores what a terminal sends. A child that is forked too
+ * late for step 3 finds no group to join, and ends.
  *
  * Limits: a child that the test program itself makes by posix_spawn() or _Fork() stays in the test program's group, and
  * a process may make a session of its own. These are found only if the directory is in their command line.

@@ -114,7 +114,7 @@ static inline int rawheap_error(const rawheap *heap, Goallocd__Request *request)
     return error;
 }
 
-/* A large run of npages pages, without an object in it. Page 0: refused. */
+/* Pages for a large object, without the object. Page 0: refused. */
 static inline page_no rawheap_alloc_large(const rawheap *heap, uint64_t npages)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
@@ -166,8 +166,8 @@ static inline int rawheap_return(const rawheap *heap, uint32_t *spans, size_t ns
 
     ask.spans = spans;
     ask.n_spans = nspans;
-    ask.runs = runs;
-    ask.n_runs = nruns;
+    ask.large = runs;
+    ask.n_large = nruns;
     request.id = 4;
     request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
     request.return_spans = &ask;

@@ -16,7 +16,7 @@ static inline void heap_release(mheap *heap, uint64_t npages)
         if (run.npages == 0 || heapfile_punch(heap->file, run.first, run.npages) < 0)
             return;
         mheap_put_back(heap, ASIDE_RELEASE_DENSE, run, true);
-        npages -= run.npages;
+        npages -= run.npages < npages ? run.npages : npages; /* more, not to split a huge page */
     }
 }
 

@@ -10,7 +10,7 @@
 
 #include "tests/support/objects.h"
 
-#define WAITS_HANG_S 60u /* who takes longer hangs */
+#define WAITS_HANG_S 60u /* what takes longer hangs */
 
 #define WAITS_ASKED_BYTES (SHM_RUN_BYTES_MAX + 6 * PAGE_BYTES) /* of waits_ask(): a large object */
 
@@ -52,7 +52,7 @@ static inline void waits_start(const fixture *f, int timeout_ms)
     CHECK(waits_attach(f, timeout_ms) == 0);
 }
 
-/* Allocate an object that costs a request. Who frees one has its run in the cache, and the next one costs none. */
+/* Allocate an object that costs a request. Once it is freed, its pages are in the cache, and the next one costs none. */
 static inline void *waits_ask(void)
 {
     return goalloc_malloc(WAITS_ASKED_BYTES);

@@ -104,7 +104,7 @@ static void wire_pack_request_any_refill_or_return_is_what_protobuf_packs(void *
     (void)state;
     for (int i = 0; i < ROUNDS; i++) {
         static uint32_t spans[PROTO_SPANS_MAX];
-        static uint32_t runs[PROTO_SPANS_MAX];
+        static uint32_t large[PROTO_SPANS_MAX];
         Goallocd__Request request = GOALLOCD__REQUEST__INIT;
         Goallocd__Refill refill = GOALLOCD__REFILL__INIT;
         Goallocd__ReturnSpans back = GOALLOCD__RETURN_SPANS__INIT;
@@ -121,8 +121,8 @@ static void wire_pack_request_any_refill_or_return_is_what_protobuf_packs(void *
         } else {
             back.n_spans = any_spans(spans);
             back.spans = spans;
-            back.n_runs = i % 4 == 1 ? any_spans(runs) : 0;
-            back.runs = runs;
+            back.n_large = i % 4 == 1 ? any_spans(large) : 0;
+            back.large = large;
             request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
             request.return_spans = &back;
         }

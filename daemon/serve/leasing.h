@@ -1,0 +1,44 @@
+/*
+ * Leasing: an operation that leases spans to its session, from the first span to the reply; and what holds it up when
+ * memory is short.
+ */
+#ifndef GOALLOC_DAEMON_SERVE_LEASING_H
+#define GOALLOC_DAEMON_SERVE_LEASING_H
+
+#include "daemon/serve/service.h"
+
+/* Begin it. False: too many are under way, so the request is deferred. */
+bool leasing_begin(client *c, const Goallocd__Request *request) __attribute__((warn_unused_result));
+
+/* Lease a span that mcentral had, or one that is fresh: nscavenged of its pages have no memory yet. */
+void leasing_add(client *c, session *s, page_no first);
+void leasing_add_fresh(client *c, session *s, page_no first, uint64_t nscavenged);
+
+/* Instead of a span: npages pages, taken behind the large object first, which is to grow by them. */
+void leasing_add_growth(client *c, page_no first, page_no behind, uint64_t npages, uint64_t nscavenged);
+
+/* All is gathered: commit what has no memory, then reply. */
+void leasing_commit(client *c);
+
+/*
+ * Nothing has been leased yet, and pages are being released, or prepared, that the request could have: it is deferred
+ * until they are. False: there are none, or it has been deferred often enough. Who waits for pages that are prepared
+ * waits only once, so no longer than for the piece that is under way.
+ */
+bool leasing_defer_for_released(client *c);
+bool leasing_defer_for_ahead(client *c, uint64_t npages);
+
+/* True if the system has memory for npages more, beyond what free pages have. With lazy commit it is not asked. */
+bool leasing_system_allows(service *srv, uint64_t npages);
+
+/*
+ * True if npages more may come into use. False: they would pass the memory limit even if all that is free were
+ * released; the client is to give back what it holds idle first, or insists.
+ */
+bool leasing_limit_allows(service *srv, uint64_t npages);
+
+/* mheap_alloc_span(), with a second try after a rescue. */
+int leasing_alloc_span(service *srv, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret,
+                       uint64_t *ret_nscavenged) __attribute__((warn_unused_result));
+
+#endif

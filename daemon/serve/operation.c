@@ -1,0 +1,165 @@
+/*
+ * Operation: a request that takes more than one turn of the loop, or leases spans; one at most for a connection.
+ *
+ * Handlers begin it and say when it has come further; rounds.c, leasing.c and the thread pool come back to it. It calls
+ * peer. An operation lies in the memory of its connection (service.h), and the arrays for spans, some 25 KiB, in a pool
+ * of 64: so no request needs malloc, and clients can't make the daemon use more. Who finds the pool empty is deferred.
+ *
+ *     NONE -> LEASING -> NONE                          answered in the turn in which it has begun, as nearly all are
+ *                  |---> COMMITTING -> NONE            Refill, AllocLarge, ResizeLarge: the thread pool is through
+ *                  '---> DEFERRED -> NONE              handled again from its beginning, by operations_retry()
+ *     NONE -> DEFERRED                                 the pool is empty; Attach: the session's old connection commits
+ *     NONE -> WAITING -> JOINED -> NONE                Stats, SessionList, Trim: the round has ended
+ *                            '---> RELEASING -> NONE   Scavenge
+ *     NONE -> ENDING -> NONE                           Detach: the session is over
+ *
+ * While a peer has an operation it is not read from. Every state but NONE and LEASING has somebody who comes back:
+ * rounds.c (WAITING, JOINED, ENDING), the scavenger (RELEASING), commit.c (COMMITTING), whoever sets pages, memory
+ * of operations or a session free (DEFERRED).
+ *
+ * When the peer closes: DEFERRED, WAITING, JOINED, RELEASING and ENDING are over at once, since all who come back to
+ * these go through the open connections. LEASING and COMMITTING stay: the handler that is on its way, or the thread
+ * pool, holds a pointer to it, and ends it; until then the connection's memory stays.
+ *
+ * If the daemon dies, operations are gone: the next one knows only what is leased.
+ */
+#include "daemon/serve/operation.h"
+
+#include <assert.h>
+
+#define BIT(state) (1u << (state))
+#define STATES_LEASING (BIT(OPERATION_LEASING) | BIT(OPERATION_COMMITTING))
+
+/* Where an operation may go from each state. */
+static const unsigned next_states[OPERATION_STATES] = {
+    [OPERATION_NONE] =
+        BIT(OPERATION_DEFERRED) | BIT(OPERATION_LEASING) | BIT(OPERATION_WAITING) | BIT(OPERATION_ENDING),
+    [OPERATION_DEFERRED] = BIT(OPERATION_NONE),
+    [OPERATION_LEASING] = BIT(OPERATION_NONE) | BIT(OPERATION_DEFERRED) | BIT(OPERATION_COMMITTING),
+    [OPERATION_COMMITTING] = BIT(OPERATION_NONE),
+    [OPERATION_WAITING] = BIT(OPERATION_NONE) | BIT(OPERATION_JOINED),
+    [OPERATION_JOINED] = BIT(OPERATION_NONE) | BIT(OPERATION_RELEASING),
+    [OPERATION_RELEASING] = BIT(OPERATION_NONE),
+    [OPERATION_ENDING] = BIT(OPERATION_NONE),
+};
+
+void operation_set_state(operation *op, enum operation_state state)
+{
+    assert(next_states[op->state] & BIT(state));
+    op->state = state;
+}
+
+static void give_memory(operation *op)
+{
+    if (op->memory == NULL)
+        return;
+    op->memory->next = op->pool->free;
+    op->pool->free = op->memory;
+    op->memory = NULL;
+}
+
+static void begin(operation *op, peer *p, const Goallocd__Request *request, enum operation_state state)
+{
+    operation_set_state(op, state);
+    op->kind = request->op_case;
+    op->id = request->id;
+    op->peer = p;
+    p->op = op;
+}
+
+bool operation_begin(operation *op, peer *p, const Goallocd__Request *request, enum operation_state state)
+{
+    if (!p->closing)
+        begin(op, p, request, state);
+    return !p->closing;
+}
+
+bool operation_begin_leasing(operation *op, peer *p, const Goallocd__Request *request, operation_pool *pool)
+{
+    op->memory = pool->free;
+    if (op->memory != NULL) {
+        pool->free = op->memory->next;
+    } else if (pool->nused < OPERATION_MEMORIES) {
+        op->memory = &pool->all[pool->nused++];
+    } else {
+        (void)operation_begin(op, p, request, OPERATION_DEFERRED);
+        return false;
+    }
+    begin(op, p, request, OPERATION_LEASING);
+    op->pool = pool;
+    op->nspans = op->nfresh = 0;
+    op->grow_pages = 0;
+    return true;
+}
+
+void operation_end(operation *op)
+{
+    operation_set_state(op, OPERATION_NONE);
+    give_memory(op);
+    op->peer->op = NULL;
+}
+
+void operation_defer(operation *op)
+{
+    if (op->peer->closing) {
+        operation_end(op);
+        return;
+    }
+    operation_set_state(op, OPERATION_DEFERRED);
+    give_memory(op);
+}
+
+void operation_finish(operation *op)
+{
+    if (op->state != OPERATION_NONE)
+        operation_end(op);
+    peer_resume(op->peer);
+}
+
+void operation_close(operation *op)
+{
+    if (op->state != OPERATION_NONE && (BIT(op->state) & STATES_LEASING) == 0)
+        operation_end(op);
+}
+
+/*
+ * The list of the peers and not one of operations: a peer never comes back into it, so that whatever visit does, the
+ * next one leads on to all that are left.
+ */
+void operations_each(const peer_host *host, enum operation_state state, void (*visit)(operation *op, void *data),
+                     void *data)
+{
+    for (peer *p = host->peers, *next; p != NULL; p = next) {
+        next = p->next;
+        if (p->op != NULL && p->op->state == state)
+            visit(p->op, data);
+    }
+}
+
+static void retry(operation *op, void *data)
+{
+    (void)data;
+    operation_finish(op);
+}
+
+void operations_retry(const peer_host *host)
+{
+    operations_each(host, OPERATION_DEFERRED, retry, NULL);
+}
+
+const char *operation_validate(const operation *op, const peer *p)
+{
+    bool leases = (BIT(op->state) & STATES_LEASING) != 0;
+
+    if ((p->op == op) != (op->state != OPERATION_NONE) || (p->op != NULL && op->peer != p))
+        return "is not the one that its peer has";
+    if ((op->memory != NULL) != leases)
+        return "has memory without leasing, or leases without memory";
+    if (leases && (op->nfresh > op->nspans || op->nspans > PROTO_SPANS_MAX))
+        return "counts its spans wrongly";
+    if (p->closing && op->state != OPERATION_NONE && !leases)
+        return "waits though its connection is closed";
+    if (p->closed && op->state != OPERATION_COMMITTING)
+        return "is of a connection that nobody comes back to";
+    return NULL;
+}

@@ -1,0 +1,90 @@
+/*
+ * Operation: a request that takes more than one turn of the loop, or leases spans.
+ */
+#ifndef GOALLOC_DAEMON_SERVE_OPERATION_H
+#define GOALLOC_DAEMON_SERVE_OPERATION_H
+
+#include "daemon/memory/commit.h"
+#include "daemon/serve/peer.h"
+
+/* operation.c draws the transitions. */
+enum operation_state {
+    OPERATION_NONE = 0,   /* no request is under way */
+    OPERATION_DEFERRED,   /* its request will be handled again, when pages or other operations are done */
+    OPERATION_LEASING,    /* it gathers spans, in the turn of the loop in which it has begun */
+    OPERATION_COMMITTING, /* its spans get memory in the thread pool; its session does not end before that is done */
+    OPERATION_WAITING,    /* for the next round of its kind (rounds.c) */
+    OPERATION_JOINED,     /* the round under way is for it */
+    OPERATION_RELEASING,  /* Scavenge, after its round: free pages are being released */
+    OPERATION_ENDING,     /* Detach: its session is being ended */
+    OPERATION_STATES
+};
+
+/* Memory for spans that are leased: a fixed number of them, what was never used was never touched and has no memory. */
+#define OPERATION_MEMORIES 64u
+
+typedef struct operation_memory {
+    struct operation_memory *next; /* among those that are free */
+    uint32_t spans[PROTO_SPANS_MAX];
+    page_run runs[PROTO_SPANS_MAX];
+    page_run releases[COMMIT_RELEASES_MAX];
+} operation_memory;
+
+typedef struct operation_pool {
+    operation_memory all[OPERATION_MEMORIES];
+    operation_memory *free;
+    uint32_t nused; /* ever; the first ones */
+} operation_pool;
+
+/* Zeroed with the connection. A connection has one session at most, so the operation's session is its client's. */
+typedef struct operation {
+    enum operation_state state;
+    Goallocd__Request__OpCase kind;
+    uint64_t id; /* of the request */
+    peer *peer;
+    unsigned ndefers;         /* times in a row that the peer's request was deferred; outlives the operation */
+    uint32_t start;           /* SessionList: where the list begins */
+    operation_memory *memory; /* LEASING and COMMITTING; else NULL */
+    operation_pool *pool;     /* where memory comes from */
+    uint32_t nspans;          /* in memory, leased for it; the last nfresh have just been taken from the page heap */
+    uint32_t nfresh;
+    uint64_t grow_pages; /* ResizeLarge: pages at spans[1] that the object in spans[0] is to grow by */
+    commit_job commit;
+} operation;
+
+/*
+ * The peer's request becomes an operation: op, its only one, in state DEFERRED, WAITING or ENDING. If the peer is
+ * closing nothing happens, since nobody would come back to it: false.
+ */
+bool operation_begin(operation *op, peer *p, const Goallocd__Request *request, enum operation_state state);
+
+/* The same in state LEASING, also for a peer that is closing. False: no memory is left, it is DEFERRED. */
+bool operation_begin_leasing(operation *op, peer *p, const Goallocd__Request *request, operation_pool *pool)
+    __attribute__((warn_unused_result));
+
+/* Its request is to be handled again; if the peer is closing, it is over. */
+void operation_defer(operation *op);
+
+/* It goes on: COMMITTING, JOINED, RELEASING. */
+void operation_set_state(operation *op, enum operation_state state);
+
+/* It is over, within the turn in which it has begun; the peer goes on by itself. */
+void operation_end(operation *op);
+
+/* It is over, in a later turn (or was, if its reply has closed the peer): the peer goes on, or, if closed, is gone. */
+void operation_finish(operation *op);
+
+/* Its peer is about to be closed: it ends, unless somebody comes back to it in any case. */
+void operation_close(operation *op);
+
+/* Visit all operations of the host's open connections that are in that state; visit may begin, end and close any. */
+void operations_each(const peer_host *host, enum operation_state state, void (*visit)(operation *op, void *data),
+                     void *data);
+
+/* Something has come free: deferred requests are handled again. */
+void operations_retry(const peer_host *host);
+
+/* What is wrong with op, which lies with the peer p; NULL: nothing. */
+const char *operation_validate(const operation *op, const peer *p) __attribute__((warn_unused_result));
+
+#endif

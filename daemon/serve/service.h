@@ -1,0 +1,101 @@
+/*
+ * Service: what handlers work on: the heap and what belongs to it, and the clients that are served.
+ */
+#ifndef GOALLOC_DAEMON_SERVE_SERVICE_H
+#define GOALLOC_DAEMON_SERVE_SERVICE_H
+
+#include <stdio.h>
+
+#include "daemon/heap/roots.h"
+#include "daemon/memory/sysmem.h"
+#include "daemon/serve/ahead.h"
+#include "daemon/serve/operation.h"
+#include "daemon/serve/session.h"
+
+/* The server has one and sets it up; all of it is the loop's thread's. */
+typedef struct service {
+    uv_loop_t loop;
+    mheap *heap;
+    session_table sessions;
+    roots *roots;
+    scavenger scav;
+    commit_pool commits;
+    sysmem mem;
+    ahead ahead;
+    bool eager_commit;
+    bool stopping;
+    uv_idle_t idle; /* runs while there is work in slices; rounds.c does it */
+    uv_idle_cb on_idle;
+    bool idle_active;
+    struct deaths *deaths; /* notices that the process of a session is gone */
+    uint64_t nrpcs;
+    uint64_t started_ms;
+    uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
+    page_no rescue_pos;                      /* where the next rescue goes on (leasing.c) */
+    uint64_t last_rescue_ns;                 /* when the last one ended, and what it took */
+    uint64_t rescue_cost_ns;
+    uint64_t last_limit_warning_ms;
+    operation_pool operations;
+    peer_host peers;
+} service;
+
+/* Who is at the other end of a connection, and what it has under way. */
+typedef struct client {
+    peer peer;          /* first: the memory of a peer is a client's */
+    session_no session; /* 0: not attached */
+    uint32_t epoch;
+    bool notified; /* a notice was sent since its last request: no second one, it may be asleep */
+    operation op;
+} client;
+
+static inline client *client_of(peer *p)
+{
+    return (client *)(void *)p;
+}
+
+static inline service *client_service(const client *c)
+{
+    return c->peer.host->data;
+}
+
+/* The session that the client has attached to, in whatever state. NULL: none, or it is over. */
+static inline session *client_any_session(const client *c)
+{
+    return c->session.n == 0 ? NULL : session_find(&client_service(c)->sessions, c->session, c->epoch);
+}
+
+/* The same if it is open. */
+static inline session *client_session(const client *c)
+{
+    session *s = client_any_session(c);
+
+    return s != NULL && s->state == SHM_SESSION_OPEN ? s : NULL;
+}
+
+/* Entries of the session table from here on were never used. */
+static inline uint32_t service_nentries(const service *srv)
+{
+    uint32_t n = u32_load_relaxed(&srv->heap->map->header->nsession_entries);
+
+    return n < SHM_SESSIONS_MAX ? n : SHM_SESSIONS_MAX; /* it may be another daemon's */
+}
+
+/* Work in slices has come up: it is done between the turns of the loop from now on. */
+void service_wake(service *srv);
+
+/* Close the connection that still has this session: its process has come back with another one, or has died. */
+void service_drop_client(service *srv, const session *s);
+
+/* Ask all sessions to give back what is idle. */
+void service_ask_trim(service *srv);
+
+/*
+ * Check heap, sessions and roots, each by its own, and connections and operations against them. 0, -EUCLEAN after
+ * printing what differs. Linear in the heap.
+ */
+int service_validate(const service *srv, FILE *err) __attribute__((warn_unused_result));
+
+/* Print a line for each operation under way, session, root and adopted object. */
+void service_dump(const service *srv, FILE *out);
+
+#endif
