@@ -38,6 +38,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "client/lib/comeback.h"
 #include "client/lib/connection.h"
 #include "client/lib/coredump.h"
 #include "client/lib/forklock.h"
@@ -73,7 +74,7 @@ static void start_over(bool is_forker)
 
     thread_reset(is_forker);
     largecache_reset(&large_cache);
-    connection_reset();
+    comeback_reset();
     turn_reset(&attach_turn);
     process.life = NULL;
     if (before < PROCESS_ATTACHED && process.map.header != NULL)
@@ -209,11 +210,11 @@ static int attach_now(bool gated, deadline until)
         return r == -EAGAIN ? -EPROTO : r; /* no answer to an Attach; here it would mean the limit on locked memory */
     forklock_take();
     r = forked ? mapping_reattach(&a, readonly) : mapping_attach(&a, readonly);
-    connection_close_fds();
+    link_close_fds();
     if (r == 0)
         process_open_gate(&a, readonly, how.flags & GOALLOC_ATTACH_RECLAIM);
     forklock_give();
-    connection_end_attach();
+    comeback_end();
     if (r < 0)
         connection_detach();
     else if (dumps)

@@ -1,8 +1,9 @@
 /*
  * Comeback: what happens when a daemon dies, is replaced, or does not answer.
  *
- * Called by connection.c; calls rpc, link, outbox, held and process. Data: private; the holder of the turn writes it. A
- * request's time begins before it waits for the turn.
+ * Called by connection.c, attach.c (the end of an attach, fork) and idle.c (comeback_is_up); calls rpc, link, outbox,
+ * held and process. Data: private; the holder of the turn writes it. A request's time begins before it waits for the
+ * turn.
  *
  * The socket is closed after any error. Spans that are held stay usable: neither the daemon nor the one that takes its
  * place takes a lease from a process that lives. The next request that wants a reply comes back:
@@ -150,7 +151,7 @@ static int reattach(deadline until)
         return r;
     /* This daemon does not have the session. Nor will another one, unless this one is of another build. */
     stale = r == -ESTALE;
-    (void)link_lose();
+    link_close();
     return -ESTALE;
 }
 
@@ -193,7 +194,7 @@ static int send_unknown(unknown *u, deadline until)
     body.spans = u->spans;
     body.n_large = u->nlarge;
     body.large = u->large;
-    return link_send(&request, until);
+    return link_send(&request, &until);
 }
 
 /* Go through a part of the list of leases: what is unknown goes to *u. *after moves on; *ret_more: more is to come. */
@@ -323,8 +324,8 @@ static int begin(deadline until)
     if (r < 0)
         return r;
     if (u32_load_relaxed(&down) != 0)
-        return link_try_turn() ? 0 : -ETIMEDOUT;
-    r = link_take_turn(until);
+        return turn_try(&link_turn) ? 0 : -ETIMEDOUT;
+    r = turn_take(&link_turn, until);
     if (r < 0)
         return r;
     r = may_look(); /* another thread may have set it down meanwhile */
@@ -424,7 +425,7 @@ int comeback_open(const char *path, bool wait, bool gated, deadline until, Goall
     session = (session_no){ 0 };
     stale = false;
     outbox_clear();
-    link_reset_count();
+    u64_store_relaxed(&link_nrpcs, 0);
     r = quick ? open_quickly(attach, ret) : open_patiently(wait, attach, ret, until);
     if (r == 0)
         u32_store_relaxed(&down, 0);
@@ -432,7 +433,7 @@ int comeback_open(const char *path, bool wait, bool gated, deadline until, Goall
         set_down(r);
     if (r < 0) {
         link_close();
-        link_give_turn();
+        turn_give(&link_turn);
     }
     return r;
 }
@@ -453,13 +454,14 @@ void comeback_forget(void)
     stale = false;
     u32_store_relaxed(&down, 0);
     outbox_clear();
-    link_reset_count();
+    u64_store_relaxed(&link_nrpcs, 0);
 }
 
 void comeback_reset(void)
 {
     link_reset();
     outbox_reset();
+    held_reset();
     session = (session_no){ 0 };
     stale = false;
     u64_store_relaxed(&next_look_ms, 0);

@@ -2,7 +2,7 @@
  * Idle: giving back.
  *
  * Called by refill.c, large.c (before a request, after a refusal) and heap.c (goalloc_trim). Calls mcache.c, pool.c,
- * largecache.c, held.c and connection.c, which sends without waiting. Data: the thread's lists; none of its own.
+ * largecache.c, held.c, comeback.c and outbox.c, which sends without waiting. Data: the thread's lists; none of its own.
  *
  * Empty spans go back in three cases:
  *   surrender   a free makes the thread's empty spans more than IDLE_PAGES_MAX: half of that stays. Below it a program
@@ -21,9 +21,10 @@
 
 #include <errno.h>
 
-#include "client/lib/connection.h"
+#include "client/lib/comeback.h"
 #include "client/lib/held.h"
 #include "client/lib/largecache.h"
+#include "client/lib/outbox.h"
 #include "client/lib/pool.h"
 
 #define RETAIN_PAGES_MIN   (512 * KIB / PAGE_BYTES)
@@ -38,7 +39,7 @@ typedef struct returns {
 
 static void returns_flush(returns *r)
 {
-    connection_return(r->spans, r->n);
+    outbox_return(r->spans, r->n);
     r->n = 0;
 }
 
@@ -102,7 +103,7 @@ void idle_return_empty(mcache *mc)
     }
     returns_flush(&r);
     largecache_empty(&large_cache, &large);
-    connection_return(large.spans, large.n);
+    outbox_return(large.spans, large.n);
 }
 
 void idle_return_all(void)
@@ -167,7 +168,7 @@ void idle_surrender(mcache *mc)
     uint64_t npages = mc->nempty_pages - IDLE_PAGES_MAX / 2;
     int saved_errno = errno;
 
-    if (!connection_is_up()) /* who knows when there will be more */
+    if (!comeback_is_up()) /* who knows when there will be more */
         return;
     for (uint32_t n = 0; n < SLOT_COUNT && npages > 0; n++)
         npages = give_back(mc, next_slot(mc), 0, npages, &r);
@@ -199,7 +200,7 @@ void idle_exchange(mcache *mc, uint32_t growing, uint64_t npages)
     uint64_t ncached = 0;
     uint64_t nidle;
 
-    if (mc == &mcache_none || !connection_is_up() || npages < EXCHANGE_PAGES_MIN)
+    if (mc == &mcache_none || !comeback_is_up() || npages < EXCHANGE_PAGES_MIN)
         return;
     if (small) {
         put_idle_runs(mc);
@@ -223,6 +224,6 @@ void idle_exchange(mcache *mc, uint32_t growing, uint64_t npages)
         largecache_out large;
 
         largecache_shrink(&large_cache, npages, &large);
-        connection_return(large.spans, large.n);
+        outbox_return(large.spans, large.n);
     }
 }

@@ -45,7 +45,7 @@ typedef struct process_info {
 
 extern process_info process __attribute__((visibility("hidden")));
 
-/* What an attach brings. The descriptors are the connection's, until connection_close_fds(). */
+/* What an attach brings. The descriptors are the link's, until link_close_fds(). */
 typedef struct attach_result {
     session_no session;
     uint32_t epoch;

@@ -1,8 +1,8 @@
 /*
  * Refill: where a thread's next span comes from.
  *
- * Called by alloc.c. Calls mcache.c (lists), idle.c (what goes back), pool.c (spans of exited threads), thread.c and
- * connection.c. Data: the thread's mcache.
+ * Called by alloc.c. Calls mcache.c (lists), idle.c and outbox.c (what goes back), pool.c (spans of exited threads),
+ * thread.c and connection.c. Data: the thread's mcache.
  *
  * In order: 1. other words of the current span, 2. the partial span that has waited longest, so has most free objects,
  * 3. an empty one (so far refill_near), 4. full spans, at most 100: have others freed something?, 5. the pool, 6. the
@@ -20,6 +20,7 @@
 
 #include "client/lib/connection.h"
 #include "client/lib/idle.h"
+#include "client/lib/outbox.h"
 #include "client/lib/pool.h"
 #include "client/lib/thread.h"
 
@@ -138,7 +139,7 @@ static mspan *take_leased(mcache *mc, uint32_t i, const uint32_t *spans, int n, 
         mspan *s = mspan_new(i, spans[at], &nused);
 
         if (s == NULL) { /* no room to describe it */
-            connection_return(&spans[at], (uint32_t)(n - at));
+            outbox_return(&spans[at], (uint32_t)(n - at));
             break;
         }
         mcache_add(mc, s);
