@@ -86,7 +86,6 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     body.flags = ask->flags;
     body.label = (char *)(uintptr_t)ask->label;
     body.limit_bytes = ask->limit_bytes;
-    comeback_set_timeout(ask->timeout_ms);
     r = comeback_open(ask->socket_path, ask->wait, ask->gated, ask->until, &request, &reply);
     if (r < 0)
         return r;

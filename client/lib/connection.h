@@ -21,7 +21,6 @@ typedef struct attach_request {
     uint32_t flags;
     uint64_t limit_bytes;
     deadline until; /* of this request, which may have waited for another thread's */
-    int timeout_ms; /* of all later requests */
     bool wait;      /* for a daemon that is not there yet */
     bool gated;     /* fail at once if the last request found nobody */
 } attach_request;

@@ -1,8 +1,8 @@
 /*
  * Outbox: a short queue before the link.
  *
- * Called by the slow paths (idle.c, large.c, refill.c), since a free must not wait: neither for a daemon that is gone or
- * asleep, nor for a thread that waits for its reply. Also by rpc.c (late replies) and comeback.c (before a request,
+ * Called by the slow paths (idle.c, large.c, refill.c), since a free must not wait: neither for a daemon that is gone
+ * or asleep, nor for a thread that waits for its reply. Also by rpc.c (late replies) and comeback.c (before a request,
  * after it). Calls link and held. Data: private, under a lock that is held for some instructions only.
  *
  * A thread that puts something here tries to take the turn then. If nobody holds the turn, the thread sends at once as
