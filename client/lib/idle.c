@@ -2,7 +2,7 @@
  * Idle: giving back.
  *
  * Called by refill.c, large.c (before a request, after a refusal) and heap.c (goalloc_trim). Calls mcache.c, pool.c,
- * largecache.c, held.c, comeback.c and outbox.c, which sends without waiting. Data: the thread's lists; none of its own.
+ * largecache.c, held.c, comeback.c and outbox.c, which sends without waiting. Data: the thread's lists.
  *
  * Empty spans go back in three cases:
  *   surrender   a free makes the thread's empty spans more than IDLE_PAGES_MAX: half of that stays. Below it a program
@@ -90,6 +90,8 @@ void idle_return_empty(mcache *mc)
     returns r = { .n = 0 };
     largecache_out large;
 
+    if (mc != &mcache_none)
+        mc->trim_seen = process_trim_seq(); /* what may have been asked for is being done */
     for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
         mcache_slot *slot = &mc->slots[i];
 
@@ -114,21 +116,13 @@ void idle_return_all(void)
     if (mc != &mcache_none) {
         mcache_count_all(mc);
         mcache_close_tiny(mc);
-        mc->trim_seen = process_trim_seq(); /* what was asked for is being done */
     }
     for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
-        if (mc->current[i] != &mspan_none)
-            mcache_put_current(mc, mc->current[i]);
+        mcache_put_current(mc, i);
         while (mc->slots[i].all != NULL && !process.reclaim)
             return_span(mc, mc->slots[i].all, &r);
     }
     returns_flush(&r);
-    idle_return_empty(mc);
-}
-
-void idle_answer(mcache *mc)
-{
-    mc->trim_seen = process_trim_seq();
     idle_return_empty(mc);
 }
 
@@ -180,10 +174,8 @@ void idle_surrender(mcache *mc)
 static void put_idle_runs(mcache *mc)
 {
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
-        mspan *s = mc->current[i];
-
-        if (is_run(i) && s != &mspan_none && mspan_nused(s) == 0)
-            mcache_put_current(mc, s);
+        if (is_run(i) && mc->current[i] != &mspan_none && mspan_nused(mc->current[i]) == 0)
+            mcache_put_current(mc, i);
     }
 }
 

@@ -28,11 +28,11 @@
 #define BATCH_SHARE     16u
 #define BATCH_PAGES_MIN (64 * KIB / PAGE_BYTES)
 
-void refill_note_free(const void *p, mspan *s)
+void refill_note_free(const void *object, mspan *s)
 {
     mcache *mc = thread_mcache(); /* a free of its owner's: there is one, maybe left behind */
 
-    (void)p;
+    (void)object;
     if (mcache_place_freed(mc, s) && UNLIKELY(mc->nempty_pages > IDLE_PAGES_MAX))
         idle_surrender(mc);
 }
@@ -200,7 +200,7 @@ mspan *refill_far(uint32_t i)
         return NULL;
     }
     if (idle_is_wanted(mc))
-        idle_answer(mc);
+        idle_return_empty(mc);
     for (;;) {
         uint32_t nused;
         mspan *s = take_from_lists(mc, i);
