@@ -177,7 +177,7 @@ GOALLOC_API int goalloc_detach(void);
  * it doesn't.
  *
  * Cost: of a small object or a run a few nanoseconds, no lock and no system call, except when this thread's spans for
- * that size are used up: then it takes over one of an exited thread's, under a lock, or one round trip brings a batch
+ * that size are used up: then it inherits one of an exited thread's, under a lock, or one round trip brings a batch
  * of them. A run may be longer by up to a half than the object needs, if one is at hand. A large object: a lock, if
  * pages fit that this process has freed and still holds (up to four times as many as are needed), else one round trip.
  * Returns NULL with errno ENOMEM (arena, the system's memory or the session's limit exhausted, or size absurd), EROFS
