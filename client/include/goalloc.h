@@ -234,8 +234,8 @@ GOALLOC_API __attribute__((malloc, alloc_size(2), warn_unused_result)) void *goa
  * A p that is no live object's address (never allocated, freed already, inside an object, foreign) is detected from
  * the bits; the process prints which and aborts, as with glibc. So it does in a read-only attach. Leaves errno alone.
  * Cost: by the thread that holds its span, a few nanoseconds; by any other thread or process, one atomic operation
- * on shared memory, and if the span was an exited thread's of this process, a lock, under which this thread takes the
- * span over. A large object: a lock and an atomic operation. No system call, except when many empty spans go back, when
+ * on shared memory, and if the span was an exited thread's of this process, a lock, under which this thread inherits
+ * the span. A large object: a lock and an atomic operation. No system call, except when many empty spans go back, when
  * freed large objects are more than this process retains, and when another session's large object is freed: then a
  * message is sent, which nobody waits for.
  */
