@@ -118,13 +118,18 @@ __attribute__((noinline)) static void *alloc_bigger(size_t size, bool noscan)
     return s->cache != 0 ? mspan_take(s) : slot_alloc(ready_run_slot(size, noscan));
 }
 
-void *goalloc_malloc(size_t size)
+static inline void *alloc(size_t size, bool noscan)
 {
     if (LIKELY(size <= SIZE_TABLE8_MAX))
-        return slot8_alloc(size, false);
+        return slot8_alloc(size, noscan);
     if (LIKELY(size <= SMALL_BYTES_MAX))
-        return slot_alloc(slot_of_class(size_class_for(size), false));
-    return alloc_bigger(size, false);
+        return slot_alloc(slot_of_class(size_class_for(size), noscan));
+    return alloc_bigger(size, noscan);
+}
+
+void *goalloc_malloc(size_t size)
+{
+    return alloc(size, false);
 }
 
 /* A tiny object that the open block has no room for. */
@@ -146,11 +151,7 @@ void *goalloc_malloc_noscan(size_t size)
 
         return LIKELY(tiny_alloc(&mcache_tls->tiny, size, &p)) ? p : alloc_tiny(size);
     }
-    if (LIKELY(size <= SIZE_TABLE8_MAX))
-        return slot8_alloc(size, true);
-    if (LIKELY(size <= SMALL_BYTES_MAX))
-        return slot_alloc(slot_of_class(size_class_for(size), true));
-    return alloc_bigger(size, true);
+    return alloc(size, true);
 }
 
 void *goalloc_calloc(size_t count, size_t size)

@@ -19,11 +19,9 @@
  * threads of the parent were doing, but for descriptors and mappings, which come and go under the forklock: that is all
  * fork() waits for.
  *
- * Not every fork calls handlers: _Fork() and clone() don't. Such a child must not use its parent's spans either. So all
- * that the fast paths find spans by lies in memory that children see wiped (MADV_WIPEONFORK; mapping_private): the
- * table of held spans, the spans' structures, a thread's open tiny block, and the state. The fast paths find nothing
- * there and go to the slow paths, which look at the state first; it reads WIPED, and the child begins anew as above
- * (become_child(), which process.c was given). A thread's current[] is not wiped: it must name structures, which are.
+ * _Fork() and clone() call no handlers. Such a child finds its state wiped, as all that the fast paths find spans by
+ * (client/README.md; mapping_private), and begins anew as above: become_child(), which process.c was given. A thread's
+ * current[] is not wiped: it must name structures, which are.
  *
  * A heap other than the one that is mapped (the daemon was replaced meanwhile): -ESTALE, nothing changes.
  */
@@ -62,10 +60,7 @@ static bool dumps; /* GOALLOC_ATTACH_DUMP, which is not the daemon's business */
 
 /* --- fork --- */
 
-/*
- * A child begins anew. It has one thread, or none but this one is in the library. is_forker: this is the thread that
- * has called fork().
- */
+/* A child begins anew: no other thread of it is in the library. is_forker: this is the thread that has forked. */
 static void start_over(bool is_forker)
 {
     enum process_state before = process_last_state();
@@ -295,7 +290,6 @@ int attach_ensure_writable(void)
 
 int goalloc_detach(void)
 {
-    bool attached;
     int r;
 
     if (!process_is_mapped())
@@ -303,7 +297,6 @@ int goalloc_detach(void)
     r = turn_take(&attach_turn, deadline_in((int)u32_load_relaxed(&process.timeout_ms)));
     if (r < 0)
         return r;
-    attached = process_state_now() == PROCESS_ATTACHED;
     if (!process_is_mapped()) {
         r = -ENOTCONN;
         goto out;
@@ -311,8 +304,7 @@ int goalloc_detach(void)
     coredump_disable();
     thread_forget_all();
     largecache_clear(&large_cache);
-    if (attached)
-        connection_detach();
+    connection_detach();
     forklock_take();
     mapping_detach();
     forklock_give();

@@ -249,7 +249,7 @@ static int connect_quickly(void)
     return r < 0 && is_worth_waiting(r) ? -(int)u32_load_relaxed(&down) : r;
 }
 
-/* While down: connect, and come back to the session. */
+/* The same, and come back to the session. */
 static int come_back_quickly(void)
 {
     int r = connect_quickly();
@@ -266,9 +266,9 @@ static int come_back_quickly(void)
 /* Make sure that there is a connection. */
 static int come_back(deadline until)
 {
-    int r = 0;
-
     while (!link_is_open()) {
+        int r;
+
         if (stale)
             return -ESTALE;
         if (!has_session)

@@ -2,10 +2,9 @@
  * Connection: the process's requests to the daemon as functions.
  *
  * A request waits at most the attach's timeout, for its turn and for the reply together; a cancellation of the thread
- * takes effect after it. If the connection is gone, the request comes back to the session first. Errors: what the
- * daemon answered (-errno), -ETIMEDOUT (nobody serves the socket, or nobody answers; at once if that was so for the
- * last request), -ENOENT (the directory of the socket is gone as well), -EACCES, -ESTALE (the heap that is mapped is
- * gone), -ENOTCONN (not attached).
+ * takes effect after it. If the connection is gone, the request comes back to the session first (comeback.c). Errors:
+ * what the daemon answered (-errno), -ETIMEDOUT (nobody serves the socket, or nobody answers), -ENOENT (the directory
+ * of the socket is gone as well), -EACCES, -ESTALE (the heap that is mapped is gone), -ENOTCONN (not attached).
  */
 #ifndef GOALLOC_LIB_CONNECTION_H
 #define GOALLOC_LIB_CONNECTION_H
@@ -28,7 +27,7 @@ typedef struct attach_request {
 /* Connect and attach. On failure there is no connection; else the caller holds the turn, and calls comeback_end(). */
 int connection_attach(const attach_request *request, attach_result *ret) __attribute__((warn_unused_result));
 
-/* Tell the daemon that the session is over, and close the connection. */
+/* Tell the daemon that the session is over, if there is one, and close the connection. */
 void connection_detach(void);
 
 /*

@@ -2,9 +2,8 @@
  * Forklock: what the child of a fork must not find half done.
  *
  * fork() takes it, so a child sees all that is done under it either whole or not at all: mappings with the words that
- * say that they are there, and descriptors with the variables that hold them. The child makes everything else anew
- * without looking at it. The forklock is never held over a wait, so fork() does not wait for the daemon. It is the last
- * lock to be taken: nobody takes another one under it.
+ * say that they are there, and descriptors with the variables that hold them. It is never held over a wait, and nobody
+ * takes another lock under it.
  */
 #ifndef GOALLOC_LIB_FORKLOCK_H
 #define GOALLOC_LIB_FORKLOCK_H

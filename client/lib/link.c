@@ -11,6 +11,7 @@
 #include "client/lib/link.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/resource.h>
 
 #include "client/lib/forklock.h"
@@ -116,8 +117,7 @@ int link_recv(Goallocd__Reply **ret, deadline until)
 
 int link_fds(int ret_fds[FDPASS_MAX])
 {
-    for (int i = 0; i < ch.nfds; i++)
-        ret_fds[i] = ch.fds[i];
+    memcpy(ret_fds, ch.fds, sizeof(ch.fds));
     return ch.nfds;
 }
 

@@ -23,9 +23,9 @@ int mapping_reattach(const attach_result *a, bool readonly) __attribute__((warn_
 void mapping_detach(void);
 
 /*
- * Private memory of bytes, zero, for the library's own tables: no page of it has memory before it is written,
- * mlockall() or not, core dumps leave it out, and the child of a fork finds it zero, but for the first unwiped_bytes (a
- * multiple of MAPPING_UNWIPED_UNIT). 0, -EAGAIN, -ENOMEM.
+ * Private memory of bytes, zero, for the library's own tables, mapped as the heap is: none of its pages has memory
+ * before it is written. The child of a fork finds it zero, but for the first unwiped_bytes (a multiple of
+ * MAPPING_UNWIPED_UNIT). 0, -EAGAIN, -ENOMEM.
  */
 int mapping_private(uint64_t bytes, uint64_t unwiped_bytes, void **ret) __attribute__((warn_unused_result));
 

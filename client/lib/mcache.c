@@ -40,6 +40,36 @@ void mcache_clear(mcache *mc)
     }
 }
 
+/* --- counting --- */
+
+/* Count n objects of class spc as allocated, in the session's shared counters. */
+static void count(span_class spc, uint64_t n)
+{
+    if (n > 0 && process_state_now() == PROCESS_ATTACHED)
+        u64_add_relaxed(&shm_counters(&process.map, process.session)[spc.n], n);
+}
+
+void mcache_flush_count(mcache *mc, uint32_t slot)
+{
+    if (slot != SLOT_TINY) /* of tiny blocks the objects are counted, not they themselves */
+        count(slot_spc(slot), mc->slots[slot].nuncounted);
+    mc->slots[slot].nuncounted = 0;
+}
+
+void mcache_count_all(mcache *mc)
+{
+    if (mc == &mcache_none)
+        return;
+    for (uint32_t i = 0; i < SLOT_COUNT; i++) {
+        if (mc->current[i] != &mspan_none)
+            mcache_count_current(mc, mc->current[i], mspan_nused(mc->current[i]));
+        if (mc->slots[i].nuncounted > 0)
+            mcache_flush_count(mc, i);
+    }
+    count((span_class){ SPAN_CLASS_TINY }, mc->tiny.nallocs);
+    mc->tiny.nallocs = 0;
+}
+
 /* --- spans come and go --- */
 
 void mcache_add(mcache *mc, mspan *s)
@@ -118,7 +148,7 @@ void mcache_close_tiny(mcache *mc)
 {
     tiny_block open = mc->tiny;
 
-    mcache_count(mc, (span_class){ SPAN_CLASS_TINY }, open.nallocs);
+    count((span_class){ SPAN_CLASS_TINY }, open.nallocs);
     mc->tiny = (tiny_block)TINY_NONE_OPEN;
     if (open.span == NULL)
         return;
@@ -139,33 +169,4 @@ void *mcache_open_tiny(mcache *mc, mspan *s, uint32_t bytes)
         mc->tiny.nallocs++;
     }
     return block.base;
-}
-
-/* --- counting --- */
-
-void mcache_count(const mcache *mc, span_class spc, uint64_t n)
-{
-    if (n > 0 && mc != &mcache_none && process_state_now() == PROCESS_ATTACHED)
-        u64_add_relaxed(&shm_counters(&process.map, process.session)[spc.n], n);
-}
-
-void mcache_flush_count(mcache *mc, uint32_t slot)
-{
-    if (slot != SLOT_TINY) /* of tiny blocks the objects are counted, not they themselves */
-        mcache_count(mc, slot_spc(slot), mc->slots[slot].nuncounted);
-    mc->slots[slot].nuncounted = 0;
-}
-
-void mcache_count_all(mcache *mc)
-{
-    if (mc == &mcache_none)
-        return;
-    for (uint32_t i = 0; i < SLOT_COUNT; i++) {
-        if (mc->current[i] != &mspan_none)
-            mcache_count_current(mc, mc->current[i], mspan_nused(mc->current[i]));
-        if (mc->slots[i].nuncounted > 0)
-            mcache_flush_count(mc, i);
-    }
-    mcache_count(mc, (span_class){ SPAN_CLASS_TINY }, mc->tiny.nallocs);
-    mc->tiny.nallocs = 0;
 }

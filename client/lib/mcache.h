@@ -79,9 +79,6 @@ void mcache_close_tiny(mcache *mc);
 
 /* --- counting --- */
 
-/* Count n objects of class spc as allocated, in the session's shared counters. */
-void mcache_count(const mcache *mc, span_class spc, uint64_t n);
-
 /* Tell the counters what the thread has allocated up to now: they lag by what its current spans have handed out. */
 void mcache_count_all(mcache *mc);
 

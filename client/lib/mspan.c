@@ -6,10 +6,8 @@
  *
  * What malloc and free write is one word of shared memory each. The current span has one of its words loaded into a
  * private cache of free objects. Those that are freed wait in their alloc words until the span comes round to them. But
- * where objects come and go (reuse), the one that was freed last is the recent one, which the next malloc of the span
- * hands out: it is warm, and how malloc finds it does not hang on what the free has computed, so that a malloc and a
- * free in turn overlap in the processor. In other patterns that would only make malloc hard to predict: so reuse is
- * looked at anew whenever the cache is loaded.
+ * where objects come and go (reuse, judged whenever the cache is loaded), the next malloc of the span hands out the
+ * recent one, which was freed last: client/README.md says what that gains.
  *
  * nfrees is all that a free counts. It is set so that it becomes 0 with the free that changes the span's place:
  *   CURRENT   NFREES_CURRENT; the frees since are what it lacks. Never in practice does it come to 0; then it is

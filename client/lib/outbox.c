@@ -35,7 +35,7 @@ static uint32_t returns[RETURNS_MAX];
 static uint32_t frees[FREES_MAX];
 static size_t nreturns;
 static size_t nfrees;
-static bool overflow;
+static shm_u32 overflow; /* set after the marks of spans that found no room are gone */
 
 /* --- in --- */
 
@@ -77,7 +77,7 @@ void outbox_return(const uint32_t *spans, size_t nspans)
         nreturns += nspans;
     } else {
         held_clear(spans, nspans);
-        overflow = true;
+        outbox_put_overflow();
     }
     (void)pthread_mutex_unlock(&lock);
     send_soon();
@@ -167,33 +167,24 @@ void outbox_give_turn(void)
 
 bool outbox_take_overflow(void)
 {
-    bool was;
-
-    (void)pthread_mutex_lock(&lock);
-    was = overflow;
-    overflow = false;
-    (void)pthread_mutex_unlock(&lock);
-    return was;
+    return u32_fetch_and_acq_rel(&overflow, 0) != 0;
 }
 
 void outbox_put_overflow(void)
 {
-    (void)pthread_mutex_lock(&lock);
-    overflow = true;
-    (void)pthread_mutex_unlock(&lock);
+    u32_store_release(&overflow, 1);
 }
 
 void outbox_clear(void)
 {
     (void)pthread_mutex_lock(&lock);
     nreturns = nfrees = 0;
-    overflow = false;
+    u32_store_relaxed(&overflow, 0);
     (void)pthread_mutex_unlock(&lock);
 }
 
 void outbox_reset(void)
 {
     (void)pthread_mutex_init(&lock, NULL);
-    nreturns = nfrees = 0;
-    overflow = false;
+    outbox_clear();
 }

@@ -3,8 +3,7 @@
  *
  * Called by all of the library; calls nobody, but for what a child of a fork has to do, which is handed in
  * (process_hide_state). Data: `process`, private, written by who has the turn of attaching; process.map, .mspan_of,
- * .generation and .life by mapping.c. Its gate words (state, arena_bytes, free_limit) are written last at an attach and
- * first at a detach. attach.c has the transitions of the state.
+ * .generation and .life by mapping.c; in which order, process.h says. attach.c has the transitions of the state.
  */
 #include "client/lib/process.h"
 

@@ -75,8 +75,8 @@ void process_close_gate(void);
 /* --- the state --- */
 
 /*
- * From now on the state lies in a page that children find wiped. become_child() is called once in a child that finds
- * it so, by the thread that finds it first, and sets another state; is_forker: that thread is the one that has forked.
+ * From now on the state lies in a page that children find wiped. The first thread of a child that finds it so calls
+ * become_child(), which sets another state; is_forker: that thread is the one that has forked.
  */
 void process_hide_state(shm_u32 *page, void (*become_child)(bool is_forker));
 bool process_hides_state(void);
@@ -86,7 +86,7 @@ void process_set_state(enum process_state state);
 /* The state that was set last, in a child by its parent. */
 enum process_state process_last_state(void);
 
-/* Become the child of a fork that this process turns out to be. Its state is another one afterwards. */
+/* Become the child that this process turns out to be. Returns its new state. */
 enum process_state process_note_fork(void);
 
 static inline enum process_state process_state_now(void)

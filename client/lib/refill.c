@@ -8,9 +8,7 @@
  * 3. an empty one (so far refill_near), 4. one of 100 full spans in which others have freed objects, 5. the pool, 6.
  * the daemon. So steady churn asks nobody.
  *
- * Asking: the first request of a slot is for one span, then twice as many each time, up to 64 KiB a request, or 1/16
- * of what the slot holds, up to what a refill may bring: what has been asked for and is not used yet stays a small part
- * of a heap that has objects of many sizes.
+ * How many are asked for, and why: next_batch(), and client/README.md, policy.
  *
  * If the process dies between the daemon's reply and the span's first object, the lease's end frees the span.
  */
@@ -108,7 +106,7 @@ static mspan *take_from_full(mcache_slot *slot, uint32_t *ret_nused)
     return NULL;
 }
 
-/* How many spans to ask for: twice as many as last time, but not more than a share of what the slot holds. */
+/* How many spans to ask for: one, then twice as many as last time, but not more than a share of what the slot holds. */
 static uint32_t next_batch(mcache_slot *slot, uint64_t npages)
 {
     uint64_t most_pages = slot->nspans * npages / BATCH_SHARE;

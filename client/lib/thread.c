@@ -5,8 +5,7 @@
  * library) and attach.c (detach, fork). Calls mcache.c, pool.c and mspan.c. Data: private, under list_lock.
  *
  * A thread that exits gives its spans to the pool and its mcache to the next thread. It does so under list_lock, which
- * a detach takes too, so that they do not meet. The lock is not held while anybody waits for the daemon. Order: list,
- * pool, then that of mspan.c. fork() takes none of them: the child makes them anew.
+ * a detach takes too, so that they do not meet. client/README.md has the order of locks; none is held over a wait.
  */
 #include "client/lib/thread.h"
 
@@ -100,7 +99,7 @@ static void leave(mcache *mc)
     free_mcaches = mc;
 }
 
-/* One lock for the whole of it, which a detach takes too: a thread that ends is not within the library for its user. */
+/* A thread that ends is not within the library for its user, who may detach meanwhile: hence the lock. */
 static void on_thread_exit(void *data)
 {
     (void)process_state_now(); /* in a child that does not know it yet this makes mcache_tls another one */

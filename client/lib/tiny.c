@@ -5,9 +5,8 @@
  * private; the block's word in the arena (see shm/tiny.h for who writes it and what holds if a process dies), its alloc
  * bit in bitmap.
  *
- *   malloc: round the open block's position up to the size's alignment (8, 4, 2 or 1, by which of them divides the
- *           size); if the object fits, one fetch_or makes it live. Else a new block is taken, the object is its first,
- *           and of the two blocks that with more room left stays open, as in Go.
+ *   malloc: round the open block's position up to the size's alignment; if the object fits, one fetch_or makes it
+ *           live. Else it is the first of a new block, and of the two blocks that with more room stays open, as in Go.
  *   free:   one fetch_and. If that was the block's last object, and the block is not open, the block ends: its
  *           alloc bit is cleared by the span's owner; another thread or process sets the remote bit first, for the
  *           owner to find.
