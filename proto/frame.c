@@ -46,8 +46,3 @@ void frame_bump_init(frame_bump *bump, void *buf, size_t cap_bytes)
     bump->cap_bytes = cap_bytes;
     bump->used_bytes = 0;
 }
-
-void frame_bump_reset(frame_bump *bump)
-{
-    bump->used_bytes = 0;
-}
