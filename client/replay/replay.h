@@ -34,17 +34,13 @@ typedef struct replay_result {
     memory_use freed;               /* after all has been freed */
     memory_meter meter;
     /* If it failed: */
-    int error;     /* errno value; EINTR: *interrupted was set */
+    int error;     /* errno value; 0: *interrupted was set */
     size_t op;     /* of the operation, in the order of the trace's array */
     bool in_stats; /* it was goalloc_stats() that failed */
 } replay_result;
 
-/*
- * Memory for the objects of a trace, touched. NULL: there is none, see trace_table(). To be freed with
- * trace_table_free(), replay_table_bytes() long.
- */
+/* Memory for the objects of a trace, touched. NULL: there is none, see trace_table(). */
 void *replay_table_new(trace *t);
-size_t replay_table_bytes(const trace *t);
 
 /*
  * Replay t as often as options says; ret->meter has its baselines. Whatever happens, all objects are freed at the end.

@@ -192,7 +192,7 @@ int report_json(const report *rep)
     const trace *t = rep->t;
     figures f = add_up(rep);
     json_t *out = json_object();
-    json_t *each = json_array();
+    json_t *each = NULL;
     int r;
 
     (void)json_object_set_new(out, "allocator", json_string(BACKEND_NAME));
@@ -220,7 +220,9 @@ int report_json(const report *rep)
     if (BACKEND_IS_GOALLOC)
         set(out, "freed_heap_bytes", f.freed_bytes);
     set(out, "rpcs", f.rpcs);
-    for (uint32_t i = 0; rep->nprocesses > 1 && i < rep->nprocesses; i++) {
+    if (rep->nprocesses > 1)
+        (void)json_object_set_new(out, "each_process", each = json_array());
+    for (uint32_t i = 0; each != NULL && i < rep->nprocesses; i++) {
         const replay_result *result = &rep->results[i];
         json_t *one = json_object();
 
@@ -229,11 +231,8 @@ int report_json(const report *rep)
         set(one, "rpcs", result->meter.rpcs);
         (void)json_array_append_new(each, one);
     }
-    if (json_array_size(each) > 0)
-        (void)json_object_set(out, "each_process", each);
     r = json_dumpf(out, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
     (void)printf("\n");
-    json_decref(each);
     json_decref(out);
     return r == 0 && fflush(stdout) == 0 ? 0 : -1;
 }
