@@ -16,6 +16,7 @@
 #define BACKEND_IS_GOALLOC 0
 #define backend_free free
 #define backend_usable malloc_usable_size
+#define backend_strerror strerror
 
 static inline void *backend_malloc(size_t size, bool noscan)
 {
@@ -49,6 +50,7 @@ static inline void *backend_aligned(size_t alignment, size_t size)
 #define backend_aligned goalloc_aligned_alloc
 #define backend_free goalloc_free
 #define backend_usable goalloc_usable_size
+#define backend_strerror goalloc_strerror
 
 static inline void *backend_malloc(size_t size, bool noscan)
 {

@@ -59,11 +59,6 @@ static void on_signal(int number)
 /* --- one process --- */
 
 #if BACKEND_IS_GOALLOC
-static const char *error_text(int error)
-{
-    return goalloc_strerror(error);
-}
-
 static int attach(const arguments *args)
 {
     goalloc_options options = GOALLOC_OPTIONS_INIT;
@@ -79,11 +74,6 @@ static void detach(void)
     (void)goalloc_detach();
 }
 #else
-static const char *error_text(int error)
-{
-    return strerror(error < 0 ? -error : error);
-}
-
 static int attach(const arguments *args)
 {
     (void)args;
@@ -115,11 +105,11 @@ static void explain(const arguments *args, const trace *t, const replay_result *
     if (result->error == 0)
         (void)fprintf(stderr, "goalloc-replay: interrupted\n");
     else if (result->in_stats)
-        (void)fprintf(stderr, "goalloc-replay: statistics: %s\n", error_text(result->error));
+        (void)fprintf(stderr, "goalloc-replay: statistics: %s\n", backend_strerror(result->error));
     else
         (void)fprintf(stderr, "goalloc-replay: %s: operation %zu%s, %s of %" PRIu64 " bytes: %s\n", args->file,
                       result->op + 1, args->replay.threads ? " (counted thread by thread)" : "", kinds[op->kind],
-                      (uint64_t)op->size, error_text(result->error));
+                      (uint64_t)op->size, backend_strerror(result->error));
 }
 
 /* Attach, measure, replay, detach. The exit status. */
@@ -136,7 +126,7 @@ static int replay_here(const arguments *args, trace *t, meeting *m, replay_resul
     memory_begin_process(&ret->meter);
     r = attach(args);
     if (r < 0) {
-        (void)fprintf(stderr, "goalloc-replay: attach: %s\n", error_text(r));
+        (void)fprintf(stderr, "goalloc-replay: attach: %s\n", backend_strerror(r));
         goto out;
     }
     r = -1;

@@ -66,8 +66,9 @@ static int heap_now(memory_meter *m, uint64_t *ret_bytes, uint64_t *ret_rpcs)
 
 static int heap_now(memory_meter *m, uint64_t *ret_bytes, uint64_t *ret_rpcs)
 {
+    (void)m;
     *ret_bytes = 0;
-    *ret_rpcs = ++m->nsamples + m->rpcs_base; /* as if the samples were the only requests */
+    *ret_rpcs = 0;
     return 0;
 }
 #endif
@@ -86,10 +87,8 @@ void memory_begin_process(memory_meter *m)
 
 int memory_begin_heap(memory_meter *m)
 {
-    uint64_t rpcs;
-    int r = heap_now(m, &m->heap_base, &rpcs);
+    int r = heap_now(m, &m->heap_base, &m->rpcs_base);
 
-    m->rpcs_base = BACKEND_IS_GOALLOC && r == 0 ? rpcs : 0;
     m->nsamples = 0;
     return r;
 }

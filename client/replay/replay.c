@@ -325,7 +325,6 @@ int replay_run(const trace *t, void *table, const replay_options *options, const
         memory_use peak = ret->meter.peak;
 
         result = sample(&r);
-        ret->freed = ret->meter.last;
         ret->meter.rpcs = rpcs; /* what freeing the rest took was not the program's */
         ret->meter.peak = peak;
     }

@@ -31,8 +31,7 @@ typedef struct replay_result {
     uint64_t ns[REPLAY_REPEAT_MAX]; /* of each repetition */
     uint32_t nrepeats;              /* that were completed */
     uint64_t usable_bytes;          /* at the peak of the bytes requested; 0 with threads */
-    memory_use freed;               /* after all has been freed */
-    memory_meter meter;
+    memory_meter meter;             /* meter.last: after all has been freed */
     /* If it failed: */
     int error;     /* errno value; 0: *interrupted was set */
     size_t op;     /* of the operation, in the order of the trace's array */

@@ -64,8 +64,8 @@ static figures add_up(const report *rep)
             f.ns = median_ns(result);
         if (m->peak_heap_bytes > f.peak_heap_bytes)
             f.peak_heap_bytes = m->peak_heap_bytes;
-        if (result->freed.heap_bytes > f.freed_bytes)
-            f.freed_bytes = result->freed.heap_bytes;
+        if (m->last.heap_bytes > f.freed_bytes)
+            f.freed_bytes = m->last.heap_bytes;
         f.peak_private_bytes += m->peak.private_bytes;
         f.usable_bytes += result->usable_bytes;
         f.rpcs += m->rpcs;

@@ -281,7 +281,6 @@ static int parse_op(reader *r, char **fields, int nfields)
     uint64_t size = 0;
     uint64_t third = 0;
     unsigned kind = 0;
-    uint32_t place = 0;
 
     if (nfields < 2 || fields[1][1] != '\0')
         return fail(r, "this is no operation: THREAD OP ID ...");
@@ -311,9 +310,8 @@ static int parse_op(reader *r, char **fields, int nfields)
     op.size = size & TRACE_SIZE_MAX;
     if (kind == TRACE_REALLOC && object_end(r, third, &op.aux) < 0)
         return -1;
-    if ((kind == TRACE_FREE ? object_end(r, id, &place) : object_new(r, id, size, &place)) < 0)
+    if ((kind == TRACE_FREE ? object_end(r, id, &op.place) : object_new(r, id, size, &op.place)) < 0)
         return -1;
-    op.place = place;
     return add_op(r, &op);
 }
 
