@@ -1,7 +1,7 @@
 /*
- * fdpass: sendmsg and recvmsg with SCM_RIGHTS. Called by peer.c in the daemon for the reply to an Attach, and by
- * channel.c for everything that clients receive. Descriptors that the receiver has no room for are closed, so a peer
- * cannot fill its table.
+ * fdpass: sendmsg and recvmsg with SCM_RIGHTS. Called by peer.c in the daemon for the reply to an Attach, by keeper.c
+ * for a heap's files, and by channel.c for everything that clients receive. Descriptors that the receiver has no room
+ * for are closed, so a peer cannot fill its table.
  */
 #include "proto/fdpass.h"
 

@@ -1,8 +1,8 @@
 /*
  * Frame: length prefix, packing, and the bump memory for unpacking.
  *
- * Called by wire.c and channel.c, by the daemon's peer.c and server.c, and by goallocctl. No state but the caller's
- * buffers, no malloc, no system call.
+ * Called by wire.c and channel.c, by the daemon's peer.c, by the library's link.c and by goallocctl. No state but the
+ * caller's buffers, no malloc, no system call.
  */
 #include "proto/frame.h"
 

@@ -1,8 +1,9 @@
 /*
  * Tiny: the words of tiny blocks, read and changed.
  *
- * Called by object.c (look-up, free), by client/lib/tiny.c, and by daemon/heap (folds, counts). Data: the words in the
- * arena, at the end of each page of span class SPAN_CLASS_TINY; the blocks' alloc and remote bits in bitmap.
+ * Called by object.c (look-up, remote free), client/lib (own frees, folds) and daemon/heap (folds, counts). Data:
+ * the words in the arena, at the end of each page of span class SPAN_CLASS_TINY; the blocks' alloc and remote bits in
+ * bitmap.
  *
  * The words lie in the arena because they take 4 bytes for 16. That would be more than all other metadata together, and
  * only pages with tiny objects should pay for it. The daemon reads and writes nothing else of the arena.

@@ -28,7 +28,10 @@ bool ctl_json_set(json_t *object, const char *name, uint64_t value);
 /* Element i of a list in reply. NULL: no memory. */
 typedef json_t *ctl_json_item(const Goallocd__Reply *reply, size_t i);
 
-/* Append the n elements of a list in reply to the list of that name in object, which is made first. False: no memory. */
+/*
+ * Append the n elements of a list in reply to the list of that name in object, which is made if there is none. False:
+ * no memory.
+ */
 bool ctl_json_append(json_t *object, const char *name, const Goallocd__Reply *reply, size_t n, ctl_json_item *item);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * sessions: who uses the heap, and who has: goallocctl sessions.
+ * sessions: who uses the heap, and who has used it: goallocctl sessions.
  */
 #include <stdio.h>
 

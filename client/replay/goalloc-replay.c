@@ -4,9 +4,9 @@
  * Reads the trace whole (trace.c), replays it in this process or in several (replay.c), prints (report.c). Compiled
  * once more for each peer of the benchmark, against the malloc that is linked (backend.h, REPLAY_PEER).
  *
- * Several processes: each is forked with the trace and opens a session of its own. They wait for each other twice, in a
- * page that they share: until all have attached, before the baselines are taken, and until all have these, before they
- * begin. If one can't attach, all end. Their results lie in the same shared memory.
+ * Several processes: each is forked with the trace and opens a session of its own. They wait for each other twice, in
+ * memory that they share: until all have attached, before the baselines are taken, and until all have these, before
+ * they begin. If one fails before that, all end. Their results lie in the same memory.
  *
  * SIGINT and SIGTERM end the replay between two operations and free what there is. Nothing is freed after SIGKILL.
  */

@@ -1,8 +1,8 @@
 /*
  * report: prints what has been measured: a table, or one line of JSON.
  *
- * Called by goalloc-replay.c at the end. With several processes the sum stands first: the time is that of the slowest,
- * the heap is one, so its peak is the largest that anyone saw, and to it comes what each has of its own.
+ * Called by goalloc-replay.c at the end. With several processes the sum stands first: the time of the slowest process,
+ * and the largest peak of the heap that any process saw plus the private memory of each.
  */
 #include "client/replay/report.h"
 
