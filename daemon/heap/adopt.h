@@ -48,10 +48,11 @@ void adopt_clear(adopt_table *table, uint64_t offset);
 void adopt_forget_span(adopt_table *table, page_no first);
 
 /*
- * Take one of session's objects out of the table. True: *ret is a live object that is still the one adopted. False,
- * with *ret_empty true if nothing is left, else false: that one had been freed meanwhile.
+ * Take one of session's objects out of the table. False: it has none. *ret_lives: *ret is the object, which lives; else
+ * it had been freed meanwhile.
  */
-bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *ret_empty);
+bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *ret_lives)
+    __attribute__((warn_unused_result));
 
 /* Adopted objects: all; those in a span, which costs a look for each place of it. */
 uint32_t adopt_count(const adopt_table *table);

@@ -24,7 +24,7 @@ static void world_open(world *w)
 {
     assert_int_equal(heapfile_create(&w->file, SHM_BASE_DEFAULT, 128 * MIB), 0);
     assert_int_equal(mheap_init(&w->heap, &w->file, 0), 0);
-    lease_table_init(&w->table, &w->heap);
+    w->table = (lease_table){ .heap = &w->heap };
     assert_int_equal(size_class_nelems[CLASS / 2], NELEMS);
 }
 
