@@ -24,6 +24,7 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 #define UNIT_BYTES SYSTEM_PAGE_BYTES
@@ -39,27 +40,15 @@
 
 _Static_assert(BITS_UNITS == 32 && SPANS_UNITS == 8 && KEPT_UNITS == 16, "a chunk's units fit into a word");
 
-static size_t chunks_bytes(const metabook *book)
-{
-    return book->map->npages / CHUNK_PAGES * sizeof(uint64_t);
-}
-
 int metabook_init(metabook *book, const shm_map *map)
 {
-    *book = (metabook){ .map = map };
-    book->chunks =
-        mmap(NULL, chunks_bytes(book), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (book->chunks == MAP_FAILED) {
-        book->chunks = NULL;
-        return -ENOMEM;
-    }
-    return 0;
+    *book = (metabook){ .map = map, .chunks = calloc(map->npages / CHUNK_PAGES, sizeof(*book->chunks)) };
+    return book->chunks == NULL ? -ENOMEM : 0;
 }
 
 void metabook_end(metabook *book)
 {
-    if (book->chunks != NULL)
-        (void)munmap(book->chunks, chunks_bytes(book));
+    free(book->chunks);
     book->chunks = NULL;
 }
 
@@ -79,9 +68,15 @@ static uint64_t unit_bit(page_no page, uint64_t pages_a_unit, unsigned shift)
     return UINT64_C(1) << (page.n % CHUNK_PAGES / pages_a_unit + shift);
 }
 
+/* What describes this page has memory: its bits and its description. */
+static void note_described(metabook *book, page_no page)
+{
+    set_bits(book, page.n / CHUNK_PAGES, unit_bit(page, BITS_PAGES, 0) | unit_bit(page, SPAN_PAGES, SPANS_SHIFT));
+}
+
 void metabook_note_span(metabook *book, page_no first, uint64_t npages)
 {
-    set_bits(book, first.n / CHUNK_PAGES, unit_bit(first, BITS_PAGES, 0) | unit_bit(first, SPAN_PAGES, SPANS_SHIFT));
+    note_described(book, first);
     for (uint64_t c = first.n / CHUNK_PAGES; c <= (first.n + npages - 1) / CHUNK_PAGES; c++)
         set_bits(book, c, PAGE_MAP_BIT);
 }
@@ -89,8 +84,7 @@ void metabook_note_span(metabook *book, page_no first, uint64_t npages)
 void metabook_note_prepared(metabook *book, page_no first, uint64_t npages)
 {
     for (uint64_t page = first.n; page < first.n + npages; page += BITS_PAGES - page % BITS_PAGES)
-        set_bits(book, page / CHUNK_PAGES,
-                 unit_bit(page_at(page), BITS_PAGES, 0) | unit_bit(page_at(page), SPAN_PAGES, SPANS_SHIFT));
+        note_described(book, page_at(page));
 }
 
 void metabook_note_kept(metabook *book, page_no first)
