@@ -6,10 +6,9 @@
  * heap-arena table, all in spans, written by this thread alone; a span's bits in bitmap, cleared here while nobody can
  * know the span; links and page allocator in private memory. recover.c and validate.c go over the same.
  *
- * The path of a span:
- *   1. Up to 15 pages come out of the page cache, more from pagealloc. If there are none, the heap grows by multiples
- *      of 4 MiB, up to the arena's end; the heap arenas' npages follow. Before memory counts as exhausted the page
- *      cache is given back.
+ * The README of this directory has the path of a span, and what holds if the daemon dies between two stores. Here:
+ *   1. If there are no free pages, the heap grows by multiples of 4 MiB, up to the arena's end; the heap arenas' npages
+ *      are written first. Before memory counts as exhausted the page cache is given back.
  *   2. needzero: pages below zeroed_base were handed out before, so they are dirty, unless all of them were
  *      scavenged since (a punched page reads as zero). zeroed_base rises; first fit by address keeps it a good bound.
  *   3. The description is written, bits are cleared, then the page map follows. The lease word stays FREE: lease.c
@@ -17,19 +16,13 @@
  *   4. mheap_free_span: lease word to FREE, then page map to 0, then the pages go back to pagealloc.
  *
  * A large span may change its length while it is leased. Growing: page map of the new pages, then npages, then
- * elem_bytes. Shrinking: elem_bytes, npages, then the page map. What counts is npages; a page map entry that names a
- * span which does not reach so far means nothing.
+ * elem_bytes. Shrinking: elem_bytes, npages, then the page map.
  *
  * Pages aside are taken and in no span, while a thread of the pool commits or punches them, so that nobody else gets
  * them: free -> mheap_take_aside -> mheap_put_back -> free; those for growth go to their span instead.
  *
  * The memory limit is soft, as Go's: an allocation releases free pages first, the background scavenger holds 95% of
- * it, but one that does not fit is made all the same. It covers the metadata too, as far as the daemon has caused it
- * (metabook.c). Of the arena it counts pages that this file has handed out or holds: memory that a client makes the
- * kernel add there counts for nobody.
- *
- * If the daemon dies before the lease word is set, the pages are free: page map entries of a span whose lease word
- * says FREE mean nothing. The same holds between the stores of 4. Pages aside are free.
+ * it, but one that does not fit is made all the same. The README says what it counts.
  *
  * Invariants (mheap_validate, linear): every taken page above 0 belongs to the span that its page map entry names, or
  * is in the page cache or aside; no free page has a description that is not FREE; a CENTRAL span is in the mcentral
@@ -193,19 +186,13 @@ void mheap_flush_cache(mheap *heap)
     pagecache_flush(&heap->cache, heap->pages);
 }
 
-/* Few pages, out of the cache if it has them. */
-static bool take_cached(mheap *heap, uint64_t npages, page_no *ret, uint64_t *ret_nscavenged)
-{
-    if (heap->cache.free == 0 && !pagecache_fill(&heap->cache, heap->pages))
-        return false;
-    return pagecache_alloc(&heap->cache, npages, ret, ret_nscavenged);
-}
-
 static bool take_once(mheap *heap, uint64_t npages, uint64_t align_pages, page_no *ret, uint64_t *ret_nscavenged)
 {
     if (align_pages > 1)
         return pagealloc_alloc_aligned(heap->pages, npages, align_pages, ret, ret_nscavenged);
-    if (npages < PAGECACHE_NPAGES_BELOW && take_cached(heap, npages, ret, ret_nscavenged))
+    if (npages < PAGECACHE_NPAGES_BELOW &&
+        (heap->cache.free != 0 || pagecache_fill(&heap->cache, heap->pages)) &&
+        pagecache_alloc(&heap->cache, npages, ret, ret_nscavenged))
         return true;
     return pagealloc_alloc(heap->pages, npages, ret, ret_nscavenged);
 }
@@ -297,17 +284,13 @@ static void forget_chunk(mheap *heap, page_no first)
 void mheap_put_back(mheap *heap, enum mheap_aside kind, page_run run, bool punched)
 {
     heap->naside_pages[kind] -= run.npages;
-    switch (kind) {
-    case ASIDE_RELEASE:
-    case ASIDE_RELEASE_DENSE:
+    if (kind == ASIDE_RELEASE || kind == ASIDE_RELEASE_DENSE) {
         pagealloc_put_back(heap->pages, run, punched);
-        break;
-    case ASIDE_UNUSED:
+    } else if (kind == ASIDE_UNUSED) {
         if (punched)
             forget_chunk(heap, run.first);
         pagealloc_free_unused_chunk(heap->pages, run.first, punched);
-        break;
-    default:
+    } else {
         pagealloc_free_run(heap->pages, run.first, run.npages, punched);
     }
 }

@@ -19,10 +19,12 @@ enum {
     MHEAP_E_EXHAUSTED = 1, /* no run of free pages that long in the arena */
 };
 
-/* One set of each pair is swept, the other is not; they change roles when a sweep begins (see mcentral.c). */
+/*
+ * Two sets of spans with a free object when last looked at, then two of spans without, and large objects. One of each
+ * pair is swept, the other is not; they change roles when a sweep begins (see mcentral.c).
+ */
 typedef struct mcentral {
-    spanlist partial[2]; /* at least one free object when last looked at */
-    spanlist full[2];    /* none; large objects */
+    spanlist sets[4];
 } mcentral;
 
 /* Pages aside: taken, in no span, while something happens to the memory behind them. */
@@ -56,9 +58,7 @@ typedef struct mheap {
     bool distrust_backed; /* free pages that count as having memory may have none: all that is leased is committed */
 } mheap;
 
-/*
- * Set up over an empty heap. limit_bytes 0: none. 0, -ENOMEM. The caller ends it with mheap_end(); file is borrowed.
- */
+/* Set up over an empty heap. limit_bytes 0: none. 0, -ENOMEM. The caller ends it with mheap_end(); file is borrowed. */
 int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes) __attribute__((warn_unused_result));
 
 /*
@@ -130,13 +130,11 @@ page_no mheap_next_span(const mheap *heap, page_no *pos);
 
 /*
  * Pages of the heap are in use (ninuse_pages), free with memory, or free without ("released"; page 0 is one of
- * these): together all that have been added. Committed are those with memory.
+ * these): together all that have been added. Committed are those with memory; aside those of any kind.
  */
 uint64_t mheap_added_pages(const mheap *heap);
 uint64_t mheap_committed_pages(const mheap *heap);
 uint64_t mheap_released_pages(const mheap *heap);
-
-/* All pages that are aside, whatever the kind. */
 uint64_t mheap_aside_pages(const mheap *heap);
 
 /* Of the committed ones: free now; free or aside, but not for growth; being released. */

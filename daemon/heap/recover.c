@@ -75,12 +75,10 @@ static void recover_span(mheap *heap, page_no first)
     heap->ninuse_pages += span->npages;
     heap->ninuse_spans++;
     if (lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_CENTRAL) {
-        mcentral *central = &heap->central[span->spc.n];
-        bool large = span_class_size(span->spc).n == 0;
+        enum span_place place = span_class_size(span->spc).n == 0 ? PLACE_FULL_1 : PLACE_PARTIAL_1;
 
         /* Unswept: mcentral folds and counts before it hands the span out. */
-        spanlist_push_back(large ? &central->full[1] : &central->partial[1], heap->links, first,
-                           large ? PLACE_FULL_1 : PLACE_PARTIAL_1);
+        spanlist_push_back(&heap->central[span->spc.n].sets[place - PLACE_PARTIAL], heap->links, first, place);
     }
 }
 
