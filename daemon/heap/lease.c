@@ -265,7 +265,7 @@ bool lease_end_some(lessee *l, unsigned budget)
 
 /* --- after another daemon --- */
 
-/* Give a leased span back to its lessee; one whose lessee has ended is nobody's. */
+/* A leased span is its lessee's again; one whose lessee has ended is nobody's. */
 static void recover_lease(lease_table *table, page_no first)
 {
     const shm_span *span = shm_span_at(table->heap->map, first);
@@ -283,12 +283,9 @@ static void recover_lease(lease_table *table, page_no first)
 
 int lease_table_recover(lease_table *table)
 {
-    page_no pos = { 0 };
-
     if (!adopt_recover(table->heap->adopted))
         return -ENOMEM;
-    for (page_no first = mheap_next_span(table->heap, &pos); first.n != 0;
-         first = mheap_next_span(table->heap, &pos))
+    for (page_no pos = { 0 }, first; (first = mheap_next_span(table->heap, &pos)).n != 0;)
         recover_lease(table, first);
     return 0;
 }
@@ -325,7 +322,6 @@ static int validate_lessee(const lessee *l, FILE *err)
 int lease_validate(const lease_table *table, FILE *err)
 {
     const mheap *heap = table->heap;
-    page_no pos = { 0 };
     uint64_t nlisted = 0;
     uint64_t nleased = 0;
 
@@ -340,7 +336,7 @@ int lease_validate(const lease_table *table, FILE *err)
         }
         nlisted += l->leased.count;
     }
-    for (page_no first = mheap_next_span(heap, &pos); first.n != 0; first = mheap_next_span(heap, &pos))
+    for (page_no pos = { 0 }, first; (first = mheap_next_span(heap, &pos)).n != 0;)
         nleased += lease_unpack(u64_load_relaxed(&shm_span_at(heap->map, first)->lease)).state == SPAN_LEASED;
     if (nlisted == table->nleased && nleased == table->nleased)
         return 0;

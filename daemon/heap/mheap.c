@@ -96,11 +96,6 @@ void mheap_end(mheap *heap)
     metabook_end(&heap->book);
 }
 
-uint64_t mheap_added_pages(const mheap *heap)
-{
-    return pagealloc_npages_added(heap->pages);
-}
-
 uint64_t mheap_released_pages(const mheap *heap)
 {
     /* Page 0 is taken and never committed. */
@@ -110,7 +105,7 @@ uint64_t mheap_released_pages(const mheap *heap)
 
 uint64_t mheap_committed_pages(const mheap *heap)
 {
-    return mheap_added_pages(heap) - mheap_released_pages(heap);
+    return pagealloc_npages_added(heap->pages) - mheap_released_pages(heap);
 }
 
 void mheap_refresh_metadata(mheap *heap)
@@ -167,11 +162,10 @@ uint64_t mheap_over_limit(const mheap *heap, unsigned percent, uint64_t npages)
 static bool mheap_grow(mheap *heap, uint64_t npages)
 {
     uint64_t end = pagealloc_end(heap->pages).n;
-    uint64_t room = heap->map->npages - end;
     uint64_t ask = (npages + GROW_PAGES - 1) / GROW_PAGES * GROW_PAGES;
 
-    if (ask > room)
-        ask = room;
+    if (ask > heap->map->npages - end)
+        ask = heap->map->npages - end;
     if (ask == 0)
         return false;
     note_added(heap, end, end + ask);
@@ -227,26 +221,21 @@ static bool is_free_or_new(mheap *heap, page_run run)
     return to <= end || mheap_grow(heap, to - end);
 }
 
-/* Take these pages if all are free; with only_unbacked, if they also have no memory, which they get soon. */
-static bool take_these(mheap *heap, page_run run, bool only_unbacked, uint64_t *ret_nscavenged)
+/* True if these pages, which are free, have no memory. They get some soon, and backed_base says so. */
+static bool back_unbacked(mheap *heap, page_run run)
 {
     shm_heap_arena *arena = &heap->map->heap_arenas[run.first.n / SHM_HEAP_ARENA_PAGES];
     uint64_t to = run.first.n % SHM_HEAP_ARENA_PAGES + run.npages;
     uint64_t ntaken;
     uint64_t nbacked;
 
-    if (!is_free_or_new(heap, run))
+    pagealloc_count(heap->pages, run.first, run.npages, &ntaken, &nbacked);
+    if (nbacked > 0)
         return false;
-    if (only_unbacked) {
-        pagealloc_count(heap->pages, run.first, run.npages, &ntaken, &nbacked);
-        if (nbacked > 0)
-            return false;
-        assert(to <= SHM_HEAP_ARENA_PAGES);
-        if (to > u32_load_relaxed(&arena->backed_base))
-            u32_store_release(&arena->backed_base, (uint32_t)to);
-        CRASH_POINT(backed_base_after);
-    }
-    *ret_nscavenged = pagealloc_alloc_at(heap->pages, run.first, run.npages);
+    assert(to <= SHM_HEAP_ARENA_PAGES);
+    if (to > u32_load_relaxed(&arena->backed_base))
+        u32_store_release(&arena->backed_base, (uint32_t)to);
+    CRASH_POINT(backed_base_after);
     return true;
 }
 
@@ -261,7 +250,9 @@ page_run mheap_take_aside(mheap *heap, enum mheap_aside kind, page_run run, uint
     } else {
         if (kind == ASIDE_GROWTH)
             mheap_flush_cache(heap);
-        if (!take_these(heap, run, kind == ASIDE_AHEAD, &nscavenged))
+        if (is_free_or_new(heap, run) && (kind == ASIDE_GROWTH || back_unbacked(heap, run)))
+            nscavenged = pagealloc_alloc_at(heap->pages, run.first, run.npages);
+        else
             run.npages = 0;
     }
     heap->naside_pages[kind] += run.npages;
@@ -431,21 +422,19 @@ page_no mheap_next_span(const mheap *heap, page_no *pos)
 {
     uint64_t end = pagealloc_end(heap->pages).n;
 
-    while (pos->n < end) {
+    for (;;) {
         page_no page = pagealloc_next_taken(heap->pages, *pos);
-        uint32_t first;
+        page_no first;
+        const shm_span *span;
 
+        *pos = page;
         if (page.n >= end)
-            break;
-        first = u32_load_relaxed(&heap->map->page_map[page.n]);
-        if (first == 0) {
-            *pos = page_at(page.n + UINT64_C(1)); /* page 0, in the cache or aside */
-            continue;
-        }
-        *pos = page_at((uint64_t)first + shm_span_at(heap->map, page_at(first))->npages);
-        if (lease_unpack(u64_load_relaxed(&shm_span_at(heap->map, page_at(first))->lease)).state != SPAN_FREE)
-            return page_at(first);
+            return page_at(0);
+        first = page_at(u32_load_relaxed(&heap->map->page_map[page.n]));
+        span = shm_span_at(heap->map, first);
+        /* Of no span are page 0, what is in the cache, and what is aside. */
+        *pos = page_at(first.n == 0 ? page.n + UINT64_C(1) : first.n + (uint64_t)span->npages);
+        if (first.n != 0 && lease_unpack(u64_load_relaxed(&span->lease)).state != SPAN_FREE)
+            return first;
     }
-    *pos = page_at(end);
-    return page_at(0);
 }

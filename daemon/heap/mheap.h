@@ -130,9 +130,8 @@ page_no mheap_next_span(const mheap *heap, page_no *pos);
 
 /*
  * Pages of the heap are in use (ninuse_pages), free with memory, or free without ("released"; page 0 is one of
- * these): together all that have been added. Committed are those with memory; aside those of any kind.
+ * these): together all pagealloc_npages_added(). Committed are those with memory; aside those of any kind.
  */
-uint64_t mheap_added_pages(const mheap *heap);
 uint64_t mheap_committed_pages(const mheap *heap);
 uint64_t mheap_released_pages(const mheap *heap);
 uint64_t mheap_aside_pages(const mheap *heap);

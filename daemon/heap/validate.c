@@ -45,7 +45,6 @@ static int validate_span(const mheap *heap, page_no first, uint64_t *nadopted, F
 
 int mheap_validate(const mheap *heap, FILE *err)
 {
-    page_no pos = { 0 };
     uint64_t npages = 0;
     uint64_t nspans = 0;
     uint64_t nlisted = 0;
@@ -55,7 +54,7 @@ int mheap_validate(const mheap *heap, FILE *err)
     if (pagealloc_validate(heap->pages, err) < 0 || adopt_validate(heap->adopted, err) < 0 ||
         left_validate(heap->left, err) < 0 || metabook_validate(&heap->book, pagealloc_end(heap->pages).n, err) < 0)
         return -EUCLEAN;
-    for (page_no first = mheap_next_span(heap, &pos); first.n != 0; first = mheap_next_span(heap, &pos)) {
+    for (page_no pos = { 0 }, first; (first = mheap_next_span(heap, &pos)).n != 0;) {
         if (validate_span(heap, first, &nadopted, err) < 0)
             return -EUCLEAN;
         nspans++;
@@ -67,7 +66,7 @@ int mheap_validate(const mheap *heap, FILE *err)
             nlisted += heap->central[c].sets[i].count;
     }
 
-    uint64_t ntaken = mheap_added_pages(heap) - pagealloc_npages_free(heap->pages) - 1 - mheap_aside_pages(heap) -
+    uint64_t ntaken = pagealloc_npages_added(heap->pages) - pagealloc_npages_free(heap->pages) - 1 - mheap_aside_pages(heap) -
                       pagecache_npages(&heap->cache);
 
     if (nadopted != adopt_count(heap->adopted)) {
