@@ -74,6 +74,20 @@ static int reopen(int fd, int flags)
     return r < 0 ? -errno : r;
 }
 
+/* The same, with an OFD lock of that type on a byte. -EAGAIN: another description has one there. */
+static int reopen_locked(int fd, int flags, short type, off_t at)
+{
+    struct flock lock = { .l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1 };
+    int own = reopen(fd, flags);
+    int r;
+
+    if (own < 0 || fcntl(own, F_OFD_SETLK, &lock) == 0)
+        return own;
+    r = -errno;
+    (void)close(own);
+    return r;
+}
+
 /* Map the file at a multiple of 2 MiB, so that its huge pages are huge pages of the mapping. NULL: no room. */
 static void *map_shared(int fd, uint64_t len_bytes)
 {
@@ -100,28 +114,16 @@ static void *map_shared(int fd, uint64_t len_bytes)
 }
 
 /*
- * Become the only daemon of this heap: lock the private memfd, by a description of the daemon's own, which no child and
- * no successor shares. 0, -EADDRINUSE, -errno.
+ * Lock and map the four memfds, of the sizes that are set, and reopen them for clients. The lock on the private one, by
+ * a description which no child and no successor shares, makes this the only daemon of the heap. 0; -EADDRINUSE (another
+ * daemon has the lock), -errno: part of it may be done.
  */
-static int heapfile_lock(heapfile *file)
-{
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1 };
-
-    file->lock_fd = reopen(file->fds[HEAPFILE_PRIVATE], O_RDWR);
-    if (file->lock_fd < 0)
-        return file->lock_fd;
-    if (fcntl(file->lock_fd, F_OFD_SETLK, &lock) < 0)
-        return errno == EAGAIN || errno == EACCES ? -EADDRINUSE : -errno;
-    return 0;
-}
-
-/* Lock and map the four memfds, of the sizes that are set, and reopen them for clients. -errno: part may be done. */
 static int heapfile_map(heapfile *file)
 {
-    int r = heapfile_lock(file);
+    int r = file->lock_fd = reopen_locked(file->fds[HEAPFILE_PRIVATE], O_RDWR, F_WRLCK, 0);
 
     if (r < 0)
-        return r;
+        return r == -EAGAIN ? -EADDRINUSE : r;
     for (int i = 0; i < HEAPFILE_NFDS; i++) {
         file->maps[i] = map_shared(file->fds[i], file->sizes[i]);
         if (file->maps[i] == NULL)
@@ -264,18 +266,7 @@ int heapfile_spans_fd(const heapfile *file)
 
 int heapfile_life_fd(const heapfile *file, session_no session)
 {
-    struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = session.n, .l_len = 1 };
-    int fd = heapfile_spans_fd(file);
-    int r;
-
-    if (fd < 0)
-        return fd;
-    if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
-        r = -errno;
-        (void)close(fd);
-        return r;
-    }
-    return fd;
+    return reopen_locked(file->fds[HEAPFILE_SPANS], O_RDONLY, F_RDLCK, session.n);
 }
 
 bool heapfile_session_lives(const heapfile *file, session_no session)
@@ -300,16 +291,13 @@ static int fd_fallocate(int fd, int mode, uint64_t from_bytes, uint64_t len_byte
 }
 
 /* fallocate holds a lock of the file that every other fallocate waits for: so it gets a piece at a time. */
-static int commit_small(const heapfile *file, uint64_t from_bytes, uint64_t to_bytes)
+static int commit_small(const heapfile *file, uint64_t from, uint64_t to)
 {
     int r = 0;
 
-    while (from_bytes < to_bytes && r == 0) {
-        uint64_t len = to_bytes - from_bytes < COMMIT_CALL_BYTES ? to_bytes - from_bytes : COMMIT_CALL_BYTES;
-
-        r = fd_fallocate(file->fds[HEAPFILE_ARENA], 0, from_bytes, len);
-        from_bytes += len;
-    }
+    for (; from < to && r == 0; from += COMMIT_CALL_BYTES)
+        r = fd_fallocate(file->fds[HEAPFILE_ARENA], 0, from,
+                         to - from < COMMIT_CALL_BYTES ? to - from : COMMIT_CALL_BYTES);
     return r;
 }
 
