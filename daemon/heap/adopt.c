@@ -271,15 +271,6 @@ static bool session_lives(const shm_map *map, uint64_t no, uint32_t epoch)
            u32_load_relaxed(&map->sessions[no].epoch) == epoch;
 }
 
-/* True if an entry counts: its session is there, its object lives and was adopted, and no entry before names it. */
-static bool recover_is_good(const adopt_table *table, uint64_t offset, uint64_t who)
-{
-    object_ref object;
-
-    return offset != 0 && offset < table->map->arena_bytes && session_lives(table->map, who >> 32, (uint32_t)who) &&
-           is_same_object(table->map, offset, &object) && adoption_find(table, offset) == NULL;
-}
-
 bool adopt_recover(adopt_table *table)
 {
     uint32_t used = u32_load_relaxed(&table->private->nadoption_entries);
@@ -287,8 +278,12 @@ bool adopt_recover(adopt_table *table)
     for (uint32_t entry = 0; entry < used && entry < ADOPTIONS_MAX; entry++) {
         uint64_t offset = u64_load_relaxed(&table->private->adoptions[entry].offset);
         uint64_t who = u64_load_relaxed(&table->private->adoptions[entry].who);
+        object_ref object;
 
-        if (!recover_is_good(table, offset, who))
+        /* It counts if its session is there, its object lives and was adopted, and no entry before names it. */
+        if (offset == 0 || offset >= table->map->arena_bytes ||
+            !session_lives(table->map, who >> 32, (uint32_t)who) ||
+            !is_same_object(table->map, offset, &object) || adoption_find(table, offset) != NULL)
             entry_give_back(table, entry);
         else if (!adoption_add(table, offset, entry, (session_no){ (uint16_t)(who >> 32) }))
             return false;

@@ -6,9 +6,9 @@
  * ends; a list of spans for each lessee in private memory.
  *
  * The README of this directory follows a lease from end to end. lease_give writes owner (if the lessee reclaims), then
- * the list, then the lease word. At the end of a lease the objects of a lessee that reclaims are freed unless their kept
- * bits are set, then owner becomes 0, then mcentral_put writes the lease word: if the daemon dies before that, the next
- * one repeats it.
+ * the list, then the lease word. At its end the objects of a lessee that reclaims are freed unless their kept bits are
+ * set, then owner becomes 0, then mcentral_put writes the lease word: if the daemon dies before that, the next one
+ * repeats it.
  *
  * A lease is never taken from a process that lives and has not given it up, but for a large object that another
  * process has freed (large_claim). The caller ends a lessee when its process is gone or has said so, and not while
@@ -20,7 +20,6 @@
 #include "daemon/heap/lease.h"
 
 #include <errno.h>
-#include <stdio.h>
 
 #include "shm/crash.h"
 

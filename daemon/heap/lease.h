@@ -79,10 +79,7 @@ bool lease_sweep(lease_table *table, page_no first, bool force);
  */
 bool lease_end_some(lessee *l, unsigned budget) __attribute__((warn_unused_result));
 
-/*
- * Check lists, lease words, owners and counters against each other. 0, -EUCLEAN after printing what differs. Linear in
- * the spans.
- */
+/* Check lists, lease words, owners and counters. 0, -EUCLEAN after printing what differs. Linear in the spans. */
 int lease_validate(const lease_table *table, FILE *err) __attribute__((warn_unused_result));
 
 #endif

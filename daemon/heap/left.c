@@ -157,14 +157,6 @@ static bool is_any_set(const uint64_t *bits, uint32_t nwords)
     return any != 0;
 }
 
-/* The record loses what does not live. False: nothing is left of it. */
-static bool record_trim(record *r, const uint64_t *live, uint32_t nwords)
-{
-    for (uint32_t w = 0; w < nwords; w++)
-        r->bits[w] &= live[w];
-    return is_any_set(r->bits, nwords);
-}
-
 /* --- leases --- */
 
 /* Read what lives in the span. Returns the number of words. */
@@ -185,9 +177,11 @@ static void settle_chain(left_table *table, page_no first, const uint64_t *live,
     for (uint32_t *at = &table->links[first.n].left; *at != 0;) {
         record *r = &table->records[*at];
 
-        for (uint32_t w = 0; w < nwords; w++)
+        for (uint32_t w = 0; w < nwords; w++) {
             new[w] &= ~r->bits[w];
-        if (r->owner.n == 0 || !record_trim(r, live, nwords))
+            r->bits[w] &= live[w];
+        }
+        if (r->owner.n == 0 || !is_any_set(r->bits, nwords))
             record_drop(table, at);
         else
             at = &r->next;
@@ -244,12 +238,11 @@ static void walk_claim(left_table *table, uint32_t i)
     record *r = &table->records[i];
     uint32_t nwords = bits_nwords(shm_span_at(table->map, r->first)->nelems);
     claimant *o = &table->owners[r->owner.n];
-    uint64_t live[SHM_BITS_WORDS];
     uint32_t *at = &table->links[r->first.n].left;
 
     for (uint32_t w = 0; w < nwords; w++)
-        live[w] = r->bits[w] == 0 ? 0 : live_word(table->map, r->first, w);
-    if (!o->forgotten && record_trim(r, live, nwords)) {
+        r->bits[w] &= r->bits[w] == 0 ? 0 : live_word(table->map, r->first, w);
+    if (!o->forgotten && is_any_set(r->bits, nwords)) {
         for (uint32_t w = 0; w < nwords; w++)
             live_add(table->map, r->first, w, r->bits[w], &o->counting);
         return;

@@ -2,9 +2,9 @@
  * Metabook: the metadata that counts towards the memory limit.
  *
  * Called by mheap, recover, ahead (what it has prepared) and the handlers that set kept bits. Data: private, a word for
- * each chunk of 512 pages. What the kernel says (st_blocks) is no measure for a limit: a client that calls fallocate on
- * its descriptor of bitmap, writes there, or only reads spans through its mapping, gives pages memory that no span
- * needs, and would take all others' room away. So the daemon books what it has caused itself, in units of 4 KiB:
+ * each chunk of 512 pages. What the kernel says (st_blocks) is no measure for a limit: a client that writes to bitmap,
+ * or only reads spans, gives pages memory that no span needs, and would take all others' room away. So the daemon books
+ * what it has caused itself, in units of 4 KiB:
  *
  *   bits 0 to 31    alloc and remote bits (256 bytes a page, so a unit for 16 pages) of pages that a span began at, or
  *                   that were prepared ahead
@@ -13,10 +13,9 @@
  *   bit 56          the chunk's half of a unit of the page map
  *
  * A bit is set when the first span of a unit is made, and all but the last are cleared when the chunk's metadata is
- * released; a span that ends leaves its unit as it is, with memory. Header, session table, roots, heap-arena table and
- * counters count as far as their tables have ever been used. Together that is what the kernel says, if nobody else has
- * touched anything. After a takeover the kernel is asked, about chunks alone that were in use before. So what a client
- * can add to the books is bounded by the heap's own size, a 25th of it, until the chunk is released.
+ * released. Header, session table, roots, heap-arena table and counters count as far as their tables have ever been
+ * used. Together that is what the kernel says, if nobody else has touched anything. At a takeover the kernel is asked
+ * about chunks that were in use before: so what clients can add to the books is a 25th of the heap's size at most.
  *
  * Invariant (metabook_validate, linear in the chunks): nunits is the number of bits set, two halves of a unit as one.
  */

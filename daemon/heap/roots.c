@@ -1,9 +1,9 @@
 /*
  * Roots: the table of names in spans, and a hash over it in private memory.
  *
- * Called by the request handlers. Data: shm_root entries, written here alone; an entry is used while it has a name. The
- * hash maps a name to its entry and is made from the entries at the start. Names are checked here, whoever sends them: 1
- * to 255 bytes of UTF-8 without zero bytes.
+ * Called by the request handlers. Data: shm_root entries, written here alone; one is used while it has a name. The hash
+ * maps a name to its entry and is made from the entries at the start. Names are checked here, whoever sends them: 1 to
+ * 255 bytes of UTF-8 without zero bytes.
  *
  * A new root: nroot_entries, if the entry is above it; name, then offset, then name_bytes (release), which makes it
  * exist. A change: one store of offset. A removal: name_bytes to 0. If the daemon dies in between, a root is as before
@@ -48,7 +48,8 @@ static bool root_index(roots *r, uint32_t at)
 /* True if the entry of the table has a name. Entries that were never used are not read: that would give them memory. */
 static bool is_used(const roots *r, uint32_t at)
 {
-    return at < u32_load_relaxed(&r->map->header->nroot_entries) && u64_load_relaxed(&r->map->roots[at].name_bytes) != 0;
+    return at < u32_load_relaxed(&r->map->header->nroot_entries) &&
+           u64_load_relaxed(&r->map->roots[at].name_bytes) != 0;
 }
 
 roots *roots_free(roots *r)

@@ -66,8 +66,8 @@ int mheap_validate(const mheap *heap, FILE *err)
             nlisted += heap->central[c].sets[i].count;
     }
 
-    uint64_t ntaken = pagealloc_npages_added(heap->pages) - pagealloc_npages_free(heap->pages) - 1 - mheap_aside_pages(heap) -
-                      pagecache_npages(&heap->cache);
+    uint64_t ntaken = pagealloc_npages_added(heap->pages) - pagealloc_npages_free(heap->pages) - 1 -
+                      mheap_aside_pages(heap) - pagecache_npages(&heap->cache);
 
     if (nadopted != adopt_count(heap->adopted)) {
         (void)fprintf(err, "mheap: %llu adopted objects in spans, %u in the table\n", (unsigned long long)nadopted,
