@@ -61,7 +61,7 @@ struct left_table {
 
 left_table *left_new(const shm_map *map, span_link *links)
 {
-    left_table *table = calloc(1, sizeof(*table)); /* so much comes from mmap: it is sparse */
+    left_table *table = calloc(1, sizeof(*table)); /* so many bytes are mapped for it: records get memory when used */
 
     if (table != NULL) {
         table->map = map;
