@@ -56,21 +56,18 @@ static uint64_t links_bytes(const mheap *heap)
 
 int mheap_init_private(mheap *heap, heapfile *file, uint64_t limit_bytes)
 {
-    int r;
-
     *heap = (mheap){ .file = file, .map = &file->map, .limit_bytes = limit_bytes };
     heap->links = mmap(NULL, links_bytes(heap), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (heap->links == MAP_FAILED)
         return -ENOMEM;
-    r = pagealloc_new(&heap->pages, heap->map->npages);
     heap->adopted = adopt_new(file);
     heap->left = left_new(heap->map, heap->links);
-    if (metabook_init(&heap->book, heap->map) < 0 || heap->adopted == NULL || heap->left == NULL)
-        r = -ENOMEM;
-    if (r < 0)
-        mheap_end(heap);
-    return r;
+    if (heap->adopted != NULL && heap->left != NULL && metabook_init(&heap->book, heap->map) == 0 &&
+        pagealloc_new(&heap->pages, heap->map->npages) == 0)
+        return 0;
+    mheap_end(heap);
+    return -ENOMEM;
 }
 
 int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes)
@@ -302,8 +299,7 @@ static bool mheap_was_used(mheap *heap, page_no first, uint64_t npages)
 
         if (to > SHM_HEAP_ARENA_PAGES)
             to = SHM_HEAP_ARENA_PAGES;
-        if (from < zeroed_base)
-            used = true;
+        used |= from < zeroed_base;
         if (to > zeroed_base)
             u32_store_release(&arena->zeroed_base, (uint32_t)to);
         CRASH_POINT(zeroed_base_after);
