@@ -15,15 +15,11 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "daemon/log.h"
 
 #define LISTEN_BACKLOG 511
-
-_Static_assert(sizeof(((listen_place *)0)->lock_path) >= sizeof(((struct sockaddr_un *)0)->sun_path) + sizeof(".lock"),
-               "the longest path fits");
 
 /* Returns the locked file, -EADDRINUSE (another goallocd has it), -errno. */
 static int lock_take(const char *name)
@@ -124,5 +120,4 @@ void listen_close(listen_place *place)
     (void)unlink(place->path);
     (void)unlink(place->lock_path);
     (void)close(place->lock_fd);
-    place->lock_fd = -1;
 }

@@ -34,6 +34,8 @@
 #define RESCUE_SPANS     512u
 #define RESCUE_NS        UINT64_C(20000000)
 
+const answer leasing_no_memory = { ENOMEM, "the system has no memory for the heap" };
+
 /* --- memory is short --- */
 
 static void rescue(service *srv)
@@ -155,26 +157,22 @@ static void end_releases(client *c)
 static void reply_spans(client *c)
 {
     const operation *op = &c->op;
-    Goallocd__Reply reply = reply_init(op->id);
     Goallocd__RefillReply refill = GOALLOCD__REFILL_REPLY__INIT;
     Goallocd__AllocLargeReply large = GOALLOCD__ALLOC_LARGE_REPLY__INIT;
 
     if (op->nspans == 0) {
-        reply_answer(&c->peer, op->id, (answer){ ENOMEM, "the system has no memory for the heap" });
-        return;
-    }
-    if (op->kind == GOALLOCD__REQUEST__OP_REFILL) {
+        reply_answer(&c->peer, op->id, leasing_no_memory);
+    } else if (op->kind == GOALLOCD__REQUEST__OP_REFILL) {
         CRASH_POINT(refill_before_reply);
         refill.n_spans = op->nspans;
         refill.spans = op->memory->spans;
-        reply.result_case = GOALLOCD__REPLY__RESULT_REFILL;
-        reply.refill = &refill;
+        (void)reply_body(&c->peer, op->id, GOALLOCD__REPLY__RESULT_REFILL, &refill);
     } else if (op->kind == GOALLOCD__REQUEST__OP_ALLOC_LARGE) {
         large.span = op->memory->spans[0];
-        reply.result_case = GOALLOCD__REPLY__RESULT_ALLOC_LARGE;
-        reply.alloc_large = &large;
+        (void)reply_body(&c->peer, op->id, GOALLOCD__REPLY__RESULT_ALLOC_LARGE, &large);
+    } else {
+        reply_answer(&c->peer, op->id, ANSWER_DONE);
     }
-    peer_reply(&c->peer, &reply);
 }
 
 /* The fresh spans got no memory: end their leases. */
@@ -229,15 +227,11 @@ static void on_committed(commit_job *job, int result)
 {
     client *c = job->data;
     service *srv = client_service(c);
-    bool gone = c->peer.closing;
 
     end(c, result);
-    if (gone)
-        peer_resume(&c->peer);
     service_wake(srv);             /* the session may have waited for this to end, */
     operations_retry(&srv->peers); /* or its process, to come back to it */
-    if (!gone)
-        peer_resume(&c->peer);
+    peer_resume(&c->peer);
 }
 
 /* --- the way there --- */

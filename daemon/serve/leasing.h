@@ -7,6 +7,8 @@
 
 #include "daemon/serve/service.h"
 
+extern const answer leasing_no_memory;
+
 /* Begin it. False: too many are under way, so the request is deferred. */
 bool leasing_begin(client *c, const Goallocd__Request *request) __attribute__((warn_unused_result));
 

@@ -13,13 +13,9 @@
  *                            '---> RELEASING -> NONE   Scavenge
  *     NONE -> ENDING -> NONE                           Detach: the session is over
  *
- * While a peer has an operation it is not read from. Every state but NONE and LEASING has somebody who comes back:
- * rounds.c (WAITING, JOINED, ENDING), the scavenger (RELEASING), commit.c (COMMITTING), whoever sets pages, memory
- * of operations or a session free (DEFERRED).
- *
- * When the peer closes: DEFERRED, WAITING, JOINED, RELEASING and ENDING are over at once, since all who come back to
- * these go through the open connections. LEASING and COMMITTING stay: the handler that is on its way, or the thread
- * pool, holds a pointer to it, and ends it; until then the connection's memory stays.
+ * While a peer has an operation it is not read from. README.md has who comes back to each state. When the peer closes,
+ * LEASING and COMMITTING stay: the handler that is on its way, or the thread pool, holds a pointer to the operation, and
+ * ends it; until then the connection's memory stays. Every other state is over at once.
  *
  * If the daemon dies, operations are gone: the next one knows only what is leased.
  */

@@ -74,7 +74,7 @@ void operation_set_state(operation *op, enum operation_state state);
 /* It is over, within the turn in which it has begun; the peer goes on by itself. */
 void operation_end(operation *op);
 
-/* It is over, in a later turn (or was, if its reply has closed the peer): the peer goes on, or, if closed, is gone. */
+/* It is over, in a later turn, or was: its reply has closed the peer. The peer goes on, or, if closed, is gone. */
 void operation_finish(operation *op);
 
 /* Its peer is about to be closed: it ends, unless somebody comes back to it in any case. */

@@ -21,10 +21,6 @@
  *       at. A session's pidfd is never one of the reserve either (deaths.c). At most 8 connections are late, the oldest
  *       makes room for the next. If accept finds no descriptor in spite of that, libuv gives up one that it has for the
  *       purpose, and closes what waits (uv__emfile_trick); so the loop does not spin.
- *
- * A request that comes in one piece and whose reply the socket takes, as of every honest client, costs three system
- * calls (epoll_wait, read, write: as many as a bare echo) and no malloc: it is unpacked into the host's bump, what it
- * leases is noted in the memory of its operation, the reply is packed into a buffer of the host.
  */
 #include "daemon/serve/peer.h"
 
@@ -321,7 +317,7 @@ void peer_resume(peer *p)
 
 /* --- connections come in --- */
 
-/* The first descriptor of the reserve, by the limit of this process. */
+/* The first descriptor of the reserve. */
 static int late_fd(void)
 {
     struct rlimit limit;

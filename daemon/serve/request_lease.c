@@ -26,7 +26,6 @@
 #define LEASE_LIST_MAX 8192u /* spans named in one reply */
 
 static const answer limit_reached = { EAGAIN, "the memory limit is reached: give back what is idle, and insist" };
-static const answer no_memory = { ENOMEM, "the system has no memory for the heap" };
 static const answer exhausted = { ENOMEM, "the heap is exhausted" };
 
 /* --- spans and runs --- */
@@ -103,7 +102,7 @@ static answer refill_fresh(client *c, session *s, const refill *r, uint64_t nspa
         if (op->nspans > r->want / 4 && op->commit.nruns == 0 && ahead_is_worth_waiting(&srv->ahead, r->npages))
             return ANSWER_DONE; /* rather less, and at once: when the client comes back there is more */
         if (!leasing_system_allows(srv, r->npages))
-            return no_memory;
+            return leasing_no_memory;
         e = op->nspans == 0 ? leasing_alloc_span(srv, r->npages, 1, r->spc, &first, &nscavenged)
                             : mheap_alloc_span(srv->heap, r->npages, 1, r->spc, &first, &nscavenged);
         if (e != 0)
@@ -154,7 +153,7 @@ answer handle_alloc_large(client *c, session *s, const Goallocd__Request *reques
     if (!ask->insist && !leasing_limit_allows(srv, ask->npages))
         return limit_reached;
     if (!leasing_system_allows(srv, ask->npages))
-        return no_memory;
+        return leasing_no_memory;
     if (!leasing_begin(c, request))
         return ANSWER_GIVEN;
     if (leasing_alloc_span(srv, ask->npages, align, spc, &first, &nscavenged) != 0)
@@ -192,7 +191,7 @@ static answer grow(client *c, const Goallocd__Request *request, page_no first, u
     uint64_t nscavenged;
 
     if (!leasing_system_allows(srv, more))
-        return no_memory;
+        return leasing_no_memory;
     if (!leasing_begin(c, request))
         return ANSWER_GIVEN;
     if (mheap_take_aside(srv->heap, ASIDE_GROWTH, (page_run){ behind, more }, &nscavenged).npages == 0)

@@ -19,7 +19,6 @@
 
 typedef struct scavenger {
     mheap *heap;
-    uv_loop_t *loop;
     uv_timer_t timer;
     bool trace;
     bool stopping;
