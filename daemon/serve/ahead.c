@@ -35,12 +35,7 @@
 void ahead_start(ahead *a, mheap *heap, commit_pool *commits, sysmem *mem, const scavenger *scav,
                  void (*on_end)(void *data), void *data)
 {
-    a->heap = heap;
-    a->commits = commits;
-    a->mem = mem;
-    a->scav = scav;
-    a->on_end = on_end;
-    a->on_end_data = data;
+    *a = (ahead){ .heap = heap, .commits = commits, .mem = mem, .scav = scav, .on_end = on_end, .on_end_data = data };
 }
 
 void ahead_note_fresh(ahead *a, page_no first, uint64_t npages, uint64_t nscavenged)

@@ -41,7 +41,7 @@ const answer leasing_no_memory = { ENOMEM, "the system has no memory for the hea
 static void rescue(service *srv)
 {
     uint64_t start = uv_hrtime();
-    uint64_t end;
+    uint64_t now;
 
     if (start < srv->next_rescue_ns)
         return;
@@ -49,8 +49,8 @@ static void rescue(service *srv)
         (void)sweep_some(&srv->sessions.leases, &srv->rescue_pos, RESCUE_SPANS, true);
     while (srv->rescue_pos.n != 0 && uv_hrtime() - start < RESCUE_NS);
     service_ask_trim(srv);
-    end = uv_hrtime();
-    srv->next_rescue_ns = end + 10 * (end - start);
+    now = uv_hrtime();
+    srv->next_rescue_ns = now + 10 * (now - start);
 }
 
 bool leasing_system_allows(service *srv, uint64_t npages)

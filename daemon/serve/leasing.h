@@ -1,6 +1,5 @@
 /*
- * Leasing: an operation that leases spans to its session, from the first span to the reply; and what holds it up when
- * memory is short.
+ * Leasing: an operation that leases spans to its session; and shortage of memory.
  */
 #ifndef GOALLOC_DAEMON_SERVE_LEASING_H
 #define GOALLOC_DAEMON_SERVE_LEASING_H

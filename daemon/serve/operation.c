@@ -14,7 +14,7 @@
  *     NONE -> ENDING -> NONE                           Detach: the session is over
  *
  * While a peer has an operation it is not read from. README.md has who comes back to each state. When the peer closes,
- * LEASING and COMMITTING stay: the handler that is on its way, or the thread pool, holds a pointer to the operation, and
+ * LEASING and COMMITTING stay: the handler that is on its way, or the thread pool, holds a pointer to the operation and
  * ends it; until then the connection's memory stays. Every other state is over at once.
  *
  * If the daemon dies, operations are gone: the next one knows only what is leased.

@@ -12,9 +12,6 @@
  *      memory limit, the client is told to give back what it holds idle and to insist; who insists gets little, but
  *      gets it.
  *   4. each is leased at once. What has no memory is committed, and the reply names the spans (leasing.c).
- *
- * A large object that grows: the pages behind it are taken, committed, and only then added to its span, if the session
- * still leases it; else they are free again.
  */
 #include "daemon/serve/request_lease.h"
 

@@ -12,7 +12,6 @@
 #include "daemon/serve/requests.h"
 
 #include <errno.h>
-#include <unistd.h>
 
 #include "daemon/serve/deaths.h"
 #include "daemon/serve/request_heap.h"
@@ -83,27 +82,6 @@ static answer refuse_late(client *c, uint64_t id)
     return ANSWER_GIVEN;
 }
 
-/* Descriptors of a new session, in the order of the reply. False: there are none. */
-static bool attach_fds(const heapfile *file, const session *s, int ret[ATTACH_NFDS])
-{
-    bool readonly = s->flags & SESSION_READONLY;
-
-    ret[ATTACH_FD_ARENA] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA];
-    ret[ATTACH_FD_SPANS] = heapfile_spans_fd(file);
-    ret[ATTACH_FD_BITMAP] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP];
-    ret[ATTACH_FD_LIFE] = heapfile_life_fd(file, s->lessee.no);
-    return ret[ATTACH_FD_SPANS] >= 0 && ret[ATTACH_FD_LIFE] >= 0;
-}
-
-/* Those that were made for the reply; the others are the heapfile's. */
-static void close_attach_fds(const int fds[ATTACH_NFDS])
-{
-    for (int i = 1; i < ATTACH_NFDS; i += 2) {
-        if (fds[i] >= 0)
-            (void)close(fds[i]);
-    }
-}
-
 /* Answer an Attach that has opened s; or, without descriptors, undo that and refuse. */
 static answer attach_reply(client *c, uint64_t id, session *s)
 {
@@ -112,10 +90,18 @@ static answer attach_reply(client *c, uint64_t id, session *s)
     const shm_header *header = srv->heap->map->header;
     Goallocd__Reply reply = reply_init(id);
     Goallocd__AttachReply body;
-    int fds[ATTACH_NFDS];
+    bool readonly = s->flags & SESSION_READONLY;
+    int spans_fd = heapfile_spans_fd(file);
+    int life_fd = heapfile_life_fd(file, s->lessee.no);
+    const int fds[ATTACH_NFDS] = {
+        [ATTACH_FD_ARENA] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA],
+        [ATTACH_FD_SPANS] = spans_fd,
+        [ATTACH_FD_BITMAP] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP],
+        [ATTACH_FD_LIFE] = life_fd,
+    };
 
-    if (!attach_fds(file, s, fds) || !deaths_watch(srv->deaths, c, s)) {
-        close_attach_fds(fds);
+    if (spans_fd < 0 || life_fd < 0 || !deaths_watch(srv->deaths, c, s)) {
+        heapfile_close_fds((int[]){ spans_fd, life_fd, -1, -1 });
         session_forget(&srv->sessions, s);
         return refuse_late(c, id);
     }
@@ -129,7 +115,7 @@ static answer attach_reply(client *c, uint64_t id, session *s)
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
     reply.attach = &body;
     peer_reply_with_fds(&c->peer, &reply, fds, ATTACH_NFDS);
-    close_attach_fds(fds);
+    heapfile_close_fds((int[]){ spans_fd, life_fd, -1, -1 });
     return ANSWER_GIVEN;
 }
 

@@ -172,7 +172,7 @@ static void job_after(uv_work_t *work, int status)
         s->not_before_ns = now + scavpace_worked(&s->pace, npages, s->work_ns, start - s->worked_at_ns);
         s->worked_at_ns = now;
     }
-    if (!s->stopping)
+    if (!uv_is_closing((uv_handle_t *)&s->timer))
         scavenge_tick(&s->timer);
 }
 
@@ -287,7 +287,6 @@ void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, void
 
 void scavenge_stop(scavenger *s)
 {
-    s->stopping = true;
     uv_close((uv_handle_t *)&s->timer, NULL);
 }
 

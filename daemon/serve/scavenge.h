@@ -21,7 +21,6 @@ typedef struct scavenger {
     mheap *heap;
     uv_timer_t timer;
     bool trace;
-    bool stopping;
 
     /* The job in the thread pool. */
     bool busy;
