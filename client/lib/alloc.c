@@ -6,7 +6,7 @@
  *
  *   malloc: size -> class (two tables) -> the thread's current span -> its next free bit -> set the alloc bit ->
  *   address.
- *           Below 16 bytes and noscan: a place in the thread's open block (tiny.c).
+ *           Below 16 bytes and noscan: a place in the thread's open block (tiny.h).
  *   free:   address -> page -> mspan_of: is it this thread's span? -> index by multiplication -> check both bits ->
  *           clear the alloc bit. Anything else takes the slow path: another thread's or process's span (one fetch_or
  *           on the remote word), a large object, a pointer that is none.
@@ -30,7 +30,7 @@
 
 #define RUN_WASTE 2u /* a run may be longer than is needed by half */
 
-/* A current span with a free object for a slot, which is not near. NULL with errno. Attaches if need be. */
+/* Find a current span with a free object for a slot that has none near. NULL with errno. Attaches if need be. */
 __attribute__((noinline)) static mspan *ensure_and_refill(uint32_t slot)
 {
     int r = attach_ensure_writable();
@@ -41,7 +41,7 @@ __attribute__((noinline)) static mspan *ensure_and_refill(uint32_t slot)
     return NULL;
 }
 
-/* The same wherever it is. */
+/* The same for any slot. */
 __attribute__((noinline)) static mspan *refill(uint32_t slot)
 {
     mspan *s = refill_near(slot);
@@ -90,9 +90,9 @@ static inline bool slot_is_ready(const mcache *mc, uint32_t slot)
 }
 
 /*
- * The slot for a run: if the thread has none of that length, one that is longer by up to a half will do. It is there
- * anyway, and a request costs more than the pages that are not used. A buffer that grows by half at a time is then
- * where it can grow without moving.
+ * The slot for a run: if the thread has none of that length, it takes one that is longer by up to a half. That one is
+ * there anyway, and a request costs more than the pages that are not used. So a buffer that grows by half at a time
+ * can grow without moving.
  */
 static uint32_t ready_run_slot(size_t size, bool noscan)
 {
@@ -245,7 +245,7 @@ static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
     if ((u64_load_relaxed(word) & ~u64_load_relaxed(word + SHM_BITS_WORDS) & bit) == 0)
         return OBJECT_FREE;
     /*
-     * The kept bit goes before the alloc bit: whoever dies in between leaves an object that is its session's to free.
+     * The kept bit goes before the alloc bit: a process that dies in between leaves an object of its session's.
      */
     if (span_has_kept(shm_span_at(&process.map, mspan_first(s)))) {
         (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, mspan_first(s))[index / 64], ~bit);

@@ -9,7 +9,7 @@
 #include "shm/object.h"
 
 /*
- * Slots: the kinds of spans that a thread keeps apart, numbered so that malloc finds its current span by one table.
+ * Slots: the kinds of spans that a thread tells apart, numbered so that malloc finds its current span by one table.
  * First those with pointers: a slot a size class, a slot for each length of runs, in pages; then the same for noscan.
  */
 #define SLOT_RUNS      (SIZE_CLASS_COUNT + 1u) /* of SHM_RUN_PAGES_MIN pages */

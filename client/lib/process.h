@@ -39,7 +39,7 @@ typedef struct process_info {
     shm_map map; /* spans are mapped read-only here */
     uint64_t generation;
     void *life; /* one page that tells the daemon that this process uses the heap; not in children */
-    const shm_u32 *_Atomic session_trim_seq; /* raised by the daemon, in the session's slot */
+    const shm_u32 *_Atomic session_trim_seq; /* raised by the daemon, in the session's entry */
     shm_u32 trim_seq; /* raised by goalloc_trim(): other threads give back on their slow path */
 } process_info;
 

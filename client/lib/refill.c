@@ -5,8 +5,8 @@
  * connection.c. Data: the thread's mcache.
  *
  * In order: 1. other words of the current span, 2. the partial span that has waited longest, so has most free objects,
- * 3. an empty one (so far refill_near), 4. full spans, at most 100: have others freed something?, 5. the pool, 6. the
- * daemon. So steady churn asks nobody.
+ * 3. an empty one (so far refill_near), 4. one of 100 full spans in which others have freed objects, 5. the pool, 6.
+ * the daemon. So steady churn asks nobody.
  *
  * Asking: the first request of a slot is for one span, then twice as many each time, up to 64 KiB a request, or 1/16
  * of what the slot holds, up to what a refill may bring: what has been asked for and is not used yet stays a small part
