@@ -251,14 +251,14 @@ int keeper_start(keeper *k, const heapfile *file)
             _exit(EXIT_SUCCESS);
         keep(k->addr.sun_path, fds);
     }
+    r = pid < 0 ? -errno : 0;
     (void)close(listener);
-    if (pid < 0)
-        return -errno;
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+    while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
         ;
-    r = connect_to(k, copies);
+    if (r == 0)
+        r = connect_to(k, copies);
     if (r < 0) {
-        log_error("%s: the keeper does not answer: %s", k->addr.sun_path, strerror(-r));
+        log_error("%s: the keeper does not start: %s", k->addr.sun_path, strerror(-r));
         return r;
     }
     heapfile_close_fds(copies);

@@ -102,12 +102,10 @@ int listen_open(listen_place *ret, const char *path)
     return 0;
 
 fail:
-    if (r == -EADDRINUSE)
-        log_error("%s: another goallocd, or another program, serves this socket", path);
-    else if (r == -EEXIST)
-        log_error("%s: exists and is not a socket; not touching it", path);
-    else
-        log_error("%s: %s", path, strerror(-r));
+    log_error("%s: %s", path,
+              r == -EADDRINUSE ? "another goallocd, or another program, serves this socket"
+              : r == -EEXIST   ? "exists and is not a socket; not touching it"
+                               : strerror(-r));
     if (place.fd >= 0)
         (void)close(place.fd);
     if (place.lock_fd >= 0)

@@ -108,14 +108,6 @@ answer leasing_give_up(client *c, answer why, bool pages_missing)
     return why;
 }
 
-bool leasing_defer_for_ahead(client *c, uint64_t npages)
-{
-    if (c->op.ndefers > 0 || !ahead_is_worth_waiting(&client_service(c)->ahead, npages))
-        return false;
-    operation_defer(&c->op);
-    return true;
-}
-
 /* What has been taken may pass the limit: take free pages to be released before it is committed. */
 static void add_releases(client *c)
 {

@@ -27,12 +27,6 @@ answer leasing_commit(client *c);
  */
 answer leasing_give_up(client *c, answer why, bool pages_missing);
 
-/*
- * Nothing has been leased yet, and pages are being prepared that the request could have: it is deferred until they are.
- * False: there are none, or it has waited: it waits once, so no longer than for the piece that is under way.
- */
-bool leasing_defer_for_ahead(client *c, uint64_t npages);
-
 /* True if the system has memory for npages more, beyond what free pages have. With lazy commit it is not asked. */
 bool leasing_system_allows(service *srv, uint64_t npages);
 

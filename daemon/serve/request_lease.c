@@ -123,8 +123,12 @@ answer handle_refill(client *c, session *s, const Goallocd__Request *request)
         return ANSWER_GIVEN;
     if (span_class_size(r.spc).n != 0 && !(s->flags & SESSION_RECLAIM))
         nfree = refill_partial(c, s, &r);
-    if (c->op.nspans == 0 && leasing_defer_for_ahead(c, r.want * r.npages))
+    /* It waits for pages that are being prepared once, so no longer than for the piece that is under way. */
+    if (c->op.nspans == 0 && c->op.ndefers == 0 &&
+        ahead_is_worth_waiting(&client_service(c)->ahead, r.want * r.npages)) {
+        operation_defer(&c->op);
         return ANSWER_GIVEN;
+    }
     want_free = (r.want * r.nelems + 1) / 2;
     if (nfree < want_free)
         a = refill_fresh(c, s, &r, r.want - c->op.nspans);
