@@ -74,11 +74,6 @@ static shm_session *entry_of(const session_table *table, session_no no)
     return &table->leases.heap->map->sessions[no.n];
 }
 
-session *session_find(const session_table *table, session_no no, uint32_t epoch)
-{
-    return session_of(lease_find_lessee(&table->leases, no, epoch));
-}
-
 void session_set_state(session_table *table, session *s, enum shm_session_state state)
 {
     s->state = state;
@@ -105,7 +100,7 @@ static session *session_add(session_table *table, session_no no, uint32_t epoch,
     return s;
 }
 
-static void session_forget(session_table *table, session *s)
+void session_forget(session_table *table, session *s)
 {
     session_set_state(table, s, SHM_SESSION_FREE);
     lease_remove_lessee(&s->lessee);
@@ -159,11 +154,6 @@ int session_open(session_table *table, const session_request *request, session *
     CRASH_POINT(session_after_state);
     *ret = s;
     return 0;
-}
-
-void session_cancel(session_table *table, session *s)
-{
-    session_forget(table, s);
 }
 
 bool session_has_token(const session_table *table, const session *s, const uint8_t *token, size_t len_bytes)
@@ -229,6 +219,7 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
         return false;
     if (table->nended >= SESSIONS_ENDED_MAX)
         left_forget_owner(table->leases.heap->left, table->ended[table->nended % SESSIONS_ENDED_MAX].lessee.left);
+    s->state = s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED;
     table->ended[table->nended++ % SESSIONS_ENDED_MAX] = *s;
     session_forget(table, s);
     return true;
