@@ -371,7 +371,7 @@ do_refill: /* handle_refill */
 #endif
         :: else -> goto reply_refill
         fi;
-take_central: /* take_from_set */
+take_central: /* mcentral_take */
         fold(s, daemons_left > 0);
         if
         :: span[s].alloc == 3 -> atomic { place[s] = CENTRAL; goto reply_refill }
