@@ -177,7 +177,7 @@ GOALLOC_API int goalloc_detach(void);
  * it doesn't.
  *
  * Cost: of a small object or a run a few nanoseconds, no lock and no system call, except when this thread's spans for
- * that size are used up: then it takes over one of an exited thread's, under a lock, or one round trip brings a batch
+ * that size are used up: then it inherits one of an exited thread's, under a lock, or one round trip brings a batch
  * of them. A run may be longer by up to a half than the object needs, if one is at hand. A large object: a lock, if
  * pages fit that this process has freed and still holds (up to four times as many as are needed), else one round trip.
  * Returns NULL with errno ENOMEM (arena, the system's memory or the session's limit exhausted, or size absurd), EROFS
@@ -234,8 +234,8 @@ GOALLOC_API __attribute__((malloc, alloc_size(2), warn_unused_result)) void *goa
  * A p that is no live object's address (never allocated, freed already, inside an object, foreign) is detected from
  * the bits; the process prints which and aborts, as with glibc. So it does in a read-only attach. Leaves errno alone.
  * Cost: by the thread that holds its span, a few nanoseconds; by any other thread or process, one atomic operation
- * on shared memory, and if the span was an exited thread's of this process, a lock, under which this thread takes the
- * span over. A large object: a lock and an atomic operation. No system call, except when many empty spans go back, when
+ * on shared memory, and if the span was an exited thread's of this process, a lock, under which this thread inherits
+ * the span. A large object: a lock and an atomic operation. No system call, except when many empty spans go back, when
  * freed large objects are more than this process retains, and when another session's large object is freed: then a
  * message is sent, which nobody waits for.
  */

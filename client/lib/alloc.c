@@ -6,7 +6,7 @@
  *
  *   malloc: size -> class (two tables) -> the thread's current span -> its next free bit -> set the alloc bit ->
  *   address.
- *           Below 16 bytes and noscan: a place in the thread's open block (tiny.c).
+ *           Below 16 bytes and noscan: a place in the thread's open block (tiny.h).
  *   free:   address -> page -> mspan_of: is it this thread's span? -> index by multiplication -> check both bits ->
  *           clear the alloc bit. Anything else takes the slow path: another thread's or process's span (one fetch_or
  *           on the remote word), a large object, a pointer that is none.
@@ -20,17 +20,43 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "client/include/goalloc.h"
+#include "client/lib/attach.h"
 #include "client/lib/large.h"
 #include "client/lib/mcache.h"
 #include "client/lib/owner.h"
+#include "client/lib/refill.h"
 #include "client/lib/tiny.h"
 
 #define RUN_WASTE 2u /* a run may be longer than is needed by half */
 
+/* Find a current span with a free object for a slot that has none near. NULL with errno. Attaches if need be. */
+__attribute__((noinline)) static mspan *ensure_and_refill(uint32_t slot)
+{
+    int r = attach_ensure_writable();
+
+    if (r == 0)
+        return refill_far(slot);
+    errno = -r;
+    return NULL;
+}
+
+/* The same for any slot. */
+__attribute__((noinline)) static mspan *refill(uint32_t slot)
+{
+    mspan *s = refill_near(slot);
+
+    return LIKELY(s != NULL) ? s : ensure_and_refill(slot);
+}
+
 /* Out of line, so that the fast path needs no stack frame. */
 __attribute__((noinline)) static void *alloc_slow(uint32_t slot)
 {
-    return mcache_alloc(slot);
+    mspan *s = refill_near(slot);
+
+    if (UNLIKELY(s == NULL))
+        s = ensure_and_refill(slot);
+    return LIKELY(s != NULL) ? mspan_take(s) : NULL;
 }
 
 /* The body of malloc. */
@@ -55,7 +81,7 @@ static inline void *slot8_alloc(size_t size, bool noscan)
     return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(slot_of_class((size_class){ size_table8[i] }, noscan));
 }
 
-/* Does the thread have a free object of the slot at hand? */
+/* True if the thread has a free object of the slot at hand. */
 static inline bool slot_is_ready(const mcache *mc, uint32_t slot)
 {
     const mspan *s = mc->current[slot];
@@ -64,9 +90,9 @@ static inline bool slot_is_ready(const mcache *mc, uint32_t slot)
 }
 
 /*
- * The slot for a run: if the thread has none of that length, one that is longer by up to a half will do. It is there
- * anyway, and a request costs more than the pages that are not used. A buffer that grows by half at a time is then
- * where it can grow without moving.
+ * The slot for a run: if the thread has none of that length, it takes one that is longer by up to a half. That one is
+ * there anyway, and a request costs more than the pages that are not used. So a buffer that grows by half at a time
+ * can grow without moving.
  */
 static uint32_t ready_run_slot(size_t size, bool noscan)
 {
@@ -110,10 +136,25 @@ void *goalloc_malloc(size_t size)
     return alloc_bigger(size, false);
 }
 
+/* A tiny object that the open block has no room for. */
+__attribute__((noinline)) static void *alloc_tiny(size_t size)
+{
+    mspan *s = mcache_tls->current[SLOT_TINY];
+
+    if (s->cache == 0 && attach_ensure_writable() == 0 && process.reclaim)
+        return slot_alloc(slot_of_class(size_class_for(size), true));
+    if (s->cache == 0 && (s = refill(SLOT_TINY)) == NULL)
+        return NULL;
+    return mcache_open_tiny(mcache_tls, s, tiny_bytes(size)); /* the mcache may be new */
+}
+
 void *goalloc_malloc_noscan(size_t size)
 {
-    if (size < TINY_BLOCK_BYTES)
-        return tiny_alloc(size);
+    if (size < TINY_BLOCK_BYTES) {
+        void *p;
+
+        return LIKELY(tiny_alloc(&mcache_tls->tiny, size, &p)) ? p : alloc_tiny(size);
+    }
     if (LIKELY(size <= SIZE_TABLE8_MAX))
         return slot8_alloc(size, true);
     if (LIKELY(size <= SMALL_BYTES_MAX))
@@ -140,7 +181,7 @@ void *goalloc_calloc(size_t count, size_t size)
         zeroed = mspan_is_zero(s);
         p = mspan_alloc(s);
         if (p == NULL) {
-            s = mcache_refill(slot);
+            s = refill(slot);
             if (s == NULL)
                 return NULL;
             zeroed = mspan_is_zero(s);
@@ -184,7 +225,8 @@ static inline bool own_free(mspan *s, void *p)
     if (UNLIKELY(!u64_any_relaxed(word, bit) || u64_any_relaxed(word + SHM_BITS_WORDS, bit)))
         return false;
     mspan_remember(s, p, word, bit);
-    mspan_clear_bit(p, s, word, bit);
+    if (mspan_clear_bit(s, word, bit))
+        refill_note_free(p, s);
     return true;
 }
 
@@ -203,14 +245,15 @@ static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
     if ((u64_load_relaxed(word) & ~u64_load_relaxed(word + SHM_BITS_WORDS) & bit) == 0)
         return OBJECT_FREE;
     /*
-     * The kept bit goes before the alloc bit: whoever dies in between leaves an object that is its session's to free.
+     * The kept bit goes before the alloc bit: a process that dies in between leaves an object of its session's.
      */
     if (span_has_kept(shm_span_at(&process.map, mspan_first(s)))) {
         (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, mspan_first(s))[index / 64], ~bit);
         CRASH_POINT(own_free_after_kept);
     }
     mspan_remember(s, s->base + offset, word, bit);
-    mspan_clear_bit(s->base + offset, s, word, bit);
+    if (mspan_clear_bit(s, word, bit))
+        refill_note_free(NULL, s);
     return OBJECT_LIVE;
 }
 
@@ -227,10 +270,22 @@ static inline mspan *own_span(uint64_t offset)
     return s;
 }
 
+/* Free a tiny object of the thread's own span. The open block does not end by it. */
+__attribute__((noinline)) static enum object_verdict free_tiny(mspan *s, const object_ref *object)
+{
+    bool last = false;
+    enum object_verdict verdict;
+
+    verdict = tiny_free(&process.map, object, &last);
+    if (last && s->open_block != object->index + 1 && tiny_block_end(s, object->index))
+        refill_note_free(NULL, s);
+    return verdict;
+}
+
 /* Free whatever p is, all cases, with the verdict. LIVE: done. */
 __attribute__((noinline)) static enum object_verdict free_slow(void *p)
 {
-    uint64_t arena_bytes = u64_load_acquire(&process.arena_bytes); /* before base: pairs with open_gate() */
+    uint64_t arena_bytes = u64_load_acquire(&process.arena_bytes); /* before base: pairs with process_open_gate() */
     uint64_t offset = u64_above_relaxed((uintptr_t)p, &process.base);
     object_ref object;
     enum object_verdict verdict;
@@ -246,14 +301,14 @@ __attribute__((noinline)) static enum object_verdict free_slow(void *p)
     verdict = object_find(&process.map, (uintptr_t)p, &object);
     if (verdict != OBJECT_LIVE)
         return verdict;
+    if (s != NULL)
+        return free_tiny(s, &object);
 
     const shm_span *span = shm_span_at(&process.map, object.first);
 
     if (span_class_size(span->spc).n == 0 && !(span->lessee_folds && span_is_leased(span)))
         return large_free(&object);
-    if (span_is_tiny(span))
-        return tiny_object_free(&object);
-    s = mcache_adopt(object.first);
+    s = span_is_tiny(span) ? NULL : refill_inherit(object.first);
     if (s != NULL)
         return own_free_slow(s, (uint64_t)((char *)p - s->base));
     return object_free_remote(&process.map, &object);
@@ -302,7 +357,7 @@ __attribute__((noinline)) static void free_cold(void *p)
 /* The fast path. False: nothing happened, it is a case for free_slow(). */
 __attribute__((always_inline)) static inline bool free_fast(void *p)
 {
-    /* The limit first: who sees that of an attach sees the attach's base and table too. Pairs with open_gate(). */
+    /* The limit first: it brings the base and the table of its attach with it. Pairs with process_open_gate(). */
     const shm_u64 *limit = atomic_load_explicit(&process.free_limit, memory_order_acquire);
     uint64_t offset = u64_above_relaxed((uintptr_t)p, &process.base);
     mspan *s;
@@ -406,7 +461,7 @@ size_t goalloc_usable_size(const void *p)
 
 int goalloc_contains(const void *p)
 {
-    uint64_t arena_bytes = u64_load_acquire(&process.arena_bytes); /* before base: pairs with open_gate() */
+    uint64_t arena_bytes = u64_load_acquire(&process.arena_bytes); /* before base: pairs with process_open_gate() */
 
     return (uintptr_t)p - u64_load_relaxed(&process.base) < arena_bytes;
 }

@@ -1,9 +1,8 @@
 /*
  * attach: how the process comes to the heap, leaves it, and forks.
  *
- * Called by users (goalloc_attach, goalloc_detach) and by every slow path (process_ensure). Calls connection (session),
- * mapping (memory), coredump, mcache and large (what is held). Data: `process`, private, written by who has the turn of
- * attaching; its gate words (state, arena_bytes, free_limit) are written last at an attach and first at a detach.
+ * Called by users (goalloc_attach, goalloc_detach) and by every slow path (attach_ensure). Calls connection (session),
+ * mapping (memory), process (state and gate), coredump, thread and largecache (what is held). Data: how to attach.
  *
  *        DETACHED --goalloc_attach, or first malloc--> ATTACHED --goalloc_detach--> LEFT --goalloc_attach--> ATTACHED
  *                                                         |
@@ -23,15 +22,16 @@
  * Not every fork calls handlers: _Fork() and clone() don't. Such a child must not use its parent's spans either. So all
  * that the fast paths find spans by lies in memory that children see wiped (MADV_WIPEONFORK; mapping_private): the
  * table of held spans, the spans' structures, a thread's open tiny block, and the state. The fast paths find nothing
- * there and go to the slow paths, which look at the state first; it reads WIPED, and the child begins anew as above.
- * A thread's current[] is not wiped: it must name structures, which are.
+ * there and go to the slow paths, which look at the state first; it reads WIPED, and the child begins anew as above
+ * (become_child(), which process.c was given). A thread's current[] is not wiped: it must name structures, which are.
  *
  * A heap other than the one that is mapped (the daemon was replaced meanwhile): -ESTALE, nothing changes.
  */
+#include "client/lib/attach.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,9 +41,9 @@
 #include "client/lib/connection.h"
 #include "client/lib/coredump.h"
 #include "client/lib/forklock.h"
-#include "client/lib/large.h"
+#include "client/lib/largecache.h"
 #include "client/lib/mapping.h"
-#include "client/lib/mcache.h"
+#include "client/lib/thread.h"
 #include "client/lib/turn.h"
 
 #define DEFAULT_TIMEOUT_MS 5000
@@ -52,14 +52,7 @@
 _Static_assert(GOALLOC_ATTACH_RECLAIM == SESSION_RECLAIM && GOALLOC_ATTACH_READONLY == SESSION_READONLY,
                "public names of the session's flags");
 
-static const shm_u64 no_limit = 0; /* no free takes the fast path */
-static const shm_u32 no_trim = 0;
-static shm_u32 first_state = PROCESS_DETACHED; /* until there is memory that no child sees */
-
-process_info process = { .free_limit = &no_limit, .session_trim_seq = &no_trim, .state = &first_state };
-
 static turn attach_turn = TURN_INIT;
-static shm_u32 last_state = PROCESS_DETACHED; /* what a child finds, whose state was wiped */
 
 /* How to attach (again): copies of what the options said. With the turn. */
 static char socket_path[PATH_MAX];
@@ -68,10 +61,55 @@ static attach_request how = { .socket_path = socket_path, .label = label };
 static bool dumps; /* GOALLOC_ATTACH_DUMP, which is not the daemon's business */
 static shm_u32 timeout_ms = DEFAULT_TIMEOUT_MS;
 
-static void set_state(enum process_state state)
+/* --- fork --- */
+
+/*
+ * A child begins anew. It has one thread, or none but this one is in the library. is_forker: this is the thread that
+ * has called fork().
+ */
+static void start_over(bool is_forker)
 {
-    u32_store_release(&last_state, state);
-    u32_store_release(atomic_load_explicit(&process.state, memory_order_relaxed), state);
+    enum process_state before = process_last_state();
+
+    thread_reset(is_forker);
+    largecache_reset(&large_cache);
+    connection_reset();
+    turn_reset(&attach_turn);
+    process.life = NULL;
+    if (before < PROCESS_ATTACHED && process.map.header != NULL)
+        mapping_detach(); /* a thread of the parent was about to do it, or had not opened the gate yet */
+    process_set_state(before >= PROCESS_ATTACHED ? PROCESS_FORKED : before);
+}
+
+/* In a child that fork()'s handlers have not told. */
+static void become_child(bool is_forker)
+{
+    forklock_reset();
+    start_over(is_forker);
+}
+
+static void fork_prepare(void)
+{
+    (void)process_state_now(); /* in a child that does not know it yet this makes the forklock anew */
+    forklock_take();
+}
+
+static void fork_parent(void)
+{
+    forklock_give();
+}
+
+static void fork_child(void)
+{
+    start_over(true);
+    forklock_give();
+}
+
+__attribute__((constructor(101))) static void attach_init(void)
+{
+    /* Without the handlers a child finds out by itself, but later: better not to start at all. */
+    if (pthread_atfork(fork_prepare, fork_parent, fork_child) != 0)
+        abort();
 }
 
 /* --- options --- */
@@ -145,32 +183,12 @@ static int hide_state(void)
     void *page;
     int r;
 
-    if (atomic_load_explicit(&process.state, memory_order_relaxed) != &first_state)
+    if (process_hides_state())
         return 0;
     r = mapping_private(sizeof(shm_u32), 0, &page);
-    if (r < 0)
-        return r;
-    u32_store_relaxed(page, u32_load_relaxed(&first_state));
-    atomic_store_explicit(&process.state, page, memory_order_release);
-    return 0;
-}
-
-/* The heap is mapped: let everybody in. */
-static void open_gate(const attach_result *a)
-{
-    process.readonly = how.flags & GOALLOC_ATTACH_READONLY;
-    process.reclaim = how.flags & GOALLOC_ATTACH_RECLAIM;
-    process.session = a->session;
-    process.epoch = a->epoch;
-    u64_store_relaxed(&process.base, process.map.base);
-    atomic_store_explicit(&process.session_trim_seq, &process.map.sessions[process.session.n].trim_seq,
-                          memory_order_relaxed);
-    /* In a forked child it is the parent's, whose session may be of another kind. */
-    atomic_store_explicit(&process.free_limit,
-                          process.readonly || process.reclaim ? &no_limit : &process.map.header->free_limit,
-                          memory_order_release);
-    u64_store_release(&process.arena_bytes, process.map.arena_bytes);
-    set_state(PROCESS_ATTACHED);
+    if (r == 0)
+        process_hide_state(page, become_child);
+    return r;
 }
 
 /* Connect and map by `how`. With the turn; the heap is not mapped, or the state is FORKED. */
@@ -193,7 +211,7 @@ static int attach_now(bool gated, deadline until)
     r = forked ? mapping_reattach(&a, readonly) : mapping_attach(&a, readonly);
     connection_close_fds();
     if (r == 0)
-        open_gate(&a);
+        process_open_gate(&a, readonly, how.flags & GOALLOC_ATTACH_RECLAIM);
     forklock_give();
     connection_end_attach();
     if (r < 0)
@@ -250,7 +268,7 @@ int goalloc_attach(const goalloc_options *options)
     return r;
 }
 
-int process_ensure(void)
+int attach_ensure(void)
 {
     enum process_state state = process_state_now();
     deadline until;
@@ -275,39 +293,14 @@ int process_ensure(void)
     return r;
 }
 
-int process_ensure_writable(void)
+int attach_ensure_writable(void)
 {
-    int r = process_ensure();
+    int r = attach_ensure();
 
     return r == 0 && process.readonly ? -EROFS : r;
 }
 
-int process_mapped(bool with_write)
-{
-    if (!process_is_mapped())
-        return -ENOTCONN;
-    return with_write && process.readonly ? -EROFS : 0;
-}
-
-bool process_leases(const shm_span *span)
-{
-    lease_word lease = lease_unpack(u64_load_acquire(&span->lease));
-
-    return process_state_now() == PROCESS_ATTACHED && lease.state == SPAN_LEASED &&
-           lease.session.n == process.session.n && lease.epoch == process.epoch;
-}
-
 /* --- detach --- */
-
-static void close_gate(void)
-{
-    atomic_store_explicit(&process.free_limit, &no_limit, memory_order_release);
-    set_state(PROCESS_LEFT);
-    u64_store_release(&process.arena_bytes, 0);
-    u64_store_relaxed(&process.base, 0);
-    atomic_store_explicit(&process.session_trim_seq, &no_trim, memory_order_relaxed);
-    process.readonly = process.reclaim = false;
-}
 
 int goalloc_detach(void)
 {
@@ -325,8 +318,8 @@ int goalloc_detach(void)
         goto out;
     }
     coredump_disable();
-    mcache_forget_all(close_gate);
-    large_forget_cached();
+    thread_forget_all();
+    largecache_clear(&large_cache);
     if (attached)
         connection_detach();
     forklock_take();
@@ -335,64 +328,4 @@ int goalloc_detach(void)
 out:
     turn_give(&attach_turn);
     return r;
-}
-
-/* --- fork --- */
-
-/*
- * A child begins anew. It has one thread, or none but this one is in the library. is_forker: this is the thread that
- * has called fork().
- */
-static void start_over(bool is_forker)
-{
-    uint32_t before = u32_load_relaxed(&last_state);
-
-    mcache_reset(is_forker);
-    large_reset();
-    connection_reset();
-    turn_reset(&attach_turn);
-    process.life = NULL;
-    if (before < PROCESS_ATTACHED && process.map.header != NULL)
-        mapping_detach(); /* a thread of the parent was about to do it, or had not opened the gate yet */
-    set_state(before >= PROCESS_ATTACHED ? PROCESS_FORKED : (enum process_state)before);
-}
-
-enum process_state process_note_fork(void)
-{
-    shm_u32 *state = atomic_load_explicit(&process.state, memory_order_acquire);
-    uint32_t now = PROCESS_WIPED;
-
-    while (now == PROCESS_WIPED && !u32_exchange_if_acq_rel(state, &now, PROCESS_WIPING))
-        ;
-    if (now == PROCESS_WIPED) {
-        forklock_reset();
-        start_over(gettid() == getpid()); /* the child's first thread is that which has forked */
-    }
-    while ((now = u32_load_acquire(state)) == PROCESS_WIPING)
-        (void)sched_yield();
-    return (enum process_state)now;
-}
-
-static void fork_prepare(void)
-{
-    (void)process_state_now(); /* in a child that does not know it yet this makes the forklock anew */
-    forklock_take();
-}
-
-static void fork_parent(void)
-{
-    forklock_give();
-}
-
-static void fork_child(void)
-{
-    start_over(true);
-    forklock_give();
-}
-
-__attribute__((constructor(101))) static void attach_init(void)
-{
-    /* Without the handlers a child finds out by itself, but later: better not to start at all. */
-    if (pthread_atfork(fork_prepare, fork_parent, fork_child) != 0)
-        abort();
 }

@@ -11,23 +11,9 @@
 #define GOALLOC_LIB_CONNECTION_H
 
 #include "client/include/goalloc.h"
+#include "client/lib/process.h"
 #include "proto/channel.h"
 #include "shm/units.h"
-
-/* What an attach brings. The descriptors are the connection's, until connection_close_fds(). */
-typedef struct attach_result {
-    session_no session;
-    uint32_t epoch;
-    uint64_t generation;
-    uint64_t base;
-    uint64_t arena_bytes;
-    uint64_t spans_bytes;
-    uint64_t bitmap_bytes;
-    int arena_fd;
-    int spans_fd;
-    int bitmap_fd;
-    int life_fd;
-} attach_result;
 
 typedef struct attach_request {
     const char *socket_path;

@@ -6,15 +6,16 @@
 #include <errno.h>
 #include <string.h>
 
+#include "client/lib/attach.h"
 #include "client/lib/connection.h"
-#include "client/lib/mcache.h"
+#include "client/lib/idle.h"
 #include "shm/errors.h"
 
 _Static_assert(GOALLOC_ROOT_NAME_MAX == SHM_ROOT_NAME_MAX, "the public name of the limit");
 
 int goalloc_root_set(const char *name, void *p)
 {
-    int r = process_ensure_writable();
+    int r = attach_ensure_writable();
 
     if (r < 0)
         return r;
@@ -27,7 +28,7 @@ int goalloc_root_set(const char *name, void *p)
 int goalloc_root_get(const char *name, void **ret_p)
 {
     uint64_t offset;
-    int r = process_ensure();
+    int r = attach_ensure();
 
     if (r < 0)
         return r;
@@ -49,7 +50,7 @@ int goalloc_stats(goalloc_stats_t *ret_stats)
 
     if (ret_stats == NULL || ret_stats->struct_size < sizeof(ret_stats->struct_size))
         return -EINVAL;
-    r = process_ensure();
+    r = attach_ensure();
     if (r == 0 && !process.readonly)
         mcache_count_all(mcache_tls);
     if (r == 0)
@@ -69,7 +70,7 @@ int goalloc_trim(void)
 
     if (!process_is_mapped())
         return -ENOTCONN;
-    r = process_ensure();
+    r = attach_ensure();
     if (r < 0)
         return r;
     if (process.readonly)
@@ -79,7 +80,7 @@ int goalloc_trim(void)
     if (r < 0)
         return r;
     u32_store_relaxed(&process.trim_seq, u32_load_relaxed(&process.trim_seq) + 1);
-    mcache_return_all();
+    idle_return_all();
     return connection_sync();
 }
 

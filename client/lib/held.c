@@ -1,25 +1,25 @@
 /*
- * Held: marks for spans that have no structure, and the question that a process asks when it comes back to its session:
- * is this span, which the daemon says I lease, mine?
+ * Held: marks for spans that have no structure. They answer the question of a process that comes back to its session:
+ * is a span that the daemon says this process leases really held here?
  *
- * Called by connection.c and comeback.c (spans come, under the link's turn), outbox.c (they go: what waits there is
- * held until it has been sent) and large.c (objects in runs). Data: entries of process.mspan_of, private; the alloc bit
- * of large runs, in bitmap.
+ * Called by connection.c and comeback.c (spans come, under the link's turn), outbox.c and idle.c (they go: what waits
+ * in the outbox is held until it has been sent) and large.c (objects in large spans). Data: entries of
+ * process.mspan_of, private; the alloc bit of large spans, in bitmap.
  *
- * A large object can be freed by another process, which does not tell this one: the daemon ends the lease, and the
- * mark stays. So the mark "large" counts only together with the object's alloc bit. Mark and bit are two words, and
- * threads free and allocate while another one comes back: if it saw the mark of the object and then the bit of the
- * cached run, it would take a run in the cache for unknown and return it, and the cache would hand it out while
- * somebody else leases it. Looking at the mark again would not help, for the run may have got its next object by then.
- * Therefore one lock makes the two words one: under it they change, and under it they are looked at.
+ * A large object can be freed remotely, which this process is not told: the daemon ends the lease, and the mark stays.
+ * So the mark "large" counts only together with the object's alloc bit. Mark and bit are two words, and threads free
+ * and allocate while another one comes back: if it saw the mark of the object and then the bit of the cached span, it
+ * would take a cached span for unknown and return it, and the cache would hand it out while somebody else leases it.
+ * Looking at the mark again would not help, for the span may have got its next object by then. Therefore one lock makes
+ * the two words one: under it they change, and under it they are looked at.
  *
  *        mark    alloc bit
  *        held    0          no object: on its way here or back, or in the cache
  *        large   1          an object
- *        large   0          an object that another process has freed, and the daemon has ended the lease: not ours
+ *        large   0          the object was freed remotely, and the daemon has ended the lease: not ours
  *
- * Bits of runs change besides only by the daemon, 1 to 0, when an object was freed by others. A process that dies takes
- * the marks with it; for the bit see large.c.
+ * Besides, only the daemon changes the bits of large spans, 1 to 0, when an object was freed remotely. A process that
+ * dies takes the marks with it; for the bit see large.c.
  */
 #include "client/lib/held.h"
 
@@ -81,49 +81,49 @@ bool held_knows(uint32_t first)
     return knows;
 }
 
-void held_set_object(page_no run)
+void held_set_object(page_no first)
 {
     (void)pthread_mutex_lock(&lock);
     CRASH_POINT(large_before_bit);
-    u64_store_release(shm_alloc_bits(&process.map, run), 1);
+    u64_store_release(shm_alloc_bits(&process.map, first), 1);
     CRASH_POINT(large_after_bit);
-    set_mark(run.n, &mspan_large);
+    set_mark(first.n, &mspan_large);
     (void)pthread_mutex_unlock(&lock);
 }
 
-bool held_clear_object(page_no run, bool *ret_in_doubt)
+bool held_clear_object(page_no first, bool *ret_in_doubt)
 {
     bool was_set;
 
     (void)pthread_mutex_lock(&lock);
-    *ret_in_doubt = mark_of(run.n) == &mspan_doubt;
-    was_set = (u64_fetch_and_acq_rel(shm_alloc_bits(&process.map, run), ~UINT64_C(1)) & 1) != 0;
+    *ret_in_doubt = mark_of(first.n) == &mspan_doubt;
+    was_set = (u64_fetch_and_acq_rel(shm_alloc_bits(&process.map, first), ~UINT64_C(1)) & 1) != 0;
     if (was_set)
-        set_mark(run.n, &mspan_held);
+        set_mark(first.n, &mspan_held);
     CRASH_POINT(large_free_after_bit);
     (void)pthread_mutex_unlock(&lock);
     return was_set;
 }
 
-void held_expect(page_no run)
+void held_expect(page_no first)
 {
     mspan *none = NULL;
 
-    (void)atomic_compare_exchange_strong_explicit(&process.mspan_of[run.n], &none, &mspan_large, memory_order_acq_rel,
+    (void)atomic_compare_exchange_strong_explicit(&process.mspan_of[first.n], &none, &mspan_large, memory_order_acq_rel,
                                                   memory_order_relaxed);
 }
 
-void held_set_doubt(page_no run)
+void held_set_doubt(page_no first)
 {
     (void)pthread_mutex_lock(&lock);
-    if (mark_of(run.n) == &mspan_large)
-        set_mark(run.n, &mspan_doubt);
+    if (mark_of(first.n) == &mspan_large)
+        set_mark(first.n, &mspan_doubt);
     (void)pthread_mutex_unlock(&lock);
 }
 
-bool held_is_in_doubt(page_no run)
+bool held_is_in_doubt(page_no first)
 {
-    return mark_of(run.n) == &mspan_doubt;
+    return mark_of(first.n) == &mspan_doubt;
 }
 
 void held_reset(void)

@@ -7,7 +7,7 @@
 #include "client/lib/mspan.h"
 
 /* What stands in mspan_of instead of a span's structure. None of them has an owner, so frees take the slow path. */
-extern mspan mspan_held;  /* a span that is being described or returned, a run without object: held in any case */
+extern mspan mspan_held;  /* being described or returned, or a large span without object: held in any case */
 extern mspan mspan_large; /* a large object of large.c: held while its alloc bit is set, since others may free it */
 extern mspan mspan_doubt; /* the same, and its length is in doubt (large.c) */
 
@@ -18,21 +18,21 @@ void held_clear(const uint32_t *spans, size_t nspans);
 /* True if the process knows what to do with a span that the daemon says it leases. */
 bool held_knows(uint32_t first);
 
-/* A run that the process holds gets an object: its alloc bit is set. */
-void held_set_object(page_no run);
+/* A large span that the process holds gets an object: its alloc bit is set. */
+void held_set_object(page_no first);
 
 /*
- * The object of a run that the process leases is freed. False: it was free already. *ret_in_doubt: its length is in
- * doubt.
+ * The object of a large span that the process leases is freed. False: it was free already. *ret_in_doubt: its length
+ * is in doubt.
  */
-bool held_clear_object(page_no run, bool *ret_in_doubt) __attribute__((warn_unused_result));
+bool held_clear_object(page_no first, bool *ret_in_doubt) __attribute__((warn_unused_result));
 
-/* The daemon may be about to lease the run of a large object to this process, if nobody holds it. */
-void held_expect(page_no run);
+/* The daemon may be about to lease a large span to this process, if nobody holds it. */
+void held_expect(page_no first);
 
 /* The length of a large object may change at any time: a resize was asked for and not answered. */
-void held_set_doubt(page_no run);
-bool held_is_in_doubt(page_no run);
+void held_set_doubt(page_no first);
+bool held_is_in_doubt(page_no first);
 
 /* In the child of a fork. */
 void held_reset(void);

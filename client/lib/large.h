@@ -21,14 +21,4 @@ enum object_verdict large_free(const object_ref *object);
  */
 bool large_resize(const object_ref *object, size_t size);
 
-/* What is kept without an object; and give so many pages of it back, the oldest first. */
-uint64_t large_cached_pages(void);
-void large_give_back(uint64_t npages);
-
-/* Give the cached runs back to the daemon; or forget them, when the leases are gone. */
-void large_return_cached(void);
-void large_forget_cached(void);
-
-void large_reset(void); /* in the child of a fork */
-
 #endif

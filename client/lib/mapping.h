@@ -4,7 +4,7 @@
 #ifndef GOALLOC_LIB_MAPPING_H
 #define GOALLOC_LIB_MAPPING_H
 
-#include "client/lib/connection.h"
+#include "client/lib/process.h"
 
 /*
  * Map what the daemon has sent, and fill in process.map, .mspan_of, .generation and .life. The descriptors stay the

@@ -6,30 +6,19 @@
 
 #include "client/lib/mapping.h"
 #include "client/lib/mspan.h"
+#include "client/lib/tiny.h"
 
 /* The spans of one slot. */
 typedef struct mcache_slot {
     mspan_list partial; /* some objects free; the first has waited longest */
     mspan_list empty;   /* what may go back: nempty of them */
     mspan *all;
-    mspan *scan_at;     /* where in all the search for frees by others goes on; NULL: at its beginning */
+    mspan *scan_at;      /* where in all the search for frees by others goes on; NULL: at its beginning */
     uint32_t nempty;
-    uint32_t nspans;    /* all, with the current one */
-    uint32_t nbatch;    /* spans to ask for next: slow start */
-    uint32_t nkeep;     /* empty spans to keep */
+    uint32_t nspans;     /* all, with the current one */
+    uint32_t nbatch;     /* spans to ask for next: slow start */
     uint32_t nuncounted; /* objects that have been allocated and not yet counted for all to see */
 } mcache_slot;
-
-/* The block of 16 bytes that the thread puts tiny objects into. */
-typedef struct tiny_block {
-    shm_u32 *word;
-    char *base;
-    uint32_t used;  /* bytes; TINY_BLOCK_BYTES when no block is open */
-    uint32_t limit; /* TINY_BLOCK_BYTES; 0 when no block is open, also as a forked child finds it */
-    uint32_t block; /* its index */
-    mspan *span;    /* NULL: no block is open */
-    uint64_t nallocs; /* objects not yet counted */
-} tiny_block;
 
 typedef struct mcache {
     /* The child of a fork finds this as it was, for malloc must find structures here; and all that follows zero. */
@@ -39,62 +28,148 @@ typedef struct mcache {
             uint8_t slot8[2][SIZE_TABLE8_MAX / 8 + 1]; /* slots by size, in units of 8 bytes, rounded up; [1]: noscan */
             struct mcache *next_made; /* all that were ever made, by this process and those that it was forked from */
         };
-        char kept[MAPPING_UNWIPED_UNIT];
+        char unwiped[MAPPING_UNWIPED_UNIT];
     };
     tiny_block tiny;
     void *thread; /* thread_self() of its thread */
     uint64_t nempty_pages; /* in the lists of empty spans */
     uint64_t nheld_pages;
-    uint32_t exchange_at; /* the slot to give back from next */
+    uint32_t give_back_at; /* the slot to give back from next */
     mcache_slot slots[SLOT_COUNT];
     uint32_t trim_seen;
     struct mcache *next; /* all mcaches of the process, or the free ones */
 } mcache;
 
-_Static_assert(offsetof(mcache, tiny) == MAPPING_UNWIPED_UNIT, "what is kept has pages of its own");
+_Static_assert(offsetof(mcache, tiny) == MAPPING_UNWIPED_UNIT, "what is unwiped has pages of its own");
 
 extern mcache mcache_none;
 
-/* The thread's mcache; &mcache_none until it first needs one. The TLS model saves a call on every malloc and free. */
+/*
+ * The thread's mcache; &mcache_none until it first needs one (thread.h). The TLS model saves a call on every malloc
+ * and free.
+ */
 extern _Thread_local mcache *mcache_tls __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
-/*
- * Find a current span with a free object for a slot: in the thread's lists, in the pool, from the daemon. NULL with
- * errno set: there is none. Attaches if need be.
- */
-mspan *mcache_refill(uint32_t slot);
+/* It has no spans, as at its thread's beginning. */
+void mcache_clear(mcache *mc);
 
-/* Allocate an object of a slot by the slow path. NULL with errno. */
-void *mcache_alloc(uint32_t slot);
+/* --- spans come and go --- */
+
+/* The thread has one more span, in no list yet; or one less, which is not current. */
+void mcache_add(mcache *mc, mspan *s);
+void mcache_remove(mcache *mc, mspan *s);
+
+/* Put a span that is in no list where it belongs. */
+void mcache_place(mcache *mc, mspan *s, uint32_t nused);
+
+/* The same for a span that is in the list of its place, or current: its slot has no current span then. */
+void mcache_move(mcache *mc, mspan *s, uint32_t nused);
+void mcache_put_current(mcache *mc, mspan *s);
+
+/*
+ * Put a tiny object of bytes into a new block of s, which has a free one in its cache. Of this block and the open one
+ * that with more room stays open, as in Go.
+ */
+void *mcache_open_tiny(mcache *mc, mspan *s, uint32_t bytes);
+
+/* The thread closes its open block of tiny objects: before its span is given away. None is open: nothing happens. */
+void mcache_close_tiny(mcache *mc);
+
+/* --- counting --- */
 
 /* Count n objects of class spc as allocated, in the session's shared counters. */
 void mcache_count(const mcache *mc, span_class spc, uint64_t n);
 
-/* Tell the counters what this thread has allocated up to now: they lag by what its current spans have handed out. */
+/* Tell the counters what the thread has allocated up to now: they lag by what its current spans have handed out. */
 void mcache_count_all(mcache *mc);
 
-/* Give all of the thread's and the pool's spans back (RECLAIM: the empty ones). Sent, not awaited. */
-void mcache_return_all(void);
+/* Tell everybody what a slot has handed out. */
+void mcache_flush_count(mcache *mc, uint32_t slot);
 
-/* Give back the empty spans only: to make room after ENOMEM, or because the daemon asks. */
-void mcache_return_empty(mcache *mc);
+#define MCACHE_COUNT_AT 64u /* objects */
 
-/* Take the span that begins at first over from the pool. NULL: it is not there. */
-mspan *mcache_adopt(page_no first);
+/* Count what a current span, in which nused objects are used, has handed out. */
+static inline void mcache_count_current(mcache *mc, mspan *s, uint32_t nused)
+{
+    mcache_slot *slot = &mc->slots[s->slot];
 
-/*
- * The thread is about to ask the daemon for npages, in a slot or (SLOT_COUNT) for a large object: give as many back
- * that other slots hold empty, if they are more than a small part.
- */
-void mcache_exchange(mcache *mc, uint32_t slot, uint64_t npages);
+    slot->nuncounted += mspan_take_count(s, nused);
+    if (slot->nuncounted >= MCACHE_COUNT_AT)
+        mcache_flush_count(mc, s->slot);
+}
 
-/*
- * Detach: forget every span of every thread, after what they have allocated was counted and close_gate was called. The
- * daemon ends the leases. Threads that exit meanwhile, which is all that other threads may do, come before it or after.
- */
-void mcache_forget_all(void (*close_gate)(void));
+/* --- moves of the slow paths --- */
 
-/* In the child of a fork: no thread has anything. is_forker: the calling thread is that which has forked. */
-void mcache_reset(bool is_forker);
+/* A span with nused objects ceases to be current. It is in no list, and something else has to become current. */
+static inline void mcache_leave_current(mcache *mc, mspan *s, uint32_t nused)
+{
+    mcache_count_current(mc, s, nused);
+    s->needzero = true;
+    s->reuse = false;
+}
+
+static inline void mcache_place_full(mspan *s)
+{
+    s->place = MSPAN_FULL;
+    s->nfrees = 1;
+}
+
+/* At the end: until it is used again, more of its objects are freed. */
+static inline void mcache_place_partial(mcache *mc, mspan *s, uint32_t nused)
+{
+    s->place = MSPAN_PARTIAL;
+    s->nfrees = nused;
+    mspan_list_push_back(&mc->slots[s->slot].partial, s);
+}
+
+static inline void mcache_place_empty(mcache *mc, mspan *s)
+{
+    s->place = MSPAN_EMPTY;
+    s->nfrees = 0;
+    mc->nempty_pages += s->npages;
+    mc->slots[s->slot].nempty++;
+    mspan_list_push_front(&mc->slots[s->slot].empty, s);
+}
+
+/* A free by the thread has brought nfrees of s to 0. True: the span has become empty. */
+static inline bool mcache_place_freed(mcache *mc, mspan *s)
+{
+    switch (s->place) {
+    case MSPAN_FULL:
+        if (s->nelems > 1) {
+            mcache_place_partial(mc, s, s->nelems - 1);
+            return false;
+        }
+        break;
+    case MSPAN_PARTIAL:
+        mspan_list_remove(&mc->slots[s->slot].partial, s);
+        break;
+    default: /* two billion frees into the current span */
+        mcache_count_current(mc, s, mspan_nused(s));
+        return false;
+    }
+    mcache_place_empty(mc, s);
+    return true;
+}
+
+/* Take a partial span, which has waited longest, or an empty one out of its list. NULL: there is none. */
+static inline mspan *mcache_take(mcache *mc, mcache_slot *slot, uint32_t *ret_nused)
+{
+    mspan *s = slot->partial.head;
+
+    *ret_nused = 0;
+    if (s != NULL) {
+        *ret_nused = s->nfrees;
+        mspan_list_pop(&slot->partial);
+        return s;
+    }
+    s = slot->empty.head;
+    if (s != NULL) {
+        mspan_list_pop(&slot->empty);
+        slot->nempty--;
+        mc->nempty_pages -= s->npages;
+    }
+    return s;
+}
 
 #endif

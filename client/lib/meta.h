@@ -8,7 +8,7 @@
 #include <stddef.h>
 
 /*
- * Zeroed private memory, aligned to 64 bytes; NULL when the system has none. It is never given back; callers keep
+ * Zeroed private memory, aligned to 64 bytes; NULL when the system has none. It is never given back; callers have
  * free lists. One thread at a time: under the lock of the spans' structures (mspan.c).
  */
 void *meta_alloc(size_t bytes);

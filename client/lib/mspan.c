@@ -1,7 +1,8 @@
 /*
  * mspan: structures of leased spans, the current span's way through its words, and folding.
  *
- * Called by mcache.c. Data: the structures, private; mspan_of; the spans' bits, whose alloc words the holder writes.
+ * Called by mcache.c, refill.c, idle.c and pool.c; calls meta.c. Data: the structures, private; mspan_of; the spans'
+ * bits, whose alloc words the holder writes.
  *
  * What malloc and free write is one word of shared memory each. The current span has one of its words loaded into a
  * private cache of free objects. Those that are freed wait in their alloc words until the span comes round to them. But
@@ -29,10 +30,8 @@
 #include <errno.h>
 #include <pthread.h>
 
-#include "client/lib/held.h"
-#include "client/lib/mcache.h"
 #include "client/lib/meta.h"
-#include "client/lib/tiny.h"
+#include "shm/tiny.h"
 
 mspan mspan_none;
 
@@ -83,6 +82,7 @@ mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
     s->alloc = shm_alloc_bits(&process.map, page_at(first));
     s->cache = 0;
     s->recent = NULL;
+    s->open_block = 0;
     s->base = (char *)(uintptr_t)(process.map.base + page_offset(page_at(first)));
     s->elem_bytes = (uint32_t)span->elem_bytes;
     s->magic = slot == SLOT_TINY ? 0 : span_class_size(span->spc).n == 0 ? 1 : span->magic;
@@ -106,7 +106,6 @@ void mspan_delete(mspan *s)
 {
     page_no first = mspan_first(s);
 
-    atomic_store_explicit(&process.mspan_of[first.n], &mspan_held, memory_order_release);
     for (uint32_t i = 1; i < s->npages; i++)
         atomic_store_explicit(&process.mspan_of[first.n + i], NULL, memory_order_release);
     mspan_set_owner(s, NULL);
@@ -156,6 +155,14 @@ uint32_t mspan_nused(const mspan *s)
     }
 }
 
+/* The bit of a span's open block, if it lies in word w; else 0. */
+static uint64_t open_bit(const mspan *s, uint32_t w)
+{
+    uint64_t block = s->open_block - 1;
+
+    return s->open_block != 0 && block / 64 == w ? UINT64_C(1) << (block % 64) : 0;
+}
+
 /* Fold remote frees of word w into its alloc word. Returns the alloc word; *ret_nfolded goes up. */
 static uint64_t fold_word(mspan *s, uint32_t w, uint32_t *ret_nfolded)
 {
@@ -166,8 +173,8 @@ static uint64_t fold_word(mspan *s, uint32_t w, uint32_t *ret_nfolded)
 
     if (u64_load_relaxed(&s->alloc[SHM_BITS_WORDS + w]) == 0)
         return before;
-    if (s->slot == SLOT_TINY) /* in the pool no block is open */
-        bits = tiny_fold_word(&process.map, first, span, w, tiny_open_bit(mcache_tls, s, w));
+    if (s->slot == SLOT_TINY)
+        bits = tiny_fold_word(&process.map, first, span, w, open_bit(s, w));
     else
         bits = object_fold_word(&process.map, first, span, w);
     *ret_nfolded += bits_count(before & ~bits & bits_mask(s->nelems, w));

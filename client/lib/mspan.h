@@ -9,7 +9,7 @@
 #include "shm/object.h"
 
 /*
- * Slots: the kinds of spans that a thread keeps apart, numbered so that malloc finds its current span by one table.
+ * Slots: the kinds of spans that a thread tells apart, numbered so that malloc finds its current span by one table.
  * First those with pointers: a slot a size class, a slot for each length of runs, in pages; then the same for noscan.
  */
 #define SLOT_RUNS      (SIZE_CLASS_COUNT + 1u) /* of SHM_RUN_PAGES_MIN pages */
@@ -39,7 +39,10 @@ enum mspan_place {
 typedef struct mspan {
     void *recent;        /* the object freed last, if it was not handed out again since; not in cache. NULL: none */
     shm_u64 *recent_word;
-    uint64_t recent_bit;
+    union {
+        uint64_t recent_bit;
+        uint64_t open_block; /* of tiny blocks, none of which is recent: 1 + the one that is open, for folds; 0: none */
+    };
     void *_Atomic owner; /* thread_self() of the thread that holds it, or the pool; NULL: nobody */
     char *base;
     shm_u64 *alloc;      /* alloc words; the remote words follow at SHM_BITS_WORDS */
@@ -122,10 +125,7 @@ static inline uint32_t slot_npages(uint32_t slot)
  */
 mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused);
 
-/*
- * Forget a span that is about to be returned. Until it has been sent (outbox.c), the first page's entry still says that
- * the span is held: else it might be returned twice, once by who finds it unknown after the connection was lost.
- */
+/* Forget a span. The entry of its first page is the caller's, who has written something else there (held.h). */
 void mspan_delete(mspan *s);
 
 /* Who owns it from now on: a thread, the pool, or (NULL) nobody. */
@@ -152,20 +152,16 @@ static inline page_no mspan_first(const mspan *s)
 /* Objects that are used. Linear for the current span. */
 uint32_t mspan_nused(const mspan *s);
 
-/* Fold what others have freed. Returns what is used afterwards; the caller puts it where that belongs. */
+/* Fold what others have freed. Returns what is used afterwards; the caller puts the span where that belongs. */
 uint32_t mspan_fold(mspan *s);
 
 bool mspan_has_remote_frees(const mspan *s);
 
-/*
- * All structures of a slot's list of all are free, or as if they had never been: detach; fork, where none is walked.
- * again: their memory may be used again.
- */
+/* Detach: all structures of a slot's list of all are free. */
 void mspan_free_all(mspan *all);
-void mspan_reset(bool again);
 
-/* A free of p by the owner of its span that found nfrees at its end. Keeps errno. p comes first, where it is anyway. */
-void mcache_note_free(void *p, mspan *s);
+/* In the child of a fork: no structure was ever made. again: their memory may be used again. */
+void mspan_reset(bool again);
 
 static inline void mspan_list_push_front(mspan_list *list, mspan *s)
 {
@@ -213,7 +209,7 @@ static inline void mspan_list_remove(mspan_list *list, mspan *s)
         list->tail = s->prev;
 }
 
-/* Allocate bit of word: dying before it leaves the slot free, dying after it costs that one object. */
+/* Allocate bit of word: dying before it leaves the place free, dying after it costs that one object. */
 static inline void mspan_set_bit(shm_u64 *word, uint64_t bit)
 {
     CRASH_POINT(malloc_before_bit);
@@ -329,14 +325,16 @@ static inline bool mspan_is_zero(const mspan *s)
     return !s->needzero && s->nfrees == NFREES_CURRENT;
 }
 
-/* Clear the bit of the live object p in a word of the thread's own span: the end of a free. */
-static inline void mspan_clear_bit(void *p, mspan *s, shm_u64 *word, uint64_t bit)
+/*
+ * Clear the bit of a live object in a word of the thread's own span: the end of a free. True: this free changes the
+ * span's place, and the caller puts it there.
+ */
+static inline bool mspan_clear_bit(mspan *s, shm_u64 *word, uint64_t bit)
 {
     CRASH_POINT(own_free_before_bit);
     u64_writer_clear(word, bit);
     CRASH_POINT(own_free_after_bit);
-    if (UNLIKELY(--s->nfrees == 0))
-        mcache_note_free(p, s);
+    return UNLIKELY(--s->nfrees == 0);
 }
 
 #endif

@@ -1,7 +1,7 @@
 /*
  * Outbox: a short queue before the link.
  *
- * Called by the slow paths of free (mcache.c, large.c, through connection.c), which must not wait: neither for a daemon
+ * Called by the slow paths of free (idle.c, large.c, through connection.c), which must not wait: neither for a daemon
  * that is gone or asleep, nor for a thread that waits for its reply. Calls link and held. Data: private, under a lock
  * that is held for some instructions only.
  *

@@ -27,6 +27,7 @@
  */
 #include <errno.h>
 
+#include "client/lib/attach.h"
 #include "client/lib/connection.h"
 #include "client/lib/owner.h"
 #include "shm/crash.h"
@@ -59,7 +60,7 @@ static bool owner_goes_on(const shm_span *span, uint64_t lease)
 
 static int ask_to_publish(const object_ref *object)
 {
-    int r = process_ensure();
+    int r = attach_ensure();
 
     return r < 0 ? r : connection_publish(object->offset);
 }
@@ -101,7 +102,7 @@ int goalloc_adopt(void *p)
     int r = find_live(p, &object);
 
     if (r == 0)
-        r = process_ensure();
+        r = attach_ensure();
     if (r < 0)
         return r;
     if (!process.reclaim)

@@ -1,7 +1,8 @@
 /*
  * Pool: the spans of threads that have exited.
  *
- * Called by mcache.c. Data: lists by slot, private, under one lock, which is not held during a request.
+ * Called by thread.c (threads that exit, detach, fork), refill.c and idle.c. Data: lists by slot, private, under one
+ * lock, which is not held during a request.
  *
  * While a span is in the pool its owner is the pool itself, written and compared under the lock: what mspan_of names
  * may be no span's structure, or that of another span, which a thread is writing, but one that has the pool for its
@@ -19,7 +20,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static mspan_list pool[SLOT_COUNT];
-static shm_u64 npool; /* looked at without the lock: is there anything at all? */
+static shm_u64 npool; /* spans; looked at without the lock first */
 
 static void add_npool(uint64_t n)
 {

@@ -4,7 +4,6 @@
 #ifndef GOALLOC_LIB_PROCESS_H
 #define GOALLOC_LIB_PROCESS_H
 
-#include "client/include/goalloc.h"
 #include "shm/layout.h"
 #include "shm/object.h"
 
@@ -13,7 +12,7 @@
 
 enum process_state {
     PROCESS_WIPED = 0, /* what the child of a fork finds that went past fork()'s handlers: see attach.c */
-    PROCESS_WIPING,    /* and what other threads of it find meanwhile */
+    PROCESS_WIPING,    /* what its other threads find while one of them makes it a child */
     PROCESS_DETACHED,  /* was never attached: what needs the heap attaches with the defaults */
     PROCESS_LEFT,      /* goalloc_detach() was called: only goalloc_attach() comes back */
     PROCESS_ATTACHED,
@@ -40,11 +39,48 @@ typedef struct process_info {
     shm_map map; /* spans are mapped read-only here */
     uint64_t generation;
     void *life; /* one page that tells the daemon that this process uses the heap; not in children */
-    const shm_u32 *_Atomic session_trim_seq; /* raised by the daemon, in the session's slot */
+    const shm_u32 *_Atomic session_trim_seq; /* raised by the daemon, in the session's entry */
     shm_u32 trim_seq; /* raised by goalloc_trim(): other threads give back on their slow path */
 } process_info;
 
 extern process_info process __attribute__((visibility("hidden")));
+
+/* What an attach brings. The descriptors are the connection's, until connection_close_fds(). */
+typedef struct attach_result {
+    session_no session;
+    uint32_t epoch;
+    uint64_t generation;
+    uint64_t base;
+    uint64_t arena_bytes;
+    uint64_t spans_bytes;
+    uint64_t bitmap_bytes;
+    int arena_fd;
+    int spans_fd;
+    int bitmap_fd;
+    int life_fd;
+} attach_result;
+
+/* --- the gate: by who has the turn of attaching --- */
+
+/* The heap is mapped: let everybody in. */
+void process_open_gate(const attach_result *a, bool readonly, bool reclaim);
+
+/* The session is over: no address is in the heap any more. The heap is still mapped. */
+void process_close_gate(void);
+
+/* --- the state --- */
+
+/*
+ * From now on the state lies in a page that children find wiped. become_child() is called once in a child that finds
+ * it so, by the thread that finds it first, and sets another state; is_forker: that thread is the one that has forked.
+ */
+void process_hide_state(shm_u32 *page, void (*become_child)(bool is_forker));
+bool process_hides_state(void);
+
+void process_set_state(enum process_state state);
+
+/* The state that was set last, in a child by its parent. */
+enum process_state process_last_state(void);
 
 /* Become the child of a fork that this process turns out to be. Its state is another one afterwards. */
 enum process_state process_note_fork(void);
@@ -63,20 +99,19 @@ static inline bool process_is_mapped(void)
 }
 
 /*
- * Make sure that there is a session: attach with the defaults if the process never was, with the options of the parent
- * if it is a forked child. 0, -ENOTCONN (it has left), or an error of goalloc_attach(). Cheap when there is one.
- */
-int process_ensure(void) __attribute__((warn_unused_result));
-
-/* As process_ensure(), and -EROFS in a read-only session. */
-int process_ensure_writable(void) __attribute__((warn_unused_result));
-
-/*
  * For calls that work on the mapping alone: 0 if there is one, else -ENOTCONN; with_write: -EROFS if it is read-only.
  */
 int process_mapped(bool with_write) __attribute__((warn_unused_result));
 
 /* True if this process's session leases the span. */
 bool process_leases(const shm_span *span);
+
+/* Goes up when somebody wants idle spans back: the daemon from this session, or a thread of this process from all. */
+static inline uint32_t process_trim_seq(void)
+{
+    const shm_u32 *of_session = atomic_load_explicit(&process.session_trim_seq, memory_order_relaxed);
+
+    return u32_load_relaxed(&process.trim_seq) + u32_load_relaxed(of_session);
+}
 
 #endif

@@ -4,42 +4,48 @@
 #ifndef GOALLOC_LIB_TINY_H
 #define GOALLOC_LIB_TINY_H
 
-#include "client/lib/mcache.h"
+#include "client/lib/mspan.h"
 #include "shm/tiny.h"
 
-/* Allocate size bytes, below 16. NULL with errno. Everything that the thread's open block has no room for. */
-void *tiny_alloc_slow(size_t size);
+/* The block that a thread puts tiny objects into. */
+typedef struct tiny_block {
+    shm_u32 *word;
+    char *base;
+    uint32_t used;    /* bytes; TINY_BLOCK_BYTES when no block is open */
+    uint32_t limit;   /* TINY_BLOCK_BYTES; 0 when no block is open, also as a forked child finds it */
+    uint32_t index;   /* in its span */
+    mspan *span;      /* NULL: no block is open */
+    uint64_t nallocs; /* objects not yet counted */
+} tiny_block;
 
-/* Free a tiny object, whoever holds its span. LIVE: done; FREE: it was free already. */
-enum object_verdict tiny_object_free(const object_ref *object);
+#define TINY_NONE_OPEN { .used = TINY_BLOCK_BYTES }
 
-/*
- * The thread closes its open block: no objects come into it any more. Before its span is given away. No block is open:
- * nothing happens.
- */
-void tiny_close(mcache *mc);
+/* Take a block of s, which has a free one in its cache, with an object of bytes in it. The object is at its base. */
+tiny_block tiny_open(mspan *s, uint32_t bytes);
 
-/* The open block's bit in word w of the span; 0: it lies elsewhere. For folds. */
-static inline uint64_t tiny_open_bit(const mcache *mc, const mspan *s, uint32_t w)
+/* A block without objects is free again. s is this thread's. True: that changes the place of s. */
+bool tiny_block_end(mspan *s, uint32_t block) __attribute__((warn_unused_result));
+
+static inline uint32_t tiny_bytes(size_t size)
 {
-    return mc->tiny.span == s && mc->tiny.block / 64 == w ? UINT64_C(1) << (mc->tiny.block % 64) : 0;
+    return size == 0 ? 1 : (uint32_t)size;
 }
 
-/* The body of malloc: a place in the thread's open block. */
-static inline void *tiny_alloc(size_t size)
+/* The body of malloc: a place in the thread's open block. False: it has no room. */
+static inline bool tiny_alloc(tiny_block *open, size_t size, void **ret)
 {
-    mcache *mc = mcache_tls;
-    uint32_t bytes = size == 0 ? 1 : (uint32_t)size;
-    uint32_t at = tiny_align_up(mc->tiny.used, bytes);
+    uint32_t bytes = tiny_bytes(size);
+    uint32_t at = tiny_align_up(open->used, bytes);
 
-    if (UNLIKELY(at + bytes > mc->tiny.limit))
-        return tiny_alloc_slow(size);
+    if (UNLIKELY(at + bytes > open->limit))
+        return false;
     /* From here on the object lives. Dying before it has taken nothing, after it costs that one object. */
-    (void)u32_fetch_or_acq_rel(mc->tiny.word, tiny_bits(at, bytes));
+    (void)u32_fetch_or_acq_rel(open->word, tiny_bits(at, bytes));
     CRASH_POINT(tiny_add_after_bit);
-    mc->tiny.used = at + bytes;
-    mc->tiny.nallocs++;
-    return mc->tiny.base + at;
+    open->used = at + bytes;
+    open->nallocs++;
+    *ret = open->base + at;
+    return true;
 }
 
 #endif

@@ -126,7 +126,8 @@ static void mheap_validate_with_a_word_changed_notices(void **state)
     NOTICED(HEAP, span->npages);
     NOTICED(HEAP, span->lease);
     NOTICED(HEAP, span->nadopted);
-    NOTICED(HEAP, w->heap.book.nunits);
+    NOTICED(HEAP, w->heap.book.nunits);           /* by metabook_validate() */
+    NOTICED(HEAP, w->heap.links[w->span.n].left); /* by left_validate() */
     NOTICED(HEAP, w->file.map.header->free_limit); /* by adopt_validate() */
 }
 

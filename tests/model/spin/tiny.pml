@@ -74,7 +74,7 @@ next:
     :: atomic { holds -> owner_idle = 0; goto dead }
     od;
 
-do_open: /* tiny_alloc_slow: the word while the alloc bit is clear, then the alloc bit */
+do_open: /* tiny_open: the word while the alloc bit is clear, then the alloc bit */
     atomic { assert(!alloc); word = 1; SURVIVE }
     atomic { alloc = 1; free_bit = 0; pending = 1; assert(LIVING == 0); SURVIVE }
     atomic { open = 1; used = 1; b = 1 }
@@ -93,7 +93,7 @@ told:
 do_bump: /* tiny_alloc: no byte is used twice before the block is opened anew */
     atomic { assert(alloc && WHO(used + 1) == 0); word = word | 2; pending = 2; used = 2; b = 2; SURVIVE; goto told }
 
-do_close: /* tiny_close */
+do_close: /* mcache_close_tiny */
     open = 0;
     atomic { used = 0; none = (word == 0); SURVIVE }
     if

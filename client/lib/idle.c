@@ -1,0 +1,228 @@
+/*
+ * Idle: giving back.
+ *
+ * Called by refill.c, large.c (before a request, after a refusal) and heap.c (goalloc_trim). Calls mcache.c, pool.c,
+ * largecache.c, held.c and connection.c, which sends without waiting. Data: the thread's lists; none of its own.
+ *
+ * Empty spans go back in three cases:
+ *   surrender   a free makes the thread's empty spans more than IDLE_PAGES_MAX: half of that stays. Below it a program
+ *               that needs its memory again finds it here;
+ *   exchange    the thread asks for more: it gives as many pages back as it asks for, of what its other slots and the
+ *               process's cache of large spans hold idle above RETAIN_PAGES_MIN, or 1/RETAIN_SHARE of what the thread
+ *               holds. So a heap that grows does not retain what another phase of the program has left;
+ *   return      the daemon wants memory back (trim_seq), refuses a request, or the program calls goalloc_trim(): all of
+ *               them go.
+ * Policy: client/README.md says what was measured.
+ *
+ * A span that goes back counts as held until the message is sent (outbox.c); its structure is gone before, so nobody
+ * allocates there any more. If the process dies in between, the daemon ends the lease.
+ */
+#include "client/lib/idle.h"
+
+#include <errno.h>
+
+#include "client/lib/connection.h"
+#include "client/lib/held.h"
+#include "client/lib/largecache.h"
+#include "client/lib/pool.h"
+
+#define RETAIN_PAGES_MIN   (512 * KIB / PAGE_BYTES)
+#define RETAIN_SHARE       32u /* of the thread's pages; of a slot's spans */
+#define EXCHANGE_PAGES_MIN (128 * KIB / PAGE_BYTES) /* smaller requests would become more by it */
+
+/* Collects spans for ReturnSpans and sends them by batches. */
+typedef struct returns {
+    uint32_t n;
+    uint32_t spans[PROTO_SPANS_MAX];
+} returns;
+
+static void returns_flush(returns *r)
+{
+    connection_return(r->spans, r->n);
+    r->n = 0;
+}
+
+/* The mark comes before the structure goes: until it has been sent, a process that comes back must know the span. */
+static void returns_add(returns *r, mspan *s)
+{
+    uint32_t *first = &r->spans[r->n++];
+
+    *first = mspan_first(s).n;
+    held_set(first, 1);
+    mspan_delete(s);
+    if (r->n == PROTO_SPANS_MAX)
+        returns_flush(r);
+}
+
+/* Return a span of the thread's that is not current. */
+static void return_span(mcache *mc, mspan *s, returns *r)
+{
+    mcache_remove(mc, s);
+    returns_add(r, s);
+}
+
+/* Return empty spans of a slot until nleft are left. */
+static void return_empty(mcache *mc, mcache_slot *slot, uint64_t nleft, returns *r)
+{
+    while (slot->nempty > nleft)
+        return_span(mc, slot->empty.tail, r);
+}
+
+/* Look through the spans of a slot: what others have emptied goes to the empty ones. */
+static void fold_slot(mcache *mc, mcache_slot *slot)
+{
+    for (mspan *s = slot->all; s != NULL; s = s->all_next) {
+        uint32_t nused;
+
+        if ((s->place != MSPAN_PARTIAL && s->place != MSPAN_FULL) || !mspan_has_remote_frees(s))
+            continue;
+        nused = mspan_fold(s);
+        if (s->place == MSPAN_PARTIAL && nused != 0)
+            s->nfrees = nused; /* it waits where it is */
+        else
+            mcache_move(mc, s, nused);
+    }
+}
+
+void idle_return_empty(mcache *mc)
+{
+    returns r = { .n = 0 };
+    largecache_out large;
+
+    for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
+        mcache_slot *slot = &mc->slots[i];
+
+        fold_slot(mc, slot);
+        return_empty(mc, slot, 0, &r);
+        slot->nbatch = 0;
+    }
+    for (mspan *s = pool_take_all(process.reclaim), *next; s != NULL; s = next) {
+        next = s->next;
+        returns_add(&r, s);
+    }
+    returns_flush(&r);
+    largecache_empty(&large_cache, &large);
+    connection_return(large.spans, large.n);
+}
+
+void idle_return_all(void)
+{
+    mcache *mc = mcache_tls;
+    returns r = { .n = 0 };
+
+    if (mc != &mcache_none) {
+        mcache_count_all(mc);
+        mcache_close_tiny(mc);
+        mc->trim_seen = process_trim_seq(); /* what was asked for is being done */
+    }
+    for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
+        if (mc->current[i] != &mspan_none)
+            mcache_put_current(mc, mc->current[i]);
+        while (mc->slots[i].all != NULL && !process.reclaim)
+            return_span(mc, mc->slots[i].all, &r);
+    }
+    returns_flush(&r);
+    idle_return_empty(mc);
+}
+
+void idle_answer(mcache *mc)
+{
+    mc->trim_seen = process_trim_seq();
+    idle_return_empty(mc);
+}
+
+static bool is_run(uint32_t slot)
+{
+    return slot % SLOT_NOSCAN >= SLOT_RUNS;
+}
+
+/* Give up to npages of a slot's empty spans back, but for nleft spans. Returns how many pages are still to be given. */
+static uint64_t give_back(mcache *mc, uint32_t i, uint64_t nleft, uint64_t npages, returns *r)
+{
+    mcache_slot *slot = &mc->slots[i];
+    uint64_t each = slot_npages(i);
+    uint64_t nspans;
+
+    if (slot->nempty <= nleft)
+        return npages;
+    nspans = (npages + each - 1) / each;
+    if (nspans > slot->nempty - nleft)
+        nspans = slot->nempty - nleft;
+    return_empty(mc, slot, slot->nempty - nspans, r);
+    return nspans * each < npages ? npages - nspans * each : 0;
+}
+
+/* The slots take turns, so that none is always the one to give. */
+static uint32_t next_slot(mcache *mc)
+{
+    uint32_t i = mc->give_back_at;
+
+    mc->give_back_at = i + 1 < SLOT_COUNT ? i + 1 : 0;
+    return i;
+}
+
+void idle_surrender(mcache *mc)
+{
+    returns r = { .n = 0 };
+    uint64_t npages = mc->nempty_pages - IDLE_PAGES_MAX / 2;
+    int saved_errno = errno;
+
+    if (!connection_is_up()) /* who knows when there will be more */
+        return;
+    for (uint32_t n = 0; n < SLOT_COUNT && npages > 0; n++)
+        npages = give_back(mc, next_slot(mc), 0, npages, &r);
+    returns_flush(&r);
+    errno = saved_errno;
+}
+
+/* Runs that are current and have no object are idle, too: one of each length that was used. */
+static void put_idle_runs(mcache *mc)
+{
+    for (uint32_t i = 0; i < SLOT_COUNT; i++) {
+        mspan *s = mc->current[i];
+
+        if (is_run(i) && s != &mspan_none && mspan_nused(s) == 0)
+            mcache_put_current(mc, s);
+    }
+}
+
+/*
+ * For larger objects runs and cached large spans stay: buffers of all lengths take turns, and each would be asked for
+ * again. Runs go, too, if very much is idle.
+ */
+void idle_exchange(mcache *mc, uint32_t growing, uint64_t npages)
+{
+    returns r = { .n = 0 };
+    uint64_t share = mc->nheld_pages / RETAIN_SHARE;
+    uint64_t retain = share > RETAIN_PAGES_MIN ? share : RETAIN_PAGES_MIN;
+    bool small = growing < SLOT_COUNT && !is_run(growing);
+    uint64_t ncached = 0;
+    uint64_t nidle;
+
+    if (mc == &mcache_none || !connection_is_up() || npages < EXCHANGE_PAGES_MIN)
+        return;
+    if (small) {
+        put_idle_runs(mc);
+        ncached = largecache_npages(&large_cache);
+    }
+    nidle = mc->nempty_pages + ncached;
+    if (growing < SLOT_COUNT)
+        nidle -= (uint64_t)mc->slots[growing].nempty * slot_npages(growing);
+    if (nidle <= retain)
+        return;
+    if (npages > nidle - retain)
+        npages = nidle - retain;
+    for (uint32_t n = 0; n < SLOT_COUNT && npages > 0; n++) {
+        uint32_t i = next_slot(mc);
+
+        if (i != growing && (small || nidle > 4 * retain || !is_run(i)))
+            npages = give_back(mc, i, mc->slots[i].nspans / RETAIN_SHARE, npages, &r);
+    }
+    returns_flush(&r);
+    if (npages > 0 && ncached > 0) {
+        largecache_out large;
+
+        largecache_shrink(&large_cache, npages, &large);
+        connection_return(large.spans, large.n);
+    }
+}

@@ -1,0 +1,218 @@
+/*
+ * Refill: where a thread's next span comes from.
+ *
+ * Called by alloc.c. Calls mcache.c (lists), idle.c (what goes back), pool.c (spans of exited threads), thread.c and
+ * connection.c. Data: the thread's mcache.
+ *
+ * In order: 1. other words of the current span, 2. the partial span that has waited longest, so has most free objects,
+ * 3. an empty one (so far refill_near), 4. one of 100 full spans in which others have freed objects, 5. the pool, 6.
+ * the daemon. So steady churn asks nobody.
+ *
+ * Asking: the first request of a slot is for one span, then twice as many each time, up to 64 KiB a request, or 1/16
+ * of what the slot holds, up to what a refill may bring: what has been asked for and is not used yet stays a small part
+ * of a heap that has objects of many sizes.
+ *
+ * If the process dies between the daemon's reply and the span's first object, the lease's end frees the span.
+ */
+#include "client/lib/refill.h"
+
+#include <errno.h>
+
+#include "client/lib/connection.h"
+#include "client/lib/idle.h"
+#include "client/lib/pool.h"
+#include "client/lib/thread.h"
+
+#define SCAN_FULL_MAX   100u
+#define BATCH_SHARE     16u
+#define BATCH_PAGES_MIN (64 * KIB / PAGE_BYTES)
+
+void refill_note_free(const void *p, mspan *s)
+{
+    mcache *mc = thread_mcache(); /* a free of its owner's: there is one, maybe left behind */
+
+    (void)p;
+    if (mcache_place_freed(mc, s) && UNLIKELY(mc->nempty_pages > IDLE_PAGES_MAX))
+        idle_surrender(mc);
+}
+
+mspan *refill_inherit(page_no first)
+{
+    mcache *mc = mcache_tls;
+    uint32_t nused;
+    mspan *s = mc->thread == NULL ? NULL : pool_take_at(first, mc->thread, &nused);
+
+    if (s != NULL) {
+        mcache_add(mc, s);
+        mcache_place(mc, s, nused);
+    }
+    return s;
+}
+
+/* --- near --- */
+
+/* A span of the thread's lists becomes current. NULL: there is none. */
+static inline mspan *take_from_lists(mcache *mc, uint32_t i)
+{
+    uint32_t nused;
+    mspan *s;
+
+    while ((s = mcache_take(mc, &mc->slots[i], &nused)) != NULL) {
+        if (LIKELY(mspan_make_current(s, nused))) {
+            mc->current[i] = s;
+            return s;
+        }
+        mcache_place_full(s); /* the bits of a leased span are full: somebody scribbles */
+    }
+    return NULL;
+}
+
+mspan *refill_near(uint32_t i)
+{
+    mcache *mc = mcache_tls;
+    mspan *s = mc->current[i];
+    mspan *next;
+
+    if (s->alloc == NULL) /* mspan_none, or one of the parent's, in a child that does not know it yet */
+        return NULL;
+    if (mspan_advance(s))
+        return s;
+    mcache_leave_current(mc, s, s->nelems);
+    mcache_place_full(s);
+    if (LIKELY(!idle_is_wanted(mc)) && LIKELY((next = take_from_lists(mc, i)) != NULL))
+        return next;
+    mc->current[i] = &mspan_none;
+    return NULL;
+}
+
+/* --- far --- */
+
+/* A full span in which others have freed objects. The search goes on where the last one ended. */
+static mspan *take_from_full(mcache_slot *slot, uint32_t *ret_nused)
+{
+    mspan *start = slot->scan_at != NULL ? slot->scan_at : slot->all;
+    mspan *s = start;
+
+    for (unsigned n = 0; n < SCAN_FULL_MAX && s != NULL; n++) {
+        mspan *next = s->all_next != NULL ? s->all_next : slot->all;
+
+        slot->scan_at = next;
+        if (s->place == MSPAN_FULL && mspan_has_remote_frees(s)) {
+            *ret_nused = mspan_fold(s);
+            if (*ret_nused < s->nelems)
+                return s;
+        }
+        s = next != start ? next : NULL;
+    }
+    return NULL;
+}
+
+/* How many spans to ask for: twice as many as last time, but not more than a share of what the slot holds. */
+static uint32_t next_batch(mcache_slot *slot, uint64_t npages)
+{
+    uint64_t most_pages = slot->nspans * npages / BATCH_SHARE;
+
+    if (most_pages < BATCH_PAGES_MIN)
+        most_pages = BATCH_PAGES_MIN;
+    if (most_pages > SHM_REFILL_PAGES_MAX)
+        most_pages = SHM_REFILL_PAGES_MAX;
+
+    uint64_t most = most_pages > npages ? most_pages / npages : 1;
+
+    if (most > PROTO_SPANS_MAX)
+        most = PROTO_SPANS_MAX;
+    slot->nbatch = slot->nbatch == 0 ? 1 : slot->nbatch * 2;
+    if (slot->nbatch > most)
+        slot->nbatch = (uint32_t)most;
+    return slot->nbatch;
+}
+
+/* The daemon has leased n spans for a slot: describe them. Returns the first, in no list; the others are placed. */
+static mspan *take_leased(mcache *mc, uint32_t i, const uint32_t *spans, int n, uint32_t *ret_nused)
+{
+    mcache_slot *slot = &mc->slots[i];
+    mspan *first = NULL;
+
+    for (int at = 0; at < n; at++) {
+        uint32_t nused;
+        mspan *s = mspan_new(i, spans[at], &nused);
+
+        if (s == NULL) { /* no room to describe it */
+            connection_return(&spans[at], (uint32_t)(n - at));
+            break;
+        }
+        mcache_add(mc, s);
+        if (first == NULL) {
+            first = s;
+            *ret_nused = nused;
+            continue;
+        }
+        mcache_place(mc, s, nused);
+        if (nused == 0) { /* by address, as they come */
+            mspan_list_pop(&slot->empty);
+            mspan_list_push_back(&slot->empty, s);
+        }
+    }
+    if (first == NULL)
+        errno = ENOMEM;
+    return first;
+}
+
+static mspan *take_from_daemon(mcache *mc, uint32_t i, uint32_t *ret_nused)
+{
+    mcache_slot *slot = &mc->slots[i];
+    uint32_t npages = slot_npages(i);
+    uint32_t spans[PROTO_SPANS_MAX];
+    uint32_t want = next_batch(slot, npages);
+    int n;
+
+    idle_exchange(mc, i, (uint64_t)want * npages);
+    n = connection_refill(slot_spc(i), npages, want, false, spans);
+    if (n == -ENOMEM || n == -EAGAIN) {
+        mspan *found;
+
+        /*
+         * What this process holds empty may be what is missing, or what puts the heap above its memory limit; and
+         * looking for it may have found free objects of this slot.
+         */
+        idle_return_empty(mc);
+        found = mcache_take(mc, slot, ret_nused);
+        if (found != NULL)
+            return found;
+        slot->nbatch = 1;
+        n = connection_refill(slot_spc(i), npages, 1, true, spans);
+    }
+    if (n < 0) {
+        errno = -n;
+        return NULL;
+    }
+    CRASH_POINT(refill_after_reply);
+    return take_leased(mc, i, spans, n, ret_nused);
+}
+
+mspan *refill_far(uint32_t i)
+{
+    mcache *mc = thread_mcache();
+
+    if (mc == NULL) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (idle_is_wanted(mc))
+        idle_answer(mc);
+    for (;;) {
+        uint32_t nused;
+        mspan *s = take_from_lists(mc, i);
+
+        if (s != NULL)
+            return s;
+        s = take_from_full(&mc->slots[i], &nused);
+        if (s == NULL && (s = pool_take(i, mc->thread, &nused)) != NULL)
+            mcache_add(mc, s);
+        if (s == NULL)
+            s = take_from_daemon(mc, i, &nused);
+        if (s == NULL)
+            return NULL;
+        mcache_place(mc, s, nused); /* at the head of its list */
+    }
+}
