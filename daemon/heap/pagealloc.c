@@ -24,8 +24,9 @@
  *      neighbours (end, whole, start). If they reach n, that is the first fit. If an entry's max reaches n, the search
  *      goes down into that entry and adds up anew. On each level the first entry with a free page is a lower bound of
  *      the lowest free page.
- *   3. Bits are set, scavenged bits counted and cleared. The summaries of the touched chunks are recomputed from their
- *      words, then level by level those above them, until a level stays the same (update).
+ *   3. Bits are set; scavenged bits, if the chunk has any by its counters, are counted and cleared. The summaries of
+ *      the touched chunks are recomputed from their words (0 if all pages are taken), then level by level those above
+ *      them, until a level stays the same (update).
  *   4. `search` rises: behind the run if it begins at `search` or is a single page; otherwise to the bound of step 2;
  *      to the end if no page is free. A free below it lowers it.
  *
