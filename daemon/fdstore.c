@@ -90,9 +90,9 @@ int fdstore_take(int ret_fds[HEAPFILE_NFDS])
     return FDSTORE_E_BROKEN;
 }
 
-bool fdstore_put(const heapfile *file)
+void fdstore_put(const heapfile *file)
 {
-    return notify_systemd_fds("FDSTORE=1\nFDNAME=" STORE_NAME "\nFDPOLL=0", file->fds, HEAPFILE_NFDS);
+    notify_systemd_fds("FDSTORE=1\nFDNAME=" STORE_NAME "\nFDPOLL=0", file->fds, HEAPFILE_NFDS);
 }
 
 void fdstore_remove(void)

@@ -15,8 +15,8 @@ enum {
 /* Take the heap's descriptors that systemd has passed at the start. 0: they are the caller's. Else FDSTORE_E_*. */
 int fdstore_take(int ret_fds[HEAPFILE_NFDS]) __attribute__((warn_unused_result));
 
-/* Put the heap's descriptors into the store. True if they were sent, which does not say that systemd takes them. */
-bool fdstore_put(const heapfile *file);
+/* Put the heap's descriptors into the store. Systemd does not say whether it has taken them. */
+void fdstore_put(const heapfile *file);
 
 /* Remove them from the store. */
 void fdstore_remove(void);

@@ -27,7 +27,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -42,15 +41,6 @@
 #define KEEPER_FDS_MAX  65536
 
 _Static_assert(HEAPFILE_NFDS <= FDPASS_MAX, "the descriptors fit into one message");
-
-static bool socket_address(const char *dir, struct sockaddr_un *ret)
-{
-    int n;
-
-    *ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
-    n = snprintf(ret->sun_path, sizeof(ret->sun_path), "%s/keeper.sock", dir);
-    return n > 0 && (size_t)n < sizeof(ret->sun_path);
-}
 
 static bool is_same_user(int fd)
 {
@@ -181,15 +171,15 @@ static int receive(int fd, int ret_fds[HEAPFILE_NFDS])
     return 0;
 }
 
-/* Connect to the keeper at addr. 0, -errno: k->fd is -1. */
-static int connect_to(keeper *k, const struct sockaddr_un *addr, int ret_fds[HEAPFILE_NFDS])
+/* Connect to the keeper at k->addr. 0, -errno: k->fd is -1. */
+static int connect_to(keeper *k, int ret_fds[HEAPFILE_NFDS])
 {
     int r;
 
     k->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (k->fd < 0)
         return -errno;
-    r = connect(k->fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? -errno : receive(k->fd, ret_fds);
+    r = connect(k->fd, (const struct sockaddr *)&k->addr, sizeof(k->addr)) < 0 ? -errno : receive(k->fd, ret_fds);
     if (r < 0)
         keeper_leave(k);
     return r;
@@ -197,11 +187,11 @@ static int connect_to(keeper *k, const struct sockaddr_un *addr, int ret_fds[HEA
 
 int keeper_connect(keeper *ret, const char *dir, int ret_fds[HEAPFILE_NFDS])
 {
-    struct sockaddr_un addr;
+    char *path = ret->addr.sun_path;
     int r;
 
-    ret->fd = -1;
-    if (!socket_address(dir, &addr) || snprintf(ret->dir, sizeof(ret->dir), "%s", dir) >= (int)sizeof(ret->dir)) {
+    *ret = (keeper){ .fd = -1, .addr = { .sun_family = AF_UNIX } };
+    if (snprintf(path, sizeof(ret->addr.sun_path), "%s/keeper.sock", dir) >= (int)sizeof(ret->addr.sun_path)) {
         log_error("--state-dir %s: the path is too long for a socket in it", dir);
         return -ENAMETOOLONG;
     }
@@ -211,12 +201,12 @@ int keeper_connect(keeper *ret, const char *dir, int ret_fds[HEAPFILE_NFDS])
                   r == -EPERM ? "it is another user's, or others may write to it" : strerror(-r));
         return r;
     }
-    r = connect_to(ret, &addr, ret_fds);
+    r = connect_to(ret, ret_fds);
     if (r == 0)
         return 0;
     if (r == -ENOENT || r == -ECONNREFUSED)
         return KEEPER_E_NONE;
-    log_error("%s: %s", addr.sun_path, r == -EPROTO ? "what answers is no keeper of a heap" : strerror(-r));
+    log_error("%s: %s", path, r == -EPROTO ? "what answers is no keeper of a heap" : strerror(-r));
     return r;
 }
 
@@ -239,17 +229,14 @@ static int make_listener(const struct sockaddr_un *addr)
 
 int keeper_start(keeper *k, const heapfile *file)
 {
-    struct sockaddr_un addr;
+    int listener = make_listener(&k->addr);
     int fds[HEAPFILE_NFDS + 1];
     int copies[HEAPFILE_NFDS];
-    int listener;
     pid_t pid;
     int r;
 
-    (void)socket_address(k->dir, &addr);
-    listener = make_listener(&addr);
     if (listener < 0) {
-        log_error("%s: %s", addr.sun_path, strerror(-listener));
+        log_error("%s: %s", k->addr.sun_path, strerror(-listener));
         return listener;
     }
     memcpy(fds, file->fds, sizeof(file->fds));
@@ -262,16 +249,16 @@ int keeper_start(keeper *k, const heapfile *file)
             (void)signal(sig, sig == SIGCHLD ? SIG_DFL : SIG_IGN);
         if (fork() != 0) /* init inherits the keeper: the daemon does not wait for its end */
             _exit(EXIT_SUCCESS);
-        keep(addr.sun_path, fds);
+        keep(k->addr.sun_path, fds);
     }
+    r = pid < 0 ? -errno : 0;
     (void)close(listener);
-    if (pid < 0)
-        return -errno;
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+    while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
         ;
-    r = connect_to(k, &addr, copies);
+    if (r == 0)
+        r = connect_to(k, copies);
     if (r < 0) {
-        log_error("the keeper in %s does not answer: %s", k->dir, strerror(-r));
+        log_error("%s: the keeper does not start: %s", k->addr.sun_path, strerror(-r));
         return r;
     }
     heapfile_close_fds(copies);

@@ -4,11 +4,13 @@
 #ifndef GOALLOC_DAEMON_KEEPER_H
 #define GOALLOC_DAEMON_KEEPER_H
 
+#include <sys/un.h>
+
 #include "daemon/memory/heapfile.h"
 
 typedef struct keeper {
     int fd; /* the connection to it; -1: there is none */
-    char dir[96];
+    struct sockaddr_un addr;
 } keeper;
 
 /* What a caller handles itself. */

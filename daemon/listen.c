@@ -15,15 +15,11 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "daemon/log.h"
 
 #define LISTEN_BACKLOG 511
-
-_Static_assert(sizeof(((listen_place *)0)->lock_path) >= sizeof(((struct sockaddr_un *)0)->sun_path) + sizeof(".lock"),
-               "the longest path fits");
 
 /* Returns the locked file, -EADDRINUSE (another goallocd has it), -errno. */
 static int lock_take(const char *name)
@@ -106,12 +102,10 @@ int listen_open(listen_place *ret, const char *path)
     return 0;
 
 fail:
-    if (r == -EADDRINUSE)
-        log_error("%s: another goallocd, or another program, serves this socket", path);
-    else if (r == -EEXIST)
-        log_error("%s: exists and is not a socket; not touching it", path);
-    else
-        log_error("%s: %s", path, strerror(-r));
+    log_error("%s: %s", path,
+              r == -EADDRINUSE ? "another goallocd, or another program, serves this socket"
+              : r == -EEXIST   ? "exists and is not a socket; not touching it"
+                               : strerror(-r));
     if (place.fd >= 0)
         (void)close(place.fd);
     if (place.lock_fd >= 0)
@@ -124,5 +118,4 @@ void listen_close(listen_place *place)
     (void)unlink(place->path);
     (void)unlink(place->lock_path);
     (void)close(place->lock_fd);
-    place->lock_fd = -1;
 }

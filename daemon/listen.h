@@ -4,11 +4,13 @@
 #ifndef GOALLOC_DAEMON_LISTEN_H
 #define GOALLOC_DAEMON_LISTEN_H
 
+#include <sys/un.h>
+
 typedef struct listen_place {
     int fd;      /* bound and listening; the caller's */
     int lock_fd; /* PATH.lock, locked while the daemon serves */
     const char *path;
-    char lock_path[116];
+    char lock_path[sizeof(((struct sockaddr_un *)0)->sun_path) + sizeof(".lock")];
 } listen_place;
 
 /*

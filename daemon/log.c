@@ -37,9 +37,10 @@ void log_set_level(enum log_level level)
     max_level = level;
 }
 
-static void log_line(enum log_level level, const char *format, va_list args)
+void log_line(enum log_level level, const char *format, ...)
 {
     char line[1024];
+    va_list args;
     int head;
     int body;
     size_t len;
@@ -50,7 +51,9 @@ static void log_line(enum log_level level, const char *format, va_list args)
         head = snprintf(line, sizeof(line), "%s", levels[level].journal_prefix);
     else
         head = snprintf(line, sizeof(line), "goallocd: %s: ", levels[level].name);
+    va_start(args, format);
     body = vsnprintf(line + head, sizeof(line) - (size_t)head - 1, format, args);
+    va_end(args);
     if (body < 0)
         return;
     len = strlen(line);
@@ -59,17 +62,3 @@ static void log_line(enum log_level level, const char *format, va_list args)
     if (write(STDERR_FILENO, line, len) < 0)
         return;
 }
-
-#define DEFINE_LOG(name, level)             \
-    void name(const char *format, ...)      \
-    {                                       \
-        va_list args;                       \
-        va_start(args, format);             \
-        log_line(level, format, args);      \
-        va_end(args);                       \
-    }
-
-DEFINE_LOG(log_error, LOG_LEVEL_ERROR)
-DEFINE_LOG(log_warn, LOG_LEVEL_WARN)
-DEFINE_LOG(log_info, LOG_LEVEL_INFO)
-DEFINE_LOG(log_debug, LOG_LEVEL_DEBUG)

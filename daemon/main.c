@@ -141,7 +141,7 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
     if (r < 0)
         return r;
     if (!h->stored || !h->recovered)
-        (void)fdstore_put(ret_file);
+        fdstore_put(ret_file);
     if (o->state_dir != NULL && h->keeper.fd < 0)
         r = keeper_start(&h->keeper, ret_file);
     if (r < 0) {

@@ -37,7 +37,7 @@ static socklen_t notify_address(struct sockaddr_un *ret)
     return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len);
 }
 
-bool notify_systemd_fds(const char *state, const int *fds, int nfds)
+void notify_systemd_fds(const char *state, const int *fds, int nfds)
 {
     struct sockaddr_un addr;
     socklen_t len = notify_address(&addr);
@@ -48,10 +48,9 @@ bool notify_systemd_fds(const char *state, const int *fds, int nfds)
     struct iovec data = { .iov_base = (char *)(uintptr_t)state, .iov_len = strlen(state) };
     struct msghdr message = { .msg_name = &addr, .msg_namelen = len, .msg_iov = &data, .msg_iovlen = 1 };
     int fd;
-    bool sent;
 
     if (len == 0 || nfds > NFDS_MAX)
-        return false;
+        return;
     if (nfds > 0) {
         message.msg_control = control.bytes;
         message.msg_controllen = CMSG_SPACE((size_t)nfds * sizeof(int));
@@ -64,15 +63,13 @@ bool notify_systemd_fds(const char *state, const int *fds, int nfds)
         memcpy(CMSG_DATA(header), fds, (size_t)nfds * sizeof(int));
     }
     fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    sent = fd >= 0 && sendmsg(fd, &message, MSG_NOSIGNAL) >= 0;
-    if (!sent)
+    if (fd < 0 || sendmsg(fd, &message, MSG_NOSIGNAL) < 0)
         log_warn("notify %s: %s", state, strerror(errno));
     if (fd >= 0)
         (void)close(fd);
-    return sent;
 }
 
 void notify_systemd(const char *state)
 {
-    (void)notify_systemd_fds(state, NULL, 0);
+    notify_systemd_fds(state, NULL, 0);
 }

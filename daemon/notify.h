@@ -4,12 +4,10 @@
 #ifndef GOALLOC_DAEMON_NOTIFY_H
 #define GOALLOC_DAEMON_NOTIFY_H
 
-#include <stdbool.h>
-
 /* Send a state such as "READY=1" to $NOTIFY_SOCKET. Without that nothing happens; a failure is logged. */
 void notify_systemd(const char *state);
 
-/* The same with up to 4 descriptors. True if it was sent. */
-bool notify_systemd_fds(const char *state, const int *fds, int nfds);
+/* The same with up to 4 descriptors. */
+void notify_systemd_fds(const char *state, const int *fds, int nfds);
 
 #endif

@@ -17,7 +17,7 @@
  *   3. If small spans are what grows, their bits and descriptions get memory too. Else the loop, and with it the client
  *      that waits for its spans, would fault them in one by one (0.2 ms for a refill of 8 MiB).
  *   4. The pages are aside meanwhile, and free again, with memory, when the job ends. A refill that comes earlier would
- *      get pages behind them; it waits for the job instead, once, if too little is ready (leasing_defer_for_ahead).
+ *      get pages behind them; it waits for the job instead, once, if too little is ready (handle_refill).
  *
  * A job prepares 8 MiB at most, so that it ends within 2 ms. Then the next one begins, until 1 is reached.
  *
@@ -35,12 +35,7 @@
 void ahead_start(ahead *a, mheap *heap, commit_pool *commits, sysmem *mem, const scavenger *scav,
                  void (*on_end)(void *data), void *data)
 {
-    a->heap = heap;
-    a->commits = commits;
-    a->mem = mem;
-    a->scav = scav;
-    a->on_end = on_end;
-    a->on_end_data = data;
+    *a = (ahead){ .heap = heap, .commits = commits, .mem = mem, .scav = scav, .on_end = on_end, .on_end_data = data };
 }
 
 void ahead_note_fresh(ahead *a, page_no first, uint64_t npages, uint64_t nscavenged)
@@ -48,12 +43,6 @@ void ahead_note_fresh(ahead *a, page_no first, uint64_t npages, uint64_t nscaven
     a->short_spans = npages <= SHORT_PAGES;
     if (nscavenged > 0)
         a->at = page_at(first.n + npages);
-}
-
-/* Free pages that have memory, or will have it soon. */
-static uint64_t ready_pages(const ahead *a)
-{
-    return mheap_free_backed_pages(a->heap) + a->heap->naside_pages[ASIDE_AHEAD];
 }
 
 static uint64_t wanted_pages(const ahead *a)
@@ -118,7 +107,7 @@ void ahead_prepare(ahead *a)
     if (a->heap == NULL || a->busy || a->commits->stopping)
         return;
     wanted = wanted_pages(a);
-    ready = ready_pages(a);
+    ready = mheap_free_backed_pages(a->heap);
     if (wanted < ready + HUGE_PAGES)
         return;
     npages = wanted - ready;

@@ -4,10 +4,10 @@
 #ifndef GOALLOC_DAEMON_SERVE_AHEAD_H
 #define GOALLOC_DAEMON_SERVE_AHEAD_H
 
-#include "daemon/memory/commit.h"
 #include "daemon/heap/mheap.h"
-#include "daemon/serve/scavenge.h"
+#include "daemon/memory/commit.h"
 #include "daemon/memory/sysmem.h"
+#include "daemon/serve/scavenge.h"
 
 /* Ranges that one job prepares at most. */
 #define AHEAD_RUNS_MAX 64u
@@ -20,11 +20,11 @@ typedef struct ahead {
     mheap *heap;
     commit_pool *commits;
     sysmem *mem;
-    const scavenger *scav; /* knows what was in use before, and whether memory is being given back just now */
+    const scavenger *scav;      /* knows what was in use before, and whether memory is being given back just now */
     void (*on_end)(void *data); /* the pages of a job are free again */
     void *on_end_data;
-    page_no at; /* where the next pages are looked for */
-    bool short_spans; /* what grows: spans of small objects, whose descriptions lie close together */
+    page_no at;             /* where the next pages are looked for */
+    bool short_spans;       /* what grows: spans of small objects, whose descriptions lie close together */
     uint64_t not_before_ns; /* after a failure */
     bool busy;
     commit_job job;

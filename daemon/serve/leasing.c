@@ -25,7 +25,6 @@
 #include <string.h>
 
 #include "daemon/log.h"
-#include "daemon/serve/reply.h"
 #include "daemon/serve/sweep.h"
 #include "shm/crash.h"
 
@@ -35,21 +34,23 @@
 #define RESCUE_SPANS     512u
 #define RESCUE_NS        UINT64_C(20000000)
 
+const answer leasing_no_memory = { ENOMEM, "the system has no memory for the heap" };
+
 /* --- memory is short --- */
 
 static void rescue(service *srv)
 {
     uint64_t start = uv_hrtime();
-    uint64_t nfreed = 0;
+    uint64_t now;
 
-    if (srv->last_rescue_ns != 0 && start - srv->last_rescue_ns < 10 * srv->rescue_cost_ns)
+    if (start < srv->next_rescue_ns)
         return;
-    while (!sweep_some(&srv->sessions.leases, &srv->rescue_pos, RESCUE_SPANS, &nfreed) &&
-           uv_hrtime() - start < RESCUE_NS)
-        ;
+    do
+        (void)sweep_some(&srv->sessions.leases, &srv->rescue_pos, RESCUE_SPANS, true);
+    while (srv->rescue_pos.n != 0 && uv_hrtime() - start < RESCUE_NS);
     service_ask_trim(srv);
-    srv->last_rescue_ns = uv_hrtime();
-    srv->rescue_cost_ns = srv->last_rescue_ns - start;
+    now = uv_hrtime();
+    srv->next_rescue_ns = now + 10 * (now - start);
 }
 
 bool leasing_system_allows(service *srv, uint64_t npages)
@@ -83,35 +84,28 @@ bool leasing_limit_allows(service *srv, uint64_t npages)
     if (npages <= mheap_room_pages(srv->heap))
         return true;
     now_ms = uv_hrtime() / 1000000;
-    if (srv->last_limit_warning_ms == 0 || now_ms - srv->last_limit_warning_ms > LIMIT_WARNING_MS) {
+    if (now_ms > srv->next_limit_warning_ms) {
         log_warn("the memory limit of %llu MiB is below what is in use: %llu MiB in spans and %llu MiB of metadata; "
                  "all that is free is being given back to the system",
                  (unsigned long long)(srv->heap->limit_bytes / MIB),
                  (unsigned long long)(srv->heap->ninuse_pages * PAGE_BYTES / MIB),
                  (unsigned long long)(metabook_bytes(&srv->heap->book) / MIB));
-        srv->last_limit_warning_ms = now_ms;
+        srv->next_limit_warning_ms = now_ms + LIMIT_WARNING_MS;
     }
     return false;
 }
 
-bool leasing_defer_for_released(client *c)
+answer leasing_give_up(client *c, answer why, bool pages_missing)
 {
     const mheap *heap = client_service(c)->heap;
 
-    if (mheap_releasing_pages(heap) + heap->naside_pages[ASIDE_UNUSED] == 0 || c->op.ndefers >= DEFERS_MAX)
-        return false;
-    c->op.ndefers++;
-    operation_defer(&c->op);
-    return true;
-}
-
-bool leasing_defer_for_ahead(client *c, uint64_t npages)
-{
-    if (c->op.ndefers > 0 || !ahead_is_worth_waiting(&client_service(c)->ahead, npages))
-        return false;
-    c->op.ndefers++;
-    operation_defer(&c->op);
-    return true;
+    if (pages_missing && c->op.ndefers < DEFERS_MAX &&
+        mheap_releasing_pages(heap) + heap->naside_pages[ASIDE_UNUSED] > 0) {
+        operation_defer(&c->op);
+        return ANSWER_GIVEN;
+    }
+    operation_end(&c->op);
+    return why;
 }
 
 /* What has been taken may pass the limit: take free pages to be released before it is committed. */
@@ -155,26 +149,22 @@ static void end_releases(client *c)
 static void reply_spans(client *c)
 {
     const operation *op = &c->op;
-    Goallocd__Reply reply = reply_init(op->id);
     Goallocd__RefillReply refill = GOALLOCD__REFILL_REPLY__INIT;
     Goallocd__AllocLargeReply large = GOALLOCD__ALLOC_LARGE_REPLY__INIT;
 
     if (op->nspans == 0) {
-        reply_error(&c->peer, op->id, ENOMEM, "the system has no memory for the heap");
-        return;
-    }
-    if (op->kind == GOALLOCD__REQUEST__OP_REFILL) {
+        reply_answer(&c->peer, op->id, leasing_no_memory);
+    } else if (op->kind == GOALLOCD__REQUEST__OP_REFILL) {
         CRASH_POINT(refill_before_reply);
         refill.n_spans = op->nspans;
         refill.spans = op->memory->spans;
-        reply.result_case = GOALLOCD__REPLY__RESULT_REFILL;
-        reply.refill = &refill;
+        (void)reply_body(&c->peer, op->id, GOALLOCD__REPLY__RESULT_REFILL, &refill);
     } else if (op->kind == GOALLOCD__REQUEST__OP_ALLOC_LARGE) {
         large.span = op->memory->spans[0];
-        reply.result_case = GOALLOCD__REPLY__RESULT_ALLOC_LARGE;
-        reply.alloc_large = &large;
+        (void)reply_body(&c->peer, op->id, GOALLOCD__REPLY__RESULT_ALLOC_LARGE, &large);
+    } else {
+        reply_answer(&c->peer, op->id, ANSWER_DONE);
     }
-    peer_reply(&c->peer, &reply);
 }
 
 /* The fresh spans got no memory: end their leases. */
@@ -229,15 +219,11 @@ static void on_committed(commit_job *job, int result)
 {
     client *c = job->data;
     service *srv = client_service(c);
-    bool gone = c->peer.closing;
 
     end(c, result);
-    if (gone)
-        peer_resume(&c->peer);
     service_wake(srv);             /* the session may have waited for this to end, */
     operations_retry(&srv->peers); /* or its process, to come back to it */
-    if (!gone)
-        peer_resume(&c->peer);
+    peer_resume(&c->peer);
 }
 
 /* --- the way there --- */
@@ -292,7 +278,7 @@ void leasing_add_growth(client *c, page_no first, page_no behind, uint64_t npage
     note_taken(c, behind, npages, nscavenged);
 }
 
-void leasing_commit(client *c)
+answer leasing_commit(client *c)
 {
     service *srv = client_service(c);
     commit_job *job = &c->op.commit;
@@ -307,4 +293,5 @@ void leasing_commit(client *c)
         client_any_session(c)->lessee.nops++;
     }
     ahead_prepare(&srv->ahead);
+    return ANSWER_GIVEN;
 }

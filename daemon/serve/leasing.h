@@ -1,11 +1,12 @@
 /*
- * Leasing: an operation that leases spans to its session, from the first span to the reply; and what holds it up when
- * memory is short.
+ * Leasing: an operation that leases spans to its session; and shortage of memory.
  */
 #ifndef GOALLOC_DAEMON_SERVE_LEASING_H
 #define GOALLOC_DAEMON_SERVE_LEASING_H
 
 #include "daemon/serve/service.h"
+
+extern const answer leasing_no_memory;
 
 /* Begin it. False: too many are under way, so the request is deferred. */
 bool leasing_begin(client *c, const Goallocd__Request *request) __attribute__((warn_unused_result));
@@ -17,16 +18,14 @@ void leasing_add_fresh(client *c, session *s, page_no first, uint64_t nscavenged
 /* Instead of a span: npages pages, taken behind the large object first, which is to grow by them. */
 void leasing_add_growth(client *c, page_no first, page_no behind, uint64_t npages, uint64_t nscavenged);
 
-/* All is gathered: commit what has no memory, then reply. */
-void leasing_commit(client *c);
+/* All is gathered: commit what has no memory, then reply. ANSWER_GIVEN. */
+answer leasing_commit(client *c);
 
 /*
- * Nothing has been leased yet, and pages are being released, or prepared, that the request could have: it is deferred
- * until they are. False: there are none, or it has been deferred often enough. Who waits for pages that are prepared
- * waits only once, so no longer than for the piece that is under way.
+ * Nothing has been leased: end it. Returns why; or, if pages are missing and some are being released, ANSWER_GIVEN: it
+ * is deferred until they are, but not too often.
  */
-bool leasing_defer_for_released(client *c);
-bool leasing_defer_for_ahead(client *c, uint64_t npages);
+answer leasing_give_up(client *c, answer why, bool pages_missing);
 
 /* True if the system has memory for npages more, beyond what free pages have. With lazy commit it is not asked. */
 bool leasing_system_allows(service *srv, uint64_t npages);

@@ -13,19 +13,17 @@
  *                            '---> RELEASING -> NONE   Scavenge
  *     NONE -> ENDING -> NONE                           Detach: the session is over
  *
- * While a peer has an operation it is not read from. Every state but NONE and LEASING has somebody who comes back:
- * rounds.c (WAITING, JOINED, ENDING), the scavenger (RELEASING), commit.c (COMMITTING), whoever sets pages, memory
- * of operations or a session free (DEFERRED).
- *
- * When the peer closes: DEFERRED, WAITING, JOINED, RELEASING and ENDING are over at once, since all who come back to
- * these go through the open connections. LEASING and COMMITTING stay: the handler that is on its way, or the thread
- * pool, holds a pointer to it, and ends it; until then the connection's memory stays.
+ * While a peer has an operation it is not read from. README.md has who comes back to each state. When the peer closes,
+ * LEASING and COMMITTING stay: the handler that is on its way, or the thread pool, holds a pointer to the operation and
+ * ends it; until then the connection's memory stays. Every other state is over at once.
  *
  * If the daemon dies, operations are gone: the next one knows only what is leased.
  */
 #include "daemon/serve/operation.h"
 
 #include <assert.h>
+
+_Static_assert(OPERATION_MEMORIES == 64, "a bit each in operation_pool");
 
 #define BIT(state) (1u << (state))
 #define STATES_LEASING (BIT(OPERATION_LEASING) | BIT(OPERATION_COMMITTING))
@@ -53,8 +51,7 @@ static void give_memory(operation *op)
 {
     if (op->memory == NULL)
         return;
-    op->memory->next = op->pool->free;
-    op->pool->free = op->memory;
+    op->pool->used &= ~(UINT64_C(1) << (op->memory - op->pool->all));
     op->memory = NULL;
 }
 
@@ -67,24 +64,20 @@ static void begin(operation *op, peer *p, const Goallocd__Request *request, enum
     p->op = op;
 }
 
-bool operation_begin(operation *op, peer *p, const Goallocd__Request *request, enum operation_state state)
+void operation_begin(operation *op, peer *p, const Goallocd__Request *request, enum operation_state state)
 {
     if (!p->closing)
         begin(op, p, request, state);
-    return !p->closing;
 }
 
 bool operation_begin_leasing(operation *op, peer *p, const Goallocd__Request *request, operation_pool *pool)
 {
-    op->memory = pool->free;
-    if (op->memory != NULL) {
-        pool->free = op->memory->next;
-    } else if (pool->nused < OPERATION_MEMORIES) {
-        op->memory = &pool->all[pool->nused++];
-    } else {
-        (void)operation_begin(op, p, request, OPERATION_DEFERRED);
+    if (pool->used == UINT64_MAX) {
+        operation_begin(op, p, request, OPERATION_DEFERRED);
         return false;
     }
+    op->memory = &pool->all[__builtin_ctzll(~pool->used)];
+    pool->used |= pool->used + 1;
     begin(op, p, request, OPERATION_LEASING);
     op->pool = pool;
     op->nspans = op->nfresh = 0;
@@ -101,6 +94,7 @@ void operation_end(operation *op)
 
 void operation_defer(operation *op)
 {
+    op->ndefers++;
     if (op->peer->closing) {
         operation_end(op);
         return;

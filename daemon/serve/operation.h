@@ -13,18 +13,20 @@ enum operation_state {
     OPERATION_DEFERRED,   /* its request will be handled again, when pages or other operations are done */
     OPERATION_LEASING,    /* it gathers spans, in the turn of the loop in which it has begun */
     OPERATION_COMMITTING, /* its spans get memory in the thread pool; its session does not end before that is done */
-    OPERATION_WAITING,    /* for the next round of its kind (rounds.c) */
+    OPERATION_WAITING,    /* for the next round of its kind */
     OPERATION_JOINED,     /* the round under way is for it */
     OPERATION_RELEASING,  /* Scavenge, after its round: free pages are being released */
     OPERATION_ENDING,     /* Detach: its session is being ended */
     OPERATION_STATES
 };
 
-/* Memory for spans that are leased: a fixed number of them, what was never used was never touched and has no memory. */
+/* Passes over the heap, each for all who ask for the same (rounds.c). */
+enum round { ROUND_STATS, ROUND_SESSIONS, ROUND_SWEEP, ROUNDS };
+
+/* Arrays for spans that are leased: a fixed number of them. What was never used was never touched and has no memory. */
 #define OPERATION_MEMORIES 64u
 
 typedef struct operation_memory {
-    struct operation_memory *next; /* among those that are free */
     uint32_t spans[PROTO_SPANS_MAX];
     page_run runs[PROTO_SPANS_MAX];
     page_run releases[COMMIT_RELEASES_MAX];
@@ -32,8 +34,7 @@ typedef struct operation_memory {
 
 typedef struct operation_pool {
     operation_memory all[OPERATION_MEMORIES];
-    operation_memory *free;
-    uint32_t nused; /* ever; the first ones */
+    uint64_t used; /* a bit each; the first that is free is taken */
 } operation_pool;
 
 /* Zeroed with the connection. A connection has one session at most, so the operation's session is its client's. */
@@ -42,7 +43,9 @@ typedef struct operation {
     Goallocd__Request__OpCase kind;
     uint64_t id; /* of the request */
     peer *peer;
-    unsigned ndefers;         /* times in a row that the peer's request was deferred; outlives the operation */
+    unsigned ndefers;         /* operation_defer() calls in a row for the peer's request; outlives the operation */
+    enum round round;         /* WAITING and JOINED */
+    void (*after_round)(struct operation *op); /* replies, or goes on in state RELEASING */
     uint32_t start;           /* SessionList: where the list begins */
     operation_memory *memory; /* LEASING and COMMITTING; else NULL */
     operation_pool *pool;     /* where memory comes from */
@@ -54,9 +57,9 @@ typedef struct operation {
 
 /*
  * The peer's request becomes an operation: op, its only one, in state DEFERRED, WAITING or ENDING. If the peer is
- * closing nothing happens, since nobody would come back to it: false.
+ * closing nothing happens, since nobody would come back to it.
  */
-bool operation_begin(operation *op, peer *p, const Goallocd__Request *request, enum operation_state state);
+void operation_begin(operation *op, peer *p, const Goallocd__Request *request, enum operation_state state);
 
 /* The same in state LEASING, also for a peer that is closing. False: no memory is left, it is DEFERRED. */
 bool operation_begin_leasing(operation *op, peer *p, const Goallocd__Request *request, operation_pool *pool)
@@ -71,7 +74,7 @@ void operation_set_state(operation *op, enum operation_state state);
 /* It is over, within the turn in which it has begun; the peer goes on by itself. */
 void operation_end(operation *op);
 
-/* It is over, in a later turn (or was, if its reply has closed the peer): the peer goes on, or, if closed, is gone. */
+/* It is over, in a later turn, or was: its reply has closed the peer. The peer goes on, or, if closed, is gone. */
 void operation_finish(operation *op);
 
 /* Its peer is about to be closed: it ends, unless somebody comes back to it in any case. */

@@ -21,10 +21,6 @@
  *       at. A session's pidfd is never one of the reserve either (deaths.c). At most 8 connections are late, the oldest
  *       makes room for the next. If accept finds no descriptor in spite of that, libuv gives up one that it has for the
  *       purpose, and closes what waits (uv__emfile_trick); so the loop does not spin.
- *
- * A request that comes in one piece and whose reply the socket takes, as of every honest client, costs three system
- * calls (epoll_wait, read, write: as many as a bare echo) and no malloc: it is unpacked into the host's bump, what it
- * leases is noted in the memory of its operation, the reply is packed into a buffer of the host.
  */
 #include "daemon/serve/peer.h"
 
@@ -44,7 +40,7 @@
 #include "proto/fdpass.h"
 
 #define QUEUED_BYTES_MAX (256 * KIB)
-#define RESERVE_FDS      16u
+#define RESERVE_FDS      16
 #define LATE_MAX         8u
 
 static void peer_process(peer *p);
@@ -321,16 +317,6 @@ void peer_resume(peer *p)
 
 /* --- connections come in --- */
 
-/* The first descriptor of the reserve, by the limit of this process. */
-static int late_fd(void)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur > INT_MAX)
-        return INT_MAX;
-    return limit.rlim_cur < RESERVE_FDS ? 0 : (int)(limit.rlim_cur - RESERVE_FDS);
-}
-
 /* A peer of the reserve; if there are many, the oldest makes room. */
 static void peer_note_late(peer *p)
 {
@@ -355,7 +341,7 @@ static void on_refused(uv_handle_t *handle)
     peer_host *host = handle->data;
 
     host->refusing = false;
-    if (host->refuse_again && !host->stopping)
+    if (host->refuse_again && !uv_is_closing((uv_handle_t *)&host->listener))
         refuse(host);
 }
 
@@ -408,10 +394,13 @@ static void peer_on_connection(uv_stream_t *listener, int status)
 
 int peer_host_start(peer_host *host, int listen_fd)
 {
+    struct rlimit limit;
     int r = uv_pipe_init(host->loop, &host->listener, 0);
 
     host->listener.data = host;
-    host->late_fd = late_fd();
+    host->late_fd = INT_MAX;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur <= INT_MAX)
+        host->late_fd = (int)limit.rlim_cur - RESERVE_FDS;
     frame_bump_init(&host->bump, host->bump_buf, sizeof(host->bump_buf));
     if (r == 0)
         r = uv_pipe_open(&host->listener, listen_fd);
@@ -420,7 +409,6 @@ int peer_host_start(peer_host *host, int listen_fd)
 
 void peer_host_stop(peer_host *host, const Goallocd__Reply *notice)
 {
-    host->stopping = true;
     uv_close((uv_handle_t *)&host->listener, NULL);
     for (peer *p = host->peers, *next; p != NULL; p = next) {
         next = p->next;

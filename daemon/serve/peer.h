@@ -49,7 +49,6 @@ struct peer_host {
     uv_pipe_t refused; /* takes a connection that there is no memory for, and closes it */
     bool refusing;
     bool refuse_again; /* another one waits for that */
-    bool stopping;
     frame_bump bump; /* for the request being handled */
     /* Nobody's over a return to the loop. */
     uint8_t in[FRAME_BYTES_MAX];

@@ -2,8 +2,7 @@
  * Requests for the heap as a whole: statistics, picture, trim, release, check.
  *
  * Called by requests.c; any connection may ask, with or without a session. Counting objects and sweeping all spans take
- * a while: rounds.c does it in slices for all who ask, and comes back here. Pages are released in the thread pool
- * (scavenge.c).
+ * a while: rounds.c does it in slices for all who ask. Pages are released in the thread pool (scavenge.c).
  *
  * The bytes of the statistics are taken at one moment, when objects have been counted: pages in use, free with memory,
  * free without, and metadata make the total; pages in use are objects and the rest. So the sum holds exactly, whatever
@@ -15,33 +14,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "daemon/serve/reply.h"
-
 #define MAP_CELLS_MAX 4096u
 #define MAP_WORDS_MAX (UINT64_C(1) << 18) /* of page bits looked at for one picture: a fraction of a millisecond */
 
 /* --- statistics --- */
-
-static void wait_for_round(client *c, const Goallocd__Request *request)
-{
-    (void)operation_begin(&c->op, &c->peer, request, OPERATION_WAITING);
-    service_wake(client_service(c));
-}
-
-void handle_stats(client *c, const Goallocd__Request *request)
-{
-    wait_for_round(c, request);
-}
-
-void stats_note_ended(service *srv, session_no no)
-{
-    shm_u64 *counters = shm_counters(srv->heap->map, no);
-
-    for (size_t c = 0; c < SPAN_CLASS_COUNT; c++) {
-        srv->ended_allocs[c] += u64_load_relaxed(&counters[c]);
-        u64_store_relaxed(&counters[c], 0);
-    }
-}
 
 /* Objects of each span class allocated since the start, as far as clients have said. */
 static void count_allocs(const service *srv, uint64_t ret[SPAN_CLASS_COUNT])
@@ -88,15 +64,16 @@ static void fill_memory(const mheap *heap, uint64_t live_bytes, Goallocd__StatsR
     body->released_bytes = mheap_released_pages(heap) * PAGE_BYTES;
     body->metadata_bytes = heap->metadata_bytes;
     body->metadata_charged_bytes = metabook_bytes(&heap->book);
-    body->total_bytes = mheap_added_pages(heap) * PAGE_BYTES + body->metadata_bytes;
+    body->total_bytes = pagealloc_npages_added(heap->pages) * PAGE_BYTES + body->metadata_bytes;
     body->limit_bytes = heap->limit_bytes;
     body->over_limit_bytes = mheap_over_limit(heap, 100, 0);
 }
 
-void stats_counted(client *c, const census *count)
+static void stats_counted(operation *op)
 {
-    service *srv = client_service(c);
-    const session *s = client_session(c);
+    service *srv = op->peer->host->data;
+    const census *count = &srv->census;
+    const session *s = client_session(client_of(op->peer));
     Goallocd__StatsReply body = GOALLOCD__STATS_REPLY__INIT;
     Goallocd__ClassStats classes[SIZE_CLASS_COUNT + 1];
     Goallocd__ClassStats *pointers[SIZE_CLASS_COUNT + 1];
@@ -123,32 +100,24 @@ void stats_counted(client *c, const census *count)
         body.n_classes += fill_class(count, allocs, class, &classes[body.n_classes]);
     }
     body.classes = pointers;
-    reply_body(&c->peer, c->op.id, GOALLOCD__REPLY__RESULT_STATS, &body);
-    operation_finish(&c->op);
+    (void)reply_body(op->peer, op->id, GOALLOCD__REPLY__RESULT_STATS, &body);
+}
+
+answer handle_stats(client *c, const Goallocd__Request *request)
+{
+    return service_wait(c, request, ROUND_STATS, stats_counted);
 }
 
 /* --- trim and release --- */
 
-void handle_trim(client *c, const Goallocd__Request *request)
-{
-    service_ask_trim(client_service(c));
-    wait_for_round(c, request);
-}
-
-void trim_swept(client *c)
-{
-    reply_ok(&c->peer, c->op.id);
-    operation_finish(&c->op);
-}
-
 static void scavenge_reply(operation *op, void *data)
 {
-    const mheap *heap = client_service(client_of(op->peer))->heap;
+    const service *srv = op->peer->host->data;
     Goallocd__ScavengeReply body = GOALLOCD__SCAVENGE_REPLY__INIT;
 
     body.released_bytes = *(const uint64_t *)data * PAGE_BYTES;
-    body.remaining_bytes = mheap_idle_pages(heap) * PAGE_BYTES;
-    reply_body(op->peer, op->id, GOALLOCD__REPLY__RESULT_SCAVENGE, &body);
+    body.remaining_bytes = mheap_idle_pages(srv->heap) * PAGE_BYTES;
+    (void)reply_body(op->peer, op->id, GOALLOCD__REPLY__RESULT_SCAVENGE, &body);
     operation_finish(op);
 }
 
@@ -159,17 +128,27 @@ static void on_scavenged(void *data, uint64_t npages)
     operations_each(&srv->peers, OPERATION_RELEASING, scavenge_reply, &npages);
 }
 
-void scavenge_swept(client *c)
+static void trim_swept(operation *op)
 {
-    service *srv = client_service(c);
+    service *srv = op->peer->host->data;
 
-    operation_set_state(&c->op, OPERATION_RELEASING);
+    if (op->kind == GOALLOCD__REQUEST__OP_TRIM) {
+        reply_answer(op->peer, op->id, ANSWER_DONE);
+        return;
+    }
+    operation_set_state(op, OPERATION_RELEASING);
     scavenge_force(&srv->scav, on_scavenged, srv);
+}
+
+answer handle_trim(client *c, const Goallocd__Request *request)
+{
+    service_ask_trim(client_service(c));
+    return service_wait(c, request, ROUND_SWEEP, trim_swept);
 }
 
 /* --- looks at the heap --- */
 
-void handle_heap_map(client *c, const Goallocd__Request *request)
+answer handle_heap_map(client *c, const Goallocd__Request *request)
 {
     static uint64_t inuse[MAP_CELLS_MAX];
     static uint64_t backed[MAP_CELLS_MAX];
@@ -181,10 +160,8 @@ void handle_heap_map(client *c, const Goallocd__Request *request)
     size_t n = 0;
 
     if (ask->cell_pages == 0 || ask->cell_pages % 64 != 0 || ask->cell_pages > heap->map->npages ||
-        ask->start % 64 != 0) {
-        reply_error(&c->peer, request->id, EINVAL, "cells of no pages, or of no multiple of 64");
-        return;
-    }
+        ask->start % 64 != 0)
+        return (answer){ EINVAL, "cells of no pages, or of no multiple of 64" };
     for (uint64_t page = ask->start; page < end && n < ask->max_cells && n < MAP_CELLS_MAX; page += ask->cell_pages) {
         words += ask->cell_pages / 64;
         if (n > 0 && words > MAP_WORDS_MAX)
@@ -198,10 +175,10 @@ void handle_heap_map(client *c, const Goallocd__Request *request)
     body.end = end;
     body.arena_pages = heap->map->npages;
     body.arena_base = heap->map->base;
-    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_HEAP_MAP, &body);
+    return reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_HEAP_MAP, &body);
 }
 
-void handle_check(client *c, const Goallocd__Request *request)
+answer handle_check(client *c, const Goallocd__Request *request)
 {
     Goallocd__CheckReply body = GOALLOCD__CHECK_REPLY__INIT;
     char text[1024] = "";
@@ -214,15 +191,15 @@ void handle_check(client *c, const Goallocd__Request *request)
         service_dump(client_service(c), stderr);
     text[sizeof(text) - 1] = '\0';
     body.text = text;
-    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_CHECK, &body);
+    return reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_CHECK, &body);
 }
 
-void handle_ping(client *c, const Goallocd__Request *request)
+answer handle_ping(client *c, const Goallocd__Request *request)
 {
     Goallocd__PingReply body = GOALLOCD__PING_REPLY__INIT;
 
     body.protocol = GOALLOC_PROTOCOL;
     body.version = (char *)(uintptr_t)GOALLOC_VERSION;
     body.pid = (uint32_t)getpid();
-    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_PING, &body);
+    return reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_PING, &body);
 }

@@ -12,24 +12,18 @@
  *      memory limit, the client is told to give back what it holds idle and to insist; who insists gets little, but
  *      gets it.
  *   4. each is leased at once. What has no memory is committed, and the reply names the spans (leasing.c).
- *
- * A large object that grows: the pages behind it are taken, committed, and only then added to its span, if the session
- * still leases it; else they are free again.
  */
 #include "daemon/serve/request_lease.h"
 
 #include <errno.h>
 
 #include "daemon/serve/leasing.h"
-#include "daemon/serve/reply.h"
-#include "daemon/serve/sweep.h"
 
 #define INSIST_PAGES   16u   /* a refill above the memory limit */
 #define LEASE_LIST_MAX 8192u /* spans named in one reply */
 
-static const char limit_text[] = "the memory limit is reached: give back what is idle, and insist";
-static const char memory_text[] = "the system has no memory for the heap";
-static const char exhausted_text[] = "the heap is exhausted";
+static const answer limit_reached = { EAGAIN, "the memory limit is reached: give back what is idle, and insist" };
+static const answer exhausted = { ENOMEM, "the heap is exhausted" };
 
 /* --- spans and runs --- */
 
@@ -42,25 +36,19 @@ typedef struct refill {
     bool insist;
 } refill;
 
-/* What is asked for, as far as it may be had. False: that is nothing, and has been answered. */
-static bool refill_size(client *c, const session *s, const Goallocd__Request *request, refill *ret)
+/* What is asked for, as far as it may be had: at least a span. */
+static answer refill_size(const session *s, const Goallocd__Refill *ask, refill *ret)
 {
-    const Goallocd__Refill *ask = request->refill;
     span_class spc = { (uint8_t)ask->span_class };
     uint8_t class = span_class_size(spc).n;
-    const char *why = NULL;
     uint64_t room;
 
     if (ask->span_class >= SPAN_CLASS_COUNT || ask->span_class == SPAN_CLASS_TINY - 1 || ask->nspans == 0)
-        why = "no such span class, or no spans asked for";
-    else if (class == 0 && (ask->npages < SHM_RUN_PAGES_MIN || ask->npages > SHM_RUN_PAGES_MAX))
-        why = "runs have " SHM_TEXT(SHM_RUN_PAGES_MIN) " to " SHM_TEXT(SHM_RUN_PAGES_MAX) " pages";
-    else if (ask->span_class == SPAN_CLASS_TINY && (s->flags & SESSION_RECLAIM))
-        why = "a session that reclaims has no tiny blocks: objects in one may have several owners";
-    if (why != NULL) {
-        reply_error(&c->peer, request->id, EINVAL, why);
-        return false;
-    }
+        return (answer){ EINVAL, "no such span class, or no spans asked for" };
+    if (class == 0 && (ask->npages < SHM_RUN_PAGES_MIN || ask->npages > SHM_RUN_PAGES_MAX))
+        return (answer){ EINVAL, "runs have " SHM_TEXT(SHM_RUN_PAGES_MIN) " to " SHM_TEXT(SHM_RUN_PAGES_MAX) " pages" };
+    if (ask->span_class == SPAN_CLASS_TINY && (s->flags & SESSION_RECLAIM))
+        return (answer){ EINVAL, "a session that reclaims has no tiny blocks: objects in one may have several owners" };
     ret->spc = spc;
     ret->npages = class == 0 ? ask->npages : size_class_npages[class];
     ret->nelems = class == 0 ? 1 : size_class_nelems[class];
@@ -73,9 +61,7 @@ static bool refill_size(client *c, const session *s, const Goallocd__Request *re
     room = lease_room_pages(&s->lessee) / ret->npages;
     if (ret->want > room)
         ret->want = room;
-    if (room == 0)
-        reply_error(&c->peer, request->id, ENOMEM, "the session's limit is reached");
-    return room != 0;
+    return room != 0 ? ANSWER_DONE : (answer){ ENOMEM, "the session's limit is reached" };
 }
 
 /* Lease spans with free objects. Returns how many objects these are. */
@@ -96,8 +82,8 @@ static uint64_t refill_partial(client *c, session *s, const refill *r)
     return nfree;
 }
 
-/* Lease at most nspans fresh spans. Returns why there are not more if there is none; EAGAIN: the memory limit. */
-static int refill_fresh(client *c, session *s, const refill *r, uint64_t nspans)
+/* Lease at most nspans fresh spans. Returns why there are not more. */
+static answer refill_fresh(client *c, session *s, const refill *r, uint64_t nspans)
 {
     service *srv = client_service(c);
     operation *op = &c->op;
@@ -109,144 +95,113 @@ static int refill_fresh(client *c, session *s, const refill *r, uint64_t nspans)
 
         if (r->npages > mheap_room_pages(srv->heap) && !leasing_limit_allows(srv, r->npages) &&
             (!r->insist || op->nspans * r->npages >= INSIST_PAGES))
-            return EAGAIN;
+            return limit_reached;
         if (op->nspans > r->want / 4 && op->commit.nruns == 0 && ahead_is_worth_waiting(&srv->ahead, r->npages))
-            return 0; /* rather less, and at once: when the client comes back there is more */
+            return ANSWER_DONE; /* rather less, and at once: when the client comes back there is more */
         if (!leasing_system_allows(srv, r->npages))
-            return ENOMEM;
+            return leasing_no_memory;
         e = op->nspans == 0 ? leasing_alloc_span(srv, r->npages, 1, r->spc, &first, &nscavenged)
                             : mheap_alloc_span(srv->heap, r->npages, 1, r->spc, &first, &nscavenged);
         if (e != 0)
-            return ENOSPC;
+            return exhausted;
         shm_span_at(srv->heap->map, first)->lessee_folds = span_class_size(r->spc).n == 0;
         leasing_add_fresh(c, s, first, nscavenged);
     }
-    return 0;
+    return ANSWER_DONE;
 }
 
-void handle_refill(client *c, session *s, const Goallocd__Request *request)
+answer handle_refill(client *c, session *s, const Goallocd__Request *request)
 {
     uint64_t nfree = 0;
     uint64_t want_free;
     refill r;
-    int e = 0;
+    answer a = refill_size(s, request->refill, &r);
 
-    if (!refill_size(c, s, request, &r) || !leasing_begin(c, request))
-        return;
+    if (a.error != 0)
+        return a;
+    if (!leasing_begin(c, request))
+        return ANSWER_GIVEN;
     if (span_class_size(r.spc).n != 0 && !(s->flags & SESSION_RECLAIM))
         nfree = refill_partial(c, s, &r);
-    if (c->op.nspans == 0 && leasing_defer_for_ahead(c, r.want * r.npages))
-        return;
+    /* It waits for pages that are being prepared once, so no longer than for the piece that is under way. */
+    if (c->op.nspans == 0 && c->op.ndefers == 0 &&
+        ahead_is_worth_waiting(&client_service(c)->ahead, r.want * r.npages)) {
+        operation_defer(&c->op);
+        return ANSWER_GIVEN;
+    }
     want_free = (r.want * r.nelems + 1) / 2;
     if (nfree < want_free)
-        e = refill_fresh(c, s, &r, r.want - c->op.nspans);
-    if (c->op.nspans > 0) {
-        leasing_commit(c);
-        return;
-    }
-    if (e == ENOSPC && leasing_defer_for_released(c))
-        return;
-    operation_end(&c->op);
-    if (e == EAGAIN)
-        reply_error(&c->peer, request->id, EAGAIN, limit_text);
-    else
-        reply_error(&c->peer, request->id, ENOMEM, e == ENOMEM ? memory_text : exhausted_text);
+        a = refill_fresh(c, s, &r, r.want - c->op.nspans);
+    return c->op.nspans > 0 ? leasing_commit(c) : leasing_give_up(c, a, a.message == exhausted.message);
 }
 
 /* --- large objects --- */
 
-void handle_alloc_large(client *c, session *s, const Goallocd__Request *request)
+answer handle_alloc_large(client *c, session *s, const Goallocd__Request *request)
 {
     const Goallocd__AllocLarge *ask = request->alloc_large;
     service *srv = client_service(c);
     uint64_t align = ask->align_pages == 0 ? 1 : ask->align_pages;
     span_class spc = span_class_of((size_class){ 0 }, ask->noscan);
-    int error = 0;
-    const char *why = NULL;
     page_no first;
     uint64_t nscavenged;
 
-    if (ask->npages == 0 || (align & (align - 1)) != 0 || align > SHM_ALIGN_PAGES_MAX) {
-        error = EINVAL;
-        why = "no pages asked for, or no power of two up to " SHM_TEXT(SHM_ALIGN_MIB_MAX) " MiB to align to";
-    } else if (ask->npages >= srv->heap->map->npages || ask->npages > lease_room_pages(&s->lessee)) {
-        error = ENOMEM;
-        why = "more than the arena, or than the session's limit";
-    } else if (!ask->insist && !leasing_limit_allows(srv, ask->npages)) {
-        error = EAGAIN;
-        why = limit_text;
-    } else if (!leasing_system_allows(srv, ask->npages)) {
-        error = ENOMEM;
-        why = memory_text;
-    }
-    if (error != 0) {
-        reply_error(&c->peer, request->id, error, why);
-        return;
-    }
+    if (ask->npages == 0 || (align & (align - 1)) != 0 || align > SHM_ALIGN_PAGES_MAX)
+        return (answer){ EINVAL, "no pages asked for, or no power of two up to " SHM_TEXT(
+                                     SHM_ALIGN_MIB_MAX) " MiB to align to" };
+    if (ask->npages >= srv->heap->map->npages || ask->npages > lease_room_pages(&s->lessee))
+        return (answer){ ENOMEM, "more than the arena, or than the session's limit" };
+    if (!ask->insist && !leasing_limit_allows(srv, ask->npages))
+        return limit_reached;
+    if (!leasing_system_allows(srv, ask->npages))
+        return leasing_no_memory;
     if (!leasing_begin(c, request))
-        return;
-    if (leasing_alloc_span(srv, ask->npages, align, spc, &first, &nscavenged) == 0) {
-        leasing_add_fresh(c, s, first, nscavenged);
-        leasing_commit(c);
-    } else if (!leasing_defer_for_released(c)) {
-        operation_end(&c->op);
-        reply_error(&c->peer, request->id, ENOMEM, exhausted_text);
-    }
+        return ANSWER_GIVEN;
+    if (leasing_alloc_span(srv, ask->npages, align, spc, &first, &nscavenged) != 0)
+        return leasing_give_up(c, exhausted, true);
+    leasing_add_fresh(c, s, first, nscavenged);
+    return leasing_commit(c);
 }
 
-/* The large object that a session wants to resize: leased to it, or to nobody, and then to it. False: answered. */
-static bool resize_target(client *c, const session *s, const Goallocd__Request *request, page_no *ret,
-                          bool *ret_central)
+/* The large object that a session wants to resize: leased to it, or (*ret_central) to nobody, and then to it. */
+static answer resize_target(const session *s, uint32_t name, page_no *ret, bool *ret_central)
 {
-    service *srv = client_service(c);
-    shm_map *map = srv->heap->map;
-    uint32_t name = request->resize_large->span;
+    shm_map *map = s->lessee.table->heap->map;
     page_no first = page_at(name < map->npages ? name : 0);
     const shm_span *span = shm_span_at(map, first);
     lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
     object_ref object;
 
     if (first.n == 0 || u32_load_relaxed(&map->page_map[first.n]) != first.n || span_class_size(span->spc).n != 0 ||
-        object_find(map, map->base + page_offset(first), &object) != OBJECT_LIVE) {
-        reply_error(&c->peer, request->id, EINVAL, "not a live large object");
-        return false;
-    }
+        object_find(map, map->base + page_offset(first), &object) != OBJECT_LIVE)
+        return (answer){ EINVAL, "not a live large object" };
     *ret_central = lease.state == SPAN_CENTRAL && !(s->flags & SESSION_RECLAIM);
-    if (*ret_central && span->npages > lease_room_pages(&s->lessee)) {
-        reply_error(&c->peer, request->id, EDQUOT, "the session's limit is in the way");
-        return false;
-    }
-    if (!*ret_central && (span->lessee_folds || lease_check(&s->lessee, first.n, &first) != 0)) {
-        reply_error(&c->peer, request->id, EPERM, "another session leases the object, or it is a run");
-        return false;
-    }
+    if (*ret_central && span->npages > lease_room_pages(&s->lessee))
+        return (answer){ EDQUOT, "the session's limit is in the way" };
+    if (!*ret_central && (span->lessee_folds || lease_check(&s->lessee, first.n, &first) != 0))
+        return (answer){ EPERM, "another session leases the object, or it is a run" };
     *ret = first;
-    return true;
+    return ANSWER_DONE;
 }
 
 /* The large object first, of npages pages, is to grow by more. */
-static void grow(client *c, const Goallocd__Request *request, page_no first, uint64_t npages, uint64_t more)
+static answer grow(client *c, const Goallocd__Request *request, page_no first, uint64_t npages, uint64_t more)
 {
     service *srv = client_service(c);
     page_no behind = page_at(first.n + npages);
     uint64_t nscavenged;
 
-    if (!leasing_system_allows(srv, more)) {
-        reply_error(&c->peer, request->id, ENOMEM, memory_text);
-        return;
-    }
+    if (!leasing_system_allows(srv, more))
+        return leasing_no_memory;
     if (!leasing_begin(c, request))
-        return;
-    if (mheap_take_aside(srv->heap, ASIDE_GROWTH, (page_run){ behind, more }, &nscavenged).npages == 0) {
-        operation_end(&c->op);
-        reply_error(&c->peer, request->id, EBUSY, "what lies behind the object is in use");
-        return;
-    }
+        return ANSWER_GIVEN;
+    if (mheap_take_aside(srv->heap, ASIDE_GROWTH, (page_run){ behind, more }, &nscavenged).npages == 0)
+        return leasing_give_up(c, (answer){ EBUSY, "what lies behind the object is in use" }, false);
     leasing_add_growth(c, first, behind, more, nscavenged);
-    leasing_commit(c);
+    return leasing_commit(c);
 }
 
-void handle_resize_large(client *c, session *s, const Goallocd__Request *request)
+answer handle_resize_large(client *c, session *s, const Goallocd__Request *request)
 {
     service *srv = client_service(c);
     uint64_t want = request->resize_large->npages;
@@ -254,35 +209,31 @@ void handle_resize_large(client *c, session *s, const Goallocd__Request *request
     uint64_t more;
     bool central;
     page_no first;
+    answer a;
 
-    if (want == 0 || want >= srv->heap->map->npages) {
-        reply_error(&c->peer, request->id, EINVAL, "no pages, or more than the arena has");
-        return;
-    }
-    if (!resize_target(c, s, request, &first, &central))
-        return;
+    if (want == 0 || want >= srv->heap->map->npages)
+        return (answer){ EINVAL, "no pages, or more than the arena has" };
+    a = resize_target(s, request->resize_large->span, &first, &central);
+    if (a.error != 0)
+        return a;
     npages = shm_span_at(srv->heap->map, first)->npages;
     more = want > npages ? want - npages : 0;
     if (more > 0 &&
-        (more + (central ? npages : 0) > lease_room_pages(&s->lessee) || more > mheap_room_pages(srv->heap))) {
-        reply_error(&c->peer, request->id, EDQUOT, "a limit is in the way");
-        return;
-    }
+        (more + (central ? npages : 0) > lease_room_pages(&s->lessee) || more > mheap_room_pages(srv->heap)))
+        return (answer){ EDQUOT, "a limit is in the way" };
     if (central) {
         mcentral_remove(srv->heap, first);
         shm_span_at(srv->heap->map, first)->lessee_folds = 0;
         lease_give(&s->lessee, first);
     }
-    if (more > 0) {
-        grow(c, request, first, npages, more);
-        return;
-    }
+    if (more > 0)
+        return grow(c, request, first, npages, more);
     if (want < npages)
         lease_shrink(&s->lessee, first, want);
-    reply_ok(&c->peer, request->id);
+    return ANSWER_DONE;
 }
 
-void handle_free_large(client *c, session *s, const Goallocd__Request *request)
+answer handle_free_large(client *c, session *s, const Goallocd__Request *request)
 {
     service *srv = client_service(c);
     uint32_t name = request->free_large->span;
@@ -290,7 +241,7 @@ void handle_free_large(client *c, session *s, const Goallocd__Request *request)
     (void)s;
     if (name == 0 || name >= srv->heap->map->npages) {
         peer_violation(&c->peer, "it frees span %u, which is not in the arena", name);
-        return;
+        return ANSWER_GIVEN;
     }
     /*
      * The bits decide. The sweep may have been here before, and the span may be another's by now: then nothing
@@ -298,16 +249,16 @@ void handle_free_large(client *c, session *s, const Goallocd__Request *request)
      */
     if (u32_load_relaxed(&srv->heap->map->page_map[name]) == name)
         (void)lease_sweep(&srv->sessions.leases, page_at(name), true);
-    reply_ok(&c->peer, request->id);
+    return ANSWER_DONE;
 }
 
 /* --- what comes back --- */
 
 /*
  * Large objects that another process may have freed: the sweep may have ended the lease since the client looked, and
- * the pages may be anybody's by now. False: a violation, the client is disconnected.
+ * the pages may be anybody's by now.
  */
-static bool return_large(client *c, session *s, const uint32_t *names, size_t n)
+static answer return_large(client *c, session *s, const uint32_t *names, size_t n)
 {
     service *srv = client_service(c);
 
@@ -316,20 +267,21 @@ static bool return_large(client *c, session *s, const uint32_t *names, size_t n)
 
         if (names[i] == 0 || names[i] >= srv->heap->map->npages) {
             peer_violation(&c->peer, "it returns large object %u, which is not in the arena", names[i]);
-            return false;
+            return ANSWER_GIVEN;
         }
         if (lease_check(&s->lessee, names[i], &first) != 0)
-            continue;
-        if (lease_return_large(&s->lessee, first) == LEASE_E_NOT_LARGE) {
+            continue; /* the daemon's sweep may have ended the lease */
+        if (!lease_is_large(shm_span_at(srv->heap->map, first))) {
             peer_violation(&c->peer, "it returns span %u as a large object, which it is not", names[i]);
-            return false;
+            return ANSWER_GIVEN;
         }
-        /* LEASE_E_NOT_EMPTY: the object lives and is the session's, so it stays leased. */
+        if (lease_return(&s->lessee, first) == LEASE_E_NOT_EMPTY)
+            continue; /* the object lives and is the session's, so it stays leased */
     }
-    return true;
+    return ANSWER_DONE;
 }
 
-void handle_return(client *c, session *s, const Goallocd__Request *request)
+answer handle_return(client *c, session *s, const Goallocd__Request *request)
 {
     const Goallocd__ReturnSpans *ask = request->return_spans;
 
@@ -338,18 +290,17 @@ void handle_return(client *c, session *s, const Goallocd__Request *request)
 
         if (lease_check(&s->lessee, ask->spans[i], &first) != 0) {
             peer_violation(&c->peer, "it returns span %u, which it does not lease", ask->spans[i]);
-            return;
+            return ANSWER_GIVEN;
         }
         if (lease_return(&s->lessee, first) != 0) {
             peer_violation(&c->peer, "it returns span %u with objects that it owns", ask->spans[i]);
-            return;
+            return ANSWER_GIVEN;
         }
     }
-    if (return_large(c, s, ask->large, ask->n_large))
-        reply_ok(&c->peer, request->id);
+    return return_large(c, s, ask->large, ask->n_large);
 }
 
-void handle_lease_list(client *c, session *s, const Goallocd__Request *request)
+answer handle_lease_list(client *c, session *s, const Goallocd__Request *request)
 {
     static uint32_t names[LEASE_LIST_MAX];
     const service *srv = client_service(c);
@@ -357,15 +308,13 @@ void handle_lease_list(client *c, session *s, const Goallocd__Request *request)
     page_no at = s->lessee.leased.head;
 
     if (request->lease_list->after != 0) {
-        if (lease_check(&s->lessee, request->lease_list->after, &at) != 0) {
-            reply_error(&c->peer, request->id, EINVAL, "the session does not lease that span");
-            return;
-        }
+        if (lease_check(&s->lessee, request->lease_list->after, &at) != 0)
+            return (answer){ EINVAL, "the session does not lease that span" };
         at = srv->heap->links[at.n].next;
     }
     for (; at.n != 0 && body.n_spans < LEASE_LIST_MAX; at = srv->heap->links[at.n].next)
         names[body.n_spans++] = at.n;
     body.spans = names;
     body.more = at.n != 0;
-    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_LEASE_LIST, &body);
+    return reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_LEASE_LIST, &body);
 }

@@ -6,11 +6,11 @@
 
 #include "daemon/serve/service.h"
 
-void handle_refill(client *c, session *s, const Goallocd__Request *request);
-void handle_return(client *c, session *s, const Goallocd__Request *request);
-void handle_alloc_large(client *c, session *s, const Goallocd__Request *request);
-void handle_resize_large(client *c, session *s, const Goallocd__Request *request);
-void handle_free_large(client *c, session *s, const Goallocd__Request *request);
-void handle_lease_list(client *c, session *s, const Goallocd__Request *request);
+answer handle_refill(client *c, session *s, const Goallocd__Request *request);
+answer handle_return(client *c, session *s, const Goallocd__Request *request);
+answer handle_alloc_large(client *c, session *s, const Goallocd__Request *request);
+answer handle_resize_large(client *c, session *s, const Goallocd__Request *request);
+answer handle_free_large(client *c, session *s, const Goallocd__Request *request);
+answer handle_lease_list(client *c, session *s, const Goallocd__Request *request);
 
 #endif

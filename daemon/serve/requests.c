@@ -1,22 +1,19 @@
 /*
  * Requests: from a message of goallocd.proto to its handler; and the handlers for sessions, objects and roots.
  *
- * Called by peer for every frame, in order for each client, and by rounds.c when a list of sessions has been counted.
- * Calls request_lease.c and request_heap.c for the other messages, deaths (who watches the process of a session),
- * session, adopt, roots. All heap state is this thread's; no handler blocks.
+ * Called by peer for every frame, in order for each client. Calls request_lease.c and request_heap.c for the other
+ * messages, deaths (who watches the process of a session), session, adopt, roots. All heap state is this thread's; no
+ * handler blocks.
  *
  * Everything in a request comes from a client: each number is bounded before it is used. What can't be served is
- * answered with an errno and a sentence. What no honest client sends (a span that it doesn't lease, a request without
- * an id) costs it the connection.
+ * answered with an errno and a sentence, which handlers return. What no honest client sends (a span that it doesn't
+ * lease, a request without an id) costs it the connection.
  */
 #include "daemon/serve/requests.h"
 
 #include <errno.h>
-#include <unistd.h>
 
-#include "daemon/log.h"
 #include "daemon/serve/deaths.h"
-#include "daemon/serve/reply.h"
 #include "daemon/serve/request_heap.h"
 #include "daemon/serve/request_lease.h"
 #include "shm/crash.h"
@@ -47,7 +44,7 @@ static Goallocd__AttachReply attached(client *c, const session *s)
  * A process comes back to its session with its token. The token alone says that it may: a process that has attached as
  * root and become another user since has it, and nobody else does.
  */
-static void reattach(client *c, const Goallocd__Request *request)
+static answer reattach(client *c, const Goallocd__Request *request)
 {
     const Goallocd__Attach *ask = request->attach;
     service *srv = client_service(c);
@@ -56,76 +53,57 @@ static void reattach(client *c, const Goallocd__Request *request)
                      ? session_find(&srv->sessions, (session_no){ (uint16_t)ask->session }, ask->epoch)
                      : NULL;
 
-    if (ask->generation != srv->heap->map->header->generation) {
-        reply_error(&c->peer, request->id, ESTALE, "the heap of that session is gone: this is another one");
-        return;
-    }
-    if (s == NULL || s->state == SHM_SESSION_ENDING) {
-        reply_error(&c->peer, request->id, ESTALE, "that session has ended");
-        return;
-    }
-    if (!session_has_token(&srv->sessions, s, ask->token.data, ask->token.len)) {
-        reply_error(&c->peer, request->id, EACCES, "wrong token for that session");
-        return;
-    }
+    if (ask->generation != srv->heap->map->header->generation)
+        return (answer){ ESTALE, "the heap of that session is gone: this is another one" };
+    if (s == NULL || s->state == SHM_SESSION_ENDING)
+        return (answer){ ESTALE, "that session has ended" };
+    if (!session_has_token(&srv->sessions, s, ask->token.data, ask->token.len))
+        return (answer){ EACCES, "wrong token for that session" };
     /* Its old connection may be at its end and not have said so yet. */
     service_drop_client(srv, s);
     if (s->lessee.nops > 0) {
         /* Memory is being committed for a request of it: what that leases is settled first. */
-        (void)operation_begin(&c->op, &c->peer, request, OPERATION_DEFERRED);
-        return;
+        operation_begin(&c->op, &c->peer, request, OPERATION_DEFERRED);
+        return ANSWER_GIVEN;
     }
     session_set_state(&srv->sessions, s, SHM_SESSION_OPEN);
     body = attached(c, s);
     (void)deaths_watch(srv->deaths, c, s);
     log_debug("session %u: pid %u has come back", s->lessee.no.n, s->pid);
     CRASH_POINT(reattach_before_reply);
-    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_ATTACH, &body);
+    return reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_ATTACH, &body);
 }
 
 /* No descriptor is left for a session: the peer is told, and gives back its own. */
-static void refuse_late(client *c, uint64_t id)
+static answer refuse_late(client *c, uint64_t id)
 {
-    reply_error(&c->peer, id, EUSERS, "the daemon has no descriptors left for another session");
+    reply_answer(&c->peer, id, (answer){ EUSERS, "the daemon has no descriptors left for another session" });
     peer_close(&c->peer);
-}
-
-/* Descriptors of a new session, in the order of the reply. False: there are none. */
-static bool attach_fds(const heapfile *file, const session *s, int ret[ATTACH_NFDS])
-{
-    bool readonly = s->flags & SESSION_READONLY;
-
-    ret[ATTACH_FD_ARENA] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA];
-    ret[ATTACH_FD_SPANS] = heapfile_spans_fd(file);
-    ret[ATTACH_FD_BITMAP] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP];
-    ret[ATTACH_FD_LIFE] = heapfile_life_fd(file, s->lessee.no);
-    return ret[ATTACH_FD_SPANS] >= 0 && ret[ATTACH_FD_LIFE] >= 0;
-}
-
-/* Those that were made for the reply; the others are the heapfile's. */
-static void close_attach_fds(const int fds[ATTACH_NFDS])
-{
-    for (int i = 1; i < ATTACH_NFDS; i += 2) {
-        if (fds[i] >= 0)
-            (void)close(fds[i]);
-    }
+    return ANSWER_GIVEN;
 }
 
 /* Answer an Attach that has opened s; or, without descriptors, undo that and refuse. */
-static void attach_reply(client *c, uint64_t id, session *s)
+static answer attach_reply(client *c, uint64_t id, session *s)
 {
     service *srv = client_service(c);
     heapfile *file = srv->heap->file;
     const shm_header *header = srv->heap->map->header;
     Goallocd__Reply reply = reply_init(id);
     Goallocd__AttachReply body;
-    int fds[ATTACH_NFDS];
+    bool readonly = s->flags & SESSION_READONLY;
+    int spans_fd = heapfile_spans_fd(file);
+    int life_fd = heapfile_life_fd(file, s->lessee.no);
+    const int fds[ATTACH_NFDS] = {
+        [ATTACH_FD_ARENA] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA],
+        [ATTACH_FD_SPANS] = spans_fd,
+        [ATTACH_FD_BITMAP] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP],
+        [ATTACH_FD_LIFE] = life_fd,
+    };
 
-    if (!attach_fds(file, s, fds) || !deaths_watch(srv->deaths, c, s)) {
-        close_attach_fds(fds);
-        session_cancel(&srv->sessions, s);
-        refuse_late(c, id);
-        return;
+    if (spans_fd < 0 || life_fd < 0 || !deaths_watch(srv->deaths, c, s)) {
+        heapfile_close_fds((int[]){ spans_fd, life_fd, -1, -1 });
+        session_forget(&srv->sessions, s);
+        return refuse_late(c, id);
     }
     log_debug("session %u: pid %u, uid %u, '%s'", s->lessee.no.n, s->pid, s->uid, s->label);
     body = attached(c, s);
@@ -137,74 +115,50 @@ static void attach_reply(client *c, uint64_t id, session *s)
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
     reply.attach = &body;
     peer_reply_with_fds(&c->peer, &reply, fds, ATTACH_NFDS);
-    close_attach_fds(fds);
+    heapfile_close_fds((int[]){ spans_fd, life_fd, -1, -1 });
+    return ANSWER_GIVEN;
 }
 
-/* Returns why the client can't attach: an errno, and *ret_why. 0: it can. */
-static int attach_refusal(const client *c, const Goallocd__Attach *ask, const char **ret_why)
+static answer handle_attach(client *c, const Goallocd__Request *request)
 {
-    if (ask->protocol != GOALLOC_PROTOCOL) {
-        *ret_why = "this daemon speaks another version of the protocol";
-        return EPROTONOSUPPORT;
-    }
-    if (ask->abi_hash != client_service(c)->heap->map->header->abi_hash) {
-        *ret_why = "this daemon's shared-memory layout is another: rebuild the client or restart the daemon";
-        return ENOEXEC;
-    }
-    if (ask->flags & ~(SESSION_RECLAIM | SESSION_READONLY)) {
-        *ret_why = "unknown flags";
-        return EINVAL;
-    }
-    if (c->session.n != 0) {
-        *ret_why = "this connection is attached already";
-        return EALREADY;
-    }
-    return 0;
-}
-
-static void handle_attach(client *c, const Goallocd__Request *request)
-{
-    static const struct {
-        int error;
-        const char *message;
-    } open_errors[] = {
+    static const answer open_errors[] = {
         [SESSION_E_NO_ENTRY] = { EUSERS, "there are as many sessions as there can be" },
         [SESSION_E_NO_MEMORY] = { ENOMEM, "the daemon has no memory for another session" },
         [SESSION_E_NO_RANDOM] = { EIO, "the system gives the daemon no random numbers" },
     };
     const Goallocd__Attach *ask = request->attach;
     session_request wanted = { ask->flags, c->peer.pid, c->peer.uid, ask->limit_bytes, ask->label };
-    const char *why = NULL;
     session *s;
-    int e = attach_refusal(c, ask, &why);
+    int e;
 
-    if (e != 0) {
-        reply_error(&c->peer, request->id, e, why);
-    } else if (c->peer.late) {
-        refuse_late(c, request->id);
-    } else if (ask->token.len != 0) {
-        reattach(c, request);
-    } else {
-        e = session_open(&client_service(c)->sessions, &wanted, &s);
-        if (e != 0)
-            reply_error(&c->peer, request->id, open_errors[e].error, open_errors[e].message);
-        else
-            attach_reply(c, request->id, s);
-    }
+    if (ask->protocol != GOALLOC_PROTOCOL)
+        return (answer){ EPROTONOSUPPORT, "this daemon speaks another version of the protocol" };
+    if (ask->abi_hash != client_service(c)->heap->map->header->abi_hash)
+        return (answer){ ENOEXEC, "this daemon's shared-memory layout is another: "
+                                  "rebuild the client or restart the daemon" };
+    if (ask->flags & ~(SESSION_RECLAIM | SESSION_READONLY))
+        return (answer){ EINVAL, "unknown flags" };
+    if (c->session.n != 0)
+        return (answer){ EALREADY, "this connection is attached already" };
+    if (c->peer.late)
+        return refuse_late(c, request->id);
+    if (ask->token.len != 0)
+        return reattach(c, request);
+    e = session_open(&client_service(c)->sessions, &wanted, &s);
+    return e != 0 ? open_errors[e] : attach_reply(c, request->id, s);
 }
 
-static void handle_detach(client *c, const Goallocd__Request *request)
+static answer handle_detach(client *c, const Goallocd__Request *request)
 {
     session *s = client_session(c);
 
-    if (s == NULL) {
-        reply_error(&c->peer, request->id, ENOTCONN, "not attached");
-        return;
-    }
+    if (s == NULL)
+        return (answer){ ENOTCONN, "not attached" };
     s->detached = true;
     session_set_state(&client_service(c)->sessions, s, SHM_SESSION_ENDING);
-    (void)operation_begin(&c->op, &c->peer, request, OPERATION_ENDING);
+    operation_begin(&c->op, &c->peer, request, OPERATION_ENDING);
     service_wake(client_service(c));
+    return ANSWER_GIVEN;
 }
 
 /* Numbers above those of the table are sessions that have ended, the last one first. NULL: nobody has that number. */
@@ -217,7 +171,7 @@ static const session *session_listed(const session_table *table, uint32_t no)
     return back < table->nended ? &table->ended[(table->nended - 1 - back) % SESSIONS_ENDED_MAX] : NULL;
 }
 
-static void fill_session(const session *s, live_sum left, bool ended, Goallocd__SessionInfo *ret)
+static void fill_session(const session *s, live_sum left, Goallocd__SessionInfo *ret)
 {
     goallocd__session_info__init(ret);
     ret->session = s->lessee.no.n;
@@ -225,7 +179,7 @@ static void fill_session(const session *s, live_sum left, bool ended, Goallocd__
     ret->pid = s->pid;
     ret->uid = s->uid;
     ret->flags = s->flags;
-    ret->state = (uint32_t)(!ended ? s->state : s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED);
+    ret->state = (uint32_t)s->state;
     ret->label = (char *)(uintptr_t)s->label;
     ret->held_bytes = s->lessee.nheld_pages * PAGE_BYTES;
     ret->leased_spans = s->lessee.leased.count;
@@ -235,54 +189,48 @@ static void fill_session(const session *s, live_sum left, bool ended, Goallocd__
     ret->left_bytes = left.bytes;
 }
 
-static void handle_session_list(client *c, const Goallocd__Request *request)
+static void session_list_counted(operation *op)
 {
-    if (operation_begin(&c->op, &c->peer, request, OPERATION_WAITING))
-        c->op.start = request->session_list->start;
-    service_wake(client_service(c));
-}
-
-void session_list_counted(client *c)
-{
-    const session_table *table = &client_service(c)->sessions;
+    const session_table *table = &client_service(client_of(op->peer))->sessions;
     Goallocd__SessionListReply body = GOALLOCD__SESSION_LIST_REPLY__INIT;
     Goallocd__SessionInfo infos[LIST_SESSIONS_MAX];
     Goallocd__SessionInfo *pointers[LIST_SESSIONS_MAX];
     uint32_t end = SHM_SESSIONS_MAX + SESSIONS_ENDED_MAX;
-    uint32_t no = c->op.start;
+    uint32_t no = op->start;
 
     for (; no < end && body.n_sessions < LIST_SESSIONS_MAX; no++) {
         const session *s = session_listed(table, no);
 
         if (s == NULL)
             continue;
-        fill_session(s, left_of(table->leases.heap->left, s->lessee.left), no >= SHM_SESSIONS_MAX,
-                     &infos[body.n_sessions]);
+        fill_session(s, left_of(table->leases.heap->left, s->lessee.left), &infos[body.n_sessions]);
         pointers[body.n_sessions] = &infos[body.n_sessions];
         body.n_sessions++;
     }
     body.sessions = pointers;
     body.next = no < end ? no : 0;
-    reply_body(&c->peer, c->op.id, GOALLOCD__REPLY__RESULT_SESSION_LIST, &body);
-    operation_finish(&c->op);
+    (void)reply_body(op->peer, op->id, GOALLOCD__REPLY__RESULT_SESSION_LIST, &body);
+}
+
+static answer handle_session_list(client *c, const Goallocd__Request *request)
+{
+    c->op.start = request->session_list->start;
+    return service_wait(c, request, ROUND_SESSIONS, session_list_counted);
 }
 
 /* --- ownership --- */
 
-/* The live object at offset. False: answered. */
-static bool find_object(client *c, uint64_t id, uint64_t offset, object_ref *ret)
+/* The live object at offset. */
+static answer find_object(const client *c, uint64_t offset, object_ref *ret)
 {
     const shm_map *map = client_service(c)->heap->map;
     enum object_verdict verdict =
         offset >= map->arena_bytes ? OBJECT_FOREIGN : object_find(map, map->base + offset, ret);
 
     if (verdict == OBJECT_LIVE)
-        return true;
-    if (verdict == OBJECT_FREE)
-        reply_error(&c->peer, id, EALREADY, "the object is free");
-    else
-        reply_error(&c->peer, id, EINVAL, "not the address of an object");
-    return false;
+        return ANSWER_DONE;
+    return verdict == OBJECT_FREE ? (answer){ EALREADY, "the object is free" }
+                                  : (answer){ EINVAL, "not the address of an object" };
 }
 
 /* An object becomes the heap's: not in the adoption table, and with its kept bit set if its span has an owner. */
@@ -304,93 +252,77 @@ static void object_unkeep(mheap *heap, const object_ref *object)
     adopt_clear(heap->adopted, object->offset);
 }
 
-static void handle_adopt(client *c, session *s, const Goallocd__Request *request)
+static answer handle_adopt(client *c, session *s, const Goallocd__Request *request)
 {
     mheap *heap = client_service(c)->heap;
     object_ref object;
+    answer a = find_object(c, request->adopt->offset, &object);
 
-    if (!find_object(c, request->id, request->adopt->offset, &object))
-        return;
+    if (a.error != 0)
+        return a;
     if (!(s->flags & SESSION_RECLAIM)) {
         object_publish(heap, &object);
     } else if (u32_load_relaxed(&shm_span_at(heap->map, object.first)->owner) == s->lessee.no.n) {
         object_unkeep(heap, &object);
     } else if (adopt_set(heap->adopted, &object, s->lessee.no, s->lessee.epoch) != 0) {
-        reply_error(&c->peer, request->id, ENOSPC, "the session has adopted too many objects");
-        return;
+        return (answer){ ENOSPC, "the session has adopted too many objects" };
     } else if (!object_is_live(heap->map, &object)) {
         /* It has been freed meanwhile, perhaps by someone who could not see yet that its kept bit has to go too. */
         object_unkeep(heap, &object);
-        reply_error(&c->peer, request->id, EALREADY, "the object is free");
-        return;
+        return (answer){ EALREADY, "the object is free" };
     }
     metabook_note_kept(&heap->book, object.first);
-    reply_ok(&c->peer, request->id);
+    return ANSWER_DONE;
 }
 
 /*
  * While the owner's session ends, an object is either still as it was, and its kept bit makes the end leave it there;
  * or it has been freed, and find_object() says so. Both happen in this thread, a span at a time.
  */
-static void handle_publish(client *c, session *s, const Goallocd__Request *request)
+static answer handle_publish(client *c, session *s, const Goallocd__Request *request)
 {
     object_ref object;
+    answer a = find_object(c, request->publish->offset, &object);
 
     (void)s;
-    if (!find_object(c, request->id, request->publish->offset, &object))
-        return;
-    object_publish(client_service(c)->heap, &object);
-    reply_ok(&c->peer, request->id);
+    if (a.error == 0)
+        object_publish(client_service(c)->heap, &object);
+    return a;
 }
 
 /* --- roots --- */
 
-static void reply_root_error(client *c, uint64_t id, int e)
-{
-    static const struct {
-        int error;
-        const char *message;
-    } errors[] = {
-        [ROOTS_E_EMPTY] = { EINVAL, "the root's name is empty" },
-        [ROOTS_E_TOO_LONG] = { ENAMETOOLONG, "the root's name is longer than " SHM_TEXT(SHM_ROOT_NAME_MAX) " bytes" },
-        [ROOTS_E_NOT_UTF8] = { EILSEQ, "the root's name is not UTF-8" },
-        [ROOTS_E_NO_SUCH] = { ENOENT, "no root of that name" },
-        [ROOTS_E_FULL] = { ENOSPC, "there are " SHM_TEXT(SHM_ROOTS_MAX) " roots already" },
-        [ROOTS_E_NOT_LIVE] = { EINVAL, "a root must point into a live object" },
-    };
+static const answer root_answers[] = {
+    [0] = { 0, NULL },
+    [ROOTS_E_EMPTY] = { EINVAL, "the root's name is empty" },
+    [ROOTS_E_TOO_LONG] = { ENAMETOOLONG, "the root's name is longer than " SHM_TEXT(SHM_ROOT_NAME_MAX) " bytes" },
+    [ROOTS_E_NOT_UTF8] = { EILSEQ, "the root's name is not UTF-8" },
+    [ROOTS_E_NO_SUCH] = { ENOENT, "no root of that name" },
+    [ROOTS_E_FULL] = { ENOSPC, "there are " SHM_TEXT(SHM_ROOTS_MAX) " roots already" },
+    [ROOTS_E_NOT_LIVE] = { EINVAL, "a root must point into a live object" },
+};
 
-    reply_error(&c->peer, id, errors[e].error, errors[e].message);
-}
-
-static void handle_root_set(client *c, session *s, const Goallocd__Request *request)
+static answer handle_root_set(client *c, session *s, const Goallocd__Request *request)
 {
     const Goallocd__RootSet *ask = request->root_set;
     service *srv = client_service(c);
-    int e = ROOTS_E_NOT_LIVE;
 
     (void)s;
-    if (ask->offset < srv->heap->map->arena_bytes)
-        e = roots_set(srv->roots, ask->name.data, ask->name.len, ask->offset);
-    if (e != 0)
-        reply_root_error(c, request->id, e);
-    else
-        reply_ok(&c->peer, request->id);
+    if (ask->offset >= srv->heap->map->arena_bytes)
+        return root_answers[ROOTS_E_NOT_LIVE];
+    return root_answers[roots_set(srv->roots, ask->name.data, ask->name.len, ask->offset)];
 }
 
-static void handle_root_get(client *c, const Goallocd__Request *request)
+static answer handle_root_get(client *c, const Goallocd__Request *request)
 {
     const Goallocd__RootGet *ask = request->root_get;
     Goallocd__RootGetReply body = GOALLOCD__ROOT_GET_REPLY__INIT;
     int e = roots_get(client_service(c)->roots, ask->name.data, ask->name.len, &body.offset);
 
-    if (e != 0) {
-        reply_root_error(c, request->id, e);
-        return;
-    }
-    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_ROOT_GET, &body);
+    return e != 0 ? root_answers[e] : reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_ROOT_GET, &body);
 }
 
-static void handle_root_list(client *c, const Goallocd__Request *request)
+static answer handle_root_list(client *c, const Goallocd__Request *request)
 {
     const roots *names = client_service(c)->roots;
     shm_root *table = client_service(c)->heap->map->roots;
@@ -410,15 +342,15 @@ static void handle_root_list(client *c, const Goallocd__Request *request)
     }
     body.roots = pointers;
     body.next = at < SHM_ROOTS_MAX ? at : 0;
-    reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_ROOT_LIST, &body);
+    return reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_ROOT_LIST, &body);
 }
 
 /* --- from message to handler --- */
 
 /* A request that changes the heap has a handler that is given the client's session: open, and not read-only. */
 static const struct {
-    void (*handle)(client *c, const Goallocd__Request *request);
-    void (*change)(client *c, session *s, const Goallocd__Request *request);
+    answer (*handle)(client *c, const Goallocd__Request *request);
+    answer (*change)(client *c, session *s, const Goallocd__Request *request);
     bool needs_no_id;
 } handlers[] = {
     [GOALLOCD__REQUEST__OP_ATTACH] = { .handle = handle_attach },
@@ -443,31 +375,35 @@ static const struct {
     [GOALLOCD__REQUEST__OP_PING] = { .handle = handle_ping },
 };
 
-static void dispatch(client *c, session *s, const Goallocd__Request *request)
+static answer dispatch(client *c, session *s, const Goallocd__Request *request)
 {
     unsigned kind = (unsigned)request->op_case < sizeof(handlers) / sizeof(handlers[0]) ? request->op_case : 0;
 
-    if (request->id == 0 && !handlers[kind].needs_no_id)
+    if (request->id == 0 && !handlers[kind].needs_no_id) {
         peer_violation(&c->peer, "a request without an id");
-    else if (handlers[kind].handle != NULL)
-        handlers[kind].handle(c, request);
-    else if (handlers[kind].change == NULL)
-        reply_error(&c->peer, request->id, ENOSYS, "this daemon does not know that request");
-    else if (s == NULL)
-        reply_error(&c->peer, request->id, ENOTCONN, "not attached");
-    else if (s->flags & SESSION_READONLY)
-        reply_error(&c->peer, request->id, EROFS, "the session is read-only");
-    else
-        handlers[kind].change(c, s, request);
+        return ANSWER_GIVEN;
+    }
+    if (handlers[kind].handle != NULL)
+        return handlers[kind].handle(c, request);
+    if (handlers[kind].change == NULL)
+        return (answer){ ENOSYS, "this daemon does not know that request" };
+    if (s == NULL)
+        return (answer){ ENOTCONN, "not attached" };
+    if (s->flags & SESSION_READONLY)
+        return (answer){ EROFS, "the session is read-only" };
+    return handlers[kind].change(c, s, request);
 }
 
 bool requests_handle(peer *p, const Goallocd__Request *request)
 {
     client *c = client_of(p);
     session *s = client_session(c);
+    answer a;
 
     c->notified = false;
-    dispatch(c, s, request);
+    a = dispatch(c, s, request);
+    if (a.error >= 0)
+        reply_answer(p, request->id, a);
     if (c->op.state == OPERATION_DEFERRED)
         return false;
     c->op.ndefers = 0;

@@ -12,7 +12,4 @@
  */
 bool requests_handle(peer *p, const Goallocd__Request *request);
 
-/* What sessions have left has been counted, for a SessionList in its round. */
-void session_list_counted(client *c);
-
 #endif

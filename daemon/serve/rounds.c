@@ -2,8 +2,8 @@
  * Rounds: work in slices between the turns of the loop: what takes long is done a piece at a time, and no client waits
  * for more than a piece.
  *
- * Runs in the loop's idle handle, from service_wake() until nothing is left. Calls session, census, left, sweep, and
- * the second halves of handlers (request_heap.c, requests.c).
+ * Runs in the loop's idle handle, from service_wake() until nothing is left. Calls deaths, session, census, left and
+ * sweep, and what handlers have given to service_wait().
  *
  * Sessions that are ENDING give back some spans a slice. When one is over, the Detach that asked for it is answered.
  *
@@ -21,9 +21,6 @@
 #include <string.h>
 
 #include "daemon/serve/deaths.h"
-#include "daemon/serve/reply.h"
-#include "daemon/serve/request_heap.h"
-#include "daemon/serve/requests.h"
 #include "daemon/serve/sweep.h"
 
 #define END_SLICE_SPANS   256u
@@ -32,17 +29,28 @@
 
 /* --- sessions that end --- */
 
-/* The session at data is over: so is the Detach that has ended it. */
+/* If the session is over, so is the Detach that has ended it. */
 static void detach_done(operation *op, void *data)
 {
-    const client *over = data;
     client *c = client_of(op->peer);
 
-    if (c->session.n != over->session.n || c->epoch != over->epoch)
+    (void)data;
+    if (client_any_session(c) != NULL)
         return;
     c->session = (session_no){ 0 };
-    reply_ok(op->peer, op->id);
+    reply_answer(op->peer, op->id, ANSWER_DONE);
     operation_finish(op);
+}
+
+/* What the session's process says that it has allocated is added to the ended ones'. */
+static void note_allocs(service *srv, session_no no)
+{
+    shm_u64 *counters = shm_counters(srv->heap->map, no);
+
+    for (size_t c = 0; c < SPAN_CLASS_COUNT; c++) {
+        srv->ended_allocs[c] += u64_load_relaxed(&counters[c]);
+        u64_store_relaxed(&counters[c], 0);
+    }
 }
 
 static bool end_sessions(service *srv)
@@ -51,41 +59,28 @@ static bool end_sessions(service *srv)
 
     for (uint32_t i = 1, end = service_nentries(srv); i < end; i++) {
         session *s = session_at(&srv->sessions, i);
+        session_no no = { (uint16_t)i };
 
         if (s == NULL || s->state != SHM_SESSION_ENDING || s->lessee.nops > 0)
             continue;
-        client over = { .session = s->lessee.no, .epoch = s->lessee.epoch };
-
-        stats_note_ended(srv, over.session);
+        note_allocs(srv, no);
         if (!session_end_step(&srv->sessions, s, END_SLICE_SPANS)) {
             more = true;
             continue;
         }
-        deaths_forget(srv->deaths, over.session);
-        operations_each(&srv->peers, OPERATION_ENDING, detach_done, &over);
+        deaths_forget(srv->deaths, no);
+        operations_each(&srv->peers, OPERATION_ENDING, detach_done, NULL);
     }
     return more;
 }
 
 /* --- rounds --- */
 
-static enum round round_of(const operation *op)
-{
-    switch (op->kind) {
-    case GOALLOCD__REQUEST__OP_STATS:
-        return ROUND_STATS;
-    case GOALLOCD__REQUEST__OP_SESSION_LIST:
-        return ROUND_SESSIONS;
-    default:
-        return ROUND_SWEEP;
-    }
-}
-
 static void join(operation *op, void *data)
 {
     rounds *r = data;
 
-    if (round_of(op) == r->now) {
+    if (op->round == r->now) {
         operation_set_state(op, OPERATION_JOINED);
         r->any = true;
     }
@@ -101,7 +96,7 @@ static bool begin(rounds *r)
     if (!r->any)
         return false;
     if (r->now == ROUND_STATS)
-        memset(&r->census, 0, sizeof(r->census));
+        memset(&r->srv->census, 0, sizeof(r->srv->census));
     else if (r->now == ROUND_SESSIONS)
         left_walk_begin(left);
     else
@@ -112,33 +107,26 @@ static bool begin(rounds *r)
 /* A slice of the round r->now. True: that was the last one. */
 static bool step(rounds *r)
 {
-    uint64_t nfreed = 0;
-
     switch (r->now) {
     case ROUND_STATS:
-        return census_step(&r->census, r->srv->heap, COUNT_SLICE_SPANS);
+        return census_step(&r->srv->census, r->srv->heap, COUNT_SLICE_SPANS);
     case ROUND_SESSIONS:
         return left_walk_step(r->srv->heap->left, COUNT_SLICE_SPANS);
     default:
-        return sweep_some(&r->srv->sessions.leases, &r->sweep_pos, SWEEP_SLICE_SPANS, &nfreed);
+        (void)sweep_some(&r->srv->sessions.leases, &r->sweep_pos, SWEEP_SLICE_SPANS, true);
+        return r->sweep_pos.n == 0;
     }
 }
 
 static void leave(operation *op, void *data)
 {
     const rounds *r = data;
-    client *c = client_of(op->peer);
 
-    if (round_of(op) != r->now)
+    if (op->round != r->now)
         return;
-    if (r->now == ROUND_STATS)
-        stats_counted(c, &r->census);
-    else if (r->now == ROUND_SESSIONS)
-        session_list_counted(c);
-    else if (op->kind == GOALLOCD__REQUEST__OP_TRIM)
-        trim_swept(c);
-    else
-        scavenge_swept(c);
+    op->after_round(op);
+    if (op->state == OPERATION_JOINED)
+        operation_finish(op);
 }
 
 static void on_idle(uv_idle_t *idle)
@@ -147,7 +135,6 @@ static void on_idle(uv_idle_t *idle)
     bool more;
 
     /* Off first: what the work wakes up is not lost. */
-    r->srv->idle_active = false;
     (void)uv_idle_stop(idle);
     more = end_sessions(r->srv);
     for (r->now = 0; r->now < ROUNDS; r->now++) {

@@ -4,18 +4,13 @@
 #ifndef GOALLOC_DAEMON_SERVE_ROUNDS_H
 #define GOALLOC_DAEMON_SERVE_ROUNDS_H
 
-#include "daemon/heap/census.h"
 #include "daemon/serve/service.h"
-
-/* What is done in one pass over the heap for all who ask. */
-enum round { ROUND_STATS = 0, ROUND_SESSIONS, ROUND_SWEEP, ROUNDS };
 
 typedef struct rounds {
     service *srv;
     bool active[ROUNDS];
     enum round now; /* the round that operations are being visited for */
     bool any;       /* one of them is in it */
-    census census;
     page_no sweep_pos;
 } rounds;
 

@@ -172,7 +172,7 @@ static void job_after(uv_work_t *work, int status)
         s->not_before_ns = now + scavpace_worked(&s->pace, npages, s->work_ns, start - s->worked_at_ns);
         s->worked_at_ns = now;
     }
-    if (!s->stopping)
+    if (!uv_is_closing((uv_handle_t *)&s->timer))
         scavenge_tick(&s->timer);
 }
 
@@ -205,7 +205,7 @@ static bool job_start(scavenger *s, uint64_t npages, bool force)
     s->work.data = s;
     s->busy = true;
     s->work_ns = uv_hrtime() - start;
-    if (uv_queue_work(s->loop, &s->work, job_work, job_after) == 0)
+    if (uv_queue_work(s->timer.loop, &s->work, job_work, job_after) == 0)
         return true;
     (void)job_end(s);
     return false;
@@ -238,36 +238,33 @@ static void look_for_emptied(scavenger *s)
     s->look_at = page_at(page < end ? page : 0);
 }
 
-static void background_step(scavenger *s, uint64_t now, uint64_t *ret_wake_ns)
+/* Start a job if there is work. Returns when to look again at the latest. */
+static uint64_t background_step(scavenger *s, uint64_t now)
 {
     uint64_t surplus = s->exhausted ? 0 : scavenge_surplus_pages(s);
 
-    if (surplus == 0 && s->nemptied == 0)
-        return;
-    if (now < s->not_before_ns) {
-        if (s->not_before_ns < *ret_wake_ns)
-            *ret_wake_ns = s->not_before_ns;
-        return;
+    if (surplus > 0 || s->nemptied > 0) {
+        if (now < s->not_before_ns)
+            return s->not_before_ns < s->gen_end_ns ? s->not_before_ns : s->gen_end_ns;
+        s->exhausted = !job_start(s, surplus == 0 ? 0 : scavpace_npages(&s->pace, surplus), false);
     }
-    s->exhausted = !job_start(s, surplus == 0 ? 0 : scavpace_npages(&s->pace, surplus), false);
+    return s->gen_end_ns;
 }
 
 static void scavenge_tick(uv_timer_t *timer)
 {
     scavenger *s = timer->data;
     uint64_t now = uv_hrtime();
+    bool waits = s->forced && s->heap->naside_pages[ASIDE_AHEAD] > 0; /* which are to be released too */
     uint64_t wake_ns;
 
     if (now >= s->gen_end_ns)
         next_generation(s, now);
-    wake_ns = s->gen_end_ns;
-    if (s->forced && s->heap->naside_pages[ASIDE_AHEAD] > 0)
-        wake_ns = now; /* pages that are being prepared are to be released too */
-    else
-        while (s->forced && !s->busy && !forced_step(s))
-            ; /* on_forced may have asked for another one */
-    if (!s->busy)
-        background_step(s, now, &wake_ns);
+    while (s->forced && !waits && !s->busy && !forced_step(s))
+        ; /* on_forced may have asked for another one */
+    wake_ns = s->busy ? s->gen_end_ns : background_step(s, now);
+    if (waits)
+        wake_ns = now;
     (void)uv_timer_start(timer, scavenge_tick, wake_ns > now ? (wake_ns - now) / MS_NS + 1 : 1, 0);
 }
 
@@ -278,7 +275,6 @@ void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, void
     uint64_t now = uv_hrtime();
 
     *s = (scavenger){ .heap = heap,
-                      .loop = loop,
                       .trace = trace,
                       .on_job_end = on_job_end,
                       .on_job_end_data = data,
@@ -291,7 +287,6 @@ void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, void
 
 void scavenge_stop(scavenger *s)
 {
-    s->stopping = true;
     uv_close((uv_handle_t *)&s->timer, NULL);
 }
 

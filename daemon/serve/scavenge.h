@@ -19,10 +19,8 @@
 
 typedef struct scavenger {
     mheap *heap;
-    uv_loop_t *loop;
     uv_timer_t timer;
     bool trace;
-    bool stopping;
 
     /* The job in the thread pool. */
     bool busy;

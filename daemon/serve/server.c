@@ -50,11 +50,8 @@ static void on_watched_closed(uv_handle_t *handle)
 /* Who is at the other end says nothing while it lives. The handle goes first, then the descriptor. */
 static void on_watched(uv_poll_t *poll, int status, int events)
 {
-    server *s = poll->data;
-
     (void)status;
     (void)events;
-    s->watching = false;
     uv_close((uv_handle_t *)poll, on_watched_closed);
 }
 
@@ -64,7 +61,6 @@ static void watch(server *s)
         uv_poll_init(&s->service.loop, &s->watched, s->options.watched_fd) < 0)
         return;
     s->watched.data = s;
-    s->watching = true;
     if (uv_poll_start(&s->watched, UV_READABLE | UV_DISCONNECT, on_watched) < 0)
         log_warn("the keeper can't be watched");
 }
@@ -89,7 +85,7 @@ static void on_signal(uv_signal_t *handle, int signum)
     sweep_stop(&s->sweep);
     scavenge_stop(&srv->scav);
     rounds_stop(&s->rounds);
-    if (s->watching)
+    if (uv_is_active((uv_handle_t *)&s->watched))
         uv_close((uv_handle_t *)&s->watched, NULL);
     for (size_t i = 0; i < 3; i++)
         uv_close((uv_handle_t *)&s->signals[i], NULL);

@@ -28,7 +28,6 @@ typedef struct server {
     rounds rounds;
     server_options options;
     uv_poll_t watched;
-    bool watching;
     bool leave_heap; /* it has stopped, and another daemon is to take the heap over */
     service service;
 } server;

@@ -10,13 +10,19 @@
 #include <errno.h>
 #include <string.h>
 
-#include "daemon/serve/reply.h"
-
 void service_wake(service *srv)
 {
-    if (!srv->idle_active && !srv->stopping)
-        (void)uv_idle_start(&srv->idle, srv->on_idle);
-    srv->idle_active = true;
+    if (!srv->stopping)
+        (void)uv_idle_start(&srv->idle, srv->on_idle); /* if it runs already, nothing happens */
+}
+
+answer service_wait(client *c, const Goallocd__Request *request, enum round round, void (*after)(operation *op))
+{
+    c->op.round = round;
+    c->op.after_round = after;
+    operation_begin(&c->op, &c->peer, request, OPERATION_WAITING);
+    service_wake(client_service(c));
+    return ANSWER_GIVEN;
 }
 
 void service_drop_client(service *srv, const session *s)
@@ -47,7 +53,7 @@ void service_ask_trim(service *srv)
         next = p->next;
         if (client_session(c) != NULL && !c->notified) {
             c->notified = true;
-            reply_body(p, 0, GOALLOCD__REPLY__RESULT_TRIM_NOTICE, &body);
+            (void)reply_body(p, 0, GOALLOCD__REPLY__RESULT_TRIM_NOTICE, &body);
         }
     }
 }

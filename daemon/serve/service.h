@@ -6,10 +6,12 @@
 
 #include <stdio.h>
 
+#include "daemon/heap/census.h"
 #include "daemon/heap/roots.h"
 #include "daemon/memory/sysmem.h"
 #include "daemon/serve/ahead.h"
 #include "daemon/serve/operation.h"
+#include "daemon/serve/reply.h"
 #include "daemon/serve/session.h"
 
 /* The server has one and sets it up; all of it is the loop's thread's. */
@@ -26,15 +28,14 @@ typedef struct service {
     bool stopping;
     uv_idle_t idle; /* runs while there is work in slices; rounds.c does it */
     uv_idle_cb on_idle;
-    bool idle_active;
     struct deaths *deaths; /* notices that the process of a session is gone */
     uint64_t nrpcs;
     uint64_t started_ms;
+    census census;                           /* of ROUND_STATS */
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
     page_no rescue_pos;                      /* where the next rescue goes on (leasing.c) */
-    uint64_t last_rescue_ns;                 /* when the last one ended, and what it took */
-    uint64_t rescue_cost_ns;
-    uint64_t last_limit_warning_ms;
+    uint64_t next_rescue_ns;                 /* not before */
+    uint64_t next_limit_warning_ms;
     operation_pool operations;
     peer_host peers;
 } service;
@@ -82,6 +83,9 @@ static inline uint32_t service_nentries(const service *srv)
 
 /* Work in slices has come up: it is done between the turns of the loop from now on. */
 void service_wake(service *srv);
+
+/* The request waits for the next round of its kind, and after it for after(). */
+answer service_wait(client *c, const Goallocd__Request *request, enum round round, void (*after)(operation *op));
 
 /* Close the connection that still has this session: its process has come back with another one, or has died. */
 void service_drop_client(service *srv, const session *s);

@@ -58,8 +58,7 @@ static void label_copy(char ret[SHM_LABEL_BYTES], const char *label)
 
 void session_table_init(session_table *table, mheap *heap)
 {
-    *table = (session_table){ .nopen = 0 };
-    lease_table_init(&table->leases, heap);
+    *table = (session_table){ .leases.heap = heap };
 }
 
 void session_table_end(session_table *table)
@@ -73,11 +72,6 @@ void session_table_end(session_table *table)
 static shm_session *entry_of(const session_table *table, session_no no)
 {
     return &table->leases.heap->map->sessions[no.n];
-}
-
-session *session_find(const session_table *table, session_no no, uint32_t epoch)
-{
-    return session_of(lease_find_lessee(&table->leases, no, epoch));
 }
 
 void session_set_state(session_table *table, session *s, enum shm_session_state state)
@@ -106,7 +100,7 @@ static session *session_add(session_table *table, session_no no, uint32_t epoch,
     return s;
 }
 
-static void session_forget(session_table *table, session *s)
+void session_forget(session_table *table, session *s)
 {
     session_set_state(table, s, SHM_SESSION_FREE);
     lease_remove_lessee(&s->lessee);
@@ -160,11 +154,6 @@ int session_open(session_table *table, const session_request *request, session *
     CRASH_POINT(session_after_state);
     *ret = s;
     return 0;
-}
-
-void session_cancel(session_table *table, session *s)
-{
-    session_forget(table, s);
 }
 
 bool session_has_token(const session_table *table, const session *s, const uint8_t *token, size_t len_bytes)
@@ -230,6 +219,7 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
         return false;
     if (table->nended >= SESSIONS_ENDED_MAX)
         left_forget_owner(table->leases.heap->left, table->ended[table->nended % SESSIONS_ENDED_MAX].lessee.left);
+    s->state = s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED;
     table->ended[table->nended++ % SESSIONS_ENDED_MAX] = *s;
     session_forget(table, s);
     return true;

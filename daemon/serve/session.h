@@ -10,7 +10,7 @@
 
 typedef struct session {
     lessee lessee;
-    enum shm_session_state state; /* its entry in spans shows it to others; this is what the daemon goes by */
+    enum shm_session_state state; /* what the daemon goes by; while the session lives, its entry in spans shows it */
     uint32_t flags;
     uint32_t pid;
     uint32_t uid;
@@ -40,6 +40,12 @@ static inline session *session_of(lessee *l)
 static inline session *session_at(const session_table *table, uint32_t no)
 {
     return session_of(table->leases.lessees[no]);
+}
+
+/* The session with that number and epoch; NULL: it has ended. */
+static inline session *session_find(const session_table *table, session_no no, uint32_t epoch)
+{
+    return session_of(lease_find_lessee(&table->leases, no, epoch));
 }
 
 /* What an Attach asks for, and who asks. */
@@ -75,14 +81,11 @@ void session_table_end(session_table *table);
 int session_open(session_table *table, const session_request *request, session **ret)
     __attribute__((warn_unused_result));
 
-/* Undo session_open(): nobody has been told of the session, which has nothing. s is gone. */
-void session_cancel(session_table *table, session *s);
+/* The session holds nothing: it is over, and s is gone. Also undoes session_open() as long as nobody knows of it. */
+void session_forget(session_table *table, session *s);
 
 /* True if token is the session's. Takes the same time whatever differs. */
 bool session_has_token(const session_table *table, const session *s, const uint8_t *token, size_t len_bytes);
-
-/* The session with that number and epoch; NULL: it has ended. */
-session *session_find(const session_table *table, session_no no, uint32_t epoch);
 
 void session_set_state(session_table *table, session *s, enum shm_session_state state);
 

@@ -27,32 +27,39 @@ static uint64_t end_pass(sweep *s)
     s->pause_ms = s->nfreed != 0 ? PAUSE_MIN_MS : s->pause_ms * 2;
     if (s->pause_ms > PAUSE_MAX_MS)
         s->pause_ms = PAUSE_MAX_MS;
-    s->pos = page_at(0);
     s->nfreed = 0;
     s->worked_ns = 0;
     return s->pause_ms > least_ms ? s->pause_ms : least_ms;
 }
 
+uint64_t sweep_some(lease_table *table, page_no *pos, unsigned nspans, bool force)
+{
+    uint64_t nfreed = 0;
+
+    for (; nspans > 0; nspans--) {
+        page_no first = mheap_next_span(table->heap, pos);
+
+        if (first.n == 0) {
+            *pos = page_at(0);
+            break;
+        }
+        nfreed += lease_sweep(table, first, force);
+    }
+    return nfreed;
+}
+
 static void sweep_tick(uv_timer_t *timer)
 {
     sweep *s = timer->data;
-    mheap *heap = s->table->heap;
     uint64_t start = uv_hrtime();
-    bool more = true;
 
     if (s->pos.n == 0)
-        heap->sweep_gen++;
-    while (more && uv_hrtime() - start < SLICE_NS) {
-        for (unsigned i = 0; i < SLICE_SPANS && more; i++) {
-            page_no first = mheap_next_span(heap, &s->pos);
-
-            more = first.n != 0;
-            if (more)
-                s->nfreed += lease_sweep(s->table, first, false);
-        }
-    }
+        s->table->heap->sweep_gen++;
+    do
+        s->nfreed += sweep_some(s->table, &s->pos, SLICE_SPANS, false);
+    while (s->pos.n != 0 && uv_hrtime() - start < SLICE_NS);
     s->worked_ns += uv_hrtime() - start;
-    (void)uv_timer_start(timer, sweep_tick, more ? SLICE_GAP_MS : end_pass(s), 0);
+    (void)uv_timer_start(timer, sweep_tick, s->pos.n != 0 ? SLICE_GAP_MS : end_pass(s), 0);
 }
 
 void sweep_start(sweep *s, uv_loop_t *loop, lease_table *table)
@@ -66,28 +73,4 @@ void sweep_start(sweep *s, uv_loop_t *loop, lease_table *table)
 void sweep_stop(sweep *s)
 {
     uv_close((uv_handle_t *)&s->timer, NULL);
-}
-
-bool sweep_some(lease_table *table, page_no *pos, unsigned nspans, uint64_t *ret_nfreed)
-{
-    for (; nspans > 0; nspans--) {
-        page_no first = mheap_next_span(table->heap, pos);
-
-        if (first.n == 0) {
-            *pos = page_at(0);
-            return true;
-        }
-        *ret_nfreed += lease_sweep(table, first, true);
-    }
-    return false;
-}
-
-uint64_t sweep_all(lease_table *table)
-{
-    page_no pos = { 0 };
-    uint64_t nfreed = 0;
-
-    while (!sweep_some(table, &pos, SLICE_SPANS, &nfreed))
-        ;
-    return nfreed;
 }

@@ -12,21 +12,18 @@ typedef struct sweep {
     lease_table *table;
     uv_timer_t timer;
     page_no pos;
-    uint64_t pause_ms;   /* until the next pass */
-    uint64_t nfreed;     /* spans that this pass has freed */
-    uint64_t worked_ns;  /* by this pass */
+    uint64_t pause_ms;  /* until the next pass */
+    uint64_t nfreed;    /* spans that this pass has freed */
+    uint64_t worked_ns; /* by this pass */
 } sweep;
 
 void sweep_start(sweep *s, uv_loop_t *loop, lease_table *table);
 void sweep_stop(sweep *s); /* the loop must run on until its timer is closed */
 
 /*
- * Sweep up to nspans spans from *pos on, also those that the background pass has swept. *pos moves behind them, and is
- * page 0 again at the end of the heap. Adds the spans that came free to *ret_nfreed. True: that was the end.
+ * Sweep up to nspans spans from *pos on; force: also those that the pass under way has swept. *pos moves behind them,
+ * and is page 0 again at the end of the heap. Returns how many spans came free.
  */
-bool sweep_some(lease_table *table, page_no *pos, unsigned nspans, uint64_t *ret_nfreed);
-
-/* A whole pass at once. Returns the spans that came free. Linear in the heap: for tests. */
-uint64_t sweep_all(lease_table *table);
+uint64_t sweep_some(lease_table *table, page_no *pos, unsigned nspans, bool force);
 
 #endif

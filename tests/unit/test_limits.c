@@ -85,20 +85,13 @@ static void documents_say_what_the_limits_are(void **state)
 
 /* --- errors --- */
 
-/* True if the text makes a reply of that error: reply_error(..., ERROR, ...), or a row of a table with a sentence. */
+/* True if the text makes an answer of that error: { ERROR, "a sentence" }. */
 static bool replies_with(const char *text, const char *name)
 {
     size_t len = strlen(name);
 
     for (const char *at = text; (at = strstr(at, name)) != NULL; at += len) {
-        bool word = !isalnum((unsigned char)at[-1]) && at[-1] != '_' && at[len] == ',';
-        const char *line = at;
-        const char *call;
-
-        while (line > text && line[-1] != '\n')
-            line--;
-        call = strstr(line, "reply_error(");
-        if (word && (strncmp(at + len, ", \"", 3) == 0 || (call != NULL && call < at)))
+        if (!isalnum((unsigned char)at[-1]) && at[-1] != '_' && strncmp(at + len, ", \"", 3) == 0)
             return true;
     }
     return false;

@@ -24,7 +24,7 @@ static void world_open(world *w)
 {
     assert_int_equal(heapfile_create(&w->file, SHM_BASE_DEFAULT, 128 * MIB), 0);
     assert_int_equal(mheap_init(&w->heap, &w->file, 0), 0);
-    lease_table_init(&w->table, &w->heap);
+    w->table = (lease_table){ .heap = &w->heap };
     assert_int_equal(size_class_nelems[CLASS / 2], NELEMS);
 }
 
@@ -146,12 +146,12 @@ static void sweep_returns_empty_spans_and_sorts_the_others(void **state)
     free_some(&w, spans[3], 5);      /* empty */
     free_some(&w, large_freed, 1);
     assert_int_equal(w.heap.ninuse_spans, 7);
-    assert_int_equal(sweep_all(&w.table), 3);
+    assert_int_equal(sweep_some(&w.table, &(page_no){ 0 }, UINT32_MAX, true), 3);
     assert_int_equal(w.heap.ninuse_spans, 4);
     central = &w.heap.central[CLASS];
-    assert_int_equal(central->partial[w.heap.sweep_gen & 1].count, 2);
-    assert_int_equal(central->full[w.heap.sweep_gen & 1].count, 1);
-    assert_int_equal(central->partial[~w.heap.sweep_gen & 1].count + central->full[~w.heap.sweep_gen & 1].count, 0);
+    assert_int_equal(central->sets[w.heap.sweep_gen & 1].count, 2);
+    assert_int_equal(central->sets[2 + (w.heap.sweep_gen & 1)].count, 1);
+    assert_int_equal(central->sets[~w.heap.sweep_gen & 1].count + central->sets[2 + (~w.heap.sweep_gen & 1)].count, 0);
     assert_int_equal(lease_unpack(u64_load_relaxed(&shm_span_at(&w.file.map, large)->lease)).state, SPAN_CENTRAL);
     assert_int_equal(lease_unpack(u64_load_relaxed(&shm_span_at(&w.file.map, large_freed)->lease)).state, SPAN_FREE);
     assert_int_equal(mheap_validate(&w.heap, stderr), 0);
@@ -164,7 +164,7 @@ static void sweep_returns_empty_spans_and_sorts_the_others(void **state)
     world_close(&w);
 }
 
-static void sweep_all_in_the_middle_of_a_pass_leaves_nothing_out(void **state)
+static void sweep_some_in_the_middle_of_a_pass_leaves_nothing_out(void **state)
 {
     world w;
     page_no spans[20];
@@ -178,7 +178,7 @@ static void sweep_all_in_the_middle_of_a_pass_leaves_nothing_out(void **state)
     w.heap.sweep_gen++; /* the background pass has begun, and has come to the tenth */
     for (int i = 0; i < 10; i++)
         assert_true(mcentral_sweep(&w.heap, spans[i], false));
-    assert_int_equal(sweep_all(&w.table), 10);
+    assert_int_equal(sweep_some(&w.table, &(page_no){ 0 }, UINT32_MAX, true), 10);
     assert_int_equal(w.heap.ninuse_spans, 0);
     world_close(&w);
 }
@@ -188,7 +188,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mcentral_take_looks_in_gos_order),
         cmocka_unit_test(mcentral_take_looks_at_100_spans_at_most),
-        cmocka_unit_test(sweep_all_in_the_middle_of_a_pass_leaves_nothing_out),
+        cmocka_unit_test(sweep_some_in_the_middle_of_a_pass_leaves_nothing_out),
         cmocka_unit_test(sweep_returns_empty_spans_and_sorts_the_others),
     };
 
