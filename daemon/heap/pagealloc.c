@@ -24,8 +24,9 @@
  *      neighbours (end, whole, start). If they reach n, that is the first fit. If an entry's max reaches n, the search
  *      goes down into that entry and adds up anew. On each level the first entry with a free page is a lower bound of
  *      the lowest free page.
- *   3. Bits are set, scavenged bits counted and cleared. The summaries of the touched chunks are recomputed from their
- *      words, then level by level those above them, until a level stays the same (update).
+ *   3. Bits are set; scavenged bits, if the chunk has any by its counters, are counted and cleared. The summaries of
+ *      the touched chunks are recomputed from their words (0 if all pages are taken), then level by level those above
+ *      them, until a level stays the same (update).
  *   4. `search` rises: behind the run if it begins at `search` or is a single page; otherwise to the bound of step 2;
  *      to the end if no page is free. A free below it lowers it.
  *
@@ -141,13 +142,20 @@ pagealloc *pagealloc_free(pagealloc *a)
 
 /* --- changing ranges --- */
 
+/* The merger of what lies below entry i of level l, which is above the leaves. */
+static uint64_t merged(const pagealloc *a, int l, uint64_t i)
+{
+    return summary_pack(summary_merge(&a->summaries[l + 1][i * FANOUT], FANOUT, UINT64_C(1) << level_shift[l + 1]));
+}
+
 /* Chunks [lo, hi] may have changed: recompute their summaries, and what is above them until nothing changes. */
 static void update(pagealloc *a, uint64_t lo, uint64_t hi)
 {
     bool changed = false;
 
     for (uint64_t c = lo; c <= hi; c++) {
-        uint64_t packed = summary_pack(pagebits_summarize(a->chunks[c].alloc));
+        bool full = a->scav.chunks[c].ntaken == CHUNK_PAGES;
+        uint64_t packed = full ? 0 : summary_pack(pagebits_summarize(a->chunks[c].alloc));
 
         changed |= packed != a->summaries[LEAF][c];
         a->summaries[LEAF][c] = packed;
@@ -157,8 +165,7 @@ static void update(pagealloc *a, uint64_t lo, uint64_t hi)
         lo /= FANOUT;
         hi /= FANOUT;
         for (uint64_t i = lo; i <= hi; i++) {
-            uint64_t packed = summary_pack(
-                summary_merge(&a->summaries[l + 1][i * FANOUT], FANOUT, UINT64_C(1) << level_shift[l + 1]));
+            uint64_t packed = merged(a, l, i);
 
             changed |= packed != a->summaries[l][i];
             a->summaries[l][i] = packed;
@@ -202,6 +209,12 @@ void pagealloc_grow(pagealloc *a, page_no first, uint64_t npages)
     update(a, first.n / CHUNK_PAGES, end / CHUNK_PAGES - 1);
 }
 
+/* True if a chunk that was added has scavenged pages: by its counters, which is cheaper than by its bits. */
+static bool has_scavenged(const chunk_use *use)
+{
+    return use->ntaken + use->nbacked != CHUNK_PAGES;
+}
+
 uint64_t pagealloc_alloc_at(pagealloc *a, page_no first, uint64_t npages)
 {
     uint64_t end = first.n + npages;
@@ -211,7 +224,7 @@ uint64_t pagealloc_alloc_at(pagealloc *a, page_no first, uint64_t npages)
     for (uint64_t page = first.n; page < end;) {
         piece p = next_piece(&page, end);
         chunk *c = &a->chunks[p.chunk];
-        unsigned n = pagebits_count(c->scavenged, p.from, p.to);
+        unsigned n = has_scavenged(&a->scav.chunks[p.chunk]) ? pagebits_count(c->scavenged, p.from, p.to) : 0;
 
         assert(pagebits_all(c->alloc, p.from, p.to, false) && a->scav.chunks[p.chunk].added);
         pagebits_fill(c->alloc, p.from, p.to, true);
@@ -359,7 +372,7 @@ bool pagealloc_take_window(pagealloc *a, page_no *ret_first, uint64_t *ret_free,
     uint64_t free = ~c->alloc[w];
     uint64_t scavenged = c->scavenged[w];
     unsigned nfree = (unsigned)__builtin_popcountll(free);
-    unsigned nscavenged = (unsigned)__builtin_popcountll(scavenged);
+    unsigned nscavenged = scavenged == 0 ? 0 : (unsigned)__builtin_popcountll(scavenged);
 
     *ret_first = page_at(page & ~(uint64_t)(WINDOW_PAGES - 1));
     *ret_free = free;
@@ -605,8 +618,7 @@ int pagealloc_validate(const pagealloc *a, FILE *err)
     }
     for (int l = LEAF - 1; l >= 0; l--) {
         for (uint64_t i = 0; i << level_shift[l] < a->end; i++) {
-            uint64_t want = summary_pack(
-                summary_merge(&a->summaries[l + 1][i * FANOUT], FANOUT, UINT64_C(1) << level_shift[l + 1]));
+            uint64_t want = merged(a, l, i);
 
             if (a->summaries[l][i] != want)
                 return differs(err, "summary", (uint64_t)l << 32 | i, a->summaries[l][i], want);

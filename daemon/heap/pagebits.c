@@ -4,8 +4,9 @@
  * Called by pagealloc and pagecache. No state.
  *
  * The longest ones in a row in a word are found by erosion: word & word >> 1 has a one where two in a row begin, and
- * shifts by doubled distances find where n in a row begin in log n steps. Only what is longer than the longest so far
- * matters, so a word is first eroded by that length, and in most words nothing is left.
+ * shifts by halved distances find where n in a row begin in log n steps. The longest distance comes first: it leaves
+ * the fewest ones. Only what is longer than the longest so far matters, so a word is first eroded by that length, and
+ * in most words nothing is left.
  */
 #include "daemon/heap/pagebits.h"
 
@@ -45,55 +46,53 @@ unsigned pagebits_prev(const uint64_t *words, unsigned to, bool value)
     return w * 64 + 64 - (unsigned)__builtin_clzll(word);
 }
 
-/* The bits of word w that lie in [from, to). */
-static uint64_t word_mask(unsigned w, unsigned from, unsigned to)
+/* Those bits of word w that lie below to, which is not below the word. */
+static uint64_t word_below(unsigned w, unsigned to)
 {
-    unsigned low = from > w * 64 ? from - w * 64 : 0;
-    unsigned high = to < (w + 1) * 64 ? to - w * 64 : 64;
-
-    return (high == 64 ? UINT64_MAX : (UINT64_C(1) << high) - 1) & ~((UINT64_C(1) << low) - 1);
+    return to - w * 64 < 64 ? ~(UINT64_MAX << (to % 64)) : UINT64_MAX;
 }
 
 void pagebits_fill(uint64_t *words, unsigned from, unsigned to, bool value)
 {
+    uint64_t mask = UINT64_MAX << (from % 64);
+
     for (unsigned w = from / 64; w * 64 < to; w++) {
-        if (value)
-            words[w] |= word_mask(w, from, to);
-        else
-            words[w] &= ~word_mask(w, from, to);
+        mask &= word_below(w, to);
+        words[w] = value ? words[w] | mask : words[w] & ~mask;
+        mask = UINT64_MAX;
     }
 }
 
 bool pagebits_all(const uint64_t *words, unsigned from, unsigned to, bool value)
 {
-    uint64_t flip = value ? 0 : UINT64_MAX;
-    uint64_t others = 0;
+    uint64_t flip = value ? UINT64_MAX : 0;
+    uint64_t mask = UINT64_MAX << (from % 64);
 
-    for (unsigned w = from / 64; w * 64 < to; w++)
-        others |= ~(words[w] ^ flip) & word_mask(w, from, to);
-    return others == 0;
+    for (unsigned w = from / 64; w * 64 < to; w++) {
+        if (((words[w] ^ flip) & mask & word_below(w, to)) != 0)
+            return false;
+        mask = UINT64_MAX;
+    }
+    return true;
 }
 
 unsigned pagebits_count(const uint64_t *words, unsigned from, unsigned to)
 {
+    uint64_t mask = UINT64_MAX << (from % 64);
     unsigned n = 0;
 
-    for (unsigned w = from / 64; w * 64 < to; w++)
-        n += (unsigned)__builtin_popcountll(words[w] & word_mask(w, from, to));
+    for (unsigned w = from / 64; w * 64 < to; w++) {
+        n += (unsigned)__builtin_popcountll(words[w] & mask & word_below(w, to));
+        mask = UINT64_MAX;
+    }
     return n;
 }
 
 /* The word that has a one where n ones in a row begin. */
 static uint64_t erode(uint64_t word, unsigned n)
 {
-    unsigned left = n - 1;
-
-    for (unsigned k = 1; left > 0 && word != 0; k *= 2) {
-        unsigned by = k < left ? k : left;
-
-        word &= word >> by;
-        left -= by;
-    }
+    for (unsigned left = n - 1; left > 0 && word != 0; left /= 2)
+        word &= word >> (left + 1) / 2;
     return word;
 }
 
@@ -137,55 +136,36 @@ unsigned pagebits_find_last(const uint64_t *words, unsigned max, unsigned block,
 
 /* --- summaries --- */
 
-summary summary_merge(const uint64_t *entries, unsigned n, uint64_t pages_each)
-{
-    summary all = { entries[0] & (SUMMARY_MAX - 1), 0, 0 };
-
-    for (unsigned i = 1; i < n && all.start == i * pages_each; i++)
-        all.start += entries[i] & (SUMMARY_MAX - 1);
-    /* Without branches on what the entries say, which nobody can predict; none of them is SUMMARY_WHOLE. */
-    for (unsigned i = 0; i < n; i++) {
-        uint64_t start = entries[i] & (SUMMARY_MAX - 1);
-        uint64_t max = entries[i] >> SUMMARY_BITS & (SUMMARY_MAX - 1);
-        uint64_t end = entries[i] >> (2 * SUMMARY_BITS);
-
-        start += all.end;
-        max = start > max ? start : max;
-        all.max = max > all.max ? max : all.max;
-        all.end = end + (end == pages_each ? all.end : 0);
-    }
-    return all;
-}
-
 summary pagebits_summarize(const uint64_t *words)
 {
-    summary s = { 0, 0, 0 };
+    unsigned start = pagebits_next(words, 0, true);
+    unsigned max = start;
     unsigned run = 0; /* free pages right before word w */
-    bool all_free = true;
 
+    if (start == CHUNK_PAGES)
+        return (summary){ CHUNK_PAGES, CHUNK_PAGES, CHUNK_PAGES };
     /* Runs over the borders of words, and at both ends. */
-    for (unsigned w = 0; w < CHUNK_WORDS; w++) {
+    for (unsigned w = start / 64; w < CHUNK_WORDS; w++) {
         if (words[w] == 0) {
             run += 64;
             continue;
         }
         run += (unsigned)__builtin_ctzll(words[w]);
-        if (all_free)
-            s.start = run;
-        all_free = false;
-        if (run > s.max)
-            s.max = run;
+        max = run > max ? run : max;
         run = (unsigned)__builtin_clzll(words[w]);
     }
-    if (all_free)
-        return (summary){ CHUNK_PAGES, CHUNK_PAGES, CHUNK_PAGES };
-    s.end = run;
-    if (run > s.max)
-        s.max = run;
-    /* Runs within words: at most 62 long. */
-    for (unsigned w = 0; w < CHUNK_WORDS && s.max < 62; w++) {
-        for (uint64_t longer = erode(~words[w], (unsigned)s.max + 1); longer != 0; longer &= longer >> 1)
-            s.max++;
+    max = run > max ? run : max;
+    /* Runs within words: at most 62 long. A run that is n longer than `before` leaves n ones in a row. */
+    for (unsigned w = 0; w < CHUNK_WORDS && max < 62; w++) {
+        unsigned before = max;
+
+        if (words[w] == UINT64_MAX)
+            continue;
+        for (uint64_t longer = erode(~words[w], max + 1); longer != 0; longer &= longer + (longer & -longer)) {
+            unsigned n = before + (unsigned)__builtin_ctzll(~(longer >> __builtin_ctzll(longer)));
+
+            max = n > max ? n : max;
+        }
     }
-    return s;
+    return (summary){ start, max, run };
 }

@@ -68,8 +68,32 @@ static inline uint64_t summary_max(uint64_t packed)
     return packed & SUMMARY_WHOLE ? SUMMARY_MAX : packed >> SUMMARY_BITS & (SUMMARY_MAX - 1);
 }
 
-/* The summary of n neighbours, each covering pages_each, fewer than SUMMARY_MAX. */
-summary summary_merge(const uint64_t *entries, unsigned n, uint64_t pages_each);
+/* The summary of n neighbours, each covering pages_each, fewer than SUMMARY_MAX. Inline, since n is a constant. */
+static inline summary summary_merge(const uint64_t *entries, unsigned n, uint64_t pages_each)
+{
+    summary all = { entries[0] & (SUMMARY_MAX - 1), 0, 0 };
+
+    for (unsigned i = 1; i < n && all.start == i * pages_each; i++)
+        all.start += entries[i] & (SUMMARY_MAX - 1);
+#pragma GCC unroll 8
+    for (unsigned i = 0; i < n; i++) {
+        /* 0 is most of what lies below the search address. No other branches: nobody could predict them. */
+        if (entries[i] == 0) {
+            all.end = 0;
+            continue;
+        }
+
+        uint64_t start = entries[i] & (SUMMARY_MAX - 1);
+        uint64_t max = entries[i] >> SUMMARY_BITS & (SUMMARY_MAX - 1);
+        uint64_t end = entries[i] >> (2 * SUMMARY_BITS);
+
+        start += all.end;
+        max = start > max ? start : max;
+        all.max = max > all.max ? max : all.max;
+        all.end = end + (end == pages_each ? all.end : 0);
+    }
+    return all;
+}
 
 /* The summary of a chunk, from scratch. */
 summary pagebits_summarize(const uint64_t *words);

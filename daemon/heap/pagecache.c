@@ -25,7 +25,7 @@ bool pagecache_alloc(pagecache *cache, uint64_t npages, page_no *ret_first, uint
         return false;
     mask = ((UINT64_C(1) << npages) - 1) << at;
     *ret_first = page_at(cache->first.n + at);
-    *ret_nscavenged = (uint64_t)__builtin_popcountll(cache->scavenged & mask);
+    *ret_nscavenged = cache->scavenged == 0 ? 0 : (uint64_t)__builtin_popcountll(cache->scavenged & mask);
     cache->free &= ~mask;
     cache->scavenged &= ~mask;
     return true;

@@ -491,7 +491,7 @@ static void merge_joins_runs_of_neighbours(void **state)
 
     (void)state;
     for (size_t i = 0; i < ROWS(rows); i++) {
-        uint64_t packed[8];
+        uint64_t packed[8] = { 0 };
 
         for (unsigned k = 0; k < rows[i].n; k++)
             packed[k] = summary_pack(rows[i].entries[k]);
