@@ -1,7 +1,7 @@
 /*
- * fdpass: sendmsg and recvmsg with SCM_RIGHTS. Called by peer.c in the daemon for the reply to an Attach, and by
- * channel.c for everything that clients receive. Descriptors that the receiver has no room for are closed, so a peer
- * cannot fill its table.
+ * fdpass: sendmsg and recvmsg with SCM_RIGHTS. Called by peer.c in the daemon for the reply to an Attach, by keeper.c
+ * for a heap's files, and by channel.c for everything that clients receive. Descriptors that the receiver has no room
+ * for are closed, so a peer cannot fill its table.
  */
 #include "proto/fdpass.h"
 
@@ -39,15 +39,18 @@ ssize_t fdpass_send(int socket_fd, const void *data, size_t len_bytes, const int
     return n < 0 ? -errno : n;
 }
 
-static ssize_t receive(int socket_fd, void *buf, size_t cap_bytes, int fds[FDPASS_MAX], int *nfds)
+ssize_t fdpass_recv(int socket_fd, void *buf, size_t cap_bytes, int fds[FDPASS_MAX], int *nfds)
 {
     control_buf control = { .bytes = { 0 } };
     struct iovec iov = { .iov_base = buf, .iov_len = cap_bytes };
     struct msghdr msg = {
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)
     };
-    ssize_t n = recvmsg(socket_fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    ssize_t n;
 
+    do
+        n = recvmsg(socket_fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    while (n < 0 && errno == EINTR);
     if (n < 0)
         return -errno;
 
@@ -66,15 +69,5 @@ static ssize_t receive(int socket_fd, void *buf, size_t cap_bytes, int fds[FDPAS
                 (void)close(fd);
         }
     }
-    return n;
-}
-
-ssize_t fdpass_recv(int socket_fd, void *buf, size_t cap_bytes, int fds[FDPASS_MAX], int *nfds)
-{
-    ssize_t n;
-
-    do
-        n = receive(socket_fd, buf, cap_bytes, fds, nfds);
-    while (n == -EINTR);
     return n;
 }

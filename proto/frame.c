@@ -1,8 +1,8 @@
 /*
  * Frame: length prefix, packing, and the bump memory for unpacking.
  *
- * Called by wire.c and channel.c, by the daemon's peer.c and server.c, and by goallocctl. No state but the caller's
- * buffers, no malloc, no system call.
+ * Called by wire.c and channel.c, by the daemon's peer.c, by the library's link.c and by goallocctl. No state but the
+ * caller's buffers, no malloc, no system call.
  */
 #include "proto/frame.h"
 
@@ -44,10 +44,5 @@ void frame_bump_init(frame_bump *bump, void *buf, size_t cap_bytes)
     bump->allocator = (ProtobufCAllocator){ .alloc = bump_alloc, .free = bump_free, .allocator_data = bump };
     bump->buf = buf;
     bump->cap_bytes = cap_bytes;
-    bump->used_bytes = 0;
-}
-
-void frame_bump_reset(frame_bump *bump)
-{
     bump->used_bytes = 0;
 }

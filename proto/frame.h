@@ -45,6 +45,10 @@ typedef struct frame_bump {
 } frame_bump;
 
 void frame_bump_init(frame_bump *bump, void *buf, size_t cap_bytes);
-void frame_bump_reset(frame_bump *bump);
+
+static inline void frame_bump_reset(frame_bump *bump)
+{
+    bump->used_bytes = 0;
+}
 
 #endif

@@ -96,9 +96,8 @@ int shm_header_check(const shm_header *header, uint64_t spans_bytes, uint64_t bi
         return -EPROTO;
     shm_header_init(&want, header->base, header->arena_bytes);
     want.generation = header->generation;
-    if (memcmp(&want, header, offsetof(shm_header, free_limit)) != 0)
-        return -EPROTO;
-    if (header->spans_bytes != spans_bytes || header->bitmap_bytes != bitmap_bytes)
+    if (memcmp(&want, header, offsetof(shm_header, free_limit)) != 0 || header->spans_bytes != spans_bytes ||
+        header->bitmap_bytes != bitmap_bytes)
         return -EPROTO;
     return 0;
 }

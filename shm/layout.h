@@ -23,16 +23,12 @@
  *            kept and mark bits in planes of their own.
  *            Counters say what a session's process has allocated, for statistics; nothing depends on them.
  *
- * Who writes which bit word:
- *   alloc    The session that leases the span (the one thread that owns it), else the daemon. 1: allocated. The bit of
- *            a large object is cleared by fetch_and: by any thread of the session or, once the remote bit is set, by
- *            the daemon. The one that clears it has the pages.
- *   remote   A thread that frees an object of a span it does not own sets one bit (fetch_or). The writer of the alloc
- *            word clears the bit when it folds the free in; the daemon alone clears that of a large object. An object
- *            is live iff alloc is 1 and remote is 0.
+ * What the bits say (README.md, "Shared words", says who writes them, and what holds if a process dies):
+ *   alloc    1: allocated.
+ *   remote   1: freed by a thread that does not own the span. An object is live iff alloc is 1 and remote is 0.
  *   kept     Valid while the span's has_kept says so, which the daemon sets before the first kept bit. In a span that a
  *            RECLAIM session owns, 1 means that the object is not that session's: it was published or adopted.
- *            Elsewhere, 1 means adopted. Any process may set it; it is cleared with the object.
+ *            Elsewhere, 1 means adopted. It is cleared with the object.
  *   mark     Reserved for the collector; nobody writes it yet.
  *
  * In the spans of the tiny allocator the alloc bit belongs to a block of 16 bytes. The block's word in the arena says

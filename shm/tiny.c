@@ -1,8 +1,9 @@
 /*
  * Tiny: the words of tiny blocks, read and changed.
  *
- * Called by object.c (look-up, free), by client/lib/tiny.c, and by daemon/heap (folds, counts). Data: the words in the
- * arena, at the end of each page of span class SPAN_CLASS_TINY; the blocks' alloc and remote bits in bitmap.
+ * Called by object.c (look-up, remote free), client/lib (own frees, folds) and daemon/heap (folds, counts). Data:
+ * the words in the arena, at the end of each page of span class SPAN_CLASS_TINY; the blocks' alloc and remote bits in
+ * bitmap.
  *
  * The words lie in the arena because they take 4 bytes for 16. That would be more than all other metadata together, and
  * only pages with tiny objects should pay for it. The daemon reads and writes nothing else of the arena.
@@ -111,26 +112,24 @@ enum object_verdict tiny_free_remote(const shm_map *map, const object_ref *objec
     return OBJECT_LIVE;
 }
 
-/* The blocks of `look` that have no object left. */
-static uint64_t empty_blocks(const shm_map *map, page_no page, uint32_t w, uint64_t look)
+/* End the blocks of `look` that have no object left; of hints, those of blocks that are free go. The alloc word. */
+static uint64_t end_blocks(const shm_map *map, page_no page, const shm_span *span, uint32_t w, uint64_t hints,
+                           uint64_t look)
 {
+    shm_u64 *alloc = &shm_alloc_bits(map, page)[w];
+    uint64_t bits = u64_load_relaxed(alloc);
     uint64_t empty = 0;
 
-    for (; look != 0; look &= look - 1) {
+    for (look &= bits & bits_mask(TINY_NBLOCKS, w); look != 0; look &= look - 1) {
         uint32_t block = w * 64 + (uint32_t)__builtin_ctzll(look);
 
         if (tiny_nlive(u32_load_acquire(tiny_word(map, page, block))) == 0)
             empty |= look & -look;
     }
-    return empty;
-}
-
-static uint64_t end_blocks(const shm_map *map, page_no page, const shm_span *span, uint32_t w, uint64_t empty,
-                           uint64_t hints)
-{
-    shm_u64 *alloc = &shm_alloc_bits(map, page)[w];
-    uint64_t bits = u64_load_relaxed(alloc) & ~empty;
-
+    hints &= empty | ~bits;
+    if ((hints | empty) == 0)
+        return bits;
+    bits &= ~empty;
     if (empty != 0 && span_has_kept(span))
         (void)u64_fetch_and_acq_rel(&shm_kept_bits(map, page)[w], ~empty);
     u64_store_release(alloc, bits);
@@ -143,23 +142,11 @@ static uint64_t end_blocks(const shm_map *map, page_no page, const shm_span *spa
 uint64_t tiny_fold_word(const shm_map *map, page_no page, const shm_span *span, uint32_t w, uint64_t open)
 {
     uint64_t hints = u64_load_acquire(&shm_remote_bits(map, page)[w]);
-    uint64_t alloc = u64_load_relaxed(&shm_alloc_bits(map, page)[w]);
-    uint64_t look = hints & alloc & ~open & bits_mask(TINY_NBLOCKS, w);
 
-    if (hints == 0)
-        return alloc;
-
-    uint64_t empty = empty_blocks(map, page, w, look);
-
-    /* A hint stays while its block has objects: the process that set it may be about to free the last one. */
-    return end_blocks(map, page, span, w, empty, hints & (empty | ~alloc));
+    return end_blocks(map, page, span, w, hints, hints & ~open);
 }
 
 uint64_t tiny_settle_word(const shm_map *map, page_no page, const shm_span *span, uint32_t w)
 {
-    uint64_t hints = u64_load_acquire(&shm_remote_bits(map, page)[w]);
-    uint64_t alloc = u64_load_relaxed(&shm_alloc_bits(map, page)[w]);
-    uint64_t empty = empty_blocks(map, page, w, alloc & bits_mask(TINY_NBLOCKS, w));
-
-    return (hints | empty) == 0 ? alloc : end_blocks(map, page, span, w, empty, hints & (empty | ~alloc));
+    return end_blocks(map, page, span, w, u64_load_acquire(&shm_remote_bits(map, page)[w]), UINT64_MAX);
 }

@@ -14,10 +14,7 @@
  *
  * The second half only grows until the block is opened anew: no byte of a block is used twice. So an object's end is
  * the next boundary above its beginning, or the block's end.
- *
- * Two write it: the thread that has the block open (fetch_or when it hands out an object; a store when it opens the
- * block, while the block's alloc bit is still clear), and anybody who frees an object (fetch_and). The word means
- * something only while the block's alloc bit is set.
+ * The word means something only while the block's alloc bit is set. tiny.c says who writes it when.
  */
 static inline shm_u32 *tiny_word(const shm_map *map, page_no page, uint32_t block)
 {
@@ -75,9 +72,8 @@ bool tiny_is_live(const shm_map *map, const object_ref *object);
 enum object_verdict tiny_free(const shm_map *map, const object_ref *object, bool *ret_last);
 
 /*
- * The same for anybody else. The block's remote bit is a hint for the owner, and is set before the block's last object
- * goes. For while an object lives, its span cannot become another one, whose object the hint would hit; so nothing is
- * written after the object is free. If the process dies in between, the object lives, and the hint does no harm.
+ * The same for anybody else. The block's remote bit is a hint for the owner. It is set before the block's last object
+ * goes, and nothing is written after that. If the process dies in between, the object lives, and the hint does no harm.
  */
 enum object_verdict tiny_free_remote(const shm_map *map, const object_ref *object);
 

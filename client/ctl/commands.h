@@ -1,8 +1,8 @@
 /*
  * Commands: what goallocctl shows of a reply, which goallocctl.c asks for.
  *
- * A function that ends with _text prints it. One that ends with _json adds it to object; false: no memory. One that ends
- * with _next changes the request into the next one; false: that was the last reply.
+ * A function that ends with _text prints it. One that ends with _json adds it to object; false: no memory. One that
+ * ends with _next changes the request into the next one; false: that was the last reply.
  */
 #ifndef GOALLOC_CLIENT_CTL_COMMANDS_H
 #define GOALLOC_CLIENT_CTL_COMMANDS_H

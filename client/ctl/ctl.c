@@ -23,38 +23,28 @@ const char *ctl_bytes(uint64_t bytes)
     return text;
 }
 
-void ctl_print_bytes(const char *name, uint64_t bytes)
-{
-    (void)printf("%-22s %16" PRIu64 "  %s\n", name, bytes, ctl_bytes(bytes));
-}
-
 bool ctl_json_set(json_t *object, const char *name, uint64_t value)
 {
     return json_object_set_new(object, name, json_integer((json_int_t)value)) == 0;
 }
 
-json_t *ctl_json_list(json_t *object, const char *name)
+bool ctl_json_append(json_t *object, const char *name, const Goallocd__Reply *reply, size_t n, ctl_json_item *item)
 {
-    if (json_object_get(object, name) == NULL)
-        (void)json_object_set_new(object, name, json_array());
-    return json_object_get(object, name);
-}
+    json_t *list = json_object_get(object, name);
+    bool whole = list != NULL || json_object_set_new(object, name, list = json_array()) == 0;
 
-/* True if jansson takes text for a string. Without memory it takes none; then no JSON is printed either. */
-static bool is_utf8(const char *text)
-{
-    json_t *string = json_string(text);
-    bool yes = string != NULL;
-
-    json_decref(string);
-    return yes;
+    for (size_t i = 0; whole && i < n; i++)
+        whole = json_array_append_new(list, item(reply, i)) == 0;
+    return whole;
 }
 
 const char *ctl_plain_text(const char *text, char *ret, size_t cap)
 {
-    bool utf8 = is_utf8(text);
+    json_t *string = json_string(text); /* NULL: no UTF-8, or no memory; then no JSON is printed either */
+    bool utf8 = string != NULL;
     size_t used = 0;
 
+    json_decref(string);
     for (const unsigned char *c = (const unsigned char *)text; *c != '\0' && used + 1 < cap; c++) {
         if (c[0] == 0xc2 && c[1] >= 0x80 && c[1] <= 0x9f) { /* a control character above ASCII: CSI, and more */
             ret[used++] = '?';

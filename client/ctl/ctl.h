@@ -11,10 +11,9 @@
 
 #include <jansson.h>
 
-/* "name   123456  120.6 KiB" */
-void ctl_print_bytes(const char *name, uint64_t bytes);
+#include "proto/goallocd.pb-c.h"
 
-/* The same number as people read it, such as "120.6 KiB", in one of four buffers that are used in turn. */
+/* A number of bytes as people read it, such as "120.6 KiB", in one of four buffers that are used in turn. */
 const char *ctl_bytes(uint64_t bytes);
 
 /*
@@ -26,7 +25,13 @@ const char *ctl_plain_text(const char *text, char *ret, size_t cap);
 /* Set a field of object to a number. False: no memory. */
 bool ctl_json_set(json_t *object, const char *name, uint64_t value);
 
-/* The list of that name in object, which owns it; a new one is empty. NULL: no memory. */
-json_t *ctl_json_list(json_t *object, const char *name);
+/* Element i of a list in reply. NULL: no memory. */
+typedef json_t *ctl_json_item(const Goallocd__Reply *reply, size_t i);
+
+/*
+ * Append the n elements of a list in reply to the list of that name in object, which is made if there is none. False:
+ * no memory.
+ */
+bool ctl_json_append(json_t *object, const char *name, const Goallocd__Reply *reply, size_t n, ctl_json_item *item);
 
 #endif

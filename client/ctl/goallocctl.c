@@ -1,10 +1,10 @@
 /*
  * goallocctl: asks a running goallocd. It speaks the protocol without attaching, so it is no session and maps nothing.
  *
- * One command, answered as a table or with --json as one object. Exit status 0, 1 if the daemon could not be asked,
- * refused, or did not answer in time, 2 for a wrong command line. A command is a row of the table below: what it asks
- * for, and what shows the reply (commands.h). One driver, run(), asks and shows, until there is nothing more to ask
- * for. Replies are unpacked into one buffer, where each takes the place of the one before.
+ * One command, answered as a table or with --json as one object. Exit status 0; 1 if the daemon could not be asked,
+ * refused, did not answer in time, or found that its tables differ; 2 for a wrong command line. A command is a row of
+ * the table below: what it asks for, and what shows the reply (commands.h). One driver, run(), asks and shows, until
+ * there is nothing more to ask for. Replies are unpacked into one buffer, where each takes the place of the one before.
  */
 #include <argp.h>
 #include <errno.h>

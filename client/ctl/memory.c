@@ -36,34 +36,29 @@ static picture shown;
 /* For no cells: the reply says how large the heap is. */
 Goallocd__HeapMap heap_map_first = { PROTOBUF_C_MESSAGE_INIT(&goallocd__heap_map__descriptor), 0, CELL_PAGES_MIN, 0 };
 
-static void add_cells(picture *p, const Goallocd__HeapMapReply *reply)
-{
-    for (size_t i = 0; i < reply->n_inuse && i < reply->n_backed && p->ncells < LINE_CELLS * LINES_MAX; i++) {
-        uint64_t from = p->ncells * p->cell_pages;
-        uint64_t npages = reply->end > from ? reply->end - from : 0;
-
-        p->cells[p->ncells++] = (cell){ reply->inuse[i], reply->backed[i],
-                                        npages < p->cell_pages ? npages : p->cell_pages };
-    }
-}
-
 bool heap_map_next(Goallocd__Request *request, const Goallocd__Reply *reply)
 {
+    const Goallocd__HeapMapReply *got = reply->heap_map;
     Goallocd__HeapMap *ask = request->heap_map;
     picture *p = &shown;
     size_t before = p->ncells;
 
     if (ask->max_cells == 0) {
-        p->base = reply->heap_map->arena_base;
-        p->arena_pages = reply->heap_map->arena_pages;
-        p->end = reply->heap_map->end;
+        p->base = got->arena_base;
+        p->arena_pages = got->arena_pages;
+        p->end = got->end;
         for (p->cell_pages = CELL_PAGES_MIN; p->cell_pages * LINE_CELLS * LINES_MAX < p->end;)
             p->cell_pages *= 2;
-    } else {
-        add_cells(p, reply->heap_map);
-        if (p->ncells == before)
-            return false;
     }
+    for (size_t i = 0; i < got->n_inuse && i < got->n_backed && p->ncells < LINE_CELLS * LINES_MAX; i++) {
+        uint64_t from = p->ncells * p->cell_pages;
+        uint64_t npages = got->end > from ? got->end - from : 0;
+
+        p->cells[p->ncells++] = (cell){ got->inuse[i], got->backed[i],
+                                        npages < p->cell_pages ? npages : p->cell_pages };
+    }
+    if (ask->max_cells > 0 && p->ncells == before)
+        return false;
     if (p->ncells * p->cell_pages >= p->end || p->ncells == LINE_CELLS * LINES_MAX)
         return false;
     ask->start = p->ncells * p->cell_pages;
@@ -119,26 +114,25 @@ void heap_map_text(const Goallocd__Reply *reply)
         print_line(p, i, utf8);
 }
 
+static json_t *cell_json(const Goallocd__Reply *reply, size_t i)
+{
+    const cell *c = &shown.cells[i];
+
+    (void)reply;
+    return json_pack("{s:I, s:I, s:I}", "inuse_bytes", (json_int_t)(c->inuse * PAGE_BYTES), "free_bytes",
+                     (json_int_t)(c->backed * PAGE_BYTES), "released_bytes",
+                     (json_int_t)((c->npages - c->inuse - c->backed) * PAGE_BYTES));
+}
+
 bool heap_map_json(json_t *object, const Goallocd__Reply *reply)
 {
     const picture *p = &shown;
-    json_t *cells;
-    bool whole = ctl_json_set(object, "arena_base", p->base) &&
-                 ctl_json_set(object, "arena_bytes", p->arena_pages * PAGE_BYTES) &&
-                 ctl_json_set(object, "heap_bytes", p->end * PAGE_BYTES) &&
-                 ctl_json_set(object, "cell_bytes", p->cell_pages * PAGE_BYTES) &&
-                 (cells = ctl_json_list(object, "cells")) != NULL;
 
-    (void)reply;
-    for (size_t i = 0; whole && i < p->ncells; i++) {
-        const cell *c = &p->cells[i];
-
-        whole = json_array_append_new(cells,
-                                      json_pack("{s:I, s:I, s:I}", "inuse_bytes", (json_int_t)(c->inuse * PAGE_BYTES),
-                                                "free_bytes", (json_int_t)(c->backed * PAGE_BYTES), "released_bytes",
-                                                (json_int_t)((c->npages - c->inuse - c->backed) * PAGE_BYTES))) == 0;
-    }
-    return whole;
+    return ctl_json_set(object, "arena_base", p->base) &&
+           ctl_json_set(object, "arena_bytes", p->arena_pages * PAGE_BYTES) &&
+           ctl_json_set(object, "heap_bytes", p->end * PAGE_BYTES) &&
+           ctl_json_set(object, "cell_bytes", p->cell_pages * PAGE_BYTES) &&
+           ctl_json_append(object, "cells", reply, p->ncells, cell_json);
 }
 
 void scavenge_text(const Goallocd__Reply *reply)

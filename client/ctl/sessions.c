@@ -1,5 +1,5 @@
 /*
- * sessions: who uses the heap, and who has: goallocctl sessions.
+ * sessions: who uses the heap, and who has used it: goallocctl sessions.
  */
 #include <stdio.h>
 
@@ -26,9 +26,9 @@ static const char *state_name(uint32_t state)
     return state < sizeof(names) / sizeof(names[0]) ? names[state] : "?";
 }
 
-/* NULL: no memory. */
-static json_t *session_json(const Goallocd__SessionInfo *s)
+static json_t *session_json(const Goallocd__Reply *reply, size_t i)
 {
+    const Goallocd__SessionInfo *s = reply->session_list->sessions[i];
     char buf[SHM_LABEL_BYTES];
     const char *label = ctl_plain_text(s->label, buf, sizeof(buf));
 
@@ -62,10 +62,5 @@ void sessions_text(const Goallocd__Reply *reply)
 
 bool sessions_json(json_t *object, const Goallocd__Reply *reply)
 {
-    json_t *list = ctl_json_list(object, "sessions");
-    bool whole = list != NULL;
-
-    for (size_t i = 0; whole && i < reply->session_list->n_sessions; i++)
-        whole = json_array_append_new(list, session_json(reply->session_list->sessions[i])) == 0;
-    return whole;
+    return ctl_json_append(object, "sessions", reply, reply->session_list->n_sessions, session_json);
 }

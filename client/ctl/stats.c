@@ -21,9 +21,9 @@ static double class_fragmentation(const Goallocd__ClassStats *c)
     return c->span_bytes == 0 ? 0 : 1 - (double)c->live_bytes / (double)c->span_bytes;
 }
 
-/* NULL: no memory. */
-static json_t *class_json(const Goallocd__ClassStats *c)
+static json_t *class_json(const Goallocd__Reply *reply, size_t i)
 {
+    const Goallocd__ClassStats *c = reply->stats->classes[i];
     uint64_t unused = c->span_bytes > c->live_bytes ? c->span_bytes - c->live_bytes : 0;
     char name[16];
 
@@ -36,12 +36,7 @@ static json_t *class_json(const Goallocd__ClassStats *c)
 
 bool classes_json(json_t *object, const Goallocd__Reply *reply)
 {
-    json_t *list = ctl_json_list(object, "classes");
-    bool whole = list != NULL;
-
-    for (size_t i = 0; whole && i < reply->stats->n_classes; i++)
-        whole = json_array_append_new(list, class_json(reply->stats->classes[i])) == 0;
-    return whole;
+    return ctl_json_append(object, "classes", reply, reply->stats->n_classes, class_json);
 }
 
 bool stats_json(json_t *object, const Goallocd__Reply *reply)
@@ -92,6 +87,11 @@ static void print_count(const char *name, uint64_t n)
     (void)printf("%-22s %16" PRIu64 "\n", name, n);
 }
 
+static void print_bytes(const char *name, uint64_t bytes)
+{
+    (void)printf("%-22s %16" PRIu64 "  %s\n", name, bytes, ctl_bytes(bytes));
+}
+
 void classes_text(const Goallocd__Reply *reply)
 {
     const Goallocd__StatsReply *s = reply->stats;
@@ -120,21 +120,21 @@ void stats_text(const Goallocd__Reply *reply)
     print_count("leased spans", s->leased_spans);
     print_count("roots", s->roots);
     (void)printf("\n");
-    ctl_print_bytes("live objects", s->live_bytes);
-    ctl_print_bytes("unused in spans", s->unused_bytes);
-    ctl_print_bytes("free", s->free_bytes);
-    ctl_print_bytes("released", s->released_bytes);
-    ctl_print_bytes("metadata", s->metadata_bytes);
-    ctl_print_bytes("total of these", s->total_bytes);
+    print_bytes("live objects", s->live_bytes);
+    print_bytes("unused in spans", s->unused_bytes);
+    print_bytes("free", s->free_bytes);
+    print_bytes("released", s->released_bytes);
+    print_bytes("metadata", s->metadata_bytes);
+    print_bytes("total of these", s->total_bytes);
     (void)printf("\n");
-    ctl_print_bytes("committed", s->committed_bytes);
-    ctl_print_bytes("reserved", s->reserved_bytes);
+    print_bytes("committed", s->committed_bytes);
+    print_bytes("reserved", s->reserved_bytes);
     if (s->limit_bytes != 0)
-        ctl_print_bytes("memory limit", s->limit_bytes);
+        print_bytes("memory limit", s->limit_bytes);
     if (s->over_limit_bytes != 0)
-        ctl_print_bytes("above the limit", s->over_limit_bytes);
-    ctl_print_bytes("scavenged", s->scavenged_bytes);
-    ctl_print_bytes("scavenged, forced", s->scavenged_eager_bytes);
+        print_bytes("above the limit", s->over_limit_bytes);
+    print_bytes("scavenged", s->scavenged_bytes);
+    print_bytes("scavenged, forced", s->scavenged_eager_bytes);
     if (s->n_classes > 0) {
         (void)printf("\n");
         classes_text(reply);

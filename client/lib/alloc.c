@@ -42,7 +42,7 @@ __attribute__((noinline)) static mspan *ensure_and_refill(uint32_t slot)
 }
 
 /* The same for any slot. */
-__attribute__((noinline)) static mspan *refill(uint32_t slot)
+static inline mspan *refill(uint32_t slot)
 {
     mspan *s = refill_near(slot);
 
@@ -52,10 +52,8 @@ __attribute__((noinline)) static mspan *refill(uint32_t slot)
 /* Out of line, so that the fast path needs no stack frame. */
 __attribute__((noinline)) static void *alloc_slow(uint32_t slot)
 {
-    mspan *s = refill_near(slot);
+    mspan *s = refill(slot);
 
-    if (UNLIKELY(s == NULL))
-        s = ensure_and_refill(slot);
     return LIKELY(s != NULL) ? mspan_take(s) : NULL;
 }
 
@@ -105,13 +103,6 @@ static uint32_t ready_run_slot(size_t size, bool noscan)
             return slot_of_run(n, noscan);
     }
     return slot_of_run(npages, noscan);
-}
-
-static uint32_t slot_for(size_t size, bool noscan)
-{
-    if (size <= SMALL_BYTES_MAX)
-        return slot_of_class(size_class_for(size), noscan);
-    return ready_run_slot(size, noscan);
 }
 
 /* What the size classes do not hold. */
@@ -175,18 +166,14 @@ void *goalloc_calloc(size_t count, size_t size)
     if (bytes > SHM_RUN_BYTES_MAX) {
         p = large_alloc(bytes, 1, false, &zeroed);
     } else {
-        uint32_t slot = slot_for(bytes, false);
+        uint32_t slot = bytes <= SMALL_BYTES_MAX ? slot_of_class(size_class_for(bytes), false)
+                                                 : ready_run_slot(bytes, false);
         mspan *s = mcache_tls->current[slot];
 
+        if (!mspan_has_recent(s) && s->cache == 0 && (s = refill(slot)) == NULL)
+            return NULL;
         zeroed = mspan_is_zero(s);
         p = mspan_alloc(s);
-        if (p == NULL) {
-            s = refill(slot);
-            if (s == NULL)
-                return NULL;
-            zeroed = mspan_is_zero(s);
-            p = mspan_take(s);
-        }
     }
     if (p != NULL && !zeroed)
         memset(p, 0, bytes);
@@ -274,9 +261,8 @@ static inline mspan *own_span(uint64_t offset)
 __attribute__((noinline)) static enum object_verdict free_tiny(mspan *s, const object_ref *object)
 {
     bool last = false;
-    enum object_verdict verdict;
+    enum object_verdict verdict = tiny_free(&process.map, object, &last);
 
-    verdict = tiny_free(&process.map, object, &last);
     if (last && s->open_block != object->index + 1 && tiny_block_end(s, object->index))
         refill_note_free(NULL, s);
     return verdict;
@@ -380,17 +366,8 @@ int goalloc_free_checked(void *p)
 
     if (p == NULL || free_fast(p))
         return 0;
-    r = process_mapped(true);
-    if (r < 0)
-        return r;
-    switch (free_slow(p)) {
-    case OBJECT_LIVE:
-        return 0;
-    case OBJECT_FREE:
-        return -EALREADY;
-    default:
-        return -EINVAL;
-    }
+    r = process_mapped_writable();
+    return r < 0 ? r : process_verdict_error(free_slow(p));
 }
 
 /* True if the object can become size bytes long where it is; then it is. */
@@ -432,7 +409,7 @@ void *goalloc_realloc(void *p, size_t size)
 
     if (p == NULL)
         return goalloc_malloc(size);
-    if (process_mapped(false) < 0)
+    if (!process_is_mapped())
         die_of("goalloc_realloc", p, OBJECT_FOREIGN);
     if (process.readonly) {
         errno = EROFS;
@@ -454,7 +431,7 @@ size_t goalloc_usable_size(const void *p)
 {
     object_ref object;
 
-    if (p == NULL || process_mapped(false) < 0 || object_find(&process.map, (uintptr_t)p, &object) != OBJECT_LIVE)
+    if (p == NULL || !process_is_mapped() || object_find(&process.map, (uintptr_t)p, &object) != OBJECT_LIVE)
         return 0;
     return object.bytes;
 }

@@ -38,6 +38,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "client/lib/comeback.h"
 #include "client/lib/connection.h"
 #include "client/lib/coredump.h"
 #include "client/lib/forklock.h"
@@ -46,8 +47,7 @@
 #include "client/lib/thread.h"
 #include "client/lib/turn.h"
 
-#define DEFAULT_TIMEOUT_MS 5000
-#define ATTACH_FLAGS       (GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY | GOALLOC_ATTACH_DUMP)
+#define ATTACH_FLAGS (GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY | GOALLOC_ATTACH_DUMP)
 
 _Static_assert(GOALLOC_ATTACH_RECLAIM == SESSION_RECLAIM && GOALLOC_ATTACH_READONLY == SESSION_READONLY,
                "public names of the session's flags");
@@ -59,7 +59,6 @@ static char socket_path[PATH_MAX];
 static char label[SHM_LABEL_BYTES];
 static attach_request how = { .socket_path = socket_path, .label = label };
 static bool dumps; /* GOALLOC_ATTACH_DUMP, which is not the daemon's business */
-static shm_u32 timeout_ms = DEFAULT_TIMEOUT_MS;
 
 /* --- fork --- */
 
@@ -73,7 +72,7 @@ static void start_over(bool is_forker)
 
     thread_reset(is_forker);
     largecache_reset(&large_cache);
-    connection_reset();
+    comeback_reset();
     turn_reset(&attach_turn);
     process.life = NULL;
     if (before < PROCESS_ATTACHED && process.map.header != NULL)
@@ -145,7 +144,7 @@ static int read_options(const goalloc_options *options, goalloc_options *ret)
     if (o.timeout_ms < 0 || (o.flags & ~ATTACH_FLAGS) != 0)
         return -EINVAL;
     if (o.timeout_ms == 0)
-        o.timeout_ms = DEFAULT_TIMEOUT_MS;
+        o.timeout_ms = PROCESS_TIMEOUT_MS;
     *ret = o;
     return 0;
 }
@@ -162,17 +161,8 @@ static int take_options(const goalloc_options *o)
     how.flags = o->flags & ~GOALLOC_ATTACH_DUMP;
     dumps = o->flags & GOALLOC_ATTACH_DUMP;
     how.limit_bytes = o->limit_bytes;
-    how.timeout_ms = o->timeout_ms;
-    u32_store_relaxed(&timeout_ms, (uint32_t)o->timeout_ms);
+    u32_store_relaxed(&process.timeout_ms, (uint32_t)o->timeout_ms);
     return 0;
-}
-
-static int take_defaults(void)
-{
-    goalloc_options o;
-    int r = read_options(NULL, &o);
-
-    return r < 0 ? r : take_options(&o);
 }
 
 /* --- attach --- */
@@ -209,11 +199,11 @@ static int attach_now(bool gated, deadline until)
         return r == -EAGAIN ? -EPROTO : r; /* no answer to an Attach; here it would mean the limit on locked memory */
     forklock_take();
     r = forked ? mapping_reattach(&a, readonly) : mapping_attach(&a, readonly);
-    connection_close_fds();
+    link_close_fds();
     if (r == 0)
         process_open_gate(&a, readonly, how.flags & GOALLOC_ATTACH_RECLAIM);
     forklock_give();
-    connection_end_attach();
+    comeback_end();
     if (r < 0)
         connection_detach();
     else if (dumps)
@@ -232,6 +222,7 @@ static int attach_as(const goalloc_options *o, deadline until)
     static char path_before[sizeof(socket_path)];
     static char label_before[sizeof(label)];
     attach_request before = how;
+    uint32_t timeout_before = u32_load_relaxed(&process.timeout_ms);
     bool forked = process_state_now() == PROCESS_FORKED;
     int r;
 
@@ -244,7 +235,7 @@ static int attach_as(const goalloc_options *o, deadline until)
         memcpy(socket_path, path_before, sizeof(socket_path));
         memcpy(label, label_before, sizeof(label));
         how = before;
-        u32_store_relaxed(&timeout_ms, (uint32_t)how.timeout_ms);
+        u32_store_relaxed(&process.timeout_ms, timeout_before);
     }
     return r;
 }
@@ -278,7 +269,7 @@ int attach_ensure(void)
         return 0;
     if (state == PROCESS_LEFT)
         return -ENOTCONN;
-    until = deadline_in((int)u32_load_relaxed(&timeout_ms));
+    until = deadline_in((int)u32_load_relaxed(&process.timeout_ms));
     r = turn_take(&attach_turn, until);
     if (r < 0)
         return r;
@@ -286,7 +277,7 @@ int attach_ensure(void)
     if (state == PROCESS_LEFT)
         r = -ENOTCONN;
     else if (state == PROCESS_DETACHED)
-        r = take_defaults();
+        r = take_options(&(goalloc_options){ .timeout_ms = PROCESS_TIMEOUT_MS });
     if (r == 0 && state != PROCESS_ATTACHED)
         r = attach_now(true, until);
     turn_give(&attach_turn);
@@ -309,7 +300,7 @@ int goalloc_detach(void)
 
     if (!process_is_mapped())
         return -ENOTCONN;
-    r = turn_take(&attach_turn, deadline_in((int)u32_load_relaxed(&timeout_ms)));
+    r = turn_take(&attach_turn, deadline_in((int)u32_load_relaxed(&process.timeout_ms)));
     if (r < 0)
         return r;
     attached = process_state_now() == PROCESS_ATTACHED;

@@ -1,8 +1,9 @@
 /*
  * Comeback: what happens when a daemon dies, is replaced, or does not answer.
  *
- * Called by connection.c; calls rpc, link, outbox, held and process. Data: private; the holder of the turn writes it. A
- * request's time begins before it waits for the turn.
+ * Called by connection.c, attach.c (the end of an attach, fork) and idle.c (comeback_is_up); calls rpc, link, outbox,
+ * held and process. Data: private; the holder of the turn writes it. A request's time begins before it waits for the
+ * turn.
  *
  * The socket is closed after any error. Spans that are held stay usable: neither the daemon nor the one that takes its
  * place takes a lease from a process that lives. The next request that wants a reply comes back:
@@ -43,13 +44,9 @@
 #define LOOK_EVERY_MS 100
 #define LOOK_MS       100
 
-static shm_u32 timeout_ms;
-
-/* The session to come back to. */
+/* The session to come back to; `process` has its numbers. */
 static const char *socket_path;
-static session_no session; /* 0: there is none */
-static uint32_t epoch;
-static uint64_t generation;
+static bool has_session;
 static uint8_t token[SESSION_TOKEN_BYTES];
 static size_t token_bytes;
 static bool stale; /* no daemon has the heap that is mapped, or this session, any more */
@@ -57,14 +54,9 @@ static bool stale; /* no daemon has the heap that is mapped, or this session, an
 static shm_u32 down; /* 0: up; else the error (positive) that requests are answered with */
 static shm_u64 next_look_ms; /* on the clock of deadlines; while down */
 
-void comeback_set_timeout(int ms)
-{
-    u32_store_relaxed(&timeout_ms, (uint32_t)ms);
-}
-
 static deadline whole_timeout(void)
 {
-    return deadline_in((int)u32_load_relaxed(&timeout_ms));
+    return deadline_in((int)u32_load_relaxed(&process.timeout_ms));
 }
 
 bool comeback_is_up(void)
@@ -142,15 +134,15 @@ static int reattach(deadline until)
     body.protocol = GOALLOC_PROTOCOL;
     body.abi_hash = shm_abi_hash();
     body.token = (ProtobufCBinaryData){ .len = token_bytes, .data = token };
-    body.session = session.n;
-    body.epoch = epoch;
-    body.generation = generation;
+    body.session = process.session.n;
+    body.epoch = process.epoch;
+    body.generation = process.generation;
     r = rpc_call(&request, &reply, until);
     if (r != -ESTALE && r != -ENOEXEC && r != -EPROTONOSUPPORT)
         return r;
     /* This daemon does not have the session. Nor will another one, unless this one is of another build. */
     stale = r == -ESTALE;
-    (void)link_lose();
+    link_close();
     return -ESTALE;
 }
 
@@ -193,7 +185,7 @@ static int send_unknown(unknown *u, deadline until)
     body.spans = u->spans;
     body.n_large = u->nlarge;
     body.large = u->large;
-    return link_send(&request, until);
+    return link_send(&request, &until);
 }
 
 /* Go through a part of the list of leases: what is unknown goes to *u. *after moves on; *ret_more: more is to come. */
@@ -279,7 +271,7 @@ static int come_back(deadline until)
     while (!link_is_open()) {
         if (stale)
             return -ESTALE;
-        if (session.n == 0)
+        if (!has_session)
             return -ENOTCONN;
         r = connect_patiently(until);
         if (r == 0)
@@ -308,7 +300,7 @@ static int look(void)
     set_next_look();
     if (link_is_open())
         r = rpc_look_for_late_reply();
-    if (r == -ENOTCONN && session.n != 0 && !stale)
+    if (r == -ENOTCONN && has_session && !stale)
         r = come_back_quickly();
     if (r == 0 || stale)
         u32_store_relaxed(&down, 0);
@@ -323,8 +315,8 @@ static int begin(deadline until)
     if (r < 0)
         return r;
     if (u32_load_relaxed(&down) != 0)
-        return link_try_turn() ? 0 : -ETIMEDOUT;
-    r = link_take_turn(until);
+        return turn_try(&link_turn) ? 0 : -ETIMEDOUT;
+    r = turn_take(&link_turn, until);
     if (r < 0)
         return r;
     r = may_look(); /* another thread may have set it down meanwhile */
@@ -369,10 +361,10 @@ int comeback_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline un
             r = outbox_flush(&until);
         if (r == 0)
             r = rpc_call(request, ret, until);
-    } while (r == -ENOTCONN && !link_is_open() && session.n != 0);
+    } while (r == -ENOTCONN && !link_is_open() && has_session);
     /* If other threads' requests have taken most of the time, a timeout says nothing of the daemon. */
     if ((r == -ETIMEDOUT || (r == -EACCES && !link_is_open())) &&
-        left_ms >= (int)(u32_load_relaxed(&timeout_ms) / 2))
+        left_ms >= (int)(u32_load_relaxed(&process.timeout_ms) / 2))
         set_down(r);
     return r;
 }
@@ -407,6 +399,15 @@ static int open_quickly(Goallocd__Request *attach, Goallocd__Reply **ret)
     return r == -ENOTCONN ? -ETIMEDOUT : r;
 }
 
+/* There is no session, and nothing is left of one. With the turn. */
+static void clear_session(void)
+{
+    has_session = false;
+    stale = false;
+    outbox_clear();
+    u64_store_relaxed(&link_nrpcs, 0);
+}
+
 int comeback_open(const char *path, bool wait, bool gated, deadline until, Goallocd__Request *attach,
                   Goallocd__Reply **ret)
 {
@@ -421,10 +422,7 @@ int comeback_open(const char *path, bool wait, bool gated, deadline until, Goall
     quick = u32_load_relaxed(&down) != 0;
     set_next_look();
     socket_path = path;
-    session = (session_no){ 0 };
-    stale = false;
-    outbox_clear();
-    link_reset_count();
+    clear_session();
     r = quick ? open_quickly(attach, ret) : open_patiently(wait, attach, ret, until);
     if (r == 0)
         u32_store_relaxed(&down, 0);
@@ -432,16 +430,14 @@ int comeback_open(const char *path, bool wait, bool gated, deadline until, Goall
         set_down(r);
     if (r < 0) {
         link_close();
-        link_give_turn();
+        turn_give(&link_turn);
     }
     return r;
 }
 
 void comeback_set_session(const Goallocd__AttachReply *reply)
 {
-    session = (session_no){ (uint16_t)reply->session };
-    epoch = reply->epoch;
-    generation = reply->generation;
+    has_session = true;
     token_bytes = reply->token.len < SESSION_TOKEN_BYTES ? reply->token.len : SESSION_TOKEN_BYTES;
     memcpy(token, reply->token.data, token_bytes);
 }
@@ -449,18 +445,16 @@ void comeback_set_session(const Goallocd__AttachReply *reply)
 void comeback_forget(void)
 {
     link_close();
-    session = (session_no){ 0 };
-    stale = false;
+    clear_session();
     u32_store_relaxed(&down, 0);
-    outbox_clear();
-    link_reset_count();
 }
 
 void comeback_reset(void)
 {
     link_reset();
     outbox_reset();
-    session = (session_no){ 0 };
+    held_reset();
+    has_session = false;
     stale = false;
     u64_store_relaxed(&next_look_ms, 0);
 }

@@ -7,9 +7,6 @@
 #include "client/lib/rpc.h"
 #include "shm/units.h"
 
-/* Bound of each request from now on. */
-void comeback_set_timeout(int timeout_ms);
-
 /*
  * Begin a request: its time begins, and it takes the turn. 0, or without the turn: -ETIMEDOUT (the time is over; or the
  * last request found nobody, and nobody is there now), -ENOENT, -EACCES.

@@ -1,8 +1,8 @@
 /*
  * Connection: each request to the daemon as a function.
  *
- * Called by attach.c (the session), refill.c, idle.c and large.c (spans), heap.c (roots, statistics) and owner.c. What
- * they share lies below: comeback.c (the turn, and what to do if the daemon is gone), rpc.c, outbox.c, link.c. Data:
+ * Called by attach.c (the session), refill.c and large.c (spans), heap.c (roots, statistics) and owner.c. What they
+ * share lies below: comeback.c (the turn, and what to do if the daemon is gone), rpc.c, outbox.c, link.c. Data:
  * marks in process.mspan_of (held.c). They are set while the turn is held, so a process that comes back knows what it
  * leases.
  *
@@ -20,7 +20,6 @@
 
 #include "client/lib/comeback.h"
 #include "client/lib/held.h"
-#include "client/lib/outbox.h"
 #include "proto/wire.h"
 
 /* Take what a call is for out of the reply: what the call returns, 0 or more, or -EPROTO. */
@@ -87,7 +86,6 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     body.flags = ask->flags;
     body.label = (char *)(uintptr_t)ask->label;
     body.limit_bytes = ask->limit_bytes;
-    comeback_set_timeout(ask->timeout_ms);
     r = comeback_open(ask->socket_path, ask->wait, ask->gated, ask->until, &request, &reply);
     if (r < 0)
         return r;
@@ -99,16 +97,6 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     comeback_forget();
     comeback_end();
     return r;
-}
-
-void connection_close_fds(void)
-{
-    link_close_fds();
-}
-
-void connection_end_attach(void)
-{
-    comeback_end();
 }
 
 /* A daemon that is gone need not be told: the next one sees that this process has unmapped the heap. */
@@ -127,26 +115,10 @@ void connection_detach(void)
 
     if (comeback_begin(&until) == 0)
         (void)tell_of_detach(until);
-    else if (link_take_turn(deadline_in(0)) < 0)
+    else if (turn_take(&link_turn, deadline_in(0)) < 0)
         return; /* another thread uses the connection, against the rules of goalloc_detach() */
     comeback_forget();
     comeback_end();
-}
-
-void connection_reset(void)
-{
-    comeback_reset();
-    held_reset();
-}
-
-bool connection_is_up(void)
-{
-    return comeback_is_up();
-}
-
-uint64_t connection_nrpcs(void)
-{
-    return link_nrpcs();
 }
 
 /* --- spans --- */
@@ -178,12 +150,6 @@ int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool ins
     body.npages = span_class_size(spc).n == 0 ? npages : 0;
     body.insist = insist;
     return call(&request, read_refill, &(refill_result){ nspans, ret_spans });
-}
-
-void connection_return(const uint32_t *spans, uint32_t nspans)
-{
-    if (nspans > 0)
-        outbox_return(spans, nspans);
 }
 
 int connection_sync(void)
@@ -230,11 +196,6 @@ int connection_resize_large(page_no span, uint64_t npages, bool *ret_sent)
     body.npages = npages;
     held_expect(span); /* if nobody leases the object, the daemon leases it to this process: it must be known here */
     return finish_call(&request, NULL, NULL, until);
-}
-
-void connection_free_large(page_no span)
-{
-    outbox_free_large(span);
 }
 
 /* --- roots and objects --- */

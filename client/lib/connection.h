@@ -21,25 +21,15 @@ typedef struct attach_request {
     uint32_t flags;
     uint64_t limit_bytes;
     deadline until; /* of this request, which may have waited for another thread's */
-    int timeout_ms; /* of all later requests */
     bool wait;      /* for a daemon that is not there yet */
     bool gated;     /* fail at once if the last request found nobody */
 } attach_request;
 
-/* Connect and attach. On failure there is no connection; else no other thread uses it until connection_end_attach(). */
+/* Connect and attach. On failure there is no connection; else the caller holds the turn, and calls comeback_end(). */
 int connection_attach(const attach_request *request, attach_result *ret) __attribute__((warn_unused_result));
-
-/* Close the descriptors of the attach, which are mapped by now. Under the forklock. */
-void connection_close_fds(void);
-
-/* The attach is done: other threads may use the connection. */
-void connection_end_attach(void);
 
 /* Tell the daemon that the session is over, and close the connection. */
 void connection_detach(void);
-
-/* In the child of a fork: there is no connection. */
-void connection_reset(void);
 
 /*
  * Lease up to nspans (at most PROTO_SPANS_MAX) spans of class spc, each of npages. Their first pages go to ret_spans.
@@ -48,9 +38,6 @@ void connection_reset(void);
  */
 int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool insist, uint32_t *ret_spans)
     __attribute__((warn_unused_result));
-
-/* Give spans back. This thread or another one sends them as soon as possible; never waits (outbox.c). */
-void connection_return(const uint32_t *spans, uint32_t nspans);
 
 /* Wait until the daemon has got what was returned before. */
 int connection_sync(void) __attribute__((warn_unused_result));
@@ -62,12 +49,6 @@ int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, b
 /* Make a large object npages long where it is. *ret_sent: the daemon may do so even if no answer came. */
 int connection_resize_large(page_no span, uint64_t npages, bool *ret_sent) __attribute__((warn_unused_result));
 
-/*
- * Tell the daemon that this process has freed a large object of another session. Never waits. The message may be lost:
- * the daemon's sweep finds such objects.
- */
-void connection_free_large(page_no span);
-
 int connection_root_set(const char *name, uint64_t offset) __attribute__((warn_unused_result));
 int connection_root_get(const char *name, uint64_t *ret_offset) __attribute__((warn_unused_result));
 int connection_adopt(uint64_t offset) __attribute__((warn_unused_result));
@@ -75,11 +56,5 @@ int connection_publish(uint64_t offset) __attribute__((warn_unused_result));
 
 /* Fills all but struct_size and session_rpcs. */
 int connection_stats(goalloc_stats_t *ret) __attribute__((warn_unused_result));
-
-/* True if there is a connection, and the daemon behind it answers. */
-bool connection_is_up(void);
-
-/* Requests sent by this process in its session. */
-uint64_t connection_nrpcs(void);
 
 #endif

@@ -9,6 +9,7 @@
 #include "client/lib/attach.h"
 #include "client/lib/connection.h"
 #include "client/lib/idle.h"
+#include "client/lib/link.h"
 #include "shm/errors.h"
 
 _Static_assert(GOALLOC_ROOT_NAME_MAX == SHM_ROOT_NAME_MAX, "the public name of the limit");
@@ -57,7 +58,7 @@ int goalloc_stats(goalloc_stats_t *ret_stats)
         r = connection_stats(&stats);
     if (r < 0)
         return r;
-    stats.session_rpcs = connection_nrpcs();
+    stats.session_rpcs = u64_load_relaxed(&link_nrpcs);
     size = ret_stats->struct_size;
     memcpy(ret_stats, &stats, size < sizeof(stats) ? size : sizeof(stats));
     ret_stats->struct_size = size;

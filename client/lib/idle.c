@@ -2,7 +2,7 @@
  * Idle: giving back.
  *
  * Called by refill.c, large.c (before a request, after a refusal) and heap.c (goalloc_trim). Calls mcache.c, pool.c,
- * largecache.c, held.c and connection.c, which sends without waiting. Data: the thread's lists; none of its own.
+ * largecache.c, held.c, comeback.c and outbox.c, which sends without waiting. Data: the thread's lists.
  *
  * Empty spans go back in three cases:
  *   surrender   a free makes the thread's empty spans more than IDLE_PAGES_MAX: half of that stays. Below it a program
@@ -21,9 +21,10 @@
 
 #include <errno.h>
 
-#include "client/lib/connection.h"
+#include "client/lib/comeback.h"
 #include "client/lib/held.h"
 #include "client/lib/largecache.h"
+#include "client/lib/outbox.h"
 #include "client/lib/pool.h"
 
 #define RETAIN_PAGES_MIN   (512 * KIB / PAGE_BYTES)
@@ -38,7 +39,7 @@ typedef struct returns {
 
 static void returns_flush(returns *r)
 {
-    connection_return(r->spans, r->n);
+    outbox_return(r->spans, r->n);
     r->n = 0;
 }
 
@@ -89,6 +90,8 @@ void idle_return_empty(mcache *mc)
     returns r = { .n = 0 };
     largecache_out large;
 
+    if (mc != &mcache_none)
+        mc->trim_seen = process_trim_seq(); /* what may have been asked for is being done */
     for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
         mcache_slot *slot = &mc->slots[i];
 
@@ -102,7 +105,7 @@ void idle_return_empty(mcache *mc)
     }
     returns_flush(&r);
     largecache_empty(&large_cache, &large);
-    connection_return(large.spans, large.n);
+    outbox_return(large.spans, large.n);
 }
 
 void idle_return_all(void)
@@ -113,21 +116,13 @@ void idle_return_all(void)
     if (mc != &mcache_none) {
         mcache_count_all(mc);
         mcache_close_tiny(mc);
-        mc->trim_seen = process_trim_seq(); /* what was asked for is being done */
     }
     for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
-        if (mc->current[i] != &mspan_none)
-            mcache_put_current(mc, mc->current[i]);
+        mcache_put_current(mc, i);
         while (mc->slots[i].all != NULL && !process.reclaim)
             return_span(mc, mc->slots[i].all, &r);
     }
     returns_flush(&r);
-    idle_return_empty(mc);
-}
-
-void idle_answer(mcache *mc)
-{
-    mc->trim_seen = process_trim_seq();
     idle_return_empty(mc);
 }
 
@@ -167,7 +162,7 @@ void idle_surrender(mcache *mc)
     uint64_t npages = mc->nempty_pages - IDLE_PAGES_MAX / 2;
     int saved_errno = errno;
 
-    if (!connection_is_up()) /* who knows when there will be more */
+    if (!comeback_is_up()) /* who knows when there will be more */
         return;
     for (uint32_t n = 0; n < SLOT_COUNT && npages > 0; n++)
         npages = give_back(mc, next_slot(mc), 0, npages, &r);
@@ -179,10 +174,8 @@ void idle_surrender(mcache *mc)
 static void put_idle_runs(mcache *mc)
 {
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
-        mspan *s = mc->current[i];
-
-        if (is_run(i) && s != &mspan_none && mspan_nused(s) == 0)
-            mcache_put_current(mc, s);
+        if (is_run(i) && mc->current[i] != &mspan_none && mspan_nused(mc->current[i]) == 0)
+            mcache_put_current(mc, i);
     }
 }
 
@@ -199,7 +192,7 @@ void idle_exchange(mcache *mc, uint32_t growing, uint64_t npages)
     uint64_t ncached = 0;
     uint64_t nidle;
 
-    if (mc == &mcache_none || !connection_is_up() || npages < EXCHANGE_PAGES_MIN)
+    if (mc == &mcache_none || !comeback_is_up() || npages < EXCHANGE_PAGES_MIN)
         return;
     if (small) {
         put_idle_runs(mc);
@@ -223,6 +216,6 @@ void idle_exchange(mcache *mc, uint32_t growing, uint64_t npages)
         largecache_out large;
 
         largecache_shrink(&large_cache, npages, &large);
-        connection_return(large.spans, large.n);
+        outbox_return(large.spans, large.n);
     }
 }

@@ -18,18 +18,16 @@ void idle_surrender(mcache *mc);
  */
 void idle_exchange(mcache *mc, uint32_t slot, uint64_t npages);
 
-/* Give back all that the thread, the pool and the cache of large spans hold empty: to make room after ENOMEM. */
+/* Give back all that the thread, the pool and the cache of large spans hold empty. */
 void idle_return_empty(mcache *mc);
 
 /* Give all of the thread's and the pool's spans back (RECLAIM: the empty ones). Sent, not awaited. */
 void idle_return_all(void);
 
-/* Somebody wants idle spans back, and the thread has not answered yet; answer. */
+/* True if somebody wants idle spans back, and the thread has not returned them yet. */
 static inline bool idle_is_wanted(const mcache *mc)
 {
     return process_trim_seq() != mc->trim_seen;
 }
-
-void idle_answer(mcache *mc);
 
 #endif

@@ -1,7 +1,7 @@
 /*
  * Large: spans of one object from the daemon, and the use of freed ones.
  *
- * Called by alloc.c. Calls attach.c, connection.c, idle.c, held.c and largecache.c, which says what is cached. Data:
+ * Called by alloc.c. Calls attach.c, connection.c, outbox.c, idle.c, held.c and largecache.c (what is cached). Data:
  * the span's alloc bit (bit 0 of its first word) and remote bit in bitmap.
  *
  * A large span stays leased to the session that allocated it, until it is freed or the session ends. Its life in bits:
@@ -27,6 +27,7 @@
 #include "client/lib/held.h"
 #include "client/lib/idle.h"
 #include "client/lib/largecache.h"
+#include "client/lib/outbox.h"
 
 static bool has_remote_bit(page_no first)
 {
@@ -43,7 +44,7 @@ static page_no cache_take(uint64_t npages, uint64_t align_pages, bool noscan)
             return first;
         /* Somebody has freed its last object twice: only the daemon clears that bit. */
         largecache_forget(&large_cache, first);
-        connection_return(&first.n, 1);
+        outbox_return(&first.n, 1);
     }
 }
 
@@ -63,7 +64,7 @@ static int ask(uint64_t npages, uint64_t align_pages, bool noscan, page_no *ret)
     int r;
 
     largecache_note_miss(&large_cache, npages, is_gone, &out);
-    connection_return(out.spans, out.n);
+    outbox_return(out.spans, out.n);
     idle_exchange(mcache_tls, SLOT_COUNT, npages);
     r = connection_alloc_large(npages, align_pages, noscan, false, ret);
     if ((r == -ENOMEM || r == -EAGAIN) && process_state_now() == PROCESS_ATTACHED) {
@@ -125,7 +126,7 @@ bool large_resize(const object_ref *object, size_t size)
         if (behind.n == 0)
             break;
         end += nbehind;
-        connection_return(&behind.n, 1);
+        outbox_return(&behind.n, 1);
     }
     if (sent && (r == -ETIMEDOUT || r == -ENOTCONN))
         held_set_doubt(object->first);
@@ -141,7 +142,7 @@ static enum object_verdict free_of_another(const object_ref *object)
 
     CRASH_POINT(large_remote_before_message);
     if (verdict == OBJECT_LIVE)
-        connection_free_large(object->first);
+        outbox_free_large(object->first);
     return verdict;
 }
 
@@ -164,10 +165,10 @@ enum object_verdict large_free(const object_ref *object)
             verdict = OBJECT_FREE;
         } else if (doubt) {
             largecache_forget(&large_cache, object->first);
-            connection_return(&object->first.n, 1);
+            outbox_return(&object->first.n, 1);
         } else {
             largecache_put(&large_cache, object->first, span->npages, span_class_noscan(span->spc), &out);
-            connection_return(out.spans, out.n);
+            outbox_return(out.spans, out.n);
         }
     }
     errno = saved_errno;

@@ -145,11 +145,12 @@ static void uncache(largecache *lc, uint16_t at)
     lc->ncached_pages -= node->npages;
 }
 
+/* A span that was lent is so no longer. */
 static void unlend(largecache *lc, uint16_t at)
 {
     lc->nslack_pages -= lc->nodes[at].slack;
-    lc->nodes[at].slack = 0;
     lc->nlent--;
+    node_delete(lc, at);
 }
 
 /* --- what goes back --- */
@@ -181,12 +182,7 @@ static void fit_budget(largecache *lc, largecache_out *out)
 
 /* --- which span an object gets --- */
 
-/* True if an object may get the span: long enough, not too long, aligned. */
-static bool fits(const largecache_node *node, uint64_t npages, uint64_t most, uint64_t base_page, uint64_t align_pages)
-{
-    return node->npages >= npages && node->npages <= most && (base_page + node->first.n) % align_pages == 0;
-}
-
+/* A cached span that is long enough, not too long, and aligned. */
 static uint16_t search(const largecache *lc, uint64_t npages, uint64_t most, uint64_t base_page, uint64_t align_pages,
                        bool noscan)
 {
@@ -204,41 +200,38 @@ static uint16_t search(const largecache *lc, uint64_t npages, uint64_t most, uin
         if (bin > last)
             break;
         for (uint16_t at = lc->bins[noscan][bin]; at != 0 && looks > 0; at = lc->nodes[at].next, looks--) {
-            if (fits(&lc->nodes[at], npages, most, base_page, align_pages))
+            const largecache_node *node = &lc->nodes[at];
+
+            if (node->npages >= npages && node->npages <= most && (base_page + node->first.n) % align_pages == 0)
                 return at;
         }
     }
     return 0;
 }
 
-static page_no take(largecache *lc, uint64_t npages, uint64_t base_page, uint64_t align_pages, bool noscan)
-{
-    bool may_lend = lc->nlent < LENT_MAX && lc->nslack_pages <= budget_of(lc) / 2;
-    uint64_t most = may_lend ? npages * WASTE_MAX : npages + npages / LEND_SHARE;
-    uint16_t at = lc->newest == 0 ? 0 : search(lc, npages, most, base_page, align_pages, noscan);
-    page_no first = lc->nodes[at].first;
-    uint64_t slack;
-
-    if (at == 0)
-        return page_at(0);
-    slack = lc->nodes[at].npages - npages;
-    uncache(lc, at);
-    if (slack > npages / LEND_SHARE) {
-        lc->nodes[at].slack = (uint32_t)slack;
-        lc->nslack_pages += slack;
-        lc->nlent++;
-    } else {
-        node_delete(lc, at);
-    }
-    return first;
-}
-
 page_no largecache_take(largecache *lc, uint64_t npages, uint64_t base_page, uint64_t align_pages, bool noscan)
 {
-    page_no first;
+    page_no first = page_at(0);
+    uint64_t spare = npages / LEND_SHARE;
+    bool may_lend;
+    uint16_t at;
 
     (void)pthread_mutex_lock(&lc->lock);
-    first = take(lc, npages, base_page, align_pages, noscan);
+    may_lend = lc->nlent < LENT_MAX && lc->nslack_pages <= budget_of(lc) / 2;
+    at = search(lc, npages, may_lend ? npages * WASTE_MAX : npages + spare, base_page, align_pages, noscan);
+    if (at != 0) {
+        uint64_t slack = lc->nodes[at].npages - npages;
+
+        first = lc->nodes[at].first;
+        uncache(lc, at);
+        if (slack > spare) {
+            lc->nodes[at].slack = (uint32_t)slack;
+            lc->nslack_pages += slack;
+            lc->nlent++;
+        } else {
+            node_delete(lc, at);
+        }
+    }
     (void)pthread_mutex_unlock(&lc->lock);
     return first;
 }
@@ -262,15 +255,15 @@ page_no largecache_take_at(largecache *lc, page_no page, uint64_t *ret_npages)
 
 /* --- what comes back from an object --- */
 
-static void put(largecache *lc, page_no first, uint64_t npages, bool noscan, largecache_out *out)
+void largecache_put(largecache *lc, page_no first, uint64_t npages, bool noscan, largecache_out *out)
 {
-    uint16_t at = find(lc, first);
+    uint16_t at;
 
     out->n = 0;
-    if (at != 0) {
+    (void)pthread_mutex_lock(&lc->lock);
+    at = find(lc, first);
+    if (at != 0)
         unlend(lc, at);
-        node_delete(lc, at);
-    }
     at = 0;
     if (npages + lc->nslack_pages <= budget_of(lc)) {
         at = node_new(lc, first, npages, noscan);
@@ -279,19 +272,13 @@ static void put(largecache *lc, page_no first, uint64_t npages, bool noscan, lar
             at = node_new(lc, first, npages, noscan);
         }
     }
-    if (at == 0) {
+    if (at != 0) {
+        cache(lc, at);
+        fit_budget(lc, out);
+    } else {
         out->spans[out->n++] = first.n;
         note_ghost(lc, npages);
-        return;
     }
-    cache(lc, at);
-    fit_budget(lc, out);
-}
-
-void largecache_put(largecache *lc, page_no first, uint64_t npages, bool noscan, largecache_out *out)
-{
-    (void)pthread_mutex_lock(&lc->lock);
-    put(lc, first, npages, noscan, out);
     (void)pthread_mutex_unlock(&lc->lock);
 }
 
@@ -327,10 +314,8 @@ void largecache_note_miss(largecache *lc, uint64_t npages, bool (*is_gone)(page_
     for (uint32_t i = 1; lc->nlent > 0 && i <= lc->nused; i++) {
         largecache_node *node = &lc->nodes[i];
 
-        if (node->first.n != 0 && node->slack != 0 && is_gone(node->first, node->npages)) {
+        if (node->first.n != 0 && node->slack != 0 && is_gone(node->first, node->npages))
             unlend(lc, (uint16_t)i);
-            node_delete(lc, (uint16_t)i);
-        }
     }
     if (!regret(lc, npages)) {
         sink_budget(lc, npages);
@@ -345,10 +330,8 @@ void largecache_forget(largecache *lc, page_no first)
 
     (void)pthread_mutex_lock(&lc->lock);
     at = lc->nlent == 0 ? 0 : find(lc, first);
-    if (at != 0 && lc->nodes[at].slack != 0) {
+    if (at != 0 && lc->nodes[at].slack != 0)
         unlend(lc, at);
-        node_delete(lc, at);
-    }
     (void)pthread_mutex_unlock(&lc->lock);
 }
 

@@ -14,48 +14,23 @@
 #include <sys/resource.h>
 
 #include "client/lib/forklock.h"
-#include "client/lib/turn.h"
 #include "proto/wire.h"
 
 #define FD_END 1024 /* a table of descriptors that reaches further costs the kernel memory */
 #define FD_ROOM 64
 
-static turn link_turn = TURN_INIT;
+turn link_turn = TURN_INIT;
+shm_u64 link_nrpcs;
+
 static channel ch = { .fd = -1 };
 static shm_u32 is_open; /* there is a connection: for threads without the turn */
-static shm_u64 nrpcs;
 static frame_bump bump;
 static uint8_t out[FRAME_BYTES_MAX];
 static uint8_t bump_buf[4 * FRAME_PAYLOAD_MAX];
 
-int link_take_turn(deadline until)
-{
-    return turn_take(&link_turn, until);
-}
-
-bool link_try_turn(void)
-{
-    return turn_try(&link_turn);
-}
-
-void link_give_turn(void)
-{
-    turn_give(&link_turn);
-}
-
 bool link_is_open(void)
 {
     return u32_load_acquire(&is_open) != 0;
-}
-
-uint64_t link_nrpcs(void)
-{
-    return u64_load_relaxed(&nrpcs);
-}
-
-void link_reset_count(void)
-{
-    u64_store_relaxed(&nrpcs, 0);
 }
 
 static int lowest_fd(void)
@@ -88,58 +63,22 @@ void link_close(void)
     forklock_give();
 }
 
-int link_lose(void)
-{
-    link_close();
-    return -ENOTCONN;
-}
-
-/* Pack a request into out. Returns its length, 0 if it does not fit. */
-static size_t pack(const Goallocd__Request *request)
-{
-    u64_add_relaxed(&nrpcs, 1);
-    return wire_pack_request(request, out, sizeof(out));
-}
-
-int link_send(const Goallocd__Request *request, deadline until)
+int link_send(const Goallocd__Request *request, const deadline *until)
 {
     size_t len;
     int r;
 
     if (ch.fd < 0)
         return -ENOTCONN;
-    len = pack(request);
+    u64_add_relaxed(&link_nrpcs, 1);
+    len = wire_pack_request(request, out, sizeof(out));
     if (len == 0)
         return -EMSGSIZE;
-    r = channel_send(&ch, out, len, until);
-    if (r == 0)
-        return 0;
-    (void)link_lose(); /* after half a frame nothing can follow */
+    r = until != NULL ? channel_send(&ch, out, len, *until) : channel_try_send(&ch, out, len);
+    if (r == 0 || (r == -EAGAIN && until == NULL))
+        return r;
+    link_close(); /* after half a frame nothing can follow */
     return r == -ETIMEDOUT ? r : -ENOTCONN;
-}
-
-int link_try_send(const Goallocd__Request *request)
-{
-    size_t len;
-    int r;
-
-    if (ch.fd < 0)
-        return -ENOTCONN;
-    len = pack(request);
-    if (len == 0)
-        return -EMSGSIZE;
-    r = channel_try_send(&ch, out, len);
-    return r == 0 || r == -EAGAIN ? r : link_lose();
-}
-
-static int read_more(void)
-{
-    int r;
-
-    forklock_take();
-    r = channel_read(&ch);
-    forklock_give();
-    return r;
 }
 
 int link_recv(Goallocd__Reply **ret, deadline until)
@@ -154,10 +93,15 @@ int link_recv(Goallocd__Reply **ret, deadline until)
         r = channel_wait(&ch, until);
         if (r == -ETIMEDOUT)
             return r;
-        if (r == 0)
-            r = read_more();
-        if (r < 0 && r != -EAGAIN)
-            return link_lose();
+        if (r == 0) {
+            forklock_take();
+            r = channel_read(&ch);
+            forklock_give();
+        }
+        if (r < 0 && r != -EAGAIN) {
+            link_close();
+            return -ENOTCONN;
+        }
     }
     if (r == 0) {
         frame_bump_init(&bump, bump_buf, sizeof(bump_buf));
@@ -166,7 +110,7 @@ int link_recv(Goallocd__Reply **ret, deadline until)
         if (*ret != NULL)
             return 0;
     }
-    (void)link_lose();
+    link_close();
     return -EPROTO;
 }
 
@@ -186,6 +130,6 @@ void link_reset(void)
 {
     channel_close(&ch);
     u32_store_relaxed(&is_open, 0);
-    u64_store_relaxed(&nrpcs, 0);
+    u64_store_relaxed(&link_nrpcs, 0);
     turn_reset(&link_turn);
 }

@@ -1,42 +1,32 @@
 /*
  * Link: the process's one connection to the daemon, and the turn by which threads share it.
  *
- * The caller must hold the turn, except for link_is_open(), link_nrpcs() and the turn itself. Errors: -ENOTCONN (there
+ * The caller must hold the turn, except for link_is_open(). Errors: -ENOTCONN (there
  * is no connection, or it has just been lost), -ETIMEDOUT (the deadline has passed; the connection is as it was), and
  * those of the socket for a connect.
  */
 #ifndef GOALLOC_LIB_LINK_H
 #define GOALLOC_LIB_LINK_H
 
-#include "proto/channel.h"
+#include "client/lib/turn.h"
 #include "proto/goallocd.pb-c.h"
 #include "shm/atomics.h"
 
-/* The turn: see turn.h. */
-int link_take_turn(deadline until) __attribute__((warn_unused_result));
-bool link_try_turn(void) __attribute__((warn_unused_result));
-void link_give_turn(void);
+extern turn link_turn;
+extern shm_u64 link_nrpcs; /* requests sent in the session, or for it: whoever begins or ends one sets it to 0 */
 
 /* True if there is a connection, as far as is known. Any thread. */
 bool link_is_open(void);
-
-/* Requests sent since link_reset_count(). Any thread. */
-uint64_t link_nrpcs(void);
-void link_reset_count(void);
 
 /* Connect once, without waiting. A connection that is there is closed first. */
 int link_connect(const char *path) __attribute__((warn_unused_result));
 void link_close(void);
 
-/* The connection is of no use any more: close it. -ENOTCONN, for the caller to return. */
-int link_lose(void);
-
 /*
- * Send a request (-EMSGSIZE: it is too long). link_try_send() does not wait: -EAGAIN means that the daemon does not
- * read just now, and that nothing was sent.
+ * Send a request (-EMSGSIZE: it is too long). until NULL: do not wait; -EAGAIN means that the daemon does not read just
+ * now, and that nothing was sent. After -ETIMEDOUT and -ENOTCONN the link is closed.
  */
-int link_send(const Goallocd__Request *request, deadline until) __attribute__((warn_unused_result));
-int link_try_send(const Goallocd__Request *request) __attribute__((warn_unused_result));
+int link_send(const Goallocd__Request *request, const deadline *until) __attribute__((warn_unused_result));
 
 /* Wait for the next reply; *ret is valid until the one after it. -EPROTO: it was no reply, and the link is closed. */
 int link_recv(Goallocd__Reply **ret, deadline until) __attribute__((warn_unused_result));

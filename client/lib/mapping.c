@@ -62,11 +62,6 @@ static int access_of(bool readonly)
     return readonly ? PROT_READ : PROT_READ | PROT_WRITE;
 }
 
-static void *arena_at(uint64_t base)
-{
-    return (void *)(uintptr_t)base;
-}
-
 static uint64_t table_bytes(uint64_t arena_bytes)
 {
     return arena_bytes / PAGE_BYTES * sizeof(*process.mspan_of);
@@ -120,10 +115,13 @@ static int reserve(void *at, uint64_t bytes)
     return -EEXIST;
 }
 
-/* Move a first page over the mapping of bytes at that address, and extend it. */
-static int seed_replace(void *seed, void *at, uint64_t bytes)
+/* Move a first page over the mapping of bytes at that address, and extend it: *seed is NULL then. */
+static int seed_replace(void **seed, void *at, uint64_t bytes)
 {
-    return mremap(seed, seed_bytes(bytes), bytes, MREMAP_MAYMOVE | MREMAP_FIXED, at) == at ? 0 : -ENOMEM;
+    if (mremap(*seed, seed_bytes(bytes), bytes, MREMAP_MAYMOVE | MREMAP_FIXED, at) != at)
+        return -ENOMEM;
+    *seed = NULL;
+    return 0;
 }
 
 /*
@@ -133,7 +131,7 @@ static int seed_replace(void *seed, void *at, uint64_t bytes)
 static int grow_at(void *at, uint64_t bytes, int prot, int fd)
 {
     uint64_t seed = seed_bytes(bytes);
-    void *second;
+    void *second = NULL;
     int r;
 
     if (mremap(at, seed, bytes, 0) == at)
@@ -144,8 +142,9 @@ static int grow_at(void *at, uint64_t bytes, int prot, int fd)
     if (r < 0)
         return r;
     r = seed_new(NULL, bytes, prot, fd, &second);
-    if (r == 0 && (r = seed_replace(second, at, bytes)) < 0)
-        mapping_delete(second, seed);
+    if (r == 0)
+        r = seed_replace(&second, at, bytes);
+    mapping_delete(second, seed);
     if (r < 0)
         mapping_delete((char *)at + seed, bytes - seed);
     return r;
@@ -179,14 +178,15 @@ static int mapping_new(void *at, uint64_t bytes, int prot, int fd, void **ret)
     return r;
 }
 
-int mapping_private(uint64_t bytes, uint64_t unwiped_bytes, void **ret)
+/* The same anywhere, with that advice on what children see of it, all but the first plain_bytes. */
+static int mapping_new_advised(uint64_t bytes, int prot, int fd, int advice, uint64_t plain_bytes, void **ret)
 {
     void *p;
-    int r = mapping_new(NULL, bytes, PROT_READ | PROT_WRITE, -1, &p);
+    int r = mapping_new(NULL, bytes, prot, fd, &p);
 
     if (r < 0)
         return r;
-    if (madvise((char *)p + unwiped_bytes, bytes - unwiped_bytes, MADV_WIPEONFORK) < 0) {
+    if (madvise((char *)p + plain_bytes, bytes - plain_bytes, advice) < 0) {
         mapping_delete(p, bytes);
         return -ENOMEM;
     }
@@ -194,20 +194,15 @@ int mapping_private(uint64_t bytes, uint64_t unwiped_bytes, void **ret)
     return 0;
 }
 
+int mapping_private(uint64_t bytes, uint64_t unwiped_bytes, void **ret)
+{
+    return mapping_new_advised(bytes, PROT_READ | PROT_WRITE, -1, MADV_WIPEONFORK, unwiped_bytes, ret);
+}
+
 /* The daemon sees whether this page is mapped anywhere. Children don't get it: they have sessions of their own. */
 static int map_life(const attach_result *a)
 {
-    void *life;
-    int r = mapping_new(NULL, LIFE_BYTES, PROT_READ, a->life_fd, &life);
-
-    if (r < 0)
-        return r;
-    if (madvise(life, LIFE_BYTES, MADV_DONTFORK) < 0) {
-        mapping_delete(life, LIFE_BYTES);
-        return -ENOMEM;
-    }
-    process.life = life;
-    return 0;
+    return mapping_new_advised(LIFE_BYTES, PROT_READ, a->life_fd, MADV_DONTFORK, 0, &process.life);
 }
 
 static bool fd_has_bytes(int fd, uint64_t bytes)
@@ -255,7 +250,7 @@ int mapping_attach(const attach_result *a, bool readonly)
     if (r == 0)
         r = mapping_private(table_bytes(a->arena_bytes), 0, &table);
     if (r == 0)
-        r = mapping_new(arena_at(a->base), a->arena_bytes, access_of(readonly), a->arena_fd, &arena);
+        r = mapping_new((void *)(uintptr_t)a->base, a->arena_bytes, access_of(readonly), a->arena_fd, &arena);
     if (r == 0)
         r = map_life(a);
     if (r < 0)
@@ -282,20 +277,12 @@ static int change_access(const attach_result *a, bool readonly)
 
     if (r == 0)
         r = seed_new(NULL, a->bitmap_bytes, access_of(readonly), a->bitmap_fd, &bitmap);
-    if (r == 0) {
-        r = seed_replace(arena, process.map.arena, a->arena_bytes);
-        arena = r == 0 ? NULL : arena;
-    }
-    if (r == 0) {
-        r = seed_replace(bitmap, process.map.bitmap, a->bitmap_bytes);
-        bitmap = r == 0 ? NULL : bitmap;
-        if (r < 0)
-            (void)mprotect(process.map.arena, a->arena_bytes, access_of(process.readonly));
-    }
-    if (arena != NULL)
-        mapping_delete(arena, seed_bytes(a->arena_bytes));
-    if (bitmap != NULL)
-        mapping_delete(bitmap, seed_bytes(a->bitmap_bytes));
+    if (r == 0)
+        r = seed_replace(&arena, process.map.arena, a->arena_bytes);
+    if (r == 0 && (r = seed_replace(&bitmap, process.map.bitmap, a->bitmap_bytes)) < 0)
+        (void)mprotect(process.map.arena, a->arena_bytes, access_of(process.readonly));
+    mapping_delete(arena, seed_bytes(a->arena_bytes));
+    mapping_delete(bitmap, seed_bytes(a->bitmap_bytes));
     return r;
 }
 

@@ -102,12 +102,15 @@ void mcache_move(mcache *mc, mspan *s, uint32_t nused)
     mcache_place(mc, s, nused);
 }
 
-void mcache_put_current(mcache *mc, mspan *s)
+void mcache_put_current(mcache *mc, uint32_t slot)
 {
+    mspan *s = mc->current[slot];
     uint32_t nused = mspan_nused(s);
 
+    if (s == &mspan_none)
+        return;
     mcache_leave_current(mc, s, nused);
-    mc->current[s->slot] = &mspan_none;
+    mc->current[slot] = &mspan_none;
     mcache_place(mc, s, nused);
 }
 

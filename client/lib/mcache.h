@@ -62,9 +62,11 @@ void mcache_remove(mcache *mc, mspan *s);
 /* Put a span that is in no list where it belongs. */
 void mcache_place(mcache *mc, mspan *s, uint32_t nused);
 
-/* The same for a span that is in the list of its place, or current: its slot has no current span then. */
+/* The same for a span that is in the list of its place. */
 void mcache_move(mcache *mc, mspan *s, uint32_t nused);
-void mcache_put_current(mcache *mc, mspan *s);
+
+/* The same for the current span of a slot, if there is one: there is none afterwards. */
+void mcache_put_current(mcache *mc, uint32_t slot);
 
 /*
  * Put a tiny object of bytes into a new block of s, which has a free one in its cache. Of this block and the open one

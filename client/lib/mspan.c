@@ -63,10 +63,18 @@ static bool is_of_slot(const shm_span *span, uint32_t slot)
     return span->nelems == size_class_nelems[span_class_size(spc).n];
 }
 
+static inline uint32_t count_used(const mspan *s)
+{
+    uint32_t nused = 0;
+
+    for (uint32_t w = 0; w < bits_nwords(s->nelems); w++)
+        nused += bits_count(u64_load_relaxed(&s->alloc[w]) & bits_mask(s->nelems, w));
+    return nused;
+}
+
 mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
 {
     const shm_span *span;
-    uint32_t nused = 0;
     mspan *s;
 
     if (first == 0 || first >= process.map.npages)
@@ -93,12 +101,10 @@ mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
     s->place = MSPAN_CURRENT; /* in no list yet */
     s->needzero = span->needzero != 0;
     s->cur = 0;
-    for (uint32_t w = 0; w < bits_nwords(s->nelems); w++)
-        nused += bits_count(u64_load_relaxed(&s->alloc[w]) & bits_mask(s->nelems, w));
     mspan_set_owner(s, thread_self());
     for (uint32_t i = 0; i < s->npages; i++)
         atomic_store_explicit(&process.mspan_of[first + i], s, memory_order_release);
-    *ret_nused = nused;
+    *ret_nused = count_used(s);
     return s;
 }
 
@@ -133,15 +139,6 @@ void mspan_reset(bool again)
 }
 
 /* --- words --- */
-
-static uint32_t count_used(const mspan *s)
-{
-    uint32_t nused = 0;
-
-    for (uint32_t w = 0; w < bits_nwords(s->nelems); w++)
-        nused += bits_count(u64_load_relaxed(&s->alloc[w]) & bits_mask(s->nelems, w));
-    return nused;
-}
 
 uint32_t mspan_nused(const mspan *s)
 {

@@ -1,9 +1,9 @@
 /*
  * Outbox: a short queue before the link.
  *
- * Called by the slow paths of free (idle.c, large.c, through connection.c), which must not wait: neither for a daemon
- * that is gone or asleep, nor for a thread that waits for its reply. Calls link and held. Data: private, under a lock
- * that is held for some instructions only.
+ * Called by the slow paths (idle.c, large.c, refill.c), since a free must not wait: neither for a daemon that is gone
+ * or asleep, nor for a thread that waits for its reply. Also by rpc.c (late replies) and comeback.c (before a request,
+ * after it). Calls link and held. Data: private, under a lock that is held for some instructions only.
  *
  * A thread that puts something here tries to take the turn then. If nobody holds the turn, the thread sends at once as
  * much as the socket takes. Otherwise the holder of the turn sends it: before its own request, so that the daemon has
@@ -49,28 +49,26 @@ static bool has_some(void)
     return any;
 }
 
-/* Send what is there, and what comes until the turn is given. What the socket does not take stays. */
-static void flush_and_give_turn(void)
-{
-    bool sent;
-
-    do {
-        sent = outbox_flush(NULL) == 0;
-        link_give_turn();
-    } while (sent && has_some() && link_is_open() && link_try_turn());
-}
-
-/* The holder of the turn sends it; if there is none, this thread does. */
+/*
+ * If nobody holds the turn, send what is there, and what comes until the turn is given. What the socket does not take
+ * stays.
+ */
 static void send_soon(void)
 {
-    if (link_is_open() && link_try_turn())
-        flush_and_give_turn();
+    bool sent = true;
+
+    while (sent && has_some() && link_is_open() && turn_try(&link_turn)) {
+        sent = outbox_flush(NULL) == 0;
+        turn_give(&link_turn);
+    }
 }
 
 void outbox_return(const uint32_t *spans, size_t nspans)
 {
     bool room;
 
+    if (nspans == 0)
+        return;
     held_set(spans, nspans);
     (void)pthread_mutex_lock(&lock);
     room = nspans <= RETURNS_MAX - nreturns;
@@ -97,11 +95,6 @@ void outbox_free_large(page_no span)
 }
 
 /* --- out --- */
-
-static int send_one(const Goallocd__Request *request, const deadline *until)
-{
-    return until == NULL ? link_try_send(request) : link_send(request, *until);
-}
 
 /* Copy the first entries of a queue; returns how many. They stay in it until they have been sent. */
 static size_t peek(const uint32_t *queue, const size_t *n, uint32_t *ret, size_t most)
@@ -134,7 +127,7 @@ static int flush_returns(const deadline *until)
         int r;
 
         CRASH_POINT(return_before_send);
-        r = send_one(&request, until);
+        r = link_send(&request, until);
         if (r < 0)
             return r;
         CRASH_POINT(return_after_send);
@@ -150,7 +143,7 @@ static int flush_frees(const deadline *until)
     Goallocd__Request request = WIRE_REQUEST(FREE_LARGE, free_large, &body);
 
     while (peek(frees, &nfrees, &body.span, 1) > 0) {
-        int r = send_one(&request, until);
+        int r = link_send(&request, until);
 
         if (r < 0)
             return r;
@@ -168,9 +161,8 @@ int outbox_flush(const deadline *until)
 
 void outbox_give_turn(void)
 {
-    link_give_turn();
-    if (has_some())
-        send_soon();
+    turn_give(&link_turn);
+    send_soon();
 }
 
 bool outbox_take_overflow(void)

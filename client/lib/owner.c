@@ -34,18 +34,9 @@
 
 static int find_live(const void *p, object_ref *ret)
 {
-    int r = process_mapped(true);
+    int r = process_mapped_writable();
 
-    if (r < 0)
-        return r;
-    switch (object_find(&process.map, (uintptr_t)p, ret)) {
-    case OBJECT_LIVE:
-        return 0;
-    case OBJECT_FREE:
-        return -EALREADY;
-    default:
-        return -EINVAL;
-    }
+    return r < 0 ? r : process_verdict_error(object_find(&process.map, (uintptr_t)p, ret));
 }
 
 /* True if the lease is that of a session which has not begun to end. */

@@ -8,7 +8,6 @@
  */
 #include "client/lib/process.h"
 
-#include <errno.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -16,7 +15,9 @@ static const shm_u64 no_limit = 0; /* no free takes the fast path */
 static const shm_u32 no_trim = 0;
 static shm_u32 first_state = PROCESS_DETACHED; /* until there is memory that no child sees */
 
-process_info process = { .free_limit = &no_limit, .session_trim_seq = &no_trim, .state = &first_state };
+process_info process = {
+    .free_limit = &no_limit, .session_trim_seq = &no_trim, .state = &first_state, .timeout_ms = PROCESS_TIMEOUT_MS
+};
 
 static shm_u32 last_state = PROCESS_DETACHED; /* what a child finds, whose state was wiped */
 static void (*when_child)(bool is_forker);
@@ -84,11 +85,11 @@ enum process_state process_note_fork(void)
     return (enum process_state)now;
 }
 
-int process_mapped(bool with_write)
+int process_mapped_writable(void)
 {
     if (!process_is_mapped())
         return -ENOTCONN;
-    return with_write && process.readonly ? -EROFS : 0;
+    return process.readonly ? -EROFS : 0;
 }
 
 bool process_leases(const shm_span *span)

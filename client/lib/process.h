@@ -4,7 +4,8 @@
 #ifndef GOALLOC_LIB_PROCESS_H
 #define GOALLOC_LIB_PROCESS_H
 
-#include "shm/layout.h"
+#include <errno.h>
+
 #include "shm/object.h"
 
 #define LIKELY(x)   __builtin_expect(!!(x), 1)
@@ -40,12 +41,15 @@ typedef struct process_info {
     uint64_t generation;
     void *life; /* one page that tells the daemon that this process uses the heap; not in children */
     const shm_u32 *_Atomic session_trim_seq; /* raised by the daemon, in the session's entry */
-    shm_u32 trim_seq; /* raised by goalloc_trim(): other threads give back on their slow path */
+    shm_u32 trim_seq;   /* raised by goalloc_trim(): other threads give back on their slow path */
+    shm_u32 timeout_ms; /* bound of each request, and of each wait for the turn of attaching */
 } process_info;
+
+#define PROCESS_TIMEOUT_MS 5000 /* unless the options of an attach say otherwise */
 
 extern process_info process __attribute__((visibility("hidden")));
 
-/* What an attach brings. The descriptors are the connection's, until connection_close_fds(). */
+/* What an attach brings. The descriptors are the link's, until link_close_fds(). */
 typedef struct attach_result {
     session_no session;
     uint32_t epoch;
@@ -98,10 +102,14 @@ static inline bool process_is_mapped(void)
     return process_state_now() >= PROCESS_ATTACHED;
 }
 
-/*
- * For calls that work on the mapping alone: 0 if there is one, else -ENOTCONN; with_write: -EROFS if it is read-only.
- */
-int process_mapped(bool with_write) __attribute__((warn_unused_result));
+/* For calls that change what is mapped: 0, -ENOTCONN, -EROFS. */
+int process_mapped_writable(void) __attribute__((warn_unused_result));
+
+/* What calls that return errors make of a verdict. */
+static inline int process_verdict_error(enum object_verdict verdict)
+{
+    return verdict == OBJECT_LIVE ? 0 : verdict == OBJECT_FREE ? -EALREADY : -EINVAL;
+}
 
 /* True if this process's session leases the span. */
 bool process_leases(const shm_span *span);

@@ -1,8 +1,8 @@
 /*
  * Refill: where a thread's next span comes from.
  *
- * Called by alloc.c. Calls mcache.c (lists), idle.c (what goes back), pool.c (spans of exited threads), thread.c and
- * connection.c. Data: the thread's mcache.
+ * Called by alloc.c. Calls mcache.c (lists), idle.c and outbox.c (what goes back), pool.c (spans of exited threads),
+ * thread.c and connection.c. Data: the thread's mcache.
  *
  * In order: 1. other words of the current span, 2. the partial span that has waited longest, so has most free objects,
  * 3. an empty one (so far refill_near), 4. one of 100 full spans in which others have freed objects, 5. the pool, 6.
@@ -20,6 +20,7 @@
 
 #include "client/lib/connection.h"
 #include "client/lib/idle.h"
+#include "client/lib/outbox.h"
 #include "client/lib/pool.h"
 #include "client/lib/thread.h"
 
@@ -27,11 +28,11 @@
 #define BATCH_SHARE     16u
 #define BATCH_PAGES_MIN (64 * KIB / PAGE_BYTES)
 
-void refill_note_free(const void *p, mspan *s)
+void refill_note_free(const void *object, mspan *s)
 {
     mcache *mc = thread_mcache(); /* a free of its owner's: there is one, maybe left behind */
 
-    (void)p;
+    (void)object;
     if (mcache_place_freed(mc, s) && UNLIKELY(mc->nempty_pages > IDLE_PAGES_MAX))
         idle_surrender(mc);
 }
@@ -138,7 +139,7 @@ static mspan *take_leased(mcache *mc, uint32_t i, const uint32_t *spans, int n, 
         mspan *s = mspan_new(i, spans[at], &nused);
 
         if (s == NULL) { /* no room to describe it */
-            connection_return(&spans[at], (uint32_t)(n - at));
+            outbox_return(&spans[at], (uint32_t)(n - at));
             break;
         }
         mcache_add(mc, s);
@@ -199,7 +200,7 @@ mspan *refill_far(uint32_t i)
         return NULL;
     }
     if (idle_is_wanted(mc))
-        idle_answer(mc);
+        idle_return_empty(mc);
     for (;;) {
         uint32_t nused;
         mspan *s = take_from_lists(mc, i);

@@ -12,8 +12,11 @@ mspan *refill_near(uint32_t slot);
 /* The same, of all that there is: NULL with errno set. The caller has made sure that there is a session to write in. */
 mspan *refill_far(uint32_t slot);
 
-/* A free of p by the owner of its span s has brought nfrees to 0. Keeps errno. p comes first, where it is anyway. */
-void refill_note_free(const void *p, mspan *s);
+/*
+ * A free by the owner of s has brought nfrees to 0. Keeps errno. The object is not looked at: it comes first, where it
+ * is anyway, which saves goalloc_free() an instruction.
+ */
+void refill_note_free(const void *object, mspan *s);
 
 /* Take over the span that begins at first from the pool. NULL: it is not there. */
 mspan *refill_inherit(page_no first);

@@ -60,7 +60,7 @@ int rpc_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
     int r;
 
     request->id = ++last_id;
-    r = link_send(request, until);
+    r = link_send(request, &until);
     if (r == 0)
         r = await_reply(request->id, ret, until);
     if (r < 0)

@@ -87,8 +87,7 @@ static void leave(mcache *mc)
     mcache_close_tiny(mc);
     mcache_tls = &mcache_none;
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
-        if (mc->current[i] != &mspan_none)
-            mcache_put_current(mc, mc->current[i]);
+        mcache_put_current(mc, i);
         pool_put(mc->slots[i].all);
     }
     for (mcache **at = &all_mcaches; *at != NULL; at = &(*at)->next) {

@@ -3,9 +3,9 @@
  *
  * Called by attach.c (one attach or detach at a time) and link.c (one request at a time). Data: private to the process.
  *
- * Why it is no mutex: threads wait for it by the monotonic clock, which a change of the date does not touch
- * (pthread_mutex_timedlock() goes by the other one). And fork() must not wait for the holder of the turn, while its
- * child must find the turn free: the mutex here is held for some instructions only, and the child makes all of it anew.
+ * Why it is no mutex: fork() must not wait for the holder of the turn, while its child must find the turn free. The
+ * mutex here is held for some instructions only, and the child makes all of it anew. Threads wait by the monotonic
+ * clock, which a change of the date does not touch.
  *
  * Fairness: a thread that gives the turn and wants it again takes it before one that waits wakes up. That is fast, but
  * would let the other one wait until its deadline. So a thread that has waited for a millisecond is handed the turn, as
@@ -24,23 +24,11 @@
 
 /* A thread that waits, on its stack. */
 struct turn_waiter {
-    pthread_cond_t cond; /* by the monotonic clock */
-    deadline patience;   /* from then on whoever gives the turn hands it to this thread */
+    pthread_cond_t cond;
+    deadline patience; /* from then on whoever gives the turn hands it to this thread */
     bool has_turn;
     struct turn_waiter *next;
 };
-
-static bool make_cond(pthread_cond_t *cond)
-{
-    pthread_condattr_t attr;
-    bool made;
-
-    if (pthread_condattr_init(&attr) != 0)
-        return false;
-    made = pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) == 0 && pthread_cond_init(cond, &attr) == 0;
-    (void)pthread_condattr_destroy(&attr);
-    return made;
-}
 
 static void queue(turn *t, struct turn_waiter *waiter)
 {
@@ -64,21 +52,20 @@ static void unqueue(turn *t, struct turn_waiter *waiter)
 static int await(turn *t, deadline until)
 {
     struct timespec at = { .tv_sec = (time_t)(until.at_ms / 1000), .tv_nsec = (long)(until.at_ms % 1000) * 1000000L };
-    struct turn_waiter me = { .patience = deadline_in(PATIENCE_MS) };
+    struct turn_waiter me = { .cond = PTHREAD_COND_INITIALIZER, .patience = deadline_in(PATIENCE_MS) };
     int r = 0;
 
-    if (!make_cond(&me.cond))
-        return -ETIMEDOUT;
     queue(t, &me);
     while (!me.has_turn && t->taken && r == 0)
-        r = -pthread_cond_timedwait(&me.cond, &t->mutex, &at);
+        r = pthread_cond_clockwait(&me.cond, &t->mutex, CLOCK_MONOTONIC, &at);
     if (!me.has_turn)
         unqueue(t, &me);
     (void)pthread_cond_destroy(&me.cond);
     return me.has_turn || !t->taken ? 0 : -ETIMEDOUT;
 }
 
-int turn_take(turn *t, deadline until)
+/* until NULL: do not wait. */
+static int take(turn *t, const deadline *until)
 {
     int cancel_state;
     int r = 0;
@@ -86,7 +73,7 @@ int turn_take(turn *t, deadline until)
     (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
     (void)pthread_mutex_lock(&t->mutex);
     if (t->taken)
-        r = await(t, until);
+        r = until != NULL ? await(t, *until) : -ETIMEDOUT;
     if (r == 0) {
         t->taken = true;
         t->cancel_state = cancel_state;
@@ -97,22 +84,14 @@ int turn_take(turn *t, deadline until)
     return r;
 }
 
+int turn_take(turn *t, deadline until)
+{
+    return take(t, &until);
+}
+
 bool turn_try(turn *t)
 {
-    int cancel_state;
-    bool got;
-
-    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
-    (void)pthread_mutex_lock(&t->mutex);
-    got = !t->taken;
-    if (got) {
-        t->taken = true;
-        t->cancel_state = cancel_state;
-    }
-    (void)pthread_mutex_unlock(&t->mutex);
-    if (!got)
-        (void)pthread_setcancelstate(cancel_state, NULL);
-    return got;
+    return take(t, NULL) == 0;
 }
 
 void turn_give(turn *t)

@@ -16,10 +16,7 @@ typedef struct turn {
     struct turn_waiter *waiters; /* the first in line */
 } turn;
 
-#define TURN_INIT                                                                                                      \
-    {                                                                                                                  \
-        .mutex = PTHREAD_MUTEX_INITIALIZER                                                                             \
-    }
+#define TURN_INIT { .mutex = PTHREAD_MUTEX_INITIALIZER }
 
 /* Take the turn: 0, or -ETIMEDOUT when the deadline has passed. Its holder can't be cancelled. */
 int turn_take(turn *t, deadline until) __attribute__((warn_unused_result));

@@ -14,6 +14,9 @@
 
 #define BACKEND_NAME REPLAY_PEER
 #define BACKEND_IS_GOALLOC 0
+#define backend_free free
+#define backend_usable malloc_usable_size
+#define backend_strerror strerror
 
 static inline void *backend_malloc(size_t size, bool noscan)
 {
@@ -38,21 +41,16 @@ static inline void *backend_aligned(size_t alignment, size_t size)
 
     return posix_memalign(&p, alignment, size) == 0 ? p : NULL;
 }
-
-static inline void backend_free(void *p)
-{
-    free(p);
-}
-
-static inline size_t backend_usable(void *p)
-{
-    return malloc_usable_size(p);
-}
 #else
 #include <goalloc.h>
 
 #define BACKEND_NAME "goalloc"
 #define BACKEND_IS_GOALLOC 1
+#define backend_realloc goalloc_realloc
+#define backend_aligned goalloc_aligned_alloc
+#define backend_free goalloc_free
+#define backend_usable goalloc_usable_size
+#define backend_strerror goalloc_strerror
 
 static inline void *backend_malloc(size_t size, bool noscan)
 {
@@ -69,25 +67,6 @@ static inline void *backend_calloc(size_t size, bool noscan)
     return p != NULL ? memset(p, 0, size) : NULL;
 }
 
-static inline void *backend_realloc(void *p, size_t size)
-{
-    return goalloc_realloc(p, size);
-}
-
-static inline void *backend_aligned(size_t alignment, size_t size)
-{
-    return goalloc_aligned_alloc(alignment, size);
-}
-
-static inline void backend_free(void *p)
-{
-    goalloc_free(p);
-}
-
-static inline size_t backend_usable(void *p)
-{
-    return goalloc_usable_size(p);
-}
 #endif
 
 #endif

@@ -4,9 +4,9 @@
  * Reads the trace whole (trace.c), replays it in this process or in several (replay.c), prints (report.c). Compiled
  * once more for each peer of the benchmark, against the malloc that is linked (backend.h, REPLAY_PEER).
  *
- * Several processes: each is forked with the trace and opens a session of its own. They wait for each other twice, in a
- * page that they share: until all have attached, before the baselines are taken, and until all have these, before they
- * begin. If one can't attach, all end. Their results lie in the same shared memory.
+ * Several processes: each is forked with the trace and opens a session of its own. They wait for each other twice, in
+ * memory that they share: until all have attached, before the baselines are taken, and until all have these, before
+ * they begin. If one fails before that, all end. Their results lie in the same memory.
  *
  * SIGINT and SIGTERM end the replay between two operations and free what there is. Nothing is freed after SIGKILL.
  */
@@ -56,22 +56,9 @@ static void on_signal(int number)
     atomic_store(&interrupted, true);
 }
 
-static void catch_signals(void)
-{
-    struct sigaction action = { .sa_handler = on_signal };
-
-    (void)sigaction(SIGINT, &action, NULL);
-    (void)sigaction(SIGTERM, &action, NULL);
-}
-
 /* --- one process --- */
 
 #if BACKEND_IS_GOALLOC
-static const char *error_text(int error)
-{
-    return goalloc_strerror(error);
-}
-
 static int attach(const arguments *args)
 {
     goalloc_options options = GOALLOC_OPTIONS_INIT;
@@ -87,11 +74,6 @@ static void detach(void)
     (void)goalloc_detach();
 }
 #else
-static const char *error_text(int error)
-{
-    return strerror(error < 0 ? -error : error);
-}
-
 static int attach(const arguments *args)
 {
     (void)args;
@@ -115,67 +97,51 @@ static bool meet(meeting *m, atomic_uint *count, uint32_t nprocesses)
     return true;
 }
 
-static const char *kind_name(unsigned kind)
-{
-    static const char *const names[TRACE_KINDS] = { "malloc", "calloc", "realloc", "aligned alloc", "free" };
-
-    return names[kind];
-}
-
 static void explain(const arguments *args, const trace *t, const replay_result *result)
 {
+    static const char *const kinds[TRACE_KINDS] = { "malloc", "calloc", "realloc", "aligned alloc", "free" };
     const trace_op *op = &t->ops[result->op];
 
-    if (result->error == EINTR)
+    if (result->error == 0)
         (void)fprintf(stderr, "goalloc-replay: interrupted\n");
     else if (result->in_stats)
-        (void)fprintf(stderr, "goalloc-replay: statistics: %s\n", error_text(result->error));
+        (void)fprintf(stderr, "goalloc-replay: statistics: %s\n", backend_strerror(result->error));
     else
         (void)fprintf(stderr, "goalloc-replay: %s: operation %zu%s, %s of %" PRIu64 " bytes: %s\n", args->file,
-                      result->op + 1, args->replay.threads ? " (counted thread by thread)" : "", kind_name(op->kind),
-                      (uint64_t)op->size, error_text(result->error));
+                      result->op + 1, args->replay.threads ? " (counted thread by thread)" : "", kinds[op->kind],
+                      (uint64_t)op->size, backend_strerror(result->error));
 }
 
 /* Attach, measure, replay, detach. The exit status. */
 static int replay_here(const arguments *args, trace *t, meeting *m, replay_result *ret)
 {
     void *table = replay_table_new(t);
-    int r;
+    int r = -1;
 
     if (table == NULL) {
         (void)fprintf(stderr, "goalloc-replay: no memory for a table of %u objects: %s\n", t->nplaces,
                       errno == EFBIG ? "beyond --table-limit" : strerror(errno));
-        atomic_store(&m->failed, true);
-        return EXIT_FAILURE;
+        goto out;
     }
     memory_begin_process(&ret->meter);
     r = attach(args);
     if (r < 0) {
-        (void)fprintf(stderr, "goalloc-replay: attach: %s\n", error_text(r));
-        atomic_store(&m->failed, true);
-        return EXIT_FAILURE;
+        (void)fprintf(stderr, "goalloc-replay: attach: %s\n", backend_strerror(r));
+        goto out;
     }
+    r = -1;
     if (meet(m, &m->nattached, args->nprocesses)) {
-        r = memory_begin_heap(&ret->meter);
-        if (r < 0) {
-            ret->error = -r;
-            ret->in_stats = true;
-            atomic_store(&m->failed, true);
-        }
-        if (!meet(m, &m->nmeasured, args->nprocesses) || r < 0)
-            r = -1;
-        else
+        ret->error = -memory_begin_heap(&ret->meter);
+        ret->in_stats = ret->error != 0;
+        if (ret->error == 0 && meet(m, &m->nmeasured, args->nprocesses))
             r = replay_run(t, table, &args->replay, &interrupted, ret);
-    } else {
-        r = -1;
     }
-    if (r < 0 && ret->error == 0 && atomic_load(&interrupted))
-        ret->error = EINTR;
-    if (r < 0 && ret->error != 0)
+    if (r < 0 && (ret->error != 0 || atomic_load(&interrupted))) /* else another process has failed */
         explain(args, t, ret);
-    memory_end(&ret->meter);
     detach();
-    trace_table_free(t, table, replay_table_bytes(t));
+out:
+    if (r < 0)
+        atomic_store(&m->failed, true); /* those that wait for this process need not */
     return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
@@ -222,8 +188,9 @@ static int replay_processes(const arguments *args, trace *t, meeting *m)
 
 static int run(const arguments *args, trace *t)
 {
-    size_t bytes = sizeof(meeting) + args->nprocesses * sizeof(replay_result);
-    meeting *m = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    meeting *m = mmap(NULL, sizeof(meeting) + args->nprocesses * sizeof(replay_result), PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct sigaction action = { .sa_handler = on_signal };
     report rep = { .file = args->file, .t = t, .options = &args->replay, .nprocesses = args->nprocesses };
     int status;
 
@@ -231,7 +198,8 @@ static int run(const arguments *args, trace *t)
         (void)fprintf(stderr, "goalloc-replay: %s\n", strerror(errno));
         return EXIT_FAILURE;
     }
-    catch_signals();
+    (void)sigaction(SIGINT, &action, NULL);
+    (void)sigaction(SIGTERM, &action, NULL);
     if (args->nprocesses == 1)
         status = replay_here(args, t, m, &m->results[0]);
     else
@@ -239,7 +207,6 @@ static int run(const arguments *args, trace *t)
     rep.results = m->results;
     if (status == EXIT_SUCCESS && (args->json ? report_json(&rep) : report_text(&rep)) < 0)
         status = EXIT_FAILURE;
-    (void)munmap(m, bytes);
     return status;
 }
 
@@ -384,7 +351,6 @@ int main(int argc, char **argv)
     trace t = { 0 };
     char error[256];
     int fd = STDIN_FILENO;
-    int status;
 
     (void)setlocale(LC_CTYPE, "");
     argp_err_exit_status = 2;
@@ -404,7 +370,5 @@ int main(int argc, char **argv)
     }
     if (fd != STDIN_FILENO)
         (void)close(fd);
-    status = run(&args, &t);
-    trace_free(&t);
-    return status;
+    return run(&args, &t);
 }

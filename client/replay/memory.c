@@ -2,7 +2,7 @@
  * memory: measures what an allocator occupies, so that goalloc and peers count the same things: all resident memory
  * that is there because of the allocator and was not there before.
  *
- * Called by replay.c. Data: its own descriptor of /proc/self/status.
+ * Called by goalloc-replay.c for the baselines and by replay.c. No data but the caller's meter.
  *
  *   goalloc  pages of the arena that have memory (committed_bytes: leased, or free) and the physical memory of
  *            the spans and bitmap regions (metadata_bytes), both of the whole heap, above what they were after the
@@ -33,12 +33,14 @@ static uint64_t above(uint64_t value, uint64_t base)
 }
 
 /* A field of /proc/self/status in kB, in bytes. */
-static uint64_t status_bytes(const memory_meter *m, const char *field)
+static uint64_t status_bytes(const char *field)
 {
     char text[STATUS_BYTES];
-    ssize_t n = m->status_fd < 0 ? -1 : pread(m->status_fd, text, sizeof(text) - 1, 0);
+    int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+    ssize_t n = read(fd, text, sizeof(text) - 1);
     const char *at;
 
+    (void)close(fd);
     text[n > 0 ? n : 0] = '\0';
     at = strstr(text, field);
     return at == NULL ? 0 : strtoull(at + strlen(field), NULL, 10) * 1024;
@@ -64,32 +66,29 @@ static int heap_now(memory_meter *m, uint64_t *ret_bytes, uint64_t *ret_rpcs)
 
 static int heap_now(memory_meter *m, uint64_t *ret_bytes, uint64_t *ret_rpcs)
 {
+    (void)m;
     *ret_bytes = 0;
-    *ret_rpcs = ++m->nsamples + m->rpcs_base; /* as if the samples were the only requests */
+    *ret_rpcs = 0;
     return 0;
 }
 #endif
 
 void memory_begin_process(memory_meter *m)
 {
-    int fd;
+    int fd = BACKEND_IS_GOALLOC ? -1 : open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
 
-    *m = (memory_meter){ .status_fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC) };
-    fd = BACKEND_IS_GOALLOC ? -1 : open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
     if (fd >= 0) {
         if (write(fd, "5", 1) != 1)
             errno = 0; /* then the peak includes what was there before the baseline */
         (void)close(fd);
     }
-    m->private_base = status_bytes(m, STATUS_FIELD);
+    *m = (memory_meter){ .private_base = status_bytes(STATUS_FIELD) };
 }
 
 int memory_begin_heap(memory_meter *m)
 {
-    uint64_t rpcs;
-    int r = heap_now(m, &m->heap_base, &rpcs);
+    int r = heap_now(m, &m->heap_base, &m->rpcs_base);
 
-    m->rpcs_base = BACKEND_IS_GOALLOC && r == 0 ? rpcs : 0;
     m->nsamples = 0;
     return r;
 }
@@ -102,18 +101,11 @@ int memory_sample(memory_meter *m)
 
     if (r < 0)
         return r;
-    m->last = (memory_use){ above(heap_bytes, m->heap_base), above(status_bytes(m, STATUS_FIELD), m->private_base) };
+    m->last = (memory_use){ above(heap_bytes, m->heap_base), above(status_bytes(STATUS_FIELD), m->private_base) };
     if (m->last.heap_bytes + m->last.private_bytes >= m->peak.heap_bytes + m->peak.private_bytes)
         m->peak = m->last;
     if (m->last.heap_bytes > m->peak_heap_bytes)
         m->peak_heap_bytes = m->last.heap_bytes;
     m->rpcs = rpcs - m->rpcs_base - m->nsamples;
     return 0;
-}
-
-void memory_end(memory_meter *m)
-{
-    if (m->status_fd >= 0)
-        (void)close(m->status_fd);
-    m->status_fd = -1;
 }

@@ -13,7 +13,6 @@ typedef struct memory_use {
 } memory_use;
 
 typedef struct memory_meter {
-    int status_fd;
     uint64_t private_base;
     uint64_t heap_base;
     uint64_t rpcs_base;
@@ -33,8 +32,5 @@ int memory_begin_heap(memory_meter *m);
 
 /* Look how much it is now. */
 int memory_sample(memory_meter *m);
-
-/* Close what memory_begin_process() has opened. */
-void memory_end(memory_meter *m);
 
 #endif

@@ -289,16 +289,12 @@ static int run_threads(run *r, uint64_t *ret_ns)
 
 /* --- all --- */
 
-size_t replay_table_bytes(const trace *t)
-{
-    return (size_t)t->nplaces * sizeof(place);
-}
-
 void *replay_table_new(trace *t)
 {
-    void *table = trace_table(t, NULL, 0, replay_table_bytes(t));
+    size_t bytes = (size_t)t->nplaces * sizeof(place);
+    void *table = trace_table(t, NULL, 0, bytes);
 
-    return table == NULL ? NULL : memset(table, 0, replay_table_bytes(t));
+    return table == NULL ? NULL : memset(table, 0, bytes);
 }
 
 static void free_all(run *r)
@@ -329,12 +325,9 @@ int replay_run(const trace *t, void *table, const replay_options *options, const
         memory_use peak = ret->meter.peak;
 
         result = sample(&r);
-        ret->freed = ret->meter.last;
         ret->meter.rpcs = rpcs; /* what freeing the rest took was not the program's */
         ret->meter.peak = peak;
     }
     (void)pthread_mutex_destroy(&r.lock);
-    if (result < 0 && ret->error == 0)
-        ret->error = EINTR;
     return result;
 }

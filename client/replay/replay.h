@@ -31,20 +31,15 @@ typedef struct replay_result {
     uint64_t ns[REPLAY_REPEAT_MAX]; /* of each repetition */
     uint32_t nrepeats;              /* that were completed */
     uint64_t usable_bytes;          /* at the peak of the bytes requested; 0 with threads */
-    memory_use freed;               /* after all has been freed */
-    memory_meter meter;
+    memory_meter meter;             /* meter.last: after all has been freed */
     /* If it failed: */
-    int error;     /* errno value; EINTR: *interrupted was set */
+    int error;     /* errno value; 0: *interrupted was set */
     size_t op;     /* of the operation, in the order of the trace's array */
     bool in_stats; /* it was goalloc_stats() that failed */
 } replay_result;
 
-/*
- * Memory for the objects of a trace, touched. NULL: there is none, see trace_table(). To be freed with
- * trace_table_free(), replay_table_bytes() long.
- */
+/* Memory for the objects of a trace, touched. NULL: there is none, see trace_table(). */
 void *replay_table_new(trace *t);
-size_t replay_table_bytes(const trace *t);
 
 /*
  * Replay t as often as options says; ret->meter has its baselines. Whatever happens, all objects are freed at the end.

@@ -1,8 +1,8 @@
 /*
  * report: prints what has been measured: a table, or one line of JSON.
  *
- * Called by goalloc-replay.c at the end. With several processes the sum stands first: the time is that of the slowest,
- * the heap is one, so its peak is the largest that anyone saw, and to it comes what each has of its own.
+ * Called by goalloc-replay.c at the end. With several processes the sum stands first: the time of the slowest process,
+ * and the largest peak of the heap that any process saw plus the private memory of each.
  */
 #include "client/replay/report.h"
 
@@ -64,8 +64,8 @@ static figures add_up(const report *rep)
             f.ns = median_ns(result);
         if (m->peak_heap_bytes > f.peak_heap_bytes)
             f.peak_heap_bytes = m->peak_heap_bytes;
-        if (result->freed.heap_bytes > f.freed_bytes)
-            f.freed_bytes = result->freed.heap_bytes;
+        if (m->last.heap_bytes > f.freed_bytes)
+            f.freed_bytes = m->last.heap_bytes;
         f.peak_private_bytes += m->peak.private_bytes;
         f.usable_bytes += result->usable_bytes;
         f.rpcs += m->rpcs;
@@ -192,7 +192,7 @@ int report_json(const report *rep)
     const trace *t = rep->t;
     figures f = add_up(rep);
     json_t *out = json_object();
-    json_t *each = json_array();
+    json_t *each = NULL;
     int r;
 
     (void)json_object_set_new(out, "allocator", json_string(BACKEND_NAME));
@@ -220,7 +220,9 @@ int report_json(const report *rep)
     if (BACKEND_IS_GOALLOC)
         set(out, "freed_heap_bytes", f.freed_bytes);
     set(out, "rpcs", f.rpcs);
-    for (uint32_t i = 0; rep->nprocesses > 1 && i < rep->nprocesses; i++) {
+    if (rep->nprocesses > 1)
+        (void)json_object_set_new(out, "each_process", each = json_array());
+    for (uint32_t i = 0; each != NULL && i < rep->nprocesses; i++) {
         const replay_result *result = &rep->results[i];
         json_t *one = json_object();
 
@@ -229,11 +231,8 @@ int report_json(const report *rep)
         set(one, "rpcs", result->meter.rpcs);
         (void)json_array_append_new(each, one);
     }
-    if (json_array_size(each) > 0)
-        (void)json_object_set(out, "each_process", each);
     r = json_dumpf(out, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
     (void)printf("\n");
-    json_decref(each);
     json_decref(out);
     return r == 0 && fflush(stdout) == 0 ? 0 : -1;
 }

@@ -60,8 +60,6 @@ void *trace_table(trace *t, void *table, size_t old_bytes, size_t bytes)
 {
     void *p;
 
-    if (bytes == 0)
-        bytes = 1;
     if (bytes - old_bytes > t->limit_bytes - t->bytes) {
         errno = EFBIG;
         return NULL;
@@ -74,19 +72,10 @@ void *trace_table(trace *t, void *table, size_t old_bytes, size_t bytes)
     return p;
 }
 
-void trace_table_free(trace *t, void *table, size_t bytes)
+static void table_free(trace *t, void *table, size_t bytes)
 {
-    if (table == NULL)
-        return;
-    (void)munmap(table, bytes == 0 ? 1 : bytes);
-    t->bytes -= bytes == 0 ? 1 : bytes;
-}
-
-void trace_free(trace *t)
-{
-    trace_table_free(t, t->ops, t->ops_capacity * sizeof(trace_op));
-    trace_table_free(t, t->first, (t->nthreads + 1) * sizeof(size_t));
-    *t = (trace){ .limit_bytes = t->limit_bytes };
+    (void)munmap(table, bytes);
+    t->bytes -= bytes;
 }
 
 /* --- errors --- */
@@ -152,27 +141,15 @@ static int next_line(reader *r, char **ret)
     }
 }
 
-static bool is_blank(char c)
+/* Split a line in place. The number of fields; FIELDS_MAX + 1: too many. */
+static int split(char *line, char *fields[FIELDS_MAX + 1])
 {
-    return c == ' ' || c == '\t' || c == '\r';
-}
-
-/* Split a line in place. The number of fields; more than FIELDS_MAX: too many. */
-static int split(char *line, char **fields)
-{
+    char *rest = NULL;
     int n = 0;
 
-    while (true) {
-        while (is_blank(*line))
-            *line++ = '\0';
-        if (*line == '\0' || n > FIELDS_MAX)
-            return n;
-        if (n < FIELDS_MAX)
-            fields[n] = line;
+    while (n <= FIELDS_MAX && (fields[n] = strtok_r(n == 0 ? line : NULL, " \t\r", &rest)) != NULL)
         n++;
-        while (*line != '\0' && !is_blank(*line))
-            line++;
-    }
+    return n;
 }
 
 static int parse_number(reader *r, const char *what, const char *text, uint64_t max, uint64_t *ret)
@@ -304,7 +281,6 @@ static int parse_op(reader *r, char **fields, int nfields)
     uint64_t size = 0;
     uint64_t third = 0;
     unsigned kind = 0;
-    uint32_t place = 0;
 
     if (nfields < 2 || fields[1][1] != '\0')
         return fail(r, "this is no operation: THREAD OP ID ...");
@@ -334,9 +310,8 @@ static int parse_op(reader *r, char **fields, int nfields)
     op.size = size & TRACE_SIZE_MAX;
     if (kind == TRACE_REALLOC && object_end(r, third, &op.aux) < 0)
         return -1;
-    if ((kind == TRACE_FREE ? object_end(r, id, &place) : object_new(r, id, size, &place)) < 0)
+    if ((kind == TRACE_FREE ? object_end(r, id, &op.place) : object_new(r, id, size, &op.place)) < 0)
         return -1;
-    op.place = place;
     return add_op(r, &op);
 }
 
@@ -344,18 +319,12 @@ static int parse_op(reader *r, char **fields, int nfields)
 static int sort_by_thread(reader *r)
 {
     trace *t = r->t;
-    size_t bytes = t->nops * sizeof(trace_op);
     size_t at[TRACE_THREADS_MAX + 1] = { 0 };
-    trace_op *sorted = trace_table(t, NULL, 0, bytes);
+    trace_op *sorted = trace_table(t, NULL, 0, t->nops * sizeof(trace_op));
 
     t->first = trace_table(t, NULL, 0, (t->nthreads + 1) * sizeof(size_t));
-    if (sorted == NULL || t->first == NULL) {
-        int saved_errno = errno;
-
-        trace_table_free(t, sorted, bytes);
-        errno = saved_errno;
+    if (sorted == NULL || t->first == NULL)
         return fail_table(r);
-    }
     for (size_t i = 0; i < t->nops; i++)
         at[t->ops[i].thread + 1]++;
     for (uint32_t thread = 0; thread < t->nthreads; thread++)
@@ -363,7 +332,7 @@ static int sort_by_thread(reader *r)
     memcpy(t->first, at, (t->nthreads + 1) * sizeof(size_t));
     for (size_t i = 0; i < t->nops; i++)
         sorted[at[t->ops[i].thread]++] = t->ops[i];
-    trace_table_free(t, t->ops, t->ops_capacity * sizeof(trace_op));
+    table_free(t, t->ops, t->ops_capacity * sizeof(trace_op));
     t->ops = sorted;
     t->ops_capacity = t->nops;
     return 0;
@@ -371,7 +340,7 @@ static int sort_by_thread(reader *r)
 
 static int read_lines(reader *r)
 {
-    char *fields[FIELDS_MAX];
+    char *fields[FIELDS_MAX + 1];
     char *line;
     int n = next_line(r, &line);
 
@@ -408,8 +377,7 @@ int trace_read(trace *t, int fd, bool by_thread, char *ret_error, size_t error_b
         .error_bytes = error_bytes,
     };
     result = read_lines(&r);
-    trace_table_free(t, r.ids, r.nids * sizeof(id_entry));
-    if (result < 0)
-        trace_free(t);
+    if (result == 0)
+        table_free(t, r.ids, r.nids * sizeof(id_entry));
     return result;
 }

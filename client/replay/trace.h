@@ -55,17 +55,14 @@ typedef struct trace {
 
 /*
  * Read a trace from a descriptor. t->limit_bytes is set, all else zero. 0; -1: ret_error has a message, with the
- * line's number if it is about one; t is empty.
+ * line's number if it is about one, and t is of no use.
  */
 int trace_read(trace *t, int fd, bool by_thread, char *ret_error, size_t error_bytes);
 
-void trace_free(trace *t);
-
 /*
- * Memory for a table, zeroed and within t->limit_bytes; not from malloc, which is what is measured. table NULL: a new
- * one. NULL: there is none, and the old one, if any, stays.
+ * Memory for a table, zeroed and within t->limit_bytes; not from malloc, which is what is measured. It stays until the
+ * process ends. table NULL: a new one. NULL: there is none, and the old one, if any, stays.
  */
 void *trace_table(trace *t, void *table, size_t old_bytes, size_t bytes);
-void trace_table_free(trace *t, void *table, size_t bytes);
 
 #endif

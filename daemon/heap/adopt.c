@@ -2,8 +2,8 @@
  * Adopt: the table of objects that a session has made its own with goalloc_adopt().
  *
  * Called by the request handlers (adopt, publish), lease (the end of a session, a takeover) and mheap (a span ends).
- * Data: a hash by the object's offset and a list a session, private; kept bits in bitmap; nadopted and has_kept in the
- * span's description and free_limit in the header.
+ * Data: a hash by the object's offset and a list a session, private; entries in the private memfd, which outlive the
+ * daemon; kept bits in bitmap; nadopted and has_kept in the span's description and free_limit in the header.
  *
  * An adopted object can be freed by anybody, and its place taken by another object, without the daemon being asked.
  * The kept bit tells: while a span's has_kept is set (it is owned, or has adopted objects), whoever frees an object
@@ -11,16 +11,13 @@
  * gone. Clients look at a span's has_kept only while the header's free_limit is 0, one word that stays in everybody's
  * cache; clients of a session that reclaims always do. Of tiny objects the kept bit is their block's.
  *
- * The order of adopt_set: counters first, then the entry, then the kept bit. A free by another process that started
- * before it saw the counters may miss the bit; that is why goalloc_adopt() asks that nobody frees the object
- * meanwhile.
+ * The order of adopt_set: counters first, then the entry (the session, then the offset, which is 0 while the entry is
+ * free), then the kept bit. A free by another process that started before it saw the counters may miss the bit; that is
+ * why goalloc_adopt() asks that nobody frees the object meanwhile. A removal clears the entry first, then counts down:
+ * so nadopted is never below what is there, whenever the daemon dies, and adopt_recover_span() sets it right.
  *
- * When the first object of an unowned span is adopted, old kept bits of an earlier life of the span are cleared
- * (has_kept goes from 0 to 1). When the last adoption of an unowned span ends, has_kept is 0 again.
- *
- * Each adoption has an entry in the private memfd, so that it outlives the daemon. An entry is in use while its offset
- * is not 0; the session is written before. A removal clears the entry first, then counts down: so nadopted is never
- * below what is there, whenever the daemon dies, and adopt_recover_span() sets it right.
+ * has_kept of an unowned span goes from 0 to 1 with its first adoption, after kept bits of the span's earlier life have
+ * been cleared, and back to 0 with its last one.
  *
  * Invariants (adopt_validate, linear): an entry in use says the same as the adoption that has it, and no other has it;
  * an adoption is in the list of its session; free_limit is 0 iff there is any; nadopted of a span is the number of
@@ -94,12 +91,6 @@ static bool entry_take(adopt_table *table, uint32_t *ret)
     u32_store_release(&table->private->nadoption_entries, used + 1);
     *ret = used;
     return true;
-}
-
-static void entry_write(adopt_table *table, uint32_t entry, uint64_t offset, session_no session, uint32_t epoch)
-{
-    u64_store_release(&table->private->adoptions[entry].who, (uint64_t)session.n << 32 | epoch);
-    u64_store_release(&table->private->adoptions[entry].offset, offset);
 }
 
 /* --- adoptions --- */
@@ -225,7 +216,8 @@ int adopt_set(adopt_table *table, const object_ref *object, session_no session, 
         u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) + 1);
     }
     CRASH_POINT(adopt_after_counters);
-    entry_write(table, entry, object->offset, session, epoch);
+    u64_store_release(&table->private->adoptions[entry].who, (uint64_t)session.n << 32 | epoch);
+    u64_store_release(&table->private->adoptions[entry].offset, object->offset);
     CRASH_POINT(adopt_after_entry);
     (void)u64_fetch_or_acq_rel(&shm_kept_bits(table->map, object->first)[object->word], object->bit);
     CRASH_POINT(adopt_after_kept);
@@ -251,18 +243,22 @@ void adopt_forget_span(adopt_table *table, page_no first)
     assert(u32_load_relaxed(&span->nadopted) == 0);
 }
 
-bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *ret_empty)
+/* True if the object at offset lives, and is still the one that was adopted. */
+static bool is_same_object(const shm_map *map, uint64_t offset, object_ref *ret)
+{
+    return object_find(map, map->base + offset, ret) == OBJECT_LIVE && span_has_kept(shm_span_at(map, ret->first)) &&
+           (u64_load_acquire(&shm_kept_bits(map, ret->first)[ret->word]) & ret->bit) != 0;
+}
+
+bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *ret_lives)
 {
     adoption *a = table->of_session[session.n];
-    bool is_same;
 
-    *ret_empty = a == NULL;
     if (a == NULL)
         return false;
-    is_same = object_find(table->map, table->map->base + a->offset, ret) == OBJECT_LIVE &&
-              (u64_load_acquire(&shm_kept_bits(table->map, ret->first)[ret->word]) & ret->bit) != 0;
+    *ret_lives = is_same_object(table->map, a->offset, ret);
     adoption_remove(table, a);
-    return is_same;
+    return true;
 }
 
 /* --- after another daemon --- */
@@ -275,18 +271,6 @@ static bool session_lives(const shm_map *map, uint64_t no, uint32_t epoch)
            u32_load_relaxed(&map->sessions[no].epoch) == epoch;
 }
 
-/* True if an entry counts: its session is there, its object lives and was adopted, and no entry before names it. */
-static bool recover_is_good(const adopt_table *table, uint64_t offset, uint64_t who)
-{
-    object_ref object;
-
-    return offset != 0 && offset < table->map->arena_bytes && session_lives(table->map, who >> 32, (uint32_t)who) &&
-           object_find(table->map, table->map->base + offset, &object) == OBJECT_LIVE &&
-           span_has_kept(shm_span_at(table->map, object.first)) &&
-           (u64_load_acquire(&shm_kept_bits(table->map, object.first)[object.word]) & object.bit) != 0 &&
-           adoption_find(table, offset) == NULL;
-}
-
 bool adopt_recover(adopt_table *table)
 {
     uint32_t used = u32_load_relaxed(&table->private->nadoption_entries);
@@ -294,8 +278,12 @@ bool adopt_recover(adopt_table *table)
     for (uint32_t entry = 0; entry < used && entry < ADOPTIONS_MAX; entry++) {
         uint64_t offset = u64_load_relaxed(&table->private->adoptions[entry].offset);
         uint64_t who = u64_load_relaxed(&table->private->adoptions[entry].who);
+        object_ref object;
 
-        if (!recover_is_good(table, offset, who))
+        /* It counts if its session is there, its object lives and was adopted, and no entry before names it. */
+        if (offset == 0 || offset >= table->map->arena_bytes ||
+            !session_lives(table->map, who >> 32, (uint32_t)who) ||
+            !is_same_object(table->map, offset, &object) || adoption_find(table, offset) != NULL)
             entry_give_back(table, entry);
         else if (!adoption_add(table, offset, entry, (session_no){ (uint16_t)(who >> 32) }))
             return false;

@@ -13,18 +13,15 @@
 
 typedef struct adopt_table adopt_table;
 
-/* What a caller handles itself. */
-enum {
-    ADOPT_E_FULL = 1, /* the session has ADOPT_PER_SESSION_MAX, or there is no memory */
-};
+/* What a caller handles itself: the session has ADOPT_PER_SESSION_MAX, or there is no memory. */
+enum { ADOPT_E_FULL = 1 };
 
 /* NULL: no memory. The caller owns it. file is borrowed. The table is empty, whatever the file says. */
 adopt_table *adopt_new(heapfile *file);
 
 /*
  * After another daemon, and when the session table is this one's: read the adoptions, and drop those whose object or
- * session is gone. False: no memory. After it call adopt_recover_span() for each span: it settles the counters of those
- * that say they have adopted objects.
+ * session is gone. False: no memory. After it adopt_recover_span() sets a span's counters right: call it for each.
  */
 bool adopt_recover(adopt_table *table) __attribute__((warn_unused_result));
 void adopt_recover_span(adopt_table *table, page_no first);
@@ -48,10 +45,11 @@ void adopt_clear(adopt_table *table, uint64_t offset);
 void adopt_forget_span(adopt_table *table, page_no first);
 
 /*
- * Take one of session's objects out of the table. True: *ret is a live object that is still the one adopted. False,
- * with *ret_empty true if nothing is left, else false: that one had been freed meanwhile.
+ * Take one of session's objects out of the table. False: it has none. *ret_lives: *ret is the object, which lives; else
+ * it had been freed meanwhile.
  */
-bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *ret_empty);
+bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *ret_lives)
+    __attribute__((warn_unused_result));
 
 /* Adopted objects: all; those in a span, which costs a look for each place of it. */
 uint32_t adopt_count(const adopt_table *table);

@@ -5,13 +5,10 @@
  * adopt and left. Data: lease words and owner in spans, written by this thread alone; the spans' bits while a lease
  * ends; a list of spans for each lessee in private memory.
  *
- * A lease, from end to end:
- *   1. The caller takes a span from mcentral or mheap; it is in no list.
- *   2. lease_give: owner (if the lessee reclaims), then the list, then the lease word {LEASED, session, epoch}; then
- *      the reply leaves.
- *   3. The client writes the span's alloc bits. Others only set remote bits.
- *   4. lease_return, or the lessee's end: the objects of a lessee that reclaims are freed unless their kept bits are
- *      set, owner becomes 0, and mcentral_put makes the state CENTRAL or frees the span.
+ * The README of this directory follows a lease from end to end. lease_give writes owner (if the lessee reclaims), then
+ * the list, then the lease word. At its end the objects of a lessee that reclaims are freed unless their kept bits are
+ * set, then owner becomes 0, then mcentral_put writes the lease word: if the daemon dies before that, the next one
+ * repeats it.
  *
  * A lease is never taken from a process that lives and has not given it up, but for a large object that another
  * process has freed (large_claim). The caller ends a lessee when its process is gone or has said so, and not while
@@ -19,20 +16,12 @@
  *
  * Invariants (lease_validate, linear in the spans): a span is in its lessee's list iff its lease word says LEASED; its
  * owner is its lessee if that reclaims, else 0; held pages and counters are those of the lists.
- *
- * If the daemon dies within step 4, the next one repeats it: owner becomes 0 after the objects are freed.
  */
 #include "daemon/heap/lease.h"
 
 #include <errno.h>
-#include <stdio.h>
 
 #include "shm/crash.h"
-
-void lease_table_init(lease_table *table, mheap *heap)
-{
-    *table = (lease_table){ .heap = heap };
-}
 
 void lease_add_lessee(lease_table *table, lessee *l)
 {
@@ -101,16 +90,18 @@ void lease_give(lessee *l, page_no first)
     CRASH_POINT(lease_after_word);
 }
 
+/* True if the lease word is that of a span which l leases. */
+static bool is_leased_by(lease_word lease, const lessee *l)
+{
+    return lease.state == SPAN_LEASED && lease.session.n == l->no.n && lease.epoch == l->epoch;
+}
+
 int lease_check(const lessee *l, uint32_t first, page_no *ret)
 {
     const shm_map *map = l->table->heap->map;
 
-    if (first == 0 || first >= map->npages)
-        return LEASE_E_NOT_LEASED;
-
-    lease_word lease = lease_unpack(u64_load_relaxed(&shm_span_at(map, page_at(first))->lease));
-
-    if (lease.state != SPAN_LEASED || lease.session.n != l->no.n || lease.epoch != l->epoch)
+    if (first == 0 || first >= map->npages ||
+        !is_leased_by(lease_unpack(u64_load_relaxed(&shm_span_at(map, page_at(first))->lease)), l))
         return LEASE_E_NOT_LEASED;
     *ret = page_at(first);
     return 0;
@@ -131,7 +122,8 @@ void lease_shrink(lessee *l, page_no first, uint64_t npages)
 /* --- ending --- */
 
 /*
- * Free the objects of a span with an owner whose kept bits are not set. After this the span is the heap's.
+ * The objects of a span with an owner are freed, but for those whose kept bits are set. After this the span is the
+ * heap's.
  *
  * Another process may publish an object of it at this moment (goalloc_publish in client/lib/owner.c): it sets the kept
  * bit, passes a fence, and then looks at the owner's state and the lease word. Here the state was stored first (ENDING,
@@ -158,17 +150,20 @@ static void span_reclaim(mheap *heap, page_no first)
         u32_store_release(&span->has_kept, 0);
 }
 
-/* left: what lives in the span is claimed as left by its lessee; NULL: nobody claims it. */
-static void lease_end(lessee *l, page_no first, left_owner_no *left)
+/* The span is in no list. left: what lives in it is claimed as left by its lessee; NULL: nobody claims it. */
+static void span_end(mheap *heap, page_no first, left_owner_no *left)
 {
-    mheap *heap = l->table->heap;
-
-    lease_unlink(l, first);
-    CRASH_POINT(lease_end_after_unlink);
     if (u32_load_relaxed(&shm_span_at(heap->map, first)->owner) != 0)
         span_reclaim(heap, first);
     left_lease_ends(heap->left, first, left);
     mcentral_put(heap, first);
+}
+
+static void lease_end(lessee *l, page_no first, left_owner_no *left)
+{
+    lease_unlink(l, first);
+    CRASH_POINT(lease_end_after_unlink);
+    span_end(l->table->heap, first, left);
 }
 
 static bool span_is_empty(const mheap *heap, page_no first)
@@ -189,17 +184,9 @@ int lease_return(lessee *l, page_no first)
     return 0;
 }
 
-/* A large object of its own request: others may free it, and then the daemon may end its lease. */
-static bool is_large(const shm_span *span)
+bool lease_is_large(const shm_span *span)
 {
     return span_class_size(span->spc).n == 0 && !span->lessee_folds;
-}
-
-int lease_return_large(lessee *l, page_no first)
-{
-    if (!is_large(shm_span_at(l->table->heap->map, first)))
-        return LEASE_E_NOT_LARGE;
-    return lease_return(l, first);
 }
 
 void lease_revoke(lessee *l, page_no first, bool punched)
@@ -219,9 +206,7 @@ void lease_revoke(lessee *l, page_no first, bool punched)
  *   remote  others set it by fetch_or (free); only the daemon clears it, when the lease is over. The lessee never hands
  *           out pages whose remote bit is set, which a faulty second free leaves behind: it returns them.
  *
- * Remote first, acquire: what the freeing process wrote into the object happens before the next use of the pages. A
- * remote bit of an object before this one is not distinguished from one of this object: the lessee does not hand out
- * such pages, so the two frees are one faulty program's.
+ * Remote first, acquire: what the freeing process wrote into the object happens before the next use of the pages.
  *
  * If the daemon dies behind the fetch_and: alloc 0, remote 1, LEASED. The object is free for everybody, no sweep takes
  * the pages, and the lessee returns them when it comes back, because it sees no object there; or its end does.
@@ -246,14 +231,12 @@ bool lease_sweep(lease_table *table, page_no first, bool force)
 
     if (lease.state == SPAN_CENTRAL)
         return mcentral_sweep(heap, first, force);
-    if (lease.state != SPAN_LEASED || !is_large(span))
+    if (lease.state != SPAN_LEASED || !lease_is_large(span))
         return false;
     l = lease_find_lessee(table, lease.session, lease.epoch);
     assert(l != NULL);
-    if (l->nops > 0)
-        return false; /* it may be this one that memory is being committed for */
-    if (!large_claim(heap->map, first))
-        return false;
+    if (l->nops > 0 || !large_claim(heap->map, first))
+        return false; /* operations: it may be this one that memory is being committed for */
     lease_end(l, first, NULL);
     return true;
 }
@@ -267,21 +250,21 @@ bool lease_end_some(lessee *l, unsigned budget)
     CRASH_POINT(session_end_half);
     for (; budget > 0; budget--) {
         object_ref object;
-        bool empty;
+        bool lives;
 
-        if (adopt_pop(heap->adopted, l->no, &object, &empty)) {
+        if (!adopt_pop(heap->adopted, l->no, &object, &lives))
+            return true;
+        if (lives) {
             (void)object_free_remote(heap->map, &object);
             (void)lease_sweep(l->table, object.first, true);
         }
-        if (empty)
-            return true;
     }
     return false;
 }
 
 /* --- after another daemon --- */
 
-/* Give a leased span back to its lessee; one whose lessee has ended is nobody's. */
+/* A leased span is its lessee's again; one whose lessee has ended is nobody's. */
 static void recover_lease(lease_table *table, page_no first)
 {
     const shm_span *span = shm_span_at(table->heap->map, first);
@@ -291,23 +274,17 @@ static void recover_lease(lease_table *table, page_no first)
     adopt_recover_span(table->heap->adopted, first);
     if (lease.state != SPAN_LEASED)
         return;
-    if (l != NULL) {
+    if (l != NULL)
         lease_link(l, first);
-        return;
-    }
-    if (u32_load_relaxed(&span->owner) != 0)
-        span_reclaim(table->heap, first);
-    mcentral_put(table->heap, first);
+    else
+        span_end(table->heap, first, NULL);
 }
 
 int lease_table_recover(lease_table *table)
 {
-    page_no pos = { 0 };
-
     if (!adopt_recover(table->heap->adopted))
         return -ENOMEM;
-    for (page_no first = mheap_next_span(table->heap, &pos); first.n != 0;
-         first = mheap_next_span(table->heap, &pos))
+    for (page_no pos = { 0 }, first; (first = mheap_next_span(table->heap, &pos)).n != 0;)
         recover_lease(table, first);
     return 0;
 }
@@ -327,8 +304,7 @@ static int validate_lessee(const lessee *l, FILE *err)
 
         nspans++;
         npages += span->npages;
-        if (lease.state != SPAN_LEASED || lease.session.n != l->no.n || lease.epoch != l->epoch ||
-            owner != (l->reclaims ? l->no.n : 0)) {
+        if (!is_leased_by(lease, l) || owner != (l->reclaims ? l->no.n : 0)) {
             (void)fprintf(err, "lease: span %u in the list of session %u.%u: state %d, session %u.%u, owner %u\n",
                           first.n, l->no.n, l->epoch, (int)lease.state, lease.session.n, lease.epoch, owner);
             return -EUCLEAN;
@@ -345,7 +321,6 @@ static int validate_lessee(const lessee *l, FILE *err)
 int lease_validate(const lease_table *table, FILE *err)
 {
     const mheap *heap = table->heap;
-    page_no pos = { 0 };
     uint64_t nlisted = 0;
     uint64_t nleased = 0;
 
@@ -360,7 +335,7 @@ int lease_validate(const lease_table *table, FILE *err)
         }
         nlisted += l->leased.count;
     }
-    for (page_no first = mheap_next_span(heap, &pos); first.n != 0; first = mheap_next_span(heap, &pos))
+    for (page_no pos = { 0 }, first; (first = mheap_next_span(heap, &pos)).n != 0;)
         nleased += lease_unpack(u64_load_relaxed(&shm_span_at(heap->map, first)->lease)).state == SPAN_LEASED;
     if (nlisted == table->nleased && nleased == table->nleased)
         return 0;

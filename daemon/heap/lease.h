@@ -18,8 +18,9 @@ typedef struct lessee {
     left_owner_no left; /* claims objects that it has left in its spans: nobody may know of some of them */
 } lessee;
 
+/* Zeroed at the start, but for heap. */
 typedef struct lease_table {
-    mheap *heap;
+    mheap *heap; /* borrowed */
     lessee *lessees[SHM_SESSIONS_MAX]; /* by session number; NULL: none. Borrowed */
     uint64_t nleased;                  /* spans of all lessees */
 } lease_table;
@@ -28,11 +29,7 @@ typedef struct lease_table {
 enum {
     LEASE_E_NOT_LEASED = 1, /* the lessee does not lease the span that was named */
     LEASE_E_NOT_EMPTY = 2,  /* a lessee that reclaims returns a span with objects in it */
-    LEASE_E_NOT_LARGE = 3,  /* the span is no large object of its own request */
 };
-
-/* heap is borrowed. */
-void lease_table_init(lease_table *table, mheap *heap);
 
 /*
  * After mheap_recover(), and after all lessees that go on have been added: leased spans and adopted objects are theirs
@@ -63,11 +60,8 @@ void lease_shrink(lessee *l, page_no first, uint64_t npages);
 /* End the lease of a span that l leases. 0, LEASE_E_NOT_EMPTY (nothing has changed). */
 int lease_return(lessee *l, page_no first) __attribute__((warn_unused_result));
 
-/*
- * The same for a large object, which others may free (lessee_folds 0): the daemon's sweep may have ended its lease
- * already, so the caller checks the lease first. 0, LEASE_E_NOT_EMPTY, LEASE_E_NOT_LARGE (nothing has changed).
- */
-int lease_return_large(lessee *l, page_no first) __attribute__((warn_unused_result));
+/* True for a large object of its own request: others may free it, and then the daemon may end its lease. */
+bool lease_is_large(const shm_span *span);
 
 /* End the lease of a span that was never used, and free its pages. punched: they have no memory. */
 void lease_revoke(lessee *l, page_no first, bool punched);
@@ -85,10 +79,7 @@ bool lease_sweep(lease_table *table, page_no first, bool force);
  */
 bool lease_end_some(lessee *l, unsigned budget) __attribute__((warn_unused_result));
 
-/*
- * Check lists, lease words, owners and counters against each other. 0, -EUCLEAN after printing what differs. Linear in
- * the spans.
- */
+/* Check lists, lease words, owners and counters. 0, -EUCLEAN after printing what differs. Linear in the spans. */
 int lease_validate(const lease_table *table, FILE *err) __attribute__((warn_unused_result));
 
 #endif

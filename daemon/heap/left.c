@@ -2,9 +2,8 @@
  * Left: for each span, the objects that sessions left in it when they ended: their claims.
  *
  * Called by lease (begin and end), session (the last ones that ended), mheap (a span is freed) and the server (walks,
- * for SessionList requests). Data: private, records in one sparse mapping, and a word in each span's link; the spans'
- * bits are read and not written. Nothing here outlives the daemon, and nothing depends on it: it is for people to look
- * at.
+ * for SessionList requests). Data: private, a table of records and a word in each span's link; the spans' bits are read
+ * and not written. Nothing here outlives the daemon, and nothing depends on it: it is for people to look at.
  *
  * A record belongs to one span and has a bit for each of its objects (of a tiny span: for each block). The records of a
  * span are chained from its link:
@@ -18,9 +17,9 @@
  * is used again in between still counts for the session that left the object before. So the sum of a session is an
  * upper bound, and the sum over all sessions is never more than what lives. It is exact as soon as others only free.
  *
- * Memory: a record is 144 bytes, and there are at most 2^18 of them, 36 MiB; none for spans that were empty when they
- * were leased and have had nothing left in them. Objects for which no record is free are not counted. Sessions that
- * are neither ending nor among the last that ended have no claims: a walk drops those of a session that is forgotten.
+ * There are at most 2^18 records; spans that were empty when they were leased and have had nothing left in them need
+ * none. Objects for which no record is free are not counted. Sessions that are neither ending nor among the last that
+ * ended have no claims: a walk drops those of a session that is forgotten.
  *
  * Invariants (left_validate, linear in the records): a record in use is in the chain of its span; claims on a span
  * have no bit in common; an owner's nclaims is the number of its claims.
@@ -30,7 +29,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define RECORDS_MAX (UINT32_C(1) << 18)
 
@@ -52,48 +50,37 @@ typedef struct claimant {
 struct left_table {
     const shm_map *map;
     span_link *links;
-    record *records; /* records[0] is none */
-    uint32_t nused;  /* records from here on were never used */
+    uint32_t nused; /* records from here on were never used */
     uint32_t free;
     uint32_t walk_at;
     uint32_t nforgotten; /* owners that are forgotten and have claims */
     uint16_t search_from;
     claimant owners[LEFT_OWNERS_MAX + 1];
+    record records[RECORDS_MAX]; /* records[0] is none */
 };
-
-static const size_t records_bytes = RECORDS_MAX * sizeof(record);
 
 left_table *left_new(const shm_map *map, span_link *links)
 {
-    left_table *table = calloc(1, sizeof(*table));
+    left_table *table = calloc(1, sizeof(*table)); /* so many bytes are mapped for it: records get memory when used */
 
-    if (table == NULL)
-        return NULL;
-    table->map = map;
-    table->links = links;
-    table->nused = 1;
-    table->records =
-        mmap(NULL, records_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (table->records == MAP_FAILED) {
-        free(table);
-        return NULL;
+    if (table != NULL) {
+        table->map = map;
+        table->links = links;
+        table->nused = 1;
     }
     return table;
 }
 
 left_table *left_free(left_table *table)
 {
-    if (table != NULL) {
-        (void)munmap(table->records, records_bytes);
-        free(table);
-    }
+    free(table);
     return NULL;
 }
 
 /* --- records and owners --- */
 
-/* NULL: all are in use. */
-static record *record_push(left_table *table, page_no first, left_owner_no owner)
+/* The span gets a record of these bits, unless all records are in use. */
+static void record_push(left_table *table, page_no first, left_owner_no owner, const uint64_t *bits, uint32_t nwords)
 {
     uint32_t i = table->free;
     record *r = &table->records[i];
@@ -103,14 +90,14 @@ static record *record_push(left_table *table, page_no first, left_owner_no owner
     else if (table->nused < RECORDS_MAX)
         r = &table->records[i = table->nused++];
     else
-        return NULL;
+        return;
+    memcpy(r->bits, bits, nwords * sizeof(bits[0]));
     r->first = first;
     r->owner = owner;
     r->next = table->links[first.n].left;
     table->links[first.n].left = i;
     if (owner.n != 0)
         table->owners[owner.n].nclaims++;
-    return r;
 }
 
 static void owner_release(left_table *table, claimant *o)
@@ -161,39 +148,40 @@ void left_forget_owner(left_table *table, left_owner_no no)
         owner_release(table, o);
 }
 
-/* The record loses what does not live. False: nothing is left of it. */
-static bool record_trim(record *r, const uint64_t *live, uint32_t nwords)
+static bool is_any_set(const uint64_t *bits, uint32_t nwords)
 {
     uint64_t any = 0;
 
     for (uint32_t w = 0; w < nwords; w++)
-        any |= r->bits[w] &= live[w];
+        any |= bits[w];
     return any != 0;
 }
 
 /* --- leases --- */
 
 /* Read what lives in the span. Returns the number of words. */
-static uint32_t read_live(const left_table *table, page_no first, uint64_t live[SHM_BITS_WORDS], bool *ret_any)
+static uint32_t read_live(const left_table *table, page_no first, uint64_t live[SHM_BITS_WORDS])
 {
     uint32_t nwords = bits_nwords(shm_span_at(table->map, first)->nelems);
-    uint64_t any = 0;
+    uint32_t w = 0;
 
-    for (uint32_t w = 0; w < nwords; w++)
-        any |= live[w] = live_word(table->map, first, w);
-    *ret_any = any != 0;
+    do
+        live[w] = live_word(table->map, first, w);
+    while (++w < nwords);
     return nwords;
 }
 
-/* Claims lose what does not live, and the record of what was before goes; its bits are taken out of *ret_new. */
-static void settle_chain(left_table *table, page_no first, const uint64_t *live, uint32_t nwords, uint64_t *ret_new)
+/* Claims lose what does not live, and the record of what was before goes; the bits of all go out of new. */
+static void settle_chain(left_table *table, page_no first, const uint64_t *live, uint32_t nwords, uint64_t *new)
 {
     for (uint32_t *at = &table->links[first.n].left; *at != 0;) {
         record *r = &table->records[*at];
 
-        for (uint32_t w = 0; w < nwords; w++)
-            ret_new[w] &= ~r->bits[w];
-        if (r->owner.n == 0 || !record_trim(r, live, nwords))
+        for (uint32_t w = 0; w < nwords; w++) {
+            new[w] &= ~r->bits[w];
+            r->bits[w] &= live[w];
+        }
+        if (r->owner.n == 0 || !is_any_set(r->bits, nwords))
             record_drop(table, at);
         else
             at = &r->next;
@@ -204,40 +192,30 @@ void left_lease_begins(left_table *table, page_no first)
 {
     uint64_t live[SHM_BITS_WORDS];
     uint64_t new[SHM_BITS_WORDS] = { 0 };
-    bool any;
-    uint32_t nwords = read_live(table, first, live, &any);
-    record *r;
+    uint32_t nwords = read_live(table, first, live);
 
-    if (table->links[first.n].left != 0)
-        settle_chain(table, first, live, nwords, new);
-    r = any ? record_push(table, first, (left_owner_no){ 0 }) : NULL;
-    if (r != NULL)
-        memcpy(r->bits, live, nwords * sizeof(live[0]));
+    settle_chain(table, first, live, nwords, new);
+    if (is_any_set(live, nwords))
+        record_push(table, first, (left_owner_no){ 0 }, live, nwords);
 }
 
 void left_lease_ends(left_table *table, page_no first, left_owner_no *owner)
 {
     uint64_t live[SHM_BITS_WORDS];
     uint64_t new[SHM_BITS_WORDS];
-    uint64_t any_new = 0;
-    bool any;
     uint32_t nwords;
-    record *r;
 
     if (owner == NULL && table->links[first.n].left == 0)
         return;
-    nwords = read_live(table, first, live, &any);
+    nwords = read_live(table, first, live);
     memcpy(new, live, nwords * sizeof(new[0]));
     settle_chain(table, first, live, nwords, new);
-    for (uint32_t w = 0; w < nwords; w++)
-        any_new |= new[w];
-    if (owner == NULL || any_new == 0)
+    if (owner == NULL || !is_any_set(new, nwords))
         return;
     if (owner->n == 0)
         *owner = owner_take(table);
-    r = owner->n == 0 ? NULL : record_push(table, first, *owner);
-    if (r != NULL)
-        memcpy(r->bits, new, nwords * sizeof(new[0]));
+    if (owner->n != 0)
+        record_push(table, first, *owner, new, nwords);
 }
 
 void left_forget_span(left_table *table, page_no first)
@@ -260,12 +238,11 @@ static void walk_claim(left_table *table, uint32_t i)
     record *r = &table->records[i];
     uint32_t nwords = bits_nwords(shm_span_at(table->map, r->first)->nelems);
     claimant *o = &table->owners[r->owner.n];
-    uint64_t live[SHM_BITS_WORDS];
     uint32_t *at = &table->links[r->first.n].left;
 
     for (uint32_t w = 0; w < nwords; w++)
-        live[w] = r->bits[w] == 0 ? 0 : live_word(table->map, r->first, w);
-    if (!o->forgotten && record_trim(r, live, nwords)) {
+        r->bits[w] &= r->bits[w] == 0 ? 0 : live_word(table->map, r->first, w);
+    if (!o->forgotten && is_any_set(r->bits, nwords)) {
         for (uint32_t w = 0; w < nwords; w++)
             live_add(table->map, r->first, w, r->bits[w], &o->counting);
         return;

@@ -11,9 +11,7 @@
  * unswept: swept, and taken if something came free; 4. mheap. It looks at 100 spans at most. The background sweep
  * (sweep.c) does the rest of the unswept, so that memory freed remotely comes back without anybody asking.
  *
- * A span that becomes empty goes back to mheap at once: to get a span from there costs less than a hundredth of the
- * round trip that brings it to a client, so holding it here would save nothing, and another class may need the pages.
- * Hysteresis is the client's.
+ * A span that becomes empty goes back to mheap at once: hysteresis is the client's (README.md of this directory).
  *
  * A client can scribble over the bits. All that happens is that objects count as free or live which are not: the
  * masks keep every index within the span, and no list depends on them.
@@ -40,9 +38,7 @@ uint32_t span_fold(mheap *heap, page_no first)
 /* The set that a place stands for. */
 static spanlist *set_of(mheap *heap, page_no first, enum span_place place)
 {
-    mcentral *central = &heap->central[shm_span_at(heap->map, first)->spc.n];
-
-    return place >= PLACE_FULL ? &central->full[place - PLACE_FULL] : &central->partial[place - PLACE_PARTIAL];
+    return &heap->central[shm_span_at(heap->map, first)->spc.n].sets[place - PLACE_PARTIAL];
 }
 
 void mcentral_remove(mheap *heap, page_no first)
@@ -63,37 +59,26 @@ static void mcentral_insert(mheap *heap, page_no first, uint32_t nlive)
         spanlist_push_back(set_of(heap, first, place), heap->links, first, place);
 }
 
-/* Take the first span of a set and sweep it. True: it has a free object; else it is where it belongs now. */
-static bool take_from_set(mheap *heap, spanlist *set, page_no *ret, uint32_t *ret_nfree)
-{
-    page_no first = set->head;
-    uint32_t nelems = shm_span_at(heap->map, first)->nelems;
-    uint32_t nlive;
-
-    spanlist_remove(set, heap->links, first);
-    nlive = span_fold(heap, first);
-    if (nlive >= nelems) {
-        mcentral_insert(heap, first, nlive);
-        return false;
-    }
-    *ret = first;
-    *ret_nfree = nelems - nlive;
-    return true;
-}
-
 page_no mcentral_take(mheap *heap, span_class spc, unsigned *budget, uint32_t *ret_nfree)
 {
-    mcentral *central = &heap->central[spc.n];
+    spanlist *sets = heap->central[spc.n].sets;
     unsigned swept = heap->sweep_gen & 1;
-    spanlist *order[] = { &central->partial[swept], &central->partial[!swept], &central->full[!swept] };
+    spanlist *order[] = { &sets[swept], &sets[!swept], &sets[PLACE_FULL - PLACE_PARTIAL + !swept] };
 
     for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++) {
         while (order[i]->head.n != 0 && *budget > 0) {
-            page_no first;
+            page_no first = order[i]->head;
+            uint32_t nelems = shm_span_at(heap->map, first)->nelems;
+            uint32_t nlive;
 
             (*budget)--;
-            if (take_from_set(heap, order[i], &first, ret_nfree))
+            spanlist_remove(order[i], heap->links, first);
+            nlive = span_fold(heap, first);
+            if (nlive < nelems) {
+                *ret_nfree = nelems - nlive;
                 return first;
+            }
+            mcentral_insert(heap, first, nlive); /* where it belongs now */
         }
     }
     return page_at(0);

@@ -9,9 +9,7 @@
 /* Spans looked at in one refill before a fresh one is taken: Go's budget. */
 #define MCENTRAL_BUDGET 100u
 
-/*
- * Fold what others have freed in a span that nobody leases. Returns how many live. For large objects too.
- */
+/* Fold what others have freed in a span that nobody leases. Returns how many live. For large objects too. */
 uint32_t span_fold(mheap *heap, page_no first);
 
 /*

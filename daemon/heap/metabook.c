@@ -2,9 +2,9 @@
  * Metabook: the metadata that counts towards the memory limit.
  *
  * Called by mheap, recover, ahead (what it has prepared) and the handlers that set kept bits. Data: private, a word for
- * each chunk of 512 pages. What the kernel says (st_blocks) is no measure for a limit: a client that calls fallocate on
- * its descriptor of bitmap, writes there, or only reads spans through its mapping, gives pages memory that no span
- * needs, and would take all others' room away. So the daemon books what it has caused itself, in units of 4 KiB:
+ * each chunk of 512 pages. What the kernel says (st_blocks) is no measure for a limit: a client that writes to bitmap,
+ * or only reads spans, gives pages memory that no span needs, and would take all others' room away. So the daemon books
+ * what it has caused itself, in units of 4 KiB:
  *
  *   bits 0 to 31    alloc and remote bits (256 bytes a page, so a unit for 16 pages) of pages that a span began at, or
  *                   that were prepared ahead
@@ -13,10 +13,9 @@
  *   bit 56          the chunk's half of a unit of the page map
  *
  * A bit is set when the first span of a unit is made, and all but the last are cleared when the chunk's metadata is
- * released; a span that ends leaves its unit as it is, with memory. Header, session table, roots, heap-arena table and
- * counters count as far as their tables have ever been used. Together that is what the kernel says, if nobody else has
- * touched anything. After a takeover the kernel is asked, about chunks alone that were in use before. So what a client
- * can add to the books is bounded by the heap's own size, a 25th of it, until the chunk is released.
+ * released. Header, session table, roots, heap-arena table and counters count as far as their tables have ever been
+ * used. Together that is what the kernel says, if nobody else has touched anything. At a takeover the kernel is asked
+ * about chunks that were in use before: so what clients can add to the books is a 25th of the heap's size at most.
  *
  * Invariant (metabook_validate, linear in the chunks): nunits is the number of bits set, two halves of a unit as one.
  */
@@ -24,6 +23,7 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 #define UNIT_BYTES SYSTEM_PAGE_BYTES
@@ -39,27 +39,15 @@
 
 _Static_assert(BITS_UNITS == 32 && SPANS_UNITS == 8 && KEPT_UNITS == 16, "a chunk's units fit into a word");
 
-static size_t chunks_bytes(const metabook *book)
-{
-    return book->map->npages / CHUNK_PAGES * sizeof(uint64_t);
-}
-
 int metabook_init(metabook *book, const shm_map *map)
 {
-    *book = (metabook){ .map = map };
-    book->chunks =
-        mmap(NULL, chunks_bytes(book), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (book->chunks == MAP_FAILED) {
-        book->chunks = NULL;
-        return -ENOMEM;
-    }
-    return 0;
+    *book = (metabook){ .map = map, .chunks = calloc(map->npages / CHUNK_PAGES, sizeof(*book->chunks)) };
+    return book->chunks == NULL ? -ENOMEM : 0;
 }
 
 void metabook_end(metabook *book)
 {
-    if (book->chunks != NULL)
-        (void)munmap(book->chunks, chunks_bytes(book));
+    free(book->chunks);
     book->chunks = NULL;
 }
 
@@ -79,9 +67,15 @@ static uint64_t unit_bit(page_no page, uint64_t pages_a_unit, unsigned shift)
     return UINT64_C(1) << (page.n % CHUNK_PAGES / pages_a_unit + shift);
 }
 
+/* What describes this page has memory: its bits and its description. */
+static void note_described(metabook *book, page_no page)
+{
+    set_bits(book, page.n / CHUNK_PAGES, unit_bit(page, BITS_PAGES, 0) | unit_bit(page, SPAN_PAGES, SPANS_SHIFT));
+}
+
 void metabook_note_span(metabook *book, page_no first, uint64_t npages)
 {
-    set_bits(book, first.n / CHUNK_PAGES, unit_bit(first, BITS_PAGES, 0) | unit_bit(first, SPAN_PAGES, SPANS_SHIFT));
+    note_described(book, first);
     for (uint64_t c = first.n / CHUNK_PAGES; c <= (first.n + npages - 1) / CHUNK_PAGES; c++)
         set_bits(book, c, PAGE_MAP_BIT);
 }
@@ -89,8 +83,7 @@ void metabook_note_span(metabook *book, page_no first, uint64_t npages)
 void metabook_note_prepared(metabook *book, page_no first, uint64_t npages)
 {
     for (uint64_t page = first.n; page < first.n + npages; page += BITS_PAGES - page % BITS_PAGES)
-        set_bits(book, page / CHUNK_PAGES,
-                 unit_bit(page_at(page), BITS_PAGES, 0) | unit_bit(page_at(page), SPAN_PAGES, SPANS_SHIFT));
+        note_described(book, page_at(page));
 }
 
 void metabook_note_kept(metabook *book, page_no first)

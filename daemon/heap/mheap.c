@@ -6,10 +6,9 @@
  * heap-arena table, all in spans, written by this thread alone; a span's bits in bitmap, cleared here while nobody can
  * know the span; links and page allocator in private memory. recover.c and validate.c go over the same.
  *
- * The path of a span:
- *   1. Up to 15 pages come out of the page cache, more from pagealloc. If there are none, the heap grows by multiples
- *      of 4 MiB, up to the arena's end; the heap arenas' npages follow. Before memory counts as exhausted the page
- *      cache is given back.
+ * The README of this directory has the path of a span, and what holds if the daemon dies between two stores. Here:
+ *   1. If there are no free pages, the heap grows by multiples of 4 MiB, up to the arena's end; the heap arenas' npages
+ *      are written first. Before memory counts as exhausted the page cache is given back.
  *   2. needzero: pages below zeroed_base were handed out before, so they are dirty, unless all of them were
  *      scavenged since (a punched page reads as zero). zeroed_base rises; first fit by address keeps it a good bound.
  *   3. The description is written, bits are cleared, then the page map follows. The lease word stays FREE: lease.c
@@ -17,19 +16,13 @@
  *   4. mheap_free_span: lease word to FREE, then page map to 0, then the pages go back to pagealloc.
  *
  * A large span may change its length while it is leased. Growing: page map of the new pages, then npages, then
- * elem_bytes. Shrinking: elem_bytes, npages, then the page map. What counts is npages; a page map entry that names a
- * span which does not reach so far means nothing.
+ * elem_bytes. Shrinking: elem_bytes, npages, then the page map.
  *
  * Pages aside are taken and in no span, while a thread of the pool commits or punches them, so that nobody else gets
  * them: free -> mheap_take_aside -> mheap_put_back -> free; those for growth go to their span instead.
  *
  * The memory limit is soft, as Go's: an allocation releases free pages first, the background scavenger holds 95% of
- * it, but one that does not fit is made all the same. It covers the metadata too, as far as the daemon has caused it
- * (metabook.c). Of the arena it counts pages that this file has handed out or holds: memory that a client makes the
- * kernel add there counts for nobody.
- *
- * If the daemon dies before the lease word is set, the pages are free: page map entries of a span whose lease word
- * says FREE mean nothing. The same holds between the stores of 4. Pages aside are free.
+ * it, but one that does not fit is made all the same. The README says what it counts.
  *
  * Invariants (mheap_validate, linear): every taken page above 0 belongs to the span that its page map entry names, or
  * is in the page cache or aside; no free page has a description that is not FREE; a CENTRAL span is in the mcentral
@@ -63,21 +56,18 @@ static uint64_t links_bytes(const mheap *heap)
 
 int mheap_init_private(mheap *heap, heapfile *file, uint64_t limit_bytes)
 {
-    int r;
-
     *heap = (mheap){ .file = file, .map = &file->map, .limit_bytes = limit_bytes };
     heap->links = mmap(NULL, links_bytes(heap), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (heap->links == MAP_FAILED)
         return -ENOMEM;
-    r = pagealloc_new(&heap->pages, heap->map->npages);
     heap->adopted = adopt_new(file);
     heap->left = left_new(heap->map, heap->links);
-    if (metabook_init(&heap->book, heap->map) < 0 || heap->adopted == NULL || heap->left == NULL)
-        r = -ENOMEM;
-    if (r < 0)
-        mheap_end(heap);
-    return r;
+    if (heap->adopted != NULL && heap->left != NULL && metabook_init(&heap->book, heap->map) == 0 &&
+        pagealloc_new(&heap->pages, heap->map->npages) == 0)
+        return 0;
+    mheap_end(heap);
+    return -ENOMEM;
 }
 
 int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes)
@@ -103,11 +93,6 @@ void mheap_end(mheap *heap)
     metabook_end(&heap->book);
 }
 
-uint64_t mheap_added_pages(const mheap *heap)
-{
-    return pagealloc_npages_added(heap->pages);
-}
-
 uint64_t mheap_released_pages(const mheap *heap)
 {
     /* Page 0 is taken and never committed. */
@@ -117,7 +102,7 @@ uint64_t mheap_released_pages(const mheap *heap)
 
 uint64_t mheap_committed_pages(const mheap *heap)
 {
-    return mheap_added_pages(heap) - mheap_released_pages(heap);
+    return pagealloc_npages_added(heap->pages) - mheap_released_pages(heap);
 }
 
 void mheap_refresh_metadata(mheap *heap)
@@ -174,11 +159,10 @@ uint64_t mheap_over_limit(const mheap *heap, unsigned percent, uint64_t npages)
 static bool mheap_grow(mheap *heap, uint64_t npages)
 {
     uint64_t end = pagealloc_end(heap->pages).n;
-    uint64_t room = heap->map->npages - end;
     uint64_t ask = (npages + GROW_PAGES - 1) / GROW_PAGES * GROW_PAGES;
 
-    if (ask > room)
-        ask = room;
+    if (ask > heap->map->npages - end)
+        ask = heap->map->npages - end;
     if (ask == 0)
         return false;
     note_added(heap, end, end + ask);
@@ -193,19 +177,13 @@ void mheap_flush_cache(mheap *heap)
     pagecache_flush(&heap->cache, heap->pages);
 }
 
-/* Few pages, out of the cache if it has them. */
-static bool take_cached(mheap *heap, uint64_t npages, page_no *ret, uint64_t *ret_nscavenged)
-{
-    if (heap->cache.free == 0 && !pagecache_fill(&heap->cache, heap->pages))
-        return false;
-    return pagecache_alloc(&heap->cache, npages, ret, ret_nscavenged);
-}
-
 static bool take_once(mheap *heap, uint64_t npages, uint64_t align_pages, page_no *ret, uint64_t *ret_nscavenged)
 {
     if (align_pages > 1)
         return pagealloc_alloc_aligned(heap->pages, npages, align_pages, ret, ret_nscavenged);
-    if (npages < PAGECACHE_NPAGES_BELOW && take_cached(heap, npages, ret, ret_nscavenged))
+    if (npages < PAGECACHE_NPAGES_BELOW &&
+        (heap->cache.free != 0 || pagecache_fill(&heap->cache, heap->pages)) &&
+        pagecache_alloc(&heap->cache, npages, ret, ret_nscavenged))
         return true;
     return pagealloc_alloc(heap->pages, npages, ret, ret_nscavenged);
 }
@@ -240,26 +218,21 @@ static bool is_free_or_new(mheap *heap, page_run run)
     return to <= end || mheap_grow(heap, to - end);
 }
 
-/* Take these pages if all are free; with only_unbacked, if they also have no memory, which they get soon. */
-static bool take_these(mheap *heap, page_run run, bool only_unbacked, uint64_t *ret_nscavenged)
+/* True if these pages, which are free, have no memory. They get some soon, and backed_base says so. */
+static bool back_unbacked(mheap *heap, page_run run)
 {
     shm_heap_arena *arena = &heap->map->heap_arenas[run.first.n / SHM_HEAP_ARENA_PAGES];
     uint64_t to = run.first.n % SHM_HEAP_ARENA_PAGES + run.npages;
     uint64_t ntaken;
     uint64_t nbacked;
 
-    if (!is_free_or_new(heap, run))
+    pagealloc_count(heap->pages, run.first, run.npages, &ntaken, &nbacked);
+    if (nbacked > 0)
         return false;
-    if (only_unbacked) {
-        pagealloc_count(heap->pages, run.first, run.npages, &ntaken, &nbacked);
-        if (nbacked > 0)
-            return false;
-        assert(to <= SHM_HEAP_ARENA_PAGES);
-        if (to > u32_load_relaxed(&arena->backed_base))
-            u32_store_release(&arena->backed_base, (uint32_t)to);
-        CRASH_POINT(backed_base_after);
-    }
-    *ret_nscavenged = pagealloc_alloc_at(heap->pages, run.first, run.npages);
+    assert(to <= SHM_HEAP_ARENA_PAGES);
+    if (to > u32_load_relaxed(&arena->backed_base))
+        u32_store_release(&arena->backed_base, (uint32_t)to);
+    CRASH_POINT(backed_base_after);
     return true;
 }
 
@@ -274,7 +247,9 @@ page_run mheap_take_aside(mheap *heap, enum mheap_aside kind, page_run run, uint
     } else {
         if (kind == ASIDE_GROWTH)
             mheap_flush_cache(heap);
-        if (!take_these(heap, run, kind == ASIDE_AHEAD, &nscavenged))
+        if (is_free_or_new(heap, run) && (kind == ASIDE_GROWTH || back_unbacked(heap, run)))
+            nscavenged = pagealloc_alloc_at(heap->pages, run.first, run.npages);
+        else
             run.npages = 0;
     }
     heap->naside_pages[kind] += run.npages;
@@ -297,17 +272,13 @@ static void forget_chunk(mheap *heap, page_no first)
 void mheap_put_back(mheap *heap, enum mheap_aside kind, page_run run, bool punched)
 {
     heap->naside_pages[kind] -= run.npages;
-    switch (kind) {
-    case ASIDE_RELEASE:
-    case ASIDE_RELEASE_DENSE:
+    if (kind == ASIDE_RELEASE || kind == ASIDE_RELEASE_DENSE) {
         pagealloc_put_back(heap->pages, run, punched);
-        break;
-    case ASIDE_UNUSED:
+    } else if (kind == ASIDE_UNUSED) {
         if (punched)
             forget_chunk(heap, run.first);
         pagealloc_free_unused_chunk(heap->pages, run.first, punched);
-        break;
-    default:
+    } else {
         pagealloc_free_run(heap->pages, run.first, run.npages, punched);
     }
 }
@@ -328,8 +299,7 @@ static bool mheap_was_used(mheap *heap, page_no first, uint64_t npages)
 
         if (to > SHM_HEAP_ARENA_PAGES)
             to = SHM_HEAP_ARENA_PAGES;
-        if (from < zeroed_base)
-            used = true;
+        used |= from < zeroed_base;
         if (to > zeroed_base)
             u32_store_release(&arena->zeroed_base, (uint32_t)to);
         CRASH_POINT(zeroed_base_after);
@@ -448,21 +418,19 @@ page_no mheap_next_span(const mheap *heap, page_no *pos)
 {
     uint64_t end = pagealloc_end(heap->pages).n;
 
-    while (pos->n < end) {
+    for (;;) {
         page_no page = pagealloc_next_taken(heap->pages, *pos);
-        uint32_t first;
+        page_no first;
+        const shm_span *span;
 
+        *pos = page;
         if (page.n >= end)
-            break;
-        first = u32_load_relaxed(&heap->map->page_map[page.n]);
-        if (first == 0) {
-            *pos = page_at(page.n + UINT64_C(1)); /* page 0, in the cache or aside */
-            continue;
-        }
-        *pos = page_at((uint64_t)first + shm_span_at(heap->map, page_at(first))->npages);
-        if (lease_unpack(u64_load_relaxed(&shm_span_at(heap->map, page_at(first))->lease)).state != SPAN_FREE)
-            return page_at(first);
+            return page_at(0);
+        first = page_at(u32_load_relaxed(&heap->map->page_map[page.n]));
+        span = shm_span_at(heap->map, first);
+        /* Of no span are page 0, what is in the cache, and what is aside. */
+        *pos = page_at(first.n == 0 ? page.n + UINT64_C(1) : first.n + (uint64_t)span->npages);
+        if (first.n != 0 && lease_unpack(u64_load_relaxed(&span->lease)).state != SPAN_FREE)
+            return first;
     }
-    *pos = page_at(end);
-    return page_at(0);
 }

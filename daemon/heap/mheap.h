@@ -14,26 +14,19 @@
 #include "daemon/heap/pagebits.h"
 #include "daemon/heap/spanlist.h"
 
-/* What a caller handles itself (positive, never forwarded). */
-enum {
-    MHEAP_E_EXHAUSTED = 1, /* no run of free pages that long in the arena */
-};
+/* What a caller handles itself: no run of free pages that long in the arena. */
+enum { MHEAP_E_EXHAUSTED = 1 };
 
-/* One set of each pair is swept, the other is not; they change roles when a sweep begins (see mcentral.c). */
+/*
+ * Two sets of spans with a free object when last looked at, then two of spans without, and large objects. One of each
+ * pair is swept, the other is not; they change roles when a sweep begins (see mcentral.c).
+ */
 typedef struct mcentral {
-    spanlist partial[2]; /* at least one free object when last looked at */
-    spanlist full[2];    /* none; large objects */
+    spanlist sets[4];
 } mcentral;
 
-/* Pages aside: taken, in no span, while something happens to the memory behind them. */
-enum mheap_aside {
-    ASIDE_RELEASE,       /* free pages with memory: the caller punches them */
-    ASIDE_RELEASE_DENSE, /* the same, out of dense chunks too */
-    ASIDE_AHEAD,         /* free pages without memory: the caller commits them ahead of their use */
-    ASIDE_GROWTH,        /* free pages behind a large span: they are added to it when they have memory */
-    ASIDE_UNUSED,        /* a chunk with nothing in it: the caller punches what describes its pages */
-    ASIDE_KINDS,
-};
+/* Pages aside: taken, in no span, while something happens to the memory behind them (mheap_take_aside()). */
+enum mheap_aside { ASIDE_RELEASE, ASIDE_RELEASE_DENSE, ASIDE_AHEAD, ASIDE_GROWTH, ASIDE_UNUSED, ASIDE_KINDS };
 
 typedef struct mheap {
     heapfile *file;
@@ -56,9 +49,7 @@ typedef struct mheap {
     bool distrust_backed; /* free pages that count as having memory may have none: all that is leased is committed */
 } mheap;
 
-/*
- * Set up over an empty heap. limit_bytes 0: none. 0, -ENOMEM. The caller ends it with mheap_end(); file is borrowed.
- */
+/* Set up over an empty heap. limit_bytes 0: none. 0, -ENOMEM. The caller ends it with mheap_end(); file is borrowed. */
 int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes) __attribute__((warn_unused_result));
 
 /*
@@ -93,14 +84,14 @@ void mheap_extend_span(mheap *heap, page_no span, uint64_t npages);
 void mheap_shrink_span(mheap *heap, page_no span, uint64_t npages);
 
 /*
- * Take pages aside and return them; npages 0: they can't be had. What run says, and which pages are taken:
- *   ASIDE_RELEASE, _DENSE  run.npages or fewer: the highest run of free pages that have memory, within a chunk. More if
- *                          it would split a huge page (pagealloc_take_unscavenged)
- *   ASIDE_AHEAD            run, within one heap arena, if all of it is free and has no memory. The heap grows for it
- *   ASIDE_GROWTH           run, if all of it is free. The heap grows for it
- *   ASIDE_UNUSED           the chunk that run.first lies in, if all of it is free and has no memory
- * ASIDE_UNUSED pages count as released, all others as committed. *ret_nscavenged (NULL: not asked for): how many of
- * those of ASIDE_GROWTH have no memory.
+ * Take pages aside and return them; npages 0: they can't be had. What the caller does with them, and which are taken:
+ *   ASIDE_RELEASE  punches them: the highest run of free pages that have memory, within a chunk; run.npages or fewer,
+ *                  or more if it would split a huge page. ASIDE_RELEASE_DENSE: out of dense chunks too
+ *   ASIDE_AHEAD    commits them ahead of their use: run, within one heap arena, if all of it is free without memory
+ *   ASIDE_GROWTH   commits them and adds them to the large span before them: run, if all of it is free
+ *   ASIDE_UNUSED   punches what describes them: the chunk that run.first lies in, if all of it is free without memory
+ * The heap grows for ASIDE_AHEAD and ASIDE_GROWTH. ASIDE_UNUSED pages count as released, all others as committed.
+ * *ret_nscavenged (NULL: not asked for): how many of those of ASIDE_GROWTH have no memory.
  */
 page_run mheap_take_aside(mheap *heap, enum mheap_aside kind, page_run run, uint64_t *ret_nscavenged);
 
@@ -130,13 +121,10 @@ page_no mheap_next_span(const mheap *heap, page_no *pos);
 
 /*
  * Pages of the heap are in use (ninuse_pages), free with memory, or free without ("released"; page 0 is one of
- * these): together all that have been added. Committed are those with memory.
+ * these): together all pagealloc_npages_added(). Committed are those with memory; aside those of any kind.
  */
-uint64_t mheap_added_pages(const mheap *heap);
 uint64_t mheap_committed_pages(const mheap *heap);
 uint64_t mheap_released_pages(const mheap *heap);
-
-/* All pages that are aside, whatever the kind. */
 uint64_t mheap_aside_pages(const mheap *heap);
 
 /* Of the committed ones: free now; free or aside, but not for growth; being released. */
@@ -145,9 +133,8 @@ uint64_t mheap_idle_pages(const mheap *heap);
 uint64_t mheap_releasing_pages(const mheap *heap);
 
 /*
- * Check page allocator, descriptions, lease words, page map, lists and counters against each other (validate.c), and
- * call adopt_validate(), left_validate() and metabook_validate(). 0, -EUCLEAN after printing what differs. Linear in
- * the heap.
+ * Check page allocator, adoptions, left, metabook, descriptions, lease words, page map, lists and counters against each
+ * other (validate.c). 0, -EUCLEAN after printing what differs. Linear in the heap.
  */
 int mheap_validate(const mheap *heap, FILE *err) __attribute__((warn_unused_result));
 

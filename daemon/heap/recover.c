@@ -75,12 +75,10 @@ static void recover_span(mheap *heap, page_no first)
     heap->ninuse_pages += span->npages;
     heap->ninuse_spans++;
     if (lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_CENTRAL) {
-        mcentral *central = &heap->central[span->spc.n];
-        bool large = span_class_size(span->spc).n == 0;
+        enum span_place place = span_class_size(span->spc).n == 0 ? PLACE_FULL_1 : PLACE_PARTIAL_1;
 
         /* Unswept: mcentral folds and counts before it hands the span out. */
-        spanlist_push_back(large ? &central->full[1] : &central->partial[1], heap->links, first,
-                           large ? PLACE_FULL_1 : PLACE_PARTIAL_1);
+        spanlist_push_back(&heap->central[span->spc.n].sets[place - PLACE_PARTIAL], heap->links, first, place);
     }
 }
 
@@ -92,15 +90,12 @@ static const char *recover_spans(mheap *heap, uint64_t end)
         const shm_span *span = shm_span_at(heap->map, page_at(first));
         const char *why;
 
-        if (first == 0) {
-            page++;
-            continue;
-        }
         if (first > page)
             return "the page map is damaged";
         if (first < page || lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_FREE) {
-            /* Behind the end of its span, or of a span that is free. */
-            u32_store_release(&heap->map->page_map[page], 0);
+            /* Of no span; or behind the end of its span, or of a span that is free. */
+            if (first != 0)
+                u32_store_release(&heap->map->page_map[page], 0);
             page++;
             continue;
         }
@@ -131,24 +126,17 @@ static bool had_memory(const mheap *heap, uint64_t chunk)
 static void recover_backed(mheap *heap, uint64_t end)
 {
     for (uint64_t chunk = 0; chunk < end; chunk += CHUNK_PAGES) {
-        uint64_t ntaken;
-        uint64_t nbacked;
-
-        pagealloc_count(heap->pages, page_at(chunk), CHUNK_PAGES, &ntaken, &nbacked);
-        if (had_memory(heap, chunk))
-            metabook_recover_chunk(&heap->book, page_at(chunk));
-        if (ntaken == CHUNK_PAGES || !had_memory(heap, chunk))
+        if (!had_memory(heap, chunk))
             continue;
-        for (uint64_t page = chunk; page < chunk + CHUNK_PAGES;) {
-            uint64_t to = page;
-
+        metabook_recover_chunk(&heap->book, page_at(chunk));
+        for (uint64_t page = chunk, to; page < chunk + CHUNK_PAGES; page = to + 1) {
+            to = page;
             while (to < chunk + CHUNK_PAGES && !pagealloc_is_taken(heap->pages, page_at(to)))
                 to++;
             if (to > page) {
                 (void)pagealloc_alloc_at(heap->pages, page_at(page), to - page);
                 pagealloc_free_run(heap->pages, page_at(page), to - page, false);
             }
-            page = to + 1;
         }
     }
 }

@@ -1,9 +1,9 @@
 /*
  * Roots: the table of names in spans, and a hash over it in private memory.
  *
- * Called by the request handlers. Data: shm_root entries, written here alone; the hash maps a name to its entry and is
- * made from the entries at the start. Names are checked here, whoever sends them: 1 to 255 bytes of UTF-8 without zero
- * bytes.
+ * Called by the request handlers. Data: shm_root entries, written here alone; one is used while it has a name. The hash
+ * maps a name to its entry and is made from the entries at the start. Names are checked here, whoever sends them: 1 to
+ * 255 bytes of UTF-8 without zero bytes.
  *
  * A new root: nroot_entries, if the entry is above it; name, then offset, then name_bytes (release), which makes it
  * exist. A change: one store of offset. A removal: name_bytes to 0. If the daemon dies in between, a root is as before
@@ -28,13 +28,11 @@
 
 typedef struct root_entry {
     UT_hash_handle hh; /* its key is the name in the table */
-    bool used;
 } root_entry;
 
 struct roots {
     shm_map *map;
     root_entry *by_name;
-    uint32_t count;
     root_entry entries[SHM_ROOTS_MAX]; /* one for each of the table */
 };
 
@@ -44,11 +42,14 @@ static bool root_index(roots *r, uint32_t at)
     root_entry *entry = &r->entries[at];
 
     HASH_ADD_KEYPTR(hh, r->by_name, root->name, u64_load_relaxed(&root->name_bytes), entry);
-    if (entry->hh.tbl == NULL)
-        return false;
-    entry->used = true;
-    r->count++;
-    return true;
+    return entry->hh.tbl != NULL;
+}
+
+/* True if the entry of the table has a name. Entries that were never used are not read: that would give them memory. */
+static bool is_used(const roots *r, uint32_t at)
+{
+    return at < u32_load_relaxed(&r->map->header->nroot_entries) &&
+           u64_load_relaxed(&r->map->roots[at].name_bytes) != 0;
 }
 
 roots *roots_free(roots *r)
@@ -82,20 +83,15 @@ static root_entry *root_lookup(const roots *r, const uint8_t *name, size_t name_
 int roots_new(shm_map *map, roots **ret)
 {
     roots *r = calloc(1, sizeof(*r));
-    uint32_t nentries;
     int e = 0;
 
     if (r == NULL)
         return -ENOMEM;
     r->map = map;
-    /* Entries that were never used are not looked at: reading them would give the table memory. */
-    nentries = u32_load_relaxed(&map->header->nroot_entries);
-    for (uint32_t at = 0; at < nentries && at < SHM_ROOTS_MAX && e == 0; at++) {
+    for (uint32_t at = roots_next(r, 0); at < SHM_ROOTS_MAX && e == 0; at = roots_next(r, at + 1)) {
         const shm_root *root = &map->roots[at];
         uint64_t name_bytes = u64_load_relaxed(&root->name_bytes);
 
-        if (name_bytes == 0)
-            continue;
         /* Of a heap that was taken over it may say anything. */
         if (name_check((const uint8_t *)root->name, name_bytes) != 0 ||
             root_lookup(r, (const uint8_t *)root->name, name_bytes) != NULL)
@@ -111,12 +107,8 @@ int roots_new(shm_map *map, roots **ret)
 
 static int root_remove(roots *r, root_entry *entry)
 {
-    shm_root *root = &r->map->roots[entry - r->entries];
-
     HASH_DEL(r->by_name, entry);
-    entry->used = false;
-    r->count--;
-    u64_store_release(&root->name_bytes, 0);
+    u64_store_release(&r->map->roots[entry - r->entries].name_bytes, 0);
     return 0;
 }
 
@@ -124,6 +116,7 @@ int roots_set(roots *r, const uint8_t *name, size_t name_bytes, uint64_t offset)
 {
     int e = name_check(name, name_bytes);
     root_entry *entry;
+    enum object_verdict verdict;
     object_ref object;
     uint32_t at = 0;
 
@@ -133,22 +126,15 @@ int roots_set(roots *r, const uint8_t *name, size_t name_bytes, uint64_t offset)
     if (offset == 0)
         return entry == NULL ? ROOTS_E_NO_SUCH : root_remove(r, entry);
 
-    switch (object_find(r->map, r->map->base + offset, &object)) {
-    case OBJECT_LIVE:
-        break;
-    case OBJECT_INTERIOR:
-        if (object_is_live(r->map, &object))
-            break;
+    verdict = object_find(r->map, r->map->base + offset, &object);
+    if (verdict != OBJECT_LIVE && (verdict != OBJECT_INTERIOR || !object_is_live(r->map, &object)))
         return ROOTS_E_NOT_LIVE;
-    default:
-        return ROOTS_E_NOT_LIVE;
-    }
     if (entry != NULL) {
         u64_store_release(&r->map->roots[entry - r->entries].offset, offset);
         return 0;
     }
 
-    while (at < SHM_ROOTS_MAX && r->entries[at].used)
+    while (at < SHM_ROOTS_MAX && is_used(r, at))
         at++;
     if (at == SHM_ROOTS_MAX)
         return ROOTS_E_FULL;
@@ -187,12 +173,12 @@ int roots_get(const roots *r, const uint8_t *name, size_t name_bytes, uint64_t *
 
 uint32_t roots_count(const roots *r)
 {
-    return r->count;
+    return HASH_COUNT(r->by_name);
 }
 
 uint32_t roots_next(const roots *r, uint32_t start)
 {
-    while (start < SHM_ROOTS_MAX && !r->entries[start].used)
+    while (start < SHM_ROOTS_MAX && !is_used(r, start))
         start++;
     return start;
 }
@@ -201,29 +187,25 @@ uint32_t roots_next(const roots *r, uint32_t start)
 
 int roots_validate(const roots *r, FILE *err)
 {
-    uint32_t nentries = u32_load_relaxed(&r->map->header->nroot_entries);
     uint32_t n = 0;
 
-    for (uint32_t at = 0; at < nentries && at < SHM_ROOTS_MAX; at++) {
+    for (uint32_t at = roots_next(r, 0); at < SHM_ROOTS_MAX; at = roots_next(r, at + 1)) {
         const shm_root *root = &r->map->roots[at];
         const uint8_t *name = (const uint8_t *)root->name;
         uint64_t name_bytes = u64_load_relaxed(&root->name_bytes);
         uint64_t offset = u64_load_relaxed(&root->offset);
 
-        if (name_bytes == 0 && !r->entries[at].used)
-            continue;
         n++;
         if (name_check(name, name_bytes) != 0 || root_lookup(r, name, name_bytes) != &r->entries[at] || offset == 0 ||
             offset >= r->map->arena_bytes) {
-            (void)fprintf(err, "roots: entry %u: %llu bytes of name, offset 0x%llx, %s\n", at,
-                          (unsigned long long)name_bytes, (unsigned long long)offset,
-                          r->entries[at].used ? "used" : "free");
+            (void)fprintf(err, "roots: entry %u: %llu bytes of name, offset 0x%llx\n", at,
+                          (unsigned long long)name_bytes, (unsigned long long)offset);
             return -EUCLEAN;
         }
     }
-    if (n == r->count && n == HASH_COUNT(r->by_name))
+    if (n == HASH_COUNT(r->by_name))
         return 0;
-    (void)fprintf(err, "roots: %u counted, %u noted, %u found by name\n", n, r->count, HASH_COUNT(r->by_name));
+    (void)fprintf(err, "roots: %u counted, %u found by name\n", n, HASH_COUNT(r->by_name));
     return -EUCLEAN;
 }
 

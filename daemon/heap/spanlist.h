@@ -10,12 +10,12 @@
 #include "shm/units.h"
 
 enum span_place {
-    PLACE_NONE = 0, /* free, or on its way from one list to another */
-    PLACE_LEASED,   /* in its lessee's list */
-    PLACE_PARTIAL,  /* in its mcentral's partial[0] */
-    PLACE_PARTIAL_1, /* partial[1] */
-    PLACE_FULL,      /* full[0] */
-    PLACE_FULL_1,    /* full[1] */
+    PLACE_NONE = 0,  /* free, or on its way from one list to another */
+    PLACE_LEASED,    /* in its lessee's list */
+    PLACE_PARTIAL,   /* the four sets of its mcentral, in their order */
+    PLACE_PARTIAL_1,
+    PLACE_FULL,
+    PLACE_FULL_1,
 };
 
 typedef struct span_link {

@@ -45,37 +45,29 @@ static int validate_span(const mheap *heap, page_no first, uint64_t *nadopted, F
 
 int mheap_validate(const mheap *heap, FILE *err)
 {
-    page_no pos = { 0 };
     uint64_t npages = 0;
     uint64_t nspans = 0;
     uint64_t nlisted = 0;
     uint64_t ncentral = 0;
     uint64_t nadopted = 0;
-    int r = pagealloc_validate(heap->pages, err);
 
-    if (r == 0)
-        r = adopt_validate(heap->adopted, err);
-    if (r == 0)
-        r = left_validate(heap->left, err);
-    if (r == 0)
-        r = metabook_validate(&heap->book, pagealloc_end(heap->pages).n, err);
-    if (r < 0)
-        return r;
-    for (page_no first = mheap_next_span(heap, &pos); first.n != 0; first = mheap_next_span(heap, &pos)) {
-        r = validate_span(heap, first, &nadopted, err);
-        if (r < 0)
-            return r;
+    if (pagealloc_validate(heap->pages, err) < 0 || adopt_validate(heap->adopted, err) < 0 ||
+        left_validate(heap->left, err) < 0 || metabook_validate(&heap->book, pagealloc_end(heap->pages).n, err) < 0)
+        return -EUCLEAN;
+    for (page_no pos = { 0 }, first; (first = mheap_next_span(heap, &pos)).n != 0;) {
+        if (validate_span(heap, first, &nadopted, err) < 0)
+            return -EUCLEAN;
         nspans++;
         npages += shm_span_at(heap->map, first)->npages;
         ncentral += heap->links[first.n].place >= PLACE_PARTIAL;
     }
     for (int c = 0; c < SPAN_CLASS_COUNT; c++) {
-        for (int i = 0; i < 2; i++)
-            nlisted += heap->central[c].partial[i].count + heap->central[c].full[i].count;
+        for (int i = 0; i < 4; i++)
+            nlisted += heap->central[c].sets[i].count;
     }
 
-    uint64_t ntaken = mheap_added_pages(heap) - pagealloc_npages_free(heap->pages) - 1 - mheap_aside_pages(heap) -
-                      pagecache_npages(&heap->cache);
+    uint64_t ntaken = pagealloc_npages_added(heap->pages) - pagealloc_npages_free(heap->pages) - 1 -
+                      mheap_aside_pages(heap) - pagecache_npages(&heap->cache);
 
     if (nadopted != adopt_count(heap->adopted)) {
         (void)fprintf(err, "mheap: %llu adopted objects in spans, %u in the table\n", (unsigned long long)nadopted,

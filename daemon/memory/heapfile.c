@@ -10,13 +10,8 @@
  * do anything to the daemon anyway. No client ever gets the private memfd: it holds the sessions' tokens and says whose
  * the adopted objects are, which must outlive the daemon too.
  *
- * The daemon's mapping of the arena begins at a multiple of 2 MiB. Whole blocks of that size get huge pages where the
- * system has them (hugepages.c), everything else gets its memory by fallocate.
- *
- * Life lock: an open file description of spans, made for one session, carries an OFD read lock on the byte with the
- * session's number. The client leaves one page of it mapped and closes the descriptor. A mapping holds the description,
- * so the lock lives exactly as long as the process's image. No pid is looked at, so no reuse of a pid deceives anybody,
- * and whichever daemon has spans can ask.
+ * Whole blocks of 2 MiB of the arena get huge pages where the system has them (hugepages.c), everything else gets its
+ * memory by fallocate.
  *
  * If the daemon dies while it makes a heap, nobody has its descriptors yet: the kernel frees it. A punch or a commit
  * that was under way has happened to some pages and not to others; both change only pages in which no object lives.
@@ -79,6 +74,20 @@ static int reopen(int fd, int flags)
     return r < 0 ? -errno : r;
 }
 
+/* The same, with an OFD lock of that type on a byte. -EAGAIN: another description has one there. */
+static int reopen_locked(int fd, int flags, short type, off_t at)
+{
+    struct flock lock = { .l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1 };
+    int own = reopen(fd, flags);
+    int r;
+
+    if (own < 0 || fcntl(own, F_OFD_SETLK, &lock) == 0)
+        return own;
+    r = -errno;
+    (void)close(own);
+    return r;
+}
+
 /* Map the file at a multiple of 2 MiB, so that its huge pages are huge pages of the mapping. NULL: no room. */
 static void *map_shared(int fd, uint64_t len_bytes)
 {
@@ -104,53 +113,23 @@ static void *map_shared(int fd, uint64_t len_bytes)
     return p;
 }
 
-static void get_sizes(const shm_header *layout, uint64_t ret[HEAPFILE_NFDS])
-{
-    ret[HEAPFILE_ARENA] = layout->arena_bytes;
-    ret[HEAPFILE_SPANS] = layout->spans_bytes;
-    ret[HEAPFILE_BITMAP] = layout->bitmap_bytes;
-    ret[HEAPFILE_PRIVATE] = sizeof(heap_private);
-}
-
 /*
- * Become the only daemon of this heap: lock the private memfd, by a description of the daemon's own, which no child and
- * no successor shares. 0, -EADDRINUSE, -errno.
+ * Lock and map the four memfds, of the sizes that are set, and reopen them for clients. The lock on the private one, by
+ * a description which no child and no successor shares, makes this the only daemon of the heap. 0; -EADDRINUSE (another
+ * daemon has the lock), -errno: part of it may be done.
  */
-static int heapfile_lock(heapfile *file)
+static int heapfile_map(heapfile *file)
 {
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1 };
-
-    file->lock_fd = reopen(file->fds[HEAPFILE_PRIVATE], O_RDWR);
-    if (file->lock_fd < 0)
-        return file->lock_fd;
-    if (fcntl(file->lock_fd, F_OFD_SETLK, &lock) < 0)
-        return errno == EAGAIN || errno == EACCES ? -EADDRINUSE : -errno;
-    return 0;
-}
-
-/* Lock and map the four memfds, of the sizes in layout, and reopen them for clients. -errno: part of it may be done. */
-static int heapfile_map(heapfile *file, const shm_header *layout)
-{
-    uint64_t sizes[HEAPFILE_NFDS];
-    void *maps[HEAPFILE_NFDS];
-    int r = heapfile_lock(file);
+    int r = file->lock_fd = reopen_locked(file->fds[HEAPFILE_PRIVATE], O_RDWR, F_WRLCK, 0);
 
     if (r < 0)
-        return r;
-    get_sizes(layout, sizes);
-    for (int i = 0; i < HEAPFILE_NFDS; i++)
-        maps[i] = map_shared(file->fds[i], sizes[i]);
-    file->map = (shm_map){ .header = maps[HEAPFILE_SPANS],
-                           .bitmap = maps[HEAPFILE_BITMAP],
-                           .arena = maps[HEAPFILE_ARENA],
-                           .spans_bytes = layout->spans_bytes,
-                           .bitmap_bytes = layout->bitmap_bytes,
-                           .arena_bytes = layout->arena_bytes };
-    file->private = maps[HEAPFILE_PRIVATE];
+        return r == -EAGAIN ? -EADDRINUSE : r;
     for (int i = 0; i < HEAPFILE_NFDS; i++) {
-        if (maps[i] == NULL)
+        file->maps[i] = map_shared(file->fds[i], file->sizes[i]);
+        if (file->maps[i] == NULL)
             return -ENOMEM;
     }
+    file->private = file->maps[HEAPFILE_PRIVATE];
     if ((r = file->arena_ro_fd = reopen(file->fds[HEAPFILE_ARENA], O_RDONLY)) < 0 ||
         (r = file->bitmap_ro_fd = reopen(file->fds[HEAPFILE_BITMAP], O_RDONLY)) < 0)
         return r;
@@ -160,7 +139,6 @@ static int heapfile_map(heapfile *file, const shm_header *layout)
 int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
 {
     heapfile file = heapfile_none;
-    uint64_t sizes[HEAPFILE_NFDS];
     shm_header layout;
     int r;
 
@@ -169,20 +147,23 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
         if (getrandom(&layout.generation, sizeof(layout.generation), 0) != (ssize_t)sizeof(layout.generation))
             return -errno;
     } while (layout.generation == 0);
-    get_sizes(&layout, sizes);
+    file.sizes[HEAPFILE_ARENA] = layout.arena_bytes;
+    file.sizes[HEAPFILE_SPANS] = layout.spans_bytes;
+    file.sizes[HEAPFILE_BITMAP] = layout.bitmap_bytes;
+    file.sizes[HEAPFILE_PRIVATE] = sizeof(heap_private);
     for (int i = 0; i < HEAPFILE_NFDS; i++) {
-        r = file.fds[i] = memfd_sealed(heapfile_names[i], sizes[i]);
+        r = file.fds[i] = memfd_sealed(heapfile_names[i], file.sizes[i]);
         if (r < 0)
             goto fail;
     }
-    r = heapfile_map(&file, &layout);
+    r = heapfile_map(&file);
     if (r < 0)
         goto fail;
-    *file.map.header = layout;
+    *(shm_header *)file.maps[HEAPFILE_SPANS] = layout;
     file.private->abi_hash = layout.abi_hash;
     file.private->generation = layout.generation;
     file.private->magic = PRIVATE_MAGIC;
-    shm_map_init(&file.map, file.map.header, file.map.bitmap, file.map.arena);
+    shm_map_init(&file.map, file.maps[HEAPFILE_SPANS], file.maps[HEAPFILE_BITMAP], file.maps[HEAPFILE_ARENA]);
     *ret = file;
     return 0;
 
@@ -203,10 +184,10 @@ static bool is_sealed_file(int fd, uint64_t *ret_bytes)
     return true;
 }
 
-/* Read the header and check that the descriptors are one heap. 0, -errno with *ret_why. */
-static int check_fds(const int fds[HEAPFILE_NFDS], shm_header *ret_layout, const char **ret_why)
+/* Check that the descriptors are one heap. 0, and their sizes; -errno with *ret_why. */
+static int check_fds(const int fds[HEAPFILE_NFDS], uint64_t sizes[HEAPFILE_NFDS], const char **ret_why)
 {
-    uint64_t sizes[HEAPFILE_NFDS];
+    shm_header layout;
     uint64_t private[3];
     int r;
 
@@ -216,21 +197,21 @@ static int check_fds(const int fds[HEAPFILE_NFDS], shm_header *ret_layout, const
             return -EPROTO;
         }
     }
-    if (pread(fds[HEAPFILE_SPANS], ret_layout, sizeof(*ret_layout), 0) != (ssize_t)sizeof(*ret_layout)) {
+    if (pread(fds[HEAPFILE_SPANS], &layout, sizeof(layout), 0) != (ssize_t)sizeof(layout)) {
         *ret_why = "the spans region has no header";
         return -EPROTO;
     }
-    r = shm_header_check(ret_layout, sizes[HEAPFILE_SPANS], sizes[HEAPFILE_BITMAP]);
+    r = shm_header_check(&layout, sizes[HEAPFILE_SPANS], sizes[HEAPFILE_BITMAP]);
     if (r < 0) {
         *ret_why = r == -ENOEXEC ? "its layout (ABI) is another build's" : "its header is damaged";
         return r;
     }
-    if (sizes[HEAPFILE_ARENA] != ret_layout->arena_bytes || sizes[HEAPFILE_PRIVATE] != sizeof(heap_private)) {
+    if (sizes[HEAPFILE_ARENA] != layout.arena_bytes || sizes[HEAPFILE_PRIVATE] != sizeof(heap_private)) {
         *ret_why = "a region has the wrong size";
         return -EPROTO;
     }
     if (pread(fds[HEAPFILE_PRIVATE], private, sizeof(private), 0) != (ssize_t)sizeof(private) ||
-        private[0] != PRIVATE_MAGIC || private[1] != ret_layout->abi_hash || private[2] != ret_layout->generation) {
+        private[0] != PRIVATE_MAGIC || private[1] != layout.abi_hash || private[2] != layout.generation) {
         *ret_why = "its regions do not belong together";
         return -EPROTO;
     }
@@ -240,20 +221,19 @@ static int check_fds(const int fds[HEAPFILE_NFDS], shm_header *ret_layout, const
 int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_why)
 {
     heapfile file = heapfile_none;
-    shm_header layout;
-    int r = check_fds(fds, &layout, ret_why);
+    int r = check_fds(fds, file.sizes, ret_why);
 
     if (r < 0)
         return r;
     memcpy(file.fds, fds, sizeof(file.fds));
-    r = heapfile_map(&file, &layout);
+    r = heapfile_map(&file);
     if (r < 0) {
         *ret_why = r == -EADDRINUSE ? "another goallocd serves it" : "it can't be mapped";
         memcpy(file.fds, heapfile_none.fds, sizeof(file.fds));
         heapfile_close(&file);
         return r;
     }
-    shm_map_init(&file.map, file.map.header, file.map.bitmap, file.map.arena);
+    shm_map_init(&file.map, file.maps[HEAPFILE_SPANS], file.maps[HEAPFILE_BITMAP], file.maps[HEAPFILE_ARENA]);
     *ret = file;
     return 0;
 }
@@ -266,18 +246,12 @@ void heapfile_close_fds(const int fds[HEAPFILE_NFDS])
     }
 }
 
-static void unmap(void *p, uint64_t bytes)
-{
-    if (p != NULL)
-        (void)munmap(p, bytes);
-}
-
 void heapfile_close(heapfile *file)
 {
-    unmap(file->map.header, file->map.spans_bytes);
-    unmap(file->map.bitmap, file->map.bitmap_bytes);
-    unmap(file->map.arena, file->map.arena_bytes);
-    unmap(file->private, sizeof(heap_private));
+    for (int i = 0; i < HEAPFILE_NFDS; i++) {
+        if (file->maps[i] != NULL)
+            (void)munmap(file->maps[i], file->sizes[i]);
+    }
     heapfile_close_fds(file->fds);
     heapfile_close_fds((int[]){ file->arena_ro_fd, file->bitmap_ro_fd, file->lock_fd, -1 });
     *file = heapfile_none;
@@ -292,18 +266,7 @@ int heapfile_spans_fd(const heapfile *file)
 
 int heapfile_life_fd(const heapfile *file, session_no session)
 {
-    struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = session.n, .l_len = 1 };
-    int fd = heapfile_spans_fd(file);
-    int r;
-
-    if (fd < 0)
-        return fd;
-    if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
-        r = -errno;
-        (void)close(fd);
-        return r;
-    }
-    return fd;
+    return reopen_locked(file->fds[HEAPFILE_SPANS], O_RDONLY, F_RDLCK, session.n);
 }
 
 bool heapfile_session_lives(const heapfile *file, session_no session)
@@ -328,16 +291,13 @@ static int fd_fallocate(int fd, int mode, uint64_t from_bytes, uint64_t len_byte
 }
 
 /* fallocate holds a lock of the file that every other fallocate waits for: so it gets a piece at a time. */
-static int commit_small(const heapfile *file, uint64_t from_bytes, uint64_t to_bytes)
+static int commit_small(const heapfile *file, uint64_t from, uint64_t to)
 {
     int r = 0;
 
-    while (from_bytes < to_bytes && r == 0) {
-        uint64_t len = to_bytes - from_bytes < COMMIT_CALL_BYTES ? to_bytes - from_bytes : COMMIT_CALL_BYTES;
-
-        r = fd_fallocate(file->fds[HEAPFILE_ARENA], 0, from_bytes, len);
-        from_bytes += len;
-    }
+    for (; from < to && r == 0; from += COMMIT_CALL_BYTES)
+        r = fd_fallocate(file->fds[HEAPFILE_ARENA], 0, from,
+                         to - from < COMMIT_CALL_BYTES ? to - from : COMMIT_CALL_BYTES);
     return r;
 }
 

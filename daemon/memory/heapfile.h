@@ -32,11 +32,13 @@ typedef struct heap_private {
 
 typedef struct heapfile {
     int fds[HEAPFILE_NFDS]; /* read-write */
+    void *maps[HEAPFILE_NFDS];
+    uint64_t sizes[HEAPFILE_NFDS];
     int arena_ro_fd; /* read-only reopens, for clients */
     int bitmap_ro_fd;
     int lock_fd; /* holds the lock that makes this daemon the only one of the heap */
     shm_map map; /* the first three; of the arena the daemon reads and writes the words of tiny blocks only */
-    heap_private *private;
+    heap_private *private; /* the fourth */
     hugepages huge; /* zeroed: the arena gets huge pages where the system has them */
 } heapfile;
 
@@ -59,9 +61,9 @@ void heapfile_close(heapfile *file);
 void heapfile_close_fds(const int fds[HEAPFILE_NFDS]);
 
 /*
- * A descriptor of which a session's process leaves a page mapped. It is a read-only view of spans with an OFD lock on
- * the session's byte, which the kernel drops with the last reference to it: at the end of the process, at exec, at
- * detach. Returns it (the caller's), or -errno.
+ * The life lock of a session: a read-only descriptor of spans with an OFD lock on the session's byte. The client leaves
+ * one page of it mapped, and the kernel drops the lock with the last reference: at the end of the process, at exec, at
+ * detach. Whichever daemon has spans can ask for it. Returns the descriptor (the caller's), or -errno.
  */
 int heapfile_life_fd(const heapfile *file, session_no session) __attribute__((warn_unused_result));
 /* A read-only descriptor of spans for one client, of a description of its own: locks on it end with that client. */

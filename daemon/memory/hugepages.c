@@ -20,10 +20,8 @@
  * page; EBUSY: no room in the memory cgroup; EAGAIN: pages that somebody looks at) means small pages for now, and no
  * attempt for 1 s, then 2, up to 16. For a huge page the kernel neither retries for long nor calls the OOM killer, for
  * the machine or for a cgroup, because the order is above PAGE_ALLOC_COSTLY_ORDER (tried: a full cgroup gives EBUSY).
- *
- * A call that is too slow is a failure as well. The kernel may have to move pages to make a huge one, and a virtual
- * machine that reports free memory to its host needs the host to fault in each large block of it: that took 4 ms, where
- * small pages would have come from what was at hand. So each call is timed, by the CPU time of the thread.
+ * A call that takes too much CPU time is a failure as well: the kernel may have to move pages to make a huge one, or
+ * the host of a virtual machine to fault in a block of memory that was reported free (4 ms).
  *
  * Releasing part of a huge page splits it, and the rest stays. Nobody has to know which pages are huge.
  */

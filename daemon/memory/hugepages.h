@@ -21,9 +21,8 @@ typedef struct hugepages {
 
 /*
  * Put huge pages behind nblocks blocks of 2 MiB at file offset from_bytes of fd, which is mapped at addr; both are
- * multiples of 2 MiB. Returns how many of the blocks, from the first on, have memory now. Some of the others may have
- * got a part of theirs: the caller calls fallocate for them in any case. What the system can't give at once is a
- * failure, after which nothing is tried for some seconds: this never waits for the OOM killer. From any thread.
+ * multiples of 2 MiB. Returns how many of the blocks, from the first on, have memory now; the caller calls fallocate
+ * for the others, which may have got a part of theirs. This never waits for the OOM killer. From any thread.
  */
 uint64_t hugepages_commit(hugepages *huge, int fd, char *addr, uint64_t from_bytes, uint64_t nblocks)
     __attribute__((warn_unused_result));

@@ -27,8 +27,6 @@ uint64_t scavpace_npages(const scavpace *pace, uint64_t npages)
 
 uint64_t scavpace_worked(scavpace *pace, uint64_t npages, uint64_t work_ns, uint64_t slept_ns)
 {
-    int64_t sleep_ns;
-
     if (npages > 0) {
         uint64_t page_ns = work_ns / npages + 1;
 
@@ -42,10 +40,7 @@ uint64_t scavpace_worked(scavpace *pace, uint64_t npages, uint64_t work_ns, uint
     if (pace->owed_ns < -CREDIT_NS)
         pace->owed_ns = -CREDIT_NS;
     pace->owed_ns += (int64_t)(work_ns * (100 - SCAVPACE_CPU_PERCENT) / SCAVPACE_CPU_PERCENT);
-    sleep_ns = pace->owed_ns;
-    if (sleep_ns < SLEEP_NS_MIN)
-        sleep_ns = SLEEP_NS_MIN;
-    if (sleep_ns > SLEEP_NS_MAX)
-        sleep_ns = SLEEP_NS_MAX;
-    return (uint64_t)sleep_ns;
+    if (pace->owed_ns < SLEEP_NS_MIN)
+        return SLEEP_NS_MIN;
+    return (uint64_t)(pace->owed_ns < SLEEP_NS_MAX ? pace->owed_ns : SLEEP_NS_MAX);
 }

@@ -64,7 +64,7 @@ static void fill_memory(const mheap *heap, uint64_t live_bytes, Goallocd__StatsR
     body->released_bytes = mheap_released_pages(heap) * PAGE_BYTES;
     body->metadata_bytes = heap->metadata_bytes;
     body->metadata_charged_bytes = metabook_bytes(&heap->book);
-    body->total_bytes = mheap_added_pages(heap) * PAGE_BYTES + body->metadata_bytes;
+    body->total_bytes = pagealloc_npages_added(heap->pages) * PAGE_BYTES + body->metadata_bytes;
     body->limit_bytes = heap->limit_bytes;
     body->over_limit_bytes = mheap_over_limit(heap, 100, 0);
 }

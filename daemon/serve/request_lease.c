@@ -270,12 +270,13 @@ static answer return_large(client *c, session *s, const uint32_t *names, size_t 
             return ANSWER_GIVEN;
         }
         if (lease_check(&s->lessee, names[i], &first) != 0)
-            continue;
-        if (lease_return_large(&s->lessee, first) == LEASE_E_NOT_LARGE) {
+            continue; /* the daemon's sweep may have ended the lease */
+        if (!lease_is_large(shm_span_at(srv->heap->map, first))) {
             peer_violation(&c->peer, "it returns span %u as a large object, which it is not", names[i]);
             return ANSWER_GIVEN;
         }
-        /* LEASE_E_NOT_EMPTY: the object lives and is the session's, so it stays leased. */
+        if (lease_return(&s->lessee, first) == LEASE_E_NOT_EMPTY)
+            continue; /* the object lives and is the session's, so it stays leased */
     }
     return ANSWER_DONE;
 }

@@ -58,8 +58,7 @@ static void label_copy(char ret[SHM_LABEL_BYTES], const char *label)
 
 void session_table_init(session_table *table, mheap *heap)
 {
-    *table = (session_table){ .nopen = 0 };
-    lease_table_init(&table->leases, heap);
+    *table = (session_table){ .leases.heap = heap };
 }
 
 void session_table_end(session_table *table)

@@ -35,6 +35,7 @@
 #include <uv.h>
 
 #include "client/lib/connection.h"
+#include "client/lib/outbox.h"
 #include "client/lib/process.h"
 #include "tests/support/fixture.h"
 
@@ -304,7 +305,7 @@ static double trip_library(void)
         sum += now_ns(CLOCK_MONOTONIC) - start;
         if (r != 1)
             give_up("refill");
-        connection_return(&span, 1);
+        outbox_return(&span, 1);
         if (connection_sync() < 0)
             give_up("return");
     }

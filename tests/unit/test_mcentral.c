@@ -24,7 +24,7 @@ static void world_open(world *w)
 {
     assert_int_equal(heapfile_create(&w->file, SHM_BASE_DEFAULT, 128 * MIB), 0);
     assert_int_equal(mheap_init(&w->heap, &w->file, 0), 0);
-    lease_table_init(&w->table, &w->heap);
+    w->table = (lease_table){ .heap = &w->heap };
     assert_int_equal(size_class_nelems[CLASS / 2], NELEMS);
 }
 
@@ -149,9 +149,9 @@ static void sweep_returns_empty_spans_and_sorts_the_others(void **state)
     assert_int_equal(sweep_some(&w.table, &(page_no){ 0 }, UINT32_MAX, true), 3);
     assert_int_equal(w.heap.ninuse_spans, 4);
     central = &w.heap.central[CLASS];
-    assert_int_equal(central->partial[w.heap.sweep_gen & 1].count, 2);
-    assert_int_equal(central->full[w.heap.sweep_gen & 1].count, 1);
-    assert_int_equal(central->partial[~w.heap.sweep_gen & 1].count + central->full[~w.heap.sweep_gen & 1].count, 0);
+    assert_int_equal(central->sets[w.heap.sweep_gen & 1].count, 2);
+    assert_int_equal(central->sets[2 + (w.heap.sweep_gen & 1)].count, 1);
+    assert_int_equal(central->sets[~w.heap.sweep_gen & 1].count + central->sets[2 + (~w.heap.sweep_gen & 1)].count, 0);
     assert_int_equal(lease_unpack(u64_load_relaxed(&shm_span_at(&w.file.map, large)->lease)).state, SPAN_CENTRAL);
     assert_int_equal(lease_unpack(u64_load_relaxed(&shm_span_at(&w.file.map, large_freed)->lease)).state, SPAN_FREE);
     assert_int_equal(mheap_validate(&w.heap, stderr), 0);

@@ -120,7 +120,7 @@ static void mheap_validate_with_a_word_changed_notices(void **state)
     NOTICED(HEAP, w->heap.ninuse_pages);
     NOTICED(HEAP, w->heap.ninuse_spans);
     NOTICED(HEAP, w->heap.naside_pages[ASIDE_AHEAD]);
-    NOTICED(HEAP, w->heap.central[12].partial[0].count);
+    NOTICED(HEAP, w->heap.central[12].sets[0].count);
     NOTICED(HEAP, w->heap.links[w->span.n].place);
     NOTICED(HEAP, w->file.map.page_map[w->central.n]);
     NOTICED(HEAP, span->npages);

@@ -193,7 +193,7 @@ do_fold: /* fold_word() in mspan.c */
         fold(s, false);
         atomic { cache[s] = ~span[s].alloc & 3; goto next }
 
-do_return: /* returns_add, connection_return: the span is forgotten first */
+do_return: /* returns_add, outbox_return: the span is forgotten first */
 #ifndef RETURN_LATE_FORGET
         atomic { held[w] = held[w] & ~BIT(s); cache[s] = 0 }
 #endif
@@ -371,7 +371,7 @@ do_refill: /* handle_refill */
 #endif
         :: else -> goto reply_refill
         fi;
-take_central: /* take_from_set */
+take_central: /* mcentral_take */
         fold(s, daemons_left > 0);
         if
         :: span[s].alloc == 3 -> atomic { place[s] = CENTRAL; goto reply_refill }
