@@ -175,5 +175,4 @@ void deaths_stop(deaths *d)
 {
     for (uint32_t i = 1; i < SHM_SESSIONS_MAX; i++)
         deaths_forget(d, (session_no){ (uint16_t)i });
-    uv_close((uv_handle_t *)&d->timer, NULL);
 }

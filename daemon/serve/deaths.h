@@ -16,7 +16,7 @@ typedef struct deaths {
 
 /* d is zeroed; the service uses it from now on. */
 void deaths_start(deaths *d, service *srv);
-/* The loop must run on until its handles are closed. */
+/* Watch no process any more. The loop must run on until the handles for that are closed. */
 void deaths_stop(deaths *d);
 
 /*

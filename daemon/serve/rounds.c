@@ -161,8 +161,3 @@ void rounds_start(rounds *r, service *srv)
     srv->idle.data = r;
     srv->on_idle = on_idle;
 }
-
-void rounds_stop(rounds *r)
-{
-    uv_close((uv_handle_t *)&r->srv->idle, NULL);
-}

@@ -16,7 +16,5 @@ typedef struct rounds {
 
 /* r is zeroed; service_wake() makes it work from now on. */
 void rounds_start(rounds *r, service *srv);
-/* The loop must run on until its handle is closed. */
-void rounds_stop(rounds *r);
 
 #endif

@@ -1,7 +1,7 @@
 /*
  * Scavenge: gives free pages back to the OS, highest addresses first, by PUNCH_HOLE in libuv's thread pool.
  *
- * Called by server.c (start, stop), request_heap.c (goallocctl scavenge) and leasing.c (releases that a lease has
+ * Called by server.c (start), request_heap.c (goallocctl scavenge) and leasing.c (releases that a lease has
  * forced). Calls mheap for the pages. Data: private; the pages of a job are aside, so nobody else gets them while they
  * are punched.
  *
@@ -283,11 +283,6 @@ void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, void
     (void)uv_timer_init(loop, &s->timer);
     s->timer.data = s;
     (void)uv_timer_start(&s->timer, scavenge_tick, GEN_NS / MS_NS, 0);
-}
-
-void scavenge_stop(scavenger *s)
-{
-    uv_close((uv_handle_t *)&s->timer, NULL);
 }
 
 void scavenge_force(scavenger *s, void (*on_forced)(void *data, uint64_t npages), void *data)

@@ -67,9 +67,11 @@ typedef struct scavenger {
     uint64_t traced_eager;
 } scavenger;
 
-/* Start on loop. trace: a line on stderr for every second in which something was released. */
+/*
+ * Start on loop, until its timer is closed; a job that is under way then still ends. trace: a line on stderr for every
+ * second in which something was released.
+ */
 void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, void (*on_job_end)(void *), void *data);
-void scavenge_stop(scavenger *s); /* the loop must run on until its timer is closed, and a job has ended */
 
 /*
  * Release all pages that are free now. on_forced is called with the number of pages released when that is done. If such

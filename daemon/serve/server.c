@@ -65,6 +65,14 @@ static void watch(server *s)
         log_warn("the keeper can't be watched");
 }
 
+static void close_handle(uv_handle_t *handle, void *data)
+{
+    (void)data;
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+/* Peers and watches have memory of their own, so they are closed by their nouns; then whatever else is in the loop. */
 static void on_signal(uv_signal_t *handle, int signum)
 {
     server *s = handle->data;
@@ -82,13 +90,7 @@ static void on_signal(uv_signal_t *handle, int signum)
     notice.shutdown_notice = &body;
     peer_host_stop(&srv->peers, &notice);
     deaths_stop(&s->deaths);
-    sweep_stop(&s->sweep);
-    scavenge_stop(&srv->scav);
-    rounds_stop(&s->rounds);
-    if (uv_is_active((uv_handle_t *)&s->watched))
-        uv_close((uv_handle_t *)&s->watched, NULL);
-    for (size_t i = 0; i < 3; i++)
-        uv_close((uv_handle_t *)&s->signals[i], NULL);
+    uv_walk(&srv->loop, close_handle, NULL);
 }
 
 /* 0, or an error of libuv's. */

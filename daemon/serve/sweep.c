@@ -69,8 +69,3 @@ void sweep_start(sweep *s, uv_loop_t *loop, lease_table *table)
     s->timer.data = s;
     (void)uv_timer_start(&s->timer, sweep_tick, PAUSE_MIN_MS, 0);
 }
-
-void sweep_stop(sweep *s)
-{
-    uv_close((uv_handle_t *)&s->timer, NULL);
-}

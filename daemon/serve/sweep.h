@@ -18,7 +18,6 @@ typedef struct sweep {
 } sweep;
 
 void sweep_start(sweep *s, uv_loop_t *loop, lease_table *table);
-void sweep_stop(sweep *s); /* the loop must run on until its timer is closed */
 
 /*
  * Sweep up to nspans spans from *pos on; force: also those that the pass under way has swept. *pos moves behind them,
