@@ -122,9 +122,11 @@ static void watch_on_death(uv_poll_t *poll, int status, int events)
     if (s == NULL || s->state == SHM_SESSION_ENDING)
         return;
     log_debug("session %u: pid %u has died", s->lessee.no.n, s->pid);
-    service_drop_client(d->srv, s); /* it is LOST: now its life lock decides, at once as a rule */
+    service_drop_client(d->srv, s);
     if (s->state == SHM_SESSION_OPEN)
         deaths_lost(d, s);
+    else
+        deaths_look(d); /* its socket was closed before its life lock was free: now that decides, at once */
 }
 
 bool deaths_watch(deaths *d, const client *c, const session *s)
