@@ -25,10 +25,10 @@ typedef struct page_no {
 } page_no;
 
 /* Pages [first, first + npages). npages 0: none. */
-typedef struct page_run {
+typedef struct page_range {
     page_no first;
     uint64_t npages;
-} page_run;
+} page_range;
 
 /* An entry of the session table. Entry 0 is never used: 0 says "no session". */
 typedef struct session_no {

@@ -1,5 +1,5 @@
 /*
- * mheap: makes spans out of runs of pages, and pages out of spans.
+ * mheap: makes spans out of ranges of pages, and pages out of spans.
  *
  * Called by mcentral (free), lease (free, resize), the refill handlers (alloc) and whatever commits and releases
  * memory (pages aside). Calls pagealloc for page numbers. Data: the spans' descriptions, the page map and the
@@ -207,26 +207,26 @@ static bool mheap_take_pages(mheap *heap, uint64_t npages, uint64_t align_pages,
 /* --- pages aside --- */
 
 /* True if these pages are free. The heap grows for those that follow its end. */
-static bool is_free_or_new(mheap *heap, page_run run)
+static bool is_free_or_new(mheap *heap, page_range range)
 {
-    uint64_t to = run.first.n + run.npages;
+    uint64_t to = range.first.n + range.npages;
     uint64_t end = pagealloc_end(heap->pages).n;
 
-    if (run.first.n > end || to > heap->map->npages ||
-        (run.first.n < end && !pagealloc_is_free(heap->pages, run.first, (to < end ? to : end) - run.first.n)))
+    if (range.first.n > end || to > heap->map->npages ||
+        (range.first.n < end && !pagealloc_is_free(heap->pages, range.first, (to < end ? to : end) - range.first.n)))
         return false;
     return to <= end || mheap_grow(heap, to - end);
 }
 
 /* True if these pages, which are free, have no memory. They get some soon, and backed_base says so. */
-static bool back_unbacked(mheap *heap, page_run run)
+static bool back_unbacked(mheap *heap, page_range range)
 {
-    shm_heap_arena *arena = &heap->map->heap_arenas[run.first.n / SHM_HEAP_ARENA_PAGES];
-    uint64_t to = run.first.n % SHM_HEAP_ARENA_PAGES + run.npages;
+    shm_heap_arena *arena = &heap->map->heap_arenas[range.first.n / SHM_HEAP_ARENA_PAGES];
+    uint64_t to = range.first.n % SHM_HEAP_ARENA_PAGES + range.npages;
     uint64_t ntaken;
     uint64_t nbacked;
 
-    pagealloc_count(heap->pages, run.first, run.npages, &ntaken, &nbacked);
+    pagealloc_count(heap->pages, range.first, range.npages, &ntaken, &nbacked);
     if (nbacked > 0)
         return false;
     assert(to <= SHM_HEAP_ARENA_PAGES);
@@ -236,26 +236,26 @@ static bool back_unbacked(mheap *heap, page_run run)
     return true;
 }
 
-page_run mheap_take_aside(mheap *heap, enum mheap_aside kind, page_run run, uint64_t *ret_nscavenged)
+page_range mheap_take_aside(mheap *heap, enum mheap_aside kind, page_range range, uint64_t *ret_nscavenged)
 {
     uint64_t nscavenged = 0;
 
     if (kind == ASIDE_RELEASE || kind == ASIDE_RELEASE_DENSE) {
-        run = pagealloc_take_unscavenged(heap->pages, run.npages, kind == ASIDE_RELEASE_DENSE);
+        range = pagealloc_take_unscavenged(heap->pages, range.npages, kind == ASIDE_RELEASE_DENSE);
     } else if (kind == ASIDE_UNUSED) {
-        run.npages = pagealloc_take_unused_chunk(heap->pages, run.first, &run.first) ? CHUNK_PAGES : 0;
+        range.npages = pagealloc_take_unused_chunk(heap->pages, range.first, &range.first) ? CHUNK_PAGES : 0;
     } else {
         if (kind == ASIDE_GROWTH)
             mheap_flush_cache(heap);
-        if (is_free_or_new(heap, run) && (kind == ASIDE_GROWTH || back_unbacked(heap, run)))
-            nscavenged = pagealloc_alloc_at(heap->pages, run.first, run.npages);
+        if (is_free_or_new(heap, range) && (kind == ASIDE_GROWTH || back_unbacked(heap, range)))
+            nscavenged = pagealloc_alloc_at(heap->pages, range.first, range.npages);
         else
-            run.npages = 0;
+            range.npages = 0;
     }
-    heap->naside_pages[kind] += run.npages;
+    heap->naside_pages[kind] += range.npages;
     if (ret_nscavenged != NULL)
         *ret_nscavenged = nscavenged;
-    return run;
+    return range;
 }
 
 /* What describes the chunk's pages has gone. Its links go too, but for those that share a page with others. */
@@ -269,17 +269,17 @@ static void forget_chunk(mheap *heap, page_no first)
     metabook_note_punched(&heap->book, first);
 }
 
-void mheap_put_back(mheap *heap, enum mheap_aside kind, page_run run, bool punched)
+void mheap_put_back(mheap *heap, enum mheap_aside kind, page_range range, bool punched)
 {
-    heap->naside_pages[kind] -= run.npages;
+    heap->naside_pages[kind] -= range.npages;
     if (kind == ASIDE_RELEASE || kind == ASIDE_RELEASE_DENSE) {
-        pagealloc_put_back(heap->pages, run, punched);
+        pagealloc_put_back(heap->pages, range, punched);
     } else if (kind == ASIDE_UNUSED) {
         if (punched)
-            forget_chunk(heap, run.first);
-        pagealloc_free_unused_chunk(heap->pages, run.first, punched);
+            forget_chunk(heap, range.first);
+        pagealloc_free_unused_chunk(heap->pages, range.first, punched);
     } else {
-        pagealloc_free_run(heap->pages, run.first, run.npages, punched);
+        pagealloc_free_range(heap->pages, range.first, range.npages, punched);
     }
 }
 
@@ -374,7 +374,7 @@ void mheap_free_span(mheap *heap, page_no first, bool punched)
     CRASH_POINT(free_span_after_map);
     heap->ninuse_pages -= npages;
     heap->ninuse_spans--;
-    pagealloc_free_run(heap->pages, first, npages, punched);
+    pagealloc_free_range(heap->pages, first, npages, punched);
 }
 
 /* --- large spans that change their length --- */
@@ -409,7 +409,7 @@ void mheap_shrink_span(mheap *heap, page_no first, uint64_t npages)
         u32_store_release(&heap->map->page_map[first.n + npages + i], 0);
     CRASH_POINT(shrink_after_map);
     heap->ninuse_pages -= gone;
-    pagealloc_free_run(heap->pages, page_at(first.n + npages), gone, false);
+    pagealloc_free_range(heap->pages, page_at(first.n + npages), gone, false);
 }
 
 /* --- looking --- */

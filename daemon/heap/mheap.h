@@ -14,7 +14,7 @@
 #include "daemon/heap/pagebits.h"
 #include "daemon/heap/spanlist.h"
 
-/* What a caller handles itself: no run of free pages that long in the arena. */
+/* What a caller handles itself: no range of free pages that long in the arena. */
 enum { MHEAP_E_EXHAUSTED = 1 };
 
 /*
@@ -85,18 +85,18 @@ void mheap_shrink_span(mheap *heap, page_no span, uint64_t npages);
 
 /*
  * Take pages aside and return them; npages 0: they can't be had. What the caller does with them, and which are taken:
- *   ASIDE_RELEASE  punches them: the highest run of free pages that have memory, within a chunk; run.npages or fewer,
- *                  or more if it would split a huge page. ASIDE_RELEASE_DENSE: out of dense chunks too
- *   ASIDE_AHEAD    commits them ahead of their use: run, within one heap arena, if all of it is free without memory
- *   ASIDE_GROWTH   commits them and adds them to the large span before them: run, if all of it is free
- *   ASIDE_UNUSED   punches what describes them: the chunk that run.first lies in, if all of it is free without memory
+ *   ASIDE_RELEASE  punches them: the highest range of free pages that have memory, within a chunk; range.npages or
+ *                  fewer, or more if it would split a huge page. ASIDE_RELEASE_DENSE: out of dense chunks too
+ *   ASIDE_AHEAD    commits them ahead of their use: range, within one heap arena, if all of it is free without memory
+ *   ASIDE_GROWTH   commits them and adds them to the large span before them: range, if all of it is free
+ *   ASIDE_UNUSED   punches what describes them: the chunk that range.first lies in, if all of it is free without memory
  * The heap grows for ASIDE_AHEAD and ASIDE_GROWTH. ASIDE_UNUSED pages count as released, all others as committed.
  * *ret_nscavenged (NULL: not asked for): how many of those of ASIDE_GROWTH have no memory.
  */
-page_run mheap_take_aside(mheap *heap, enum mheap_aside kind, page_run run, uint64_t *ret_nscavenged);
+page_range mheap_take_aside(mheap *heap, enum mheap_aside kind, page_range range, uint64_t *ret_nscavenged);
 
 /* They are free again. punched: there is no memory behind them; ASIDE_UNUSED: behind what describes them. */
-void mheap_put_back(mheap *heap, enum mheap_aside kind, page_run run, bool punched);
+void mheap_put_back(mheap *heap, enum mheap_aside kind, page_range range, bool punched);
 
 /* Give the cached pages back to the page allocator, so that the scavenger sees them. */
 void mheap_flush_cache(mheap *heap);

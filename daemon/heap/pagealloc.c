@@ -7,7 +7,7 @@
  * lie five levels of summaries. An entry is one 64-bit word:
  *
  *        start (21 bits) | max (21) | end (21)        how many of its pages are free at the beginning, in the longest
- *                                                     run, at the end
+ *                                                     range, at the end
  *        bit 63 alone                                 all of its 2^21 pages are free, which 21 bits can't say
  *
  *        level      0         1         2         3        4
@@ -19,7 +19,7 @@
  * Therefore `search` may point into a gap, and Go's list of mapped ranges (findMappedAddr) is not needed.
  *
  * Allocating n pages:
- *   1. All pages below `search` are taken. If its chunk has a run of n, the first fit is there.
+ *   1. All pages below `search` are taken. If its chunk has a range of n, the first fit is there.
  *   2. Otherwise the tree is searched: from the root entry of `search` on, free pages are added up over the borders of
  *      neighbours (end, whole, start). If they reach n, that is the first fit. If an entry's max reaches n, the search
  *      goes down into that entry and adds up anew. On each level the first entry with a free page is a lower bound of
@@ -27,10 +27,10 @@
  *   3. Bits are set; scavenged bits, if the chunk has any by its counters, are counted and cleared. The summaries of
  *      the touched chunks are recomputed from their words (0 if all pages are taken), then level by level those above
  *      them, until a level stays the same (update).
- *   4. `search` rises: behind the run if it begins at `search` or is a single page; otherwise to the bound of step 2;
+ *   4. `search` rises: behind the range if it begins at `search` or is a single page; otherwise to the bound of step 2;
  *      to the end if no page is free. A free below it lowers it.
  *
- * Scavenging takes the highest run of free pages with memory out of the highest chunk that scavindex names. If that run
+ * Scavenging takes the highest range of free pages with memory out of the highest chunk that scavindex names. If that
  * begins within a 2 MiB block all of which is free with memory, it takes the block from its beginning: to split a huge
  * page takes longer than to release it (measured 28 us for the first 64 KiB, 20 us for all 2 MiB).
  *
@@ -239,7 +239,7 @@ uint64_t pagealloc_alloc_at(pagealloc *a, page_no first, uint64_t npages)
     return nscavenged;
 }
 
-void pagealloc_free_run(pagealloc *a, page_no first, uint64_t npages, bool scavenged)
+void pagealloc_free_range(pagealloc *a, page_no first, uint64_t npages, bool scavenged)
 {
     uint64_t end = first.n + npages;
 
@@ -265,7 +265,7 @@ void pagealloc_free_run(pagealloc *a, page_no first, uint64_t npages, bool scave
 /* --- searching --- */
 
 /*
- * Step 2 of the essay. True: *ret is the first page of the lowest run of npages. *ret_bound: no page below it is free
+ * Step 2 of the essay. True: *ret is the first page of the lowest range of npages. *ret_bound: no page below it is free
  * (it may be search itself).
  */
 static bool find(const pagealloc *a, uint64_t npages, uint64_t *ret, uint64_t *ret_bound)
@@ -277,14 +277,14 @@ static bool find(const pagealloc *a, uint64_t npages, uint64_t *ret, uint64_t *r
     *ret_bound = a->search;
     for (int l = 0; l < LEVELS; l++) {
         uint64_t pages_each = UINT64_C(1) << level_shift[l];
-        uint64_t run = 0; /* free pages right before entry i */
+        uint64_t tail = 0; /* free pages right before entry i */
         uint64_t down = stop;
 
         for (; i < stop; i++) {
             uint64_t packed = a->summaries[l][i];
 
             if (packed == 0) {
-                run = 0;
+                tail = 0;
                 continue;
             }
 
@@ -292,8 +292,8 @@ static bool find(const pagealloc *a, uint64_t npages, uint64_t *ret, uint64_t *r
 
             if (bounding && i * pages_each > *ret_bound)
                 *ret_bound = i * pages_each;
-            if (run + s.start >= npages) {
-                *ret = i * pages_each - run;
+            if (tail + s.start >= npages) {
+                *ret = i * pages_each - tail;
                 return true;
             }
             if (s.max >= npages) {
@@ -301,7 +301,7 @@ static bool find(const pagealloc *a, uint64_t npages, uint64_t *ret, uint64_t *r
                 break;
             }
             bounding = false;
-            run = s.end == pages_each ? run + pages_each : s.end;
+            tail = s.end == pages_each ? tail + pages_each : s.end;
         }
         if (down == stop)
             return false;
@@ -411,16 +411,16 @@ void pagealloc_free_window(pagealloc *a, page_no first, uint64_t free, uint64_t 
 /* --- scavenging --- */
 
 /* Take pages of one chunk that are free and stay so: nobody gets them meanwhile, but they don't count as in use. */
-static page_run take_to_release(pagealloc *a, page_no first, unsigned npages)
+static page_range take_to_release(pagealloc *a, page_no first, unsigned npages)
 {
     chunk_use *use = &a->scav.chunks[first.n / CHUNK_PAGES];
 
     (void)pagealloc_alloc_at(a, first, npages);
     use->nreleasing = (uint16_t)(use->nreleasing + npages);
-    return (page_run){ first, npages };
+    return (page_range){ first, npages };
 }
 
-page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force)
+page_range pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force)
 {
     uint64_t backed[CHUNK_WORDS];
     uint64_t c;
@@ -428,7 +428,7 @@ page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force
     unsigned n;
 
     if (max_pages == 0 || !scavindex_find(&a->scav, force, &c))
-        return (page_run){ .npages = 0 };
+        return (page_range){ .npages = 0 };
     for (unsigned w = 0; w < CHUNK_WORDS; w++)
         backed[w] = ~(a->chunks[c].alloc[w] | a->chunks[c].scavenged[w]);
     n = pagebits_find_last(backed, max_pages < CHUNK_PAGES ? (unsigned)max_pages : CHUNK_PAGES, HUGE_PAGES, &from);
@@ -437,13 +437,13 @@ page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force
     return take_to_release(a, page_at(c * CHUNK_PAGES + from), n);
 }
 
-void pagealloc_put_back(pagealloc *a, page_run run, bool scavenged)
+void pagealloc_put_back(pagealloc *a, page_range range, bool scavenged)
 {
-    chunk_use *use = &a->scav.chunks[run.first.n / CHUNK_PAGES];
+    chunk_use *use = &a->scav.chunks[range.first.n / CHUNK_PAGES];
 
-    assert(run.npages <= use->nreleasing);
-    pagealloc_free_run(a, run.first, run.npages, scavenged);
-    use->nreleasing = (uint16_t)(use->nreleasing - run.npages);
+    assert(range.npages <= use->nreleasing);
+    pagealloc_free_range(a, range.first, range.npages, scavenged);
+    use->nreleasing = (uint16_t)(use->nreleasing - range.npages);
 }
 
 void pagealloc_next_gen(pagealloc *a)
@@ -471,7 +471,7 @@ bool pagealloc_take_unused_chunk(pagealloc *a, page_no page, page_no *ret_first)
 
 void pagealloc_free_unused_chunk(pagealloc *a, page_no first, bool released)
 {
-    pagealloc_put_back(a, (page_run){ first, CHUNK_PAGES }, true);
+    pagealloc_put_back(a, (page_range){ first, CHUNK_PAGES }, true);
     a->scav.chunks[first.n / CHUNK_PAGES].has_metadata = !released;
 }
 

@@ -33,17 +33,17 @@ pagealloc *pagealloc_free(pagealloc *a);
 void pagealloc_grow(pagealloc *a, page_no first, uint64_t npages);
 
 /*
- * Take the lowest run of npages free pages (address-ordered first fit). True on success: *ret_first is its first page
+ * Take the lowest range of npages free pages (address-ordered first fit). True on success: *ret_first is its first page
  * and *ret_nscavenged says how many of its pages had no memory behind them; their scavenged bits are cleared. False:
- * there is no such run; outputs untouched. npages > 0. Cost: logarithmic in the heap's size; one chunk if the chunk of
- * the search address has such a run.
+ * there is no such range; outputs untouched. npages > 0. Cost: logarithmic in the heap's size; one chunk if the chunk
+ * of the search address has such a range.
  */
 bool pagealloc_alloc(pagealloc *a, uint64_t npages, page_no *ret_first, uint64_t *ret_nscavenged)
     __attribute__((warn_unused_result));
 
 /*
  * As pagealloc_alloc(), with a first page that is a multiple of align_pages, a power of two. It finds the lowest free
- * run of npages + align_pages - 1 pages and takes only the aligned npages of it.
+ * range of npages + align_pages - 1 pages and takes only the aligned npages of it.
  */
 bool pagealloc_alloc_aligned(pagealloc *a, uint64_t npages, uint64_t align_pages, page_no *ret_first,
                              uint64_t *ret_nscavenged) __attribute__((warn_unused_result));
@@ -63,19 +63,19 @@ bool pagealloc_take_window(pagealloc *a, page_no *ret_first, uint64_t *ret_free,
 void pagealloc_free_window(pagealloc *a, page_no first, uint64_t free, uint64_t scavenged);
 
 /* Give back [first, first + npages), all taken (asserted). scavenged: there is no memory behind them any more. */
-void pagealloc_free_run(pagealloc *a, page_no first, uint64_t npages, bool scavenged);
+void pagealloc_free_range(pagealloc *a, page_no first, uint64_t npages, bool scavenged);
 
 /*
- * Find the highest run of free pages that have memory behind them, within one 512-page chunk, take it, and return it.
+ * Find the highest range of free pages that have memory behind them, within one 512-page chunk, take it, and return it.
  * npages 0: there is none. If it is longer than max_pages, its upper end of max_pages is taken, or more: if that begins
  * within a 2 MiB block all of which is free with memory, it is taken from the block's first page on. Chunks that are
- * dense now, or were when the last generation ended, are skipped, unless force. The caller punches the run and gives it
- * back with pagealloc_put_back(); until then nobody gets it, but it doesn't count as in use (see scavindex.h).
+ * dense now, or were when the last generation ended, are skipped, unless force. The caller punches the range and gives
+ * it back with pagealloc_put_back(); until then nobody gets it, but it doesn't count as in use (see scavindex.h).
  */
-page_run pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force);
+page_range pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool force);
 
-/* Give back a run of pagealloc_take_unscavenged(). scavenged: there is no memory behind it any more. */
-void pagealloc_put_back(pagealloc *a, page_run run, bool scavenged);
+/* Give back a range of pagealloc_take_unscavenged(). scavenged: there is no memory behind it any more. */
+void pagealloc_put_back(pagealloc *a, page_range range, bool scavenged);
 
 /* The next generation of the density rule begins (see scavindex.h). */
 void pagealloc_next_gen(pagealloc *a);
@@ -116,7 +116,7 @@ page_no pagealloc_end(const pagealloc *a);                /* one above the highe
  */
 int pagealloc_validate(const pagealloc *a, FILE *err) __attribute__((warn_unused_result));
 
-/* Print a picture of the taken, free and scavenged runs. */
+/* Print a picture of the taken, free and scavenged ranges. */
 void pagealloc_dump(const pagealloc *a, FILE *out);
 
 #endif

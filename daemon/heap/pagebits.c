@@ -140,22 +140,22 @@ summary pagebits_summarize(const uint64_t *words)
 {
     unsigned start = pagebits_next(words, 0, true);
     unsigned max = start;
-    unsigned run = 0; /* free pages right before word w */
+    unsigned tail = 0; /* free pages right before word w */
 
     if (start == CHUNK_PAGES)
         return (summary){ CHUNK_PAGES, CHUNK_PAGES, CHUNK_PAGES };
-    /* Runs over the borders of words, and at both ends. */
+    /* Ranges over the borders of words, and at both ends. */
     for (unsigned w = start / 64; w < CHUNK_WORDS; w++) {
         if (words[w] == 0) {
-            run += 64;
+            tail += 64;
             continue;
         }
-        run += (unsigned)__builtin_ctzll(words[w]);
-        max = run > max ? run : max;
-        run = (unsigned)__builtin_clzll(words[w]);
+        tail += (unsigned)__builtin_ctzll(words[w]);
+        max = tail > max ? tail : max;
+        tail = (unsigned)__builtin_clzll(words[w]);
     }
-    max = run > max ? run : max;
-    /* Runs within words: at most 62 long. A run that is n longer than `before` leaves n ones in a row. */
+    max = tail > max ? tail : max;
+    /* Ranges within words: at most 62 long. A tail that is n longer than `before` leaves n ones in a row. */
     for (unsigned w = 0; w < CHUNK_WORDS && max < 62; w++) {
         unsigned before = max;
 
@@ -167,5 +167,5 @@ summary pagebits_summarize(const uint64_t *words)
             max = n > max ? n : max;
         }
     }
-    return (summary){ start, max, run };
+    return (summary){ start, max, tail };
 }

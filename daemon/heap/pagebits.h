@@ -42,7 +42,7 @@ unsigned pagebits_find_last(const uint64_t *words, unsigned max, unsigned block,
 #define SUMMARY_MAX   (UINT64_C(1) << SUMMARY_BITS) /* pages that one entry covers at most */
 #define SUMMARY_WHOLE (UINT64_C(1) << 63)
 
-/* Free pages at the beginning of what is covered, in the longest run, at the end. */
+/* Free pages at the beginning of what is covered, in the longest range, at the end. */
 typedef struct summary {
     uint64_t start;
     uint64_t max;

@@ -1,5 +1,5 @@
 /*
- * Pagecache: up to 64 pages of one aligned window, from which short runs are taken without searching. Go's pageCache
+ * Pagecache: up to 64 pages of one aligned window, from which short ranges are taken without searching. Go's pageCache
  * (runtime/mpagecache.go).
  */
 #ifndef GOALLOC_DAEMON_HEAP_PAGECACHE_H
@@ -19,7 +19,7 @@ typedef struct pagecache {
 } pagecache;
 
 /*
- * Take the lowest run of npages out of the cache; outputs as pagealloc_alloc(). False: it has no such run.
+ * Take the lowest range of npages out of the cache; outputs as pagealloc_alloc(). False: it has no such range.
  * 0 < npages < PAGECACHE_NPAGES_BELOW.
  */
 bool pagecache_alloc(pagecache *cache, uint64_t npages, page_no *ret_first, uint64_t *ret_nscavenged)

@@ -135,7 +135,7 @@ static void recover_backed(mheap *heap, uint64_t end)
                 to++;
             if (to > page) {
                 (void)pagealloc_alloc_at(heap->pages, page_at(page), to - page);
-                pagealloc_free_run(heap->pages, page_at(page), to - page, false);
+                pagealloc_free_range(heap->pages, page_at(page), to - page, false);
             }
         }
     }

@@ -6,7 +6,7 @@
  * The density rule: the free pages of a chunk that is dense now (at least 496 of 512 pages in use), or was dense when
  * the last generation ended, are not released, since a page of it would soon be used again and cost a fault. What the
  * chunk was then is recorded at its first change in this generation; if it has not changed, it is now what it was then.
- * Pages that are taken only to be released are not in use, so releasing one run makes no chunk dense. Forced searches
+ * Pages that are taken only to be released are not in use, so releasing one range makes no chunk dense. Forced searches
  * skip no chunk.
  *
  * Both addresses are one above the highest chunk that a search has to look at. They fall while searches find nothing

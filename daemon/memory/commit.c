@@ -23,12 +23,12 @@
 
 void commit_add(commit_job *job, page_no first, uint64_t npages)
 {
-    page_run *last = job->nruns > 0 ? &job->runs[job->nruns - 1] : NULL;
+    page_range *last = job->nranges > 0 ? &job->ranges[job->nranges - 1] : NULL;
 
     if (last != NULL && last->first.n + last->npages == first.n)
         last->npages += npages;
     else
-        job->runs[job->nruns++] = (page_run){ .first = first, .npages = npages };
+        job->ranges[job->nranges++] = (page_range){ .first = first, .npages = npages };
 }
 
 static void next_phase(commit_job *job, enum commit_phase phase)
@@ -54,20 +54,20 @@ static uint64_t release_one(commit_job *job)
 static uint64_t work_one(commit_job *job)
 {
     bool undoing = job->phase == COMMIT_UNDOING;
-    const page_run *run = &job->runs[job->at];
+    const page_range *range = &job->ranges[job->at];
     page_no first;
     uint64_t npages;
     int r;
 
-    if (job->at == job->nruns) {
+    if (job->at == job->nranges) {
         job->undone = undoing;
         next_phase(job, COMMIT_DONE);
         return 0;
     }
-    first = page_at(run->first.n + job->at_page);
+    first = page_at(range->first.n + job->at_page);
     npages = undoing ? PUNCH_PAGES : SLICE_PAGES - first.n % HUGE_PAGES;
-    if (npages > run->npages - job->at_page)
-        npages = run->npages - job->at_page;
+    if (npages > range->npages - job->at_page)
+        npages = range->npages - job->at_page;
     r = undoing ? heapfile_punch(job->file, first, npages) : heapfile_commit(job->file, first, npages);
     if (r == 0 && !undoing && job->described)
         heapfile_commit_metadata(job->file, first, npages);
@@ -76,7 +76,7 @@ static uint64_t work_one(commit_job *job)
     } else if (r < 0) {
         job->result = r;
         next_phase(job, COMMIT_UNDOING);
-    } else if ((job->at_page += npages) == run->npages) {
+    } else if ((job->at_page += npages) == range->npages) {
         job->at++;
         job->at_page = 0;
     }
@@ -109,8 +109,8 @@ bool commit_start(commit_job *job, commit_pool *pool)
 {
     uint64_t npages = 0;
 
-    for (size_t i = 0; i < job->nruns; i++)
-        npages += job->runs[i].npages;
+    for (size_t i = 0; i < job->nranges; i++)
+        npages += job->ranges[i].npages;
     for (size_t i = 0; i < job->nreleases; i++)
         npages += job->releases[i].npages;
     job->work.data = job;

@@ -28,9 +28,9 @@ typedef struct commit_pool {
 struct commit_job {
     uv_work_t work;
     heapfile *file;
-    page_run *runs; /* ranges to commit: the caller's array */
-    size_t nruns;
-    page_run *releases; /* ranges to punch first: the caller's array of COMMIT_RELEASES_MAX, or NULL */
+    page_range *ranges; /* ranges to commit: the caller's array */
+    size_t nranges;
+    page_range *releases; /* ranges to punch first: the caller's array of COMMIT_RELEASES_MAX, or NULL */
     size_t nreleases;
     size_t npunched; /* so many of the releases, from the first on, have been punched */
     bool described;  /* they will be short spans: their bits and descriptions get memory too */

@@ -63,7 +63,7 @@ static uint64_t take_blocks(ahead *a, uint64_t nblocks)
     uint64_t taken = 0;
 
     for (unsigned i = 0; i < LOOK_BLOCKS && nblocks > 0; i++, page += HUGE_PAGES) {
-        if (mheap_take_aside(a->heap, ASIDE_AHEAD, (page_run){ page_at(page), HUGE_PAGES }, NULL).npages == 0) {
+        if (mheap_take_aside(a->heap, ASIDE_AHEAD, (page_range){ page_at(page), HUGE_PAGES }, NULL).npages == 0) {
             if (page >= a->heap->map->npages)
                 break;
             continue;
@@ -79,10 +79,10 @@ static uint64_t take_blocks(ahead *a, uint64_t nblocks)
 static void ahead_end(ahead *a, int result)
 {
     a->busy = false;
-    for (size_t i = 0; i < a->job.nruns; i++) {
+    for (size_t i = 0; i < a->job.nranges; i++) {
         if (a->job.described)
-            metabook_note_prepared(&a->heap->book, a->runs[i].first, a->runs[i].npages);
-        mheap_put_back(a->heap, ASIDE_AHEAD, a->runs[i], result < 0 && a->job.undone);
+            metabook_note_prepared(&a->heap->book, a->ranges[i].first, a->ranges[i].npages);
+        mheap_put_back(a->heap, ASIDE_AHEAD, a->ranges[i], result < 0 && a->job.undone);
     }
     if (result < 0)
         a->not_before_ns = uv_hrtime() + FAILED_NS;
@@ -121,7 +121,7 @@ void ahead_prepare(ahead *a)
         mheap_over_limit(a->heap, SCAVENGE_LIMIT_PERCENT, npages) > 0 ||
         !sysmem_has(a->mem, SPARE_FACTOR * wanted * PAGE_BYTES, now / 1000000))
         return;
-    a->job = (commit_job){ .file = a->heap->file, .runs = a->runs, .described = a->short_spans };
+    a->job = (commit_job){ .file = a->heap->file, .ranges = a->ranges, .described = a->short_spans };
     a->job.done = ahead_on_committed;
     a->job.data = a;
     npages = take_blocks(a, npages / HUGE_PAGES);

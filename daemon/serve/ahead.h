@@ -28,14 +28,14 @@ typedef struct ahead {
     uint64_t not_before_ns; /* after a failure */
     bool busy;
     commit_job job;
-    page_run runs[AHEAD_RUNS_MAX];
+    page_range ranges[AHEAD_RUNS_MAX];
 } ahead;
 
 /* a is zeroed; nothing is prepared before this call. What it is given stays the caller's. */
 void ahead_start(ahead *a, mheap *heap, commit_pool *commits, sysmem *mem, const scavenger *scav,
                  void (*on_end)(void *data), void *data);
 
-/* A run has been leased of which nscavenged pages had no memory: what comes next is looked for behind it. */
+/* A range has been leased of which nscavenged pages had no memory: what comes next is looked for behind it. */
 void ahead_note_fresh(ahead *a, page_no first, uint64_t npages, uint64_t nscavenged);
 
 /* If the heap grows and little is ready, begin to prepare a piece. Cost: some sums, or the start of a job. */

@@ -114,18 +114,18 @@ static void add_releases(client *c)
     mheap *heap = client_service(c)->heap;
     commit_job *job = &c->op.commit;
     uint64_t over = (mheap_over_limit(heap, RELEASE_PERCENT, 0) + PAGE_BYTES - 1) / PAGE_BYTES;
-    page_run run;
+    page_range range;
 
     if (over == 0)
         return;
     mheap_flush_cache(heap);
     job->releases = c->op.memory->releases;
     while (over > 0 && job->nreleases < COMMIT_RELEASES_MAX) {
-        run = mheap_take_aside(heap, ASIDE_RELEASE_DENSE, (page_run){ .npages = over }, NULL);
-        if (run.npages == 0)
+        range = mheap_take_aside(heap, ASIDE_RELEASE_DENSE, (page_range){ .npages = over }, NULL);
+        if (range.npages == 0)
             return;
-        job->releases[job->nreleases++] = run;
-        over -= run.npages < over ? run.npages : over;
+        job->releases[job->nreleases++] = range;
+        over -= range.npages < over ? range.npages : over;
     }
 }
 
@@ -196,7 +196,7 @@ static void end_growth(client *c, int result)
         lease_extend(&s->lessee, first, op->grow_pages);
         return;
     }
-    mheap_put_back(srv->heap, ASIDE_GROWTH, (page_run){ behind, op->grow_pages }, result < 0 && op->commit.undone);
+    mheap_put_back(srv->heap, ASIDE_GROWTH, (page_range){ behind, op->grow_pages }, result < 0 && op->commit.undone);
     op->nspans = 0;
 }
 
@@ -236,8 +236,8 @@ bool leasing_begin(client *c, const Goallocd__Request *request)
     if (!operation_begin_leasing(&c->op, &c->peer, request, &srv->operations))
         return false;
     job->file = srv->heap->file;
-    job->runs = c->op.memory->runs;
-    job->nruns = job->nreleases = job->npunched = 0;
+    job->ranges = c->op.memory->ranges;
+    job->nranges = job->nreleases = job->npunched = 0;
     job->done = on_committed;
     job->data = c;
     return true;
@@ -284,7 +284,7 @@ answer leasing_commit(client *c)
     commit_job *job = &c->op.commit;
 
     add_releases(c);
-    if (job->nruns == 0 && job->nreleases == 0) {
+    if (job->nranges == 0 && job->nreleases == 0) {
         end(c, 0);
     } else if (commit_start(job, &srv->commits)) {
         end(c, job->result);

@@ -28,22 +28,27 @@ _Static_assert(OPERATION_MEMORIES == 64, "a bit each in operation_pool");
 #define BIT(state) (1u << (state))
 #define STATES_LEASING (BIT(OPERATION_LEASING) | BIT(OPERATION_COMMITTING))
 
-/* Where an operation may go from each state. */
-static const unsigned next_states[OPERATION_STATES] = {
-    [OPERATION_NONE] =
-        BIT(OPERATION_DEFERRED) | BIT(OPERATION_LEASING) | BIT(OPERATION_WAITING) | BIT(OPERATION_ENDING),
-    [OPERATION_DEFERRED] = BIT(OPERATION_NONE),
-    [OPERATION_LEASING] = BIT(OPERATION_NONE) | BIT(OPERATION_DEFERRED) | BIT(OPERATION_COMMITTING),
-    [OPERATION_COMMITTING] = BIT(OPERATION_NONE),
-    [OPERATION_WAITING] = BIT(OPERATION_NONE) | BIT(OPERATION_JOINED),
-    [OPERATION_JOINED] = BIT(OPERATION_NONE) | BIT(OPERATION_RELEASING),
-    [OPERATION_RELEASING] = BIT(OPERATION_NONE),
-    [OPERATION_ENDING] = BIT(OPERATION_NONE),
-};
+/* True if an operation may go from one state to the other. */
+static inline bool may_follow(enum operation_state from, enum operation_state to)
+{
+    static const unsigned next[OPERATION_STATES] = {
+        [OPERATION_NONE] =
+            BIT(OPERATION_DEFERRED) | BIT(OPERATION_LEASING) | BIT(OPERATION_WAITING) | BIT(OPERATION_ENDING),
+        [OPERATION_DEFERRED] = BIT(OPERATION_NONE),
+        [OPERATION_LEASING] = BIT(OPERATION_NONE) | BIT(OPERATION_DEFERRED) | BIT(OPERATION_COMMITTING),
+        [OPERATION_COMMITTING] = BIT(OPERATION_NONE),
+        [OPERATION_WAITING] = BIT(OPERATION_NONE) | BIT(OPERATION_JOINED),
+        [OPERATION_JOINED] = BIT(OPERATION_NONE) | BIT(OPERATION_RELEASING),
+        [OPERATION_RELEASING] = BIT(OPERATION_NONE),
+        [OPERATION_ENDING] = BIT(OPERATION_NONE),
+    };
+
+    return next[from] & BIT(to);
+}
 
 void operation_set_state(operation *op, enum operation_state state)
 {
-    assert(next_states[op->state] & BIT(state));
+    assert(may_follow(op->state, state));
     op->state = state;
 }
 

@@ -28,8 +28,8 @@ enum round { ROUND_STATS, ROUND_SESSIONS, ROUND_SWEEP, ROUNDS };
 
 typedef struct operation_memory {
     uint32_t spans[PROTO_SPANS_MAX];
-    page_run runs[PROTO_SPANS_MAX];
-    page_run releases[COMMIT_RELEASES_MAX];
+    page_range ranges[PROTO_SPANS_MAX];
+    page_range releases[COMMIT_RELEASES_MAX];
 } operation_memory;
 
 typedef struct operation_pool {

@@ -96,7 +96,7 @@ static answer refill_fresh(client *c, session *s, const refill *r, uint64_t nspa
         if (r->npages > mheap_room_pages(srv->heap) && !leasing_limit_allows(srv, r->npages) &&
             (!r->insist || op->nspans * r->npages >= INSIST_PAGES))
             return limit_reached;
-        if (op->nspans > r->want / 4 && op->commit.nruns == 0 && ahead_is_worth_waiting(&srv->ahead, r->npages))
+        if (op->nspans > r->want / 4 && op->commit.nranges == 0 && ahead_is_worth_waiting(&srv->ahead, r->npages))
             return ANSWER_DONE; /* rather less, and at once: when the client comes back there is more */
         if (!leasing_system_allows(srv, r->npages))
             return leasing_no_memory;
@@ -195,7 +195,7 @@ static answer grow(client *c, const Goallocd__Request *request, page_no first, u
         return leasing_no_memory;
     if (!leasing_begin(c, request))
         return ANSWER_GIVEN;
-    if (mheap_take_aside(srv->heap, ASIDE_GROWTH, (page_run){ behind, more }, &nscavenged).npages == 0)
+    if (mheap_take_aside(srv->heap, ASIDE_GROWTH, (page_range){ behind, more }, &nscavenged).npages == 0)
         return leasing_give_up(c, (answer){ EBUSY, "what lies behind the object is in use" }, false);
     leasing_add_growth(c, first, behind, more, nscavenged);
     return leasing_commit(c);

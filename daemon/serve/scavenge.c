@@ -107,8 +107,8 @@ static void job_work(uv_work_t *work)
     scavenger *s = work->data;
     uint64_t start = thread_cpu_ns();
 
-    while (s->npunched < s->nruns &&
-           heapfile_punch(s->heap->file, s->runs[s->npunched].first, s->runs[s->npunched].npages) == 0)
+    while (s->npunched < s->nranges &&
+           heapfile_punch(s->heap->file, s->ranges[s->npunched].first, s->ranges[s->npunched].npages) == 0)
         s->npunched++;
     while (s->nchunks_released < s->nchunks &&
            heapfile_punch_metadata(s->heap->file, s->chunks[s->nchunks_released], CHUNK_PAGES) == 0)
@@ -133,15 +133,15 @@ static uint64_t job_end(scavenger *s)
 {
     uint64_t npages = 0;
 
-    for (size_t i = 0; i < s->nruns; i++) {
-        mheap_put_back(s->heap, s->is_forced ? ASIDE_RELEASE_DENSE : ASIDE_RELEASE, s->runs[i], i < s->npunched);
-        npages += i < s->npunched ? s->runs[i].npages : 0;
+    for (size_t i = 0; i < s->nranges; i++) {
+        mheap_put_back(s->heap, s->is_forced ? ASIDE_RELEASE_DENSE : ASIDE_RELEASE, s->ranges[i], i < s->npunched);
+        npages += i < s->npunched ? s->ranges[i].npages : 0;
         if (i < s->npunched)
-            note_emptied(s, s->runs[i].first);
+            note_emptied(s, s->ranges[i].first);
     }
     for (size_t i = 0; i < s->nchunks; i++)
-        mheap_put_back(s->heap, ASIDE_UNUSED, (page_run){ s->chunks[i], CHUNK_PAGES }, i < s->nchunks_released);
-    if ((s->npunched < s->nruns || s->nchunks_released < s->nchunks) && uv_hrtime() - s->warned_ns > WARNING_NS) {
+        mheap_put_back(s->heap, ASIDE_UNUSED, (page_range){ s->chunks[i], CHUNK_PAGES }, i < s->nchunks_released);
+    if ((s->npunched < s->nranges || s->nchunks_released < s->nchunks) && uv_hrtime() - s->warned_ns > WARNING_NS) {
         log_warn("the system does not take free pages back");
         s->warned_ns = uv_hrtime();
     }
@@ -182,25 +182,25 @@ static bool job_start(scavenger *s, uint64_t npages, bool force)
     uint64_t start = uv_hrtime();
     uint64_t taken = 0;
 
-    s->nruns = s->npunched = s->nchunks = s->nchunks_released = 0;
+    s->nranges = s->npunched = s->nchunks = s->nchunks_released = 0;
     s->is_forced = force;
-    while (taken < npages && s->nruns < SCAVENGE_RUNS_MAX) {
-        page_run run = mheap_take_aside(s->heap, force ? ASIDE_RELEASE_DENSE : ASIDE_RELEASE,
-                                        (page_run){ .npages = npages - taken }, NULL);
+    while (taken < npages && s->nranges < SCAVENGE_RUNS_MAX) {
+        page_range range = mheap_take_aside(s->heap, force ? ASIDE_RELEASE_DENSE : ASIDE_RELEASE,
+                                        (page_range){ .npages = npages - taken }, NULL);
 
-        if (run.npages == 0)
+        if (range.npages == 0)
             break;
-        s->runs[s->nruns++] = run;
-        taken += run.npages;
+        s->ranges[s->nranges++] = range;
+        taken += range.npages;
     }
     for (size_t i = 0; i < s->nemptied; i++) {
-        page_run chunk = mheap_take_aside(s->heap, ASIDE_UNUSED, (page_run){ .first = s->emptied[i] }, NULL);
+        page_range chunk = mheap_take_aside(s->heap, ASIDE_UNUSED, (page_range){ .first = s->emptied[i] }, NULL);
 
         if (chunk.npages > 0)
             s->chunks[s->nchunks++] = chunk.first;
     }
     s->nemptied = 0;
-    if (s->nruns == 0 && s->nchunks == 0)
+    if (s->nranges == 0 && s->nchunks == 0)
         return false;
     s->work.data = s;
     s->busy = true;
@@ -299,8 +299,8 @@ void scavenge_force(scavenger *s, void (*on_forced)(void *data, uint64_t npages)
     }
 }
 
-void scavenge_note_eager(scavenger *s, page_run run)
+void scavenge_note_eager(scavenger *s, page_range range)
 {
-    s->neager += run.npages;
-    note_emptied(s, run.first);
+    s->neager += range.npages;
+    note_emptied(s, range.first);
 }

@@ -25,8 +25,8 @@ typedef struct scavenger {
     /* The job in the thread pool. */
     bool busy;
     uv_work_t work;
-    page_run runs[SCAVENGE_RUNS_MAX];
-    size_t nruns;
+    page_range ranges[SCAVENGE_RUNS_MAX];
+    size_t nranges;
     size_t npunched;                      /* the first ones */
     page_no chunks[SCAVENGE_RUNS_MAX]; /* whose metadata it releases */
     size_t nchunks;
@@ -80,7 +80,7 @@ void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, void
 void scavenge_force(scavenger *s, void (*on_forced)(void *data, uint64_t npages), void *data);
 
 /* A lease has released a range of pages because of the memory limit, and put it back. */
-void scavenge_note_eager(scavenger *s, page_run run);
+void scavenge_note_eager(scavenger *s, page_range range);
 
 /* Free pages with memory that the background scavenger would release by now. */
 uint64_t scavenge_surplus_pages(const scavenger *s);

@@ -23,7 +23,7 @@
  *   churn   the same after step 4, the steady state: first fit has gathered the runs at the low end
  *
  * Allocations are what mheap does: n below PAGECACHE_NPAGES_BELOW come out of a page cache, which is filled when it is
- * empty; if it has no run of n, and for longer ones, pagealloc_alloc. Frees go to pagealloc_free_run. "same" and
+ * empty; if it has no run of n, and for longer ones, pagealloc_alloc. Frees go to pagealloc_free_range. "same" and
  * "churn" are medians of ROUNDS rounds of PAIRS pairs; a round that takes ROUND_NS_MAX ends there.
  */
 #include <argp.h>
@@ -48,7 +48,7 @@ typedef struct bench {
     pagealloc *pages;
     pagecache cache;
     uint64_t n;     /* pages of a run of this row */
-    page_run *runs; /* all taken ones, during set-up */
+    page_range *runs; /* all taken ones, during set-up */
     size_t nruns;
     size_t capacity;
     page_no *taken; /* then the ones of n pages, as small as can be: misses here would be measured */
@@ -83,7 +83,7 @@ static uint64_t random_below(bench *b, uint64_t limit)
 
 /* --- set-up --- */
 
-static void add_run(bench *b, page_run run)
+static void add_run(bench *b, page_range run)
 {
     if (b->nruns == b->capacity) {
         b->capacity = b->capacity == 0 ? 4096 : 2 * b->capacity;
@@ -106,14 +106,14 @@ static void fill(bench *b, uint64_t npages)
         if (n > npages - page)
             n = npages - page;
         (void)pagealloc_alloc_at(b->pages, page_at(page), n);
-        add_run(b, (page_run){ page_at(page), n });
+        add_run(b, (page_range){ page_at(page), n });
         page += n;
     }
 }
 
 static void free_run_at(bench *b, size_t i)
 {
-    pagealloc_free_run(b->pages, b->runs[i].first, b->runs[i].npages, false);
+    pagealloc_free_range(b->pages, b->runs[i].first, b->runs[i].npages, false);
     b->runs[i] = b->runs[--b->nruns];
 }
 
@@ -162,7 +162,7 @@ static page_no take(bench *b)
 static void run_same(bench *b, size_t npairs)
 {
     for (size_t i = 0; i < npairs; i++)
-        pagealloc_free_run(b->pages, take(b), b->n, false);
+        pagealloc_free_range(b->pages, take(b), b->n, false);
 }
 
 static void run_churn(bench *b, size_t npairs)
@@ -174,7 +174,7 @@ static void run_churn(bench *b, size_t npairs)
 
         next = random_below(b, b->ntaken);
         __builtin_prefetch(&b->taken[next]);
-        pagealloc_free_run(b->pages, b->taken[at], b->n, false);
+        pagealloc_free_range(b->pages, b->taken[at], b->n, false);
         b->taken[at] = take(b);
     }
 }

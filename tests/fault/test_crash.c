@@ -5,8 +5,8 @@
  * each thread of the dead process.
  *
  * The workload holds what it allocates in a table in the shared heap, so that others can find it: an entry is set right
- * after an object is made, and cleared right after it is freed. A process that dies in between leaves at most one object
- * that no entry names, or one entry whose object is gone.
+ * after an object is made, and cleared right after it is freed. A process that dies in between leaves at most one
+ * object that no entry names, or one entry whose object is gone.
  */
 #include <stdarg.h>
 #include <stddef.h>

@@ -93,8 +93,8 @@ static void large_pages_are_refused_and_the_heap_stays(void **state)
         /* Asked to drop the heap, it does not get that far either. */
         assert_int_equal(fixture_restart_refused(f, i % 2 == 0 ? NULL : "--cold-start"), 1);
         set_page_bytes(NULL);
-        (void)snprintf(why, sizeof(why), "error: the system has memory pages of %s bytes, and a heap needs pages of 4096",
-                       sizes[i]);
+        (void)snprintf(why, sizeof(why),
+                       "error: the system has memory pages of %s bytes, and a heap needs pages of 4096", sizes[i]);
         assert_true(fixture_log_has(f, why));
         for (size_t k = 0; k < 3; k++) {
             struct stat after = stat_of(f, places[k]);

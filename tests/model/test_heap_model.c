@@ -186,7 +186,7 @@ static void resize_large(world *w, int i)
 
     uint64_t npages = shm_span_at(w->heap.map, first)->npages;
     uint64_t other = 1 + (r >> 32) % 600;
-    page_run growth = { page_at(first.n + npages), other - npages };
+    page_range growth = { page_at(first.n + npages), other - npages };
 
     if (other < npages) {
         lease_shrink(&w->sessions[i]->lessee, first, other);

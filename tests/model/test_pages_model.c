@@ -51,11 +51,11 @@ enum {
 static uint8_t model[PAGES];
 static bool used[CHUNKS];            /* pages of it have been taken since its metadata went */
 static unsigned ninuse_then[CHUNKS]; /* when the last generation ended */
-static page_run runs[PAGES];         /* taken */
+static page_range runs[PAGES];         /* taken */
 static uint64_t nruns;
 static window windows[WINDOWS];
 static uint64_t nwindows;
-static page_run releases[RELEASES]; /* taken only to be released */
+static page_range releases[RELEASES]; /* taken only to be released */
 static uint64_t nreleases;
 static uint64_t end;
 static uint64_t nevents[EVENTS];
@@ -139,7 +139,7 @@ static void alloc(pagealloc *a, uint64_t npages, uint64_t align)
     assert_int_equal(first.n, want);
     assert_int_equal(nscavenged, model_count(want, npages, SCAVENGED));
     model_take(want, npages);
-    runs[nruns++] = (page_run){ first, npages };
+    runs[nruns++] = (page_range){ first, npages };
     nevents[align == 1 ? ALLOCATED : ALIGNED]++;
 }
 
@@ -154,7 +154,7 @@ static void alloc_at(pagealloc *a, uint64_t first, uint64_t max_pages)
         return;
     assert_int_equal(pagealloc_alloc_at(a, page_at(first), npages), model_count(first, npages, SCAVENGED));
     model_take(first, npages);
-    runs[nruns++] = (page_run){ page_at(first), npages };
+    runs[nruns++] = (page_range){ page_at(first), npages };
     nevents[TAKEN_AT]++;
 }
 
@@ -163,10 +163,10 @@ static void free_one(pagealloc *a, uint64_t r)
     if (nruns == 0)
         return;
 
-    page_run *run = &runs[r % nruns];
+    page_range *run = &runs[r % nruns];
     bool punched = (r >> 50) % 4 == 0;
 
-    pagealloc_free_run(a, run->first, run->npages, punched);
+    pagealloc_free_range(a, run->first, run->npages, punched);
     memset(model + run->first.n, punched ? SCAVENGED : BACKED, run->npages);
     *run = runs[--nruns];
     nevents[FREED]++;
@@ -240,7 +240,7 @@ static void scavenge(pagealloc *a, uint64_t max_pages, bool force)
 {
     uint64_t top;
     uint64_t bottom;
-    page_run run;
+    page_range run;
 
     if (nreleases == RELEASES)
         return;
@@ -266,7 +266,7 @@ static void scavenge(pagealloc *a, uint64_t max_pages, bool force)
 static void put_back(pagealloc *a, uint64_t r)
 {
     bool released = r >> 62 != 0;
-    page_run *run = &releases[r % RELEASES];
+    page_range *run = &releases[r % RELEASES];
 
     if (r % RELEASES >= nreleases)
         return;

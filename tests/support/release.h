@@ -11,7 +11,7 @@ static inline void heap_release(mheap *heap, uint64_t npages)
 {
     mheap_flush_cache(heap);
     while (npages > 0) {
-        page_run run = mheap_take_aside(heap, ASIDE_RELEASE_DENSE, (page_run){ .npages = npages }, NULL);
+        page_range run = mheap_take_aside(heap, ASIDE_RELEASE_DENSE, (page_range){ .npages = npages }, NULL);
 
         if (run.npages == 0 || heapfile_punch(heap->file, run.first, run.npages) < 0)
             return;

@@ -52,7 +52,7 @@ static inline void waits_start(const fixture *f, int timeout_ms)
     CHECK(waits_attach(f, timeout_ms) == 0);
 }
 
-/* Allocate an object that costs a request. Once it is freed, its pages are in the cache, and the next one costs none. */
+/* Allocate an object that costs a request. Once it is freed its pages are cached, and the next one costs none. */
 static inline void *waits_ask(void)
 {
     return goalloc_malloc(WAITS_ASKED_BYTES);

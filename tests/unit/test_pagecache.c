@@ -40,7 +40,7 @@ static pagealloc *heap_with_holes(const hole *holes, size_t nholes)
     pagealloc_grow(pages, page_at(0), HEAP_PAGES);
     assert_int_equal(pagealloc_alloc_at(pages, page_at(0), HEAP_PAGES), HEAP_PAGES);
     for (size_t i = 0; i < nholes && holes[i].npages != 0; i++)
-        pagealloc_free_run(pages, page_at(holes[i].first), holes[i].npages, holes[i].scavenged);
+        pagealloc_free_range(pages, page_at(holes[i].first), holes[i].npages, holes[i].scavenged);
     assert_int_equal(pagealloc_validate(pages, stderr), 0);
     return pages;
 }
@@ -295,7 +295,7 @@ static void caches_go_up_window_by_window_until_nothing_is_left(void **state)
         /* To flush an empty cache does nothing; one page that is freed is all of the next window. */
         pagecache_flush(&cache, pages);
         check(i, pagealloc_npages_free(pages), 0);
-        pagealloc_free_run(pages, page_at(777), 1, false);
+        pagealloc_free_range(pages, page_at(777), 1, false);
         assert_true(pagecache_fill(&cache, pages));
         check(i, cache.first.n, 768);
         check(i, cache.free, BIT(9));
@@ -312,7 +312,7 @@ static void pages_in_a_cache_are_hidden_from_everybody_else(void **state)
     pagecache cache = { .free = 0 };
     page_no first;
     uint64_t nscavenged;
-    page_run run;
+    page_range run;
 
     (void)state;
     assert_true(pagecache_fill(&cache, pages));
@@ -325,7 +325,7 @@ static void pages_in_a_cache_are_hidden_from_everybody_else(void **state)
     assert_int_equal(pagealloc_take_unscavenged(pages, 1000, true).npages, 0);
     pagealloc_put_back(pages, run, true);
     /* Freed below the cache's pages and in its window: the cache does not see it, a second one does. */
-    pagealloc_free_run(pages, page_at(70), 1, false);
+    pagealloc_free_range(pages, page_at(70), 1, false);
     assert_int_equal(cache.free, UINT64_C(0x3ff) << 36);
 
     pagecache second = { .free = 0 };

@@ -77,7 +77,7 @@ static void alloc_with_holes_takes_the_lowest_that_fits(void **state)
 
         assert_int_equal(take(a, 2048), 0);
         for (int h = 0; h < 3 && rows[i].holes[h][1] != 0; h++)
-            pagealloc_free_run(a, page_at(rows[i].holes[h][0]), rows[i].holes[h][1], false);
+            pagealloc_free_range(a, page_at(rows[i].holes[h][0]), rows[i].holes[h][1], false);
         assert_int_equal(pagealloc_validate(a, stderr), 0);
         assert_int_equal(take(a, rows[i].n), rows[i].expected);
         assert_int_equal(pagealloc_validate(a, stderr), 0);
@@ -101,7 +101,7 @@ static void alloc_until_exhausted_goes_up_by_addresses(void **state)
         assert_int_equal(pagealloc_npages_free(a), total % n);
         assert_int_equal(pagealloc_validate(a, stderr), 0);
         /* One run freed in the middle is found again. */
-        pagealloc_free_run(a, page_at(n * 3), n, true);
+        pagealloc_free_range(a, page_at(n * 3), n, true);
         assert_int_equal(take(a, n), n * 3);
         assert_int_equal(pagealloc_validate(a, stderr), 0);
         (void)pagealloc_free(a);
@@ -115,14 +115,14 @@ static void search_falls_with_frees_and_rises_with_single_pages(void **state)
     (void)state;
     for (uint64_t i = 0; i < 1024; i++)
         assert_int_equal(take(a, 1), i);
-    pagealloc_free_run(a, page_at(700), 1, false);
-    pagealloc_free_run(a, page_at(3), 1, false);
-    pagealloc_free_run(a, page_at(900), 2, false);
+    pagealloc_free_range(a, page_at(700), 1, false);
+    pagealloc_free_range(a, page_at(3), 1, false);
+    pagealloc_free_range(a, page_at(900), 2, false);
     assert_int_equal(take(a, 2), 900);
     assert_int_equal(take(a, 1), 3);
     assert_int_equal(take(a, 1), 700);
     assert_int_equal(take(a, 1), NONE);
-    pagealloc_free_run(a, page_at(0), 1, false);
+    pagealloc_free_range(a, page_at(0), 1, false);
     assert_int_equal(take(a, 1), 0);
     assert_int_equal(pagealloc_validate(a, stderr), 0);
     (void)pagealloc_free(a);
@@ -141,7 +141,7 @@ static void alloc_of_huge_runs_crosses_the_root(void **state)
             assert_int_equal(take(a, 1), 0);
         assert_int_equal(take(a, sizes[i]), whole ? 0 : 1);
         assert_int_equal(take(a, (1 << 24) - sizes[i] + 1), NONE);
-        pagealloc_free_run(a, page_at(whole ? 0 : 1), sizes[i], true);
+        pagealloc_free_range(a, page_at(whole ? 0 : 1), sizes[i], true);
         assert_int_equal(pagealloc_validate(a, stderr), 0);
         (void)pagealloc_free(a);
     }
@@ -157,8 +157,8 @@ static void scavenged_pages_are_counted_when_taken(void **state)
     assert_int_equal(pagealloc_npages_scavenged(a), 1024);
     assert_true(pagealloc_alloc(a, 100, &first, &n));
     assert_int_equal(n, 100);
-    pagealloc_free_run(a, page_at(0), 50, false);
-    pagealloc_free_run(a, page_at(50), 50, true);
+    pagealloc_free_range(a, page_at(0), 50, false);
+    pagealloc_free_range(a, page_at(50), 50, true);
     assert_int_equal(pagealloc_npages_scavenged(a), 974);
     assert_true(pagealloc_alloc(a, 200, &first, &n));
     assert_int_equal(first.n, 0);
@@ -174,12 +174,12 @@ static void take_unscavenged_goes_down_from_the_top(void **state)
 
     (void)state;
     assert_int_equal(take(a, 2048), 0);
-    pagealloc_free_run(a, page_at(500), 22, false); /* over a chunk's border: two runs */
-    pagealloc_free_run(a, page_at(1050), 80, false);
-    pagealloc_free_run(a, page_at(1500), 10, false);
-    pagealloc_free_run(a, page_at(1600), 10, true);
+    pagealloc_free_range(a, page_at(500), 22, false); /* over a chunk's border: two runs */
+    pagealloc_free_range(a, page_at(1050), 80, false);
+    pagealloc_free_range(a, page_at(1500), 10, false);
+    pagealloc_free_range(a, page_at(1600), 10, true);
     for (size_t i = 0; i < 5; i++) {
-        page_run run = pagealloc_take_unscavenged(a, i == 1 ? 30 : 1000, true);
+        page_range run = pagealloc_take_unscavenged(a, i == 1 ? 30 : 1000, true);
 
         assert_int_equal(run.first.n, expected[i][0]);
         assert_int_equal(run.npages, expected[i][1]);
@@ -188,7 +188,7 @@ static void take_unscavenged_goes_down_from_the_top(void **state)
     }
     assert_int_equal(pagealloc_take_unscavenged(a, 1000, true).npages, 0);
     assert_int_equal(pagealloc_npages_scavenged(a), pagealloc_npages_free(a));
-    pagealloc_free_run(a, page_at(2040), 1, false);
+    pagealloc_free_range(a, page_at(2040), 1, false);
     assert_int_equal(pagealloc_take_unscavenged(a, 1, true).first.n, 2040);
     (void)pagealloc_free(a);
 }
@@ -219,7 +219,7 @@ static void next_taken_skips_what_is_free(void **state)
 
     (void)state;
     assert_int_equal(take(a, 1 << 22), 0);
-    pagealloc_free_run(a, page_at(0), 1 << 22, true);
+    pagealloc_free_range(a, page_at(0), 1 << 22, true);
     for (size_t i = 0; i < sizeof(pages) / sizeof(pages[0]); i++)
         (void)pagealloc_alloc_at(a, page_at(pages[i]), 1);
     for (size_t i = 0; i < sizeof(pages) / sizeof(pages[0]); i++) {
@@ -323,7 +323,7 @@ static uint64_t answer(pagealloc *a, const step *s)
         return pagealloc_take_window(a, &first, &free, &scavenged) ? first.n : NONE;
     case FREE:
     case PUNCH:
-        pagealloc_free_run(a, page_at(s->first), s->n, s->op == PUNCH);
+        pagealloc_free_range(a, page_at(s->first), s->n, s->op == PUNCH);
         return 0;
     case IS_TAKEN:
         return pagealloc_is_taken(a, page_at(s->first));
@@ -758,7 +758,7 @@ static void alloc_aligned_is_exact(void **state)
 
         assert_int_equal(take(a, 4096), 0);
         for (int h = 0; h < 2 && rows[i].holes[h][1] != 0; h++)
-            pagealloc_free_run(a, page_at(rows[i].holes[h][0]), rows[i].holes[h][1], h == 0);
+            pagealloc_free_range(a, page_at(rows[i].holes[h][0]), rows[i].holes[h][1], h == 0);
         nfree = pagealloc_npages_free(a);
         found = pagealloc_alloc_aligned(a, rows[i].n, rows[i].align, &first, &nscavenged);
         check(i, found ? first.n : NONE, rows[i].expected);

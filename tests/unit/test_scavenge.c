@@ -148,9 +148,9 @@ static void scavenger_wants_what_is_above_its_goals(void **state)
     }
 }
 
-static page_run take_to_release(mheap *heap, uint64_t npages)
+static page_range take_to_release(mheap *heap, uint64_t npages)
 {
-    return mheap_take_aside(heap, ASIDE_RELEASE, (page_run){ .npages = npages }, NULL);
+    return mheap_take_aside(heap, ASIDE_RELEASE, (page_range){ .npages = npages }, NULL);
 }
 
 static void background_release_skips_dense_chunks_until_a_generation_has_passed(void **state)
@@ -172,7 +172,7 @@ static void background_release_skips_dense_chunks_until_a_generation_has_passed(
     assert_int_equal(take_to_release(&heap, 8).npages, 0);
     pagealloc_next_gen(heap.pages);
 
-    page_run run = take_to_release(&heap, 8);
+    page_range run = take_to_release(&heap, 8);
 
     assert_int_equal(run.first.n, 93); /* pages 1 to 100 are free, and the highest of them go first */
     assert_int_equal(run.npages, 8);
@@ -188,9 +188,9 @@ static void runs_that_are_being_released_make_no_chunk_dense(void **state)
     mheap heap;
     page_no spans[512];
     uint64_t nscavenged;
-    page_run first;
-    page_run second;
-    page_run third;
+    page_range first;
+    page_range second;
+    page_range third;
 
     (void)state;
     assert_int_equal(heapfile_create(&file, SHM_BASE_DEFAULT, 128 * MIB), 0);
@@ -229,9 +229,9 @@ static void runs_that_are_being_released_make_no_chunk_dense(void **state)
     heapfile_close(&file);
 }
 
-static page_run take_unused(mheap *heap, uint64_t page)
+static page_range take_unused(mheap *heap, uint64_t page)
 {
-    return mheap_take_aside(heap, ASIDE_UNUSED, (page_run){ .first = page_at(page) }, NULL);
+    return mheap_take_aside(heap, ASIDE_UNUSED, (page_range){ .first = page_at(page) }, NULL);
 }
 
 static void chunk_with_nothing_in_it_gives_up_its_metadata(void **state)
@@ -239,7 +239,7 @@ static void chunk_with_nothing_in_it_gives_up_its_metadata(void **state)
     heapfile file;
     mheap heap;
     page_no span;
-    page_run chunk;
+    page_range chunk;
     uint64_t nscavenged;
     uint64_t before;
 

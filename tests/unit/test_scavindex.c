@@ -259,7 +259,7 @@ typedef struct step {
 
 static void check_released(size_t i, pagealloc *a, const step *s)
 {
-    page_run run = pagealloc_take_unscavenged(a, s->n, s->op == FORCED);
+    page_range run = pagealloc_take_unscavenged(a, s->n, s->op == FORCED);
 
     check(i, run.npages, s->expected_n);
     if (run.npages == 0) {
@@ -293,7 +293,7 @@ static void run_step(size_t i, pagealloc *a, const step *s)
         break;
     case FREE:
     case PUNCH:
-        pagealloc_free_run(a, page_at(s->first), s->n, s->op == PUNCH);
+        pagealloc_free_range(a, page_at(s->first), s->n, s->op == PUNCH);
         break;
     case BACKGROUND:
     case FORCED:
