@@ -159,7 +159,7 @@ static int replace_keeper(void *data)
     keeper_leave(&h->keeper);
     log_warn("the keeper of the heap has died; starting another one");
     if (keeper_start(&h->keeper, h->file) < 0)
-        log_error("nobody keeps the heap from now on: if this daemon dies it is gone");
+        log_error("nobody holds the heap but this daemon from now on: if it dies the heap is gone");
     return h->keeper.fd;
 }
 

@@ -274,7 +274,7 @@ GOALLOC_API int goalloc_adopt(void *p);
 
 /*
  * Name the object that p points to, or into, so that other processes find it; NULL p removes the name. The name is 1
- * to GOALLOC_ROOT_NAME_MAX bytes of UTF-8. Setting a name again replaces it at once for all. A root keeps no object
+ * to GOALLOC_ROOT_NAME_MAX bytes of UTF-8. Setting a name again replaces it at once for all. A root holds no object
  * alive. One round trip. 0, -EINVAL (empty name, or p does not point into a live object), -ENAMETOOLONG, -EILSEQ (not
  * UTF-8), -ENOENT (removing what is not there), -ENOSPC (4096 roots), -EROFS, -ENOTCONN, -ETIMEDOUT, -EACCES, -ESTALE.
  */

@@ -1,6 +1,6 @@
 /*
- * Held: marks for spans that have no structure. They answer the question of a process that comes back to its session:
- * is a span that the daemon says this process leases really held here?
+ * Held: marks for spans that have no structure. By them a process that comes back to its session tells which of the
+ * spans that the daemon says it leases are really held here.
  *
  * Called by connection.c and comeback.c (spans come, under the link's turn), outbox.c and idle.c (they go: what waits
  * in the outbox is held until it has been sent) and large.c (objects in large spans). Data: entries of

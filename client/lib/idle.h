@@ -9,7 +9,7 @@
 /* A thread with more pages than this in empty spans surrenders some. */
 #define IDLE_PAGES_MAX (128 * MIB / PAGE_BYTES)
 
-/* Give empty spans back until half of that is left. Keeps errno. */
+/* Give empty spans back until half of that is left. Leaves errno alone. */
 void idle_surrender(mcache *mc);
 
 /*

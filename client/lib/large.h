@@ -12,7 +12,7 @@
  */
 void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zeroed);
 
-/* Free a large object. LIVE: done; FREE: it was free already. Keeps errno. */
+/* Free a large object. LIVE: done; FREE: it was free already. Leaves errno alone. */
 enum object_verdict large_free(const object_ref *object);
 
 /*

@@ -220,8 +220,8 @@ static const struct argp_option option_table[] = {
     { "socket", 's', "PATH", 0, "The daemon's socket (default: $GOALLOC_SOCKET, else /run/goallocd/goallocd.sock)", 0 },
     { "serial", KEY_SERIAL, NULL, 0, "All operations in one thread, in the order of the trace (default)", 1 },
     { "threads", 't', NULL, 0,
-      "Each thread of the trace in one of its own. Kept is the order within a thread, and "
-      "that an object is not freed before it is allocated",
+      "Each thread of the trace in one of its own. The order within a thread stays, and "
+      "no object is freed before it is allocated",
       1 },
     { "processes", 'p', "N", 0, "N processes replay the trace at once on one heap", 1 },
     { "repeat", 'r', "N", 0, "Replay N times one after another; the time is the median", 1 },

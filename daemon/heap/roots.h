@@ -1,5 +1,5 @@
 /*
- * Roots: names of objects, kept in the spans region.
+ * Roots: names of objects, in a table of the spans region.
  */
 #ifndef GOALLOC_DAEMON_HEAP_ROOTS_H
 #define GOALLOC_DAEMON_HEAP_ROOTS_H

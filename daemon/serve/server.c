@@ -47,7 +47,7 @@ static void on_watched_closed(uv_handle_t *handle)
     watch(s);
 }
 
-/* Who is at the other end says nothing while it lives. The handle goes first, then the descriptor. */
+/* The process at the other end says nothing while it lives. The handle goes first, then the descriptor. */
 static void on_watched(uv_poll_t *poll, int status, int events)
 {
     (void)status;
