@@ -135,10 +135,11 @@ void mcache_move(mcache *mc, mspan *s, uint32_t nused)
 void mcache_put_current(mcache *mc, uint32_t slot)
 {
     mspan *s = mc->current[slot];
-    uint32_t nused = mspan_nused(s);
+    uint32_t nused;
 
     if (s == &mspan_none)
         return;
+    nused = mspan_nused(s);
     mcache_leave_current(mc, s, nused);
     mc->current[slot] = &mspan_none;
     mcache_place(mc, s, nused);

@@ -87,7 +87,8 @@ static void leave(mcache *mc)
     mcache_tls = &mcache_none;
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
         mcache_put_current(mc, i);
-        pool_put(mc->slots[i].all);
+        if (mc->slots[i].all != NULL)
+            pool_put(mc->slots[i].all);
     }
     for (mcache **at = &all_mcaches; *at != NULL; at = &(*at)->next) {
         if (*at == mc) {
