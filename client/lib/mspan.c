@@ -93,7 +93,7 @@ mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
     s->elem_bytes = (uint32_t)span->elem_bytes;
     s->magic = slot == SLOT_TINY ? 0 : span_class_size(span->spc).n == 0 ? 1 : span->magic;
     s->nelems = (uint16_t)span->nelems;
-    s->npages = (uint8_t)span->npages;
+    s->npages = span->npages & MSPAN_NPAGES_MAX;
     s->reuse = false;
     s->slot = (uint16_t)slot;
     s->place = MSPAN_CURRENT; /* in no list yet */

@@ -18,7 +18,9 @@
 #define SLOT_TINY      (SLOT_NOSCAN + SIZE_CLASS_TINY)
 
 _Static_assert(SLOT_TINY <= UINT8_MAX, "slots of small objects are bytes in mcache.slot8");
-_Static_assert(SHM_RUN_PAGES_MAX <= UINT8_MAX, "mspan.npages is a byte");
+#define MSPAN_NPAGES_MAX 127u
+
+_Static_assert(SHM_RUN_PAGES_MAX <= MSPAN_NPAGES_MAX, "mspan.npages has 7 bits");
 
 /* Where a span of its thread is. */
 enum mspan_place {
@@ -50,11 +52,11 @@ typedef struct mspan {
     uint32_t nfrees;     /* frees by the owner until one takes the slow path: see mspan.c */
     uint16_t nelems;
     uint16_t slot;
-    uint8_t npages;
+    uint8_t npages : 7;
+    bool needzero : 1;   /* false: what is not allocated is zero, if nothing has been freed since it became current */
     uint8_t cur;         /* number of the current word */
     bool reuse;          /* malloc takes the recent object first; false: recent means nothing */
-    uint8_t place : 7;   /* enum mspan_place */
-    bool needzero : 1;   /* false: what is not allocated is zero, if nothing has been freed since it became current */
+    uint8_t place;       /* enum mspan_place; a byte of its own, since it changes most */
     uint64_t cache;      /* objects of the current word that were free when it was loaded, not handed out yet */
     shm_u64 *word;       /* the current word of alloc bits */
     char *word_base;     /* address of the object of its bit 0 */
