@@ -18,6 +18,7 @@
 #define SLOT_TINY      (SLOT_NOSCAN + SIZE_CLASS_TINY)
 
 _Static_assert(SLOT_TINY <= UINT8_MAX, "slots of small objects are bytes in mcache.slot8");
+
 #define MSPAN_NPAGES_MAX 127u
 
 _Static_assert(SHM_RUN_PAGES_MAX <= MSPAN_NPAGES_MAX, "mspan.npages has 7 bits");
