@@ -11,11 +11,12 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
-#include "shm/layout.h"
+#include "shm/limits.h"
+#include "shm/units.h"
 #include "tests/support/objects.h"
 
 #define SMALL 32768u         /* the largest size class */
-#define RUN   (256u * 1024u) /* the largest object that is not a large one */
+#define RUN   (SHM_RUN_PAGES_MAX * PAGE_BYTES) /* the longest run */
 
 /* Requests that the process has sent, but for those that asked for the number. */
 static uint64_t nrequests(void)
