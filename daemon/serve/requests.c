@@ -401,10 +401,13 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
     answer a;
 
     c->notified = false;
+    if (!c->noted)
+        loopcpu_note_request(&client_service(c)->loopcpu, request);
     a = dispatch(c, s, request);
     if (a.error >= 0)
         reply_answer(p, request->id, a);
-    if (c->op.state == OPERATION_DEFERRED)
+    c->noted = c->op.state == OPERATION_DEFERRED;
+    if (c->noted)
         return false;
     c->op.ndefers = 0;
     client_service(c)->nrpcs++;

@@ -43,6 +43,7 @@ static void on_watched_closed(uv_handle_t *handle)
 {
     server *s = handle->data;
 
+    loopcpu_release(&s->service.loopcpu); /* another keeper is made */
     s->options.watched_fd = s->options.on_death(s->options.data);
     watch(s);
 }
@@ -90,6 +91,7 @@ static void on_signal(uv_signal_t *handle, int signum)
     notice.shutdown_notice = &body;
     peer_host_stop(&srv->peers, &notice);
     deaths_stop(&s->deaths);
+    loopcpu_stop(&srv->loopcpu);
     uv_walk(&srv->loop, close_handle, NULL);
 }
 
@@ -111,6 +113,7 @@ static int start(server *s, int listen_fd)
     sweep_start(&s->sweep, &srv->loop, &srv->sessions.leases);
     deaths_start(&s->deaths, srv);
     rounds_start(&s->rounds, srv);
+    loopcpu_start(&srv->loopcpu, &srv->loop);
     watch(s);
     if (s->options.recovered) {
         deaths_look(&s->deaths);

@@ -10,6 +10,7 @@
 #include "daemon/heap/roots.h"
 #include "daemon/memory/sysmem.h"
 #include "daemon/serve/ahead.h"
+#include "daemon/serve/loopcpu.h"
 #include "daemon/serve/operation.h"
 #include "daemon/serve/reply.h"
 #include "daemon/serve/session.h"
@@ -37,6 +38,7 @@ typedef struct service {
     uint64_t next_rescue_ns;                 /* not before */
     uint64_t next_limit_warning_ms;
     operation_pool operations;
+    loopcpu loopcpu;
     peer_host peers;
 } service;
 
@@ -46,6 +48,7 @@ typedef struct client {
     session_no session; /* 0: not attached */
     uint32_t epoch;
     bool notified; /* a notice was sent since its last request: no second one, it may be asleep */
+    bool noted;    /* its request has been handled once, and will be again */
     operation op;
 } client;
 
