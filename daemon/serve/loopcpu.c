@@ -37,19 +37,20 @@
 
 /* --- where the thread is --- */
 
-/* How long the thread has waited for a CPU, in all; ret_ran_ns (or NULL): and run. 0: the kernel does not say. */
-static uint64_t waited_ns(const loopcpu *l, uint64_t *ret_ran_ns)
+/* How long the thread has waited for a CPU, in all. ret_nruns (or NULL): how often it has got one. */
+static uint64_t waited_ns(const loopcpu *l, uint64_t *ret_nruns)
 {
     char line[96];
-    char *end;
-    uint64_t ran_ns;
+    char *at = line;
+    uint64_t waited;
     ssize_t n = pread(l->schedstat_fd, line, sizeof(line) - 1, 0);
 
     line[n > 0 ? n : 0] = '\0';
-    ran_ns = strtoull(line, &end, 10);
-    if (ret_ran_ns != NULL)
-        *ret_ran_ns = ran_ns;
-    return strtoull(end, NULL, 10);
+    (void)strtoull(at, &at, 10); /* how long it has run */
+    waited = strtoull(at, &at, 10);
+    if (ret_nruns != NULL)
+        *ret_nruns = strtoull(at, NULL, 10);
+    return waited;
 }
 
 static void turn_off(loopcpu *l, const char *why)
@@ -213,7 +214,7 @@ void loopcpu_note_request(loopcpu *l, const Goallocd__Request *request)
 
 void loopcpu_start(loopcpu *l, uv_loop_t *loop)
 {
-    uint64_t ran_ns = 0;
+    uint64_t nruns = 0;
     cpu_set_t own;
 
     *l = (loopcpu){ .loop = loop, .state = LOOPCPU_UNTRIED };
@@ -229,8 +230,8 @@ void loopcpu_start(loopcpu *l, uv_loop_t *loop)
     }
     l->schedstat_fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
     if (l->schedstat_fd >= 0)
-        l->waited_ns = waited_ns(l, &ran_ns);
-    if (ran_ns == 0) /* or it says nothing but zeros */
+        l->waited_ns = waited_ns(l, &nruns);
+    if (nruns == 0) /* a kernel that does not count says so */
         turn_off(l, "the kernel does not say how long a thread waits for one");
 }
 
