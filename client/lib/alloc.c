@@ -402,9 +402,12 @@ static bool resize_in_place(const object_ref *object, size_t size)
 static void *move_object(const object_ref *object, const void *p, size_t size)
 {
     bool noscan = span_class_noscan(shm_span_at(&process.map, object->first)->spc);
-    void *moved = noscan ? goalloc_malloc_noscan(size) : goalloc_malloc(size);
+    size_t want = size > object->bytes ? large_grown_bytes(size) : size;
+    void *moved = noscan ? goalloc_malloc_noscan(want) : goalloc_malloc(want);
     int r;
 
+    if (moved == NULL && want > size)
+        moved = noscan ? goalloc_malloc_noscan(size) : goalloc_malloc(size);
     if (moved == NULL)
         return NULL;
     memcpy(moved, p, size < object->bytes ? size : object->bytes);

@@ -29,6 +29,36 @@
 #include "client/lib/largecache.h"
 #include "client/lib/outbox.h"
 
+#define GROW_SHARE      8u                     /* of a large object is added to one that grows */
+#define SHRINK_SHARE    4u                     /* of one that becomes shorter goes back, or nothing */
+#define SPARE_PAGES_MAX (8 * MIB / PAGE_BYTES) /* more than that is neither added nor kept */
+
+static uint64_t pages_of(size_t size)
+{
+    return size == 0 ? 1 : size / PAGE_BYTES + (size % PAGE_BYTES != 0);
+}
+
+/* What an object that grows to npages asks for: who makes it longer once will again. */
+static uint64_t grown(uint64_t npages)
+{
+    uint64_t more = npages / GROW_SHARE;
+
+    return npages + (more < SPARE_PAGES_MAX ? more : SPARE_PAGES_MAX);
+}
+
+/* True if an object of had pages that needs only npages stays as long as it is. */
+static bool stays(uint64_t had, uint64_t npages)
+{
+    return npages <= had && had - npages < had / SHRINK_SHARE && had - npages <= SPARE_PAGES_MAX;
+}
+
+size_t large_grown_bytes(size_t size)
+{
+    uint64_t npages = pages_of(size);
+
+    return size <= SHM_RUN_BYTES_MAX || npages >= process.map.npages ? size : grown(npages) * PAGE_BYTES;
+}
+
 static bool has_remote_bit(page_no first)
 {
     return (u64_load_acquire(shm_remote_word(&process.map, first, 0)) & 1) != 0;
@@ -76,7 +106,7 @@ static int ask(uint64_t npages, uint64_t align_pages, bool noscan, page_no *ret)
 
 void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zeroed)
 {
-    uint64_t npages = size == 0 ? 1 : size / PAGE_BYTES + (size % PAGE_BYTES != 0);
+    uint64_t npages = pages_of(size);
     int r = attach_ensure_writable();
     page_no first = { 0 };
     bool fresh = false;
@@ -100,26 +130,13 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
     return (void *)(uintptr_t)(process.map.base + page_offset(first));
 }
 
-/*
- * A resize that was asked for and not answered may yet be carried out. Until then the span's length is not known: it
- * is in doubt (held.h), is not resized again, and when it is freed it goes back and not into the cache, behind the
- * request.
- */
-bool large_resize(const object_ref *object, size_t size)
+/* Ask for another length. The spans behind it that this process has freed are given back if they are in the way. */
+static int ask_resize(page_no first, uint64_t had, uint64_t npages, bool *sent)
 {
-    uint64_t npages = size / PAGE_BYTES + (size % PAGE_BYTES != 0);
-    uint64_t end = object->first.n + object->bytes / PAGE_BYTES;
-    bool sent = false;
+    uint64_t end = first.n + had;
     int r;
 
-    if (held_is_in_doubt(object->first))
-        return false;
-    if (npages == object->bytes / PAGE_BYTES)
-        return true;
-    if (npages >= process.map.npages || attach_ensure() < 0)
-        return false;
-    while ((r = connection_resize_large(object->first, npages, &sent)) == -EBUSY && end < object->first.n + npages) {
-        /* What is in the way may be a span that this process has freed. */
+    while ((r = connection_resize_large(first, npages, sent)) == -EBUSY && end < first.n + npages) {
         uint64_t nbehind;
         page_no behind = largecache_take_at(&large_cache, page_at(end), &nbehind);
 
@@ -128,6 +145,31 @@ bool large_resize(const object_ref *object, size_t size)
         end += nbehind;
         outbox_return(&behind.n, 1);
     }
+    return r;
+}
+
+/*
+ * A resize that was asked for and not answered may yet be carried out. Until then the span's length is not known: it
+ * is in doubt (held.h), is not resized again, and when it is freed it goes back and not into the cache, behind the
+ * request.
+ */
+bool large_resize(const object_ref *object, size_t size)
+{
+    uint64_t npages = pages_of(size);
+    uint64_t had = object->bytes / PAGE_BYTES;
+    uint64_t want = npages > had ? grown(npages) : npages;
+    bool sent = false;
+    int r;
+
+    if (held_is_in_doubt(object->first))
+        return false;
+    if (npages == had || stays(had, npages))
+        return true;
+    if (npages >= process.map.npages || attach_ensure() < 0)
+        return false;
+    r = ask_resize(object->first, had, want, &sent);
+    if (want > npages && (r == -EBUSY || r == -EDQUOT || r == -ENOMEM || r == -EINVAL))
+        r = ask_resize(object->first, had, npages, &sent);
     if (sent && (r == -ETIMEDOUT || r == -ENOTCONN))
         held_set_doubt(object->first);
     if (r == 0)
