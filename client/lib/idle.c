@@ -7,7 +7,7 @@
  * Empty spans go back in three cases:
  *   surrender   a free makes the thread's empty spans more than IDLE_PAGES_MAX: half of that stays. Below it a program
  *               that needs its memory again finds it here;
- *   exchange    the thread asks for more: it gives as many pages back as it asks for, of what its other slots and the
+ *   exchange    the thread asks for much: it gives as many pages back as it asks for, of what its other slots and the
  *               process's cache of large spans hold idle above RETAIN_PAGES_MIN, or 1/RETAIN_SHARE of what the thread
  *               holds. So a heap that grows does not retain what another phase of the program has left;
  *   return      the daemon wants memory back (trim_seq), refuses a request, or the program calls goalloc_trim(): all of
@@ -29,7 +29,8 @@
 
 #define RETAIN_PAGES_MIN   (512 * KIB / PAGE_BYTES)
 #define RETAIN_SHARE       32u /* of the thread's pages; of a slot's spans */
-#define EXCHANGE_PAGES_MIN (128 * KIB / PAGE_BYTES) /* smaller requests would become more by it */
+#define EXCHANGE_PAGES_MIN (128 * KIB / PAGE_BYTES) /* smaller requests would become more by it, and */
+#define EXCHANGE_SHARE     48u                      /* those for less than this share of the thread's pages */
 
 /* Collects spans for ReturnSpans and sends them by batches. */
 typedef struct returns {
@@ -196,7 +197,8 @@ void idle_exchange(mcache *mc, uint32_t growing, uint64_t npages)
     uint64_t ncached = 0;
     uint64_t nidle;
 
-    if (mc == &mcache_none || !comeback_is_up() || npages < EXCHANGE_PAGES_MIN)
+    if (mc == &mcache_none || !comeback_is_up() || npages < EXCHANGE_PAGES_MIN ||
+        npages < mc->nheld_pages / EXCHANGE_SHARE)
         return;
     if (small) {
         put_idle_runs(mc);

@@ -26,7 +26,9 @@
 #include "client/lib/thread.h"
 
 #define SCAN_FULL_MAX   100u
-#define BATCH_SHARE     16u
+#define BATCH_SHARE     16u /* of the slot's pages */
+#define BATCH_SLOT      2u  /* of them, while that is no more than 1/BATCH_THREAD of the thread's */
+#define BATCH_THREAD    32u
 #define BATCH_PAGES_MIN (64 * KIB / PAGE_BYTES)
 
 void refill_note_free(mspan *s)
@@ -119,11 +121,19 @@ static mspan *take_from_full(mcache_slot *slot, uint32_t *ret_nused)
     return NULL;
 }
 
-/* How many spans to ask for: one, then twice as many as last time, but not more than a share of what the slot holds. */
-static uint32_t next_batch(mcache_slot *slot, uint64_t npages)
+/*
+ * How many spans to ask for: one, then twice as many as last time, but not more than a share of what the slot holds, or
+ * of what the thread holds.
+ */
+static uint32_t next_batch(const mcache *mc, mcache_slot *slot, uint64_t npages)
 {
-    uint64_t most_pages = slot->nspans * npages / BATCH_SHARE;
+    uint64_t slot_pages = slot->nspans * npages;
+    uint64_t most_pages = slot_pages / BATCH_SLOT;
 
+    if (most_pages > mc->nheld_pages / BATCH_THREAD)
+        most_pages = mc->nheld_pages / BATCH_THREAD;
+    if (most_pages < slot_pages / BATCH_SHARE)
+        most_pages = slot_pages / BATCH_SHARE;
     if (most_pages < BATCH_PAGES_MIN)
         most_pages = BATCH_PAGES_MIN;
     if (most_pages > SHM_REFILL_PAGES_MAX)
@@ -175,7 +185,7 @@ static mspan *take_from_daemon(mcache *mc, uint32_t i, uint32_t *ret_nused)
     mcache_slot *slot = &mc->slots[i];
     uint32_t npages = slot_npages(i);
     uint32_t spans[PROTO_SPANS_MAX];
-    uint32_t want = next_batch(slot, npages);
+    uint32_t want = next_batch(mc, slot, npages);
     int n;
 
     idle_exchange(mc, i, (uint64_t)want * npages);
