@@ -247,7 +247,7 @@ static void follow_of_a_liar_makes_others_late_once_a_pause(void **state)
     unsigned nlate;
 
     (void)state;
-    nlate = count_late(1000000, false); /* 200,000 requests */
+    nlate = count_late(1000000, false); /* of up to 200,000 requests */
     assert_true(nlate >= 1000000 / FOLLOW_PAUSE_MS_MAX); /* it is an attack */
     assert_true(nlate <= 1000000 / FOLLOW_PAUSE_MS_MAX + 8);
 }
