@@ -2,6 +2,8 @@
  * Size classes: Go's 68 (class 0: runs and large objects), with both lookup tables and the division magic. A 69th is
  * that of tiny blocks, which have 16 bytes but lie in spans of their own (see tiny.h).
  *
+ * Up to 4 KiB a span is as many of Go's as 32 KiB have room for (mksizeclasses.c). Sizes and rounding are Go's.
+ *
  * The tables are in sizeclass_table.c, which mksizeclasses.c writes from Go's rules; a test regenerates and compares.
  */
 #ifndef GOALLOC_SHM_SIZECLASS_H
