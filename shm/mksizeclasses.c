@@ -11,7 +11,8 @@
  * Two things are not Go's. Behind its classes stands that of tiny blocks: 16 bytes, as many as a page holds with a word
  * of 4 bytes for each. And up to LONG_BYTES_MAX spans are longer: as many of Go's, one behind the other, as 32 KiB have
  * room for, with at most LONG_NELEMS_MAX objects. So sizes and rounding are Go's, and a span's tail is at most what the
- * tails of Go's spans would be. Go's own lengths are in the file, too, for builds with GOALLOC_SPANS=go.
+ * tails of Go's spans would be. Spans of Go's own lengths are the short ones, with which a slot begins; in builds with
+ * GOALLOC_SPANS=go there are no others.
  *
  * Built and run by hand when the rules change: mksizeclasses > shm/sizeclass_table.c. A test compares.
  */
@@ -126,8 +127,8 @@ static void print_numbers(const char *type, const char *name, const uint32_t *nu
     (void)printf("\n};\n");
 }
 
-/* Pages and objects of a class's spans, by Go or as they are long. */
-static void print_spans(bool long_spans)
+/* Pages and objects of a class's spans, as Go has them or as they are long. */
+static void print_spans(const char *npages_name, const char *nelems_name, bool long_spans)
 {
     uint32_t npages[SIZE_CLASS_COUNT + 1] = { [SIZE_CLASS_COUNT] = 1 };
     uint32_t nelems[SIZE_CLASS_COUNT + 1] = { [SIZE_CLASS_COUNT] = PAGE / (TINY_BLOCK_BYTES + TINY_WORD) };
@@ -136,8 +137,8 @@ static void print_spans(bool long_spans)
         npages[i] = long_spans ? long_pages(&classes[i]) : classes[i].npages;
         nelems[i] = npages[i] * PAGE / classes[i].bytes;
     }
-    print_numbers("uint8_t", "size_class_npages", npages, SIZE_CLASS_COUNT + 1);
-    print_numbers("uint16_t", "size_class_nelems", nelems, SIZE_CLASS_COUNT + 1);
+    print_numbers("uint8_t", npages_name, npages, SIZE_CLASS_COUNT + 1);
+    print_numbers("uint16_t", nelems_name, nelems, SIZE_CLASS_COUNT + 1);
 }
 
 static void print_tables(void)
@@ -157,10 +158,11 @@ static void print_tables(void)
         table128[i] = class_for(1024 + i * 128);
 
     print_numbers("uint16_t", "size_class_bytes", bytes, SIZE_CLASS_COUNT + 1);
+    print_spans("size_class_short_npages", "size_class_short_nelems", false);
     (void)printf("\n#ifdef GOALLOC_SPANS_GO\n");
-    print_spans(false);
+    print_spans("size_class_npages", "size_class_nelems", false);
     (void)printf("\n#else\n");
-    print_spans(true);
+    print_spans("size_class_npages", "size_class_nelems", true);
     (void)printf("\n#endif\n");
     print_numbers("uint32_t", "size_class_magic", magic, SIZE_CLASS_COUNT + 1);
     print_numbers("uint8_t", "size_table8", table8, sizeof(table8) / sizeof(table8[0]));

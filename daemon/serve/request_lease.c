@@ -50,8 +50,10 @@ static answer refill_size(const session *s, const Goallocd__Refill *ask, refill 
     if (ask->span_class == SPAN_CLASS_TINY && (s->flags & SESSION_RECLAIM))
         return (answer){ EINVAL, "a session that reclaims has no tiny blocks: objects in one may have several owners" };
     ret->spc = spc;
-    ret->npages = class == 0 ? ask->npages : size_class_npages[class];
-    ret->nelems = class == 0 ? 1 : size_class_nelems[class];
+    ret->npages = class == 0 || ask->npages != 0 ? ask->npages : size_class_npages[class];
+    ret->nelems = class == 0 ? 1 : size_class_span_nelems(class, ret->npages);
+    if (ret->nelems == 0)
+        return (answer){ EINVAL, "the size class has no spans of so many pages" };
     ret->insist = ask->insist;
     ret->want = ask->nspans;
     if (ret->want > PROTO_SPANS_MAX)

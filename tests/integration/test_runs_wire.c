@@ -137,18 +137,29 @@ static void refill_of_many_runs_is_bounded(void **state)
     (void)close(fd);
 }
 
-static void refill_of_a_small_class_ignores_pages(void **state)
+static void refill_of_a_small_class_takes_the_lengths_of_its_spans(void **state)
 {
-    static const uint32_t npages[] = { 0, 1, SHM_RUN_PAGES_MIN, SHM_RUN_PAGES_MAX + 1, UINT32_MAX };
+    static const uint32_t others[] = { SPAN_NPAGES_MAX + 1, SHM_RUN_PAGES_MAX + 1, 257, UINT32_MAX };
     int fd = raw_attach(*state);
-    uint32_t class = size_class_for(1024).n;
+    uint32_t first;
+    uint32_t n;
 
-    for (uint32_t i = 0; i < 5; i++) {
-        uint32_t first;
-        uint32_t n;
+    for (uint32_t class = 1; class < SIZE_CLASS_COUNT; class ++) {
+        uint32_t npages[] = { 0, size_class_short_npages[class], size_class_npages[class] };
+        uint64_t pages = 0;
 
-        assert_int_equal(refill(fd, 2 * class, npages[i], 1, &first, &n), 0);
-        assert_int_equal(class_now(*state, class).span_bytes, (i + 1) * size_class_npages[class] * PAGE_BYTES);
+        for (uint32_t i = 0; i < 3; i++) {
+            assert_int_equal(refill(fd, 2 * class, npages[i], 1, &first, &n), 0);
+            pages += npages[i] != 0 ? npages[i] : size_class_npages[class];
+        }
+        assert_int_equal(class_now(*state, class).span_bytes, pages * PAGE_BYTES);
+        for (uint32_t i = 0; i < 4; i++)
+            assert_int_equal(refill(fd, 2 * class, others[i], 1, &first, &n), EINVAL);
+        for (uint32_t i = 1; i <= SPAN_NPAGES_MAX; i++) {
+            if (size_class_span_nelems((uint8_t)class, i) == 0)
+                assert_int_equal(refill(fd, 2 * class, i, 1, &first, &n), EINVAL);
+        }
+        assert_int_equal(class_now(*state, class).span_bytes, pages * PAGE_BYTES);
     }
     (void)close(fd);
 }
@@ -326,7 +337,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(refill_of_runs_takes_pages_within_the_limits),
         FIXTURE_TEST(refill_of_many_runs_is_bounded),
-        FIXTURE_TEST(refill_of_a_small_class_ignores_pages),
+        FIXTURE_TEST(refill_of_a_small_class_takes_the_lengths_of_its_spans),
         FIXTURE_TEST(free_and_resize_of_runs_that_another_leases_change_nothing),
         FIXTURE_TEST(free_of_a_dead_sessions_run_frees_it_only_when_its_object_is),
         FIXTURE_TEST(resize_of_an_own_run_is_refused),
