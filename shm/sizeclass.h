@@ -2,8 +2,8 @@
  * Size classes: Go's 68 (class 0: runs and large objects), with both lookup tables and the division magic. A 69th is
  * that of tiny blocks, which have 16 bytes but lie in spans of their own (see tiny.h).
  *
- * A class has spans of two lengths: Go's, which are short, and up to 4 KiB those that are as many of Go's as 32 KiB have
- * room for. A slot that has few objects begins with short ones. Sizes and rounding are Go's.
+ * A class has spans of two lengths: Go's, which are short, and up to 4 KiB those that are as many of Go's as 32 KiB
+ * have room for. A slot begins with short ones. Sizes and rounding are Go's.
  *
  * The tables are in sizeclass_table.c, which mksizeclasses.c writes from Go's rules; a test regenerates and compares.
  */

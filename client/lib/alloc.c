@@ -218,10 +218,10 @@ static inline bool own_free(mspan *s, void *p)
         return false;
 
     uint32_t index = (uint32_t)(product >> 32);
-    shm_u64 *word = &s->alloc[index / 64];
+    shm_u64 *word = mspan_word(s, index / 64);
     uint64_t bit = UINT64_C(1) << (index % 64);
 
-    if (UNLIKELY(!u64_any_relaxed(word, bit) || u64_any_relaxed(word + SHM_BITS_WORDS, bit)))
+    if (UNLIKELY(!u64_any_relaxed(word, bit) || u64_any_relaxed(shm_remote_of(word), bit)))
         return false;
     if (UNLIKELY(!magazine_push(s->magazine, p, word, bit))) {
         refill_spill(s, word, bit);
@@ -235,7 +235,7 @@ static inline bool own_free(mspan *s, void *p)
 static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
 {
     uint32_t index = object_index(offset, s->magic);
-    shm_u64 *word = &s->alloc[index / 64];
+    shm_u64 *word = mspan_word(s, index / 64);
     uint64_t bit = UINT64_C(1) << (index % 64);
 
     if (index >= s->nelems)
@@ -243,13 +243,13 @@ static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
     if ((uint64_t)index * s->elem_bytes != offset)
         return OBJECT_INTERIOR;
 
-    if ((u64_load_relaxed(word) & ~u64_load_relaxed(word + SHM_BITS_WORDS) & bit) == 0)
+    if ((u64_load_relaxed(word) & ~u64_load_relaxed(shm_remote_of(word)) & bit) == 0)
         return OBJECT_FREE;
     /*
      * The kept bit goes before the alloc bit: a process that dies in between leaves an object of its session's.
      */
     if (span_has_kept(shm_span_at(&process.map, mspan_first(s)))) {
-        (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, mspan_first(s))[index / 64], ~bit);
+        (void)u64_fetch_and_acq_rel(shm_kept_word(&process.map, mspan_first(s), index / 64), ~bit);
         CRASH_POINT(own_free_after_kept);
     }
     if (magazine_push(s->magazine, s->base + offset, word, bit))

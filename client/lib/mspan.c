@@ -67,7 +67,7 @@ static inline uint32_t count_used(const mspan *s)
     uint32_t nused = 0;
 
     for (uint32_t w = 0; w < bits_nwords(s->nelems); w++)
-        nused += bits_count(u64_load_relaxed(&s->alloc[w]) & bits_mask(s->nelems, w));
+        nused += bits_count(u64_load_relaxed(mspan_word(s, w)) & bits_mask(s->nelems, w));
     return nused;
 }
 
@@ -86,7 +86,7 @@ mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
     if (s == NULL)
         return NULL;
 
-    s->alloc = shm_alloc_bits(&process.map, page_at(first));
+    s->alloc = shm_alloc_word(&process.map, page_at(first), 0);
     s->cache = 0;
     s->open_block = 0;
     s->base = (char *)(uintptr_t)(process.map.base + page_offset(page_at(first)));
@@ -162,10 +162,10 @@ static uint64_t fold_word(mspan *s, uint32_t w, uint32_t *ret_nfolded)
 {
     page_no first = mspan_first(s);
     const shm_span *span = shm_span_at(&process.map, first);
-    uint64_t before = u64_load_relaxed(&s->alloc[w]);
+    uint64_t before = u64_load_relaxed(mspan_word(s, w));
     uint64_t bits;
 
-    if (u64_load_relaxed(&s->alloc[SHM_BITS_WORDS + w]) == 0)
+    if (u64_load_relaxed(shm_remote_of(mspan_word(s, w))) == 0)
         return before;
     if (s->slot == SLOT_TINY)
         bits = tiny_fold_word(&process.map, first, span, w, open_bit(s, w));
@@ -214,6 +214,6 @@ bool mspan_has_remote_frees(const mspan *s)
     uint64_t remote = 0;
 
     for (uint32_t w = 0; w < bits_nwords(s->nelems); w++)
-        remote |= u64_load_relaxed(&s->alloc[SHM_BITS_WORDS + w]);
+        remote |= u64_load_relaxed(shm_remote_of(mspan_word(s, w)));
     return remote != 0;
 }

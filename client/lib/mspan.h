@@ -43,7 +43,7 @@ typedef struct mspan {
     struct magazine *magazine; /* its slot's, of the owning thread */
     void *_Atomic owner; /* thread_self() of the thread that holds it, or the pool; NULL: nobody */
     char *base;
-    shm_u64 *alloc;      /* alloc words; the remote words follow at SHM_BITS_WORDS */
+    shm_u64 *alloc;      /* the first alloc word: see mspan_word() */
     uint32_t magic;      /* for object_index(); 1 for a run; 0 for tiny blocks, whose frees never take the fast path */
     uint32_t nfrees;     /* frees by the owner, past the magazine, until one changes the place: see mspan.c */
     uint16_t nelems;
@@ -155,6 +155,12 @@ static inline page_no mspan_first(const mspan *s)
     return page_at(((uintptr_t)s->base - u64_load_relaxed(&process.base)) >> PAGE_SHIFT);
 }
 
+/* Word w of its alloc bits. */
+static inline shm_u64 *mspan_word(const mspan *s, uint32_t w)
+{
+    return s->alloc + SHM_WORD_STRIDE * w;
+}
+
 /* Objects that are used. Linear for the current span. */
 uint32_t mspan_nused(const mspan *s);
 
@@ -243,15 +249,16 @@ bool mspan_advance_far(mspan *s);
 /* Load the cache from word w, while the magazine of the slot is empty. False: all its objects are used. */
 static inline bool mspan_load(mspan *s, uint32_t w)
 {
-    uint64_t bits = u64_load_relaxed(&s->alloc[w]);
+    shm_u64 *word = mspan_word(s, w);
+    uint64_t bits = u64_load_relaxed(word);
 
-    if (UNLIKELY(u64_load_relaxed(&s->alloc[SHM_BITS_WORDS + w]) != 0))
+    if (UNLIKELY(u64_load_relaxed(shm_remote_of(word)) != 0))
         bits = mspan_fold_current(s, w);
     s->cache = ~bits & bits_mask(s->nelems, w);
     if (s->cache == 0)
         return false;
     s->cur = (uint8_t)w;
-    s->word = &s->alloc[w];
+    s->word = word;
     s->word_base = s->base + (uint64_t)w * 64 * s->elem_bytes;
     return true;
 }

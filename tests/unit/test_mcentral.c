@@ -35,11 +35,11 @@ static void world_close(world *w)
     heapfile_close(&w->file);
 }
 
-/* Set the bits of a span's first n objects. */
-static void set_bits(shm_u64 *words, uint32_t n)
+/* Set the alloc or remote bits, whose first word it is, of a span's first n objects. */
+static void set_bits(shm_u64 *word, uint32_t n)
 {
     for (uint32_t i = 0; i < bits_nwords(n); i++)
-        u64_store_release(&words[i], bits_mask(n, i));
+        u64_store_release(&word[SHM_WORD_STRIDE * i], bits_mask(n, i));
 }
 
 /* A span with nlive objects in the central sets, of the class or large (class 0). */
@@ -50,7 +50,7 @@ static page_no put_span(world *w, uint8_t class, uint32_t nlive)
     uint64_t nscavenged;
 
     assert_int_equal(mheap_alloc_span(&w->heap, npages, 1, (span_class){ class }, &first, &nscavenged), 0);
-    set_bits(shm_alloc_bits(&w->file.map, first), nlive);
+    set_bits(shm_alloc_word(&w->file.map, first, 0), nlive);
     mcentral_put(&w->heap, first);
     return first;
 }
@@ -58,7 +58,7 @@ static page_no put_span(world *w, uint8_t class, uint32_t nlive)
 /* n objects of a span are freed remotely. */
 static void free_some(world *w, page_no first, uint32_t n)
 {
-    set_bits(shm_remote_bits(&w->file.map, first), n);
+    set_bits(shm_remote_word(&w->file.map, first, 0), n);
 }
 
 static page_no take(world *w, unsigned budget, unsigned *ret_left, uint32_t *ret_nfree)
