@@ -148,7 +148,7 @@ static void loop_with_requests_from_two_cpus_is_free(void **state)
 static void loop_with_a_client_on_no_cpu_stays_free(void **state)
 {
     const fixture *f = *state;
-    static const int nowhere[] = { CPU_SETSIZE - 1, CPU_SETSIZE, CPU_SETSIZE + 1, INT32_MAX, -2 };
+    static const int nowhere[] = { CPU_SETSIZE - 1, CPU_SETSIZE, CPU_SETSIZE + 1, INT32_MAX - 1, -2 };
     int fd = raw_connect(f);
 
     for (size_t i = 0; i < sizeof(nowhere) / sizeof(*nowhere); i++) {
