@@ -118,8 +118,8 @@ static mspan *take_from_full(mcache_slot *slot, uint32_t *ret_nused)
 
 /*
  * What to ask for: a short span, then twice as many pages as last time, but not more than a share of what the slot
- * holds, or of what the thread holds. Spans are short as long as that is less than a long one. *ret_npages is the length
- * of one.
+ * holds, or of what the thread holds. Spans are short as long as that is less than a long one. *ret_npages is the
+ * length of one.
  */
 static uint32_t next_batch(const mcache *mc, mcache_slot *slot, uint32_t i, uint32_t *ret_npages)
 {
