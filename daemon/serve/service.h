@@ -37,6 +37,9 @@ typedef struct service {
     uint64_t next_rescue_ns;                 /* not before */
     uint64_t next_limit_warning_ms;
     operation_pool operations;
+    queue queue;         /* requests that wait for something to come free */
+    uv_idle_t turns;     /* runs while one of them may be able to go on */
+    uint64_t ntries;     /* requests handled, those that were deferred and came back again */
     peer_host peers;
 } service;
 
@@ -83,6 +86,12 @@ static inline uint32_t service_nentries(const service *srv)
 
 /* Work in slices has come up: it is done between the turns of the loop from now on. */
 void service_wake(service *srv);
+
+/* Serve the queue from the loop, until its handle is closed. */
+void service_queue_start(service *srv);
+
+/* What there is for those who wait. */
+queue_facts service_facts(const service *srv);
 
 /* The request waits for the next round of its kind, and after it for after(). */
 answer service_wait(client *c, const Goallocd__Request *request, enum round round, void (*after)(operation *op));
