@@ -7,7 +7,7 @@
  *   1. A request that finds missing what it needs enters the queue of that, and gets a number. It keeps the number
  *      until it is answered, in whichever queue it waits next; each queue is sorted by it.
  *   2. Who makes something free says so, by queue_note() or queue_wake(). Nothing else happens then: the pass comes
- *      later, from the loop, so no request is handled within the handling of another one.
+ *      later, from the loop or at the end of a job, so no request is handled within the handling of another one.
  *   3. The pass asks queue_next() for one after the other: of the heads whose resource is there, the one that came
  *      first. So a release is tried by as many as can go on with it, and what the one leaves the next one gets. The
  *      pass is over when queue_next() says that nobody can go on.

@@ -16,12 +16,19 @@
 #include "daemon/serve/requests.h"
 #include "shm/crash.h"
 
-/* Pages that the scavenger has taken are free again. */
+static void give_turns(service *srv)
+{
+    if (!srv->stopping)
+        service_give_turns(srv);
+}
+
+/* Pages that the scavenger has taken are free again. Who waits for them comes before its next job. */
 static void on_released(void *data)
 {
     server *s = data;
 
     queue_note(&s->service.queue, WAIT_PAGES);
+    give_turns(&s->service);
 }
 
 /* A piece has been prepared ahead, or could not be. */
@@ -31,6 +38,7 @@ static void on_prepared(void *data)
 
     queue_note(&s->service.queue, WAIT_AHEAD);
     queue_note(&s->service.queue, WAIT_PAGES);
+    give_turns(&s->service);
 }
 
 /* A connection ends: its session is LOST, unless the daemon stops and leaves it as it is. */

@@ -30,10 +30,11 @@ queue_facts service_facts(const service *srv)
                           .free_pages = heap->map->npages - 1 - heap->ninuse_pages - aside };
 }
 
-/* Who can go on, one after the other; a slice of them, since each handles a request. */
-static void on_turns(uv_idle_t *idle)
+static void on_turns(uv_idle_t *idle);
+
+/* One after the other; a slice of them, since each handles a request. */
+void service_give_turns(service *srv)
 {
-    service *srv = idle->data;
     queue_facts facts = service_facts(srv);
     waiter *w = queue_next(&srv->queue, &facts);
 
@@ -43,7 +44,14 @@ static void on_turns(uv_idle_t *idle)
         w = queue_next(&srv->queue, &facts);
     }
     if (w == NULL)
-        (void)uv_idle_stop(idle);
+        (void)uv_idle_stop(&srv->turns);
+    else
+        (void)uv_idle_start(&srv->turns, on_turns);
+}
+
+static void on_turns(uv_idle_t *idle)
+{
+    service_give_turns(idle->data);
 }
 
 static void on_queue(void *data)

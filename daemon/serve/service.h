@@ -90,6 +90,9 @@ void service_wake(service *srv);
 /* Serve the queue from the loop, until its handle is closed. */
 void service_queue_start(service *srv);
 
+/* Give turns to those who can go on, now; not while a request is being handled. What is left goes on in the loop. */
+void service_give_turns(service *srv);
+
 /* What there is for those who wait. */
 queue_facts service_facts(const service *srv);
 

@@ -19,6 +19,7 @@
 #include "proto/channel.h"
 #include "shm/units.h"
 #include "tests/support/attach.h"
+#include "tests/support/rawheap.h"
 
 #define CONNECTIONS  (3 * OPERATION_MEMORIES)
 #define SPAN_CLASS   11u /* objects of 48 bytes, a page a span */
@@ -151,6 +152,101 @@ static void requests_of_peers_that_close_leave_the_queue(void **state)
     close_all(f, fds);
 }
 
+/* --- for pages, and for a session --- */
+
+#define MOST_PAGES 7500u /* of 8192, with --reserve 64M: not while a piece is being released */
+#define ROUNDS_MAX 2000u
+
+static void send_request(int fd, Goallocd__Request *request)
+{
+    uint8_t out[64];
+    size_t len = frame_pack(&request->base, out, sizeof(out));
+
+    assert_int_equal(send(fd, out, len, MSG_NOSIGNAL), len);
+}
+
+static void send_scavenge(int fd)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Scavenge ask = GOALLOCD__SCAVENGE__INIT;
+
+    request.id = 1;
+    request.op_case = GOALLOCD__REQUEST__OP_SCAVENGE;
+    request.scavenge = &ask;
+    send_request(fd, &request);
+}
+
+static void send_alloc_large(int fd, uint64_t npages)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__AllocLarge ask = GOALLOCD__ALLOC_LARGE__INIT;
+
+    ask.npages = npages;
+    request.id = 1;
+    request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
+    request.alloc_large = &ask;
+    send_request(fd, &request);
+}
+
+/* Nearly the whole arena, and back. Another session may have it, until the daemon has seen that one's end. */
+static void take_most(const rawheap *heap)
+{
+    page_no first = rawheap_alloc_large(heap, MOST_PAGES);
+
+    for (unsigned i = 0; first.n == 0 && i < 1000; i++) {
+        (void)poll(NULL, 0, 10);
+        first = rawheap_alloc_large(heap, MOST_PAGES);
+    }
+    assert_int_not_equal(first.n, 0);
+    assert_int_equal(rawheap_return(heap, NULL, 0, &first.n, 1), 0);
+}
+
+/* Nearly the whole arena is asked for while its pages are being released; and by one that closes before it has it. */
+static void pages_that_are_being_released_are_waited_for(void **state)
+{
+    const fixture *f = *state;
+    uint64_t before = counts_now(f).waits;
+    rawheap heap;
+
+    rawheap_open(&heap, f, 0, "waits");
+    for (unsigned round = 0; counts_now(f).waits < before + 6; round++) {
+        int other = raw_attach(f);
+        int scavenger = raw_connect(f);
+
+        assert_true(round < ROUNDS_MAX);
+        take_most(&heap); /* it has memory now, which can be released */
+        send_scavenge(scavenger);
+        (void)poll(NULL, 0, (int)(round % 4));
+        if (round % 2 == 0)
+            send_alloc_large(other, MOST_PAGES);
+        (void)close(other);
+        take_most(&heap);
+        (void)close(scavenger);
+        assert_true(fixture_is_whole(f));
+    }
+    rawheap_close(&heap);
+    assert_true(fixture_is_clean(f, 0));
+}
+
+/* A process loses its connection while memory for it is committed, and comes back at once. */
+static void a_session_that_comes_back_waits_for_its_commit(void **state)
+{
+    const fixture *f = *state;
+    uint64_t before = counts_now(f).waits;
+    rawheap heap;
+
+    rawheap_open(&heap, f, 0, "comes back");
+    for (unsigned round = 0; counts_now(f).waits == before; round++) {
+        assert_true(round < 500);
+        send_alloc_large(heap.fd, 2 * MIB / PAGE_BYTES);
+        rawheap_disconnect(&heap);
+        assert_int_equal(rawheap_come_back(&heap, f), 0);
+        assert_true(fixture_is_whole(f));
+    }
+    rawheap_close(&heap);
+    assert_true(fixture_is_clean(f, 0));
+}
+
 /* --- processes --- */
 
 static int worker(const fixture *f, void *arg)
@@ -206,6 +302,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST_WITH(requests_at_once_are_answered_in_order, "--reserve", "1G"),
         FIXTURE_TEST_WITH(requests_of_peers_that_close_leave_the_queue, "--reserve", "1G"),
+        FIXTURE_TEST_WITH(pages_that_are_being_released_are_waited_for, "--reserve", "64M"),
+        FIXTURE_TEST(a_session_that_comes_back_waits_for_its_commit),
         FIXTURE_TEST(many_processes_in_a_growing_heap_are_handled_twice_at_most),
         FIXTURE_TEST_WITH(many_processes_at_a_memory_limit_are_handled_about_once, "--memory-limit", "32M"),
         FIXTURE_TEST_WITH(many_processes_at_a_memory_limit_are_handled_about_once, "--memory-limit", "32M",
