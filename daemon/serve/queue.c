@@ -30,12 +30,6 @@
 
 #include <utlist.h>
 
-void queue_wake(queue *q)
-{
-    if (q->nwaiting > 0)
-        q->wake(q->data);
-}
-
 /* In the order of arrival. Newcomers go to the end, and who comes back has come earlier than most. */
 static void insert(queue *q, waiter *w)
 {

@@ -59,7 +59,11 @@ void queue_note(queue *q, enum wait wait);
 void queue_note_session(queue *q, uint32_t session);
 
 /* Have queue_next() looked at if anybody waits. */
-void queue_wake(queue *q);
+static inline void queue_wake(queue *q)
+{
+    if (q->nwaiting > 0)
+        q->wake(q->data);
+}
 
 /* Who goes on next, still in its queue; NULL: nobody can. */
 waiter *queue_next(const queue *q, const queue_facts *facts);

@@ -400,13 +400,16 @@ static answer dispatch(client *c, session *s, const Goallocd__Request *request)
  */
 static bool has_to_queue(const client *c, const Goallocd__Request *request)
 {
-    service *srv = client_service(c);
-    queue_facts facts = service_facts(srv);
+    const service *srv = client_service(c);
+    queue_facts facts;
 
     if (c->op.has_turn || (request->op_case != GOALLOCD__REQUEST__OP_REFILL &&
                            request->op_case != GOALLOCD__REQUEST__OP_ALLOC_LARGE &&
                            request->op_case != GOALLOCD__REQUEST__OP_RESIZE_LARGE))
         return false;
+    if (srv->queue.nwaiting == 0)
+        return !operation_pool_has(&srv->operations);
+    facts = service_facts(srv);
     return !facts.memory || queue_next(&srv->queue, &facts) != NULL;
 }
 
