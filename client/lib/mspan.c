@@ -59,7 +59,7 @@ static bool is_of_slot(const shm_span *span, uint32_t slot)
         return false;
     if (span_class_size(spc).n == 0)
         return span->nelems == 1 && span->npages == slot_npages(slot);
-    return span->nelems == size_class_nelems[span_class_size(spc).n];
+    return span->nelems != 0 && span->nelems == size_class_span_nelems(span_class_size(spc).n, span->npages);
 }
 
 static inline uint32_t count_used(const mspan *s)
@@ -87,7 +87,6 @@ mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
         return NULL;
 
     s->alloc = shm_alloc_word(&process.map, page_at(first), 0);
-    s->cache = 0;
     s->open_block = 0;
     s->base = (char *)(uintptr_t)(process.map.base + page_offset(page_at(first)));
     s->elem_bytes = (uint32_t)span->elem_bytes;
