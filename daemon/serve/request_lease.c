@@ -136,20 +136,20 @@ answer handle_refill(client *c, session *s, const Goallocd__Request *request)
 
     if (a.error != 0)
         return a;
-    if (!leasing_begin(c, request))
-        return ANSWER_GIVEN;
+    leasing_begin(c, request);
     if (span_class_size(r.spc).n != 0 && !(s->flags & SESSION_RECLAIM))
         nfree = refill_partial(c, s, &r, &npages);
-    /* It waits for pages that are being prepared once, so no longer than for the piece that is under way. */
-    if (c->op.nspans == 0 && c->op.ndefers == 0 &&
+    /* It waits for pages that are being prepared once, for the piece under way; not if it has waited already. */
+    if (c->op.nspans == 0 && !c->op.has_turn &&
         ahead_is_worth_waiting(&client_service(c)->ahead, r.want * r.npages)) {
-        operation_defer(&c->op);
+        operation_defer(&c->op, WAIT_AHEAD, 0, true);
         return ANSWER_GIVEN;
     }
     want_free = (r.want * r.nelems + 1) / 2;
     if (nfree < want_free)
-        a = refill_fresh(c, s, &r, fresh_wanted(c, &r, npages));
-    return c->op.nspans > 0 ? leasing_commit(c) : leasing_give_up(c, a, a.message == exhausted.message);
+        a = leasing_must_leave_pages(c) ? exhausted : refill_fresh(c, s, &r, fresh_wanted(c, &r, npages));
+    return c->op.nspans > 0 ? leasing_commit(c)
+                            : leasing_give_up(c, a, a.message == exhausted.message ? r.npages : 0);
 }
 
 /* --- large objects --- */
@@ -172,10 +172,9 @@ answer handle_alloc_large(client *c, session *s, const Goallocd__Request *reques
         return limit_reached;
     if (!leasing_system_allows(srv, ask->npages))
         return leasing_no_memory;
-    if (!leasing_begin(c, request))
-        return ANSWER_GIVEN;
-    if (leasing_alloc_span(srv, ask->npages, align, spc, &first, &nscavenged) != 0)
-        return leasing_give_up(c, exhausted, true);
+    leasing_begin(c, request);
+    if (leasing_must_leave_pages(c) || leasing_alloc_span(srv, ask->npages, align, spc, &first, &nscavenged) != 0)
+        return leasing_give_up(c, exhausted, ask->npages);
     leasing_add_fresh(c, s, first, nscavenged);
     return leasing_commit(c);
 }
@@ -210,10 +209,9 @@ static answer grow(client *c, const Goallocd__Request *request, page_no first, u
 
     if (!leasing_system_allows(srv, more))
         return leasing_no_memory;
-    if (!leasing_begin(c, request))
-        return ANSWER_GIVEN;
+    leasing_begin(c, request);
     if (mheap_take_aside(srv->heap, ASIDE_GROWTH, (page_range){ behind, more }, &nscavenged).npages == 0)
-        return leasing_give_up(c, (answer){ EBUSY, "what lies behind the object is in use" }, false);
+        return leasing_give_up(c, (answer){ EBUSY, "what lies behind the object is in use" }, 0);
     leasing_add_growth(c, first, behind, more, nscavenged);
     return leasing_commit(c);
 }

@@ -63,7 +63,7 @@ static answer reattach(client *c, const Goallocd__Request *request)
     service_drop_client(srv, s);
     if (s->lessee.nops > 0) {
         /* Memory is being committed for a request of it: what that leases is settled first. */
-        operation_begin(&c->op, &c->peer, request, OPERATION_DEFERRED);
+        operation_begin_deferred(&c->op, &c->peer, request, &srv->queue, WAIT_SESSION, s->lessee.no.n);
         return ANSWER_GIVEN;
     }
     session_set_state(&srv->sessions, s, SHM_SESSION_OPEN);
@@ -394,6 +394,25 @@ static answer dispatch(client *c, session *s, const Goallocd__Request *request)
     return handlers[kind].change(c, s, request);
 }
 
+/*
+ * True if the request would lease, and has to wait for an operation's memory, or for those who came first and could go
+ * on. So what is leased is leased in the order in which it was asked for, and a handler that leases finds memory.
+ */
+static bool has_to_queue(const client *c, const Goallocd__Request *request)
+{
+    const service *srv = client_service(c);
+    queue_facts facts;
+
+    if (c->op.has_turn || (request->op_case != GOALLOCD__REQUEST__OP_REFILL &&
+                           request->op_case != GOALLOCD__REQUEST__OP_ALLOC_LARGE &&
+                           request->op_case != GOALLOCD__REQUEST__OP_RESIZE_LARGE))
+        return false;
+    if (srv->queue.nwaiting == 0)
+        return !operation_pool_has(&srv->operations);
+    facts = service_facts(srv);
+    return !facts.memory || queue_next(&srv->queue, &facts) != NULL;
+}
+
 bool requests_handle(peer *p, const Goallocd__Request *request)
 {
     client *c = client_of(p);
@@ -403,13 +422,19 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
     c->notified = false;
     if (!c->noted)
         loopcpu_note_request(&client_service(c)->loopcpu, request);
+    c->noted = true;
+    if (s != NULL && has_to_queue(c, request)) {
+        operation_begin_deferred(&c->op, p, request, &client_service(c)->queue, WAIT_MEMORY, 0);
+        return false;
+    }
+    client_service(c)->ntries++;
     a = dispatch(c, s, request);
     if (a.error >= 0)
         reply_answer(p, request->id, a);
     c->noted = c->op.state == OPERATION_DEFERRED;
     if (c->noted)
         return false;
-    c->op.ndefers = 0;
+    operation_answered(&c->op);
     client_service(c)->nrpcs++;
     if (s != NULL)
         s->nrpcs++;

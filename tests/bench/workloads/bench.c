@@ -94,8 +94,8 @@ static void attach(void)
 
     if (r < 0)
         bench_die(goalloc_strerror(r));
-#elif defined(BENCH_BOOST)
-    bench_boost_attach();
+#elif defined(BENCH_SEGMENT)
+    bench_segment_attach();
 #endif
 }
 
@@ -154,9 +154,9 @@ static void *work(void *arg)
     if (leads)
         attach();
     meet();
-#if defined(BENCH_BOOST)
+#if defined(BENCH_SEGMENT)
     if (w->index == 0)
-        bench_boost_remove(); /* all have it open: nothing is left over, however this ends */
+        bench_segment_remove(); /* all have it open: nothing is left over, however this ends */
 #endif
     if (workload->setup != NULL)
         workload->setup(w);
@@ -246,8 +246,8 @@ static void print(unsigned n, bool processes)
 /* --- command line --- */
 
 static const bench_workload *const groups[] = {
-#if defined(BENCH_BOOST)
-    bench_boost,
+#if defined(BENCH_SEGMENT)
+    bench_segment,
 #else
     bench_fixed,
     bench_churn,
@@ -370,8 +370,8 @@ int main(int argc, char **argv)
     if (n == 0 || n > WORKERS_MAX || (workload->worker_multiple > 0 && n % workload->worker_multiple != 0))
         bench_die("not with that many workers");
     prepare_common(&args, n);
-#if defined(BENCH_BOOST)
-    bench_boost_create();
+#if defined(BENCH_SEGMENT)
+    bench_segment_create();
 #endif
     if (args.processes > 0)
         run_processes(n);

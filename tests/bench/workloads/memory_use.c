@@ -30,7 +30,7 @@
 
 #include "tests/bench/workloads/bench.h"
 
-#if !defined(BENCH_BOOST)
+#if !defined(BENCH_SEGMENT)
 /* The number after that name in /proc/PID/status, in bytes. */
 static uint64_t status_bytes(const char *pid, const char *name)
 {
@@ -110,7 +110,7 @@ void memory_use_sample(memory_use *m)
         m->peak_bytes = bytes;
 }
 
-#elif defined(BENCH_BOOST)
+#elif defined(BENCH_SEGMENT)
 /* Its segment has a fixed size: there is nothing to compare. */
 void memory_use_begin(memory_use *m, bool whole_heap)
 {
