@@ -267,6 +267,7 @@ static int read_stats(const Goallocd__Reply *reply, void *ret)
     to->leased_spans = stats->leased_spans;
     to->roots = stats->roots;
     to->session_held_bytes = stats->session_held_bytes;
+    to->free_bytes = stats->free_bytes;
     return 0;
 }
 
