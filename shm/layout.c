@@ -10,7 +10,7 @@
 #include <string.h>
 
 /* Raise it when the meaning of a word changes but its place does not. */
-#define LAYOUT_VERSION 3
+#define LAYOUT_VERSION 4
 
 static uint64_t fnv1a(uint64_t hash, uint64_t value)
 {
@@ -26,7 +26,7 @@ uint64_t shm_abi_hash(void)
     static const uint64_t facts[] = {
         LAYOUT_VERSION, PAGE_SHIFT, SHM_SESSIONS_MAX, SHM_ROOTS_MAX, SHM_HEAP_ARENA_BYTES, SHM_BITS_WORDS,
         SHM_COUNTERS_WORDS, SHM_RUN_PAGES_MIN, SHM_RUN_PAGES_MAX, SESSION_RECLAIM, SESSION_READONLY,
-        SPAN_CLASS_COUNT, SPAN_FREE, SPAN_LEASED, SPAN_CENTRAL,
+        SPAN_CLASS_COUNT, SPAN_FREE, SPAN_LEASED, SPAN_CENTRAL, SHM_WORD_STRIDE, SHM_REMOTE_AT,
         sizeof(shm_header), offsetof(shm_header, generation), offsetof(shm_header, base),
         offsetof(shm_header, span_table_off), offsetof(shm_header, free_limit), offsetof(shm_header, nroot_entries),
         offsetof(shm_header, nsession_entries),

@@ -4,12 +4,12 @@
  * The fast paths stand here whole; what they do to a span's bits is in mspan.h. Everything they read is private to the
  * process, but for the alloc word, the remote word and free_limit.
  *
- *   malloc: size -> class (two tables) -> the thread's current span -> its next free bit -> set the alloc bit ->
- *   address.
+ *   malloc: size -> slot (two tables) -> the slot's magazine: the object freed last, if there is one; else the slot's
+ *           current span -> its next free bit -> set the alloc bit -> address.
  *           Below 16 bytes and noscan: a place in the thread's open block (tiny.h).
  *   free:   address -> page -> mspan_of: is it this thread's span? -> index by multiplication -> check both bits ->
- *           clear the alloc bit. Anything else takes the slow path: another thread's or process's span (one fetch_or
- *           on the remote word), a large object, a pointer that is none.
+ *           put it into the magazine -> clear the alloc bit. Anything else takes the slow path: another thread's or
+ *           process's span (one fetch_or on the remote word), a large object, a pointer that is none.
  *
  * Checks, always: alloc bit clear or remote bit set is a double free; an address that is not a multiple of the
  * element size is an interior pointer; an address outside the arena is foreign.
@@ -60,31 +60,36 @@ __attribute__((noinline)) static void *alloc_slow(uint32_t slot)
 /* The body of malloc. */
 static inline void *slot_alloc(uint32_t slot)
 {
-    mspan *s = mcache_tls->current[slot];
+    mcache *mc = mcache_tls;
+    magazine *m = &mc->magazines[slot];
+    mspan *s;
 
-    if (mspan_has_recent(s))
-        return mspan_take_recent(s);
+    if (!magazine_is_empty(m))
+        return magazine_pop(m);
+    s = mc->current[slot];
     return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(slot);
 }
 
 /* The same for sizes up to SIZE_TABLE8_MAX, which the thread's own table has; but if it has no mcache yet. */
 static inline void *slot8_alloc(size_t size, bool noscan)
 {
-    const mcache *mc = mcache_tls;
+    mcache *mc = mcache_tls;
     size_t i = (size + 7) >> 3;
-    mspan *s = mc->current[mc->slot8[noscan][i]];
+    uint32_t at = mc->slot8[noscan][i];
+    magazine *m = mcache_magazine_at(mc, at);
+    mspan *s;
 
-    if (mspan_has_recent(s))
-        return mspan_take_recent(s);
+    if (!magazine_is_empty(m))
+        return magazine_pop(m);
+    s = mcache_current_at(mc, at);
     return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(slot_of_class((size_class){ size_table8[i] }, noscan));
 }
 
 /* True if the thread has a free object of the slot at hand. */
 static inline bool slot_is_ready(const mcache *mc, uint32_t slot)
 {
-    const mspan *s = mc->current[slot];
-
-    return mspan_has_recent(s) || s->cache != 0 || mc->slots[slot].empty.head != NULL;
+    return !magazine_is_empty(&mc->magazines[slot]) || mc->current[slot]->cache != 0 ||
+           mc->slots[slot].empty.head != NULL;
 }
 
 /*
@@ -108,14 +113,12 @@ static uint32_t ready_run_slot(size_t size, bool noscan)
 /* What the size classes do not hold. */
 __attribute__((noinline)) static void *alloc_bigger(size_t size, bool noscan)
 {
-    mspan *s;
+    magazine *m;
 
     if (size > SHM_RUN_BYTES_MAX)
         return large_alloc(size, 1, noscan, NULL);
-    s = mcache_tls->current[slot_of_run((size + PAGE_BYTES - 1) / PAGE_BYTES, noscan)];
-    if (mspan_has_recent(s))
-        return mspan_take_recent(s);
-    return s->cache != 0 ? mspan_take(s) : slot_alloc(ready_run_slot(size, noscan));
+    m = &mcache_tls->magazines[slot_of_run((size + PAGE_BYTES - 1) / PAGE_BYTES, noscan)];
+    return !magazine_is_empty(m) ? magazine_pop(m) : slot_alloc(ready_run_slot(size, noscan));
 }
 
 static inline void *alloc(size_t size, bool noscan)
@@ -154,6 +157,17 @@ void *goalloc_malloc_noscan(size_t size)
     return alloc(size, true);
 }
 
+/* An object of a slot whose magazine is empty; *ret_zeroed: it is known to be zero. */
+static inline void *calloc_from_span(uint32_t slot, bool *ret_zeroed)
+{
+    mspan *s = mcache_tls->current[slot];
+
+    if (s->cache == 0 && (s = refill(slot)) == NULL)
+        return NULL;
+    *ret_zeroed = mspan_is_zero(s);
+    return mspan_take(s);
+}
+
 void *goalloc_calloc(size_t count, size_t size)
 {
     bool zeroed = false;
@@ -169,12 +183,9 @@ void *goalloc_calloc(size_t count, size_t size)
     } else {
         uint32_t slot = bytes <= SMALL_BYTES_MAX ? slot_of_class(size_class_for(bytes), false)
                                                  : ready_run_slot(bytes, false);
-        mspan *s = mcache_tls->current[slot];
+        magazine *m = &mcache_tls->magazines[slot];
 
-        if (!mspan_has_recent(s) && s->cache == 0 && (s = refill(slot)) == NULL)
-            return NULL;
-        zeroed = mspan_is_zero(s);
-        p = mspan_alloc(s);
+        p = !magazine_is_empty(m) ? magazine_pop(m) : calloc_from_span(slot, &zeroed);
     }
     if (p != NULL && !zeroed)
         memset(p, 0, bytes);
@@ -207,14 +218,16 @@ static inline bool own_free(mspan *s, void *p)
         return false;
 
     uint32_t index = (uint32_t)(product >> 32);
-    shm_u64 *word = &s->alloc[index / 64];
+    shm_u64 *word = mspan_word(s, index / 64);
     uint64_t bit = UINT64_C(1) << (index % 64);
 
-    if (UNLIKELY(!u64_any_relaxed(word, bit) || u64_any_relaxed(word + SHM_BITS_WORDS, bit)))
+    if (UNLIKELY(!u64_any_relaxed(word, bit) || u64_any_relaxed(shm_remote_of(word), bit)))
         return false;
-    mspan_remember(s, p, word, bit);
-    if (mspan_clear_bit(s, word, bit))
-        refill_note_free(p, s);
+    if (UNLIKELY(!magazine_push(s->magazine, p, word, bit))) {
+        refill_spill(s, word, bit);
+        return true;
+    }
+    mspan_clear_bit(word, bit);
     return true;
 }
 
@@ -222,7 +235,7 @@ static inline bool own_free(mspan *s, void *p)
 static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
 {
     uint32_t index = object_index(offset, s->magic);
-    shm_u64 *word = &s->alloc[index / 64];
+    shm_u64 *word = mspan_word(s, index / 64);
     uint64_t bit = UINT64_C(1) << (index % 64);
 
     if (index >= s->nelems)
@@ -230,18 +243,19 @@ static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
     if ((uint64_t)index * s->elem_bytes != offset)
         return OBJECT_INTERIOR;
 
-    if ((u64_load_relaxed(word) & ~u64_load_relaxed(word + SHM_BITS_WORDS) & bit) == 0)
+    if ((u64_load_relaxed(word) & ~u64_load_relaxed(shm_remote_of(word)) & bit) == 0)
         return OBJECT_FREE;
     /*
      * The kept bit goes before the alloc bit: a process that dies in between leaves an object of its session's.
      */
     if (span_has_kept(shm_span_at(&process.map, mspan_first(s)))) {
-        (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, mspan_first(s))[index / 64], ~bit);
+        (void)u64_fetch_and_acq_rel(shm_kept_word(&process.map, mspan_first(s), index / 64), ~bit);
         CRASH_POINT(own_free_after_kept);
     }
-    mspan_remember(s, s->base + offset, word, bit);
-    if (mspan_clear_bit(s, word, bit))
-        refill_note_free(NULL, s);
+    if (magazine_push(s->magazine, s->base + offset, word, bit))
+        mspan_clear_bit(word, bit);
+    else
+        refill_spill(s, word, bit);
     return OBJECT_LIVE;
 }
 
@@ -265,7 +279,7 @@ __attribute__((noinline)) static enum object_verdict free_tiny(mspan *s, const o
     enum object_verdict verdict = tiny_free(&process.map, object, &last);
 
     if (last && s->open_block != object->index + 1 && tiny_block_end(s, object->index))
-        refill_note_free(NULL, s);
+        refill_note_free(s);
     return verdict;
 }
 

@@ -92,6 +92,7 @@ void idle_return_empty(mcache *mc)
 
     if (mc != &mcache_none)
         mc->trim_seen = process_trim_seq(); /* what may have been asked for is being done */
+    mcache_flush_magazines(mc);
     for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
         mcache_slot *slot = &mc->slots[i];
 
@@ -174,7 +175,10 @@ void idle_surrender(mcache *mc)
 static void put_idle_runs(mcache *mc)
 {
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
-        if (is_run(i) && mc->current[i] != &mspan_none && mspan_nused(mc->current[i]) == 0)
+        if (!is_run(i))
+            continue;
+        mcache_flush_magazine(mc, i);
+        if (mc->current[i] != &mspan_none && mspan_nused(mc->current[i]) == 0)
             mcache_put_current(mc, i);
     }
 }

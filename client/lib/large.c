@@ -34,7 +34,7 @@
 
 static bool has_remote_bit(page_no first)
 {
-    return (u64_load_acquire(shm_remote_bits(&process.map, first)) & 1) != 0;
+    return (u64_load_acquire(shm_remote_word(&process.map, first, 0)) & 1) != 0;
 }
 
 /* A cached span for an object of npages pages. Page 0: none. */
@@ -166,7 +166,7 @@ enum object_verdict large_free(const object_ref *object)
         verdict = OBJECT_FREE;
     } else {
         if (span_has_kept(span))
-            (void)u64_fetch_and_acq_rel(shm_kept_bits(&process.map, object->first), ~UINT64_C(1));
+            (void)u64_fetch_and_acq_rel(shm_kept_word(&process.map, object->first, 0), ~UINT64_C(1));
         if (!held_clear_object(object->first, &doubt)) {
             verdict = OBJECT_FREE;
         } else if (doubt) {

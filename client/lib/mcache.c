@@ -12,6 +12,8 @@
  *                    |           +------- PARTIAL <--------+  (refill_note_free), or remotely (found when looked at)
  *                    +-- last object freed --+
  *
+ * What waits in a magazine counts as used here (magazine.h): its flush is what "is freed" means.
+ *
  * A full span is in no list but that of all, so that the first free in it touches no other span but the last of the
  * partial ones.
  *
@@ -28,16 +30,75 @@ mcache mcache_none = {
 };
 _Thread_local mcache *mcache_tls = &mcache_none;
 
+uint64_t mcache_bytes(void)
+{
+    uint64_t nentries = 0;
+
+    for (uint32_t i = 0; i < SLOT_COUNT; i++)
+        nentries += magazine_capacity(i);
+    return sizeof(mcache) + nentries * sizeof(magazine_entry);
+}
+
 void mcache_clear(mcache *mc)
 {
+    magazine_entry *floor = mc->entries;
+
+    for (uint32_t i = 0; i < SLOT_COUNT; i++) {
+        mc->magazines[i] = (magazine){ .top = floor, .floor = floor, .limit = floor };
+        floor += magazine_capacity(i);
+    }
     mc->tiny = (tiny_block)TINY_NONE_OPEN;
     mc->nempty_pages = mc->nheld_pages = 0;
     memset(mc->slots, 0, sizeof(mc->slots));
     memcpy(mc->current, mcache_none.current, sizeof(mc->current));
-    for (size_t i = 0; i < sizeof(mc->slot8[0]); i++) {
-        mc->slot8[0][i] = (uint8_t)slot_of_class((size_class){ size_table8[i] }, false);
-        mc->slot8[1][i] = (uint8_t)slot_of_class((size_class){ size_table8[i] }, true);
+    for (size_t i = 0; i <= SIZE_TABLE8_MAX / 8; i++) {
+        for (unsigned noscan = 0; noscan < 2; noscan++) {
+            uint32_t slot = slot_of_class((size_class){ size_table8[i] }, noscan);
+
+            mc->slot8[noscan][i] = (uint16_t)(slot * sizeof(magazine));
+        }
     }
+}
+
+/* --- magazines --- */
+
+void mcache_flush_magazine(mcache *mc, uint32_t slot)
+{
+    magazine *m = &mc->magazines[slot];
+
+    while (!magazine_is_empty(m)) {
+        const magazine_entry *e = --m->top;
+        uint64_t page = ((uintptr_t)e->p - u64_load_relaxed(&process.base)) >> PAGE_SHIFT;
+        mspan *s = atomic_load_explicit(&process.mspan_of[page], memory_order_relaxed);
+
+        CRASH_POINT(magazine_flush);
+        if (mspan_count_free(s))
+            (void)mcache_place_freed(mc, s);
+    }
+}
+
+void mcache_flush_magazines(mcache *mc)
+{
+    for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++)
+        mcache_flush_magazine(mc, i);
+}
+
+void mcache_open_magazine(mcache *mc, uint32_t slot)
+{
+    magazine *m = &mc->magazines[slot];
+    uint32_t capacity;
+
+    if (m->limit != m->floor)
+        return;
+    capacity = magazine_capacity(slot);
+    m->limit = m->floor + capacity;
+    mc->slots[slot].nspills = MAGAZINE_SPILLS * capacity;
+}
+
+void mcache_close_magazine(mcache *mc, uint32_t slot)
+{
+    mcache_flush_magazine(mc, slot);
+    mc->magazines[slot].limit = mc->magazines[slot].floor;
 }
 
 /* --- counting --- */
@@ -52,18 +113,20 @@ static void count(span_class spc, uint64_t n)
 void mcache_flush_count(mcache *mc, uint32_t slot)
 {
     if (slot != SLOT_TINY) /* of tiny blocks the objects are counted, not they themselves */
-        count(slot_spc(slot), mc->slots[slot].nuncounted);
+        count(slot_spc(slot), mc->slots[slot].nuncounted + mc->magazines[slot].npops);
     mc->slots[slot].nuncounted = 0;
+    mc->magazines[slot].npops = 0;
 }
 
 void mcache_count_all(mcache *mc)
 {
     if (mc == &mcache_none)
         return;
+    mcache_flush_magazines(mc);
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
         if (mc->current[i] != &mspan_none)
             mcache_count_current(mc, mc->current[i], mspan_nused(mc->current[i]));
-        if (mc->slots[i].nuncounted > 0)
+        if (mc->slots[i].nuncounted > 0 || mc->magazines[i].npops > 0)
             mcache_flush_count(mc, i);
     }
     count((span_class){ SPAN_CLASS_TINY }, mc->tiny.nallocs);
@@ -83,6 +146,7 @@ void mcache_add(mcache *mc, mspan *s)
     slot->all = s;
     slot->nspans++;
     mc->nheld_pages += s->npages;
+    s->magazine = &mc->magazines[s->slot];
 }
 
 /* Take a span that is not current out of its list. */
@@ -137,6 +201,7 @@ void mcache_put_current(mcache *mc, uint32_t slot)
     mspan *s = mc->current[slot];
     uint32_t nused;
 
+    mcache_flush_magazine(mc, slot);
     if (s == &mspan_none)
         return;
     nused = mspan_nused(s);

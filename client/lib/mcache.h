@@ -4,6 +4,7 @@
 #ifndef GOALLOC_LIB_MCACHE_H
 #define GOALLOC_LIB_MCACHE_H
 
+#include "client/lib/magazine.h"
 #include "client/lib/mapping.h"
 #include "client/lib/mspan.h"
 #include "client/lib/tiny.h"
@@ -17,7 +18,8 @@ typedef struct mcache_slot {
     uint32_t nempty;
     uint32_t nspans;     /* all, with the current one */
     uint32_t nbatch;     /* spans to ask for next: slow start */
-    uint32_t nuncounted; /* objects that have been allocated and not yet counted for all to see */
+    uint32_t nuncounted; /* objects of spans' caches that have been allocated and not yet counted for all to see */
+    uint32_t nspills;    /* frees past its magazine until that is flushed and closed */
 } mcache_slot;
 
 typedef struct mcache {
@@ -25,11 +27,13 @@ typedef struct mcache {
     union {
         struct {
             mspan *current[SLOT_COUNT]; /* &mspan_none where there is none */
-            uint8_t slot8[2][SIZE_TABLE8_MAX / 8 + 1]; /* slots by size, in units of 8 bytes, rounded up; [1]: noscan */
+            /* By size, in units of 8 bytes, rounded up, where magazines has the slot's; [1]: noscan. */
+            uint16_t slot8[2][SIZE_TABLE8_MAX / 8 + 1];
             struct mcache *next_made; /* all that were ever made, by this process and those that it was forked from */
         };
         char unwiped[MAPPING_UNWIPED_UNIT];
     };
+    magazine magazines[SLOT_COUNT];
     tiny_block tiny;
     void *thread; /* thread_self() of its thread */
     uint64_t nempty_pages; /* in the lists of empty spans */
@@ -38,9 +42,11 @@ typedef struct mcache {
     mcache_slot slots[SLOT_COUNT];
     uint32_t trim_seen;
     struct mcache *next; /* all mcaches of the process, or the free ones */
+    magazine_entry entries[]; /* of all magazines */
 } mcache;
 
-_Static_assert(offsetof(mcache, tiny) == MAPPING_UNWIPED_UNIT, "what is unwiped has pages of its own");
+_Static_assert(offsetof(mcache, magazines) == MAPPING_UNWIPED_UNIT, "what is unwiped has pages of its own");
+_Static_assert(SLOT_COUNT * sizeof(magazine) <= UINT16_MAX, "slot8 holds offsets");
 
 extern mcache mcache_none;
 
@@ -49,6 +55,20 @@ extern mcache mcache_none;
  * and free.
  */
 extern _Thread_local mcache *mcache_tls __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/* The magazine of a slot, and the current span, by what slot8 says of the slot. */
+static inline magazine *mcache_magazine_at(mcache *mc, uint32_t at)
+{
+    return (magazine *)(void *)((char *)mc->magazines + at);
+}
+
+static inline mspan *mcache_current_at(const mcache *mc, uint32_t at)
+{
+    return mc->current[at / sizeof(magazine)];
+}
+
+/* Bytes of an mcache with all its magazines: of which only what is used has memory. */
+uint64_t mcache_bytes(void);
 
 /* It has no spans, as at its thread's beginning. */
 void mcache_clear(mcache *mc);
@@ -59,13 +79,33 @@ void mcache_clear(mcache *mc);
 void mcache_add(mcache *mc, mspan *s);
 void mcache_remove(mcache *mc, mspan *s);
 
+/* --- magazines --- */
+
+/* Count every object of a slot's magazine as free, as if it had never been there: it is empty afterwards. */
+void mcache_flush_magazine(mcache *mc, uint32_t slot);
+void mcache_flush_magazines(mcache *mc);
+
+/* A malloc of the slot looks for free objects: if the magazine is closed, it is opened. It is empty. */
+void mcache_open_magazine(mcache *mc, uint32_t slot);
+
+void mcache_close_magazine(mcache *mc, uint32_t slot);
+
+/* A free has gone past the slot's magazine. In a long phase of frees it is flushed and closed. */
+static inline void mcache_note_spill(mcache *mc, uint32_t slot)
+{
+    if (UNLIKELY(--mc->slots[slot].nspills == 0))
+        mcache_close_magazine(mc, slot);
+}
+
+/* --- lists --- */
+
 /* Put a span that is in no list where it belongs. */
 void mcache_place(mcache *mc, mspan *s, uint32_t nused);
 
 /* The same for a span that is in the list of its place. */
 void mcache_move(mcache *mc, mspan *s, uint32_t nused);
 
-/* The same for the current span of a slot, if there is one: there is none afterwards. */
+/* The same for the current span of a slot, if there is one: there is none afterwards, and the magazine is empty. */
 void mcache_put_current(mcache *mc, uint32_t slot);
 
 /*
@@ -104,7 +144,6 @@ static inline void mcache_leave_current(mcache *mc, mspan *s, uint32_t nused)
 {
     mcache_count_current(mc, s, nused);
     s->needzero = true;
-    s->reuse = false;
 }
 
 static inline void mcache_place_full(mspan *s)

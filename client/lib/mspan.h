@@ -36,32 +36,27 @@ enum mspan_place {
  * Private to the process. All fields but owner belong to the owning thread (or, while the pool is the owner, to who
  * holds its lock). Structures are never unmapped, so a thread that looks at the owner of a span that has just gone
  * reads an owner that is not itself. A child that came about without fork()'s handlers reads zeros (meta.c): such a
- * structure has no free object and no alloc words, as mspan_none. A free by the owner touches the first cache line
- * alone, unless the span changes its place.
+ * structure has no free object and no alloc words, as mspan_none. A free by the owner reads the first cache line and
+ * writes nothing there, unless its magazine is full.
  */
 typedef struct mspan {
-    void *recent;        /* the object freed last, if it was not handed out again since; not in cache. NULL: none */
-    shm_u64 *recent_word;
-    union {
-        uint64_t recent_bit;
-        uint64_t open_block; /* of tiny blocks, none of which is recent: 1 + the one that is open, for folds; 0: none */
-    };
+    struct magazine *magazine; /* its slot's, of the owning thread */
     void *_Atomic owner; /* thread_self() of the thread that holds it, or the pool; NULL: nobody */
     char *base;
-    shm_u64 *alloc;      /* alloc words; the remote words follow at SHM_BITS_WORDS */
+    shm_u64 *alloc;      /* the first alloc word: see mspan_word() */
     uint32_t magic;      /* for object_index(); 1 for a run; 0 for tiny blocks, whose frees never take the fast path */
-    uint32_t nfrees;     /* frees by the owner until one takes the slow path: see mspan.c */
+    uint32_t nfrees;     /* frees by the owner, past the magazine, until one changes the place: see mspan.c */
     uint16_t nelems;
     uint16_t slot;
     uint8_t npages : 7;
     bool needzero : 1;   /* false: what is not allocated is zero, if nothing has been freed since it became current */
     uint8_t cur;         /* number of the current word */
-    bool reuse;          /* malloc takes the recent object first; false: recent means nothing */
     uint8_t place;       /* enum mspan_place; a byte of its own, since it changes most */
-    uint64_t cache;      /* objects of the current word that were free when it was loaded, not handed out yet */
+    uint32_t open_block; /* of tiny blocks: 1 + the one that is open, for folds; 0: none */
+    _Alignas(64) uint64_t cache; /* objects of the current word that were free when it was loaded, not handed out yet */
     shm_u64 *word;       /* the current word of alloc bits */
     char *word_base;     /* address of the object of its bit 0 */
-    struct mspan *next;  /* in the list of its place */
+    struct mspan *next; /* in the list of its place */
     struct mspan *prev;
     struct mspan *all_next; /* all spans of the slot */
     struct mspan *all_prev;
@@ -152,6 +147,12 @@ static inline page_no mspan_first(const mspan *s)
     return page_at(((uintptr_t)s->base - u64_load_relaxed(&process.base)) >> PAGE_SHIFT);
 }
 
+/* Word w of its alloc bits. */
+static inline shm_u64 *mspan_word(const mspan *s, uint32_t w)
+{
+    return s->alloc + SHM_WORD_STRIDE * w;
+}
+
 /* Objects that are used. Linear for the current span. */
 uint32_t mspan_nused(const mspan *s);
 
@@ -220,14 +221,6 @@ static inline void mspan_set_bit(shm_u64 *word, uint64_t bit)
     CRASH_POINT(malloc_after_bit);
 }
 
-/* An object of the span has just been freed. */
-static inline void mspan_remember(mspan *s, void *p, shm_u64 *word, uint64_t bit)
-{
-    s->recent = p;
-    s->recent_word = word;
-    s->recent_bit = bit;
-}
-
 /* Take an object out of the cache, which is not empty. */
 static inline void *mspan_take(mspan *s)
 {
@@ -239,46 +232,25 @@ static inline void *mspan_take(mspan *s)
     return s->word_base + (uint64_t)(unsigned)__builtin_ctzll(cache) * s->elem_bytes;
 }
 
-/* Reuse, which changes seldom, is what the processor is to guess from. */
-static inline bool mspan_has_recent(const mspan *s)
-{
-    return s->reuse && s->recent != NULL;
-}
-
-/* Take the object that was freed last; there is one. */
-static inline void *mspan_take_recent(mspan *s)
-{
-    void *p = s->recent;
-
-    s->recent = NULL;
-    mspan_set_bit(s->recent_word, s->recent_bit);
-    return p;
-}
-
-/* The body of malloc: the object freed last, else one of the cache. NULL: there is none without looking further. */
-static inline void *mspan_alloc(mspan *s)
-{
-    return mspan_has_recent(s) ? mspan_take_recent(s) : LIKELY(s->cache != 0) ? mspan_take(s) : NULL;
-}
-
 /* Others have freed objects of word w of the current span: fold them. Returns its alloc word. */
 uint64_t mspan_fold_current(mspan *s, uint32_t w);
 
 /* The words after the current one, all round the span. */
 bool mspan_advance_far(mspan *s);
 
-/* Load the cache from word w. False: all its objects are used. */
+/* Load the cache from word w, while the magazine of the slot is empty. False: all its objects are used. */
 static inline bool mspan_load(mspan *s, uint32_t w)
 {
-    uint64_t bits = u64_load_relaxed(&s->alloc[w]);
+    shm_u64 *word = mspan_word(s, w);
+    uint64_t bits = u64_load_relaxed(word);
 
-    if (UNLIKELY(u64_load_relaxed(&s->alloc[SHM_BITS_WORDS + w]) != 0))
+    if (UNLIKELY(u64_load_relaxed(shm_remote_of(word)) != 0))
         bits = mspan_fold_current(s, w);
     s->cache = ~bits & bits_mask(s->nelems, w);
     if (s->cache == 0)
         return false;
     s->cur = (uint8_t)w;
-    s->word = &s->alloc[w];
+    s->word = word;
     s->word_base = s->base + (uint64_t)w * 64 * s->elem_bytes;
     return true;
 }
@@ -289,14 +261,7 @@ static inline bool mspan_load(mspan *s, uint32_t w)
  */
 static inline bool mspan_advance(mspan *s)
 {
-    s->recent = NULL; /* it is in its word's bits */
-    s->reuse = false;
-    if (mspan_load(s, s->cur)) {
-        /* Half of what the word has was freed while it was handed out: objects come and go. */
-        s->reuse = 2 * bits_count(s->cache) >= bits_count(bits_mask(s->nelems, s->cur));
-        return true;
-    }
-    return s->nelems > 64 && mspan_advance_far(s);
+    return mspan_load(s, s->cur) || (s->nelems > 64 && mspan_advance_far(s));
 }
 
 /* Make it the current one. True: it has a free object in its cache. nused is what it has used now. */
@@ -305,11 +270,13 @@ static inline bool mspan_make_current(mspan *s, uint32_t nused)
     s->place = MSPAN_CURRENT;
     s->nfrees = NFREES_CURRENT;
     s->ncounted = nused;
-    s->reuse = false;
-    return mspan_load(s, s->cur) || (s->nelems > 64 && mspan_advance_far(s));
+    return mspan_advance(s);
 }
 
-/* How many of its objects have been allocated since the last time, while it was current; nused are used now. */
+/*
+ * How many objects its cache has handed out since the last time, while it was current; nused are used now, and none
+ * waits in the magazine.
+ */
 static inline uint32_t mspan_take_count(mspan *s, uint32_t nused)
 {
     uint32_t nfreed = NFREES_CURRENT - s->nfrees;
@@ -322,21 +289,23 @@ static inline uint32_t mspan_take_count(mspan *s, uint32_t nused)
     return n;
 }
 
-/* What mspan_alloc() will return is known to be zero. */
+/* What the cache will hand out is known to be zero. */
 static inline bool mspan_is_zero(const mspan *s)
 {
     return !s->needzero && s->nfrees == NFREES_CURRENT;
 }
 
-/*
- * Clear the bit of a live object in a word of the thread's own span: the end of a free. True: this free changes the
- * span's place, and the caller puts it there.
- */
-static inline bool mspan_clear_bit(mspan *s, shm_u64 *word, uint64_t bit)
+/* Clear the bit of a live object in a word of the thread's own span: the end of a free. */
+static inline void mspan_clear_bit(shm_u64 *word, uint64_t bit)
 {
     CRASH_POINT(own_free_before_bit);
     u64_writer_clear(word, bit);
     CRASH_POINT(own_free_after_bit);
+}
+
+/* Count a free. True: it changes the span's place, and the caller puts it there. */
+static inline bool mspan_count_free(mspan *s)
+{
     return UNLIKELY(--s->nfrees == 0);
 }
 

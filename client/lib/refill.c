@@ -4,6 +4,9 @@
  * Called by alloc.c. Calls mcache.c (lists), idle.c and outbox.c (what goes back), pool.c (spans of exited threads),
  * thread.c and connection.c. Data: the thread's mcache.
  *
+ * The magazine of the slot is empty whenever a malloc comes here. So what spans have free is what their bits say, and
+ * words may be loaded (magazine.h).
+ *
  * In order: 1. other words of the current span, 2. the partial span that has waited longest, so has most free objects,
  * 3. an empty one (so far refill_near), 4. one of 100 full spans in which others have freed objects, 5. the pool, 6.
  * the daemon. So steady churn asks nobody.
@@ -27,13 +30,22 @@
 #define BATCH_SHARE     16u
 #define BATCH_PAGES_MIN (64 * KIB / PAGE_BYTES)
 
-void refill_note_free(const void *object, mspan *s)
+void refill_note_free(mspan *s)
 {
     mcache *mc = thread_mcache(); /* a free of its owner's: there is one, maybe left behind */
 
-    (void)object;
     if (mcache_place_freed(mc, s) && UNLIKELY(mc->nempty_pages > IDLE_PAGES_MAX))
         idle_surrender(mc);
+}
+
+void refill_spill(mspan *s, shm_u64 *word, uint64_t bit)
+{
+    uint32_t i = s->slot;
+
+    mspan_clear_bit(word, bit);
+    if (mspan_count_free(s))
+        refill_note_free(s);
+    mcache_note_spill(thread_mcache(), i);
 }
 
 mspan *refill_inherit(page_no first)
@@ -77,6 +89,7 @@ mspan *refill_near(uint32_t i)
 
     if (s->alloc == NULL) /* mspan_none, or one of the parent's, in a child that does not know it yet */
         return NULL;
+    mcache_open_magazine(mc, i);
     if (mspan_advance(s))
         return s;
     mcache_leave_current(mc, s, s->nelems);
@@ -204,6 +217,7 @@ mspan *refill_far(uint32_t i)
     }
     if (idle_is_wanted(mc))
         idle_return_empty(mc);
+    mcache_open_magazine(mc, i);
     for (;;) {
         uint32_t nused;
         mspan *s = take_from_lists(mc, i);

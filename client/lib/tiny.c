@@ -35,11 +35,10 @@ bool tiny_block_end(mspan *s, uint32_t block)
 {
     uint32_t w = block / 64;
     uint64_t bit = UINT64_C(1) << (block % 64);
-    bool moves;
 
     if (span_has_kept(shm_span_at(&process.map, mspan_first(s))))
-        (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, mspan_first(s))[w], ~bit);
-    moves = mspan_clear_bit(s, &s->alloc[w], bit);
+        (void)u64_fetch_and_acq_rel(shm_kept_word(&process.map, mspan_first(s), w), ~bit);
+    mspan_clear_bit(mspan_word(s, w), bit);
     CRASH_POINT(tiny_end_after_bit);
-    return moves;
+    return mspan_count_free(s);
 }

@@ -341,8 +341,8 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
     u32_store_relaxed(&span->has_kept, 0);
     CRASH_POINT(span_after_description);
     for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
-        u64_store_relaxed(&shm_alloc_bits(heap->map, first)[w], 0);
-        u64_store_relaxed(&shm_remote_bits(heap->map, first)[w], 0);
+        u64_store_relaxed(shm_alloc_word(heap->map, first, w), 0);
+        u64_store_relaxed(shm_remote_word(heap->map, first, w), 0);
     }
     CRASH_POINT(span_after_bits);
     for (uint64_t i = 0; i < npages; i++)

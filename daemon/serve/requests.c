@@ -240,7 +240,7 @@ static void object_publish(mheap *heap, const object_ref *object)
     if (u32_load_relaxed(&shm_span_at(heap->map, object->first)->owner) != 0) {
         adopt_ensure_kept(heap->map, object->first);
         metabook_note_kept(&heap->book, object->first);
-        (void)u64_fetch_or_acq_rel(&shm_kept_bits(heap->map, object->first)[object->word], object->bit);
+        (void)u64_fetch_or_acq_rel(shm_kept_word(heap->map, object->first, object->word), object->bit);
     }
     adopt_clear(heap->adopted, object->offset);
 }
@@ -249,7 +249,7 @@ static void object_publish(mheap *heap, const object_ref *object)
 static void object_unkeep(mheap *heap, const object_ref *object)
 {
     if (span_has_kept(shm_span_at(heap->map, object->first)))
-        (void)u64_fetch_and_acq_rel(&shm_kept_bits(heap->map, object->first)[object->word], ~object->bit);
+        (void)u64_fetch_and_acq_rel(shm_kept_word(heap->map, object->first, object->word), ~object->bit);
     adopt_clear(heap->adopted, object->offset);
 }
 

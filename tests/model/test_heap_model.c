@@ -99,7 +99,7 @@ static void allocate(world *w, int i)
 
         if (free_bits == 0)
             continue;
-        u64_store_release(&shm_alloc_bits(w->heap.map, first)[word], bits | (free_bits & -free_bits));
+        u64_store_release(shm_alloc_word(w->heap.map, first, word), bits | (free_bits & -free_bits));
         w->objects[w->nobjects++] =
             (object){ first, word * 64 + (uint32_t)__builtin_ctzll(free_bits), w->reclaims[i] ? i : -1 };
         return;

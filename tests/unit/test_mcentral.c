@@ -42,7 +42,7 @@ static page_no put_span(world *w, uint8_t class, uint32_t nlive)
     uint64_t nscavenged;
 
     assert_int_equal(mheap_alloc_span(&w->heap, 1, 1, (span_class){ class }, &first, &nscavenged), 0);
-    u64_store_release(shm_alloc_bits(&w->file.map, first), (UINT64_C(1) << nlive) - 1);
+    u64_store_release(shm_alloc_word(&w->file.map, first, 0), (UINT64_C(1) << nlive) - 1);
     mcentral_put(&w->heap, first);
     return first;
 }
@@ -50,7 +50,7 @@ static page_no put_span(world *w, uint8_t class, uint32_t nlive)
 /* n objects of a span are freed remotely. */
 static void free_some(world *w, page_no first, uint32_t n)
 {
-    u64_store_release(shm_remote_bits(&w->file.map, first), (UINT64_C(1) << n) - 1);
+    u64_store_release(shm_remote_word(&w->file.map, first, 0), (UINT64_C(1) << n) - 1);
 }
 
 static page_no take(world *w, unsigned budget, unsigned *ret_left, uint32_t *ret_nfree)

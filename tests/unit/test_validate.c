@@ -33,7 +33,7 @@ static page_no make_span(world *w)
     uint64_t nscavenged;
 
     assert_int_equal(mheap_alloc_span(&w->heap, 1, 1, (span_class){ 12 }, &first, &nscavenged), 0);
-    u64_store_release(shm_alloc_bits(&w->file.map, first), 1);
+    u64_store_release(shm_alloc_word(&w->file.map, first, 0), 1);
     return first;
 }
 
