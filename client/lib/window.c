@@ -3,10 +3,10 @@
  *
  * Called by refill.c and large.c with spans that the session has just been leased. Data: none.
  *
- * A first write to a page is a fault that maps this one page: 1.65 us where the kernel has to zero it, 0.9 us where the
+ * A first write to a page is a fault that maps this one page: 1.9 us where the kernel has to zero it, 1.1 us where the
  * daemon has had that done (daemon/memory/zeroing.c), 1 GiB in 262,144 faults. A first *read* maps all pages of the
  * aligned window of 64 KiB that are zeroed (the kernel's fault-around), and maps them writable, since nobody has
- * to be told of a write to shared memory: 0.2 us a page, in 16,384 faults. If the page itself is not zeroed yet, the
+ * to be told of a write to shared memory: 0.3 us a page, in 16,384 faults. If the page itself is not zeroed yet, the
  * read zeroes and maps it alone: the fault that the write would have been. So a read too early costs nothing, but it
  * gains most when it comes late: a span of small objects is read when it becomes current.
  *

@@ -5,8 +5,8 @@
  * Data: private to the daemon, under a mutex. No shared words: the memory itself is all that a client sees of it.
  *
  * fallocate gives pages memory and does not zero it. Each page is zeroed by its first touch, a fault in the client that
- * costs 1.65 us. A second fallocate over such pages zeroes them, and takes no time where that has been done. Then a
- * fault maps up to 16 pages at once, 0.2 us a page (client/lib/window.c). So the first call makes the memory the
+ * costs 1.9 us. A second fallocate over such pages zeroes them, and takes no time where that has been done. Then a
+ * fault maps up to 16 pages at once, 0.3 us a page (client/lib/window.c). So the first call makes the memory the
  * heap's, and a client gets it at once; the second one is made while nothing else is to be committed.
  *
  *   1. A commit puts its pages on the stack (zeroing_add). Who waits for them gets them now.
@@ -21,7 +21,7 @@
  * calls zeroing_forget() first, and a slice is zeroed under the mutex: so no slice that begins before the punch ends
  * after it, and none begins later. Whether the pages are free, leased, or back in a span makes no difference.
  *
- * Why not MADV_POPULATE_WRITE on the daemon's mapping: 1.7 us a page instead of 1.0, and 0.35 more to take the pages
+ * Why not MADV_POPULATE_WRITE on the daemon's mapping: 2.1 us a page instead of 0.6 + 1.0, and 0.35 more to take the pages
  * out of the daemon's page tables again, where they would count as its resident memory. It holds no lock of the file,
  * though, so the loop uses it for the little that it commits itself (heapfile_commit_now()).
  *

@@ -1,5 +1,5 @@
 /*
- * Ahead: memory is put behind the heap's next pages before anybody asks for them: a reserve always, more while
+ * Ahead: memory is put behind the heap's next pages before anybody asks for them: a stock always, more while
  * it grows.
  *
  * Called by server.c at the start, and by leasing.c, whenever pages have been leased. Calls mheap (which pages), commit
@@ -9,11 +9,11 @@
  * of them takes much less. So the daemon works while the client uses what it has got before.
  *
  *   1. How much: as much as the pages in use have grown since the second before last, at most 1/32 of them, at most
- *      32 MiB (four of the largest refills; twice as much was not faster); but at least the reserve of 8 MiB, which is
+ *      32 MiB (four of the largest refills; twice as much was not faster); but at least the stock of 8 MiB, which is
  *      there before the first refill, so that programs that run for less than a second don't wait for memory either.
  *      Free pages that have memory already count, wherever they are. So because of this file the heap never has more
  *      than 1/32 or 8 MiB above what is in use. The scavenger leaves both: 1/32 is below its goal (10%), and it knows
- *      the reserve. What somebody has released by hand is prepared again with the next lease, not before. Nothing is
+ *      the stock. What somebody has released by hand is prepared again with the next lease, not before. Nothing is
  *      prepared above 95% of the memory limit, or if the system has not several times as much to spare.
  *   2. Which: whole 2 MiB blocks (in huge pages if there are any) that are free and have no memory, in address order,
  *      from behind what was last leased without memory: first fit comes there next. The heap grows for them. Of the
@@ -59,8 +59,8 @@ static uint64_t wanted_pages(const ahead *a)
 
     if (wanted > inuse / AHEAD_PART)
         wanted = inuse / AHEAD_PART;
-    if (wanted < SHM_RESERVE_PAGES)
-        wanted = SHM_RESERVE_PAGES;
+    if (wanted < SHM_STOCK_PAGES)
+        wanted = SHM_STOCK_PAGES;
     return wanted < AHEAD_PAGES_MAX ? wanted : AHEAD_PAGES_MAX;
 }
 

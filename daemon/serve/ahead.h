@@ -14,7 +14,7 @@
 
 /*
  * Because of this file, free pages that have memory are at most this part of those in use, and at most so many; but at
- * least SHM_RESERVE_PAGES are prepared, where memory is not short.
+ * least SHM_STOCK_PAGES are prepared, where memory is not short.
  */
 #define AHEAD_PART      32u /* that is, 1/32 */
 #define AHEAD_PAGES_MAX (32 * MIB / PAGE_BYTES)
@@ -34,7 +34,7 @@ typedef struct ahead {
     page_range ranges[AHEAD_RUNS_MAX];
 } ahead;
 
-/* a is zeroed. Nothing is prepared before this call, which begins the reserve. What it is given stays the caller's. */
+/* a is zeroed. Nothing is prepared before this call, which begins the stock. What it is given stays the caller's. */
 void ahead_start(ahead *a, mheap *heap, commit_pool *commits, sysmem *mem, const scavenger *scav,
                  void (*on_end)(void *data), void *data);
 

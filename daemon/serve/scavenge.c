@@ -53,13 +53,13 @@ uint64_t scavenge_surplus_pages(const scavenger *s)
     uint64_t free = mheap_free_backed_pages(heap);
     uint64_t goal = s->recorded_pages > heap->npeak_pages ? s->recorded_pages : heap->npeak_pages;
     uint64_t over_limit = (mheap_over_limit(heap, SCAVENGE_LIMIT_PERCENT, 0) + PAGE_BYTES - 1) / PAGE_BYTES;
-    uint64_t reserve = !s->keeps_reserve ? 0 : free < SHM_RESERVE_PAGES ? free : SHM_RESERVE_PAGES;
+    uint64_t stock = !s->keeps_stock ? 0 : free < SHM_STOCK_PAGES ? free : SHM_STOCK_PAGES;
     uint64_t surplus;
 
     goal += goal * SCAVENGE_RETAIN_PERCENT / 100 >> s->nquiet;
     surplus = committed > goal ? committed - goal : 0;
-    if (surplus > free - reserve)
-        surplus = free - reserve;
+    if (surplus > free - stock)
+        surplus = free - stock;
     if (surplus < over_limit)
         surplus = over_limit < free ? over_limit : free;
     return surplus;
@@ -274,14 +274,14 @@ static void scavenge_tick(uv_timer_t *timer)
 
 /* --- life --- */
 
-void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, bool keeps_reserve,
+void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, bool keeps_stock,
                     void (*on_job_end)(void *), void *data)
 {
     uint64_t now = uv_hrtime();
 
     *s = (scavenger){ .heap = heap,
                       .trace = trace,
-                      .keeps_reserve = keeps_reserve,
+                      .keeps_stock = keeps_stock,
                       .on_job_end = on_job_end,
                       .on_job_end_data = data,
                       .gen_end_ns = now + GEN_NS,

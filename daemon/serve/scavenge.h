@@ -21,7 +21,7 @@ typedef struct scavenger {
     mheap *heap;
     uv_timer_t timer;
     bool trace;
-    bool keeps_reserve;
+    bool keeps_stock;
 
     /* The job in the thread pool. */
     bool busy;
@@ -70,9 +70,9 @@ typedef struct scavenger {
 
 /*
  * Start on loop, until its timer is closed; a job that is under way then still ends. trace: a line on stderr for every
- * second in which something was released. keeps_reserve: so much stays as ahead.c would prepare again.
+ * second in which something was released. keeps_stock: so much stays as ahead.c would prepare again.
  */
-void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, bool keeps_reserve,
+void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, bool keeps_stock,
                     void (*on_job_end)(void *), void *data);
 
 /*

@@ -27,7 +27,7 @@
 #define SANITIZED 0
 #endif
 
-#define RESERVE_BYTES (SHM_RESERVE_PAGES * PAGE_BYTES)
+#define STOCK_BYTES (SHM_STOCK_PAGES * PAGE_BYTES)
 
 static int64_t now_ms(void)
 {
@@ -80,13 +80,13 @@ static void freed_memory_goes_back_to_the_system_by_itself(void **state)
 
     wait_for_stop(pid);
     assert_true(fixture_memfd_bytes(f, "arena") > 8 * MIB);
-    for (int i = 0; i < 1200 && bytes > RESERVE_BYTES; i++) {
+    for (int i = 0; i < 1200 && bytes > STOCK_BYTES; i++) {
         (void)usleep(25000);
         bytes = fixture_memfd_bytes(f, "arena");
     }
-    assert_true(bytes <= RESERVE_BYTES);
+    assert_true(bytes <= STOCK_BYTES);
     fixture_stats(f, &stats);
-    assert_true(stats.committed_bytes <= RESERVE_BYTES);
+    assert_true(stats.committed_bytes <= STOCK_BYTES);
     assert_true(stats.released_bytes >= 56 * MIB);
     for (int i = 0; i < 300 && !fixture_log_has(f, "KiB work (bg), 0 KiB work (eager), "); i++) /* once a second */
         (void)usleep(10000);
@@ -247,12 +247,12 @@ static void small_objects_freed_remotely_are_free_pages_and_then_the_systems(voi
     }
     (void)printf("swept after %lld ms\n", (long long)(now_ms() - since));
     assert_true(swept);
-    for (int i = 0; i < 2400 && bytes > RESERVE_BYTES; i++) {
+    for (int i = 0; i < 2400 && bytes > STOCK_BYTES; i++) {
         (void)usleep(25000);
         bytes = fixture_memfd_bytes(f, "arena");
     }
     (void)printf("released after %lld ms\n", (long long)(now_ms() - since));
-    assert_true(bytes <= RESERVE_BYTES);
+    assert_true(bytes <= STOCK_BYTES);
     end_child(a);
     end_child(b);
     assert_true(fixture_is_clean(f, 0));

@@ -17,7 +17,7 @@
 #include "shm/limits.h"
 #include "tests/support/attach.h"
 
-#define RESERVE_BYTES (SHM_RESERVE_PAGES * PAGE_BYTES)
+#define STOCK_BYTES (SHM_STOCK_PAGES * PAGE_BYTES)
 #define WORKERS       3
 #define OBJECTS       256u
 #define STEP          512u /* bytes of an object, one of whose words is written */
@@ -157,23 +157,23 @@ static void daemon_that_dies_while_it_zeroes_leaves_a_sound_heap(void **state)
     check_sums(f);
 }
 
-static void reserve_is_there_before_anybody_comes_and_stays(void **state)
+static void stock_is_there_before_anybody_comes_and_stays(void **state)
 {
     const fixture *f = *state;
     uint64_t bytes = 0;
 
-    for (int i = 0; i < 500 && bytes < RESERVE_BYTES - PAGE_BYTES; i++) {
+    for (int i = 0; i < 500 && bytes < STOCK_BYTES - PAGE_BYTES; i++) {
         (void)usleep(10000);
         bytes = fixture_memfd_bytes(f, "arena");
     }
-    assert_int_equal(bytes, RESERVE_BYTES - PAGE_BYTES); /* page 0 is nobody's */
+    assert_int_equal(bytes, STOCK_BYTES - PAGE_BYTES); /* page 0 is nobody's */
     check_sums(f);
     (void)sleep(3); /* the scavenger's goal is 0 by now */
-    assert_int_equal(fixture_memfd_bytes(f, "arena"), RESERVE_BYTES - PAGE_BYTES);
+    assert_int_equal(fixture_memfd_bytes(f, "arena"), STOCK_BYTES - PAGE_BYTES);
     assert_false(fixture_log_has(f, "KiB work (bg)"));
 }
 
-static void no_reserve_where_memory_is_not_to_be_had(void **state)
+static void no_stock_where_memory_is_not_to_be_had(void **state)
 {
     const fixture *f = *state;
     goalloc_stats_t stats;
@@ -189,9 +189,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(pages_that_are_zeroed_written_and_punched_at_once_lose_nothing),
         FIXTURE_TEST_KEPT(daemon_that_dies_while_it_zeroes_leaves_a_sound_heap),
-        FIXTURE_TEST_WITH(reserve_is_there_before_anybody_comes_and_stays, "--scavtrace"),
-        FIXTURE_TEST_WITH(no_reserve_where_memory_is_not_to_be_had, "--commit", "lazy"),
-        FIXTURE_TEST_WITH(no_reserve_where_memory_is_not_to_be_had, "--memory-limit", "8M"),
+        FIXTURE_TEST_WITH(stock_is_there_before_anybody_comes_and_stays, "--scavtrace"),
+        FIXTURE_TEST_WITH(no_stock_where_memory_is_not_to_be_had, "--commit", "lazy"),
+        FIXTURE_TEST_WITH(no_stock_where_memory_is_not_to_be_had, "--memory-limit", "8M"),
     };
 
     return cmocka_run_group_tests_name("prepared", tests, NULL, NULL);

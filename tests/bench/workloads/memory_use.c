@@ -8,7 +8,7 @@
  * goalloc: the sum of
  *   - the physical memory of the daemon's memfds (st_blocks): arena, spans, bitmap; pages that are committed but were
  *     never written count, and so does what the daemon holds for other clients; but not what is free of the arena, up
- *     to the reserve that a daemon keeps ready with or without a client (SHM_RESERVE_PAGES): it is fixed cost,
+ *     to the stock that a daemon keeps ready with or without a client (SHM_STOCK_PAGES): it is fixed cost,
  *   - the daemon's own private memory (RssAnon), and
  *   - this process's resident memory that is not shared (RssAnon + RssFile: tables of the library),
  * each above its value at the baseline, which is taken before the attach with a fresh daemon. There is no high-water
@@ -56,7 +56,7 @@ static uint64_t status_bytes(const char *pid, const char *name)
 
 #if defined(BENCH_GOALLOC)
 /* Of what is free now, what the daemon would keep ready anyway. Before the attach nothing of the arena is in use. */
-static uint64_t reserve_bytes(bool attached, uint64_t arena_bytes)
+static uint64_t stock_bytes(bool attached, uint64_t arena_bytes)
 {
     goalloc_stats_t stats = { .struct_size = sizeof(stats) };
     uint64_t free_bytes = arena_bytes;
@@ -65,10 +65,10 @@ static uint64_t reserve_bytes(bool attached, uint64_t arena_bytes)
         bench_die("goalloc_stats");
     if (attached)
         free_bytes = stats.free_bytes;
-    return free_bytes < SHM_RESERVE_PAGES * PAGE_BYTES ? free_bytes : SHM_RESERVE_PAGES * PAGE_BYTES;
+    return free_bytes < SHM_STOCK_PAGES * PAGE_BYTES ? free_bytes : SHM_STOCK_PAGES * PAGE_BYTES;
 }
 
-/* Each memfd once, though the daemon has several descriptors of some; without the reserve. */
+/* Each memfd once, though the daemon has several descriptors of some; without the stock. */
 static uint64_t memfds_bytes(const char *pid, bool attached)
 {
     ino_t seen[16];
@@ -96,7 +96,7 @@ static uint64_t memfds_bytes(const char *pid, bool attached)
             seen[nseen++] = st.st_ino;
             bytes += (uint64_t)st.st_blocks * 512;
             if (strncmp(link, "/memfd:goalloc-arena", 20) == 0)
-                bytes -= reserve_bytes(attached, (uint64_t)st.st_blocks * 512);
+                bytes -= stock_bytes(attached, (uint64_t)st.st_blocks * 512);
         }
     }
     (void)closedir(dir);
