@@ -54,42 +54,36 @@ __attribute__((noinline)) static void *alloc_slow(uint32_t slot)
 {
     mspan *s = refill(slot);
 
-    return LIKELY(s != NULL) ? mspan_take(s) : NULL;
+    return LIKELY(s != NULL) ? slot_take(s->front) : NULL;
 }
 
 /* The body of malloc. */
 static inline void *slot_alloc(uint32_t slot)
 {
-    mcache *mc = mcache_tls;
-    magazine *m = &mc->magazines[slot];
-    mspan *s;
+    slot_front *f = &mcache_tls->fronts[slot];
 
-    if (!magazine_is_empty(m))
-        return magazine_pop(m);
-    s = mc->current[slot];
-    return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(slot);
+    if (!magazine_is_empty(&f->magazine))
+        return magazine_pop(&f->magazine);
+    return LIKELY(f->cache != 0) ? slot_take(f) : alloc_slow(slot);
 }
 
 /* The same for sizes up to SIZE_TABLE8_MAX, which the thread's own table has; but if it has no mcache yet. */
 static inline void *slot8_alloc(size_t size, bool noscan)
 {
-    mcache *mc = mcache_tls;
     size_t i = (size + 7) >> 3;
-    uint32_t at = mc->slot8[noscan][i];
-    magazine *m = mcache_magazine_at(mc, at);
-    mspan *s;
+    slot_front *f = mcache_tls->front8[noscan][i];
 
-    if (!magazine_is_empty(m))
-        return magazine_pop(m);
-    s = mcache_current_at(mc, at);
-    return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(slot_of_class((size_class){ size_table8[i] }, noscan));
+    if (!magazine_is_empty(&f->magazine))
+        return magazine_pop(&f->magazine);
+    return LIKELY(f->cache != 0) ? slot_take(f) : alloc_slow(slot_of_class((size_class){ size_table8[i] }, noscan));
 }
 
 /* True if the thread has a free object of the slot at hand. */
 static inline bool slot_is_ready(const mcache *mc, uint32_t slot)
 {
-    return !magazine_is_empty(&mc->magazines[slot]) || mc->current[slot]->cache != 0 ||
-           mc->slots[slot].empty.head != NULL;
+    const slot_front *f = &mc->fronts[slot];
+
+    return !magazine_is_empty(&f->magazine) || f->cache != 0 || mc->slots[slot].empty.head != NULL;
 }
 
 /*
@@ -110,15 +104,10 @@ static uint32_t ready_run_slot(size_t size, bool noscan)
     return slot_of_run(npages, noscan);
 }
 
-/* What the size classes do not hold. */
+/* What the size classes do not hold, and no magazine has. */
 __attribute__((noinline)) static void *alloc_bigger(size_t size, bool noscan)
 {
-    magazine *m;
-
-    if (size > SHM_RUN_BYTES_MAX)
-        return large_alloc(size, 1, noscan, NULL);
-    m = &mcache_tls->magazines[slot_of_run((size + PAGE_BYTES - 1) / PAGE_BYTES, noscan)];
-    return !magazine_is_empty(m) ? magazine_pop(m) : slot_alloc(ready_run_slot(size, noscan));
+    return size > SHM_RUN_BYTES_MAX ? large_alloc(size, 1, noscan, NULL) : slot_alloc(ready_run_slot(size, noscan));
 }
 
 static inline void *alloc(size_t size, bool noscan)
@@ -127,6 +116,12 @@ static inline void *alloc(size_t size, bool noscan)
         return slot8_alloc(size, noscan);
     if (LIKELY(size <= SMALL_BYTES_MAX))
         return slot_alloc(slot_of_class(size_class_for(size), noscan));
+    if (LIKELY(size <= SHM_RUN_BYTES_MAX)) {
+        magazine *m = &mcache_tls->fronts[slot_of_run((size + PAGE_BYTES - 1) / PAGE_BYTES, noscan)].magazine;
+
+        if (LIKELY(!magazine_is_empty(m)))
+            return magazine_pop(m);
+    }
     return alloc_bigger(size, noscan);
 }
 
@@ -138,11 +133,12 @@ void *goalloc_malloc(size_t size)
 /* A tiny object that the open block has no room for. */
 __attribute__((noinline)) static void *alloc_tiny(size_t size)
 {
+    bool ready = mcache_tls->fronts[SLOT_TINY].cache != 0;
     mspan *s = mcache_tls->current[SLOT_TINY];
 
-    if (s->cache == 0 && attach_ensure_writable() == 0 && process.reclaim)
+    if (!ready && attach_ensure_writable() == 0 && process.reclaim)
         return slot_alloc(slot_of_class(size_class_for(size), true));
-    if (s->cache == 0 && (s = refill(SLOT_TINY)) == NULL)
+    if (!ready && (s = refill(SLOT_TINY)) == NULL)
         return NULL;
     return mcache_open_tiny(mcache_tls, s, tiny_bytes(size)); /* the mcache may be new */
 }
@@ -162,10 +158,10 @@ static inline void *calloc_from_span(uint32_t slot, bool *ret_zeroed)
 {
     mspan *s = mcache_tls->current[slot];
 
-    if (s->cache == 0 && (s = refill(slot)) == NULL)
+    if (mcache_tls->fronts[slot].cache == 0 && (s = refill(slot)) == NULL)
         return NULL;
     *ret_zeroed = mspan_is_zero(s);
-    return mspan_take(s);
+    return slot_take(s->front);
 }
 
 void *goalloc_calloc(size_t count, size_t size)
@@ -183,7 +179,7 @@ void *goalloc_calloc(size_t count, size_t size)
     } else {
         uint32_t slot = bytes <= SMALL_BYTES_MAX ? slot_of_class(size_class_for(bytes), false)
                                                  : ready_run_slot(bytes, false);
-        magazine *m = &mcache_tls->magazines[slot];
+        magazine *m = &mcache_tls->fronts[slot].magazine;
 
         p = !magazine_is_empty(m) ? magazine_pop(m) : calloc_from_span(slot, &zeroed);
     }
@@ -208,6 +204,17 @@ void *goalloc_aligned_alloc(size_t alignment, size_t size)
     return large_alloc(size, alignment > PAGE_BYTES ? alignment / PAGE_BYTES : 1, false, NULL);
 }
 
+/* The end of a free, of a live object. True: it changes the place of s, which refill_note_free() sees to. */
+static inline bool own_free_end(mspan *s, void *p, shm_u64 *word, uint64_t bit)
+{
+    if (magazine_push(&s->front->magazine, p, word, bit)) {
+        alloc_bit_clear(word, bit);
+        return false;
+    }
+    alloc_bit_clear(word, bit);
+    return mspan_count_free(s);
+}
+
 /* The body of free: an object of the thread's own span. False: it is none, or there is more to do; nothing happened. */
 static inline bool own_free(mspan *s, void *p)
 {
@@ -223,11 +230,8 @@ static inline bool own_free(mspan *s, void *p)
 
     if (UNLIKELY(!u64_any_relaxed(word, bit) || u64_any_relaxed(shm_remote_of(word), bit)))
         return false;
-    if (UNLIKELY(!magazine_push(s->magazine, p, word, bit))) {
-        refill_spill(s, word, bit);
-        return true;
-    }
-    mspan_clear_bit(word, bit);
+    if (own_free_end(s, p, word, bit))
+        refill_note_free(p, s);
     return true;
 }
 
@@ -252,10 +256,8 @@ static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
         (void)u64_fetch_and_acq_rel(shm_kept_word(&process.map, mspan_first(s), index / 64), ~bit);
         CRASH_POINT(own_free_after_kept);
     }
-    if (magazine_push(s->magazine, s->base + offset, word, bit))
-        mspan_clear_bit(word, bit);
-    else
-        refill_spill(s, word, bit);
+    if (own_free_end(s, s->base + offset, word, bit))
+        refill_note_free(NULL, s);
     return OBJECT_LIVE;
 }
 
@@ -279,7 +281,7 @@ __attribute__((noinline)) static enum object_verdict free_tiny(mspan *s, const o
     enum object_verdict verdict = tiny_free(&process.map, object, &last);
 
     if (last && s->open_block != object->index + 1 && tiny_block_end(s, object->index))
-        refill_note_free(s);
+        refill_note_free(NULL, s);
     return verdict;
 }
 
@@ -363,7 +365,7 @@ __attribute__((always_inline)) static inline bool free_fast(void *p)
     uint64_t offset = u64_above_relaxed((uintptr_t)p, &process.base);
     mspan *s;
 
-    if (UNLIKELY(offset >= u64_load_relaxed(limit)))
+    if (UNLIKELY(!u64_exceeds_relaxed(limit, offset)))
         return false;
     s = own_span(offset);
     return LIKELY(s != NULL) && own_free(s, p);

@@ -13,17 +13,34 @@
  * not returned, pooled or given to another thread before the magazine is flushed: a flush does for each entry what a
  * free without a magazine does at once. Whoever looks at the bits of a slot's spans to say what is used flushes first.
  *
- * A magazine that is full spills: frees take the path without it. If it has spilled for long, this is a phase of frees:
- * then it is flushed and closed, so that it pins no span, and opened when a malloc of its slot next has to look for
- * free objects. It is closed at the thread's beginning, too.
+ * A magazine that is full spills: frees go past it. If such a free leaves its span empty, the slot needs less than it
+ * has: the magazine is flushed and closed, so that it pins no other span, and opened when a malloc of its slot next has
+ * to look for free objects. It is closed at the thread's beginning, too.
  *
- * Called by alloc.c and refill.c; mcache.c flushes. Data: private to the thread. The child of a fork finds it wiped,
+ * Called by alloc.c; mcache.c opens, flushes and closes. Data: private to the thread. The child of a fork finds it wiped,
  * which looks empty to malloc. The idea is Bonwick's (Magazines and Vmem, 2001), without its depot.
  */
 #ifndef GOALLOC_LIB_MAGAZINE_H
 #define GOALLOC_LIB_MAGAZINE_H
 
-#include "client/lib/mspan.h"
+#include "client/lib/process.h"
+#include "shm/crash.h"
+
+/* Allocate bit of an alloc word: dying before it leaves the place free, dying after it costs that one object. */
+static inline void alloc_bit_set(shm_u64 *word, uint64_t bit)
+{
+    CRASH_POINT(malloc_before_bit);
+    u64_writer_set(word, bit); /* only the owner writes alloc words while it holds the lease */
+    CRASH_POINT(malloc_after_bit);
+}
+
+/* Clear the bit of a live object in a word of the thread's own span: the end of a free. */
+static inline void alloc_bit_clear(shm_u64 *word, uint64_t bit)
+{
+    CRASH_POINT(own_free_before_bit);
+    u64_writer_clear(word, bit);
+    CRASH_POINT(own_free_after_bit);
+}
 
 typedef struct magazine_entry {
     void *p;
@@ -39,23 +56,6 @@ typedef struct magazine {
     uint64_t npops; /* objects that were taken, not yet counted for all to see */
 } magazine;
 
-#define MAGAZINE_BYTES       (64 * KIB) /* of the objects in it */
-#define MAGAZINE_ENTRIES_MAX 1024u
-#define MAGAZINE_SPILLS      16u /* times its capacity: after so many frees without it, it is flushed and closed */
-
-/* Entries that the magazine of a slot has: none for blocks of tiny objects, which are not freed as a whole. */
-static inline uint32_t magazine_capacity(uint32_t slot)
-{
-    uint32_t n = slot % SLOT_NOSCAN;
-    uint64_t bytes = n < SLOT_RUNS ? size_class_bytes[n] : slot_npages(slot) * PAGE_BYTES;
-    uint64_t capacity;
-
-    if (bytes == 0 || slot == SLOT_TINY)
-        return 0;
-    capacity = MAGAZINE_BYTES / bytes;
-    return capacity < MAGAZINE_ENTRIES_MAX ? (uint32_t)capacity : MAGAZINE_ENTRIES_MAX;
-}
-
 static inline bool magazine_is_empty(const magazine *m)
 {
     return m->top == m->floor;
@@ -70,7 +70,7 @@ static inline void *magazine_pop(magazine *m)
     m->top--;
     m->npops++;
     CRASH_POINT(magazine_pop);
-    mspan_set_bit(e->word, e->bit);
+    alloc_bit_set(e->word, e->bit);
     return p;
 }
 

@@ -24,11 +24,28 @@
 
 #include <string.h>
 
+#define MAGAZINE_BYTES       (64 * KIB) /* of the objects in it */
+#define MAGAZINE_ENTRIES_MAX 1024u
+
 mcache mcache_none = {
     .tiny = TINY_NONE_OPEN,
     .current = { [0 ... SLOT_COUNT - 1] = &mspan_none },
+    .front8 = { [0 ... 1] = { [0 ... SIZE_TABLE8_MAX / 8] = &mcache_none.fronts[0] } },
 };
 _Thread_local mcache *mcache_tls = &mcache_none;
+
+/* Entries that the magazine of a slot has: none for blocks of tiny objects, which are not freed as a whole. */
+static uint32_t magazine_capacity(uint32_t slot)
+{
+    uint32_t n = slot % SLOT_NOSCAN;
+    uint64_t bytes = n < SLOT_RUNS ? size_class_bytes[n] : slot_npages(slot) * PAGE_BYTES;
+    uint64_t capacity;
+
+    if (bytes == 0 || slot == SLOT_TINY)
+        return 0;
+    capacity = MAGAZINE_BYTES / bytes;
+    return capacity < MAGAZINE_ENTRIES_MAX ? (uint32_t)capacity : MAGAZINE_ENTRIES_MAX;
+}
 
 uint64_t mcache_bytes(void)
 {
@@ -44,7 +61,7 @@ void mcache_clear(mcache *mc)
     magazine_entry *floor = mc->entries;
 
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
-        mc->magazines[i] = (magazine){ .top = floor, .floor = floor, .limit = floor };
+        mc->fronts[i] = (slot_front){ .magazine = { .top = floor, .floor = floor, .limit = floor } };
         floor += magazine_capacity(i);
     }
     mc->tiny = (tiny_block)TINY_NONE_OPEN;
@@ -55,7 +72,7 @@ void mcache_clear(mcache *mc)
         for (unsigned noscan = 0; noscan < 2; noscan++) {
             uint32_t slot = slot_of_class((size_class){ size_table8[i] }, noscan);
 
-            mc->slot8[noscan][i] = (uint16_t)(slot * sizeof(magazine));
+            mc->front8[noscan][i] = &mc->fronts[slot];
         }
     }
 }
@@ -64,7 +81,7 @@ void mcache_clear(mcache *mc)
 
 void mcache_flush_magazine(mcache *mc, uint32_t slot)
 {
-    magazine *m = &mc->magazines[slot];
+    magazine *m = &mc->fronts[slot].magazine;
 
     while (!magazine_is_empty(m)) {
         const magazine_entry *e = --m->top;
@@ -85,20 +102,16 @@ void mcache_flush_magazines(mcache *mc)
 
 void mcache_open_magazine(mcache *mc, uint32_t slot)
 {
-    magazine *m = &mc->magazines[slot];
-    uint32_t capacity;
+    magazine *m = &mc->fronts[slot].magazine;
 
-    if (m->limit != m->floor)
-        return;
-    capacity = magazine_capacity(slot);
-    m->limit = m->floor + capacity;
-    mc->slots[slot].nspills = MAGAZINE_SPILLS * capacity;
+    if (m->limit == m->floor)
+        m->limit = m->floor + magazine_capacity(slot);
 }
 
 void mcache_close_magazine(mcache *mc, uint32_t slot)
 {
     mcache_flush_magazine(mc, slot);
-    mc->magazines[slot].limit = mc->magazines[slot].floor;
+    mc->fronts[slot].magazine.limit = mc->fronts[slot].magazine.floor;
 }
 
 /* --- counting --- */
@@ -113,9 +126,9 @@ static void count(span_class spc, uint64_t n)
 void mcache_flush_count(mcache *mc, uint32_t slot)
 {
     if (slot != SLOT_TINY) /* of tiny blocks the objects are counted, not they themselves */
-        count(slot_spc(slot), mc->slots[slot].nuncounted + mc->magazines[slot].npops);
+        count(slot_spc(slot), mc->slots[slot].nuncounted + mc->fronts[slot].magazine.npops);
     mc->slots[slot].nuncounted = 0;
-    mc->magazines[slot].npops = 0;
+    mc->fronts[slot].magazine.npops = 0;
 }
 
 void mcache_count_all(mcache *mc)
@@ -126,7 +139,7 @@ void mcache_count_all(mcache *mc)
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
         if (mc->current[i] != &mspan_none)
             mcache_count_current(mc, mc->current[i], mspan_nused(mc->current[i]));
-        if (mc->slots[i].nuncounted > 0 || mc->magazines[i].npops > 0)
+        if (mc->slots[i].nuncounted > 0 || mc->fronts[i].magazine.npops > 0)
             mcache_flush_count(mc, i);
     }
     count((span_class){ SPAN_CLASS_TINY }, mc->tiny.nallocs);
@@ -146,7 +159,7 @@ void mcache_add(mcache *mc, mspan *s)
     slot->all = s;
     slot->nspans++;
     mc->nheld_pages += s->npages;
-    s->magazine = &mc->magazines[s->slot];
+    s->front = &mc->fronts[s->slot];
 }
 
 /* Take a span that is not current out of its list. */
@@ -207,6 +220,7 @@ void mcache_put_current(mcache *mc, uint32_t slot)
     nused = mspan_nused(s);
     mcache_leave_current(mc, s, nused);
     mc->current[slot] = &mspan_none;
+    mc->fronts[slot].cache = 0; /* they are in their word's bits */
     mcache_place(mc, s, nused);
 }
 

@@ -19,7 +19,6 @@ typedef struct mcache_slot {
     uint32_t nspans;     /* all, with the current one */
     uint32_t nbatch;     /* spans to ask for next: slow start */
     uint32_t nuncounted; /* objects of spans' caches that have been allocated and not yet counted for all to see */
-    uint32_t nspills;    /* frees past its magazine until that is flushed and closed */
 } mcache_slot;
 
 typedef struct mcache {
@@ -27,13 +26,13 @@ typedef struct mcache {
     union {
         struct {
             mspan *current[SLOT_COUNT]; /* &mspan_none where there is none */
-            /* By size, in units of 8 bytes, rounded up, where magazines has the slot's; [1]: noscan. */
-            uint16_t slot8[2][SIZE_TABLE8_MAX / 8 + 1];
+            /* By size, in units of 8 bytes, rounded up, the slot's of fronts; [1]: noscan. */
+            slot_front *front8[2][SIZE_TABLE8_MAX / 8 + 1];
             struct mcache *next_made; /* all that were ever made, by this process and those that it was forked from */
         };
         char unwiped[MAPPING_UNWIPED_UNIT];
     };
-    magazine magazines[SLOT_COUNT];
+    slot_front fronts[SLOT_COUNT];
     tiny_block tiny;
     void *thread; /* thread_self() of its thread */
     uint64_t nempty_pages; /* in the lists of empty spans */
@@ -45,8 +44,7 @@ typedef struct mcache {
     magazine_entry entries[]; /* of all magazines */
 } mcache;
 
-_Static_assert(offsetof(mcache, magazines) == MAPPING_UNWIPED_UNIT, "what is unwiped has pages of its own");
-_Static_assert(SLOT_COUNT * sizeof(magazine) <= UINT16_MAX, "slot8 holds offsets");
+_Static_assert(offsetof(mcache, fronts) == MAPPING_UNWIPED_UNIT, "what is unwiped has pages of its own");
 
 extern mcache mcache_none;
 
@@ -55,17 +53,6 @@ extern mcache mcache_none;
  * and free.
  */
 extern _Thread_local mcache *mcache_tls __attribute__((tls_model("initial-exec"), visibility("hidden")));
-
-/* The magazine of a slot, and the current span, by what slot8 says of the slot. */
-static inline magazine *mcache_magazine_at(mcache *mc, uint32_t at)
-{
-    return (magazine *)(void *)((char *)mc->magazines + at);
-}
-
-static inline mspan *mcache_current_at(const mcache *mc, uint32_t at)
-{
-    return mc->current[at / sizeof(magazine)];
-}
 
 /* Bytes of an mcache with all its magazines: of which only what is used has memory. */
 uint64_t mcache_bytes(void);
@@ -88,14 +75,8 @@ void mcache_flush_magazines(mcache *mc);
 /* A malloc of the slot looks for free objects: if the magazine is closed, it is opened. It is empty. */
 void mcache_open_magazine(mcache *mc, uint32_t slot);
 
+/* A free past the slot's magazine has left a span empty: it is flushed, and closed. */
 void mcache_close_magazine(mcache *mc, uint32_t slot);
-
-/* A free has gone past the slot's magazine. In a long phase of frees it is flushed and closed. */
-static inline void mcache_note_spill(mcache *mc, uint32_t slot)
-{
-    if (UNLIKELY(--mc->slots[slot].nspills == 0))
-        mcache_close_magazine(mc, slot);
-}
 
 /* --- lists --- */
 

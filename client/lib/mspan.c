@@ -87,7 +87,6 @@ mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
         return NULL;
 
     s->alloc = shm_alloc_word(&process.map, page_at(first), 0);
-    s->cache = 0;
     s->open_block = 0;
     s->base = (char *)(uintptr_t)(process.map.base + page_offset(page_at(first)));
     s->elem_bytes = (uint32_t)span->elem_bytes;

@@ -4,8 +4,7 @@
 #ifndef GOALLOC_LIB_MSPAN_H
 #define GOALLOC_LIB_MSPAN_H
 
-#include "client/lib/process.h"
-#include "shm/crash.h"
+#include "client/lib/magazine.h"
 #include "shm/object.h"
 
 /*
@@ -33,6 +32,20 @@ enum mspan_place {
 };
 
 /*
+ * What malloc looks at in a slot, one cache line: the objects freed last, and what is at hand of the current span. All
+ * zero where there is nothing, also as a forked child finds it.
+ */
+typedef struct slot_front {
+    magazine magazine;
+    uint64_t cache;  /* objects of the current word that were free when it was loaded, not handed out yet */
+    shm_u64 *word;   /* the current word of alloc bits */
+    char *word_base; /* address of the object of its bit 0 */
+    uint32_t elem_bytes;
+} slot_front;
+
+_Static_assert(sizeof(slot_front) == 64, "one cache line");
+
+/*
  * Private to the process. All fields but owner belong to the owning thread (or, while the pool is the owner, to who
  * holds its lock). Structures are never unmapped, so a thread that looks at the owner of a span that has just gone
  * reads an owner that is not itself. A child that came about without fork()'s handlers reads zeros (meta.c): such a
@@ -40,7 +53,7 @@ enum mspan_place {
  * writes nothing there, unless its magazine is full.
  */
 typedef struct mspan {
-    struct magazine *magazine; /* its slot's, of the owning thread */
+    slot_front *front;   /* its slot's, of the owning thread */
     void *_Atomic owner; /* thread_self() of the thread that holds it, or the pool; NULL: nobody */
     char *base;
     shm_u64 *alloc;      /* the first alloc word: see mspan_word() */
@@ -53,18 +66,15 @@ typedef struct mspan {
     uint8_t cur;         /* number of the current word */
     uint8_t place;       /* enum mspan_place; a byte of its own, since it changes most */
     uint32_t open_block; /* of tiny blocks: 1 + the one that is open, for folds; 0: none */
-    _Alignas(64) uint64_t cache; /* objects of the current word that were free when it was loaded, not handed out yet */
-    shm_u64 *word;       /* the current word of alloc bits */
-    char *word_base;     /* address of the object of its bit 0 */
-    struct mspan *next; /* in the list of its place */
+    uint32_t elem_bytes;
+    uint32_t ncounted;   /* while current: objects that are used, less what is not yet counted as allocated */
+    struct mspan *next __attribute__((aligned(64))); /* in the list of its place */
     struct mspan *prev;
     struct mspan *all_next; /* all spans of the slot */
     struct mspan *all_prev;
-    uint32_t elem_bytes;
-    uint32_t ncounted;   /* while current: objects that are used, less what is not yet counted as allocated */
 } mspan;
 
-_Static_assert(offsetof(mspan, cache) == 64 && sizeof(mspan) == 128, "two cache lines");
+_Static_assert(offsetof(mspan, next) == 64 && sizeof(mspan) == 128, "two cache lines");
 
 #define NFREES_CURRENT (UINT32_C(1) << 31)
 
@@ -213,23 +223,15 @@ static inline void mspan_list_remove(mspan_list *list, mspan *s)
         list->tail = s->prev;
 }
 
-/* Allocate bit of word: dying before it leaves the place free, dying after it costs that one object. */
-static inline void mspan_set_bit(shm_u64 *word, uint64_t bit)
-{
-    CRASH_POINT(malloc_before_bit);
-    u64_writer_set(word, bit); /* only the owner writes alloc words while it holds the lease */
-    CRASH_POINT(malloc_after_bit);
-}
-
 /* Take an object out of the cache, which is not empty. */
-static inline void *mspan_take(mspan *s)
+static inline void *slot_take(slot_front *f)
 {
-    uint64_t cache = s->cache;
+    uint64_t cache = f->cache;
     uint64_t left = cache & (cache - 1);
 
-    s->cache = left;
-    mspan_set_bit(s->word, cache ^ left);
-    return s->word_base + (uint64_t)(unsigned)__builtin_ctzll(cache) * s->elem_bytes;
+    f->cache = left;
+    alloc_bit_set(f->word, cache ^ left);
+    return f->word_base + (uint64_t)(unsigned)__builtin_ctzll(cache) * f->elem_bytes;
 }
 
 /* Others have freed objects of word w of the current span: fold them. Returns its alloc word. */
@@ -238,7 +240,7 @@ uint64_t mspan_fold_current(mspan *s, uint32_t w);
 /* The words after the current one, all round the span. */
 bool mspan_advance_far(mspan *s);
 
-/* Load the cache from word w, while the magazine of the slot is empty. False: all its objects are used. */
+/* Load the slot's cache from word w, while cache and magazine are empty. False: all its objects are used. */
 static inline bool mspan_load(mspan *s, uint32_t w)
 {
     shm_u64 *word = mspan_word(s, w);
@@ -246,12 +248,14 @@ static inline bool mspan_load(mspan *s, uint32_t w)
 
     if (UNLIKELY(u64_load_relaxed(shm_remote_of(word)) != 0))
         bits = mspan_fold_current(s, w);
-    s->cache = ~bits & bits_mask(s->nelems, w);
-    if (s->cache == 0)
+    bits = ~bits & bits_mask(s->nelems, w);
+    if (bits == 0)
         return false;
     s->cur = (uint8_t)w;
-    s->word = word;
-    s->word_base = s->base + (uint64_t)w * 64 * s->elem_bytes;
+    s->front->cache = bits;
+    s->front->word = word;
+    s->front->word_base = s->base + (uint64_t)w * 64 * s->elem_bytes;
+    s->front->elem_bytes = s->elem_bytes;
     return true;
 }
 
@@ -295,17 +299,14 @@ static inline bool mspan_is_zero(const mspan *s)
     return !s->needzero && s->nfrees == NFREES_CURRENT;
 }
 
-/* Clear the bit of a live object in a word of the thread's own span: the end of a free. */
-static inline void mspan_clear_bit(shm_u64 *word, uint64_t bit)
-{
-    CRASH_POINT(own_free_before_bit);
-    u64_writer_clear(word, bit);
-    CRASH_POINT(own_free_after_bit);
-}
-
-/* Count a free. True: it changes the span's place, and the caller puts it there. */
+/*
+ * Count a free, whose bit is clear. True: it changes the span's place, and the caller puts it there. The object of a
+ * current run is at hand again at once: no malloc has to look for it, or takes a longer run instead.
+ */
 static inline bool mspan_count_free(mspan *s)
 {
+    if (s->nelems == 1 && s->place == MSPAN_CURRENT)
+        s->front->cache = 1;
     return UNLIKELY(--s->nfrees == 0);
 }
 

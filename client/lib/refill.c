@@ -30,22 +30,17 @@
 #define BATCH_SHARE     16u
 #define BATCH_PAGES_MIN (64 * KIB / PAGE_BYTES)
 
-void refill_note_free(mspan *s)
+void refill_note_free(const void *object, mspan *s)
 {
     mcache *mc = thread_mcache(); /* a free of its owner's: there is one, maybe left behind */
-
-    if (mcache_place_freed(mc, s) && UNLIKELY(mc->nempty_pages > IDLE_PAGES_MAX))
-        idle_surrender(mc);
-}
-
-void refill_spill(mspan *s, shm_u64 *word, uint64_t bit)
-{
     uint32_t i = s->slot;
 
-    mspan_clear_bit(word, bit);
-    if (mspan_count_free(s))
-        refill_note_free(s);
-    mcache_note_spill(thread_mcache(), i);
+    (void)object;
+    if (!mcache_place_freed(mc, s))
+        return;
+    mcache_close_magazine(mc, i);
+    if (UNLIKELY(mc->nempty_pages > IDLE_PAGES_MAX))
+        idle_surrender(mc);
 }
 
 mspan *refill_inherit(page_no first)

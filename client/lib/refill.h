@@ -12,11 +12,11 @@ mspan *refill_near(uint32_t slot);
 /* The same, of all that there is: NULL with errno set. The caller has made sure that there is a session to write in. */
 mspan *refill_far(uint32_t slot);
 
-/* A free by the owner of s has brought nfrees to 0. Leaves errno alone. */
-void refill_note_free(mspan *s);
-
-/* Clear the bit of a live object of the thread's own span, past its magazine, which is full. Leaves errno alone. */
-void refill_spill(mspan *s, shm_u64 *word, uint64_t bit);
+/*
+ * A free by the owner of s, past the magazine, has brought nfrees to 0. Leaves errno alone. The object is not looked at:
+ * it comes first, where it is anyway, which saves goalloc_free() an instruction.
+ */
+void refill_note_free(const void *object, mspan *s);
 
 /* Take over the span that begins at first from the pool. NULL: it is not there. */
 mspan *refill_inherit(page_no first);
