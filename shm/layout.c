@@ -47,6 +47,8 @@ uint64_t shm_abi_hash(void)
         hash = fnv1a(hash, size_class_bytes[i]);
         hash = fnv1a(hash, size_class_npages[i]);
         hash = fnv1a(hash, size_class_nelems[i]);
+        hash = fnv1a(hash, size_class_short_npages[i]);
+        hash = fnv1a(hash, size_class_short_nelems[i]);
     }
     return hash;
 }

@@ -148,7 +148,7 @@ int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool ins
 
     body.span_class = spc.n;
     body.nspans = nspans;
-    body.npages = span_class_size(spc).n == 0 ? npages : 0;
+    body.npages = npages;
     body.insist = insist;
     return call(&request, read_refill, &(refill_result){ nspans, ret_spans });
 }

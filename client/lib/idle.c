@@ -136,16 +136,14 @@ static bool is_run(uint32_t slot)
 static uint64_t give_back(mcache *mc, uint32_t i, uint64_t nleft, uint64_t npages, returns *r)
 {
     mcache_slot *slot = &mc->slots[i];
-    uint64_t each = slot_npages(i);
-    uint64_t nspans;
 
-    if (slot->nempty <= nleft)
-        return npages;
-    nspans = (npages + each - 1) / each;
-    if (nspans > slot->nempty - nleft)
-        nspans = slot->nempty - nleft;
-    return_empty(mc, slot, slot->nempty - nspans, r);
-    return nspans * each < npages ? npages - nspans * each : 0;
+    while (npages > 0 && slot->nempty > nleft) {
+        uint64_t each = slot->empty.tail->npages;
+
+        return_span(mc, slot->empty.tail, r);
+        npages = each < npages ? npages - each : 0;
+    }
+    return npages;
 }
 
 /* The slots take turns, so that none is always the one to give. */
@@ -202,9 +200,7 @@ void idle_exchange(mcache *mc, uint32_t growing, uint64_t npages)
         put_idle_runs(mc);
         ncached = largecache_npages(&large_cache);
     }
-    nidle = mc->nempty_pages + ncached;
-    if (growing < SLOT_COUNT)
-        nidle -= (uint64_t)mc->slots[growing].nempty * slot_npages(growing);
+    nidle = mc->nempty_pages + ncached; /* none of them are of the slot that grows: it would not ask */
     if (nidle <= retain)
         return;
     if (npages > nidle - retain)

@@ -17,7 +17,7 @@ typedef struct mcache_slot {
     mspan *scan_at;      /* where in all the search for frees by others goes on; NULL: at its beginning */
     uint32_t nempty;
     uint32_t nspans;     /* all, with the current one */
-    uint32_t nbatch;     /* spans to ask for next: slow start */
+    uint32_t nbatch;     /* short spans asked for last: slow start */
     uint32_t nuncounted; /* objects of spans' caches that have been allocated and not yet counted for all to see */
 } mcache_slot;
 

@@ -59,7 +59,7 @@ static bool is_of_slot(const shm_span *span, uint32_t slot)
         return false;
     if (span_class_size(spc).n == 0)
         return span->nelems == 1 && span->npages == slot_npages(slot);
-    return span->nelems == size_class_nelems[span_class_size(spc).n];
+    return span->nelems != 0 && span->nelems == size_class_span_nelems(span_class_size(spc).n, span->npages);
 }
 
 static inline uint32_t count_used(const mspan *s)

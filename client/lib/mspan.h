@@ -127,6 +127,14 @@ static inline uint32_t slot_npages(uint32_t slot)
     return n < SLOT_RUNS ? size_class_npages[n] : n - SLOT_RUNS + SHM_RUN_PAGES_MIN;
 }
 
+/* Of the spans with which a slot begins. */
+static inline uint32_t slot_short_npages(uint32_t slot)
+{
+    uint32_t n = slot % SLOT_NOSCAN;
+
+    return n < SLOT_RUNS ? size_class_short_npages[n] : slot_npages(slot);
+}
+
 /*
  * Describe a span that the daemon has just leased to this process, for a slot of this thread. NULL: no memory, or the
  * description is not a span of that kind. *ret_nused: its objects.

@@ -117,10 +117,15 @@ static mspan *take_from_full(mcache_slot *slot, uint32_t *ret_nused)
     return NULL;
 }
 
-/* How many spans to ask for: one, then twice as many as last time, but not more than a share of what the slot holds. */
-static uint32_t next_batch(mcache_slot *slot, uint64_t npages)
+/*
+ * What to ask for: a short span, then twice as many pages as last time, but not more than a share of what the slot
+ * holds. Spans are short as long as that is less than a long one. *ret_npages is the length of one.
+ */
+static uint32_t next_batch(mcache_slot *slot, uint32_t i, uint32_t *ret_npages)
 {
-    uint64_t most_pages = slot->nspans * npages / BATCH_SHARE;
+    uint32_t short_npages = slot_short_npages(i);
+    uint32_t npages = slot_npages(i);
+    uint64_t most_pages = (uint64_t)slot->nspans * npages / BATCH_SHARE;
 
     if (most_pages < BATCH_PAGES_MIN)
         most_pages = BATCH_PAGES_MIN;
@@ -132,9 +137,10 @@ static uint32_t next_batch(mcache_slot *slot, uint64_t npages)
     if (most > PROTO_SPANS_MAX)
         most = PROTO_SPANS_MAX;
     slot->nbatch = slot->nbatch == 0 ? 1 : slot->nbatch * 2;
-    if (slot->nbatch > most)
-        slot->nbatch = (uint32_t)most;
-    return slot->nbatch;
+    if (slot->nbatch > most * npages / short_npages)
+        slot->nbatch = (uint32_t)(most * npages / short_npages);
+    *ret_npages = slot->nbatch * short_npages < npages ? short_npages : npages;
+    return slot->nbatch * short_npages / *ret_npages;
 }
 
 /* The daemon has leased n spans for a slot: describe them. Returns the first, in no list; the others are placed. */
@@ -173,9 +179,9 @@ static mspan *take_leased(mcache *mc, uint32_t i, const uint32_t *spans, int n, 
 static mspan *take_from_daemon(mcache *mc, uint32_t i, uint32_t *ret_nused)
 {
     mcache_slot *slot = &mc->slots[i];
-    uint32_t npages = slot_npages(i);
+    uint32_t npages;
     uint32_t spans[PROTO_SPANS_MAX];
-    uint32_t want = next_batch(slot, npages);
+    uint32_t want = next_batch(slot, i, &npages);
     int n;
 
     idle_exchange(mc, i, (uint64_t)want * npages);
@@ -192,7 +198,7 @@ static mspan *take_from_daemon(mcache *mc, uint32_t i, uint32_t *ret_nused)
         if (found != NULL)
             return found;
         slot->nbatch = 1;
-        n = connection_refill(slot_spc(i), npages, 1, true, spans);
+        n = connection_refill(slot_spc(i), slot_short_npages(i), 1, true, spans);
     }
     if (n < 0) {
         errno = -n;

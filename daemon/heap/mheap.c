@@ -331,7 +331,7 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
 
     span->elem_bytes = class == 0 ? npages * PAGE_BYTES : size_class_bytes[class];
     span->npages = (uint32_t)npages;
-    span->nelems = class == 0 ? 1 : size_class_nelems[class];
+    span->nelems = class == 0 ? 1 : size_class_span_nelems(class, npages);
     span->magic = size_class_magic[class];
     span->spc = spc;
     span->needzero = used && nscavenged < npages;
