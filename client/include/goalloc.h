@@ -123,6 +123,7 @@ typedef struct goalloc_stats_t {
     uint64_t roots;              /* named roots */
     uint64_t session_held_bytes; /* this session: spans held, used and idle */
     uint64_t session_rpcs;       /* this session: requests sent so far, this one included */
+    uint64_t free_bytes;         /* of committed_bytes: free. Some MiB of it are kept ready for who needs memory next */
 } goalloc_stats_t;
 
 /*

@@ -66,6 +66,7 @@ static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
         .arena_bytes = body->arena_bytes,
         .spans_bytes = body->spans_bytes,
         .bitmap_bytes = body->bitmap_bytes,
+        .committed = body->committed,
         .arena_fd = fds[ATTACH_FD_ARENA],
         .spans_fd = fds[ATTACH_FD_SPANS],
         .bitmap_fd = fds[ATTACH_FD_BITMAP],
@@ -267,6 +268,7 @@ static int read_stats(const Goallocd__Reply *reply, void *ret)
     to->leased_spans = stats->leased_spans;
     to->roots = stats->roots;
     to->session_held_bytes = stats->session_held_bytes;
+    to->free_bytes = stats->free_bytes;
     return 0;
 }
 

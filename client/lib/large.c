@@ -28,6 +28,9 @@
 #include "client/lib/idle.h"
 #include "client/lib/largecache.h"
 #include "client/lib/outbox.h"
+#include "client/lib/window.h"
+
+#define MAPPED_PAGES_MAX (4 * MIB / PAGE_BYTES) /* who asks for more may not write all of it soon */
 
 #define GROW_SHARE      8u                     /* of a large object is added to one that grows */
 #define SHRINK_SHARE    4u                     /* of one that becomes shorter goes back, or nothing */
@@ -123,6 +126,9 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
         errno = -r;
         return NULL;
     }
+    if (fresh)
+        window_map((const char *)(uintptr_t)(process.map.base + page_offset(first)),
+                   (npages < MAPPED_PAGES_MAX ? npages : MAPPED_PAGES_MAX) * PAGE_BYTES);
     if (ret_zeroed != NULL)
         *ret_zeroed = fresh && shm_span_at(&process.map, first)->needzero == 0;
     held_set_object(first);

@@ -24,6 +24,7 @@
 #include "client/lib/outbox.h"
 #include "client/lib/pool.h"
 #include "client/lib/thread.h"
+#include "client/lib/window.h"
 
 #define SCAN_FULL_MAX   100u
 #define BATCH_SHARE     16u /* of the slot's pages */
@@ -67,6 +68,8 @@ static inline mspan *take_from_lists(mcache *mc, uint32_t i)
 
     while ((s = mcache_take(mc, &mc->slots[i], &nused)) != NULL) {
         if (LIKELY(mspan_make_current(s, nused))) {
+            if (UNLIKELY(!s->needzero && nused == 0)) /* for the first time */
+                window_map(s->base, s->npages * PAGE_BYTES);
             mc->current[i] = s;
             return s;
         }
@@ -163,6 +166,8 @@ static mspan *take_leased(mcache *mc, uint32_t i, const uint32_t *spans, int n, 
             break;
         }
         mcache_add(mc, s);
+        if (s->needzero) /* it was zeroed long ago; others are when they become current, which gives the daemon time */
+            window_map(s->base, s->npages * PAGE_BYTES);
         if (first == NULL) {
             first = s;
             *ret_nused = nused;

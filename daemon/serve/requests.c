@@ -36,6 +36,7 @@ static Goallocd__AttachReply attached(client *c, const session *s)
     body.generation = header->generation;
     body.session = s->lessee.no.n;
     body.epoch = s->lessee.epoch;
+    body.committed = client_service(c)->eager_commit;
     body.daemon_version = (char *)(uintptr_t)GOALLOC_VERSION;
     return body;
 }

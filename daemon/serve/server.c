@@ -138,7 +138,8 @@ static int start(server *s, int listen_fd)
         service_wake(srv);
     }
     srv->commits.loop = &srv->loop;
-    scavenge_start(&srv->scav, &srv->loop, srv->heap, s->options.scavtrace, on_released, s);
+    srv->commits.file = srv->heap->file;
+    scavenge_start(&srv->scav, &srv->loop, srv->heap, s->options.scavtrace, srv->eager_commit, on_released, s);
     if (srv->eager_commit)
         ahead_start(&srv->ahead, srv->heap, &srv->commits, &srv->mem, &srv->scav, on_prepared, s);
     srv->peers.loop = &srv->loop;

@@ -498,6 +498,7 @@ void fixture_stats(const fixture *f, goalloc_stats_t *ret)
         .sessions = reply->stats->sessions,
         .leased_spans = reply->stats->leased_spans,
         .roots = reply->stats->roots,
+        .free_bytes = reply->stats->free_bytes,
     };
     goallocd__reply__free_unpacked(reply, NULL);
 }
