@@ -22,8 +22,7 @@
 #include "tests/support/rawheap.h"
 
 #define CONNECTIONS  (3 * OPERATION_MEMORIES)
-#define SPAN_CLASS   11u /* objects of 48 bytes, a page a span */
-#define REFILL_SPANS 64u /* 512 KiB without memory: for the thread pool */
+#define COMMIT_PAGES 32u /* 256 KiB without memory: for the thread pool; and a heap too small to prepare any ahead */
 #define WORKERS      100u
 #define WORKER_OPS   2000u
 #define WORKER_LIVE  16u
@@ -57,20 +56,24 @@ static void check_tries(const fixture *f, counts before, unsigned percent, uint6
     assert_true(now.waits - before.waits >= nwaits);
 }
 
-static void send_refill(int fd)
+static void send_request(int fd, Goallocd__Request *request)
 {
-    static uint8_t out[64];
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__Refill ask = GOALLOCD__REFILL__INIT;
-    size_t len;
+    uint8_t out[64];
+    size_t len = frame_pack(&request->base, out, sizeof(out));
 
-    ask.span_class = SPAN_CLASS;
-    ask.nspans = REFILL_SPANS;
-    request.id = 1;
-    request.op_case = GOALLOCD__REQUEST__OP_REFILL;
-    request.refill = &ask;
-    len = frame_pack(&request.base, out, sizeof(out));
     assert_int_equal(send(fd, out, len, MSG_NOSIGNAL), len);
+}
+
+static void send_alloc_large(int fd, uint64_t npages)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__AllocLarge ask = GOALLOCD__ALLOC_LARGE__INIT;
+
+    ask.npages = npages;
+    request.id = 1;
+    request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
+    request.alloc_large = &ask;
+    send_request(fd, &request);
 }
 
 /* Which of the connections has its reply next; its descriptor is -1 from then on. */
@@ -96,7 +99,7 @@ static void send_all(const fixture *f, int *fds, struct pollfd *pfds, bool some_
     for (unsigned i = 0; i < CONNECTIONS; i++) {
         unsigned at = CONNECTIONS - 1 - i; /* not in the order in which they have connected */
 
-        send_refill(fds[at]);
+        send_alloc_large(fds[at], COMMIT_PAGES);
         pfds[i] = (struct pollfd){ .fd = fds[at], .events = POLLIN };
     }
     for (unsigned i = 2; some_close && i < CONNECTIONS; i += 4) {
@@ -157,14 +160,6 @@ static void requests_of_peers_that_close_leave_the_queue(void **state)
 #define MOST_PAGES 7500u /* of 8192, with --reserve 64M: not while a piece is being released */
 #define ROUNDS_MAX 2000u
 
-static void send_request(int fd, Goallocd__Request *request)
-{
-    uint8_t out[64];
-    size_t len = frame_pack(&request->base, out, sizeof(out));
-
-    assert_int_equal(send(fd, out, len, MSG_NOSIGNAL), len);
-}
-
 static void send_scavenge(int fd)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
@@ -173,18 +168,6 @@ static void send_scavenge(int fd)
     request.id = 1;
     request.op_case = GOALLOCD__REQUEST__OP_SCAVENGE;
     request.scavenge = &ask;
-    send_request(fd, &request);
-}
-
-static void send_alloc_large(int fd, uint64_t npages)
-{
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__AllocLarge ask = GOALLOCD__ALLOC_LARGE__INIT;
-
-    ask.npages = npages;
-    request.id = 1;
-    request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
-    request.alloc_large = &ask;
     send_request(fd, &request);
 }
 
