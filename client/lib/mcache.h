@@ -106,7 +106,7 @@ void mcache_count_all(mcache *mc);
 /* Tell everybody what a slot has handed out. */
 void mcache_flush_count(mcache *mc, uint32_t slot);
 
-#define MCACHE_COUNT_AT 64u /* objects */
+#define MCACHE_COUNT_AT 65536u /* objects: so seldom that threads do not wait for each other's counters */
 
 /* Count what a current span, in which nused objects are used, has handed out. */
 static inline void mcache_count_current(mcache *mc, mspan *s, uint32_t nused)

@@ -192,6 +192,7 @@ static mspan *take_from_daemon(mcache *mc, uint32_t i, uint32_t *ret_nused)
     uint32_t want = next_batch(mc, slot, i, &npages);
     int n;
 
+    mcache_flush_count(mc, i);
     idle_exchange(mc, i, (uint64_t)want * npages);
     n = connection_refill(slot_spc(i), npages, want, false, spans);
     if (n == -ENOMEM || n == -EAGAIN) {
