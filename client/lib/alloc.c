@@ -84,7 +84,8 @@ static inline bool slot_is_ready(const mcache *mc, uint32_t slot)
 {
     const mspan *s = mc->current[slot];
 
-    return mspan_has_recent(s) || s->cache != 0 || mc->slots[slot].empty.head != NULL;
+    return mspan_has_recent(s) || s->cache != 0 || mc->slots[slot].empty.head != NULL ||
+           mc->slots[slot].offered.head != NULL;
 }
 
 /*

@@ -4,9 +4,10 @@
  * Called by refill.c, large.c (before a request, after a refusal) and heap.c (goalloc_trim). Calls mcache.c, pool.c,
  * largecache.c, held.c, comeback.c and outbox.c, which sends without waiting. Data: the thread's lists.
  *
- * Empty spans go back in three cases:
- *   surrender   a free makes the thread's empty spans more than IDLE_PAGES_MAX: half of that stays. Below it a program
- *               that needs its memory again finds it here;
+ * Empty spans go back in three ways:
+ *   offer       a free makes a span empty, and the thread has more than it soon needs: the daemon may take it, at once
+ *               if memory is short, or when it has been idle for a second (offer.c). A thread that needs it again
+ *               before that takes it back;
  *   exchange    the thread asks for more: it gives as many pages back as it asks for, of what its other slots and the
  *               process's cache of large spans hold idle above RETAIN_PAGES_MIN, or 1/RETAIN_SHARE of what the thread
  *               holds. So a heap that grows does not retain what another phase of the program has left;
@@ -18,8 +19,6 @@
  * allocates there any more. If the process dies in between, the daemon ends the lease.
  */
 #include "client/lib/idle.h"
-
-#include <errno.h>
 
 #include "client/lib/comeback.h"
 #include "client/lib/held.h"
@@ -62,9 +61,15 @@ static void return_span(mcache *mc, mspan *s, returns *r)
     returns_add(r, s);
 }
 
-/* Return empty spans of a slot until nleft are left. */
+/* Return spans of a slot that are empty, those that are offered first, until nleft are left. */
 static void return_empty(mcache *mc, mcache_slot *slot, uint64_t nleft, returns *r)
 {
+    while (slot->noffered > 0 && slot->noffered + slot->nempty > nleft) {
+        mspan *s = mcache_take_offered(mc, slot, true);
+
+        if (s != NULL)
+            return_span(mc, s, r);
+    }
     while (slot->nempty > nleft)
         return_span(mc, slot->empty.tail, r);
 }
@@ -119,6 +124,7 @@ void idle_return_all(void)
     }
     for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
         mcache_put_current(mc, i);
+        return_empty(mc, &mc->slots[i], 0, &r);
         while (mc->slots[i].all != NULL && !process.reclaim)
             return_span(mc, mc->slots[i].all, &r);
     }
@@ -136,14 +142,15 @@ static uint64_t give_back(mcache *mc, uint32_t i, uint64_t nleft, uint64_t npage
 {
     mcache_slot *slot = &mc->slots[i];
     uint64_t each = slot_npages(i);
+    uint64_t nidle = slot->nempty + slot->noffered;
     uint64_t nspans;
 
-    if (slot->nempty <= nleft)
+    if (nidle <= nleft)
         return npages;
     nspans = (npages + each - 1) / each;
-    if (nspans > slot->nempty - nleft)
-        nspans = slot->nempty - nleft;
-    return_empty(mc, slot, slot->nempty - nspans, r);
+    if (nspans > nidle - nleft)
+        nspans = nidle - nleft;
+    return_empty(mc, slot, nidle - nspans, r);
     return nspans * each < npages ? npages - nspans * each : 0;
 }
 
@@ -156,18 +163,15 @@ static uint32_t next_slot(mcache *mc)
     return i;
 }
 
-void idle_surrender(mcache *mc)
+void idle_offer(mcache *mc, mspan *s)
 {
-    returns r = { .n = 0 };
-    uint64_t npages = mc->nempty_pages - IDLE_PAGES_MAX / 2;
-    int saved_errno = errno;
+    mcache_slot *slot = &mc->slots[s->slot];
 
-    if (!comeback_is_up()) /* who knows when there will be more */
+    if (!offer_is_possible())
         return;
-    for (uint32_t n = 0; n < SLOT_COUNT && npages > 0; n++)
-        npages = give_back(mc, next_slot(mc), 0, npages, &r);
-    returns_flush(&r);
-    errno = saved_errno;
+    mcache_offer(mc, s);
+    if (slot->nempty > 0 && idle_is_too_much(mc, slot, s->npages))
+        mcache_offer(mc, slot->empty.tail);
 }
 
 /* Runs that are current and have no object are idle, too: one of each length that was used. */
@@ -186,7 +190,7 @@ static void put_idle_runs(mcache *mc)
 void idle_exchange(mcache *mc, uint32_t growing, uint64_t npages)
 {
     returns r = { .n = 0 };
-    uint64_t share = mc->nheld_pages / RETAIN_SHARE;
+    uint64_t share = (mc->nheld_pages - mc->noffered_pages) / RETAIN_SHARE;
     uint64_t retain = share > RETAIN_PAGES_MIN ? share : RETAIN_PAGES_MIN;
     bool small = growing < SLOT_COUNT && !is_run(growing);
     uint64_t ncached = 0;
@@ -198,9 +202,9 @@ void idle_exchange(mcache *mc, uint32_t growing, uint64_t npages)
         put_idle_runs(mc);
         ncached = largecache_npages(&large_cache);
     }
-    nidle = mc->nempty_pages + ncached;
+    nidle = mc->nempty_pages + mc->noffered_pages + ncached;
     if (growing < SLOT_COUNT)
-        nidle -= (uint64_t)mc->slots[growing].nempty * slot_npages(growing);
+        nidle -= (uint64_t)(mc->slots[growing].nempty + mc->slots[growing].noffered) * slot_npages(growing);
     if (nidle <= retain)
         return;
     if (npages > nidle - retain)

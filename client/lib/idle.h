@@ -6,11 +6,18 @@
 
 #include "client/lib/mcache.h"
 
-/* A thread with more pages than this in empty spans surrenders some. */
-#define IDLE_PAGES_MAX (128 * MIB / PAGE_BYTES)
+/* What a thread retains for itself of its empty spans; it offers what is more. Of a slot two spans, or so many pages. */
+#define IDLE_SLOT_PAGES_MAX (64 * KIB / PAGE_BYTES)
+#define IDLE_PAGES_MAX      (MIB / PAGE_BYTES)
 
-/* Give empty spans back until half of that is left. Leaves errno alone. */
-void idle_surrender(mcache *mc);
+/* True if that is more than the thread retains, now that a span of npages in this slot has become empty. */
+static inline bool idle_is_too_much(const mcache *mc, const mcache_slot *slot, uint64_t npages)
+{
+    return (slot->nempty > 2 && slot->nempty * npages > IDLE_SLOT_PAGES_MAX) || mc->nempty_pages > IDLE_PAGES_MAX;
+}
+
+/* Offer the span, which has just become empty, and the one of its slot that has been so longest, if need be. */
+void idle_offer(mcache *mc, mspan *s);
 
 /*
  * The thread is about to ask the daemon for npages, in a slot or (SLOT_COUNT) for a large object: give as many back

@@ -2,7 +2,7 @@
  * mcache: the lists that a thread's spans are in, and the counting of what it allocates.
  *
  * Called by refill.c (the slow paths of malloc and free), idle.c (spans that go back) and thread.c (threads that end).
- * Calls mspan.c (bits) and tiny.c. Data: all private to the thread, but for the session's counters in bitmap.
+ * Calls mspan.c (bits), offer.c and tiny.c. Data: all private to the thread, but for the session's counters in bitmap.
  *
  * A span's way through a thread, per slot:
  *
@@ -11,6 +11,9 @@
  *                    ^           ^                         |  one of its objects is freed: by this thread
  *                    |           +------- PARTIAL <--------+  (refill_note_free), or remotely (found when looked at)
  *                    +-- last object freed --+
+ *
+ * Of the empty spans those that are not needed soon are OFFERED (refill.c): the daemon may take them. The thread takes
+ * them back when it has no other empty one; those that are gone it forgets then.
  *
  * A full span is in no list but that of all, so that the first free in it touches no other span but the last of the
  * partial ones.
@@ -22,6 +25,8 @@
 
 #include <string.h>
 
+#define LOOK_OFFERED_MAX 16u /* offered spans that may be gone: who takes one back looks at so many */
+
 mcache mcache_none = {
     .tiny = TINY_NONE_OPEN,
     .current = { [0 ... SLOT_COUNT - 1] = &mspan_none },
@@ -31,7 +36,7 @@ _Thread_local mcache *mcache_tls = &mcache_none;
 void mcache_clear(mcache *mc)
 {
     mc->tiny = (tiny_block)TINY_NONE_OPEN;
-    mc->nempty_pages = mc->nheld_pages = 0;
+    mc->nempty_pages = mc->noffered_pages = mc->nheld_pages = 0;
     memset(mc->slots, 0, sizeof(mc->slots));
     memcpy(mc->current, mcache_none.current, sizeof(mc->current));
     for (size_t i = 0; i < sizeof(mc->slot8[0]); i++) {
@@ -92,6 +97,11 @@ static void unlist(mcache *mc, mspan *s)
 
     if (s->place == MSPAN_PARTIAL)
         mspan_list_remove(&slot->partial, s);
+    if (s->place == MSPAN_OFFERED) {
+        mspan_list_remove(&slot->offered, s);
+        slot->noffered--;
+        mc->noffered_pages -= s->npages;
+    }
     if (s->place != MSPAN_EMPTY)
         return;
     mspan_list_remove(&slot->empty, s);
@@ -130,6 +140,32 @@ void mcache_move(mcache *mc, mspan *s, uint32_t nused)
 {
     unlist(mc, s);
     mcache_place(mc, s, nused);
+}
+
+void mcache_offer(mcache *mc, mspan *s)
+{
+    mcache_slot *slot = &mc->slots[s->slot];
+
+    unlist(mc, s);
+    mspan_list_push_front(&slot->offered, s);
+    slot->noffered++;
+    mc->noffered_pages += s->npages;
+    offer_make(s);
+}
+
+mspan *mcache_take_offered(mcache *mc, mcache_slot *slot, bool oldest)
+{
+    mspan *s;
+
+    for (unsigned n = 0; n < LOOK_OFFERED_MAX && (s = oldest ? slot->offered.tail : slot->offered.head) != NULL; n++) {
+        unlist(mc, s);
+        if (offer_take_back(s, mc->thread))
+            return s;
+        s->place = MSPAN_FULL; /* in no list but that of all */
+        mcache_remove(mc, s);
+        offer_forget(s);
+    }
+    return NULL;
 }
 
 void mcache_put_current(mcache *mc, uint32_t slot)

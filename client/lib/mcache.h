@@ -6,16 +6,19 @@
 
 #include "client/lib/mapping.h"
 #include "client/lib/mspan.h"
+#include "client/lib/offer.h"
 #include "client/lib/tiny.h"
 
 /* The spans of one slot. */
 typedef struct mcache_slot {
     mspan_list partial; /* some objects free; the first has waited longest */
     mspan_list empty;   /* what may go back: nempty of them */
+    mspan_list offered; /* the daemon may have taken them: noffered; the first was offered last */
     mspan *all;
     mspan *scan_at;      /* where in all the search for frees by others goes on; NULL: at its beginning */
     uint32_t nempty;
-    uint32_t nspans;     /* all, with the current one */
+    uint32_t noffered;
+    uint32_t nspans;     /* all, with the current one, and the offered ones */
     uint32_t nbatch;     /* spans to ask for next: slow start */
     uint32_t nuncounted; /* objects that have been allocated and not yet counted for all to see */
 } mcache_slot;
@@ -33,7 +36,8 @@ typedef struct mcache {
     tiny_block tiny;
     void *thread; /* thread_self() of its thread */
     uint64_t nempty_pages; /* in the lists of empty spans */
-    uint64_t nheld_pages;
+    uint64_t noffered_pages;
+    uint64_t nheld_pages; /* with those */
     uint32_t give_back_at; /* the slot to give back from next */
     mcache_slot slots[SLOT_COUNT];
     uint32_t trim_seen;
@@ -64,6 +68,15 @@ void mcache_place(mcache *mc, mspan *s, uint32_t nused);
 
 /* The same for a span that is in the list of its place. */
 void mcache_move(mcache *mc, mspan *s, uint32_t nused);
+
+/* Offer an empty span of the thread. */
+void mcache_offer(mcache *mc, mspan *s);
+
+/*
+ * Take back a span that the slot has offered: the one that was offered last (oldest: first), then in no list. NULL: it
+ * has none, or of some that were looked at all were gone.
+ */
+mspan *mcache_take_offered(mcache *mc, mcache_slot *slot, bool oldest);
 
 /* The same for the current span of a slot, if there is one: there is none afterwards. */
 void mcache_put_current(mcache *mc, uint32_t slot);

@@ -5,7 +5,7 @@
  * thread.c and connection.c. Data: the thread's mcache.
  *
  * In order: 1. other words of the current span, 2. the partial span that has waited longest, so has most free objects,
- * 3. an empty one (so far refill_near), 4. one of 100 full spans in which others have freed objects, 5. the pool, 6.
+ * 3. an empty one, of which those that it has offered come last (so far refill_near), 4. one of 100 full spans in which others have freed objects, 5. the pool, 6.
  * the daemon. So steady churn asks nobody.
  *
  * How many are asked for, and why: next_batch(), and client/README.md, policy.
@@ -31,8 +31,8 @@ void refill_note_free(const void *object, mspan *s)
     mcache *mc = thread_mcache(); /* a free of its owner's: there is one, maybe left behind */
 
     (void)object;
-    if (mcache_place_freed(mc, s) && UNLIKELY(mc->nempty_pages > IDLE_PAGES_MAX))
-        idle_surrender(mc);
+    if (mcache_place_freed(mc, s) && UNLIKELY(idle_is_too_much(mc, &mc->slots[s->slot], s->npages)))
+        idle_offer(mc, s);
 }
 
 mspan *refill_inherit(page_no first)
@@ -50,13 +50,21 @@ mspan *refill_inherit(page_no first)
 
 /* --- near --- */
 
+/* One with free objects that is in no list then. NULL: there is none. */
+static inline mspan *take_listed(mcache *mc, mcache_slot *slot, uint32_t *ret_nused)
+{
+    mspan *s = mcache_take(mc, slot, ret_nused);
+
+    return s == NULL && slot->offered.head != NULL ? mcache_take_offered(mc, slot, false) : s;
+}
+
 /* A span of the thread's lists becomes current. NULL: there is none. */
 static inline mspan *take_from_lists(mcache *mc, uint32_t i)
 {
     uint32_t nused;
     mspan *s;
 
-    while ((s = mcache_take(mc, &mc->slots[i], &nused)) != NULL) {
+    while ((s = take_listed(mc, &mc->slots[i], &nused)) != NULL) {
         if (LIKELY(mspan_make_current(s, nused))) {
             mc->current[i] = s;
             return s;
@@ -109,7 +117,7 @@ static mspan *take_from_full(mcache_slot *slot, uint32_t *ret_nused)
 /* How many spans to ask for: one, then twice as many as last time, but not more than a share of what the slot holds. */
 static uint32_t next_batch(mcache_slot *slot, uint64_t npages)
 {
-    uint64_t most_pages = slot->nspans * npages / BATCH_SHARE;
+    uint64_t most_pages = (slot->nspans - slot->noffered) * npages / BATCH_SHARE;
 
     if (most_pages < BATCH_PAGES_MIN)
         most_pages = BATCH_PAGES_MIN;
@@ -175,7 +183,7 @@ static mspan *take_from_daemon(mcache *mc, uint32_t i, uint32_t *ret_nused)
          * looking for it may have found free objects of this slot.
          */
         idle_return_empty(mc);
-        found = mcache_take(mc, slot, ret_nused);
+        found = take_listed(mc, slot, ret_nused);
         if (found != NULL)
             return found;
         slot->nbatch = 1;

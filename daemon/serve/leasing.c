@@ -46,7 +46,7 @@ static void rescue(service *srv)
     if (start < srv->next_rescue_ns)
         return;
     do
-        (void)sweep_some(&srv->sessions.leases, &srv->rescue_pos, RESCUE_SPANS, true);
+        (void)sweep_some(&srv->sessions.leases, &srv->rescue_pos, RESCUE_SPANS, true, OFFERS_TAKE);
     while (srv->rescue_pos.n != 0 && uv_hrtime() - start < RESCUE_NS);
     service_ask_trim(srv);
     now = uv_hrtime();
