@@ -56,7 +56,8 @@ static int check_attach_reply(const Goallocd__Reply *reply, bool readonly, attac
         return -EPROTONOSUPPORT;
     if (body->abi_hash != shm_abi_hash())
         return -ENOEXEC;
-    if (link_fds(fds) != (readonly ? ATTACH_FD_OFFERS : ATTACH_NFDS) || body->session == 0 || body->session >= SHM_SESSIONS_MAX)
+    if (link_fds(fds) != (readonly ? ATTACH_FD_OFFERS : ATTACH_NFDS) || body->session == 0 ||
+        body->session >= SHM_SESSIONS_MAX)
         return -EPROTO;
     *ret = (attach_result){
         .session = { (uint16_t)body->session },

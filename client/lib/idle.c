@@ -163,17 +163,6 @@ static uint32_t next_slot(mcache *mc)
     return i;
 }
 
-void idle_offer(mcache *mc, mspan *s)
-{
-    mcache_slot *slot = &mc->slots[s->slot];
-
-    if (!offer_is_possible())
-        return;
-    mcache_offer(mc, s);
-    if (slot->nempty > 0 && idle_is_too_much(mc, slot, s->npages))
-        mcache_offer(mc, slot->empty.tail);
-}
-
 /* Runs that are current and have no object are idle, too: one of each length that was used. */
 static void put_idle_runs(mcache *mc)
 {

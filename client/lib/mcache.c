@@ -97,11 +97,8 @@ static void unlist(mcache *mc, mspan *s)
 
     if (s->place == MSPAN_PARTIAL)
         mspan_list_remove(&slot->partial, s);
-    if (s->place == MSPAN_OFFERED) {
-        mspan_list_remove(&slot->offered, s);
-        slot->noffered--;
-        mc->noffered_pages -= s->npages;
-    }
+    if (s->place == MSPAN_OFFERED)
+        mcache_unlist_offered(mc, slot, s);
     if (s->place != MSPAN_EMPTY)
         return;
     mspan_list_remove(&slot->empty, s);
@@ -144,13 +141,8 @@ void mcache_move(mcache *mc, mspan *s, uint32_t nused)
 
 void mcache_offer(mcache *mc, mspan *s)
 {
-    mcache_slot *slot = &mc->slots[s->slot];
-
     unlist(mc, s);
-    mspan_list_push_front(&slot->offered, s);
-    slot->noffered++;
-    mc->noffered_pages += s->npages;
-    offer_make(s);
+    mcache_place_offered(mc, s);
 }
 
 mspan *mcache_take_offered(mcache *mc, mcache_slot *slot, bool oldest)
@@ -158,14 +150,19 @@ mspan *mcache_take_offered(mcache *mc, mcache_slot *slot, bool oldest)
     mspan *s;
 
     for (unsigned n = 0; n < LOOK_OFFERED_MAX && (s = oldest ? slot->offered.tail : slot->offered.head) != NULL; n++) {
-        unlist(mc, s);
+        mcache_unlist_offered(mc, slot, s);
         if (offer_take_back(s, mc->thread))
             return s;
-        s->place = MSPAN_FULL; /* in no list but that of all */
-        mcache_remove(mc, s);
-        offer_forget(s);
+        mcache_forget(mc, s);
     }
     return NULL;
+}
+
+void mcache_forget(mcache *mc, mspan *s)
+{
+    s->place = MSPAN_FULL; /* in no list but that of all */
+    mcache_remove(mc, s);
+    offer_forget(s);
 }
 
 void mcache_put_current(mcache *mc, uint32_t slot)
@@ -181,6 +178,13 @@ void mcache_put_current(mcache *mc, uint32_t slot)
     mcache_place(mc, s, nused);
 }
 
+/* The last object that was used of a word of the span's has been freed. */
+static void place_freed(mcache *mc, mspan *s)
+{
+    if (mcache_place_freed(mc, s))
+        mcache_place_empty(mc, s);
+}
+
 void mcache_close_tiny(mcache *mc)
 {
     tiny_block open = mc->tiny;
@@ -191,7 +195,7 @@ void mcache_close_tiny(mcache *mc)
         return;
     open.span->open_block = 0;
     if (tiny_nlive(u32_load_acquire(open.word)) == 0 && tiny_block_end(open.span, open.index))
-        (void)mcache_place_freed(mc, open.span);
+        place_freed(mc, open.span);
 }
 
 void *mcache_open_tiny(mcache *mc, mspan *s, uint32_t bytes)

@@ -69,7 +69,7 @@ void mcache_place(mcache *mc, mspan *s, uint32_t nused);
 /* The same for a span that is in the list of its place. */
 void mcache_move(mcache *mc, mspan *s, uint32_t nused);
 
-/* Offer an empty span of the thread. */
+/* Offer an empty span of the thread that is in the list of those. */
 void mcache_offer(mcache *mc, mspan *s);
 
 /*
@@ -77,6 +77,9 @@ void mcache_offer(mcache *mc, mspan *s);
  * has none, or of some that were looked at all were gone.
  */
 mspan *mcache_take_offered(mcache *mc, mcache_slot *slot, bool oldest);
+
+/* A span that the thread has offered is gone; it is not in the list of those any more. */
+void mcache_forget(mcache *mc, mspan *s);
 
 /* The same for the current span of a slot, if there is one: there is none afterwards. */
 void mcache_put_current(mcache *mc, uint32_t slot);
@@ -143,7 +146,26 @@ static inline void mcache_place_empty(mcache *mc, mspan *s)
     mspan_list_push_front(&mc->slots[s->slot].empty, s);
 }
 
-/* A free by the thread has brought nfrees of s to 0. True: the span has become empty. */
+/* Take an offered span out of their list. */
+static inline void mcache_unlist_offered(mcache *mc, mcache_slot *slot, mspan *s)
+{
+    mspan_list_remove(&slot->offered, s);
+    slot->noffered--;
+    mc->noffered_pages -= s->npages;
+}
+
+/* The same as mcache_place_empty() for one that is offered. */
+static inline void mcache_place_offered(mcache *mc, mspan *s)
+{
+    mcache_slot *slot = &mc->slots[s->slot];
+
+    mspan_list_push_front(&slot->offered, s);
+    slot->noffered++;
+    mc->noffered_pages += s->npages;
+    offer_make(s);
+}
+
+/* A free by the thread has brought nfrees of s to 0. True: it has become empty, is in no list, and is to be placed. */
 static inline bool mcache_place_freed(mcache *mc, mspan *s)
 {
     switch (s->place) {
@@ -160,7 +182,6 @@ static inline bool mcache_place_freed(mcache *mc, mspan *s)
         mcache_count_current(mc, s, mspan_nused(s));
         return false;
     }
-    mcache_place_empty(mc, s);
     return true;
 }
 

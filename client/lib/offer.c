@@ -29,22 +29,6 @@ static shm_offers *offers_now(void)
     return atomic_load_explicit(&process.offers, memory_order_acquire);
 }
 
-void offer_make(mspan *s)
-{
-    page_no first = mspan_first(s);
-    shm_offers *offers = offers_now();
-
-    s->place = MSPAN_OFFERED;
-    s->nfrees = 0;
-    s->nleases = u64_load_relaxed(&shm_span_at(&process.map, first)->nleases);
-    mspan_set_owner(s, NULL);
-    CRASH_POINT(offer_before_word);
-    u64_store_release(&offers->words[first.n], offer_pack(OFFER_OFFERED, s->nleases));
-    CRASH_POINT(offer_after_word);
-    if (u32_load_relaxed(&offers->active) == 0)
-        u32_store_release(&offers->active, 1);
-}
-
 /* True if the lease that was offered is in force. */
 static bool is_leased(const mspan *s)
 {
@@ -53,20 +37,13 @@ static bool is_leased(const mspan *s)
     return process_leases(span) && u64_load_relaxed(&span->nleases) == s->nleases;
 }
 
-bool offer_take_back(mspan *s, void *owner)
+bool offer_take_back_seen(mspan *s, uint64_t word)
 {
-    shm_u64 *at = &offers_now()->words[mspan_first(s).n];
-    uint64_t word = offer_pack(OFFER_OFFERED, s->nleases);
-    bool taken = u64_exchange_if_acq_rel(at, &word, OFFER_NONE);
+    uint64_t seen = offer_pack(OFFER_SEEN, s->nleases);
 
-    if (!taken && word == offer_pack(OFFER_SEEN, s->nleases))
-        taken = u64_exchange_if_acq_rel(at, &word, OFFER_NONE);
-    CRASH_POINT(offer_after_take_back);
-    if (!taken && (word == offer_pack(OFFER_TAKEN, s->nleases) || !is_leased(s)))
-        return false;
-    s->place = MSPAN_CURRENT;
-    mspan_set_owner(s, owner);
-    return true;
+    if (word == seen && u64_exchange_if_acq_rel(&offers_now()->words[mspan_first(s).n], &word, OFFER_NONE))
+        return true;
+    return word != offer_pack(OFFER_TAKEN, s->nleases) && is_leased(s);
 }
 
 void offer_forget(mspan *s)

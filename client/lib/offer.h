@@ -17,13 +17,43 @@ static inline bool offer_is_possible(void)
  * Offer a span without object, which is in no list of its place. Its structure stays, with no owner: frees by whoever
  * holds the structure take the slow path from now on, since the place may soon be others'.
  */
-void offer_make(mspan *s);
+static inline void offer_make(mspan *s)
+{
+    page_no first = mspan_first(s);
+    shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_acquire);
+
+    s->place = MSPAN_OFFERED;
+    s->nfrees = 0;
+    s->nleases = u64_load_relaxed(&shm_span_at(&process.map, first)->nleases);
+    mspan_set_owner(s, NULL);
+    CRASH_POINT(offer_before_word);
+    u64_store_release(&offers->words[first.n], offer_pack(OFFER_OFFERED, s->nleases));
+    CRASH_POINT(offer_after_word);
+    if (UNLIKELY(u32_load_relaxed(&offers->active) == 0))
+        u32_store_release(&offers->active, 1);
+}
+
+/* The rest of taking back a span whose word is not OFFERED. */
+bool offer_take_back_seen(mspan *s, uint64_t word) __attribute__((warn_unused_result));
 
 /*
  * Take it back, for that owner; it is in no list of its place. False: it is gone, and the caller, who takes it out of
  * all its lists, forgets it.
  */
-bool offer_take_back(mspan *s, void *owner) __attribute__((warn_unused_result));
+static inline bool offer_take_back(mspan *s, void *owner)
+{
+    shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_acquire);
+    uint64_t word = offer_pack(OFFER_OFFERED, s->nleases);
+
+    if (UNLIKELY(!u64_exchange_if_acq_rel(&offers->words[mspan_first(s).n], &word, OFFER_NONE)) &&
+        !offer_take_back_seen(s, word))
+        return false;
+    CRASH_POINT(offer_after_take_back);
+    s->place = MSPAN_CURRENT;
+    mspan_set_owner(s, owner);
+    return true;
+}
+
 void offer_forget(mspan *s);
 
 /*

@@ -5,8 +5,8 @@
  * thread.c and connection.c. Data: the thread's mcache.
  *
  * In order: 1. other words of the current span, 2. the partial span that has waited longest, so has most free objects,
- * 3. an empty one, of which those that it has offered come last (so far refill_near), 4. one of 100 full spans in which others have freed objects, 5. the pool, 6.
- * the daemon. So steady churn asks nobody.
+ * 3. an empty one, of which those that it has offered come last (so far refill_near), 4. one of 100 full spans in which
+ * others have freed objects, 5. the pool, 6. the daemon. So steady churn asks nobody.
  *
  * How many are asked for, and why: next_batch(), and client/README.md, policy.
  *
@@ -31,8 +31,12 @@ void refill_note_free(const void *object, mspan *s)
     mcache *mc = thread_mcache(); /* a free of its owner's: there is one, maybe left behind */
 
     (void)object;
-    if (mcache_place_freed(mc, s) && UNLIKELY(idle_is_too_much(mc, &mc->slots[s->slot], s->npages)))
+    if (!mcache_place_freed(mc, s))
+        return;
+    if (idle_is_enough(mc, &mc->slots[s->slot], s->npages) && offer_is_possible())
         idle_offer(mc, s);
+    else
+        mcache_place_empty(mc, s);
 }
 
 mspan *refill_inherit(page_no first)
@@ -55,7 +59,16 @@ static inline mspan *take_listed(mcache *mc, mcache_slot *slot, uint32_t *ret_nu
 {
     mspan *s = mcache_take(mc, slot, ret_nused);
 
-    return s == NULL && slot->offered.head != NULL ? mcache_take_offered(mc, slot, false) : s;
+    if (LIKELY(s != NULL))
+        return s;
+    s = slot->offered.head;
+    if (s == NULL)
+        return NULL;
+    mcache_unlist_offered(mc, slot, s);
+    if (LIKELY(offer_take_back(s, mc->thread)))
+        return s;
+    mcache_forget(mc, s);
+    return mcache_take_offered(mc, slot, false);
 }
 
 /* A span of the thread's lists becomes current. NULL: there is none. */

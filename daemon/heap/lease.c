@@ -11,8 +11,10 @@
  * repeats it.
  *
  * A lease is never taken from a process that lives and has not given it up, but for a large object that another
- * process has freed (large_claim). What its process offers (offers.c) it has given up, if the daemon takes it. The caller ends a lessee when its process is gone or has said so, and not while
- * memory is being committed for it (nops), since its pages would be free and get memory afterwards.
+ * process has freed (large_claim). What its process offers (offers.c) it has given up, if the daemon takes it: but no
+ * lease that a request under way has just got (nyoung), which nobody knows of yet. The caller ends a lessee when its
+ * process is gone or has said so. Neither happens while memory is being committed for it (nops), since its pages would
+ * be free and get memory afterwards.
  *
  * Invariants (lease_validate, linear in the spans): a span is in its lessee's list iff its lease word says LEASED; its
  * owner is its lessee if that reclaims, else 0; held pages and counters are those of the lists.
@@ -255,7 +257,7 @@ bool lease_take_offered(lease_table *table, page_no first, enum offers_look look
     enum offer_state state;
     lessee *l;
 
-    if (look == OFFERS_PASS_OVER || lease.state != SPAN_LEASED)
+    if (look == OFFERS_PASS_OVER || lease.state != SPAN_LEASED || (table->nyoung != 0 && nleases >= table->nyoung))
         return false;
     l = lease_find_lessee(table, lease.session, lease.epoch);
     assert(l != NULL);

@@ -26,6 +26,7 @@ typedef struct lease_table {
     mheap *heap; /* borrowed */
     lessee *lessees[SHM_SESSIONS_MAX]; /* by session number; NULL: none. Borrowed */
     uint64_t nleased;                  /* spans of all lessees */
+    uint64_t nyoung; /* leases from that number on are those of the request being handled: they can't be offered yet */
     uint64_t naged;                    /* offers that a walk has found standing and not taken, ever */
 } lease_table;
 

@@ -233,6 +233,7 @@ bool leasing_begin(client *c, const Goallocd__Request *request)
     service *srv = client_service(c);
     commit_job *job = &c->op.commit;
 
+    srv->sessions.leases.nyoung = u64_load_relaxed(&srv->heap->map->header->nleases) + 1;
     if (!operation_begin_leasing(&c->op, &c->peer, request, &srv->operations))
         return false;
     job->file = srv->heap->file;

@@ -38,8 +38,8 @@ typedef struct refill {
 } refill;
 
 /*
- * Pages more that the session may hold. If its limit allows no npages, some of what it offers is taken first: the client
- * asks twice before it gives up, and the search goes on where the last one ended.
+ * Pages more that the session may hold. If its limit allows no npages, some of what it offers is taken first: the
+ * client asks twice before it gives up, and the search goes on where the last one ended.
  */
 static uint64_t room_for(session *s, uint64_t npages)
 {
@@ -176,7 +176,7 @@ answer handle_alloc_large(client *c, session *s, const Goallocd__Request *reques
 }
 
 /* The large object that a session wants to resize: leased to it, or (*ret_central) to nobody, and then to it. */
-static answer resize_target(session *s, uint32_t name, page_no *ret, bool *ret_central)
+static answer resize_target(const session *s, uint32_t name, page_no *ret, bool *ret_central)
 {
     shm_map *map = s->lessee.table->heap->map;
     page_no first = page_at(name < map->npages ? name : 0);
@@ -188,7 +188,7 @@ static answer resize_target(session *s, uint32_t name, page_no *ret, bool *ret_c
         object_find(map, map->base + page_offset(first), &object) != OBJECT_LIVE)
         return (answer){ EINVAL, "not a live large object" };
     *ret_central = lease.state == SPAN_CENTRAL && !(s->flags & SESSION_RECLAIM);
-    if (*ret_central && span->npages > room_for(s, span->npages))
+    if (*ret_central && span->npages > lease_room_pages(&s->lessee))
         return (answer){ EDQUOT, "the session's limit is in the way" };
     if (!*ret_central && (span->lessee_folds || lease_check(&s->lessee, first.n, &first) != 0))
         return (answer){ EPERM, "another session leases the object, or it is a run" };
@@ -231,7 +231,7 @@ answer handle_resize_large(client *c, session *s, const Goallocd__Request *reque
     npages = shm_span_at(srv->heap->map, first)->npages;
     more = want > npages ? want - npages : 0;
     if (more > 0 &&
-        (more + (central ? npages : 0) > room_for(s, more + (central ? npages : 0)) || more > mheap_room_pages(srv->heap)))
+        (more + (central ? npages : 0) > lease_room_pages(&s->lessee) || more > mheap_room_pages(srv->heap)))
         return (answer){ EDQUOT, "a limit is in the way" };
     if (central) {
         mcentral_remove(srv->heap, first);

@@ -434,6 +434,7 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
 
     c->notified = false;
     a = dispatch(c, s, request);
+    client_service(c)->sessions.leases.nyoung = 0;
     if (a.error >= 0)
         reply_answer(p, request->id, a);
     if (c->op.state == OPERATION_DEFERRED)
