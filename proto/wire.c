@@ -3,8 +3,8 @@
  *
  * Called by peer.c in the daemon, by link.c in the library and by goallocctl. No state, no malloc. By hand:
  *
- *   Request { id, refill { span_class, nspans, insist, npages } }     Reply { id, refill { spans } }
- *   Request { id, return_spans { spans, large } }                     Reply { id }
+ *   Request { id, refill { span_class, nspans, insist, npages }, cpu, sent_us }     Reply { id, refill { spans } }
+ *   Request { id, return_spans { spans, large }, cpu, sent_us }                     Reply { id }
  *
  * Packing writes the same bytes as protobuf-c: fields in order, zeros left out, shortest varints. Unpacking by hand
  * takes these bytes and no others. Whatever else a message may look like (a field is in another place or not known, a
@@ -23,6 +23,12 @@
 #define TAG_VARINT(field) (uint8_t)((field) << 3)
 #define TAG_BYTES(field)  (uint8_t)((field) << 3 | 2)
 #define VARINT_MAX        10u
+
+/* A field of a number above 15 has a tag of two bytes. */
+#define TAG_LONG_1(field) (uint8_t)(0x80 | (field) << 3)
+#define TAG_LONG_2(field) (uint8_t)((field) >> 4)
+#define CPU_FIELD         22u
+#define SENT_US_FIELD     23u
 
 /* What a message that is packed by hand needs besides its spans: tags, lengths and numbers. */
 #define FIXED_BYTES_MAX 64u
@@ -48,6 +54,15 @@ static uint8_t *put_number(uint8_t *at, unsigned field, uint64_t value)
     if (value == 0)
         return at;
     *at++ = TAG_VARINT(field);
+    return put_varint(at, value);
+}
+
+static uint8_t *put_hint(uint8_t *at, unsigned field, uint32_t value)
+{
+    if (value == 0)
+        return at;
+    *at++ = TAG_LONG_1(field);
+    *at++ = TAG_LONG_2(field);
     return put_varint(at, value);
 }
 
@@ -132,6 +147,8 @@ size_t wire_pack_request(const Goallocd__Request *request, uint8_t *buf, size_t 
                        (span_field){ request->return_spans->large, request->return_spans->n_large });
     else
         return frame_pack(&request->base, buf, cap_bytes);
+    at = put_hint(at, CPU_FIELD, request->cpu);
+    at = put_hint(at, SENT_US_FIELD, request->sent_us);
     return frame_end(buf, at);
 }
 
@@ -202,6 +219,32 @@ static bool take_rest(cursor *c)
     return take_varint(c, FRAME_PAYLOAD_MAX, &len) && len == (uint64_t)(c->end - c->at);
 }
 
+/* Split what is left after the field whose tag has been read: *ret is the field's own bytes. */
+static bool take_field(cursor *c, cursor *ret)
+{
+    uint64_t len;
+
+    if (!take_varint(c, FRAME_PAYLOAD_MAX, &len) || len > (uint64_t)(c->end - c->at))
+        return false;
+    *ret = (cursor){ c->at, c->at + len };
+    c->at = ret->end;
+    return true;
+}
+
+/* A number with a tag of two bytes; 0 if the field is not there. */
+static bool take_hint(cursor *c, unsigned field, uint32_t *ret)
+{
+    uint64_t value = 0;
+
+    if (c->end - c->at >= 2 && c->at[0] == TAG_LONG_1(field) && c->at[1] == TAG_LONG_2(field)) {
+        c->at += 2;
+        if (!take_varint(c, UINT32_MAX, &value) || value == 0)
+            return false;
+    }
+    *ret = (uint32_t)value;
+    return true;
+}
+
 /* The packed spans of a field, in memory of bump; none if the field is not there. */
 static bool take_spans(cursor *c, unsigned field, frame_bump *bump, size_t *ret_nspans, uint32_t **ret_spans)
 {
@@ -240,7 +283,7 @@ static bool take_refill(cursor *c, Goallocd__Refill *ret)
     uint64_t insist;
     uint64_t npages;
 
-    if (!take_rest(c) || !take_number(c, 1, UINT32_MAX, &span_class) || !take_number(c, 2, UINT32_MAX, &nspans) ||
+    if (!take_number(c, 1, UINT32_MAX, &span_class) || !take_number(c, 2, UINT32_MAX, &nspans) ||
         !take_number(c, 3, 1, &insist) || !take_number(c, 4, UINT32_MAX, &npages))
         return false;
     ret->span_class = (uint32_t)span_class;
@@ -248,6 +291,12 @@ static bool take_refill(cursor *c, Goallocd__Refill *ret)
     ret->insist = insist != 0;
     ret->npages = (uint32_t)npages;
     return c->at == c->end;
+}
+
+static bool take_return(cursor *c, frame_bump *bump, Goallocd__ReturnSpans *ret)
+{
+    return take_spans(c, 1, bump, &ret->n_spans, &ret->spans) && take_spans(c, 2, bump, &ret->n_large, &ret->large) &&
+           c->at == c->end;
 }
 
 typedef struct request_parts {
@@ -261,28 +310,29 @@ typedef struct request_parts {
 static Goallocd__Request *request_by_hand(cursor c, frame_bump *bump)
 {
     request_parts *parts = bump->allocator.alloc(bump, sizeof(*parts));
+    Goallocd__Request *request;
+    cursor op;
+    bool taken = false;
 
     if (parts == NULL)
         return NULL;
-    parts->request = (Goallocd__Request)GOALLOCD__REQUEST__INIT;
-    if (!take_number(&c, 1, UINT64_MAX, &parts->request.id))
+    request = &parts->request;
+    *request = (Goallocd__Request)GOALLOCD__REQUEST__INIT;
+    if (!take_number(&c, 1, UINT64_MAX, &request->id))
         return NULL;
     if (take_tag(&c, TAG_BYTES(4))) {
         parts->op.refill = (Goallocd__Refill)GOALLOCD__REFILL__INIT;
-        parts->request.op_case = GOALLOCD__REQUEST__OP_REFILL;
-        parts->request.refill = &parts->op.refill;
-        return take_refill(&c, &parts->op.refill) ? &parts->request : NULL;
-    }
-    if (take_tag(&c, TAG_BYTES(5))) {
+        request->op_case = GOALLOCD__REQUEST__OP_REFILL;
+        request->refill = &parts->op.refill;
+        taken = take_field(&c, &op) && take_refill(&op, request->refill);
+    } else if (take_tag(&c, TAG_BYTES(5))) {
         parts->op.return_spans = (Goallocd__ReturnSpans)GOALLOCD__RETURN_SPANS__INIT;
-        parts->request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
-        parts->request.return_spans = &parts->op.return_spans;
-        if (take_rest(&c) &&
-            take_spans(&c, 1, bump, &parts->op.return_spans.n_spans, &parts->op.return_spans.spans) &&
-            take_spans(&c, 2, bump, &parts->op.return_spans.n_large, &parts->op.return_spans.large) && c.at == c.end)
-            return &parts->request;
+        request->op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
+        request->return_spans = &parts->op.return_spans;
+        taken = take_field(&c, &op) && take_return(&op, bump, request->return_spans);
     }
-    return NULL;
+    taken = taken && take_hint(&c, CPU_FIELD, &request->cpu) && take_hint(&c, SENT_US_FIELD, &request->sent_us);
+    return taken && c.at == c.end ? request : NULL;
 }
 
 typedef struct reply_parts {

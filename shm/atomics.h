@@ -124,6 +124,19 @@ static inline uint64_t u64_above_relaxed(uint64_t value, const shm_u64 *word)
 #endif
 }
 
+/* True if the word is above value. Relaxed; as few instructions as u64_any_relaxed(). */
+static inline bool u64_exceeds_relaxed(const shm_u64 *word, uint64_t value)
+{
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+    bool exceeds;
+
+    __asm__ volatile("cmpq %2, %1" : "=@cca"(exceeds) : "m"(*word), "r"(value));
+    return exceeds;
+#else
+    return u64_load_relaxed(word) > value;
+#endif
+}
+
 /* If the word is still *expected, store value: true. Else, or spuriously, false, and *expected is the word. */
 static inline bool u32_exchange_if_acq_rel(shm_u32 *word, uint32_t *expected, uint32_t value)
 {

@@ -16,6 +16,7 @@
 #define CRASH_POINTS(X)                                                                                       \
     X(malloc_before_bit, c) X(malloc_after_bit, c)                                                            \
     X(own_free_before_bit, c) X(own_free_after_kept, r) X(own_free_after_bit, c)                              \
+    X(magazine_push, c) X(magazine_pop, c) X(magazine_flush, c)                                               \
     X(remote_free_before_bit, c) X(remote_free_after_bit, c)                                                  \
     X(fold_before_alloc, c) X(fold_after_alloc, c) X(fold_after_remote, c)                                    \
     X(tiny_open_after_word, c) X(tiny_add_after_bit, c)                                                       \

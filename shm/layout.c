@@ -28,7 +28,7 @@ uint64_t shm_abi_hash(void)
     static const uint64_t facts[] = {
         LAYOUT_VERSION, PAGE_SHIFT, SHM_SESSIONS_MAX, SHM_ROOTS_MAX, SHM_HEAP_ARENA_BYTES, SHM_BITS_WORDS,
         SHM_COUNTERS_WORDS, SHM_RUN_PAGES_MIN, SHM_RUN_PAGES_MAX, SESSION_RECLAIM, SESSION_READONLY,
-        SPAN_CLASS_COUNT, SPAN_FREE, SPAN_LEASED, SPAN_CENTRAL,
+        SPAN_CLASS_COUNT, SPAN_FREE, SPAN_LEASED, SPAN_CENTRAL, SHM_WORD_STRIDE, SHM_REMOTE_AT,
         sizeof(shm_header), offsetof(shm_header, generation), offsetof(shm_header, base),
         offsetof(shm_header, span_table_off), offsetof(shm_header, free_limit), offsetof(shm_header, nroot_entries),
         offsetof(shm_header, nsession_entries),
@@ -50,6 +50,8 @@ uint64_t shm_abi_hash(void)
         hash = fnv1a(hash, size_class_bytes[i]);
         hash = fnv1a(hash, size_class_npages[i]);
         hash = fnv1a(hash, size_class_nelems[i]);
+        hash = fnv1a(hash, size_class_short_npages[i]);
+        hash = fnv1a(hash, size_class_short_nelems[i]);
     }
     return hash;
 }

@@ -18,9 +18,10 @@
  *            |                                    |  (1024 obj.)  |  (1024 obj.)  | session entry          |
  *            +------------------------------------+---------------+---------------+------------------------+
  *            A span's bits stand at its first page. Bit i is that of the object with index i; a span has at most 1024
- *            objects. A span of up to 512 objects, so any class but that of 8 bytes, needs half of the 256 bytes. Its
- *            kept bits follow its alloc bits there, and its mark bits its remote bits; only the class of 8 bytes has
- *            kept and mark bits in planes of their own.
+ *            objects. A word of alloc bits is followed by the word of the same objects' remote bits, so that a free,
+ *            which looks at both, needs one cache line. A span of up to 512 objects, so any class but that of 8 bytes,
+ *            needs half of the 256 bytes. In the other half its kept and mark bits lie in the same order; only the
+ *            class of 8 bytes has kept and mark bits in planes of their own.
  *            Counters say what a session's process has allocated, for statistics; nothing depends on them.
  *
  * What the bits say (README.md, "Shared words", says who writes them, and what holds if a process dies):
@@ -56,6 +57,8 @@
 #define SHM_HEAP_ARENA_PAGES  (SHM_HEAP_ARENA_BYTES / PAGE_BYTES)
 #define SHM_BASE_DEFAULT      UINT64_C(0x00c000000000)
 #define SHM_BITS_WORDS        (SPAN_NELEMS_MAX / 64)
+#define SHM_WORD_STRIDE       2u /* from a word of alloc bits to the next */
+#define SHM_REMOTE_AT         1u /* from a word of alloc bits to that of the same objects' remote bits */
 #define SHM_COUNTERS_WORDS    256u /* each session entry */
 
 /* The beginning of the spans region. All up to reserved is written once, before any client can see it. */
@@ -228,21 +231,28 @@ static inline shm_span *shm_span_at(const shm_map *map, page_no first)
     return &map->span_table[first.n];
 }
 
-static inline shm_u64 *shm_alloc_bits(const shm_map *map, page_no first)
+/* Word w of the alloc bits of the span that begins at first. */
+static inline shm_u64 *shm_alloc_word(const shm_map *map, page_no first, uint32_t w)
 {
-    return (shm_u64 *)(void *)(map->bitmap + (uint64_t)first.n * 256);
+    return (shm_u64 *)(void *)(map->bitmap + (uint64_t)first.n * 256) + SHM_WORD_STRIDE * w;
 }
 
-static inline shm_u64 *shm_remote_bits(const shm_map *map, page_no first)
+/* The remote word that belongs to an alloc word. */
+static inline shm_u64 *shm_remote_of(shm_u64 *alloc)
 {
-    return shm_alloc_bits(map, first) + SHM_BITS_WORDS;
+    return alloc + SHM_REMOTE_AT;
 }
 
-static inline shm_u64 *shm_kept_bits(const shm_map *map, page_no first)
+static inline shm_u64 *shm_remote_word(const shm_map *map, page_no first, uint32_t w)
+{
+    return shm_remote_of(shm_alloc_word(map, first, w));
+}
+
+static inline shm_u64 *shm_kept_word(const shm_map *map, page_no first, uint32_t w)
 {
     if (shm_span_at(map, first)->nelems <= SPAN_NELEMS_MAX / 2)
-        return shm_alloc_bits(map, first) + SHM_BITS_WORDS / 2;
-    return (shm_u64 *)(void *)(map->bitmap + map->npages * 256 + (uint64_t)first.n * 128);
+        return shm_alloc_word(map, first, SHM_BITS_WORDS / 2 + w);
+    return (shm_u64 *)(void *)(map->bitmap + map->npages * 256 + (uint64_t)first.n * 128) + w;
 }
 
 /* The session's counters: word c counts the objects of span class c that its process has allocated. */

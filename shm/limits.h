@@ -24,6 +24,9 @@
 _Static_assert(SHM_RUN_PAGES_MIN == SMALL_BYTES_MAX / PAGE_BYTES + 1, "runs begin where small objects end");
 _Static_assert(SHM_RUN_PAGES_MAX >= SHM_RUN_PAGES_MIN, "there are runs");
 
+/* Free memory that a daemon keeps ready however little is in use. */
+#define SHM_STOCK_PAGES (8 * MIB / PAGE_BYTES)
+
 #define SHM_REFILL_PAGES_MAX (8 * MIB / PAGE_BYTES) /* that a refill may bring, in spans of any kind */
 
 /* The largest alignment that an object can ask for. */

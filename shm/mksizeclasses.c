@@ -8,8 +8,11 @@
  *      cost.
  *   4. Each size is then raised to the largest multiple of 128 that keeps its object count, if that is more.
  *
- * Behind them stands the class of tiny blocks, which is not Go's: 16 bytes, as many as a page holds with a word of 4
- * bytes for each.
+ * Two things are not Go's. Behind its classes stands that of tiny blocks: 16 bytes, as many as a page holds with a word
+ * of 4 bytes for each. And up to LONG_BYTES_MAX spans are longer: as many of Go's, one behind the other, as 32 KiB have
+ * room for, with at most LONG_NELEMS_MAX objects. So sizes and rounding are Go's, and a span's tail is at most what the
+ * tails of Go's spans would be. Spans of Go's own lengths are the short ones, with which a slot begins; in builds with
+ * GOALLOC_SPANS=go there are no others.
  *
  * Built and run by hand when the rules change: mksizeclasses > shm/sizeclass_table.c. A test compares.
  */
@@ -21,6 +24,10 @@
 
 #define PAGE      ((uint32_t)PAGE_BYTES)
 #define TINY_WORD 4u
+
+#define LONG_BYTES_MAX  4096u /* classes up to here have long spans */
+#define LONG_NPAGES     4u    /* 32 KiB */
+#define LONG_NELEMS_MAX (SPAN_NELEMS_MAX / 2) /* so that kept bits stand beside the alloc bits (layout.h) */
 
 typedef struct size_entry {
     uint32_t bytes;
@@ -84,6 +91,18 @@ static void make_classes(void)
     }
 }
 
+/* Pages of a span that is as long as some of Go's. */
+static uint32_t long_pages(const size_entry *c)
+{
+    uint32_t npages = c->npages;
+
+    if (c->bytes > LONG_BYTES_MAX)
+        return npages;
+    while (npages + c->npages <= LONG_NPAGES && (npages + c->npages) * PAGE / c->bytes <= LONG_NELEMS_MAX)
+        npages += c->npages;
+    return npages;
+}
+
 static unsigned class_for(uint32_t bytes)
 {
     unsigned i = 1;
@@ -108,19 +127,29 @@ static void print_numbers(const char *type, const char *name, const uint32_t *nu
     (void)printf("\n};\n");
 }
 
+/* Pages and objects of a class's spans, as Go has them or as they are long. */
+static void print_spans(const char *npages_name, const char *nelems_name, bool long_spans)
+{
+    uint32_t npages[SIZE_CLASS_COUNT + 1] = { [SIZE_CLASS_COUNT] = 1 };
+    uint32_t nelems[SIZE_CLASS_COUNT + 1] = { [SIZE_CLASS_COUNT] = PAGE / (TINY_BLOCK_BYTES + TINY_WORD) };
+
+    for (unsigned i = 1; i < SIZE_CLASS_COUNT; i++) {
+        npages[i] = long_spans ? long_pages(&classes[i]) : classes[i].npages;
+        nelems[i] = npages[i] * PAGE / classes[i].bytes;
+    }
+    print_numbers("uint8_t", npages_name, npages, SIZE_CLASS_COUNT + 1);
+    print_numbers("uint16_t", nelems_name, nelems, SIZE_CLASS_COUNT + 1);
+}
+
 static void print_tables(void)
 {
     uint32_t bytes[SIZE_CLASS_COUNT + 1] = { [SIZE_CLASS_COUNT] = TINY_BLOCK_BYTES };
-    uint32_t npages[SIZE_CLASS_COUNT + 1] = { [SIZE_CLASS_COUNT] = 1 };
-    uint32_t nelems[SIZE_CLASS_COUNT + 1] = { [SIZE_CLASS_COUNT] = PAGE / (TINY_BLOCK_BYTES + TINY_WORD) };
     uint32_t magic[SIZE_CLASS_COUNT + 1] = { [SIZE_CLASS_COUNT] = UINT32_MAX / TINY_BLOCK_BYTES + 1 };
     uint32_t table8[SIZE_TABLE8_MAX / 8 + 2];
     uint32_t table128[(SMALL_BYTES_MAX - 1024) / 128 + 1];
 
     for (unsigned i = 1; i < SIZE_CLASS_COUNT; i++) {
         bytes[i] = classes[i].bytes;
-        npages[i] = classes[i].npages;
-        nelems[i] = span_bytes(&classes[i]) / classes[i].bytes;
         magic[i] = UINT32_MAX / classes[i].bytes + 1;
     }
     for (uint32_t i = 0; i < sizeof(table8) / sizeof(table8[0]); i++)
@@ -129,8 +158,12 @@ static void print_tables(void)
         table128[i] = class_for(1024 + i * 128);
 
     print_numbers("uint16_t", "size_class_bytes", bytes, SIZE_CLASS_COUNT + 1);
-    print_numbers("uint8_t", "size_class_npages", npages, SIZE_CLASS_COUNT + 1);
-    print_numbers("uint16_t", "size_class_nelems", nelems, SIZE_CLASS_COUNT + 1);
+    print_spans("size_class_short_npages", "size_class_short_nelems", false);
+    (void)printf("\n#ifdef GOALLOC_SPANS_GO\n");
+    print_spans("size_class_npages", "size_class_nelems", false);
+    (void)printf("\n#else\n");
+    print_spans("size_class_npages", "size_class_nelems", true);
+    (void)printf("\n#endif\n");
     print_numbers("uint32_t", "size_class_magic", magic, SIZE_CLASS_COUNT + 1);
     print_numbers("uint8_t", "size_table8", table8, sizeof(table8) / sizeof(table8[0]));
     print_numbers("uint8_t", "size_table128", table128, sizeof(table128) / sizeof(table128[0]));

@@ -57,8 +57,8 @@ bool object_is_live(const shm_map *map, const object_ref *object)
         return tiny_is_live(map, object);
 
     /* The remote word first: a fold clears alloc before remote, so a free object is never taken for a live one. */
-    uint64_t remote = u64_load_acquire(&shm_remote_bits(map, object->first)[object->word]);
-    uint64_t alloc = u64_load_acquire(&shm_alloc_bits(map, object->first)[object->word]);
+    uint64_t remote = u64_load_acquire(shm_remote_word(map, object->first, object->word));
+    uint64_t alloc = u64_load_acquire(shm_alloc_word(map, object->first, object->word));
 
     return (alloc & ~remote & object->bit) != 0;
 }
@@ -73,7 +73,7 @@ enum object_verdict object_free_remote(const shm_map *map, const object_ref *obj
     /* Release: what the freeing process wrote into the object happens before its next owner has it. */
     CRASH_POINT(remote_free_before_bit);
 
-    uint64_t old = u64_fetch_or_acq_rel(&shm_remote_bits(map, object->first)[object->word], object->bit);
+    uint64_t old = u64_fetch_or_acq_rel(shm_remote_word(map, object->first, object->word), object->bit);
 
     CRASH_POINT(remote_free_after_bit);
     return old & object->bit ? OBJECT_FREE : OBJECT_LIVE;
@@ -81,15 +81,15 @@ enum object_verdict object_free_remote(const shm_map *map, const object_ref *obj
 
 uint64_t object_fold_word(const shm_map *map, page_no first, const shm_span *span, uint32_t w)
 {
-    shm_u64 *alloc = &shm_alloc_bits(map, first)[w];
-    shm_u64 *remote = &shm_remote_bits(map, first)[w];
+    shm_u64 *alloc = shm_alloc_word(map, first, w);
+    shm_u64 *remote = shm_remote_word(map, first, w);
     uint64_t freed = u64_load_acquire(remote);
     uint64_t bits = u64_load_relaxed(alloc);
 
     if (freed == 0)
         return bits;
     if (span_has_kept(span))
-        (void)u64_fetch_and_acq_rel(&shm_kept_bits(map, first)[w], ~freed);
+        (void)u64_fetch_and_acq_rel(shm_kept_word(map, first, w), ~freed);
     bits &= ~freed;
     CRASH_POINT(fold_before_alloc);
     u64_store_release(alloc, bits);

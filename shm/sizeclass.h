@@ -2,6 +2,9 @@
  * Size classes: Go's 68 (class 0: runs and large objects), with both lookup tables and the division magic. A 69th is
  * that of tiny blocks, which have 16 bytes but lie in spans of their own (see tiny.h).
  *
+ * A class has spans of two lengths: Go's, which are short, and up to 4 KiB those that are as many of Go's as 32 KiB
+ * have room for. A slot begins with short ones. Sizes and rounding are Go's.
+ *
  * The tables are in sizeclass_table.c, which mksizeclasses.c writes from Go's rules; a test regenerates and compares.
  */
 #ifndef GOALLOC_SHM_SIZECLASS_H
@@ -24,6 +27,8 @@
 extern const uint16_t size_class_bytes[SIZE_CLASS_COUNT + 1];
 extern const uint8_t size_class_npages[SIZE_CLASS_COUNT + 1];
 extern const uint16_t size_class_nelems[SIZE_CLASS_COUNT + 1];
+extern const uint8_t size_class_short_npages[SIZE_CLASS_COUNT + 1];
+extern const uint16_t size_class_short_nelems[SIZE_CLASS_COUNT + 1];
 extern const uint32_t size_class_magic[SIZE_CLASS_COUNT + 1]; /* 0 for class 0: every offset gives index 0 */
 extern const uint8_t size_table8[129];
 extern const uint8_t size_table128[249];
@@ -35,6 +40,14 @@ static inline size_class size_class_for(size_t size)
     if (size <= SIZE_TABLE8_MAX)
         return (size_class){ size_table8[(size + 7) >> 3] };
     return (size_class){ size_table128[(size - 1024 + 127) >> 7] };
+}
+
+/* Objects of a span of npages; 0: the class has no such span. */
+static inline uint32_t size_class_span_nelems(uint8_t class, uint64_t npages)
+{
+    if (npages == size_class_npages[class])
+        return size_class_nelems[class];
+    return npages == size_class_short_npages[class] ? size_class_short_nelems[class] : 0;
 }
 
 /* The index of the object that offset, within a span of that magic, falls into; exact for every offset in the span. */

@@ -39,7 +39,7 @@ uint32_t tiny_live_bytes(uint32_t word)
 /* The block's word, 0 if the block is free. */
 static uint32_t block_word(const shm_map *map, const object_ref *object)
 {
-    uint64_t alloc = u64_load_acquire(&shm_alloc_bits(map, object->first)[object->word]);
+    uint64_t alloc = u64_load_acquire(shm_alloc_word(map, object->first, object->word));
 
     return (alloc & object->bit) != 0 ? u32_load_acquire(tiny_word(map, object->first, object->index)) : 0;
 }
@@ -103,7 +103,7 @@ enum object_verdict tiny_free_remote(const shm_map *map, const object_ref *objec
             return OBJECT_FREE;
         /* Before the object goes: while it lives, its span cannot become another one, which the hint would hit. */
         if ((old & 0xffff) == bit && !hinted) {
-            (void)u64_fetch_or_acq_rel(&shm_remote_bits(map, object->first)[object->word], object->bit);
+            (void)u64_fetch_or_acq_rel(shm_remote_word(map, object->first, object->word), object->bit);
             hinted = true;
             CRASH_POINT(tiny_remote_after_hint);
         }
@@ -116,7 +116,7 @@ enum object_verdict tiny_free_remote(const shm_map *map, const object_ref *objec
 static uint64_t end_blocks(const shm_map *map, page_no page, const shm_span *span, uint32_t w, uint64_t hints,
                            uint64_t look)
 {
-    shm_u64 *alloc = &shm_alloc_bits(map, page)[w];
+    shm_u64 *alloc = shm_alloc_word(map, page, w);
     uint64_t bits = u64_load_relaxed(alloc);
     uint64_t empty = 0;
 
@@ -131,22 +131,22 @@ static uint64_t end_blocks(const shm_map *map, page_no page, const shm_span *spa
         return bits;
     bits &= ~empty;
     if (empty != 0 && span_has_kept(span))
-        (void)u64_fetch_and_acq_rel(&shm_kept_bits(map, page)[w], ~empty);
+        (void)u64_fetch_and_acq_rel(shm_kept_word(map, page, w), ~empty);
     u64_store_release(alloc, bits);
     CRASH_POINT(tiny_fold_after_alloc);
     if (hints != 0)
-        (void)u64_fetch_and_acq_rel(&shm_remote_bits(map, page)[w], ~hints);
+        (void)u64_fetch_and_acq_rel(shm_remote_word(map, page, w), ~hints);
     return bits;
 }
 
 uint64_t tiny_fold_word(const shm_map *map, page_no page, const shm_span *span, uint32_t w, uint64_t open)
 {
-    uint64_t hints = u64_load_acquire(&shm_remote_bits(map, page)[w]);
+    uint64_t hints = u64_load_acquire(shm_remote_word(map, page, w));
 
     return end_blocks(map, page, span, w, hints, hints & ~open);
 }
 
 uint64_t tiny_settle_word(const shm_map *map, page_no page, const shm_span *span, uint32_t w)
 {
-    return end_blocks(map, page, span, w, u64_load_acquire(&shm_remote_bits(map, page)[w]), UINT64_MAX);
+    return end_blocks(map, page, span, w, u64_load_acquire(shm_remote_word(map, page, w)), UINT64_MAX);
 }

@@ -73,6 +73,8 @@ bool stats_json(json_t *object, const Goallocd__Reply *reply)
         { "scavenged_eager_bytes", s->scavenged_eager_bytes },
         { "tiny_allocs", tiny },
         { "rpcs", s->rpcs },
+        { "tries", s->tries },
+        { "waits", s->waits },
         { "uptime_ms", s->uptime_ms },
     };
 

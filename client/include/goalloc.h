@@ -123,6 +123,7 @@ typedef struct goalloc_stats_t {
     uint64_t roots;              /* named roots */
     uint64_t session_held_bytes; /* this session: spans held, used and idle */
     uint64_t session_rpcs;       /* this session: requests sent so far, this one included */
+    uint64_t free_bytes;         /* of committed_bytes: free. Some MiB of it are kept ready for who needs memory next */
 } goalloc_stats_t;
 
 /*
@@ -210,7 +211,9 @@ GOALLOC_API GOALLOC_ALLOC(1, 2) void *goalloc_calloc(size_t count, size_t size);
  * It stays where it is if size fits goalloc_usable_size() and is more than half of it, or if that is at most 16 bytes.
  * A large object, and one above 32 KiB of goalloc_aligned_alloc(), of which more than 32 KiB are to stay, gets shorter
  * or longer in place by a round trip instead, if nobody uses the pages behind it that it would need, and no other
- * session holds it. In all other cases the object moves: a goalloc_malloc(), a copy and a goalloc_free().
+ * session holds it. What is less than a quarter of it, and at most 8 MiB, is not given back, and costs no round trip;
+ * who makes it longer gets an eighth more, up to 8 MiB, if that is to be had. In all other cases the object moves: a
+ * goalloc_malloc(), a copy and a goalloc_free().
  *
  * NULL p: goalloc_malloc(size). Size 0: an object of size 0, as goalloc_malloc(0). NULL with the errors of
  * goalloc_malloc() if it cannot become longer, EROFS in a read-only attach; p is untouched then. To make an object

@@ -4,12 +4,12 @@
  * The fast paths stand here whole; what they do to a span's bits is in mspan.h. Everything they read is private to the
  * process, but for the alloc word, the remote word and free_limit.
  *
- *   malloc: size -> class (two tables) -> the thread's current span -> its next free bit -> set the alloc bit ->
- *   address.
+ *   malloc: size -> slot (two tables) -> the slot's magazine: the object freed last, if there is one; else the slot's
+ *           current span -> its next free bit -> set the alloc bit -> address.
  *           Below 16 bytes and noscan: a place in the thread's open block (tiny.h).
  *   free:   address -> page -> mspan_of: is it this thread's span? -> index by multiplication -> check both bits ->
- *           clear the alloc bit. Anything else takes the slow path: another thread's or process's span (one fetch_or
- *           on the remote word), a large object, a pointer that is none.
+ *           put it into the magazine -> clear the alloc bit. Anything else takes the slow path: another thread's or
+ *           process's span (one fetch_or on the remote word), a large object, a pointer that is none.
  *
  * Checks, always: alloc bit clear or remote bit set is a double free; an address that is not a multiple of the
  * element size is an interior pointer; an address outside the arena is foreign.
@@ -54,37 +54,36 @@ __attribute__((noinline)) static void *alloc_slow(uint32_t slot)
 {
     mspan *s = refill(slot);
 
-    return LIKELY(s != NULL) ? mspan_take(s) : NULL;
+    return LIKELY(s != NULL) ? slot_take(s->front) : NULL;
 }
 
 /* The body of malloc. */
 static inline void *slot_alloc(uint32_t slot)
 {
-    mspan *s = mcache_tls->current[slot];
+    slot_front *f = &mcache_tls->fronts[slot];
 
-    if (mspan_has_recent(s))
-        return mspan_take_recent(s);
-    return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(slot);
+    if (!magazine_is_empty(&f->magazine))
+        return magazine_pop(&f->magazine);
+    return LIKELY(f->cache != 0) ? slot_take(f) : alloc_slow(slot);
 }
 
 /* The same for sizes up to SIZE_TABLE8_MAX, which the thread's own table has; but if it has no mcache yet. */
 static inline void *slot8_alloc(size_t size, bool noscan)
 {
-    const mcache *mc = mcache_tls;
     size_t i = (size + 7) >> 3;
-    mspan *s = mc->current[mc->slot8[noscan][i]];
+    slot_front *f = mcache_tls->front8[noscan][i];
 
-    if (mspan_has_recent(s))
-        return mspan_take_recent(s);
-    return LIKELY(s->cache != 0) ? mspan_take(s) : alloc_slow(slot_of_class((size_class){ size_table8[i] }, noscan));
+    if (!magazine_is_empty(&f->magazine))
+        return magazine_pop(&f->magazine);
+    return LIKELY(f->cache != 0) ? slot_take(f) : alloc_slow(slot_of_class((size_class){ size_table8[i] }, noscan));
 }
 
 /* True if the thread has a free object of the slot at hand. */
 static inline bool slot_is_ready(const mcache *mc, uint32_t slot)
 {
-    const mspan *s = mc->current[slot];
+    const slot_front *f = &mc->fronts[slot];
 
-    return mspan_has_recent(s) || s->cache != 0 || mc->slots[slot].empty.head != NULL ||
+    return !magazine_is_empty(&f->magazine) || f->cache != 0 || mc->slots[slot].empty.head != NULL ||
            mc->slots[slot].offered.head != NULL;
 }
 
@@ -106,17 +105,10 @@ static uint32_t ready_run_slot(size_t size, bool noscan)
     return slot_of_run(npages, noscan);
 }
 
-/* What the size classes do not hold. */
+/* What the size classes do not hold, and no magazine has. */
 __attribute__((noinline)) static void *alloc_bigger(size_t size, bool noscan)
 {
-    mspan *s;
-
-    if (size > SHM_RUN_BYTES_MAX)
-        return large_alloc(size, 1, noscan, NULL);
-    s = mcache_tls->current[slot_of_run((size + PAGE_BYTES - 1) / PAGE_BYTES, noscan)];
-    if (mspan_has_recent(s))
-        return mspan_take_recent(s);
-    return s->cache != 0 ? mspan_take(s) : slot_alloc(ready_run_slot(size, noscan));
+    return size > SHM_RUN_BYTES_MAX ? large_alloc(size, 1, noscan, NULL) : slot_alloc(ready_run_slot(size, noscan));
 }
 
 static inline void *alloc(size_t size, bool noscan)
@@ -125,6 +117,12 @@ static inline void *alloc(size_t size, bool noscan)
         return slot8_alloc(size, noscan);
     if (LIKELY(size <= SMALL_BYTES_MAX))
         return slot_alloc(slot_of_class(size_class_for(size), noscan));
+    if (LIKELY(size <= SHM_RUN_BYTES_MAX)) {
+        magazine *m = &mcache_tls->fronts[slot_of_run((size + PAGE_BYTES - 1) / PAGE_BYTES, noscan)].magazine;
+
+        if (LIKELY(!magazine_is_empty(m)))
+            return magazine_pop(m);
+    }
     return alloc_bigger(size, noscan);
 }
 
@@ -136,11 +134,12 @@ void *goalloc_malloc(size_t size)
 /* A tiny object that the open block has no room for. */
 __attribute__((noinline)) static void *alloc_tiny(size_t size)
 {
+    bool ready = mcache_tls->fronts[SLOT_TINY].cache != 0;
     mspan *s = mcache_tls->current[SLOT_TINY];
 
-    if (s->cache == 0 && attach_ensure_writable() == 0 && process.reclaim)
+    if (!ready && attach_ensure_writable() == 0 && process.reclaim)
         return slot_alloc(slot_of_class(size_class_for(size), true));
-    if (s->cache == 0 && (s = refill(SLOT_TINY)) == NULL)
+    if (!ready && (s = refill(SLOT_TINY)) == NULL)
         return NULL;
     return mcache_open_tiny(mcache_tls, s, tiny_bytes(size)); /* the mcache may be new */
 }
@@ -153,6 +152,17 @@ void *goalloc_malloc_noscan(size_t size)
         return LIKELY(tiny_alloc(&mcache_tls->tiny, size, &p)) ? p : alloc_tiny(size);
     }
     return alloc(size, true);
+}
+
+/* An object of a slot whose magazine is empty; *ret_zeroed: it is known to be zero. */
+static inline void *calloc_from_span(uint32_t slot, bool *ret_zeroed)
+{
+    mspan *s = mcache_tls->current[slot];
+
+    if (mcache_tls->fronts[slot].cache == 0 && (s = refill(slot)) == NULL)
+        return NULL;
+    *ret_zeroed = mspan_is_zero(s);
+    return slot_take(s->front);
 }
 
 void *goalloc_calloc(size_t count, size_t size)
@@ -170,12 +180,9 @@ void *goalloc_calloc(size_t count, size_t size)
     } else {
         uint32_t slot = bytes <= SMALL_BYTES_MAX ? slot_of_class(size_class_for(bytes), false)
                                                  : ready_run_slot(bytes, false);
-        mspan *s = mcache_tls->current[slot];
+        magazine *m = &mcache_tls->fronts[slot].magazine;
 
-        if (!mspan_has_recent(s) && s->cache == 0 && (s = refill(slot)) == NULL)
-            return NULL;
-        zeroed = mspan_is_zero(s);
-        p = mspan_alloc(s);
+        p = !magazine_is_empty(m) ? magazine_pop(m) : calloc_from_span(slot, &zeroed);
     }
     if (p != NULL && !zeroed)
         memset(p, 0, bytes);
@@ -198,6 +205,17 @@ void *goalloc_aligned_alloc(size_t alignment, size_t size)
     return large_alloc(size, alignment > PAGE_BYTES ? alignment / PAGE_BYTES : 1, false, NULL);
 }
 
+/* The end of a free, of a live object. True: it changes the place of s, which refill_note_free() sees to. */
+static inline bool own_free_end(mspan *s, void *p, shm_u64 *word, uint64_t bit)
+{
+    if (magazine_push(&s->front->magazine, p, word, bit)) {
+        alloc_bit_clear(word, bit);
+        return false;
+    }
+    alloc_bit_clear(word, bit);
+    return mspan_count_free(s);
+}
+
 /* The body of free: an object of the thread's own span. False: it is none, or there is more to do; nothing happened. */
 static inline bool own_free(mspan *s, void *p)
 {
@@ -208,13 +226,12 @@ static inline bool own_free(mspan *s, void *p)
         return false;
 
     uint32_t index = (uint32_t)(product >> 32);
-    shm_u64 *word = &s->alloc[index / 64];
+    shm_u64 *word = mspan_word(s, index / 64);
     uint64_t bit = UINT64_C(1) << (index % 64);
 
-    if (UNLIKELY(!u64_any_relaxed(word, bit) || u64_any_relaxed(word + SHM_BITS_WORDS, bit)))
+    if (UNLIKELY(!u64_any_relaxed(word, bit) || u64_any_relaxed(shm_remote_of(word), bit)))
         return false;
-    mspan_remember(s, p, word, bit);
-    if (mspan_clear_bit(s, word, bit))
+    if (own_free_end(s, p, word, bit))
         refill_note_free(p, s);
     return true;
 }
@@ -223,7 +240,7 @@ static inline bool own_free(mspan *s, void *p)
 static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
 {
     uint32_t index = object_index(offset, s->magic);
-    shm_u64 *word = &s->alloc[index / 64];
+    shm_u64 *word = mspan_word(s, index / 64);
     uint64_t bit = UINT64_C(1) << (index % 64);
 
     if (index >= s->nelems)
@@ -231,17 +248,16 @@ static enum object_verdict own_free_slow(mspan *s, uint64_t offset)
     if ((uint64_t)index * s->elem_bytes != offset)
         return OBJECT_INTERIOR;
 
-    if ((u64_load_relaxed(word) & ~u64_load_relaxed(word + SHM_BITS_WORDS) & bit) == 0)
+    if ((u64_load_relaxed(word) & ~u64_load_relaxed(shm_remote_of(word)) & bit) == 0)
         return OBJECT_FREE;
     /*
      * The kept bit goes before the alloc bit: a process that dies in between leaves an object of its session's.
      */
     if (span_has_kept(shm_span_at(&process.map, mspan_first(s)))) {
-        (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, mspan_first(s))[index / 64], ~bit);
+        (void)u64_fetch_and_acq_rel(shm_kept_word(&process.map, mspan_first(s), index / 64), ~bit);
         CRASH_POINT(own_free_after_kept);
     }
-    mspan_remember(s, s->base + offset, word, bit);
-    if (mspan_clear_bit(s, word, bit))
+    if (own_free_end(s, s->base + offset, word, bit))
         refill_note_free(NULL, s);
     return OBJECT_LIVE;
 }
@@ -350,7 +366,7 @@ __attribute__((always_inline)) static inline bool free_fast(void *p)
     uint64_t offset = u64_above_relaxed((uintptr_t)p, &process.base);
     mspan *s;
 
-    if (UNLIKELY(offset >= u64_load_relaxed(limit)))
+    if (UNLIKELY(!u64_exceeds_relaxed(limit, offset)))
         return false;
     s = own_span(offset);
     return LIKELY(s != NULL) && own_free(s, p);
@@ -389,9 +405,12 @@ static bool resize_in_place(const object_ref *object, size_t size)
 static void *move_object(const object_ref *object, const void *p, size_t size)
 {
     bool noscan = span_class_noscan(shm_span_at(&process.map, object->first)->spc);
-    void *moved = noscan ? goalloc_malloc_noscan(size) : goalloc_malloc(size);
+    size_t want = size > object->bytes ? large_grown_bytes(size) : size;
+    void *moved = noscan ? goalloc_malloc_noscan(want) : goalloc_malloc(want);
     int r;
 
+    if (moved == NULL && want > size)
+        moved = noscan ? goalloc_malloc_noscan(size) : goalloc_malloc(size);
     if (moved == NULL)
         return NULL;
     memcpy(moved, p, size < object->bytes ? size : object->bytes);

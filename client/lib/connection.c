@@ -67,6 +67,7 @@ static int check_attach_reply(const Goallocd__Reply *reply, bool readonly, attac
         .arena_bytes = body->arena_bytes,
         .spans_bytes = body->spans_bytes,
         .bitmap_bytes = body->bitmap_bytes,
+        .committed = body->committed,
         .arena_fd = fds[ATTACH_FD_ARENA],
         .spans_fd = fds[ATTACH_FD_SPANS],
         .bitmap_fd = fds[ATTACH_FD_BITMAP],
@@ -149,7 +150,7 @@ int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool ins
 
     body.span_class = spc.n;
     body.nspans = nspans;
-    body.npages = span_class_size(spc).n == 0 ? npages : 0;
+    body.npages = npages;
     body.insist = insist;
     return call(&request, read_refill, &(refill_result){ nspans, ret_spans });
 }
@@ -269,6 +270,7 @@ static int read_stats(const Goallocd__Reply *reply, void *ret)
     to->leased_spans = stats->leased_spans;
     to->roots = stats->roots;
     to->session_held_bytes = stats->session_held_bytes;
+    to->free_bytes = stats->free_bytes;
     return 0;
 }
 

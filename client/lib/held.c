@@ -76,7 +76,7 @@ bool held_knows(uint32_t first)
     knows = mark != NULL;
     if (is_large(mark)) /* the place may be that of another span by now */
         knows = span_class_size(shm_span_at(&process.map, page_at(first))->spc).n == 0 &&
-                (u64_load_acquire(shm_alloc_bits(&process.map, page_at(first))) & 1) != 0;
+                (u64_load_acquire(shm_alloc_word(&process.map, page_at(first), 0)) & 1) != 0;
     (void)pthread_mutex_unlock(&lock);
     return knows;
 }
@@ -85,7 +85,7 @@ void held_set_object(page_no first)
 {
     (void)pthread_mutex_lock(&lock);
     CRASH_POINT(large_before_bit);
-    u64_store_release(shm_alloc_bits(&process.map, first), 1);
+    u64_store_release(shm_alloc_word(&process.map, first, 0), 1);
     CRASH_POINT(large_after_bit);
     set_mark(first.n, &mspan_large);
     (void)pthread_mutex_unlock(&lock);
@@ -97,7 +97,7 @@ bool held_clear_object(page_no first, bool *ret_in_doubt)
 
     (void)pthread_mutex_lock(&lock);
     *ret_in_doubt = mark_of(first.n) == &mspan_doubt;
-    was_set = (u64_fetch_and_acq_rel(shm_alloc_bits(&process.map, first), ~UINT64_C(1)) & 1) != 0;
+    was_set = (u64_fetch_and_acq_rel(shm_alloc_word(&process.map, first, 0), ~UINT64_C(1)) & 1) != 0;
     if (was_set)
         set_mark(first.n, &mspan_held);
     CRASH_POINT(large_free_after_bit);

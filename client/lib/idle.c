@@ -8,7 +8,7 @@
  *   offer       a free makes a span empty, and the thread has more than it soon needs: the daemon may take it, at once
  *               if memory is short, or when it has been idle for a second (offer.c). A thread that needs it again
  *               before that takes it back;
- *   exchange    the thread asks for more: it gives as many pages back as it asks for, of what its other slots and the
+ *   exchange    the thread asks for much: it gives as many pages back as it asks for, of what its other slots and the
  *               process's cache of large spans hold idle above RETAIN_PAGES_MIN, or 1/RETAIN_SHARE of what the thread
  *               holds. So a heap that grows does not retain what another phase of the program has left;
  *   return      the daemon wants memory back (trim_seq), refuses a request, or the program calls goalloc_trim(): all of
@@ -28,7 +28,8 @@
 
 #define RETAIN_PAGES_MIN   (512 * KIB / PAGE_BYTES)
 #define RETAIN_SHARE       32u /* of the thread's pages; of a slot's spans */
-#define EXCHANGE_PAGES_MIN (128 * KIB / PAGE_BYTES) /* smaller requests would become more by it */
+#define EXCHANGE_PAGES_MIN (128 * KIB / PAGE_BYTES) /* smaller requests would become more by it, and */
+#define EXCHANGE_SHARE     48u                      /* those for less than this share of the thread's pages */
 
 /* Collects spans for ReturnSpans and sends them by batches. */
 typedef struct returns {
@@ -97,6 +98,7 @@ void idle_return_empty(mcache *mc)
 
     if (mc != &mcache_none)
         mc->trim_seen = process_trim_seq(); /* what may have been asked for is being done */
+    mcache_flush_magazines(mc);
     for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
         mcache_slot *slot = &mc->slots[i];
 
@@ -141,17 +143,16 @@ static bool is_run(uint32_t slot)
 static uint64_t give_back(mcache *mc, uint32_t i, uint64_t nleft, uint64_t npages, returns *r)
 {
     mcache_slot *slot = &mc->slots[i];
-    uint64_t each = slot_npages(i);
-    uint64_t nidle = slot->nempty + slot->noffered;
-    uint64_t nspans;
 
-    if (nidle <= nleft)
-        return npages;
-    nspans = (npages + each - 1) / each;
-    if (nspans > nidle - nleft)
-        nspans = nidle - nleft;
-    return_empty(mc, slot, nidle - nspans, r);
-    return nspans * each < npages ? npages - nspans * each : 0;
+    while (npages > 0 && slot->noffered + slot->nempty > nleft) {
+        mspan *s = slot->noffered > 0 ? mcache_take_offered(mc, slot, true) : slot->empty.tail;
+        uint64_t each = s == NULL ? 0 : s->npages;
+
+        if (s != NULL)
+            return_span(mc, s, r);
+        npages = each < npages ? npages - each : 0;
+    }
+    return npages;
 }
 
 /* The slots take turns, so that none is always the one to give. */
@@ -167,7 +168,10 @@ static uint32_t next_slot(mcache *mc)
 static void put_idle_runs(mcache *mc)
 {
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
-        if (is_run(i) && mc->current[i] != &mspan_none && mspan_nused(mc->current[i]) == 0)
+        if (!is_run(i))
+            continue;
+        mcache_flush_magazine(mc, i);
+        if (mc->current[i] != &mspan_none && mspan_nused(mc->current[i]) == 0)
             mcache_put_current(mc, i);
     }
 }
@@ -185,15 +189,15 @@ void idle_exchange(mcache *mc, uint32_t growing, uint64_t npages)
     uint64_t ncached = 0;
     uint64_t nidle;
 
-    if (mc == &mcache_none || !comeback_is_up() || npages < EXCHANGE_PAGES_MIN)
+    if (mc == &mcache_none || !comeback_is_up() || npages < EXCHANGE_PAGES_MIN ||
+        npages < mc->nheld_pages / EXCHANGE_SHARE)
         return;
     if (small) {
         put_idle_runs(mc);
         ncached = largecache_npages(&large_cache);
     }
+    /* None of them are of the slot that grows: it would not ask. */
     nidle = mc->nempty_pages + mc->noffered_pages + ncached;
-    if (growing < SLOT_COUNT)
-        nidle -= (uint64_t)(mc->slots[growing].nempty + mc->slots[growing].noffered) * slot_npages(growing);
     if (nidle <= retain)
         return;
     if (npages > nidle - retain)

@@ -6,27 +6,6 @@
 
 #include "client/lib/mcache.h"
 
-/* What a thread retains of its empty spans; it offers what is more. Of a slot: two spans, or so many pages. */
-#define IDLE_SLOT_PAGES_MAX (64 * KIB / PAGE_BYTES)
-#define IDLE_PAGES_MAX      (MIB / PAGE_BYTES)
-
-/* True if the thread retains so much that it offers a span of npages in this slot that has become empty. */
-static inline bool idle_is_enough(const mcache *mc, const mcache_slot *slot, uint64_t npages)
-{
-    return (slot->nempty >= 2 && (slot->nempty + 1) * npages > IDLE_SLOT_PAGES_MAX) ||
-           mc->nempty_pages + npages > IDLE_PAGES_MAX;
-}
-
-/* Offer the span, which has become empty and is in no list; and one that has been so longest, if there are too many. */
-static inline void idle_offer(mcache *mc, mspan *s)
-{
-    mcache_slot *slot = &mc->slots[s->slot];
-
-    mcache_place_offered(mc, s);
-    if (UNLIKELY(slot->nempty > 2 && slot->nempty * (uint64_t)s->npages > IDLE_SLOT_PAGES_MAX))
-        mcache_offer(mc, slot->empty.tail);
-}
-
 /*
  * The thread is about to ask the daemon for npages, in a slot or (SLOT_COUNT) for a large object: give as many back
  * that other slots hold empty, if they are more than a small part.

@@ -28,10 +28,43 @@
 #include "client/lib/idle.h"
 #include "client/lib/largecache.h"
 #include "client/lib/outbox.h"
+#include "client/lib/window.h"
+
+#define MAPPED_PAGES_MAX (4 * MIB / PAGE_BYTES) /* who asks for more may not write all of it soon */
+
+#define GROW_SHARE      8u                     /* of a large object is added to one that grows */
+#define SHRINK_SHARE    4u                     /* of one that becomes shorter goes back, or nothing */
+#define SPARE_PAGES_MAX (8 * MIB / PAGE_BYTES) /* more than that is neither added nor kept */
+
+static uint64_t pages_of(size_t size)
+{
+    return size == 0 ? 1 : size / PAGE_BYTES + (size % PAGE_BYTES != 0);
+}
+
+/* What an object that grows to npages asks for: who makes it longer once will again. */
+static uint64_t grown(uint64_t npages)
+{
+    uint64_t more = npages / GROW_SHARE;
+
+    return npages + (more < SPARE_PAGES_MAX ? more : SPARE_PAGES_MAX);
+}
+
+/* True if an object of had pages that needs only npages stays as long as it is. */
+static bool stays(uint64_t had, uint64_t npages)
+{
+    return npages <= had && had - npages < had / SHRINK_SHARE && had - npages <= SPARE_PAGES_MAX;
+}
+
+size_t large_grown_bytes(size_t size)
+{
+    uint64_t npages = pages_of(size);
+
+    return size <= SHM_RUN_BYTES_MAX || npages >= process.map.npages ? size : grown(npages) * PAGE_BYTES;
+}
 
 static bool has_remote_bit(page_no first)
 {
-    return (u64_load_acquire(shm_remote_bits(&process.map, first)) & 1) != 0;
+    return (u64_load_acquire(shm_remote_word(&process.map, first, 0)) & 1) != 0;
 }
 
 /* A cached span for an object of npages pages. Page 0: none. */
@@ -76,7 +109,7 @@ static int ask(uint64_t npages, uint64_t align_pages, bool noscan, page_no *ret)
 
 void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zeroed)
 {
-    uint64_t npages = size == 0 ? 1 : size / PAGE_BYTES + (size % PAGE_BYTES != 0);
+    uint64_t npages = pages_of(size);
     int r = attach_ensure_writable();
     page_no first = { 0 };
     bool fresh = false;
@@ -93,11 +126,32 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
         errno = -r;
         return NULL;
     }
+    if (fresh)
+        window_map((const char *)(uintptr_t)(process.map.base + page_offset(first)),
+                   (npages < MAPPED_PAGES_MAX ? npages : MAPPED_PAGES_MAX) * PAGE_BYTES);
     if (ret_zeroed != NULL)
         *ret_zeroed = fresh && shm_span_at(&process.map, first)->needzero == 0;
     held_set_object(first);
     u64_add_relaxed(&shm_counters(&process.map, process.session)[noscan], 1);
     return (void *)(uintptr_t)(process.map.base + page_offset(first));
+}
+
+/* Ask for another length. The spans behind it that this process has freed are given back if they are in the way. */
+static int ask_resize(page_no first, uint64_t had, uint64_t npages, bool *sent)
+{
+    uint64_t end = first.n + had;
+    int r;
+
+    while ((r = connection_resize_large(first, npages, sent)) == -EBUSY && end < first.n + npages) {
+        uint64_t nbehind;
+        page_no behind = largecache_take_at(&large_cache, page_at(end), &nbehind);
+
+        if (behind.n == 0)
+            break;
+        end += nbehind;
+        outbox_return(&behind.n, 1);
+    }
+    return r;
 }
 
 /*
@@ -107,27 +161,21 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
  */
 bool large_resize(const object_ref *object, size_t size)
 {
-    uint64_t npages = size / PAGE_BYTES + (size % PAGE_BYTES != 0);
-    uint64_t end = object->first.n + object->bytes / PAGE_BYTES;
+    uint64_t npages = pages_of(size);
+    uint64_t had = object->bytes / PAGE_BYTES;
+    uint64_t want = npages > had ? grown(npages) : npages;
     bool sent = false;
     int r;
 
     if (held_is_in_doubt(object->first))
         return false;
-    if (npages == object->bytes / PAGE_BYTES)
+    if (npages == had || stays(had, npages))
         return true;
     if (npages >= process.map.npages || attach_ensure() < 0)
         return false;
-    while ((r = connection_resize_large(object->first, npages, &sent)) == -EBUSY && end < object->first.n + npages) {
-        /* What is in the way may be a span that this process has freed. */
-        uint64_t nbehind;
-        page_no behind = largecache_take_at(&large_cache, page_at(end), &nbehind);
-
-        if (behind.n == 0)
-            break;
-        end += nbehind;
-        outbox_return(&behind.n, 1);
-    }
+    r = ask_resize(object->first, had, want, &sent);
+    if (want > npages && (r == -EBUSY || r == -EDQUOT || r == -ENOMEM || r == -EINVAL))
+        r = ask_resize(object->first, had, npages, &sent);
     if (sent && (r == -ETIMEDOUT || r == -ENOTCONN))
         held_set_doubt(object->first);
     if (r == 0)
@@ -160,7 +208,7 @@ enum object_verdict large_free(const object_ref *object)
         verdict = OBJECT_FREE;
     } else {
         if (span_has_kept(span))
-            (void)u64_fetch_and_acq_rel(shm_kept_bits(&process.map, object->first), ~UINT64_C(1));
+            (void)u64_fetch_and_acq_rel(shm_kept_word(&process.map, object->first, 0), ~UINT64_C(1));
         if (!held_clear_object(object->first, &doubt)) {
             verdict = OBJECT_FREE;
         } else if (doubt) {

@@ -16,9 +16,12 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
 enum object_verdict large_free(const object_ref *object);
 
 /*
- * Make a large object size bytes long where it is: pages are given back, or added if those behind it are free. True:
- * done, or nothing was to do. False: it has to move.
+ * Make a large object size bytes long where it is: pages are given back if they are a good part of it, or added, some
+ * more than are needed, if those behind it are free. True: done, or nothing was to do. False: it has to move.
  */
 bool large_resize(const object_ref *object, size_t size);
+
+/* How many bytes to allocate for an object that has to move because it grows to size. */
+size_t large_grown_bytes(size_t size);
 
 #endif

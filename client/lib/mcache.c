@@ -14,6 +14,7 @@
  *
  * Of the empty spans those that are not needed soon are OFFERED (refill.c): the daemon may take them. The thread takes
  * them back when it has no other empty one; those that are gone it forgets then.
+ * What waits in a magazine counts as used here (magazine.h): its flush is what "is freed" means.
  *
  * A full span is in no list but that of all, so that the first free in it touches no other span but the last of the
  * partial ones.
@@ -26,23 +27,101 @@
 #include <string.h>
 
 #define LOOK_OFFERED_MAX 16u /* offered spans that may be gone: who takes one back looks at so many */
+#define MAGAZINE_BYTES       (64 * KIB) /* of the objects in it */
+#define MAGAZINE_ENTRIES_MAX 1024u
 
 mcache mcache_none = {
     .tiny = TINY_NONE_OPEN,
     .current = { [0 ... SLOT_COUNT - 1] = &mspan_none },
+    .front8 = { [0 ... 1] = { [0 ... SIZE_TABLE8_MAX / 8] = &mcache_none.fronts[0] } },
 };
 _Thread_local mcache *mcache_tls = &mcache_none;
 
+/* Entries that the magazine of a slot has: none for blocks of tiny objects, which are not freed as a whole. */
+static uint32_t magazine_capacity(uint32_t slot)
+{
+    uint32_t n = slot % SLOT_NOSCAN;
+    uint64_t bytes = n < SLOT_RUNS ? size_class_bytes[n] : slot_npages(slot) * PAGE_BYTES;
+    uint64_t capacity;
+
+    if (bytes == 0 || slot == SLOT_TINY)
+        return 0;
+    capacity = MAGAZINE_BYTES / bytes;
+    return capacity < MAGAZINE_ENTRIES_MAX ? (uint32_t)capacity : MAGAZINE_ENTRIES_MAX;
+}
+
+uint64_t mcache_bytes(void)
+{
+    uint64_t nentries = 0;
+
+    for (uint32_t i = 0; i < SLOT_COUNT; i++)
+        nentries += magazine_capacity(i);
+    return sizeof(mcache) + nentries * sizeof(magazine_entry);
+}
+
 void mcache_clear(mcache *mc)
 {
+    magazine_entry *floor = mc->entries;
+
+    for (uint32_t i = 0; i < SLOT_COUNT; i++) {
+        mc->fronts[i] = (slot_front){ .magazine = { .top = floor, .floor = floor, .limit = floor } };
+        floor += magazine_capacity(i);
+    }
     mc->tiny = (tiny_block)TINY_NONE_OPEN;
     mc->nempty_pages = mc->noffered_pages = mc->nheld_pages = 0;
     memset(mc->slots, 0, sizeof(mc->slots));
     memcpy(mc->current, mcache_none.current, sizeof(mc->current));
-    for (size_t i = 0; i < sizeof(mc->slot8[0]); i++) {
-        mc->slot8[0][i] = (uint8_t)slot_of_class((size_class){ size_table8[i] }, false);
-        mc->slot8[1][i] = (uint8_t)slot_of_class((size_class){ size_table8[i] }, true);
+    for (size_t i = 0; i <= SIZE_TABLE8_MAX / 8; i++) {
+        for (unsigned noscan = 0; noscan < 2; noscan++) {
+            uint32_t slot = slot_of_class((size_class){ size_table8[i] }, noscan);
+
+            mc->front8[noscan][i] = &mc->fronts[slot];
+        }
     }
+}
+
+/* The free that changes the place of a span has been done. */
+static void place_freed(mcache *mc, mspan *s)
+{
+    if (mcache_place_freed(mc, s))
+        mcache_place_idle(mc, s);
+}
+
+/* --- magazines --- */
+
+void mcache_flush_magazine(mcache *mc, uint32_t slot)
+{
+    magazine *m = &mc->fronts[slot].magazine;
+
+    while (!magazine_is_empty(m)) {
+        const magazine_entry *e = --m->top;
+        uint64_t page = ((uintptr_t)e->p - u64_load_relaxed(&process.base)) >> PAGE_SHIFT;
+        mspan *s = atomic_load_explicit(&process.mspan_of[page], memory_order_relaxed);
+
+        CRASH_POINT(magazine_flush);
+        if (mspan_count_free(s))
+            place_freed(mc, s);
+    }
+}
+
+void mcache_flush_magazines(mcache *mc)
+{
+    for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++)
+        mcache_flush_magazine(mc, i);
+}
+
+void mcache_open_magazine(mcache *mc, uint32_t slot)
+{
+    magazine *m = &mc->fronts[slot].magazine;
+
+    if (m->limit == m->floor)
+        m->limit = m->floor + magazine_capacity(slot);
+}
+
+void mcache_close_magazine(mcache *mc, uint32_t slot)
+{
+    mcache_flush_magazine(mc, slot);
+    mc->fronts[slot].magazine.limit = mc->fronts[slot].magazine.floor;
 }
 
 /* --- counting --- */
@@ -57,18 +136,20 @@ static void count(span_class spc, uint64_t n)
 void mcache_flush_count(mcache *mc, uint32_t slot)
 {
     if (slot != SLOT_TINY) /* of tiny blocks the objects are counted, not they themselves */
-        count(slot_spc(slot), mc->slots[slot].nuncounted);
+        count(slot_spc(slot), mc->slots[slot].nuncounted + mc->fronts[slot].magazine.npops);
     mc->slots[slot].nuncounted = 0;
+    mc->fronts[slot].magazine.npops = 0;
 }
 
 void mcache_count_all(mcache *mc)
 {
     if (mc == &mcache_none)
         return;
+    mcache_flush_magazines(mc);
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
         if (mc->current[i] != &mspan_none)
             mcache_count_current(mc, mc->current[i], mspan_nused(mc->current[i]));
-        if (mc->slots[i].nuncounted > 0)
+        if (mc->slots[i].nuncounted > 0 || mc->fronts[i].magazine.npops > 0)
             mcache_flush_count(mc, i);
     }
     count((span_class){ SPAN_CLASS_TINY }, mc->tiny.nallocs);
@@ -88,6 +169,7 @@ void mcache_add(mcache *mc, mspan *s)
     slot->all = s;
     slot->nspans++;
     mc->nheld_pages += s->npages;
+    s->front = &mc->fronts[s->slot];
 }
 
 /* Take a span that is not current out of its list. */
@@ -170,19 +252,14 @@ void mcache_put_current(mcache *mc, uint32_t slot)
     mspan *s = mc->current[slot];
     uint32_t nused;
 
+    mcache_flush_magazine(mc, slot);
     if (s == &mspan_none)
         return;
     nused = mspan_nused(s);
     mcache_leave_current(mc, s, nused);
     mc->current[slot] = &mspan_none;
+    mc->fronts[slot].cache = 0; /* they are in their word's bits */
     mcache_place(mc, s, nused);
-}
-
-/* The last object that was used of a word of the span's has been freed. */
-static void place_freed(mcache *mc, mspan *s)
-{
-    if (mcache_place_freed(mc, s))
-        mcache_place_empty(mc, s);
 }
 
 void mcache_close_tiny(mcache *mc)

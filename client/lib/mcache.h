@@ -4,6 +4,7 @@
 #ifndef GOALLOC_LIB_MCACHE_H
 #define GOALLOC_LIB_MCACHE_H
 
+#include "client/lib/magazine.h"
 #include "client/lib/mapping.h"
 #include "client/lib/mspan.h"
 #include "client/lib/offer.h"
@@ -19,8 +20,8 @@ typedef struct mcache_slot {
     uint32_t nempty;
     uint32_t noffered;
     uint32_t nspans;     /* all, with the current one, and the offered ones */
-    uint32_t nbatch;     /* spans to ask for next: slow start */
-    uint32_t nuncounted; /* objects that have been allocated and not yet counted for all to see */
+    uint32_t nbatch;     /* short spans asked for last: slow start */
+    uint32_t nuncounted; /* objects of spans' caches that have been allocated and not yet counted for all to see */
 } mcache_slot;
 
 typedef struct mcache {
@@ -28,11 +29,13 @@ typedef struct mcache {
     union {
         struct {
             mspan *current[SLOT_COUNT]; /* &mspan_none where there is none */
-            uint8_t slot8[2][SIZE_TABLE8_MAX / 8 + 1]; /* slots by size, in units of 8 bytes, rounded up; [1]: noscan */
+            /* By size, in units of 8 bytes, rounded up, the slot's of fronts; [1]: noscan. */
+            slot_front *front8[2][SIZE_TABLE8_MAX / 8 + 1];
             struct mcache *next_made; /* all that were ever made, by this process and those that it was forked from */
         };
         char unwiped[MAPPING_UNWIPED_UNIT];
     };
+    slot_front fronts[SLOT_COUNT];
     tiny_block tiny;
     void *thread; /* thread_self() of its thread */
     uint64_t nempty_pages; /* in the lists of empty spans */
@@ -42,9 +45,10 @@ typedef struct mcache {
     mcache_slot slots[SLOT_COUNT];
     uint32_t trim_seen;
     struct mcache *next; /* all mcaches of the process, or the free ones */
+    magazine_entry entries[]; /* of all magazines */
 } mcache;
 
-_Static_assert(offsetof(mcache, tiny) == MAPPING_UNWIPED_UNIT, "what is unwiped has pages of its own");
+_Static_assert(offsetof(mcache, fronts) == MAPPING_UNWIPED_UNIT, "what is unwiped has pages of its own");
 
 extern mcache mcache_none;
 
@@ -54,6 +58,9 @@ extern mcache mcache_none;
  */
 extern _Thread_local mcache *mcache_tls __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
+/* Bytes of an mcache with all its magazines: of which only what is used has memory. */
+uint64_t mcache_bytes(void);
+
 /* It has no spans, as at its thread's beginning. */
 void mcache_clear(mcache *mc);
 
@@ -62,6 +69,20 @@ void mcache_clear(mcache *mc);
 /* The thread has one more span, in no list yet; or one less, which is not current. */
 void mcache_add(mcache *mc, mspan *s);
 void mcache_remove(mcache *mc, mspan *s);
+
+/* --- magazines --- */
+
+/* Count every object of a slot's magazine as free, as if it had never been there: it is empty afterwards. */
+void mcache_flush_magazine(mcache *mc, uint32_t slot);
+void mcache_flush_magazines(mcache *mc);
+
+/* A malloc of the slot looks for free objects: if the magazine is closed, it is opened. It is empty. */
+void mcache_open_magazine(mcache *mc, uint32_t slot);
+
+/* A free past the slot's magazine has left a span empty: it is flushed, and closed. */
+void mcache_close_magazine(mcache *mc, uint32_t slot);
+
+/* --- lists --- */
 
 /* Put a span that is in no list where it belongs. */
 void mcache_place(mcache *mc, mspan *s, uint32_t nused);
@@ -81,7 +102,7 @@ mspan *mcache_take_offered(mcache *mc, mcache_slot *slot, bool oldest);
 /* A span that the thread has offered is gone; it is not in the list of those any more. */
 void mcache_forget(mcache *mc, mspan *s);
 
-/* The same for the current span of a slot, if there is one: there is none afterwards. */
+/* The same for the current span of a slot, if there is one: there is none afterwards, and the magazine is empty. */
 void mcache_put_current(mcache *mc, uint32_t slot);
 
 /*
@@ -120,7 +141,6 @@ static inline void mcache_leave_current(mcache *mc, mspan *s, uint32_t nused)
 {
     mcache_count_current(mc, s, nused);
     s->needzero = true;
-    s->reuse = false;
 }
 
 static inline void mcache_place_full(mspan *s)
@@ -163,6 +183,34 @@ static inline void mcache_place_offered(mcache *mc, mspan *s)
     slot->noffered++;
     mc->noffered_pages += s->npages;
     offer_make(s);
+}
+
+/* What a thread retains of its empty spans; it offers what is more. Of a slot: two spans, or so many pages. */
+#define MCACHE_SLOT_PAGES_MAX  (64 * KIB / PAGE_BYTES)
+#define MCACHE_EMPTY_PAGES_MAX (MIB / PAGE_BYTES)
+
+/* True if that is enough for it to offer the next one of the slot. */
+static inline bool mcache_has_enough(const mcache *mc, const mcache_slot *slot, uint64_t npages)
+{
+    return (slot->nempty >= 2 && (slot->nempty + 1) * npages > MCACHE_SLOT_PAGES_MAX) ||
+           mc->nempty_pages + npages > MCACHE_EMPTY_PAGES_MAX;
+}
+
+/*
+ * A span has become empty, and is in no list: offer it if the thread has enough; and one that has been empty longest,
+ * if the slot has more than it retains.
+ */
+static inline void mcache_place_idle(mcache *mc, mspan *s)
+{
+    mcache_slot *slot = &mc->slots[s->slot];
+
+    if (!mcache_has_enough(mc, slot, s->npages) || !offer_is_possible()) {
+        mcache_place_empty(mc, s);
+        return;
+    }
+    mcache_place_offered(mc, s);
+    if (UNLIKELY(slot->nempty > 2 && slot->nempty * (uint64_t)s->npages > MCACHE_SLOT_PAGES_MAX))
+        mcache_offer(mc, slot->empty.tail);
 }
 
 /* A free by the thread has brought nfrees of s to 0. True: it has become empty, is in no list, and is to be placed. */

@@ -5,11 +5,11 @@
  * bits, whose alloc words the holder writes.
  *
  * What malloc and free write is one word of shared memory each. The current span has one of its words loaded into a
- * private cache of free objects. Those that are freed wait in their alloc words until the span comes round to them. But
- * where objects come and go (reuse, judged whenever the cache is loaded), the next malloc of the span hands out the
- * recent one, which was freed last: client/README.md says what that gains.
+ * private cache of free objects. Those that are freed go to the magazine of the slot (magazine.h), or wait in their
+ * alloc words until the span comes round to them.
  *
- * nfrees is all that a free counts. It is set so that it becomes 0 with the free that changes the span's place:
+ * nfrees is all that a free counts, if it does not go to the magazine; what lies there counts as used until it is
+ * flushed. It is set so that it becomes 0 with the free that changes the span's place:
  *   CURRENT   NFREES_CURRENT; the frees since are what it lacks. Never in practice does it come to 0; then it is
  *             counted and set again.
  *   FULL      1: the first free makes it PARTIAL, or EMPTY
@@ -18,8 +18,9 @@
  *   POOLED    the objects in use; nobody's frees take the fast path
  *   OFFERED   0, and no free can come: the span is empty, or another's
  *
- * Allocations are not counted one by one either. While a span is current, allocated = used now - used when it was last
- * counted + freed by the owner + folded; used is the number of alloc bits, which is looked at when it leaves.
+ * Allocations are not counted one by one either, but for those from the magazine. While a span is current, what its
+ * cache has handed out = used now - used when it was last counted + freed by the owner + folded; used is the number of
+ * alloc bits, which is looked at when it leaves, while the magazine is empty.
  *
  * Zero: a fresh span's objects are zero as long as they were never handed out. While the span is current for the first
  * time and nothing of it has been freed, all that is not allocated is such; after that the span counts as needzero.
@@ -59,7 +60,7 @@ static bool is_of_slot(const shm_span *span, uint32_t slot)
         return false;
     if (span_class_size(spc).n == 0)
         return span->nelems == 1 && span->npages == slot_npages(slot);
-    return span->nelems == size_class_nelems[span_class_size(spc).n];
+    return span->nelems != 0 && span->nelems == size_class_span_nelems(span_class_size(spc).n, span->npages);
 }
 
 static inline uint32_t count_used(const mspan *s)
@@ -67,7 +68,7 @@ static inline uint32_t count_used(const mspan *s)
     uint32_t nused = 0;
 
     for (uint32_t w = 0; w < bits_nwords(s->nelems); w++)
-        nused += bits_count(u64_load_relaxed(&s->alloc[w]) & bits_mask(s->nelems, w));
+        nused += bits_count(u64_load_relaxed(mspan_word(s, w)) & bits_mask(s->nelems, w));
     return nused;
 }
 
@@ -86,16 +87,13 @@ mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
     if (s == NULL)
         return NULL;
 
-    s->alloc = shm_alloc_bits(&process.map, page_at(first));
-    s->cache = 0;
-    s->recent = NULL;
+    s->alloc = shm_alloc_word(&process.map, page_at(first), 0);
     s->open_block = 0;
     s->base = (char *)(uintptr_t)(process.map.base + page_offset(page_at(first)));
     s->elem_bytes = (uint32_t)span->elem_bytes;
     s->magic = slot == SLOT_TINY ? 0 : span_class_size(span->spc).n == 0 ? 1 : span->magic;
     s->nelems = (uint16_t)span->nelems;
     s->npages = span->npages & MSPAN_NPAGES_MAX;
-    s->reuse = false;
     s->slot = (uint16_t)slot;
     s->place = MSPAN_CURRENT; /* in no list yet */
     s->needzero = span->needzero != 0;
@@ -171,7 +169,7 @@ uint32_t mspan_nused(const mspan *s)
 /* The bit of a span's open block, if it lies in word w; else 0. */
 static uint64_t open_bit(const mspan *s, uint32_t w)
 {
-    uint64_t block = s->open_block - 1;
+    uint32_t block = s->open_block - 1;
 
     return s->open_block != 0 && block / 64 == w ? UINT64_C(1) << (block % 64) : 0;
 }
@@ -181,10 +179,10 @@ static uint64_t fold_word(mspan *s, uint32_t w, uint32_t *ret_nfolded)
 {
     page_no first = mspan_first(s);
     const shm_span *span = shm_span_at(&process.map, first);
-    uint64_t before = u64_load_relaxed(&s->alloc[w]);
+    uint64_t before = u64_load_relaxed(mspan_word(s, w));
     uint64_t bits;
 
-    if (u64_load_relaxed(&s->alloc[SHM_BITS_WORDS + w]) == 0)
+    if (u64_load_relaxed(shm_remote_of(mspan_word(s, w))) == 0)
         return before;
     if (s->slot == SLOT_TINY)
         bits = tiny_fold_word(&process.map, first, span, w, open_bit(s, w));
@@ -233,6 +231,6 @@ bool mspan_has_remote_frees(const mspan *s)
     uint64_t remote = 0;
 
     for (uint32_t w = 0; w < bits_nwords(s->nelems); w++)
-        remote |= u64_load_relaxed(&s->alloc[SHM_BITS_WORDS + w]);
+        remote |= u64_load_relaxed(shm_remote_of(mspan_word(s, w)));
     return remote != 0;
 }

@@ -4,8 +4,7 @@
 #ifndef GOALLOC_LIB_MSPAN_H
 #define GOALLOC_LIB_MSPAN_H
 
-#include "client/lib/process.h"
-#include "shm/crash.h"
+#include "client/lib/magazine.h"
 #include "shm/object.h"
 
 /*
@@ -34,46 +33,50 @@ enum mspan_place {
 };
 
 /*
+ * What malloc looks at in a slot, one cache line: the objects freed last, and what is at hand of the current span. All
+ * zero where there is nothing, also as a forked child finds it.
+ */
+typedef struct slot_front {
+    magazine magazine;
+    uint64_t cache;  /* objects of the current word that were free when it was loaded, not handed out yet */
+    shm_u64 *word;   /* the current word of alloc bits */
+    char *word_base; /* address of the object of its bit 0 */
+    uint32_t elem_bytes;
+} slot_front;
+
+_Static_assert(sizeof(slot_front) == 64, "one cache line");
+
+/*
  * Private to the process. All fields but owner belong to the owning thread (or, while the pool is the owner, to who
  * holds its lock). Structures are never unmapped, so a thread that looks at the owner of a span that has just gone
  * reads an owner that is not itself. A child that came about without fork()'s handlers reads zeros (meta.c): such a
- * structure has no free object and no alloc words, as mspan_none. A free by the owner touches the first cache line
- * alone, unless the span changes its place.
+ * structure has no free object and no alloc words, as mspan_none. A free by the owner reads the first cache line and
+ * writes nothing there, unless its magazine is full.
  */
 typedef struct mspan {
-    void *recent;        /* the object freed last, if it was not handed out again since; not in cache. NULL: none */
-    shm_u64 *recent_word;
-    union {
-        uint64_t recent_bit;
-        uint64_t open_block; /* of tiny blocks, none of which is recent: 1 + the one that is open, for folds; 0: none */
-    };
+    slot_front *front;   /* its slot's, of the owning thread */
     void *_Atomic owner; /* thread_self() of the thread that holds it, or the pool; NULL: nobody */
     char *base;
-    shm_u64 *alloc;      /* alloc words; the remote words follow at SHM_BITS_WORDS */
+    shm_u64 *alloc;      /* the first alloc word: see mspan_word() */
     uint32_t magic;      /* for object_index(); 1 for a run; 0 for tiny blocks, whose frees never take the fast path */
-    uint32_t nfrees;     /* frees by the owner until one takes the slow path: see mspan.c */
+    uint32_t nfrees;     /* frees by the owner, past the magazine, until one changes the place: see mspan.c */
     uint16_t nelems;
     uint16_t slot;
     uint8_t npages : 7;
     bool needzero : 1;   /* false: what is not allocated is zero, if nothing has been freed since it became current */
     uint8_t cur;         /* number of the current word */
-    bool reuse;          /* malloc takes the recent object first; false: recent means nothing */
     uint8_t place;       /* enum mspan_place; a byte of its own, since it changes most */
-    uint64_t cache;      /* objects of the current word that were free when it was loaded, not handed out yet */
-    shm_u64 *word;       /* the current word of alloc bits */
-    union {
-        char *word_base;  /* address of the object of its bit 0 */
-        uint64_t nleases; /* OFFERED: of the span when it was offered */
-    };
-    struct mspan *next;  /* in the list of its place */
+    uint32_t open_block; /* of tiny blocks: 1 + the one that is open, for folds; 0: none */
+    uint32_t elem_bytes;
+    uint32_t ncounted;   /* while current: objects that are used, less what is not yet counted as allocated */
+    struct mspan *next __attribute__((aligned(64))); /* in the list of its place */
     struct mspan *prev;
     struct mspan *all_next; /* all spans of the slot */
     struct mspan *all_prev;
-    uint32_t elem_bytes;
-    uint32_t ncounted;   /* while current: objects that are used, less what is not yet counted as allocated */
+    uint64_t nleases; /* OFFERED: of the span when it was offered */
 } mspan;
 
-_Static_assert(offsetof(mspan, cache) == 64 && sizeof(mspan) == 128, "two cache lines");
+_Static_assert(offsetof(mspan, next) == 64 && sizeof(mspan) == 128, "two cache lines");
 
 #define NFREES_CURRENT (UINT32_C(1) << 31)
 
@@ -126,6 +129,14 @@ static inline uint32_t slot_npages(uint32_t slot)
     return n < SLOT_RUNS ? size_class_npages[n] : n - SLOT_RUNS + SHM_RUN_PAGES_MIN;
 }
 
+/* Of the spans with which a slot begins. */
+static inline uint32_t slot_short_npages(uint32_t slot)
+{
+    uint32_t n = slot % SLOT_NOSCAN;
+
+    return n < SLOT_RUNS ? size_class_short_npages[n] : slot_npages(slot);
+}
+
 /*
  * Describe a span that the daemon has just leased to this process, for a slot of this thread. NULL: no memory, or the
  * description is not a span of that kind. *ret_nused: its objects.
@@ -161,6 +172,12 @@ static inline bool mspan_is_own(const mspan *s)
 static inline page_no mspan_first(const mspan *s)
 {
     return page_at(((uintptr_t)s->base - u64_load_relaxed(&process.base)) >> PAGE_SHIFT);
+}
+
+/* Word w of its alloc bits. */
+static inline shm_u64 *mspan_word(const mspan *s, uint32_t w)
+{
+    return s->alloc + SHM_WORD_STRIDE * w;
 }
 
 /* Objects that are used. Linear for the current span. */
@@ -223,53 +240,15 @@ static inline void mspan_list_remove(mspan_list *list, mspan *s)
         list->tail = s->prev;
 }
 
-/* Allocate bit of word: dying before it leaves the place free, dying after it costs that one object. */
-static inline void mspan_set_bit(shm_u64 *word, uint64_t bit)
-{
-    CRASH_POINT(malloc_before_bit);
-    u64_writer_set(word, bit); /* only the owner writes alloc words while it holds the lease */
-    CRASH_POINT(malloc_after_bit);
-}
-
-/* An object of the span has just been freed. */
-static inline void mspan_remember(mspan *s, void *p, shm_u64 *word, uint64_t bit)
-{
-    s->recent = p;
-    s->recent_word = word;
-    s->recent_bit = bit;
-}
-
 /* Take an object out of the cache, which is not empty. */
-static inline void *mspan_take(mspan *s)
+static inline void *slot_take(slot_front *f)
 {
-    uint64_t cache = s->cache;
+    uint64_t cache = f->cache;
     uint64_t left = cache & (cache - 1);
 
-    s->cache = left;
-    mspan_set_bit(s->word, cache ^ left);
-    return s->word_base + (uint64_t)(unsigned)__builtin_ctzll(cache) * s->elem_bytes;
-}
-
-/* Reuse, which changes seldom, is what the processor is to guess from. */
-static inline bool mspan_has_recent(const mspan *s)
-{
-    return s->reuse && s->recent != NULL;
-}
-
-/* Take the object that was freed last; there is one. */
-static inline void *mspan_take_recent(mspan *s)
-{
-    void *p = s->recent;
-
-    s->recent = NULL;
-    mspan_set_bit(s->recent_word, s->recent_bit);
-    return p;
-}
-
-/* The body of malloc: the object freed last, else one of the cache. NULL: there is none without looking further. */
-static inline void *mspan_alloc(mspan *s)
-{
-    return mspan_has_recent(s) ? mspan_take_recent(s) : LIKELY(s->cache != 0) ? mspan_take(s) : NULL;
+    f->cache = left;
+    alloc_bit_set(f->word, cache ^ left);
+    return f->word_base + (uint64_t)(unsigned)__builtin_ctzll(cache) * f->elem_bytes;
 }
 
 /* Others have freed objects of word w of the current span: fold them. Returns its alloc word. */
@@ -278,19 +257,22 @@ uint64_t mspan_fold_current(mspan *s, uint32_t w);
 /* The words after the current one, all round the span. */
 bool mspan_advance_far(mspan *s);
 
-/* Load the cache from word w. False: all its objects are used. */
+/* Load the slot's cache from word w, while cache and magazine are empty. False: all its objects are used. */
 static inline bool mspan_load(mspan *s, uint32_t w)
 {
-    uint64_t bits = u64_load_relaxed(&s->alloc[w]);
+    shm_u64 *word = mspan_word(s, w);
+    uint64_t bits = u64_load_relaxed(word);
 
-    if (UNLIKELY(u64_load_relaxed(&s->alloc[SHM_BITS_WORDS + w]) != 0))
+    if (UNLIKELY(u64_load_relaxed(shm_remote_of(word)) != 0))
         bits = mspan_fold_current(s, w);
-    s->cache = ~bits & bits_mask(s->nelems, w);
-    if (s->cache == 0)
+    bits = ~bits & bits_mask(s->nelems, w);
+    if (bits == 0)
         return false;
     s->cur = (uint8_t)w;
-    s->word = &s->alloc[w];
-    s->word_base = s->base + (uint64_t)w * 64 * s->elem_bytes;
+    s->front->cache = bits;
+    s->front->word = word;
+    s->front->word_base = s->base + (uint64_t)w * 64 * s->elem_bytes;
+    s->front->elem_bytes = s->elem_bytes;
     return true;
 }
 
@@ -300,14 +282,7 @@ static inline bool mspan_load(mspan *s, uint32_t w)
  */
 static inline bool mspan_advance(mspan *s)
 {
-    s->recent = NULL; /* it is in its word's bits */
-    s->reuse = false;
-    if (mspan_load(s, s->cur)) {
-        /* Half of what the word has was freed while it was handed out: objects come and go. */
-        s->reuse = 2 * bits_count(s->cache) >= bits_count(bits_mask(s->nelems, s->cur));
-        return true;
-    }
-    return s->nelems > 64 && mspan_advance_far(s);
+    return mspan_load(s, s->cur) || (s->nelems > 64 && mspan_advance_far(s));
 }
 
 /* Make it the current one. True: it has a free object in its cache. nused is what it has used now. */
@@ -316,11 +291,13 @@ static inline bool mspan_make_current(mspan *s, uint32_t nused)
     s->place = MSPAN_CURRENT;
     s->nfrees = NFREES_CURRENT;
     s->ncounted = nused;
-    s->reuse = false;
-    return mspan_load(s, s->cur) || (s->nelems > 64 && mspan_advance_far(s));
+    return mspan_advance(s);
 }
 
-/* How many of its objects have been allocated since the last time, while it was current; nused are used now. */
+/*
+ * How many objects its cache has handed out since the last time, while it was current; nused are used now, and none
+ * waits in the magazine.
+ */
 static inline uint32_t mspan_take_count(mspan *s, uint32_t nused)
 {
     uint32_t nfreed = NFREES_CURRENT - s->nfrees;
@@ -333,21 +310,20 @@ static inline uint32_t mspan_take_count(mspan *s, uint32_t nused)
     return n;
 }
 
-/* What mspan_alloc() will return is known to be zero. */
+/* What the cache will hand out is known to be zero. */
 static inline bool mspan_is_zero(const mspan *s)
 {
     return !s->needzero && s->nfrees == NFREES_CURRENT;
 }
 
 /*
- * Clear the bit of a live object in a word of the thread's own span: the end of a free. True: this free changes the
- * span's place, and the caller puts it there.
+ * Count a free, whose bit is clear. True: it changes the span's place, and the caller puts it there. The object of a
+ * current run is at hand again at once: no malloc has to look for it, or takes a longer run instead.
  */
-static inline bool mspan_clear_bit(mspan *s, shm_u64 *word, uint64_t bit)
+static inline bool mspan_count_free(mspan *s)
 {
-    CRASH_POINT(own_free_before_bit);
-    u64_writer_clear(word, bit);
-    CRASH_POINT(own_free_after_bit);
+    if (s->nelems == 1 && s->place == MSPAN_CURRENT)
+        s->front->cache = 1;
     return UNLIKELY(--s->nfrees == 0);
 }
 

@@ -72,7 +72,7 @@ int goalloc_publish(void *p)
         return ask_to_publish(&object);
     if (owner == 0) /* the heap's already, unless its owner's session ended since find_live() */
         return object_is_live(&process.map, &object) ? 0 : -EALREADY;
-    (void)u64_fetch_or_acq_rel(&shm_kept_bits(&process.map, object.first)[object.word], object.bit);
+    (void)u64_fetch_or_acq_rel(shm_kept_word(&process.map, object.first, object.word), object.bit);
     CRASH_POINT(publish_after_bit);
     fence_seq_cst();
     return owner_goes_on(span, lease) ? 0 : ask_to_publish(&object);
@@ -82,7 +82,7 @@ bool owner_is_heap(const object_ref *object)
 {
     const shm_span *span = shm_span_at(&process.map, object->first);
     bool kept = span_has_kept(span) &&
-                (u64_load_acquire(&shm_kept_bits(&process.map, object->first)[object->word]) & object->bit) != 0;
+                (u64_load_acquire(shm_kept_word(&process.map, object->first, object->word)) & object->bit) != 0;
 
     return u32_load_acquire(&span->owner) != 0 ? kept : !kept;
 }
@@ -103,7 +103,7 @@ int goalloc_adopt(void *p)
 
     if (u32_load_acquire(&span->owner) == process.session.n && u32_load_acquire(&span->nadopted) == 0) {
         if (span_has_kept(span))
-            (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, object.first)[object.word], ~object.bit);
+            (void)u64_fetch_and_acq_rel(shm_kept_word(&process.map, object.first, object.word), ~object.bit);
         return 0;
     }
     CRASH_POINT(adopt_before_reply);

@@ -35,6 +35,7 @@ typedef struct process_info {
     shm_u32 *_Atomic state;             /* enum process_state; after the first attach in memory that no child sees */
     bool readonly;
     bool reclaim;
+    bool committed; /* what is leased has memory already */
     session_no session;
     uint32_t epoch;
     shm_map map; /* spans are mapped read-only here */
@@ -59,6 +60,7 @@ typedef struct attach_result {
     uint64_t arena_bytes;
     uint64_t spans_bytes;
     uint64_t bitmap_bytes;
+    bool committed;
     int arena_fd;
     int spans_fd;
     int bitmap_fd;

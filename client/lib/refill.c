@@ -4,6 +4,9 @@
  * Called by alloc.c. Calls mcache.c (lists), idle.c and outbox.c (what goes back), pool.c (spans of exited threads),
  * thread.c and connection.c. Data: the thread's mcache.
  *
+ * The magazine of the slot is empty whenever a malloc comes here. So what spans have free is what their bits say, and
+ * words may be loaded (magazine.h).
+ *
  * In order: 1. other words of the current span, 2. the partial span that has waited longest, so has most free objects,
  * 3. an empty one, of which those that it has offered come last (so far refill_near), 4. one of 100 full spans in which
  * others have freed objects, 5. the pool, 6. the daemon. So steady churn asks nobody.
@@ -21,22 +24,24 @@
 #include "client/lib/outbox.h"
 #include "client/lib/pool.h"
 #include "client/lib/thread.h"
+#include "client/lib/window.h"
 
 #define SCAN_FULL_MAX   100u
-#define BATCH_SHARE     16u
+#define BATCH_SHARE     16u /* of the slot's pages */
+#define BATCH_SLOT      2u  /* of them, while that is no more than 1/BATCH_THREAD of the thread's */
+#define BATCH_THREAD    32u
 #define BATCH_PAGES_MIN (64 * KIB / PAGE_BYTES)
 
 void refill_note_free(const void *object, mspan *s)
 {
     mcache *mc = thread_mcache(); /* a free of its owner's: there is one, maybe left behind */
+    uint32_t i = s->slot;
 
     (void)object;
     if (!mcache_place_freed(mc, s))
         return;
-    if (idle_is_enough(mc, &mc->slots[s->slot], s->npages) && offer_is_possible())
-        idle_offer(mc, s);
-    else
-        mcache_place_empty(mc, s);
+    mcache_place_idle(mc, s);
+    mcache_close_magazine(mc, i);
 }
 
 mspan *refill_inherit(page_no first)
@@ -79,6 +84,8 @@ static inline mspan *take_from_lists(mcache *mc, uint32_t i)
 
     while ((s = take_listed(mc, &mc->slots[i], &nused)) != NULL) {
         if (LIKELY(mspan_make_current(s, nused))) {
+            if (UNLIKELY(!s->needzero && nused == 0)) /* for the first time */
+                window_map(s->base, s->npages * PAGE_BYTES);
             mc->current[i] = s;
             return s;
         }
@@ -95,6 +102,7 @@ mspan *refill_near(uint32_t i)
 
     if (s->alloc == NULL) /* mspan_none, or one of the parent's, in a child that does not know it yet */
         return NULL;
+    mcache_open_magazine(mc, i);
     if (mspan_advance(s))
         return s;
     mcache_leave_current(mc, s, s->nelems);
@@ -127,11 +135,22 @@ static mspan *take_from_full(mcache_slot *slot, uint32_t *ret_nused)
     return NULL;
 }
 
-/* How many spans to ask for: one, then twice as many as last time, but not more than a share of what the slot holds. */
-static uint32_t next_batch(mcache_slot *slot, uint64_t npages)
+/*
+ * What to ask for: a short span, then twice as many pages as last time, but not more than a share of what the slot
+ * holds, or of what the thread holds. Spans are short as long as that is less than a long one. *ret_npages is the
+ * length of one.
+ */
+static uint32_t next_batch(const mcache *mc, mcache_slot *slot, uint32_t i, uint32_t *ret_npages)
 {
-    uint64_t most_pages = (slot->nspans - slot->noffered) * npages / BATCH_SHARE;
+    uint32_t short_npages = slot_short_npages(i);
+    uint32_t npages = slot_npages(i);
+    uint64_t slot_pages = (uint64_t)(slot->nspans - slot->noffered) * npages;
+    uint64_t most_pages = slot_pages / BATCH_SLOT;
 
+    if (most_pages > mc->nheld_pages / BATCH_THREAD)
+        most_pages = mc->nheld_pages / BATCH_THREAD;
+    if (most_pages < slot_pages / BATCH_SHARE)
+        most_pages = slot_pages / BATCH_SHARE;
     if (most_pages < BATCH_PAGES_MIN)
         most_pages = BATCH_PAGES_MIN;
     if (most_pages > SHM_REFILL_PAGES_MAX)
@@ -142,9 +161,10 @@ static uint32_t next_batch(mcache_slot *slot, uint64_t npages)
     if (most > PROTO_SPANS_MAX)
         most = PROTO_SPANS_MAX;
     slot->nbatch = slot->nbatch == 0 ? 1 : slot->nbatch * 2;
-    if (slot->nbatch > most)
-        slot->nbatch = (uint32_t)most;
-    return slot->nbatch;
+    if (slot->nbatch > most * npages / short_npages)
+        slot->nbatch = (uint32_t)(most * npages / short_npages);
+    *ret_npages = slot->nbatch * short_npages < npages ? short_npages : npages;
+    return slot->nbatch * short_npages / *ret_npages;
 }
 
 /* The daemon has leased n spans for a slot: describe them. Returns the first, in no list; the others are placed. */
@@ -162,6 +182,8 @@ static mspan *take_leased(mcache *mc, uint32_t i, const uint32_t *spans, int n, 
             break;
         }
         mcache_add(mc, s);
+        if (s->needzero) /* it was zeroed long ago; others are when they become current, which gives the daemon time */
+            window_map(s->base, s->npages * PAGE_BYTES);
         if (first == NULL) {
             first = s;
             *ret_nused = nused;
@@ -181,9 +203,9 @@ static mspan *take_leased(mcache *mc, uint32_t i, const uint32_t *spans, int n, 
 static mspan *take_from_daemon(mcache *mc, uint32_t i, uint32_t *ret_nused)
 {
     mcache_slot *slot = &mc->slots[i];
-    uint32_t npages = slot_npages(i);
+    uint32_t npages;
     uint32_t spans[PROTO_SPANS_MAX];
-    uint32_t want = next_batch(slot, npages);
+    uint32_t want = next_batch(mc, slot, i, &npages);
     int n;
 
     idle_exchange(mc, i, (uint64_t)want * npages);
@@ -200,7 +222,7 @@ static mspan *take_from_daemon(mcache *mc, uint32_t i, uint32_t *ret_nused)
         if (found != NULL)
             return found;
         slot->nbatch = 1;
-        n = connection_refill(slot_spc(i), npages, 1, true, spans);
+        n = connection_refill(slot_spc(i), slot_short_npages(i), 1, true, spans);
     }
     if (n < 0) {
         errno = -n;
@@ -220,6 +242,7 @@ mspan *refill_far(uint32_t i)
     }
     if (idle_is_wanted(mc))
         idle_return_empty(mc);
+    mcache_open_magazine(mc, i);
     for (;;) {
         uint32_t nused;
         mspan *s = take_from_lists(mc, i);

@@ -11,6 +11,8 @@
 #include "client/lib/rpc.h"
 
 #include <errno.h>
+#include <sched.h>
+#include <time.h>
 
 #include "client/lib/outbox.h"
 
@@ -55,11 +57,22 @@ static int await_reply(uint64_t id, Goallocd__Reply **ret, deadline until)
     }
 }
 
+/* The daemon may come to the CPU of a client that waits, and hears when it is late by that. */
+static void set_hints(Goallocd__Request *request)
+{
+    struct timespec ts = { 0, 0 };
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    request->cpu = (uint32_t)(sched_getcpu() + 1); /* -1: not known */
+    request->sent_us = (uint32_t)((uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000);
+}
+
 int rpc_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
 {
     int r;
 
     request->id = ++last_id;
+    set_hints(request);
     r = link_send(request, &until);
     if (r == 0)
         r = await_reply(request->id, ret, until);

@@ -46,7 +46,7 @@ static mcache *mcache_new(void)
     } else if (old_mcaches != NULL) {
         mc = old_mcaches;
         old_mcaches = mc->next_made;
-    } else if (mapping_private(sizeof(*mc), MAPPING_UNWIPED_UNIT, &p) == 0) {
+    } else if (mapping_private(mcache_bytes(), MAPPING_UNWIPED_UNIT, &p) == 0) {
         mc = p;
         mc->next_made = made_mcaches;
         made_mcaches = mc;

@@ -22,12 +22,12 @@ tiny_block tiny_open(mspan *s, uint32_t bytes)
 {
     tiny_block block = { .used = bytes, .limit = TINY_BLOCK_BYTES, .span = s, .nallocs = 1 };
 
-    block.index = s->cur * 64 + (uint32_t)__builtin_ctzll(s->cache);
+    block.index = s->cur * 64 + (uint32_t)__builtin_ctzll(s->front->cache);
     block.word = tiny_word(&process.map, mspan_first(s), block.index);
     /* The word first: while the alloc bit is clear it means nothing. */
     u32_store_release(block.word, tiny_bits(0, bytes));
     CRASH_POINT(tiny_open_after_word);
-    block.base = mspan_take(s);
+    block.base = slot_take(s->front);
     return block;
 }
 
@@ -35,11 +35,10 @@ bool tiny_block_end(mspan *s, uint32_t block)
 {
     uint32_t w = block / 64;
     uint64_t bit = UINT64_C(1) << (block % 64);
-    bool moves;
 
     if (span_has_kept(shm_span_at(&process.map, mspan_first(s))))
-        (void)u64_fetch_and_acq_rel(&shm_kept_bits(&process.map, mspan_first(s))[w], ~bit);
-    moves = mspan_clear_bit(s, &s->alloc[w], bit);
+        (void)u64_fetch_and_acq_rel(shm_kept_word(&process.map, mspan_first(s), w), ~bit);
+    alloc_bit_clear(mspan_word(s, w), bit);
     CRASH_POINT(tiny_end_after_bit);
-    return moves;
+    return mspan_count_free(s);
 }

@@ -6,14 +6,15 @@
  *
  *   goalloc  pages of the arena that have memory (committed_bytes: leased, or free) and the physical memory of
  *            the spans and bitmap regions (metadata_bytes), both of the whole heap, above what they were after the
- *            attach; and this process's anonymous memory (RssAnon) above what it was before the attach, which is the
- *            library's tables. What the arena's pages map to is counted once, as the heap's.
+ *            attach. Of what is free (free_bytes) only what is more than was free then counts: a daemon keeps as much
+ *            ready for whoever comes. And this process's anonymous memory (RssAnon) above what it was before the
+ *            attach, which is the library's tables. What the arena's pages map to is counted once, as the heap's.
  *   peers    resident memory (VmHWM, which is reset by writing 5 to clear_refs) above what it was before the replay.
  *            The kernel remembers the peak, so one look at the end finds it.
  *
  * Not counted: the daemon's fixed memory, which was there before, and its list links (0.15% of the heap). The
- * replayer's tables are mapped and touched before the baseline. A heap that had free memory at the start is taken to
- * have had it anyway: for exact figures take a fresh daemon, or goallocctl scavenge first.
+ * replayer's tables are mapped and touched before the baseline. What is prepared anew after goallocctl scavenge was not
+ * free then, so it counts.
  */
 #include "client/replay/memory.h"
 
@@ -21,6 +22,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "client/replay/backend.h"
@@ -49,7 +51,8 @@ static uint64_t status_bytes(const char *field)
 #if BACKEND_IS_GOALLOC
 #define STATUS_FIELD "\nRssAnon:"
 
-static int heap_now(memory_meter *m, uint64_t *ret_bytes, uint64_t *ret_rpcs)
+/* What the heap occupies, and how much of that is free. */
+static int heap_now(memory_meter *m, uint64_t *ret_bytes, uint64_t *ret_free, uint64_t *ret_rpcs)
 {
     goalloc_stats_t stats = { .struct_size = sizeof(stats) };
     int r = goalloc_stats(&stats);
@@ -58,16 +61,18 @@ static int heap_now(memory_meter *m, uint64_t *ret_bytes, uint64_t *ret_rpcs)
         return r;
     m->nsamples++;
     *ret_bytes = stats.committed_bytes + stats.metadata_bytes;
+    *ret_free = stats.free_bytes;
     *ret_rpcs = stats.session_rpcs;
     return 0;
 }
 #else
 #define STATUS_FIELD "\nVmHWM:"
 
-static int heap_now(memory_meter *m, uint64_t *ret_bytes, uint64_t *ret_rpcs)
+static int heap_now(memory_meter *m, uint64_t *ret_bytes, uint64_t *ret_free, uint64_t *ret_rpcs)
 {
     (void)m;
     *ret_bytes = 0;
+    *ret_free = 0;
     *ret_rpcs = 0;
     return 0;
 }
@@ -85,22 +90,41 @@ void memory_begin_process(memory_meter *m)
     *m = (memory_meter){ .private_base = status_bytes(STATUS_FIELD) };
 }
 
+/* CPU time of goallocd so far, of all its threads; 0 if $GOALLOC_BENCH_DAEMON does not say which process that is. */
+static uint64_t daemon_ns(void)
+{
+    const char *pid = BACKEND_IS_GOALLOC ? getenv("GOALLOC_BENCH_DAEMON") : NULL;
+    struct timespec ts = { 0, 0 };
+    clockid_t id;
+
+    if (pid != NULL && clock_getcpuclockid((pid_t)atoi(pid), &id) == 0)
+        (void)clock_gettime(id, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
 int memory_begin_heap(memory_meter *m)
 {
-    int r = heap_now(m, &m->heap_base, &m->rpcs_base);
+    int r = heap_now(m, &m->heap_base, &m->free_base, &m->rpcs_base);
 
+    m->heap_base = above(m->heap_base, m->free_base);
     m->nsamples = 0;
+    m->daemon_seen_ns = daemon_ns();
     return r;
 }
 
 int memory_sample(memory_meter *m)
 {
     uint64_t heap_bytes;
+    uint64_t free_bytes;
     uint64_t rpcs;
-    int r = heap_now(m, &heap_bytes, &rpcs);
+    int r;
 
+    m->daemon_ns += daemon_ns() - m->daemon_seen_ns;
+    r = heap_now(m, &heap_bytes, &free_bytes, &rpcs);
+    m->daemon_seen_ns = daemon_ns();
     if (r < 0)
         return r;
+    heap_bytes = above(heap_bytes, free_bytes < m->free_base ? free_bytes : m->free_base);
     m->last = (memory_use){ above(heap_bytes, m->heap_base), above(status_bytes(STATUS_FIELD), m->private_base) };
     if (m->last.heap_bytes + m->last.private_bytes >= m->peak.heap_bytes + m->peak.private_bytes)
         m->peak = m->last;

@@ -14,13 +14,16 @@ typedef struct memory_use {
 
 typedef struct memory_meter {
     uint64_t private_base;
-    uint64_t heap_base;
+    uint64_t heap_base; /* without what was free */
+    uint64_t free_base;
     uint64_t rpcs_base;
     uint64_t nsamples; /* each costs a request of goalloc */
     memory_use peak;   /* the sample with the largest sum */
     memory_use last;
     uint64_t peak_heap_bytes; /* the largest of all samples, which may be another one */
     uint64_t rpcs;            /* requests up to the last sample, without those of the meter */
+    uint64_t daemon_ns;       /* CPU time of the daemon up to the last sample, without what the samples took */
+    uint64_t daemon_seen_ns;
 } memory_meter;
 
 /*

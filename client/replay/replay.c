@@ -322,9 +322,11 @@ int replay_run(const trace *t, void *table, const replay_options *options, const
     }
     if (result == 0) {
         uint64_t rpcs = ret->meter.rpcs;
+        uint64_t daemon_ns = ret->meter.daemon_ns;
         memory_use peak = ret->meter.peak;
 
         result = sample(&r);
+        ret->meter.daemon_ns = daemon_ns;
         ret->meter.rpcs = rpcs; /* what freeing the rest took was not the program's */
         ret->meter.peak = peak;
     }

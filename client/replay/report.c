@@ -25,6 +25,7 @@ typedef struct figures {
     uint64_t requested_bytes;
     uint64_t usable_bytes;
     uint64_t rpcs;
+    uint64_t daemon_ns;
 } figures;
 
 static int compare(const void *a, const void *b)
@@ -69,6 +70,8 @@ static figures add_up(const report *rep)
         f.peak_private_bytes += m->peak.private_bytes;
         f.usable_bytes += result->usable_bytes;
         f.rpcs += m->rpcs;
+        if (m->daemon_ns > f.daemon_ns) /* each sees the same daemon */
+            f.daemon_ns = m->daemon_ns;
     }
     /* Of one process: heap and private memory of the same moment. */
     f.peak_bytes = f.peak_heap_bytes + f.peak_private_bytes;
@@ -220,6 +223,8 @@ int report_json(const report *rep)
     if (BACKEND_IS_GOALLOC)
         set(out, "freed_heap_bytes", f.freed_bytes);
     set(out, "rpcs", f.rpcs);
+    if (f.daemon_ns > 0)
+        set_real(out, "daemon_ns_per_op", ratio((double)f.daemon_ns, (double)f.nops * rep->results[0].nrepeats));
     if (rep->nprocesses > 1)
         (void)json_object_set_new(out, "each_process", each = json_array());
     for (uint32_t i = 0; each != NULL && i < rep->nprocesses; i++) {

@@ -175,7 +175,7 @@ void adopt_ensure_kept(shm_map *map, page_no first)
     if (span_has_kept(span))
         return;
     for (uint32_t w = 0; w < bits_nwords(span->nelems); w++)
-        u64_store_relaxed(&shm_kept_bits(map, first)[w], 0);
+        u64_store_relaxed(shm_kept_word(map, first, w), 0);
     u32_store_release(&span->has_kept, 1);
 }
 
@@ -185,7 +185,7 @@ static void forget_stale_tiny(adopt_table *table, const object_ref *object)
     const shm_span *span = shm_span_at(table->map, object->first);
 
     if (!span_is_tiny(span) || !span_has_kept(span) ||
-        (u64_load_acquire(&shm_kept_bits(table->map, object->first)[object->word]) & object->bit) != 0)
+        (u64_load_acquire(shm_kept_word(table->map, object->first, object->word)) & object->bit) != 0)
         return;
     for (uint64_t at = 0; at < TINY_BLOCK_BYTES; at++)
         adopt_clear(table, object->offset / TINY_BLOCK_BYTES * TINY_BLOCK_BYTES + at);
@@ -219,7 +219,7 @@ int adopt_set(adopt_table *table, const object_ref *object, session_no session, 
     u64_store_release(&table->private->adoptions[entry].who, (uint64_t)session.n << 32 | epoch);
     u64_store_release(&table->private->adoptions[entry].offset, object->offset);
     CRASH_POINT(adopt_after_entry);
-    (void)u64_fetch_or_acq_rel(&shm_kept_bits(table->map, object->first)[object->word], object->bit);
+    (void)u64_fetch_or_acq_rel(shm_kept_word(table->map, object->first, object->word), object->bit);
     CRASH_POINT(adopt_after_kept);
     return 0;
 }
@@ -247,7 +247,7 @@ void adopt_forget_span(adopt_table *table, page_no first)
 static bool is_same_object(const shm_map *map, uint64_t offset, object_ref *ret)
 {
     return object_find(map, map->base + offset, ret) == OBJECT_LIVE && span_has_kept(shm_span_at(map, ret->first)) &&
-           (u64_load_acquire(&shm_kept_bits(map, ret->first)[ret->word]) & ret->bit) != 0;
+           (u64_load_acquire(shm_kept_word(map, ret->first, ret->word)) & ret->bit) != 0;
 }
 
 bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *ret_lives)

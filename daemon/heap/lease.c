@@ -146,10 +146,10 @@ static void span_reclaim(mheap *heap, page_no first)
     (void)span_fold(heap, first);
     CRASH_POINT(reclaim_after_fold);
     for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
-        uint64_t alloc = u64_load_relaxed(&shm_alloc_bits(heap->map, first)[w]);
-        uint64_t kept = span_has_kept(span) ? u64_load_acquire(&shm_kept_bits(heap->map, first)[w]) : 0;
+        uint64_t alloc = u64_load_relaxed(shm_alloc_word(heap->map, first, w));
+        uint64_t kept = span_has_kept(span) ? u64_load_acquire(shm_kept_word(heap->map, first, w)) : 0;
 
-        u64_store_release(&shm_alloc_bits(heap->map, first)[w], alloc & kept);
+        u64_store_release(shm_alloc_word(heap->map, first, w), alloc & kept);
     }
     CRASH_POINT(reclaim_after_bits);
     u32_store_release(&span->owner, 0);
@@ -222,9 +222,9 @@ static bool large_claim(const shm_map *map, page_no first)
 {
     uint64_t before;
 
-    if ((u64_load_acquire(shm_remote_bits(map, first)) & 1) == 0)
+    if ((u64_load_acquire(shm_remote_word(map, first, 0)) & 1) == 0)
         return false;
-    before = u64_fetch_and_acq_rel(shm_alloc_bits(map, first), ~UINT64_C(1));
+    before = u64_fetch_and_acq_rel(shm_alloc_word(map, first, 0), ~UINT64_C(1));
     CRASH_POINT(sweep_after_claim);
     return before & 1;
 }

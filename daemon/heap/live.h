@@ -25,8 +25,8 @@ static inline uint32_t live_first_block(const shm_map *map, page_no first, uint3
 static inline uint64_t live_word(const shm_map *map, page_no first, uint32_t w)
 {
     const shm_span *span = shm_span_at(map, first);
-    uint64_t remote = u64_load_acquire(&shm_remote_bits(map, first)[w]);
-    uint64_t alloc = u64_load_acquire(&shm_alloc_bits(map, first)[w]) & bits_mask(span->nelems, w);
+    uint64_t remote = u64_load_acquire(shm_remote_word(map, first, w));
+    uint64_t alloc = u64_load_acquire(shm_alloc_word(map, first, w)) & bits_mask(span->nelems, w);
     uint64_t live = 0;
 
     if (!span_is_tiny(span))

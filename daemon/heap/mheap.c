@@ -331,7 +331,7 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
 
     span->elem_bytes = class == 0 ? npages * PAGE_BYTES : size_class_bytes[class];
     span->npages = (uint32_t)npages;
-    span->nelems = class == 0 ? 1 : size_class_nelems[class];
+    span->nelems = class == 0 ? 1 : size_class_span_nelems(class, npages);
     span->magic = size_class_magic[class];
     span->spc = spc;
     span->needzero = used && nscavenged < npages;
@@ -341,8 +341,8 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
     u32_store_relaxed(&span->has_kept, 0);
     CRASH_POINT(span_after_description);
     for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
-        u64_store_relaxed(&shm_alloc_bits(heap->map, first)[w], 0);
-        u64_store_relaxed(&shm_remote_bits(heap->map, first)[w], 0);
+        u64_store_relaxed(shm_alloc_word(heap->map, first, w), 0);
+        u64_store_relaxed(shm_remote_word(heap->map, first, w), 0);
     }
     CRASH_POINT(span_after_bits);
     for (uint64_t i = 0; i < npages; i++)

@@ -49,7 +49,7 @@ static const char *recover_check_span(const mheap *heap, page_no first, uint64_t
     lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
 
     if (class > SIZE_CLASS_TINY || span->npages == 0 || span->npages > end - first.n ||
-        (class != 0 && (span->npages != size_class_npages[class] || span->nelems != size_class_nelems[class] ||
+        (class != 0 && (span->nelems == 0 || span->nelems != size_class_span_nelems(class, span->npages) ||
                         span->elem_bytes != size_class_bytes[class] || span->magic != size_class_magic[class])) ||
         (class == 0 && (span->nelems != 1 || span->magic != 0)))
         return "a span's description is damaged";

@@ -27,7 +27,7 @@ static int validate_span(const mheap *heap, page_no first, uint64_t *nadopted, F
             return -EUCLEAN;
         }
     }
-    if (class > SIZE_CLASS_TINY || (class != 0 && span->npages != size_class_npages[class]) ||
+    if (class > SIZE_CLASS_TINY || (class != 0 && size_class_span_nelems(class, span->npages) == 0) ||
         (class == 0 && span->elem_bytes != span->npages * PAGE_BYTES) ||
         (lease.state == SPAN_LEASED) != (place == PLACE_LEASED) || (lease.state == SPAN_CENTRAL) != in_central) {
         (void)fprintf(err, "mheap: span %u: class %u, %u pages, state %d, place %d\n", first.n, class, span->npages,

@@ -8,18 +8,23 @@
  *   3. COMMIT_UNDOING     only if the system has no memory: what was committed is punched again
  *   4. COMMIT_DONE
  *
- * fallocate costs about 0.9 us for 4 KiB, so 64 KiB take as long as two context switches: the thread pool does what is
- * longer. fallocate holds a lock of the file that every other fallocate waits for. So heapfile calls it for 2 MiB at a
- * time, a job goes back to the end of the pool's queue after 8 MiB, and while a job is under way the loop itself
- * commits nothing. Pieces of 8 MiB end at multiples of 2 MiB, so that each whole block can get a huge page.
+ * fallocate costs about 0.6 us for 4 KiB and holds a lock of the file that every other fallocate waits for, and that a
+ * client can hold, too. So the loop never calls it. heapfile calls it for 2 MiB at a time, and a job goes back to the
+ * end of the pool's queue after 8 MiB. Pieces of 8 MiB end at multiples of 2 MiB, so that each whole block can get a
+ * huge page. What the loop does at once, by MADV_POPULATE_WRITE without that lock, is at most 64 KiB: they take as long
+ * as two context switches.
+ *
+ * What has been committed is handed out at once, and zeroed afterwards (zeroing.c), in the thread pool as well, as long
+ * as nothing else is to be committed: nobody waits for that.
  */
 #include "daemon/memory/commit.h"
 
 #include <errno.h>
 
-#define INLINE_PAGES (64 * KIB / PAGE_BYTES)
+#define NOW_PAGES    (64 * KIB / PAGE_BYTES)
 #define PUNCH_PAGES  (2 * MIB / PAGE_BYTES)
 #define SLICE_PAGES  (8 * MIB / PAGE_BYTES)
+#define ZERO_NS      UINT64_C(1000000)
 
 void commit_add(commit_job *job, page_no first, uint64_t npages)
 {
@@ -71,6 +76,8 @@ static uint64_t work_one(commit_job *job)
     r = undoing ? heapfile_punch(job->file, first, npages) : heapfile_commit(job->file, first, npages);
     if (r == 0 && !undoing && job->described)
         heapfile_commit_metadata(job->file, first, npages);
+    if (r == 0 && !undoing)
+        zeroing_add(job->file->zeroing, (page_range){ first, npages });
     if (r < 0 && undoing) {
         next_phase(job, COMMIT_DONE);
     } else if (r < 0) {
@@ -92,39 +99,94 @@ static void commit_work(uv_work_t *work)
         npages += job->phase == COMMIT_RELEASING ? release_one(job) : work_one(job);
 }
 
+/* --- zeroing --- */
+
+/* Zero for a millisecond, or until something is to be committed: it waits for the same lock of the file. */
+static void zero_work(uv_work_t *work)
+{
+    const commit_pool *pool = work->data;
+    uint64_t start = uv_hrtime();
+
+    while (zeroing_slice(pool->file->zeroing, pool->file->fds[HEAPFILE_ARENA]) > 0 &&
+           u32_load_relaxed(&pool->nrunning) == 0 && uv_hrtime() - start < ZERO_NS)
+        ;
+}
+
+static void zero_after(uv_work_t *work, int status);
+
+static void zero_start(commit_pool *pool)
+{
+    if (pool->zeroing || pool->stopping || u32_load_relaxed(&pool->nrunning) > 0 ||
+        !zeroing_is_due(pool->file->zeroing))
+        return;
+    pool->zero_work.data = pool;
+    pool->zeroing = uv_queue_work(pool->loop, &pool->zero_work, zero_work, zero_after) == 0;
+}
+
+static void zero_after(uv_work_t *work, int status)
+{
+    commit_pool *pool = work->data;
+
+    (void)status;
+    pool->zeroing = false;
+    zero_start(pool);
+}
+
+/* --- jobs --- */
+
+static void note_running(commit_pool *pool, bool more)
+{
+    uint32_t n = u32_load_relaxed(&pool->nrunning);
+
+    u32_store_relaxed(&pool->nrunning, more ? n + 1 : n - 1);
+}
+
 static void commit_after(uv_work_t *work, int status)
 {
     commit_job *job = work->data;
+    commit_pool *pool = job->pool;
 
-    if (status >= 0 && job->phase != COMMIT_DONE && !job->pool->stopping &&
-        uv_queue_work(job->pool->loop, &job->work, commit_work, commit_after) == 0)
+    if (status >= 0 && job->phase != COMMIT_DONE && !pool->stopping &&
+        uv_queue_work(pool->loop, &job->work, commit_work, commit_after) == 0)
         return;
     if (job->phase != COMMIT_DONE && job->result == 0)
         job->result = -ECANCELED;
-    job->pool->nrunning--;
+    note_running(pool, false);
     job->done(job, job->result);
+    zero_start(pool);
 }
 
-bool commit_start(commit_job *job, commit_pool *pool)
+/* Commit little at once, in the loop. False: the thread pool has to do it, or to find out why not. */
+static bool commit_now(commit_job *job)
 {
     uint64_t npages = 0;
 
     for (size_t i = 0; i < job->nranges; i++)
         npages += job->ranges[i].npages;
-    for (size_t i = 0; i < job->nreleases; i++)
-        npages += job->releases[i].npages;
+    if (npages > NOW_PAGES || job->nreleases > 0)
+        return false;
+    for (size_t i = 0; i < job->nranges; i++) {
+        if (heapfile_commit_now(job->file, job->ranges[i].first, job->ranges[i].npages) < 0)
+            return false;
+    }
+    next_phase(job, COMMIT_DONE);
+    return true;
+}
+
+bool commit_start(commit_job *job, commit_pool *pool)
+{
     job->work.data = job;
     job->pool = pool;
     job->npunched = 0;
     job->result = 0;
     job->undone = false;
     next_phase(job, COMMIT_RELEASING);
-    if ((npages > INLINE_PAGES || pool->nrunning > 0) &&
-        uv_queue_work(pool->loop, &job->work, commit_work, commit_after) == 0) {
-        pool->nrunning++;
-        return false;
+    if (commit_now(job))
+        return true;
+    if (uv_queue_work(pool->loop, &job->work, commit_work, commit_after) != 0) {
+        job->result = -ENOMEM; /* part of it may have memory */
+        return true;
     }
-    while (job->phase != COMMIT_DONE)
-        commit_work(&job->work);
-    return true;
+    note_running(pool, true);
+    return false;
 }

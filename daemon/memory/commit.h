@@ -17,11 +17,14 @@ typedef void (*commit_done_fn)(commit_job *job, int result);
 
 enum commit_phase { COMMIT_RELEASING = 0, COMMIT_COMMITTING, COMMIT_UNDOING, COMMIT_DONE };
 
-/* The jobs of one loop. Zeroed at the start. */
+/* The jobs of one loop. Zeroed at the start, but for loop and file. */
 typedef struct commit_pool {
     uv_loop_t *loop;
-    unsigned nrunning;
-    bool stopping; /* jobs under way end early, with -ECANCELED */
+    heapfile *file;
+    shm_u32 nrunning; /* jobs under way; the loop's thread writes it, who zeroes reads it */
+    bool stopping;    /* jobs under way end early, with -ECANCELED */
+    bool zeroing;     /* zero_work is under way */
+    uv_work_t zero_work;
 } commit_pool;
 
 /* Pages that are to get memory. The caller owns the job and does not move it before done has been called. */

@@ -11,7 +11,7 @@
  * the adopted objects are, which must outlive the daemon too.
  *
  * Whole blocks of 2 MiB of the arena get huge pages where the system has them (hugepages.c), everything else gets its
- * memory by fallocate.
+ * memory by fallocate, and is zeroed when there is time (zeroing.c).
  *
  * If the daemon dies while it makes a heap, nobody has its descriptors yet: the kernel frees it. A punch or a commit
  * that was under way has happened to some pages and not to others; both change only pages in which no object lives.
@@ -130,6 +130,9 @@ static int heapfile_map(heapfile *file)
             return -ENOMEM;
     }
     file->private = file->maps[HEAPFILE_PRIVATE];
+    file->zeroing = zeroing_new();
+    if (file->zeroing == NULL)
+        return -ENOMEM;
     if ((r = file->arena_ro_fd = reopen(file->fds[HEAPFILE_ARENA], O_RDONLY)) < 0 ||
         (r = file->bitmap_ro_fd = reopen(file->fds[HEAPFILE_BITMAP], O_RDONLY)) < 0)
         return r;
@@ -254,6 +257,7 @@ void heapfile_close(heapfile *file)
     }
     heapfile_close_fds(file->fds);
     heapfile_close_fds((int[]){ file->arena_ro_fd, file->bitmap_ro_fd, file->lock_fd, -1 });
+    file->zeroing = zeroing_free(file->zeroing);
     *file = heapfile_none;
 }
 
@@ -324,6 +328,15 @@ int heapfile_commit(heapfile *file, page_no first, uint64_t npages)
     return commit_small(file, huge_from, to);
 }
 
+int heapfile_commit_now(heapfile *file, page_no first, uint64_t npages)
+{
+    void *at = file->map.arena + page_offset(first);
+    int r = madvise(at, npages * PAGE_BYTES, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
+
+    (void)madvise(at, npages * PAGE_BYTES, MADV_DONTNEED); /* out of the daemon's page tables, as in hugepages.c */
+    return r;
+}
+
 /* Before Linux 5.14 nothing happens. */
 static void populate(void *from, uint64_t len_bytes)
 {
@@ -340,6 +353,7 @@ void heapfile_commit_metadata(const heapfile *file, page_no first, uint64_t npag
 
 int heapfile_punch(const heapfile *file, page_no first, uint64_t npages)
 {
+    zeroing_forget(file->zeroing, (page_range){ first, npages });
     return fd_fallocate(file->fds[HEAPFILE_ARENA], PUNCH, page_offset(first), npages * PAGE_BYTES);
 }
 

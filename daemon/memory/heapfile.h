@@ -5,6 +5,7 @@
 #define GOALLOC_DAEMON_MEMORY_HEAPFILE_H
 
 #include "daemon/memory/hugepages.h"
+#include "daemon/memory/zeroing.h"
 #include "shm/layout.h"
 
 #define ADOPTIONS_MAX (UINT32_C(1) << 22) /* of all sessions */
@@ -40,6 +41,7 @@ typedef struct heapfile {
     shm_map map; /* the first three; of the arena the daemon reads and writes the words of tiny blocks only */
     heap_private *private; /* the fourth */
     hugepages huge; /* zeroed: the arena gets huge pages where the system has them */
+    zeroing *zeroing; /* of the arena */
 } heapfile;
 
 /*
@@ -82,12 +84,21 @@ int heapfile_new_offers(uint64_t bytes) __attribute__((warn_unused_result));
 int heapfile_commit(heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
 
 /*
+ * The same for few pages, at once and zeroed, without any lock that a client can hold: for the loop. 0, or -errno when
+ * the kernel can't (before Linux 5.14, EINVAL) or has no memory: then heapfile_commit() will say.
+ */
+int heapfile_commit_now(heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
+
+/*
  * Put memory behind the bits and descriptions of the pages, and into the daemon's page tables, so that its loop does
  * not wait for each of their pages. From any thread. What the system does not give comes with the first touch.
  */
 void heapfile_commit_metadata(const heapfile *file, page_no first, uint64_t npages);
 
-/* Give the memory behind the pages back to the OS; they read as zero afterwards. From any thread. 0 or -errno. */
+/*
+ * Give the memory behind the pages back to the OS; they read as zero afterwards. In the thread pool: it waits for who
+ * has the file's lock. 0 or -errno.
+ */
 int heapfile_punch(const heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
 
 /*

@@ -21,7 +21,9 @@
  * attempt for 1 s, then 2, up to 16. For a huge page the kernel neither retries for long nor calls the OOM killer, for
  * the machine or for a cgroup, because the order is above PAGE_ALLOC_COSTLY_ORDER (tried: a full cgroup gives EBUSY).
  * A call that takes too much CPU time is a failure as well: the kernel may have to move pages to make a huge one, or
- * the host of a virtual machine to fault in a block of memory that was reported free (4 ms).
+ * the host of a virtual machine to fault in a block of memory that was reported free (4 ms). That seldom changes while
+ * a machine runs, and each attempt costs what 3000 small pages cost: so the next one is after 64 s, then 128, up to
+ * 1024.
  *
  * Releasing part of a huge page splits it, and the rest stays. Nobody has to know which pages are huge.
  */
@@ -37,7 +39,10 @@
 #endif
 
 #define CALL_BLOCKS   4u
+#define WAIT_S_MIN    1u
 #define WAIT_S_MAX    16u
+#define SLOW_S_MIN    64u
+#define SLOW_S_MAX    1024u
 #define BLOCK_NS_SLOW UINT64_C(1000000) /* what 2 MiB of small pages cost daemon and client together */
 
 static uint64_t clock_ns(clockid_t id)
@@ -48,11 +53,13 @@ static uint64_t clock_ns(clockid_t id)
     return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
-static void note_failure(hugepages *huge)
+static void note_failure(hugepages *huge, bool slow)
 {
+    uint32_t least = slow ? SLOW_S_MIN : WAIT_S_MIN;
+    uint32_t most = slow ? SLOW_S_MAX : WAIT_S_MAX;
     uint32_t wait_s = u32_load_relaxed(&huge->wait_s) * 2;
 
-    wait_s = wait_s == 0 ? 1 : wait_s < WAIT_S_MAX ? wait_s : WAIT_S_MAX;
+    wait_s = wait_s < least ? least : wait_s < most ? wait_s : most;
     u32_store_relaxed(&huge->trusted, 0);
     u32_store_relaxed(&huge->wait_s, wait_s);
     u64_store_relaxed(&huge->not_before_ms, clock_ns(CLOCK_MONOTONIC) / 1000000 + wait_s * UINT64_C(1000));
@@ -84,7 +91,7 @@ static bool collapse(hugepages *huge, int fd, char *addr, uint64_t from_bytes, u
         return false;
     }
     if (error != 0 || clock_ns(CLOCK_THREAD_CPUTIME_ID) - start > nblocks * BLOCK_NS_SLOW) {
-        note_failure(huge);
+        note_failure(huge, error == 0);
         return error == 0;
     }
     u32_store_relaxed(&huge->worked, 1);

@@ -1,23 +1,28 @@
 /*
- * Ahead: while the heap grows, memory is put behind its next pages before anybody asks for them.
+ * Ahead: memory is put behind the heap's next pages before anybody asks for them: a stock always, more while
+ * it grows.
  *
- * Called by leasing.c, whenever pages have been leased. Calls mheap (which pages), commit (the work, in the thread
- * pool). Data: private, and backed_base of the heap arenas, which mheap writes.
+ * Called by server.c at the start, and by leasing.c, whenever pages have been leased. Calls mheap (which pages), commit
+ * (the work, in the thread pool). Data: private, and backed_base of the heap arenas, which mheap writes.
  *
  * Memory costs more than all else that a growing heap does: 2 MiB take the daemon 0.1 to 0.5 ms, and a client's malloc
  * of them takes much less. So the daemon works while the client uses what it has got before.
  *
  *   1. How much: as much as the pages in use have grown since the second before last, at most 1/32 of them, at most
- *      32 MiB (four of the largest refills; twice as much was not faster). Free pages that have memory already count,
- *      wherever they are. So because of this file the heap never has more than 1/32 above what is in use, which is
- *      below the scavenger's goal (10%), and nothing is prepared for a heap that is below 64 MiB or does not grow. Nor
- *      is it above 95% of the memory limit, or if the system has not several times as much to spare.
+ *      32 MiB (four of the largest refills; twice as much was not faster); but at least the stock of 8 MiB, which is
+ *      there before the first refill, so that programs that run for less than a second don't wait for memory either.
+ *      Free pages that have memory already count, wherever they are. So because of this file the heap never has more
+ *      than 1/32 or 8 MiB above what is in use. The scavenger leaves both: 1/32 is below its goal (10%), and it knows
+ *      the stock. What somebody has released by hand is prepared again with the next lease, not before. Nothing is
+ *      prepared above 95% of the memory limit, or if the system has not several times as much to spare.
  *   2. Which: whole 2 MiB blocks (in huge pages if there are any) that are free and have no memory, in address order,
- *      from behind what was last leased without memory: first fit comes there next. The heap grows for them.
+ *      from behind what was last leased without memory: first fit comes there next. The heap grows for them. Of the
+ *      first block it is all but page 0.
  *   3. If small spans are what grows, their bits and descriptions get memory too. Else the loop, and with it the client
  *      that waits for its spans, would fault them in one by one (0.2 ms for a refill of 8 MiB).
  *   4. The pages are aside meanwhile, and free again, with memory, when the job ends. A refill that comes earlier would
- *      get pages behind them; it waits for the job instead, once, if too little is ready (handle_refill).
+ *      get pages behind them; it waits for the job instead, once, if too little is ready (handle_refill). Nobody waits
+ *      for the pages to be zeroed, which comes after that (memory/zeroing.c).
  *
  * A job prepares 8 MiB at most, so that it ends within 2 ms. Then the next one begins, until 1 is reached.
  *
@@ -36,6 +41,7 @@ void ahead_start(ahead *a, mheap *heap, commit_pool *commits, sysmem *mem, const
                  void (*on_end)(void *data), void *data)
 {
     *a = (ahead){ .heap = heap, .commits = commits, .mem = mem, .scav = scav, .on_end = on_end, .on_end_data = data };
+    ahead_prepare(a);
 }
 
 void ahead_note_fresh(ahead *a, page_no first, uint64_t npages, uint64_t nscavenged)
@@ -53,6 +59,8 @@ static uint64_t wanted_pages(const ahead *a)
 
     if (wanted > inuse / AHEAD_PART)
         wanted = inuse / AHEAD_PART;
+    if (wanted < SHM_STOCK_PAGES)
+        wanted = SHM_STOCK_PAGES;
     return wanted < AHEAD_PAGES_MAX ? wanted : AHEAD_PAGES_MAX;
 }
 
@@ -63,13 +71,16 @@ static uint64_t take_blocks(ahead *a, uint64_t nblocks)
     uint64_t taken = 0;
 
     for (unsigned i = 0; i < LOOK_BLOCKS && nblocks > 0; i++, page += HUGE_PAGES) {
-        if (mheap_take_aside(a->heap, ASIDE_AHEAD, (page_range){ page_at(page), HUGE_PAGES }, NULL).npages == 0) {
+        page_range block = { page_at(page == 0 ? 1 : page), HUGE_PAGES - (page == 0) };
+
+        block = mheap_take_aside(a->heap, ASIDE_AHEAD, block, NULL);
+        if (block.npages == 0) {
             if (page >= a->heap->map->npages)
                 break;
             continue;
         }
-        commit_add(&a->job, page_at(page), HUGE_PAGES);
-        taken += HUGE_PAGES;
+        commit_add(&a->job, block.first, block.npages);
+        taken += block.npages;
         nblocks--;
     }
     a->at = page_at(page < a->heap->map->npages ? page : 0);

@@ -1,5 +1,5 @@
 /*
- * Ahead: while the heap grows, memory is put behind the next free pages before anybody asks for them.
+ * Ahead: memory is put behind the next free pages before anybody asks for them.
  */
 #ifndef GOALLOC_DAEMON_SERVE_AHEAD_H
 #define GOALLOC_DAEMON_SERVE_AHEAD_H
@@ -12,7 +12,10 @@
 /* Ranges that one job prepares at most. */
 #define AHEAD_RUNS_MAX 64u
 
-/* Because of this file, free pages that have memory are at most this part of those in use, and at most so many. */
+/*
+ * Because of this file, free pages that have memory are at most this part of those in use, and at most so many; but at
+ * least SHM_STOCK_PAGES are prepared, where memory is not short.
+ */
 #define AHEAD_PART      32u /* that is, 1/32 */
 #define AHEAD_PAGES_MAX (32 * MIB / PAGE_BYTES)
 
@@ -31,14 +34,14 @@ typedef struct ahead {
     page_range ranges[AHEAD_RUNS_MAX];
 } ahead;
 
-/* a is zeroed; nothing is prepared before this call. What it is given stays the caller's. */
+/* a is zeroed. Nothing is prepared before this call, which begins the stock. What it is given stays the caller's. */
 void ahead_start(ahead *a, mheap *heap, commit_pool *commits, sysmem *mem, const scavenger *scav,
                  void (*on_end)(void *data), void *data);
 
 /* A range has been leased of which nscavenged pages had no memory: what comes next is looked for behind it. */
 void ahead_note_fresh(ahead *a, page_no first, uint64_t npages, uint64_t nscavenged);
 
-/* If the heap grows and little is ready, begin to prepare a piece. Cost: some sums, or the start of a job. */
+/* If little is ready, begin to prepare a piece. Cost: some sums, or the start of a job. */
 void ahead_prepare(ahead *a);
 
 /* True if a piece is under way and less is ready than npages: who wants these waits rather than commits them itself. */

@@ -28,7 +28,7 @@
 #include "daemon/serve/sweep.h"
 #include "shm/crash.h"
 
-#define DEFERS_MAX       16u
+#define VAIN_MAX         16u /* times that a request finds enough free pages, but not in one piece */
 #define RELEASE_PERCENT  99u /* of the memory limit: what describes new spans takes some memory later */
 #define LIMIT_WARNING_MS 10000u
 #define RESCUE_SPANS     512u
@@ -95,13 +95,17 @@ bool leasing_limit_allows(service *srv, uint64_t npages)
     return false;
 }
 
-answer leasing_give_up(client *c, answer why, bool pages_missing)
+bool leasing_must_leave_pages(const client *c)
 {
-    const mheap *heap = client_service(c)->heap;
+    return queue_has_pages_wanted(&client_service(c)->queue, &c->op.waiter);
+}
 
-    if (pages_missing && c->op.ndefers < DEFERS_MAX &&
-        mheap_releasing_pages(heap) + heap->naside_pages[ASIDE_UNUSED] > 0) {
-        operation_defer(&c->op);
+answer leasing_give_up(client *c, answer why, uint64_t npages)
+{
+    bool behind = leasing_must_leave_pages(c);
+
+    if (npages > 0 && (behind || (c->op.nvain++ < VAIN_MAX && service_facts(client_service(c)).pages_come))) {
+        operation_defer(&c->op, WAIT_PAGES, npages, !behind);
         return ANSWER_GIVEN;
     }
     operation_end(&c->op);
@@ -140,7 +144,7 @@ static void end_releases(client *c)
             scavenge_note_eager(&srv->scav, job->releases[i]);
     }
     if (job->nreleases > 0)
-        operations_retry(&srv->peers);
+        queue_note(&srv->queue, WAIT_PAGES);
 }
 
 /* --- the end --- */
@@ -202,46 +206,46 @@ static void end_growth(client *c, int result)
 
 static void end(client *c, int result)
 {
+    service *srv = client_service(c);
+
     if (result < 0) {
         log_warn("no memory for pid %u: %s", c->peer.pid, strerror(-result));
         revoke_fresh(c);
+        queue_note(&srv->queue, WAIT_PAGES);
     }
     end_releases(c);
     if (c->op.grow_pages != 0)
         end_growth(c, result);
     reply_spans(c);
-    if (c->op.state == OPERATION_COMMITTING)
-        client_any_session(c)->lessee.nops--;
+    if (c->op.state == OPERATION_COMMITTING && --client_any_session(c)->lessee.nops == 0) {
+        queue_note_session(&srv->queue, c->session.n); /* its process may wait, to come back to it, */
+        service_wake(srv);                             /* or it to end */
+    }
     operation_end(&c->op);
 }
 
 static void on_committed(commit_job *job, int result)
 {
     client *c = job->data;
-    service *srv = client_service(c);
 
     end(c, result);
-    service_wake(srv);             /* the session may have waited for this to end, */
-    operations_retry(&srv->peers); /* or its process, to come back to it */
     peer_resume(&c->peer);
 }
 
 /* --- the way there --- */
 
-bool leasing_begin(client *c, const Goallocd__Request *request)
+void leasing_begin(client *c, const Goallocd__Request *request)
 {
     service *srv = client_service(c);
     commit_job *job = &c->op.commit;
 
     srv->sessions.leases.nyoung = u64_load_relaxed(&srv->heap->map->header->nleases) + 1;
-    if (!operation_begin_leasing(&c->op, &c->peer, request, &srv->operations))
-        return false;
+    operation_begin_leasing(&c->op, &c->peer, request, &srv->operations, &srv->queue);
     job->file = srv->heap->file;
     job->ranges = c->op.memory->ranges;
     job->nranges = job->nreleases = job->npunched = 0;
     job->done = on_committed;
     job->data = c;
-    return true;
 }
 
 void leasing_add(client *c, session *s, page_no first)

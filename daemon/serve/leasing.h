@@ -8,8 +8,8 @@
 
 extern const answer leasing_no_memory;
 
-/* Begin it. False: too many are under way, so the request is deferred. */
-bool leasing_begin(client *c, const Goallocd__Request *request) __attribute__((warn_unused_result));
+/* Begin it. There is memory for it: requests_handle() has looked. */
+void leasing_begin(client *c, const Goallocd__Request *request);
 
 /* Lease a span that mcentral had, or one that is fresh: nscavenged of its pages have no memory yet. */
 void leasing_add(client *c, session *s, page_no first);
@@ -22,10 +22,13 @@ void leasing_add_growth(client *c, page_no first, page_no behind, uint64_t npage
 answer leasing_commit(client *c);
 
 /*
- * Nothing has been leased: end it. Returns why; or, if pages are missing and some are being released, ANSWER_GIVEN: it
- * is deferred until they are, but not too often.
+ * Nothing has been leased: end it. Returns why; or, if npages are missing and some are aside, ANSWER_GIVEN: it is
+ * deferred until they are free again, but not too often. 0: not for want of pages.
  */
-answer leasing_give_up(client *c, answer why, bool pages_missing);
+answer leasing_give_up(client *c, answer why, uint64_t npages);
+
+/* True if others wait for pages that came first: these are not to be taken from under them. */
+bool leasing_must_leave_pages(const client *c);
 
 /* True if the system has memory for npages more, beyond what free pages have. With lazy commit it is not asked. */
 bool leasing_system_allows(service *srv, uint64_t npages);

@@ -2,12 +2,13 @@
  * Operation: a request that takes more than one turn of the loop, or leases spans; one at most for a connection.
  *
  * Handlers begin it and say when it has come further; rounds.c, leasing.c and the thread pool come back to it. It calls
- * peer. An operation lies in the memory of its connection (service.h), and the arrays for spans, some 25 KiB, in a pool
- * of 64: so no request needs malloc, and clients can't make the daemon use more. Who finds the pool empty is deferred.
+ * peer and queue. An operation lies in the memory of its connection (service.h), and the arrays for spans, some 25 KiB,
+ * in a pool of 64: so no request needs malloc, and clients can't make the daemon use more. If the pool is empty, a
+ * request that would lease is deferred before it is handled.
  *
  *     NONE -> LEASING -> NONE                          answered in the turn in which it has begun, as nearly all are
  *                  |---> COMMITTING -> NONE            Refill, AllocLarge, ResizeLarge: the thread pool is through
- *                  '---> DEFERRED -> NONE              handled again from its beginning, by operations_retry()
+ *                  '---> DEFERRED -> NONE              handled again from its beginning, when it is its turn (queue.c)
  *     NONE -> DEFERRED                                 the pool is empty; Attach: the session's old connection commits
  *     NONE -> WAITING -> JOINED -> NONE                Stats, SessionList, Trim: the round has ended
  *                            '---> RELEASING -> NONE   Scavenge
@@ -58,6 +59,7 @@ static void give_memory(operation *op)
         return;
     op->pool->used &= ~(UINT64_C(1) << (op->memory - op->pool->all));
     op->memory = NULL;
+    queue_wake(op->queue);
 }
 
 static void begin(operation *op, peer *p, const Goallocd__Request *request, enum operation_state state)
@@ -75,37 +77,63 @@ void operation_begin(operation *op, peer *p, const Goallocd__Request *request, e
         begin(op, p, request, state);
 }
 
-bool operation_begin_leasing(operation *op, peer *p, const Goallocd__Request *request, operation_pool *pool)
+void operation_begin_deferred(operation *op, peer *p, const Goallocd__Request *request, queue *q, enum wait wait,
+                              uint32_t session)
 {
-    if (pool->used == UINT64_MAX) {
-        operation_begin(op, p, request, OPERATION_DEFERRED);
-        return false;
-    }
+    if (p->closing)
+        return;
+    begin(op, p, request, OPERATION_DEFERRED);
+    op->queue = q;
+    op->waiter.session = session;
+    queue_enter(q, &op->waiter, wait, true);
+}
+
+void operation_begin_leasing(operation *op, peer *p, const Goallocd__Request *request, operation_pool *pool, queue *q)
+{
+    assert(operation_pool_has(pool));
     op->memory = &pool->all[__builtin_ctzll(~pool->used)];
     pool->used |= pool->used + 1;
     begin(op, p, request, OPERATION_LEASING);
     op->pool = pool;
+    op->queue = q;
     op->nspans = op->nfresh = 0;
     op->grow_pages = 0;
-    return true;
 }
 
 void operation_end(operation *op)
 {
+    if (op->state == OPERATION_DEFERRED)
+        queue_leave(op->queue, &op->waiter);
     operation_set_state(op, OPERATION_NONE);
     give_memory(op);
     op->peer->op = NULL;
 }
 
-void operation_defer(operation *op)
+void operation_defer(operation *op, enum wait wait, uint64_t npages, bool in_vain)
 {
-    op->ndefers++;
     if (op->peer->closing) {
         operation_end(op);
         return;
     }
     operation_set_state(op, OPERATION_DEFERRED);
+    op->has_turn = false;
+    op->waiter.npages = npages;
+    queue_enter(op->queue, &op->waiter, wait, in_vain);
     give_memory(op);
+}
+
+void operation_take_turn(operation *op)
+{
+    assert(op->state == OPERATION_DEFERRED);
+    op->has_turn = true;
+    operation_finish(op);
+}
+
+void operation_answered(operation *op)
+{
+    op->has_turn = false;
+    op->nvain = 0;
+    op->waiter.arrived = 0;
 }
 
 void operation_finish(operation *op)
@@ -135,17 +163,6 @@ void operations_each(const peer_host *host, enum operation_state state, void (*v
     }
 }
 
-static void retry(operation *op, void *data)
-{
-    (void)data;
-    operation_finish(op);
-}
-
-void operations_retry(const peer_host *host)
-{
-    operations_each(host, OPERATION_DEFERRED, retry, NULL);
-}
-
 const char *operation_validate(const operation *op, const peer *p)
 {
     bool leases = (BIT(op->state) & STATES_LEASING) != 0;
@@ -158,6 +175,8 @@ const char *operation_validate(const operation *op, const peer *p)
         return "counts its spans wrongly";
     if (p->closing && op->state != OPERATION_NONE && !leases)
         return "waits though its connection is closed";
+    if (op->state == OPERATION_DEFERRED && op->waiter.arrived == 0)
+        return "waits, and is in no queue";
     if (p->closed && op->state != OPERATION_COMMITTING)
         return "is of a connection that nobody comes back to";
     return NULL;

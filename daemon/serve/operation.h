@@ -6,11 +6,12 @@
 
 #include "daemon/memory/commit.h"
 #include "daemon/serve/peer.h"
+#include "daemon/serve/queue.h"
 
 /* operation.c draws the transitions. */
 enum operation_state {
     OPERATION_NONE = 0,   /* no request is under way */
-    OPERATION_DEFERRED,   /* its request will be handled again, when pages or other operations are done */
+    OPERATION_DEFERRED,   /* it is in a queue; its request will be handled again, when what it waits for is there */
     OPERATION_LEASING,    /* it gathers spans, in the turn of the loop in which it has begun */
     OPERATION_COMMITTING, /* its spans get memory in the thread pool; its session does not end before that is done */
     OPERATION_WAITING,    /* for the next round of its kind */
@@ -43,7 +44,10 @@ typedef struct operation {
     Goallocd__Request__OpCase kind;
     uint64_t id; /* of the request */
     peer *peer;
-    unsigned ndefers;         /* operation_defer() calls in a row for the peer's request; outlives the operation */
+    waiter waiter;            /* DEFERRED: in a queue. Its number outlives the operation, until operation_answered() */
+    queue *queue;             /* DEFERRED, LEASING and COMMITTING: that waiter is or may be in */
+    unsigned nvain;           /* how often it has found no pages; outlives the operation */
+    bool has_turn;            /* the request is handled after it has waited: it does not queue for memory again */
     enum round round;         /* WAITING and JOINED */
     void (*after_round)(struct operation *op); /* replies, or goes on in state RELEASING */
     uint32_t start;           /* SessionList: where the list begins */
@@ -55,18 +59,38 @@ typedef struct operation {
     commit_job commit;
 } operation;
 
+/* True if memory is left. */
+static inline bool operation_pool_has(const operation_pool *pool)
+{
+    return pool->used != UINT64_MAX;
+}
+
 /*
- * The peer's request becomes an operation: op, its only one, in state DEFERRED, WAITING or ENDING. If the peer is
- * closing nothing happens, since nobody would come back to it.
+ * The peer's request becomes an operation: op, its only one, in state WAITING or ENDING. If the peer is closing nothing
+ * happens, since nobody would come back to it.
  */
 void operation_begin(operation *op, peer *p, const Goallocd__Request *request, enum operation_state state);
 
-/* The same in state LEASING, also for a peer that is closing. False: no memory is left, it is DEFERRED. */
-bool operation_begin_leasing(operation *op, peer *p, const Goallocd__Request *request, operation_pool *pool)
-    __attribute__((warn_unused_result));
+/* The same in state DEFERRED, before anything has been done for it. session: for WAIT_SESSION, else 0. */
+void operation_begin_deferred(operation *op, peer *p, const Goallocd__Request *request, queue *q, enum wait wait,
+                              uint32_t session);
 
-/* Its request is to be handled again; if the peer is closing, it is over. */
-void operation_defer(operation *op);
+/* The same in state LEASING, also for a peer that is closing. The pool has memory. */
+void operation_begin_leasing(operation *op, peer *p, const Goallocd__Request *request, operation_pool *pool, queue *q);
+
+/* LEASING to DEFERRED; if the peer is closing, it is over. npages: for WAIT_PAGES, else 0. in_vain as queue_enter(). */
+void operation_defer(operation *op, enum wait wait, uint64_t npages, bool in_vain);
+
+/* What it waited for is there: its request is handled again. */
+void operation_take_turn(operation *op);
+
+/* The request has been handled and is not DEFERRED: the next one begins anew. */
+void operation_answered(operation *op);
+
+static inline operation *operation_of(waiter *w)
+{
+    return (operation *)(void *)((char *)w - offsetof(operation, waiter));
+}
 
 /* It goes on: COMMITTING, JOINED, RELEASING. */
 void operation_set_state(operation *op, enum operation_state state);
@@ -83,9 +107,6 @@ void operation_close(operation *op);
 /* Visit all operations of the host's open connections that are in that state; visit may begin, end and close any. */
 void operations_each(const peer_host *host, enum operation_state state, void (*visit)(operation *op, void *data),
                      void *data);
-
-/* Something has come free: deferred requests are handled again. */
-void operations_retry(const peer_host *host);
 
 /* What is wrong with op, which lies with the peer p; NULL: nothing. */
 const char *operation_validate(const operation *op, const peer *p) __attribute__((warn_unused_result));

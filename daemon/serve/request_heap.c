@@ -93,6 +93,8 @@ static void stats_counted(operation *op)
     body.scavenged_bytes = srv->scav.nbackground * PAGE_BYTES;
     body.scavenged_eager_bytes = srv->scav.neager * PAGE_BYTES;
     body.rpcs = srv->nrpcs;
+    body.tries = srv->ntries;
+    body.waits = srv->queue.nwaits;
     body.uptime_ms = uv_hrtime() / 1000000 - srv->started_ms;
     body.version = (char *)(uintptr_t)GOALLOC_VERSION;
     for (uint32_t class = 0; class <= SIZE_CLASS_TINY; class ++) {

@@ -6,8 +6,8 @@
  * A refill, numbered:
  *   1. how many: what is asked for, at most PROTO_SPANS_MAX spans and SHM_REFILL_PAGES_MAX pages, as far as the
  *      session's limit allows.
- *   2. spans with free objects from the mcentral of the class (a RECLAIM session's spans hold only its own objects,
- *      so it gets fresh ones).
+ *   2. spans with free objects from the mcentral of the class, of any length (a RECLAIM session's spans hold only its
+ *      own objects, so it gets fresh ones).
  *   3. if these give less than half of what was asked for: fresh spans from mheap. If pages in use would pass the
  *      memory limit, the client is told to give back what it holds idle and to insist; who insists gets little, but
  *      gets it.
@@ -62,8 +62,10 @@ static answer refill_size(session *s, const Goallocd__Refill *ask, refill *ret)
     if (ask->span_class == SPAN_CLASS_TINY && (s->flags & SESSION_RECLAIM))
         return (answer){ EINVAL, "a session that reclaims has no tiny blocks: objects in one may have several owners" };
     ret->spc = spc;
-    ret->npages = class == 0 ? ask->npages : size_class_npages[class];
-    ret->nelems = class == 0 ? 1 : size_class_nelems[class];
+    ret->npages = class == 0 || ask->npages != 0 ? ask->npages : size_class_npages[class];
+    ret->nelems = class == 0 ? 1 : size_class_span_nelems(class, ret->npages);
+    if (ret->nelems == 0)
+        return (answer){ EINVAL, "the size class has no spans of so many pages" };
     ret->insist = ask->insist;
     ret->want = ask->nspans;
     if (ret->want > PROTO_SPANS_MAX)
@@ -76,19 +78,25 @@ static answer refill_size(session *s, const Goallocd__Refill *ask, refill *ret)
     return room != 0 ? ANSWER_DONE : (answer){ ENOMEM, "the session's limit is reached" };
 }
 
-/* Lease spans with free objects. Returns how many objects these are. */
-static uint64_t refill_partial(client *c, session *s, const refill *r)
+/*
+ * Lease spans with free objects, of any length: no more of them, and no more pages, than are asked for, but for the
+ * last one's; and none that may be too long for the session's limit. *ret_npages: their pages. Returns how many objects
+ * are free.
+ */
+static uint64_t refill_partial(client *c, session *s, const refill *r, uint64_t *ret_npages)
 {
+    uint64_t longest = size_class_npages[span_class_size(r->spc).n];
     unsigned budget = MCENTRAL_BUDGET;
     uint64_t nfree = 0;
 
-    while (c->op.nspans < r->want) {
+    while (c->op.nspans < r->want && *ret_npages < r->want * r->npages && lease_room_pages(&s->lessee) >= longest) {
         uint32_t n;
         page_no first = mcentral_take(client_service(c)->heap, r->spc, &budget, &n);
 
         if (first.n == 0)
             break;
         leasing_add(c, s, first);
+        *ret_npages += shm_span_at(client_service(c)->heap->map, first)->npages;
         nfree += n;
     }
     return nfree;
@@ -122,29 +130,38 @@ static answer refill_fresh(client *c, session *s, const refill *r, uint64_t nspa
     return ANSWER_DONE;
 }
 
+/* Fresh spans to lease besides those with free objects, which have npages. */
+static uint64_t fresh_wanted(const client *c, const refill *r, uint64_t npages)
+{
+    uint64_t left = npages < r->want * r->npages ? r->want - (npages + r->npages - 1) / r->npages : 0;
+
+    return left < r->want - c->op.nspans ? left : r->want - c->op.nspans;
+}
+
 answer handle_refill(client *c, session *s, const Goallocd__Request *request)
 {
     uint64_t nfree = 0;
+    uint64_t npages = 0;
     uint64_t want_free;
     refill r;
     answer a = refill_size(s, request->refill, &r);
 
     if (a.error != 0)
         return a;
-    if (!leasing_begin(c, request))
-        return ANSWER_GIVEN;
+    leasing_begin(c, request);
     if (span_class_size(r.spc).n != 0 && !(s->flags & SESSION_RECLAIM))
-        nfree = refill_partial(c, s, &r);
-    /* It waits for pages that are being prepared once, so no longer than for the piece that is under way. */
-    if (c->op.nspans == 0 && c->op.ndefers == 0 &&
+        nfree = refill_partial(c, s, &r, &npages);
+    /* It waits for pages that are being prepared once, for the piece under way; not if it has waited already. */
+    if (c->op.nspans == 0 && !c->op.has_turn &&
         ahead_is_worth_waiting(&client_service(c)->ahead, r.want * r.npages)) {
-        operation_defer(&c->op);
+        operation_defer(&c->op, WAIT_AHEAD, 0, true);
         return ANSWER_GIVEN;
     }
     want_free = (r.want * r.nelems + 1) / 2;
     if (nfree < want_free)
-        a = refill_fresh(c, s, &r, r.want - c->op.nspans);
-    return c->op.nspans > 0 ? leasing_commit(c) : leasing_give_up(c, a, a.message == exhausted.message);
+        a = leasing_must_leave_pages(c) ? exhausted : refill_fresh(c, s, &r, fresh_wanted(c, &r, npages));
+    return c->op.nspans > 0 ? leasing_commit(c)
+                            : leasing_give_up(c, a, a.message == exhausted.message ? r.npages : 0);
 }
 
 /* --- large objects --- */
@@ -167,10 +184,9 @@ answer handle_alloc_large(client *c, session *s, const Goallocd__Request *reques
         return limit_reached;
     if (!leasing_system_allows(srv, ask->npages))
         return leasing_no_memory;
-    if (!leasing_begin(c, request))
-        return ANSWER_GIVEN;
-    if (leasing_alloc_span(srv, ask->npages, align, spc, &first, &nscavenged) != 0)
-        return leasing_give_up(c, exhausted, true);
+    leasing_begin(c, request);
+    if (leasing_must_leave_pages(c) || leasing_alloc_span(srv, ask->npages, align, spc, &first, &nscavenged) != 0)
+        return leasing_give_up(c, exhausted, ask->npages);
     leasing_add_fresh(c, s, first, nscavenged);
     return leasing_commit(c);
 }
@@ -205,10 +221,9 @@ static answer grow(client *c, const Goallocd__Request *request, page_no first, u
 
     if (!leasing_system_allows(srv, more))
         return leasing_no_memory;
-    if (!leasing_begin(c, request))
-        return ANSWER_GIVEN;
+    leasing_begin(c, request);
     if (mheap_take_aside(srv->heap, ASIDE_GROWTH, (page_range){ behind, more }, &nscavenged).npages == 0)
-        return leasing_give_up(c, (answer){ EBUSY, "what lies behind the object is in use" }, false);
+        return leasing_give_up(c, (answer){ EBUSY, "what lies behind the object is in use" }, 0);
     leasing_add_growth(c, first, behind, more, nscavenged);
     return leasing_commit(c);
 }

@@ -38,6 +38,7 @@ static Goallocd__AttachReply attached(client *c, const session *s)
     body.generation = header->generation;
     body.session = s->lessee.no.n;
     body.epoch = s->lessee.epoch;
+    body.committed = client_service(c)->eager_commit;
     body.daemon_version = (char *)(uintptr_t)GOALLOC_VERSION;
     return body;
 }
@@ -94,7 +95,7 @@ static answer reattach(client *c, const Goallocd__Request *request)
     service_drop_client(srv, s);
     if (s->lessee.nops > 0) {
         /* Memory is being committed for a request of it: what that leases is settled first. */
-        operation_begin(&c->op, &c->peer, request, OPERATION_DEFERRED);
+        operation_begin_deferred(&c->op, &c->peer, request, &srv->queue, WAIT_SESSION, s->lessee.no.n);
         return ANSWER_GIVEN;
     }
     session_set_state(&srv->sessions, s, SHM_SESSION_OPEN);
@@ -271,7 +272,7 @@ static void object_publish(mheap *heap, const object_ref *object)
     if (u32_load_relaxed(&shm_span_at(heap->map, object->first)->owner) != 0) {
         adopt_ensure_kept(heap->map, object->first);
         metabook_note_kept(&heap->book, object->first);
-        (void)u64_fetch_or_acq_rel(&shm_kept_bits(heap->map, object->first)[object->word], object->bit);
+        (void)u64_fetch_or_acq_rel(shm_kept_word(heap->map, object->first, object->word), object->bit);
     }
     adopt_clear(heap->adopted, object->offset);
 }
@@ -280,7 +281,7 @@ static void object_publish(mheap *heap, const object_ref *object)
 static void object_unkeep(mheap *heap, const object_ref *object)
 {
     if (span_has_kept(shm_span_at(heap->map, object->first)))
-        (void)u64_fetch_and_acq_rel(&shm_kept_bits(heap->map, object->first)[object->word], ~object->bit);
+        (void)u64_fetch_and_acq_rel(shm_kept_word(heap->map, object->first, object->word), ~object->bit);
     adopt_clear(heap->adopted, object->offset);
 }
 
@@ -426,6 +427,25 @@ static answer dispatch(client *c, session *s, const Goallocd__Request *request)
     return handlers[kind].change(c, s, request);
 }
 
+/*
+ * True if the request would lease, and has to wait for an operation's memory, or for those who came first and could go
+ * on. So what is leased is leased in the order in which it was asked for, and a handler that leases finds memory.
+ */
+static bool has_to_queue(const client *c, const Goallocd__Request *request)
+{
+    const service *srv = client_service(c);
+    queue_facts facts;
+
+    if (c->op.has_turn || (request->op_case != GOALLOCD__REQUEST__OP_REFILL &&
+                           request->op_case != GOALLOCD__REQUEST__OP_ALLOC_LARGE &&
+                           request->op_case != GOALLOCD__REQUEST__OP_RESIZE_LARGE))
+        return false;
+    if (srv->queue.nwaiting == 0)
+        return !operation_pool_has(&srv->operations);
+    facts = service_facts(srv);
+    return !facts.memory || queue_next(&srv->queue, &facts) != NULL;
+}
+
 bool requests_handle(peer *p, const Goallocd__Request *request)
 {
     client *c = client_of(p);
@@ -433,13 +453,22 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
     answer a;
 
     c->notified = false;
+    if (!c->noted)
+        loopcpu_note_request(&client_service(c)->loopcpu, request);
+    c->noted = true;
+    if (s != NULL && has_to_queue(c, request)) {
+        operation_begin_deferred(&c->op, p, request, &client_service(c)->queue, WAIT_MEMORY, 0);
+        return false;
+    }
+    client_service(c)->ntries++;
     a = dispatch(c, s, request);
     client_service(c)->sessions.leases.nyoung = 0;
     if (a.error >= 0)
         reply_answer(p, request->id, a);
-    if (c->op.state == OPERATION_DEFERRED)
+    c->noted = c->op.state == OPERATION_DEFERRED;
+    if (c->noted)
         return false;
-    c->op.ndefers = 0;
+    operation_answered(&c->op);
     client_service(c)->nrpcs++;
     if (s != NULL)
         s->nrpcs++;

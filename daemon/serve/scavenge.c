@@ -9,7 +9,8 @@
  *   1. A generation lasts a second. At its end the peak of the pages in use is recorded, and dense chunks are looked at
  *      anew (scavindex.c).
  *   2. The goal is the recorded peak and 10% more. The 10% are for a heap that moves: they halve with each generation
- *      in which no pages were put into use. With a memory limit, the goal is also 95% of it.
+ *      in which no pages were put into use. With a memory limit, the goal is also 95% of it. Below that limit, free
+ *      pages that ahead.c would prepare again stay (8 MiB): else they went and came in a circle.
  *   3. While more is committed than the goal, about a millisecond's work is released, then it sleeps (scavpace.c), so
  *      that it takes 1% of one CPU: some 50 MiB a second.
  *
@@ -52,13 +53,16 @@ uint64_t scavenge_surplus_pages(const scavenger *s)
     uint64_t free = mheap_free_backed_pages(heap);
     uint64_t goal = s->recorded_pages > heap->npeak_pages ? s->recorded_pages : heap->npeak_pages;
     uint64_t over_limit = (mheap_over_limit(heap, SCAVENGE_LIMIT_PERCENT, 0) + PAGE_BYTES - 1) / PAGE_BYTES;
+    uint64_t stock = !s->keeps_stock ? 0 : free < SHM_STOCK_PAGES ? free : SHM_STOCK_PAGES;
     uint64_t surplus;
 
     goal += goal * SCAVENGE_RETAIN_PERCENT / 100 >> s->nquiet;
     surplus = committed > goal ? committed - goal : 0;
+    if (surplus > free - stock)
+        surplus = free - stock;
     if (surplus < over_limit)
-        surplus = over_limit;
-    return surplus < free ? surplus : free;
+        surplus = over_limit < free ? over_limit : free;
+    return surplus;
 }
 
 static void trace_line(scavenger *s, bool forced)
@@ -270,12 +274,14 @@ static void scavenge_tick(uv_timer_t *timer)
 
 /* --- life --- */
 
-void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, void (*on_job_end)(void *), void *data)
+void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, bool keeps_stock,
+                    void (*on_job_end)(void *), void *data)
 {
     uint64_t now = uv_hrtime();
 
     *s = (scavenger){ .heap = heap,
                       .trace = trace,
+                      .keeps_stock = keeps_stock,
                       .on_job_end = on_job_end,
                       .on_job_end_data = data,
                       .gen_end_ns = now + GEN_NS,

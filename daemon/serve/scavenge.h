@@ -21,6 +21,7 @@ typedef struct scavenger {
     mheap *heap;
     uv_timer_t timer;
     bool trace;
+    bool keeps_stock;
 
     /* The job in the thread pool. */
     bool busy;
@@ -69,9 +70,10 @@ typedef struct scavenger {
 
 /*
  * Start on loop, until its timer is closed; a job that is under way then still ends. trace: a line on stderr for every
- * second in which something was released.
+ * second in which something was released. keeps_stock: so much stays as ahead.c would prepare again.
  */
-void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, void (*on_job_end)(void *), void *data);
+void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, bool keeps_stock,
+                    void (*on_job_end)(void *), void *data);
 
 /*
  * Release all pages that are free now. on_forced is called with the number of pages released when that is done. If such

@@ -1,9 +1,9 @@
 /*
  * Server: one libuv loop, one thread, which owns all heap state. Puts the parts together, starts and stops them.
  *
- * Called by main. It hands requests.c to the peers as their handler, and the retry of deferred requests to those who
- * set pages free. SIGTERM and SIGINT stop it, and the heap ends; SIGUSR1 stops it and leaves the heap to the next
- * daemon.
+ * Called by main. It hands requests.c to the peers as their handler, and tells the queue when those who work in the
+ * background have set pages free. SIGTERM and SIGINT stop it, and the heap ends; SIGUSR1 stops it and leaves the heap
+ * to the next daemon.
  */
 #include "daemon/serve/server.h"
 
@@ -16,12 +16,29 @@
 #include "daemon/serve/requests.h"
 #include "shm/crash.h"
 
-/* Pages that were taken for a job are free again. */
+static void give_turns(service *srv)
+{
+    if (!srv->stopping)
+        service_give_turns(srv);
+}
+
+/* Pages that the scavenger has taken are free again. Who waits for them comes before its next job. */
 static void on_released(void *data)
 {
-    const server *s = data;
+    server *s = data;
 
-    operations_retry(&s->service.peers);
+    queue_note(&s->service.queue, WAIT_PAGES);
+    give_turns(&s->service);
+}
+
+/* A piece has been prepared ahead, or could not be. */
+static void on_prepared(void *data)
+{
+    server *s = data;
+
+    queue_note(&s->service.queue, WAIT_AHEAD);
+    queue_note(&s->service.queue, WAIT_PAGES);
+    give_turns(&s->service);
 }
 
 /* A connection ends: its session is LOST, unless the daemon stops and leaves it as it is. */
@@ -43,6 +60,7 @@ static void on_watched_closed(uv_handle_t *handle)
 {
     server *s = handle->data;
 
+    loopcpu_release(&s->service.loopcpu); /* another keeper is made */
     s->options.watched_fd = s->options.on_death(s->options.data);
     watch(s);
 }
@@ -90,6 +108,7 @@ static void on_signal(uv_signal_t *handle, int signum)
     notice.shutdown_notice = &body;
     peer_host_stop(&srv->peers, &notice);
     deaths_stop(&s->deaths);
+    loopcpu_stop(&srv->loopcpu);
     uv_walk(&srv->loop, close_handle, NULL);
 }
 
@@ -111,15 +130,18 @@ static int start(server *s, int listen_fd)
     sweep_start(&s->sweep, &srv->loop, &srv->sessions.leases);
     deaths_start(&s->deaths, srv);
     rounds_start(&s->rounds, srv);
+    loopcpu_start(&srv->loopcpu, &srv->loop);
+    service_queue_start(srv);
     watch(s);
     if (s->options.recovered) {
         deaths_look(&s->deaths);
         service_wake(srv);
     }
     srv->commits.loop = &srv->loop;
-    scavenge_start(&srv->scav, &srv->loop, srv->heap, s->options.scavtrace, on_released, s);
+    srv->commits.file = srv->heap->file;
+    scavenge_start(&srv->scav, &srv->loop, srv->heap, s->options.scavtrace, srv->eager_commit, on_released, s);
     if (srv->eager_commit)
-        ahead_start(&srv->ahead, srv->heap, &srv->commits, &srv->mem, &srv->scav, on_released, s);
+        ahead_start(&srv->ahead, srv->heap, &srv->commits, &srv->mem, &srv->scav, on_prepared, s);
     srv->peers.loop = &srv->loop;
     srv->peers.peer_bytes = sizeof(client);
     srv->peers.handle = requests_handle;

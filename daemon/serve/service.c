@@ -10,10 +10,64 @@
 #include <errno.h>
 #include <string.h>
 
+#define TURNS_SLICE 64u /* requests that are handled again in one turn of the loop */
+
 void service_wake(service *srv)
 {
     if (!srv->stopping)
         (void)uv_idle_start(&srv->idle, srv->on_idle); /* if it runs already, nothing happens */
+}
+
+/* --- those who wait --- */
+
+queue_facts service_facts(const service *srv)
+{
+    const mheap *heap = srv->heap;
+    uint64_t aside = mheap_aside_pages(heap);
+
+    return (queue_facts){ .memory = operation_pool_has(&srv->operations),
+                          .pages_come = aside > heap->naside_pages[ASIDE_GROWTH],
+                          .free_pages = heap->map->npages - 1 - heap->ninuse_pages - aside };
+}
+
+static void on_turns(uv_idle_t *idle);
+
+/* One after the other; a slice of them, since each handles a request. */
+void service_give_turns(service *srv)
+{
+    queue_facts facts = service_facts(srv);
+    waiter *w = queue_next(&srv->queue, &facts);
+
+    for (unsigned i = 0; i < TURNS_SLICE && w != NULL; i++) {
+        operation_take_turn(operation_of(w));
+        facts = service_facts(srv);
+        w = queue_next(&srv->queue, &facts);
+    }
+    if (w == NULL)
+        (void)uv_idle_stop(&srv->turns);
+    else
+        (void)uv_idle_start(&srv->turns, on_turns);
+}
+
+static void on_turns(uv_idle_t *idle)
+{
+    service_give_turns(idle->data);
+}
+
+static void on_queue(void *data)
+{
+    service *srv = data;
+
+    if (!srv->stopping)
+        (void)uv_idle_start(&srv->turns, on_turns);
+}
+
+void service_queue_start(service *srv)
+{
+    (void)uv_idle_init(&srv->loop, &srv->turns);
+    srv->turns.data = srv;
+    srv->queue.wake = on_queue;
+    srv->queue.data = srv;
 }
 
 answer service_wait(client *c, const Goallocd__Request *request, enum round round, void (*after)(operation *op))
@@ -58,12 +112,32 @@ void service_ask_trim(service *srv)
     }
 }
 
+/* Those who wait, and that nobody is forgotten who could go on. */
+static int validate_queue(const service *srv, FILE *err)
+{
+    queue_facts facts = service_facts(srv);
+    const char *what = queue_validate(&srv->queue);
+    size_t ndeferred = 0;
+
+    for (const peer *p = srv->peers.peers; p != NULL; p = p->next)
+        ndeferred += p->op != NULL && p->op->state == OPERATION_DEFERRED;
+    if (what == NULL && ndeferred != srv->queue.nwaiting)
+        what = "is deferred and does not wait, or waits and is not deferred";
+    if (what == NULL && queue_next(&srv->queue, &facts) != NULL && !uv_is_active((const uv_handle_t *)&srv->turns))
+        what = "waits though it could go on";
+    if (what != NULL)
+        (void)fprintf(err, "queue: a request %s\n", what);
+    return what != NULL ? -EUCLEAN : 0;
+}
+
 int service_validate(const service *srv, FILE *err)
 {
     static uint32_t ncommitting[SHM_SESSIONS_MAX];
 
     if (mheap_validate(srv->heap, err) < 0 || session_table_validate(&srv->sessions, err) < 0 ||
         roots_validate(srv->roots, err) < 0)
+        return -EUCLEAN;
+    if (validate_queue(srv, err) < 0)
         return -EUCLEAN;
     memset(ncommitting, 0, sizeof(ncommitting));
     for (peer *p = srv->peers.peers; p != NULL; p = p->next) {

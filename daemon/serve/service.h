@@ -10,6 +10,7 @@
 #include "daemon/heap/roots.h"
 #include "daemon/memory/sysmem.h"
 #include "daemon/serve/ahead.h"
+#include "daemon/serve/loopcpu.h"
 #include "daemon/serve/operation.h"
 #include "daemon/serve/reply.h"
 #include "daemon/serve/session.h"
@@ -37,6 +38,10 @@ typedef struct service {
     uint64_t next_rescue_ns;                 /* not before */
     uint64_t next_limit_warning_ms;
     operation_pool operations;
+    loopcpu loopcpu;
+    queue queue;         /* requests that wait for something to come free */
+    uv_idle_t turns;     /* runs while one of them may be able to go on */
+    uint64_t ntries;     /* requests handled, those that were deferred and came back again */
     peer_host peers;
 } service;
 
@@ -46,6 +51,7 @@ typedef struct client {
     session_no session; /* 0: not attached */
     uint32_t epoch;
     bool notified; /* a notice was sent since its last request: no second one, it may be asleep */
+    bool noted;    /* its request has been handled once, and will be again */
     operation op;
 } client;
 
@@ -83,6 +89,15 @@ static inline uint32_t service_nentries(const service *srv)
 
 /* Work in slices has come up: it is done between the turns of the loop from now on. */
 void service_wake(service *srv);
+
+/* Serve the queue from the loop, until its handle is closed. */
+void service_queue_start(service *srv);
+
+/* Give turns to those who can go on, now; not while a request is being handled. What is left goes on in the loop. */
+void service_give_turns(service *srv);
+
+/* What there is for those who wait. */
+queue_facts service_facts(const service *srv);
 
 /* The request waits for the next round of its kind, and after it for after(). */
 answer service_wait(client *c, const Goallocd__Request *request, enum round round, void (*after)(operation *op));

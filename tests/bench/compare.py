@@ -109,6 +109,7 @@ def summarise(row, seconds):
         "outside": None if ratio is None or noise is None else abs(math.log(ratio)) > noise,
         "memory_ratio": report.ratio(memory["new"], memory["old"]) if big else None,
         "rpcs": {b: report.median(row.samples.get(b, []), "rpcs") for b in BUILDS},
+        "daemon_ns": {b: report.median(row.samples.get(b, []), "daemon_ns_per_op") for b in BUILDS},
         "seconds": seconds,
     }
 
@@ -137,7 +138,9 @@ def row_line(row):
             f"{report.number(row['ns_per_op']['new'], '{:.1f}'):>10} {report.number(row['ratio'], '{:.3f}'):>7} "
             f"{noise:>6} {mark:6} {report.number(row['memory_ratio']):>7} "
             f"{report.number(row['rpcs']['old'], '{:.0f}'):>6} "
-            f"{report.number(row['rpcs']['new'], '{:.0f}'):>6}")
+            f"{report.number(row['rpcs']['new'], '{:.0f}'):>6} "
+            f"{report.number(row['daemon_ns']['old'], '{:.1f}'):>7} "
+            f"{report.number(row['daemon_ns']['new'], '{:.1f}'):>7}")
 
 
 def show(results):
@@ -145,8 +148,9 @@ def show(results):
         print(f"{build}: {results['builds'][build]}")
     print(f"pairs of executions: {results['pairs']}; medians; below 1 the new build is faster. Marked: outside of the "
           "row's noise,\nwhich is what two executions of the same build differ by in three of four cases\n")
-    print(f"{'':34} {'ns/op':>21} {'':7} {'':6} {'':6} {'memory':>7} {'RPCs':>13}")
-    print(f"{'row':34} {'old':>10} {'new':>10} {'new/old':>7} {'noise':>6} {'':6} {'new/old':>7} {'old':>6} {'new':>6}")
+    print(f"{'':34} {'ns/op':>21} {'':7} {'':6} {'':6} {'memory':>7} {'RPCs':>13} {'daemon, ns/op':>15}")
+    print(f"{'row':34} {'old':>10} {'new':>10} {'new/old':>7} {'noise':>6} {'':6} {'new/old':>7} {'old':>6} {'new':>6} {'old':>7} "
+          f"{'new':>7}")
     for row in results["rows"]:
         print(row_line(row).rstrip())
     print()

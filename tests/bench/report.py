@@ -82,12 +82,16 @@ def summarise(row):
             "samples_ns": [s["ns_per_op"] for s in samples],
             "peak_bytes": median(samples, "peak_bytes"),
             "rpcs": median(samples, "rpcs"),
+            "daemon_ns_per_op": median(samples, "daemon_ns_per_op"),
             "ops": median(samples, "ops"),
         }
     ours = allocators.get("goalloc", {})
     ratios = {a: ratio(ours.get("ns_per_op"), v["ns_per_op"]) for a, v in allocators.items() if a != "goalloc"}
     peers = {a: r for a, r in ratios.items() if a in PEERS and r}
     best = max(peers, key=peers.get) if peers else None
+    daemon_ns = ours.get("daemon_ns_per_op")
+    with_daemon = None if daemon_ns is None or not best else ratio(ours["ns_per_op"] + daemon_ns,
+                                                                   allocators[best]["ns_per_op"])
     small = min(ours.get("peak_bytes") or 0, allocators.get("mimalloc", {}).get("peak_bytes") or 0) < SMALL_BYTES
     return {
         "name": row.name,
@@ -98,6 +102,8 @@ def summarise(row):
         "ratios": ratios,
         "best_peer": best,
         "best_ratio": peers.get(best),
+        "daemon_ns": daemon_ns,
+        "best_ratio_with_daemon": with_daemon,
         "memory_ratio": None if small else ratio(ours["peak_bytes"], allocators["mimalloc"]["peak_bytes"]),
         "rpcs_per_100k": ours["rpcs"] * 1e5 / ours["ops"] if ours.get("rpcs") is not None else None,
     }
@@ -161,6 +167,11 @@ def judge(rows, extra):
         bars.append(bar(f"peak memory of {group} against mimalloc", 1.1, value, note=f"the worst: {name}",
                         why_not=why_not))
 
+    value, name = worst([(r["best_ratio_with_daemon"], f"{r['name']}: {r['best_peer']}") for r in rows
+                         if r["group"] == "trace"])
+    bars.append(bar("recorded programs against the best peer, the daemon's CPU time added", 1.3, value,
+                    note=f"the worst: {name}", why_not=f"traces: {extra['no_traces']}"))
+
     value, name = worst([(r["rpcs_per_100k"], r["name"]) for r in rows if r["group"] == "churn"])
     bars.append(bar("requests to the daemon per 100,000 operations of churn", 1.0, value, note=f"the worst: {name}"))
     return bars
@@ -198,17 +209,18 @@ def bytes_text(value):
 
 def table_lines(rows):
     columns = [*PEERS, "boost"]
-    head = f"{'':34} {'goalloc':>9} | {'ratio of goalloc to':>20}{'':35} | {'memory, MiB':>21}"
+    head = f"{'':34} {'goalloc':>9} | {'ratio of goalloc to':>20}{'':35} | {'with daemon':>11} | {'memory, MiB':>21}"
     names = f"{'row':34} {'ns/op':>9} | " + " ".join(f"{c:>8}" for c in columns)
     yield head
-    yield f"{names} {'best':>10} | {'goalloc':>7} {'mimallo':>7} {'ratio':>5} {'RPCs':>6}"
+    yield f"{names} {'best':>10} | {'ns':>5} {'best':>5} | {'goalloc':>7} {'mimallo':>7} {'ratio':>5} {'RPCs':>6}"
     for r in rows:
         ours = r["allocators"].get("goalloc", {})
         best = f"{number(r['best_ratio'])}{' ' + r['best_peer'][:2] if r['best_peer'] else ''}"
         mark = "*" if (r["best_ratio"] or 0) > 1.5 else " "
         yield (f"{r['name']:34} {number(ours.get('ns_per_op'), '{:.1f}'):>9} | "
                + " ".join(f"{number(r['ratios'].get(c)):>8}" for c in columns)
-               + f" {best:>9}{mark} | {bytes_text(ours.get('peak_bytes')):>7}"
+               + f" {best:>9}{mark} | {number(r['daemon_ns'], '{:.1f}'):>5} {number(r['best_ratio_with_daemon']):>5}"
+               + f" | {bytes_text(ours.get('peak_bytes')):>7}"
                + f" {bytes_text(r['allocators'].get('mimalloc', {}).get('peak_bytes')):>7}"
                + f" {number(r['memory_ratio']):>5} {number(ours.get('rpcs'), '{:.0f}'):>6}")
 

@@ -19,6 +19,7 @@ import tempfile
 import time
 
 import report
+import shared
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 BUILD = os.path.join(ROOT, "build-bench")
@@ -264,6 +265,9 @@ def parse_arguments():
                                                         "'2 threads'; also instructions, rpc")
     parser.add_argument("--output", metavar="DIR", default=os.path.join(BUILD, "results"),
                         help="where results.json and the plots go (default: build-bench/results)")
+    parser.add_argument("--shared", action="store_true",
+                        help="only goalloc against other allocators in shared memory, in a table of its own; installs "
+                             "PostgreSQL and APR, and unpacks Kamailio into the build directory")
     parser.add_argument("--check", action="store_true", help="exit status 1 also if a bar is not reached")
     parser.add_argument("--no-build", action="store_true", help="take what build-bench holds")
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
@@ -279,9 +283,26 @@ def parse_arguments():
     return arguments
 
 
+def run_shared(arguments, rows):
+    if not rows:
+        print(f"tests/bench/run: no row matches '{arguments.only}'; --shared --list prints their names",
+              file=sys.stderr)
+        return 1
+    os.makedirs(arguments.output, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="goalloc-bench-") as directory:
+        suite = Suite(arguments, directory)
+        suite.run_rows(rows)
+    shared.show(rows)
+    with open(os.path.join(arguments.output, "shared.json"), "w", encoding="utf-8") as file:
+        json.dump(shared.results(rows), file, indent=1)
+    for failure in suite.failures:
+        print("FAILED: " + failure)
+    return 1 if suite.failures else 0
+
+
 def main():
     arguments = parse_arguments()
-    rows = make_rows(arguments.quick)
+    rows = shared.make_rows(Row, arguments.quick) if arguments.shared else make_rows(arguments.quick)
     if arguments.list:
         print("\n".join(row.name for row in rows))
         return 0
@@ -294,6 +315,8 @@ def main():
     def wanted(name):
         return not arguments.only or re.search(arguments.only, name) is not None
 
+    if arguments.shared:
+        return run_shared(arguments, [row for row in rows if wanted(row.name)])
     why_no_traces = "not asked for"
     if not arguments.only or "trace" in arguments.only:
         trace_rows, why_no_traces = make_trace_rows(arguments.quick)

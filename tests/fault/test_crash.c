@@ -216,6 +216,10 @@ static int work_default(const char *socket)
         }
         for (int i = 1; i < 16; i += 4)
             take(&t->large[i]);
+        for (int i = 2; i < ENTRIES; i += 5) { /* objects that come and go */
+            take(&t->objects[i]);
+            put(&t->objects[i], sizeof(object) + (size_t)(i % 40) * 24, i % 2);
+        }
         CHECK(goalloc_root_set(round % 2 ? "odd" : "even", t) == 0);
         CHECK(goalloc_trim() == 0);
         take(&t->objects[0]);

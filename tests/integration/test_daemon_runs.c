@@ -27,13 +27,13 @@ static page_no run_with_object(const rawheap *heap)
     page_no run = rawheap_alloc_large(heap, RUN_PAGES);
 
     assert_int_not_equal(run.n, 0);
-    u64_store_release(shm_alloc_bits(&heap->map, run), 1);
+    u64_store_release(shm_alloc_word(&heap->map, run, 0), 1);
     return run;
 }
 
 static void free_by_another(const rawheap *other, page_no run)
 {
-    (void)u64_fetch_or_acq_rel(shm_remote_bits(&other->map, run), 1);
+    (void)u64_fetch_or_acq_rel(shm_remote_word(&other->map, run, 0), 1);
     assert_int_equal(rawheap_free_large(other, run), 0);
 }
 
@@ -93,7 +93,7 @@ static void return_of_a_reclaiming_sessions_run_keeps_a_live_object(void **state
     assert_int_equal(rawheap_return(&owner, NULL, 0, &run, 1), 0);
     assert_int_equal(live_objects(f), 1);
     assert_true(rawheap_leases(&owner, page_at(run)));
-    (void)u64_fetch_or_acq_rel(shm_remote_bits(&owner.map, page_at(run)), 1);
+    (void)u64_fetch_or_acq_rel(shm_remote_word(&owner.map, page_at(run), 0), 1);
     assert_int_equal(rawheap_return(&owner, NULL, 0, &run, 1), 0);
     assert_int_equal(live_objects(f), 0);
     assert_false(rawheap_leases(&owner, page_at(run)));
@@ -151,7 +151,7 @@ static void *free_as_the_lessee(void *data)
         for (uint64_t i = c->nspins + test_random(&c->seed) % CLAIM_SPINS; i > 0; i--)
             (void)u32_load_acquire(&c->over);
         u32_store_release(&c->won,
-                          u64_fetch_and_acq_rel(shm_alloc_bits(&c->heap->map, page_at(run)), ~UINT64_C(1)) & 1);
+                          u64_fetch_and_acq_rel(shm_alloc_word(&c->heap->map, page_at(run), 0), ~UINT64_C(1)) & 1);
         u32_store_release(&c->run, 0);
     }
     return NULL;
@@ -174,7 +174,7 @@ static void free_by_lessee_and_by_another_has_one_winner(void **state)
         page_no run = run_with_object(&owner);
         uint32_t name = run.n;
 
-        (void)u64_fetch_or_acq_rel(shm_remote_bits(&other.map, run), 1);
+        (void)u64_fetch_or_acq_rel(shm_remote_word(&other.map, run, 0), 1);
         u32_store_release(&c.run, run.n);
         assert_int_equal(rawheap_free_large(&other, run), 0);
         while (u32_load_acquire(&c.run) != 0)

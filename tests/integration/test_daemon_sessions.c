@@ -88,7 +88,7 @@ static bool publish_by_bit(const rawheap *heap, uint32_t first, const rawheap *o
 
     if (!span_has_kept(shm_span_at(&heap->map, span)))
         return false;
-    (void)u64_fetch_or_acq_rel(shm_kept_bits(&heap->map, span), 1);
+    (void)u64_fetch_or_acq_rel(shm_kept_word(&heap->map, span, 0), 1);
     fence_seq_cst();
 
     const shm_session *entry = &heap->map.sessions[owner->session];
@@ -127,7 +127,7 @@ static void publish_while_the_owner_ends_is_kept_or_refused(void **state)
         n += got;
     }
     for (size_t i = 0; i < PUBLISH_SPANS; i++)
-        u64_store_release(shm_alloc_bits(&owner.map, page_at(spans[i])), 1);
+        u64_store_release(shm_alloc_word(&owner.map, page_at(spans[i]), 0), 1);
     watched = other;
     watched.session = owner.session;
     watched.epoch = owner.epoch;

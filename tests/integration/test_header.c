@@ -48,7 +48,9 @@ static const struct {
     { RUN, RUN + 1, false, 0 },
     { 2 * RUN, SMALL + 1, true, 1 },
     { 2 * RUN, SMALL, false, 0 },
-    { 2 * RUN, 2 * RUN - 8192, true, 1 },
+    { 2 * RUN, 2 * RUN - 8192, true, 0 },
+    { 2 * RUN, RUN + RUN / 2 + 1, true, 0 },
+    { 2 * RUN, RUN + RUN / 2, true, 1 },
     { 2 * RUN, 4 * RUN, true, 1 },
 };
 

@@ -18,7 +18,7 @@
 
 #include <jansson.h>
 
-#include "shm/units.h"
+#include "shm/limits.h"
 #include "tests/support/attach.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -26,6 +26,8 @@
 #else
 #define SANITIZED 0
 #endif
+
+#define STOCK_BYTES (SHM_STOCK_PAGES * PAGE_BYTES)
 
 static int64_t now_ms(void)
 {
@@ -78,14 +80,14 @@ static void freed_memory_goes_back_to_the_system_by_itself(void **state)
 
     wait_for_stop(pid);
     assert_true(fixture_memfd_bytes(f, "arena") > 8 * MIB);
-    for (int i = 0; i < 1200 && bytes != 0; i++) {
+    for (int i = 0; i < 1200 && bytes > STOCK_BYTES; i++) {
         (void)usleep(25000);
         bytes = fixture_memfd_bytes(f, "arena");
     }
-    assert_int_equal(bytes, 0);
+    assert_true(bytes <= STOCK_BYTES);
     fixture_stats(f, &stats);
-    assert_int_equal(stats.committed_bytes, 0);
-    assert_true(stats.released_bytes >= 64 * MIB);
+    assert_true(stats.committed_bytes <= STOCK_BYTES);
+    assert_true(stats.released_bytes >= 56 * MIB);
     for (int i = 0; i < 300 && !fixture_log_has(f, "KiB work (bg), 0 KiB work (eager), "); i++) /* once a second */
         (void)usleep(10000);
     assert_true(fixture_log_has(f, "KiB work (bg), 0 KiB work (eager), "));
@@ -245,12 +247,12 @@ static void small_objects_freed_remotely_are_free_pages_and_then_the_systems(voi
     }
     (void)printf("swept after %lld ms\n", (long long)(now_ms() - since));
     assert_true(swept);
-    for (int i = 0; i < 2400 && bytes != 0; i++) {
+    for (int i = 0; i < 2400 && bytes > STOCK_BYTES; i++) {
         (void)usleep(25000);
         bytes = fixture_memfd_bytes(f, "arena");
     }
     (void)printf("released after %lld ms\n", (long long)(now_ms() - since));
-    assert_int_equal(bytes, 0);
+    assert_true(bytes <= STOCK_BYTES);
     end_child(a);
     end_child(b);
     assert_true(fixture_is_clean(f, 0));
@@ -550,6 +552,19 @@ static void allocs_and_frees_are_counted_by_class(void **state)
     json_decref(answer);
 }
 
+/* Pages count as in use while the stock is being prepared: wait for that, 5 s at most. */
+static void await_settled(const fixture *f)
+{
+    goalloc_stats_t stats;
+
+    for (int i = 0; i < 500; i++) {
+        fixture_stats(f, &stats);
+        if (stats.committed_bytes == fixture_memfd_bytes(f, "arena"))
+            return;
+        (void)usleep(10000);
+    }
+}
+
 static void heap_map_shows_what_is_in_use(void **state)
 {
     const fixture *f = *state;
@@ -564,6 +579,7 @@ static void heap_map_shows_what_is_in_use(void **state)
     size_t i;
 
     wait_for_stop(pid);
+    await_settled(f);
     assert_int_equal(fixture_ctl(f, json, out, sizeof(out)), 0);
     answer = json_loads(out, 0, NULL);
     assert_non_null(answer);

@@ -406,19 +406,26 @@ static unsigned char *stays(unsigned char *p, size_t bytes)
     return q;
 }
 
+/* What a large object of so many bytes takes when it has grown to it. */
+#define GROWN(bytes) ((size_t)(bytes) + (size_t)(bytes) / 8)
+
 static int resize_in_place(const fixture *f, void *arg)
 {
     unsigned char *p;
     unsigned char *q;
+    unsigned char *gap;
 
     (void)arg;
     must_attach(f, 0);
     p = filled(1 << 20, 1);
     p = stays(p, 3 << 20);
-    CHECK(goalloc_usable_size(p) == 3 << 20);
+    CHECK(goalloc_usable_size(p) == GROWN(3 << 20));
+    p = stays(p, GROWN(3 << 20)); /* without a request */
+    p = stays(p, 3 << 20);        /* a small part does not go back */
+    CHECK(goalloc_usable_size(p) == GROWN(3 << 20));
     CHECK(all_are(p, 1 << 20, 1));
     memset(p, 2, 3 << 20);
-    CHECK(stats_now().session_held_bytes == 3 << 20);
+    CHECK(stats_now().session_held_bytes == GROWN(3 << 20));
     /* Over the end of what the heap has grown to. */
     p = stays(p, 20 << 20);
     CHECK(all_are(p, 3 << 20, 2));
@@ -443,7 +450,14 @@ static int resize_in_place(const fixture *f, void *arg)
     goalloc_free(q);
     p = stays(p, 2 << 20);
     CHECK(all_are(p, 1 << 20, 5));
-    q = NULL;
+    /* One that would be in the way of what is asked for beyond that is not in the way of the rest. */
+    p = stays(p, 100000);
+    gap = filled((1 << 20) - 106496, 6);
+    q = filled(1 << 20, 6);
+    CHECK(gap == p + 106496 && q == p + (1 << 20));
+    goalloc_free(gap);
+    p = stays(p, 1 << 20);
+    CHECK(goalloc_usable_size(p) == 1 << 20);
     /* Zeroed memory is zero where the pages were used before. */
     goalloc_free(p);
     goalloc_free(q);
@@ -484,7 +498,7 @@ static int resize_inherited(const fixture *f, void *arg)
     q = goalloc_realloc(p, 2 << 20);
     CHECK(q != NULL && (arg != NULL || q == p) && all_are(q, 1 << 20, 7));
     CHECK(arg == NULL || q != p);
-    CHECK(goalloc_trim() == 0 && stats_now().session_held_bytes == 2 << 20);
+    CHECK(goalloc_trim() == 0 && stats_now().session_held_bytes == GROWN(2 << 20));
     goalloc_free(q);
     return 0;
 }

@@ -486,7 +486,7 @@ static int offer_by_hand(const fixture *f, void *arg)
     u32_store_release(&offers->active, 1);
     u64_store_release(&offers->words[mine[1]], offer_pack(OFFER_OFFERED, nleases_of(&heap, mine[1]) + 1));
     u64_store_release(&offers->words[mine[2]], offer_pack(OFFER_SEEN, nleases_of(&heap, mine[2])));
-    u64_store_release(shm_alloc_bits(&heap.map, page_at(mine[2])), 2); /* an object lives there */
+    u64_store_release(shm_alloc_word(&heap.map, page_at(mine[2]), 0), 2); /* an object lives there */
     u64_store_release(&offers->words[mine[3]], offer_pack(OFFER_TAKEN, nleases_of(&heap, mine[3])));
     u64_store_release(&offers->words[his[0]], offer_pack(OFFER_OFFERED, nleases_of(&heap, his[0])));
     trim(f);
@@ -495,7 +495,7 @@ static int offer_by_hand(const fixture *f, void *arg)
     CHECK(rawheap_leases(&heap, page_at(mine[1])) && rawheap_leases(&heap, page_at(mine[2])));
     CHECK(rawheap_leases(&heap, page_at(mine[3])) && rawheap_leases(&other, page_at(his[0])));
     CHECK(ftruncate(heap.fds[ATTACH_FD_OFFERS], 4096) < 0 && errno == EPERM);
-    u64_store_release(shm_alloc_bits(&heap.map, page_at(mine[2])), 0);
+    u64_store_release(shm_alloc_word(&heap.map, page_at(mine[2]), 0), 0);
     (void)munmap(offers, shm_offers_bytes(heap.map.npages));
     rawheap_close(&heap);
     rawheap_close(&other);

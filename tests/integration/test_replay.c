@@ -56,15 +56,12 @@ __attribute__((format(printf, 4, 5))) static int run(const fixture *f, char *ret
 
 #define REPLAY GOALLOC_REPLAY_PATH " --socket %s"
 
-/* What earlier replays have left free counts as having been there: it is released first. */
 static json_t *replay_json(const fixture *f, const char *options)
 {
-    static const char *const scavenge[] = { "scavenge", NULL };
     static char out[16384];
     json_t *json;
     int status;
 
-    assert_int_equal(fixture_ctl(f, scavenge, out, sizeof(out)), 0);
     status = run(f, out, sizeof(out), REPLAY " --json %s", f->socket, options);
 
     if (status != 0)

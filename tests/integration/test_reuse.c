@@ -13,6 +13,7 @@
 
 #include "shm/sizeclass.h"
 #include "tests/support/objects.h"
+#include "tests/support/rawheap.h"
 
 /* Bytes that a pattern writes, about; its steps, at most; and of the lengths of batches of large objects every so many.
  */
@@ -363,11 +364,66 @@ static void allocs_are_counted_exactly_after_every_goalloc_stats(void **state)
     assert_true(fixture_stop(&f));
 }
 
+/* Pages that an object's span has, by the tables alone. */
+static uint32_t span_npages(const rawheap *heap, const void *p)
+{
+    return shm_span_at(&heap->map, page_at(u32_load_acquire(&heap->map.page_map[goalloc_offset(p) / PAGE_BYTES])))
+        ->npages;
+}
+
+/* A slot begins with short spans; what it takes later is long. Objects of both are used again, and all goes back. */
+static int use_both_lengths(const fixture *f, void *arg)
+{
+    enum { BYTES = 256 << 10 };
+    static void *objects[BYTES / 8];
+    uint64_t npages = 0;
+    rawheap heap;
+
+    (void)arg;
+    rawheap_open(&heap, f, 0, "looks");
+    must_attach(f, 0);
+    for (unsigned c = 1; c < SIZE_CLASS_COUNT; c++) {
+        CHECK((objects[c] = filled(size_class_bytes[c], (int)c)) != NULL);
+        CHECK(span_npages(&heap, objects[c]) == size_class_short_npages[c]);
+        npages += size_class_short_npages[c];
+    }
+    CHECK(stats_now().session_held_bytes == npages * PAGE_BYTES);
+    for (unsigned c = 1; c < SIZE_CLASS_COUNT; c++) {
+        CHECK(all_are(objects[c], size_class_bytes[c], (int)c));
+        goalloc_free(objects[c]);
+    }
+    for (unsigned c = 1; c < SIZE_CLASS_COUNT; c++) {
+        size_t size = size_class_bytes[c];
+        size_t n = BYTES / size;
+
+        for (int round = 0; round < 2; round++) {
+            for (size_t i = 0; i < n; i++)
+                objects[i] = filled(size, (int)(i + c));
+            CHECK(span_npages(&heap, objects[n - 1]) == size_class_npages[c]);
+            for (size_t i = 0; i < n; i++) {
+                CHECK(all_are(objects[i], size, (int)(i + c)));
+                goalloc_free(objects[i]);
+            }
+        }
+    }
+    CHECK(goalloc_trim() == 0 && stats_now().session_held_bytes == 0);
+    rawheap_close(&heap);
+    return 0;
+}
+
+static void slot_with_few_objects_has_short_spans(void **state)
+{
+    assert_int_equal(child_run(*state, use_both_lengths, NULL), 0);
+    assert_true(fixture_is_clean(*state, 0));
+    assert_true(fixture_is_whole(*state));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(objects_that_come_and_go_are_apart_and_counted),
         cmocka_unit_test(allocs_are_counted_exactly_after_every_goalloc_stats),
+        FIXTURE_TEST(slot_with_few_objects_has_short_spans),
     };
 
     return cmocka_run_group_tests_name("reuse", tests, NULL, NULL);

@@ -24,8 +24,8 @@ static page_no run_of(const unsigned char *p)
 /* What the faulty free does between its look at the bits and its fetch_or, while the lessee frees. */
 static void leave_remote_bit(const rawheap *heap, page_no run)
 {
-    CHECK((u64_load_acquire(shm_alloc_bits(&heap->map, run)) & 1) == 0);
-    (void)u64_fetch_or_acq_rel(shm_remote_bits(&heap->map, run), 1);
+    CHECK((u64_load_acquire(shm_alloc_word(&heap->map, run, 0)) & 1) == 0);
+    (void)u64_fetch_or_acq_rel(shm_remote_word(&heap->map, run, 0), 1);
 }
 
 /* All that has the daemon sweep. */
@@ -65,7 +65,7 @@ static int allocate_after_faulty_frees(const fixture *f, void *arg)
         p[i] = filled(RUN_BYTES, 0x30 + i);
         /* What goes back may come again at once, and then its bits are clear. */
         CHECK(goalloc_usable_size(p[i]) >= RUN_BYTES);
-        CHECK((u64_load_acquire(shm_remote_bits(&heap.map, run_of(p[i]))) & 1) == 0);
+        CHECK((u64_load_acquire(shm_remote_word(&heap.map, run_of(p[i]), 0)) & 1) == 0);
     }
     CHECK((stats_now().session_rpcs - nrpcs > 1) == (tainted != 0)); /* the daemon has had them in between */
     CHECK(stats_now().live_objects == RUNS);

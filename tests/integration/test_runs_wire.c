@@ -11,6 +11,7 @@
 #include <signal.h>
 
 #include "tests/support/objects.h"
+#include "tests/support/rawheap.h"
 
 /* The error of the reply, -1 if the daemon disconnects instead. */
 static int error_of(int fd, Goallocd__Request *request)
@@ -137,20 +138,104 @@ static void refill_of_many_runs_is_bounded(void **state)
     (void)close(fd);
 }
 
-static void refill_of_a_small_class_ignores_pages(void **state)
+static void refill_of_a_small_class_takes_the_lengths_of_its_spans(void **state)
 {
-    static const uint32_t npages[] = { 0, 1, SHM_RUN_PAGES_MIN, SHM_RUN_PAGES_MAX + 1, UINT32_MAX };
+    static const uint32_t others[] = { SPAN_NPAGES_MAX + 1, SHM_RUN_PAGES_MAX + 1, 257, UINT32_MAX };
     int fd = raw_attach(*state);
-    uint32_t class = size_class_for(1024).n;
+    uint32_t first;
+    uint32_t n;
 
-    for (uint32_t i = 0; i < 5; i++) {
-        uint32_t first;
-        uint32_t n;
+    for (uint32_t class = 1; class < SIZE_CLASS_COUNT; class ++) {
+        uint32_t npages[] = { 0, size_class_short_npages[class], size_class_npages[class] };
+        uint64_t pages = 0;
 
-        assert_int_equal(refill(fd, 2 * class, npages[i], 1, &first, &n), 0);
-        assert_int_equal(class_now(*state, class).span_bytes, (i + 1) * size_class_npages[class] * PAGE_BYTES);
+        for (uint32_t i = 0; i < 3; i++) {
+            assert_int_equal(refill(fd, 2 * class, npages[i], 1, &first, &n), 0);
+            pages += npages[i] != 0 ? npages[i] : size_class_npages[class];
+        }
+        assert_int_equal(class_now(*state, class).span_bytes, pages * PAGE_BYTES);
+        for (uint32_t i = 0; i < 4; i++)
+            assert_int_equal(refill(fd, 2 * class, others[i], 1, &first, &n), EINVAL);
+        for (uint32_t i = 1; i <= SPAN_NPAGES_MAX; i++) {
+            if (size_class_span_nelems((uint8_t)class, i) == 0)
+                assert_int_equal(refill(fd, 2 * class, i, 1, &first, &n), EINVAL);
+        }
+        assert_int_equal(class_now(*state, class).span_bytes, pages * PAGE_BYTES);
     }
     (void)close(fd);
+}
+
+/* Spans with free objects, short and long, that a process has left. */
+static int leave_spans(const fixture *f, void *arg)
+{
+    static void *objects[512];
+    size_t size = *(size_t *)arg;
+
+    must_attach(f, 0);
+    for (size_t i = 0; i < 512; i++)
+        CHECK((objects[i] = goalloc_malloc(size)) != NULL);
+    for (size_t i = 0; i < 512; i++) {
+        if (i % 8 != 0)
+            goalloc_free(objects[i]);
+    }
+    return 0;
+}
+
+/* What the session of the connection holds. */
+static uint64_t held_pages(int fd)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Stats ask = GOALLOCD__STATS__INIT;
+    Goallocd__Reply *reply;
+    uint64_t bytes;
+
+    request.id = 6;
+    request.op_case = GOALLOCD__REQUEST__OP_STATS;
+    request.stats = &ask;
+    reply = raw_call(fd, &request);
+    assert_non_null(reply);
+    bytes = reply->stats->session_held_bytes;
+    goallocd__reply__free_unpacked(reply, NULL);
+    return bytes / PAGE_BYTES;
+}
+
+/* Whatever the lengths of the spans that the daemon has, a session's limit holds, and a refill brings no more of them. */
+static void refill_with_a_limit_takes_no_more_than_it(void **state)
+{
+    enum { LIMIT_PAGES = 2 * SPAN_NPAGES_MAX + 1 };
+    size_t size = 512;
+    uint32_t class = size_class_for(size).n;
+    const uint32_t npages[] = { size_class_short_npages[class], size_class_npages[class] };
+
+    for (uint32_t i = 0; i < 2; i++) {
+        uint64_t most = LIMIT_PAGES / npages[i] * npages[i];
+        Goallocd__Attach ask = rawheap_attach_init();
+        rawheap heap = { .fd = raw_connect(*state) };
+        Goallocd__Reply *reply;
+        goalloc_stats_t stats;
+        int error = 0;
+
+        assert_int_equal(child_run(*state, leave_spans, &size), 0);
+        do
+            fixture_stats(*state, &stats);
+        while (stats.leased_spans > 0); /* its leases end soon */
+        ask.limit_bytes = LIMIT_PAGES * PAGE_BYTES;
+        reply = rawheap_ask(&heap, &ask);
+        assert_true(reply != NULL && reply->error == 0);
+        goallocd__reply__free_unpacked(reply, NULL);
+        while (error == 0) {
+            uint32_t first;
+            uint32_t n = 0;
+
+            error = refill(heap.fd, 2 * class, npages[i], 3, &first, &n);
+            assert_true(n <= 3);
+        }
+        assert_int_equal(error, ENOMEM);
+        assert_in_range(held_pages(heap.fd), most - npages[i] + 1, LIMIT_PAGES);
+        for (int k = 0; k < ATTACH_NFDS; k++)
+            (void)close(heap.fds[k]);
+        (void)close(heap.fd);
+    }
 }
 
 /* --- runs of a process that uses the library --- */
@@ -326,7 +411,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(refill_of_runs_takes_pages_within_the_limits),
         FIXTURE_TEST(refill_of_many_runs_is_bounded),
-        FIXTURE_TEST(refill_of_a_small_class_ignores_pages),
+        FIXTURE_TEST(refill_of_a_small_class_takes_the_lengths_of_its_spans),
+        FIXTURE_TEST(refill_with_a_limit_takes_no_more_than_it),
         FIXTURE_TEST(free_and_resize_of_runs_that_another_leases_change_nothing),
         FIXTURE_TEST(free_of_a_dead_sessions_run_frees_it_only_when_its_object_is),
         FIXTURE_TEST(resize_of_an_own_run_is_refused),

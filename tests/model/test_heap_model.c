@@ -66,7 +66,9 @@ static void lease(world *w, int i)
     if (!large && !w->reclaims[i])
         first = mcentral_take(&w->heap, spc, &budget, &nfree);
     if (first.n == 0) {
-        uint64_t npages = large ? 1 + r % 300 : size_class_npages[span_class_size(spc).n];
+        uint64_t npages = large ? 1 + r % 300
+                          : r >> 30 & 1 ? size_class_short_npages[span_class_size(spc).n]
+                                        : size_class_npages[span_class_size(spc).n];
         span_class class = large ? (span_class){ 0 } : spc;
 
         if (mheap_alloc_span(&w->heap, npages, large ? UINT64_C(1) << (r >> 30) % 6 : 1, class, &first, &nscavenged) !=
@@ -99,7 +101,7 @@ static void allocate(world *w, int i)
 
         if (free_bits == 0)
             continue;
-        u64_store_release(&shm_alloc_bits(w->heap.map, first)[word], bits | (free_bits & -free_bits));
+        u64_store_release(shm_alloc_word(w->heap.map, first, word), bits | (free_bits & -free_bits));
         w->objects[w->nobjects++] =
             (object){ first, word * 64 + (uint32_t)__builtin_ctzll(free_bits), w->reclaims[i] ? i : -1 };
         return;

@@ -407,13 +407,13 @@ uint64_t fixture_memfd_bytes(const fixture *f, const char *name)
     return (uint64_t)memfd_stat(f, name).st_blocks * 512;
 }
 
-bool fixture_kill_keeper(const fixture *f)
+pid_t fixture_keeper(const fixture *f)
 {
     struct stat arena = memfd_stat(f, "arena");
     DIR *dir = opendir("/proc");
-    bool killed = false;
+    pid_t keeper = 0;
 
-    for (struct dirent *entry; dir != NULL && !killed && (entry = readdir(dir)) != NULL;) {
+    for (struct dirent *entry; dir != NULL && keeper == 0 && (entry = readdir(dir)) != NULL;) {
         pid_t pid = (pid_t)atoi(entry->d_name);
         char path[64];
         struct stat st;
@@ -421,11 +421,18 @@ bool fixture_kill_keeper(const fixture *f)
         (void)snprintf(path, sizeof(path), "/proc/%d/fd/0", (int)pid); /* where a keeper has the arena */
         if (pid > 0 && pid != f->daemon && stat(path, &st) == 0 && st.st_ino == arena.st_ino &&
             st.st_dev == arena.st_dev)
-            killed = kill(pid, SIGKILL) == 0;
+            keeper = pid;
     }
     if (dir != NULL)
         (void)closedir(dir);
-    return killed;
+    return keeper;
+}
+
+bool fixture_kill_keeper(const fixture *f)
+{
+    pid_t keeper = fixture_keeper(f);
+
+    return keeper != 0 && kill(keeper, SIGKILL) == 0;
 }
 
 int fixture_ctl(const fixture *f, const char *const *arguments, char *ret, size_t size)
@@ -491,6 +498,7 @@ void fixture_stats(const fixture *f, goalloc_stats_t *ret)
         .sessions = reply->stats->sessions,
         .leased_spans = reply->stats->leased_spans,
         .roots = reply->stats->roots,
+        .free_bytes = reply->stats->free_bytes,
     };
     goallocd__reply__free_unpacked(reply, NULL);
 }

@@ -116,7 +116,10 @@ Goallocd__Reply *fixture_stats_reply(const fixture *f);
 /* Bytes that the kernel says the daemon's memfd of that name ("arena", "spans", "bitmap") occupies. */
 uint64_t fixture_memfd_bytes(const fixture *f, const char *name);
 
-/* Kill the keeper of the daemon's heap. False: there is none. */
+/* The keeper of the daemon's heap; 0: there is none. */
+pid_t fixture_keeper(const fixture *f);
+
+/* Kill it. False: there is none. */
 bool fixture_kill_keeper(const fixture *f);
 
 /* Run goallocctl with arguments, NULL-terminated; its exit status, and up to size - 1 bytes of its output in ret. */

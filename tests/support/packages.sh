@@ -13,6 +13,28 @@ goalloc_bench_packages=(
     libmimalloc-dev libjemalloc-dev libtcmalloc-minimal4 libboost-dev valgrind gnuplot-nox sqlite3
 )
 
+# The other allocators in shared memory, for tests/bench/run --shared. (Kamailio is unpacked and not installed: Debian's
+# package starts a SIP server.)
+# shellcheck disable=SC2034
+goalloc_shared_packages=(libapr1-dev libaprutil1-dev postgresql-15 postgresql-server-dev-15)
+
+# Unpack a package into a directory, without installing it; if that can't be done, the directory is not there.
+goalloc_unpack_package() {
+    local package=$1 to=$2 from
+
+    if [ -d "$to" ]; then
+        return 0
+    fi
+    from=$(mktemp -d)
+    if (cd "$from" && apt-get download -q "$package" >&2) && mkdir -p "$(dirname "$to")" &&
+        dpkg -x "$from/$package"_*.deb "$to.new"; then
+        mv "$to.new" "$to"
+    else
+        echo "packages: $package can't be unpacked" >&2
+    fi
+    rm -rf "$from"
+}
+
 # Install what is missing of them. Does nothing, and needs neither root nor a network, when nothing is missing.
 goalloc_install_packages() {
     local package status missing=() as_root=()

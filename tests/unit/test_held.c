@@ -35,7 +35,7 @@ process_info process;
 
 static shm_u64 *alloc_word(void)
 {
-    return shm_alloc_bits(&process.map, page_at(RUN));
+    return shm_alloc_word(&process.map, page_at(RUN), 0);
 }
 
 /* --- what happens meanwhile --- */

@@ -18,11 +18,18 @@ typedef struct closing_row {
 
 static const Goallocd__Request request = { .id = 7, .op_case = GOALLOCD__REQUEST__OP_REFILL };
 
+static void on_wake(void *data)
+{
+    ++*(unsigned *)data;
+}
+
 /* Bring an operation of p into the state. */
-static void reach(operation *op, peer *p, operation_pool *pool, enum operation_state state)
+static void reach(operation *op, peer *p, operation_pool *pool, queue *q, enum operation_state state)
 {
     if (state == OPERATION_LEASING || state == OPERATION_COMMITTING) {
-        assert_true(operation_begin_leasing(op, p, &request, pool));
+        operation_begin_leasing(op, p, &request, pool, q);
+    } else if (state == OPERATION_DEFERRED) {
+        operation_begin_deferred(op, p, &request, q, WAIT_MEMORY, 0);
     } else if (state == OPERATION_JOINED || state == OPERATION_RELEASING) {
         operation_begin(op, p, &request, OPERATION_WAITING);
         operation_set_state(op, OPERATION_JOINED);
@@ -43,6 +50,8 @@ static void operation_close_ends_what_nobody_comes_back_to(void **state)
         { OPERATION_ENDING, false },
     };
     operation_pool *pool = calloc(1, sizeof(*pool));
+    unsigned nwakes = 0;
+    queue q = { .wake = on_wake, .data = &nwakes };
 
     (void)state;
     assert_non_null(pool);
@@ -50,8 +59,11 @@ static void operation_close_ends_what_nobody_comes_back_to(void **state)
         peer p = { .host = NULL };
         operation op = { .state = OPERATION_NONE };
 
-        reach(&op, &p, pool, rows[i].state);
+        reach(&op, &p, pool, &q, rows[i].state);
+        assert_int_equal(q.nwaiting, rows[i].state == OPERATION_DEFERRED);
         operation_close(&op);
+        assert_int_equal(q.nwaiting, 0);
+        assert_null(queue_validate(&q));
         p.closing = true;
         assert_int_equal(op.state, rows[i].stays ? rows[i].state : OPERATION_NONE);
         assert_int_equal(p.op != NULL, rows[i].stays);
@@ -79,37 +91,48 @@ static void operation_defer_of_a_closing_peer_ends_it(void **state)
     operation_pool *pool = calloc(1, sizeof(*pool));
     peer p = { .host = NULL };
     operation op = { .state = OPERATION_NONE };
+    queue q = { .wake = on_wake };
 
     (void)state;
     assert_non_null(pool);
-    assert_true(operation_begin_leasing(&op, &p, &request, pool));
+    operation_begin_leasing(&op, &p, &request, pool, &q);
     p.closing = true;
-    operation_defer(&op);
+    operation_defer(&op, WAIT_PAGES, 1, true);
+    assert_int_equal(q.nwaiting, 0);
     assert_int_equal(op.state, OPERATION_NONE);
     assert_null(p.op);
     free(pool);
 }
 
-static void operation_begin_leasing_without_memory_defers(void **state)
+static void operation_end_gives_memory_back_and_wakes(void **state)
 {
     static peer peers[OPERATION_MEMORIES + 1];
     static operation ops[OPERATION_MEMORIES + 1];
+    peer *late_peer = &peers[OPERATION_MEMORIES];
+    operation *late = &ops[OPERATION_MEMORIES];
     operation_pool *pool = calloc(1, sizeof(*pool));
+    unsigned nwakes = 0;
+    queue q = { .wake = on_wake, .data = &nwakes };
     operation_memory *memory;
 
     (void)state;
     assert_non_null(pool);
-    for (size_t i = 0; i < OPERATION_MEMORIES; i++)
-        assert_true(operation_begin_leasing(&ops[i], &peers[i], &request, pool));
-    assert_false(operation_begin_leasing(&ops[OPERATION_MEMORIES], &peers[OPERATION_MEMORIES], &request, pool));
-    assert_int_equal(ops[OPERATION_MEMORIES].state, OPERATION_DEFERRED);
-    assert_null(operation_validate(&ops[OPERATION_MEMORIES], &peers[OPERATION_MEMORIES]));
-    operation_end(&ops[OPERATION_MEMORIES]);
+    for (size_t i = 0; i < OPERATION_MEMORIES; i++) {
+        assert_true(operation_pool_has(pool));
+        operation_begin_leasing(&ops[i], &peers[i], &request, pool, &q);
+    }
+    assert_false(operation_pool_has(pool));
+    operation_begin_deferred(late, late_peer, &request, &q, WAIT_MEMORY, 0);
+    assert_null(operation_validate(late, late_peer));
+    assert_int_equal(nwakes, 0);
 
     memory = ops[3].memory;
     operation_end(&ops[3]);
-    assert_true(operation_begin_leasing(&ops[OPERATION_MEMORIES], &peers[OPERATION_MEMORIES], &request, pool));
-    assert_ptr_equal(ops[OPERATION_MEMORIES].memory, memory);
+    assert_int_equal(nwakes, 1);
+    assert_ptr_equal(operation_of(queue_next(&q, &(queue_facts){ .memory = operation_pool_has(pool) })), late);
+    operation_end(late);
+    operation_begin_leasing(late, late_peer, &request, pool, &q);
+    assert_ptr_equal(late->memory, memory);
     free(pool);
 }
 
@@ -137,7 +160,7 @@ int main(void)
         cmocka_unit_test(operation_close_ends_what_nobody_comes_back_to),
         cmocka_unit_test(operation_begin_of_a_closing_peer_does_nothing),
         cmocka_unit_test(operation_defer_of_a_closing_peer_ends_it),
-        cmocka_unit_test(operation_begin_leasing_without_memory_defers),
+        cmocka_unit_test(operation_end_gives_memory_back_and_wakes),
         cmocka_unit_test(operation_validate_finds_what_is_wrong),
     };
 

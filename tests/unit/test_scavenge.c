@@ -248,7 +248,7 @@ static void chunk_with_nothing_in_it_gives_up_its_metadata(void **state)
     assert_int_equal(mheap_init(&heap, &file, 0), 0);
     assert_int_equal(mheap_alloc_span(&heap, 600, 1, (span_class){ 0 }, &span, &nscavenged), 0);
     for (int i = 0; i < 500; i++)
-        assert_int_equal(mheap_alloc_span(&heap, 1, 1, (span_class){ 2 }, &span, &nscavenged), 0);
+        assert_int_equal(mheap_alloc_span(&heap, size_class_npages[1], 1, (span_class){ 2 }, &span, &nscavenged), 0);
     assert_int_equal(take_unused(&heap, 512).npages, 0); /* it is in use */
     for (page_no pos = { 0 }; pos.n < 1536; pos.n++) {
         if (u32_load_relaxed(&heap.map->page_map[pos.n]) == pos.n && pos.n != 0)

@@ -1,6 +1,6 @@
 /*
- * The size classes: what the generator writes is what is in the tree, is Go's published table, and serves every size
- * and offset.
+ * The size classes: what the generator writes is what is in the tree, is Go's published table but for the length of
+ * long spans, and serves every size and offset. Compiled once more with GOALLOC_SPANS_GO: then all spans are short.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -43,6 +43,14 @@ static void size_class_bytes_is_the_published_table(void **state)
         3200,  3456,  4096,  4864,  5376,  6144,  6528,  6784,  6912,  8192,  9472,  9728, 10240, 10880,
         12288, 13568, 14336, 16384, 18432, 19072, 20480, 21760, 24576, 27264, 28672, 32768
     };
+
+    (void)state;
+    for (unsigned i = 0; i < SIZE_CLASS_COUNT; i++)
+        assert_int_equal(size_class_bytes[i], bytes[i]);
+}
+
+static void size_class_short_npages_is_the_published_table(void **state)
+{
     static const uint8_t npages[33] = { 2, 1, 2, 1, 2, 1, 3, 2, 3, 1, 3, 2, 3, 4, 5, 6, 1,
                                         7, 6, 5, 4, 3, 5, 7, 2, 9, 7, 5, 8, 3, 10, 7, 4 };
     static const uint16_t rows[][4] = { /* class, bytes, pages, objects */
@@ -50,16 +58,41 @@ static void size_class_bytes_is_the_published_table(void **state)
     };
 
     (void)state;
-    for (unsigned i = 0; i < SIZE_CLASS_COUNT; i++) {
-        assert_int_equal(size_class_bytes[i], bytes[i]);
-        if (i > 0)
-            assert_int_equal(size_class_npages[i], i < 35 ? 1 : npages[i - 35]);
-    }
+    for (unsigned i = 1; i < SIZE_CLASS_COUNT; i++)
+        assert_int_equal(size_class_short_npages[i], i < 35 ? 1 : npages[i - 35]);
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         assert_int_equal(size_class_bytes[rows[i][0]], rows[i][1]);
-        assert_int_equal(size_class_npages[rows[i][0]], rows[i][2]);
-        assert_int_equal(size_class_nelems[rows[i][0]], rows[i][3]);
+        assert_int_equal(size_class_short_npages[rows[i][0]], rows[i][2]);
+        assert_int_equal(size_class_short_nelems[rows[i][0]], rows[i][3]);
     }
+}
+
+/* A span is some short ones, one behind the other; with one more it would be too long, or have too many objects. */
+static void size_class_npages_is_a_multiple_of_the_short_ones(void **state)
+{
+    (void)state;
+    for (unsigned i = 1; i < SIZE_CLASS_COUNT; i++) {
+        uint32_t bytes = size_class_bytes[i];
+        uint32_t npages = size_class_npages[i];
+        uint32_t short_npages = size_class_short_npages[i];
+        uint32_t short_tail = short_npages * (uint32_t)PAGE_BYTES % bytes;
+        uint32_t tail = npages * (uint32_t)PAGE_BYTES - size_class_nelems[i] * bytes;
+
+        assert_int_equal(npages % short_npages, 0);
+        assert_true(tail < bytes && tail <= npages / short_npages * short_tail);
+        assert_true(tail == 0 || size_class_nelems[i] % 64 != 0); /* its bit stands in a word of the span's */
+        assert_int_equal(size_class_span_nelems((uint8_t)i, npages), size_class_nelems[i]);
+        assert_int_equal(size_class_span_nelems((uint8_t)i, short_npages), size_class_short_nelems[i]);
+        assert_int_equal(size_class_span_nelems((uint8_t)i, 0), 0);
+#ifdef GOALLOC_SPANS_GO
+        assert_int_equal(npages, short_npages);
+#else
+        assert_true(npages == short_npages || (npages <= 4 && size_class_nelems[i] <= SPAN_NELEMS_MAX / 2));
+        assert_true(bytes > 4096 || npages + short_npages > 4 ||
+                    (npages + short_npages) * PAGE_BYTES / bytes > SPAN_NELEMS_MAX / 2);
+#endif
+    }
+    assert_int_equal(size_class_npages[SIZE_CLASS_TINY], size_class_short_npages[SIZE_CLASS_TINY]);
 }
 
 static void size_class_for_every_size_is_the_smallest_that_fits(void **state)
@@ -124,6 +157,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mksizeclasses_run_again_writes_the_same_table),
         cmocka_unit_test(size_class_bytes_is_the_published_table),
+        cmocka_unit_test(size_class_short_npages_is_the_published_table),
+        cmocka_unit_test(size_class_npages_is_a_multiple_of_the_short_ones),
         cmocka_unit_test(size_class_for_every_size_is_the_smallest_that_fits),
         cmocka_unit_test(object_index_of_every_offset_is_the_quotient),
         cmocka_unit_test(object_begins_for_every_offset_is_that_nothing_remains),

@@ -9,12 +9,15 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "daemon/heap/roots.h"
 #include "daemon/serve/session.h"
 
-#define ENTRY 1u /* of the one session, which reclaims */
+#define ENTRY       1u  /* of the one session, which reclaims */
+#define CLASS       12u /* span class of 64-byte objects */
+#define SPAN_NPAGES ((unsigned)size_class_npages[CLASS / 2])
 
 typedef struct world {
     heapfile file;
@@ -32,8 +35,8 @@ static page_no make_span(world *w)
     page_no first;
     uint64_t nscavenged;
 
-    assert_int_equal(mheap_alloc_span(&w->heap, 1, 1, (span_class){ 12 }, &first, &nscavenged), 0);
-    u64_store_release(shm_alloc_bits(&w->file.map, first), 1);
+    assert_int_equal(mheap_alloc_span(&w->heap, SPAN_NPAGES, 1, (span_class){ CLASS }, &first, &nscavenged), 0);
+    u64_store_release(shm_alloc_word(&w->file.map, first, 0), 1);
     return first;
 }
 
@@ -120,7 +123,7 @@ static void mheap_validate_with_a_word_changed_notices(void **state)
     NOTICED(HEAP, w->heap.ninuse_pages);
     NOTICED(HEAP, w->heap.ninuse_spans);
     NOTICED(HEAP, w->heap.naside_pages[ASIDE_AHEAD]);
-    NOTICED(HEAP, w->heap.central[12].sets[0].count);
+    NOTICED(HEAP, w->heap.central[CLASS].sets[0].count);
     NOTICED(HEAP, w->heap.links[w->span.n].place);
     NOTICED(HEAP, w->file.map.page_map[w->central.n]);
     NOTICED(HEAP, span->npages);
@@ -197,6 +200,7 @@ static void dump_names_session_root_and_adoption(void **state)
 {
     world *w = *state;
     char text[1024] = "";
+    char leased[128];
     FILE *out = fmemopen(text, sizeof(text), "w");
 
     assert_non_null(out);
@@ -204,7 +208,9 @@ static void dump_names_session_root_and_adoption(void **state)
     roots_dump(w->roots, out);
     adopt_dump(w->heap.adopted, out);
     assert_int_equal(fclose(out), 0);
-    assert_non_null(strstr(text, "session 1.1: state 1, flags 1, pid 7, 'validate', 1 pages in 1 spans"));
+    (void)snprintf(leased, sizeof(leased), "session 1.1: state 1, flags 1, pid 7, 'validate', %u pages in 1 spans",
+                   SPAN_NPAGES);
+    assert_non_null(strstr(text, leased));
     assert_non_null(strstr(text, "root 0: 'one' is 0x"));
     assert_non_null(strstr(text, "adoption 0: object 0x"));
 }

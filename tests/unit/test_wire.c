@@ -49,6 +49,8 @@ static void must_unpack_request_the_same(const uint8_t *payload, size_t len)
     if (unpacked == NULL)
         return;
     assert_int_equal(unpacked->id, theirs_unpacked->id);
+    assert_int_equal(unpacked->cpu, theirs_unpacked->cpu);
+    assert_int_equal(unpacked->sent_us, theirs_unpacked->sent_us);
     assert_int_equal(unpacked->op_case, theirs_unpacked->op_case);
     n = frame_pack(&unpacked->base, ours, sizeof(ours));
     assert_int_equal(n, frame_pack(&theirs_unpacked->base, theirs, sizeof(theirs)));
@@ -111,6 +113,8 @@ static void wire_pack_request_any_refill_or_return_is_what_protobuf_packs(void *
         size_t len;
 
         request.id = any_number(64);
+        request.cpu = (uint32_t)any_number(32);
+        request.sent_us = (uint32_t)any_number(32);
         if (i % 2 == 0) {
             refill.span_class = (uint32_t)any_number(32);
             refill.nspans = (uint32_t)any_number(32);

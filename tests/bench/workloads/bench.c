@@ -43,6 +43,7 @@ typedef struct shared {
     bench_worker workers[WORKERS_MAX];
     memory_use memory[WORKERS_MAX]; /* of each process; of the first worker's if all are threads */
     uint64_t nrpcs[WORKERS_MAX];
+    double daemon_ns; /* CPU time of the daemon in the timed part */
     bench_ring rings[WORKERS_MAX / 2];
 } shared;
 
@@ -94,9 +95,21 @@ static void attach(void)
 
     if (r < 0)
         bench_die(goalloc_strerror(r));
-#elif defined(BENCH_BOOST)
-    bench_boost_attach();
+#elif defined(BENCH_SEGMENT)
+    bench_segment_attach();
 #endif
+}
+
+/* CPU time of the daemon so far, all its threads; 0: it is not known ($GOALLOC_BENCH_DAEMON, its pid, is not set). */
+static double daemon_ns(void)
+{
+    const char *pid = getenv("GOALLOC_BENCH_DAEMON");
+    struct timespec ts = { 0, 0 };
+    clockid_t id;
+
+    if (pid != NULL && clock_getcpuclockid((pid_t)atoi(pid), &id) == 0)
+        (void)clock_gettime(id, &ts);
+    return (double)ts.tv_sec * 1e9 + (double)ts.tv_nsec;
 }
 
 /* Requests to the daemon so far, without this one. */
@@ -154,9 +167,9 @@ static void *work(void *arg)
     if (leads)
         attach();
     meet();
-#if defined(BENCH_BOOST)
+#if defined(BENCH_SEGMENT)
     if (w->index == 0)
-        bench_boost_remove(); /* all have it open: nothing is left over, however this ends */
+        bench_segment_remove(); /* all have it open: nothing is left over, however this ends */
 #endif
     if (workload->setup != NULL)
         workload->setup(w);
@@ -165,14 +178,18 @@ static void *work(void *arg)
         memory_use_sample(&common->memory[w->index]);
         nrpcs = count_rpcs();
     }
+    if (w->index == 0)
+        common->daemon_ns = -daemon_ns();
     meet();
     start = now_ns();
     workload->run(w);
     w->ns = now_ns() - start;
     meet();
+    if (w->index == 0)
+        common->daemon_ns += daemon_ns();
     if (leads) {
-        memory_use_sample(&common->memory[w->index]);
         common->nrpcs[w->index] = count_rpcs() - nrpcs - 1;
+        memory_use_sample(&common->memory[w->index]);
     }
     meet(); /* nobody's end disturbs another one's sample */
     return NULL;
@@ -238,16 +255,16 @@ static void print(unsigned n, bool processes)
     }
     (void)printf("{\"allocator\": \"" BENCH_ALLOCATOR "\", \"workload\": \"%s\", \"threads\": %u, \"processes\": %u, "
                  "\"size\": %zu, \"ops\": %" PRIu64 ", \"ns_per_op\": %.4f, \"peak_bytes\": %" PRIu64
-                 ", \"rpcs\": %" PRIu64 ", \"checksum\": \"%016" PRIx64 "\"}\n",
+                 ", \"rpcs\": %" PRIu64 ", \"daemon_ns_per_op\": %.4f, \"checksum\": \"%016" PRIx64 "\"}\n",
                  workload->name, processes ? 1 : n, processes ? n : 1, common->workers[0].size, ops, ns / (double)ops,
-                 bytes, nrpcs, checksum);
+                 bytes, nrpcs, common->daemon_ns / (double)ops, checksum);
 }
 
 /* --- command line --- */
 
 static const bench_workload *const groups[] = {
-#if defined(BENCH_BOOST)
-    bench_boost,
+#if defined(BENCH_SEGMENT)
+    bench_segment,
 #else
     bench_fixed,
     bench_churn,
@@ -370,8 +387,8 @@ int main(int argc, char **argv)
     if (n == 0 || n > WORKERS_MAX || (workload->worker_multiple > 0 && n % workload->worker_multiple != 0))
         bench_die("not with that many workers");
     prepare_common(&args, n);
-#if defined(BENCH_BOOST)
-    bench_boost_create();
+#if defined(BENCH_SEGMENT)
+    bench_segment_create();
 #endif
     if (args.processes > 0)
         run_processes(n);

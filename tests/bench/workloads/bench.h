@@ -34,8 +34,8 @@
 #define BENCH_ALLOCATOR "tcmalloc"
 #elif defined(BENCH_GLIBC)
 #define BENCH_ALLOCATOR "glibc"
-#elif defined(BENCH_BOOST) /* its workloads call Boost.Interprocess by themselves */
-#define BENCH_ALLOCATOR "boost"
+#elif defined(BENCH_SEGMENT) /* an allocator of a shared segment: its workloads call it by themselves */
+#define BENCH_ALLOCATOR BENCH_SEGMENT
 #else
 #error "no allocator: compile with BENCH_GOALLOC, BENCH_MIMALLOC, ..."
 #endif
@@ -89,7 +89,7 @@ extern const bench_workload bench_fixed[];
 extern const bench_workload bench_churn[];
 extern const bench_workload bench_threads[];
 extern const bench_workload bench_sizes[];
-extern const bench_workload bench_boost[];
+extern const bench_workload bench_segment[];
 
 /* Memory that is there already and belongs to no allocator. */
 void *bench_array(size_t bytes);
@@ -102,10 +102,10 @@ _Noreturn
 #endif
 void bench_die(const char *what);
 
-/* For Boost.Interprocess: its segment is created before the workers start, opened by each process, then unlinked. */
-void bench_boost_create(void);
-void bench_boost_attach(void);
-void bench_boost_remove(void);
+/* A shared segment is created before the workers start, opened by each process, then loses its name, if it has one. */
+void bench_segment_create(void);
+void bench_segment_attach(void);
+void bench_segment_remove(void);
 
 /* xorshift64 (Marsaglia): cheap, so that it is not what is measured. */
 static inline uint64_t bench_random(uint64_t *state)

@@ -144,7 +144,7 @@ void prodcons_run(bench_worker *w)
 
 extern "C" {
 
-void bench_boost_create()
+void bench_segment_create()
 {
     segment_name = "goalloc-bench-" + std::to_string(getpid());
     try {
@@ -154,12 +154,12 @@ void bench_boost_create()
     }
 }
 
-void bench_boost_remove()
+void bench_segment_remove()
 {
     (void)ipc::shared_memory_object::remove(segment_name.c_str());
 }
 
-void bench_boost_attach()
+void bench_segment_attach()
 {
     try {
         segment = new ipc::managed_shared_memory(ipc::open_only, segment_name.c_str());
@@ -168,7 +168,7 @@ void bench_boost_attach()
     }
 }
 
-extern const bench_workload bench_boost[] = {
+extern const bench_workload bench_segment[] = {
     { "pairs", "malloc and free at once", 200000, 64, 0, nullptr, pairs_setup, pairs_run },
     { "batches", "1000 mallocs, 1000 frees in the same order", 200000, 64, 0, batches_prepare, batches_setup,
       batches_run },

@@ -7,7 +7,8 @@
  *
  * goalloc: the sum of
  *   - the physical memory of the daemon's memfds (st_blocks): arena, spans, bitmap; pages that are committed but were
- *     never written count, and so does what the daemon holds for other clients,
+ *     never written count, and so does what the daemon holds for other clients; but not what is free of the arena, up
+ *     to the stock that a daemon keeps ready with or without a client (SHM_STOCK_PAGES): it is fixed cost,
  *   - the daemon's own private memory (RssAnon), and
  *   - this process's resident memory that is not shared (RssAnon + RssFile: tables of the library),
  * each above its value at the baseline, which is taken before the attach with a fresh daemon. There is no high-water
@@ -28,9 +29,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "shm/limits.h"
 #include "tests/bench/workloads/bench.h"
 
-#if !defined(BENCH_BOOST)
+#if !defined(BENCH_SEGMENT)
 /* The number after that name in /proc/PID/status, in bytes. */
 static uint64_t status_bytes(const char *pid, const char *name)
 {
@@ -53,8 +55,21 @@ static uint64_t status_bytes(const char *pid, const char *name)
 #endif
 
 #if defined(BENCH_GOALLOC)
-/* Each memfd once, though the daemon has several descriptors of some. */
-static uint64_t memfds_bytes(const char *pid)
+/* Of what is free now, what the daemon would keep ready anyway. Before the attach nothing of the arena is in use. */
+static uint64_t stock_bytes(bool attached, uint64_t arena_bytes)
+{
+    goalloc_stats_t stats = { .struct_size = sizeof(stats) };
+    uint64_t free_bytes = arena_bytes;
+
+    if (attached && goalloc_stats(&stats) < 0)
+        bench_die("goalloc_stats");
+    if (attached)
+        free_bytes = stats.free_bytes;
+    return free_bytes < SHM_STOCK_PAGES * PAGE_BYTES ? free_bytes : SHM_STOCK_PAGES * PAGE_BYTES;
+}
+
+/* Each memfd once, though the daemon has several descriptors of some; without the stock. */
+static uint64_t memfds_bytes(const char *pid, bool attached)
 {
     ino_t seen[16];
     unsigned nseen = 0;
@@ -80,37 +95,39 @@ static uint64_t memfds_bytes(const char *pid)
         if (!again && nseen < 16) {
             seen[nseen++] = st.st_ino;
             bytes += (uint64_t)st.st_blocks * 512;
+            if (strncmp(link, "/memfd:goalloc-arena", 20) == 0)
+                bytes -= stock_bytes(attached, (uint64_t)st.st_blocks * 512);
         }
     }
     (void)closedir(dir);
     return bytes;
 }
 
-static uint64_t bytes_now(const memory_use *m)
+static uint64_t bytes_now(const memory_use *m, bool attached)
 {
     const char *daemon = getenv("GOALLOC_BENCH_DAEMON");
 
     if (daemon == NULL)
         return 0;
     return status_bytes("self", "RssAnon:") + status_bytes("self", "RssFile:") +
-           (m->whole_heap ? memfds_bytes(daemon) + status_bytes(daemon, "RssAnon:") : 0);
+           (m->whole_heap ? memfds_bytes(daemon, attached) + status_bytes(daemon, "RssAnon:") : 0);
 }
 
 void memory_use_begin(memory_use *m, bool whole_heap)
 {
     m->whole_heap = whole_heap;
-    m->base_bytes = bytes_now(m);
+    m->base_bytes = bytes_now(m, false);
 }
 
 void memory_use_sample(memory_use *m)
 {
-    uint64_t bytes = bytes_now(m);
+    uint64_t bytes = bytes_now(m, true);
 
     if (bytes > m->peak_bytes)
         m->peak_bytes = bytes;
 }
 
-#elif defined(BENCH_BOOST)
+#elif defined(BENCH_SEGMENT)
 /* Its segment has a fixed size: there is nothing to compare. */
 void memory_use_begin(memory_use *m, bool whole_heap)
 {

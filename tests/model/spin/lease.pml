@@ -143,7 +143,7 @@ next:   atomic { s = 0; b = 0; r = 0; x = 0; idle[w] = 1 }
         :: atomic { MAY_LEASE(w) && held[w] != BIT(NSPANS) - 1 -> idle[w] = 0 } goto do_refill
         od;
 
-do_malloc: /* mspan_take */
+do_malloc: /* slot_take */
 #ifdef TELL_BEFORE_BIT
         atomic { span[s].live = span[s].live | b; span[s].his = (w -> span[s].his | b : span[s].his & ~b) }
         atomic { span[s].alloc = span[s].alloc | b; cache[s] = cache[s] & ~b; goto next }

@@ -69,6 +69,7 @@ holds 'lease: two daemons die, one leases' lease -DDAEMON_DEATHS=2 -DNO_CUTS -DN
 holds 'lease: cuts and late replies, one leases' lease -DDAEMON_DEATHS=0 -DONE_LEASES || status=1
 holds 'tiny: two daemons die' tiny -DDAEMON_DEATHS=2 || status=1
 holds 'offers: two daemons die' offers -DDAEMON_DEATHS=2 || status=1
+holds 'magazine: its thread dies' magazine || status=1
 
 echo '== broken on purpose'
 for variant in FOLD_REMOTE_FIRST RETURN_LATE_FORGET TAKE_OVER_ALL SWEEP_LEASED TELL_BEFORE_BIT NO_RECONCILE; do
@@ -80,6 +81,9 @@ for variant in HINT_LATE NO_HINT FOLD_DROPS_HINT FOLD_OPEN SETTLE_BY_HINT END_LI
 done
 for variant in OWNER_AFTER_WORD NO_LEASE_CHECK NO_UNKNOWN STORE_TAKEN; do
     breaks "$variant" offers || status=1
+done
+for variant in LOAD_EARLY EMPTY_BY_BITS LEAVE_UNFLUSHED CACHED_PUSH; do
+    breaks "$variant" magazine || status=1
 done
 
 echo '== the largest model'
