@@ -71,7 +71,8 @@ end:
     :: atomic { structure == FORGOTTEN && reply[0] == 1 ->
            reply[0] = 0; structure = HELD; n0 = nleases; assert(lease == 0); writes[0] = true }
     /* malloc, own free; fold is not needed: nobody else frees what worker 0 holds */
-    :: structure == HELD && !live && alloc == 0 -> atomic { assert(writes[0] && !writes[1]); alloc = 1; live = true; his = true }
+    :: structure == HELD && !live && alloc == 0 ->
+       atomic { assert(writes[0] && !writes[1]); alloc = 1; live = true; his = true }
     :: atomic { structure == HELD && live && his -> assert(writes[0] && !writes[1] && alloc == 1); alloc = 0; FREE_IT }
     /* remote free of what worker 1 has handed over */
     :: atomic { structure != HELD && live && his -> assert(alloc == 1 && remote == 0); remote = 1; FREE_IT }
