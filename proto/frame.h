@@ -18,7 +18,7 @@
 #define PROTO_SPANS_MAX 1024u
 
 /* The descriptors of an AttachReply, in this order. */
-enum { ATTACH_FD_ARENA, ATTACH_FD_SPANS, ATTACH_FD_BITMAP, ATTACH_FD_LIFE, ATTACH_NFDS };
+enum { ATTACH_FD_ARENA, ATTACH_FD_SPANS, ATTACH_FD_BITMAP, ATTACH_FD_LIFE, ATTACH_FD_OFFERS, ATTACH_NFDS };
 
 /* The length that the 4 bytes of header announce; not checked against FRAME_PAYLOAD_MAX. */
 static inline uint32_t frame_payload_bytes(const uint8_t header[FRAME_HEADER_BYTES])

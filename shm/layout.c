@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "shm/offers.h"
+
 /* Raise it when the meaning of a word changes but its place does not. */
 #define LAYOUT_VERSION 4
 
@@ -37,7 +39,8 @@ uint64_t shm_abi_hash(void)
         sizeof(shm_span), offsetof(shm_span, elem_bytes), offsetof(shm_span, npages), offsetof(shm_span, nelems),
         offsetof(shm_span, magic), offsetof(shm_span, spc), offsetof(shm_span, needzero),
         offsetof(shm_span, lessee_folds), offsetof(shm_span, owner), offsetof(shm_span, nadopted),
-        offsetof(shm_span, has_kept),
+        offsetof(shm_span, has_kept), offsetof(shm_span, nleases), offsetof(shm_header, nleases),
+        OFFER_NONE, OFFER_OFFERED, OFFER_SEEN, OFFER_TAKEN, SHM_OFFERS_HEADER_BYTES, offsetof(shm_offers, active),
     };
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
 

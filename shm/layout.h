@@ -85,6 +85,9 @@ typedef struct shm_header {
     shm_u32 nroot_entries;    /* entries of roots from here on were never used; only rises */
     shm_u32 nsession_entries; /* the same for sessions */
     uint32_t pad[12];
+    /* Leases ever given: the daemon raises it before it gives one. A line of its own, which no free looks at. */
+    shm_u64 nleases;
+    uint64_t pad2[7];
 } shm_header;
 
 enum shm_session_state {
@@ -157,14 +160,16 @@ typedef struct shm_span {
     shm_u32 nadopted; /* objects of this span in the daemon's adoption table */
     shm_u32 has_kept; /* 0: all its kept bits count as 0, and their words mean nothing */
     uint32_t pad2;
-    uint64_t reserved[2];
+    shm_u64 nleases; /* of the header when the last lease of this span was given; written before its lease word */
+    uint64_t reserved;
 } shm_span;
 
-_Static_assert(sizeof(shm_header) == 192 && offsetof(shm_header, free_limit) == 128, "header layout");
+_Static_assert(sizeof(shm_header) == 256 && offsetof(shm_header, free_limit) == 128, "header layout");
 _Static_assert(sizeof(shm_session) == 128 && offsetof(shm_session, label) == 64, "session layout");
 _Static_assert(sizeof(shm_root) == 272 && offsetof(shm_root, name) == 16, "root layout");
 _Static_assert(sizeof(shm_heap_arena) == 16, "heap arena layout");
-_Static_assert(sizeof(shm_span) == 64 && offsetof(shm_span, owner) == 32, "span layout");
+_Static_assert(sizeof(shm_span) == 64 && offsetof(shm_span, owner) == 32 && offsetof(shm_span, nleases) == 48,
+               "span layout");
 _Static_assert(SHM_BITS_WORDS * 8 == 128, "128 bytes of each kind of bits a page");
 _Static_assert(SPAN_CLASS_COUNT <= SHM_COUNTERS_WORDS, "a counter for each span class");
 

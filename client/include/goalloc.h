@@ -308,10 +308,11 @@ GOALLOC_API GOALLOC_CHECK int goalloc_stats(goalloc_stats_t *ret_stats);
 
 /*
  * Give all spans that this thread and exited threads hold back to the daemon, with the objects in them, and the pages
- * of freed large objects; a RECLAIM session stays with the spans that have objects. Other threads give their empty
- * spans back the next time that they run out of one. Two round trips: the first one asks whether the daemon is there,
- * and if that fails nothing is given back; the second one waits until it has everything. 0 (in a read-only attach there
- * is nothing to give), -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.
+ * of freed large objects; a RECLAIM session stays with the spans that have objects. Empty spans of other threads go
+ * back by themselves within some seconds, but for a few of each size; these, the next time that the thread runs out of
+ * one. Two round trips: the first one asks whether the daemon is there, and if that fails nothing is given back; the
+ * second one waits until it has everything. 0 (in a read-only attach there is nothing to give), -ENOTCONN, -ETIMEDOUT,
+ * -EACCES, -ENOENT, -ESTALE.
  */
 GOALLOC_API int goalloc_trim(void);
 

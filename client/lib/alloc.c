@@ -83,7 +83,8 @@ static inline bool slot_is_ready(const mcache *mc, uint32_t slot)
 {
     const slot_front *f = &mc->fronts[slot];
 
-    return !magazine_is_empty(&f->magazine) || f->cache != 0 || mc->slots[slot].empty.head != NULL;
+    return !magazine_is_empty(&f->magazine) || f->cache != 0 || mc->slots[slot].empty.head != NULL ||
+           mc->slots[slot].offered.head != NULL;
 }
 
 /*

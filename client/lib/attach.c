@@ -10,7 +10,7 @@
  *                                                         v
  *                                                       FORKED --first call that needs the daemon--> ATTACHED
  *
- * An attach: 1. connect, send Attach, get numbers and four descriptors; 2. check them, sizes by fstat, the header by
+ * An attach: 1. connect, send Attach, get numbers and five descriptors; 2. check them, sizes by fstat, the header by
  * recomputing it, and map them, the arena at its address and nowhere else (mapping.c); 3. close the descriptors, open
  * the gate. Step 1 waits, and is done under a turn that others wait for with a deadline; 2 and 3 under the forklock.
  *
@@ -70,6 +70,7 @@ static void start_over(bool is_forker)
     comeback_reset();
     turn_reset(&attach_turn);
     process.life = NULL;
+    atomic_store_explicit(&process.offers, NULL, memory_order_relaxed);
     if (before < PROCESS_ATTACHED && process.map.header != NULL)
         mapping_detach(); /* a thread of the parent was about to do it, or had not opened the gate yet */
     process_set_state(before >= PROCESS_ATTACHED ? PROCESS_FORKED : before);

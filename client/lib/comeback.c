@@ -36,7 +36,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "client/lib/forklock.h"
 #include "client/lib/held.h"
+#include "client/lib/mapping.h"
+#include "client/lib/offer.h"
 #include "client/lib/outbox.h"
 #include "proto/wire.h"
 
@@ -124,10 +127,23 @@ static int connect_patiently(deadline until)
 
 /* --- coming back --- */
 
+/* What another daemon has sent to be offered in. If there is no room the old words stay, which nobody reads. */
+static void take_offers(void)
+{
+    int fds[FDPASS_MAX];
+
+    forklock_take();
+    if (link_fds(fds) == 1)
+        (void)mapping_replace_offers(fds[0]);
+    link_close_fds();
+    forklock_give();
+}
+
 static int reattach(deadline until)
 {
     Goallocd__Attach body = GOALLOCD__ATTACH__INIT;
     Goallocd__Request request = WIRE_REQUEST(ATTACH, attach, &body);
+    const struct shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_relaxed);
     Goallocd__Reply *reply;
     int r;
 
@@ -137,7 +153,10 @@ static int reattach(deadline until)
     body.session = process.session.n;
     body.epoch = process.epoch;
     body.generation = process.generation;
+    body.offers = offers == NULL ? 0 : offers->id;
     r = rpc_call(&request, &reply, until);
+    if (r == 0)
+        take_offers();
     if (r != -ESTALE && r != -ENOEXEC && r != -EPROTONOSUPPORT)
         return r;
     /* This daemon does not have the session. Nor will another one, unless this one is of another build. */
@@ -157,7 +176,7 @@ typedef struct unknown {
 /*
  * The lease of a large object may have ended since the list was made, and its pages be another session's: so what is
  * read of the span counts if this session leases it before and after. All other leases end only when this process ends
- * them.
+ * them; those that it has offered the daemon is about to end.
  */
 static void add_unknown(unknown *u, uint32_t first)
 {
@@ -166,7 +185,7 @@ static void add_unknown(unknown *u, uint32_t first)
     bool is_large = span_class_size(span->spc).n == 0 && !span->lessee_folds;
 
     fence_seq_cst(); /* the description is read between the two looks at the lease */
-    if (!ours || !process_leases(span))
+    if (!ours || !process_leases(span) || offer_is_taken(page_at(first)))
         return;
     if (is_large)
         u->large[u->nlarge++] = first;
@@ -239,6 +258,18 @@ static int reconcile(deadline until)
             return r;
     }
     return 0;
+}
+
+/* If there may be spans that the session leases and this process does not know, give them back. */
+static int find_unknown(deadline until)
+{
+    bool overflow = outbox_take_overflow();
+    bool forgotten = offer_take_unknown();
+    int r = overflow || forgotten ? reconcile(until) : 0;
+
+    if (r < 0)
+        outbox_put_overflow();
+    return r;
 }
 
 /* While down: connect once. An error that may go away is answered as requests are answered while down. */
@@ -352,11 +383,8 @@ int comeback_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline un
 
     do {
         r = come_back(until);
-        if (r == 0 && outbox_take_overflow()) {
-            r = reconcile(until);
-            if (r < 0)
-                outbox_put_overflow();
-        }
+        if (r == 0)
+            r = find_unknown(until);
         if (r == 0)
             r = outbox_flush(&until);
         if (r == 0)

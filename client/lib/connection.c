@@ -47,7 +47,7 @@ static int call(Goallocd__Request *request, read_reply read, void *ret)
 
 /* --- the session --- */
 
-static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
+static int check_attach_reply(const Goallocd__Reply *reply, bool readonly, attach_result *ret)
 {
     const Goallocd__AttachReply *body = reply->attach;
     int fds[FDPASS_MAX];
@@ -56,7 +56,8 @@ static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
         return -EPROTONOSUPPORT;
     if (body->abi_hash != shm_abi_hash())
         return -ENOEXEC;
-    if (link_fds(fds) != ATTACH_NFDS || body->session == 0 || body->session >= SHM_SESSIONS_MAX)
+    if (link_fds(fds) != (readonly ? ATTACH_FD_OFFERS : ATTACH_NFDS) || body->session == 0 ||
+        body->session >= SHM_SESSIONS_MAX)
         return -EPROTO;
     *ret = (attach_result){
         .session = { (uint16_t)body->session },
@@ -71,6 +72,7 @@ static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
         .spans_fd = fds[ATTACH_FD_SPANS],
         .bitmap_fd = fds[ATTACH_FD_BITMAP],
         .life_fd = fds[ATTACH_FD_LIFE],
+        .offers_fd = readonly ? -1 : fds[ATTACH_FD_OFFERS],
     };
     return 0;
 }
@@ -90,7 +92,7 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     r = comeback_open(ask->socket_path, ask->wait, ask->gated, ask->until, &request, &reply);
     if (r < 0)
         return r;
-    r = check_attach_reply(reply, ret);
+    r = check_attach_reply(reply, ask->flags & SESSION_READONLY, ret);
     if (r == 0) {
         comeback_set_session(reply->attach);
         return 0;

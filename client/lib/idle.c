@@ -4,9 +4,10 @@
  * Called by refill.c, large.c (before a request, after a refusal) and heap.c (goalloc_trim). Calls mcache.c, pool.c,
  * largecache.c, held.c, comeback.c and outbox.c, which sends without waiting. Data: the thread's lists.
  *
- * Empty spans go back in three cases:
- *   surrender   a free makes the thread's empty spans more than IDLE_PAGES_MAX: half of that stays. Below it a program
- *               that needs its memory again finds it here;
+ * Empty spans go back in three ways:
+ *   offer       a free makes a span empty, and the thread has more than it soon needs: the daemon may take it, at once
+ *               if memory is short, or when it has been idle for a second (offer.c). A thread that needs it again
+ *               before that takes it back;
  *   exchange    the thread asks for much: it gives as many pages back as it asks for, of what its other slots and the
  *               process's cache of large spans hold idle above RETAIN_PAGES_MIN, or 1/RETAIN_SHARE of what the thread
  *               holds. So a heap that grows does not retain what another phase of the program has left;
@@ -18,8 +19,6 @@
  * allocates there any more. If the process dies in between, the daemon ends the lease.
  */
 #include "client/lib/idle.h"
-
-#include <errno.h>
 
 #include "client/lib/comeback.h"
 #include "client/lib/held.h"
@@ -63,9 +62,15 @@ static void return_span(mcache *mc, mspan *s, returns *r)
     returns_add(r, s);
 }
 
-/* Return empty spans of a slot until nleft are left. */
+/* Return spans of a slot that are empty, those that are offered first, until nleft are left. */
 static void return_empty(mcache *mc, mcache_slot *slot, uint64_t nleft, returns *r)
 {
+    while (slot->noffered > 0 && slot->noffered + slot->nempty > nleft) {
+        mspan *s = mcache_take_offered(mc, slot, true);
+
+        if (s != NULL)
+            return_span(mc, s, r);
+    }
     while (slot->nempty > nleft)
         return_span(mc, slot->empty.tail, r);
 }
@@ -121,6 +126,7 @@ void idle_return_all(void)
     }
     for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
         mcache_put_current(mc, i);
+        return_empty(mc, &mc->slots[i], 0, &r);
         while (mc->slots[i].all != NULL && !process.reclaim)
             return_span(mc, mc->slots[i].all, &r);
     }
@@ -138,10 +144,12 @@ static uint64_t give_back(mcache *mc, uint32_t i, uint64_t nleft, uint64_t npage
 {
     mcache_slot *slot = &mc->slots[i];
 
-    while (npages > 0 && slot->nempty > nleft) {
-        uint64_t each = slot->empty.tail->npages;
+    while (npages > 0 && slot->noffered + slot->nempty > nleft) {
+        mspan *s = slot->noffered > 0 ? mcache_take_offered(mc, slot, true) : slot->empty.tail;
+        uint64_t each = s == NULL ? 0 : s->npages;
 
-        return_span(mc, slot->empty.tail, r);
+        if (s != NULL)
+            return_span(mc, s, r);
         npages = each < npages ? npages - each : 0;
     }
     return npages;
@@ -154,20 +162,6 @@ static uint32_t next_slot(mcache *mc)
 
     mc->give_back_at = i + 1 < SLOT_COUNT ? i + 1 : 0;
     return i;
-}
-
-void idle_surrender(mcache *mc)
-{
-    returns r = { .n = 0 };
-    uint64_t npages = mc->nempty_pages - IDLE_PAGES_MAX / 2;
-    int saved_errno = errno;
-
-    if (!comeback_is_up()) /* who knows when there will be more */
-        return;
-    for (uint32_t n = 0; n < SLOT_COUNT && npages > 0; n++)
-        npages = give_back(mc, next_slot(mc), 0, npages, &r);
-    returns_flush(&r);
-    errno = saved_errno;
 }
 
 /* Runs that are current and have no object are idle, too: one of each length that was used. */
@@ -189,7 +183,7 @@ static void put_idle_runs(mcache *mc)
 void idle_exchange(mcache *mc, uint32_t growing, uint64_t npages)
 {
     returns r = { .n = 0 };
-    uint64_t share = mc->nheld_pages / RETAIN_SHARE;
+    uint64_t share = (mc->nheld_pages - mc->noffered_pages) / RETAIN_SHARE;
     uint64_t retain = share > RETAIN_PAGES_MIN ? share : RETAIN_PAGES_MIN;
     bool small = growing < SLOT_COUNT && !is_run(growing);
     uint64_t ncached = 0;
@@ -202,7 +196,8 @@ void idle_exchange(mcache *mc, uint32_t growing, uint64_t npages)
         put_idle_runs(mc);
         ncached = largecache_npages(&large_cache);
     }
-    nidle = mc->nempty_pages + ncached; /* none of them are of the slot that grows: it would not ask */
+    /* None of them are of the slot that grows: it would not ask. */
+    nidle = mc->nempty_pages + mc->noffered_pages + ncached;
     if (nidle <= retain)
         return;
     if (npages > nidle - retain)

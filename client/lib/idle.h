@@ -6,12 +6,6 @@
 
 #include "client/lib/mcache.h"
 
-/* A thread with more pages than this in empty spans surrenders some. */
-#define IDLE_PAGES_MAX (128 * MIB / PAGE_BYTES)
-
-/* Give empty spans back until half of that is left. Leaves errno alone. */
-void idle_surrender(mcache *mc);
-
 /*
  * The thread is about to ask the daemon for npages, in a slot or (SLOT_COUNT) for a large object: give as many back
  * that other slots hold empty, if they are more than a small part.

@@ -2,13 +2,14 @@
  * mapping: puts the heap into this process's address space, so that mapping it costs no memory.
  *
  * Called by attach.c, for the heap under the forklock, and by who needs private memory (meta.c, mcache.c). Data:
- * process.map, .mspan_of, .generation and .life, which are written here alone.
+ * process.map, .mspan_of, .generation, .offers and .life, which are written here alone.
  *
  *   what      where                    size                      access              in children
  *   arena     the daemon's address     the reserve, 64 GiB       read, write (1)     yes
  *   spans     anywhere                 about 1% of it            read                yes
  *   bitmap    anywhere                 about 6% of it            read, write (1)     yes
  *   life      anywhere                 a page                    read                no: MADV_DONTFORK
+ *   offers    anywhere                 0.1% of it                read, write         no: MADV_DONTFORK
  *   mspan_of  anywhere, private        0.1% of it                read, write         yes, zero: MADV_WIPEONFORK
  *                                                                                    (1) read in a read-only session
  *
@@ -50,6 +51,7 @@
 #include <unistd.h>
 
 #include "client/lib/process.h"
+#include "shm/offers.h"
 
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
@@ -212,6 +214,53 @@ static bool fd_has_bytes(int fd, uint64_t bytes)
     return fstat(fd, &st) == 0 && (uint64_t)st.st_size == bytes;
 }
 
+/* A session that may write has offers. */
+static bool has_offers(const attach_result *a)
+{
+    return a->offers_fd < 0 || fd_has_bytes(a->offers_fd, shm_offers_bytes(a->arena_bytes / PAGE_BYTES));
+}
+
+/* What this process offers is between it and the daemon: children have sessions of their own. */
+static int map_offers(const attach_result *a)
+{
+    void *offers = NULL;
+    int r = 0;
+
+    if (a->offers_fd >= 0)
+        r = mapping_new_advised(shm_offers_bytes(a->arena_bytes / PAGE_BYTES), PROT_READ | PROT_WRITE, a->offers_fd,
+                                MADV_DONTFORK, 0, &offers);
+    atomic_store_explicit(&process.offers, offers, memory_order_release);
+    return r;
+}
+
+static void unmap_offers(uint64_t arena_bytes)
+{
+    mapping_delete(atomic_load_explicit(&process.offers, memory_order_relaxed),
+                   shm_offers_bytes(arena_bytes / PAGE_BYTES));
+    atomic_store_explicit(&process.offers, NULL, memory_order_relaxed);
+}
+
+int mapping_replace_offers(int fd)
+{
+    attach_result a = { .arena_bytes = process.map.arena_bytes, .offers_fd = fd };
+    uint64_t bytes = shm_offers_bytes(process.map.npages);
+    void *old = atomic_load_explicit(&process.offers, memory_order_relaxed);
+    void *seed = NULL;
+    int r;
+
+    if (!fd_has_bytes(fd, bytes))
+        return -EPROTO;
+    if (old == NULL)
+        return map_offers(&a);
+    r = seed_new(NULL, bytes, PROT_READ | PROT_WRITE, fd, &seed);
+    if (r == 0 && madvise(seed, seed_bytes(bytes), MADV_DONTFORK) < 0)
+        r = -ENOMEM;
+    if (r == 0)
+        r = seed_replace(&seed, old, bytes);
+    mapping_delete(seed, seed_bytes(bytes));
+    return r;
+}
+
 /* Map spans, and check that its header is that of the heap which the daemon has announced. */
 static int map_spans(const attach_result *a, void **ret)
 {
@@ -242,7 +291,8 @@ int mapping_attach(const attach_result *a, bool readonly)
     int r;
 
     if (a->spans_bytes < sizeof(shm_header) || !fd_has_bytes(a->arena_fd, a->arena_bytes) ||
-        !fd_has_bytes(a->spans_fd, a->spans_bytes) || !fd_has_bytes(a->bitmap_fd, a->bitmap_bytes))
+        !fd_has_bytes(a->spans_fd, a->spans_bytes) || !fd_has_bytes(a->bitmap_fd, a->bitmap_bytes) ||
+        !has_offers(a))
         return -EPROTO;
     r = map_spans(a, &spans);
     if (r == 0)
@@ -252,7 +302,9 @@ int mapping_attach(const attach_result *a, bool readonly)
     if (r == 0)
         r = mapping_new((void *)(uintptr_t)a->base, a->arena_bytes, access_of(readonly), a->arena_fd, &arena);
     if (r == 0)
-        r = map_life(a);
+        r = map_offers(a);
+    if (r == 0 && (r = map_life(a)) < 0)
+        unmap_offers(a->arena_bytes);
     if (r < 0)
         goto fail;
     shm_map_init(&process.map, spans, bitmap, arena);
@@ -293,11 +345,16 @@ int mapping_reattach(const attach_result *a, bool readonly)
     if (a->generation != process.generation || a->base != process.map.base ||
         a->arena_bytes != process.map.arena_bytes || a->bitmap_bytes != process.map.bitmap_bytes)
         return -ESTALE;
-    r = map_life(a);
+    if (!has_offers(a))
+        return -EPROTO;
+    r = map_offers(a);
+    if (r == 0 && (r = map_life(a)) < 0)
+        unmap_offers(a->arena_bytes);
     if (r < 0 || readonly == process.readonly)
         return r;
     r = change_access(a, readonly);
     if (r < 0) {
+        unmap_offers(a->arena_bytes);
         mapping_delete(process.life, LIFE_BYTES);
         process.life = NULL;
     }
@@ -311,6 +368,7 @@ void mapping_detach(void)
     mapping_delete(process.map.bitmap, process.map.bitmap_bytes);
     mapping_delete(process.map.header, process.map.spans_bytes);
     mapping_delete(process.life, LIFE_BYTES);
+    unmap_offers(process.map.arena_bytes);
     process.life = NULL;
     process.mspan_of = NULL;
     process.map = (shm_map){ .base = 0 };

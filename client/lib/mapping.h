@@ -7,17 +7,24 @@
 #include "client/lib/process.h"
 
 /*
- * Map what the daemon has sent, and fill in process.map, .mspan_of, .generation and .life. The descriptors stay the
- * caller's. 0; -EPROTO: they are not what the answer or the header says; -ENOEXEC: another ABI; -EEXIST: the arena's
- * addresses are taken; -EAGAIN: RLIMIT_MEMLOCK allows no mapping; -ENOMEM: no room. On failure nothing stays mapped.
+ * Map what the daemon has sent, and fill in process.map, .mspan_of, .generation, .offers and .life. The descriptors
+ * stay the caller's. 0; -EPROTO: they are not what the answer or the header says; -ENOEXEC: another ABI; -EEXIST: the
+ * arena's addresses are taken; -EAGAIN: RLIMIT_MEMLOCK allows no mapping; -ENOMEM: no room. On failure nothing stays
+ * mapped.
  */
 int mapping_attach(const attach_result *a, bool readonly) __attribute__((warn_unused_result));
 
 /*
  * The same in a forked child, which has the heap mapped already: check that it is the same one (else -ESTALE), map the
- * life page, and change the access if readonly differs from process.readonly.
+ * life page and the offers, and change the access if readonly differs from process.readonly.
  */
 int mapping_reattach(const attach_result *a, bool readonly) __attribute__((warn_unused_result));
+
+/*
+ * Put other offers, which another daemon has sent, where the present ones are, at one stroke for all threads. The
+ * descriptor stays the caller's. 0, or as above: nothing has changed.
+ */
+int mapping_replace_offers(int fd);
 
 /* Unmap all that mapping_attach() has mapped, and forget it. */
 void mapping_detach(void);

@@ -2,7 +2,7 @@
  * mcache: the lists that a thread's spans are in, and the counting of what it allocates.
  *
  * Called by refill.c (the slow paths of malloc and free), idle.c (spans that go back) and thread.c (threads that end).
- * Calls mspan.c (bits) and tiny.c. Data: all private to the thread, but for the session's counters in bitmap.
+ * Calls mspan.c (bits), offer.c and tiny.c. Data: all private to the thread, but for the session's counters in bitmap.
  *
  * A span's way through a thread, per slot:
  *
@@ -12,6 +12,8 @@
  *                    |           +------- PARTIAL <--------+  (refill_note_free), or remotely (found when looked at)
  *                    +-- last object freed --+
  *
+ * Of the empty spans those that are not needed soon are OFFERED (refill.c): the daemon may take them. The thread takes
+ * them back when it has no other empty one; those that are gone it forgets then.
  * What waits in a magazine counts as used here (magazine.h): its flush is what "is freed" means.
  *
  * A full span is in no list but that of all, so that the first free in it touches no other span but the last of the
@@ -24,6 +26,7 @@
 
 #include <string.h>
 
+#define LOOK_OFFERED_MAX 16u /* offered spans that may be gone: who takes one back looks at so many */
 #define MAGAZINE_BYTES       (64 * KIB) /* of the objects in it */
 #define MAGAZINE_ENTRIES_MAX 1024u
 
@@ -65,7 +68,7 @@ void mcache_clear(mcache *mc)
         floor += magazine_capacity(i);
     }
     mc->tiny = (tiny_block)TINY_NONE_OPEN;
-    mc->nempty_pages = mc->nheld_pages = 0;
+    mc->nempty_pages = mc->noffered_pages = mc->nheld_pages = 0;
     memset(mc->slots, 0, sizeof(mc->slots));
     memcpy(mc->current, mcache_none.current, sizeof(mc->current));
     for (size_t i = 0; i <= SIZE_TABLE8_MAX / 8; i++) {
@@ -75,6 +78,13 @@ void mcache_clear(mcache *mc)
             mc->front8[noscan][i] = &mc->fronts[slot];
         }
     }
+}
+
+/* The free that changes the place of a span has been done. */
+static void place_freed(mcache *mc, mspan *s)
+{
+    if (mcache_place_freed(mc, s))
+        mcache_place_idle(mc, s);
 }
 
 /* --- magazines --- */
@@ -90,7 +100,7 @@ void mcache_flush_magazine(mcache *mc, uint32_t slot)
 
         CRASH_POINT(magazine_flush);
         if (mspan_count_free(s))
-            (void)mcache_place_freed(mc, s);
+            place_freed(mc, s);
     }
 }
 
@@ -169,6 +179,8 @@ static void unlist(mcache *mc, mspan *s)
 
     if (s->place == MSPAN_PARTIAL)
         mspan_list_remove(&slot->partial, s);
+    if (s->place == MSPAN_OFFERED)
+        mcache_unlist_offered(mc, slot, s);
     if (s->place != MSPAN_EMPTY)
         return;
     mspan_list_remove(&slot->empty, s);
@@ -209,6 +221,32 @@ void mcache_move(mcache *mc, mspan *s, uint32_t nused)
     mcache_place(mc, s, nused);
 }
 
+void mcache_offer(mcache *mc, mspan *s)
+{
+    unlist(mc, s);
+    mcache_place_offered(mc, s);
+}
+
+mspan *mcache_take_offered(mcache *mc, mcache_slot *slot, bool oldest)
+{
+    mspan *s;
+
+    for (unsigned n = 0; n < LOOK_OFFERED_MAX && (s = oldest ? slot->offered.tail : slot->offered.head) != NULL; n++) {
+        mcache_unlist_offered(mc, slot, s);
+        if (offer_take_back(s, mc->thread))
+            return s;
+        mcache_forget(mc, s);
+    }
+    return NULL;
+}
+
+void mcache_forget(mcache *mc, mspan *s)
+{
+    s->place = MSPAN_FULL; /* in no list but that of all */
+    mcache_remove(mc, s);
+    offer_forget(s);
+}
+
 void mcache_put_current(mcache *mc, uint32_t slot)
 {
     mspan *s = mc->current[slot];
@@ -234,7 +272,7 @@ void mcache_close_tiny(mcache *mc)
         return;
     open.span->open_block = 0;
     if (tiny_nlive(u32_load_acquire(open.word)) == 0 && tiny_block_end(open.span, open.index))
-        (void)mcache_place_freed(mc, open.span);
+        place_freed(mc, open.span);
 }
 
 void *mcache_open_tiny(mcache *mc, mspan *s, uint32_t bytes)

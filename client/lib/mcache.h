@@ -7,16 +7,19 @@
 #include "client/lib/magazine.h"
 #include "client/lib/mapping.h"
 #include "client/lib/mspan.h"
+#include "client/lib/offer.h"
 #include "client/lib/tiny.h"
 
 /* The spans of one slot. */
 typedef struct mcache_slot {
     mspan_list partial; /* some objects free; the first has waited longest */
     mspan_list empty;   /* what may go back: nempty of them */
+    mspan_list offered; /* the daemon may have taken them: noffered; the first was offered last */
     mspan *all;
     mspan *scan_at;      /* where in all the search for frees by others goes on; NULL: at its beginning */
     uint32_t nempty;
-    uint32_t nspans;     /* all, with the current one */
+    uint32_t noffered;
+    uint32_t nspans;     /* all, with the current one, and the offered ones */
     uint32_t nbatch;     /* short spans asked for last: slow start */
     uint32_t nuncounted; /* objects of spans' caches that have been allocated and not yet counted for all to see */
 } mcache_slot;
@@ -36,7 +39,8 @@ typedef struct mcache {
     tiny_block tiny;
     void *thread; /* thread_self() of its thread */
     uint64_t nempty_pages; /* in the lists of empty spans */
-    uint64_t nheld_pages;
+    uint64_t noffered_pages;
+    uint64_t nheld_pages; /* with those */
     uint32_t give_back_at; /* the slot to give back from next */
     mcache_slot slots[SLOT_COUNT];
     uint32_t trim_seen;
@@ -85,6 +89,18 @@ void mcache_place(mcache *mc, mspan *s, uint32_t nused);
 
 /* The same for a span that is in the list of its place. */
 void mcache_move(mcache *mc, mspan *s, uint32_t nused);
+
+/* Offer an empty span of the thread that is in the list of those. */
+void mcache_offer(mcache *mc, mspan *s);
+
+/*
+ * Take back a span that the slot has offered: the one that was offered last (oldest: first), then in no list. NULL: it
+ * has none, or of some that were looked at all were gone.
+ */
+mspan *mcache_take_offered(mcache *mc, mcache_slot *slot, bool oldest);
+
+/* A span that the thread has offered is gone; it is not in the list of those any more. */
+void mcache_forget(mcache *mc, mspan *s);
 
 /* The same for the current span of a slot, if there is one: there is none afterwards, and the magazine is empty. */
 void mcache_put_current(mcache *mc, uint32_t slot);
@@ -150,7 +166,54 @@ static inline void mcache_place_empty(mcache *mc, mspan *s)
     mspan_list_push_front(&mc->slots[s->slot].empty, s);
 }
 
-/* A free by the thread has brought nfrees of s to 0. True: the span has become empty. */
+/* Take an offered span out of their list. */
+static inline void mcache_unlist_offered(mcache *mc, mcache_slot *slot, mspan *s)
+{
+    mspan_list_remove(&slot->offered, s);
+    slot->noffered--;
+    mc->noffered_pages -= s->npages;
+}
+
+/* The same as mcache_place_empty() for one that is offered. */
+static inline void mcache_place_offered(mcache *mc, mspan *s)
+{
+    mcache_slot *slot = &mc->slots[s->slot];
+
+    mspan_list_push_front(&slot->offered, s);
+    slot->noffered++;
+    mc->noffered_pages += s->npages;
+    offer_make(s);
+}
+
+/* What a thread retains of its empty spans; it offers what is more. Of a slot: two spans, or so many pages. */
+#define MCACHE_SLOT_PAGES_MAX  (64 * KIB / PAGE_BYTES)
+#define MCACHE_EMPTY_PAGES_MAX (MIB / PAGE_BYTES)
+
+/* True if that is enough for it to offer the next one of the slot. */
+static inline bool mcache_has_enough(const mcache *mc, const mcache_slot *slot, uint64_t npages)
+{
+    return (slot->nempty >= 2 && (slot->nempty + 1) * npages > MCACHE_SLOT_PAGES_MAX) ||
+           mc->nempty_pages + npages > MCACHE_EMPTY_PAGES_MAX;
+}
+
+/*
+ * A span has become empty, and is in no list: offer it if the thread has enough; and one that has been empty longest,
+ * if the slot has more than it retains.
+ */
+static inline void mcache_place_idle(mcache *mc, mspan *s)
+{
+    mcache_slot *slot = &mc->slots[s->slot];
+
+    if (!mcache_has_enough(mc, slot, s->npages) || !offer_is_possible()) {
+        mcache_place_empty(mc, s);
+        return;
+    }
+    mcache_place_offered(mc, s);
+    if (UNLIKELY(slot->nempty > 2 && slot->nempty * (uint64_t)s->npages > MCACHE_SLOT_PAGES_MAX))
+        mcache_offer(mc, slot->empty.tail);
+}
+
+/* A free by the thread has brought nfrees of s to 0. True: it has become empty, is in no list, and is to be placed. */
 static inline bool mcache_place_freed(mcache *mc, mspan *s)
 {
     switch (s->place) {
@@ -167,7 +230,6 @@ static inline bool mcache_place_freed(mcache *mc, mspan *s)
         mcache_count_current(mc, s, mspan_nused(s));
         return false;
     }
-    mcache_place_empty(mc, s);
     return true;
 }
 

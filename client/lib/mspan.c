@@ -16,6 +16,7 @@
  *   PARTIAL   the objects in use: the last free makes it EMPTY
  *   EMPTY     0, and no free can come: every alloc bit is 0
  *   POOLED    the objects in use; nobody's frees take the fast path
+ *   OFFERED   0, and no free can come: the span is empty, or another's
  *
  * Allocations are not counted one by one either, but for those from the magazine. While a span is current, what its
  * cache has handed out = used now - used when it was last counted + freed by the owner + folded; used is the number of
@@ -111,6 +112,23 @@ void mspan_delete(mspan *s)
     for (uint32_t i = 1; i < s->npages; i++)
         atomic_store_explicit(&process.mspan_of[first.n + i], NULL, memory_order_release);
     mspan_set_owner(s, NULL);
+    mspan_put_back(s);
+}
+
+void mspan_unname(mspan *s)
+{
+    page_no first = mspan_first(s);
+
+    for (uint32_t i = 0; i < s->npages; i++) {
+        mspan *name = s;
+
+        (void)atomic_compare_exchange_strong_explicit(&process.mspan_of[first.n + i], &name, NULL,
+                                                      memory_order_acq_rel, memory_order_relaxed);
+    }
+}
+
+void mspan_put_back(mspan *s)
+{
     (void)pthread_mutex_lock(&lock);
     s->next = free_mspans;
     free_mspans = s;

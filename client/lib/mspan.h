@@ -29,6 +29,7 @@ enum mspan_place {
     MSPAN_EMPTY,       /* all free */
     MSPAN_FULL,        /* in no list: none free, when last looked at */
     MSPAN_POOLED,      /* no thread's: in the process's pool */
+    MSPAN_OFFERED,     /* all free, and the daemon may have taken it: see offer.c */
 };
 
 /*
@@ -72,6 +73,7 @@ typedef struct mspan {
     struct mspan *prev;
     struct mspan *all_next; /* all spans of the slot */
     struct mspan *all_prev;
+    uint64_t nleases; /* OFFERED: of the span when it was offered */
 } mspan;
 
 _Static_assert(offsetof(mspan, next) == 64 && sizeof(mspan) == 128, "two cache lines");
@@ -143,6 +145,13 @@ mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused);
 
 /* Forget a span. The entry of its first page is the caller's, who has written something else there (held.h). */
 void mspan_delete(mspan *s);
+
+/*
+ * The same in two steps, for a span that may be another's by now, or this process's again: take its name out of
+ * mspan_of where it still stands; the structure is free.
+ */
+void mspan_unname(mspan *s);
+void mspan_put_back(mspan *s);
 
 /* Who owns it from now on: a thread, the pool, or (NULL) nobody. */
 static inline void mspan_set_owner(mspan *s, void *owner)

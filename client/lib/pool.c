@@ -16,11 +16,15 @@
 #include <pthread.h>
 #include <string.h>
 
-#define SCAN_MAX 100u
+#include "client/lib/offer.h"
+
+#define SCAN_MAX         100u
+#define LOOK_OFFERED_MAX 16u /* as in mcache.c */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static mspan_list pool[SLOT_COUNT];
-static shm_u64 npool; /* spans; looked at without the lock first */
+static mspan_list offered[SLOT_COUNT]; /* those without object: the daemon may take them (offer.c) */
+static shm_u64 npool; /* spans of both; looked at without the lock first */
 
 static void add_npool(uint64_t n)
 {
@@ -36,14 +40,43 @@ static void leave(mspan *s, void *thread)
     mspan_set_owner(s, thread);
 }
 
+/* Take back a span of that slot that was offered, for a thread, or (NULL) for nobody. NULL: none, or some are gone. */
+static mspan *take_offered(uint32_t slot, void *thread)
+{
+    mspan *s;
+
+    for (unsigned n = 0; n < LOOK_OFFERED_MAX && (s = offered[slot].head) != NULL; n++) {
+        mspan_list_pop(&offered[slot]);
+        add_npool(UINT64_MAX);
+        if (offer_take_back(s, thread))
+            return s;
+        offer_forget(s);
+    }
+    return NULL;
+}
+
+/* A span comes in, or stays and has no object any more: it is in no list. */
+static void put(mspan *s, uint32_t nused)
+{
+    s->nfrees = nused;
+    if (nused == 0 && offer_is_possible()) {
+        mspan_list_push_front(&offered[s->slot], s);
+        offer_make(s);
+        return;
+    }
+    s->place = MSPAN_POOLED;
+    mspan_set_owner(s, pool);
+    mspan_list_push_back(&pool[s->slot], s);
+}
+
 void pool_put(mspan *all)
 {
     (void)pthread_mutex_lock(&lock);
     for (mspan *s = all; s != NULL; s = s->all_next) {
-        s->nfrees = mspan_nused(s);
-        s->place = MSPAN_POOLED;
-        mspan_set_owner(s, pool);
-        mspan_list_push_back(&pool[s->slot], s);
+        if (s->place == MSPAN_OFFERED)
+            mspan_list_push_back(&offered[s->slot], s);
+        else
+            put(s, mspan_nused(s));
         add_npool(1);
     }
     (void)pthread_mutex_unlock(&lock);
@@ -73,6 +106,9 @@ mspan *pool_take(uint32_t slot, void *thread, uint32_t *ret_nused)
     if (s != NULL) {
         *ret_nused = s->nfrees;
         leave(s, thread);
+    } else {
+        *ret_nused = 0;
+        s = take_offered(slot, thread);
     }
     (void)pthread_mutex_unlock(&lock);
     return s;
@@ -113,6 +149,14 @@ mspan *pool_take_all(bool empty_only)
             s->next = taken;
             taken = s;
         }
+        while (offered[i].head != NULL) {
+            mspan *s = take_offered(i, NULL);
+
+            if (s == NULL)
+                continue;
+            s->next = taken;
+            taken = s;
+        }
     }
     (void)pthread_mutex_unlock(&lock);
     return taken;
@@ -121,16 +165,23 @@ mspan *pool_take_all(bool empty_only)
 static void clear(void)
 {
     memset(pool, 0, sizeof(pool));
+    memset(offered, 0, sizeof(offered));
     u64_store_relaxed(&npool, 0);
+}
+
+static void forget_list(const mspan_list *list)
+{
+    for (mspan *s = list->head; s != NULL; s = s->next)
+        s->all_next = s->next;
+    mspan_free_all(list->head);
 }
 
 void pool_forget(void)
 {
     (void)pthread_mutex_lock(&lock);
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
-        for (mspan *s = pool[i].head; s != NULL; s = s->next)
-            s->all_next = s->next;
-        mspan_free_all(pool[i].head);
+        forget_list(&pool[i]);
+        forget_list(&offered[i]);
     }
     clear();
     (void)pthread_mutex_unlock(&lock);

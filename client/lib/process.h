@@ -40,6 +40,7 @@ typedef struct process_info {
     uint32_t epoch;
     shm_map map; /* spans are mapped read-only here */
     uint64_t generation;
+    struct shm_offers *_Atomic offers; /* what this process offers (offer.c); not in children. NULL: nothing can be */
     void *life; /* one page that tells the daemon that this process uses the heap; not in children */
     const shm_u32 *_Atomic session_trim_seq; /* raised by the daemon, in the session's entry */
     shm_u32 trim_seq;   /* raised by goalloc_trim(): other threads give back on their slow path */
@@ -64,6 +65,7 @@ typedef struct attach_result {
     int spans_fd;
     int bitmap_fd;
     int life_fd;
+    int offers_fd; /* -1: there are none */
 } attach_result;
 
 /* --- the gate: by who has the turn of attaching --- */

@@ -8,8 +8,8 @@
  * words may be loaded (magazine.h).
  *
  * In order: 1. other words of the current span, 2. the partial span that has waited longest, so has most free objects,
- * 3. an empty one (so far refill_near), 4. one of 100 full spans in which others have freed objects, 5. the pool, 6.
- * the daemon. So steady churn asks nobody.
+ * 3. an empty one, of which those that it has offered come last (so far refill_near), 4. one of 100 full spans in which
+ * others have freed objects, 5. the pool, 6. the daemon. So steady churn asks nobody.
  *
  * How many are asked for, and why: next_batch(), and client/README.md, policy.
  *
@@ -40,9 +40,8 @@ void refill_note_free(const void *object, mspan *s)
     (void)object;
     if (!mcache_place_freed(mc, s))
         return;
+    mcache_place_idle(mc, s);
     mcache_close_magazine(mc, i);
-    if (UNLIKELY(mc->nempty_pages > IDLE_PAGES_MAX))
-        idle_surrender(mc);
 }
 
 mspan *refill_inherit(page_no first)
@@ -60,13 +59,30 @@ mspan *refill_inherit(page_no first)
 
 /* --- near --- */
 
+/* One with free objects that is in no list then. NULL: there is none. */
+static inline mspan *take_listed(mcache *mc, mcache_slot *slot, uint32_t *ret_nused)
+{
+    mspan *s = mcache_take(mc, slot, ret_nused);
+
+    if (LIKELY(s != NULL))
+        return s;
+    s = slot->offered.head;
+    if (s == NULL)
+        return NULL;
+    mcache_unlist_offered(mc, slot, s);
+    if (LIKELY(offer_take_back(s, mc->thread)))
+        return s;
+    mcache_forget(mc, s);
+    return mcache_take_offered(mc, slot, false);
+}
+
 /* A span of the thread's lists becomes current. NULL: there is none. */
 static inline mspan *take_from_lists(mcache *mc, uint32_t i)
 {
     uint32_t nused;
     mspan *s;
 
-    while ((s = mcache_take(mc, &mc->slots[i], &nused)) != NULL) {
+    while ((s = take_listed(mc, &mc->slots[i], &nused)) != NULL) {
         if (LIKELY(mspan_make_current(s, nused))) {
             if (UNLIKELY(!s->needzero && nused == 0)) /* for the first time */
                 window_map(s->base, s->npages * PAGE_BYTES);
@@ -128,7 +144,7 @@ static uint32_t next_batch(const mcache *mc, mcache_slot *slot, uint32_t i, uint
 {
     uint32_t short_npages = slot_short_npages(i);
     uint32_t npages = slot_npages(i);
-    uint64_t slot_pages = (uint64_t)slot->nspans * npages;
+    uint64_t slot_pages = (uint64_t)(slot->nspans - slot->noffered) * npages;
     uint64_t most_pages = slot_pages / BATCH_SLOT;
 
     if (most_pages > mc->nheld_pages / BATCH_THREAD)
@@ -203,7 +219,7 @@ static mspan *take_from_daemon(mcache *mc, uint32_t i, uint32_t *ret_nused)
          * looking for it may have found free objects of this slot.
          */
         idle_return_empty(mc);
-        found = mcache_take(mc, slot, ret_nused);
+        found = take_listed(mc, slot, ret_nused);
         if (found != NULL)
             return found;
         slot->nbatch = 1;

@@ -11,8 +11,10 @@
  * repeats it.
  *
  * A lease is never taken from a process that lives and has not given it up, but for a large object that another
- * process has freed (large_claim). The caller ends a lessee when its process is gone or has said so, and not while
- * memory is being committed for it (nops), since its pages would be free and get memory afterwards.
+ * process has freed (large_claim). What its process offers (offers.c) it has given up, if the daemon takes it: but no
+ * lease that a request under way has just got (nyoung), which nobody knows of yet. The caller ends a lessee when its
+ * process is gone or has said so. Neither happens while memory is being committed for it (nops), since its pages would
+ * be free and get memory afterwards.
  *
  * Invariants (lease_validate, linear in the spans): a span is in its lessee's list iff its lease word says LEASED; its
  * owner is its lessee if that reclaims, else 0; held pages and counters are those of the lists.
@@ -33,6 +35,7 @@ void lease_add_lessee(lease_table *table, lessee *l)
 void lease_remove_lessee(lessee *l)
 {
     assert(l->leased.count == 0 && l->nops == 0);
+    offers_end(&l->offers);
     l->table->lessees[l->no.n] = NULL;
 }
 
@@ -74,8 +77,12 @@ static void lease_unlink(lessee *l, page_no first)
 void lease_give(lessee *l, page_no first)
 {
     mheap *heap = l->table->heap;
+    shm_header *header = heap->map->header;
     shm_span *span = shm_span_at(heap->map, first);
+    uint64_t nleases = u64_load_relaxed(&header->nleases) + 1;
 
+    u64_store_relaxed(&header->nleases, nleases);
+    u64_store_release(&span->nleases, nleases);
     if (l->reclaims) {
         if (span->nelems <= SPAN_NELEMS_MAX / 2)
             adopt_ensure_kept(heap->map, first);
@@ -239,6 +246,51 @@ bool lease_sweep(lease_table *table, page_no first, bool force)
         return false; /* operations: it may be this one that memory is being committed for */
     lease_end(l, first, NULL);
     return true;
+}
+
+bool lease_take_offered(lease_table *table, page_no first, enum offers_look look)
+{
+    mheap *heap = table->heap;
+    const shm_span *span = shm_span_at(heap->map, first);
+    lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
+    uint64_t nleases = u64_load_relaxed(&span->nleases);
+    enum offer_state state;
+    lessee *l;
+
+    if (look == OFFERS_PASS_OVER || lease.state != SPAN_LEASED || (table->nyoung != 0 && nleases >= table->nyoung))
+        return false;
+    l = lease_find_lessee(table, lease.session, lease.epoch);
+    assert(l != NULL);
+    state = l->nops > 0 ? OFFER_NONE : offers_state(&l->offers, first, nleases);
+    if (state == OFFER_NONE)
+        return false; /* operations: it may be this one that memory is being committed for */
+    if (state == OFFER_OFFERED && look == OFFERS_AGE) {
+        offers_age(&l->offers, first, nleases);
+        table->naged++;
+        return false;
+    }
+    if (!span_is_empty(heap, first) || !offers_take(&l->offers, first, nleases))
+        return false;
+    lease_end(l, first, NULL);
+    CRASH_POINT(offer_after_lease_end);
+    return true;
+}
+
+void lease_take_some_offered(lessee *l, uint64_t npages, unsigned budget)
+{
+    const mheap *heap = l->table->heap;
+    uint64_t least = l->nheld_pages > npages ? l->nheld_pages - npages : 0;
+    page_no at;
+
+    if (lease_check(l, l->offers_at.n, &at) != 0)
+        at = l->leased.head;
+    for (; budget > 0 && at.n != 0 && l->nheld_pages > least; budget--) {
+        page_no first = at;
+
+        at = heap->links[at.n].next;
+        (void)lease_take_offered(l->table, first, OFFERS_TAKE);
+    }
+    l->offers_at = at;
 }
 
 bool lease_end_some(lessee *l, unsigned budget)

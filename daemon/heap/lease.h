@@ -5,6 +5,7 @@
 #define GOALLOC_DAEMON_HEAP_LEASE_H
 
 #include "daemon/heap/mcentral.h"
+#include "daemon/heap/offers.h"
 
 typedef struct lessee {
     struct lease_table *table; /* the one that it was added to */
@@ -15,6 +16,8 @@ typedef struct lessee {
     uint64_t limit_pages; /* of what it holds; 0: none */
     uint64_t nheld_pages;
     spanlist leased;
+    page_no offers_at;    /* the span in that list at which lease_take_some_offered() goes on, if l still leases it */
+    offers offers;      /* spans of it that may be taken back */
     left_owner_no left; /* claims objects that it has left in its spans: nobody may know of some of them */
 } lessee;
 
@@ -23,6 +26,8 @@ typedef struct lease_table {
     mheap *heap; /* borrowed */
     lessee *lessees[SHM_SESSIONS_MAX]; /* by session number; NULL: none. Borrowed */
     uint64_t nleased;                  /* spans of all lessees */
+    uint64_t nyoung; /* leases from that number on are those of the request being handled: they can't be offered yet */
+    uint64_t naged;                    /* offers that a walk has found standing and not taken, ever */
 } lease_table;
 
 /* What a caller handles itself. */
@@ -71,6 +76,15 @@ void lease_revoke(lessee *l, page_no first, bool punched);
  * ends. force: even if that was done since the last sweep began. True if pages came free.
  */
 bool lease_sweep(lease_table *table, page_no first, bool force);
+
+/* End the lease of any span if its lessee offers it, and as look says. True if pages came free. */
+bool lease_take_offered(lease_table *table, page_no first, enum offers_look look);
+
+/*
+ * The same for the spans of one lessee, of which the next `budget` ones are looked at, until npages pages have come
+ * free.
+ */
+void lease_take_some_offered(lessee *l, uint64_t npages, unsigned budget);
 
 /*
  * End up to budget leases and adoptions of a lessee that is at its end: what lives in its spans counts as left by it.

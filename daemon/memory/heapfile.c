@@ -280,6 +280,11 @@ bool heapfile_session_lives(const heapfile *file, session_no session)
     return fcntl(file->fds[HEAPFILE_SPANS], F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
 }
 
+int heapfile_new_offers(uint64_t bytes)
+{
+    return memfd_sealed("goalloc-offers", bytes);
+}
+
 /* --- memory --- */
 
 #define PUNCH (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)

@@ -73,6 +73,9 @@ int heapfile_spans_fd(const heapfile *file) __attribute__((warn_unused_result));
 /* True while anybody has the session's descriptor open or mapped, or if the kernel does not say. */
 bool heapfile_session_lives(const heapfile *file, session_no session);
 
+/* A memfd of bytes for the offers of one session, sealed as those of the heap are. The descriptor, or -errno. */
+int heapfile_new_offers(uint64_t bytes) __attribute__((warn_unused_result));
+
 /*
  * Put memory behind pages [first, first + npages), zeroed where there was none; whole 2 MiB blocks get huge pages where
  * the system has them. From any thread. 0, or -ENOMEM or -ENOSPC when the system has no memory; then some of the pages

@@ -46,7 +46,7 @@ static void rescue(service *srv)
     if (start < srv->next_rescue_ns)
         return;
     do
-        (void)sweep_some(&srv->sessions.leases, &srv->rescue_pos, RESCUE_SPANS, true);
+        (void)sweep_some(&srv->sessions.leases, &srv->rescue_pos, RESCUE_SPANS, true, OFFERS_TAKE);
     while (srv->rescue_pos.n != 0 && uv_hrtime() - start < RESCUE_NS);
     service_ask_trim(srv);
     now = uv_hrtime();
@@ -239,6 +239,7 @@ void leasing_begin(client *c, const Goallocd__Request *request)
     service *srv = client_service(c);
     commit_job *job = &c->op.commit;
 
+    srv->sessions.leases.nyoung = u64_load_relaxed(&srv->heap->map->header->nleases) + 1;
     operation_begin_leasing(&c->op, &c->peer, request, &srv->operations, &srv->queue);
     job->file = srv->heap->file;
     job->ranges = c->op.memory->ranges;

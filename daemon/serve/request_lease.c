@@ -21,6 +21,7 @@
 
 #define INSIST_PAGES   16u   /* a refill above the memory limit */
 #define LEASE_LIST_MAX 8192u /* spans named in one reply */
+#define OWN_OFFERS_LOOK 16384u /* spans of a session looked at when its limit is reached: a fraction of a ms */
 
 static const answer limit_reached = { EAGAIN, "the memory limit is reached: give back what is idle, and insist" };
 static const answer exhausted = { ENOMEM, "the heap is exhausted" };
@@ -36,8 +37,19 @@ typedef struct refill {
     bool insist;
 } refill;
 
+/*
+ * Pages more that the session may hold. If its limit allows no npages, some of what it offers is taken first: the
+ * client asks twice before it gives up, and the search goes on where the last one ended.
+ */
+static uint64_t room_for(session *s, uint64_t npages)
+{
+    if (lease_room_pages(&s->lessee) < npages)
+        lease_take_some_offered(&s->lessee, npages, OWN_OFFERS_LOOK);
+    return lease_room_pages(&s->lessee);
+}
+
 /* What is asked for, as far as it may be had: at least a span. */
-static answer refill_size(const session *s, const Goallocd__Refill *ask, refill *ret)
+static answer refill_size(session *s, const Goallocd__Refill *ask, refill *ret)
 {
     span_class spc = { (uint8_t)ask->span_class };
     uint8_t class = span_class_size(spc).n;
@@ -60,7 +72,7 @@ static answer refill_size(const session *s, const Goallocd__Refill *ask, refill 
         ret->want = PROTO_SPANS_MAX;
     if (ret->want > SHM_REFILL_PAGES_MAX / ret->npages)
         ret->want = SHM_REFILL_PAGES_MAX / ret->npages;
-    room = lease_room_pages(&s->lessee) / ret->npages;
+    room = room_for(s, ret->npages) / ret->npages;
     if (ret->want > room)
         ret->want = room;
     return room != 0 ? ANSWER_DONE : (answer){ ENOMEM, "the session's limit is reached" };
@@ -166,7 +178,7 @@ answer handle_alloc_large(client *c, session *s, const Goallocd__Request *reques
     if (ask->npages == 0 || (align & (align - 1)) != 0 || align > SHM_ALIGN_PAGES_MAX)
         return (answer){ EINVAL, "no pages asked for, or no power of two up to " SHM_TEXT(
                                      SHM_ALIGN_MIB_MAX) " MiB to align to" };
-    if (ask->npages >= srv->heap->map->npages || ask->npages > lease_room_pages(&s->lessee))
+    if (ask->npages >= srv->heap->map->npages || ask->npages > room_for(s, ask->npages))
         return (answer){ ENOMEM, "more than the arena, or than the session's limit" };
     if (!ask->insist && !leasing_limit_allows(srv, ask->npages))
         return limit_reached;

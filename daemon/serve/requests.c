@@ -12,6 +12,8 @@
 #include "daemon/serve/requests.h"
 
 #include <errno.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "daemon/serve/deaths.h"
 #include "daemon/serve/request_heap.h"
@@ -42,6 +44,36 @@ static Goallocd__AttachReply attached(client *c, const session *s)
 }
 
 /*
+ * A session that has come back gets new offers if it has not those that the daemon has: another daemon had them, or
+ * the reply that brought them was lost. If there is no memory for them it goes on without.
+ */
+static answer reattach_reply(client *c, const Goallocd__Request *request, session *s)
+{
+    const mheap *heap = client_service(c)->heap;
+    Goallocd__AttachReply body = attached(c, s);
+    Goallocd__Reply reply = reply_init(request->id);
+    bool has_them = s->lessee.offers.shared != NULL && s->lessee.offers.id == request->attach->offers;
+    int fd;
+
+    reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
+    reply.attach = &body;
+    if (has_them || (s->flags & SESSION_READONLY)) {
+        peer_reply(&c->peer, &reply);
+        return ANSWER_GIVEN;
+    }
+    fd = offers_renew(&s->lessee.offers, heap->map->npages);
+    if (fd < 0) {
+        log_warn("session %u: no offers: %s", s->lessee.no.n, strerror(-fd));
+        offers_end(&s->lessee.offers);
+        peer_reply(&c->peer, &reply);
+        return ANSWER_GIVEN;
+    }
+    peer_reply_with_fds(&c->peer, &reply, &fd, 1);
+    (void)close(fd);
+    return ANSWER_GIVEN;
+}
+
+/*
  * A process comes back to its session with its token. The token alone says that it may: a process that has attached as
  * root and become another user since has it, and nobody else does.
  */
@@ -49,7 +81,6 @@ static answer reattach(client *c, const Goallocd__Request *request)
 {
     const Goallocd__Attach *ask = request->attach;
     service *srv = client_service(c);
-    Goallocd__AttachReply body;
     session *s = ask->session < SHM_SESSIONS_MAX
                      ? session_find(&srv->sessions, (session_no){ (uint16_t)ask->session }, ask->epoch)
                      : NULL;
@@ -68,14 +99,13 @@ static answer reattach(client *c, const Goallocd__Request *request)
         return ANSWER_GIVEN;
     }
     session_set_state(&srv->sessions, s, SHM_SESSION_OPEN);
-    body = attached(c, s);
     (void)deaths_watch(srv->deaths, c, s);
     log_debug("session %u: pid %u has come back", s->lessee.no.n, s->pid);
     CRASH_POINT(reattach_before_reply);
-    return reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_ATTACH, &body);
+    return reattach_reply(c, request, s);
 }
 
-/* No descriptor is left for a session: the peer is told, and gives back its own. */
+/* No descriptor, or no room, is left for a session: the peer is told, and gives back its own descriptor. */
 static answer refuse_late(client *c, uint64_t id)
 {
     reply_answer(&c->peer, id, (answer){ EUSERS, "the daemon has no descriptors left for another session" });
@@ -94,15 +124,17 @@ static answer attach_reply(client *c, uint64_t id, session *s)
     bool readonly = s->flags & SESSION_READONLY;
     int spans_fd = heapfile_spans_fd(file);
     int life_fd = heapfile_life_fd(file, s->lessee.no);
+    int offers_fd = readonly ? -1 : offers_renew(&s->lessee.offers, client_service(c)->heap->map->npages);
     const int fds[ATTACH_NFDS] = {
         [ATTACH_FD_ARENA] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA],
         [ATTACH_FD_SPANS] = spans_fd,
         [ATTACH_FD_BITMAP] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP],
         [ATTACH_FD_LIFE] = life_fd,
+        [ATTACH_FD_OFFERS] = offers_fd,
     };
 
-    if (spans_fd < 0 || life_fd < 0 || !deaths_watch(srv->deaths, c, s)) {
-        heapfile_close_fds((int[]){ spans_fd, life_fd, -1, -1 });
+    if (spans_fd < 0 || life_fd < 0 || (!readonly && offers_fd < 0) || !deaths_watch(srv->deaths, c, s)) {
+        heapfile_close_fds((int[]){ spans_fd, life_fd, offers_fd, -1 });
         session_forget(&srv->sessions, s);
         return refuse_late(c, id);
     }
@@ -115,8 +147,8 @@ static answer attach_reply(client *c, uint64_t id, session *s)
     body.bitmap_bytes = header->bitmap_bytes;
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
     reply.attach = &body;
-    peer_reply_with_fds(&c->peer, &reply, fds, ATTACH_NFDS);
-    heapfile_close_fds((int[]){ spans_fd, life_fd, -1, -1 });
+    peer_reply_with_fds(&c->peer, &reply, fds, readonly ? ATTACH_FD_OFFERS : ATTACH_NFDS);
+    heapfile_close_fds((int[]){ spans_fd, life_fd, offers_fd, -1 });
     return ANSWER_GIVEN;
 }
 
@@ -430,6 +462,7 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
     }
     client_service(c)->ntries++;
     a = dispatch(c, s, request);
+    client_service(c)->sessions.leases.nyoung = 0;
     if (a.error >= 0)
         reply_answer(p, request->id, a);
     c->noted = c->op.state == OPERATION_DEFERRED;

@@ -113,7 +113,7 @@ static bool step(rounds *r)
     case ROUND_SESSIONS:
         return left_walk_step(r->srv->heap->left, COUNT_SLICE_SPANS);
     default:
-        (void)sweep_some(&r->srv->sessions.leases, &r->sweep_pos, SWEEP_SLICE_SPANS, true);
+        (void)sweep_some(&r->srv->sessions.leases, &r->sweep_pos, SWEEP_SLICE_SPANS, true, OFFERS_TAKE);
         return r->sweep_pos.n == 0;
     }
 }

@@ -64,6 +64,8 @@ void session_table_init(session_table *table, mheap *heap)
 void session_table_end(session_table *table)
 {
     for (uint32_t no = 0; no < SHM_SESSIONS_MAX; no++) {
+        if (session_at(table, no) != NULL)
+            offers_end(&session_at(table, no)->lessee.offers);
         free(session_at(table, no));
         table->leases.lessees[no] = NULL;
     }
@@ -220,6 +222,7 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
     if (table->nended >= SESSIONS_ENDED_MAX)
         left_forget_owner(table->leases.heap->left, table->ended[table->nended % SESSIONS_ENDED_MAX].lessee.left);
     s->state = s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED;
+    offers_end(&s->lessee.offers);
     table->ended[table->nended++ % SESSIONS_ENDED_MAX] = *s;
     session_forget(table, s);
     return true;

@@ -22,12 +22,14 @@
 #include <string.h>
 #include <sys/wait.h>
 
+#include "proto/channel.h"
 #include "shm/crash.h"
 #include "shm/limits.h"
 #include "tests/support/attach.h"
 
 #define ENTRIES   3000
 #define THREADS 2
+#define NOFFERED 40 /* objects that have a span each: more than a thread retains for itself */
 
 typedef struct object {
     uint64_t size;
@@ -149,6 +151,36 @@ static void attach_patiently(const char *socket, uint32_t flags)
     CHECK(r == 0);
 }
 
+/* Ask the daemon for a trim, in which it takes what is offered. It may be dying just now. */
+static void ask_trim(const char *socket)
+{
+    Goallocd__Trim body = GOALLOCD__TRIM__INIT;
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    channel ch;
+
+    request.op_case = GOALLOCD__REQUEST__OP_TRIM;
+    request.trim = &body;
+    request.id = 1;
+    if (channel_connect(&ch, socket, deadline_in(1000)) < 0)
+        return;
+    goallocd__reply__free_unpacked(raw_call(ch.fd, &request), NULL);
+    (void)close(ch.fd);
+}
+
+/* Empty spans are offered, some are taken back, and the daemon takes the rest. */
+static void offer_some(table *t, const char *socket)
+{
+    for (int twice = 0; twice < 2; twice++) {
+        for (int i = 0; i < NOFFERED; i++) {
+            take(&t->objects[i]);
+            put(&t->objects[i], 8000, false);
+        }
+        for (int i = 0; i < NOFFERED; i++)
+            take(&t->objects[i]);
+    }
+    ask_trim(socket);
+}
+
 static int work_default(const char *socket)
 {
     table *t;
@@ -171,6 +203,7 @@ static int work_default(const char *socket)
         }
         resize_large(t);
         join_free_some(t);
+        offer_some(t, socket);
         for (int i = 0; i < ENTRIES; i += 3) { /* from the places that the other thread has freed */
             if (t->objects[i] == NULL)
                 put(&t->objects[i], sizeof(object) + (size_t)(i % 40) * 24, i % 2);

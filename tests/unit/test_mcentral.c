@@ -154,7 +154,7 @@ static void sweep_returns_empty_spans_and_sorts_the_others(void **state)
     free_some(&w, spans[3], 5);      /* empty */
     free_some(&w, large_freed, 1);
     assert_int_equal(w.heap.ninuse_spans, 7);
-    assert_int_equal(sweep_some(&w.table, &(page_no){ 0 }, UINT32_MAX, true), 3);
+    assert_int_equal(sweep_some(&w.table, &(page_no){ 0 }, UINT32_MAX, true, OFFERS_TAKE), 3);
     assert_int_equal(w.heap.ninuse_spans, 4);
     central = &w.heap.central[CLASS];
     assert_int_equal(central->sets[w.heap.sweep_gen & 1].count, 2);
@@ -186,7 +186,7 @@ static void sweep_some_in_the_middle_of_a_pass_leaves_nothing_out(void **state)
     w.heap.sweep_gen++; /* the background pass has begun, and has come to the tenth */
     for (int i = 0; i < 10; i++)
         assert_true(mcentral_sweep(&w.heap, spans[i], false));
-    assert_int_equal(sweep_some(&w.table, &(page_no){ 0 }, UINT32_MAX, true), 10);
+    assert_int_equal(sweep_some(&w.table, &(page_no){ 0 }, UINT32_MAX, true, OFFERS_TAKE), 10);
     assert_int_equal(w.heap.ninuse_spans, 0);
     world_close(&w);
 }

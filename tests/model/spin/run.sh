@@ -68,6 +68,7 @@ holds 'lease: connections are cut' lease -DDAEMON_DEATHS=0 -DNO_LATE || status=1
 holds 'lease: two daemons die, one leases' lease -DDAEMON_DEATHS=2 -DNO_CUTS -DNO_LATE -DONE_LEASES || status=1
 holds 'lease: cuts and late replies, one leases' lease -DDAEMON_DEATHS=0 -DONE_LEASES || status=1
 holds 'tiny: two daemons die' tiny -DDAEMON_DEATHS=2 || status=1
+holds 'offers: two daemons die' offers -DDAEMON_DEATHS=2 || status=1
 holds 'magazine: its thread dies' magazine || status=1
 
 echo '== broken on purpose'
@@ -77,6 +78,9 @@ done
 breaks TAKE_FROM_LOST lease -DDAEMON_DEATHS=0 -DNO_LATE || status=1
 for variant in HINT_LATE NO_HINT FOLD_DROPS_HINT FOLD_OPEN SETTLE_BY_HINT END_LIVING; do
     breaks "$variant" tiny || status=1
+done
+for variant in OWNER_AFTER_WORD NO_LEASE_CHECK NO_UNKNOWN STORE_TAKEN; do
+    breaks "$variant" offers || status=1
 done
 for variant in LOAD_EARLY EMPTY_BY_BITS LEAVE_UNFLUSHED CACHED_PUSH; do
     breaks "$variant" magazine || status=1

@@ -1,0 +1,68 @@
+/*
+ * Offer: idle spans that the daemon may take back without asking. The process's side of shm/offers.h.
+ */
+#ifndef GOALLOC_LIB_OFFER_H
+#define GOALLOC_LIB_OFFER_H
+
+#include "client/lib/mspan.h"
+#include "shm/offers.h"
+
+/* True if this process has where to offer anything. */
+static inline bool offer_is_possible(void)
+{
+    return atomic_load_explicit(&process.offers, memory_order_relaxed) != NULL;
+}
+
+/*
+ * Offer a span without object, which is in no list of its place. Its structure stays, with no owner: frees by whoever
+ * holds the structure take the slow path from now on, since the place may soon be others'.
+ */
+static inline void offer_make(mspan *s)
+{
+    page_no first = mspan_first(s);
+    shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_acquire);
+
+    s->place = MSPAN_OFFERED;
+    s->nfrees = 0;
+    s->nleases = u64_load_relaxed(&shm_span_at(&process.map, first)->nleases);
+    mspan_set_owner(s, NULL);
+    CRASH_POINT(offer_before_word);
+    u64_store_release(&offers->words[first.n], offer_pack(OFFER_OFFERED, s->nleases));
+    CRASH_POINT(offer_after_word);
+    if (UNLIKELY(u32_load_relaxed(&offers->active) == 0))
+        u32_store_release(&offers->active, 1);
+}
+
+/* The rest of taking back a span whose word is not OFFERED. */
+bool offer_take_back_seen(mspan *s, uint64_t word) __attribute__((warn_unused_result));
+
+/*
+ * Take it back, for that owner; it is in no list of its place. False: it is gone, and the caller, who takes it out of
+ * all its lists, forgets it.
+ */
+static inline bool offer_take_back(mspan *s, void *owner)
+{
+    shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_acquire);
+    uint64_t word = offer_pack(OFFER_OFFERED, s->nleases);
+
+    if (UNLIKELY(!u64_exchange_if_acq_rel(&offers->words[mspan_first(s).n], &word, OFFER_NONE)) &&
+        !offer_take_back_seen(s, word))
+        return false;
+    CRASH_POINT(offer_after_take_back);
+    s->place = MSPAN_CURRENT;
+    mspan_set_owner(s, owner);
+    return true;
+}
+
+void offer_forget(mspan *s);
+
+/*
+ * True if a span was forgotten that this process may lease still, since a daemon has died while it took it: it is to
+ * be looked for in the list of leases.
+ */
+bool offer_take_unknown(void);
+
+/* True if the daemon has taken the span, which this process does not know, and is about to end its lease. */
+bool offer_is_taken(page_no first);
+
+#endif

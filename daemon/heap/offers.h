@@ -1,0 +1,41 @@
+/*
+ * Offers: what a lessee's process says the daemon may take back. The daemon's side of shm/offers.h.
+ */
+#ifndef GOALLOC_DAEMON_HEAP_OFFERS_H
+#define GOALLOC_DAEMON_HEAP_OFFERS_H
+
+#include "shm/offers.h"
+
+/* A lessee's; zeroed: it has none. */
+typedef struct offers {
+    shm_offers *shared; /* the daemon's mapping of all of it, sparse */
+    uint64_t bytes;
+    uint64_t id;
+} offers;
+
+/* What a walk does about offers. */
+enum offers_look {
+    OFFERS_PASS_OVER,
+    OFFERS_AGE, /* OFFERED becomes SEEN, and what is SEEN is taken */
+    OFFERS_TAKE,
+};
+
+/*
+ * Make new offers, for a heap of npages, in place of those that there are. Returns the descriptor, the caller's; or
+ * -errno, and nothing has changed.
+ */
+int offers_renew(offers *o, uint64_t npages) __attribute__((warn_unused_result));
+
+/* There are none any more. */
+void offers_end(offers *o);
+
+/* Whether that lease of the span is offered: NONE, OFFERED or SEEN. */
+enum offer_state offers_state(const offers *o, page_no first, uint64_t nleases);
+
+/* OFFERED becomes SEEN. */
+void offers_age(offers *o, page_no first, uint64_t nleases);
+
+/* Take it. False: its owner has been faster. If true, the caller ends the lease. */
+bool offers_take(offers *o, page_no first, uint64_t nleases) __attribute__((warn_unused_result));
+
+#endif
