@@ -10,11 +10,18 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "tests/support/objects.h"
 #include "tests/support/rawheap.h"
 
+#define FILL_BYTES      (48 * MIB)
 #define TOLERANCE_BYTES (32 * KIB) /* units on both ends of tables, and what is read just now */
+/*
+ * A process that finds its idle spans taken looks at their descriptions, which may have gone back with their chunk: a
+ * look gives them memory that is in nobody's books.
+ */
+#define LOOKED_AT_BYTES (FILL_BYTES / PAGE_BYTES * sizeof(shm_span))
 
 static int64_t difference(const fixture *f)
 {
@@ -28,14 +35,16 @@ static int64_t difference(const fixture *f)
 /* Memory may be on its way, for a heap that grows. */
 static void must_agree(const fixture *f, const char *when)
 {
+    bool was_idle = strcmp(when, "empty") != 0 && strcmp(when, "full") != 0;
+    int64_t least = -(int64_t)(TOLERANCE_BYTES + (was_idle ? LOOKED_AT_BYTES : 0));
     int64_t more = difference(f);
 
-    for (int i = 0; i < 200 && (more > (int64_t)TOLERANCE_BYTES || more < -(int64_t)TOLERANCE_BYTES); i++) {
+    for (int i = 0; i < 200 && (more > (int64_t)TOLERANCE_BYTES || more < least); i++) {
         (void)usleep(10000);
         more = difference(f);
     }
     (void)printf("%s: %lld KiB more in the books\n", when, (long long)(more / (int64_t)KIB));
-    assert_true(more <= (int64_t)TOLERANCE_BYTES && more >= -(int64_t)TOLERANCE_BYTES);
+    assert_true(more <= (int64_t)TOLERANCE_BYTES && more >= least);
 }
 
 /* --- when everybody behaves --- */
@@ -47,9 +56,8 @@ typedef struct filling {
 
 static int fill_and_free(const fixture *f, void *arg)
 {
-    enum { BYTES = 48 << 20 };
     const filling *fill = arg;
-    size_t n = BYTES / fill->size;
+    size_t n = FILL_BYTES / fill->size;
     void **objects = calloc(n, sizeof(*objects));
 
     CHECK(objects != NULL);
