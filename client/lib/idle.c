@@ -105,7 +105,10 @@ void idle_return_empty(mcache *mc)
         fold_slot(mc, slot);
         return_empty(mc, slot, 0, &r);
         slot->nbatch = 0;
+        slot->nwanted_pages = 0;
     }
+    if (mc != &mcache_none)
+        mc->nwanted_pages = 0;
     for (mspan *s = pool_take_all(process.reclaim), *next; s != NULL; s = next) {
         next = s->next;
         returns_add(&r, s);

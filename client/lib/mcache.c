@@ -68,7 +68,7 @@ void mcache_clear(mcache *mc)
         floor += magazine_capacity(i);
     }
     mc->tiny = (tiny_block)TINY_NONE_OPEN;
-    mc->nempty_pages = mc->noffered_pages = mc->nheld_pages = 0;
+    mc->nempty_pages = mc->noffered_pages = mc->nwanted_pages = mc->nheld_pages = 0;
     memset(mc->slots, 0, sizeof(mc->slots));
     memcpy(mc->current, mcache_none.current, sizeof(mc->current));
     for (size_t i = 0; i <= SIZE_TABLE8_MAX / 8; i++) {

@@ -21,6 +21,7 @@ typedef struct mcache_slot {
     uint32_t noffered;
     uint32_t nspans;     /* all, with the current one, and the offered ones */
     uint32_t nbatch;     /* short spans asked for last: slow start */
+    uint32_t nwanted_pages; /* of offered spans that it has taken back: so much more it retains */
     uint32_t nuncounted; /* objects of spans' caches that have been allocated and not yet counted for all to see */
 } mcache_slot;
 
@@ -40,6 +41,7 @@ typedef struct mcache {
     void *thread; /* thread_self() of its thread */
     uint64_t nempty_pages; /* in the lists of empty spans */
     uint64_t noffered_pages;
+    uint64_t nwanted_pages; /* of all slots */
     uint64_t nheld_pages; /* with those */
     uint32_t give_back_at; /* the slot to give back from next */
     mcache_slot slots[SLOT_COUNT];
@@ -185,15 +187,28 @@ static inline void mcache_place_offered(mcache *mc, mspan *s)
     offer_make(s);
 }
 
-/* What a thread retains of its empty spans; it offers what is more. Of a slot: two spans, or so many pages. */
-#define MCACHE_SLOT_PAGES_MAX  (64 * KIB / PAGE_BYTES)
-#define MCACHE_EMPTY_PAGES_MAX (MIB / PAGE_BYTES)
+/*
+ * What a thread retains of its empty spans; it offers what is more. Of a slot: two spans, or so many pages. Both grow by
+ * what it has taken back: objects that come and go in large batches are not offered each time.
+ */
+#define MCACHE_SLOT_PAGES_MAX   (64 * KIB / PAGE_BYTES)
+#define MCACHE_EMPTY_PAGES_MAX  (MIB / PAGE_BYTES)
+#define MCACHE_WANTED_PAGES_MAX (32 * MIB / PAGE_BYTES)
 
 /* True if that is enough for it to offer the next one of the slot. */
 static inline bool mcache_has_enough(const mcache *mc, const mcache_slot *slot, uint64_t npages)
 {
-    return (slot->nempty >= 2 && (slot->nempty + 1) * npages > MCACHE_SLOT_PAGES_MAX) ||
-           mc->nempty_pages + npages > MCACHE_EMPTY_PAGES_MAX;
+    return (slot->nempty >= 2 && (slot->nempty + 1) * npages > MCACHE_SLOT_PAGES_MAX + slot->nwanted_pages) ||
+           mc->nempty_pages + npages > MCACHE_EMPTY_PAGES_MAX + mc->nwanted_pages;
+}
+
+/* The slot has taken back an offered span for use. */
+static inline void mcache_note_wanted(mcache *mc, mcache_slot *slot, uint64_t npages)
+{
+    if (mc->nwanted_pages + npages > MCACHE_WANTED_PAGES_MAX)
+        return;
+    mc->nwanted_pages += npages;
+    slot->nwanted_pages += (uint32_t)npages;
 }
 
 /*
@@ -209,7 +224,7 @@ static inline void mcache_place_idle(mcache *mc, mspan *s)
         return;
     }
     mcache_place_offered(mc, s);
-    if (UNLIKELY(slot->nempty > 2 && slot->nempty * (uint64_t)s->npages > MCACHE_SLOT_PAGES_MAX))
+    if (UNLIKELY(slot->nempty > 2 && slot->nempty * (uint64_t)s->npages > MCACHE_SLOT_PAGES_MAX + slot->nwanted_pages))
         mcache_offer(mc, slot->empty.tail);
 }
 

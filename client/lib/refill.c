@@ -70,8 +70,10 @@ static inline mspan *take_listed(mcache *mc, mcache_slot *slot, uint32_t *ret_nu
     if (s == NULL)
         return NULL;
     mcache_unlist_offered(mc, slot, s);
-    if (LIKELY(offer_take_back(s, mc->thread)))
+    if (LIKELY(offer_take_back(s, mc->thread))) {
+        mcache_note_wanted(mc, slot, s->npages);
         return s;
+    }
     mcache_forget(mc, s);
     return mcache_take_offered(mc, slot, false);
 }

@@ -63,7 +63,7 @@ static uint64_t stock_bytes(bool attached, uint64_t arena_bytes)
 
     if (attached && goalloc_stats(&stats) < 0)
         bench_die("goalloc_stats");
-    if (attached)
+    if (attached && stats.free_bytes < arena_bytes) /* it may have got its memory since that was looked at */
         free_bytes = stats.free_bytes;
     return free_bytes < SHM_STOCK_PAGES * PAGE_BYTES ? free_bytes : SHM_STOCK_PAGES * PAGE_BYTES;
 }
