@@ -18,7 +18,9 @@
  * thread asks for spans (largecache_shrink). The oldest go first, an eighth of the budget at a time so that few
  * requests are sent.
  *
- * Every cached span is offered (offer.c): the daemon may take it. Under the lock, in this order:
+ * Cached spans are offered (offer.c): the daemon may take them. The newest is not, if it is short: a buffer that is
+ * freed and allocated again each time pays nothing for it. It is offered when the next one comes. Under the lock, in
+ * this order:
  *   into the cache     1. nleases of the node. 2. the mark of the first page: offered. 3. the word: OFFERED.
  *   out of it, ours    1. the word: NONE, by compare-and-swap. 2. the mark: held.
  *   out of it, gone    1. the compare-and-swap fails. 2. the mark goes, if it is "offered" still.
@@ -160,14 +162,24 @@ static void unlist(largecache *lc, uint16_t at)
     lc->ncached_pages -= node->npages;
 }
 
-/* Offer a span that has just been cached. */
 static void offer(largecache_node *node)
 {
-    if (!offer_is_possible())
+    if (node->nleases != 0 || !offer_is_possible())
         return;
     node->nleases = offer_nleases(node->first);
     held_set_offered(node->first);
     offer_announce(node->first, node->nleases);
+}
+
+/* A span has become the newest. */
+static void offer_newest(largecache *lc)
+{
+    largecache_node *newest = &lc->nodes[lc->newest];
+
+    if (newest->older != 0)
+        offer(&lc->nodes[newest->older]);
+    if (newest->npages > LARGECACHE_RETAIN_PAGES)
+        offer(newest);
 }
 
 /* A span leaves the cache; its node stays. False: the daemon has taken it. */
@@ -344,7 +356,7 @@ void largecache_put(largecache *lc, page_no first, uint64_t npages, bool noscan,
     }
     if (at != 0) {
         cache(lc, at);
-        offer(&lc->nodes[at]);
+        offer_newest(lc);
         fit_budget(lc, out);
     } else {
         out->spans[out->n++] = first.n;

@@ -15,6 +15,7 @@
 #define LARGECACHE_BINS      256u
 #define LARGECACHE_MIN_PAGES (4u * SHM_RUN_PAGES_MAX)  /* the budget at the beginning: some short large objects */
 #define LARGECACHE_MAX_PAGES (128 * MIB / PAGE_BYTES) /* and at most */
+#define LARGECACHE_RETAIN_PAGES (MIB / PAGE_BYTES) /* the newest span is not offered if it is no longer than that */
 
 /* A span that is cached, or lent to an object that is much shorter. Links are node numbers. */
 typedef struct largecache_node {
@@ -88,7 +89,10 @@ void largecache_forget(largecache *lc, page_no first);
  */
 bool largecache_knows(largecache *lc, page_no first);
 
-/* Pages that are cached, or were until the daemon took them; and so many of them, the oldest first, go to *out, and the budget sinks by them. */
+/*
+ * Pages that are cached, or were until the daemon took them; and so many of them, the oldest first, go to *out, and the
+ * budget sinks by them.
+ */
 uint64_t largecache_npages(largecache *lc);
 void largecache_shrink(largecache *lc, uint64_t npages, largecache_out *out);
 

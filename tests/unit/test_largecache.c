@@ -47,8 +47,9 @@ void mspan_put_back(mspan *s)
     fail();
 }
 
-static void offers_open(void)
+static void offers_open(world *w)
 {
+    w->lc.budget = LARGECACHE_MAX_PAGES;
     process.map.npages = SPANS;
     process.map.span_table = calloc(SPANS, sizeof(shm_span));
     process.mspan_of = calloc(SPANS, sizeof(*process.mspan_of));
@@ -227,25 +228,48 @@ static void the_oldest_go_back_first(void **state)
 
 /* --- offers --- */
 
+#define LONG (LARGECACHE_RETAIN_PAGES + 40)
+
+static void the_newest_is_offered_when_the_next_one_comes(void **state)
+{
+    world *w = *state;
+
+    offers_open(w);
+    for (uint32_t first = 100; first <= 300; first += 100)
+        lease(first, first);
+    put(w, 100, 40);
+    assert_false(held_is_offered(page_at(100)));
+    assert_int_equal(take(w, 40), 100);
+    put(w, 100, 40);
+    put(w, 200, 40);
+    assert_true(held_is_offered(page_at(100)));
+    assert_false(held_is_offered(page_at(200)));
+    assert_true(largecache_knows(&w->lc, page_at(200)));
+    put(w, 300, LONG);
+    assert_true(held_is_offered(page_at(200)) && held_is_offered(page_at(300)));
+    offers_close();
+}
+
 static void what_is_cached_is_offered_and_taken_back(void **state)
 {
     world *w = *state;
     uint64_t npages;
 
-    offers_open();
+    offers_open(w);
     lease(100, 7);
-    put(w, 100, 40);
+    put(w, 100, LONG);
     assert_true(u64_load_acquire(word_of(100)) == offer_pack(OFFER_OFFERED, 7));
     assert_true(held_is_offered(page_at(100)) && largecache_knows(&w->lc, page_at(100)));
     u64_store_release(word_of(100), offer_pack(OFFER_SEEN, 7));
-    assert_int_equal(take(w, 40), 100);
+    assert_int_equal(take(w, LONG), 100);
     assert_true(u64_load_acquire(word_of(100)) == OFFER_NONE);
     assert_true(!held_is_offered(page_at(100)) && largecache_knows(&w->lc, page_at(100)));
-    put(w, 100, 40);
+    put(w, 100, LONG);
     largecache_empty(&w->lc, &w->out);
     assert_int_equal(w->out.n, 1);
+    w->lc.budget = LARGECACHE_MAX_PAGES;
     assert_true(u64_load_acquire(word_of(100)) == OFFER_NONE);
-    put(w, 100, 40);
+    put(w, 100, LONG);
     assert_int_equal(largecache_take_at(&w->lc, page_at(100), &npages).n, 100);
     assert_true(u64_load_acquire(word_of(100)) == OFFER_NONE);
     offers_close();
@@ -256,18 +280,18 @@ static void what_the_daemon_has_taken_is_passed_over(void **state)
     world *w = *state;
     uint64_t npages;
 
-    offers_open();
+    offers_open(w);
     for (uint32_t first = 100; first <= 400; first += 100) {
         lease(first, first);
-        put(w, first, 30);
+        put(w, first, LONG);
     }
     take_offered(400);
-    assert_int_equal(take(w, 30), 300);
+    assert_int_equal(take(w, LONG), 300);
     assert_true(largecache_validate(&w->lc));
     assert_false(largecache_knows(&w->lc, page_at(400)));
     take_offered(200);
     assert_int_equal(largecache_take_at(&w->lc, page_at(200), &npages).n, 0);
-    assert_int_equal(npages, 30);
+    assert_int_equal(npages, LONG);
     assert_int_equal(largecache_take_at(&w->lc, page_at(200), &npages).n, 0);
     assert_int_equal(npages, 0);
     take_offered(100);
@@ -281,13 +305,13 @@ static void lease_that_a_dead_daemon_has_not_ended_is_looked_for(void **state)
 {
     world *w = *state;
 
-    offers_open();
+    offers_open(w);
     lease(100, 7);
-    put(w, 100, 40);
+    put(w, 100, LONG);
     take_offered(100);
     leases[100] = true;
     assert_true(largecache_knows(&w->lc, page_at(100))); /* until it is seen */
-    assert_int_equal(take(w, 40), 0);
+    assert_int_equal(take(w, LONG), 0);
     assert_false(largecache_knows(&w->lc, page_at(100)));
     assert_true(offer_take_unknown());
     offers_close();
@@ -297,12 +321,12 @@ static void offers_of_an_earlier_daemon_are_void(void **state)
 {
     world *w = *state;
 
-    offers_open();
+    offers_open(w);
     lease(100, 7);
-    put(w, 100, 40);
+    put(w, 100, LONG);
     u64_store_release(word_of(100), OFFER_NONE);
     assert_true(largecache_knows(&w->lc, page_at(100)));
-    assert_int_equal(take(w, 40), 100);
+    assert_int_equal(take(w, LONG), 100);
     offers_close();
 }
 
@@ -311,9 +335,9 @@ static void span_that_is_leased_anew_is_not_taken_for_the_old_one(void **state)
 {
     world *w = *state;
 
-    offers_open();
+    offers_open(w);
     lease(100, 7);
-    put(w, 100, 40);
+    put(w, 100, LONG);
     take_offered(100);
     leases[100] = true;
     u64_store_release(&shm_span_at(&process.map, page_at(100))->nleases, 8);
@@ -322,15 +346,15 @@ static void span_that_is_leased_anew_is_not_taken_for_the_old_one(void **state)
     assert_false(held_is_offered(page_at(100)));
     lease(100, 8);
     assert_true(largecache_knows(&w->lc, page_at(100)));
-    assert_int_equal(take(w, 40), 0);
+    assert_int_equal(take(w, LONG), 0);
     assert_true(largecache_knows(&w->lc, page_at(100)));
-    put(w, 100, 40);
+    put(w, 100, LONG);
     take_offered(100);
     lease(100, 9);
-    put(w, 100, 60);
-    assert_int_equal(w->lc.ncached_pages, 60);
+    put(w, 100, 2 * LONG);
+    assert_int_equal(w->lc.ncached_pages, 2 * LONG);
     assert_true(largecache_knows(&w->lc, page_at(100)));
-    assert_int_equal(take(w, 60), 100);
+    assert_int_equal(take(w, 2 * LONG), 100);
     offers_close();
 }
 
@@ -410,6 +434,7 @@ int main(void)
         TEST(the_budget_rises_when_what_went_back_is_missed_and_sinks_with_growth),
         TEST(note_miss_forgets_what_is_lent_and_gone),
         TEST(the_oldest_go_back_first),
+        TEST(the_newest_is_offered_when_the_next_one_comes),
         TEST(what_is_cached_is_offered_and_taken_back),
         TEST(what_the_daemon_has_taken_is_passed_over),
         TEST(lease_that_a_dead_daemon_has_not_ended_is_looked_for),
