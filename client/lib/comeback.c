@@ -2,8 +2,8 @@
  * Comeback: what happens when a daemon dies, is replaced, or does not answer.
  *
  * Called by connection.c, attach.c (the end of an attach, fork) and idle.c (comeback_is_up); calls rpc, link, outbox,
- * held and process. Data: private; the holder of the turn writes it. A request's time begins before it waits for the
- * turn.
+ * held, largecache and process. Data: private; the holder of the turn writes it. A request's time begins before it
+ * waits for the turn.
  *
  * The socket is closed after any error. Spans that are held stay usable: neither the daemon nor the one that takes its
  * place takes a lease from a process that lives. The next request that wants a reply comes back:
@@ -12,10 +12,10 @@
  *      a chroot), no daemon will come here: -ENOENT at once.
  *   2. It sends Attach with the session's token. If the heap or the session is gone, all requests answer -ESTALE from
  *      then on.
- *   3. It asks what the session leases (LeaseList). What this process does not know (held.c) was on its way when the
- *      connection was lost, in a reply or in a return: it is given back. Large objects have a list of their own for
- *      that, because another process may have freed one after the daemon made its list: the daemon passes over those
- *      that the session does not lease any more.
+ *   3. It asks what the session leases (LeaseList). What this process does not know (held.c, largecache.c) was on its
+ *      way when the connection was lost, in a reply or in a return: it is given back. Large objects have a list of
+ *      their own for that, because another process may have freed one after the daemon made its list: the daemon
+ *      passes over those that the session does not lease any more.
  *   4. It sends what waits in the outbox, then the request again. So a request may be carried out twice. That does no
  *      harm: what the first one has leased was given back in step 3, and the other requests set a state.
  *
@@ -38,6 +38,7 @@
 
 #include "client/lib/forklock.h"
 #include "client/lib/held.h"
+#include "client/lib/largecache.h"
 #include "client/lib/mapping.h"
 #include "client/lib/offer.h"
 #include "client/lib/outbox.h"
@@ -217,7 +218,7 @@ static int sort_leases(const Goallocd__LeaseListReply *list, uint32_t *after, un
 
         if (span == 0 || span >= process.map.npages)
             return -EPROTO;
-        if (held_knows(span)) {
+        if (largecache_knows(&large_cache, page_at(span))) {
             *after = span;
         } else if (u->nspans + u->nlarge < PROTO_SPANS_MAX) {
             add_unknown(u, span);

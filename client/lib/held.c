@@ -3,8 +3,8 @@
  * spans that the daemon says it leases are really held here.
  *
  * Called by connection.c and comeback.c (spans come, under the link's turn), outbox.c and idle.c (they go: what waits
- * in the outbox is held until it has been sent) and large.c (objects in large spans). Data: entries of
- * process.mspan_of, private; the alloc bit of large spans, in bitmap.
+ * in the outbox is held until it has been sent), large.c (objects in large spans) and largecache.c (spans that are
+ * offered). Data: entries of process.mspan_of, private; the alloc bit of large spans, in bitmap.
  *
  * A large object can be freed remotely, which this process is not told: the daemon ends the lease, and the mark stays.
  * So the mark "large" counts only together with the object's alloc bit. Mark and bit are two words, and threads free
@@ -15,6 +15,7 @@
  *
  *        mark    alloc bit
  *        held    0          no object: on its way here or back, or in the cache
+ *        offered 0          in the cache, and the daemon may have taken it: largecache.c knows which lease is meant
  *        large   1          an object
  *        large   0          the object was freed remotely, and the daemon has ended the lease: not ours
  *
@@ -26,6 +27,7 @@
 #include <pthread.h>
 
 mspan mspan_held;
+mspan mspan_offered;
 mspan mspan_large;
 mspan mspan_doubt;
 
@@ -39,6 +41,12 @@ static mspan *mark_of(uint32_t first)
 static void set_mark(uint32_t first, mspan *mark)
 {
     atomic_store_explicit(&process.mspan_of[first], mark, memory_order_release);
+}
+
+static bool replace_mark(page_no first, mspan *from, mspan *to)
+{
+    return atomic_compare_exchange_strong_explicit(&process.mspan_of[first.n], &from, to, memory_order_acq_rel,
+                                                   memory_order_relaxed);
 }
 
 static bool is_large(const mspan *mark)
@@ -107,10 +115,23 @@ bool held_clear_object(page_no first, bool *ret_in_doubt)
 
 void held_expect(page_no first)
 {
-    mspan *none = NULL;
+    if (!replace_mark(first, NULL, &mspan_large))
+        (void)replace_mark(first, &mspan_offered, &mspan_large); /* an object is there: the offered span is gone */
+}
 
-    (void)atomic_compare_exchange_strong_explicit(&process.mspan_of[first.n], &none, &mspan_large, memory_order_acq_rel,
-                                                  memory_order_relaxed);
+void held_set_offered(page_no first)
+{
+    set_mark(first.n, &mspan_offered);
+}
+
+void held_clear_offered(page_no first)
+{
+    (void)replace_mark(first, &mspan_offered, NULL);
+}
+
+bool held_is_offered(page_no first)
+{
+    return mark_of(first.n) == &mspan_offered;
 }
 
 void held_set_doubt(page_no first)

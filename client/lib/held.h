@@ -8,6 +8,7 @@
 
 /* What stands in mspan_of instead of a span's structure. None of them has an owner, so frees take the slow path. */
 extern mspan mspan_held;  /* being described or returned, or a large span without object: held in any case */
+extern mspan mspan_offered; /* the same, and in the cache: the daemon may have taken it (largecache.c) */
 extern mspan mspan_large; /* a large object of large.c: held while its alloc bit is set, since others may free it */
 extern mspan mspan_doubt; /* the same, and its length is in doubt (large.c) */
 
@@ -15,7 +16,7 @@ extern mspan mspan_doubt; /* the same, and its length is in doubt (large.c) */
 void held_set(const uint32_t *spans, size_t nspans);
 void held_clear(const uint32_t *spans, size_t nspans);
 
-/* True if the process knows what to do with a span that the daemon says it leases. */
+/* True if the process knows what to do with a span that the daemon says it leases: one that is not offered. */
 bool held_knows(uint32_t first);
 
 /* A large span that the process holds gets an object: its alloc bit is set. */
@@ -26,6 +27,14 @@ void held_set_object(page_no first);
  * is in doubt.
  */
 bool held_clear_object(page_no first, bool *ret_in_doubt) __attribute__((warn_unused_result));
+
+/*
+ * A cached large span is offered; or such a one is gone, and its mark, if no other one stands there. Both under the
+ * cache's lock.
+ */
+void held_set_offered(page_no first);
+void held_clear_offered(page_no first);
+bool held_is_offered(page_no first);
 
 /* The daemon may be about to lease a large span to this process, if nobody holds it. */
 void held_expect(page_no first);

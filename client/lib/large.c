@@ -146,10 +146,11 @@ static int ask_resize(page_no first, uint64_t had, uint64_t npages, bool *sent)
         uint64_t nbehind;
         page_no behind = largecache_take_at(&large_cache, page_at(end), &nbehind);
 
-        if (behind.n == 0)
+        if (nbehind == 0)
             break;
         end += nbehind;
-        outbox_return(&behind.n, 1);
+        if (behind.n != 0) /* else the daemon has taken it: what is there now it says itself */
+            outbox_return(&behind.n, 1);
     }
     return r;
 }

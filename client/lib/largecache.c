@@ -1,8 +1,8 @@
 /*
  * Largecache: which freed large spans a process retains, and which of them an object gets.
  *
- * Called by large.c, idle.c and attach.c; calls nobody. Data: the structure, private, under its lock, which is held for
- * some instructions only; nothing here looks at the heap.
+ * Called by large.c, idle.c, attach.c and comeback.c; calls offer.c and held.c. Data: the structure, private, under its
+ * lock, which is held for some instructions only; of the heap only the words of offers and nleases are looked at.
  *
  * Cached spans lie in bins, 8 to a doubling of their length, so that one of the next higher bin fits for sure: a bitmap
  * says which bins have any. In the bin of the length that is wanted some are looked at. Within a bin the span that was
@@ -18,6 +18,19 @@
  * thread asks for spans (largecache_shrink). The oldest go first, an eighth of the budget at a time so that few
  * requests are sent.
  *
+ * Cached spans are offered (offer.c): the daemon may take them. The newest is not, if it is short: a buffer that is
+ * freed and allocated again each time pays nothing for it. It is offered when the next one comes. Under the lock, in
+ * this order:
+ *   into the cache     1. nleases of the node. 2. the mark of the first page: offered. 3. the word: OFFERED.
+ *   out of it, ours    1. the word: NONE, by compare-and-swap. 2. the mark: held.
+ *   out of it, gone    1. the compare-and-swap fails. 2. the mark goes, if it is "offered" still.
+ * What the daemon has taken stays in the cache, and counts, until it is looked at: for an object, or when it is the
+ * oldest and too much is cached. Meanwhile the pages may be leased anew, to this process too. Then whoever gets them
+ * writes another mark over "offered" (held.c), or a structure; and if that span comes into the cache, its node takes
+ * the place of the old one. So a page has one node at most, and a mark "offered" is that node's. If the mark is not,
+ * or the span table has another nleases than the node, the lease that the node means is over. That is how a process
+ * that comes back knows a cached span from one that was on its way to it (largecache_knows).
+ *
  * Invariants (largecache_validate): a node is unused, cached (in its bin, in the list by age, in the hash) or lent (in
  * the hash); counters are the sums over nodes. Cached and slack pages together are within the budget after each put,
  * unless what is lent alone is more: then nothing is cached.
@@ -26,6 +39,9 @@
 
 #include <stddef.h>
 #include <string.h>
+
+#include "client/lib/held.h"
+#include "client/lib/offer.h"
 
 #define WASTE_MAX     4u
 #define LEND_SHARE    16u
@@ -123,7 +139,8 @@ static void cache(largecache *lc, uint16_t at)
     lc->ncached_pages += node->npages;
 }
 
-static void uncache(largecache *lc, uint16_t at)
+/* A cached span is in no list any more. It is still offered. */
+static void unlist(largecache *lc, uint16_t at)
 {
     largecache_node *node = &lc->nodes[at];
     uint32_t bin = bin_of(node->npages);
@@ -145,6 +162,45 @@ static void uncache(largecache *lc, uint16_t at)
     lc->ncached_pages -= node->npages;
 }
 
+static void offer(largecache_node *node)
+{
+    if (node->nleases != 0 || !offer_is_possible())
+        return;
+    node->nleases = offer_nleases(node->first);
+    held_set_offered(node->first);
+    offer_announce(node->first, node->nleases);
+}
+
+/* A span has become the newest. */
+static void offer_newest(largecache *lc)
+{
+    largecache_node *newest = &lc->nodes[lc->newest];
+
+    if (newest->older != 0)
+        offer(&lc->nodes[newest->older]);
+    if (newest->npages > LARGECACHE_RETAIN_PAGES)
+        offer(newest);
+}
+
+/* A span leaves the cache; its node stays. False: the daemon has taken it. */
+static bool uncache(largecache *lc, uint16_t at)
+{
+    largecache_node *node = &lc->nodes[at];
+    uint64_t nleases = node->nleases;
+
+    unlist(lc, at);
+    node->nleases = 0;
+    if (nleases == 0)
+        return true;
+    if (offer_withdraw(node->first, nleases)) {
+        held_set(&node->first.n, 1);
+        return true;
+    }
+    held_clear_offered(node->first);
+    offer_note_gone(node->first, nleases);
+    return false;
+}
+
 /* A span that was lent is so no longer. */
 static void unlend(largecache *lc, uint16_t at)
 {
@@ -164,9 +220,9 @@ static void drop_oldest(largecache *lc, largecache_out *out)
 {
     uint16_t at = lc->oldest;
 
-    out->spans[out->n++] = lc->nodes[at].first.n;
     note_ghost(lc, lc->nodes[at].npages);
-    uncache(lc, at);
+    if (uncache(lc, at))
+        out->spans[out->n++] = lc->nodes[at].first.n;
     node_delete(lc, at);
 }
 
@@ -209,6 +265,19 @@ static uint16_t search(const largecache *lc, uint64_t npages, uint64_t most, uin
     return 0;
 }
 
+/* The same, out of the cache. What the daemon has taken is forgotten; its pages have gone back. */
+static uint16_t take(largecache *lc, uint64_t npages, uint64_t most, uint64_t base_page, uint64_t align_pages,
+                     bool noscan)
+{
+    uint16_t at;
+
+    while ((at = search(lc, npages, most, base_page, align_pages, noscan)) != 0 && !uncache(lc, at)) {
+        note_ghost(lc, lc->nodes[at].npages);
+        node_delete(lc, at);
+    }
+    return at;
+}
+
 page_no largecache_take(largecache *lc, uint64_t npages, uint64_t base_page, uint64_t align_pages, bool noscan)
 {
     page_no first = page_at(0);
@@ -218,12 +287,11 @@ page_no largecache_take(largecache *lc, uint64_t npages, uint64_t base_page, uin
 
     (void)pthread_mutex_lock(&lc->lock);
     may_lend = lc->nlent < LENT_MAX && lc->nslack_pages <= budget_of(lc) / 2;
-    at = search(lc, npages, may_lend ? npages * WASTE_MAX : npages + spare, base_page, align_pages, noscan);
+    at = take(lc, npages, may_lend ? npages * WASTE_MAX : npages + spare, base_page, align_pages, noscan);
     if (at != 0) {
         uint64_t slack = lc->nodes[at].npages - npages;
 
         first = lc->nodes[at].first;
-        uncache(lc, at);
         if (slack > spare) {
             lc->nodes[at].slack = (uint32_t)slack;
             lc->nslack_pages += slack;
@@ -244,9 +312,11 @@ page_no largecache_take_at(largecache *lc, page_no page, uint64_t *ret_npages)
     at = find(lc, page);
     if (at != 0 && lc->nodes[at].slack == 0) {
         *ret_npages = lc->nodes[at].npages;
-        uncache(lc, at);
+        if (!uncache(lc, at))
+            page = page_at(0);
         node_delete(lc, at);
     } else {
+        *ret_npages = 0;
         page = page_at(0);
     }
     (void)pthread_mutex_unlock(&lc->lock);
@@ -255,16 +325,28 @@ page_no largecache_take_at(largecache *lc, page_no page, uint64_t *ret_npages)
 
 /* --- what comes back from an object --- */
 
+/* A span comes: what the cache has noted of an earlier lease of the same pages is past. */
+static void forget_earlier(largecache *lc, page_no first)
+{
+    uint16_t at = find(lc, first);
+
+    if (at == 0)
+        return;
+    if (lc->nodes[at].slack != 0) {
+        unlend(lc, at);
+        return;
+    }
+    unlist(lc, at); /* the daemon has taken it, and the mark is the later lease's */
+    node_delete(lc, at);
+}
+
 void largecache_put(largecache *lc, page_no first, uint64_t npages, bool noscan, largecache_out *out)
 {
-    uint16_t at;
+    uint16_t at = 0;
 
     out->n = 0;
     (void)pthread_mutex_lock(&lc->lock);
-    at = find(lc, first);
-    if (at != 0)
-        unlend(lc, at);
-    at = 0;
+    forget_earlier(lc, first);
     if (npages + lc->nslack_pages <= budget_of(lc)) {
         at = node_new(lc, first, npages, noscan);
         if (at == 0 && lc->oldest != 0) {
@@ -274,6 +356,7 @@ void largecache_put(largecache *lc, page_no first, uint64_t npages, bool noscan,
     }
     if (at != 0) {
         cache(lc, at);
+        offer_newest(lc);
         fit_budget(lc, out);
     } else {
         out->spans[out->n++] = first.n;
@@ -333,6 +416,25 @@ void largecache_forget(largecache *lc, page_no first)
     if (at != 0 && lc->nodes[at].slack != 0)
         unlend(lc, at);
     (void)pthread_mutex_unlock(&lc->lock);
+}
+
+/* --- coming back --- */
+
+/* Under the lock no mark becomes "offered", or ceases to be but by a lease that begins. */
+bool largecache_knows(largecache *lc, page_no first)
+{
+    bool knows;
+
+    (void)pthread_mutex_lock(&lc->lock);
+    if (held_is_offered(first)) {
+        uint16_t at = find(lc, first);
+
+        knows = at != 0 && lc->nodes[at].nleases == offer_nleases(first);
+    } else {
+        knows = held_knows(first.n);
+    }
+    (void)pthread_mutex_unlock(&lc->lock);
+    return knows;
 }
 
 /* --- giving back --- */
@@ -401,6 +503,8 @@ bool largecache_validate(const largecache *lc)
 
         if (node->first.n == 0)
             continue;
+        if (node->slack != 0 && node->nleases != 0)
+            return false;
         nlent += node->slack != 0;
         nslack_pages += node->slack;
         ncached += node->slack == 0;

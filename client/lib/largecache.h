@@ -1,5 +1,6 @@
 /*
- * Largecache: large spans that this process leases and that hold no object, for its next large objects.
+ * Largecache: large spans that this process leases and that hold no object, for its next large objects. It offers
+ * them to the daemon, which may take them.
  */
 #ifndef GOALLOC_LIB_LARGECACHE_H
 #define GOALLOC_LIB_LARGECACHE_H
@@ -14,9 +15,11 @@
 #define LARGECACHE_BINS      256u
 #define LARGECACHE_MIN_PAGES (4u * SHM_RUN_PAGES_MAX)  /* the budget at the beginning: some short large objects */
 #define LARGECACHE_MAX_PAGES (128 * MIB / PAGE_BYTES) /* and at most */
+#define LARGECACHE_RETAIN_PAGES (MIB / PAGE_BYTES) /* the newest span is not offered if it is no longer than that */
 
 /* A span that is cached, or lent to an object that is much shorter. Links are node numbers. */
 typedef struct largecache_node {
+    uint64_t nleases;   /* of the lease for which the cached span is offered; 0: it is not */
     page_no first;
     uint32_t npages;
     uint32_t slack;     /* pages that the object does not need; 0: the span is cached */
@@ -30,7 +33,7 @@ typedef struct largecache_node {
 
 /* All zero, with the lock made: empty. Node 0 is no node. */
 typedef struct largecache {
-    pthread_mutex_t lock; /* guards the rest; a leaf */
+    pthread_mutex_t lock; /* guards the rest; under it at most the marks are locked */
     uint64_t ncached_pages;
     uint64_t nslack_pages;
     uint64_t budget; /* pages: both together */
@@ -64,7 +67,10 @@ page_no largecache_take(largecache *lc, uint64_t npages, uint64_t base_page, uin
 /* A span has lost its object. It is cached, and what is too much by that, or it itself, goes to *out. */
 void largecache_put(largecache *lc, page_no first, uint64_t npages, bool noscan, largecache_out *out);
 
-/* Take out the span that begins at page. Page 0: it is not cached. *ret_npages: its length. */
+/*
+ * Take out the span that begins at page. *ret_npages: its length, 0 if it is not cached. Page 0: not that either, or
+ * the daemon has taken it.
+ */
 page_no largecache_take_at(largecache *lc, page_no page, uint64_t *ret_npages);
 
 /*
@@ -77,7 +83,16 @@ void largecache_note_miss(largecache *lc, uint64_t npages, bool (*is_gone)(page_
 /* The span's length is another now, or it is not this process's any more: it is not lent. */
 void largecache_forget(largecache *lc, page_no first);
 
-/* Pages that are cached; and so many of them, the oldest first, go to *out, and the budget sinks by them. */
+/*
+ * True if the process knows what to do with a span that the daemon says it leases, whatever it is. With the turn of the
+ * connection, so that no lease begins meanwhile.
+ */
+bool largecache_knows(largecache *lc, page_no first);
+
+/*
+ * Pages that are cached, or were until the daemon took them; and so many of them, the oldest first, go to *out, and the
+ * budget sinks by them.
+ */
 uint64_t largecache_npages(largecache *lc);
 void largecache_shrink(largecache *lc, uint64_t npages, largecache_out *out);
 

@@ -1,8 +1,9 @@
 /*
  * Offer: one store offers a span, one compare-and-swap takes it back.
  *
- * Called by mcache.c (spans of a thread), pool.c (those of exited threads) and comeback.c. Calls mspan.c. Data: the
- * words of the session's offers (shm/offers.h), which the daemon writes too; the structures of offered spans.
+ * Called by mcache.c (spans of a thread), pool.c (those of exited threads), largecache.c (large spans, which have no
+ * structure: its essay says what names them) and comeback.c. Calls mspan.c. Data: the words of the session's offers
+ * (shm/offers.h), which the daemon writes too; the structures of offered spans.
  *
  *   offer      1. place and owner (NULL) of the structure. 2. the word: OFFERED, with the nleases of the span.
  *   take back  1. the word: OFFERED or SEEN becomes NONE. 2. owner.
@@ -30,31 +31,36 @@ static shm_offers *offers_now(void)
 }
 
 /* True if the lease that was offered is in force. */
-static bool is_leased(const mspan *s)
+static bool is_leased(page_no first, uint64_t nleases)
 {
-    const shm_span *span = shm_span_at(&process.map, mspan_first(s));
+    const shm_span *span = shm_span_at(&process.map, first);
 
-    return process_leases(span) && u64_load_relaxed(&span->nleases) == s->nleases;
+    return process_leases(span) && u64_load_relaxed(&span->nleases) == nleases;
 }
 
-bool offer_take_back_seen(mspan *s, uint64_t word)
+bool offer_withdraw_seen(page_no first, uint64_t nleases, uint64_t word)
 {
-    uint64_t seen = offer_pack(OFFER_SEEN, s->nleases);
+    uint64_t seen = offer_pack(OFFER_SEEN, nleases);
 
-    if (word == seen && u64_exchange_if_acq_rel(&offers_now()->words[mspan_first(s).n], &word, OFFER_NONE))
+    if (word == seen && u64_exchange_if_acq_rel(&offers_now()->words[first.n], &word, OFFER_NONE))
         return true;
-    return word != offer_pack(OFFER_TAKEN, s->nleases) && is_leased(s);
+    return word != offer_pack(OFFER_TAKEN, nleases) && is_leased(first, nleases);
+}
+
+void offer_note_gone(page_no first, uint64_t nleases)
+{
+    if (is_leased(first, nleases))
+        u32_store_release(&unknown, 1);
 }
 
 void offer_forget(mspan *s)
 {
-    bool leased;
+    page_no first = mspan_first(s);
+    uint64_t nleases = s->nleases;
 
     mspan_unname(s);
-    leased = is_leased(s);
     mspan_put_back(s);
-    if (leased)
-        u32_store_release(&unknown, 1);
+    offer_note_gone(first, nleases);
 }
 
 bool offer_take_unknown(void)

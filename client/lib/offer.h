@@ -13,6 +13,46 @@ static inline bool offer_is_possible(void)
     return atomic_load_explicit(&process.offers, memory_order_relaxed) != NULL;
 }
 
+/* The lease of a span that is about to be offered. */
+static inline uint64_t offer_nleases(page_no first)
+{
+    return u64_load_relaxed(&shm_span_at(&process.map, first)->nleases);
+}
+
+/* Offer a span that nobody in this process writes any more: from now on the daemon may take it. */
+static inline void offer_announce(page_no first, uint64_t nleases)
+{
+    shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_acquire);
+
+    CRASH_POINT(offer_before_word);
+    u64_store_release(&offers->words[first.n], offer_pack(OFFER_OFFERED, nleases));
+    CRASH_POINT(offer_after_word);
+    if (UNLIKELY(u32_load_relaxed(&offers->active) == 0))
+        u32_store_release(&offers->active, 1);
+}
+
+/* The rest of taking back a span whose word is not OFFERED. */
+bool offer_withdraw_seen(page_no first, uint64_t nleases, uint64_t word) __attribute__((warn_unused_result));
+
+/* Take it back. False: it is gone. */
+static inline bool offer_withdraw(page_no first, uint64_t nleases)
+{
+    shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_acquire);
+    uint64_t word = offer_pack(OFFER_OFFERED, nleases);
+
+    if (UNLIKELY(!u64_exchange_if_acq_rel(&offers->words[first.n], &word, OFFER_NONE)) &&
+        !offer_withdraw_seen(first, nleases, word))
+        return false;
+    CRASH_POINT(offer_after_take_back);
+    return true;
+}
+
+/*
+ * A span is gone, and nothing of this process names it any more. If its lease is in force nevertheless, since a daemon
+ * has died while it took it, it is looked for in the list of leases.
+ */
+void offer_note_gone(page_no first, uint64_t nleases);
+
 /*
  * Offer a span without object, which is in no list of its place. Its structure stays, with no owner: frees by whoever
  * holds the structure take the slow path from now on, since the place may soon be others'.
@@ -20,21 +60,13 @@ static inline bool offer_is_possible(void)
 static inline void offer_make(mspan *s)
 {
     page_no first = mspan_first(s);
-    shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_acquire);
 
     s->place = MSPAN_OFFERED;
     s->nfrees = 0;
-    s->nleases = u64_load_relaxed(&shm_span_at(&process.map, first)->nleases);
+    s->nleases = offer_nleases(first);
     mspan_set_owner(s, NULL);
-    CRASH_POINT(offer_before_word);
-    u64_store_release(&offers->words[first.n], offer_pack(OFFER_OFFERED, s->nleases));
-    CRASH_POINT(offer_after_word);
-    if (UNLIKELY(u32_load_relaxed(&offers->active) == 0))
-        u32_store_release(&offers->active, 1);
+    offer_announce(first, s->nleases);
 }
-
-/* The rest of taking back a span whose word is not OFFERED. */
-bool offer_take_back_seen(mspan *s, uint64_t word) __attribute__((warn_unused_result));
 
 /*
  * Take it back, for that owner; it is in no list of its place. False: it is gone, and the caller, who takes it out of
@@ -42,13 +74,8 @@ bool offer_take_back_seen(mspan *s, uint64_t word) __attribute__((warn_unused_re
  */
 static inline bool offer_take_back(mspan *s, void *owner)
 {
-    shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_acquire);
-    uint64_t word = offer_pack(OFFER_OFFERED, s->nleases);
-
-    if (UNLIKELY(!u64_exchange_if_acq_rel(&offers->words[mspan_first(s).n], &word, OFFER_NONE)) &&
-        !offer_take_back_seen(s, word))
+    if (!offer_withdraw(mspan_first(s), s->nleases))
         return false;
-    CRASH_POINT(offer_after_take_back);
     s->place = MSPAN_CURRENT;
     mspan_set_owner(s, owner);
     return true;

@@ -24,8 +24,9 @@
 #include "tests/support/rawheap.h"
 
 #define NSIZES 4
+#define NSTORM_SIZES 6 /* with objects that have their span for themselves */
 
-static const size_t sizes[NSIZES] = { 64, 1024, 5120, 40960 };
+static const size_t sizes[NSTORM_SIZES] = { 64, 1024, 5120, 40960, 300 * KIB, MIB };
 
 /* --- what processes do --- */
 
@@ -269,6 +270,114 @@ static void process_that_has_come_back_offers_again(void **state)
     assert_true(fixture_is_clean(f, 0));
 }
 
+/* --- large spans without object, in the process's cache --- */
+
+#define NLARGE 100u
+
+/* So often that the cache retains all of them. */
+static void fill_with_large(uint64_t seed)
+{
+    for (uint64_t i = 0; i < 4; i++)
+        fill_and_free(NLARGE * MIB, MIB, seed + i);
+}
+
+static int sleep_with_large(const fixture *f, void *arg)
+{
+    must_attach(f, arg != NULL ? *(uint32_t *)arg : 0);
+    fill_with_large(1);
+    (void)raise(SIGSTOP);
+    fill_with_large(11);
+    (void)raise(SIGSTOP);
+    fill_and_free(NLARGE * MIB / 2, 2 * MIB - 4096, 21); /* pages of two earlier ones each */
+    fill_with_large(31);
+    CHECK(goalloc_detach() == 0);
+    return 0;
+}
+
+static pid_t start_with_large(const fixture *f, uint32_t *flags)
+{
+    pid_t pid = child_start(f, sleep_with_large, flags);
+    int status;
+
+    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+    assert_true(WIFSTOPPED(status));
+    return pid;
+}
+
+static void await_next_sleep(pid_t pid)
+{
+    int status;
+
+    (void)kill(pid, SIGCONT);
+    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+    assert_true(WIFSTOPPED(status));
+}
+
+static void idle_large_spans_go_and_come_again(void **state)
+{
+    uint32_t flags = GOALLOC_ATTACH_RECLAIM;
+    pid_t pids[2] = { start_with_large(*state, NULL), start_with_large(*state, &flags) };
+
+    await_inuse(*state, 2 * 2 * MIB);
+    for (int i = 0; i < 2; i++)
+        await_next_sleep(pids[i]);
+    trim(*state); /* at once */
+    assert_true(inuse_bytes(*state) <= 2 * 2 * MIB);
+    for (int i = 0; i < 2; i++)
+        end_sleeper(pids[i]);
+    assert_true(fixture_is_clean(*state, 0));
+}
+
+/* What was offered to a dead daemon is the process's, and it offers it again when it has used it. */
+static void idle_large_spans_stay_after_a_takeover(void **state)
+{
+    fixture *f = *state;
+    pid_t pid = start_with_large(f, NULL);
+    uint64_t before = inuse_bytes(f);
+
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+    trim(f);
+    assert_true(inuse_bytes(f) <= before);
+    await_next_sleep(pid);
+    trim(f);
+    assert_true(inuse_bytes(f) <= NLARGE * MIB);
+    end_sleeper(pid);
+    assert_true(fixture_is_clean(f, 0));
+}
+
+/* An object grows into pages behind it that the cache has offered: they are free already, or are given back. */
+static int grow_into_offers(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, 0);
+    for (int round = 0; round < 40; round++) {
+        char *objects[8];
+        char *grown;
+
+        for (int i = 0; i < 8; i++) {
+            CHECK((objects[i] = goalloc_malloc(MIB)) != NULL);
+            objects[i][0] = objects[i][MIB - 1] = (char)(round + i);
+        }
+        for (int i = 1; i < 8; i++)
+            goalloc_free(objects[i]);
+        if (round % 2)
+            trim(f);
+        CHECK((grown = goalloc_realloc(objects[0], 5 * MIB)) != NULL);
+        CHECK(grown[0] == (char)round && grown[MIB - 1] == (char)round);
+        memset(grown + MIB, round, 4 * MIB);
+        goalloc_free(grown);
+    }
+    CHECK(goalloc_detach() == 0);
+    return 0;
+}
+
+static void resize_passes_over_what_the_daemon_has_taken(void **state)
+{
+    assert_int_equal(child_run(*state, grow_into_offers, NULL), 0);
+    assert_true(fixture_is_clean(*state, 0));
+}
+
 /* --- fork, detach --- */
 
 /* The children of a process with offers neither take them back nor give them away. */
@@ -278,6 +387,7 @@ static int fork_with_offers(const fixture *f, void *arg)
 
     must_attach(f, 0);
     fill_and_free(2 * MIB, 1024, 1);
+    fill_and_free(2 * MIB, 300 * KIB, 1);
     for (int i = 0; i < 4; i++) {
         pid_t pid = bare ? _Fork() : fork();
 
@@ -285,9 +395,11 @@ static int fork_with_offers(const fixture *f, void *arg)
         if (pid == 0) {
             fill_and_free(MIB, 1024, 2);
             fill_and_free(MIB, 64, 3);
+            fill_and_free(2 * MIB, 300 * KIB, 3);
             _exit(goalloc_detach() == 0 ? 0 : 1);
         }
         fill_and_free(2 * MIB, 1024, 4);
+        fill_and_free(2 * MIB, 300 * KIB, 4);
         CHECK(child_wait(pid) == 0);
     }
     CHECK(goalloc_detach() == 0);
@@ -322,8 +434,8 @@ static void *storm_thread(void *arg)
     _Atomic uint64_t *objects[STORM_OBJECTS];
 
     while (!atomic_load(&over)) {
-        size_t size = sizes[test_random(&seed) % NSIZES];
-        size_t n = size > 4096 ? STORM_OBJECTS / 6 : STORM_OBJECTS;
+        size_t size = sizes[test_random(&seed) % NSTORM_SIZES];
+        size_t n = size > SHM_RUN_BYTES_MAX ? STORM_OBJECTS / 60 : size > 4096 ? STORM_OBJECTS / 6 : STORM_OBJECTS;
 
         for (size_t i = 0; i < n; i++) {
             CHECK((objects[i] = goalloc_malloc(size)) != NULL);
@@ -517,6 +629,9 @@ int main(void)
         FIXTURE_TEST(session_takes_its_own_offers_at_its_limit),
         FIXTURE_TEST_KEPT(offers_are_void_after_a_takeover),
         FIXTURE_TEST_KEPT(process_that_has_come_back_offers_again),
+        FIXTURE_TEST(idle_large_spans_go_and_come_again),
+        FIXTURE_TEST_KEPT(idle_large_spans_stay_after_a_takeover),
+        FIXTURE_TEST(resize_passes_over_what_the_daemon_has_taken),
         FIXTURE_TEST(children_have_no_part_in_offers),
         FIXTURE_TEST(threads_take_back_while_the_daemon_takes),
         FIXTURE_TEST_KEPT(threads_take_back_while_daemons_die),

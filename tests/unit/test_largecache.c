@@ -12,7 +12,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "client/lib/held.h"
 #include "client/lib/largecache.h"
+#include "client/lib/offer.h"
 
 #define SPANS 2000u
 #define STEPS 200000u
@@ -21,6 +23,72 @@ typedef struct world {
     largecache lc;
     largecache_out out;
 } world;
+
+/* --- the rest of the process --- */
+
+process_info process;
+
+static bool leases[SPANS];
+
+bool process_leases(const shm_span *span)
+{
+    return leases[span - process.map.span_table];
+}
+
+void mspan_unname(mspan *s)
+{
+    (void)s;
+    fail();
+}
+
+void mspan_put_back(mspan *s)
+{
+    (void)s;
+    fail();
+}
+
+static void offers_open(world *w)
+{
+    w->lc.budget = LARGECACHE_MAX_PAGES;
+    process.map.npages = SPANS;
+    process.map.span_table = calloc(SPANS, sizeof(shm_span));
+    process.mspan_of = calloc(SPANS, sizeof(*process.mspan_of));
+    atomic_store(&process.offers, calloc(1, shm_offers_bytes(SPANS)));
+    assert_true(process.map.span_table != NULL && process.mspan_of != NULL && offer_is_possible());
+    memset(leases, 0, sizeof(leases));
+    (void)offer_take_unknown();
+}
+
+static void offers_close(void)
+{
+    free(process.map.span_table);
+    free(process.mspan_of);
+    free(atomic_load(&process.offers));
+    process = (process_info){ .timeout_ms = 0 };
+}
+
+static shm_u64 *word_of(uint32_t first)
+{
+    return &atomic_load(&process.offers)->words[first];
+}
+
+/* The daemon leases a span to the process, which hears of it. */
+static void lease(uint32_t first, uint64_t nleases)
+{
+    leases[first] = true;
+    u64_store_release(&shm_span_at(&process.map, page_at(first))->nleases, nleases);
+    held_set(&first, 1);
+}
+
+/* It takes one that is offered. */
+static void take_offered(uint32_t first)
+{
+    uint64_t nleases = offer_nleases(page_at(first));
+
+    assert_true(offer_stands(u64_load_acquire(word_of(first)), nleases));
+    u64_store_release(word_of(first), offer_pack(OFFER_TAKEN, nleases));
+    leases[first] = false;
+}
 
 static int setup(void **state)
 {
@@ -158,6 +226,138 @@ static void the_oldest_go_back_first(void **state)
     assert_int_equal(w->out.spans[w->out.n - 1], 9000);
 }
 
+/* --- offers --- */
+
+#define LONG (LARGECACHE_RETAIN_PAGES + 40)
+
+static void the_newest_is_offered_when_the_next_one_comes(void **state)
+{
+    world *w = *state;
+
+    offers_open(w);
+    for (uint32_t first = 100; first <= 300; first += 100)
+        lease(first, first);
+    put(w, 100, 40);
+    assert_false(held_is_offered(page_at(100)));
+    assert_int_equal(take(w, 40), 100);
+    put(w, 100, 40);
+    put(w, 200, 40);
+    assert_true(held_is_offered(page_at(100)));
+    assert_false(held_is_offered(page_at(200)));
+    assert_true(largecache_knows(&w->lc, page_at(200)));
+    put(w, 300, LONG);
+    assert_true(held_is_offered(page_at(200)) && held_is_offered(page_at(300)));
+    offers_close();
+}
+
+static void what_is_cached_is_offered_and_taken_back(void **state)
+{
+    world *w = *state;
+    uint64_t npages;
+
+    offers_open(w);
+    lease(100, 7);
+    put(w, 100, LONG);
+    assert_true(u64_load_acquire(word_of(100)) == offer_pack(OFFER_OFFERED, 7));
+    assert_true(held_is_offered(page_at(100)) && largecache_knows(&w->lc, page_at(100)));
+    u64_store_release(word_of(100), offer_pack(OFFER_SEEN, 7));
+    assert_int_equal(take(w, LONG), 100);
+    assert_true(u64_load_acquire(word_of(100)) == OFFER_NONE);
+    assert_true(!held_is_offered(page_at(100)) && largecache_knows(&w->lc, page_at(100)));
+    put(w, 100, LONG);
+    largecache_empty(&w->lc, &w->out);
+    assert_int_equal(w->out.n, 1);
+    w->lc.budget = LARGECACHE_MAX_PAGES;
+    assert_true(u64_load_acquire(word_of(100)) == OFFER_NONE);
+    put(w, 100, LONG);
+    assert_int_equal(largecache_take_at(&w->lc, page_at(100), &npages).n, 100);
+    assert_true(u64_load_acquire(word_of(100)) == OFFER_NONE);
+    offers_close();
+}
+
+static void what_the_daemon_has_taken_is_passed_over(void **state)
+{
+    world *w = *state;
+    uint64_t npages;
+
+    offers_open(w);
+    for (uint32_t first = 100; first <= 400; first += 100) {
+        lease(first, first);
+        put(w, first, LONG);
+    }
+    take_offered(400);
+    assert_int_equal(take(w, LONG), 300);
+    assert_true(largecache_validate(&w->lc));
+    assert_false(largecache_knows(&w->lc, page_at(400)));
+    take_offered(200);
+    assert_int_equal(largecache_take_at(&w->lc, page_at(200), &npages).n, 0);
+    assert_int_equal(npages, LONG);
+    assert_int_equal(largecache_take_at(&w->lc, page_at(200), &npages).n, 0);
+    assert_int_equal(npages, 0);
+    take_offered(100);
+    largecache_empty(&w->lc, &w->out);
+    assert_int_equal(w->out.n, 0);
+    assert_false(offer_take_unknown()); /* the leases are over */
+    offers_close();
+}
+
+static void lease_that_a_dead_daemon_has_not_ended_is_looked_for(void **state)
+{
+    world *w = *state;
+
+    offers_open(w);
+    lease(100, 7);
+    put(w, 100, LONG);
+    take_offered(100);
+    leases[100] = true;
+    assert_true(largecache_knows(&w->lc, page_at(100))); /* until it is seen */
+    assert_int_equal(take(w, LONG), 0);
+    assert_false(largecache_knows(&w->lc, page_at(100)));
+    assert_true(offer_take_unknown());
+    offers_close();
+}
+
+static void offers_of_an_earlier_daemon_are_void(void **state)
+{
+    world *w = *state;
+
+    offers_open(w);
+    lease(100, 7);
+    put(w, 100, LONG);
+    u64_store_release(word_of(100), OFFER_NONE);
+    assert_true(largecache_knows(&w->lc, page_at(100)));
+    assert_int_equal(take(w, LONG), 100);
+    offers_close();
+}
+
+/* The pages of a span that was taken are leased to the process again, at any stage of which its reply may be lost. */
+static void span_that_is_leased_anew_is_not_taken_for_the_old_one(void **state)
+{
+    world *w = *state;
+
+    offers_open(w);
+    lease(100, 7);
+    put(w, 100, LONG);
+    take_offered(100);
+    leases[100] = true;
+    u64_store_release(&shm_span_at(&process.map, page_at(100))->nleases, 8);
+    assert_false(largecache_knows(&w->lc, page_at(100))); /* the reply was lost */
+    held_expect(page_at(100)); /* the same for an object, which a resize leases */
+    assert_false(held_is_offered(page_at(100)));
+    lease(100, 8);
+    assert_true(largecache_knows(&w->lc, page_at(100)));
+    assert_int_equal(take(w, LONG), 0);
+    assert_true(largecache_knows(&w->lc, page_at(100)));
+    put(w, 100, LONG);
+    take_offered(100);
+    lease(100, 9);
+    put(w, 100, 2 * LONG);
+    assert_int_equal(w->lc.ncached_pages, 2 * LONG);
+    assert_true(largecache_knows(&w->lc, page_at(100)));
+    assert_int_equal(take(w, 2 * LONG), 100);
+    offers_close();
+}
+
 /* Each span is an object's ('o'), cached ('c'), or the daemon's (0). */
 static void random_operations_agree_with_the_model(void **state)
 {
@@ -234,6 +434,12 @@ int main(void)
         TEST(the_budget_rises_when_what_went_back_is_missed_and_sinks_with_growth),
         TEST(note_miss_forgets_what_is_lent_and_gone),
         TEST(the_oldest_go_back_first),
+        TEST(the_newest_is_offered_when_the_next_one_comes),
+        TEST(what_is_cached_is_offered_and_taken_back),
+        TEST(what_the_daemon_has_taken_is_passed_over),
+        TEST(lease_that_a_dead_daemon_has_not_ended_is_looked_for),
+        TEST(offers_of_an_earlier_daemon_are_void),
+        TEST(span_that_is_leased_anew_is_not_taken_for_the_old_one),
         TEST(random_operations_agree_with_the_model),
     };
 
