@@ -73,7 +73,7 @@ typedef struct mspan {
     struct mspan *prev;
     struct mspan *all_next; /* all spans of the slot */
     struct mspan *all_prev;
-    uint64_t nleases; /* OFFERED: of the span when it was offered */
+    shm_u64 nleases; /* OFFERED: of the span when it was offered. Written before owner becomes NULL */
 } mspan;
 
 _Static_assert(offsetof(mspan, next) == 64 && sizeof(mspan) == 128, "two cache lines");

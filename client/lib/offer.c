@@ -56,7 +56,7 @@ void offer_note_gone(page_no first, uint64_t nleases)
 void offer_forget(mspan *s)
 {
     page_no first = mspan_first(s);
-    uint64_t nleases = s->nleases;
+    uint64_t nleases = u64_load_relaxed(&s->nleases);
 
     mspan_unname(s);
     mspan_put_back(s);

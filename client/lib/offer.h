@@ -63,9 +63,9 @@ static inline void offer_make(mspan *s)
 
     s->place = MSPAN_OFFERED;
     s->nfrees = 0;
-    s->nleases = offer_nleases(first);
-    mspan_set_owner(s, NULL);
-    offer_announce(first, s->nleases);
+    u64_store_relaxed(&s->nleases, offer_nleases(first));
+    atomic_store_explicit(&s->owner, NULL, memory_order_release); /* pairs with held_knows() */
+    offer_announce(first, u64_load_relaxed(&s->nleases));
 }
 
 /*
@@ -74,7 +74,7 @@ static inline void offer_make(mspan *s)
  */
 static inline bool offer_take_back(mspan *s, void *owner)
 {
-    if (!offer_withdraw(mspan_first(s), s->nleases))
+    if (!offer_withdraw(mspan_first(s), u64_load_relaxed(&s->nleases)))
         return false;
     s->place = MSPAN_CURRENT;
     mspan_set_owner(s, owner);
