@@ -110,18 +110,13 @@ void mcache_flush_magazines(mcache *mc)
         mcache_flush_magazine(mc, i);
 }
 
-void mcache_open_magazine(mcache *mc, uint32_t slot)
+void mcache_change_magazine(mcache *mc, uint32_t slot, bool open)
 {
     magazine *m = &mc->fronts[slot].magazine;
 
-    if (m->limit == m->floor)
-        m->limit = m->floor + magazine_capacity(slot);
-}
-
-void mcache_close_magazine(mcache *mc, uint32_t slot)
-{
-    mcache_flush_magazine(mc, slot);
-    mc->fronts[slot].magazine.limit = mc->fronts[slot].magazine.floor;
+    if (!open)
+        mcache_flush_magazine(mc, slot);
+    m->limit = m->floor + (open ? magazine_capacity(slot) : 0);
 }
 
 /* --- counting --- */

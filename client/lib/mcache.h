@@ -78,11 +78,27 @@ void mcache_remove(mcache *mc, mspan *s);
 void mcache_flush_magazine(mcache *mc, uint32_t slot);
 void mcache_flush_magazines(mcache *mc);
 
+/* Open a magazine that is closed, or flush and close one that is open. */
+void mcache_change_magazine(mcache *mc, uint32_t slot, bool open);
+
+static inline bool mcache_magazine_is_open(const mcache *mc, uint32_t slot)
+{
+    return mc->fronts[slot].magazine.limit != mc->fronts[slot].magazine.floor;
+}
+
 /* A malloc of the slot looks for free objects: if the magazine is closed, it is opened. It is empty. */
-void mcache_open_magazine(mcache *mc, uint32_t slot);
+static inline void mcache_open_magazine(mcache *mc, uint32_t slot)
+{
+    if (UNLIKELY(!mcache_magazine_is_open(mc, slot)))
+        mcache_change_magazine(mc, slot, true);
+}
 
 /* A free past the slot's magazine has left a span empty: it is flushed, and closed. */
-void mcache_close_magazine(mcache *mc, uint32_t slot);
+static inline void mcache_close_magazine(mcache *mc, uint32_t slot)
+{
+    if (UNLIKELY(mcache_magazine_is_open(mc, slot)))
+        mcache_change_magazine(mc, slot, false);
+}
 
 /* --- lists --- */
 
