@@ -4,8 +4,8 @@
  * Called by alloc.c. Calls mcache.c (lists), idle.c and outbox.c (what goes back), pool.c (spans of exited threads),
  * thread.c and connection.c. Data: the thread's mcache.
  *
- * The magazine of the slot is empty whenever a malloc comes here. So what spans have free is what their bits say, and
- * words may be loaded (magazine.h).
+ * The magazine of the slot is empty whenever a malloc comes here; that of an mcache which the thread finds left behind
+ * (thread.c) is flushed. So what spans have free is what their bits say, and words may be loaded (magazine.h).
  *
  * In order: 1. other words of the current span, 2. the partial span that has waited longest, so has most free objects,
  * 3. an empty one, of which those that it has offered come last (so far refill_near), 4. one of 100 full spans in which
@@ -243,6 +243,7 @@ mspan *refill_far(uint32_t i)
         errno = ENOMEM;
         return NULL;
     }
+    mcache_put_current(mc, i); /* it has one only if the mcache was left behind, and its magazine may have entries */
     if (idle_is_wanted(mc))
         idle_return_empty(mc);
     mcache_open_magazine(mc, i);

@@ -176,9 +176,11 @@ static void spans_of_ended_threads_have_one_owner_at_a_time_with_reclaim(void **
 /* --- threads that allocate while they end --- */
 
 #define LATE_COUNT 4000 /* objects of 1 KiB, in the last round of destructors */
+#define LATE_FREED 128  /* as many as a magazine has room for, and as many again */
 
 static pthread_key_t late_key;
 static int late_rounds;
+static bool late_frees;
 static void *late[LATE_COUNT];
 
 static void late_destructor(void *data)
@@ -189,6 +191,8 @@ static void late_destructor(void *data)
     }
     for (int i = 0; i < LATE_COUNT; i++)
         CHECK((late[i] = goalloc_malloc(1024)) != NULL);
+    for (int i = 0; late_frees && i < LATE_FREED; i++)
+        goalloc_free(late[2 * i % LATE_FREED + 2 * i / LATE_FREED]); /* those between the first ones come second */
 }
 
 static void *late_thread(void *arg)
@@ -210,18 +214,34 @@ static void *freeing_thread(void *arg)
     return NULL;
 }
 
+/* What the thread before has freed is handed out once, by whatever way this one comes to it first. */
+static void *allocating_thread(void *arg)
+{
+    (void)arg;
+    for (int i = 0; i < LATE_FREED; i++)
+        CHECK((late[i] = goalloc_malloc(1024)) != NULL);
+    for (int i = 0; i < LATE_COUNT; i++)
+        *(int *)late[i] = i;
+    for (int i = 0; i < LATE_COUNT; i++)
+        CHECK(*(int *)late[i] == i);
+    for (int i = 0; i < LATE_COUNT; i++)
+        goalloc_free(late[i]);
+    return NULL;
+}
+
 static int late_allocations(const fixture *f, void *arg)
 {
     goalloc_stats_t stats = { .struct_size = sizeof(stats) };
     pthread_t thread;
 
+    late_frees = arg != NULL;
     must_attach(f, 0);
     CHECK(pthread_key_create(&late_key, late_destructor) == 0);
-    CHECK(pthread_create(&thread, NULL, late_thread, arg) == 0);
+    CHECK(pthread_create(&thread, NULL, late_thread, &late_key) == 0);
     CHECK(pthread_join(thread, NULL) == 0);
     CHECK(late_rounds == PTHREAD_DESTRUCTOR_ITERATIONS);
     /* The next thread gets the stack of the last one, and with it its name. */
-    CHECK(pthread_create(&thread, NULL, freeing_thread, NULL) == 0);
+    CHECK(pthread_create(&thread, NULL, late_frees ? allocating_thread : freeing_thread, NULL) == 0);
     CHECK(pthread_join(thread, NULL) == 0);
     CHECK(goalloc_trim() == 0);
     CHECK(goalloc_stats(&stats) == 0);
@@ -238,6 +258,7 @@ static void spans_of_a_thread_that_allocates_while_it_ends_are_the_next_ones(voi
     skip(); /* in the last round of destructors the sanitizer has left the thread already */
 #endif
     fixture_start(&f, NULL);
+    assert_int_equal(child_run(&f, late_allocations, NULL), 0);
     assert_int_equal(child_run(&f, late_allocations, &f), 0);
     assert_true(fixture_is_clean(&f, 0));
     assert_true(fixture_stop(&f));
