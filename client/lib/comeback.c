@@ -156,8 +156,10 @@ static int reattach(deadline until)
     body.generation = process.generation;
     body.offers = offers == NULL ? 0 : offers->id;
     r = rpc_call(&request, &reply, until);
-    if (r == 0)
+    if (r == 0) {
+        u32_store_relaxed(&process.committed, reply->attach->committed != 0);
         take_offers();
+    }
     if (r != -ESTALE && r != -ENOEXEC && r != -EPROTONOSUPPORT)
         return r;
     /* This daemon does not have the session. Nor will another one, unless this one is of another build. */

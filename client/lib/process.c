@@ -25,7 +25,7 @@ void process_open_gate(const attach_result *a, bool readonly, bool reclaim)
 {
     process.readonly = readonly;
     process.reclaim = reclaim;
-    process.committed = a->committed;
+    u32_store_relaxed(&process.committed, a->committed);
     process.session = a->session;
     process.epoch = a->epoch;
     u64_store_relaxed(&process.base, process.map.base);

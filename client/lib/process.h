@@ -35,9 +35,9 @@ typedef struct process_info {
     shm_u32 *_Atomic state;             /* enum process_state; after the first attach in memory that no child sees */
     bool readonly;
     bool reclaim;
-    bool committed; /* what is leased has memory already */
     session_no session;
     uint32_t epoch;
+    shm_u32 committed; /* not 0: what is leased has memory already. The daemon says so; the next one may differ */
     shm_map map; /* spans are mapped read-only here */
     uint64_t generation;
     struct shm_offers *_Atomic offers; /* what this process offers (offer.c); not in children. NULL: nothing can be */

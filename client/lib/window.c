@@ -11,9 +11,10 @@
  * gains most when it comes late: a span of small objects is read when it becomes current.
  *
  * Only memory that is there may be read: a read of a hole of the file gives it memory, without the daemon. What is
- * leased has memory unless the daemon runs with --commit lazy: it says so at the attach, and then nothing is read. What
- * the window holds besides belongs to others: that their pages are mapped here changes nothing for them, and a hole is
- * not mapped.
+ * leased has memory unless the daemon runs with --commit lazy: then nothing is read. It says so at the attach, and the
+ * one that has taken its place does when the process comes back. (A span that a lazy daemon has leased before may have
+ * holes under the next one. It counts as having memory, so what the read gives it is its own.) What the window holds
+ * besides belongs to others: that their pages are mapped here changes nothing for them, and a hole is not mapped.
  *
  * No sanitizer looks at the read: the byte may be another's, who is writing it.
  */
@@ -32,7 +33,7 @@ void window_map(const char *from, uint64_t bytes)
 {
     uintptr_t end = (uintptr_t)from + bytes;
 
-    if (!process.committed)
+    if (u32_load_relaxed(&process.committed) == 0)
         return;
     for (uintptr_t at = (uintptr_t)from; at < end; at = (at / WINDOW_BYTES + 1) * WINDOW_BYTES)
         touch((const char *)at);

@@ -15,7 +15,7 @@
 #include <time.h>
 
 #include "shm/limits.h"
-#include "tests/support/attach.h"
+#include "tests/support/objects.h"
 
 #define STOCK_BYTES (SHM_STOCK_PAGES * PAGE_BYTES)
 #define WORKERS       3
@@ -157,6 +157,37 @@ static void daemon_that_dies_while_it_zeroes_leaves_a_sound_heap(void **state)
     check_sums(f);
 }
 
+/* Memory that is leased and not written. */
+static int lease_before_and_after(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, GOALLOC_ATTACH_RECLAIM);
+    CHECK(goalloc_malloc(1) != NULL);
+    (void)raise(SIGSTOP);
+    for (int i = 0; i < 16; i++)
+        CHECK(goalloc_malloc(4 * MIB) != NULL);
+    (void)raise(SIGSTOP);
+    return 0;
+}
+
+static void process_that_comes_back_to_a_lazy_daemon_gives_nothing_memory(void **state)
+{
+    fixture *f = *state;
+    pid_t pid = child_start(f, lease_before_and_after, NULL);
+    uint64_t before;
+
+    assert_true(child_stops(pid));
+    fixture_kill(f);
+    fixture_restart(f, "--commit=lazy");
+    before = fixture_memfd_bytes(f, "arena");
+    (void)kill(pid, SIGCONT);
+    assert_true(child_stops(pid));
+    assert_true(fixture_memfd_bytes(f, "arena") <= before);
+    (void)kill(pid, SIGCONT);
+    assert_int_equal(child_wait(pid), 0);
+    assert_true(fixture_is_clean(f, 0));
+}
+
 static void stock_is_there_before_anybody_comes_and_stays(void **state)
 {
     const fixture *f = *state;
@@ -189,6 +220,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(pages_that_are_zeroed_written_and_punched_at_once_lose_nothing),
         FIXTURE_TEST_KEPT(daemon_that_dies_while_it_zeroes_leaves_a_sound_heap),
+        FIXTURE_TEST_KEPT(process_that_comes_back_to_a_lazy_daemon_gives_nothing_memory),
         FIXTURE_TEST_WITH(stock_is_there_before_anybody_comes_and_stays, "--scavtrace"),
         FIXTURE_TEST_WITH(no_stock_where_memory_is_not_to_be_had, "--commit", "lazy"),
         FIXTURE_TEST_WITH(no_stock_where_memory_is_not_to_be_had, "--memory-limit", "8M"),
