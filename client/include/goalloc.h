@@ -32,8 +32,9 @@
  * timeout given at the attach, with the wait for other threads' requests before it. Most functions make one request at
  * most. An allocation makes up to three: attach, ask, and ask again after giving back what is idle. goalloc_realloc()
  * may ask for the pages behind the object before that, several times if it has to move its own idle pages out of the
- * way. goalloc_trim() makes two. Once a request has waited for the whole timeout, those that follow fail at once. No
- * function that frees waits for the daemon at all.
+ * way; and what it does not get with some more than is needed, it asks for without. goalloc_trim() makes two. Once a
+ * request has waited for the whole timeout, those that follow fail at once. No function that frees waits for the daemon
+ * at all.
  *
  * The daemon may die, and another one may take the heap over, without this process noticing. The process goes on using
  * what it holds, and a call that needs the daemon connects again and comes back to its session by itself. Such a call
@@ -132,7 +133,7 @@ typedef struct goalloc_stats_t {
  * Maps the heap at the address that the daemon chose, the same in all processes. One attach a process: a second one
  * returns -EALREADY. In a forked child of an attached process it opens the child's own session, with these options.
  * If the daemon dies before it answers, the next one is asked, within the timeout.
- * Cost: one connect, one round trip, five mappings; nothing that grows with the heap's size.
+ * Cost: one connect, one round trip, six mappings; nothing that grows with the heap's size.
  *
  * The heap is never locked: after mlockall(MCL_FUTURE) it is mapped without, since all of its reserve would get memory
  * otherwise. mlockall(MCL_CURRENT) after the attach would do just that; with MCL_ONFAULT it locks what is touched.
@@ -153,7 +154,7 @@ typedef struct goalloc_stats_t {
  *   -ENOMEM           this process has no room for the mapping or for the library's own tables, or the daemon no
  *                     memory for another session
  *   -EAGAIN           after mlockall(MCL_FUTURE): RLIMIT_MEMLOCK allows not even a page more
- *   -EMFILE, -ENFILE  no descriptor is left for the socket, in this process or in the system; it needs five at the
+ *   -EMFILE, -ENFILE  no descriptor is left for the socket, in this process or in the system; it needs six at the
  *                     attach (-EPROTO if only the socket's was there), one afterwards
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_attach(const goalloc_options *options);
@@ -238,9 +239,9 @@ GOALLOC_API __attribute__((malloc, alloc_size(2), warn_unused_result)) void *goa
  * the bits; the process prints which and aborts, as with glibc. So it does in a read-only attach. Leaves errno alone.
  * Cost: by the thread that holds its span, a few nanoseconds; by any other thread or process, one atomic operation
  * on shared memory, and if the span was an exited thread's of this process, a lock, under which this thread inherits
- * the span. A large object: a lock and an atomic operation. No system call, except when many empty spans go back, when
- * freed large objects are more than this process retains, and when another session's large object is freed: then a
- * message is sent, which nobody waits for.
+ * the span. A large object: a lock and an atomic operation. No system call, except when freed large objects are more
+ * than this process retains, and when another session's large object is freed: then a message is sent, which nobody
+ * waits for.
  */
 GOALLOC_API void goalloc_free(void *p);
 
@@ -309,10 +310,10 @@ GOALLOC_API GOALLOC_CHECK int goalloc_stats(goalloc_stats_t *ret_stats);
 /*
  * Give all spans that this thread and exited threads hold back to the daemon, with the objects in them, and the pages
  * of freed large objects; a RECLAIM session stays with the spans that have objects. Empty spans of other threads go
- * back by themselves within some seconds, but for a few of each size; these, the next time that the thread runs out of
- * one. Two round trips: the first one asks whether the daemon is there, and if that fails nothing is given back; the
- * second one waits until it has everything. 0 (in a read-only attach there is nothing to give), -ENOTCONN, -ETIMEDOUT,
- * -EACCES, -ENOENT, -ESTALE.
+ * back by themselves within some seconds, but for a few of each size, and some that such a thread has needed again
+ * before, up to 32 MiB; these, the next time that the thread runs out of one. Two round trips: the first one asks
+ * whether the daemon is there, and if that fails nothing is given back; the second one waits until it has everything. 0
+ * (in a read-only attach there is nothing to give), -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.
  */
 GOALLOC_API int goalloc_trim(void);
 
