@@ -79,10 +79,12 @@ bool held_knows(uint32_t first)
 
     if (mark == NULL || mark == &mspan_held) /* it becomes "large" only with its object */
         return mark != NULL;
-    if (!is_large(mark)) /* a structure: without owner the span was offered, in a lease that may be over */
+    /* A structure: without owner the span was offered, in a lease that may be over, or it has just been returned. */
+    if (!is_large(mark))
         return atomic_load_explicit(&mark->owner, memory_order_acquire) != NULL ||
                u64_load_relaxed(&mark->nleases) ==
-                   u64_load_relaxed(&shm_span_at(&process.map, page_at(first))->nleases);
+                   u64_load_relaxed(&shm_span_at(&process.map, page_at(first))->nleases) ||
+               (mark_of(first) != mark && held_knows(first));
     (void)pthread_mutex_lock(&lock);
     mark = mark_of(first);
     knows = mark != NULL;

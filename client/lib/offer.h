@@ -64,7 +64,7 @@ static inline void offer_make(mspan *s)
     s->place = MSPAN_OFFERED;
     s->nfrees = 0;
     u64_store_relaxed(&s->nleases, offer_nleases(first));
-    atomic_store_explicit(&s->owner, NULL, memory_order_release); /* pairs with held_knows() */
+    mspan_set_owner(s, NULL);
     offer_announce(first, u64_load_relaxed(&s->nleases));
 }
 

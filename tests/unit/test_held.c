@@ -1,6 +1,7 @@
 /*
- * What a process that comes back says of a run, while other threads free and allocate in it: the thread that asks is
- * stopped after each number of its instructions, another one does something to the run, and the answer must fit.
+ * What a process that comes back says of a run, while other threads free and allocate in it, or return it: the thread
+ * that asks is stopped after each number of its instructions, another one does something to the run, and the answer
+ * must fit.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,6 +24,7 @@
 #define ARENA_BYTES (64 * MIB)
 #define RUN 40u /* its first page */
 #define NPAGES 60u
+#define NLEASES 7u
 #define STEPS_MAX 100000u
 #define WAIT_US 2000 /* for who may have to wait for the thread that is stopped */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -32,6 +34,8 @@
 #endif
 
 process_info process;
+
+static mspan structure; /* of the run, in rows of which it has one */
 
 static shm_u64 *alloc_word(void)
 {
@@ -77,6 +81,22 @@ static bool allocate_from_the_cache(void)
     return true;
 }
 
+static bool offer(void)
+{
+    u64_store_relaxed(&structure.nleases, NLEASES);
+    mspan_set_owner(&structure, NULL);
+    return true;
+}
+
+static bool return_it(void)
+{
+    uint32_t run = RUN;
+
+    held_set(&run, 1);
+    mspan_set_owner(&structure, NULL);
+    return true;
+}
+
 /* By the daemon: another process had freed the object. */
 static bool end_the_lease(void)
 {
@@ -86,18 +106,22 @@ static bool end_the_lease(void)
 typedef struct row {
     const char *name;
     bool object; /* the run has one to begin with */
+    bool span;   /* the same of a structure: it is no large span, but a thread's */
     event_fn event;
     bool knows_after; /* the run is this process's still; before it is in any case */
 } row;
 
 static const row rows[] = {
-    { "nothing, an object", true, NULL, true },
-    { "nothing, in the cache", false, NULL, true },
-    { "freed and allocated", true, free_and_allocate, true },
-    { "freed", true, free_to_the_cache, true },
-    { "freed in doubt and allocated", true, free_in_doubt, true },
-    { "allocated", false, allocate_from_the_cache, true },
-    { "freed by another process", true, end_the_lease, false },
+    { "nothing, an object", true, false, NULL, true },
+    { "nothing, in the cache", false, false, NULL, true },
+    { "freed and allocated", true, false, free_and_allocate, true },
+    { "freed", true, false, free_to_the_cache, true },
+    { "freed in doubt and allocated", true, false, free_in_doubt, true },
+    { "allocated", false, false, allocate_from_the_cache, true },
+    { "nothing, a thread's", false, true, NULL, true },
+    { "offered", false, true, offer, true },
+    { "returned", false, true, return_it, true },
+    { "freed by another process", true, false, end_the_lease, false },
 };
 
 /* --- the process that is asked --- */
@@ -128,6 +152,7 @@ static void make_heap(void)
     *(shm_header *)spans = header;
     shm_map_init(&process.map, spans, bitmap, NULL);
     shm_span_at(&process.map, page_at(RUN))->npages = NPAGES;
+    u64_store_relaxed(&shm_span_at(&process.map, page_at(RUN))->nleases, NLEASES);
 }
 
 static void *event_thread(void *data)
@@ -160,6 +185,10 @@ static void answer_for_ever(common *c)
         held_set(&run, 1);
         if (c->row->object)
             held_set_object(page_at(RUN));
+        structure.nleases = 0;
+        mspan_set_owner(&structure, &structure);
+        if (c->row->span)
+            atomic_store_explicit(&process.mspan_of[RUN], &structure, memory_order_release);
         steps_mark(); /* 1: as the row says */
         c->knows = held_knows(RUN);
         steps_mark(); /* 2: answered */
