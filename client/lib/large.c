@@ -1,8 +1,8 @@
 /*
  * Large: spans of one object from the daemon, and the use of freed ones.
  *
- * Called by alloc.c. Calls attach.c, connection.c, outbox.c, idle.c, held.c and largecache.c (what is cached). Data:
- * the span's alloc bit (bit 0 of its first word) and remote bit in bitmap.
+ * Called by alloc.c. Calls attach.c, connection.c, outbox.c, idle.c, held.c, largecache.c (the cache), window.c.
+ * Data: the span's alloc bit (bit 0 of its first word) and remote bit in bitmap.
  *
  * A large span stays leased to the session that allocated it, until it is freed or the session ends. Its life in bits:
  *   allocated        alloc 1, by the lessee, after the daemon's reply (or out of the cache)

@@ -7,11 +7,13 @@
  *
  * One rule makes entries need no check: a span's word is loaded into the span's cache only while the magazine of its
  * slot is empty (refill.c). An object in the magazine was freed after that, so it was allocated when its word was
- * loaded: no object is both in a magazine and in a cache.
+ * loaded: no object is both in a magazine and in a cache. (That of a current span which has one object is put into the
+ * cache by a free that goes past the magazine, and by a flush, which has taken it out: mspan_count_free.)
  *
- * An object in the magazine counts as used in its span's structure (mspan.nfrees). So its span never looks empty, and is
- * not returned, pooled or given to another thread before the magazine is flushed: a flush does for each entry what a
- * free without a magazine does at once. Whoever looks at the bits of a slot's spans to say what is used flushes first.
+ * An object in the magazine counts as used in its span's structure (mspan.nfrees). So its span never looks empty, and
+ * is not returned, pooled or given to another thread before the magazine is flushed: a flush does for each entry what
+ * a free without a magazine does at once. Whoever looks at the bits of a slot's spans to say what is used flushes
+ * first.
  *
  * A magazine that is full spills: frees go past it. If such a free leaves its span empty, the slot needs less than it
  * has: the magazine is flushed and closed, so that it pins no other span, and opened when a malloc of its slot next has
@@ -20,8 +22,8 @@
  * Where a span is one object, an entry pins what would be an empty span of the slot else. So there a magazine grows by
  * what the slot has taken back of its offers, and retains it (mcache_note_wanted).
  *
- * Called by alloc.c; mcache.c opens, flushes and closes. Data: private to the thread. The child of a fork finds it wiped,
- * which looks empty to malloc. The idea is Bonwick's (Magazines and Vmem, 2001), without its depot.
+ * Called by alloc.c; mcache.c opens, flushes and closes. Data: private to the thread. The child of a fork finds it
+ * wiped, which looks empty to malloc. The idea is Bonwick's (Magazines and Vmem, 2001), without its depot.
  */
 #ifndef GOALLOC_LIB_MAGAZINE_H
 #define GOALLOC_LIB_MAGAZINE_H

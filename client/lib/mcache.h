@@ -204,8 +204,8 @@ static inline void mcache_place_offered(mcache *mc, mspan *s)
 }
 
 /*
- * What a thread retains of its empty spans; it offers what is more. Of a slot: two spans, or so many pages. Both grow by
- * what it has taken back: objects that come and go in large batches are not offered each time.
+ * What a thread retains of its empty spans; it offers what is more. Of a slot: two spans, or so many pages. Both grow
+ * by what it has taken back: objects that come and go in large batches are not offered each time.
  */
 #define MCACHE_SLOT_PAGES_MAX   (64 * KIB / PAGE_BYTES)
 #define MCACHE_EMPTY_PAGES_MAX  (MIB / PAGE_BYTES)

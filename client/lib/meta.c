@@ -6,8 +6,8 @@
  *
  * Nothing lies at the beginning of a page, and in each mapping nothing in the first half of the first one. A processor
  * takes a load for dependent on a store before it if their addresses have the same lower 12 bits. Objects often begin
- * where a page does, and the first half of a page is where each thread has its current spans (mcache.h): a structure
- * there made malloc and free in turn take 10.4 ns instead of 8.5.
+ * where a page does, and the first half of a page is where each thread has the slots of its smaller objects (mcache.h,
+ * fronts): a structure there made malloc and free in turn take 10.4 ns instead of 8.5.
  *
  * The child of a fork finds the memory zero (mapping_private), however it came about: so the spans' structures of its
  * parent are none to it. The table of mappings it finds as it was, and meta_reset() makes all of them free at once, or

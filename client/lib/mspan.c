@@ -1,8 +1,8 @@
 /*
  * mspan: structures of leased spans, the current span's way through its words, and folding.
  *
- * Called by mcache.c, refill.c, idle.c and pool.c; calls meta.c. Data: the structures, private; mspan_of; the spans'
- * bits, whose alloc words the holder writes.
+ * Called by mcache.c, refill.c, idle.c, pool.c and offer.c; calls meta.c. Data: the structures, private; mspan_of; the
+ * spans' bits, whose alloc words the holder writes.
  *
  * What malloc and free write is one word of shared memory each. The current span has one of its words loaded into a
  * private cache of free objects. Those that are freed go to the magazine of the slot (magazine.h), or wait in their

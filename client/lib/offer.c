@@ -1,9 +1,9 @@
 /*
  * Offer: one store offers a span, one compare-and-swap takes it back.
  *
- * Called by mcache.c (spans of a thread), pool.c (those of exited threads), largecache.c (large spans, which have no
- * structure: its essay says what names them) and comeback.c. Calls mspan.c. Data: the words of the session's offers
- * (shm/offers.h), which the daemon writes too; the structures of offered spans.
+ * Called by mcache.c and refill.c (spans of a thread), pool.c (those of exited threads), largecache.c (large spans,
+ * which have no structure: its essay says what names them) and comeback.c. Calls mspan.c. Data: the words of the
+ * session's offers (shm/offers.h), which the daemon writes too; the structures of offered spans.
  *
  *   offer      1. place and owner (NULL) of the structure. 2. the word: OFFERED, with the nleases of the span.
  *   take back  1. the word: OFFERED or SEEN becomes NONE. 2. owner.

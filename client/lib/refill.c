@@ -2,7 +2,7 @@
  * Refill: where a thread's next span comes from.
  *
  * Called by alloc.c. Calls mcache.c (lists), idle.c and outbox.c (what goes back), pool.c (spans of exited threads),
- * thread.c and connection.c. Data: the thread's mcache.
+ * offer.c, thread.c, connection.c and window.c. Data: the thread's mcache.
  *
  * The magazine of the slot is empty whenever a malloc comes here; that of an mcache which the thread finds left behind
  * (thread.c) is flushed. So what spans have free is what their bits say, and words may be loaded (magazine.h).

@@ -13,8 +13,8 @@ mspan *refill_near(uint32_t slot);
 mspan *refill_far(uint32_t slot);
 
 /*
- * A free by the owner of s, past the magazine, has brought nfrees to 0. Leaves errno alone. The object is not looked at:
- * it comes first, where it is anyway, which saves goalloc_free() an instruction.
+ * A free by the owner of s, past the magazine, has brought nfrees to 0. Leaves errno alone. The object is not looked
+ * at: it comes first, where it is anyway, which saves goalloc_free() an instruction.
  */
 void refill_note_free(const void *object, mspan *s);
 

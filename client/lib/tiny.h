@@ -20,7 +20,10 @@ typedef struct tiny_block {
 
 #define TINY_NONE_OPEN { .used = TINY_BLOCK_BYTES }
 
-/* Take a block of s, which is current and has a free one in the cache, with an object of bytes in it. The object is at its base. */
+/*
+ * Take a block of s, which is current and has a free one in the cache, with an object of bytes in it. The object is at
+ * its base.
+ */
 tiny_block tiny_open(mspan *s, uint32_t bytes);
 
 /* A block without objects is free again. s is this thread's. True: that changes the place of s. */
