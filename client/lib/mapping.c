@@ -201,12 +201,6 @@ int mapping_private(uint64_t bytes, uint64_t unwiped_bytes, void **ret)
     return mapping_new_advised(bytes, PROT_READ | PROT_WRITE, -1, MADV_WIPEONFORK, unwiped_bytes, ret);
 }
 
-/* The daemon sees whether this page is mapped anywhere. Children don't get it: they have sessions of their own. */
-static int map_life(const attach_result *a)
-{
-    return mapping_new_advised(LIFE_BYTES, PROT_READ, a->life_fd, MADV_DONTFORK, 0, &process.life);
-}
-
 static bool fd_has_bytes(int fd, uint64_t bytes)
 {
     struct stat st;
@@ -214,44 +208,55 @@ static bool fd_has_bytes(int fd, uint64_t bytes)
     return fstat(fd, &st) == 0 && (uint64_t)st.st_size == bytes;
 }
 
-/* A session that may write has offers. */
-static bool has_offers(const attach_result *a)
+/* In a session that may write. */
+static int map_offers(int fd, uint64_t arena_bytes)
 {
-    return a->offers_fd < 0 || fd_has_bytes(a->offers_fd, shm_offers_bytes(a->arena_bytes / PAGE_BYTES));
-}
+    uint64_t bytes = shm_offers_bytes(arena_bytes / PAGE_BYTES);
+    void *offers;
+    int r = fd_has_bytes(fd, bytes) ? 0 : -EPROTO;
 
-/* What this process offers is between it and the daemon: children have sessions of their own. */
-static int map_offers(const attach_result *a)
-{
-    void *offers = NULL;
-    int r = 0;
-
-    if (a->offers_fd >= 0)
-        r = mapping_new_advised(shm_offers_bytes(a->arena_bytes / PAGE_BYTES), PROT_READ | PROT_WRITE, a->offers_fd,
-                                MADV_DONTFORK, 0, &offers);
-    atomic_store_explicit(&process.offers, offers, memory_order_release);
+    if (r == 0)
+        r = mapping_new_advised(bytes, PROT_READ | PROT_WRITE, fd, MADV_DONTFORK, 0, &offers);
+    if (r == 0)
+        atomic_store_explicit(&process.offers, offers, memory_order_release);
     return r;
 }
 
-static void unmap_offers(uint64_t arena_bytes)
+static void unmap_own(uint64_t arena_bytes)
 {
+    mapping_delete(process.life, LIFE_BYTES);
+    process.life = NULL;
     mapping_delete(atomic_load_explicit(&process.offers, memory_order_relaxed),
                    shm_offers_bytes(arena_bytes / PAGE_BYTES));
     atomic_store_explicit(&process.offers, NULL, memory_order_relaxed);
 }
 
+/*
+ * What is between this process and the daemon, so that children, who have sessions of their own, don't get it: the page
+ * by which the daemon sees whether the heap is mapped, and what this process offers.
+ */
+static int map_own(const attach_result *a)
+{
+    int r = mapping_new_advised(LIFE_BYTES, PROT_READ, a->life_fd, MADV_DONTFORK, 0, &process.life);
+
+    if (r == 0 && a->offers_fd >= 0)
+        r = map_offers(a->offers_fd, a->arena_bytes);
+    if (r < 0)
+        unmap_own(a->arena_bytes);
+    return r;
+}
+
 int mapping_replace_offers(int fd)
 {
-    attach_result a = { .arena_bytes = process.map.arena_bytes, .offers_fd = fd };
     uint64_t bytes = shm_offers_bytes(process.map.npages);
     void *old = atomic_load_explicit(&process.offers, memory_order_relaxed);
     void *seed = NULL;
     int r;
 
+    if (old == NULL)
+        return map_offers(fd, process.map.arena_bytes);
     if (!fd_has_bytes(fd, bytes))
         return -EPROTO;
-    if (old == NULL)
-        return map_offers(&a);
     r = seed_new(NULL, bytes, PROT_READ | PROT_WRITE, fd, &seed);
     if (r == 0 && madvise(seed, seed_bytes(bytes), MADV_DONTFORK) < 0)
         r = -ENOMEM;
@@ -291,8 +296,7 @@ int mapping_attach(const attach_result *a, bool readonly)
     int r;
 
     if (a->spans_bytes < sizeof(shm_header) || !fd_has_bytes(a->arena_fd, a->arena_bytes) ||
-        !fd_has_bytes(a->spans_fd, a->spans_bytes) || !fd_has_bytes(a->bitmap_fd, a->bitmap_bytes) ||
-        !has_offers(a))
+        !fd_has_bytes(a->spans_fd, a->spans_bytes) || !fd_has_bytes(a->bitmap_fd, a->bitmap_bytes))
         return -EPROTO;
     r = map_spans(a, &spans);
     if (r == 0)
@@ -302,9 +306,7 @@ int mapping_attach(const attach_result *a, bool readonly)
     if (r == 0)
         r = mapping_new((void *)(uintptr_t)a->base, a->arena_bytes, access_of(readonly), a->arena_fd, &arena);
     if (r == 0)
-        r = map_offers(a);
-    if (r == 0 && (r = map_life(a)) < 0)
-        unmap_offers(a->arena_bytes);
+        r = map_own(a);
     if (r < 0)
         goto fail;
     shm_map_init(&process.map, spans, bitmap, arena);
@@ -345,19 +347,12 @@ int mapping_reattach(const attach_result *a, bool readonly)
     if (a->generation != process.generation || a->base != process.map.base ||
         a->arena_bytes != process.map.arena_bytes || a->bitmap_bytes != process.map.bitmap_bytes)
         return -ESTALE;
-    if (!has_offers(a))
-        return -EPROTO;
-    r = map_offers(a);
-    if (r == 0 && (r = map_life(a)) < 0)
-        unmap_offers(a->arena_bytes);
+    r = map_own(a);
     if (r < 0 || readonly == process.readonly)
         return r;
     r = change_access(a, readonly);
-    if (r < 0) {
-        unmap_offers(a->arena_bytes);
-        mapping_delete(process.life, LIFE_BYTES);
-        process.life = NULL;
-    }
+    if (r < 0)
+        unmap_own(a->arena_bytes);
     return r;
 }
 
@@ -367,9 +362,7 @@ void mapping_detach(void)
     mapping_delete(process.map.arena, process.map.arena_bytes);
     mapping_delete(process.map.bitmap, process.map.bitmap_bytes);
     mapping_delete(process.map.header, process.map.spans_bytes);
-    mapping_delete(process.life, LIFE_BYTES);
-    unmap_offers(process.map.arena_bytes);
-    process.life = NULL;
+    unmap_own(process.map.arena_bytes);
     process.mspan_of = NULL;
     process.map = (shm_map){ .base = 0 };
 }
