@@ -436,6 +436,7 @@ static void clear_session(void)
     has_session = false;
     stale = false;
     outbox_clear();
+    (void)offer_take_unknown();
     u64_store_relaxed(&link_nrpcs, 0);
 }
 
