@@ -16,7 +16,10 @@ extern mspan mspan_doubt; /* the same, and its length is in doubt (large.c) */
 void held_set(const uint32_t *spans, size_t nspans);
 void held_clear(const uint32_t *spans, size_t nspans);
 
-/* True if the process knows what to do with a span that the daemon says it leases: one that is not offered. */
+/*
+ * True if the process knows what to do with a span that the daemon says it leases. Of one with the mark "offered"
+ * largecache_knows() says it.
+ */
 bool held_knows(uint32_t first);
 
 /* A large span that the process holds gets an object: its alloc bit is set. */

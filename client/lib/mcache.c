@@ -26,7 +26,6 @@
 
 #include <string.h>
 
-#define LOOK_OFFERED_MAX 16u /* offered spans that may be gone: who takes one back looks at so many */
 #define MAGAZINE_BYTES       (64 * KIB) /* of the objects in it */
 #define MAGAZINE_ENTRIES_MAX 1024u
 
@@ -274,7 +273,7 @@ mspan *mcache_take_offered(mcache *mc, mcache_slot *slot, bool oldest)
 {
     mspan *s;
 
-    for (unsigned n = 0; n < LOOK_OFFERED_MAX && (s = oldest ? slot->offered.tail : slot->offered.head) != NULL; n++) {
+    for (unsigned n = 0; n < OFFER_LOOK_MAX && (s = oldest ? slot->offered.tail : slot->offered.head) != NULL; n++) {
         mcache_unlist_offered(mc, slot, s);
         if (offer_take_back(s, mc->thread))
             return s;

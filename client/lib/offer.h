@@ -7,6 +7,8 @@
 #include "client/lib/mspan.h"
 #include "shm/offers.h"
 
+#define OFFER_LOOK_MAX 16u /* offered spans that may be gone: who takes one back looks at so many */
+
 /* True if this process has where to offer anything. */
 static inline bool offer_is_possible(void)
 {

@@ -19,8 +19,7 @@
 
 #include "client/lib/offer.h"
 
-#define SCAN_MAX         100u
-#define LOOK_OFFERED_MAX 16u /* as in mcache.c */
+#define SCAN_MAX 100u
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static mspan_list pool[SLOT_COUNT];
@@ -46,7 +45,7 @@ static mspan *take_offered(uint32_t slot, void *thread)
 {
     mspan *s;
 
-    for (unsigned n = 0; n < LOOK_OFFERED_MAX && (s = offered[slot].head) != NULL; n++) {
+    for (unsigned n = 0; n < OFFER_LOOK_MAX && (s = offered[slot].head) != NULL; n++) {
         mspan_list_pop(&offered[slot]);
         add_npool(UINT64_MAX);
         if (offer_take_back(s, thread))
