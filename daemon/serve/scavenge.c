@@ -150,7 +150,6 @@ static uint64_t job_end(scavenger *s)
         s->warned_ns = uv_hrtime();
     }
     s->busy = false;
-    s->on_job_end(s->on_job_end_data);
     return npages;
 }
 
@@ -176,6 +175,7 @@ static void job_after(uv_work_t *work, int status)
         s->not_before_ns = now + scavpace_worked(&s->pace, npages, s->work_ns, start - s->worked_at_ns);
         s->worked_at_ns = now;
     }
+    s->on_job_end(s->on_job_end_data); /* others work then, which is not on this account */
     if (!uv_is_closing((uv_handle_t *)&s->timer))
         scavenge_tick(&s->timer);
 }
@@ -212,6 +212,7 @@ static bool job_start(scavenger *s, uint64_t npages, bool force)
     if (uv_queue_work(s->timer.loop, &s->work, job_work, job_after) == 0)
         return true;
     (void)job_end(s);
+    s->on_job_end(s->on_job_end_data);
     return false;
 }
 
