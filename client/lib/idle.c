@@ -98,10 +98,10 @@ void idle_return_empty(mcache *mc)
 
     if (mc != &mcache_none)
         mc->trim_seen = process_trim_seq(); /* what may have been asked for is being done */
-    mcache_flush_magazines(mc);
     for (uint32_t i = 0; mc != &mcache_none && i < SLOT_COUNT; i++) {
         mcache_slot *slot = &mc->slots[i];
 
+        mcache_close_magazine(mc, i);
         fold_slot(mc, slot);
         return_empty(mc, slot, 0, &r);
         slot->nbatch = 0;
@@ -195,6 +195,8 @@ void idle_exchange(mcache *mc, uint32_t growing, uint64_t npages)
     if (mc == &mcache_none || !comeback_is_up() || npages < EXCHANGE_PAGES_MIN ||
         npages < mc->nheld_pages / EXCHANGE_SHARE)
         return;
+    if (mc->nwanted_pages > 0) /* then magazines may have much */
+        mcache_flush_magazines(mc);
     if (small) {
         put_idle_runs(mc);
         ncached = largecache_npages(&large_cache);

@@ -17,6 +17,9 @@
  * has: the magazine is flushed and closed, so that it pins no other span, and opened when a malloc of its slot next has
  * to look for free objects. It is closed at the thread's beginning, too.
  *
+ * Where a span is one object, an entry pins what would be an empty span of the slot else. So there a magazine grows by
+ * what the slot has taken back of its offers, and retains it (mcache_note_wanted).
+ *
  * Called by alloc.c; mcache.c opens, flushes and closes. Data: private to the thread. The child of a fork finds it wiped,
  * which looks empty to malloc. The idea is Bonwick's (Magazines and Vmem, 2001), without its depot.
  */

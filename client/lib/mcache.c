@@ -37,11 +37,17 @@ mcache mcache_none = {
 };
 _Thread_local mcache *mcache_tls = &mcache_none;
 
+static uint64_t slot_bytes(uint32_t slot)
+{
+    uint32_t n = slot % SLOT_NOSCAN;
+
+    return n < SLOT_RUNS ? size_class_bytes[n] : slot_npages(slot) * PAGE_BYTES;
+}
+
 /* Entries that the magazine of a slot has: none for blocks of tiny objects, which are not freed as a whole. */
 static uint32_t magazine_capacity(uint32_t slot)
 {
-    uint32_t n = slot % SLOT_NOSCAN;
-    uint64_t bytes = n < SLOT_RUNS ? size_class_bytes[n] : slot_npages(slot) * PAGE_BYTES;
+    uint64_t bytes = slot_bytes(slot);
     uint64_t capacity;
 
     if (bytes == 0 || slot == SLOT_TINY)
@@ -50,12 +56,20 @@ static uint32_t magazine_capacity(uint32_t slot)
     return capacity < MAGAZINE_ENTRIES_MAX ? (uint32_t)capacity : MAGAZINE_ENTRIES_MAX;
 }
 
+/* What it may become: where a span is one object, an entry pins no more than an empty span that the slot retains. */
+static uint32_t magazine_capacity_max(uint32_t slot)
+{
+    uint32_t capacity = magazine_capacity(slot);
+
+    return capacity > 0 && slot_bytes(slot) * 2 > slot_npages(slot) * PAGE_BYTES ? MAGAZINE_ENTRIES_MAX : capacity;
+}
+
 uint64_t mcache_bytes(void)
 {
     uint64_t nentries = 0;
 
     for (uint32_t i = 0; i < SLOT_COUNT; i++)
-        nentries += magazine_capacity(i);
+        nentries += magazine_capacity_max(i);
     return sizeof(mcache) + nentries * sizeof(magazine_entry);
 }
 
@@ -65,7 +79,7 @@ void mcache_clear(mcache *mc)
 
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
         mc->fronts[i] = (slot_front){ .magazine = { .top = floor, .floor = floor, .limit = floor } };
-        floor += magazine_capacity(i);
+        floor += magazine_capacity_max(i);
     }
     mc->tiny = (tiny_block)TINY_NONE_OPEN;
     mc->nempty_pages = mc->noffered_pages = mc->nwanted_pages = mc->nheld_pages = 0;
@@ -113,10 +127,44 @@ void mcache_flush_magazines(mcache *mc)
 void mcache_change_magazine(mcache *mc, uint32_t slot, bool open)
 {
     magazine *m = &mc->fronts[slot].magazine;
+    uint32_t capacity = magazine_capacity(slot) + mc->slots[slot].nwanted_pages / slot_npages(slot);
+    uint32_t most = magazine_capacity_max(slot);
 
     if (!open)
         mcache_flush_magazine(mc, slot);
-    m->limit = m->floor + (open ? magazine_capacity(slot) : 0);
+    m->limit = m->floor + (!open ? 0 : capacity < most ? capacity : most);
+}
+
+/* --- what is retained --- */
+
+/* All slots but one have wanted half as much: who still wants it takes it back again. */
+static void halve_wanted(mcache *mc, uint32_t but)
+{
+    mc->nwanted_pages = mc->slots[but].nwanted_pages;
+    for (uint32_t i = 0; i < SLOT_COUNT; i++) {
+        if (i == but || mc->slots[i].nwanted_pages == 0)
+            continue;
+        mc->slots[i].nwanted_pages /= 2;
+        mc->nwanted_pages += mc->slots[i].nwanted_pages;
+        if (mcache_magazine_is_open(mc, i)) {
+            mcache_flush_magazine(mc, i);
+            mcache_change_magazine(mc, i, true);
+        }
+    }
+}
+
+void mcache_note_wanted(mcache *mc, const mspan *s)
+{
+    mcache_slot *slot = &mc->slots[s->slot];
+
+    if (mc->nwanted_pages + s->npages > MCACHE_WANTED_PAGES_MAX && mc->nwanted_pages > slot->nwanted_pages)
+        halve_wanted(mc, s->slot);
+    if (mc->nwanted_pages + s->npages > MCACHE_WANTED_PAGES_MAX)
+        return;
+    mc->nwanted_pages += s->npages;
+    slot->nwanted_pages += s->npages;
+    if (s->nelems == 1)
+        mcache_change_magazine(mc, s->slot, true);
 }
 
 /* --- counting --- */

@@ -218,14 +218,8 @@ static inline bool mcache_has_enough(const mcache *mc, const mcache_slot *slot, 
            mc->nempty_pages + npages > MCACHE_EMPTY_PAGES_MAX + mc->nwanted_pages;
 }
 
-/* The slot has taken back an offered span for use. */
-static inline void mcache_note_wanted(mcache *mc, mcache_slot *slot, uint64_t npages)
-{
-    if (mc->nwanted_pages + npages > MCACHE_WANTED_PAGES_MAX)
-        return;
-    mc->nwanted_pages += npages;
-    slot->nwanted_pages += (uint32_t)npages;
-}
+/* The slot has taken back an offered span for use: it retains so much more, in its magazine where it can. */
+void mcache_note_wanted(mcache *mc, const mspan *s);
 
 /*
  * A span has become empty, and is in no list: offer it if the thread has enough; and one that has been empty longest,

@@ -71,7 +71,7 @@ static inline mspan *take_listed(mcache *mc, mcache_slot *slot, uint32_t *ret_nu
         return NULL;
     mcache_unlist_offered(mc, slot, s);
     if (LIKELY(offer_take_back(s, mc->thread))) {
-        mcache_note_wanted(mc, slot, s->npages);
+        mcache_note_wanted(mc, s);
         return s;
     }
     mcache_forget(mc, s);

@@ -115,14 +115,17 @@ static int trim_after_frees(const fixture *f, void *arg)
     must_attach(f, 0);
     for (size_t k = 0; k < NSIZES; k++) {
         int n = count_of(sizes[k]);
-        void **objects = allocate(sizes[k], n);
 
-        shuffle(objects, n, &seed);
-        for (int i = 0; i < n; i++)
-            goalloc_free(objects[i]);
-        CHECK(stats_now().live_objects == 0);
+        for (int round = 0; round < 3; round++) { /* from the second one on, more of it stays */
+            void **objects = allocate(sizes[k], n);
+
+            shuffle(objects, n, &seed);
+            for (int i = 0; i < n; i++)
+                goalloc_free(objects[i]);
+            free(objects);
+            CHECK(stats_now().live_objects == 0);
+        }
         CHECK(goalloc_trim() == 0 && stats_now().session_held_bytes == 0);
-        free(objects);
     }
     return 0;
 }
@@ -131,6 +134,34 @@ static void trim_gives_back_the_spans_of_what_the_magazine_has(void **state)
 {
     assert_int_equal(child_run(*state, trim_after_frees, NULL), 0);
     assert_true(fixture_is_clean(*state, 0));
+}
+
+#define BATCH_BYTES ((size_t)24 << 20)
+
+/* Batches of one size, which the thread then retains whole; afterwards more of another one. (Stats would flush.) */
+static int grow_after_batches(const fixture *f, void *arg)
+{
+    int n = (int)(BATCH_BYTES / 32768);
+    goalloc_stats_t stats;
+
+    (void)arg;
+    must_attach(f, 0);
+    for (int round = 0; round < 4; round++) {
+        void **objects = allocate(32768, n);
+
+        for (int i = 0; i < n; i++)
+            goalloc_free(objects[i]);
+        free(objects);
+    }
+    free(allocate(64, (int)(2 * BATCH_BYTES / 64)));
+    stats = stats_now();
+    CHECK(stats.session_held_bytes - 2 * BATCH_BYTES < BATCH_BYTES / 4);
+    return 0;
+}
+
+static void growth_takes_what_magazines_retain(void **state)
+{
+    assert_int_equal(child_run(*state, grow_after_batches, NULL), 0);
 }
 
 static void *allocate_and_free(void *arg)
@@ -265,6 +296,7 @@ int main(void)
         FIXTURE_TEST(free_of_what_the_magazine_has_is_a_double_free),
         FIXTURE_TEST(calloc_of_what_the_magazine_had_is_zero),
         FIXTURE_TEST(trim_gives_back_the_spans_of_what_the_magazine_has),
+        FIXTURE_TEST(growth_takes_what_magazines_retain),
         FIXTURE_TEST(thread_that_ends_leaves_the_spans_of_its_magazines),
         FIXTURE_TEST(remote_frees_and_the_magazine_hand_out_nothing_twice),
         FIXTURE_TEST(child_of_a_fork_has_an_empty_magazine),
