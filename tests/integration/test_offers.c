@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #include "shm/offers.h"
@@ -620,6 +621,47 @@ static void offer_ends_a_lease_of_its_own_session_alone(void **state)
     assert_true(fixture_is_clean(*state, 0));
 }
 
+/*
+ * A session at its limit asks thousands of times at once. Its spans lie far apart, so the search for those that it
+ * offers takes long; but all others are served meanwhile (goallocctl waits no longer than 5 s).
+ */
+static void requests_at_a_limit_hold_up_nobody(void **state)
+{
+    enum { NSPANS = 12000, SPAN_PAGES = 500 };
+    fixture *f = *state;
+    Goallocd__Attach attach = rawheap_attach_init();
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__AllocLarge ask = GOALLOCD__ALLOC_LARGE__INIT;
+    rawheap heap = { .fd = raw_connect(f) };
+    static uint8_t out[60000];
+    size_t len_bytes = 0;
+    Goallocd__Reply *reply;
+    shm_offers *offers;
+
+    attach.limit_bytes = (uint64_t)NSPANS * SPAN_PAGES * PAGE_BYTES;
+    reply = rawheap_ask(&heap, &attach);
+    assert_true(reply != NULL && reply->error == 0);
+    goallocd__reply__free_unpacked(reply, NULL);
+    for (int i = 0; i < NSPANS; i++)
+        assert_int_not_equal(rawheap_alloc_large(&heap, SPAN_PAGES).n, 0);
+    offers = mmap(NULL, sizeof(*offers), PROT_READ | PROT_WRITE, MAP_SHARED, heap.fds[ATTACH_FD_OFFERS], 0);
+    assert_ptr_not_equal(offers, MAP_FAILED);
+    u32_store_release(&offers->active, 1);
+    ask.npages = 1;
+    request.id = 1;
+    request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
+    request.alloc_large = &ask;
+    while (len_bytes + 64 <= sizeof(out))
+        len_bytes += frame_pack(&request.base, out + len_bytes, 64);
+    assert_int_equal(send(heap.fd, out, len_bytes, MSG_NOSIGNAL), len_bytes);
+    assert_true(fixture_is_whole(f));
+    (void)munmap(offers, sizeof(*offers));
+    for (int i = 0; i < ATTACH_NFDS; i++)
+        (void)close(heap.fds[i]);
+    (void)close(heap.fd);
+    assert_true(fixture_is_clean(f, 0));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -637,6 +679,7 @@ int main(void)
         FIXTURE_TEST_KEPT(threads_take_back_while_daemons_die),
         FIXTURE_TEST_WITH(forged_offers_take_nothing_from_others, "--memory-limit", "8M"),
         FIXTURE_TEST(offer_ends_a_lease_of_its_own_session_alone),
+        FIXTURE_TEST_WITH(requests_at_a_limit_hold_up_nobody, "--commit", "lazy"),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
