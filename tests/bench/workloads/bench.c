@@ -263,8 +263,11 @@ static void print(unsigned n, bool processes)
 /* --- command line --- */
 
 static const bench_workload *const groups[] = {
-#if defined(BENCH_SEGMENT)
-    bench_segment,
+#if defined(BENCH_BOOST)
+    bench_boost,
+#elif defined(BENCH_SEGMENT)
+    bench_fixed,
+    bench_threads,
 #else
     bench_fixed,
     bench_churn,
