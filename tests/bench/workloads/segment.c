@@ -1,6 +1,6 @@
 /*
- * segment: allocators of a shared segment that is there before the processes are forked, so that all have it at the same
- * address: APR's relocatable memory (apr_rmm) and the three managers of Kamailio's shared memory.
+ * segment: allocators of a shared segment that is there before the processes are forked, so that all have it at the
+ * same address: APR's relocatable memory (apr_rmm) and the three managers of Kamailio's shared memory.
  *
  * Compiled with bench.c, fixed.c and threads.c for each, which call it as they call any library.
  *
