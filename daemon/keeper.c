@@ -3,7 +3,8 @@
  *
  * Called by main, and by the server when a keeper has died. Files on a tmpfs would outlive the daemon too, but can't be
  * sealed: a client could truncate them under all others. Memfds live as long as some process has them. The keeper is
- * that process: it never maps them, runs forty lines of code, and stays when the daemon dies, however that happens.
+ * that process: it never maps them (what the daemon that forks it has mapped is not inherited: MADV_DONTFORK), runs
+ * forty lines of code, and stays when the daemon dies, however that happens.
  *
  * The conversation, over a SOCK_SEQPACKET socket DIR/keeper.sock, mode 0600:
  *   daemon connects           -> keeper sends "heap" with the four descriptors

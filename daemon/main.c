@@ -151,7 +151,7 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
     return r;
 }
 
-/* The keeper has died: another one takes its place. Returns its descriptor, or -1. */
+/* The keeper has died, or none has started in its place: start one. Returns its descriptor, or -1. */
 static int replace_keeper(void *data)
 {
     home *h = data;
@@ -159,7 +159,7 @@ static int replace_keeper(void *data)
     keeper_leave(&h->keeper);
     log_warn("the keeper of the heap has died; starting another one");
     if (keeper_start(&h->keeper, h->file) < 0)
-        log_error("nobody holds the heap but this daemon from now on: if it dies the heap is gone");
+        log_error("nobody holds the heap but this daemon until a keeper starts: if it dies before, the heap is gone");
     return h->keeper.fd;
 }
 

@@ -43,6 +43,7 @@ int offers_renew(offers *o, uint64_t npages)
         return -ENOMEM;
     }
     (void)madvise(shared, bytes, MADV_DONTDUMP);
+    (void)madvise(shared, bytes, MADV_DONTFORK); /* else a keeper would hold the file's memory beyond its session */
     offers_end(o);
     *o = (offers){ .shared = shared, .bytes = bytes, .id = id };
     o->shared->id = id;

@@ -106,6 +106,7 @@ static void *map_shared(int fd, uint64_t len_bytes)
         return NULL;
     }
     (void)madvise(p, len_bytes, MADV_DONTDUMP); /* else a core dump would give memory to every hole of the file */
+    (void)madvise(p, len_bytes, MADV_DONTFORK); /* a keeper is a child of this process */
     if (before > 0)
         (void)munmap(room, before);
     if (before + mapped_bytes < room_bytes)

@@ -16,6 +16,8 @@
 #include "daemon/serve/requests.h"
 #include "shm/crash.h"
 
+#define REPLACE_AGAIN_MS 2000
+
 static void give_turns(service *srv)
 {
     if (!srv->stopping)
@@ -56,13 +58,25 @@ static void on_close(peer *p)
 
 static void watch(server *s);
 
+/* Until there is another one: what forbade it, a full table of processes say, may be over soon. */
+static void replace_watched(uv_timer_t *timer)
+{
+    server *s = timer->data;
+
+    if (s->service.stopping)
+        return;
+    loopcpu_release(&s->service.loopcpu); /* another keeper is made */
+    s->options.watched_fd = s->options.on_death(s->options.data);
+    if (s->options.watched_fd < 0)
+        (void)uv_timer_start(timer, replace_watched, REPLACE_AGAIN_MS, 0);
+    watch(s);
+}
+
 static void on_watched_closed(uv_handle_t *handle)
 {
     server *s = handle->data;
 
-    loopcpu_release(&s->service.loopcpu); /* another keeper is made */
-    s->options.watched_fd = s->options.on_death(s->options.data);
-    watch(s);
+    replace_watched(&s->replace);
 }
 
 /* The process at the other end says nothing while it lives. The handle goes first, then the descriptor. */
@@ -132,6 +146,8 @@ static int start(server *s, int listen_fd)
     rounds_start(&s->rounds, srv);
     loopcpu_start(&srv->loopcpu, &srv->loop);
     service_queue_start(srv);
+    (void)uv_timer_init(&srv->loop, &s->replace);
+    s->replace.data = s;
     watch(s);
     if (s->options.recovered) {
         deaths_look(&s->deaths);

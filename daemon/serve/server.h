@@ -14,7 +14,7 @@ typedef struct server_options {
     bool recovered; /* the heap was another daemon's before */
     /*
      * A descriptor that becomes readable when its other end has died; -1: none. on_death then closes it, and returns
-     * the one that takes its place, or -1.
+     * the one that takes its place, or -1: it is called again some seconds later.
      */
     int watched_fd;
     int (*on_death)(void *data);
@@ -28,6 +28,7 @@ typedef struct server {
     rounds rounds;
     server_options options;
     uv_poll_t watched;
+    uv_timer_t replace; /* of what was watched */
     bool leave_heap; /* it has stopped, and another daemon is to take the heap over */
     service service;
 } server;

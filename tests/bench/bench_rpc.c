@@ -47,7 +47,7 @@
 #define RATE_REFILLS  40000u
 #define HOLDERS       4u /* processes that hold the connections for the memory */
 #define HELD_EACH     250u
-#define SPAN_CLASS    11u /* objects of 48 bytes, a page a span */
+#define SPAN_CLASS    11u /* objects of 48 bytes */
 
 /* Messages as the library sends them, and a reply of the usual length. */
 static uint8_t refill[64];
@@ -233,6 +233,7 @@ static void pack_refill(void)
 
     body.span_class = SPAN_CLASS;
     body.nspans = 1;
+    body.npages = 1;
     request.id = 100;
     request.op_case = GOALLOCD__REQUEST__OP_REFILL;
     request.refill = &body;

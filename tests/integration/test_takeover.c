@@ -773,6 +773,23 @@ static void memory_never_written_is_not_forgotten_in_a_takeover(void **state)
     assert_true(fixture_memfd_bytes(f, "arena") <= SHM_STOCK_PAGES * PAGE_BYTES);
 }
 
+/* A keeper that was made late is a child of a daemon that has mapped the heap, and what its sessions offer. */
+static bool keeper_maps_nothing(const fixture *f)
+{
+    char path[64];
+    char line[512];
+    FILE *maps;
+    bool none = true;
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/maps", (int)fixture_keeper(f));
+    maps = fopen(path, "re");
+    assert_non_null(maps);
+    while (fgets(line, sizeof(line), maps) != NULL)
+        none = none && strstr(line, "/memfd:goalloc") == NULL;
+    (void)fclose(maps);
+    return none;
+}
+
 static void keeper_that_dies_is_replaced(void **state)
 {
     fixture *f = *state;
@@ -782,11 +799,31 @@ static void keeper_that_dies_is_replaced(void **state)
         for (int deaths = 0; deaths < 2; deaths++) {
             assert_true(fixture_kill_keeper(f));
             await_keeper(f);
+            assert_true(keeper_maps_nothing(f));
         }
         assert_true(fixture_log_has(f, "starting another one"));
         fixture_kill(f);
         fixture_restart(f, NULL);
     }
+    assert_int_equal(child_run(f, check_and_free, NULL), 0);
+}
+
+static void keeper_that_cannot_start_is_tried_again(void **state)
+{
+    fixture *f = *state;
+    char away[sizeof(f->state_dir) + 8];
+
+    assert_int_equal(child_run(f, build, NULL), 0);
+    (void)snprintf(away, sizeof(away), "%s.away", f->state_dir);
+    assert_int_equal(rename(f->state_dir, away), 0);
+    assert_true(fixture_kill_keeper(f));
+    for (int i = 0; i < 1000 && !fixture_log_has(f, "nobody holds the heap but this daemon"); i++)
+        usleep(10000);
+    assert_true(fixture_log_has(f, "nobody holds the heap but this daemon"));
+    assert_int_equal(rename(away, f->state_dir), 0);
+    await_keeper(f);
+    fixture_kill(f);
+    fixture_restart(f, NULL);
     assert_int_equal(child_run(f, check_and_free, NULL), 0);
 }
 
@@ -808,6 +845,7 @@ int main(void)
         FIXTURE_TEST_KEPT(second_daemon_on_the_same_heap_is_refused),
         FIXTURE_TEST_KEPT(memory_never_written_is_not_forgotten_in_a_takeover),
         FIXTURE_TEST_KEPT(keeper_that_dies_is_replaced),
+        FIXTURE_TEST_KEPT(keeper_that_cannot_start_is_tried_again),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
