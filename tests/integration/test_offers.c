@@ -21,7 +21,7 @@
 #include <sys/wait.h>
 
 #include "shm/offers.h"
-#include "tests/support/attach.h"
+#include "tests/support/objects.h"
 #include "tests/support/rawheap.h"
 
 #define NSIZES 4
@@ -88,14 +88,24 @@ static int sleep_idle(const fixture *f, void *arg)
     return 0;
 }
 
+/* A child that stops itself; it does by now. */
+static pid_t start_stopping(const fixture *f, int (*child)(const fixture *f, void *arg), void *arg)
+{
+    pid_t pid = child_start(f, child, arg);
+
+    assert_true(child_stops(pid));
+    return pid;
+}
+
 static pid_t start_sleeper(const fixture *f, sleeper *s)
 {
-    pid_t pid = child_start(f, sleep_idle, s);
-    int status;
+    return start_stopping(f, sleep_idle, s);
+}
 
-    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
-    assert_true(WIFSTOPPED(status));
-    return pid;
+static void await_next_sleep(pid_t pid)
+{
+    (void)kill(pid, SIGCONT);
+    assert_true(child_stops(pid));
 }
 
 static void end_sleeper(pid_t pid)
@@ -132,7 +142,7 @@ static void trim(const fixture *f)
 {
     char out[256];
 
-    assert_int_equal(fixture_ctl(f, (const char *const[]){ "trim", NULL }, out, sizeof(out)), 0);
+    CHECK(fixture_ctl(f, (const char *const[]){ "trim", NULL }, out, sizeof(out)) == 0); /* children ask, too */
 }
 
 /* --- who sleeps holds little --- */
@@ -256,15 +266,11 @@ static int offer_after_takeover(const fixture *f, void *arg)
 static void process_that_has_come_back_offers_again(void **state)
 {
     fixture *f = *state;
-    pid_t pid = child_start(f, offer_after_takeover, NULL);
-    int status;
+    pid_t pid = start_stopping(f, offer_after_takeover, NULL);
 
-    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
     fixture_kill(f);
     fixture_restart(f, NULL);
-    (void)kill(pid, SIGCONT);
-    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
-    assert_true(WIFSTOPPED(status));
+    await_next_sleep(pid);
     trim(f);
     assert_true(inuse_bytes(f) <= 3 * MIB); /* what it had offered to the dead daemon is its own again */
     end_sleeper(pid);
@@ -295,29 +301,11 @@ static int sleep_with_large(const fixture *f, void *arg)
     return 0;
 }
 
-static pid_t start_with_large(const fixture *f, uint32_t *flags)
-{
-    pid_t pid = child_start(f, sleep_with_large, flags);
-    int status;
-
-    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
-    assert_true(WIFSTOPPED(status));
-    return pid;
-}
-
-static void await_next_sleep(pid_t pid)
-{
-    int status;
-
-    (void)kill(pid, SIGCONT);
-    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
-    assert_true(WIFSTOPPED(status));
-}
-
 static void idle_large_spans_go_and_come_again(void **state)
 {
     uint32_t flags = GOALLOC_ATTACH_RECLAIM;
-    pid_t pids[2] = { start_with_large(*state, NULL), start_with_large(*state, &flags) };
+    pid_t pids[2] = { start_stopping(*state, sleep_with_large, NULL),
+                      start_stopping(*state, sleep_with_large, &flags) };
 
     await_inuse(*state, 2 * 2 * MIB);
     for (int i = 0; i < 2; i++)
@@ -333,7 +321,7 @@ static void idle_large_spans_go_and_come_again(void **state)
 static void idle_large_spans_stay_after_a_takeover(void **state)
 {
     fixture *f = *state;
-    pid_t pid = start_with_large(f, NULL);
+    pid_t pid = start_stopping(f, sleep_with_large, NULL);
     uint64_t before = inuse_bytes(f);
 
     fixture_kill(f);
@@ -468,7 +456,15 @@ static int storm(const fixture *f, void *arg)
     return 0;
 }
 
-static void trim_all_the_time(fixture *f, const pid_t pids[2], bool kills)
+static bool child_has_ended(pid_t pid)
+{
+    siginfo_t info = { 0 };
+
+    return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == pid;
+}
+
+/* Until that child ends. */
+static void trim_all_the_time(fixture *f, pid_t pid, bool kills)
 {
     Goallocd__Trim body = GOALLOCD__TRIM__INIT;
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
@@ -478,15 +474,11 @@ static void trim_all_the_time(fixture *f, const pid_t pids[2], bool kills)
     request.op_case = GOALLOCD__REQUEST__OP_TRIM;
     request.trim = &body;
     request.id = 1;
-    while (waitid(P_PID, (id_t)pids[0], &(siginfo_t){ 0 }, WEXITED | WNOHANG | WNOWAIT) == 0 &&
-           kill(pids[0], 0) == 0) {
-        siginfo_t info = { 0 };
+    while (!child_has_ended(pid)) {
         Goallocd__Reply *reply = raw_call(fd, &request);
 
         assert_non_null(reply);
         goallocd__reply__free_unpacked(reply, NULL);
-        if (waitid(P_PID, (id_t)pids[0], &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pids[0])
-            break;
         if (kills && ++n % 64 == 0) {
             (void)close(fd);
             fixture_kill(f);
@@ -502,7 +494,7 @@ static void storm_with(fixture *f, bool kills)
     uint32_t flags[2] = { 0, GOALLOC_ATTACH_RECLAIM };
     pid_t pids[2] = { child_start(f, storm, &flags[0]), child_start(f, storm, &flags[1]) };
 
-    trim_all_the_time(f, pids, kills);
+    trim_all_the_time(f, pids[0], kills);
     for (int i = 0; i < 2; i++)
         assert_int_equal(child_wait(pids[i]), 0);
     assert_true(fixture_is_clean(f, 0));
@@ -571,7 +563,7 @@ static void forged_offers_take_nothing_from_others(void **state)
     uint32_t flags = 0;
     pid_t pids[2] = { child_start(f, storm, &flags), child_start(f, forge, NULL) };
 
-    trim_all_the_time(f, pids, false);
+    trim_all_the_time(f, pids[0], false);
     for (int i = 0; i < 2; i++)
         assert_int_equal(child_wait(pids[i]), 0);
     assert_true(fixture_is_whole(f));
