@@ -73,7 +73,7 @@ typedef struct mspan {
     struct mspan *prev;
     struct mspan *all_next; /* all spans of the slot */
     struct mspan *all_prev;
-    shm_u64 nleases; /* OFFERED: of the span when it was offered. Written before owner becomes NULL */
+    shm_u64 nleases; /* of the span: says which lease is meant when it has been offered */
 } mspan;
 
 _Static_assert(offsetof(mspan, next) == 64 && sizeof(mspan) == 128, "two cache lines");
@@ -178,6 +178,15 @@ static inline page_no mspan_first(const mspan *s)
 static inline shm_u64 *mspan_word(const mspan *s, uint32_t w)
 {
     return s->alloc + SHM_WORD_STRIDE * w;
+}
+
+/*
+ * It soon becomes current. The first words of spans of some pages are so many bytes apart, a power of two, that few of
+ * them are in a cache at once.
+ */
+static inline void mspan_prefetch(const mspan *s)
+{
+    __builtin_prefetch(s->alloc, 1);
 }
 
 /* Objects that are used. Linear for the current span. */

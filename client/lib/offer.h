@@ -65,7 +65,6 @@ static inline void offer_make(mspan *s)
 
     s->place = MSPAN_OFFERED;
     s->nfrees = 0;
-    u64_store_relaxed(&s->nleases, offer_nleases(first));
     mspan_set_owner(s, NULL);
     offer_announce(first, u64_load_relaxed(&s->nleases));
 }
@@ -81,6 +80,15 @@ static inline bool offer_take_back(mspan *s, void *owner)
     s->place = MSPAN_CURRENT;
     mspan_set_owner(s, owner);
     return true;
+}
+
+/* It is soon taken back. */
+static inline void offer_prefetch(const mspan *s)
+{
+    shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_relaxed);
+
+    if (offers != NULL)
+        __builtin_prefetch(&offers->words[mspan_first(s).n], 1);
 }
 
 void offer_forget(mspan *s);

@@ -59,17 +59,24 @@ mspan *refill_inherit(page_no first)
 
 /* --- near --- */
 
-/* One with free objects that is in no list then. NULL: there is none. */
+/* One with free objects that is in no list then. NULL: there is none. What comes next is fetched meanwhile. */
 static inline mspan *take_listed(mcache *mc, mcache_slot *slot, uint32_t *ret_nused)
 {
     mspan *s = mcache_take(mc, slot, ret_nused);
 
-    if (LIKELY(s != NULL))
+    if (LIKELY(s != NULL)) {
+        if (slot->empty.head != NULL)
+            mspan_prefetch(slot->empty.head);
         return s;
+    }
     s = slot->offered.head;
     if (s == NULL)
         return NULL;
     mcache_unlist_offered(mc, slot, s);
+    if (slot->offered.head != NULL) {
+        mspan_prefetch(slot->offered.head);
+        offer_prefetch(slot->offered.head);
+    }
     if (LIKELY(offer_take_back(s, mc->thread))) {
         mcache_note_wanted(mc, s);
         return s;

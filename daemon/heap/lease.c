@@ -276,21 +276,21 @@ bool lease_take_offered(lease_table *table, page_no first, enum offers_look look
     return true;
 }
 
-void lease_take_some_offered(lessee *l, uint64_t npages, unsigned budget)
+bool lease_take_some_offered(lessee *l, uint64_t npages, unsigned budget)
 {
     const mheap *heap = l->table->heap;
-    uint64_t least = l->nheld_pages > npages ? l->nheld_pages - npages : 0;
     page_no at;
 
     if (lease_check(l, l->offers_at.n, &at) != 0)
         at = l->leased.head;
-    for (; budget > 0 && at.n != 0 && l->nheld_pages > least; budget--) {
+    for (; budget > 0 && at.n != 0 && lease_room_pages(l) < npages; budget--) {
         page_no first = at;
 
         at = heap->links[at.n].next;
         (void)lease_take_offered(l->table, first, OFFERS_TAKE);
     }
     l->offers_at = at;
+    return at.n != 0 && lease_room_pages(l) < npages;
 }
 
 bool lease_end_some(lessee *l, unsigned budget)

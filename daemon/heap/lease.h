@@ -17,8 +17,8 @@ typedef struct lessee {
     uint64_t nheld_pages;
     spanlist leased;
     page_no offers_at;    /* the span in that list at which lease_take_some_offered() goes on, if l still leases it */
-    offers offers;      /* spans of it that may be taken back */
-    left_owner_no left; /* claims objects that it has left in its spans: nobody may know of some of them */
+    offers offers;        /* spans of it that may be taken back */
+    left_owner_no left;   /* claims objects that it has left in its spans: nobody may know of some of them */
 } lessee;
 
 /* Zeroed at the start, but for heap. */
@@ -81,10 +81,10 @@ bool lease_sweep(lease_table *table, page_no first, bool force);
 bool lease_take_offered(lease_table *table, page_no first, enum offers_look look);
 
 /*
- * The same for the spans of one lessee, of which the next `budget` ones are looked at, until npages pages have come
- * free.
+ * The same for the spans of one lessee, until its limit allows npages more: `budget` of them are looked at, from where
+ * the last call has ended. False: that is so, or all up to the last one have been looked at.
  */
-void lease_take_some_offered(lessee *l, uint64_t npages, unsigned budget);
+bool lease_take_some_offered(lessee *l, uint64_t npages, unsigned budget);
 
 /*
  * End up to budget leases and adoptions of a lessee that is at its end: what lives in its spans counts as left by it.

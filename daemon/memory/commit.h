@@ -53,7 +53,7 @@ struct commit_job {
 void commit_add(commit_job *job, page_no first, uint64_t npages);
 
 /*
- * Start the job. Returns true if it was small and nothing else was under way: then it is finished, job->result and
+ * Start the job. Returns true if it was small, or the thread pool can't be had: then it is finished, job->result and
  * undone say how it went, and done is not called. Returns false if it went to the thread pool: the loop calls done when
  * it has ended.
  */

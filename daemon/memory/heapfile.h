@@ -84,8 +84,9 @@ int heapfile_new_offers(uint64_t bytes) __attribute__((warn_unused_result));
 int heapfile_commit(heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
 
 /*
- * The same for few pages, at once and zeroed, without any lock that a client can hold: for the loop. 0, or -errno when
- * the kernel can't (before Linux 5.14, EINVAL) or has no memory: then heapfile_commit() will say.
+ * The same for few pages, at once and zeroed, without the file's lock, which a client can hold: for the loop. (A client
+ * that punches just these pages is waited for.) 0, or -errno when the kernel can't (before Linux 5.14, EINVAL) or has
+ * no memory: then heapfile_commit() will say.
  */
 int heapfile_commit_now(heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
 

@@ -16,8 +16,8 @@
  * If the client dies between 3 and 4, its session ends as any other, after 4.
  *
  * When memory is short: who finds the heap exhausted, or the memory limit in the way, sweeps what is freed and not yet
- * noticed and asks everybody for idle spans (a rescue). A rescue takes some milliseconds at once and a tenth of the
- * time at most: a large heap is gone through in several goes.
+ * noticed, takes what is offered, and asks everybody for idle spans (a rescue). A rescue takes some milliseconds at
+ * once and a tenth of the time at most: a large heap is gone through in several goes.
  */
 #include "daemon/serve/leasing.h"
 

@@ -1,8 +1,9 @@
 /*
  * Queue: requests that wait until something comes free, first come first served.
  *
- * Called by operation.c (who waits, and stops waiting), leasing.c and server.c (what has come free) and service.c (who
- * goes on). It calls nobody but the function it was given. Data: private; the waiters lie in the connections' memory.
+ * Called by operation.c (who waits, and stops waiting), leasing.c and server.c (what has come free), service.c (who goes
+ * on) and requests.c (whether a newcomer has to wait). It calls nobody but the function it was given. Data: private; the
+ * waiters lie in the connections' memory.
  *
  *   1. A request that finds missing what it needs enters the queue of that, and gets a number. It keeps the number
  *      until it is answered, in whichever queue it waits next; each queue is sorted by it.

@@ -453,9 +453,8 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
     answer a;
 
     c->notified = false;
-    if (!c->noted)
+    if (c->op.waiter.arrived == 0) /* else it has waited, and is no new one */
         loopcpu_note_request(&client_service(c)->loopcpu, request);
-    c->noted = true;
     if (s != NULL && has_to_queue(c, request)) {
         operation_begin_deferred(&c->op, p, request, &client_service(c)->queue, WAIT_MEMORY, 0);
         return false;
@@ -465,8 +464,7 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
     client_service(c)->sessions.leases.nyoung = 0;
     if (a.error >= 0)
         reply_answer(p, request->id, a);
-    c->noted = c->op.state == OPERATION_DEFERRED;
-    if (c->noted)
+    if (c->op.state == OPERATION_DEFERRED)
         return false;
     operation_answered(&c->op);
     client_service(c)->nrpcs++;

@@ -9,8 +9,8 @@
  *   1. A generation lasts a second. At its end the peak of the pages in use is recorded, and dense chunks are looked at
  *      anew (scavindex.c).
  *   2. The goal is the recorded peak and 10% more. The 10% are for a heap that moves: they halve with each generation
- *      in which no pages were put into use. With a memory limit, the goal is also 95% of it. Below that limit, free
- *      pages that ahead.c would prepare again stay (8 MiB): else they went and came in a circle.
+ *      in which no pages were put into use; but not below the stock that ahead.c prepares on top of what is in use (8
+ *      MiB): else pages went and came in a circle. With a memory limit, the goal is also 95% of it, stock or not.
  *   3. While more is committed than the goal, about a millisecond's work is released, then it sleeps (scavpace.c), so
  *      that it takes 1% of one CPU: some 50 MiB a second.
  *
@@ -53,16 +53,16 @@ uint64_t scavenge_surplus_pages(const scavenger *s)
     uint64_t free = mheap_free_backed_pages(heap);
     uint64_t goal = s->recorded_pages > heap->npeak_pages ? s->recorded_pages : heap->npeak_pages;
     uint64_t over_limit = (mheap_over_limit(heap, SCAVENGE_LIMIT_PERCENT, 0) + PAGE_BYTES - 1) / PAGE_BYTES;
-    uint64_t stock = !s->keeps_stock ? 0 : free < SHM_STOCK_PAGES ? free : SHM_STOCK_PAGES;
+    uint64_t retain = goal * SCAVENGE_RETAIN_PERCENT / 100 >> s->nquiet;
     uint64_t surplus;
 
-    goal += goal * SCAVENGE_RETAIN_PERCENT / 100 >> s->nquiet;
+    if (s->keeps_stock && retain < SHM_STOCK_PAGES)
+        retain = SHM_STOCK_PAGES;
+    goal += retain;
     surplus = committed > goal ? committed - goal : 0;
-    if (surplus > free - stock)
-        surplus = free - stock;
     if (surplus < over_limit)
-        surplus = over_limit < free ? over_limit : free;
-    return surplus;
+        surplus = over_limit;
+    return surplus < free ? surplus : free;
 }
 
 static void trace_line(scavenger *s, bool forced)
@@ -150,7 +150,6 @@ static uint64_t job_end(scavenger *s)
         s->warned_ns = uv_hrtime();
     }
     s->busy = false;
-    s->on_job_end(s->on_job_end_data);
     return npages;
 }
 
@@ -176,6 +175,7 @@ static void job_after(uv_work_t *work, int status)
         s->not_before_ns = now + scavpace_worked(&s->pace, npages, s->work_ns, start - s->worked_at_ns);
         s->worked_at_ns = now;
     }
+    s->on_job_end(s->on_job_end_data); /* others work then, which is not on this account */
     if (!uv_is_closing((uv_handle_t *)&s->timer))
         scavenge_tick(&s->timer);
 }
@@ -212,6 +212,7 @@ static bool job_start(scavenger *s, uint64_t npages, bool force)
     if (uv_queue_work(s->timer.loop, &s->work, job_work, job_after) == 0)
         return true;
     (void)job_end(s);
+    s->on_job_end(s->on_job_end_data);
     return false;
 }
 

@@ -21,7 +21,7 @@ typedef struct scavenger {
     mheap *heap;
     uv_timer_t timer;
     bool trace;
-    bool keeps_stock;
+    bool keeps_stock; /* the goal is not below what is in use and SHM_STOCK_PAGES */
 
     /* The job in the thread pool. */
     bool busy;
@@ -70,7 +70,7 @@ typedef struct scavenger {
 
 /*
  * Start on loop, until its timer is closed; a job that is under way then still ends. trace: a line on stderr for every
- * second in which something was released. keeps_stock: so much stays as ahead.c would prepare again.
+ * second in which something was released. keeps_stock: ahead.c prepares one.
  */
 void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, bool keeps_stock,
                     void (*on_job_end)(void *), void *data);

@@ -51,7 +51,6 @@ typedef struct client {
     session_no session; /* 0: not attached */
     uint32_t epoch;
     bool notified; /* a notice was sent since its last request: no second one, it may be asleep */
-    bool noted;    /* its request has been handled once, and will be again */
     operation op;
 } client;
 

@@ -15,8 +15,9 @@ typedef struct session {
     uint32_t pid;
     uint32_t uid;
     uint64_t nrpcs;
-    unsigned nlooks; /* times that its life lock was looked at since it was lost */
-    bool detached;   /* it ends because its process has asked for that */
+    unsigned nlooks;         /* times that its life lock was looked at since it was lost */
+    uint64_t next_search_ns; /* what it offers is not searched for before, at its limit */
+    bool detached;           /* it ends because its process has asked for that */
     char label[SHM_LABEL_BYTES];
 } session;
 

@@ -17,7 +17,6 @@
  * The processes wait for each other and for the parent at a shared word each (steps below), so nothing is timed.
  */
 #include <argp.h>
-#include <errno.h>
 #include <inttypes.h>
 #include <linux/futex.h>
 #include <math.h>
@@ -80,14 +79,6 @@ static double now_ns(void)
 
     (void)clock_gettime(CLOCK_MONOTONIC, &ts);
     return (double)ts.tv_sec * 1e9 + (double)ts.tv_nsec;
-}
-
-static uint64_t next_random(uint64_t *state)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
 }
 
 /* --- parent and children --- */
@@ -210,7 +201,7 @@ static double mib(uint64_t bytes)
 
 static size_t crowd_size(uint64_t *random)
 {
-    double u = (double)(next_random(random) >> 11) / 9007199254740992.0;
+    double u = (double)(test_random(random) >> 11) / 9007199254740992.0;
 
     return (size_t)(CROWD_SIZE_MIN * pow((double)CROWD_SIZE_MAX / CROWD_SIZE_MIN, u));
 }
@@ -218,11 +209,11 @@ static size_t crowd_size(uint64_t *random)
 static void crowd_child(unsigned i)
 {
     void *live[CROWD_LIVE] = { NULL };
-    uint64_t random = UINT64_C(0x9e3779b97f4a7c15) * (i + 1);
+    uint64_t random = i + 1;
     double slowest = 0;
 
     for (unsigned op = 0; op < args.operations; op++) {
-        void **p = &live[next_random(&random) % CROWD_LIVE];
+        void **p = &live[test_random(&random) % CROWD_LIVE];
         size_t size = crowd_size(&random);
         double start;
 
@@ -324,7 +315,7 @@ static void load_fill(heap_load *load)
 static void load_drain(heap_load *load)
 {
     for (size_t at = load->n; at > 1; at--) {
-        size_t other = next_random(&load->random) % at;
+        size_t other = test_random(&load->random) % at;
         void *p = load->objects[other];
 
         load->objects[other] = load->objects[at - 1];
@@ -481,7 +472,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case 'p':
         args.processes = (unsigned)strtoul(arg, NULL, 10);
-        return args.processes > 0 && args.processes <= PROCESSES_MAX ? 0 : EINVAL;
+        if (args.processes == 0 || args.processes > PROCESSES_MAX)
+            argp_error(state, "--processes takes a number from 1 to %u, not '%s'", PROCESSES_MAX, arg);
+        return 0;
     case 'n':
         args.operations = (unsigned)strtoul(arg, NULL, 10);
         return 0;
@@ -493,9 +486,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case 's':
         args.seconds = (unsigned)strtoul(arg, NULL, 10);
-        return 0;
-    case ARGP_KEY_ARG:
-        argp_usage(state);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

@@ -149,8 +149,8 @@ def show(results):
     print(f"pairs of executions: {results['pairs']}; medians; below 1 the new build is faster. Marked: outside of the "
           "row's noise,\nwhich is what two executions of the same build differ by in three of four cases\n")
     print(f"{'':34} {'ns/op':>21} {'':7} {'':6} {'':6} {'memory':>7} {'RPCs':>13} {'daemon, ns/op':>15}")
-    print(f"{'row':34} {'old':>10} {'new':>10} {'new/old':>7} {'noise':>6} {'':6} {'new/old':>7} {'old':>6} {'new':>6} {'old':>7} "
-          f"{'new':>7}")
+    print(f"{'row':34} {'old':>10} {'new':>10} {'new/old':>7} {'noise':>6} {'':6} {'new/old':>7} {'old':>6} {'new':>6} "
+          f"{'old':>7} {'new':>7}")
     for row in results["rows"]:
         print(row_line(row).rstrip())
     print()

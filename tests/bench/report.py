@@ -128,28 +128,22 @@ def worst(values):
 
 
 def is_one_thread(row):
-    return row["name"].endswith("1 thread")
+    return row["way"] == "1t"
 
 
 def is_of_bits(row):
     """Operations of a few nanoseconds, of which the bits that make deaths harmless are 1.5."""
-    return is_one_thread(row) and (row["group"] == "threadtest" or
-                                   (row["group"] == "batches" and int(row["name"].split()[1]) <= 64))
+    return is_one_thread(row) and (row["group"] == "threadtest" or (row["group"] == "batches" and row["size"] <= 64))
 
 
-def is_growth_of_two(row):
-    return row["group"] == "growth" and not is_one_thread(row)
-
-
+# A row belongs to the first that takes it.
 ROW_BARS = (
     ("batches up to 64 B and threadtest, one thread", 1.45, is_of_bits),
     ("recorded programs", 1.2, lambda r: r["group"] == "trace"),
-    ("other rows of one thread", 1.3,
-     lambda r: is_one_thread(r) and not is_of_bits(r) and r["group"] not in ("trace", "growth")),
-    ("growth of two processes", 1.8, is_growth_of_two),
+    ("other rows of one thread", 1.3, is_one_thread),
+    ("growth of two processes", 1.8, lambda r: r["group"] == "growth"),
     ("producer and consumer", 0.45, lambda r: r["group"] == "prodcons"),
-    ("other rows of two threads or processes", 1.5,
-     lambda r: not is_one_thread(r) and not is_growth_of_two(r) and r["group"] != "prodcons"),
+    ("other rows of two threads or processes", 1.5, lambda r: True),
 )
 
 
@@ -158,8 +152,10 @@ def judge(rows, extra):
     bars = [bar("geometric mean of all in-process rows against mimalloc", 0.8,
                 geometric_mean([r["ratios"]["mimalloc"] for r in in_process]), note=f"{len(in_process)} rows")]
 
+    others = in_process
     for kind, limit, belongs in ROW_BARS:
-        those = [r for r in in_process if belongs(r)]
+        those = [r for r in others if belongs(r)]
+        others = [r for r in others if not belongs(r)]
         value, name = worst([(r["best_ratio"], f"{r['name']}: {r['best_peer']}") for r in those])
         above = sum(1 for r in those if r["best_ratio"] > limit)
         bars.append(bar(f"worst row against its best peer, {kind}", limit, value,

@@ -552,19 +552,6 @@ static void allocs_and_frees_are_counted_by_class(void **state)
     json_decref(answer);
 }
 
-/* Pages count as in use while the stock is being prepared: wait for that, 5 s at most. */
-static void await_settled(const fixture *f)
-{
-    goalloc_stats_t stats;
-
-    for (int i = 0; i < 500; i++) {
-        fixture_stats(f, &stats);
-        if (stats.committed_bytes == fixture_memfd_bytes(f, "arena"))
-            return;
-        (void)usleep(10000);
-    }
-}
-
 static void heap_map_shows_what_is_in_use(void **state)
 {
     const fixture *f = *state;
@@ -579,7 +566,7 @@ static void heap_map_shows_what_is_in_use(void **state)
     size_t i;
 
     wait_for_stop(pid);
-    await_settled(f);
+    assert_true(fixture_is_settled(f)); /* pages count as in use while the stock is being prepared */
     assert_int_equal(fixture_ctl(f, json, out, sizeof(out)), 0);
     answer = json_loads(out, 0, NULL);
     assert_non_null(answer);

@@ -17,10 +17,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #include "shm/offers.h"
-#include "tests/support/attach.h"
+#include "tests/support/objects.h"
 #include "tests/support/rawheap.h"
 
 #define NSIZES 4
@@ -87,14 +88,24 @@ static int sleep_idle(const fixture *f, void *arg)
     return 0;
 }
 
+/* A child that stops itself; it does by now. */
+static pid_t start_stopping(const fixture *f, int (*child)(const fixture *f, void *arg), void *arg)
+{
+    pid_t pid = child_start(f, child, arg);
+
+    assert_true(child_stops(pid));
+    return pid;
+}
+
 static pid_t start_sleeper(const fixture *f, sleeper *s)
 {
-    pid_t pid = child_start(f, sleep_idle, s);
-    int status;
+    return start_stopping(f, sleep_idle, s);
+}
 
-    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
-    assert_true(WIFSTOPPED(status));
-    return pid;
+static void await_next_sleep(pid_t pid)
+{
+    (void)kill(pid, SIGCONT);
+    assert_true(child_stops(pid));
 }
 
 static void end_sleeper(pid_t pid)
@@ -131,7 +142,7 @@ static void trim(const fixture *f)
 {
     char out[256];
 
-    assert_int_equal(fixture_ctl(f, (const char *const[]){ "trim", NULL }, out, sizeof(out)), 0);
+    CHECK(fixture_ctl(f, (const char *const[]){ "trim", NULL }, out, sizeof(out)) == 0); /* children ask, too */
 }
 
 /* --- who sleeps holds little --- */
@@ -255,15 +266,11 @@ static int offer_after_takeover(const fixture *f, void *arg)
 static void process_that_has_come_back_offers_again(void **state)
 {
     fixture *f = *state;
-    pid_t pid = child_start(f, offer_after_takeover, NULL);
-    int status;
+    pid_t pid = start_stopping(f, offer_after_takeover, NULL);
 
-    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
     fixture_kill(f);
     fixture_restart(f, NULL);
-    (void)kill(pid, SIGCONT);
-    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
-    assert_true(WIFSTOPPED(status));
+    await_next_sleep(pid);
     trim(f);
     assert_true(inuse_bytes(f) <= 3 * MIB); /* what it had offered to the dead daemon is its own again */
     end_sleeper(pid);
@@ -294,29 +301,11 @@ static int sleep_with_large(const fixture *f, void *arg)
     return 0;
 }
 
-static pid_t start_with_large(const fixture *f, uint32_t *flags)
-{
-    pid_t pid = child_start(f, sleep_with_large, flags);
-    int status;
-
-    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
-    assert_true(WIFSTOPPED(status));
-    return pid;
-}
-
-static void await_next_sleep(pid_t pid)
-{
-    int status;
-
-    (void)kill(pid, SIGCONT);
-    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
-    assert_true(WIFSTOPPED(status));
-}
-
 static void idle_large_spans_go_and_come_again(void **state)
 {
     uint32_t flags = GOALLOC_ATTACH_RECLAIM;
-    pid_t pids[2] = { start_with_large(*state, NULL), start_with_large(*state, &flags) };
+    pid_t pids[2] = { start_stopping(*state, sleep_with_large, NULL),
+                      start_stopping(*state, sleep_with_large, &flags) };
 
     await_inuse(*state, 2 * 2 * MIB);
     for (int i = 0; i < 2; i++)
@@ -332,7 +321,7 @@ static void idle_large_spans_go_and_come_again(void **state)
 static void idle_large_spans_stay_after_a_takeover(void **state)
 {
     fixture *f = *state;
-    pid_t pid = start_with_large(f, NULL);
+    pid_t pid = start_stopping(f, sleep_with_large, NULL);
     uint64_t before = inuse_bytes(f);
 
     fixture_kill(f);
@@ -467,7 +456,15 @@ static int storm(const fixture *f, void *arg)
     return 0;
 }
 
-static void trim_all_the_time(fixture *f, const pid_t pids[2], bool kills)
+static bool child_has_ended(pid_t pid)
+{
+    siginfo_t info = { 0 };
+
+    return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == pid;
+}
+
+/* Until that child ends. */
+static void trim_all_the_time(fixture *f, pid_t pid, bool kills)
 {
     Goallocd__Trim body = GOALLOCD__TRIM__INIT;
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
@@ -477,15 +474,11 @@ static void trim_all_the_time(fixture *f, const pid_t pids[2], bool kills)
     request.op_case = GOALLOCD__REQUEST__OP_TRIM;
     request.trim = &body;
     request.id = 1;
-    while (waitid(P_PID, (id_t)pids[0], &(siginfo_t){ 0 }, WEXITED | WNOHANG | WNOWAIT) == 0 &&
-           kill(pids[0], 0) == 0) {
-        siginfo_t info = { 0 };
+    while (!child_has_ended(pid)) {
         Goallocd__Reply *reply = raw_call(fd, &request);
 
         assert_non_null(reply);
         goallocd__reply__free_unpacked(reply, NULL);
-        if (waitid(P_PID, (id_t)pids[0], &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pids[0])
-            break;
         if (kills && ++n % 64 == 0) {
             (void)close(fd);
             fixture_kill(f);
@@ -501,7 +494,7 @@ static void storm_with(fixture *f, bool kills)
     uint32_t flags[2] = { 0, GOALLOC_ATTACH_RECLAIM };
     pid_t pids[2] = { child_start(f, storm, &flags[0]), child_start(f, storm, &flags[1]) };
 
-    trim_all_the_time(f, pids, kills);
+    trim_all_the_time(f, pids[0], kills);
     for (int i = 0; i < 2; i++)
         assert_int_equal(child_wait(pids[i]), 0);
     assert_true(fixture_is_clean(f, 0));
@@ -570,7 +563,7 @@ static void forged_offers_take_nothing_from_others(void **state)
     uint32_t flags = 0;
     pid_t pids[2] = { child_start(f, storm, &flags), child_start(f, forge, NULL) };
 
-    trim_all_the_time(f, pids, false);
+    trim_all_the_time(f, pids[0], false);
     for (int i = 0; i < 2; i++)
         assert_int_equal(child_wait(pids[i]), 0);
     assert_true(fixture_is_whole(f));
@@ -620,6 +613,47 @@ static void offer_ends_a_lease_of_its_own_session_alone(void **state)
     assert_true(fixture_is_clean(*state, 0));
 }
 
+/*
+ * A session at its limit asks thousands of times at once. Its spans lie far apart, so the search for those that it
+ * offers takes long; but all others are served meanwhile (goallocctl waits no longer than 5 s).
+ */
+static void requests_at_a_limit_hold_up_nobody(void **state)
+{
+    enum { NSPANS = 12000, SPAN_PAGES = 500 };
+    fixture *f = *state;
+    Goallocd__Attach attach = rawheap_attach_init();
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__AllocLarge ask = GOALLOCD__ALLOC_LARGE__INIT;
+    rawheap heap = { .fd = raw_connect(f) };
+    static uint8_t out[60000];
+    size_t len_bytes = 0;
+    Goallocd__Reply *reply;
+    shm_offers *offers;
+
+    attach.limit_bytes = (uint64_t)NSPANS * SPAN_PAGES * PAGE_BYTES;
+    reply = rawheap_ask(&heap, &attach);
+    assert_true(reply != NULL && reply->error == 0);
+    goallocd__reply__free_unpacked(reply, NULL);
+    for (int i = 0; i < NSPANS; i++)
+        assert_int_not_equal(rawheap_alloc_large(&heap, SPAN_PAGES).n, 0);
+    offers = mmap(NULL, sizeof(*offers), PROT_READ | PROT_WRITE, MAP_SHARED, heap.fds[ATTACH_FD_OFFERS], 0);
+    assert_ptr_not_equal(offers, MAP_FAILED);
+    u32_store_release(&offers->active, 1);
+    ask.npages = 1;
+    request.id = 1;
+    request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
+    request.alloc_large = &ask;
+    while (len_bytes + 64 <= sizeof(out))
+        len_bytes += frame_pack(&request.base, out + len_bytes, 64);
+    assert_int_equal(send(heap.fd, out, len_bytes, MSG_NOSIGNAL), len_bytes);
+    assert_true(fixture_is_whole(f));
+    (void)munmap(offers, sizeof(*offers));
+    for (int i = 0; i < ATTACH_NFDS; i++)
+        (void)close(heap.fds[i]);
+    (void)close(heap.fd);
+    assert_true(fixture_is_clean(f, 0));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -637,6 +671,7 @@ int main(void)
         FIXTURE_TEST_KEPT(threads_take_back_while_daemons_die),
         FIXTURE_TEST_WITH(forged_offers_take_nothing_from_others, "--memory-limit", "8M"),
         FIXTURE_TEST(offer_ends_a_lease_of_its_own_session_alone),
+        FIXTURE_TEST_WITH(requests_at_a_limit_hold_up_nobody, "--commit", "lazy"),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,7 @@
 /*
  * Memory that is zeroed behind the clients' backs: while they write it, while it is punched, while the daemon dies.
- * Nothing that was written is lost, what should be zero is zero, and no page gets memory that the daemon does not count.
+ * Nothing that was written is lost, what should be zero is zero, and no page gets memory that the daemon does not
+ * count.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,23 +13,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 
-#include "shm/limits.h"
 #include "tests/support/objects.h"
+#include "tests/support/waits.h"
 
 #define STOCK_BYTES (SHM_STOCK_PAGES * PAGE_BYTES)
-#define WORKERS       3
-#define OBJECTS       256u
-#define STEP          512u /* bytes of an object, one of whose words is written */
-
-static int64_t now_ms(void)
-{
-    struct timespec ts = { 0, 0 };
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
+#define WORKERS     3
+#define OBJECTS     256u
+#define STEP        512u /* bytes of an object, one of whose words is written */
 
 typedef struct work {
     uint64_t seed;
@@ -56,7 +48,7 @@ static int churn(const fixture *f, void *arg)
     work *w = arg;
 
     must_attach(f, 0);
-    for (uint64_t n = 1; now_ms() < w->end_ms; n++) {
+    for (uint64_t n = 1; waits_now_ms() < w->end_ms; n++) {
         object *o = &objects[test_random(&w->seed) % OBJECTS];
 
         check_and_free(o);
@@ -94,22 +86,7 @@ static int64_t end_of_test(void)
 {
     const char *given = getenv("GOALLOC_TEST_SECONDS");
 
-    return now_ms() + (given != NULL ? atoi(given) * 1000 : 4000);
-}
-
-/* When nothing is on its way any more, what is committed is what the kernel says. */
-static void check_sums(const fixture *f)
-{
-    goalloc_stats_t stats;
-
-    for (int i = 0; i < 200; i++) {
-        fixture_stats(f, &stats);
-        if (stats.committed_bytes == fixture_memfd_bytes(f, "arena"))
-            return;
-        (void)usleep(10000);
-    }
-    fail_msg("%llu bytes are committed, and the kernel counts %llu", (unsigned long long)stats.committed_bytes,
-             (unsigned long long)fixture_memfd_bytes(f, "arena"));
+    return waits_now_ms() + (given != NULL ? atoi(given) * 1000 : 4000);
 }
 
 static void pages_that_are_zeroed_written_and_punched_at_once_lose_nothing(void **state)
@@ -122,7 +99,7 @@ static void pages_that_are_zeroed_written_and_punched_at_once_lose_nothing(void 
     int nscavenges = 0;
 
     start_workers(f, pids, end);
-    for (; now_ms() < end; nscavenges++) {
+    for (; waits_now_ms() < end; nscavenges++) {
         assert_int_equal(fixture_ctl(f, scavenge, out, sizeof(out)), 0);
         (void)usleep(2000);
     }
@@ -130,7 +107,7 @@ static void pages_that_are_zeroed_written_and_punched_at_once_lose_nothing(void 
         assert_int_equal(child_wait(pids[i]), 0);
     (void)printf("%d times all that was free was punched\n", nscavenges);
     assert_true(fixture_is_clean(f, 0));
-    check_sums(f);
+    assert_true(fixture_is_settled(f));
     assert_true(fixture_is_whole(f));
 }
 
@@ -144,7 +121,7 @@ static void daemon_that_dies_while_it_zeroes_leaves_a_sound_heap(void **state)
     char out[4096];
 
     start_workers(f, pids, end);
-    while (now_ms() < end) {
+    while (waits_now_ms() < end) {
         (void)usleep((unsigned)(1000 + test_random(&seed) % 100000));
         fixture_kill(f);
         fixture_restart(f, NULL);
@@ -154,7 +131,7 @@ static void daemon_that_dies_while_it_zeroes_leaves_a_sound_heap(void **state)
     assert_true(fixture_is_clean(f, 0));
     assert_true(fixture_is_whole(f));
     assert_int_equal(fixture_ctl(f, scavenge, out, sizeof(out)), 0);
-    check_sums(f);
+    assert_true(fixture_is_settled(f));
 }
 
 /* Memory that is leased and not written. */
@@ -198,7 +175,7 @@ static void stock_is_there_before_anybody_comes_and_stays(void **state)
         bytes = fixture_memfd_bytes(f, "arena");
     }
     assert_int_equal(bytes, STOCK_BYTES - PAGE_BYTES); /* page 0 is nobody's */
-    check_sums(f);
+    assert_true(fixture_is_settled(f));
     (void)sleep(3); /* the scavenger's goal is 0 by now */
     assert_int_equal(fixture_memfd_bytes(f, "arena"), STOCK_BYTES - PAGE_BYTES);
     assert_false(fixture_log_has(f, "KiB work (bg)"));

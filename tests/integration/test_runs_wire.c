@@ -199,7 +199,7 @@ static uint64_t held_pages(int fd)
     return bytes / PAGE_BYTES;
 }
 
-/* Whatever the lengths of the spans that the daemon has, a session's limit holds, and a refill brings no more of them. */
+/* Whatever the lengths of the daemon's spans, a session's limit holds, and a refill brings no more of them. */
 static void refill_with_a_limit_takes_no_more_than_it(void **state)
 {
     enum { LIMIT_PAGES = 2 * SPAN_NPAGES_MAX + 1 };

@@ -121,8 +121,7 @@ static void close_all(const fixture *f, int *fds)
 
 /*
  * As many as have memory are under way at once and may overtake each other; all others wait, but for those that the
- * stock is enough for. So who came as number k is
- * answered after all but 63 of those before.
+ * stock is enough for. So who came as number k is answered after all but 63 of those before.
  */
 static void requests_at_once_are_answered_in_order(void **state)
 {

@@ -471,6 +471,22 @@ bool fixture_is_whole(const fixture *f)
     return whole;
 }
 
+bool fixture_is_settled(const fixture *f)
+{
+    goalloc_stats_t stats = { .committed_bytes = 0 };
+    uint64_t bytes = 0;
+
+    for (int i = 0; i < 500; i++, (void)usleep(10000)) {
+        fixture_stats(f, &stats);
+        bytes = fixture_memfd_bytes(f, "arena");
+        if (stats.committed_bytes == bytes)
+            return true;
+    }
+    (void)printf("%llu bytes are committed, and the kernel counts %llu\n", (unsigned long long)stats.committed_bytes,
+                 (unsigned long long)bytes);
+    return false;
+}
+
 bool fixture_log_has(const fixture *f, const char *text)
 {
     FILE *log = fopen(f->log, "re");

@@ -128,6 +128,12 @@ int fixture_ctl(const fixture *f, const char *const *arguments, char *ret, size_
 /* True if the daemon's tables agree with each other; else what differs is printed. */
 bool fixture_is_whole(const fixture *f);
 
+/*
+ * Wait, 5 s at most, until the arena has the memory that the daemon says is committed, so that none is on its way.
+ * False: it never has; both are printed.
+ */
+bool fixture_is_settled(const fixture *f);
+
 /* True if the daemon has said text so far. */
 bool fixture_log_has(const fixture *f, const char *text);
 

@@ -47,26 +47,6 @@ void mspan_put_back(mspan *s)
     fail();
 }
 
-static void offers_open(world *w)
-{
-    w->lc.budget = LARGECACHE_MAX_PAGES;
-    process.map.npages = SPANS;
-    process.map.span_table = calloc(SPANS, sizeof(shm_span));
-    process.mspan_of = calloc(SPANS, sizeof(*process.mspan_of));
-    atomic_store(&process.offers, calloc(1, shm_offers_bytes(SPANS)));
-    assert_true(process.map.span_table != NULL && process.mspan_of != NULL && offer_is_possible());
-    memset(leases, 0, sizeof(leases));
-    (void)offer_take_unknown();
-}
-
-static void offers_close(void)
-{
-    free(process.map.span_table);
-    free(process.mspan_of);
-    free(atomic_load(&process.offers));
-    process = (process_info){ .timeout_ms = 0 };
-}
-
 static shm_u64 *word_of(uint32_t first)
 {
     return &atomic_load(&process.offers)->words[first];
@@ -105,6 +85,29 @@ static int teardown(void **state)
     assert_true(largecache_validate(&((world *)*state)->lc));
     free(*state);
     return 0;
+}
+
+static int setup_with_offers(void **state)
+{
+    if (setup(state) != 0)
+        return 1;
+    ((world *)*state)->lc.budget = LARGECACHE_MAX_PAGES;
+    process.map.npages = SPANS;
+    process.map.span_table = calloc(SPANS, sizeof(shm_span));
+    process.mspan_of = calloc(SPANS, sizeof(*process.mspan_of));
+    atomic_store(&process.offers, calloc(1, shm_offers_bytes(SPANS)));
+    memset(leases, 0, sizeof(leases));
+    (void)offer_take_unknown();
+    return process.map.span_table == NULL || process.mspan_of == NULL || !offer_is_possible();
+}
+
+static int teardown_with_offers(void **state)
+{
+    free(process.map.span_table);
+    free(process.mspan_of);
+    free(atomic_load(&process.offers));
+    process = (process_info){ .timeout_ms = 0 };
+    return teardown(state);
 }
 
 static void put(world *w, uint64_t first, uint64_t npages)
@@ -234,7 +237,6 @@ static void the_newest_is_offered_when_the_next_one_comes(void **state)
 {
     world *w = *state;
 
-    offers_open(w);
     for (uint32_t first = 100; first <= 300; first += 100)
         lease(first, first);
     put(w, 100, 40);
@@ -247,7 +249,6 @@ static void the_newest_is_offered_when_the_next_one_comes(void **state)
     assert_true(largecache_knows(&w->lc, page_at(200)));
     put(w, 300, LONG);
     assert_true(held_is_offered(page_at(200)) && held_is_offered(page_at(300)));
-    offers_close();
 }
 
 static void what_is_cached_is_offered_and_taken_back(void **state)
@@ -255,7 +256,6 @@ static void what_is_cached_is_offered_and_taken_back(void **state)
     world *w = *state;
     uint64_t npages;
 
-    offers_open(w);
     lease(100, 7);
     put(w, 100, LONG);
     assert_true(u64_load_acquire(word_of(100)) == offer_pack(OFFER_OFFERED, 7));
@@ -272,7 +272,6 @@ static void what_is_cached_is_offered_and_taken_back(void **state)
     put(w, 100, LONG);
     assert_int_equal(largecache_take_at(&w->lc, page_at(100), &npages).n, 100);
     assert_true(u64_load_acquire(word_of(100)) == OFFER_NONE);
-    offers_close();
 }
 
 static void what_the_daemon_has_taken_is_passed_over(void **state)
@@ -280,7 +279,6 @@ static void what_the_daemon_has_taken_is_passed_over(void **state)
     world *w = *state;
     uint64_t npages;
 
-    offers_open(w);
     for (uint32_t first = 100; first <= 400; first += 100) {
         lease(first, first);
         put(w, first, LONG);
@@ -298,14 +296,12 @@ static void what_the_daemon_has_taken_is_passed_over(void **state)
     largecache_empty(&w->lc, &w->out);
     assert_int_equal(w->out.n, 0);
     assert_false(offer_take_unknown()); /* the leases are over */
-    offers_close();
 }
 
 static void lease_that_a_dead_daemon_has_not_ended_is_looked_for(void **state)
 {
     world *w = *state;
 
-    offers_open(w);
     lease(100, 7);
     put(w, 100, LONG);
     take_offered(100);
@@ -314,20 +310,17 @@ static void lease_that_a_dead_daemon_has_not_ended_is_looked_for(void **state)
     assert_int_equal(take(w, LONG), 0);
     assert_false(largecache_knows(&w->lc, page_at(100)));
     assert_true(offer_take_unknown());
-    offers_close();
 }
 
 static void offers_of_an_earlier_daemon_are_void(void **state)
 {
     world *w = *state;
 
-    offers_open(w);
     lease(100, 7);
     put(w, 100, LONG);
     u64_store_release(word_of(100), OFFER_NONE);
     assert_true(largecache_knows(&w->lc, page_at(100)));
     assert_int_equal(take(w, LONG), 100);
-    offers_close();
 }
 
 /* The pages of a span that was taken are leased to the process again, at any stage of which its reply may be lost. */
@@ -335,7 +328,6 @@ static void span_that_is_leased_anew_is_not_taken_for_the_old_one(void **state)
 {
     world *w = *state;
 
-    offers_open(w);
     lease(100, 7);
     put(w, 100, LONG);
     take_offered(100);
@@ -355,7 +347,6 @@ static void span_that_is_leased_anew_is_not_taken_for_the_old_one(void **state)
     assert_int_equal(w->lc.ncached_pages, 2 * LONG);
     assert_true(largecache_knows(&w->lc, page_at(100)));
     assert_int_equal(take(w, 2 * LONG), 100);
-    offers_close();
 }
 
 /* Each span is an object's ('o'), cached ('c'), or the daemon's (0). */
@@ -423,7 +414,8 @@ static void random_operations_agree_with_the_model(void **state)
     }
 }
 
-#define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
+#define TEST(function)             cmocka_unit_test_setup_teardown(function, setup, teardown)
+#define TEST_WITH_OFFERS(function) cmocka_unit_test_setup_teardown(function, setup_with_offers, teardown_with_offers)
 
 int main(void)
 {
@@ -434,12 +426,12 @@ int main(void)
         TEST(the_budget_rises_when_what_went_back_is_missed_and_sinks_with_growth),
         TEST(note_miss_forgets_what_is_lent_and_gone),
         TEST(the_oldest_go_back_first),
-        TEST(the_newest_is_offered_when_the_next_one_comes),
-        TEST(what_is_cached_is_offered_and_taken_back),
-        TEST(what_the_daemon_has_taken_is_passed_over),
-        TEST(lease_that_a_dead_daemon_has_not_ended_is_looked_for),
-        TEST(offers_of_an_earlier_daemon_are_void),
-        TEST(span_that_is_leased_anew_is_not_taken_for_the_old_one),
+        TEST_WITH_OFFERS(the_newest_is_offered_when_the_next_one_comes),
+        TEST_WITH_OFFERS(what_is_cached_is_offered_and_taken_back),
+        TEST_WITH_OFFERS(what_the_daemon_has_taken_is_passed_over),
+        TEST_WITH_OFFERS(lease_that_a_dead_daemon_has_not_ended_is_looked_for),
+        TEST_WITH_OFFERS(offers_of_an_earlier_daemon_are_void),
+        TEST_WITH_OFFERS(span_that_is_leased_anew_is_not_taken_for_the_old_one),
         TEST(random_operations_agree_with_the_model),
     };
 

@@ -15,32 +15,35 @@
 
 static const queue_facts all = { .memory = true, .free_pages = 1000 };
 
+static queue q;
+static unsigned nwakes;
+
 static void on_wake(void *data)
 {
     ++*(unsigned *)data;
 }
 
-static queue queue_of(unsigned *nwakes)
+static int setup(void **state)
 {
-    *nwakes = 0;
-    return (queue){ .wake = on_wake, .data = nwakes };
+    (void)state;
+    nwakes = 0;
+    q = (queue){ .wake = on_wake, .data = &nwakes };
+    return 0;
 }
 
 /* The first that can go on leaves, as one who is handled again does. */
-static waiter *pass_one(queue *q, const queue_facts *facts)
+static waiter *pass_one(const queue_facts *facts)
 {
-    waiter *w = queue_next(q, facts);
+    waiter *w = queue_next(&q, facts);
 
     if (w != NULL)
-        queue_leave(q, w);
-    assert_null(queue_validate(q));
+        queue_leave(&q, w);
+    assert_null(queue_validate(&q));
     return w;
 }
 
 static void queue_next_is_who_came_first_of_all_queues(void **state)
 {
-    unsigned nwakes;
-    queue q = queue_of(&nwakes);
     waiter w[4] = { { .npages = 0 } };
 
     (void)state;
@@ -51,14 +54,12 @@ static void queue_next_is_who_came_first_of_all_queues(void **state)
     queue_note(&q, WAIT_AHEAD);
     assert_int_equal(nwakes, 1);
     for (size_t i = 0; i < 3; i++)
-        assert_ptr_equal(pass_one(&q, &all), &w[i]);
-    assert_null(pass_one(&q, &all));
+        assert_ptr_equal(pass_one(&all), &w[i]);
+    assert_null(pass_one(&all));
 }
 
 static void queue_enter_again_keeps_its_place(void **state)
 {
-    unsigned nwakes;
-    queue q = queue_of(&nwakes);
     waiter w[3] = { { .npages = 0 } };
 
     (void)state;
@@ -70,13 +71,11 @@ static void queue_enter_again_keeps_its_place(void **state)
     assert_null(queue_validate(&q));
     queue_note(&q, WAIT_PAGES);
     for (size_t i = 0; i < 3; i++)
-        assert_ptr_equal(pass_one(&q, &all), &w[i]);
+        assert_ptr_equal(pass_one(&all), &w[i]);
 }
 
 static void queue_next_of_pages_lets_no_small_one_pass_a_large_one(void **state)
 {
-    unsigned nwakes;
-    queue q = queue_of(&nwakes);
     waiter large = { .npages = 100 };
     waiter small = { .npages = 1 };
 
@@ -92,25 +91,21 @@ static void queue_next_of_pages_lets_no_small_one_pass_a_large_one(void **state)
 
 static void queue_next_of_pages_tries_one_in_vain_once_a_note(void **state)
 {
-    unsigned nwakes;
-    queue q = queue_of(&nwakes);
     waiter w = { .npages = 10 };
 
     (void)state;
     queue_enter(&q, &w, WAIT_PAGES, true);
-    assert_null(pass_one(&q, &all));
+    assert_null(pass_one(&all));
     queue_note(&q, WAIT_PAGES);
-    assert_ptr_equal(pass_one(&q, &all), &w);
+    assert_ptr_equal(pass_one(&all), &w);
     queue_enter(&q, &w, WAIT_PAGES, true); /* enough, but not in one piece */
-    assert_null(pass_one(&q, &all));
+    assert_null(pass_one(&all));
     queue_note(&q, WAIT_PAGES);
-    assert_ptr_equal(pass_one(&q, &all), &w);
+    assert_ptr_equal(pass_one(&all), &w);
 }
 
 static void queue_leave_of_a_head_wakes_who_is_behind(void **state)
 {
-    unsigned nwakes;
-    queue q = queue_of(&nwakes);
     waiter large = { .npages = 100 };
     waiter small = { .npages = 1 };
 
@@ -124,8 +119,6 @@ static void queue_leave_of_a_head_wakes_who_is_behind(void **state)
 
 static void queue_note_session_wakes_those_who_wait_for_it(void **state)
 {
-    unsigned nwakes;
-    queue q = queue_of(&nwakes);
     waiter w[3] = { { .session = 7 }, { .session = 8 }, { .session = 7 } };
 
     (void)state;
@@ -133,11 +126,11 @@ static void queue_note_session_wakes_those_who_wait_for_it(void **state)
         queue_enter(&q, &w[i], WAIT_SESSION, true);
     assert_null(queue_next(&q, &all));
     queue_note_session(&q, 7);
-    assert_ptr_equal(pass_one(&q, &(queue_facts){ .memory = false }), &w[0]);
-    assert_ptr_equal(pass_one(&q, &all), &w[2]);
-    assert_null(pass_one(&q, &all));
+    assert_ptr_equal(pass_one(&(queue_facts){ .memory = false }), &w[0]);
+    assert_ptr_equal(pass_one(&all), &w[2]);
+    assert_null(pass_one(&all));
     queue_note_session(&q, 8);
-    assert_ptr_equal(pass_one(&q, &all), &w[1]);
+    assert_ptr_equal(pass_one(&all), &w[1]);
 }
 
 /* --- model --- */
@@ -148,8 +141,6 @@ static void queue_note_session_wakes_those_who_wait_for_it(void **state)
 /* Pages come free in lots; requests of all sizes come, go on, and close; nobody waits for ever or passes another. */
 static void queue_serves_all_in_order_whatever_comes_free(void **state)
 {
-    unsigned nwakes;
-    queue q = queue_of(&nwakes);
     waiter w[MODEL_WAITERS] = { { .npages = 0 } };
     bool waits[MODEL_WAITERS] = { false };
     uint64_t last = 0;
@@ -192,16 +183,18 @@ static void queue_serves_all_in_order_whatever_comes_free(void **state)
     assert_true(nserved > 1000);
 }
 
+#define TEST(function) cmocka_unit_test_setup(function, setup)
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(queue_next_is_who_came_first_of_all_queues),
-        cmocka_unit_test(queue_enter_again_keeps_its_place),
-        cmocka_unit_test(queue_next_of_pages_lets_no_small_one_pass_a_large_one),
-        cmocka_unit_test(queue_next_of_pages_tries_one_in_vain_once_a_note),
-        cmocka_unit_test(queue_leave_of_a_head_wakes_who_is_behind),
-        cmocka_unit_test(queue_note_session_wakes_those_who_wait_for_it),
-        cmocka_unit_test(queue_serves_all_in_order_whatever_comes_free),
+        TEST(queue_next_is_who_came_first_of_all_queues),
+        TEST(queue_enter_again_keeps_its_place),
+        TEST(queue_next_of_pages_lets_no_small_one_pass_a_large_one),
+        TEST(queue_next_of_pages_tries_one_in_vain_once_a_note),
+        TEST(queue_leave_of_a_head_wakes_who_is_behind),
+        TEST(queue_note_session_wakes_those_who_wait_for_it),
+        TEST(queue_serves_all_in_order_whatever_comes_free),
     };
 
     return cmocka_run_group_tests_name("queue", tests, NULL, NULL);

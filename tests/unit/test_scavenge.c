@@ -92,6 +92,7 @@ typedef struct goal_row {
     uint64_t peak;     /* of this one so far */
     unsigned nquiet;
     uint64_t limit; /* in pages; 0: none */
+    bool keeps_stock;
     uint64_t surplus;
 } goal_row;
 
@@ -99,26 +100,35 @@ static void scavenger_wants_what_is_above_its_goals(void **state)
 {
     static const goal_row rows[] = {
         /* 10% above the recorded peak stay. */
-        { 1000, 0, 1000, 1000, 0, 0, 0 },
-        { 1000, 100, 1000, 1000, 0, 0, 0 },
-        { 1000, 101, 1000, 1000, 0, 0, 1 },
-        { 1000, 1000, 1000, 1000, 0, 0, 900 },
-        { 1000, 1000, 2000, 1000, 0, 0, 0 },
-        { 1000, 1300, 2000, 1000, 0, 0, 100 },
-        { 1000, 1300, 1000, 2000, 0, 0, 100 },
-        { 1, 2000, 1000, 1, 0, 0, 901 },
+        { 1000, 0, 1000, 1000, 0, 0, false, 0 },
+        { 1000, 100, 1000, 1000, 0, 0, false, 0 },
+        { 1000, 101, 1000, 1000, 0, 0, false, 1 },
+        { 1000, 1000, 1000, 1000, 0, 0, false, 900 },
+        { 1000, 1000, 2000, 1000, 0, 0, false, 0 },
+        { 1000, 1300, 2000, 1000, 0, 0, false, 100 },
+        { 1000, 1300, 1000, 2000, 0, 0, false, 100 },
+        { 1, 2000, 1000, 1, 0, 0, false, 901 },
         /* They halve while nothing is put into use. */
-        { 1000, 1000, 1000, 1000, 1, 0, 950 },
-        { 1000, 1000, 1000, 1000, 2, 0, 975 },
-        { 1000, 1000, 1000, 1000, 16, 0, 1000 },
-        { 1, 1000, 1, 1, 16, 0, 1000 },
+        { 1000, 1000, 1000, 1000, 1, 0, false, 950 },
+        { 1000, 1000, 1000, 1000, 2, 0, false, 975 },
+        { 1000, 1000, 1000, 1000, 16, 0, false, 1000 },
+        { 1, 1000, 1, 1, 16, 0, false, 1000 },
         /* 95% of a limit. */
-        { 1000, 100, 1000, 1000, 0, 2000, 0 },
-        { 1000, 100, 1000, 1000, 0, 1100, 55 },
-        { 1000, 100, 1000, 1000, 0, 1000, 100 },
-        { 1000, 100, 1000, 1000, 0, 100, 100 },
-        { 1000, 1000, 3000, 1000, 0, 1000, 1000 },
-        { 1000, 1000, 3000, 1000, 0, 2000, 100 },
+        { 1000, 100, 1000, 1000, 0, 2000, false, 0 },
+        { 1000, 100, 1000, 1000, 0, 1100, false, 55 },
+        { 1000, 100, 1000, 1000, 0, 1000, false, 100 },
+        { 1000, 100, 1000, 1000, 0, 100, false, 100 },
+        { 1000, 1000, 3000, 1000, 0, 1000, false, 1000 },
+        { 1000, 1000, 3000, 1000, 0, 2000, false, 100 },
+        /* A stock of 1024 pages stays on top of the peak, within the limit. */
+        { 1, 1024, 1, 1, 16, 0, true, 0 },
+        { 1, 1025, 1, 1, 16, 0, true, 1 },
+        { 1, 1524, 501, 1, 0, 0, true, 0 },
+        { 1, 1525, 501, 1, 0, 0, true, 1 },
+        { 501, 500, 501, 501, 0, 0, true, 0 },
+        { 12000, 1300, 12000, 12000, 0, 0, true, 100 },
+        { 12000, 1300, 12000, 12000, 1, 0, true, 276 },
+        { 1000, 1000, 1000, 1000, 0, 2000, true, 100 },
     };
 
     (void)state;
@@ -140,7 +150,9 @@ static void scavenger_wants_what_is_above_its_goals(void **state)
         }
         heap.npeak_pages = rows[i].peak;
         heap.book.nunits = heap.book.nfixed = 0;
-        s = (scavenger){ .heap = &heap, .recorded_pages = rows[i].recorded, .nquiet = rows[i].nquiet };
+        s = (scavenger){ .heap = &heap, .keeps_stock = rows[i].keeps_stock };
+        s.recorded_pages = rows[i].recorded;
+        s.nquiet = rows[i].nquiet;
         assert_int_equal(mheap_committed_pages(&heap), rows[i].inuse + rows[i].free);
         assert_int_equal(scavenge_surplus_pages(&s), rows[i].surplus);
         mheap_end(&heap);

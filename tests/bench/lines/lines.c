@@ -29,6 +29,7 @@
 #define WARM_UP    20000u
 #define SHOWN      20u
 #define LINE_BYTES 64u
+#define SIZE_MIN   16u
 
 typedef struct arguments {
     unsigned threads;
@@ -49,18 +50,10 @@ __attribute__((noreturn)) static void give_up(const char *what)
 
 /* --- threads --- */
 
-static uint64_t next_random(uint64_t *state)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
-}
-
 static void *take(uint64_t *random)
 {
-    double u = (double)(next_random(random) >> 11) / 9007199254740992.0;
-    uint64_t *p = goalloc_malloc((size_t)(16 * pow((double)args.most / 16, u)));
+    double u = (double)(test_random(random) >> 11) / 9007199254740992.0;
+    uint64_t *p = goalloc_malloc((size_t)(SIZE_MIN * pow((double)args.most / SIZE_MIN, u)));
 
     if (p == NULL)
         give_up("out of memory");
@@ -77,7 +70,7 @@ static void run_pairs(unsigned n, uint64_t *random)
 static void run_churn(unsigned n, void **live, uint64_t *random)
 {
     for (unsigned i = 0; i < n; i++) {
-        void **p = &live[next_random(random) % LIVE];
+        void **p = &live[test_random(random) % LIVE];
 
         goalloc_free(*p);
         *p = take(random);
@@ -96,7 +89,7 @@ static uint64_t count_requests(void)
 static void *work(void *arg)
 {
     unsigned thread = (unsigned)(uintptr_t)arg;
-    uint64_t random = UINT64_C(0x9e3779b97f4a7c15) * (thread + 1);
+    uint64_t random = thread + 1;
     void *live[LIVE] = { NULL };
 
     run_churn(args.churn > WARM_UP ? args.churn : WARM_UP, live, &random);
@@ -205,9 +198,9 @@ static size_t report(void)
         nshared += lines[i].nwriters > 1;
         nread += lines[i].nwriters == 1 && lines[i].nreaders > 0;
     }
-    (void)printf("%u threads, %u replacements and %u pairs each, 16 B to %zu B: %zu lines written, %" PRIu64
+    (void)printf("%u threads, %u replacements and %u pairs each, %u B to %zu B: %zu lines written, %" PRIu64
                  " requests\n",
-                 args.threads, args.churn, args.pairs, args.most, n, nrequests);
+                 args.threads, args.churn, args.pairs, SIZE_MIN, args.most, n, nrequests);
     (void)printf("written by two threads or more: %zu\n", nshared);
     for (size_t i = 0, shown = 0; i < n && shown < SHOWN; i++) {
         if (lines[i].nwriters > 1 && ++shown)
@@ -237,7 +230,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     switch (key) {
     case 't':
         args.threads = (unsigned)strtoul(arg, NULL, 10);
-        return args.threads > 0 && args.threads <= RECORD_THREADS_MAX ? 0 : EINVAL;
+        if (args.threads == 0 || args.threads > RECORD_THREADS_MAX)
+            argp_error(state, "--threads takes a number from 1 to %u, not '%s'", RECORD_THREADS_MAX, arg);
+        return 0;
     case 'p':
         args.pairs = (unsigned)strtoul(arg, NULL, 10);
         return 0;
@@ -246,9 +241,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case 'm':
         args.most = strtoull(arg, NULL, 10);
-        return args.most >= 16 ? 0 : EINVAL;
-    case ARGP_KEY_ARG:
-        argp_usage(state);
+        if (args.most < SIZE_MIN)
+            argp_error(state, "--most takes %u bytes at least, not '%s'", SIZE_MIN, arg);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

@@ -3,8 +3,8 @@
  *
  * The library is compiled with -fsanitize=thread, and linked with this file instead of the thread sanitizer: the
  * compiler puts a call before each access to memory that is not the function's own, and makes a call of each atomic
- * operation. Here these calls count the access, and do the atomic operation. Called by instrumented code, and by lines.c.
- * Data: a table for each thread, which it alone writes while it counts.
+ * operation. Here these calls count the access, and do the atomic operation. Called by instrumented code, and by
+ * lines.c. Data: a table for each thread, which it alone writes while it counts.
  *
  * What is not instrumented is not seen: the C library (memset and memcpy of the library's calls, mutexes), the program.
  */
@@ -205,13 +205,13 @@ void __tsan_write_range(void *p, size_t bytes)
 }
 
 /* Sequentially consistent, whatever was asked for: that is stronger. */
-#define MODIFY(bits, name)                                                              \
+#define MODIFY(bits, name, builtin)                                                                           \
     uint##bits##_t __tsan_atomic##bits##_##name(volatile uint##bits##_t *p, uint##bits##_t value, int order); \
     uint##bits##_t __tsan_atomic##bits##_##name(volatile uint##bits##_t *p, uint##bits##_t value, int order)  \
-    {                                                                                   \
-        (void)order;                                                                    \
-        note(p, sizeof(*p), true, CODE);                                                \
-        return __atomic_##name(p, value, __ATOMIC_SEQ_CST);                             \
+    {                                                                                                         \
+        (void)order;                                                                                          \
+        note(p, sizeof(*p), true, CODE);                                                                      \
+        return builtin(p, value, __ATOMIC_SEQ_CST);                                                           \
     }
 
 #define EXCHANGE_IF(bits, name, weak)                                                                              \
@@ -241,12 +241,12 @@ void __tsan_write_range(void *p, size_t bytes)
         note(p, sizeof(*p), true, CODE);                                                             \
         __atomic_store_n(p, value, __ATOMIC_SEQ_CST);                                                \
     }                                                                                                \
-    MODIFY(bits, exchange_n)                                                                         \
-    MODIFY(bits, fetch_add)                                                                          \
-    MODIFY(bits, fetch_sub)                                                                          \
-    MODIFY(bits, fetch_and)                                                                          \
-    MODIFY(bits, fetch_or)                                                                           \
-    MODIFY(bits, fetch_xor)                                                                          \
+    MODIFY(bits, exchange, __atomic_exchange_n)                                                      \
+    MODIFY(bits, fetch_add, __atomic_fetch_add)                                                      \
+    MODIFY(bits, fetch_sub, __atomic_fetch_sub)                                                      \
+    MODIFY(bits, fetch_and, __atomic_fetch_and)                                                      \
+    MODIFY(bits, fetch_or, __atomic_fetch_or)                                                        \
+    MODIFY(bits, fetch_xor, __atomic_fetch_xor)                                                      \
     EXCHANGE_IF(bits, strong, false)                                                                 \
     EXCHANGE_IF(bits, weak, true)
 
@@ -254,19 +254,6 @@ ATOMICS(8)
 ATOMICS(16)
 ATOMICS(32)
 ATOMICS(64)
-
-/* What MODIFY calls exchange_n the compiler calls exchange. */
-#define EXCHANGE(bits)                                                                                          \
-    uint##bits##_t __tsan_atomic##bits##_exchange(volatile uint##bits##_t *p, uint##bits##_t value, int order); \
-    uint##bits##_t __tsan_atomic##bits##_exchange(volatile uint##bits##_t *p, uint##bits##_t value, int order)  \
-    {                                                                                                           \
-        return __tsan_atomic##bits##_exchange_n(p, value, order);                                               \
-    }
-
-EXCHANGE(8)
-EXCHANGE(16)
-EXCHANGE(32)
-EXCHANGE(64)
 
 void __tsan_atomic_thread_fence(int order);
 void __tsan_atomic_thread_fence(int order)

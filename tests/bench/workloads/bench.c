@@ -112,15 +112,16 @@ static double daemon_ns(void)
     return (double)ts.tv_sec * 1e9 + (double)ts.tv_nsec;
 }
 
-/* Requests to the daemon so far, without this one. */
+/* Requests to the daemon so far, without those of this function. One worker of a process calls it. */
 static uint64_t count_rpcs(void)
 {
 #if defined(BENCH_GOALLOC)
+    static uint64_t nown;
     goalloc_stats_t stats = { .struct_size = sizeof(stats) };
 
     if (goalloc_stats(&stats) < 0)
         bench_die("goalloc_stats");
-    return stats.session_rpcs - 1;
+    return stats.session_rpcs - ++nown;
 #else
     return 0;
 #endif
@@ -188,7 +189,7 @@ static void *work(void *arg)
     if (w->index == 0)
         common->daemon_ns += daemon_ns();
     if (leads) {
-        common->nrpcs[w->index] = count_rpcs() - nrpcs - 1;
+        common->nrpcs[w->index] = count_rpcs() - nrpcs;
         memory_use_sample(&common->memory[w->index]);
     }
     meet(); /* nobody's end disturbs another one's sample */
@@ -263,8 +264,11 @@ static void print(unsigned n, bool processes)
 /* --- command line --- */
 
 static const bench_workload *const groups[] = {
-#if defined(BENCH_SEGMENT)
-    bench_segment,
+#if defined(BENCH_BOOST)
+    bench_boost,
+#elif defined(BENCH_SEGMENT)
+    bench_fixed,
+    bench_threads,
 #else
     bench_fixed,
     bench_churn,

@@ -26,6 +26,11 @@
 #define BENCH_CALLOC(count, size) mi_calloc(count, size)
 #define BENCH_REALLOC(p, size) mi_realloc(p, size)
 #define BENCH_FREE(p) mi_free(p)
+#elif defined(BENCH_SEGMENT) /* an allocator of a shared segment; boost.cpp and postgres.c call theirs by themselves */
+#include <stdlib.h>
+#define BENCH_ALLOCATOR BENCH_SEGMENT
+#define BENCH_MALLOC(size) bench_segment_malloc(size)
+#define BENCH_FREE(p) bench_segment_free(p)
 #else /* libraries that replace malloc itself, and glibc; compiled with -fno-builtin */
 #include <stdlib.h>
 #if defined(BENCH_JEMALLOC)
@@ -34,8 +39,6 @@
 #define BENCH_ALLOCATOR "tcmalloc"
 #elif defined(BENCH_GLIBC)
 #define BENCH_ALLOCATOR "glibc"
-#elif defined(BENCH_SEGMENT) /* an allocator of a shared segment: its workloads call it by themselves */
-#define BENCH_ALLOCATOR BENCH_SEGMENT
 #else
 #error "no allocator: compile with BENCH_GOALLOC, BENCH_MIMALLOC, ..."
 #endif
@@ -89,7 +92,7 @@ extern const bench_workload bench_fixed[];
 extern const bench_workload bench_churn[];
 extern const bench_workload bench_threads[];
 extern const bench_workload bench_sizes[];
-extern const bench_workload bench_segment[];
+extern const bench_workload bench_boost[];
 
 /* Memory that is there already and belongs to no allocator. */
 void *bench_array(size_t bytes);
@@ -106,6 +109,8 @@ void bench_die(const char *what);
 void bench_segment_create(void);
 void bench_segment_attach(void);
 void bench_segment_remove(void);
+void *bench_segment_malloc(size_t size);
+void bench_segment_free(void *p);
 
 /* xorshift64 (Marsaglia): cheap, so that it is not what is measured. */
 static inline uint64_t bench_random(uint64_t *state)

@@ -168,7 +168,7 @@ void bench_segment_attach()
     }
 }
 
-extern const bench_workload bench_segment[] = {
+extern const bench_workload bench_boost[] = {
     { "pairs", "malloc and free at once", 200000, 64, 0, nullptr, pairs_setup, pairs_run },
     { "batches", "1000 mallocs, 1000 frees in the same order", 200000, 64, 0, batches_prepare, batches_setup,
       batches_run },
