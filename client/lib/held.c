@@ -79,10 +79,9 @@ bool held_knows(uint32_t first)
 
     if (mark == NULL || mark == &mspan_held) /* it becomes "large" only with its object */
         return mark != NULL;
-    /* A structure: without owner the span was offered, in a lease that may be over, or it has just been returned. */
+    /* A structure: if the span was offered, its lease may be over. Or it is another span's by now: then look again. */
     if (!is_large(mark))
-        return atomic_load_explicit(&mark->owner, memory_order_acquire) != NULL ||
-               u64_load_relaxed(&mark->nleases) ==
+        return u64_load_acquire(&mark->nleases) ==
                    u64_load_relaxed(&shm_span_at(&process.map, page_at(first))->nleases) ||
                (mark_of(first) != mark && held_knows(first));
     (void)pthread_mutex_lock(&lock);

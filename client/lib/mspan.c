@@ -97,7 +97,7 @@ mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
     s->slot = (uint16_t)slot;
     s->place = MSPAN_CURRENT; /* in no list yet */
     s->needzero = span->needzero != 0;
-    u64_store_relaxed(&s->nleases, u64_load_relaxed(&span->nleases));
+    u64_store_release(&s->nleases, u64_load_relaxed(&span->nleases)); /* pairs with held_knows() */
     s->cur = 0;
     mspan_set_owner(s, thread_self());
     for (uint32_t i = 0; i < s->npages; i++)

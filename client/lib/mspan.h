@@ -153,10 +153,10 @@ void mspan_delete(mspan *s);
 void mspan_unname(mspan *s);
 void mspan_put_back(mspan *s);
 
-/* Who owns it from now on: a thread, the pool, or (NULL) nobody. Release: pairs with held_knows(). */
+/* Who owns it from now on: a thread, the pool, or (NULL) nobody. */
 static inline void mspan_set_owner(mspan *s, void *owner)
 {
-    atomic_store_explicit(&s->owner, owner, memory_order_release);
+    atomic_store_explicit(&s->owner, owner, memory_order_relaxed);
 }
 
 static inline bool mspan_is_of(const mspan *s, const void *owner)

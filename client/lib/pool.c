@@ -7,8 +7,7 @@
  * While a span is in the pool its owner is the pool itself, written and compared under the lock: what mspan_of names
  * may be no span's structure, or that of another span, which a thread is writing, but one that has the pool for its
  * owner is in it. A span that leaves gets its next owner before the lock is released, so of two threads that want
- * it one has it. Until a span that is to be returned has its mark (held.c), that is the thread that returns it: one
- * without owner would not be known to a process that comes back meanwhile.
+ * it one has it.
  *
  * nfrees of a span in the pool is what is used in it; others free there remotely, and whoever looks folds.
  */
@@ -31,7 +30,7 @@ static void add_npool(uint64_t n)
     u64_store_relaxed(&npool, u64_load_relaxed(&npool) + n);
 }
 
-/* For a thread. */
+/* For a thread, or (NULL) for nobody. */
 static void leave(mspan *s, void *thread)
 {
     mspan_list_remove(&pool[s->slot], s);
@@ -40,7 +39,7 @@ static void leave(mspan *s, void *thread)
     mspan_set_owner(s, thread);
 }
 
-/* Take back a span of that slot that was offered, for a thread. NULL: none, or some are gone. */
+/* Take back a span of that slot that was offered, for a thread, or (NULL) for nobody. NULL: none, or some are gone. */
 static mspan *take_offered(uint32_t slot, void *thread)
 {
     mspan *s;
@@ -145,12 +144,12 @@ mspan *pool_take_all(bool empty_only)
             s->nfrees = mspan_fold(s);
             if (empty_only && s->nfrees != 0)
                 continue;
-            leave(s, thread_self());
+            leave(s, NULL);
             s->next = taken;
             taken = s;
         }
         while (offered[i].head != NULL) {
-            mspan *s = take_offered(i, thread_self());
+            mspan *s = take_offered(i, NULL);
 
             if (s == NULL)
                 continue;

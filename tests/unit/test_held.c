@@ -81,19 +81,20 @@ static bool allocate_from_the_cache(void)
     return true;
 }
 
-static bool offer(void)
-{
-    u64_store_relaxed(&structure.nleases, NLEASES);
-    mspan_set_owner(&structure, NULL);
-    return true;
-}
-
+/* Its structure is another span's then. */
 static bool return_it(void)
 {
     uint32_t run = RUN;
 
     held_set(&run, 1);
-    mspan_set_owner(&structure, NULL);
+    u64_store_release(&structure.nleases, NLEASES + 1);
+    return true;
+}
+
+/* By the daemon: the run was offered. */
+static bool lease_it_anew(void)
+{
+    u64_store_relaxed(&shm_span_at(&process.map, page_at(RUN))->nleases, NLEASES + 2);
     return true;
 }
 
@@ -119,8 +120,8 @@ static const row rows[] = {
     { "freed in doubt and allocated", true, false, free_in_doubt, true },
     { "allocated", false, false, allocate_from_the_cache, true },
     { "nothing, a thread's", false, true, NULL, true },
-    { "offered", false, true, offer, true },
     { "returned", false, true, return_it, true },
+    { "taken, and leased anew", false, true, lease_it_anew, false },
     { "freed by another process", true, false, end_the_lease, false },
 };
 
@@ -152,7 +153,6 @@ static void make_heap(void)
     *(shm_header *)spans = header;
     shm_map_init(&process.map, spans, bitmap, NULL);
     shm_span_at(&process.map, page_at(RUN))->npages = NPAGES;
-    u64_store_relaxed(&shm_span_at(&process.map, page_at(RUN))->nleases, NLEASES);
 }
 
 static void *event_thread(void *data)
@@ -185,8 +185,8 @@ static void answer_for_ever(common *c)
         held_set(&run, 1);
         if (c->row->object)
             held_set_object(page_at(RUN));
-        structure.nleases = 0;
-        mspan_set_owner(&structure, &structure);
+        u64_store_relaxed(&shm_span_at(&process.map, page_at(RUN))->nleases, NLEASES);
+        u64_store_relaxed(&structure.nleases, NLEASES);
         if (c->row->span)
             atomic_store_explicit(&process.mspan_of[RUN], &structure, memory_order_release);
         steps_mark(); /* 1: as the row says */
