@@ -55,6 +55,11 @@
 extern "C" {
 #endif
 
+/* The version of this header: a program can compare it with goalloc_version(), that of the library it runs with. */
+#define GOALLOC_VERSION_MAJOR 0
+#define GOALLOC_VERSION_MINOR 1
+#define GOALLOC_VERSION_PATCH 0
+
 #if defined(__GNUC__)
 #define GOALLOC_API        __attribute__((visibility("default")))
 #define GOALLOC_CHECK      __attribute__((warn_unused_result))
@@ -204,6 +209,9 @@ GOALLOC_API GOALLOC_ALLOC(1) void *goalloc_malloc_noscan(size_t size);
 /* As goalloc_malloc(count * size), zeroed; memory known to be zero is not cleared again. ENOMEM on overflow. */
 GOALLOC_API GOALLOC_ALLOC(1, 2) void *goalloc_calloc(size_t count, size_t size);
 
+/* As goalloc_malloc_noscan(count * size), also in alignment and in what shares a block; zeroed, as goalloc_calloc(). */
+GOALLOC_API GOALLOC_ALLOC(1, 2) void *goalloc_calloc_noscan(size_t count, size_t size);
+
 /*
  * Make the object at p size bytes long, moving it if need be; the first min(old, new) bytes stay, and it stays
  * scan or noscan. An object that was the heap's, published or never a RECLAIM session's, is the heap's afterwards; any
@@ -319,6 +327,9 @@ GOALLOC_API int goalloc_trim(void);
 
 /* What an error of this library (errno value or its negative) means. A constant string, never NULL. */
 GOALLOC_API const char *goalloc_strerror(int error);
+
+/* The version of the library, as "1.2.3". A constant string. Async-signal-safe; any thread, attached or not. */
+GOALLOC_API const char *goalloc_version(void);
 
 #ifdef __cplusplus
 }
