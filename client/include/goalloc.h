@@ -187,9 +187,15 @@ GOALLOC_API int goalloc_detach(void);
  * that size are used up: then it inherits one of an exited thread's, under a lock, or one round trip brings a batch
  * of them. A run may be longer by up to a half than the object needs, if one is at hand. A large object: a lock, if
  * pages fit that this process has freed and still holds (up to four times as many as are needed), else one round trip.
- * Returns NULL with errno ENOMEM (arena, the system's memory or the session's limit exhausted, or size absurd), EROFS
- * (read-only attach), ENOTCONN (after goalloc_detach()), ETIMEDOUT, EACCES or ENOENT (nobody serves the socket, see
- * above, and the spans held are used up), ESTALE, or an error of goalloc_attach().
+ * Returns NULL with errno EROFS (read-only attach), ENOTCONN (after goalloc_detach()), ETIMEDOUT, EACCES or ENOENT
+ * (nobody serves the socket, see above, and the spans held are used up), ESTALE, an error of goalloc_attach(), or, when
+ * something is full and giving back what this process holds idle has not helped:
+ *   ENOSPC  the arena, or it has no pages in a row that are enough. Frees help, whosever, or a larger arena (--reserve)
+ *   EDQUOT  a limit of the session (limit_bytes). Frees of what this session holds help
+ *   ENOMEM  the memory of the system, of the daemon's cgroup, or of this process for the library's own tables. Nothing
+ *           in the heap need be in the way. Also if size is more than any heap can have (16 TiB)
+ * The daemon's memory limit (--memory-limit) is soft and refuses nothing: above it idle memory is given back, and what
+ * is needed is had all the same. A limit of all the heap's memory that were hard would be ENOSPC, as the arena's end.
  *
  * Size classes and lookup are Go's (runtime/sizeclasses.go, mcache, nextFreeFast); unlike Go's, a full span stays
  * with the thread and comes back into use when its objects are freed.
@@ -279,7 +285,7 @@ GOALLOC_API int goalloc_publish(void *p);
  * Make the object at p this session's, whoever's it was. In a session with GOALLOC_ATTACH_RECLAIM it is freed with
  * the session; in any other session this is the same as goalloc_publish(). The last session to adopt has it. The
  * caller sees to it that nobody frees p meanwhile. A round trip, unless this session allocated the object and nobody
- * has adopted one of its span. 0, -EINVAL, -EALREADY (already freed), -ENOSPC (65536 adopted objects a session),
+ * has adopted one of its span. 0, -EINVAL, -EALREADY (already freed), -EDQUOT (65536 adopted objects a session),
  * -EROFS, -ENOTCONN; and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.
  */
 GOALLOC_API int goalloc_adopt(void *p);

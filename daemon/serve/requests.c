@@ -298,7 +298,7 @@ static answer handle_adopt(client *c, session *s, const Goallocd__Request *reque
     } else if (u32_load_relaxed(&shm_span_at(heap->map, object.first)->owner) == s->lessee.no.n) {
         object_unkeep(heap, &object);
     } else if (adopt_set(heap->adopted, &object, s->lessee.no, s->lessee.epoch) != 0) {
-        return (answer){ ENOSPC, "the session has adopted too many objects" };
+        return (answer){ EDQUOT, "the session has adopted too many objects" };
     } else if (!object_is_live(heap->map, &object)) {
         /* It has been freed meanwhile, perhaps by someone who could not see yet that its kept bit has to go too. */
         object_unkeep(heap, &object);
