@@ -96,6 +96,14 @@ extern "C" {
  */
 #define GOALLOC_ATTACH_DUMP UINT32_C(4)
 
+/*
+ * The attach waits, within its timeout, for a daemon that is just starting: as long as the socket or its directory is
+ * not there, nobody listens, or the socket may not be used yet. Then it returns -ETIMEDOUT, or -EACCES if the last was
+ * in the way. Without this flag it fails at once. It looks every 10 ms, and keeps no lock and no descriptor meanwhile;
+ * other threads that attach wait with it. A forked child that attaches by itself waits in the same way.
+ */
+#define GOALLOC_ATTACH_WAIT UINT32_C(8)
+
 /* The longest name of a root, in bytes, without the terminating zero. */
 #define GOALLOC_ROOT_NAME_MAX 255
 
@@ -161,8 +169,27 @@ typedef struct goalloc_stats_t {
  *   -EAGAIN           after mlockall(MCL_FUTURE): RLIMIT_MEMLOCK allows not even a page more
  *   -EMFILE, -ENFILE  no descriptor is left for the socket, in this process or in the system; it needs six at the
  *                     attach (-EPROTO if only the socket's was there), one afterwards
+ * goalloc_attach_error() says it in a sentence.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_attach(const goalloc_options *options);
+
+/*
+ * Why the last attach of this thread has failed, by goalloc_attach() or by a call that attached by itself: the path of
+ * the socket, and the reason, also the daemon's own words if it refused, such as
+ * "/run/goallocd/goallocd.sock: no daemon serves this socket". For people: the words may change. A long path loses its
+ * beginning. "" if it has succeeded, or there was none. Valid until this thread's next attach; never NULL. Leaves errno
+ * alone.
+ */
+GOALLOC_API const char *goalloc_attach_error(void);
+
+/*
+ * Have this session shown under another label, in goallocctl and by the daemon's log; NULL: the program's name. The
+ * first 63 bytes count; control characters, and what is no UTF-8, become '?'. It lasts as long as the session, over
+ * daemons that take the heap over too, and children that are forked later begin with it; a child that sets one changes
+ * its own alone. Also in a read-only attach. One round trip. 0, -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE (in
+ * all of these the label may have changed or not), -ENOSYS (the daemon is older), or an error of goalloc_attach().
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_set_label(const char *label);
 
 /*
  * Leave the heap: end the session, which gives back all that it holds, and unmap. Objects stay, unless the session

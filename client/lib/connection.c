@@ -18,7 +18,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "client/lib/comeback.h"
 #include "client/lib/held.h"
 #include "proto/wire.h"
 
@@ -89,7 +88,7 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     body.flags = ask->flags;
     body.label = (char *)(uintptr_t)ask->label;
     body.limit_bytes = ask->limit_bytes;
-    r = comeback_open(ask->socket_path, ask->wait, ask->gated, ask->until, &request, &reply);
+    r = comeback_open(ask->socket_path, ask->patience, ask->gated, ask->until, &request, &reply);
     if (r < 0)
         return r;
     r = check_attach_reply(reply, ask->flags & SESSION_READONLY, ret);
@@ -100,6 +99,15 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     comeback_forget();
     comeback_end();
     return r;
+}
+
+int connection_set_label(const char *label)
+{
+    Goallocd__SetLabel body = GOALLOCD__SET_LABEL__INIT;
+    Goallocd__Request request = WIRE_REQUEST(SET_LABEL, set_label, &body);
+
+    body.label = (char *)(uintptr_t)label;
+    return call(&request, NULL, NULL);
 }
 
 /* A daemon that is gone need not be told: the next one sees that this process has unmapped the heap. */

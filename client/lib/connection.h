@@ -10,8 +10,8 @@
 #define GOALLOC_LIB_CONNECTION_H
 
 #include "client/include/goalloc.h"
+#include "client/lib/comeback.h"
 #include "client/lib/process.h"
-#include "proto/channel.h"
 #include "shm/units.h"
 
 typedef struct attach_request {
@@ -20,8 +20,8 @@ typedef struct attach_request {
     uint32_t flags;
     uint64_t limit_bytes;
     deadline until; /* of this request, which may have waited for another thread's */
-    bool wait;      /* for a daemon that is not there yet */
-    bool gated;     /* fail at once if the last request found nobody */
+    enum comeback_patience patience;
+    bool gated; /* fail at once if the last request found nobody */
 } attach_request;
 
 /* Connect and attach. On failure there is no connection; else the caller holds the turn, and calls comeback_end(). */
@@ -61,6 +61,9 @@ int connection_root_set(const char *name, uint64_t offset) __attribute__((warn_u
 int connection_root_get(const char *name, uint64_t *ret_offset) __attribute__((warn_unused_result));
 int connection_adopt(uint64_t offset) __attribute__((warn_unused_result));
 int connection_publish(uint64_t offset) __attribute__((warn_unused_result));
+
+/* Have the session shown under another label. */
+int connection_set_label(const char *label) __attribute__((warn_unused_result));
 
 /* Fills all but struct_size and session_rpcs. */
 int connection_stats(goalloc_stats_t *ret) __attribute__((warn_unused_result));

@@ -194,6 +194,16 @@ static answer handle_detach(client *c, const Goallocd__Request *request)
     return ANSWER_GIVEN;
 }
 
+static answer handle_set_label(client *c, const Goallocd__Request *request)
+{
+    session *s = client_session(c);
+
+    if (s == NULL)
+        return (answer){ ENOTCONN, "not attached" };
+    session_set_label(&client_service(c)->sessions, s, request->set_label->label);
+    return ANSWER_DONE;
+}
+
 /* Numbers above those of the table are sessions that have ended, the last one first. NULL: nobody has that number. */
 static const session *session_listed(const session_table *table, uint32_t no)
 {
@@ -406,6 +416,7 @@ static const struct {
     [GOALLOCD__REQUEST__OP_HEAP_MAP] = { .handle = handle_heap_map },
     [GOALLOCD__REQUEST__OP_CHECK] = { .handle = handle_check },
     [GOALLOCD__REQUEST__OP_PING] = { .handle = handle_ping },
+    [GOALLOCD__REQUEST__OP_SET_LABEL] = { .handle = handle_set_label },
 };
 
 static answer dispatch(client *c, session *s, const Goallocd__Request *request)

@@ -267,7 +267,8 @@ static int attach_one_too_many(const fixture *f, void *arg)
 
     (void)arg;
     options.socket_path = f->socket;
-    CHECK(goalloc_attach(&options) == -EUSERS);
+    CHECK(goalloc_attach(&options) == -EUSERS && strstr(goalloc_attach_error(), f->socket) != NULL);
+    CHECK(strstr(goalloc_attach_error(), "as many sessions as there can be") != NULL); /* in the daemon's words */
     CHECK(setenv("GOALLOC_SOCKET", f->socket, 1) == 0);
     CHECK(goalloc_malloc(100) == NULL && errno == EUSERS);
     return 0;
