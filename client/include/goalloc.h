@@ -138,6 +138,14 @@ typedef struct goalloc_stats_t {
     uint64_t session_held_bytes; /* this session: spans held, used and idle */
     uint64_t session_rpcs;       /* this session: requests sent so far, this one included */
     uint64_t free_bytes;         /* of committed_bytes: free. Some MiB of it are kept ready for who needs memory next */
+    uint64_t arena_bytes;        /* size of the arena, of which page 0 is never used */
+    uint64_t memory_limit_bytes; /* soft limit of committed_bytes and metadata (--memory-limit); 0: none */
+    uint64_t max_memory_bytes;   /* hard limit of the same; 0: none, as with every daemon of this version */
+    uint64_t peak_committed_bytes; /* the most that committed_bytes has been since the heap was made, whichever daemons
+                                      have served it. What only may have memory, free pages that a daemon has taken
+                                      over, counts in committed_bytes until it is released, and not here */
+    uint64_t group_live_objects;   /* this session's group; 0: no group */
+    uint64_t group_live_bytes;
 } goalloc_stats_t;
 
 /*
@@ -342,7 +350,8 @@ GOALLOC_API void *goalloc_pointer(uint64_t offset);
 
 /*
  * Statistics of the whole heap and of this session. ret_stats->struct_size must be set; at most so many bytes
- * are written. One round trip; the daemon counts live objects by looking at all allocation bits, in slices, so the
+ * are written, so a program that was built with an older header gets what it knows. An older daemon leaves what it does
+ * not know 0. One round trip; the daemon counts live objects by looking at all allocation bits, in slices, so the
  * counts are exact when nobody allocates or frees meanwhile. 0, -EINVAL, -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT,
  * -ESTALE.
  */

@@ -279,6 +279,12 @@ static int read_stats(const Goallocd__Reply *reply, void *ret)
     to->roots = stats->roots;
     to->session_held_bytes = stats->session_held_bytes;
     to->free_bytes = stats->free_bytes;
+    to->arena_bytes = stats->reserved_bytes;
+    to->memory_limit_bytes = stats->limit_bytes;
+    to->max_memory_bytes = stats->max_memory_bytes;
+    to->peak_committed_bytes = stats->peak_committed_bytes;
+    to->group_live_objects = stats->group_live_objects;
+    to->group_live_bytes = stats->group_live_bytes;
     return 0;
 }
 
