@@ -1,5 +1,5 @@
 /*
- * Attach_error: the sentence behind goalloc_attach_error().
+ * Attach error: the sentence behind goalloc_attach_error().
  *
  * An errno says what kind of failure it was; who reads a log wants to know which socket was meant, since that may come
  * from the options, the environment or the default, and in what the failure lay. Called by attach.c, whenever an attach
@@ -14,13 +14,14 @@
 #include <string.h>
 
 #include "client/include/goalloc.h"
+#include "shm/errors.h"
 
 #define TEXT_BYTES 256
 #define PATH_SHOWN 120 /* more than a socket's may have, but for the directory that a relative one is in */
 
 static _Thread_local char text[TEXT_BYTES];
 
-/* What an error of connect() means at the attach. NULL: goalloc_strerror() says as much. */
+/* What an error of connect() means at the attach. NULL: the text that it has anyway says as much. */
 static const char *connect_text(int error)
 {
     switch (error) {
@@ -35,6 +36,15 @@ static const char *connect_text(int error)
     }
 }
 
+static const char *error_text(int error)
+{
+    const char *why = shm_error_text(-error);
+
+    if (why == NULL)
+        why = strerrordesc_np(-error);
+    return why != NULL ? why : "unknown error";
+}
+
 static void set_timeout_text(const char *path, const attach_failure *failure)
 {
     const char *why = connect_text(failure->connect_error);
@@ -43,7 +53,7 @@ static void set_timeout_text(const char *path, const attach_failure *failure)
         (void)snprintf(text, sizeof(text), "%s: the daemon has not answered within %d ms", path, failure->timeout_ms);
     else
         (void)snprintf(text, sizeof(text), "%s: waited for %d ms: %s", path, failure->timeout_ms,
-                       why != NULL ? why : goalloc_strerror(failure->connect_error));
+                       why != NULL ? why : error_text(failure->connect_error));
 }
 
 void attach_error_set(int error, const attach_failure *failure)
@@ -63,7 +73,7 @@ void attach_error_set(int error, const attach_failure *failure)
     else if (error == -ETIMEDOUT)
         set_timeout_text(path, failure);
     else
-        (void)snprintf(text, sizeof(text), "%s: %s", path, why != NULL ? why : goalloc_strerror(error));
+        (void)snprintf(text, sizeof(text), "%s: %s", path, why != NULL ? why : error_text(error));
 }
 
 const char *goalloc_attach_error(void)

@@ -1,5 +1,5 @@
 /*
- * Attach_error: why the last attach of this thread has failed, in a sentence that names the path.
+ * Attach error: why the last attach of this thread has failed, in a sentence that names the path.
  */
 #ifndef GOALLOC_LIB_ATTACH_ERROR_H
 #define GOALLOC_LIB_ATTACH_ERROR_H

@@ -10,8 +10,8 @@
  *      has to be whole, or the heap is refused.
  *   3. CENTRAL spans go into the unswept sets; their bits are not read. Leased spans are in no list until
  *      lease_table_recover() gives them to their lessees.
- *   4. Free pages count as having memory where they may have some (recover_backed). The peak of pages with memory is the
- *      header's word, which the daemons before have kept, and does not rise by that (ndoubted_pages).
+ *   4. Free pages count as having memory where they may have some (recover_backed). The peak of pages with memory is
+ *      the header's word, which the daemons before have kept, and does not rise by that (ndoubted_pages).
  *
  * If this daemon dies as well, the next one finds the same: each store here is one that it may repeat.
  */

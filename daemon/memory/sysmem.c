@@ -8,8 +8,8 @@
  *
  * Not all of what is left may be committed:
  *   - a 64th of the whole (of the system's memory, or the cgroup's limit), at most 64 MiB, stays for everybody else and
- *     for the daemon itself. A 64th of what is left would be nothing just when it matters: a daemon in a cgroup of 96 MiB
- *     was killed when its client had grown to that.
+ *     for the daemon itself. A 64th of what is left would be nothing just when it matters: a daemon in a cgroup of
+ *     96 MiB was killed when its client had grown to that.
  *   - what is being committed just now is not in the system's figures yet.
  *   - pages cost more than themselves: what describes them.
  */

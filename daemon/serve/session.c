@@ -13,9 +13,9 @@
  * Invariants (session_table_validate, linear in sessions and spans): the entry in spans says what the session says;
  * and those of its leases.
  *
- * A label that changes is no single store: if the daemon dies in between, the next one finds a mixture of the two. It is
- * text with an end all the same, since the last byte of every label is 0; label_copy() makes what is no UTF-8 harmless;
- * and the process, which got no reply, asks again.
+ * A label that changes is no single store: if the daemon dies in between, the next one finds a mixture of the two. That
+ * is text with an end all the same, since the last byte of every label is 0; label_copy() makes what is no UTF-8
+ * harmless; and the process, which got no reply, asks again.
  *
  * A new session: token, fields, epoch, then state. If the daemon dies before the state, the entry is FREE. If it dies
  * after it, nobody holds the life lock of that session, so it ends.
