@@ -164,6 +164,27 @@ static int request_do(stripe *s, uint32_t me, uint64_t n, request q, entry **spa
     return 0;
 }
 
+/* The next request of worker `me`; *spare is the entry at hand, or NULL. 0 or a negative errno. */
+static int worker_turn(table *t, uint32_t me, entry **spare)
+{
+    uint64_t n = atomic_load(&t->done[me]);
+    request q = request_of(me, n);
+    stripe *s = &t->stripes[q.key % NSTRIPES];
+    int r;
+
+    if (*spare == NULL)
+        *spare = goalloc_malloc(sizeof(**spare));
+    if (*spare == NULL)
+        return -errno;
+    r = -robust_lock(&s->mutex, stripe_repair, s);
+    if (r < 0)
+        return r;
+    if (atomic_load(&t->done[me]) == n) /* else my predecessor had begun it, and the repair has finished it */
+        r = request_do(s, me, n, q, spare);
+    (void)pthread_mutex_unlock(&s->mutex);
+    return r;
+}
+
 static int worker(uint32_t me, void *arg)
 {
     table *t = arg;
@@ -171,26 +192,14 @@ static int worker(uint32_t me, void *arg)
 
     (void)atomic_fetch_add(&t->nstarts, 1);
     while (atomic_load(&t->stop) == 0) {
-        uint64_t n = atomic_load(&t->done[me]);
-        request q = request_of(me, n);
-        stripe *s = &t->stripes[q.key % NSTRIPES];
-        int r = 0;
+        int r = worker_turn(t, me, &spare);
 
-        if (spare == NULL)
-            spare = goalloc_malloc(sizeof(*spare));
-        if (spare == NULL && errno == ESTALE)
+        if (r == -ESTALE)
             return EXIT_STALE;
-        if (spare == NULL) { /* no daemon, or no memory: later */
-            crew_sleep_ms(10);
-            continue;
-        }
-        if (robust_lock(&s->mutex, stripe_repair, s) != 0)
+        if (r == -ENOTRECOVERABLE)
             return EXIT_FAILURE;
-        if (atomic_load(&t->done[me]) == n) /* else my predecessor had begun it, and the repair has finished it */
-            r = request_do(s, me, n, q, &spare);
-        (void)pthread_mutex_unlock(&s->mutex);
         if (r < 0)
-            return r == -ESTALE ? EXIT_STALE : EXIT_FAILURE;
+            crew_sleep_ms(10); /* no daemon, or no memory: later */
     }
     goalloc_free(spare);
     return EXIT_SUCCESS;

@@ -203,14 +203,20 @@ static bool do_message(consumer *me)
     return true;
 }
 
+/* True if there is something in the hand that has not been done. */
+static bool hand_is_full(const consumer *c)
+{
+    return atomic_load(&c->place) != c->ledgers[atomic_load(&c->which)].place;
+}
+
 static int consume(uint32_t me, void *arg)
 {
     queue *q = arg;
     consumer *c = &q->consumers[me];
 
     (void)atomic_fetch_add(&q->nstarts, 1);
-    if (atomic_load(&c->place) != c->ledgers[atomic_load(&c->which)].place && !do_message(c))
-        return EXIT_FAILURE; /* what my predecessor had taken and not done */
+    if (hand_is_full(c) && !do_message(c)) /* my predecessor had taken it */
+        return EXIT_FAILURE;
     for (;;) {
         uint32_t seen = event_now(&q->filled);
         bool there;
@@ -241,28 +247,38 @@ typedef struct arguments {
 } arguments;
 
 /* All have left. True if each message was consumed once. */
-static bool is_right(queue *q, const arguments *args)
+static bool is_right(queue *q, uint32_t nproducers, uint32_t nconsumers, uint64_t *ret_nproduced, uint64_t *ret_nconsumed)
 {
-    ledger all = { 0 };
-    uint64_t nproduced = 0;
+    uint64_t sum = 0;
 
-    for (uint32_t p = 0; p < args->nproducers; p++) {
+    *ret_nproduced = 0;
+    *ret_nconsumed = 0;
+    for (uint32_t p = 0; p < nproducers; p++) {
         uint64_t n = atomic_load(&q->produced[p]);
 
-        nproduced += n;
+        *ret_nproduced += n;
         while (n > 0)
-            all.sum -= word_of(p, --n);
+            sum += word_of(p, --n);
     }
-    for (uint32_t c = 0; c < args->nconsumers; c++) {
+    for (uint32_t c = 0; c < nconsumers; c++) {
         const ledger *l = &q->consumers[c].ledgers[atomic_load(&q->consumers[c].which)];
 
-        all.count += l->count;
-        all.sum += l->sum;
+        *ret_nconsumed += l->count;
+        sum -= l->sum;
     }
+    return *ret_nconsumed == *ret_nproduced && sum == 0;
+}
+
+static bool report(queue *q, const arguments *args)
+{
+    uint64_t nproduced;
+    uint64_t nconsumed;
+    bool good = is_right(q, args->nproducers, args->nconsumers, &nproduced, &nconsumed);
+
     (void)printf("queue: %llu messages, %llu consumed, by %llu processes: %s\n", (unsigned long long)nproduced,
-                 (unsigned long long)all.count, (unsigned long long)atomic_load(&q->nstarts),
-                 all.count == nproduced && all.sum == 0 ? "each once" : "FAILED");
-    return all.count == nproduced && all.sum == 0;
+                 (unsigned long long)nconsumed, (unsigned long long)atomic_load(&q->nstarts),
+                 good ? "each once" : "FAILED");
+    return good;
 }
 
 static int supervise(queue *q, arguments *args)
@@ -318,7 +334,7 @@ static int run(arguments *args)
         (void)printf("queue: FAILED: a child has ended\n");
         return EXIT_FAILURE;
     }
-    if (!is_right(q, args))
+    if (!report(q, args))
         return EXIT_FAILURE;
     goalloc_free(q); /* all children have been waited for */
     return goalloc_detach() == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
