@@ -247,7 +247,8 @@ typedef struct arguments {
 } arguments;
 
 /* All have left. True if each message was consumed once. */
-static bool is_right(queue *q, uint32_t nproducers, uint32_t nconsumers, uint64_t *ret_nproduced, uint64_t *ret_nconsumed)
+static bool is_right(queue *q, uint32_t nproducers, uint32_t nconsumers, uint64_t *ret_nproduced,
+                     uint64_t *ret_nconsumed)
 {
     uint64_t sum = 0;
 

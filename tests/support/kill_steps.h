@@ -8,8 +8,16 @@
 #include "tests/support/attach.h"
 #include "tests/support/steps.h"
 
-#define KILL_STEPS_MAX    1000000
-#define KILL_STEPS_ROUNDS 700 /* so many deaths at most, with equal distances */
+#define KILL_STEPS_MAX 1000000
+
+/* So many deaths at most, at equal distances: after each instruction, but in builds with many more of them. */
+#if defined(__SANITIZE_THREAD__)
+#define KILL_STEPS_ROUNDS 50
+#elif defined(__SANITIZE_ADDRESS__)
+#define KILL_STEPS_ROUNDS 300
+#else
+#define KILL_STEPS_ROUNDS 700
+#endif
 
 /*
  * The child calls it after it has done all that comes before, and again at the end of the thing.
