@@ -224,7 +224,10 @@ static int attach(void)
     }
 }
 
-/* Only when no process uses it any more: there are mutexes in it. */
+/*
+ * Only when no process uses it any more: there are mutexes in it. This supervisor has waited for its workers; those of
+ * one before it were killed at its death, before this one was started.
+ */
 static void table_free(table *t)
 {
     for (uint64_t key = 0; key < NKEYS; key++) {
