@@ -213,15 +213,12 @@ static int attach(void)
     int r;
 
     options.label = "pool";
-    options.flags = GOALLOC_ATTACH_RECLAIM;
+    options.flags = GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_WAIT; /* the next daemon may be on its way up */
     options.timeout_ms = TIMEOUT_MS;
-    /* Whoever dropped the heap may still be about to start the next daemon. */
-    for (;;) {
+    do {
         r = goalloc_attach(&options);
-        if ((r != -ENOENT && r != -ECONNREFUSED && r != -ETIMEDOUT) || told_to_stop)
-            return r;
-        crew_sleep_ms(10);
-    }
+    } while (r == -ETIMEDOUT && !told_to_stop);
+    return r;
 }
 
 /*
