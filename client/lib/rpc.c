@@ -19,14 +19,23 @@
 static uint64_t last_id;
 
 /* What the reply to each request brings if it went well; nothing for those that are not here. */
-static const Goallocd__Reply__ResultCase result_of[GOALLOCD__REQUEST__OP_CHECK + 1] = {
+static const Goallocd__Reply__ResultCase result_of[] = {
     [GOALLOCD__REQUEST__OP_ATTACH] = GOALLOCD__REPLY__RESULT_ATTACH,
     [GOALLOCD__REQUEST__OP_REFILL] = GOALLOCD__REPLY__RESULT_REFILL,
     [GOALLOCD__REQUEST__OP_ALLOC_LARGE] = GOALLOCD__REPLY__RESULT_ALLOC_LARGE,
     [GOALLOCD__REQUEST__OP_ROOT_GET] = GOALLOCD__REPLY__RESULT_ROOT_GET,
     [GOALLOCD__REQUEST__OP_STATS] = GOALLOCD__REPLY__RESULT_STATS,
     [GOALLOCD__REQUEST__OP_LEASE_LIST] = GOALLOCD__REPLY__RESULT_LEASE_LIST,
+    [GOALLOCD__REQUEST__OP_ROOT_LIST] = GOALLOCD__REPLY__RESULT_ROOT_LIST,
+    [GOALLOCD__REQUEST__OP_ROOT_RESERVE] = GOALLOCD__REPLY__RESULT_ROOT_RESERVE,
 };
+
+static bool is_result_of(const Goallocd__Reply *reply, const Goallocd__Request *request)
+{
+    unsigned op = request->op_case;
+
+    return reply->result_case == (op < sizeof(result_of) / sizeof(result_of[0]) ? result_of[op] : 0);
+}
 
 /* A reply that nobody waits for: give back what it brings. */
 static void drop_late_reply(const Goallocd__Reply *reply)
@@ -80,7 +89,7 @@ int rpc_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
         return r;
     if ((*ret)->error > 0)
         return -(*ret)->error;
-    return (*ret)->error < 0 || (*ret)->result_case != result_of[request->op_case] ? -EPROTO : 0;
+    return (*ret)->error < 0 || !is_result_of(*ret, request) ? -EPROTO : 0;
 }
 
 int rpc_look_for_late_reply(void)
