@@ -318,7 +318,7 @@ static int try_to_get(const root_claim *claim, goalloc_init_fn init, void *arg, 
             *ret_p = m.p;
     }
     if (r == 0 && !*ret_again && ret_created != NULL)
-        *ret_created = state == ROOT_YOURS;
+        *ret_created = state == ROOT_YOURS && m.created;
     *ret_soon = state == ROOT_YOURS;
     return r;
 }

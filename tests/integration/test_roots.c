@@ -111,12 +111,17 @@ static void get_or_create_in_a_readonly_attach_gets_what_is_there(void **state)
 /* --- races --- */
 
 #define RACERS 4
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define RACES 1000
+#else
+#define RACES 10000
+#endif
 
 static unsigned nraces(void)
 {
     const char *text = getenv("GOALLOC_TEST_RACES");
 
-    return text != NULL ? (unsigned)strtoul(text, NULL, 10) : 1000;
+    return text != NULL ? (unsigned)strtoul(text, NULL, 10) : RACES;
 }
 
 /* In memory that all racers share. */
