@@ -27,14 +27,14 @@
  * that they find, and use the number for something of its own: the library notices, leaves that alone, and connects
  * again.
  *
- * Errors: functions that return int return 0 or a negative errno value; functions that return a pointer return NULL
- * and set errno. goalloc_strerror() names both in terms of this library. A request to the daemon takes at most the
- * timeout given at the attach, with the wait for other threads' requests before it. Most functions make one request at
- * most. An allocation makes up to three: attach, ask, and ask again after giving back what is idle. goalloc_realloc()
- * may ask for the pages behind the object before that, several times if it has to move its own idle pages out of the
- * way; and what it does not get with some more than is needed, it asks for without. goalloc_trim() makes two. Once a
- * request has waited for the whole timeout, those that follow fail at once. No function that frees waits for the daemon
- * at all.
+ * Errors: functions that return int return 0 or a negative errno value; functions that return a pointer return NULL and
+ * set errno. goalloc_strerror() names both in terms of this library. A request to the daemon takes at most the timeout
+ * given at the attach, with the wait for other threads' requests before it. Most functions make one request at most;
+ * those of roots say what they make. An allocation makes up to three: attach, ask, and ask again after giving back what
+ * is idle. goalloc_realloc() may ask for the pages behind the object before that, several times if it has to move its
+ * own idle pages out of the way; and what it does not get with some more than is needed, it asks for without.
+ * goalloc_trim() makes two. Once a request has waited for the whole timeout, those that follow fail at once. No
+ * function that frees waits for the daemon at all.
  *
  * The daemon may die, and another one may take the heap over, without this process noticing. The process goes on using
  * what it holds, and a call that needs the daemon connects again and comes back to its session by itself. Such a call
@@ -279,7 +279,7 @@ GOALLOC_API int goalloc_adopt(void *p);
 /*
  * Roots: names of objects, by which processes find the data. A name is 1 to GOALLOC_ROOT_NAME_MAX bytes of UTF-8. A
  * root holds no object alive: who frees the object takes the name away first. If nobody has, the next one to look the
- * root up (get, get_or_create, wait, list) finds that no live object is there: the root is removed, and is -ENOENT. It
+ * root up (to get, get or create, wait for or list it) finds that no live object is there: the root is removed, and is -ENOENT. It
  * is removed as well before the daemon hands the place out for other objects, and when the object goes with its
  * session. What is not noticed is an object that was freed and whose place the process that holds its span has used
  * again meanwhile: then the root names the object that is there now.

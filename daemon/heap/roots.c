@@ -5,7 +5,7 @@
  * roots_seq, and the tickets in the sessions' entries, written here alone. Hash and list are made from the entries at
  * the start. Names are checked here, whoever sends them: 1 to 255 bytes of UTF-8 without zero bytes.
  *
- *     not used --new name--> set <--change--> removed --its entry is needed--> another name, set
+ *     not used --new name--> set <--change--> removed --(its entry is needed)--> another name, set
  *
  * A new root: nroot_entries, if the entry is above it; name and value, then current (release), which makes it exist. A
  * change: the value that does not count, then current, which makes it count. A removal is a change to offset 0. Another
