@@ -279,9 +279,9 @@ GOALLOC_API int goalloc_adopt(void *p);
 /*
  * Roots: names of objects, by which processes find the data. A name is 1 to GOALLOC_ROOT_NAME_MAX bytes of UTF-8. A
  * root holds no object alive: who frees the object takes the name away first. If nobody has, the next one to look the
- * root up (to get, get or create, wait for or list it) finds that no live object is there: the root is removed, and is -ENOENT. It
- * is removed as well before the daemon hands the place out for other objects, and when the object goes with its
- * session. What is not noticed is an object that was freed and whose place the process that holds its span has used
+ * root up (to get, get or create, wait for or list it) finds that no live object is there: the root is removed, and is
+ * -ENOENT. It is removed as well before the daemon hands the place out for other objects, and when the object goes with
+ * its session. What is not noticed is an object that was freed and whose place the process that holds its span has used
  * again meanwhile: then the root names the object that is there now.
  *
  * With the name go the size and type tag that goalloc_root_get_or_create() has made it with, and the session that has
@@ -342,7 +342,8 @@ typedef int (*goalloc_init_fn)(void *p, size_t size, void *arg);
  * tag, or another size, gets -EMEDIUMTYPE. A root of goalloc_root_set() has the tag 0, and does if it has room for size
  * bytes; so does one of goalloc_root_compare_and_set(), which keeps its tag. With GOALLOC_ROOT_REINIT in the tag, init
  * is called as well for an object that was made in another heap (its id is another), as when a heap was loaded from a
- * file: once, by one process, with the object as it is, for example to set up its mutexes again.
+ * file: once, by one process, with the object as it is, for example to set up its mutexes again. *ret_created is 0
+ * then, a failing init leaves the object there, and the next one who asks so calls init again.
  *
  * Waits at most the timeout of the attach for who makes it; a thread that is stopped in init holds up nobody else. That
  * wait can be cancelled. When a process dies in here, its object goes: the daemon frees it. What may be left, in a

@@ -200,16 +200,17 @@ bool roots_has_done(const roots *r, session_no session, uint32_t epoch, uint32_t
 
 /* --- places --- */
 
-/* The first place at offset or above. */
-static uint32_t place_search(const roots *r, uint64_t offset)
+/* The first place that is not before that of the entry at offset. */
+static uint32_t place_search(const roots *r, uint64_t offset, uint32_t entry)
 {
     uint32_t from = 0;
     uint32_t to = r->nplaces;
 
     while (from < to) {
         uint32_t middle = from + (to - from) / 2;
+        const root_place *place = &r->places[middle];
 
-        if (r->places[middle].offset < offset)
+        if (place->offset < offset || (place->offset == offset && place->entry < entry))
             from = middle + 1;
         else
             to = middle;
@@ -219,26 +220,23 @@ static uint32_t place_search(const roots *r, uint64_t offset)
 
 static void place_add(roots *r, uint32_t at, uint64_t offset)
 {
-    uint32_t i = place_search(r, offset);
+    uint32_t i = place_search(r, offset, at);
 
     memmove(&r->places[i + 1], &r->places[i], (r->nplaces - i) * sizeof(r->places[0]));
     r->places[i] = (root_place){ offset, at };
     r->nplaces++;
 }
 
-/* The place of the entry, which is set to offset; several names may have one place. nplaces: it is not there. */
-static uint32_t place_of(const roots *r, uint32_t at, uint64_t offset)
+static bool place_is_known(const roots *r, uint32_t at, uint64_t offset)
 {
-    uint32_t i = place_search(r, offset);
+    uint32_t i = place_search(r, offset, at);
 
-    while (i < r->nplaces && r->places[i].offset == offset && r->places[i].entry != at)
-        i++;
-    return i < r->nplaces && r->places[i].offset == offset ? i : r->nplaces;
+    return i < r->nplaces && r->places[i].offset == offset && r->places[i].entry == at;
 }
 
 static void place_remove(roots *r, uint32_t at, uint64_t offset)
 {
-    uint32_t i = place_of(r, at, offset);
+    uint32_t i = place_search(r, offset, at);
 
     r->nplaces--;
     memmove(&r->places[i], &r->places[i + 1], (r->nplaces - i) * sizeof(r->places[0]));
@@ -360,13 +358,12 @@ void roots_wake(roots *r)
     (void)syscall(SYS_futex, seq, FUTEX_WAKE, WAKE_MAX, NULL, NULL, 0);
 }
 
-/* The entry has a name: value counts from now on. */
-static void root_change(roots *r, uint32_t at, const root_value *value)
+/* The words of a change: the entry has a name, and value counts from now on. */
+static void write_change(roots *r, uint32_t at, const root_value *value)
 {
     shm_root *root = root_at(r, at);
     uint64_t current = u64_load_relaxed(&root->current);
     uint32_t next = !root_which(current);
-    uint64_t before = offset_at(r, at);
 
     note_pending(r, value);
     value_write(r, &root->values[next], value);
@@ -374,7 +371,12 @@ static void root_change(roots *r, uint32_t at, const root_value *value)
     u64_store_release(&root->current, root_current_pack(root_name_bytes(current), next));
     CRASH_POINT(root_change_after_word);
     note_done(r, value);
-    unlink_entry(r, at, before);
+}
+
+static void root_change(roots *r, uint32_t at, const root_value *value)
+{
+    unlink_entry(r, at, offset_at(r, at));
+    write_change(r, at, value);
     link_entry(r, at, value->offset);
     roots_wake(r);
 }
@@ -504,16 +506,26 @@ int roots_get(roots *r, root_name name, root_value *ret)
     return 0;
 }
 
+/* In one pass: there may be as many roots in one place as there are roots. */
 void roots_forget_dead(roots *r, page_no first, uint64_t npages)
 {
     uint64_t end = page_offset(first) + npages * PAGE_BYTES;
+    uint32_t i = place_search(r, page_offset(first), 0);
+    uint32_t kept = i;
 
-    for (uint32_t i = place_search(r, page_offset(first)); i < r->nplaces && r->places[i].offset < end;) {
-        if (roots_room(r, r->places[i].offset) != 0)
-            i++;
-        else
-            roots_remove_at(r, r->places[i].entry); /* and its place */
+    for (; i < r->nplaces && r->places[i].offset < end; i++) {
+        if (roots_room(r, r->places[i].offset) != 0) {
+            r->places[kept++] = r->places[i];
+        } else {
+            write_change(r, r->places[i].entry, &(root_value){ .offset = 0 });
+            link_entry(r, r->places[i].entry, 0);
+        }
     }
+    if (kept == i)
+        return;
+    memmove(&r->places[kept], &r->places[i], (r->nplaces - i) * sizeof(r->places[0]));
+    r->nplaces -= i - kept;
+    roots_wake(r);
 }
 
 uint32_t roots_count(const roots *r)
@@ -538,7 +550,7 @@ static bool entry_is_whole(const roots *r, uint32_t at)
     uint64_t offset = offset_at(r, at);
 
     return root_name_check(name) == 0 && find_name(r, name) == &r->entries[at] && word_is_whole(r, at) &&
-           offset < r->map->arena_bytes && (offset == 0 || place_of(r, at, offset) < r->nplaces);
+           offset < r->map->arena_bytes && (offset == 0 || place_is_known(r, at, offset));
 }
 
 int roots_validate(const roots *r, FILE *err)

@@ -140,17 +140,20 @@ answer handle_root_list(client *c, const Goallocd__Request *request)
     Goallocd__Root *pointers[LIST_ROOTS_MAX];
     uint32_t most = ask->most == 0 || ask->most > LIST_ROOTS_MAX ? LIST_ROOTS_MAX : ask->most;
     uint32_t at = roots_next(srv->roots, ask->start);
+    uint32_t nremoved = 0;
 
-    for (; at < SHM_ROOTS_MAX && body.n_roots < most; at = roots_next(srv->roots, at + 1)) {
+    for (; at < SHM_ROOTS_MAX && body.n_roots + nremoved < most; at = roots_next(srv->roots, at + 1)) {
         Goallocd__Root *entry = &entries[body.n_roots];
 
         if (!begins_with(roots_name_at(srv->roots, at), ask->prefix))
             continue;
         fill_root(srv, at, entry);
-        if (ask->drop_dead && !entry->lives)
+        if (ask->drop_dead && !entry->lives) {
             roots_remove_at(srv->roots, at);
-        else
+            nremoved++;
+        } else {
             pointers[body.n_roots++] = entry;
+        }
     }
     body.roots = pointers;
     body.next = at < SHM_ROOTS_MAX ? at : 0;
@@ -198,7 +201,7 @@ static answer reserve(client *c, const session *s, uint64_t id, const making_req
     int e;
 
     if (s->flags & SESSION_READONLY)
-        return (answer){ EROFS, "no root of that name, and the session is read-only" };
+        return (answer){ EROFS, "the session is read-only, and can't make the root" };
     if (m != NULL && m != making_of(&srv->making, s, what->name, what->ticket))
         return reply_reserve(c, id, GOALLOCD__ROOT_STATE__ROOT_MAKING, 0, making_session(m));
     if (m == NULL) { /* with this ticket it may have begun on a connection that was lost, in vain */
