@@ -90,7 +90,8 @@ typedef struct shm_header {
     /* Goes up with each change of the roots, and when nobody makes one any more: who waits for a root waits for it. */
     shm_u32 roots_seq;
     uint32_t pad3;
-    uint64_t pad2[6];
+    uint64_t pad2[5];
+    shm_u64 npeak_pages; /* the most of the arena that has had memory at once: for people to look at; only rises */
 } shm_header;
 
 enum shm_session_state {
@@ -183,7 +184,9 @@ typedef struct shm_span {
     uint64_t reserved;
 } shm_span;
 
-_Static_assert(sizeof(shm_header) == 256 && offsetof(shm_header, free_limit) == 128, "header layout");
+_Static_assert(sizeof(shm_header) == 256 && offsetof(shm_header, free_limit) == 128 &&
+                   offsetof(shm_header, npeak_pages) == 248,
+               "header layout");
 _Static_assert(sizeof(shm_session) == 128 && offsetof(shm_session, label) == 64, "session layout");
 _Static_assert(sizeof(shm_root) == 360 && offsetof(shm_root, name) == 104, "root layout");
 _Static_assert(sizeof(shm_heap_arena) == 16, "heap arena layout");

@@ -30,11 +30,11 @@ static const Goallocd__Reply__ResultCase result_of[] = {
     [GOALLOCD__REQUEST__OP_ROOT_RESERVE] = GOALLOCD__REPLY__RESULT_ROOT_RESERVE,
 };
 
-static bool is_result_of(const Goallocd__Reply *reply, const Goallocd__Request *request)
+static Goallocd__Reply__ResultCase result_wanted(const Goallocd__Request *request)
 {
-    unsigned op = request->op_case;
+    size_t op = request->op_case;
 
-    return reply->result_case == (op < sizeof(result_of) / sizeof(result_of[0]) ? result_of[op] : 0);
+    return op < sizeof(result_of) / sizeof(result_of[0]) ? result_of[op] : GOALLOCD__REPLY__RESULT__NOT_SET;
 }
 
 /* A reply that nobody waits for: give back what it brings. */
@@ -89,7 +89,7 @@ int rpc_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
         return r;
     if ((*ret)->error > 0)
         return -(*ret)->error;
-    return (*ret)->error < 0 || !is_result_of(*ret, request) ? -EPROTO : 0;
+    return (*ret)->error < 0 || (*ret)->result_case != result_wanted(request) ? -EPROTO : 0;
 }
 
 int rpc_look_for_late_reply(void)
