@@ -31,7 +31,7 @@ static const struct {
     { EMFILE, "this process has no descriptor left for the connection" },
     { ENFILE, "the system has no descriptor left for the connection" },
     { EIO, "the daemon has no randomness for a session's token" },
-    { ESTALE, "the daemon serves another heap than the one that is mapped" },
+    { ESTALE, "the heap that is mapped is nobody's any more: it was dropped, or the daemon serves another one" },
     { ENOMEM, "out of memory: the arena, the system's memory or the session's limit is exhausted" },
     { EAGAIN, "a memory limit is reached: the heap's, or the process's on locked memory (RLIMIT_MEMLOCK)" },
     { EROFS, "the heap is attached read-only" },
@@ -40,7 +40,8 @@ static const struct {
     { ENAMETOOLONG, "the name is longer than " SHM_TEXT(SHM_ROOT_NAME_MAX) " bytes, or the path is too long" },
     { EBUSY, "the pages behind the object are in use" },
     { EDQUOT, "a limit does not let the object grow" },
-    { EPERM, "the object cannot change its length: another session leases it, or it is a run" },
+    { EPERM, "not permitted but to root and the daemon's user; or the object cannot change its length: another session "
+             "leases it, or it is a run" },
     { ENOSYS, "the daemon does not know this request" },
 };
 
