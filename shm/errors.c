@@ -30,6 +30,7 @@ static const struct {
     { EUSERS, "the daemon has no room or no descriptors for another session" },
     { EMFILE, "this process has no descriptor left for the connection" },
     { ENFILE, "the system has no descriptor left for the connection" },
+    { EBADF, "there is no descriptor for events: goalloc_event_fd() makes one" },
     { EIO, "the daemon has no randomness for a session's token" },
     { ESTALE, "the heap that is mapped is nobody's any more: it was dropped, or the daemon serves another one" },
     { ENOMEM, "out of memory: the arena, the system's memory or the session's limit is exhausted" },

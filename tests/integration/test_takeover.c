@@ -433,6 +433,37 @@ static void daemon_that_is_asked_to_leave_the_heap_hands_it_over(void **state)
     assert_true(fixture_is_clean(f, 1000));
 }
 
+/* Each way to stop it, in turn, with the work of a whole heap, and a worker that goes on. */
+static void daemon_that_is_stopped_keeps_the_heap(void **state)
+{
+    static const int signums[] = { SIGTERM, SIGINT, SIGTERM, SIGUSR1 };
+    fixture *f = *state;
+    uint64_t seed = test_seed();
+    int one = 1;
+    pid_t pid;
+
+    f->on_stop = "keep";
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+    assert_int_equal(child_run(f, set_stop, NULL), 0);
+    assert_int_equal(child_run(f, build, NULL), 0);
+    pid = child_start(f, worker, &seed);
+    for (size_t i = 0; i < sizeof(signums) / sizeof(signums[0]); i++) {
+        (void)usleep(50000);
+        (void)kill(f->daemon, signums[i]);
+        assert_int_equal(child_wait(f->daemon), 0);
+        fixture_restart(f, NULL);
+    }
+    assert_int_equal(child_run(f, set_stop, &one), 0);
+    assert_int_equal(child_wait(pid), 0);
+    assert_int_equal(child_run(f, check_and_free, NULL), 0);
+    assert_true(fixture_is_clean(f, 1001));
+    assert_true(fixture_log_has(f, "the heap is kept for the next goallocd"));
+    f->on_stop = NULL;
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+}
+
 /* --- exec, and stopped workers --- */
 
 static int exec_something_else(const fixture *f, void *arg)
@@ -838,6 +869,7 @@ int main(void)
         FIXTURE_TEST_KEPT(quota_of_a_session_is_as_before_the_takeover),
         FIXTURE_TEST_KEPT(worker_of_an_old_heap_is_told_and_nothing_mixes),
         FIXTURE_TEST_KEPT(daemon_that_is_asked_to_leave_the_heap_hands_it_over),
+        FIXTURE_TEST_KEPT(daemon_that_is_stopped_keeps_the_heap),
         FIXTURE_TEST_KEPT(process_that_becomes_another_program_ends_its_session),
         FIXTURE_TEST_KEPT(reattach_with_a_wrong_or_old_token_is_refused),
         FIXTURE_TEST_KEPT(scribbled_state_is_refused_and_dropped_only_on_demand),
