@@ -230,7 +230,7 @@ typedef struct goalloc_event {
 } goalloc_event;
 
 /*
- * A descriptor that is readable when goalloc_next_event() has something to say: for poll(), select() and epoll, in any
+ * A descriptor that is readable when goalloc_next_event() has something to say: for poll(), epoll and the like, in any
  * program's loop. The first call subscribes: from then on events are told. The same one is returned until a detach
  * closes it; it is at a high number, as are two more that belong to it. Nobody but this library reads or closes it; a
  * program that has closed it nevertheless gets -EBADF of goalloc_next_event(), and a new one here. A forked child has

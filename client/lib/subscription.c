@@ -10,10 +10,10 @@
  *   epoll ---- socket   readable: events, or the end of the connection
  *        '---- timer    runs out when it is time to look for a daemon again; always registered
  *
- *        CLOSED --open--> ASKED --the daemon agrees--> SUBSCRIBED
- *                           ^                             |  the connection ends
- *                           '---- a daemon accepts ---- AWAY   (the timer runs)
- *        any --the heap is dropped, or the daemon has not this session--> OVER   (nothing is readable)
+ *        CLOSED -- open --> ASKED -- the daemon agrees --> SUBSCRIBED
+ *                             ^                                |  the connection ends
+ *                             '---- a daemon accepts ------- AWAY   (the timer runs)
+ *        any -- the heap is dropped, or the daemon has not this session --> OVER   (nothing is readable)
  *
  * Nothing here waits but the first open: in state ASKED the reply is read when it comes. The connection's end alone
  * does not say that the heap is gone: that the header says, which is looked at when nothing is left to be read; or the

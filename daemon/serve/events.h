@@ -13,7 +13,7 @@
 
 typedef struct event {
     enum proto_event kind;
-    uint32_t session; /* of SESSION_END, as all up to group */
+    uint32_t session; /* of PROTO_EVENT_SESSION_END, as all up to group */
     uint32_t pid;
     uint32_t uid;
     uint32_t cause;
@@ -42,7 +42,7 @@ typedef struct event_ring {
     subscriber *turn;      /* who is looked at next; NULL: the first one */
     unsigned nsubscribers;
     unsigned nidle;        /* so many have been looked at in a row that had nothing to be sent */
-    uint64_t next_short_ms; /* no MEMORY_SHORT before */
+    uint64_t next_short_ms; /* no PROTO_EVENT_MEMORY_SHORT before */
     subscriber *of_session[SHM_SESSIONS_MAX];
     uv_idle_t idle; /* runs while there is something to send */
 } event_ring;

@@ -77,16 +77,21 @@ static void expect_none(int fd)
     CHECK(!is_readable(fd, 50) && goalloc_next_event(&event) == 0);
 }
 
-static int subscribe(const fixture *f)
+static int subscribe_as(const fixture *f, uint32_t flags)
 {
     int fd;
 
-    must_attach(f, 0);
+    must_attach(f, flags);
     fd = goalloc_event_fd();
     if (fd < 0)
         (void)fprintf(stderr, "event_fd: %s\n", goalloc_strerror(fd));
     CHECK(fd >= 0 && goalloc_event_fd() == fd);
     return fd;
+}
+
+static int subscribe(const fixture *f)
+{
+    return subscribe_as(f, 0);
 }
 
 /* The test goes on when the process has stopped, and the process when the test has done what it wants. */
@@ -150,9 +155,8 @@ static void expect_end(int fd, const char *label, int cause)
 
 static int listen_to_deeds(const fixture *f, void *arg)
 {
-    int fd = subscribe(f);
+    int fd = subscribe_as(f, *(uint32_t *)arg);
 
-    (void)arg;
     expect_none(fd);
     meet();
     expect_root(fd, GOALLOC_EVENT_ROOT_SET, "a name");
@@ -169,15 +173,19 @@ static void events_are_told_in_their_order(void **state)
     fixture *f = *state;
     deed first = { "first", "a name", false, 0 };
     deed second = { "second", NULL, true, 0 };
-    pid_t pid = child_start(f, listen_to_deeds, NULL);
+    uint32_t flags[] = { 0, GOALLOC_ATTACH_READONLY, GOALLOC_ATTACH_RECLAIM };
 
-    await_stop(pid);
-    assert_int_equal(child_run(f, do_deed, &first), 0);
-    assert_true(fixture_is_whole(f));
-    assert_int_equal(child_run(f, do_deed, &second), 1000 + SIGKILL);
-    go_on(pid);
-    assert_int_equal(child_wait(pid), 0);
-    assert_true(fixture_is_clean(f, 0));
+    for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
+        pid_t pid = child_start(f, listen_to_deeds, &flags[i]);
+
+        await_stop(pid);
+        assert_int_equal(child_run(f, do_deed, &first), 0);
+        assert_true(fixture_is_whole(f));
+        assert_int_equal(child_run(f, do_deed, &second), 1000 + SIGKILL);
+        go_on(pid);
+        assert_int_equal(child_wait(pid), 0);
+        assert_true(fixture_is_clean(f, 0));
+    }
 }
 
 /* Root names as long as they can be, of bytes of UTF-8; and an older program's shorter struct. */
