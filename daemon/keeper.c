@@ -41,6 +41,7 @@
 #define ANSWER_MS       5000
 #define DISMISS_MS      1000
 #define LOOK_MS         10000
+#define GOING_MS        1000
 #define KEEPER_FDS_MAX  65536
 
 _Static_assert(HEAPFILE_NFDS <= FDPASS_MAX, "the descriptors fit into one message");
@@ -158,22 +159,26 @@ static int make_dir(const char *dir)
     return st.st_uid != geteuid() || (st.st_mode & 022) != 0 ? -EPERM : 0;
 }
 
-/* The keeper's first message. 0, -errno. */
+/* The keeper's first message. 0, -ECONNRESET: it has hung up without a word; -errno. */
 static int receive(int fd, int ret_fds[HEAPFILE_NFDS])
 {
     struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
     int fds[FDPASS_MAX];
     int nfds = 0;
     char said[8];
+    ssize_t n;
 
     if (!is_same_user(fd, false))
         return -EPERM;
     if (poll(&poll_fd, 1, ANSWER_MS) != 1)
         return -ETIMEDOUT;
-    if (fdpass_recv(fd, said, sizeof(said), fds, &nfds) != 4 || nfds != HEAPFILE_NFDS) {
+    n = fdpass_recv(fd, said, sizeof(said), fds, &nfds);
+    if (n == 0)
+        return -ECONNRESET;
+    if (n != 4 || nfds != HEAPFILE_NFDS) {
         for (int i = 0; i < nfds; i++)
             (void)close(fds[i]);
-        return -EPROTO;
+        return n == -ECONNRESET ? -ECONNRESET : -EPROTO;
     }
     memcpy(ret_fds, fds, sizeof(int) * HEAPFILE_NFDS);
     return 0;
@@ -209,12 +214,14 @@ int keeper_connect(keeper *ret, const char *dir, int ret_fds[HEAPFILE_NFDS])
                   r == -EPERM ? "it is another user's, or others may write to it" : strerror(-r));
         return r;
     }
-    r = connect_to(ret, ret_fds);
+    /* A keeper to which another daemon has said "bye", and that is about to end, hangs up; then it is gone. */
+    for (int ms = 0; (r = connect_to(ret, ret_fds)) == -ECONNRESET && ms < GOING_MS; ms += GOING_MS / 100)
+        (void)poll(NULL, 0, GOING_MS / 100);
     if (r == 0)
         return 0;
     if (r == -ENOENT || r == -ECONNREFUSED)
         return KEEPER_E_NONE;
-    log_error("%s: %s", path, r == -EPROTO ? "what answers is no keeper of a heap" : strerror(-r));
+    log_error("%s: %s", path, r == -EPROTO || r == -ECONNRESET ? "what answers is no keeper of a heap" : strerror(-r));
     return r;
 }
 

@@ -9,7 +9,7 @@
 
 #include <errno.h>
 
-/* The reply leaves first: the server marks the heap, and ends, in a turn of the loop of its own. */
+/* The server marks the heap at once, so the reply is true even if the daemon is killed next, and ends a turn later. */
 answer handle_drop(client *c, const Goallocd__Request *request)
 {
     service *srv = client_service(c);

@@ -137,11 +137,12 @@ static void stop(server *s, const char *why, bool keep)
 
     if (srv->stopping)
         return;
+    keep = keep && !s->dropped; /* a request to drop it has been answered */
     log_info("stopping: %s; the heap %s", why,
              !keep  ? "is dropped"
              : held ? "is kept for the next goallocd"
                     : "ends with this goallocd, because nobody else holds it");
-    if (!keep || !held)
+    if (!s->dropped && (!keep || !held))
         drop_heap(s);
     notify_systemd("STOPPING=1");
     srv->stopping = srv->commits.stopping = true;
@@ -165,11 +166,12 @@ static void on_stop(uv_timer_t *timer)
     stop(timer->data, "it was asked to drop the heap", false);
 }
 
-/* Not within the turn of the loop that answers the request. */
+/* From here on it is dropped, whatever ends the daemon; that stops after the turn of the loop that answers. */
 static void on_drop(void *data)
 {
     server *s = data;
 
+    drop_heap(s);
     (void)uv_timer_start(&s->stop, on_stop, 0, 0);
 }
 

@@ -308,6 +308,7 @@ static void drop_asks_first(void **state)
 static int churn_until_stale(const fixture *f, void *arg)
 {
     static void *entries[1000];
+    void *p;
 
     (void)arg;
     must_attach(f, 0);
@@ -316,8 +317,9 @@ static int churn_until_stale(const fixture *f, void *arg)
 
         goalloc_free(*entry);
         *entry = goalloc_malloc(i % 7 == 0 ? 300000 + i % 50 * 8192 : 100 + i % 900);
-        if (*entry == NULL) {
-            CHECK(errno == ESTALE && !goalloc_is_current());
+        if (*entry == NULL || !goalloc_is_current()) {
+            CHECK(*entry != NULL || errno == ESTALE);
+            CHECK(goalloc_root_get("none", &p) == -ESTALE && !goalloc_is_current());
             return 0;
         }
         if (i == 2000)
@@ -342,6 +344,57 @@ static void drop_under_load_tells_everybody(void **state)
         assert_int_equal(child_wait(pids[i]), 0);
     fixture_restart(f, NULL);
     assert_true(fixture_is_clean(f, 0));
+}
+
+static int drop(const fixture *f, void *arg)
+{
+    char text[512];
+
+    (void)arg;
+    return fixture_ctl(f, (const char *const[]){ "drop", "--yes", NULL }, text, sizeof(text));
+}
+
+/* Exit status: 0 if it is dropped. */
+static int look_later(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, GOALLOC_ATTACH_READONLY);
+    (void)raise(SIGSTOP);
+    return goalloc_is_current();
+}
+
+/* A stop that keeps comes in between, or a kill: if goallocctl has been told that it is done, it is. */
+static void drop_that_was_answered_is_done(void **state)
+{
+    fixture *f = *state;
+    uint64_t seed = test_seed();
+    int ndropped = 0;
+
+    f->on_stop = "keep";
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+    for (int i = 0; i < 20; i++) {
+        pid_t pid = child_start(f, look_later, NULL);
+        pid_t ctl;
+        int status;
+        bool is_current;
+
+        await_stop(pid);
+        ctl = child_start(f, drop, NULL);
+        (void)usleep((useconds_t)(test_random(&seed) % 10000));
+        (void)kill(f->daemon, i % 2 == 0 ? SIGTERM : SIGKILL);
+        (void)child_wait(f->daemon);
+        status = child_wait(ctl);
+        (void)kill(pid, SIGCONT);
+        is_current = child_wait(pid) != 0;
+        assert_true(status != 0 || !is_current);
+        ndropped += !is_current;
+        fixture_restart(f, NULL);
+    }
+    (void)printf("%d of 20 dropped\n", ndropped);
+    f->on_stop = NULL;
+    fixture_kill(f);
+    fixture_restart(f, NULL);
 }
 
 /* --- goallocctl keeper --- */
@@ -410,6 +463,7 @@ int main(void)
         FIXTURE_TEST(drop_by_another_user_is_refused),
         FIXTURE_TEST(drop_asks_first),
         FIXTURE_TEST_KEPT(drop_under_load_tells_everybody),
+        FIXTURE_TEST_KEPT(drop_that_was_answered_is_done),
         FIXTURE_TEST_KEPT(keeper_command_shows_and_ends_what_is_left_over),
         FIXTURE_TEST_KEPT(cold_start_on_a_heap_that_is_served_is_refused),
     };
