@@ -172,8 +172,8 @@ void options_parse(options *ret, int argc, char **argv)
         .parser = parse_option,
         .doc = "Owns one shared-memory heap and serves it to the processes that link libgoalloc."
                "\vSIZE takes K, M, G or T. The daemon stays in the foreground. SIGTERM and SIGINT end it; --on-stop "
-               "says what becomes of the heap. SIGUSR1 ends it and leaves the heap to the next one, SIGHUP does nothing. "
-               "'goallocctl drop' drops the heap and ends the daemon.",
+               "says what becomes of the heap. SIGUSR1 ends it and leaves the heap to the next one, SIGHUP does "
+               "nothing. 'goallocctl drop' drops the heap and ends the daemon.",
     };
 
     *ret = (options){

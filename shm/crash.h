@@ -10,8 +10,8 @@
 
 /*
  * X(name, who passes it): c the library, r the library in a session that reclaims, d the daemon, b the daemon when a
- * process comes back to it, t the daemon when it takes over a heap, s when it is stopped and drops the heap, l when it lets
- * a heap go that it does not take over.
+ * process comes back to it, t the daemon when it takes over a heap, s when it is stopped and drops the heap, l when it
+ * lets a heap go that it does not take over.
  */
 /* clang-format off: a line has points that follow each other */
 #define CRASH_POINTS(X)                                                                                       \
@@ -37,6 +37,7 @@
     X(extend_after_map, d) X(extend_after_npages, d)                                                          \
     X(shrink_after_npages, d) X(shrink_after_map, d)                                                          \
     X(session_after_token, d) X(session_before_state, d) X(session_after_state, d) X(session_end_half, d)     \
+    X(label_half, d)                                                                                          \
     X(root_after_entry, d) X(root_after_name, d) X(root_after_set, d)                                         \
     X(adopt_after_counters, d) X(adopt_after_entry, d) X(adopt_after_kept, d)                                 \
     X(adopt_remove_after_entry, d) X(adopt_remove_after_counters, d)                                          \

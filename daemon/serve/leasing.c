@@ -59,7 +59,7 @@ bool leasing_system_allows(service *srv, uint64_t npages)
 
     if (!srv->eager_commit || npages <= backed)
         return true;
-    if (sysmem_has(&srv->mem, (npages - backed) * PAGE_BYTES, uv_hrtime() / 1000000))
+    if (sysmem_has(&srv->mem, (npages - backed) * PAGE_BYTES, srv->commits.npages * PAGE_BYTES, uv_hrtime() / 1000000))
         return true;
     events_memory_short(&srv->events);
     return false;

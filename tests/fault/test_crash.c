@@ -186,6 +186,7 @@ static int work_default(const char *socket)
     table *t;
 
     attach_patiently(socket, 0);
+    CHECK(goalloc_set_label("work") == 0);
     t = the_table();
     for (int i = 0; i < 16; i++) /* of another process */
         take(&t->large[i]);
@@ -585,7 +586,7 @@ static int told_by_the_word(const fixture *f, void *arg)
     return 0;
 }
 
-/* It dies after the word: whoever has the heap mapped knows, and the next daemon finishes, though the keeper is there. */
+/* It dies after the word: who has the heap mapped knows, and the next daemon finishes, though the keeper is there. */
 static void drop_dies(const char *name, bool cold_start)
 {
     fixture f;
