@@ -46,6 +46,7 @@ static const struct {
     { ENAMETOOLONG, "the name is longer than " SHM_TEXT(SHM_ROOT_NAME_MAX) " bytes, or the path is too long" },
     { EBUSY, "the pages behind the object are in use" },
     { EDQUOT, "a limit is reached: the session's, its group's or its user's" },
+    { EINPROGRESS, "the daemon is not done yet: ask again" },
     { EPERM, "not permitted but to root and the daemon's user; or the object cannot change its length: another session "
              "leases it, or it is a run" },
     { ENOSYS, "the daemon does not know this request" },

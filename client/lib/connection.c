@@ -16,12 +16,16 @@
 #include "client/lib/connection.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "client/lib/held.h"
 #include "proto/wire.h"
 
 /* Take what a call is for out of the reply: what the call returns, 0 or more, or -EPROTO. */
+#define PAUSE_MS_MAX 16
+
 typedef int (*read_reply)(const Goallocd__Reply *reply, void *ret);
 
 /* The steps 2 to 4. read NULL: the reply says nothing but how it went. */
@@ -42,6 +46,29 @@ static int call(Goallocd__Request *request, read_reply read, void *ret)
     int r = comeback_begin(&until);
 
     return r < 0 ? r : finish_call(request, read, ret, until);
+}
+
+/*
+ * A request for memory. While the session is at its limit, the daemon searches for what it offers, some of it in each
+ * request, and says -EINPROGRESS until it has looked at all: so it is asked again, with a pause in which others are
+ * served, and the turn is theirs, for as long as a request may take.
+ */
+static int call_for_memory(Goallocd__Request *request, read_reply read, void *ret)
+{
+    deadline until = deadline_in((int)u32_load_relaxed(&process.timeout_ms));
+    int cancel_state;
+    int r;
+
+    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+    for (int pause_ms = 1; (r = call(request, read, ret)) == -EINPROGRESS; pause_ms *= 2) {
+        if (deadline_left_ms(until) == 0) {
+            r = -EDQUOT;
+            break;
+        }
+        (void)poll(NULL, 0, pause_ms < PAUSE_MS_MAX ? pause_ms : PAUSE_MS_MAX);
+    }
+    (void)pthread_setcancelstate(cancel_state, NULL);
+    return r;
 }
 
 /* --- the session --- */
@@ -160,7 +187,7 @@ int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool ins
     body.nspans = nspans;
     body.npages = npages;
     body.insist = insist;
-    return call(&request, read_refill, &(refill_result){ nspans, ret_spans });
+    return call_for_memory(&request, read_refill, &(refill_result){ nspans, ret_spans });
 }
 
 int connection_sync(void)
@@ -190,7 +217,7 @@ int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, b
     body.align_pages = align_pages;
     body.noscan = noscan;
     body.insist = insist;
-    return call(&request, read_large, ret);
+    return call_for_memory(&request, read_large, ret);
 }
 
 int connection_resize_large(page_no span, uint64_t npages, bool *ret_sent)
