@@ -10,7 +10,8 @@
 
 /*
  * X(name, who passes it): c the library, r the library in a session that reclaims, d the daemon, b the daemon when a
- * process comes back to it, t the daemon when it takes over a heap.
+ * process comes back to it, t the daemon when it takes over a heap, s when it is stopped and drops the heap, l when it
+ * lets a heap go that it does not take over.
  */
 /* clang-format off: a line has points that follow each other */
 #define CRASH_POINTS(X)                                                                                       \
@@ -47,7 +48,8 @@
     X(arena_after_npages, d) X(zeroed_base_after, d) X(backed_base_after, d)                                  \
     X(reattach_before_reply, b)                                                                               \
     X(recover_after_files, t) X(recover_half_spans, t) X(recover_after_heap, t) X(recover_half_sessions, t)   \
-    X(recover_after_sessions, t)
+    X(recover_after_sessions, t)                                                                              \
+    X(drop_after_word, s) X(let_go_after_word, l)
 /* clang-format on */
 
 #ifdef GOALLOC_CRASH_POINTS

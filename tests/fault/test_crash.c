@@ -439,6 +439,8 @@ static void worker_dies(const char *name, const char *mode, unsigned nth)
 #define WORKER_d(name)
 #define WORKER_b(name)
 #define WORKER_t(name)
+#define WORKER_s(name)
+#define WORKER_l(name)
 #define WORKER(name, who) WORKER_##who(name)
 
 static void worker_may_die_at_every_point(void **state)
@@ -452,6 +454,8 @@ static void worker_may_die_at_every_point(void **state)
 #define LATER_d(name)
 #define LATER_b(name)
 #define LATER_t(name)
+#define LATER_s(name)
+#define LATER_l(name)
 #define LATER(name, who) LATER_##who(name)
 
 static void worker_may_die_at_every_point_later(void **state)
@@ -514,6 +518,8 @@ static void daemon_dies(const char *name, unsigned nth)
 #define DAEMON_d(name) daemon_dies(#name, 1);
 #define DAEMON_b(name)
 #define DAEMON_t(name)
+#define DAEMON_s(name)
+#define DAEMON_l(name)
 #define DAEMON(name, who) DAEMON_##who(name)
 
 static void daemon_may_die_at_every_point(void **state)
@@ -555,6 +561,8 @@ static void takeover_dies(const char *name)
 #define TAKEOVER_d(name)
 #define TAKEOVER_b(name)
 #define TAKEOVER_t(name) takeover_dies(#name);
+#define TAKEOVER_s(name)
+#define TAKEOVER_l(name)
 #define TAKEOVER(name, who) TAKEOVER_##who(name)
 
 static void takeover_may_die_twice_at_every_point(void **state)
@@ -594,12 +602,79 @@ static void return_dies(const char *name)
 #define RETURN_d(name)
 #define RETURN_b(name) return_dies(#name);
 #define RETURN_t(name)
+#define RETURN_s(name)
+#define RETURN_l(name)
 #define RETURN(name, who) RETURN_##who(name)
 
 static void daemon_may_die_while_a_worker_comes_back(void **state)
 {
     (void)state;
     CRASH_POINTS(RETURN)
+}
+
+/* --- a heap that is dropped --- */
+
+static int told_by_the_word(const fixture *f, void *arg)
+{
+    void *p;
+
+    (void)arg;
+    must_attach(f, GOALLOC_ATTACH_READONLY);
+    (void)raise(SIGSTOP);
+    CHECK(goalloc_is_current() == 0);
+    CHECK(goalloc_root_get("table", &p) == -ESTALE);
+    return 0;
+}
+
+/* It dies after the word: who has the heap mapped knows, and the next daemon finishes, though the keeper is there. */
+static void drop_dies(const char *name, bool cold_start)
+{
+    fixture f;
+    goalloc_stats_t stats;
+    pid_t pid;
+    int status;
+
+    fixture_start_kept(&f, NULL);
+    assert_int_equal(child_run(&f, make_table, NULL), 0);
+    pid = child_start(&f, told_by_the_word, NULL);
+    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+    fixture_kill(&f);
+    f.crash = name;
+    if (cold_start) {
+        f.options = (const char *const[]){ "--cold-start", NULL };
+        fixture_launch(&f);
+    } else {
+        fixture_restart(&f, NULL);
+        (void)kill(f.daemon, SIGTERM);
+    }
+    if (child_wait(f.daemon) != 1000 + SIGKILL)
+        fail_msg("nobody who drops the heap comes by %s", name);
+    f.crash = NULL;
+    f.options = NULL;
+    fixture_restart(&f, NULL);
+    assert_true(fixture_log_has(&f, "the heap that was left behind was dropped"));
+    (void)kill(pid, SIGCONT);
+    assert_int_equal(child_wait(pid), 0);
+    fixture_stats(&f, &stats);
+    assert_int_equal(stats.live_objects + stats.roots, 0);
+    fixture_kill(&f); /* the new heap has its own keeper */
+    fixture_restart(&f, NULL);
+    assert_true(fixture_stop(&f));
+}
+
+#define DROP_c(name)
+#define DROP_r(name)
+#define DROP_d(name)
+#define DROP_b(name)
+#define DROP_t(name)
+#define DROP_s(name) drop_dies(#name, false);
+#define DROP_l(name) drop_dies(#name, true);
+#define DROP(name, who) DROP_##who(name)
+
+static void daemon_may_die_while_it_drops_the_heap(void **state)
+{
+    (void)state;
+    CRASH_POINTS(DROP)
 }
 
 int main(int argc, char **argv)
@@ -610,6 +685,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(daemon_may_die_at_every_point),
         cmocka_unit_test(takeover_may_die_twice_at_every_point),
         cmocka_unit_test(daemon_may_die_while_a_worker_comes_back),
+        cmocka_unit_test(daemon_may_die_while_it_drops_the_heap),
     };
 
     if (argc == 3 && strcmp(argv[1], "default") == 0)
