@@ -26,12 +26,12 @@ static const struct {
     { ENOENT, "no such root, or no socket of a daemon at that path" },
     { ECONNREFUSED, "no daemon serves the socket" },
     { EACCES, "no permission to connect to the daemon's socket, or to come back to the session" },
-    { ETIMEDOUT, "no daemon has answered in time" },
+    { ETIMEDOUT, "no daemon has answered in time, or the root was not there in time" },
     { ENOTCONN, "not attached to a heap" },
     { EPROTONOSUPPORT, "the daemon speaks another version of the protocol" },
     { ENOEXEC, "the daemon's shared-memory layout (ABI) is another than this library's" },
     { EPROTO, "the daemon's answer was not understood" },
-    { EEXIST, "the heap's address range is taken by something else in this process" },
+    { EEXIST, "the heap's address range is taken by something else in this process, or the root is another by now" },
     { EUSERS, "there are too many sessions, or the daemon has no descriptors for another one" },
     { EMFILE, "this process has no descriptor left for the connection" },
     { ENFILE, "the system has no descriptor left for the connection" },
@@ -49,6 +49,9 @@ static const struct {
     { EINPROGRESS, "the daemon is not done yet: ask again" },
     { EPERM, "not permitted but to root and the daemon's user; or the object cannot change its length: another session "
              "leases it, or it is a run" },
+    { EMEDIUMTYPE, "the root is there, with another size or type tag" },
+    { EDEADLK, "this thread is making that root" },
+    { ECANCELED, "the right to make the root has ended" },
     { ENOSYS, "the daemon does not know this request" },
 };
 

@@ -127,7 +127,7 @@ static void look(found *f)
     f->nsessions = count_entries(spans, header.sessions_off, u32_load_relaxed(&header.nsession_entries),
                                  SHM_SESSIONS_MAX, sizeof(shm_session), offsetof(shm_session, state));
     f->nroots = count_entries(spans, header.roots_off, u32_load_relaxed(&header.nroot_entries), SHM_ROOTS_MAX,
-                              sizeof(shm_root), offsetof(shm_root, name_bytes));
+                              sizeof(shm_root), offsetof(shm_root, current));
 }
 
 static uint64_t age_ms(const found *f)

@@ -12,6 +12,7 @@
 #include "daemon/serve/ahead.h"
 #include "daemon/serve/events.h"
 #include "daemon/serve/loopcpu.h"
+#include "daemon/serve/making.h"
 #include "daemon/serve/operation.h"
 #include "daemon/serve/reply.h"
 #include "daemon/serve/session.h"
@@ -22,6 +23,7 @@ typedef struct service {
     mheap *heap;
     session_table sessions;
     roots *roots;
+    making_table making; /* roots that are being made */
     scavenger scav;
     commit_pool commits;
     sysmem mem;
