@@ -43,6 +43,7 @@
 #include "robust.h"
 
 #define ROOT        "pool"
+#define TABLE_TAG   1    /* another one for a table of another shape */
 #define NSTRIPES    16
 #define NBUCKETS    64   /* of a stripe */
 #define NKEYS       4096
@@ -236,51 +237,40 @@ static void table_free(table *t)
     goalloc_free(t);
 }
 
-/* A new table, named. */
-static int table_make(uint32_t nworkers, table **ret)
+/* A new table. Others get it when this has returned, not before; if this process dies in here, the next one begins. */
+static int table_init(void *p, size_t size, void *nworkers)
 {
-    table *t = goalloc_aligned_alloc(alignof(stripe), sizeof(*t));
+    table *t = p; /* zeroed */
     int r = 0;
 
-    if (t == NULL)
-        return -errno;
-    memset(t, 0, sizeof(*t));
-    t->nworkers = nworkers;
+    (void)size;
+    t->nworkers = *(const uint32_t *)nworkers;
     for (uint32_t i = 0; i < NSTRIPES && r == 0; i++) {
         t->stripes[i].table = t;
         r = -robust_init(&t->stripes[i].mutex);
     }
-    if (r == 0)
-        r = goalloc_publish(t);
-    if (r == 0)
-        r = goalloc_root_set(ROOT, t);
-    if (r < 0) {
-        goalloc_free(t);
-        return r;
-    }
-    *ret = t;
-    return 0;
+    return r;
 }
 
-/* The table that is there, or a new one. There is one supervisor, so nobody makes another one meanwhile. */
 static int table_get(uint32_t nworkers, table **ret)
 {
     void *p;
-    int r = goalloc_root_get(ROOT, &p);
+    int r = goalloc_root_get_or_create(ROOT, sizeof(table), TABLE_TAG, table_init, &nworkers, &p, NULL);
 
-    if (r == -ENOENT)
-        return table_make(nworkers, ret);
     if (r == 0)
         *ret = p;
     return r;
 }
 
-/* False: the heap that is mapped is nobody's any more. A daemon that is away is no reason. */
+/*
+ * False: the heap that is mapped is nobody's any more. If it was dropped, a word says so; if its daemon was killed, and
+ * nobody had kept it, only a call finds that out. A daemon that is away is no reason.
+ */
 static bool heap_is_current(void)
 {
     void *p;
 
-    return goalloc_root_get(ROOT, &p) != -ESTALE;
+    return goalloc_is_current() && goalloc_root_get(ROOT, &p) != -ESTALE;
 }
 
 /* --- the end: everything done over --- */
