@@ -94,6 +94,9 @@ extern "C" {
 /* The longest name of a root, in bytes, without the terminating zero. */
 #define GOALLOC_ROOT_NAME_MAX 255
 
+/* The longest name of a group, in bytes, without the terminating zero. */
+#define GOALLOC_GROUP_NAME_MAX 63
+
 /* How a process attaches. Set struct_size (or use GOALLOC_OPTIONS_INIT); fields that are zero take their defaults. */
 typedef struct goalloc_options {
     size_t struct_size;      /* sizeof(goalloc_options): lets the struct grow without breaking old programs */
@@ -102,10 +105,28 @@ typedef struct goalloc_options {
     uint32_t flags;          /* GOALLOC_ATTACH_* */
     uint64_t limit_bytes;    /* the most that this session may hold in spans; 0: no limit of its own */
     int timeout_ms;          /* bound of the attach and of each request to the daemon; 0: 5000 */
+    const char *group;       /* sessions that own together: see below; NULL: none; copied */
 } goalloc_options;
 
+/*
+ * A group: sessions that own together, by the name that they attach with (1 to GOALLOC_GROUP_NAME_MAX bytes of UTF-8).
+ * The name belongs to the user (effective uid): the same name of another user is another group.
+ *
+ * With GOALLOC_ATTACH_RECLAIM, what a session of the group allocates or adopts is the group's: it lives until somebody
+ * frees it, or until the last session of the group has ended; then what has not been published is freed. So nothing is
+ * lost when one worker of a pool dies, and nothing is left when all have. What is to outlive the group is published, as
+ * ever. Without that flag a group owns nothing; all its sessions have the flag, or none (-EINVAL). The places that a
+ * dead session had not handed out, and those that come free in what it left, go to the group's other sessions first.
+ *
+ * A forked child is of its parent's group, also if it becomes another user before it attaches; and while a child lives
+ * that was forked from a member and has not called exec, the group goes on, whether the child has attached or not. So
+ * it may attach after its parent has died. A child that attaches by goalloc_attach() with another group, or with none,
+ * leaves its parent's. A session whose process has lost the daemon, or sleeps, is a member as well: only the end of
+ * processes, and goalloc_detach(), end a group. Who attaches with a group's name in the instant in which it ends is in
+ * the old group or founds a new one, but never finds half of the old.
+ */
 #ifdef __cplusplus
-#define GOALLOC_OPTIONS_INIT { sizeof(goalloc_options), nullptr, nullptr, 0, 0, 0 }
+#define GOALLOC_OPTIONS_INIT { sizeof(goalloc_options), nullptr, nullptr, 0, 0, 0, nullptr }
 #else
 #define GOALLOC_OPTIONS_INIT { .struct_size = sizeof(goalloc_options) }
 #endif

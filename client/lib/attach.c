@@ -23,6 +23,10 @@
  * (client/README.md; mapping_private), and begins anew as above: become_child(), which process.c was given. A thread's
  * current[] is not wiped: it must name structures, which are.
  *
+ * A child is of its parent's group: it attaches with the same name, and shows the group's token, since by then it may
+ * have become another user. Between the fork and that, its copy of process.kin keeps the group from ending, whatever
+ * becomes of the parent.
+ *
  * A heap other than the one that is mapped (the daemon was replaced meanwhile): -ESTALE, nothing changes.
  */
 #include "client/lib/attach.h"
@@ -55,7 +59,9 @@ static turn attach_turn = TURN_INIT;
 /* How to attach (again): copies of what the options said. With the turn. */
 static char socket_path[PATH_MAX];
 static char label[SHM_LABEL_BYTES];
-static attach_request how = { .socket_path = socket_path, .label = label };
+static char group[SHM_GROUP_NAME_BYTES];
+static attach_request how = { .socket_path = socket_path, .label = label, .group = group };
+static char session_group[SHM_GROUP_NAME_BYTES]; /* of the session that there is, or that the parent had */
 static bool dumps; /* GOALLOC_ATTACH_DUMP, which is not the daemon's business */
 
 /* --- fork --- */
@@ -137,8 +143,10 @@ static int read_options(const goalloc_options *options, goalloc_options *ret)
             return -EINVAL;
         memcpy(&o, options, options->struct_size < sizeof(o) ? options->struct_size : sizeof(o));
     }
-    if (o.timeout_ms < 0 || (o.flags & ~ATTACH_FLAGS) != 0)
+    if (o.timeout_ms < 0 || (o.flags & ~ATTACH_FLAGS) != 0 || (o.group != NULL && o.group[0] == '\0'))
         return -EINVAL;
+    if (o.group != NULL && strnlen(o.group, SHM_GROUP_NAME_BYTES) > SHM_GROUP_NAME_MAX)
+        return -ENAMETOOLONG;
     if (o.timeout_ms == 0)
         o.timeout_ms = PROCESS_TIMEOUT_MS;
     *ret = o;
@@ -154,6 +162,9 @@ static int take_options(const goalloc_options *o)
         return r;
     label[0] = '\0';
     (void)strncat(label, o->label != NULL ? o->label : program_invocation_short_name, sizeof(label) - 1);
+    memset(group, 0, sizeof(group));
+    if (o->group != NULL)
+        (void)strncat(group, o->group, sizeof(group) - 1);
     how.flags = o->flags & ~GOALLOC_ATTACH_DUMP;
     dumps = o->flags & GOALLOC_ATTACH_DUMP;
     how.limit_bytes = o->limit_bytes;
@@ -187,6 +198,7 @@ static int attach_now(bool gated, deadline until)
 
     if (r < 0)
         return r;
+    how.of_parent = forked && group[0] != '\0' && strcmp(group, session_group) == 0;
     how.wait = forked; /* its parent has been served: it goes on waiting as that would */
     how.gated = gated;
     how.until = until;
@@ -196,6 +208,8 @@ static int attach_now(bool gated, deadline until)
     forklock_take();
     r = forked ? mapping_reattach(&a, readonly) : mapping_attach(&a, readonly);
     link_close_fds();
+    if (r == 0)
+        memcpy(session_group, group, sizeof(group));
     if (r == 0)
         process_open_gate(&a, readonly, how.flags & GOALLOC_ATTACH_RECLAIM);
     forklock_give();
@@ -217,6 +231,7 @@ static int attach_as(const goalloc_options *o, deadline until)
 {
     static char path_before[sizeof(socket_path)];
     static char label_before[sizeof(label)];
+    static char group_before[sizeof(group)];
     attach_request before = how;
     uint32_t timeout_before = u32_load_relaxed(&process.timeout_ms);
     bool forked = process_state_now() == PROCESS_FORKED;
@@ -224,12 +239,14 @@ static int attach_as(const goalloc_options *o, deadline until)
 
     memcpy(path_before, socket_path, sizeof(socket_path));
     memcpy(label_before, label, sizeof(label));
+    memcpy(group_before, group, sizeof(group));
     r = take_options(o);
     if (r == 0)
         r = attach_now(false, until);
     if (r < 0 && forked) {
         memcpy(socket_path, path_before, sizeof(socket_path));
         memcpy(label, label_before, sizeof(label));
+        memcpy(group, group_before, sizeof(group));
         how = before;
         u32_store_relaxed(&process.timeout_ms, timeout_before);
     }
@@ -305,6 +322,7 @@ int goalloc_detach(void)
     coredump_disable();
     thread_forget_all();
     largecache_clear(&large_cache);
+    mapping_leave_group();
     connection_detach();
     forklock_take();
     mapping_detach();

@@ -33,6 +33,12 @@ int comeback_open(const char *path, bool wait, bool gated, deadline until, Goall
                   Goallocd__Reply **ret) __attribute__((warn_unused_result));
 
 /* The session that has been opened is this process's now. The caller holds the turn. */
+/*
+ * Say in an Attach which group the last session had, and show its token: in a forked child, whose parent's session that
+ * was. The daemon believes it as long as that group is open.
+ */
+void comeback_name_parent(Goallocd__Attach *ret);
+
 void comeback_set_session(const Goallocd__AttachReply *reply);
 
 /* There is no session any more; close the connection. The caller holds the turn. */

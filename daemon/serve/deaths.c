@@ -40,6 +40,31 @@ typedef struct watch {
 
 /* --- lost sessions --- */
 
+/* Groups that only a child which has not attached kept begin to end when that is gone. True: there are others. */
+static bool look_at_groups(deaths *d)
+{
+    const group_table *groups = d->srv->heap->groups;
+    bool more = false;
+    unsigned nlooks = 0;
+
+    for (uint32_t n = 1; n <= SHM_GROUPS_MAX && groups->ngroups > 0; n++) {
+        uint32_t i = (d->from_group + n) % SHM_GROUPS_MAX;
+        group *g = groups->groups[i];
+
+        if (g == NULL || !g->waits)
+            continue;
+        if (nlooks++ == OLD_A_LOOK)
+            return true;
+        d->from_group = i;
+        g->waits = heapfile_group_lives(d->srv->heap->file, g->no);
+        if (g->waits)
+            more = true;
+        else
+            service_wake(d->srv);
+    }
+    return more;
+}
+
 /* Sessions whose processes are gone begin to end. */
 static void on_timer(uv_timer_t *timer)
 {
@@ -72,6 +97,8 @@ static void on_timer(uv_timer_t *timer)
             service_wake(d->srv);
         }
     }
+    if (look_at_groups(d))
+        more = true;
     if (more)
         (void)uv_timer_start(timer, on_timer, d->pause_ms, 0);
     d->pause_ms = d->pause_ms * 2 < PAUSE_MS_MAX ? d->pause_ms * 2 : PAUSE_MS_MAX;

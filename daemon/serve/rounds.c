@@ -5,7 +5,8 @@
  * Runs in the loop's idle handle, from service_wake() until nothing is left. Calls deaths, session, census, left and
  * sweep, and what handlers have given to service_wait().
  *
- * Sessions that are ENDING give back some spans a slice. When one is over, the Detach that asked for it is answered.
+ * Sessions that are ENDING give back some spans a slice. When one is over, the Detach that asked for it is answered. So
+ * do groups whose last session has gone.
  *
  * A round is one pass over the heap for all who ask for the same. It begins when operations are WAITING for it, and
  * these are JOINED from then on. Who asks while it is under way waits for the next one, since the pass has left part
@@ -74,6 +75,26 @@ static bool end_sessions(service *srv)
     return more;
 }
 
+/* Groups without open or lost sessions end. One whose children may still attach waits, and deaths.c looks at its lock. */
+static bool end_groups(service *srv)
+{
+    const group_table *groups = srv->heap->groups;
+    bool more = false;
+
+    for (uint32_t i = 0; i < SHM_GROUPS_MAX && groups->ngroups > 0; i++) {
+        group *g = groups->groups[i];
+        enum session_group_end end;
+
+        if (g == NULL || g->nliving > 0 || g->waits)
+            continue;
+        end = session_group_end_step(&srv->sessions, g, END_SLICE_SPANS);
+        if (end == GROUP_WAITS_FOR_CHILD)
+            deaths_look(srv->deaths);
+        more |= end == GROUP_HAS_MORE;
+    }
+    return more;
+}
+
 /* --- rounds --- */
 
 static void join(operation *op, void *data)
@@ -137,6 +158,7 @@ static void on_idle(uv_idle_t *idle)
     /* Off first: what the work wakes up is not lost. */
     (void)uv_idle_stop(idle);
     more = end_sessions(r->srv);
+    more |= end_groups(r->srv);
     for (r->now = 0; r->now < ROUNDS; r->now++) {
         bool *active = &r->active[r->now];
 

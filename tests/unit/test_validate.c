@@ -66,7 +66,7 @@ static int world_setup(void **state)
     w->central = make_span(w);
     mcentral_put(&w->heap, w->central);
     assert_int_equal(object_find(&w->file.map, address_of(w, w->central), &object), OBJECT_LIVE);
-    assert_int_equal(adopt_set(w->heap.adopted, &object, w->s->lessee.no, w->s->lessee.epoch), 0);
+    assert_int_equal(adopt_set(w->heap.adopted, &object, w->s->lessee.owner, w->s->lessee.epoch), 0);
     assert_int_equal(roots_set(w->roots, (const uint8_t *)"one", 3, page_offset(w->central)), 0);
     *state = w;
     return 0;
