@@ -16,9 +16,9 @@
  *
  * The life of an entry (the state is in its word, one aligned store each):
  *
- *   FREE --the first session comes--> OPEN --no session is open or lost, no child is about to attach--> ENDING
- *    ^                                                                                                     |
- *    '---- no session has its number, no span its owner number, no adoption is its own --------------------'
+ *   FREE -- first session --> OPEN -- no living session, no child --> ENDING
+ *    ^                                                                  |
+ *    '-- no session has its number, no span and no adoption its owner --'
  *
  * Founding writes the token, then uid, flags and name, then the word: OPEN, with the next epoch. If the daemon dies
  * before it, the entry is FREE. If it dies after it, the group has no session, and the next daemon ends it. The session's

@@ -1,0 +1,668 @@
+/*
+ * Groups: what their sessions have not published stays while any of them lives, whoever dies in which order, and goes
+ * with the last one: over takeovers of the daemon, with objects that are published, adopted and freed by others, with
+ * children that have not attached yet; and what can't be a group.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <grp.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "tests/support/objects.h"
+#include "tests/support/rawheap.h"
+
+#define WORKERS  8
+#define ENTRIES  400
+#define NOBODY   65534
+
+/* --- a pool of workers --- */
+
+/* Who is to free an object in the end. */
+enum keeper { NONE, GROUP, HEAP, ADOPTER };
+
+typedef struct slot {
+    unsigned char *_Atomic p;
+    uint32_t bytes;
+    enum keeper keeper;
+} slot;
+
+/* What the test and its processes share. */
+typedef struct pool {
+    const char *group;
+    uint64_t seed;
+    unsigned number; /* of the worker that is started */
+    slot slots[WORKERS][ENTRIES];
+} pool;
+
+static pool *pool_new(const char *group, uint64_t seed)
+{
+    pool *p = mmap(NULL, sizeof(*p), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    assert_true(p != MAP_FAILED);
+    p->group = group;
+    p->seed = seed;
+    return p;
+}
+
+static void pool_delete(pool *p)
+{
+    (void)munmap(p, sizeof(*p));
+}
+
+static int attach_as(const fixture *f, uint32_t flags, const char *group)
+{
+    goalloc_options options = GOALLOC_OPTIONS_INIT;
+
+    options.socket_path = f->socket;
+    options.flags = flags;
+    options.group = group;
+    return goalloc_attach(&options);
+}
+
+static uint32_t size_at(uint64_t r)
+{
+    static const uint32_t sizes[] = { 8, 16, 24, 64, 200, 1000, 8000, 40000, 300000 };
+
+    return sizes[r % (r / 16 % 4 == 0 ? 9 : 6)];
+}
+
+/* An object of a size at random, which says whose it is. */
+static void slot_fill(slot *s, uint64_t r)
+{
+    s->bytes = size_at(r);
+    s->p = goalloc_malloc(s->bytes);
+    CHECK(s->p != NULL);
+    memset(s->p, (int)(s->bytes % 251), s->bytes);
+    s->keeper = GROUP;
+}
+
+/* Fill what is empty of one's own, publish some, free some; then wait to be killed. */
+static int work(const fixture *f, void *arg)
+{
+    pool *p = arg;
+    unsigned number = p->number;
+    uint64_t seed = p->seed + number * 7919;
+
+    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, p->group) == 0);
+    for (int i = 0; i < ENTRIES; i++) {
+        slot *s = &p->slots[number][i];
+
+        if (s->p == NULL)
+            slot_fill(s, test_random(&seed));
+    }
+    for (int i = 0; i < ENTRIES; i += 10) {
+        slot *s = &p->slots[number][i];
+
+        if (s->keeper == GROUP) {
+            CHECK(goalloc_publish(s->p) == 0);
+            s->keeper = HEAP;
+        }
+    }
+    for (int i = 0; i < ENTRIES; i += 7) {
+        slot *s = &p->slots[number][i];
+
+        goalloc_free(s->p);
+        *s = (slot){ .p = NULL };
+    }
+    (void)raise(SIGSTOP);
+    return 0;
+}
+
+/* As somebody who is not of the group: look at all, free some, publish some. */
+static int look(const fixture *f, void *arg)
+{
+    pool *p = arg;
+    uint64_t seed = p->seed;
+
+    must_attach(f, 0);
+    for (int w = 0; w < WORKERS; w++) {
+        for (int i = 0; i < ENTRIES; i++) {
+            slot *s = &p->slots[w][i];
+            uint64_t r = test_random(&seed);
+
+            if (s->keeper == NONE)
+                continue;
+            CHECK(goalloc_usable_size(s->p) >= s->bytes && all_are(s->p, s->bytes, (int)(s->bytes % 251)));
+            if (r % 16 == 0) {
+                CHECK(goalloc_free_checked(s->p) == 0);
+                *s = (slot){ .p = NULL };
+            } else if (r % 16 == 1) {
+                CHECK(goalloc_publish(s->p) == 0);
+                s->keeper = HEAP;
+            } else if (r % 16 == 2 && s->keeper == HEAP) {
+                CHECK(goalloc_adopt(s->p) == 0); /* by a session that owns nothing: it stays the heap's */
+            }
+        }
+    }
+    return 0;
+}
+
+static int free_all(const fixture *f, void *arg)
+{
+    pool *p = arg;
+
+    must_attach(f, 0);
+    for (int w = 0; w < WORKERS; w++) {
+        for (int i = 0; i < ENTRIES; i++) {
+            if (p->slots[w][i].keeper != NONE)
+                CHECK(goalloc_free_checked(p->slots[w][i].p) == 0);
+        }
+    }
+    return 0;
+}
+
+static uint64_t pool_count(const pool *p, enum keeper keeper)
+{
+    uint64_t n = 0;
+
+    for (int w = 0; w < WORKERS; w++) {
+        for (int i = 0; i < ENTRIES; i++)
+            n += p->slots[w][i].keeper == keeper;
+    }
+    return n;
+}
+
+/* What lives, when so many sessions are left. */
+static uint64_t live_with(const fixture *f, uint64_t nsessions)
+{
+    goalloc_stats_t stats = { .sessions = nsessions + 1 };
+
+    for (int i = 0; i < 1000 && stats.sessions != nsessions; i++, (void)usleep(5000))
+        fixture_stats(f, &stats);
+    assert_int_equal(stats.sessions, nsessions);
+    fixture_stats(f, &stats);
+    return stats.live_objects;
+}
+
+/* Wait until so many objects live. */
+static void assert_comes_to(const fixture *f, uint64_t nobjects)
+{
+    goalloc_stats_t stats = { .live_objects = nobjects + 1 };
+
+    for (int i = 0; i < 1000 && stats.live_objects != nobjects; i++, (void)usleep(5000))
+        fixture_stats(f, &stats);
+    assert_int_equal(stats.live_objects, nobjects);
+    assert_true(fixture_is_whole(f));
+}
+
+static pid_t worker_start(const fixture *f, pool *p, unsigned number)
+{
+    pid_t pid;
+
+    p->number = number;
+    pid = child_start(f, work, p);
+    assert_true(child_stops(pid));
+    return pid;
+}
+
+static void process_kill(pid_t pid)
+{
+    (void)kill(pid, SIGKILL);
+    assert_int_equal(child_wait(pid), 1000 + SIGKILL);
+}
+
+/* Kill one of those that live, at random. */
+static void kill_one(pid_t pids[WORKERS], uint64_t *seed)
+{
+    unsigned i = (unsigned)(test_random(seed) % WORKERS);
+
+    while (pids[i] == 0)
+        i = (i + 1) % WORKERS;
+    process_kill(pids[i]);
+    pids[i] = 0;
+}
+
+/* Everything that is not freed lives until the last of eight is dead; then what was published lives, and no more. */
+static void kill_in_any_order(fixture *f, bool with_takeovers)
+{
+    uint64_t seed = test_seed();
+    pool *p = pool_new("pool", seed);
+    pid_t pids[WORKERS];
+
+    for (unsigned i = 0; i < WORKERS; i++)
+        pids[i] = worker_start(f, p, i);
+    for (unsigned nliving = WORKERS; nliving > 0;) {
+        uint64_t r = test_random(&seed);
+        uint64_t live;
+
+        p->seed = r;
+        assert_int_equal(child_run(f, look, p), 0);
+        if (with_takeovers && r % 2 == 0) {
+            fixture_kill(f);
+            fixture_restart(f, NULL);
+        }
+        kill_one(pids, &seed);
+        nliving--;
+        live = live_with(f, nliving);
+        if (nliving > 0)
+            assert_int_equal(live, pool_count(p, GROUP) + pool_count(p, HEAP));
+        if (nliving > 0 && r % 4 == 1) { /* a new one in place of the dead, among what that has left */
+            for (unsigned i = 0; i < WORKERS; i++) {
+                if (pids[i] == 0 && test_random(&seed) % 2 == 0) {
+                    pids[i] = worker_start(f, p, i);
+                    nliving++;
+                    break;
+                }
+            }
+        }
+        assert_true(fixture_is_whole(f));
+    }
+    if (with_takeovers) {
+        fixture_kill(f);
+        fixture_restart(f, NULL);
+    }
+    assert_comes_to(f, pool_count(p, HEAP));
+    for (int w = 0; w < WORKERS; w++) {
+        for (int i = 0; i < ENTRIES; i++) {
+            if (p->slots[w][i].keeper == GROUP)
+                p->slots[w][i].keeper = NONE;
+        }
+    }
+    p->seed = 1;
+    assert_int_equal(child_run(f, look, p), 0); /* and it is whole */
+    assert_int_equal(child_run(f, free_all, p), 0);
+    assert_comes_to(f, 0);
+    pool_delete(p);
+}
+
+static void group_of_eight_killed_in_any_order_leaves_nothing_after_the_last(void **state)
+{
+    kill_in_any_order(*state, false);
+}
+
+static void group_of_eight_with_takeovers_leaves_nothing_after_the_last(void **state)
+{
+    for (int i = 0; i < 3; i++)
+        kill_in_any_order(*state, true);
+}
+
+/* --- places that a dead member has left --- */
+
+#define SMALL 20000
+
+/* Every other object is freed, so that there are places in all spans. */
+static int leave_places(const fixture *f, void *arg)
+{
+    static void *objects[SMALL];
+
+    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, arg) == 0);
+    for (int i = 0; i < SMALL; i++)
+        CHECK((objects[i] = goalloc_malloc(64)) != NULL);
+    for (int i = 0; i < SMALL; i += 2)
+        goalloc_free(objects[i]);
+    (void)raise(SIGKILL);
+    return 0;
+}
+
+static int use_places(const fixture *f, void *arg)
+{
+    goalloc_stats_t before;
+    goalloc_stats_t after;
+
+    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, arg) == 0);
+    before = stats_now();
+    for (int i = 0; i < SMALL / 2 - SMALL / 16; i++)
+        CHECK(goalloc_malloc(64) != NULL);
+    after = stats_now();
+    CHECK(after.live_objects - before.live_objects == SMALL / 2 - SMALL / 16);
+    return after.committed_bytes - after.free_bytes - (before.committed_bytes - before.free_bytes) < SMALL * 64 / 4 ? 0 : 2;
+}
+
+static int hold_group(const fixture *f, void *arg)
+{
+    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, arg) == 0);
+    (void)raise(SIGSTOP);
+    return 0;
+}
+
+static pid_t holder_start(const fixture *f, const char *group)
+{
+    pid_t pid = child_start(f, hold_group, (void *)(uintptr_t)group);
+
+    assert_true(child_stops(pid));
+    return pid;
+}
+
+static void places_that_a_dead_member_has_left_are_the_members_own(void **state)
+{
+    const fixture *f = *state;
+    pid_t holder = holder_start(f, "places");
+
+    assert_int_equal(child_run(f, leave_places, "places"), 1000 + SIGKILL);
+    assert_int_equal(live_with(f, 1), SMALL / 2);
+    assert_int_equal(child_run(f, use_places, "another"), 2); /* nobody else gets them, */
+    assert_comes_to(f, SMALL / 2);
+    assert_int_equal(child_run(f, use_places, "places"), 0); /* they do */
+    assert_int_equal(live_with(f, 1), SMALL - SMALL / 16);
+    process_kill(holder);
+    assert_comes_to(f, 0);
+}
+
+/* --- children --- */
+
+static void let_everybody_in(const fixture *f)
+{
+    CHECK(chmod(f->dir, 0755) == 0 && chmod(f->socket, 0666) == 0);
+}
+
+enum childhood { ATTACHES, ATTACHES_AS_NOBODY, DIES, EXECS, LEAVES };
+
+typedef struct family {
+    enum childhood childhood;
+    _Atomic pid_t child;
+    unsigned char *_Atomic object;
+    _Atomic bool go;
+} family;
+
+static void grow_up(const fixture *f, family *fam)
+{
+    while (!fam->go)
+        (void)usleep(1000);
+    switch (fam->childhood) {
+    case ATTACHES_AS_NOBODY:
+        CHECK(setgroups(0, NULL) == 0 && setgid(NOBODY) == 0 && setuid(NOBODY) == 0);
+        /* fall through */
+    case ATTACHES:
+        CHECK(goalloc_malloc(100) != NULL);
+        CHECK(all_are(fam->object, 1000, 7));
+        fam->go = false;
+        break;
+    case EXECS:
+        (void)execlp("sleep", "sleep", "1000", (char *)NULL);
+        break;
+    case LEAVES:
+        CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, "elsewhere") == 0);
+        fam->go = false;
+        break;
+    default:
+        raise(SIGKILL);
+    }
+    for (;;)
+        (void)pause();
+}
+
+/* A member that has a child, and is killed before the child has attached. */
+static int be_a_parent(const fixture *f, void *arg)
+{
+    family *fam = arg;
+    pid_t child;
+
+    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, "family") == 0);
+    fam->object = filled(1000, 7);
+    CHECK(goalloc_malloc(50000) != NULL && goalloc_malloc(500000) != NULL);
+    child = fork();
+    CHECK(child >= 0);
+    if (child == 0)
+        grow_up(f, fam);
+    fam->child = child;
+    (void)raise(SIGKILL);
+    return 0;
+}
+
+static void child_grows_up(fixture *f, enum childhood childhood, bool with_takeover)
+{
+    family *fam = mmap(NULL, sizeof(*fam), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    assert_true(fam != MAP_FAILED);
+    fam->childhood = childhood;
+    assert_int_equal(child_run(f, be_a_parent, fam), 1000 + SIGKILL);
+    assert_int_equal(live_with(f, 0), 3); /* no session any more, and all is there */
+    if (with_takeover) {
+        fixture_kill(f);
+        fixture_restart(f, NULL);
+        let_everybody_in(f);
+        assert_int_equal(live_with(f, 0), 3);
+    }
+    fam->go = true;
+    if (childhood == ATTACHES || childhood == ATTACHES_AS_NOBODY) {
+        for (int i = 0; i < 10000 && fam->go; i++)
+            (void)usleep(1000);
+        assert_false(fam->go);
+        assert_int_equal(live_with(f, 1), 4);
+    } else {
+        assert_comes_to(f, 0);
+    }
+    assert_true(fam->child > 0);
+    (void)kill(fam->child, SIGKILL);
+    assert_comes_to(f, 0);
+    (void)live_with(f, 0);
+    (void)munmap(fam, sizeof(*fam));
+}
+
+static void group_of_a_dead_parent_waits_for_its_child(void **state)
+{
+    fixture *f = *state;
+
+    let_everybody_in(f);
+    for (int i = 0; i < 2; i++) {
+        child_grows_up(f, ATTACHES, i == 1);
+        if (geteuid() == 0)
+            child_grows_up(f, ATTACHES_AS_NOBODY, i == 1);
+        child_grows_up(f, DIES, i == 1);
+        child_grows_up(f, EXECS, i == 1);
+        child_grows_up(f, LEAVES, i == 1);
+    }
+}
+
+/* --- names and modes --- */
+
+static int attach_wrongly(const fixture *f, void *arg)
+{
+    char longest[GOALLOC_GROUP_NAME_MAX + 2];
+
+    (void)arg;
+    memset(longest, 'x', sizeof(longest));
+    longest[GOALLOC_GROUP_NAME_MAX + 1] = '\0';
+    CHECK(attach_as(f, 0, longest) == -ENAMETOOLONG);
+    CHECK(attach_as(f, 0, "") == -EINVAL);
+    CHECK(attach_as(f, 0, "\xff") == -EILSEQ);
+    CHECK(attach_as(f, 0, "reclaims") == -EINVAL);
+    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, "reclaims") == 0 && goalloc_detach() == 0);
+    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY, "reclaims") == 0 && goalloc_detach() == 0);
+    longest[GOALLOC_GROUP_NAME_MAX] = '\0';
+    CHECK(attach_as(f, 0, longest) == 0);
+    return 0;
+}
+
+static int attach_as_nobody(const fixture *f, void *arg)
+{
+    CHECK(setgroups(0, NULL) == 0 && setgid(NOBODY) == 0 && setuid(NOBODY) == 0);
+    CHECK(attach_as(f, 0, arg) == 0); /* of another mode: it is another group */
+    return 0;
+}
+
+static void attach_with_a_wrong_group_is_refused(void **state)
+{
+    const fixture *f = *state;
+    pid_t holder = holder_start(f, "reclaims");
+
+    assert_int_equal(child_run(f, attach_wrongly, NULL), 0);
+    if (geteuid() == 0) {
+        let_everybody_in(f);
+        assert_int_equal(child_run(f, attach_as_nobody, "reclaims"), 0);
+    }
+    process_kill(holder);
+    assert_true(fixture_is_clean(f, 0));
+}
+
+/* The error of an Attach with that group, and maybe another one's token. The connection, if it is 0. */
+static int attach_raw(const fixture *f, rawheap *heap, const char *group, uint32_t number, uint8_t *token)
+{
+    Goallocd__Attach ask = rawheap_attach_init();
+    Goallocd__Reply *reply;
+    int error;
+
+    heap->fd = raw_connect(f);
+    ask.flags = GOALLOC_ATTACH_RECLAIM;
+    ask.label = (char *)(uintptr_t)"raw";
+    ask.group = (ProtobufCBinaryData){ .len = strlen(group), .data = (uint8_t *)(uintptr_t)group };
+    ask.parent_group = number;
+    ask.group_token = (ProtobufCBinaryData){ .len = token == NULL ? 0 : SESSION_TOKEN_BYTES, .data = token };
+    reply = rawheap_ask(heap, &ask);
+    assert_non_null(reply);
+    error = reply->error;
+    for (int i = 0; i < ATTACH_NFDS; i++) {
+        if (heap->fds[i] >= 0)
+            (void)close(heap->fds[i]);
+    }
+    heap->session = error == 0 ? reply->attach->group : 0;
+    if (error != 0)
+        rawheap_disconnect(heap);
+    goallocd__reply__free_unpacked(reply, NULL);
+    return error;
+}
+
+#define MOST 128 /* groups of one user */
+
+static void one_user_can_found_so_many_groups_and_no_more(void **state)
+{
+    static rawheap heaps[MOST];
+    const fixture *f = *state;
+    rawheap other;
+    char name[32];
+
+    for (int i = 0; i < MOST; i++) {
+        (void)snprintf(name, sizeof(name), "%d", i);
+        assert_int_equal(attach_raw(f, &heaps[i], name, 0, NULL), 0);
+    }
+    assert_int_equal(attach_raw(f, &other, "one more", 0, NULL), EDQUOT);
+    assert_int_equal(attach_raw(f, &other, "77", 0, NULL), 0); /* one that is there */
+    rawheap_disconnect(&other);
+    if (geteuid() == 0) {
+        let_everybody_in(f);
+        assert_int_equal(child_run(f, attach_as_nobody, "one more"), 0); /* and others may */
+    }
+    assert_true(fixture_is_whole(f));
+    for (int i = 0; i < MOST; i++)
+        rawheap_disconnect(&heaps[i]);
+    (void)live_with(f, 0);
+    for (int i = 0; i < 200; i++, (void)usleep(5000)) { /* groups end right after their sessions */
+        int r = attach_raw(f, &other, "one more", 0, NULL);
+
+        if (r == 0)
+            break;
+        assert_int_equal(r, EDQUOT);
+    }
+    rawheap_disconnect(&other);
+    assert_true(fixture_is_clean(f, 0));
+}
+
+/* A token that is wrong, or of another group, is none: the name decides. */
+static void liar_gets_into_no_group_by_a_wrong_token(void **state)
+{
+    static const uint32_t numbers[] = { 0, 1, SHM_SESSIONS_MAX - 1, SHM_SESSIONS_MAX, SHM_SESSIONS_MAX + 1,
+                                        SHM_OWNERS_MAX - 1, SHM_OWNERS_MAX, UINT32_MAX };
+    const fixture *f = *state;
+    uint8_t token[SESSION_TOKEN_BYTES] = { 0 };
+    rawheap victim;
+
+    assert_int_equal(attach_raw(f, &victim, "victim", 0, NULL), 0);
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+        rawheap liar;
+
+        assert_int_equal(attach_raw(f, &liar, "liar", numbers[i], token), 0);
+        assert_int_not_equal(liar.session, victim.session);
+        rawheap_disconnect(&liar);
+    }
+    rawheap_disconnect(&victim);
+    assert_true(fixture_is_clean(f, 0));
+}
+
+/* --- adoption --- */
+
+static int adopt_and_die(const fixture *f, void *arg)
+{
+    pool *p = arg;
+
+    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, p->group) == 0);
+    for (int i = 0; i < ENTRIES; i++)
+        CHECK(goalloc_adopt(p->slots[0][i].p) == 0);
+    (void)raise(SIGKILL);
+    return 0;
+}
+
+static int make_for_all(const fixture *f, void *arg)
+{
+    pool *p = arg;
+
+    must_attach(f, 0);
+    for (int i = 0; i < ENTRIES; i++) {
+        slot_fill(&p->slots[0][i], (uint64_t)i * 31);
+        p->slots[0][i].keeper = HEAP;
+    }
+    return 0;
+}
+
+/* What a member has adopted is the group's: it outlives the member, and a takeover, and goes with the last session. */
+static void what_a_member_has_adopted_is_the_groups(void **state)
+{
+    fixture *f = *state;
+    pool *p = pool_new("adopters", 1);
+    pid_t holder = holder_start(f, "adopters");
+
+    assert_int_equal(child_run(f, make_for_all, p), 0);
+    assert_int_equal(child_run(f, adopt_and_die, p), 1000 + SIGKILL);
+    assert_int_equal(live_with(f, 1), ENTRIES);
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+    assert_int_equal(live_with(f, 1), ENTRIES);
+    process_kill(holder);
+    assert_comes_to(f, 0);
+    pool_delete(p);
+}
+
+/* --- the end, and a new beginning --- */
+
+/* Groups of one name that follow each other at once: each finds its own objects and nobody's else. */
+static int live_shortly(const fixture *f, void *arg)
+{
+    void *objects[200];
+
+    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, arg) == 0);
+    for (int i = 0; i < 200; i++)
+        objects[i] = filled(3000, i);
+    for (int i = 0; i < 200; i++)
+        CHECK(all_are(objects[i], 3000, i));
+    if (getpid() % 2 == 0)
+        (void)raise(SIGKILL);
+    CHECK(goalloc_detach() == 0);
+    return 0;
+}
+
+static void groups_of_one_name_that_follow_each_other_are_whole(void **state)
+{
+    const fixture *f = *state;
+
+    for (int i = 0; i < 60; i++) {
+        int status = child_run(f, live_shortly, "phoenix");
+
+        assert_true(status == 0 || status == 1000 + SIGKILL);
+    }
+    assert_comes_to(f, 0);
+    assert_true(fixture_is_clean(f, 0));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        FIXTURE_TEST(group_of_eight_killed_in_any_order_leaves_nothing_after_the_last),
+        FIXTURE_TEST_KEPT(group_of_eight_with_takeovers_leaves_nothing_after_the_last),
+        FIXTURE_TEST(places_that_a_dead_member_has_left_are_the_members_own),
+        FIXTURE_TEST_KEPT(group_of_a_dead_parent_waits_for_its_child),
+        FIXTURE_TEST(attach_with_a_wrong_group_is_refused),
+        FIXTURE_TEST(one_user_can_found_so_many_groups_and_no_more),
+        FIXTURE_TEST(liar_gets_into_no_group_by_a_wrong_token),
+        FIXTURE_TEST_KEPT(what_a_member_has_adopted_is_the_groups),
+        FIXTURE_TEST(groups_of_one_name_that_follow_each_other_are_whole),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
