@@ -29,7 +29,9 @@
 typedef struct arguments {
     const char *socket_path;
     bool json;
+    bool yes; /* do it without asking */
     const char *command;
+    const char *whose; /* of reclaim; else NULL */
     int timeout_ms;
     bool timeout_given; /* by --timeout: it holds whatever the command does */
     deadline until;     /* by when the daemon must have answered all that the command asks */
@@ -44,6 +46,7 @@ typedef struct command {
     void (*text)(const Goallocd__Reply *reply);                             /* NULL: it prints nothing */
     bool (*json)(json_t *object, const Goallocd__Reply *reply);             /* NULL: the object stays empty */
     bool gathers; /* next() has gathered what is shown when the last reply is there */
+    bool asks;    /* next() may ask the user, who takes time */
     bool patient; /* the daemon may take its time, once it has shown that it answers */
 } command;
 
@@ -107,6 +110,8 @@ static command commands[] = {
     { .name = "scavenge", ASKS(SCAVENGE, scavenge, Scavenge, SCAVENGE), .text = scavenge_text, .json = scavenge_json,
       .patient = true },
     { .name = "trim", ASKS(TRIM, trim, Trim, _NOT_SET) },
+    { .name = "reclaim", ASKS_BY(RECLAIM, reclaim, &reclaim_first, RECLAIM), .next = reclaim_next, .text = reclaim_text,
+      .json = reclaim_json, .gathers = true, .asks = true },
     { .name = "ping", ASKS(PING, ping, Ping, PING), .text = ping_text, .json = ping_json },
     { .name = "check", ASKS(CHECK, check, Check, CHECK), .text = check_text, .json = check_json },
     { .name = "sessions", ASKS(SESSION_LIST, session_list, SessionList, SESSION_LIST), .heading = sessions_heading,
@@ -160,6 +165,8 @@ static int run(command *c, arguments *args)
         if (reply == NULL)
             return EXIT_FAILURE;
         more = c->next != NULL && c->next(&c->request, reply);
+        if (c->asks)
+            args->until = deadline_in(args->timeout_ms);
         if (!more || !c->gathers)
             whole = show(c, object, reply);
         if (reply->result_case == GOALLOCD__REPLY__RESULT_CHECK && !reply->check->whole)
@@ -183,6 +190,7 @@ __attribute__((visibility("default"))) const char *argp_program_version = "goall
 static const struct argp_option option_table[] = {
     { "socket", 's', "PATH", 0, "The daemon's socket (default: $GOALLOC_SOCKET, else " SHM_SOCKET_PATH ")", 0 },
     { "json", 'j', NULL, 0, "Print JSON", 0 },
+    { "yes", 'y', NULL, 0, "reclaim: do it without asking", 0 },
     { "timeout", 't', "TIME", 0,
       "How long the daemon may take to answer: a number and ms, s or min; seconds without a unit (default: 5s; "
       "scavenge: 60s if the daemon answers a ping within 5s)",
@@ -231,7 +239,14 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
                        arg);
         args->timeout_given = true;
         return 0;
+    case 'y':
+        args->yes = true;
+        return 0;
     case ARGP_KEY_ARG:
+        if (args->command != NULL && args->whose == NULL && strcmp(args->command, "reclaim") == 0) {
+            args->whose = arg;
+            return 0;
+        }
         if (args->command != NULL)
             argp_error(state, "'%s': one command is enough", arg);
         args->command = arg;
@@ -239,6 +254,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (args->command == NULL)
             argp_error(state, "no command given");
+        if (strcmp(args->command, "reclaim") == 0 && (args->whose == NULL || !reclaim_set(args->whose, args->yes)))
+            argp_error(state, "reclaim what? The number of a session, the name of a group, or UID:NAME");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -250,9 +267,10 @@ int main(int argc, char **argv)
     static const struct argp argp = {
         .options = option_table,
         .parser = parse_option,
-        .args_doc = "COMMAND",
+        .args_doc = "COMMAND [ARGUMENT]",
         .doc = "Asks a running goallocd.\vCommands:\n"
                "  stats     objects, memory, sessions and leases of the heap\n"
+               "            with what groups of sessions own\n"
                "  sessions  attached processes, and those that have ended, with the objects that they left behind and\n"
                "            that still live\n"
                "  roots     named objects\n"
@@ -261,6 +279,8 @@ int main(int argc, char **argv)
                "  scavenge  sweep, and give all free pages back to the system\n"
                "  trim      ask all sessions to give back the spans that they hold idle\n"
                "  check     have the daemon check its tables; nobody is served meanwhile\n"
+               "  reclaim SESSION|GROUP\n"
+               "            free what a session that has ended, or all such sessions of a group, have left; asks first\n"
                "  ping      is the daemon there, and which version",
     };
     arguments args = { .socket_path = getenv("GOALLOC_SOCKET"), .timeout_ms = TIMEOUT_MS };

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "daemon/serve/deaths.h"
+#include "daemon/serve/request_group.h"
 #include "daemon/serve/request_heap.h"
 #include "daemon/serve/request_lease.h"
 #include "shm/crash.h"
@@ -451,6 +452,7 @@ static const struct {
     [GOALLOCD__REQUEST__OP_HEAP_MAP] = { .handle = handle_heap_map },
     [GOALLOCD__REQUEST__OP_CHECK] = { .handle = handle_check },
     [GOALLOCD__REQUEST__OP_PING] = { .handle = handle_ping },
+    [GOALLOCD__REQUEST__OP_RECLAIM] = { .handle = handle_reclaim },
 };
 
 static answer dispatch(client *c, session *s, const Goallocd__Request *request)

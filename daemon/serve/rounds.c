@@ -16,6 +16,7 @@
  *     ROUND_SESSIONS   SessionList       what sessions have left is counted; also without anybody asking, to drop what
  *                                        nobody can ask for any more
  *     ROUND_SWEEP      Trim, Scavenge    all spans are swept
+ *     ROUND_RECLAIM    Reclaim           what ended sessions have left is freed; for one who asks (request_group.c)
  */
 #include "daemon/serve/rounds.h"
 
@@ -27,6 +28,7 @@
 #define END_SLICE_SPANS   256u
 #define COUNT_SLICE_SPANS 1024u
 #define SWEEP_SLICE_SPANS 512u
+#define FREE_SLICE_SPANS  256u
 
 /* --- sessions that end --- */
 
@@ -120,9 +122,20 @@ static bool begin(rounds *r)
         memset(&r->srv->census, 0, sizeof(r->srv->census));
     else if (r->now == ROUND_SESSIONS)
         left_walk_begin(left);
+    else if (r->now == ROUND_RECLAIM)
+        r->srv->reclaiming = true;
     else
         r->sweep_pos = page_at(0);
     return true;
+}
+
+/* Places in it have been freed. */
+static void sweep_span(void *data, page_no first)
+{
+    service *srv = data;
+
+    if (lease_sweep(&srv->sessions.leases, first, true))
+        queue_note(&srv->queue, WAIT_PAGES);
 }
 
 /* A slice of the round r->now. True: that was the last one. */
@@ -133,6 +146,9 @@ static bool step(rounds *r)
         return census_step(&r->srv->census, r->srv->heap, COUNT_SLICE_SPANS);
     case ROUND_SESSIONS:
         return left_walk_step(r->srv->heap->left, COUNT_SLICE_SPANS);
+    case ROUND_RECLAIM:
+        r->srv->reclaiming = !left_free_step(r->srv->heap->left, FREE_SLICE_SPANS, sweep_span, r->srv);
+        return !r->srv->reclaiming;
     default:
         (void)sweep_some(&r->srv->sessions.leases, &r->sweep_pos, SWEEP_SLICE_SPANS, true, OFFERS_TAKE);
         return r->sweep_pos.n == 0;

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #define TURNS_SLICE 64u /* requests that are handled again in one turn of the loop */
 
@@ -88,6 +89,11 @@ void service_drop_client(service *srv, const session *s)
         if (c->session.n == s->lessee.no.n && c->epoch == s->lessee.epoch)
             peer_close(p);
     }
+}
+
+bool service_may_control(const peer *p)
+{
+    return p->uid == 0 || p->uid == geteuid();
 }
 
 void service_ask_trim(service *srv)

@@ -33,6 +33,7 @@ typedef struct service {
     uint64_t nrpcs;
     uint64_t started_ms;
     census census;                           /* of ROUND_STATS */
+    bool reclaiming;                         /* a ROUND_RECLAIM is under way, whether its peer is there or not */
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
     page_no rescue_pos;                      /* where the next rescue goes on (leasing.c) */
     uint64_t next_rescue_ns;                 /* not before */
@@ -103,6 +104,9 @@ answer service_wait(client *c, const Goallocd__Request *request, enum round roun
 
 /* Close the connection that still has this session: its process has come back with another one, or has died. */
 void service_drop_client(service *srv, const session *s);
+
+/* True if who is at the other end may do what costs others: root, and the user of the daemon. */
+bool service_may_control(const peer *p);
 
 /* Ask all sessions to give back what is idle. */
 void service_ask_trim(service *srv);
