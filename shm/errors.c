@@ -16,7 +16,7 @@ static const struct {
     const char *text;
 } texts[] = {
     { 0, "success" },
-    { EINVAL, "invalid argument or options (is struct_size set?), or not the address of an object" },
+    { EINVAL, "invalid argument or options (is struct_size set?), not the address of an object, or a group of another mode" },
     { EALREADY, "done already: attached already, or the object is free already" },
     { ENOENT, "no such root, or no socket of a daemon at that path" },
     { ECONNREFUSED, "no daemon serves the socket" },
@@ -26,8 +26,8 @@ static const struct {
     { EPROTONOSUPPORT, "the daemon speaks another version of the protocol" },
     { ENOEXEC, "the daemon's shared-memory layout (ABI) is another than this library's" },
     { EPROTO, "the daemon's answer was not understood" },
-    { EEXIST, "the heap's address range is taken by something else in this process" },
-    { EUSERS, "the daemon has no room or no descriptors for another session" },
+    { EEXIST, "the heap's address range is taken by something else in this process, or the name is ambiguous" },
+    { EUSERS, "the daemon has no room or no descriptors for another session or group" },
     { EMFILE, "this process has no descriptor left for the connection" },
     { ENFILE, "the system has no descriptor left for the connection" },
     { EIO, "the daemon has no randomness for a session's token" },
@@ -36,11 +36,12 @@ static const struct {
     { EAGAIN, "a memory limit is reached: the heap's, or the process's on locked memory (RLIMIT_MEMLOCK)" },
     { EROFS, "the heap is attached read-only" },
     { ENOSPC, "the daemon's table for this is full" },
-    { EILSEQ, "the root's name is not UTF-8" },
-    { ENAMETOOLONG, "the name is longer than " SHM_TEXT(SHM_ROOT_NAME_MAX) " bytes, or the path is too long" },
-    { EBUSY, "the pages behind the object are in use" },
-    { EDQUOT, "a limit does not let the object grow" },
-    { EPERM, "the object cannot change its length: another session leases it, or it is a run" },
+    { EILSEQ, "the name of the root or group is not UTF-8" },
+    { ENAMETOOLONG, "the name is longer than " SHM_TEXT(SHM_ROOT_NAME_MAX) " bytes (a group's: " SHM_TEXT(
+                        SHM_GROUP_NAME_MAX) "), or the path is too long" },
+    { EBUSY, "the pages behind the object are in use, or a request of this kind is under way" },
+    { EDQUOT, "a limit does not let the object grow, or this user found another group" },
+    { EPERM, "not for this user; or the object cannot change its length: another session leases it, or it is a run" },
     { ENOSYS, "the daemon does not know this request" },
 };
 

@@ -66,8 +66,8 @@ extern "C" {
 #endif
 
 /*
- * Objects belong to the session that allocated them: when it ends, however it ends, they are freed, except those
- * that were made the heap's by goalloc_publish() or another session's by goalloc_adopt().
+ * Objects belong to the session that allocated them, or to its group (see below): when that ends, however it ends,
+ * they are freed, except those that were made the heap's by goalloc_publish() or another session's by goalloc_adopt().
  * Without this flag an object lives until somebody frees it.
  */
 #define GOALLOC_ATTACH_RECLAIM UINT32_C(1)
@@ -146,6 +146,8 @@ typedef struct goalloc_stats_t {
     uint64_t session_held_bytes; /* this session: spans held, used and idle */
     uint64_t session_rpcs;       /* this session: requests sent so far, this one included */
     uint64_t free_bytes;         /* of committed_bytes: free. Some MiB of it are kept ready for who needs memory next */
+    uint64_t group_live_objects; /* that this session or its group owns: allocated by it and not published. Without */
+    uint64_t group_live_bytes;   /* GOALLOC_ATTACH_RECLAIM 0; what was adopted from others is not counted */
 } goalloc_stats_t;
 
 /*
@@ -160,22 +162,26 @@ typedef struct goalloc_stats_t {
  * otherwise. mlockall(MCL_CURRENT) after the attach would do just that; with MCL_ONFAULT it locks what is touched.
  *
  * Returns 0, or
- *   -EINVAL           struct_size, flags, timeout or path are not usable
- *   -ENAMETOOLONG     the path is longer than a Unix socket's may be (107 bytes)
+ *   -EINVAL           struct_size, flags, timeout or path are not usable, or the group's name is empty; or the group
+ *                     has sessions of another mode (GOALLOC_ATTACH_RECLAIM or not)
+ *   -ENAMETOOLONG     the path is longer than a Unix socket's may be (107 bytes), or the group's name than 63 bytes
+ *   -EILSEQ           the group's name is not UTF-8
  *   -ENOENT           no socket at that path          -ECONNREFUSED  nobody listens there
  *   -EACCES           no permission for the socket    -ETIMEDOUT     no answer within timeout_ms
  *   -EPROTONOSUPPORT  the daemon speaks another version of the protocol
  *   -ENOEXEC          the daemon's shared-memory layout (ABI) is another
  *   -EPROTO           the answer was not understood, or contradicts the shared header
  *   -EEXIST           something else occupies the heap's address range in this process
- *   -EUSERS           the daemon has no room for another session: 4095 of them, or no descriptors left
+ *   -EUSERS           the daemon has no room for another session: 4095 of them, or no descriptors left; or none for
+ *                     another group: 1024 of them
+ *   -EDQUOT           there are 128 groups already that this user has founded
  *   -EIO              the daemon has no randomness for the session's token
  *   -ESTALE           in a forked child: the daemon serves another heap than the one mapped here
  *   -EALREADY         already attached
  *   -ENOMEM           this process has no room for the mapping or for the library's own tables, or the daemon no
  *                     memory for another session
  *   -EAGAIN           after mlockall(MCL_FUTURE): RLIMIT_MEMLOCK allows not even a page more
- *   -EMFILE, -ENFILE  no descriptor is left for the socket, in this process or in the system; it needs six at the
+ *   -EMFILE, -ENFILE  no descriptor is left for the socket, in this process or in the system; it needs six, with a group seven, at the
  *                     attach (-EPROTO if only the socket's was there), one afterwards
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_attach(const goalloc_options *options);
@@ -289,8 +295,8 @@ GOALLOC_API int goalloc_contains(const void *p);
 GOALLOC_API int goalloc_publish(void *p);
 
 /*
- * Make the object at p this session's, whoever's it was. In a session with GOALLOC_ATTACH_RECLAIM it is freed with
- * the session; in any other session this is the same as goalloc_publish(). The last session to adopt has it. The
+ * Make the object at p this session's, or its group's, whoever's it was. In a session with GOALLOC_ATTACH_RECLAIM it
+ * is freed with the session or the group; in any other session this is the same as goalloc_publish(). The last session to adopt has it. The
  * caller sees to it that nobody frees p meanwhile. A round trip, unless this session allocated the object and nobody
  * has adopted one of its span. 0, -EINVAL, -EALREADY (already freed), -ENOSPC (65536 adopted objects a session),
  * -EROFS, -ENOTCONN; and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.

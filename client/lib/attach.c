@@ -54,6 +54,8 @@
 _Static_assert(GOALLOC_ATTACH_RECLAIM == SESSION_RECLAIM && GOALLOC_ATTACH_READONLY == SESSION_READONLY,
                "public names of the session's flags");
 
+_Static_assert(GOALLOC_GROUP_NAME_MAX == SHM_GROUP_NAME_MAX, "the public name of the limit");
+
 static turn attach_turn = TURN_INIT;
 
 /* How to attach (again): copies of what the options said. With the turn. */

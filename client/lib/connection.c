@@ -275,6 +275,8 @@ static int read_stats(const Goallocd__Reply *reply, void *ret)
     to->roots = stats->roots;
     to->session_held_bytes = stats->session_held_bytes;
     to->free_bytes = stats->free_bytes;
+    to->group_live_objects = stats->group_live_objects;
+    to->group_live_bytes = stats->group_live_bytes;
     return 0;
 }
 
