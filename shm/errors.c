@@ -16,7 +16,8 @@ static const struct {
     const char *text;
 } texts[] = {
     { 0, "success" },
-    { EINVAL, "invalid argument or options (is struct_size set?), not the address of an object, or a group of another mode" },
+    { EINVAL, "invalid argument or options (is struct_size set?), not the address of an object, or a group of "
+              "another mode" },
     { EALREADY, "done already: attached already, or the object is free already" },
     { ENOENT, "no such root, or no socket of a daemon at that path" },
     { ECONNREFUSED, "no daemon serves the socket" },

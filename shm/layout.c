@@ -26,8 +26,8 @@ static uint64_t fnv1a(uint64_t hash, uint64_t value)
 uint64_t shm_abi_hash(void)
 {
     static const uint64_t facts[] = {
-        LAYOUT_VERSION, PAGE_SHIFT, SHM_SESSIONS_MAX, SHM_GROUPS_MAX, SHM_ROOTS_MAX, SHM_HEAP_ARENA_BYTES, SHM_BITS_WORDS,
-        SHM_COUNTERS_WORDS, SHM_RUN_PAGES_MIN, SHM_RUN_PAGES_MAX, SESSION_RECLAIM, SESSION_READONLY,
+        LAYOUT_VERSION, PAGE_SHIFT, SHM_SESSIONS_MAX, SHM_GROUPS_MAX, SHM_ROOTS_MAX, SHM_HEAP_ARENA_BYTES,
+        SHM_BITS_WORDS, SHM_COUNTERS_WORDS, SHM_RUN_PAGES_MIN, SHM_RUN_PAGES_MAX, SESSION_RECLAIM, SESSION_READONLY,
         SPAN_CLASS_COUNT, SPAN_FREE, SPAN_LEASED, SPAN_CENTRAL, SHM_WORD_STRIDE, SHM_REMOTE_AT,
         sizeof(shm_header), offsetof(shm_header, generation), offsetof(shm_header, base),
         offsetof(shm_header, span_table_off), offsetof(shm_header, free_limit), offsetof(shm_header, nroot_entries),

@@ -29,7 +29,8 @@ bool groups_json(json_t *object, const Goallocd__Reply *stats);
 
 /*
  * groups.c: reclaim asks twice. The first reply says how much would be freed; reclaim_next() asks the user, unless yes.
- * reclaim_set() says whose it is: the number of a session, the name of a group, or UID:NAME. False: it is none of these.
+ * reclaim_set() says whose it is: the number of a session, the name of a group, or UID:NAME. False: it is none of
+ * these.
  */
 extern Goallocd__Reclaim reclaim_first;
 bool reclaim_set(const char *whose, bool yes);

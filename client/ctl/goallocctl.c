@@ -269,8 +269,7 @@ int main(int argc, char **argv)
         .parser = parse_option,
         .args_doc = "COMMAND [ARGUMENT]",
         .doc = "Asks a running goallocd.\vCommands:\n"
-               "  stats     objects, memory, sessions and leases of the heap\n"
-               "            with what groups of sessions own\n"
+               "  stats     objects, memory, sessions and leases of the heap, and what groups own\n"
                "  sessions  attached processes, and those that have ended, with the objects that they left behind and\n"
                "            that still live\n"
                "  roots     named objects\n"
@@ -280,7 +279,7 @@ int main(int argc, char **argv)
                "  trim      ask all sessions to give back the spans that they hold idle\n"
                "  check     have the daemon check its tables; nobody is served meanwhile\n"
                "  reclaim SESSION|GROUP\n"
-               "            free what a session that has ended, or all such sessions of a group, have left; asks first\n"
+               "            free what an ended session, or all ended sessions of a group, have left; asks first\n"
                "  ping      is the daemon there, and which version",
     };
     arguments args = { .socket_path = getenv("GOALLOC_SOCKET"), .timeout_ms = TIMEOUT_MS };

@@ -97,7 +97,7 @@ bool reclaim_next(Goallocd__Request *request, const Goallocd__Reply *reply)
     if (!request->reclaim->count_only)
         return false;
     (void)snprintf(question, sizeof(question),
-                   "Free %" PRIu64 " objects (%s), which %u ended sessions have left? Who still uses one finds it gone.",
+                   "Free %" PRIu64 " objects, %s, of %u ended sessions? Who still uses one of them finds it gone.",
                    got->objects, ctl_bytes(got->bytes), got->sessions);
     if (!ctl_confirm(question, reclaims_without_asking))
         exit(EXIT_FAILURE);

@@ -181,8 +181,8 @@ typedef struct goalloc_stats_t {
  *   -ENOMEM           this process has no room for the mapping or for the library's own tables, or the daemon no
  *                     memory for another session
  *   -EAGAIN           after mlockall(MCL_FUTURE): RLIMIT_MEMLOCK allows not even a page more
- *   -EMFILE, -ENFILE  no descriptor is left for the socket, in this process or in the system; it needs six, with a group seven, at the
- *                     attach (-EPROTO if only the socket's was there), one afterwards
+ *   -EMFILE, -ENFILE  no descriptor is left for the socket, in this process or in the system; it needs six at the
+ *                     attach, with a group seven (-EPROTO if only the socket's was there), one afterwards
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_attach(const goalloc_options *options);
 
@@ -296,10 +296,10 @@ GOALLOC_API int goalloc_publish(void *p);
 
 /*
  * Make the object at p this session's, or its group's, whoever's it was. In a session with GOALLOC_ATTACH_RECLAIM it
- * is freed with the session or the group; in any other session this is the same as goalloc_publish(). The last session to adopt has it. The
- * caller sees to it that nobody frees p meanwhile. A round trip, unless this session allocated the object and nobody
- * has adopted one of its span. 0, -EINVAL, -EALREADY (already freed), -ENOSPC (65536 adopted objects a session),
- * -EROFS, -ENOTCONN; and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.
+ * is freed with the session or the group; in any other session this is the same as goalloc_publish(). The last session
+ * to adopt has it. The caller sees to it that nobody frees p meanwhile. A round trip, unless this session allocated the
+ * object and nobody has adopted one of its span. 0, -EINVAL, -EALREADY (already freed), -ENOSPC (65536 adopted objects
+ * a session), -EROFS, -ENOTCONN; and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.
  */
 GOALLOC_API int goalloc_adopt(void *p);
 

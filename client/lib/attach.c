@@ -324,7 +324,9 @@ int goalloc_detach(void)
     coredump_disable();
     thread_forget_all();
     largecache_clear(&large_cache);
+    forklock_take();
     mapping_leave_group();
+    forklock_give();
     connection_detach();
     forklock_take();
     mapping_detach();

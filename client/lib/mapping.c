@@ -14,8 +14,8 @@
  *   mspan_of  anywhere, private        0.1% of it                read, write         yes, zero: MADV_WIPEONFORK
  *                                                                                    (1) read in a read-only session
  *
- * All but life and kin are sparse: nearly none of their pages has memory. Two things that the rest of the program may do would
- * give memory to all of them, for shared ones without the daemon's knowledge or consent:
+ * All but life and kin are sparse: nearly none of their pages has memory. Two things that the rest of the program may
+ * do would give memory to all of them, for shared ones without the daemon's knowledge or consent:
  *
  *   A core dump reads every page of a shared mapping whose file has no name, and reading a hole of a memfd gives it
  *   memory: 64 GiB for one abort(). So all mappings are MADV_DONTDUMP; coredump.c lifts that for what is in use, if the

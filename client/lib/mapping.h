@@ -7,10 +7,10 @@
 #include "client/lib/process.h"
 
 /*
- * Map what the daemon has sent, and fill in process.map, .mspan_of, .generation, .offers, .life and .kin. The descriptors
- * stay the caller's. 0; -EPROTO: they are not what the answer or the header says; -ENOEXEC: another ABI; -EEXIST: the
- * arena's addresses are taken; -EAGAIN: RLIMIT_MEMLOCK allows no mapping; -ENOMEM: no room. On failure nothing stays
- * mapped.
+ * Map what the daemon has sent, and fill in process.map, .mspan_of, .generation, .offers, .life and .kin. The
+ * descriptors stay the caller's. 0; -EPROTO: they are not what the answer or the header says; -ENOEXEC: another ABI;
+ * -EEXIST: the arena's addresses are taken; -EAGAIN: RLIMIT_MEMLOCK allows no mapping; -ENOMEM: no room. On failure
+ * nothing stays mapped.
  */
 int mapping_attach(const attach_result *a, bool readonly) __attribute__((warn_unused_result));
 

@@ -23,8 +23,9 @@
  *        read the owner's state              read the kept bits, free what has none
  * At least one of them sees the other's store. If the owner is open still, the daemon will see the bit, and the object
  * stays. (Of a session, it has to be the lease's and of the same epoch. A group's word has its epoch; the object was
- * looked at after the word was read for the first time, so it was the group's of that epoch.) Else the daemon is asked, which does one thing at a time: an object that it has not freed stays,
- * for one that it has freed it says -EALREADY or -EINVAL. Only the daemon changes the adoption table.
+ * looked at after the word was read for the first time, so it was the group's of that epoch.) Else the daemon is asked,
+ * which does one thing at a time: an object that it has not freed stays, for one that it has freed it says -EALREADY or
+ * -EINVAL. Only the daemon changes the adoption table.
  */
 #include <errno.h>
 

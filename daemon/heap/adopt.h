@@ -21,7 +21,8 @@ adopt_table *adopt_new(heapfile *file);
 
 /*
  * After another daemon, and when the tables of sessions and groups are this one's: read the adoptions, and drop those
- * whose object or owner is gone. False: no memory. After it adopt_recover_span() sets a span's counters right: call it for each.
+ * whose object or owner is gone. False: no memory. After it adopt_recover_span() sets a span's counters right: call it
+ * for each.
  */
 bool adopt_recover(adopt_table *table) __attribute__((warn_unused_result));
 void adopt_recover_span(adopt_table *table, page_no first);

@@ -5,8 +5,8 @@
  * mheap_validate. Data: the group table in spans and the groups' tokens in the private memfd, written by this thread
  * alone; private groups with their mcentrals.
  *
- * An owner of objects is a number: that of a RECLAIM session without a group, or that of a group here. In both cases the
- * objects are freed when the owner ends; all that differs is when that is, and where spans are meanwhile that have
+ * An owner of objects is a number: that of a RECLAIM session without a group, or that of a group here. In both cases
+ * the objects are freed when the owner ends; all that differs is when that is, and where spans are meanwhile that have
  * objects and no lessee:
  *
  *                     a session of its own                    a group
@@ -21,16 +21,19 @@
  *    '-- no session has its number, no span and no adoption its owner --'
  *
  * Founding writes the token, then uid, flags and name, then the word: OPEN, with the next epoch. If the daemon dies
- * before it, the entry is FREE. If it dies after it, the group has no session, and the next daemon ends it. The session's
- * entry names the group before its state leaves FREE, so a session that counts has a group that counts.
+ * before it, the entry is FREE. If it dies after it, the group has no session, and the next daemon ends it. The
+ * session's entry names the group before its state leaves FREE, so a session that counts has a group that counts.
  *
  * ENDING comes before the first of the group's objects is freed: whoever publishes one sets its kept bit and then looks
- * at the word (client/lib/owner.c), as for a session's state. If the daemon dies while the group ends, the next one finds
- * it ENDING, or OPEN without living sessions, and goes on; each span is as it was, or the heap's, or free. FREE comes
- * last, so a number that is used again is on no span.
+ * at the word (client/lib/owner.c), as for a session's state. If the daemon dies while the group ends, the next one
+ * finds it ENDING, or OPEN without living sessions, and goes on; each span is as it was, or the heap's, or free. FREE
+ * comes last, so a number that is used again is on no span.
  *
  * A group is found by its name and the founder's uid, or, by a forked child, whatever uid it has by then, by the token
  * that its parent was given. One that is ENDING is not found: who comes then founds another one of the same name.
+ *
+ * A client that takes the lock on a group's byte by itself, by its own descriptor of spans, can hold up the group's
+ * end, as it can a session's, while it lives. It can end none, nor get into one.
  *
  * Bounds: SHM_GROUPS_MAX groups, GROUPS_PER_UID_MAX of them founded by one uid, 13 KiB of private memory each. A group
  * has a session, or a process that has a session's descriptor; so it lasts as long as somebody lives who is of it.
@@ -172,7 +175,8 @@ static int group_found(group_table *table, const group_request *request, group *
     shm_header *header = table->file->map.header;
     uint32_t i = free_entry(table);
     shm_group *entry = &table->file->map.groups[i];
-    group *g = group_add(table, i, group_unpack(u64_load_relaxed(&entry->word)).epoch + 1, request->uid, request->flags);
+    group *g =
+        group_add(table, i, group_unpack(u64_load_relaxed(&entry->word)).epoch + 1, request->uid, request->flags);
 
     if (g == NULL)
         return GROUP_E_NO_MEMORY;
@@ -271,10 +275,9 @@ static bool entry_agrees(const group_table *table, uint32_t i)
 
     if (g == NULL)
         return word.state == SHM_GROUP_FREE;
-    return word.state == g->state && word.state != SHM_GROUP_FREE && word.epoch == g->epoch &&
-           entry->uid == g->uid && (entry->flags == SESSION_RECLAIM) == g->reclaims &&
-           g->no.n == SHM_SESSIONS_MAX + i && g->nliving <= g->nmembers &&
-           (g->state == SHM_GROUP_OPEN || g->nliving == 0);
+    return word.state == g->state && word.state != SHM_GROUP_FREE && word.epoch == g->epoch && entry->uid == g->uid &&
+           (entry->flags == SESSION_RECLAIM) == g->reclaims && g->no.n == SHM_SESSIONS_MAX + i &&
+           g->nliving <= g->nmembers && (g->state == SHM_GROUP_OPEN || g->nliving == 0);
 }
 
 int group_table_validate(const group_table *table, FILE *err)

@@ -17,15 +17,15 @@ typedef struct group {
     uint32_t epoch;
     uint32_t uid;
     bool reclaims;
-    enum shm_group_state state; /* OPEN or ENDING; the word in spans says the same */
-    uint32_t nmembers;          /* sessions in the session table, */
-    uint32_t nliving;           /* and those of them that are open or lost. The session table counts */
-    bool waits;                 /* it has no such session, and a child that may attach: its lock is looked at */
+    enum shm_group_state state;         /* OPEN or ENDING; the word in spans says the same */
+    uint32_t nmembers;                  /* sessions in the session table, */
+    uint32_t nliving;                   /* and those of them that are open or lost. The session table counts */
+    bool waits;                         /* it has no such session, and a child that may attach: its lock is looked at */
     mcentral central[SPAN_CLASS_COUNT]; /* spans with objects of it that nobody leases: its members alone may */
 } group;
 
 typedef struct group_table {
-    heapfile *file; /* borrowed */
+    heapfile *file;                /* borrowed */
     group *groups[SHM_GROUPS_MAX]; /* NULL: the entry is free. Its own */
     uint32_t ngroups;
     uint32_t search_from;

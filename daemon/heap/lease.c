@@ -138,8 +138,9 @@ void lease_shrink(lessee *l, page_no first, uint64_t npages)
  * Another process may publish an object of it at this moment (goalloc_publish in client/lib/owner.c): it sets the kept
  * bit, passes a fence, and then looks at the owner's state: that of a session and the lease word, or that of a group.
  * Here the state was stored first (ENDING, or what comes after it), then comes the fence, then the kept bits are read.
- * So either the bit is seen here, and the object stays; or the publisher sees that the owner is at its end, and asks the
- * daemon, which knows what it has freed. A publisher that dies after the bit and before the look has told nobody that the object is published.
+ * So either the bit is seen here, and the object stays; or the publisher sees that the owner is at its end, and asks
+ * the daemon, which knows what it has freed. A publisher that dies after the bit and before the look has told nobody
+ * that the object is published.
  */
 static void span_reclaim(mheap *heap, page_no first)
 {
@@ -160,7 +161,7 @@ static void span_reclaim(mheap *heap, page_no first)
         u32_store_release(&span->has_kept, 0);
 }
 
-/* True if the objects of the span have an owner and nobody of it goes on: what a session owns alone ends with a lease. */
+/* True if the span has an owner that does not go on: a session without a group, or a group that is ENDING. */
 static bool owner_has_ended(const mheap *heap, page_no first)
 {
     uint32_t owner = u32_load_relaxed(&shm_span_at(heap->map, first)->owner);
@@ -433,7 +434,8 @@ int lease_validate(const lease_table *table, FILE *err)
         if (lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_LEASED) {
             nleased++;
         } else if (owner != 0 && group_at(heap->groups, owner) == NULL) {
-            (void)fprintf(err, "lease: span %u, which nobody leases, has owner %u, which is no group\n", first.n, owner);
+            (void)fprintf(err, "lease: span %u, which nobody leases, has owner %u, which is no group\n", first.n,
+                          owner);
             return -EUCLEAN;
         }
     }

@@ -291,7 +291,8 @@ live_sum left_of(const left_table *table, left_owner_no owner)
 
 /* --- freeing --- */
 
-/* The objects that live in a block of a tiny span are freed; those that somebody has freed meanwhile are not counted. */
+/* The objects that live in a block of a tiny span are freed; those that somebody has freed meanwhile are not counted.
+ */
 static void free_block(const shm_map *map, page_no first, uint32_t block, live_sum *freed)
 {
     uint64_t from = map->base + page_offset(first) + block * TINY_BLOCK_BYTES;

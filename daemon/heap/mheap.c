@@ -64,8 +64,8 @@ int mheap_init_private(mheap *heap, heapfile *file, uint64_t limit_bytes)
     heap->adopted = adopt_new(file);
     heap->left = left_new(heap->map, heap->links);
     heap->groups = group_table_new(file);
-    if (heap->adopted != NULL && heap->left != NULL && heap->groups != NULL && metabook_init(&heap->book, heap->map) == 0 &&
-        pagealloc_new(&heap->pages, heap->map->npages) == 0)
+    if (heap->adopted != NULL && heap->left != NULL && heap->groups != NULL &&
+        metabook_init(&heap->book, heap->map) == 0 && pagealloc_new(&heap->pages, heap->map->npages) == 0)
         return 0;
     mheap_end(heap);
     return -ENOMEM;

@@ -1,8 +1,8 @@
 /*
  * Recover: an mheap over what another daemon has left.
  *
- * Called by main. Calls pagealloc, metabook and mcentral. Reads the heap-arena table, the page map and the spans' descriptions;
- * of these it writes only page map entries that mean nothing, and elem_bytes of large spans.
+ * Called by main. Calls pagealloc, metabook and mcentral. Reads the heap-arena table, the page map and the spans'
+ * descriptions; of these it writes only page map entries that mean nothing, and elem_bytes of large spans.
  *
  *   1. The heap-arena table says how far the heap had grown.
  *   2. The page map and the descriptions say which pages are taken. A page map entry whose span does not reach so far,

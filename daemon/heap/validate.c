@@ -65,8 +65,8 @@ static int validate_group(const mheap *heap, const group *g, FILE *err)
             const shm_span *span = shm_span_at(heap->map, first);
 
             if (u32_load_relaxed(&span->owner) != g->no.n || span->spc.n != i / 4) {
-                (void)fprintf(err, "group: span %u of owner %u, class %u is in the sets of group %u, class %d\n", first.n,
-                              u32_load_relaxed(&span->owner), span->spc.n, g->no.n, i / 4);
+                (void)fprintf(err, "group: span %u of owner %u, class %u is in the sets of group %u, class %d\n",
+                              first.n, u32_load_relaxed(&span->owner), span->spc.n, g->no.n, i / 4);
                 return -EUCLEAN;
             }
         }

@@ -154,8 +154,9 @@ static answer attach_reply(client *c, uint64_t id, session *s)
     body.bitmap_bytes = header->bitmap_bytes;
     if (s->group != NULL) {
         body.group = s->group->no.n;
-        body.group_token = (ProtobufCBinaryData){ .len = SESSION_TOKEN_BYTES,
-                                                  .data = (uint8_t *)(uintptr_t)group_token(srv->heap->groups, s->group) };
+        body.group_token =
+            (ProtobufCBinaryData){ .len = SESSION_TOKEN_BYTES,
+                                   .data = (uint8_t *)(uintptr_t)group_token(srv->heap->groups, s->group) };
     }
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
     reply.attach = &body;

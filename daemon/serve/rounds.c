@@ -77,7 +77,7 @@ static bool end_sessions(service *srv)
     return more;
 }
 
-/* Groups without open or lost sessions end. One whose children may still attach waits, and deaths.c looks at its lock. */
+/* Groups without open or lost sessions end. For one that waits for a child, deaths.c looks at its lock. */
 static bool end_groups(service *srv)
 {
     const group_table *groups = srv->heap->groups;

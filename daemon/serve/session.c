@@ -16,8 +16,8 @@
  * A new session: token, fields (its group among them, which is OPEN), epoch, then state. If the daemon dies before the
  * state, the entry is FREE. If it dies after it, nobody holds the life lock of that session, so it ends.
  *
- * A group's end (session_group_end_step) is looked at when none of its sessions is OPEN or LOST any more. A forked child
- * that has not attached yet holds the group's lock (heapfile.h), and the group waits for it.
+ * A group's end (session_group_end_step) is looked at when none of its sessions is OPEN or LOST any more. A forked
+ * child that has not attached yet holds the group's lock (heapfile.h), and the group waits for it.
  */
 #include "daemon/serve/session.h"
 

@@ -72,9 +72,9 @@ enum {
 void session_table_init(session_table *table, mheap *heap);
 
 /*
- * The same after mheap_recover(): groups that had not ended are there, sessions that were open are LOST, until their processes come back or turn out to be
- * gone; those that were ending, or whose processes are gone, are ENDING. Leased spans and adopted objects are theirs
- * again. 0, -ENOMEM, -EUCLEAN with *ret_why.
+ * The same after mheap_recover(): groups that had not ended are there, sessions that were open are LOST, until their
+ * processes come back or turn out to be gone; those that were ending, or whose processes are gone, are ENDING. Leased
+ * spans and adopted objects are theirs again. 0, -ENOMEM, -EUCLEAN with *ret_why.
  */
 int session_table_recover(session_table *table, mheap *heap, const char **ret_why) __attribute__((warn_unused_result));
 void session_table_end(session_table *table);
