@@ -39,6 +39,7 @@ typedef struct pool {
     const char *group;
     uint64_t seed;
     unsigned number; /* of the worker that is started */
+    pid_t pids[WORKERS];
     slot slots[WORKERS][ENTRIES];
 } pool;
 
@@ -85,13 +86,10 @@ static void slot_fill(slot *s, uint64_t r)
 }
 
 /* Fill what is empty of one's own, publish some, free some; then wait to be killed. */
-static int work(const fixture *f, void *arg)
+static int work_as(pool *p, unsigned number)
 {
-    pool *p = arg;
-    unsigned number = p->number;
     uint64_t seed = p->seed + number * 7919;
 
-    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, p->group) == 0);
     for (int i = 0; i < ENTRIES; i++) {
         slot *s = &p->slots[number][i];
 
@@ -114,6 +112,35 @@ static int work(const fixture *f, void *arg)
     }
     (void)raise(SIGSTOP);
     return 0;
+}
+
+static int work(const fixture *f, void *arg)
+{
+    pool *p = arg;
+
+    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, p->group) == 0);
+    return work_as(p, p->number);
+}
+
+/* Half a pre-fork server: attach, fork the others, who attach by themselves, and wait. */
+static int work_with_children(const fixture *f, void *arg)
+{
+    pool *p = arg;
+
+    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, p->group) == 0);
+    for (unsigned i = 1; i < WORKERS; i++) {
+        pid_t pid = fork();
+
+        CHECK(pid >= 0);
+        if (pid == 0) {
+            if (i % 2 == 0)
+                (void)raise(SIGSTOP); /* the first time: before it has attached */
+            (void)work_as(p, i);
+            _exit(0);
+        }
+        p->pids[i] = pid;
+    }
+    return work_as(p, 0);
 }
 
 /* As somebody who is not of the group: look at all, free some, publish some. */
@@ -167,6 +194,15 @@ static uint64_t pool_count(const pool *p, enum keeper keeper)
         for (int i = 0; i < ENTRIES; i++)
             n += p->slots[w][i].keeper == keeper;
     }
+    return n;
+}
+
+static uint64_t pool_count_of(const pool *p, unsigned worker)
+{
+    uint64_t n = 0;
+
+    for (int i = 0; i < ENTRIES; i++)
+        n += p->slots[worker][i].keeper != NONE;
     return n;
 }
 
@@ -282,6 +318,68 @@ static void group_of_eight_with_takeovers_leaves_nothing_after_the_last(void **s
 {
     for (int i = 0; i < 3; i++)
         kill_in_any_order(*state, true);
+}
+
+static bool is_stopped(pid_t pid)
+{
+    char path[64];
+    char text[256] = "";
+    FILE *in;
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    in = fopen(path, "re");
+    if (in == NULL)
+        return false;
+    (void)fread(text, 1, sizeof(text) - 1, in);
+    (void)fclose(in);
+    return strstr(text, ") T") != NULL;
+}
+
+/*
+ * A server and its children, in any order: half of the children have not attached when some others are killed already.
+ * They are nobody's to wait for but the server's, so their ends are seen by what becomes of the objects.
+ */
+static void server_and_children_killed_in_any_order_leave_nothing_after_the_last(void **state)
+{
+    const fixture *f = *state;
+    uint64_t seed = test_seed();
+    pool *p = pool_new("server", seed);
+
+    p->pids[0] = child_start(f, work_with_children, p);
+    assert_true(child_stops(p->pids[0]));
+    for (unsigned i = 1; i < WORKERS; i++) {
+        for (int k = 0; k < 2000 && !is_stopped(p->pids[i]); k++)
+            (void)usleep(2000);
+        assert_true(is_stopped(p->pids[i]));
+    }
+    for (unsigned nliving = WORKERS; nliving > 0; nliving--) {
+        unsigned i = (unsigned)(test_random(&seed) % WORKERS);
+
+        p->seed = test_random(&seed);
+        assert_int_equal(child_run(f, look, p), 0);
+        assert_comes_to(f, pool_count(p, GROUP) + pool_count(p, HEAP));
+        while (p->pids[i] == 0)
+            i = (i + 1) % WORKERS;
+        if (nliving % 3 == 0 && i % 2 == 0 && i > 0 && pool_count_of(p, i) == 0) {
+            (void)kill(p->pids[i], SIGCONT); /* it attaches now, among what others have left */
+            for (int k = 0; k < 2000 && (!is_stopped(p->pids[i]) || pool_count_of(p, i) == 0); k++)
+                (void)usleep(2000);
+            assert_true(pool_count_of(p, i) > 0);
+        }
+        if (i == 0)
+            process_kill(p->pids[i]);
+        else
+            (void)kill(p->pids[i], SIGKILL);
+        p->pids[i] = 0;
+    }
+    assert_comes_to(f, pool_count(p, HEAP));
+    for (int w = 0; w < WORKERS; w++) {
+        for (int i = 0; i < ENTRIES; i++)
+            p->slots[w][i].keeper = p->slots[w][i].keeper == GROUP ? NONE : p->slots[w][i].keeper;
+    }
+    assert_int_equal(child_run(f, free_all, p), 0);
+    assert_true(fixture_is_clean(f, 0));
+    pool_delete(p);
 }
 
 /* --- places that a dead member has left --- */
@@ -658,6 +756,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(group_of_eight_killed_in_any_order_leaves_nothing_after_the_last),
         FIXTURE_TEST_KEPT(group_of_eight_with_takeovers_leaves_nothing_after_the_last),
+        FIXTURE_TEST(server_and_children_killed_in_any_order_leave_nothing_after_the_last),
         FIXTURE_TEST(places_that_a_dead_member_has_left_are_the_members_own),
         FIXTURE_TEST_KEPT(group_of_a_dead_parent_waits_for_its_child),
         FIXTURE_TEST(attach_with_a_wrong_group_is_refused),
