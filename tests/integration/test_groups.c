@@ -85,8 +85,8 @@ static void slot_fill(slot *s, uint64_t r)
     s->keeper = GROUP;
 }
 
-/* Fill what is empty of one's own, publish some, free some; then wait to be killed. */
-static int work_as(pool *p, unsigned number)
+/* Fill what is empty of one's own, publish some, free some; then wait to be killed, or to do it again. */
+static void work_once(pool *p, unsigned number)
 {
     uint64_t seed = p->seed + number * 7919;
 
@@ -110,8 +110,14 @@ static int work_as(pool *p, unsigned number)
         goalloc_free(s->p);
         *s = (slot){ .p = NULL };
     }
-    (void)raise(SIGSTOP);
-    return 0;
+}
+
+__attribute__((noreturn)) static void work_as(pool *p, unsigned number)
+{
+    for (;;) {
+        work_once(p, number);
+        (void)raise(SIGSTOP);
+    }
 }
 
 static int work(const fixture *f, void *arg)
@@ -119,7 +125,7 @@ static int work(const fixture *f, void *arg)
     pool *p = arg;
 
     CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, p->group) == 0);
-    return work_as(p, p->number);
+    work_as(p, p->number);
 }
 
 /* Half a pre-fork server: attach, fork the others, who attach by themselves, and wait. */
@@ -135,12 +141,11 @@ static int work_with_children(const fixture *f, void *arg)
         if (pid == 0) {
             if (i % 2 == 0)
                 (void)raise(SIGSTOP); /* the first time: before it has attached */
-            (void)work_as(p, i);
-            _exit(0);
+            work_as(p, i);
         }
         p->pids[i] = pid;
     }
-    return work_as(p, 0);
+    work_as(p, 0);
 }
 
 /* As somebody who is not of the group: look at all, free some, publish some. */
@@ -274,6 +279,10 @@ static void kill_in_any_order(fixture *f, bool with_takeovers)
         if (with_takeovers && r % 2 == 0) {
             fixture_kill(f);
             fixture_restart(f, NULL);
+            for (unsigned i = 0; i < WORKERS && pids[i] != 0 && r % 8 < 4; i++) { /* some come back to it */
+                (void)kill(pids[i], SIGCONT);
+                assert_true(child_stops(pids[i]));
+            }
         }
         kill_one(pids, &seed);
         nliving--;
