@@ -111,7 +111,7 @@ void reclaim_text(const Goallocd__Reply *last)
 
     (void)printf("%" PRIu64 " objects freed, %s\n", got->objects, ctl_bytes(got->bytes));
     if (got->unsure_objects != 0)
-        (void)printf("not freed: at most %" PRIu64 " objects, %s, whose places may be used by other objects now\n",
+        (void)printf("not freed: at most %" PRIu64 " objects, %s, which may be of other sessions\n",
                      got->unsure_objects, ctl_bytes(got->unsure_bytes));
 }
 

@@ -40,7 +40,8 @@ typedef struct record {
     page_no first;       /* of its span; 0: the record is free */
     uint32_t next;       /* in its span's chain, or among the free ones; 0: none */
     left_owner_no owner; /* 0: what was there before */
-    uint32_t nleases;    /* low half of the span's: leases of the span until the claim was made */
+    bool sure;           /* of a claim: what was before its owner's lease was known */
+    uint32_t nleases;    /* low half of the span's: who has leased it last when the record was made */
 } record;
 
 _Static_assert(sizeof(record) == 144, "what the README says of it");
@@ -59,6 +60,7 @@ struct left_table {
     uint32_t nused; /* records from here on were never used */
     uint32_t free;
     uint32_t walk_at;
+    uint64_t known_from; /* leases from that number on began when this table had a record of what was before, if any */
     uint32_t nforgotten; /* owners that are forgotten and have claims */
     uint16_t search_from;
     bool wanted[LEFT_OWNERS_MAX + 1]; /* of the pass that frees */
@@ -77,6 +79,7 @@ left_table *left_new(const shm_map *map, span_link *links)
         table->map = map;
         table->links = links;
         table->nused = 1;
+        table->known_from = u64_load_relaxed(&map->header->nleases) + 1;
     }
     return table;
 }
@@ -92,19 +95,23 @@ left_table *left_free(left_table *table)
 /* The span gets a record of these bits, unless all records are in use. */
 static void record_push(left_table *table, page_no first, left_owner_no owner, const uint64_t *bits, uint32_t nwords)
 {
+    uint64_t nleases = u64_load_relaxed(&shm_span_at(table->map, first)->nleases);
     uint32_t i = table->free;
     record *r = &table->records[i];
 
-    if (i != 0)
+    if (i != 0) {
         table->free = r->next;
-    else if (table->nused < RECORDS_MAX)
+    } else if (table->nused < RECORDS_MAX) {
         r = &table->records[i = table->nused++];
-    else
+    } else {
+        table->known_from = nleases + 1;
         return;
+    }
     memcpy(r->bits, bits, nwords * sizeof(bits[0]));
     r->first = first;
     r->owner = owner;
-    r->nleases = (uint32_t)u64_load_relaxed(&shm_span_at(table->map, first)->nleases);
+    r->nleases = (uint32_t)nleases;
+    r->sure = nleases >= table->known_from;
     r->next = table->links[first.n].left;
     table->links[first.n].left = i;
     if (owner.n != 0)
@@ -323,15 +330,15 @@ static void free_bits(const shm_map *map, page_no first, uint32_t w, uint64_t bi
 }
 
 /*
- * A claim is sure if nobody has leased the span since: then its places were not used again, so what lives of it is what
- * the session left. Nobody leases the span now either, and the daemon, whose thread this is, leases it to nobody
+ * A claim is sure if it was known what the session had found in the span, and nobody has leased the span since: then its
+ * places were not used again, so what lives of it is what the session left. Nobody leases the span now either, and the daemon, whose thread this is, leases it to nobody
  * meanwhile. Kept bits that may mean that an object is adopted make it another's.
  */
 static void free_claim(left_table *table, const record *r)
 {
     left_freed *f = &table->freed;
     const shm_span *span = shm_span_at(table->map, r->first);
-    bool sure = lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_CENTRAL &&
+    bool sure = r->sure && lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_CENTRAL &&
                 (uint32_t)u64_load_relaxed(&span->nleases) == r->nleases;
     bool adopted = u32_load_relaxed(&span->nadopted) != 0;
 

@@ -729,6 +729,95 @@ static void what_a_member_has_adopted_is_the_groups(void **state)
     pool_delete(p);
 }
 
+/* --- what is shown --- */
+
+static int count_as_member(const fixture *f, void *arg)
+{
+    void *mine[100];
+    goalloc_stats_t stats;
+
+    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, arg) == 0);
+    stats = stats_now();
+    CHECK(stats.group_live_objects == 50 && stats.group_live_bytes == 50 * 64);
+    for (int i = 0; i < 100; i++)
+        CHECK((mine[i] = goalloc_malloc(1024)) != NULL);
+    for (int i = 0; i < 100; i += 4)
+        CHECK(goalloc_publish(mine[i]) == 0);
+    stats = stats_now();
+    CHECK(stats.group_live_objects == 125 && stats.group_live_bytes == 50 * 64 + 75 * 1024);
+    CHECK(goalloc_adopt(mine[0]) == 0);
+    CHECK(stats_now().group_live_objects == 126);
+    for (int i = 1; i < 100; i += 4)
+        goalloc_free(mine[i]);
+    CHECK(stats_now().group_live_objects == 101);
+    return 0;
+}
+
+static int leave_fifty(const fixture *f, void *arg)
+{
+    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, arg) == 0);
+    for (int i = 0; i < 50; i++)
+        CHECK(goalloc_malloc(64) != NULL);
+    return 0;
+}
+
+static int own_nothing(const fixture *f, void *arg)
+{
+    CHECK(attach_as(f, 0, arg) == 0);
+    CHECK(goalloc_malloc(64) != NULL);
+    CHECK(stats_now().group_live_objects == 0);
+    return 0;
+}
+
+/* The row of the group in what `goallocctl --json stats` says; NULL: there is none. The caller ends *ret. */
+static json_t *group_row(const fixture *f, const char *name, json_t **ret)
+{
+    static const char *const arguments[] = { "--json", "stats", NULL };
+    static char out[65536];
+    json_t *row;
+    size_t i;
+
+    assert_int_equal(fixture_ctl(f, arguments, out, sizeof(out)), 0);
+    *ret = json_loads(out, 0, NULL);
+    assert_non_null(*ret);
+    json_array_foreach(json_object_get(*ret, "groups"), i, row)
+    {
+        if (strcmp(json_string_value(json_object_get(row, "name")), name) == 0)
+            return row;
+    }
+    return NULL;
+}
+
+static void stats_show_what_a_group_owns(void **state)
+{
+    static const char *const plain[] = { "sessions", NULL };
+    const fixture *f = *state;
+    pid_t holder = holder_start(f, "shown");
+    char out[4096];
+    json_t *all;
+    json_t *row;
+
+    assert_int_equal(child_run(f, leave_fifty, "shown"), 0);
+    assert_int_equal(live_with(f, 1), 50);
+    assert_int_equal(child_run(f, count_as_member, "shown"), 0);
+    assert_int_equal(live_with(f, 1), 125); /* 24 of them are the heap's */
+    row = group_row(f, "shown", &all);
+    assert_non_null(row);
+    assert_int_equal(figure(row, "live_objects"), 101);
+    assert_int_equal(figure(row, "sessions"), 1);
+    assert_int_equal(figure(row, "uid"), geteuid());
+    assert_true(json_is_true(json_object_get(row, "reclaim")));
+    assert_string_equal(json_string_value(json_object_get(row, "state")), "open");
+    json_decref(all);
+    assert_int_equal(fixture_ctl(f, plain, out, sizeof(out)), 0);
+    assert_non_null(strstr(out, "shown"));
+    assert_int_equal(child_run(f, own_nothing, "owns nothing"), 0);
+    process_kill(holder);
+    assert_comes_to(f, 24 + 1);
+    assert_null(group_row(f, "shown", &all));
+    json_decref(all);
+}
+
 /* --- the end, and a new beginning --- */
 
 /* Groups of one name that follow each other at once: each finds its own objects and nobody's else. */
@@ -772,6 +861,7 @@ int main(void)
         FIXTURE_TEST(one_user_can_found_so_many_groups_and_no_more),
         FIXTURE_TEST(liar_gets_into_no_group_by_a_wrong_token),
         FIXTURE_TEST_KEPT(what_a_member_has_adopted_is_the_groups),
+        FIXTURE_TEST(stats_show_what_a_group_owns),
         FIXTURE_TEST(groups_of_one_name_that_follow_each_other_are_whole),
     };
 

@@ -173,6 +173,56 @@ static void reclaim_leaves_what_may_be_another_sessions(void **state)
     assert_true(fixture_is_whole(f));
 }
 
+/* Allocate among what another one has left, over a takeover. */
+static int hold_places(const fixture *f, void *arg)
+{
+    job *j = arg;
+
+    attach_for(f, j);
+    for (unsigned i = 0; i < ENTRIES / 2; i++)
+        CHECK((j->objects[i] = filled(1 + i * 7 % 900, 0)) != NULL);
+    (void)raise(SIGSTOP);
+    return 0;
+}
+
+static int leave_half(const fixture *f, void *arg)
+{
+    job *j = arg;
+    void *others[ENTRIES / 2];
+
+    attach_for(f, j);
+    for (unsigned i = ENTRIES / 2; i < ENTRIES; i++) {
+        CHECK((j->objects[i] = filled(1 + i * 7 % 900, (int)(i % 251))) != NULL);
+        CHECK((others[i - ENTRIES / 2] = goalloc_malloc(1 + i * 7 % 900)) != NULL);
+    }
+    for (unsigned i = 0; i < ENTRIES / 2; i++)
+        goalloc_free(others[i]);
+    return 0;
+}
+
+static void reclaim_after_a_takeover_leaves_what_was_there_before(void **state)
+{
+    fixture *f = *state;
+    job *j = job_new();
+    pid_t holder;
+    freed got;
+
+    assert_int_equal(child_run(f, leave_half, j), 0);
+    assert_int_equal(live(f), ENTRIES / 2);
+    holder = child_start(f, hold_places, j);
+    assert_true(child_stops(holder));
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+    (void)kill(holder, SIGKILL);
+    assert_int_equal(child_wait(holder), 1000 + SIGKILL);
+    assert_int_equal(live(f), ENTRIES);
+    (void)reclaim(f, "1", 1); /* this daemon knows nothing of it */
+    got = reclaim(f, "2", 0);
+    assert_int_equal(got.objects, 0);
+    assert_in_range(got.unsure, ENTRIES / 2, ENTRIES);
+    assert_int_equal(child_run(f, look, j), 0);
+}
+
 /* --- groups --- */
 
 static int hold(const fixture *f, void *arg)
@@ -332,6 +382,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(reclaim_of_a_session_frees_what_it_has_left),
         FIXTURE_TEST(reclaim_leaves_what_may_be_another_sessions),
+        FIXTURE_TEST_KEPT(reclaim_after_a_takeover_leaves_what_was_there_before),
         FIXTURE_TEST(reclaim_of_a_group_frees_what_its_dead_have_left),
         FIXTURE_TEST(reclaim_leaves_what_others_have_adopted),
         FIXTURE_TEST(reclaim_is_refused_without_privilege_and_without_yes),
