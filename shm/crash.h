@@ -38,6 +38,7 @@
     X(session_after_token, d) X(session_before_state, d) X(session_after_state, d) X(session_end_half, d)     \
     X(group_before_word, g) X(group_after_word, g) X(group_after_ending, g) X(group_end_half, g)              \
     X(group_before_free, g) X(group_after_free, g)                                                            \
+    X(label_half, d)                                                                                          \
     X(root_after_entry, d) X(root_after_name, d) X(root_after_set, d)                                         \
     X(adopt_after_counters, d) X(adopt_after_entry, d) X(adopt_after_kept, d)                                 \
     X(adopt_remove_after_entry, d) X(adopt_remove_after_counters, d)                                          \
