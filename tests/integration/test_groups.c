@@ -1,7 +1,7 @@
 /*
  * Groups: what their sessions have not published stays while any of them lives, whoever dies in which order, and goes
  * with the last one: over takeovers of the daemon, with objects that are published, adopted and freed by others, with
- * children that have not attached yet; and what can't be a group.
+ * children that have not attached yet.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,24 +9,18 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <errno.h>
-#include <grp.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
 
-#include "tests/support/objects.h"
-#include "tests/support/rawheap.h"
+#include "tests/support/groups.h"
 
-#define WORKERS  8
-#define ENTRIES  400
-#define NOBODY   65534
+#define WORKERS 8
+#define ENTRIES 400
 
 /* --- a pool of workers --- */
 
 /* Who is to free an object in the end. */
-enum keeper { NONE, GROUP, HEAP, ADOPTER };
+enum keeper { NONE, GROUP, HEAP };
 
 typedef struct slot {
     unsigned char *_Atomic p;
@@ -56,16 +50,6 @@ static pool *pool_new(const char *group, uint64_t seed)
 static void pool_delete(pool *p)
 {
     (void)munmap(p, sizeof(*p));
-}
-
-static int attach_as(const fixture *f, uint32_t flags, const char *group)
-{
-    goalloc_options options = GOALLOC_OPTIONS_INIT;
-
-    options.socket_path = f->socket;
-    options.flags = flags;
-    options.group = group;
-    return goalloc_attach(&options);
 }
 
 static uint32_t size_at(uint64_t r)
@@ -211,29 +195,6 @@ static uint64_t pool_count_of(const pool *p, unsigned worker)
     return n;
 }
 
-/* What lives, when so many sessions are left. */
-static uint64_t live_with(const fixture *f, uint64_t nsessions)
-{
-    goalloc_stats_t stats = { .sessions = nsessions + 1 };
-
-    for (int i = 0; i < 1000 && stats.sessions != nsessions; i++, (void)usleep(5000))
-        fixture_stats(f, &stats);
-    assert_int_equal(stats.sessions, nsessions);
-    fixture_stats(f, &stats);
-    return stats.live_objects;
-}
-
-/* Wait until so many objects live. */
-static void assert_comes_to(const fixture *f, uint64_t nobjects)
-{
-    goalloc_stats_t stats = { .live_objects = nobjects + 1 };
-
-    for (int i = 0; i < 1000 && stats.live_objects != nobjects; i++, (void)usleep(5000))
-        fixture_stats(f, &stats);
-    assert_int_equal(stats.live_objects, nobjects);
-    assert_true(fixture_is_whole(f));
-}
-
 static pid_t worker_start(const fixture *f, pool *p, unsigned number)
 {
     pid_t pid;
@@ -242,12 +203,6 @@ static pid_t worker_start(const fixture *f, pool *p, unsigned number)
     pid = child_start(f, work, p);
     assert_true(child_stops(pid));
     return pid;
-}
-
-static void process_kill(pid_t pid)
-{
-    (void)kill(pid, SIGKILL);
-    assert_int_equal(child_wait(pid), 1000 + SIGKILL);
 }
 
 /* Kill one of those that live, at random. */
@@ -426,21 +381,6 @@ static int use_places(const fixture *f, void *arg)
     return more < SMALL * 64 / 4 ? 0 : 2;
 }
 
-static int hold_group(const fixture *f, void *arg)
-{
-    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, arg) == 0);
-    (void)raise(SIGSTOP);
-    return 0;
-}
-
-static pid_t holder_start(const fixture *f, const char *group)
-{
-    pid_t pid = child_start(f, hold_group, (void *)(uintptr_t)group);
-
-    assert_true(child_stops(pid));
-    return pid;
-}
-
 static void places_that_a_dead_member_has_left_are_the_members_own(void **state)
 {
     const fixture *f = *state;
@@ -457,11 +397,6 @@ static void places_that_a_dead_member_has_left_are_the_members_own(void **state)
 }
 
 /* --- children --- */
-
-static void let_everybody_in(const fixture *f)
-{
-    CHECK(chmod(f->dir, 0755) == 0 && chmod(f->socket, 0666) == 0);
-}
 
 enum childhood { ATTACHES, ATTACHES_AS_NOBODY, DIES, EXECS, LEAVES };
 
@@ -560,130 +495,6 @@ static void group_of_a_dead_parent_waits_for_its_child(void **state)
         child_grows_up(f, EXECS, i == 1);
         child_grows_up(f, LEAVES, i == 1);
     }
-}
-
-/* --- names and modes --- */
-
-static int attach_wrongly(const fixture *f, void *arg)
-{
-    char longest[GOALLOC_GROUP_NAME_MAX + 2];
-
-    (void)arg;
-    memset(longest, 'x', sizeof(longest));
-    longest[GOALLOC_GROUP_NAME_MAX + 1] = '\0';
-    CHECK(attach_as(f, 0, longest) == -ENAMETOOLONG);
-    CHECK(attach_as(f, 0, "") == -EINVAL);
-    CHECK(attach_as(f, 0, "\xff") == -EILSEQ);
-    CHECK(attach_as(f, 0, "reclaims") == -EINVAL);
-    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, "reclaims") == 0 && goalloc_detach() == 0);
-    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY, "reclaims") == 0 && goalloc_detach() == 0);
-    longest[GOALLOC_GROUP_NAME_MAX] = '\0';
-    CHECK(attach_as(f, 0, longest) == 0);
-    return 0;
-}
-
-static int attach_as_nobody(const fixture *f, void *arg)
-{
-    CHECK(setgroups(0, NULL) == 0 && setgid(NOBODY) == 0 && setuid(NOBODY) == 0);
-    CHECK(attach_as(f, 0, arg) == 0); /* of another mode: it is another group */
-    return 0;
-}
-
-static void attach_with_a_wrong_group_is_refused(void **state)
-{
-    const fixture *f = *state;
-    pid_t holder = holder_start(f, "reclaims");
-
-    assert_int_equal(child_run(f, attach_wrongly, NULL), 0);
-    if (geteuid() == 0) {
-        let_everybody_in(f);
-        assert_int_equal(child_run(f, attach_as_nobody, "reclaims"), 0);
-    }
-    process_kill(holder);
-    assert_true(fixture_is_clean(f, 0));
-}
-
-/* The error of an Attach with that group, and maybe another one's token. The connection, if it is 0. */
-static int attach_raw(const fixture *f, rawheap *heap, const char *group, uint32_t number, uint8_t *token)
-{
-    Goallocd__Attach ask = rawheap_attach_init();
-    Goallocd__Reply *reply;
-    int error;
-
-    heap->fd = raw_connect(f);
-    ask.flags = GOALLOC_ATTACH_RECLAIM;
-    ask.label = (char *)(uintptr_t)"raw";
-    ask.group = (ProtobufCBinaryData){ .len = strlen(group), .data = (uint8_t *)(uintptr_t)group };
-    ask.parent_group = number;
-    ask.group_token = (ProtobufCBinaryData){ .len = token == NULL ? 0 : SESSION_TOKEN_BYTES, .data = token };
-    reply = rawheap_ask(heap, &ask);
-    assert_non_null(reply);
-    error = reply->error;
-    for (int i = 0; i < ATTACH_NFDS; i++) {
-        if (heap->fds[i] >= 0)
-            (void)close(heap->fds[i]);
-    }
-    heap->session = error == 0 ? reply->attach->group : 0;
-    if (error != 0)
-        rawheap_disconnect(heap);
-    goallocd__reply__free_unpacked(reply, NULL);
-    return error;
-}
-
-#define MOST 128 /* groups of one user */
-
-static void one_user_can_found_so_many_groups_and_no_more(void **state)
-{
-    static rawheap heaps[MOST];
-    const fixture *f = *state;
-    rawheap other;
-    char name[32];
-
-    for (int i = 0; i < MOST; i++) {
-        (void)snprintf(name, sizeof(name), "%d", i);
-        assert_int_equal(attach_raw(f, &heaps[i], name, 0, NULL), 0);
-    }
-    assert_int_equal(attach_raw(f, &other, "one more", 0, NULL), EDQUOT);
-    assert_int_equal(attach_raw(f, &other, "77", 0, NULL), 0); /* one that is there */
-    rawheap_disconnect(&other);
-    if (geteuid() == 0) {
-        let_everybody_in(f);
-        assert_int_equal(child_run(f, attach_as_nobody, "one more"), 0); /* and others may */
-    }
-    assert_true(fixture_is_whole(f));
-    for (int i = 0; i < MOST; i++)
-        rawheap_disconnect(&heaps[i]);
-    (void)live_with(f, 0);
-    for (int i = 0; i < 200; i++, (void)usleep(5000)) { /* groups end right after their sessions */
-        int r = attach_raw(f, &other, "one more", 0, NULL);
-
-        if (r == 0)
-            break;
-        assert_int_equal(r, EDQUOT);
-    }
-    rawheap_disconnect(&other);
-    assert_true(fixture_is_clean(f, 0));
-}
-
-/* A token that is wrong, or of another group, is none: the name decides. */
-static void liar_gets_into_no_group_by_a_wrong_token(void **state)
-{
-    static const uint32_t numbers[] = { 0, 1, SHM_SESSIONS_MAX - 1, SHM_SESSIONS_MAX, SHM_SESSIONS_MAX + 1,
-                                        SHM_OWNERS_MAX - 1, SHM_OWNERS_MAX, UINT32_MAX };
-    const fixture *f = *state;
-    uint8_t token[SESSION_TOKEN_BYTES] = { 0 };
-    rawheap victim;
-
-    assert_int_equal(attach_raw(f, &victim, "victim", 0, NULL), 0);
-    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
-        rawheap liar;
-
-        assert_int_equal(attach_raw(f, &liar, "liar", numbers[i], token), 0);
-        assert_int_not_equal(liar.session, victim.session);
-        rawheap_disconnect(&liar);
-    }
-    rawheap_disconnect(&victim);
-    assert_true(fixture_is_clean(f, 0));
 }
 
 /* --- adoption --- */
@@ -857,9 +668,6 @@ int main(void)
         FIXTURE_TEST(server_and_children_killed_in_any_order_leave_nothing_after_the_last),
         FIXTURE_TEST(places_that_a_dead_member_has_left_are_the_members_own),
         FIXTURE_TEST_KEPT(group_of_a_dead_parent_waits_for_its_child),
-        FIXTURE_TEST(attach_with_a_wrong_group_is_refused),
-        FIXTURE_TEST(one_user_can_found_so_many_groups_and_no_more),
-        FIXTURE_TEST(liar_gets_into_no_group_by_a_wrong_token),
         FIXTURE_TEST_KEPT(what_a_member_has_adopted_is_the_groups),
         FIXTURE_TEST(stats_show_what_a_group_owns),
         FIXTURE_TEST(groups_of_one_name_that_follow_each_other_are_whole),
