@@ -10,7 +10,8 @@
 
 /*
  * X(name, who passes it): c the library, r the library in a session that reclaims, d the daemon, g the daemon when
- * sessions have a group, b the daemon when a process comes back to it, t the daemon when it takes over a heap.
+ * sessions have a group, b the daemon when a process comes back to it, t the daemon when it takes over a heap, s when it
+ * is stopped and drops the heap, l when it lets a heap go that it does not take over.
  */
 /* clang-format off: a line has points that follow each other */
 #define CRASH_POINTS(X)                                                                                       \
@@ -26,6 +27,8 @@
     X(large_before_bit, c) X(large_after_bit, c) X(large_free_after_bit, c) X(large_remote_before_message, c) \
     X(offer_before_word, c) X(offer_after_word, c) X(offer_after_take_back, c)                                \
     X(publish_after_bit, r) X(adopt_before_reply, r)                                                          \
+    X(making_after_reserve, c) X(making_after_alloc, c) X(making_after_announce, c) X(making_after_init, c)   \
+    X(making_after_publish, r) X(making_after_finish, c)                                                      \
     X(span_after_description, d) X(span_after_bits, d) X(span_after_map, d)                                   \
     X(lease_after_owner, d) X(lease_after_list, d) X(lease_after_word, d)                                     \
     X(refill_before_reply, d) X(lease_end_after_unlink, d)                                                    \
@@ -40,12 +43,15 @@
     X(group_before_free, g) X(group_after_free, g)                                                            \
     X(label_half, d)                                                                                          \
     X(root_after_entry, d) X(root_after_name, d) X(root_after_set, d)                                         \
+    X(root_after_pending, d) X(root_change_after_value, d) X(root_change_after_word, d)                       \
+    X(root_reuse_after_word, d) X(root_after_done, d)                                                         \
     X(adopt_after_counters, d) X(adopt_after_entry, d) X(adopt_after_kept, d)                                 \
     X(adopt_remove_after_entry, d) X(adopt_remove_after_counters, d)                                          \
     X(arena_after_npages, d) X(zeroed_base_after, d) X(backed_base_after, d)                                  \
     X(reattach_before_reply, b)                                                                               \
     X(recover_after_files, t) X(recover_half_spans, t) X(recover_after_heap, t) X(recover_half_sessions, t)   \
-    X(recover_after_sessions, t)
+    X(recover_after_sessions, t)                                                                              \
+    X(drop_after_word, s) X(let_go_after_word, l)
 /* clang-format on */
 
 #ifdef GOALLOC_CRASH_POINTS

@@ -6,7 +6,7 @@
  *   spans    only the daemon writes; clients map it read-only.
  *            +--------+--------------+--------------+--------------+------------------+---------------+---------------+
  *            | header | sessions     | groups       | roots        | heap arenas      | page map      | span table    |
- *            | 4 KiB  | 4096 x 128 B | 1024 x 128 B | 4096 x 272 B | 16 B each 64 MiB | 4 B each page | 64 B each page|
+ *            | 4 KiB  | 4096 x 128 B | 1024 x 128 B | 4096 x 360 B | 16 B each 64 MiB | 4 B each page | 64 B each page|
  *            +--------+--------------+--------------+--------------+------------------+---------------+---------------+
  *            A span is named by its first page, and its description is span_table[first page]. page_map[p] is the first
  *            page of the span that p belongs to, 0 if it belongs to none. Both tables are sparse: only the parts that
@@ -51,6 +51,7 @@
 #include "shm/limits.h"
 
 #define SHM_MAGIC             UINT64_C(0x31434f4c4c414f47) /* "GOALLOC1" */
+#define SHM_DROPPED           UINT32_C(0x504f5244) /* "DROP": no word that was damaged by chance */
 #define SHM_ROOT_NAME_BYTES   (SHM_ROOT_NAME_MAX + 1)
 #define SHM_LABEL_BYTES       (SHM_LABEL_MAX + 1)
 #define SHM_GROUP_NAME_BYTES  (SHM_GROUP_NAME_MAX + 1)
@@ -78,7 +79,8 @@ typedef struct shm_header {
     uint64_t page_map_off;
     uint64_t span_table_off;
     uint64_t groups_off;
-    uint64_t reserved[2];
+    uint64_t reserved;
+    uint64_t created_ms; /* on CLOCK_BOOTTIME; tells the heap's age */
     /*
      * Objects below this offset may be freed by their owner without a look for kept bits: arena_bytes, or 0 while any
      * object of the heap is adopted. One word, so that a free has one bound to check.
@@ -87,10 +89,19 @@ typedef struct shm_header {
     shm_u32 nroot_entries;    /* entries of roots from here on were never used; only rises */
     shm_u32 nsession_entries; /* the same for sessions */
     shm_u32 ngroup_entries;   /* the same for groups */
-    uint32_t pad[11];
+    uint32_t pad[10];
+    /*
+     * SHM_DROPPED, or 0. The heap was dropped, by a daemon or by who ended its keeper. Stored before its descriptors
+     * are let go, and never taken back: whoever has it mapped learns by it that nobody will serve this heap again. Its
+     * place, and that of magic, stay as they are in every layout, so that a heap of another build can be marked, too.
+     */
+    shm_u32 dropped;
     /* Leases ever given: the daemon raises it before it gives one. A line of its own, which no free looks at. */
     shm_u64 nleases;
-    uint64_t pad2[6];
+    /* Goes up with each change of the roots, and when nobody makes one any more: who waits for a root waits for it. */
+    shm_u32 roots_seq;
+    uint32_t pad3;
+    uint64_t pad2[5];
     shm_u64 npeak_pages; /* the most of the arena that has had memory at once: for people to look at; only rises */
 } shm_header;
 
@@ -112,9 +123,12 @@ typedef struct shm_session {
     uint32_t pid;
     uint32_t uid;
     uint64_t limit_bytes;
+    /* The session's last change of a root: epoch << 32 | ticket. pending is written before the root, done after it. */
+    shm_u64 root_pending;
+    shm_u64 root_done;
     uint32_t group; /* an owner_no: of its group; without a group name, its own if it reclaims, else 0 */
     uint32_t pad;
-    uint64_t reserved[3];
+    uint64_t reserved;
     char label[SHM_LABEL_BYTES];
 } shm_session;
 
@@ -139,10 +153,23 @@ typedef struct shm_group {
     char name[SHM_GROUP_NAME_BYTES];
 } shm_group;
 
-/* A root is set while name_bytes != 0. The name is written before it, the offset is one word of its own. */
+/* What a root says. */
+typedef struct shm_root_value {
+    shm_u64 offset;     /* from the arena's base; 0: it was removed */
+    shm_u64 size;       /* that it was made with (goalloc_root_get_or_create); 0: nobody has said */
+    shm_u64 type_tag;   /* that it was made with, without ROOT_REINIT; 0: none */
+    shm_u64 setter;     /* session number << 32 | its epoch */
+    shm_u64 ticket;     /* of the request that has set it: a number among those of its session; 0: none */
+    shm_u64 generation; /* of the heap when it was set */
+} shm_root_value;
+
+/*
+ * An entry has two values: current says which one counts, and the next one is written into the other. The name is
+ * written while current is 0. So a change of a root, too, is one store.
+ */
 typedef struct shm_root {
-    shm_u64 name_bytes;
-    shm_u64 offset; /* from the arena's base */
+    shm_u64 current; /* bytes of the name | number of the value that counts << 32; 0: the entry is not used */
+    shm_root_value values[2];
     char name[SHM_ROOT_NAME_BYTES];
 } shm_root;
 
@@ -192,11 +219,11 @@ typedef struct shm_span {
 } shm_span;
 
 _Static_assert(sizeof(shm_header) == 256 && offsetof(shm_header, free_limit) == 128 &&
-                   offsetof(shm_header, npeak_pages) == 248,
+                   offsetof(shm_header, dropped) == 188 && offsetof(shm_header, npeak_pages) == 248,
                "header layout");
 _Static_assert(sizeof(shm_session) == 128 && offsetof(shm_session, label) == 64, "session layout");
 _Static_assert(sizeof(shm_group) == 128 && offsetof(shm_group, name) == 64, "group layout");
-_Static_assert(sizeof(shm_root) == 272 && offsetof(shm_root, name) == 16, "root layout");
+_Static_assert(sizeof(shm_root) == 360 && offsetof(shm_root, name) == 104, "root layout");
 _Static_assert(sizeof(shm_heap_arena) == 16, "heap arena layout");
 _Static_assert(sizeof(shm_span) == 64 && offsetof(shm_span, owner) == 32 && offsetof(shm_span, nleases) == 48,
                "span layout");
@@ -271,6 +298,22 @@ static inline bool owner_is_group(uint32_t owner)
 static inline shm_group *shm_group_at(const shm_map *map, uint32_t owner)
 {
     return &map->groups[owner - SHM_SESSIONS_MAX];
+}
+
+static inline uint64_t root_current_pack(uint64_t name_bytes, uint32_t which)
+{
+    return name_bytes | (uint64_t)which << 32;
+}
+
+/* Bytes of the name, and which value counts, of a word that another daemon may have written. */
+static inline uint64_t root_name_bytes(uint64_t current)
+{
+    return current & UINT32_MAX;
+}
+
+static inline uint32_t root_which(uint64_t current)
+{
+    return (uint32_t)(current >> 32) & 1;
 }
 
 static inline bool span_is_leased(const shm_span *span)

@@ -38,13 +38,17 @@ _Static_assert(SHM_RUN_PAGES_MAX >= SHM_RUN_PAGES_MIN, "there are runs");
 #define SHM_SESSIONS_MAX    4096u /* entry 0 is not used */
 #define SHM_ROOTS_MAX       4096
 #define SHM_ROOT_NAME_MAX   255 /* bytes, without the terminating zero */
-#define SHM_LABEL_MAX       63  /* the same */
+#define SHM_MAKING_MAX      64  /* roots that a session makes at the same time */
+#define SHM_LABEL_MAX       63  /* bytes, without the terminating zero */
 #define SHM_GROUPS_MAX      1024u /* with a name, of all users */
 #define SHM_GROUP_NAME_MAX  63    /* bytes, without the terminating zero */
 #define SESSION_TOKEN_BYTES 16u /* by which a process shows that a session is its own, or its parent's group */
 
 /* Owners of objects: 0 is the heap, then come sessions without a group name, then groups. */
 #define SHM_OWNERS_MAX (SHM_SESSIONS_MAX + SHM_GROUPS_MAX)
+
+/* Or'ed into a root's type tag: init runs once in each heap. */
+#define ROOT_REINIT (UINT64_C(1) << 63)
 
 /* Where the daemon serves and everybody looks for it, unless told otherwise. */
 #define SHM_SOCKET_PATH "/run/goallocd/goallocd.sock"

@@ -2,9 +2,10 @@
  * goallocctl: asks a running goallocd. It speaks the protocol without attaching, so it is no session and maps nothing.
  *
  * One command, answered as a table or with --json as one object. Exit status 0; 1 if the daemon could not be asked,
- * refused, did not answer in time, or found that its tables differ; 2 for a wrong command line. A command is a row of
- * the table below: what it asks for, and what shows the reply (commands.h). One driver, run(), asks and shows, until
- * there is nothing more to ask for. Replies are unpacked into one buffer, where each takes the place of the one before.
+ * refused, did not answer in time, or found that its tables differ, or if nobody wanted what was asked before it is
+ * done; 2 for a wrong command line. A command is a row of the table below (but for keeper, which asks no daemon:
+ * keeper.c): what it asks for, and what shows the reply (commands.h). One driver, run(), asks and shows, until there is
+ * nothing more to ask for. Replies are unpacked into one buffer, where each takes the place of the one before.
  */
 #include <argp.h>
 #include <errno.h>
@@ -15,6 +16,7 @@
 #include <string.h>
 
 #include "client/ctl/commands.h"
+#include "client/ctl/ctl.h"
 #include "proto/channel.h"
 #include "proto/wire.h"
 #include "shm/limits.h"
@@ -30,6 +32,8 @@ typedef struct arguments {
     const char *socket_path;
     bool json;
     bool yes; /* do it without asking */
+    bool end; /* keeper: end it */
+    const char *state_dir;
     const char *command;
     const char *whose; /* of reclaim; else NULL */
     int timeout_ms;
@@ -47,6 +51,7 @@ typedef struct command {
     bool (*json)(json_t *object, const Goallocd__Reply *reply);             /* NULL: the object stays empty */
     bool gathers; /* next() has gathered what is shown when the last reply is there */
     bool asks;    /* next() may ask the user, who takes time */
+    const char *question; /* asked before it is done; NULL: it takes nothing away */
     bool patient; /* the daemon may take its time, once it has shown that it answers */
 } command;
 
@@ -112,6 +117,8 @@ static command commands[] = {
     { .name = "trim", ASKS(TRIM, trim, Trim, _NOT_SET) },
     { .name = "reclaim", ASKS_BY(RECLAIM, reclaim, &reclaim_first, RECLAIM), .next = reclaim_next, .text = reclaim_text,
       .json = reclaim_json, .gathers = true, .asks = true },
+    { .name = "drop", ASKS(DROP, drop, Drop, _NOT_SET),
+      .question = "Drop the heap? All its objects are gone for all processes, and its daemon ends." },
     { .name = "ping", ASKS(PING, ping, Ping, PING), .text = ping_text, .json = ping_json },
     { .name = "check", ASKS(CHECK, check, Check, CHECK), .text = check_text, .json = check_json },
     { .name = "sessions", ASKS(SESSION_LIST, session_list, SessionList, SESSION_LIST), .heading = sessions_heading,
@@ -155,6 +162,10 @@ static int run(command *c, arguments *args)
     bool whole = args->json == (object != NULL);
     int status = EXIT_SUCCESS;
 
+    if (c->question != NULL && !ctl_confirm(c->question, args->yes))
+        return EXIT_FAILURE;
+    if (c->question != NULL)
+        args->until = deadline_in(args->timeout_ms); /* the answer took its time */
     if (c->patient && !allow_more_time(args))
         return EXIT_FAILURE;
     if (!args->json && c->heading != NULL)
@@ -187,14 +198,18 @@ static int run(command *c, arguments *args)
 
 __attribute__((visibility("default"))) const char *argp_program_version = "goallocctl " GOALLOC_VERSION;
 
+enum { OPTION_END = 256 };
+
 static const struct argp_option option_table[] = {
     { "socket", 's', "PATH", 0, "The daemon's socket (default: $GOALLOC_SOCKET, else " SHM_SOCKET_PATH ")", 0 },
     { "json", 'j', NULL, 0, "Print JSON", 0 },
-    { "yes", 'y', NULL, 0, "reclaim: do it without asking", 0 },
     { "timeout", 't', "TIME", 0,
       "How long the daemon may take to answer: a number and ms, s or min; seconds without a unit (default: 5s; "
       "scavenge: 60s if the daemon answers a ping within 5s)",
       0 },
+    { "yes", 'y', NULL, 0, "drop, reclaim, keeper --end: do it without asking", 0 },
+    { "state-dir", 'd', "DIR", 0, "keeper: the directory that goallocd was given by --state-dir", 0 },
+    { "end", OPTION_END, NULL, 0, "keeper: end it, and so drop the heap, if no daemon serves it", 0 },
     { 0 },
 };
 
@@ -242,6 +257,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case 'y':
         args->yes = true;
         return 0;
+    case 'd':
+        args->state_dir = arg;
+        return 0;
+    case OPTION_END:
+        args->end = true;
+        return 0;
     case ARGP_KEY_ARG:
         if (args->command != NULL && args->whose == NULL && strcmp(args->command, "reclaim") == 0) {
             args->whose = arg;
@@ -256,6 +277,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
             argp_error(state, "no command given");
         if (strcmp(args->command, "reclaim") == 0 && (args->whose == NULL || !reclaim_set(args->whose, args->yes)))
             argp_error(state, "reclaim what? The number of a session, the name of a group, or UID:NAME");
+        if (strcmp(args->command, "keeper") != 0 ? args->end || args->state_dir != NULL : args->state_dir == NULL)
+            argp_error(state, "--state-dir and --end are the keeper's, which needs the former");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -272,7 +295,7 @@ int main(int argc, char **argv)
                "  stats     objects, memory, sessions and leases of the heap, and what groups own\n"
                "  sessions  attached processes, and those that have ended, with the objects that they left behind and\n"
                "            that still live\n"
-               "  roots     named objects\n"
+               "  roots     named objects: size, type tag, who has set them, and whether they live\n"
                "  classes   the same by size class: objects, allocs and frees, unused memory\n"
                "  heap-map  a picture of the arena: what is in use, free, released\n"
                "  scavenge  sweep, and give all free pages back to the system\n"
@@ -280,6 +303,8 @@ int main(int argc, char **argv)
                "  check     have the daemon check its tables; nobody is served meanwhile\n"
                "  reclaim SESSION|GROUP\n"
                "            free what an ended session, or all ended sessions of a group, have left; asks first\n"
+               "  drop      drop the heap of a running daemon, which then ends; asks first\n"
+               "  keeper    the keeper in a --state-dir, and its heap; --end ends one that is left over, asking first\n"
                "  ping      is the daemon there, and which version",
     };
     arguments args = { .socket_path = getenv("GOALLOC_SOCKET"), .timeout_ms = TIMEOUT_MS };
@@ -290,6 +315,9 @@ int main(int argc, char **argv)
     argp_err_exit_status = 2;
     (void)argp_parse(&argp, argc, argv, 0, NULL, &args);
     args.until = deadline_in(args.timeout_ms);
+    if (strcmp(args.command, "keeper") == 0)
+        return keeper_show(&(keeper_options){ args.state_dir, args.timeout_ms, args.json, args.end, args.yes },
+                           args.until);
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (strcmp(args.command, commands[i].name) == 0)
             return run(&commands[i], &args);

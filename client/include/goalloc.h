@@ -10,9 +10,10 @@
  * long runs may be is fixed when library and daemon are built. A still larger object is a large object: pages of their
  * own, asked for one by one.
  *
- * Everything here is thread-safe. Nothing here is async-signal-safe, except goalloc_contains(), goalloc_offset() and
- * goalloc_pointer(); nor may a signal handler that has interrupted one of them fork. A thread can be cancelled
- * (deferred) in any of these functions; if it waits for the daemon, the cancellation acts after the call.
+ * Everything here is thread-safe. Nothing here is async-signal-safe, except goalloc_contains(), goalloc_offset(),
+ * goalloc_pointer() and goalloc_is_current(); nor may a signal handler that has interrupted one of them fork. A thread
+ * can be cancelled (deferred) in any of these functions; if it waits for the daemon, the cancellation acts after the
+ * call.
  *
  * Forks: the child has the mapping too, so objects stay valid on both sides, and it becomes a client of its own at its
  * next call that needs the daemon. fork() waits for nobody. Children made by _Fork() or clone(), which call no handlers
@@ -23,27 +24,42 @@
  * same objects, and each sees what the other writes. A program that saves its state from a forked child, as databases
  * do, gets a torn state; it has to copy first, or to stop its writers.
  *
- * Descriptors: an attached process has one, a socket, at a high number. A program may close it, as daemons close all
- * that they find, and use the number for something of its own: the library notices, leaves that alone, and connects
- * again.
+ * Descriptors: an attached process has one, a socket, at a high number, and three more after goalloc_event_fd(). A
+ * program may close it, as daemons close all that they find, and use the number for something of its own: the library
+ * notices, leaves that alone, and connects again.
  *
- * Errors: functions that return int return 0 or a negative errno value; functions that return a pointer return NULL
- * and set errno. goalloc_strerror() names both in terms of this library. A request to the daemon takes at most the
- * timeout given at the attach, with the wait for other threads' requests before it. Most functions make one request at
- * most. An allocation makes up to three: attach, ask, and ask again after giving back what is idle. goalloc_realloc()
- * may ask for the pages behind the object before that, several times if it has to move its own idle pages out of the
- * way; and what it does not get with some more than is needed, it asks for without. goalloc_trim() makes two. Once a
- * request has waited for the whole timeout, those that follow fail at once. No function that frees waits for the daemon
- * at all.
+ * Errors: functions that return int return 0 or a negative errno value; functions that return a pointer return NULL and
+ * set errno. goalloc_strerror() names both in terms of this library. A request to the daemon takes at most the timeout
+ * given at the attach, with the wait for other threads' requests before it. Most functions make one request at most;
+ * those of roots say what they make. An allocation makes up to three: attach, ask, and ask again after giving back what
+ * is idle. goalloc_realloc() may ask for the pages behind the object before that, several times if it has to move its
+ * own idle pages out of the way; and what it does not get with some more than is needed, it asks for without.
+ * goalloc_trim() makes two. Once a request has waited for the whole timeout, those that follow fail at once. No
+ * function that frees waits for the daemon at all.
  *
  * The daemon may die, and another one may take the heap over, without this process noticing. The process goes on using
  * what it holds, and a call that needs the daemon connects again and comes back to its session by itself. Such a call
  * returns -ETIMEDOUT if nobody serves the socket, or answers, within the timeout (-EACCES if the socket is there and
  * may not be used). From then on such calls fail at once, and one of them looks for the daemon every 100 ms, until it
  * is found. Two errors come at once: -ENOENT if the directory of the socket is gone, as after a chroot, and -ESTALE if
- * the daemon serves another heap. Then the heap that is mapped here is nobody's any more. It can still be read, and
- * used as far as what is held reaches; every call that needs the daemon answers -ESTALE, until goalloc_detach() and a
- * new goalloc_attach().
+ * the heap was dropped, or the daemon serves another one. Then the heap that is mapped here is nobody's any more. It
+ * can still be read, and used as far as what is held reaches; every call that needs the daemon answers -ESTALE, until
+ * goalloc_detach() and a new goalloc_attach(). goalloc_is_current() says so without a call.
+ *
+ * What a program does on -ESTALE (or when goalloc_is_current() is 0, or after GOALLOC_EVENT_HEAP_GONE), step by step:
+ *   1. No thread begins anything new with the heap. What others have stored there is as it was, but nobody who attaches
+ *      now will see what this process writes, and processes of the same heap notice in their own time.
+ *   2. What is wanted of the old heap is copied to private memory. This is the last time: after step 4 it is unmapped.
+ *   3. All threads leave this library, and forget their pointers into the heap: they mean nothing in the next one,
+ *      which has other objects at the same addresses. A mutex in the old heap may have a holder for ever: don't wait
+ *      for it.
+ *   4. One thread calls goalloc_detach(). It does not fail for want of a daemon. Descriptors of goalloc_event_fd() are
+ *      closed.
+ *   5. It calls goalloc_attach(), with GOALLOC_ATTACH_WAIT if a daemon may be on its way up. -ENOENT, -ECONNREFUSED and
+ *      -ETIMEDOUT: no daemon serves yet; try again after a while.
+ *   6. goalloc_heap_id() is another one now, and the heap is empty or somebody else has begun to fill it: look its
+ *      roots up, or make them, as at the program's start.
+ * A forked child that has not called the library since finds -ESTALE at its own attach, and goes the same way.
  */
 #ifndef GOALLOC_H
 #define GOALLOC_H
@@ -236,6 +252,85 @@ GOALLOC_API GOALLOC_CHECK int goalloc_set_label(const char *label);
 GOALLOC_API int goalloc_detach(void);
 
 /*
+ * --- The heap's life ---
+ *
+ * A heap lives until it is dropped: by goallocctl drop, by a daemon that is stopped without leaving it to the next one
+ * (goallocd --on-stop; systemctl stop), by the end of its keeper, or by a daemon that begins with --cold-start. All of
+ * these are orderly: they mark the heap, in memory that every process has mapped, before they let it go. It also ends
+ * when its daemon is killed and nobody else holds it (neither a keeper nor systemd); nobody can mark it then.
+ */
+
+/* A number that tells the heap mapped here from every other one, before and after; 0: none is mapped. Two loads. */
+GOALLOC_API uint64_t goalloc_heap_id(void);
+
+/*
+ * 1 if the heap mapped here is somebody's: a daemon serves it, or the next one may. 0 if this process is not attached;
+ * once the heap was dropped, in all processes at once, those with GOALLOC_ATTACH_READONLY too; and once a call of this
+ * process has answered -ESTALE, unless a later one has been served after all. After the one end that nobody can mark,
+ * only the latter makes it 0, and goalloc_next_event() says -ETIMEDOUT before that.
+ * Never a call to anybody, and async-signal-safe: two loads. In a forked child: about the heap that it has mapped.
+ */
+GOALLOC_API int goalloc_is_current(void);
+
+/* What goalloc_next_event() tells of. */
+#define GOALLOC_EVENT_SESSION_END  UINT32_C(1) /* a session is over, and what it reclaims is free: session to group */
+#define GOALLOC_EVENT_ROOT_SET     UINT32_C(2) /* a root was set, for the first time or again: root */
+#define GOALLOC_EVENT_ROOT_REMOVED UINT32_C(3) /* root */
+#define GOALLOC_EVENT_HEAP_GONE    UINT32_C(4) /* the heap is nobody's any more; the last event */
+#define GOALLOC_EVENT_MEMORY_SHORT UINT32_C(5) /* the arena, the system or a memory limit had none; once a second */
+#define GOALLOC_EVENT_LOST         UINT32_C(6) /* some events are missing before this point */
+
+/* How a session has ended: the cause of GOALLOC_EVENT_SESSION_END. */
+#define GOALLOC_CAUSE_DETACHED 1 /* its process has said so: goalloc_detach() */
+#define GOALLOC_CAUSE_DIED     2 /* its process has exited, was killed, or has become another program */
+
+typedef struct goalloc_event {
+    size_t struct_size; /* sizeof(goalloc_event), set by the caller */
+    uint32_t kind;      /* GOALLOC_EVENT_*; one that is not known here is to be passed over */
+    uint64_t session;   /* its number, as goallocctl shows it */
+    int32_t pid;        /* as the daemon saw it */
+    int32_t cause;      /* GOALLOC_CAUSE_* */
+    char label[64];
+    char group[64];
+    char root[256];
+} goalloc_event;
+
+/*
+ * A descriptor that is readable when goalloc_next_event() has something to say: for poll(), epoll and the like, in any
+ * program's loop. The first call subscribes: from then on events are told. The same one is returned until a detach
+ * closes it; it is at a high number, as are two more that belong to it. Nobody but this library reads or closes it; a
+ * program that has closed it nevertheless gets -EBADF of goalloc_next_event(), and a new one here. A forked child has
+ * none, until it asks for one of its own.
+ *
+ * Whose sessions are told of: those of the same user, or group; for root and the daemon's user all. Roots and memory
+ * are told to all. Events come in the order in which they happened.
+ *
+ * Cost: the first call one connect and one round trip; a session of its own if the process has none. 0 or above, or
+ * -ENOTCONN after a detach, -ETIMEDOUT, -ESTALE, -EMFILE, -ENFILE, -ENOMEM, -EUSERS (the daemon has no descriptor
+ * left), and the errors of goalloc_attach(). Thread-safe.
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_event_fd(void);
+
+/*
+ * The next event, into *ret, of which at most ret->struct_size bytes are written. Never waits for anybody. Returns
+ *   1            *ret is filled
+ *   0            there is none now
+ *   -ETIMEDOUT   the connection is lost (the daemon was killed, or stopped and has left the heap), and none serves yet.
+ *                The descriptor is readable again every 100 ms, and a call then looks: so a loop needs nothing of its
+ *                own for this. When a daemon has taken the heap over, this process subscribes again by itself, and
+ *                GOALLOC_EVENT_LOST says that there may have been events in between.
+ *   -ESTALE      the heap is gone, and GOALLOC_EVENT_HEAP_GONE has been told. The descriptor is quiet from then on
+ *   -EBADF       there is no descriptor: goalloc_event_fd() has not been called, or the program has closed it
+ *   -EINVAL      ret is NULL or has no struct_size
+ *   -EMFILE, -ENFILE as above; as for -ETIMEDOUT, the next call tries again
+ *
+ * The daemon holds the last 256 events, and never waits for who does not read: who is further behind gets
+ * GOALLOC_EVENT_LOST, then those that are left. An event is a hint to look: what it tells of may have changed since.
+ * Thread-safe; each event goes to one caller. Cost: one or two system calls.
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_next_event(goalloc_event *ret);
+
+/*
  * Allocate size bytes, uninitialised. Size 0 gives a unique pointer that can be freed.
  *
  * The result is aligned to 8 bytes up to size 15, to 16 from 16 on, except sizes 17 to 24, which are aligned to 8. It
@@ -351,18 +446,109 @@ GOALLOC_API int goalloc_publish(void *p);
 GOALLOC_API int goalloc_adopt(void *p);
 
 /*
- * Name the object that p points to, or into, so that other processes find it; NULL p removes the name. The name is 1
- * to GOALLOC_ROOT_NAME_MAX bytes of UTF-8. Setting a name again replaces it at once for all. A root holds no object
- * alive. One round trip. 0, -EINVAL (empty name, or p does not point into a live object), -ENAMETOOLONG, -EILSEQ (not
- * UTF-8), -ENOENT (removing what is not there), -ENOSPC (4096 roots), -EROFS, -ENOTCONN, -ETIMEDOUT, -EACCES, -ESTALE.
+ * Roots: names of objects, by which processes find the data. A name is 1 to GOALLOC_ROOT_NAME_MAX bytes of UTF-8. A
+ * root holds no object alive: who frees the object takes the name away first. If nobody has, the next one to look the
+ * root up (to get, get or create, wait for or list it) finds that no live object is there: the root is removed, and is
+ * -ENOENT. It is removed as well before the daemon hands the place out for other objects, and when the object goes with
+ * its session. What is not noticed is an object that was freed and whose place the process that holds its span has used
+ * again meanwhile: then the root names the object that is there now.
+ *
+ * With the name go the size and type tag that goalloc_root_get_or_create() has made it with, and the session that has
+ * set it; `goallocctl roots` shows them. All outlive the daemon. The functions are requests: their errors, besides
+ * those that are named, are -EINVAL (no name, or a p that does not point into a live object), -ENAMETOOLONG, -EILSEQ
+ * (the name is not UTF-8), -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT (no directory of the socket), -ESTALE. If the
+ * connection is lost on the way, a request is sent again, to the next daemon too, and takes effect once.
+ */
+
+/*
+ * Name the object that p points to, or into, so that other processes find it; NULL p removes the name. Setting a name
+ * again replaces it at once for all, its size and type tag too: it has none then. The object stays whose it is: in a
+ * session with GOALLOC_ATTACH_RECLAIM it has to be published to outlive that. One round trip. 0, -ENOENT (removing what
+ * is not there), -ENOSPC (4096 roots), -EROFS.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_set(const char *name, void *p);
 
-/*
- * Look a root up: *ret_p is set on success only. One round trip. 0, -ENOENT, and the errors of goalloc_root_set() but
- * -ENOSPC and -EROFS.
- */
+/* Look a root up: *ret_p is set on success only. One round trip. 0, -ENOENT. */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_get(const char *name, void **ret_p);
+
+/*
+ * As goalloc_root_set(), but only if the root is expected just now; expected NULL: if there is no such root, or its
+ * object does not live any more. So a new version of a structure replaces the one that it was made from, and only that;
+ * the type tag stays, the size does not. p NULL removes the root: of several that try, one gets 0, and may free the
+ * object. One round trip. 0, -EEXIST (it is another by now, or gone), -ENOSPC, -EROFS.
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_root_compare_and_set(const char *name, void *expected, void *p);
+
+/*
+ * Wait until there is a root of that name: *ret_p is set on success only. timeout_ms 0: look once; negative: wait for
+ * ever, as poll(). While it waits it holds nothing that others need, and sends a request when a root has changed, or
+ * ten a second at most if none has; a cancellation of the thread takes effect within 100 ms. A signal does not end the
+ * wait. 0, -ETIMEDOUT (it is not there; or no daemon answers, within the time of a request).
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_root_wait(const char *name, int timeout_ms, void **ret_p);
+
+/* Initialise the size bytes at p. 0, or what goalloc_root_get_or_create() is to return: a negative errno. */
+typedef int (*goalloc_init_fn)(void *p, size_t size, void *arg);
+
+/* Or'ed into a type tag, whose top bit it takes: what is left of an earlier heap is initialised again, once. */
+#define GOALLOC_ROOT_REINIT (UINT64_C(1) << 63)
+
+/*
+ * Get the root of that name, or make it: however many processes and threads ask at the same time, one of them makes the
+ * object, and the others wait until it is initialised. *ret_p is the object, *ret_created (NULL: not wanted) 1 in the
+ * one that has made it, else 0; both are set on success only.
+ *
+ * Who makes it allocates size bytes, more than 0, zeroed, and calls init(p, size, arg), in the calling thread, outside
+ * of every lock; init NULL: zeroes will do. init may call everything of this library, also this function for other
+ * names; it must return, not jump out or throw, and must not let others know p before it has. Then the object is the
+ * root, and the heap's: it stays when this session ends. If init fails, the object is freed, its error is returned, and
+ * the next one that waits makes the root. The same happens if the thread is cancelled in init, and if its process dies,
+ * or loses its connection while others ask. After any of these, and if the daemon was replaced meanwhile, a late init
+ * was in vain: its object is freed, and the call asks again, gets what others have made, or makes it once more. There
+ * are never two.
+ *
+ * type_tag, any number that the program's versions agree on, and size are kept with the root. Who asks with another
+ * tag, or another size, gets -EMEDIUMTYPE. A root of goalloc_root_set() has the tag 0, and does if it has room for size
+ * bytes; so does one of goalloc_root_compare_and_set(), which keeps its tag. With GOALLOC_ROOT_REINIT in the tag, init
+ * is called as well for an object that was made in another heap (its id is another), as when a heap was loaded from a
+ * file: once, by one process, with the object as it is, for example to set up its mutexes again. *ret_created is 0
+ * then, a failing init leaves the object there, and the next one who asks so calls init again.
+ *
+ * Waits at most the timeout of the attach for who makes it; a thread that is stopped in init holds up nobody else. That
+ * wait can be cancelled. When a process dies in here, its object goes: the daemon frees it. What may be left, in a
+ * session without GOALLOC_ATTACH_RECLAIM, is one object if it dies between the allocation and the message about it, or
+ * if the daemon dies, too, before the root is made.
+ *
+ * A child that is forked within init is not who makes the root: it neither finishes nor frees it. When its copy of init
+ * returns 0, it waits for its parent, or its parent's successor, as all others.
+ *
+ * Cost: one round trip if the root is there, three to make it, and some more to wait. 0; -EMEDIUMTYPE; -ETIMEDOUT
+ * (nobody has made it in time, or no daemon answers); -EDEADLK (this thread is making just this root); -EDQUOT (this
+ * session makes 64 roots, or its user's sessions 1024, at the same time); -ENOSPC (4096 roots, there or being made);
+ * -EROFS (not there, in a read-only attach); the errors of goalloc_calloc() and goalloc_publish(), and what init
+ * returns.
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_root_get_or_create(const char *name, size_t size, uint64_t type_tag,
+                                                         goalloc_init_fn init, void *arg, void **ret_p,
+                                                         int *ret_created);
+
+/* What goalloc_root_list() says of a root. All of it is valid during the call of each. */
+typedef struct goalloc_root_info {
+    const char *name;
+    void *p;
+    size_t size;       /* that it was made with; of one that was set: from p to the end of its object */
+    uint64_t type_tag; /* 0: none */
+    uint64_t session;  /* number of the session that has set it, as goallocctl shows it; 0: that has ended */
+} goalloc_root_info;
+
+/*
+ * Call each(info, arg) for all roots whose names begin with prefix (NULL: all), in no order, until it returns something
+ * other than 0: that is returned. each is called outside of every lock, and may call everything of this library. A root
+ * that is there all the while is named once; of those that come and go meanwhile some may be missing. A round trip for
+ * each 16 roots. 0, -ENAMETOOLONG, what each has returned.
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_root_list(const char *prefix,
+                                                int (*each)(const goalloc_root_info *info, void *arg), void *arg);
 
 /*
  * A name of p that does not depend on where the heap is mapped: its distance from the arena's base, for files and for

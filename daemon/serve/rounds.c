@@ -12,7 +12,7 @@
  * these are JOINED from then on. Who asks while it is under way waits for the next one, since the pass has left part
  * of the heap behind. At its end those in it are answered, or go on (Scavenge).
  *
- *     ROUND_STATS      Stats             objects are counted
+ *     ROUND_STATS      Stats             objects are counted; also after a takeover, for the log
  *     ROUND_SESSIONS   SessionList       what sessions have left is counted; also without anybody asking, to drop what
  *                                        nobody can ask for any more
  *     ROUND_SWEEP      Trim, Scavenge    all spans are swept
@@ -67,11 +67,14 @@ static bool end_sessions(service *srv)
         if (s == NULL || s->state != SHM_SESSION_ENDING || s->lessee.nops > 0)
             continue;
         note_allocs(srv, no);
+        if (making_end_session(&srv->making, s, srv->heap->map))
+            roots_wake(srv->roots);
         if (!session_end_step(&srv->sessions, s, END_SLICE_SPANS)) {
             more = true;
             continue;
         }
         deaths_forget(srv->deaths, no);
+        events_session_end(&srv->events, &srv->sessions.ended[(srv->sessions.nended - 1) % SESSIONS_ENDED_MAX]);
         operations_each(&srv->peers, OPERATION_ENDING, detach_done, NULL);
     }
     return more;
@@ -114,7 +117,7 @@ static bool begin(rounds *r)
 {
     left_table *left = r->srv->heap->left;
 
-    r->any = r->now == ROUND_SESSIONS && left_wants_walk(left);
+    r->any = r->now == ROUND_SESSIONS ? left_wants_walk(left) : r->now == ROUND_STATS && r->srv->tell_census;
     operations_each(&r->srv->peers, OPERATION_WAITING, join, r);
     if (!r->any)
         return false;
@@ -155,6 +158,16 @@ static bool step(rounds *r)
     }
 }
 
+/* Once after a takeover. */
+static void tell_census(service *srv)
+{
+    live_sum live = census_total(&srv->census).live;
+
+    srv->tell_census = false;
+    log_info("the heap that was taken over has %llu objects with %llu KiB", (unsigned long long)live.objects,
+             (unsigned long long)(live.bytes / KIB));
+}
+
 static void leave(operation *op, void *data)
 {
     const rounds *r = data;
@@ -185,6 +198,8 @@ static void on_idle(uv_idle_t *idle)
         more = true; /* also after the last slice: somebody may have asked meanwhile */
         if (step(r)) {
             *active = false;
+            if (r->now == ROUND_STATS && r->srv->tell_census)
+                tell_census(r->srv);
             operations_each(&r->srv->peers, OPERATION_JOINED, leave, r);
         }
     }

@@ -139,12 +139,18 @@ static int validate_queue(const service *srv, FILE *err)
 int service_validate(const service *srv, FILE *err)
 {
     static uint32_t ncommitting[SHM_SESSIONS_MAX];
+    const char *what_events;
 
     if (mheap_validate(srv->heap, err) < 0 || session_table_validate(&srv->sessions, err) < 0 ||
-        roots_validate(srv->roots, err) < 0)
+        roots_validate(srv->roots, err) < 0 || making_validate(&srv->making, err) < 0)
         return -EUCLEAN;
     if (validate_queue(srv, err) < 0)
         return -EUCLEAN;
+    what_events = events_validate(&srv->events);
+    if (what_events != NULL) {
+        (void)fprintf(err, "events: %s\n", what_events);
+        return -EUCLEAN;
+    }
     memset(ncommitting, 0, sizeof(ncommitting));
     for (peer *p = srv->peers.peers; p != NULL; p = p->next) {
         const client *c = client_of(p);
@@ -181,5 +187,6 @@ void service_dump(const service *srv, FILE *out)
     session_table_dump(&srv->sessions, out);
     group_table_dump(srv->heap->groups, out);
     roots_dump(srv->roots, out);
+    making_dump(&srv->making, out);
     adopt_dump(srv->heap->adopted, out);
 }

@@ -182,6 +182,29 @@ static void offer_some(table *t, const char *socket)
     ask_trim(socket);
 }
 
+static int fill_root(void *p, size_t size, void *arg)
+{
+    (void)arg;
+    memset(p, 0x5a, size);
+    return 0;
+}
+
+/* A root is made, replaced, removed, and another one takes its entry. What a process leaves that dies here: a root. */
+static void change_roots(void)
+{
+    void *p;
+    void *q = goalloc_malloc(100);
+
+    CHECK(q != NULL);
+    CHECK(goalloc_root_get_or_create("made", 100, 1, fill_root, NULL, &p, NULL) == 0);
+    CHECK(*(unsigned char *)p == 0x5a);
+    CHECK(goalloc_root_compare_and_set("made", p, q) == 0);
+    goalloc_free(p);
+    CHECK(goalloc_root_compare_and_set("made", q, NULL) == 0);
+    CHECK(goalloc_root_set("another", q) == 0 && goalloc_root_set("another", NULL) == 0);
+    goalloc_free(q);
+}
+
 static int work_default(const char *socket)
 {
     table *t;
@@ -223,6 +246,7 @@ static int work_default(const char *socket)
             put(&t->objects[i], sizeof(object) + (size_t)(i % 40) * 24, i % 2);
         }
         CHECK(goalloc_root_set(round % 2 ? "odd" : "even", t) == 0);
+        change_roots();
         CHECK(goalloc_trim() == 0);
         take(&t->objects[0]);
         put(&t->objects[0], 64, false);
@@ -239,6 +263,7 @@ static int work_reclaim(const char *socket)
 
     attach_patiently(socket, GOALLOC_ATTACH_RECLAIM, NULL);
     t = the_table();
+    change_roots();
     for (int i = 0; i < 300; i++) {
         CHECK((mine[i] = goalloc_malloc(sizeof(object) + (size_t)i)) != NULL);
         *(object *)mine[i] = (object){ sizeof(object) + (size_t)i, (uintptr_t)mine[i] ^ (sizeof(object) + (size_t)i) };
@@ -348,6 +373,20 @@ static int hold(const fixture *f, void *arg)
     return 0;
 }
 
+/* What a process has left of change_roots(). */
+static void clean_roots(void)
+{
+    static const char *const names[] = { "made", "another" };
+    void *p;
+
+    for (size_t i = 0; i < 2; i++) {
+        if (goalloc_root_get(names[i], &p) < 0)
+            continue;
+        CHECK(goalloc_root_set(names[i], NULL) == 0);
+        goalloc_free(p);
+    }
+}
+
 /* Free all that the table names. Exit status: entries whose objects were gone. */
 static int clean_up(const fixture *f, void *arg)
 {
@@ -373,6 +412,7 @@ static int clean_up(const fixture *f, void *arg)
         CHECK(goalloc_free_checked(p) == 0);
     }
     goalloc_free(t);
+    clean_roots();
     for (int i = 0; i < 3; i++)
         CHECK(goalloc_root_set(i == 0 ? "table" : i == 1 ? "odd" : "even", NULL) <= 0);
     return ngone;
@@ -446,6 +486,8 @@ static void worker_dies(const char *name, const char *mode, unsigned nth)
 #define WORKER_g(name)
 #define WORKER_b(name)
 #define WORKER_t(name)
+#define WORKER_s(name)
+#define WORKER_l(name)
 #define WORKER(name, who) WORKER_##who(name)
 
 static void worker_may_die_at_every_point(void **state)
@@ -460,6 +502,8 @@ static void worker_may_die_at_every_point(void **state)
 #define LATER_g(name)
 #define LATER_b(name)
 #define LATER_t(name)
+#define LATER_s(name)
+#define LATER_l(name)
 #define LATER(name, who) LATER_##who(name)
 
 static void worker_may_die_at_every_point_later(void **state)
@@ -525,6 +569,8 @@ static void daemon_dies(const char *name, const char *mode, unsigned nth)
 #define DAEMON_g(name) daemon_dies(#name, "group", 1);
 #define DAEMON_b(name)
 #define DAEMON_t(name)
+#define DAEMON_s(name)
+#define DAEMON_l(name)
 #define DAEMON(name, who) DAEMON_##who(name)
 
 static void daemon_may_die_at_every_point(void **state)
@@ -579,6 +625,8 @@ static void takeover_dies(const char *name)
 #define TAKEOVER_g(name)
 #define TAKEOVER_b(name)
 #define TAKEOVER_t(name) takeover_dies(#name);
+#define TAKEOVER_s(name)
+#define TAKEOVER_l(name)
 #define TAKEOVER(name, who) TAKEOVER_##who(name)
 
 static void takeover_may_die_twice_at_every_point(void **state)
@@ -619,12 +667,80 @@ static void return_dies(const char *name)
 #define RETURN_g(name)
 #define RETURN_b(name) return_dies(#name);
 #define RETURN_t(name)
+#define RETURN_s(name)
+#define RETURN_l(name)
 #define RETURN(name, who) RETURN_##who(name)
 
 static void daemon_may_die_while_a_worker_comes_back(void **state)
 {
     (void)state;
     CRASH_POINTS(RETURN)
+}
+
+/* --- a heap that is dropped --- */
+
+static int told_by_the_word(const fixture *f, void *arg)
+{
+    void *p;
+
+    (void)arg;
+    must_attach(f, GOALLOC_ATTACH_READONLY);
+    (void)raise(SIGSTOP);
+    CHECK(goalloc_is_current() == 0);
+    CHECK(goalloc_root_get("table", &p) == -ESTALE);
+    return 0;
+}
+
+/* It dies after the word: who has the heap mapped knows, and the next daemon finishes, though the keeper is there. */
+static void drop_dies(const char *name, bool cold_start)
+{
+    fixture f;
+    goalloc_stats_t stats;
+    pid_t pid;
+    int status;
+
+    fixture_start_kept(&f, NULL);
+    assert_int_equal(child_run(&f, make_table, NULL), 0);
+    pid = child_start(&f, told_by_the_word, NULL);
+    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+    fixture_kill(&f);
+    f.crash = name;
+    if (cold_start) {
+        f.options = (const char *const[]){ "--cold-start", NULL };
+        fixture_launch(&f);
+    } else {
+        fixture_restart(&f, NULL);
+        (void)kill(f.daemon, SIGTERM);
+    }
+    if (child_wait(f.daemon) != 1000 + SIGKILL)
+        fail_msg("nobody who drops the heap comes by %s", name);
+    f.crash = NULL;
+    f.options = NULL;
+    fixture_restart(&f, NULL);
+    assert_true(fixture_log_has(&f, "the heap that was left behind was dropped"));
+    (void)kill(pid, SIGCONT);
+    assert_int_equal(child_wait(pid), 0);
+    fixture_stats(&f, &stats);
+    assert_int_equal(stats.live_objects + stats.roots, 0);
+    fixture_kill(&f); /* the new heap has its own keeper */
+    fixture_restart(&f, NULL);
+    assert_true(fixture_stop(&f));
+}
+
+#define DROP_c(name)
+#define DROP_r(name)
+#define DROP_d(name)
+#define DROP_g(name)
+#define DROP_b(name)
+#define DROP_t(name)
+#define DROP_s(name) drop_dies(#name, false);
+#define DROP_l(name) drop_dies(#name, true);
+#define DROP(name, who) DROP_##who(name)
+
+static void daemon_may_die_while_it_drops_the_heap(void **state)
+{
+    (void)state;
+    CRASH_POINTS(DROP)
 }
 
 int main(int argc, char **argv)
@@ -636,6 +752,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(daemon_of_a_group_may_die_at_every_point_of_its_end),
         cmocka_unit_test(takeover_may_die_twice_at_every_point),
         cmocka_unit_test(daemon_may_die_while_a_worker_comes_back),
+        cmocka_unit_test(daemon_may_die_while_it_drops_the_heap),
     };
 
     if (argc == 3 && strcmp(argv[1], "default") == 0)
