@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-#define FDPASS_MAX 5
+#define FDPASS_MAX 6
 
 /*
  * Send data with nfds (1 to FDPASS_MAX) descriptors attached to its first byte; the caller still owns them. Never

@@ -17,7 +17,10 @@
 /* How many spans one Refill or ReturnSpans may name: with at most 5 bytes each they fit into a frame. */
 #define PROTO_SPANS_MAX 1024u
 
-/* The descriptors of an AttachReply, in this order. */
+/*
+ * The descriptors of an AttachReply, in this order; that of a read-only session has no offers. If the session has a
+ * group, one more comes behind them: that of the group's life lock.
+ */
 enum { ATTACH_FD_ARENA, ATTACH_FD_SPANS, ATTACH_FD_BITMAP, ATTACH_FD_LIFE, ATTACH_FD_OFFERS, ATTACH_NFDS };
 
 /* The length that the 4 bytes of header announce; not checked against FRAME_PAYLOAD_MAX. */

@@ -9,9 +9,9 @@
 #define GOALLOC_SHM_CRASH_H
 
 /*
- * X(name, who passes it): c the library, r the library in a session that reclaims, d the daemon, b the daemon when a
- * process comes back to it, t the daemon when it takes over a heap, s when it is stopped and drops the heap, l when it
- * lets a heap go that it does not take over.
+ * X(name, who passes it): c the library, r the library in a session that reclaims, d the daemon, g the daemon when
+ * sessions have a group, b the daemon when a process comes back to it, t the daemon when it takes over a heap, s when it
+ * is stopped and drops the heap, l when it lets a heap go that it does not take over.
  */
 /* clang-format off: a line has points that follow each other */
 #define CRASH_POINTS(X)                                                                                       \
@@ -39,6 +39,8 @@
     X(extend_after_map, d) X(extend_after_npages, d)                                                          \
     X(shrink_after_npages, d) X(shrink_after_map, d)                                                          \
     X(session_after_token, d) X(session_before_state, d) X(session_after_state, d) X(session_end_half, d)     \
+    X(group_before_word, g) X(group_after_word, g) X(group_after_ending, g) X(group_end_half, g)              \
+    X(group_before_free, g) X(group_after_free, g)                                                            \
     X(label_half, d)                                                                                          \
     X(root_after_entry, d) X(root_after_name, d) X(root_after_set, d)                                         \
     X(root_after_pending, d) X(root_change_after_value, d) X(root_change_after_word, d)                       \

@@ -21,7 +21,8 @@ static const struct {
     const char *text;
 } texts[] = {
     { 0, "success" },
-    { EINVAL, "invalid argument or options (is struct_size set?), or not the address of an object" },
+    { EINVAL, "invalid argument or options (is struct_size set?), not the address of an object, or a group of "
+              "another mode" },
     { EALREADY, "done already: attached already, or the object is free already" },
     { ENOENT, "no such root, or no socket of a daemon at that path" },
     { ECONNREFUSED, "no daemon serves the socket" },
@@ -31,8 +32,9 @@ static const struct {
     { EPROTONOSUPPORT, "the daemon speaks another version of the protocol" },
     { ENOEXEC, "the daemon's shared-memory layout (ABI) is another than this library's" },
     { EPROTO, "the daemon's answer was not understood" },
-    { EEXIST, "the heap's address range is taken by something else in this process, or the root is another by now" },
-    { EUSERS, "there are too many sessions, or the daemon has no descriptors for another one" },
+    { EEXIST, "the heap's address range is taken by something else in this process, the root is another by now, or the "
+              "name is ambiguous" },
+    { EUSERS, "there are too many sessions or groups, or the daemon has no descriptors for another one" },
     { EMFILE, "this process has no descriptor left for the connection" },
     { ENFILE, "the system has no descriptor left for the connection" },
     { EBADF, "there is no descriptor for events: goalloc_event_fd() makes one" },
@@ -42,9 +44,10 @@ static const struct {
     { EAGAIN, "a memory limit is reached: the heap's, or the process's on locked memory (RLIMIT_MEMLOCK)" },
     { EROFS, "the heap is attached read-only" },
     { ENOSPC, "the heap is full: its arena has no room for the object, or its table of roots none for the name" },
-    { EILSEQ, "the root's name is not UTF-8" },
-    { ENAMETOOLONG, "the name is longer than " SHM_TEXT(SHM_ROOT_NAME_MAX) " bytes, or the path is too long" },
-    { EBUSY, "the pages behind the object are in use" },
+    { EILSEQ, "the name of the root or group is not UTF-8" },
+    { ENAMETOOLONG, "the name is longer than " SHM_TEXT(SHM_ROOT_NAME_MAX) " bytes (a group's: " SHM_TEXT(
+                        SHM_GROUP_NAME_MAX) "), or the path is too long" },
+    { EBUSY, "the pages behind the object are in use, or a request of this kind is under way" },
     { EDQUOT, "a limit is reached: the session's, its group's or its user's" },
     { EINPROGRESS, "the daemon is not done yet: ask again" },
     { EPERM, "not permitted but to root and the daemon's user; or the object cannot change its length: another session "

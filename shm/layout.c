@@ -26,14 +26,16 @@ static uint64_t fnv1a(uint64_t hash, uint64_t value)
 uint64_t shm_abi_hash(void)
 {
     static const uint64_t facts[] = {
-        LAYOUT_VERSION, PAGE_SHIFT, SHM_SESSIONS_MAX, SHM_ROOTS_MAX, SHM_HEAP_ARENA_BYTES, SHM_BITS_WORDS,
-        SHM_COUNTERS_WORDS, SHM_RUN_PAGES_MIN, SHM_RUN_PAGES_MAX, SESSION_RECLAIM, SESSION_READONLY,
+        LAYOUT_VERSION, PAGE_SHIFT, SHM_SESSIONS_MAX, SHM_GROUPS_MAX, SHM_ROOTS_MAX, SHM_HEAP_ARENA_BYTES,
+        SHM_BITS_WORDS, SHM_COUNTERS_WORDS, SHM_RUN_PAGES_MIN, SHM_RUN_PAGES_MAX, SESSION_RECLAIM, SESSION_READONLY,
         SPAN_CLASS_COUNT, SPAN_FREE, SPAN_LEASED, SPAN_CENTRAL, SHM_WORD_STRIDE, SHM_REMOTE_AT,
         sizeof(shm_header), offsetof(shm_header, generation), offsetof(shm_header, base),
         offsetof(shm_header, span_table_off), offsetof(shm_header, free_limit), offsetof(shm_header, nroot_entries),
-        offsetof(shm_header, nsession_entries), offsetof(shm_header, created_ms), offsetof(shm_header, dropped),
+        offsetof(shm_header, nsession_entries), offsetof(shm_header, ngroup_entries), offsetof(shm_header, groups_off),
+        offsetof(shm_header, created_ms), offsetof(shm_header, dropped),
         sizeof(shm_session), offsetof(shm_session, epoch), offsetof(shm_session, trim_seq),
-        offsetof(shm_session, label), offsetof(shm_session, root_pending),
+        offsetof(shm_session, label), offsetof(shm_session, group), offsetof(shm_session, root_pending),
+        sizeof(shm_group), offsetof(shm_group, name),
         sizeof(shm_root), offsetof(shm_root, values), offsetof(shm_root, name), sizeof(shm_root_value),
         offsetof(shm_root_value, generation), offsetof(shm_header, roots_seq),
         sizeof(shm_heap_arena), offsetof(shm_heap_arena, backed_base), offsetof(shm_heap_arena, npages),
@@ -77,6 +79,8 @@ void shm_header_init(shm_header *header, uint64_t base, uint64_t arena_bytes)
 
     header->sessions_off = off;
     off = round_up(off + SHM_SESSIONS_MAX * sizeof(shm_session), 4 * KIB);
+    header->groups_off = off;
+    off = round_up(off + SHM_GROUPS_MAX * sizeof(shm_group), 4 * KIB);
     header->roots_off = off;
     off = round_up(off + SHM_ROOTS_MAX * sizeof(shm_root), 4 * KIB);
     header->heap_arenas_off = off;
@@ -121,6 +125,7 @@ void shm_map_init(shm_map *map, void *spans, void *bitmap, void *arena)
         .npages = header->npages,
         .header = header,
         .sessions = (shm_session *)(void *)(at + header->sessions_off),
+        .groups = (shm_group *)(void *)(at + header->groups_off),
         .roots = (shm_root *)(void *)(at + header->roots_off),
         .heap_arenas = (shm_heap_arena *)(void *)(at + header->heap_arenas_off),
         .page_map = (shm_u32 *)(void *)(at + header->page_map_off),

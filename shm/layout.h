@@ -4,10 +4,10 @@
  *   arena    objects. Page 0 is never used, so offset 0 can mean NULL.
  *
  *   spans    only the daemon writes; clients map it read-only.
- *            +-----------+----------------+----------------+--------------------+-----------------+-----------------+
- *            | header    | session table  | root table     | heap-arena table   | page map        | span table      |
- *            | 4 KiB     | 4096 x 128 B   | 4096 x 360 B   | 16 B each 64 MiB   | 4 B each page   | 64 B each page  |
- *            +-----------+----------------+----------------+--------------------+-----------------+-----------------+
+ *            +--------+--------------+--------------+--------------+------------------+---------------+---------------+
+ *            | header | sessions     | groups       | roots        | heap arenas      | page map      | span table    |
+ *            | 4 KiB  | 4096 x 128 B | 1024 x 128 B | 4096 x 360 B | 16 B each 64 MiB | 4 B each page | 64 B each page|
+ *            +--------+--------------+--------------+--------------+------------------+---------------+---------------+
  *            A span is named by its first page, and its description is span_table[first page]. page_map[p] is the first
  *            page of the span that p belongs to, 0 if it belongs to none. Both tables are sparse: only the parts that
  *            describe spans have memory.
@@ -27,8 +27,8 @@
  * What the bits say (README.md, "Shared words", says who writes them, and what holds if a process dies):
  *   alloc    1: allocated.
  *   remote   1: freed by a thread that does not own the span. An object is live iff alloc is 1 and remote is 0.
- *   kept     Valid while the span's has_kept says so, which the daemon sets before the first kept bit. In a span that a
- *            RECLAIM session owns, 1 means that the object is not that session's: it was published or adopted.
+ *   kept     Valid while the span's has_kept says so, which the daemon sets before the first kept bit. In a span that
+ *            has an owner, 1 means that the object is not that owner's: it was published or adopted.
  *            Elsewhere, 1 means adopted. It is cleared with the object.
  *   mark     Reserved for the collector; nobody writes it yet.
  *
@@ -54,6 +54,7 @@
 #define SHM_DROPPED           UINT32_C(0x504f5244) /* "DROP": no word that was damaged by chance */
 #define SHM_ROOT_NAME_BYTES   (SHM_ROOT_NAME_MAX + 1)
 #define SHM_LABEL_BYTES       (SHM_LABEL_MAX + 1)
+#define SHM_GROUP_NAME_BYTES  (SHM_GROUP_NAME_MAX + 1)
 #define SHM_HEAP_ARENA_BYTES  (64 * MIB)
 #define SHM_HEAP_ARENA_PAGES  (SHM_HEAP_ARENA_BYTES / PAGE_BYTES)
 #define SHM_BASE_DEFAULT      UINT64_C(0x00c000000000)
@@ -77,7 +78,8 @@ typedef struct shm_header {
     uint64_t heap_arenas_off;
     uint64_t page_map_off;
     uint64_t span_table_off;
-    uint64_t reserved[2];
+    uint64_t groups_off;
+    uint64_t reserved;
     uint64_t created_ms; /* on CLOCK_BOOTTIME; tells the heap's age */
     /*
      * Objects below this offset may be freed by their owner without a look for kept bits: arena_bytes, or 0 while any
@@ -86,7 +88,8 @@ typedef struct shm_header {
     shm_u64 free_limit;
     shm_u32 nroot_entries;    /* entries of roots from here on were never used; only rises */
     shm_u32 nsession_entries; /* the same for sessions */
-    uint32_t pad[11];
+    shm_u32 ngroup_entries;   /* the same for groups */
+    uint32_t pad[10];
     /*
      * SHM_DROPPED, or 0. The heap was dropped, by a daemon or by who ended its keeper. Stored before its descriptors
      * are let go, and never taken back: whoever has it mapped learns by it that nobody will serve this heap again. Its
@@ -123,9 +126,32 @@ typedef struct shm_session {
     /* The session's last change of a root: epoch << 32 | ticket. pending is written before the root, done after it. */
     shm_u64 root_pending;
     shm_u64 root_done;
-    uint64_t reserved[2];
+    uint32_t group; /* an owner_no: of its group; without a group name, its own if it reclaims, else 0 */
+    uint32_t pad;
+    uint64_t reserved;
     char label[SHM_LABEL_BYTES];
 } shm_session;
+
+enum shm_group_state {
+    SHM_GROUP_FREE = 0,
+    SHM_GROUP_OPEN = 1,   /* sessions may join */
+    SHM_GROUP_ENDING = 2, /* its last session has ended, or is ending: what is the group's is being freed */
+};
+
+/* The state word of a group: state 8 | unused 24 | epoch 32, which counts the uses of the entry. */
+typedef struct group_word {
+    enum shm_group_state state;
+    uint32_t epoch;
+} group_word;
+
+/* Sessions that own together: see README.md. The daemon writes all before the word says OPEN, and the word last. */
+typedef struct shm_group {
+    shm_u64 word;
+    uint32_t uid;   /* whose name it is */
+    uint32_t flags; /* SESSION_RECLAIM or 0: the mode of all its sessions */
+    uint64_t reserved[6];
+    char name[SHM_GROUP_NAME_BYTES];
+} shm_group;
 
 /* What a root says. */
 typedef struct shm_root_value {
@@ -184,7 +210,7 @@ typedef struct shm_span {
      */
     uint8_t lessee_folds;
     uint8_t pad;
-    shm_u32 owner;    /* number of the RECLAIM session whose objects these are, 0: the heap's */
+    shm_u32 owner;    /* an owner_no: whose objects these are that have no kept bit; 0: the heap's */
     shm_u32 nadopted; /* objects of this span in the daemon's adoption table */
     shm_u32 has_kept; /* 0: all its kept bits count as 0, and their words mean nothing */
     uint32_t pad2;
@@ -196,6 +222,7 @@ _Static_assert(sizeof(shm_header) == 256 && offsetof(shm_header, free_limit) == 
                    offsetof(shm_header, dropped) == 188 && offsetof(shm_header, npeak_pages) == 248,
                "header layout");
 _Static_assert(sizeof(shm_session) == 128 && offsetof(shm_session, label) == 64, "session layout");
+_Static_assert(sizeof(shm_group) == 128 && offsetof(shm_group, name) == 64, "group layout");
 _Static_assert(sizeof(shm_root) == 360 && offsetof(shm_root, name) == 104, "root layout");
 _Static_assert(sizeof(shm_heap_arena) == 16, "heap arena layout");
 _Static_assert(sizeof(shm_span) == 64 && offsetof(shm_span, owner) == 32 && offsetof(shm_span, nleases) == 48,
@@ -210,6 +237,7 @@ typedef struct shm_map {
     uint64_t npages;
     shm_header *header;
     shm_session *sessions;
+    shm_group *groups;
     shm_root *roots;
     shm_heap_arena *heap_arenas;
     shm_u32 *page_map;
@@ -249,6 +277,27 @@ static inline lease_word lease_unpack(uint64_t word)
     return (lease_word){ .state = (enum span_state)(word & 0xff),
                          .session = { (uint16_t)(word >> 16) },
                          .epoch = (uint32_t)(word >> 32) };
+}
+
+static inline uint64_t group_pack(group_word word)
+{
+    return (uint64_t)word.state | (uint64_t)word.epoch << 32;
+}
+
+static inline group_word group_unpack(uint64_t word)
+{
+    return (group_word){ .state = (enum shm_group_state)(word & 0xff), .epoch = (uint32_t)(word >> 32) };
+}
+
+/* True if an owner is a group with a name, rather than the heap or a session. */
+static inline bool owner_is_group(uint32_t owner)
+{
+    return owner >= SHM_SESSIONS_MAX && owner < SHM_OWNERS_MAX;
+}
+
+static inline shm_group *shm_group_at(const shm_map *map, uint32_t owner)
+{
+    return &map->groups[owner - SHM_SESSIONS_MAX];
 }
 
 static inline uint64_t root_current_pack(uint64_t name_bytes, uint32_t which)

@@ -40,7 +40,12 @@ _Static_assert(SHM_RUN_PAGES_MAX >= SHM_RUN_PAGES_MIN, "there are runs");
 #define SHM_ROOT_NAME_MAX   255 /* bytes, without the terminating zero */
 #define SHM_MAKING_MAX      64  /* roots that a session makes at the same time */
 #define SHM_LABEL_MAX       63  /* bytes, without the terminating zero */
-#define SESSION_TOKEN_BYTES 16u /* by which a process shows that a session is its own */
+#define SHM_GROUPS_MAX      1024u /* with a name, of all users */
+#define SHM_GROUP_NAME_MAX  63    /* bytes, without the terminating zero */
+#define SESSION_TOKEN_BYTES 16u /* by which a process shows that a session is its own, or its parent's group */
+
+/* Owners of objects: 0 is the heap, then come sessions without a group name, then groups. */
+#define SHM_OWNERS_MAX (SHM_SESSIONS_MAX + SHM_GROUPS_MAX)
 
 /* Or'ed into a root's type tag: init runs once in each heap. */
 #define ROOT_REINIT (UINT64_C(1) << 63)

@@ -35,6 +35,14 @@ typedef struct session_no {
     uint16_t n;
 } session_no;
 
+/*
+ * Who owns the objects of a span: 0, the heap; below SHM_SESSIONS_MAX, the RECLAIM session of that number, which has no
+ * group name; above, an entry of the group table.
+ */
+typedef struct owner_no {
+    uint16_t n;
+} owner_no;
+
 /* A size class: 0 for runs and large objects, 1 to 67 for small objects, 68 for tiny blocks. */
 typedef struct size_class {
     uint8_t n;

@@ -24,6 +24,21 @@ bool ping_json(json_t *object, const Goallocd__Reply *reply);
 void check_text(const Goallocd__Reply *reply);
 bool check_json(json_t *object, const Goallocd__Reply *reply);
 
+/* groups.c */
+void groups_text(const Goallocd__Reply *stats);
+bool groups_json(json_t *object, const Goallocd__Reply *stats);
+
+/*
+ * groups.c: reclaim asks twice. The first reply says how much would be freed; reclaim_next() asks the user, unless yes.
+ * reclaim_set() says whose it is: the number of a session, the name of a group, or UID:NAME. False: it is none of
+ * these.
+ */
+extern Goallocd__Reclaim reclaim_first;
+bool reclaim_set(const char *whose, bool yes);
+bool reclaim_next(Goallocd__Request *request, const Goallocd__Reply *reply);
+void reclaim_text(const Goallocd__Reply *last);
+bool reclaim_json(json_t *object, const Goallocd__Reply *last);
+
 /* memory.c: the picture is gathered by heap_map_next() and shown when the last reply is there */
 extern Goallocd__HeapMap heap_map_first;
 bool heap_map_next(Goallocd__Request *request, const Goallocd__Reply *reply);

@@ -35,6 +35,7 @@ typedef struct arguments {
     bool end; /* keeper: end it */
     const char *state_dir;
     const char *command;
+    const char *whose; /* of reclaim; else NULL */
     int timeout_ms;
     bool timeout_given; /* by --timeout: it holds whatever the command does */
     deadline until;     /* by when the daemon must have answered all that the command asks */
@@ -49,6 +50,7 @@ typedef struct command {
     void (*text)(const Goallocd__Reply *reply);                             /* NULL: it prints nothing */
     bool (*json)(json_t *object, const Goallocd__Reply *reply);             /* NULL: the object stays empty */
     bool gathers; /* next() has gathered what is shown when the last reply is there */
+    bool asks;    /* next() may ask the user, who takes time */
     const char *question; /* asked before it is done; NULL: it takes nothing away */
     bool patient; /* the daemon may take its time, once it has shown that it answers */
 } command;
@@ -113,6 +115,8 @@ static command commands[] = {
     { .name = "scavenge", ASKS(SCAVENGE, scavenge, Scavenge, SCAVENGE), .text = scavenge_text, .json = scavenge_json,
       .patient = true },
     { .name = "trim", ASKS(TRIM, trim, Trim, _NOT_SET) },
+    { .name = "reclaim", ASKS_BY(RECLAIM, reclaim, &reclaim_first, RECLAIM), .next = reclaim_next, .text = reclaim_text,
+      .json = reclaim_json, .gathers = true, .asks = true },
     { .name = "drop", ASKS(DROP, drop, Drop, _NOT_SET),
       .question = "Drop the heap? All its objects are gone for all processes, and its daemon ends." },
     { .name = "ping", ASKS(PING, ping, Ping, PING), .text = ping_text, .json = ping_json },
@@ -172,6 +176,8 @@ static int run(command *c, arguments *args)
         if (reply == NULL)
             return EXIT_FAILURE;
         more = c->next != NULL && c->next(&c->request, reply);
+        if (c->asks)
+            args->until = deadline_in(args->timeout_ms);
         if (!more || !c->gathers)
             whole = show(c, object, reply);
         if (reply->result_case == GOALLOCD__REPLY__RESULT_CHECK && !reply->check->whole)
@@ -201,7 +207,7 @@ static const struct argp_option option_table[] = {
       "How long the daemon may take to answer: a number and ms, s or min; seconds without a unit (default: 5s; "
       "scavenge: 60s if the daemon answers a ping within 5s)",
       0 },
-    { "yes", 'y', NULL, 0, "drop, keeper --end: do it without asking", 0 },
+    { "yes", 'y', NULL, 0, "drop, reclaim, keeper --end: do it without asking", 0 },
     { "state-dir", 'd', "DIR", 0, "keeper: the directory that goallocd was given by --state-dir", 0 },
     { "end", OPTION_END, NULL, 0, "keeper: end it, and so drop the heap, if no daemon serves it", 0 },
     { 0 },
@@ -258,6 +264,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         args->end = true;
         return 0;
     case ARGP_KEY_ARG:
+        if (args->command != NULL && args->whose == NULL && strcmp(args->command, "reclaim") == 0) {
+            args->whose = arg;
+            return 0;
+        }
         if (args->command != NULL)
             argp_error(state, "'%s': one command is enough", arg);
         args->command = arg;
@@ -265,6 +275,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (args->command == NULL)
             argp_error(state, "no command given");
+        if (strcmp(args->command, "reclaim") == 0 && (args->whose == NULL || !reclaim_set(args->whose, args->yes)))
+            argp_error(state, "reclaim what? The number of a session, the name of a group, or UID:NAME");
         if (strcmp(args->command, "keeper") != 0 ? args->end || args->state_dir != NULL : args->state_dir == NULL)
             argp_error(state, "--state-dir and --end are the keeper's, which needs the former");
         return 0;
@@ -278,9 +290,9 @@ int main(int argc, char **argv)
     static const struct argp argp = {
         .options = option_table,
         .parser = parse_option,
-        .args_doc = "COMMAND",
+        .args_doc = "COMMAND [ARGUMENT]",
         .doc = "Asks a running goallocd.\vCommands:\n"
-               "  stats     objects, memory, sessions and leases of the heap\n"
+               "  stats     objects, memory, sessions and leases of the heap, and what groups own\n"
                "  sessions  attached processes, and those that have ended, with the objects that they left behind and\n"
                "            that still live\n"
                "  roots     named objects: size, type tag, who has set them, and whether they live\n"
@@ -289,6 +301,8 @@ int main(int argc, char **argv)
                "  scavenge  sweep, and give all free pages back to the system\n"
                "  trim      ask all sessions to give back the spans that they hold idle\n"
                "  check     have the daemon check its tables; nobody is served meanwhile\n"
+               "  reclaim SESSION|GROUP\n"
+               "            free what an ended session, or all ended sessions of a group, have left; asks first\n"
                "  drop      drop the heap of a running daemon, which then ends; asks first\n"
                "  keeper    the keeper in a --state-dir, and its heap; --end ends one that is left over, asking first\n"
                "  ping      is the daemon there, and which version",

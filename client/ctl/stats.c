@@ -79,13 +79,14 @@ bool stats_json(json_t *object, const Goallocd__Reply *reply)
         { "rpcs", s->rpcs },
         { "tries", s->tries },
         { "waits", s->waits },
+        { "groups_total", s->ngroups },
         { "uptime_ms", s->uptime_ms },
     };
 
     for (size_t i = 0; whole && i < sizeof(fields) / sizeof(fields[0]); i++)
         whole = ctl_json_set(object, fields[i].name, fields[i].value);
     return whole && json_object_set_new(object, "version", json_string(s->version)) == 0 &&
-           classes_json(object, reply);
+           classes_json(object, reply) && groups_json(object, reply);
 }
 
 static void print_count(const char *name, uint64_t n)
@@ -147,6 +148,10 @@ void stats_text(const Goallocd__Reply *reply)
     if (s->n_classes > 0) {
         (void)printf("\n");
         classes_text(reply);
+    }
+    if (s->n_groups > 0) {
+        (void)printf("\n");
+        groups_text(reply);
     }
 }
 

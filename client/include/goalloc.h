@@ -87,8 +87,8 @@ extern "C" {
 #endif
 
 /*
- * Objects belong to the session that allocated them: when it ends, however it ends, they are freed, except those
- * that were made the heap's by goalloc_publish() or another session's by goalloc_adopt().
+ * Objects belong to the session that allocated them, or to its group (see below): when that ends, however it ends,
+ * they are freed, except those that were made the heap's by goalloc_publish() or another session's by goalloc_adopt().
  * Without this flag an object lives until somebody frees it.
  */
 #define GOALLOC_ATTACH_RECLAIM UINT32_C(1)
@@ -123,6 +123,9 @@ extern "C" {
 /* The longest name of a root, in bytes, without the terminating zero. */
 #define GOALLOC_ROOT_NAME_MAX 255
 
+/* The longest name of a group, in bytes, without the terminating zero. */
+#define GOALLOC_GROUP_NAME_MAX 63
+
 /* How a process attaches. Set struct_size (or use GOALLOC_OPTIONS_INIT); fields that are zero take their defaults. */
 typedef struct goalloc_options {
     size_t struct_size;      /* sizeof(goalloc_options): lets the struct grow without breaking old programs */
@@ -131,10 +134,28 @@ typedef struct goalloc_options {
     uint32_t flags;          /* GOALLOC_ATTACH_* */
     uint64_t limit_bytes;    /* the most that this session may hold in spans; 0: no limit of its own */
     int timeout_ms;          /* bound of the attach and of each request to the daemon; 0: 5000 */
+    const char *group;       /* sessions that own together: see below; NULL: none; copied */
 } goalloc_options;
 
+/*
+ * A group: sessions that own together, by the name that they attach with (1 to GOALLOC_GROUP_NAME_MAX bytes of UTF-8).
+ * The name belongs to the user (effective uid): the same name of another user is another group.
+ *
+ * With GOALLOC_ATTACH_RECLAIM, what a session of the group allocates or adopts is the group's: it lives until somebody
+ * frees it, or until the last session of the group has ended; then what has not been published is freed. So nothing is
+ * lost when one worker of a pool dies, and nothing is left when all have. What is to outlive the group is published, as
+ * ever. Without that flag a group owns nothing; all its sessions have the flag, or none (-EINVAL). The places that a
+ * dead session had not handed out, and those that come free in what it left, go to the group's other sessions first.
+ *
+ * A forked child is of its parent's group, also if it becomes another user before it attaches; and while a child lives
+ * that was forked from a member and has not called exec, the group goes on, whether the child has attached or not. So
+ * it may attach after its parent has died. A child that attaches by goalloc_attach() with another group, or with none,
+ * leaves its parent's. A session whose process has lost the daemon, or sleeps, is a member as well: only the end of
+ * processes, and goalloc_detach(), end a group. Who attaches with a group's name in the instant in which it ends is in
+ * the old group or founds a new one, but never finds half of the old.
+ */
 #ifdef __cplusplus
-#define GOALLOC_OPTIONS_INIT { sizeof(goalloc_options), nullptr, nullptr, 0, 0, 0 }
+#define GOALLOC_OPTIONS_INIT { sizeof(goalloc_options), nullptr, nullptr, 0, 0, 0, nullptr }
 #else
 #define GOALLOC_OPTIONS_INIT { .struct_size = sizeof(goalloc_options) }
 #endif
@@ -160,8 +181,8 @@ typedef struct goalloc_stats_t {
     uint64_t peak_committed_bytes; /* the most that committed_bytes has been since the heap was made, whichever daemons
                                       have served it. What only may have memory, free pages that a daemon has taken
                                       over, counts in committed_bytes until it is released, and not here */
-    uint64_t group_live_objects;   /* this session's group; 0: no group */
-    uint64_t group_live_bytes;
+    uint64_t group_live_objects; /* that this session or its group owns: allocated by it and not published. Without */
+    uint64_t group_live_bytes;   /* GOALLOC_ATTACH_RECLAIM 0; what was adopted from others is not counted */
 } goalloc_stats_t;
 
 /*
@@ -176,15 +197,19 @@ typedef struct goalloc_stats_t {
  * otherwise. mlockall(MCL_CURRENT) after the attach would do just that; with MCL_ONFAULT it locks what is touched.
  *
  * Returns 0, or
- *   -EINVAL           struct_size, flags, timeout or path are not usable
- *   -ENAMETOOLONG     the path is longer than a Unix socket's may be (107 bytes)
+ *   -EINVAL           struct_size, flags, timeout or path are not usable, or the group's name is empty; or the group
+ *                     has sessions of another mode (GOALLOC_ATTACH_RECLAIM or not)
+ *   -ENAMETOOLONG     the path is longer than a Unix socket's may be (107 bytes), or the group's name than 63 bytes
+ *   -EILSEQ           the group's name is not UTF-8
  *   -ENOENT           no socket at that path          -ECONNREFUSED  nobody listens there
  *   -EACCES           no permission for the socket    -ETIMEDOUT     no answer within timeout_ms
  *   -EPROTONOSUPPORT  the daemon speaks another version of the protocol
  *   -ENOEXEC          the daemon's shared-memory layout (ABI) is another
  *   -EPROTO           the answer was not understood, or contradicts the shared header
  *   -EEXIST           something else occupies the heap's address range in this process
- *   -EUSERS           the daemon has no room for another session: 4095 of them, or no descriptors left
+ *   -EUSERS           the daemon has no room for another session: 4095 of them, or no descriptors left; or none for
+ *                     another group: 1024 of them
+ *   -EDQUOT           there are 128 groups already that this user has founded
  *   -EIO              the daemon has no randomness for the session's token
  *   -ESTALE           in a forked child: the daemon serves another heap than the one mapped here
  *   -EALREADY         already attached
@@ -192,7 +217,7 @@ typedef struct goalloc_stats_t {
  *                     memory for another session
  *   -EAGAIN           after mlockall(MCL_FUTURE): RLIMIT_MEMLOCK allows not even a page more
  *   -EMFILE, -ENFILE  no descriptor is left for the socket, in this process or in the system; it needs six at the
- *                     attach (-EPROTO if only the socket's was there), one afterwards
+ *                     attach, with a group seven (-EPROTO if only the socket's was there), one afterwards
  * goalloc_attach_error() says it in a sentence.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_attach(const goalloc_options *options);
@@ -412,11 +437,11 @@ GOALLOC_API int goalloc_contains(const void *p);
 GOALLOC_API int goalloc_publish(void *p);
 
 /*
- * Make the object at p this session's, whoever's it was. In a session with GOALLOC_ATTACH_RECLAIM it is freed with
- * the session; in any other session this is the same as goalloc_publish(). The last session to adopt has it. The
- * caller sees to it that nobody frees p meanwhile. A round trip, unless this session allocated the object and nobody
- * has adopted one of its span. 0, -EINVAL, -EALREADY (already freed), -EDQUOT (65536 adopted objects a session),
- * -EROFS, -ENOTCONN; and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.
+ * Make the object at p this session's, or its group's, whoever's it was. In a session with GOALLOC_ATTACH_RECLAIM it
+ * is freed with the session or the group; in any other session this is the same as goalloc_publish(). The last session
+ * to adopt has it. The caller sees to it that nobody frees p meanwhile. A round trip, unless this session allocated the
+ * object and nobody has adopted one of its span. 0, -EINVAL, -EALREADY (already freed), -EDQUOT (65536 adopted objects
+ * a session), -EROFS, -ENOTCONN; and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.
  */
 GOALLOC_API int goalloc_adopt(void *p);
 

@@ -24,6 +24,10 @@
  * (client/README.md; mapping_private), and begins anew as above: become_child(), which process.c was given. A thread's
  * current[] is not wiped: it must name structures, which are.
  *
+ * A child is of its parent's group: it attaches with the same name, and shows the group's token, since by then it may
+ * have become another user. Between the fork and that, its copy of process.kin keeps the group from ending, whatever
+ * becomes of the parent.
+ *
  * A heap other than the one that is mapped (the daemon was replaced meanwhile): -ESTALE, nothing changes.
  */
 #include "client/lib/attach.h"
@@ -54,12 +58,16 @@
 _Static_assert(GOALLOC_ATTACH_RECLAIM == SESSION_RECLAIM && GOALLOC_ATTACH_READONLY == SESSION_READONLY,
                "public names of the session's flags");
 
+_Static_assert(GOALLOC_GROUP_NAME_MAX == SHM_GROUP_NAME_MAX, "the public name of the limit");
+
 static turn attach_turn = TURN_INIT;
 
 /* How to attach (again): copies of what the options said, or a set_label since. With the turn. */
 static char socket_path[PATH_MAX];
 static char label[SHM_LABEL_BYTES];
-static attach_request how = { .socket_path = socket_path, .label = label };
+static char group[SHM_GROUP_NAME_BYTES];
+static attach_request how = { .socket_path = socket_path, .label = label, .group = group };
+static char session_group[SHM_GROUP_NAME_BYTES]; /* of the session that there is, or that the parent had */
 static uint32_t library_flags; /* of LIBRARY_FLAGS */
 
 /* --- fork --- */
@@ -154,8 +162,10 @@ static int read_options(const goalloc_options *options, goalloc_options *ret)
             return -EINVAL;
         memcpy(ret, options, options->struct_size < sizeof(*ret) ? options->struct_size : sizeof(*ret));
     }
-    if (ret->timeout_ms < 0 || (ret->flags & ~ATTACH_FLAGS) != 0)
+    if (ret->timeout_ms < 0 || (ret->flags & ~ATTACH_FLAGS) != 0 || (ret->group != NULL && ret->group[0] == '\0'))
         return -EINVAL;
+    if (ret->group != NULL && strnlen(ret->group, SHM_GROUP_NAME_BYTES) > SHM_GROUP_NAME_MAX)
+        return -ENAMETOOLONG;
     if (ret->timeout_ms == 0)
         ret->timeout_ms = PROCESS_TIMEOUT_MS;
     return 0;
@@ -175,6 +185,9 @@ static int take_options(const goalloc_options *o)
     if (r < 0)
         return refuse(r, o, r == -EINVAL ? "the path of the socket is empty" : "the path is too long for a socket");
     copy_label(label, o->label);
+    memset(group, 0, sizeof(group));
+    if (o->group != NULL)
+        (void)strncat(group, o->group, sizeof(group) - 1);
     how.flags = o->flags & ~LIBRARY_FLAGS;
     library_flags = o->flags & LIBRARY_FLAGS;
     how.limit_bytes = o->limit_bytes;
@@ -209,6 +222,7 @@ static int attach_once(bool gated, deadline until)
         r = -ESTALE;
     if (r < 0)
         return r;
+    how.of_parent = forked && group[0] != '\0' && strcmp(group, session_group) == 0;
     if (library_flags & GOALLOC_ATTACH_WAIT)
         how.patience = COMEBACK_STARTS;
     else
@@ -221,6 +235,8 @@ static int attach_once(bool gated, deadline until)
     forklock_take();
     r = forked ? mapping_reattach(&a, readonly) : mapping_attach(&a, readonly);
     link_close_fds();
+    if (r == 0)
+        memcpy(session_group, group, sizeof(group));
     if (r == 0)
         process_open_gate(&a, readonly, how.flags & GOALLOC_ATTACH_RECLAIM);
     forklock_give();
@@ -255,6 +271,7 @@ static int attach_as(const goalloc_options *o, deadline until)
 {
     static char path_before[sizeof(socket_path)];
     static char label_before[sizeof(label)];
+    static char group_before[sizeof(group)];
     attach_request before = how;
     uint32_t flags_before = library_flags;
     uint32_t timeout_before = u32_load_relaxed(&process.timeout_ms);
@@ -263,12 +280,14 @@ static int attach_as(const goalloc_options *o, deadline until)
 
     memcpy(path_before, socket_path, sizeof(socket_path));
     memcpy(label_before, label, sizeof(label));
+    memcpy(group_before, group, sizeof(group));
     r = take_options(o);
     if (r == 0)
         r = attach_now(false, until);
     if (r < 0 && forked) {
         memcpy(socket_path, path_before, sizeof(socket_path));
         memcpy(label, label_before, sizeof(label));
+        memcpy(group, group_before, sizeof(group));
         how = before;
         library_flags = flags_before;
         u32_store_relaxed(&process.timeout_ms, timeout_before);
@@ -283,7 +302,10 @@ int goalloc_attach(const goalloc_options *options)
     int r = read_options(options, &o);
 
     if (r < 0)
-        return refuse(r, &o, "the attach has an unknown flag, or struct_size or timeout_ms is not usable");
+        return refuse(r, &o,
+                      r == -ENAMETOOLONG ? "the group's name is longer than " SHM_TEXT(SHM_GROUP_NAME_MAX) " bytes"
+                                         : "the attach has an unknown flag, or struct_size, timeout_ms or group is not "
+                                           "usable");
     until = deadline_in(o.timeout_ms);
     if (process_state_now() == PROCESS_ATTACHED)
         r = -EALREADY;
@@ -378,6 +400,9 @@ int goalloc_detach(void)
     coredump_disable();
     thread_forget_all();
     largecache_clear(&large_cache);
+    forklock_take();
+    mapping_leave_group();
+    forklock_give();
     connection_detach();
     forklock_take();
     mapping_detach();

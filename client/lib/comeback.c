@@ -58,6 +58,8 @@ static const char *socket_path;
 static bool has_session;
 static uint8_t token[SESSION_TOKEN_BYTES];
 static size_t token_bytes;
+static uint32_t group; /* the number of its group; 0: it has none. Forked children keep it, and the token */
+static uint8_t group_token[SESSION_TOKEN_BYTES];
 static bool stale; /* no daemon has the heap that is mapped, or this session, any more */
 
 static comeback_failure failure; /* of the last comeback_open() */
@@ -511,8 +513,19 @@ int comeback_open(const char *path, enum comeback_patience patience, bool gated,
     return r;
 }
 
+void comeback_name_parent(Goallocd__Attach *ret)
+{
+    if (group == 0)
+        return;
+    ret->parent_group = group;
+    ret->group_token = (ProtobufCBinaryData){ .len = sizeof(group_token), .data = group_token };
+}
+
 void comeback_set_session(const Goallocd__AttachReply *reply)
 {
+    group = reply->group_token.len == sizeof(group_token) ? reply->group : 0;
+    if (group != 0)
+        memcpy(group_token, reply->group_token.data, sizeof(group_token));
     has_session = true;
     token_bytes = reply->token.len < SESSION_TOKEN_BYTES ? reply->token.len : SESSION_TOKEN_BYTES;
     memcpy(token, reply->token.data, token_bytes);
@@ -537,6 +550,7 @@ int comeback_take_ticket(comeback_ticket *ret, deadline until)
 
 void comeback_forget(void)
 {
+    group = 0;
     link_close();
     clear_session();
     u32_store_relaxed(&down, 0);

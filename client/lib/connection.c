@@ -76,13 +76,13 @@ static int check_attach_reply(const Goallocd__Reply *reply, bool readonly, attac
 {
     const Goallocd__AttachReply *body = reply->attach;
     int fds[FDPASS_MAX];
+    int nfds = readonly ? ATTACH_FD_OFFERS : ATTACH_NFDS; /* but for that of the group */
 
     if (body->protocol != GOALLOC_PROTOCOL)
         return -EPROTONOSUPPORT;
     if (body->abi_hash != shm_abi_hash())
         return -ENOEXEC;
-    if (link_fds(fds) != (readonly ? ATTACH_FD_OFFERS : ATTACH_NFDS) || body->session == 0 ||
-        body->session >= SHM_SESSIONS_MAX)
+    if (link_fds(fds) != nfds + (body->group != 0) || body->session == 0 || body->session >= SHM_SESSIONS_MAX)
         return -EPROTO;
     *ret = (attach_result){
         .session = { (uint16_t)body->session },
@@ -98,6 +98,7 @@ static int check_attach_reply(const Goallocd__Reply *reply, bool readonly, attac
         .bitmap_fd = fds[ATTACH_FD_BITMAP],
         .life_fd = fds[ATTACH_FD_LIFE],
         .offers_fd = readonly ? -1 : fds[ATTACH_FD_OFFERS],
+        .group_fd = body->group == 0 ? -1 : fds[nfds],
     };
     return 0;
 }
@@ -114,6 +115,9 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     body.flags = ask->flags;
     body.label = (char *)(uintptr_t)ask->label;
     body.limit_bytes = ask->limit_bytes;
+    body.group = (ProtobufCBinaryData){ .len = strlen(ask->group), .data = (uint8_t *)(uintptr_t)ask->group };
+    if (ask->of_parent)
+        comeback_name_parent(&body);
     r = comeback_open(ask->socket_path, ask->patience, ask->gated, ask->until, &request, &reply);
     if (r < 0)
         return r;

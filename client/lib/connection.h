@@ -18,6 +18,8 @@
 typedef struct attach_request {
     const char *socket_path;
     const char *label;
+    const char *group; /* "": none */
+    bool of_parent;    /* it is the parent's, of which comeback.c has the token */
     uint32_t flags;
     uint64_t limit_bytes;
     deadline until; /* of this request, which may have waited for another thread's */

@@ -2,7 +2,7 @@
  * mapping: puts the heap into this process's address space, so that mapping it costs no memory.
  *
  * Called by attach.c, for the heap under the forklock, and by who needs private memory (meta.c, mcache.c). Data:
- * process.map, .mspan_of, .generation, .offers and .life, which are written here alone.
+ * process.map, .mspan_of, .generation, .offers, .life and .kin, which are written here alone.
  *
  *   what      where                    size                      access              in children
  *   arena     the daemon's address     the reserve, 64 GiB       read, write (1)     yes
@@ -10,11 +10,12 @@
  *   bitmap    anywhere                 about 6% of it            read, write (1)     yes
  *   life      anywhere                 a page                    read                no: MADV_DONTFORK
  *   offers    anywhere                 0.1% of it                read, write         no: MADV_DONTFORK
+ *   kin       anywhere                 a page, with a group      read                yes
  *   mspan_of  anywhere, private        0.1% of it                read, write         yes, zero: MADV_WIPEONFORK
  *                                                                                    (1) read in a read-only session
  *
- * All but life are sparse: nearly none of their pages has memory. Two things that the rest of the program may do would
- * give memory to all of them, for shared ones without the daemon's knowledge or consent:
+ * All but life and kin are sparse: nearly none of their pages has memory. Two things that the rest of the program may
+ * do would give memory to all of them, for shared ones without the daemon's knowledge or consent:
  *
  *   A core dump reads every page of a shared mapping whose file has no name, and reading a hole of a memfd gives it
  *   memory: 64 GiB for one abort(). So all mappings are MADV_DONTDUMP; coredump.c lifts that for what is in use, if the
@@ -222,6 +223,25 @@ static int map_offers(int fd, uint64_t arena_bytes)
     return r;
 }
 
+/* The page by which the daemon sees that this process is of a group; that of its parent is not needed any more. */
+static int map_kin(int fd)
+{
+    void *kin = NULL;
+    int r = fd < 0 ? 0 : mapping_new(NULL, LIFE_BYTES, PROT_READ, fd, &kin);
+
+    if (r == 0) {
+        mapping_delete(process.kin, LIFE_BYTES);
+        process.kin = kin;
+    }
+    return r;
+}
+
+void mapping_leave_group(void)
+{
+    mapping_delete(process.kin, LIFE_BYTES);
+    process.kin = NULL;
+}
+
 static void unmap_own(uint64_t arena_bytes)
 {
     mapping_delete(process.life, LIFE_BYTES);
@@ -241,6 +261,8 @@ static int map_own(const attach_result *a)
 
     if (r == 0 && a->offers_fd >= 0)
         r = map_offers(a->offers_fd, a->arena_bytes);
+    if (r == 0)
+        r = map_kin(a->group_fd); /* the last, since a child stays of its parent's group if it can't attach */
     if (r < 0)
         unmap_own(a->arena_bytes);
     return r;
@@ -360,6 +382,7 @@ int mapping_reattach(const attach_result *a, bool readonly)
 
 void mapping_detach(void)
 {
+    mapping_leave_group();
     process_note_stale();
     mapping_delete(process.mspan_of, table_bytes(process.map.arena_bytes));
     mapping_delete(process.map.arena, process.map.arena_bytes);

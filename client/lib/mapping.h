@@ -7,10 +7,10 @@
 #include "client/lib/process.h"
 
 /*
- * Map what the daemon has sent, and fill in process.map, .mspan_of, .generation, .offers and .life. The descriptors
- * stay the caller's. 0; -EPROTO: they are not what the answer or the header says; -ENOEXEC: another ABI; -EEXIST: the
- * arena's addresses are taken; -EAGAIN: RLIMIT_MEMLOCK allows no mapping; -ENOMEM: no room. On failure nothing stays
- * mapped.
+ * Map what the daemon has sent, and fill in process.map, .mspan_of, .generation, .offers, .life and .kin. The
+ * descriptors stay the caller's. 0; -EPROTO: they are not what the answer or the header says; -ENOEXEC: another ABI;
+ * -EEXIST: the arena's addresses are taken; -EAGAIN: RLIMIT_MEMLOCK allows no mapping; -ENOMEM: no room. On failure
+ * nothing stays mapped.
  */
 int mapping_attach(const attach_result *a, bool readonly) __attribute__((warn_unused_result));
 
@@ -25,6 +25,9 @@ int mapping_reattach(const attach_result *a, bool readonly) __attribute__((warn_
  * descriptor stays the caller's. 0, or as above: nothing has changed.
  */
 int mapping_replace_offers(int fd);
+
+/* The process is not of a group any more: its session is about to end. */
+void mapping_leave_group(void);
 
 /* Unmap all that mapping_attach() has mapped, and forget it. */
 void mapping_detach(void);

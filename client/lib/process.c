@@ -33,6 +33,7 @@ void process_open_gate(const attach_result *a, bool readonly, bool reclaim)
     u32_store_relaxed(&process.committed, a->committed);
     process.session = a->session;
     process.epoch = a->epoch;
+    process.owner = (owner_no){ (uint16_t)(reclaim ? process.map.sessions[a->session.n].group : 0) };
     u64_store_relaxed(&process.base, process.map.base);
     atomic_store_explicit(&process.session_trim_seq, &process.map.sessions[process.session.n].trim_seq,
                           memory_order_relaxed);
@@ -63,6 +64,7 @@ void process_close_gate(void)
     u64_store_relaxed(&process.base, 0);
     atomic_store_explicit(&process.session_trim_seq, &no_trim, memory_order_relaxed);
     process.readonly = process.reclaim = false;
+    process.owner = (owner_no){ 0 };
 }
 
 bool process_hides_state(void)

@@ -40,8 +40,10 @@ typedef struct process_info {
     shm_u32 committed; /* not 0: what is leased has memory already. The daemon says so; the next one may differ */
     shm_map map; /* spans are mapped read-only here */
     uint64_t generation;
+    owner_no owner; /* of what is allocated here: this session if it reclaims, or its group; 0: the heap */
     struct shm_offers *_Atomic offers; /* what this process offers (offer.c); not in children. NULL: nothing can be */
     void *life; /* one page that tells the daemon that this process uses the heap; not in children */
+    void *kin;  /* the same of its group, and in children too, until they have sessions of their own. NULL: no group */
     const shm_u32 *_Atomic dropped; /* not 0: the heap is nobody's any more. Of the header, or a constant */
     const shm_u32 *_Atomic session_trim_seq; /* raised by the daemon, in the session's entry */
     shm_u32 trim_seq;   /* raised by goalloc_trim(): other threads give back on their slow path */
@@ -67,6 +69,7 @@ typedef struct attach_result {
     int bitmap_fd;
     int life_fd;
     int offers_fd; /* -1: there are none */
+    int group_fd;  /* -1: the session has no group */
 } attach_result;
 
 /* --- the gate: by who has the turn of attaching --- */

@@ -1,8 +1,8 @@
 /*
- * Adopt: the table of objects that a session has made its own with goalloc_adopt().
+ * Adopt: the table of objects that a session has made its own, or its group's, with goalloc_adopt().
  *
- * Called by the request handlers (adopt, publish), lease (the end of a session, a takeover) and mheap (a span ends).
- * Data: a hash by the object's offset and a list a session, private; entries in the private memfd, which outlive the
+ * Called by the request handlers (adopt, publish), lease (the end of an owner, a takeover) and mheap (a span ends).
+ * Data: a hash by the object's offset and a list an owner, private; entries in the private memfd, which outlive the
  * daemon; kept bits in bitmap; nadopted and has_kept in the span's description and free_limit in the header.
  *
  * An adopted object can be freed by anybody, and its place taken by another object, without the daemon being asked.
@@ -11,7 +11,7 @@
  * gone. Clients look at a span's has_kept only while the header's free_limit is 0, one word that stays in everybody's
  * cache; clients of a session that reclaims always do. Of tiny objects the kept bit is their block's.
  *
- * The order of adopt_set: counters first, then the entry (the session, then the offset, which is 0 while the entry is
+ * The order of adopt_set: counters first, then the entry (the owner, then the offset, which is 0 while the entry is
  * free), then the kept bit. A free by another process that started before it saw the counters may miss the bit; that is
  * why goalloc_adopt() asks that nobody frees the object meanwhile. A removal clears the entry first, then counts down:
  * so nadopted is never below what is there, whenever the daemon dies, and adopt_recover_span() sets it right.
@@ -20,7 +20,7 @@
  * been cleared, and back to 0 with its last one.
  *
  * Invariants (adopt_validate, linear): an entry in use says the same as the adoption that has it, and no other has it;
- * an adoption is in the list of its session; free_limit is 0 iff there is any; nadopted of a span is the number of
+ * an adoption is in the list of its owner; free_limit is 0 iff there is any; nadopted of a span is the number of
  * adoptions in it (mheap_validate, which walks the spans).
  */
 #include "daemon/heap/adopt.h"
@@ -39,7 +39,7 @@
 
 typedef struct adoption {
     uint64_t offset;
-    session_no session;
+    owner_no owner;
     uint32_t entry; /* in the private memfd */
     UT_hash_handle hh;
     struct adoption *prev;
@@ -51,8 +51,8 @@ struct adopt_table {
     heap_private *private;
     uint32_t free_entry; /* one more than its number; 0: none is free below nadoption_entries */
     adoption *by_offset;
-    adoption *of_session[SHM_SESSIONS_MAX];
-    uint32_t nof_session[SHM_SESSIONS_MAX];
+    adoption *of_owner[SHM_OWNERS_MAX];
+    uint32_t nof_owner[SHM_OWNERS_MAX];
 };
 
 adopt_table *adopt_new(heapfile *file)
@@ -114,8 +114,8 @@ static void adoption_remove(adopt_table *table, adoption *a)
     set_free_limit(table, HASH_COUNT(table->by_offset) - 1);
     CRASH_POINT(adopt_remove_after_counters);
     HASH_DEL(table->by_offset, a);
-    DL_DELETE(table->of_session[a->session.n], a);
-    table->nof_session[a->session.n]--;
+    DL_DELETE(table->of_owner[a->owner.n], a);
+    table->nof_owner[a->owner.n]--;
     free(a);
 }
 
@@ -141,31 +141,31 @@ static adoption *adoption_find(const adopt_table *table, uint64_t offset)
 }
 
 /* The object at offset, which has no adoption, has one with that entry. False: no memory. */
-static bool adoption_add(adopt_table *table, uint64_t offset, uint32_t entry, session_no session)
+static bool adoption_add(adopt_table *table, uint64_t offset, uint32_t entry, owner_no owner)
 {
     adoption *a = calloc(1, sizeof(*a));
 
     if (a == NULL)
         return false;
-    *a = (adoption){ .offset = offset, .session = session, .entry = entry };
+    *a = (adoption){ .offset = offset, .owner = owner, .entry = entry };
     HASH_ADD(hh, table->by_offset, offset, sizeof(a->offset), a);
     if (a->hh.tbl == NULL) {
         free(a);
         return false;
     }
-    DL_APPEND(table->of_session[session.n], a);
-    table->nof_session[session.n]++;
+    DL_APPEND(table->of_owner[owner.n], a);
+    table->nof_owner[owner.n]++;
     return true;
 }
 
-/* It is session's from now on. */
-static void adoption_move(adopt_table *table, adoption *a, session_no session)
+/* It is owner's from now on. */
+static void adoption_move(adopt_table *table, adoption *a, owner_no owner)
 {
-    DL_DELETE(table->of_session[a->session.n], a);
-    table->nof_session[a->session.n]--;
-    a->session = session;
-    DL_APPEND(table->of_session[session.n], a);
-    table->nof_session[session.n]++;
+    DL_DELETE(table->of_owner[a->owner.n], a);
+    table->nof_owner[a->owner.n]--;
+    a->owner = owner;
+    DL_APPEND(table->of_owner[owner.n], a);
+    table->nof_owner[owner.n]++;
 }
 
 void adopt_ensure_kept(shm_map *map, page_no first)
@@ -191,23 +191,23 @@ static void forget_stale_tiny(adopt_table *table, const object_ref *object)
         adopt_clear(table, object->offset / TINY_BLOCK_BYTES * TINY_BLOCK_BYTES + at);
 }
 
-int adopt_set(adopt_table *table, const object_ref *object, session_no session, uint32_t epoch)
+int adopt_set(adopt_table *table, const object_ref *object, owner_no owner, uint32_t epoch)
 {
     shm_span *span = shm_span_at(table->map, object->first);
     adoption *a;
     uint32_t entry;
 
-    if (table->nof_session[session.n] >= ADOPT_PER_SESSION_MAX)
+    if (table->nof_owner[owner.n] >= ADOPT_PER_OWNER_MAX)
         return ADOPT_E_FULL;
     forget_stale_tiny(table, object);
     a = adoption_find(table, object->offset);
     if (a != NULL) {
         entry = a->entry;
-        adoption_move(table, a, session);
+        adoption_move(table, a, owner);
     } else {
         if (!entry_take(table, &entry))
             return ADOPT_E_FULL;
-        if (!adoption_add(table, object->offset, entry, session)) {
+        if (!adoption_add(table, object->offset, entry, owner)) {
             entry_give_back(table, entry);
             return ADOPT_E_FULL;
         }
@@ -216,7 +216,7 @@ int adopt_set(adopt_table *table, const object_ref *object, session_no session, 
         u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) + 1);
     }
     CRASH_POINT(adopt_after_counters);
-    u64_store_release(&table->private->adoptions[entry].who, (uint64_t)session.n << 32 | epoch);
+    u64_store_release(&table->private->adoptions[entry].who, (uint64_t)owner.n << 32 | epoch);
     u64_store_release(&table->private->adoptions[entry].offset, object->offset);
     CRASH_POINT(adopt_after_entry);
     (void)u64_fetch_or_acq_rel(shm_kept_word(table->map, object->first, object->word), object->bit);
@@ -250,9 +250,9 @@ static bool is_same_object(const shm_map *map, uint64_t offset, object_ref *ret)
            (u64_load_acquire(shm_kept_word(map, ret->first, ret->word)) & ret->bit) != 0;
 }
 
-bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *ret_lives)
+bool adopt_pop(adopt_table *table, owner_no owner, object_ref *ret, bool *ret_lives)
 {
-    adoption *a = table->of_session[session.n];
+    adoption *a = table->of_owner[owner.n];
 
     if (a == NULL)
         return false;
@@ -263,9 +263,15 @@ bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *re
 
 /* --- after another daemon --- */
 
-/* True if the session has an entry in spans that is in use. */
-static bool session_lives(const shm_map *map, uint64_t no, uint32_t epoch)
+/* True if the owner has an entry in spans that is in use. */
+static bool owner_lives(const shm_map *map, uint64_t no, uint32_t epoch)
 {
+    group_word word;
+
+    if (no < SHM_OWNERS_MAX && owner_is_group((uint32_t)no)) {
+        word = group_unpack(u64_load_relaxed(&shm_group_at(map, (uint32_t)no)->word));
+        return word.state != SHM_GROUP_FREE && word.epoch == epoch;
+    }
     return no < u32_load_relaxed(&map->header->nsession_entries) && no < SHM_SESSIONS_MAX &&
            u32_load_relaxed(&map->sessions[no].state) != SHM_SESSION_FREE &&
            u32_load_relaxed(&map->sessions[no].epoch) == epoch;
@@ -280,12 +286,11 @@ bool adopt_recover(adopt_table *table)
         uint64_t who = u64_load_relaxed(&table->private->adoptions[entry].who);
         object_ref object;
 
-        /* It counts if its session is there, its object lives and was adopted, and no entry before names it. */
-        if (offset == 0 || offset >= table->map->arena_bytes ||
-            !session_lives(table->map, who >> 32, (uint32_t)who) ||
+        /* It counts if its owner is there, its object lives and was adopted, and no entry before names it. */
+        if (offset == 0 || offset >= table->map->arena_bytes || !owner_lives(table->map, who >> 32, (uint32_t)who) ||
             !is_same_object(table->map, offset, &object) || adoption_find(table, offset) != NULL)
             entry_give_back(table, entry);
-        else if (!adoption_add(table, offset, entry, (session_no){ (uint16_t)(who >> 32) }))
+        else if (!adoption_add(table, offset, entry, (owner_no){ (uint16_t)(who >> 32) }))
             return false;
     }
     /* Exactly the adoptions: set before the spans' own counters go down, so that clients go on looking. */
@@ -325,25 +330,25 @@ uint32_t adopt_count_span(const adopt_table *table, page_no first)
     return n;
 }
 
-/* The session's list: each adoption in it is the session's, and its entry says so. Returns how many, or -EUCLEAN. */
-static int64_t validate_session(const adopt_table *table, uint16_t no, FILE *err)
+/* The owner's list: each adoption in it is the owner's, and its entry says so. Returns how many, or -EUCLEAN. */
+static int64_t validate_owner(const adopt_table *table, uint16_t no, FILE *err)
 {
     uint32_t n = 0;
 
-    for (const adoption *a = table->of_session[no]; a != NULL && n <= table->nof_session[no]; a = a->next, n++) {
+    for (const adoption *a = table->of_owner[no]; a != NULL && n <= table->nof_owner[no]; a = a->next, n++) {
         uint64_t offset = u64_load_relaxed(&table->private->adoptions[a->entry].offset);
         uint64_t who = u64_load_relaxed(&table->private->adoptions[a->entry].who);
 
-        if (a->session.n != no || offset != a->offset || who >> 32 != no) {
-            (void)fprintf(err, "adopt: 0x%llx of session %u is in the list of session %u; entry %u: 0x%llx of %llu\n",
-                          (unsigned long long)a->offset, a->session.n, no, a->entry, (unsigned long long)offset,
+        if (a->owner.n != no || offset != a->offset || who >> 32 != no) {
+            (void)fprintf(err, "adopt: 0x%llx of owner %u is in the list of owner %u; entry %u: 0x%llx of %llu\n",
+                          (unsigned long long)a->offset, a->owner.n, no, a->entry, (unsigned long long)offset,
                           (unsigned long long)who >> 32);
             return -EUCLEAN;
         }
     }
-    if (n == table->nof_session[no])
+    if (n == table->nof_owner[no])
         return n;
-    (void)fprintf(err, "adopt: %u objects in the list of session %u, %u noted\n", n, no, table->nof_session[no]);
+    (void)fprintf(err, "adopt: %u objects in the list of owner %u, %u noted\n", n, no, table->nof_owner[no]);
     return -EUCLEAN;
 }
 
@@ -355,8 +360,8 @@ int adopt_validate(const adopt_table *table, FILE *err)
     uint64_t nlisted = 0;
     uint64_t nused = 0;
 
-    for (uint16_t no = 0; no < SHM_SESSIONS_MAX; no++) {
-        int64_t n = validate_session(table, no, err);
+    for (uint16_t no = 0; no < SHM_OWNERS_MAX; no++) {
+        int64_t n = validate_owner(table, no, err);
 
         if (n < 0)
             return -EUCLEAN;
@@ -374,6 +379,6 @@ int adopt_validate(const adopt_table *table, FILE *err)
 void adopt_dump(const adopt_table *table, FILE *out)
 {
     for (const adoption *a = table->by_offset; a != NULL; a = a->hh.next)
-        (void)fprintf(out, "adoption %u: object 0x%llx of session %u\n", a->entry, (unsigned long long)a->offset,
-                      a->session.n);
+        (void)fprintf(out, "adoption %u: object 0x%llx of owner %u\n", a->entry, (unsigned long long)a->offset,
+                      a->owner.n);
 }

@@ -1,5 +1,5 @@
 /*
- * Adopt: which session has adopted which object.
+ * Adopt: which owner, a session or a group, has adopted which object.
  */
 #ifndef GOALLOC_DAEMON_HEAP_ADOPT_H
 #define GOALLOC_DAEMON_HEAP_ADOPT_H
@@ -9,19 +9,20 @@
 #include "daemon/memory/heapfile.h"
 #include "shm/object.h"
 
-#define ADOPT_PER_SESSION_MAX 65536u
+#define ADOPT_PER_OWNER_MAX 65536u
 
 typedef struct adopt_table adopt_table;
 
-/* What a caller handles itself: the session has ADOPT_PER_SESSION_MAX, or there is no memory. */
+/* What a caller handles itself: the owner has ADOPT_PER_OWNER_MAX, or there is no memory. */
 enum { ADOPT_E_FULL = 1 };
 
 /* NULL: no memory. The caller owns it. file is borrowed. The table is empty, whatever the file says. */
 adopt_table *adopt_new(heapfile *file);
 
 /*
- * After another daemon, and when the session table is this one's: read the adoptions, and drop those whose object or
- * session is gone. False: no memory. After it adopt_recover_span() sets a span's counters right: call it for each.
+ * After another daemon, and when the tables of sessions and groups are this one's: read the adoptions, and drop those
+ * whose object or owner is gone. False: no memory. After it adopt_recover_span() sets a span's counters right: call it
+ * for each.
  */
 bool adopt_recover(adopt_table *table) __attribute__((warn_unused_result));
 void adopt_recover_span(adopt_table *table, page_no first);
@@ -34,8 +35,11 @@ adopt_table *adopt_free(adopt_table *table); /* returns NULL */
  */
 void adopt_ensure_kept(shm_map *map, page_no first);
 
-/* Note that a live object is session's, whoever's it was, and mark it with its kept bit. 0, ADOPT_E_FULL. */
-int adopt_set(adopt_table *table, const object_ref *object, session_no session, uint32_t epoch)
+/*
+ * Note that a live object is owner's, whose entry has that epoch, whoever's it was, and mark it with its kept bit. 0,
+ * ADOPT_E_FULL.
+ */
+int adopt_set(adopt_table *table, const object_ref *object, owner_no owner, uint32_t epoch)
     __attribute__((warn_unused_result));
 
 /* Drop what is noted of the object at offset, if anything. The kept bit stays as it is. */
@@ -45,10 +49,10 @@ void adopt_clear(adopt_table *table, uint64_t offset);
 void adopt_forget_span(adopt_table *table, page_no first);
 
 /*
- * Take one of session's objects out of the table. False: it has none. *ret_lives: *ret is the object, which lives; else
+ * Take one of owner's objects out of the table. False: it has none. *ret_lives: *ret is the object, which lives; else
  * it had been freed meanwhile.
  */
-bool adopt_pop(adopt_table *table, session_no session, object_ref *ret, bool *ret_lives)
+bool adopt_pop(adopt_table *table, owner_no owner, object_ref *ret, bool *ret_lives)
     __attribute__((warn_unused_result));
 
 /* Adopted objects: all; those in a span, which costs a look for each place of it. */

@@ -7,20 +7,32 @@
  */
 #include "daemon/heap/census.h"
 
+static uint64_t kept_word(const shm_map *map, page_no first, uint32_t w)
+{
+    return span_has_kept(shm_span_at(map, first)) ? u64_load_acquire(shm_kept_word(map, first, w)) : 0;
+}
+
 bool census_step(census *c, const mheap *heap, unsigned budget)
 {
     for (; budget > 0; budget--) {
         page_no first = mheap_next_span(heap, &c->pos);
         const shm_span *span = shm_span_at(heap->map, first);
         census_class *class;
+        uint32_t owner;
 
         if (first.n == 0)
             return true;
+        owner = u32_load_relaxed(&span->owner); /* below SHM_OWNERS_MAX: the daemon alone writes it */
         class = &c->classes[span->spc.n];
         class->nspans++;
         class->npages += span->npages;
-        for (uint32_t w = 0; w < bits_nwords(span->nelems); w++)
-            live_add(heap->map, first, w, live_word(heap->map, first, w), &class->live);
+        for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
+            uint64_t live = live_word(heap->map, first, w);
+
+            live_add(heap->map, first, w, live, &class->live);
+            if (owner != 0)
+                live_add(heap->map, first, w, live & ~kept_word(heap->map, first, w), &c->owned[owner]);
+        }
     }
     return false;
 }

@@ -16,6 +16,7 @@ typedef struct census_class {
 typedef struct census {
     page_no pos;
     census_class classes[SPAN_CLASS_COUNT];
+    live_sum owned[SHM_OWNERS_MAX]; /* by owner: what it frees when it ends, but for what it has adopted */
 } census;
 
 /* Count up to budget spans more. True: that was all. Start with a zeroed census. */

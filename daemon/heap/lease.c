@@ -6,9 +6,10 @@
  * lease ends; a list of spans for each lessee in private memory.
  *
  * The README of this directory follows a lease from end to end. lease_give writes owner (if the lessee reclaims), then
- * the list, then the lease word. At its end the objects of a lessee that reclaims are freed unless their kept bits are
- * set, then owner becomes 0, then mcentral_put writes the lease word: if the daemon dies before that, the next one
- * repeats it.
+ * the list, then the lease word. When a lease ends and the owner with it (a session without a group, or a group that is
+ * ENDING), its objects are freed unless their kept bits are set, then owner becomes 0, then mcentral_put writes the
+ * lease word: if the daemon dies before that, the next one repeats it. While the group goes on, owner and objects stay,
+ * and mcentral_put puts the span into the group's mcentrals: the one store is the lease word.
  *
  * A lease is never taken from a process that lives and has not given it up, but for a large object that another
  * process has freed (large_claim). What its process offers (offers.c) it has given up, if the daemon takes it: but no
@@ -17,7 +18,8 @@
  * be free and get memory afterwards.
  *
  * Invariants (lease_validate, linear in the spans): a span is in its lessee's list iff its lease word says LEASED; its
- * owner is its lessee if that reclaims, else 0; held pages and counters are those of the lists.
+ * owner is its lessee's; a span that nobody leases is owned by a group or nobody; held pages and counters are those of
+ * the lists.
  */
 #include "daemon/heap/lease.h"
 
@@ -91,10 +93,11 @@ void lease_give(lessee *l, page_no first)
     forget_roots(heap, first, span->npages);
     u64_store_relaxed(&header->nleases, nleases);
     u64_store_release(&span->nleases, nleases);
-    if (l->reclaims) {
+    assert(u32_load_relaxed(&span->owner) == 0 || u32_load_relaxed(&span->owner) == l->owner.n);
+    if (l->owner.n != 0) {
         if (span->nelems <= SPAN_NELEMS_MAX / 2)
             adopt_ensure_kept(heap->map, first);
-        u32_store_release(&span->owner, l->no.n);
+        u32_store_release(&span->owner, l->owner.n);
         CRASH_POINT(lease_after_owner);
     }
     left_lease_begins(heap->left, first);
@@ -144,10 +147,11 @@ void lease_shrink(lessee *l, page_no first, uint64_t npages)
  * heap's.
  *
  * Another process may publish an object of it at this moment (goalloc_publish in client/lib/owner.c): it sets the kept
- * bit, passes a fence, and then looks at the owner's state and the lease word. Here the state was stored first (ENDING,
- * or what comes after it), then comes the fence, then the kept bits are read. So either the bit is seen here, and the
- * object stays; or the publisher sees that the session is at its end, and asks the daemon, which knows what it has
- * freed. A publisher that dies after the bit and before the look has told nobody that the object is published.
+ * bit, passes a fence, and then looks at the owner's state: that of a session and the lease word, or that of a group.
+ * Here the state was stored first (ENDING, or what comes after it), then comes the fence, then the kept bits are read.
+ * So either the bit is seen here, and the object stays; or the publisher sees that the owner is at its end, and asks
+ * the daemon, which knows what it has freed. A publisher that dies after the bit and before the look has told nobody
+ * that the object is published.
  */
 static void span_reclaim(mheap *heap, page_no first)
 {
@@ -168,10 +172,19 @@ static void span_reclaim(mheap *heap, page_no first)
         u32_store_release(&span->has_kept, 0);
 }
 
+/* True if the span has an owner that does not go on: a session without a group, or a group that is ENDING. */
+static bool owner_has_ended(const mheap *heap, page_no first)
+{
+    uint32_t owner = u32_load_relaxed(&shm_span_at(heap->map, first)->owner);
+    const group *g = group_at(heap->groups, owner);
+
+    return owner != 0 && (g == NULL || g->state == SHM_GROUP_ENDING);
+}
+
 /* The span is in no list. left: what lives in it is claimed as left by its lessee; NULL: nobody claims it. */
 static void span_end(mheap *heap, page_no first, left_owner_no *left)
 {
-    if (u32_load_relaxed(&shm_span_at(heap->map, first)->owner) != 0)
+    if (owner_has_ended(heap, first))
         span_reclaim(heap, first);
     left_lease_ends(heap->left, first, left);
     mcentral_put(heap, first);
@@ -196,7 +209,7 @@ static bool span_is_empty(const mheap *heap, page_no first)
 
 int lease_return(lessee *l, page_no first)
 {
-    if (l->reclaims && !span_is_empty(l->table->heap, first))
+    if (l->owner.n != 0 && !span_is_empty(l->table->heap, first))
         return LEASE_E_NOT_EMPTY;
     lease_end(l, first, NULL);
     return 0;
@@ -304,30 +317,57 @@ bool lease_take_some_offered(lessee *l, uint64_t npages, unsigned budget)
     return at.n != 0 && lease_room_pages(l) < npages;
 }
 
-bool lease_end_some(lessee *l, unsigned budget)
+/* Free up to budget of the objects that an owner has adopted. True: it has no more. */
+static bool end_adopted(lease_table *table, owner_no owner, unsigned budget)
 {
-    mheap *heap = l->table->heap;
+    mheap *heap = table->heap;
 
-    for (; budget > 0 && l->leased.head.n != 0; budget--)
-        lease_end(l, l->leased.head, &l->left);
-    CRASH_POINT(session_end_half);
     for (; budget > 0; budget--) {
         object_ref object;
         bool lives;
 
-        if (!adopt_pop(heap->adopted, l->no, &object, &lives))
+        if (!adopt_pop(heap->adopted, owner, &object, &lives))
             return true;
         if (lives) {
             (void)object_free_remote(heap->map, &object);
-            (void)lease_sweep(l->table, object.first, true);
+            (void)lease_sweep(table, object.first, true);
         }
     }
     return false;
 }
 
+bool lease_end_some(lessee *l, unsigned budget)
+{
+    for (; budget > 0 && l->leased.head.n != 0; budget--)
+        lease_end(l, l->leased.head, &l->left);
+    CRASH_POINT(session_end_half);
+    if (owner_is_group(l->owner.n))
+        return budget > 0; /* what it has adopted is the group's */
+    return end_adopted(l->table, (owner_no){ l->no.n }, budget);
+}
+
+bool lease_end_group_some(lease_table *table, group *g, unsigned budget)
+{
+    mheap *heap = table->heap;
+
+    assert(g->state == SHM_GROUP_ENDING && g->nmembers == 0);
+    for (size_t i = 0; i < SPAN_CLASS_COUNT * 4; i++) {
+        spanlist *set = &g->central[i / 4].sets[i % 4];
+
+        for (; budget > 0 && set->head.n != 0; budget--) {
+            page_no first = set->head;
+
+            spanlist_remove(set, heap->links, first);
+            span_end(heap, first, NULL);
+            CRASH_POINT(group_end_half);
+        }
+    }
+    return end_adopted(table, g->no, budget);
+}
+
 /* --- after another daemon --- */
 
-/* A leased span is its lessee's again; one whose lessee has ended is nobody's. */
+/* A leased span is its lessee's again; one whose lessee has ended is nobody's, or its group's. */
 static void recover_lease(lease_table *table, page_no first)
 {
     const shm_span *span = shm_span_at(table->heap->map, first);
@@ -335,12 +375,12 @@ static void recover_lease(lease_table *table, page_no first)
     lessee *l = lease_find_lessee(table, lease.session, lease.epoch);
 
     adopt_recover_span(table->heap->adopted, first);
-    if (lease.state != SPAN_LEASED)
-        return;
-    if (l != NULL)
+    if (lease.state == SPAN_LEASED && l != NULL)
         lease_link(l, first);
-    else
+    else if (lease.state == SPAN_LEASED || owner_has_ended(table->heap, first))
         span_end(table->heap, first, NULL);
+    else if (u32_load_relaxed(&span->owner) != 0)
+        mcentral_put_recovered(table->heap, first);
 }
 
 int lease_table_recover(lease_table *table)
@@ -367,7 +407,7 @@ static int validate_lessee(const lessee *l, FILE *err)
 
         nspans++;
         npages += span->npages;
-        if (!is_leased_by(lease, l) || owner != (l->reclaims ? l->no.n : 0)) {
+        if (!is_leased_by(lease, l) || owner != l->owner.n) {
             (void)fprintf(err, "lease: span %u in the list of session %u.%u: state %d, session %u.%u, owner %u\n",
                           first.n, l->no.n, l->epoch, (int)lease.state, lease.session.n, lease.epoch, owner);
             return -EUCLEAN;
@@ -398,8 +438,18 @@ int lease_validate(const lease_table *table, FILE *err)
         }
         nlisted += l->leased.count;
     }
-    for (page_no pos = { 0 }, first; (first = mheap_next_span(heap, &pos)).n != 0;)
-        nleased += lease_unpack(u64_load_relaxed(&shm_span_at(heap->map, first)->lease)).state == SPAN_LEASED;
+    for (page_no pos = { 0 }, first; (first = mheap_next_span(heap, &pos)).n != 0;) {
+        const shm_span *span = shm_span_at(heap->map, first);
+        uint32_t owner = u32_load_relaxed(&span->owner);
+
+        if (lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_LEASED) {
+            nleased++;
+        } else if (owner != 0 && group_at(heap->groups, owner) == NULL) {
+            (void)fprintf(err, "lease: span %u, which nobody leases, has owner %u, which is no group\n", first.n,
+                          owner);
+            return -EUCLEAN;
+        }
+    }
     if (nlisted == table->nleased && nleased == table->nleased)
         return 0;
     (void)fprintf(err, "lease: %llu spans leased, %llu listed, %llu noted\n", (unsigned long long)nleased,

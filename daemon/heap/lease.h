@@ -11,7 +11,7 @@ typedef struct lessee {
     struct lease_table *table; /* the one that it was added to */
     session_no no;
     uint32_t epoch;
-    bool reclaims;        /* its objects are its own: they end with it, unless their kept bits are set */
+    owner_no owner;       /* its objects end with that, unless their kept bits are set: itself or its group. 0: none */
     unsigned nops;        /* operations under way that commit memory for it: it does not end before them */
     uint64_t limit_pages; /* of what it holds; 0: none */
     uint64_t nheld_pages;
@@ -33,16 +33,17 @@ typedef struct lease_table {
 /* What a caller handles itself. */
 enum {
     LEASE_E_NOT_LEASED = 1, /* the lessee does not lease the span that was named */
-    LEASE_E_NOT_EMPTY = 2,  /* a lessee that reclaims returns a span with objects in it */
+    LEASE_E_NOT_EMPTY = 2,  /* a lessee with an owner returns a span with objects in it */
 };
 
 /*
- * After mheap_recover(), and after all lessees that go on have been added: leased spans and adopted objects are theirs
- * again; a span whose lessee is not there is nobody's. 0, -ENOMEM. Linear in the spans.
+ * After mheap_recover(), and after all groups and all lessees that go on have been added: leased spans and adopted
+ * objects are theirs again, and spans that a group owns are its own; a span whose lessee is not there is nobody's, or
+ * its group's. 0, -ENOMEM. Linear in the spans.
  */
 int lease_table_recover(lease_table *table) __attribute__((warn_unused_result));
 
-/* l may lease until it is removed. The caller has set number, epoch, limit and reclaims, and the rest to 0. */
+/* l may lease until it is removed. The caller has set number, epoch, limit and owner, and the rest to 0. */
 void lease_add_lessee(lease_table *table, lessee *l);
 void lease_remove_lessee(lessee *l); /* it leases nothing */
 
@@ -88,10 +89,16 @@ bool lease_take_some_offered(lessee *l, uint64_t npages, unsigned budget);
 
 /*
  * End up to budget leases and adoptions of a lessee that is at its end: what lives in its spans counts as left by it.
- * Places that were not handed out are free, objects stay, those of a lessee that reclaims are freed unless their kept
- * bits are set. True: it holds nothing any more.
+ * Places that were not handed out are free, objects stay, those of an owner that has ended as well are freed unless
+ * their kept bits are set. True: it holds nothing any more.
  */
 bool lease_end_some(lessee *l, unsigned budget) __attribute__((warn_unused_result));
+
+/*
+ * Free up to budget spans' objects and adopted objects of a group that is ENDING and has no members: as above. True:
+ * nothing is its own any more.
+ */
+bool lease_end_group_some(lease_table *table, group *g, unsigned budget) __attribute__((warn_unused_result));
 
 /* Check lists, lease words, owners and counters. 0, -EUCLEAN after printing what differs. Linear in the spans. */
 int lease_validate(const lease_table *table, FILE *err) __attribute__((warn_unused_result));

@@ -2,8 +2,9 @@
  * Left: for each span, the objects that sessions left in it when they ended: their claims.
  *
  * Called by lease (begin and end), session (the last ones that ended), mheap (a span is freed) and the server (walks,
- * for SessionList requests). Data: private, a table of records and a word in each span's link; the spans' bits are read
- * and not written. Nothing here outlives the daemon, and nothing depends on it: it is for people to look at.
+ * for SessionList and Reclaim requests). Data: private, a table of records and a word in each span's link; the spans'
+ * bits are read. Nothing here outlives the daemon, and nothing depends on it: it is for people to look at, and to have
+ * freed what nobody else will (left_free_step), which sets remote bits as any process may.
  *
  * A record belongs to one span and has a bit for each of its objects (of a tiny span: for each block). The records of a
  * span are chained from its link:
@@ -26,6 +27,8 @@
  */
 #include "daemon/heap/left.h"
 
+#include "shm/object.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,7 +40,11 @@ typedef struct record {
     page_no first;       /* of its span; 0: the record is free */
     uint32_t next;       /* in its span's chain, or among the free ones; 0: none */
     left_owner_no owner; /* 0: what was there before */
+    bool sure;           /* of a claim: what was before its owner's lease was known */
+    uint32_t nleases;    /* low half of the span's: who has leased it last when the record was made */
 } record;
+
+_Static_assert(sizeof(record) == 144, "what the README says of it");
 
 typedef struct claimant {
     bool used;
@@ -53,8 +60,13 @@ struct left_table {
     uint32_t nused; /* records from here on were never used */
     uint32_t free;
     uint32_t walk_at;
+    uint64_t known_from; /* leases from that number on began when this table had a record of what was before, if any */
     uint32_t nforgotten; /* owners that are forgotten and have claims */
     uint16_t search_from;
+    bool wanted[LEFT_OWNERS_MAX + 1]; /* of the pass that frees */
+    bool free_them;
+    uint32_t free_at;
+    left_freed freed;
     claimant owners[LEFT_OWNERS_MAX + 1];
     record records[RECORDS_MAX]; /* records[0] is none */
 };
@@ -67,6 +79,7 @@ left_table *left_new(const shm_map *map, span_link *links)
         table->map = map;
         table->links = links;
         table->nused = 1;
+        table->known_from = u64_load_relaxed(&map->header->nleases) + 1;
     }
     return table;
 }
@@ -82,18 +95,23 @@ left_table *left_free(left_table *table)
 /* The span gets a record of these bits, unless all records are in use. */
 static void record_push(left_table *table, page_no first, left_owner_no owner, const uint64_t *bits, uint32_t nwords)
 {
+    uint64_t nleases = u64_load_relaxed(&shm_span_at(table->map, first)->nleases);
     uint32_t i = table->free;
     record *r = &table->records[i];
 
-    if (i != 0)
+    if (i != 0) {
         table->free = r->next;
-    else if (table->nused < RECORDS_MAX)
+    } else if (table->nused < RECORDS_MAX) {
         r = &table->records[i = table->nused++];
-    else
+    } else {
+        table->known_from = nleases + 1;
         return;
+    }
     memcpy(r->bits, bits, nwords * sizeof(bits[0]));
     r->first = first;
     r->owner = owner;
+    r->nleases = (uint32_t)nleases;
+    r->sure = nleases >= table->known_from;
     r->next = table->links[first.n].left;
     table->links[first.n].left = i;
     if (owner.n != 0)
@@ -103,6 +121,7 @@ static void record_push(left_table *table, page_no first, left_owner_no owner, c
 static void owner_release(left_table *table, claimant *o)
 {
     table->nforgotten--;
+    table->wanted[o - table->owners] = false; /* the number may be another's soon */
     *o = (claimant){ .used = false };
 }
 
@@ -275,6 +294,102 @@ bool left_wants_walk(const left_table *table)
 live_sum left_of(const left_table *table, left_owner_no owner)
 {
     return table->owners[owner.n].counted;
+}
+
+/* --- freeing --- */
+
+/* The objects that live in a block of a tiny span are freed; those that somebody has freed meanwhile are not counted.
+ */
+static void free_block(const shm_map *map, page_no first, uint32_t block, live_sum *freed)
+{
+    uint64_t from = map->base + page_offset(first) + block * TINY_BLOCK_BYTES;
+
+    for (uint64_t at = from; at < from + TINY_BLOCK_BYTES; at++) {
+        object_ref object;
+
+        if (object_find(map, at, &object) == OBJECT_LIVE && object_free_remote(map, &object) == OBJECT_LIVE) {
+            freed->objects++;
+            freed->bytes += object.bytes;
+        }
+    }
+}
+
+/* The same for the objects that bits of word w stand for. */
+static void free_bits(const shm_map *map, page_no first, uint32_t w, uint64_t bits, live_sum *freed)
+{
+    const shm_span *span = shm_span_at(map, first);
+    uint64_t before;
+
+    if (!span_is_tiny(span)) {
+        before = u64_fetch_or_acq_rel(shm_remote_word(map, first, w), bits);
+        live_add(map, first, w, bits & ~before, freed);
+        return;
+    }
+    for (; bits != 0; bits &= bits - 1)
+        free_block(map, first, w * 64 + (uint32_t)__builtin_ctzll(bits), freed);
+}
+
+/*
+ * A claim is sure if it was known what the session had found in the span, and nobody has leased the span since: then its
+ * places were not used again, so what lives of it is what the session left. Nobody leases the span now either, and the daemon, whose thread this is, leases it to nobody
+ * meanwhile. Kept bits that may mean that an object is adopted make it another's.
+ */
+static void free_claim(left_table *table, const record *r)
+{
+    left_freed *f = &table->freed;
+    const shm_span *span = shm_span_at(table->map, r->first);
+    bool sure = r->sure && lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_CENTRAL &&
+                (uint32_t)u64_load_relaxed(&span->nleases) == r->nleases;
+    bool adopted = u32_load_relaxed(&span->nadopted) != 0;
+
+    for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
+        uint64_t bits = r->bits[w] == 0 ? 0 : r->bits[w] & live_word(table->map, r->first, w);
+
+        if (adopted && bits != 0)
+            bits &= ~u64_load_acquire(shm_kept_word(table->map, r->first, w));
+        if (bits == 0)
+            continue;
+        if (!sure)
+            live_add(table->map, r->first, w, bits, &f->unsure);
+        else if (!table->free_them)
+            live_add(table->map, r->first, w, bits, &f->freed);
+        else
+            free_bits(table->map, r->first, w, bits, &f->freed);
+    }
+}
+
+void left_free_begin(left_table *table, bool free_them)
+{
+    memset(table->wanted, 0, sizeof(table->wanted));
+    table->free_them = free_them;
+    table->free_at = 1;
+    table->freed = (left_freed){ .freed = { 0 } };
+}
+
+void left_free_want(left_table *table, left_owner_no owner)
+{
+    table->wanted[owner.n] = owner.n != 0;
+}
+
+bool left_free_step(left_table *table, unsigned budget, void (*span_done)(void *data, page_no first), void *data)
+{
+    for (; budget > 0 && table->free_at < table->nused; budget--, table->free_at++) {
+        const record *r = &table->records[table->free_at];
+        page_no first = r->first;
+        uint64_t before = table->freed.freed.objects;
+
+        if (first.n == 0 || !table->wanted[r->owner.n])
+            continue;
+        free_claim(table, r);
+        if (table->free_them && table->freed.freed.objects != before)
+            span_done(data, first); /* the record may be gone then */
+    }
+    return table->free_at >= table->nused;
+}
+
+left_freed left_free_result(const left_table *table)
+{
+    return table->freed;
 }
 
 /* --- looking --- */

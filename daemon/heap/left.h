@@ -49,6 +49,24 @@ bool left_walk_step(left_table *table, unsigned budget) __attribute__((warn_unus
 bool left_wants_walk(const left_table *table);
 live_sum left_of(const left_table *table, left_owner_no owner);
 
+/*
+ * A pass over the claims of owners that are wanted, to free what lives, or (free_them false) to count it: begin, want,
+ * and step until it is true. What may be another session's object, since the span was leased after the claim was made, or
+ * what was in it before is not known (another daemon gave the lease, or records had run out), is not freed but counted
+ * as unsure; what somebody has adopted is neither. span_done is called for each span in
+ * which objects were freed, by their remote bits, and has it swept. An owner that is forgotten is wanted no longer.
+ */
+typedef struct left_freed {
+    live_sum freed;
+    live_sum unsure;
+} left_freed;
+
+void left_free_begin(left_table *table, bool free_them);
+void left_free_want(left_table *table, left_owner_no owner); /* 0: does nothing */
+bool left_free_step(left_table *table, unsigned budget, void (*span_done)(void *data, page_no first), void *data)
+    __attribute__((warn_unused_result));
+left_freed left_free_result(const left_table *table);
+
 /* Check records, chains and counters. 0, -EUCLEAN after printing what differs. */
 int left_validate(const left_table *table, FILE *err) __attribute__((warn_unused_result));
 

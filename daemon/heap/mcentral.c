@@ -1,5 +1,7 @@
 /*
  * mcentral: for each span class two pairs of sets, partial and full, of spans in state CENTRAL (runtime/mcentral.go).
+ * Spans that nobody owns are in the heap's mcentrals, those of a group in the group's (group.h), from which its members
+ * alone lease. A span's owner says which, so it does not change while the span is in a set.
  *
  * Called by the refill handler, lease (a lease ends) and sweep (background). Data: links in private memory; the
  * spans' alloc, remote and kept bits, which the daemon may write while nobody leases the span; of tiny spans also the
@@ -35,10 +37,28 @@ uint32_t span_fold(mheap *heap, page_no first)
     return nlive;
 }
 
+/* The mcentrals of an owner: a group has its own. The span of a session without a group is never in any. */
+static mcentral *mcentrals_of(mheap *heap, uint32_t owner)
+{
+    group *g = group_at(heap->groups, owner);
+
+    return g != NULL ? g->central : heap->central;
+}
+
 /* The set that a place stands for. */
 static spanlist *set_of(mheap *heap, page_no first, enum span_place place)
 {
-    return &heap->central[shm_span_at(heap->map, first)->spc.n].sets[place - PLACE_PARTIAL];
+    const shm_span *span = shm_span_at(heap->map, first);
+
+    return &mcentrals_of(heap, u32_load_relaxed(&span->owner))[span->spc.n].sets[place - PLACE_PARTIAL];
+}
+
+void mcentral_put_recovered(mheap *heap, page_no first)
+{
+    bool is_large = span_class_size(shm_span_at(heap->map, first)->spc).n == 0;
+    enum span_place place = is_large ? PLACE_FULL_1 : PLACE_PARTIAL_1;
+
+    spanlist_push_back(set_of(heap, first, place), heap->links, first, place);
 }
 
 void mcentral_remove(mheap *heap, page_no first)
@@ -59,9 +79,9 @@ static void mcentral_insert(mheap *heap, page_no first, uint32_t nlive)
         spanlist_push_back(set_of(heap, first, place), heap->links, first, place);
 }
 
-page_no mcentral_take(mheap *heap, span_class spc, unsigned *budget, uint32_t *ret_nfree)
+page_no mcentral_take(mheap *heap, owner_no owner, span_class spc, unsigned *budget, uint32_t *ret_nfree)
 {
-    spanlist *sets = heap->central[spc.n].sets;
+    spanlist *sets = mcentrals_of(heap, owner.n)[spc.n].sets;
     unsigned swept = heap->sweep_gen & 1;
     spanlist *order[] = { &sets[swept], &sets[!swept], &sets[PLACE_FULL - PLACE_PARTIAL + !swept] };
 

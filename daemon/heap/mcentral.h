@@ -13,14 +13,14 @@
 uint32_t span_fold(mheap *heap, page_no first);
 
 /*
- * Take a span of class spc with a free object out of the central lists. *budget is what may still be looked at; it
- * falls. *ret_nfree: its free objects. Page 0: none found.
+ * Take a span of class spc with a free object out of the central lists of an owner, of those that nobody owns, or of a
+ * group. *budget is what may still be looked at; it falls. *ret_nfree: its free objects. Page 0: none found.
  */
-page_no mcentral_take(mheap *heap, span_class spc, unsigned *budget, uint32_t *ret_nfree);
+page_no mcentral_take(mheap *heap, owner_no owner, span_class spc, unsigned *budget, uint32_t *ret_nfree);
 
 /*
  * The span's lease has ended and it is in no list: mark it CENTRAL, fold, and put it where it belongs: its class's
- * lists, or, with no object left, back to mheap.
+ * lists, those of its owner if that is a group, or, with no object left, back to mheap.
  */
 void mcentral_put(mheap *heap, page_no first);
 
@@ -29,6 +29,9 @@ void mcentral_put(mheap *heap, page_no first);
  * where it belongs. True if its pages came free.
  */
 bool mcentral_sweep(mheap *heap, page_no first, bool force);
+
+/* After another daemon: a CENTRAL span that is in no list goes into an unswept set. Its bits are not read. */
+void mcentral_put_recovered(mheap *heap, page_no first);
 
 /* Take a span out of its set, to lease it. */
 void mcentral_remove(mheap *heap, page_no first);

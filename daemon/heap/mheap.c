@@ -63,8 +63,9 @@ int mheap_init_private(mheap *heap, heapfile *file, uint64_t limit_bytes)
         return -ENOMEM;
     heap->adopted = adopt_new(file);
     heap->left = left_new(heap->map, heap->links);
-    if (heap->adopted != NULL && heap->left != NULL && metabook_init(&heap->book, heap->map) == 0 &&
-        pagealloc_new(&heap->pages, heap->map->npages) == 0)
+    heap->groups = group_table_new(file);
+    if (heap->adopted != NULL && heap->left != NULL && heap->groups != NULL &&
+        metabook_init(&heap->book, heap->map) == 0 && pagealloc_new(&heap->pages, heap->map->npages) == 0)
         return 0;
     mheap_end(heap);
     return -ENOMEM;
@@ -90,6 +91,7 @@ void mheap_end(mheap *heap)
     heap->pages = pagealloc_free(heap->pages);
     heap->adopted = adopt_free(heap->adopted);
     heap->left = left_free(heap->left);
+    heap->groups = group_table_free(heap->groups);
     metabook_end(&heap->book);
 }
 

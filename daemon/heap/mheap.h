@@ -8,6 +8,7 @@
 
 #include "daemon/heap/adopt.h"
 #include "daemon/memory/heapfile.h"
+#include "daemon/heap/group.h"
 #include "daemon/heap/left.h"
 #include "daemon/heap/metabook.h"
 #include "daemon/heap/pagecache.h"
@@ -18,14 +19,6 @@
 /* What a caller handles itself: no range of free pages that long in the arena. */
 enum { MHEAP_E_EXHAUSTED = 1 };
 
-/*
- * Two sets of spans with a free object when last looked at, then two of spans without, and large objects. One of each
- * pair is swept, the other is not; they change roles when a sweep begins (see mcentral.c).
- */
-typedef struct mcentral {
-    spanlist sets[4];
-} mcentral;
-
 /* Pages aside: taken, in no span, while something happens to the memory behind them (mheap_take_aside()). */
 enum mheap_aside { ASIDE_RELEASE, ASIDE_RELEASE_DENSE, ASIDE_AHEAD, ASIDE_GROWTH, ASIDE_UNUSED, ASIDE_KINDS };
 
@@ -35,9 +28,10 @@ typedef struct mheap {
     pagealloc *pages;
     pagecache cache;
     span_link *links; /* one a page, used at a span's first page; sparse */
-    mcentral central[SPAN_CLASS_COUNT];
+    mcentral central[SPAN_CLASS_COUNT]; /* of spans that have no owner; a group's spans are in its own */
     uint32_t sweep_gen;   /* its lowest bit says which of each mcentral's sets are swept */
     adopt_table *adopted; /* adoptions end with their span at the latest */
+    group_table *groups;  /* who owns spans that no session leases */
     left_table *left;     /* so do claims on what sessions have left */
     roots *roots;         /* looked at before pages are used for other objects; NULL: there are none */
     uint64_t limit_bytes; /* soft limit of arena and metadata, 0: none */

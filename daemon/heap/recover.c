@@ -1,21 +1,21 @@
 /*
  * Recover: an mheap over what another daemon has left.
  *
- * Called by main. Calls pagealloc and metabook. Reads the heap-arena table, the page map and the spans' descriptions;
- * of these it writes only page map entries that mean nothing, and elem_bytes of large spans.
+ * Called by main. Calls pagealloc, metabook and mcentral. Reads the heap-arena table, the page map and the spans'
+ * descriptions; of these it writes only page map entries that mean nothing, and elem_bytes of large spans.
  *
  *   1. The heap-arena table says how far the heap had grown.
  *   2. The page map and the descriptions say which pages are taken. A page map entry whose span does not reach so far,
  *      or whose lease word says FREE, was left half-done (mheap.c gives the orders) and is cleared. Everything else
  *      has to be whole, or the heap is refused.
- *   3. CENTRAL spans go into the unswept sets; their bits are not read. Leased spans are in no list until
- *      lease_table_recover() gives them to their lessees.
+ *   3. CENTRAL spans without an owner go into the unswept sets; their bits are not read. Those of groups and leased
+ *      spans are in no list until lease_table_recover() gives them to their groups and lessees.
  *   4. Free pages count as having memory where they may have some (recover_backed). The peak of pages with memory is
  *      the header's word, which the daemons before have kept, and does not rise by that (ndoubted_pages).
  *
  * If this daemon dies as well, the next one finds the same: each store here is one that it may repeat.
  */
-#include "daemon/heap/mheap.h"
+#include "daemon/heap/mcentral.h"
 
 #include <errno.h>
 
@@ -55,7 +55,7 @@ static const char *recover_check_span(const mheap *heap, page_no first, uint64_t
         (class == 0 && (span->nelems != 1 || span->magic != 0)))
         return "a span's description is damaged";
     if ((lease.state != SPAN_LEASED && lease.state != SPAN_CENTRAL) || lease.session.n >= SHM_SESSIONS_MAX ||
-        u32_load_relaxed(&span->owner) >= SHM_SESSIONS_MAX)
+        u32_load_relaxed(&span->owner) >= SHM_OWNERS_MAX)
         return "a lease word is damaged";
     for (uint64_t i = 0; i < span->npages; i++) {
         if (u32_load_relaxed(&heap->map->page_map[first.n + i]) != first.n)
@@ -75,12 +75,9 @@ static void recover_span(mheap *heap, page_no first)
     metabook_note_span(&heap->book, first, span->npages);
     heap->ninuse_pages += span->npages;
     heap->ninuse_spans++;
-    if (lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_CENTRAL) {
-        enum span_place place = span_class_size(span->spc).n == 0 ? PLACE_FULL_1 : PLACE_PARTIAL_1;
-
-        /* Unswept: mcentral folds and counts before it hands the span out. */
-        spanlist_push_back(&heap->central[span->spc.n].sets[place - PLACE_PARTIAL], heap->links, first, place);
-    }
+    /* Unswept: mcentral folds and counts before it hands the span out. */
+    if (lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_CENTRAL && u32_load_relaxed(&span->owner) == 0)
+        mcentral_put_recovered(heap, first);
 }
 
 /* Go through the page map. An entry that names no whole span is half-done: it is cleared. NULL, or what is wrong. */

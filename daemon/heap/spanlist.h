@@ -31,6 +31,14 @@ typedef struct spanlist {
     uint64_t count;
 } spanlist;
 
+/*
+ * Two sets of spans with a free object when last looked at, then two of spans without, and large objects. One of each
+ * pair is swept, the other is not; they change roles when a sweep begins (see mcentral.c).
+ */
+typedef struct mcentral {
+    spanlist sets[4];
+} mcentral;
+
 static inline void spanlist_push_back(spanlist *list, span_link *links, page_no span, enum span_place place)
 {
     assert(links[span.n].place == PLACE_NONE && place != PLACE_NONE);

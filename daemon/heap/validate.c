@@ -43,16 +43,53 @@ static int validate_span(const mheap *heap, page_no first, uint64_t *nadopted, F
     return 0;
 }
 
+static uint64_t count_listed(const mcentral central[SPAN_CLASS_COUNT])
+{
+    uint64_t n = 0;
+
+    for (int c = 0; c < SPAN_CLASS_COUNT; c++) {
+        for (int i = 0; i < 4; i++)
+            n += central[c].sets[i].count;
+    }
+    return n;
+}
+
+/* The spans in a group's mcentrals are the group's. */
+static int validate_group(const mheap *heap, const group *g, FILE *err)
+{
+    for (int i = 0; i < SPAN_CLASS_COUNT * 4; i++) {
+        const spanlist *set = &g->central[i / 4].sets[i % 4];
+        uint64_t n = 0;
+
+        for (page_no first = set->head; first.n != 0 && n < set->count; first = heap->links[first.n].next, n++) {
+            const shm_span *span = shm_span_at(heap->map, first);
+
+            if (u32_load_relaxed(&span->owner) != g->no.n || span->spc.n != i / 4) {
+                (void)fprintf(err, "group: span %u of owner %u, class %u is in the sets of group %u, class %d\n",
+                              first.n, u32_load_relaxed(&span->owner), span->spc.n, g->no.n, i / 4);
+                return -EUCLEAN;
+            }
+        }
+        if (n != set->count) {
+            (void)fprintf(err, "group: a set of group %u has %llu spans, %llu noted\n", g->no.n, (unsigned long long)n,
+                          (unsigned long long)set->count);
+            return -EUCLEAN;
+        }
+    }
+    return 0;
+}
+
 int mheap_validate(const mheap *heap, FILE *err)
 {
     uint64_t npages = 0;
     uint64_t nspans = 0;
-    uint64_t nlisted = 0;
+    uint64_t nlisted;
     uint64_t ncentral = 0;
     uint64_t nadopted = 0;
 
     if (pagealloc_validate(heap->pages, err) < 0 || adopt_validate(heap->adopted, err) < 0 ||
-        left_validate(heap->left, err) < 0 || metabook_validate(&heap->book, pagealloc_end(heap->pages).n, err) < 0)
+        left_validate(heap->left, err) < 0 || group_table_validate(heap->groups, err) < 0 ||
+        metabook_validate(&heap->book, pagealloc_end(heap->pages).n, err) < 0)
         return -EUCLEAN;
     for (page_no pos = { 0 }, first; (first = mheap_next_span(heap, &pos)).n != 0;) {
         if (validate_span(heap, first, &nadopted, err) < 0)
@@ -61,9 +98,13 @@ int mheap_validate(const mheap *heap, FILE *err)
         npages += shm_span_at(heap->map, first)->npages;
         ncentral += heap->links[first.n].place >= PLACE_PARTIAL;
     }
-    for (int c = 0; c < SPAN_CLASS_COUNT; c++) {
-        for (int i = 0; i < 4; i++)
-            nlisted += heap->central[c].sets[i].count;
+    nlisted = count_listed(heap->central);
+    for (uint32_t i = 0; i < SHM_GROUPS_MAX; i++) {
+        if (heap->groups->groups[i] == NULL)
+            continue;
+        if (validate_group(heap, heap->groups->groups[i], err) < 0)
+            return -EUCLEAN;
+        nlisted += count_listed(heap->groups->groups[i]->central);
     }
 
     uint64_t ntaken = pagealloc_npages_added(heap->pages) - pagealloc_npages_free(heap->pages) - 1 -

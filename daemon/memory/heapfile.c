@@ -298,11 +298,27 @@ int heapfile_life_fd(const heapfile *file, session_no session)
     return reopen_locked(file->fds[HEAPFILE_SPANS], session.n);
 }
 
-bool heapfile_session_lives(const heapfile *file, session_no session)
+int heapfile_group_fd(const heapfile *file, owner_no group)
 {
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = session.n, .l_len = 1 };
+    return reopen_locked(file->fds[HEAPFILE_SPANS], group.n);
+}
+
+/* True while any description has a lock on that byte of spans. */
+static bool byte_is_locked(const heapfile *file, off_t at)
+{
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1 };
 
     return fcntl(file->fds[HEAPFILE_SPANS], F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
+}
+
+bool heapfile_session_lives(const heapfile *file, session_no session)
+{
+    return byte_is_locked(file, session.n);
+}
+
+bool heapfile_group_lives(const heapfile *file, owner_no group)
+{
+    return byte_is_locked(file, group.n);
 }
 
 int heapfile_new_offers(uint64_t bytes)

@@ -14,7 +14,7 @@
 enum { HEAPFILE_ARENA, HEAPFILE_SPANS, HEAPFILE_BITMAP, HEAPFILE_PRIVATE, HEAPFILE_NFDS };
 extern const char *const heapfile_names[HEAPFILE_NFDS];
 
-/* An adopted object: in use while offset is not 0. who is written before offset: session number << 32 | its epoch. */
+/* An adopted object: in use while offset is not 0. who is written before offset: owner << 32 | its entry's epoch. */
 typedef struct private_adoption {
     shm_u64 offset;
     shm_u64 who;
@@ -28,6 +28,7 @@ typedef struct heap_private {
     shm_u32 nadoption_entries; /* entries from here on were never used; only rises */
     uint32_t pad;
     uint8_t tokens[SHM_SESSIONS_MAX][SESSION_TOKEN_BYTES];
+    uint8_t group_tokens[SHM_GROUPS_MAX][SESSION_TOKEN_BYTES];
     private_adoption adoptions[ADOPTIONS_MAX];
 } heap_private;
 
@@ -72,6 +73,15 @@ void heapfile_close_fds(const int fds[HEAPFILE_NFDS]);
  * detach. Whichever daemon has spans can ask for it. Returns the descriptor (the caller's), or -errno.
  */
 int heapfile_life_fd(const heapfile *file, session_no session) __attribute__((warn_unused_result));
+
+/*
+ * The same for a group: all its members hold the lock on its byte, together. Unlike a session's, the page is left to
+ * children, so the lock is held as long as there is a process of the family that has not become another program,
+ * whether it has attached or not.
+ */
+int heapfile_group_fd(const heapfile *file, owner_no group) __attribute__((warn_unused_result));
+bool heapfile_group_lives(const heapfile *file, owner_no group);
+
 /* A read-only descriptor of spans for one client, of a description of its own: locks on it end with that client. */
 int heapfile_spans_fd(const heapfile *file) __attribute__((warn_unused_result));
 /* True while anybody has the session's descriptor open or mapped, or if the kernel does not say. */

@@ -9,7 +9,8 @@
  * session: a process that lives may still write the alloc bits of its spans. But if its life lock (heapfile.c) has gone
  * too, its image has: it has exited, or become another program by exec. So after the end of a stream the lock is looked
  * at, at once and then every few milliseconds while it is held: the session is LOST, and its process may come back to
- * it with its token (requests.c), also after this daemon was replaced by another.
+ * it with its token (requests.c), also after this daemon was replaced by another. The same timer looks at the locks of
+ * groups that have no session left and wait for a forked child.
  */
 #include "daemon/serve/deaths.h"
 
@@ -27,6 +28,7 @@
 #endif
 
 #define PAUSE_MS_MAX 32u
+#define PAUSE_MS_GROUPS 256u /* if only groups are looked at, which may wait for hours */
 #define LOOKS_FEW    64u /* at a session that has just been lost, before it counts as lost for long */
 #define OLD_A_LOOK   16u
 
@@ -40,6 +42,31 @@ typedef struct watch {
 
 /* --- lost sessions --- */
 
+/* Groups that only a child which has not attached kept begin to end when that is gone. True: there are others. */
+static bool look_at_groups(deaths *d)
+{
+    const group_table *groups = d->srv->heap->groups;
+    bool more = false;
+    unsigned nlooks = 0;
+
+    for (uint32_t n = 1; n <= SHM_GROUPS_MAX && groups->ngroups > 0; n++) {
+        uint32_t i = (d->from_group + n) % SHM_GROUPS_MAX;
+        group *g = groups->groups[i];
+
+        if (g == NULL || !g->waits)
+            continue;
+        if (nlooks++ == OLD_A_LOOK)
+            return true;
+        d->from_group = i;
+        g->waits = heapfile_group_lives(d->srv->heap->file, g->no);
+        if (g->waits)
+            more = true;
+        else
+            service_wake(d->srv);
+    }
+    return more;
+}
+
 /* Sessions whose processes are gone begin to end. */
 static void on_timer(uv_timer_t *timer)
 {
@@ -47,6 +74,7 @@ static void on_timer(uv_timer_t *timer)
     session_table *table = &d->srv->sessions;
     bool more = false;
     unsigned nold = 0;
+    uint64_t longest_ms;
 
     for (uint32_t n = 1; n <= SHM_SESSIONS_MAX; n++) {
         uint32_t i = (d->from + n) % SHM_SESSIONS_MAX;
@@ -72,9 +100,12 @@ static void on_timer(uv_timer_t *timer)
             service_wake(d->srv);
         }
     }
+    longest_ms = more ? PAUSE_MS_MAX : PAUSE_MS_GROUPS;
+    if (look_at_groups(d))
+        more = true;
     if (more)
         (void)uv_timer_start(timer, on_timer, d->pause_ms, 0);
-    d->pause_ms = d->pause_ms * 2 < PAUSE_MS_MAX ? d->pause_ms * 2 : PAUSE_MS_MAX;
+    d->pause_ms = d->pause_ms * 2 < longest_ms ? d->pause_ms * 2 : longest_ms;
 }
 
 void deaths_look(deaths *d)

@@ -11,6 +11,7 @@ typedef struct deaths {
     uv_timer_t timer;  /* looks whether the processes of lost sessions are still there */
     uint64_t pause_ms; /* until the next look */
     uint32_t from;     /* the entry of the session table that was looked at last */
+    uint32_t from_group; /* the same of the group table */
     struct watch *watches[SHM_SESSIONS_MAX]; /* of the processes' pidfds; NULL: none */
 } deaths;
 

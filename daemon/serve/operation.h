@@ -22,7 +22,7 @@ enum operation_state {
 };
 
 /* Passes over the heap, each for all who ask for the same (rounds.c). */
-enum round { ROUND_STATS, ROUND_SESSIONS, ROUND_SWEEP, ROUNDS };
+enum round { ROUND_STATS, ROUND_SESSIONS, ROUND_SWEEP, ROUND_RECLAIM, ROUNDS };
 
 /* Arrays for spans that are leased: a fixed number of them. What was never used was never touched and has no memory. */
 #define OPERATION_MEMORIES 64u

@@ -10,6 +10,8 @@
  */
 #include "daemon/serve/request_heap.h"
 
+#include "daemon/serve/request_group.h"
+
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
@@ -103,6 +105,11 @@ static void stats_counted(operation *op)
         body.n_classes += fill_class(count, allocs, class, &classes[body.n_classes]);
     }
     body.classes = pointers;
+    if (s != NULL && s->lessee.owner.n != 0) {
+        body.group_live_objects = count->owned[s->lessee.owner.n].objects;
+        body.group_live_bytes = count->owned[s->lessee.owner.n].bytes;
+    }
+    groups_fill_stats(srv, &body);
     (void)reply_body(op->peer, op->id, GOALLOCD__REPLY__RESULT_STATS, &body);
 }
 

@@ -6,8 +6,9 @@
  * A refill, numbered:
  *   1. how many: what is asked for, at most PROTO_SPANS_MAX spans and SHM_REFILL_PAGES_MAX pages, as far as the
  *      session's limit allows.
- *   2. spans with free objects from the mcentral of the class, of any length (a RECLAIM session's spans hold only its
- *      own objects, so it gets fresh ones).
+ *   2. spans with free objects from the mcentral of the class, of any length: those that nobody owns, or those of the
+ *      session's group (a RECLAIM session's spans hold only its own objects or its group's, so without a group it gets
+ *      fresh ones).
  *   3. if these give less than half of what was asked for: fresh spans from mheap. If pages in use would pass the
  *      memory limit, the client is told to give back what it holds idle and to insist; who insists gets little, but
  *      gets it.
@@ -115,7 +116,7 @@ static uint64_t refill_partial(client *c, session *s, const refill *r, uint64_t 
 
     while (c->op.nspans < r->want && *ret_npages < r->want * r->npages && lease_room_pages(&s->lessee) >= longest) {
         uint32_t n;
-        page_no first = mcentral_take(client_service(c)->heap, r->spc, &budget, &n);
+        page_no first = mcentral_take(client_service(c)->heap, s->lessee.owner, r->spc, &budget, &n);
 
         if (first.n == 0)
             break;
@@ -173,7 +174,7 @@ answer handle_refill(client *c, session *s, const Goallocd__Request *request)
     if (a.error != 0)
         return a;
     leasing_begin(c, request);
-    if (span_class_size(r.spc).n != 0 && !(s->flags & SESSION_RECLAIM))
+    if (span_class_size(r.spc).n != 0 && (s->lessee.owner.n == 0 || s->group != NULL))
         nfree = refill_partial(c, s, &r, &npages);
     /* It waits for pages that are being prepared once, for the piece under way; not if it has waited already. */
     if (c->op.nspans == 0 && !c->op.has_turn &&
@@ -231,7 +232,7 @@ static answer resize_target(const session *s, uint32_t name, page_no *ret, bool 
     if (first.n == 0 || u32_load_relaxed(&map->page_map[first.n]) != first.n || span_class_size(span->spc).n != 0 ||
         object_find(map, map->base + page_offset(first), &object) != OBJECT_LIVE)
         return (answer){ EINVAL, "not a live large object" };
-    *ret_central = lease.state == SPAN_CENTRAL && !(s->flags & SESSION_RECLAIM);
+    *ret_central = lease.state == SPAN_CENTRAL && u32_load_relaxed(&span->owner) == s->lessee.owner.n;
     if (*ret_central && span->npages > lease_room_pages(&s->lessee))
         return quota_reached;
     if (!*ret_central && (span->lessee_folds || lease_check(&s->lessee, first.n, &first) != 0))

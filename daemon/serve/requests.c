@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "daemon/serve/deaths.h"
+#include "daemon/serve/request_group.h"
 #include "daemon/serve/request_heap.h"
 #include "daemon/serve/request_lease.h"
 #include "daemon/serve/request_life.h"
@@ -128,7 +129,9 @@ static answer attach_reply(client *c, uint64_t id, session *s)
     int spans_fd = heapfile_spans_fd(file);
     int life_fd = heapfile_life_fd(file, s->lessee.no);
     int offers_fd = readonly ? -1 : offers_renew(&s->lessee.offers, client_service(c)->heap->map->npages);
-    const int fds[ATTACH_NFDS] = {
+    int group_fd = s->group == NULL ? -1 : heapfile_group_fd(file, s->group->no);
+    int nfds = readonly ? ATTACH_FD_OFFERS : ATTACH_NFDS;
+    int fds[ATTACH_NFDS + 1] = {
         [ATTACH_FD_ARENA] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA],
         [ATTACH_FD_SPANS] = spans_fd,
         [ATTACH_FD_BITMAP] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP],
@@ -136,11 +139,15 @@ static answer attach_reply(client *c, uint64_t id, session *s)
         [ATTACH_FD_OFFERS] = offers_fd,
     };
 
-    if (spans_fd < 0 || life_fd < 0 || (!readonly && offers_fd < 0) || !deaths_watch(srv->deaths, c, s)) {
-        heapfile_close_fds((int[]){ spans_fd, life_fd, offers_fd, -1 });
+    if (spans_fd < 0 || life_fd < 0 || (!readonly && offers_fd < 0) || (s->group != NULL && group_fd < 0) ||
+        !deaths_watch(srv->deaths, c, s)) {
+        heapfile_close_fds((int[]){ spans_fd, life_fd, offers_fd, group_fd });
         session_forget(&srv->sessions, s);
+        service_wake(srv); /* its group may have been founded for it */
         return refuse_late(c, id);
     }
+    if (group_fd >= 0)
+        fds[nfds++] = group_fd;
     log_debug("session %u: pid %u, uid %u, '%s'", s->lessee.no.n, s->pid, s->uid, s->label);
     body = attached(c, s);
     body.token = (ProtobufCBinaryData){ .len = SESSION_TOKEN_BYTES, .data = file->private->tokens[s->lessee.no.n] };
@@ -148,11 +155,41 @@ static answer attach_reply(client *c, uint64_t id, session *s)
     body.arena_bytes = header->arena_bytes;
     body.spans_bytes = header->spans_bytes;
     body.bitmap_bytes = header->bitmap_bytes;
+    if (s->group != NULL) {
+        body.group = s->group->no.n;
+        body.group_token =
+            (ProtobufCBinaryData){ .len = SESSION_TOKEN_BYTES,
+                                   .data = (uint8_t *)(uintptr_t)group_token(srv->heap->groups, s->group) };
+    }
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
     reply.attach = &body;
-    peer_reply_with_fds(&c->peer, &reply, fds, readonly ? ATTACH_FD_OFFERS : ATTACH_NFDS);
-    heapfile_close_fds((int[]){ spans_fd, life_fd, offers_fd, -1 });
+    peer_reply_with_fds(&c->peer, &reply, fds, nfds);
+    heapfile_close_fds((int[]){ spans_fd, life_fd, offers_fd, group_fd });
     return ANSWER_GIVEN;
+}
+
+/* The group that the Attach names; NULL: it names none. */
+static answer find_group(client *c, const Goallocd__Attach *ask, group **ret)
+{
+    static const answer errors[] = {
+        [0] = { 0, NULL },
+        [GROUP_E_TOO_LONG] = { ENAMETOOLONG, "a group's name has at most " SHM_TEXT(SHM_GROUP_NAME_MAX) " bytes" },
+        [GROUP_E_NOT_UTF8] = { EILSEQ, "the group's name is not UTF-8" },
+        [GROUP_E_MODE] = { EINVAL, "the sessions of that group have another mode: they reclaim, or they don't" },
+        [GROUP_E_FULL] = { EUSERS, "there are as many groups as there can be" },
+        [GROUP_E_UID_FULL] = { EDQUOT, "this user has founded as many groups as it may" },
+        [GROUP_E_NO_MEMORY] = { ENOMEM, "the daemon has no memory for another group" },
+        [GROUP_E_NO_RANDOM] = { EIO, "the system gives the daemon no random numbers" },
+    };
+    const group_request wanted = { .name = ask->group.data,
+                                   .name_bytes = ask->group.len,
+                                   .uid = c->peer.uid,
+                                   .flags = ask->flags,
+                                   .number = ask->parent_group,
+                                   .token = ask->group_token.data,
+                                   .token_bytes = ask->group_token.len };
+
+    return errors[group_find_or_found(client_service(c)->heap->groups, &wanted, ret)];
 }
 
 static answer handle_attach(client *c, const Goallocd__Request *request)
@@ -163,8 +200,9 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
         [SESSION_E_NO_RANDOM] = { EIO, "the system gives the daemon no random numbers" },
     };
     const Goallocd__Attach *ask = request->attach;
-    session_request wanted = { ask->flags, c->peer.pid, c->peer.uid, ask->limit_bytes, ask->label };
+    session_request wanted = { ask->flags, c->peer.pid, c->peer.uid, ask->limit_bytes, ask->label, NULL };
     session *s;
+    answer a;
     int e;
 
     if (ask->protocol != GOALLOC_PROTOCOL)
@@ -180,8 +218,14 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
         return refuse_late(c, request->id);
     if (ask->token.len != 0)
         return reattach(c, request);
+    a = find_group(c, ask, &wanted.group);
+    if (a.error != 0)
+        return a;
     e = session_open(&client_service(c)->sessions, &wanted, &s);
-    return e != 0 ? open_errors[e] : attach_reply(c, request->id, s);
+    if (e == 0)
+        return attach_reply(c, request->id, s);
+    service_wake(client_service(c)); /* a group that was founded for it ends */
+    return open_errors[e];
 }
 
 static answer handle_detach(client *c, const Goallocd__Request *request)
@@ -233,6 +277,8 @@ static void fill_session(const session *s, live_sum left, Goallocd__SessionInfo 
     ret->rpcs = s->nrpcs;
     ret->left_objects = left.objects;
     ret->left_bytes = left.bytes;
+    ret->group = (char *)(uintptr_t)s->group_name;
+    ret->group_uid = s->group_uid;
 }
 
 static void session_list_counted(operation *op)
@@ -308,10 +354,11 @@ static answer handle_adopt(client *c, session *s, const Goallocd__Request *reque
         return a;
     if (!(s->flags & SESSION_RECLAIM)) {
         object_publish(heap, &object);
-    } else if (u32_load_relaxed(&shm_span_at(heap->map, object.first)->owner) == s->lessee.no.n) {
+    } else if (u32_load_relaxed(&shm_span_at(heap->map, object.first)->owner) == s->lessee.owner.n) {
         object_unkeep(heap, &object);
-    } else if (adopt_set(heap->adopted, &object, s->lessee.no, s->lessee.epoch) != 0) {
-        return (answer){ EDQUOT, "the session has adopted too many objects" };
+    } else if (adopt_set(heap->adopted, &object, s->lessee.owner,
+                         s->group != NULL ? s->group->epoch : s->lessee.epoch) != 0) {
+        return (answer){ EDQUOT, "the session, or its group, has adopted too many objects" };
     } else if (!object_is_live(heap->map, &object)) {
         /* It has been freed meanwhile, perhaps by someone who could not see yet that its kept bit has to go too. */
         object_unkeep(heap, &object);
@@ -369,6 +416,7 @@ static const struct {
     [GOALLOCD__REQUEST__OP_HEAP_MAP] = { .handle = handle_heap_map },
     [GOALLOCD__REQUEST__OP_CHECK] = { .handle = handle_check },
     [GOALLOCD__REQUEST__OP_PING] = { .handle = handle_ping },
+    [GOALLOCD__REQUEST__OP_RECLAIM] = { .handle = handle_reclaim },
     [GOALLOCD__REQUEST__OP_DROP] = { .handle = handle_drop },
     [GOALLOCD__REQUEST__OP_SUBSCRIBE] = { .handle = handle_subscribe },
     [GOALLOCD__REQUEST__OP_SET_LABEL] = { .handle = handle_set_label },

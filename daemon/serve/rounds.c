@@ -5,7 +5,8 @@
  * Runs in the loop's idle handle, from service_wake() until nothing is left. Calls deaths, session, census, left and
  * sweep, and what handlers have given to service_wait().
  *
- * Sessions that are ENDING give back some spans a slice. When one is over, the Detach that asked for it is answered.
+ * Sessions that are ENDING give back some spans a slice. When one is over, the Detach that asked for it is answered. So
+ * do groups whose last session has gone.
  *
  * A round is one pass over the heap for all who ask for the same. It begins when operations are WAITING for it, and
  * these are JOINED from then on. Who asks while it is under way waits for the next one, since the pass has left part
@@ -15,6 +16,7 @@
  *     ROUND_SESSIONS   SessionList       what sessions have left is counted; also without anybody asking, to drop what
  *                                        nobody can ask for any more
  *     ROUND_SWEEP      Trim, Scavenge    all spans are swept
+ *     ROUND_RECLAIM    Reclaim           what ended sessions have left is freed; for one who asks (request_group.c)
  */
 #include "daemon/serve/rounds.h"
 
@@ -26,6 +28,7 @@
 #define END_SLICE_SPANS   256u
 #define COUNT_SLICE_SPANS 1024u
 #define SWEEP_SLICE_SPANS 512u
+#define FREE_SLICE_SPANS  256u
 
 /* --- sessions that end --- */
 
@@ -77,6 +80,26 @@ static bool end_sessions(service *srv)
     return more;
 }
 
+/* Groups without open or lost sessions end. For one that waits for a child, deaths.c looks at its lock. */
+static bool end_groups(service *srv)
+{
+    const group_table *groups = srv->heap->groups;
+    bool more = false;
+
+    for (uint32_t i = 0; i < SHM_GROUPS_MAX && groups->ngroups > 0; i++) {
+        group *g = groups->groups[i];
+        enum session_group_end end;
+
+        if (g == NULL || g->nliving > 0 || g->waits)
+            continue;
+        end = session_group_end_step(&srv->sessions, g, END_SLICE_SPANS);
+        if (end == GROUP_WAITS_FOR_CHILD)
+            deaths_look(srv->deaths);
+        more |= end == GROUP_HAS_MORE;
+    }
+    return more;
+}
+
 /* --- rounds --- */
 
 static void join(operation *op, void *data)
@@ -102,9 +125,20 @@ static bool begin(rounds *r)
         memset(&r->srv->census, 0, sizeof(r->srv->census));
     else if (r->now == ROUND_SESSIONS)
         left_walk_begin(left);
+    else if (r->now == ROUND_RECLAIM)
+        r->srv->reclaiming = true;
     else
         r->sweep_pos = page_at(0);
     return true;
+}
+
+/* Places in it have been freed. */
+static void sweep_span(void *data, page_no first)
+{
+    service *srv = data;
+
+    if (lease_sweep(&srv->sessions.leases, first, true))
+        queue_note(&srv->queue, WAIT_PAGES);
 }
 
 /* A slice of the round r->now. True: that was the last one. */
@@ -115,6 +149,9 @@ static bool step(rounds *r)
         return census_step(&r->srv->census, r->srv->heap, COUNT_SLICE_SPANS);
     case ROUND_SESSIONS:
         return left_walk_step(r->srv->heap->left, COUNT_SLICE_SPANS);
+    case ROUND_RECLAIM:
+        r->srv->reclaiming = !left_free_step(r->srv->heap->left, FREE_SLICE_SPANS, sweep_span, r->srv);
+        return !r->srv->reclaiming;
     default:
         (void)sweep_some(&r->srv->sessions.leases, &r->sweep_pos, SWEEP_SLICE_SPANS, true, OFFERS_TAKE);
         return r->sweep_pos.n == 0;
@@ -150,6 +187,7 @@ static void on_idle(uv_idle_t *idle)
     /* Off first: what the work wakes up is not lost. */
     (void)uv_idle_stop(idle);
     more = end_sessions(r->srv);
+    more |= end_groups(r->srv);
     for (r->now = 0; r->now < ROUNDS; r->now++) {
         bool *active = &r->active[r->now];
 

@@ -185,6 +185,7 @@ void service_dump(const service *srv, FILE *out)
                           (int)c->op.kind, (int)c->op.state, c->op.nspans);
     }
     session_table_dump(&srv->sessions, out);
+    group_table_dump(srv->heap->groups, out);
     roots_dump(srv->roots, out);
     making_dump(&srv->making, out);
     adopt_dump(srv->heap->adopted, out);

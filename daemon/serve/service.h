@@ -38,6 +38,7 @@ typedef struct service {
     uint64_t nrpcs;
     uint64_t started_ms;
     census census;                           /* of ROUND_STATS */
+    bool reclaiming;                         /* a ROUND_RECLAIM is under way, whether its peer is there or not */
     bool tell_census;                        /* objects are to be counted for the log, after a takeover */
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
     page_no rescue_pos;                      /* where the next rescue goes on (leasing.c) */

@@ -7,8 +7,8 @@
  *
  * States of a session: OPEN -> ENDING (Detach, or its process has died) -> gone; OPEN -> LOST (the connection has
  * ended but the process lives, and might still write the alloc bits of its spans: they stay its own) -> ENDING when
- * it dies. A session does not end while memory is being committed for it (the lessee's nops). Ending is done in
- * slices, so others wait little.
+ * it dies. One that is OPEN or LOST keeps its group (daemon/heap/group.h) from ending. A session does not end while
+ * memory is being committed for it (the lessee's nops). Ending is done in slices, so others wait little.
  *
  * Invariants (session_table_validate, linear in sessions and spans): the entry in spans says what the session says;
  * and those of its leases.
@@ -17,8 +17,11 @@
  * is text with an end all the same, since the last byte of every label is 0; label_copy() makes what is no UTF-8
  * harmless; and the process, which got no reply, asks again.
  *
- * A new session: token, fields, epoch, then state. If the daemon dies before the state, the entry is FREE. If it dies
- * after it, nobody holds the life lock of that session, so it ends.
+ * A new session: token, fields (its group among them, which is OPEN), epoch, then state. If the daemon dies before the
+ * state, the entry is FREE. If it dies after it, nobody holds the life lock of that session, so it ends.
+ *
+ * A group's end (session_group_end_step) is looked at when none of its sessions is OPEN or LOST any more. A forked
+ * child that has not attached yet holds the group's lock (heapfile.h), and the group waits for it.
  */
 #include "daemon/serve/session.h"
 
@@ -80,8 +83,19 @@ static shm_session *entry_of(const session_table *table, session_no no)
     return &table->leases.heap->map->sessions[no.n];
 }
 
+/* A session in one of these states keeps its group from ending. */
+static bool is_living(enum shm_session_state state)
+{
+    return state == SHM_SESSION_OPEN || state == SHM_SESSION_LOST;
+}
+
 void session_set_state(session_table *table, session *s, enum shm_session_state state)
 {
+    if (s->group != NULL) {
+        s->group->nliving += is_living(state);
+        s->group->nliving -= is_living(s->state);
+        s->group->waits &= s->group->nliving == 0;
+    }
     s->state = state;
     u32_store_release(&entry_of(table, s->lessee.no)->state, state);
 }
@@ -95,12 +109,19 @@ static session *session_add(session_table *table, session_no no, uint32_t epoch,
         return NULL;
     s->lessee.no = no;
     s->lessee.epoch = epoch;
-    s->lessee.reclaims = request->flags & SESSION_RECLAIM;
+    s->group = request->group;
+    if (request->flags & SESSION_RECLAIM)
+        s->lessee.owner = s->group != NULL ? s->group->no : (owner_no){ no.n };
     s->lessee.limit_pages = request->limit_bytes / PAGE_BYTES + (request->limit_bytes % PAGE_BYTES != 0);
     s->flags = request->flags;
     s->pid = request->pid;
     s->uid = request->uid;
     label_copy(s->label, request->label);
+    if (s->group != NULL) {
+        s->group->nmembers++;
+        s->group_uid = s->group->uid;
+        memcpy(s->group_name, group_name(table->leases.heap->groups, s->group), sizeof(s->group_name));
+    }
     lease_add_lessee(&table->leases, &s->lessee);
     table->nopen++;
     return s;
@@ -109,6 +130,8 @@ static session *session_add(session_table *table, session_no no, uint32_t epoch,
 void session_forget(session_table *table, session *s)
 {
     session_set_state(table, s, SHM_SESSION_FREE);
+    if (s->group != NULL)
+        s->group->nmembers--;
     lease_remove_lessee(&s->lessee);
     table->nopen--;
     free(s);
@@ -124,6 +147,12 @@ static session_no free_number(const session_table *table)
             return (session_no){ no };
     }
     return (session_no){ 0 };
+}
+
+/* What its entry in spans says of its group. */
+static uint32_t group_word_of(const session *s)
+{
+    return s->group != NULL ? s->group->no.n : s->lessee.owner.n;
 }
 
 int session_open(session_table *table, const session_request *request, session **ret)
@@ -153,6 +182,7 @@ int session_open(session_table *table, const session_request *request, session *
     entry->pid = s->pid;
     entry->uid = s->uid;
     entry->limit_bytes = request->limit_bytes;
+    entry->group = group_word_of(s);
     memcpy(entry->label, s->label, sizeof(entry->label));
     u32_store_release(&entry->epoch, s->lessee.epoch);
     CRASH_POINT(session_before_state);
@@ -191,12 +221,16 @@ static int recover_entry(session_table *table, session_no no)
 {
     const shm_session *entry = entry_of(table, no);
     uint32_t state = u32_load_relaxed(&entry->state);
-    session_request request = { entry->flags, entry->pid, entry->uid, entry->limit_bytes, entry->label };
+    group *g = group_at(table->leases.heap->groups, entry->group);
+    session_request request = { entry->flags, entry->pid, entry->uid, entry->limit_bytes, entry->label, g };
     bool ends = state == SHM_SESSION_ENDING || !heapfile_session_lives(table->leases.heap->file, no);
     session *s;
 
     if (state > SHM_SESSION_ENDING || (entry->flags & ~(SESSION_RECLAIM | SESSION_READONLY)) != 0 ||
-        memchr(entry->label, 0, sizeof(entry->label)) == NULL)
+        memchr(entry->label, 0, sizeof(entry->label)) == NULL ||
+        (g == NULL && entry->group != (entry->flags & SESSION_RECLAIM ? no.n : 0)) ||
+        (g != NULL && (g->reclaims != ((entry->flags & SESSION_RECLAIM) != 0) ||
+                       (g->state == SHM_GROUP_ENDING && state != SHM_SESSION_ENDING))))
         return -EUCLEAN;
     s = session_add(table, no, u32_load_relaxed(&entry->epoch), &request); /* an older daemon's label may be anything */
     if (s == NULL)
@@ -208,7 +242,7 @@ static int recover_entry(session_table *table, session_no no)
 int session_table_recover(session_table *table, mheap *heap, const char **ret_why)
 {
     uint32_t nentries = u32_load_relaxed(&heap->map->header->nsession_entries);
-    int r = 0;
+    int r = group_table_recover(heap->groups);
 
     session_table_init(table, heap);
     *ret_why = NULL;
@@ -219,7 +253,7 @@ int session_table_recover(session_table *table, mheap *heap, const char **ret_wh
         CRASH_POINT(recover_half_sessions);
     }
     if (r == -EUCLEAN)
-        *ret_why = "the session table is damaged";
+        *ret_why = "the table of sessions or groups is damaged";
     if (r == 0)
         r = lease_table_recover(&table->leases);
     if (r < 0)
@@ -229,6 +263,33 @@ int session_table_recover(session_table *table, mheap *heap, const char **ret_wh
 
 /* --- the end --- */
 
+/* What it has left in its group's spans is the group's. */
+static void leave_group(session *s)
+{
+    if (s->group != NULL)
+        s->group->nmembers--;
+    s->group = NULL;
+}
+
+enum session_group_end session_group_end_step(session_table *table, group *g, unsigned budget)
+{
+    mheap *heap = table->leases.heap;
+
+    assert(g->nliving == 0);
+    if (g->state == SHM_GROUP_OPEN) {
+        g->waits = heapfile_group_lives(heap->file, g->no);
+        if (g->waits)
+            return GROUP_WAITS_FOR_CHILD;
+        group_set_ending(heap->groups, g);
+    }
+    if (g->nmembers > 0)
+        return GROUP_WAITS_FOR_SESSIONS;
+    if (!lease_end_group_some(&table->leases, g, budget))
+        return GROUP_HAS_MORE;
+    group_forget(heap->groups, g);
+    return GROUP_IS_GONE;
+}
+
 bool session_end_step(session_table *table, session *s, unsigned budget)
 {
     if (!lease_end_some(&s->lessee, budget))
@@ -237,6 +298,7 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
         left_forget_owner(table->leases.heap->left, table->ended[table->nended % SESSIONS_ENDED_MAX].lessee.left);
     s->state = s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED;
     offers_end(&s->lessee.offers);
+    leave_group(s);
     table->ended[table->nended++ % SESSIONS_ENDED_MAX] = *s;
     session_forget(table, s);
     return true;
@@ -253,7 +315,37 @@ static bool entry_agrees(const session_table *table, uint32_t no)
         return u32_load_relaxed(&entry->state) == SHM_SESSION_FREE;
     return u32_load_relaxed(&entry->state) == (uint32_t)s->state && s->state != SHM_SESSION_FREE &&
            u32_load_relaxed(&entry->epoch) == s->lessee.epoch && entry->flags == s->flags && entry->pid == s->pid &&
-           entry->uid == s->uid && s->lessee.reclaims == ((s->flags & SESSION_RECLAIM) != 0);
+           entry->uid == s->uid && (s->lessee.owner.n != 0) == ((s->flags & SESSION_RECLAIM) != 0) &&
+           entry->group == group_word_of(s);
+}
+
+/* The groups' members, counted from the sessions. */
+static int validate_groups(const session_table *table, FILE *err)
+{
+    static uint32_t nmembers[SHM_GROUPS_MAX];
+    static uint32_t nliving[SHM_GROUPS_MAX];
+    const group_table *groups = table->leases.heap->groups;
+
+    memset(nmembers, 0, sizeof(nmembers));
+    memset(nliving, 0, sizeof(nliving));
+    for (uint32_t no = 1; no < SHM_SESSIONS_MAX; no++) {
+        const session *s = session_at(table, no);
+
+        if (s == NULL || s->group == NULL)
+            continue;
+        nmembers[s->group->no.n - SHM_SESSIONS_MAX]++;
+        nliving[s->group->no.n - SHM_SESSIONS_MAX] += is_living(s->state);
+    }
+    for (uint32_t i = 0; i < SHM_GROUPS_MAX; i++) {
+        const group *g = groups->groups[i];
+
+        if (g != NULL && (g->nmembers != nmembers[i] || g->nliving != nliving[i])) {
+            (void)fprintf(err, "group: %u has %u sessions, %u of them living; noted %u and %u\n", g->no.n, nmembers[i],
+                          nliving[i], g->nmembers, g->nliving);
+            return -EUCLEAN;
+        }
+    }
+    return 0;
 }
 
 int session_table_validate(const session_table *table, FILE *err)
@@ -273,6 +365,8 @@ int session_table_validate(const session_table *table, FILE *err)
         (void)fprintf(err, "session: %u there, %u noted\n", nopen, table->nopen);
         return -EUCLEAN;
     }
+    if (validate_groups(table, err) < 0)
+        return -EUCLEAN;
     return lease_validate(&table->leases, err);
 }
 

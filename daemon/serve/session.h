@@ -19,6 +19,9 @@ typedef struct session {
     uint64_t next_search_ns; /* what it offers is not searched for before, at its limit */
     bool searching;          /* it has been told to ask again: a search goes on where the last request's ended */
     bool detached;           /* it ends because its process has asked for that */
+    group *group;            /* NULL: it has none, or it is over */
+    uint32_t group_uid;      /* of the group, whose name outlives it here */
+    char group_name[SHM_GROUP_NAME_BYTES];
     char label[SHM_LABEL_BYTES];
 } session;
 
@@ -57,6 +60,7 @@ typedef struct session_request {
     uint32_t uid;
     uint64_t limit_bytes;
     const char *label; /* cut to SHM_LABEL_BYTES - 1 bytes; what is no UTF-8, or controls terminals, becomes '?' */
+    group *group;      /* that it joins, which is open and of its mode; NULL: none */
 } session_request;
 
 /* What a caller handles itself. */
@@ -69,9 +73,9 @@ enum {
 void session_table_init(session_table *table, mheap *heap);
 
 /*
- * The same after mheap_recover(): sessions that were open are LOST, until their processes come back or turn out to be
- * gone; those that were ending, or whose processes are gone, are ENDING. Leased spans and adopted objects are theirs
- * again. 0, -ENOMEM, -EUCLEAN with *ret_why.
+ * The same after mheap_recover(): groups that had not ended are there, sessions that were open are LOST, until their
+ * processes come back or turn out to be gone; those that were ending, or whose processes are gone, are ENDING. Leased
+ * spans and adopted objects are theirs again. 0, -ENOMEM, -EUCLEAN with *ret_why.
  */
 int session_table_recover(session_table *table, mheap *heap, const char **ret_why) __attribute__((warn_unused_result));
 void session_table_end(session_table *table);
@@ -93,6 +97,14 @@ bool session_has_token(const session_table *table, const session *s, const uint8
 void session_set_label(session_table *table, session *s, const char *label);
 
 void session_set_state(session_table *table, session *s, enum shm_session_state state);
+
+/*
+ * The group has no open or lost session: is it at its end? It becomes ENDING unless a child of a member's may still
+ * attach; an ENDING one without sessions is freed, up to budget spans. A session that attaches meanwhile keeps an open
+ * one.
+ */
+enum session_group_end { GROUP_WAITS_FOR_CHILD, GROUP_WAITS_FOR_SESSIONS, GROUP_HAS_MORE, GROUP_IS_GONE };
+enum session_group_end session_group_end_step(session_table *table, group *g, unsigned budget);
 
 /* lease_end_some() of a session in state ENDING. True: it is over, s is gone. */
 bool session_end_step(session_table *table, session *s, unsigned budget) __attribute__((warn_unused_result));

@@ -136,13 +136,14 @@ static void resize_large(table *t)
 
 /* Everything that changes shared state. A program of its own, so that its environment can name a point. */
 /* Attach; the daemon may be dying and being replaced just now. */
-static void attach_patiently(const char *socket, uint32_t flags)
+static void attach_patiently(const char *socket, uint32_t flags, const char *group)
 {
     goalloc_options options = GOALLOC_OPTIONS_INIT;
     int r = -1;
 
     options.socket_path = socket;
     options.flags = flags;
+    options.group = group;
     for (int i = 0; i < 2000 && r != 0; i++) {
         r = goalloc_attach(&options);
         if (r != 0)
@@ -208,7 +209,7 @@ static int work_default(const char *socket)
 {
     table *t;
 
-    attach_patiently(socket, 0);
+    attach_patiently(socket, 0, NULL);
     CHECK(goalloc_set_label("work") == 0);
     t = the_table();
     for (int i = 0; i < 16; i++) /* of another process */
@@ -260,7 +261,7 @@ static int work_reclaim(const char *socket)
     table *t;
     void *mine[300];
 
-    attach_patiently(socket, GOALLOC_ATTACH_RECLAIM);
+    attach_patiently(socket, GOALLOC_ATTACH_RECLAIM, NULL);
     t = the_table();
     change_roots();
     for (int i = 0; i < 300; i++) {
@@ -279,6 +280,51 @@ static int work_reclaim(const char *socket)
         CHECK(t->objects[i] == NULL || goalloc_adopt(t->objects[i]) == 0);
     for (int i = 110; i < 120; i++)
         CHECK(t->objects[i] == NULL || goalloc_publish(t->objects[i]) == 0);
+    return 0;
+}
+
+/* Objects of the group, of which some are published, freed, or adopted from others. */
+static void work_in_group(table *t, int from)
+{
+    void *mine[200];
+
+    for (int i = 0; i < 200; i++) {
+        size_t size = sizeof(object) + (size_t)i * 50;
+
+        CHECK((mine[i] = goalloc_malloc(size)) != NULL);
+        *(object *)mine[i] = (object){ size, (uintptr_t)mine[i] ^ size };
+    }
+    for (int i = 0; i < 10; i++) {
+        if (t->objects[from + i] != NULL)
+            continue;
+        t->objects[from + i] = mine[i];
+        CHECK(goalloc_publish(mine[i]) == 0);
+    }
+    for (int i = 10; i < 50; i++)
+        goalloc_free(mine[i]);
+    for (int i = 0; i < 5; i++)
+        CHECK(t->objects[from + 20 + i] == NULL || goalloc_adopt(t->objects[from + 20 + i]) == 0);
+}
+
+/* Members that end one after the other: the first ones leave spans to the group, the last one ends it. Twice. */
+static int work_group(const char *socket)
+{
+    for (int round = 0; round < 2; round++) {
+        pid_t pids[3];
+
+        for (int i = 0; i < 3; i++) {
+            pids[i] = fork();
+            CHECK(pids[i] >= 0);
+            if (pids[i] != 0)
+                continue;
+            attach_patiently(socket, GOALLOC_ATTACH_RECLAIM, "group");
+            work_in_group(the_table(), 300 * (2 * i + round));
+            (void)usleep(20000u * (unsigned)i); /* in most runs they end in this order; any other is as good */
+            _exit(0);
+        }
+        for (int i = 0; i < 3; i++)
+            CHECK(child_wait(pids[i]) == 0);
+    }
     return 0;
 }
 
@@ -437,6 +483,7 @@ static void worker_dies(const char *name, const char *mode, unsigned nth)
 #define WORKER_c(name) worker_dies(#name, "default", 1);
 #define WORKER_r(name) worker_dies(#name, "reclaim", 1);
 #define WORKER_d(name)
+#define WORKER_g(name)
 #define WORKER_b(name)
 #define WORKER_t(name)
 #define WORKER_s(name)
@@ -452,6 +499,7 @@ static void worker_may_die_at_every_point(void **state)
 #define LATER_c(name) worker_dies(#name, "default", 2);
 #define LATER_r(name)
 #define LATER_d(name)
+#define LATER_g(name)
 #define LATER_b(name)
 #define LATER_t(name)
 #define LATER_s(name)
@@ -467,7 +515,7 @@ static void worker_may_die_at_every_point_later(void **state)
 /* --- daemons --- */
 
 /* Let the workload run while the daemon is killed at the point, and replaced. */
-static void daemon_dies(const char *name, unsigned nth)
+static void daemon_dies(const char *name, const char *mode, unsigned nth)
 {
     fixture f;
     char crash[80];
@@ -478,6 +526,8 @@ static void daemon_dies(const char *name, unsigned nth)
     (void)snprintf(crash, sizeof(crash), "%s:%u", name, nth);
     fixture_start_kept(&f, NULL);
     assert_int_equal(child_run(&f, make_table, NULL), 0);
+    if (strcmp(mode, "group") == 0)
+        assert_int_equal(run_work(&f, "default", NULL), 0); /* objects of others, to be adopted */
     fixture_kill(&f);
     f.crash = crash;
     fixture_launch(&f);
@@ -485,7 +535,7 @@ static void daemon_dies(const char *name, unsigned nth)
     pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
-        (void)execl("/proc/self/exe", "test_crash", "both", f.socket, (char *)NULL);
+        (void)execl("/proc/self/exe", "test_crash", mode, f.socket, (char *)NULL);
         _exit(127);
     }
     while (waitpid(pid, &status, WNOHANG) == 0) {
@@ -509,13 +559,14 @@ static void daemon_dies(const char *name, unsigned nth)
         fail_msg("no daemon comes by %s for the %uth time", name, nth);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
         fail_msg("%s: the worker ended with status 0x%x", name, (unsigned)status);
-    settle(&f, name, 20, 0);
+    settle(&f, name, strcmp(mode, "group") == 0 ? 30 : 20, 0);
     assert_true(fixture_stop(&f));
 }
 
 #define DAEMON_c(name)
 #define DAEMON_r(name)
-#define DAEMON_d(name) daemon_dies(#name, 1);
+#define DAEMON_d(name) daemon_dies(#name, "both", 1);
+#define DAEMON_g(name) daemon_dies(#name, "group", 1);
 #define DAEMON_b(name)
 #define DAEMON_t(name)
 #define DAEMON_s(name)
@@ -526,6 +577,18 @@ static void daemon_may_die_at_every_point(void **state)
 {
     (void)state;
     CRASH_POINTS(DAEMON)
+}
+
+/* In the sequences of every session, but when the owner is a group. */
+static void daemon_of_a_group_may_die_at_every_point_of_its_end(void **state)
+{
+    static const char *const names[] = { "lease_after_owner",  "lease_after_word",   "lease_end_after_unlink",
+                                         "reclaim_after_fold", "reclaim_after_bits", "put_after_word",
+                                         "session_end_half",   "adopt_after_entry",  "adopt_remove_after_entry" };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        daemon_dies(names[i], "group", 3);
 }
 
 /* --- takeovers --- */
@@ -559,6 +622,7 @@ static void takeover_dies(const char *name)
 #define TAKEOVER_c(name)
 #define TAKEOVER_r(name)
 #define TAKEOVER_d(name)
+#define TAKEOVER_g(name)
 #define TAKEOVER_b(name)
 #define TAKEOVER_t(name) takeover_dies(#name);
 #define TAKEOVER_s(name)
@@ -600,6 +664,7 @@ static void return_dies(const char *name)
 #define RETURN_c(name)
 #define RETURN_r(name)
 #define RETURN_d(name)
+#define RETURN_g(name)
 #define RETURN_b(name) return_dies(#name);
 #define RETURN_t(name)
 #define RETURN_s(name)
@@ -665,6 +730,7 @@ static void drop_dies(const char *name, bool cold_start)
 #define DROP_c(name)
 #define DROP_r(name)
 #define DROP_d(name)
+#define DROP_g(name)
 #define DROP_b(name)
 #define DROP_t(name)
 #define DROP_s(name) drop_dies(#name, false);
@@ -683,6 +749,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(worker_may_die_at_every_point),
         cmocka_unit_test(worker_may_die_at_every_point_later),
         cmocka_unit_test(daemon_may_die_at_every_point),
+        cmocka_unit_test(daemon_of_a_group_may_die_at_every_point_of_its_end),
         cmocka_unit_test(takeover_may_die_twice_at_every_point),
         cmocka_unit_test(daemon_may_die_while_a_worker_comes_back),
         cmocka_unit_test(daemon_may_die_while_it_drops_the_heap),
@@ -692,6 +759,8 @@ int main(int argc, char **argv)
         return work_default(argv[2]);
     if (argc == 3 && strcmp(argv[1], "reclaim") == 0)
         return work_reclaim(argv[2]);
+    if (argc == 3 && strcmp(argv[1], "group") == 0)
+        return work_group(argv[2]);
     if (argc == 3 && strcmp(argv[1], "both") == 0)
         return work_both(argv[2]);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -27,6 +27,7 @@
 /* What the test, the owner and the publisher share. */
 typedef struct common {
     size_t bytes;
+    bool in_group; /* the owner is a group, which ends with its one session */
     unsigned char *_Atomic object; /* the owner's; NULL: not yet */
     atomic_bool traced;
     atomic_int result; /* of the publisher's call */
@@ -38,9 +39,13 @@ typedef struct common {
 static int own_until_killed(const fixture *f, void *arg)
 {
     common *c = arg;
+    goalloc_options options = GOALLOC_OPTIONS_INIT;
     unsigned char *p[3];
 
-    must_attach(f, GOALLOC_ATTACH_RECLAIM);
+    options.socket_path = f->socket;
+    options.flags = GOALLOC_ATTACH_RECLAIM;
+    options.group = c->in_group ? "owner" : NULL;
+    CHECK(goalloc_attach(&options) == 0);
     for (int i = 0; i < 3; i++)
         p[i] = filled(c->bytes, i == 1 ? FILL : 0);
     atomic_store(&c->object, p[1]);
@@ -82,14 +87,15 @@ static uint64_t live_objects(const fixture *f)
     return stats.live_objects;
 }
 
-/* Until the publisher's session is the only one. */
+/* Until the publisher's session is the only one, and there is no group. */
 static bool owner_is_gone(const fixture *f)
 {
-    goalloc_stats_t stats;
-
     for (int i = 0; i < 10000; i++) {
-        fixture_stats(f, &stats);
-        if (stats.sessions == 1)
+        Goallocd__Reply *reply = fixture_stats_reply(f);
+        bool gone = reply->stats->sessions == 1 && reply->stats->ngroups == 0;
+
+        goallocd__reply__free_unpacked(reply, NULL);
+        if (gone)
             return true;
         (void)usleep(200);
     }
@@ -127,13 +133,13 @@ static uint64_t round_at(const fixture *f, common *c, pid_t publisher, uint64_t 
     return taken;
 }
 
-static void publish_while_the_owner_ends_tells_what_becomes_of_the_object(void **state)
+static void publish_while_the_owner_ends(common *c, bool in_group)
 {
     /* With 8 bytes the call is a request. */
     static const size_t sizes[] = { 100, 8, 40000, SHM_RUN_BYTES_MAX + 1 };
     static const unsigned most_rounds[] = { ROUNDS, ROUNDS / 5, ROUNDS, ROUNDS };
-    common *c = *state;
 
+    c->in_group = in_group;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         unsigned npublished = 0;
         uint64_t nsteps;
@@ -171,6 +177,16 @@ static void publish_while_the_owner_ends_tells_what_becomes_of_the_object(void *
     }
 }
 
+static void publish_while_the_owner_ends_tells_what_becomes_of_the_object(void **state)
+{
+    publish_while_the_owner_ends(*state, false);
+}
+
+static void publish_while_the_owning_group_ends_tells_what_becomes_of_the_object(void **state)
+{
+    publish_while_the_owner_ends(*state, true);
+}
+
 static int setup(void **state)
 {
     void *p = mmap(NULL, sizeof(common), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -188,6 +204,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(publish_while_the_owner_ends_tells_what_becomes_of_the_object, setup, teardown),
+        cmocka_unit_test_setup_teardown(publish_while_the_owning_group_ends_tells_what_becomes_of_the_object, setup,
+                                        teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

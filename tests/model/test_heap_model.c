@@ -64,7 +64,7 @@ static void lease(world *w, int i)
     if (w->nspans[i] == NSPANS)
         return;
     if (!large && !w->reclaims[i])
-        first = mcentral_take(&w->heap, spc, &budget, &nfree);
+        first = mcentral_take(&w->heap, (owner_no){ 0 }, spc, &budget, &nfree);
     if (first.n == 0) {
         uint64_t npages = large ? 1 + r % 300
                           : r >> 30 & 1 ? size_class_short_npages[span_class_size(spc).n]
@@ -147,7 +147,7 @@ static void change_owner(world *w, int i)
         OBJECT_LIVE);
     if (u32_load_relaxed(&span->owner) == w->sessions[i]->lessee.no.n)
         return; /* its own, or made the heap's and still in its span: the library's part */
-    assert_int_equal(adopt_set(w->heap.adopted, &ref, w->sessions[i]->lessee.no, w->sessions[i]->lessee.epoch), 0);
+    assert_int_equal(adopt_set(w->heap.adopted, &ref, w->sessions[i]->lessee.owner, w->sessions[i]->lessee.epoch), 0);
     o->owner = i;
 }
 

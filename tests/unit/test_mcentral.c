@@ -63,7 +63,7 @@ static void free_some(world *w, page_no first, uint32_t n)
 
 static page_no take(world *w, unsigned budget, unsigned *ret_left, uint32_t *ret_nfree)
 {
-    page_no first = mcentral_take(&w->heap, (span_class){ CLASS }, &budget, ret_nfree);
+    page_no first = mcentral_take(&w->heap, (owner_no){ 0 }, (span_class){ CLASS }, &budget, ret_nfree);
 
     *ret_left = budget;
     return first;

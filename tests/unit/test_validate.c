@@ -66,7 +66,7 @@ static int world_setup(void **state)
     w->central = make_span(w);
     mcentral_put(&w->heap, w->central);
     assert_int_equal(object_find(&w->file.map, address_of(w, w->central), &object), OBJECT_LIVE);
-    assert_int_equal(adopt_set(w->heap.adopted, &object, w->s->lessee.no, w->s->lessee.epoch), 0);
+    assert_int_equal(adopt_set(w->heap.adopted, &object, w->s->lessee.owner, w->s->lessee.epoch), 0);
     assert_int_equal(roots_set(w->roots, (root_name){ (const uint8_t *)"one", 3 },
                                &(root_value){ .offset = page_offset(w->central) }),
                      0);
@@ -199,6 +199,82 @@ static void lease_validate_with_a_word_changed_notices(void **state)
     NOTICED(SESSIONS, w->s->lessee.no);
 }
 
+/* A group of which the session's user could be, with no member. */
+static group *found_group(world *w)
+{
+    const group_request request = {
+        .name = (const uint8_t *)"pool", .name_bytes = 4, .uid = 8, .flags = SESSION_RECLAIM
+    };
+    group *g;
+
+    assert_int_equal(group_find_or_found(w->heap.groups, &request, &g), 0);
+    assert_non_null(g);
+    return g;
+}
+
+static void group_table_validate_with_a_word_changed_notices(void **state)
+{
+    world *w = *state;
+    group *g = found_group(w);
+    shm_group *entry = shm_group_at(&w->file.map, g->no.n);
+    page_no first = make_span(w);
+    shm_span *span = shm_span_at(&w->file.map, first);
+
+    u32_store_release(&span->owner, g->no.n);
+    mcentral_put(&w->heap, first);
+    assert_int_equal(g->central[CLASS].sets[0].count, 1);
+    NOTICED(HEAP, entry->word);
+    NOTICED_HIGH(HEAP, entry->word);
+    NOTICED(HEAP, entry->uid);
+    NOTICED(HEAP, entry->flags);
+    NOTICED(HEAP, g->epoch);
+    NOTICED(HEAP, g->no);
+    NOTICED(HEAP, w->heap.groups->ngroups);
+    NOTICED(HEAP, g->central[CLASS].sets[0].count);
+    NOTICED(HEAP, g->central[CLASS].sets[0].head);
+    NOTICED(HEAP, span->owner);
+    NOTICED(SESSIONS, span->owner);
+    NOTICED(SESSIONS, g->nmembers);
+    NOTICED(SESSIONS, w->file.map.sessions[ENTRY].group);
+    /* A group that nobody has founded, and one that is beyond the entries in use. */
+    assert_int_equal(u32_load_relaxed(&w->file.map.header->ngroup_entries), 1);
+    u32_store_release(&w->file.map.header->ngroup_entries, 2);
+    NOTICED(HEAP, w->file.map.groups[1].word);
+    u32_store_release(&w->file.map.header->ngroup_entries, 0);
+    assert_int_equal(validate(w, HEAP), -EUCLEAN);
+}
+
+/* Whoever founds them: there are so many entries, and so many of one user's. */
+static void group_find_or_found_beyond_a_limit_says_which(void **state)
+{
+    world *w = *state;
+    group_request request = { .flags = SESSION_RECLAIM };
+    char name[16];
+    group *g;
+
+    for (uint32_t i = 0; i <= SHM_GROUPS_MAX; i++) {
+        (void)snprintf(name, sizeof(name), "%u", i);
+        request.name = (const uint8_t *)name;
+        request.name_bytes = strlen(name);
+        request.uid = i / GROUPS_PER_UID_MAX;
+        assert_int_equal(group_find_or_found(w->heap.groups, &request, &g), i < SHM_GROUPS_MAX ? 0 : GROUP_E_FULL);
+        if ((i + 1) % GROUPS_PER_UID_MAX == 0 && i + 1 < SHM_GROUPS_MAX) {
+            request.name = (const uint8_t *)"one more";
+            request.name_bytes = 8;
+            assert_int_equal(group_find_or_found(w->heap.groups, &request, &g), GROUP_E_UID_FULL);
+        }
+    }
+    assert_int_equal(validate(w, HEAP), 0);
+    g = w->heap.groups->groups[77];
+    group_set_ending(w->heap.groups, g);
+    assert_int_equal(group_find_or_found(w->heap.groups, &request, &g), GROUP_E_FULL); /* not before it is gone */
+    group_forget(w->heap.groups, w->heap.groups->groups[77]);
+    assert_int_equal(group_find_or_found(w->heap.groups, &request, &g), 0);
+    assert_int_equal(g->no.n, SHM_SESSIONS_MAX + 77);
+    assert_int_equal(g->epoch, 2);
+    assert_int_equal(validate(w, HEAP), 0);
+}
+
 static void dump_names_session_root_and_adoption(void **state)
 {
     world *w = *state;
@@ -228,6 +304,8 @@ int main(void)
         TEST(roots_validate_with_a_word_changed_notices),
         TEST(session_table_validate_with_a_word_changed_notices),
         TEST(lease_validate_with_a_word_changed_notices),
+        TEST(group_table_validate_with_a_word_changed_notices),
+        TEST(group_find_or_found_beyond_a_limit_says_which),
         TEST(dump_names_session_root_and_adoption),
     };
 
