@@ -29,9 +29,9 @@ static void do_requests(table *t, uint64_t n)
 
 static void *prepare(void)
 {
-    table *t;
+    table *t = NULL;
 
-    assert_int_equal(table_make(1, &t), 0);
+    assert_int_equal(table_get(1, &t), 0);
     do_requests(t, request_under_test - 1);
     return t;
 }
