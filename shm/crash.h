@@ -10,7 +10,8 @@
 
 /*
  * X(name, who passes it): c the library, r the library in a session that reclaims, d the daemon, b the daemon when a
- * process comes back to it, t the daemon when it takes over a heap.
+ * process comes back to it, s the daemon when it settles what a dead process has left half done, t the daemon when it
+ * takes over a heap.
  */
 /* clang-format off: a line has points that follow each other */
 #define CRASH_POINTS(X)                                                                                       \
@@ -26,6 +27,9 @@
     X(large_before_bit, c) X(large_after_bit, c) X(large_free_after_bit, c) X(large_remote_before_message, c) \
     X(offer_before_word, c) X(offer_after_word, c) X(offer_after_take_back, c)                                \
     X(publish_after_bit, r) X(adopt_before_reply, r)                                                          \
+    X(intent_after_record, c) X(intent_after_hold, c) X(intent_after_release, c)                              \
+    X(unlink_after_slot, c) X(unlink_after_free, c) X(link_after_publish, r) X(link_after_slot, r)            \
+    X(settle_after_free, s) X(settle_after_unpublish, s) X(settle_after_release, s)                           \
     X(span_after_description, d) X(span_after_bits, d) X(span_after_map, d)                                   \
     X(lease_after_owner, d) X(lease_after_list, d) X(lease_after_word, d)                                     \
     X(refill_before_reply, d) X(lease_end_after_unlink, d)                                                    \

@@ -52,6 +52,7 @@ int connection_root_set(const char *name, uint64_t offset) __attribute__((warn_u
 int connection_root_get(const char *name, uint64_t *ret_offset) __attribute__((warn_unused_result));
 int connection_adopt(uint64_t offset) __attribute__((warn_unused_result));
 int connection_publish(uint64_t offset) __attribute__((warn_unused_result));
+int connection_settle(session_no session) __attribute__((warn_unused_result));
 
 /* Fills all but struct_size and session_rpcs. */
 int connection_stats(goalloc_stats_t *ret) __attribute__((warn_unused_result));

@@ -1,7 +1,7 @@
 /*
  * owner: whose an object is: publish and adopt.
  *
- * Called by users. Data: the object's kept bit in bitmap (see shm/layout.h), the span's owner and nadopted in spans,
+ * Called by users, and by linking.c. Data: the object's kept bit in bitmap (see shm/layout.h), the span's owner and nadopted in spans,
  * which the daemon writes. In a span that a RECLAIM session owns, kept 0 means the owner's, kept 1 the heap's or an
  * adopter's; in all other spans objects are the heap's unless the daemon's adoption table has them.
  *
@@ -56,26 +56,28 @@ static int ask_to_publish(const object_ref *object)
     return r < 0 ? r : connection_publish(object->offset);
 }
 
+int owner_publish(const object_ref *object)
+{
+    const shm_span *span = shm_span_at(&process.map, object->first);
+    uint64_t lease = u64_load_acquire(&span->lease);
+    uint32_t owner = u32_load_acquire(&span->owner);
+
+    if (u32_load_acquire(&span->nadopted) != 0 || (owner != 0 && !span_has_kept(span)))
+        return ask_to_publish(object);
+    if (owner == 0) /* the heap's already, unless its owner's session ended since it was found */
+        return object_is_live(&process.map, object) ? 0 : -EALREADY;
+    (void)u64_fetch_or_acq_rel(shm_kept_word(&process.map, object->first, object->word), object->bit);
+    CRASH_POINT(publish_after_bit);
+    fence_seq_cst();
+    return owner_goes_on(span, lease) ? 0 : ask_to_publish(object);
+}
+
 int goalloc_publish(void *p)
 {
     object_ref object;
     int r = find_live(p, &object);
 
-    if (r < 0)
-        return r;
-
-    const shm_span *span = shm_span_at(&process.map, object.first);
-    uint64_t lease = u64_load_acquire(&span->lease);
-    uint32_t owner = u32_load_acquire(&span->owner);
-
-    if (u32_load_acquire(&span->nadopted) != 0 || (owner != 0 && !span_has_kept(span)))
-        return ask_to_publish(&object);
-    if (owner == 0) /* the heap's already, unless its owner's session ended since find_live() */
-        return object_is_live(&process.map, &object) ? 0 : -EALREADY;
-    (void)u64_fetch_or_acq_rel(shm_kept_word(&process.map, object.first, object.word), object.bit);
-    CRASH_POINT(publish_after_bit);
-    fence_seq_cst();
-    return owner_goes_on(span, lease) ? 0 : ask_to_publish(&object);
+    return r < 0 ? r : owner_publish(&object);
 }
 
 bool owner_is_heap(const object_ref *object)

@@ -12,4 +12,7 @@
  */
 bool owner_is_heap(const object_ref *object);
 
+/* goalloc_publish() of a live object. */
+int owner_publish(const object_ref *object);
+
 #endif

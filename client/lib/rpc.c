@@ -19,7 +19,7 @@
 static uint64_t last_id;
 
 /* What the reply to each request brings if it went well; nothing for those that are not here. */
-static const Goallocd__Reply__ResultCase result_of[GOALLOCD__REQUEST__OP_CHECK + 1] = {
+static const Goallocd__Reply__ResultCase result_of[GOALLOCD__REQUEST__OP_SETTLE + 1] = {
     [GOALLOCD__REQUEST__OP_ATTACH] = GOALLOCD__REPLY__RESULT_ATTACH,
     [GOALLOCD__REQUEST__OP_REFILL] = GOALLOCD__REPLY__RESULT_REFILL,
     [GOALLOCD__REQUEST__OP_ALLOC_LARGE] = GOALLOCD__REPLY__RESULT_ALLOC_LARGE,

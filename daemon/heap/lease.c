@@ -24,6 +24,7 @@
 #include <errno.h>
 
 #include "shm/crash.h"
+#include "shm/holds.h"
 
 void lease_add_lessee(lease_table *table, lessee *l)
 {
@@ -224,6 +225,8 @@ static bool large_claim(const shm_map *map, page_no first)
 
     if ((u64_load_acquire(shm_remote_word(map, first, 0)) & 1) == 0)
         return false;
+    if (holds_any(map) && holds_has(map, page_offset(first)))
+        return false; /* who unlinks it is not done yet */
     before = u64_fetch_and_acq_rel(shm_alloc_word(map, first, 0), ~UINT64_C(1));
     CRASH_POINT(sweep_after_claim);
     return before & 1;
