@@ -29,6 +29,7 @@
     X(publish_after_bit, r) X(adopt_before_reply, r)                                                          \
     X(intent_after_record, c) X(intent_after_hold, c) X(intent_after_release, c)                              \
     X(unlink_after_slot, c) X(unlink_after_free, c) X(link_after_publish, r) X(link_after_slot, r)            \
+    X(graph_after_publish, r)                                                                                 \
     X(settle_after_free, s) X(settle_after_unpublish, s) X(settle_after_release, s)                           \
     X(span_after_description, d) X(span_after_bits, d) X(span_after_map, d)                                   \
     X(lease_after_owner, d) X(lease_after_list, d) X(lease_after_word, d)                                     \

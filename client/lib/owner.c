@@ -89,6 +89,19 @@ bool owner_is_heap(const object_ref *object)
     return u32_load_acquire(&span->owner) != 0 ? kept : !kept;
 }
 
+int owner_adopt(const object_ref *object)
+{
+    const shm_span *span = shm_span_at(&process.map, object->first);
+
+    if (u32_load_acquire(&span->owner) == process.session.n && u32_load_acquire(&span->nadopted) == 0) {
+        if (span_has_kept(span))
+            (void)u64_fetch_and_acq_rel(shm_kept_word(&process.map, object->first, object->word), ~object->bit);
+        return 0;
+    }
+    CRASH_POINT(adopt_before_reply);
+    return connection_adopt(object->offset);
+}
+
 int goalloc_adopt(void *p)
 {
     object_ref object;
@@ -98,16 +111,5 @@ int goalloc_adopt(void *p)
         r = attach_ensure();
     if (r < 0)
         return r;
-    if (!process.reclaim)
-        return goalloc_publish(p);
-
-    const shm_span *span = shm_span_at(&process.map, object.first);
-
-    if (u32_load_acquire(&span->owner) == process.session.n && u32_load_acquire(&span->nadopted) == 0) {
-        if (span_has_kept(span))
-            (void)u64_fetch_and_acq_rel(shm_kept_word(&process.map, object.first, object.word), ~object.bit);
-        return 0;
-    }
-    CRASH_POINT(adopt_before_reply);
-    return connection_adopt(object.offset);
+    return process.reclaim ? owner_adopt(&object) : goalloc_publish(p);
 }

@@ -267,6 +267,8 @@ static int work_reclaim(const char *socket)
     for (int i = 30; i < 100; i++)
         goalloc_free(mine[i]);
     link_some(t);
+    CHECK(goalloc_publish_graph(mine[250], NULL) == 0);
+    goalloc_free(mine[250]);
     for (int i = 100; i < 120; i++) /* of others */
         CHECK(t->objects[i] == NULL || goalloc_adopt(t->objects[i]) == 0);
     for (int i = 110; i < 120; i++)
