@@ -17,6 +17,16 @@ typedef _Atomic uint32_t shm_u32;
 _Static_assert(sizeof(shm_u64) == 8 && ATOMIC_LLONG_LOCK_FREE == 2, "64-bit atomics work across processes");
 _Static_assert(sizeof(shm_u32) == 4 && ATOMIC_INT_LOCK_FREE == 2, "32-bit atomics work across processes");
 
+/* The word is soon written: have its cache line, alone, where another core may have it now. */
+static inline void prefetch_to_write(const shm_u64 *word)
+{
+#ifdef __x86_64__
+    __asm__ volatile("prefetchw %0" : : "m"(*word)); /* compilers take a read's instead, for the sake of old processors */
+#else
+    __builtin_prefetch((const void *)word, 1);
+#endif
+}
+
 static inline uint64_t u64_load_relaxed(const shm_u64 *word)
 {
     return atomic_load_explicit(word, memory_order_relaxed);

@@ -12,7 +12,7 @@
 #include "shm/holds.h"
 #include "shm/tiny.h"
 
-enum object_verdict object_find(const shm_map *map, uint64_t p, object_ref *ret)
+static inline enum object_verdict find(const shm_map *map, uint64_t p, object_ref *ret, bool to_free)
 {
     uint64_t offset = p - map->base; /* wraps if p lies below */
     uint32_t index;
@@ -49,7 +49,19 @@ enum object_verdict object_find(const shm_map *map, uint64_t p, object_ref *ret)
         return tiny_find(map, p - map->base, ret);
     if (offset != index * elem_bytes)
         return OBJECT_INTERIOR;
+    if (to_free)
+        prefetch_to_write(shm_alloc_word(map, ret->first, ret->word));
     return object_is_live(map, ret) ? OBJECT_LIVE : OBJECT_FREE;
+}
+
+enum object_verdict object_find(const shm_map *map, uint64_t p, object_ref *ret)
+{
+    return find(map, p, ret, false);
+}
+
+enum object_verdict object_find_to_free(const shm_map *map, uint64_t p, object_ref *ret)
+{
+    return find(map, p, ret, true);
 }
 
 bool object_is_live(const shm_map *map, const object_ref *object)

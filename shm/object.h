@@ -13,6 +13,9 @@
  */
 enum object_verdict object_find(const shm_map *map, uint64_t p, object_ref *ret);
 
+/* The same for a caller who frees the object next: its words' cache line comes to be written, in one go. */
+enum object_verdict object_find_to_free(const shm_map *map, uint64_t p, object_ref *ret);
+
 /* True if the object is allocated and not freed. */
 bool object_is_live(const shm_map *map, const object_ref *object);
 

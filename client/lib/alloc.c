@@ -302,7 +302,7 @@ __attribute__((noinline)) static enum object_verdict free_slow(void *p)
         return OBJECT_FOREIGN;
     if (s != NULL && s->slot != SLOT_TINY)
         return own_free_slow(s, (uint64_t)((char *)p - s->base));
-    verdict = object_find(&process.map, (uintptr_t)p, &object);
+    verdict = object_find_to_free(&process.map, (uintptr_t)p, &object);
     if (verdict != OBJECT_LIVE)
         return verdict;
     if (s != NULL)

@@ -186,7 +186,7 @@ static inline shm_u64 *mspan_word(const mspan *s, uint32_t w)
  */
 static inline void mspan_prefetch(const mspan *s)
 {
-    __builtin_prefetch(s->alloc, 1);
+    prefetch_to_write(s->alloc);
 }
 
 /* Objects that are used. Linear for the current span. */

@@ -88,7 +88,7 @@ static inline void offer_prefetch(const mspan *s)
     shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_relaxed);
 
     if (offers != NULL)
-        __builtin_prefetch(&offers->words[mspan_first(s).n], 1);
+        prefetch_to_write(&offers->words[mspan_first(s).n]);
 }
 
 void offer_forget(mspan *s);
