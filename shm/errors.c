@@ -33,7 +33,8 @@ static const struct {
     { EIO, "the daemon has no randomness for a session's token" },
     { ESTALE, "the daemon serves another heap than the one that is mapped" },
     { ENOMEM, "out of memory: the arena, the system's memory or the session's limit is exhausted" },
-    { EAGAIN, "a memory limit is reached: the heap's, or the process's on locked memory (RLIMIT_MEMLOCK)" },
+    { EAGAIN, "a memory limit is reached: the heap's, or the process's on locked memory (RLIMIT_MEMLOCK); "
+              "or too many threads link and unlink at once" },
     { EROFS, "the heap is attached read-only" },
     { ENOSPC, "the daemon's table for this is full" },
     { EILSEQ, "the root's name is not UTF-8" },

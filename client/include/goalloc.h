@@ -279,8 +279,8 @@ GOALLOC_API int goalloc_publish(void *p);
  * a round trip as for goalloc_publish(); private memory for the time of the call, 3% of what is reached, and address
  * space of 3% of the heap in use. 0; -EINVAL, -EALREADY (p is no live object's address), -ENOMEM (no room for the
  * private memory), -EAGAIN (RLIMIT_MEMLOCK, after mlockall(MCL_FUTURE)), -EROFS, -ENOTCONN, the errors of
- * goalloc_attach(); and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE: then the objects are as they were, but
- * for one of which it is not known.
+ * goalloc_attach(); and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE: then the objects are as they were,
+ * but for one of which it is not known.
  */
 GOALLOC_API int goalloc_publish_graph(void *p, size_t *ret_n);
 
@@ -301,9 +301,9 @@ GOALLOC_API int goalloc_adopt(void *p);
  * The caller holds what guards the slot (a robust mutex), and p is known to nobody else before the call returns. A
  * slot that a dead thread's mutex guarded is read only after goalloc_settle(). Cost: as goalloc_publish(), and four
  * atomic operations; a store for an object that is the heap's already. 0, -EINVAL (slot is not an aligned address in
- * the heap, p is not the address of an object), -EALREADY (p is free), -EAGAIN (128 threads of this process are within
- * this call or the next one and do not go on), and the errors of goalloc_publish() and goalloc_attach(). After an error
- * *slot is as it was.
+ * the heap, p is not the address of an object), -EALREADY (p is free), -EAGAIN (too many threads are within this call
+ * or the next one and do not go on: 128 of this process, or eight or more of all), and the errors of goalloc_publish()
+ * and goalloc_attach(). After an error *slot is as it was.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_link(void **slot, void *p);
 

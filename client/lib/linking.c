@@ -116,7 +116,7 @@ int goalloc_unlink_free(void **slot, void *next)
     if (r < 0)
         return r;
     p = u64_load_acquire(slot_word(slot));
-    r = p == (uintptr_t)next ? -EINVAL : find_live((void *)(uintptr_t)p, &object);
+    r = p == (uintptr_t)next ? -EINVAL : process_verdict_error(object_find_to_free(&process.map, p, &object));
     if (r == 0)
         r = intent_begin(&i, INTENT_UNLINK, goalloc_offset(slot), &object, next);
     if (r < 0)
