@@ -2,8 +2,8 @@
  * owner: whose an object is: publish and adopt.
  *
  * Called by users, by linking.c and graph.c. Data: the object's kept bit in bitmap (see shm/layout.h), the span's owner
- * and nadopted in spans, which the daemon writes. In a span that a RECLAIM session owns, kept 0 means the owner's, kept 1 the heap's or an
- * adopter's; in all other spans objects are the heap's unless the daemon's adoption table has them.
+ * and nadopted in spans, which the daemon writes. In a span that a RECLAIM session owns, kept 0 means the owner's, kept 1
+ * the heap's or an adopter's; in all other spans objects are the heap's unless the daemon's adoption table has them.
  *
  * The races, and how they end:
  *   publish against the end of the owner: below.
