@@ -3,6 +3,11 @@
  *
  * A reply carries an errno and a sentence. Code goes by the errno; the sentence, which may say more than the text here,
  * is for people. Every errno of a reply and of goalloc.h stands in the table; a test compares.
+ *
+ * Of what can be full each has an errno of its own, by what helps: ENOMEM, memory for the system or its cgroup; ENOSPC,
+ * frees by anybody or a larger arena; EDQUOT, frees by those who share the limit, or a higher one; EUSERS, fewer
+ * processes. The memory limit is the heap's, so what it refuses is ENOSPC. But it is soft: between daemon and library
+ * it is EAGAIN, an advice to give back what is idle, and the library insists.
  */
 #include "shm/errors.h"
 
@@ -27,20 +32,20 @@ static const struct {
     { ENOEXEC, "the daemon's shared-memory layout (ABI) is another than this library's" },
     { EPROTO, "the daemon's answer was not understood" },
     { EEXIST, "the heap's address range is taken by something else in this process" },
-    { EUSERS, "the daemon has no room or no descriptors for another session" },
+    { EUSERS, "there are too many sessions, or the daemon has no descriptors for another one" },
     { EMFILE, "this process has no descriptor left for the connection" },
     { ENFILE, "the system has no descriptor left for the connection" },
     { EIO, "the daemon has no randomness for a session's token" },
     { ESTALE, "the daemon serves another heap than the one that is mapped" },
-    { ENOMEM, "out of memory: the arena, the system's memory or the session's limit is exhausted" },
+    { ENOMEM, "out of memory: the system's, its cgroup's or this process's; or no heap could hold the size" },
     { EAGAIN, "a memory limit is reached: the heap's, or the process's on locked memory (RLIMIT_MEMLOCK); "
               "or too many threads link and unlink at once" },
     { EROFS, "the heap is attached read-only" },
-    { ENOSPC, "the daemon's table for this is full" },
+    { ENOSPC, "the heap is full: its arena has no room for the object, or its table of roots none for the name" },
     { EILSEQ, "the root's name is not UTF-8" },
     { ENAMETOOLONG, "the name is longer than " SHM_TEXT(SHM_ROOT_NAME_MAX) " bytes, or the path is too long" },
     { EBUSY, "the pages behind the object are in use" },
-    { EDQUOT, "a limit does not let the object grow" },
+    { EDQUOT, "a limit is reached: the session's, its group's or its user's" },
     { EPERM, "the object cannot change its length: another session leases it, or it is a run" },
     { ENOSYS, "the daemon does not know this request" },
 };

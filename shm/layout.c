@@ -13,7 +13,7 @@
 #include "shm/offers.h"
 
 /* Raise it when the meaning of a word changes but its place does not. */
-#define LAYOUT_VERSION 5
+#define LAYOUT_VERSION 6
 
 static uint64_t fnv1a(uint64_t hash, uint64_t value)
 {
@@ -41,6 +41,7 @@ uint64_t shm_abi_hash(void)
         offsetof(shm_span, magic), offsetof(shm_span, spc), offsetof(shm_span, needzero),
         offsetof(shm_span, lessee_folds), offsetof(shm_span, owner), offsetof(shm_span, nadopted),
         offsetof(shm_span, has_kept), offsetof(shm_span, nleases), offsetof(shm_header, nleases),
+        offsetof(shm_header, npeak_pages),
         OFFER_NONE, OFFER_OFFERED, OFFER_SEEN, OFFER_TAKEN, SHM_OFFERS_HEADER_BYTES, offsetof(shm_offers, active),
         sizeof(shm_intents), SHM_INTENTS_MAX, SHM_HOLDS_MAX, HOLD_PLACE_BITS, HOLD_SESSION_BITS, INTENT_LINK,
         INTENT_UNLINK, offsetof(shm_intents, holds), offsetof(shm_intents, records), offsetof(shm_intent, state),

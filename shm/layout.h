@@ -88,7 +88,8 @@ typedef struct shm_header {
     uint32_t pad[12];
     /* Leases ever given: the daemon raises it before it gives one. A line of its own, which no free looks at. */
     shm_u64 nleases;
-    uint64_t pad2[7];
+    uint64_t pad2[6];
+    shm_u64 npeak_pages; /* the most of the arena that has had memory at once: for people to look at; only rises */
 } shm_header;
 
 enum shm_session_state {
@@ -165,7 +166,9 @@ typedef struct shm_span {
     uint64_t reserved;
 } shm_span;
 
-_Static_assert(sizeof(shm_header) == 256 && offsetof(shm_header, free_limit) == 128, "header layout");
+_Static_assert(sizeof(shm_header) == 256 && offsetof(shm_header, free_limit) == 128 &&
+                   offsetof(shm_header, npeak_pages) == 248,
+               "header layout");
 _Static_assert(sizeof(shm_session) == 128 && offsetof(shm_session, label) == 64, "session layout");
 _Static_assert(sizeof(shm_root) == 272 && offsetof(shm_root, name) == 16, "root layout");
 _Static_assert(sizeof(shm_heap_arena) == 16, "heap arena layout");

@@ -88,7 +88,7 @@ static const Goallocd__Reply *ask(const arguments *args, Goallocd__Request *requ
     channel_drop_frame(&ch);
     if (reply != NULL && reply->error == 0 && reply->result_case == kind)
         return reply;
-    (void)fprintf(stderr, "goallocctl: %s\n",
+    (void)fprintf(stderr, "goallocctl: %s: %s\n", args->socket_path,
                   reply == NULL || reply->error == 0 ? "the answer was not understood" : reply->message);
     return NULL;
 }

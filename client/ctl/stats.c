@@ -68,6 +68,10 @@ bool stats_json(json_t *object, const Goallocd__Reply *reply)
         { "inuse_bytes", s->inuse_bytes },
         { "reserved_bytes", s->reserved_bytes },
         { "limit_bytes", s->limit_bytes },
+        { "arena_bytes", s->reserved_bytes }, /* as goalloc_stats_t calls the two */
+        { "memory_limit_bytes", s->limit_bytes },
+        { "max_memory_bytes", s->max_memory_bytes },
+        { "peak_committed_bytes", s->peak_committed_bytes },
         { "over_limit_bytes", s->over_limit_bytes },
         { "scavenged_bytes", s->scavenged_bytes },
         { "scavenged_eager_bytes", s->scavenged_eager_bytes },
@@ -130,9 +134,12 @@ void stats_text(const Goallocd__Reply *reply)
     print_bytes("total of these", s->total_bytes);
     (void)printf("\n");
     print_bytes("committed", s->committed_bytes);
+    print_bytes("committed, at most", s->peak_committed_bytes);
     print_bytes("reserved", s->reserved_bytes);
     if (s->limit_bytes != 0)
         print_bytes("memory limit", s->limit_bytes);
+    if (s->max_memory_bytes != 0)
+        print_bytes("hard memory limit", s->max_memory_bytes);
     if (s->over_limit_bytes != 0)
         print_bytes("above the limit", s->over_limit_bytes);
     print_bytes("scavenged", s->scavenged_bytes);

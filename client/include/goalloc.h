@@ -55,6 +55,11 @@
 extern "C" {
 #endif
 
+/* The version of this header: a program can compare it with goalloc_version(), that of the library it runs with. */
+#define GOALLOC_VERSION_MAJOR 0
+#define GOALLOC_VERSION_MINOR 1
+#define GOALLOC_VERSION_PATCH 0
+
 #if defined(__GNUC__)
 #define GOALLOC_API        __attribute__((visibility("default")))
 #define GOALLOC_CHECK      __attribute__((warn_unused_result))
@@ -91,6 +96,14 @@ extern "C" {
  */
 #define GOALLOC_ATTACH_DUMP UINT32_C(4)
 
+/*
+ * The attach waits, within its timeout, for a daemon that is just starting: as long as the socket or its directory is
+ * not there, nobody listens, or the socket may not be used yet. Then it returns -ETIMEDOUT, or -EACCES if the last was
+ * in the way. Without this flag it fails at once. It looks every 10 ms, and keeps no lock and no descriptor meanwhile;
+ * other threads that attach wait with it. A forked child that attaches by itself waits in the same way.
+ */
+#define GOALLOC_ATTACH_WAIT UINT32_C(8)
+
 /* The longest name of a root, in bytes, without the terminating zero. */
 #define GOALLOC_ROOT_NAME_MAX 255
 
@@ -125,6 +138,14 @@ typedef struct goalloc_stats_t {
     uint64_t session_held_bytes; /* this session: spans held, used and idle */
     uint64_t session_rpcs;       /* this session: requests sent so far, this one included */
     uint64_t free_bytes;         /* of committed_bytes: free. Some MiB of it are kept ready for who needs memory next */
+    uint64_t arena_bytes;        /* size of the arena, of which page 0 is never used */
+    uint64_t memory_limit_bytes; /* soft limit of committed_bytes and metadata (--memory-limit); 0: none */
+    uint64_t max_memory_bytes;   /* hard limit of the same; 0: none, as with every daemon of this version */
+    uint64_t peak_committed_bytes; /* the most that committed_bytes has been since the heap was made, whichever daemons
+                                      have served it. What only may have memory, free pages that a daemon has taken
+                                      over, counts in committed_bytes until it is released, and not here */
+    uint64_t group_live_objects;   /* this session's group; 0: no group */
+    uint64_t group_live_bytes;
 } goalloc_stats_t;
 
 /*
@@ -156,8 +177,27 @@ typedef struct goalloc_stats_t {
  *   -EAGAIN           after mlockall(MCL_FUTURE): RLIMIT_MEMLOCK allows not even a page more
  *   -EMFILE, -ENFILE  no descriptor is left for the socket, in this process or in the system; it needs six at the
  *                     attach (-EPROTO if only the socket's was there), one afterwards
+ * goalloc_attach_error() says it in a sentence.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_attach(const goalloc_options *options);
+
+/*
+ * Why the last attach of this thread has failed, by goalloc_attach() or by a call that attached by itself: the path of
+ * the socket, and the reason, also the daemon's own words if it refused, such as
+ * "/run/goallocd/goallocd.sock: no daemon serves this socket". For people: the words may change. A long path loses its
+ * beginning. "" if it has succeeded, or there was none. Valid until this thread's next attach; never NULL. Leaves errno
+ * alone.
+ */
+GOALLOC_API const char *goalloc_attach_error(void);
+
+/*
+ * Have this session shown under another label, in goallocctl and by the daemon's log; NULL: the program's name. The
+ * first 63 bytes count; control characters, and what is no UTF-8, become '?'. It lasts as long as the session, over
+ * daemons that take the heap over too, and children that are forked later begin with it; a child that sets one changes
+ * its own alone. Also in a read-only attach. One round trip. 0, -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE (in
+ * all of these the label may have changed or not), -ENOSYS (the daemon is older), or an error of goalloc_attach().
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_set_label(const char *label);
 
 /*
  * Leave the heap: end the session, which gives back all that it holds, and unmap. Objects stay, unless the session
@@ -182,9 +222,15 @@ GOALLOC_API int goalloc_detach(void);
  * that size are used up: then it inherits one of an exited thread's, under a lock, or one round trip brings a batch
  * of them. A run may be longer by up to a half than the object needs, if one is at hand. A large object: a lock, if
  * pages fit that this process has freed and still holds (up to four times as many as are needed), else one round trip.
- * Returns NULL with errno ENOMEM (arena, the system's memory or the session's limit exhausted, or size absurd), EROFS
- * (read-only attach), ENOTCONN (after goalloc_detach()), ETIMEDOUT, EACCES or ENOENT (nobody serves the socket, see
- * above, and the spans held are used up), ESTALE, or an error of goalloc_attach().
+ * Returns NULL with errno EROFS (read-only attach), ENOTCONN (after goalloc_detach()), ETIMEDOUT, EACCES or ENOENT
+ * (nobody serves the socket, see above, and the spans held are used up), ESTALE, an error of goalloc_attach(), or, when
+ * something is full and giving back what this process holds idle has not helped:
+ *   ENOSPC  the arena, or it has no pages in a row that are enough. Frees help, whosever, or a larger arena (--reserve)
+ *   EDQUOT  a limit of the session (limit_bytes). Frees of what this session holds help
+ *   ENOMEM  the memory of the system, of the daemon's cgroup, or of this process for the library's own tables. Nothing
+ *           in the heap need be in the way. Also if size is more than any heap can have (16 TiB)
+ * The daemon's memory limit (--memory-limit) is soft and refuses nothing: above it idle memory is given back, and what
+ * is needed is had all the same. A limit of all the heap's memory that were hard would be ENOSPC, as the arena's end.
  *
  * Size classes and lookup are Go's (runtime/sizeclasses.go, mcache, nextFreeFast); unlike Go's, a full span stays
  * with the thread and comes back into use when its objects are freed.
@@ -203,6 +249,9 @@ GOALLOC_API GOALLOC_ALLOC(1) void *goalloc_malloc_noscan(size_t size);
 
 /* As goalloc_malloc(count * size), zeroed; memory known to be zero is not cleared again. ENOMEM on overflow. */
 GOALLOC_API GOALLOC_ALLOC(1, 2) void *goalloc_calloc(size_t count, size_t size);
+
+/* As goalloc_malloc_noscan(count * size), also in alignment and in what shares a block; zeroed, as goalloc_calloc(). */
+GOALLOC_API GOALLOC_ALLOC(1, 2) void *goalloc_calloc_noscan(size_t count, size_t size);
 
 /*
  * Make the object at p size bytes long, moving it if need be; the first min(old, new) bytes stay, and it stays
@@ -288,7 +337,7 @@ GOALLOC_API int goalloc_publish_graph(void *p, size_t *ret_n);
  * Make the object at p this session's, whoever's it was. In a session with GOALLOC_ATTACH_RECLAIM it is freed with
  * the session; in any other session this is the same as goalloc_publish(). The last session to adopt has it. The
  * caller sees to it that nobody frees p meanwhile. A round trip, unless this session allocated the object and nobody
- * has adopted one of its span. 0, -EINVAL, -EALREADY (already freed), -ENOSPC (65536 adopted objects a session),
+ * has adopted one of its span. 0, -EINVAL, -EALREADY (already freed), -EDQUOT (65536 adopted objects a session),
  * -EROFS, -ENOTCONN; and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.
  */
 GOALLOC_API int goalloc_adopt(void *p);
@@ -359,7 +408,8 @@ GOALLOC_API void *goalloc_pointer(uint64_t offset);
 
 /*
  * Statistics of the whole heap and of this session. ret_stats->struct_size must be set; at most so many bytes
- * are written. One round trip; the daemon counts live objects by looking at all allocation bits, in slices, so the
+ * are written, so a program that was built with an older header gets what it knows. An older daemon leaves what it does
+ * not know 0. One round trip; the daemon counts live objects by looking at all allocation bits, in slices, so the
  * counts are exact when nobody allocates or frees meanwhile. 0, -EINVAL, -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT,
  * -ESTALE.
  */
@@ -377,6 +427,9 @@ GOALLOC_API int goalloc_trim(void);
 
 /* What an error of this library (errno value or its negative) means. A constant string, never NULL. */
 GOALLOC_API const char *goalloc_strerror(int error);
+
+/* The version of the library, as "1.2.3". A constant string. Async-signal-safe; any thread, attached or not. */
+GOALLOC_API const char *goalloc_version(void);
 
 #ifdef __cplusplus
 }

@@ -165,7 +165,8 @@ static inline void *calloc_from_span(uint32_t slot, bool *ret_zeroed)
     return slot_take(s->front);
 }
 
-void *goalloc_calloc(size_t count, size_t size)
+/* The body of calloc, but for tiny objects. */
+static inline void *alloc_zeroed(size_t count, size_t size, bool noscan)
 {
     bool zeroed = false;
     size_t bytes;
@@ -176,10 +177,10 @@ void *goalloc_calloc(size_t count, size_t size)
         return NULL;
     }
     if (bytes > SHM_RUN_BYTES_MAX) {
-        p = large_alloc(bytes, 1, false, &zeroed);
+        p = large_alloc(bytes, 1, noscan, &zeroed);
     } else {
-        uint32_t slot = bytes <= SMALL_BYTES_MAX ? slot_of_class(size_class_for(bytes), false)
-                                                 : ready_run_slot(bytes, false);
+        uint32_t slot = bytes <= SMALL_BYTES_MAX ? slot_of_class(size_class_for(bytes), noscan)
+                                                 : ready_run_slot(bytes, noscan);
         magazine *m = &mcache_tls->fronts[slot].magazine;
 
         p = !magazine_is_empty(m) ? magazine_pop(m) : calloc_from_span(slot, &zeroed);
@@ -187,6 +188,22 @@ void *goalloc_calloc(size_t count, size_t size)
     if (p != NULL && !zeroed)
         memset(p, 0, bytes);
     return p;
+}
+
+void *goalloc_calloc(size_t count, size_t size)
+{
+    return alloc_zeroed(count, size, false);
+}
+
+void *goalloc_calloc_noscan(size_t count, size_t size)
+{
+    size_t bytes;
+    void *p;
+
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes >= TINY_BLOCK_BYTES)
+        return alloc_zeroed(count, size, true);
+    p = goalloc_malloc_noscan(bytes);
+    return p != NULL ? memset(p, 0, bytes) : NULL;
 }
 
 void *goalloc_aligned_alloc(size_t alignment, size_t size)

@@ -1,8 +1,9 @@
 /*
  * attach: how the process comes to the heap, leaves it, and forks.
  *
- * Called by users (goalloc_attach, goalloc_detach) and by every slow path (attach_ensure). Calls connection (session),
- * mapping (memory), process (state and gate), coredump, thread and largecache (what is held). Data: how to attach.
+ * Called by users (goalloc_attach, goalloc_detach, goalloc_set_label) and by every slow path (attach_ensure). Calls
+ * connection (session), mapping (memory), process (state and gate), coredump, thread and largecache (what is held), and
+ * attach_error (what users are told). Data: how to attach.
  *
  *        DETACHED --goalloc_attach, or first malloc--> ATTACHED --goalloc_detach--> LEFT --goalloc_attach--> ATTACHED
  *                                                         |
@@ -36,6 +37,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "client/lib/attach_error.h"
 #include "client/lib/comeback.h"
 #include "client/lib/connection.h"
 #include "client/lib/coredump.h"
@@ -46,18 +48,19 @@
 #include "client/lib/thread.h"
 #include "client/lib/turn.h"
 
-#define ATTACH_FLAGS (GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY | GOALLOC_ATTACH_DUMP)
+#define LIBRARY_FLAGS (GOALLOC_ATTACH_DUMP | GOALLOC_ATTACH_WAIT) /* not the daemon's business */
+#define ATTACH_FLAGS  (GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY | LIBRARY_FLAGS)
 
 _Static_assert(GOALLOC_ATTACH_RECLAIM == SESSION_RECLAIM && GOALLOC_ATTACH_READONLY == SESSION_READONLY,
                "public names of the session's flags");
 
 static turn attach_turn = TURN_INIT;
 
-/* How to attach (again): copies of what the options said. With the turn. */
+/* How to attach (again): copies of what the options said, or a set_label since. With the turn. */
 static char socket_path[PATH_MAX];
 static char label[SHM_LABEL_BYTES];
 static attach_request how = { .socket_path = socket_path, .label = label };
-static bool dumps; /* GOALLOC_ATTACH_DUMP, which is not the daemon's business */
+static uint32_t library_flags; /* of LIBRARY_FLAGS */
 
 /* --- fork --- */
 
@@ -111,14 +114,26 @@ __attribute__((constructor(101))) static void attach_init(void)
 
 /* --- options --- */
 
+static const char *asked_path(const goalloc_options *o)
+{
+    const char *path = o->socket_path != NULL ? o->socket_path : getenv("GOALLOC_SOCKET");
+
+    return path != NULL ? path : SHM_SOCKET_PATH;
+}
+
+/* An attach that does not get as far as the daemon. */
+static int refuse(int r, const goalloc_options *o, const char *why)
+{
+    attach_error_set(r, &(attach_failure){ .path = asked_path(o), .why = why });
+    return r;
+}
+
 /* An absolute path, which chdir() does not change. If there is no current directory it stays as it is. */
 static int take_path(const char *path)
 {
     char dir[PATH_MAX];
     int n;
 
-    if (path == NULL)
-        path = SHM_SOCKET_PATH;
     if (path[0] == '\0')
         return -EINVAL;
     if (strlen(path) >= sizeof(((struct sockaddr_un *)0)->sun_path))
@@ -130,34 +145,38 @@ static int take_path(const char *path)
     return n < 0 || (size_t)n >= sizeof(socket_path) ? -ENAMETOOLONG : 0;
 }
 
+/* *ret is set in any case, as far as they can be read. */
 static int read_options(const goalloc_options *options, goalloc_options *ret)
 {
-    goalloc_options o = GOALLOC_OPTIONS_INIT;
-
+    *ret = (goalloc_options)GOALLOC_OPTIONS_INIT;
     if (options != NULL) {
         if (options->struct_size < sizeof(options->struct_size))
             return -EINVAL;
-        memcpy(&o, options, options->struct_size < sizeof(o) ? options->struct_size : sizeof(o));
+        memcpy(ret, options, options->struct_size < sizeof(*ret) ? options->struct_size : sizeof(*ret));
     }
-    if (o.timeout_ms < 0 || (o.flags & ~ATTACH_FLAGS) != 0)
+    if (ret->timeout_ms < 0 || (ret->flags & ~ATTACH_FLAGS) != 0)
         return -EINVAL;
-    if (o.timeout_ms == 0)
-        o.timeout_ms = PROCESS_TIMEOUT_MS;
-    *ret = o;
+    if (ret->timeout_ms == 0)
+        ret->timeout_ms = PROCESS_TIMEOUT_MS;
     return 0;
+}
+
+static void copy_label(char ret[SHM_LABEL_BYTES], const char *text)
+{
+    ret[0] = '\0';
+    (void)strncat(ret, text != NULL ? text : program_invocation_short_name, SHM_LABEL_BYTES - 1);
 }
 
 /* With the turn. */
 static int take_options(const goalloc_options *o)
 {
-    int r = take_path(o->socket_path != NULL ? o->socket_path : getenv("GOALLOC_SOCKET"));
+    int r = take_path(asked_path(o));
 
     if (r < 0)
-        return r;
-    label[0] = '\0';
-    (void)strncat(label, o->label != NULL ? o->label : program_invocation_short_name, sizeof(label) - 1);
-    how.flags = o->flags & ~GOALLOC_ATTACH_DUMP;
-    dumps = o->flags & GOALLOC_ATTACH_DUMP;
+        return refuse(r, o, r == -EINVAL ? "the path of the socket is empty" : "the path is too long for a socket");
+    copy_label(label, o->label);
+    how.flags = o->flags & ~LIBRARY_FLAGS;
+    library_flags = o->flags & LIBRARY_FLAGS;
     how.limit_bytes = o->limit_bytes;
     u32_store_relaxed(&process.timeout_ms, (uint32_t)o->timeout_ms);
     return 0;
@@ -179,8 +198,7 @@ static int hide_state(void)
     return r;
 }
 
-/* Connect and map by `how`. With the turn; the heap is not mapped, or the state is FORKED. */
-static int attach_now(bool gated, deadline until)
+static int attach_once(bool gated, deadline until)
 {
     attach_result a;
     bool readonly = how.flags & GOALLOC_ATTACH_READONLY;
@@ -189,7 +207,10 @@ static int attach_now(bool gated, deadline until)
 
     if (r < 0)
         return r;
-    how.wait = forked; /* its parent has been served: it goes on waiting as that would */
+    if (library_flags & GOALLOC_ATTACH_WAIT)
+        how.patience = COMEBACK_STARTS;
+    else
+        how.patience = forked ? COMEBACK_RESTARTS : COMEBACK_SERVES; /* its parent has been served: it waits as that */
     how.gated = gated;
     how.until = until;
     r = connection_attach(&how, &a);
@@ -204,10 +225,23 @@ static int attach_now(bool gated, deadline until)
     comeback_end();
     if (r < 0)
         connection_detach();
-    else if (dumps)
+    else if (library_flags & GOALLOC_ATTACH_DUMP)
         coredump_enable();
     else
         coredump_disable(); /* of the parent, in a forked child */
+    return r;
+}
+
+/* Connect and map by `how`. With the turn; the heap is not mapped, or the state is FORKED. */
+static int attach_now(bool gated, deadline until)
+{
+    int r = attach_once(gated, until);
+    const comeback_failure *failure = comeback_last_failure();
+
+    attach_error_set(r, &(attach_failure){ .path = socket_path,
+                                           .why = failure->said,
+                                           .connect_error = failure->connect_error,
+                                           .timeout_ms = (int)u32_load_relaxed(&process.timeout_ms) });
     return r;
 }
 
@@ -220,6 +254,7 @@ static int attach_as(const goalloc_options *o, deadline until)
     static char path_before[sizeof(socket_path)];
     static char label_before[sizeof(label)];
     attach_request before = how;
+    uint32_t flags_before = library_flags;
     uint32_t timeout_before = u32_load_relaxed(&process.timeout_ms);
     bool forked = process_state_now() == PROCESS_FORKED;
     int r;
@@ -233,6 +268,7 @@ static int attach_as(const goalloc_options *o, deadline until)
         memcpy(socket_path, path_before, sizeof(socket_path));
         memcpy(label, label_before, sizeof(label));
         how = before;
+        library_flags = flags_before;
         u32_store_relaxed(&process.timeout_ms, timeout_before);
     }
     return r;
@@ -245,16 +281,17 @@ int goalloc_attach(const goalloc_options *options)
     int r = read_options(options, &o);
 
     if (r < 0)
-        return r;
-    if (process_state_now() == PROCESS_ATTACHED)
-        return -EALREADY;
+        return refuse(r, &o, "the attach has an unknown flag, or struct_size or timeout_ms is not usable");
     until = deadline_in(o.timeout_ms);
-    r = turn_take(&attach_turn, until);
-    if (r < 0)
-        return r;
-    r = process_state_now() == PROCESS_ATTACHED ? -EALREADY : attach_as(&o, until);
-    turn_give(&attach_turn);
-    return r;
+    if (process_state_now() == PROCESS_ATTACHED)
+        r = -EALREADY;
+    else if (turn_take(&attach_turn, until) < 0)
+        return refuse(-ETIMEDOUT, &o, "another thread of this process is attaching, or detaching");
+    else {
+        r = process_state_now() == PROCESS_ATTACHED ? -EALREADY : attach_as(&o, until);
+        turn_give(&attach_turn);
+    }
+    return r == -EALREADY ? refuse(r, &o, "this process is attached already") : r;
 }
 
 int attach_ensure(void)
@@ -287,6 +324,37 @@ int attach_ensure_writable(void)
     int r = attach_ensure();
 
     return r == 0 && process.readonly ? -EROFS : r;
+}
+
+/* --- label --- */
+
+/* With the turn. The copy is what a child begins with: under the forklock, so that it finds all of it. */
+static int set_label(const char *text)
+{
+    char wanted[SHM_LABEL_BYTES];
+    int r;
+
+    copy_label(wanted, text);
+    r = connection_set_label(wanted);
+    if (r < 0)
+        return r;
+    forklock_take();
+    memcpy(label, wanted, sizeof(label));
+    forklock_give();
+    return 0;
+}
+
+int goalloc_set_label(const char *text)
+{
+    int r = attach_ensure();
+
+    if (r == 0)
+        r = turn_take(&attach_turn, deadline_in((int)u32_load_relaxed(&process.timeout_ms)));
+    if (r < 0)
+        return r;
+    r = process_state_now() == PROCESS_ATTACHED ? set_label(text) : -ENOTCONN;
+    turn_give(&attach_turn);
+    return r;
 }
 
 /* --- detach --- */

@@ -23,6 +23,10 @@
  *
  *        UP --- a request has waited for its timeout ---> DOWN --- one look finds a daemon that answers ---> UP
  *
+ * An attach may come before the first daemon (COMEBACK_STARTS): it connects in the same way, also while the directory
+ * is missing. Nothing tells when a listener is there but a connect() that succeeds, and a directory that is not there
+ * can't be watched; so it tries, after 1 ms, then 2, up to every 10 ms, some 50 us each time.
+ *
  * While DOWN nobody waits: a request fails at once with the error of the first one, except that one thread every 100 ms
  * looks. If there is a connection (the daemon sleeps, or is slow), it looks for the reply that is owed. Else it
  * connects once, and gives a daemon that accepts the connection 100 ms to answer the Attach. What follows has the whole
@@ -33,6 +37,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -54,6 +59,8 @@ static bool has_session;
 static uint8_t token[SESSION_TOKEN_BYTES];
 static size_t token_bytes;
 static bool stale; /* no daemon has the heap that is mapped, or this session, any more */
+
+static comeback_failure failure; /* of the last comeback_open() */
 
 static shm_u32 down; /* 0: up; else the error (positive) that requests are answered with */
 static shm_u64 next_look_ms; /* on the clock of deadlines; while down */
@@ -107,18 +114,20 @@ static bool place_is_missing(void)
 }
 
 /* True if an error of connect() may go away by itself. */
-static bool is_worth_waiting(int r)
+static bool is_worth_waiting(int r, enum comeback_patience patience)
 {
-    return r == -ECONNREFUSED || r == -EACCES || r == -EAGAIN || (r == -ENOENT && !place_is_missing());
+    return r == -ECONNREFUSED || r == -EACCES || r == -EAGAIN ||
+           (r == -ENOENT && (patience == COMEBACK_STARTS || !place_is_missing()));
 }
 
 /* Connect to the daemon that serves the socket, or will soon. */
-static int connect_patiently(deadline until)
+static int connect_patiently(enum comeback_patience patience, deadline until)
 {
     for (int wait_ms = 1;; wait_ms = wait_ms * 2 < RETRY_MS_MAX ? wait_ms * 2 : RETRY_MS_MAX) {
         int r = link_connect(socket_path);
 
-        if (r == 0 || !is_worth_waiting(r))
+        failure.connect_error = r;
+        if (r == 0 || !is_worth_waiting(r, patience))
             return r;
         if (deadline_left_ms(until) == 0)
             return r == -EACCES ? r : -ETIMEDOUT;
@@ -280,7 +289,8 @@ static int connect_quickly(void)
 {
     int r = link_connect(socket_path);
 
-    return r < 0 && is_worth_waiting(r) ? -(int)u32_load_relaxed(&down) : r;
+    failure.connect_error = r;
+    return r < 0 && is_worth_waiting(r, COMEBACK_RESTARTS) ? -(int)u32_load_relaxed(&down) : r;
 }
 
 /* The same, and come back to the session. */
@@ -307,7 +317,7 @@ static int come_back(deadline until)
             return -ESTALE;
         if (!has_session)
             return -ENOTCONN;
-        r = connect_patiently(until);
+        r = connect_patiently(COMEBACK_RESTARTS, until);
         if (r == 0)
             r = reattach(until);
         if (r == 0)
@@ -402,11 +412,16 @@ int comeback_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline un
 
 /* --- a session of our own --- */
 
-static int open_patiently(bool wait, Goallocd__Request *attach, Goallocd__Reply **ret, deadline until)
+static int open_patiently(enum comeback_patience patience, Goallocd__Request *attach, Goallocd__Reply **ret,
+                          deadline until)
 {
     for (;;) {
-        int r = wait ? connect_patiently(until) : link_connect(socket_path);
+        int r;
 
+        if (patience != COMEBACK_SERVES)
+            r = connect_patiently(patience, until);
+        else
+            r = failure.connect_error = link_connect(socket_path);
         if (r == 0) {
             r = rpc_call(attach, ret, until);
             if (r != -ENOTCONN || link_is_open())
@@ -416,7 +431,8 @@ static int open_patiently(bool wait, Goallocd__Request *attach, Goallocd__Reply 
         }
         if (deadline_left_ms(until) == 0)
             return -ETIMEDOUT;
-        wait = true; /* a daemon was there: if it has died, another one may be on its way up */
+        if (patience == COMEBACK_SERVES) /* a daemon was there: if it has died, another one may be on its way up */
+            patience = COMEBACK_RESTARTS;
         (void)poll(NULL, 0, 1);
     }
 }
@@ -440,12 +456,26 @@ static void clear_session(void)
     u64_store_relaxed(&link_nrpcs, 0);
 }
 
-int comeback_open(const char *path, bool wait, bool gated, deadline until, Goallocd__Request *attach,
-                  Goallocd__Reply **ret)
+/* The daemon has answered the Attach with an error: note what it says. */
+static void note_said(int r, const Goallocd__Reply *reply)
+{
+    if (r < 0 && reply != NULL && reply->error == -r)
+        (void)snprintf(failure.said, sizeof(failure.said), "%s", reply->message);
+}
+
+const comeback_failure *comeback_last_failure(void)
+{
+    return &failure;
+}
+
+int comeback_open(const char *path, enum comeback_patience patience, bool gated, deadline until,
+                  Goallocd__Request *attach, Goallocd__Reply **ret)
 {
     bool quick;
     int r;
 
+    failure = (comeback_failure){ .connect_error = 0 };
+    *ret = NULL;
     if (!gated)
         u32_store_relaxed(&down, 0);
     r = begin(until);
@@ -455,10 +485,11 @@ int comeback_open(const char *path, bool wait, bool gated, deadline until, Goall
     set_next_look();
     socket_path = path;
     clear_session();
-    r = quick ? open_quickly(attach, ret) : open_patiently(wait, attach, ret, until);
+    r = quick ? open_quickly(attach, ret) : open_patiently(patience, attach, ret, until);
+    note_said(r, *ret);
     if (r == 0)
         u32_store_relaxed(&down, 0);
-    else if (r == -ETIMEDOUT || (r == -EACCES && wait))
+    else if (r == -ETIMEDOUT || (r == -EACCES && patience != COMEBACK_SERVES))
         set_down(r);
     if (r < 0) {
         link_close();

@@ -7,6 +7,8 @@
 #include "client/lib/rpc.h"
 #include "shm/units.h"
 
+#define COMEBACK_SAID_BYTES 112
+
 /*
  * Begin a request: its time begins, and it takes the turn. 0, or without the turn: -ETIMEDOUT (the time is over; or the
  * last request found nobody, and nobody is there now), -ENOENT, -EACCES.
@@ -23,14 +25,30 @@ void comeback_end(void);
 int comeback_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
     __attribute__((warn_unused_result));
 
+/* Which daemon is waited for by who connects. */
+enum comeback_patience {
+    COMEBACK_SERVES,   /* one that serves the socket now */
+    COMEBACK_RESTARTS, /* one that may be on its way up again: the socket may be missing, its directory not */
+    COMEBACK_STARTS,   /* one that may never have run: the directory may be missing as well */
+};
+
 /*
- * Ask for a session: connect and send attach, again if the connection is lost before the reply. wait: a daemon that is
- * not there yet is waited for, too. gated: as any request, fail at once if the last one found nobody; if false, forget
- * that. until: the deadline of all of it, the wait for the turn included.
+ * Ask for a session: connect and send attach, again if the connection is lost before the reply. gated: as any request,
+ * fail at once if the last one found nobody; if false, forget that. until: the deadline of all of it, the wait for the
+ * turn included.
  * If it returns 0, the caller holds the turn, and *ret is valid until it gives it. path must stay as it is.
  */
-int comeback_open(const char *path, bool wait, bool gated, deadline until, Goallocd__Request *attach,
-                  Goallocd__Reply **ret) __attribute__((warn_unused_result));
+int comeback_open(const char *path, enum comeback_patience patience, bool gated, deadline until,
+                  Goallocd__Request *attach, Goallocd__Reply **ret) __attribute__((warn_unused_result));
+
+/* Why the last comeback_open() has failed, for people. */
+typedef struct comeback_failure {
+    int connect_error;          /* -errno of its last connect; 0: there was a connection, or no time for one */
+    char said[COMEBACK_SAID_BYTES]; /* what the daemon said, cut; "": it has refused nothing */
+} comeback_failure;
+
+/* It stays until the next comeback_open(), so for who has the turn of attaching. */
+const comeback_failure *comeback_last_failure(void);
 
 /* The session that has been opened is this process's now. The caller holds the turn. */
 void comeback_set_session(const Goallocd__AttachReply *reply);

@@ -18,7 +18,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "client/lib/comeback.h"
 #include "client/lib/held.h"
 #include "proto/wire.h"
 
@@ -89,7 +88,7 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     body.flags = ask->flags;
     body.label = (char *)(uintptr_t)ask->label;
     body.limit_bytes = ask->limit_bytes;
-    r = comeback_open(ask->socket_path, ask->wait, ask->gated, ask->until, &request, &reply);
+    r = comeback_open(ask->socket_path, ask->patience, ask->gated, ask->until, &request, &reply);
     if (r < 0)
         return r;
     r = check_attach_reply(reply, ask->flags & SESSION_READONLY, ret);
@@ -100,6 +99,15 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     comeback_forget();
     comeback_end();
     return r;
+}
+
+int connection_set_label(const char *label)
+{
+    Goallocd__SetLabel body = GOALLOCD__SET_LABEL__INIT;
+    Goallocd__Request request = WIRE_REQUEST(SET_LABEL, set_label, &body);
+
+    body.label = (char *)(uintptr_t)label;
+    return call(&request, NULL, NULL);
 }
 
 /* A daemon that is gone need not be told: the next one sees that this process has unmapped the heap. */
@@ -280,6 +288,12 @@ static int read_stats(const Goallocd__Reply *reply, void *ret)
     to->roots = stats->roots;
     to->session_held_bytes = stats->session_held_bytes;
     to->free_bytes = stats->free_bytes;
+    to->arena_bytes = stats->reserved_bytes;
+    to->memory_limit_bytes = stats->limit_bytes;
+    to->max_memory_bytes = stats->max_memory_bytes;
+    to->peak_committed_bytes = stats->peak_committed_bytes;
+    to->group_live_objects = stats->group_live_objects;
+    to->group_live_bytes = stats->group_live_bytes;
     return 0;
 }
 

@@ -10,8 +10,8 @@
 #define GOALLOC_LIB_CONNECTION_H
 
 #include "client/include/goalloc.h"
+#include "client/lib/comeback.h"
 #include "client/lib/process.h"
-#include "proto/channel.h"
 #include "shm/units.h"
 
 typedef struct attach_request {
@@ -20,8 +20,8 @@ typedef struct attach_request {
     uint32_t flags;
     uint64_t limit_bytes;
     deadline until; /* of this request, which may have waited for another thread's */
-    bool wait;      /* for a daemon that is not there yet */
-    bool gated;     /* fail at once if the last request found nobody */
+    enum comeback_patience patience;
+    bool gated; /* fail at once if the last request found nobody */
 } attach_request;
 
 /* Connect and attach. On failure there is no connection; else the caller holds the turn, and calls comeback_end(). */
@@ -32,16 +32,25 @@ void connection_detach(void);
 
 /*
  * Lease up to nspans (at most PROTO_SPANS_MAX) spans of class spc, each of npages. Their first pages go to ret_spans.
- * Returns how many there are (at least 1), or -errno. -EAGAIN: the memory limit is reached; give back what is idle,
- * then insist.
+ * Returns how many there are (at least 1), or -errno. connection_is_short(): give back what is idle, then insist.
+ * -EAGAIN: the memory limit is reached, which lets pass who insists.
  */
 int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool insist, uint32_t *ret_spans)
     __attribute__((warn_unused_result));
 
+/*
+ * True if a request for memory has failed because something is full, whatever it is: the arena, a limit, the system's
+ * memory. Then what this process holds idle may be what is missing.
+ */
+static inline bool connection_is_short(int r)
+{
+    return r == -ENOMEM || r == -ENOSPC || r == -EDQUOT || r == -EAGAIN;
+}
+
 /* Wait until the daemon has got what was returned before. */
 int connection_sync(void) __attribute__((warn_unused_result));
 
-/* Lease npages for a large object. -EAGAIN as for connection_refill(). */
+/* Lease npages for a large object. Errors as of connection_refill(). */
 int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, bool insist, page_no *ret)
     __attribute__((warn_unused_result));
 
@@ -53,6 +62,9 @@ int connection_root_get(const char *name, uint64_t *ret_offset) __attribute__((w
 int connection_adopt(uint64_t offset) __attribute__((warn_unused_result));
 int connection_publish(uint64_t offset) __attribute__((warn_unused_result));
 int connection_settle(session_no session) __attribute__((warn_unused_result));
+
+/* Have the session shown under another label. */
+int connection_set_label(const char *label) __attribute__((warn_unused_result));
 
 /* Fills all but struct_size and session_rpcs. */
 int connection_stats(goalloc_stats_t *ret) __attribute__((warn_unused_result));

@@ -1,7 +1,8 @@
 /*
- * heap: what concerns the heap as a whole: named roots, statistics, trim, and the text of errors.
+ * heap: what concerns the heap as a whole: named roots, statistics, trim, the text of errors, and the version.
  *
- * Called by users; all but goalloc_strerror() are a request or two to the daemon (connection.c). Data: none of its own.
+ * Called by users; all but goalloc_strerror() and goalloc_version() are a request or two to the daemon (connection.c).
+ * Data: none of its own.
  */
 #include <errno.h>
 #include <string.h>
@@ -95,4 +96,9 @@ const char *goalloc_strerror(int error)
     if (text == NULL)
         text = strerrordesc_np(error);
     return text != NULL ? text : "unknown error";
+}
+
+const char *goalloc_version(void)
+{
+    return GOALLOC_VERSION;
 }

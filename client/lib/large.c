@@ -100,7 +100,7 @@ static int ask(uint64_t npages, uint64_t align_pages, bool noscan, page_no *ret)
     outbox_return(out.spans, out.n);
     idle_exchange(mcache_tls, SLOT_COUNT, npages);
     r = connection_alloc_large(npages, align_pages, noscan, false, ret);
-    if ((r == -ENOMEM || r == -EAGAIN) && process_state_now() == PROCESS_ATTACHED) {
+    if (connection_is_short(r) && process_state_now() == PROCESS_ATTACHED) {
         idle_return_empty(mcache_tls);
         r = connection_alloc_large(npages, align_pages, noscan, true, ret);
     }
@@ -115,7 +115,7 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
     bool fresh = false;
 
     if (r == 0 && npages >= process.map.npages)
-        r = -ENOMEM;
+        r = size > SHM_ARENA_BYTES_MAX ? -ENOMEM : -ENOSPC; /* no heap could hold it, or this one can't */
     if (r == 0)
         first = cache_take(npages, align_pages, noscan);
     if (r == 0 && first.n == 0) {
@@ -175,7 +175,7 @@ bool large_resize(const object_ref *object, size_t size)
     if (npages >= process.map.npages || attach_ensure() < 0)
         return false;
     r = ask_resize(object->first, had, want, &sent);
-    if (want > npages && (r == -EBUSY || r == -EDQUOT || r == -ENOMEM || r == -EINVAL))
+    if (want > npages && (r == -EBUSY || r == -EINVAL || connection_is_short(r)))
         r = ask_resize(object->first, had, npages, &sent);
     if (sent && (r == -ETIMEDOUT || r == -ENOTCONN))
         held_set_doubt(object->first);

@@ -220,12 +220,12 @@ static mspan *take_from_daemon(mcache *mc, uint32_t i, uint32_t *ret_nused)
     mcache_flush_count(mc, i);
     idle_exchange(mc, i, (uint64_t)want * npages);
     n = connection_refill(slot_spc(i), npages, want, false, spans);
-    if (n == -ENOMEM || n == -EAGAIN) {
+    if (connection_is_short(n)) {
         mspan *found;
 
         /*
-         * What this process holds empty may be what is missing, or what puts the heap above its memory limit; and
-         * looking for it may have found free objects of this slot.
+         * What this process holds empty may be what is missing, or what it has too much by a limit; and looking for it
+         * may have found free objects of this slot.
          */
         idle_return_empty(mc);
         found = take_listed(mc, slot, ret_nused);

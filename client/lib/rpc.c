@@ -19,7 +19,7 @@
 static uint64_t last_id;
 
 /* What the reply to each request brings if it went well; nothing for those that are not here. */
-static const Goallocd__Reply__ResultCase result_of[GOALLOCD__REQUEST__OP_SETTLE + 1] = {
+static const Goallocd__Reply__ResultCase result_of[] = {
     [GOALLOCD__REQUEST__OP_ATTACH] = GOALLOCD__REPLY__RESULT_ATTACH,
     [GOALLOCD__REQUEST__OP_REFILL] = GOALLOCD__REPLY__RESULT_REFILL,
     [GOALLOCD__REQUEST__OP_ALLOC_LARGE] = GOALLOCD__REPLY__RESULT_ALLOC_LARGE,
@@ -27,6 +27,13 @@ static const Goallocd__Reply__ResultCase result_of[GOALLOCD__REQUEST__OP_SETTLE 
     [GOALLOCD__REQUEST__OP_STATS] = GOALLOCD__REPLY__RESULT_STATS,
     [GOALLOCD__REQUEST__OP_LEASE_LIST] = GOALLOCD__REPLY__RESULT_LEASE_LIST,
 };
+
+static Goallocd__Reply__ResultCase result_wanted(const Goallocd__Request *request)
+{
+    size_t op = request->op_case;
+
+    return op < sizeof(result_of) / sizeof(result_of[0]) ? result_of[op] : GOALLOCD__REPLY__RESULT__NOT_SET;
+}
 
 /* A reply that nobody waits for: give back what it brings. */
 static void drop_late_reply(const Goallocd__Reply *reply)
@@ -80,7 +87,7 @@ int rpc_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
         return r;
     if ((*ret)->error > 0)
         return -(*ret)->error;
-    return (*ret)->error < 0 || (*ret)->result_case != result_of[request->op_case] ? -EPROTO : 0;
+    return (*ret)->error < 0 || (*ret)->result_case != result_wanted(request) ? -EPROTO : 0;
 }
 
 int rpc_look_for_late_reply(void)

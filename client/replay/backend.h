@@ -59,12 +59,7 @@ static inline void *backend_malloc(size_t size, bool noscan)
 
 static inline void *backend_calloc(size_t size, bool noscan)
 {
-    void *p;
-
-    if (!noscan)
-        return goalloc_calloc(1, size);
-    p = goalloc_malloc_noscan(size);
-    return p != NULL ? memset(p, 0, size) : NULL;
+    return noscan ? goalloc_calloc_noscan(1, size) : goalloc_calloc(1, size);
 }
 
 #endif

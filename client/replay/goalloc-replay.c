@@ -58,14 +58,19 @@ static void on_signal(int number)
 
 /* --- one process --- */
 
+/* What fails here has said why. */
 #if BACKEND_IS_GOALLOC
 static int attach(const arguments *args)
 {
     goalloc_options options = GOALLOC_OPTIONS_INIT;
+    int r;
 
     options.socket_path = args->socket_path;
     options.timeout_ms = 60000; /* counting the objects of a large heap takes its time */
-    return goalloc_attach(&options);
+    r = goalloc_attach(&options);
+    if (r < 0)
+        (void)fprintf(stderr, "goalloc-replay: %s\n", goalloc_attach_error());
+    return r;
 }
 
 static void detach(void)
@@ -125,10 +130,8 @@ static int replay_here(const arguments *args, trace *t, meeting *m, replay_resul
     }
     memory_begin_process(&ret->meter);
     r = attach(args);
-    if (r < 0) {
-        (void)fprintf(stderr, "goalloc-replay: attach: %s\n", backend_strerror(r));
+    if (r < 0)
         goto out;
-    }
     r = -1;
     if (meet(m, &m->nattached, args->nprocesses)) {
         ret->error = -memory_begin_heap(&ret->meter);

@@ -105,6 +105,27 @@ uint64_t mheap_committed_pages(const mheap *heap)
     return pagealloc_npages_added(heap->pages) - mheap_released_pages(heap);
 }
 
+uint64_t mheap_peak_pages(const mheap *heap)
+{
+    uint64_t npages = u64_load_relaxed(&heap->map->header->npeak_pages);
+
+    return npages > heap->map->npages ? heap->map->npages : npages;
+}
+
+/*
+ * Pages have been taken that may have had no memory: maybe there were never more with memory than now. Doubted pages
+ * count when they are in use, since they get memory then; that they are not free any more is not noted one by one.
+ */
+static void note_committed(mheap *heap)
+{
+    uint64_t committed = mheap_committed_pages(heap);
+    uint64_t certain = committed > heap->ndoubted_pages ? committed - heap->ndoubted_pages : 0;
+    uint64_t npages = certain > heap->ninuse_pages ? certain : heap->ninuse_pages;
+
+    if (npages > u64_load_relaxed(&heap->map->header->npeak_pages))
+        u64_store_relaxed(&heap->map->header->npeak_pages, npages);
+}
+
 void mheap_refresh_metadata(mheap *heap)
 {
     heap->metadata_bytes = heapfile_metadata_bytes(heap->file);
@@ -253,6 +274,7 @@ page_range mheap_take_aside(mheap *heap, enum mheap_aside kind, page_range range
             range.npages = 0;
     }
     heap->naside_pages[kind] += range.npages;
+    note_committed(heap);
     if (ret_nscavenged != NULL)
         *ret_nscavenged = nscavenged;
     return range;
@@ -272,6 +294,8 @@ static void forget_chunk(mheap *heap, page_no first)
 void mheap_put_back(mheap *heap, enum mheap_aside kind, page_range range, bool punched)
 {
     heap->naside_pages[kind] -= range.npages;
+    if (punched) /* doubted ones first: after a takeover they are most of what is free */
+        heap->ndoubted_pages -= range.npages < heap->ndoubted_pages ? range.npages : heap->ndoubted_pages;
     if (kind == ASIDE_RELEASE || kind == ASIDE_RELEASE_DENSE) {
         pagealloc_put_back(heap->pages, range, punched);
     } else if (kind == ASIDE_UNUSED) {
@@ -312,6 +336,7 @@ static void note_inuse(mheap *heap, uint64_t npages)
 {
     heap->ntakes++;
     heap->ninuse_pages += npages;
+    note_committed(heap);
     if (heap->ninuse_pages > heap->npeak_pages)
         heap->npeak_pages = heap->ninuse_pages;
 }

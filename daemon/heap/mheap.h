@@ -46,6 +46,7 @@ typedef struct mheap {
     uint64_t npeak_pages;  /* most pages in use since the scavenger's generation began */
     uint64_t ntakes;       /* times that pages were put into use, ever */
     uint64_t naside_pages[ASIDE_KINDS];
+    uint64_t ndoubted_pages; /* of the committed ones another daemon has left free: they may have no memory */
     bool distrust_backed; /* free pages that count as having memory may have none: all that is leased is committed */
 } mheap;
 
@@ -126,6 +127,9 @@ page_no mheap_next_span(const mheap *heap, page_no *pos);
 uint64_t mheap_committed_pages(const mheap *heap);
 uint64_t mheap_released_pages(const mheap *heap);
 uint64_t mheap_aside_pages(const mheap *heap);
+
+/* The most that were committed since the heap was made, without those of which that is not certain (ndoubted_pages). */
+uint64_t mheap_peak_pages(const mheap *heap);
 
 /* Of the committed ones: free now; free or aside, but not for growth; being released. */
 uint64_t mheap_free_backed_pages(const mheap *heap);

@@ -10,7 +10,8 @@
  *      has to be whole, or the heap is refused.
  *   3. CENTRAL spans go into the unswept sets; their bits are not read. Leased spans are in no list until
  *      lease_table_recover() gives them to their lessees.
- *   4. Free pages count as having memory where they may have some (recover_backed).
+ *   4. Free pages count as having memory where they may have some (recover_backed). The peak of pages with memory is
+ *      the header's word, which the daemons before have kept, and does not rise by that (ndoubted_pages).
  *
  * If this daemon dies as well, the next one finds the same: each store here is one that it may repeat.
  */
@@ -162,6 +163,7 @@ int mheap_recover(mheap *heap, heapfile *file, uint64_t limit_bytes, const char 
     }
     recover_backed(heap, end);
     heap->distrust_backed = true;
+    heap->ndoubted_pages = mheap_free_backed_pages(heap);
     heap->npeak_pages = heap->ninuse_pages;
     mheap_refresh_metadata(heap);
     return 0;

@@ -134,11 +134,21 @@ static void zero_after(uv_work_t *work, int status)
 
 /* --- jobs --- */
 
-static void note_running(commit_pool *pool, bool more)
+static uint64_t job_npages(const commit_job *job)
+{
+    uint64_t npages = 0;
+
+    for (size_t i = 0; i < job->nranges; i++)
+        npages += job->ranges[i].npages;
+    return npages;
+}
+
+static void note_running(commit_pool *pool, const commit_job *job, bool more)
 {
     uint32_t n = u32_load_relaxed(&pool->nrunning);
 
     u32_store_relaxed(&pool->nrunning, more ? n + 1 : n - 1);
+    pool->npages = more ? pool->npages + job_npages(job) : pool->npages - job_npages(job);
 }
 
 static void commit_after(uv_work_t *work, int status)
@@ -151,7 +161,7 @@ static void commit_after(uv_work_t *work, int status)
         return;
     if (job->phase != COMMIT_DONE && job->result == 0)
         job->result = -ECANCELED;
-    note_running(pool, false);
+    note_running(pool, job, false);
     job->done(job, job->result);
     zero_start(pool);
 }
@@ -159,11 +169,7 @@ static void commit_after(uv_work_t *work, int status)
 /* Commit little at once, in the loop. False: the thread pool has to do it, or to find out why not. */
 static bool commit_now(commit_job *job)
 {
-    uint64_t npages = 0;
-
-    for (size_t i = 0; i < job->nranges; i++)
-        npages += job->ranges[i].npages;
-    if (npages > NOW_PAGES || job->nreleases > 0)
+    if (job_npages(job) > NOW_PAGES || job->nreleases > 0)
         return false;
     for (size_t i = 0; i < job->nranges; i++) {
         if (heapfile_commit_now(job->file, job->ranges[i].first, job->ranges[i].npages) < 0)
@@ -187,6 +193,6 @@ bool commit_start(commit_job *job, commit_pool *pool)
         job->result = -ENOMEM; /* part of it may have memory */
         return true;
     }
-    note_running(pool, true);
+    note_running(pool, job, true);
     return false;
 }

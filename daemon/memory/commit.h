@@ -22,6 +22,7 @@ typedef struct commit_pool {
     uv_loop_t *loop;
     heapfile *file;
     shm_u32 nrunning; /* jobs under way; the loop's thread writes it, who zeroes reads it */
+    uint64_t npages;  /* that the jobs under way are to commit */
     bool stopping;    /* jobs under way end early, with -ECANCELED */
     bool zeroing;     /* zero_work is under way */
     uv_work_t zero_work;

@@ -2,9 +2,16 @@
  * Sysmem: MemAvailable of /proc/meminfo, and limit minus use of the cgroups that the daemon is in, of either version.
  *
  * Called by serve/ before it has pages committed. fallocate on a memfd does not fail when memory runs short: the kernel
- * kills somebody, and by what it counts that is the daemon. So the daemon asks first. It leaves a reserve (a 64th, at
- * most 64 MiB) to everybody else and to itself. Pages of files that a cgroup caches can be dropped, so they count as
- * free, as they do in MemAvailable. What can't be read is no limit: without /proc and /sys nothing is refused.
+ * kills somebody, and by what it counts that is the daemon. So the daemon asks first. Pages of files that a cgroup
+ * caches can be dropped, so they count as free, as they do in MemAvailable. What can't be read is no limit: without
+ * /proc and /sys nothing is refused.
+ *
+ * Not all of what is left may be committed:
+ *   - a 64th of the whole (of the system's memory, or the cgroup's limit), at most 64 MiB, stays for everybody else and
+ *     for the daemon itself. A 64th of what is left would be nothing just when it matters: a daemon in a cgroup of
+ *     96 MiB was killed when its client had grown to that.
+ *   - what is being committed just now is not in the system's figures yet.
+ *   - pages cost more than themselves: what describes them.
  */
 #include "daemon/memory/sysmem.h"
 
@@ -17,6 +24,16 @@
 
 #define ASK_AGAIN_MS 1000u
 #define RESERVE_MAX  (64 * MIB)
+#define RESERVE_PART 64u
+#define DESCRIBED_BY 16u /* of the pages, at most: bits, descriptions, page map (daemon/heap/README.md: 4%) */
+
+/* What may be committed of left bytes, of a whole. */
+static uint64_t without_reserve(uint64_t left, uint64_t whole)
+{
+    uint64_t reserve = whole / RESERVE_PART < RESERVE_MAX ? whole / RESERVE_PART : RESERVE_MAX;
+
+    return left > reserve ? left - reserve : 0;
+}
 
 /* The number behind key in a file of lines "key number". False: no such line. */
 static bool read_field(const char *path, const char *key, uint64_t *ret)
@@ -57,7 +74,7 @@ static bool read_cgroup(const cgroup_files *files, const char *cgroup, const cha
     return read_field(path, key, ret);
 }
 
-/* Bytes that the cgroup has left; UINT64_MAX: it has no limit. */
+/* Bytes that the cgroup can spare; UINT64_MAX: it has no limit. */
 static uint64_t cgroup_left(const cgroup_files *files, const char *cgroup)
 {
     uint64_t max;
@@ -70,10 +87,10 @@ static uint64_t cgroup_left(const cgroup_files *files, const char *cgroup)
     (void)read_cgroup(files, cgroup, "memory.stat", files->inactive, &inactive);
     (void)read_cgroup(files, cgroup, "memory.stat", files->active, &active);
     current = current > inactive + active ? current - inactive - active : 0;
-    return max > current ? max - current : 0;
+    return without_reserve(max > current ? max - current : 0, max);
 }
 
-/* The least that the cgroup, or one above it, has left. The path in cgroup is overwritten. */
+/* The least that the cgroup, or one above it, can spare. The path in cgroup is overwritten. */
 static uint64_t cgroups_left(const cgroup_files *files, char *cgroup)
 {
     uint64_t left = UINT64_MAX;
@@ -115,27 +132,28 @@ static uint64_t ask_system(void)
 {
     uint64_t left = all_cgroups_left();
     uint64_t kib;
-    uint64_t reserve;
+    uint64_t whole_kib;
+    uint64_t here;
 
-    if (read_field("/proc/meminfo", "MemAvailable:", &kib) && kib * KIB < left)
-        left = kib * KIB;
-    if (left == UINT64_MAX)
+    if (!read_field("/proc/meminfo", "MemAvailable:", &kib) || !read_field("/proc/meminfo", "MemTotal:", &whole_kib))
         return left;
-    reserve = left / 64 < RESERVE_MAX ? left / 64 : RESERVE_MAX;
-    return left - reserve;
+    here = without_reserve(kib * KIB, whole_kib * KIB);
+    return here < left ? here : left;
 }
 
-bool sysmem_has(sysmem *mem, uint64_t bytes, uint64_t now_ms)
+bool sysmem_has(sysmem *mem, uint64_t bytes, uint64_t coming_bytes, uint64_t now_ms)
 {
     if (bytes > mem->left_bytes || mem->asked_ms == 0 || now_ms - mem->asked_ms >= ASK_AGAIN_MS) {
         mem->left_bytes = ask_system();
         mem->asked_ms = now_ms;
+        sysmem_spend(mem, coming_bytes);
     }
     return bytes <= mem->left_bytes;
 }
 
 void sysmem_spend(sysmem *mem, uint64_t bytes)
 {
+    bytes += bytes / DESCRIBED_BY;
     if (mem->left_bytes != UINT64_MAX)
         mem->left_bytes -= bytes < mem->left_bytes ? bytes : mem->left_bytes;
 }

@@ -130,7 +130,7 @@ void ahead_prepare(ahead *a)
     now = uv_hrtime();
     if (now < a->not_before_ns || a->scav->busy || a->scav->forced || mheap_releasing_pages(a->heap) > 0 ||
         mheap_over_limit(a->heap, SCAVENGE_LIMIT_PERCENT, npages) > 0 ||
-        !sysmem_has(a->mem, SPARE_FACTOR * wanted * PAGE_BYTES, now / 1000000))
+        !sysmem_has(a->mem, SPARE_FACTOR * wanted * PAGE_BYTES, a->commits->npages * PAGE_BYTES, now / 1000000))
         return;
     a->job = (commit_job){ .file = a->heap->file, .ranges = a->ranges, .described = a->short_spans };
     a->job.done = ahead_on_committed;

@@ -59,7 +59,8 @@ bool leasing_system_allows(service *srv, uint64_t npages)
 
     if (!srv->eager_commit || npages <= backed)
         return true;
-    return sysmem_has(&srv->mem, (npages - backed) * PAGE_BYTES, uv_hrtime() / 1000000);
+    return sysmem_has(&srv->mem, (npages - backed) * PAGE_BYTES, srv->commits.npages * PAGE_BYTES,
+                      uv_hrtime() / 1000000);
 }
 
 int leasing_alloc_span(service *srv, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret,

@@ -29,7 +29,8 @@
 #define SEARCH_PAST_NS UINT64_C(10000000) /* what is left of that from the last 10 ms can be used at once */
 
 static const answer limit_reached = { EAGAIN, "the memory limit is reached: give back what is idle, and insist" };
-static const answer exhausted = { ENOMEM, "the heap is exhausted" };
+static const answer exhausted = { ENOSPC, "the arena has no free pages in a row that are enough" };
+static const answer quota_reached = { EDQUOT, "the session's limit is reached" };
 
 /* --- spans and runs --- */
 
@@ -91,7 +92,7 @@ static answer refill_size(session *s, const Goallocd__Refill *ask, refill *ret)
     room = room_for(s, ret->npages) / ret->npages;
     if (ret->want > room)
         ret->want = room;
-    return room != 0 ? ANSWER_DONE : (answer){ ENOMEM, "the session's limit is reached" };
+    return room != 0 ? ANSWER_DONE : quota_reached;
 }
 
 /*
@@ -194,8 +195,10 @@ answer handle_alloc_large(client *c, session *s, const Goallocd__Request *reques
     if (ask->npages == 0 || (align & (align - 1)) != 0 || align > SHM_ALIGN_PAGES_MAX)
         return (answer){ EINVAL, "no pages asked for, or no power of two up to " SHM_TEXT(
                                      SHM_ALIGN_MIB_MAX) " MiB to align to" };
-    if (ask->npages >= srv->heap->map->npages || ask->npages > room_for(s, ask->npages))
-        return (answer){ ENOMEM, "more than the arena, or than the session's limit" };
+    if (ask->npages >= srv->heap->map->npages)
+        return (answer){ ENOSPC, "more than the arena has" };
+    if (ask->npages > room_for(s, ask->npages))
+        return quota_reached;
     if (!ask->insist && !leasing_limit_allows(srv, ask->npages))
         return limit_reached;
     if (!leasing_system_allows(srv, ask->npages))
@@ -221,7 +224,7 @@ static answer resize_target(const session *s, uint32_t name, page_no *ret, bool 
         return (answer){ EINVAL, "not a live large object" };
     *ret_central = lease.state == SPAN_CENTRAL && !(s->flags & SESSION_RECLAIM);
     if (*ret_central && span->npages > lease_room_pages(&s->lessee))
-        return (answer){ EDQUOT, "the session's limit is in the way" };
+        return quota_reached;
     if (!*ret_central && (span->lessee_folds || lease_check(&s->lessee, first.n, &first) != 0))
         return (answer){ EPERM, "another session leases the object, or it is a run" };
     *ret = first;
@@ -261,9 +264,10 @@ answer handle_resize_large(client *c, session *s, const Goallocd__Request *reque
         return a;
     npages = shm_span_at(srv->heap->map, first)->npages;
     more = want > npages ? want - npages : 0;
-    if (more > 0 &&
-        (more + (central ? npages : 0) > lease_room_pages(&s->lessee) || more > mheap_room_pages(srv->heap)))
-        return (answer){ EDQUOT, "a limit is in the way" };
+    if (more > 0 && more + (central ? npages : 0) > lease_room_pages(&s->lessee))
+        return quota_reached;
+    if (more > 0 && more > mheap_room_pages(srv->heap))
+        return limit_reached;
     if (central) {
         mcentral_remove(srv->heap, first);
         shm_span_at(srv->heap->map, first)->lessee_folds = 0;

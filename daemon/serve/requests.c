@@ -195,6 +195,16 @@ static answer handle_detach(client *c, const Goallocd__Request *request)
     return ANSWER_GIVEN;
 }
 
+static answer handle_set_label(client *c, const Goallocd__Request *request)
+{
+    session *s = client_session(c);
+
+    if (s == NULL)
+        return (answer){ ENOTCONN, "not attached" };
+    session_set_label(&client_service(c)->sessions, s, request->set_label->label);
+    return ANSWER_DONE;
+}
+
 /* Numbers above those of the table are sessions that have ended, the last one first. NULL: nobody has that number. */
 static const session *session_listed(const session_table *table, uint32_t no)
 {
@@ -299,7 +309,7 @@ static answer handle_adopt(client *c, session *s, const Goallocd__Request *reque
     } else if (u32_load_relaxed(&shm_span_at(heap->map, object.first)->owner) == s->lessee.no.n) {
         object_unkeep(heap, &object);
     } else if (adopt_set(heap->adopted, &object, s->lessee.no, s->lessee.epoch) != 0) {
-        return (answer){ ENOSPC, "the session has adopted too many objects" };
+        return (answer){ EDQUOT, "the session has adopted too many objects" };
     } else if (!object_is_live(heap->map, &object)) {
         /* It has been freed meanwhile, perhaps by someone who could not see yet that its kept bit has to go too. */
         object_unkeep(heap, &object);
@@ -426,6 +436,7 @@ static const struct {
     [GOALLOCD__REQUEST__OP_HEAP_MAP] = { .handle = handle_heap_map },
     [GOALLOCD__REQUEST__OP_CHECK] = { .handle = handle_check },
     [GOALLOCD__REQUEST__OP_PING] = { .handle = handle_ping },
+    [GOALLOCD__REQUEST__OP_SET_LABEL] = { .handle = handle_set_label },
 };
 
 static answer dispatch(client *c, session *s, const Goallocd__Request *request)

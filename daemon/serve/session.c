@@ -13,6 +13,10 @@
  * Invariants (session_table_validate, linear in sessions and spans): the entry in spans says what the session says;
  * and those of its leases.
  *
+ * A label that changes is no single store: if the daemon dies in between, the next one finds a mixture of the two. That
+ * is text with an end all the same, since the last byte of every label is 0; label_copy() makes what is no UTF-8
+ * harmless; and the process, which got no reply, asks again.
+ *
  * A new session: token, fields, epoch, then state. If the daemon dies before the state, the entry is FREE. If it dies
  * after it, nobody holds the life lock of that session, so it ends.
  */
@@ -157,6 +161,16 @@ int session_open(session_table *table, const session_request *request, session *
     CRASH_POINT(session_after_state);
     *ret = s;
     return 0;
+}
+
+void session_set_label(session_table *table, session *s, const char *label)
+{
+    char *shown = entry_of(table, s->lessee.no)->label;
+
+    label_copy(s->label, label);
+    memcpy(shown, s->label, SHM_LABEL_BYTES / 2);
+    CRASH_POINT(label_half);
+    memcpy(shown + SHM_LABEL_BYTES / 2, s->label + SHM_LABEL_BYTES / 2, SHM_LABEL_BYTES / 2);
 }
 
 bool session_has_token(const session_table *table, const session *s, const uint8_t *token, size_t len_bytes)

@@ -89,6 +89,9 @@ void session_forget(session_table *table, session *s);
 /* True if token is the session's. Takes the same time whatever differs. */
 bool session_has_token(const session_table *table, const session *s, const uint8_t *token, size_t len_bytes);
 
+/* Show the session under another label. */
+void session_set_label(session_table *table, session *s, const char *label);
+
 void session_set_state(session_table *table, session *s, enum shm_session_state state);
 
 /* lease_end_some() of a session in state ENDING. True: it is over, s is gone. */

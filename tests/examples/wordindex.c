@@ -109,7 +109,7 @@ static void attach(const char *label)
     options.label = label;
     r = goalloc_attach(&options);
     if (r < 0)
-        die("attach: %s", goalloc_strerror(r));
+        die("%s", goalloc_attach_error());
 }
 
 static index_map *find_index(const char *label)

@@ -202,6 +202,7 @@ static int work_default(const char *socket)
     table *t;
 
     attach_patiently(socket, 0);
+    CHECK(goalloc_set_label("work") == 0);
     t = the_table();
     for (int i = 0; i < 16; i++) /* of another process */
         take(&t->large[i]);

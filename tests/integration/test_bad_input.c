@@ -311,7 +311,7 @@ static int exhausting(const fixture *f, void *arg)
                 break;
             memset(objects[n], 1, size);
         }
-        CHECK(n > 100 && n < 100000 && errno == ENOMEM);
+        CHECK(n > 100 && n < 100000 && errno == ENOSPC);
         if (round == 0)
             first = n;
         CHECK(n * 10 > first * 9); /* what was freed is there again */
@@ -326,7 +326,7 @@ static int exhausting(const fixture *f, void *arg)
     return 0;
 }
 
-static void exhausted_heap_gives_enomem_and_goes_on_after_frees(void **state)
+static void exhausted_heap_gives_enospc_and_goes_on_after_frees(void **state)
 {
     size_t sizes[] = { 1000, 32768, 100000 };
 
@@ -367,15 +367,15 @@ static int limited_session(const fixture *f, void *arg)
     options.socket_path = f->socket;
     options.limit_bytes = 4 << 20;
     CHECK(goalloc_attach(&options) == 0);
-    CHECK(goalloc_malloc(8 << 20) == NULL && errno == ENOMEM);
+    CHECK(goalloc_malloc(8 << 20) == NULL && errno == EDQUOT);
     for (int i = 0; i < 100000 && goalloc_malloc(1000) != NULL; i++)
         ;
-    CHECK(errno == ENOMEM);
+    CHECK(errno == EDQUOT);
     CHECK(goalloc_stats(&stats) == 0 && stats.session_held_bytes <= 4 << 20 && stats.session_held_bytes > 3 << 20);
     return 0;
 }
 
-static void session_limit_gives_enomem(void **state)
+static void session_limit_gives_edquot(void **state)
 {
     assert_int_equal(child_run(*state, limited_session, NULL), 0);
 }
@@ -630,11 +630,11 @@ int main(void)
         FIXTURE_TEST(file_that_is_no_socket_is_not_replaced),
         FIXTURE_TEST(stale_socket_of_a_dead_daemon_is_replaced),
         FIXTURE_TEST(wrong_command_lines_are_refused),
-        FIXTURE_TEST_WITH(exhausted_heap_gives_enomem_and_goes_on_after_frees, "--reserve", "64M"),
+        FIXTURE_TEST_WITH(exhausted_heap_gives_enospc_and_goes_on_after_frees, "--reserve", "64M"),
 #if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__) /* which have no room for such a mapping */
         FIXTURE_TEST_WITH(more_memory_than_the_system_has_is_enomem, "--reserve", "16T", "--base", "0x100000000000"),
 #endif
-        FIXTURE_TEST(session_limit_gives_enomem),
+        FIXTURE_TEST(session_limit_gives_edquot),
         FIXTURE_TEST(absurd_sizes_and_alignments_are_errors),
         FIXTURE_TEST(bad_frees_are_detected_and_change_nothing),
         FIXTURE_TEST(double_free_by_owner_and_another_process_is_detected),

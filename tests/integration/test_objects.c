@@ -537,13 +537,13 @@ static int whole_arena(const fixture *f, void *arg)
         goalloc_free(p);
     }
     CHECK(goalloc_trim() == 0);
-    CHECK(goalloc_malloc(192 * MIB) == NULL && errno == ENOMEM);
-    CHECK(goalloc_malloc(most + 1) == NULL && errno == ENOMEM);
+    CHECK(goalloc_malloc(192 * MIB) == NULL && errno == ENOSPC);
+    CHECK(goalloc_malloc(most + 1) == NULL && errno == ENOSPC);
     p = goalloc_malloc(most);
     CHECK(p != NULL);
     p[0] = p[most - 1] = 1;
-    CHECK(goalloc_malloc(8) == NULL && errno == ENOMEM);
-    CHECK(goalloc_realloc(p, most + 1) == NULL && errno == ENOMEM);
+    CHECK(goalloc_malloc(8) == NULL && errno == ENOSPC);
+    CHECK(goalloc_realloc(p, most + 1) == NULL && errno == ENOSPC);
     CHECK(goalloc_realloc(p, absurd) == NULL && errno == ENOMEM);
     CHECK(goalloc_realloc(p, absurd - 4096) == NULL && errno == ENOMEM);
     CHECK(p[0] == 1 && p[most - 1] == 1);

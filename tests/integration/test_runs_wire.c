@@ -230,7 +230,7 @@ static void refill_with_a_limit_takes_no_more_than_it(void **state)
             error = refill(heap.fd, 2 * class, npages[i], 3, &first, &n);
             assert_true(n <= 3);
         }
-        assert_int_equal(error, ENOMEM);
+        assert_int_equal(error, EDQUOT);
         assert_in_range(held_pages(heap.fd), most - npages[i] + 1, LIMIT_PAGES);
         for (int k = 0; k < ATTACH_NFDS; k++)
             (void)close(heap.fds[k]);

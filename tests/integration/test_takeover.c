@@ -353,9 +353,9 @@ static int keep_to_the_limit(const fixture *f, void *arg)
     held = stats.session_held_bytes;
     (void)raise(SIGSTOP);
     CHECK(goalloc_stats(&stats) == 0 && stats.session_held_bytes == held);
-    CHECK(goalloc_malloc(3 << 20) == NULL && errno == ENOMEM); /* with what it held before */
+    CHECK(goalloc_malloc(3 << 20) == NULL && errno == EDQUOT); /* with what it held before */
     CHECK(goalloc_malloc(2 << 20) != NULL);
-    CHECK(goalloc_malloc(1 << 20) == NULL && errno == ENOMEM);
+    CHECK(goalloc_malloc(1 << 20) == NULL && errno == EDQUOT);
     return 0;
 }
 

@@ -25,7 +25,7 @@ static inline void must_attach(const fixture *f, uint32_t flags)
             break;
     }
     if (r < 0) {
-        (void)fprintf(stderr, "attach: %s\n", goalloc_strerror(r));
+        (void)fprintf(stderr, "attach: %s\n", goalloc_attach_error());
         _exit(1);
     }
 }

@@ -60,7 +60,7 @@ static const struct {
     { HEADER, "shown by goallocctl, the first %" PRIu64 " bytes", SHM_LABEL_MAX },
     { HEADER, "no room for another session: %" PRIu64 " of them", SHM_SESSIONS_MAX - 1 },
     { HEADER, "-ENOSPC (%" PRIu64 " roots)", SHM_ROOTS_MAX },
-    { HEADER, "-ENOSPC (%" PRIu64 " adopted objects a session)", ADOPT_PER_SESSION_MAX },
+    { HEADER, "-EDQUOT (%" PRIu64 " adopted objects a session)", ADOPT_PER_SESSION_MAX },
     { HEADER, "a power of two up to %" PRIu64 " MiB", SHM_ALIGN_MIB_MAX },
     { HEADER, "an object of up to %" PRIu64 " KiB is small", SMALL_BYTES_MAX / KIB },
     { HEADER, "else " SHM_SOCKET_PATH "; copied%.0" PRIu64, 0 },
