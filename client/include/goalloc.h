@@ -377,8 +377,8 @@ GOALLOC_API GOALLOC_CHECK int goalloc_unlink_free(void **slot, void *next);
  * by the daemon if they are dead. To be called by who takes a robust mutex over (EOWNERDEAD), before it reads what the
  * mutex guards: a mutex comes over before the daemon hears of the death.
  *
- * Cost: a look at 32 KiB; requests only while somebody is at it for longer than a hundred looks, so one if somebody has
- * died. 0; -ETIMEDOUT if there is a process that neither goes on nor dies within the timeout, as one that is stopped:
+ * Cost: a look at 32 KiB, some microseconds; requests only while somebody is at it for longer than a hundred looks, so
+ * some if somebody has died. 0; -ETIMEDOUT if there is a process that neither goes on nor dies within the timeout, as one that is stopped:
  * then it may be one that has nothing to do with the caller; -EROFS, -ENOTCONN, and the errors of goalloc_root_set().
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_settle(void);
