@@ -31,6 +31,8 @@
     X(unlink_after_slot, c) X(unlink_after_free, c) X(link_after_publish, r) X(link_after_slot, r)            \
     X(graph_after_publish, r)                                                                                 \
     X(settle_after_free, s) X(settle_after_unpublish, s) X(settle_after_release, s)                           \
+    X(making_after_reserve, c) X(making_after_alloc, c) X(making_after_announce, c) X(making_after_init, c)   \
+    X(making_after_publish, r) X(making_after_finish, c)                                                      \
     X(span_after_description, d) X(span_after_bits, d) X(span_after_map, d)                                   \
     X(lease_after_owner, d) X(lease_after_list, d) X(lease_after_word, d)                                     \
     X(refill_before_reply, d) X(lease_end_after_unlink, d)                                                    \
@@ -43,6 +45,8 @@
     X(session_after_token, d) X(session_before_state, d) X(session_after_state, d) X(session_end_half, d)     \
     X(label_half, d)                                                                                          \
     X(root_after_entry, d) X(root_after_name, d) X(root_after_set, d)                                         \
+    X(root_after_pending, d) X(root_change_after_value, d) X(root_change_after_word, d)                       \
+    X(root_reuse_after_word, d) X(root_after_done, d)                                                         \
     X(adopt_after_counters, d) X(adopt_after_entry, d) X(adopt_after_kept, d)                                 \
     X(adopt_remove_after_entry, d) X(adopt_remove_after_counters, d)                                          \
     X(arena_after_npages, d) X(zeroed_base_after, d) X(backed_base_after, d)                                  \

@@ -13,7 +13,7 @@
 #include "shm/offers.h"
 
 /* Raise it when the meaning of a word changes but its place does not. */
-#define LAYOUT_VERSION 6
+#define LAYOUT_VERSION 7
 
 static uint64_t fnv1a(uint64_t hash, uint64_t value)
 {
@@ -34,8 +34,9 @@ uint64_t shm_abi_hash(void)
         offsetof(shm_header, span_table_off), offsetof(shm_header, free_limit), offsetof(shm_header, nroot_entries),
         offsetof(shm_header, nsession_entries),
         sizeof(shm_session), offsetof(shm_session, epoch), offsetof(shm_session, trim_seq),
-        offsetof(shm_session, label),
-        sizeof(shm_root), offsetof(shm_root, name),
+        offsetof(shm_session, label), offsetof(shm_session, root_pending),
+        sizeof(shm_root), offsetof(shm_root, values), offsetof(shm_root, name), sizeof(shm_root_value),
+        offsetof(shm_root_value, generation), offsetof(shm_header, roots_seq),
         sizeof(shm_heap_arena), offsetof(shm_heap_arena, backed_base), offsetof(shm_heap_arena, npages),
         sizeof(shm_span), offsetof(shm_span, elem_bytes), offsetof(shm_span, npages), offsetof(shm_span, nelems),
         offsetof(shm_span, magic), offsetof(shm_span, spc), offsetof(shm_span, needzero),

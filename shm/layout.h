@@ -6,7 +6,7 @@
  *   spans    only the daemon writes; clients map it read-only.
  *            +-----------+----------------+----------------+--------------------+-----------------+-----------------+
  *            | header    | session table  | root table     | heap-arena table   | page map        | span table      |
- *            | 4 KiB     | 4096 x 128 B   | 4096 x 272 B   | 16 B each 64 MiB   | 4 B each page   | 64 B each page  |
+ *            | 4 KiB     | 4096 x 128 B   | 4096 x 360 B   | 16 B each 64 MiB   | 4 B each page   | 64 B each page  |
  *            +-----------+----------------+----------------+--------------------+-----------------+-----------------+
  *            A span is named by its first page, and its description is span_table[first page]. page_map[p] is the first
  *            page of the span that p belongs to, 0 if it belongs to none. Both tables are sparse: only the parts that
@@ -88,7 +88,10 @@ typedef struct shm_header {
     uint32_t pad[12];
     /* Leases ever given: the daemon raises it before it gives one. A line of its own, which no free looks at. */
     shm_u64 nleases;
-    uint64_t pad2[6];
+    /* Goes up with each change of the roots, and when nobody makes one any more: who waits for a root waits for it. */
+    shm_u32 roots_seq;
+    uint32_t pad3;
+    uint64_t pad2[5];
     shm_u64 npeak_pages; /* the most of the arena that has had memory at once: for people to look at; only rises */
 } shm_header;
 
@@ -110,14 +113,30 @@ typedef struct shm_session {
     uint32_t pid;
     uint32_t uid;
     uint64_t limit_bytes;
-    uint64_t reserved[4];
+    /* The session's last change of a root: epoch << 32 | ticket. pending is written before the root, done after it. */
+    shm_u64 root_pending;
+    shm_u64 root_done;
+    uint64_t reserved[2];
     char label[SHM_LABEL_BYTES];
 } shm_session;
 
-/* A root is set while name_bytes != 0. The name is written before it, the offset is one word of its own. */
+/* What a root says. */
+typedef struct shm_root_value {
+    shm_u64 offset;     /* from the arena's base; 0: it was removed */
+    shm_u64 size;       /* that it was made with (goalloc_root_get_or_create); 0: nobody has said */
+    shm_u64 type_tag;   /* that it was made with, without ROOT_REINIT; 0: none */
+    shm_u64 setter;     /* session number << 32 | its epoch */
+    shm_u64 ticket;     /* of the request that has set it: a number among those of its session; 0: none */
+    shm_u64 generation; /* of the heap when it was set */
+} shm_root_value;
+
+/*
+ * An entry has two values: current says which one counts, and the next one is written into the other. The name is
+ * written while current is 0. So a change of a root, too, is one store.
+ */
 typedef struct shm_root {
-    shm_u64 name_bytes;
-    shm_u64 offset; /* from the arena's base */
+    shm_u64 current; /* bytes of the name | number of the value that counts << 32; 0: the entry is not used */
+    shm_root_value values[2];
     char name[SHM_ROOT_NAME_BYTES];
 } shm_root;
 
@@ -170,7 +189,7 @@ _Static_assert(sizeof(shm_header) == 256 && offsetof(shm_header, free_limit) == 
                    offsetof(shm_header, npeak_pages) == 248,
                "header layout");
 _Static_assert(sizeof(shm_session) == 128 && offsetof(shm_session, label) == 64, "session layout");
-_Static_assert(sizeof(shm_root) == 272 && offsetof(shm_root, name) == 16, "root layout");
+_Static_assert(sizeof(shm_root) == 360 && offsetof(shm_root, name) == 104, "root layout");
 _Static_assert(sizeof(shm_heap_arena) == 16, "heap arena layout");
 _Static_assert(sizeof(shm_span) == 64 && offsetof(shm_span, owner) == 32 && offsetof(shm_span, nleases) == 48,
                "span layout");
@@ -223,6 +242,22 @@ static inline lease_word lease_unpack(uint64_t word)
     return (lease_word){ .state = (enum span_state)(word & 0xff),
                          .session = { (uint16_t)(word >> 16) },
                          .epoch = (uint32_t)(word >> 32) };
+}
+
+static inline uint64_t root_current_pack(uint64_t name_bytes, uint32_t which)
+{
+    return name_bytes | (uint64_t)which << 32;
+}
+
+/* Bytes of the name, and which value counts, of a word that another daemon may have written. */
+static inline uint64_t root_name_bytes(uint64_t current)
+{
+    return current & UINT32_MAX;
+}
+
+static inline uint32_t root_which(uint64_t current)
+{
+    return (uint32_t)(current >> 32) & 1;
 }
 
 static inline bool span_is_leased(const shm_span *span)

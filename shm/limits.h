@@ -40,8 +40,12 @@ _Static_assert(SHM_RUN_PAGES_MAX >= SHM_RUN_PAGES_MIN, "there are runs");
 #define SHM_HOLDS_MAX       4096u /* of all sessions */
 #define SHM_ROOTS_MAX       4096
 #define SHM_ROOT_NAME_MAX   255 /* bytes, without the terminating zero */
-#define SHM_LABEL_MAX       63  /* the same */
+#define SHM_MAKING_MAX      64  /* roots that a session makes at the same time */
+#define SHM_LABEL_MAX       63  /* bytes, without the terminating zero */
 #define SESSION_TOKEN_BYTES 16u /* by which a process shows that a session is its own */
+
+/* Or'ed into a root's type tag: init runs once in each heap. */
+#define ROOT_REINIT (UINT64_C(1) << 63)
 
 /* Where the daemon serves and everybody looks for it, unless told otherwise. */
 #define SHM_SOCKET_PATH "/run/goallocd/goallocd.sock"

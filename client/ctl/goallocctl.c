@@ -255,7 +255,7 @@ int main(int argc, char **argv)
                "  stats     objects, memory, sessions and leases of the heap\n"
                "  sessions  attached processes, and those that have ended, with the objects that they left behind and\n"
                "            that still live\n"
-               "  roots     named objects\n"
+               "  roots     named objects: size, type tag, who has set them, and whether they live\n"
                "  classes   the same by size class: objects, allocs and frees, unused memory\n"
                "  heap-map  a picture of the arena: what is in use, free, released\n"
                "  scavenge  sweep, and give all free pages back to the system\n"

@@ -27,14 +27,14 @@
  * that they find, and use the number for something of its own: the library notices, leaves that alone, and connects
  * again.
  *
- * Errors: functions that return int return 0 or a negative errno value; functions that return a pointer return NULL
- * and set errno. goalloc_strerror() names both in terms of this library. A request to the daemon takes at most the
- * timeout given at the attach, with the wait for other threads' requests before it. Most functions make one request at
- * most. An allocation makes up to three: attach, ask, and ask again after giving back what is idle. goalloc_realloc()
- * may ask for the pages behind the object before that, several times if it has to move its own idle pages out of the
- * way; and what it does not get with some more than is needed, it asks for without. goalloc_trim() makes two. Once a
- * request has waited for the whole timeout, those that follow fail at once. No function that frees waits for the daemon
- * at all.
+ * Errors: functions that return int return 0 or a negative errno value; functions that return a pointer return NULL and
+ * set errno. goalloc_strerror() names both in terms of this library. A request to the daemon takes at most the timeout
+ * given at the attach, with the wait for other threads' requests before it. Most functions make one request at most;
+ * those of roots say what they make. An allocation makes up to three: attach, ask, and ask again after giving back what
+ * is idle. goalloc_realloc() may ask for the pages behind the object before that, several times if it has to move its
+ * own idle pages out of the way; and what it does not get with some more than is needed, it asks for without.
+ * goalloc_trim() makes two. Once a request has waited for the whole timeout, those that follow fail at once. No
+ * function that frees waits for the daemon at all.
  *
  * The daemon may die, and another one may take the heap over, without this process noticing. The process goes on using
  * what it holds, and a call that needs the daemon connects again and comes back to its session by itself. Such a call
@@ -374,28 +374,120 @@ GOALLOC_API GOALLOC_CHECK int goalloc_unlink_free(void **slot, void *next);
 
 /*
  * Wait until what other processes had begun to link or unlink when this was called is done: by themselves if they live,
- * by the daemon if they are dead. To be called by who takes a robust mutex over (EOWNERDEAD), before it reads what the
- * mutex guards: a mutex comes over before the daemon hears of the death.
+ * by the daemon if they are dead. To be called by who takes a robust mutex over from a dead owner, before it reads what
+ * the mutex guards: a mutex comes over before the daemon hears of the death.
  *
  * Cost: a look at 32 KiB, some microseconds; requests only while somebody is at it for longer than a hundred looks, so
- * some if somebody has died. 0; -ETIMEDOUT if there is a process that neither goes on nor dies within the timeout, as one that is stopped:
- * then it may be one that has nothing to do with the caller; -EROFS, -ENOTCONN, and the errors of goalloc_root_set().
+ * some if somebody has died. 0; -ETIMEDOUT if there is a process that neither goes on nor dies within the timeout, as
+ * one that is stopped: then it may be one that has nothing to do with the caller; -EROFS, -ENOTCONN, and the errors of
+ * goalloc_root_set().
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_settle(void);
 
 /*
- * Name the object that p points to, or into, so that other processes find it; NULL p removes the name. The name is 1
- * to GOALLOC_ROOT_NAME_MAX bytes of UTF-8. Setting a name again replaces it at once for all. A root holds no object
- * alive. One round trip. 0, -EINVAL (empty name, or p does not point into a live object), -ENAMETOOLONG, -EILSEQ (not
- * UTF-8), -ENOENT (removing what is not there), -ENOSPC (4096 roots), -EROFS, -ENOTCONN, -ETIMEDOUT, -EACCES, -ESTALE.
+ * Roots: names of objects, by which processes find the data. A name is 1 to GOALLOC_ROOT_NAME_MAX bytes of UTF-8. A
+ * root holds no object alive: who frees the object takes the name away first. If nobody has, the next one to look the
+ * root up (to get, get or create, wait for or list it) finds that no live object is there: the root is removed, and is
+ * -ENOENT. It is removed as well before the daemon hands the place out for other objects, and when the object goes with
+ * its session. What is not noticed is an object that was freed and whose place the process that holds its span has used
+ * again meanwhile: then the root names the object that is there now.
+ *
+ * With the name go the size and type tag that goalloc_root_get_or_create() has made it with, and the session that has
+ * set it; `goallocctl roots` shows them. All outlive the daemon. The functions are requests: their errors, besides
+ * those that are named, are -EINVAL (no name, or a p that does not point into a live object), -ENAMETOOLONG, -EILSEQ
+ * (the name is not UTF-8), -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT (no directory of the socket), -ESTALE. If the
+ * connection is lost on the way, a request is sent again, to the next daemon too, and takes effect once.
+ */
+
+/*
+ * Name the object that p points to, or into, so that other processes find it; NULL p removes the name. Setting a name
+ * again replaces it at once for all, its size and type tag too: it has none then. The object stays whose it is: in a
+ * session with GOALLOC_ATTACH_RECLAIM it has to be published to outlive that. One round trip. 0, -ENOENT (removing what
+ * is not there), -ENOSPC (4096 roots), -EROFS.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_set(const char *name, void *p);
 
-/*
- * Look a root up: *ret_p is set on success only. One round trip. 0, -ENOENT, and the errors of goalloc_root_set() but
- * -ENOSPC and -EROFS.
- */
+/* Look a root up: *ret_p is set on success only. One round trip. 0, -ENOENT. */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_get(const char *name, void **ret_p);
+
+/*
+ * As goalloc_root_set(), but only if the root is expected just now; expected NULL: if there is no such root, or its
+ * object does not live any more. So a new version of a structure replaces the one that it was made from, and only that;
+ * the type tag stays, the size does not. p NULL removes the root: of several that try, one gets 0, and may free the
+ * object. One round trip. 0, -EEXIST (it is another by now, or gone), -ENOSPC, -EROFS.
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_root_compare_and_set(const char *name, void *expected, void *p);
+
+/*
+ * Wait until there is a root of that name: *ret_p is set on success only. timeout_ms 0: look once; negative: wait for
+ * ever, as poll(). While it waits it holds nothing that others need, and sends a request when a root has changed, or
+ * ten a second at most if none has; a cancellation of the thread takes effect within 100 ms. A signal does not end the
+ * wait. 0, -ETIMEDOUT (it is not there; or no daemon answers, within the time of a request).
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_root_wait(const char *name, int timeout_ms, void **ret_p);
+
+/* Initialise the size bytes at p. 0, or what goalloc_root_get_or_create() is to return: a negative errno. */
+typedef int (*goalloc_init_fn)(void *p, size_t size, void *arg);
+
+/* Or'ed into a type tag, whose top bit it takes: what is left of an earlier heap is initialised again, once. */
+#define GOALLOC_ROOT_REINIT (UINT64_C(1) << 63)
+
+/*
+ * Get the root of that name, or make it: however many processes and threads ask at the same time, one of them makes the
+ * object, and the others wait until it is initialised. *ret_p is the object, *ret_created (NULL: not wanted) 1 in the
+ * one that has made it, else 0; both are set on success only.
+ *
+ * Who makes it allocates size bytes, more than 0, zeroed, and calls init(p, size, arg), in the calling thread, outside
+ * of every lock; init NULL: zeroes will do. init may call everything of this library, also this function for other
+ * names; it must return, not jump out or throw, and must not let others know p before it has. Then the object is the
+ * root, and the heap's: it stays when this session ends. If init fails, the object is freed, its error is returned, and
+ * the next one that waits makes the root. The same happens if the thread is cancelled in init, and if its process dies,
+ * or loses its connection while others ask. After any of these, and if the daemon was replaced meanwhile, a late init
+ * was in vain: its object is freed, and the call asks again, gets what others have made, or makes it once more. There
+ * are never two.
+ *
+ * type_tag, any number that the program's versions agree on, and size are kept with the root. Who asks with another
+ * tag, or another size, gets -EMEDIUMTYPE. A root of goalloc_root_set() has the tag 0, and does if it has room for size
+ * bytes; so does one of goalloc_root_compare_and_set(), which keeps its tag. With GOALLOC_ROOT_REINIT in the tag, init
+ * is called as well for an object that was made in another heap (its id is another), as when a heap was loaded from a
+ * file: once, by one process, with the object as it is, for example to set up its mutexes again. *ret_created is 0
+ * then, a failing init leaves the object there, and the next one who asks so calls init again.
+ *
+ * Waits at most the timeout of the attach for who makes it; a thread that is stopped in init holds up nobody else. That
+ * wait can be cancelled. When a process dies in here, its object goes: the daemon frees it. What may be left, in a
+ * session without GOALLOC_ATTACH_RECLAIM, is one object if it dies between the allocation and the message about it, or
+ * if the daemon dies, too, before the root is made.
+ *
+ * A child that is forked within init is not who makes the root: it neither finishes nor frees it. When its copy of init
+ * returns 0, it waits for its parent, or its parent's successor, as all others.
+ *
+ * Cost: one round trip if the root is there, three to make it, and some more to wait. 0; -EMEDIUMTYPE; -ETIMEDOUT
+ * (nobody has made it in time, or no daemon answers); -EDEADLK (this thread is making just this root); -EDQUOT (this
+ * session makes 64 roots, or its user's sessions 1024, at the same time); -ENOSPC (4096 roots, there or being made);
+ * -EROFS (not there, in a read-only attach); the errors of goalloc_calloc() and goalloc_publish(), and what init
+ * returns.
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_root_get_or_create(const char *name, size_t size, uint64_t type_tag,
+                                                         goalloc_init_fn init, void *arg, void **ret_p,
+                                                         int *ret_created);
+
+/* What goalloc_root_list() says of a root. All of it is valid during the call of each. */
+typedef struct goalloc_root_info {
+    const char *name;
+    void *p;
+    size_t size;       /* that it was made with; of one that was set: from p to the end of its object */
+    uint64_t type_tag; /* 0: none */
+    uint64_t session;  /* number of the session that has set it, as goallocctl shows it; 0: that has ended */
+} goalloc_root_info;
+
+/*
+ * Call each(info, arg) for all roots whose names begin with prefix (NULL: all), in no order, until it returns something
+ * other than 0: that is returned. each is called outside of every lock, and may call everything of this library. A root
+ * that is there all the while is named once; of those that come and go meanwhile some may be missing. A round trip for
+ * each 16 roots. 0, -ENAMETOOLONG, what each has returned.
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_root_list(const char *prefix,
+                                                int (*each)(const goalloc_root_info *info, void *arg), void *arg);
 
 /*
  * A name of p that does not depend on where the heap is mapped: its distance from the arena's base, for files and for

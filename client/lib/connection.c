@@ -1,7 +1,8 @@
 /*
  * Connection: each request to the daemon as a function.
  *
- * Called by attach.c (the session), refill.c and large.c (spans), heap.c (roots, statistics) and owner.c. What they
+ * Called by attach.c (the session), refill.c and large.c (spans), heap.c (statistics), owner.c and, for
+ * requests that it makes itself, root.c. What they
  * share lies below: comeback.c (the turn, and what to do if the daemon is gone), rpc.c, outbox.c, link.c. Data:
  * marks in process.mspan_of (held.c). They are set while the turn is held, so a process that comes back knows what it
  * leases.
@@ -16,16 +17,17 @@
 #include "client/lib/connection.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "client/lib/held.h"
 #include "proto/wire.h"
 
-/* Take what a call is for out of the reply: what the call returns, 0 or more, or -EPROTO. */
-typedef int (*read_reply)(const Goallocd__Reply *reply, void *ret);
+#define PAUSE_MS_MAX 16
 
 /* The steps 2 to 4. read NULL: the reply says nothing but how it went. */
-static int finish_call(Goallocd__Request *request, read_reply read, void *ret, deadline until)
+static int finish_call(Goallocd__Request *request, connection_read *read, void *ret, deadline until)
 {
     Goallocd__Reply *reply;
     int r = comeback_call(request, &reply, until);
@@ -36,12 +38,36 @@ static int finish_call(Goallocd__Request *request, read_reply read, void *ret, d
     return r;
 }
 
-static int call(Goallocd__Request *request, read_reply read, void *ret)
+int connection_call(Goallocd__Request *request, connection_read *read, void *ret)
 {
     deadline until;
     int r = comeback_begin(&until);
 
     return r < 0 ? r : finish_call(request, read, ret, until);
+}
+
+/*
+ * A request for memory. While the session is at its limit, the daemon searches for what it offers, some of it in each
+ * request, and says -EINPROGRESS until it has looked at all: so it is asked again, with a pause in which others are
+ * served, and the turn is theirs, for as long as a request may take.
+ */
+static int call_for_memory(Goallocd__Request *request, connection_read *read, void *ret)
+{
+    deadline until = deadline_in((int)u32_load_relaxed(&process.timeout_ms));
+    int cancel_state;
+    int r;
+
+    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+    for (int pause_ms = 1; (r = connection_call(request, read, ret)) == -EINPROGRESS;
+         pause_ms = pause_ms < PAUSE_MS_MAX ? pause_ms * 2 : PAUSE_MS_MAX) {
+        if (deadline_left_ms(until) == 0) {
+            r = -EDQUOT;
+            break;
+        }
+        (void)poll(NULL, 0, pause_ms);
+    }
+    (void)pthread_setcancelstate(cancel_state, NULL);
+    return r;
 }
 
 /* --- the session --- */
@@ -107,7 +133,7 @@ int connection_set_label(const char *label)
     Goallocd__Request request = WIRE_REQUEST(SET_LABEL, set_label, &body);
 
     body.label = (char *)(uintptr_t)label;
-    return call(&request, NULL, NULL);
+    return connection_call(&request, NULL, NULL);
 }
 
 /* A daemon that is gone need not be told: the next one sees that this process has unmapped the heap. */
@@ -160,7 +186,7 @@ int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool ins
     body.nspans = nspans;
     body.npages = npages;
     body.insist = insist;
-    return call(&request, read_refill, &(refill_result){ nspans, ret_spans });
+    return call_for_memory(&request, read_refill, &(refill_result){ nspans, ret_spans });
 }
 
 int connection_sync(void)
@@ -169,7 +195,7 @@ int connection_sync(void)
     Goallocd__Request request = WIRE_REQUEST(RETURN_SPANS, return_spans, &body);
 
     /* Requests are answered in order, and what waits in the outbox is sent before this one. */
-    return call(&request, NULL, NULL);
+    return connection_call(&request, NULL, NULL);
 }
 
 static int read_large(const Goallocd__Reply *reply, void *ret)
@@ -190,7 +216,7 @@ int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, b
     body.align_pages = align_pages;
     body.noscan = noscan;
     body.insist = insist;
-    return call(&request, read_large, ret);
+    return call_for_memory(&request, read_large, ret);
 }
 
 int connection_resize_large(page_no span, uint64_t npages, bool *ret_sent)
@@ -209,40 +235,7 @@ int connection_resize_large(page_no span, uint64_t npages, bool *ret_sent)
     return finish_call(&request, NULL, NULL, until);
 }
 
-/* --- roots and objects --- */
-
-static ProtobufCBinaryData name_data(const char *name)
-{
-    /* Of a name that is too long one byte too many is sent, so that the daemon refuses it. */
-    return (ProtobufCBinaryData){ .len = strnlen(name, SHM_ROOT_NAME_BYTES), .data = (uint8_t *)(uintptr_t)name };
-}
-
-int connection_root_set(const char *name, uint64_t offset)
-{
-    Goallocd__RootSet body = GOALLOCD__ROOT_SET__INIT;
-    Goallocd__Request request = WIRE_REQUEST(ROOT_SET, root_set, &body);
-
-    body.name = name_data(name);
-    body.offset = offset;
-    return call(&request, NULL, NULL);
-}
-
-static int read_offset(const Goallocd__Reply *reply, void *ret)
-{
-    uint64_t *offset = ret;
-
-    *offset = reply->root_get->offset;
-    return 0;
-}
-
-int connection_root_get(const char *name, uint64_t *ret_offset)
-{
-    Goallocd__RootGet body = GOALLOCD__ROOT_GET__INIT;
-    Goallocd__Request request = WIRE_REQUEST(ROOT_GET, root_get, &body);
-
-    body.name = name_data(name);
-    return call(&request, read_offset, ret_offset);
-}
+/* --- objects --- */
 
 int connection_adopt(uint64_t offset)
 {
@@ -250,7 +243,7 @@ int connection_adopt(uint64_t offset)
     Goallocd__Request request = WIRE_REQUEST(ADOPT, adopt, &body);
 
     body.offset = offset;
-    return call(&request, NULL, NULL);
+    return connection_call(&request, NULL, NULL);
 }
 
 int connection_publish(uint64_t offset)
@@ -259,7 +252,7 @@ int connection_publish(uint64_t offset)
     Goallocd__Request request = WIRE_REQUEST(PUBLISH, publish, &body);
 
     body.offset = offset;
-    return call(&request, NULL, NULL);
+    return connection_call(&request, NULL, NULL);
 }
 
 int connection_settle(session_no session)
@@ -268,7 +261,7 @@ int connection_settle(session_no session)
     Goallocd__Request request = WIRE_REQUEST(SETTLE, settle, &body);
 
     body.session = session.n;
-    return call(&request, NULL, NULL);
+    return connection_call(&request, NULL, NULL);
 }
 
 /* --- statistics --- */
@@ -302,5 +295,5 @@ int connection_stats(goalloc_stats_t *ret)
     Goallocd__Stats body = GOALLOCD__STATS__INIT;
     Goallocd__Request request = WIRE_REQUEST(STATS, stats, &body);
 
-    return call(&request, read_stats, ret);
+    return connection_call(&request, read_stats, ret);
 }

@@ -12,6 +12,7 @@
 #include "client/include/goalloc.h"
 #include "client/lib/comeback.h"
 #include "client/lib/process.h"
+#include "proto/goallocd.pb-c.h"
 #include "shm/units.h"
 
 typedef struct attach_request {
@@ -23,6 +24,12 @@ typedef struct attach_request {
     enum comeback_patience patience;
     bool gated; /* fail at once if the last request found nobody */
 } attach_request;
+
+/* Take what a call is for out of the reply: what the call returns, 0 or more, or -EPROTO. The turn is held. */
+typedef int connection_read(const Goallocd__Reply *reply, void *ret);
+
+/* Any request, and what comes of it. read NULL: the reply says nothing but how it went. */
+int connection_call(Goallocd__Request *request, connection_read *read, void *ret) __attribute__((warn_unused_result));
 
 /* Connect and attach. On failure there is no connection; else the caller holds the turn, and calls comeback_end(). */
 int connection_attach(const attach_request *request, attach_result *ret) __attribute__((warn_unused_result));
@@ -57,8 +64,6 @@ int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, b
 /* Make a large object npages long where it is. *ret_sent: the daemon may do so even if no answer came. */
 int connection_resize_large(page_no span, uint64_t npages, bool *ret_sent) __attribute__((warn_unused_result));
 
-int connection_root_set(const char *name, uint64_t offset) __attribute__((warn_unused_result));
-int connection_root_get(const char *name, uint64_t *ret_offset) __attribute__((warn_unused_result));
 int connection_adopt(uint64_t offset) __attribute__((warn_unused_result));
 int connection_publish(uint64_t offset) __attribute__((warn_unused_result));
 int connection_settle(session_no session) __attribute__((warn_unused_result));

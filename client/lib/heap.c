@@ -1,5 +1,5 @@
 /*
- * heap: what concerns the heap as a whole: named roots, statistics, trim, the text of errors, and the version.
+ * heap: what concerns the heap as a whole: statistics, trim, the text of errors, and the version.
  *
  * Called by users; all but goalloc_strerror() and goalloc_version() are a request or two to the daemon (connection.c).
  * Data: none of its own.
@@ -12,37 +12,6 @@
 #include "client/lib/idle.h"
 #include "client/lib/link.h"
 #include "shm/errors.h"
-
-_Static_assert(GOALLOC_ROOT_NAME_MAX == SHM_ROOT_NAME_MAX, "the public name of the limit");
-
-int goalloc_root_set(const char *name, void *p)
-{
-    int r = attach_ensure_writable();
-
-    if (r < 0)
-        return r;
-    /* The first byte of the arena is no object's; its offset 0 would remove the root. */
-    if (name == NULL || (p != NULL && (!goalloc_contains(p) || goalloc_offset(p) == 0)))
-        return -EINVAL;
-    return connection_root_set(name, goalloc_offset(p));
-}
-
-int goalloc_root_get(const char *name, void **ret_p)
-{
-    uint64_t offset;
-    int r = attach_ensure();
-
-    if (r < 0)
-        return r;
-    if (name == NULL || ret_p == NULL)
-        return -EINVAL;
-    r = connection_root_get(name, &offset);
-    if (r == 0 && goalloc_pointer(offset) == NULL)
-        r = -EPROTO;
-    if (r == 0)
-        *ret_p = goalloc_pointer(offset);
-    return r;
-}
 
 int goalloc_stats(goalloc_stats_t *ret_stats)
 {

@@ -2,8 +2,8 @@
  * Lease: writes the lease words, and owner in the spans' descriptions.
  *
  * Called by the request handlers (give, check, return), session (its end, recovery) and sweep. Calls mcentral, mheap,
- * adopt and left. Data: lease words and owner in spans, written by this thread alone; the spans' bits while a lease
- * ends; a list of spans for each lessee in private memory.
+ * adopt, left and roots. Data: lease words and owner in spans, written by this thread alone; the spans' bits while a
+ * lease ends; a list of spans for each lessee in private memory.
  *
  * The README of this directory follows a lease from end to end. lease_give writes owner (if the lessee reclaims), then
  * the list, then the lease word. At its end the objects of a lessee that reclaims are freed unless their kept bits are
@@ -75,6 +75,13 @@ static void lease_unlink(lessee *l, page_no first)
 
 /* --- giving --- */
 
+/* Others may put objects into these pages from now on: no root may point there by what was there before. */
+static void forget_roots(mheap *heap, page_no first, uint64_t npages)
+{
+    if (heap->roots != NULL)
+        roots_forget_dead(heap->roots, first, npages);
+}
+
 void lease_give(lessee *l, page_no first)
 {
     mheap *heap = l->table->heap;
@@ -82,6 +89,7 @@ void lease_give(lessee *l, page_no first)
     shm_span *span = shm_span_at(heap->map, first);
     uint64_t nleases = u64_load_relaxed(&header->nleases) + 1;
 
+    forget_roots(heap, first, span->npages);
     u64_store_relaxed(&header->nleases, nleases);
     u64_store_release(&span->nleases, nleases);
     if (l->reclaims) {
@@ -117,7 +125,10 @@ int lease_check(const lessee *l, uint32_t first, page_no *ret)
 
 void lease_extend(lessee *l, page_no first, uint64_t npages)
 {
-    mheap_extend_span(l->table->heap, first, npages);
+    mheap *heap = l->table->heap;
+
+    forget_roots(heap, page_at(first.n + shm_span_at(heap->map, first)->npages), npages);
+    mheap_extend_span(heap, first, npages);
     l->nheld_pages += npages;
 }
 

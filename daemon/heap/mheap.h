@@ -12,6 +12,7 @@
 #include "daemon/heap/metabook.h"
 #include "daemon/heap/pagecache.h"
 #include "daemon/heap/pagebits.h"
+#include "daemon/heap/roots.h"
 #include "daemon/heap/spanlist.h"
 
 /* What a caller handles itself: no range of free pages that long in the arena. */
@@ -38,6 +39,7 @@ typedef struct mheap {
     uint32_t sweep_gen;   /* its lowest bit says which of each mcentral's sets are swept */
     adopt_table *adopted; /* adoptions end with their span at the latest */
     left_table *left;     /* so do claims on what sessions have left */
+    roots *roots;         /* looked at before pages are used for other objects; NULL: there are none */
     uint64_t limit_bytes; /* soft limit of arena and metadata, 0: none */
     uint64_t metadata_bytes; /* as last asked of the kernel: for people to look at */
     metabook book;           /* what of it counts towards the limit */

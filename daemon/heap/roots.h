@@ -18,23 +18,74 @@ enum {
     ROOTS_E_NO_SUCH,
     ROOTS_E_FULL,
     ROOTS_E_NOT_LIVE, /* the offset is not within a live object */
+    ROOTS_E_ANOTHER,  /* the root is not what was expected */
 };
 
-/* Set up over the root table of map, reading what stands there. -ENOMEM; -EUCLEAN: it is damaged. */
+/* A name as a client has sent it, not checked. */
+typedef struct root_name {
+    const uint8_t *bytes;
+    size_t nbytes;
+} root_name;
+
+/* What a root says: shm_root_value has the meaning of the fields. */
+typedef struct root_value {
+    uint64_t offset;
+    uint64_t size;
+    uint64_t type_tag;
+    session_no session;
+    uint32_t epoch;
+    uint32_t ticket;
+    uint64_t generation;
+} root_value;
+
+/*
+ * Set up over the root table of map, reading what stands there; whoever waits for a root looks again. -ENOMEM;
+ * -EUCLEAN: it is damaged.
+ */
 int roots_new(shm_map *map, roots **ret) __attribute__((warn_unused_result));
 roots *roots_free(roots *r); /* returns NULL */
 
-/* Set name to offset, or remove it when offset is 0. 0 or ROOTS_E_*. */
-int roots_set(roots *r, const uint8_t *name, size_t name_bytes, uint64_t offset) __attribute__((warn_unused_result));
-int roots_get(const roots *r, const uint8_t *name, size_t name_bytes, uint64_t *ret_offset)
+/* Set name to value, whose generation is filled in; with offset 0, remove it. 0 or ROOTS_E_*. */
+int roots_set(roots *r, root_name name, const root_value *value) __attribute__((warn_unused_result));
+
+/*
+ * The same if its offset is expected now; expected 0: if there is none, or its object is gone. It keeps its type tag.
+ * Else ROOTS_E_ANOTHER.
+ */
+int roots_compare_and_set(roots *r, root_name name, uint64_t expected, const root_value *value)
     __attribute__((warn_unused_result));
+
+/* Look name up. A root whose place has no live object is removed: ROOTS_E_NO_SUCH. */
+int roots_get(roots *r, root_name name, root_value *ret) __attribute__((warn_unused_result));
+
+/* True if the session's last change of a root was by that request, which has come again. ticket 0: false. */
+bool roots_has_done(const roots *r, session_no session, uint32_t epoch, uint32_t ticket);
+
+/* Bytes from offset to the end of the live object in which it lies; 0: there is none. */
+uint64_t roots_room(const roots *r, uint64_t offset);
+
+/* These pages may be used for other objects from now on: remove the roots there whose objects do not live. */
+void roots_forget_dead(roots *r, page_no first, uint64_t npages);
+
+/* Whoever waits for a root is to look again. */
+void roots_wake(roots *r);
 
 uint32_t roots_count(const roots *r);
 
 /* The first root at entry start or above: its entry, or SHM_ROOTS_MAX if there is none. */
 uint32_t roots_next(const roots *r, uint32_t start);
 
-/* Check table, hash and counters against each other. 0, -EUCLEAN after printing what differs. Linear. */
+/* The root at that entry, which roots_next() has returned. The name is the table's. */
+root_name roots_name_at(const roots *r, uint32_t at);
+root_value roots_value_at(const roots *r, uint32_t at);
+
+/* Remove the root at that entry. */
+void roots_remove_at(roots *r, uint32_t at);
+
+/* 0, or what is wrong with a name: ROOTS_E_EMPTY, _TOO_LONG, _NOT_UTF8. */
+int root_name_check(root_name name) __attribute__((warn_unused_result));
+
+/* Check table, hash, places and counters against each other. 0, -EUCLEAN after printing what differs. Linear. */
 int roots_validate(const roots *r, FILE *err) __attribute__((warn_unused_result));
 
 /* Print a line for each root. */

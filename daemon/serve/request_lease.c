@@ -31,6 +31,7 @@
 static const answer limit_reached = { EAGAIN, "the memory limit is reached: give back what is idle, and insist" };
 static const answer exhausted = { ENOSPC, "the arena has no free pages in a row that are enough" };
 static const answer quota_reached = { EDQUOT, "the session's limit is reached" };
+static const answer searching = { EINPROGRESS, "the session's limit is reached, unless it offers something: ask again" };
 
 /* --- spans and runs --- */
 
@@ -44,25 +45,29 @@ typedef struct refill {
 } refill;
 
 /*
- * Pages more that the session may hold. If its limit allows no npages, some of what it offers is taken first: the
- * client asks twice before it gives up, and the search goes on where the last one ended. A client can send thousands
- * of requests at once, for which all others would wait: so it takes a tenth of the time at most.
+ * Whether the session may hold npages more. If its limit does not allow that, some of what it offers is taken first. A
+ * client can send thousands of requests at once, for which all others would wait: so the search takes a tenth of the
+ * time at most, and until it has looked at all that the session leases the client is told to ask again.
  */
-static uint64_t room_for(session *s, uint64_t npages)
+static answer room_for(session *s, uint64_t npages)
 {
     uint64_t start;
 
     if (lease_room_pages(&s->lessee) >= npages)
-        return lease_room_pages(&s->lessee);
+        return ANSWER_DONE;
     start = uv_hrtime();
-    if (start >= s->next_search_ns) {
-        while (lease_take_some_offered(&s->lessee, npages, SEARCH_SPANS) && uv_hrtime() - start < SEARCH_NS)
-            ;
-        if (s->next_search_ns < start - SEARCH_PAST_NS)
-            s->next_search_ns = start - SEARCH_PAST_NS;
-        s->next_search_ns += SEARCH_PART * (uv_hrtime() - start);
-    }
-    return lease_room_pages(&s->lessee);
+    if (start < s->next_search_ns)
+        return searching;
+    if (!s->searching)
+        s->lessee.offers_at = page_at(0);
+    while ((s->searching = lease_take_some_offered(&s->lessee, npages, SEARCH_SPANS)) && uv_hrtime() - start < SEARCH_NS)
+        ;
+    if (s->next_search_ns < start - SEARCH_PAST_NS)
+        s->next_search_ns = start - SEARCH_PAST_NS;
+    s->next_search_ns += SEARCH_PART * (uv_hrtime() - start);
+    if (lease_room_pages(&s->lessee) >= npages)
+        return ANSWER_DONE;
+    return s->searching ? searching : quota_reached;
 }
 
 /* What is asked for, as far as it may be had: at least a span. */
@@ -71,6 +76,7 @@ static answer refill_size(session *s, const Goallocd__Refill *ask, refill *ret)
     span_class spc = { (uint8_t)ask->span_class };
     uint8_t class = span_class_size(spc).n;
     uint64_t room;
+    answer a;
 
     if (ask->span_class >= SPAN_CLASS_COUNT || ask->span_class == SPAN_CLASS_TINY - 1 || ask->nspans == 0)
         return (answer){ EINVAL, "no such span class, or no spans asked for" };
@@ -89,10 +95,11 @@ static answer refill_size(session *s, const Goallocd__Refill *ask, refill *ret)
         ret->want = PROTO_SPANS_MAX;
     if (ret->want > SHM_REFILL_PAGES_MAX / ret->npages)
         ret->want = SHM_REFILL_PAGES_MAX / ret->npages;
-    room = room_for(s, ret->npages) / ret->npages;
+    a = room_for(s, ret->npages);
+    room = lease_room_pages(&s->lessee) / ret->npages;
     if (ret->want > room)
         ret->want = room;
-    return room != 0 ? ANSWER_DONE : quota_reached;
+    return a;
 }
 
 /*
@@ -191,14 +198,16 @@ answer handle_alloc_large(client *c, session *s, const Goallocd__Request *reques
     span_class spc = span_class_of((size_class){ 0 }, ask->noscan);
     page_no first;
     uint64_t nscavenged;
+    answer a;
 
     if (ask->npages == 0 || (align & (align - 1)) != 0 || align > SHM_ALIGN_PAGES_MAX)
         return (answer){ EINVAL, "no pages asked for, or no power of two up to " SHM_TEXT(
                                      SHM_ALIGN_MIB_MAX) " MiB to align to" };
     if (ask->npages >= srv->heap->map->npages)
         return (answer){ ENOSPC, "more than the arena has" };
-    if (ask->npages > room_for(s, ask->npages))
-        return quota_reached;
+    a = room_for(s, ask->npages);
+    if (a.error != 0)
+        return a;
     if (!ask->insist && !leasing_limit_allows(srv, ask->npages))
         return limit_reached;
     if (!leasing_system_allows(srv, ask->npages))

@@ -1,9 +1,9 @@
 /*
- * Requests: from a message of goallocd.proto to its handler; and the handlers for sessions, objects and roots.
+ * Requests: from a message of goallocd.proto to its handler; and the handlers for sessions and objects.
  *
- * Called by peer for every frame, in order for each client. Calls request_lease.c and request_heap.c for the other
- * messages, deaths (who watches the process of a session), session, adopt, roots. All heap state is this thread's; no
- * handler blocks.
+ * Called by peer for every frame, in order for each client. Calls request_lease.c, request_root.c and request_heap.c
+ * for the other messages, deaths (who watches the process of a session), session, adopt, making. All heap state is this
+ * thread's; no handler blocks.
  *
  * Everything in a request comes from a client: each number is bounded before it is used. What can't be served is
  * answered with an errno and a sentence, which handlers return. What no honest client sends (a span that it doesn't
@@ -19,10 +19,10 @@
 #include "daemon/serve/deaths.h"
 #include "daemon/serve/request_heap.h"
 #include "daemon/serve/request_lease.h"
+#include "daemon/serve/request_root.h"
 #include "shm/crash.h"
 
 #define LIST_SESSIONS_MAX 128u
-#define LIST_ROOTS_MAX    128u
 
 /* --- sessions --- */
 
@@ -99,6 +99,8 @@ static answer reattach(client *c, const Goallocd__Request *request)
         operation_begin_deferred(&c->op, &c->peer, request, &srv->queue, WAIT_SESSION, s->lessee.no.n);
         return ANSWER_GIVEN;
     }
+    if (making_void_session(&srv->making, s)) /* what it has begun was void while it was lost */
+        roots_wake(srv->roots);
     session_set_state(&srv->sessions, s, SHM_SESSION_OPEN);
     (void)deaths_watch(srv->deaths, c, s);
     log_debug("session %u: pid %u has come back", s->lessee.no.n, s->pid);
@@ -352,61 +354,6 @@ static answer handle_settle(client *c, session *s, const Goallocd__Request *requ
     return ANSWER_DONE;
 }
 
-/* --- roots --- */
-
-static const answer root_answers[] = {
-    [0] = { 0, NULL },
-    [ROOTS_E_EMPTY] = { EINVAL, "the root's name is empty" },
-    [ROOTS_E_TOO_LONG] = { ENAMETOOLONG, "the root's name is longer than " SHM_TEXT(SHM_ROOT_NAME_MAX) " bytes" },
-    [ROOTS_E_NOT_UTF8] = { EILSEQ, "the root's name is not UTF-8" },
-    [ROOTS_E_NO_SUCH] = { ENOENT, "no root of that name" },
-    [ROOTS_E_FULL] = { ENOSPC, "there are " SHM_TEXT(SHM_ROOTS_MAX) " roots already" },
-    [ROOTS_E_NOT_LIVE] = { EINVAL, "a root must point into a live object" },
-};
-
-static answer handle_root_set(client *c, session *s, const Goallocd__Request *request)
-{
-    const Goallocd__RootSet *ask = request->root_set;
-    service *srv = client_service(c);
-
-    (void)s;
-    if (ask->offset >= srv->heap->map->arena_bytes)
-        return root_answers[ROOTS_E_NOT_LIVE];
-    return root_answers[roots_set(srv->roots, ask->name.data, ask->name.len, ask->offset)];
-}
-
-static answer handle_root_get(client *c, const Goallocd__Request *request)
-{
-    const Goallocd__RootGet *ask = request->root_get;
-    Goallocd__RootGetReply body = GOALLOCD__ROOT_GET_REPLY__INIT;
-    int e = roots_get(client_service(c)->roots, ask->name.data, ask->name.len, &body.offset);
-
-    return e != 0 ? root_answers[e] : reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_ROOT_GET, &body);
-}
-
-static answer handle_root_list(client *c, const Goallocd__Request *request)
-{
-    const roots *names = client_service(c)->roots;
-    shm_root *table = client_service(c)->heap->map->roots;
-    Goallocd__RootListReply body = GOALLOCD__ROOT_LIST_REPLY__INIT;
-    Goallocd__Root entries[LIST_ROOTS_MAX];
-    Goallocd__Root *pointers[LIST_ROOTS_MAX];
-    uint32_t at = roots_next(names, request->root_list->start);
-
-    for (; at < SHM_ROOTS_MAX && body.n_roots < LIST_ROOTS_MAX; at = roots_next(names, at + 1)) {
-        Goallocd__Root *entry = &entries[body.n_roots];
-
-        goallocd__root__init(entry);
-        entry->name.data = (uint8_t *)table[at].name;
-        entry->name.len = u64_load_relaxed(&table[at].name_bytes);
-        entry->offset = u64_load_relaxed(&table[at].offset);
-        pointers[body.n_roots++] = entry;
-    }
-    body.roots = pointers;
-    body.next = at < SHM_ROOTS_MAX ? at : 0;
-    return reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_ROOT_LIST, &body);
-}
-
 /* --- from message to handler --- */
 
 /* A request that changes the heap has a handler that is given the client's session: open, and not read-only. */
@@ -429,6 +376,11 @@ static const struct {
     [GOALLOCD__REQUEST__OP_ROOT_SET] = { .change = handle_root_set },
     [GOALLOCD__REQUEST__OP_ROOT_GET] = { .handle = handle_root_get },
     [GOALLOCD__REQUEST__OP_ROOT_LIST] = { .handle = handle_root_list },
+    [GOALLOCD__REQUEST__OP_ROOT_RESERVE] = { .handle = handle_root_reserve },
+    [GOALLOCD__REQUEST__OP_ROOT_ANNOUNCE] = { .change = handle_root_announce },
+    [GOALLOCD__REQUEST__OP_ROOT_FINISH] = { .change = handle_root_finish },
+    [GOALLOCD__REQUEST__OP_ROOT_GIVE_BACK] = { .change = handle_root_give_back },
+    [GOALLOCD__REQUEST__OP_ROOT_COMPARE_AND_SET] = { .change = handle_root_compare_and_set },
     [GOALLOCD__REQUEST__OP_STATS] = { .handle = handle_stats },
     [GOALLOCD__REQUEST__OP_SESSION_LIST] = { .handle = handle_session_list },
     [GOALLOCD__REQUEST__OP_TRIM] = { .handle = handle_trim },

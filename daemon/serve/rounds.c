@@ -64,6 +64,8 @@ static bool end_sessions(service *srv)
         if (s == NULL || s->state != SHM_SESSION_ENDING || s->lessee.nops > 0)
             continue;
         note_allocs(srv, no);
+        if (making_end_session(&srv->making, s, srv->heap->map))
+            roots_wake(srv->roots);
         if (!session_end_step(&srv->sessions, s, END_SLICE_SPANS)) {
             more = true;
             continue;

@@ -183,6 +183,7 @@ static int set_up(service *srv, bool recovered)
         session_table_init(&srv->sessions, srv->heap);
     }
     r = roots_new(srv->heap->map, &srv->roots);
+    srv->heap->roots = srv->roots;
     if (r < 0)
         log_error("the heap's named roots can't be read: %s", r == -EUCLEAN ? "the table is damaged" : strerror(-r));
     return r;
@@ -211,6 +212,7 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
     (void)uv_run(&srv->loop, UV_RUN_DEFAULT);
     (void)uv_loop_close(&srv->loop);
     session_table_end(&srv->sessions);
-    srv->roots = roots_free(srv->roots);
+    making_table_end(&srv->making);
+    srv->heap->roots = srv->roots = roots_free(srv->roots);
     return 0;
 }

@@ -135,7 +135,7 @@ int service_validate(const service *srv, FILE *err)
     static uint32_t ncommitting[SHM_SESSIONS_MAX];
 
     if (mheap_validate(srv->heap, err) < 0 || session_table_validate(&srv->sessions, err) < 0 ||
-        roots_validate(srv->roots, err) < 0)
+        roots_validate(srv->roots, err) < 0 || making_validate(&srv->making, err) < 0)
         return -EUCLEAN;
     if (validate_queue(srv, err) < 0)
         return -EUCLEAN;
@@ -174,5 +174,6 @@ void service_dump(const service *srv, FILE *out)
     }
     session_table_dump(&srv->sessions, out);
     roots_dump(srv->roots, out);
+    making_dump(&srv->making, out);
     adopt_dump(srv->heap->adopted, out);
 }

@@ -11,6 +11,7 @@
 #include "daemon/memory/sysmem.h"
 #include "daemon/serve/ahead.h"
 #include "daemon/serve/loopcpu.h"
+#include "daemon/serve/making.h"
 #include "daemon/serve/operation.h"
 #include "daemon/serve/reply.h"
 #include "daemon/serve/session.h"
@@ -21,6 +22,7 @@ typedef struct service {
     mheap *heap;
     session_table sessions;
     roots *roots;
+    making_table making; /* roots that are being made */
     scavenger scav;
     commit_pool commits;
     sysmem mem;

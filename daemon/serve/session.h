@@ -17,6 +17,7 @@ typedef struct session {
     uint64_t nrpcs;
     unsigned nlooks;         /* times that its life lock was looked at since it was lost */
     uint64_t next_search_ns; /* what it offers is not searched for before, at its limit */
+    bool searching;          /* it has been told to ask again: a search goes on where the last request's ended */
     bool detached;           /* it ends because its process has asked for that */
     bool settled;            /* ENDING: what its process was linking or unlinking is done */
     char label[SHM_LABEL_BYTES];

@@ -197,6 +197,29 @@ static void link_some(table *t)
     }
 }
 
+static int fill_root(void *p, size_t size, void *arg)
+{
+    (void)arg;
+    memset(p, 0x5a, size);
+    return 0;
+}
+
+/* A root is made, replaced, removed, and another one takes its entry. What a process leaves that dies here: a root. */
+static void change_roots(void)
+{
+    void *p;
+    void *q = goalloc_malloc(100);
+
+    CHECK(q != NULL);
+    CHECK(goalloc_root_get_or_create("made", 100, 1, fill_root, NULL, &p, NULL) == 0);
+    CHECK(*(unsigned char *)p == 0x5a);
+    CHECK(goalloc_root_compare_and_set("made", p, q) == 0);
+    goalloc_free(p);
+    CHECK(goalloc_root_compare_and_set("made", q, NULL) == 0);
+    CHECK(goalloc_root_set("another", q) == 0 && goalloc_root_set("another", NULL) == 0);
+    goalloc_free(q);
+}
+
 static int work_default(const char *socket)
 {
     table *t;
@@ -239,6 +262,7 @@ static int work_default(const char *socket)
             put(&t->objects[i], sizeof(object) + (size_t)(i % 40) * 24, i % 2);
         }
         CHECK(goalloc_root_set(round % 2 ? "odd" : "even", t) == 0);
+        change_roots();
         CHECK(goalloc_trim() == 0);
         take(&t->objects[0]);
         put(&t->objects[0], 64, false);
@@ -255,6 +279,7 @@ static int work_reclaim(const char *socket)
 
     attach_patiently(socket, GOALLOC_ATTACH_RECLAIM);
     t = the_table();
+    change_roots();
     for (int i = 0; i < 300; i++) {
         CHECK((mine[i] = goalloc_malloc(sizeof(object) + (size_t)i)) != NULL);
         *(object *)mine[i] = (object){ sizeof(object) + (size_t)i, (uintptr_t)mine[i] ^ (sizeof(object) + (size_t)i) };
@@ -322,6 +347,20 @@ static int hold(const fixture *f, void *arg)
     return 0;
 }
 
+/* What a process has left of change_roots(). */
+static void clean_roots(void)
+{
+    static const char *const names[] = { "made", "another" };
+    void *p;
+
+    for (size_t i = 0; i < 2; i++) {
+        if (goalloc_root_get(names[i], &p) < 0)
+            continue;
+        CHECK(goalloc_root_set(names[i], NULL) == 0);
+        goalloc_free(p);
+    }
+}
+
 /* Free all that the table names. Exit status: entries whose objects were gone. */
 static int clean_up(const fixture *f, void *arg)
 {
@@ -347,6 +386,7 @@ static int clean_up(const fixture *f, void *arg)
         CHECK(goalloc_free_checked(p) == 0);
     }
     goalloc_free(t);
+    clean_roots();
     for (int i = 0; i < 3; i++)
         CHECK(goalloc_root_set(i == 0 ? "table" : i == 1 ? "odd" : "even", NULL) <= 0);
     return ngone;

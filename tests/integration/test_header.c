@@ -182,6 +182,70 @@ static void publish_asks_for_the_first_object_of_8_bytes_alone(void **state)
     assert_true(fixture_is_clean(*state, 0));
 }
 
+/* --- zeroed objects without pointers --- */
+
+static void check_zeroed(size_t size)
+{
+    static unsigned char *objects[64];
+    size_t usable = size < 16 && size > 0 ? size : 1;
+
+    for (int round = 0; round < 3; round++) { /* fresh places, then those that the round before has written */
+        for (size_t i = 0; i < 64; i++) {
+            CHECK((objects[i] = goalloc_calloc_noscan(size, 1)) != NULL);
+            CHECK(all_are(objects[i], size, 0) && goalloc_usable_size(objects[i]) >= usable);
+            memset(objects[i], 0xff, size);
+        }
+        for (size_t i = 0; i < 64; i++)
+            goalloc_free(objects[i]);
+    }
+}
+
+static int zero_each(const fixture *f, void *arg)
+{
+    static const size_t sizes[] = { 16, 24, 1000, SMALL, SMALL + 1, RUN, RUN + 1 };
+    uint32_t flags = *(uint32_t *)arg;
+    volatile size_t half = SIZE_MAX / 2;
+
+    must_attach(f, flags);
+    for (size_t size = 0; size < 16; size++)
+        check_zeroed(size);
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+        check_zeroed(sizes[i]);
+    for (size_t size = 1; size < 16 && flags == 0; size++) { /* they share blocks */
+        char *p = goalloc_calloc_noscan(size, 1);
+        size_t bytes = goalloc_usable_size(p);
+
+        CHECK(bytes == size);
+        goalloc_free(p);
+    }
+    errno = 0;
+    CHECK(goalloc_calloc_noscan(half, 3) == NULL && errno == ENOMEM);
+    errno = 0;
+    CHECK(goalloc_calloc_noscan(3, half) == NULL && errno == ENOMEM);
+    return 0;
+}
+
+static void calloc_noscan_of_each_size_is_zero(void **state)
+{
+    uint32_t flags[] = { 0, GOALLOC_ATTACH_RECLAIM };
+
+    for (size_t i = 0; i < 2; i++)
+        assert_int_equal(child_run(*state, zero_each, &flags[i]), 0);
+    assert_true(fixture_is_clean(*state, 0));
+}
+
+/* --- the version --- */
+
+static void version_is_that_of_header_and_build(void **state)
+{
+    char text[32];
+
+    (void)state;
+    (void)snprintf(text, sizeof(text), "%d.%d.%d", GOALLOC_VERSION_MAJOR, GOALLOC_VERSION_MINOR, GOALLOC_VERSION_PATCH);
+    assert_string_equal(goalloc_version(), text);
+    assert_string_equal(GOALLOC_VERSION, text); /* of cmake: the daemon's and the tools' */
+}
+
 /* --- descriptors --- */
 
 static int attach_without(const fixture *f, void *arg)
@@ -212,6 +276,8 @@ int main(void)
         FIXTURE_TEST(malloc_of_what_was_freed_asks_nobody),
         FIXTURE_TEST(aligned_alloc_of_pages_asks_each_time),
         FIXTURE_TEST(publish_asks_for_the_first_object_of_8_bytes_alone),
+        FIXTURE_TEST(calloc_noscan_of_each_size_is_zero),
+        cmocka_unit_test(version_is_that_of_header_and_build),
         FIXTURE_TEST(attach_without_descriptors_is_refused),
     };
 

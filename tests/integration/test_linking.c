@@ -552,7 +552,7 @@ static void *change_some(void *arg)
     return NULL;
 }
 
-/* Children come of a process whose threads are at it, also without fork's handlers. */
+/* Children come of a process whose threads are at it, also without fork's handlers (which confuses a sanitizer). */
 static int fork_meanwhile(const fixture *f, void *arg)
 {
     pthread_t threads[4];
@@ -562,7 +562,7 @@ static int fork_meanwhile(const fixture *f, void *arg)
     for (uintptr_t i = 0; i < 4; i++)
         CHECK(pthread_create(&threads[i], NULL, change_some, (void *)(i + 1)) == 0);
     for (int i = 0; i < 30; i++) {
-        pid_t pid = i % 2 ? fork() : _Fork();
+        pid_t pid = i % 2 || LEAST_HELD == 0 ? fork() : _Fork();
 
         if (pid == 0) {
             uint64_t seed = (uint64_t)i + 100;
@@ -592,9 +592,61 @@ static void threads_and_forked_children_link_and_unlink(void **state)
     assert_true(fixture_stop(&f));
 }
 
+/* Objects of 8 bytes: most links wait for a request in between. */
+static void *link_until_cancelled(void *arg)
+{
+    void **slot = arg;
+
+    for (;;) {
+        void *p = goalloc_malloc(8);
+
+        CHECK(p != NULL && goalloc_link(slot, p) == 0);
+        pthread_testcancel();
+        CHECK(goalloc_unlink_free(slot, NULL) == 0);
+    }
+    return NULL;
+}
+
+static int cancel_some(const fixture *f, void *arg)
+{
+    uint64_t seed = *(uint64_t *)arg;
+
+    must_attach(f, GOALLOC_ATTACH_RECLAIM);
+    for (int i = 0; i < 40; i++) {
+        void **slot = goalloc_calloc(1, sizeof(*slot));
+        pthread_t thread;
+
+        CHECK(slot != NULL && pthread_create(&thread, NULL, link_until_cancelled, slot) == 0);
+        (void)usleep((useconds_t)(test_random(&seed) % 2000));
+        CHECK(pthread_cancel(thread) == 0 && pthread_join(thread, NULL) == 0);
+        if (*slot != NULL)
+            CHECK(goalloc_unlink_free(slot, NULL) == 0);
+        goalloc_free(slot);
+    }
+    (void)raise(SIGSTOP);
+    return 0;
+}
+
+static void cancelled_threads_leave_no_hold(void **state)
+{
+    common *c = *state;
+    uint64_t seed = test_seed();
+    fixture f;
+    pid_t pid;
+
+    fixture_start(&f, NULL);
+    pid = child_start(&f, cancel_some, &seed);
+    assert_true(child_stops(pid));
+    assert_int_equal(child_run(&f, settle_now, c), 0); /* nobody goes on */
+    (void)kill(pid, SIGCONT);
+    assert_int_equal(child_wait(pid), 0);
+    assert_true(fixture_is_clean(&f, 0));
+    assert_true(fixture_stop(&f));
+}
+
 /* --- those who lie --- */
 
-/* Every hold and every record of the first sessions becomes anything, and the daemon is asked to settle them. */
+/* Every hold and record of the first sessions becomes anything, and the daemon is asked to settle them. */
 static int forge(const fixture *f, void *arg)
 {
     uint64_t seed = *(uint64_t *)arg;
@@ -670,7 +722,8 @@ static int link_in_vain(const fixture *f, void *arg)
     void **slot;
 
     (void)arg;
-    CHECK(waits_attach(f, 100) == 0);
+    while (waits_attach(f, 100) != 0)
+        ;
     slot = goalloc_calloc(1, sizeof(*slot));
     CHECK(slot != NULL && (*slot = goalloc_malloc(64)) != NULL);
     CHECK(goalloc_unlink_free(slot, NULL) == -EAGAIN && goalloc_usable_size(*slot) != 0);
@@ -737,6 +790,7 @@ int main(void)
         SHARED_TEST(killed_workers_leave_what_a_walk_from_the_root_finds),
         SHARED_TEST(killed_workers_and_daemons_leave_what_a_walk_from_the_root_finds),
         SHARED_TEST(threads_and_forked_children_link_and_unlink),
+        SHARED_TEST(cancelled_threads_leave_no_hold),
         FIXTURE_TEST(forged_intents_harm_no_daemon),
         SHARED_TEST(full_table_of_holds_is_an_error_until_its_holder_ends),
     };

@@ -67,7 +67,9 @@ static int world_setup(void **state)
     mcentral_put(&w->heap, w->central);
     assert_int_equal(object_find(&w->file.map, address_of(w, w->central), &object), OBJECT_LIVE);
     assert_int_equal(adopt_set(w->heap.adopted, &object, w->s->lessee.no, w->s->lessee.epoch), 0);
-    assert_int_equal(roots_set(w->roots, (const uint8_t *)"one", 3, page_offset(w->central)), 0);
+    assert_int_equal(roots_set(w->roots, (root_name){ (const uint8_t *)"one", 3 },
+                               &(root_value){ .offset = page_offset(w->central) }),
+                     0);
     *state = w;
     return 0;
 }
@@ -153,12 +155,13 @@ static void roots_validate_with_a_word_changed_notices(void **state)
     shm_root *root = &w->file.map.roots[0];
 
     NOTICED(ROOTS, root->name);
-    NOTICED(ROOTS, root->name_bytes);
-    NOTICED_HIGH(ROOTS, root->offset);
+    NOTICED(ROOTS, root->current);
+    NOTICED_HIGH(ROOTS, root->current);
+    NOTICED_HIGH(ROOTS, root->values[0].offset);
     /* A root that the hash doesn't know, and one that is beyond the entries in use. */
     assert_int_equal(u32_load_relaxed(&w->file.map.header->nroot_entries), 1);
     u32_store_release(&w->file.map.header->nroot_entries, 2);
-    NOTICED(ROOTS, w->file.map.roots[1].name_bytes);
+    NOTICED(ROOTS, w->file.map.roots[1].current);
     u32_store_release(&w->file.map.header->nroot_entries, 0);
     assert_int_equal(validate(w, ROOTS), -EUCLEAN);
 }

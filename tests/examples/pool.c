@@ -1,0 +1,461 @@
+/*
+ * pool: a pre-fork pool of workers on one hash table in the shared heap. Workers are killed, and the daemon goes in
+ * every way there is; nothing is lost, and nothing is done twice.
+ *
+ *   pool --workers 8 --kill-every 10 --seconds 60      (GOALLOC_SOCKET says where the daemon is)
+ *
+ * The table holds a number for each key, and no entry for 0. It has stripes, each with a robust mutex, a part of the
+ * entries, and a journal. Request n of worker k adds 1 to a key, or takes 1 from it: which one follows from k and n, so
+ * the supervisor can do all requests over at the end, in private memory, and compare.
+ *
+ * A request:
+ *   1. An entry is allocated if none is at hand: before the lock is taken, since it may wait for the daemon. It is this
+ *      session's, so if the worker dies, it is freed with the session (GOALLOC_ATTACH_RECLAIM).
+ *   2. The stripe is locked. If the request takes a new entry, this one is filled and published: it is the heap's now.
+ *   3. The journal: what the words below shall be; last its `open`.
+ *   4. The words: an entry's value, the link to an entry, the worker's count of requests that are done.
+ *   5. `open` goes back. An entry that has left the table is freed.
+ *
+ * If the worker dies: before `open` is set, nothing has happened. While it is set, who takes the lock over does step
+ * 4 (again): the words are stored whole, not counted up, so doing it twice is doing it once. After it, all has
+ * happened. Who comes after worker k goes on at its count, which it looks at again under the lock of the request. If
+ * worker k died between the count and `open`, the next worker k is further when the journal is done again: the count
+ * never goes back. An entry that is published and not linked, or unlinked and not freed, is lost: one a death, at
+ * most.
+ *
+ * What the supervisor does if the daemon goes:
+ *   killed, and the heap taken over   nothing: calls come back by themselves, or answer -ETIMEDOUT if that takes longer
+ *                                     than the timeout: then the worker tries again
+ *   the heap is dropped, or lost      calls answer -ESTALE. Nobody may be in the heap when it is unmapped: the workers
+ *                                     end, then goalloc_detach(), goalloc_attach(), a new table, new workers
+ * If the supervisor is killed, its workers die with it, and the next one finds the table by its root.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <argp.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+
+#include <goalloc.h>
+
+#include "crew.h"
+#include "robust.h"
+
+#define ROOT        "pool"
+#define NSTRIPES    16
+#define NBUCKETS    64   /* of a stripe */
+#define NKEYS       4096
+#define LAG         512  /* a worker takes away what it added so many requests of each kind before */
+#define TIMEOUT_MS  1000 /* of a request to the daemon */
+#define EXIT_STALE  3    /* of a worker: the heap is gone */
+
+typedef struct entry {
+    struct entry *next;
+    uint64_t key;
+    int64_t value; /* never 0 under no lock */
+} entry;
+
+typedef struct journal {
+    _Atomic uint32_t open; /* 1: the rest is valid, and is to be done */
+    uint32_t worker;
+    uint64_t done;   /* the worker's count when the request is done */
+    entry **slot;    /* the link that changes... */
+    entry *linked;   /* ...to this */
+    entry *changed;  /* the entry whose value changes, or NULL... */
+    int64_t value;   /* ...to this */
+} journal;
+
+typedef struct table table;
+
+typedef struct stripe {
+    alignas(64) pthread_mutex_t mutex; /* guards all of the stripe, and the counts of requests that fall into it */
+    table *table;
+    journal journal;
+    entry *buckets[NBUCKETS];
+} stripe;
+
+struct table {
+    stripe stripes[NSTRIPES];
+    _Atomic uint64_t done[CREW_MAX]; /* requests by worker: written under the lock of the request's stripe */
+    _Atomic uint64_t nstarts;        /* of workers: each may lose an entry's memory, when it is killed */
+    _Atomic uint32_t stop;           /* workers leave */
+    uint32_t nworkers;
+};
+
+static volatile sig_atomic_t told_to_stop;
+
+/* --- requests --- */
+
+typedef struct request {
+    uint64_t key;
+    int64_t delta;
+} request;
+
+static request request_of(uint32_t worker, uint64_t n)
+{
+    uint64_t pair = n / 2;
+    bool takes = n % 2 == 1;
+
+    if (takes && pair < LAG)
+        return (request){ 0, 0 };
+    if (takes)
+        pair -= LAG;
+    return (request){ crew_mix((uint64_t)worker << 48 ^ pair) % NKEYS, takes ? -1 : 1 };
+}
+
+static entry **bucket_of(table *t, uint64_t key)
+{
+    return &t->stripes[key % NSTRIPES].buckets[key / NSTRIPES % NBUCKETS];
+}
+
+/* Step 4. `open` is set. */
+static void journal_do(stripe *s)
+{
+    journal *j = &s->journal;
+
+    atomic_signal_fence(memory_order_seq_cst); /* for a death: after `open`, not before */
+    if (j->changed != NULL)
+        j->changed->value = j->value;
+    *j->slot = j->linked;
+    if (atomic_load(&s->table->done[j->worker]) < j->done) /* else who came after is further */
+        atomic_store(&s->table->done[j->worker], j->done);
+    atomic_store(&j->open, 0);
+}
+
+/* The last holder has died: what robust_lock() calls. */
+static void stripe_repair(void *arg)
+{
+    stripe *s = arg;
+
+    if (atomic_load(&s->journal.open) == 1)
+        journal_do(s);
+}
+
+/* Steps 2 to 5, the stripe locked. *spare is NULL afterwards if it is in the table. 0 or a negative errno. */
+static int request_do(stripe *s, uint32_t me, uint64_t n, request q, entry **spare)
+{
+    entry **slot = bucket_of(s->table, q.key);
+    entry *gone = NULL;
+    journal *j = &s->journal;
+
+    while (*slot != NULL && (*slot)->key != q.key)
+        slot = &(*slot)->next;
+    *j = (journal){ .worker = me, .done = n + 1, .slot = slot, .linked = *slot };
+    if (*slot == NULL && q.delta != 0) {
+        int r;
+
+        **spare = (entry){ NULL, q.key, q.delta };
+        r = goalloc_publish(*spare);
+        if (r < 0)
+            return r;
+        j->linked = *spare;
+        *spare = NULL;
+    } else if (q.delta != 0 && (*slot)->value + q.delta == 0) {
+        gone = *slot;
+        j->linked = gone->next;
+    } else if (q.delta != 0) {
+        j->changed = *slot;
+        j->value = j->changed->value + q.delta;
+    }
+    atomic_store(&j->open, 1);
+    journal_do(s);
+    goalloc_free(gone);
+    return 0;
+}
+
+/* The next request of worker `me`; *spare is the entry at hand, or NULL. 0 or a negative errno. */
+static int worker_turn(table *t, uint32_t me, entry **spare)
+{
+    uint64_t n = atomic_load(&t->done[me]);
+    request q = request_of(me, n);
+    stripe *s = &t->stripes[q.key % NSTRIPES];
+    int r;
+
+    if (*spare == NULL)
+        *spare = goalloc_malloc(sizeof(**spare));
+    if (*spare == NULL)
+        return -errno;
+    r = -robust_lock(&s->mutex, stripe_repair, s);
+    if (r < 0)
+        return r;
+    if (atomic_load(&t->done[me]) == n) /* else my predecessor had begun it, and the repair has finished it */
+        r = request_do(s, me, n, q, spare);
+    (void)pthread_mutex_unlock(&s->mutex);
+    return r;
+}
+
+static int worker(uint32_t me, void *arg)
+{
+    table *t = arg;
+    entry *spare = NULL;
+
+    (void)atomic_fetch_add(&t->nstarts, 1);
+    while (atomic_load(&t->stop) == 0) {
+        int r = worker_turn(t, me, &spare);
+
+        if (r == -ESTALE)
+            return EXIT_STALE;
+        if (r == -ENOTRECOVERABLE)
+            return EXIT_FAILURE;
+        if (r < 0)
+            crew_sleep_ms(10); /* no daemon, or no memory: later */
+    }
+    goalloc_free(spare);
+    return EXIT_SUCCESS;
+}
+
+/* --- the table's life --- */
+
+static int attach(void)
+{
+    goalloc_options options = GOALLOC_OPTIONS_INIT;
+    int r;
+
+    options.label = "pool";
+    options.flags = GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_WAIT; /* the next daemon may be on its way up */
+    options.timeout_ms = TIMEOUT_MS;
+    do {
+        r = goalloc_attach(&options);
+    } while (r == -ETIMEDOUT && !told_to_stop);
+    return r;
+}
+
+/*
+ * Only when no process uses it any more: there are mutexes in it. This supervisor has waited for its workers; those of
+ * one before it were killed at its death, before this one was started.
+ */
+static void table_free(table *t)
+{
+    for (uint64_t key = 0; key < NKEYS; key++) {
+        for (entry **slot = bucket_of(t, key), *e; (e = *slot) != NULL;) {
+            *slot = e->next;
+            goalloc_free(e);
+        }
+    }
+    goalloc_free(t);
+}
+
+/* A new table, named. */
+static int table_make(uint32_t nworkers, table **ret)
+{
+    table *t = goalloc_aligned_alloc(alignof(stripe), sizeof(*t));
+    int r = 0;
+
+    if (t == NULL)
+        return -errno;
+    memset(t, 0, sizeof(*t));
+    t->nworkers = nworkers;
+    for (uint32_t i = 0; i < NSTRIPES && r == 0; i++) {
+        t->stripes[i].table = t;
+        r = -robust_init(&t->stripes[i].mutex);
+    }
+    if (r == 0)
+        r = goalloc_publish(t);
+    if (r == 0)
+        r = goalloc_root_set(ROOT, t);
+    if (r < 0) {
+        goalloc_free(t);
+        return r;
+    }
+    *ret = t;
+    return 0;
+}
+
+/* The table that is there, or a new one. There is one supervisor, so nobody makes another one meanwhile. */
+static int table_get(uint32_t nworkers, table **ret)
+{
+    void *p;
+    int r = goalloc_root_get(ROOT, &p);
+
+    if (r == -ENOENT)
+        return table_make(nworkers, ret);
+    if (r == 0)
+        *ret = p;
+    return r;
+}
+
+/* False: the heap that is mapped is nobody's any more. A daemon that is away is no reason. */
+static bool heap_is_current(void)
+{
+    void *p;
+
+    return goalloc_root_get(ROOT, &p) != -ESTALE;
+}
+
+/* --- the end: everything done over --- */
+
+/* True if the table is what the requests make it. */
+static bool table_check(table *t, uint64_t *ret_ndone)
+{
+    static int64_t values[NKEYS];
+
+    memset(values, 0, sizeof(values));
+    *ret_ndone = 0;
+    for (uint32_t i = 0; i < NSTRIPES; i++) { /* what the dead have left open */
+        if (robust_lock(&t->stripes[i].mutex, stripe_repair, &t->stripes[i]) != 0)
+            return false;
+        (void)pthread_mutex_unlock(&t->stripes[i].mutex);
+    }
+    for (uint32_t k = 0; k < t->nworkers; k++) {
+        uint64_t done = atomic_load(&t->done[k]);
+
+        for (uint64_t n = 0; n < done; n++)
+            values[request_of(k, n).key] += request_of(k, n).delta;
+        *ret_ndone += done;
+    }
+    for (uint64_t key = 0; key < NKEYS; key++) {
+        for (entry *e = *bucket_of(t, key); e != NULL; e = e->next) {
+            if (e->key != key)
+                continue;
+            if (e->value == 0 || e->value != values[key])
+                return false;
+            values[key] = 0;
+        }
+        if (values[key] != 0)
+            return false; /* lost */
+    }
+    return true;
+}
+
+static bool report(table *t)
+{
+    uint64_t ndone;
+    bool good = table_check(t, &ndone);
+
+    (void)printf("pool: %llu requests by %llu processes: %s\n", (unsigned long long)ndone,
+                 (unsigned long long)atomic_load(&t->nstarts), good ? "none lost, none twice" : "FAILED");
+    return good;
+}
+
+static int finish(table *t)
+{
+    int r;
+
+    if (!report(t))
+        return EXIT_FAILURE;
+    r = goalloc_root_set(ROOT, NULL);
+    table_free(t);
+    if (r == 0)
+        r = goalloc_detach();
+    if (r < 0)
+        (void)printf("pool: FAILED: at the end: %s\n", goalloc_strerror(r));
+    return r == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+/* --- the supervisor --- */
+
+typedef struct arguments {
+    uint32_t nworkers;
+    uint32_t seconds; /* 0: until SIGTERM */
+    crew_harassment harassment;
+} arguments;
+
+/* Keep the workers at work until it is time. 0, -ESTALE: the heap is gone, -ECHILD: a worker has failed. */
+static int supervise(table *t, arguments *args, int64_t until_ms)
+{
+    crew workers;
+    int r = 0;
+
+    atomic_store(&t->stop, 0);
+    crew_start(&workers, t->nworkers, worker, t);
+    for (uint32_t turn = 1; r == 0 && !told_to_stop && crew_now_ms() < until_ms; turn++) {
+        crew_harass(&workers, &args->harassment);
+        crew_sleep_ms(1);
+        r = crew_tend(&workers);
+        if (r == 0 && turn % 50 == 0 && !heap_is_current())
+            r = EXIT_STALE;
+    }
+    if (r == 0) {
+        atomic_store(&t->stop, 1);
+        r = crew_wait(&workers);
+    }
+    crew_kill(&workers);
+    return r == EXIT_STALE ? -ESTALE : r == 0 ? 0 : -ECHILD;
+}
+
+static int run(arguments *args)
+{
+    int64_t until_ms = args->seconds == 0 ? INT64_MAX : crew_now_ms() + (int64_t)args->seconds * 1000;
+    table *t = NULL;
+    int r;
+
+    for (;;) {
+        r = attach();
+        if (r == 0)
+            r = table_get(args->nworkers, &t);
+        if (r == 0)
+            r = supervise(t, args, until_ms);
+        if (r != -ESTALE && r != -ETIMEDOUT)
+            break;
+        if (r == -ESTALE && t != NULL) {
+            if (!report(t)) /* what is mapped can still be read */
+                return EXIT_FAILURE;
+            (void)printf("pool: the heap is gone; a new one\n");
+            (void)fflush(stdout);
+        }
+        t = NULL;
+        (void)goalloc_detach(); /* nobody is in the heap: the workers have been waited for */
+        if (told_to_stop)
+            return EXIT_SUCCESS;
+    }
+    if (r < 0) {
+        (void)printf("pool: FAILED: %s\n", goalloc_strerror(r));
+        return EXIT_FAILURE;
+    }
+    return finish(t);
+}
+
+/* --- command line --- */
+
+static void on_signal(int number)
+{
+    (void)number;
+    told_to_stop = 1;
+}
+
+static const struct argp_option option_table[] = {
+    { "workers", 'n', "N", 0, "Worker processes, 1 to 64 (default 4)", 0 },
+    { "seconds", 's', "N", 0, "End after so many seconds (default: at SIGTERM or SIGINT)", 0 },
+    { "kill-every", 'k', "MS", 0, "Kill a worker at random every MS milliseconds, on average", 0 },
+    { "seed", 'r', "N", 0, "Which workers, and when (default: chosen, and printed)", 0 },
+    { 0 },
+};
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+    arguments *args = state->input;
+
+    switch (key) {
+    case 'n':
+        args->nworkers = (uint32_t)crew_parse_number("--workers", arg, 1, CREW_MAX);
+        return 0;
+    case 's':
+        args->seconds = (uint32_t)crew_parse_number("--seconds", arg, 1, 1000000);
+        return 0;
+    case 'k':
+        args->harassment.every_ms = (long)crew_parse_number("--kill-every", arg, 1, 1000000);
+        return 0;
+    case 'r':
+        args->harassment.seed = crew_parse_number("--seed", arg, 1, UINT64_MAX);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct argp argp = {
+        .options = option_table,
+        .parser = parse_option,
+        .doc = "A pre-fork pool on a hash table in the shared heap at $GOALLOC_SOCKET.",
+    };
+    arguments args = { .nworkers = 4 };
+
+    (void)argp_parse(&argp, argc, argv, 0, NULL, &args);
+    (void)signal(SIGTERM, on_signal);
+    (void)signal(SIGINT, on_signal);
+    crew_choose_seed(&args.harassment, "pool");
+    return run(&args);
+}
