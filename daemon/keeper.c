@@ -8,12 +8,13 @@
  *
  * The conversation, over a SOCK_SEQPACKET socket DIR/keeper.sock, mode 0600:
  *   daemon connects           -> keeper sends "heap" with the four descriptors
- *   daemon sends "bye"        -> keeper removes the socket and ends: a clean shutdown
+ *   daemon sends "bye"        -> keeper removes the socket and ends: the heap was dropped
  *   connection ends otherwise -> the daemon has died: the keeper waits for the next one, as long as its socket is there
- * It serves every daemon that connects. That only one does is the work of the lock on the socket's path (listen.c).
+ * It serves every daemon that connects, and goallocctl keeper, which looks or says "bye" (client/ctl/keeper.c). That
+ * only one does is the work of the lock on the socket's path (listen.c).
  *
- * The keeper serves only its own user (SO_PEERCRED), and the daemon takes descriptors only from its own user. It checks
- * what they hold all the same, as it does with systemd's: heapfile_open(), mheap_recover().
+ * The keeper serves only its own user and root (SO_PEERCRED), and the daemon takes descriptors only from its own user.
+ * It checks what they hold all the same, as it does with systemd's: heapfile_open(), mheap_recover().
  */
 #include "daemon/keeper.h"
 
@@ -33,22 +34,29 @@
 
 #include "daemon/log.h"
 #include "proto/fdpass.h"
+#include "proto/keeper.h"
 
 #define BACKLOG         4
 #define PEERS_MAX       8
 #define ANSWER_MS       5000
 #define DISMISS_MS      1000
 #define LOOK_MS         10000
+#define GOING_MS        1000
 #define KEEPER_FDS_MAX  65536
 
 _Static_assert(HEAPFILE_NFDS <= FDPASS_MAX, "the descriptors fit into one message");
+_Static_assert((int)HEAPFILE_ARENA == KEEPER_FD_ARENA && (int)HEAPFILE_SPANS == KEEPER_FD_SPANS &&
+                   (int)HEAPFILE_BITMAP == KEEPER_FD_BITMAP && (int)HEAPFILE_PRIVATE == KEEPER_FD_PRIVATE &&
+                   (int)HEAPFILE_NFDS == KEEPER_NFDS,
+               "the order of the descriptors");
 
-static bool is_same_user(int fd)
+static bool is_same_user(int fd, bool or_root)
 {
     struct ucred cred = { 0 };
     socklen_t len = sizeof(cred);
 
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.uid == geteuid();
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 &&
+           (cred.uid == geteuid() || (or_root && cred.uid == 0));
 }
 
 /* --- the keeper's side --- */
@@ -77,7 +85,7 @@ static bool says_bye(int fd)
 {
     char said[8];
 
-    return recv(fd, said, sizeof(said), MSG_DONTWAIT) == 3 && memcmp(said, "bye", 3) == 0;
+    return recv(fd, said, sizeof(said), MSG_DONTWAIT) == 3 && memcmp(said, KEEPER_BYE, 3) == 0;
 }
 
 /* True if the file at path is still this one. */
@@ -93,7 +101,7 @@ static int accept_daemon(int listener, bool has_room, const int fds[HEAPFILE_NFD
 {
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 
-    if (fd >= 0 && (!has_room || !is_same_user(fd) || fdpass_send(fd, "heap", 4, fds, HEAPFILE_NFDS) != 4)) {
+    if (fd >= 0 && (!has_room || !is_same_user(fd, true) || fdpass_send(fd, KEEPER_HEAP, 4, fds, HEAPFILE_NFDS) != 4)) {
         (void)close(fd);
         return -1;
     }
@@ -151,22 +159,26 @@ static int make_dir(const char *dir)
     return st.st_uid != geteuid() || (st.st_mode & 022) != 0 ? -EPERM : 0;
 }
 
-/* The keeper's first message. 0, -errno. */
+/* The keeper's first message. 0, -ECONNRESET: it has hung up without a word; -errno. */
 static int receive(int fd, int ret_fds[HEAPFILE_NFDS])
 {
     struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
     int fds[FDPASS_MAX];
     int nfds = 0;
     char said[8];
+    ssize_t n;
 
-    if (!is_same_user(fd))
+    if (!is_same_user(fd, false))
         return -EPERM;
     if (poll(&poll_fd, 1, ANSWER_MS) != 1)
         return -ETIMEDOUT;
-    if (fdpass_recv(fd, said, sizeof(said), fds, &nfds) != 4 || nfds != HEAPFILE_NFDS) {
+    n = fdpass_recv(fd, said, sizeof(said), fds, &nfds);
+    if (n == 0)
+        return -ECONNRESET;
+    if (n != 4 || nfds != HEAPFILE_NFDS) {
         for (int i = 0; i < nfds; i++)
             (void)close(fds[i]);
-        return -EPROTO;
+        return n == -ECONNRESET ? -ECONNRESET : -EPROTO;
     }
     memcpy(ret_fds, fds, sizeof(int) * HEAPFILE_NFDS);
     return 0;
@@ -192,7 +204,7 @@ int keeper_connect(keeper *ret, const char *dir, int ret_fds[HEAPFILE_NFDS])
     int r;
 
     *ret = (keeper){ .fd = -1, .addr = { .sun_family = AF_UNIX } };
-    if (snprintf(path, sizeof(ret->addr.sun_path), "%s/keeper.sock", dir) >= (int)sizeof(ret->addr.sun_path)) {
+    if (snprintf(path, sizeof(ret->addr.sun_path), "%s/" KEEPER_SOCKET, dir) >= (int)sizeof(ret->addr.sun_path)) {
         log_error("--state-dir %s: the path is too long for a socket in it", dir);
         return -ENAMETOOLONG;
     }
@@ -202,12 +214,14 @@ int keeper_connect(keeper *ret, const char *dir, int ret_fds[HEAPFILE_NFDS])
                   r == -EPERM ? "it is another user's, or others may write to it" : strerror(-r));
         return r;
     }
-    r = connect_to(ret, ret_fds);
+    /* A keeper to which another daemon has said "bye", and that is about to end, hangs up; then it is gone. */
+    for (int ms = 0; (r = connect_to(ret, ret_fds)) == -ECONNRESET && ms < GOING_MS; ms += GOING_MS / 100)
+        (void)poll(NULL, 0, GOING_MS / 100);
     if (r == 0)
         return 0;
     if (r == -ENOENT || r == -ECONNREFUSED)
         return KEEPER_E_NONE;
-    log_error("%s: %s", path, r == -EPROTO ? "what answers is no keeper of a heap" : strerror(-r));
+    log_error("%s: %s", path, r == -EPROTO || r == -ECONNRESET ? "what answers is no keeper of a heap" : strerror(-r));
     return r;
 }
 
@@ -272,7 +286,7 @@ void keeper_dismiss(keeper *k)
 
     if (k->fd < 0)
         return;
-    if (send(k->fd, "bye", 3, MSG_NOSIGNAL) == 3)
+    if (send(k->fd, KEEPER_BYE, 3, MSG_NOSIGNAL) == 3)
         (void)poll(&poll_fd, 1, DISMISS_MS);
     keeper_leave(k);
 }

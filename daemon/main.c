@@ -1,8 +1,11 @@
 /*
  * main: puts the daemon together: options, then the socket's place, whose owner alone may touch the heap, then the heap
  * that another daemon has left with systemd (fdstore.c) or with a keeper (keeper.c), else a new one, then the server. A
- * heap that can't be trusted is refused, and dropped only on request. Exit status 0 after a clean stop, 1 if it could
- * not serve, 2 for a wrong command line.
+ * heap that can't be trusted is refused, and dropped only on request; one that was dropped already (shm/handover.c) is
+ * let go. Exit status 0 after a clean stop, 1 if it could not serve, 2 for a wrong command line.
+ *
+ * A heap that is dropped is marked first, then its keeper and systemd let it go: the server does the former (stop()),
+ * or let_go() for a heap that is not served; main does the latter. So whoever has it mapped is told before it is gone.
  */
 #include <errno.h>
 #include <signal.h>
@@ -15,9 +18,11 @@
 #include "daemon/keeper.h"
 #include "daemon/listen.h"
 #include "daemon/log.h"
+#include "daemon/notify.h"
 #include "daemon/options.h"
 #include "daemon/serve/server.h"
 #include "shm/crash.h"
+#include "shm/handover.h"
 
 /* A client takes two descriptors: ask for as many as the system allows. */
 static void raise_descriptor_limit(void)
@@ -53,6 +58,14 @@ typedef struct home {
     bool recovered;
     bool stored; /* systemd has it already */
 } home;
+
+/* True if the heap outlives this process. Systemd does not say what it holds: it is believed to. */
+static bool is_held(void *data)
+{
+    const home *h = data;
+
+    return h->keeper.fd >= 0 || notify_is_wanted();
+}
 
 static const char drop_advice[] =
     "start with --cold-start to drop it and begin with an empty heap; workers that still use it "
@@ -104,6 +117,32 @@ static int take_over(const options *o, const int fds[HEAPFILE_NFDS], heapfile *r
     return 0;
 }
 
+/*
+ * The heap that was left behind is not to be served any more: on request, or because a daemon has dropped it and did
+ * not come to the end of that. Whoever has it mapped is told, then nobody holds it any more. 1: there is none; -errno:
+ * logged, and the heap is as it was.
+ */
+static int let_go(home *h, const int fds[HEAPFILE_NFDS])
+{
+    bool dropped = handover_is_dropped(fds[HEAPFILE_SPANS]) == 1;
+    int lock = handover_lock(fds[HEAPFILE_PRIVATE]);
+
+    if (lock == -EADDRINUSE && !dropped) {
+        log_error("the heap that was left behind can't be dropped: another goallocd serves it");
+        heapfile_close_fds(fds);
+        return lock;
+    }
+    log_warn(dropped ? "the heap that was left behind was dropped" : "dropping the heap that was left behind");
+    if (handover_mark_dropped(fds[HEAPFILE_SPANS]) < 0)
+        log_warn("what was left behind is no heap: nobody who uses it can be told");
+    CRASH_POINT(let_go_after_word);
+    if (lock >= 0)
+        (void)close(lock);
+    heapfile_close_fds(fds);
+    keeper_dismiss(&h->keeper);
+    return 1;
+}
+
 static int make_heap(const options *o, heapfile *ret_file, mheap *ret_heap)
 {
     int r = heapfile_create(ret_file, o->base, o->reserve_bytes);
@@ -125,16 +164,13 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
 {
     int fds[HEAPFILE_NFDS];
     int r = find_heap(o, h, fds);
+    bool over = r == 0 && (o->cold_start || handover_is_dropped(fds[HEAPFILE_SPANS]) == 1);
 
+    if (over)
+        r = let_go(h, fds);
     if (r < 0)
         return r;
-    if (r == 0 && o->cold_start) {
-        log_warn("dropping the heap that was left behind");
-        heapfile_close_fds(fds);
-        keeper_dismiss(&h->keeper);
-        r = 1;
-    }
-    if (o->cold_start)
+    if (over || o->cold_start)
         fdstore_remove(); /* also what was not whole: the next start would find it beside the new heap's */
     h->recovered = r == 0;
     r = h->recovered ? take_over(o, fds, ret_file, ret_heap) : make_heap(o, ret_file, ret_heap);
@@ -163,6 +199,15 @@ static int replace_keeper(void *data)
     return h->keeper.fd;
 }
 
+static bool keeps_on_stop(const options *o)
+{
+    bool somebody = o->state_dir != NULL || notify_is_wanted();
+
+    if (o->on_stop == ON_STOP_KEEP && !somebody)
+        log_warn("--on-stop keep: nobody holds the heap without --state-dir or systemd, so it ends with this goallocd");
+    return o->on_stop == ON_STOP_DEFAULT ? somebody : o->on_stop == ON_STOP_KEEP;
+}
+
 int main(int argc, char **argv)
 {
     static server srv;
@@ -178,6 +223,7 @@ int main(int argc, char **argv)
     if (!are_system_pages_small())
         return EXIT_FAILURE;
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGHUP, SIG_IGN); /* a terminal that is closed is no reason to end */
     raise_descriptor_limit();
 
     r = listen_open(&place, o.socket_path);
@@ -191,6 +237,9 @@ int main(int argc, char **argv)
                    &(server_options){ .eager_commit = o.eager_commit,
                                       .scavtrace = o.scavtrace,
                                       .recovered = h.recovered,
+                                      .socket_path = o.socket_path,
+                                      .keep_on_stop = keeps_on_stop(&o),
+                                      .is_held = is_held,
                                       .watched_fd = h.keeper.fd,
                                       .on_death = replace_keeper,
                                       .data = &h });
@@ -199,8 +248,10 @@ int main(int argc, char **argv)
     mheap_end(&heap);
     heapfile_close(&file);
 out:
-    if (r == 0 && !srv.leave_heap)
+    if (r == 0 && srv.dropped) {
+        fdstore_remove();
         keeper_dismiss(&h.keeper);
+    }
     keeper_leave(&h.keeper);
     listen_close(&place);
     return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;

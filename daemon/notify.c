@@ -37,6 +37,13 @@ static socklen_t notify_address(struct sockaddr_un *ret)
     return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len);
 }
 
+bool notify_is_wanted(void)
+{
+    const char *path = getenv("NOTIFY_SOCKET");
+
+    return path != NULL && path[0] != '\0';
+}
+
 void notify_systemd_fds(const char *state, const int *fds, int nfds)
 {
     struct sockaddr_un addr;

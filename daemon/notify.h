@@ -4,6 +4,11 @@
 #ifndef GOALLOC_DAEMON_NOTIFY_H
 #define GOALLOC_DAEMON_NOTIFY_H
 
+#include <stdbool.h>
+
+/* True if systemd, or who does as it does, has started this process as a service of Type=notify. */
+bool notify_is_wanted(void);
+
 /* Send a state such as "READY=1" to $NOTIFY_SOCKET. Without that nothing happens; a failure is logged. */
 void notify_systemd(const char *state);
 

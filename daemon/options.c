@@ -49,7 +49,7 @@ bool options_parse_size(const char *text, uint64_t *ret_bytes)
 }
 
 /* Keys of the options without a short name. */
-enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES };
+enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES, OPTION_ON_STOP };
 
 static const struct argp_option option_table[] = {
     { "socket", 's', "PATH", 0, "Serve on this Unix socket (default " SHM_SOCKET_PATH ")", 0 },
@@ -71,6 +71,10 @@ static const struct argp_option option_table[] = {
     { "state-dir", 'd', "DIR", 0,
       "Start a keeper, a small process that holds the heap, and reach it through DIR: if this goallocd dies, the next "
       "one takes the heap over. Not needed under systemd, which holds the heap itself",
+      0 },
+    { "on-stop", OPTION_ON_STOP, "keep|drop", 0,
+      "What SIGTERM and SIGINT do with the heap: leave it to the next goallocd (keep; the default with --state-dir and "
+      "under systemd), or drop it (drop; the default without both)",
       0 },
     { "cold-start", OPTION_COLD_START, NULL, 0,
       "Drop the heap that another goallocd has left, if there is one, and make a new one", 0 },
@@ -134,6 +138,11 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
             argp_error(state, "--state-dir: no directory given");
         o->state_dir = arg;
         return 0;
+    case OPTION_ON_STOP:
+        if (strcmp(arg, "keep") != 0 && strcmp(arg, "drop") != 0)
+            argp_error(state, "--on-stop: '%s' is neither keep nor drop", arg);
+        o->on_stop = strcmp(arg, "keep") == 0 ? ON_STOP_KEEP : ON_STOP_DROP;
+        return 0;
     case OPTION_COLD_START:
         o->cold_start = true;
         return 0;
@@ -162,9 +171,9 @@ void options_parse(options *ret, int argc, char **argv)
         .options = option_table,
         .parser = parse_option,
         .doc = "Owns one shared-memory heap and serves it to the processes that link libgoalloc."
-               "\vSIZE takes K, M, G or T. The daemon stays in the foreground. SIGTERM and SIGINT end it cleanly: then "
-               "the heap is gone, unless systemd restarts the service. SIGUSR1 ends it and leaves the heap to the "
-               "next one.",
+               "\vSIZE takes K, M, G or T. The daemon stays in the foreground. SIGTERM and SIGINT end it; --on-stop "
+               "says what becomes of the heap. SIGUSR1 ends it and leaves the heap to the next one, SIGHUP does "
+               "nothing. 'goallocctl drop' drops the heap and ends the daemon.",
     };
 
     *ret = (options){

@@ -9,6 +9,13 @@
 
 #include "daemon/log.h"
 
+/* What becomes of the heap when the daemon is stopped. */
+enum on_stop {
+    ON_STOP_DEFAULT = 0, /* kept if somebody else holds it, else dropped */
+    ON_STOP_KEEP,
+    ON_STOP_DROP,
+};
+
 typedef struct options {
     const char *socket_path;
     uint64_t reserve_bytes;
@@ -19,6 +26,7 @@ typedef struct options {
     bool scavtrace;
     bool cold_start;
     const char *state_dir; /* NULL: none */
+    enum on_stop on_stop;
     enum log_level log_level;
 } options;
 

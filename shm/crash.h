@@ -10,8 +10,8 @@
 
 /*
  * X(name, who passes it): c the library, r the library in a session that reclaims, d the daemon, b the daemon when a
- * process comes back to it, s the daemon when it settles what a dead process has left half done, t the daemon when it
- * takes over a heap.
+ * process comes back to it, e the daemon when it settles what a dead process has left half done, t the daemon when it
+ * takes over a heap, s when it is stopped and drops the heap, l when it lets a heap go that it does not take over.
  */
 /* clang-format off: a line has points that follow each other */
 #define CRASH_POINTS(X)                                                                                       \
@@ -30,7 +30,7 @@
     X(intent_after_record, c) X(intent_after_hold, c) X(intent_after_release, c)                              \
     X(unlink_after_slot, c) X(unlink_after_free, c) X(link_after_publish, r) X(link_after_slot, r)            \
     X(graph_after_publish, r)                                                                                 \
-    X(settle_after_free, s) X(settle_after_unpublish, s) X(settle_after_release, s)                           \
+    X(settle_after_free, e) X(settle_after_unpublish, e) X(settle_after_release, e)                           \
     X(making_after_reserve, c) X(making_after_alloc, c) X(making_after_announce, c) X(making_after_init, c)   \
     X(making_after_publish, r) X(making_after_finish, c)                                                      \
     X(span_after_description, d) X(span_after_bits, d) X(span_after_map, d)                                   \
@@ -52,7 +52,8 @@
     X(arena_after_npages, d) X(zeroed_base_after, d) X(backed_base_after, d)                                  \
     X(reattach_before_reply, b)                                                                               \
     X(recover_after_files, t) X(recover_half_spans, t) X(recover_after_heap, t) X(recover_half_sessions, t)   \
-    X(recover_after_sessions, t)
+    X(recover_after_sessions, t)                                                                              \
+    X(drop_after_word, s) X(let_go_after_word, l)
 /* clang-format on */
 
 #ifdef GOALLOC_CRASH_POINTS

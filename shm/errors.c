@@ -35,8 +35,9 @@ static const struct {
     { EUSERS, "there are too many sessions, or the daemon has no descriptors for another one" },
     { EMFILE, "this process has no descriptor left for the connection" },
     { ENFILE, "the system has no descriptor left for the connection" },
+    { EBADF, "there is no descriptor for events: goalloc_event_fd() makes one" },
     { EIO, "the daemon has no randomness for a session's token" },
-    { ESTALE, "the daemon serves another heap than the one that is mapped" },
+    { ESTALE, "the heap that is mapped is nobody's any more: it was dropped, or the daemon serves another one" },
     { ENOMEM, "out of memory: the system's, its cgroup's or this process's; or no heap could hold the size" },
     { EAGAIN, "a memory limit is reached: the heap's, or the process's on locked memory (RLIMIT_MEMLOCK); "
               "or too many threads link and unlink at once" },
@@ -47,7 +48,8 @@ static const struct {
     { EBUSY, "the pages behind the object are in use" },
     { EDQUOT, "a limit is reached: the session's, its group's or its user's" },
     { EINPROGRESS, "the daemon is not done yet: ask again" },
-    { EPERM, "the object cannot change its length: another session leases it, or it is a run" },
+    { EPERM, "not permitted but to root and the daemon's user; or the object cannot change its length: another session "
+             "leases it, or it is a run" },
     { EMEDIUMTYPE, "the root is there, with another size or type tag" },
     { EDEADLK, "this thread is making that root" },
     { ECANCELED, "the right to make the root has ended" },

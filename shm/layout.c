@@ -13,7 +13,7 @@
 #include "shm/offers.h"
 
 /* Raise it when the meaning of a word changes but its place does not. */
-#define LAYOUT_VERSION 7
+#define LAYOUT_VERSION 8
 
 static uint64_t fnv1a(uint64_t hash, uint64_t value)
 {
@@ -32,7 +32,7 @@ uint64_t shm_abi_hash(void)
         SPAN_CLASS_COUNT, SPAN_FREE, SPAN_LEASED, SPAN_CENTRAL, SHM_WORD_STRIDE, SHM_REMOTE_AT,
         sizeof(shm_header), offsetof(shm_header, generation), offsetof(shm_header, base),
         offsetof(shm_header, span_table_off), offsetof(shm_header, free_limit), offsetof(shm_header, nroot_entries),
-        offsetof(shm_header, nsession_entries),
+        offsetof(shm_header, nsession_entries), offsetof(shm_header, created_ms), offsetof(shm_header, dropped),
         sizeof(shm_session), offsetof(shm_session, epoch), offsetof(shm_session, trim_seq),
         offsetof(shm_session, label), offsetof(shm_session, root_pending),
         sizeof(shm_root), offsetof(shm_root, values), offsetof(shm_root, name), sizeof(shm_root_value),
@@ -107,6 +107,7 @@ int shm_header_check(const shm_header *header, uint64_t spans_bytes, uint64_t bi
         return -EPROTO;
     shm_header_init(&want, header->base, header->arena_bytes);
     want.generation = header->generation;
+    want.created_ms = header->created_ms;
     if (memcmp(&want, header, offsetof(shm_header, free_limit)) != 0 || header->spans_bytes != spans_bytes ||
         header->bitmap_bytes != bitmap_bytes)
         return -EPROTO;

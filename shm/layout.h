@@ -52,6 +52,7 @@
 #include "shm/limits.h"
 
 #define SHM_MAGIC             UINT64_C(0x31434f4c4c414f47) /* "GOALLOC1" */
+#define SHM_DROPPED           UINT32_C(0x504f5244) /* "DROP": no word that was damaged by chance */
 #define SHM_ROOT_NAME_BYTES   (SHM_ROOT_NAME_MAX + 1)
 #define SHM_LABEL_BYTES       (SHM_LABEL_MAX + 1)
 #define SHM_HEAP_ARENA_BYTES  (64 * MIB)
@@ -77,7 +78,8 @@ typedef struct shm_header {
     uint64_t heap_arenas_off;
     uint64_t page_map_off;
     uint64_t span_table_off;
-    uint64_t reserved[3];
+    uint64_t reserved[2];
+    uint64_t created_ms; /* on CLOCK_BOOTTIME; tells the heap's age */
     /*
      * Objects below this offset may be freed by their owner without a look for kept bits: arena_bytes, or 0 while any
      * object of the heap is adopted. One word, so that a free has one bound to check.
@@ -85,7 +87,13 @@ typedef struct shm_header {
     shm_u64 free_limit;
     shm_u32 nroot_entries;    /* entries of roots from here on were never used; only rises */
     shm_u32 nsession_entries; /* the same for sessions */
-    uint32_t pad[12];
+    uint32_t pad[11];
+    /*
+     * SHM_DROPPED, or 0. The heap was dropped, by a daemon or by who ended its keeper. Stored before its descriptors
+     * are let go, and never taken back: whoever has it mapped learns by it that nobody will serve this heap again. Its
+     * place, and that of magic, stay as they are in every layout, so that a heap of another build can be marked, too.
+     */
+    shm_u32 dropped;
     /* Leases ever given: the daemon raises it before it gives one. A line of its own, which no free looks at. */
     shm_u64 nleases;
     /* Goes up with each change of the roots, and when nobody makes one any more: who waits for a root waits for it. */
@@ -186,7 +194,7 @@ typedef struct shm_span {
 } shm_span;
 
 _Static_assert(sizeof(shm_header) == 256 && offsetof(shm_header, free_limit) == 128 &&
-                   offsetof(shm_header, npeak_pages) == 248,
+                   offsetof(shm_header, dropped) == 188 && offsetof(shm_header, npeak_pages) == 248,
                "header layout");
 _Static_assert(sizeof(shm_session) == 128 && offsetof(shm_session, label) == 64, "session layout");
 _Static_assert(sizeof(shm_root) == 360 && offsetof(shm_root, name) == 104, "root layout");

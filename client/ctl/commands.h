@@ -11,6 +11,7 @@
 
 #include <jansson.h>
 
+#include "proto/channel.h"
 #include "proto/goallocd.pb-c.h"
 
 /* stats.c */
@@ -42,5 +43,15 @@ extern const char roots_heading[];
 bool roots_next(Goallocd__Request *request, const Goallocd__Reply *reply);
 void roots_text(const Goallocd__Reply *reply);
 bool roots_json(json_t *object, const Goallocd__Reply *reply);
+
+/* keeper.c: it asks no daemon, but the keeper in state_dir. Returns the exit status. */
+typedef struct keeper_options {
+    const char *state_dir;
+    int timeout_ms;
+    bool json;
+    bool end; /* it is to end, */
+    bool yes; /* without a question */
+} keeper_options;
+int keeper_show(const keeper_options *o, deadline until);
 
 #endif

@@ -5,6 +5,7 @@
 #include "client/ctl/ctl.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 const char *ctl_bytes(uint64_t bytes)
 {
@@ -21,6 +22,23 @@ const char *ctl_bytes(uint64_t bytes)
     }
     (void)snprintf(text, sizeof(texts[0]), "%.*f %s", u == 0 ? 0 : 1, value, units[u]);
     return text;
+}
+
+bool ctl_confirm(const char *question, bool yes)
+{
+    char answer[16];
+
+    if (yes)
+        return true;
+    if (!isatty(STDIN_FILENO)) {
+        (void)fprintf(stderr, "goallocctl: nobody can be asked here; say --yes\n");
+        return false;
+    }
+    (void)fprintf(stderr, "%s [y/N] ", question);
+    if (fgets(answer, sizeof(answer), stdin) != NULL && (answer[0] == 'y' || answer[0] == 'Y'))
+        return true;
+    (void)fprintf(stderr, "goallocctl: nothing has been done\n");
+    return false;
 }
 
 bool ctl_json_set(json_t *object, const char *name, uint64_t value)

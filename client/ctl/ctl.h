@@ -22,6 +22,12 @@ const char *ctl_bytes(uint64_t bytes);
  */
 const char *ctl_plain_text(const char *text, char *ret, size_t cap);
 
+/*
+ * True if it shall be done: by --yes (yes), or because somebody at the terminal says so when asked. False: a message
+ * has been printed.
+ */
+bool ctl_confirm(const char *question, bool yes);
+
 /* Set a field of object to a number. False: no memory. */
 bool ctl_json_set(json_t *object, const char *name, uint64_t value);
 

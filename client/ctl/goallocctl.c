@@ -2,9 +2,10 @@
  * goallocctl: asks a running goallocd. It speaks the protocol without attaching, so it is no session and maps nothing.
  *
  * One command, answered as a table or with --json as one object. Exit status 0; 1 if the daemon could not be asked,
- * refused, did not answer in time, or found that its tables differ; 2 for a wrong command line. A command is a row of
- * the table below: what it asks for, and what shows the reply (commands.h). One driver, run(), asks and shows, until
- * there is nothing more to ask for. Replies are unpacked into one buffer, where each takes the place of the one before.
+ * refused, did not answer in time, or found that its tables differ, or if nobody wanted what was asked before it is
+ * done; 2 for a wrong command line. A command is a row of the table below (but for keeper, which asks no daemon:
+ * keeper.c): what it asks for, and what shows the reply (commands.h). One driver, run(), asks and shows, until there is
+ * nothing more to ask for. Replies are unpacked into one buffer, where each takes the place of the one before.
  */
 #include <argp.h>
 #include <errno.h>
@@ -15,6 +16,7 @@
 #include <string.h>
 
 #include "client/ctl/commands.h"
+#include "client/ctl/ctl.h"
 #include "proto/channel.h"
 #include "proto/wire.h"
 #include "shm/limits.h"
@@ -29,6 +31,9 @@
 typedef struct arguments {
     const char *socket_path;
     bool json;
+    bool yes; /* do it without asking */
+    bool end; /* keeper: end it */
+    const char *state_dir;
     const char *command;
     int timeout_ms;
     bool timeout_given; /* by --timeout: it holds whatever the command does */
@@ -44,6 +49,7 @@ typedef struct command {
     void (*text)(const Goallocd__Reply *reply);                             /* NULL: it prints nothing */
     bool (*json)(json_t *object, const Goallocd__Reply *reply);             /* NULL: the object stays empty */
     bool gathers; /* next() has gathered what is shown when the last reply is there */
+    const char *question; /* asked before it is done; NULL: it takes nothing away */
     bool patient; /* the daemon may take its time, once it has shown that it answers */
 } command;
 
@@ -107,6 +113,8 @@ static command commands[] = {
     { .name = "scavenge", ASKS(SCAVENGE, scavenge, Scavenge, SCAVENGE), .text = scavenge_text, .json = scavenge_json,
       .patient = true },
     { .name = "trim", ASKS(TRIM, trim, Trim, _NOT_SET) },
+    { .name = "drop", ASKS(DROP, drop, Drop, _NOT_SET),
+      .question = "Drop the heap? All its objects are gone for all processes, and its daemon ends." },
     { .name = "ping", ASKS(PING, ping, Ping, PING), .text = ping_text, .json = ping_json },
     { .name = "check", ASKS(CHECK, check, Check, CHECK), .text = check_text, .json = check_json },
     { .name = "sessions", ASKS(SESSION_LIST, session_list, SessionList, SESSION_LIST), .heading = sessions_heading,
@@ -150,6 +158,10 @@ static int run(command *c, arguments *args)
     bool whole = args->json == (object != NULL);
     int status = EXIT_SUCCESS;
 
+    if (c->question != NULL && !ctl_confirm(c->question, args->yes))
+        return EXIT_FAILURE;
+    if (c->question != NULL)
+        args->until = deadline_in(args->timeout_ms); /* the answer took its time */
     if (c->patient && !allow_more_time(args))
         return EXIT_FAILURE;
     if (!args->json && c->heading != NULL)
@@ -180,6 +192,8 @@ static int run(command *c, arguments *args)
 
 __attribute__((visibility("default"))) const char *argp_program_version = "goallocctl " GOALLOC_VERSION;
 
+enum { OPTION_END = 256 };
+
 static const struct argp_option option_table[] = {
     { "socket", 's', "PATH", 0, "The daemon's socket (default: $GOALLOC_SOCKET, else " SHM_SOCKET_PATH ")", 0 },
     { "json", 'j', NULL, 0, "Print JSON", 0 },
@@ -187,6 +201,9 @@ static const struct argp_option option_table[] = {
       "How long the daemon may take to answer: a number and ms, s or min; seconds without a unit (default: 5s; "
       "scavenge: 60s if the daemon answers a ping within 5s)",
       0 },
+    { "yes", 'y', NULL, 0, "drop, keeper --end: do it without asking", 0 },
+    { "state-dir", 'd', "DIR", 0, "keeper: the directory that goallocd was given by --state-dir", 0 },
+    { "end", OPTION_END, NULL, 0, "keeper: end it, and so drop the heap, if no daemon serves it", 0 },
     { 0 },
 };
 
@@ -231,6 +248,15 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
                        arg);
         args->timeout_given = true;
         return 0;
+    case 'y':
+        args->yes = true;
+        return 0;
+    case 'd':
+        args->state_dir = arg;
+        return 0;
+    case OPTION_END:
+        args->end = true;
+        return 0;
     case ARGP_KEY_ARG:
         if (args->command != NULL)
             argp_error(state, "'%s': one command is enough", arg);
@@ -239,6 +265,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (args->command == NULL)
             argp_error(state, "no command given");
+        if (strcmp(args->command, "keeper") != 0 ? args->end || args->state_dir != NULL : args->state_dir == NULL)
+            argp_error(state, "--state-dir and --end are the keeper's, which needs the former");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -261,6 +289,8 @@ int main(int argc, char **argv)
                "  scavenge  sweep, and give all free pages back to the system\n"
                "  trim      ask all sessions to give back the spans that they hold idle\n"
                "  check     have the daemon check its tables; nobody is served meanwhile\n"
+               "  drop      drop the heap of a running daemon, which then ends; asks first\n"
+               "  keeper    the keeper in a --state-dir, and its heap; --end ends one that is left over, asking first\n"
                "  ping      is the daemon there, and which version",
     };
     arguments args = { .socket_path = getenv("GOALLOC_SOCKET"), .timeout_ms = TIMEOUT_MS };
@@ -271,6 +301,9 @@ int main(int argc, char **argv)
     argp_err_exit_status = 2;
     (void)argp_parse(&argp, argc, argv, 0, NULL, &args);
     args.until = deadline_in(args.timeout_ms);
+    if (strcmp(args.command, "keeper") == 0)
+        return keeper_show(&(keeper_options){ args.state_dir, args.timeout_ms, args.json, args.end, args.yes },
+                           args.until);
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (strcmp(args.command, commands[i].name) == 0)
             return run(&commands[i], &args);

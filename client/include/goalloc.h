@@ -10,9 +10,10 @@
  * long runs may be is fixed when library and daemon are built. A still larger object is a large object: pages of their
  * own, asked for one by one.
  *
- * Everything here is thread-safe. Nothing here is async-signal-safe, except goalloc_contains(), goalloc_offset() and
- * goalloc_pointer(); nor may a signal handler that has interrupted one of them fork. A thread can be cancelled
- * (deferred) in any of these functions; if it waits for the daemon, the cancellation acts after the call.
+ * Everything here is thread-safe. Nothing here is async-signal-safe, except goalloc_contains(), goalloc_offset(),
+ * goalloc_pointer() and goalloc_is_current(); nor may a signal handler that has interrupted one of them fork. A thread
+ * can be cancelled (deferred) in any of these functions; if it waits for the daemon, the cancellation acts after the
+ * call.
  *
  * Forks: the child has the mapping too, so objects stay valid on both sides, and it becomes a client of its own at its
  * next call that needs the daemon. fork() waits for nobody. Children made by _Fork() or clone(), which call no handlers
@@ -23,9 +24,9 @@
  * same objects, and each sees what the other writes. A program that saves its state from a forked child, as databases
  * do, gets a torn state; it has to copy first, or to stop its writers.
  *
- * Descriptors: an attached process has one, a socket, at a high number. A program may close it, as daemons close all
- * that they find, and use the number for something of its own: the library notices, leaves that alone, and connects
- * again.
+ * Descriptors: an attached process has one, a socket, at a high number, and three more after goalloc_event_fd(). A
+ * program may close it, as daemons close all that they find, and use the number for something of its own: the library
+ * notices, leaves that alone, and connects again.
  *
  * Errors: functions that return int return 0 or a negative errno value; functions that return a pointer return NULL and
  * set errno. goalloc_strerror() names both in terms of this library. A request to the daemon takes at most the timeout
@@ -41,9 +42,24 @@
  * returns -ETIMEDOUT if nobody serves the socket, or answers, within the timeout (-EACCES if the socket is there and
  * may not be used). From then on such calls fail at once, and one of them looks for the daemon every 100 ms, until it
  * is found. Two errors come at once: -ENOENT if the directory of the socket is gone, as after a chroot, and -ESTALE if
- * the daemon serves another heap. Then the heap that is mapped here is nobody's any more. It can still be read, and
- * used as far as what is held reaches; every call that needs the daemon answers -ESTALE, until goalloc_detach() and a
- * new goalloc_attach().
+ * the heap was dropped, or the daemon serves another one. Then the heap that is mapped here is nobody's any more. It
+ * can still be read, and used as far as what is held reaches; every call that needs the daemon answers -ESTALE, until
+ * goalloc_detach() and a new goalloc_attach(). goalloc_is_current() says so without a call.
+ *
+ * What a program does on -ESTALE (or when goalloc_is_current() is 0, or after GOALLOC_EVENT_HEAP_GONE), step by step:
+ *   1. No thread begins anything new with the heap. What others have stored there is as it was, but nobody who attaches
+ *      now will see what this process writes, and processes of the same heap notice in their own time.
+ *   2. What is wanted of the old heap is copied to private memory. This is the last time: after step 4 it is unmapped.
+ *   3. All threads leave this library, and forget their pointers into the heap: they mean nothing in the next one,
+ *      which has other objects at the same addresses. A mutex in the old heap may have a holder for ever: don't wait
+ *      for it.
+ *   4. One thread calls goalloc_detach(). It does not fail for want of a daemon. Descriptors of goalloc_event_fd() are
+ *      closed.
+ *   5. It calls goalloc_attach(), with GOALLOC_ATTACH_WAIT if a daemon may be on its way up. -ENOENT, -ECONNREFUSED and
+ *      -ETIMEDOUT: no daemon serves yet; try again after a while.
+ *   6. goalloc_heap_id() is another one now, and the heap is empty or somebody else has begun to fill it: look its
+ *      roots up, or make them, as at the program's start.
+ * A forked child that has not called the library since finds -ESTALE at its own attach, and goes the same way.
  */
 #ifndef GOALLOC_H
 #define GOALLOC_H
@@ -209,6 +225,85 @@ GOALLOC_API GOALLOC_CHECK int goalloc_set_label(const char *label);
  * Ending a process without it loses nothing: the daemon notices.
  */
 GOALLOC_API int goalloc_detach(void);
+
+/*
+ * --- The heap's life ---
+ *
+ * A heap lives until it is dropped: by goallocctl drop, by a daemon that is stopped without leaving it to the next one
+ * (goallocd --on-stop; systemctl stop), by the end of its keeper, or by a daemon that begins with --cold-start. All of
+ * these are orderly: they mark the heap, in memory that every process has mapped, before they let it go. It also ends
+ * when its daemon is killed and nobody else holds it (neither a keeper nor systemd); nobody can mark it then.
+ */
+
+/* A number that tells the heap mapped here from every other one, before and after; 0: none is mapped. Two loads. */
+GOALLOC_API uint64_t goalloc_heap_id(void);
+
+/*
+ * 1 if the heap mapped here is somebody's: a daemon serves it, or the next one may. 0 if this process is not attached;
+ * once the heap was dropped, in all processes at once, those with GOALLOC_ATTACH_READONLY too; and once a call of this
+ * process has answered -ESTALE, unless a later one has been served after all. After the one end that nobody can mark,
+ * only the latter makes it 0, and goalloc_next_event() says -ETIMEDOUT before that.
+ * Never a call to anybody, and async-signal-safe: two loads. In a forked child: about the heap that it has mapped.
+ */
+GOALLOC_API int goalloc_is_current(void);
+
+/* What goalloc_next_event() tells of. */
+#define GOALLOC_EVENT_SESSION_END  UINT32_C(1) /* a session is over, and what it reclaims is free: session to group */
+#define GOALLOC_EVENT_ROOT_SET     UINT32_C(2) /* a root was set, for the first time or again: root */
+#define GOALLOC_EVENT_ROOT_REMOVED UINT32_C(3) /* root */
+#define GOALLOC_EVENT_HEAP_GONE    UINT32_C(4) /* the heap is nobody's any more; the last event */
+#define GOALLOC_EVENT_MEMORY_SHORT UINT32_C(5) /* the arena, the system or a memory limit had none; once a second */
+#define GOALLOC_EVENT_LOST         UINT32_C(6) /* some events are missing before this point */
+
+/* How a session has ended: the cause of GOALLOC_EVENT_SESSION_END. */
+#define GOALLOC_CAUSE_DETACHED 1 /* its process has said so: goalloc_detach() */
+#define GOALLOC_CAUSE_DIED     2 /* its process has exited, was killed, or has become another program */
+
+typedef struct goalloc_event {
+    size_t struct_size; /* sizeof(goalloc_event), set by the caller */
+    uint32_t kind;      /* GOALLOC_EVENT_*; one that is not known here is to be passed over */
+    uint64_t session;   /* its number, as goallocctl shows it */
+    int32_t pid;        /* as the daemon saw it */
+    int32_t cause;      /* GOALLOC_CAUSE_* */
+    char label[64];
+    char group[64];
+    char root[256];
+} goalloc_event;
+
+/*
+ * A descriptor that is readable when goalloc_next_event() has something to say: for poll(), epoll and the like, in any
+ * program's loop. The first call subscribes: from then on events are told. The same one is returned until a detach
+ * closes it; it is at a high number, as are two more that belong to it. Nobody but this library reads or closes it; a
+ * program that has closed it nevertheless gets -EBADF of goalloc_next_event(), and a new one here. A forked child has
+ * none, until it asks for one of its own.
+ *
+ * Whose sessions are told of: those of the same user, or group; for root and the daemon's user all. Roots and memory
+ * are told to all. Events come in the order in which they happened.
+ *
+ * Cost: the first call one connect and one round trip; a session of its own if the process has none. 0 or above, or
+ * -ENOTCONN after a detach, -ETIMEDOUT, -ESTALE, -EMFILE, -ENFILE, -ENOMEM, -EUSERS (the daemon has no descriptor
+ * left), and the errors of goalloc_attach(). Thread-safe.
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_event_fd(void);
+
+/*
+ * The next event, into *ret, of which at most ret->struct_size bytes are written. Never waits for anybody. Returns
+ *   1            *ret is filled
+ *   0            there is none now
+ *   -ETIMEDOUT   the connection is lost (the daemon was killed, or stopped and has left the heap), and none serves yet.
+ *                The descriptor is readable again every 100 ms, and a call then looks: so a loop needs nothing of its
+ *                own for this. When a daemon has taken the heap over, this process subscribes again by itself, and
+ *                GOALLOC_EVENT_LOST says that there may have been events in between.
+ *   -ESTALE      the heap is gone, and GOALLOC_EVENT_HEAP_GONE has been told. The descriptor is quiet from then on
+ *   -EBADF       there is no descriptor: goalloc_event_fd() has not been called, or the program has closed it
+ *   -EINVAL      ret is NULL or has no struct_size
+ *   -EMFILE, -ENFILE as above; as for -ETIMEDOUT, the next call tries again
+ *
+ * The daemon holds the last 256 events, and never waits for who does not read: who is further behind gets
+ * GOALLOC_EVENT_LOST, then those that are left. An event is a hint to look: what it tells of may have changed since.
+ * Thread-safe; each event goes to one caller. Cost: one or two system calls.
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_next_event(goalloc_event *ret);
 
 /*
  * Allocate size bytes, uninitialised. Size 0 gives a unique pointer that can be freed.

@@ -45,6 +45,7 @@
 #include "client/lib/intent.h"
 #include "client/lib/largecache.h"
 #include "client/lib/mapping.h"
+#include "client/lib/subscription.h"
 #include "client/lib/thread.h"
 #include "client/lib/turn.h"
 
@@ -71,6 +72,7 @@ static void start_over(bool is_forker)
 
     thread_reset(is_forker);
     largecache_reset(&large_cache);
+    subscription_reset();
     comeback_reset();
     intent_reset();
     turn_reset(&attach_turn);
@@ -205,6 +207,8 @@ static int attach_once(bool gated, deadline until)
     bool forked = process_state_now() == PROCESS_FORKED;
     int r = hide_state();
 
+    if (r == 0 && forked && u32_load_acquire(&process.map.header->dropped) != 0)
+        r = -ESTALE;
     if (r < 0)
         return r;
     if (library_flags & GOALLOC_ATTACH_WAIT)
@@ -372,6 +376,7 @@ int goalloc_detach(void)
         r = -ENOTCONN;
         goto out;
     }
+    subscription_close();
     coredump_disable();
     thread_forget_all();
     largecache_clear(&large_cache);

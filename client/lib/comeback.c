@@ -11,7 +11,7 @@
  *      waits for a socket that is missing, since a clean restart removes it. If the directory is missing as well (after
  *      a chroot), no daemon will come here: -ENOENT at once.
  *   2. It sends Attach with the session's token. If the heap or the session is gone, all requests answer -ESTALE from
- *      then on.
+ *      then on. If the heap's header says that it was dropped, they do so without looking for a daemon.
  *   3. It asks what the session leases (LeaseList). What this process does not know (held.c, largecache.c) was on its
  *      way when the connection was lost, in a reply or in a return: it is given back. Large objects have a list of
  *      their own for that, because another process may have freed one after the daemon made its list: the daemon
@@ -135,6 +135,17 @@ static int connect_patiently(enum comeback_patience patience, deadline until)
     }
 }
 
+/*
+ * True if no daemon will have the session any more: one has said so, or the heap was dropped. (What a daemon of another
+ * build has said is not for good, so it is not asked for here.)
+ */
+static bool is_over(void)
+{
+    if (has_session && process.map.header != NULL && u32_load_acquire(&process.map.header->dropped) != 0)
+        stale = true;
+    return stale;
+}
+
 /* --- coming back --- */
 
 /* What another daemon has sent to be offered in. If there is no room the old words stay, which nobody reads. */
@@ -167,12 +178,14 @@ static int reattach(deadline until)
     r = rpc_call(&request, &reply, until);
     if (r == 0) {
         u32_store_relaxed(&process.committed, reply->attach->committed != 0);
+        process_note_served();
         take_offers();
     }
     if (r != -ESTALE && r != -ENOEXEC && r != -EPROTONOSUPPORT)
         return r;
     /* This daemon does not have the session. Nor will another one, unless this one is of another build. */
     stale = r == -ESTALE;
+    process_note_stale();
     link_close();
     return -ESTALE;
 }
@@ -313,7 +326,7 @@ static int come_back(deadline until)
     while (!link_is_open()) {
         int r;
 
-        if (stale)
+        if (is_over())
             return -ESTALE;
         if (!has_session)
             return -ENOTCONN;
@@ -344,7 +357,7 @@ static int look(void)
     set_next_look();
     if (link_is_open())
         r = rpc_look_for_late_reply();
-    if (r == -ENOTCONN && has_session && !stale)
+    if (r == -ENOTCONN && has_session && !is_over())
         r = come_back_quickly();
     if (r == 0 || stale)
         u32_store_relaxed(&down, 0);
@@ -503,6 +516,23 @@ void comeback_set_session(const Goallocd__AttachReply *reply)
     has_session = true;
     token_bytes = reply->token.len < SESSION_TOKEN_BYTES ? reply->token.len : SESSION_TOKEN_BYTES;
     memcpy(token, reply->token.data, token_bytes);
+}
+
+int comeback_take_ticket(comeback_ticket *ret, deadline until)
+{
+    int r = turn_take(&link_turn, until);
+
+    if (r < 0)
+        return r;
+    r = has_session ? 0 : -ENOTCONN;
+    *ret = (comeback_ticket){ .socket_path = socket_path,
+                              .session = process.session,
+                              .epoch = process.epoch,
+                              .generation = process.generation,
+                              .token_bytes = token_bytes };
+    memcpy(ret->token, token, token_bytes);
+    comeback_end();
+    return r;
 }
 
 void comeback_forget(void)

@@ -5,6 +5,7 @@
 #define GOALLOC_LIB_COMEBACK_H
 
 #include "client/lib/rpc.h"
+#include "client/lib/process.h"
 #include "shm/units.h"
 
 #define COMEBACK_SAID_BYTES 112
@@ -52,6 +53,19 @@ const comeback_failure *comeback_last_failure(void);
 
 /* The session that has been opened is this process's now. The caller holds the turn. */
 void comeback_set_session(const Goallocd__AttachReply *reply);
+
+/* By what a daemon knows the session, for a connection of another kind. */
+typedef struct comeback_ticket {
+    const char *socket_path; /* as long as the session lasts */
+    session_no session;
+    uint32_t epoch;
+    uint64_t generation;
+    size_t token_bytes;
+    uint8_t token[SESSION_TOKEN_BYTES];
+} comeback_ticket;
+
+/* Waits for the turn. 0, -ETIMEDOUT, -ENOTCONN: there is no session. */
+int comeback_take_ticket(comeback_ticket *ret, deadline until) __attribute__((warn_unused_result));
 
 /* There is no session any more; close the connection. The caller holds the turn. */
 void comeback_forget(void);

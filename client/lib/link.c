@@ -34,7 +34,7 @@ bool link_is_open(void)
     return u32_load_acquire(&is_open) != 0;
 }
 
-static int lowest_fd(void)
+int link_lowest_fd(void)
 {
     struct rlimit limit;
     int end = FD_END;
@@ -50,7 +50,7 @@ int link_connect(const char *path)
 
     link_close();
     forklock_take();
-    r = channel_try_connect(&ch, path, lowest_fd());
+    r = channel_try_connect(&ch, path, link_lowest_fd());
     forklock_give();
     u32_store_release(&is_open, r == 0);
     return r;

@@ -18,6 +18,9 @@ extern shm_u64 link_nrpcs; /* requests sent in the session, or for it: whoever b
 /* True if there is a connection, as far as is known. Any thread. */
 bool link_is_open(void);
 
+/* Descriptors of this library are at this number or above it, if the limit of descriptors allows that. */
+int link_lowest_fd(void);
+
 /* Connect once, without waiting. A connection that is there is closed first. */
 int link_connect(const char *path) __attribute__((warn_unused_result));
 void link_close(void);

@@ -345,8 +345,10 @@ int mapping_reattach(const attach_result *a, bool readonly)
     int r;
 
     if (a->generation != process.generation || a->base != process.map.base ||
-        a->arena_bytes != process.map.arena_bytes || a->bitmap_bytes != process.map.bitmap_bytes)
+        a->arena_bytes != process.map.arena_bytes || a->bitmap_bytes != process.map.bitmap_bytes) {
+        process_note_stale();
         return -ESTALE;
+    }
     r = map_own(a);
     if (r < 0 || readonly == process.readonly)
         return r;
@@ -358,6 +360,7 @@ int mapping_reattach(const attach_result *a, bool readonly)
 
 void mapping_detach(void)
 {
+    process_note_stale();
     mapping_delete(process.mspan_of, table_bytes(process.map.arena_bytes));
     mapping_delete(process.map.arena, process.map.arena_bytes);
     mapping_delete(process.map.bitmap, process.map.bitmap_bytes);

@@ -12,10 +12,15 @@
 
 static const shm_u64 no_limit = 0; /* no free takes the fast path */
 static const shm_u32 no_trim = 0;
+static const shm_u32 no_heap = 1;
 static shm_u32 first_state = PROCESS_DETACHED; /* until there is memory that no child sees */
 
 process_info process = {
-    .free_limit = &no_limit, .session_trim_seq = &no_trim, .state = &first_state, .timeout_ms = PROCESS_TIMEOUT_MS
+    .free_limit = &no_limit,
+    .dropped = &no_heap,
+    .session_trim_seq = &no_trim,
+    .state = &first_state,
+    .timeout_ms = PROCESS_TIMEOUT_MS,
 };
 
 static shm_u32 last_state = PROCESS_DETACHED; /* what a child finds, whose state was wiped */
@@ -31,6 +36,7 @@ void process_open_gate(const attach_result *a, bool readonly, bool reclaim)
     u64_store_relaxed(&process.base, process.map.base);
     atomic_store_explicit(&process.session_trim_seq, &process.map.sessions[process.session.n].trim_seq,
                           memory_order_relaxed);
+    process_note_served();
     /* In a forked child it is the parent's, whose session may be of another kind. */
     atomic_store_explicit(&process.free_limit, readonly || reclaim ? &no_limit : &process.map.header->free_limit,
                           memory_order_release);
@@ -38,8 +44,19 @@ void process_open_gate(const attach_result *a, bool readonly, bool reclaim)
     process_set_state(PROCESS_ATTACHED);
 }
 
+void process_note_stale(void)
+{
+    atomic_store_explicit(&process.dropped, &no_heap, memory_order_release);
+}
+
+void process_note_served(void)
+{
+    atomic_store_explicit(&process.dropped, &process.map.header->dropped, memory_order_release);
+}
+
 void process_close_gate(void)
 {
+    process_note_stale();
     atomic_store_explicit(&process.free_limit, &no_limit, memory_order_release);
     process_set_state(PROCESS_LEFT);
     u64_store_release(&process.arena_bytes, 0);

@@ -42,6 +42,7 @@ typedef struct process_info {
     uint64_t generation;
     struct shm_offers *_Atomic offers; /* what this process offers (offer.c); not in children. NULL: nothing can be */
     void *life; /* one page that tells the daemon that this process uses the heap; not in children */
+    const shm_u32 *_Atomic dropped; /* not 0: the heap is nobody's any more. Of the header, or a constant */
     const shm_u32 *_Atomic session_trim_seq; /* raised by the daemon, in the session's entry */
     shm_u32 trim_seq;   /* raised by goalloc_trim(): other threads give back on their slow path */
     shm_u32 timeout_ms; /* bound of each request, and of each wait for the turn of attaching */
@@ -75,6 +76,17 @@ void process_open_gate(const attach_result *a, bool readonly, bool reclaim);
 
 /* The session is over: no address is in the heap any more. The heap is still mapped. */
 void process_close_gate(void);
+
+/* A daemon has said that it has another heap, or not this session: the mapping is of no use, as if dropped. */
+void process_note_stale(void);
+/* A daemon has this session after all. */
+void process_note_served(void);
+
+/* True if no daemon will serve the heap that is mapped any more, as far as is known; or if none is. Two loads. */
+static inline bool process_is_dropped(void)
+{
+    return u32_load_acquire(atomic_load_explicit(&process.dropped, memory_order_acquire)) != 0;
+}
 
 /* --- the state --- */
 

@@ -70,6 +70,8 @@ struct roots {
     uint32_t nplaces;                   /* roots that are set */
     root_place places[SHM_ROOTS_MAX];   /* of them, by offset */
     root_entry entries[SHM_ROOTS_MAX];  /* one for each of the table */
+    roots_change_fn *on_change;
+    void *data; /* for it */
 };
 
 /* --- the table --- */
@@ -358,6 +360,19 @@ void roots_wake(roots *r)
     (void)syscall(SYS_futex, seq, FUTEX_WAKE, WAKE_MAX, NULL, NULL, 0);
 }
 
+void roots_on_change(roots *r, roots_change_fn *f, void *data)
+{
+    r->on_change = f;
+    r->data = data;
+}
+
+/* Somebody may want to know what the entry has become. */
+static void tell(const roots *r, uint32_t at)
+{
+    if (r->on_change != NULL)
+        r->on_change(r->data, roots_name_at(r, at), is_set(r, at));
+}
+
 /* The words of a change: the entry has a name, and value counts from now on. */
 static void write_change(roots *r, uint32_t at, const root_value *value)
 {
@@ -371,6 +386,7 @@ static void write_change(roots *r, uint32_t at, const root_value *value)
     u64_store_release(&root->current, root_current_pack(root_name_bytes(current), next));
     CRASH_POINT(root_change_after_word);
     note_done(r, value);
+    tell(r, at);
 }
 
 static void root_change(roots *r, uint32_t at, const root_value *value)
@@ -433,6 +449,7 @@ static int root_add(roots *r, root_name name, const root_value *value)
     note_done(r, value);
     place_add(r, at, value->offset);
     roots_wake(r);
+    tell(r, at);
     return 0;
 }
 

@@ -45,6 +45,10 @@ typedef struct root_value {
 int roots_new(shm_map *map, roots **ret) __attribute__((warn_unused_result));
 roots *roots_free(roots *r); /* returns NULL */
 
+/* Call f after each change of a root, with its name (the table's) and whether it is set now. NULL: nobody, as at first. */
+typedef void roots_change_fn(void *data, root_name name, bool set);
+void roots_on_change(roots *r, roots_change_fn *f, void *data);
+
 /* Set name to value, whose generation is filled in; with offset 0, remove it. 0 or ROOTS_E_*. */
 int roots_set(roots *r, root_name name, const root_value *value) __attribute__((warn_unused_result));
 

@@ -25,7 +25,10 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+#include "shm/handover.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -74,11 +77,11 @@ static int reopen(int fd, int flags)
     return r < 0 ? -errno : r;
 }
 
-/* The same, with an OFD lock of that type on a byte. -EAGAIN: another description has one there. */
-static int reopen_locked(int fd, int flags, short type, off_t at)
+/* The same for reading, with a shared OFD lock on a byte. */
+static int reopen_locked(int fd, off_t at)
 {
-    struct flock lock = { .l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1 };
-    int own = reopen(fd, flags);
+    struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1 };
+    int own = reopen(fd, O_RDONLY);
     int r;
 
     if (own < 0 || fcntl(own, F_OFD_SETLK, &lock) == 0)
@@ -115,16 +118,15 @@ static void *map_shared(int fd, uint64_t len_bytes)
 }
 
 /*
- * Lock and map the four memfds, of the sizes that are set, and reopen them for clients. The lock on the private one, by
- * a description which no child and no successor shares, makes this the only daemon of the heap. 0; -EADDRINUSE (another
- * daemon has the lock), -errno: part of it may be done.
+ * Lock and map the four memfds, of the sizes that are set, and reopen them for clients. The lock (shm/handover.c) makes
+ * this the only daemon of the heap. 0; -EADDRINUSE (another daemon has the lock), -errno: part of it may be done.
  */
 static int heapfile_map(heapfile *file)
 {
-    int r = file->lock_fd = reopen_locked(file->fds[HEAPFILE_PRIVATE], O_RDWR, F_WRLCK, 0);
+    int r = file->lock_fd = handover_lock(file->fds[HEAPFILE_PRIVATE]);
 
     if (r < 0)
-        return r == -EAGAIN ? -EADDRINUSE : r;
+        return r;
     for (int i = 0; i < HEAPFILE_NFDS; i++) {
         file->maps[i] = map_shared(file->fds[i], file->sizes[i]);
         if (file->maps[i] == NULL)
@@ -140,6 +142,23 @@ static int heapfile_map(heapfile *file)
     return 0;
 }
 
+/* A clock that no change of the date touches, and that counts from the start of the system, as memfds do. */
+static uint64_t boot_ms(void)
+{
+    struct timespec ts = { 0, 0 };
+
+    (void)clock_gettime(CLOCK_BOOTTIME, &ts);
+    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+uint64_t heapfile_age_ms(const heapfile *file)
+{
+    uint64_t now = boot_ms();
+    uint64_t created = file->map.header->created_ms;
+
+    return now > created ? now - created : 0;
+}
+
 int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
 {
     heapfile file = heapfile_none;
@@ -151,6 +170,7 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
         if (getrandom(&layout.generation, sizeof(layout.generation), 0) != (ssize_t)sizeof(layout.generation))
             return -errno;
     } while (layout.generation == 0);
+    layout.created_ms = boot_ms();
     file.sizes[HEAPFILE_ARENA] = layout.arena_bytes;
     file.sizes[HEAPFILE_SPANS] = layout.spans_bytes;
     file.sizes[HEAPFILE_BITMAP] = layout.bitmap_bytes;
@@ -209,6 +229,10 @@ static int check_fds(const int fds[HEAPFILE_NFDS], uint64_t sizes[HEAPFILE_NFDS]
     if (r < 0) {
         *ret_why = r == -ENOEXEC ? "its layout (ABI) is another build's" : "its header is damaged";
         return r;
+    }
+    if (u32_load_relaxed(&layout.dropped) != 0) { /* if it was dropped nobody asks for it */
+        *ret_why = "its header is damaged";
+        return -EPROTO;
     }
     if (sizes[HEAPFILE_ARENA] != layout.arena_bytes || sizes[HEAPFILE_PRIVATE] != sizeof(heap_private)) {
         *ret_why = "a region has the wrong size";
@@ -271,7 +295,7 @@ int heapfile_spans_fd(const heapfile *file)
 
 int heapfile_life_fd(const heapfile *file, session_no session)
 {
-    return reopen_locked(file->fds[HEAPFILE_SPANS], O_RDONLY, F_RDLCK, session.n);
+    return reopen_locked(file->fds[HEAPFILE_SPANS], session.n);
 }
 
 bool heapfile_session_lives(const heapfile *file, session_no session)

@@ -59,6 +59,10 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes) __attrib
 int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_why)
     __attribute__((warn_unused_result));
 void heapfile_close(heapfile *file);
+
+/* How long ago the heap was made, by whichever daemon. */
+uint64_t heapfile_age_ms(const heapfile *file);
+
 /* Close those of the descriptors that are not -1. */
 void heapfile_close_fds(const int fds[HEAPFILE_NFDS]);
 

@@ -59,8 +59,10 @@ bool leasing_system_allows(service *srv, uint64_t npages)
 
     if (!srv->eager_commit || npages <= backed)
         return true;
-    return sysmem_has(&srv->mem, (npages - backed) * PAGE_BYTES, srv->commits.npages * PAGE_BYTES,
-                      uv_hrtime() / 1000000);
+    if (sysmem_has(&srv->mem, (npages - backed) * PAGE_BYTES, srv->commits.npages * PAGE_BYTES, uv_hrtime() / 1000000))
+        return true;
+    events_memory_short(&srv->events);
+    return false;
 }
 
 int leasing_alloc_span(service *srv, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret,
@@ -71,6 +73,8 @@ int leasing_alloc_span(service *srv, uint64_t npages, uint64_t align_pages, span
     if (e == MHEAP_E_EXHAUSTED) {
         rescue(srv);
         e = mheap_alloc_span(srv->heap, npages, align_pages, spc, ret, ret_nscavenged);
+        if (e == MHEAP_E_EXHAUSTED)
+            events_memory_short(&srv->events);
     }
     return e;
 }
@@ -84,6 +88,7 @@ bool leasing_limit_allows(service *srv, uint64_t npages)
     rescue(srv);
     if (npages <= mheap_room_pages(srv->heap))
         return true;
+    events_memory_short(&srv->events);
     now_ms = uv_hrtime() / 1000000;
     if (now_ms > srv->next_limit_warning_ms) {
         log_warn("the memory limit of %llu MiB is below what is in use: %llu MiB in spans and %llu MiB of metadata; "
@@ -158,6 +163,7 @@ static void reply_spans(client *c)
     Goallocd__AllocLargeReply large = GOALLOCD__ALLOC_LARGE_REPLY__INIT;
 
     if (op->nspans == 0) {
+        events_memory_short(&client_service(c)->events);
         reply_answer(&c->peer, op->id, leasing_no_memory);
     } else if (op->kind == GOALLOCD__REQUEST__OP_REFILL) {
         CRASH_POINT(refill_before_reply);

@@ -109,6 +109,8 @@ static void peer_on_written(uv_write_t *req, int status)
     w->peer->queued_bytes -= w->len_bytes;
     if (status < 0 && status != UV_ECANCELED)
         peer_close(w->peer);
+    else if (w->peer->queued_bytes == 0 && !w->peer->closing)
+        w->peer->host->on_drained(w->peer);
     free(w);
 }
 

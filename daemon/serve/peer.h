@@ -40,6 +40,7 @@ struct peer_host {
     /* Handle a request, which is valid until the next one. False: handle the same one again after peer_resume(). */
     bool (*handle)(peer *p, const Goallocd__Request *request);
     void (*on_close)(peer *p); /* once a peer: it is about to be closed */
+    void (*on_drained)(peer *p); /* nothing is queued for it any more */
     void *data;                /* the handler's */
 
     peer *peers;

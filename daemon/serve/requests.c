@@ -1,9 +1,9 @@
 /*
  * Requests: from a message of goallocd.proto to its handler; and the handlers for sessions and objects.
  *
- * Called by peer for every frame, in order for each client. Calls request_lease.c, request_root.c and request_heap.c
- * for the other messages, deaths (who watches the process of a session), session, adopt, making. All heap state is this
- * thread's; no handler blocks.
+ * Called by peer for every frame, in order for each client. Calls request_lease.c, request_root.c, request_heap.c and
+ * request_life.c for the other messages, deaths (who watches the process of a session), session, adopt, making. All
+ * heap state is this thread's; no handler blocks.
  *
  * Everything in a request comes from a client: each number is bounded before it is used. What can't be served is
  * answered with an errno and a sentence, which handlers return. What no honest client sends (a span that it doesn't
@@ -19,6 +19,7 @@
 #include "daemon/serve/deaths.h"
 #include "daemon/serve/request_heap.h"
 #include "daemon/serve/request_lease.h"
+#include "daemon/serve/request_life.h"
 #include "daemon/serve/request_root.h"
 #include "shm/crash.h"
 
@@ -174,7 +175,7 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
                                   "rebuild the client or restart the daemon" };
     if (ask->flags & ~(SESSION_RECLAIM | SESSION_READONLY))
         return (answer){ EINVAL, "unknown flags" };
-    if (c->session.n != 0)
+    if (c->session.n != 0 || c->subscriber.peer != NULL)
         return (answer){ EALREADY, "this connection is attached already" };
     if (c->peer.late)
         return refuse_late(c, request->id);
@@ -388,6 +389,8 @@ static const struct {
     [GOALLOCD__REQUEST__OP_HEAP_MAP] = { .handle = handle_heap_map },
     [GOALLOCD__REQUEST__OP_CHECK] = { .handle = handle_check },
     [GOALLOCD__REQUEST__OP_PING] = { .handle = handle_ping },
+    [GOALLOCD__REQUEST__OP_DROP] = { .handle = handle_drop },
+    [GOALLOCD__REQUEST__OP_SUBSCRIBE] = { .handle = handle_subscribe },
     [GOALLOCD__REQUEST__OP_SET_LABEL] = { .handle = handle_set_label },
 };
 

@@ -11,7 +11,7 @@
  * these are JOINED from then on. Who asks while it is under way waits for the next one, since the pass has left part
  * of the heap behind. At its end those in it are answered, or go on (Scavenge).
  *
- *     ROUND_STATS      Stats             objects are counted
+ *     ROUND_STATS      Stats             objects are counted; also after a takeover, for the log
  *     ROUND_SESSIONS   SessionList       what sessions have left is counted; also without anybody asking, to drop what
  *                                        nobody can ask for any more
  *     ROUND_SWEEP      Trim, Scavenge    all spans are swept
@@ -71,6 +71,7 @@ static bool end_sessions(service *srv)
             continue;
         }
         deaths_forget(srv->deaths, no);
+        events_session_end(&srv->events, &srv->sessions.ended[(srv->sessions.nended - 1) % SESSIONS_ENDED_MAX]);
         operations_each(&srv->peers, OPERATION_ENDING, detach_done, NULL);
     }
     return more;
@@ -93,7 +94,7 @@ static bool begin(rounds *r)
 {
     left_table *left = r->srv->heap->left;
 
-    r->any = r->now == ROUND_SESSIONS && left_wants_walk(left);
+    r->any = r->now == ROUND_SESSIONS ? left_wants_walk(left) : r->now == ROUND_STATS && r->srv->tell_census;
     operations_each(&r->srv->peers, OPERATION_WAITING, join, r);
     if (!r->any)
         return false;
@@ -118,6 +119,16 @@ static bool step(rounds *r)
         (void)sweep_some(&r->srv->sessions.leases, &r->sweep_pos, SWEEP_SLICE_SPANS, true, OFFERS_TAKE);
         return r->sweep_pos.n == 0;
     }
+}
+
+/* Once after a takeover. */
+static void tell_census(service *srv)
+{
+    live_sum live = census_total(&srv->census).live;
+
+    srv->tell_census = false;
+    log_info("the heap that was taken over has %llu objects with %llu KiB", (unsigned long long)live.objects,
+             (unsigned long long)(live.bytes / KIB));
 }
 
 static void leave(operation *op, void *data)
@@ -149,6 +160,8 @@ static void on_idle(uv_idle_t *idle)
         more = true; /* also after the last slice: somebody may have asked meanwhile */
         if (step(r)) {
             *active = false;
+            if (r->now == ROUND_STATS && r->srv->tell_census)
+                tell_census(r->srv);
             operations_each(&r->srv->peers, OPERATION_JOINED, leave, r);
         }
     }

@@ -2,13 +2,20 @@
  * Server: one libuv loop, one thread, which owns all heap state. Puts the parts together, starts and stops them.
  *
  * Called by main. It hands requests.c to the peers as their handler, and tells the queue when those who work in the
- * background have set pages free. SIGTERM and SIGINT stop it, and the heap ends; SIGUSR1 stops it and leaves the heap
- * to the next daemon.
+ * background have set pages free.
+ *
+ * What stops it: SIGUSR1 leaves the heap to the next daemon; SIGTERM and SIGINT leave or drop it, as server_options
+ * says; a Drop request drops it. A heap that is to be left and that nobody else holds is dropped, since it ends with
+ * this process. To drop it begins with one store, the word dropped in the header; what follows (clients are told by the
+ * end of their connections, main has the keeper and systemd let go) only carries out what that word says already. If
+ * the daemon dies before the store, it was killed, and the heap is there for the next one; after it, the next one
+ * finishes (main.c).
  */
 #include "daemon/serve/server.h"
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "daemon/log.h"
@@ -53,7 +60,15 @@ static void on_close(peer *p)
         log_debug("session %u (pid %u): connection ended", sess->lessee.no.n, sess->pid);
         deaths_lost(client_service(c)->deaths, sess);
     }
+    events_unsubscribe(&client_service(c)->events, &c->subscriber);
     operation_close(&c->op);
+}
+
+static void on_drained(peer *p)
+{
+    client *c = client_of(p);
+
+    events_go_on(&client_service(c)->events, &c->subscriber);
 }
 
 static void watch(server *s);
@@ -104,18 +119,31 @@ static void close_handle(uv_handle_t *handle, void *data)
         uv_close(handle, NULL);
 }
 
-/* Peers and watches have memory of their own, so they are closed by their nouns; then whatever else is in the loop. */
-static void on_signal(uv_signal_t *handle, int signum)
+/* Nobody will serve the heap any more: whoever has it mapped sees that from here on. */
+static void drop_heap(server *s)
 {
-    server *s = handle->data;
+    s->dropped = true;
+    u32_store_release(&s->service.heap->map->header->dropped, SHM_DROPPED);
+    CRASH_POINT(drop_after_word);
+}
+
+/* Peers and watches have memory of their own, so they are closed by their nouns; then whatever else is in the loop. */
+static void stop(server *s, const char *why, bool keep)
+{
     service *srv = &s->service;
+    bool held = s->options.is_held(s->options.data);
     Goallocd__Reply notice = GOALLOCD__REPLY__INIT;
     Goallocd__ShutdownNotice body = GOALLOCD__SHUTDOWN_NOTICE__INIT;
 
     if (srv->stopping)
         return;
-    log_info("stopping on signal %d", signum);
-    s->leave_heap = signum == SIGUSR1;
+    keep = keep && !s->dropped; /* a request to drop it has been answered */
+    log_info("stopping: %s; the heap %s", why,
+             !keep  ? "is dropped"
+             : held ? "is kept for the next goallocd"
+                    : "ends with this goallocd, because nobody else holds it");
+    if (!s->dropped && (!keep || !held))
+        drop_heap(s);
     notify_systemd("STOPPING=1");
     srv->stopping = srv->commits.stopping = true;
     notice.result_case = GOALLOCD__REPLY__RESULT_SHUTDOWN_NOTICE;
@@ -124,6 +152,27 @@ static void on_signal(uv_signal_t *handle, int signum)
     deaths_stop(&s->deaths);
     loopcpu_stop(&srv->loopcpu);
     uv_walk(&srv->loop, close_handle, NULL);
+}
+
+static void on_signal(uv_signal_t *handle, int signum)
+{
+    server *s = handle->data;
+
+    stop(s, strsignal(signum), signum == SIGUSR1 || s->options.keep_on_stop);
+}
+
+static void on_stop(uv_timer_t *timer)
+{
+    stop(timer->data, "it was asked to drop the heap", false);
+}
+
+/* From here on it is dropped, whatever ends the daemon; that stops after the turn of the loop that answers. */
+static void on_drop(void *data)
+{
+    server *s = data;
+
+    drop_heap(s);
+    (void)uv_timer_start(&s->stop, on_stop, 0, 0);
 }
 
 /* 0, or an error of libuv's. */
@@ -146,10 +195,15 @@ static int start(server *s, int listen_fd)
     rounds_start(&s->rounds, srv);
     loopcpu_start(&srv->loopcpu, &srv->loop);
     service_queue_start(srv);
+    events_start(&srv->events, &srv->loop);
     (void)uv_timer_init(&srv->loop, &s->replace);
-    s->replace.data = s;
+    (void)uv_timer_init(&srv->loop, &s->stop);
+    s->replace.data = s->stop.data = s;
+    srv->on_drop = on_drop;
+    srv->on_drop_data = s;
     watch(s);
     if (s->options.recovered) {
+        srv->tell_census = true;
         deaths_look(&s->deaths);
         service_wake(srv);
     }
@@ -162,8 +216,16 @@ static int start(server *s, int listen_fd)
     srv->peers.peer_bytes = sizeof(client);
     srv->peers.handle = requests_handle;
     srv->peers.on_close = on_close;
+    srv->peers.on_drained = on_drained;
     srv->peers.data = srv;
     return peer_host_start(&srv->peers, listen_fd);
+}
+
+static void on_root(void *data, root_name name, bool set)
+{
+    service *srv = data;
+
+    events_root(&srv->events, set ? PROTO_EVENT_ROOT_SET : PROTO_EVENT_ROOT_REMOVED, name.bytes, name.nbytes);
 }
 
 /* The sessions and roots of the heap. 0, -errno: logged. */
@@ -183,10 +245,43 @@ static int set_up(service *srv, bool recovered)
         session_table_init(&srv->sessions, srv->heap);
     }
     r = roots_new(srv->heap->map, &srv->roots);
+    if (r == 0)
+        roots_on_change(srv->roots, on_root, srv);
     srv->heap->roots = srv->roots;
     if (r < 0)
         log_error("the heap's named roots can't be read: %s", r == -EUCLEAN ? "the table is damaged" : strerror(-r));
     return r;
+}
+
+/* How long ago, as people say it, in one buffer. */
+static const char *age_text(uint64_t ms)
+{
+    static char text[32];
+    uint64_t s = ms / 1000;
+
+    if (s < 120)
+        (void)snprintf(text, sizeof(text), "%llu s", (unsigned long long)s);
+    else if (s < 7200)
+        (void)snprintf(text, sizeof(text), "%llu min", (unsigned long long)s / 60);
+    else if (s < 172800)
+        (void)snprintf(text, sizeof(text), "%llu h", (unsigned long long)s / 3600);
+    else
+        (void)snprintf(text, sizeof(text), "%llu days", (unsigned long long)s / 86400);
+    return text;
+}
+
+static void log_start(const server *s)
+{
+    const service *srv = &s->service;
+    const shm_header *header = srv->heap->map->header;
+
+    log_info("goallocd %s serves %s: %s heap %016llx, %llu MiB at 0x%llx", GOALLOC_VERSION, s->options.socket_path,
+             s->options.recovered ? "took over" : "new", (unsigned long long)header->generation,
+             (unsigned long long)(header->arena_bytes / MIB), (unsigned long long)header->base);
+    if (s->options.recovered)
+        log_info("the heap was made %s ago; %u sessions, %u roots, %llu MiB in spans; its objects are being counted",
+                 age_text(heapfile_age_ms(srv->heap->file)), srv->sessions.nopen, roots_count(srv->roots),
+                 (unsigned long long)(srv->heap->ninuse_pages * PAGE_BYTES / MIB));
 }
 
 int server_run(server *s, int listen_fd, mheap *heap, const server_options *options)
@@ -206,8 +301,7 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
         log_error("start: %s", uv_strerror(r));
         return r; /* the process ends */
     }
-    log_info("serving %llu MiB at 0x%llx", (unsigned long long)(heap->map->arena_bytes / MIB),
-             (unsigned long long)heap->map->base);
+    log_start(s);
     notify_systemd("READY=1\nSTATUS=serving");
     (void)uv_run(&srv->loop, UV_RUN_DEFAULT);
     (void)uv_loop_close(&srv->loop);

@@ -12,6 +12,9 @@ typedef struct server_options {
     bool eager_commit;
     bool scavtrace;
     bool recovered; /* the heap was another daemon's before */
+    const char *socket_path; /* for the log */
+    bool keep_on_stop;       /* SIGTERM and SIGINT leave the heap to the next daemon */
+    bool (*is_held)(void *data); /* true if somebody else has the heap, so that it can be left */
     /*
      * A descriptor that becomes readable when its other end has died; -1: none. on_death then closes it, and returns
      * the one that takes its place, or -1: it is called again some seconds later.
@@ -29,13 +32,14 @@ typedef struct server {
     server_options options;
     uv_poll_t watched;
     uv_timer_t replace; /* of what was watched */
-    bool leave_heap; /* it has stopped, and another daemon is to take the heap over */
+    uv_timer_t stop;   /* after a request to drop the heap has been answered */
+    bool dropped;      /* it has stopped, and nobody is to serve the heap any more */
     service service;
 } server;
 
 /*
- * Set up s, which is zeroed, and serve on listen_fd (taken). 0 after a clean stop by SIGTERM, SIGINT or SIGUSR1, -errno
- * if it could not start.
+ * Set up s, which is zeroed, and serve on listen_fd (taken). 0 after a clean stop, by SIGTERM, SIGINT, SIGUSR1 or a
+ * request to drop the heap; -errno if it could not start.
  */
 int server_run(server *s, int listen_fd, mheap *heap, const server_options *options)
     __attribute__((warn_unused_result));

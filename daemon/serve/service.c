@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #define TURNS_SLICE 64u /* requests that are handled again in one turn of the loop */
 
@@ -90,6 +91,11 @@ void service_drop_client(service *srv, const session *s)
     }
 }
 
+bool service_may_control(const peer *p)
+{
+    return p->uid == 0 || p->uid == geteuid();
+}
+
 void service_ask_trim(service *srv)
 {
     Goallocd__TrimNotice body = GOALLOCD__TRIM_NOTICE__INIT;
@@ -133,12 +139,18 @@ static int validate_queue(const service *srv, FILE *err)
 int service_validate(const service *srv, FILE *err)
 {
     static uint32_t ncommitting[SHM_SESSIONS_MAX];
+    const char *what_events;
 
     if (mheap_validate(srv->heap, err) < 0 || session_table_validate(&srv->sessions, err) < 0 ||
         roots_validate(srv->roots, err) < 0 || making_validate(&srv->making, err) < 0)
         return -EUCLEAN;
     if (validate_queue(srv, err) < 0)
         return -EUCLEAN;
+    what_events = events_validate(&srv->events);
+    if (what_events != NULL) {
+        (void)fprintf(err, "events: %s\n", what_events);
+        return -EUCLEAN;
+    }
     memset(ncommitting, 0, sizeof(ncommitting));
     for (peer *p = srv->peers.peers; p != NULL; p = p->next) {
         const client *c = client_of(p);

@@ -10,6 +10,7 @@
 #include "daemon/heap/roots.h"
 #include "daemon/memory/sysmem.h"
 #include "daemon/serve/ahead.h"
+#include "daemon/serve/events.h"
 #include "daemon/serve/loopcpu.h"
 #include "daemon/serve/making.h"
 #include "daemon/serve/operation.h"
@@ -32,15 +33,19 @@ typedef struct service {
     uv_idle_t idle; /* runs while there is work in slices; rounds.c does it */
     uv_idle_cb on_idle;
     struct deaths *deaths; /* notices that the process of a session is gone */
+    void (*on_drop)(void *data); /* the heap is to be dropped, and the daemon to stop */
+    void *on_drop_data;
     uint64_t nrpcs;
     uint64_t started_ms;
     census census;                           /* of ROUND_STATS */
+    bool tell_census;                        /* objects are to be counted for the log, after a takeover */
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
     page_no rescue_pos;                      /* where the next rescue goes on (leasing.c) */
     uint64_t next_rescue_ns;                 /* not before */
     uint64_t next_limit_warning_ms;
     operation_pool operations;
     loopcpu loopcpu;
+    event_ring events;   /* for those who have subscribed */
     queue queue;         /* requests that wait for something to come free */
     uv_idle_t turns;     /* runs while one of them may be able to go on */
     uint64_t ntries;     /* requests handled, those that were deferred and came back again */
@@ -53,6 +58,7 @@ typedef struct client {
     session_no session; /* 0: not attached */
     uint32_t epoch;
     bool notified; /* a notice was sent since its last request: no second one, it may be asleep */
+    subscriber subscriber; /* if it has subscribed to events; then it has no session */
     operation op;
 } client;
 
@@ -105,6 +111,9 @@ answer service_wait(client *c, const Goallocd__Request *request, enum round roun
 
 /* Close the connection that still has this session: its process has come back with another one, or has died. */
 void service_drop_client(service *srv, const session *s);
+
+/* True if who is at the other end may do what costs others: root, and the user of the daemon. */
+bool service_may_control(const peer *p);
 
 /* Ask all sessions to give back what is idle. */
 void service_ask_trim(service *srv);

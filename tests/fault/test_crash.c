@@ -458,8 +458,10 @@ static void worker_dies(const char *name, const char *mode, unsigned nth)
 #define WORKER_r(name) worker_dies(#name, "reclaim", 1);
 #define WORKER_d(name)
 #define WORKER_b(name)
-#define WORKER_s(name)
+#define WORKER_e(name)
 #define WORKER_t(name)
+#define WORKER_s(name)
+#define WORKER_l(name)
 #define WORKER(name, who) WORKER_##who(name)
 
 static void worker_may_die_at_every_point(void **state)
@@ -472,8 +474,10 @@ static void worker_may_die_at_every_point(void **state)
 #define LATER_r(name)
 #define LATER_d(name)
 #define LATER_b(name)
-#define LATER_s(name)
+#define LATER_e(name)
 #define LATER_t(name)
+#define LATER_s(name)
+#define LATER_l(name)
 #define LATER(name, who) LATER_##who(name)
 
 static void worker_may_die_at_every_point_later(void **state)
@@ -535,8 +539,10 @@ static void daemon_dies(const char *name, unsigned nth)
 #define DAEMON_r(name)
 #define DAEMON_d(name) daemon_dies(#name, 1);
 #define DAEMON_b(name)
-#define DAEMON_s(name)
+#define DAEMON_e(name)
 #define DAEMON_t(name)
+#define DAEMON_s(name)
+#define DAEMON_l(name)
 #define DAEMON(name, who) DAEMON_##who(name)
 
 static void daemon_may_die_at_every_point(void **state)
@@ -577,8 +583,10 @@ static void takeover_dies(const char *name)
 #define TAKEOVER_r(name)
 #define TAKEOVER_d(name)
 #define TAKEOVER_b(name)
-#define TAKEOVER_s(name)
+#define TAKEOVER_e(name)
 #define TAKEOVER_t(name) takeover_dies(#name);
+#define TAKEOVER_s(name)
+#define TAKEOVER_l(name)
 #define TAKEOVER(name, who) TAKEOVER_##who(name)
 
 static void takeover_may_die_twice_at_every_point(void **state)
@@ -615,7 +623,9 @@ static void settle_dies(const char *name)
 #define SETTLE_r(name)
 #define SETTLE_d(name)
 #define SETTLE_b(name)
-#define SETTLE_s(name) settle_dies(#name);
+#define SETTLE_e(name) settle_dies(#name);
+#define SETTLE_s(name)
+#define SETTLE_l(name)
 #define SETTLE_t(name)
 #define SETTLE(name, who) SETTLE_##who(name)
 
@@ -655,14 +665,82 @@ static void return_dies(const char *name)
 #define RETURN_r(name)
 #define RETURN_d(name)
 #define RETURN_b(name) return_dies(#name);
-#define RETURN_s(name)
+#define RETURN_e(name)
 #define RETURN_t(name)
+#define RETURN_s(name)
+#define RETURN_l(name)
 #define RETURN(name, who) RETURN_##who(name)
 
 static void daemon_may_die_while_a_worker_comes_back(void **state)
 {
     (void)state;
     CRASH_POINTS(RETURN)
+}
+
+/* --- a heap that is dropped --- */
+
+static int told_by_the_word(const fixture *f, void *arg)
+{
+    void *p;
+
+    (void)arg;
+    must_attach(f, GOALLOC_ATTACH_READONLY);
+    (void)raise(SIGSTOP);
+    CHECK(goalloc_is_current() == 0);
+    CHECK(goalloc_root_get("table", &p) == -ESTALE);
+    return 0;
+}
+
+/* It dies after the word: who has the heap mapped knows, and the next daemon finishes, though the keeper is there. */
+static void drop_dies(const char *name, bool cold_start)
+{
+    fixture f;
+    goalloc_stats_t stats;
+    pid_t pid;
+    int status;
+
+    fixture_start_kept(&f, NULL);
+    assert_int_equal(child_run(&f, make_table, NULL), 0);
+    pid = child_start(&f, told_by_the_word, NULL);
+    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+    fixture_kill(&f);
+    f.crash = name;
+    if (cold_start) {
+        f.options = (const char *const[]){ "--cold-start", NULL };
+        fixture_launch(&f);
+    } else {
+        fixture_restart(&f, NULL);
+        (void)kill(f.daemon, SIGTERM);
+    }
+    if (child_wait(f.daemon) != 1000 + SIGKILL)
+        fail_msg("nobody who drops the heap comes by %s", name);
+    f.crash = NULL;
+    f.options = NULL;
+    fixture_restart(&f, NULL);
+    assert_true(fixture_log_has(&f, "the heap that was left behind was dropped"));
+    (void)kill(pid, SIGCONT);
+    assert_int_equal(child_wait(pid), 0);
+    fixture_stats(&f, &stats);
+    assert_int_equal(stats.live_objects + stats.roots, 0);
+    fixture_kill(&f); /* the new heap has its own keeper */
+    fixture_restart(&f, NULL);
+    assert_true(fixture_stop(&f));
+}
+
+#define DROP_c(name)
+#define DROP_r(name)
+#define DROP_d(name)
+#define DROP_b(name)
+#define DROP_e(name)
+#define DROP_t(name)
+#define DROP_s(name) drop_dies(#name, false);
+#define DROP_l(name) drop_dies(#name, true);
+#define DROP(name, who) DROP_##who(name)
+
+static void daemon_may_die_while_it_drops_the_heap(void **state)
+{
+    (void)state;
+    CRASH_POINTS(DROP)
 }
 
 int main(int argc, char **argv)
@@ -674,6 +752,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(takeover_may_die_twice_at_every_point),
         cmocka_unit_test(daemon_may_die_while_it_settles),
         cmocka_unit_test(daemon_may_die_while_a_worker_comes_back),
+        cmocka_unit_test(daemon_may_die_while_it_drops_the_heap),
     };
 
     if (argc == 3 && strcmp(argv[1], "default") == 0)

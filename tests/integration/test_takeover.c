@@ -433,6 +433,37 @@ static void daemon_that_is_asked_to_leave_the_heap_hands_it_over(void **state)
     assert_true(fixture_is_clean(f, 1000));
 }
 
+/* Each way to stop it, in turn, with the work of a whole heap, and a worker that goes on. */
+static void daemon_that_is_stopped_keeps_the_heap(void **state)
+{
+    static const int signums[] = { SIGTERM, SIGINT, SIGTERM, SIGUSR1 };
+    fixture *f = *state;
+    uint64_t seed = test_seed();
+    int one = 1;
+    pid_t pid;
+
+    f->on_stop = "keep";
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+    assert_int_equal(child_run(f, set_stop, NULL), 0);
+    assert_int_equal(child_run(f, build, NULL), 0);
+    pid = child_start(f, worker, &seed);
+    for (size_t i = 0; i < sizeof(signums) / sizeof(signums[0]); i++) {
+        (void)usleep(50000);
+        (void)kill(f->daemon, signums[i]);
+        assert_int_equal(child_wait(f->daemon), 0);
+        fixture_restart(f, NULL);
+    }
+    assert_int_equal(child_run(f, set_stop, &one), 0);
+    assert_int_equal(child_wait(pid), 0);
+    assert_int_equal(child_run(f, check_and_free, NULL), 0);
+    assert_true(fixture_is_clean(f, 1001));
+    assert_true(fixture_log_has(f, "the heap is kept for the next goallocd"));
+    f->on_stop = NULL;
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+}
+
 /* --- exec, and stopped workers --- */
 
 static int exec_something_else(const fixture *f, void *arg)
@@ -458,109 +489,6 @@ static void process_that_becomes_another_program_ends_its_session(void **state)
     assert_int_equal(kill(pid, 0), 0); /* it lives, as something else */
     (void)kill(pid, SIGKILL);
     (void)child_wait(pid);
-}
-
-/* --- coming back with a wrong token --- */
-
-typedef struct ticket {
-    uint32_t session;
-    uint32_t epoch;
-    uint64_t generation;
-    uint8_t token[16];
-    size_t token_bytes;
-} ticket;
-
-static int try_reattach(const fixture *f, const ticket *t)
-{
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__Attach ask = GOALLOCD__ATTACH__INIT;
-    Goallocd__Reply *reply;
-    int fd = raw_connect(f);
-    int error;
-
-    ask.protocol = GOALLOC_PROTOCOL;
-    ask.abi_hash = shm_abi_hash();
-    ask.session = t->session;
-    ask.epoch = t->epoch;
-    ask.generation = t->generation;
-    ask.token.len = t->token_bytes;
-    ask.token.data = (uint8_t *)(uintptr_t)t->token;
-    request.id = 1;
-    request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
-    request.attach = &ask;
-    reply = raw_call(fd, &request);
-    assert_non_null(reply);
-    error = reply->error;
-    goallocd__reply__free_unpacked(reply, NULL);
-    (void)close(fd);
-    return error;
-}
-
-/* In a child: with another user's credentials. Exit status: the error of the answer. */
-static int reattach_as_nobody(const fixture *f, void *arg)
-{
-    if (setresgid(65534, 65534, 65534) < 0 || setresuid(65534, 65534, 65534) < 0)
-        return 255;
-    return try_reattach(f, arg);
-}
-
-static void reattach_with_a_wrong_or_old_token_is_refused(void **state)
-{
-    fixture *f = *state;
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__Attach ask = GOALLOCD__ATTACH__INIT;
-    Goallocd__Reply *reply;
-    pid_t pid = child_start(f, hold_and_lose, NULL); /* session 1 */
-    int fd = raw_connect(f);
-    ticket mine;
-    ticket t;
-
-    wait_for_stop(pid);
-    ask.protocol = GOALLOC_PROTOCOL;
-    ask.abi_hash = shm_abi_hash();
-    request.id = 1;
-    request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
-    request.attach = &ask;
-    reply = raw_call(fd, &request);
-    assert_non_null(reply);
-    assert_int_equal(reply->attach->token.len, 16);
-    mine = (ticket){ reply->attach->session, reply->attach->epoch, reply->attach->generation, { 0 }, 16 };
-    memcpy(mine.token, reply->attach->token.data, 16);
-    goallocd__reply__free_unpacked(reply, NULL);
-
-    t = mine;
-    t.token[15] ^= 1;
-    assert_int_equal(try_reattach(f, &t), EACCES);
-    t = mine;
-    t.token_bytes = 8;
-    assert_int_equal(try_reattach(f, &t), EACCES);
-    t = mine;
-    t.session = 1; /* the other's, with this one's token */
-    assert_int_equal(try_reattach(f, &t), EACCES);
-    t = mine;
-    t.epoch++;
-    assert_int_equal(try_reattach(f, &t), ESTALE);
-    t.session = UINT32_MAX;
-    assert_int_equal(try_reattach(f, &t), ESTALE);
-    t = mine;
-    t.generation ^= 1;
-    assert_int_equal(try_reattach(f, &t), ESTALE);
-    if (geteuid() == 0) { /* a wrong token, and another user */
-        t = mine;
-        t.token[0] ^= 1;
-        assert_int_equal(chmod(f->dir, 0711), 0);
-        assert_int_equal(chmod(f->socket, 0666), 0);
-        assert_int_equal(child_run(f, reattach_as_nobody, &t), EACCES);
-    }
-    assert_int_equal(try_reattach(f, &mine), 0);
-    /* That was its last connection, and nobody has its life page mapped: an old token now. */
-    for (int i = 0; i < 500 && try_reattach(f, &mine) == 0; i++)
-        (void)usleep(10000);
-    assert_int_equal(try_reattach(f, &mine), ESTALE);
-    (void)close(fd);
-    (void)kill(pid, SIGKILL);
-    (void)child_wait(pid);
-    assert_true(fixture_is_clean(f, 1001));
 }
 
 /* --- state that nobody should believe --- */
@@ -838,8 +766,8 @@ int main(void)
         FIXTURE_TEST_KEPT(quota_of_a_session_is_as_before_the_takeover),
         FIXTURE_TEST_KEPT(worker_of_an_old_heap_is_told_and_nothing_mixes),
         FIXTURE_TEST_KEPT(daemon_that_is_asked_to_leave_the_heap_hands_it_over),
+        FIXTURE_TEST_KEPT(daemon_that_is_stopped_keeps_the_heap),
         FIXTURE_TEST_KEPT(process_that_becomes_another_program_ends_its_session),
-        FIXTURE_TEST_KEPT(reattach_with_a_wrong_or_old_token_is_refused),
         FIXTURE_TEST_KEPT(scribbled_state_is_refused_and_dropped_only_on_demand),
         FIXTURE_TEST_KEPT(truncated_or_foreign_state_is_refused),
         FIXTURE_TEST_KEPT(second_daemon_on_the_same_heap_is_refused),

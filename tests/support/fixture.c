@@ -57,15 +57,17 @@ static int count_fds(pid_t pid)
 
 static void exec_daemon(const fixture *f, const char *more)
 {
-    const char *argv[32] = { GOALLOCD_PATH, "--socket", f->socket, "--base", FIXTURE_BASE, "--log-level", "debug" };
+    const char *argv[34] = { GOALLOCD_PATH, "--socket", f->socket, "--base", FIXTURE_BASE, "--log-level", "debug" };
     int argc = 7;
     int fd = open(f->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 
-    for (const char *const *option = f->options; option != NULL && *option != NULL && argc < 28; option++)
+    for (const char *const *option = f->options; option != NULL && *option != NULL && argc < 26; option++)
         argv[argc++] = *option;
     if (f->state_dir[0] != '\0') {
         argv[argc++] = "--state-dir";
         argv[argc++] = f->state_dir;
+        argv[argc++] = "--on-stop";
+        argv[argc++] = f->on_stop != NULL ? f->on_stop : "drop";
     }
     argv[argc] = more;
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* also if a child of the test has started it */

@@ -30,6 +30,7 @@ typedef struct fixture {
     int nfds;     /* the daemon's open descriptors when it had no client yet */
     char state_dir[96];        /* "": the daemon has none */
     const char *const *options; /* the caller's, for restarts */
+    const char *on_stop;        /* with a state_dir; NULL: drop, so that nothing is left when a test has ended */
     unsigned nofile;            /* descriptors that a daemon may have; 0: as many as the test */
     const char *crash;          /* the point at which daemons that are started from now on are killed; NULL: none */
 } fixture;

@@ -122,11 +122,12 @@ for unit in sysinit basic sockets shutdown umount slices paths timers local-fs; 
 done
 printf '[Unit]\nRequires=basic.target\nAfter=basic.target\n' >"$units/box.target"
 cp "$prefix/lib/systemd/system/goallocd.service" "$units/" || fail "there is no unit"
-# The unit as it is installed, but for the place of the program.
+# The unit as it is installed, but for the place of the programs.
 daemon=/run/box/prefix/bin/goallocd
 {
-    printf '[Service]\nExecStart=\n'
-    sed -n "s|^ExecStart=[^ ]*/goallocd |ExecStart=$daemon |p" "$units/goallocd.service"
+    printf '[Service]\nExecStart=\nExecStop=\n'
+    sed -n -e "s|^ExecStart=[^ ]*/goallocd |ExecStart=$daemon |p" -e "/^ExecStop=/s| [^ ]*/goallocctl | ${daemon%d}ctl |p" \
+        "$units/goallocd.service"
     printf 'StandardOutput=append:/run/box/goallocd.log\nStandardError=append:/run/box/goallocd.log\n'
 } >"$units/goallocd.service.d/box.conf"
 for what in churn read stale; do
@@ -306,6 +307,7 @@ check "systemctl restart" in_box systemctl restart goallocd.service
 gap_ms=$(($(now_ms) - start))
 check "it is another process ($gap_ms ms)" is_another "$pid"
 check_heap
+check "its log tells a takeover" grep -q "took over heap" "$box_run/goallocd.log"
 look "after systemctl restart"
 ok "the worker has stood still for $waited_ms ms at most"
 
@@ -337,12 +339,17 @@ check "and has left nothing" test "$(statistic live_objects)/$(statistic roots)"
 check "a second worker attaches" in_box systemctl start stale.service
 wait_until 10 "data" has_said stale ready 1 || fail "the worker does not get ready"
 check "systemctl stop" in_box systemctl stop goallocd.service
+check "it has dropped the heap" grep -q "the heap is dropped" "$box_run/goallocd.log"
 check "nothing is kept" test "$(property goallocd NFileDescriptorStore)" = 0
 check "systemctl start" in_box systemctl start goallocd.service
 check "the heap is a new one" test "$(statistic live_objects)/$(statistic roots)" = 0/0
 in_box systemctl kill -s USR1 stale.service
 wait_until 10 "stale" has_said stale "done" 1 || fail "the worker of the old heap is not told"
-ok "the worker of the old heap gets ESTALE, and attaches to the new one"
+ok "the worker of the old heap knows without a call, gets ESTALE, and attaches to the new one"
+pid=$(main_pid)
+in_box "${daemon%d}ctl" --yes drop || fail "goallocctl drop"
+wait_until 10 "restart" is_another "$pid" || fail "no daemon again after goallocctl drop"
+check "goallocctl drop: systemd has started a daemon with a new heap" grep -q "new heap" "$box_run/goallocd.log"
 
 # A daemon that can't start is not started for ever.
 mv "$box_run/prefix/bin/goallocd" "$box_run/prefix/bin/goallocd.gone"

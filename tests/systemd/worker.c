@@ -116,6 +116,7 @@ static void ask(object **table, const object *first)
     must_find("table", &p);
     must_find("first", &q);
     CHECK(p == table && q == first);
+    CHECK(goalloc_is_current());
 }
 
 static void replace_one(object **table, uint64_t r)
@@ -207,6 +208,7 @@ static int stale(void)
     (void)printf("ready\n");
     (void)sigwait(&told, &sig);
     CHECK(sig == SIGUSR1);
+    CHECK(!goalloc_is_current()); /* before any call */
     CHECK(goalloc_root_get("stale", &p) == -ESTALE);
     CHECK(goalloc_root_set("stale", mine) == -ESTALE);
     CHECK(goalloc_malloc(100000) == NULL && errno == ESTALE);
