@@ -10,8 +10,9 @@
 
 /*
  * X(name, who passes it): c the library, r the library in a session that reclaims, d the daemon, g the daemon when
- * sessions have a group, b the daemon when a process comes back to it, t the daemon when it takes over a heap, s when it
- * is stopped and drops the heap, l when it lets a heap go that it does not take over.
+ * sessions have a group, b the daemon when a process comes back to it, e the daemon when it settles what a dead process
+ * has left half done, t the daemon when it takes over a heap, s when it is stopped and drops the heap, l when it lets a
+ * heap go that it does not take over.
  */
 /* clang-format off: a line has points that follow each other */
 #define CRASH_POINTS(X)                                                                                       \
@@ -27,6 +28,10 @@
     X(large_before_bit, c) X(large_after_bit, c) X(large_free_after_bit, c) X(large_remote_before_message, c) \
     X(offer_before_word, c) X(offer_after_word, c) X(offer_after_take_back, c)                                \
     X(publish_after_bit, r) X(adopt_before_reply, r)                                                          \
+    X(intent_after_record, c) X(intent_after_hold, c) X(intent_after_release, c)                              \
+    X(unlink_after_slot, c) X(unlink_after_free, c) X(link_after_publish, r) X(link_after_slot, r)            \
+    X(graph_after_publish, r)                                                                                 \
+    X(settle_after_free, e) X(settle_after_unpublish, e) X(settle_after_release, e)                           \
     X(making_after_reserve, c) X(making_after_alloc, c) X(making_after_announce, c) X(making_after_init, c)   \
     X(making_after_publish, r) X(making_after_finish, c)                                                      \
     X(span_after_description, d) X(span_after_bits, d) X(span_after_map, d)                                   \

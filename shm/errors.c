@@ -41,7 +41,8 @@ static const struct {
     { EIO, "the daemon has no randomness for a session's token" },
     { ESTALE, "the heap that is mapped is nobody's any more: it was dropped, or the daemon serves another one" },
     { ENOMEM, "out of memory: the system's, its cgroup's or this process's; or no heap could hold the size" },
-    { EAGAIN, "a memory limit is reached: the heap's, or the process's on locked memory (RLIMIT_MEMLOCK)" },
+    { EAGAIN, "a memory limit is reached: the heap's, or the process's on locked memory (RLIMIT_MEMLOCK); "
+              "or too many threads link and unlink at once" },
     { EROFS, "the heap is attached read-only" },
     { ENOSPC, "the heap is full: its arena has no room for the object, or its table of roots none for the name" },
     { EILSEQ, "the name of the root or group is not UTF-8" },

@@ -9,10 +9,11 @@
 #include <errno.h>
 #include <string.h>
 
+#include "shm/intents.h"
 #include "shm/offers.h"
 
 /* Raise it when the meaning of a word changes but its place does not. */
-#define LAYOUT_VERSION 7
+#define LAYOUT_VERSION 9
 
 static uint64_t fnv1a(uint64_t hash, uint64_t value)
 {
@@ -45,6 +46,8 @@ uint64_t shm_abi_hash(void)
         offsetof(shm_span, has_kept), offsetof(shm_span, nleases), offsetof(shm_header, nleases),
         offsetof(shm_header, npeak_pages),
         OFFER_NONE, OFFER_OFFERED, OFFER_SEEN, OFFER_TAKEN, SHM_OFFERS_HEADER_BYTES, offsetof(shm_offers, active),
+        sizeof(shm_intents), SHM_INTENTS_MAX, SHM_HOLDS_MAX, HOLD_PLACE_BITS, HOLD_SESSION_BITS, INTENT_LINK,
+        INTENT_UNLINK, offsetof(shm_intents, holds), offsetof(shm_intents, records), offsetof(shm_intent, state),
     };
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
 
@@ -90,7 +93,8 @@ void shm_header_init(shm_header *header, uint64_t base, uint64_t arena_bytes)
     header->span_table_off = off;
     off = round_up(off + npages * sizeof(shm_span), 4 * KIB);
     header->spans_bytes = off;
-    header->bitmap_bytes = npages * (256 + 128 + 128) + SHM_SESSIONS_MAX * SHM_COUNTERS_WORDS * sizeof(shm_u64);
+    header->bitmap_bytes = npages * (256 + 128 + 128) + SHM_SESSIONS_MAX * SHM_COUNTERS_WORDS * sizeof(shm_u64) +
+                           sizeof(shm_intents);
     u64_store_relaxed(&header->free_limit, arena_bytes);
 }
 

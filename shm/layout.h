@@ -15,14 +15,15 @@
  *   bitmap   clients and daemon write.
  *            +------------------------------------+---------------+---------------+------------------------+
  *            | 256 B each page: alloc, remote     | 128 B: kept   | 128 B: mark   | counters, 2 KiB each   |
- *            |                                    |  (1024 obj.)  |  (1024 obj.)  | session entry          |
+ *            |                                    |  (1024 obj.)  |  (1024 obj.)  | session entry; intents |
  *            +------------------------------------+---------------+---------------+------------------------+
  *            A span's bits stand at its first page. Bit i is that of the object with index i; a span has at most 1024
  *            objects. A word of alloc bits is followed by the word of the same objects' remote bits, so that a free,
  *            which looks at both, needs one cache line. A span of up to 512 objects, so any class but that of 8 bytes,
  *            needs half of the 256 bytes. In the other half its kept and mark bits lie in the same order; only the
  *            class of 8 bytes has kept and mark bits in planes of their own.
- *            Counters say what a session's process has allocated, for statistics; nothing depends on them.
+ *            Counters say what a session's process has allocated, for statistics; nothing depends on them. Intents say
+ *            what threads are about to link or unlink (intents.h).
  *
  * What the bits say (README.md, "Shared words", says who writes them, and what holds if a process dies):
  *   alloc    1: allocated.

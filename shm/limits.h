@@ -36,6 +36,8 @@ _Static_assert(SHM_RUN_PAGES_MAX >= SHM_RUN_PAGES_MIN, "there are runs");
 
 #define SHM_ARENA_BYTES_MAX (16 * TIB)
 #define SHM_SESSIONS_MAX    4096u /* entry 0 is not used */
+#define SHM_INTENTS_MAX     128u  /* of a session at a time: as many of its threads link or unlink */
+#define SHM_HOLDS_MAX       4096u /* of all sessions */
 #define SHM_ROOTS_MAX       4096
 #define SHM_ROOT_NAME_MAX   255 /* bytes, without the terminating zero */
 #define SHM_MAKING_MAX      64  /* roots that a session makes at the same time */

@@ -9,6 +9,7 @@
 #include "shm/object.h"
 
 #include "shm/crash.h"
+#include "shm/holds.h"
 #include "shm/tiny.h"
 
 static inline enum object_verdict find(const shm_map *map, uint64_t p, object_ref *ret, bool to_free)
@@ -98,6 +99,8 @@ uint64_t object_fold_word(const shm_map *map, page_no first, const shm_span *spa
     uint64_t freed = u64_load_acquire(remote);
     uint64_t bits = u64_load_relaxed(alloc);
 
+    if (freed != 0 && holds_any(map))
+        freed &= ~holds_among(map, first, span, w, freed);
     if (freed == 0)
         return bits;
     if (span_has_kept(span))

@@ -33,7 +33,8 @@ enum object_verdict object_free_remote(const shm_map *map, const object_ref *obj
  *
  * Order: the alloc bits first, then the remote bits that were seen. If the process dies in between, remote bits stay on
  * objects that are free, and the next fold clears them; the other order would lose the objects. A remote bit that is
- * set between the two steps stays, because only the bits that were seen are cleared.
+ * set between the two steps stays, because only the bits that were seen are cleared. So does that of an object which is
+ * held (intents.h): a later fold finds it.
  */
 uint64_t object_fold_word(const shm_map *map, page_no first, const shm_span *span, uint32_t w);
 

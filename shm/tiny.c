@@ -23,6 +23,7 @@
 #include "shm/tiny.h"
 
 #include "shm/crash.h"
+#include "shm/holds.h"
 
 uint32_t tiny_live_bytes(uint32_t word)
 {
@@ -112,7 +113,10 @@ enum object_verdict tiny_free_remote(const shm_map *map, const object_ref *objec
     return OBJECT_LIVE;
 }
 
-/* End the blocks of `look` that have no object left; of hints, those of blocks that are free go. The alloc word. */
+/*
+ * End the blocks of `look` that have no object left; of hints, those of blocks that are free go. What is held stays as
+ * it is. Returns the alloc word.
+ */
 static uint64_t end_blocks(const shm_map *map, page_no page, const shm_span *span, uint32_t w, uint64_t hints,
                            uint64_t look)
 {
@@ -127,6 +131,12 @@ static uint64_t end_blocks(const shm_map *map, page_no page, const shm_span *spa
             empty |= look & -look;
     }
     hints &= empty | ~bits;
+    if ((hints | empty) != 0 && holds_any(map)) {
+        uint64_t held = holds_among(map, page, span, w, hints | empty);
+
+        hints &= ~held;
+        empty &= ~held;
+    }
     if ((hints | empty) == 0)
         return bits;
     bits &= ~empty;

@@ -437,6 +437,23 @@ GOALLOC_API int goalloc_contains(const void *p);
 GOALLOC_API int goalloc_publish(void *p);
 
 /*
+ * Publish the object at p and all unpublished objects of this session that it reaches, for a structure that is built in
+ * private and then linked by one store. Each aligned word of an object that is the address of a live object counts as a
+ * pointer; noscan objects are not looked into, nor is what is the heap's already or another session's, but for p
+ * itself. An object that this session has adopted counts as another's. *ret_n is how many were published, and is set on
+ * success; it may be NULL. The caller sees to it that nobody changes the objects meanwhile.
+ *
+ * If the process dies while this looks for objects, nothing has changed; while it publishes, those that are published
+ * stay, though nobody knows of them. Cost: three cache lines a word that is an address, an atomic operation an object,
+ * a round trip as for goalloc_publish(); private memory for the time of the call, 3% of what is reached, and address
+ * space of 3% of the heap in use. 0; -EINVAL, -EALREADY (p is no live object's address), -ENOMEM (no room for the
+ * private memory), -EAGAIN (RLIMIT_MEMLOCK, after mlockall(MCL_FUTURE)), -EROFS, -ENOTCONN, the errors of
+ * goalloc_attach(); and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE: then the objects are as they were,
+ * but for one of which it is not known.
+ */
+GOALLOC_API int goalloc_publish_graph(void *p, size_t *ret_n);
+
+/*
  * Make the object at p this session's, or its group's, whoever's it was. In a session with GOALLOC_ATTACH_RECLAIM it
  * is freed with the session or the group; in any other session this is the same as goalloc_publish(). The last session
  * to adopt has it. The caller sees to it that nobody frees p meanwhile. A round trip, unless this session allocated the
@@ -444,6 +461,48 @@ GOALLOC_API int goalloc_publish(void *p);
  * a session), -EROFS, -ENOTCONN; and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.
  */
 GOALLOC_API int goalloc_adopt(void *p);
+
+/*
+ * Store p into *slot, a word of an object in the heap, and make it the heap's (goalloc_publish()): both, or neither,
+ * whenever this process dies. If it dies before the store, the object is as unpublished as it was, and a RECLAIM
+ * session's ends with that; after it, others reach it by the slot. What *slot had is overwritten.
+ *
+ * The caller holds what guards the slot (a robust mutex), and p is known to nobody else before the call returns. A
+ * slot that a dead thread's mutex guarded is read only after goalloc_settle(). Cost: as goalloc_publish(), and four
+ * atomic operations; a store for an object that is the heap's already. 0, -EINVAL (slot is not an aligned address in
+ * the heap, p is not the address of an object), -EALREADY (p is free), -EAGAIN (too many threads are within this call
+ * or the next one and do not go on: 128 of this process, or eight or more of all), and the errors of goalloc_publish()
+ * and goalloc_attach(). After an error *slot is as it was.
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_link(void **slot, void *p);
+
+/*
+ * Take the object that *slot points to out of there, store next into *slot, and free the object: all of it, exactly
+ * once, whenever this process dies. If it dies before *slot is changed, nothing has happened; else the daemon frees the
+ * object when it ends the session, or at a goalloc_settle(), also a later daemon that has taken the heap over. Until
+ * then the object's place is not used again.
+ *
+ * *slot has the address of a live object, any process's; next is NULL or another address. The caller holds what guards
+ * the slot, and others read it after a death as with goalloc_link(): what the slot has then is what the daemon decides
+ * by. Cost: a free by another thread, and four atomic operations; no system call, but for a large object a message
+ * that nobody waits for. The place comes back to its thread as those that other processes free. 0, -EINVAL (slot is not
+ * an aligned address in the heap, *slot is not the address of an object, or is next), -EALREADY (the object is free:
+ * before the call, and nothing has changed; or somebody freed it meanwhile), -EAGAIN as above, -EROFS, -ENOTCONN, and
+ * the errors of goalloc_attach().
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_unlink_free(void **slot, void *next);
+
+/*
+ * Wait until what other processes had begun to link or unlink when this was called is done: by themselves if they live,
+ * by the daemon if they are dead. To be called by who takes a robust mutex over from a dead owner, before it reads what
+ * the mutex guards: a mutex comes over before the daemon hears of the death.
+ *
+ * Cost: a look at 32 KiB, some microseconds; requests only while somebody is at it for longer than a hundred looks, so
+ * some if somebody has died. 0; -ETIMEDOUT if there is a process that neither goes on nor dies within the timeout, as
+ * one that is stopped: then it may be one that has nothing to do with the caller; -EROFS, -ENOTCONN, and the errors of
+ * goalloc_root_set().
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_settle(void);
 
 /*
  * Roots: names of objects, by which processes find the data. A name is 1 to GOALLOC_ROOT_NAME_MAX bytes of UTF-8. A

@@ -46,6 +46,7 @@
 #include "client/lib/connection.h"
 #include "client/lib/coredump.h"
 #include "client/lib/forklock.h"
+#include "client/lib/intent.h"
 #include "client/lib/largecache.h"
 #include "client/lib/mapping.h"
 #include "client/lib/subscription.h"
@@ -81,6 +82,7 @@ static void start_over(bool is_forker)
     largecache_reset(&large_cache);
     subscription_reset();
     comeback_reset();
+    intent_reset();
     turn_reset(&attach_turn);
     process.life = NULL;
     atomic_store_explicit(&process.offers, NULL, memory_order_relaxed);

@@ -259,6 +259,15 @@ int connection_publish(uint64_t offset)
     return connection_call(&request, NULL, NULL);
 }
 
+int connection_settle(session_no session)
+{
+    Goallocd__Settle body = GOALLOCD__SETTLE__INIT;
+    Goallocd__Request request = WIRE_REQUEST(SETTLE, settle, &body);
+
+    body.session = session.n;
+    return connection_call(&request, NULL, NULL);
+}
+
 /* --- statistics --- */
 
 static int read_stats(const Goallocd__Reply *reply, void *ret)

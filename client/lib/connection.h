@@ -68,6 +68,7 @@ int connection_resize_large(page_no span, uint64_t npages, bool *ret_sent) __att
 
 int connection_adopt(uint64_t offset) __attribute__((warn_unused_result));
 int connection_publish(uint64_t offset) __attribute__((warn_unused_result));
+int connection_settle(session_no session) __attribute__((warn_unused_result));
 
 /* Have the session shown under another label. */
 int connection_set_label(const char *label) __attribute__((warn_unused_result));

@@ -1,9 +1,10 @@
 /*
  * owner: whose an object is: publish and adopt.
  *
- * Called by users. Data: the object's kept bit in bitmap (see shm/layout.h), the span's owner and nadopted in spans,
- * which the daemon writes. In a span that a RECLAIM session or its group owns, kept 0 means the owner's, kept 1 the
- * heap's or an adopter's; in all other spans objects are the heap's unless the daemon's adoption table has them.
+ * Called by users, by linking.c and graph.c. Data: the object's kept bit in bitmap (see shm/layout.h), the span's owner
+ * and nadopted in spans, which the daemon writes. In a span that a RECLAIM session or its group owns, kept 0 means the
+ * owner's, kept 1 the heap's or an adopter's; in all other spans objects are the heap's unless the daemon's adoption
+ * table has them.
  *
  * The races, and how they end:
  *   publish against the end of the owner: below.
@@ -72,28 +73,30 @@ static int ask_to_publish(const object_ref *object)
     return r < 0 ? r : connection_publish(object->offset);
 }
 
+int owner_publish(const object_ref *object)
+{
+    const shm_span *span = shm_span_at(&process.map, object->first);
+    uint32_t owner = u32_load_acquire(&span->owner);
+    uint64_t word = owner_word(span, owner);
+
+    if (u32_load_acquire(&span->nadopted) != 0 || (owner != 0 && !span_has_kept(span)))
+        return ask_to_publish(object);
+    if (owner == 0) /* the heap's already, unless its owner's session ended since it was found */
+        return object_is_live(&process.map, object) ? 0 : -EALREADY;
+    if (!object_is_live(&process.map, object))
+        return -EALREADY; /* it went with an owner that the word does not speak of */
+    (void)u64_fetch_or_acq_rel(shm_kept_word(&process.map, object->first, object->word), object->bit);
+    CRASH_POINT(publish_after_bit);
+    fence_seq_cst();
+    return owner_goes_on(span, owner, word) ? 0 : ask_to_publish(object);
+}
+
 int goalloc_publish(void *p)
 {
     object_ref object;
     int r = find_live(p, &object);
 
-    if (r < 0)
-        return r;
-
-    const shm_span *span = shm_span_at(&process.map, object.first);
-    uint32_t owner = u32_load_acquire(&span->owner);
-    uint64_t word = owner_word(span, owner);
-
-    if (u32_load_acquire(&span->nadopted) != 0 || (owner != 0 && !span_has_kept(span)))
-        return ask_to_publish(&object);
-    if (owner == 0) /* the heap's already, unless its owner's session ended since find_live() */
-        return object_is_live(&process.map, &object) ? 0 : -EALREADY;
-    if (!object_is_live(&process.map, &object))
-        return -EALREADY; /* it went with an owner that the word does not speak of */
-    (void)u64_fetch_or_acq_rel(shm_kept_word(&process.map, object.first, object.word), object.bit);
-    CRASH_POINT(publish_after_bit);
-    fence_seq_cst();
-    return owner_goes_on(span, owner, word) ? 0 : ask_to_publish(&object);
+    return r < 0 ? r : owner_publish(&object);
 }
 
 bool owner_is_heap(const object_ref *object)
@@ -105,6 +108,19 @@ bool owner_is_heap(const object_ref *object)
     return u32_load_acquire(&span->owner) != 0 ? kept : !kept;
 }
 
+int owner_adopt(const object_ref *object)
+{
+    const shm_span *span = shm_span_at(&process.map, object->first);
+
+    if (u32_load_acquire(&span->owner) == process.owner.n && u32_load_acquire(&span->nadopted) == 0) {
+        if (span_has_kept(span))
+            (void)u64_fetch_and_acq_rel(shm_kept_word(&process.map, object->first, object->word), ~object->bit);
+        return 0;
+    }
+    CRASH_POINT(adopt_before_reply);
+    return connection_adopt(object->offset);
+}
+
 int goalloc_adopt(void *p)
 {
     object_ref object;
@@ -114,16 +130,5 @@ int goalloc_adopt(void *p)
         r = attach_ensure();
     if (r < 0)
         return r;
-    if (!process.reclaim)
-        return goalloc_publish(p);
-
-    const shm_span *span = shm_span_at(&process.map, object.first);
-
-    if (u32_load_acquire(&span->owner) == process.owner.n && u32_load_acquire(&span->nadopted) == 0) {
-        if (span_has_kept(span))
-            (void)u64_fetch_and_acq_rel(shm_kept_word(&process.map, object.first, object.word), ~object.bit);
-        return 0;
-    }
-    CRASH_POINT(adopt_before_reply);
-    return connection_adopt(object.offset);
+    return process.reclaim ? owner_adopt(&object) : goalloc_publish(p);
 }

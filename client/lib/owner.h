@@ -12,4 +12,10 @@
  */
 bool owner_is_heap(const object_ref *object);
 
+/* goalloc_publish() of a live object. */
+int owner_publish(const object_ref *object);
+
+/* goalloc_adopt() of a live object, by a session that reclaims. */
+int owner_adopt(const object_ref *object);
+
 #endif

@@ -18,6 +18,8 @@
  */
 #include "client/lib/tiny.h"
 
+#include "shm/holds.h"
+
 tiny_block tiny_open(mspan *s, uint32_t bytes)
 {
     tiny_block block = { .used = bytes, .limit = TINY_BLOCK_BYTES, .span = s, .nallocs = 1 };
@@ -31,11 +33,21 @@ tiny_block tiny_open(mspan *s, uint32_t bytes)
     return block;
 }
 
+/* Somebody unlinks an object of the block: a fold is to end it later. */
+static bool is_held(const mspan *s, uint32_t block)
+{
+    return holds_has(&process.map, page_offset(mspan_first(s)) + (uint64_t)block * TINY_BLOCK_BYTES);
+}
+
 bool tiny_block_end(mspan *s, uint32_t block)
 {
     uint32_t w = block / 64;
     uint64_t bit = UINT64_C(1) << (block % 64);
 
+    if (UNLIKELY(holds_any(&process.map)) && is_held(s, block)) {
+        (void)u64_fetch_or_acq_rel(shm_remote_word(&process.map, mspan_first(s), w), bit);
+        return false;
+    }
     if (span_has_kept(shm_span_at(&process.map, mspan_first(s))))
         (void)u64_fetch_and_acq_rel(shm_kept_word(&process.map, mspan_first(s), w), ~bit);
     alloc_bit_clear(mspan_word(s, w), bit);

@@ -26,6 +26,7 @@
 #include <errno.h>
 
 #include "shm/crash.h"
+#include "shm/holds.h"
 
 void lease_add_lessee(lease_table *table, lessee *l)
 {
@@ -151,7 +152,8 @@ void lease_shrink(lessee *l, page_no first, uint64_t npages)
  * Here the state was stored first (ENDING, or what comes after it), then comes the fence, then the kept bits are read.
  * So either the bit is seen here, and the object stays; or the publisher sees that the owner is at its end, and asks
  * the daemon, which knows what it has freed. A publisher that dies after the bit and before the look has told nobody
- * that the object is published.
+ * that the object is published. What another process links or unlinks at this moment (holds.h) stays: it is the
+ * heap's, and that process, or who settles it, does what is left to do.
  */
 static void span_reclaim(mheap *heap, page_no first)
 {
@@ -163,8 +165,9 @@ static void span_reclaim(mheap *heap, page_no first)
     for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
         uint64_t alloc = u64_load_relaxed(shm_alloc_word(heap->map, first, w));
         uint64_t kept = span_has_kept(span) ? u64_load_acquire(shm_kept_word(heap->map, first, w)) : 0;
+        uint64_t held = holds_any(heap->map) ? holds_among(heap->map, first, span, w, alloc & ~kept) : 0;
 
-        u64_store_release(shm_alloc_word(heap->map, first, w), alloc & kept);
+        u64_store_release(shm_alloc_word(heap->map, first, w), alloc & (kept | held));
     }
     CRASH_POINT(reclaim_after_bits);
     u32_store_release(&span->owner, 0);
@@ -248,6 +251,8 @@ static bool large_claim(const shm_map *map, page_no first)
 
     if ((u64_load_acquire(shm_remote_word(map, first, 0)) & 1) == 0)
         return false;
+    if (holds_any(map) && holds_has(map, page_offset(first)))
+        return false; /* who unlinks it is not done yet */
     before = u64_fetch_and_acq_rel(shm_alloc_word(map, first, 0), ~UINT64_C(1));
     CRASH_POINT(sweep_after_claim);
     return before & 1;

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/heap/intents.h"
 #include "daemon/serve/deaths.h"
 #include "daemon/serve/request_group.h"
 #include "daemon/serve/request_heap.h"
@@ -383,6 +384,24 @@ static answer handle_publish(client *c, session *s, const Goallocd__Request *req
     return a;
 }
 
+/*
+ * Somebody waits for what threads of a session were at. The life lock tells at once that its process is dead, before
+ * its socket or its pidfd do; if it lives, the client comes again. A number that no session has is one of a forged hold.
+ */
+static answer handle_settle(client *c, session *s, const Goallocd__Request *request)
+{
+    service *srv = client_service(c);
+    uint32_t no = request->settle->session;
+    const session *other = no < SHM_SESSIONS_MAX ? session_at(&srv->sessions, no) : NULL;
+
+    (void)s;
+    if (no == 0 || no >= SHM_SESSIONS_MAX)
+        return (answer){ EINVAL, "no session has that number" };
+    if (other == NULL || !heapfile_session_lives(srv->heap->file, (session_no){ (uint16_t)no }))
+        intents_settle(&srv->sessions.leases, (session_no){ (uint16_t)no });
+    return ANSWER_DONE;
+}
+
 /* --- from message to handler --- */
 
 /* A request that changes the heap has a handler that is given the client's session: open, and not read-only. */
@@ -401,6 +420,7 @@ static const struct {
     [GOALLOCD__REQUEST__OP_LEASE_LIST] = { .change = handle_lease_list },
     [GOALLOCD__REQUEST__OP_ADOPT] = { .change = handle_adopt },
     [GOALLOCD__REQUEST__OP_PUBLISH] = { .change = handle_publish },
+    [GOALLOCD__REQUEST__OP_SETTLE] = { .change = handle_settle },
     [GOALLOCD__REQUEST__OP_ROOT_SET] = { .change = handle_root_set },
     [GOALLOCD__REQUEST__OP_ROOT_GET] = { .handle = handle_root_get },
     [GOALLOCD__REQUEST__OP_ROOT_LIST] = { .handle = handle_root_list },

@@ -32,6 +32,7 @@
 #include <sys/random.h>
 #include <unistr.h>
 
+#include "daemon/heap/intents.h"
 #include "shm/crash.h"
 
 /*
@@ -292,6 +293,9 @@ enum session_group_end session_group_end_step(session_table *table, group *g, un
 
 bool session_end_step(session_table *table, session *s, unsigned budget)
 {
+    if (!s->settled)
+        intents_settle(&table->leases, s->lessee.no); /* before its leases: what it was unlinking may lie in its spans */
+    s->settled = true;
     if (!lease_end_some(&s->lessee, budget))
         return false;
     if (table->nended >= SESSIONS_ENDED_MAX)

@@ -182,6 +182,22 @@ static void offer_some(table *t, const char *socket)
     ask_trim(socket);
 }
 
+/* Some are linked, and come out again. A link of an object that is not published takes more: work_reclaim(). */
+static void link_some(table *t)
+{
+    for (int i = 0; i < 20; i++) {
+        void **slot = (void **)(void *)&t->objects[i];
+        object *o = goalloc_malloc(sizeof(*o) + (size_t)i * 8);
+
+        CHECK(o != NULL);
+        take(&t->objects[i]);
+        *o = (object){ sizeof(*o) + (size_t)i * 8, (uintptr_t)o ^ (sizeof(*o) + (size_t)i * 8) };
+        CHECK(goalloc_link(slot, o) == 0);
+        if (i % 2)
+            CHECK(goalloc_unlink_free(slot, NULL) == 0);
+    }
+}
+
 static int fill_root(void *p, size_t size, void *arg)
 {
     (void)arg;
@@ -229,6 +245,7 @@ static int work_default(const char *socket)
         resize_large(t);
         join_free_some(t);
         offer_some(t, socket);
+        link_some(t);
         for (int i = 0; i < ENTRIES; i += 3) { /* from the places that the other thread has freed */
             if (t->objects[i] == NULL)
                 put(&t->objects[i], sizeof(object) + (size_t)(i % 40) * 24, i % 2);
@@ -276,6 +293,9 @@ static int work_reclaim(const char *socket)
     }
     for (int i = 30; i < 100; i++)
         goalloc_free(mine[i]);
+    link_some(t);
+    CHECK(goalloc_publish_graph(mine[250], NULL) == 0);
+    goalloc_free(mine[250]);
     for (int i = 100; i < 120; i++) /* of others */
         CHECK(t->objects[i] == NULL || goalloc_adopt(t->objects[i]) == 0);
     for (int i = 110; i < 120; i++)
@@ -485,6 +505,7 @@ static void worker_dies(const char *name, const char *mode, unsigned nth)
 #define WORKER_d(name)
 #define WORKER_g(name)
 #define WORKER_b(name)
+#define WORKER_e(name)
 #define WORKER_t(name)
 #define WORKER_s(name)
 #define WORKER_l(name)
@@ -501,6 +522,7 @@ static void worker_may_die_at_every_point(void **state)
 #define LATER_d(name)
 #define LATER_g(name)
 #define LATER_b(name)
+#define LATER_e(name)
 #define LATER_t(name)
 #define LATER_s(name)
 #define LATER_l(name)
@@ -568,6 +590,7 @@ static void daemon_dies(const char *name, const char *mode, unsigned nth)
 #define DAEMON_d(name) daemon_dies(#name, "both", 1);
 #define DAEMON_g(name) daemon_dies(#name, "group", 1);
 #define DAEMON_b(name)
+#define DAEMON_e(name)
 #define DAEMON_t(name)
 #define DAEMON_s(name)
 #define DAEMON_l(name)
@@ -624,6 +647,7 @@ static void takeover_dies(const char *name)
 #define TAKEOVER_d(name)
 #define TAKEOVER_g(name)
 #define TAKEOVER_b(name)
+#define TAKEOVER_e(name)
 #define TAKEOVER_t(name) takeover_dies(#name);
 #define TAKEOVER_s(name)
 #define TAKEOVER_l(name)
@@ -633,6 +657,46 @@ static void takeover_may_die_twice_at_every_point(void **state)
 {
     (void)state;
     CRASH_POINTS(TAKEOVER)
+}
+
+/* --- settling --- */
+
+/* A worker dies at its point, and the daemon at its own while it settles what that has left half done. */
+static void settle_dies(const char *name)
+{
+    bool links = strcmp(name, "settle_after_unpublish") == 0;
+    fixture f;
+
+    fixture_start_kept(&f, NULL);
+    assert_int_equal(child_run(&f, make_table, NULL), 0);
+    fixture_kill(&f);
+    f.crash = name;
+    fixture_launch(&f);
+    f.crash = NULL;
+    assert_int_equal(
+        run_work(&f, links ? "reclaim" : "default", links ? "link_after_publish:3" : "unlink_after_slot:3"),
+        1000 + SIGKILL);
+    if (child_wait(f.daemon) != 1000 + SIGKILL)
+        fail_msg("no daemon comes by %s", name);
+    fixture_restart(&f, NULL);
+    settle(&f, name, 0, links ? 0 : THREADS);
+    assert_true(fixture_stop(&f));
+}
+
+#define SETTLE_c(name)
+#define SETTLE_r(name)
+#define SETTLE_d(name)
+#define SETTLE_b(name)
+#define SETTLE_e(name) settle_dies(#name);
+#define SETTLE_s(name)
+#define SETTLE_l(name)
+#define SETTLE_t(name)
+#define SETTLE(name, who) SETTLE_##who(name)
+
+static void daemon_may_die_while_it_settles(void **state)
+{
+    (void)state;
+    CRASH_POINTS(SETTLE)
 }
 
 /* --- coming back --- */
@@ -666,6 +730,7 @@ static void return_dies(const char *name)
 #define RETURN_d(name)
 #define RETURN_g(name)
 #define RETURN_b(name) return_dies(#name);
+#define RETURN_e(name)
 #define RETURN_t(name)
 #define RETURN_s(name)
 #define RETURN_l(name)
@@ -732,6 +797,7 @@ static void drop_dies(const char *name, bool cold_start)
 #define DROP_d(name)
 #define DROP_g(name)
 #define DROP_b(name)
+#define DROP_e(name)
 #define DROP_t(name)
 #define DROP_s(name) drop_dies(#name, false);
 #define DROP_l(name) drop_dies(#name, true);
@@ -751,6 +817,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(daemon_may_die_at_every_point),
         cmocka_unit_test(daemon_of_a_group_may_die_at_every_point_of_its_end),
         cmocka_unit_test(takeover_may_die_twice_at_every_point),
+        cmocka_unit_test(daemon_may_die_while_it_settles),
         cmocka_unit_test(daemon_may_die_while_a_worker_comes_back),
         cmocka_unit_test(daemon_may_die_while_it_drops_the_heap),
     };

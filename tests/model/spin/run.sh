@@ -70,6 +70,8 @@ holds 'lease: cuts and late replies, one leases' lease -DDAEMON_DEATHS=0 -DONE_L
 holds 'tiny: two daemons die' tiny -DDAEMON_DEATHS=2 || status=1
 holds 'offers: two daemons die' offers -DDAEMON_DEATHS=2 || status=1
 holds 'magazine: its thread dies' magazine || status=1
+holds 'intents: unlink_free, two daemons die' intents || status=1
+holds 'intents: link, two daemons die' intents -DLINK || status=1
 
 echo '== broken on purpose'
 for variant in FOLD_REMOTE_FIRST RETURN_LATE_FORGET TAKE_OVER_ALL SWEEP_LEASED TELL_BEFORE_BIT NO_RECONCILE; do
@@ -84,6 +86,12 @@ for variant in OWNER_AFTER_WORD NO_LEASE_CHECK NO_UNKNOWN STORE_TAKEN; do
 done
 for variant in LOAD_EARLY EMPTY_BY_BITS LEAVE_UNFLUSHED CACHED_PUSH; do
     breaks "$variant" magazine || status=1
+done
+for variant in FOLD_HELD UNHOLD_EARLY HOLD_LATE FREE_FIRST NAMELESS_HOLD SETTLE_UNHOLDS_FIRST; do
+    breaks "$variant" intents || status=1
+done
+for variant in PUBLISH_FIRST SLOT_FIRST END_FIRST SETTLE_UNHOLDS_FIRST; do
+    breaks "$variant" intents -DLINK || status=1
 done
 
 echo '== the largest model'

@@ -1,0 +1,204 @@
+/*
+ * Graph: goalloc_publish_graph publishes what an object reaches, and nothing else.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdlib.h>
+
+#include "tests/support/objects.h"
+#include "tests/support/waits.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define NNODES 20000u
+#else
+#define NNODES 300000u
+#endif
+
+typedef struct node {
+    struct node *to[3];
+} node;
+
+static uint64_t objects_after_the_end(const fixture *f)
+{
+    goalloc_stats_t stats = { .sessions = 1 };
+
+    for (int i = 0; i < 20000 && stats.sessions != 0; i++) {
+        fixture_stats(f, &stats);
+        (void)usleep(200);
+    }
+    assert_int_equal(stats.sessions, 0);
+    return stats.live_objects;
+}
+
+static node *new_node(size_t bytes)
+{
+    node *n = goalloc_calloc(1, bytes);
+
+    CHECK(n != NULL);
+    return n;
+}
+
+/* --- shapes --- */
+
+static int publish_list(const fixture *f, void *arg)
+{
+    node *head = NULL;
+    size_t n = 0;
+
+    (void)arg;
+    must_attach(f, GOALLOC_ATTACH_RECLAIM);
+    for (unsigned i = 0; i < NNODES; i++) {
+        node *new = new_node(24 + i % 7 * 40);
+
+        new->to[i % 3] = head;
+        new->to[(i + 1) % 3] = new; /* a circle */
+        (void)new_node(64);         /* and one that is not reached */
+        head = new;
+    }
+    CHECK(goalloc_publish_graph(head, &n) == 0 && n == NNODES);
+    n = 1;
+    CHECK(goalloc_publish_graph(head, &n) == 0 && n == 0);
+    return 0;
+}
+
+static void publish_graph_of_a_long_list_publishes_all_of_it(void **state)
+{
+    assert_int_equal(child_run(*state, publish_list, NULL), 0);
+    assert_int_equal(objects_after_the_end(*state), NNODES);
+}
+
+/* A large object that points to all others, of all kinds, and each of them to one more. */
+static int publish_star(const fixture *f, void *arg)
+{
+    static const size_t sizes[] = { 8, 16, 24, 100, 1000, 9000, 30000, 50000, 300000 };
+    size_t nsizes = sizeof(sizes) / sizeof(sizes[0]);
+    void **star;
+    size_t n = 0;
+
+    (void)arg;
+    must_attach(f, GOALLOC_ATTACH_RECLAIM);
+    star = goalloc_calloc(100000, sizeof(*star));
+    CHECK(star != NULL);
+    for (size_t i = 0; i < nsizes; i++) {
+        void **p = goalloc_calloc(1, sizes[i]);
+
+        CHECK(p != NULL);
+        *p = new_node(sizes[i]);
+        star[i * 11000] = p;
+    }
+    CHECK(goalloc_publish_graph(star, &n) == 0 && n == 1 + 2 * nsizes);
+    return 0;
+}
+
+static void publish_graph_finds_objects_of_all_sizes(void **state)
+{
+    assert_int_equal(child_run(*state, publish_star, NULL), 0);
+    assert_int_equal(objects_after_the_end(*state), 19);
+}
+
+/* What is not a pointer to the beginning of an object of this session, or lies behind a noscan or a published one. */
+static int publish_some(const fixture *f, void *arg)
+{
+    node *head;
+    node *published;
+    uintptr_t *noscan;
+    size_t n = 0;
+
+    (void)arg;
+    must_attach(f, GOALLOC_ATTACH_RECLAIM);
+    head = new_node(64);
+    noscan = goalloc_malloc_noscan(64);
+    published = new_node(64);
+    CHECK(noscan != NULL);
+    noscan[0] = (uintptr_t)new_node(64);
+    published->to[0] = new_node(64);
+    CHECK(goalloc_publish(published) == 0);
+    head->to[0] = (node *)(void *)noscan;
+    head->to[1] = published;
+    head->to[2] = (node *)(void *)((char *)new_node(64) + 8); /* inside */
+    ((uintptr_t *)head)[3] = (uintptr_t)&n;                   /* not in the heap */
+    ((uintptr_t *)head)[4] = UINTPTR_MAX;
+    CHECK(goalloc_publish_graph(head, &n) == 0 && n == 2);
+    CHECK(goalloc_publish_graph(published, &n) == 0 && n == 1); /* itself is looked into */
+    CHECK(goalloc_publish_graph((char *)head + 8, &n) == -EINVAL && goalloc_publish_graph(NULL, NULL) == -EINVAL);
+    goalloc_free(published->to[0]);
+    CHECK(goalloc_publish_graph(published->to[0], NULL) == -EALREADY);
+    return 0;
+}
+
+static void publish_graph_stops_at_what_is_not_the_session_s(void **state)
+{
+    assert_int_equal(child_run(*state, publish_some, NULL), 0);
+    assert_int_equal(objects_after_the_end(*state), 3);
+}
+
+/* --- who has nothing to publish --- */
+
+static int publish_as_others(const fixture *f, void *arg)
+{
+    size_t n = 7;
+    node *head;
+
+    (void)arg;
+    must_attach(f, 0);
+    head = new_node(64);
+    head->to[0] = new_node(64);
+    CHECK(goalloc_publish_graph(head, &n) == 0 && n == 0); /* all is the heap's */
+    goalloc_free(head->to[0]);
+    goalloc_free(head);
+    CHECK(goalloc_detach() == 0);
+    CHECK(goalloc_publish_graph(&n, &n) == -ENOTCONN);
+    must_attach(f, GOALLOC_ATTACH_READONLY);
+    CHECK(goalloc_publish_graph(&n, &n) == -EROFS);
+    return 0;
+}
+
+static void publish_graph_without_reclaim_changes_nothing(void **state)
+{
+    assert_int_equal(child_run(*state, publish_as_others, NULL), 0);
+    assert_int_equal(objects_after_the_end(*state), 0);
+}
+
+/* Objects of 8 bytes need a request, which nobody answers: all are the session's again. */
+static int publish_without_daemon(const fixture *f, void *arg)
+{
+    goalloc_options options = GOALLOC_OPTIONS_INIT;
+    node *head;
+
+    (void)arg;
+    options.socket_path = f->socket;
+    options.flags = GOALLOC_ATTACH_RECLAIM;
+    options.timeout_ms = 300;
+    while (goalloc_attach(&options) != 0)
+        ;
+    head = new_node(64);
+    head->to[0] = new_node(64);
+    head->to[1] = new_node(8);
+    waits_stop_daemon(f);
+    CHECK(goalloc_publish_graph(head, NULL) == -ETIMEDOUT);
+    waits_continue_daemon(f);
+    return 0;
+}
+
+static void publish_graph_that_fails_leaves_what_was(void **state)
+{
+    assert_int_equal(child_run(*state, publish_without_daemon, NULL), 0);
+    assert_in_range(objects_after_the_end(*state), 0, 1); /* the one that was asked for */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        FIXTURE_TEST(publish_graph_of_a_long_list_publishes_all_of_it),
+        FIXTURE_TEST(publish_graph_finds_objects_of_all_sizes),
+        FIXTURE_TEST(publish_graph_stops_at_what_is_not_the_session_s),
+        FIXTURE_TEST(publish_graph_without_reclaim_changes_nothing),
+        FIXTURE_TEST(publish_graph_that_fails_leaves_what_was),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
