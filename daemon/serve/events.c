@@ -19,8 +19,8 @@
  * 4. A subscriber that the ring has overtaken gets LOST, and goes on with the oldest event that is kept. LOST does not
  *    say that one of those which are missing was for it.
  *
- * Who is told of a session's end: its user, and who may control the daemon; of roots and memory, all, since everybody
- * can ask for these.
+ * Who is told of a session's end: its user, its group, and who may control the daemon; of roots and memory, all, since
+ * everybody can ask for these.
  *
  * The daemon dies: events that were not sent are gone. Whoever subscribes again knows that it may have missed some.
  */
@@ -43,7 +43,7 @@
 static bool may_see(const subscriber *s, const event *ev)
 {
     return ev->kind != PROTO_EVENT_SESSION_END || s->controls || s->peer->uid == ev->uid ||
-           (ev->group[0] != '\0' && strcmp(s->group, ev->group) == 0);
+           (ev->group[0] != '\0' && s->group_uid == ev->group_uid && strcmp(s->group, ev->group) == 0);
 }
 
 static void send_event(peer *p, const event *ev)
@@ -136,6 +136,8 @@ void events_subscribe(event_ring *e, subscriber *s, peer *p, const session *of, 
         peer_close(before->peer);
     *s = (subscriber){ .peer = p, .session = of->lessee.no, .epoch = of->lessee.epoch, .controls = controls };
     s->at = e->nevents;
+    s->group_uid = of->group_uid;
+    memcpy(s->group, of->group_name, sizeof(s->group));
     (void)setsockopt(peer_fd(p), SOL_SOCKET, SO_SNDBUF, &(int){ SEND_BYTES }, sizeof(int));
     e->of_session[s->session.n] = s;
     DL_APPEND(e->subscribers, s);
@@ -173,6 +175,8 @@ void events_session_end(event_ring *e, const session *s)
         peer_close(own->peer);
     ev.cause = (uint32_t)s->state;
     memcpy(ev.label, s->label, sizeof(ev.label));
+    ev.group_uid = s->group_uid;
+    memcpy(ev.group, s->group_name, sizeof(ev.group));
     happen(e, &ev);
 }
 

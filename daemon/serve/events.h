@@ -19,7 +19,8 @@ typedef struct event {
     uint32_t cause;
     uint32_t root_bytes;
     char label[SHM_LABEL_BYTES];
-    char group[SHM_LABEL_BYTES];
+    uint32_t group_uid; /* whose name the group's is */
+    char group[SHM_GROUP_NAME_BYTES]; /* "": none */
     uint8_t root[SHM_ROOT_NAME_MAX];
 } event;
 
@@ -32,7 +33,8 @@ typedef struct subscriber {
     uint32_t epoch;
     bool controls; /* sees the sessions of all users */
     uint64_t at;   /* the number of the next event for it */
-    char group[SHM_LABEL_BYTES];
+    uint32_t group_uid;
+    char group[SHM_GROUP_NAME_BYTES];
 } subscriber;
 
 typedef struct event_ring {

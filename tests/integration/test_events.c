@@ -855,6 +855,88 @@ static void each_event_goes_to_one_thread(void **state)
     assert_true(fixture_is_clean(*state, 0));
 }
 
+/* --- groups --- */
+
+/* A session of that uid and group begins and ends. */
+typedef struct visit {
+    uint32_t uid;
+    const char *group;
+    const char *label;
+} visit;
+
+static int pay_visit(const fixture *f, void *arg)
+{
+    const visit *v = arg;
+    goalloc_options options = GOALLOC_OPTIONS_INIT;
+
+    CHECK(setresgid(v->uid, v->uid, v->uid) == 0 && setresuid(v->uid, v->uid, v->uid) == 0);
+    options.socket_path = f->socket;
+    options.group = v->group;
+    options.label = v->label;
+    CHECK(goalloc_attach(&options) == 0 && goalloc_detach() == 0);
+    return 0;
+}
+
+static void listen_to_family(void)
+{
+    goalloc_event event;
+    int fd;
+
+    CHECK(setresgid(NOBODY, NOBODY, NOBODY) == 0 && setresuid(NOBODY, NOBODY, NOBODY) == 0);
+    CHECK(goalloc_malloc(1) != NULL); /* it attaches, to its parent's group */
+    fd = goalloc_event_fd();
+    CHECK(fd >= 0);
+    meet();
+    event = await_event(fd);
+    CHECK(event.kind == GOALLOC_EVENT_SESSION_END && strcmp(event.label, "member") == 0);
+    CHECK(strcmp(event.group, "family") == 0);
+    expect_none(fd);
+}
+
+/* A member of the group, whose child is another user. */
+static int have_child_listen(const fixture *f, void *arg)
+{
+    goalloc_options options = GOALLOC_OPTIONS_INIT;
+    pid_t child;
+    int status;
+
+    (void)arg;
+    options.socket_path = f->socket;
+    options.group = "family";
+    CHECK(goalloc_attach(&options) == 0);
+    child = fork();
+    if (child == 0) {
+        listen_to_family();
+        _exit(EXIT_SUCCESS);
+    }
+    CHECK(waitpid(child, &status, WUNTRACED) == child && WIFSTOPPED(status));
+    meet();
+    go_on(child);
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    return 0;
+}
+
+static void sessions_of_a_group_are_told_of_to_its_members(void **state)
+{
+    fixture *f = *state;
+    visit visits[] = { { 0, NULL, "no member" },
+                       { 1, "family", "of another user's family" },
+                       { 0, "others", "of another group" },
+                       { 0, "family", "member" } };
+    pid_t pid;
+
+    if (geteuid() != 0)
+        skip();
+    assert_int_equal(chmod(f->dir, 0711), 0);
+    assert_int_equal(chmod(f->socket, 0666), 0);
+    pid = child_start(f, have_child_listen, NULL);
+    await_stop(pid);
+    for (size_t i = 0; i < sizeof(visits) / sizeof(visits[0]); i++)
+        assert_int_equal(child_run(f, pay_visit, &visits[i]), 0);
+    go_on(pid);
+    assert_int_equal(child_wait(pid), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -866,6 +948,7 @@ int main(void)
         FIXTURE_TEST(thousands_of_subscribers_hold_nobody_up),
         FIXTURE_TEST(subscription_without_the_right_token_is_refused),
         FIXTURE_TEST(sessions_of_other_users_are_told_of_to_root_alone),
+        FIXTURE_TEST(sessions_of_a_group_are_told_of_to_its_members),
         FIXTURE_TEST_KEPT(subscription_goes_on_after_a_takeover),
         FIXTURE_TEST_KEPT(heap_that_is_gone_is_the_last_event),
         FIXTURE_TEST(heap_that_dies_with_its_daemon_is_gone),
