@@ -263,8 +263,9 @@ static int table_get(uint32_t nworkers, table **ret)
 }
 
 /*
- * False: the heap that is mapped is nobody's any more. If it was dropped, a word says so; if its daemon was killed, and
- * nobody had kept it, only a call finds that out. A daemon that is away is no reason.
+ * False: the heap that is mapped is nobody's any more. If it was dropped, a word says so; if its
+ * daemon was killed, and nobody had kept it, only a call finds that out. A daemon that is away is no
+ * reason.
  */
 static bool heap_is_current(void)
 {

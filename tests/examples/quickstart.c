@@ -19,14 +19,14 @@ int main(int argc, char **argv)
         return 1;
     if (argc > 1) { /* the reader, a program of its own */
         void *p;
-        if (goalloc_root_get("list", &p) < 0)
-            return 1;
+        if (goalloc_root_get("list", &p) < 0 || goalloc_root_set("list", NULL) < 0)
+            return 1; /* the name goes first: nobody else finds what is being freed */
         while ((list = p) != NULL) {
             printf("%d at %p\n", list->value, p);
             p = list->next;
             goalloc_free(list);
         }
-        return goalloc_root_set("list", NULL) < 0; /* the name goes too */
+        return 0;
     }
     for (int i = 1; i <= 3; i++) {
         struct node *n = goalloc_malloc(sizeof(*n));
