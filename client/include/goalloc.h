@@ -32,10 +32,11 @@
  * set errno. goalloc_strerror() names both in terms of this library. A request to the daemon takes at most the timeout
  * given at the attach, with the wait for other threads' requests before it. Most functions make one request at most;
  * those of roots say what they make. An allocation makes up to three: attach, ask, and ask again after giving back what
- * is idle. goalloc_realloc() may ask for the pages behind the object before that, several times if it has to move its
- * own idle pages out of the way; and what it does not get with some more than is needed, it asks for without.
- * goalloc_trim() makes two. Once a request has waited for the whole timeout, those that follow fail at once. No
- * function that frees waits for the daemon at all.
+ * is idle; each of the two is several, within one timeout, if the session is at its limit and the daemon has to look
+ * through what it holds idle. goalloc_realloc() may ask for the pages behind the object before that, several times if
+ * it has to move its own idle pages out of the way; and what it does not get with some more than is needed, it asks for
+ * without. goalloc_trim() makes two. Once a request has waited for the whole timeout, those that follow fail at once.
+ * No function that frees waits for the daemon at all.
  *
  * The daemon may die, and another one may take the heap over, without this process noticing. The process goes on using
  * what it holds, and a call that needs the daemon connects again and comes back to its session by itself. Such a call
