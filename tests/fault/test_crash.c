@@ -686,6 +686,7 @@ static void settle_dies(const char *name)
 #define SETTLE_c(name)
 #define SETTLE_r(name)
 #define SETTLE_d(name)
+#define SETTLE_g(name)
 #define SETTLE_b(name)
 #define SETTLE_e(name) settle_dies(#name);
 #define SETTLE_s(name)
