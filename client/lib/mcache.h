@@ -78,7 +78,7 @@ void mcache_remove(mcache *mc, mspan *s);
 void mcache_flush_magazine(mcache *mc, uint32_t slot);
 void mcache_flush_magazines(mcache *mc);
 
-/* Open a magazine that is closed, or flush and close one that is open. */
+/* Open a magazine, or give an open one the capacity that its slot has by now; or flush and close it. */
 void mcache_change_magazine(mcache *mc, uint32_t slot, bool open);
 
 static inline bool mcache_magazine_is_open(const mcache *mc, uint32_t slot)
