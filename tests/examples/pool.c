@@ -11,17 +11,19 @@
  * A request:
  *   1. An entry is allocated if none is at hand: before the lock is taken, since it may wait for the daemon. It is this
  *      session's, so if the worker dies, it is freed with the session (GOALLOC_ATTACH_RECLAIM).
- *   2. The stripe is locked. If the request takes a new entry, this one is filled and published: it is the heap's now.
+ *   2. The stripe is locked.
  *   3. The journal: what the words below shall be; last its `open`.
- *   4. The words: an entry's value, the link to an entry, the worker's count of requests that are done.
- *   5. `open` goes back. An entry that has left the table is freed.
+ *   4. One word of the stripe: an entry's value by a store, or the link to a new entry by goalloc_link(), or the link
+ *      past an entry that leaves by goalloc_unlink_free(). Then the worker's count of requests that are done.
+ *   5. `open` goes back.
  *
- * If the worker dies: before `open` is set, nothing has happened. While it is set, who takes the lock over does step
- * 4 (again): the words are stored whole, not counted up, so doing it twice is doing it once. After it, all has
- * happened. Who comes after worker k goes on at its count, which it looks at again under the lock of the request. If
- * worker k died between the count and `open`, the next worker k is further when the journal is done again: the count
- * never goes back. An entry that is published and not linked, or unlinked and not freed, is lost: one a death, at
- * most.
+ * If the worker dies: before `open` is set, nothing has happened. While it is set, who locks the stripe next settles
+ * what the worker had begun to link (goalloc_settle()), and then the words tell: a link that has not become what the
+ * journal says never will, so nothing has happened; else the value and the count are stored (again): whole, not counted
+ * up, so doing it twice is doing it once. After it, all has happened. Who comes after worker k goes on at its count,
+ * which it looks at again under the lock of the request. If worker k died between the count and `open`, the next worker
+ * k is further when the journal is done again: the count never goes back. No entry is lost, whoever dies when: it is
+ * its worker's, and goes with it, until it is in the table, and from then on until it is out of there.
  *
  * What the supervisor does if the daemon goes:
  *   killed, and the heap taken over   nothing: calls come back by themselves, or answer -ETIMEDOUT if that takes longer
@@ -62,9 +64,9 @@ typedef struct journal {
     uint32_t worker;
     uint64_t done;   /* the worker's count when the request is done */
     entry **slot;    /* the link that changes... */
-    entry *linked;   /* ...to this */
-    entry *changed;  /* the entry whose value changes, or NULL... */
-    int64_t value;   /* ...to this */
+    entry *linked;   /* ...to this; if it has, the request is done */
+    entry *changed;  /* else, if not NULL, the entry whose value changes... */
+    int64_t value;   /* ...to this: the request is done in any case */
 } journal;
 
 typedef struct table table;
@@ -79,7 +81,7 @@ typedef struct stripe {
 struct table {
     stripe stripes[NSTRIPES];
     _Atomic uint64_t done[CREW_MAX]; /* requests by worker: written under the lock of the request's stripe */
-    _Atomic uint64_t nstarts;        /* of workers: each may lose an entry's memory, when it is killed */
+    _Atomic uint64_t nstarts;        /* of workers */
     _Atomic uint32_t stop;           /* workers leave */
     uint32_t nworkers;
 };
@@ -110,59 +112,75 @@ static entry **bucket_of(table *t, uint64_t key)
     return &t->stripes[key % NSTRIPES].buckets[key / NSTRIPES % NBUCKETS];
 }
 
-/* Step 4. `open` is set. */
-static void journal_do(stripe *s)
+/* The end of steps 4 and 5, `open` being set and the link being what it will be. */
+static void journal_close(stripe *s)
 {
     journal *j = &s->journal;
 
     atomic_signal_fence(memory_order_seq_cst); /* for a death: after `open`, not before */
     if (j->changed != NULL)
         j->changed->value = j->value;
-    *j->slot = j->linked;
-    if (atomic_load(&s->table->done[j->worker]) < j->done) /* else who came after is further */
+    if (*j->slot == j->linked && atomic_load(&s->table->done[j->worker]) < j->done) /* else who came after is further */
         atomic_store(&s->table->done[j->worker], j->done);
     atomic_store(&j->open, 0);
 }
 
-/* The last holder has died: what robust_lock() calls. */
-static void stripe_repair(void *arg)
+/* What robust_lock() calls if the last holder has died. */
+static void journal_tells(void *arg)
 {
-    stripe *s = arg;
-
-    if (atomic_load(&s->journal.open) == 1)
-        journal_do(s);
+    (void)arg; /* stripe_lock() looks into it, whoever had the lock */
 }
 
-/* Steps 2 to 5, the stripe locked. *spare is NULL afterwards if it is in the table. 0 or a negative errno. */
+/*
+ * Lock the stripe; if one who had the lock has left its journal open, finish that first. 0 or a negative errno: then
+ * the journal is still open, and the lock is free.
+ */
+static int stripe_lock(stripe *s)
+{
+    int r = -robust_lock(&s->mutex, journal_tells, NULL);
+
+    if (r == 0 && atomic_load(&s->journal.open) == 1) {
+        r = goalloc_settle();
+        if (r == -ESTALE)
+            r = 0; /* nobody will change a word of this heap any more */
+        if (r == 0)
+            journal_close(s);
+        else
+            (void)pthread_mutex_unlock(&s->mutex);
+    }
+    return r;
+}
+
+/* Steps 3 to 5, the stripe locked. *spare is NULL afterwards if it is in the table. 0 or a negative errno. */
 static int request_do(stripe *s, uint32_t me, uint64_t n, request q, entry **spare)
 {
     entry **slot = bucket_of(s->table, q.key);
-    entry *gone = NULL;
     journal *j = &s->journal;
+    int r = 0;
 
     while (*slot != NULL && (*slot)->key != q.key)
         slot = &(*slot)->next;
     *j = (journal){ .worker = me, .done = n + 1, .slot = slot, .linked = *slot };
-    if (*slot == NULL && q.delta != 0) {
-        int r;
-
+    if (q.delta == 0) {
+        atomic_store(&j->open, 1);
+    } else if (*slot == NULL) {
         **spare = (entry){ NULL, q.key, q.delta };
-        r = goalloc_publish(*spare);
-        if (r < 0)
-            return r;
         j->linked = *spare;
-        *spare = NULL;
-    } else if (q.delta != 0 && (*slot)->value + q.delta == 0) {
-        gone = *slot;
-        j->linked = gone->next;
-    } else if (q.delta != 0) {
+        atomic_store(&j->open, 1);
+        r = goalloc_link((void **)slot, *spare);
+        if (r == 0)
+            *spare = NULL;
+    } else if ((*slot)->value + q.delta == 0) {
+        j->linked = (*slot)->next;
+        atomic_store(&j->open, 1);
+        r = goalloc_unlink_free((void **)slot, j->linked);
+    } else {
         j->changed = *slot;
         j->value = j->changed->value + q.delta;
+        atomic_store(&j->open, 1);
     }
-    atomic_store(&j->open, 1);
-    journal_do(s);
-    goalloc_free(gone);
-    return 0;
+    journal_close(s); /* counted only if the link is what it shall be, whatever r says */
+    return r;
 }
 
 /* The next request of worker `me`; *spare is the entry at hand, or NULL. 0 or a negative errno. */
@@ -177,10 +195,10 @@ static int worker_turn(table *t, uint32_t me, entry **spare)
         *spare = goalloc_malloc(sizeof(**spare));
     if (*spare == NULL)
         return -errno;
-    r = -robust_lock(&s->mutex, stripe_repair, s);
+    r = stripe_lock(s);
     if (r < 0)
         return r;
-    if (atomic_load(&t->done[me]) == n) /* else my predecessor had begun it, and the repair has finished it */
+    if (atomic_load(&t->done[me]) == n) /* else my predecessor had begun it, and stripe_lock() has finished it */
         r = request_do(s, me, n, q, spare);
     (void)pthread_mutex_unlock(&s->mutex);
     return r;
@@ -284,7 +302,7 @@ static bool table_check(table *t, uint64_t *ret_ndone)
     memset(values, 0, sizeof(values));
     *ret_ndone = 0;
     for (uint32_t i = 0; i < NSTRIPES; i++) { /* what the dead have left open */
-        if (robust_lock(&t->stripes[i].mutex, stripe_repair, &t->stripes[i]) != 0)
+        if (stripe_lock(&t->stripes[i]) != 0)
             return false;
         (void)pthread_mutex_unlock(&t->stripes[i].mutex);
     }
