@@ -438,11 +438,12 @@ GOALLOC_API int goalloc_contains(const void *p);
 GOALLOC_API int goalloc_publish(void *p);
 
 /*
- * Publish the object at p and all unpublished objects of this session that it reaches, for a structure that is built in
- * private and then linked by one store. Each aligned word of an object that is the address of a live object counts as a
- * pointer; noscan objects are not looked into, nor is what is the heap's already or another session's, but for p
- * itself. An object that this session has adopted counts as another's. *ret_n is how many were published, and is set on
- * success; it may be NULL. The caller sees to it that nobody changes the objects meanwhile.
+ * Publish the object at p and all that it reaches, as far as it is this session's, or its group's, and not published:
+ * for a structure that is built in private and then linked by one store. Each aligned word of an object that is the
+ * address of a live object counts as a pointer; noscan objects are not looked into, nor is what is the heap's already
+ * or another session's, but for p itself. An object that a session has adopted counts as another's. *ret_n is how many
+ * were published, and is set on success; it may be NULL. The caller sees to it that nobody changes the objects
+ * meanwhile.
  *
  * If the process dies while this looks for objects, nothing has changed; while it publishes, those that are published
  * stay, though nobody knows of them. Cost: three cache lines a word that is an address, an atomic operation an object,

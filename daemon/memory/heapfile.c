@@ -7,8 +7,8 @@
  * Each memfd gets its full sparse size and is then sealed against any change of size, so no client can truncate it
  * under the others. Its mode becomes 0600: a memfd is born with 0777, and a client that holds a read-only descriptor
  * could reopen it for writing through /proc/self/fd. With 0600 that takes the daemon's own uid (or root), which could
- * do anything to the daemon anyway. No client ever gets the private memfd: it holds the sessions' tokens and says whose
- * the adopted objects are, which must outlive the daemon too.
+ * do anything to the daemon anyway. No client ever gets the private memfd: it holds the tokens of sessions and groups
+ * and says whose the adopted objects are, which must outlive the daemon too.
  *
  * Whole blocks of 2 MiB of the arena get huge pages where the system has them (hugepages.c), everything else gets its
  * memory by fallocate, and is zeroed when there is time (zeroing.c).
@@ -319,6 +319,17 @@ bool heapfile_session_lives(const heapfile *file, session_no session)
 bool heapfile_group_lives(const heapfile *file, owner_no group)
 {
     return byte_is_locked(file, group.n);
+}
+
+bool heapfile_token_is(const uint8_t want[SESSION_TOKEN_BYTES], const uint8_t *token, size_t len_bytes)
+{
+    uint8_t differs = 0;
+
+    if (len_bytes != SESSION_TOKEN_BYTES)
+        return false;
+    for (size_t i = 0; i < SESSION_TOKEN_BYTES; i++)
+        differs |= want[i] ^ token[i];
+    return differs == 0;
 }
 
 int heapfile_new_offers(uint64_t bytes)

@@ -82,6 +82,9 @@ int heapfile_life_fd(const heapfile *file, session_no session) __attribute__((wa
 int heapfile_group_fd(const heapfile *file, owner_no group) __attribute__((warn_unused_result));
 bool heapfile_group_lives(const heapfile *file, owner_no group);
 
+/* True if the client's token is that one, of the private memfd. Takes the same time whatever differs. */
+bool heapfile_token_is(const uint8_t want[SESSION_TOKEN_BYTES], const uint8_t *token, size_t len_bytes);
+
 /* A read-only descriptor of spans for one client, of a description of its own: locks on it end with that client. */
 int heapfile_spans_fd(const heapfile *file) __attribute__((warn_unused_result));
 /* True while anybody has the session's descriptor open or mapped, or if the kernel does not say. */

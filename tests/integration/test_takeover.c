@@ -245,6 +245,35 @@ static void worker_that_dies_with_its_daemon_is_ended_by_the_next(void **state)
     assert_true(fixture_is_clean(f, 2002));
 }
 
+/* Their locks are looked at in turn: that the others live is no reason to pass one over. */
+static void sessions_lost_for_long_end_in_whichever_order_they_die(void **state)
+{
+    enum { N = 8 };
+    fixture *f = *state;
+    pid_t pids[N];
+
+    for (int i = 0; i < N; i++) {
+        pids[i] = child_start(f, hold_and_lose, NULL);
+        wait_for_stop(pids[i]);
+    }
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+    (void)usleep(4000000); /* then they count as lost for long */
+    for (int i = 0; i < N; i++) {
+        pid_t pid = pids[i * 5 % N]; /* those that stay are before it and behind */
+        goalloc_stats_t stats = { .sessions = N };
+
+        (void)kill(pid, SIGKILL);
+        (void)child_wait(pid);
+        for (int64_t end = now_ms() + 5000; now_ms() < end && stats.sessions != N - 1 - (uint64_t)i;) {
+            (void)usleep(5000);
+            fixture_stats(f, &stats);
+        }
+        assert_int_equal(stats.sessions, N - 1 - i);
+    }
+    assert_true(fixture_is_clean(f, N * 1001));
+}
+
 static int sleep_for_ever(const fixture *f, void *arg)
 {
     (void)f;
@@ -761,6 +790,7 @@ int main(void)
         FIXTURE_TEST_KEPT(heap_of_a_killed_daemon_is_taken_over_whole),
         FIXTURE_TEST_KEPT(workers_go_on_while_daemons_are_killed),
         FIXTURE_TEST_KEPT(worker_that_dies_with_its_daemon_is_ended_by_the_next),
+        FIXTURE_TEST_KEPT(sessions_lost_for_long_end_in_whichever_order_they_die),
         FIXTURE_TEST_KEPT(pid_that_is_used_again_deceives_nobody),
         FIXTURE_TEST_KEPT(reclaim_session_owns_its_objects_over_a_takeover),
         FIXTURE_TEST_KEPT(quota_of_a_session_is_as_before_the_takeover),
