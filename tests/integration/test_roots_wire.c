@@ -51,7 +51,7 @@ static int reserve(const rawheap *heap, const char *name, uint32_t ticket)
 
 static int announce(const rawheap *heap, const char *name, uint32_t ticket, uint64_t offset)
 {
-    Goallocd__RootAnnounce body = GOALLOCD__ROOT_ANNOUNCE__INIT;
+    Goallocd__RootObject body = GOALLOCD__ROOT_OBJECT__INIT;
     Goallocd__Request request = WIRE_REQUEST(ROOT_ANNOUNCE, root_announce, &body);
 
     body.name = data_of(name);
@@ -63,7 +63,7 @@ static int announce(const rawheap *heap, const char *name, uint32_t ticket, uint
 
 static int finish(const rawheap *heap, const char *name, uint32_t ticket, uint64_t offset)
 {
-    Goallocd__RootFinish body = GOALLOCD__ROOT_FINISH__INIT;
+    Goallocd__RootObject body = GOALLOCD__ROOT_OBJECT__INIT;
     Goallocd__Request request = WIRE_REQUEST(ROOT_FINISH, root_finish, &body);
 
     body.name = data_of(name);
