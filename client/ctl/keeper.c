@@ -19,7 +19,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "client/ctl/commands.h"
@@ -147,16 +146,6 @@ static void look(found *f)
     f->nroots = count_roots(spans, &header);
 }
 
-static uint64_t age_ms(const found *f)
-{
-    struct timespec ts = { 0, 0 };
-    uint64_t now;
-
-    (void)clock_gettime(CLOCK_BOOTTIME, &ts);
-    now = (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-    return now > f->header.created_ms ? now - f->header.created_ms : 0;
-}
-
 /* --- showing --- */
 
 static void show_text(const found *f)
@@ -167,7 +156,7 @@ static void show_text(const found *f)
     else
         (void)printf("heap %016" PRIx64 ", made %" PRIu64 " s ago: %s of memory, arena of %s at 0x%" PRIx64
                      ", %u sessions, %u roots\n",
-                     f->header.generation, age_ms(f) / 1000, ctl_bytes(f->memory_bytes),
+                     f->header.generation, shm_header_age_ms(&f->header) / 1000, ctl_bytes(f->memory_bytes),
                      ctl_bytes(f->header.arena_bytes), f->header.base, f->nsessions, f->nroots);
     (void)printf("%s\n", f->is_served    ? "a daemon serves it"
                          : f->is_dropped ? "it was dropped, and no daemon serves it"
@@ -187,7 +176,7 @@ static bool show_json(const found *f, bool ended)
     whole = object != NULL;
     if (whole && f->header.magic != 0)
         whole = json_object_set_new(object, "heap_id", json_string(id)) == 0 &&
-                ctl_json_set(object, "age_ms", age_ms(f)) &&
+                ctl_json_set(object, "age_ms", shm_header_age_ms(&f->header)) &&
                 ctl_json_set(object, "arena_bytes", f->header.arena_bytes) &&
                 ctl_json_set(object, "arena_base", f->header.base) &&
                 ctl_json_set(object, "sessions", f->nsessions) && ctl_json_set(object, "roots", f->nroots);
