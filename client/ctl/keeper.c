@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -64,19 +65,23 @@ static void read_sender(found *f)
         memcpy(&f->cred, CMSG_DATA(header), sizeof(f->cred));
 }
 
-/* Connect, and get the descriptors. 0, -errno. */
+/* Connect, and get the descriptors. A keeper that is stopped takes no connections once its queue is full. 0, -errno. */
 static int receive(found *f, deadline until)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     struct pollfd ready = { .events = POLLIN };
+    int left_ms = deadline_left_ms(until);
+    struct timeval left = { left_ms / 1000, (left_ms % 1000) * 1000 + 1 }; /* 0 would be for ever */
     char said[8];
     ssize_t n;
 
     memcpy(addr.sun_path, f->path, sizeof(addr.sun_path));
     f->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (f->fd < 0 || setsockopt(f->fd, SOL_SOCKET, SO_PASSCRED, &(int){ 1 }, sizeof(int)) < 0 ||
-        connect(f->fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0)
+        setsockopt(f->fd, SOL_SOCKET, SO_SNDTIMEO, &left, sizeof(left)) < 0)
         return -errno;
+    if (connect(f->fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0)
+        return errno == EAGAIN ? -ETIMEDOUT : -errno;
     ready.fd = f->fd;
     if (poll(&ready, 1, deadline_left_ms(until)) != 1)
         return -ETIMEDOUT;
