@@ -29,6 +29,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -184,15 +185,20 @@ static int receive(int fd, int ret_fds[HEAPFILE_NFDS])
     return 0;
 }
 
-/* Connect to the keeper at k->addr. 0, -errno: k->fd is -1. */
+/* Connect to the keeper at k->addr, whose queue may be full if it is stopped. 0, -errno: k->fd is -1. */
 static int connect_to(keeper *k, int ret_fds[HEAPFILE_NFDS])
 {
+    static const struct timeval wait = { ANSWER_MS / 1000, 0 };
     int r;
 
     k->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (k->fd < 0)
         return -errno;
-    r = connect(k->fd, (const struct sockaddr *)&k->addr, sizeof(k->addr)) < 0 ? -errno : receive(k->fd, ret_fds);
+    (void)setsockopt(k->fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
+    if (connect(k->fd, (const struct sockaddr *)&k->addr, sizeof(k->addr)) < 0)
+        r = errno == EAGAIN ? -ETIMEDOUT : -errno;
+    else
+        r = receive(k->fd, ret_fds);
     if (r < 0)
         keeper_leave(k);
     return r;

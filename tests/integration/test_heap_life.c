@@ -434,6 +434,22 @@ static void keeper_command_shows_and_ends_what_is_left_over(void **state)
     assert_true(fixture_is_clean(f, 0));
 }
 
+/* Its queue has room for some who connect; the others do not hang either. */
+static void keeper_that_is_stopped_holds_no_command_up(void **state)
+{
+    fixture *f = *state;
+    pid_t keeper = fixture_keeper(f);
+    char text[256];
+
+    assert_int_equal(kill(keeper, SIGSTOP), 0);
+    (void)alarm(60);
+    for (int i = 0; i < 10; i++)
+        assert_int_equal(ctl_keeper(f, "--timeout 50ms", text, sizeof(text)), 1);
+    (void)alarm(0);
+    assert_int_equal(kill(keeper, SIGCONT), 0);
+    assert_int_equal(ctl_keeper(f, "--yes", text, sizeof(text)), 0);
+}
+
 /* Another daemon, on a socket of its own, must not take away the heap that this one serves. */
 static void cold_start_on_a_heap_that_is_served_is_refused(void **state)
 {
@@ -465,6 +481,7 @@ int main(void)
         FIXTURE_TEST_KEPT(drop_under_load_tells_everybody),
         FIXTURE_TEST_KEPT(drop_that_was_answered_is_done),
         FIXTURE_TEST_KEPT(keeper_command_shows_and_ends_what_is_left_over),
+        FIXTURE_TEST_KEPT(keeper_that_is_stopped_holds_no_command_up),
         FIXTURE_TEST_KEPT(cold_start_on_a_heap_that_is_served_is_refused),
     };
 
