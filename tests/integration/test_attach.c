@@ -208,6 +208,7 @@ static int wait_for_permission(const fixture *f, void *arg)
     check_says(f->socket, "no permission");
     CHECK(attach_at(f->socket, GOALLOC_ATTACH_WAIT, NOBODY_MS) == -EACCES);
     check_says(f->socket, "no permission");
+    (void)raise(SIGSTOP);
     return wait_for_daemon(f, arg);
 }
 
@@ -219,9 +220,9 @@ static void attach_that_waits_comes_when_it_may(void **state)
     if (getuid() != 0)
         skip();
     assert_int_equal(chmod(f->dir, 0755), 0);
-    pid = child_start(f, wait_for_permission, f->socket);
+    pid = child_start_stopped(f, wait_for_permission, f->socket); /* it has been refused */
+    (void)kill(pid, SIGCONT);
     check_waits(pid);
-    (void)usleep(2 * NOBODY_MS * 1000);
     assert_int_equal(chmod(f->socket, 0666), 0);
     assert_int_equal(child_wait(pid), 0);
     assert_true(fixture_is_clean(f, 0));
