@@ -234,8 +234,8 @@ static void sessions_lost_for_long_end_in_whichever_order_they_die(void **state)
     pid_t pids[N];
 
     for (int i = 0; i < N; i++) {
-        pids[i] = child_start(f, hold_and_lose, NULL);
-        wait_for_stop(pids[i]);
+        pids[i] = child_start(f, hold_and_stop, NULL);
+        assert_true(child_stops(pids[i]));
     }
     fixture_kill(f);
     fixture_restart(f, NULL);
