@@ -244,7 +244,9 @@ int main(int argc, char **argv)
                                       .is_held = is_held,
                                       .watched_fd = h.keeper.fd,
                                       .on_death = replace_keeper,
-                                      .data = &h });
+                                      .data = &h,
+                                      .limits = &o.limits,
+                                      .refuses_fds = place.refuses_fds });
     if (r < 0)
         log_error("cannot serve: %s", strerror(-r));
     mheap_end(&heap);

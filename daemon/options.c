@@ -1,11 +1,10 @@
 /*
  * Options: the command line, by argp. Called by main before anything else. Checks every value, so that nobody else has
- * to.
+ * to. The options of limits are limits.c's.
  */
 #include "daemon/options.h"
 
 #include <argp.h>
-#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,37 +15,6 @@
 #define USER_SPACE_END  (UINT64_C(1) << 47)
 
 __attribute__((visibility("default"))) const char *argp_program_version = "goallocd " GOALLOC_VERSION;
-
-bool options_parse_size(const char *text, uint64_t *ret_bytes)
-{
-    static const char units[] = "KMGT";
-    const char *unit;
-    unsigned shift = 0;
-    char *end;
-    unsigned long long value;
-
-    if (!isdigit((unsigned char)text[0]))
-        return false;
-    errno = 0;
-    value = strtoull(text, &end, 10);
-    if (errno != 0)
-        return false;
-    while (*end == ' ')
-        end++;
-    if (*end != '\0') {
-        unit = strchr(units, toupper((unsigned char)*end));
-        if (unit == NULL)
-            return false;
-        shift = 10 * (unsigned)(unit - units + 1);
-        end++;
-        if (strcmp(end, "iB") != 0 && strcmp(end, "B") != 0 && *end != '\0')
-            return false;
-    }
-    if (value > UINT64_MAX >> shift)
-        return false;
-    *ret_bytes = (uint64_t)value << shift;
-    return true;
-}
 
 /* Keys of the options without a short name. */
 enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES, OPTION_ON_STOP };
@@ -86,7 +54,7 @@ static uint64_t parse_size(struct argp_state *state, const char *name, const cha
 {
     uint64_t bytes = 0;
 
-    if (!options_parse_size(arg, &bytes))
+    if (!limits_parse_size(arg, &bytes))
         argp_error(state, "--%s: '%s' is not a size such as 512M or 64G", name, arg);
     return bytes;
 }
@@ -108,6 +76,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     options *o = state->input;
 
     switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->limits;
+        return 0;
     case 's':
         o->socket_path = arg;
         return 0;
@@ -167,9 +138,11 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 
 void options_parse(options *ret, int argc, char **argv)
 {
-    static const struct argp argp = {
+    const struct argp_child children[] = { { .argp = limits_argp() }, { 0 } };
+    const struct argp argp = {
         .options = option_table,
         .parser = parse_option,
+        .children = children,
         .doc = "Owns one shared-memory heap and serves it to the processes that link libgoalloc."
                "\vSIZE takes K, M, G or T. The daemon stays in the foreground. SIGTERM and SIGINT end it; --on-stop "
                "says what becomes of the heap. SIGUSR1 ends it and leaves the heap to the next one, SIGHUP does "
@@ -184,6 +157,7 @@ void options_parse(options *ret, int argc, char **argv)
         .huge_pages = true,
         .log_level = LOG_LEVEL_INFO,
     };
+    limits_preset(&ret->limits);
     argp_err_exit_status = 2;
     (void)argp_parse(&argp, argc, argv, 0, NULL, ret);
 }

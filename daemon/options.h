@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/limits.h"
 #include "daemon/log.h"
 
 /* What becomes of the heap when the daemon is stopped. */
@@ -28,6 +29,7 @@ typedef struct options {
     const char *state_dir; /* NULL: none */
     enum on_stop on_stop;
     enum log_level log_level;
+    limits limits; /* of clients */
 } options;
 
 /*
@@ -35,8 +37,5 @@ typedef struct options {
  * with status 0 after --help and --version.
  */
 void options_parse(options *ret, int argc, char **argv);
-
-/* Parse "64G", "512 M", "1048576"; K, M, G, T (or KiB, KB, ...) are powers of 1024. False: no size, or too large. */
-bool options_parse_size(const char *text, uint64_t *ret_bytes);
 
 #endif

@@ -49,11 +49,34 @@ lessee *lease_find_lessee(const lease_table *table, session_no no, uint32_t epoc
     return l != NULL && l->epoch == epoch ? l : NULL;
 }
 
+static uint64_t room_pages(uint64_t limit_pages, uint64_t nheld_pages)
+{
+    if (limit_pages == 0)
+        return UINT64_MAX;
+    return nheld_pages >= limit_pages ? 0 : limit_pages - nheld_pages;
+}
+
 uint64_t lease_room_pages(const lessee *l)
 {
-    if (l->limit_pages == 0)
-        return UINT64_MAX;
-    return l->nheld_pages >= l->limit_pages ? 0 : l->limit_pages - l->nheld_pages;
+    uint64_t room = room_pages(l->limit_pages, l->nheld_pages);
+    uint64_t quota = l->quota == NULL ? UINT64_MAX : room_pages(l->quota->limit_pages, l->quota->nheld_pages);
+
+    return room < quota ? room : quota;
+}
+
+void lease_set_quota(lessee *l, lease_quota *quota)
+{
+    assert(l->quota == NULL);
+    l->quota = quota;
+    quota->nheld_pages += l->nheld_pages;
+}
+
+/* It holds so many pages more, modulo 2^64. */
+static void hold_pages(lessee *l, uint64_t npages)
+{
+    l->nheld_pages += npages;
+    if (l->quota != NULL)
+        l->quota->nheld_pages += npages;
 }
 
 /* The span enters or leaves the lessee's list. The lease word stays as it is. */
@@ -62,7 +85,7 @@ static void lease_link(lessee *l, page_no first)
     mheap *heap = l->table->heap;
 
     spanlist_push_back(&l->leased, heap->links, first, PLACE_LEASED);
-    l->nheld_pages += shm_span_at(heap->map, first)->npages;
+    hold_pages(l, shm_span_at(heap->map, first)->npages);
     l->table->nleased++;
 }
 
@@ -71,7 +94,7 @@ static void lease_unlink(lessee *l, page_no first)
     mheap *heap = l->table->heap;
 
     spanlist_remove(&l->leased, heap->links, first);
-    l->nheld_pages -= shm_span_at(heap->map, first)->npages;
+    hold_pages(l, -(uint64_t)shm_span_at(heap->map, first)->npages);
     l->table->nleased--;
 }
 
@@ -132,12 +155,12 @@ void lease_extend(lessee *l, page_no first, uint64_t npages)
 
     forget_roots(heap, page_at(first.n + shm_span_at(heap->map, first)->npages), npages);
     mheap_extend_span(heap, first, npages);
-    l->nheld_pages += npages;
+    hold_pages(l, npages);
 }
 
 void lease_shrink(lessee *l, page_no first, uint64_t npages)
 {
-    l->nheld_pages -= shm_span_at(l->table->heap->map, first)->npages - npages;
+    hold_pages(l, npages - shm_span_at(l->table->heap->map, first)->npages);
     mheap_shrink_span(l->table->heap, first, npages);
 }
 

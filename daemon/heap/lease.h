@@ -7,6 +7,12 @@
 #include "daemon/heap/mcentral.h"
 #include "daemon/heap/offers.h"
 
+/* Pages that several lessees hold, and may hold: those of one user. */
+typedef struct lease_quota {
+    uint64_t nheld_pages;
+    uint64_t limit_pages; /* 0: none */
+} lease_quota;
+
 typedef struct lessee {
     struct lease_table *table; /* the one that it was added to */
     session_no no;
@@ -15,6 +21,7 @@ typedef struct lessee {
     unsigned nops;        /* operations under way that commit memory for it: it does not end before them */
     uint64_t limit_pages; /* of what it holds; 0: none */
     uint64_t nheld_pages;
+    lease_quota *quota;   /* of its user, where those pages count too; NULL: none. Borrowed */
     spanlist leased;
     page_no offers_at;    /* the span in that list at which lease_take_some_offered() goes on, if l still leases it */
     offers offers;        /* spans of it that may be taken back */
@@ -50,7 +57,10 @@ void lease_remove_lessee(lessee *l); /* it leases nothing */
 /* The lessee with that number and epoch; NULL: there is none any more. */
 lessee *lease_find_lessee(const lease_table *table, session_no no, uint32_t epoch);
 
-/* Pages more that the lessee may hold, as far as its limit says. */
+/* What it holds counts there from now on. */
+void lease_set_quota(lessee *l, lease_quota *quota);
+
+/* Pages more that the lessee may hold, as far as its limit and its quota say. */
 uint64_t lease_room_pages(const lessee *l);
 
 /* Lease a span that is in no list. Its description is whole; the lease word is the last store. */

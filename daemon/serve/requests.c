@@ -185,6 +185,15 @@ static answer find_group(client *c, const Goallocd__Attach *ask, group **ret)
     return errors[group_find_or_found(client_service(c)->heap->groups, &wanted, ret)];
 }
 
+/* The limit of a session that asks for this one; 0: none. */
+static uint64_t limit_of(const service *srv, uint64_t asked_bytes)
+{
+    uint64_t most = srv->users.limits->max[LIMIT_SESSION_BYTES];
+    uint64_t bytes = asked_bytes != 0 ? asked_bytes : srv->users.limits->max[LIMIT_SESSION_DEFAULT];
+
+    return most != 0 && (bytes == 0 || bytes > most) ? most : bytes;
+}
+
 static answer handle_attach(client *c, const Goallocd__Request *request)
 {
     static const answer open_errors[] = {
@@ -193,14 +202,16 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
         [SESSION_E_NO_RANDOM] = { EIO, "the system gives the daemon no random numbers" },
     };
     const Goallocd__Attach *ask = request->attach;
-    session_request wanted = { ask->flags, c->peer.pid, c->peer.uid, ask->limit_bytes, ask->label, NULL };
+    service *srv = client_service(c);
+    session_request wanted = { ask->flags, c->peer.pid, c->peer.uid, limit_of(srv, ask->limit_bytes), ask->label, NULL };
     session *s;
+    enum limit why;
     answer a;
     int e;
 
     if (ask->protocol != GOALLOC_PROTOCOL)
         return (answer){ EPROTONOSUPPORT, "this daemon speaks another version of the protocol" };
-    if (ask->abi_hash != client_service(c)->heap->map->header->abi_hash)
+    if (ask->abi_hash != srv->heap->map->header->abi_hash)
         return (answer){ ENOEXEC, "this daemon's shared-memory layout is another: "
                                   "rebuild the client or restart the daemon" };
     if (ask->flags & ~(SESSION_RECLAIM | SESSION_READONLY))
@@ -211,13 +222,16 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
         return refuse_late(c, request->id);
     if (ask->token.len != 0)
         return reattach(c, request);
+    why = session_forbidden_by(&srv->sessions, c->peer.user);
+    if (why != LIMITS)
+        return service_refuse(c, why, 1);
     a = find_group(c, ask, &wanted.group);
     if (a.error != 0)
         return a;
-    e = session_open(&client_service(c)->sessions, &wanted, &s);
+    e = session_open(&srv->sessions, &wanted, &s);
     if (e == 0)
         return attach_reply(c, request->id, s);
-    service_wake(client_service(c)); /* a group that was founded for it ends */
+    service_wake(srv); /* a group that was founded for it ends */
     return open_errors[e];
 }
 

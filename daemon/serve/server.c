@@ -64,6 +64,11 @@ static void on_close(peer *p)
     operation_close(&c->op);
 }
 
+static void on_refused(peer *p, enum limit which, uint64_t n)
+{
+    (void)service_refuse(client_of(p), which, n);
+}
+
 static void on_drained(peer *p)
 {
     client *c = client_of(p);
@@ -148,6 +153,7 @@ static void stop(server *s, const char *why, bool keep)
     srv->stopping = srv->commits.stopping = true;
     notice.result_case = GOALLOCD__REPLY__RESULT_SHUTDOWN_NOTICE;
     notice.shutdown_notice = &body;
+    door_shut(&s->door);
     peer_host_stop(&srv->peers, &notice);
     deaths_stop(&s->deaths);
     loopcpu_stop(&srv->loopcpu);
@@ -217,8 +223,11 @@ static int start(server *s, int listen_fd)
     srv->peers.handle = requests_handle;
     srv->peers.on_close = on_close;
     srv->peers.on_drained = on_drained;
+    srv->peers.on_refused = on_refused;
+    srv->peers.users = &srv->users;
     srv->peers.data = srv;
-    return peer_host_start(&srv->peers, listen_fd);
+    peer_host_start(&srv->peers);
+    return door_open(&s->door, &srv->peers, listen_fd, s->options.refuses_fds);
 }
 
 static void on_root(void *data, root_name name, bool set)
@@ -243,6 +252,11 @@ static int set_up(service *srv, bool recovered)
         CRASH_POINT(recover_after_sessions);
     } else {
         session_table_init(&srv->sessions, srv->heap);
+    }
+    r = session_table_count_on(&srv->sessions, &srv->users);
+    if (r < 0) {
+        log_error("no memory for the accounts of users");
+        return r;
     }
     r = roots_new(srv->heap->map, &srv->roots);
     if (r == 0)
@@ -293,6 +307,7 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
     srv->eager_commit = options->eager_commit;
     srv->started_ms = uv_hrtime() / 1000000;
     s->options = *options;
+    users_start(&srv->users, options->limits);
     r = set_up(srv, options->recovered);
     if (r < 0)
         return r;
@@ -306,6 +321,7 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
     (void)uv_run(&srv->loop, UV_RUN_DEFAULT);
     (void)uv_loop_close(&srv->loop);
     session_table_end(&srv->sessions);
+    users_end(&srv->users);
     making_table_end(&srv->making);
     srv->heap->roots = srv->roots = roots_free(srv->roots);
     return 0;

@@ -5,6 +5,7 @@
 #define GOALLOC_DAEMON_SERVE_SERVER_H
 
 #include "daemon/serve/deaths.h"
+#include "daemon/serve/door.h"
 #include "daemon/serve/rounds.h"
 #include "daemon/serve/sweep.h"
 
@@ -22,10 +23,13 @@ typedef struct server_options {
     int watched_fd;
     int (*on_death)(void *data);
     void *data;
+    const limits *limits; /* of clients; borrowed */
+    bool refuses_fds;     /* nobody can send descriptors to the socket */
 } server_options;
 
 typedef struct server {
     uv_signal_t signals[3];
+    door door;
     sweep sweep;
     deaths deaths;
     rounds rounds;

@@ -112,6 +112,22 @@ bool service_may_control(const peer *p)
     return p->uid == 0 || p->uid == geteuid();
 }
 
+answer service_refuse(client *c, enum limit which, uint64_t n)
+{
+    service *srv = client_service(c);
+    const session *s = client_any_session(c);
+    user *who = users_find(&srv->users, c->peer.uid);
+
+    if (who != NULL)
+        users_refused(&srv->users, who, which,
+                      &(users_subject){ .pid = c->peer.pid,
+                                        .session = s == NULL ? 0 : s->lessee.no.n,
+                                        .label = s == NULL ? "" : s->label,
+                                        .n = n },
+                      uv_now(&srv->loop));
+    return (answer){ limit_row_of(which)->error, limit_row_of(which)->message };
+}
+
 void service_ask_trim(service *srv)
 {
     Goallocd__TrimNotice body = GOALLOCD__TRIM_NOTICE__INIT;
@@ -156,12 +172,18 @@ int service_validate(const service *srv, FILE *err)
 {
     static uint32_t ncommitting[SHM_SESSIONS_MAX];
     const char *what_events;
+    const char *what_users;
 
     if (mheap_validate(srv->heap, err) < 0 || session_table_validate(&srv->sessions, err) < 0 ||
         roots_validate(srv->roots, err) < 0 || making_validate(&srv->making, err) < 0)
         return -EUCLEAN;
     if (validate_queue(srv, err) < 0)
         return -EUCLEAN;
+    what_users = users_validate(&srv->users);
+    if (what_users != NULL) {
+        (void)fprintf(err, "users: %s\n", what_users);
+        return -EUCLEAN;
+    }
     what_events = events_validate(&srv->events);
     if (what_events != NULL) {
         (void)fprintf(err, "events: %s\n", what_events);

@@ -22,6 +22,7 @@ typedef struct service {
     uv_loop_t loop;
     mheap *heap;
     session_table sessions;
+    users users;
     roots *roots;
     making_table making; /* roots that are being made */
     scavenger scav;
@@ -129,6 +130,9 @@ void service_drop_client(service *srv, const session *s);
 
 /* True if who is at the other end may do what costs others: root, and the user of the daemon. */
 bool service_may_control(const peer *p);
+
+/* A limit refuses the client something, of which it asks for n: the answer, after it is counted and said in the log. */
+answer service_refuse(client *c, enum limit which, uint64_t n);
 
 /* Ask all sessions to give back what is idle. */
 void service_ask_trim(service *srv);

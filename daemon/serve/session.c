@@ -2,7 +2,7 @@
  * Session: opens and ends sessions, and says of each what state it is in.
  *
  * Called by request (attach, detach) and server (a process has died, slices of an end). Calls lease, for what a session
- * holds. Data: the session table in spans and the tokens in the private memfd, written by this thread alone; the
+ * holds, and users, on which it counts. Data: the session table in spans and the tokens in the private memfd, written by this thread alone; the
  * private sessions, each of which is a lessee in the lease table.
  *
  * States of a session: OPEN -> ENDING (Detach, or its process has died) -> gone; OPEN -> LOST (the connection has
@@ -97,8 +97,55 @@ void session_set_state(session_table *table, session *s, enum shm_session_state 
         s->group->nliving -= is_living(s->state);
         s->group->waits &= s->group->nliving == 0;
     }
+    if (s->user != NULL && s->counts_as_lost != (state == SHM_SESSION_LOST)) {
+        s->counts_as_lost = !s->counts_as_lost;
+        if (s->counts_as_lost)
+            users_count_always(table->users, s->user, LIMIT_UID_LOST, 1);
+        else
+            users_uncount(table->users, s->user, LIMIT_UID_LOST, 1);
+    }
     s->state = state;
     u32_store_release(&entry_of(table, s->lessee.no)->state, state);
+}
+
+/* --- whose they are --- */
+
+static int count_on_user(session_table *table, session *s)
+{
+    if (table->users == NULL)
+        return 0;
+    s->user = users_find(table->users, s->uid);
+    if (s->user == NULL)
+        return -ENOMEM;
+    users_count_always(table->users, s->user, LIMIT_UID_SESSIONS, 1);
+    lease_set_quota(&s->lessee, &s->user->quota);
+    return 0;
+}
+
+/* A session that another daemon had is lost without its user's doing, and does not count as such. */
+int session_table_count_on(session_table *table, users *accounts)
+{
+    int r = 0;
+
+    table->users = accounts;
+    for (uint32_t no = 1; no < SHM_SESSIONS_MAX && r == 0; no++) {
+        if (session_at(table, no) != NULL)
+            r = count_on_user(table, session_at(table, no));
+    }
+    return r;
+}
+
+enum limit session_forbidden_by(const session_table *table, const user *who)
+{
+    uint64_t reserve = table->users->limits->max[LIMIT_RESERVE];
+
+    if (who->privileged)
+        return LIMITS;
+    if (!users_allows(table->users, who, LIMIT_UID_SESSIONS, 1))
+        return LIMIT_UID_SESSIONS;
+    if (!users_allows(table->users, who, LIMIT_UID_LOST, 1))
+        return LIMIT_UID_LOST;
+    return table->nopen + reserve >= SHM_SESSIONS_MAX - 1 ? LIMIT_RESERVE : LIMITS;
 }
 
 /* A session of that number, which is free: a lessee that holds nothing. NULL: no memory. */
@@ -125,7 +172,10 @@ static session *session_add(session_table *table, session_no no, uint32_t epoch,
     }
     lease_add_lessee(&table->leases, &s->lessee);
     table->nopen++;
-    return s;
+    if (count_on_user(table, s) == 0)
+        return s;
+    session_forget(table, s);
+    return NULL;
 }
 
 void session_forget(session_table *table, session *s)
@@ -134,6 +184,8 @@ void session_forget(session_table *table, session *s)
     if (s->group != NULL)
         s->group->nmembers--;
     lease_remove_lessee(&s->lessee);
+    if (s->user != NULL)
+        users_uncount(table->users, s->user, LIMIT_UID_SESSIONS, 1);
     table->nopen--;
     free(s);
 }
@@ -286,6 +338,8 @@ enum session_group_end session_group_end_step(session_table *table, group *g, un
 
 bool session_end_step(session_table *table, session *s, unsigned budget)
 {
+    session *ended;
+
     if (!s->settled)
         intents_settle(&table->leases, s->lessee.no); /* before its leases: what it was unlinking may lie in its spans */
     s->settled = true;
@@ -296,7 +350,10 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
     s->state = s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED;
     offers_end(&s->lessee.offers);
     leave_group(s);
-    table->ended[table->nended++ % SESSIONS_ENDED_MAX] = *s;
+    ended = &table->ended[table->nended++ % SESSIONS_ENDED_MAX];
+    *ended = *s;
+    ended->user = NULL;
+    ended->lessee.quota = NULL;
     session_forget(table, s);
     return true;
 }

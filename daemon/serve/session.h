@@ -6,7 +6,7 @@
 
 #include <stddef.h>
 
-#include "daemon/heap/lease.h"
+#include "daemon/serve/users.h"
 
 typedef struct session {
     lessee lessee;
@@ -14,6 +14,8 @@ typedef struct session {
     uint32_t flags;
     uint32_t pid;
     uint32_t uid;
+    user *user;              /* the account on which it counts; NULL: the table has none */
+    bool counts_as_lost;     /* there, too: LIMIT_UID_LOST */
     uint64_t nrpcs;
     unsigned nlooks;         /* times that its life lock was looked at since it was lost */
     uint64_t next_search_ns; /* what it offers is not searched for before, at its limit */
@@ -34,6 +36,7 @@ typedef struct session_table {
     session ended[SESSIONS_ENDED_MAX];
     uint64_t nended; /* ever; the last is ended[(nended - 1) % SESSIONS_ENDED_MAX] */
     uint32_t nopen;  /* sessions in the lease table */
+    users *users;    /* NULL: sessions are not counted. Borrowed */
     uint16_t search_from;
 } session_table;
 
@@ -80,6 +83,12 @@ void session_table_init(session_table *table, mheap *heap);
  */
 int session_table_recover(session_table *table, mheap *heap, const char **ret_why) __attribute__((warn_unused_result));
 void session_table_end(session_table *table);
+
+/* Count all sessions on these accounts, and those that are opened from now on. */
+int session_table_count_on(session_table *table, users *accounts) __attribute__((warn_unused_result)); /* 0, -ENOMEM */
+
+/* The limit that keeps this user from another session; LIMITS: none does. */
+enum limit session_forbidden_by(const session_table *table, const user *who);
 
 /*
  * Open a session. 0, SESSION_E_NO_ENTRY, SESSION_E_NO_MEMORY, SESSION_E_NO_RANDOM. The table owns *ret until
