@@ -136,7 +136,7 @@ static int validate_queue(const service *srv, FILE *err)
     return what != NULL ? -EUCLEAN : 0;
 }
 
-int service_validate(const service *srv, FILE *err)
+int service_validate(service *srv, FILE *err)
 {
     static uint32_t ncommitting[SHM_SESSIONS_MAX];
     const char *what_events;

@@ -123,7 +123,7 @@ void service_ask_trim(service *srv);
  * Check heap, sessions and roots, each by its own, and connections and operations against them. 0, -EUCLEAN after
  * printing what differs. Linear in the heap.
  */
-int service_validate(const service *srv, FILE *err) __attribute__((warn_unused_result));
+int service_validate(service *srv, FILE *err) __attribute__((warn_unused_result));
 
 /* Print a line for each operation under way, session, root and adopted object. */
 void service_dump(const service *srv, FILE *out);
