@@ -42,6 +42,7 @@ struct peer_host {
     void (*on_close)(peer *p); /* once a peer: it is about to be closed */
     void (*on_drained)(peer *p); /* nothing is queued for it any more */
     void *data;                /* the handler's */
+    struct operation_rings *operations; /* the handler's, of all peers (operation.h) */
 
     peer *peers;
     uv_pipe_t listener;
