@@ -22,6 +22,7 @@ typedef struct lessee {
     uint64_t limit_pages; /* of what it holds; 0: none */
     uint64_t nheld_pages;
     lease_quota *quota;   /* of its user, where those pages count too; NULL: none. Borrowed */
+    uint64_t checked_pages; /* the same, as counted by a check that is under way (checking.h) */
     spanlist leased;
     page_no offers_at;    /* the span in that list at which lease_take_some_offered() goes on, if l still leases it */
     offers offers;        /* spans of it that may be taken back */
@@ -46,9 +47,9 @@ enum {
 /*
  * After mheap_recover(), and after all groups and all lessees that go on have been added: leased spans and adopted
  * objects are theirs again, and spans that a group owns are its own; a span whose lessee is not there is nobody's, or
- * its group's. 0, -ENOMEM. Linear in the spans.
+ * its group's. Linear in the spans.
  */
-int lease_table_recover(lease_table *table) __attribute__((warn_unused_result));
+void lease_table_recover(lease_table *table);
 
 /* l may lease until it is removed. The caller has set number, epoch, limit and owner, and the rest to 0. */
 void lease_add_lessee(lease_table *table, lessee *l);
@@ -110,7 +111,12 @@ bool lease_end_some(lessee *l, unsigned budget) __attribute__((warn_unused_resul
  */
 bool lease_end_group_some(lease_table *table, group *g, unsigned budget) __attribute__((warn_unused_result));
 
-/* Check lists, lease words, owners and counters. 0, -EUCLEAN after printing what differs. Linear in the spans. */
-int lease_validate(const lease_table *table, FILE *err) __attribute__((warn_unused_result));
+/*
+ * Check lists, lease words, owners and counters, in slices of budget spans (checking.h), after which those of mheap are
+ * not under way: 0, VALIDATE_E_MORE, -EUCLEAN after printing what differs. lease_validate() does it at once.
+ */
+int lease_validate_begin(lease_table *table, FILE *err) __attribute__((warn_unused_result));
+int lease_validate_step(lease_table *table, unsigned budget, FILE *err) __attribute__((warn_unused_result));
+int lease_validate(lease_table *table, FILE *err) __attribute__((warn_unused_result));
 
 #endif

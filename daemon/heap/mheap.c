@@ -334,6 +334,15 @@ static bool mheap_was_used(mheap *heap, page_no first, uint64_t npages)
     return used;
 }
 
+/* For a check that has come beyond the span: spans and pages more, or less (checking.h). */
+static void note_checked(mheap *heap, page_no first, int64_t nspans, int64_t npages)
+{
+    if (span_is_checked(heap->links, first)) {
+        heap->checked.nspans += (uint64_t)nspans;
+        heap->checked.npages += (uint64_t)npages;
+    }
+}
+
 static void note_inuse(mheap *heap, uint64_t npages)
 {
     heap->ntakes++;
@@ -379,6 +388,7 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
 
     note_inuse(heap, npages);
     heap->ninuse_spans++;
+    note_checked(heap, first, 1, (int64_t)npages);
     *ret_span = first;
     *ret_nscavenged = nscavenged;
     return 0;
@@ -401,6 +411,7 @@ void mheap_free_span(mheap *heap, page_no first, bool punched)
     CRASH_POINT(free_span_after_map);
     heap->ninuse_pages -= npages;
     heap->ninuse_spans--;
+    note_checked(heap, first, -1, -(int64_t)npages);
     pagealloc_free_range(heap->pages, first, npages, punched);
 }
 
@@ -421,6 +432,7 @@ void mheap_extend_span(mheap *heap, page_no first, uint64_t npages)
     metabook_note_span(&heap->book, first, span->npages);
     heap->naside_pages[ASIDE_GROWTH] -= npages;
     note_inuse(heap, npages);
+    note_checked(heap, first, 0, (int64_t)npages);
 }
 
 void mheap_shrink_span(mheap *heap, page_no first, uint64_t npages)
@@ -436,6 +448,7 @@ void mheap_shrink_span(mheap *heap, page_no first, uint64_t npages)
         u32_store_release(&heap->map->page_map[first.n + npages + i], 0);
     CRASH_POINT(shrink_after_map);
     heap->ninuse_pages -= gone;
+    note_checked(heap, first, 0, -(int64_t)gone);
     pagealloc_free_range(heap->pages, page_at(first.n + npages), gone, false);
 }
 

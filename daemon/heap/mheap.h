@@ -11,6 +11,7 @@
 #include "daemon/heap/group.h"
 #include "daemon/heap/left.h"
 #include "daemon/heap/metabook.h"
+#include "daemon/heap/pagealloc.h"
 #include "daemon/heap/pagecache.h"
 #include "daemon/heap/pagebits.h"
 #include "daemon/heap/roots.h"
@@ -21,6 +22,16 @@ enum { MHEAP_E_EXHAUSTED = 1 };
 
 /* Pages aside: taken, in no span, while something happens to the memory behind them (mheap_take_aside()). */
 enum mheap_aside { ASIDE_RELEASE, ASIDE_RELEASE_DENSE, ASIDE_AHEAD, ASIDE_GROWTH, ASIDE_UNUSED, ASIDE_KINDS };
+
+/* Of a check that is under way (validate.c): where it is, and what it has counted. */
+typedef struct mheap_checked {
+    unsigned stage;
+    pagealloc_check pages;
+    uint32_t group;   /* the next one of which the lists are looked at; 0: the heap's own */
+    page_no span;     /* the last one; its pages up to the one that links[0] names have been looked at */
+    uint64_t nspans;
+    uint64_t npages;
+} mheap_checked;
 
 typedef struct mheap {
     heapfile *file;
@@ -44,6 +55,7 @@ typedef struct mheap {
     uint64_t naside_pages[ASIDE_KINDS];
     uint64_t ndoubted_pages; /* of the committed ones another daemon has left free: they may have no memory */
     bool distrust_backed; /* free pages that count as having memory may have none: all that is leased is committed */
+    mheap_checked checked;
 } mheap;
 
 /* Set up over an empty heap. limit_bytes 0: none. 0, -ENOMEM. The caller ends it with mheap_end(); file is borrowed. */
@@ -134,8 +146,11 @@ uint64_t mheap_releasing_pages(const mheap *heap);
 
 /*
  * Check page allocator, adoptions, left, metabook, descriptions, lease words, page map, lists and counters against each
- * other (validate.c). 0, -EUCLEAN after printing what differs. Linear in the heap.
+ * other (validate.c), in slices of budget spans, or as much work as these are (checking.h): 0, VALIDATE_E_MORE, -EUCLEAN
+ * after printing what differs. Linear in the heap. mheap_validate() does it at once.
  */
-int mheap_validate(const mheap *heap, FILE *err) __attribute__((warn_unused_result));
+void mheap_validate_begin(mheap *heap);
+int mheap_validate_step(mheap *heap, unsigned budget, FILE *err) __attribute__((warn_unused_result));
+int mheap_validate(mheap *heap, FILE *err) __attribute__((warn_unused_result));
 
 #endif

@@ -42,9 +42,11 @@
 
 #define uthash_fatal(message) abort() /* not reached: HASH_NONFATAL_OOM reports instead */
 #define HASH_NONFATAL_OOM     1
+#define HASH_FUNCTION         HASH_SEEDED /* clients choose the names */
 #include <uthash.h>
 #include <utlist.h>
 
+#include "daemon/heap/seededhash.h"
 #include "shm/crash.h"
 #include "shm/object.h"
 
@@ -570,7 +572,7 @@ static bool entry_is_whole(const roots *r, uint32_t at)
            offset < r->map->arena_bytes && (offset == 0 || place_is_known(r, at, offset));
 }
 
-int roots_validate(const roots *r, FILE *err)
+static int validate_counters(const roots *r, FILE *err)
 {
     uint32_t nset = 0;
     uint32_t nremoved = 0;
@@ -578,16 +580,8 @@ int roots_validate(const roots *r, FILE *err)
     const root_entry *entry;
 
     for (uint32_t at = 0; at < nentries(r); at++) {
-        if (!has_name(r, at))
-            continue;
-        nset += offset_at(r, at) != 0;
-        nremoved += offset_at(r, at) == 0;
-        if (!entry_is_whole(r, at)) {
-            (void)fprintf(err, "roots: entry %u: word 0x%llx, offset 0x%llx\n", at,
-                          (unsigned long long)u64_load_relaxed(&root_at(r, at)->current),
-                          (unsigned long long)offset_at(r, at));
-            return -EUCLEAN;
-        }
+        nset += has_name(r, at) && offset_at(r, at) != 0;
+        nremoved += has_name(r, at) && offset_at(r, at) == 0;
     }
     DL_FOREACH(r->removed, entry)
         nlisted += !is_set(r, number_of(r, entry));
@@ -597,6 +591,28 @@ int roots_validate(const roots *r, FILE *err)
     (void)fprintf(err, "roots: %u set and %u removed, %u places, %u of %u removed listed, %u found by name\n", nset,
                   nremoved, r->nplaces, nlisted, r->nremoved, HASH_COUNT(r->by_name));
     return -EUCLEAN;
+}
+
+int roots_validate_step(const roots *r, uint32_t *at, unsigned budget, FILE *err)
+{
+    for (; *at < nentries(r); (*at)++) {
+        if (budget-- == 0)
+            return VALIDATE_E_MORE;
+        if (has_name(r, *at) && !entry_is_whole(r, *at)) {
+            (void)fprintf(err, "roots: entry %u: word 0x%llx, offset 0x%llx\n", *at,
+                          (unsigned long long)u64_load_relaxed(&root_at(r, *at)->current),
+                          (unsigned long long)offset_at(r, *at));
+            return -EUCLEAN;
+        }
+    }
+    return validate_counters(r, err);
+}
+
+int roots_validate(const roots *r, FILE *err)
+{
+    uint32_t at = 0;
+
+    return roots_validate_step(r, &at, UINT_MAX, err);
 }
 
 void roots_dump(const roots *r, FILE *out)

@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 
+#include "daemon/heap/checking.h"
 #include "shm/layout.h"
 
 typedef struct roots roots;
@@ -91,6 +92,9 @@ int root_name_check(root_name name) __attribute__((warn_unused_result));
 
 /* Check table, hash, places and counters against each other. 0, -EUCLEAN after printing what differs. Linear. */
 int roots_validate(const roots *r, FILE *err) __attribute__((warn_unused_result));
+
+/* The same in slices of budget entries (checking.h), from *at 0 on: also VALIDATE_E_MORE. */
+int roots_validate_step(const roots *r, uint32_t *at, unsigned budget, FILE *err) __attribute__((warn_unused_result));
 
 /* Print a line for each root. */
 void roots_dump(const roots *r, FILE *out);

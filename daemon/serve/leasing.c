@@ -48,7 +48,7 @@ static void rescue(service *srv)
     do
         (void)sweep_some(&srv->sessions.leases, &srv->rescue_pos, RESCUE_SPANS, true, OFFERS_TAKE);
     while (srv->rescue_pos.n != 0 && uv_hrtime() - start < RESCUE_NS);
-    service_ask_trim(srv);
+    service_ask_trim(srv, false);
     now = uv_hrtime();
     srv->next_rescue_ns = now + 10 * (now - start);
 }

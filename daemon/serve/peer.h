@@ -56,7 +56,8 @@ struct peer_host {
     /* The socket is closed next; what is in it must not be closed in the loop. NULL: nothing can be in it. */
     void (*before_close)(void *data, int fd, const user *who);
     void *before_close_data;
-    void *data; /* the handler's */
+    void *data;                /* the handler's */
+    struct operation_rings *operations; /* the handler's, of all peers (operation.h) */
 
     peer *peers;
     peer *silent;

@@ -22,7 +22,7 @@
 
 static uint64_t bytes_of(const service *srv, const group *g)
 {
-    return srv->census.owned[g->no.n].bytes;
+    return srv->stats.census.owned[g->no.n].bytes;
 }
 
 /* Put g among the n that own most, most first. Returns how many there are then. */
@@ -58,8 +58,8 @@ void groups_fill_stats(const service *srv, Goallocd__StatsReply *body)
         stats[i].flags = most[i]->reclaims ? SESSION_RECLAIM : 0;
         stats[i].state = (uint32_t)most[i]->state;
         stats[i].sessions = most[i]->nliving;
-        stats[i].live_objects = srv->census.owned[most[i]->no.n].objects;
-        stats[i].live_bytes = srv->census.owned[most[i]->no.n].bytes;
+        stats[i].live_objects = srv->stats.census.owned[most[i]->no.n].objects;
+        stats[i].live_bytes = srv->stats.census.owned[most[i]->no.n].bytes;
         pointers[i] = &stats[i];
     }
     body->groups = pointers;
@@ -116,23 +116,14 @@ static void reclaimed(operation *op)
     (void)reply_body(op->peer, op->id, GOALLOCD__REPLY__RESULT_RECLAIM, &body);
 }
 
-static void note_waiting(operation *op, void *data)
-{
-    bool *waiting = data;
-
-    *waiting |= op->round == ROUND_RECLAIM;
-}
-
 answer handle_reclaim(client *c, const Goallocd__Request *request)
 {
     service *srv = client_service(c);
-    bool waiting = srv->reclaiming;
     int n;
 
     if (!service_may_control(&c->peer))
         return (answer){ EPERM, "only root and the daemon's user may free what others have left" };
-    operations_each(&srv->peers, OPERATION_WAITING, note_waiting, &waiting);
-    if (waiting)
+    if (srv->reclaiming || operations_first(&srv->peers, OPERATION_WAITING, ROUND_RECLAIM) != NULL)
         return (answer){ EBUSY, "another reclaim is under way" };
     n = want_sessions(srv, request->reclaim);
     if (n < 0)

@@ -20,6 +20,8 @@
 
 #include "daemon/serve/leasing.h"
 
+#define RETURN_SPANS   32u              /* that are returned between two looks at the clock, */
+#define RETURN_NS      UINT64_C(250000) /* and how long a slice of a long ReturnSpans takes */
 #define INSIST_PAGES   16u   /* a refill above the memory limit */
 #define LEASE_LIST_MAX 8192u /* spans named in one reply */
 
@@ -311,50 +313,66 @@ answer handle_free_large(client *c, session *s, const Goallocd__Request *request
 
 /* --- what comes back --- */
 
-/*
- * Large objects that another process may have freed: the sweep may have ended the lease since the client looked, and
- * the pages may be anybody's by now.
- */
-static answer return_large(client *c, session *s, const uint32_t *names, size_t n)
+/* A span that the client has given up. False: it lies, and is disconnected. */
+static bool return_span(client *c, session *s, uint32_t name)
 {
-    service *srv = client_service(c);
+    page_no first;
 
-    for (size_t i = 0; i < n; i++) {
-        page_no first;
-
-        if (names[i] == 0 || names[i] >= srv->heap->map->npages) {
-            peer_violation(&c->peer, "it returns large object %u, which is not in the arena", names[i]);
-            return ANSWER_GIVEN;
-        }
-        if (lease_check(&s->lessee, names[i], &first) != 0)
-            continue; /* the daemon's sweep may have ended the lease */
-        if (!lease_is_large(shm_span_at(srv->heap->map, first))) {
-            peer_violation(&c->peer, "it returns span %u as a large object, which it is not", names[i]);
-            return ANSWER_GIVEN;
-        }
-        if (lease_return(&s->lessee, first) == LEASE_E_NOT_EMPTY)
-            continue; /* the object lives and is the session's, so it stays leased */
+    if (lease_check(&s->lessee, name, &first) != 0) {
+        peer_violation(&c->peer, "it returns span %u, which it does not lease", name);
+        return false;
     }
-    return ANSWER_DONE;
+    if (lease_return(&s->lessee, first) != 0) {
+        peer_violation(&c->peer, "it returns span %u with objects that it owns", name);
+        return false;
+    }
+    return true;
 }
 
+/*
+ * A large object that another process may have freed: the sweep may have ended the lease since the client looked, and
+ * the pages may be anybody's by now. The same.
+ */
+static bool return_large(client *c, session *s, uint32_t name)
+{
+    service *srv = client_service(c);
+    page_no first;
+
+    if (name == 0 || name >= srv->heap->map->npages) {
+        peer_violation(&c->peer, "it returns large object %u, which is not in the arena", name);
+        return false;
+    }
+    if (lease_check(&s->lessee, name, &first) != 0)
+        return true;
+    if (!lease_is_large(shm_span_at(srv->heap->map, first))) {
+        peer_violation(&c->peer, "it returns span %u as a large object, which it is not", name);
+        return false;
+    }
+    return lease_return(&s->lessee, first) >= 0; /* NOT_EMPTY: the object lives and is the session's; it stays leased */
+}
+
+/*
+ * A frame has room for some 20,000 spans, and what a span costs depends on what lives, was left and was adopted in it.
+ * So after a slice the request is PAUSED, and is handled again where it was; who comes first then is others. If the
+ * daemon dies in between, the client finds in the list of leases what was not returned.
+ */
 answer handle_return(client *c, session *s, const Goallocd__Request *request)
 {
     const Goallocd__ReturnSpans *ask = request->return_spans;
+    uint64_t start = uv_hrtime();
+    size_t n = ask->n_spans + ask->n_large;
 
-    for (size_t i = 0; i < ask->n_spans; i++) {
-        page_no first;
-
-        if (lease_check(&s->lessee, ask->spans[i], &first) != 0) {
-            peer_violation(&c->peer, "it returns span %u, which it does not lease", ask->spans[i]);
+    for (size_t i = c->op.ndone; i < n; i++) {
+        if (i > c->op.ndone && (i - c->op.ndone) % RETURN_SPANS == 0 && uv_hrtime() - start > RETURN_NS) {
+            c->op.ndone = i;
+            operation_begin(&c->op, &c->peer, request, OPERATION_PAUSED);
+            service_wake(client_service(c));
             return ANSWER_GIVEN;
         }
-        if (lease_return(&s->lessee, first) != 0) {
-            peer_violation(&c->peer, "it returns span %u with objects that it owns", ask->spans[i]);
+        if (i < ask->n_spans ? !return_span(c, s, ask->spans[i]) : !return_large(c, s, ask->large[i - ask->n_spans]))
             return ANSWER_GIVEN;
-        }
     }
-    return return_large(c, s, ask->large, ask->n_large);
+    return ANSWER_DONE;
 }
 
 answer handle_lease_list(client *c, session *s, const Goallocd__Request *request)

@@ -34,8 +34,7 @@ static Goallocd__AttachReply attached(client *c, const session *s)
     const shm_header *header = client_service(c)->heap->map->header;
     Goallocd__AttachReply body = GOALLOCD__ATTACH_REPLY__INIT;
 
-    c->session = s->lessee.no;
-    c->epoch = s->lessee.epoch;
+    service_note_session(c, s);
     body.protocol = GOALLOC_PROTOCOL;
     body.abi_hash = header->abi_hash;
     body.generation = header->generation;
@@ -504,7 +503,7 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
     client_service(c)->sessions.leases.nyoung = 0;
     if (a.error >= 0)
         reply_answer(p, request->id, a);
-    if (c->op.state == OPERATION_DEFERRED)
+    if (c->op.state == OPERATION_DEFERRED || c->op.state == OPERATION_PAUSED)
         return false;
     operation_answered(&c->op);
     client_service(c)->nrpcs++;

@@ -60,6 +60,7 @@ static void on_close(peer *p)
         log_debug("session %u (pid %u): connection ended", sess->lessee.no.n, sess->pid);
         deaths_lost(client_service(c)->deaths, sess);
     }
+    service_forget_client(c);
     events_unsubscribe(&client_service(c)->events, &c->subscriber);
     operation_close(&c->op);
 }
@@ -226,6 +227,8 @@ static int start(server *s, int listen_fd)
     srv->peers.on_refused = on_refused;
     srv->peers.users = &srv->users;
     srv->peers.data = srv;
+    operation_rings_init(&srv->rings);
+    srv->peers.operations = &srv->rings;
     peer_host_start(&srv->peers);
     return door_open(&s->door, &srv->peers, listen_fd, s->options.refuses_fds);
 }

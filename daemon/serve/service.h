@@ -6,7 +6,6 @@
 
 #include <stdio.h>
 
-#include "daemon/heap/census.h"
 #include "daemon/heap/roots.h"
 #include "daemon/memory/sysmem.h"
 #include "daemon/serve/ahead.h"
@@ -16,6 +15,7 @@
 #include "daemon/serve/operation.h"
 #include "daemon/serve/reply.h"
 #include "daemon/serve/session.h"
+#include "daemon/serve/stats.h"
 
 /* The server has one and sets it up; all of it is the loop's thread's. */
 typedef struct service {
@@ -38,7 +38,7 @@ typedef struct service {
     void *on_drop_data;
     uint64_t nrpcs;
     uint64_t started_ms;
-    census census;                           /* of ROUND_STATS */
+    stats_sums stats;                        /* of ROUND_STATS */
     bool reclaiming;                         /* a ROUND_RECLAIM is under way, whether its peer is there or not */
     bool tell_census;                        /* objects are to be counted for the log, after a takeover */
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
@@ -51,7 +51,11 @@ typedef struct service {
     queue queue;         /* requests that wait for something to come free */
     uv_idle_t turns;     /* runs while one of them may be able to go on */
     uint64_t ntries;     /* requests handled, those that were deferred and came back again */
+    uint32_t ask_at;      /* the next session that is asked to give back what is idle; 0: none */
+    uint64_t next_ask_ns; /* not before, unless somebody has asked for it by name (Trim) */
+    operation_rings rings;
     peer_host peers;
+    struct client *clients[SHM_SESSIONS_MAX]; /* the connection of a session; NULL: it has none */
 } service;
 
 /* Who is at the other end of a connection, and what it has under way. */
@@ -125,6 +129,12 @@ typedef struct session_claim {
  */
 answer service_find_session(const service *srv, const session_claim *claim, session **ret);
 
+/* The client's session is this one from now on. */
+void service_note_session(client *c, const session *s);
+
+/* The connection of the client ends. */
+void service_forget_client(const client *c);
+
 /* Close the connection that still has this session: its process has come back with another one, or has died. */
 void service_drop_client(service *srv, const session *s);
 
@@ -134,16 +144,13 @@ bool service_may_control(const peer *p);
 /* A limit refuses the client something, of which it asks for n: the answer, after it is counted and said in the log. */
 answer service_refuse(client *c, enum limit which, uint64_t n);
 
-/* Ask all sessions to give back what is idle. */
-void service_ask_trim(service *srv);
-
 /*
- * Check heap, sessions and roots, each by its own, and connections and operations against them. 0, -EUCLEAN after
- * printing what differs. Linear in the heap.
+ * Ask all sessions to give back what is idle: some at once, the others from the loop, by service_ask_some(). Unless it is
+ * forced, nobody is asked who was asked within the last 10 ms, since it empties the caches of every thread.
  */
-int service_validate(const service *srv, FILE *err) __attribute__((warn_unused_result));
+void service_ask_trim(service *srv, bool forced);
 
-/* Print a line for each operation under way, session, root and adopted object. */
-void service_dump(const service *srv, FILE *out);
+/* Ask the next ones. True: all have been asked. */
+bool service_ask_some(service *srv);
 
 #endif

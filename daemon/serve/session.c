@@ -26,6 +26,7 @@
 #include "daemon/serve/session.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,6 +105,8 @@ void session_set_state(session_table *table, session *s, enum shm_session_state 
         else
             users_uncount(table->users, s->user, LIMIT_UID_LOST, 1);
     }
+    table->nending += state == SHM_SESSION_ENDING;
+    table->nending -= s->state == SHM_SESSION_ENDING;
     s->state = state;
     u32_store_release(&entry_of(table, s->lessee.no)->state, state);
 }
@@ -301,8 +304,8 @@ int session_table_recover(session_table *table, mheap *heap, const char **ret_wh
     if (r == -EUCLEAN)
         *ret_why = "the table of sessions or groups is damaged";
     if (r == 0)
-        r = lease_table_recover(&table->leases);
-    if (r < 0)
+        lease_table_recover(&table->leases);
+    else
         session_table_end(table);
     return r;
 }
@@ -347,11 +350,11 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
         return false;
     if (table->nended >= SESSIONS_ENDED_MAX)
         left_forget_owner(table->leases.heap->left, table->ended[table->nended % SESSIONS_ENDED_MAX].lessee.left);
-    s->state = s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED;
     offers_end(&s->lessee.offers);
     leave_group(s);
     ended = &table->ended[table->nended++ % SESSIONS_ENDED_MAX];
     *ended = *s;
+    ended->state = s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED;
     ended->user = NULL;
     ended->lessee.quota = NULL;
     session_forget(table, s);
@@ -402,26 +405,45 @@ static int validate_groups(const session_table *table, FILE *err)
     return 0;
 }
 
-int session_table_validate(const session_table *table, FILE *err)
+static int validate_entries(const session_table *table, FILE *err)
 {
     uint32_t nentries = u32_load_relaxed(&table->leases.heap->map->header->nsession_entries);
     uint32_t nopen = 0;
+    uint32_t nending = 0;
 
     for (uint32_t no = 1; no < SHM_SESSIONS_MAX; no++) {
         nopen += session_at(table, no) != NULL;
+        nending += session_at(table, no) != NULL && session_at(table, no)->state == SHM_SESSION_ENDING;
         /* Entries that were never used are not looked at: reading them would give the table memory. */
         if (no < nentries ? !entry_agrees(table, no) : session_at(table, no) != NULL) {
             (void)fprintf(err, "session: entry %u of %u differs from its session\n", no, nentries);
             return -EUCLEAN;
         }
     }
-    if (nopen != table->nopen) {
-        (void)fprintf(err, "session: %u there, %u noted\n", nopen, table->nopen);
+    if (nopen == table->nopen && nending == table->nending)
+        return 0;
+    (void)fprintf(err, "session: %u there, %u of them ending; noted %u and %u\n", nopen, nending, table->nopen,
+                  table->nending);
+    return -EUCLEAN;
+}
+
+int session_table_validate_begin(session_table *table, FILE *err)
+{
+    if (validate_entries(table, err) < 0 || validate_groups(table, err) < 0)
         return -EUCLEAN;
-    }
-    if (validate_groups(table, err) < 0)
-        return -EUCLEAN;
-    return lease_validate(&table->leases, err);
+    return lease_validate_begin(&table->leases, err);
+}
+
+int session_table_validate_step(session_table *table, unsigned budget, FILE *err)
+{
+    return lease_validate_step(&table->leases, budget, err);
+}
+
+int session_table_validate(session_table *table, FILE *err)
+{
+    int r = session_table_validate_begin(table, err);
+
+    return r < 0 ? r : session_table_validate_step(table, UINT_MAX, err);
 }
 
 void session_table_dump(const session_table *table, FILE *out)

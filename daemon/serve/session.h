@@ -37,6 +37,7 @@ typedef struct session_table {
     uint64_t nended; /* ever; the last is ended[(nended - 1) % SESSIONS_ENDED_MAX] */
     uint32_t nopen;  /* sessions in the lease table */
     users *users;    /* NULL: sessions are not counted. Borrowed */
+    uint32_t nending; /* of them, ENDING */
     uint16_t search_from;
 } session_table;
 
@@ -120,10 +121,12 @@ enum session_group_end session_group_end_step(session_table *table, group *g, un
 bool session_end_step(session_table *table, session *s, unsigned budget) __attribute__((warn_unused_result));
 
 /*
- * Check the table in spans, the sessions, and by lease_validate() what they hold. 0, -EUCLEAN after printing what
- * differs. Linear in sessions and spans.
+ * Check the table in spans and the sessions, at once; then, in slices, what they hold, as lease_validate_step(). 0,
+ * VALIDATE_E_MORE, -EUCLEAN after printing what differs. session_table_validate() does it at once.
  */
-int session_table_validate(const session_table *table, FILE *err) __attribute__((warn_unused_result));
+int session_table_validate_begin(session_table *table, FILE *err) __attribute__((warn_unused_result));
+int session_table_validate_step(session_table *table, unsigned budget, FILE *err) __attribute__((warn_unused_result));
+int session_table_validate(session_table *table, FILE *err) __attribute__((warn_unused_result));
 
 /* Print a line for each session. */
 void session_table_dump(const session_table *table, FILE *out);

@@ -87,7 +87,7 @@ static int world_teardown(void **state)
 
 enum validator { HEAP, ADOPT, ROOTS, SESSIONS };
 
-static int validate(const world *w, enum validator which)
+static int validate(world *w, enum validator which)
 {
     switch (which) {
     case HEAP:
@@ -102,7 +102,7 @@ static int validate(const world *w, enum validator which)
 }
 
 /* With a bit of the byte at p changed, the validator notices. */
-static void assert_noticed(const world *w, enum validator which, void *p, const char *what)
+static void assert_noticed(world *w, enum validator which, void *p, const char *what)
 {
     for (int pass = 0; pass < 2; pass++) {
         int r = validate(w, which);
