@@ -150,9 +150,14 @@ static void set_free_limit(adopt_table *table, uint64_t nadopted)
     u64_store_release(&table->map->header->free_limit, nadopted == 0 ? table->map->arena_bytes : 0);
 }
 
+static uint32_t bucket_at(uint64_t offset)
+{
+    return hash_word(offset) % BUCKETS;
+}
+
 static uint32_t *bucket_of(adopt_table *table, uint64_t offset)
 {
-    return &table->buckets[hash_word(offset) % BUCKETS];
+    return &table->buckets[bucket_at(offset)];
 }
 
 static adoption *adoption_find(adopt_table *table, uint64_t offset)
@@ -403,6 +408,15 @@ uint32_t adopt_count_span(const adopt_table *table, page_no first)
     uint32_t n = 0;
 
     for (uint32_t at = table->heads[first.n]; at != 0; at = table->all[at].next_of_span)
+        n++;
+    return n;
+}
+
+uint32_t adopt_look_steps(const adopt_table *table, uint64_t offset)
+{
+    uint32_t n = 0;
+
+    for (uint32_t at = table->buckets[bucket_at(offset)]; at != 0; at = table->all[at].in_bucket)
         n++;
     return n;
 }

@@ -63,6 +63,9 @@ bool adopt_pop(adopt_table *table, owner_no owner, object_ref *ret, bool *ret_li
 uint32_t adopt_count(const adopt_table *table);
 uint32_t adopt_count_span(const adopt_table *table, page_no first);
 
+/* Adoptions that a look for the object at offset goes over, for tests. */
+uint32_t adopt_look_steps(const adopt_table *table, uint64_t offset);
+
 /*
  * Check lists, entries and counters against each other, in slices of budget entries (checking.h): 0, VALIDATE_E_MORE,
  * -EUCLEAN after printing what differs. adopt_validate() does it at once.

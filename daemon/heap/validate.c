@@ -17,7 +17,8 @@
 #include <errno.h>
 #include <limits.h>
 
-#define PAGES_A_SPAN 64u /* pages, adoptions or lists that are as much work as a span */
+#define PAGES_A_SPAN  64u /* pages or adoptions that are as much work as a span */
+#define SPANS_A_GROUP 16u /* that are as much work as the lists of a group */
 
 enum { STAGE_PAGES, STAGE_ADOPTED, STAGE_LEFT, STAGE_TABLES, STAGE_LISTS, STAGE_SPANS, STAGE_COUNTS, STAGE_DONE };
 
@@ -161,9 +162,9 @@ static int go_over_lists(mheap *heap, bool compare, unsigned budget, FILE *err)
 
         if (central == NULL)
             continue;
-        if (budget < PAGES_A_SPAN / 4)
+        if (budget == 0)
             return VALIDATE_E_MORE;
-        budget -= PAGES_A_SPAN / 4;
+        budget -= budget < SPANS_A_GROUP ? budget : SPANS_A_GROUP;
         if (compare && validate_sets(central, heap->checked.group, err) < 0)
             return -EUCLEAN;
         for (size_t c = 0; c < SPAN_CLASS_COUNT * 4 && !compare; c++)

@@ -25,9 +25,10 @@
  *     ROUND_CHECK      Check             all tables are recounted
  *
  * What rounds cost is bounded whoever asks and how often. Counts and checks take a tenth of a CPU: after one, the next of
- * its kind begins when nine times as long has passed, less what has been saved up in the last 100 ms, so that who asks
- * now and then does not wait. A sweep is begun once a second, since it empties the caches of all threads of all
- * processes.
+ * its kind begins when nine times as long has passed. What has been saved up in the last 2 s may be used at once, so
+ * that who asks now and then does not wait; and nobody waits for more than 2 s in between, so that no request times out,
+ * which makes it more than a tenth if a count takes more than 0.2 s (some 10 GiB of small objects). A sweep is begun once
+ * a second, since it empties the caches of all threads of all processes.
  */
 #include "daemon/serve/rounds.h"
 
@@ -40,7 +41,8 @@
 #define STEP_CHECK 64u
 
 #define COST_FACTOR    10u /* of ten parts of the time a round takes one */
-#define SAVED_NS       UINT64_C(100000000)
+#define SAVED_NS       UINT64_C(2000000000)
+#define PAUSE_NS_MAX   UINT64_C(2000000000) /* a client's request must not time out behind others */
 #define SWEEP_EVERY_NS UINT64_C(1000000000)
 
 /* --- sessions that end --- */
@@ -242,6 +244,8 @@ static void set_pause(round_state *state, enum round round, uint64_t now)
     if (state->not_before_ns + SAVED_NS < now)
         state->not_before_ns = now - SAVED_NS;
     state->not_before_ns += state->worked_ns * COST_FACTOR;
+    if (state->not_before_ns > now + PAUSE_NS_MAX)
+        state->not_before_ns = now + PAUSE_NS_MAX;
 }
 
 /* A slice of a round. False: it has nothing to do now; *earliest_ns may fall to when it will have. */

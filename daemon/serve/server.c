@@ -21,6 +21,7 @@
 #include "daemon/log.h"
 #include "daemon/notify.h"
 #include "daemon/serve/requests.h"
+#include "daemon/serve/unmap.h"
 #include "shm/crash.h"
 
 #define REPLACE_AGAIN_MS 2000
@@ -155,6 +156,7 @@ static void stop(server *s, const char *why, bool keep)
     notice.result_case = GOALLOCD__REPLY__RESULT_SHUTDOWN_NOTICE;
     notice.shutdown_notice = &body;
     door_shut(&s->door);
+    unmap_stop();
     peer_host_stop(&srv->peers, &notice);
     deaths_stop(&s->deaths);
     loopcpu_stop(&srv->loopcpu);
@@ -214,6 +216,7 @@ static int start(server *s, int listen_fd)
         deaths_look(&s->deaths);
         service_wake(srv);
     }
+    unmap_start(&srv->loop);
     srv->commits.loop = &srv->loop;
     srv->commits.file = srv->heap->file;
     scavenge_start(&srv->scav, &srv->loop, srv->heap, s->options.scavtrace, srv->eager_commit, on_released, s);
