@@ -210,37 +210,28 @@ static bool keeps_on_stop(const options *o)
     return o->on_stop == ON_STOP_DEFAULT ? somebody : o->on_stop == ON_STOP_KEEP;
 }
 
-int main(int argc, char **argv)
+/* 0, or -errno: logged. */
+static int run(const options *o)
 {
     static server srv;
-    options o;
     listen_place place;
     heapfile file;
     mheap heap;
     home h = { .keeper = { .fd = -1 }, .file = &file };
-    int r;
+    int r = listen_open(&place, o->socket_path);
 
-    options_parse(&o, argc, argv);
-    log_set_level(o.log_level);
-    if (!are_system_pages_small())
-        return EXIT_FAILURE;
-    (void)signal(SIGPIPE, SIG_IGN);
-    (void)signal(SIGHUP, SIG_IGN); /* a terminal that is closed is no reason to end */
-    raise_descriptor_limit();
-
-    r = listen_open(&place, o.socket_path);
     if (r < 0)
-        return EXIT_FAILURE;
-    r = settle(&o, &h, &file, &heap);
+        return r;
+    r = settle(o, &h, &file, &heap);
     if (r < 0)
         goto out;
-    u32_store_relaxed(&file.huge.never, !o.huge_pages);
+    u32_store_relaxed(&file.huge.never, !o->huge_pages);
     r = server_run(&srv, place.fd, &heap,
-                   &(server_options){ .eager_commit = o.eager_commit,
-                                      .scavtrace = o.scavtrace,
+                   &(server_options){ .eager_commit = o->eager_commit,
+                                      .scavtrace = o->scavtrace,
                                       .recovered = h.recovered,
-                                      .socket_path = o.socket_path,
-                                      .keep_on_stop = keeps_on_stop(&o),
+                                      .socket_path = o->socket_path,
+                                      .keep_on_stop = keeps_on_stop(o),
                                       .is_held = is_held,
                                       .watched_fd = h.keeper.fd,
                                       .on_death = replace_keeper,
@@ -256,5 +247,25 @@ out:
     }
     keeper_leave(&h.keeper);
     listen_close(&place);
+    return r;
+}
+
+int main(int argc, char **argv)
+{
+    options o;
+    int r;
+
+    options_parse(&o, argc, argv);
+    log_set_level(o.log_level);
+    (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGHUP, SIG_IGN); /* a terminal that is closed is no reason to end */
+    r = log_open(NULL);
+    if (r < 0) {
+        log_error("the log has no thread: %s", strerror(-r));
+        return EXIT_FAILURE;
+    }
+    raise_descriptor_limit();
+    r = are_system_pages_small() ? run(&o) : -EINVAL;
+    log_close();
     return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -42,6 +42,7 @@
 #define QUEUED_BYTES_MAX (256 * KIB)
 #define RESERVE_FDS      16
 #define LATE_MAX         8u
+#define NOBODY_UID       UINT32_MAX /* a line of the log: it is not known who has caused it */
 
 static void peer_process(peer *p);
 
@@ -91,7 +92,7 @@ void peer_violation(peer *p, const char *format, ...)
     va_start(args, format);
     (void)vsnprintf(why, sizeof(why), format, args);
     va_end(args);
-    log_warn("client pid %u disconnected: %s", p->pid, why);
+    log_client_warn(p->uid, "client pid %u disconnected: %s", p->pid, why);
     peer_close(p);
 }
 
@@ -327,7 +328,7 @@ static void peer_note_late(peer *p)
     p->late = true;
     host->nlate++;
     if (host->nlate == 1)
-        log_warn("few descriptors are left: no more sessions");
+        log_client_warn(p->uid, "few descriptors are left: no more sessions");
     for (peer *old = host->peers; host->nlate > LATE_MAX; old = old->next) {
         if (old->late) {
             peer_close(old);
@@ -353,7 +354,7 @@ static void refuse(peer_host *host)
     host->refuse_again = host->refusing;
     if (host->refusing)
         return;
-    log_warn("no memory for a connection");
+    log_client_warn(NOBODY_UID, "no memory for a connection");
     (void)uv_pipe_init(host->loop, &host->refused, 0);
     host->refused.data = host;
     host->refusing = true;
@@ -370,7 +371,7 @@ static void peer_on_connection(uv_stream_t *listener, int status)
     peer *p;
 
     if (status < 0) {
-        log_warn("accept: %s", uv_strerror(status));
+        log_client_warn(NOBODY_UID, "accept: %s", uv_strerror(status));
         return;
     }
     p = calloc(1, host->peer_bytes);

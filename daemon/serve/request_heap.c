@@ -188,17 +188,28 @@ answer handle_heap_map(client *c, const Goallocd__Request *request)
     return reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_HEAP_MAP, &body);
 }
 
+static void dump(const service *srv)
+{
+    FILE *log = log_stream(LOG_LEVEL_ERROR);
+
+    if (log == NULL)
+        return;
+    service_dump(srv, log);
+    (void)fclose(log);
+}
+
 answer handle_check(client *c, const Goallocd__Request *request)
 {
     Goallocd__CheckReply body = GOALLOCD__CHECK_REPLY__INIT;
     char text[1024] = "";
     FILE *out = fmemopen(text, sizeof(text), "w");
 
-    body.whole = service_validate(client_service(c), out != NULL ? out : stderr) == 0;
-    if (out != NULL)
-        (void)fclose(out);
+    if (out == NULL)
+        return (answer){ ENOMEM, "the daemon has no memory for that" };
+    body.whole = service_validate(client_service(c), out) == 0;
+    (void)fclose(out);
     if (!body.whole)
-        service_dump(client_service(c), stderr);
+        dump(client_service(c));
     text[sizeof(text) - 1] = '\0';
     body.text = text;
     return reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_CHECK, &body);
