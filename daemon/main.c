@@ -229,6 +229,7 @@ static int run(const options *o)
     r = server_run(&srv, place.fd, &heap,
                    &(server_options){ .eager_commit = o->eager_commit,
                                       .scavtrace = o->scavtrace,
+                                      .access = &o->access,
                                       .recovered = h.recovered,
                                       .socket_path = o->socket_path,
                                       .keep_on_stop = keeps_on_stop(o),

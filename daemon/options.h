@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/access.h"
 #include "daemon/log.h"
 
 /* What becomes of the heap when the daemon is stopped. */
@@ -28,6 +29,8 @@ typedef struct options {
     const char *state_dir; /* NULL: none */
     enum on_stop on_stop;
     enum log_level log_level;
+    access_policy access;
+    bool has_control_group; /* it was said which one, or none */
 } options;
 
 /*

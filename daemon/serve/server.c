@@ -57,7 +57,7 @@ static void on_close(peer *p)
     session *sess = client_session(c);
 
     if (sess != NULL && !client_service(c)->stopping) {
-        log_debug("session %u (pid %u): connection ended", sess->lessee.no.n, sess->pid);
+        log_client_debug(sess->uid, "session %u (pid %u): connection ended", sess->lessee.no.n, sess->pid);
         deaths_lost(client_service(c)->deaths, sess);
     }
     events_unsubscribe(&client_service(c)->events, &c->subscriber);
@@ -291,6 +291,7 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
 
     srv->heap = heap;
     srv->eager_commit = options->eager_commit;
+    srv->access = options->access;
     srv->started_ms = uv_hrtime() / 1000000;
     s->options = *options;
     r = set_up(srv, options->recovered);
