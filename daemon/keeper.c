@@ -13,6 +13,8 @@
  * It serves every daemon that connects, and goallocctl keeper, which looks or says "bye" (client/ctl/keeper.c). That
  * only one does is the work of the lock on the socket's path (listen.c).
  *
+ * The keeper gives up its privileges (privileges.c): its filter has the calls of that conversation and no more.
+ *
  * The keeper serves only its own user and root (SO_PEERCRED), and the daemon takes descriptors only from its own user.
  * It checks what they hold all the same, as it does with systemd's: heapfile_open(), mheap_recover().
  */
@@ -34,6 +36,7 @@
 #include <unistd.h>
 
 #include "daemon/log.h"
+#include "daemon/privileges.h"
 #include "proto/fdpass.h"
 #include "proto/keeper.h"
 
@@ -117,6 +120,7 @@ __attribute__((noreturn)) static void keep(const char *path, int fds[HEAPFILE_NF
 
     if (stat(path, &mine) < 0)
         _exit(EXIT_FAILURE);
+    (void)(privileges_confine(PRIVILEGES_KEEPER) < 0); /* a keeper with privileges is better than none */
     polls[0].fd = fds[HEAPFILE_NFDS];
     for (;;) {
         int ready = poll(polls, n, LOOK_MS);

@@ -2,7 +2,8 @@
  * main: puts the daemon together: options, then the socket's place, whose owner alone may touch the heap, then the heap
  * that another daemon has left with systemd (fdstore.c) or with a keeper (keeper.c), else a new one, then the server. A
  * heap that can't be trusted is refused, and dropped only on request; one that was dropped already (shm/handover.c) is
- * let go. Exit status 0 after a clean stop, 1 if it could not serve, 2 for a wrong command line.
+ * let go. Exit status 0 after a clean stop, 1 if it could not serve, 2 for a wrong command line. Before it serves, the
+ * daemon gives up all privileges that it does not need (privileges.c).
  *
  * A heap that is dropped is marked first, then its keeper and systemd let it go: the server does the former (stop()),
  * or let_go() for a heap that is not served; main does the latter. So whoever has it mapped is told before it is gone.
@@ -20,6 +21,7 @@
 #include "daemon/log.h"
 #include "daemon/notify.h"
 #include "daemon/options.h"
+#include "daemon/privileges.h"
 #include "daemon/serve/server.h"
 #include "shm/crash.h"
 #include "shm/handover.h"
@@ -210,6 +212,15 @@ static bool keeps_on_stop(const options *o)
     return o->on_stop == ON_STOP_DEFAULT ? somebody : o->on_stop == ON_STOP_KEEP;
 }
 
+/* The daemon has its socket and its heap: from here on it needs little. */
+static void confine(void)
+{
+    int r = privileges_confine(PRIVILEGES_DAEMON);
+
+    if (r < 0)
+        log_warn("the daemon keeps privileges, or has no filter of system calls: %s", strerror(-r));
+}
+
 /* 0, or -errno: logged. */
 static int run(const options *o)
 {
@@ -226,6 +237,7 @@ static int run(const options *o)
     if (r < 0)
         goto out;
     u32_store_relaxed(&file.huge.never, !o->huge_pages);
+    confine();
     r = server_run(&srv, place.fd, &heap,
                    &(server_options){ .eager_commit = o->eager_commit,
                                       .scavtrace = o->scavtrace,
@@ -260,11 +272,12 @@ int main(int argc, char **argv)
     log_set_level(o.log_level);
     (void)signal(SIGPIPE, SIG_IGN);
     (void)signal(SIGHUP, SIG_IGN); /* a terminal that is closed is no reason to end */
-    r = log_open(NULL);
+    r = log_open(privileges_drop_capabilities);
     if (r < 0) {
         log_error("the log has no thread: %s", strerror(-r));
         return EXIT_FAILURE;
     }
+    privileges_prepare(o.filter);
     raise_descriptor_limit();
     r = are_system_pages_small() ? run(&o) : -EINVAL;
     log_close();

@@ -57,6 +57,8 @@ enum {
     OPTION_ALLOW_READ_GID,
     OPTION_CONTROL_GROUP,
     OPTION_ROOT_OWNER,
+    OPTION_NO_SECCOMP,
+    OPTION_SECCOMP_KILL,
 };
 
 static const struct argp_option option_table[] = {
@@ -100,6 +102,9 @@ static const struct argp_option option_table[] = {
       1 },
     { "root-owner", OPTION_ROOT_OWNER, NULL, 0,
       "A root is set and removed by the user alone who has made it, and by who may control; others get it", 1 },
+    { "no-seccomp", OPTION_NO_SECCOMP, NULL, 0, "No filter of system calls, for debuggers and sanitizers", 1 },
+    { "seccomp-kill", OPTION_SECCOMP_KILL, NULL, 0,
+      "A system call that the filter does not know kills goallocd, instead of failing with ENOSYS: for tests", 1 },
     { 0 },
 };
 
@@ -171,6 +176,12 @@ static error_t parse_access(int key, char *arg, struct argp_state *state)
         return 0;
     case OPTION_ROOT_OWNER:
         o->access.root_owner = true;
+        return 0;
+    case OPTION_NO_SECCOMP:
+        o->filter = PRIVILEGES_NO_FILTER;
+        return 0;
+    case OPTION_SECCOMP_KILL:
+        o->filter = PRIVILEGES_FILTER_KILL;
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -259,6 +270,7 @@ void options_parse(options *ret, int argc, char **argv)
         .eager_commit = true,
         .huge_pages = true,
         .log_level = LOG_LEVEL_INFO,
+        .filter = PRIVILEGES_FILTER_DEFAULT,
     };
     argp_err_exit_status = 2;
     (void)argp_parse(&argp, argc, argv, 0, NULL, ret);

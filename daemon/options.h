@@ -9,6 +9,7 @@
 
 #include "daemon/access.h"
 #include "daemon/log.h"
+#include "daemon/privileges.h"
 
 /* What becomes of the heap when the daemon is stopped. */
 enum on_stop {
@@ -31,6 +32,7 @@ typedef struct options {
     enum log_level log_level;
     access_policy access;
     bool has_control_group; /* it was said which one, or none */
+    enum privileges_filter filter;
 } options;
 
 /*
