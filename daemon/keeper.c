@@ -112,6 +112,18 @@ static int accept_daemon(int listener, bool has_room, const int fds[HEAPFILE_NFD
     return fd;
 }
 
+/* It removes its socket at the end. A keeper with privileges is better than none. */
+static void confine(const char *path)
+{
+    struct sockaddr_un dir;
+    const char *slash = strrchr(path, '/');
+    size_t len = slash == NULL || slash == path ? 1 : (size_t)(slash - path);
+
+    memcpy(dir.sun_path, slash == NULL ? "." : path, len);
+    dir.sun_path[len] = '\0';
+    (void)(privileges_confine(PRIVILEGES_KEEPER, (const char *const[]){ dir.sun_path, NULL }) < 0);
+}
+
 __attribute__((noreturn)) static void keep(const char *path, int fds[HEAPFILE_NFDS + 1])
 {
     struct pollfd polls[1 + PEERS_MAX] = { { .events = POLLIN } };
@@ -120,7 +132,7 @@ __attribute__((noreturn)) static void keep(const char *path, int fds[HEAPFILE_NF
 
     if (stat(path, &mine) < 0)
         _exit(EXIT_FAILURE);
-    (void)(privileges_confine(PRIVILEGES_KEEPER) < 0); /* a keeper with privileges is better than none */
+    confine(path);
     polls[0].fd = fds[HEAPFILE_NFDS];
     for (;;) {
         int ready = poll(polls, n, LOOK_MS);

@@ -9,7 +9,9 @@
  * or let_go() for a heap that is not served; main does the latter. So whoever has it mapped is told before it is gone.
  */
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -213,10 +215,16 @@ static bool keeps_on_stop(const options *o)
 }
 
 /* The daemon has its socket and its heap: from here on it needs little. */
-static void confine(void)
+static void confine(const options *o)
 {
-    int r = privileges_confine(PRIVILEGES_DAEMON);
+    char dir[PATH_MAX] = ".";
+    const char *slash = strrchr(o->socket_path, '/');
+    const char *const dirs[] = { dir, o->state_dir, NULL };
+    int r;
 
+    if (slash != NULL) /* the path fits into a socket's address */
+        (void)snprintf(dir, sizeof(dir), "%.*s", (int)(slash - o->socket_path) + 1, o->socket_path);
+    r = privileges_confine(PRIVILEGES_DAEMON, dirs);
     if (r < 0)
         log_warn("the daemon keeps privileges, or has no filter of system calls: %s", strerror(-r));
 }
@@ -237,7 +245,7 @@ static int run(const options *o)
     if (r < 0)
         goto out;
     u32_store_relaxed(&file.huge.never, !o->huge_pages);
-    confine();
+    confine(o);
     r = server_run(&srv, place.fd, &heap,
                    &(server_options){ .eager_commit = o->eager_commit,
                                       .scavtrace = o->scavtrace,
@@ -272,7 +280,7 @@ int main(int argc, char **argv)
     log_set_level(o.log_level);
     (void)signal(SIGPIPE, SIG_IGN);
     (void)signal(SIGHUP, SIG_IGN); /* a terminal that is closed is no reason to end */
-    r = log_open(privileges_drop_capabilities);
+    r = log_open(privileges_confine_thread);
     if (r < 0) {
         log_error("the log has no thread: %s", strerror(-r));
         return EXIT_FAILURE;

@@ -1,5 +1,5 @@
 /*
- * Privileges: no_new_privs, no capabilities, and a seccomp filter for each kind of process.
+ * Privileges: no_new_privs, no capabilities, no files to write, and a seccomp filter for each kind of process.
  *
  * Called by main (the daemon, once it has its socket and its heap), by the keeper and by the helper that punches holes
  * (each when it has what it needs). A daemon that a client has got hold of can do less with it: no other program, no
@@ -7,7 +7,8 @@
  * too; this is for a daemon without systemd, and both together.
  *
  *   privileges_prepare()  libseccomp makes three BPF programs, in memory of this file
- *   privileges_confine()  no_new_privs, capabilities, then one of the programs: system calls alone, no memory, no lock
+ *   privileges_confine()  no_new_privs, capabilities, Landlock, one of the programs: system calls alone, no memory, no
+ *                         lock
  *
  * Of what a daemon that runs as root does, nothing takes a capability: the memfds that it reopens by /proc/self/fd (mode
  * 0600) are its own user's, CPUs are those of its own thread, /proc and cgroup files are readable by all. What it has
@@ -24,7 +25,9 @@
  * The lists were made from what the whole test suite calls (it runs with PRIVILEGES_FILTER_KILL, so a call that is
  * missing fails a test), and from what the C library falls back to. Calls whose arguments say what they are for are
  * allowed with these alone: sockets of AF_UNIX, memory that is not executable, threads and forks without namespaces,
- * files opened for reading.
+ * files that are there. A filter can't see which files these are: Landlock refuses to write, make and remove any but
+ * sockets in the directories where they are. The heap's own files are not in any directory, and are reopened as before.
+ * A kernel before 5.13 has no Landlock.
  */
 #include "daemon/privileges.h"
 
@@ -32,6 +35,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
+#include <linux/landlock.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <seccomp.h>
@@ -47,6 +51,12 @@
 #include "daemon/log.h"
 
 #define PROGRAM_MAX 1024u
+#define MAKES_FILE  (O_CREAT | O_TRUNC | (O_TMPFILE & ~O_DIRECTORY))
+
+#ifndef LANDLOCK_ACCESS_FS_TRUNCATE
+#define LANDLOCK_ACCESS_FS_TRUNCATE (1ULL << 14)
+#endif
+#define LANDLOCK_ABI_TRUNCATE 3
 
 /* Calls whatever their arguments are. A name that this libseccomp, or this machine, does not know is passed over. */
 static const char *const common_calls[] = {
@@ -70,7 +80,8 @@ static const char *const daemon_calls[] = {
     "mremap", "sched_getaffinity", "sched_setaffinity", "getcpu", "set_tid_address", "sigaltstack", "wait4", "waitid",
     "setsid", "pidfd_open", "pidfd_send_signal", "fork", "vfork", "membarrier", "prlimit64", "getrlimit",
     "sysinfo", "uname", "getuid", "getgid", "getegid", "capget", "capset", "sched_getparam", "sched_getscheduler",
-    "prctl", "seccomp", "arch_prctl", "get_robust_list", "rt_sigpending", "rt_sigtimedwait", "mincore",
+    "prctl", "seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "arch_prctl",
+    "get_robust_list", "rt_sigpending", "rt_sigtimedwait", "mincore",
 };
 
 static const char *const keeper_calls[] = {
@@ -148,8 +159,8 @@ static int allow_parts(scmp_filter_ctx ctx)
         { "mmap2", SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0) },
         { "mprotect", SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0) },
         { "clone", SCMP_A0(SCMP_CMP_MASKED_EQ, namespaces, 0) },
-        { "open", SCMP_A1(SCMP_CMP_MASKED_EQ, O_ACCMODE | O_CREAT | O_TRUNC, 0) },
-        { "openat", SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE | O_CREAT | O_TRUNC, 0) },
+        { "open", SCMP_A1(SCMP_CMP_MASKED_EQ, MAKES_FILE, 0) },
+        { "openat", SCMP_A2(SCMP_CMP_MASKED_EQ, MAKES_FILE, 0) },
         { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONBIO) },
         { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIOCLEX) },
         { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONCLEX) },
@@ -262,9 +273,62 @@ static int drop_capabilities(void)
     return syscall(SYS_capset, &header, data) < 0 ? -errno : 0;
 }
 
-void privileges_drop_capabilities(void)
+/* Sockets may be made and removed in that directory and below. */
+static int allow_sockets(int ruleset, const char *dir)
 {
-    (void)drop_capabilities();
+    struct landlock_path_beneath_attr beneath = { .allowed_access =
+                                                      LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_REMOVE_FILE };
+    int r;
+
+    beneath.parent_fd = open(dir, O_PATH | O_CLOEXEC | O_DIRECTORY);
+    if (beneath.parent_fd < 0)
+        return -errno;
+    r = syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) < 0 ? -errno : 0;
+    (void)close(beneath.parent_fd);
+    return r;
+}
+
+/* All that changes a file or a directory, and to run one. Where there is no Landlock nothing happens. */
+static int forbid_files(const char *const *dirs)
+{
+    struct landlock_ruleset_attr attr = {
+        .handled_access_fs = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_WRITE_FILE |
+                             LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |
+                             LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG |
+                             LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_MAKE_FIFO |
+                             LANDLOCK_ACCESS_FS_MAKE_BLOCK | LANDLOCK_ACCESS_FS_MAKE_SYM,
+    };
+    long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+    int ruleset;
+    int r = 0;
+
+    if (abi < 1)
+        return 0;
+    if (abi >= LANDLOCK_ABI_TRUNCATE)
+        attr.handled_access_fs |= LANDLOCK_ACCESS_FS_TRUNCATE;
+    ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr.handled_access_fs), 0);
+    if (ruleset < 0)
+        return -errno;
+    for (; *dirs != NULL && r == 0; dirs++)
+        r = allow_sockets(ruleset, *dirs);
+    if (r == 0)
+        r = syscall(SYS_landlock_restrict_self, ruleset, 0) < 0 ? -errno : 0;
+    (void)close(ruleset);
+    return r;
+}
+
+static int give_up_own(const char *const *dirs)
+{
+    int r = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
+    int r_files = forbid_files(dirs);
+    int r_caps = drop_capabilities();
+
+    return r < 0 ? r : r_files < 0 ? r_files : r_caps;
+}
+
+void privileges_confine_thread(void)
+{
+    (void)give_up_own((const char *const[]){ NULL });
 }
 
 /* All threads of the process; before Linux 3.17 the calling one. */
@@ -279,11 +343,10 @@ static int install(enum privileges_process process)
     return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) < 0 ? -errno : 0;
 }
 
-int privileges_confine(enum privileges_process process)
+int privileges_confine(enum privileges_process process, const char *const *dirs)
 {
-    int r = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
-    int r_caps = drop_capabilities();
+    int r = give_up_own(dirs);
     int r_filter = install(process);
 
-    return r < 0 ? r : r_caps < 0 ? r_caps : r_filter;
+    return r < 0 ? r : r_filter;
 }

@@ -36,12 +36,13 @@ void privileges_prepare(enum privileges_filter filter);
 
 /*
  * The calling process, all of its threads and what it forks get no more privileges by execve(), and make the system
- * calls on the list alone; the calling thread, and threads that it makes from now on, have no capabilities. In a child
- * of a process with threads it may be called, too. 0, or -errno: what could be done is done.
+ * calls on the list alone. The calling thread, and threads that it makes from now on, have no capabilities, and write no
+ * files; they make and remove sockets in dirs and below (ended by a NULL), and nothing else. In a child of a process
+ * with threads it may be called, too. 0, or -errno: what could be done is done.
  */
-int privileges_confine(enum privileges_process process) __attribute__((warn_unused_result));
+int privileges_confine(enum privileges_process process, const char *const *dirs) __attribute__((warn_unused_result));
 
-/* The calling thread gives up its capabilities: one that exists when privileges_confine() is called. */
-void privileges_drop_capabilities(void);
+/* For a thread that exists when privileges_confine() is called: it gives up what only itself can, and needs nothing. */
+void privileges_confine_thread(void);
 
 #endif

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,7 +41,7 @@ static int run(const attempt *a)
     assert_true(pid >= 0);
     if (pid == 0) {
         privileges_prepare(a->filter);
-        _exit(privileges_confine(a->process) < 0 ? 99 : a->what());
+        _exit(privileges_confine(a->process, (const char *const[]){ NULL }) < 0 ? 99 : a->what());
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
@@ -63,9 +64,28 @@ static int make_internet_socket(void)
     return socket(AF_INET, SOCK_STREAM, 0) < 0 && errno == ENOSYS ? 0 : 1;
 }
 
-static int open_to_write(void)
+static int make_named_files(void)
 {
-    return open("/tmp", O_RDWR | O_TMPFILE, 0600) < 0 && errno == ENOSYS && open("/dev/null", O_WRONLY) < 0 ? 0 : 1;
+    static const int flags[] = { O_RDWR | O_TMPFILE, O_RDWR | O_CREAT, O_WRONLY | O_TRUNC };
+
+    for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
+        if (open("/tmp", flags[i], 0600) >= 0 || errno != ENOSYS)
+            return 1;
+    }
+    return 0;
+}
+
+/* Where there is Landlock. A file without a name, as those of the heap, is reopened. */
+static int write_to_files(void)
+{
+    bool has_landlock = syscall(SYS_landlock_create_ruleset, NULL, 0, 1) > 0;
+    char path[64];
+    int fd = memfd_create("test", MFD_CLOEXEC);
+
+    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    if (fd < 0 || open(path, O_RDWR | O_CLOEXEC) < 0 || open("/proc/meminfo", O_RDONLY | O_CLOEXEC) < 0)
+        return 1;
+    return has_landlock && (open("/dev/null", O_WRONLY) >= 0 || errno != EACCES) ? 2 : 0;
 }
 
 static int make_code(void)
@@ -159,7 +179,8 @@ static void confined_process_does_what_its_lists_say(void **state)
         { { PRIVILEGES_DAEMON, PRIVILEGES_FILTER, run_program }, 1000 + SIGSYS },
         { { PRIVILEGES_DAEMON, PRIVILEGES_FILTER, become_nobody }, 1000 + SIGSYS },
         { { PRIVILEGES_DAEMON, PRIVILEGES_FILTER, make_internet_socket }, 0 },
-        { { PRIVILEGES_DAEMON, PRIVILEGES_FILTER, open_to_write }, 0 },
+        { { PRIVILEGES_DAEMON, PRIVILEGES_FILTER, make_named_files }, 0 },
+        { { PRIVILEGES_DAEMON, PRIVILEGES_FILTER, write_to_files }, 0 },
         { { PRIVILEGES_DAEMON, PRIVILEGES_FILTER, make_code }, 0 },
         { { PRIVILEGES_DAEMON, PRIVILEGES_FILTER, make_namespace }, 0 },
         { { PRIVILEGES_DAEMON, PRIVILEGES_FILTER_KILL, make_internet_socket }, 1000 + SIGSYS },
