@@ -18,6 +18,16 @@ __attribute__((visibility("default"))) const char *argp_program_version = "goall
 
 /* Keys of the options without a short name. */
 enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES, OPTION_ON_STOP };
+enum {
+    OPTION_ALLOW_UID = 512,
+    OPTION_ALLOW_GID,
+    OPTION_ALLOW_READ_UID,
+    OPTION_ALLOW_READ_GID,
+    OPTION_CONTROL_GROUP,
+    OPTION_ROOT_OWNER,
+    OPTION_NO_SECCOMP,
+    OPTION_SECCOMP_KILL,
+};
 
 static const struct argp_option option_table[] = {
     { "socket", 's', "PATH", 0, "Serve on this Unix socket (default " SHM_SOCKET_PATH ")", 0 },
@@ -47,6 +57,22 @@ static const struct argp_option option_table[] = {
     { "cold-start", OPTION_COLD_START, NULL, 0,
       "Drop the heap that another goallocd has left, if there is one, and make a new one", 0 },
     { "log-level", 'l', "LEVEL", 0, "error, warn, info (default) or debug", 0 },
+    { "allow-uid", OPTION_ALLOW_UID, "USER,...", 0,
+      "Who may attach: users, by name or number. When one of these four lists is given, who is in none may not, but for "
+      "root and the user of goallocd. By default, whoever may connect to the socket",
+      1 },
+    { "allow-gid", OPTION_ALLOW_GID, "GROUP,...", 0, "The same for groups, the process's first or any other", 1 },
+    { "allow-read-uid", OPTION_ALLOW_READ_UID, "USER,...", 0, "Users who may attach read-only", 1 },
+    { "allow-read-gid", OPTION_ALLOW_READ_GID, "GROUP,...", 0, "The same for groups", 1 },
+    { "control-group", OPTION_CONTROL_GROUP, "GROUP", 0,
+      "Who may control goallocd (goallocctl check, trim, scavenge, reclaim, drop, disconnect, and all of sessions), "
+      "beside root and the user of goallocd (default: " ACCESS_CONTROL_GROUP ", if there is such a group; '': nobody)",
+      1 },
+    { "root-owner", OPTION_ROOT_OWNER, NULL, 0,
+      "A root is set and removed by the user alone who has made it, and by who may control; others get it", 1 },
+    { "no-seccomp", OPTION_NO_SECCOMP, NULL, 0, "No filter of system calls, for debuggers and sanitizers", 1 },
+    { "seccomp-kill", OPTION_SECCOMP_KILL, NULL, 0,
+      "A system call that the filter does not know kills goallocd, instead of failing with ENOSYS: for tests", 1 },
     { 0 },
 };
 
@@ -69,6 +95,65 @@ static void parse_base(struct argp_state *state, options *o, const char *arg)
         argp_error(state, "--base: '%s' is not a hexadecimal address", arg);
     if (o->base == 0 || o->base % SHM_HEAP_ARENA_BYTES != 0)
         argp_error(state, "--base: 0x%llx is not a multiple of 64M above 0", (unsigned long long)o->base);
+}
+
+static void add_ids(struct argp_state *state, access_list *list, const char *name, const char *arg, bool groups)
+{
+    options *o = state->input;
+    const char *wrong;
+    int len;
+    int e = access_list_add(list, arg, groups, &wrong, &len);
+
+    if (e == ACCESS_E_FULL)
+        argp_error(state, "--%s: more than %u in a list", name, ACCESS_IDS_MAX);
+    if (e != 0)
+        argp_error(state, "--%s: '%.*s' is no %s", name, len, wrong, groups ? "group" : "user");
+    o->access.is_listed = true;
+}
+
+static void set_control_group(struct argp_state *state, const char *arg)
+{
+    options *o = state->input;
+
+    o->has_control_group = true;
+    o->access.has_control = false;
+    if (arg[0] != '\0' && access_set_control(&o->access, arg) != 0)
+        argp_error(state, "--control-group: '%s' is no group", arg);
+}
+
+/* Who may do what. */
+static error_t parse_access(int key, char *arg, struct argp_state *state)
+{
+    options *o = state->input;
+
+    switch (key) {
+    case OPTION_ALLOW_UID:
+        add_ids(state, &o->access.uids, "allow-uid", arg, false);
+        return 0;
+    case OPTION_ALLOW_GID:
+        add_ids(state, &o->access.gids, "allow-gid", arg, true);
+        return 0;
+    case OPTION_ALLOW_READ_UID:
+        add_ids(state, &o->access.read_uids, "allow-read-uid", arg, false);
+        return 0;
+    case OPTION_ALLOW_READ_GID:
+        add_ids(state, &o->access.read_gids, "allow-read-gid", arg, true);
+        return 0;
+    case OPTION_CONTROL_GROUP:
+        set_control_group(state, arg);
+        return 0;
+    case OPTION_ROOT_OWNER:
+        o->access.root_owner = true;
+        return 0;
+    case OPTION_NO_SECCOMP:
+        o->filter = PRIVILEGES_NO_FILTER;
+        return 0;
+    case OPTION_SECCOMP_KILL:
+        o->filter = PRIVILEGES_FILTER_KILL;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
 }
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
@@ -130,9 +215,11 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (o->base + o->reserve_bytes > USER_SPACE_END || o->base + o->reserve_bytes < o->base)
             argp_error(state, "base and reserve: the arena would end above the user address space");
+        if (!o->has_control_group) /* if there is none of that name, nobody is in it */
+            (void)(access_set_control(&o->access, ACCESS_CONTROL_GROUP) == 0);
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return parse_access(key, arg, state);
     }
 }
 
@@ -156,6 +243,7 @@ void options_parse(options *ret, int argc, char **argv)
         .eager_commit = true,
         .huge_pages = true,
         .log_level = LOG_LEVEL_INFO,
+        .filter = PRIVILEGES_FILTER_DEFAULT,
     };
     limits_preset(&ret->limits);
     argp_err_exit_status = 2;

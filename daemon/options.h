@@ -7,8 +7,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/access.h"
 #include "daemon/limits.h"
 #include "daemon/log.h"
+#include "daemon/privileges.h"
 
 /* What becomes of the heap when the daemon is stopped. */
 enum on_stop {
@@ -29,6 +31,9 @@ typedef struct options {
     const char *state_dir; /* NULL: none */
     enum on_stop on_stop;
     enum log_level log_level;
+    access_policy access;
+    bool has_control_group; /* it was said which one, or none */
+    enum privileges_filter filter;
     limits limits; /* of clients */
 } options;
 

@@ -135,6 +135,7 @@ root_value roots_value_at(const roots *r, uint32_t at)
         .session = { (uint16_t)(setter >> 32) },
         .epoch = (uint32_t)setter,
         .ticket = (uint32_t)u64_load_relaxed(&value->ticket),
+        .owner = (uint32_t)(u64_load_relaxed(&value->ticket) >> 32),
         .generation = u64_load_relaxed(&value->generation),
     };
 }
@@ -145,7 +146,7 @@ static void value_write(const roots *r, shm_root_value *to, const root_value *va
     u64_store_relaxed(&to->size, value->size);
     u64_store_relaxed(&to->type_tag, value->type_tag);
     u64_store_relaxed(&to->setter, (uint64_t)value->session.n << 32 | value->epoch);
-    u64_store_relaxed(&to->ticket, value->ticket);
+    u64_store_relaxed(&to->ticket, (uint64_t)value->owner << 32 | value->ticket);
     u64_store_relaxed(&to->generation, r->map->header->generation);
 }
 
@@ -458,6 +459,7 @@ static int root_add(roots *r, root_name name, const root_value *value)
 int roots_set(roots *r, root_name name, const root_value *value)
 {
     int e = root_name_check(name);
+    root_value then = *value;
     root_entry *entry;
 
     if (e != 0)
@@ -469,7 +471,9 @@ int roots_set(roots *r, root_name name, const root_value *value)
         return ROOTS_E_NOT_LIVE;
     if (entry == NULL)
         return root_add(r, name, value);
-    root_change(r, number_of(r, entry), value);
+    if (is_set(r, number_of(r, entry)) && roots_value_at(r, number_of(r, entry)).owner != 0)
+        then.owner = roots_value_at(r, number_of(r, entry)).owner;
+    root_change(r, number_of(r, entry), &then);
     return 0;
 }
 

@@ -13,6 +13,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "daemon/log.h"
+
 enum { PART_HEAP, PART_SESSIONS, PART_ROOTS, PART_REQUESTS };
 
 struct check {
@@ -109,14 +111,19 @@ static void dump_operation(operation *op, void *out)
                   client_of(op->peer)->session.n, (int)op->kind, (int)op->state, op->nspans);
 }
 
-static void dump(const service *srv, FILE *out)
+static void dump(const service *srv)
 {
+    FILE *out = log_stream(LOG_LEVEL_ERROR);
+
+    if (out == NULL)
+        return;
     operations_all(&srv->peers, dump_operation, out);
     session_table_dump(&srv->sessions, out);
     group_table_dump(srv->heap->groups, out);
     roots_dump(srv->roots, out);
     making_dump(&srv->making, out);
     adopt_dump(srv->heap->adopted, out);
+    (void)fclose(out);
 }
 
 /* 0, VALIDATE_E_MORE, -EUCLEAN. */
@@ -164,7 +171,7 @@ bool check_step(service *srv, unsigned budget)
     the.text[sizeof(the.text) - 1] = '\0';
     the.whole = r == 0;
     if (r < 0)
-        dump(srv, stderr);
+        dump(srv);
     return r != VALIDATE_E_MORE;
 }
 

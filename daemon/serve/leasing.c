@@ -216,7 +216,7 @@ static void end(client *c, int result)
     service *srv = client_service(c);
 
     if (result < 0) {
-        log_warn("no memory for pid %u: %s", c->peer.pid, strerror(-result));
+        log_client_warn(c->peer.uid, "no memory for pid %u: %s", c->peer.pid, strerror(-result));
         revoke_fresh(c);
         queue_note(&srv->queue, WAIT_PAGES);
     }

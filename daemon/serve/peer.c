@@ -158,7 +158,7 @@ void peer_violation(peer *p, const char *format, ...)
     va_start(args, format);
     (void)vsnprintf(why, sizeof(why), format, args);
     va_end(args);
-    log_warn("client pid %u disconnected: %s", p->pid, why);
+    log_client_warn(p->uid, "client pid %u disconnected: %s", p->pid, why);
     peer_close(p);
 }
 

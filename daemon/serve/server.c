@@ -58,7 +58,7 @@ static void on_close(peer *p)
     session *sess = client_session(c);
 
     if (sess != NULL && !client_service(c)->stopping) {
-        log_debug("session %u (pid %u): connection ended", sess->lessee.no.n, sess->pid);
+        log_client_debug(sess->uid, "session %u (pid %u): connection ended", sess->lessee.no.n, sess->pid);
         deaths_lost(client_service(c)->deaths, sess);
     }
     service_forget_client(c);
@@ -311,6 +311,7 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
 
     srv->heap = heap;
     srv->eager_commit = options->eager_commit;
+    srv->access = options->access;
     srv->started_ms = uv_hrtime() / 1000000;
     s->options = *options;
     users_start(&srv->users, options->limits);

@@ -12,6 +12,7 @@
 typedef struct server_options {
     bool eager_commit;
     bool scavtrace;
+    const access_policy *access;
     bool recovered; /* the heap was another daemon's before */
     const char *socket_path; /* for the log */
     bool keep_on_stop;       /* SIGTERM and SIGINT leave the heap to the next daemon */

@@ -93,6 +93,8 @@ answer service_find_session(const service *srv, const session_claim *claim, sess
         return (answer){ ESTALE, "that session has ended" };
     if (!session_has_token(&srv->sessions, s, claim->token.data, claim->token.len))
         return (answer){ EACCES, "wrong token for that session" };
+    if (s->barred)
+        return (answer){ ESTALE, "that session was disconnected (goallocctl disconnect)" };
     *ret = s;
     return ANSWER_DONE;
 }
@@ -120,7 +122,19 @@ void service_drop_client(service *srv, const session *s)
 
 bool service_may_control(const peer *p)
 {
-    return p->uid == 0 || p->uid == geteuid();
+    const service *srv = p->host->data;
+
+    return p->uid == 0 || p->uid == geteuid() || (access_of(srv->access, peer_fd(p)) & ACCESS_CONTROL) != 0;
+}
+
+void service_disconnect(service *srv, session *s)
+{
+    const subscriber *events = srv->events.of_session[s->lessee.no.n];
+
+    s->barred = true;
+    if (events != NULL && events->epoch == s->lessee.epoch)
+        peer_close(events->peer);
+    service_drop_client(srv, s);
 }
 
 answer service_refuse(client *c, enum limit which, uint64_t n)

@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 
+#include "daemon/access.h"
 #include "daemon/heap/roots.h"
 #include "daemon/memory/sysmem.h"
 #include "daemon/serve/ahead.h"
@@ -31,6 +32,7 @@ typedef struct service {
     ahead ahead;
     bool eager_commit;
     bool stopping;
+    const access_policy *access; /* who may do what */
     uv_idle_t idle; /* runs while there is work in slices; rounds.c does it */
     uv_idle_cb on_idle;
     struct deaths *deaths; /* notices that the process of a session is gone */
@@ -138,11 +140,14 @@ void service_forget_client(const client *c);
 /* Close the connection that still has this session: its process has come back with another one, or has died. */
 void service_drop_client(service *srv, const session *s);
 
-/* True if who is at the other end may do what costs others: root, and the user of the daemon. */
+/* True if who is at the other end may do what costs others: root, the daemon's user, and the control group. */
 bool service_may_control(const peer *p);
 
 /* A limit refuses the client something, of which it asks for n: the answer, after it is counted and said in the log. */
 answer service_refuse(client *c, enum limit which, uint64_t n);
+
+/* Close the connections of a session, and let its process not come back to it. The session is LOST until that ends. */
+void service_disconnect(service *srv, session *s);
 
 /*
  * Ask all sessions to give back what is idle: some at once, the others from the loop, by service_ask_some(). Unless it is

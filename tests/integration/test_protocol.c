@@ -289,9 +289,9 @@ static void more_large_objects_at_once_than_the_daemon_commits_at_once_all_come(
 
 static void unknown_request_is_enosys_and_unknown_fields_are_ignored(void **state)
 {
-    /* id 9, field 99 = {} (no op that is known); then id 9, ping, field 100 = 5 */
-    static const uint8_t unknown[] = { 5, 0, 0, 0, 0x08, 0x09, 0x9a, 0x06, 0x00 };
-    static const uint8_t extra[] = { 7, 0, 0, 0, 0x08, 0x09, 0x72, 0x00, 0xa0, 0x06, 0x05 };
+    /* id 9, field 999 = {} (no op that is known); then id 9, ping, field 1000 = 5 */
+    static const uint8_t unknown[] = { 5, 0, 0, 0, 0x08, 0x09, 0xba, 0x3e, 0x00 };
+    static const uint8_t extra[] = { 7, 0, 0, 0, 0x08, 0x09, 0x72, 0x00, 0xc0, 0x3e, 0x05 };
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Ping ping = GOALLOCD__PING__INIT;
     static channel ch;
