@@ -34,6 +34,7 @@
 
 #include "daemon/serve/check.h"
 #include "daemon/serve/deaths.h"
+#include "daemon/serve/stats.h"
 #include "daemon/serve/sweep.h"
 
 #define SLICE_NS   UINT64_C(250000)
@@ -139,7 +140,7 @@ static void begin(rounds *r, enum round round)
     service *srv = r->srv;
 
     if (round == ROUND_STATS) {
-        stats_begin(srv);
+        stats_begin();
     } else if (round == ROUND_SESSIONS) {
         left_walk_begin(srv->heap->left);
     } else if (round == ROUND_RECLAIM) {
@@ -187,7 +188,7 @@ static bool step(rounds *r, enum round round)
 /* Once after a takeover. */
 static void tell_census(service *srv)
 {
-    live_sum live = census_total(&srv->stats.census).live;
+    live_sum live = stats_live();
 
     srv->tell_census = false;
     log_info("the heap that was taken over has %llu objects with %llu KiB", (unsigned long long)live.objects,
