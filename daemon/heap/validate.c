@@ -1,7 +1,7 @@
 /*
  * Validate: checks an mheap against itself, in slices between which it goes on changing (checking.h).
  *
- * Called by goallocctl check (serve/checks.c) and tests. Reads spans, lists and counters, and writes only what it has
+ * Called by goallocctl check (serve/check.c) and tests. Reads spans, lists and counters, and writes only what it has
  * counted. What clients can write (the bits) is not looked at: no client can make a heap look broken.
  *
  *   1. What has a table of its own is checked by that: pages, adoptions, left, groups, metadata.

@@ -30,7 +30,7 @@
  *       before_close is set, and nothing is received that was not peeked at: a message with descriptors stays in the
  *       socket, and its peer is disconnected.
  *
- * Invariants (service_validate): a peer is ready iff it is in that list; what all have buffered is what their users
+ * Invariants (check.c): a peer is ready iff it is in that list; what all have buffered is what their users
  *       have.
  */
 #include "daemon/serve/peer.h"

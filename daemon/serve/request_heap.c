@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "daemon/serve/check.h"
+#include "daemon/serve/stats.h"
 
 #define MAP_CELLS_MAX 4096u
 #define MAP_WORDS_MAX (UINT64_C(1) << 18) /* of page bits looked at for one picture: a fraction of a millisecond */

@@ -348,7 +348,7 @@ static bool return_large(client *c, session *s, uint32_t name)
         peer_violation(&c->peer, "it returns span %u as a large object, which it is not", name);
         return false;
     }
-    return lease_return(&s->lessee, first) >= 0; /* NOT_EMPTY: the object lives and is the session's; it stays leased */
+    return lease_return(&s->lessee, first) >= 0; /* if it is not empty, the object is the session's and stays */
 }
 
 /*

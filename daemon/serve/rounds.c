@@ -34,6 +34,7 @@
 
 #include "daemon/serve/check.h"
 #include "daemon/serve/deaths.h"
+#include "daemon/serve/stats.h"
 #include "daemon/serve/sweep.h"
 
 #define SLICE_NS   UINT64_C(250000)
@@ -187,7 +188,7 @@ static bool step(rounds *r, enum round round)
 /* Once after a takeover. */
 static void tell_census(service *srv)
 {
-    live_sum live = census_total(&srv->stats.census).live;
+    live_sum live = stats_live();
 
     srv->tell_census = false;
     log_info("the heap that was taken over has %llu objects with %llu KiB", (unsigned long long)live.objects,

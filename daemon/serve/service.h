@@ -16,7 +16,6 @@
 #include "daemon/serve/operation.h"
 #include "daemon/serve/reply.h"
 #include "daemon/serve/session.h"
-#include "daemon/serve/stats.h"
 
 /* The server has one and sets it up; all of it is the loop's thread's. */
 typedef struct service {
@@ -40,7 +39,6 @@ typedef struct service {
     void *on_drop_data;
     uint64_t nrpcs;
     uint64_t started_ms;
-    stats_sums stats;                        /* of ROUND_STATS */
     bool reclaiming;                         /* a ROUND_RECLAIM is under way, whether its peer is there or not */
     bool tell_census;                        /* objects are to be counted for the log, after a takeover */
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */

@@ -13,37 +13,57 @@
  *   4. Everybody in the round gets these figures, and those of his own session and group.
  *
  * A request is answered with a count that has begun after it came, never with an older one: who frees and then asks
- * gets exact figures (goalloc_stats).
+ * gets exact figures (goalloc_stats). Sessions are those that there were when the count began: who is told that there is
+ * none gets figures in which nothing of a session is left.
  */
 #include "daemon/serve/stats.h"
 
 #include <string.h>
 
+#include "daemon/heap/census.h"
 #include "daemon/serve/request_group.h"
-#include "daemon/serve/service.h"
+
+/* What is counted, by one daemon for all. */
+typedef struct sums {
+    census census;
+    uint32_t nsessions;                /* when the count began */
+    uint32_t session;                  /* the next one whose counters are added; 0: spans are still being counted */
+    uint64_t allocs[SPAN_CLASS_COUNT]; /* objects allocated, as clients say: by sessions before that one, and ended ones */
+    Goallocd__StatsReply body;         /* all but what concerns one session */
+    Goallocd__ClassStats classes[SIZE_CLASS_COUNT + 1];
+    Goallocd__ClassStats *class_pointers[SIZE_CLASS_COUNT + 1];
+} sums;
+
+static sums the;
 
 /* --- counting --- */
 
-void stats_begin(service *srv)
+void stats_begin(const service *srv)
 {
-    memset(&srv->stats.census, 0, sizeof(srv->stats.census));
-    srv->stats.session = 0;
+    the.nsessions = srv->sessions.nopen;
+    memset(&the.census, 0, sizeof(the.census));
+    the.session = 0;
 }
 
-static void add_counters(const service *srv, session_no no, uint64_t sums[SPAN_CLASS_COUNT])
+live_sum stats_live(void)
+{
+    return census_total(&the.census).live;
+}
+
+static void add_counters(const service *srv, session_no no, uint64_t ret[SPAN_CLASS_COUNT])
 {
     const shm_u64 *counters = shm_counters(srv->heap->map, no);
 
     for (size_t c = 0; c < SPAN_CLASS_COUNT; c++)
-        sums[c] += u64_load_relaxed(&counters[c]);
+        ret[c] += u64_load_relaxed(&counters[c]);
 }
 
 void stats_session_ends(service *srv, session_no no)
 {
     shm_u64 *counters = shm_counters(srv->heap->map, no);
 
-    if (srv->stats.session != 0 && no.n >= srv->stats.session)
-        add_counters(srv, no, srv->stats.allocs);
+    if (the.session != 0 && no.n >= the.session)
+        add_counters(srv, no, the.allocs);
     add_counters(srv, no, srv->ended_allocs);
     for (size_t c = 0; c < SPAN_CLASS_COUNT; c++)
         u64_store_relaxed(&counters[c], 0);
@@ -52,7 +72,7 @@ void stats_session_ends(service *srv, session_no no)
 /* True: those of all sessions have been added. */
 static bool add_sessions(service *srv, unsigned budget)
 {
-    stats_sums *s = &srv->stats;
+    sums *s = &the;
     uint32_t end = service_nentries(srv);
 
     for (; budget > 0 && s->session < end; budget--, s->session++) {
@@ -65,7 +85,7 @@ static bool add_sessions(service *srv, unsigned budget)
 /* --- the figures --- */
 
 /* A span class and its noscan twin. False: there is nothing to say about them. */
-static bool fill_class(const stats_sums *s, uint32_t class, Goallocd__ClassStats *ret)
+static bool fill_class(const sums *s, uint32_t class, Goallocd__ClassStats *ret)
 {
     const census *count = &s->census;
 
@@ -107,7 +127,7 @@ static void fill_memory(const mheap *heap, uint64_t live_bytes, Goallocd__StatsR
 
 static void fill_body(service *srv)
 {
-    stats_sums *s = &srv->stats;
+    sums *s = &the;
     Goallocd__StatsReply *body = &s->body;
     live_sum live = census_total(&s->census).live;
 
@@ -115,7 +135,7 @@ static void fill_body(service *srv)
     mheap_refresh_metadata(srv->heap);
     fill_memory(srv->heap, live.bytes, body);
     body->live_objects = live.objects;
-    body->sessions = srv->sessions.nopen;
+    body->sessions = the.nsessions;
     body->leased_spans = srv->sessions.leases.nleased;
     body->roots = roots_count(srv->roots);
     body->reserved_bytes = srv->heap->map->arena_bytes;
@@ -132,12 +152,12 @@ static void fill_body(service *srv)
         body->n_classes += fill_class(s, class, &s->classes[body->n_classes]);
     }
     body->classes = s->class_pointers;
-    groups_fill_stats(srv, body);
+    groups_fill_stats(srv, &s->census, body);
 }
 
 bool stats_step(service *srv, unsigned budget)
 {
-    stats_sums *s = &srv->stats;
+    sums *s = &the;
 
     if (s->session == 0) {
         if (!census_step(&s->census, srv->heap, budget))
@@ -154,15 +174,14 @@ bool stats_step(service *srv, unsigned budget)
 
 void stats_reply(operation *op)
 {
-    service *srv = op->peer->host->data;
     const session *s = client_session(client_of(op->peer));
-    Goallocd__StatsReply body = srv->stats.body;
+    Goallocd__StatsReply body = the.body;
 
     if (s != NULL)
         body.session_held_bytes = s->lessee.nheld_pages * PAGE_BYTES;
     if (s != NULL && s->lessee.owner.n != 0) {
-        body.group_live_objects = srv->stats.census.owned[s->lessee.owner.n].objects;
-        body.group_live_bytes = srv->stats.census.owned[s->lessee.owner.n].bytes;
+        body.group_live_objects = the.census.owned[s->lessee.owner.n].objects;
+        body.group_live_bytes = the.census.owned[s->lessee.owner.n].bytes;
     }
     (void)reply_body(op->peer, op->id, GOALLOCD__REPLY__RESULT_STATS, &body);
 }

@@ -10,7 +10,7 @@
  * USERS_IDLE_MAX of them, and the oldest makes room.
  *
  * What is counted is counted where it is given and where it is given back, and never recounted; users_validate() and
- * service_validate() compare. What another daemon had given is counted at a takeover, whatever the limits say.
+ * the validators of sessions and requests compare. What another daemon had given is counted at a takeover, whatever the limits say.
  *
  * Root and the user of the daemon have accounts too, but only the limits of all hold for them, without the reserve:
  * they could end the daemon, and have to be able to look at one that others have filled.
