@@ -318,6 +318,11 @@ uint32_t adopt_count(const adopt_table *table)
     return HASH_COUNT(table->by_offset);
 }
 
+uint32_t adopt_count_owner(const adopt_table *table, owner_no owner)
+{
+    return table->nof_owner[owner.n];
+}
+
 uint32_t adopt_count_span(const adopt_table *table, page_no first)
 {
     const shm_span *span = shm_span_at(table->map, first);

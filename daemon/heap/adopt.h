@@ -55,8 +55,9 @@ void adopt_forget_span(adopt_table *table, page_no first);
 bool adopt_pop(adopt_table *table, owner_no owner, object_ref *ret, bool *ret_lives)
     __attribute__((warn_unused_result));
 
-/* Adopted objects: all; those in a span, which costs a look for each place of it. */
+/* Adopted objects: all; those of an owner; those in a span, which costs a look for each place of it. */
 uint32_t adopt_count(const adopt_table *table);
+uint32_t adopt_count_owner(const adopt_table *table, owner_no owner);
 uint32_t adopt_count_span(const adopt_table *table, page_no first);
 
 /* Check lists, entries and counters against each other. 0, -EUCLEAN after printing what differs. Linear. */

@@ -70,7 +70,7 @@ static void refuse(door *d, int fd, user *who, const struct ucred *cred, enum li
     len = wire_pack_reply(&reply, out, sizeof(out));
     if (send(fd, out, len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
         log_debug("client pid %d: %s", (int)cred->pid, strerror(errno));
-    users_refused(d->host->users, who, why, &(users_subject){ .pid = (uint32_t)cred->pid, .label = "", .n = 1 },
+    users_refused(d->host->users, who, why, &(users_subject){ .pid = (uint32_t)cred->pid, .label = "" },
                   uv_now(d->host->loop));
     discard(d, fd, who);
 }

@@ -69,7 +69,7 @@ static bool peer_charge(peer *p, uint64_t nbytes)
         return true;
     }
     if (!p->closing)
-        p->host->on_refused(p, why, nbytes);
+        p->host->on_refused(p, why);
     peer_close(p);
     return false;
 }

@@ -52,7 +52,7 @@ struct peer_host {
     bool (*handle)(peer *p, const Goallocd__Request *request);
     void (*on_close)(peer *p); /* once a peer: it is about to be closed */
     void (*on_drained)(peer *p); /* nothing is queued for it any more */
-    void (*on_refused)(peer *p, enum limit which, uint64_t n); /* a limit keeps it from n; it is closed next */
+    void (*on_refused)(peer *p, enum limit which); /* a limit keeps it from memory; it is closed next */
     /* The socket is closed next; what is in it must not be closed in the loop. NULL: nothing can be in it. */
     void (*before_close)(void *data, int fd, const user *who);
     void *before_close_data;

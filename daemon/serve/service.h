@@ -117,8 +117,11 @@ void service_drop_client(service *srv, const session *s);
 /* True if who is at the other end may do what costs others: root, and the user of the daemon. */
 bool service_may_control(const peer *p);
 
-/* A limit refuses the client something, of which it asks for n: the answer, after it is counted and said in the log. */
-answer service_refuse(client *c, enum limit which, uint64_t n);
+/*
+ * A limit refuses the client something: the answer, after it is counted and said in the log. used and maximum: of a limit
+ * that users do not count; else 0.
+ */
+answer service_refuse(client *c, enum limit which, uint64_t used, uint64_t maximum);
 
 /* Ask all sessions to give back what is idle. */
 void service_ask_trim(service *srv);
