@@ -43,7 +43,7 @@ static const limit_row rows[LIMITS] = {
                                 "Memory that a session may hold which asks for no limit of its own; 0: as much as "
                                 "--session-bytes" },
     [LIMIT_SESSION_BYTES] = { "session-bytes", 0, 0, LIMIT_BYTES, LIMIT_OF_SESSION, EDQUOT,
-                              "the session's limit is reached (session-bytes)",
+                              "the session's limit is reached (limit_bytes, or session-bytes)",
                               "Memory that a session may hold, whatever it asks for; 0: no limit" },
     [LIMIT_UID_BYTES] = { "uid-bytes", 0, 0, LIMIT_BYTES, LIMIT_OF_UID, EDQUOT,
                           "this user's sessions hold as much memory as they may (uid-bytes)",
@@ -57,11 +57,11 @@ static const limit_row rows[LIMITS] = {
     [LIMIT_PIPELINED] = { "pipelined-requests", 16, 1, LIMIT_COUNT, LIMIT_OF_CONNECTION, 0, NULL,
                           "Requests of a connection that are answered before others get their turn" },
     [LIMIT_CONNECTION_BUFFER] = { "connection-buffer", 256 * KIB, 128 * KIB, LIMIT_BYTES, LIMIT_OF_CONNECTION, 0, NULL,
-                                  "Memory for what a connection has half sent, or has not read" },
+                                  "The daemon's memory for what a connection has half sent, or has not read" },
     [LIMIT_UID_BUFFER] = { "uid-buffer", 8 * MIB, 128 * KIB, LIMIT_BYTES, LIMIT_OF_UID, 0, NULL,
-                           "The same of all connections of a user" },
+                           "The daemon's memory for what a user's connections have half sent, or have not read" },
     [LIMIT_BUFFER] = { "buffer", 32 * MIB, 128 * KIB, LIMIT_BYTES, LIMIT_OF_ALL, 0, NULL,
-                       "The same of all connections" },
+                       "The daemon's memory for what all connections have half sent, or have not read" },
 };
 
 const limit_row *limit_row_of(enum limit which)

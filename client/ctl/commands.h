@@ -61,6 +61,12 @@ bool roots_next(Goallocd__Request *request, const Goallocd__Reply *reply);
 void roots_text(const Goallocd__Reply *reply);
 bool roots_json(json_t *object, const Goallocd__Reply *reply);
 
+/* limits.c */
+extern const char limits_heading[];
+bool limits_next(Goallocd__Request *request, const Goallocd__Reply *reply);
+void limits_text(const Goallocd__Reply *reply);
+bool limits_json(json_t *object, const Goallocd__Reply *reply);
+
 /* keeper.c: it asks no daemon, but the keeper in state_dir. Returns the exit status. */
 typedef struct keeper_options {
     const char *state_dir;

@@ -125,6 +125,8 @@ static command commands[] = {
     { .name = "check", ASKS(CHECK, check, Check, CHECK), .text = check_text, .json = check_json },
     { .name = "sessions", ASKS(SESSION_LIST, session_list, SessionList, SESSION_LIST), .heading = sessions_heading,
       .next = sessions_next, .text = sessions_text, .json = sessions_json },
+    { .name = "limits", ASKS(LIMITS, limits, Limits, LIMITS), .heading = limits_heading, .next = limits_next,
+      .text = limits_text, .json = limits_json },
     { .name = "roots", ASKS(ROOT_LIST, root_list, RootList, ROOT_LIST), .heading = roots_heading, .next = roots_next,
       .text = roots_text, .json = roots_json },
 };
@@ -305,6 +307,7 @@ int main(int argc, char **argv)
                "  stats     objects, memory, sessions and leases of the heap, and what groups own\n"
                "  sessions  attached processes, and those that have ended, with the objects that they left behind and\n"
                "            that still live\n"
+               "  limits    what clients may take at most, by user and session, and what they have taken\n"
                "  roots     named objects: size, type tag, who has set them, and whether they live\n"
                "  classes   the same by size class: objects, allocs and frees, unused memory\n"
                "  heap-map  a picture of the arena: what is in use, free, released\n"

@@ -403,6 +403,11 @@ uint32_t adopt_count(const adopt_table *table)
     return table->count;
 }
 
+uint32_t adopt_count_owner(const adopt_table *table, owner_no owner)
+{
+    return table->nof_owner[owner.n];
+}
+
 uint32_t adopt_count_span(const adopt_table *table, page_no first)
 {
     uint32_t n = 0;

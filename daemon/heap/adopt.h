@@ -59,8 +59,9 @@ void adopt_forget_span(adopt_table *table, page_no first);
 bool adopt_pop(adopt_table *table, owner_no owner, object_ref *ret, bool *ret_lives)
     __attribute__((warn_unused_result));
 
-/* Adopted objects: all; those in a span, which costs a step for each. */
+/* Adopted objects: all; those of an owner; those in a span, which costs a step for each. */
 uint32_t adopt_count(const adopt_table *table);
+uint32_t adopt_count_owner(const adopt_table *table, owner_no owner);
 uint32_t adopt_count_span(const adopt_table *table, page_no first);
 
 /* Adoptions that a look for the object at offset goes over, for tests. */

@@ -7,7 +7,8 @@
  * A descriptor in a message that nobody has received is closed with the socket, by the thread that closes that; and to
  * close a file can take as long as its owner likes: a TCP socket that lingers waits for its peer, a file of a FUSE for
  * its server. So the socket is shut for input first: from then on nothing can come any more, and an empty queue stays
- * empty. If there is something in it, the closer has a duplicate, so that the loop's close is not the last one.
+ * empty. If there is something in it, there is a duplicate, which a thread closes after the loop has closed the socket:
+ * so the loop's close is not the last one.
  *
  * A close that takes longer than KICK_NS is interrupted by a signal, which ends the lingering of a TCP socket. One that
  * takes GIVE_UP_NS is given up: its user gets no connection any more, the log says so, and the next one is closed by
@@ -30,8 +31,8 @@
 
 #include "daemon/log.h"
 
-#define LOOK_MS    250u
-#define KICK_NS    UINT64_C(500000000)
+#define LOOK_MS    50u
+#define KICK_NS    UINT64_C(100000000)
 #define GIVE_UP_NS UINT64_C(2000000000)
 
 static void on_kick(int signum)
@@ -123,20 +124,24 @@ static void on_look(uv_timer_t *timer)
         (void)uv_timer_stop(timer);
 }
 
-void closer_take(void *data, int fd, const user *who)
+int closer_keep(int fd)
 {
-    closer *c = data;
     int nbytes = 0;
     int copy;
 
     (void)shutdown(fd, SHUT_RD);
     if (ioctl(fd, FIONREAD, &nbytes) == 0 && nbytes == 0)
-        return;
+        return -1;
     copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    if (copy < 0) {
+    if (copy < 0)
         log_error("a socket in which descriptors may be is closed here: %s", strerror(errno));
+    return copy;
+}
+
+void closer_take(closer *c, int copy, const user *who)
+{
+    if (copy < 0)
         return;
-    }
     uv_mutex_lock(&c->lock);
     if (c->n < CLOSER_QUEUE) {
         unsigned at = (c->from + c->n++) % CLOSER_QUEUE;

@@ -41,9 +41,12 @@ typedef struct closer {
 void closer_start(closer *c, uv_loop_t *loop, users *accounts);
 
 /*
- * The caller is about to close fd, a socket of that user's (NULL: not known): what is in it then stays, and is closed
- * elsewhere. data: the closer.
+ * The caller is about to close fd: nothing comes into it any more. A duplicate, which the caller gives to closer_take()
+ * after it has closed fd; -1: there is nothing in it, or no descriptor for that.
  */
-void closer_take(void *data, int fd, const user *who);
+int closer_keep(int fd);
+
+/* Close what closer_keep() has returned, of a socket of that user's (NULL: not known), in another thread. */
+void closer_take(closer *c, int copy, const user *who);
 
 #endif

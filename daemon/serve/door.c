@@ -51,9 +51,11 @@ static void on_listener(uv_poll_t *poll, int status, int events);
 /* Close a connection that is no peer's. */
 static void discard(door *d, int fd, const user *who)
 {
-    if (d->host->before_close != NULL)
-        d->host->before_close(d->host->before_close_data, fd, who);
+    int copy = d->host->closer == NULL ? -1 : closer_keep(fd);
+
     (void)close(fd);
+    if (copy >= 0)
+        closer_take(d->host->closer, copy, who);
 }
 
 /* Tell who is over a limit, if his socket takes it, and close. */
@@ -70,7 +72,7 @@ static void refuse(door *d, int fd, user *who, const struct ucred *cred, enum li
     len = wire_pack_reply(&reply, out, sizeof(out));
     if (send(fd, out, len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
         log_debug("client pid %d: %s", (int)cred->pid, strerror(errno));
-    users_refused(d->host->users, who, why, &(users_subject){ .pid = (uint32_t)cred->pid, .label = "", .n = 1 },
+    users_refused(d->host->users, who, why, &(users_subject){ .pid = (uint32_t)cred->pid, .label = "" },
                   uv_now(d->host->loop));
     discard(d, fd, who);
 }
@@ -243,8 +245,7 @@ int door_open(door *d, peer_host *host, int listen_fd, bool refuses_fds)
     d->silence.data = d->again.data = d->listener.data = d;
     if (!refuses_fds) {
         closer_start(&d->closer, host->loop, host->users);
-        host->before_close = closer_take;
-        host->before_close_data = &d->closer;
+        host->closer = &d->closer;
     }
     r = uv_poll_init(host->loop, &d->listener, listen_fd);
     return r < 0 ? r : uv_poll_start(&d->listener, UV_READABLE, on_listener);

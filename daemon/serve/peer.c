@@ -27,7 +27,7 @@
  *
  * Descriptors that a client sends are closed by whoever receives, or discards, the bytes that they came with, and to
  *       close one can take as long as its sender likes. Where the kernel refuses them (door.c) there are none. Else
- *       before_close is set, and nothing is received that was not peeked at: a message with descriptors stays in the
+ *       there is a closer (closer.c), and nothing is received that was not peeked at: a message with descriptors stays in the
  *       socket, and its peer is disconnected.
  *
  * Invariants (check.c): a peer is ready iff it is in that list; what all have buffered is what their users
@@ -69,7 +69,7 @@ static bool peer_charge(peer *p, uint64_t nbytes)
         return true;
     }
     if (!p->closing)
-        p->host->on_refused(p, why, nbytes);
+        p->host->on_refused(p, why);
     peer_close(p);
     return false;
 }
@@ -136,6 +136,7 @@ static void peer_not_ready(peer *p)
 void peer_close(peer *p)
 {
     peer_host *host = p->host;
+    int copy = -1;
 
     if (p->closing)
         return;
@@ -145,9 +146,11 @@ void peer_close(peer *p)
     p->late = false;
     peer_not_silent(p);
     peer_not_ready(p);
-    if (host->before_close != NULL && peer_fd(p) >= 0)
-        host->before_close(host->before_close_data, peer_fd(p), p->user);
-    uv_close((uv_handle_t *)&p->pipe, peer_on_closed);
+    if (host->closer != NULL && peer_fd(p) >= 0)
+        copy = closer_keep(peer_fd(p));
+    uv_close((uv_handle_t *)&p->pipe, peer_on_closed); /* which closes the descriptor at once */
+    if (copy >= 0)
+        closer_take(host->closer, copy, p->user);
 }
 
 void peer_violation(peer *p, const char *format, ...)
@@ -490,7 +493,7 @@ static void peer_on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
             memcpy(in, p->in, p->in_bytes);
         *buf = uv_buf_init((char *)in + p->in_bytes, (unsigned)(sizeof(p->host->in) - p->in_bytes));
     }
-    if (p->host->before_close != NULL)
+    if (p->host->closer != NULL)
         buf->len = peer_peek(p, buf->base, buf->len);
 }
 
@@ -576,7 +579,7 @@ peer *peer_open(peer_host *host, int fd, user *who, const struct ucred *cred)
     DL_APPEND(host->peers, p);
     DL_APPEND2(host->silent, p, silent_prev, silent_next);
     (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &(int){ SEND_BYTES }, sizeof(int));
-    if (host->before_close != NULL) /* else a peek would pass over a byte that was sent out of band, with descriptors */
+    if (host->closer != NULL) /* else a peek would pass over a byte that was sent out of band, with descriptors */
         (void)setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &(int){ 1 }, sizeof(int));
     if (uv_pipe_open(&p->pipe, fd) < 0) {
         peer_close(p);

@@ -6,7 +6,7 @@
 
 #include <uv.h>
 
-#include "daemon/serve/users.h"
+#include "daemon/serve/closer.h"
 #include "proto/goallocd.pb-c.h"
 #include "proto/wire.h"
 
@@ -52,10 +52,8 @@ struct peer_host {
     bool (*handle)(peer *p, const Goallocd__Request *request);
     void (*on_close)(peer *p); /* once a peer: it is about to be closed */
     void (*on_drained)(peer *p); /* nothing is queued for it any more */
-    void (*on_refused)(peer *p, enum limit which, uint64_t n); /* a limit keeps it from n; it is closed next */
-    /* The socket is closed next; what is in it must not be closed in the loop. NULL: nothing can be in it. */
-    void (*before_close)(void *data, int fd, const user *who);
-    void *before_close_data;
+    void (*on_refused)(peer *p, enum limit which); /* a limit keeps it from memory; it is closed next */
+    closer *closer; /* of sockets in which there may be descriptors. NULL: there can be none */
     void *data;                /* the handler's */
     struct operation_rings *operations; /* the handler's, of all peers (operation.h) */
 

@@ -33,7 +33,7 @@
 
 static const answer limit_reached = { EAGAIN, "the memory limit is reached: give back what is idle, and insist" };
 static const answer exhausted = { ENOSPC, "the arena has no free pages in a row that are enough" };
-static const answer quota_reached = { EDQUOT, "the session's limit is reached" };
+static const answer quota_reached = { EDQUOT, NULL }; /* requests.c knows which one, and says so */
 static const answer searching = { EINPROGRESS, "the session's limit is reached, unless it offers something: ask again" };
 
 /* --- spans and runs --- */

@@ -17,10 +17,12 @@
 
 #include "daemon/heap/intents.h"
 #include "daemon/serve/deaths.h"
+#include "daemon/serve/holdings.h"
 #include "daemon/serve/request_group.h"
 #include "daemon/serve/request_heap.h"
 #include "daemon/serve/request_lease.h"
 #include "daemon/serve/request_life.h"
+#include "daemon/serve/request_limits.h"
 #include "daemon/serve/request_root.h"
 #include "shm/crash.h"
 
@@ -238,7 +240,7 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
         return a;
     why = session_forbidden_by(&srv->sessions, c->peer.user);
     if (why != LIMITS)
-        return service_refuse(c, why, 1);
+        return service_refuse(c, why, 0, 0);
     a = find_group(c, ask, &wanted.group);
     if (a.error != 0)
         return a;
@@ -377,7 +379,9 @@ static void object_unkeep(mheap *heap, const object_ref *object)
 
 static answer handle_adopt(client *c, session *s, const Goallocd__Request *request)
 {
-    mheap *heap = client_service(c)->heap;
+    service *srv = client_service(c);
+    mheap *heap = srv->heap;
+    user *who = holdings_adopter(srv, s);
     object_ref object;
     answer a = find_object(c, request->adopt->offset, &object);
 
@@ -387,6 +391,10 @@ static answer handle_adopt(client *c, session *s, const Goallocd__Request *reque
         object_publish(heap, &object);
     } else if (u32_load_relaxed(&shm_span_at(heap->map, object.first)->owner) == s->lessee.owner.n) {
         object_unkeep(heap, &object);
+    } else if (who == NULL || !holdings_allow(srv, who, LIMIT_UID_ADOPTIONS)) {
+        return who == NULL ? (answer){ ENOMEM, "the daemon has no memory for an account" }
+                           : service_refuse(c, LIMIT_UID_ADOPTIONS, who->bound[LIMIT_UID_ADOPTIONS],
+                                            srv->users.limits->max[LIMIT_UID_ADOPTIONS]);
     } else if (adopt_set(heap->adopted, &object, s->lessee.owner,
                          s->group != NULL ? s->group->epoch : s->lessee.epoch) != 0) {
         return (answer){ EDQUOT, "the session, or its group, has adopted too many objects" };
@@ -475,6 +483,7 @@ static const struct {
     [GOALLOCD__REQUEST__OP_DISCONNECT] = { .handle = handle_disconnect, .control = CONTROL("disconnect a session") },
     [GOALLOCD__REQUEST__OP_SUBSCRIBE] = { .handle = handle_subscribe },
     [GOALLOCD__REQUEST__OP_SET_LABEL] = { .handle = handle_set_label },
+    [GOALLOCD__REQUEST__OP_LIMITS] = { .handle = handle_limits },
 };
 
 static answer dispatch(client *c, session *s, const Goallocd__Request *request)
@@ -533,6 +542,8 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
     client_service(c)->ntries++;
     a = dispatch(c, s, request);
     client_service(c)->sessions.leases.nyoung = 0;
+    if (a.error == EDQUOT && a.message == NULL)
+        a = limits_refuse_memory(c, s);
     if (a.error >= 0)
         reply_answer(p, request->id, a);
     if (c->op.state == OPERATION_DEFERRED || c->op.state == OPERATION_PAUSED)

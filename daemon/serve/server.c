@@ -66,9 +66,12 @@ static void on_close(peer *p)
     operation_close(&c->op);
 }
 
-static void on_refused(peer *p, enum limit which, uint64_t n)
+static void on_refused(peer *p, enum limit which)
 {
-    (void)service_refuse(client_of(p), which, n);
+    bool of_peer = which == LIMIT_CONNECTION_BUFFER;
+
+    (void)service_refuse(client_of(p), which, of_peer ? p->buffered : 0,
+                         of_peer ? p->host->users->limits->max[which] : 0);
 }
 
 static void on_drained(peer *p)

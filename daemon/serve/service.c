@@ -137,7 +137,7 @@ void service_disconnect(service *srv, session *s)
     service_drop_client(srv, s);
 }
 
-answer service_refuse(client *c, enum limit which, uint64_t n)
+answer service_refuse(client *c, enum limit which, uint64_t used, uint64_t maximum)
 {
     service *srv = client_service(c);
     const session *s = client_any_session(c);
@@ -148,7 +148,8 @@ answer service_refuse(client *c, enum limit which, uint64_t n)
                       &(users_subject){ .pid = c->peer.pid,
                                         .session = s == NULL ? 0 : s->lessee.no.n,
                                         .label = s == NULL ? "" : s->label,
-                                        .n = n },
+                                        .used = used,
+                                        .maximum = maximum },
                       uv_now(&srv->loop));
     return (answer){ limit_row_of(which)->error, limit_row_of(which)->message };
 }

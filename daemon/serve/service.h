@@ -141,8 +141,11 @@ void service_drop_client(service *srv, const session *s);
 /* True if who is at the other end may do what costs others: root, the daemon's user, and the control group. */
 bool service_may_control(const peer *p);
 
-/* A limit refuses the client something, of which it asks for n: the answer, after it is counted and said in the log. */
-answer service_refuse(client *c, enum limit which, uint64_t n);
+/*
+ * A limit refuses the client something: the answer, after it is counted and said in the log. used and maximum: of a limit
+ * that users do not count; else 0.
+ */
+answer service_refuse(client *c, enum limit which, uint64_t used, uint64_t maximum);
 
 /* Close the connections of a session, and let its process not come back to it. The session is LOST until that ends. */
 void service_disconnect(service *srv, session *s);

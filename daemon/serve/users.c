@@ -9,8 +9,9 @@
  * of them than connections, sessions and roots; those that have nothing any more are kept for their rates and episodes,
  * USERS_IDLE_MAX of them, and the oldest makes room.
  *
- * What is counted is counted where it is given and where it is given back, and never recounted; users_validate() and
- * the validators of sessions and requests compare. What another daemon had given is counted at a takeover, whatever the limits say.
+ * What is counted is counted where it is given and where it is given back, and never recounted; users_validate()
+ * compares. What another daemon had given is counted at a takeover, whatever the limits say. Of roots and adoptions,
+ * which end in many ways, there are upper bounds (holdings.c).
  *
  * Root and the user of the daemon have accounts too, but only the limits of all hold for them, without the reserve:
  * they could end the daemon, and have to be able to look at one that others have filled.
@@ -83,13 +84,20 @@ static void forget(users *u, user *who)
     free(who);
 }
 
-user *users_find(users *u, uint32_t uid)
+user *users_look_up(users *u, uint32_t uid)
 {
-    user **bucket = bucket_of(u, uid);
-    user *who = *bucket;
+    user *who = *bucket_of(u, uid);
 
     while (who != NULL && who->uid != uid)
         who = who->below;
+    return who;
+}
+
+user *users_find(users *u, uint32_t uid)
+{
+    user **bucket = bucket_of(u, uid);
+    user *who = users_look_up(u, uid);
+
     if (who != NULL)
         return who;
     if (u->nidle == USERS_IDLE_MAX)
@@ -100,6 +108,7 @@ user *users_find(users *u, uint32_t uid)
     who->uid = uid;
     who->privileged = uid == 0 || uid == geteuid();
     who->credit_ns = NS_PER_SECOND;
+    who->bound[LIMIT_UID_ROOTS] = who->bound[LIMIT_UID_ADOPTIONS] = UINT64_MAX;
     if (!who->privileged)
         who->quota.limit_pages = u->limits->max[LIMIT_UID_BYTES] / PAGE_BYTES;
     who->below = *bucket;
@@ -191,7 +200,10 @@ bool users_takes_connect(users *u, user *who, uint64_t now_ns)
 void users_refused(users *u, user *who, enum limit which, const users_subject *subject, uint64_t now_ms)
 {
     const limit_row *row = limit_row_of(which);
-    bool of_uid = row->scope == LIMIT_OF_UID;
+    uint64_t maximum = subject->maximum != 0 ? subject->maximum : u->limits->max[which];
+    uint64_t used = subject->maximum != 0         ? subject->used
+                    : row->scope == LIMIT_OF_UID  ? who->used[which]
+                                                  : u->used[which];
     bool new_episode = who->refused[which] == 0 || now_ms - who->refused_ms[which] >= EPISODE_MS;
 
     who->refused[which]++;
@@ -199,12 +211,9 @@ void users_refused(users *u, user *who, enum limit which, const users_subject *s
     u->refused[which]++;
     if (!new_episode)
         return;
-    log_warn("limit %s of %llu is reached: uid %u (has %llu), session %u, pid %u, '%s', asks for %llu %s; refused %llu "
-             "times so far",
-             row->name, (unsigned long long)u->limits->max[which], who->uid,
-             (unsigned long long)(of_uid ? who->used[which] : u->used[which]), subject->session, subject->pid,
-             subject->label, (unsigned long long)subject->n, row->unit == LIMIT_BYTES ? "bytes" : "more",
-             (unsigned long long)who->refused[which]);
+    log_warn("limit %s is reached, %llu of %llu%s: uid %u, pid %u, session %u, '%s'; refused %llu times so far", row->name,
+             (unsigned long long)used, (unsigned long long)maximum, row->unit == LIMIT_BYTES ? " bytes" : "", who->uid,
+             subject->pid, subject->session, subject->label, (unsigned long long)who->refused[which]);
 }
 
 /* --- looking --- */

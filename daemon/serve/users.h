@@ -25,6 +25,7 @@ typedef struct user {
     uint64_t used[LIMITS];   /* by limits of a uid */
     uint64_t refused[LIMITS];      /* times that a limit refused it something */
     uint64_t refused_ms[LIMITS];   /* when it did so last; 0: never */
+    uint64_t bound[LIMITS];  /* holdings.c: it has no more than that; UINT64_MAX: nobody knows */
     lease_quota quota;       /* pages that its sessions hold: LIMIT_UID_BYTES */
     uint64_t credit_ns;      /* LIMIT_UID_CONNECTS: time that it has saved up, */
     uint64_t credit_at_ns;   /* at that time */
@@ -41,12 +42,16 @@ typedef struct users {
     unsigned nusers;
     uint64_t used[LIMITS]; /* by limits of all */
     uint64_t refused[LIMITS];
+    uint64_t recounted_ms; /* holdings.c: when all bounds were what there is */
     uint64_t seed[2];
 } users;
 
 /* u is zeroed; max is borrowed. */
 void users_start(users *u, const limits *max);
 void users_end(users *u);
+
+/* The account of a uid, if it has one. */
+user *users_look_up(users *u, uint32_t uid);
 
 /* The account of a uid. NULL: no memory. It stays while something is counted on it, or until others need its place. */
 user *users_find(users *u, uint32_t uid);
@@ -73,7 +78,8 @@ typedef struct users_subject {
     uint32_t pid;
     uint32_t session; /* 0: none */
     const char *label;
-    uint64_t n; /* how much it asks for */
+    uint64_t used; /* of a limit that this file does not count; else 0 */
+    uint64_t maximum; /* the same */
 } users_subject;
 
 /* The limit has refused something: counted, and a line in the log at the beginning of an episode. */
