@@ -18,7 +18,7 @@
 
 /* --- clients that do not read --- */
 
-#define TRIM_REQUESTS 30000u /* a notice and a reply each, of 6 bytes: more than the 256 KiB that wait for a client */
+#define PING_REQUESTS 30000u /* their replies are more than the 256 KiB that wait for a client */
 
 /* Send all, or until the daemon disconnects. */
 static void send_all(int fd, const uint8_t *data, size_t len)
@@ -42,30 +42,33 @@ static bool is_hung_up(int fd)
     return poll(&pfd, 1, 60000) == 1;
 }
 
-/* A frame with a Trim, or with a return of nothing: its reply shifts what follows by 6 bytes. */
-static size_t small_request(uint8_t *buf, bool trim)
+/*
+ * A frame with a Ping, or with a return of nothing: its reply shifts what follows by 6 bytes. (Of Trims the daemon
+ * answers one a second.)
+ */
+static size_t small_request(uint8_t *buf, bool ping)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__Trim ask = GOALLOCD__TRIM__INIT;
+    Goallocd__Ping ask = GOALLOCD__PING__INIT;
     Goallocd__ReturnSpans nothing = GOALLOCD__RETURN_SPANS__INIT;
 
     request.id = 1;
-    request.op_case = trim ? GOALLOCD__REQUEST__OP_TRIM : GOALLOCD__REQUEST__OP_RETURN_SPANS;
-    if (trim)
-        request.trim = &ask;
+    request.op_case = ping ? GOALLOCD__REQUEST__OP_PING : GOALLOCD__REQUEST__OP_RETURN_SPANS;
+    if (ping)
+        request.ping = &ask;
     else
         request.return_spans = &nothing;
     return frame_pack(&request.base, buf, 64);
 }
 
 /*
- * Each Trim sends the session a notice first and the reply when it is done. One of the two is the first one too many:
- * the notice to the requester itself on the way to making it wait, on one of two connections that are 6 bytes apart.
+ * One of the replies is the first one too many: what has been answered before it is a little more or less on each of
+ * the connections.
  */
-static void trim_of_a_session_that_does_not_read_leaves_no_peer(void **state)
+static void ping_of_a_session_that_does_not_read_leaves_no_peer(void **state)
 {
     const fixture *f = *state;
-    static uint8_t out[TRIM_REQUESTS * 16];
+    static uint8_t out[PING_REQUESTS * 16];
 
     for (int shift = 0; shift < 4; shift++) {
         int fd = raw_attach(f);
@@ -73,7 +76,7 @@ static void trim_of_a_session_that_does_not_read_leaves_no_peer(void **state)
 
         for (int i = 0; i < shift; i++)
             len += small_request(out + len, false);
-        for (unsigned i = 0; i < TRIM_REQUESTS; i++)
+        for (unsigned i = 0; i < PING_REQUESTS; i++)
             len += small_request(out + len, true);
         send_all(fd, out, len);
         assert_true(is_hung_up(fd));
@@ -86,7 +89,7 @@ static void trim_of_a_session_that_does_not_read_leaves_no_peer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        FIXTURE_TEST(trim_of_a_session_that_does_not_read_leaves_no_peer),
+        FIXTURE_TEST(ping_of_a_session_that_does_not_read_leaves_no_peer),
     };
 
     return cmocka_run_group_tests_name("connections in the daemon", tests, NULL, NULL);
