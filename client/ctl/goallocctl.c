@@ -96,8 +96,8 @@ static const Goallocd__Reply *ask(const arguments *args, Goallocd__Request *requ
     channel_drop_frame(&ch);
     if (reply != NULL && reply->error == 0 && reply->result_case == kind)
         return reply;
-    (void)fprintf(stderr, "goallocctl: %s: %s\n", args->socket_path,
-                  reply == NULL || reply->error == 0 ? "the answer was not understood" : reply->message);
+    (void)fprintf(stderr, "goallocctl: %s: ", args->socket_path);
+    ctl_print_lines(reply == NULL || reply->error == 0 ? "the answer was not understood" : reply->message, stderr);
     return NULL;
 }
 
@@ -191,8 +191,7 @@ static int run(command *c, arguments *args)
         (void)fprintf(stderr, "goallocctl: out of memory\n");
         return EXIT_FAILURE;
     }
-    if (object != NULL &&
-        (json_dumpf(object, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER) != 0 || putchar('\n') == EOF))
+    if (object != NULL && !ctl_json_print(object))
         status = EXIT_FAILURE;
     json_decref(object);
     return fflush(stdout) == 0 ? status : EXIT_FAILURE;

@@ -168,7 +168,7 @@ bool ping_json(json_t *object, const Goallocd__Reply *reply)
 
 void check_text(const Goallocd__Reply *reply)
 {
-    (void)printf("%s%s", reply->check->whole ? "the heap's tables agree\n" : "", reply->check->text);
+    ctl_print_lines(reply->check->whole ? "the heap's tables agree" : reply->check->text, stdout);
 }
 
 bool check_json(json_t *object, const Goallocd__Reply *reply)

@@ -628,8 +628,9 @@ GOALLOC_API void *goalloc_pointer(uint64_t offset);
  * Statistics of the whole heap and of this session. ret_stats->struct_size must be set; at most so many bytes
  * are written, so a program that was built with an older header gets what it knows. An older daemon leaves what it does
  * not know 0. One round trip; the daemon counts live objects by looking at all allocation bits, in slices, so the
- * counts are exact when nobody allocates or frees meanwhile. 0, -EINVAL, -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT,
- * -ESTALE.
+ * counts are exact when nobody allocates or frees meanwhile. A count begins after the call and is for all who ask by
+ * then; counting takes a tenth of a CPU, so where others ask all the time a call may take 2 s longer. 0, -EINVAL,
+ * -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_stats(goalloc_stats_t *ret_stats);
 

@@ -18,7 +18,7 @@
 
 /* --- clients that do not read --- */
 
-#define TRIM_REQUESTS 30000u /* a notice and a reply each, of 6 bytes: more than waits for a client */
+#define PING_REQUESTS 30000u /* a reply each: more than waits for a client */
 #define TAKEN_MS      300    /* the daemon has not read for so long: it waits until replies are read */
 
 /* Send as much as the daemon takes. */
@@ -35,30 +35,33 @@ static void send_what_is_taken(int fd, const uint8_t *data, size_t len)
     }
 }
 
-/* A frame with a Trim, or with a return of nothing: its reply shifts what follows by 6 bytes. */
-static size_t small_request(uint8_t *buf, bool trim)
+/*
+ * A frame with a Ping, or with a return of nothing: its reply shifts what follows by 6 bytes. (Of Trims the daemon
+ * answers one a second.)
+ */
+static size_t small_request(uint8_t *buf, bool ping)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__Trim ask = GOALLOCD__TRIM__INIT;
+    Goallocd__Ping ask = GOALLOCD__PING__INIT;
     Goallocd__ReturnSpans nothing = GOALLOCD__RETURN_SPANS__INIT;
 
     request.id = 1;
-    request.op_case = trim ? GOALLOCD__REQUEST__OP_TRIM : GOALLOCD__REQUEST__OP_RETURN_SPANS;
-    if (trim)
-        request.trim = &ask;
+    request.op_case = ping ? GOALLOCD__REQUEST__OP_PING : GOALLOCD__REQUEST__OP_RETURN_SPANS;
+    if (ping)
+        request.ping = &ask;
     else
         request.return_spans = &nothing;
     return frame_pack(&request.base, buf, 64);
 }
 
 /*
- * Each Trim sends the session a notice first and the reply when it is done. After one of the two the daemon takes no
- * more requests: after the notice on one of two connections that are 6 bytes apart. The connection ends like that.
+ * One of the replies is the first one too many: after it the daemon takes no more requests. What has been answered
+ * before it is a little more or less on each of the connections, which end like that.
  */
-static void trim_of_a_session_that_does_not_read_leaves_no_peer(void **state)
+static void ping_of_a_session_that_does_not_read_leaves_no_peer(void **state)
 {
     const fixture *f = *state;
-    static uint8_t out[TRIM_REQUESTS * 16];
+    static uint8_t out[PING_REQUESTS * 16];
 
     for (int shift = 0; shift < 4; shift++) {
         int fd = raw_attach(f);
@@ -66,7 +69,7 @@ static void trim_of_a_session_that_does_not_read_leaves_no_peer(void **state)
 
         for (int i = 0; i < shift; i++)
             len += small_request(out + len, false);
-        for (unsigned i = 0; i < TRIM_REQUESTS; i++)
+        for (unsigned i = 0; i < PING_REQUESTS; i++)
             len += small_request(out + len, true);
         send_what_is_taken(fd, out, len);
         assert_true(fixture_is_whole(f));
@@ -79,7 +82,7 @@ static void trim_of_a_session_that_does_not_read_leaves_no_peer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        FIXTURE_TEST(trim_of_a_session_that_does_not_read_leaves_no_peer),
+        FIXTURE_TEST(ping_of_a_session_that_does_not_read_leaves_no_peer),
     };
 
     return cmocka_run_group_tests_name("connections in the daemon", tests, NULL, NULL);
