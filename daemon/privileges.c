@@ -60,37 +60,33 @@
 
 /* Calls whatever their arguments are. A name that this libseccomp, or this machine, does not know is passed over. */
 static const char *const common_calls[] = {
-    "read",       "write",        "close",         "poll",        "ppoll",          "recvfrom", "recvmsg",
-    "sendto",     "sendmsg",      "futex",         "futex_waitv", "rt_sigreturn",   "sigreturn", "rt_sigprocmask",
-    "rt_sigaction", "exit",       "exit_group",    "getpid",      "gettid",         "getppid",  "geteuid",
-    "restart_syscall", "clock_gettime", "clock_nanosleep", "nanosleep", "tgkill",   "brk",      "munmap",
-    "madvise",    "sched_yield",  "getrandom",     "gettimeofday", "time",          "rseq",     "set_robust_list",
+    "read",         "write",           "close",           "poll",           "ppoll",        "recvfrom",
+    "recvmsg",      "sendto",          "sendmsg",         "futex",          "rt_sigreturn", "sigreturn",
+    "rt_sigaction", "rt_sigprocmask",  "exit",            "exit_group",     "getpid",       "gettid",
+    "getppid",      "geteuid",         "restart_syscall", "clock_gettime",  "nanosleep",    "clock_nanosleep",
+    "tgkill",       "brk",             "munmap",          "madvise",        "sched_yield",  "getrandom",
+    "rseq",         "set_robust_list", "gettimeofday",    "time",
 };
 
 static const char *const daemon_calls[] = {
     /* the loop, connections */
-    "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "eventfd2", "pipe2", "accept", "accept4",
-    "readv", "writev", "sendmmsg", "recvmmsg", "getsockopt", "setsockopt", "getsockname", "getpeername", "shutdown",
-    "connect", "bind", "listen", "socketpair", "fcntl", "timerfd_create", "timerfd_settime", "signalfd4",
+    "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2", "pipe2", "accept", "accept4", "readv",
+    "writev", "getsockopt", "setsockopt", "shutdown", "connect", "bind", "listen", "socketpair", "fcntl",
     /* the heap's files, and what is read of the system */
-    "memfd_create", "ftruncate", "fallocate", "fchmod", "fstat", "newfstatat", "fstatat64", "stat", "lstat", "statx",
-    "pread64", "pwrite64", "lseek", "readlink", "readlinkat", "unlink", "unlinkat", "umask", "access", "faccessat",
-    "faccessat2", "flock", "dup", "dup2", "dup3", "close_range", "getdents64",
-    /* threads, their CPUs, and children: a keeper */
-    "mremap", "sched_getaffinity", "sched_setaffinity", "getcpu", "set_tid_address", "sigaltstack", "wait4", "waitid",
-    "setsid", "pidfd_open", "pidfd_send_signal", "fork", "vfork", "membarrier", "prlimit64", "getrlimit",
-    "sysinfo", "uname", "getuid", "getgid", "getegid", "capget", "capset", "sched_getparam", "sched_getscheduler",
-    "prctl", "seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "arch_prctl",
-    "get_robust_list", "rt_sigpending", "rt_sigtimedwait", "mincore",
+    "memfd_create", "ftruncate", "fallocate", "fchmod", "fstat", "newfstatat", "fstatat64", "stat", "statx", "pread64",
+    "lseek", "readlink", "readlinkat", "unlink", "unlinkat", "umask", "mincore", "mremap", "sysinfo",
+    /* threads, their CPUs, and children */
+    "sched_getaffinity", "sched_setaffinity", "getcpu", "prlimit64", "wait4", "setsid", "pidfd_open", "prctl", "capget",
+    "capset", "dup2", "dup3", "close_range", "getuid", "seccomp", "landlock_create_ruleset", "landlock_add_rule",
+    "landlock_restrict_self",
 };
 
 static const char *const keeper_calls[] = {
-    "accept",  "accept4", "getsockopt", "newfstatat", "fstatat64", "stat", "statx", "unlink", "unlinkat", "fcntl",
-    "dup2",    "dup3",    "close_range", "fstat",     "getuid",
+    "accept", "accept4", "getsockopt", "newfstatat", "fstatat64", "stat", "statx", "unlink", "unlinkat",
 };
 
 static const char *const helper_calls[] = {
-    "fallocate", "prctl", "fcntl", "dup2", "dup3", "close_range", "fstat",
+    "fallocate", "prctl",
 };
 
 static const struct {
