@@ -102,7 +102,7 @@ static const struct argp_option option_table[] = {
       1 },
     { "root-owner", OPTION_ROOT_OWNER, NULL, 0,
       "A root is set and removed by the user alone who has made it, and by who may control; others get it", 1 },
-    { "no-seccomp", OPTION_NO_SECCOMP, NULL, 0, "No filter of system calls, for debuggers and sanitizers", 1 },
+    { "no-seccomp", OPTION_NO_SECCOMP, NULL, 0, "No filter of system calls and no Landlock, for debuggers and sanitizers", 1 },
     { "seccomp-kill", OPTION_SECCOMP_KILL, NULL, 0,
       "A system call that the filter does not know kills goallocd, instead of failing with ENOSYS: for tests", 1 },
     { 0 },

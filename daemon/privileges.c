@@ -121,6 +121,9 @@ static struct {
     unsigned short nops; /* 0: there is none */
 } programs[PRIVILEGES_PROCESSES];
 
+/* Threads of a process that has Landlock can't trace each other, as a sanitizer's do when it looks for leaks. */
+static bool is_traceable;
+
 static int allow(scmp_filter_ctx ctx, const char *name, unsigned nargs, struct scmp_arg_cmp arg)
 {
     int call = seccomp_syscall_resolve_name(name);
@@ -233,7 +236,8 @@ void privileges_prepare(enum privileges_filter filter)
 {
     int r = 0;
 
-    if (filter == PRIVILEGES_NO_FILTER)
+    is_traceable = filter == PRIVILEGES_NO_FILTER;
+    if (is_traceable)
         return;
     for (int i = 0; i < PRIVILEGES_PROCESSES && r == 0; i++)
         r = make_program((enum privileges_process)i, filter == PRIVILEGES_FILTER_KILL);
@@ -298,7 +302,7 @@ static int forbid_files(const char *const *dirs)
     int ruleset;
     int r = 0;
 
-    if (abi < 1)
+    if (abi < 1 || is_traceable)
         return 0;
     if (abi >= LANDLOCK_ABI_TRUNCATE)
         attr.handled_access_fs |= LANDLOCK_ACCESS_FS_TRUNCATE;
