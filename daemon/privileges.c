@@ -10,15 +10,15 @@
  *   privileges_confine()  no_new_privs, capabilities, Landlock, one of the programs: system calls alone, no memory, no
  *                         lock
  *
- * Of what a daemon that runs as root does, nothing takes a capability: the memfds that it reopens by /proc/self/fd (mode
- * 0600) are its own user's, CPUs are those of its own thread, /proc and cgroup files are readable by all. What it has
+ * Of what a daemon that runs as root does, nothing takes a capability: the memfds that it reopens by /proc/self/fd
+ * (mode 0600) are its own user's, CPUs are those of its own thread, /proc and cgroup files are readable by all. What it has
  * needed them for, a socket or a state directory in somebody else's directory, and its limit of descriptors, it has by
  * then. (A socket in a directory that root may not write to without capabilities is left there at the end; the next
  * daemon replaces it.) The bounding set goes as well, so no file's capabilities come back by an execve().
  *
  * A call that is on no list fails with ENOSYS. It does not kill: the C library, libuv and the kernel's compatibility
- * layers try newer calls first and do without them when the kernel does not have them, and an update of one of them must
- * not be able to end a heap, which is what is worth most here. The exception are calls that none of them makes on its
+ * layers try newer calls first and do without them when the kernel does not have them, and an update of one of them
+ * must not be able to end a heap, which is what is worth most here. The exception are calls that none of them makes on its
  * own (denied_calls): to run a program, to look into another process, to become somebody else, to change the system.
  * Who makes one of these is no daemon any more; it dies at once, and a keeper or systemd has the heap.
  *
@@ -74,7 +74,7 @@ static const char *const daemon_calls[] = {
     "writev", "getsockopt", "setsockopt", "shutdown", "connect", "bind", "listen", "socketpair", "fcntl",
     /* the heap's files, and what is read of the system */
     "memfd_create", "ftruncate", "fallocate", "fchmod", "fstat", "newfstatat", "fstatat64", "stat", "statx", "pread64",
-    "lseek", "readlink", "readlinkat", "unlink", "unlinkat", "umask", "mincore", "mremap", "sysinfo",
+    "pwrite64", "lseek", "readlink", "readlinkat", "unlink", "unlinkat", "umask", "mincore", "mremap", "sysinfo",
     /* threads, their CPUs, and children */
     "sched_getaffinity", "sched_setaffinity", "getcpu", "prlimit64", "wait4", "setsid", "pidfd_open", "prctl", "capget",
     "capset", "dup2", "dup3", "close_range", "getuid", "seccomp", "landlock_create_ruleset", "landlock_add_rule",
@@ -161,6 +161,7 @@ static int allow_parts(scmp_filter_ctx ctx)
         { "open", SCMP_A1(SCMP_CMP_MASKED_EQ, MAKES_FILE, 0) },
         { "openat", SCMP_A2(SCMP_CMP_MASKED_EQ, MAKES_FILE, 0) },
         { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONBIO) },
+        { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONREAD) },
         { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIOCLEX) },
         { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONCLEX) },
     };
