@@ -9,8 +9,8 @@
  * can change them, and who hands the connection on hands on its rights. Root and the daemon's own user may do
  * everything: they could take it.
  *
- * A connection is asked about when it attaches and when it asks for control, not when it comes in: that costs two system
- * calls and a copy of its groups, 64 Ki of them at most, some 0.1 ms.
+ * A connection is asked about when it attaches and when it asks for control, not when it comes in: that costs two
+ * system calls and a copy of its groups, 64 Ki of them at most, some 0.1 ms.
  */
 #include "daemon/access.h"
 

@@ -16,11 +16,11 @@
  *
  * Ends: log_close() gives the writer half a second; if it still stands in write(2), the process ends around it, which
  * the kernel does to any thread that waits for a pipe, a socket or a terminal; and kill -9 in the same way. A crash
- * (SIGSEGV, SIGABRT, ...) gives the writer 0.2 s for what the daemon has just said. Only SIGKILL loses lines that are in
- * the ring. A forked child has no writer, and its descriptor 2 may soon be something else: it says nothing.
+ * (SIGSEGV, SIGABRT, ...) gives the writer 0.2 s for what the daemon has just said. Only SIGKILL loses lines that are
+ * in the ring. A forked child has no writer, and its descriptor 2 may soon be something else: it says nothing.
  *
- * Data: private. head is written under the lock by who says a line, after the bytes (release); tail by the writer alone,
- * after write(2). Nobody waits for the writer: it takes the lock only to count what was left out, and holds it for some
+ * Data: private. head is written under the lock by who says a line, after the bytes (release); tail by the writer
+ * alone, after write(2). Nobody waits for the writer: it takes the lock only to count what was left out, and holds it for some
  * instructions.
  */
 #include "daemon/log.h"

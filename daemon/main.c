@@ -282,12 +282,12 @@ int main(int argc, char **argv)
     log_set_level(o.log_level);
     (void)signal(SIGPIPE, SIG_IGN);
     (void)signal(SIGHUP, SIG_IGN); /* a terminal that is closed is no reason to end */
+    privileges_prepare(o.filter);
     r = log_open(privileges_confine_thread);
     if (r < 0) {
         log_error("the log has no thread: %s", strerror(-r));
         return EXIT_FAILURE;
     }
-    privileges_prepare(o.filter);
     raise_descriptor_limit();
     r = are_system_pages_small() ? run(&o) : -EINVAL;
     log_close();

@@ -58,8 +58,8 @@ static const struct argp_option option_table[] = {
       "Drop the heap that another goallocd has left, if there is one, and make a new one", 0 },
     { "log-level", 'l', "LEVEL", 0, "error, warn, info (default) or debug", 0 },
     { "allow-uid", OPTION_ALLOW_UID, "USER,...", 0,
-      "Who may attach: users, by name or number. When one of these four lists is given, who is in none may not, but for "
-      "root and the user of goallocd. By default, whoever may connect to the socket",
+      "Who may attach: users, by name or number. When one of these four lists is given, who is in none may not, but "
+      "for root and the user of goallocd. By default, whoever may connect to the socket",
       1 },
     { "allow-gid", OPTION_ALLOW_GID, "GROUP,...", 0, "The same for groups, the process's first or any other", 1 },
     { "allow-read-uid", OPTION_ALLOW_READ_UID, "USER,...", 0, "Users who may attach read-only", 1 },
@@ -70,7 +70,8 @@ static const struct argp_option option_table[] = {
       1 },
     { "root-owner", OPTION_ROOT_OWNER, NULL, 0,
       "A root is set and removed by the user alone who has made it, and by who may control; others get it", 1 },
-    { "no-seccomp", OPTION_NO_SECCOMP, NULL, 0, "No filter of system calls, for debuggers and sanitizers", 1 },
+    { "no-seccomp", OPTION_NO_SECCOMP, NULL, 0,
+      "No filter of system calls and no Landlock, for debuggers and sanitizers", 1 },
     { "seccomp-kill", OPTION_SECCOMP_KILL, NULL, 0,
       "A system call that the filter does not know kills goallocd, instead of failing with ENOSYS: for tests", 1 },
     { 0 },

@@ -10,15 +10,15 @@
  *   privileges_confine()  no_new_privs, capabilities, Landlock, one of the programs: system calls alone, no memory, no
  *                         lock
  *
- * Of what a daemon that runs as root does, nothing takes a capability: the memfds that it reopens by /proc/self/fd (mode
- * 0600) are its own user's, CPUs are those of its own thread, /proc and cgroup files are readable by all. What it has
+ * Of what a daemon that runs as root does, nothing takes a capability: the memfds that it reopens by /proc/self/fd
+ * (mode 0600) are its own user's, CPUs are those of its own thread, /proc and cgroup files are readable by all. What it has
  * needed them for, a socket or a state directory in somebody else's directory, and its limit of descriptors, it has by
  * then. (A socket in a directory that root may not write to without capabilities is left there at the end; the next
  * daemon replaces it.) The bounding set goes as well, so no file's capabilities come back by an execve().
  *
  * A call that is on no list fails with ENOSYS. It does not kill: the C library, libuv and the kernel's compatibility
- * layers try newer calls first and do without them when the kernel does not have them, and an update of one of them must
- * not be able to end a heap, which is what is worth most here. The exception are calls that none of them makes on its
+ * layers try newer calls first and do without them when the kernel does not have them, and an update of one of them
+ * must not be able to end a heap, which is what is worth most here. The exception are calls that none of them makes on its
  * own (denied_calls): to run a program, to look into another process, to become somebody else, to change the system.
  * Who makes one of these is no daemon any more; it dies at once, and a keeper or systemd has the heap.
  *
@@ -60,37 +60,33 @@
 
 /* Calls whatever their arguments are. A name that this libseccomp, or this machine, does not know is passed over. */
 static const char *const common_calls[] = {
-    "read",       "write",        "close",         "poll",        "ppoll",          "recvfrom", "recvmsg",
-    "sendto",     "sendmsg",      "futex",         "futex_waitv", "rt_sigreturn",   "sigreturn", "rt_sigprocmask",
-    "rt_sigaction", "exit",       "exit_group",    "getpid",      "gettid",         "getppid",  "geteuid",
-    "restart_syscall", "clock_gettime", "clock_nanosleep", "nanosleep", "tgkill",   "brk",      "munmap",
-    "madvise",    "sched_yield",  "getrandom",     "gettimeofday", "time",          "rseq",     "set_robust_list",
+    "read",         "write",           "close",           "poll",           "ppoll",        "recvfrom",
+    "recvmsg",      "sendto",          "sendmsg",         "futex",          "rt_sigreturn", "sigreturn",
+    "rt_sigaction", "rt_sigprocmask",  "exit",            "exit_group",     "getpid",       "gettid",
+    "getppid",      "geteuid",         "restart_syscall", "clock_gettime",  "nanosleep",    "clock_nanosleep",
+    "tgkill",       "brk",             "munmap",          "madvise",        "sched_yield",  "getrandom",
+    "rseq",         "set_robust_list", "gettimeofday",    "time",
 };
 
 static const char *const daemon_calls[] = {
     /* the loop, connections */
-    "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "eventfd2", "pipe2", "accept", "accept4",
-    "readv", "writev", "sendmmsg", "recvmmsg", "getsockopt", "setsockopt", "getsockname", "getpeername", "shutdown",
-    "connect", "bind", "listen", "socketpair", "fcntl", "timerfd_create", "timerfd_settime", "signalfd4",
+    "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2", "pipe2", "accept", "accept4", "readv",
+    "writev", "getsockopt", "setsockopt", "shutdown", "connect", "bind", "listen", "socketpair", "fcntl",
     /* the heap's files, and what is read of the system */
-    "memfd_create", "ftruncate", "fallocate", "fchmod", "fstat", "newfstatat", "fstatat64", "stat", "lstat", "statx",
-    "pread64", "pwrite64", "lseek", "readlink", "readlinkat", "unlink", "unlinkat", "umask", "access", "faccessat",
-    "faccessat2", "flock", "dup", "dup2", "dup3", "close_range", "getdents64",
-    /* threads, their CPUs, and children: a keeper */
-    "mremap", "sched_getaffinity", "sched_setaffinity", "getcpu", "set_tid_address", "sigaltstack", "wait4", "waitid",
-    "setsid", "pidfd_open", "pidfd_send_signal", "fork", "vfork", "membarrier", "prlimit64", "getrlimit",
-    "sysinfo", "uname", "getuid", "getgid", "getegid", "capget", "capset", "sched_getparam", "sched_getscheduler",
-    "prctl", "seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "arch_prctl",
-    "get_robust_list", "rt_sigpending", "rt_sigtimedwait", "mincore",
+    "memfd_create", "ftruncate", "fallocate", "fchmod", "fstat", "newfstatat", "fstatat64", "stat", "statx", "pread64",
+    "pwrite64", "lseek", "readlink", "readlinkat", "unlink", "unlinkat", "umask", "mincore", "mremap", "sysinfo",
+    /* threads, their CPUs, and children */
+    "sched_getaffinity", "sched_setaffinity", "getcpu", "prlimit64", "wait4", "setsid", "pidfd_open", "prctl", "capget",
+    "capset", "dup2", "dup3", "close_range", "getuid", "seccomp", "landlock_create_ruleset", "landlock_add_rule",
+    "landlock_restrict_self",
 };
 
 static const char *const keeper_calls[] = {
-    "accept",  "accept4", "getsockopt", "newfstatat", "fstatat64", "stat", "statx", "unlink", "unlinkat", "fcntl",
-    "dup2",    "dup3",    "close_range", "fstat",     "getuid",
+    "accept", "accept4", "getsockopt", "newfstatat", "fstatat64", "stat", "statx", "unlink", "unlinkat",
 };
 
 static const char *const helper_calls[] = {
-    "fallocate", "prctl", "fcntl", "dup2", "dup3", "close_range", "fstat",
+    "fallocate", "prctl",
 };
 
 static const struct {
@@ -124,6 +120,9 @@ static struct {
     struct sock_filter ops[PROGRAM_MAX];
     unsigned short nops; /* 0: there is none */
 } programs[PRIVILEGES_PROCESSES];
+
+/* Threads of a process that has Landlock can't trace each other, as a sanitizer's do when it looks for leaks. */
+static bool is_traceable;
 
 static int allow(scmp_filter_ctx ctx, const char *name, unsigned nargs, struct scmp_arg_cmp arg)
 {
@@ -162,6 +161,7 @@ static int allow_parts(scmp_filter_ctx ctx)
         { "open", SCMP_A1(SCMP_CMP_MASKED_EQ, MAKES_FILE, 0) },
         { "openat", SCMP_A2(SCMP_CMP_MASKED_EQ, MAKES_FILE, 0) },
         { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONBIO) },
+        { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONREAD) },
         { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIOCLEX) },
         { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONCLEX) },
     };
@@ -237,7 +237,8 @@ void privileges_prepare(enum privileges_filter filter)
 {
     int r = 0;
 
-    if (filter == PRIVILEGES_NO_FILTER)
+    is_traceable = filter == PRIVILEGES_NO_FILTER;
+    if (is_traceable)
         return;
     for (int i = 0; i < PRIVILEGES_PROCESSES && r == 0; i++)
         r = make_program((enum privileges_process)i, filter == PRIVILEGES_FILTER_KILL);
@@ -302,7 +303,7 @@ static int forbid_files(const char *const *dirs)
     int ruleset;
     int r = 0;
 
-    if (abi < 1)
+    if (abi < 1 || is_traceable)
         return 0;
     if (abi >= LANDLOCK_ABI_TRUNCATE)
         attr.handled_access_fs |= LANDLOCK_ACCESS_FS_TRUNCATE;

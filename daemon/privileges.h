@@ -18,7 +18,7 @@ enum privileges_process {
 enum privileges_filter {
     PRIVILEGES_FILTER,      /* it fails with ENOSYS, or kills the process if nothing but an intruder makes it */
     PRIVILEGES_FILTER_KILL, /* it kills the process in any case: for tests */
-    PRIVILEGES_NO_FILTER,
+    PRIVILEGES_NO_FILTER, /* nor Landlock */
 };
 
 /* A sanitizer makes system calls of its own. */
@@ -29,8 +29,8 @@ enum privileges_filter {
 #endif
 
 /*
- * Make the filters of all processes, so that to confine one takes no memory and no lock. Before the first fork; it may
- * fail, is logged, and processes have no filter then.
+ * Make the filters of all processes, so that to confine one takes no memory and no lock. Before all else here and the
+ * first fork; it may fail, is logged, and processes have no filter then.
  */
 void privileges_prepare(enum privileges_filter filter);
 

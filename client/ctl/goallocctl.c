@@ -316,8 +316,8 @@ int main(int argc, char **argv)
                "  reclaim SESSION|GROUP\n"
                "            free what an ended session, or all ended sessions of a group, have left; asks first\n"
                "  disconnect SESSION\n"
-               "            close a session's connection for good: its process keeps what it holds until it detaches or\n"
-               "            ends, and gets no more; asks first\n"
+               "            close a session's connection for good: its process keeps what it holds until it\n"
+               "            detaches or ends, and gets no more; asks first\n"
                "  drop      drop the heap of a running daemon, which then ends; asks first\n"
                "  keeper    the keeper in a --state-dir, and its heap; --end ends one that is left over, asking first\n"
                "  ping      is the daemon there, and which version",
