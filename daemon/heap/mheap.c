@@ -99,7 +99,7 @@ uint64_t mheap_released_pages(const mheap *heap)
 {
     /* Page 0 is taken and never committed. */
     return pagealloc_npages_scavenged(heap->pages) + pagecache_nscavenged(&heap->cache) +
-           heap->naside_pages[ASIDE_UNUSED] + 1;
+           heap->naside_pages[ASIDE_UNUSED] + heap->naside_pages[ASIDE_EXCESS] + 1;
 }
 
 uint64_t mheap_committed_pages(const mheap *heap)
@@ -159,8 +159,8 @@ uint64_t mheap_room_pages(const mheap *heap)
 
 uint64_t mheap_free_backed_pages(const mheap *heap)
 {
-    return mheap_committed_pages(heap) - heap->ninuse_pages + heap->naside_pages[ASIDE_UNUSED] -
-           mheap_aside_pages(heap);
+    return mheap_committed_pages(heap) - heap->ninuse_pages + heap->naside_pages[ASIDE_UNUSED] +
+           heap->naside_pages[ASIDE_EXCESS] - mheap_aside_pages(heap);
 }
 
 uint64_t mheap_idle_pages(const mheap *heap)
@@ -179,6 +179,23 @@ uint64_t mheap_over_limit(const mheap *heap, unsigned percent, uint64_t npages)
 
 /* --- pages --- */
 
+/* Those of the fence's pages that lie in [from, to) are taken, or free again. */
+static void fence_pages(mheap *heap, const mheap_fence *fence, uint64_t from, uint64_t to, bool take)
+{
+    uint64_t first = fence->range.first.n > from ? fence->range.first.n : from;
+    uint64_t end = fence->range.first.n + fence->range.npages < to ? fence->range.first.n + fence->range.npages : to;
+
+    if (first >= end)
+        return;
+    if (take) {
+        (void)pagealloc_alloc_at(heap->pages, page_at(first), end - first);
+        heap->naside_pages[fence->kind] += end - first;
+    } else {
+        pagealloc_free_range(heap->pages, page_at(first), end - first, fence->kind == ASIDE_EXCESS);
+        heap->naside_pages[fence->kind] -= end - first;
+    }
+}
+
 static bool mheap_grow(mheap *heap, uint64_t npages)
 {
     uint64_t end = pagealloc_end(heap->pages).n;
@@ -191,6 +208,8 @@ static bool mheap_grow(mheap *heap, uint64_t npages)
     note_added(heap, end, end + ask);
     CRASH_POINT(arena_after_npages);
     pagealloc_grow(heap->pages, page_at(end), ask);
+    for (unsigned i = 0; i < MHEAP_FENCES; i++)
+        fence_pages(heap, &heap->fences[i], end, end + ask, true);
     mheap_refresh_metadata(heap);
     return true;
 }
@@ -238,7 +257,8 @@ static bool is_free_or_new(mheap *heap, page_range range)
     if (range.first.n > end || to > heap->map->npages ||
         (range.first.n < end && !pagealloc_is_free(heap->pages, range.first, (to < end ? to : end) - range.first.n)))
         return false;
-    return to <= end || mheap_grow(heap, to - end);
+    return to <= end ||
+           (mheap_grow(heap, to - end) && pagealloc_is_free(heap->pages, range.first, range.npages)); /* no fence */
 }
 
 /* True if these pages, which are free, have no memory. They get some soon, and backed_base says so. */
@@ -280,6 +300,28 @@ page_range mheap_take_aside(mheap *heap, enum mheap_aside kind, page_range range
     if (ret_nscavenged != NULL)
         *ret_nscavenged = nscavenged;
     return range;
+}
+
+bool mheap_put_fence(mheap *heap, unsigned place, enum mheap_aside kind, page_range range)
+{
+    uint64_t to = range.first.n + range.npages;
+    uint64_t end = pagealloc_end(heap->pages).n;
+
+    assert(heap->fences[place].range.npages == 0);
+    if (range.npages == 0 || to > heap->map->npages)
+        return false;
+    mheap_flush_cache(heap);
+    if (range.first.n < end && !pagealloc_is_free(heap->pages, range.first, (to < end ? to : end) - range.first.n))
+        return false;
+    heap->fences[place] = (mheap_fence){ .range = range, .kind = kind };
+    fence_pages(heap, &heap->fences[place], 0, end, true);
+    return true;
+}
+
+void mheap_remove_fence(mheap *heap, unsigned place)
+{
+    fence_pages(heap, &heap->fences[place], 0, pagealloc_end(heap->pages).n, false);
+    heap->fences[place] = (mheap_fence){ .range = { .npages = 0 } };
 }
 
 /* What describes the chunk's pages has gone. Its links go too, but for those that share a page with others. */

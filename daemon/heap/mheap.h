@@ -20,7 +20,26 @@
 enum { MHEAP_E_EXHAUSTED = 1 };
 
 /* Pages aside: taken, in no span, while something happens to the memory behind them (mheap_take_aside()). */
-enum mheap_aside { ASIDE_RELEASE, ASIDE_RELEASE_DENSE, ASIDE_AHEAD, ASIDE_GROWTH, ASIDE_UNUSED, ASIDE_KINDS };
+enum mheap_aside {
+    ASIDE_RELEASE,
+    ASIDE_RELEASE_DENSE,
+    ASIDE_AHEAD,
+    ASIDE_GROWTH,
+    ASIDE_UNUSED,
+    ASIDE_FENCED, /* mheap_put_fence() */
+    ASIDE_EXCESS,
+    ASIDE_KINDS
+};
+
+/* Pages that nobody gets, those included that the heap has not grown to yet. npages 0: no fence. */
+typedef struct mheap_fence {
+    page_range range;
+    enum mheap_aside kind; /* ASIDE_FENCED: they may have memory; ASIDE_EXCESS: by the books they have none */
+} mheap_fence;
+
+/* One for each helper of a daemon that is gone, by its place; and the last, for what excess.c punches. */
+#define MHEAP_FENCES       (HELPERS_MAX + 1)
+#define MHEAP_FENCE_EXCESS HELPERS_MAX
 
 typedef struct mheap {
     heapfile *file;
@@ -42,6 +61,7 @@ typedef struct mheap {
     uint64_t npeak_pages;  /* most pages in use since the scavenger's generation began */
     uint64_t ntakes;       /* times that pages were put into use, ever */
     uint64_t naside_pages[ASIDE_KINDS];
+    mheap_fence fences[MHEAP_FENCES];
     uint64_t ndoubted_pages; /* of the committed ones another daemon has left free: they may have no memory */
     bool distrust_backed; /* free pages that count as having memory may have none: all that is leased is committed */
 } mheap;
@@ -94,6 +114,16 @@ page_range mheap_take_aside(mheap *heap, enum mheap_aside kind, page_range range
 
 /* They are free again. punched: there is no memory behind them; ASIDE_UNUSED: behind what describes them. */
 void mheap_put_back(mheap *heap, enum mheap_aside kind, page_range range, bool punched);
+
+/*
+ * Fence a range off: those of its pages that the heap has are aside, and so are others as soon as it grows to them.
+ * False, and nothing has changed: some of them are taken. The fence at that place is none yet.
+ */
+bool mheap_put_fence(mheap *heap, unsigned place, enum mheap_aside kind, page_range range)
+    __attribute__((warn_unused_result));
+
+/* Its pages are free again, and count as before. */
+void mheap_remove_fence(mheap *heap, unsigned place);
 
 /* Give the cached pages back to the page allocator, so that the scavenger sees them. */
 void mheap_flush_cache(mheap *heap);

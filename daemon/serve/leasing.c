@@ -2,14 +2,14 @@
  * Leasing: an operation that leases spans to its session, from the first span to the reply; and what holds it up when
  * memory is short.
  *
- * Called by request_lease.c. Calls operation, session (leases), mheap, commit, ahead, sweep. Spans are leased as they
- * are gathered, before they have memory, so nobody else gets them; the client learns of them by the reply alone.
+ * Called by request_lease.c. Calls operation, session (leases), mheap, releases, commit, ahead, sweep. Spans are leased
+ * as they are gathered, before they have memory, so nobody else gets them; the client learns of them by the reply alone.
  *
  *   1. leasing_begin: the operation is LEASING and has memory for 1024 spans.
  *   2. leasing_add*: spans are leased; those that need memory are noted in the commit job.
- *   3. leasing_commit: if what was taken passes the memory limit, free pages are taken too, to be released first.
- *      Little is committed at once; more in the thread pool: the operation is COMMITTING, and counts in the nops of its
- *      session, which does not end meanwhile.
+ *   3. leasing_commit: if what was taken passes a memory limit, free pages are released first (releases.c). Then what
+ *      has no memory gets some in the thread pool. The operation is COMMITTING, and counts in the nops of its session,
+ *      which does not end meanwhile.
  *   4. The reply names the spans. If memory could not be had, the fresh spans' leases are revoked and their pages
  *      free; pages behind a large object are added to it if its session still leases it, else they are free again.
  *
@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include "daemon/log.h"
+#include "daemon/serve/releases.h"
 #include "daemon/serve/sweep.h"
 #include "shm/crash.h"
 
@@ -35,6 +36,7 @@
 #define RESCUE_NS        UINT64_C(20000000)
 
 const answer leasing_no_memory = { ENOMEM, "the system has no memory for the heap" };
+const answer leasing_limit_reached = { EAGAIN, "the memory limit is reached: give back what is idle, and insist" };
 
 /* --- memory is short --- */
 
@@ -118,45 +120,10 @@ answer leasing_give_up(client *c, answer why, uint64_t npages)
     return why;
 }
 
-/* What has been taken may pass the limit: take free pages to be released before it is committed. */
-static void add_releases(client *c)
-{
-    mheap *heap = client_service(c)->heap;
-    commit_job *job = &c->op.commit;
-    uint64_t over = (mheap_over_limit(heap, RELEASE_PERCENT, 0) + PAGE_BYTES - 1) / PAGE_BYTES;
-    page_range range;
-
-    if (over == 0)
-        return;
-    mheap_flush_cache(heap);
-    job->releases = c->op.memory->releases;
-    while (over > 0 && job->nreleases < COMMIT_RELEASES_MAX) {
-        range = mheap_take_aside(heap, ASIDE_RELEASE_DENSE, (page_range){ .npages = over }, NULL);
-        if (range.npages == 0)
-            return;
-        job->releases[job->nreleases++] = range;
-        over -= range.npages < over ? range.npages : over;
-    }
-}
-
-static void end_releases(client *c)
-{
-    service *srv = client_service(c);
-    const commit_job *job = &c->op.commit;
-
-    for (size_t i = 0; i < job->nreleases; i++) {
-        mheap_put_back(srv->heap, ASIDE_RELEASE_DENSE, job->releases[i], i < job->npunched);
-        if (i < job->npunched)
-            scavenge_note_eager(&srv->scav, job->releases[i]);
-    }
-    if (job->nreleases > 0)
-        queue_note(&srv->queue, WAIT_PAGES);
-}
-
 /* --- the end --- */
 
-/* Name the spans that were leased, or say that there are none. */
-static void reply_spans(client *c)
+/* Name the spans that were leased, or say why there are none. */
+static void reply_spans(client *c, answer why)
 {
     const operation *op = &c->op;
     Goallocd__RefillReply refill = GOALLOCD__REFILL_REPLY__INIT;
@@ -164,7 +131,7 @@ static void reply_spans(client *c)
 
     if (op->nspans == 0) {
         events_memory_short(&client_service(c)->events);
-        reply_answer(&c->peer, op->id, leasing_no_memory);
+        reply_answer(&c->peer, op->id, why);
     } else if (op->kind == GOALLOCD__REQUEST__OP_REFILL) {
         CRASH_POINT(refill_before_reply);
         refill.n_spans = op->nspans;
@@ -186,10 +153,13 @@ static void revoke_fresh(client *c)
 
     for (; op->nfresh > 0; op->nfresh--) {
         uint32_t name = op->memory->spans[--op->nspans];
+        bool punched = op->memory->unbacked[op->nspans] && !op->committing;
         page_no first;
 
         if (s != NULL && lease_check(&s->lessee, name, &first) == 0)
-            lease_revoke(&s->lessee, first, op->commit.undone);
+            lease_revoke(&s->lessee, first, punched);
+        if (!punched)
+            client_service(c)->heap->distrust_backed = true;
     }
 }
 
@@ -207,11 +177,13 @@ static void end_growth(client *c, int result)
         lease_extend(&s->lessee, first, op->grow_pages);
         return;
     }
-    mheap_put_back(srv->heap, ASIDE_GROWTH, (page_range){ behind, op->grow_pages }, result < 0 && op->commit.undone);
+    mheap_put_back(srv->heap, ASIDE_GROWTH, (page_range){ behind, op->grow_pages }, false);
+    srv->heap->distrust_backed = true; /* they may have memory or not */
     op->nspans = 0;
 }
 
-static void end(client *c, int result)
+/* why: what a client is told that gets nothing. */
+static void end(client *c, int result, answer why)
 {
     service *srv = client_service(c);
 
@@ -220,10 +192,9 @@ static void end(client *c, int result)
         revoke_fresh(c);
         queue_note(&srv->queue, WAIT_PAGES);
     }
-    end_releases(c);
     if (c->op.grow_pages != 0)
         end_growth(c, result);
-    reply_spans(c);
+    reply_spans(c, why);
     if (c->op.state == OPERATION_COMMITTING && --client_any_session(c)->lessee.nops == 0) {
         queue_note_session(&srv->queue, c->session.n); /* its process may wait, to come back to it, */
         service_wake(srv);                             /* or it to end */
@@ -235,7 +206,26 @@ static void on_committed(commit_job *job, int result)
 {
     client *c = job->data;
 
-    end(c, result);
+    end(c, result, leasing_no_memory);
+    peer_resume(&c->peer);
+}
+
+static void commit(client *c)
+{
+    c->op.committing = true;
+    commit_start(&c->op.commit, &client_service(c)->commits);
+}
+
+/* Free pages were released before the commit, or can't be now. */
+static void on_released(void *data, bool released)
+{
+    client *c = data;
+
+    if (released && c->op.commit.nranges > 0) {
+        commit(c);
+        return;
+    }
+    end(c, released ? 0 : -EAGAIN, leasing_limit_reached);
     peer_resume(&c->peer);
 }
 
@@ -250,9 +240,11 @@ void leasing_begin(client *c, const Goallocd__Request *request)
     operation_begin_leasing(&c->op, &c->peer, request, &srv->operations, &srv->queue);
     job->file = srv->heap->file;
     job->ranges = c->op.memory->ranges;
-    job->nranges = job->nreleases = job->npunched = 0;
+    job->nranges = 0;
+    job->share = &client_any_session(c)->commits;
     job->done = on_committed;
     job->data = c;
+    c->op.committing = false;
 }
 
 void leasing_add(client *c, session *s, page_no first)
@@ -277,6 +269,7 @@ void leasing_add_fresh(client *c, session *s, page_no first, uint64_t nscavenged
     uint64_t npages = shm_span_at(srv->heap->map, first)->npages;
 
     leasing_add(c, s, first);
+    c->op.memory->unbacked[c->op.nspans - 1] = nscavenged == npages;
     c->op.nfresh++;
     note_taken(c, first, npages, nscavenged);
     ahead_note_fresh(&srv->ahead, first, npages, nscavenged);
@@ -293,16 +286,16 @@ void leasing_add_growth(client *c, page_no first, page_no behind, uint64_t npage
 answer leasing_commit(client *c)
 {
     service *srv = client_service(c);
-    commit_job *job = &c->op.commit;
+    uint64_t over = (mheap_over_limit(srv->heap, RELEASE_PERCENT, 0) + PAGE_BYTES - 1) / PAGE_BYTES;
+    bool releasing = over > 0 && releases_begin(srv, over, on_released, c);
 
-    add_releases(c);
-    if (job->nranges == 0 && job->nreleases == 0) {
-        end(c, 0);
-    } else if (commit_start(job, &srv->commits)) {
-        end(c, job->result);
+    if (!releasing && c->op.commit.nranges == 0) {
+        end(c, 0, ANSWER_DONE);
     } else {
         operation_set_state(&c->op, OPERATION_COMMITTING);
         client_any_session(c)->lessee.nops++;
+        if (!releasing)
+            commit(c);
     }
     ahead_prepare(&srv->ahead);
     return ANSWER_GIVEN;

@@ -7,6 +7,7 @@
 #include "daemon/serve/service.h"
 
 extern const answer leasing_no_memory;
+extern const answer leasing_limit_reached;
 
 /* Begin it. There is memory for it: requests_handle() has looked. */
 void leasing_begin(client *c, const Goallocd__Request *request);

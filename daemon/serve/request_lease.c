@@ -29,7 +29,6 @@
 #define SEARCH_PART    10u                /* that is, 1/10 of the time; */
 #define SEARCH_PAST_NS UINT64_C(10000000) /* what is left of that from the last 10 ms can be used at once */
 
-static const answer limit_reached = { EAGAIN, "the memory limit is reached: give back what is idle, and insist" };
 static const answer exhausted = { ENOSPC, "the arena has no free pages in a row that are enough" };
 static const answer quota_reached = { EDQUOT, "the session's limit is reached" };
 static const answer searching = { EINPROGRESS, "the session's limit is reached, unless it offers something: ask again" };
@@ -140,7 +139,7 @@ static answer refill_fresh(client *c, session *s, const refill *r, uint64_t nspa
 
         if (r->npages > mheap_room_pages(srv->heap) && !leasing_limit_allows(srv, r->npages) &&
             (!r->insist || op->nspans * r->npages >= INSIST_PAGES))
-            return limit_reached;
+            return leasing_limit_reached;
         if (op->nspans > r->want / 4 && op->commit.nranges == 0 && ahead_is_worth_waiting(&srv->ahead, r->npages))
             return ANSWER_DONE; /* rather less, and at once: when the client comes back there is more */
         if (!leasing_system_allows(srv, r->npages))
@@ -210,7 +209,7 @@ answer handle_alloc_large(client *c, session *s, const Goallocd__Request *reques
     if (a.error != 0)
         return a;
     if (!ask->insist && !leasing_limit_allows(srv, ask->npages))
-        return limit_reached;
+        return leasing_limit_reached;
     if (!leasing_system_allows(srv, ask->npages))
         return leasing_no_memory;
     leasing_begin(c, request);
@@ -277,7 +276,7 @@ answer handle_resize_large(client *c, session *s, const Goallocd__Request *reque
     if (more > 0 && more + (central ? npages : 0) > lease_room_pages(&s->lessee))
         return quota_reached;
     if (more > 0 && more > mheap_room_pages(srv->heap))
-        return limit_reached;
+        return leasing_limit_reached;
     if (central) {
         mcentral_remove(srv->heap, first);
         shm_span_at(srv->heap->map, first)->lessee_folds = 0;

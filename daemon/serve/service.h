@@ -25,6 +25,7 @@ typedef struct service {
     roots *roots;
     making_table making; /* roots that are being made */
     scavenger scav;
+    helper helper;
     commit_pool commits;
     sysmem mem;
     ahead ahead;

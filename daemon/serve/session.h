@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "daemon/heap/lease.h"
+#include "daemon/memory/commit.h"
 
 typedef struct session {
     lessee lessee;
@@ -19,6 +20,7 @@ typedef struct session {
     uint64_t next_search_ns; /* what it offers is not searched for before, at its limit */
     bool searching;          /* it has been told to ask again: a search goes on where the last request's ended */
     bool detached;           /* it ends because its process has asked for that */
+    commit_share commits;    /* memory that it has been given, for whose turn it is */
     bool settled;            /* ENDING: what its process was linking or unlinking is done */
     group *group;            /* NULL: it has none, or it is over */
     uint32_t group_uid;      /* of the group, whose name outlives it here */
