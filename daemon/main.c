@@ -233,6 +233,7 @@ int main(int argc, char **argv)
     if (r < 0)
         goto out;
     u32_store_relaxed(&file.huge.never, !o.huge_pages);
+    heap.max_bytes = o.max_memory_bytes;
     r = server_run(&srv, place.fd, &heap,
                    &(server_options){ .eager_commit = o.eager_commit,
                                       .scavtrace = o.scavtrace,

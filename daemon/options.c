@@ -49,7 +49,7 @@ bool options_parse_size(const char *text, uint64_t *ret_bytes)
 }
 
 /* Keys of the options without a short name. */
-enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES, OPTION_ON_STOP };
+enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES, OPTION_ON_STOP, OPTION_MAX_MEMORY };
 
 static const struct argp_option option_table[] = {
     { "socket", 's', "PATH", 0, "Serve on this Unix socket (default " SHM_SOCKET_PATH ")", 0 },
@@ -59,6 +59,10 @@ static const struct argp_option option_table[] = {
     { "memory-limit", 'm', "SIZE", 0,
       "Memory that the heap tries to stay below by giving free pages back (default: no limit). Soft: live objects "
       "are never refused because of it",
+      0 },
+    { "max-memory", OPTION_MAX_MEMORY, "SIZE", 0,
+      "Memory that the heap never has more than, what describes it included (default: no limit). Hard: who would pass "
+      "it gets ENOMEM",
       0 },
     { "commit", 'c', "eager|lazy", 0,
       "When pages get memory: eager (default) before a process gets them, so that a lack of it is ENOMEM; lazy at "
@@ -122,6 +126,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case 'm':
         o->memory_limit_bytes = parse_size(state, "memory-limit", arg);
+        return 0;
+    case OPTION_MAX_MEMORY:
+        o->max_memory_bytes = parse_size(state, "max-memory", arg);
         return 0;
     case 'c':
         if (strcmp(arg, "eager") != 0 && strcmp(arg, "lazy") != 0)

@@ -22,7 +22,8 @@
  * them: free -> mheap_take_aside -> mheap_put_back -> free; those for growth go to their span instead.
  *
  * The memory limit is soft, as Go's: an allocation releases free pages first, the background scavenger holds 95% of
- * it, but one that does not fit is made all the same. The README says what it counts.
+ * it, but one that does not fit is made all the same. max_bytes is hard: who makes spans asks mheap_max_allows() before.
+ * The README says what both count.
  *
  * Invariants (mheap_validate, linear): every taken page above 0 belongs to the span that its page map entry names, or
  * is in the page cache or aside; no free page has a description that is not FREE; a CENTRAL span is in the mcentral
@@ -36,6 +37,10 @@
 #include "shm/crash.h"
 
 #define GROW_PAGES 512u /* 4 MiB: a chunk of the page allocator */
+
+/* What describes a page at most: bits, kept bits, description, page map; and what of a unit nobody else uses. */
+#define DESCRIBED_BYTES_A_PAGE (256u + 128u + sizeof(shm_span) + sizeof(shm_u32))
+#define DESCRIBED_BYTES        (4 * SYSTEM_PAGE_BYTES)
 
 /* Pages [first, end) are now the page heap's: say so in their heap arenas. */
 static void note_added(mheap *heap, uint64_t first, uint64_t end)
@@ -148,13 +153,48 @@ uint64_t mheap_releasing_pages(const mheap *heap)
     return heap->naside_pages[ASIDE_RELEASE] + heap->naside_pages[ASIDE_RELEASE_DENSE];
 }
 
+uint64_t mheap_limit_bytes(const mheap *heap)
+{
+    return heap->limit_bytes == 0 || (heap->max_bytes != 0 && heap->max_bytes < heap->limit_bytes) ? heap->max_bytes
+                                                                                                  : heap->limit_bytes;
+}
+
+/* What can't be released: pages in use, and what describes pages. */
+static uint64_t used_bytes(const mheap *heap)
+{
+    return (heap->ninuse_pages + heap->naside_pages[ASIDE_GROWTH]) * PAGE_BYTES + metabook_bytes(&heap->book);
+}
+
 uint64_t mheap_room_pages(const mheap *heap)
 {
-    uint64_t used = (heap->ninuse_pages + heap->naside_pages[ASIDE_GROWTH]) * PAGE_BYTES + metabook_bytes(&heap->book);
+    uint64_t limit = mheap_limit_bytes(heap);
+    uint64_t used = used_bytes(heap);
 
-    if (heap->limit_bytes == 0)
+    if (limit == 0)
         return UINT64_MAX;
-    return used >= heap->limit_bytes ? 0 : (heap->limit_bytes - used) / PAGE_BYTES;
+    return used >= limit ? 0 : (limit - used) / PAGE_BYTES;
+}
+
+bool mheap_max_allows(const mheap *heap, uint64_t npages, uint64_t keep_bytes)
+{
+    uint64_t left = heap->max_bytes - used_bytes(heap);
+
+    if (heap->max_bytes == 0)
+        return true;
+    return used_bytes(heap) <= heap->max_bytes && left > keep_bytes + DESCRIBED_BYTES &&
+           (left - keep_bytes - DESCRIBED_BYTES) / (PAGE_BYTES + DESCRIBED_BYTES_A_PAGE) >= npages;
+}
+
+uint64_t mheap_over_max(const mheap *heap)
+{
+    uint64_t have = mheap_committed_pages(heap) * PAGE_BYTES + metabook_bytes(&heap->book);
+
+    return heap->max_bytes == 0 || have <= heap->max_bytes ? 0 : have - heap->max_bytes;
+}
+
+uint64_t mheap_free_pages(const mheap *heap)
+{
+    return heap->map->npages - 1 - heap->ninuse_pages - mheap_aside_pages(heap);
 }
 
 uint64_t mheap_free_backed_pages(const mheap *heap)
@@ -172,9 +212,9 @@ uint64_t mheap_over_limit(const mheap *heap, unsigned percent, uint64_t npages)
 {
     uint64_t have = (mheap_committed_pages(heap) + npages - mheap_releasing_pages(heap)) * PAGE_BYTES +
                     metabook_bytes(&heap->book);
-    uint64_t most = heap->limit_bytes / 100 * percent;
+    uint64_t most = mheap_limit_bytes(heap) / 100 * percent;
 
-    return heap->limit_bytes == 0 || have <= most ? 0 : have - most;
+    return most == 0 || have <= most ? 0 : have - most;
 }
 
 /* --- pages --- */

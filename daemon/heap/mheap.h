@@ -54,6 +54,7 @@ typedef struct mheap {
     left_table *left;     /* so do claims on what sessions have left */
     roots *roots;         /* looked at before pages are used for other objects; NULL: there are none */
     uint64_t limit_bytes; /* soft limit of arena and metadata, 0: none */
+    uint64_t max_bytes;   /* hard limit of the same; the caller sets it before the first span is made */
     uint64_t metadata_bytes; /* as last asked of the kernel: for people to look at */
     metabook book;           /* what of it counts towards the limit */
     uint64_t ninuse_pages;
@@ -128,14 +129,27 @@ void mheap_remove_fence(mheap *heap, unsigned place);
 /* Give the cached pages back to the page allocator, so that the scavenger sees them. */
 void mheap_flush_cache(mheap *heap);
 
+/* The soft limit, or the hard one if that is lower. 0: there is none. */
+uint64_t mheap_limit_bytes(const mheap *heap);
+
 /*
- * Bytes by which the arena's committed pages, npages more, and the metadata are above percent % of the memory limit.
+ * Bytes by which the arena's committed pages, npages more, and the metadata are above percent % of that limit.
  * 0: they are not, or there is none.
  */
 uint64_t mheap_over_limit(const mheap *heap, unsigned percent, uint64_t npages);
 
 /* Pages that can come into use before the memory limit is reached, if all that is free is released for them. */
 uint64_t mheap_room_pages(const mheap *heap);
+
+/*
+ * The hard limit, which counts as a soft one, too: true if npages more may come into use, with what describes them at
+ * worst, and keep_bytes are left. By how many bytes what is committed exceeds it.
+ */
+bool mheap_max_allows(const mheap *heap, uint64_t npages, uint64_t keep_bytes);
+uint64_t mheap_over_max(const mheap *heap);
+
+/* Pages of the arena that are in no span and not aside. */
+uint64_t mheap_free_pages(const mheap *heap);
 
 /* Ask the kernel what the metadata occupies, and count the tables anew. Two system calls. */
 void mheap_refresh_metadata(mheap *heap);

@@ -59,6 +59,7 @@
 #define LATE_NS        UINT64_C(100000000)
 #define SAY_NS         UINT64_C(1000000000)
 #define LOOK_MS        50u
+#define CHILD_MS       1000
 #define OLD_MS         500u
 #define RESTART_NS     UINT64_C(1000000000)
 #define CALL_NS        UINT64_C(20000000)
@@ -226,6 +227,7 @@ __attribute__((noreturn)) static void child_run(child *c, int fds[CHILD_NFDS], p
     c->private = mmap(NULL, SYSTEM_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, PLACE, 0);
     if (c->private == MAP_FAILED)
         _exit(EXIT_FAILURE);
+    answer(PUNCHES, &(reply){ .id = 0 }); /* it has closed what it must not hold */
     for (;;) {
         if (poll(polls, 2, -1) < 0 && errno != EINTR)
             _exit(EXIT_FAILURE);
@@ -299,6 +301,20 @@ static pid_t fork_child(helper *h, int calls, int punches, int place_fd, unsigne
     return pid < 0 ? -errno : pid;
 }
 
+/*
+ * Wait for its first word. Until then it may hold what a successor of this daemon needs: the heap's lock, and the
+ * socket's place.
+ */
+static void await_child(int fd)
+{
+    struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+    reply r;
+
+    while (poll(&poll_fd, 1, CHILD_MS) < 0 && errno == EINTR)
+        ;
+    (void)recv(fd, &r, sizeof(r), MSG_DONTWAIT); /* if it comes later it says nothing: no request has its number */
+}
+
 static void on_readable(uv_poll_t *poll, int status, int events);
 
 /* 0; -errno: there is no helper. */
@@ -319,6 +335,8 @@ static int start_process(helper *h)
     (void)close(calls[1]);
     (void)close(punches[1]);
     (void)close(place_fd); /* the helper has it: the lock goes with it */
+    if (pid > 0)
+        await_child(punches[0]);
     if (pid < 0 || uv_poll_init(h->loop, &h->poll, punches[0]) < 0) {
         (void)close(calls[0]);
         (void)close(punches[0]);

@@ -15,9 +15,12 @@
  *
  * If the client dies between 3 and 4, its session ends as any other, after 4.
  *
- * When memory is short: who finds the heap exhausted, or the memory limit in the way, sweeps what is freed and not yet
+ * When memory is short: who finds the heap exhausted, or a memory limit in the way, sweeps what is freed and not yet
  * noticed, takes what is offered, and asks everybody for idle spans (a rescue). A rescue takes some milliseconds at
  * once and a tenth of the time at most: a large heap is gone through in several goes.
+ *
+ * The last 64th of the arena, and of the hard limit (64 MiB at most), is for sessions that hold little: up to an eighth
+ * of it each. So when one session has filled the heap, others still attach, work, and free what they find.
  */
 #include "daemon/serve/leasing.h"
 
@@ -32,10 +35,15 @@
 #define VAIN_MAX         16u /* times that a request finds enough free pages, but not in one piece */
 #define RELEASE_PERCENT  99u /* of the memory limit: what describes new spans takes some memory later */
 #define LIMIT_WARNING_MS 10000u
+#define RESERVE_PART     64u /* of the arena, and of the hard limit: that is kept for those who hold little, */
+#define RESERVE_MAX      (64 * MIB)
+#define RESERVE_SHARES   8u  /* up to this part of it each */
 #define RESCUE_SPANS     512u
 #define RESCUE_NS        UINT64_C(20000000)
 
 const answer leasing_no_memory = { ENOMEM, "the system has no memory for the heap" };
+const answer leasing_exhausted = { ENOSPC, "the arena has no free pages in a row that are enough" };
+const answer leasing_max_reached = { ENOMEM, "the heap has all the memory that --max-memory allows it" };
 const answer leasing_limit_reached = { EAGAIN, "the memory limit is reached: give back what is idle, and insist" };
 
 /* --- memory is short --- */
@@ -55,18 +63,6 @@ static void rescue(service *srv)
     srv->next_rescue_ns = now + 10 * (now - start);
 }
 
-bool leasing_system_allows(service *srv, uint64_t npages)
-{
-    uint64_t backed = mheap_free_backed_pages(srv->heap);
-
-    if (!srv->eager_commit || npages <= backed)
-        return true;
-    if (sysmem_has(&srv->mem, (npages - backed) * PAGE_BYTES, srv->commits.npages * PAGE_BYTES, uv_hrtime() / 1000000))
-        return true;
-    events_memory_short(&srv->events);
-    return false;
-}
-
 int leasing_alloc_span(service *srv, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret,
                        uint64_t *ret_nscavenged)
 {
@@ -81,26 +77,100 @@ int leasing_alloc_span(service *srv, uint64_t npages, uint64_t align_pages, span
     return e;
 }
 
-bool leasing_limit_allows(service *srv, uint64_t npages)
+static bool system_allows(service *srv, uint64_t npages)
 {
-    uint64_t now_ms;
+    uint64_t backed = mheap_free_backed_pages(srv->heap);
 
-    if (npages <= mheap_room_pages(srv->heap))
-        return true;
-    rescue(srv);
-    if (npages <= mheap_room_pages(srv->heap))
-        return true;
+    return !srv->eager_commit || npages <= backed ||
+           sysmem_has(&srv->mem, (npages - backed) * PAGE_BYTES, srv->commits.npages * PAGE_BYTES,
+                      uv_hrtime() / 1000000);
+}
+
+/* True if npages more stay below the soft limit. What can't be released while the helper is stuck counts as in use. */
+static bool limit_allows(const service *srv, uint64_t npages)
+{
+    return npages <= mheap_room_pages(srv->heap) &&
+           (!helper_is_stuck(&srv->helper) || mheap_over_limit(srv->heap, 100, 0) == 0);
+}
+
+static uint64_t reserve_of(uint64_t bytes)
+{
+    return bytes / RESERVE_PART < RESERVE_MAX ? bytes / RESERVE_PART : RESERVE_MAX;
+}
+
+/* True if the session may take npages out of a whole of which that reserve is kept: it holds little. */
+static bool may_use_reserve(const session *s, uint64_t npages, uint64_t reserve_bytes)
+{
+    return (s->lessee.nheld_pages + npages) * PAGE_BYTES <= reserve_bytes / RESERVE_SHARES;
+}
+
+static bool arena_allows(const service *srv, const session *s, uint64_t npages)
+{
+    uint64_t reserve = reserve_of(srv->heap->map->arena_bytes);
+    uint64_t free_pages = mheap_free_pages(srv->heap);
+
+    return npages <= free_pages && (may_use_reserve(s, npages, reserve) ||
+                                    (free_pages - npages) * PAGE_BYTES >= reserve);
+}
+
+static bool max_allows(const service *srv, const session *s, uint64_t npages)
+{
+    uint64_t reserve = reserve_of(srv->heap->max_bytes);
+
+    return mheap_max_allows(srv->heap, npages, may_use_reserve(s, npages, reserve) ? 0 : reserve);
+}
+
+static answer look(service *srv, const session *s, uint64_t npages, bool insist)
+{
+    if (!arena_allows(srv, s, npages))
+        return leasing_exhausted;
+    if (!max_allows(srv, s, npages))
+        return insist ? leasing_max_reached : leasing_limit_reached;
+    if (!insist && !limit_allows(srv, npages))
+        return leasing_limit_reached;
+    return ANSWER_DONE;
+}
+
+/* Say in the log who asks for how much, and why there is none: once in a while. */
+static void tell(service *srv, const session *s, uint64_t npages, answer why)
+{
+    uint64_t now_ms = uv_hrtime() / 1000000;
+
     events_memory_short(&srv->events);
-    now_ms = uv_hrtime() / 1000000;
-    if (now_ms > srv->next_limit_warning_ms) {
+    if (now_ms <= srv->next_limit_warning_ms)
+        return;
+    srv->next_limit_warning_ms = now_ms + LIMIT_WARNING_MS;
+    log_warn("session %u (%s, pid %u, uid %u) holds %llu KiB and asks for %llu KiB more: %s", s->lessee.no.n, s->label,
+             s->pid, s->uid, (unsigned long long)(s->lessee.nheld_pages * PAGE_BYTES / KIB),
+             (unsigned long long)(npages * PAGE_BYTES / KIB), why.message);
+    if (why.error == leasing_limit_reached.error)
         log_warn("the memory limit of %llu MiB is below what is in use: %llu MiB in spans and %llu MiB of metadata; "
                  "all that is free is being given back to the system",
-                 (unsigned long long)(srv->heap->limit_bytes / MIB),
+                 (unsigned long long)(mheap_limit_bytes(srv->heap) / MIB),
                  (unsigned long long)(srv->heap->ninuse_pages * PAGE_BYTES / MIB),
                  (unsigned long long)(metabook_bytes(&srv->heap->book) / MIB));
-        srv->next_limit_warning_ms = now_ms + LIMIT_WARNING_MS;
+}
+
+answer leasing_allows_more(service *srv, const session *s, uint64_t npages, bool insist)
+{
+    answer a = look(srv, s, npages, insist);
+
+    return a.error == 0 && !system_allows(srv, npages) ? leasing_no_memory : a;
+}
+
+answer leasing_allows(service *srv, const session *s, uint64_t npages, bool insist)
+{
+    answer a = leasing_allows_more(srv, s, npages, insist);
+
+    if (a.error == 0)
+        return a;
+    if (a.error != leasing_no_memory.error || a.message == leasing_max_reached.message) {
+        rescue(srv);
+        a = leasing_allows_more(srv, s, npages, insist);
     }
-    return false;
+    if (a.error != 0)
+        tell(srv, s, npages, a);
+    return a;
 }
 
 bool leasing_must_leave_pages(const client *c)
@@ -221,11 +291,16 @@ static void on_released(void *data, bool released)
 {
     client *c = data;
 
-    if (released && c->op.commit.nranges > 0) {
+    bool over_max = mheap_over_max(client_service(c)->heap) > 0;
+
+    if (released && !over_max && c->op.commit.nranges > 0) {
         commit(c);
         return;
     }
-    end(c, released ? 0 : -EAGAIN, leasing_limit_reached);
+    if (c->op.commit.nranges == 0)
+        end(c, 0, ANSWER_DONE);
+    else
+        end(c, -EAGAIN, over_max ? leasing_max_reached : leasing_limit_reached);
     peer_resume(&c->peer);
 }
 
@@ -291,6 +366,8 @@ answer leasing_commit(client *c)
 
     if (!releasing && c->op.commit.nranges == 0) {
         end(c, 0, ANSWER_DONE);
+    } else if (!releasing && mheap_over_max(srv->heap) > 0) {
+        end(c, -EAGAIN, leasing_max_reached); /* what is free can't be released now */
     } else {
         operation_set_state(&c->op, OPERATION_COMMITTING);
         client_any_session(c)->lessee.nops++;

@@ -31,7 +31,7 @@ queue_facts service_facts(const service *srv)
         stays += mheap_releasing_pages(heap) + heap->naside_pages[ASIDE_UNUSED] + heap->naside_pages[ASIDE_EXCESS];
     return (queue_facts){ .memory = operation_pool_has(&srv->operations),
                           .pages_come = aside > stays,
-                          .free_pages = heap->map->npages - 1 - heap->ninuse_pages - aside };
+                          .free_pages = mheap_free_pages(heap) };
 }
 
 static void on_turns(uv_idle_t *idle);
