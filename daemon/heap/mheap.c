@@ -330,7 +330,7 @@ page_range mheap_take_aside(mheap *heap, enum mheap_aside kind, page_range range
     } else {
         if (kind == ASIDE_GROWTH)
             mheap_flush_cache(heap);
-        if (is_free_or_new(heap, range) && (kind == ASIDE_GROWTH || back_unbacked(heap, range)))
+        if (is_free_or_new(heap, range) && (kind != ASIDE_AHEAD || back_unbacked(heap, range)))
             nscavenged = pagealloc_alloc_at(heap->pages, range.first, range.npages);
         else
             range.npages = 0;

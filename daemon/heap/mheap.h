@@ -26,7 +26,7 @@ enum mheap_aside {
     ASIDE_AHEAD,
     ASIDE_GROWTH,
     ASIDE_UNUSED,
-    ASIDE_FENCED, /* mheap_put_fence() */
+    ASIDE_FENCED, /* and by mheap_put_fence() */
     ASIDE_EXCESS,
     ASIDE_KINDS
 };
@@ -107,6 +107,7 @@ void mheap_shrink_span(mheap *heap, page_no span, uint64_t npages);
  *                  fewer, or more if it would split a huge page. ASIDE_RELEASE_DENSE: out of dense chunks too
  *   ASIDE_AHEAD    commits them ahead of their use: range, within one heap arena, if all of it is free without memory
  *   ASIDE_GROWTH   commits them and adds them to the large span before them: range, if all of it is free
+ *   ASIDE_FENCED   punches them, whether they have memory or not: range, if all of it is free
  *   ASIDE_UNUSED   punches what describes them: the chunk that range.first lies in, if all of it is free without memory
  * The heap grows for ASIDE_AHEAD and ASIDE_GROWTH. ASIDE_UNUSED pages count as released, all others as committed.
  * *ret_nscavenged (NULL: not asked for): how many of those of ASIDE_GROWTH have no memory.

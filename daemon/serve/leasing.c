@@ -215,22 +215,26 @@ static void reply_spans(client *c, answer why)
     }
 }
 
-/* The fresh spans got no memory: end their leases. */
+/* The fresh spans got no memory: end their leases. Of some pages nobody knows whether they have any. */
 static void revoke_fresh(client *c)
 {
     session *s = client_any_session(c);
     operation *op = &c->op;
+    commit_job undo = { .ranges = op->memory->ranges };
 
     for (; op->nfresh > 0; op->nfresh--) {
         uint32_t name = op->memory->spans[--op->nspans];
         bool punched = op->memory->unbacked[op->nspans] && !op->committing;
         page_no first;
 
-        if (s != NULL && lease_check(&s->lessee, name, &first) == 0)
-            lease_revoke(&s->lessee, first, punched);
+        if (s == NULL || lease_check(&s->lessee, name, &first) != 0)
+            continue;
         if (!punched)
-            client_service(c)->heap->distrust_backed = true;
+            commit_add(&undo, first, shm_span_at(client_service(c)->heap->map, first)->npages);
+        lease_revoke(&s->lessee, first, punched);
     }
+    if (undo.nranges > 0)
+        releases_undo(client_service(c), undo.ranges, undo.nranges);
 }
 
 /* The pages behind a large object are ready, or not: add them, if the session still leases it. */
@@ -248,7 +252,8 @@ static void end_growth(client *c, int result)
         return;
     }
     mheap_put_back(srv->heap, ASIDE_GROWTH, (page_range){ behind, op->grow_pages }, false);
-    srv->heap->distrust_backed = true; /* they may have memory or not */
+    if (result < 0)
+        releases_undo(srv, &(page_range){ behind, op->grow_pages }, 1);
     op->nspans = 0;
 }
 

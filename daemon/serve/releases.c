@@ -10,6 +10,9 @@
  *      comes without it. As long as the helper is stuck no more are begun: so there are as many at most as it takes
  *      requests.
  *
+ * What a commit that has failed, or was not begun, leaves behind is punched in the same way, since nobody knows which of
+ * its pages have memory.
+ *
  * If the daemon dies, the pages are free; the next one keeps those aside that the helper may still be at (helper.c).
  */
 #include "daemon/serve/releases.h"
@@ -23,6 +26,7 @@ typedef struct release {
     service *srv;
     void (*after)(void *data, bool released); /* NULL: nobody waits any more */
     void *data;
+    enum mheap_aside kind;
     size_t nholes;
     helper_hole holes[RANGES_MAX];
 } release;
@@ -32,7 +36,7 @@ static void put_back(release *r, size_t npunched)
     service *srv = r->srv;
 
     for (size_t i = 0; i < r->nholes; i++) {
-        mheap_put_back(srv->heap, ASIDE_RELEASE_DENSE, r->holes[i].range, i < npunched);
+        mheap_put_back(srv->heap, r->kind, r->holes[i].range, i < npunched);
         if (i < npunched) {
             scavenge_note_eager(&srv->scav, r->holes[i].range);
             sysmem_regain(&srv->mem, r->holes[i].range.npages * PAGE_BYTES);
@@ -55,6 +59,8 @@ static void on_done(helper_punch *p)
     service *srv = r->srv;
 
     put_back(r, p->ndone);
+    if (r->kind == ASIDE_FENCED && p->ndone < r->nholes)
+        srv->heap->distrust_backed = true;
     tell(r, p->ndone == r->nholes);
     free(r);
     queue_note(&srv->queue, WAIT_PAGES);
@@ -77,6 +83,17 @@ static void take(release *r, uint64_t npages)
     }
 }
 
+/* Ask the helper. False: nothing happens, and r is gone. */
+static bool start(release *r)
+{
+    r->punch = (helper_punch){ .holes = r->holes, .nholes = r->nholes, .done = on_done, .late = on_late, .data = r };
+    if (r->nholes > 0 && helper_punch_start(&r->srv->helper, &r->punch))
+        return true;
+    put_back(r, 0);
+    free(r);
+    return false;
+}
+
 bool releases_begin(service *srv, uint64_t npages, void (*after)(void *data, bool released), void *data)
 {
     release *r = helper_is_stuck(&srv->helper) ? NULL : calloc(1, sizeof(*r));
@@ -84,15 +101,30 @@ bool releases_begin(service *srv, uint64_t npages, void (*after)(void *data, boo
     if (r == NULL)
         return false;
     r->srv = srv;
+    r->kind = ASIDE_RELEASE_DENSE;
     mheap_flush_cache(srv->heap);
     take(r, npages);
-    r->punch = (helper_punch){ .holes = r->holes, .nholes = r->nholes, .done = on_done, .late = on_late, .data = r };
-    if (r->nholes > 0 && helper_punch_start(&srv->helper, &r->punch)) {
-        r->after = after;
-        r->data = data;
-        return true;
+    r->after = after;
+    r->data = data;
+    return start(r);
+}
+
+void releases_undo(service *srv, const page_range *ranges, size_t n)
+{
+    release *r = calloc(1, sizeof(*r));
+
+    if (r != NULL) {
+        r->srv = srv;
+        r->kind = ASIDE_FENCED;
     }
-    put_back(r, 0);
-    free(r);
-    return false;
+    mheap_flush_cache(srv->heap);
+    for (size_t i = 0; i < n; i++) {
+        if (r != NULL && r->nholes < RANGES_MAX &&
+            mheap_take_aside(srv->heap, ASIDE_FENCED, ranges[i], NULL).npages > 0)
+            r->holes[r->nholes++] = (helper_hole){ HOLES_PAGES, ranges[i] };
+        else
+            srv->heap->distrust_backed = true;
+    }
+    if (r != NULL && !start(r))
+        srv->heap->distrust_backed = true;
 }

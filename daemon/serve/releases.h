@@ -12,4 +12,10 @@
  */
 bool releases_begin(service *srv, uint64_t npages, void (*after)(void *data, bool released), void *data);
 
+/*
+ * These pages are free and count as having memory, but some of them may have none: they are punched before anybody gets
+ * them, however long that takes. If nobody can be asked for it, the heap trusts no such page any more.
+ */
+void releases_undo(service *srv, const page_range *ranges, size_t n);
+
 #endif
