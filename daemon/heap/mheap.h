@@ -37,7 +37,7 @@ typedef struct mheap_fence {
     enum mheap_aside kind; /* ASIDE_FENCED: they may have memory; ASIDE_EXCESS: by the books they have none */
 } mheap_fence;
 
-/* One for each helper of a daemon that is gone, by its place; and the last, for what excess.c punches. */
+/* One for each helper of a daemon that is gone, by its place; and the last, for pages that by the books have no memory. */
 #define MHEAP_FENCES       (HELPERS_MAX + 1)
 #define MHEAP_FENCE_EXCESS HELPERS_MAX
 

@@ -1,7 +1,7 @@
 /*
  * Hugepages: MADV_COLLAPSE on the daemon's mapping of the arena.
  *
- * Called by heapfile_commit(), in the thread pool. Data: what is known of the system, in the heapfile; no shared words.
+ * Called by backing_commit(), in the thread pool. Data: what is known of the system, in the heapfile; no shared words.
  *
  * A huge page costs the kernel 0.13 ms, clearing it included; 512 small ones cost 0.5 ms by fallocate, and the same
  * again in the client, a fault for each, where a huge page costs one fault of 10 us. Shared memory gets huge pages by
