@@ -378,7 +378,7 @@ static void forget_chunk(mheap *heap, page_no first)
 void mheap_put_back(mheap *heap, enum mheap_aside kind, page_range range, bool punched)
 {
     heap->naside_pages[kind] -= range.npages;
-    if (punched) /* doubted ones first: after a takeover they are most of what is free */
+    if (punched && kind != ASIDE_EXCESS) /* doubted ones first: after a takeover they are most of what is free */
         heap->ndoubted_pages -= range.npages < heap->ndoubted_pages ? range.npages : heap->ndoubted_pages;
     if (kind == ASIDE_RELEASE || kind == ASIDE_RELEASE_DENSE) {
         pagealloc_put_back(heap->pages, range, punched);

@@ -37,7 +37,7 @@ typedef struct mheap_fence {
     enum mheap_aside kind; /* ASIDE_FENCED: they may have memory; ASIDE_EXCESS: by the books they have none */
 } mheap_fence;
 
-/* One for each helper of a daemon that is gone, by its place; and the last, for pages that by the books have no memory. */
+/* One for each helper of a daemon that is gone, by its place; and the last, for excess.c. */
 #define MHEAP_FENCES       (HELPERS_MAX + 1)
 #define MHEAP_FENCE_EXCESS HELPERS_MAX
 
@@ -108,8 +108,9 @@ void mheap_shrink_span(mheap *heap, page_no span, uint64_t npages);
  *   ASIDE_AHEAD    commits them ahead of their use: range, within one heap arena, if all of it is free without memory
  *   ASIDE_GROWTH   commits them and adds them to the large span before them: range, if all of it is free
  *   ASIDE_FENCED   punches them, whether they have memory or not: range, if all of it is free
+ *   ASIDE_EXCESS   the same; by the books they have none
  *   ASIDE_UNUSED   punches what describes them: the chunk that range.first lies in, if all of it is free without memory
- * The heap grows for ASIDE_AHEAD and ASIDE_GROWTH. ASIDE_UNUSED pages count as released, all others as committed.
+ * The heap grows for ASIDE_AHEAD and ASIDE_GROWTH. ASIDE_UNUSED and ASIDE_EXCESS pages count as released, all others as committed.
  * *ret_nscavenged (NULL: not asked for): how many of those of ASIDE_GROWTH have no memory.
  */
 page_range mheap_take_aside(mheap *heap, enum mheap_aside kind, page_range range, uint64_t *ret_nscavenged);

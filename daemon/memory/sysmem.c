@@ -32,6 +32,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/log.h"
 #include "shm/units.h"
 
 #define ASK_AGAIN_MS 1000u
@@ -242,11 +243,21 @@ static uint64_t ask_system(sysmem *mem)
 
     open_files(mem);
     left = all_groups_left(mem, text);
+    mem->unreadable = false;
     if (!read_text(mem->meminfo_fd, text, sizeof(text)) || !find_field(text, "MemAvailable:", &kib) ||
-        !find_field(text, "MemTotal:", &whole_kib))
+        !find_field(text, "MemTotal:", &whole_kib)) {
+        mem->unreadable = true;
         return 0;
+    }
     here = without_reserve(kib * KIB, whole_kib * KIB);
     return here < left ? here : left;
+}
+
+static void tell(sysmem *mem)
+{
+    if (mem->unreadable && !mem->told)
+        log_warn("/proc/meminfo can't be read: nothing is committed");
+    mem->told = mem->unreadable;
 }
 
 void sysmem_start(sysmem *mem, const char *root)
@@ -272,6 +283,7 @@ bool sysmem_has(sysmem *mem, uint64_t bytes, uint64_t coming_bytes, uint64_t now
 
     if (mem->nasked == 0 || ago_ms >= ASK_AGAIN_MS || (bytes > mem->left_bytes && ago_ms >= ASK_SOON_MS)) {
         mem->left_bytes = ask_system(mem);
+        tell(mem);
         mem->asked_ms = now_ms;
         mem->nasked++;
         sysmem_spend(mem, coming_bytes);

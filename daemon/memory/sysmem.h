@@ -29,6 +29,8 @@ typedef struct sysmem {
     sysmem_group groups[SYSMEM_GROUPS_MAX];
     size_t ngroups;
     char cgroup[4096]; /* what cgroup_fd said when groups were opened */
+    bool unreadable;   /* /proc/meminfo was, the last time, */
+    bool told;         /* and the log says so */
     bool opened;       /* groups are those of cgroup */
 } sysmem;
 

@@ -20,7 +20,8 @@
  * once and a tenth of the time at most: a large heap is gone through in several goes.
  *
  * The last 64th of the arena, and of the hard limit (64 MiB at most), is for sessions that hold little: up to an eighth
- * of it each. So when one session has filled the heap, others still attach, work, and free what they find.
+ * of it each. So when one session has filled the heap, others still attach, work, and free what they find. Of less than
+ * 1 GiB nothing is kept while there is one session alone.
  */
 #include "daemon/serve/leasing.h"
 
@@ -37,6 +38,7 @@
 #define LIMIT_WARNING_MS 10000u
 #define RESERVE_PART     64u /* of the arena, and of the hard limit: that is kept for those who hold little, */
 #define RESERVE_MAX      (64 * MIB)
+#define RESERVE_ALWAYS   GIB /* a smaller whole has a reserve only if there are several sessions */
 #define RESERVE_SHARES   8u  /* up to this part of it each */
 #define RESCUE_SPANS     512u
 #define RESCUE_NS        UINT64_C(20000000)
@@ -93,8 +95,11 @@ static bool limit_allows(const service *srv, uint64_t npages)
            (!helper_is_stuck(&srv->helper) || mheap_over_limit(srv->heap, 100, 0) == 0);
 }
 
-static uint64_t reserve_of(uint64_t bytes)
+/* What is kept of a whole. Who is alone with a small heap may have all of it. */
+static uint64_t reserve_of(const service *srv, uint64_t bytes)
 {
+    if (bytes < RESERVE_ALWAYS && srv->sessions.nopen <= 1)
+        return 0;
     return bytes / RESERVE_PART < RESERVE_MAX ? bytes / RESERVE_PART : RESERVE_MAX;
 }
 
@@ -106,7 +111,7 @@ static bool may_use_reserve(const session *s, uint64_t npages, uint64_t reserve_
 
 static bool arena_allows(const service *srv, const session *s, uint64_t npages)
 {
-    uint64_t reserve = reserve_of(srv->heap->map->arena_bytes);
+    uint64_t reserve = reserve_of(srv, srv->heap->map->arena_bytes);
     uint64_t free_pages = mheap_free_pages(srv->heap);
 
     return npages <= free_pages && (may_use_reserve(s, npages, reserve) ||
@@ -115,7 +120,7 @@ static bool arena_allows(const service *srv, const session *s, uint64_t npages)
 
 static bool max_allows(const service *srv, const session *s, uint64_t npages)
 {
-    uint64_t reserve = reserve_of(srv->heap->max_bytes);
+    uint64_t reserve = reserve_of(srv, srv->heap->max_bytes);
 
     return mheap_max_allows(srv->heap, npages, may_use_reserve(s, npages, reserve) ? 0 : reserve);
 }

@@ -42,6 +42,12 @@ static void on_released(void *data, uint64_t npages)
     give_turns(&s->service);
 }
 
+/* Pages that were punched because clients may have given them memory are free again. */
+static void on_excess(void *data)
+{
+    on_released(data, 0);
+}
+
 /* A piece has been prepared ahead, or could not be. */
 static void on_prepared(void *data)
 {
@@ -259,6 +265,7 @@ static int start(server *s, int listen_fd)
     commit_pool_start(&srv->commits, &srv->loop, srv->heap->file);
     scavenge_start(&srv->scav, &srv->loop, srv->heap, &srv->helper, s->options.scavtrace, srv->eager_commit,
                    on_released, s);
+    excess_start(&srv->excess, &srv->loop, srv->heap, &srv->helper, on_excess, s);
     if (srv->eager_commit)
         ahead_start(&srv->ahead, srv->heap, &srv->commits, &srv->mem, &srv->scav, on_prepared, s);
     srv->peers.loop = &srv->loop;

@@ -11,6 +11,7 @@
 #include "daemon/memory/sysmem.h"
 #include "daemon/serve/ahead.h"
 #include "daemon/serve/events.h"
+#include "daemon/serve/excess.h"
 #include "daemon/serve/loopcpu.h"
 #include "daemon/serve/making.h"
 #include "daemon/serve/operation.h"
@@ -29,6 +30,7 @@ typedef struct service {
     commit_pool commits;
     sysmem mem;
     ahead ahead;
+    excess excess;
     bool eager_commit;
     bool stopping;
     uv_idle_t idle; /* runs while there is work in slices; rounds.c does it */

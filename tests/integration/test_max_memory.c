@@ -88,9 +88,13 @@ static void heap_never_has_more_than_the_maximum(void **state)
 {
     fixture *f = *state;
     int error = ENOMEM;
-    pid_t hog = start_hog(f, &error);
-    Goallocd__Reply *reply = fixture_stats_reply(f);
+    rawheap other;
+    pid_t hog;
+    Goallocd__Reply *reply;
 
+    rawheap_open(&other, f, 0, "somebody else");
+    hog = start_hog(f, &error);
+    reply = fixture_stats_reply(f);
     assert_int_equal(reply->stats->max_memory_bytes, MAX_MIB * MIB);
     assert_true(reply->stats->committed_bytes > MAX_MIB * MIB * 3 / 4);
     goallocd__reply__free_unpacked(reply, NULL);
@@ -100,6 +104,7 @@ static void heap_never_has_more_than_the_maximum(void **state)
     assert_true(heap_bytes(f) <= MAX_MIB * MIB);
     assert_true(fixture_log_has(f, "--max-memory"));
     end_hog(hog);
+    rawheap_close(&other);
     assert_true(fixture_is_whole(f));
     assert_true(heap_bytes(f) <= MAX_MIB * MIB);
 }
@@ -108,12 +113,16 @@ static void full_arena_has_a_reserve_for_others(void **state)
 {
     fixture *f = *state;
     int error = ENOSPC;
-    pid_t hog = start_hog(f, &error);
+    rawheap other;
+    pid_t hog;
 
+    rawheap_open(&other, f, 0, "somebody else"); /* who is alone gets all of so small a heap */
+    hog = start_hog(f, &error);
     for (int i = 0; i < 4; i++)
         assert_int_equal(child_run(f, use_little, NULL), 0);
     assert_true(fixture_log_has(f, "asks for"));
     end_hog(hog);
+    rawheap_close(&other);
     assert_true(fixture_is_whole(f));
 }
 
