@@ -245,6 +245,7 @@ static int run(const options *o)
     if (r < 0)
         goto out;
     u32_store_relaxed(&file.huge.never, !o->huge_pages);
+    heap.max_bytes = o->max_memory_bytes;
     confine(o);
     r = server_run(&srv, place.fd, &heap,
                    &(server_options){ .eager_commit = o->eager_commit,

@@ -17,7 +17,7 @@
 __attribute__((visibility("default"))) const char *argp_program_version = "goallocd " GOALLOC_VERSION;
 
 /* Keys of the options without a short name. */
-enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES, OPTION_ON_STOP };
+enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES, OPTION_ON_STOP, OPTION_MAX_MEMORY };
 enum {
     OPTION_ALLOW_UID = 512,
     OPTION_ALLOW_GID,
@@ -37,6 +37,10 @@ static const struct argp_option option_table[] = {
     { "memory-limit", 'm', "SIZE", 0,
       "Memory that the heap tries to stay below by giving free pages back (default: no limit). Soft: live objects "
       "are never refused because of it",
+      0 },
+    { "max-memory", OPTION_MAX_MEMORY, "SIZE", 0,
+      "Memory that the heap never has more than, what describes it included (default: no limit). Hard: who would pass "
+      "it gets ENOMEM",
       0 },
     { "commit", 'c', "eager|lazy", 0,
       "When pages get memory: eager (default) before a process gets them, so that a lack of it is ENOMEM; lazy at "
@@ -179,6 +183,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case 'm':
         o->memory_limit_bytes = parse_size(state, "memory-limit", arg);
+        return 0;
+    case OPTION_MAX_MEMORY:
+        o->max_memory_bytes = parse_size(state, "max-memory", arg);
         return 0;
     case 'c':
         if (strcmp(arg, "eager") != 0 && strcmp(arg, "lazy") != 0)

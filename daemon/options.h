@@ -23,6 +23,7 @@ typedef struct options {
     const char *socket_path;
     uint64_t reserve_bytes;
     uint64_t base;
+    uint64_t max_memory_bytes; /* 0: none */
     uint64_t memory_limit_bytes; /* 0: none */
     bool eager_commit;
     bool huge_pages; /* wanted, where the system has them */

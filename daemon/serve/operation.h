@@ -44,7 +44,7 @@ typedef struct operation_rings {
 typedef struct operation_memory {
     uint32_t spans[PROTO_SPANS_MAX];
     page_range ranges[PROTO_SPANS_MAX];
-    page_range releases[COMMIT_RELEASES_MAX];
+    bool unbacked[PROTO_SPANS_MAX]; /* none of the span's pages had memory */
 } operation_memory;
 
 typedef struct operation_pool {
@@ -73,6 +73,7 @@ typedef struct operation {
     uint32_t nfresh;
     uint64_t grow_pages; /* ResizeLarge: pages at spans[1] that the object in spans[0] is to grow by */
     commit_job commit;
+    bool committing; /* the job was begun: pages may have got memory */
 } operation;
 
 /* True if memory is left. */

@@ -31,8 +31,6 @@
 #define SEARCH_PART    10u                /* that is, 1/10 of the time; */
 #define SEARCH_PAST_NS UINT64_C(10000000) /* what is left of that from the last 10 ms can be used at once */
 
-static const answer limit_reached = { EAGAIN, "the memory limit is reached: give back what is idle, and insist" };
-static const answer exhausted = { ENOSPC, "the arena has no free pages in a row that are enough" };
 static const answer quota_reached = { EDQUOT, NULL }; /* requests.c knows which one, and says so */
 static const answer searching = { EINPROGRESS, "the session's limit is reached, unless it offers something: ask again" };
 
@@ -138,19 +136,20 @@ static answer refill_fresh(client *c, session *s, const refill *r, uint64_t nspa
     for (; nspans > 0; nspans--) {
         page_no first;
         uint64_t nscavenged;
+        answer a;
         int e;
 
-        if (r->npages > mheap_room_pages(srv->heap) && !leasing_limit_allows(srv, r->npages) &&
-            (!r->insist || op->nspans * r->npages >= INSIST_PAGES))
-            return limit_reached;
+        a = op->nspans == 0
+                ? leasing_allows(srv, s, r->npages, r->insist)
+                : leasing_allows_more(srv, s, r->npages, r->insist && op->nspans * r->npages < INSIST_PAGES);
+        if (a.error != 0)
+            return a;
         if (op->nspans > r->want / 4 && op->commit.nranges == 0 && ahead_is_worth_waiting(&srv->ahead, r->npages))
             return ANSWER_DONE; /* rather less, and at once: when the client comes back there is more */
-        if (!leasing_system_allows(srv, r->npages))
-            return leasing_no_memory;
         e = op->nspans == 0 ? leasing_alloc_span(srv, r->npages, 1, r->spc, &first, &nscavenged)
                             : mheap_alloc_span(srv->heap, r->npages, 1, r->spc, &first, &nscavenged);
         if (e != 0)
-            return exhausted;
+            return leasing_exhausted;
         shm_span_at(srv->heap->map, first)->lessee_folds = span_class_size(r->spc).n == 0;
         leasing_add_fresh(c, s, first, nscavenged);
     }
@@ -186,9 +185,9 @@ answer handle_refill(client *c, session *s, const Goallocd__Request *request)
     }
     want_free = (r.want * r.nelems + 1) / 2;
     if (nfree < want_free)
-        a = leasing_must_leave_pages(c) ? exhausted : refill_fresh(c, s, &r, fresh_wanted(c, &r, npages));
+        a = leasing_must_leave_pages(c) ? leasing_exhausted : refill_fresh(c, s, &r, fresh_wanted(c, &r, npages));
     return c->op.nspans > 0 ? leasing_commit(c)
-                            : leasing_give_up(c, a, a.message == exhausted.message ? r.npages : 0);
+                            : leasing_give_up(c, a, a.message == leasing_exhausted.message ? r.npages : 0);
 }
 
 /* --- large objects --- */
@@ -211,13 +210,13 @@ answer handle_alloc_large(client *c, session *s, const Goallocd__Request *reques
     a = room_for(s, ask->npages);
     if (a.error != 0)
         return a;
-    if (!ask->insist && !leasing_limit_allows(srv, ask->npages))
-        return limit_reached;
-    if (!leasing_system_allows(srv, ask->npages))
-        return leasing_no_memory;
+    a = leasing_allows(srv, s, ask->npages, ask->insist);
+    if (a.error != 0 && a.message != leasing_exhausted.message)
+        return a;
     leasing_begin(c, request);
-    if (leasing_must_leave_pages(c) || leasing_alloc_span(srv, ask->npages, align, spc, &first, &nscavenged) != 0)
-        return leasing_give_up(c, exhausted, ask->npages);
+    if (a.error != 0 || leasing_must_leave_pages(c) ||
+        leasing_alloc_span(srv, ask->npages, align, spc, &first, &nscavenged) != 0)
+        return leasing_give_up(c, leasing_exhausted, ask->npages);
     leasing_add_fresh(c, s, first, nscavenged);
     return leasing_commit(c);
 }
@@ -249,9 +248,10 @@ static answer grow(client *c, const Goallocd__Request *request, page_no first, u
     service *srv = client_service(c);
     page_no behind = page_at(first.n + npages);
     uint64_t nscavenged;
+    answer a = leasing_allows(srv, client_any_session(c), more, true);
 
-    if (!leasing_system_allows(srv, more))
-        return leasing_no_memory;
+    if (a.error != 0)
+        return a;
     leasing_begin(c, request);
     if (mheap_take_aside(srv->heap, ASIDE_GROWTH, (page_range){ behind, more }, &nscavenged).npages == 0)
         return leasing_give_up(c, (answer){ EBUSY, "what lies behind the object is in use" }, 0);
@@ -279,7 +279,7 @@ answer handle_resize_large(client *c, session *s, const Goallocd__Request *reque
     if (more > 0 && more + (central ? npages : 0) > lease_room_pages(&s->lessee))
         return quota_reached;
     if (more > 0 && more > mheap_room_pages(srv->heap))
-        return limit_reached;
+        return leasing_limit_reached;
     if (central) {
         mcentral_remove(srv->heap, first);
         shm_span_at(srv->heap->map, first)->lessee_folds = 0;

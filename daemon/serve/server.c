@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "daemon/log.h"
@@ -33,12 +34,19 @@ static void give_turns(service *srv)
 }
 
 /* Pages that the scavenger has taken are free again. Who waits for them comes before its next job. */
-static void on_released(void *data)
+static void on_released(void *data, uint64_t npages)
 {
     server *s = data;
 
+    sysmem_regain(&s->service.mem, npages * PAGE_BYTES);
     queue_note(&s->service.queue, WAIT_PAGES);
     give_turns(&s->service);
+}
+
+/* Pages that were punched because clients may have given them memory are free again. */
+static void on_excess(void *data)
+{
+    on_released(data, 0);
 }
 
 /* A piece has been prepared ahead, or could not be. */
@@ -49,6 +57,47 @@ static void on_prepared(void *data)
     queue_note(&s->service.queue, WAIT_AHEAD);
     queue_note(&s->service.queue, WAIT_PAGES);
     give_turns(&s->service);
+}
+
+/* Nobody waits for pages of which nobody knows when they come back. */
+static void on_stuck(void *data, bool stuck)
+{
+    server *s = data;
+
+    (void)stuck;
+    queue_note(&s->service.queue, WAIT_PAGES);
+}
+
+static void on_helper_lost(void *data)
+{
+    server *s = data;
+
+    s->service.heap->distrust_backed = true;
+}
+
+/* What the helper of a daemon before this one was punching is free. */
+static void on_old_gone(void *data, unsigned place)
+{
+    server *s = data;
+
+    mheap_remove_fence(s->service.heap, place);
+    queue_note(&s->service.queue, WAIT_PAGES);
+}
+
+/* Start the helper. 0, -EUCLEAN: one of a daemon before this one punches pages that are in use. */
+static int start_helper(server *s)
+{
+    service *srv = &s->service;
+    helper_watch watch = { .on_stuck = on_stuck, .on_lost = on_helper_lost, .on_old_gone = on_old_gone, .data = s };
+
+    helper_start(&srv->helper, &srv->loop, srv->heap->file, &watch);
+    for (unsigned i = 0; i < HELPERS_MAX; i++) {
+        const helper_hole *hole = helper_old_hole(&srv->helper, i);
+
+        if (hole != NULL && !mheap_put_fence(srv->heap, i, ASIDE_FENCED, hole->range))
+            return -EUCLEAN;
+    }
+    return 0;
 }
 
 /* A connection ends: its session is LOST, unless the daemon stops and leaves it as it is. */
@@ -163,6 +212,7 @@ static void stop(server *s, const char *why, bool keep)
     peer_host_stop(&srv->peers, &notice);
     deaths_stop(&s->deaths);
     loopcpu_stop(&srv->loopcpu);
+    helper_stop(&srv->helper);
     uv_walk(&srv->loop, close_handle, NULL);
 }
 
@@ -192,14 +242,18 @@ static int start(server *s, int listen_fd)
 {
     static const int signums[3] = { SIGTERM, SIGINT, SIGUSR1 };
     service *srv = &s->service;
-    int r = uv_loop_init(&srv->loop);
+    int r;
 
+    (void)setenv("UV_THREADPOOL_SIZE", SHM_TEXT(COMMIT_THREADS), 0); /* looked at when the pool is used first */
+    r = uv_loop_init(&srv->loop);
     for (size_t i = 0; i < 3 && r == 0; i++) {
         s->signals[i].data = s;
         r = uv_signal_init(&srv->loop, &s->signals[i]);
         if (r == 0)
             r = uv_signal_start(&s->signals[i], on_signal, signums[i]);
     }
+    if (r == 0)
+        r = start_helper(s);
     if (r < 0)
         return r;
     sweep_start(&s->sweep, &srv->loop, &srv->sessions.leases);
@@ -220,9 +274,11 @@ static int start(server *s, int listen_fd)
         service_wake(srv);
     }
     unmap_start(&srv->loop);
-    srv->commits.loop = &srv->loop;
-    srv->commits.file = srv->heap->file;
-    scavenge_start(&srv->scav, &srv->loop, srv->heap, s->options.scavtrace, srv->eager_commit, on_released, s);
+    sysmem_start(&srv->mem, "");
+    commit_pool_start(&srv->commits, &srv->loop, srv->heap->file);
+    scavenge_start(&srv->scav, &srv->loop, srv->heap, &srv->helper, s->options.scavtrace, srv->eager_commit,
+                   on_released, s);
+    excess_start(&srv->excess, &srv->loop, srv->heap, &srv->helper, on_excess, s);
     if (srv->eager_commit)
         ahead_start(&srv->ahead, srv->heap, &srv->commits, &srv->mem, &srv->scav, on_prepared, s);
     srv->peers.loop = &srv->loop;
@@ -330,6 +386,8 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
     notify_systemd("READY=1\nSTATUS=serving");
     (void)uv_run(&srv->loop, UV_RUN_DEFAULT);
     (void)uv_loop_close(&srv->loop);
+    helper_end(&srv->helper);
+    sysmem_end(&srv->mem);
     session_table_end(&srv->sessions);
     users_end(&srv->users);
     making_table_end(&srv->making);

@@ -26,10 +26,13 @@ queue_facts service_facts(const service *srv)
 {
     const mheap *heap = srv->heap;
     uint64_t aside = mheap_aside_pages(heap);
+    uint64_t stays = heap->naside_pages[ASIDE_GROWTH] + heap->naside_pages[ASIDE_FENCED];
 
+    if (helper_is_stuck(&srv->helper)) /* nobody knows how long */
+        stays += mheap_releasing_pages(heap) + heap->naside_pages[ASIDE_UNUSED] + heap->naside_pages[ASIDE_EXCESS];
     return (queue_facts){ .memory = operation_pool_has(&srv->operations),
-                          .pages_come = aside > heap->naside_pages[ASIDE_GROWTH],
-                          .free_pages = heap->map->npages - 1 - heap->ninuse_pages - aside };
+                          .pages_come = aside > stays,
+                          .free_pages = mheap_free_pages(heap) };
 }
 
 static void on_turns(uv_idle_t *idle);

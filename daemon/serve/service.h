@@ -11,6 +11,7 @@
 #include "daemon/memory/sysmem.h"
 #include "daemon/serve/ahead.h"
 #include "daemon/serve/events.h"
+#include "daemon/serve/excess.h"
 #include "daemon/serve/loopcpu.h"
 #include "daemon/serve/making.h"
 #include "daemon/serve/operation.h"
@@ -26,9 +27,11 @@ typedef struct service {
     roots *roots;
     making_table making; /* roots that are being made */
     scavenger scav;
+    helper helper;
     commit_pool commits;
     sysmem mem;
     ahead ahead;
+    excess excess;
     bool eager_commit;
     bool stopping;
     const access_policy *access; /* who may do what */

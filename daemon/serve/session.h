@@ -6,6 +6,8 @@
 
 #include <stddef.h>
 
+#include "daemon/heap/lease.h"
+#include "daemon/memory/commit.h"
 #include "daemon/serve/users.h"
 
 typedef struct session {
@@ -22,6 +24,7 @@ typedef struct session {
     bool searching;          /* it has been told to ask again: a search goes on where the last request's ended */
     bool detached;           /* it ends because its process has asked for that */
     bool barred;             /* it was disconnected: its process may not come back to it */
+    commit_share commits;    /* memory that it has been given, for whose turn it is */
     bool settled;            /* ENDING: what its process was linking or unlinking is done */
     group *group;            /* NULL: it has none, or it is over */
     uint32_t group_uid;      /* of the group, whose name outlives it here */

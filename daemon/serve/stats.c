@@ -121,6 +121,8 @@ static void fill_memory(const mheap *heap, uint64_t live_bytes, Goallocd__StatsR
     body->metadata_charged_bytes = metabook_bytes(&heap->book);
     body->total_bytes = pagealloc_npages_added(heap->pages) * PAGE_BYTES + body->metadata_bytes;
     body->limit_bytes = heap->limit_bytes;
+    body->max_memory_bytes = heap->max_bytes;
+    body->excess_bytes = excess_bytes(heap);
     body->peak_committed_bytes = mheap_peak_pages(heap) * PAGE_BYTES;
     body->over_limit_bytes = mheap_over_limit(heap, 100, 0);
 }
