@@ -24,7 +24,7 @@
 #include "shm/crash.h"
 #include "shm/handover.h"
 
-/* A client takes two descriptors: ask for as many as the system allows. */
+/* A session takes three descriptors, a group one: ask for as many as the system allows. */
 static void raise_descriptor_limit(void)
 {
     struct rlimit limit;

@@ -44,6 +44,7 @@
     X(extend_after_map, d) X(extend_after_npages, d)                                                          \
     X(shrink_after_npages, d) X(shrink_after_map, d)                                                          \
     X(session_after_token, d) X(session_before_state, d) X(session_after_state, d) X(session_end_half, d)     \
+    X(process_half, d) X(process_after_inode, d)                                                              \
     X(group_before_word, g) X(group_after_word, g) X(group_after_ending, g) X(group_end_half, g)              \
     X(group_before_free, g) X(group_after_free, g)                                                            \
     X(label_half, d)                                                                                          \
@@ -53,7 +54,7 @@
     X(adopt_after_counters, d) X(adopt_after_entry, d) X(adopt_after_kept, d)                                 \
     X(adopt_remove_after_entry, d) X(adopt_remove_after_counters, d)                                          \
     X(arena_after_npages, d) X(zeroed_base_after, d) X(backed_base_after, d)                                  \
-    X(reattach_before_reply, b)                                                                               \
+    X(reattach_before_reply, b) X(reattach_after_own, b) X(own_after_mapped, b)                               \
     X(recover_after_files, t) X(recover_half_spans, t) X(recover_after_heap, t) X(recover_half_sessions, t)   \
     X(recover_after_sessions, t)                                                                              \
     X(drop_after_word, s) X(let_go_after_word, l)

@@ -1,5 +1,5 @@
 /*
- * Offers: a memfd for each session that leases, by which its process and the daemon agree which idle spans the daemon
+ * Offers: the own memfd of a session that leases, by which its process and the daemon agree which idle spans the daemon
  * may take back without asking.
  *
  *   process, daemon  +---------------------+------------------------+

@@ -204,7 +204,7 @@ static int start(server *s, int listen_fd)
     watch(s);
     if (s->options.recovered) {
         srv->tell_census = true;
-        deaths_look(&s->deaths);
+        deaths_recover(&s->deaths);
         service_wake(srv);
     }
     srv->commits.loop = &srv->loop;
