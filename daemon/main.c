@@ -159,6 +159,16 @@ static int make_heap(const options *o, heapfile *ret_file, mheap *ret_heap)
     return r;
 }
 
+/* The server tries again for as long as there is none. 0; -errno: there can't be one. */
+static int start_keeper(home *h)
+{
+    int r = keeper_start(&h->keeper, h->file);
+
+    if (r != 0)
+        log_error("nobody holds the heap but this daemon until a keeper starts: if it dies before, the heap is gone");
+    return r < 0 ? r : 0;
+}
+
 /* Find or make the heap, and see to it that somebody holds it if this daemon dies. 0, -errno: logged. */
 static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap)
 {
@@ -179,7 +189,7 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
     if (!h->stored || !h->recovered)
         fdstore_put(ret_file);
     if (o->state_dir != NULL && h->keeper.fd < 0)
-        r = keeper_start(&h->keeper, ret_file);
+        r = start_keeper(h);
     if (r < 0) {
         mheap_end(ret_heap);
         heapfile_close(ret_file);
@@ -187,15 +197,17 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
     return r;
 }
 
-/* The keeper has died, or none has started in its place: start one. Returns its descriptor, or -1. */
+/* The keeper has died, or none has started: start one. Returns its descriptor, or -1. */
 static int replace_keeper(void *data)
 {
     home *h = data;
 
+    if (h->keeper.fd >= 0)
+        log_warn("the keeper of the heap has died; starting another one");
     keeper_leave(&h->keeper);
-    log_warn("the keeper of the heap has died; starting another one");
-    if (keeper_start(&h->keeper, h->file) < 0)
-        log_error("nobody holds the heap but this daemon until a keeper starts: if it dies before, the heap is gone");
+    (void)start_keeper(h);
+    if (h->keeper.fd >= 0)
+        log_info("a keeper holds the heap");
     return h->keeper.fd;
 }
 
@@ -241,6 +253,7 @@ int main(int argc, char **argv)
                                       .keep_on_stop = keeps_on_stop(&o),
                                       .is_held = is_held,
                                       .watched_fd = h.keeper.fd,
+                                      .watches = o.state_dir != NULL,
                                       .on_death = replace_keeper,
                                       .data = &h });
     if (r < 0)

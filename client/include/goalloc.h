@@ -204,6 +204,8 @@ typedef struct goalloc_stats_t {
  *   -EILSEQ           the group's name is not UTF-8
  *   -ENOENT           no socket at that path          -ECONNREFUSED  nobody listens there
  *   -EACCES           no permission for the socket    -ETIMEDOUT     no answer within timeout_ms
+ *   -EPERM            who serves the socket is neither root, nor the effective user, nor the owner of the socket's
+ *                     directory if nobody else may write there, nor the user whose number is in $GOALLOC_SERVER_UID
  *   -EPROTONOSUPPORT  the daemon speaks another version of the protocol
  *   -ENOEXEC          the daemon's shared-memory layout (ABI) is another
  *   -EPROTO           the answer was not understood, or contradicts the shared header

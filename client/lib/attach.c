@@ -25,8 +25,8 @@
  * current[] is not wiped: it must name structures, which are.
  *
  * A child is of its parent's group: it attaches with the same name, and shows the group's token, since by then it may
- * have become another user. Between the fork and that, its copies of process.family and .family_byte keep the group from ending, whatever
- * becomes of the parent.
+ * have become another user. Between the fork and that, its copies of process.family and .family_byte keep the group
+ * from ending, whatever becomes of the parent.
  *
  * A heap other than the one that is mapped (the daemon was replaced meanwhile): -ESTALE, nothing changes.
  */

@@ -151,8 +151,8 @@ static bool is_over(void)
 /* --- coming back --- */
 
 /*
- * What another daemon has sent: the session's own memfd, and its group's. When they are mapped, it is told: from then on
- * they are its signs of life. If there is no room the old ones stay, in which nobody reads what is offered.
+ * What another daemon has sent: the session's own memfd, and its group's. When they are mapped, it is told: from then
+ * on they are its signs of life. If there is no room the old ones stay, in which nobody reads what is offered.
  */
 static int take_own(deadline until)
 {

@@ -81,7 +81,8 @@ static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
         return -EPROTONOSUPPORT;
     if (body->abi_hash != shm_abi_hash())
         return -ENOEXEC;
-    if (link_fds(fds) != (body->group != 0 ? ATTACH_NFDS_MAX : ATTACH_NFDS) || body->session == 0 || body->session >= SHM_SESSIONS_MAX)
+    if (link_fds(fds) != (body->group != 0 ? ATTACH_NFDS_MAX : ATTACH_NFDS) || body->session == 0 ||
+        body->session >= SHM_SESSIONS_MAX)
         return -EPROTO;
     *ret = (attach_result){
         .session = { (uint16_t)body->session },

@@ -16,8 +16,8 @@
  *   mspan_of  anywhere, private        0.1% of it                read, write         yes, zero: MADV_WIPEONFORK
  *                                                                                    (1) read in a read-only session
  *
- * All but the single pages are sparse: nearly none of their pages has memory. Two things that the rest of the program may
- * do would give memory to all of them, for shared ones without the daemon's knowledge or consent:
+ * All but the single pages are sparse: nearly none of their pages has memory. Two things that the rest of the program
+ * may do would give memory to all of them, for shared ones without the daemon's knowledge or consent:
  *
  *   A core dump reads every page of a shared mapping whose file has no name, and reading a hole of a memfd gives it
  *   memory: 64 GiB for one abort(). So all mappings are MADV_DONTDUMP; coredump.c lifts that for what is in use, if the
@@ -306,8 +306,8 @@ static void unmap_own(uint64_t arena_bytes)
 }
 
 /*
- * What is between this process and the daemon, so that children, who have sessions of their own, don't get it: the pages
- * by which the daemon sees whether the heap is mapped, and what this process offers.
+ * What is between this process and the daemon, so that children, who have sessions of their own, don't get it: the
+ * pages by which the daemon sees whether the heap is mapped, and what this process offers.
  */
 static int map_own(const attach_result *a, bool readonly)
 {

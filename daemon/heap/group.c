@@ -33,9 +33,9 @@
  * that its parent was given. One that is ENDING is not found: who comes then founds another one of the same name.
  *
  * Whether a process of the family lives: its sign of life says (lifesign.h), which its members and their children have
- * mapped and nobody else has. A group that another daemon has founded has in addition the lock on its byte of spans, for
- * children that were forked then and have not attached since. Any client can take that lock, and so hold up the end of
- * such a group while it lives. It can end none, nor get into one.
+ * mapped and nobody else has. A group that another daemon has founded has in addition the lock on its byte of spans,
+ * for children that were forked then and have not attached since. Any client can take that lock, and so hold up the end
+ * of such a group while it lives. It can end none, nor get into one.
  *
  * Bounds: SHM_GROUPS_MAX groups, GROUPS_PER_UID_MAX of them founded by one uid, 13 KiB of private memory each. A group
  * has a session, or a process that has a session's descriptor; so it lasts as long as somebody lives who is of it.

@@ -80,8 +80,8 @@ int group_find_or_found(group_table *table, const group_request *request, group 
     __attribute__((warn_unused_result));
 
 /*
- * Descriptors of its sign of life (made when the first member asks) and of its byte of spans, for a member; the caller's.
- * 0, -errno.
+ * Descriptors of its sign of life (made when the first member asks) and of its byte of spans, for a member; the
+ * caller's. 0, -errno.
  */
 int group_life_fds(group_table *table, group *g, int *ret_sign, int *ret_byte) __attribute__((warn_unused_result));
 

@@ -2,8 +2,8 @@
  * Offers: reads and changes the words by which a process offers its idle spans.
  *
  * Called by lease (a span is looked at, a lessee ends) and, by it, by the session's requests; by session, which makes
- * the memfd. Data: the memfd of each session, which its process writes too; nothing in it is trusted. A word is read once,
- * and only that of a span which the lease table says this lessee leases; so all that a forged one can do is end a
+ * the memfd. Data: the memfd of each session, which its process writes too; nothing in it is trusted. A word is read
+ * once, and only that of a span which the lease table says this lessee leases; so all that a forged one can do is end a
  * lease of its own session early, as a return would.
  *
  * A process that has never offered anything has not set `active`; then its words are not read, since reading gives a

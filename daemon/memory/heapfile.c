@@ -5,8 +5,8 @@
  * clients, life). Data: the header of spans, which is written here once, before the first client can see it.
  *
  * Each memfd gets its full sparse size and is then sealed against any change of size, so no client can truncate it
- * under the others (memfd.c). No client ever gets the private memfd: it holds the sessions' tokens, says which processes
- * they are and whose the adopted objects are, which must outlive the daemon too.
+ * under the others (memfd.c). No client ever gets the private memfd: it holds the sessions' tokens, says which
+ * processes they are and whose the adopted objects are, which must outlive the daemon too.
  *
  * Whole blocks of 2 MiB of the arena get huge pages where the system has them (hugepages.c), everything else gets its
  * memory by fallocate, and is zeroed when there is time (zeroing.c).

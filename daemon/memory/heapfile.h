@@ -81,9 +81,9 @@ int heapfile_spans_fd(const heapfile *file) __attribute__((warn_unused_result));
 
 /*
  * What a session or a group has for the time after this daemon: a read-only descriptor of spans with an OFD lock on the
- * byte of its number (session_no, owner_no), of which the client leaves a page mapped, as of its sign of life. Whichever
- * daemon has spans can ask for it; but any client can lock any byte, and the question takes the longer, the more locks
- * there are. Returns the descriptor (the caller's), or -errno.
+ * byte of its number (session_no, owner_no), of which the client leaves a page mapped, as of its sign of life.
+ * Whichever daemon has spans can ask for it; but any client can lock any byte, and the question takes the longer, the
+ * more locks there are. Returns the descriptor (the caller's), or -errno.
  */
 int heapfile_byte_fd(const heapfile *file, uint32_t n) __attribute__((warn_unused_result));
 /* True while anybody has such a descriptor open or mapped, or if the kernel does not say. */

@@ -6,9 +6,10 @@
  *
  * The daemon makes a memfd, opens it a second time, puts a shared lock on that second description, sends it to the
  * client, and closes its own copy. From then on the description belongs to the client alone. It leaves a page of the
- * file mapped, and the mapping holds the description: so the lock survives when a program closes all descriptors, and the
- * kernel drops it with the last reference, at the end of the process, at exec, at detach. The daemon retains the first description,
- * which has no lock, and asks the kernel whether anybody has one (F_OFD_GETLK): no message, no help of the client's.
+ * file mapped, and the mapping holds the description: so the lock survives when a program closes all descriptors, and
+ * the kernel drops it with the last reference, at the end of the process, at exec, at detach. The daemon retains the
+ * first description, which has no lock, and asks the kernel whether anybody has one (F_OFD_GETLK): no message, no help
+ * of the client's.
  *
  * Nobody can forge it: the file has mode 0600 and no name, and only this session's process (or this group's members
  * and their children) is sent a description. What other clients lock on other files does not count, nor does it make

@@ -18,13 +18,13 @@
  *      its death it can't hide.
  *
  * For the third case the process is written down: the inode of its pidfd, which on Linux 6.9 and later is no other
- * process's ever, and pid and pid namespace, by which the next daemon gets a pidfd of its own (deaths_recover). Order of
- * the stores: inode 0, pid and namespace, inode. So if the daemon dies in between, nothing is known, as for a process in
- * a namespace that the daemon does not see, and the byte alone decides. Before Linux 6.9 all pidfds have one inode:
- * another process that has got the same pid counts as this one then, as long as the byte is locked.
+ * process's ever, and pid and pid namespace, by which the next daemon gets a pidfd of its own (deaths_recover). Order
+ * of the stores: inode 0, pid and namespace, inode. So if the daemon dies in between, nothing is known, as for a
+ * process in a namespace that the daemon does not see, and the byte alone decides. Before Linux 6.9 all pidfds have one
+ * inode: another process that has got the same pid counts as this one then, as long as the byte is locked.
  *
- * The looks take a tenth of the time at most, however long one takes: the byte's grows with all locks on spans. The same
- * timer looks at groups that have no session left and wait for a forked child.
+ * The looks take a tenth of the time at most, however long one takes: the byte's grows with all locks on spans. The
+ * same timer looks at groups that have no session left and wait for a forked child.
  */
 #include "daemon/serve/deaths.h"
 

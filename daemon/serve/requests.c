@@ -430,7 +430,8 @@ static answer handle_publish(client *c, session *s, const Goallocd__Request *req
 
 /*
  * Somebody waits for what threads of a session were at. Its sign of life tells at once that its process is dead, before
- * its socket or its pidfd do; if it lives, the client comes again. A number that no session has is one of a forged hold.
+ * its socket or its pidfd do; if it lives, the client comes again. A number that no session has is one of a forged
+ * hold.
  */
 static answer handle_settle(client *c, session *s, const Goallocd__Request *request)
 {
