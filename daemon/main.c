@@ -159,13 +159,16 @@ static int make_heap(const options *o, heapfile *ret_file, mheap *ret_heap)
     return r;
 }
 
+static const char held_by_nobody[] =
+    "nobody holds the heap but this daemon until a keeper starts: if it dies before, the heap is gone";
+
 /* The server tries again for as long as there is none. 0; -errno: there can't be one. */
 static int start_keeper(home *h)
 {
     int r = keeper_start(&h->keeper, h->file);
 
-    if (r != 0)
-        log_error("nobody holds the heap but this daemon until a keeper starts: if it dies before, the heap is gone");
+    if (r == KEEPER_E_LATER)
+        log_error("%s", held_by_nobody);
     return r < 0 ? r : 0;
 }
 
@@ -201,13 +204,15 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
 static int replace_keeper(void *data)
 {
     home *h = data;
+    bool had_one = h->keeper.fd >= 0;
 
-    if (h->keeper.fd >= 0)
+    if (had_one)
         log_warn("the keeper of the heap has died; starting another one");
     keeper_leave(&h->keeper);
-    (void)start_keeper(h);
-    if (h->keeper.fd >= 0)
+    if (keeper_start(&h->keeper, h->file) == 0)
         log_info("a keeper holds the heap");
+    else if (had_one)
+        log_error("%s", held_by_nobody);
     return h->keeper.fd;
 }
 

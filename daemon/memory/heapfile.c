@@ -5,8 +5,8 @@
  * clients, life). Data: the header of spans, which is written here once, before the first client can see it.
  *
  * Each memfd gets its full sparse size and is then sealed against any change of size, so no client can truncate it
- * under the others (memfd.c). No client ever gets the private memfd: it holds the sessions' tokens, says which
- * processes they are and whose the adopted objects are, which must outlive the daemon too.
+ * under the others (memfd.c). No client ever gets the private memfd: it holds the tokens of sessions and
+ * groups, says which processes they are and whose the adopted objects are, which must outlive the daemon too.
  *
  * Whole blocks of 2 MiB of the arena get huge pages where the system has them (hugepages.c), everything else gets its
  * memory by fallocate, and is zeroed when there is time (zeroing.c).
@@ -23,7 +23,6 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "daemon/memory/memfd.h"
@@ -94,23 +93,6 @@ static int heapfile_map(heapfile *file)
     return 0;
 }
 
-/* A clock that no change of the date touches, and that counts from the start of the system, as memfds do. */
-static uint64_t boot_ms(void)
-{
-    struct timespec ts = { 0, 0 };
-
-    (void)clock_gettime(CLOCK_BOOTTIME, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
-uint64_t heapfile_age_ms(const heapfile *file)
-{
-    uint64_t now = boot_ms();
-    uint64_t created = file->map.header->created_ms;
-
-    return now > created ? now - created : 0;
-}
-
 int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
 {
     heapfile file = heapfile_none;
@@ -122,7 +104,7 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
         if (getrandom(&layout.generation, sizeof(layout.generation), 0) != (ssize_t)sizeof(layout.generation))
             return -errno;
     } while (layout.generation == 0);
-    layout.created_ms = boot_ms();
+    layout.created_ms = shm_clock_ms();
     file.sizes[HEAPFILE_ARENA] = layout.arena_bytes;
     file.sizes[HEAPFILE_SPANS] = layout.spans_bytes;
     file.sizes[HEAPFILE_BITMAP] = layout.bitmap_bytes;
@@ -255,6 +237,17 @@ bool heapfile_byte_is_held(const heapfile *file, uint32_t n)
     struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = n, .l_len = 1 };
 
     return fcntl(file->fds[HEAPFILE_SPANS], F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
+}
+
+bool heapfile_token_is(const uint8_t want[SESSION_TOKEN_BYTES], const uint8_t *token, size_t len_bytes)
+{
+    uint8_t differs = 0;
+
+    if (len_bytes != SESSION_TOKEN_BYTES)
+        return false;
+    for (size_t i = 0; i < SESSION_TOKEN_BYTES; i++)
+        differs |= want[i] ^ token[i];
+    return differs == 0;
 }
 
 /* --- memory --- */
