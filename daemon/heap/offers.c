@@ -75,3 +75,29 @@ bool offers_take(offers *o, page_no first, uint64_t nleases)
     CRASH_POINT(offer_after_take);
     return taken;
 }
+
+void offers_begin_large(offers *o, page_no first, uint64_t nleases)
+{
+    if (o->shared != NULL)
+        u64_store_release(&o->shared->words[first.n], offer_pack(OFFER_NONE, nleases));
+}
+
+/* Without words the bits alone decide. */
+bool offers_claim_large(offers *o, page_no first, uint64_t nleases)
+{
+    uint64_t word;
+
+    if (o->shared == NULL)
+        return true;
+    word = u64_load_acquire(&o->shared->words[first.n]);
+    return word >> 2 != nleases &&
+           u64_exchange_if_acq_rel(&o->shared->words[first.n], &word, offer_pack(OFFER_TAKEN, nleases));
+}
+
+void offers_unclaim_large(offers *o, page_no first, uint64_t nleases)
+{
+    uint64_t word = offer_pack(OFFER_TAKEN, nleases);
+
+    if (o->shared != NULL)
+        (void)u64_exchange_if_acq_rel(&o->shared->words[first.n], &word, 0);
+}

@@ -34,6 +34,14 @@ enum offer_state offers_state(const offers *o, page_no first, uint64_t nleases);
 /* OFFERED becomes SEEN. */
 void offers_age(offers *o, page_no first, uint64_t nleases);
 
+/*
+ * Of a large span, whose object another process may free. The lease begins: its process has it in hand. Then the object
+ * is freed, as the bits say: take it, true, or leave it to its process, which has it in hand. Then not that, after all.
+ */
+void offers_begin_large(offers *o, page_no first, uint64_t nleases);
+bool offers_claim_large(offers *o, page_no first, uint64_t nleases) __attribute__((warn_unused_result));
+void offers_unclaim_large(offers *o, page_no first, uint64_t nleases);
+
 /* Take it. False: its owner has been faster. If true, the caller ends the lease. */
 bool offers_take(offers *o, page_no first, uint64_t nleases) __attribute__((warn_unused_result));
 

@@ -21,6 +21,7 @@ typedef struct session {
     uint64_t next_search_ns; /* what it offers is not searched for before, at its limit */
     bool searching;          /* it has been told to ask again: a search goes on where the last request's ended */
     bool detached;           /* it ends because its process has asked for that */
+    bool told_not_leased;    /* the log has it that its process returns what it does not lease */
     bool settled;            /* ENDING: what its process was linking or unlinking is done */
     group *group;            /* NULL: it has none, or it is over */
     uint32_t group_uid;      /* of the group, whose name outlives it here */

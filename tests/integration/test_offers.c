@@ -635,7 +635,7 @@ static void requests_at_a_limit_hold_up_nobody(void **state)
     assert_true(reply != NULL && reply->error == 0);
     goallocd__reply__free_unpacked(reply, NULL);
     for (int i = 0; i < NSPANS; i++)
-        assert_int_not_equal(rawheap_alloc_large(&heap, SPAN_PAGES).n, 0);
+        assert_int_not_equal(rawheap_ask_large(&heap, SPAN_PAGES).n, 0);
     offers = mmap(NULL, sizeof(*offers), PROT_READ | PROT_WRITE, MAP_SHARED, heap.fds[ATTACH_FD_OWN], 0);
     assert_ptr_not_equal(offers, MAP_FAILED);
     u32_store_release(&offers->active, 1);
