@@ -207,6 +207,8 @@ typedef struct goalloc_stats_t {
  *   -EACCES           no permission for the socket; or the daemon lets only others attach (its --allow-uid, and so
  *                     on), or this user read-only alone
  *   -ETIMEDOUT        no answer within timeout_ms
+ *   -EPERM            who serves the socket is neither root, nor the effective user, nor the owner of the socket's
+ *                     directory if nobody else may write there, nor the user whose number is in $GOALLOC_SERVER_UID
  *   -EPROTONOSUPPORT  the daemon speaks another version of the protocol
  *   -ENOEXEC          the daemon's shared-memory layout (ABI) is another
  *   -EPROTO           the answer was not understood, or contradicts the shared header

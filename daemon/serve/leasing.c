@@ -334,7 +334,10 @@ void leasing_begin(client *c, const Goallocd__Request *request)
 
 void leasing_add(client *c, session *s, page_no first)
 {
-    lease_give(&s->lessee, first);
+    if (c->op.kind == GOALLOCD__REQUEST__OP_ALLOC_LARGE)
+        lease_give_large(&s->lessee, first);
+    else
+        lease_give(&s->lessee, first);
     c->op.memory->spans[c->op.nspans++] = first.n;
 }
 

@@ -133,24 +133,18 @@ static void on_drained(peer *p)
 static void watch(server *s);
 
 /* Until there is another one: what forbade it, a full table of processes say, may be over soon. */
-static void replace_watched(uv_timer_t *timer)
+static void replace_watched(server *s)
 {
-    server *s = timer->data;
-
     if (s->service.stopping)
         return;
     loopcpu_release(&s->service.loopcpu); /* another keeper is made */
     s->options.watched_fd = s->options.on_death(s->options.data);
-    if (s->options.watched_fd < 0)
-        (void)uv_timer_start(timer, replace_watched, REPLACE_AGAIN_MS, 0);
     watch(s);
 }
 
 static void on_watched_closed(uv_handle_t *handle)
 {
-    server *s = handle->data;
-
-    replace_watched(&s->replace);
+    replace_watched(handle->data);
 }
 
 /* The process at the other end says nothing while it lives. The handle goes first, then the descriptor. */
@@ -161,14 +155,39 @@ static void on_watched(uv_poll_t *poll, int status, int events)
     uv_close((uv_handle_t *)poll, on_watched_closed);
 }
 
+static void on_again(uv_timer_t *timer)
+{
+    server *s = timer->data;
+
+    if (s->options.watched_fd < 0)
+        replace_watched(s);
+    else
+        watch(s);
+}
+
+static void watch_later(server *s)
+{
+    if (!s->service.stopping)
+        (void)uv_timer_start(&s->replace, on_again, REPLACE_AGAIN_MS, 0);
+}
+
+static void on_unwatched(uv_handle_t *handle)
+{
+    watch_later(handle->data);
+}
+
+/* From the start, and after each change; what fails is tried again. */
 static void watch(server *s)
 {
-    if (s->service.stopping || s->options.watched_fd < 0 ||
-        uv_poll_init(&s->service.loop, &s->watched, s->options.watched_fd) < 0)
+    if (s->service.stopping || !s->options.watches)
         return;
+    if (s->options.watched_fd < 0 || uv_poll_init(&s->service.loop, &s->watched, s->options.watched_fd) < 0) {
+        watch_later(s);
+        return;
+    }
     s->watched.data = s;
     if (uv_poll_start(&s->watched, UV_READABLE | UV_DISCONNECT, on_watched) < 0)
-        log_warn("the keeper can't be watched");
+        uv_close((uv_handle_t *)&s->watched, on_unwatched);
 }
 
 static void close_handle(uv_handle_t *handle, void *data)
@@ -270,7 +289,7 @@ static int start(server *s, int listen_fd)
     watch(s);
     if (s->options.recovered) {
         srv->tell_census = true;
-        deaths_look(&s->deaths);
+        deaths_recover(&s->deaths);
         service_wake(srv);
     }
     unmap_start(&srv->loop);
