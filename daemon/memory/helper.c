@@ -54,6 +54,7 @@
 #include <utlist.h>
 
 #include "daemon/log.h"
+#include "daemon/privileges.h"
 
 #define PUNCHES_MAX    16u
 #define LATE_NS        UINT64_C(100000000)
@@ -227,6 +228,7 @@ __attribute__((noreturn)) static void child_run(child *c, int fds[CHILD_NFDS], p
     c->private = mmap(NULL, SYSTEM_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, PLACE, 0);
     if (c->private == MAP_FAILED)
         _exit(EXIT_FAILURE);
+    (void)(privileges_confine(PRIVILEGES_HELPER, (const char *const[]){ NULL }) < 0); /* it works with privileges, too */
     answer(PUNCHES, &(reply){ .id = 0 }); /* it has closed what it must not hold */
     for (;;) {
         if (poll(polls, 2, -1) < 0 && errno != EINTR)

@@ -71,7 +71,7 @@ static void refuse(door *d, int fd, user *who, const struct ucred *cred, enum li
     reply.message = text;
     len = wire_pack_reply(&reply, out, sizeof(out));
     if (send(fd, out, len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-        log_debug("client pid %d: %s", (int)cred->pid, strerror(errno));
+        log_client_debug(cred->uid, "client pid %d: %s", (int)cred->pid, strerror(errno));
     users_refused(d->host->users, who, why, &(users_subject){ .pid = (uint32_t)cred->pid, .label = "" },
                   uv_now(d->host->loop));
     discard(d, fd, who);
@@ -97,7 +97,7 @@ static void note_late(door *d, peer *p)
     p->late = true;
     host->nlate++;
     if (host->nlate == 1)
-        log_warn("few descriptors are left: no more sessions");
+        log_client_warn(p->uid, "few descriptors are left: no more sessions");
     if (host->nlate <= LATE_MAX)
         return;
     for (peer *old = host->peers; old != NULL; old = old->next) {
@@ -122,7 +122,7 @@ static void on_silence(uv_timer_t *timer)
         if (p->ready || (ioctl(peer_fd(p), FIONREAD, &nbytes) == 0 && nbytes > 0)) {
             peer_still_silent(p);
         } else {
-            log_debug("client pid %u disconnected: it asks nothing", p->pid);
+            log_client_debug(p->uid, "client pid %u disconnected: it asks nothing", p->pid);
             peer_close(p);
         }
     }

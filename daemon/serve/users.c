@@ -211,9 +211,11 @@ void users_refused(users *u, user *who, enum limit which, const users_subject *s
     u->refused[which]++;
     if (!new_episode)
         return;
-    log_warn("limit %s is reached, %llu of %llu%s: uid %u, pid %u, session %u, '%s'; refused %llu times so far", row->name,
-             (unsigned long long)used, (unsigned long long)maximum, row->unit == LIMIT_BYTES ? " bytes" : "", who->uid,
-             subject->pid, subject->session, subject->label, (unsigned long long)who->refused[which]);
+    log_client_warn(who->uid,
+                    "limit %s is reached, %llu of %llu%s: uid %u, pid %u, session %u, '%s'; refused %llu times so far",
+                    row->name, (unsigned long long)used, (unsigned long long)maximum,
+                    row->unit == LIMIT_BYTES ? " bytes" : "", who->uid, subject->pid, subject->session, subject->label,
+                    (unsigned long long)who->refused[which]);
 }
 
 /* --- looking --- */
