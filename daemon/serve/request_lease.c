@@ -363,6 +363,16 @@ static bool return_large(client *c, session *s, uint32_t name)
     return true;
 }
 
+/* True if a slice is over. It begins with the first call, *until_ns 0: short returns don't look at the clock. */
+static bool is_over(uint64_t *until_ns)
+{
+    uint64_t now = uv_hrtime();
+
+    if (*until_ns == 0)
+        *until_ns = now + RETURN_NS;
+    return now > *until_ns;
+}
+
 /*
  * A frame has room for some 20,000 spans, and what a span costs depends on what lives, was left and was adopted in it.
  * So after a slice the request is PAUSED, and is handled again where it was; who comes first then is others. If the
@@ -371,11 +381,12 @@ static bool return_large(client *c, session *s, uint32_t name)
 answer handle_return(client *c, session *s, const Goallocd__Request *request)
 {
     const Goallocd__ReturnSpans *ask = request->return_spans;
-    uint64_t start = uv_hrtime();
     size_t n = ask->n_spans + ask->n_large;
+    size_t first = c->op.ndone;
+    uint64_t until_ns = 0;
 
-    for (size_t i = c->op.ndone; i < n; i++) {
-        if (i > c->op.ndone && (i - c->op.ndone) % RETURN_SPANS == 0 && uv_hrtime() - start > RETURN_NS) {
+    for (size_t i = first; i < n; i++) {
+        if (i > first && (i - first) % RETURN_SPANS == 0 && is_over(&until_ns)) {
             c->op.ndone = i;
             operation_begin(&c->op, &c->peer, request, OPERATION_PAUSED);
             service_wake(client_service(c));
