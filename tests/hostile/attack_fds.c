@@ -12,6 +12,7 @@
 
 #define LINGER_S 12
 #define INODE_BYTES (1 * GIB)
+#define PEERS_MAX 4096u
 #define BEHIND_BYTES (64 * MIB)
 
 /* Offset in the arena, far above what honest clients use, of the attacker's own. */
