@@ -210,15 +210,16 @@ static int start(server *s, int listen_fd)
     srv->commits.loop = &srv->loop;
     srv->commits.file = srv->heap->file;
     scavenge_start(&srv->scav, &srv->loop, srv->heap, s->options.scavtrace, srv->eager_commit, on_released, s);
-    if (srv->eager_commit)
-        ahead_start(&srv->ahead, srv->heap, &srv->commits, &srv->mem, &srv->scav, on_prepared, s);
     srv->peers.loop = &srv->loop;
     srv->peers.peer_bytes = sizeof(client);
     srv->peers.handle = requests_handle;
     srv->peers.on_close = on_close;
     srv->peers.on_drained = on_drained;
     srv->peers.data = srv;
-    return peer_host_start(&srv->peers, listen_fd);
+    r = peer_host_start(&srv->peers, listen_fd);
+    if (r == 0 && srv->eager_commit) /* last: its first job, in the thread pool, would outlive a start that fails */
+        ahead_start(&srv->ahead, srv->heap, &srv->commits, &srv->mem, &srv->scav, on_prepared, s);
+    return r;
 }
 
 static void on_root(void *data, root_name name, bool set)

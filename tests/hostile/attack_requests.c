@@ -6,7 +6,7 @@
 
 #include "tests/hostile/enemy.h"
 
-#define UNREAD_EACH 400u
+#define UNREAD_EACH 100u
 #define PIPELINE 600u
 #define HALF_EACH 400u
 
@@ -30,21 +30,26 @@ static void pipeline(attacker *a, Goallocd__Request *request, unsigned n)
 }
 
 /*
- * Asks for lists on many connections, and reads no reply: every other one has a session. What the daemon holds for it
- * is the daemon's memory.
+ * Asks on many connections for what has a short answer, and reads none: what the daemon holds for it is the daemon's
+ * memory, and short answers cost more of it than their bytes. Every other connection has a session, and frees large
+ * objects that are not there; the others ask who serves.
  */
 void attack_unread(attacker *a)
 {
     static rawheap heaps[UNREAD_EACH];
+    static uint8_t pings[65536];
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__HeapMap map = GOALLOCD__HEAP_MAP__INIT;
-    size_t len;
+    Goallocd__FreeLarge no_object = GOALLOCD__FREE_LARGE__INIT;
+    Goallocd__Ping ping = GOALLOCD__PING__INIT;
+    size_t lens[2];
 
-    map.cell_pages = 64;
-    map.max_cells = 4096;
-    request.op_case = GOALLOCD__REQUEST__OP_HEAP_MAP;
-    request.heap_map = &map;
-    len = enemy_pack(frames, 65536, &request, 4000);
+    no_object.span = 1;
+    request.op_case = GOALLOCD__REQUEST__OP_FREE_LARGE;
+    request.free_large = &no_object;
+    lens[0] = enemy_pack(frames, sizeof(frames), &request, 4000);
+    request.op_case = GOALLOCD__REQUEST__OP_PING;
+    request.ping = &ping;
+    lens[1] = enemy_pack(pings, sizeof(pings), &request, 4000);
     for (unsigned i = 0;; i = (i + 1) % UNREAD_EACH) {
         rawheap *heap = &heaps[i];
         ssize_t sent;
@@ -56,7 +61,7 @@ void attack_unread(attacker *a)
             if (i % 2 == 0 && enemy_attach(heap, 8192, 0, "enemy", false) != 0)
                 enemy_refused(a);
         }
-        sent = enemy_send(heap->fd, frames, len);
+        sent = enemy_send(heap->fd, i % 2 == 0 ? frames : pings, lens[i % 2]);
         if (sent < 0) {
             enemy_close(heap);
             heap->fd = 0;

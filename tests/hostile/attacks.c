@@ -20,7 +20,7 @@ const attack attacks[] = {
       .text = "opens all connections that the daemon has descriptors for",
       .run = attack_connections,
       .nofile = 2048 },
-    { .name = "unread", .text = "asks on 400 connections and never reads", .run = attack_unread },
+    { .name = "unread", .text = "asks on 100 connections and never reads", .run = attack_unread },
     { .name = "half-frames", .text = "sends 64 KiB less a byte on 400 connections", .run = attack_half_frames },
     { .name = "adopt", .text = "adopts 60,000 objects that an unseeded hash has in one bucket", .run = attack_adopt },
     { .name = "checks", .text = "pipelines 600 Checks", .run = attack_checks },

@@ -16,8 +16,8 @@
 #include "tests/support/attach.h"
 #include "tests/support/rawheap.h"
 
-#define PATIENCE_MS 120000 /* of a request: what takes longer has ended the client */
-#define ASKED_CLASS 42u    /* span class of the probe's spans */
+#define PATIENCE_MS 30000 /* of a request: what takes longer has ended the client */
+#define ASKED_CLASS 42u   /* span class of the probe's spans */
 #define RUN_PAGES 8u
 #define LARGE_PAGES 40u
 #define OBJECTS 20000u /* of a worker */

@@ -15,7 +15,7 @@ enum honest_kind honest_kind_of(unsigned i);
 /* In a child process: be that client until the board says stop. Returns the exit status. */
 int honest_run(const fixture *f, board *b, unsigned i);
 
-/* As raw_call(), but waits for two minutes, for a daemon that is held up. NULL: disconnected. */
+/* As raw_call(), but waits for half a minute, for a daemon that is held up. NULL: disconnected. */
 Goallocd__Reply *honest_call(int fd, Goallocd__Request *request);
 
 #endif

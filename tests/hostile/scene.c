@@ -316,6 +316,20 @@ static void incite(scene *s)
     u32_store_release(&s->plan->armed, 1);
 }
 
+/* Until all attackers have done something, on a slow machine too. */
+static void await_attackers(scene *s)
+{
+    for (unsigned us = 0; us < PATIENCE_US && !s->ret->not_here; us += LOOK_US, board_sleep_us(LOOK_US)) {
+        unsigned nbusy = 0;
+
+        for (unsigned i = 0; i < s->o->nattackers; i++)
+            nbusy += u64_load_relaxed(&s->b->attackers[i].deeds) + u64_load_relaxed(&s->b->attackers[i].refused) > 0;
+        if (nbusy == s->o->nattackers)
+            return;
+        replace_attackers(s);
+    }
+}
+
 static void attack_phase(scene *s)
 {
     uint64_t us = s->o->brief ? BRIEF_US : s->o->seconds * UINT64_C(1000000);
@@ -326,6 +340,10 @@ static void attack_phase(scene *s)
     for (unsigned i = 0; i < s->o->nattackers; i++)
         start_attacker(s, i);
     incite(s);
+    if (s->o->brief) {
+        await_attackers(s);
+        from = board_now_ns();
+    }
     for (bool looked = false; board_now_ns() - from < us * 1000 && !s->ret->not_here;) {
         board_sleep_us(LOOK_US);
         look(s, RSS_PEAK_KIB, FDS_PEAK);
@@ -344,8 +362,8 @@ static void attack_phase(scene *s)
         fail(s, "seen from outside the daemon was not well");
 }
 
-/* From the attackers' end on. */
-static void back_phase(scene *s)
+/* From the attackers' end on. False: it does not come to be as before. */
+static bool back_phase(scene *s)
 {
     double *figures = s->ret->figures;
     uint64_t from = board_now_ns();
@@ -364,14 +382,15 @@ static void back_phase(scene *s)
     }
     figures[BACK_MS] = (double)took / 1e6;
     if (!back)
-        fail(s, "a minute after the attack not all was as before");
-    if (s->o->brief)
-        return;
+        fail(s, "half a minute after the attack not all was as before");
+    if (!back || s->o->brief)
+        return back;
     if (took < BACK_US * UINT64_C(1000))
         board_sleep_us(BACK_US - took / 1000);
     look(s, RSS_AFTER_KIB, FDS_AFTER);
     enter(s, PHASE_AFTER);
     board_sleep_us(1000000);
+    return true;
 }
 
 /* Use so much of a CPU, in pieces of 10 ms. */
@@ -487,6 +506,7 @@ static void collect(scene *s)
 {
     static histogram all;
     double *figures = s->ret->figures;
+    int error = 0;
 
     collect_quantiles(figures + REFILL_CALM, &all, s, HONEST_PROBE, PHASE_CALM);
     collect_quantiles(figures + REFILL_BURN, &all, s, HONEST_PROBE, PHASE_BURN);
@@ -500,12 +520,17 @@ static void collect(scene *s)
         figures[REFUSED] += (double)u64_load_relaxed(&e->refused);
         figures[ENDED] += (double)u64_load_relaxed(&e->ended);
         figures[WRONG] += (double)u64_load_relaxed(&e->wrong);
-        if (u64_load_relaxed(&e->refused) > 0 && !s->what->fails_calls)
-            fail(s, strerror((int)u64_load_relaxed(&e->error)));
+        if (u64_load_relaxed(&e->refused) > 0)
+            error = (int)u64_load_relaxed(&e->error);
     }
     for (unsigned i = 0; i < s->o->nattackers; i++) {
         figures[DEEDS] += (double)u64_load_relaxed(&s->b->attackers[i].deeds);
         figures[DENIED] += (double)u64_load_relaxed(&s->b->attackers[i].refused);
+    }
+    if (error != 0 && !s->what->fails_calls) {
+        fail(s, "an honest client was refused something:");
+        (void)snprintf(s->ret->failed + strlen(s->ret->failed), sizeof(s->ret->failed) - strlen(s->ret->failed), " %s",
+                       strerror(error));
     }
     if (figures[ENDED] > 0)
         fail(s, "the session of an honest client was ended");
@@ -535,16 +560,21 @@ void scene_run(const hostile_options *o, const attack *what, scene_result *ret)
         board_sleep_us(o->seconds * UINT64_C(1000000));
     look(&s, RSS_BEFORE_KIB, FDS_BEFORE);
     attack_phase(&s);
-    back_phase(&s);
-    if (!o->brief)
-        burn_phase(&s);
-    check_statistics(&s);
-    end_honest(&s);
-    collect(&s);
-    if (what->deaf_log)
-        (void)unlink(s.f.log); /* not to be shown: it would not end */
-    if (!fixture_stop(&s.f))
-        fail(&s, "the daemon did not end well");
+    if (back_phase(&s)) {
+        if (!o->brief)
+            burn_phase(&s);
+        check_statistics(&s);
+        end_honest(&s);
+        collect(&s);
+        if (what->deaf_log)
+            (void)unlink(s.f.log); /* not to be shown: it would not end */
+        if (!fixture_stop(&s.f))
+            fail(&s, "the daemon did not end well");
+    } else { /* nothing more can be asked */
+        end_processes(&s, s.honest, HONEST_MAX);
+        fixture_kill(&s.f);
+        collect(&s);
+    }
     (void)munmap(s.b, sizeof(*s.b));
     if (s.deaf_fd >= 0)
         (void)close(s.deaf_fd);
