@@ -10,6 +10,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -126,6 +127,14 @@ static bool can_fail(int fd)
 /* --- memory --- */
 
 #ifndef FAIL_CALLS_LEAVES_MALLOC
+static void tell_heap(void)
+{
+    if (plan == NULL || u32_load_acquire(&plan->ask_heap) == 0 || getpid() != loaded_into)
+        return;
+    u64_store_relaxed(&plan->heap_bytes, mallinfo2().uordblks + mallinfo2().hblkhd);
+    u32_store_release(&plan->ask_heap, 0);
+}
+
 VISIBLE void *malloc(size_t bytes)
 {
     return fails(FAIL_MALLOC) ? NULL : __libc_malloc(bytes);
@@ -133,6 +142,7 @@ VISIBLE void *malloc(size_t bytes)
 
 VISIBLE void *calloc(size_t count, size_t bytes)
 {
+    tell_heap();
     return fails(FAIL_CALLOC) ? NULL : __libc_calloc(count, bytes);
 }
 

@@ -50,6 +50,8 @@ typedef struct fail_plan {
     shm_u64 every; /* so do those that come after it in such steps; 0: it alone */
     shm_u64 counts[FAIL_CALLS];
     shm_u64 nfailed;
+    shm_u32 ask_heap;   /* set by the test: the next allocation stores heap_bytes and clears it */
+    shm_u64 heap_bytes; /* that malloc has given out */
 } fail_plan;
 
 #endif
