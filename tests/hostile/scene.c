@@ -144,22 +144,6 @@ static uint64_t count_sessions(const scene *s)
 
 /* --- the daemon --- */
 
-static fail_plan *make_plan(const fixture *f)
-{
-    char path[128];
-    void *map = MAP_FAILED;
-    int fd;
-
-    (void)snprintf(path, sizeof(path), "%s/plan", f->dir);
-    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd >= 0 && ftruncate(fd, sizeof(fail_plan)) == 0)
-        map = mmap(NULL, sizeof(fail_plan), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (fd >= 0)
-        (void)close(fd);
-    CHECK(map != MAP_FAILED && setenv(FAIL_CALLS_ENV, path, 1) == 0);
-    return map;
-}
-
 static void start_daemon(scene *s)
 {
     fixture *f = &s->f;
@@ -174,11 +158,11 @@ static void start_daemon(scene *s)
         s->deaf_fd = open(f->log, O_RDWR | O_NONBLOCK | O_CLOEXEC);
     }
     if (s->what->fails_calls) {
-        s->plan = make_plan(f);
-        CHECK(setenv("LD_PRELOAD", FAIL_CALLS_PATH, 1) == 0);
+        s->plan = fail_plan_open(f->dir);
+        fail_plan_preload(true);
     }
     fixture_restart(f, NULL);
-    (void)unsetenv("LD_PRELOAD");
+    fail_plan_preload(false);
     CHECK(chmod(guard_dir(), 0711) == 0 && chmod(f->dir, 0711) == 0 && chmod(f->socket, 0666) == 0);
 }
 

@@ -16,11 +16,9 @@
 #include <cmocka.h>
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 
 #include "tests/support/attach.h"
@@ -34,23 +32,6 @@
 static fail_plan *plan;
 
 /* --- the plan --- */
-
-static void open_plan(const fixture *f)
-{
-    char path[128];
-    void *map;
-    int fd;
-
-    (void)snprintf(path, sizeof(path), "%s/plan", f->dir);
-    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    assert_true(fd >= 0);
-    assert_int_equal(ftruncate(fd, sizeof(*plan)), 0);
-    map = mmap(NULL, sizeof(*plan), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    (void)close(fd);
-    assert_true(map != MAP_FAILED);
-    plan = map;
-    assert_int_equal(setenv(FAIL_CALLS_ENV, path, 1), 0);
-}
 
 /* From now on calls are counted, and the nth one of that kind fails; 0: none. */
 static void arm(unsigned call, uint64_t nth)
@@ -73,9 +54,9 @@ static int launch_counted(fixture *f)
 {
     int status;
 
-    assert_int_equal(setenv("LD_PRELOAD", FAIL_CALLS_PATH, 1), 0);
+    fail_plan_preload(true);
     status = fixture_try_restart(f);
-    (void)unsetenv("LD_PRELOAD");
+    fail_plan_preload(false);
     return status;
 }
 
@@ -398,7 +379,7 @@ static int setup(void **state)
     (void)fixture_setup_kept(state);
     f = *state;
     fixture_kill(f);
-    open_plan(f);
+    plan = fail_plan_open(f->dir);
     return launch_counted(f) == -1 ? 0 : -1;
 }
 

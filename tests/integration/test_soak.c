@@ -11,11 +11,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 
 #include "tests/support/attach.h"
@@ -32,23 +30,6 @@
 enum end { END_DETACH, END_EXIT, END_KILLED, END_CUT, ENDS };
 
 static fail_plan *plan;
-
-static void open_plan(const fixture *f)
-{
-    char path[128];
-    void *map;
-    int fd;
-
-    (void)snprintf(path, sizeof(path), "%s/plan", f->dir);
-    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    assert_true(fd >= 0);
-    assert_int_equal(ftruncate(fd, sizeof(*plan)), 0);
-    map = mmap(NULL, sizeof(*plan), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    (void)close(fd);
-    assert_true(map != MAP_FAILED);
-    plan = map;
-    assert_int_equal(setenv(FAIL_CALLS_ENV, path, 1), 0);
-}
 
 /* --- clients --- */
 
@@ -206,10 +187,10 @@ static int setup(void **state)
     (void)fixture_setup(state);
     f = *state;
     fixture_kill(f);
-    open_plan(f);
-    assert_int_equal(setenv("LD_PRELOAD", FAIL_CALLS_PATH, 1), 0);
+    plan = fail_plan_open(f->dir);
+    fail_plan_preload(true);
     fixture_restart(f, NULL);
-    (void)unsetenv("LD_PRELOAD");
+    fail_plan_preload(false);
     return 0;
 }
 

@@ -54,4 +54,10 @@ typedef struct fail_plan {
     shm_u64 heap_bytes; /* that malloc has given out */
 } fail_plan;
 
+/* A new plan, in a file in dir. Exits the test program on failure. */
+fail_plan *fail_plan_open(const char *dir);
+
+/* Daemons that are started from now on get the library, or do not. */
+void fail_plan_preload(bool preload);
+
 #endif
