@@ -11,9 +11,9 @@
  * own, asked for one by one.
  *
  * Everything here is thread-safe. Nothing here is async-signal-safe, except goalloc_contains(), goalloc_offset(),
- * goalloc_pointer() and goalloc_is_current(); nor may a signal handler that has interrupted one of them fork. A thread
- * can be cancelled (deferred) in any of these functions; if it waits for the daemon, the cancellation acts after the
- * call.
+ * goalloc_pointer(), goalloc_is_current() and goalloc_version(); nor may a signal handler that has interrupted one of
+ * the others fork. A thread can be cancelled (deferred) in any of these functions; if it waits for the daemon, the
+ * cancellation acts after the call, unless that says otherwise.
  *
  * Forks: the child has the mapping too, so objects stay valid on both sides, and it becomes a client of its own at its
  * next call that needs the daemon. fork() waits for nobody. Children made by _Fork() or clone(), which call no handlers
@@ -542,9 +542,9 @@ GOALLOC_API GOALLOC_CHECK int goalloc_root_compare_and_set(const char *name, voi
 
 /*
  * Wait until there is a root of that name: *ret_p is set on success only. timeout_ms 0: look once; negative: wait for
- * ever, as poll(). While it waits it holds nothing that others need, and sends a request when a root has changed, or
- * ten a second at most if none has; a cancellation of the thread takes effect within 100 ms. A signal does not end the
- * wait. 0, -ETIMEDOUT (it is not there; or no daemon answers, within the time of a request).
+ * ever, as poll(). While it waits it holds nothing that others need, and sends a request when a root has changed, and
+ * ten a second if none has, some more in the first second; a cancellation of the thread takes effect within 100 ms. A
+ * signal does not end the wait. 0, -ETIMEDOUT (it is not there; or no daemon answers, within the time of a request).
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_wait(const char *name, int timeout_ms, void **ret_p);
 

@@ -25,7 +25,6 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "shm/handover.h"
@@ -142,23 +141,6 @@ static int heapfile_map(heapfile *file)
     return 0;
 }
 
-/* A clock that no change of the date touches, and that counts from the start of the system, as memfds do. */
-static uint64_t boot_ms(void)
-{
-    struct timespec ts = { 0, 0 };
-
-    (void)clock_gettime(CLOCK_BOOTTIME, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
-uint64_t heapfile_age_ms(const heapfile *file)
-{
-    uint64_t now = boot_ms();
-    uint64_t created = file->map.header->created_ms;
-
-    return now > created ? now - created : 0;
-}
-
 int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
 {
     heapfile file = heapfile_none;
@@ -170,7 +152,7 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
         if (getrandom(&layout.generation, sizeof(layout.generation), 0) != (ssize_t)sizeof(layout.generation))
             return -errno;
     } while (layout.generation == 0);
-    layout.created_ms = boot_ms();
+    layout.created_ms = shm_clock_ms();
     file.sizes[HEAPFILE_ARENA] = layout.arena_bytes;
     file.sizes[HEAPFILE_SPANS] = layout.spans_bytes;
     file.sizes[HEAPFILE_BITMAP] = layout.bitmap_bytes;

@@ -61,9 +61,6 @@ int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_
     __attribute__((warn_unused_result));
 void heapfile_close(heapfile *file);
 
-/* How long ago the heap was made, by whichever daemon. */
-uint64_t heapfile_age_ms(const heapfile *file);
-
 /* Close those of the descriptors that are not -1. */
 void heapfile_close_fds(const int fds[HEAPFILE_NFDS]);
 
