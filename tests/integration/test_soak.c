@@ -20,7 +20,7 @@
 #include "tests/support/fail_calls.h"
 #include "tests/support/waits.h"
 
-#define DEFAULT_SECONDS 6
+#define DEFAULT_SECONDS 4
 #define CLIENTS         3u
 #define OBJECTS         300u
 #define SLACK_BYTES     (48 * KIB) /* what malloc keeps for its threads, and counts as given out */
