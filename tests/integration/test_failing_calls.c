@@ -162,7 +162,7 @@ static void *try_malloc(size_t size)
 #define TRY(call)                                                                                                      \
     do {                                                                                                               \
         int try_result = -1;                                                                                           \
-        for (int tries = 0; tries < TRIES && try_result < 0; tries++) {                                                            \
+        for (int tries = 0; tries < TRIES && try_result < 0; tries++) {                                                \
             try_result = (call);                                                                                       \
             if (try_result < 0)                                                                                        \
                 waits_sleep_ms(5);                                                                                     \
