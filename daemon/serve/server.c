@@ -298,8 +298,6 @@ static int start(server *s, int listen_fd)
     scavenge_start(&srv->scav, &srv->loop, srv->heap, &srv->helper, s->options.scavtrace, srv->eager_commit,
                    on_released, s);
     excess_start(&srv->excess, &srv->loop, srv->heap, &srv->helper, on_excess, s);
-    if (srv->eager_commit)
-        ahead_start(&srv->ahead, srv->heap, &srv->commits, &srv->mem, &srv->scav, on_prepared, s);
     srv->peers.loop = &srv->loop;
     srv->peers.peer_bytes = sizeof(client);
     srv->peers.handle = requests_handle;
@@ -311,7 +309,10 @@ static int start(server *s, int listen_fd)
     operation_rings_init(&srv->rings);
     srv->peers.operations = &srv->rings;
     peer_host_start(&srv->peers);
-    return door_open(&s->door, &srv->peers, listen_fd, s->options.refuses_fds);
+    r = door_open(&s->door, &srv->peers, listen_fd, s->options.refuses_fds);
+    if (r == 0 && srv->eager_commit) /* last: its first job, in the thread pool, would outlive a start that fails */
+        ahead_start(&srv->ahead, srv->heap, &srv->commits, &srv->mem, &srv->scav, on_prepared, s);
+    return r;
 }
 
 static void on_root(void *data, root_name name, bool set)
