@@ -356,7 +356,7 @@ bool lease_end_group_some(lease_table *table, group *g, unsigned budget)
     mheap *heap = table->heap;
 
     assert(g->state == SHM_GROUP_ENDING && g->nmembers == 0);
-    for (size_t i = 0; i < SPAN_CLASS_COUNT * 4; i++) {
+    for (unsigned i = 0; i < SPAN_CLASS_COUNT * 4; i++) {
         spanlist *set = &g->central[i / 4].sets[i % 4];
 
         for (; budget > 0 && set->head.n != 0; budget--) {

@@ -15,7 +15,6 @@
  */
 #include "daemon/memory/sysmem.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,11 +38,17 @@ static uint64_t without_reserve(uint64_t left, uint64_t whole)
 static bool read_field(const char *path, const char *key, uint64_t *ret)
 {
     FILE *file = fopen(path, "re");
+    size_t key_bytes = strlen(key);
     char line[256];
+    char *end;
     bool found = false;
 
-    while (file != NULL && !found && fgets(line, sizeof(line), file) != NULL)
-        found = strncmp(line, key, strlen(key)) == 0 && sscanf(line + strlen(key), " %" SCNu64, ret) == 1;
+    while (file != NULL && !found && fgets(line, sizeof(line), file) != NULL) {
+        if (strncmp(line, key, key_bytes) != 0)
+            continue;
+        *ret = strtoull(line + key_bytes, &end, 10);
+        found = end != line + key_bytes;
+    }
     if (file != NULL)
         (void)fclose(file);
     return found;
