@@ -39,7 +39,7 @@ enum {
 /*
  * After mheap_recover(), and after all groups and all lessees that go on have been added: leased spans and adopted
  * objects are theirs again, and spans that a group owns are its own; a span whose lessee is not there is nobody's, or
- * its group's. 0, -ENOMEM. Linear in the spans.
+ * its group's. 0, -ENOMEM, -EUCLEAN: a leased span has another owner than its lessee. Linear in the spans.
  */
 int lease_table_recover(lease_table *table) __attribute__((warn_unused_result));
 
