@@ -117,7 +117,6 @@ __attribute__((noreturn)) static void keep(const char *path, int fds[HEAPFILE_NF
 
     if (stat(path, &mine) < 0)
         _exit(EXIT_FAILURE);
-    keep_only(fds);
     polls[0].fd = fds[HEAPFILE_NFDS];
     for (;;) {
         int ready = poll(polls, n, LOOK_MS);
@@ -268,6 +267,7 @@ int keeper_start(keeper *k, const heapfile *file)
         (void)prctl(PR_SET_NAME, "goallocd-keeper");
         for (int sig = 1; sig < NSIG; sig++)
             (void)signal(sig, sig == SIGCHLD ? SIG_DFL : SIG_IGN);
+        keep_only(fds); /* before there is a keeper that answers: then only the daemon has its socket and locks */
         if (fork() != 0) /* init inherits the keeper: the daemon does not wait for its end */
             _exit(EXIT_SUCCESS);
         keep(k->addr.sun_path, fds);

@@ -52,64 +52,63 @@ static int reserve(const rawheap *heap, const char *name, uint32_t ticket)
     return reserve_as(heap, name, 64, 0, ticket);
 }
 
+/* The error of the reply as a negative number. */
+static int ask(const rawheap *heap, Goallocd__Request request)
+{
+    request.id = 11;
+    return -rawheap_error(heap, &request);
+}
+
+#define ASK(heap, OP, op, body) ask(heap, (Goallocd__Request)WIRE_REQUEST(OP, op, body))
+
 static int announce(const rawheap *heap, const char *name, uint32_t ticket, uint64_t offset)
 {
     Goallocd__RootObject body = GOALLOCD__ROOT_OBJECT__INIT;
-    Goallocd__Request request = WIRE_REQUEST(ROOT_ANNOUNCE, root_announce, &body);
 
     body.name = data_of(name);
     body.ticket = ticket;
     body.offset = offset;
-    request.id = 11;
-    return -rawheap_error(heap, &request);
+    return ASK(heap, ROOT_ANNOUNCE, root_announce, &body);
 }
 
 static int finish(const rawheap *heap, const char *name, uint32_t ticket, uint64_t offset)
 {
     Goallocd__RootObject body = GOALLOCD__ROOT_OBJECT__INIT;
-    Goallocd__Request request = WIRE_REQUEST(ROOT_FINISH, root_finish, &body);
 
     body.name = data_of(name);
     body.ticket = ticket;
     body.offset = offset;
-    request.id = 12;
-    return -rawheap_error(heap, &request);
+    return ASK(heap, ROOT_FINISH, root_finish, &body);
 }
 
 static int give_back(const rawheap *heap, const char *name, uint32_t ticket)
 {
     Goallocd__RootGiveBack body = GOALLOCD__ROOT_GIVE_BACK__INIT;
-    Goallocd__Request request = WIRE_REQUEST(ROOT_GIVE_BACK, root_give_back, &body);
 
     body.name = data_of(name);
     body.ticket = ticket;
-    request.id = 13;
-    return -rawheap_error(heap, &request);
+    return ASK(heap, ROOT_GIVE_BACK, root_give_back, &body);
 }
 
 static int compare_and_set(const rawheap *heap, const char *name, uint64_t expected, uint64_t offset, uint32_t ticket)
 {
     Goallocd__RootCompareAndSet body = GOALLOCD__ROOT_COMPARE_AND_SET__INIT;
-    Goallocd__Request request = WIRE_REQUEST(ROOT_COMPARE_AND_SET, root_compare_and_set, &body);
 
     body.name = data_of(name);
     body.expected = expected;
     body.offset = offset;
     body.ticket = ticket;
-    request.id = 14;
-    return -rawheap_error(heap, &request);
+    return ASK(heap, ROOT_COMPARE_AND_SET, root_compare_and_set, &body);
 }
 
 static int set(const rawheap *heap, const char *name, uint64_t offset, uint32_t ticket)
 {
     Goallocd__RootSet body = GOALLOCD__ROOT_SET__INIT;
-    Goallocd__Request request = WIRE_REQUEST(ROOT_SET, root_set, &body);
 
     body.name = data_of(name);
     body.offset = offset;
     body.ticket = ticket;
-    request.id = 15;
-    return -rawheap_error(heap, &request);
+    return ASK(heap, ROOT_SET, root_set, &body);
 }
 
 /* The offset of a new object of some pages, which the session leases. */

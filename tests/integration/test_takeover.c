@@ -23,15 +23,7 @@
 
 #include "proto/channel.h"
 #include "shm/layout.h"
-#include "tests/support/attach.h"
-
-static void wait_for_stop(pid_t pid)
-{
-    int status;
-
-    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
-    assert_true(WIFSTOPPED(status));
-}
+#include "tests/support/objects.h"
 
 static int64_t now_ms(void)
 {
@@ -212,31 +204,20 @@ static void workers_go_on_while_daemons_are_killed(void **state)
     assert_true(fixture_is_clean(f, 1));
 }
 
-static int hold_and_lose(const fixture *f, void *arg)
-{
-    (void)arg;
-    must_attach(f, 0);
-    for (int i = 0; i < 1000; i++)
-        CHECK(goalloc_malloc(100) != NULL);
-    CHECK(goalloc_malloc(100000) != NULL);
-    (void)raise(SIGSTOP);
-    return 0;
-}
-
 static void worker_that_dies_with_its_daemon_is_ended_by_the_next(void **state)
 {
     fixture *f = *state;
-    pid_t pid = child_start(f, hold_and_lose, NULL);
+    pid_t pid = child_start(f, hold_and_stop, NULL);
 
-    wait_for_stop(pid);
+    assert_true(child_stops(pid));
     fixture_kill(f);
     (void)kill(pid, SIGKILL);
     (void)child_wait(pid);
     fixture_restart(f, NULL);
     assert_true(fixture_is_clean(f, 1001));
     /* And one that dies after the takeover, before it has come back. */
-    pid = child_start(f, hold_and_lose, NULL);
-    wait_for_stop(pid);
+    pid = child_start(f, hold_and_stop, NULL);
+    assert_true(child_stops(pid));
     fixture_kill(f);
     fixture_restart(f, NULL);
     assert_false(fixture_is_clean(f, 2002)); /* it lives, so its leases are its own */
@@ -253,8 +234,8 @@ static void sessions_lost_for_long_end_in_whichever_order_they_die(void **state)
     pid_t pids[N];
 
     for (int i = 0; i < N; i++) {
-        pids[i] = child_start(f, hold_and_lose, NULL);
-        wait_for_stop(pids[i]);
+        pids[i] = child_start(f, hold_and_stop, NULL);
+        assert_true(child_stops(pids[i]));
     }
     fixture_kill(f);
     fixture_restart(f, NULL);
@@ -302,10 +283,10 @@ static bool start_with_pid(const fixture *f, pid_t pid, pid_t *ret)
 static void pid_that_is_used_again_deceives_nobody(void **state)
 {
     fixture *f = *state;
-    pid_t pid = child_start(f, hold_and_lose, NULL);
+    pid_t pid = child_start(f, hold_and_stop, NULL);
     pid_t other = -1;
 
-    wait_for_stop(pid);
+    assert_true(child_stops(pid));
     fixture_kill(f);
     (void)kill(pid, SIGKILL);
     (void)child_wait(pid);
@@ -348,7 +329,7 @@ static void reclaim_session_owns_its_objects_over_a_takeover(void **state)
     /* Of the 1000 objects 100 are published; the list's first object is adopted and goes with the session. */
     assert_int_equal(child_run(f, build, NULL), 0);
     pid = child_start(f, reclaimed_later, NULL);
-    wait_for_stop(pid);
+    assert_true(child_stops(pid));
     fixture_kill(f);
     fixture_restart(f, NULL);
     (void)kill(pid, SIGKILL);
@@ -357,11 +338,11 @@ static void reclaim_session_owns_its_objects_over_a_takeover(void **state)
     /* The same for one that comes back in between. */
     assert_int_equal(child_run(f, build, NULL), 0);
     pid = child_start(f, reclaimed_later, &back);
-    wait_for_stop(pid);
+    assert_true(child_stops(pid));
     fixture_kill(f);
     fixture_restart(f, NULL);
     (void)kill(pid, SIGCONT);
-    wait_for_stop(pid);
+    assert_true(child_stops(pid));
     (void)kill(pid, SIGKILL);
     (void)child_wait(pid);
     assert_true(fixture_is_clean(f, 2 * (OBJECTS + 1000 - 1 + 100)));
@@ -390,15 +371,8 @@ static int keep_to_the_limit(const fixture *f, void *arg)
 
 static void quota_of_a_session_is_as_before_the_takeover(void **state)
 {
-    fixture *f = *state;
-    pid_t pid = child_start(f, keep_to_the_limit, NULL);
-
-    wait_for_stop(pid);
-    fixture_kill(f);
-    fixture_restart(f, NULL);
-    (void)kill(pid, SIGCONT);
-    assert_int_equal(child_wait(pid), 0);
-    assert_true(fixture_is_clean(f, 3));
+    assert_int_equal(child_run_over_a_restart(*state, keep_to_the_limit, NULL), 0);
+    assert_true(fixture_is_clean(*state, 3));
 }
 
 /* --- a new heap --- */
@@ -434,7 +408,7 @@ static void worker_of_an_old_heap_is_told_and_nothing_mixes(void **state)
     for (int i = 0; i < 2; i++) {
         pid_t pid = child_start(f, told_that_the_heap_is_gone, NULL);
 
-        wait_for_stop(pid);
+        assert_true(child_stops(pid));
         if (i == 0) { /* killed, and begun anew on purpose */
             fixture_kill(f);
             fixture_restart(f, "--cold-start");
@@ -511,7 +485,7 @@ static void process_that_becomes_another_program_ends_its_session(void **state)
     fixture *f = *state;
     pid_t pid = child_start(f, exec_something_else, NULL);
 
-    wait_for_stop(pid);
+    assert_true(child_stops(pid));
     assert_false(fixture_is_clean(f, 1000));
     (void)kill(pid, SIGCONT);
     assert_true(fixture_is_clean(f, 1000));
@@ -666,7 +640,7 @@ static void truncated_or_foreign_state_is_refused(void **state)
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         pid_t pid = child_start(f, false_keeper, rows[i]);
 
-        wait_for_stop(pid);
+        assert_true(child_stops(pid));
         (void)kill(pid, SIGCONT);
         assert_int_equal(fixture_restart_refused(f, NULL), 1);
         assert_int_equal(child_wait(pid), 0);
@@ -675,7 +649,7 @@ static void truncated_or_foreign_state_is_refused(void **state)
     /* The true ones, by a false keeper: that is a heap. */
     pid_t pid = child_start(f, false_keeper, real);
 
-    wait_for_stop(pid);
+    assert_true(child_stops(pid));
     (void)kill(pid, SIGCONT);
     fixture_restart(f, NULL);
     assert_int_equal(child_run(f, check_and_free, NULL), 0);
