@@ -21,6 +21,7 @@
 #include "daemon/notify.h"
 
 #define FIRST_FD   3
+#define FDS_MAX    65536
 #define STORE_NAME "goalloc-heap"
 
 /* The index of the memfd among the heap's; -1: it is none of them. */
@@ -43,26 +44,31 @@ static int memfd_index(int fd)
     return -1;
 }
 
-/* The number of descriptors that systemd has passed to this very process. */
-static int passed_fds(void)
+/* The number of descriptors that systemd has passed to this very process, each of which has a name. */
+static int passed_fds(const char *names)
 {
     const char *pid = getenv("LISTEN_PID");
     const char *n = getenv("LISTEN_FDS");
+    long nnames = 1;
+    long nfds;
 
-    if (pid == NULL || n == NULL || strtoul(pid, NULL, 10) != (unsigned long)getpid())
+    if (pid == NULL || n == NULL || names == NULL || strtoul(pid, NULL, 10) != (unsigned long)getpid())
         return 0;
-    return atoi(n);
+    nfds = strtol(n, NULL, 10);
+    for (; *names != '\0' && nnames < FDS_MAX; names++)
+        nnames += *names == ':';
+    return (int)(nfds < nnames ? nfds : nnames);
 }
 
 int fdstore_take(int ret_fds[HEAPFILE_NFDS])
 {
     const char *name = getenv("LISTEN_FDNAMES");
-    int nfds = passed_fds();
+    int nfds = passed_fds(name);
     int fds[HEAPFILE_NFDS] = { -1, -1, -1, -1 };
     int nfound = 0;
     bool broken = false;
 
-    for (int i = 0; i < nfds && name != NULL; i++) {
+    for (int i = 0; i < nfds; i++) {
         size_t len = strcspn(name, ":");
         bool ours = len == strlen(STORE_NAME) && memcmp(name, STORE_NAME, len) == 0;
         int fd = FIRST_FD + i;

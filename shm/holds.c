@@ -56,7 +56,7 @@ uint64_t holds_among(const shm_map *map, page_no first, const shm_span *span, ui
     uint64_t held = 0;
 
     for (; look != 0; look &= look - 1) {
-        uint64_t index = w * 64 + (uint64_t)__builtin_ctzll(look);
+        uint64_t index = w * UINT64_C(64) + (uint64_t)__builtin_ctzll(look);
 
         if (holds_has(map, page_offset(first) + index * span->elem_bytes))
             held |= look & -look;

@@ -94,7 +94,7 @@ void shm_header_init(shm_header *header, uint64_t base, uint64_t arena_bytes)
     header->span_table_off = off;
     off = round_up(off + npages * sizeof(shm_span), 4 * KIB);
     header->spans_bytes = off;
-    header->bitmap_bytes = npages * (256 + 128 + 128) + SHM_SESSIONS_MAX * SHM_COUNTERS_WORDS * sizeof(shm_u64) +
+    header->bitmap_bytes = npages * (256 + 128 + 128) + sizeof(shm_u64) * SHM_SESSIONS_MAX * SHM_COUNTERS_WORDS +
                            sizeof(shm_intents);
     u64_store_relaxed(&header->free_limit, arena_bytes);
 }

@@ -337,7 +337,7 @@ static inline shm_span *shm_span_at(const shm_map *map, page_no first)
 /* Word w of the alloc bits of the span that begins at first. */
 static inline shm_u64 *shm_alloc_word(const shm_map *map, page_no first, uint32_t w)
 {
-    return (shm_u64 *)(void *)(map->bitmap + (uint64_t)first.n * 256) + SHM_WORD_STRIDE * w;
+    return (shm_u64 *)(void *)(map->bitmap + (uint64_t)first.n * 256) + (size_t)(SHM_WORD_STRIDE * w);
 }
 
 /* The remote word that belongs to an alloc word. */

@@ -14,7 +14,6 @@
 
 #define SIZE_CLASS_COUNT  68
 #define SIZE_CLASS_TINY   SIZE_CLASS_COUNT
-#define SPAN_CLASS_COUNT  (2 * (SIZE_CLASS_COUNT + 1))
 #define SPAN_CLASS_TINY   (2 * SIZE_CLASS_TINY + 1) /* noscan; there is no scan twin */
 #define SMALL_BYTES_MAX   32768u /* larger ones are whole pages */
 #define SIZE_TABLE8_MAX   1016u  /* sizes up to here are looked up by 8 bytes, above by 128 */
@@ -22,6 +21,8 @@
 #define TINY_NBLOCKS      409u   /* of a page: 409 * (16 + 4) bytes */
 #define SPAN_NELEMS_MAX   1024u
 #define SPAN_NPAGES_MAX   10u    /* of a small span */
+
+enum { SPAN_CLASS_COUNT = 2 * (SIZE_CLASS_COUNT + 1) };
 
 #pragma GCC visibility push(hidden) /* looked up on the fast paths: no way round by the linker's tables */
 extern const uint16_t size_class_bytes[SIZE_CLASS_COUNT + 1];

@@ -13,7 +13,7 @@
 #include "shm/layout.h"
 
 #define LINE_CELLS     64u
-#define LINES_MAX      40u
+#define CELLS_MAX      2560u /* 40 lines */
 #define CELL_PAGES_MIN (SHM_HEAP_ARENA_PAGES / LINE_CELLS)
 
 typedef struct cell {
@@ -28,7 +28,7 @@ typedef struct picture {
     uint64_t base;
     uint64_t arena_pages;
     size_t ncells;
-    cell cells[LINE_CELLS * LINES_MAX];
+    cell cells[CELLS_MAX];
 } picture;
 
 static picture shown;
@@ -47,10 +47,10 @@ bool heap_map_next(Goallocd__Request *request, const Goallocd__Reply *reply)
         p->base = got->arena_base;
         p->arena_pages = got->arena_pages;
         p->end = got->end;
-        for (p->cell_pages = CELL_PAGES_MIN; p->cell_pages * LINE_CELLS * LINES_MAX < p->end;)
+        for (p->cell_pages = CELL_PAGES_MIN; p->cell_pages * CELLS_MAX < p->end;)
             p->cell_pages *= 2;
     }
-    for (size_t i = 0; i < got->n_inuse && i < got->n_backed && p->ncells < LINE_CELLS * LINES_MAX; i++) {
+    for (size_t i = 0; i < got->n_inuse && i < got->n_backed && p->ncells < CELLS_MAX; i++) {
         uint64_t from = p->ncells * p->cell_pages;
         uint64_t npages = got->end > from ? got->end - from : 0;
 
@@ -59,11 +59,11 @@ bool heap_map_next(Goallocd__Request *request, const Goallocd__Reply *reply)
     }
     if (ask->max_cells > 0 && p->ncells == before)
         return false;
-    if (p->ncells * p->cell_pages >= p->end || p->ncells == LINE_CELLS * LINES_MAX)
+    if (p->ncells * p->cell_pages >= p->end || p->ncells == CELLS_MAX)
         return false;
     ask->start = p->ncells * p->cell_pages;
     ask->cell_pages = p->cell_pages;
-    ask->max_cells = LINE_CELLS * LINES_MAX;
+    ask->max_cells = CELLS_MAX;
     return true;
 }
 
@@ -119,9 +119,9 @@ static json_t *cell_json(const Goallocd__Reply *reply, size_t i)
     const cell *c = &shown.cells[i];
 
     (void)reply;
-    return json_pack("{s:I, s:I, s:I}", "inuse_bytes", (json_int_t)(c->inuse * PAGE_BYTES), "free_bytes",
-                     (json_int_t)(c->backed * PAGE_BYTES), "released_bytes",
-                     (json_int_t)((c->npages - c->inuse - c->backed) * PAGE_BYTES));
+    return json_pack("{s:I, s:I, s:I}", "inuse_bytes", (json_int_t)c->inuse * (json_int_t)PAGE_BYTES, "free_bytes",
+                     (json_int_t)c->backed * (json_int_t)PAGE_BYTES, "released_bytes",
+                     (json_int_t)(c->npages - c->inuse - c->backed) * (json_int_t)PAGE_BYTES);
 }
 
 bool heap_map_json(json_t *object, const Goallocd__Reply *reply)

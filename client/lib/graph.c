@@ -107,7 +107,7 @@ static void scan_span(graph *g, page_no first)
 
     for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
         while (n->to_scan[w] != 0) {
-            uint64_t index = w * 64 + (uint64_t)__builtin_ctzll(n->to_scan[w]);
+            uint64_t index = w * UINT64_C(64) + (uint64_t)__builtin_ctzll(n->to_scan[w]);
 
             n->to_scan[w] &= n->to_scan[w] - 1;
             scan(g, page_offset(first) + index * span->elem_bytes, span->elem_bytes);

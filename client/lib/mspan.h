@@ -177,7 +177,7 @@ static inline page_no mspan_first(const mspan *s)
 /* Word w of its alloc bits. */
 static inline shm_u64 *mspan_word(const mspan *s, uint32_t w)
 {
-    return s->alloc + SHM_WORD_STRIDE * w;
+    return s->alloc + (size_t)(SHM_WORD_STRIDE * w);
 }
 
 /*

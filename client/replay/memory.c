@@ -97,7 +97,7 @@ static uint64_t daemon_ns(void)
     struct timespec ts = { 0, 0 };
     clockid_t id;
 
-    if (pid != NULL && clock_getcpuclockid((pid_t)atoi(pid), &id) == 0)
+    if (pid != NULL && clock_getcpuclockid((pid_t)strtol(pid, NULL, 10), &id) == 0)
         (void)clock_gettime(id, &ts);
     return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }

@@ -40,12 +40,13 @@ static double median_ns(const replay_result *result)
 {
     static uint64_t sorted[REPLAY_REPEAT_MAX];
     uint32_t n = result->nrepeats;
+    uint32_t middle = n / 2;
 
     if (n == 0)
         return 0;
     memcpy(sorted, result->ns, n * sizeof(sorted[0]));
     qsort(sorted, n, sizeof(sorted[0]), compare);
-    return n % 2 == 1 ? (double)sorted[n / 2] : ((double)sorted[n / 2 - 1] + (double)sorted[n / 2]) / 2;
+    return n % 2 == 1 ? (double)sorted[middle] : ((double)sorted[middle - 1] + (double)sorted[middle]) / 2;
 }
 
 static double ratio(double a, double b)

@@ -404,7 +404,7 @@ bool lease_end_group_some(lease_table *table, group *g, unsigned budget)
     mheap *heap = table->heap;
 
     assert(g->state == SHM_GROUP_ENDING && g->nmembers == 0);
-    for (size_t i = 0; i < SPAN_CLASS_COUNT * 4; i++) {
+    for (unsigned i = 0; i < SPAN_CLASS_COUNT * 4; i++) {
         spanlist *set = &g->central[i / 4].sets[i % 4];
 
         for (; budget > 0 && set->head.n != 0; budget--) {
@@ -420,27 +420,39 @@ bool lease_end_group_some(lease_table *table, group *g, unsigned budget)
 
 /* --- after another daemon --- */
 
-/* A leased span is its lessee's again; one whose lessee has ended is nobody's, or its group's. */
-static void recover_lease(lease_table *table, page_no first)
+/*
+ * A leased span is its lessee's again; one whose lessee has ended is nobody's, or its group's. So is one of a session
+ * that is ENDING and has come to span_reclaim()'s last store. Any other owner than the lessee's is damage: -EUCLEAN.
+ */
+static int recover_lease(lease_table *table, page_no first)
 {
-    const shm_span *span = shm_span_at(table->heap->map, first);
+    const shm_map *map = table->heap->map;
+    const shm_span *span = shm_span_at(map, first);
     lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
+    uint32_t owner = u32_load_relaxed(&span->owner);
     lessee *l = lease_find_lessee(table, lease.session, lease.epoch);
 
     adopt_recover_span(table->heap->adopted, first);
-    if (lease.state == SPAN_LEASED && l != NULL)
+    if (lease.state == SPAN_LEASED && l != NULL && owner == l->owner.n)
         lease_link(l, first);
+    else if (lease.state == SPAN_LEASED && l != NULL &&
+             (owner != 0 || u32_load_relaxed(&map->sessions[l->no.n].state) != SHM_SESSION_ENDING))
+        return -EUCLEAN;
     else if (lease.state == SPAN_LEASED || owner_has_ended(table->heap, first))
         span_end(table->heap, first, NULL);
-    else if (u32_load_relaxed(&span->owner) != 0)
+    else if (owner != 0)
         mcentral_put_recovered(table->heap, first);
+    return 0;
 }
 
-void lease_table_recover(lease_table *table)
+int lease_table_recover(lease_table *table)
 {
+    int r = 0;
+
     adopt_recover(table->heap->adopted);
-    for (page_no pos = { 0 }, first; (first = mheap_next_span(table->heap, &pos)).n != 0;)
-        recover_lease(table, first);
+    for (page_no pos = { 0 }, first; r == 0 && (first = mheap_next_span(table->heap, &pos)).n != 0;)
+        r = recover_lease(table, first);
+    return r;
 }
 
 /* --- looking --- */

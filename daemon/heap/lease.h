@@ -47,9 +47,9 @@ enum {
 /*
  * After mheap_recover(), and after all groups and all lessees that go on have been added: leased spans and adopted
  * objects are theirs again, and spans that a group owns are its own; a span whose lessee is not there is nobody's, or
- * its group's. Linear in the spans.
+ * its group's. 0, -EUCLEAN: a leased span has another owner than its lessee. Linear in the spans.
  */
-void lease_table_recover(lease_table *table);
+int lease_table_recover(lease_table *table) __attribute__((warn_unused_result));
 
 /* l may lease until it is removed. The caller has set number, epoch, limit and owner, and the rest to 0. */
 void lease_add_lessee(lease_table *table, lessee *l);

@@ -307,7 +307,7 @@ live_sum left_of(const left_table *table, left_owner_no owner)
  */
 static void free_block(const shm_map *map, page_no first, uint32_t block, live_sum *freed)
 {
-    uint64_t from = map->base + page_offset(first) + block * TINY_BLOCK_BYTES;
+    uint64_t from = map->base + page_offset(first) + (uint64_t)block * TINY_BLOCK_BYTES;
 
     for (uint64_t at = from; at < from + TINY_BLOCK_BYTES; at++) {
         object_ref object;

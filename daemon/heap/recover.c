@@ -83,6 +83,8 @@ static void recover_span(mheap *heap, page_no first)
 /* Go through the page map. An entry that names no whole span is half-done: it is cleared. NULL, or what is wrong. */
 static const char *recover_spans(mheap *heap, uint64_t end)
 {
+    if (u32_load_relaxed(&heap->map->page_map[0]) != 0)
+        return "the page map is damaged"; /* page 0 is of no span */
     for (uint64_t page = 1; page < end;) {
         uint32_t first = u32_load_relaxed(&heap->map->page_map[page]);
         const shm_span *span = shm_span_at(heap->map, page_at(first));

@@ -98,7 +98,7 @@ static void next_generation(scavenger *s, uint64_t now)
 /* A page has been released: what describes its chunk's pages may go next. */
 static void note_emptied(scavenger *s, page_no page)
 {
-    page = page_at(page.n / CHUNK_PAGES * CHUNK_PAGES);
+    page = page_at(page.n - page.n % CHUNK_PAGES);
     for (size_t i = 0; i < s->nemptied; i++) {
         if (s->emptied[i].n == page.n)
             return;

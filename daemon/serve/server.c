@@ -1,8 +1,8 @@
 /*
  * Server: one libuv loop, one thread, which owns all heap state. Puts the parts together, starts and stops them.
  *
- * Called by main. It hands requests.c to the peers as their handler, and tells the queue when those who work in the
- * background have set pages free.
+ * Called by main; tests/fuzz opens a server and turns its loop itself. It hands requests.c to the peers as their
+ * handler, and tells the queue when those who work in the background have set pages free.
  *
  * What stops it: SIGUSR1 leaves the heap to the next daemon; SIGTERM and SIGINT leave or drop it, as server_options
  * says; a Drop request drops it. A heap that is to be left and that nobody else holds is dropped, since it ends with
@@ -383,7 +383,7 @@ static void log_start(const server *s)
                  (unsigned long long)(srv->heap->ninuse_pages * PAGE_BYTES / MIB));
 }
 
-int server_run(server *s, int listen_fd, mheap *heap, const server_options *options)
+int server_open(server *s, int listen_fd, mheap *heap, const server_options *options)
 {
     service *srv = &s->service;
     int r;
@@ -398,13 +398,15 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
     if (r < 0)
         return r;
     r = start(s, listen_fd);
-    if (r < 0) {
+    if (r < 0)
         log_error("start: %s", uv_strerror(r));
-        return r; /* the process ends */
-    }
-    log_start(s);
-    notify_systemd("READY=1\nSTATUS=serving");
-    (void)uv_run(&srv->loop, UV_RUN_DEFAULT);
+    return r;
+}
+
+void server_close(server *s)
+{
+    service *srv = &s->service;
+
     (void)uv_loop_close(&srv->loop);
     helper_end(&srv->helper);
     sysmem_end(&srv->mem);
@@ -412,5 +414,17 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
     users_end(&srv->users);
     making_table_end(&srv->making);
     srv->heap->roots = srv->roots = roots_free(srv->roots);
+}
+
+int server_run(server *s, int listen_fd, mheap *heap, const server_options *options)
+{
+    int r = server_open(s, listen_fd, heap, options);
+
+    if (r < 0)
+        return r; /* the process ends */
+    log_start(s);
+    notify_systemd("READY=1\nSTATUS=serving");
+    (void)uv_run(&s->service.loop, UV_RUN_DEFAULT);
+    server_close(s);
     return 0;
 }

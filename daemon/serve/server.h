@@ -50,4 +50,12 @@ typedef struct server {
 int server_run(server *s, int listen_fd, mheap *heap, const server_options *options)
     __attribute__((warn_unused_result));
 
+/*
+ * The two ends of it, for who runs s->service.loop itself: set up s; and, when the loop has nothing left to do because
+ * the server has stopped, give up what it has.
+ */
+int server_open(server *s, int listen_fd, mheap *heap, const server_options *options)
+    __attribute__((warn_unused_result));
+void server_close(server *s);
+
 #endif

@@ -339,9 +339,12 @@ int session_table_recover(session_table *table, mheap *heap, const char **ret_wh
     }
     if (r == -EUCLEAN)
         *ret_why = "the table of sessions or groups is damaged";
-    if (r == 0)
-        lease_table_recover(&table->leases);
-    else
+    if (r == 0) {
+        r = lease_table_recover(&table->leases);
+        if (r == -EUCLEAN)
+            *ret_why = "a span's owner is not that of the session that leases it";
+    }
+    if (r < 0)
         session_table_end(table);
     return r;
 }

@@ -1,0 +1,299 @@
+/*
+ * World: server_open() on a socket without a name, and the loop turned between what the clients do.
+ *
+ * Called by fuzz_requests.c. The clients are in the same thread, so that an input does the same each time it is tried:
+ * what is sent is there when the loop turns next. Only the threads of libuv's pool (commits, releases, zeroing) go
+ * their own way.
+ *
+ * The daemon serves many inputs, since to make a heap takes longer than most of them; so after each input nothing may
+ * be left. A client may clear any bit, which is how the objects of dead sessions go here. The daemon is replaced after
+ * INPUTS_MAX inputs, and after one that has had it drop its heap.
+ */
+#include "tests/fuzz/world.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "daemon/log.h"
+#include "shm/holds.h"
+#include "tests/fuzz/fuzz.h"
+
+#define ARENA_BYTES  (64 * MIB)
+#define LIMIT_BYTES  (4 * MIB)
+#define INPUTS_MAX   4096u
+#define OTHER_UID    1000u
+#define TURNS_MAX    1000000u /* until it is at rest; each waits for what the pool does */
+
+/* --- start and stop --- */
+
+static bool is_held(void *data)
+{
+    (void)data;
+    return false;
+}
+
+static int on_death(void *data)
+{
+    (void)data;
+    return -1;
+}
+
+/* A socket that is found by the number that the kernel has given it. */
+static int new_listener(void)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    FUZZ_CHECK(fd >= 0 && bind(fd, (const struct sockaddr *)&addr, sizeof(sa_family_t)) == 0);
+    return fd;
+}
+
+void world_start(world *w)
+{
+    server_options options = { .eager_commit = !w->lazy, .socket_path = "", .is_held = is_held, .watched_fd = -1,
+                               .on_death = on_death };
+
+    if (w->running)
+        return;
+    (void)signal(SIGPIPE, SIG_IGN);
+    log_set_level(LOG_LEVEL_ERROR);
+    memset(&w->server, 0, sizeof(w->server));
+    FUZZ_CHECK(heapfile_create(&w->file, SHM_BASE_DEFAULT, ARENA_BYTES) == 0);
+    FUZZ_CHECK(mheap_init(&w->heap, &w->file, w->lazy ? LIMIT_BYTES : 0) == 0);
+    u32_store_relaxed(&w->file.huge.never, 1);
+    w->listen_fd = new_listener();
+    FUZZ_CHECK(server_open(&w->server, dup(w->listen_fd), &w->heap, &options) == 0);
+    for (unsigned i = 0; i < WORLD_CLIENTS; i++)
+        w->clients[i] = (world_client){ .ch.fd = -1 };
+    w->ninputs = 0;
+    w->running = true;
+}
+
+/* The loop has nothing left: all handles are closed. */
+static void close_down(world *w)
+{
+    FUZZ_CHECK(w->server.dropped);
+    (void)uv_run(&w->server.service.loop, UV_RUN_DEFAULT);
+    FUZZ_CHECK(w->server.service.peers.peers == NULL);
+    server_close(&w->server);
+    mheap_end(&w->heap);
+    heapfile_close(&w->file);
+    (void)close(w->listen_fd);
+    w->running = false;
+}
+
+void world_stop(world *w)
+{
+    Goallocd__Drop body = GOALLOCD__DROP__INIT;
+    Goallocd__Request request = WIRE_REQUEST(DROP, drop, &body);
+
+    world_connect(w, 0, false);
+    request.id = 1;
+    world_send(w, 0, &request);
+    while (!w->server.service.stopping)
+        world_turn(w, 1);
+    for (unsigned i = 0; i < WORLD_CLIENTS; i++)
+        world_die(w, i);
+    close_down(w);
+}
+
+/* --- clients --- */
+
+/* The thread's user, not the process's: the other threads stay what they are. */
+static void become(uid_t uid)
+{
+    if (geteuid() != uid)
+        (void)syscall(SYS_setresuid, -1, uid, -1);
+}
+
+void world_connect(world *w, unsigned i, bool as_other)
+{
+    world_client *c = &w->clients[i];
+    struct sockaddr_un addr;
+    socklen_t len = sizeof(addr);
+    uid_t own = geteuid();
+
+    world_disconnect(w, i);
+    FUZZ_CHECK(getsockname(w->listen_fd, (struct sockaddr *)&addr, &len) == 0);
+    c->ch.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    FUZZ_CHECK(c->ch.fd >= 0);
+    if (as_other && own == 0)
+        become(OTHER_UID);
+    if (connect(c->ch.fd, (const struct sockaddr *)&addr, len) < 0) /* its queue is full */
+        channel_close(&c->ch);
+    become(own);
+    c->deaf = false;
+}
+
+void world_send_bytes(world *w, unsigned i, const uint8_t *data, size_t len_bytes)
+{
+    channel *ch = &w->clients[i].ch;
+
+    if (ch->fd >= 0 && len_bytes > 0)
+        (void)!send(ch->fd, data, len_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+void world_send(world *w, unsigned i, Goallocd__Request *request)
+{
+    static uint8_t frame[FRAME_BYTES_MAX];
+
+    world_send_bytes(w, i, frame, wire_pack_request(request, frame, sizeof(frame)));
+}
+
+void world_disconnect(world *w, unsigned i)
+{
+    channel_close(&w->clients[i].ch);
+}
+
+void world_die(world *w, unsigned i)
+{
+    world_client *c = &w->clients[i];
+
+    world_disconnect(w, i);
+    for (int n = 0; n < c->nfds; n++)
+        (void)close(c->fds[n]);
+    *c = (world_client){ .ch.fd = -1 };
+}
+
+/* --- what clients are told --- */
+
+static void note_page(world_client *c, uint32_t page)
+{
+    c->pages[c->npages++ % WORLD_PAGES_MAX] = page;
+}
+
+/* A session. If there was another one before, it stays until the process dies, but what it leases is forgotten. */
+static void note_attach(world_client *c, const Goallocd__AttachReply *reply)
+{
+    if (reply->token.len == sizeof(c->token))
+        memcpy(c->token, reply->token.data, sizeof(c->token));
+    if (reply->group_token.len == sizeof(c->group_token))
+        memcpy(c->group_token, reply->group_token.data, sizeof(c->group_token));
+    if (c->session != reply->session || c->epoch != reply->epoch)
+        c->npages = 0;
+    c->session = reply->session;
+    c->epoch = reply->epoch;
+    c->group = reply->group;
+    for (int n = 0; n < c->ch.nfds; n++) {
+        if (c->nfds < FDPASS_MAX)
+            c->fds[c->nfds++] = c->ch.fds[n];
+        else
+            (void)close(c->ch.fds[n]);
+    }
+    c->ch.nfds = 0;
+}
+
+static void note_reply(world_client *c, const Goallocd__Reply *reply)
+{
+    if (reply->result_case == GOALLOCD__REPLY__RESULT_ATTACH)
+        note_attach(c, reply->attach);
+    else if (reply->result_case == GOALLOCD__REPLY__RESULT_ALLOC_LARGE)
+        note_page(c, reply->alloc_large->span);
+    else if (reply->result_case == GOALLOCD__REPLY__RESULT_REFILL) {
+        for (size_t n = 0; n < reply->refill->n_spans; n++)
+            note_page(c, reply->refill->spans[n]);
+    }
+}
+
+/* Everything that the daemon says is a message. */
+static void read_replies(world_client *c)
+{
+    static _Alignas(16) uint8_t memory[MIB];
+    const uint8_t *payload;
+    size_t len;
+    frame_bump bump;
+    int r;
+
+    frame_bump_init(&bump, memory, sizeof(memory));
+    while ((r = channel_read(&c->ch)) == 0) {
+        while ((r = channel_take_frame(&c->ch, &payload, &len)) == 0) {
+            Goallocd__Reply *reply = wire_unpack_reply(&bump, payload, len);
+
+            FUZZ_CHECK(reply != NULL);
+            note_reply(c, reply);
+            channel_drop_frame(&c->ch);
+        }
+        FUZZ_CHECK(r == -EAGAIN);
+        channel_close_fds(&c->ch);
+    }
+    if (r != -EAGAIN)
+        channel_close(&c->ch);
+}
+
+void world_turn(world *w, unsigned n)
+{
+    while (n-- > 0)
+        (void)uv_run(&w->server.service.loop, UV_RUN_NOWAIT);
+    for (unsigned i = 0; i < WORLD_CLIENTS; i++) {
+        if (w->clients[i].ch.fd >= 0 && !w->clients[i].deaf)
+            read_replies(&w->clients[i]);
+    }
+}
+
+/* --- the end of an input --- */
+
+/* True if nobody is there any more, and no thread of the pool has pages of the heap. */
+static bool is_at_rest(const world *w)
+{
+    const service *srv = &w->server.service;
+
+    return srv->peers.peers == NULL && srv->sessions.nopen == 0 && w->heap.groups->ngroups == 0 &&
+           mheap_aside_pages(&w->heap) == 0;
+}
+
+static void come_to_rest(world *w)
+{
+    for (unsigned n = 0; !is_at_rest(w) && !w->server.service.stopping; n++) {
+        FUZZ_CHECK(n < TURNS_MAX);
+        (void)uv_run(&w->server.service.loop, UV_RUN_ONCE);
+    }
+}
+
+/* What a client may do as well: there are no objects any more, and nobody is about to link or unlink any. */
+static void free_objects(world *w)
+{
+    shm_map *map = w->heap.map;
+
+    if (holds_any(map)) {
+        memset(shm_intents_of(map)->holds, 0, sizeof(shm_intents_of(map)->holds));
+        u32_store_relaxed(&shm_intents_of(map)->used, 0);
+    }
+    for (page_no pos = { 0 }, first; (first = mheap_next_span(&w->heap, &pos)).n != 0;) {
+        for (uint32_t word = 0; word < bits_nwords(shm_span_at(map, first)->nelems); word++)
+            u64_store_relaxed(shm_alloc_word(map, first, word), 0);
+    }
+    for (uint32_t at; (at = roots_next(w->server.service.roots, 0)) < SHM_ROOTS_MAX;)
+        roots_remove_at(w->server.service.roots, at);
+}
+
+static void must_be_empty(world *w)
+{
+    service *srv = &w->server.service;
+
+    free_objects(w);
+    (void)sweep_some(&srv->sessions.leases, &(page_no){ 0 }, UINT32_MAX, true, OFFERS_TAKE);
+    FUZZ_CHECK(w->heap.ninuse_spans == 0 && w->heap.ninuse_pages == 0 && srv->sessions.leases.nleased == 0);
+    FUZZ_CHECK(adopt_count(w->heap.adopted) == 0 && roots_count(srv->roots) == 0);
+    FUZZ_CHECK(srv->operations.used == 0 && srv->queue.nwaiting == 0);
+    FUZZ_CHECK(service_validate(srv, stderr) == 0); /* once: it takes a third of an input */
+}
+
+void world_end_input(world *w)
+{
+    for (unsigned i = 0; i < WORLD_CLIENTS; i++)
+        world_die(w, i);
+    come_to_rest(w);
+    if (w->server.service.stopping) {
+        close_down(w);
+        return;
+    }
+    must_be_empty(w);
+    if (++w->ninputs == INPUTS_MAX)
+        world_stop(w);
+}
