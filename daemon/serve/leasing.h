@@ -47,4 +47,11 @@ answer leasing_allows_more(service *srv, const session *s, uint64_t npages, bool
 int leasing_alloc_span(service *srv, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret,
                        uint64_t *ret_nscavenged) __attribute__((warn_unused_result));
 
+/*
+ * The same for a span of more than MHEAP_MAP_PAGES, in slices between the turns of the loop: the operation is COMMITTING
+ * and goes on by itself, to the reply.
+ */
+int leasing_alloc_long(client *c, uint64_t npages, uint64_t align_pages, span_class spc)
+    __attribute__((warn_unused_result));
+
 #endif
