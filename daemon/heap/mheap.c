@@ -24,8 +24,8 @@
  * them: free -> mheap_take_aside -> mheap_put_back -> free; those for growth go to their span instead.
  *
  * The memory limit is soft, as Go's: an allocation releases free pages first, the background scavenger holds 95% of
- * it, but one that does not fit is made all the same. max_bytes is hard: who makes spans asks mheap_max_allows() before.
- * The README says what both count.
+ * it, but one that does not fit is made all the same. max_bytes is hard: who makes spans asks mheap_max_allows()
+ * before. The README says what both count.
  *
  * Invariants (mheap_validate, linear): every taken page above 0 belongs to the span that its page map entry names, or
  * is in the page cache or aside; no free page has a description that is not FREE; a CENTRAL span is in the mcentral
@@ -521,9 +521,9 @@ int mheap_begin_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
 }
 
 /*
- * The page map entries of these pages, which are in no span any more, mean nothing: clear them, then the pages are free.
- * Entries of many pages are cleared from the last one down, so that who walks the heap meets the first one, which leads
- * past all of them; what stands there says FREE.
+ * The page map entries of these pages, which are in no span any more, mean nothing: clear them, then the pages are
+ * free. Entries of many pages are cleared from the last one down, so that who walks the heap meets the first one, which
+ * leads past all of them; what stands there says FREE.
  */
 static void clear_map(mheap *heap, page_no first, uint64_t npages, bool punched)
 {

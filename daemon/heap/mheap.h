@@ -113,8 +113,8 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
                      uint64_t *ret_nscavenged) __attribute__((warn_unused_result));
 
 /*
- * The same for a span of more than MHEAP_MAP_PAGES, in slices: done is called by mheap_map_some() when the span is whole.
- * Until then its pages are aside, and the caller keeps m.
+ * The same for a span of more than MHEAP_MAP_PAGES, in slices: done is called by mheap_map_some() when the span is
+ * whole. Until then its pages are aside, and the caller keeps m.
  */
 int mheap_begin_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret_span,
                      uint64_t *ret_nscavenged, mheap_mapping *m) __attribute__((warn_unused_result));
@@ -140,8 +140,8 @@ void mheap_shrink_span(mheap *heap, page_no span, uint64_t npages);
  *   ASIDE_FENCED   punches them, whether they have memory or not: range, if all of it is free
  *   ASIDE_EXCESS   the same; by the books they have none
  *   ASIDE_UNUSED   punches what describes them: the chunk that range.first lies in, if all of it is free without memory
- * The heap grows for ASIDE_AHEAD and ASIDE_GROWTH. ASIDE_UNUSED and ASIDE_EXCESS pages count as released, all others as committed.
- * *ret_nscavenged (NULL: not asked for): how many of those of ASIDE_GROWTH have no memory.
+ * The heap grows for ASIDE_AHEAD and ASIDE_GROWTH. ASIDE_UNUSED and ASIDE_EXCESS pages count as released, all others as
+ * committed. *ret_nscavenged (NULL: not asked for): how many of those of ASIDE_GROWTH have no memory.
  */
 page_range mheap_take_aside(mheap *heap, enum mheap_aside kind, page_range range, uint64_t *ret_nscavenged);
 

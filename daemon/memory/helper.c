@@ -17,8 +17,8 @@
  *            up to 64.
  *   punches  holes, up to PUNCHES_MAX requests, answered in order, without a deadline: until the answer the pages may
  *            lose their memory at any moment, so they stay aside.
- * The helper looks at the calls before each hole. So a fill that was sent before a punch was sent happens before it, and
- * none of pages that are about to be punched comes later (zeroing.c relies on it).
+ * The helper looks at the calls before each hole. So a fill that was sent before a punch was sent happens before it,
+ * and none of pages that are about to be punched comes later (zeroing.c relies on it).
  *
  * Death of the daemon. The helper gets SIGKILL (PDEATHSIG), or finds the end of its sockets. If it is stuck it dies
  * only after its call, which may be a punch, long after the next daemon has handed out the same pages. So:

@@ -3,7 +3,8 @@
  * memory is short.
  *
  * Called by request_lease.c. Calls operation, session (leases), mheap, releases, commit, ahead, sweep. Spans are leased
- * as they are gathered, before they have memory, so nobody else gets them; the client learns of them by the reply alone.
+ * as they are gathered, before they have memory, so nobody else gets them; the client learns of them by the reply
+ * alone.
  *
  *   1. leasing_begin: the operation is LEASING and has memory for 1024 spans.
  *   2. leasing_add*: spans are leased; those that need memory are noted in the commit job.

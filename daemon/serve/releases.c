@@ -10,8 +10,8 @@
  *      comes without it. As long as the helper is stuck no more are begun: so there are as many at most as it takes
  *      requests.
  *
- * What a commit that has failed, or was not begun, leaves behind is punched in the same way, since nobody knows which of
- * its pages have memory.
+ * What a commit that has failed, or was not begun, leaves behind is punched in the same way, since nobody knows which
+ * of its pages have memory.
  *
  * If the daemon dies, the pages are free; the next one keeps those aside that the helper may still be at (helper.c).
  */

@@ -1,6 +1,6 @@
 /*
- * Long spans: what takes millions of entries of the page map is written between the turns of the loop: others are served
- * meanwhile, whoever has asked for it may go or die, and so may the daemon.
+ * Long spans: what takes millions of entries of the page map is written between the turns of the loop: others are
+ * served meanwhile, whoever has asked for it may go or die, and so may the daemon.
  */
 #include <stdarg.h>
 #include <stddef.h>
