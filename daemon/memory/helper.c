@@ -56,8 +56,8 @@
 #include "daemon/log.h"
 
 #define PUNCHES_MAX    16u
-#define LATE_NS        UINT64_C(100000000)
-#define SAY_NS         UINT64_C(1000000000)
+#define LATE_NS        UINT64_C(2000000000)
+#define SAY_NS         UINT64_C(2000000000)
 #define LOOK_MS        50u
 #define CHILD_MS       1000
 #define OLD_MS         500u

@@ -6,7 +6,7 @@
  *
  *   1. Pages are taken aside, highest first, and the helper is asked.
  *   2. When it answers, they are free again, without memory as far as it got, and after(true) is called.
- *   3. If it does not answer within 100 ms, because a client holds a lock of the file, after(false) is called, and 2
+ *   3. If it does not answer within 2 s, because a client holds a lock of the file, after(false) is called, and 2
  *      comes without it. As long as the helper is stuck no more are begun: so there are as many at most as it takes
  *      requests.
  *

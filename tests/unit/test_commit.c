@@ -56,7 +56,7 @@ static void small_job_waits_for_what_is_under_way_alone(void **state)
     assert_int_equal(uv_loop_init(&w.loop), 0);
     commit_pool_start(&w.pool, &w.loop, &w.file);
     for (int round = 0; round < 2; round++) {
-        uint64_t base = round * 60000u + 1;
+        uint64_t base = (uint64_t)round * 60000 + 1;
 
         w.ndone = w.small_done = 0;
         for (unsigned i = 0; i < NLARGE; i++)
