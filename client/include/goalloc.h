@@ -179,7 +179,7 @@ typedef struct goalloc_stats_t {
     uint64_t free_bytes;         /* of committed_bytes: free. Some MiB of it are kept ready for who needs memory next */
     uint64_t arena_bytes;        /* size of the arena, of which page 0 is never used */
     uint64_t memory_limit_bytes; /* soft limit of committed_bytes and metadata (--memory-limit); 0: none */
-    uint64_t max_memory_bytes;   /* hard limit of the same; 0: none, as with every daemon of this version */
+    uint64_t max_memory_bytes;   /* hard limit of the same (goallocd --max-memory); 0: none */
     uint64_t peak_committed_bytes; /* the most that committed_bytes has been since the heap was made, whichever daemons
                                       have served it. What only may have memory, free pages that a daemon has taken
                                       over, counts in committed_bytes until it is released, and not here */

@@ -8,9 +8,9 @@
  * under the others (memfd.c). No client ever gets the private memfd: it holds the tokens of sessions and
  * groups, says which processes they are and whose the adopted objects are, which must outlive the daemon too.
  *
- * Any client that may write to a file can hold its inode lock as long as it likes. So once clients have the descriptors,
- * no thread of the daemon makes a call that takes it: fallocate, write, ftruncate, fchmod, F_ADD_SEALS. (The helper
- * does: helper.c.) fstat, fcntl, open and pread take none.
+ * Any client that may write to a file can hold its inode lock as long as it likes. So once clients have the
+ * descriptors, no thread of the daemon makes a call that takes it: fallocate, write, ftruncate, fchmod, F_ADD_SEALS. (The
+ * helper does: helper.c.) fstat, fcntl, open and pread take none.
  *
  * If the daemon dies while it makes a heap, nobody has its descriptors yet: the kernel frees it.
  */

@@ -17,8 +17,8 @@
  *            up to 64.
  *   punches  holes, up to PUNCHES_MAX requests, answered in order, without a deadline: until the answer the pages may
  *            lose their memory at any moment, so they stay aside.
- * The helper looks at the calls before each hole. So a fill that was sent before a punch was sent happens before it, and
- * none of pages that are about to be punched comes later (zeroing.c relies on it).
+ * The helper looks at the calls before each hole. So a fill that was sent before a punch was sent happens before it,
+ * and none of pages that are about to be punched comes later (zeroing.c relies on it).
  *
  * Death of the daemon. The helper gets SIGKILL (PDEATHSIG), or finds the end of its sockets. If it is stuck it dies
  * only after its call, which may be a punch, long after the next daemon has handed out the same pages. So:
@@ -57,8 +57,8 @@
 #include "daemon/privileges.h"
 
 #define PUNCHES_MAX    16u
-#define LATE_NS        UINT64_C(100000000)
-#define SAY_NS         UINT64_C(1000000000)
+#define LATE_NS        UINT64_C(2000000000)
+#define SAY_NS         UINT64_C(2000000000)
 #define LOOK_MS        50u
 #define CHILD_MS       1000
 #define OLD_MS         500u

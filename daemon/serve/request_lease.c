@@ -23,6 +23,7 @@
 #define RETURN_SPANS   32u              /* that are returned between two looks at the clock, */
 #define RETURN_NS      UINT64_C(250000) /* and how long a slice of a long ReturnSpans takes */
 #define INSIST_PAGES   16u   /* a refill above the memory limit */
+#define GROWTH_PAGES_MAX (4 * MHEAP_MAP_PAGES) /* of a large object that stays: their page map is written at once */
 #define LEASE_LIST_MAX 8192u /* spans named in one reply */
 
 /* The search for what a session offers, at its limit. */
@@ -31,6 +32,7 @@
 #define SEARCH_PART    10u                /* that is, 1/10 of the time; */
 #define SEARCH_PAST_NS UINT64_C(10000000) /* what is left of that from the last 10 ms can be used at once */
 
+static const answer cant_grow = { EBUSY, "what lies behind the object is in use, or more than can be added at once" };
 static const answer quota_reached = { EDQUOT, NULL }; /* requests.c knows which one, and says so */
 static const answer searching = { EINPROGRESS, "the session's limit is reached, unless it offers something: ask again" };
 
@@ -214,6 +216,10 @@ answer handle_alloc_large(client *c, session *s, const Goallocd__Request *reques
     if (a.error != 0 && a.message != leasing_exhausted.message)
         return a;
     leasing_begin(c, request);
+    if (a.error == 0 && !leasing_must_leave_pages(c) && ask->npages > MHEAP_MAP_PAGES)
+        return leasing_alloc_long(c, ask->npages, align, spc) == 0
+                   ? ANSWER_GIVEN
+                   : leasing_give_up(c, leasing_exhausted, ask->npages);
     if (a.error != 0 || leasing_must_leave_pages(c) ||
         leasing_alloc_span(srv, ask->npages, align, spc, &first, &nscavenged) != 0)
         return leasing_give_up(c, leasing_exhausted, ask->npages);
@@ -248,13 +254,13 @@ static answer grow(client *c, const Goallocd__Request *request, page_no first, u
     service *srv = client_service(c);
     page_no behind = page_at(first.n + npages);
     uint64_t nscavenged;
-    answer a = leasing_allows(srv, client_any_session(c), more, true);
+    answer a = more > GROWTH_PAGES_MAX ? cant_grow : leasing_allows(srv, client_any_session(c), more, true);
 
     if (a.error != 0)
         return a;
     leasing_begin(c, request);
     if (mheap_take_aside(srv->heap, ASIDE_GROWTH, (page_range){ behind, more }, &nscavenged).npages == 0)
-        return leasing_give_up(c, (answer){ EBUSY, "what lies behind the object is in use" }, 0);
+        return leasing_give_up(c, cant_grow, 0);
     leasing_add_growth(c, first, behind, more, nscavenged);
     return leasing_commit(c);
 }

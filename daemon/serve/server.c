@@ -59,6 +59,26 @@ static void on_prepared(void *data)
     give_turns(&s->service);
 }
 
+/* A slice between two turns of the loop. */
+static void map_some(uv_idle_t *idle)
+{
+    server *s = idle->data;
+    bool freed;
+
+    if (!mheap_map_some(s->service.heap, &freed))
+        (void)uv_idle_stop(idle);
+    if (freed)
+        on_released(s, 0);
+}
+
+static void on_mapping(void *data)
+{
+    server *s = data;
+
+    if (!s->service.stopping)
+        (void)uv_idle_start(&s->service.mapping, map_some);
+}
+
 /* Nobody waits for pages of which nobody knows when they come back. */
 static void on_stuck(void *data, bool stuck)
 {
@@ -212,6 +232,7 @@ static void stop(server *s, const char *why, bool keep)
     bool held = s->options.is_held(s->options.data);
     Goallocd__Reply notice = GOALLOCD__REPLY__INIT;
     Goallocd__ShutdownNotice body = GOALLOCD__SHUTDOWN_NOTICE__INIT;
+    bool freed;
 
     if (srv->stopping)
         return;
@@ -231,6 +252,8 @@ static void stop(server *s, const char *why, bool keep)
     peer_host_stop(&srv->peers, &notice);
     deaths_stop(&s->deaths);
     loopcpu_stop(&srv->loopcpu);
+    while (mheap_map_some(srv->heap, &freed))
+        ; /* who has begun a long span comes to an end */
     helper_stop(&srv->helper);
     uv_walk(&srv->loop, close_handle, NULL);
 }
@@ -294,6 +317,10 @@ static int start(server *s, int listen_fd)
     }
     unmap_start(&srv->loop);
     sysmem_start(&srv->mem, "");
+    (void)uv_idle_init(&srv->loop, &srv->mapping);
+    srv->mapping.data = s;
+    srv->heap->on_mapping = on_mapping;
+    srv->heap->on_mapping_data = s;
     commit_pool_start(&srv->commits, &srv->loop, srv->heap->file);
     scavenge_start(&srv->scav, &srv->loop, srv->heap, &srv->helper, s->options.scavtrace, srv->eager_commit,
                    on_released, s);
