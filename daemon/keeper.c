@@ -29,6 +29,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -116,7 +117,6 @@ __attribute__((noreturn)) static void keep(const char *path, int fds[HEAPFILE_NF
 
     if (stat(path, &mine) < 0)
         _exit(EXIT_FAILURE);
-    keep_only(fds);
     polls[0].fd = fds[HEAPFILE_NFDS];
     for (;;) {
         int ready = poll(polls, n, LOOK_MS);
@@ -184,15 +184,20 @@ static int receive(int fd, int ret_fds[HEAPFILE_NFDS])
     return 0;
 }
 
-/* Connect to the keeper at k->addr. 0, -errno: k->fd is -1. */
+/* Connect to the keeper at k->addr, whose queue may be full if it is stopped. 0, -errno: k->fd is -1. */
 static int connect_to(keeper *k, int ret_fds[HEAPFILE_NFDS])
 {
+    static const struct timeval wait = { ANSWER_MS / 1000, 0 };
     int r;
 
     k->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (k->fd < 0)
         return -errno;
-    r = connect(k->fd, (const struct sockaddr *)&k->addr, sizeof(k->addr)) < 0 ? -errno : receive(k->fd, ret_fds);
+    (void)setsockopt(k->fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
+    if (connect(k->fd, (const struct sockaddr *)&k->addr, sizeof(k->addr)) < 0)
+        r = errno == EAGAIN ? -ETIMEDOUT : -errno;
+    else
+        r = receive(k->fd, ret_fds);
     if (r < 0)
         keeper_leave(k);
     return r;
@@ -262,6 +267,7 @@ int keeper_start(keeper *k, const heapfile *file)
         (void)prctl(PR_SET_NAME, "goallocd-keeper");
         for (int sig = 1; sig < NSIG; sig++)
             (void)signal(sig, sig == SIGCHLD ? SIG_DFL : SIG_IGN);
+        keep_only(fds); /* before there is a keeper that answers: then only the daemon has its socket and locks */
         if (fork() != 0) /* init inherits the keeper: the daemon does not wait for its end */
             _exit(EXIT_SUCCESS);
         keep(k->addr.sun_path, fds);

@@ -191,10 +191,12 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
 static int replace_keeper(void *data)
 {
     home *h = data;
+    bool had_one = h->keeper.fd >= 0;
 
     keeper_leave(&h->keeper);
-    log_warn("the keeper of the heap has died; starting another one");
-    if (keeper_start(&h->keeper, h->file) < 0)
+    if (had_one)
+        log_warn("the keeper of the heap has died; starting another one");
+    if (keeper_start(&h->keeper, h->file) < 0 && had_one)
         log_error("nobody holds the heap but this daemon until a keeper starts: if it dies before, the heap is gone");
     return h->keeper.fd;
 }

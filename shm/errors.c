@@ -12,7 +12,9 @@
 #include "shm/errors.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "shm/limits.h"
 
@@ -66,4 +68,16 @@ const char *shm_error_text(int error)
             return texts[i].text;
     }
     return NULL;
+}
+
+const char *shm_error_describe(int error)
+{
+    const char *text;
+
+    if (error < 0 && error != INT_MIN)
+        error = -error;
+    text = shm_error_text(error);
+    if (text == NULL)
+        text = strerrordesc_np(error);
+    return text != NULL ? text : "unknown error";
 }

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "shm/intents.h"
 #include "shm/offers.h"
@@ -96,6 +97,21 @@ void shm_header_init(shm_header *header, uint64_t base, uint64_t arena_bytes)
     header->bitmap_bytes = npages * (256 + 128 + 128) + SHM_SESSIONS_MAX * SHM_COUNTERS_WORDS * sizeof(shm_u64) +
                            sizeof(shm_intents);
     u64_store_relaxed(&header->free_limit, arena_bytes);
+}
+
+uint64_t shm_clock_ms(void)
+{
+    struct timespec ts = { 0, 0 };
+
+    (void)clock_gettime(CLOCK_BOOTTIME, &ts);
+    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+uint64_t shm_header_age_ms(const shm_header *header)
+{
+    uint64_t now = shm_clock_ms();
+
+    return now > header->created_ms ? now - header->created_ms : 0;
 }
 
 int shm_header_check(const shm_header *header, uint64_t spans_bytes, uint64_t bitmap_bytes)

@@ -64,7 +64,7 @@
 #define SHM_REMOTE_AT         1u /* from a word of alloc bits to that of the same objects' remote bits */
 #define SHM_COUNTERS_WORDS    256u /* each session entry */
 
-/* The beginning of the spans region. All up to reserved is written once, before any client can see it. */
+/* The beginning of the spans region. All up to created_ms is written once, before any client can see it. */
 typedef struct shm_header {
     uint64_t magic;
     uint64_t abi_hash;
@@ -257,6 +257,12 @@ uint64_t shm_abi_hash(void);
  * zeroed.
  */
 void shm_header_init(shm_header *header, uint64_t base, uint64_t arena_bytes);
+
+/* Now, on the clock of created_ms: no change of the date touches it, and it counts from the start of the system. */
+uint64_t shm_clock_ms(void);
+
+/* How long ago the heap was made. */
+uint64_t shm_header_age_ms(const shm_header *header);
 
 /*
  * Check that header is what shm_header_init() would have made, and that the regions have the sizes it says. 0,

@@ -18,8 +18,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "client/ctl/commands.h"
@@ -65,19 +65,23 @@ static void read_sender(found *f)
         memcpy(&f->cred, CMSG_DATA(header), sizeof(f->cred));
 }
 
-/* Connect, and get the descriptors. 0, -errno. */
+/* Connect, and get the descriptors. A keeper that is stopped takes no connections once its queue is full. 0, -errno. */
 static int receive(found *f, deadline until)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     struct pollfd ready = { .events = POLLIN };
+    int left_ms = deadline_left_ms(until);
+    struct timeval left = { left_ms / 1000, (left_ms % 1000) * 1000 + 1 }; /* 0 would be for ever */
     char said[8];
     ssize_t n;
 
     memcpy(addr.sun_path, f->path, sizeof(addr.sun_path));
     f->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (f->fd < 0 || setsockopt(f->fd, SOL_SOCKET, SO_PASSCRED, &(int){ 1 }, sizeof(int)) < 0 ||
-        connect(f->fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0)
+        setsockopt(f->fd, SOL_SOCKET, SO_SNDTIMEO, &left, sizeof(left)) < 0)
         return -errno;
+    if (connect(f->fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0)
+        return errno == EAGAIN ? -ETIMEDOUT : -errno;
     ready.fd = f->fd;
     if (poll(&ready, 1, deadline_left_ms(until)) != 1)
         return -ETIMEDOUT;
@@ -147,16 +151,6 @@ static void look(found *f)
     f->nroots = count_roots(spans, &header);
 }
 
-static uint64_t age_ms(const found *f)
-{
-    struct timespec ts = { 0, 0 };
-    uint64_t now;
-
-    (void)clock_gettime(CLOCK_BOOTTIME, &ts);
-    now = (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-    return now > f->header.created_ms ? now - f->header.created_ms : 0;
-}
-
 /* --- showing --- */
 
 static void show_text(const found *f)
@@ -167,7 +161,7 @@ static void show_text(const found *f)
     else
         (void)printf("heap %016" PRIx64 ", made %" PRIu64 " s ago: %s of memory, arena of %s at 0x%" PRIx64
                      ", %u sessions, %u roots\n",
-                     f->header.generation, age_ms(f) / 1000, ctl_bytes(f->memory_bytes),
+                     f->header.generation, shm_header_age_ms(&f->header) / 1000, ctl_bytes(f->memory_bytes),
                      ctl_bytes(f->header.arena_bytes), f->header.base, f->nsessions, f->nroots);
     (void)printf("%s\n", f->is_served    ? "a daemon serves it"
                          : f->is_dropped ? "it was dropped, and no daemon serves it"
@@ -187,7 +181,7 @@ static bool show_json(const found *f, bool ended)
     whole = object != NULL;
     if (whole && f->header.magic != 0)
         whole = json_object_set_new(object, "heap_id", json_string(id)) == 0 &&
-                ctl_json_set(object, "age_ms", age_ms(f)) &&
+                ctl_json_set(object, "age_ms", shm_header_age_ms(&f->header)) &&
                 ctl_json_set(object, "arena_bytes", f->header.arena_bytes) &&
                 ctl_json_set(object, "arena_base", f->header.base) &&
                 ctl_json_set(object, "sessions", f->nsessions) && ctl_json_set(object, "roots", f->nroots);

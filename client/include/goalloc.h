@@ -11,9 +11,9 @@
  * own, asked for one by one.
  *
  * Everything here is thread-safe. Nothing here is async-signal-safe, except goalloc_contains(), goalloc_offset(),
- * goalloc_pointer() and goalloc_is_current(); nor may a signal handler that has interrupted one of them fork. A thread
- * can be cancelled (deferred) in any of these functions; if it waits for the daemon, the cancellation acts after the
- * call.
+ * goalloc_pointer(), goalloc_is_current() and goalloc_version(); nor may a signal handler that has interrupted one of
+ * the others fork. A thread can be cancelled (deferred) in any of these functions; if it waits for the daemon, the
+ * cancellation acts after the call, unless that says otherwise.
  *
  * Forks: the child has the mapping too, so objects stay valid on both sides, and it becomes a client of its own at its
  * next call that needs the daemon. fork() waits for nobody. Children made by _Fork() or clone(), which call no handlers
@@ -210,7 +210,8 @@ typedef struct goalloc_stats_t {
  *   -EEXIST           something else occupies the heap's address range in this process
  *   -EUSERS           the daemon has no room for another session: 4095 of them, or no descriptors left; or none for
  *                     another group: 1024 of them
- *   -EDQUOT           there are 128 groups already that this user has founded
+ *   -EDQUOT           there are 128 groups already that this user has founded; or it has as many sessions, or sessions
+ *                     that are lost, as the daemon allows a user: goalloc_attach_error() and goallocctl limits say which
  *   -EIO              the daemon has no randomness for the session's token
  *   -ESTALE           in a forked child: the daemon serves another heap than the one mapped here
  *   -EALREADY         already attached
@@ -347,7 +348,8 @@ GOALLOC_API GOALLOC_CHECK int goalloc_next_event(goalloc_event *ret);
  * (nobody serves the socket, see above, and the spans held are used up), ESTALE, an error of goalloc_attach(), or, when
  * something is full and giving back what this process holds idle has not helped:
  *   ENOSPC  the arena, or it has no pages in a row that are enough. Frees help, whosever, or a larger arena (--reserve)
- *   EDQUOT  a limit of the session (limit_bytes). Frees of what this session holds help
+ *   EDQUOT  a limit of the session (limit_bytes, or below that what the daemon allows a session), or of all sessions of
+ *           this user. Frees of what they hold help
  *   ENOMEM  the memory of the system, of the daemon's cgroup, or of this process for the library's own tables. Nothing
  *           in the heap need be in the way. Also if size is more than any heap can have (16 TiB)
  * The daemon's memory limit (--memory-limit) is soft and refuses nothing: above it idle memory is given back, and what
@@ -438,11 +440,12 @@ GOALLOC_API int goalloc_contains(const void *p);
 GOALLOC_API int goalloc_publish(void *p);
 
 /*
- * Publish the object at p and all unpublished objects of this session that it reaches, for a structure that is built in
- * private and then linked by one store. Each aligned word of an object that is the address of a live object counts as a
- * pointer; noscan objects are not looked into, nor is what is the heap's already or another session's, but for p
- * itself. An object that this session has adopted counts as another's. *ret_n is how many were published, and is set on
- * success; it may be NULL. The caller sees to it that nobody changes the objects meanwhile.
+ * Publish the object at p and all that it reaches, as far as it is this session's, or its group's, and not published:
+ * for a structure that is built in private and then linked by one store. Each aligned word of an object that is the
+ * address of a live object counts as a pointer; noscan objects are not looked into, nor is what is the heap's already
+ * or another session's, but for p itself. An object that a session has adopted counts as another's. *ret_n is how many
+ * were published, and is set on success; it may be NULL. The caller sees to it that nobody changes the objects
+ * meanwhile.
  *
  * If the process dies while this looks for objects, nothing has changed; while it publishes, those that are published
  * stay, though nobody knows of them. Cost: three cache lines a word that is an address, an atomic operation an object,
@@ -541,9 +544,9 @@ GOALLOC_API GOALLOC_CHECK int goalloc_root_compare_and_set(const char *name, voi
 
 /*
  * Wait until there is a root of that name: *ret_p is set on success only. timeout_ms 0: look once; negative: wait for
- * ever, as poll(). While it waits it holds nothing that others need, and sends a request when a root has changed, or
- * ten a second at most if none has; a cancellation of the thread takes effect within 100 ms. A signal does not end the
- * wait. 0, -ETIMEDOUT (it is not there; or no daemon answers, within the time of a request).
+ * ever, as poll(). While it waits it holds nothing that others need, and sends a request when a root has changed, and
+ * ten a second if none has, some more in the first second; a cancellation of the thread takes effect within 100 ms. A
+ * signal does not end the wait. 0, -ETIMEDOUT (it is not there; or no daemon answers, within the time of a request).
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_wait(const char *name, int timeout_ms, void **ret_p);
 

@@ -36,15 +36,6 @@ static const char *connect_text(int error)
     }
 }
 
-static const char *error_text(int error)
-{
-    const char *why = shm_error_text(-error);
-
-    if (why == NULL)
-        why = strerrordesc_np(-error);
-    return why != NULL ? why : "unknown error";
-}
-
 static void set_timeout_text(const char *path, const attach_failure *failure)
 {
     const char *why = connect_text(failure->connect_error);
@@ -53,7 +44,7 @@ static void set_timeout_text(const char *path, const attach_failure *failure)
         (void)snprintf(text, sizeof(text), "%s: the daemon has not answered within %d ms", path, failure->timeout_ms);
     else
         (void)snprintf(text, sizeof(text), "%s: waited for %d ms: %s", path, failure->timeout_ms,
-                       why != NULL ? why : error_text(failure->connect_error));
+                       why != NULL ? why : shm_error_describe(failure->connect_error));
 }
 
 void attach_error_set(int error, const attach_failure *failure)
@@ -73,7 +64,7 @@ void attach_error_set(int error, const attach_failure *failure)
     else if (error == -ETIMEDOUT)
         set_timeout_text(path, failure);
     else
-        (void)snprintf(text, sizeof(text), "%s: %s", path, why != NULL ? why : error_text(error));
+        (void)snprintf(text, sizeof(text), "%s: %s", path, why != NULL ? why : shm_error_describe(error));
 }
 
 const char *goalloc_attach_error(void)

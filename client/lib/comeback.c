@@ -1,9 +1,9 @@
 /*
  * Comeback: what happens when a daemon dies, is replaced, or does not answer.
  *
- * Called by connection.c, attach.c (the end of an attach, fork) and idle.c (comeback_is_up); calls rpc, link, outbox,
- * held, largecache and process. Data: private; the holder of the turn writes it. A request's time begins before it
- * waits for the turn.
+ * Called by connection.c, attach.c (the end of an attach, fork), subscription.c (what identifies the session), idle.c
+ * and root.c (comeback_is_up); calls rpc, link, outbox, held, largecache and process. Data: private; the holder of the
+ * turn writes it. A request's time begins before it waits for the turn.
  *
  * The socket is closed after any error. Spans that are held stay usable: neither the daemon nor the one that takes its
  * place takes a lease from a process that lives. The next request that wants a reply comes back:

@@ -51,13 +51,13 @@ typedef struct comeback_failure {
 /* It stays until the next comeback_open(), so for who has the turn of attaching. */
 const comeback_failure *comeback_last_failure(void);
 
-/* The session that has been opened is this process's now. The caller holds the turn. */
 /*
  * Say in an Attach which group the last session had, and show its token: in a forked child, whose parent's session that
  * was. The daemon believes it as long as that group is open.
  */
 void comeback_name_parent(Goallocd__Attach *ret);
 
+/* The session that has been opened is this process's now. The caller holds the turn. */
 void comeback_set_session(const Goallocd__AttachReply *reply);
 
 /* By what a daemon knows the session, for a connection of another kind. */

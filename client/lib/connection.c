@@ -1,11 +1,10 @@
 /*
  * Connection: each request to the daemon as a function.
  *
- * Called by attach.c (the session), refill.c and large.c (spans), heap.c (statistics), owner.c and, for
- * requests that it makes itself, root.c. What they
- * share lies below: comeback.c (the turn, and what to do if the daemon is gone), rpc.c, outbox.c, link.c. Data:
- * marks in process.mspan_of (held.c). They are set while the turn is held, so a process that comes back knows what it
- * leases.
+ * Called by attach.c (the session), refill.c and large.c (spans), heap.c (statistics), owner.c and linking.c (objects),
+ * and rootcall.c, for requests that it makes itself. What they share lies below: comeback.c (the turn, and what to do
+ * if the daemon is gone), rpc.c, outbox.c, link.c. Data: marks in process.mspan_of (held.c). They are set while the
+ * turn is held, so a process that comes back knows what it leases.
  *
  * Each request that wants a reply takes one way:
  *   1. comeback_begin(): its time begins, and the turn is taken;

@@ -58,10 +58,11 @@ static uint64_t used_pages(void)
 
 /* --- the walk --- */
 
-/* True if the object is this session's by its place, and not published. */
+/* True if the object is this session's (or its group's) by its place, and not published. Without RECLAIM nothing is. */
 static bool is_private(const object_ref *object)
 {
-    return u32_load_acquire(&shm_span_at(&process.map, object->first)->owner) == process.owner.n &&
+    return process.owner.n != 0 &&
+           u32_load_acquire(&shm_span_at(&process.map, object->first)->owner) == process.owner.n &&
            !owner_is_heap(object);
 }
 

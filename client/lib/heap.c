@@ -57,14 +57,7 @@ int goalloc_trim(void)
 
 const char *goalloc_strerror(int error)
 {
-    const char *text;
-
-    if (error < 0 && error != INT32_MIN)
-        error = -error;
-    text = shm_error_text(error);
-    if (text == NULL)
-        text = strerrordesc_np(error);
-    return text != NULL ? text : "unknown error";
+    return shm_error_describe(error);
 }
 
 const char *goalloc_version(void)

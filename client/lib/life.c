@@ -6,7 +6,6 @@
  * has answered -ESTALE (process.c).
  */
 #include <errno.h>
-
 #include <string.h>
 
 #include "client/lib/attach.h"

@@ -172,8 +172,9 @@ int goalloc_settle(void)
     for (uint32_t i = 0; i < SHM_HOLDS_MAX && r == 0; i++) {
         const shm_u64 *at = &shm_intents_of(&process.map)->holds[i];
         uint64_t word = u64_load_acquire(at);
+        session_no who = hold_unpack(word).session;
 
-        if (word != 0 && hold_unpack(word).session.n != process.session.n)
+        if (who.n != 0 && who.n != process.session.n) /* 0: no hold, or a forged one, of nobody */
             r = await_release(at, word, until);
     }
     return r;

@@ -118,25 +118,29 @@ int rootcall_reserve(const root_claim *claim, enum root_state *ret, uint64_t *re
     return 0;
 }
 
-int rootcall_announce(const root_claim *claim, uint64_t offset)
+static Goallocd__RootObject object_data(const root_claim *claim, uint64_t offset)
 {
-    Goallocd__RootAnnounce body = GOALLOCD__ROOT_ANNOUNCE__INIT;
-    Goallocd__Request request = WIRE_REQUEST(ROOT_ANNOUNCE, root_announce, &body);
+    Goallocd__RootObject body = GOALLOCD__ROOT_OBJECT__INIT;
 
     body.name = name_data(claim->name);
     body.ticket = claim->ticket;
     body.offset = offset;
+    return body;
+}
+
+int rootcall_announce(const root_claim *claim, uint64_t offset)
+{
+    Goallocd__RootObject body = object_data(claim, offset);
+    Goallocd__Request request = WIRE_REQUEST(ROOT_ANNOUNCE, root_announce, &body);
+
     return connection_call(&request, NULL, NULL);
 }
 
 int rootcall_finish(const root_claim *claim, uint64_t offset)
 {
-    Goallocd__RootFinish body = GOALLOCD__ROOT_FINISH__INIT;
+    Goallocd__RootObject body = object_data(claim, offset);
     Goallocd__Request request = WIRE_REQUEST(ROOT_FINISH, root_finish, &body);
 
-    body.name = name_data(claim->name);
-    body.ticket = claim->ticket;
-    body.offset = offset;
     return connection_call(&request, NULL, NULL);
 }
 

@@ -98,17 +98,10 @@ static void set_word(const group_table *table, const group *g, enum shm_group_st
 
 /* --- who is asked for --- */
 
-/* True if the group is open and the token is its own. Takes the same time whatever differs. */
+/* True if the group is open and the token is its own. */
 static bool has_token(const group_table *table, const group *g, const group_request *request)
 {
-    const uint8_t *want = group_token(table, g);
-    uint8_t differs = 0;
-
-    if (g->state != SHM_GROUP_OPEN || request->token_bytes != SESSION_TOKEN_BYTES)
-        return false;
-    for (size_t i = 0; i < SESSION_TOKEN_BYTES; i++)
-        differs |= want[i] ^ request->token[i];
-    return differs == 0;
+    return g->state == SHM_GROUP_OPEN && heapfile_token_is(group_token(table, g), request->token, request->token_bytes);
 }
 
 static bool has_name(const group_table *table, const group *g, const group_request *request)

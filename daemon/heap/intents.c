@@ -7,7 +7,8 @@
  * All of it can be written by every client, and nothing is believed. A record's slot must be an aligned word in a
  * span, which is read once and compared; its object must be a live one, at the place that the hold names. That slot is
  * the one word within an object that the daemon reads, and it is never used as an address. What comes of a forged
- * record is what its author could have done itself: a remote bit is set, a kept bit is cleared, a hold goes.
+ * record is what its author could have done itself: a remote bit is set, a kept bit is cleared, a hold goes. A hold in
+ * the name of session 0, which is nobody, would never be settled for its own sake: it goes with those of any other.
  *
  * For each hold, whose process does nothing any more:
  *   UNLINK  the slot has `next`: the object is freed, or was. It has the object: nothing has been done. It has
@@ -120,7 +121,7 @@ void intents_settle(lease_table *table, session_no session)
         shm_u64 *at = &shm_intents_of(map)->holds[i];
         uint64_t word = u64_load_acquire(at);
 
-        if (word != 0 && hold_unpack(word).session.n == session.n)
+        if (word != 0 && (hold_unpack(word).session.n == session.n || hold_unpack(word).session.n == 0))
             settle_hold(table, at, word);
     }
 }

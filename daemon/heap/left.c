@@ -330,9 +330,10 @@ static void free_bits(const shm_map *map, page_no first, uint32_t w, uint64_t bi
 }
 
 /*
- * A claim is sure if it was known what the session had found in the span, and nobody has leased the span since: then its
- * places were not used again, so what lives of it is what the session left. Nobody leases the span now either, and the daemon, whose thread this is, leases it to nobody
- * meanwhile. Kept bits that may mean that an object is adopted make it another's.
+ * A claim is sure if it was known what the session had found in the span, and nobody has leased the span since: then
+ * its places were not used again, so what lives of it is what the session left. Nobody leases the span now either, and
+ * the daemon, whose thread this is, leases it to nobody meanwhile. Kept bits that may mean that an object is adopted
+ * make it another's.
  */
 static void free_claim(left_table *table, const record *r)
 {

@@ -51,10 +51,10 @@ live_sum left_of(const left_table *table, left_owner_no owner);
 
 /*
  * A pass over the claims of owners that are wanted, to free what lives, or (free_them false) to count it: begin, want,
- * and step until it is true. What may be another session's object, since the span was leased after the claim was made, or
- * what was in it before is not known (another daemon gave the lease, or records had run out), is not freed but counted
- * as unsure; what somebody has adopted is neither. span_done is called for each span in
- * which objects were freed, by their remote bits, and has it swept. An owner that is forgotten is wanted no longer.
+ * and step until it is true. What may be another session's object, since the span was leased after the claim was made,
+ * or what was in it before is not known (another daemon gave the lease, or records had run out), is not freed but
+ * counted as unsure; what somebody has adopted is neither. span_done is called for each span in which objects were
+ * freed, by their remote bits, and has it swept. An owner that is forgotten is wanted no longer.
  */
 typedef struct left_freed {
     live_sum freed;

@@ -7,8 +7,8 @@
  * Each memfd gets its full sparse size and is then sealed against any change of size, so no client can truncate it
  * under the others. Its mode becomes 0600: a memfd is born with 0777, and a client that holds a read-only descriptor
  * could reopen it for writing through /proc/self/fd. With 0600 that takes the daemon's own uid (or root), which could
- * do anything to the daemon anyway. No client ever gets the private memfd: it holds the sessions' tokens and says whose
- * the adopted objects are, which must outlive the daemon too.
+ * do anything to the daemon anyway. No client ever gets the private memfd: it holds the tokens of sessions and groups
+ * and says whose the adopted objects are, which must outlive the daemon too.
  *
  * Whole blocks of 2 MiB of the arena get huge pages where the system has them (hugepages.c), everything else gets its
  * memory by fallocate, and is zeroed when there is time (zeroing.c).
@@ -25,7 +25,6 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "shm/handover.h"
@@ -142,23 +141,6 @@ static int heapfile_map(heapfile *file)
     return 0;
 }
 
-/* A clock that no change of the date touches, and that counts from the start of the system, as memfds do. */
-static uint64_t boot_ms(void)
-{
-    struct timespec ts = { 0, 0 };
-
-    (void)clock_gettime(CLOCK_BOOTTIME, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
-uint64_t heapfile_age_ms(const heapfile *file)
-{
-    uint64_t now = boot_ms();
-    uint64_t created = file->map.header->created_ms;
-
-    return now > created ? now - created : 0;
-}
-
 int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
 {
     heapfile file = heapfile_none;
@@ -170,7 +152,7 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
         if (getrandom(&layout.generation, sizeof(layout.generation), 0) != (ssize_t)sizeof(layout.generation))
             return -errno;
     } while (layout.generation == 0);
-    layout.created_ms = boot_ms();
+    layout.created_ms = shm_clock_ms();
     file.sizes[HEAPFILE_ARENA] = layout.arena_bytes;
     file.sizes[HEAPFILE_SPANS] = layout.spans_bytes;
     file.sizes[HEAPFILE_BITMAP] = layout.bitmap_bytes;
@@ -319,6 +301,17 @@ bool heapfile_session_lives(const heapfile *file, session_no session)
 bool heapfile_group_lives(const heapfile *file, owner_no group)
 {
     return byte_is_locked(file, group.n);
+}
+
+bool heapfile_token_is(const uint8_t want[SESSION_TOKEN_BYTES], const uint8_t *token, size_t len_bytes)
+{
+    uint8_t differs = 0;
+
+    if (len_bytes != SESSION_TOKEN_BYTES)
+        return false;
+    for (size_t i = 0; i < SESSION_TOKEN_BYTES; i++)
+        differs |= want[i] ^ token[i];
+    return differs == 0;
 }
 
 int heapfile_new_offers(uint64_t bytes)

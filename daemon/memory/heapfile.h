@@ -61,9 +61,6 @@ int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_
     __attribute__((warn_unused_result));
 void heapfile_close(heapfile *file);
 
-/* How long ago the heap was made, by whichever daemon. */
-uint64_t heapfile_age_ms(const heapfile *file);
-
 /* Close those of the descriptors that are not -1. */
 void heapfile_close_fds(const int fds[HEAPFILE_NFDS]);
 
@@ -81,6 +78,9 @@ int heapfile_life_fd(const heapfile *file, session_no session) __attribute__((wa
  */
 int heapfile_group_fd(const heapfile *file, owner_no group) __attribute__((warn_unused_result));
 bool heapfile_group_lives(const heapfile *file, owner_no group);
+
+/* True if the client's token is that one, of the private memfd. Takes the same time whatever differs. */
+bool heapfile_token_is(const uint8_t want[SESSION_TOKEN_BYTES], const uint8_t *token, size_t len_bytes);
 
 /* A read-only descriptor of spans for one client, of a description of its own: locks on it end with that client. */
 int heapfile_spans_fd(const heapfile *file) __attribute__((warn_unused_result));

@@ -11,6 +11,11 @@
  * at, at once and then every few milliseconds while it is held: the session is LOST, and its process may come back to
  * it with its token (requests.c), also after this daemon was replaced by another. The same timer looks at the locks of
  * groups that have no session left and wait for a forked child.
+ *
+ * A look goes round the table once, from behind the entry at which the last one ended. So of many that are lost for
+ * long each has its turn, OLD_A_LOOK of them every PAUSE_MS_MAX: of SHM_SESSIONS_MAX, every 8 seconds. One whose pidfd
+ * says that its process is dead does not wait for its turn; but after a takeover there is no pidfd before the process
+ * has come back, so the locks alone tell.
  */
 #include "daemon/serve/deaths.h"
 
@@ -46,11 +51,12 @@ typedef struct watch {
 static bool look_at_groups(deaths *d)
 {
     const group_table *groups = d->srv->heap->groups;
+    uint32_t from = d->from_group;
     bool more = false;
     unsigned nlooks = 0;
 
     for (uint32_t n = 1; n <= SHM_GROUPS_MAX && groups->ngroups > 0; n++) {
-        uint32_t i = (d->from_group + n) % SHM_GROUPS_MAX;
+        uint32_t i = (from + n) % SHM_GROUPS_MAX;
         group *g = groups->groups[i];
 
         if (g == NULL || !g->waits)
@@ -72,12 +78,13 @@ static void on_timer(uv_timer_t *timer)
 {
     deaths *d = timer->data;
     session_table *table = &d->srv->sessions;
+    uint32_t from = d->from;
     bool more = false;
     unsigned nold = 0;
     uint64_t longest_ms;
 
     for (uint32_t n = 1; n <= SHM_SESSIONS_MAX; n++) {
-        uint32_t i = (d->from + n) % SHM_SESSIONS_MAX;
+        uint32_t i = (from + n) % SHM_SESSIONS_MAX;
         session *s = session_at(table, i);
 
         if (s == NULL || s->state != SHM_SESSION_LOST)
@@ -154,10 +161,8 @@ static void watch_on_death(uv_poll_t *poll, int status, int events)
         return;
     log_debug("session %u: pid %u has died", s->lessee.no.n, s->pid);
     service_drop_client(d->srv, s);
-    if (s->state == SHM_SESSION_OPEN)
-        deaths_lost(d, s);
-    else
-        deaths_look(d); /* its socket was closed before its life lock was free: now that decides, at once */
+    /* If it was lost before, its socket was closed before its life lock was free: now that decides, at once. */
+    deaths_lost(d, s);
 }
 
 bool deaths_watch(deaths *d, const client *c, const session *s)

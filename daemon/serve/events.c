@@ -153,6 +153,7 @@ void events_unsubscribe(event_ring *e, subscriber *s)
     e->of_session[s->session.n] = NULL;
     DL_DELETE(e->subscribers, s);
     e->nsubscribers--;
+    e->nidle = 0; /* s may be one of those that were counted: the round begins anew, or it would end too soon */
     s->peer = NULL;
 }
 

@@ -5,8 +5,8 @@
  * nobody but for the bits of an object. Data: private to the daemon. If it dies, the reservations are gone, and a
  * process that comes to an end of its work hears so, frees its object and asks again.
  *
- *     nothing --RootReserve--> VALID --RootFinish--> the root, and nothing
- *                                |---RootGiveBack, RootFinish that is refused, the session's end--> nothing
+ *     nothing --RootReserve--> VALID --root_finish--> the root, and nothing
+ *                                |---RootGiveBack, root_finish that is refused, the session's end--> nothing
  *                                '---its session is lost, and another asks, or it comes back--> VOID
  *     VOID --RootGiveBack, the session's end--> nothing
  *
@@ -15,7 +15,7 @@
  * tied to it: who asks meanwhile is told that it is being made, and asks again (client/lib/root.c).
  *
  * The object: between its allocation and the root's change it is known to nobody but the process that makes it, and
- * in a session that does not reclaim it would stay for ever if that dies. So the process names it (RootAnnounce)
+ * in a session that does not reclaim it would stay for ever if that dies. So the process names it (root_announce)
  * before it begins to work on it, and the end of the session frees it, if the reservation is still there. For that the
  * process gives the reservation back before it frees the object itself, and a reservation that is void is kept until
  * then. The client could name any object here; but it could free any by itself.

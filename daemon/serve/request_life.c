@@ -26,16 +26,11 @@ answer handle_subscribe(client *c, const Goallocd__Request *request)
 {
     const Goallocd__Subscribe *ask = request->subscribe;
     service *srv = client_service(c);
-    session *s = ask->session < SHM_SESSIONS_MAX
-                     ? session_find(&srv->sessions, (session_no){ (uint16_t)ask->session }, ask->epoch)
-                     : NULL;
+    session *s;
+    answer a = service_find_session(srv, &(session_claim){ ask->session, ask->epoch, ask->generation, ask->token }, &s);
 
-    if (ask->generation != srv->heap->map->header->generation)
-        return (answer){ ESTALE, "the heap of that session is gone: this is another one" };
-    if (s == NULL || s->state == SHM_SESSION_ENDING)
-        return (answer){ ESTALE, "that session has ended" };
-    if (!session_has_token(&srv->sessions, s, ask->token.data, ask->token.len))
-        return (answer){ EACCES, "wrong token for that session" };
+    if (a.error != 0)
+        return a;
     if (c->session.n != 0 || c->subscriber.peer != NULL)
         return (answer){ EALREADY, "this connection is attached, or subscribed, already" };
     if (c->peer.late) {

@@ -5,8 +5,8 @@
  * up needs no session; to change them needs one that may write.
  *
  * One makes a root, the others wait. A session asks by RootReserve; the answer says that the root is there, or is being
- * made, or is the session's to make. It then allocates the object, names it (RootAnnounce), initialises it, and makes
- * it the root (RootFinish), all in its own time: the daemon waits for nobody, and holds nobody's request. The right to
+ * made, or is the session's to make. It then allocates the object, names it (root_announce), initialises it, and makes
+ * it the root (root_finish), all in its own time: the daemon waits for nobody, and holds nobody's request. The right to
  * finish is looked at when it is used: it has gone if somebody has set the root meanwhile, or if making.c has no valid
  * reservation. A reservation whose session is lost, ending or gone ends when somebody else asks for the name.
  *
@@ -240,7 +240,7 @@ answer handle_root_reserve(client *c, const Goallocd__Request *request)
 
 answer handle_root_announce(client *c, session *s, const Goallocd__Request *request)
 {
-    const Goallocd__RootAnnounce *ask = request->root_announce;
+    const Goallocd__RootObject *ask = request->root_announce;
     service *srv = client_service(c);
     making *m = making_of(&srv->making, s, name_of(ask->name), ask->ticket);
     object_ref object;
@@ -256,7 +256,7 @@ answer handle_root_announce(client *c, session *s, const Goallocd__Request *requ
 
 answer handle_root_finish(client *c, session *s, const Goallocd__Request *request)
 {
-    const Goallocd__RootFinish *ask = request->root_finish;
+    const Goallocd__RootObject *ask = request->root_finish;
     service *srv = client_service(c);
     making *m = making_of(&srv->making, s, name_of(ask->name), ask->ticket);
     root_value value = value_of(s, ask->offset, ask->ticket);

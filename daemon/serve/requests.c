@@ -1,9 +1,9 @@
 /*
  * Requests: from a message of goallocd.proto to its handler; and the handlers for sessions and objects.
  *
- * Called by peer for every frame, in order for each client. Calls request_lease.c, request_root.c, request_heap.c and
- * request_life.c for the other messages, deaths (who watches the process of a session), session, adopt, making. All
- * heap state is this thread's; no handler blocks.
+ * Called by peer for every frame, in order for each client. Calls request_lease.c, request_root.c, request_heap.c,
+ * request_group.c and request_life.c for the other messages, deaths (who watches the process of a session), session,
+ * adopt, making. All heap state is this thread's; no handler blocks.
  *
  * Everything in a request comes from a client: each number is bounded before it is used. What can't be served is
  * answered with an errno and a sentence, which handlers return. What no honest client sends (a span that it doesn't
@@ -78,24 +78,16 @@ static answer reattach_reply(client *c, const Goallocd__Request *request, sessio
     return ANSWER_GIVEN;
 }
 
-/*
- * A process comes back to its session with its token. The token alone says that it may: a process that has attached as
- * root and become another user since has it, and nobody else does.
- */
+/* A process comes back to its session with its token. */
 static answer reattach(client *c, const Goallocd__Request *request)
 {
     const Goallocd__Attach *ask = request->attach;
     service *srv = client_service(c);
-    session *s = ask->session < SHM_SESSIONS_MAX
-                     ? session_find(&srv->sessions, (session_no){ (uint16_t)ask->session }, ask->epoch)
-                     : NULL;
+    session *s;
+    answer a = service_find_session(srv, &(session_claim){ ask->session, ask->epoch, ask->generation, ask->token }, &s);
 
-    if (ask->generation != srv->heap->map->header->generation)
-        return (answer){ ESTALE, "the heap of that session is gone: this is another one" };
-    if (s == NULL || s->state == SHM_SESSION_ENDING)
-        return (answer){ ESTALE, "that session has ended" };
-    if (!session_has_token(&srv->sessions, s, ask->token.data, ask->token.len))
-        return (answer){ EACCES, "wrong token for that session" };
+    if (a.error != 0)
+        return a;
     /* Its old connection may be at its end and not have said so yet. */
     service_drop_client(srv, s);
     if (s->lessee.nops > 0) {

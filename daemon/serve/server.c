@@ -297,7 +297,7 @@ static void log_start(const server *s)
              (unsigned long long)(header->arena_bytes / MIB), (unsigned long long)header->base);
     if (s->options.recovered)
         log_info("the heap was made %s ago; %u sessions, %u roots, %llu MiB in spans; its objects are being counted",
-                 age_text(heapfile_age_ms(srv->heap->file)), srv->sessions.nopen, roots_count(srv->roots),
+                 age_text(shm_header_age_ms(header)), srv->sessions.nopen, roots_count(srv->roots),
                  (unsigned long long)(srv->heap->ninuse_pages * PAGE_BYTES / MIB));
 }
 

@@ -80,6 +80,22 @@ answer service_wait(client *c, const Goallocd__Request *request, enum round roun
     return ANSWER_GIVEN;
 }
 
+answer service_find_session(const service *srv, const session_claim *claim, session **ret)
+{
+    session *s = claim->no < SHM_SESSIONS_MAX
+                     ? session_find(&srv->sessions, (session_no){ (uint16_t)claim->no }, claim->epoch)
+                     : NULL;
+
+    if (claim->generation != srv->heap->map->header->generation)
+        return (answer){ ESTALE, "the heap of that session is gone: this is another one" };
+    if (s == NULL || s->state == SHM_SESSION_ENDING)
+        return (answer){ ESTALE, "that session has ended" };
+    if (!session_has_token(&srv->sessions, s, claim->token.data, claim->token.len))
+        return (answer){ EACCES, "wrong token for that session" };
+    *ret = s;
+    return ANSWER_DONE;
+}
+
 void service_drop_client(service *srv, const session *s)
 {
     for (peer *p = srv->peers.peers, *next; p != NULL; p = next) {

@@ -111,6 +111,20 @@ queue_facts service_facts(const service *srv);
 /* The request waits for the next round of its kind, and after it for after(). */
 answer service_wait(client *c, const Goallocd__Request *request, enum round round, void (*after)(operation *op));
 
+/* What a request shows of a session, to go on with it or to hear of its events. */
+typedef struct session_claim {
+    uint32_t no;
+    uint32_t epoch;
+    uint64_t generation; /* of its heap */
+    ProtobufCBinaryData token;
+} session_claim;
+
+/*
+ * The session that is claimed, which has not ended. The token alone says that it may be: a process that has attached as
+ * root and become another user since has it, and nobody else does. ESTALE: it has ended; EACCES: the token is wrong.
+ */
+answer service_find_session(const service *srv, const session_claim *claim, session **ret);
+
 /* Close the connection that still has this session: its process has come back with another one, or has died. */
 void service_drop_client(service *srv, const session *s);
 

@@ -257,14 +257,7 @@ void session_set_label(session_table *table, session *s, const char *label)
 
 bool session_has_token(const session_table *table, const session *s, const uint8_t *token, size_t len_bytes)
 {
-    const uint8_t *want = table->leases.heap->file->private->tokens[s->lessee.no.n];
-    uint8_t differs = 0;
-
-    if (len_bytes != SESSION_TOKEN_BYTES)
-        return false;
-    for (size_t i = 0; i < SESSION_TOKEN_BYTES; i++)
-        differs |= want[i] ^ token[i];
-    return differs == 0;
+    return heapfile_token_is(table->leases.heap->file->private->tokens[s->lessee.no.n], token, len_bytes);
 }
 
 /* --- after another daemon --- */

@@ -208,6 +208,7 @@ static int wait_for_permission(const fixture *f, void *arg)
     check_says(f->socket, "no permission");
     CHECK(attach_at(f->socket, GOALLOC_ATTACH_WAIT, NOBODY_MS) == -EACCES);
     check_says(f->socket, "no permission");
+    (void)raise(SIGSTOP);
     return wait_for_daemon(f, arg);
 }
 
@@ -219,9 +220,9 @@ static void attach_that_waits_comes_when_it_may(void **state)
     if (getuid() != 0)
         skip();
     assert_int_equal(chmod(f->dir, 0755), 0);
-    pid = child_start(f, wait_for_permission, f->socket);
+    pid = child_start_stopped(f, wait_for_permission, f->socket); /* it has been refused */
+    (void)kill(pid, SIGCONT);
     check_waits(pid);
-    (void)usleep(2 * NOBODY_MS * 1000);
     assert_int_equal(chmod(f->socket, 0666), 0);
     assert_int_equal(child_wait(pid), 0);
     assert_true(fixture_is_clean(f, 0));
@@ -322,17 +323,12 @@ static void waiting_attach_of_a_thread_stands_fork_and_cancellation(void **state
 /* The label of the process's session as goallocctl shows it; "": it has none. */
 static const char *label_of(const fixture *f, pid_t pid)
 {
-    static const char *const sessions[] = { "--json", "sessions", NULL };
-    static char out[1 << 16];
     static char label[256];
-    json_t *answer = NULL;
+    json_t *answer = json_by_ctl(f, "sessions");
     json_t *s;
     size_t i;
 
     label[0] = '\0';
-    if (fixture_ctl(f, sessions, out, sizeof(out)) == 0)
-        answer = json_loads(out, 0, NULL);
-    CHECK(answer != NULL);
     json_array_foreach(json_object_get(answer, "sessions"), i, s)
     {
         if (figure(s, "pid") == (uint64_t)pid && strcmp(json_string_value(json_object_get(s, "state")), "open") == 0)
@@ -438,9 +434,7 @@ static void label_survives_takeover_and_return(void **state)
 
     for (int i = 0; i < 2; i++) {
         assert_true(child_stops(pid));
-        fixture_kill(f);
-        fixture_restart(f, NULL);
-        (void)kill(pid, SIGCONT);
+        child_meets_the_next_daemon(f, pid);
     }
     assert_int_equal(child_wait(pid), 0);
     assert_true(fixture_is_clean(f, 0));

@@ -84,16 +84,11 @@ static pid_t run(const fixture *f, job j)
 /* What goallocctl says that a process has left (pid 0: all of them together). */
 static uint64_t left_by(const fixture *f, pid_t pid)
 {
-    static const char *const sessions[] = { "--json", "sessions", NULL };
-    static char out[1 << 18];
     uint64_t sum = 0;
-    json_t *answer;
+    json_t *answer = json_by_ctl(f, "sessions");
     json_t *s;
     size_t i;
 
-    assert_int_equal(fixture_ctl(f, sessions, out, sizeof(out)), 0);
-    answer = json_loads(out, 0, NULL);
-    assert_non_null(answer);
     json_array_foreach(json_object_get(answer, "sessions"), i, s)
     {
         if (pid == 0 || figure(s, "pid") == (uint64_t)pid)

@@ -19,7 +19,7 @@
 #include <sys/wait.h>
 
 #include "proto/events.h"
-#include "tests/support/attach.h"
+#include "tests/support/objects.h"
 #include "tests/support/rawheap.h"
 
 #define WAIT_MS 10000
@@ -100,14 +100,6 @@ static void meet(void)
     (void)raise(SIGSTOP);
 }
 
-static void await_stop(pid_t pid)
-{
-    int status;
-
-    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
-    assert_true(WIFSTOPPED(status));
-}
-
 static void go_on(pid_t pid)
 {
     (void)kill(pid, SIGCONT);
@@ -178,7 +170,7 @@ static void events_are_told_in_their_order(void **state)
     for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
         pid_t pid = child_start(f, listen_to_deeds, &flags[i]);
 
-        await_stop(pid);
+        assert_true(child_stops(pid));
         assert_int_equal(child_run(f, do_deed, &first), 0);
         assert_true(fixture_is_whole(f));
         assert_int_equal(child_run(f, do_deed, &second), 1000 + SIGKILL);
@@ -359,7 +351,7 @@ static void subscriber_that_never_reads_costs_nothing_more(void **state)
     pid_t pid = child_start(f, never_read, &nroots);
     uint64_t before;
 
-    await_stop(pid);
+    assert_true(child_stops(pid));
     before = daemon_rss(f);
     assert_int_equal(child_run(f, set_many, NULL), 0);
     assert_true(fixture_is_whole(f));
@@ -482,7 +474,7 @@ static void thousands_of_subscribers_hold_nobody_up(void **state)
     fixture *f = *state;
     pid_t pid = child_start(f, be_thousands, NULL);
 
-    await_stop(pid);
+    assert_true(child_stops(pid));
     assert_true(fixture_is_whole(f));
     assert_int_equal(child_run(f, set_some, NULL), 0);
     assert_true(fixture_is_whole(f));
@@ -614,8 +606,8 @@ static void sessions_of_other_users_are_told_of_to_root_alone(void **state)
     assert_int_equal(chmod(f->socket, 0666), 0);
     pids[0] = child_start(f, listen_as_nobody, NULL);
     pids[1] = child_start(f, listen_as_root, NULL);
-    await_stop(pids[0]);
-    await_stop(pids[1]);
+    assert_true(child_stops(pids[0]));
+    assert_true(child_stops(pids[1]));
     assert_int_equal(child_run(f, do_deed, &of_root), 0);
     assert_int_equal(child_run(f, do_deed, &of_nobody), 1000 + SIGKILL);
     go_on(pids[0]);
@@ -661,13 +653,13 @@ static void subscription_goes_on_after_a_takeover(void **state)
     for (int i = 0; i < 3; i++) {
         pid_t pid = child_start(f, listen_over_a_kill, NULL);
 
-        await_stop(pid);
+        assert_true(child_stops(pid));
         fixture_kill(f);
         go_on(pid);
-        await_stop(pid);
+        assert_true(child_stops(pid));
         fixture_restart(f, NULL);
         go_on(pid);
-        await_stop(pid);
+        assert_true(child_stops(pid));
         assert_int_equal(child_run(f, do_deed, &later), 0);
         go_on(pid);
         assert_int_equal(child_wait(pid), 0);
@@ -700,12 +692,12 @@ static void heap_that_is_gone_is_the_last_event(void **state)
     for (int i = 0; i < 3; i++) {
         pid_t pid = child_start(f, listen_to_the_end, NULL);
 
-        await_stop(pid);
+        assert_true(child_stops(pid));
         if (i == 0) {
             (void)kill(f->daemon, SIGTERM); /* drops */
             assert_int_equal(child_wait(f->daemon), 0);
             go_on(pid);
-            await_stop(pid);
+            assert_true(child_stops(pid));
             fixture_restart(f, NULL);
         } else {
             fixture_kill(f);
@@ -717,7 +709,7 @@ static void heap_that_is_gone_is_the_last_event(void **state)
                 (void)usleep(300000);
                 fixture_restart(f, "--cold-start");
             }
-            await_stop(pid);
+            assert_true(child_stops(pid));
         }
         go_on(pid);
         assert_int_equal(child_wait(pid), 0);
@@ -731,12 +723,12 @@ static void heap_that_dies_with_its_daemon_is_gone(void **state)
     fixture *f = *state;
     pid_t pid = child_start(f, listen_to_the_end, NULL);
 
-    await_stop(pid);
+    assert_true(child_stops(pid));
     fixture_kill(f);
     go_on(pid);
     (void)usleep(200000);
     fixture_restart(f, NULL);
-    await_stop(pid);
+    assert_true(child_stops(pid));
     go_on(pid);
     assert_int_equal(child_wait(pid), 0);
 }
@@ -930,7 +922,7 @@ static void sessions_of_a_group_are_told_of_to_its_members(void **state)
     assert_int_equal(chmod(f->dir, 0711), 0);
     assert_int_equal(chmod(f->socket, 0666), 0);
     pid = child_start(f, have_child_listen, NULL);
-    await_stop(pid);
+    assert_true(child_stops(pid));
     for (size_t i = 0; i < sizeof(visits) / sizeof(visits[0]); i++)
         assert_int_equal(child_run(f, pay_visit, &visits[i]), 0);
     go_on(pid);

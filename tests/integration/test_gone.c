@@ -104,15 +104,8 @@ static int worker_of_a_killed_daemon(const fixture *f, void *arg)
 
 static void daemon_that_is_gone_is_waited_for_once(void **state)
 {
-    fixture *f = *state;
-    pid_t pid = child_start(f, worker_of_a_killed_daemon, NULL);
-
-    assert_true(child_stops(pid));
-    fixture_kill(f);
-    fixture_restart(f, NULL);
-    (void)kill(pid, SIGCONT);
-    assert_int_equal(child_wait(pid), 0);
-    assert_true(fixture_is_clean(f, 0));
+    assert_int_equal(child_run_over_a_restart(*state, worker_of_a_killed_daemon, NULL), 0);
+    assert_true(fixture_is_clean(*state, 0));
 }
 
 /* The connection stays. */

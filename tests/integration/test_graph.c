@@ -7,7 +7,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "tests/support/objects.h"
 #include "tests/support/waits.h"
@@ -163,6 +165,53 @@ static void publish_graph_without_reclaim_changes_nothing(void **state)
     assert_int_equal(objects_after_the_end(*state), 0);
 }
 
+static int adopt_and_wait(const fixture *f, void *arg)
+{
+    node **head = arg;
+
+    must_attach(f, GOALLOC_ATTACH_RECLAIM);
+    CHECK(goalloc_adopt(head[0]) == 0 && goalloc_adopt(head[1]) == 0);
+    (void)raise(SIGSTOP);
+    return 0;
+}
+
+static int make_two(const fixture *f, void *arg)
+{
+    node **head = arg;
+
+    must_attach(f, 0);
+    head[0] = new_node(64);
+    head[0]->to[0] = head[1] = new_node(64);
+    return 0;
+}
+
+static int publish_both(const fixture *f, void *arg)
+{
+    node **head = arg;
+    size_t n = 7;
+
+    must_attach(f, 0);
+    CHECK(goalloc_publish_graph(head[0], &n) == 0 && n == 0);
+    return 0;
+}
+
+/* What a session has adopted is that session's, also for one that does not reclaim and owns nothing. */
+static void publish_graph_without_reclaim_leaves_what_others_have_adopted(void **state)
+{
+    node **head = mmap(NULL, 2 * sizeof(*head), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pid_t pid;
+
+    assert_true(head != MAP_FAILED);
+    assert_int_equal(child_run(*state, make_two, head), 0);
+    pid = child_start(*state, adopt_and_wait, head);
+    assert_true(child_stops(pid));
+    assert_int_equal(child_run(*state, publish_both, head), 0);
+    (void)kill(pid, SIGKILL);
+    assert_int_equal(child_wait(pid), 1000 + SIGKILL);
+    assert_int_equal(objects_after_the_end(*state), 0);
+    (void)munmap(head, 2 * sizeof(*head));
+}
+
 /* Objects of 8 bytes need a request, which nobody answers: all are the session's again. */
 static int publish_without_daemon(const fixture *f, void *arg)
 {
@@ -172,9 +221,8 @@ static int publish_without_daemon(const fixture *f, void *arg)
     (void)arg;
     options.socket_path = f->socket;
     options.flags = GOALLOC_ATTACH_RECLAIM;
-    options.timeout_ms = 300;
-    while (goalloc_attach(&options) != 0)
-        ;
+    options.timeout_ms = 2000; /* what the daemon answers must be answered by then on a busy machine, too */
+    CHECK(goalloc_attach(&options) == 0);
     head = new_node(64);
     head->to[0] = new_node(64);
     head->to[1] = new_node(8);
@@ -197,6 +245,7 @@ int main(void)
         FIXTURE_TEST(publish_graph_finds_objects_of_all_sizes),
         FIXTURE_TEST(publish_graph_stops_at_what_is_not_the_session_s),
         FIXTURE_TEST(publish_graph_without_reclaim_changes_nothing),
+        FIXTURE_TEST(publish_graph_without_reclaim_leaves_what_others_have_adopted),
         FIXTURE_TEST(publish_graph_that_fails_leaves_what_was),
     };
 

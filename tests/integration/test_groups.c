@@ -370,9 +370,11 @@ static int use_places(const fixture *f, void *arg)
     goalloc_stats_t after;
 
     CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, arg) == 0);
+    CHECK(fixture_is_settled(f)); /* pages count as in use while the stock is being prepared */
     before = stats_now();
     for (int i = 0; i < SMALL / 2 - SMALL / 16; i++)
         CHECK(goalloc_malloc(64) != NULL);
+    CHECK(fixture_is_settled(f));
     after = stats_now();
     CHECK(after.live_objects - before.live_objects == SMALL / 2 - SMALL / 16);
 
@@ -401,6 +403,7 @@ static void places_that_a_dead_member_has_left_are_the_members_own(void **state)
 enum childhood { ATTACHES, ATTACHES_AS_NOBODY, DIES, EXECS, LEAVES };
 
 typedef struct family {
+    const char *group;
     enum childhood childhood;
     _Atomic pid_t child;
     unsigned char *_Atomic object;
@@ -440,7 +443,7 @@ static int be_a_parent(const fixture *f, void *arg)
     family *fam = arg;
     pid_t child;
 
-    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, "family") == 0);
+    CHECK(attach_as(f, GOALLOC_ATTACH_RECLAIM, fam->group) == 0);
     fam->object = filled(1000, 7);
     CHECK(goalloc_malloc(50000) != NULL && goalloc_malloc(500000) != NULL);
     child = fork();
@@ -452,13 +455,22 @@ static int be_a_parent(const fixture *f, void *arg)
     return 0;
 }
 
-static void child_grows_up(fixture *f, enum childhood childhood, bool with_takeover)
+/* A family whose parent is dead, and whose child has not attached. */
+static family *family_start(const fixture *f, const char *group, enum childhood childhood)
 {
     family *fam = mmap(NULL, sizeof(*fam), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
     assert_true(fam != MAP_FAILED);
+    fam->group = group;
     fam->childhood = childhood;
     assert_int_equal(child_run(f, be_a_parent, fam), 1000 + SIGKILL);
+    return fam;
+}
+
+static void child_grows_up(fixture *f, enum childhood childhood, bool with_takeover)
+{
+    family *fam = family_start(f, "family", childhood);
+
     assert_int_equal(live_with(f, 0), 3); /* no session any more, and all is there */
     if (with_takeover) {
         fixture_kill(f);
@@ -494,6 +506,27 @@ static void group_of_a_dead_parent_waits_for_its_child(void **state)
         child_grows_up(f, DIES, i == 1);
         child_grows_up(f, EXECS, i == 1);
         child_grows_up(f, LEAVES, i == 1);
+    }
+}
+
+/* Their locks are looked at in turn: that other groups wait is no reason to pass one over. */
+static void groups_that_wait_end_in_whichever_order_their_children_die(void **state)
+{
+    static const char *const names[] = { "a", "b", "c", "d", "e", "f", "g", "h" };
+    enum { N = sizeof(names) / sizeof(names[0]) };
+    const fixture *f = *state;
+    family *families[N];
+
+    for (int i = 0; i < N; i++)
+        families[i] = family_start(f, names[i], DIES);
+    assert_int_equal(live_with(f, 0), 3 * N);
+    (void)usleep(500000); /* each lock has been looked at */
+    for (int i = 0; i < N; i++) {
+        family *fam = families[i * 5 % N]; /* those that stay are before it and behind */
+
+        fam->go = true;
+        assert_comes_to(f, 3 * (uint64_t)(N - 1 - i));
+        (void)munmap(fam, sizeof(*fam));
     }
 }
 
@@ -580,25 +613,6 @@ static int own_nothing(const fixture *f, void *arg)
     return 0;
 }
 
-/* The row of the group in what `goallocctl --json stats` says; NULL: there is none. The caller ends *ret. */
-static json_t *group_row(const fixture *f, const char *name, json_t **ret)
-{
-    static const char *const arguments[] = { "--json", "stats", NULL };
-    static char out[65536];
-    json_t *row;
-    size_t i;
-
-    assert_int_equal(fixture_ctl(f, arguments, out, sizeof(out)), 0);
-    *ret = json_loads(out, 0, NULL);
-    assert_non_null(*ret);
-    json_array_foreach(json_object_get(*ret, "groups"), i, row)
-    {
-        if (strcmp(json_string_value(json_object_get(row, "name")), name) == 0)
-            return row;
-    }
-    return NULL;
-}
-
 static void stats_show_what_a_group_owns(void **state)
 {
     static const char *const plain[] = { "sessions", NULL };
@@ -612,7 +626,8 @@ static void stats_show_what_a_group_owns(void **state)
     assert_int_equal(live_with(f, 1), 50);
     assert_int_equal(child_run(f, count_as_member, "shown"), 0);
     assert_int_equal(live_with(f, 1), 125); /* 24 of them are the heap's */
-    row = group_row(f, "shown", &all);
+    all = json_by_ctl(f, "stats");
+    row = json_row(all, "groups", "shown");
     assert_non_null(row);
     assert_int_equal(figure(row, "live_objects"), 101);
     assert_int_equal(figure(row, "sessions"), 1);
@@ -625,7 +640,8 @@ static void stats_show_what_a_group_owns(void **state)
     assert_int_equal(child_run(f, own_nothing, "owns nothing"), 0);
     process_kill(holder);
     assert_comes_to(f, 24 + 1);
-    assert_null(group_row(f, "shown", &all));
+    all = json_by_ctl(f, "stats");
+    assert_null(json_row(all, "groups", "shown"));
     json_decref(all);
 }
 
@@ -668,6 +684,7 @@ int main(void)
         FIXTURE_TEST(server_and_children_killed_in_any_order_leave_nothing_after_the_last),
         FIXTURE_TEST(places_that_a_dead_member_has_left_are_the_members_own),
         FIXTURE_TEST_KEPT(group_of_a_dead_parent_waits_for_its_child),
+        FIXTURE_TEST(groups_that_wait_end_in_whichever_order_their_children_die),
         FIXTURE_TEST_KEPT(what_a_member_has_adopted_is_the_groups),
         FIXTURE_TEST(stats_show_what_a_group_owns),
         FIXTURE_TEST(groups_of_one_name_that_follow_each_other_are_whole),

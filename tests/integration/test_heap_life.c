@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include "tests/support/attach.h"
+#include "tests/support/objects.h"
 
 #define LOOKS 1000 /* of 10 ms */
 
@@ -70,14 +70,6 @@ static int watch(const fixture *f, void *arg)
     return 0;
 }
 
-static void await_stop(pid_t pid)
-{
-    int status;
-
-    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
-    assert_true(WIFSTOPPED(status));
-}
-
 /* The daemon goes by what(), and another one comes. */
 static void daemon_goes(fixture *f, void (*what)(fixture *f), const char *more, bool goes_on)
 {
@@ -87,7 +79,7 @@ static void daemon_goes(fixture *f, void (*what)(fixture *f), const char *more, 
 
     for (int i = 0; i < 3; i++) {
         pids[i] = child_start(f, watch, &w[i]);
-        await_stop(pids[i]);
+        assert_true(child_stops(pids[i]));
     }
     what(f);
     if (more != NULL || goes_on)
@@ -191,17 +183,11 @@ static int told_by_a_call(const fixture *f, void *arg)
 static void is_current_after_a_kill_without_keeper_is_0_after_a_call(void **state)
 {
     fixture *f = *state;
-    pid_t pid;
 
     daemon_goes(f, by_sigterm, NULL, false);
     daemon_goes(f, by_sigusr1, NULL, false);
     assert_true(fixture_log_has(f, "because nobody else holds it"));
-    pid = child_start(f, told_by_a_call, NULL);
-    await_stop(pid);
-    fixture_kill(f);
-    fixture_restart(f, NULL);
-    (void)kill(pid, SIGCONT);
-    assert_int_equal(child_wait(pid), 0);
+    assert_int_equal(child_run_over_a_restart(f, told_by_a_call, NULL), 0);
 }
 
 /* A keeper that dies with nobody to replace it: the stop that was to keep the heap drops it. */
@@ -334,7 +320,7 @@ static void drop_under_load_tells_everybody(void **state)
 
     for (int i = 0; i < 4; i++) {
         pids[i] = child_start(f, churn_until_stale, NULL);
-        await_stop(pids[i]);
+        assert_true(child_stops(pids[i]));
     }
     for (int i = 0; i < 4; i++)
         (void)kill(pids[i], SIGCONT);
@@ -379,7 +365,7 @@ static void drop_that_was_answered_is_done(void **state)
         int status;
         bool is_current;
 
-        await_stop(pid);
+        assert_true(child_stops(pid));
         ctl = child_start(f, drop, NULL);
         (void)usleep((useconds_t)(test_random(&seed) % 10000));
         (void)kill(f->daemon, i % 2 == 0 ? SIGTERM : SIGKILL);
@@ -413,7 +399,7 @@ static void keeper_command_shows_and_ends_what_is_left_over(void **state)
     char pid_text[64];
     char text[2048];
 
-    await_stop(pid);
+    assert_true(child_stops(pid));
     (void)snprintf(pid_text, sizeof(pid_text), "\"pid\": %d,", (int)fixture_keeper(f));
     assert_int_equal(ctl_keeper(f, "--yes", text, sizeof(text)), 0);
     assert_non_null(strstr(text, "\"served\": true"));
@@ -432,6 +418,22 @@ static void keeper_command_shows_and_ends_what_is_left_over(void **state)
     fixture_restart(f, NULL);
     assert_int_equal(child_wait(pid), 0);
     assert_true(fixture_is_clean(f, 0));
+}
+
+/* Its queue has room for some who connect; the others do not hang either. */
+static void keeper_that_is_stopped_holds_no_command_up(void **state)
+{
+    fixture *f = *state;
+    pid_t keeper = fixture_keeper(f);
+    char text[256];
+
+    assert_int_equal(kill(keeper, SIGSTOP), 0);
+    (void)alarm(60);
+    for (int i = 0; i < 10; i++)
+        assert_int_equal(ctl_keeper(f, "--timeout 50ms", text, sizeof(text)), 1);
+    (void)alarm(0);
+    assert_int_equal(kill(keeper, SIGCONT), 0);
+    assert_int_equal(ctl_keeper(f, "--yes", text, sizeof(text)), 0);
 }
 
 /* Another daemon, on a socket of its own, must not take away the heap that this one serves. */
@@ -465,6 +467,7 @@ int main(void)
         FIXTURE_TEST_KEPT(drop_under_load_tells_everybody),
         FIXTURE_TEST_KEPT(drop_that_was_answered_is_done),
         FIXTURE_TEST_KEPT(keeper_command_shows_and_ends_what_is_left_over),
+        FIXTURE_TEST_KEPT(keeper_that_is_stopped_holds_no_command_up),
         FIXTURE_TEST_KEPT(cold_start_on_a_heap_that_is_served_is_refused),
     };
 

@@ -707,18 +707,24 @@ static void forged_intents_harm_no_daemon(void **state)
     assert_true(fixture_is_whole(f));
 }
 
-/* Holds of a process that lives and never goes on, in all buckets. */
-static int fill_holds(const fixture *f, void *arg)
+/* Holds in all buckets, in the name of a session. */
+static void fill_holds(const shm_map *map, uint32_t session)
+{
+    shm_intents *intents = shm_intents_of(map);
+
+    u32_store_release(&intents->used, 1);
+    for (size_t i = 0; i < SHM_HOLDS_MAX; i++)
+        u64_store_release(&intents->holds[i], hold_pack((hold){ .place = 64, .session = { (uint16_t)session } }));
+}
+
+/* Those of a process that lives and never goes on. */
+static int hold_for_ever(const fixture *f, void *arg)
 {
     atomic_uint *step = arg;
-    shm_intents *intents;
     rawheap heap;
 
     rawheap_open(&heap, f, 0, "holder");
-    intents = shm_intents_of(&heap.map);
-    u32_store_release(&intents->used, 1);
-    for (size_t i = 0; i < SHM_HOLDS_MAX; i++)
-        u64_store_release(&intents->holds[i], hold_pack((hold){ .place = 64, .session = { (uint16_t)heap.session } }));
+    fill_holds(&heap.map, heap.session);
     *step = 1;
     (void)pause();
     return 0;
@@ -762,12 +768,54 @@ static void full_table_of_holds_is_an_error_until_its_holder_ends(void **state)
 
     fixture_start(&f, NULL);
     *step = 0;
-    holder = child_start(&f, fill_holds, step);
+    holder = child_start(&f, hold_for_ever, step);
     while (*step == 0)
         (void)usleep(1000);
     assert_int_equal(child_run(&f, link_in_vain, NULL), 0);
     (void)kill(holder, SIGKILL);
     assert_int_equal(child_wait(holder), 1000 + SIGKILL);
+    assert_int_equal(child_run(&f, link_again, NULL), 0);
+    assert_true(fixture_is_clean(&f, 0));
+    assert_true(fixture_stop(&f));
+}
+
+/* In the name of session 0, which is nobody. */
+static int hold_for_nobody(const fixture *f, void *arg)
+{
+    atomic_uint *step = arg;
+    rawheap heap;
+
+    rawheap_open(&heap, f, 0, "liar");
+    fill_holds(&heap.map, 0);
+    *step = 1;
+    (void)pause();
+    return 0;
+}
+
+static int settle_once(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, 0);
+    CHECK(goalloc_settle() == 0);
+    return 0;
+}
+
+/* Nobody waits for them, and since no end of a session is theirs, they go with those of any other. */
+static void holds_in_nobodys_name_go_with_the_next_session(void **state)
+{
+    atomic_uint *step = *state;
+    fixture f;
+    pid_t liar;
+
+    fixture_start(&f, NULL);
+    *step = 0;
+    liar = child_start(&f, hold_for_nobody, step);
+    while (*step == 0)
+        (void)usleep(1000);
+    assert_int_equal(child_run(&f, settle_once, NULL), 0);
+    (void)kill(liar, SIGKILL);
+    assert_int_equal(child_wait(liar), 1000 + SIGKILL);
+    assert_true(sessions_become(&f, 0));
     assert_int_equal(child_run(&f, link_again, NULL), 0);
     assert_true(fixture_is_clean(&f, 0));
     assert_true(fixture_stop(&f));
@@ -799,6 +847,7 @@ int main(void)
         SHARED_TEST(threads_and_forked_children_link_and_unlink),
         SHARED_TEST(cancelled_threads_leave_no_hold),
         FIXTURE_TEST(forged_intents_harm_no_daemon),
+        SHARED_TEST(holds_in_nobodys_name_go_with_the_next_session),
         SHARED_TEST(full_table_of_holds_is_an_error_until_its_holder_ends),
     };
 

@@ -50,13 +50,7 @@ static void check_all_come_back(void)
 /* Run fn, which stops when it has attached; replace the daemon, and let it go on. */
 static void run_over_a_restart(fixture *f, child_fn fn, void *arg)
 {
-    pid_t pid = child_start(f, fn, arg);
-
-    assert_true(child_stops(pid));
-    fixture_kill(f);
-    fixture_restart(f, NULL);
-    (void)kill(pid, SIGCONT);
-    assert_int_equal(child_wait(pid), 0);
+    assert_int_equal(child_run_over_a_restart(f, fn, arg), 0);
     assert_true(fixture_is_clean(f, 0));
 }
 

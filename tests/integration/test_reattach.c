@@ -17,17 +17,6 @@
 #include "tests/support/attach.h"
 #include "tests/support/objects.h"
 
-static int hold_objects(const fixture *f, void *arg)
-{
-    (void)arg;
-    must_attach(f, 0);
-    for (int i = 0; i < 1000; i++)
-        CHECK(goalloc_malloc(100) != NULL);
-    CHECK(goalloc_malloc(100000) != NULL);
-    (void)raise(SIGSTOP);
-    return 0;
-}
-
 typedef struct ticket {
     uint32_t session;
     uint32_t epoch;
@@ -76,7 +65,7 @@ static void reattach_with_a_wrong_or_old_token_is_refused(void **state)
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Attach ask = GOALLOCD__ATTACH__INIT;
     Goallocd__Reply *reply;
-    pid_t pid = child_start(f, hold_objects, NULL); /* session 1 */
+    pid_t pid = child_start(f, hold_and_stop, NULL); /* session 1 */
     int fd = raw_connect(f);
     ticket mine;
     ticket t;

@@ -440,15 +440,8 @@ static int make_twice(const fixture *f, void *arg)
 
 static void maker_whose_daemon_was_replaced_makes_it_again(void **state)
 {
-    fixture *f = *state;
-    pid_t pid = child_start(f, make_twice, NULL);
-
-    assert_true(child_stops(pid));
-    fixture_kill(f);
-    fixture_restart(f, NULL);
-    (void)kill(pid, SIGCONT);
-    assert_int_equal(child_wait(pid), 0);
-    assert_true(fixture_is_clean(f, 0));
+    assert_int_equal(child_run_over_a_restart(*state, make_twice, NULL), 0);
+    assert_true(fixture_is_clean(*state, 0));
 }
 
 /* Somebody sets the root while it is being made: that one counts. */

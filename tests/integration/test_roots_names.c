@@ -422,30 +422,13 @@ static void root_does_not_name_what_has_grown_over_its_place(void **state)
 
 /* --- takeover, goallocctl --- */
 
-static json_t *root_shown(const fixture *f, const char *name, json_t **ret_answer)
-{
-    static const char *const arguments[] = { "--json", "roots", NULL };
-    static char out[1 << 18];
-    json_t *row;
-    size_t i;
-
-    assert_int_equal(fixture_ctl(f, arguments, out, sizeof(out)), 0);
-    *ret_answer = json_loads(out, 0, NULL);
-    assert_non_null(*ret_answer);
-    json_array_foreach(json_object_get(*ret_answer, "roots"), i, row)
-    {
-        if (strcmp(json_string_value(json_object_get(row, "name")), name) == 0)
-            return row;
-    }
-    fail_msg("no root '%s'", name);
-    return NULL;
-}
-
 static void assert_shown(const fixture *f, const char *name, uint64_t size, uint64_t tag, bool lives, bool is_open)
 {
-    json_t *answer;
-    json_t *row = root_shown(f, name, &answer);
+    json_t *answer = json_by_ctl(f, "roots");
+    json_t *row = json_row(answer, "roots", name);
 
+    if (row == NULL)
+        fail_msg("no root '%s'", name);
     assert_int_equal(figure(row, "size"), size);
     assert_int_equal(figure(row, "type_tag"), tag);
     assert_int_equal(json_is_true(json_object_get(row, "lives")), lives);

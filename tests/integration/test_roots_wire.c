@@ -1,6 +1,6 @@
 /*
  * What clients send about roots that no library would: rights of others, and none; objects that are none; names by the
- * thousand that nobody finishes; requests that come twice, and connections that go in between.
+ * thousand that nobody finishes; requests that come twice, and connections that go in between; sleepers by the dozen.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,7 +9,10 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <linux/futex.h>
+#include <pthread.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "proto/wire.h"
 #include "tests/support/rawheap.h"
@@ -49,64 +52,63 @@ static int reserve(const rawheap *heap, const char *name, uint32_t ticket)
     return reserve_as(heap, name, 64, 0, ticket);
 }
 
-static int announce(const rawheap *heap, const char *name, uint32_t ticket, uint64_t offset)
+/* The error of the reply as a negative number. */
+static int ask(const rawheap *heap, Goallocd__Request request)
 {
-    Goallocd__RootAnnounce body = GOALLOCD__ROOT_ANNOUNCE__INIT;
-    Goallocd__Request request = WIRE_REQUEST(ROOT_ANNOUNCE, root_announce, &body);
-
-    body.name = data_of(name);
-    body.ticket = ticket;
-    body.offset = offset;
     request.id = 11;
     return -rawheap_error(heap, &request);
 }
 
-static int finish(const rawheap *heap, const char *name, uint32_t ticket, uint64_t offset)
+#define ASK(heap, OP, op, body) ask(heap, (Goallocd__Request)WIRE_REQUEST(OP, op, body))
+
+static int announce(const rawheap *heap, const char *name, uint32_t ticket, uint64_t offset)
 {
-    Goallocd__RootFinish body = GOALLOCD__ROOT_FINISH__INIT;
-    Goallocd__Request request = WIRE_REQUEST(ROOT_FINISH, root_finish, &body);
+    Goallocd__RootObject body = GOALLOCD__ROOT_OBJECT__INIT;
 
     body.name = data_of(name);
     body.ticket = ticket;
     body.offset = offset;
-    request.id = 12;
-    return -rawheap_error(heap, &request);
+    return ASK(heap, ROOT_ANNOUNCE, root_announce, &body);
+}
+
+static int finish(const rawheap *heap, const char *name, uint32_t ticket, uint64_t offset)
+{
+    Goallocd__RootObject body = GOALLOCD__ROOT_OBJECT__INIT;
+
+    body.name = data_of(name);
+    body.ticket = ticket;
+    body.offset = offset;
+    return ASK(heap, ROOT_FINISH, root_finish, &body);
 }
 
 static int give_back(const rawheap *heap, const char *name, uint32_t ticket)
 {
     Goallocd__RootGiveBack body = GOALLOCD__ROOT_GIVE_BACK__INIT;
-    Goallocd__Request request = WIRE_REQUEST(ROOT_GIVE_BACK, root_give_back, &body);
 
     body.name = data_of(name);
     body.ticket = ticket;
-    request.id = 13;
-    return -rawheap_error(heap, &request);
+    return ASK(heap, ROOT_GIVE_BACK, root_give_back, &body);
 }
 
 static int compare_and_set(const rawheap *heap, const char *name, uint64_t expected, uint64_t offset, uint32_t ticket)
 {
     Goallocd__RootCompareAndSet body = GOALLOCD__ROOT_COMPARE_AND_SET__INIT;
-    Goallocd__Request request = WIRE_REQUEST(ROOT_COMPARE_AND_SET, root_compare_and_set, &body);
 
     body.name = data_of(name);
     body.expected = expected;
     body.offset = offset;
     body.ticket = ticket;
-    request.id = 14;
-    return -rawheap_error(heap, &request);
+    return ASK(heap, ROOT_COMPARE_AND_SET, root_compare_and_set, &body);
 }
 
 static int set(const rawheap *heap, const char *name, uint64_t offset, uint32_t ticket)
 {
     Goallocd__RootSet body = GOALLOCD__ROOT_SET__INIT;
-    Goallocd__Request request = WIRE_REQUEST(ROOT_SET, root_set, &body);
 
     body.name = data_of(name);
     body.offset = offset;
     body.ticket = ticket;
-    request.id = 15;
-    return -rawheap_error(heap, &request);
+    return ASK(heap, ROOT_SET, root_set, &body);
 }
 
 /* The offset of a new object of some pages, which the session leases. */
@@ -400,6 +402,79 @@ static void list_with_any_numbers_is_answered(void **state)
     assert_int_equal(child_run(*state, list_badly, NULL), 0);
 }
 
+/* --- sleepers --- */
+
+#define NWOKEN    64 /* by one change of a root, at most */
+#define NSLEEPERS (NWOKEN + 36)
+
+typedef struct sleeper {
+    const shm_u32 *word;
+    uint32_t seq; /* that the word has while all fall asleep */
+    pthread_t thread;
+    atomic_int tid;
+} sleeper;
+
+static atomic_uint nwoken;
+
+/* Until it is woken: not as the library does, which looks again after a while. */
+static void *sleep_for_ever(void *arg)
+{
+    sleeper *s = arg;
+
+    s->tid = gettid();
+    CHECK(syscall(SYS_futex, s->word, FUTEX_WAIT, s->seq, NULL, NULL, 0) == 0);
+    nwoken++;
+    return NULL;
+}
+
+/* Between its first words and its sleep nothing else can put the thread to sleep. */
+static void await_sleep(const sleeper *s)
+{
+    while (s->tid == 0 || waits_process_state(s->tid) != 'S')
+        waits_sleep_ms(1);
+}
+
+/* True if so many are awake in the end, and nobody else a while later. */
+static bool are_woken(unsigned n)
+{
+    while (nwoken < n)
+        waits_sleep_ms(1);
+    waits_sleep_ms(100);
+    return nwoken == n;
+}
+
+static int sleep_in_a_crowd(const fixture *f, void *arg)
+{
+    static sleeper sleepers[NSLEEPERS];
+    rawheap heap;
+    uint64_t object;
+
+    (void)arg;
+    waits_not_for_ever();
+    rawheap_open(&heap, f, SESSION_RECLAIM, "a crowd");
+    object = new_object(&heap);
+    for (int i = 0; i < NSLEEPERS; i++) {
+        sleeper *s = &sleepers[i];
+
+        s->word = &heap.map.header->roots_seq;
+        s->seq = u32_load_acquire(s->word);
+        CHECK(pthread_create(&s->thread, NULL, sleep_for_ever, s) == 0);
+    }
+    for (int i = 0; i < NSLEEPERS; i++)
+        await_sleep(&sleepers[i]);
+    CHECK(set(&heap, "bell", object, 1) == 0 && are_woken(NWOKEN));
+    CHECK(set(&heap, "bell", 0, 2) == 0 && are_woken(NSLEEPERS)); /* the others had been asleep, and not lost */
+    for (int i = 0; i < NSLEEPERS; i++)
+        CHECK(pthread_join(sleepers[i].thread, NULL) == 0);
+    return 0;
+}
+
+static void change_wakes_a_bounded_number_of_sleepers(void **state)
+{
+    assert_int_equal(child_run(*state, sleep_in_a_crowd, NULL), 0);
+    assert_true(fixture_is_clean(*state, 0));
+}
+
 /* --- what is left of another heap --- */
 
 static int init_again(void *p, size_t size, void *arg)
@@ -487,6 +562,7 @@ int main(void)
         FIXTURE_TEST(objects_that_were_announced_go_with_their_maker),
         FIXTURE_TEST(names_that_nobody_finishes_are_limited),
         FIXTURE_TEST(list_with_any_numbers_is_answered),
+        FIXTURE_TEST(change_wakes_a_bounded_number_of_sleepers),
         FIXTURE_TEST(reinit_calls_init_once_in_each_heap),
     };
 

@@ -56,18 +56,6 @@ static void stats_of_any_size_write_no_more_than_that(void **state)
 
 /* --- the same by both --- */
 
-static json_t *stats_by_ctl(const fixture *f)
-{
-    static const char *const arguments[] = { "--json", "stats", NULL };
-    static char out[65536];
-    json_t *answer = NULL;
-
-    if (fixture_ctl(f, arguments, out, sizeof(out)) == 0)
-        answer = json_loads(out, 0, NULL);
-    CHECK(answer != NULL);
-    return answer;
-}
-
 static int compare_with_ctl(const fixture *f, void *arg)
 {
     goalloc_stats_t stats;
@@ -78,7 +66,7 @@ static int compare_with_ctl(const fixture *f, void *arg)
     CHECK(filled(10 * MIB, 1) != NULL);
     CHECK(fixture_is_settled(f));
     stats = stats_now();
-    answer = stats_by_ctl(f);
+    answer = json_by_ctl(f, "stats");
     CHECK(stats.arena_bytes == ARENA_BYTES && stats.memory_limit_bytes == LIMIT_BYTES);
     CHECK(stats.max_memory_bytes == 0 && stats.group_live_objects == 0 && stats.group_live_bytes == 0);
     CHECK(stats.peak_committed_bytes >= stats.committed_bytes && stats.peak_committed_bytes < 10 * MIB + SLACK_BYTES);

@@ -23,15 +23,7 @@
 
 #include "proto/channel.h"
 #include "shm/layout.h"
-#include "tests/support/attach.h"
-
-static void wait_for_stop(pid_t pid)
-{
-    int status;
-
-    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
-    assert_true(WIFSTOPPED(status));
-}
+#include "tests/support/objects.h"
 
 static int64_t now_ms(void)
 {
@@ -212,37 +204,55 @@ static void workers_go_on_while_daemons_are_killed(void **state)
     assert_true(fixture_is_clean(f, 1));
 }
 
-static int hold_and_lose(const fixture *f, void *arg)
-{
-    (void)arg;
-    must_attach(f, 0);
-    for (int i = 0; i < 1000; i++)
-        CHECK(goalloc_malloc(100) != NULL);
-    CHECK(goalloc_malloc(100000) != NULL);
-    (void)raise(SIGSTOP);
-    return 0;
-}
-
 static void worker_that_dies_with_its_daemon_is_ended_by_the_next(void **state)
 {
     fixture *f = *state;
-    pid_t pid = child_start(f, hold_and_lose, NULL);
+    pid_t pid = child_start(f, hold_and_stop, NULL);
 
-    wait_for_stop(pid);
+    assert_true(child_stops(pid));
     fixture_kill(f);
     (void)kill(pid, SIGKILL);
     (void)child_wait(pid);
     fixture_restart(f, NULL);
     assert_true(fixture_is_clean(f, 1001));
     /* And one that dies after the takeover, before it has come back. */
-    pid = child_start(f, hold_and_lose, NULL);
-    wait_for_stop(pid);
+    pid = child_start(f, hold_and_stop, NULL);
+    assert_true(child_stops(pid));
     fixture_kill(f);
     fixture_restart(f, NULL);
     assert_false(fixture_is_clean(f, 2002)); /* it lives, so its leases are its own */
     (void)kill(pid, SIGKILL);
     (void)child_wait(pid);
     assert_true(fixture_is_clean(f, 2002));
+}
+
+/* Their locks are looked at in turn: that the others live is no reason to pass one over. */
+static void sessions_lost_for_long_end_in_whichever_order_they_die(void **state)
+{
+    enum { N = 8 };
+    fixture *f = *state;
+    pid_t pids[N];
+
+    for (int i = 0; i < N; i++) {
+        pids[i] = child_start(f, hold_and_stop, NULL);
+        assert_true(child_stops(pids[i]));
+    }
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+    (void)usleep(4000000); /* then they count as lost for long */
+    for (int i = 0; i < N; i++) {
+        pid_t pid = pids[i * 5 % N]; /* those that stay are before it and behind */
+        goalloc_stats_t stats = { .sessions = N };
+
+        (void)kill(pid, SIGKILL);
+        (void)child_wait(pid);
+        for (int64_t end = now_ms() + 5000; now_ms() < end && stats.sessions != N - 1 - (uint64_t)i;) {
+            (void)usleep(5000);
+            fixture_stats(f, &stats);
+        }
+        assert_int_equal(stats.sessions, N - 1 - i);
+    }
+    assert_true(fixture_is_clean(f, N * 1001));
 }
 
 static int sleep_for_ever(const fixture *f, void *arg)
@@ -273,10 +283,10 @@ static bool start_with_pid(const fixture *f, pid_t pid, pid_t *ret)
 static void pid_that_is_used_again_deceives_nobody(void **state)
 {
     fixture *f = *state;
-    pid_t pid = child_start(f, hold_and_lose, NULL);
+    pid_t pid = child_start(f, hold_and_stop, NULL);
     pid_t other = -1;
 
-    wait_for_stop(pid);
+    assert_true(child_stops(pid));
     fixture_kill(f);
     (void)kill(pid, SIGKILL);
     (void)child_wait(pid);
@@ -319,7 +329,7 @@ static void reclaim_session_owns_its_objects_over_a_takeover(void **state)
     /* Of the 1000 objects 100 are published; the list's first object is adopted and goes with the session. */
     assert_int_equal(child_run(f, build, NULL), 0);
     pid = child_start(f, reclaimed_later, NULL);
-    wait_for_stop(pid);
+    assert_true(child_stops(pid));
     fixture_kill(f);
     fixture_restart(f, NULL);
     (void)kill(pid, SIGKILL);
@@ -328,11 +338,11 @@ static void reclaim_session_owns_its_objects_over_a_takeover(void **state)
     /* The same for one that comes back in between. */
     assert_int_equal(child_run(f, build, NULL), 0);
     pid = child_start(f, reclaimed_later, &back);
-    wait_for_stop(pid);
+    assert_true(child_stops(pid));
     fixture_kill(f);
     fixture_restart(f, NULL);
     (void)kill(pid, SIGCONT);
-    wait_for_stop(pid);
+    assert_true(child_stops(pid));
     (void)kill(pid, SIGKILL);
     (void)child_wait(pid);
     assert_true(fixture_is_clean(f, 2 * (OBJECTS + 1000 - 1 + 100)));
@@ -361,15 +371,8 @@ static int keep_to_the_limit(const fixture *f, void *arg)
 
 static void quota_of_a_session_is_as_before_the_takeover(void **state)
 {
-    fixture *f = *state;
-    pid_t pid = child_start(f, keep_to_the_limit, NULL);
-
-    wait_for_stop(pid);
-    fixture_kill(f);
-    fixture_restart(f, NULL);
-    (void)kill(pid, SIGCONT);
-    assert_int_equal(child_wait(pid), 0);
-    assert_true(fixture_is_clean(f, 3));
+    assert_int_equal(child_run_over_a_restart(*state, keep_to_the_limit, NULL), 0);
+    assert_true(fixture_is_clean(*state, 3));
 }
 
 /* --- a new heap --- */
@@ -405,7 +408,7 @@ static void worker_of_an_old_heap_is_told_and_nothing_mixes(void **state)
     for (int i = 0; i < 2; i++) {
         pid_t pid = child_start(f, told_that_the_heap_is_gone, NULL);
 
-        wait_for_stop(pid);
+        assert_true(child_stops(pid));
         if (i == 0) { /* killed, and begun anew on purpose */
             fixture_kill(f);
             fixture_restart(f, "--cold-start");
@@ -482,7 +485,7 @@ static void process_that_becomes_another_program_ends_its_session(void **state)
     fixture *f = *state;
     pid_t pid = child_start(f, exec_something_else, NULL);
 
-    wait_for_stop(pid);
+    assert_true(child_stops(pid));
     assert_false(fixture_is_clean(f, 1000));
     (void)kill(pid, SIGCONT);
     assert_true(fixture_is_clean(f, 1000));
@@ -637,7 +640,7 @@ static void truncated_or_foreign_state_is_refused(void **state)
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         pid_t pid = child_start(f, false_keeper, rows[i]);
 
-        wait_for_stop(pid);
+        assert_true(child_stops(pid));
         (void)kill(pid, SIGCONT);
         assert_int_equal(fixture_restart_refused(f, NULL), 1);
         assert_int_equal(child_wait(pid), 0);
@@ -646,7 +649,7 @@ static void truncated_or_foreign_state_is_refused(void **state)
     /* The true ones, by a false keeper: that is a heap. */
     pid_t pid = child_start(f, false_keeper, real);
 
-    wait_for_stop(pid);
+    assert_true(child_stops(pid));
     (void)kill(pid, SIGCONT);
     fixture_restart(f, NULL);
     assert_int_equal(child_run(f, check_and_free, NULL), 0);
@@ -761,6 +764,7 @@ int main(void)
         FIXTURE_TEST_KEPT(heap_of_a_killed_daemon_is_taken_over_whole),
         FIXTURE_TEST_KEPT(workers_go_on_while_daemons_are_killed),
         FIXTURE_TEST_KEPT(worker_that_dies_with_its_daemon_is_ended_by_the_next),
+        FIXTURE_TEST_KEPT(sessions_lost_for_long_end_in_whichever_order_they_die),
         FIXTURE_TEST_KEPT(pid_that_is_used_again_deceives_nobody),
         FIXTURE_TEST_KEPT(reclaim_session_owns_its_objects_over_a_takeover),
         FIXTURE_TEST_KEPT(quota_of_a_session_is_as_before_the_takeover),

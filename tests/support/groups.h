@@ -60,10 +60,7 @@ static inline int hold_group(const fixture *f, void *arg)
 
 static inline pid_t holder_start(const fixture *f, const char *group)
 {
-    pid_t pid = child_start(f, hold_group, (void *)(uintptr_t)group);
-
-    assert_true(child_stops(pid));
-    return pid;
+    return child_start_stopped(f, hold_group, (void *)(uintptr_t)group);
 }
 
 static inline void let_everybody_in(const fixture *f)

@@ -43,6 +43,8 @@ static inline Goallocd__Reply *rawheap_ask(rawheap *ret, const Goallocd__Attach 
         return NULL;
     for (int i = 0; i < ATTACH_NFDS; i++)
         ret->fds[i] = i < ch.nfds ? ch.fds[i] : -1;
+    for (int i = ATTACH_NFDS; i < ch.nfds; i++) /* the group's, which goes on as long as anybody has it open */
+        (void)close(ch.fds[i]);
     return goallocd__reply__unpack(NULL, len, payload);
 }
 
