@@ -24,15 +24,7 @@
 
 #include <assert.h>
 
-#include <utlist.h>
-
 _Static_assert(OPERATION_MEMORIES == 64, "a bit each in operation_pool");
-
-/* operations_each() under way; visit may begin another one. */
-typedef struct operation_walk {
-    operation *next;
-    struct operation_walk *outer;
-} operation_walk;
 
 #define BIT(state) (1u << (state))
 #define STATES_LEASING (BIT(OPERATION_LEASING) | BIT(OPERATION_COMMITTING))
@@ -77,8 +69,6 @@ static void begin(operation *op, peer *p, const Goallocd__Request *request, enum
     op->id = request->id;
     op->peer = p;
     p->op = op;
-    op->number = ++p->host->nbegun;
-    DL_APPEND(p->host->operations, op);
 }
 
 void operation_begin(operation *op, peer *p, const Goallocd__Request *request, enum operation_state state)
@@ -116,11 +106,6 @@ void operation_end(operation *op)
         queue_leave(op->queue, &op->waiter);
     operation_set_state(op, OPERATION_NONE);
     give_memory(op);
-    for (operation_walk *w = op->peer->host->walks; w != NULL; w = w->outer) {
-        if (w->next == op)
-            w->next = op->next;
-    }
-    DL_DELETE(op->peer->host->operations, op);
     op->peer->op = NULL;
 }
 
@@ -165,23 +150,17 @@ void operation_close(operation *op)
 }
 
 /*
- * Whatever visit does: one that ends and is the next one makes its walks go on behind it, and one that begins comes behind
- * all that there were. So the cost is that of the operations, however many connections there are.
+ * The list of the peers and not one of operations: a peer never comes back into it, so that whatever visit does, the
+ * next one leads on to all that are left.
  */
-void operations_each(peer_host *host, enum operation_state state, void (*visit)(operation *op, void *data), void *data)
+void operations_each(const peer_host *host, enum operation_state state, void (*visit)(operation *op, void *data),
+                     void *data)
 {
-    operation_walk walk = { .next = host->operations, .outer = host->walks };
-    uint64_t last = host->nbegun;
-
-    host->walks = &walk;
-    while (walk.next != NULL && walk.next->number <= last) {
-        operation *op = walk.next;
-
-        walk.next = op->next;
-        if (op->state == state)
-            visit(op, data);
+    for (peer *p = host->peers, *next; p != NULL; p = next) {
+        next = p->next;
+        if (p->op != NULL && p->op->state == state)
+            visit(p->op, data);
     }
-    host->walks = walk.outer;
 }
 
 const char *operation_validate(const operation *op, const peer *p)

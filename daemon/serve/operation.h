@@ -40,9 +40,6 @@ typedef struct operation_pool {
 
 /* Zeroed with the connection. A connection has one session at most, so the operation's session is its client's. */
 typedef struct operation {
-    struct operation *prev; /* among those of the host's peers, in the order in which they began */
-    struct operation *next;
-    uint64_t number; /* of its beginning */
     enum operation_state state;
     Goallocd__Request__OpCase kind;
     uint64_t id; /* of the request */
@@ -107,11 +104,8 @@ void operation_finish(operation *op);
 /* Its peer is about to be closed: it ends, unless somebody comes back to it in any case. */
 void operation_close(operation *op);
 
-/*
- * Visit all operations of the host's connections that are in that state, as many as there are now; visit may begin, end
- * and close any.
- */
-void operations_each(peer_host *host, enum operation_state state, void (*visit)(operation *op, void *data),
+/* Visit all operations of the host's open connections that are in that state; visit may begin, end and close any. */
+void operations_each(const peer_host *host, enum operation_state state, void (*visit)(operation *op, void *data),
                      void *data);
 
 /* What is wrong with op, which lies with the peer p; NULL: nothing. */

@@ -57,9 +57,6 @@ struct peer_host {
     void *data; /* the handler's */
 
     peer *peers;
-    struct operation *operations; /* operation.c's: those of all peers */
-    struct operation_walk *walks;
-    uint64_t nbegun;
     peer *silent;
     peer *ready;
     size_t nready;

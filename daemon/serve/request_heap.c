@@ -133,7 +133,7 @@ static void scavenge_reply(operation *op, void *data)
 
 static void on_scavenged(void *data, uint64_t npages)
 {
-    service *srv = data;
+    const service *srv = data;
 
     operations_each(&srv->peers, OPERATION_RELEASING, scavenge_reply, &npages);
 }

@@ -38,7 +38,6 @@ static Goallocd__AttachReply attached(client *c, const session *s)
 
     c->session = s->lessee.no;
     c->epoch = s->lessee.epoch;
-    client_service(c)->of_session[c->session.n] = c;
     body.protocol = GOALLOC_PROTOCOL;
     body.abi_hash = header->abi_hash;
     body.generation = header->generation;

@@ -60,8 +60,6 @@ static void on_close(peer *p)
         log_debug("session %u (pid %u): connection ended", sess->lessee.no.n, sess->pid);
         deaths_lost(client_service(c)->deaths, sess);
     }
-    if (client_service(c)->of_session[c->session.n] == c)
-        client_service(c)->of_session[c->session.n] = NULL;
     events_unsubscribe(&client_service(c)->events, &c->subscriber);
     operation_close(&c->op);
 }

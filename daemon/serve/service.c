@@ -98,10 +98,13 @@ answer service_find_session(const service *srv, const session_claim *claim, sess
 
 void service_drop_client(service *srv, const session *s)
 {
-    client *c = srv->of_session[s->lessee.no.n];
+    for (peer *p = srv->peers.peers, *next; p != NULL; p = next) {
+        const client *c = client_of(p);
 
-    if (c != NULL && c->epoch == s->lessee.epoch)
-        peer_close(&c->peer);
+        next = p->next;
+        if (c->session.n == s->lessee.no.n && c->epoch == s->lessee.epoch)
+            peer_close(p);
+    }
 }
 
 bool service_may_control(const peer *p)
@@ -137,12 +140,13 @@ void service_ask_trim(service *srv)
             u32_store_release(seq, u32_load_relaxed(seq) + 1);
         }
     }
-    for (uint32_t i = 1, end = service_nentries(srv); i < end; i++) {
-        client *c = srv->of_session[i];
+    for (peer *p = srv->peers.peers, *next; p != NULL; p = next) {
+        client *c = client_of(p);
 
-        if (c != NULL && client_session(c) != NULL && !c->notified) {
+        next = p->next;
+        if (client_session(c) != NULL && !c->notified) {
             c->notified = true;
-            (void)reply_body(&c->peer, 0, GOALLOCD__REPLY__RESULT_TRIM_NOTICE, &body);
+            (void)reply_body(p, 0, GOALLOCD__REPLY__RESULT_TRIM_NOTICE, &body);
         }
     }
 }

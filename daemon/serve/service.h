@@ -52,7 +52,6 @@ typedef struct service {
     uv_idle_t turns;     /* runs while one of them may be able to go on */
     uint64_t ntries;     /* requests handled, those that were deferred and came back again */
     peer_host peers;
-    struct client *of_session[SHM_SESSIONS_MAX]; /* the connection on which a session was attached last, if it is open */
 } service;
 
 /* Who is at the other end of a connection, and what it has under way. */

@@ -18,8 +18,6 @@ typedef struct closing_row {
 
 static const Goallocd__Request request = { .id = 7, .op_case = GOALLOCD__REQUEST__OP_REFILL };
 
-static peer_host host;
-
 static void on_wake(void *data)
 {
     ++*(unsigned *)data;
@@ -58,7 +56,7 @@ static void operation_close_ends_what_nobody_comes_back_to(void **state)
     (void)state;
     assert_non_null(pool);
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        peer p = { .host = &host };
+        peer p = { .host = NULL };
         operation op = { .state = OPERATION_NONE };
 
         reach(&op, &p, pool, &q, rows[i].state);
@@ -79,7 +77,7 @@ static void operation_close_ends_what_nobody_comes_back_to(void **state)
 
 static void operation_begin_of_a_closing_peer_does_nothing(void **state)
 {
-    peer p = { .host = &host, .closing = true };
+    peer p = { .closing = true };
     operation op = { .state = OPERATION_NONE };
 
     (void)state;
@@ -91,7 +89,7 @@ static void operation_begin_of_a_closing_peer_does_nothing(void **state)
 static void operation_defer_of_a_closing_peer_ends_it(void **state)
 {
     operation_pool *pool = calloc(1, sizeof(*pool));
-    peer p = { .host = &host };
+    peer p = { .host = NULL };
     operation op = { .state = OPERATION_NONE };
     queue q = { .wake = on_wake };
 
@@ -119,8 +117,6 @@ static void operation_end_gives_memory_back_and_wakes(void **state)
 
     (void)state;
     assert_non_null(pool);
-    for (size_t i = 0; i <= OPERATION_MEMORIES; i++)
-        peers[i].host = &host;
     for (size_t i = 0; i < OPERATION_MEMORIES; i++) {
         assert_true(operation_pool_has(pool));
         operation_begin_leasing(&ops[i], &peers[i], &request, pool, &q);
@@ -137,55 +133,12 @@ static void operation_end_gives_memory_back_and_wakes(void **state)
     operation_end(late);
     operation_begin_leasing(late, late_peer, &request, pool, &q);
     assert_ptr_equal(late->memory, memory);
-    host.operations = NULL;
     free(pool);
-}
-
-/* Ends itself and the two behind it, and has one of them begin again: each is visited once. */
-typedef struct walk {
-    operation *ops;
-    peer *peers;
-    unsigned nvisits;
-} walk;
-
-static void end_three(operation *op, void *data)
-{
-    walk *w = data;
-    size_t i = (size_t)(op - w->ops);
-
-    w->nvisits++;
-    operation_end(op);
-    if (i + 2 < 9) {
-        operation_end(&w->ops[i + 1]);
-        operation_end(&w->ops[i + 2]);
-        operation_begin(&w->ops[i + 2], &w->peers[i + 2], &request, OPERATION_WAITING);
-    }
-}
-
-static void operations_each_visits_what_was_there(void **state)
-{
-    static peer peers[9];
-    static operation ops[9];
-    walk w = { ops, peers, 0 };
-    unsigned nleft = 0;
-
-    (void)state;
-    for (size_t i = 0; i < 9; i++) {
-        peers[i].host = &host;
-        operation_begin(&ops[i], &peers[i], &request, OPERATION_WAITING);
-    }
-    operations_each(&host, OPERATION_WAITING, end_three, &w);
-    assert_int_equal(w.nvisits, 3);
-    assert_null(host.walks);
-    for (size_t i = 0; i < 9; i++)
-        nleft += ops[i].state == OPERATION_WAITING;
-    assert_int_equal(nleft, 3);
-    host.operations = NULL;
 }
 
 static void operation_validate_finds_what_is_wrong(void **state)
 {
-    peer p = { .host = &host };
+    peer p = { .host = NULL };
     operation op = { .state = OPERATION_NONE };
 
     (void)state;
@@ -208,7 +161,6 @@ int main(void)
         cmocka_unit_test(operation_begin_of_a_closing_peer_does_nothing),
         cmocka_unit_test(operation_defer_of_a_closing_peer_ends_it),
         cmocka_unit_test(operation_end_gives_memory_back_and_wakes),
-        cmocka_unit_test(operations_each_visits_what_was_there),
         cmocka_unit_test(operation_validate_finds_what_is_wrong),
     };
 
