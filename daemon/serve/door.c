@@ -246,6 +246,8 @@ int door_open(door *d, peer_host *host, int listen_fd, bool refuses_fds)
     host->late_fd = INT_MAX;
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur <= INT_MAX)
         host->late_fd = (int)limit.rlim_cur - RESERVE_FDS;
+    if (host->late_fd > d->spare_fd)
+        users_fit_descriptors(host->users, (uint64_t)(host->late_fd - d->spare_fd)); /* those below are in use */
     (void)uv_timer_init(host->loop, &d->silence);
     (void)uv_timer_init(host->loop, &d->again);
     d->silence.data = d->again.data = d->listener.data = d;

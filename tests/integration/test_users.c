@@ -293,6 +293,44 @@ static void listener_goes_on_when_descriptors_were_short(void **state)
     assert_true(fixture_stop(&f));
 }
 
+static void take_descriptors(const fixture *f)
+{
+    int fds[120];
+
+    for (size_t i = 0; i < 120; i++) {
+        fds[i] = raw_connect(f);
+        (void)ping(fds[i]);
+    }
+}
+
+static int attach_as_third(const fixture *f, void *arg)
+{
+    (void)arg;
+    CHECK(setgroups(0, NULL) == 0 && setresuid(OTHER_UID - 1, OTHER_UID - 1, OTHER_UID - 1) == 0);
+    must_attach(f, 0);
+    CHECK(goalloc_malloc(10) != NULL);
+    return goalloc_detach();
+}
+
+/* The daemon has 128 descriptors, which one user takes, as far as it can. */
+static void descriptors_are_left_for_a_third_user(void **state)
+{
+    fixture f;
+    other o;
+
+    (void)state;
+    fixture_start_with_descriptors(&f, NULL, 128);
+    if (!can_be_other(&f)) {
+        assert_true(fixture_stop(&f));
+        skip();
+    }
+    o = other_start(&f, take_descriptors);
+    assert_int_equal(child_run(&f, attach_as_third, NULL), 0);
+    other_end(&o);
+    assert_true(fixture_is_clean(&f, 1));
+    assert_true(fixture_stop(&f));
+}
+
 /* One asks nothing, one sends half a request; a third has asked once. */
 static void connection_that_asks_nothing_is_closed(void **state)
 {
@@ -613,6 +651,7 @@ int main(void)
         FIXTURE_TEST_WITH(lost_sessions_of_a_user_are_limited, "--uid-lost=2"),
         FIXTURE_TEST_WITH(connections_of_a_user_are_limited_and_others_connect, "--uid-connections=10"),
         cmocka_unit_test(listener_goes_on_when_descriptors_were_short),
+        cmocka_unit_test(descriptors_are_left_for_a_third_user),
         FIXTURE_TEST(connection_that_asks_nothing_is_closed),
         FIXTURE_TEST_WITH(roots_of_a_user_are_limited, "--uid-roots=10"),
         FIXTURE_TEST_WITH(memory_of_a_session_and_of_a_user_is_limited, "--session-bytes=6M", "--uid-bytes=8M"),
