@@ -215,7 +215,8 @@ typedef struct goalloc_stats_t {
  *   -EEXIST           something else occupies the heap's address range in this process
  *   -EUSERS           the daemon has no room for another session: 4095 of them, or no descriptors left; or none for
  *                     another group: 1024 of them
- *   -EDQUOT           there are 128 groups already that this user has founded
+ *   -EDQUOT           there are 128 groups already that this user has founded; or it has as many sessions, or sessions
+ *                     that are lost, as the daemon allows a user: goalloc_attach_error() and goallocctl limits say which
  *   -EIO              the daemon has no randomness for the session's token
  *   -ESTALE           in a forked child: the daemon serves another heap than the one mapped here
  *   -EALREADY         already attached
@@ -352,7 +353,8 @@ GOALLOC_API GOALLOC_CHECK int goalloc_next_event(goalloc_event *ret);
  * (nobody serves the socket, see above, and the spans held are used up), ESTALE, an error of goalloc_attach(), or, when
  * something is full and giving back what this process holds idle has not helped:
  *   ENOSPC  the arena, or it has no pages in a row that are enough. Frees help, whosever, or a larger arena (--reserve)
- *   EDQUOT  a limit of the session (limit_bytes). Frees of what this session holds help
+ *   EDQUOT  a limit of the session (limit_bytes, or below that what the daemon allows a session), or of all sessions of
+ *           this user. Frees of what they hold help
  *   ENOMEM  the memory of the system, of the daemon's cgroup, or of this process for the library's own tables. Nothing
  *           in the heap need be in the way. Also if size is more than any heap can have (16 TiB)
  * The daemon's memory limit (--memory-limit) is soft and refuses nothing: above it idle memory is given back, and what

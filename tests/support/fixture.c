@@ -318,6 +318,7 @@ Goallocd__Reply *raw_call(int fd, Goallocd__Request *request)
         reply = goallocd__reply__unpack(NULL, len, payload);
         if (reply != NULL && reply->id == 0) { /* a notice */
             goallocd__reply__free_unpacked(reply, NULL);
+            reply = NULL;
             channel_drop_frame(&ch);
             continue;
         }
