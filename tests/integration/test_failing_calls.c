@@ -372,12 +372,15 @@ static void calls_that_fail_while_a_daemon_starts_are_in_no_later_daemons_way(vo
     assert_int_equal(nbad, 0);
 }
 
+/* libseccomp does not notice every allocation that fails: then the daemon would have a filter that lacks calls. */
 static int setup(void **state)
 {
+    static const char *const options[] = { "--no-seccomp", NULL };
     fixture *f;
 
     (void)fixture_setup_kept(state);
     f = *state;
+    f->options = options;
     fixture_kill(f);
     plan = fail_plan_open(f->dir);
     return launch_counted(f) == -1 ? 0 : -1;
