@@ -17,6 +17,7 @@ enum limit {
     LIMIT_SESSION_DEFAULT,
     LIMIT_SESSION_BYTES,
     LIMIT_UID_BYTES,
+    LIMIT_GROUP_BYTES,
     LIMIT_UID_ROOTS,
     LIMIT_UID_ADOPTIONS,
     LIMIT_PIPELINED,
@@ -30,7 +31,7 @@ enum limit {
 enum limit_unit { LIMIT_COUNT, LIMIT_BYTES, LIMIT_PER_SECOND };
 
 /* Whose use is counted. */
-enum limit_scope { LIMIT_OF_ALL, LIMIT_OF_UID, LIMIT_OF_SESSION, LIMIT_OF_CONNECTION };
+enum limit_scope { LIMIT_OF_ALL, LIMIT_OF_UID, LIMIT_OF_SESSION, LIMIT_OF_CONNECTION, LIMIT_OF_GROUP };
 
 typedef struct limit_row {
     const char *name; /* of the option, and of the limit wherever people see it */

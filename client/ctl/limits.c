@@ -10,7 +10,8 @@
 const char limits_heading[] = "limit                used    maximum   refused  of\n";
 
 /* As the daemon numbers them (daemon/limits.h). */
-static const char *const scopes[] = { "all", "uid", "session", "connection" };
+#define SCOPE_UID 1u
+static const char *const scopes[] = { "all", "uid", "session", "connection", "group" };
 
 static const char *scope_of(const Goallocd__LimitUse *use)
 {
@@ -37,6 +38,7 @@ void limits_text(const Goallocd__Reply *reply)
         const Goallocd__LimitUse *use = reply->limits->uses[i];
         char name[32];
         char label[SHM_LABEL_MAX + 1];
+        char group[SHM_GROUP_NAME_MAX + 1];
 
         (void)printf("%-18s", ctl_plain_text(use->name, name, sizeof(name)));
         print_amount(use, use->used);
@@ -48,8 +50,10 @@ void limits_text(const Goallocd__Reply *reply)
         if (use->session != 0)
             (void)printf(" %u, pid %u, uid %u, %s", use->session, use->pid, use->uid,
                          ctl_plain_text(use->label, label, sizeof(label)));
-        else if (use->scope == 1)
+        else if (use->scope == SCOPE_UID)
             (void)printf(" %u", use->uid);
+        else if (use->group[0] != '\0')
+            (void)printf(" %s, uid %u", ctl_plain_text(use->group, group, sizeof(group)), use->uid);
         (void)putchar('\n');
     }
 }
@@ -59,13 +63,16 @@ static json_t *limit_json(const Goallocd__Reply *reply, size_t i)
     const Goallocd__LimitUse *use = reply->limits->uses[i];
     char name[32];
     char label[SHM_LABEL_MAX + 1];
+    char group[SHM_GROUP_NAME_MAX + 1];
     json_t *object = json_pack("{s:s, s:s, s:I, s:I, s:I}", "limit", ctl_plain_text(use->name, name, sizeof(name)), "of",
                                scope_of(use), "used", (json_int_t)use->used, "maximum", (json_int_t)use->maximum,
                                "refused", (json_int_t)use->refused);
     bool whole = object != NULL;
 
-    if (whole && (use->scope == 1 || use->session != 0))
+    if (whole && (use->scope == SCOPE_UID || use->session != 0 || use->group[0] != '\0'))
         whole = ctl_json_set(object, "uid", use->uid);
+    if (whole && use->group[0] != '\0')
+        whole = json_object_set_new(object, "group", json_string(ctl_plain_text(use->group, group, sizeof(group)))) == 0;
     if (whole && use->session != 0)
         whole = ctl_json_set(object, "session", use->session) && ctl_json_set(object, "pid", use->pid) &&
                 json_object_set_new(object, "label", json_string(ctl_plain_text(use->label, label, sizeof(label)))) == 0;

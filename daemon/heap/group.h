@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 
+#include "daemon/heap/quota.h"
 #include "daemon/heap/spanlist.h"
 #include "daemon/memory/heapfile.h"
 #include "daemon/memory/lifesign.h"
@@ -23,6 +24,7 @@ typedef struct group {
     uint32_t nliving;                   /* and those of them that are open or lost. The session table counts */
     bool waits;                         /* it has no such session, and a child that may attach: it is looked at */
     bool inherited;                     /* from another daemon: a child may have the byte of spans, and no sign */
+    lease_quota quota;                  /* pages that its members hold */
     lifesign sign;                      /* its members have it mapped, and their children until they have their own */
     mcentral central[SPAN_CLASS_COUNT]; /* spans with objects of it that nobody leases: its members alone may */
 } group;

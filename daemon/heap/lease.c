@@ -60,24 +60,30 @@ static uint64_t room_pages(uint64_t limit_pages, uint64_t nheld_pages)
 uint64_t lease_room_pages(const lessee *l)
 {
     uint64_t room = room_pages(l->limit_pages, l->nheld_pages);
-    uint64_t quota = l->quota == NULL ? UINT64_MAX : room_pages(l->quota->limit_pages, l->quota->nheld_pages);
 
-    return room < quota ? room : quota;
+    for (unsigned i = 0; i < LEASE_QUOTAS && l->quotas[i] != NULL; i++) {
+        uint64_t quota = room_pages(l->quotas[i]->limit_pages, l->quotas[i]->nheld_pages);
+
+        room = quota < room ? quota : room;
+    }
+    return room;
 }
 
-void lease_set_quota(lessee *l, lease_quota *quota)
+void lease_add_quota(lessee *l, lease_quota *quota)
 {
-    assert(l->quota == NULL);
-    l->quota = quota;
+    unsigned i = l->quotas[0] != NULL;
+
+    assert(l->quotas[i] == NULL);
+    l->quotas[i] = quota;
     quota->nheld_pages += l->nheld_pages;
 }
 
-/* The lessee holds npages more, or less, in a span; so do its user, and the count of a check that is beyond it. */
+/* The lessee holds npages more, or less, in a span; so do its quotas, and the count of a check beyond it. */
 static void note_held(lessee *l, page_no first, int64_t npages)
 {
     l->nheld_pages += (uint64_t)npages;
-    if (l->quota != NULL)
-        l->quota->nheld_pages += (uint64_t)npages;
+    for (unsigned i = 0; i < LEASE_QUOTAS && l->quotas[i] != NULL; i++)
+        l->quotas[i]->nheld_pages += (uint64_t)npages;
     if (span_is_checked(l->table->heap->links, first))
         l->checked_pages += (uint64_t)npages;
 }

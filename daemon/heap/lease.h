@@ -6,12 +6,10 @@
 
 #include "daemon/heap/mcentral.h"
 #include "daemon/heap/offers.h"
+#include "daemon/heap/quota.h"
 
-/* Pages that several lessees hold, and may hold: those of one user. */
-typedef struct lease_quota {
-    uint64_t nheld_pages;
-    uint64_t limit_pages; /* 0: none */
-} lease_quota;
+/* Quotas of a lessee: its user's, and its group's. */
+#define LEASE_QUOTAS 2u
 
 typedef struct lessee {
     struct lease_table *table; /* the one that it was added to */
@@ -21,7 +19,7 @@ typedef struct lessee {
     unsigned nops;        /* operations under way that commit memory for it: it does not end before them */
     uint64_t limit_pages; /* of what it holds; 0: none */
     uint64_t nheld_pages;
-    lease_quota *quota;   /* of its user, where those pages count too; NULL: none. Borrowed */
+    lease_quota *quotas[LEASE_QUOTAS]; /* where those pages count too; NULL: none, nor behind it. Borrowed */
     uint64_t checked_pages; /* the same, as counted by a check that is under way (checking.h) */
     spanlist leased;
     page_no offers_at;    /* the span in that list at which lease_take_some_offered() goes on, if l still leases it */
@@ -58,10 +56,10 @@ void lease_remove_lessee(lessee *l); /* it leases nothing */
 /* The lessee with that number and epoch; NULL: there is none any more. */
 lessee *lease_find_lessee(const lease_table *table, session_no no, uint32_t epoch);
 
-/* What it holds counts there from now on. */
-void lease_set_quota(lessee *l, lease_quota *quota);
+/* What it holds counts there, too, from now on. */
+void lease_add_quota(lessee *l, lease_quota *quota);
 
-/* Pages more that the lessee may hold, as far as its limit and its quota say. */
+/* Pages more that the lessee may hold, as far as its limit and its quotas say. */
 uint64_t lease_room_pages(const lessee *l);
 
 /* Lease a span that is in no list. Its description is whole; the lease word is the last store. */

@@ -13,6 +13,7 @@
 #define BUCKET_MAX  64u /* rows that a bucket, with several users in it at worst, may need; more are left out */
 #define START_USERS 1u
 #define START_SESSIONS (START_USERS + USERS_BUCKETS)
+#define START_GROUPS   (START_SESSIONS + SHM_SESSIONS_MAX)
 
 typedef struct limit_list {
     const service *srv;
@@ -75,6 +76,17 @@ static void list_session(limit_list *list, const session *s)
     use->label = (char *)(uintptr_t)s->label;
 }
 
+static void list_group(limit_list *list, const group *g)
+{
+    Goallocd__LimitUse *use;
+
+    if (g == NULL || (!list->all && g->uid != list->p->uid) || g->quota.limit_pages == 0)
+        return;
+    use = list_add(list, LIMIT_GROUP_BYTES, g->quota.nheld_pages * PAGE_BYTES, 0);
+    use->uid = g->uid;
+    use->group = (char *)(uintptr_t)group_name(list->srv->heap->groups, g);
+}
+
 static void list_all(limit_list *list)
 {
     const users *u = &list->srv->users;
@@ -91,7 +103,8 @@ answer handle_limits(client *c, const Goallocd__Request *request)
     limit_list list = { .srv = srv, .p = &c->peer, .all = service_may_control(&c->peer) };
     Goallocd__LimitsReply body = GOALLOCD__LIMITS_REPLY__INIT;
     uint32_t at = request->limits->start;
-    uint32_t end = START_SESSIONS + service_nentries(srv);
+    uint32_t sessions_end = START_SESSIONS + service_nentries(srv);
+    uint32_t end = START_GROUPS + SHM_GROUPS_MAX;
 
     if (at == 0) {
         holdings_recount(srv);
@@ -103,8 +116,12 @@ answer handle_limits(client *c, const Goallocd__Request *request)
 
         at = next == 0 ? START_SESSIONS : START_USERS + next;
     }
-    for (; at >= START_SESSIONS && at < end && list.n < LIST_MAX; at++)
+    for (; at >= START_SESSIONS && at < sessions_end && list.n < LIST_MAX; at++)
         list_session(&list, session_at(&srv->sessions, at - START_SESSIONS));
+    if (at >= sessions_end && at < START_GROUPS)
+        at = START_GROUPS;
+    for (; at >= START_GROUPS && at < end && list.n < LIST_MAX; at++)
+        list_group(&list, srv->heap->groups->groups[at - START_GROUPS]);
     body.uses = list.pointers;
     body.n_uses = list.n;
     body.next = at < end ? at : 0;
@@ -113,12 +130,23 @@ answer handle_limits(client *c, const Goallocd__Request *request)
 
 answer limits_refuse_memory(client *c, const session *s)
 {
-    const lease_quota *quota = &s->user->quota;
-    uint64_t room = s->lessee.limit_pages - s->lessee.nheld_pages;
-    bool of_uid = quota->limit_pages != 0 &&
-                  (s->lessee.limit_pages == 0 || quota->limit_pages - quota->nheld_pages < room);
+    const lease_quota own = { s->lessee.nheld_pages, s->lessee.limit_pages };
+    const lease_quota *quotas[] = { &own, &s->user->quota, s->group == NULL ? NULL : &s->group->quota };
+    static const enum limit names[] = { LIMIT_SESSION_BYTES, LIMIT_UID_BYTES, LIMIT_GROUP_BYTES };
+    uint64_t least = UINT64_MAX;
+    size_t which = 0;
 
-    return service_refuse(c, of_uid ? LIMIT_UID_BYTES : LIMIT_SESSION_BYTES,
-                          (of_uid ? quota->nheld_pages : s->lessee.nheld_pages) * PAGE_BYTES,
-                          (of_uid ? quota->limit_pages : s->lessee.limit_pages) * PAGE_BYTES);
+    for (size_t i = 0; i < sizeof(quotas) / sizeof(quotas[0]); i++) {
+        uint64_t room;
+
+        if (quotas[i] == NULL || quotas[i]->limit_pages == 0)
+            continue;
+        room = quotas[i]->nheld_pages < quotas[i]->limit_pages ? quotas[i]->limit_pages - quotas[i]->nheld_pages : 0;
+        if (room < least) {
+            least = room;
+            which = i;
+        }
+    }
+    return service_refuse(c, names[which], quotas[which]->nheld_pages * PAGE_BYTES,
+                          quotas[which]->limit_pages * PAGE_BYTES);
 }

@@ -122,6 +122,7 @@ void session_set_state(session_table *table, session *s, enum shm_session_state 
 
 /* --- whose they are --- */
 
+/* What it holds counts on its user, and on its group. */
 static int count_on_user(session_table *table, session *s)
 {
     if (table->users == NULL)
@@ -130,7 +131,11 @@ static int count_on_user(session_table *table, session *s)
     if (s->user == NULL)
         return -ENOMEM;
     users_count_always(table->users, s->user, LIMIT_UID_SESSIONS, 1);
-    lease_set_quota(&s->lessee, &s->user->quota);
+    lease_add_quota(&s->lessee, &s->user->quota);
+    if (s->group != NULL) {
+        s->group->quota.limit_pages = table->users->limits->max[LIMIT_GROUP_BYTES] / PAGE_BYTES;
+        lease_add_quota(&s->lessee, &s->group->quota);
+    }
     return 0;
 }
 
@@ -396,7 +401,7 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
     *ended = *s;
     ended->state = s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED;
     ended->user = NULL;
-    ended->lessee.quota = NULL;
+    memset(ended->lessee.quotas, 0, sizeof(ended->lessee.quotas));
     session_forget(table, s);
     return true;
 }

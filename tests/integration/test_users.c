@@ -25,6 +25,7 @@
 #include "proto/channel.h"
 #include "shm/layout.h"
 #include "tests/support/attach.h"
+#include "tests/support/groups.h"
 
 #define OTHER_UID 65534
 
@@ -439,8 +440,53 @@ static void memory_of_a_session_and_of_a_user_is_limited(void **state)
     o = other_start(f, hold_too_much);
     assert_true(limit_of_other(f, "uid-bytes", "refused") > 0);
     assert_int_equal(count_in_log(f, "limit uid-bytes is reached"), 1);
-    assert_int_equal(count_in_log(f, "limit session-bytes is reached"), 1);
+    assert_int_equal(count_in_log(f, "limit session-limit is reached"), 1);
     other_end(&o);
+}
+
+/* The members of a group, of whatever user, share what it may hold; who is of no group has no part in that. */
+static int hold_memory_in_a_group(const fixture *f, void *arg)
+{
+    size_t held;
+    size_t held_by_child;
+    pid_t pid;
+
+    (void)arg;
+    CHECK(attach_as(f, 0, "family") == 0);
+    CHECK(goalloc_malloc(3 * MIB) != NULL);
+    pid = fork(); /* of the same group */
+    if (pid == 0) {
+        CHECK(take_all(100000, &held_by_child) != NULL && held_by_child > MIB && held_by_child <= 3 * MIB);
+        _exit(0);
+    }
+    CHECK(child_wait(pid) == 0);
+    CHECK(take_all(100000, &held) != NULL && held > MIB && held <= 3 * MIB);
+    return 0;
+}
+
+static int hold_memory_in_no_group(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, 0);
+    CHECK(goalloc_malloc(16 * MIB) != NULL);
+    return 0;
+}
+
+static void memory_of_a_group_is_limited(void **state)
+{
+    static const char *const arguments[] = { "limits", NULL };
+    static char out[1 << 16];
+    const fixture *f = *state;
+    pid_t pid;
+
+    assert_int_equal(child_run(f, hold_memory_in_a_group, NULL), 0);
+    assert_int_equal(count_in_log(f, "limit group-bytes is reached"), 1);
+    assert_int_equal(child_run(f, hold_memory_in_no_group, NULL), 0);
+    pid = holder_start(f, "family");
+    assert_int_equal(fixture_ctl(f, arguments, out, sizeof(out)), 0);
+    assert_non_null(strstr(out, "group family, uid"));
+    (void)kill(pid, SIGKILL);
+    (void)child_wait(pid);
 }
 
 /* --- buffers --- */
@@ -661,7 +707,8 @@ int main(void)
         cmocka_unit_test(descriptors_are_left_for_a_third_user),
         FIXTURE_TEST(connection_that_asks_nothing_is_closed),
         FIXTURE_TEST_WITH(roots_of_a_user_are_limited, "--uid-roots=10"),
-        FIXTURE_TEST_WITH(memory_of_a_session_and_of_a_user_is_limited, "--session-bytes=6M", "--uid-bytes=8M"),
+        FIXTURE_TEST_WITH(memory_of_a_group_is_limited, "--group-bytes=6M"),
+        FIXTURE_TEST_WITH(memory_of_a_session_and_of_a_user_is_limited, "--session-limit=6M", "--uid-bytes=8M"),
         FIXTURE_TEST_WITH(half_frames_cost_no_more_than_a_users_buffer, "--uid-buffer=512K"),
         FIXTURE_TEST_WITH(announced_frames_cost_what_has_come, "--buffer=128K"),
         FIXTURE_TEST_WITH(pipelined_requests_take_turns_and_are_answered_in_order, "--pipelined-requests=1"),

@@ -1,0 +1,14 @@
+/*
+ * Quota: pages that several lessees hold together, and may hold: those of one user, or of one group.
+ */
+#ifndef GOALLOC_DAEMON_HEAP_QUOTA_H
+#define GOALLOC_DAEMON_HEAP_QUOTA_H
+
+#include <stdint.h>
+
+typedef struct lease_quota {
+    uint64_t nheld_pages;
+    uint64_t limit_pages; /* 0: none */
+} lease_quota;
+
+#endif
