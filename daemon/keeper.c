@@ -13,6 +13,8 @@
  * It serves every daemon that connects, and goallocctl keeper, which looks or says "bye" (client/ctl/keeper.c). That
  * only one does is the work of the lock on the socket's path (listen.c).
  *
+ * The keeper gives up its privileges (privileges.c): its filter has the calls of that conversation and no more.
+ *
  * The keeper serves only its own user and root (SO_PEERCRED), and the daemon takes descriptors only from its own user.
  * It checks what they hold all the same, as it does with systemd's: heapfile_open(), mheap_recover().
  */
@@ -34,6 +36,7 @@
 #include <unistd.h>
 
 #include "daemon/log.h"
+#include "daemon/privileges.h"
 #include "proto/fdpass.h"
 #include "proto/keeper.h"
 
@@ -109,6 +112,18 @@ static int accept_daemon(int listener, bool has_room, const int fds[HEAPFILE_NFD
     return fd;
 }
 
+/* It removes its socket at the end. A keeper with privileges is better than none. */
+static void confine(const char *path)
+{
+    struct sockaddr_un dir;
+    const char *slash = strrchr(path, '/');
+    size_t len = slash == NULL || slash == path ? 1 : (size_t)(slash - path);
+
+    memcpy(dir.sun_path, slash == NULL ? "." : path, len);
+    dir.sun_path[len] = '\0';
+    (void)(privileges_confine(PRIVILEGES_KEEPER, (const char *const[]){ dir.sun_path, NULL }) < 0);
+}
+
 __attribute__((noreturn)) static void keep(const char *path, int fds[HEAPFILE_NFDS + 1])
 {
     struct pollfd polls[1 + PEERS_MAX] = { { .events = POLLIN } };
@@ -117,6 +132,7 @@ __attribute__((noreturn)) static void keep(const char *path, int fds[HEAPFILE_NF
 
     if (stat(path, &mine) < 0)
         _exit(EXIT_FAILURE);
+    confine(path);
     polls[0].fd = fds[HEAPFILE_NFDS];
     for (;;) {
         int ready = poll(polls, n, LOOK_MS);

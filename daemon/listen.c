@@ -5,6 +5,9 @@
  * the lock with the process, so it is never stale. Only the holder of the lock replaces the socket file, and only if
  * nobody answers there: then a dead daemon has left it. A clean end removes both files. A daemon that opened the lock
  * file just before its removal sees that it is no longer the file at that path, and tries again.
+ *
+ * Nobody has to send descriptors to the daemon, and one that is closed there can hold it up (serve/closer.c). Linux 6.16
+ * refuses to send them, if that is asked for before the socket listens: sockets that are accepted have it from there.
  */
 #include "daemon/listen.h"
 
@@ -20,6 +23,10 @@
 #include "daemon/log.h"
 
 #define LISTEN_BACKLOG 511
+
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
 
 /* Returns the locked file, -EADDRINUSE (another goallocd has it), -errno. */
 static int lock_take(const char *name)
@@ -91,6 +98,7 @@ int listen_open(listen_place *ret, const char *path)
     /* It listens at once: a client that sees the file expects to be able to connect. */
     mask = umask(0117);
     place.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    place.refuses_fds = place.fd >= 0 && setsockopt(place.fd, SOL_SOCKET, SO_PASSRIGHTS, &(int){ 0 }, sizeof(int)) == 0;
     r = place.fd < 0 || bind(place.fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ||
                 listen(place.fd, LISTEN_BACKLOG) < 0
             ? -errno

@@ -4,10 +4,12 @@
 #ifndef GOALLOC_DAEMON_LISTEN_H
 #define GOALLOC_DAEMON_LISTEN_H
 
+#include <stdbool.h>
 #include <sys/un.h>
 
 typedef struct listen_place {
     int fd;      /* bound and listening; the caller's */
+    bool refuses_fds; /* the kernel lets nobody send descriptors to it, or to what is accepted from it */
     int lock_fd; /* PATH.lock, locked while the daemon serves */
     const char *path;
     char lock_path[sizeof(((struct sockaddr_un *)0)->sun_path) + sizeof(".lock")];

@@ -1,15 +1,74 @@
 /*
- * Log: one line a call, one write a line. Called by everything in the daemon, from the thread of its loop.
+ * Log: one line a call, into a ring, from which a thread of its own writes to stderr.
+ *
+ * Called by everything in the daemon, from any thread. stderr may be a pipe whose reader does not read, the journal's
+ * socket, or a terminal that somebody has stopped. O_NONBLOCK is no way out: it belongs to the open file, which the
+ * daemon shares with its parent. poll() before a write is none either: another writer may fill the pipe in between. So
+ * write(2) is called by one thread that does nothing else, and may stand in it for ever.
+ *
+ *   log_line() --lock--> ring of 256 KiB --no lock--> the writer --write(2), whole lines up to 4 KiB--> stderr
+ *
+ * - A line that finds no room is dropped and counted; so are those behind it, until half of the ring is free again.
+ *   Then a line says how many they were, at their place. The order of lines is that of the calls.
+ * - A regular file is not read by anybody, so nobody can stop it: lines are written to it by who says them. They are
+ *   there even if the daemon is killed in the next instruction. (A write that the file system makes wait, waits.)
+ * - What clients cause is limited by user (logquota.c). The writer says what was left out when a window is over.
+ *
+ * Ends: log_close() gives the writer half a second; if it still stands in write(2), the process ends around it, which
+ * the kernel does to any thread that waits for a pipe, a socket or a terminal; and kill -9 in the same way. A crash
+ * (SIGSEGV, SIGABRT, ...) gives the writer 0.2 s for what the daemon has just said. Only SIGKILL loses lines that are
+ * in the ring. A forked child has no writer, and its descriptor 2 may soon be something else: it says nothing.
+ *
+ * Data: private. head is written under the lock by who says a line, after the bytes (release); tail by the writer
+ * alone, after write(2). Nobody waits for the writer: it takes the lock only to count what was left out, and holds it for some
+ * instructions.
  */
 #include "daemon/log.h"
 
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
 #include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "daemon/logquota.h"
+#include "shm/atomics.h"
+
+#define RING_BYTES  (256u * 1024u)
+#define LINE_BYTES  1024u
+#define BATCH_BYTES PIPE_BUF /* lines of others that write to the same pipe stay whole, and so do these */
+#define STOP_MS     500
+#define CRASH_MS    200
+#define NOTE_MS     1000 /* how often the writer looks whether there is something left out to say */
+
+/* Who writes a line: who says it, before log_open() and to a file; the writer; nobody. */
+enum log_way { WAY_DIRECT, WAY_RING, WAY_SILENT };
+
 static enum log_level max_level = LOG_LEVEL_INFO;
+
+static struct {
+    shm_u32 way;
+    bool started;
+    pthread_t writer;
+    void (*prepare)(void);
+    sem_t wake;
+    shm_u32 stopping;
+    shm_u32 has_notes; /* lines were dropped or left out, which is still to be said */
+    shm_u64 head;      /* bytes that were ever put in */
+    shm_u64 tail;      /* bytes that were ever taken out */
+    pthread_mutex_t lock;
+    bool dropping;     /* these under the lock */
+    uint64_t ndropped;
+    logquota quotas[2]; /* of warnings, of debugging */
+    char ring[RING_BYTES];
+} log_state = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static const struct {
     const char *name;
@@ -37,28 +96,384 @@ void log_set_level(enum log_level level)
     max_level = level;
 }
 
+static uint64_t now_ms(void)
+{
+    struct timespec ts = { 0, 0 };
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+/* --- the ring --- */
+
+static uint64_t ring_used(void)
+{
+    return u64_load_relaxed(&log_state.head) - u64_load_acquire(&log_state.tail);
+}
+
+/* Under the lock; there is room. */
+static void ring_copy_in(const char *bytes, size_t len_bytes)
+{
+    uint64_t head = u64_load_relaxed(&log_state.head);
+    size_t at = head % RING_BYTES;
+    size_t first = len_bytes < RING_BYTES - at ? len_bytes : RING_BYTES - at;
+
+    memcpy(&log_state.ring[at], bytes, first);
+    memcpy(&log_state.ring[0], bytes + first, len_bytes - first);
+    u64_store_release(&log_state.head, head + len_bytes);
+}
+
+static size_t line_format(char line[LINE_BYTES], enum log_level level, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Under the lock. There is room again: it is said what was dropped. */
+static void ring_go_on(void)
+{
+    char line[LINE_BYTES];
+    size_t len = line_format(line, LOG_LEVEL_WARN, "%llu lines of the log were dropped, because nobody read it",
+                             (unsigned long long)log_state.ndropped);
+
+    log_state.dropping = false;
+    log_state.ndropped = 0;
+    ring_copy_in(line, len);
+}
+
+static void ring_put(const char *line, size_t len_bytes)
+{
+    uint64_t used;
+
+    (void)pthread_mutex_lock(&log_state.lock);
+    used = ring_used();
+    if (log_state.dropping ? used > RING_BYTES / 2 : used + len_bytes > RING_BYTES) {
+        log_state.dropping = true;
+        log_state.ndropped++;
+        u32_store_release(&log_state.has_notes, 1);
+    } else {
+        if (log_state.dropping)
+            ring_go_on();
+        ring_copy_in(line, len_bytes);
+    }
+    (void)pthread_mutex_unlock(&log_state.lock);
+    (void)sem_post(&log_state.wake);
+}
+
+/* --- writing --- */
+
+/* A log that can't be written is no reason to fail. */
+static void write_whole(const char *bytes, size_t len_bytes)
+{
+    while (len_bytes > 0) {
+        ssize_t n = write(STDERR_FILENO, bytes, len_bytes);
+
+        if (n > 0) {
+            bytes += n;
+            len_bytes -= (size_t)n;
+        } else if (n < 0 && errno == EAGAIN) { /* somebody else has set O_NONBLOCK */
+            (void)poll(&(struct pollfd){ .fd = STDERR_FILENO, .events = POLLOUT }, 1, 100);
+        } else if (n == 0 || errno != EINTR) {
+            return;
+        }
+    }
+}
+
+/* Write some of the lines that are in the ring. False: there is none. */
+static bool write_batch(void)
+{
+    char batch[BATCH_BYTES];
+    uint64_t tail = u64_load_relaxed(&log_state.tail);
+    uint64_t n = u64_load_acquire(&log_state.head) - tail;
+    size_t at = tail % RING_BYTES;
+    size_t first;
+
+    if (n == 0)
+        return false;
+    n = n < BATCH_BYTES ? n : BATCH_BYTES;
+    first = n < RING_BYTES - at ? (size_t)n : RING_BYTES - at;
+    memcpy(batch, &log_state.ring[at], first);
+    memcpy(batch + first, &log_state.ring[0], (size_t)n - first);
+    n = (uint64_t)((char *)memrchr(batch, '\n', (size_t)n) + 1 - batch); /* a line is shorter than a batch */
+    write_whole(batch, (size_t)n);
+    u64_store_release(&log_state.tail, tail + n);
+    return true;
+}
+
+static void say(const char *line, size_t len_bytes)
+{
+    switch (u32_load_acquire(&log_state.way)) {
+    case WAY_DIRECT:
+        write_whole(line, len_bytes);
+        return;
+    case WAY_RING:
+        ring_put(line, len_bytes);
+        return;
+    default:
+        return;
+    }
+}
+
+/* --- what was dropped or left out --- */
+
+static bool next_note(uint64_t now, logquota_note *ret)
+{
+    bool found;
+
+    (void)pthread_mutex_lock(&log_state.lock);
+    found = logquota_left_out(&log_state.quotas[0], now, ret) || logquota_left_out(&log_state.quotas[1], now, ret);
+    (void)pthread_mutex_unlock(&log_state.lock);
+    return found;
+}
+
+/* True if there is still something to be said later. */
+static bool has_notes_left(void)
+{
+    logquota copies[2];
+    logquota_note note;
+    bool dropping;
+
+    (void)pthread_mutex_lock(&log_state.lock);
+    memcpy(copies, log_state.quotas, sizeof(copies));
+    dropping = log_state.dropping;
+    (void)pthread_mutex_unlock(&log_state.lock);
+    return dropping || logquota_left_out(&copies[0], UINT64_MAX, &note) ||
+           logquota_left_out(&copies[1], UINT64_MAX, &note);
+}
+
+/* By the writer, which has written all that there was. now: UINT64_MAX says all that there is to say. */
+static void say_notes(uint64_t now)
+{
+    logquota_note note;
+
+    if (u32_load_acquire(&log_state.has_notes) == 0)
+        return;
+    u32_store_release(&log_state.has_notes, 0);
+    (void)pthread_mutex_lock(&log_state.lock);
+    if (log_state.dropping && ring_used() <= RING_BYTES / 2)
+        ring_go_on();
+    (void)pthread_mutex_unlock(&log_state.lock);
+    while (next_note(now, &note)) {
+        if (note.of_others)
+            log_warn("%llu lines about clients of other users were left out", (unsigned long long)note.nlines);
+        else
+            log_warn("%llu lines about clients of uid %u were left out", (unsigned long long)note.nlines, note.uid);
+    }
+    if (has_notes_left())
+        u32_store_release(&log_state.has_notes, 1);
+}
+
+/* --- the writer --- */
+
+static void wait_for_lines(void)
+{
+    struct timespec until;
+
+    if (u32_load_acquire(&log_state.has_notes) == 0) {
+        (void)sem_wait(&log_state.wake);
+    } else {
+        (void)clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_sec += NOTE_MS / 1000;
+        (void)sem_clockwait(&log_state.wake, CLOCK_MONOTONIC, &until);
+    }
+    while (sem_trywait(&log_state.wake) == 0) /* one for each line, all of which are looked for now */
+        ;
+}
+
+static void *write_lines(void *data)
+{
+    (void)data;
+    if (log_state.prepare != NULL)
+        log_state.prepare();
+    for (;;) {
+        bool stopping = u32_load_acquire(&log_state.stopping) != 0;
+
+        while (write_batch())
+            ;
+        say_notes(stopping ? UINT64_MAX : now_ms());
+        while (write_batch())
+            ;
+        if (stopping)
+            return NULL;
+        wait_for_lines();
+    }
+}
+
+/* After fork(), in the child. */
+static void silence(void)
+{
+    u32_store_relaxed(&log_state.way, WAY_SILENT);
+}
+
+/* The daemon dies of it. What it has said before may say why. */
+static void on_crash(int signum, siginfo_t *info, void *context)
+{
+    (void)context;
+    for (int ms = 0; ms < CRASH_MS && u32_load_acquire(&log_state.way) == WAY_RING && ring_used() > 0; ms++)
+        (void)nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
+    if (info->si_code <= 0) /* sent by somebody; a fault happens again by itself */
+        (void)raise(signum);
+}
+
+static void watch_crashes(void)
+{
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    static const int signums[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT };
+    struct sigaction action = { .sa_sigaction = on_crash, .sa_flags = SA_SIGINFO | (int)SA_RESETHAND };
+
+    for (size_t i = 0; i < sizeof(signums) / sizeof(signums[0]); i++)
+        (void)sigaction(signums[i], &action, NULL);
+#else
+    (void)on_crash; /* a sanitizer's report comes first */
+#endif
+}
+
+/* Signals are for the loop's thread. */
+static int start_writer(void)
+{
+    sigset_t all;
+    sigset_t before;
+    int r;
+
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    r = pthread_create(&log_state.writer, NULL, write_lines, NULL);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return -r;
+}
+
+int log_open(void (*prepare)(void))
+{
+    struct stat st;
+    int r;
+
+    if (sem_init(&log_state.wake, 0, 0) < 0)
+        return -errno;
+    r = -pthread_atfork(NULL, NULL, silence);
+    log_state.prepare = prepare;
+    if (r == 0)
+        r = start_writer();
+    if (r < 0)
+        return r;
+    log_state.started = true;
+    if (fstat(STDERR_FILENO, &st) < 0 || !S_ISREG(st.st_mode))
+        u32_store_release(&log_state.way, WAY_RING);
+    watch_crashes();
+    return 0;
+}
+
+void log_close(void)
+{
+    struct timespec until;
+
+    if (!log_state.started)
+        return;
+    u32_store_release(&log_state.stopping, 1);
+    (void)sem_post(&log_state.wake);
+    (void)clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += STOP_MS * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    (void)pthread_timedjoin_np(log_state.writer, NULL, &until);
+    u32_store_release(&log_state.way, WAY_SILENT);
+    log_state.started = false;
+}
+
+/* --- lines --- */
+
+static size_t line_format_args(char line[LINE_BYTES], enum log_level level, const char *format, va_list args)
+{
+    int head;
+    size_t len;
+
+    if (getenv("JOURNAL_STREAM") != NULL)
+        head = snprintf(line, LINE_BYTES, "%s", levels[level].journal_prefix);
+    else
+        head = snprintf(line, LINE_BYTES, "goallocd: %s: ", levels[level].name);
+    if (vsnprintf(line + head, LINE_BYTES - (size_t)head - 1, format, args) < 0)
+        line[head] = '\0';
+    len = strlen(line);
+    for (size_t i = 0; i < len; i++) {
+        if (line[i] == '\n') /* a line is one line, whatever is named in it */
+            line[i] = ' ';
+    }
+    line[len++] = '\n';
+    return len;
+}
+
+static size_t line_format(char line[LINE_BYTES], enum log_level level, const char *format, ...)
+{
+    va_list args;
+    size_t len;
+
+    va_start(args, format);
+    len = line_format_args(line, level, format, args);
+    va_end(args);
+    return len;
+}
+
 void log_line(enum log_level level, const char *format, ...)
 {
-    char line[1024];
+    char line[LINE_BYTES];
     va_list args;
-    int head;
-    int body;
     size_t len;
 
     if (level > max_level)
         return;
-    if (getenv("JOURNAL_STREAM") != NULL)
-        head = snprintf(line, sizeof(line), "%s", levels[level].journal_prefix);
-    else
-        head = snprintf(line, sizeof(line), "goallocd: %s: ", levels[level].name);
     va_start(args, format);
-    body = vsnprintf(line + head, sizeof(line) - (size_t)head - 1, format, args);
+    len = line_format_args(line, level, format, args);
     va_end(args);
-    if (body < 0)
+    say(line, len);
+}
+
+/* False: the line is left out, and counted. */
+static bool is_within_quota(enum log_level level, uint32_t uid)
+{
+    bool within;
+
+    (void)pthread_mutex_lock(&log_state.lock);
+    within = logquota_take(&log_state.quotas[level == LOG_LEVEL_DEBUG], uid, now_ms());
+    (void)pthread_mutex_unlock(&log_state.lock);
+    if (!within && u32_load_acquire(&log_state.has_notes) == 0) {
+        u32_store_release(&log_state.has_notes, 1);
+        (void)sem_post(&log_state.wake);
+    }
+    return within;
+}
+
+void log_client_line(enum log_level level, uint32_t uid, const char *format, ...)
+{
+    char line[LINE_BYTES];
+    va_list args;
+    size_t len;
+
+    if (level > max_level || !is_within_quota(level, uid))
         return;
-    len = strlen(line);
-    line[len++] = '\n';
-    /* A log that can't be written is no reason to fail. */
-    if (write(STDERR_FILENO, line, len) < 0)
-        return;
+    va_start(args, format);
+    len = line_format_args(line, level, format, args);
+    va_end(args);
+    say(line, len);
+}
+
+/* A whole line, as the stream is buffered by lines; of a longer one, pieces. */
+static ssize_t stream_write(void *cookie, const char *bytes, size_t size)
+{
+    enum log_level level = *(const enum log_level *)cookie;
+
+    for (size_t at = 0; at < size;) {
+        const char *end = memchr(bytes + at, '\n', size - at);
+        size_t len = end != NULL ? (size_t)(end - bytes) - at : size - at;
+
+        if (len > 0)
+            log_line(level, "%.*s", (int)(len < LINE_BYTES ? len : LINE_BYTES), bytes + at);
+        at += len + (end != NULL);
+    }
+    return (ssize_t)size;
+}
+
+FILE *log_stream(enum log_level level)
+{
+    static enum log_level cookies[] = { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
+    FILE *stream = fopencookie(&cookies[level], "w", (cookie_io_functions_t){ .write = stream_write });
+
+    if (stream != NULL)
+        (void)setvbuf(stream, NULL, _IOLBF, BUFSIZ);
+    return stream;
 }

@@ -2,13 +2,16 @@
  * main: puts the daemon together: options, then the socket's place, whose owner alone may touch the heap, then the heap
  * that another daemon has left with systemd (fdstore.c) or with a keeper (keeper.c), else a new one, then the server. A
  * heap that can't be trusted is refused, and dropped only on request; one that was dropped already (shm/handover.c) is
- * let go. Exit status 0 after a clean stop, 1 if it could not serve, 2 for a wrong command line.
+ * let go. Exit status 0 after a clean stop, 1 if it could not serve, 2 for a wrong command line. Before it serves, the
+ * daemon gives up all privileges that it does not need (privileges.c).
  *
  * A heap that is dropped is marked first, then its keeper and systemd let it go: the server does the former (stop()),
  * or let_go() for a heap that is not served; main does the latter. So whoever has it mapped is told before it is gone.
  */
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -20,6 +23,7 @@
 #include "daemon/log.h"
 #include "daemon/notify.h"
 #include "daemon/options.h"
+#include "daemon/privileges.h"
 #include "daemon/serve/server.h"
 #include "shm/crash.h"
 #include "shm/handover.h"
@@ -210,41 +214,52 @@ static bool keeps_on_stop(const options *o)
     return o->on_stop == ON_STOP_DEFAULT ? somebody : o->on_stop == ON_STOP_KEEP;
 }
 
-int main(int argc, char **argv)
+/* The daemon has its socket and its heap: from here on it needs little. */
+static void confine(const options *o)
+{
+    char dir[PATH_MAX] = ".";
+    const char *slash = strrchr(o->socket_path, '/');
+    const char *const dirs[] = { dir, o->state_dir, NULL };
+    int r;
+
+    if (slash != NULL) /* the path fits into a socket's address */
+        (void)snprintf(dir, sizeof(dir), "%.*s", (int)(slash - o->socket_path) + 1, o->socket_path);
+    r = privileges_confine(PRIVILEGES_DAEMON, dirs);
+    if (r < 0)
+        log_warn("the daemon keeps privileges, or has no filter of system calls: %s", strerror(-r));
+}
+
+/* 0, or -errno: logged. */
+static int run(const options *o)
 {
     static server srv;
-    options o;
     listen_place place;
     heapfile file;
     mheap heap;
     home h = { .keeper = { .fd = -1 }, .file = &file };
-    int r;
+    int r = listen_open(&place, o->socket_path);
 
-    options_parse(&o, argc, argv);
-    log_set_level(o.log_level);
-    if (!are_system_pages_small())
-        return EXIT_FAILURE;
-    (void)signal(SIGPIPE, SIG_IGN);
-    (void)signal(SIGHUP, SIG_IGN); /* a terminal that is closed is no reason to end */
-    raise_descriptor_limit();
-
-    r = listen_open(&place, o.socket_path);
     if (r < 0)
-        return EXIT_FAILURE;
-    r = settle(&o, &h, &file, &heap);
+        return r;
+    r = settle(o, &h, &file, &heap);
     if (r < 0)
         goto out;
-    u32_store_relaxed(&file.huge.never, !o.huge_pages);
+    u32_store_relaxed(&file.huge.never, !o->huge_pages);
+    heap.max_bytes = o->max_memory_bytes;
+    confine(o);
     r = server_run(&srv, place.fd, &heap,
-                   &(server_options){ .eager_commit = o.eager_commit,
-                                      .scavtrace = o.scavtrace,
+                   &(server_options){ .eager_commit = o->eager_commit,
+                                      .scavtrace = o->scavtrace,
+                                      .access = &o->access,
                                       .recovered = h.recovered,
-                                      .socket_path = o.socket_path,
-                                      .keep_on_stop = keeps_on_stop(&o),
+                                      .socket_path = o->socket_path,
+                                      .keep_on_stop = keeps_on_stop(o),
                                       .is_held = is_held,
                                       .watched_fd = h.keeper.fd,
                                       .on_death = replace_keeper,
-                                      .data = &h });
+                                      .data = &h,
+                                      .limits = &o->limits,
+                                      .refuses_fds = place.refuses_fds });
     if (r < 0)
         log_error("cannot serve: %s", strerror(-r));
     mheap_end(&heap);
@@ -256,5 +271,26 @@ out:
     }
     keeper_leave(&h.keeper);
     listen_close(&place);
+    return r;
+}
+
+int main(int argc, char **argv)
+{
+    options o;
+    int r;
+
+    options_parse(&o, argc, argv);
+    log_set_level(o.log_level);
+    (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGHUP, SIG_IGN); /* a terminal that is closed is no reason to end */
+    privileges_prepare(o.filter);
+    r = log_open(privileges_confine_thread);
+    if (r < 0) {
+        log_error("the log has no thread: %s", strerror(-r));
+        return EXIT_FAILURE;
+    }
+    raise_descriptor_limit();
+    r = are_system_pages_small() ? run(&o) : -EINVAL;
+    log_close();
     return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -1,11 +1,10 @@
 /*
  * Options: the command line, by argp. Called by main before anything else. Checks every value, so that nobody else has
- * to.
+ * to. The options of limits are limits.c's.
  */
 #include "daemon/options.h"
 
 #include <argp.h>
-#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,39 +16,18 @@
 
 __attribute__((visibility("default"))) const char *argp_program_version = "goallocd " GOALLOC_VERSION;
 
-bool options_parse_size(const char *text, uint64_t *ret_bytes)
-{
-    static const char units[] = "KMGT";
-    const char *unit;
-    unsigned shift = 0;
-    char *end;
-    unsigned long long value;
-
-    if (!isdigit((unsigned char)text[0]))
-        return false;
-    errno = 0;
-    value = strtoull(text, &end, 10);
-    if (errno != 0)
-        return false;
-    while (*end == ' ')
-        end++;
-    if (*end != '\0') {
-        unit = strchr(units, toupper((unsigned char)*end));
-        if (unit == NULL)
-            return false;
-        shift = 10 * (unsigned)(unit - units + 1);
-        end++;
-        if (strcmp(end, "iB") != 0 && strcmp(end, "B") != 0 && *end != '\0')
-            return false;
-    }
-    if (value > UINT64_MAX >> shift)
-        return false;
-    *ret_bytes = (uint64_t)value << shift;
-    return true;
-}
-
 /* Keys of the options without a short name. */
-enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES, OPTION_ON_STOP };
+enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES, OPTION_ON_STOP, OPTION_MAX_MEMORY };
+enum {
+    OPTION_ALLOW_UID = 512,
+    OPTION_ALLOW_GID,
+    OPTION_ALLOW_READ_UID,
+    OPTION_ALLOW_READ_GID,
+    OPTION_CONTROL_GROUP,
+    OPTION_ROOT_OWNER,
+    OPTION_NO_SECCOMP,
+    OPTION_SECCOMP_KILL,
+};
 
 static const struct argp_option option_table[] = {
     { "socket", 's', "PATH", 0, "Serve on this Unix socket (default " SHM_SOCKET_PATH ")", 0 },
@@ -59,6 +37,10 @@ static const struct argp_option option_table[] = {
     { "memory-limit", 'm', "SIZE", 0,
       "Memory that the heap tries to stay below by giving free pages back (default: no limit). Soft: live objects "
       "are never refused because of it",
+      0 },
+    { "max-memory", OPTION_MAX_MEMORY, "SIZE", 0,
+      "Memory that the heap never has more than, what describes it included (default: no limit). Hard: who would pass "
+      "it gets ENOMEM",
       0 },
     { "commit", 'c', "eager|lazy", 0,
       "When pages get memory: eager (default) before a process gets them, so that a lack of it is ENOMEM; lazy at "
@@ -79,6 +61,23 @@ static const struct argp_option option_table[] = {
     { "cold-start", OPTION_COLD_START, NULL, 0,
       "Drop the heap that another goallocd has left, if there is one, and make a new one", 0 },
     { "log-level", 'l', "LEVEL", 0, "error, warn, info (default) or debug", 0 },
+    { "allow-uid", OPTION_ALLOW_UID, "USER,...", 0,
+      "Who may attach: users, by name or number. When one of these four lists is given, who is in none may not, but "
+      "for root and the user of goallocd. By default, whoever may connect to the socket",
+      1 },
+    { "allow-gid", OPTION_ALLOW_GID, "GROUP,...", 0, "The same for groups, the process's first or any other", 1 },
+    { "allow-read-uid", OPTION_ALLOW_READ_UID, "USER,...", 0, "Users who may attach read-only", 1 },
+    { "allow-read-gid", OPTION_ALLOW_READ_GID, "GROUP,...", 0, "The same for groups", 1 },
+    { "control-group", OPTION_CONTROL_GROUP, "GROUP", 0,
+      "Who may control goallocd (goallocctl check, trim, scavenge, reclaim, drop, disconnect, and all of sessions), "
+      "beside root and the user of goallocd (default: " ACCESS_CONTROL_GROUP ", if there is such a group; '': nobody)",
+      1 },
+    { "root-owner", OPTION_ROOT_OWNER, NULL, 0,
+      "A root is set and removed by the user alone who has made it, and by who may control; others get it", 1 },
+    { "no-seccomp", OPTION_NO_SECCOMP, NULL, 0,
+      "No filter of system calls and no Landlock, for debuggers and sanitizers", 1 },
+    { "seccomp-kill", OPTION_SECCOMP_KILL, NULL, 0,
+      "A system call that the filter does not know kills goallocd, instead of failing with ENOSYS: for tests", 1 },
     { 0 },
 };
 
@@ -86,7 +85,7 @@ static uint64_t parse_size(struct argp_state *state, const char *name, const cha
 {
     uint64_t bytes = 0;
 
-    if (!options_parse_size(arg, &bytes))
+    if (!limits_parse_size(arg, &bytes))
         argp_error(state, "--%s: '%s' is not a size such as 512M or 64G", name, arg);
     return bytes;
 }
@@ -103,11 +102,73 @@ static void parse_base(struct argp_state *state, options *o, const char *arg)
         argp_error(state, "--base: 0x%llx is not a multiple of 64M above 0", (unsigned long long)o->base);
 }
 
+static void add_ids(struct argp_state *state, access_list *list, const char *name, const char *arg, bool groups)
+{
+    options *o = state->input;
+    const char *wrong;
+    int len;
+    int e = access_list_add(list, arg, groups, &wrong, &len);
+
+    if (e == ACCESS_E_FULL)
+        argp_error(state, "--%s: more than %u in a list", name, ACCESS_IDS_MAX);
+    if (e != 0)
+        argp_error(state, "--%s: '%.*s' is no %s", name, len, wrong, groups ? "group" : "user");
+    o->access.is_listed = true;
+}
+
+static void set_control_group(struct argp_state *state, const char *arg)
+{
+    options *o = state->input;
+
+    o->has_control_group = true;
+    o->access.has_control = false;
+    if (arg[0] != '\0' && access_set_control(&o->access, arg) != 0)
+        argp_error(state, "--control-group: '%s' is no group", arg);
+}
+
+/* Who may do what. */
+static error_t parse_access(int key, char *arg, struct argp_state *state)
+{
+    options *o = state->input;
+
+    switch (key) {
+    case OPTION_ALLOW_UID:
+        add_ids(state, &o->access.uids, "allow-uid", arg, false);
+        return 0;
+    case OPTION_ALLOW_GID:
+        add_ids(state, &o->access.gids, "allow-gid", arg, true);
+        return 0;
+    case OPTION_ALLOW_READ_UID:
+        add_ids(state, &o->access.read_uids, "allow-read-uid", arg, false);
+        return 0;
+    case OPTION_ALLOW_READ_GID:
+        add_ids(state, &o->access.read_gids, "allow-read-gid", arg, true);
+        return 0;
+    case OPTION_CONTROL_GROUP:
+        set_control_group(state, arg);
+        return 0;
+    case OPTION_ROOT_OWNER:
+        o->access.root_owner = true;
+        return 0;
+    case OPTION_NO_SECCOMP:
+        o->filter = PRIVILEGES_NO_FILTER;
+        return 0;
+    case OPTION_SECCOMP_KILL:
+        o->filter = PRIVILEGES_FILTER_KILL;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
     options *o = state->input;
 
     switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->limits;
+        return 0;
     case 's':
         o->socket_path = arg;
         return 0;
@@ -122,6 +183,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case 'm':
         o->memory_limit_bytes = parse_size(state, "memory-limit", arg);
+        return 0;
+    case OPTION_MAX_MEMORY:
+        o->max_memory_bytes = parse_size(state, "max-memory", arg);
         return 0;
     case 'c':
         if (strcmp(arg, "eager") != 0 && strcmp(arg, "lazy") != 0)
@@ -159,17 +223,21 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (o->base + o->reserve_bytes > USER_SPACE_END || o->base + o->reserve_bytes < o->base)
             argp_error(state, "base and reserve: the arena would end above the user address space");
+        if (!o->has_control_group) /* if there is none of that name, nobody is in it */
+            (void)(access_set_control(&o->access, ACCESS_CONTROL_GROUP) == 0);
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return parse_access(key, arg, state);
     }
 }
 
 void options_parse(options *ret, int argc, char **argv)
 {
-    static const struct argp argp = {
+    const struct argp_child children[] = { { .argp = limits_argp() }, { 0 } };
+    const struct argp argp = {
         .options = option_table,
         .parser = parse_option,
+        .children = children,
         .doc = "Owns one shared-memory heap and serves it to the processes that link libgoalloc."
                "\vSIZE takes K, M, G or T. The daemon stays in the foreground. SIGTERM and SIGINT end it; --on-stop "
                "says what becomes of the heap. SIGUSR1 ends it and leaves the heap to the next one, SIGHUP does "
@@ -183,7 +251,9 @@ void options_parse(options *ret, int argc, char **argv)
         .eager_commit = true,
         .huge_pages = true,
         .log_level = LOG_LEVEL_INFO,
+        .filter = PRIVILEGES_FILTER_DEFAULT,
     };
+    limits_preset(&ret->limits);
     argp_err_exit_status = 2;
     (void)argp_parse(&argp, argc, argv, 0, NULL, ret);
 }

@@ -7,7 +7,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/access.h"
+#include "daemon/limits.h"
 #include "daemon/log.h"
+#include "daemon/privileges.h"
 
 /* What becomes of the heap when the daemon is stopped. */
 enum on_stop {
@@ -20,6 +23,7 @@ typedef struct options {
     const char *socket_path;
     uint64_t reserve_bytes;
     uint64_t base;
+    uint64_t max_memory_bytes; /* 0: none */
     uint64_t memory_limit_bytes; /* 0: none */
     bool eager_commit;
     bool huge_pages; /* wanted, where the system has them */
@@ -28,6 +32,10 @@ typedef struct options {
     const char *state_dir; /* NULL: none */
     enum on_stop on_stop;
     enum log_level log_level;
+    access_policy access;
+    bool has_control_group; /* it was said which one, or none */
+    enum privileges_filter filter;
+    limits limits; /* of clients */
 } options;
 
 /*
@@ -35,8 +43,5 @@ typedef struct options {
  * with status 0 after --help and --version.
  */
 void options_parse(options *ret, int argc, char **argv);
-
-/* Parse "64G", "512 M", "1048576"; K, M, G, T (or KiB, KB, ...) are powers of 1024. False: no size, or too large. */
-bool options_parse_size(const char *text, uint64_t *ret_bytes);
 
 #endif

@@ -28,7 +28,7 @@ static const struct {
     { EALREADY, "done already: attached already, or the object is free already" },
     { ENOENT, "no such root, or no socket of a daemon at that path" },
     { ECONNREFUSED, "no daemon serves the socket" },
-    { EACCES, "no permission to connect to the daemon's socket, or to come back to the session" },
+    { EACCES, "no permission to connect to the daemon's socket, to attach to its heap, or to come back to the session" },
     { ETIMEDOUT, "no daemon has answered in time, or the root was not there in time" },
     { ENOTCONN, "not attached to a heap" },
     { EPROTONOSUPPORT, "the daemon speaks another version of the protocol" },
@@ -53,8 +53,8 @@ static const struct {
     { EBUSY, "the pages behind the object are in use, or a request of this kind is under way" },
     { EDQUOT, "a limit is reached: the session's, its group's or its user's" },
     { EINPROGRESS, "the daemon is not done yet: ask again" },
-    { EPERM, "not permitted but to root and the daemon's user; or the object cannot change its length: another session "
-             "leases it, or it is a run" },
+    { EPERM, "not permitted but to root, the daemon's user and its control group; the root is another user's; or the "
+             "object cannot change its length: another session leases it, or it is a run" },
     { EMEDIUMTYPE, "the root is there, with another size or type tag" },
     { EDEADLK, "this thread is making that root" },
     { ECANCELED, "the right to make the root has ended" },

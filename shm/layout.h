@@ -160,7 +160,8 @@ typedef struct shm_root_value {
     shm_u64 size;       /* that it was made with (goalloc_root_get_or_create); 0: nobody has said */
     shm_u64 type_tag;   /* that it was made with, without ROOT_REINIT; 0: none */
     shm_u64 setter;     /* session number << 32 | its epoch */
-    shm_u64 ticket;     /* of the request that has set it: a number among those of its session; 0: none */
+    shm_u64 ticket;     /* of the request that has set it: a number among those of its session; 0: none. And in the
+                           upper half whose the root is: the uid of who made it, plus 1; 0: nobody knows */
     shm_u64 generation; /* of the heap when it was set */
 } shm_root_value;
 

@@ -47,7 +47,9 @@ bool heap_map_json(json_t *object, const Goallocd__Reply *last);
 void scavenge_text(const Goallocd__Reply *reply);
 bool scavenge_json(json_t *object, const Goallocd__Reply *reply);
 
-/* sessions.c */
+/* sessions.c. disconnect_set() says which session: by its number. False: it is none. */
+extern Goallocd__Disconnect disconnect_first;
+bool disconnect_set(const char *session);
 extern const char sessions_heading[];
 bool sessions_next(Goallocd__Request *request, const Goallocd__Reply *reply);
 void sessions_text(const Goallocd__Reply *reply);
@@ -58,6 +60,12 @@ extern const char roots_heading[];
 bool roots_next(Goallocd__Request *request, const Goallocd__Reply *reply);
 void roots_text(const Goallocd__Reply *reply);
 bool roots_json(json_t *object, const Goallocd__Reply *reply);
+
+/* limits.c */
+extern const char limits_heading[];
+bool limits_next(Goallocd__Request *request, const Goallocd__Reply *reply);
+void limits_text(const Goallocd__Reply *reply);
+bool limits_json(json_t *object, const Goallocd__Reply *reply);
 
 /* keeper.c: it asks no daemon, but the keeper in state_dir. Returns the exit status. */
 typedef struct keeper_options {

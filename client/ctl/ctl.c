@@ -4,7 +4,8 @@
  */
 #include "client/ctl/ctl.h"
 
-#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 const char *ctl_bytes(uint64_t bytes)
@@ -41,6 +42,45 @@ bool ctl_confirm(const char *question, bool yes)
     return false;
 }
 
+/* True if there is a control character above ASCII at c: C2 80 to C2 9F. */
+static bool is_high_control(const unsigned char *c)
+{
+    return c[0] == 0xc2 && c[1] >= 0x80 && c[1] <= 0x9f;
+}
+
+bool ctl_json_print(const json_t *object)
+{
+    char *text = json_dumps(object, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+    bool whole = text != NULL;
+
+    for (const unsigned char *c = (const unsigned char *)text; whole && *c != '\0'; c++) {
+        if (is_high_control(c))
+            whole = printf("\\u00%02x", *++c) > 0;
+        else if (*c == 0x7f)
+            whole = printf("\\u007f") > 0;
+        else
+            whole = putchar(*c) != EOF;
+    }
+    free(text);
+    return whole && putchar('\n') != EOF;
+}
+
+void ctl_print_lines(const char *text, FILE *out)
+{
+    char line[512];
+    char plain[512];
+
+    while (*text != '\0') {
+        size_t len = strcspn(text, "\n");
+        size_t part = len < sizeof(line) ? len : sizeof(line) - 1;
+
+        memcpy(line, text, part);
+        line[part] = '\0';
+        (void)fprintf(out, "%s\n", ctl_plain_text(line, plain, sizeof(plain)));
+        text += len + (text[len] == '\n');
+    }
+}
+
 bool ctl_json_set(json_t *object, const char *name, uint64_t value)
 {
     return json_object_set_new(object, name, json_integer((json_int_t)value)) == 0;
@@ -64,7 +104,7 @@ const char *ctl_plain_text(const char *text, char *ret, size_t cap)
 
     json_decref(string);
     for (const unsigned char *c = (const unsigned char *)text; *c != '\0' && used + 1 < cap; c++) {
-        if (c[0] == 0xc2 && c[1] >= 0x80 && c[1] <= 0x9f) { /* a control character above ASCII: CSI, and more */
+        if (is_high_control(c)) { /* CSI, and more */
             ret[used++] = '?';
             c++;
         } else if (*c < ' ' || *c == 0x7f || (!utf8 && *c >= 0x80)) {

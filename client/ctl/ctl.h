@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include <jansson.h>
 
@@ -27,6 +28,15 @@ const char *ctl_plain_text(const char *text, char *ret, size_t cap);
  * has been printed.
  */
 bool ctl_confirm(const char *question, bool yes);
+
+/*
+ * Print object and a newline. In its strings every control character is escaped, those that JSON lets stand too: DEL,
+ * and those above ASCII, which terminals take for commands. False: no memory, or an error of stdout.
+ */
+bool ctl_json_print(const json_t *object);
+
+/* Print text of a daemon's, which may have several lines, to out, as ctl_plain_text() shows each. */
+void ctl_print_lines(const char *text, FILE *out);
 
 /* Set a field of object to a number. False: no memory. */
 bool ctl_json_set(json_t *object, const char *name, uint64_t value);

@@ -35,7 +35,7 @@ typedef struct arguments {
     bool end; /* keeper: end it */
     const char *state_dir;
     const char *command;
-    const char *whose; /* of reclaim; else NULL */
+    const char *whose; /* of reclaim and disconnect; else NULL */
     int timeout_ms;
     bool timeout_given; /* by --timeout: it holds whatever the command does */
     deadline until;     /* by when the daemon must have answered all that the command asks */
@@ -96,8 +96,8 @@ static const Goallocd__Reply *ask(const arguments *args, Goallocd__Request *requ
     channel_drop_frame(&ch);
     if (reply != NULL && reply->error == 0 && reply->result_case == kind)
         return reply;
-    (void)fprintf(stderr, "goallocctl: %s: %s\n", args->socket_path,
-                  reply == NULL || reply->error == 0 ? "the answer was not understood" : reply->message);
+    (void)fprintf(stderr, "goallocctl: %s: ", args->socket_path);
+    ctl_print_lines(reply == NULL || reply->error == 0 ? "the answer was not understood" : reply->message, stderr);
     return NULL;
 }
 
@@ -117,12 +117,16 @@ static command commands[] = {
     { .name = "trim", ASKS(TRIM, trim, Trim, _NOT_SET) },
     { .name = "reclaim", ASKS_BY(RECLAIM, reclaim, &reclaim_first, RECLAIM), .next = reclaim_next, .text = reclaim_text,
       .json = reclaim_json, .gathers = true, .asks = true },
+    { .name = "disconnect", ASKS_BY(DISCONNECT, disconnect, &disconnect_first, _NOT_SET),
+      .question = "Disconnect the session? Its process can't come back to it." },
     { .name = "drop", ASKS(DROP, drop, Drop, _NOT_SET),
       .question = "Drop the heap? All its objects are gone for all processes, and its daemon ends." },
     { .name = "ping", ASKS(PING, ping, Ping, PING), .text = ping_text, .json = ping_json },
     { .name = "check", ASKS(CHECK, check, Check, CHECK), .text = check_text, .json = check_json },
     { .name = "sessions", ASKS(SESSION_LIST, session_list, SessionList, SESSION_LIST), .heading = sessions_heading,
       .next = sessions_next, .text = sessions_text, .json = sessions_json },
+    { .name = "limits", ASKS(LIMITS, limits, Limits, LIMITS), .heading = limits_heading, .next = limits_next,
+      .text = limits_text, .json = limits_json },
     { .name = "roots", ASKS(ROOT_LIST, root_list, RootList, ROOT_LIST), .heading = roots_heading, .next = roots_next,
       .text = roots_text, .json = roots_json },
 };
@@ -187,8 +191,7 @@ static int run(command *c, arguments *args)
         (void)fprintf(stderr, "goallocctl: out of memory\n");
         return EXIT_FAILURE;
     }
-    if (object != NULL &&
-        (json_dumpf(object, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER) != 0 || putchar('\n') == EOF))
+    if (object != NULL && !ctl_json_print(object))
         status = EXIT_FAILURE;
     json_decref(object);
     return fflush(stdout) == 0 ? status : EXIT_FAILURE;
@@ -207,7 +210,7 @@ static const struct argp_option option_table[] = {
       "How long the daemon may take to answer: a number and ms, s or min; seconds without a unit (default: 5s; "
       "scavenge: 60s if the daemon answers a ping within 5s)",
       0 },
-    { "yes", 'y', NULL, 0, "drop, reclaim, keeper --end: do it without asking", 0 },
+    { "yes", 'y', NULL, 0, "drop, disconnect, reclaim, keeper --end: do it without asking", 0 },
     { "state-dir", 'd', "DIR", 0, "keeper: the directory that goallocd was given by --state-dir", 0 },
     { "end", OPTION_END, NULL, 0, "keeper: end it, and so drop the heap, if no daemon serves it", 0 },
     { 0 },
@@ -234,6 +237,12 @@ static bool parse_timeout(const char *arg, int *ret_ms)
         return true;
     }
     return false;
+}
+
+/* True if the command takes an argument. */
+static bool is_about_sessions(const char *name)
+{
+    return strcmp(name, "reclaim") == 0 || strcmp(name, "disconnect") == 0;
 }
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
@@ -264,7 +273,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         args->end = true;
         return 0;
     case ARGP_KEY_ARG:
-        if (args->command != NULL && args->whose == NULL && strcmp(args->command, "reclaim") == 0) {
+        if (args->command != NULL && args->whose == NULL && is_about_sessions(args->command)) {
             args->whose = arg;
             return 0;
         }
@@ -277,6 +286,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
             argp_error(state, "no command given");
         if (strcmp(args->command, "reclaim") == 0 && (args->whose == NULL || !reclaim_set(args->whose, args->yes)))
             argp_error(state, "reclaim what? The number of a session, the name of a group, or UID:NAME");
+        if (strcmp(args->command, "disconnect") == 0 && (args->whose == NULL || !disconnect_set(args->whose)))
+            argp_error(state, "disconnect whom? The number of a session");
         if (strcmp(args->command, "keeper") != 0 ? args->end || args->state_dir != NULL : args->state_dir == NULL)
             argp_error(state, "--state-dir and --end are the keeper's, which needs the former");
         return 0;
@@ -295,6 +306,7 @@ int main(int argc, char **argv)
                "  stats     objects, memory, sessions and leases of the heap, and what groups own\n"
                "  sessions  attached processes, and those that have ended, with the objects that they left behind and\n"
                "            that still live\n"
+               "  limits    what clients may take at most, by user and session, and what they have taken\n"
                "  roots     named objects: size, type tag, who has set them, and whether they live\n"
                "  classes   the same by size class: objects, allocs and frees, unused memory\n"
                "  heap-map  a picture of the arena: what is in use, free, released\n"
@@ -303,6 +315,9 @@ int main(int argc, char **argv)
                "  check     have the daemon check its tables; nobody is served meanwhile\n"
                "  reclaim SESSION|GROUP\n"
                "            free what an ended session, or all ended sessions of a group, have left; asks first\n"
+               "  disconnect SESSION\n"
+               "            close a session's connection for good: its process keeps what it holds until it\n"
+               "            detaches or ends, and gets no more; asks first\n"
                "  drop      drop the heap of a running daemon, which then ends; asks first\n"
                "  keeper    the keeper in a --state-dir, and its heap; --end ends one that is left over, asking first\n"
                "  ping      is the daemon there, and which version",

@@ -185,7 +185,7 @@ static bool show_json(const found *f, bool ended)
                 ctl_json_set(object, "arena_bytes", f->header.arena_bytes) &&
                 ctl_json_set(object, "arena_base", f->header.base) &&
                 ctl_json_set(object, "sessions", f->nsessions) && ctl_json_set(object, "roots", f->nroots);
-    whole = whole && json_dumpf(object, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER) == 0 && putchar('\n') != EOF;
+    whole = whole && ctl_json_print(object);
     json_decref(object);
     return whole;
 }

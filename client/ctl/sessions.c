@@ -1,7 +1,8 @@
 /*
- * sessions: who uses the heap, and who has used it: goallocctl sessions.
+ * sessions: who uses the heap, and who has used it: goallocctl sessions and disconnect.
  */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "client/ctl/commands.h"
 #include "client/ctl/ctl.h"
@@ -15,6 +16,17 @@ bool sessions_next(Goallocd__Request *request, const Goallocd__Reply *reply)
 {
     request->session_list->start = reply->session_list->next;
     return reply->session_list->next != 0;
+}
+
+Goallocd__Disconnect disconnect_first = GOALLOCD__DISCONNECT__INIT;
+
+bool disconnect_set(const char *session)
+{
+    char *end;
+    unsigned long no = strtoul(session, &end, 10);
+
+    disconnect_first.session = (uint32_t)no;
+    return session[0] >= '0' && session[0] <= '9' && *end == '\0' && no > 0 && no < SHM_SESSIONS_MAX;
 }
 
 static const char *state_name(uint32_t state)

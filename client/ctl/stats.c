@@ -8,6 +8,7 @@
 #include "client/ctl/commands.h"
 #include "client/ctl/ctl.h"
 #include "shm/sizeclass.h"
+#include "shm/units.h"
 
 /* "large", "tiny", or the size. */
 static const char *class_name(const Goallocd__ClassStats *c, char name[16])
@@ -71,6 +72,7 @@ bool stats_json(json_t *object, const Goallocd__Reply *reply)
         { "arena_bytes", s->reserved_bytes }, /* as goalloc_stats_t calls the two */
         { "memory_limit_bytes", s->limit_bytes },
         { "max_memory_bytes", s->max_memory_bytes },
+        { "excess_bytes", s->excess_bytes },
         { "peak_committed_bytes", s->peak_committed_bytes },
         { "over_limit_bytes", s->over_limit_bytes },
         { "scavenged_bytes", s->scavenged_bytes },
@@ -141,6 +143,8 @@ void stats_text(const Goallocd__Reply *reply)
         print_bytes("memory limit", s->limit_bytes);
     if (s->max_memory_bytes != 0)
         print_bytes("hard memory limit", s->max_memory_bytes);
+    if (s->excess_bytes >= MIB)
+        print_bytes("beyond the books", s->excess_bytes);
     if (s->over_limit_bytes != 0)
         print_bytes("above the limit", s->over_limit_bytes);
     print_bytes("scavenged", s->scavenged_bytes);
@@ -168,7 +172,7 @@ bool ping_json(json_t *object, const Goallocd__Reply *reply)
 
 void check_text(const Goallocd__Reply *reply)
 {
-    (void)printf("%s%s", reply->check->whole ? "the heap's tables agree\n" : "", reply->check->text);
+    ctl_print_lines(reply->check->whole ? "the heap's tables agree" : reply->check->text, stdout);
 }
 
 bool check_json(json_t *object, const Goallocd__Reply *reply)

@@ -43,7 +43,8 @@
  * returns -ETIMEDOUT if nobody serves the socket, or answers, within the timeout (-EACCES if the socket is there and
  * may not be used). From then on such calls fail at once, and one of them looks for the daemon every 100 ms, until it
  * is found. Two errors come at once: -ENOENT if the directory of the socket is gone, as after a chroot, and -ESTALE if
- * the heap was dropped, or the daemon serves another one. Then the heap that is mapped here is nobody's any more. It
+ * the heap was dropped, or the daemon serves another one, or an administrator has disconnected this session
+ * (goallocctl disconnect). Then the heap that is mapped here is nobody's any more, or not this process's. It
  * can still be read, and used as far as what is held reaches; every call that needs the daemon answers -ESTALE, until
  * goalloc_detach() and a new goalloc_attach(). goalloc_is_current() says so without a call.
  *
@@ -203,7 +204,9 @@ typedef struct goalloc_stats_t {
  *   -ENAMETOOLONG     the path is longer than a Unix socket's may be (107 bytes), or the group's name than 63 bytes
  *   -EILSEQ           the group's name is not UTF-8
  *   -ENOENT           no socket at that path          -ECONNREFUSED  nobody listens there
- *   -EACCES           no permission for the socket    -ETIMEDOUT     no answer within timeout_ms
+ *   -EACCES           no permission for the socket; or the daemon lets only others attach (its --allow-uid, and so
+ *                     on), or this user read-only alone
+ *   -ETIMEDOUT        no answer within timeout_ms
  *   -EPROTONOSUPPORT  the daemon speaks another version of the protocol
  *   -ENOEXEC          the daemon's shared-memory layout (ABI) is another
  *   -EPROTO           the answer was not understood, or contradicts the shared header
@@ -303,7 +306,7 @@ typedef struct goalloc_event {
  * program that has closed it nevertheless gets -EBADF of goalloc_next_event(), and a new one here. A forked child has
  * none, until it asks for one of its own.
  *
- * Whose sessions are told of: those of the same user, or group; for root and the daemon's user all. Roots and memory
+ * Whose sessions are told of: those of the same user, or group; for who may control the daemon all. Roots and memory
  * are told to all. Events come in the order in which they happened.
  *
  * Cost: the first call one connect and one round trip; a session of its own if the process has none. 0 or above, or
@@ -517,8 +520,9 @@ GOALLOC_API GOALLOC_CHECK int goalloc_settle(void);
  * With the name go the size and type tag that goalloc_root_get_or_create() has made it with, and the session that has
  * set it; `goallocctl roots` shows them. All outlive the daemon. The functions are requests: their errors, besides
  * those that are named, are -EINVAL (no name, or a p that does not point into a live object), -ENAMETOOLONG, -EILSEQ
- * (the name is not UTF-8), -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT (no directory of the socket), -ESTALE. If the
- * connection is lost on the way, a request is sent again, to the next daemon too, and takes effect once.
+ * (the name is not UTF-8), -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT (no directory of the socket), -ESTALE; and -EPERM
+ * where a root would change that another user has made, if the daemon runs with --root-owner. If the connection is lost
+ * on the way, a request is sent again, to the next daemon too, and takes effect once.
  */
 
 /*
@@ -624,8 +628,9 @@ GOALLOC_API void *goalloc_pointer(uint64_t offset);
  * Statistics of the whole heap and of this session. ret_stats->struct_size must be set; at most so many bytes
  * are written, so a program that was built with an older header gets what it knows. An older daemon leaves what it does
  * not know 0. One round trip; the daemon counts live objects by looking at all allocation bits, in slices, so the
- * counts are exact when nobody allocates or frees meanwhile. 0, -EINVAL, -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT,
- * -ESTALE.
+ * counts are exact when nobody allocates or frees meanwhile. A count begins after the call and is for all who ask by
+ * then; counting takes a tenth of a CPU, so where others ask all the time a call may take 2 s longer. 0, -EINVAL,
+ * -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_stats(goalloc_stats_t *ret_stats);
 

@@ -2,8 +2,13 @@
  * Adopt: the table of objects that a session has made its own, or its group's, with goalloc_adopt().
  *
  * Called by the request handlers (adopt, publish), lease (the end of an owner, a takeover) and mheap (a span ends).
- * Data: a hash by the object's offset and a list an owner, private; entries in the private memfd, which outlive the
- * daemon; kept bits in bitmap; nadopted and has_kept in the span's description and free_limit in the header.
+ * Data: an adoption for each entry, private; the entries, in the private memfd, which outlive the daemon; kept bits in
+ * bitmap; nadopted and has_kept in the span's description and free_limit in the header.
+ *
+ * An adoption is in three lists: of its bucket, by which it is found from its object's offset; of its owner, which pops
+ * all of them when it ends; and of its span, which forgets them when it ends. The hash has a seed (seededhash.c),
+ * because clients choose the offsets; so a look costs the same whatever they adopt. What is done for a span costs what
+ * is adopted in it, at most an object of each of its places, and nothing for objects elsewhere.
  *
  * An adopted object can be freed by anybody, and its place taken by another object, without the daemon being asked.
  * The kept bit tells: while a span's has_kept is set (it is owned, or has adopted objects), whoever frees an object
@@ -19,51 +24,95 @@
  * has_kept of an unowned span goes from 0 to 1 with its first adoption, after kept bits of the span's earlier life have
  * been cleared, and back to 0 with its last one.
  *
- * Invariants (adopt_validate, linear): an entry in use says the same as the adoption that has it, and no other has it;
- * an adoption is in the list of its owner; free_limit is 0 iff there is any; nadopted of a span is the number of
- * adoptions in it (mheap_validate, which walks the spans).
+ * Memory: 40 bytes an adoption, and 4 for each page that has one at its place in heads, all of it mapped at the start
+ * and without memory until it is used; so nothing is moved when the table grows, and nothing can fail.
+ *
+ * Invariants (adopt_validate, linear): an entry in use says the same as its adoption, which its bucket's list, its
+ * owner's and its span's have; free_limit is 0 iff there is any; an owner's count is that of its list; nadopted of a
+ * span is the number of adoptions in it (mheap_validate, which walks the spans).
  */
 #include "daemon/heap/adopt.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
+#include <limits.h>
+#include <sys/mman.h>
 
+#include "daemon/heap/seededhash.h"
 #include "shm/crash.h"
 #include "shm/tiny.h"
 
-#define uthash_fatal(message) abort() /* not reached: HASH_NONFATAL_OOM reports instead */
-#define HASH_NONFATAL_OOM     1
-#include <uthash.h>
-#include <utlist.h>
+#define BUCKETS (ADOPTIONS_MAX / 4)
 
+/* An adoption has the number of its entry, plus 1; 0 is none. */
 typedef struct adoption {
-    uint64_t offset;
+    uint64_t offset; /* 0: the entry is free */
+    page_no first;   /* of its span */
+    uint32_t in_bucket;
+    uint32_t prev_of_owner;
+    uint32_t next_of_owner;
+    uint32_t prev_of_span;
+    uint32_t next_of_span;
     owner_no owner;
-    uint32_t entry; /* in the private memfd */
-    UT_hash_handle hh;
-    struct adoption *prev;
-    struct adoption *next;
 } adoption;
+
+_Static_assert(sizeof(adoption) == 40, "what is said of it above");
+
+/* Of a check that is under way: what has been counted of the adoptions below end, and is kept right (checking.h). */
+typedef struct adopt_checked {
+    uint32_t end; /* 0: there was none yet */
+    uint32_t count;
+    uint32_t nof_owner[SHM_OWNERS_MAX];
+} adopt_checked;
 
 struct adopt_table {
     shm_map *map;
     heap_private *private;
+    uint32_t count;
     uint32_t free_entry; /* one more than its number; 0: none is free below nadoption_entries */
-    adoption *by_offset;
-    adoption *of_owner[SHM_OWNERS_MAX];
+    uint32_t *heads;     /* one a page: of the span that begins there */
+    uint32_t of_owner[SHM_OWNERS_MAX];
     uint32_t nof_owner[SHM_OWNERS_MAX];
+    adopt_checked checked;
+    uint32_t buckets[BUCKETS];
+    adoption all[ADOPTIONS_MAX + 1]; /* all[0] is none */
 };
+
+/* Zeroes that have no memory until they are written. NULL: no room. */
+static void *map_zeroes(uint64_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static uint64_t heads_bytes(const shm_map *map)
+{
+    return map->npages * sizeof(uint32_t);
+}
 
 adopt_table *adopt_new(heapfile *file)
 {
-    adopt_table *table = calloc(1, sizeof(*table));
+    adopt_table *table = map_zeroes(sizeof(*table));
 
+    if (table == NULL)
+        return NULL;
+    table->map = &file->map;
+    table->private = file->private;
+    table->heads = map_zeroes(heads_bytes(table->map));
+    if (table->heads != NULL && hash_start())
+        return table;
+    return adopt_free(table);
+}
+
+adopt_table *adopt_free(adopt_table *table)
+{
     if (table != NULL) {
-        table->map = &file->map;
-        table->private = file->private;
+        if (table->heads != NULL)
+            (void)munmap(table->heads, heads_bytes(table->map));
+        (void)munmap(table, sizeof(*table));
     }
-    return table;
+    return NULL;
 }
 
 /* --- entries in the private memfd --- */
@@ -101,71 +150,114 @@ static void set_free_limit(adopt_table *table, uint64_t nadopted)
     u64_store_release(&table->map->header->free_limit, nadopted == 0 ? table->map->arena_bytes : 0);
 }
 
+static uint32_t bucket_at(uint64_t offset)
+{
+    return hash_word(offset) % BUCKETS;
+}
+
+static uint32_t *bucket_of(adopt_table *table, uint64_t offset)
+{
+    return &table->buckets[bucket_at(offset)];
+}
+
+static adoption *adoption_find(adopt_table *table, uint64_t offset)
+{
+    uint32_t at = *bucket_of(table, offset);
+
+    while (at != 0 && table->all[at].offset != offset)
+        at = table->all[at].in_bucket;
+    return at == 0 ? NULL : &table->all[at];
+}
+
+static uint32_t number_of(const adopt_table *table, const adoption *a)
+{
+    return (uint32_t)(a - table->all);
+}
+
+static void enter_owner(adopt_table *table, adoption *a, owner_no owner)
+{
+    uint32_t *head = &table->of_owner[owner.n];
+
+    a->owner = owner;
+    a->prev_of_owner = 0;
+    a->next_of_owner = *head;
+    table->all[*head].prev_of_owner = number_of(table, a); /* all[0]: nobody reads it */
+    *head = number_of(table, a);
+    table->nof_owner[owner.n]++;
+    table->checked.nof_owner[owner.n] += number_of(table, a) < table->checked.end;
+}
+
+static void leave_owner(adopt_table *table, const adoption *a)
+{
+    uint32_t *before = a->prev_of_owner == 0 ? &table->of_owner[a->owner.n]
+                                             : &table->all[a->prev_of_owner].next_of_owner;
+
+    *before = a->next_of_owner;
+    table->all[a->next_of_owner].prev_of_owner = a->prev_of_owner;
+    table->nof_owner[a->owner.n]--;
+    table->checked.nof_owner[a->owner.n] -= number_of(table, a) < table->checked.end;
+}
+
+static void enter_span(adopt_table *table, adoption *a, page_no first)
+{
+    uint32_t *head = &table->heads[first.n];
+
+    a->first = first;
+    a->prev_of_span = 0;
+    a->next_of_span = *head;
+    table->all[*head].prev_of_span = number_of(table, a);
+    *head = number_of(table, a);
+}
+
+static void leave_span(adopt_table *table, const adoption *a)
+{
+    uint32_t *before = a->prev_of_span == 0 ? &table->heads[a->first.n] : &table->all[a->prev_of_span].next_of_span;
+
+    *before = a->next_of_span;
+    table->all[a->next_of_span].prev_of_span = a->prev_of_span;
+}
+
+static void leave_bucket(adopt_table *table, const adoption *a)
+{
+    uint32_t *at = bucket_of(table, a->offset);
+
+    while (*at != number_of(table, a))
+        at = &table->all[*at].in_bucket;
+    *at = a->in_bucket;
+}
+
 static void adoption_remove(adopt_table *table, adoption *a)
 {
-    page_no first = page_at(u32_load_relaxed(&table->map->page_map[a->offset >> PAGE_SHIFT]));
-    shm_span *span = shm_span_at(table->map, first);
+    shm_span *span = shm_span_at(table->map, a->first);
 
-    entry_give_back(table, a->entry);
+    entry_give_back(table, number_of(table, a) - 1);
     CRASH_POINT(adopt_remove_after_entry);
     u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) - 1);
     if (u32_load_relaxed(&span->nadopted) == 0 && u32_load_relaxed(&span->owner) == 0)
         u32_store_release(&span->has_kept, 0);
-    set_free_limit(table, HASH_COUNT(table->by_offset) - 1);
+    set_free_limit(table, --table->count);
     CRASH_POINT(adopt_remove_after_counters);
-    HASH_DEL(table->by_offset, a);
-    DL_DELETE(table->of_owner[a->owner.n], a);
-    table->nof_owner[a->owner.n]--;
-    free(a);
+    leave_bucket(table, a);
+    leave_owner(table, a);
+    leave_span(table, a);
+    table->checked.count -= number_of(table, a) < table->checked.end;
+    a->offset = 0;
 }
 
-adopt_table *adopt_free(adopt_table *table)
+/* The object at offset, of the span first, which has no adoption, has the one of that entry. */
+static void adoption_add(adopt_table *table, uint64_t offset, page_no first, uint32_t entry, owner_no owner)
 {
-    if (table != NULL) {
-        for (adoption *a = table->by_offset, *next; a != NULL; a = next) {
-            next = a->hh.next;
-            HASH_DEL(table->by_offset, a);
-            free(a);
-        }
-        free(table);
-    }
-    return NULL;
-}
+    adoption *a = &table->all[entry + 1];
+    uint32_t *bucket = bucket_of(table, offset);
 
-static adoption *adoption_find(const adopt_table *table, uint64_t offset)
-{
-    adoption *a;
-
-    HASH_FIND(hh, table->by_offset, &offset, sizeof(offset), a);
-    return a;
-}
-
-/* The object at offset, which has no adoption, has one with that entry. False: no memory. */
-static bool adoption_add(adopt_table *table, uint64_t offset, uint32_t entry, owner_no owner)
-{
-    adoption *a = calloc(1, sizeof(*a));
-
-    if (a == NULL)
-        return false;
-    *a = (adoption){ .offset = offset, .owner = owner, .entry = entry };
-    HASH_ADD(hh, table->by_offset, offset, sizeof(a->offset), a);
-    if (a->hh.tbl == NULL) {
-        free(a);
-        return false;
-    }
-    DL_APPEND(table->of_owner[owner.n], a);
-    table->nof_owner[owner.n]++;
-    return true;
-}
-
-/* It is owner's from now on. */
-static void adoption_move(adopt_table *table, adoption *a, owner_no owner)
-{
-    DL_DELETE(table->of_owner[a->owner.n], a);
-    table->nof_owner[a->owner.n]--;
-    a->owner = owner;
-    DL_APPEND(table->of_owner[owner.n], a);
-    table->nof_owner[owner.n]++;
+    assert(a->offset == 0);
+    a->offset = offset;
+    a->in_bucket = *bucket;
+    *bucket = entry + 1;
+    enter_owner(table, a, owner);
+    enter_span(table, a, first);
+    table->count++;
+    table->checked.count += number_of(table, a) < table->checked.end;
 }
 
 void adopt_ensure_kept(shm_map *map, page_no first)
@@ -202,15 +294,13 @@ int adopt_set(adopt_table *table, const object_ref *object, owner_no owner, uint
     forget_stale_tiny(table, object);
     a = adoption_find(table, object->offset);
     if (a != NULL) {
-        entry = a->entry;
-        adoption_move(table, a, owner);
+        entry = number_of(table, a) - 1;
+        leave_owner(table, a);
+        enter_owner(table, a, owner);
     } else {
         if (!entry_take(table, &entry))
             return ADOPT_E_FULL;
-        if (!adoption_add(table, object->offset, entry, owner)) {
-            entry_give_back(table, entry);
-            return ADOPT_E_FULL;
-        }
+        adoption_add(table, object->offset, object->first, entry, owner);
         adopt_ensure_kept(table->map, object->first);
         set_free_limit(table, adopt_count(table));
         u32_store_release(&span->nadopted, u32_load_relaxed(&span->nadopted) + 1);
@@ -234,13 +324,9 @@ void adopt_clear(adopt_table *table, uint64_t offset)
 
 void adopt_forget_span(adopt_table *table, page_no first)
 {
-    const shm_span *span = shm_span_at(table->map, first);
-    uint64_t step_bytes = span_is_tiny(span) ? 1 : span->elem_bytes;
-    uint64_t end = page_offset(first) + span->npages * PAGE_BYTES;
-
-    for (uint64_t at = page_offset(first); at < end && u32_load_relaxed(&span->nadopted) != 0; at += step_bytes)
-        adopt_clear(table, at);
-    assert(u32_load_relaxed(&span->nadopted) == 0);
+    while (table->heads[first.n] != 0)
+        adoption_remove(table, &table->all[table->heads[first.n]]);
+    assert(u32_load_relaxed(&shm_span_at(table->map, first)->nadopted) == 0);
 }
 
 /* True if the object at offset lives, and is still the one that was adopted. */
@@ -252,9 +338,9 @@ static bool is_same_object(const shm_map *map, uint64_t offset, object_ref *ret)
 
 bool adopt_pop(adopt_table *table, owner_no owner, object_ref *ret, bool *ret_lives)
 {
-    adoption *a = table->of_owner[owner.n];
+    adoption *a = &table->all[table->of_owner[owner.n]];
 
-    if (a == NULL)
+    if (a == table->all)
         return false;
     *ret_lives = is_same_object(table->map, a->offset, ret);
     adoption_remove(table, a);
@@ -277,7 +363,7 @@ static bool owner_lives(const shm_map *map, uint64_t no, uint32_t epoch)
            u32_load_relaxed(&map->sessions[no].epoch) == epoch;
 }
 
-bool adopt_recover(adopt_table *table)
+void adopt_recover(adopt_table *table)
 {
     uint32_t used = u32_load_relaxed(&table->private->nadoption_entries);
 
@@ -291,12 +377,11 @@ bool adopt_recover(adopt_table *table)
             !is_same_object(table->map, offset, &object) || adoption_find(table, offset) != NULL ||
             u32_load_relaxed(&shm_span_at(table->map, object.first)->nadopted) == 0)
             entry_give_back(table, entry);
-        else if (!adoption_add(table, offset, entry, (owner_no){ (uint16_t)(who >> 32) }))
-            return false;
+        else
+            adoption_add(table, offset, object.first, entry, (owner_no){ (uint16_t)(who >> 32) });
     }
     /* Exactly the adoptions: set before the spans' own counters go down, so that clients go on looking. */
     set_free_limit(table, adopt_count(table));
-    return true;
 }
 
 void adopt_recover_span(adopt_table *table, page_no first)
@@ -304,7 +389,7 @@ void adopt_recover_span(adopt_table *table, page_no first)
     shm_span *span = shm_span_at(table->map, first);
     uint32_t n;
 
-    if (u32_load_relaxed(&span->nadopted) == 0)
+    if (u32_load_relaxed(&span->nadopted) == 0 && table->heads[first.n] == 0)
         return;
     n = adopt_count_span(table, first);
     u32_store_release(&span->nadopted, n);
@@ -316,70 +401,122 @@ void adopt_recover_span(adopt_table *table, page_no first)
 
 uint32_t adopt_count(const adopt_table *table)
 {
-    return HASH_COUNT(table->by_offset);
+    return table->count;
+}
+
+uint32_t adopt_count_owner(const adopt_table *table, owner_no owner)
+{
+    return table->nof_owner[owner.n];
 }
 
 uint32_t adopt_count_span(const adopt_table *table, page_no first)
 {
-    const shm_span *span = shm_span_at(table->map, first);
-    uint64_t step_bytes = span_is_tiny(span) ? 1 : span->elem_bytes;
-    uint64_t end = page_offset(first) + span->npages * PAGE_BYTES;
     uint32_t n = 0;
 
-    for (uint64_t at = page_offset(first); at < end; at += step_bytes)
-        n += adoption_find(table, at) != NULL;
+    for (uint32_t at = table->heads[first.n]; at != 0; at = table->all[at].next_of_span)
+        n++;
     return n;
 }
 
-/* The owner's list: each adoption in it is the owner's, and its entry says so. Returns how many, or -EUCLEAN. */
-static int64_t validate_owner(const adopt_table *table, uint16_t no, FILE *err)
+uint32_t adopt_look_steps(const adopt_table *table, uint64_t offset)
 {
     uint32_t n = 0;
 
-    for (const adoption *a = table->of_owner[no]; a != NULL && n <= table->nof_owner[no]; a = a->next, n++) {
-        uint64_t offset = u64_load_relaxed(&table->private->adoptions[a->entry].offset);
-        uint64_t who = u64_load_relaxed(&table->private->adoptions[a->entry].who);
+    for (uint32_t at = table->buckets[bucket_at(offset)]; at != 0; at = table->all[at].in_bucket)
+        n++;
+    return n;
+}
 
-        if (a->owner.n != no || offset != a->offset || who >> 32 != no) {
-            (void)fprintf(err, "adopt: 0x%llx of owner %u is in the list of owner %u; entry %u: 0x%llx of %llu\n",
-                          (unsigned long long)a->offset, a->owner.n, no, a->entry, (unsigned long long)offset,
-                          (unsigned long long)who >> 32);
-            return -EUCLEAN;
-        }
-    }
-    if (n == table->nof_owner[no])
-        return n;
-    (void)fprintf(err, "adopt: %u objects in the list of owner %u, %u noted\n", n, no, table->nof_owner[no]);
+/* --- checking --- */
+
+static int differs(const adopt_table *table, uint32_t at, FILE *err)
+{
+    const adoption *a = &table->all[at];
+    const private_adoption *entry = &table->private->adoptions[at - 1];
+
+    (void)fprintf(err, "adopt: entry %u: 0x%llx of %llu; adoption of 0x%llx by owner %u in span %u\n", at - 1,
+                  (unsigned long long)u64_load_relaxed(&entry->offset),
+                  (unsigned long long)u64_load_relaxed(&entry->who) >> 32, (unsigned long long)a->offset, a->owner.n,
+                  a->first.n);
     return -EUCLEAN;
 }
 
-int adopt_validate(const adopt_table *table, FILE *err)
+/* True if both neighbours of the adoption in its owner's and its span's list name it. */
+static bool is_linked(const adopt_table *table, uint32_t at)
 {
-    uint32_t end = u32_load_relaxed(&table->private->nadoption_entries);
-    uint64_t limit = u64_load_relaxed(&table->map->header->free_limit);
-    uint32_t count = adopt_count(table);
-    uint64_t nlisted = 0;
-    uint64_t nused = 0;
+    const adoption *a = &table->all[at];
+    uint32_t by_owner =
+        a->prev_of_owner == 0 ? table->of_owner[a->owner.n] : table->all[a->prev_of_owner].next_of_owner;
+    uint32_t by_span = a->prev_of_span == 0 ? table->heads[a->first.n] : table->all[a->prev_of_span].next_of_span;
 
-    for (uint16_t no = 0; no < SHM_OWNERS_MAX; no++) {
-        int64_t n = validate_owner(table, no, err);
+    return by_owner == at && by_span == at &&
+           (a->next_of_owner == 0 || table->all[a->next_of_owner].prev_of_owner == at) &&
+           (a->next_of_span == 0 || table->all[a->next_of_span].prev_of_span == at);
+}
 
-        if (n < 0)
-            return -EUCLEAN;
-        nlisted += (uint64_t)n;
-    }
-    for (uint32_t entry = 0; entry < end && entry < ADOPTIONS_MAX; entry++)
-        nused += u64_load_relaxed(&table->private->adoptions[entry].offset) != 0;
-    if (nlisted == count && nused == count && limit == (count == 0 ? table->map->arena_bytes : 0))
+/* The entry and its adoption. 0, -EUCLEAN. */
+static int validate_entry(adopt_table *table, uint32_t at, FILE *err)
+{
+    const adoption *a = &table->all[at];
+    uint64_t offset = u64_load_relaxed(&table->private->adoptions[at - 1].offset);
+    uint64_t who = u64_load_relaxed(&table->private->adoptions[at - 1].who);
+
+    if (offset == 0 && a->offset == 0)
         return 0;
-    (void)fprintf(err, "adopt: %u objects, %llu listed, %llu of %u entries used; frees look from 0x%llx on\n", count,
-                  (unsigned long long)nlisted, (unsigned long long)nused, end, (unsigned long long)limit);
+    if (offset != a->offset || who >> 32 != a->owner.n || adoption_find(table, offset) != a ||
+        u32_load_relaxed(&table->map->page_map[offset >> PAGE_SHIFT]) != a->first.n || !is_linked(table, at))
+        return differs(table, at, err);
+    table->checked.count++;
+    table->checked.nof_owner[a->owner.n]++;
+    return 0;
+}
+
+void adopt_validate_begin(adopt_table *table)
+{
+    table->checked = (adopt_checked){ .end = 1 };
+}
+
+int adopt_validate_step(adopt_table *table, unsigned budget, FILE *err)
+{
+    uint64_t limit = u64_load_relaxed(&table->map->header->free_limit);
+
+    for (; budget > 0; budget--) {
+        if (table->checked.end > u32_load_relaxed(&table->private->nadoption_entries) ||
+            table->checked.end > ADOPTIONS_MAX)
+            break;
+        if (validate_entry(table, table->checked.end, err) < 0)
+            return -EUCLEAN;
+        table->checked.end++;
+    }
+    if (budget == 0)
+        return VALIDATE_E_MORE;
+    for (uint32_t no = 0; no < SHM_OWNERS_MAX; no++) {
+        if (table->checked.nof_owner[no] != table->nof_owner[no]) {
+            (void)fprintf(err, "adopt: %u objects of owner %u, %u noted\n", table->checked.nof_owner[no], no,
+                          table->nof_owner[no]);
+            return -EUCLEAN;
+        }
+    }
+    if (table->checked.count == table->count && limit == (table->count == 0 ? table->map->arena_bytes : 0))
+        return 0;
+    (void)fprintf(err, "adopt: %u objects, %u noted; frees look from 0x%llx on\n", table->checked.count, table->count,
+                  (unsigned long long)limit);
     return -EUCLEAN;
+}
+
+int adopt_validate(adopt_table *table, FILE *err)
+{
+    adopt_validate_begin(table);
+    return adopt_validate_step(table, UINT_MAX, err);
 }
 
 void adopt_dump(const adopt_table *table, FILE *out)
 {
-    for (const adoption *a = table->by_offset; a != NULL; a = a->hh.next)
-        (void)fprintf(out, "adoption %u: object 0x%llx of owner %u\n", a->entry, (unsigned long long)a->offset,
-                      a->owner.n);
+    uint32_t end = u32_load_relaxed(&table->private->nadoption_entries);
+
+    for (uint32_t at = 1; at <= end && at <= ADOPTIONS_MAX; at++) {
+        if (table->all[at].offset != 0)
+            (void)fprintf(out, "adoption %u: object 0x%llx of owner %u\n", at - 1,
+                          (unsigned long long)table->all[at].offset, table->all[at].owner.n);
+    }
 }

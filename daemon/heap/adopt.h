@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 
+#include "daemon/heap/checking.h"
 #include "daemon/memory/heapfile.h"
 #include "shm/object.h"
 
@@ -13,18 +14,21 @@
 
 typedef struct adopt_table adopt_table;
 
-/* What a caller handles itself: the owner has ADOPT_PER_OWNER_MAX, or there is no memory. */
+/* What a caller handles itself: the owner has ADOPT_PER_OWNER_MAX, or all owners have ADOPTIONS_MAX. */
 enum { ADOPT_E_FULL = 1 };
 
-/* NULL: no memory. The caller owns it. file is borrowed. The table is empty, whatever the file says. */
+/*
+ * NULL: no memory, or no random numbers for a seed. The caller owns it. file is borrowed. The table is empty, whatever
+ * the file says.
+ */
 adopt_table *adopt_new(heapfile *file);
 
 /*
  * After another daemon, and when the tables of sessions and groups are this one's: read the adoptions, and drop those
- * whose object or owner is gone. False: no memory. After it adopt_recover_span() sets a span's counters right: call it
- * for each.
+ * whose object or owner is gone. Linear in the entries. After it adopt_recover_span() sets a span's counters right:
+ * call it for each.
  */
-bool adopt_recover(adopt_table *table) __attribute__((warn_unused_result));
+void adopt_recover(adopt_table *table);
 void adopt_recover_span(adopt_table *table, page_no first);
 
 adopt_table *adopt_free(adopt_table *table); /* returns NULL */
@@ -55,12 +59,21 @@ void adopt_forget_span(adopt_table *table, page_no first);
 bool adopt_pop(adopt_table *table, owner_no owner, object_ref *ret, bool *ret_lives)
     __attribute__((warn_unused_result));
 
-/* Adopted objects: all; those in a span, which costs a look for each place of it. */
+/* Adopted objects: all; those of an owner; those in a span, which costs a step for each. */
 uint32_t adopt_count(const adopt_table *table);
+uint32_t adopt_count_owner(const adopt_table *table, owner_no owner);
 uint32_t adopt_count_span(const adopt_table *table, page_no first);
 
-/* Check lists, entries and counters against each other. 0, -EUCLEAN after printing what differs. Linear. */
-int adopt_validate(const adopt_table *table, FILE *err) __attribute__((warn_unused_result));
+/* Adoptions that a look for the object at offset goes over, for tests. */
+uint32_t adopt_look_steps(const adopt_table *table, uint64_t offset);
+
+/*
+ * Check lists, entries and counters against each other, in slices of budget entries (checking.h): 0, VALIDATE_E_MORE,
+ * -EUCLEAN after printing what differs. adopt_validate() does it at once.
+ */
+void adopt_validate_begin(adopt_table *table);
+int adopt_validate_step(adopt_table *table, unsigned budget, FILE *err) __attribute__((warn_unused_result));
+int adopt_validate(adopt_table *table, FILE *err) __attribute__((warn_unused_result));
 
 /* Print a line for each adopted object. */
 void adopt_dump(const adopt_table *table, FILE *out);

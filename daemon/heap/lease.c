@@ -24,6 +24,7 @@
 #include "daemon/heap/lease.h"
 
 #include <errno.h>
+#include <limits.h>
 
 #include "shm/crash.h"
 #include "shm/holds.h"
@@ -49,11 +50,36 @@ lessee *lease_find_lessee(const lease_table *table, session_no no, uint32_t epoc
     return l != NULL && l->epoch == epoch ? l : NULL;
 }
 
+static uint64_t room_pages(uint64_t limit_pages, uint64_t nheld_pages)
+{
+    if (limit_pages == 0)
+        return UINT64_MAX;
+    return nheld_pages >= limit_pages ? 0 : limit_pages - nheld_pages;
+}
+
 uint64_t lease_room_pages(const lessee *l)
 {
-    if (l->limit_pages == 0)
-        return UINT64_MAX;
-    return l->nheld_pages >= l->limit_pages ? 0 : l->limit_pages - l->nheld_pages;
+    uint64_t room = room_pages(l->limit_pages, l->nheld_pages);
+    uint64_t quota = l->quota == NULL ? UINT64_MAX : room_pages(l->quota->limit_pages, l->quota->nheld_pages);
+
+    return room < quota ? room : quota;
+}
+
+void lease_set_quota(lessee *l, lease_quota *quota)
+{
+    assert(l->quota == NULL);
+    l->quota = quota;
+    quota->nheld_pages += l->nheld_pages;
+}
+
+/* The lessee holds npages more, or less, in a span; so do its user, and the count of a check that is beyond it. */
+static void note_held(lessee *l, page_no first, int64_t npages)
+{
+    l->nheld_pages += (uint64_t)npages;
+    if (l->quota != NULL)
+        l->quota->nheld_pages += (uint64_t)npages;
+    if (span_is_checked(l->table->heap->links, first))
+        l->checked_pages += (uint64_t)npages;
 }
 
 /* The span enters or leaves the lessee's list. The lease word stays as it is. */
@@ -62,7 +88,7 @@ static void lease_link(lessee *l, page_no first)
     mheap *heap = l->table->heap;
 
     spanlist_push_back(&l->leased, heap->links, first, PLACE_LEASED);
-    l->nheld_pages += shm_span_at(heap->map, first)->npages;
+    note_held(l, first, shm_span_at(heap->map, first)->npages);
     l->table->nleased++;
 }
 
@@ -71,7 +97,7 @@ static void lease_unlink(lessee *l, page_no first)
     mheap *heap = l->table->heap;
 
     spanlist_remove(&l->leased, heap->links, first);
-    l->nheld_pages -= shm_span_at(heap->map, first)->npages;
+    note_held(l, first, -(int64_t)shm_span_at(heap->map, first)->npages);
     l->table->nleased--;
 }
 
@@ -132,12 +158,12 @@ void lease_extend(lessee *l, page_no first, uint64_t npages)
 
     forget_roots(heap, page_at(first.n + shm_span_at(heap->map, first)->npages), npages);
     mheap_extend_span(heap, first, npages);
-    l->nheld_pages += npages;
+    note_held(l, first, (int64_t)npages);
 }
 
 void lease_shrink(lessee *l, page_no first, uint64_t npages)
 {
-    l->nheld_pages -= shm_span_at(l->table->heap->map, first)->npages - npages;
+    note_held(l, first, (int64_t)npages - shm_span_at(l->table->heap->map, first)->npages);
     mheap_shrink_span(l->table->heap, first, npages);
 }
 
@@ -401,8 +427,7 @@ int lease_table_recover(lease_table *table)
 {
     int r = 0;
 
-    if (!adopt_recover(table->heap->adopted))
-        return -ENOMEM;
+    adopt_recover(table->heap->adopted);
     for (page_no pos = { 0 }, first; r == 0 && (first = mheap_next_span(table->heap, &pos)).n != 0;)
         r = recover_lease(table, first);
     return r;
@@ -410,65 +435,91 @@ int lease_table_recover(lease_table *table)
 
 /* --- looking --- */
 
-static int validate_lessee(const lessee *l, FILE *err)
+/* A span's lease word, owner and list. 0, -EUCLEAN. */
+static int validate_lease(lease_table *table, page_no first, FILE *err)
 {
-    const mheap *heap = l->table->heap;
-    uint64_t nspans = 0;
-    uint64_t npages = 0;
+    const mheap *heap = table->heap;
+    const shm_span *span = shm_span_at(heap->map, first);
+    lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
+    uint32_t owner = u32_load_relaxed(&span->owner);
+    lessee *l = lease.state == SPAN_LEASED ? lease_find_lessee(table, lease.session, lease.epoch) : NULL;
 
-    for (page_no first = l->leased.head; first.n != 0 && nspans <= l->leased.count; first = heap->links[first.n].next) {
-        const shm_span *span = shm_span_at(heap->map, first);
-        lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
-        uint32_t owner = u32_load_relaxed(&span->owner);
-
-        nspans++;
-        npages += span->npages;
-        if (!is_leased_by(lease, l) || owner != l->owner.n) {
-            (void)fprintf(err, "lease: span %u in the list of session %u.%u: state %d, session %u.%u, owner %u\n",
-                          first.n, l->no.n, l->epoch, (int)lease.state, lease.session.n, lease.epoch, owner);
-            return -EUCLEAN;
-        }
-    }
-    if (nspans == l->leased.count && npages == l->nheld_pages)
+    if (lease.state != SPAN_LEASED && (owner == 0 || group_at(heap->groups, owner) != NULL))
         return 0;
-    (void)fprintf(err, "lease: session %u holds %llu pages in %llu spans, noted %llu in %llu\n", l->no.n,
-                  (unsigned long long)npages, (unsigned long long)nspans, (unsigned long long)l->nheld_pages,
-                  (unsigned long long)l->leased.count);
+    if (l == NULL || owner != l->owner.n || !spanlist_has(&l->leased, heap->links, first)) {
+        (void)fprintf(err, "lease: span %u: state %d, session %u.%u, which is %sthere, owner %u\n", first.n,
+                      (int)lease.state, lease.session.n, lease.epoch, l == NULL ? "not " : "", owner);
+        return -EUCLEAN;
+    }
+    l->leased.checked++;
+    l->checked_pages += span->npages;
+    return 0;
+}
+
+static int validate_lessee(const lease_table *table, uint32_t no, FILE *err)
+{
+    const lessee *l = table->lessees[no];
+
+    if (l->no.n == no && l->table == table && l->leased.count == l->leased.checked &&
+        l->nheld_pages == l->checked_pages && (l->leased.head.n == 0) == (l->leased.count == 0))
+        return 0;
+    (void)fprintf(err, "lease: entry %u, session %u: holds %llu pages in %llu spans, noted %llu in %llu\n", no, l->no.n,
+                  (unsigned long long)l->checked_pages, (unsigned long long)l->leased.checked,
+                  (unsigned long long)l->nheld_pages, (unsigned long long)l->leased.count);
     return -EUCLEAN;
 }
 
-int lease_validate(const lease_table *table, FILE *err)
+/* All lessees: begin to count what they hold, or compare, and add up. */
+static int go_over_lessees(lease_table *table, bool compare, FILE *err)
 {
-    const mheap *heap = table->heap;
     uint64_t nlisted = 0;
-    uint64_t nleased = 0;
 
     for (uint32_t no = 0; no < SHM_SESSIONS_MAX; no++) {
-        const lessee *l = table->lessees[no];
+        lessee *l = table->lessees[no];
 
         if (l == NULL)
             continue;
-        if (l->no.n != no || l->table != table || validate_lessee(l, err) < 0) {
-            (void)fprintf(err, "lease: entry %u, session %u: damaged\n", no, l->no.n);
+        if (!compare)
+            l->leased.checked = l->checked_pages = 0;
+        else if (validate_lessee(table, no, err) < 0)
             return -EUCLEAN;
-        }
         nlisted += l->leased.count;
     }
-    for (page_no pos = { 0 }, first; (first = mheap_next_span(heap, &pos)).n != 0;) {
-        const shm_span *span = shm_span_at(heap->map, first);
-        uint32_t owner = u32_load_relaxed(&span->owner);
-
-        if (lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_LEASED) {
-            nleased++;
-        } else if (owner != 0 && group_at(heap->groups, owner) == NULL) {
-            (void)fprintf(err, "lease: span %u, which nobody leases, has owner %u, which is no group\n", first.n,
-                          owner);
-            return -EUCLEAN;
-        }
-    }
-    if (nlisted == table->nleased && nleased == table->nleased)
+    if (nlisted == table->nleased)
         return 0;
-    (void)fprintf(err, "lease: %llu spans leased, %llu listed, %llu noted\n", (unsigned long long)nleased,
-                  (unsigned long long)nlisted, (unsigned long long)table->nleased);
+    (void)fprintf(err, "lease: %llu spans listed, %llu noted\n", (unsigned long long)nlisted,
+                  (unsigned long long)table->nleased);
     return -EUCLEAN;
+}
+
+int lease_validate_begin(lease_table *table, FILE *err)
+{
+    *spans_checked_to(table->heap->links) = page_at(0);
+    return go_over_lessees(table, false, err);
+}
+
+int lease_validate_step(lease_table *table, unsigned budget, FILE *err)
+{
+    page_no *to = spans_checked_to(table->heap->links);
+
+    for (; budget > 0; budget--) {
+        page_no pos = *to;
+        page_no first = mheap_next_span(table->heap, &pos);
+
+        if (first.n == 0) {
+            *to = page_at(UINT32_MAX);
+            return go_over_lessees(table, true, err);
+        }
+        if (first.n >= to->n && validate_lease(table, first, err) < 0) /* else it was made meanwhile, and counted */
+            return -EUCLEAN;
+        *to = pos;
+    }
+    return VALIDATE_E_MORE;
+}
+
+int lease_validate(lease_table *table, FILE *err)
+{
+    int r = lease_validate_begin(table, err);
+
+    return r < 0 ? r : lease_validate_step(table, UINT_MAX, err);
 }

@@ -7,6 +7,12 @@
 #include "daemon/heap/mcentral.h"
 #include "daemon/heap/offers.h"
 
+/* Pages that several lessees hold, and may hold: those of one user. */
+typedef struct lease_quota {
+    uint64_t nheld_pages;
+    uint64_t limit_pages; /* 0: none */
+} lease_quota;
+
 typedef struct lessee {
     struct lease_table *table; /* the one that it was added to */
     session_no no;
@@ -15,6 +21,8 @@ typedef struct lessee {
     unsigned nops;        /* operations under way that commit memory for it: it does not end before them */
     uint64_t limit_pages; /* of what it holds; 0: none */
     uint64_t nheld_pages;
+    lease_quota *quota;   /* of its user, where those pages count too; NULL: none. Borrowed */
+    uint64_t checked_pages; /* the same, as counted by a check that is under way (checking.h) */
     spanlist leased;
     page_no offers_at;    /* the span in that list at which lease_take_some_offered() goes on, if l still leases it */
     offers offers;        /* spans of it that may be taken back */
@@ -39,7 +47,7 @@ enum {
 /*
  * After mheap_recover(), and after all groups and all lessees that go on have been added: leased spans and adopted
  * objects are theirs again, and spans that a group owns are its own; a span whose lessee is not there is nobody's, or
- * its group's. 0, -ENOMEM, -EUCLEAN: a leased span has another owner than its lessee. Linear in the spans.
+ * its group's. 0, -EUCLEAN: a leased span has another owner than its lessee. Linear in the spans.
  */
 int lease_table_recover(lease_table *table) __attribute__((warn_unused_result));
 
@@ -50,7 +58,10 @@ void lease_remove_lessee(lessee *l); /* it leases nothing */
 /* The lessee with that number and epoch; NULL: there is none any more. */
 lessee *lease_find_lessee(const lease_table *table, session_no no, uint32_t epoch);
 
-/* Pages more that the lessee may hold, as far as its limit says. */
+/* What it holds counts there from now on. */
+void lease_set_quota(lessee *l, lease_quota *quota);
+
+/* Pages more that the lessee may hold, as far as its limit and its quota say. */
 uint64_t lease_room_pages(const lessee *l);
 
 /* Lease a span that is in no list. Its description is whole; the lease word is the last store. */
@@ -100,7 +111,12 @@ bool lease_end_some(lessee *l, unsigned budget) __attribute__((warn_unused_resul
  */
 bool lease_end_group_some(lease_table *table, group *g, unsigned budget) __attribute__((warn_unused_result));
 
-/* Check lists, lease words, owners and counters. 0, -EUCLEAN after printing what differs. Linear in the spans. */
-int lease_validate(const lease_table *table, FILE *err) __attribute__((warn_unused_result));
+/*
+ * Check lists, lease words, owners and counters, in slices of budget spans (checking.h), after which those of mheap are
+ * not under way: 0, VALIDATE_E_MORE, -EUCLEAN after printing what differs. lease_validate() does it at once.
+ */
+int lease_validate_begin(lease_table *table, FILE *err) __attribute__((warn_unused_result));
+int lease_validate_step(lease_table *table, unsigned budget, FILE *err) __attribute__((warn_unused_result));
+int lease_validate(lease_table *table, FILE *err) __attribute__((warn_unused_result));
 
 #endif

@@ -30,6 +30,7 @@
 #include "shm/object.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -67,6 +68,8 @@ struct left_table {
     bool free_them;
     uint32_t free_at;
     left_freed freed;
+    uint32_t checked_to; /* records below it have been counted by the last check, and are kept count of */
+    uint32_t nchecked[LEFT_OWNERS_MAX + 1]; /* their claims, by owner (checking.h) */
     claimant owners[LEFT_OWNERS_MAX + 1];
     record records[RECORDS_MAX]; /* records[0] is none */
 };
@@ -116,6 +119,7 @@ static void record_push(left_table *table, page_no first, left_owner_no owner, c
     table->links[first.n].left = i;
     if (owner.n != 0)
         table->owners[owner.n].nclaims++;
+    table->nchecked[owner.n] += i < table->checked_to;
 }
 
 static void owner_release(left_table *table, claimant *o)
@@ -134,6 +138,7 @@ static void record_drop(left_table *table, uint32_t *at)
 
     if (r->owner.n != 0 && --o->nclaims == 0 && o->forgotten)
         owner_release(table, o);
+    table->nchecked[r->owner.n] -= i < table->checked_to;
     *at = r->next;
     r->first = page_at(0);
     r->next = table->free;
@@ -421,25 +426,39 @@ static int span_validate(const left_table *table, uint32_t i, FILE *err)
     return -EUCLEAN;
 }
 
-int left_validate(const left_table *table, FILE *err)
+void left_validate_begin(left_table *table)
 {
-    uint32_t nclaims[LEFT_OWNERS_MAX + 1] = { 0 };
+    table->checked_to = 1;
+    memset(table->nchecked, 0, sizeof(table->nchecked));
+}
 
-    for (uint32_t i = 1; i < table->nused; i++) {
-        const record *r = &table->records[i];
+int left_validate_step(left_table *table, unsigned budget, FILE *err)
+{
+    for (; table->checked_to < table->nused; table->checked_to++) {
+        const record *r = &table->records[table->checked_to];
 
+        if (budget-- == 0)
+            return VALIDATE_E_MORE;
         if (r->first.n == 0)
             continue;
-        if (span_validate(table, i, err) < 0)
+        if (span_validate(table, table->checked_to, err) < 0)
             return -EUCLEAN;
-        nclaims[r->owner.n]++;
+        table->nchecked[r->owner.n]++;
     }
     for (size_t i = 1; i <= LEFT_OWNERS_MAX; i++) {
-        if (nclaims[i] != table->owners[i].nclaims || (nclaims[i] > 0 && !table->owners[i].used)) {
-            (void)fprintf(err, "left: session number %zu has %u claims, %u noted\n", i, nclaims[i],
+        uint32_t nclaims = table->nchecked[i];
+
+        if (nclaims != table->owners[i].nclaims || (nclaims > 0 && !table->owners[i].used)) {
+            (void)fprintf(err, "left: session number %zu has %u claims, %u noted\n", i, nclaims,
                           table->owners[i].nclaims);
             return -EUCLEAN;
         }
     }
     return 0;
+}
+
+int left_validate(left_table *table, FILE *err)
+{
+    left_validate_begin(table);
+    return left_validate_step(table, UINT_MAX, err);
 }

@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 
+#include "daemon/heap/checking.h"
 #include "daemon/heap/live.h"
 #include "daemon/heap/spanlist.h"
 
@@ -67,7 +68,12 @@ bool left_free_step(left_table *table, unsigned budget, void (*span_done)(void *
     __attribute__((warn_unused_result));
 left_freed left_free_result(const left_table *table);
 
-/* Check records, chains and counters. 0, -EUCLEAN after printing what differs. */
-int left_validate(const left_table *table, FILE *err) __attribute__((warn_unused_result));
+/*
+ * Check records, chains and counters, in slices of budget records (checking.h): 0, VALIDATE_E_MORE, -EUCLEAN after
+ * printing what differs. left_validate() does it at once.
+ */
+void left_validate_begin(left_table *table);
+int left_validate_step(left_table *table, unsigned budget, FILE *err) __attribute__((warn_unused_result));
+int left_validate(left_table *table, FILE *err) __attribute__((warn_unused_result));
 
 #endif

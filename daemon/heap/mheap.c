@@ -22,7 +22,8 @@
  * them: free -> mheap_take_aside -> mheap_put_back -> free; those for growth go to their span instead.
  *
  * The memory limit is soft, as Go's: an allocation releases free pages first, the background scavenger holds 95% of
- * it, but one that does not fit is made all the same. The README says what it counts.
+ * it, but one that does not fit is made all the same. max_bytes is hard: who makes spans asks mheap_max_allows() before.
+ * The README says what both count.
  *
  * Invariants (mheap_validate, linear): every taken page above 0 belongs to the span that its page map entry names, or
  * is in the page cache or aside; no free page has a description that is not FREE; a CENTRAL span is in the mcentral
@@ -36,6 +37,10 @@
 #include "shm/crash.h"
 
 #define GROW_PAGES 512u /* 4 MiB: a chunk of the page allocator */
+
+/* What describes a page at most: bits, kept bits, description, page map; and what of a unit nobody else uses. */
+#define DESCRIBED_BYTES_A_PAGE (256u + 128u + sizeof(shm_span) + sizeof(shm_u32))
+#define DESCRIBED_BYTES        (4 * SYSTEM_PAGE_BYTES)
 
 /* Pages [first, end) are now the page heap's: say so in their heap arenas. */
 static void note_added(mheap *heap, uint64_t first, uint64_t end)
@@ -99,7 +104,7 @@ uint64_t mheap_released_pages(const mheap *heap)
 {
     /* Page 0 is taken and never committed. */
     return pagealloc_npages_scavenged(heap->pages) + pagecache_nscavenged(&heap->cache) +
-           heap->naside_pages[ASIDE_UNUSED] + 1;
+           heap->naside_pages[ASIDE_UNUSED] + heap->naside_pages[ASIDE_EXCESS] + 1;
 }
 
 uint64_t mheap_committed_pages(const mheap *heap)
@@ -148,19 +153,54 @@ uint64_t mheap_releasing_pages(const mheap *heap)
     return heap->naside_pages[ASIDE_RELEASE] + heap->naside_pages[ASIDE_RELEASE_DENSE];
 }
 
+uint64_t mheap_limit_bytes(const mheap *heap)
+{
+    return heap->limit_bytes == 0 || (heap->max_bytes != 0 && heap->max_bytes < heap->limit_bytes) ? heap->max_bytes
+                                                                                                  : heap->limit_bytes;
+}
+
+/* What can't be released: pages in use, and what describes pages. */
+static uint64_t used_bytes(const mheap *heap)
+{
+    return (heap->ninuse_pages + heap->naside_pages[ASIDE_GROWTH]) * PAGE_BYTES + metabook_bytes(&heap->book);
+}
+
 uint64_t mheap_room_pages(const mheap *heap)
 {
-    uint64_t used = (heap->ninuse_pages + heap->naside_pages[ASIDE_GROWTH]) * PAGE_BYTES + metabook_bytes(&heap->book);
+    uint64_t limit = mheap_limit_bytes(heap);
+    uint64_t used = used_bytes(heap);
 
-    if (heap->limit_bytes == 0)
+    if (limit == 0)
         return UINT64_MAX;
-    return used >= heap->limit_bytes ? 0 : (heap->limit_bytes - used) / PAGE_BYTES;
+    return used >= limit ? 0 : (limit - used) / PAGE_BYTES;
+}
+
+bool mheap_max_allows(const mheap *heap, uint64_t npages, uint64_t keep_bytes)
+{
+    uint64_t left = heap->max_bytes - used_bytes(heap);
+
+    if (heap->max_bytes == 0)
+        return true;
+    return used_bytes(heap) <= heap->max_bytes && left > keep_bytes + DESCRIBED_BYTES &&
+           (left - keep_bytes - DESCRIBED_BYTES) / (PAGE_BYTES + DESCRIBED_BYTES_A_PAGE) >= npages;
+}
+
+uint64_t mheap_over_max(const mheap *heap)
+{
+    uint64_t have = mheap_committed_pages(heap) * PAGE_BYTES + metabook_bytes(&heap->book);
+
+    return heap->max_bytes == 0 || have <= heap->max_bytes ? 0 : have - heap->max_bytes;
+}
+
+uint64_t mheap_free_pages(const mheap *heap)
+{
+    return heap->map->npages - 1 - heap->ninuse_pages - mheap_aside_pages(heap);
 }
 
 uint64_t mheap_free_backed_pages(const mheap *heap)
 {
-    return mheap_committed_pages(heap) - heap->ninuse_pages + heap->naside_pages[ASIDE_UNUSED] -
-           mheap_aside_pages(heap);
+    return mheap_committed_pages(heap) - heap->ninuse_pages + heap->naside_pages[ASIDE_UNUSED] +
+           heap->naside_pages[ASIDE_EXCESS] - mheap_aside_pages(heap);
 }
 
 uint64_t mheap_idle_pages(const mheap *heap)
@@ -172,12 +212,29 @@ uint64_t mheap_over_limit(const mheap *heap, unsigned percent, uint64_t npages)
 {
     uint64_t have = (mheap_committed_pages(heap) + npages - mheap_releasing_pages(heap)) * PAGE_BYTES +
                     metabook_bytes(&heap->book);
-    uint64_t most = heap->limit_bytes / 100 * percent;
+    uint64_t most = mheap_limit_bytes(heap) / 100 * percent;
 
-    return heap->limit_bytes == 0 || have <= most ? 0 : have - most;
+    return most == 0 || have <= most ? 0 : have - most;
 }
 
 /* --- pages --- */
+
+/* Those of the fence's pages that lie in [from, to) are taken, or free again. */
+static void fence_pages(mheap *heap, const mheap_fence *fence, uint64_t from, uint64_t to, bool take)
+{
+    uint64_t first = fence->range.first.n > from ? fence->range.first.n : from;
+    uint64_t end = fence->range.first.n + fence->range.npages < to ? fence->range.first.n + fence->range.npages : to;
+
+    if (first >= end)
+        return;
+    if (take) {
+        (void)pagealloc_alloc_at(heap->pages, page_at(first), end - first);
+        heap->naside_pages[fence->kind] += end - first;
+    } else {
+        pagealloc_free_range(heap->pages, page_at(first), end - first, fence->kind == ASIDE_EXCESS);
+        heap->naside_pages[fence->kind] -= end - first;
+    }
+}
 
 static bool mheap_grow(mheap *heap, uint64_t npages)
 {
@@ -191,6 +248,8 @@ static bool mheap_grow(mheap *heap, uint64_t npages)
     note_added(heap, end, end + ask);
     CRASH_POINT(arena_after_npages);
     pagealloc_grow(heap->pages, page_at(end), ask);
+    for (unsigned i = 0; i < MHEAP_FENCES; i++)
+        fence_pages(heap, &heap->fences[i], end, end + ask, true);
     mheap_refresh_metadata(heap);
     return true;
 }
@@ -238,7 +297,8 @@ static bool is_free_or_new(mheap *heap, page_range range)
     if (range.first.n > end || to > heap->map->npages ||
         (range.first.n < end && !pagealloc_is_free(heap->pages, range.first, (to < end ? to : end) - range.first.n)))
         return false;
-    return to <= end || mheap_grow(heap, to - end);
+    return to <= end ||
+           (mheap_grow(heap, to - end) && pagealloc_is_free(heap->pages, range.first, range.npages)); /* no fence */
 }
 
 /* True if these pages, which are free, have no memory. They get some soon, and backed_base says so. */
@@ -270,7 +330,7 @@ page_range mheap_take_aside(mheap *heap, enum mheap_aside kind, page_range range
     } else {
         if (kind == ASIDE_GROWTH)
             mheap_flush_cache(heap);
-        if (is_free_or_new(heap, range) && (kind == ASIDE_GROWTH || back_unbacked(heap, range)))
+        if (is_free_or_new(heap, range) && (kind != ASIDE_AHEAD || back_unbacked(heap, range)))
             nscavenged = pagealloc_alloc_at(heap->pages, range.first, range.npages);
         else
             range.npages = 0;
@@ -280,6 +340,28 @@ page_range mheap_take_aside(mheap *heap, enum mheap_aside kind, page_range range
     if (ret_nscavenged != NULL)
         *ret_nscavenged = nscavenged;
     return range;
+}
+
+bool mheap_put_fence(mheap *heap, unsigned place, enum mheap_aside kind, page_range range)
+{
+    uint64_t to = range.first.n + range.npages;
+    uint64_t end = pagealloc_end(heap->pages).n;
+
+    assert(heap->fences[place].range.npages == 0);
+    if (range.npages == 0 || to > heap->map->npages)
+        return false;
+    mheap_flush_cache(heap);
+    if (range.first.n < end && !pagealloc_is_free(heap->pages, range.first, (to < end ? to : end) - range.first.n))
+        return false;
+    heap->fences[place] = (mheap_fence){ .range = range, .kind = kind };
+    fence_pages(heap, &heap->fences[place], 0, end, true);
+    return true;
+}
+
+void mheap_remove_fence(mheap *heap, unsigned place)
+{
+    fence_pages(heap, &heap->fences[place], 0, pagealloc_end(heap->pages).n, false);
+    heap->fences[place] = (mheap_fence){ .range = { .npages = 0 } };
 }
 
 /* What describes the chunk's pages has gone. Its links go too, but for those that share a page with others. */
@@ -296,7 +378,7 @@ static void forget_chunk(mheap *heap, page_no first)
 void mheap_put_back(mheap *heap, enum mheap_aside kind, page_range range, bool punched)
 {
     heap->naside_pages[kind] -= range.npages;
-    if (punched) /* doubted ones first: after a takeover they are most of what is free */
+    if (punched && kind != ASIDE_EXCESS) /* doubted ones first: after a takeover they are most of what is free */
         heap->ndoubted_pages -= range.npages < heap->ndoubted_pages ? range.npages : heap->ndoubted_pages;
     if (kind == ASIDE_RELEASE || kind == ASIDE_RELEASE_DENSE) {
         pagealloc_put_back(heap->pages, range, punched);
@@ -332,6 +414,15 @@ static bool mheap_was_used(mheap *heap, page_no first, uint64_t npages)
         page += to - from;
     }
     return used;
+}
+
+/* For a check that has come beyond the span: spans and pages more, or less (checking.h). */
+static void note_checked(mheap *heap, page_no first, int64_t nspans, int64_t npages)
+{
+    if (span_is_checked(heap->links, first)) {
+        heap->checked.nspans += (uint64_t)nspans;
+        heap->checked.npages += (uint64_t)npages;
+    }
 }
 
 static void note_inuse(mheap *heap, uint64_t npages)
@@ -379,6 +470,7 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
 
     note_inuse(heap, npages);
     heap->ninuse_spans++;
+    note_checked(heap, first, 1, (int64_t)npages);
     *ret_span = first;
     *ret_nscavenged = nscavenged;
     return 0;
@@ -401,6 +493,7 @@ void mheap_free_span(mheap *heap, page_no first, bool punched)
     CRASH_POINT(free_span_after_map);
     heap->ninuse_pages -= npages;
     heap->ninuse_spans--;
+    note_checked(heap, first, -1, -(int64_t)npages);
     pagealloc_free_range(heap->pages, first, npages, punched);
 }
 
@@ -421,6 +514,7 @@ void mheap_extend_span(mheap *heap, page_no first, uint64_t npages)
     metabook_note_span(&heap->book, first, span->npages);
     heap->naside_pages[ASIDE_GROWTH] -= npages;
     note_inuse(heap, npages);
+    note_checked(heap, first, 0, (int64_t)npages);
 }
 
 void mheap_shrink_span(mheap *heap, page_no first, uint64_t npages)
@@ -436,6 +530,7 @@ void mheap_shrink_span(mheap *heap, page_no first, uint64_t npages)
         u32_store_release(&heap->map->page_map[first.n + npages + i], 0);
     CRASH_POINT(shrink_after_map);
     heap->ninuse_pages -= gone;
+    note_checked(heap, first, 0, -(int64_t)gone);
     pagealloc_free_range(heap->pages, page_at(first.n + npages), gone, false);
 }
 

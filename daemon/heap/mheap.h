@@ -11,6 +11,7 @@
 #include "daemon/heap/group.h"
 #include "daemon/heap/left.h"
 #include "daemon/heap/metabook.h"
+#include "daemon/heap/pagealloc.h"
 #include "daemon/heap/pagecache.h"
 #include "daemon/heap/pagebits.h"
 #include "daemon/heap/roots.h"
@@ -20,7 +21,36 @@
 enum { MHEAP_E_EXHAUSTED = 1 };
 
 /* Pages aside: taken, in no span, while something happens to the memory behind them (mheap_take_aside()). */
-enum mheap_aside { ASIDE_RELEASE, ASIDE_RELEASE_DENSE, ASIDE_AHEAD, ASIDE_GROWTH, ASIDE_UNUSED, ASIDE_KINDS };
+enum mheap_aside {
+    ASIDE_RELEASE,
+    ASIDE_RELEASE_DENSE,
+    ASIDE_AHEAD,
+    ASIDE_GROWTH,
+    ASIDE_UNUSED,
+    ASIDE_FENCED, /* and by mheap_put_fence() */
+    ASIDE_EXCESS,
+    ASIDE_KINDS
+};
+
+/* Pages that nobody gets, those included that the heap has not grown to yet. npages 0: no fence. */
+typedef struct mheap_fence {
+    page_range range;
+    enum mheap_aside kind; /* ASIDE_FENCED: they may have memory; ASIDE_EXCESS: by the books they have none */
+} mheap_fence;
+
+/* One for each helper of a daemon that is gone, by its place; and the last, for excess.c. */
+#define MHEAP_FENCES       (HELPERS_MAX + 1)
+#define MHEAP_FENCE_EXCESS HELPERS_MAX
+
+/* Of a check that is under way (validate.c): where it is, and what it has counted. */
+typedef struct mheap_checked {
+    unsigned stage;
+    pagealloc_check pages;
+    uint32_t group;   /* the next one of which the lists are looked at; 0: the heap's own */
+    page_no span;     /* the last one; its pages up to the one that links[0] names have been looked at */
+    uint64_t nspans;
+    uint64_t npages;
+} mheap_checked;
 
 typedef struct mheap {
     heapfile *file;
@@ -35,6 +65,7 @@ typedef struct mheap {
     left_table *left;     /* so do claims on what sessions have left */
     roots *roots;         /* looked at before pages are used for other objects; NULL: there are none */
     uint64_t limit_bytes; /* soft limit of arena and metadata, 0: none */
+    uint64_t max_bytes;   /* hard limit of the same; the caller sets it before the first span is made */
     uint64_t metadata_bytes; /* as last asked of the kernel: for people to look at */
     metabook book;           /* what of it counts towards the limit */
     uint64_t ninuse_pages;
@@ -42,8 +73,10 @@ typedef struct mheap {
     uint64_t npeak_pages;  /* most pages in use since the scavenger's generation began */
     uint64_t ntakes;       /* times that pages were put into use, ever */
     uint64_t naside_pages[ASIDE_KINDS];
+    mheap_fence fences[MHEAP_FENCES];
     uint64_t ndoubted_pages; /* of the committed ones another daemon has left free: they may have no memory */
     bool distrust_backed; /* free pages that count as having memory may have none: all that is leased is committed */
+    mheap_checked checked;
 } mheap;
 
 /* Set up over an empty heap. limit_bytes 0: none. 0, -ENOMEM. The caller ends it with mheap_end(); file is borrowed. */
@@ -86,8 +119,10 @@ void mheap_shrink_span(mheap *heap, page_no span, uint64_t npages);
  *                  fewer, or more if it would split a huge page. ASIDE_RELEASE_DENSE: out of dense chunks too
  *   ASIDE_AHEAD    commits them ahead of their use: range, within one heap arena, if all of it is free without memory
  *   ASIDE_GROWTH   commits them and adds them to the large span before them: range, if all of it is free
+ *   ASIDE_FENCED   punches them, whether they have memory or not: range, if all of it is free
+ *   ASIDE_EXCESS   the same; by the books they have none
  *   ASIDE_UNUSED   punches what describes them: the chunk that range.first lies in, if all of it is free without memory
- * The heap grows for ASIDE_AHEAD and ASIDE_GROWTH. ASIDE_UNUSED pages count as released, all others as committed.
+ * The heap grows for ASIDE_AHEAD and ASIDE_GROWTH. ASIDE_UNUSED and ASIDE_EXCESS pages count as released, all others as committed.
  * *ret_nscavenged (NULL: not asked for): how many of those of ASIDE_GROWTH have no memory.
  */
 page_range mheap_take_aside(mheap *heap, enum mheap_aside kind, page_range range, uint64_t *ret_nscavenged);
@@ -95,17 +130,40 @@ page_range mheap_take_aside(mheap *heap, enum mheap_aside kind, page_range range
 /* They are free again. punched: there is no memory behind them; ASIDE_UNUSED: behind what describes them. */
 void mheap_put_back(mheap *heap, enum mheap_aside kind, page_range range, bool punched);
 
+/*
+ * Fence a range off: those of its pages that the heap has are aside, and so are others as soon as it grows to them.
+ * False, and nothing has changed: some of them are taken. The fence at that place is none yet.
+ */
+bool mheap_put_fence(mheap *heap, unsigned place, enum mheap_aside kind, page_range range)
+    __attribute__((warn_unused_result));
+
+/* Its pages are free again, and count as before. */
+void mheap_remove_fence(mheap *heap, unsigned place);
+
 /* Give the cached pages back to the page allocator, so that the scavenger sees them. */
 void mheap_flush_cache(mheap *heap);
 
+/* The soft limit, or the hard one if that is lower. 0: there is none. */
+uint64_t mheap_limit_bytes(const mheap *heap);
+
 /*
- * Bytes by which the arena's committed pages, npages more, and the metadata are above percent % of the memory limit.
+ * Bytes by which the arena's committed pages, npages more, and the metadata are above percent % of that limit.
  * 0: they are not, or there is none.
  */
 uint64_t mheap_over_limit(const mheap *heap, unsigned percent, uint64_t npages);
 
 /* Pages that can come into use before the memory limit is reached, if all that is free is released for them. */
 uint64_t mheap_room_pages(const mheap *heap);
+
+/*
+ * The hard limit, which counts as a soft one, too: true if npages more may come into use, with what describes them at
+ * worst, and keep_bytes are left. By how many bytes what is committed exceeds it.
+ */
+bool mheap_max_allows(const mheap *heap, uint64_t npages, uint64_t keep_bytes);
+uint64_t mheap_over_max(const mheap *heap);
+
+/* Pages of the arena that are in no span and not aside. */
+uint64_t mheap_free_pages(const mheap *heap);
 
 /* Ask the kernel what the metadata occupies, and count the tables anew. Two system calls. */
 void mheap_refresh_metadata(mheap *heap);
@@ -134,8 +192,11 @@ uint64_t mheap_releasing_pages(const mheap *heap);
 
 /*
  * Check page allocator, adoptions, left, metabook, descriptions, lease words, page map, lists and counters against each
- * other (validate.c). 0, -EUCLEAN after printing what differs. Linear in the heap.
+ * other (validate.c), in slices of budget spans, or as much work as these are (checking.h): 0, VALIDATE_E_MORE, -EUCLEAN
+ * after printing what differs. Linear in the heap. mheap_validate() does it at once.
  */
-int mheap_validate(const mheap *heap, FILE *err) __attribute__((warn_unused_result));
+void mheap_validate_begin(mheap *heap);
+int mheap_validate_step(mheap *heap, unsigned budget, FILE *err) __attribute__((warn_unused_result));
+int mheap_validate(mheap *heap, FILE *err) __attribute__((warn_unused_result));
 
 #endif

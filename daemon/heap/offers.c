@@ -50,9 +50,18 @@ int offers_renew(offers *o, uint64_t npages)
     return fd;
 }
 
+static void (*unmap)(void *at, uint64_t bytes);
+
+void offers_unmap_by(void (*by)(void *at, uint64_t bytes))
+{
+    unmap = by;
+}
+
 void offers_end(offers *o)
 {
-    if (o->shared != NULL)
+    if (o->shared != NULL && unmap != NULL)
+        unmap(o->shared, o->bytes);
+    else if (o->shared != NULL)
         (void)munmap(o->shared, o->bytes);
     *o = (offers){ .shared = NULL };
 }

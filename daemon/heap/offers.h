@@ -29,6 +29,9 @@ int offers_renew(offers *o, uint64_t npages) __attribute__((warn_unused_result))
 /* There are none any more. */
 void offers_end(offers *o);
 
+/* Who unmaps them when they end, since it may take milliseconds; NULL: offers_end() itself, as at first. */
+void offers_unmap_by(void (*by)(void *at, uint64_t bytes));
+
 /* Whether that lease of the span is offered: NONE, OFFERED or SEEN. */
 enum offer_state offers_state(const offers *o, page_no first, uint64_t nleases);
 

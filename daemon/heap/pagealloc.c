@@ -43,6 +43,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -568,16 +569,15 @@ static int differs(FILE *err, const char *what, uint64_t where, uint64_t have, u
     return -EUCLEAN;
 }
 
-static int validate_chunk(const pagealloc *a, uint64_t c, unsigned *ret_nfree, unsigned *ret_nscavenged, FILE *err)
+static int validate_chunk(const pagealloc *a, uint64_t c, FILE *err)
 {
     const chunk *at = &a->chunks[c];
     const chunk_use *use = &a->scav.chunks[c];
     unsigned ntaken = pagebits_count(at->alloc, 0, CHUNK_PAGES);
     unsigned nscavenged = pagebits_count(at->scavenged, 0, CHUNK_PAGES);
+    unsigned nfree = use->added ? CHUNK_PAGES - ntaken : 0;
     uint64_t packed = use->added ? summary_pack(pagebits_summarize(at->alloc)) : 0;
 
-    *ret_nfree = use->added ? CHUNK_PAGES - ntaken : 0;
-    *ret_nscavenged = nscavenged;
     if (a->summaries[LEAF][c] != packed)
         return differs(err, "leaf summary", c, a->summaries[LEAF][c], packed);
     for (unsigned w = 0; w < CHUNK_WORDS; w++) {
@@ -588,11 +588,11 @@ static int validate_chunk(const pagealloc *a, uint64_t c, unsigned *ret_nfree, u
         return differs(err, "taken pages", c, use->ntaken, ntaken);
     if (use->nreleasing > ntaken)
         return differs(err, "pages to be released", c, use->nreleasing, ntaken);
-    if (use->nbacked != *ret_nfree - nscavenged)
-        return differs(err, "free pages with memory", c, use->nbacked, *ret_nfree - nscavenged);
+    if (use->nbacked != nfree - nscavenged)
+        return differs(err, "free pages with memory", c, use->nbacked, nfree - nscavenged);
     if (use->nbacked != 0 && c >= a->scav.from)
         return differs(err, "the scavenger's search address", c, a->scav.from, c + 1);
-    if (*ret_nfree != 0) {
+    if (nfree != 0) {
         uint64_t lowest = c * CHUNK_PAGES + pagebits_next(at->alloc, 0, false);
 
         if (lowest < a->search)
@@ -601,34 +601,48 @@ static int validate_chunk(const pagealloc *a, uint64_t c, unsigned *ret_nfree, u
     return 0;
 }
 
-int pagealloc_validate(const pagealloc *a, FILE *err)
+/* The counters of the whole, against those of the chunks. */
+static int validate_sums(const pagealloc *a, FILE *err)
 {
     uint64_t nfree = 0;
-    uint64_t nscavenged = 0;
+    uint64_t nbacked = 0;
 
     for (uint64_t c = 0; c < a->end / CHUNK_PAGES; c++) {
-        unsigned chunk_free;
-        unsigned chunk_scavenged;
-        int r = validate_chunk(a, c, &chunk_free, &chunk_scavenged, err);
+        const chunk_use *use = &a->scav.chunks[c];
 
-        if (r < 0)
-            return r;
-        nfree += chunk_free;
-        nscavenged += chunk_scavenged;
-    }
-    for (int l = LEAF - 1; l >= 0; l--) {
-        for (uint64_t i = 0; i << level_shift[l] < a->end; i++) {
-            uint64_t want = merged(a, l, i);
-
-            if (a->summaries[l][i] != want)
-                return differs(err, "summary", (uint64_t)l << 32 | i, a->summaries[l][i], want);
-        }
+        nfree += use->added ? CHUNK_PAGES - use->ntaken : 0;
+        nbacked += use->nbacked;
     }
     if (nfree != a->nfree)
         return differs(err, "free pages", 0, a->nfree, nfree);
-    if (nscavenged != a->nscavenged)
-        return differs(err, "scavenged pages", 0, a->nscavenged, nscavenged);
+    if (nfree - nbacked != a->nscavenged)
+        return differs(err, "scavenged pages", 0, a->nscavenged, nfree - nbacked);
     return 0;
+}
+
+int pagealloc_validate_step(const pagealloc *a, pagealloc_check *check, unsigned budget, FILE *err)
+{
+    for (; check->nlevels < LEVELS; check->at = 0, check->nlevels++) {
+        int l = LEAF - (int)check->nlevels;
+
+        for (; check->at << level_shift[l] < a->end; check->at++) {
+            if (budget-- == 0)
+                return VALIDATE_E_MORE;
+            if (l == LEAF && validate_chunk(a, check->at, err) < 0)
+                return -EUCLEAN;
+            if (l < LEAF && a->summaries[l][check->at] != merged(a, l, check->at))
+                return differs(err, "summary", (uint64_t)l << 32 | check->at, a->summaries[l][check->at],
+                               merged(a, l, check->at));
+        }
+    }
+    return validate_sums(a, err);
+}
+
+int pagealloc_validate(const pagealloc *a, FILE *err)
+{
+    pagealloc_check check = { .at = 0 };
+
+    return pagealloc_validate_step(a, &check, UINT_MAX, err);
 }
 
 /* What page is, in a word for the dump. */

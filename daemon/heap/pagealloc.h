@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "daemon/heap/checking.h"
 #include "shm/units.h"
 
 typedef struct pagealloc pagealloc;
@@ -115,6 +116,15 @@ page_no pagealloc_end(const pagealloc *a);                /* one above the highe
  * goallocctl check.
  */
 int pagealloc_validate(const pagealloc *a, FILE *err) __attribute__((warn_unused_result));
+
+/* The same in slices of budget chunks or summaries (checking.h), from a zeroed *check on: also VALIDATE_E_MORE. */
+typedef struct pagealloc_check {
+    unsigned nlevels; /* that have been looked at, the lowest first */
+    uint64_t at;      /* the next entry of the level */
+} pagealloc_check;
+
+int pagealloc_validate_step(const pagealloc *a, pagealloc_check *check, unsigned budget, FILE *err)
+    __attribute__((warn_unused_result));
 
 /* Print a picture of the taken, free and scavenged ranges. */
 void pagealloc_dump(const pagealloc *a, FILE *out);

@@ -42,9 +42,11 @@
 
 #define uthash_fatal(message) abort() /* not reached: HASH_NONFATAL_OOM reports instead */
 #define HASH_NONFATAL_OOM     1
+#define HASH_FUNCTION         HASH_SEEDED /* clients choose the names */
 #include <uthash.h>
 #include <utlist.h>
 
+#include "daemon/heap/seededhash.h"
 #include "shm/crash.h"
 #include "shm/object.h"
 
@@ -133,6 +135,7 @@ root_value roots_value_at(const roots *r, uint32_t at)
         .session = { (uint16_t)(setter >> 32) },
         .epoch = (uint32_t)setter,
         .ticket = (uint32_t)u64_load_relaxed(&value->ticket),
+        .owner = (uint32_t)(u64_load_relaxed(&value->ticket) >> 32),
         .generation = u64_load_relaxed(&value->generation),
     };
 }
@@ -143,7 +146,7 @@ static void value_write(const roots *r, shm_root_value *to, const root_value *va
     u64_store_relaxed(&to->size, value->size);
     u64_store_relaxed(&to->type_tag, value->type_tag);
     u64_store_relaxed(&to->setter, (uint64_t)value->session.n << 32 | value->epoch);
-    u64_store_relaxed(&to->ticket, value->ticket);
+    u64_store_relaxed(&to->ticket, (uint64_t)value->owner << 32 | value->ticket);
     u64_store_relaxed(&to->generation, r->map->header->generation);
 }
 
@@ -456,6 +459,7 @@ static int root_add(roots *r, root_name name, const root_value *value)
 int roots_set(roots *r, root_name name, const root_value *value)
 {
     int e = root_name_check(name);
+    root_value then = *value;
     root_entry *entry;
 
     if (e != 0)
@@ -467,7 +471,9 @@ int roots_set(roots *r, root_name name, const root_value *value)
         return ROOTS_E_NOT_LIVE;
     if (entry == NULL)
         return root_add(r, name, value);
-    root_change(r, number_of(r, entry), value);
+    if (is_set(r, number_of(r, entry)) && roots_value_at(r, number_of(r, entry)).owner != 0)
+        then.owner = roots_value_at(r, number_of(r, entry)).owner;
+    root_change(r, number_of(r, entry), &then);
     return 0;
 }
 
@@ -570,7 +576,7 @@ static bool entry_is_whole(const roots *r, uint32_t at)
            offset < r->map->arena_bytes && (offset == 0 || place_is_known(r, at, offset));
 }
 
-int roots_validate(const roots *r, FILE *err)
+static int validate_counters(const roots *r, FILE *err)
 {
     uint32_t nset = 0;
     uint32_t nremoved = 0;
@@ -578,16 +584,8 @@ int roots_validate(const roots *r, FILE *err)
     const root_entry *entry;
 
     for (uint32_t at = 0; at < nentries(r); at++) {
-        if (!has_name(r, at))
-            continue;
-        nset += offset_at(r, at) != 0;
-        nremoved += offset_at(r, at) == 0;
-        if (!entry_is_whole(r, at)) {
-            (void)fprintf(err, "roots: entry %u: word 0x%llx, offset 0x%llx\n", at,
-                          (unsigned long long)u64_load_relaxed(&root_at(r, at)->current),
-                          (unsigned long long)offset_at(r, at));
-            return -EUCLEAN;
-        }
+        nset += has_name(r, at) && offset_at(r, at) != 0;
+        nremoved += has_name(r, at) && offset_at(r, at) == 0;
     }
     DL_FOREACH(r->removed, entry)
         nlisted += !is_set(r, number_of(r, entry));
@@ -597,6 +595,28 @@ int roots_validate(const roots *r, FILE *err)
     (void)fprintf(err, "roots: %u set and %u removed, %u places, %u of %u removed listed, %u found by name\n", nset,
                   nremoved, r->nplaces, nlisted, r->nremoved, HASH_COUNT(r->by_name));
     return -EUCLEAN;
+}
+
+int roots_validate_step(const roots *r, uint32_t *at, unsigned budget, FILE *err)
+{
+    for (; *at < nentries(r); (*at)++) {
+        if (budget-- == 0)
+            return VALIDATE_E_MORE;
+        if (has_name(r, *at) && !entry_is_whole(r, *at)) {
+            (void)fprintf(err, "roots: entry %u: word 0x%llx, offset 0x%llx\n", *at,
+                          (unsigned long long)u64_load_relaxed(&root_at(r, *at)->current),
+                          (unsigned long long)offset_at(r, *at));
+            return -EUCLEAN;
+        }
+    }
+    return validate_counters(r, err);
+}
+
+int roots_validate(const roots *r, FILE *err)
+{
+    uint32_t at = 0;
+
+    return roots_validate_step(r, &at, UINT_MAX, err);
 }
 
 void roots_dump(const roots *r, FILE *out)

@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 
+#include "daemon/heap/checking.h"
 #include "shm/layout.h"
 
 typedef struct roots roots;
@@ -35,8 +36,14 @@ typedef struct root_value {
     session_no session;
     uint32_t epoch;
     uint32_t ticket;
+    uint32_t owner; /* root_owner() of the user who made it, and who keeps it when others change it; 0: nobody knows */
     uint64_t generation;
 } root_value;
+
+static inline uint32_t root_owner(uint32_t uid)
+{
+    return uid + 1; /* no user is UINT32_MAX */
+}
 
 /*
  * Set up over the root table of map, reading what stands there; whoever waits for a root looks again. -ENOMEM;
@@ -49,7 +56,7 @@ roots *roots_free(roots *r); /* returns NULL */
 typedef void roots_change_fn(void *data, root_name name, bool set);
 void roots_on_change(roots *r, roots_change_fn *f, void *data);
 
-/* Set name to value, whose generation is filled in; with offset 0, remove it. 0 or ROOTS_E_*. */
+/* Set name to value, whose generation is filled in; with offset 0, remove it. Its owner stays. 0 or ROOTS_E_*. */
 int roots_set(roots *r, root_name name, const root_value *value) __attribute__((warn_unused_result));
 
 /*
@@ -91,6 +98,9 @@ int root_name_check(root_name name) __attribute__((warn_unused_result));
 
 /* Check table, hash, places and counters against each other. 0, -EUCLEAN after printing what differs. Linear. */
 int roots_validate(const roots *r, FILE *err) __attribute__((warn_unused_result));
+
+/* The same in slices of budget entries (checking.h), from *at 0 on: also VALIDATE_E_MORE. */
+int roots_validate_step(const roots *r, uint32_t *at, unsigned budget, FILE *err) __attribute__((warn_unused_result));
 
 /* Print a line for each root. */
 void roots_dump(const roots *r, FILE *out);

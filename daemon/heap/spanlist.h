@@ -6,6 +6,7 @@
 #define GOALLOC_DAEMON_HEAP_SPANLIST_H
 
 #include <assert.h>
+#include <stdbool.h>
 
 #include "shm/units.h"
 
@@ -29,7 +30,22 @@ typedef struct spanlist {
     page_no head;
     page_no tail;
     uint64_t count;
+    uint64_t checked; /* of these, those below the page that a check has come to: counted by it, kept right here */
 } spanlist;
+
+/*
+ * Up to which page a check of spans has counted (checking.h). It stands in the link of page 0, which is no span, so that
+ * whoever moves a span has it at hand.
+ */
+static inline page_no *spans_checked_to(span_link *links)
+{
+    return &links[0].next;
+}
+
+static inline bool span_is_checked(const span_link *links, page_no first)
+{
+    return first.n < links[0].next.n;
+}
 
 /*
  * Two sets of spans with a free object when last looked at, then two of spans without, and large objects. One of each
@@ -51,6 +67,7 @@ static inline void spanlist_push_back(spanlist *list, span_link *links, page_no 
         list->head = span;
     list->tail = span;
     list->count++;
+    list->checked += span_is_checked(links, span);
 }
 
 static inline void spanlist_remove(spanlist *list, span_link *links, page_no span)
@@ -67,7 +84,19 @@ static inline void spanlist_remove(spanlist *list, span_link *links, page_no spa
     else
         list->tail = link.prev;
     list->count--;
+    list->checked -= span_is_checked(links, span);
     links[span.n].place = PLACE_NONE;
+}
+
+/* True if the span's neighbours in the list, or its ends, name it. */
+static inline bool spanlist_has(const spanlist *list, const span_link *links, page_no span)
+{
+    span_link link = links[span.n];
+
+    return (link.prev.n == 0 ? list->head.n == span.n
+                             : links[link.prev.n].next.n == span.n && links[link.prev.n].place == link.place) &&
+           (link.next.n == 0 ? list->tail.n == span.n
+                             : links[link.next.n].prev.n == span.n && links[link.next.n].place == link.place);
 }
 
 #endif

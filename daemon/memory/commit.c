@@ -1,30 +1,38 @@
 /*
- * Commit: memory for ranges of pages, in libuv's thread pool where that takes longer than a hop there and back.
+ * Commit: memory for ranges of pages, in libuv's thread pool, by turns.
  *
- * Called by serve/. Data: none shared. The caller has taken the pages, so nobody else gets them meanwhile.
+ * Called by serve/. Calls backing (the memory), zeroing. Data: none shared. The caller has taken the pages, so nobody
+ * else gets them meanwhile.
  *
- *   1. COMMIT_RELEASING   the releases are punched first, so that the job itself does not pass the memory limit
- *   2. COMMIT_COMMITTING  the ranges get memory, piece by piece
- *   3. COMMIT_UNDOING     only if the system has no memory: what was committed is punched again
- *   4. COMMIT_DONE
+ *   1. A job waits until it is its turn, gets a thread for a slice of 8 MiB, or of 2 MiB if others wait, and waits
+ *      again, until it is through. Pieces end at multiples of 2 MiB, so that each whole block can get a huge page.
+ *   2. Whose turn: the job whose share is the least, and of these the one that came first. A share is what has been
+ *      committed for a session so far; one that has asked for nothing for a while begins where the others are (start-time
+ *      fair queueing: Goyal, Vin, Cheng, 1996). So a small refill waits for two slices that are under way, whatever
+ *      others have asked for.
+ *   3. Two slices are under way at once: more would only wait for the same lock of the file. A client that punches the
+ *      very pages that it is being given makes a slice wait as long as the kernel needs to free what is there. One that
+ *      has taken more than 10 ms does not count, as long as there are threads: the pool has COMMIT_THREADS for that.
+ *   4. If the system has no memory the job ends there; which of its pages have some nobody knows.
  *
- * fallocate costs about 0.6 us for 4 KiB and holds a lock of the file that every other fallocate waits for, and that a
- * client can hold, too. So the loop never calls it. heapfile calls it for 2 MiB at a time, and a job goes back to the
- * end of the pool's queue after 8 MiB. Pieces of 8 MiB end at multiples of 2 MiB, so that each whole block can get a
- * huge page. What the loop does at once, by MADV_POPULATE_WRITE without that lock, is at most 64 KiB: they take as long
- * as two context switches.
+ * Nothing is committed in the loop itself, however little: it would wait for the same punch.
  *
- * What has been committed is handed out at once, and zeroed afterwards (zeroing.c), in the thread pool as well, as long
- * as nothing else is to be committed: nobody waits for that.
+ * What has been committed by the helper is handed out at once, and zeroed afterwards (zeroing.c), in the thread pool as
+ * well, as long as nothing else is to be committed: nobody waits for that.
  */
 #include "daemon/memory/commit.h"
 
 #include <errno.h>
 
-#define NOW_PAGES    (64 * KIB / PAGE_BYTES)
-#define PUNCH_PAGES  (2 * MIB / PAGE_BYTES)
-#define SLICE_PAGES  (8 * MIB / PAGE_BYTES)
-#define ZERO_NS      UINT64_C(1000000)
+#include <utlist.h>
+
+#include "daemon/memory/backing.h"
+
+#define SLICE_PAGES   (8 * MIB / PAGE_BYTES)
+#define RUNNING_MAX   2u
+#define SLOW_MS       10u
+#define SPARE_THREADS 4u /* for who zeroes, and what else of the daemon uses the pool */
+#define ZERO_NS       UINT64_C(1000000)
 
 void commit_add(commit_job *job, page_no first, uint64_t npages)
 {
@@ -36,79 +44,71 @@ void commit_add(commit_job *job, page_no first, uint64_t npages)
         job->ranges[job->nranges++] = (page_range){ .first = first, .npages = npages };
 }
 
-static void next_phase(commit_job *job, enum commit_phase phase)
-{
-    job->phase = phase;
-    job->at = 0;
-    job->at_page = 0;
-}
+/* --- a slice, in the thread pool --- */
 
-/* Punch one release. Returns its pages. */
-static uint64_t release_one(commit_job *job)
+/* Commit one piece. */
+static void commit_piece(commit_job *job)
 {
-    if (job->at == job->nreleases ||
-        heapfile_punch(job->file, job->releases[job->at].first, job->releases[job->at].npages) < 0) {
-        next_phase(job, COMMIT_COMMITTING);
-        return 0;
-    }
-    job->npunched = job->at + 1;
-    return job->releases[job->at++].npages;
-}
-
-/* Commit one piece, or undo one. Returns its pages. */
-static uint64_t work_one(commit_job *job)
-{
-    bool undoing = job->phase == COMMIT_UNDOING;
     const page_range *range = &job->ranges[job->at];
-    page_no first;
-    uint64_t npages;
-    int r;
+    page_no first = page_at(range->first.n + job->at_page);
+    uint64_t npages = job->slice_pages - first.n % HUGE_PAGES;
+    bool zeroed;
 
-    if (job->at == job->nranges) {
-        job->undone = undoing;
-        next_phase(job, COMMIT_DONE);
-        return 0;
-    }
-    first = page_at(range->first.n + job->at_page);
-    npages = undoing ? PUNCH_PAGES : SLICE_PAGES - first.n % HUGE_PAGES;
     if (npages > range->npages - job->at_page)
         npages = range->npages - job->at_page;
-    r = undoing ? heapfile_punch(job->file, first, npages) : heapfile_commit(job->file, first, npages);
-    if (r == 0 && !undoing && job->described)
-        heapfile_commit_metadata(job->file, first, npages);
-    if (r == 0 && !undoing)
+    job->result = backing_commit(job->file, first, npages, &zeroed);
+    if (job->result < 0)
+        return;
+    if (job->described)
+        backing_commit_metadata(job->file, first, npages);
+    if (!zeroed)
         zeroing_add(job->file->zeroing, (page_range){ first, npages });
-    if (r < 0 && undoing) {
-        next_phase(job, COMMIT_DONE);
-    } else if (r < 0) {
-        job->result = r;
-        next_phase(job, COMMIT_UNDOING);
-    } else if ((job->at_page += npages) == range->npages) {
+    job->ndone += npages;
+    if ((job->at_page += npages) == range->npages) {
         job->at++;
         job->at_page = 0;
     }
-    return npages;
 }
 
-static void commit_work(uv_work_t *work)
+static bool is_over(const commit_job *job)
+{
+    return job->at == job->nranges || job->result < 0;
+}
+
+static void slice_work(uv_work_t *work)
 {
     commit_job *job = work->data;
-    uint64_t npages = 0;
 
-    while (job->phase != COMMIT_DONE && npages < SLICE_PAGES)
-        npages += job->phase == COMMIT_RELEASING ? release_one(job) : work_one(job);
+    while (!is_over(job) && job->ndone < job->slice_pages)
+        commit_piece(job);
 }
 
 /* --- zeroing --- */
+
+static bool zero_begin(void *data)
+{
+    return helper_fill_begin(data);
+}
+
+static void zero_send(void *data, page_range range)
+{
+    helper_fill_send(data, range);
+}
+
+static void zero_end(void *data)
+{
+    (void)helper_fill_end(data);
+}
 
 /* Zero for a millisecond, or until something is to be committed: it waits for the same lock of the file. */
 static void zero_work(uv_work_t *work)
 {
     const commit_pool *pool = work->data;
+    zeroing_way way = { .begin = zero_begin, .send = zero_send, .end = zero_end, .data = pool->file->helper };
     uint64_t start = uv_hrtime();
 
-    while (zeroing_slice(pool->file->zeroing, pool->file->fds[HEAPFILE_ARENA]) > 0 &&
-           u32_load_relaxed(&pool->nrunning) == 0 && uv_hrtime() - start < ZERO_NS)
+    while (zeroing_slice(pool->file->zeroing, &way) > 0 && u32_load_relaxed(&pool->njobs) == 0 &&
+           uv_hrtime() - start < ZERO_NS)
         ;
 }
 
@@ -116,8 +116,8 @@ static void zero_after(uv_work_t *work, int status);
 
 static void zero_start(commit_pool *pool)
 {
-    if (pool->zeroing || pool->stopping || u32_load_relaxed(&pool->nrunning) > 0 ||
-        !zeroing_is_due(pool->file->zeroing))
+    if (pool->zeroing || pool->stopping || u32_load_relaxed(&pool->njobs) > 0 ||
+        !zeroing_is_due(pool->file->zeroing) || !helper_fills(pool->file->helper))
         return;
     pool->zero_work.data = pool;
     pool->zeroing = uv_queue_work(pool->loop, &pool->zero_work, zero_work, zero_after) == 0;
@@ -132,7 +132,7 @@ static void zero_after(uv_work_t *work, int status)
     zero_start(pool);
 }
 
-/* --- jobs --- */
+/* --- turns --- */
 
 static uint64_t job_npages(const commit_job *job)
 {
@@ -143,56 +143,103 @@ static uint64_t job_npages(const commit_job *job)
     return npages;
 }
 
-static void note_running(commit_pool *pool, const commit_job *job, bool more)
-{
-    uint32_t n = u32_load_relaxed(&pool->nrunning);
+static void pump(commit_pool *pool);
 
-    u32_store_relaxed(&pool->nrunning, more ? n + 1 : n - 1);
-    pool->npages = more ? pool->npages + job_npages(job) : pool->npages - job_npages(job);
+static void on_timer(uv_timer_t *timer)
+{
+    commit_pool *pool = timer->data;
+    uint64_t now = uv_hrtime();
+
+    for (commit_job *job = pool->running; job != NULL; job = job->next) {
+        if (!job->is_slow && now - job->since_ns > SLOW_MS * UINT64_C(1000000)) {
+            job->is_slow = true;
+            pool->nslow++;
+        }
+    }
+    pump(pool);
 }
 
-static void commit_after(uv_work_t *work, int status)
+static void end_job(commit_pool *pool, commit_job *job)
+{
+    u32_store_relaxed(&pool->njobs, u32_load_relaxed(&pool->njobs) - 1);
+    pool->npages -= job_npages(job);
+    job->done(job, job->result);
+}
+
+static void slice_after(uv_work_t *work, int status)
 {
     commit_job *job = work->data;
     commit_pool *pool = job->pool;
 
-    if (status >= 0 && job->phase != COMMIT_DONE && !pool->stopping &&
-        uv_queue_work(pool->loop, &job->work, commit_work, commit_after) == 0)
-        return;
-    if (job->phase != COMMIT_DONE && job->result == 0)
+    DL_DELETE(pool->running, job);
+    pool->nrunning--;
+    pool->nslow -= job->is_slow;
+    job->share->npages += job->ndone;
+    if (!is_over(job) && (status < 0 || pool->stopping))
         job->result = -ECANCELED;
-    note_running(pool, job, false);
-    job->done(job, job->result);
+    if (is_over(job))
+        end_job(pool, job);
+    else
+        DL_APPEND(pool->waiting, job);
+    pump(pool);
     zero_start(pool);
 }
 
-/* Commit little at once, in the loop. False: the thread pool has to do it, or to find out why not. */
-static bool commit_now(commit_job *job)
+/* The job whose turn it is. */
+static commit_job *next_job(const commit_pool *pool)
 {
-    if (job_npages(job) > NOW_PAGES || job->nreleases > 0)
-        return false;
-    for (size_t i = 0; i < job->nranges; i++) {
-        if (heapfile_commit_now(job->file, job->ranges[i].first, job->ranges[i].npages) < 0)
-            return false;
+    commit_job *first = pool->waiting;
+
+    for (commit_job *job = pool->waiting; job != NULL; job = job->next) {
+        if (job->share->npages < first->share->npages)
+            first = job;
     }
-    next_phase(job, COMMIT_DONE);
-    return true;
+    return first;
 }
 
-bool commit_start(commit_job *job, commit_pool *pool)
+static void start_slice(commit_pool *pool, commit_job *job)
 {
+    DL_DELETE(pool->waiting, job);
+    DL_APPEND(pool->running, job);
+    pool->nrunning++;
+    pool->share = job->share->npages;
+    job->slice_pages = pool->waiting != NULL || !helper_fills(job->file->helper) ? HUGE_PAGES : SLICE_PAGES;
+    job->ndone = 0;
+    job->since_ns = uv_hrtime();
+    job->is_slow = false;
     job->work.data = job;
+    (void)uv_queue_work(pool->loop, &job->work, slice_work, slice_after); /* it fails only without a function */
+}
+
+/* Give threads to those whose turn it is. */
+static void pump(commit_pool *pool)
+{
+    while (pool->waiting != NULL && pool->nrunning - pool->nslow < RUNNING_MAX &&
+           pool->nrunning < COMMIT_THREADS - SPARE_THREADS)
+        start_slice(pool, next_job(pool));
+    if (pool->waiting != NULL && !pool->stopping)
+        (void)uv_timer_start(&pool->timer, on_timer, SLOW_MS, 0);
+    else if (uv_is_active((uv_handle_t *)&pool->timer))
+        (void)uv_timer_stop(&pool->timer);
+}
+
+void commit_pool_start(commit_pool *pool, uv_loop_t *loop, heapfile *file)
+{
+    *pool = (commit_pool){ .loop = loop, .file = file };
+    (void)uv_timer_init(loop, &pool->timer);
+    pool->timer.data = pool;
+}
+
+void commit_start(commit_job *job, commit_pool *pool)
+{
     job->pool = pool;
-    job->npunched = 0;
     job->result = 0;
-    job->undone = false;
-    next_phase(job, COMMIT_RELEASING);
-    if (commit_now(job))
-        return true;
-    if (uv_queue_work(pool->loop, &job->work, commit_work, commit_after) != 0) {
-        job->result = -ENOMEM; /* part of it may have memory */
-        return true;
-    }
-    note_running(pool, job, true);
-    return false;
+    job->at = 0;
+    job->at_page = 0;
+    if (job->share->npages < pool->share)
+        job->share->npages = pool->share;
+    u32_store_relaxed(&pool->njobs, u32_load_relaxed(&pool->njobs) + 1);
+    pool->npages += job_npages(job);
+    DL_APPEND(pool->waiting, job);
+    pump(pool);
 }

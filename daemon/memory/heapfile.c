@@ -1,8 +1,8 @@
 /*
  * Heapfile: makes the memfds that are the heap, or takes over those that another daemon has left.
  *
- * Called by main (create, open, close), by commit and the page heap (commit, punch), and by serve/ (descriptors for
- * clients, life). Data: the header of spans, which is written here once, before the first client can see it.
+ * Called by main (create, open, close), by helper and backing (the files), and by serve/ (descriptors for clients,
+ * life). Data: the header of spans, which is written here once, before the first client can see it.
  *
  * Each memfd gets its full sparse size and is then sealed against any change of size, so no client can truncate it
  * under the others. Its mode becomes 0600: a memfd is born with 0777, and a client that holds a read-only descriptor
@@ -10,11 +10,11 @@
  * do anything to the daemon anyway. No client ever gets the private memfd: it holds the tokens of sessions and groups
  * and says whose the adopted objects are, which must outlive the daemon too.
  *
- * Whole blocks of 2 MiB of the arena get huge pages where the system has them (hugepages.c), everything else gets its
- * memory by fallocate, and is zeroed when there is time (zeroing.c).
+ * Any client that may write to a file can hold its inode lock as long as it likes. So once clients have the descriptors,
+ * no thread of the daemon makes a call that takes it: fallocate, write, ftruncate, fchmod, F_ADD_SEALS. (The helper
+ * does: helper.c.) fstat, fcntl, open and pread take none.
  *
- * If the daemon dies while it makes a heap, nobody has its descriptors yet: the kernel frees it. A punch or a commit
- * that was under way has happened to some pages and not to others; both change only pages in which no object lives.
+ * If the daemon dies while it makes a heap, nobody has its descriptors yet: the kernel frees it.
  */
 #include "daemon/memory/heapfile.h"
 
@@ -29,16 +29,12 @@
 
 #include "shm/handover.h"
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
-#define COMMIT_CALL_BYTES (2 * MIB)
-#define SEALS             (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
-#define PRIVATE_MAGIC     UINT64_C(0x31504f4c4c414f47) /* "GOALLOP1" */
+#define SEALS         (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+#define PRIVATE_MAGIC UINT64_C(0x32504f4c4c414f47) /* "GOALLOP2" */
 
 const char *const heapfile_names[HEAPFILE_NFDS] = { "goalloc-arena", "goalloc-spans", "goalloc-bitmap",
                                                     "goalloc-private" };
@@ -270,6 +266,11 @@ void heapfile_close(heapfile *file)
 
 /* --- life of sessions --- */
 
+int heapfile_reopen_private(const heapfile *file)
+{
+    return reopen(file->fds[HEAPFILE_PRIVATE], O_RDWR);
+}
+
 int heapfile_spans_fd(const heapfile *file)
 {
     return reopen(file->fds[HEAPFILE_SPANS], O_RDONLY);
@@ -321,97 +322,29 @@ int heapfile_new_offers(uint64_t bytes)
 
 /* --- memory --- */
 
-#define PUNCH (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
-
-static int fd_fallocate(int fd, int mode, uint64_t from_bytes, uint64_t len_bytes)
+holes heapfile_holes(const heapfile *file)
 {
-    int r;
-
-    do
-        r = fallocate(fd, mode, (off_t)from_bytes, (off_t)len_bytes);
-    while (r < 0 && errno == EINTR);
-    return r < 0 ? -errno : 0;
+    return (holes){ .arena_fd = file->fds[HEAPFILE_ARENA],
+                    .spans_fd = file->fds[HEAPFILE_SPANS],
+                    .bitmap_fd = file->fds[HEAPFILE_BITMAP],
+                    .npages = file->map.npages,
+                    .page_map_off = file->map.header->page_map_off,
+                    .span_table_off = file->map.header->span_table_off };
 }
 
-/* fallocate holds a lock of the file that every other fallocate waits for: so it gets a piece at a time. */
-static int commit_small(const heapfile *file, uint64_t from, uint64_t to)
+static uint64_t file_bytes(const heapfile *file, int which)
 {
-    int r = 0;
+    struct stat st;
 
-    for (; from < to && r == 0; from += COMMIT_CALL_BYTES)
-        r = fd_fallocate(file->fds[HEAPFILE_ARENA], 0, from,
-                         to - from < COMMIT_CALL_BYTES ? to - from : COMMIT_CALL_BYTES);
-    return r;
+    return fstat(file->fds[which], &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
 }
 
-int heapfile_commit(heapfile *file, page_no first, uint64_t npages)
+uint64_t heapfile_arena_bytes(const heapfile *file)
 {
-    uint64_t from = page_offset(first);
-    uint64_t to = from + npages * PAGE_BYTES;
-    uint64_t huge_from = (from + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES;
-    uint64_t huge_to = to / HUGE_BYTES * HUGE_BYTES;
-    int r;
-
-    if (huge_from >= huge_to)
-        return commit_small(file, from, to);
-    r = commit_small(file, from, huge_from);
-    if (r < 0)
-        return r;
-    huge_from += HUGE_BYTES * hugepages_commit(&file->huge, file->fds[HEAPFILE_ARENA], file->map.arena + huge_from,
-                                               huge_from, (huge_to - huge_from) / HUGE_BYTES);
-    return commit_small(file, huge_from, to);
-}
-
-int heapfile_commit_now(heapfile *file, page_no first, uint64_t npages)
-{
-    void *at = file->map.arena + page_offset(first);
-    int r = madvise(at, npages * PAGE_BYTES, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
-
-    (void)madvise(at, npages * PAGE_BYTES, MADV_DONTNEED); /* out of the daemon's page tables, as in hugepages.c */
-    return r;
-}
-
-/* Before Linux 5.14 nothing happens. */
-static void populate(void *from, uint64_t len_bytes)
-{
-    uintptr_t at = (uintptr_t)from & ~(uintptr_t)(SYSTEM_PAGE_BYTES - 1);
-
-    (void)madvise((void *)at, (uintptr_t)from + len_bytes - at, MADV_POPULATE_WRITE);
-}
-
-void heapfile_commit_metadata(const heapfile *file, page_no first, uint64_t npages)
-{
-    populate(file->map.bitmap + first.n * UINT64_C(256), npages * 256);
-    populate(&file->map.span_table[first.n], npages * sizeof(shm_span));
-}
-
-int heapfile_punch(const heapfile *file, page_no first, uint64_t npages)
-{
-    zeroing_forget(file->zeroing, (page_range){ first, npages });
-    return fd_fallocate(file->fds[HEAPFILE_ARENA], PUNCH, page_offset(first), npages * PAGE_BYTES);
-}
-
-int heapfile_punch_metadata(const heapfile *file, page_no first, uint64_t npages)
-{
-    uint64_t table_off = file->map.header->span_table_off;
-    uint64_t all = file->map.npages;
-    int r;
-
-    /* The planes of the bitmap: alloc and remote, kept, mark. The page map of a chunk is half a page: it stays. */
-    if ((r = fd_fallocate(file->fds[HEAPFILE_BITMAP], PUNCH, first.n * UINT64_C(256), npages * 256)) < 0 ||
-        (r = fd_fallocate(file->fds[HEAPFILE_BITMAP], PUNCH, all * 256 + first.n * UINT64_C(128), npages * 128)) < 0 ||
-        (r = fd_fallocate(file->fds[HEAPFILE_BITMAP], PUNCH, all * 384 + first.n * UINT64_C(128), npages * 128)) < 0)
-        return r;
-    return fd_fallocate(file->fds[HEAPFILE_SPANS], PUNCH, table_off + first.n * sizeof(shm_span),
-                        npages * sizeof(shm_span));
+    return file_bytes(file, HEAPFILE_ARENA);
 }
 
 uint64_t heapfile_metadata_bytes(const heapfile *file)
 {
-    uint64_t nblocks = 0;
-    struct stat st;
-
-    for (int i = HEAPFILE_SPANS; i <= HEAPFILE_BITMAP; i++)
-        nblocks += fstat(file->fds[i], &st) < 0 ? 0 : (uint64_t)st.st_blocks;
-    return nblocks * 512;
+    return file_bytes(file, HEAPFILE_SPANS) + file_bytes(file, HEAPFILE_BITMAP);
 }

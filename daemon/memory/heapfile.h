@@ -4,11 +4,13 @@
 #ifndef GOALLOC_DAEMON_MEMORY_HEAPFILE_H
 #define GOALLOC_DAEMON_MEMORY_HEAPFILE_H
 
+#include "daemon/memory/holes.h"
 #include "daemon/memory/hugepages.h"
 #include "daemon/memory/zeroing.h"
 #include "shm/layout.h"
 
 #define ADOPTIONS_MAX (UINT32_C(1) << 22) /* of all sessions */
+#define HELPERS_MAX   8u                  /* of this daemon and of those before it, as long as they are there */
 
 /* The memfds by which a heap is handed from one daemon to the next, in this order. */
 enum { HEAPFILE_ARENA, HEAPFILE_SPANS, HEAPFILE_BITMAP, HEAPFILE_PRIVATE, HEAPFILE_NFDS };
@@ -27,6 +29,8 @@ typedef struct heap_private {
     uint64_t generation;
     shm_u32 nadoption_entries; /* entries from here on were never used; only rises */
     uint32_t pad;
+    shm_u64 daemon_epoch;          /* rises with each daemon that has the heap: helpers of others punch no more */
+    shm_u64 punching[HELPERS_MAX]; /* by place: what that helper punches now, or is about to (helper.c); 0: nothing */
     uint8_t tokens[SHM_SESSIONS_MAX][SESSION_TOKEN_BYTES];
     uint8_t group_tokens[SHM_GROUPS_MAX][SESSION_TOKEN_BYTES];
     private_adoption adoptions[ADOPTIONS_MAX];
@@ -43,6 +47,7 @@ typedef struct heapfile {
     heap_private *private; /* the fourth */
     hugepages huge; /* zeroed: the arena gets huge pages where the system has them */
     zeroing *zeroing; /* of the arena */
+    struct helper *helper; /* who makes holes and memory (helper.c); NULL: nobody */
 } heapfile;
 
 /*
@@ -90,39 +95,14 @@ bool heapfile_session_lives(const heapfile *file, session_no session);
 /* A memfd of bytes for the offers of one session, sealed as those of the heap are. The descriptor, or -errno. */
 int heapfile_new_offers(uint64_t bytes) __attribute__((warn_unused_result));
 
-/*
- * Put memory behind pages [first, first + npages), zeroed where there was none; whole 2 MiB blocks get huge pages where
- * the system has them. From any thread. 0, or -ENOMEM or -ENOSPC when the system has no memory; then some of the pages
- * may have got some.
- */
-int heapfile_commit(heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
+/* The files for who punches. */
+holes heapfile_holes(const heapfile *file);
 
-/*
- * The same for few pages, at once and zeroed, without the file's lock, which a client can hold: for the loop. (A client
- * that punches just these pages is waited for.) 0, or -errno when the kernel can't (before Linux 5.14, EINVAL) or has
- * no memory: then heapfile_commit() will say.
- */
-int heapfile_commit_now(heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
+/* A description of its own of the private memfd, for a lock. The descriptor, or -errno. */
+int heapfile_reopen_private(const heapfile *file) __attribute__((warn_unused_result));
 
-/*
- * Put memory behind the bits and descriptions of the pages, and into the daemon's page tables, so that its loop does
- * not wait for each of their pages. From any thread. What the system does not give comes with the first touch.
- */
-void heapfile_commit_metadata(const heapfile *file, page_no first, uint64_t npages);
-
-/*
- * Give the memory behind the pages back to the OS; they read as zero afterwards. In the thread pool: it waits for who
- * has the file's lock. 0 or -errno.
- */
-int heapfile_punch(const heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
-
-/*
- * Give back the memory of the bits and descriptions of pages [first, first + npages), multiples of 512, which are in no
- * span: they read as zero, which says the same. From any thread. 0 or -errno.
- */
-int heapfile_punch_metadata(const heapfile *file, page_no first, uint64_t npages) __attribute__((warn_unused_result));
-
-/* Physical memory of spans and bitmap, as the kernel counts it. */
+/* Physical memory of the arena; of spans and bitmap; as the kernel counts it. A system call or two, without a lock. */
+uint64_t heapfile_arena_bytes(const heapfile *file);
 uint64_t heapfile_metadata_bytes(const heapfile *file);
 
 #endif

@@ -1,14 +1,15 @@
 /*
  * Hugepages: MADV_COLLAPSE on the daemon's mapping of the arena.
  *
- * Called by heapfile_commit(), in the thread pool. Data: what is known of the system, in the heapfile; no shared words.
+ * Called by backing_commit(), in the thread pool. Data: what is known of the system, in the heapfile; no shared words.
  *
  * A huge page costs the kernel 0.13 ms, clearing it included; 512 small ones cost 0.5 ms by fallocate, and the same
  * again in the client, a fault for each, where a huge page costs one fault of 10 us. Shared memory gets huge pages by
  * itself only if shmem_enabled says so, which it does nowhere by default; but MADV_COLLAPSE (Linux 6.1) asks for them
  * by name and works unless it says "deny" (or the process has them switched off by prctl, or the kernel has none).
  *
- *   1. fallocate gives each block its first 4 KiB: the kernel collapses no block without any page.
+ *   1. MADV_POPULATE_WRITE gives each block its first 4 KiB: the kernel collapses no block without any page. (fallocate
+ *      would wait for who holds the file's inode lock: holes.c.)
  *   2. One call collapses up to 8 MiB, since each call has every CPU give up the pages that it is about to list
  *      (lru_add_drain_all). As long as no attempt has succeeded, or after a failure, it is one block.
  *   3. MADV_DONTNEED takes the blocks out of the daemon's page tables, where they would count as its resident memory.
@@ -30,12 +31,14 @@
 #include "daemon/memory/hugepages.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <time.h>
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
 #endif
 
 #define CALL_BLOCKS   4u
@@ -74,15 +77,15 @@ static bool is_worth_trying(const hugepages *huge)
 }
 
 /* True if all of the blocks have memory now. */
-static bool collapse(hugepages *huge, int fd, char *addr, uint64_t from_bytes, uint64_t nblocks)
+static bool collapse(hugepages *huge, char *addr, uint64_t nblocks)
 {
     uint64_t start = clock_ns(CLOCK_THREAD_CPUTIME_ID);
     uint64_t len = nblocks * HUGE_BYTES;
     int error;
 
     for (uint64_t i = 0; i < nblocks; i++) {
-        if (fallocate(fd, 0, (off_t)(from_bytes + i * HUGE_BYTES), SYSTEM_PAGE_BYTES) < 0)
-            return false; /* the caller's fallocate will say why */
+        if (madvise(addr + i * HUGE_BYTES, SYSTEM_PAGE_BYTES, MADV_POPULATE_WRITE) < 0)
+            return false; /* the caller will find out why */
     }
     error = madvise(addr, len, MADV_COLLAPSE) < 0 ? errno : 0;
     (void)madvise(addr, len, MADV_DONTNEED);
@@ -101,7 +104,7 @@ static bool collapse(hugepages *huge, int fd, char *addr, uint64_t from_bytes, u
     return true;
 }
 
-uint64_t hugepages_commit(hugepages *huge, int fd, char *addr, uint64_t from_bytes, uint64_t nblocks)
+uint64_t hugepages_commit(hugepages *huge, char *addr, uint64_t nblocks)
 {
     uint64_t done = 0;
 
@@ -110,7 +113,7 @@ uint64_t hugepages_commit(hugepages *huge, int fd, char *addr, uint64_t from_byt
 
         if (n > nblocks - done)
             n = nblocks - done;
-        if (!collapse(huge, fd, addr + done * HUGE_BYTES, from_bytes + done * HUGE_BYTES, n))
+        if (!collapse(huge, addr + done * HUGE_BYTES, n))
             break;
         done += n;
     }

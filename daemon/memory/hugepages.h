@@ -20,11 +20,11 @@ typedef struct hugepages {
 } hugepages;
 
 /*
- * Put huge pages behind nblocks blocks of 2 MiB at file offset from_bytes of fd, which is mapped at addr; both are
- * multiples of 2 MiB. Returns how many of the blocks, from the first on, have memory now; the caller calls fallocate
- * for the others, which may have got a part of theirs. This never waits for the OOM killer. From any thread.
+ * Put huge pages behind the nblocks blocks of 2 MiB that are mapped at addr, which is a multiple of 2 MiB, as its offset
+ * in the file is. Returns how many of the blocks, from the first on, have memory now; the caller sees to the others,
+ * which may have got a part of theirs. This never waits for the OOM killer. From any thread.
  */
-uint64_t hugepages_commit(hugepages *huge, int fd, char *addr, uint64_t from_bytes, uint64_t nblocks)
+uint64_t hugepages_commit(hugepages *huge, char *addr, uint64_t nblocks)
     __attribute__((warn_unused_result));
 
 #endif

@@ -1,8 +1,8 @@
 /*
  * Zeroing: which pages are to be zeroed ahead of their first touch, and the call that does it.
  *
- * Called by commit (add, slices) and heapfile (forget), in the thread pool; the loop asks only whether anything is due.
- * Data: private to the daemon, under a mutex. No shared words: the memory itself is all that a client sees of it.
+ * Called by commit (add, slices) in the thread pool and by the helper's side of the loop (forget). Data: private to the
+ * daemon, under a mutex that nobody holds while it waits. No shared words: the memory is all that a client sees of it.
  *
  * fallocate gives pages memory and does not zero it. Each page is zeroed by its first touch, a fault in the client that
  * costs 1.9 us. A second fallocate over such pages zeroes them, and takes no time where that has been done. Then a
@@ -10,26 +10,26 @@
  * heap's, and a client gets it at once; the second one is made while nothing else is to be committed.
  *
  *   1. A commit puts its pages on the stack (zeroing_add). Who waits for them gets them now.
- *   2. Slices of 256 KiB are zeroed, of what got memory last, from its end downwards: the client begins at the other
+ *   2. Slices of 512 KiB are zeroed, of what got memory last, from its end downwards: the client begins at the other
  *      end. If it is as fast, each does about half.
  *   3. What the stack has no room for, at its bottom, the client has touched by now, or never will.
  *
  * Why this loses nothing: the kernel zeroes a page once, under the page's lock, and marks it; whoever comes first does
  * it, the client's fault or this call, and the other finds the mark. A page that was written has the mark.
  *
- * Invariant: only pages that have memory are zeroed. A page without memory would get some behind the books. A punch
- * calls zeroing_forget() first, and a slice is zeroed under the mutex: so no slice that begins before the punch ends
- * after it, and none begins later. Whether the pages are free, leased, or back in a span makes no difference.
+ * Invariant: only pages that have memory are zeroed. A page without memory would get some behind the books. Who asks
+ * for a punch calls zeroing_forget() first, and a slice is sent to the helper under the mutex: so each slice was sent
+ * before the punch, or is never sent, and the helper makes calls that were sent before a punch before it (helper.c).
+ * Whether the pages are free, leased, or back in a span makes no difference.
  *
- * Why not MADV_POPULATE_WRITE on the daemon's mapping: 2.1 us a page instead of 0.6 + 1.0, and 0.35 more to take the pages
- * out of the daemon's page tables again, where they would count as its resident memory. It holds no lock of the file,
- * though, so the loop uses it for the little that it commits itself (heapfile_commit_now()).
+ * Why not MADV_POPULATE_WRITE on the daemon's mapping: 2.1 us a page instead of 0.6 + 1.0, and 0.35 more to take the
+ * pages out of the daemon's page tables again, where they would count as its resident memory. It holds no lock of the
+ * file, though, so it is what heapfile.c does when a client holds that lock; then nothing is zeroed ahead.
  *
  * If the daemon dies, some pages are zeroed and others are not; nobody can tell but by the time that a touch takes.
  */
 #include "daemon/memory/zeroing.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,7 +37,7 @@
 #include "shm/atomics.h"
 
 #define RANGES_MAX  16u
-#define SLICE_PAGES (256 * KIB / PAGE_BYTES)
+#define SLICE_PAGES (512 * KIB / PAGE_BYTES)
 
 struct zeroing {
     pthread_mutex_t lock;
@@ -115,10 +115,12 @@ void zeroing_forget(zeroing *z, page_range range)
     (void)pthread_mutex_unlock(&z->lock);
 }
 
-uint64_t zeroing_slice(zeroing *z, int fd)
+uint64_t zeroing_slice(zeroing *z, const zeroing_way *way)
 {
     uint64_t npages = 0;
 
+    if (!way->begin(way->data))
+        return 0;
     (void)pthread_mutex_lock(&z->lock);
     if (z->nranges > 0) {
         page_range *top = &z->ranges[z->nranges - 1];
@@ -132,9 +134,9 @@ uint64_t zeroing_slice(zeroing *z, int fd)
         if (top->npages == 0)
             z->nranges--;
         u32_store_relaxed(&z->due, z->nranges);
-        /* If it fails, the pages are zeroed by their first touch. */
-        (void)fallocate(fd, 0, (off_t)page_offset(page_at(from)), (off_t)(npages * PAGE_BYTES));
+        way->send(way->data, (page_range){ page_at(from), npages });
     }
     (void)pthread_mutex_unlock(&z->lock);
+    way->end(way->data); /* if it fails, the pages are zeroed by their first touch */
     return npages;
 }

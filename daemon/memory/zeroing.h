@@ -20,13 +20,18 @@ bool zeroing_is_due(const zeroing *z);
 /* The pages have got memory by fallocate, and it is worth zeroing. From any thread of the pool. */
 void zeroing_add(zeroing *z, page_range range);
 
-/*
- * The pages are about to lose their memory: when this returns, nothing is zeroed there and nothing will be. From any
- * thread of the pool: it waits for a slice that is under way.
- */
+/* The pages are about to lose their memory: when this returns, no slice of them will be sent. Waits for nobody. */
 void zeroing_forget(zeroing *z, page_range range);
 
-/* Zero a slice of what is due, in the arena's memfd, from any thread of the pool. Its pages; 0: nothing is due. */
-uint64_t zeroing_slice(zeroing *z, int fd);
+/* How a slice is zeroed: begin may wait, and false says "not now"; send does not wait; end waits for what was sent. */
+typedef struct zeroing_way {
+    bool (*begin)(void *data);
+    void (*send)(void *data, page_range range);
+    void (*end)(void *data);
+    void *data;
+} zeroing_way;
+
+/* Zero a slice of what is due, from any thread of the pool. Its pages; 0: nothing is due, or not now. */
+uint64_t zeroing_slice(zeroing *z, const zeroing_way *way);
 
 #endif

@@ -93,10 +93,12 @@ static void ahead_end(ahead *a, int result)
     for (size_t i = 0; i < a->job.nranges; i++) {
         if (a->job.described)
             metabook_note_prepared(&a->heap->book, a->ranges[i].first, a->ranges[i].npages);
-        mheap_put_back(a->heap, ASIDE_AHEAD, a->ranges[i], result < 0 && a->job.undone);
+        mheap_put_back(a->heap, ASIDE_AHEAD, a->ranges[i], false);
     }
-    if (result < 0)
+    if (result < 0) {
         a->not_before_ns = uv_hrtime() + FAILED_NS;
+        a->heap->distrust_backed = true; /* some of the pages have no memory, nobody knows which */
+    }
 }
 
 static void ahead_on_committed(commit_job *job, int result)
@@ -106,6 +108,12 @@ static void ahead_on_committed(commit_job *job, int result)
     ahead_end(a, result);
     a->on_end(a->on_end_data);
     ahead_prepare(a);
+}
+
+/* True if pages are being given back just now; not if that has got stuck. */
+static bool is_releasing(const ahead *a)
+{
+    return (a->scav->busy || a->scav->forced || mheap_releasing_pages(a->heap) > 0) && !helper_is_stuck(a->scav->helper);
 }
 
 void ahead_prepare(ahead *a)
@@ -128,11 +136,12 @@ void ahead_prepare(ahead *a)
     if (npages > PIECE_PAGES)
         npages = PIECE_PAGES;
     now = uv_hrtime();
-    if (now < a->not_before_ns || a->scav->busy || a->scav->forced || mheap_releasing_pages(a->heap) > 0 ||
+    if (now < a->not_before_ns || is_releasing(a) ||
         mheap_over_limit(a->heap, SCAVENGE_LIMIT_PERCENT, npages) > 0 ||
         !sysmem_has(a->mem, SPARE_FACTOR * wanted * PAGE_BYTES, a->commits->npages * PAGE_BYTES, now / 1000000))
         return;
     a->job = (commit_job){ .file = a->heap->file, .ranges = a->ranges, .described = a->short_spans };
+    a->job.share = &a->share;
     a->job.done = ahead_on_committed;
     a->job.data = a;
     npages = take_blocks(a, npages / HUGE_PAGES);
@@ -140,8 +149,7 @@ void ahead_prepare(ahead *a)
         return;
     sysmem_spend(a->mem, npages * PAGE_BYTES);
     a->busy = true;
-    if (commit_start(&a->job, a->commits))
-        ahead_end(a, a->job.result);
+    commit_start(&a->job, a->commits);
 }
 
 bool ahead_is_worth_waiting(const ahead *a, uint64_t npages)

@@ -30,6 +30,7 @@ typedef struct ahead {
     bool short_spans;       /* what grows: spans of small objects, whose descriptions lie close together */
     uint64_t not_before_ns; /* after a failure */
     bool busy;
+    commit_share share;
     commit_job job;
     page_range ranges[AHEAD_RUNS_MAX];
 } ahead;

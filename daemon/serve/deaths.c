@@ -102,7 +102,7 @@ static void on_timer(uv_timer_t *timer)
         if (heapfile_session_lives(table->leases.heap->file, s->lessee.no)) {
             more = true;
         } else {
-            log_debug("session %u (pid %u): its process is gone", s->lessee.no.n, s->pid);
+            log_client_debug(s->uid, "session %u (pid %u): its process is gone", s->lessee.no.n, s->pid);
             session_set_state(table, s, SHM_SESSION_ENDING);
             service_wake(d->srv);
         }
@@ -159,7 +159,7 @@ static void watch_on_death(uv_poll_t *poll, int status, int events)
     (void)uv_poll_stop(poll);
     if (s == NULL || s->state == SHM_SESSION_ENDING)
         return;
-    log_debug("session %u: pid %u has died", s->lessee.no.n, s->pid);
+    log_client_debug(s->uid, "session %u: pid %u has died", s->lessee.no.n, s->pid);
     service_drop_client(d->srv, s);
     /* If it was lost before, its socket was closed before its life lock was free: now that decides, at once. */
     deaths_lost(d, s);
@@ -174,7 +174,7 @@ bool deaths_watch(deaths *d, const client *c, const session *s)
     if (getsockopt(peer_fd(&c->peer), SOL_SOCKET, SO_PEERPIDFD, &pidfd, &len) < 0)
         pidfd = s->pid == 0 ? -1 : (int)syscall(SYS_pidfd_open, s->pid, 0);
     if (pidfd < 0) {
-        log_debug("session %u: no pidfd for pid %u: %s", s->lessee.no.n, s->pid, strerror(errno));
+        log_client_debug(s->uid, "session %u: no pidfd for pid %u: %s", s->lessee.no.n, s->pid, strerror(errno));
         return errno != EMFILE && errno != ENFILE;
     }
     if (pidfd >= c->peer.host->late_fd) {

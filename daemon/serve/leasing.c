@@ -2,22 +2,26 @@
  * Leasing: an operation that leases spans to its session, from the first span to the reply; and what holds it up when
  * memory is short.
  *
- * Called by request_lease.c. Calls operation, session (leases), mheap, commit, ahead, sweep. Spans are leased as they
- * are gathered, before they have memory, so nobody else gets them; the client learns of them by the reply alone.
+ * Called by request_lease.c. Calls operation, session (leases), mheap, releases, commit, ahead, sweep. Spans are leased
+ * as they are gathered, before they have memory, so nobody else gets them; the client learns of them by the reply alone.
  *
  *   1. leasing_begin: the operation is LEASING and has memory for 1024 spans.
  *   2. leasing_add*: spans are leased; those that need memory are noted in the commit job.
- *   3. leasing_commit: if what was taken passes the memory limit, free pages are taken too, to be released first.
- *      Little is committed at once; more in the thread pool: the operation is COMMITTING, and counts in the nops of its
- *      session, which does not end meanwhile.
+ *   3. leasing_commit: if what was taken passes a memory limit, free pages are released first (releases.c). Then what
+ *      has no memory gets some in the thread pool. The operation is COMMITTING, and counts in the nops of its session,
+ *      which does not end meanwhile.
  *   4. The reply names the spans. If memory could not be had, the fresh spans' leases are revoked and their pages
  *      free; pages behind a large object are added to it if its session still leases it, else they are free again.
  *
  * If the client dies between 3 and 4, its session ends as any other, after 4.
  *
- * When memory is short: who finds the heap exhausted, or the memory limit in the way, sweeps what is freed and not yet
+ * When memory is short: who finds the heap exhausted, or a memory limit in the way, sweeps what is freed and not yet
  * noticed, takes what is offered, and asks everybody for idle spans (a rescue). A rescue takes some milliseconds at
  * once and a tenth of the time at most: a large heap is gone through in several goes.
+ *
+ * The last 64th of the arena, and of the hard limit (64 MiB at most), is for sessions that hold little: up to an eighth
+ * of it each. So when one session has filled the heap, others still attach, work, and free what they find. Of less than
+ * 1 GiB nothing is kept while there is one session alone.
  */
 #include "daemon/serve/leasing.h"
 
@@ -25,16 +29,24 @@
 #include <string.h>
 
 #include "daemon/log.h"
+#include "daemon/serve/releases.h"
 #include "daemon/serve/sweep.h"
 #include "shm/crash.h"
 
 #define VAIN_MAX         16u /* times that a request finds enough free pages, but not in one piece */
 #define RELEASE_PERCENT  99u /* of the memory limit: what describes new spans takes some memory later */
 #define LIMIT_WARNING_MS 10000u
+#define RESERVE_PART     64u /* of the arena, and of the hard limit: that is kept for those who hold little, */
+#define RESERVE_MAX      (64 * MIB)
+#define RESERVE_ALWAYS   GIB /* a smaller whole has a reserve only if there are several sessions */
+#define RESERVE_SHARES   8u  /* up to this part of it each */
 #define RESCUE_SPANS     512u
 #define RESCUE_NS        UINT64_C(20000000)
 
 const answer leasing_no_memory = { ENOMEM, "the system has no memory for the heap" };
+const answer leasing_exhausted = { ENOSPC, "the arena has no free pages in a row that are enough" };
+const answer leasing_max_reached = { ENOMEM, "the heap has all the memory that --max-memory allows it" };
+const answer leasing_limit_reached = { EAGAIN, "the memory limit is reached: give back what is idle, and insist" };
 
 /* --- memory is short --- */
 
@@ -48,21 +60,9 @@ static void rescue(service *srv)
     do
         (void)sweep_some(&srv->sessions.leases, &srv->rescue_pos, RESCUE_SPANS, true, OFFERS_TAKE);
     while (srv->rescue_pos.n != 0 && uv_hrtime() - start < RESCUE_NS);
-    service_ask_trim(srv);
+    service_ask_trim(srv, false);
     now = uv_hrtime();
     srv->next_rescue_ns = now + 10 * (now - start);
-}
-
-bool leasing_system_allows(service *srv, uint64_t npages)
-{
-    uint64_t backed = mheap_free_backed_pages(srv->heap);
-
-    if (!srv->eager_commit || npages <= backed)
-        return true;
-    if (sysmem_has(&srv->mem, (npages - backed) * PAGE_BYTES, srv->commits.npages * PAGE_BYTES, uv_hrtime() / 1000000))
-        return true;
-    events_memory_short(&srv->events);
-    return false;
 }
 
 int leasing_alloc_span(service *srv, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret,
@@ -79,26 +79,103 @@ int leasing_alloc_span(service *srv, uint64_t npages, uint64_t align_pages, span
     return e;
 }
 
-bool leasing_limit_allows(service *srv, uint64_t npages)
+static bool system_allows(service *srv, uint64_t npages)
 {
-    uint64_t now_ms;
+    uint64_t backed = mheap_free_backed_pages(srv->heap);
 
-    if (npages <= mheap_room_pages(srv->heap))
-        return true;
-    rescue(srv);
-    if (npages <= mheap_room_pages(srv->heap))
-        return true;
+    return !srv->eager_commit || npages <= backed ||
+           sysmem_has(&srv->mem, (npages - backed) * PAGE_BYTES, srv->commits.npages * PAGE_BYTES,
+                      uv_hrtime() / 1000000);
+}
+
+/* True if npages more stay below the soft limit. What can't be released while the helper is stuck counts as in use. */
+static bool limit_allows(const service *srv, uint64_t npages)
+{
+    return npages <= mheap_room_pages(srv->heap) &&
+           (!helper_is_stuck(&srv->helper) || mheap_over_limit(srv->heap, 100, 0) == 0);
+}
+
+/* What is kept of a whole. Who is alone with a small heap may have all of it. */
+static uint64_t reserve_of(const service *srv, uint64_t bytes)
+{
+    if (bytes < RESERVE_ALWAYS && srv->sessions.nopen <= 1)
+        return 0;
+    return bytes / RESERVE_PART < RESERVE_MAX ? bytes / RESERVE_PART : RESERVE_MAX;
+}
+
+/* True if the session may take npages out of a whole of which that reserve is kept: it holds little. */
+static bool may_use_reserve(const session *s, uint64_t npages, uint64_t reserve_bytes)
+{
+    return (s->lessee.nheld_pages + npages) * PAGE_BYTES <= reserve_bytes / RESERVE_SHARES;
+}
+
+static bool arena_allows(const service *srv, const session *s, uint64_t npages)
+{
+    uint64_t reserve = reserve_of(srv, srv->heap->map->arena_bytes);
+    uint64_t free_pages = mheap_free_pages(srv->heap);
+
+    return npages <= free_pages && (may_use_reserve(s, npages, reserve) ||
+                                    (free_pages - npages) * PAGE_BYTES >= reserve);
+}
+
+static bool max_allows(const service *srv, const session *s, uint64_t npages)
+{
+    uint64_t reserve = reserve_of(srv, srv->heap->max_bytes);
+
+    return mheap_max_allows(srv->heap, npages, may_use_reserve(s, npages, reserve) ? 0 : reserve);
+}
+
+static answer look(service *srv, const session *s, uint64_t npages, bool insist)
+{
+    if (!arena_allows(srv, s, npages))
+        return leasing_exhausted;
+    if (!max_allows(srv, s, npages))
+        return insist ? leasing_max_reached : leasing_limit_reached;
+    if (!insist && !limit_allows(srv, npages))
+        return leasing_limit_reached;
+    return ANSWER_DONE;
+}
+
+/* Say in the log who asks for how much, and why there is none: once in a while. */
+static void tell(service *srv, const session *s, uint64_t npages, answer why)
+{
+    uint64_t now_ms = uv_hrtime() / 1000000;
+
     events_memory_short(&srv->events);
-    now_ms = uv_hrtime() / 1000000;
-    if (now_ms > srv->next_limit_warning_ms) {
+    if (now_ms <= srv->next_limit_warning_ms)
+        return;
+    srv->next_limit_warning_ms = now_ms + LIMIT_WARNING_MS;
+    log_warn("session %u (%s, pid %u, uid %u) holds %llu KiB and asks for %llu KiB more: %s", s->lessee.no.n, s->label,
+             s->pid, s->uid, (unsigned long long)(s->lessee.nheld_pages * PAGE_BYTES / KIB),
+             (unsigned long long)(npages * PAGE_BYTES / KIB), why.message);
+    if (why.error == leasing_limit_reached.error)
         log_warn("the memory limit of %llu MiB is below what is in use: %llu MiB in spans and %llu MiB of metadata; "
                  "all that is free is being given back to the system",
-                 (unsigned long long)(srv->heap->limit_bytes / MIB),
+                 (unsigned long long)(mheap_limit_bytes(srv->heap) / MIB),
                  (unsigned long long)(srv->heap->ninuse_pages * PAGE_BYTES / MIB),
                  (unsigned long long)(metabook_bytes(&srv->heap->book) / MIB));
-        srv->next_limit_warning_ms = now_ms + LIMIT_WARNING_MS;
+}
+
+answer leasing_allows_more(service *srv, const session *s, uint64_t npages, bool insist)
+{
+    answer a = look(srv, s, npages, insist);
+
+    return a.error == 0 && !system_allows(srv, npages) ? leasing_no_memory : a;
+}
+
+answer leasing_allows(service *srv, const session *s, uint64_t npages, bool insist)
+{
+    answer a = leasing_allows_more(srv, s, npages, insist);
+
+    if (a.error == 0)
+        return a;
+    if (a.error != leasing_no_memory.error || a.message == leasing_max_reached.message) {
+        rescue(srv);
+        a = leasing_allows_more(srv, s, npages, insist);
     }
-    return false;
+    if (a.error != 0)
+        tell(srv, s, npages, a);
+    return a;
 }
 
 bool leasing_must_leave_pages(const client *c)
@@ -118,45 +195,10 @@ answer leasing_give_up(client *c, answer why, uint64_t npages)
     return why;
 }
 
-/* What has been taken may pass the limit: take free pages to be released before it is committed. */
-static void add_releases(client *c)
-{
-    mheap *heap = client_service(c)->heap;
-    commit_job *job = &c->op.commit;
-    uint64_t over = (mheap_over_limit(heap, RELEASE_PERCENT, 0) + PAGE_BYTES - 1) / PAGE_BYTES;
-    page_range range;
-
-    if (over == 0)
-        return;
-    mheap_flush_cache(heap);
-    job->releases = c->op.memory->releases;
-    while (over > 0 && job->nreleases < COMMIT_RELEASES_MAX) {
-        range = mheap_take_aside(heap, ASIDE_RELEASE_DENSE, (page_range){ .npages = over }, NULL);
-        if (range.npages == 0)
-            return;
-        job->releases[job->nreleases++] = range;
-        over -= range.npages < over ? range.npages : over;
-    }
-}
-
-static void end_releases(client *c)
-{
-    service *srv = client_service(c);
-    const commit_job *job = &c->op.commit;
-
-    for (size_t i = 0; i < job->nreleases; i++) {
-        mheap_put_back(srv->heap, ASIDE_RELEASE_DENSE, job->releases[i], i < job->npunched);
-        if (i < job->npunched)
-            scavenge_note_eager(&srv->scav, job->releases[i]);
-    }
-    if (job->nreleases > 0)
-        queue_note(&srv->queue, WAIT_PAGES);
-}
-
 /* --- the end --- */
 
-/* Name the spans that were leased, or say that there are none. */
-static void reply_spans(client *c)
+/* Name the spans that were leased, or say why there are none. */
+static void reply_spans(client *c, answer why)
 {
     const operation *op = &c->op;
     Goallocd__RefillReply refill = GOALLOCD__REFILL_REPLY__INIT;
@@ -164,7 +206,7 @@ static void reply_spans(client *c)
 
     if (op->nspans == 0) {
         events_memory_short(&client_service(c)->events);
-        reply_answer(&c->peer, op->id, leasing_no_memory);
+        reply_answer(&c->peer, op->id, why);
     } else if (op->kind == GOALLOCD__REQUEST__OP_REFILL) {
         CRASH_POINT(refill_before_reply);
         refill.n_spans = op->nspans;
@@ -178,19 +220,26 @@ static void reply_spans(client *c)
     }
 }
 
-/* The fresh spans got no memory: end their leases. */
+/* The fresh spans got no memory: end their leases. Of some pages nobody knows whether they have any. */
 static void revoke_fresh(client *c)
 {
     session *s = client_any_session(c);
     operation *op = &c->op;
+    commit_job undo = { .ranges = op->memory->ranges };
 
     for (; op->nfresh > 0; op->nfresh--) {
         uint32_t name = op->memory->spans[--op->nspans];
+        bool punched = op->memory->unbacked[op->nspans] && !op->committing;
         page_no first;
 
-        if (s != NULL && lease_check(&s->lessee, name, &first) == 0)
-            lease_revoke(&s->lessee, first, op->commit.undone);
+        if (s == NULL || lease_check(&s->lessee, name, &first) != 0)
+            continue;
+        if (!punched)
+            commit_add(&undo, first, shm_span_at(client_service(c)->heap->map, first)->npages);
+        lease_revoke(&s->lessee, first, punched);
     }
+    if (undo.nranges > 0)
+        releases_undo(client_service(c), undo.ranges, undo.nranges);
 }
 
 /* The pages behind a large object are ready, or not: add them, if the session still leases it. */
@@ -207,23 +256,25 @@ static void end_growth(client *c, int result)
         lease_extend(&s->lessee, first, op->grow_pages);
         return;
     }
-    mheap_put_back(srv->heap, ASIDE_GROWTH, (page_range){ behind, op->grow_pages }, result < 0 && op->commit.undone);
+    mheap_put_back(srv->heap, ASIDE_GROWTH, (page_range){ behind, op->grow_pages }, false);
+    if (result < 0)
+        releases_undo(srv, &(page_range){ behind, op->grow_pages }, 1);
     op->nspans = 0;
 }
 
-static void end(client *c, int result)
+/* why: what a client is told that gets nothing. */
+static void end(client *c, int result, answer why)
 {
     service *srv = client_service(c);
 
     if (result < 0) {
-        log_warn("no memory for pid %u: %s", c->peer.pid, strerror(-result));
+        log_client_warn(c->peer.uid, "no memory for pid %u: %s", c->peer.pid, strerror(-result));
         revoke_fresh(c);
         queue_note(&srv->queue, WAIT_PAGES);
     }
-    end_releases(c);
     if (c->op.grow_pages != 0)
         end_growth(c, result);
-    reply_spans(c);
+    reply_spans(c, why);
     if (c->op.state == OPERATION_COMMITTING && --client_any_session(c)->lessee.nops == 0) {
         queue_note_session(&srv->queue, c->session.n); /* its process may wait, to come back to it, */
         service_wake(srv);                             /* or it to end */
@@ -235,7 +286,31 @@ static void on_committed(commit_job *job, int result)
 {
     client *c = job->data;
 
-    end(c, result);
+    end(c, result, leasing_no_memory);
+    peer_resume(&c->peer);
+}
+
+static void commit(client *c)
+{
+    c->op.committing = true;
+    commit_start(&c->op.commit, &client_service(c)->commits);
+}
+
+/* Free pages were released before the commit, or can't be now. */
+static void on_released(void *data, bool released)
+{
+    client *c = data;
+
+    bool over_max = mheap_over_max(client_service(c)->heap) > 0;
+
+    if (released && !over_max && c->op.commit.nranges > 0) {
+        commit(c);
+        return;
+    }
+    if (c->op.commit.nranges == 0)
+        end(c, 0, ANSWER_DONE);
+    else
+        end(c, -EAGAIN, over_max ? leasing_max_reached : leasing_limit_reached);
     peer_resume(&c->peer);
 }
 
@@ -250,9 +325,11 @@ void leasing_begin(client *c, const Goallocd__Request *request)
     operation_begin_leasing(&c->op, &c->peer, request, &srv->operations, &srv->queue);
     job->file = srv->heap->file;
     job->ranges = c->op.memory->ranges;
-    job->nranges = job->nreleases = job->npunched = 0;
+    job->nranges = 0;
+    job->share = &client_any_session(c)->commits;
     job->done = on_committed;
     job->data = c;
+    c->op.committing = false;
 }
 
 void leasing_add(client *c, session *s, page_no first)
@@ -277,6 +354,7 @@ void leasing_add_fresh(client *c, session *s, page_no first, uint64_t nscavenged
     uint64_t npages = shm_span_at(srv->heap->map, first)->npages;
 
     leasing_add(c, s, first);
+    c->op.memory->unbacked[c->op.nspans - 1] = nscavenged == npages;
     c->op.nfresh++;
     note_taken(c, first, npages, nscavenged);
     ahead_note_fresh(&srv->ahead, first, npages, nscavenged);
@@ -293,16 +371,18 @@ void leasing_add_growth(client *c, page_no first, page_no behind, uint64_t npage
 answer leasing_commit(client *c)
 {
     service *srv = client_service(c);
-    commit_job *job = &c->op.commit;
+    uint64_t over = (mheap_over_limit(srv->heap, RELEASE_PERCENT, 0) + PAGE_BYTES - 1) / PAGE_BYTES;
+    bool releasing = over > 0 && releases_begin(srv, over, on_released, c);
 
-    add_releases(c);
-    if (job->nranges == 0 && job->nreleases == 0) {
-        end(c, 0);
-    } else if (commit_start(job, &srv->commits)) {
-        end(c, job->result);
+    if (!releasing && c->op.commit.nranges == 0) {
+        end(c, 0, ANSWER_DONE);
+    } else if (!releasing && mheap_over_max(srv->heap) > 0) {
+        end(c, -EAGAIN, leasing_max_reached); /* what is free can't be released now */
     } else {
         operation_set_state(&c->op, OPERATION_COMMITTING);
         client_any_session(c)->lessee.nops++;
+        if (!releasing)
+            commit(c);
     }
     ahead_prepare(&srv->ahead);
     return ANSWER_GIVEN;

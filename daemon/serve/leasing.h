@@ -7,6 +7,9 @@
 #include "daemon/serve/service.h"
 
 extern const answer leasing_no_memory;
+extern const answer leasing_exhausted;
+extern const answer leasing_max_reached;
+extern const answer leasing_limit_reached;
 
 /* Begin it. There is memory for it: requests_handle() has looked. */
 void leasing_begin(client *c, const Goallocd__Request *request);
@@ -30,14 +33,15 @@ answer leasing_give_up(client *c, answer why, uint64_t npages);
 /* True if others wait for pages that came first: these are not to be taken from under them. */
 bool leasing_must_leave_pages(const client *c);
 
-/* True if the system has memory for npages more, beyond what free pages have. With lazy commit it is not asked. */
-bool leasing_system_allows(service *srv, uint64_t npages);
-
 /*
- * True if npages more may come into use. False: they would pass the memory limit even if all that is free were
- * released; the client is to give back what it holds idle first, or insists.
+ * Whether the session may have npages more, as far as arena, system and the heap's own limits go; the session's limit is
+ * not looked at. Without insist, a memory limit that would be passed means EAGAIN: the client is to give back what it
+ * holds idle first, and insists. What is idle elsewhere is looked for before this says no, and the log says who asked.
  */
-bool leasing_limit_allows(service *srv, uint64_t npages);
+answer leasing_allows(service *srv, const session *s, uint64_t npages, bool insist);
+
+/* The same for one that gets something already: without a search, and without a word. */
+answer leasing_allows_more(service *srv, const session *s, uint64_t npages, bool insist);
 
 /* mheap_alloc_span(), with a second try after a rescue. */
 int leasing_alloc_span(service *srv, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret,

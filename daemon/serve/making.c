@@ -33,9 +33,11 @@
 
 #define uthash_fatal(message) abort() /* not reached: HASH_NONFATAL_OOM reports instead */
 #define HASH_NONFATAL_OOM     1
+#define HASH_FUNCTION         HASH_SEEDED /* clients choose the names */
 #include <uthash.h>
 #include <utlist.h>
 
+#include "daemon/heap/seededhash.h"
 #include "shm/object.h"
 
 struct making {

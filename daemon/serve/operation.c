@@ -13,6 +13,11 @@
  *     NONE -> WAITING -> JOINED -> NONE                Stats, SessionList, Trim: the round has ended
  *                            '---> RELEASING -> NONE   Scavenge
  *     NONE -> ENDING -> NONE                           Detach: the session is over
+ *     NONE -> PAUSED -> NONE                           ReturnSpans, a long one: handled again, from where it was
+ *
+ * Each state that lasts beyond a turn of the loop has a ring of the operations in it, and of those that wait for a
+ * round each round has one. So who comes back to an operation finds it at once, however many connections there are that
+ * ask for nothing.
  *
  * While a peer has an operation it is not read from. README.md has who comes back to each state. When the peer closes,
  * LEASING and COMMITTING stay: the handler that is on its way, or the thread pool, holds a pointer to the operation and
@@ -34,7 +39,8 @@ static inline bool may_follow(enum operation_state from, enum operation_state to
 {
     static const unsigned next[OPERATION_STATES] = {
         [OPERATION_NONE] =
-            BIT(OPERATION_DEFERRED) | BIT(OPERATION_LEASING) | BIT(OPERATION_WAITING) | BIT(OPERATION_ENDING),
+            BIT(OPERATION_DEFERRED) | BIT(OPERATION_LEASING) | BIT(OPERATION_WAITING) | BIT(OPERATION_ENDING) |
+            BIT(OPERATION_PAUSED),
         [OPERATION_DEFERRED] = BIT(OPERATION_NONE),
         [OPERATION_LEASING] = BIT(OPERATION_NONE) | BIT(OPERATION_DEFERRED) | BIT(OPERATION_COMMITTING),
         [OPERATION_COMMITTING] = BIT(OPERATION_NONE),
@@ -42,15 +48,118 @@ static inline bool may_follow(enum operation_state from, enum operation_state to
         [OPERATION_JOINED] = BIT(OPERATION_NONE) | BIT(OPERATION_RELEASING),
         [OPERATION_RELEASING] = BIT(OPERATION_NONE),
         [OPERATION_ENDING] = BIT(OPERATION_NONE),
+        [OPERATION_PAUSED] = BIT(OPERATION_NONE),
     };
 
     return next[from] & BIT(to);
 }
 
+/* --- rings --- */
+
+#define RINGS (sizeof(operation_rings) / sizeof(operation_link))
+
+static operation_link *rings_of(operation_rings *rings)
+{
+    _Static_assert(RINGS == OPERATION_STATES + 2 * ROUNDS, "nothing but rings");
+    return (operation_link *)(void *)rings;
+}
+
+void operation_rings_init(operation_rings *rings)
+{
+    operation_link *all = rings_of(rings);
+
+    for (size_t i = 0; i < RINGS; i++)
+        all[i] = (operation_link){ &all[i], &all[i] };
+}
+
+static operation_link *ring_of(const peer_host *host, enum operation_state state, enum round round)
+{
+    if (state == OPERATION_WAITING)
+        return &host->operations->waiting[round];
+    return state == OPERATION_JOINED ? &host->operations->joined[round] : &host->operations->of_state[state];
+}
+
+/* LEASING ends in the turn in which it has begun, and nobody looks for it. */
+static bool has_ring(enum operation_state state)
+{
+    return state != OPERATION_NONE && state != OPERATION_LEASING;
+}
+
+static operation *operation_at(operation_link *link)
+{
+    return (operation *)(void *)((char *)link - offsetof(operation, link));
+}
+
+static void ring_leave(operation *op)
+{
+    op->link.prev->next = op->link.next;
+    op->link.next->prev = op->link.prev;
+}
+
+static void ring_enter(operation_link *ring, operation *op)
+{
+    op->link = (operation_link){ ring->prev, ring };
+    ring->prev->next = &op->link;
+    ring->prev = &op->link;
+}
+
+operation *operations_first(const peer_host *host, enum operation_state state, enum round round)
+{
+    operation_link *ring = ring_of(host, state, round);
+
+    return ring->next == ring ? NULL : operation_at(ring->next);
+}
+
+size_t operations_count(const peer_host *host, enum operation_state state, enum round round)
+{
+    const operation_link *ring = ring_of(host, state, round);
+    size_t n = 0;
+
+    for (const operation_link *at = ring->next; at != ring; at = at->next)
+        n++;
+    return n;
+}
+
+void operations_all(const peer_host *host, void (*visit)(operation *op, void *data), void *data)
+{
+    operation_link *all = rings_of(host->operations);
+
+    for (size_t i = 0; i < RINGS; i++) {
+        for (operation_link *at = all[i].next; at != &all[i]; at = at->next)
+            visit(operation_at(at), data);
+    }
+}
+
+/* Those that are there now move to a ring of the visit's, and each goes back before it is visited. */
+void operations_each(const peer_host *host, enum operation_state state, void (*visit)(operation *op, void *data),
+                     void *data)
+{
+    operation_link *ring = ring_of(host, state, 0);
+    operation_link visiting = *ring;
+
+    if (ring->next == ring)
+        return;
+    visiting.next->prev = visiting.prev->next = &visiting;
+    *ring = (operation_link){ ring, ring };
+    while (visiting.next != &visiting) {
+        operation *op = operation_at(visiting.next);
+
+        ring_leave(op);
+        ring_enter(ring, op);
+        visit(op, data);
+    }
+}
+
+/* --- states --- */
+
 void operation_set_state(operation *op, enum operation_state state)
 {
     assert(may_follow(op->state, state));
+    if (has_ring(op->state))
+        ring_leave(op);
     op->state = state;
+    if (has_ring(state))
+        ring_enter(ring_of(op->peer->host, state, op->round), op);
 }
 
 static void give_memory(operation *op)
@@ -64,11 +173,11 @@ static void give_memory(operation *op)
 
 static void begin(operation *op, peer *p, const Goallocd__Request *request, enum operation_state state)
 {
-    operation_set_state(op, state);
     op->kind = request->op_case;
     op->id = request->id;
     op->peer = p;
     p->op = op;
+    operation_set_state(op, state);
 }
 
 void operation_begin(operation *op, peer *p, const Goallocd__Request *request, enum operation_state state)
@@ -124,7 +233,7 @@ void operation_defer(operation *op, enum wait wait, uint64_t npages, bool in_vai
 
 void operation_take_turn(operation *op)
 {
-    assert(op->state == OPERATION_DEFERRED);
+    assert(op->state == OPERATION_DEFERRED || op->state == OPERATION_PAUSED);
     op->has_turn = true;
     operation_finish(op);
 }
@@ -133,6 +242,7 @@ void operation_answered(operation *op)
 {
     op->has_turn = false;
     op->nvain = 0;
+    op->ndone = 0;
     op->waiter.arrived = 0;
 }
 
@@ -147,20 +257,6 @@ void operation_close(operation *op)
 {
     if (op->state != OPERATION_NONE && (BIT(op->state) & STATES_LEASING) == 0)
         operation_end(op);
-}
-
-/*
- * The list of the peers and not one of operations: a peer never comes back into it, so that whatever visit does, the
- * next one leads on to all that are left.
- */
-void operations_each(const peer_host *host, enum operation_state state, void (*visit)(operation *op, void *data),
-                     void *data)
-{
-    for (peer *p = host->peers, *next; p != NULL; p = next) {
-        next = p->next;
-        if (p->op != NULL && p->op->state == state)
-            visit(p->op, data);
-    }
 }
 
 const char *operation_validate(const operation *op, const peer *p)

@@ -6,9 +6,9 @@
 
 #include <uv.h>
 
+#include "daemon/serve/closer.h"
 #include "proto/goallocd.pb-c.h"
 #include "proto/wire.h"
-#include "shm/units.h"
 
 /* Bytes of a frame, or of frames behind a request that takes longer, that a peer holds without memory of their own. */
 #define PEER_FEW_BYTES 128u
@@ -20,36 +20,52 @@ typedef struct peer {
     peer_host *host;
     struct peer *prev; /* among all; one that is closing stays until the loop turns, so that who walks them goes on */
     struct peer *next;
+    struct peer *silent_prev; /* among those that have asked nothing yet, the oldest first */
+    struct peer *silent_next;
+    struct peer *ready_prev; /* among those that have had their part of this turn of the loop */
+    struct peer *ready_next;
+    user *user; /* whose account it counts on */
+    uint64_t came_ms;
     uint32_t pid;
     uint32_t uid;
     struct operation *op; /* the handler's: a request takes longer, and the peer is not read from. NULL: none */
     bool closing;
-    bool closed; /* the handle is; the peer's memory goes when it has no operation either */
-    bool late;   /* it has a descriptor of the reserve: no session for it */
-    uint8_t *in; /* bytes not yet handled: in_few, or memory of their own. NULL: none */
+    bool closed;    /* the handle is; the peer's memory goes when it has no operation either */
+    bool late;      /* it has a descriptor of the reserve: no session for it */
+    bool silent;    /* no request of it has been handled */
+    bool ready;     /* it has input, and goes on in a later turn of the loop; it is not read from */
+    bool sends_fds; /* descriptors are next in its input */
+    uint8_t *in;    /* bytes not yet handled: in_few, or memory of their own. NULL: none */
     size_t in_bytes;
     size_t in_cap;
     size_t queued_bytes; /* of output that the socket did not take */
+    uint64_t buffered;   /* memory of both, as counted on its user */
     uint8_t in_few[PEER_FEW_BYTES];
 } peer;
 
-/* Where peers come in, and what all of them share. The caller sets the first members; all others are zero. */
+/* What all peers share. The caller sets the first members; all others are zero. */
 struct peer_host {
     uv_loop_t *loop;
     size_t peer_bytes; /* of a peer and what the handler has behind it, zeroed when a connection comes in */
+    users *users;
     /* Handle a request, which is valid until the next one. False: handle the same one again after peer_resume(). */
     bool (*handle)(peer *p, const Goallocd__Request *request);
     void (*on_close)(peer *p); /* once a peer: it is about to be closed */
     void (*on_drained)(peer *p); /* nothing is queued for it any more */
+    void (*on_refused)(peer *p, enum limit which); /* a limit keeps it from memory; it is closed next */
+    closer *closer; /* of sockets in which there may be descriptors. NULL: there can be none */
     void *data;                /* the handler's */
+    struct operation_rings *operations; /* the handler's, of all peers (operation.h) */
 
     peer *peers;
-    uv_pipe_t listener;
+    peer *silent;
+    peer *ready;
+    size_t nready;
     unsigned nlate;    /* peers that came when few descriptors were left */
     int late_fd;       /* descriptors from here on are the reserve */
-    uv_pipe_t refused; /* takes a connection that there is no memory for, and closes it */
-    bool refusing;
-    bool refuse_again; /* another one waits for that */
+    uint64_t turn;     /* of the loop */
+    uv_check_t turns;  /* counts it */
+    uv_idle_t go_on;   /* runs while any peer is ready */
     frame_bump bump; /* for the request being handled */
     /* Nobody's over a return to the loop. */
     uint8_t in[FRAME_BYTES_MAX];
@@ -57,14 +73,22 @@ struct peer_host {
     uint8_t bump_buf[MIB];
 };
 
-/* Accept connections from listen_fd (taken). 0, or an error of libuv's. */
-int peer_host_start(peer_host *host, int listen_fd) __attribute__((warn_unused_result));
-/* Accept no more, send notice to all peers and close them. The loop must run on until they are closed. */
+/* The loop has been set: peers may come. */
+void peer_host_start(peer_host *host);
+/* Send notice to all peers and close them. The loop must run on until they are closed. */
 void peer_host_stop(peer_host *host, const Goallocd__Reply *notice);
+
+/*
+ * A connection has come in on fd, and is counted on its user: read from it. NULL: no memory, or the loop can't have it;
+ * then fd stays the caller's, and it is not counted any more.
+ */
+peer *peer_open(peer_host *host, int fd, user *who, const struct ucred *cred) __attribute__((warn_unused_result));
 
 /* Close it. If it is closing already, nothing happens. */
 void peer_close(peer *p);
-/* Send a reply. A client that does not read is disconnected when 256 KiB wait for it. */
+/* It is silent, and has time to ask something from now on. */
+void peer_still_silent(peer *p);
+/* Send a reply. What the socket does not take waits, within the limits of buffers. */
 void peer_reply(peer *p, const Goallocd__Reply *reply);
 /* Send a reply with descriptors, which stay the caller's. */
 void peer_reply_with_fds(peer *p, const Goallocd__Reply *reply, const int *fds, int nfds);

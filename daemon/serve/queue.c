@@ -13,7 +13,7 @@
  *      first. So a release is tried by as many as can go on with it, and what the one leaves the next one gets. The
  *      pass is over when queue_next() says that nobody can go on.
  *
- * Invariants (queue_validate, service_validate): a request that waits is in one queue; if queue_next() is not NULL, a
+ * Invariants (queue_validate, check_step): a request that waits is in one queue; if queue_next() is not NULL, a
  * pass is due. Nobody is forgotten for these reasons: memory of operations is free again when an operation ends, and
  * each of them ends; pages are waited for only while some are aside, and the job that has them notes its end; so do the
  * piece prepared ahead and the commit of a session. A peer that closes takes its request out, and has the queue looked

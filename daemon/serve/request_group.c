@@ -1,7 +1,7 @@
 /*
  * Requests by group: its statistics, and freeing what ended sessions have left.
  *
- * Called by requests.c and request_heap.c. Calls session (which sessions have ended), left (what they have left) and
+ * Called by requests.c and stats.c. Calls session (which sessions have ended), left (what they have left) and
  * service. What a Reclaim frees is freed by remote bits, as any process frees: whoever holds one of these objects finds
  * it gone, which is why it is for who may control.
  *
@@ -20,25 +20,25 @@
 
 /* --- statistics --- */
 
-static uint64_t bytes_of(const service *srv, const group *g)
+static uint64_t bytes_of(const census *count, const group *g)
 {
-    return srv->census.owned[g->no.n].bytes;
+    return count->owned[g->no.n].bytes;
 }
 
 /* Put g among the n that own most, most first. Returns how many there are then. */
-static size_t insert_group(const service *srv, const group *most[STATS_GROUPS_MAX], size_t n, const group *g)
+static size_t insert_group(const census *count, const group *most[STATS_GROUPS_MAX], size_t n, const group *g)
 {
     size_t at = n < STATS_GROUPS_MAX ? n : n - 1;
 
-    if (n == STATS_GROUPS_MAX && bytes_of(srv, most[at]) >= bytes_of(srv, g))
+    if (n == STATS_GROUPS_MAX && bytes_of(count, most[at]) >= bytes_of(count, g))
         return n;
-    for (; at > 0 && bytes_of(srv, most[at - 1]) < bytes_of(srv, g); at--)
+    for (; at > 0 && bytes_of(count, most[at - 1]) < bytes_of(count, g); at--)
         most[at] = most[at - 1];
     most[at] = g;
     return n < STATS_GROUPS_MAX ? n + 1 : n;
 }
 
-void groups_fill_stats(const service *srv, Goallocd__StatsReply *body)
+void groups_fill_stats(const service *srv, const census *count, Goallocd__StatsReply *body)
 {
     static Goallocd__GroupStats stats[STATS_GROUPS_MAX];
     static Goallocd__GroupStats *pointers[STATS_GROUPS_MAX];
@@ -48,7 +48,7 @@ void groups_fill_stats(const service *srv, Goallocd__StatsReply *body)
 
     for (uint32_t i = 0; i < SHM_GROUPS_MAX; i++) {
         if (table->groups[i] != NULL)
-            n = insert_group(srv, most, n, table->groups[i]);
+            n = insert_group(count, most, n, table->groups[i]);
     }
     for (size_t i = 0; i < n; i++) {
         goallocd__group_stats__init(&stats[i]);
@@ -58,8 +58,8 @@ void groups_fill_stats(const service *srv, Goallocd__StatsReply *body)
         stats[i].flags = most[i]->reclaims ? SESSION_RECLAIM : 0;
         stats[i].state = (uint32_t)most[i]->state;
         stats[i].sessions = most[i]->nliving;
-        stats[i].live_objects = srv->census.owned[most[i]->no.n].objects;
-        stats[i].live_bytes = srv->census.owned[most[i]->no.n].bytes;
+        stats[i].live_objects = count->owned[most[i]->no.n].objects;
+        stats[i].live_bytes = count->owned[most[i]->no.n].bytes;
         pointers[i] = &stats[i];
     }
     body->groups = pointers;
@@ -116,23 +116,12 @@ static void reclaimed(operation *op)
     (void)reply_body(op->peer, op->id, GOALLOCD__REPLY__RESULT_RECLAIM, &body);
 }
 
-static void note_waiting(operation *op, void *data)
-{
-    bool *waiting = data;
-
-    *waiting |= op->round == ROUND_RECLAIM;
-}
-
 answer handle_reclaim(client *c, const Goallocd__Request *request)
 {
     service *srv = client_service(c);
-    bool waiting = srv->reclaiming;
     int n;
 
-    if (!service_may_control(&c->peer))
-        return (answer){ EPERM, "only root and the daemon's user may free what others have left" };
-    operations_each(&srv->peers, OPERATION_WAITING, note_waiting, &waiting);
-    if (waiting)
+    if (srv->reclaiming || operations_first(&srv->peers, OPERATION_WAITING, ROUND_RECLAIM) != NULL)
         return (answer){ EBUSY, "another reclaim is under way" };
     n = want_sessions(srv, request->reclaim);
     if (n < 0)

@@ -20,6 +20,8 @@
 
 #include "daemon/serve/leasing.h"
 
+#define RETURN_SPANS   32u              /* that are returned between two looks at the clock, */
+#define RETURN_NS      UINT64_C(250000) /* and how long a slice of a long ReturnSpans takes */
 #define INSIST_PAGES   16u   /* a refill above the memory limit */
 #define LEASE_LIST_MAX 8192u /* spans named in one reply */
 
@@ -29,9 +31,7 @@
 #define SEARCH_PART    10u                /* that is, 1/10 of the time; */
 #define SEARCH_PAST_NS UINT64_C(10000000) /* what is left of that from the last 10 ms can be used at once */
 
-static const answer limit_reached = { EAGAIN, "the memory limit is reached: give back what is idle, and insist" };
-static const answer exhausted = { ENOSPC, "the arena has no free pages in a row that are enough" };
-static const answer quota_reached = { EDQUOT, "the session's limit is reached" };
+static const answer quota_reached = { EDQUOT, NULL }; /* requests.c knows which one, and says so */
 static const answer searching = { EINPROGRESS, "the session's limit is reached, unless it offers something: ask again" };
 
 /* --- spans and runs --- */
@@ -136,19 +136,20 @@ static answer refill_fresh(client *c, session *s, const refill *r, uint64_t nspa
     for (; nspans > 0; nspans--) {
         page_no first;
         uint64_t nscavenged;
+        answer a;
         int e;
 
-        if (r->npages > mheap_room_pages(srv->heap) && !leasing_limit_allows(srv, r->npages) &&
-            (!r->insist || op->nspans * r->npages >= INSIST_PAGES))
-            return limit_reached;
+        a = op->nspans == 0
+                ? leasing_allows(srv, s, r->npages, r->insist)
+                : leasing_allows_more(srv, s, r->npages, r->insist && op->nspans * r->npages < INSIST_PAGES);
+        if (a.error != 0)
+            return a;
         if (op->nspans > r->want / 4 && op->commit.nranges == 0 && ahead_is_worth_waiting(&srv->ahead, r->npages))
             return ANSWER_DONE; /* rather less, and at once: when the client comes back there is more */
-        if (!leasing_system_allows(srv, r->npages))
-            return leasing_no_memory;
         e = op->nspans == 0 ? leasing_alloc_span(srv, r->npages, 1, r->spc, &first, &nscavenged)
                             : mheap_alloc_span(srv->heap, r->npages, 1, r->spc, &first, &nscavenged);
         if (e != 0)
-            return exhausted;
+            return leasing_exhausted;
         shm_span_at(srv->heap->map, first)->lessee_folds = span_class_size(r->spc).n == 0;
         leasing_add_fresh(c, s, first, nscavenged);
     }
@@ -184,9 +185,9 @@ answer handle_refill(client *c, session *s, const Goallocd__Request *request)
     }
     want_free = (r.want * r.nelems + 1) / 2;
     if (nfree < want_free)
-        a = leasing_must_leave_pages(c) ? exhausted : refill_fresh(c, s, &r, fresh_wanted(c, &r, npages));
+        a = leasing_must_leave_pages(c) ? leasing_exhausted : refill_fresh(c, s, &r, fresh_wanted(c, &r, npages));
     return c->op.nspans > 0 ? leasing_commit(c)
-                            : leasing_give_up(c, a, a.message == exhausted.message ? r.npages : 0);
+                            : leasing_give_up(c, a, a.message == leasing_exhausted.message ? r.npages : 0);
 }
 
 /* --- large objects --- */
@@ -209,13 +210,13 @@ answer handle_alloc_large(client *c, session *s, const Goallocd__Request *reques
     a = room_for(s, ask->npages);
     if (a.error != 0)
         return a;
-    if (!ask->insist && !leasing_limit_allows(srv, ask->npages))
-        return limit_reached;
-    if (!leasing_system_allows(srv, ask->npages))
-        return leasing_no_memory;
+    a = leasing_allows(srv, s, ask->npages, ask->insist);
+    if (a.error != 0 && a.message != leasing_exhausted.message)
+        return a;
     leasing_begin(c, request);
-    if (leasing_must_leave_pages(c) || leasing_alloc_span(srv, ask->npages, align, spc, &first, &nscavenged) != 0)
-        return leasing_give_up(c, exhausted, ask->npages);
+    if (a.error != 0 || leasing_must_leave_pages(c) ||
+        leasing_alloc_span(srv, ask->npages, align, spc, &first, &nscavenged) != 0)
+        return leasing_give_up(c, leasing_exhausted, ask->npages);
     leasing_add_fresh(c, s, first, nscavenged);
     return leasing_commit(c);
 }
@@ -247,9 +248,10 @@ static answer grow(client *c, const Goallocd__Request *request, page_no first, u
     service *srv = client_service(c);
     page_no behind = page_at(first.n + npages);
     uint64_t nscavenged;
+    answer a = leasing_allows(srv, client_any_session(c), more, true);
 
-    if (!leasing_system_allows(srv, more))
-        return leasing_no_memory;
+    if (a.error != 0)
+        return a;
     leasing_begin(c, request);
     if (mheap_take_aside(srv->heap, ASIDE_GROWTH, (page_range){ behind, more }, &nscavenged).npages == 0)
         return leasing_give_up(c, (answer){ EBUSY, "what lies behind the object is in use" }, 0);
@@ -277,7 +279,7 @@ answer handle_resize_large(client *c, session *s, const Goallocd__Request *reque
     if (more > 0 && more + (central ? npages : 0) > lease_room_pages(&s->lessee))
         return quota_reached;
     if (more > 0 && more > mheap_room_pages(srv->heap))
-        return limit_reached;
+        return leasing_limit_reached;
     if (central) {
         mcentral_remove(srv->heap, first);
         shm_span_at(srv->heap->map, first)->lessee_folds = 0;
@@ -311,50 +313,66 @@ answer handle_free_large(client *c, session *s, const Goallocd__Request *request
 
 /* --- what comes back --- */
 
-/*
- * Large objects that another process may have freed: the sweep may have ended the lease since the client looked, and
- * the pages may be anybody's by now.
- */
-static answer return_large(client *c, session *s, const uint32_t *names, size_t n)
+/* A span that the client has given up. False: it lies, and is disconnected. */
+static bool return_span(client *c, session *s, uint32_t name)
 {
-    service *srv = client_service(c);
+    page_no first;
 
-    for (size_t i = 0; i < n; i++) {
-        page_no first;
-
-        if (names[i] == 0 || names[i] >= srv->heap->map->npages) {
-            peer_violation(&c->peer, "it returns large object %u, which is not in the arena", names[i]);
-            return ANSWER_GIVEN;
-        }
-        if (lease_check(&s->lessee, names[i], &first) != 0)
-            continue; /* the daemon's sweep may have ended the lease */
-        if (!lease_is_large(shm_span_at(srv->heap->map, first))) {
-            peer_violation(&c->peer, "it returns span %u as a large object, which it is not", names[i]);
-            return ANSWER_GIVEN;
-        }
-        if (lease_return(&s->lessee, first) == LEASE_E_NOT_EMPTY)
-            continue; /* the object lives and is the session's, so it stays leased */
+    if (lease_check(&s->lessee, name, &first) != 0) {
+        peer_violation(&c->peer, "it returns span %u, which it does not lease", name);
+        return false;
     }
-    return ANSWER_DONE;
+    if (lease_return(&s->lessee, first) != 0) {
+        peer_violation(&c->peer, "it returns span %u with objects that it owns", name);
+        return false;
+    }
+    return true;
 }
 
+/*
+ * A large object that another process may have freed: the sweep may have ended the lease since the client looked, and
+ * the pages may be anybody's by now. The same.
+ */
+static bool return_large(client *c, session *s, uint32_t name)
+{
+    service *srv = client_service(c);
+    page_no first;
+
+    if (name == 0 || name >= srv->heap->map->npages) {
+        peer_violation(&c->peer, "it returns large object %u, which is not in the arena", name);
+        return false;
+    }
+    if (lease_check(&s->lessee, name, &first) != 0)
+        return true;
+    if (!lease_is_large(shm_span_at(srv->heap->map, first))) {
+        peer_violation(&c->peer, "it returns span %u as a large object, which it is not", name);
+        return false;
+    }
+    return lease_return(&s->lessee, first) >= 0; /* if it is not empty, the object is the session's and stays */
+}
+
+/*
+ * A frame has room for some 20,000 spans, and what a span costs depends on what lives, was left and was adopted in it.
+ * So after a slice the request is PAUSED, and is handled again where it was; who comes first then is others. If the
+ * daemon dies in between, the client finds in the list of leases what was not returned.
+ */
 answer handle_return(client *c, session *s, const Goallocd__Request *request)
 {
     const Goallocd__ReturnSpans *ask = request->return_spans;
+    uint64_t start = uv_hrtime();
+    size_t n = ask->n_spans + ask->n_large;
 
-    for (size_t i = 0; i < ask->n_spans; i++) {
-        page_no first;
-
-        if (lease_check(&s->lessee, ask->spans[i], &first) != 0) {
-            peer_violation(&c->peer, "it returns span %u, which it does not lease", ask->spans[i]);
+    for (size_t i = c->op.ndone; i < n; i++) {
+        if (i > c->op.ndone && (i - c->op.ndone) % RETURN_SPANS == 0 && uv_hrtime() - start > RETURN_NS) {
+            c->op.ndone = i;
+            operation_begin(&c->op, &c->peer, request, OPERATION_PAUSED);
+            service_wake(client_service(c));
             return ANSWER_GIVEN;
         }
-        if (lease_return(&s->lessee, first) != 0) {
-            peer_violation(&c->peer, "it returns span %u with objects that it owns", ask->spans[i]);
+        if (i < ask->n_spans ? !return_span(c, s, ask->spans[i]) : !return_large(c, s, ask->large[i - ask->n_spans]))
             return ANSWER_GIVEN;
-        }
     }
-    return return_large(c, s, ask->large, ask->n_large);
+    return ANSWER_DONE;
 }
 
 answer handle_lease_list(client *c, session *s, const Goallocd__Request *request)

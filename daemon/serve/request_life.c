@@ -1,9 +1,10 @@
 /*
- * Requests about the heap's life: drop it, and be told what happens to it.
+ * Requests about the life of the heap and its sessions: drop it, disconnect one, be told what happens.
  *
- * Called by requests.c. Calls events and session, and the server by the function that the service has for it. Neither
- * needs a session on its connection: goallocctl drops the heap, and a subscription has a connection of its own, so that
- * notices never get between a request and its reply. Whose it is says the token of a session.
+ * Called by requests.c, which has looked whether the client may. Calls events and session, and the server by the
+ * function that the service has for it. None needs a session on its connection: goallocctl drops the heap and
+ * disconnects sessions, and a subscription has a connection of its own, so that notices never get between a request and
+ * its reply. Whose it is says the token of a session.
  */
 #include "daemon/serve/request_life.h"
 
@@ -15,10 +16,25 @@ answer handle_drop(client *c, const Goallocd__Request *request)
     service *srv = client_service(c);
 
     (void)request;
-    if (!service_may_control(&c->peer))
-        return (answer){ EPERM, "only root and the daemon's user may drop the heap" };
     log_info("pid %u, uid %u, drops the heap", c->peer.pid, c->peer.uid);
     srv->on_drop(srv->on_drop_data);
+    return ANSWER_DONE;
+}
+
+/*
+ * Its process goes on with the spans that it holds, gets nothing more, and finds out when it next asks (ESTALE). Its
+ * leases end when it detaches or dies: only the process knows what it is about to write. The next daemon lets it in.
+ */
+answer handle_disconnect(client *c, const Goallocd__Request *request)
+{
+    service *srv = client_service(c);
+    uint32_t no = request->disconnect->session;
+    session *s = no > 0 && no < SHM_SESSIONS_MAX ? session_at(&srv->sessions, no) : NULL;
+
+    if (s == NULL || (request->disconnect->epoch != 0 && request->disconnect->epoch != s->lessee.epoch))
+        return (answer){ ENOENT, "there is no session of that number" };
+    log_info("pid %u, uid %u, disconnects session %u of pid %u, uid %u", c->peer.pid, c->peer.uid, no, s->pid, s->uid);
+    service_disconnect(srv, s);
     return ANSWER_DONE;
 }
 

@@ -7,6 +7,7 @@
 #include "daemon/serve/service.h"
 
 answer handle_drop(client *c, const Goallocd__Request *request);
+answer handle_disconnect(client *c, const Goallocd__Request *request);
 answer handle_subscribe(client *c, const Goallocd__Request *request);
 
 #endif

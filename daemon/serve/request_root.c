@@ -40,6 +40,9 @@ static const answer making_answers[] = {
 
 static const answer answer_void = { ECANCELED, "the right to make that root has ended" };
 
+static const answer answer_not_owner = { EPERM, "the root is another user's, who alone may change it (goallocd "
+                                                "--root-owner)" };
+
 static root_name name_of(ProtobufCBinaryData data)
 {
     return (root_name){ data.data, data.len };
@@ -48,7 +51,11 @@ static root_name name_of(ProtobufCBinaryData data)
 /* What a session sets a root to. */
 static root_value value_of(const session *s, uint64_t offset, uint32_t ticket)
 {
-    return (root_value){ .offset = offset, .session = s->lessee.no, .epoch = s->lessee.epoch, .ticket = ticket };
+    return (root_value){ .offset = offset,
+                         .session = s->lessee.no,
+                         .epoch = s->lessee.epoch,
+                         .ticket = ticket,
+                         .owner = root_owner(s->uid) };
 }
 
 /* --- roots --- */
@@ -59,6 +66,19 @@ static bool has_been_done(const client *c, const session *s, uint32_t ticket)
     return roots_has_done(client_service(c)->roots, s->lessee.no, s->lessee.epoch, ticket);
 }
 
+/*
+ * True if the session may set, remove or initialise again what that name stands for: with --root-owner, its own user's
+ * roots, those that nobody has made, and those whose object is gone. Who may control may do it to all.
+ */
+static bool may_change(client *c, const session *s, root_name name)
+{
+    root_value value;
+
+    if (!client_service(c)->access->root_owner || roots_get(client_service(c)->roots, name, &value) != 0)
+        return true;
+    return value.owner == 0 || value.owner == root_owner(s->uid) || service_may_control(&c->peer);
+}
+
 answer handle_root_set(client *c, session *s, const Goallocd__Request *request)
 {
     const Goallocd__RootSet *ask = request->root_set;
@@ -66,6 +86,8 @@ answer handle_root_set(client *c, session *s, const Goallocd__Request *request)
 
     if (has_been_done(c, s, ask->ticket))
         return ANSWER_DONE;
+    if (!may_change(c, s, name_of(ask->name)))
+        return answer_not_owner;
     return root_answers[roots_set(client_service(c)->roots, name_of(ask->name), &value)];
 }
 
@@ -76,6 +98,8 @@ answer handle_root_compare_and_set(client *c, session *s, const Goallocd__Reques
 
     if (has_been_done(c, s, ask->ticket))
         return ANSWER_DONE;
+    if (!may_change(c, s, name_of(ask->name)))
+        return answer_not_owner;
     return root_answers[roots_compare_and_set(client_service(c)->roots, name_of(ask->name), ask->expected, &value)];
 }
 
@@ -106,8 +130,10 @@ static const session *setter_of(const session_table *table, const root_value *va
     return s;
 }
 
-static void fill_root(const service *srv, uint32_t at, Goallocd__Root *ret)
+/* The label of another user's session is told to who may control alone. */
+static void fill_root(const client *c, bool controls, uint32_t at, Goallocd__Root *ret)
 {
+    const service *srv = client_service(c);
     root_name name = roots_name_at(srv->roots, at);
     root_value value = roots_value_at(srv->roots, at);
     const session *s = setter_of(&srv->sessions, &value);
@@ -122,7 +148,7 @@ static void fill_root(const service *srv, uint32_t at, Goallocd__Root *ret)
     ret->session = value.session.n;
     ret->epoch = value.epoch;
     ret->open = session_find(&srv->sessions, value.session, value.epoch) != NULL;
-    if (s != NULL)
+    if (s != NULL && (controls || s->uid == c->peer.uid))
         ret->label = (char *)(uintptr_t)s->label;
 }
 
@@ -141,13 +167,14 @@ answer handle_root_list(client *c, const Goallocd__Request *request)
     uint32_t most = ask->most == 0 || ask->most > LIST_ROOTS_MAX ? LIST_ROOTS_MAX : ask->most;
     uint32_t at = roots_next(srv->roots, ask->start);
     uint32_t nremoved = 0;
+    bool controls = service_may_control(&c->peer);
 
     for (; at < SHM_ROOTS_MAX && body.n_roots + nremoved < most; at = roots_next(srv->roots, at + 1)) {
         Goallocd__Root *entry = &entries[body.n_roots];
 
         if (!begins_with(roots_name_at(srv->roots, at), ask->prefix))
             continue;
-        fill_root(srv, at, entry);
+        fill_root(c, controls, at, entry);
         if (ask->drop_dead && !entry->lives) {
             roots_remove_at(srv->roots, at);
             nremoved++;
@@ -233,6 +260,8 @@ answer handle_root_reserve(client *c, const Goallocd__Request *request)
         return (answer){ EMEDIUMTYPE, "the root has another size or type tag" };
     if (e == 0 && ((ask->type_tag & ROOT_REINIT) == 0 || value.generation == srv->heap->map->header->generation))
         return reply_reserve(c, request->id, GOALLOCD__ROOT_STATE__ROOT_THERE, value.offset, (session_no){ 0 });
+    if (e == 0 && !may_change(c, s, what.name))
+        return answer_not_owner;
     if (e == 0)
         what.there = value.offset;
     return reserve(c, s, request->id, &what);
@@ -272,6 +301,8 @@ answer handle_root_finish(client *c, session *s, const Goallocd__Request *reques
         making_void(&srv->making, m);
         return answer_void;
     }
+    if (!may_change(c, s, name_of(ask->name)))
+        return answer_not_owner;
     if (ask->offset == 0)
         return root_answers[ROOTS_E_NOT_LIVE];
     value.size = making_what(m)->size;

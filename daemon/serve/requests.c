@@ -17,10 +17,12 @@
 
 #include "daemon/heap/intents.h"
 #include "daemon/serve/deaths.h"
+#include "daemon/serve/holdings.h"
 #include "daemon/serve/request_group.h"
 #include "daemon/serve/request_heap.h"
 #include "daemon/serve/request_lease.h"
 #include "daemon/serve/request_life.h"
+#include "daemon/serve/request_limits.h"
 #include "daemon/serve/request_root.h"
 #include "shm/crash.h"
 
@@ -34,8 +36,7 @@ static Goallocd__AttachReply attached(client *c, const session *s)
     const shm_header *header = client_service(c)->heap->map->header;
     Goallocd__AttachReply body = GOALLOCD__ATTACH_REPLY__INIT;
 
-    c->session = s->lessee.no;
-    c->epoch = s->lessee.epoch;
+    service_note_session(c, s);
     body.protocol = GOALLOC_PROTOCOL;
     body.abi_hash = header->abi_hash;
     body.generation = header->generation;
@@ -66,7 +67,7 @@ static answer reattach_reply(client *c, const Goallocd__Request *request, sessio
     }
     fd = offers_renew(&s->lessee.offers, heap->map->npages);
     if (fd < 0) {
-        log_warn("session %u: no offers: %s", s->lessee.no.n, strerror(-fd));
+        log_client_warn(s->uid, "session %u: no offers: %s", s->lessee.no.n, strerror(-fd));
         offers_end(&s->lessee.offers);
         peer_reply(&c->peer, &reply);
         return ANSWER_GIVEN;
@@ -97,7 +98,7 @@ static answer reattach(client *c, const Goallocd__Request *request)
         roots_wake(srv->roots);
     session_set_state(&srv->sessions, s, SHM_SESSION_OPEN);
     (void)deaths_watch(srv->deaths, c, s);
-    log_debug("session %u: pid %u has come back", s->lessee.no.n, s->pid);
+    log_client_debug(s->uid, "session %u: pid %u has come back", s->lessee.no.n, s->pid);
     CRASH_POINT(reattach_before_reply);
     return reattach_reply(c, request, s);
 }
@@ -141,7 +142,7 @@ static answer attach_reply(client *c, uint64_t id, session *s)
     }
     if (group_fd >= 0)
         fds[nfds++] = group_fd;
-    log_debug("session %u: pid %u, uid %u, '%s'", s->lessee.no.n, s->pid, s->uid, s->label);
+    log_client_debug(s->uid, "session %u: pid %u, uid %u, '%s'", s->lessee.no.n, s->pid, s->uid, s->label);
     body = attached(c, s);
     body.token = (ProtobufCBinaryData){ .len = SESSION_TOKEN_BYTES, .data = file->private->tokens[s->lessee.no.n] };
     body.arena_base = header->base;
@@ -185,6 +186,27 @@ static answer find_group(client *c, const Goallocd__Attach *ask, group **ret)
     return errors[group_find_or_found(client_service(c)->heap->groups, &wanted, ret)];
 }
 
+/* The limit of a session that asks for this one; 0: none. */
+static uint64_t limit_of(const service *srv, uint64_t asked_bytes)
+{
+    uint64_t most = srv->users.limits->max[LIMIT_SESSION_BYTES];
+    uint64_t bytes = asked_bytes != 0 ? asked_bytes : srv->users.limits->max[LIMIT_SESSION_DEFAULT];
+
+    return most != 0 && (bytes == 0 || bytes > most) ? most : bytes;
+}
+
+/* The user is looked at when a session is opened; who comes back to one shows its token. */
+static answer may_attach(const client *c, const Goallocd__Attach *ask)
+{
+    unsigned rights = access_of(client_service(c)->access, peer_fd(&c->peer));
+
+    if (rights & (ask->flags & SESSION_READONLY ? ACCESS_READ : ACCESS_WRITE))
+        return ANSWER_DONE;
+    if (rights & ACCESS_READ)
+        return (answer){ EACCES, "this user may attach read-only alone (goallocd --allow-uid, --allow-gid)" };
+    return (answer){ EACCES, "this user may not attach to the heap (goallocd --allow-uid, --allow-gid)" };
+}
+
 static answer handle_attach(client *c, const Goallocd__Request *request)
 {
     static const answer open_errors[] = {
@@ -193,14 +215,16 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
         [SESSION_E_NO_RANDOM] = { EIO, "the system gives the daemon no random numbers" },
     };
     const Goallocd__Attach *ask = request->attach;
-    session_request wanted = { ask->flags, c->peer.pid, c->peer.uid, ask->limit_bytes, ask->label, NULL };
+    service *srv = client_service(c);
+    session_request wanted = { ask->flags, c->peer.pid, c->peer.uid, limit_of(srv, ask->limit_bytes), ask->label, NULL };
     session *s;
+    enum limit why;
     answer a;
     int e;
 
     if (ask->protocol != GOALLOC_PROTOCOL)
         return (answer){ EPROTONOSUPPORT, "this daemon speaks another version of the protocol" };
-    if (ask->abi_hash != client_service(c)->heap->map->header->abi_hash)
+    if (ask->abi_hash != srv->heap->map->header->abi_hash)
         return (answer){ ENOEXEC, "this daemon's shared-memory layout is another: "
                                   "rebuild the client or restart the daemon" };
     if (ask->flags & ~(SESSION_RECLAIM | SESSION_READONLY))
@@ -211,13 +235,19 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
         return refuse_late(c, request->id);
     if (ask->token.len != 0)
         return reattach(c, request);
+    a = may_attach(c, ask);
+    if (a.error != 0)
+        return a;
+    why = session_forbidden_by(&srv->sessions, c->peer.user);
+    if (why != LIMITS)
+        return service_refuse(c, why, 0, 0);
     a = find_group(c, ask, &wanted.group);
     if (a.error != 0)
         return a;
-    e = session_open(&client_service(c)->sessions, &wanted, &s);
+    e = session_open(&srv->sessions, &wanted, &s);
     if (e == 0)
         return attach_reply(c, request->id, s);
-    service_wake(client_service(c)); /* a group that was founded for it ends */
+    service_wake(srv); /* a group that was founded for it ends */
     return open_errors[e];
 }
 
@@ -274,9 +304,17 @@ static void fill_session(const session *s, live_sum left, Goallocd__SessionInfo 
     ret->group_uid = s->group_uid;
 }
 
+/* What is not for others to know. */
+static void hide_session(Goallocd__SessionInfo *info)
+{
+    info->pid = 0;
+    info->label = (char *)(uintptr_t)"";
+}
+
 static void session_list_counted(operation *op)
 {
     const session_table *table = &client_service(client_of(op->peer))->sessions;
+    bool controls = service_may_control(op->peer);
     Goallocd__SessionListReply body = GOALLOCD__SESSION_LIST_REPLY__INIT;
     Goallocd__SessionInfo infos[LIST_SESSIONS_MAX];
     Goallocd__SessionInfo *pointers[LIST_SESSIONS_MAX];
@@ -289,6 +327,8 @@ static void session_list_counted(operation *op)
         if (s == NULL)
             continue;
         fill_session(s, left_of(table->leases.heap->left, s->lessee.left), &infos[body.n_sessions]);
+        if (!controls && s->uid != op->peer->uid)
+            hide_session(&infos[body.n_sessions]);
         pointers[body.n_sessions] = &infos[body.n_sessions];
         body.n_sessions++;
     }
@@ -339,7 +379,9 @@ static void object_unkeep(mheap *heap, const object_ref *object)
 
 static answer handle_adopt(client *c, session *s, const Goallocd__Request *request)
 {
-    mheap *heap = client_service(c)->heap;
+    service *srv = client_service(c);
+    mheap *heap = srv->heap;
+    user *who = holdings_adopter(srv, s);
     object_ref object;
     answer a = find_object(c, request->adopt->offset, &object);
 
@@ -349,6 +391,10 @@ static answer handle_adopt(client *c, session *s, const Goallocd__Request *reque
         object_publish(heap, &object);
     } else if (u32_load_relaxed(&shm_span_at(heap->map, object.first)->owner) == s->lessee.owner.n) {
         object_unkeep(heap, &object);
+    } else if (who == NULL || !holdings_allow(srv, who, LIMIT_UID_ADOPTIONS)) {
+        return who == NULL ? (answer){ ENOMEM, "the daemon has no memory for an account" }
+                           : service_refuse(c, LIMIT_UID_ADOPTIONS, who->bound[LIMIT_UID_ADOPTIONS],
+                                            srv->users.limits->max[LIMIT_UID_ADOPTIONS]);
     } else if (adopt_set(heap->adopted, &object, s->lessee.owner,
                          s->group != NULL ? s->group->epoch : s->lessee.epoch) != 0) {
         return (answer){ EDQUOT, "the session, or its group, has adopted too many objects" };
@@ -396,11 +442,15 @@ static answer handle_settle(client *c, session *s, const Goallocd__Request *requ
 
 /* --- from message to handler --- */
 
+/* What others than root, the daemon's user and the control group are answered. */
+#define CONTROL(what) "only root, the daemon's user and the control group may " what
+
 /* A request that changes the heap has a handler that is given the client's session: open, and not read-only. */
 static const struct {
     answer (*handle)(client *c, const Goallocd__Request *request);
     answer (*change)(client *c, session *s, const Goallocd__Request *request);
     bool needs_no_id;
+    const char *control; /* for who may control alone: what others are answered. NULL: it is cheap, and for all */
 } handlers[] = {
     [GOALLOCD__REQUEST__OP_ATTACH] = { .handle = handle_attach },
     [GOALLOCD__REQUEST__OP_DETACH] = { .handle = handle_detach },
@@ -423,15 +473,17 @@ static const struct {
     [GOALLOCD__REQUEST__OP_ROOT_COMPARE_AND_SET] = { .change = handle_root_compare_and_set },
     [GOALLOCD__REQUEST__OP_STATS] = { .handle = handle_stats },
     [GOALLOCD__REQUEST__OP_SESSION_LIST] = { .handle = handle_session_list },
-    [GOALLOCD__REQUEST__OP_TRIM] = { .handle = handle_trim },
-    [GOALLOCD__REQUEST__OP_SCAVENGE] = { .handle = handle_trim },
+    [GOALLOCD__REQUEST__OP_TRIM] = { .handle = handle_trim, .control = CONTROL("have all sessions trimmed") },
+    [GOALLOCD__REQUEST__OP_SCAVENGE] = { .handle = handle_trim, .control = CONTROL("have free memory released") },
     [GOALLOCD__REQUEST__OP_HEAP_MAP] = { .handle = handle_heap_map },
-    [GOALLOCD__REQUEST__OP_CHECK] = { .handle = handle_check },
+    [GOALLOCD__REQUEST__OP_CHECK] = { .handle = handle_check, .control = CONTROL("have the heap checked") },
     [GOALLOCD__REQUEST__OP_PING] = { .handle = handle_ping },
-    [GOALLOCD__REQUEST__OP_RECLAIM] = { .handle = handle_reclaim },
-    [GOALLOCD__REQUEST__OP_DROP] = { .handle = handle_drop },
+    [GOALLOCD__REQUEST__OP_RECLAIM] = { .handle = handle_reclaim, .control = CONTROL("free what others have left") },
+    [GOALLOCD__REQUEST__OP_DROP] = { .handle = handle_drop, .control = CONTROL("drop the heap") },
+    [GOALLOCD__REQUEST__OP_DISCONNECT] = { .handle = handle_disconnect, .control = CONTROL("disconnect a session") },
     [GOALLOCD__REQUEST__OP_SUBSCRIBE] = { .handle = handle_subscribe },
     [GOALLOCD__REQUEST__OP_SET_LABEL] = { .handle = handle_set_label },
+    [GOALLOCD__REQUEST__OP_LIMITS] = { .handle = handle_limits },
 };
 
 static answer dispatch(client *c, session *s, const Goallocd__Request *request)
@@ -442,6 +494,8 @@ static answer dispatch(client *c, session *s, const Goallocd__Request *request)
         peer_violation(&c->peer, "a request without an id");
         return ANSWER_GIVEN;
     }
+    if (handlers[kind].control != NULL && !service_may_control(&c->peer))
+        return (answer){ EPERM, handlers[kind].control };
     if (handlers[kind].handle != NULL)
         return handlers[kind].handle(c, request);
     if (handlers[kind].change == NULL)
@@ -488,9 +542,11 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
     client_service(c)->ntries++;
     a = dispatch(c, s, request);
     client_service(c)->sessions.leases.nyoung = 0;
+    if (a.error == EDQUOT && a.message == NULL)
+        a = limits_refuse_memory(c, s);
     if (a.error >= 0)
         reply_answer(p, request->id, a);
-    if (c->op.state == OPERATION_DEFERRED)
+    if (c->op.state == OPERATION_DEFERRED || c->op.state == OPERATION_PAUSED)
         return false;
     operation_answered(&c->op);
     client_service(c)->nrpcs++;

@@ -2,134 +2,155 @@
  * Rounds: work in slices between the turns of the loop: what takes long is done a piece at a time, and no client waits
  * for more than a piece.
  *
- * Runs in the loop's idle handle, from service_wake() until nothing is left. Calls deaths, session, census, left and
- * sweep, and what handlers have given to service_wait().
+ * Runs in the loop's idle handle, from service_wake() until nothing is left. Calls deaths, session, stats, check, left
+ * and sweep, and what handlers have given to service_wait(). A turn does three things, each for a quarter of a
+ * millisecond at most: sessions and groups that end; a slice of one round; a request that is PAUSED.
  *
- * Sessions that are ENDING give back some spans a slice. When one is over, the Detach that asked for it is answered. So
- * do groups whose last session has gone.
+ * Sessions that are ENDING give back some spans a slice, in turn. When one is over, the Detach that asked for it is
+ * answered. So do groups whose last session has gone.
  *
- * A round is one pass over the heap for all who ask for the same. It begins when operations are WAITING for it, and
- * these are JOINED from then on. Who asks while it is under way waits for the next one, since the pass has left part
- * of the heap behind. At its end those in it are answered, or go on (Scavenge).
+ * A round is one pass over the heap for all who ask for the same. Who asks while it is under way waits for the next one,
+ * since the pass has left part of the heap behind; so whatever a client has done before it asks, its answer shows.
+ *
+ *     IDLE -> JOINING   somebody waits, and the round may begin
+ *          -> WORKING   all who wait are in it
+ *          -> LEAVING   the pass is done: those in it are answered, some a slice, or go on (Scavenge)
+ *          -> IDLE
  *
  *     ROUND_STATS      Stats             objects are counted; also after a takeover, for the log
  *     ROUND_SESSIONS   SessionList       what sessions have left is counted; also without anybody asking, to drop what
  *                                        nobody can ask for any more
- *     ROUND_SWEEP      Trim, Scavenge    all spans are swept
+ *     ROUND_SWEEP      Trim, Scavenge    all sessions are asked for what is idle, and all spans are swept
  *     ROUND_RECLAIM    Reclaim           what ended sessions have left is freed; for one who asks (request_group.c)
+ *     ROUND_CHECK      Check             all tables are recounted
+ *
+ * What rounds cost is bounded whoever asks and how often. Counts and checks take a tenth of a CPU: after one, the next of
+ * its kind begins when nine times as long has passed. What has been saved up in the last 2 s may be used at once, so
+ * that who asks now and then does not wait; and nobody waits for more than 2 s in between, so that no request times out,
+ * which makes it more than a tenth if a count takes more than 0.2 s (some 10 GiB of small objects). A sweep is begun once
+ * a second, since it empties the caches of all threads of all processes.
  */
 #include "daemon/serve/rounds.h"
 
-#include <string.h>
-
+#include "daemon/serve/check.h"
 #include "daemon/serve/deaths.h"
+#include "daemon/serve/stats.h"
 #include "daemon/serve/sweep.h"
 
-#define END_SLICE_SPANS   256u
-#define COUNT_SLICE_SPANS 1024u
-#define SWEEP_SLICE_SPANS 512u
-#define FREE_SLICE_SPANS  256u
+#define SLICE_NS   UINT64_C(250000)
+#define STEP_SPANS 16u /* between two looks at the clock; a span takes 10 us at most */
+#define STEP_CHECK 64u
+
+#define COST_FACTOR    10u /* of ten parts of the time a round takes one */
+#define SAVED_NS       UINT64_C(2000000000)
+#define PAUSE_NS_MAX   UINT64_C(2000000000) /* a client's request must not time out behind others */
+#define SWEEP_EVERY_NS UINT64_C(1000000000)
 
 /* --- sessions that end --- */
 
-/* If the session is over, so is the Detach that has ended it. */
-static void detach_done(operation *op, void *data)
+/* If the session was to be ended by a Detach, that is answered. */
+static void answer_detach(service *srv, session_no no)
 {
-    client *c = client_of(op->peer);
+    client *c = srv->clients[no.n];
 
-    (void)data;
-    if (client_any_session(c) != NULL)
+    if (c == NULL || c->op.state != OPERATION_ENDING || client_any_session(c) != NULL)
         return;
+    service_forget_client(c);
     c->session = (session_no){ 0 };
-    reply_answer(op->peer, op->id, ANSWER_DONE);
-    operation_finish(op);
+    reply_answer(&c->peer, c->op.id, ANSWER_DONE);
+    operation_finish(&c->op);
 }
 
-/* What the session's process says that it has allocated is added to the ended ones'. */
-static void note_allocs(service *srv, session_no no)
+/* True: it is over, s is gone. */
+static bool end_session(service *srv, session *s, uint64_t until_ns)
 {
-    shm_u64 *counters = shm_counters(srv->heap->map, no);
+    session_no no = s->lessee.no;
 
-    for (size_t c = 0; c < SPAN_CLASS_COUNT; c++) {
-        srv->ended_allocs[c] += u64_load_relaxed(&counters[c]);
-        u64_store_relaxed(&counters[c], 0);
+    stats_session_ends(srv, no);
+    if (making_end_session(&srv->making, s, srv->heap->map))
+        roots_wake(srv->roots);
+    while (!session_end_step(&srv->sessions, s, STEP_SPANS)) {
+        if (uv_hrtime() >= until_ns)
+            return false;
     }
+    deaths_forget(srv->deaths, no);
+    events_session_end(&srv->events, &srv->sessions.ended[(srv->sessions.nended - 1) % SESSIONS_ENDED_MAX]);
+    answer_detach(srv, no);
+    return true;
 }
 
-static bool end_sessions(service *srv)
+/* True if there is more to do now. */
+static bool end_sessions(rounds *r, uint64_t until_ns)
 {
-    bool more = false;
+    service *srv = r->srv;
+    uint32_t end = service_nentries(srv);
 
-    for (uint32_t i = 1, end = service_nentries(srv); i < end; i++) {
-        session *s = session_at(&srv->sessions, i);
-        session_no no = { (uint16_t)i };
+    for (uint32_t i = 0; i < end && srv->sessions.nending > 0; i++) {
+        uint32_t no = (r->ending + i) % end;
+        session *s = session_at(&srv->sessions, no);
 
         if (s == NULL || s->state != SHM_SESSION_ENDING || s->lessee.nops > 0)
             continue;
-        note_allocs(srv, no);
-        if (making_end_session(&srv->making, s, srv->heap->map))
-            roots_wake(srv->roots);
-        if (!session_end_step(&srv->sessions, s, END_SLICE_SPANS)) {
-            more = true;
-            continue;
+        if (!end_session(srv, s, until_ns) || uv_hrtime() >= until_ns) {
+            r->ending = no + 1; /* others are to have a slice, too */
+            return true;
         }
-        deaths_forget(srv->deaths, no);
-        events_session_end(&srv->events, &srv->sessions.ended[(srv->sessions.nended - 1) % SESSIONS_ENDED_MAX]);
-        operations_each(&srv->peers, OPERATION_ENDING, detach_done, NULL);
     }
-    return more;
+    return false;
 }
 
 /* Groups without open or lost sessions end. For one that waits for a child, deaths.c looks at its lock. */
-static bool end_groups(service *srv)
+static bool end_groups(rounds *r, uint64_t until_ns)
 {
+    service *srv = r->srv;
     const group_table *groups = srv->heap->groups;
     bool more = false;
 
-    for (uint32_t i = 0; i < SHM_GROUPS_MAX && groups->ngroups > 0; i++) {
+    for (uint32_t n = 0; n < SHM_GROUPS_MAX && groups->ngroups > 0; n++) {
+        uint32_t i = (r->ending_group + n) % SHM_GROUPS_MAX;
         group *g = groups->groups[i];
         enum session_group_end end;
 
         if (g == NULL || g->nliving > 0 || g->waits)
             continue;
-        end = session_group_end_step(&srv->sessions, g, END_SLICE_SPANS);
+        do
+            end = session_group_end_step(&srv->sessions, g, STEP_SPANS);
+        while (end == GROUP_HAS_MORE && uv_hrtime() < until_ns);
         if (end == GROUP_WAITS_FOR_CHILD)
             deaths_look(srv->deaths);
         more |= end == GROUP_HAS_MORE;
+        if (uv_hrtime() >= until_ns) {
+            r->ending_group = i + 1;
+            return true;
+        }
     }
     return more;
 }
 
 /* --- rounds --- */
 
-static void join(operation *op, void *data)
+static bool is_wanted(const service *srv, enum round round)
 {
-    rounds *r = data;
-
-    if (op->round == r->now) {
-        operation_set_state(op, OPERATION_JOINED);
-        r->any = true;
-    }
+    return operations_first(&srv->peers, OPERATION_WAITING, round) != NULL ||
+           (round == ROUND_SESSIONS && left_wants_walk(srv->heap->left)) || (round == ROUND_STATS && srv->tell_census);
 }
 
-/* Begin the round r->now if somebody asks for it. */
-static bool begin(rounds *r)
+static void begin(rounds *r, enum round round)
 {
-    left_table *left = r->srv->heap->left;
+    service *srv = r->srv;
 
-    r->any = r->now == ROUND_SESSIONS ? left_wants_walk(left) : r->now == ROUND_STATS && r->srv->tell_census;
-    operations_each(&r->srv->peers, OPERATION_WAITING, join, r);
-    if (!r->any)
-        return false;
-    if (r->now == ROUND_STATS)
-        memset(&r->srv->census, 0, sizeof(r->srv->census));
-    else if (r->now == ROUND_SESSIONS)
-        left_walk_begin(left);
-    else if (r->now == ROUND_RECLAIM)
-        r->srv->reclaiming = true;
-    else
+    if (round == ROUND_STATS) {
+        stats_begin(srv);
+    } else if (round == ROUND_SESSIONS) {
+        left_walk_begin(srv->heap->left);
+    } else if (round == ROUND_RECLAIM) {
+        srv->reclaiming = true;
+    } else if (round == ROUND_CHECK) {
+        check_begin(srv);
+    } else {
         r->sweep_pos = page_at(0);
-    return true;
+        service_ask_trim(srv, true);
+    }
 }
 
 /* Places in it have been freed. */
@@ -141,19 +162,25 @@ static void sweep_span(void *data, page_no first)
         queue_note(&srv->queue, WAIT_PAGES);
 }
 
-/* A slice of the round r->now. True: that was the last one. */
-static bool step(rounds *r)
+/* A part of a slice. True: that was the last one. */
+static bool step(rounds *r, enum round round)
 {
-    switch (r->now) {
+    service *srv = r->srv;
+
+    switch (round) {
     case ROUND_STATS:
-        return census_step(&r->srv->census, r->srv->heap, COUNT_SLICE_SPANS);
+        return stats_step(srv, STEP_SPANS);
     case ROUND_SESSIONS:
-        return left_walk_step(r->srv->heap->left, COUNT_SLICE_SPANS);
+        return left_walk_step(srv->heap->left, STEP_SPANS);
     case ROUND_RECLAIM:
-        r->srv->reclaiming = !left_free_step(r->srv->heap->left, FREE_SLICE_SPANS, sweep_span, r->srv);
-        return !r->srv->reclaiming;
+        srv->reclaiming = !left_free_step(srv->heap->left, STEP_SPANS, sweep_span, srv);
+        return !srv->reclaiming;
+    case ROUND_CHECK:
+        return check_step(srv, STEP_CHECK);
     default:
-        (void)sweep_some(&r->srv->sessions.leases, &r->sweep_pos, SWEEP_SLICE_SPANS, true, OFFERS_TAKE);
+        if (srv->ask_at != 0 && !service_ask_some(srv))
+            return false;
+        (void)sweep_some(&srv->sessions.leases, &r->sweep_pos, STEP_SPANS, true, OFFERS_TAKE);
         return r->sweep_pos.n == 0;
     }
 }
@@ -161,48 +188,131 @@ static bool step(rounds *r)
 /* Once after a takeover. */
 static void tell_census(service *srv)
 {
-    live_sum live = census_total(&srv->census).live;
+    live_sum live = stats_live();
 
     srv->tell_census = false;
     log_info("the heap that was taken over has %llu objects with %llu KiB", (unsigned long long)live.objects,
              (unsigned long long)(live.bytes / KIB));
 }
 
-static void leave(operation *op, void *data)
+/* The operation that is answered leaves the round, whatever becomes of it. */
+static void leave(operation *op)
 {
-    const rounds *r = data;
-
-    if (op->round != r->now)
-        return;
     op->after_round(op);
     if (op->state == OPERATION_JOINED)
         operation_finish(op);
 }
 
+/* A round that is not IDLE goes on until then, into its next stages too. */
+static void work(rounds *r, enum round round, uint64_t until_ns)
+{
+    const peer_host *peers = &r->srv->peers;
+    round_state *state = &r->states[round];
+    operation *op;
+
+    while (state->stage != STAGE_IDLE && uv_hrtime() < until_ns) {
+        if (state->stage == STAGE_JOINING) {
+            op = operations_first(peers, OPERATION_WAITING, round);
+            if (op != NULL) {
+                operation_set_state(op, OPERATION_JOINED);
+                continue;
+            }
+            begin(r, round);
+            state->stage = STAGE_WORKING;
+        } else if (state->stage == STAGE_WORKING) {
+            if (!step(r, round))
+                continue;
+            if (round == ROUND_STATS && r->srv->tell_census)
+                tell_census(r->srv);
+            state->stage = STAGE_LEAVING;
+        } else {
+            op = operations_first(peers, OPERATION_JOINED, round);
+            if (op != NULL)
+                leave(op);
+            else
+                state->stage = STAGE_IDLE;
+        }
+    }
+}
+
+/* The round is over: when may the next one begin? */
+static void set_pause(round_state *state, enum round round, uint64_t now)
+{
+    if (round == ROUND_SWEEP)
+        state->not_before_ns = state->began_ns + SWEEP_EVERY_NS;
+    if (round == ROUND_SWEEP || round == ROUND_RECLAIM)
+        return;
+    if (state->not_before_ns + SAVED_NS < now)
+        state->not_before_ns = now - SAVED_NS;
+    state->not_before_ns += state->worked_ns * COST_FACTOR;
+    if (state->not_before_ns > now + PAUSE_NS_MAX)
+        state->not_before_ns = now + PAUSE_NS_MAX;
+}
+
+/* A slice of a round. False: it has nothing to do now; *earliest_ns may fall to when it will have. */
+static bool go_on(rounds *r, enum round round, uint64_t *earliest_ns)
+{
+    round_state *state = &r->states[round];
+    uint64_t now = uv_hrtime();
+
+    if (state->stage == STAGE_IDLE) {
+        if (!is_wanted(r->srv, round))
+            return false;
+        if (now < state->not_before_ns) {
+            *earliest_ns = state->not_before_ns < *earliest_ns ? state->not_before_ns : *earliest_ns;
+            return false;
+        }
+        *state = (round_state){ .stage = STAGE_JOINING, .began_ns = now, .not_before_ns = state->not_before_ns };
+    }
+    work(r, round, now + SLICE_NS);
+    state->worked_ns += uv_hrtime() - now;
+    if (state->stage == STAGE_IDLE)
+        set_pause(state, round, uv_hrtime());
+    return true;
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    service_wake(timer->data);
+}
+
+/* A slice of the next round that has something to do. True: there may be more. */
+static bool rounds_go_on(rounds *r)
+{
+    uint64_t earliest_ns = UINT64_MAX;
+    uint64_t now;
+
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        enum round round = (r->turn + i) % ROUNDS;
+
+        if (go_on(r, round, &earliest_ns)) {
+            r->turn = round + 1;
+            return true;
+        }
+    }
+    now = uv_hrtime();
+    if (earliest_ns != UINT64_MAX && !r->srv->stopping)
+        (void)uv_timer_start(&r->timer, on_timer, earliest_ns > now ? (earliest_ns - now) / 1000000 + 1 : 0, 0);
+    return false;
+}
+
+/* --- the loop --- */
+
 static void on_idle(uv_idle_t *idle)
 {
     rounds *r = idle->data;
+    operation *paused = operations_first(&r->srv->peers, OPERATION_PAUSED, 0);
     bool more;
 
     /* Off first: what the work wakes up is not lost. */
     (void)uv_idle_stop(idle);
-    more = end_sessions(r->srv);
-    more |= end_groups(r->srv);
-    for (r->now = 0; r->now < ROUNDS; r->now++) {
-        bool *active = &r->active[r->now];
-
-        if (!*active)
-            *active = begin(r);
-        if (!*active)
-            continue;
-        more = true; /* also after the last slice: somebody may have asked meanwhile */
-        if (step(r)) {
-            *active = false;
-            if (r->now == ROUND_STATS && r->srv->tell_census)
-                tell_census(r->srv);
-            operations_each(&r->srv->peers, OPERATION_JOINED, leave, r);
-        }
-    }
+    if (paused != NULL)
+        operation_take_turn(paused);
+    more = end_sessions(r, uv_hrtime() + SLICE_NS);
+    more |= end_groups(r, uv_hrtime() + SLICE_NS);
+    more |= r->srv->ask_at != 0 && !service_ask_some(r->srv);
+    more |= rounds_go_on(r);
+    more |= operations_first(&r->srv->peers, OPERATION_PAUSED, 0) != NULL;
     if (more)
         service_wake(r->srv);
 }
@@ -211,6 +321,8 @@ void rounds_start(rounds *r, service *srv)
 {
     r->srv = srv;
     (void)uv_idle_init(&srv->loop, &srv->idle);
+    (void)uv_timer_init(&srv->loop, &r->timer);
     srv->idle.data = r;
+    r->timer.data = srv;
     srv->on_idle = on_idle;
 }

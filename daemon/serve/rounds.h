@@ -6,12 +6,24 @@
 
 #include "daemon/serve/service.h"
 
+/* rounds.c draws the transitions. */
+enum round_stage { STAGE_IDLE, STAGE_JOINING, STAGE_WORKING, STAGE_LEAVING };
+
+typedef struct round_state {
+    enum round_stage stage;
+    uint64_t began_ns;
+    uint64_t worked_ns;
+    uint64_t not_before_ns; /* the next one */
+} round_state;
+
 typedef struct rounds {
     service *srv;
-    bool active[ROUNDS];
-    enum round now; /* the round that operations are being visited for */
-    bool any;       /* one of them is in it */
+    round_state states[ROUNDS];
+    unsigned turn; /* the round that comes first in the next turn of the loop */
+    uint32_t ending; /* the session whose end goes on next */
+    uint32_t ending_group;
     page_no sweep_pos;
+    uv_timer_t timer; /* a round that is asked for may begin */
 } rounds;
 
 /* r is zeroed; service_wake() makes it work from now on. */

@@ -2,8 +2,8 @@
  * Scavenge: gives free pages back to the OS, highest addresses first, by PUNCH_HOLE in libuv's thread pool.
  *
  * Called by server.c (start), request_heap.c (goallocctl scavenge) and leasing.c (releases that a lease has
- * forced). Calls mheap for the pages. Data: private; the pages of a job are aside, so nobody else gets them while they
- * are punched.
+ * forced). Calls mheap for the pages and the helper to punch them. Data: private; the pages of a job are aside, so nobody
+ * else gets them before the helper has answered, however late that is (helper.c).
  *
  * The background scavenger:
  *   1. A generation lasts a second. At its end the peak of the pages in use is recorded, and dense chunks are looked at
@@ -21,9 +21,6 @@
  */
 #include "daemon/serve/scavenge.h"
 
-#include <string.h>
-#include <time.h>
-
 #include "daemon/log.h"
 
 #define GEN_NS             UINT64_C(1000000000)
@@ -35,14 +32,6 @@
 
 static void scavenge_tick(uv_timer_t *timer);
 static void look_for_emptied(scavenger *s);
-
-static uint64_t thread_cpu_ns(void)
-{
-    struct timespec ts = { 0, 0 };
-
-    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
 
 /* --- goal --- */
 
@@ -106,20 +95,6 @@ static void next_generation(scavenger *s, uint64_t now)
 
 /* --- jobs --- */
 
-static void job_work(uv_work_t *work)
-{
-    scavenger *s = work->data;
-    uint64_t start = thread_cpu_ns();
-
-    while (s->npunched < s->nranges &&
-           heapfile_punch(s->heap->file, s->ranges[s->npunched].first, s->ranges[s->npunched].npages) == 0)
-        s->npunched++;
-    while (s->nchunks_released < s->nchunks &&
-           heapfile_punch_metadata(s->heap->file, s->chunks[s->nchunks_released], CHUNK_PAGES) == 0)
-        s->nchunks_released++;
-    s->work_ns += thread_cpu_ns() - start;
-}
-
 /* A page has been released: what describes its chunk's pages may go next. */
 static void note_emptied(scavenger *s, page_no page)
 {
@@ -132,20 +107,25 @@ static void note_emptied(scavenger *s, page_no page)
         s->emptied[s->nemptied++] = page;
 }
 
-/* Put the job's pages back. Returns how many were released. */
-static uint64_t job_end(scavenger *s)
+/* Put the job's pages back, the first npunched of its holes without memory. Returns how many were released. */
+static uint64_t job_end(scavenger *s, size_t npunched)
 {
     uint64_t npages = 0;
 
-    for (size_t i = 0; i < s->nranges; i++) {
-        mheap_put_back(s->heap, s->is_forced ? ASIDE_RELEASE_DENSE : ASIDE_RELEASE, s->ranges[i], i < s->npunched);
-        npages += i < s->npunched ? s->ranges[i].npages : 0;
-        if (i < s->npunched)
-            note_emptied(s, s->ranges[i].first);
+    for (size_t i = 0; i < s->nholes; i++) {
+        page_range range = s->holes[i].range;
+        bool punched = i < npunched;
+
+        if (s->holes[i].kind == HOLES_METADATA) {
+            mheap_put_back(s->heap, ASIDE_UNUSED, range, punched);
+            continue;
+        }
+        mheap_put_back(s->heap, s->is_forced ? ASIDE_RELEASE_DENSE : ASIDE_RELEASE, range, punched);
+        npages += punched ? range.npages : 0;
+        if (punched)
+            note_emptied(s, range.first);
     }
-    for (size_t i = 0; i < s->nchunks; i++)
-        mheap_put_back(s->heap, ASIDE_UNUSED, (page_range){ s->chunks[i], CHUNK_PAGES }, i < s->nchunks_released);
-    if ((s->npunched < s->nranges || s->nchunks_released < s->nchunks) && uv_hrtime() - s->warned_ns > WARNING_NS) {
+    if (npunched < s->nholes && uv_hrtime() - s->warned_ns > WARNING_NS) {
         log_warn("the system does not take free pages back");
         s->warned_ns = uv_hrtime();
     }
@@ -153,17 +133,25 @@ static uint64_t job_end(scavenger *s)
     return npages;
 }
 
-static void job_after(uv_work_t *work, int status)
+/* A forced release ends, and who waits for it is told how far it came. */
+static void forced_end(scavenger *s)
 {
-    scavenger *s = work->data;
+    s->forced = false;
+    trace_line(s, true);
+    mheap_refresh_metadata(s->heap);
+    s->on_forced(s->on_forced_data, s->forced_pages);
+}
+
+static void job_done(helper_punch *punch)
+{
+    scavenger *s = punch->data;
     uint64_t start = uv_hrtime();
     uint64_t npages;
     uint64_t now;
 
-    (void)status;
-    npages = job_end(s);
+    npages = job_end(s, punch->ndone);
     now = uv_hrtime();
-    s->work_ns += now - start;
+    s->work_ns += punch->cpu_ns + now - start;
     if (s->is_forced) {
         s->neager += npages;
         s->forced_pages += npages;
@@ -175,44 +163,58 @@ static void job_after(uv_work_t *work, int status)
         s->not_before_ns = now + scavpace_worked(&s->pace, npages, s->work_ns, start - s->worked_at_ns);
         s->worked_at_ns = now;
     }
-    s->on_job_end(s->on_job_end_data); /* others work then, which is not on this account */
+    s->on_job_end(s->on_job_end_data, npages); /* others work then, which is not on this account */
     if (!uv_is_closing((uv_handle_t *)&s->timer))
         scavenge_tick(&s->timer);
 }
 
-/* Take up to npages aside, and the empty chunks, and have them punched. False: there are none. */
+/* The helper is stuck. The job goes on some time; who waits for a forced release does not. */
+static void job_late(helper_punch *punch)
+{
+    scavenger *s = punch->data;
+
+    if (s->forced)
+        forced_end(s);
+}
+
+static void add_hole(scavenger *s, enum holes_kind kind, page_range range)
+{
+    s->holes[s->nholes++] = (helper_hole){ kind, range };
+}
+
+/* Take up to npages aside, and the empty chunks, and have them punched. False: there are none, or nobody can. */
 static bool job_start(scavenger *s, uint64_t npages, bool force)
 {
     uint64_t start = uv_hrtime();
     uint64_t taken = 0;
 
-    s->nranges = s->npunched = s->nchunks = s->nchunks_released = 0;
+    s->nholes = 0;
     s->is_forced = force;
-    while (taken < npages && s->nranges < SCAVENGE_RUNS_MAX) {
+    while (taken < npages && s->nholes < SCAVENGE_RUNS_MAX) {
         page_range range = mheap_take_aside(s->heap, force ? ASIDE_RELEASE_DENSE : ASIDE_RELEASE,
-                                        (page_range){ .npages = npages - taken }, NULL);
+                                            (page_range){ .npages = npages - taken }, NULL);
 
         if (range.npages == 0)
             break;
-        s->ranges[s->nranges++] = range;
+        add_hole(s, HOLES_PAGES, range);
         taken += range.npages;
     }
     for (size_t i = 0; i < s->nemptied; i++) {
         page_range chunk = mheap_take_aside(s->heap, ASIDE_UNUSED, (page_range){ .first = s->emptied[i] }, NULL);
 
         if (chunk.npages > 0)
-            s->chunks[s->nchunks++] = chunk.first;
+            add_hole(s, HOLES_METADATA, chunk);
     }
     s->nemptied = 0;
-    if (s->nranges == 0 && s->nchunks == 0)
+    if (s->nholes == 0)
         return false;
-    s->work.data = s;
     s->busy = true;
     s->work_ns = uv_hrtime() - start;
-    if (uv_queue_work(s->timer.loop, &s->work, job_work, job_after) == 0)
+    s->punch = (helper_punch){ .holes = s->holes, .nholes = s->nholes, .done = job_done, .late = job_late, .data = s };
+    if (helper_punch_start(s->helper, &s->punch))
         return true;
-    (void)job_end(s);
-    s->on_job_end(s->on_job_end_data);
+    (void)job_end(s, 0);
+    s->on_job_end(s->on_job_end_data, 0);
     return false;
 }
 
@@ -223,10 +225,7 @@ static bool forced_step(scavenger *s)
 
     if ((s->forced_left > 0 || s->nemptied > 0) && job_start(s, npages, true))
         return true;
-    s->forced = false;
-    trace_line(s, true);
-    mheap_refresh_metadata(s->heap);
-    s->on_forced(s->on_forced_data, s->forced_pages);
+    forced_end(s);
     return false;
 }
 
@@ -265,6 +264,8 @@ static void scavenge_tick(uv_timer_t *timer)
 
     if (now >= s->gen_end_ns)
         next_generation(s, now);
+    if (s->forced && s->busy && helper_is_stuck(s->helper))
+        forced_end(s);
     while (s->forced && !waits && !s->busy && !forced_step(s))
         ; /* on_forced may have asked for another one */
     wake_ns = s->busy ? s->gen_end_ns : background_step(s, now);
@@ -275,12 +276,13 @@ static void scavenge_tick(uv_timer_t *timer)
 
 /* --- life --- */
 
-void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, bool keeps_stock,
-                    void (*on_job_end)(void *), void *data)
+void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, helper *punches, bool trace, bool keeps_stock,
+                    void (*on_job_end)(void *, uint64_t), void *data)
 {
     uint64_t now = uv_hrtime();
 
     *s = (scavenger){ .heap = heap,
+                      .helper = punches,
                       .trace = trace,
                       .keeps_stock = keeps_stock,
                       .on_job_end = on_job_end,

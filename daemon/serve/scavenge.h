@@ -8,6 +8,7 @@
 #include <uv.h>
 
 #include "daemon/heap/mheap.h"
+#include "daemon/memory/helper.h"
 #include "daemon/memory/scavpace.h"
 
 #define SCAVENGE_RUNS_MAX 256u
@@ -23,18 +24,15 @@ typedef struct scavenger {
     bool trace;
     bool keeps_stock; /* the goal is not below what is in use and SHM_STOCK_PAGES */
 
-    /* The job in the thread pool. */
+    /* The job that the helper has. */
+    helper *helper;
     bool busy;
-    uv_work_t work;
-    page_range ranges[SCAVENGE_RUNS_MAX];
-    size_t nranges;
-    size_t npunched;                      /* the first ones */
-    page_no chunks[SCAVENGE_RUNS_MAX]; /* whose metadata it releases */
-    size_t nchunks;
-    size_t nchunks_released;           /* the first ones */
+    helper_punch punch;
+    helper_hole holes[2 * SCAVENGE_RUNS_MAX]; /* pages, then chunks whose metadata goes */
+    size_t nholes;
     bool is_forced;
     uint64_t work_ns;
-    void (*on_job_end)(void *data); /* pages that were taken for it are free again */
+    void (*on_job_end)(void *data, uint64_t npages); /* pages that were taken for it are free again, so many of them released */
     void *on_job_end_data;
 
     /* Chunks (a page of each) that may be empty by now. */
@@ -72,8 +70,8 @@ typedef struct scavenger {
  * Start on loop, until its timer is closed; a job that is under way then still ends. trace: a line on stderr for every
  * second in which something was released. keeps_stock: ahead.c prepares one.
  */
-void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, bool trace, bool keeps_stock,
-                    void (*on_job_end)(void *), void *data);
+void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, helper *punches, bool trace, bool keeps_stock,
+                    void (*on_job_end)(void *data, uint64_t npages), void *data);
 
 /*
  * Release all pages that are free now. on_forced is called with the number of pages released when that is done. If such

@@ -16,11 +16,13 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "daemon/log.h"
 #include "daemon/notify.h"
 #include "daemon/serve/requests.h"
+#include "daemon/serve/unmap.h"
 #include "shm/crash.h"
 
 #define REPLACE_AGAIN_MS 2000
@@ -32,12 +34,19 @@ static void give_turns(service *srv)
 }
 
 /* Pages that the scavenger has taken are free again. Who waits for them comes before its next job. */
-static void on_released(void *data)
+static void on_released(void *data, uint64_t npages)
 {
     server *s = data;
 
+    sysmem_regain(&s->service.mem, npages * PAGE_BYTES);
     queue_note(&s->service.queue, WAIT_PAGES);
     give_turns(&s->service);
+}
+
+/* Pages that were punched because clients may have given them memory are free again. */
+static void on_excess(void *data)
+{
+    on_released(data, 0);
 }
 
 /* A piece has been prepared ahead, or could not be. */
@@ -50,6 +59,47 @@ static void on_prepared(void *data)
     give_turns(&s->service);
 }
 
+/* Nobody waits for pages of which nobody knows when they come back. */
+static void on_stuck(void *data, bool stuck)
+{
+    server *s = data;
+
+    (void)stuck;
+    queue_note(&s->service.queue, WAIT_PAGES);
+}
+
+static void on_helper_lost(void *data)
+{
+    server *s = data;
+
+    s->service.heap->distrust_backed = true;
+}
+
+/* What the helper of a daemon before this one was punching is free. */
+static void on_old_gone(void *data, unsigned place)
+{
+    server *s = data;
+
+    mheap_remove_fence(s->service.heap, place);
+    queue_note(&s->service.queue, WAIT_PAGES);
+}
+
+/* Start the helper. 0, -EUCLEAN: one of a daemon before this one punches pages that are in use. */
+static int start_helper(server *s)
+{
+    service *srv = &s->service;
+    helper_watch watch = { .on_stuck = on_stuck, .on_lost = on_helper_lost, .on_old_gone = on_old_gone, .data = s };
+
+    helper_start(&srv->helper, &srv->loop, srv->heap->file, &watch);
+    for (unsigned i = 0; i < HELPERS_MAX; i++) {
+        const helper_hole *hole = helper_old_hole(&srv->helper, i);
+
+        if (hole != NULL && !mheap_put_fence(srv->heap, i, ASIDE_FENCED, hole->range))
+            return -EUCLEAN;
+    }
+    return 0;
+}
+
 /* A connection ends: its session is LOST, unless the daemon stops and leaves it as it is. */
 static void on_close(peer *p)
 {
@@ -57,11 +107,20 @@ static void on_close(peer *p)
     session *sess = client_session(c);
 
     if (sess != NULL && !client_service(c)->stopping) {
-        log_debug("session %u (pid %u): connection ended", sess->lessee.no.n, sess->pid);
+        log_client_debug(sess->uid, "session %u (pid %u): connection ended", sess->lessee.no.n, sess->pid);
         deaths_lost(client_service(c)->deaths, sess);
     }
+    service_forget_client(c);
     events_unsubscribe(&client_service(c)->events, &c->subscriber);
     operation_close(&c->op);
+}
+
+static void on_refused(peer *p, enum limit which)
+{
+    bool of_peer = which == LIMIT_CONNECTION_BUFFER;
+
+    (void)service_refuse(client_of(p), which, of_peer ? p->buffered : 0,
+                         of_peer ? p->host->users->limits->max[which] : 0);
 }
 
 static void on_drained(peer *p)
@@ -148,9 +207,12 @@ static void stop(server *s, const char *why, bool keep)
     srv->stopping = srv->commits.stopping = true;
     notice.result_case = GOALLOCD__REPLY__RESULT_SHUTDOWN_NOTICE;
     notice.shutdown_notice = &body;
+    door_shut(&s->door);
+    unmap_stop();
     peer_host_stop(&srv->peers, &notice);
     deaths_stop(&s->deaths);
     loopcpu_stop(&srv->loopcpu);
+    helper_stop(&srv->helper);
     uv_walk(&srv->loop, close_handle, NULL);
 }
 
@@ -180,14 +242,18 @@ static int start(server *s, int listen_fd)
 {
     static const int signums[3] = { SIGTERM, SIGINT, SIGUSR1 };
     service *srv = &s->service;
-    int r = uv_loop_init(&srv->loop);
+    int r;
 
+    (void)setenv("UV_THREADPOOL_SIZE", SHM_TEXT(COMMIT_THREADS), 0); /* looked at when the pool is used first */
+    r = uv_loop_init(&srv->loop);
     for (size_t i = 0; i < 3 && r == 0; i++) {
         s->signals[i].data = s;
         r = uv_signal_init(&srv->loop, &s->signals[i]);
         if (r == 0)
             r = uv_signal_start(&s->signals[i], on_signal, signums[i]);
     }
+    if (r == 0)
+        r = start_helper(s);
     if (r < 0)
         return r;
     sweep_start(&s->sweep, &srv->loop, &srv->sessions.leases);
@@ -207,9 +273,12 @@ static int start(server *s, int listen_fd)
         deaths_look(&s->deaths);
         service_wake(srv);
     }
-    srv->commits.loop = &srv->loop;
-    srv->commits.file = srv->heap->file;
-    scavenge_start(&srv->scav, &srv->loop, srv->heap, s->options.scavtrace, srv->eager_commit, on_released, s);
+    unmap_start(&srv->loop);
+    sysmem_start(&srv->mem, "");
+    commit_pool_start(&srv->commits, &srv->loop, srv->heap->file);
+    scavenge_start(&srv->scav, &srv->loop, srv->heap, &srv->helper, s->options.scavtrace, srv->eager_commit,
+                   on_released, s);
+    excess_start(&srv->excess, &srv->loop, srv->heap, &srv->helper, on_excess, s);
     if (srv->eager_commit)
         ahead_start(&srv->ahead, srv->heap, &srv->commits, &srv->mem, &srv->scav, on_prepared, s);
     srv->peers.loop = &srv->loop;
@@ -217,8 +286,13 @@ static int start(server *s, int listen_fd)
     srv->peers.handle = requests_handle;
     srv->peers.on_close = on_close;
     srv->peers.on_drained = on_drained;
+    srv->peers.on_refused = on_refused;
+    srv->peers.users = &srv->users;
     srv->peers.data = srv;
-    return peer_host_start(&srv->peers, listen_fd);
+    operation_rings_init(&srv->rings);
+    srv->peers.operations = &srv->rings;
+    peer_host_start(&srv->peers);
+    return door_open(&s->door, &srv->peers, listen_fd, s->options.refuses_fds);
 }
 
 static void on_root(void *data, root_name name, bool set)
@@ -243,6 +317,11 @@ static int set_up(service *srv, bool recovered)
         CRASH_POINT(recover_after_sessions);
     } else {
         session_table_init(&srv->sessions, srv->heap);
+    }
+    r = session_table_count_on(&srv->sessions, &srv->users);
+    if (r < 0) {
+        log_error("no memory for the accounts of users");
+        return r;
     }
     r = roots_new(srv->heap->map, &srv->roots);
     if (r == 0)
@@ -291,8 +370,10 @@ int server_open(server *s, int listen_fd, mheap *heap, const server_options *opt
 
     srv->heap = heap;
     srv->eager_commit = options->eager_commit;
+    srv->access = options->access;
     srv->started_ms = uv_hrtime() / 1000000;
     s->options = *options;
+    users_start(&srv->users, options->limits);
     r = set_up(srv, options->recovered);
     if (r < 0)
         return r;
@@ -307,7 +388,10 @@ void server_close(server *s)
     service *srv = &s->service;
 
     (void)uv_loop_close(&srv->loop);
+    helper_end(&srv->helper);
+    sysmem_end(&srv->mem);
     session_table_end(&srv->sessions);
+    users_end(&srv->users);
     making_table_end(&srv->making);
     srv->heap->roots = srv->roots = roots_free(srv->roots);
 }

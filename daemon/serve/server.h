@@ -5,12 +5,14 @@
 #define GOALLOC_DAEMON_SERVE_SERVER_H
 
 #include "daemon/serve/deaths.h"
+#include "daemon/serve/door.h"
 #include "daemon/serve/rounds.h"
 #include "daemon/serve/sweep.h"
 
 typedef struct server_options {
     bool eager_commit;
     bool scavtrace;
+    const access_policy *access;
     bool recovered; /* the heap was another daemon's before */
     const char *socket_path; /* for the log */
     bool keep_on_stop;       /* SIGTERM and SIGINT leave the heap to the next daemon */
@@ -22,10 +24,13 @@ typedef struct server_options {
     int watched_fd;
     int (*on_death)(void *data);
     void *data;
+    const limits *limits; /* of clients; borrowed */
+    bool refuses_fds;     /* nobody can send descriptors to the socket */
 } server_options;
 
 typedef struct server {
     uv_signal_t signals[3];
+    door door;
     sweep sweep;
     deaths deaths;
     rounds rounds;

@@ -1,17 +1,18 @@
 /*
  * Service: what handlers work on. Here is what concerns all clients at once.
  *
- * Called by the handlers, deaths, leasing and rounds. Calls peer, operation, session and the validators. A connection
- * and a session are two things: a client may have no session (goallocctl), and a session may outlive its connection
- * (the process has closed the socket and lives).
+ * Called by the handlers, deaths, leasing and rounds. Calls peer, operation and session. A connection and a session are
+ * two things: a client may have no session (goallocctl), and a session may outlive its connection (the process has
+ * closed the socket and lives). Who has a session is found by its number (clients), not among all connections.
  */
 #include "daemon/serve/service.h"
 
-#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
-#define TURNS_SLICE 64u /* requests that are handled again in one turn of the loop */
+#define TURNS_SLICE  64u /* requests that are handled again in one turn of the loop */
+#define ASK_SLICE    64u /* sessions that are asked in one */
+#define ASK_PAUSE_NS UINT64_C(10000000)
 
 void service_wake(service *srv)
 {
@@ -25,10 +26,13 @@ queue_facts service_facts(const service *srv)
 {
     const mheap *heap = srv->heap;
     uint64_t aside = mheap_aside_pages(heap);
+    uint64_t stays = heap->naside_pages[ASIDE_GROWTH] + heap->naside_pages[ASIDE_FENCED];
 
+    if (helper_is_stuck(&srv->helper)) /* nobody knows how long */
+        stays += mheap_releasing_pages(heap) + heap->naside_pages[ASIDE_UNUSED] + heap->naside_pages[ASIDE_EXCESS];
     return (queue_facts){ .memory = operation_pool_has(&srv->operations),
-                          .pages_come = aside > heap->naside_pages[ASIDE_GROWTH],
-                          .free_pages = heap->map->npages - 1 - heap->ninuse_pages - aside };
+                          .pages_come = aside > stays,
+                          .free_pages = mheap_free_pages(heap) };
 }
 
 static void on_turns(uv_idle_t *idle);
@@ -92,117 +96,104 @@ answer service_find_session(const service *srv, const session_claim *claim, sess
         return (answer){ ESTALE, "that session has ended" };
     if (!session_has_token(&srv->sessions, s, claim->token.data, claim->token.len))
         return (answer){ EACCES, "wrong token for that session" };
+    if (s->barred)
+        return (answer){ ESTALE, "that session was disconnected (goallocctl disconnect)" };
     *ret = s;
     return ANSWER_DONE;
 }
 
+void service_note_session(client *c, const session *s)
+{
+    c->session = s->lessee.no;
+    c->epoch = s->lessee.epoch;
+    client_service(c)->clients[c->session.n] = c;
+}
+
+void service_forget_client(const client *c)
+{
+    if (client_service(c)->clients[c->session.n] == c)
+        client_service(c)->clients[c->session.n] = NULL;
+}
+
 void service_drop_client(service *srv, const session *s)
 {
-    for (peer *p = srv->peers.peers, *next; p != NULL; p = next) {
-        const client *c = client_of(p);
+    client *c = srv->clients[s->lessee.no.n];
 
-        next = p->next;
-        if (c->session.n == s->lessee.no.n && c->epoch == s->lessee.epoch)
-            peer_close(p);
-    }
+    if (c != NULL && c->epoch == s->lessee.epoch)
+        peer_close(&c->peer);
 }
 
 bool service_may_control(const peer *p)
 {
-    return p->uid == 0 || p->uid == geteuid();
+    const service *srv = p->host->data;
+
+    return p->uid == 0 || p->uid == geteuid() || (access_of(srv->access, peer_fd(p)) & ACCESS_CONTROL) != 0;
 }
 
-void service_ask_trim(service *srv)
+void service_disconnect(service *srv, session *s)
+{
+    const subscriber *events = srv->events.of_session[s->lessee.no.n];
+
+    s->barred = true;
+    if (events != NULL && events->epoch == s->lessee.epoch)
+        peer_close(events->peer);
+    service_drop_client(srv, s);
+}
+
+answer service_refuse(client *c, enum limit which, uint64_t used, uint64_t maximum)
+{
+    service *srv = client_service(c);
+    const session *s = client_any_session(c);
+    user *who = users_find(&srv->users, c->peer.uid);
+
+    if (who != NULL)
+        users_refused(&srv->users, who, which,
+                      &(users_subject){ .pid = c->peer.pid,
+                                        .session = s == NULL ? 0 : s->lessee.no.n,
+                                        .label = s == NULL ? "" : s->label,
+                                        .used = used,
+                                        .maximum = maximum },
+                      uv_now(&srv->loop));
+    return (answer){ limit_row_of(which)->error, limit_row_of(which)->message };
+}
+
+/* --- giving back what is idle --- */
+
+static void ask_session(service *srv, uint32_t no)
 {
     Goallocd__TrimNotice body = GOALLOCD__TRIM_NOTICE__INIT;
+    shm_u32 *seq = &srv->heap->map->sessions[no].trim_seq;
+    client *c = srv->clients[no];
 
-    for (uint32_t i = 1, end = service_nentries(srv); i < end; i++) {
-        if (session_at(&srv->sessions, i) != NULL) {
-            shm_u32 *seq = &srv->heap->map->sessions[i].trim_seq;
-
-            u32_store_release(seq, u32_load_relaxed(seq) + 1);
-        }
-    }
-    for (peer *p = srv->peers.peers, *next; p != NULL; p = next) {
-        client *c = client_of(p);
-
-        next = p->next;
-        if (client_session(c) != NULL && !c->notified) {
-            c->notified = true;
-            (void)reply_body(p, 0, GOALLOCD__REPLY__RESULT_TRIM_NOTICE, &body);
-        }
+    if (session_at(&srv->sessions, no) == NULL)
+        return;
+    u32_store_release(seq, u32_load_relaxed(seq) + 1);
+    if (c != NULL && client_session(c) != NULL && !c->notified) {
+        c->notified = true;
+        (void)reply_body(&c->peer, 0, GOALLOCD__REPLY__RESULT_TRIM_NOTICE, &body);
     }
 }
 
-/* Those who wait, and that nobody is forgotten who could go on. */
-static int validate_queue(const service *srv, FILE *err)
+bool service_ask_some(service *srv)
 {
-    queue_facts facts = service_facts(srv);
-    const char *what = queue_validate(&srv->queue);
-    size_t ndeferred = 0;
+    uint32_t end = service_nentries(srv);
 
-    for (const peer *p = srv->peers.peers; p != NULL; p = p->next)
-        ndeferred += p->op != NULL && p->op->state == OPERATION_DEFERRED;
-    if (what == NULL && ndeferred != srv->queue.nwaiting)
-        what = "is deferred and does not wait, or waits and is not deferred";
-    if (what == NULL && queue_next(&srv->queue, &facts) != NULL && !uv_is_active((const uv_handle_t *)&srv->turns))
-        what = "waits though it could go on";
-    if (what != NULL)
-        (void)fprintf(err, "queue: a request %s\n", what);
-    return what != NULL ? -EUCLEAN : 0;
+    for (unsigned n = 0; n < ASK_SLICE && srv->ask_at != 0; n++) {
+        if (srv->ask_at < end)
+            ask_session(srv, srv->ask_at);
+        srv->ask_at = srv->ask_at + 1 < end ? srv->ask_at + 1 : 0;
+    }
+    return srv->ask_at == 0;
 }
 
-int service_validate(const service *srv, FILE *err)
+void service_ask_trim(service *srv, bool forced)
 {
-    static uint32_t ncommitting[SHM_SESSIONS_MAX];
-    const char *what_events;
+    uint64_t now = uv_hrtime();
 
-    if (mheap_validate(srv->heap, err) < 0 || session_table_validate(&srv->sessions, err) < 0 ||
-        roots_validate(srv->roots, err) < 0 || making_validate(&srv->making, err) < 0)
-        return -EUCLEAN;
-    if (validate_queue(srv, err) < 0)
-        return -EUCLEAN;
-    what_events = events_validate(&srv->events);
-    if (what_events != NULL) {
-        (void)fprintf(err, "events: %s\n", what_events);
-        return -EUCLEAN;
-    }
-    memset(ncommitting, 0, sizeof(ncommitting));
-    for (peer *p = srv->peers.peers; p != NULL; p = p->next) {
-        const client *c = client_of(p);
-        const char *what = operation_validate(&c->op, p);
-
-        if (what != NULL) {
-            (void)fprintf(err, "operation: that of pid %u %s\n", p->pid, what);
-            return -EUCLEAN;
-        }
-        if (c->op.state == OPERATION_COMMITTING && client_any_session(c) != NULL)
-            ncommitting[c->session.n]++;
-    }
-    for (uint32_t i = 1, end = service_nentries(srv); i < end; i++) {
-        const session *s = session_at(&srv->sessions, i);
-
-        if (s != NULL && s->lessee.nops != ncommitting[i]) {
-            (void)fprintf(err, "operation: %u commit memory for session %u, which counts %u\n", ncommitting[i], i,
-                          s->lessee.nops);
-            return -EUCLEAN;
-        }
-    }
-    return 0;
-}
-
-void service_dump(const service *srv, FILE *out)
-{
-    for (peer *p = srv->peers.peers; p != NULL; p = p->next) {
-        const client *c = client_of(p);
-
-        if (p->op != NULL || c->op.state != OPERATION_NONE)
-            (void)fprintf(out, "operation of pid %u, session %u: kind %d, state %d, %u spans\n", p->pid, c->session.n,
-                          (int)c->op.kind, (int)c->op.state, c->op.nspans);
-    }
-    session_table_dump(&srv->sessions, out);
-    group_table_dump(srv->heap->groups, out);
-    roots_dump(srv->roots, out);
-    making_dump(&srv->making, out);
-    adopt_dump(srv->heap->adopted, out);
+    if (!forced && now < srv->next_ask_ns)
+        return;
+    srv->next_ask_ns = now + ASK_PAUSE_NS;
+    srv->ask_at = 1;
+    if (!service_ask_some(srv))
+        service_wake(srv);
 }

@@ -6,11 +6,12 @@
 
 #include <stdio.h>
 
-#include "daemon/heap/census.h"
+#include "daemon/access.h"
 #include "daemon/heap/roots.h"
 #include "daemon/memory/sysmem.h"
 #include "daemon/serve/ahead.h"
 #include "daemon/serve/events.h"
+#include "daemon/serve/excess.h"
 #include "daemon/serve/loopcpu.h"
 #include "daemon/serve/making.h"
 #include "daemon/serve/operation.h"
@@ -22,14 +23,18 @@ typedef struct service {
     uv_loop_t loop;
     mheap *heap;
     session_table sessions;
+    users users;
     roots *roots;
     making_table making; /* roots that are being made */
     scavenger scav;
+    helper helper;
     commit_pool commits;
     sysmem mem;
     ahead ahead;
+    excess excess;
     bool eager_commit;
     bool stopping;
+    const access_policy *access; /* who may do what */
     uv_idle_t idle; /* runs while there is work in slices; rounds.c does it */
     uv_idle_cb on_idle;
     struct deaths *deaths; /* notices that the process of a session is gone */
@@ -37,7 +42,6 @@ typedef struct service {
     void *on_drop_data;
     uint64_t nrpcs;
     uint64_t started_ms;
-    census census;                           /* of ROUND_STATS */
     bool reclaiming;                         /* a ROUND_RECLAIM is under way, whether its peer is there or not */
     bool tell_census;                        /* objects are to be counted for the log, after a takeover */
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
@@ -50,7 +54,11 @@ typedef struct service {
     queue queue;         /* requests that wait for something to come free */
     uv_idle_t turns;     /* runs while one of them may be able to go on */
     uint64_t ntries;     /* requests handled, those that were deferred and came back again */
+    uint32_t ask_at;      /* the next session that is asked to give back what is idle; 0: none */
+    uint64_t next_ask_ns; /* not before, unless somebody has asked for it by name (Trim) */
+    operation_rings rings;
     peer_host peers;
+    struct client *clients[SHM_SESSIONS_MAX]; /* the connection of a session; NULL: it has none */
 } service;
 
 /* Who is at the other end of a connection, and what it has under way. */
@@ -124,22 +132,34 @@ typedef struct session_claim {
  */
 answer service_find_session(const service *srv, const session_claim *claim, session **ret);
 
+/* The client's session is this one from now on. */
+void service_note_session(client *c, const session *s);
+
+/* The connection of the client ends. */
+void service_forget_client(const client *c);
+
 /* Close the connection that still has this session: its process has come back with another one, or has died. */
 void service_drop_client(service *srv, const session *s);
 
-/* True if who is at the other end may do what costs others: root, and the user of the daemon. */
+/* True if who is at the other end may do what costs others: root, the daemon's user, and the control group. */
 bool service_may_control(const peer *p);
 
-/* Ask all sessions to give back what is idle. */
-void service_ask_trim(service *srv);
+/*
+ * A limit refuses the client something: the answer, after it is counted and said in the log. used and maximum: of a limit
+ * that users do not count; else 0.
+ */
+answer service_refuse(client *c, enum limit which, uint64_t used, uint64_t maximum);
+
+/* Close the connections of a session, and let its process not come back to it. The session is LOST until that ends. */
+void service_disconnect(service *srv, session *s);
 
 /*
- * Check heap, sessions and roots, each by its own, and connections and operations against them. 0, -EUCLEAN after
- * printing what differs. Linear in the heap.
+ * Ask all sessions to give back what is idle: some at once, the others from the loop, by service_ask_some(). Unless it is
+ * forced, nobody is asked who was asked within the last 10 ms, since it empties the caches of every thread.
  */
-int service_validate(const service *srv, FILE *err) __attribute__((warn_unused_result));
+void service_ask_trim(service *srv, bool forced);
 
-/* Print a line for each operation under way, session, root and adopted object. */
-void service_dump(const service *srv, FILE *out);
+/* Ask the next ones. True: all have been asked. */
+bool service_ask_some(service *srv);
 
 #endif

@@ -2,7 +2,7 @@
  * Session: opens and ends sessions, and says of each what state it is in.
  *
  * Called by request (attach, detach) and server (a process has died, slices of an end). Calls lease, for what a session
- * holds. Data: the session table in spans and the tokens in the private memfd, written by this thread alone; the
+ * holds, and users, on which it counts. Data: the session table in spans and the tokens in the private memfd, written by this thread alone; the
  * private sessions, each of which is a lessee in the lease table.
  *
  * States of a session: OPEN -> ENDING (Detach, or its process has died) -> gone; OPEN -> LOST (the connection has
@@ -26,6 +26,7 @@
 #include "daemon/serve/session.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,8 +98,57 @@ void session_set_state(session_table *table, session *s, enum shm_session_state 
         s->group->nliving -= is_living(s->state);
         s->group->waits &= s->group->nliving == 0;
     }
+    if (s->user != NULL && s->counts_as_lost != (state == SHM_SESSION_LOST)) {
+        s->counts_as_lost = !s->counts_as_lost;
+        if (s->counts_as_lost)
+            users_count_always(table->users, s->user, LIMIT_UID_LOST, 1);
+        else
+            users_uncount(table->users, s->user, LIMIT_UID_LOST, 1);
+    }
+    table->nending += state == SHM_SESSION_ENDING;
+    table->nending -= s->state == SHM_SESSION_ENDING;
     s->state = state;
     u32_store_release(&entry_of(table, s->lessee.no)->state, state);
+}
+
+/* --- whose they are --- */
+
+static int count_on_user(session_table *table, session *s)
+{
+    if (table->users == NULL)
+        return 0;
+    s->user = users_find(table->users, s->uid);
+    if (s->user == NULL)
+        return -ENOMEM;
+    users_count_always(table->users, s->user, LIMIT_UID_SESSIONS, 1);
+    lease_set_quota(&s->lessee, &s->user->quota);
+    return 0;
+}
+
+/* A session that another daemon had is lost without its user's doing, and does not count as such. */
+int session_table_count_on(session_table *table, users *accounts)
+{
+    int r = 0;
+
+    table->users = accounts;
+    for (uint32_t no = 1; no < SHM_SESSIONS_MAX && r == 0; no++) {
+        if (session_at(table, no) != NULL)
+            r = count_on_user(table, session_at(table, no));
+    }
+    return r;
+}
+
+enum limit session_forbidden_by(const session_table *table, const user *who)
+{
+    uint64_t reserve = table->users->limits->max[LIMIT_RESERVE];
+
+    if (who->privileged)
+        return LIMITS;
+    if (!users_allows(table->users, who, LIMIT_UID_SESSIONS, 1))
+        return LIMIT_UID_SESSIONS;
+    if (!users_allows(table->users, who, LIMIT_UID_LOST, 1))
+        return LIMIT_UID_LOST;
+    return table->nopen + reserve >= SHM_SESSIONS_MAX - 1 ? LIMIT_RESERVE : LIMITS;
 }
 
 /* A session of that number, which is free: a lessee that holds nothing. NULL: no memory. */
@@ -125,7 +175,10 @@ static session *session_add(session_table *table, session_no no, uint32_t epoch,
     }
     lease_add_lessee(&table->leases, &s->lessee);
     table->nopen++;
-    return s;
+    if (count_on_user(table, s) == 0)
+        return s;
+    session_forget(table, s);
+    return NULL;
 }
 
 void session_forget(session_table *table, session *s)
@@ -134,6 +187,8 @@ void session_forget(session_table *table, session *s)
     if (s->group != NULL)
         s->group->nmembers--;
     lease_remove_lessee(&s->lessee);
+    if (s->user != NULL)
+        users_uncount(table->users, s->user, LIMIT_UID_SESSIONS, 1);
     table->nopen--;
     free(s);
 }
@@ -289,6 +344,8 @@ enum session_group_end session_group_end_step(session_table *table, group *g, un
 
 bool session_end_step(session_table *table, session *s, unsigned budget)
 {
+    session *ended;
+
     if (!s->settled)
         intents_settle(&table->leases, s->lessee.no); /* before its leases: what it was unlinking may lie in its spans */
     s->settled = true;
@@ -296,10 +353,13 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
         return false;
     if (table->nended >= SESSIONS_ENDED_MAX)
         left_forget_owner(table->leases.heap->left, table->ended[table->nended % SESSIONS_ENDED_MAX].lessee.left);
-    s->state = s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED;
     offers_end(&s->lessee.offers);
     leave_group(s);
-    table->ended[table->nended++ % SESSIONS_ENDED_MAX] = *s;
+    ended = &table->ended[table->nended++ % SESSIONS_ENDED_MAX];
+    *ended = *s;
+    ended->state = s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED;
+    ended->user = NULL;
+    ended->lessee.quota = NULL;
     session_forget(table, s);
     return true;
 }
@@ -348,26 +408,45 @@ static int validate_groups(const session_table *table, FILE *err)
     return 0;
 }
 
-int session_table_validate(const session_table *table, FILE *err)
+static int validate_entries(const session_table *table, FILE *err)
 {
     uint32_t nentries = u32_load_relaxed(&table->leases.heap->map->header->nsession_entries);
     uint32_t nopen = 0;
+    uint32_t nending = 0;
 
     for (uint32_t no = 1; no < SHM_SESSIONS_MAX; no++) {
         nopen += session_at(table, no) != NULL;
+        nending += session_at(table, no) != NULL && session_at(table, no)->state == SHM_SESSION_ENDING;
         /* Entries that were never used are not looked at: reading them would give the table memory. */
         if (no < nentries ? !entry_agrees(table, no) : session_at(table, no) != NULL) {
             (void)fprintf(err, "session: entry %u of %u differs from its session\n", no, nentries);
             return -EUCLEAN;
         }
     }
-    if (nopen != table->nopen) {
-        (void)fprintf(err, "session: %u there, %u noted\n", nopen, table->nopen);
+    if (nopen == table->nopen && nending == table->nending)
+        return 0;
+    (void)fprintf(err, "session: %u there, %u of them ending; noted %u and %u\n", nopen, nending, table->nopen,
+                  table->nending);
+    return -EUCLEAN;
+}
+
+int session_table_validate_begin(session_table *table, FILE *err)
+{
+    if (validate_entries(table, err) < 0 || validate_groups(table, err) < 0)
         return -EUCLEAN;
-    }
-    if (validate_groups(table, err) < 0)
-        return -EUCLEAN;
-    return lease_validate(&table->leases, err);
+    return lease_validate_begin(&table->leases, err);
+}
+
+int session_table_validate_step(session_table *table, unsigned budget, FILE *err)
+{
+    return lease_validate_step(&table->leases, budget, err);
+}
+
+int session_table_validate(session_table *table, FILE *err)
+{
+    int r = session_table_validate_begin(table, err);
+
+    return r < 0 ? r : session_table_validate_step(table, UINT_MAX, err);
 }
 
 void session_table_dump(const session_table *table, FILE *out)

@@ -7,6 +7,8 @@
 #include <stddef.h>
 
 #include "daemon/heap/lease.h"
+#include "daemon/memory/commit.h"
+#include "daemon/serve/users.h"
 
 typedef struct session {
     lessee lessee;
@@ -14,11 +16,15 @@ typedef struct session {
     uint32_t flags;
     uint32_t pid;
     uint32_t uid;
+    user *user;              /* the account on which it counts; NULL: the table has none */
+    bool counts_as_lost;     /* there, too: LIMIT_UID_LOST */
     uint64_t nrpcs;
     unsigned nlooks;         /* times that its life lock was looked at since it was lost */
     uint64_t next_search_ns; /* what it offers is not searched for before, at its limit */
     bool searching;          /* it has been told to ask again: a search goes on where the last request's ended */
     bool detached;           /* it ends because its process has asked for that */
+    bool barred;             /* it was disconnected: its process may not come back to it */
+    commit_share commits;    /* memory that it has been given, for whose turn it is */
     bool settled;            /* ENDING: what its process was linking or unlinking is done */
     group *group;            /* NULL: it has none, or it is over */
     uint32_t group_uid;      /* of the group, whose name outlives it here */
@@ -34,6 +40,8 @@ typedef struct session_table {
     session ended[SESSIONS_ENDED_MAX];
     uint64_t nended; /* ever; the last is ended[(nended - 1) % SESSIONS_ENDED_MAX] */
     uint32_t nopen;  /* sessions in the lease table */
+    users *users;    /* NULL: sessions are not counted. Borrowed */
+    uint32_t nending; /* of them, ENDING */
     uint16_t search_from;
 } session_table;
 
@@ -81,6 +89,12 @@ void session_table_init(session_table *table, mheap *heap);
 int session_table_recover(session_table *table, mheap *heap, const char **ret_why) __attribute__((warn_unused_result));
 void session_table_end(session_table *table);
 
+/* Count all sessions on these accounts, and those that are opened from now on. */
+int session_table_count_on(session_table *table, users *accounts) __attribute__((warn_unused_result)); /* 0, -ENOMEM */
+
+/* The limit that keeps this user from another session; LIMITS: none does. */
+enum limit session_forbidden_by(const session_table *table, const user *who);
+
 /*
  * Open a session. 0, SESSION_E_NO_ENTRY, SESSION_E_NO_MEMORY, SESSION_E_NO_RANDOM. The table owns *ret until
  * session_end_step() has finished it.
@@ -111,10 +125,12 @@ enum session_group_end session_group_end_step(session_table *table, group *g, un
 bool session_end_step(session_table *table, session *s, unsigned budget) __attribute__((warn_unused_result));
 
 /*
- * Check the table in spans, the sessions, and by lease_validate() what they hold. 0, -EUCLEAN after printing what
- * differs. Linear in sessions and spans.
+ * Check the table in spans and the sessions, at once; then, in slices, what they hold, as lease_validate_step(). 0,
+ * VALIDATE_E_MORE, -EUCLEAN after printing what differs. session_table_validate() does it at once.
  */
-int session_table_validate(const session_table *table, FILE *err) __attribute__((warn_unused_result));
+int session_table_validate_begin(session_table *table, FILE *err) __attribute__((warn_unused_result));
+int session_table_validate_step(session_table *table, unsigned budget, FILE *err) __attribute__((warn_unused_result));
+int session_table_validate(session_table *table, FILE *err) __attribute__((warn_unused_result));
 
 /* Print a line for each session. */
 void session_table_dump(const session_table *table, FILE *out);

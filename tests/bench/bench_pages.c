@@ -263,7 +263,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     switch (key) {
     case 'm':
     case 'l':
-        if (!options_parse_size(arg, key == 'm' ? &args->max_bytes : &args->min_bytes))
+        if (!limits_parse_size(arg, key == 'm' ? &args->max_bytes : &args->min_bytes))
             argp_error(state, "'%s' is not a size such as 512M or 64G", arg);
         return 0;
     case 'n':

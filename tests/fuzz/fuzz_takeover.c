@@ -268,7 +268,7 @@ static void change(fuzz_input *in)
 
 /* --- what the next daemon does --- */
 
-static void must_validate(const mheap *heap, const session_table *table, const roots *r)
+static void must_validate(mheap *heap, session_table *table, const roots *r)
 {
     FUZZ_CHECK(mheap_validate(heap, stderr) == 0);
     FUZZ_CHECK(session_table_validate(table, stderr) == 0);

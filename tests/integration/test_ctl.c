@@ -248,6 +248,44 @@ static void sessions_of_a_daemon_with_any_label_has_its_row(void **state)
     }
 }
 
+/* --- names of roots --- */
+
+#define LOUD_NAME "csi \xc2\x9b" "2J, del \x7f, bell \a, \xc3\xbc"
+
+static int setting_a_root(const fixture *f, void *arg)
+{
+    goalloc_options options = GOALLOC_OPTIONS_INIT;
+    void *p;
+
+    (void)arg;
+    options.socket_path = f->socket;
+    CHECK(goalloc_attach(&options) == 0 && (p = goalloc_malloc(16)) != NULL);
+    CHECK(goalloc_root_set(LOUD_NAME, p) == 0);
+    return 0;
+}
+
+/* JSON lets DEL and the controls above ASCII stand as they are; a terminal would not. */
+static void roots_as_json_has_every_name_without_control_characters(void **state)
+{
+    static const char *const roots[] = { "--json", "roots", NULL };
+    static const char *const plain[] = { "roots", NULL };
+    static char out[1 << 16];
+    const fixture *f = *state;
+    json_t *answer;
+
+    assert_int_equal(child_run(f, setting_a_root, NULL), 0);
+    assert_int_equal(fixture_ctl(f, roots, out, sizeof(out)), 0);
+    for (const unsigned char *c = (const unsigned char *)out; *c != '\0'; c++)
+        assert_false((*c < ' ' && *c != '\n') || *c == 0x7f || (c[0] == 0xc2 && c[1] >= 0x80 && c[1] <= 0x9f));
+    answer = json_loads(out, 0, NULL);
+    assert_non_null(answer);
+    assert_string_equal(json_string_value(json_object_get(json_array_get(json_object_get(answer, "roots"), 0), "name")),
+                        LOUD_NAME);
+    json_decref(answer);
+    assert_int_equal(fixture_ctl(f, plain, out, sizeof(out)), 0);
+    assert_non_null(strstr(out, "csi ?2J, del ?, bell ?, \xc3\xbc"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -256,6 +294,7 @@ int main(void)
         FIXTURE_TEST(a_daemon_that_answers_late_but_in_time_is_waited_for),
         FIXTURE_TEST(a_timeout_that_is_none_is_refused),
         FIXTURE_TEST(sessions_shows_every_label_as_text),
+        FIXTURE_TEST(roots_as_json_has_every_name_without_control_characters),
         cmocka_unit_test(sessions_of_a_daemon_with_any_label_has_its_row),
     };
 

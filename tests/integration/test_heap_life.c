@@ -245,7 +245,7 @@ static void drop_by_another_user_is_refused(void **state)
     assert_int_equal(chmod(f->dir, 0711), 0);
     assert_int_equal(chmod(f->socket, 0666), 0);
     assert_int_equal(child_run(f, drop_as_nobody, NULL), 0);
-    assert_true(fixture_log_has(f, "only root and the daemon's user may drop the heap"));
+    assert_true(fixture_log_has(f, "only root, the daemon's user and the control group may drop the heap"));
     assert_true(fixture_is_whole(f));
 }
 

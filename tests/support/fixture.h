@@ -27,6 +27,7 @@ typedef struct fixture {
     char dir[64];
     char socket[96];
     char log[96]; /* what the daemon has said */
+    int log_fd;   /* where daemons say it instead; 0: nowhere else */
     int nfds;     /* the daemon's open descriptors when it had no client yet */
     char state_dir[96];        /* "": the daemon has none */
     const char *const *options; /* the caller's, for restarts */

@@ -18,6 +18,16 @@ typedef struct closing_row {
 
 static const Goallocd__Request request = { .id = 7, .op_case = GOALLOCD__REQUEST__OP_REFILL };
 
+static operation_rings rings;
+static peer_host host = { .operations = &rings };
+
+static int rings_setup(void **state)
+{
+    (void)state;
+    operation_rings_init(&rings);
+    return 0;
+}
+
 static void on_wake(void *data)
 {
     ++*(unsigned *)data;
@@ -47,7 +57,7 @@ static void operation_close_ends_what_nobody_comes_back_to(void **state)
     static const closing_row rows[] = {
         { OPERATION_DEFERRED, false }, { OPERATION_LEASING, true }, { OPERATION_COMMITTING, true },
         { OPERATION_WAITING, false },  { OPERATION_JOINED, false }, { OPERATION_RELEASING, false },
-        { OPERATION_ENDING, false },
+        { OPERATION_ENDING, false },   { OPERATION_PAUSED, false },
     };
     operation_pool *pool = calloc(1, sizeof(*pool));
     unsigned nwakes = 0;
@@ -56,7 +66,7 @@ static void operation_close_ends_what_nobody_comes_back_to(void **state)
     (void)state;
     assert_non_null(pool);
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        peer p = { .host = NULL };
+        peer p = { .host = &host };
         operation op = { .state = OPERATION_NONE };
 
         reach(&op, &p, pool, &q, rows[i].state);
@@ -77,7 +87,7 @@ static void operation_close_ends_what_nobody_comes_back_to(void **state)
 
 static void operation_begin_of_a_closing_peer_does_nothing(void **state)
 {
-    peer p = { .closing = true };
+    peer p = { .host = &host, .closing = true };
     operation op = { .state = OPERATION_NONE };
 
     (void)state;
@@ -89,7 +99,7 @@ static void operation_begin_of_a_closing_peer_does_nothing(void **state)
 static void operation_defer_of_a_closing_peer_ends_it(void **state)
 {
     operation_pool *pool = calloc(1, sizeof(*pool));
-    peer p = { .host = NULL };
+    peer p = { .host = &host };
     operation op = { .state = OPERATION_NONE };
     queue q = { .wake = on_wake };
 
@@ -119,9 +129,11 @@ static void operation_end_gives_memory_back_and_wakes(void **state)
     assert_non_null(pool);
     for (size_t i = 0; i < OPERATION_MEMORIES; i++) {
         assert_true(operation_pool_has(pool));
+        peers[i].host = &host;
         operation_begin_leasing(&ops[i], &peers[i], &request, pool, &q);
     }
     assert_false(operation_pool_has(pool));
+    late_peer->host = &host;
     operation_begin_deferred(late, late_peer, &request, &q, WAIT_MEMORY, 0);
     assert_null(operation_validate(late, late_peer));
     assert_int_equal(nwakes, 0);
@@ -138,7 +150,7 @@ static void operation_end_gives_memory_back_and_wakes(void **state)
 
 static void operation_validate_finds_what_is_wrong(void **state)
 {
-    peer p = { .host = NULL };
+    peer p = { .host = &host };
     operation op = { .state = OPERATION_NONE };
 
     (void)state;
@@ -164,5 +176,5 @@ int main(void)
         cmocka_unit_test(operation_validate_finds_what_is_wrong),
     };
 
-    return cmocka_run_group_tests_name("operations", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("operations", tests, rings_setup, NULL);
 }

@@ -254,6 +254,7 @@ static void chunk_with_nothing_in_it_gives_up_its_metadata(void **state)
     page_range chunk;
     uint64_t nscavenged;
     uint64_t before;
+    holes files;
 
     (void)state;
     assert_int_equal(heapfile_create(&file, SHM_BASE_DEFAULT, 128 * MIB), 0);
@@ -275,7 +276,8 @@ static void chunk_with_nothing_in_it_gives_up_its_metadata(void **state)
     assert_int_equal(chunk.npages, 512);
     assert_int_equal(mheap_committed_pages(&heap), 0);
     assert_int_equal(mheap_validate(&heap, stderr), 0);
-    assert_int_equal(heapfile_punch_metadata(&file, chunk.first, 512), 0);
+    files = heapfile_holes(&file);
+    assert_int_equal(holes_punch(&files, HOLES_METADATA, chunk), 0);
     mheap_put_back(&heap, ASIDE_UNUSED, chunk, true);
     assert_true(heapfile_metadata_bytes(&file) < before);
     assert_int_equal(take_unused(&heap, 512).npages, 0); /* once is enough */

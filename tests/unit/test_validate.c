@@ -14,6 +14,7 @@
 
 #include "daemon/heap/roots.h"
 #include "daemon/serve/session.h"
+#include "tests/support/fixture.h"
 
 #define ENTRY       1u  /* of the one session, which reclaims */
 #define CLASS       12u /* span class of 64-byte objects */
@@ -87,7 +88,7 @@ static int world_teardown(void **state)
 
 enum validator { HEAP, ADOPT, ROOTS, SESSIONS };
 
-static int validate(const world *w, enum validator which)
+static int validate(world *w, enum validator which)
 {
     switch (which) {
     case HEAP:
@@ -102,7 +103,7 @@ static int validate(const world *w, enum validator which)
 }
 
 /* With a bit of the byte at p changed, the validator notices. */
-static void assert_noticed(const world *w, enum validator which, void *p, const char *what)
+static void assert_noticed(world *w, enum validator which, void *p, const char *what)
 {
     for (int pass = 0; pass < 2; pass++) {
         int r = validate(w, which);
@@ -197,6 +198,78 @@ static void lease_validate_with_a_word_changed_notices(void **state)
     NOTICED(SESSIONS, w->s->lessee.leased.head);
     NOTICED(SESSIONS, w->s->lessee.nheld_pages);
     NOTICED(SESSIONS, w->s->lessee.no);
+}
+
+/* --- in slices --- */
+
+/* Change something: a span comes, goes, is leased or returned, an object is adopted or forgotten. */
+static void change(world *w, page_no spans[], size_t n, uint64_t *seed)
+{
+    size_t i = test_random(seed) % n;
+    page_no *first = &spans[i];
+    object_ref object;
+
+    if (first->n == 0) {
+        *first = make_span(w);
+        lease_give(&w->s->lessee, *first);
+    } else if (w->heap.links[first->n].place == PLACE_LEASED) {
+        u64_store_release(shm_alloc_word(&w->file.map, *first, 0), 0);
+        assert_int_equal(lease_return(&w->s->lessee, *first), 0); /* empty: it is free */
+        *first = page_at(0);
+    } else if (test_random(seed) % 4 == 0) {
+        mcentral_remove(&w->heap, *first);
+        mheap_free_span(&w->heap, *first, false);
+        *first = page_at(0);
+    } else if (object_find(&w->file.map, address_of(w, *first), &object) == OBJECT_LIVE) {
+        if (test_random(seed) % 2 == 0)
+            assert_int_equal(adopt_set(w->heap.adopted, &object, w->s->lessee.owner, w->s->lessee.epoch), 0);
+        else
+            adopt_clear(w->heap.adopted, object.offset);
+    }
+    if (test_random(seed) % 2 == 0 && first->n == 0) {
+        *first = make_span(w);
+        mcentral_put(&w->heap, *first);
+    }
+}
+
+/* Check in steps of one span, with changes in between. */
+static int validate_while_it_changes(world *w, page_no spans[], size_t n, uint64_t *seed, uint64_t *forge)
+{
+    int r;
+    unsigned nsteps = 0;
+
+    mheap_validate_begin(&w->heap);
+    while ((r = mheap_validate_step(&w->heap, 1, w->out)) == VALIDATE_E_MORE) {
+        change(w, spans, n, seed);
+        if (forge != NULL && nsteps++ == 50)
+            ++*forge;
+    }
+    if (r < 0)
+        return r;
+    r = session_table_validate_begin(&w->table, w->out);
+    while (r == 0 && (r = session_table_validate_step(&w->table, 1, w->out)) == VALIDATE_E_MORE) {
+        change(w, spans, n, seed);
+        r = 0;
+    }
+    return r;
+}
+
+static void validate_steps_of_a_heap_that_changes_agree(void **state)
+{
+    page_no spans[200] = { { 0 } };
+    size_t n = sizeof(spans) / sizeof(spans[0]);
+    uint64_t seed = test_seed();
+    world *w = *state;
+
+    for (int round = 0; round < 30; round++)
+        assert_int_equal(validate_while_it_changes(w, spans, n, &seed, NULL), 0);
+    /* A count that goes wrong meanwhile is noticed. */
+    assert_int_equal(validate_while_it_changes(w, spans, n, &seed, &w->heap.ninuse_spans), -EUCLEAN);
+    w->heap.ninuse_spans--;
+    assert_int_equal(validate_while_it_changes(w, spans, n, &seed, &w->heap.central[CLASS].sets[0].count), -EUCLEAN);
+    w->heap.central[CLASS].sets[0].count--;
+    assert_int_equal(validate(w, HEAP), 0);
+    assert_int_equal(validate(w, SESSIONS), 0);
 }
 
 /* A group of which the session's user could be, with no member. */
@@ -305,6 +378,7 @@ int main(void)
         TEST(session_table_validate_with_a_word_changed_notices),
         TEST(lease_validate_with_a_word_changed_notices),
         TEST(group_table_validate_with_a_word_changed_notices),
+        TEST(validate_steps_of_a_heap_that_changes_agree),
         TEST(group_find_or_found_beyond_a_limit_says_which),
         TEST(dump_names_session_root_and_adoption),
     };

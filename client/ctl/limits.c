@@ -1,0 +1,81 @@
+/*
+ * limits: what clients may take at most, and what they have taken: goallocctl limits.
+ */
+#include <stdio.h>
+
+#include "client/ctl/commands.h"
+#include "client/ctl/ctl.h"
+#include "shm/limits.h"
+
+const char limits_heading[] = "limit                used    maximum   refused  of\n";
+
+/* As the daemon numbers them (daemon/limits.h). */
+static const char *const scopes[] = { "all", "uid", "session", "connection" };
+
+static const char *scope_of(const Goallocd__LimitUse *use)
+{
+    return use->scope < sizeof(scopes) / sizeof(scopes[0]) ? scopes[use->scope] : "?";
+}
+
+bool limits_next(Goallocd__Request *request, const Goallocd__Reply *reply)
+{
+    request->limits->start = reply->limits->next;
+    return reply->limits->next != 0;
+}
+
+static void print_amount(const Goallocd__LimitUse *use, uint64_t amount)
+{
+    if (use->bytes)
+        (void)printf(" %10s", ctl_bytes(amount));
+    else
+        (void)printf(" %10" PRIu64, amount);
+}
+
+void limits_text(const Goallocd__Reply *reply)
+{
+    for (size_t i = 0; i < reply->limits->n_uses; i++) {
+        const Goallocd__LimitUse *use = reply->limits->uses[i];
+        char name[32];
+        char label[SHM_LABEL_MAX + 1];
+
+        (void)printf("%-18s", ctl_plain_text(use->name, name, sizeof(name)));
+        print_amount(use, use->used);
+        if (use->maximum == 0)
+            (void)printf(" %10s", "none");
+        else
+            print_amount(use, use->maximum);
+        (void)printf(" %9" PRIu64 "  %s", use->refused, scope_of(use));
+        if (use->session != 0)
+            (void)printf(" %u, pid %u, uid %u, %s", use->session, use->pid, use->uid,
+                         ctl_plain_text(use->label, label, sizeof(label)));
+        else if (use->scope == 1)
+            (void)printf(" %u", use->uid);
+        (void)putchar('\n');
+    }
+}
+
+static json_t *limit_json(const Goallocd__Reply *reply, size_t i)
+{
+    const Goallocd__LimitUse *use = reply->limits->uses[i];
+    char name[32];
+    char label[SHM_LABEL_MAX + 1];
+    json_t *object = json_pack("{s:s, s:s, s:I, s:I, s:I}", "limit", ctl_plain_text(use->name, name, sizeof(name)), "of",
+                               scope_of(use), "used", (json_int_t)use->used, "maximum", (json_int_t)use->maximum,
+                               "refused", (json_int_t)use->refused);
+    bool whole = object != NULL;
+
+    if (whole && (use->scope == 1 || use->session != 0))
+        whole = ctl_json_set(object, "uid", use->uid);
+    if (whole && use->session != 0)
+        whole = ctl_json_set(object, "session", use->session) && ctl_json_set(object, "pid", use->pid) &&
+                json_object_set_new(object, "label", json_string(ctl_plain_text(use->label, label, sizeof(label)))) == 0;
+    if (whole)
+        return object;
+    json_decref(object);
+    return NULL;
+}
+
+bool limits_json(json_t *object, const Goallocd__Reply *reply)
+{
+    return ctl_json_append(object, "limits", reply, reply->limits->n_uses, limit_json);
+}

@@ -1,0 +1,143 @@
+/*
+ * Access: lists of users and groups, compared with what the kernel says of a connection.
+ *
+ * Called by options.c (what the lists are), by requests.c (at an attach) and by service.c (a request that is for who
+ * controls). Data: the policy, private, fixed from the start on. Names are looked up at the start alone, since that may
+ * ask any service of the system; after it numbers are compared.
+ *
+ * The kernel keeps user, group and further groups of who connected with the socket (SO_PEERCRED, SO_PEERGROUPS). Nobody
+ * can change them, and who hands the connection on hands on its rights. Root and the daemon's own user may do
+ * everything: they could take it.
+ *
+ * A connection is asked about when it attaches and when it asks for control, not when it comes in: that costs two
+ * system calls and a copy of its groups, 64 Ki of them at most, some 0.1 ms.
+ */
+#include "daemon/access.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <grp.h>
+#include <limits.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#ifndef SO_PEERGROUPS
+#define SO_PEERGROUPS 59
+#endif
+
+#define NAME_BYTES 256u
+
+/* --- the lists --- */
+
+/* (uid_t)-1 is nobody's. */
+static bool find_id(const char *name, bool groups, uint32_t *ret)
+{
+    const struct group *group;
+    const struct passwd *user;
+
+    if (isdigit((unsigned char)name[0])) {
+        char *end;
+        unsigned long id;
+
+        errno = 0;
+        id = strtoul(name, &end, 10);
+        *ret = (uint32_t)id;
+        return errno == 0 && *end == '\0' && id < UINT32_MAX;
+    }
+    if (groups) {
+        group = getgrnam(name);
+        *ret = group == NULL ? UINT32_MAX : group->gr_gid;
+    } else {
+        user = getpwnam(name);
+        *ret = user == NULL ? UINT32_MAX : user->pw_uid;
+    }
+    return *ret != UINT32_MAX;
+}
+
+int access_list_add(access_list *list, const char *text, bool groups, const char **ret_wrong, int *ret_bytes)
+{
+    for (;;) {
+        size_t len = strcspn(text, ",");
+        char name[NAME_BYTES] = "";
+
+        *ret_wrong = text;
+        *ret_bytes = (int)(len < INT_MAX ? len : INT_MAX);
+        if (list->nids == ACCESS_IDS_MAX)
+            return ACCESS_E_FULL;
+        if (len >= sizeof(name))
+            return ACCESS_E_UNKNOWN;
+        memcpy(name, text, len);
+        if (!find_id(name, groups, &list->ids[list->nids]))
+            return ACCESS_E_UNKNOWN;
+        list->nids++;
+        if (text[len] == '\0')
+            return 0;
+        text += len + 1;
+    }
+}
+
+int access_set_control(access_policy *policy, const char *group)
+{
+    policy->has_control = find_id(group, true, &policy->control_gid);
+    return policy->has_control ? 0 : ACCESS_E_UNKNOWN;
+}
+
+/* --- who asks --- */
+
+static bool has_id(const access_list *list, uint32_t id)
+{
+    for (size_t i = 0; i < list->nids; i++) {
+        if (list->ids[i] == id)
+            return true;
+    }
+    return false;
+}
+
+static unsigned rights_of_group(const access_policy *policy, uint32_t gid)
+{
+    unsigned rights = 0;
+
+    if (has_id(&policy->gids, gid))
+        rights |= ACCESS_READ | ACCESS_WRITE;
+    if (has_id(&policy->read_gids, gid))
+        rights |= ACCESS_READ;
+    if (policy->has_control && policy->control_gid == gid)
+        rights |= ACCESS_CONTROL;
+    return rights;
+}
+
+/* Of the groups beside the first one. Before Linux 4.13 they are not known. */
+static unsigned rights_of_groups(const access_policy *policy, int fd)
+{
+    static gid_t groups[NGROUPS_MAX];
+    socklen_t len = sizeof(groups);
+    unsigned rights = 0;
+
+    if (policy->gids.nids + policy->read_gids.nids == 0 && !policy->has_control)
+        return 0;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &len) < 0)
+        return 0;
+    for (size_t i = 0; i < len / sizeof(groups[0]); i++)
+        rights |= rights_of_group(policy, groups[i]);
+    return rights;
+}
+
+unsigned access_of(const access_policy *policy, int fd)
+{
+    struct ucred cred = { 0 };
+    socklen_t len = sizeof(cred);
+    unsigned rights = policy->is_listed ? 0 : ACCESS_READ | ACCESS_WRITE;
+
+    if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 || len != sizeof(cred))
+        return 0;
+    if (cred.uid == 0 || cred.uid == geteuid())
+        return ACCESS_READ | ACCESS_WRITE | ACCESS_CONTROL;
+    if (has_id(&policy->uids, cred.uid))
+        rights |= ACCESS_READ | ACCESS_WRITE;
+    if (has_id(&policy->read_uids, cred.uid))
+        rights |= ACCESS_READ;
+    return rights | rights_of_group(policy, cred.gid) | rights_of_groups(policy, fd);
+}

@@ -1,0 +1,65 @@
+/*
+ * Limits: what clients may take at most, as the administrator says. One table of all: name, option, default, errno.
+ */
+#ifndef GOALLOC_DAEMON_LIMITS_H
+#define GOALLOC_DAEMON_LIMITS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum limit {
+    LIMIT_CONNECTIONS = 0,
+    LIMIT_UID_CONNECTIONS,
+    LIMIT_UID_CONNECTS,
+    LIMIT_UID_SESSIONS,
+    LIMIT_UID_LOST,
+    LIMIT_RESERVE,
+    LIMIT_SESSION_DEFAULT,
+    LIMIT_SESSION_BYTES,
+    LIMIT_UID_BYTES,
+    LIMIT_UID_ROOTS,
+    LIMIT_UID_ADOPTIONS,
+    LIMIT_PIPELINED,
+    LIMIT_CONNECTION_BUFFER,
+    LIMIT_UID_BUFFER,
+    LIMIT_BUFFER,
+    LIMITS
+};
+
+enum limit_unit { LIMIT_COUNT, LIMIT_BYTES, LIMIT_PER_SECOND };
+
+/* Whose use is counted. */
+enum limit_scope { LIMIT_OF_ALL, LIMIT_OF_UID, LIMIT_OF_SESSION, LIMIT_OF_CONNECTION };
+
+typedef struct limit_row {
+    const char *name; /* of the option, and of the limit wherever people see it */
+    uint64_t preset;  /* 0: none, where that may be */
+    uint64_t lowest;  /* what an administrator may set */
+    enum limit_unit unit;
+    enum limit_scope scope;
+    int error;           /* what a request is refused with; 0: the connection is closed, or the client waits */
+    const char *message; /* the sentence for that; NULL if error is 0 */
+    const char *help;
+} limit_row;
+
+/* The limits of a daemon, by enum limit. */
+typedef struct limits {
+    uint64_t max[LIMITS];
+} limits;
+
+const limit_row *limit_row_of(enum limit which);
+
+/* All as the table has them. */
+void limits_preset(limits *l);
+
+/* Set one, by text such as "512" or "64M". False: it is no such number, or below the lowest. */
+bool limits_set(limits *l, enum limit which, const char *text) __attribute__((warn_unused_result));
+
+/* The options of all limits: argp's child, with a limits as its input. */
+struct argp;
+const struct argp *limits_argp(void);
+
+/* Parse "64G", "512 M", "1048576"; K, M, G, T (or KiB, KB, ...) are powers of 1024. False: no size, or too large. */
+bool limits_parse_size(const char *text, uint64_t *ret_bytes);
+
+#endif

@@ -1,0 +1,124 @@
+/*
+ * Requests about limits: what is used of each, by whom, and what they have refused.
+ *
+ * Called by requests.c. Calls users, holdings and session. The list has three parts, which `start` numbers one after the
+ * other: limits of all and of connections; the accounts of users, a bucket at a time; sessions, one at a time. It needs
+ * no session. Who may not control the daemon sees the first part, and what is its own user's of the others.
+ */
+#include "daemon/serve/request_limits.h"
+
+#include "daemon/serve/holdings.h"
+
+#define LIST_MAX    128u
+#define BUCKET_MAX  64u /* rows that a bucket, with several users in it at worst, may need; more are left out */
+#define START_USERS 1u
+#define START_SESSIONS (START_USERS + USERS_BUCKETS)
+
+typedef struct limit_list {
+    const service *srv;
+    const peer *p;
+    bool all; /* it may see those of all users */
+    size_t n;
+    Goallocd__LimitUse uses[LIST_MAX];
+    Goallocd__LimitUse *pointers[LIST_MAX];
+} limit_list;
+
+/* A row for which there is room. */
+static Goallocd__LimitUse *list_add(limit_list *list, enum limit which, uint64_t used, uint64_t refused)
+{
+    const limit_row *row = limit_row_of(which);
+    Goallocd__LimitUse *use = &list->uses[list->n];
+
+    goallocd__limit_use__init(use);
+    use->name = (char *)(uintptr_t)row->name;
+    use->bytes = row->unit == LIMIT_BYTES;
+    use->scope = (uint32_t)row->scope;
+    use->maximum = list->srv->users.limits->max[which];
+    use->used = used;
+    use->refused = refused;
+    list->pointers[list->n++] = use;
+    return use;
+}
+
+static void list_user(const user *who, void *data)
+{
+    limit_list *list = data;
+
+    if (!list->all && who->uid != list->p->uid)
+        return;
+    for (int which = 0; which < LIMITS && list->n < LIST_MAX; which++) {
+        uint64_t used = which == LIMIT_UID_BYTES ? who->quota.nheld_pages * PAGE_BYTES
+                        : who->bound[which] != 0 ? who->bound[which]
+                                                 : who->used[which];
+        Goallocd__LimitUse *use;
+
+        if (limit_row_of((enum limit)which)->scope != LIMIT_OF_UID || (used == 0 && who->refused[which] == 0))
+            continue;
+        use = list_add(list, (enum limit)which, used, who->refused[which]);
+        use->uid = who->uid;
+        if (who->privileged)
+            use->maximum = 0;
+    }
+}
+
+static void list_session(limit_list *list, const session *s)
+{
+    Goallocd__LimitUse *use;
+
+    if (s == NULL || (!list->all && s->uid != list->p->uid) || s->lessee.limit_pages == 0)
+        return;
+    use = list_add(list, LIMIT_SESSION_BYTES, s->lessee.nheld_pages * PAGE_BYTES, 0);
+    use->maximum = s->lessee.limit_pages * PAGE_BYTES;
+    use->uid = s->uid;
+    use->session = s->lessee.no.n;
+    use->pid = s->pid;
+    use->label = (char *)(uintptr_t)s->label;
+}
+
+static void list_all(limit_list *list)
+{
+    const users *u = &list->srv->users;
+
+    for (int which = 0; which < LIMITS; which++) {
+        if (limit_row_of((enum limit)which)->scope != LIMIT_OF_UID)
+            (void)list_add(list, (enum limit)which, u->used[which], u->refused[which]);
+    }
+}
+
+answer handle_limits(client *c, const Goallocd__Request *request)
+{
+    service *srv = client_service(c);
+    limit_list list = { .srv = srv, .p = &c->peer, .all = service_may_control(&c->peer) };
+    Goallocd__LimitsReply body = GOALLOCD__LIMITS_REPLY__INIT;
+    uint32_t at = request->limits->start;
+    uint32_t end = START_SESSIONS + service_nentries(srv);
+
+    if (at == 0) {
+        holdings_recount(srv);
+        list_all(&list);
+        at = START_USERS;
+    }
+    while (at < START_SESSIONS && list.n + BUCKET_MAX <= LIST_MAX) {
+        uint32_t next = users_visit_bucket(&srv->users, at - START_USERS, list_user, &list);
+
+        at = next == 0 ? START_SESSIONS : START_USERS + next;
+    }
+    for (; at >= START_SESSIONS && at < end && list.n < LIST_MAX; at++)
+        list_session(&list, session_at(&srv->sessions, at - START_SESSIONS));
+    body.uses = list.pointers;
+    body.n_uses = list.n;
+    body.next = at < end ? at : 0;
+    return reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_LIMITS, &body);
+}
+
+answer limits_refuse_memory(client *c, const session *s)
+{
+    const lease_quota *quota = &s->user->quota;
+    uint64_t room = s->lessee.limit_pages - s->lessee.nheld_pages;
+    bool of_uid = quota->limit_pages != 0 &&
+                  (s->lessee.limit_pages == 0 || quota->limit_pages - quota->nheld_pages < room);
+
+    return service_refuse(c, of_uid ? LIMIT_UID_BYTES : LIMIT_SESSION_BYTES,
+                          (of_uid ? quota->nheld_pages : s->lessee.nheld_pages) * PAGE_BYTES,
+                          (of_uid ? quota->limit_pages : s->lessee.limit_pages) * PAGE_BYTES);
+}

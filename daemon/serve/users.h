@@ -1,0 +1,97 @@
+/*
+ * Users: an account for each uid that has something: what is counted on it, and what it was refused.
+ */
+#ifndef GOALLOC_DAEMON_SERVE_USERS_H
+#define GOALLOC_DAEMON_SERVE_USERS_H
+
+#include <stddef.h>
+
+#include "daemon/heap/lease.h"
+#include "daemon/limits.h"
+#include "shm/units.h"
+
+/* Accounts that have nothing any more and are kept for their rates and episodes. */
+#define USERS_IDLE_MAX 1024u
+#define USERS_BUCKETS  4096u
+
+typedef struct user {
+    struct user *below; /* in its bucket */
+    struct user *prev;  /* among those that have nothing, the oldest first */
+    struct user *next;
+    uint32_t uid;
+    bool privileged;         /* root, or the daemon's user: no limit by uid holds */
+    bool refuses;            /* closer.c: a descriptor of it can't be closed; it gets no connection */
+    unsigned ncounts;        /* of those below that are not 0 */
+    uint64_t used[LIMITS];   /* by limits of a uid */
+    uint64_t refused[LIMITS];      /* times that a limit refused it something */
+    uint64_t refused_ms[LIMITS];   /* when it did so last; 0: never */
+    uint64_t bound[LIMITS];  /* holdings.c: it has no more than that; UINT64_MAX: nobody knows */
+    lease_quota quota;       /* pages that its sessions hold: LIMIT_UID_BYTES */
+    uint64_t credit_ns;      /* LIMIT_UID_CONNECTS: time that it has saved up, */
+    uint64_t credit_at_ns;   /* at that time */
+    uint64_t turn;           /* of the loop, in which */
+    unsigned nrequests;      /* so many requests of it were handled, */
+    uint64_t spent_ns;       /* which have taken so long, but for the first ones */
+} user;
+
+typedef struct users {
+    const limits *limits; /* borrowed */
+    user *buckets[USERS_BUCKETS];
+    user *idle;
+    unsigned nidle;
+    unsigned nusers;
+    uint64_t used[LIMITS]; /* by limits of all */
+    uint64_t refused[LIMITS];
+    uint64_t recounted_ms; /* holdings.c: when all bounds were what there is */
+    uint64_t seed[2];
+} users;
+
+/* u is zeroed; max is borrowed. */
+void users_start(users *u, const limits *max);
+void users_end(users *u);
+
+/* The account of a uid, if it has one. */
+user *users_look_up(users *u, uint32_t uid);
+
+/* The account of a uid. NULL: no memory. It stays while something is counted on it, or until others need its place. */
+user *users_find(users *u, uint32_t uid);
+
+/*
+ * Count n more of what that limit of a uid is about. False: a limit forbids it, and which (of the uid or of all, or
+ * LIMIT_RESERVE) is in *ret; nothing has changed.
+ */
+bool users_count(users *u, user *who, enum limit which, uint64_t n, enum limit *ret)
+    __attribute__((warn_unused_result));
+
+/* The same whatever the limits say: what is there already. */
+void users_count_always(users *u, user *who, enum limit which, uint64_t n);
+void users_uncount(users *u, user *who, enum limit which, uint64_t n);
+
+/* True if the uid may have n more. Nothing is counted. */
+bool users_allows(const users *u, const user *who, enum limit which, uint64_t n) __attribute__((warn_unused_result));
+
+/* A connection comes in now. False: more than LIMIT_UID_CONNECTS have. */
+bool users_takes_connect(users *u, user *who, uint64_t now_ns) __attribute__((warn_unused_result));
+
+/* Whom and what a refusal is about, for the log. */
+typedef struct users_subject {
+    uint32_t pid;
+    uint32_t session; /* 0: none */
+    const char *label;
+    uint64_t used; /* of a limit that this file does not count; else 0 */
+    uint64_t maximum; /* the same */
+} users_subject;
+
+/* The limit has refused something: counted, and a line in the log at the beginning of an episode. */
+void users_refused(users *u, user *who, enum limit which, const users_subject *subject, uint64_t now_ms);
+
+/*
+ * Visit the accounts of the first bucket from `from` on that has any, some few. Where the next call goes on; 0: there
+ * are no more.
+ */
+uint32_t users_visit_bucket(const users *u, uint32_t from, void (*visit)(const user *who, void *data), void *data);
+
+/* What is wrong; NULL: nothing. Linear. */
+const char *users_validate(const users *u) __attribute__((warn_unused_result));
+
+#endif

@@ -1,0 +1,243 @@
+/*
+ * A client holds the inode lock of the heap's files for as long as it likes: nobody else waits for it, the daemon can
+ * be killed, and its successor serves; what the dead daemon's helper does at last harms nobody.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "tests/support/attach.h"
+#include "tests/support/rawheap.h"
+#include "tests/support/stall.h"
+#include "tests/support/waits.h"
+
+#define OBJECT_BYTES 4096u
+#define MIBS         64u /* what a child fills; ahead of it lie 8 MiB */
+#define NOBJECTS     (MIBS * MIB / OBJECT_BYTES)
+
+/* Where the attacker writes: pages that no test of this file comes to. */
+#define FAR_AWAY ((off_t)(4096 * MIB))
+
+static void fill(unsigned char **objects, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        objects[i] = goalloc_malloc(OBJECT_BYTES);
+        CHECK(objects[i] != NULL);
+        memset(objects[i], (int)(i % 251 + 1), OBJECT_BYTES);
+    }
+}
+
+static void check_and_free(unsigned char **objects, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        for (size_t at = 0; at < OBJECT_BYTES; at++)
+            CHECK(objects[i][at] == i % 251 + 1);
+        CHECK(goalloc_free_checked(objects[i]) == 0);
+    }
+}
+
+static int fill_and_free(const fixture *f, void *arg)
+{
+    static unsigned char *objects[NOBJECTS];
+
+    (void)arg;
+    waits_not_for_ever();
+    must_attach(f, 0);
+    fill(objects, NOBJECTS);
+    check_and_free(objects, NOBJECTS);
+    return 0;
+}
+
+/*
+ * More than the others, so that it gets all that they had, if it may. It stops itself between the two, and is sent on
+ * when the lock is free.
+ */
+static int fill_and_stop(const fixture *f, void *arg)
+{
+    static unsigned char *objects[2 * NOBJECTS];
+
+    (void)arg;
+    must_attach(f, 0);
+    fill(objects, 2 * NOBJECTS);
+    (void)raise(SIGSTOP);
+    check_and_free(objects, 2 * NOBJECTS);
+    return 0;
+}
+
+/* The helper of the daemon; 0: there is none. */
+static pid_t helper_of(pid_t daemon)
+{
+    char path[64];
+    char name[64];
+    int pid = 0;
+    int found = 0;
+    FILE *children;
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)daemon, (int)daemon);
+    children = fopen(path, "re");
+    while (children != NULL && found == 0 && fscanf(children, "%d", &pid) == 1) {
+        FILE *comm;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+        comm = fopen(path, "re");
+        if (comm != NULL && fgets(name, sizeof(name), comm) != NULL && strcmp(name, "goallocd-helper\n") == 0)
+            found = pid;
+        if (comm != NULL)
+            (void)fclose(comm);
+    }
+    if (children != NULL)
+        (void)fclose(children);
+    return found;
+}
+
+static void wait_until_gone(pid_t pid)
+{
+    char state;
+
+    while ((state = waits_process_state(pid)) != 0 && state != 'Z')
+        waits_sleep_ms(5);
+}
+
+static bool log_says_within(const fixture *f, const char *text, int64_t ms)
+{
+    int64_t end = waits_now_ms() + ms;
+
+    while (!fixture_log_has(f, text) && waits_now_ms() < end)
+        waits_sleep_ms(20);
+    return fixture_log_has(f, text);
+}
+
+static int scavenge(const fixture *f)
+{
+    char out[256];
+
+    return fixture_ctl(f, (const char *[]){ "scavenge", NULL }, out, sizeof(out));
+}
+
+static void nobody_waits_for_who_holds_the_lock(void **state)
+{
+    fixture *f = *state;
+    rawheap attacker;
+    stall held;
+
+    waits_not_for_ever();
+    assert_int_equal(child_run(f, fill_and_free, NULL), 0);
+    rawheap_open(&attacker, f, 0, "attacker");
+    if (!stall_begin(&held, attacker.fds[ATTACH_FD_ARENA], FAR_AWAY)) {
+        rawheap_close(&attacker);
+        skip();
+    }
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(scavenge(f), 0); /* it is told how little was released */
+        assert_int_equal(child_run(f, fill_and_free, NULL), 0);
+    }
+    assert_true(fixture_is_whole(f));
+    assert_true(log_says_within(f, "a client holds a lock of the heap's files", 10000));
+    stall_end(&held);
+    assert_true(log_says_within(f, "is free again", 10000));
+    rawheap_close(&attacker);
+    assert_int_equal(scavenge(f), 0);
+    assert_true(fixture_is_whole(f));
+    (void)alarm(0);
+}
+
+/* The bitmap's lock is one of its own. */
+static void nobody_waits_for_who_holds_the_lock_of_the_bitmap(void **state)
+{
+    fixture *f = *state;
+    rawheap attacker;
+    stall held;
+
+    waits_not_for_ever();
+    assert_int_equal(child_run(f, fill_and_free, NULL), 0);
+    rawheap_open(&attacker, f, 0, "attacker");
+    if (!stall_begin(&held, attacker.fds[ATTACH_FD_BITMAP], (off_t)(attacker.map.npages * 384))) {
+        rawheap_close(&attacker);
+        skip();
+    }
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(scavenge(f), 0);
+        assert_int_equal(child_run(f, fill_and_free, NULL), 0);
+    }
+    assert_true(fixture_is_whole(f));
+    stall_end(&held);
+    rawheap_close(&attacker);
+    assert_int_equal(scavenge(f), 0);
+    (void)alarm(0);
+}
+
+static void daemon_killed_meanwhile_has_a_successor_whose_objects_stay(void **state)
+{
+    fixture *f = *state;
+    rawheap attacker;
+    stall held;
+    pid_t helper;
+    pid_t pid;
+    int status;
+
+    waits_not_for_ever();
+    assert_int_equal(child_run(f, fill_and_free, NULL), 0);
+    rawheap_open(&attacker, f, 0, "attacker");
+    if (!stall_begin(&held, attacker.fds[ATTACH_FD_ARENA], FAR_AWAY)) {
+        rawheap_close(&attacker);
+        skip();
+    }
+    assert_int_equal(scavenge(f), 0); /* the helper waits, with a hole to make */
+    helper = helper_of(f->daemon);
+    assert_true(helper > 0);
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+    assert_true(log_says_within(f, "the helper of a goallocd that is gone", 10000));
+    assert_int_not_equal(waits_process_state(helper), 0);
+    pid = child_start(f, fill_and_stop, NULL);
+    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+    assert_true(WIFSTOPPED(status));
+    assert_true(fixture_is_whole(f));
+    stall_end(&held);
+    wait_until_gone(helper);
+    (void)kill(pid, SIGCONT);
+    assert_int_equal(child_wait(pid), 0);
+    rawheap_close(&attacker);
+    assert_int_equal(child_run(f, fill_and_free, NULL), 0);
+    assert_true(fixture_is_whole(f));
+    (void)alarm(0);
+}
+
+static void helper_that_is_killed_has_a_successor(void **state)
+{
+    fixture *f = *state;
+    pid_t helper = helper_of(f->daemon);
+    pid_t next;
+
+    waits_not_for_ever();
+    assert_true(helper > 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(kill(helper, SIGKILL), 0);
+        assert_int_equal(child_run(f, fill_and_free, NULL), 0);
+        while ((next = helper_of(f->daemon)) == 0 || next == helper)
+            waits_sleep_ms(20);
+        helper = next;
+        assert_int_equal(scavenge(f), 0);
+        assert_true(fixture_is_whole(f));
+    }
+    (void)alarm(0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        FIXTURE_TEST(nobody_waits_for_who_holds_the_lock),
+        FIXTURE_TEST_WITH(nobody_waits_for_who_holds_the_lock, "--huge-pages", "never", "--memory-limit", "128M"),
+        FIXTURE_TEST(nobody_waits_for_who_holds_the_lock_of_the_bitmap),
+        FIXTURE_TEST_KEPT(daemon_killed_meanwhile_has_a_successor_whose_objects_stay),
+        FIXTURE_TEST(helper_that_is_killed_has_a_successor),
+    };
+
+    return cmocka_run_group_tests_name("a lock that a client holds", tests, NULL, NULL);
+}
