@@ -296,7 +296,7 @@ int keeper_start(keeper *k, const heapfile *file)
         r = connect_to(k, copies);
     if (r < 0) {
         log_error("%s: the keeper does not start: %s", k->addr.sun_path, strerror(-r));
-        return r;
+        return KEEPER_E_LATER;
     }
     heapfile_close_fds(copies);
     return 0;

@@ -15,7 +15,8 @@ typedef struct keeper {
 
 /* What a caller handles itself. */
 enum {
-    KEEPER_E_NONE = 1, /* there is no keeper */
+    KEEPER_E_NONE = 1,  /* there is no keeper */
+    KEEPER_E_LATER = 2, /* none has started, for a reason that may be over soon */
 };
 
 /*
@@ -26,8 +27,9 @@ enum {
 int keeper_connect(keeper *ret, const char *dir, int ret_fds[HEAPFILE_NFDS]) __attribute__((warn_unused_result));
 
 /*
- * Start a keeper for the heap in the directory of keeper_connect(), and connect to it. 0, or -errno with a message
- * logged. Threads may run meanwhile: the child calls nothing that takes a lock.
+ * Start a keeper for the heap in the directory of keeper_connect(), and connect to it. 0; KEEPER_E_LATER; -errno: its
+ * socket can't be there. Both with a message logged. Threads may run meanwhile: the child calls nothing that takes a
+ * lock.
  */
 int keeper_start(keeper *k, const heapfile *file) __attribute__((warn_unused_result));
 

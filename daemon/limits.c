@@ -56,6 +56,8 @@ static const limit_row rows[LIMITS] = {
                               "Objects that sessions of a user have adopted" },
     [LIMIT_PIPELINED] = { "pipelined-requests", 16, 1, LIMIT_COUNT, LIMIT_OF_CONNECTION, 0, NULL,
                           "Requests of a connection that are answered before others get their turn" },
+    [LIMIT_UID_TURN] = { "uid-turn-us", 500, 1, LIMIT_COUNT, LIMIT_OF_UID, 0, NULL,
+                         "Microseconds that a user's requests take before others get their turn" },
     [LIMIT_CONNECTION_BUFFER] = { "connection-buffer", 256 * KIB, 128 * KIB, LIMIT_BYTES, LIMIT_OF_CONNECTION, 0, NULL,
                                   "The daemon's memory for what a connection has half sent, or has not read" },
     [LIMIT_UID_BUFFER] = { "uid-buffer", 8 * MIB, 128 * KIB, LIMIT_BYTES, LIMIT_OF_UID, 0, NULL,

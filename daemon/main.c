@@ -28,7 +28,7 @@
 #include "shm/crash.h"
 #include "shm/handover.h"
 
-/* A client takes two descriptors: ask for as many as the system allows. */
+/* A session takes three descriptors, a group one: ask for as many as the system allows. */
 static void raise_descriptor_limit(void)
 {
     struct rlimit limit;
@@ -163,6 +163,19 @@ static int make_heap(const options *o, heapfile *ret_file, mheap *ret_heap)
     return r;
 }
 
+static const char held_by_nobody[] =
+    "nobody holds the heap but this daemon until a keeper starts: if it dies before, the heap is gone";
+
+/* The server tries again for as long as there is none. 0; -errno: there can't be one. */
+static int start_keeper(home *h)
+{
+    int r = keeper_start(&h->keeper, h->file);
+
+    if (r == KEEPER_E_LATER)
+        log_error("%s", held_by_nobody);
+    return r < 0 ? r : 0;
+}
+
 /* Find or make the heap, and see to it that somebody holds it if this daemon dies. 0, -errno: logged. */
 static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap)
 {
@@ -183,7 +196,7 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
     if (!h->stored || !h->recovered)
         fdstore_put(ret_file);
     if (o->state_dir != NULL && h->keeper.fd < 0)
-        r = keeper_start(&h->keeper, ret_file);
+        r = start_keeper(h);
     if (r < 0) {
         mheap_end(ret_heap);
         heapfile_close(ret_file);
@@ -191,17 +204,19 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
     return r;
 }
 
-/* The keeper has died, or none has started in its place: start one. Returns its descriptor, or -1. */
+/* The keeper has died, or none has started: start one. Returns its descriptor, or -1. */
 static int replace_keeper(void *data)
 {
     home *h = data;
     bool had_one = h->keeper.fd >= 0;
 
-    keeper_leave(&h->keeper);
     if (had_one)
         log_warn("the keeper of the heap has died; starting another one");
-    if (keeper_start(&h->keeper, h->file) < 0 && had_one)
-        log_error("nobody holds the heap but this daemon until a keeper starts: if it dies before, the heap is gone");
+    keeper_leave(&h->keeper);
+    if (keeper_start(&h->keeper, h->file) == 0)
+        log_info("a keeper holds the heap");
+    else if (had_one)
+        log_error("%s", held_by_nobody);
     return h->keeper.fd;
 }
 
@@ -256,6 +271,7 @@ static int run(const options *o)
                                       .keep_on_stop = keeps_on_stop(o),
                                       .is_held = is_held,
                                       .watched_fd = h.keeper.fd,
+                                      .watches = o->state_dir != NULL,
                                       .on_death = replace_keeper,
                                       .data = &h,
                                       .limits = &o->limits,

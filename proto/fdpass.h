@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-#define FDPASS_MAX 6
+#define FDPASS_MAX 7
 
 /*
  * Send data with nfds (1 to FDPASS_MAX) descriptors attached to its first byte; the caller still owns them. Never

@@ -18,10 +18,21 @@
 #define PROTO_SPANS_MAX 1024u
 
 /*
- * The descriptors of an AttachReply, in this order; that of a read-only session has no offers. If the session has a
- * group, one more comes behind them: that of the group's life lock.
+ * The descriptors of an AttachReply, in this order. BYTE: spans, with a lock on the session's byte. OWN: the session's
+ * own memfd, its sign of life with its offers; of a read-only session without. If the session has a group, the same two
+ * of the group come behind them.
  */
-enum { ATTACH_FD_ARENA, ATTACH_FD_SPANS, ATTACH_FD_BITMAP, ATTACH_FD_LIFE, ATTACH_FD_OFFERS, ATTACH_NFDS };
+enum {
+    ATTACH_FD_ARENA,
+    ATTACH_FD_SPANS,
+    ATTACH_FD_BITMAP,
+    ATTACH_FD_BYTE,
+    ATTACH_FD_OWN,
+    ATTACH_NFDS,
+    ATTACH_FD_GROUP = ATTACH_NFDS,
+    ATTACH_FD_GROUP_BYTE,
+    ATTACH_NFDS_MAX,
+};
 
 /* The length that the 4 bytes of header announce; not checked against FRAME_PAYLOAD_MAX. */
 static inline uint32_t frame_payload_bytes(const uint8_t header[FRAME_HEADER_BYTES])

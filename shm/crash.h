@@ -25,7 +25,8 @@
     X(tiny_free_after_bit, c) X(tiny_end_after_bit, c)                                                        \
     X(tiny_remote_after_hint, c) X(tiny_remote_after_bit, c) X(tiny_fold_after_alloc, c)                      \
     X(refill_after_reply, c) X(return_before_send, c) X(return_after_send, c)                                 \
-    X(large_before_bit, c) X(large_after_bit, c) X(large_free_after_bit, c) X(large_remote_before_message, c) \
+    X(large_before_bit, c) X(large_after_bit, c) X(large_free_after_word, c) X(large_free_after_bit, c)       \
+    X(large_remote_before_message, c)                                                                         \
     X(offer_before_word, c) X(offer_after_word, c) X(offer_after_take_back, c)                                \
     X(publish_after_bit, r) X(adopt_before_reply, r)                                                          \
     X(intent_after_record, c) X(intent_after_hold, c) X(intent_after_release, c)                              \
@@ -39,11 +40,12 @@
     X(refill_before_reply, d) X(lease_end_after_unlink, d)                                                    \
     X(reclaim_after_fold, d) X(reclaim_after_bits, d)                                                         \
     X(offer_before_take, d) X(offer_after_take, d) X(offer_after_lease_end, d)                                \
-    X(sweep_after_claim, d) X(put_after_word, d)                                                              \
+    X(sweep_after_word, d) X(sweep_after_claim, d) X(put_after_word, d)                                       \
     X(free_span_after_word, d) X(free_span_after_map, d)                                                      \
     X(extend_after_map, d) X(extend_after_npages, d)                                                          \
     X(shrink_after_npages, d) X(shrink_after_map, d)                                                          \
     X(session_after_token, d) X(session_before_state, d) X(session_after_state, d) X(session_end_half, d)     \
+    X(process_half, d) X(process_after_inode, d)                                                              \
     X(group_before_word, g) X(group_after_word, g) X(group_after_ending, g) X(group_end_half, g)              \
     X(group_before_free, g) X(group_after_free, g)                                                            \
     X(label_half, d)                                                                                          \
@@ -53,7 +55,7 @@
     X(adopt_after_counters, d) X(adopt_after_entry, d) X(adopt_after_kept, d)                                 \
     X(adopt_remove_after_entry, d) X(adopt_remove_after_counters, d)                                          \
     X(arena_after_npages, d) X(zeroed_base_after, d) X(backed_base_after, d)                                  \
-    X(reattach_before_reply, b)                                                                               \
+    X(reattach_before_reply, b) X(reattach_after_own, b) X(own_after_mapped, b)                               \
     X(recover_after_files, t) X(recover_half_spans, t) X(recover_after_heap, t) X(recover_half_sessions, t)   \
     X(recover_after_sessions, t)                                                                              \
     X(drop_after_word, s) X(let_go_after_word, l)

@@ -1,5 +1,5 @@
 /*
- * Offers: a memfd for each session that leases, by which its process and the daemon agree which idle spans the daemon
+ * Offers: the own memfd of a session that leases, by which its process and the daemon agree which idle spans the daemon
  * may take back without asking.
  *
  *   process, daemon  +---------------------+------------------------+
@@ -23,6 +23,17 @@
  * words, and writes these again only after its compare-and-swap to NONE. Daemon: writes SEEN and TAKEN, by
  * compare-and-swap; after TAKEN it ends the lease. So of the two that want the span one has it.
  *
+ * Large objects. Another process may free one, and then the daemon ends its lease. The bits that say so can be written
+ * by every client; so what decides is this word, of which others have no part:
+ *
+ *        NONE, nleases  <--------- 0 ----------------> TAKEN
+ *                       lessee frees,   daemon ends the lease: another process has freed it
+ *        the daemon stores the first one with the lease; the lessee stores 0 when it hands the object out
+ *
+ * Both go from 0 by compare-and-swap. A span that the process has in hand, cached or offered or on its way, is thus
+ * safe from forged bits. 0 for a lease that was given under another daemon, or by a resize, means the same as for one
+ * that was handed out: the bits count.
+ *
  * If the process dies: its lease ends with its session, whatever the word says. If the daemon dies after TAKEN and
  * before the lease word: the lease stands, and the next daemon's words say NONE. Who finds the old word forgets the
  * span and has it looked for in the list of leases, which gives it back; who finds the new one has it still.
@@ -36,7 +47,7 @@
 #define SHM_OFFERS_HEADER_BYTES (4 * KIB)
 
 enum offer_state {
-    OFFER_NONE = 0,
+    OFFER_NONE = 0, /* with an nleases: the process has the span in hand, and no object of it is with anybody */
     OFFER_OFFERED = 1, /* the daemon may take the span */
     OFFER_SEEN = 2,    /* the same, and it has been idle since the daemon came by */
     OFFER_TAKEN = 3,   /* the lease is over, or about to be */
@@ -65,6 +76,12 @@ static inline uint64_t offer_pack(enum offer_state state, uint64_t nleases)
 static inline enum offer_state offer_state_of(uint64_t word)
 {
     return (enum offer_state)(word & 3);
+}
+
+/* True if the word says that the process has the span of this lease in hand: it has handed out no object there. */
+static inline bool offer_is_in_hand(uint64_t word, uint64_t nleases)
+{
+    return word >> 2 == nleases && offer_state_of(word) != OFFER_TAKEN;
 }
 
 /* True if the word offers the span for this lease. */

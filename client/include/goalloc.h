@@ -179,7 +179,7 @@ typedef struct goalloc_stats_t {
     uint64_t free_bytes;         /* of committed_bytes: free. Some MiB of it are kept ready for who needs memory next */
     uint64_t arena_bytes;        /* size of the arena, of which page 0 is never used */
     uint64_t memory_limit_bytes; /* soft limit of committed_bytes and metadata (--memory-limit); 0: none */
-    uint64_t max_memory_bytes;   /* hard limit of the same; 0: none, as with every daemon of this version */
+    uint64_t max_memory_bytes;   /* hard limit of the same (goallocd --max-memory); 0: none */
     uint64_t peak_committed_bytes; /* the most that committed_bytes has been since the heap was made, whichever daemons
                                       have served it. What only may have memory, free pages that a daemon has taken
                                       over, counts in committed_bytes until it is released, and not here */
@@ -207,13 +207,16 @@ typedef struct goalloc_stats_t {
  *   -EACCES           no permission for the socket; or the daemon lets only others attach (its --allow-uid, and so
  *                     on), or this user read-only alone
  *   -ETIMEDOUT        no answer within timeout_ms
+ *   -EPERM            who serves the socket is neither root, nor the effective user, nor the owner of the socket's
+ *                     directory if nobody else may write there, nor the user whose number is in $GOALLOC_SERVER_UID
  *   -EPROTONOSUPPORT  the daemon speaks another version of the protocol
  *   -ENOEXEC          the daemon's shared-memory layout (ABI) is another
  *   -EPROTO           the answer was not understood, or contradicts the shared header
  *   -EEXIST           something else occupies the heap's address range in this process
  *   -EUSERS           the daemon has no room for another session: 4095 of them, or no descriptors left; or none for
  *                     another group: 1024 of them
- *   -EDQUOT           there are 128 groups already that this user has founded
+ *   -EDQUOT           there are 128 groups already that this user has founded; or it has as many sessions, or sessions
+ *                     that are lost, as the daemon allows a user: goalloc_attach_error() and goallocctl limits say which
  *   -EIO              the daemon has no randomness for the session's token
  *   -ESTALE           in a forked child: the daemon serves another heap than the one mapped here
  *   -EALREADY         already attached
@@ -350,7 +353,8 @@ GOALLOC_API GOALLOC_CHECK int goalloc_next_event(goalloc_event *ret);
  * (nobody serves the socket, see above, and the spans held are used up), ESTALE, an error of goalloc_attach(), or, when
  * something is full and giving back what this process holds idle has not helped:
  *   ENOSPC  the arena, or it has no pages in a row that are enough. Frees help, whosever, or a larger arena (--reserve)
- *   EDQUOT  a limit of the session (limit_bytes). Frees of what this session holds help
+ *   EDQUOT  a limit of the session (limit_bytes, or below that what the daemon allows a session), or of all sessions of
+ *           this user. Frees of what they hold help
  *   ENOMEM  the memory of the system, of the daemon's cgroup, or of this process for the library's own tables. Nothing
  *           in the heap need be in the way. Also if size is more than any heap can have (16 TiB)
  * The daemon's memory limit (--memory-limit) is soft and refuses nothing: above it idle memory is given back, and what

@@ -11,7 +11,7 @@
  *                                                         v
  *                                                       FORKED --first call that needs the daemon--> ATTACHED
  *
- * An attach: 1. connect, send Attach, get numbers and five descriptors; 2. check them, sizes by fstat, the header by
+ * An attach: 1. connect, send Attach, get numbers and descriptors; 2. check them, sizes by fstat, the header by
  * recomputing it, and map them, the arena at its address and nowhere else (mapping.c); 3. close the descriptors, open
  * the gate. Step 1 waits, and is done under a turn that others wait for with a deadline; 2 and 3 under the forklock.
  *
@@ -25,8 +25,8 @@
  * current[] is not wiped: it must name structures, which are.
  *
  * A child is of its parent's group: it attaches with the same name, and shows the group's token, since by then it may
- * have become another user. Between the fork and that, its copy of process.kin keeps the group from ending, whatever
- * becomes of the parent.
+ * have become another user. Between the fork and that, its copies of process.family and .family_byte keep the group
+ * from ending, whatever becomes of the parent.
  *
  * A heap other than the one that is mapped (the daemon was replaced meanwhile): -ESTALE, nothing changes.
  */
@@ -84,7 +84,8 @@ static void start_over(bool is_forker)
     comeback_reset();
     intent_reset();
     turn_reset(&attach_turn);
-    process.life = NULL;
+    process.byte = process.sign = NULL;
+    process.own_id = 0;
     atomic_store_explicit(&process.offers, NULL, memory_order_relaxed);
     if (before < PROCESS_ATTACHED && process.map.header != NULL)
         mapping_detach(); /* a thread of the parent was about to do it, or had not opened the gate yet */

@@ -31,6 +31,9 @@ static const char *connect_text(int error)
         return "no daemon serves this socket";
     case -EACCES:
         return "no permission to connect to this socket (is the user in the daemon's group?)";
+    case -EPERM:
+        return "served by neither root, this user, the owner of its directory (if nobody else may write there) nor "
+               "$GOALLOC_SERVER_UID";
     default:
         return NULL;
     }

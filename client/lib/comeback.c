@@ -150,23 +150,34 @@ static bool is_over(void)
 
 /* --- coming back --- */
 
-/* What another daemon has sent to be offered in. If there is no room the old words stay, which nobody reads. */
-static void take_offers(void)
+/*
+ * What another daemon has sent: the session's own memfd, and its group's. When they are mapped, it is told: from then
+ * on they are its signs of life. If there is no room the old ones stay, in which nobody reads what is offered.
+ */
+static int take_own(deadline until)
 {
+    Goallocd__OwnMapped body = GOALLOCD__OWN_MAPPED__INIT;
+    Goallocd__Request request = WIRE_REQUEST(OWN_MAPPED, own_mapped, &body);
     int fds[FDPASS_MAX];
+    int nfds;
+    int r = -ENOENT;
 
     forklock_take();
-    if (link_fds(fds) == 1)
-        (void)mapping_replace_offers(fds[0]);
+    nfds = link_fds(fds);
+    if (nfds > 0)
+        r = mapping_replace_own(fds[0], nfds > 1 ? fds[1] : -1);
     link_close_fds();
     forklock_give();
+    if (r < 0)
+        return 0;
+    body.own = process.own_id;
+    return link_send(&request, &until);
 }
 
 static int reattach(deadline until)
 {
     Goallocd__Attach body = GOALLOCD__ATTACH__INIT;
     Goallocd__Request request = WIRE_REQUEST(ATTACH, attach, &body);
-    const struct shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_relaxed);
     Goallocd__Reply *reply;
     int r;
 
@@ -176,12 +187,12 @@ static int reattach(deadline until)
     body.session = process.session.n;
     body.epoch = process.epoch;
     body.generation = process.generation;
-    body.offers = offers == NULL ? 0 : offers->id;
+    body.own = process.own_id;
     r = rpc_call(&request, &reply, until);
     if (r == 0) {
         u32_store_relaxed(&process.committed, reply->attach->committed != 0);
         process_note_served();
-        take_offers();
+        r = take_own(until);
     }
     if (r != -ESTALE && r != -ENOEXEC && r != -EPROTONOSUPPORT)
         return r;

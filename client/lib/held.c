@@ -19,12 +19,16 @@
  *        large   1          an object
  *        large   0          the object was freed remotely, and the daemon has ended the lease: not ours
  *
- * Besides, only the daemon changes the bits of large spans, 1 to 0, when an object was freed remotely. A process that
+ * Besides, only the daemon changes the bits of large spans, 1 to 0, when an object was freed remotely. Others could forge
+ * bits; so whether the object is out or in this process's hand is in a third word, which they don't have (shm/offers.h):
+ * in hand before the bit goes, out after it is set. A process that
  * dies takes the marks with it; for the bit see large.c.
  */
 #include "client/lib/held.h"
 
 #include <pthread.h>
+
+#include "client/lib/offer.h"
 
 mspan mspan_held;
 mspan mspan_offered;
@@ -101,6 +105,7 @@ void held_set_object(page_no first)
     u64_store_release(shm_alloc_word(&process.map, first, 0), 1);
     CRASH_POINT(large_after_bit);
     set_mark(first.n, &mspan_large);
+    offer_hand_out(first); /* behind the bit: until here the daemon believes no bits */
     (void)pthread_mutex_unlock(&lock);
 }
 
@@ -110,7 +115,10 @@ bool held_clear_object(page_no first, bool *ret_in_doubt)
 
     (void)pthread_mutex_lock(&lock);
     *ret_in_doubt = mark_of(first.n) == &mspan_doubt;
-    was_set = (u64_fetch_and_acq_rel(shm_alloc_word(&process.map, first, 0), ~UINT64_C(1)) & 1) != 0;
+    was_set = offer_take_in_hand(first);
+    CRASH_POINT(large_free_after_word);
+    if (was_set)
+        was_set = (u64_fetch_and_acq_rel(shm_alloc_word(&process.map, first, 0), ~UINT64_C(1)) & 1) != 0;
     if (was_set)
         set_mark(first.n, &mspan_held);
     CRASH_POINT(large_free_after_bit);

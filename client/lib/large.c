@@ -6,11 +6,11 @@
  *
  * A large span stays leased to the session that allocated it, until it is freed or the session ends. Its life in bits:
  *   allocated        alloc 1, by the lessee, after the daemon's reply (or out of the cache)
- *   freed by the lessee's process   alloc 1 -> 0 by fetch_and: of two threads that free it one sees the bit and
- *                    wins. The span goes to the cache, or back.
+ *   freed by the lessee's process   its word in the session's own memfd: in hand, by compare-and-swap, which of two
+ *                    threads that free it one wins; then alloc 1 -> 0. The span goes to the cache, or back.
  *   freed remotely   remote 0 -> 1 by fetch_or, which one process wins; then FreeLarge tells the daemon, which ends the
- *                    lease of a span whose alloc and remote bits are both set: it claims the object by the alloc bit,
- *                    as the lessee would.
+ *                    lease of a span whose alloc and remote bits are both set, if the word says that the object is out:
+ *                    it takes it by compare-and-swap, as the lessee would (shm/offers.h).
  * The lessee never clears a remote bit. One on a span without object was left by a second, faulty free: such a span
  * goes back to the daemon, so remote and alloc bit together always mean that the object was freed remotely.
  * If the other process dies between bit and message, the daemon's sweep finds the span. Mark and alloc bit of a span

@@ -4,6 +4,9 @@
  * Called by outbox.c (what is sent without waiting), rpc.c (requests with a reply) and comeback.c (connecting). Data:
  * private; the holder of the turn may touch it. No malloc: messages are packed and unpacked in buffers of the link.
  *
+ * Whoever serves the socket gives this process memory to trust. So who does is looked at each time, by SO_PEERCRED,
+ * which names who has called listen(): link_check_server() says who may.
+ *
  * The socket is made, and replies with descriptors are read, under the forklock: so the child of a fork knows every
  * descriptor of its parent's link, and closes its copies. The socket has a high number (below 1024), because programs
  * expect the low ones for themselves.
@@ -11,8 +14,13 @@
 #include "client/lib/link.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "client/lib/forklock.h"
 #include "proto/wire.h"
@@ -44,6 +52,49 @@ int link_lowest_fd(void)
     return end > 2 * FD_ROOM ? end - FD_ROOM : end / 2;
 }
 
+/*
+ * True if nobody but that user, and root, can have put a socket at that path: then who serves it is meant by whoever
+ * has chosen the path. (The mode of a directory with an access control list has its mask where the group's bits are.)
+ */
+static bool owns_place(const char *path, uid_t uid)
+{
+    const char *slash = strrchr(path, '/');
+    size_t len = slash == NULL ? 0 : slash == path ? 1 : (size_t)(slash - path);
+    char dir[PATH_MAX] = ".";
+    struct stat st;
+
+    if (len >= sizeof(dir))
+        return false;
+    if (len > 0) {
+        memcpy(dir, path, len);
+        dir[len] = '\0';
+    }
+    return stat(dir, &st) == 0 && st.st_uid == uid && (st.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+}
+
+/* True if $GOALLOC_SERVER_UID names that user. A program with more rights than its caller does not ask the caller. */
+static bool is_configured(uid_t uid)
+{
+    const char *text = secure_getenv("GOALLOC_SERVER_UID");
+    char *end;
+    unsigned long n;
+
+    if (text == NULL || *text < '0' || *text > '9')
+        return false;
+    n = strtoul(text, &end, 10);
+    return *end == '\0' && n == uid;
+}
+
+int link_check_server(int fd, const char *path)
+{
+    struct ucred cred;
+    socklen_t len = sizeof(cred);
+
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
+        return -EPERM;
+    return cred.uid == 0 || cred.uid == geteuid() || is_configured(cred.uid) || owns_place(path, cred.uid) ? 0 : -EPERM;
+}
+
 int link_connect(const char *path)
 {
     int r;
@@ -51,6 +102,8 @@ int link_connect(const char *path)
     link_close();
     forklock_take();
     r = channel_try_connect(&ch, path, link_lowest_fd());
+    if (r == 0 && (r = link_check_server(ch.fd, path)) < 0)
+        channel_close(&ch);
     forklock_give();
     u32_store_release(&is_open, r == 0);
     return r;

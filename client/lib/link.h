@@ -21,7 +21,14 @@ bool link_is_open(void);
 /* Descriptors of this library are at this number or above it, if the limit of descriptors allows that. */
 int link_lowest_fd(void);
 
-/* Connect once, without waiting. A connection that is there is closed first. */
+/*
+ * Who listens at the other end of a connection to path may be root, this user, the owner of the directory if nobody
+ * else may write there, or whom $GOALLOC_SERVER_UID names: this process follows pointers in the memory that it is
+ * given. 0, -EPERM: it is another one.
+ */
+int link_check_server(int fd, const char *path) __attribute__((warn_unused_result));
+
+/* Connect once, without waiting. A connection that is there is closed first. -EPERM: a stranger serves the socket. */
 int link_connect(const char *path) __attribute__((warn_unused_result));
 void link_close(void);
 

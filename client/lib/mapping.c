@@ -2,20 +2,22 @@
  * mapping: puts the heap into this process's address space, so that mapping it costs no memory.
  *
  * Called by attach.c, for the heap under the forklock, and by who needs private memory (meta.c, mcache.c). Data:
- * process.map, .mspan_of, .generation, .offers, .life and .kin, which are written here alone.
+ * process.map, .mspan_of, .generation, and what is the session's own (.own_id to .family_byte, .offers), which are
+ * written here alone.
  *
  *   what      where                    size                      access              in children
  *   arena     the daemon's address     the reserve, 64 GiB       read, write (1)     yes
  *   spans     anywhere                 about 1% of it            read                yes
  *   bitmap    anywhere                 about 6% of it            read, write (1)     yes
- *   life      anywhere                 a page                    read                no: MADV_DONTFORK
+ *   byte      anywhere                 a page                    read                no: MADV_DONTFORK
  *   offers    anywhere                 0.1% of it                read, write         no: MADV_DONTFORK
- *   kin       anywhere                 a page, with a group      read                yes
+ *   sign      anywhere                 a page, without offers    read                no: MADV_DONTFORK
+ *   family    anywhere                 2 pages, with a group     read                yes
  *   mspan_of  anywhere, private        0.1% of it                read, write         yes, zero: MADV_WIPEONFORK
  *                                                                                    (1) read in a read-only session
  *
- * All but life and kin are sparse: nearly none of their pages has memory. Two things that the rest of the program may
- * do would give memory to all of them, for shared ones without the daemon's knowledge or consent:
+ * All but the single pages are sparse: nearly none of their pages has memory. Two things that the rest of the program
+ * may do would give memory to all of them, for shared ones without the daemon's knowledge or consent:
  *
  *   A core dump reads every page of a shared mapping whose file has no name, and reading a hole of a memfd gives it
  *   memory: 64 GiB for one abort(). So all mappings are MADV_DONTDUMP; coredump.c lifts that for what is in use, if the
@@ -58,7 +60,7 @@
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
 
-#define LIFE_BYTES 4096u
+#define SIGN_BYTES 4096u
 
 static int access_of(bool readonly)
 {
@@ -209,8 +211,27 @@ static bool fd_has_bytes(int fd, uint64_t bytes)
     return fstat(fd, &st) == 0 && (uint64_t)st.st_size == bytes;
 }
 
-/* In a session that may write. */
-static int map_offers(int fd, uint64_t arena_bytes)
+/* --- what is the session's own --- */
+
+/* Put a page of fd where *page is, or anywhere. On failure nothing has changed. */
+static int map_page(int fd, bool for_children, void **page)
+{
+    void *p;
+    int r;
+
+    if (for_children)
+        r = mapping_new(NULL, SIGN_BYTES, PROT_READ, fd, &p);
+    else
+        r = mapping_new_advised(SIGN_BYTES, PROT_READ, fd, MADV_DONTFORK, 0, &p);
+    if (r == 0) {
+        mapping_delete(*page, SIGN_BYTES);
+        *page = p;
+    }
+    return r;
+}
+
+/* In a session that may write: the offers, where there are none yet. */
+static int map_new_offers(int fd, uint64_t arena_bytes)
 {
     uint64_t bytes = shm_offers_bytes(arena_bytes / PAGE_BYTES);
     void *offers;
@@ -223,60 +244,13 @@ static int map_offers(int fd, uint64_t arena_bytes)
     return r;
 }
 
-/* The page by which the daemon sees that this process is of a group; that of its parent is not needed any more. */
-static int map_kin(int fd)
-{
-    void *kin = NULL;
-    int r = fd < 0 ? 0 : mapping_new(NULL, LIFE_BYTES, PROT_READ, fd, &kin);
-
-    if (r == 0) {
-        mapping_delete(process.kin, LIFE_BYTES);
-        process.kin = kin;
-    }
-    return r;
-}
-
-void mapping_leave_group(void)
-{
-    mapping_delete(process.kin, LIFE_BYTES);
-    process.kin = NULL;
-}
-
-static void unmap_own(uint64_t arena_bytes)
-{
-    mapping_delete(process.life, LIFE_BYTES);
-    process.life = NULL;
-    mapping_delete(atomic_load_explicit(&process.offers, memory_order_relaxed),
-                   shm_offers_bytes(arena_bytes / PAGE_BYTES));
-    atomic_store_explicit(&process.offers, NULL, memory_order_relaxed);
-}
-
-/*
- * What is between this process and the daemon, so that children, who have sessions of their own, don't get it: the page
- * by which the daemon sees whether the heap is mapped, and what this process offers.
- */
-static int map_own(const attach_result *a)
-{
-    int r = mapping_new_advised(LIFE_BYTES, PROT_READ, a->life_fd, MADV_DONTFORK, 0, &process.life);
-
-    if (r == 0 && a->offers_fd >= 0)
-        r = map_offers(a->offers_fd, a->arena_bytes);
-    if (r == 0)
-        r = map_kin(a->group_fd); /* the last, since a child stays of its parent's group if it can't attach */
-    if (r < 0)
-        unmap_own(a->arena_bytes);
-    return r;
-}
-
-int mapping_replace_offers(int fd)
+/* The same where others are, at one stroke for all threads. */
+static int replace_offers(int fd, void *old)
 {
     uint64_t bytes = shm_offers_bytes(process.map.npages);
-    void *old = atomic_load_explicit(&process.offers, memory_order_relaxed);
     void *seed = NULL;
     int r;
 
-    if (old == NULL)
-        return map_offers(fd, process.map.arena_bytes);
     if (!fd_has_bytes(fd, bytes))
         return -EPROTO;
     r = seed_new(NULL, bytes, PROT_READ | PROT_WRITE, fd, &seed);
@@ -285,6 +259,79 @@ int mapping_replace_offers(int fd)
     if (r == 0)
         r = seed_replace(&seed, old, bytes);
     mapping_delete(seed, seed_bytes(bytes));
+    return r;
+}
+
+/* The session's own memfd: what it offers, or a page. Its id is noted when all else is mapped. */
+static int map_sign(int fd, uint64_t arena_bytes, bool readonly)
+{
+    void *old = atomic_load_explicit(&process.offers, memory_order_relaxed);
+
+    if (readonly)
+        return map_page(fd, false, &process.sign);
+    return old != NULL ? replace_offers(fd, old) : map_new_offers(fd, arena_bytes);
+}
+
+static void note_own_id(void)
+{
+    const shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_relaxed);
+
+    process.own_id = offers != NULL ? offers->id : ((const shm_offers *)process.sign)->id;
+}
+
+/* The pages by which the daemon sees that this process is of a group; those of its parent are not needed any more. */
+static int map_family(const attach_result *a)
+{
+    int r = map_page(a->group_fd, true, &process.family);
+
+    return r < 0 ? r : map_page(a->group_byte_fd, true, &process.family_byte);
+}
+
+void mapping_leave_group(void)
+{
+    mapping_delete(process.family, SIGN_BYTES);
+    mapping_delete(process.family_byte, SIGN_BYTES);
+    process.family = process.family_byte = NULL;
+}
+
+static void unmap_own(uint64_t arena_bytes)
+{
+    mapping_delete(process.byte, SIGN_BYTES);
+    mapping_delete(process.sign, SIGN_BYTES);
+    mapping_delete(atomic_load_explicit(&process.offers, memory_order_relaxed),
+                   shm_offers_bytes(arena_bytes / PAGE_BYTES));
+    process.byte = process.sign = NULL;
+    process.own_id = 0;
+    atomic_store_explicit(&process.offers, NULL, memory_order_relaxed);
+}
+
+/*
+ * What is between this process and the daemon, so that children, who have sessions of their own, don't get it: the
+ * pages by which the daemon sees whether the heap is mapped, and what this process offers.
+ */
+static int map_own(const attach_result *a, bool readonly)
+{
+    int r = map_page(a->byte_fd, false, &process.byte);
+
+    if (r == 0)
+        r = map_sign(a->own_fd, a->arena_bytes, readonly);
+    if (r == 0)
+        note_own_id();
+    if (r == 0 && a->group_fd >= 0)
+        r = map_family(a); /* the last, since a child stays of its parent's group if it can't attach */
+    if (r < 0)
+        unmap_own(a->arena_bytes);
+    return r;
+}
+
+int mapping_replace_own(int own_fd, int group_fd)
+{
+    int r = map_sign(own_fd, process.map.arena_bytes, process.readonly);
+
+    if (r == 0 && group_fd >= 0)
+        r = map_page(group_fd, true, &process.family);
+    if (r == 0)
+        note_own_id();
     return r;
 }
 
@@ -328,7 +375,7 @@ int mapping_attach(const attach_result *a, bool readonly)
     if (r == 0)
         r = mapping_new((void *)(uintptr_t)a->base, a->arena_bytes, access_of(readonly), a->arena_fd, &arena);
     if (r == 0)
-        r = map_own(a);
+        r = map_own(a, readonly);
     if (r < 0)
         goto fail;
     shm_map_init(&process.map, spans, bitmap, arena);
@@ -371,7 +418,7 @@ int mapping_reattach(const attach_result *a, bool readonly)
         process_note_stale();
         return -ESTALE;
     }
-    r = map_own(a);
+    r = map_own(a, readonly);
     if (r < 0 || readonly == process.readonly)
         return r;
     r = change_access(a, readonly);

@@ -7,7 +7,7 @@
 #include "client/lib/process.h"
 
 /*
- * Map what the daemon has sent, and fill in process.map, .mspan_of, .generation, .offers, .life and .kin. The
+ * Map what the daemon has sent, and fill in process.map, .mspan_of, .generation, and what is the session's own. The
  * descriptors stay the caller's. 0; -EPROTO: they are not what the answer or the header says; -ENOEXEC: another ABI;
  * -EEXIST: the arena's addresses are taken; -EAGAIN: RLIMIT_MEMLOCK allows no mapping; -ENOMEM: no room. On failure
  * nothing stays mapped.
@@ -15,16 +15,17 @@
 int mapping_attach(const attach_result *a, bool readonly) __attribute__((warn_unused_result));
 
 /*
- * The same in a forked child, which has the heap mapped already: check that it is the same one (else -ESTALE), map the
- * life page and the offers, and change the access if readonly differs from process.readonly.
+ * The same in a forked child, which has the heap mapped already: check that it is the same one (else -ESTALE), map what
+ * is the session's own, and change the access if readonly differs from process.readonly.
  */
 int mapping_reattach(const attach_result *a, bool readonly) __attribute__((warn_unused_result));
 
 /*
- * Put other offers, which another daemon has sent, where the present ones are, at one stroke for all threads. The
- * descriptor stays the caller's. 0, or as above: nothing has changed.
+ * Put the own memfds of session and group (-1: none), which another daemon has sent, where the present ones are; the
+ * offers at one stroke for all threads. The descriptors stay the caller's. 0, and process.own_id is the new one; or as
+ * above: what could be replaced is.
  */
-int mapping_replace_offers(int fd);
+int mapping_replace_own(int own_fd, int group_fd) __attribute__((warn_unused_result));
 
 /* The process is not of a group any more: its session is about to end. */
 void mapping_leave_group(void);

@@ -42,7 +42,7 @@ bool offer_withdraw_seen(page_no first, uint64_t nleases, uint64_t word)
 {
     uint64_t seen = offer_pack(OFFER_SEEN, nleases);
 
-    if (word == seen && u64_exchange_if_acq_rel(&offers_now()->words[first.n], &word, OFFER_NONE))
+    if (word == seen && u64_exchange_if_acq_rel(&offers_now()->words[first.n], &word, offer_pack(OFFER_NONE, nleases)))
         return true;
     return word != offer_pack(OFFER_TAKEN, nleases) && is_leased(first, nleases);
 }

@@ -33,6 +33,38 @@ static inline void offer_announce(page_no first, uint64_t nleases)
         u32_store_release(&offers->active, 1);
 }
 
+/*
+ * The object of a large span that this process has in hand goes to the user: from now on others may free it, and the
+ * daemon may end the lease then.
+ */
+static inline void offer_hand_out(page_no first)
+{
+    shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_acquire);
+
+    if (offers != NULL)
+        u64_store_release(&offers->words[first.n], 0);
+}
+
+/*
+ * The object of a large span is freed by this process, which leases the span: it has the span in hand again, so that
+ * bits which others forge mean nothing. False: the daemon, or another thread, has been faster.
+ */
+static inline bool offer_take_in_hand(page_no first)
+{
+    shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_acquire);
+    uint64_t nleases = offer_nleases(first);
+    uint64_t word;
+
+    if (offers == NULL)
+        return true;
+    word = u64_load_acquire(&offers->words[first.n]);
+    while (word >> 2 != nleases) {
+        if (u64_exchange_if_acq_rel(&offers->words[first.n], &word, offer_pack(OFFER_NONE, nleases)))
+            return true;
+    }
+    return false;
+}
+
 /* The rest of taking back a span whose word is not OFFERED. */
 bool offer_withdraw_seen(page_no first, uint64_t nleases, uint64_t word) __attribute__((warn_unused_result));
 
@@ -42,7 +74,7 @@ static inline bool offer_withdraw(page_no first, uint64_t nleases)
     shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_acquire);
     uint64_t word = offer_pack(OFFER_OFFERED, nleases);
 
-    if (UNLIKELY(!u64_exchange_if_acq_rel(&offers->words[first.n], &word, OFFER_NONE)) &&
+    if (UNLIKELY(!u64_exchange_if_acq_rel(&offers->words[first.n], &word, offer_pack(OFFER_NONE, nleases))) &&
         !offer_withdraw_seen(first, nleases, word))
         return false;
     CRASH_POINT(offer_after_take_back);

@@ -3,7 +3,8 @@
  *
  * Called by all of the library; calls nobody, but for what a child of a fork has to do, which is handed in
  * (process_hide_state). Data: `process`, private, written by who has the turn of attaching; process.map, .mspan_of,
- * .generation, .offers and .life by mapping.c; in which order, process.h says. attach.c has the state's transitions.
+ * .generation and what is the session's own by mapping.c; in which order, process.h says. attach.c has the state's
+ * transitions.
  */
 #include "client/lib/process.h"
 

@@ -42,8 +42,11 @@ typedef struct process_info {
     uint64_t generation;
     owner_no owner; /* of what is allocated here: this session if it reclaims, or its group; 0: the heap */
     struct shm_offers *_Atomic offers; /* what this process offers (offer.c); not in children. NULL: nothing can be */
-    void *life; /* one page that tells the daemon that this process uses the heap; not in children */
-    void *kin;  /* the same of its group, and in children too, until they have sessions of their own. NULL: no group */
+    uint64_t own_id;   /* of the session's own memfd, of which the offers, or a page, are mapped; 0: not known */
+    void *sign;        /* that page, in a read-only session. These pages tell the daemon that this process lives */
+    void *byte;        /* the same for the next daemon: a page of spans; neither is in children */
+    void *family;      /* the two of its group, and in children too, until they have sessions of their own. */
+    void *family_byte; /* NULL: no group */
     const shm_u32 *_Atomic dropped; /* not 0: the heap is nobody's any more. Of the header, or a constant */
     const shm_u32 *_Atomic session_trim_seq; /* raised by the daemon, in the session's entry */
     shm_u32 trim_seq;   /* raised by goalloc_trim(): other threads give back on their slow path */
@@ -67,9 +70,10 @@ typedef struct attach_result {
     int arena_fd;
     int spans_fd;
     int bitmap_fd;
-    int life_fd;
-    int offers_fd; /* -1: there are none */
-    int group_fd;  /* -1: the session has no group */
+    int byte_fd;
+    int own_fd;
+    int group_fd; /* -1: the session has no group */
+    int group_byte_fd;
 } attach_result;
 
 /* --- the gate: by who has the turn of attaching --- */

@@ -169,6 +169,8 @@ static int ask(void)
     forklock_take();
     channel_close(&ch);
     r = channel_try_connect(&ch, ticket.socket_path, link_lowest_fd());
+    if (r == 0 && (r = link_check_server(ch.fd, ticket.socket_path)) < 0)
+        channel_close(&ch);
     forklock_give();
     if (r == 0)
         r = channel_try_send(&ch, out, wire_pack_request(&request, out, sizeof(out)));

@@ -32,8 +32,10 @@
  * A group is found by its name and the founder's uid, or, by a forked child, whatever uid it has by then, by the token
  * that its parent was given. One that is ENDING is not found: who comes then founds another one of the same name.
  *
- * A client that takes the lock on a group's byte by itself, by its own descriptor of spans, can hold up the group's
- * end, as it can a session's, while it lives. It can end none, nor get into one.
+ * Whether a process of the family lives: its sign of life says (lifesign.h), which its members and their children have
+ * mapped and nobody else has. A group that another daemon has founded has in addition the lock on its byte of spans,
+ * for children that were forked then and have not attached since. Any client can take that lock, and so hold up the end
+ * of such a group while it lives. It can end none, nor get into one.
  *
  * Bounds: SHM_GROUPS_MAX groups, GROUPS_PER_UID_MAX of them founded by one uid, 13 KiB of private memory each. A group
  * has a session, or a process that has a session's descriptor; so it lasts as long as somebody lives who is of it.
@@ -61,11 +63,21 @@ group_table *group_table_new(heapfile *file)
     return table;
 }
 
+static void group_remove(group_table *table, group *g)
+{
+    lifesign_end(&g->sign);
+    table->groups[g->no.n - SHM_SESSIONS_MAX] = NULL;
+    table->ngroups--;
+    free(g);
+}
+
 group_table *group_table_free(group_table *table)
 {
     if (table != NULL) {
-        for (uint32_t i = 0; i < SHM_GROUPS_MAX; i++)
-            free(table->groups[i]);
+        for (uint32_t i = 0; i < SHM_GROUPS_MAX; i++) {
+            if (table->groups[i] != NULL)
+                group_remove(table, table->groups[i]);
+        }
         free(table);
     }
     return NULL;
@@ -151,16 +163,10 @@ static group *group_add(group_table *table, uint32_t i, uint32_t epoch, uint32_t
     g->uid = uid;
     g->reclaims = flags & SESSION_RECLAIM;
     g->state = SHM_GROUP_OPEN;
+    g->sign = LIFESIGN_NONE;
     table->groups[i] = g;
     table->ngroups++;
     return g;
-}
-
-static void group_remove(group_table *table, group *g)
-{
-    table->groups[g->no.n - SHM_SESSIONS_MAX] = NULL;
-    table->ngroups--;
-    free(g);
 }
 
 static int group_found(group_table *table, const group_request *request, group **ret)
@@ -216,6 +222,29 @@ int group_find_or_found(group_table *table, const group_request *request, group 
     return 0;
 }
 
+/* --- life --- */
+
+int group_life_fds(group_table *table, group *g, int *ret_sign, int *ret_byte)
+{
+    int r = g->sign.fd >= 0 ? 0 : lifesign_new(&g->sign, LIFESIGN_BYTES);
+    int sign = r < 0 ? r : lifesign_fd(&g->sign, false);
+    int byte = sign < 0 ? sign : heapfile_byte_fd(table->file, g->no.n);
+
+    if (byte < 0) {
+        heapfile_close_fds((int[]){ sign, -1, -1, -1 });
+        return byte;
+    }
+    *ret_sign = sign;
+    *ret_byte = byte;
+    return 0;
+}
+
+bool group_lives(const group_table *table, const group *g)
+{
+    return (g->sign.fd >= 0 && lifesign_is_held(&g->sign)) ||
+           (g->inherited && heapfile_byte_is_held(table->file, g->no.n));
+}
+
 /* --- the end --- */
 
 void group_set_ending(group_table *table, group *g)
@@ -254,6 +283,7 @@ int group_table_recover(group_table *table)
         if (g == NULL)
             return -ENOMEM;
         g->state = word.state;
+        g->inherited = true;
     }
     return 0;
 }

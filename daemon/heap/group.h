@@ -8,6 +8,7 @@
 
 #include "daemon/heap/spanlist.h"
 #include "daemon/memory/heapfile.h"
+#include "daemon/memory/lifesign.h"
 
 /* Groups that the sessions of one user may have founded and that have not ended. */
 #define GROUPS_PER_UID_MAX 128u
@@ -20,7 +21,9 @@ typedef struct group {
     enum shm_group_state state;         /* OPEN or ENDING; the word in spans says the same */
     uint32_t nmembers;                  /* sessions in the session table, */
     uint32_t nliving;                   /* and those of them that are open or lost. The session table counts */
-    bool waits;                         /* it has no such session, and a child that may attach: its lock is looked at */
+    bool waits;                         /* it has no such session, and a child that may attach: it is looked at */
+    bool inherited;                     /* from another daemon: a child may have the byte of spans, and no sign */
+    lifesign sign;                      /* its members have it mapped, and their children until they have their own */
     mcentral central[SPAN_CLASS_COUNT]; /* spans with objects of it that nobody leases: its members alone may */
 } group;
 
@@ -75,6 +78,15 @@ const char *group_name(const group_table *table, const group *g);
  */
 int group_find_or_found(group_table *table, const group_request *request, group **ret)
     __attribute__((warn_unused_result));
+
+/*
+ * Descriptors of its sign of life (made when the first member asks) and of its byte of spans, for a member; the
+ * caller's. 0, -errno.
+ */
+int group_life_fds(group_table *table, group *g, int *ret_sign, int *ret_byte) __attribute__((warn_unused_result));
+
+/* True while a process of the family lives that has not become another program. */
+bool group_lives(const group_table *table, const group *g);
 
 /* The token by which a child of a member shows that it is of the family. */
 const uint8_t *group_token(const group_table *table, const group *g);

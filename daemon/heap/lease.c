@@ -135,6 +135,12 @@ void lease_give(lessee *l, page_no first)
     CRASH_POINT(lease_after_word);
 }
 
+void lease_give_large(lessee *l, page_no first)
+{
+    lease_give(l, first);
+    offers_begin_large(&l->offers, first, u64_load_relaxed(&shm_span_at(l->table->heap->map, first)->nleases));
+}
+
 /* True if the lease word is that of a span which l leases. */
 static bool is_leased_by(lease_word lease, const lessee *l)
 {
@@ -236,7 +242,12 @@ static bool span_is_empty(const mheap *heap, page_no first)
     return live == 0;
 }
 
-int lease_return(lessee *l, page_no first)
+void lease_return(lessee *l, page_no first)
+{
+    lease_end(l, first, NULL);
+}
+
+int lease_return_freed(lessee *l, page_no first)
 {
     if (l->owner.n != 0 && !span_is_empty(l->table->heap, first))
         return LEASE_E_NOT_EMPTY;
@@ -259,6 +270,9 @@ void lease_revoke(lessee *l, page_no first, bool punched)
  * A large object belongs to the lessee that allocated it until it is freed. One that another process has freed is the
  * daemon's if the daemon takes it: true, and then the lessee holds nothing of it.
  *
+ * All clients can write the bits, so they are not enough: between daemon and lessee the word in the session's own memfd
+ * decides (shm/offers.h). It is asked for when the bits say that the object is free, and before they are changed.
+ *
  * Three write the two words of a leased large object, bit 0 of each.
  *   alloc   the lessee alone sets it, for an object that it hands out. The lessee (free) and the daemon (here) clear it
  *           by fetch_and, and whoever sees it go from 1 to 0 has the pages; so a lessee that frees at the same time is
@@ -271,16 +285,24 @@ void lease_revoke(lessee *l, page_no first, bool punched)
  * If the daemon dies behind the fetch_and: alloc 0, remote 1, LEASED. The object is free for everybody, no sweep takes
  * the pages, and the lessee returns them when it comes back, because it sees no object there; or its end does.
  */
-static bool large_claim(const shm_map *map, page_no first)
+static bool large_claim(lessee *l, page_no first)
 {
+    const shm_map *map = l->table->heap->map;
+    uint64_t nleases = u64_load_relaxed(&shm_span_at(map, first)->nleases);
     uint64_t before;
 
-    if ((u64_load_acquire(shm_remote_word(map, first, 0)) & 1) == 0)
+    if ((u64_load_acquire(shm_remote_word(map, first, 0)) & 1) == 0 ||
+        (u64_load_relaxed(shm_alloc_word(map, first, 0)) & 1) == 0)
         return false;
     if (holds_any(map) && holds_has(map, page_offset(first)))
         return false; /* who unlinks it is not done yet */
+    if (!offers_claim_large(&l->offers, first, nleases))
+        return false; /* somebody has forged the bits */
+    CRASH_POINT(sweep_after_word);
     before = u64_fetch_and_acq_rel(shm_alloc_word(map, first, 0), ~UINT64_C(1));
     CRASH_POINT(sweep_after_claim);
+    if ((before & 1) == 0)
+        offers_unclaim_large(&l->offers, first, nleases);
     return before & 1;
 }
 
@@ -297,7 +319,7 @@ bool lease_sweep(lease_table *table, page_no first, bool force)
         return false;
     l = lease_find_lessee(table, lease.session, lease.epoch);
     assert(l != NULL);
-    if (l->nops > 0 || !large_claim(heap->map, first))
+    if (l->nops > 0 || !large_claim(l, first))
         return false; /* operations: it may be this one that memory is being committed for */
     lease_end(l, first, NULL);
     return true;

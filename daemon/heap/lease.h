@@ -41,7 +41,7 @@ typedef struct lease_table {
 /* What a caller handles itself. */
 enum {
     LEASE_E_NOT_LEASED = 1, /* the lessee does not lease the span that was named */
-    LEASE_E_NOT_EMPTY = 2,  /* a lessee with an owner returns a span with objects in it */
+    LEASE_E_NOT_EMPTY = 2,  /* a lessee with an owner returns a large object that lives */
 };
 
 /*
@@ -67,6 +67,9 @@ uint64_t lease_room_pages(const lessee *l);
 /* Lease a span that is in no list. Its description is whole; the lease word is the last store. */
 void lease_give(lessee *l, page_no first);
 
+/* The same for a large span of a request of its own, of which l will hand out the object. */
+void lease_give_large(lessee *l, page_no first);
+
 /* Check a span number from a client. 0, LEASE_E_NOT_LEASED. */
 int lease_check(const lessee *l, uint32_t first, page_no *ret) __attribute__((warn_unused_result));
 
@@ -74,8 +77,17 @@ int lease_check(const lessee *l, uint32_t first, page_no *ret) __attribute__((wa
 void lease_extend(lessee *l, page_no first, uint64_t npages);
 void lease_shrink(lessee *l, page_no first, uint64_t npages);
 
-/* End the lease of a span that l leases. 0, LEASE_E_NOT_EMPTY (nothing has changed). */
-int lease_return(lessee *l, page_no first) __attribute__((warn_unused_result));
+/*
+ * End the lease of a span that l leases and says it does not use. What lives there all the same is the heap's, or the
+ * group's; or it ends, if it is l's own: then somebody else has set its bits.
+ */
+void lease_return(lessee *l, page_no first);
+
+/*
+ * The same if the object in a large span does not live, as far as its bits say, or if it is not l's own. 0,
+ * LEASE_E_NOT_EMPTY (nothing has changed).
+ */
+int lease_return_freed(lessee *l, page_no first);
 
 /* True for a large object of its own request: others may free it, and then the daemon may end its lease. */
 bool lease_is_large(const shm_span *span);

@@ -14,6 +14,8 @@
  *   3. The description is written, bits are cleared, then the page map follows. The lease word stays FREE: lease.c
  *      changes it, last.
  *   4. mheap_free_span: lease word to FREE, then page map to 0, then the pages go back to pagealloc.
+ *   5. The page map of more than 512 MiB is written, or cleared, in slices; meanwhile the pages are aside. Its first
+ *      entry is the first one written and the last one cleared: who walks the heap is led past the rest by it.
  *
  * A large span may change its length while it is leased. Growing: page map of the new pages, then npages, then
  * elem_bytes. Shrinking: elem_bytes, npages, then the page map.
@@ -22,8 +24,8 @@
  * them: free -> mheap_take_aside -> mheap_put_back -> free; those for growth go to their span instead.
  *
  * The memory limit is soft, as Go's: an allocation releases free pages first, the background scavenger holds 95% of
- * it, but one that does not fit is made all the same. max_bytes is hard: who makes spans asks mheap_max_allows() before.
- * The README says what both count.
+ * it, but one that does not fit is made all the same. max_bytes is hard: who makes spans asks mheap_max_allows()
+ * before. The README says what both count.
  *
  * Invariants (mheap_validate, linear): every taken page above 0 belongs to the span that its page map entry names, or
  * is in the page cache or aside; no free page has a description that is not FREE; a CENTRAL span is in the mcentral
@@ -32,7 +34,10 @@
 #include "daemon/heap/mheap.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <sys/mman.h>
+
+#include <utlist.h>
 
 #include "shm/crash.h"
 
@@ -92,6 +97,11 @@ int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes)
 
 void mheap_end(mheap *heap)
 {
+    for (mheap_mapping *m = heap->mappings, *next; m != NULL; m = next) {
+        next = m->next;
+        if (m->clears) /* the next daemon clears what is left */
+            free(m);
+    }
     (void)munmap(heap->links, links_bytes(heap));
     heap->pages = pagealloc_free(heap->pages);
     heap->adopted = adopt_free(heap->adopted);
@@ -162,7 +172,8 @@ uint64_t mheap_limit_bytes(const mheap *heap)
 /* What can't be released: pages in use, and what describes pages. */
 static uint64_t used_bytes(const mheap *heap)
 {
-    return (heap->ninuse_pages + heap->naside_pages[ASIDE_GROWTH]) * PAGE_BYTES + metabook_bytes(&heap->book);
+    return (heap->ninuse_pages + heap->naside_pages[ASIDE_GROWTH] + heap->naside_pages[ASIDE_MAPPING]) * PAGE_BYTES +
+           metabook_bytes(&heap->book);
 }
 
 uint64_t mheap_room_pages(const mheap *heap)
@@ -205,7 +216,8 @@ uint64_t mheap_free_backed_pages(const mheap *heap)
 
 uint64_t mheap_idle_pages(const mheap *heap)
 {
-    return mheap_committed_pages(heap) - heap->ninuse_pages - heap->naside_pages[ASIDE_GROWTH];
+    return mheap_committed_pages(heap) - heap->ninuse_pages - heap->naside_pages[ASIDE_GROWTH] -
+           heap->naside_pages[ASIDE_MAPPING];
 }
 
 uint64_t mheap_over_limit(const mheap *heap, unsigned percent, uint64_t npages)
@@ -434,8 +446,9 @@ static void note_inuse(mheap *heap, uint64_t npages)
         heap->npeak_pages = heap->ninuse_pages;
 }
 
-int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret_span,
-                     uint64_t *ret_nscavenged)
+/* Take pages for a span and describe it, all but the page map. */
+static int describe_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret_span,
+                         uint64_t *ret_nscavenged)
 {
     uint8_t class = span_class_size(spc).n;
     page_no first;
@@ -463,17 +476,119 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
         u64_store_relaxed(shm_remote_word(heap->map, first, w), 0);
     }
     CRASH_POINT(span_after_bits);
-    for (uint64_t i = 0; i < npages; i++)
-        u32_store_release(&heap->map->page_map[first.n + i], first.n);
-    CRASH_POINT(span_after_map);
-    metabook_note_span(&heap->book, first, npages);
-
-    note_inuse(heap, npages);
-    heap->ninuse_spans++;
-    note_checked(heap, first, 1, (int64_t)npages);
     *ret_span = first;
     *ret_nscavenged = nscavenged;
     return 0;
+}
+
+/* Its page map is written. */
+static void span_is_whole(mheap *heap, page_no first, uint64_t npages)
+{
+    CRASH_POINT(span_after_map);
+    metabook_note_span(&heap->book, first, npages);
+    note_inuse(heap, npages);
+    heap->ninuse_spans++;
+    note_checked(heap, first, 1, (int64_t)npages);
+}
+
+int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret_span,
+                     uint64_t *ret_nscavenged)
+{
+    page_no first;
+    int e = describe_span(heap, npages, align_pages, spc, &first, ret_nscavenged);
+
+    if (e != 0)
+        return e;
+    for (uint64_t i = 0; i < npages; i++)
+        u32_store_release(&heap->map->page_map[first.n + i], first.n);
+    span_is_whole(heap, first, npages);
+    *ret_span = first;
+    return 0;
+}
+
+/* --- long spans: page map in slices --- */
+
+static void add_mapping(mheap *heap, mheap_mapping *m)
+{
+    heap->naside_pages[m->clears ? ASIDE_CLEARING : ASIDE_MAPPING] += m->range.npages;
+    DL_APPEND(heap->mappings, m);
+    heap->on_mapping(heap->on_mapping_data);
+}
+
+int mheap_begin_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret_span,
+                     uint64_t *ret_nscavenged, mheap_mapping *m)
+{
+    int e = describe_span(heap, npages, align_pages, spc, ret_span, ret_nscavenged);
+
+    if (e != 0)
+        return e;
+    m->range = (page_range){ *ret_span, npages };
+    m->left = npages;
+    m->clears = false;
+    u32_store_release(&heap->map->page_map[ret_span->n], ret_span->n); /* who walks the heap passes over it */
+    add_mapping(heap, m);
+    return 0;
+}
+
+/*
+ * The page map entries of these pages, which are in no span any more, mean nothing: clear them, then the pages are
+ * free. Entries of many pages are cleared from the last one down, so that who walks the heap meets the first one, which
+ * leads past all of them; what stands there says FREE.
+ */
+static void clear_map(mheap *heap, page_no first, uint64_t npages, bool punched)
+{
+    mheap_mapping *m = npages > MHEAP_MAP_PAGES && heap->on_mapping != NULL ? calloc(1, sizeof(*m)) : NULL;
+
+    if (m != NULL) {
+        shm_span_at(heap->map, first)->npages = (uint32_t)npages;
+        u32_store_release(&heap->map->page_map[first.n], first.n);
+        *m = (mheap_mapping){ .range = { first, npages }, .left = npages, .clears = true, .punched = punched };
+        add_mapping(heap, m);
+        return;
+    }
+    for (uint64_t i = 0; i < npages; i++)
+        u32_store_release(&heap->map->page_map[first.n + i], 0);
+    pagealloc_free_range(heap->pages, first, npages, punched);
+}
+
+static void end_mapping(mheap *heap, mheap_mapping *m)
+{
+    void (*done)(void *) = m->done;
+    void *data = m->data;
+
+    DL_DELETE(heap->mappings, m);
+    heap->naside_pages[m->clears ? ASIDE_CLEARING : ASIDE_MAPPING] -= m->range.npages;
+    if (m->clears) {
+        pagealloc_free_range(heap->pages, m->range.first, m->range.npages, m->punched);
+        free(m);
+        return;
+    }
+    span_is_whole(heap, m->range.first, m->range.npages);
+    done(data);
+}
+
+bool mheap_map_some(mheap *heap, bool *ret_freed)
+{
+    mheap_mapping *m = heap->mappings;
+    uint64_t n;
+    uint64_t from;
+
+    *ret_freed = false;
+    if (m == NULL)
+        return false;
+    n = m->left < MHEAP_MAP_PAGES / 2 ? m->left : MHEAP_MAP_PAGES / 2;
+    from = m->range.first.n + (m->clears ? m->left - n : m->range.npages - m->left);
+    for (uint64_t i = n; i-- > 0;)
+        u32_store_release(&heap->map->page_map[from + i], m->clears ? 0 : m->range.first.n);
+    m->left -= n;
+    if (m->left == 0) {
+        *ret_freed = m->clears;
+        end_mapping(heap, m);
+    } else {
+        DL_DELETE(heap->mappings, m);
+        DL_APPEND(heap->mappings, m);
+    }
+    return heap->mappings != NULL;
 }
 
 void mheap_free_span(mheap *heap, page_no first, bool punched)
@@ -488,13 +603,11 @@ void mheap_free_span(mheap *heap, page_no first, bool punched)
     /* The state first: from here on the page map entries mean nothing. */
     u64_store_release(&span->lease, lease_pack((lease_word){ .state = SPAN_FREE }));
     CRASH_POINT(free_span_after_word);
-    for (uint64_t i = 0; i < npages; i++)
-        u32_store_release(&heap->map->page_map[first.n + i], 0);
-    CRASH_POINT(free_span_after_map);
     heap->ninuse_pages -= npages;
     heap->ninuse_spans--;
     note_checked(heap, first, -1, -(int64_t)npages);
-    pagealloc_free_range(heap->pages, first, npages, punched);
+    clear_map(heap, first, npages, punched);
+    CRASH_POINT(free_span_after_map);
 }
 
 /* --- large spans that change their length --- */
@@ -526,12 +639,10 @@ void mheap_shrink_span(mheap *heap, page_no first, uint64_t npages)
     span->elem_bytes = npages * PAGE_BYTES;
     span->npages = (uint32_t)npages;
     CRASH_POINT(shrink_after_npages);
-    for (uint64_t i = 0; i < gone; i++)
-        u32_store_release(&heap->map->page_map[first.n + npages + i], 0);
-    CRASH_POINT(shrink_after_map);
     heap->ninuse_pages -= gone;
     note_checked(heap, first, 0, -(int64_t)gone);
-    pagealloc_free_range(heap->pages, page_at(first.n + npages), gone, false);
+    clear_map(heap, page_at(first.n + npages), gone, false);
+    CRASH_POINT(shrink_after_map);
 }
 
 /* --- looking --- */

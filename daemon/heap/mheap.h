@@ -29,6 +29,8 @@ enum mheap_aside {
     ASIDE_UNUSED,
     ASIDE_FENCED, /* and by mheap_put_fence() */
     ASIDE_EXCESS,
+    ASIDE_MAPPING,  /* a long span, whose page map is being written (mheap_begin_span()) */
+    ASIDE_CLEARING, /* what was one */
     ASIDE_KINDS
 };
 
@@ -52,6 +54,21 @@ typedef struct mheap_checked {
     uint64_t npages;
 } mheap_checked;
 
+/* Entries of the page map that are written at once: more are written in slices. */
+#define MHEAP_MAP_PAGES 65536u
+
+/* Page map entries that are being written, or cleared. */
+typedef struct mheap_mapping {
+    struct mheap_mapping *prev;
+    struct mheap_mapping *next;
+    page_range range;
+    uint64_t left; /* entries; writing goes upwards, clearing downwards */
+    bool clears;
+    bool punched;              /* clears: the pages have no memory */
+    void (*done)(void *data);  /* of a span that has been begun */
+    void *data;
+} mheap_mapping;
+
 typedef struct mheap {
     heapfile *file;
     shm_map *map; /* of file */
@@ -74,6 +91,9 @@ typedef struct mheap {
     uint64_t ntakes;       /* times that pages were put into use, ever */
     uint64_t naside_pages[ASIDE_KINDS];
     mheap_fence fences[MHEAP_FENCES];
+    mheap_mapping *mappings;       /* under way, whose turn it is first */
+    void (*on_mapping)(void *data); /* there is one: mheap_map_some() is to be called. NULL: all is cleared at once */
+    void *on_mapping_data;
     uint64_t ndoubted_pages; /* of the committed ones another daemon has left free: they may have no memory */
     bool distrust_backed; /* free pages that count as having memory may have none: all that is leased is committed */
     mheap_checked checked;
@@ -104,6 +124,16 @@ void mheap_end(mheap *heap);
 int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret_span,
                      uint64_t *ret_nscavenged) __attribute__((warn_unused_result));
 
+/*
+ * The same for a span of more than MHEAP_MAP_PAGES, in slices: done is called by mheap_map_some() when the span is
+ * whole. Until then its pages are aside, and the caller keeps m.
+ */
+int mheap_begin_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret_span,
+                     uint64_t *ret_nscavenged, mheap_mapping *m) __attribute__((warn_unused_result));
+
+/* Write or clear a slice of the page map. *ret_freed: pages have come free. False: nothing is left to do. */
+bool mheap_map_some(mheap *heap, bool *ret_freed);
+
 /* Give the span's pages back. It is in no list. punched: there is no memory behind them any more. */
 void mheap_free_span(mheap *heap, page_no span, bool punched);
 
@@ -122,8 +152,8 @@ void mheap_shrink_span(mheap *heap, page_no span, uint64_t npages);
  *   ASIDE_FENCED   punches them, whether they have memory or not: range, if all of it is free
  *   ASIDE_EXCESS   the same; by the books they have none
  *   ASIDE_UNUSED   punches what describes them: the chunk that range.first lies in, if all of it is free without memory
- * The heap grows for ASIDE_AHEAD and ASIDE_GROWTH. ASIDE_UNUSED and ASIDE_EXCESS pages count as released, all others as committed.
- * *ret_nscavenged (NULL: not asked for): how many of those of ASIDE_GROWTH have no memory.
+ * The heap grows for ASIDE_AHEAD and ASIDE_GROWTH. ASIDE_UNUSED and ASIDE_EXCESS pages count as released, all others as
+ * committed. *ret_nscavenged (NULL: not asked for): how many of those of ASIDE_GROWTH have no memory.
  */
 page_range mheap_take_aside(mheap *heap, enum mheap_aside kind, page_range range, uint64_t *ret_nscavenged);
 

@@ -1,9 +1,9 @@
 /*
  * Offers: reads and changes the words by which a process offers its idle spans.
  *
- * Called by lease (a span is looked at, a lessee ends) and, by it, by the session's requests. Calls heapfile for the
- * memfd. Data: the memfd of each session, which its process writes too; nothing in it is trusted. A word is read once,
- * and only that of a span which the lease table says this lessee leases; so all that a forged one can do is end a
+ * Called by lease (a span is looked at, a lessee ends) and, by it, by the session's requests; by session, which makes
+ * the memfd. Data: the memfd of each session, which its process writes too; nothing in it is trusted. A word is read
+ * once, and only that of a span which the lease table says this lessee leases; so all that a forged one can do is end a
  * lease of its own session early, as a return would.
  *
  * A process that has never offered anything has not set `active`; then its words are not read, since reading gives a
@@ -12,42 +12,27 @@
  *
  * The mapping takes 8 bytes of address space a page: 64 MiB a session with a reserve of 64 GiB, and with the largest
  * reserve, 16 TiB, 16 GiB a session, 64 TiB for 4095 of them, which fits beside the arena into 128 TiB. A session
- * that finds no room is refused. The descriptor is closed when the process has been sent it: between requests the
- * daemon has none.
+ * that finds no room is refused. The memfd is the session's sign of life, too (daemon/memory/lifesign.h).
  */
 #include "daemon/heap/offers.h"
 
 #include <errno.h>
 #include <sys/mman.h>
-#include <sys/random.h>
-#include <unistd.h>
 
-#include "daemon/memory/heapfile.h"
 #include "shm/crash.h"
 
-int offers_renew(offers *o, uint64_t npages)
+int offers_map(offers *o, int fd, uint64_t npages)
 {
     uint64_t bytes = shm_offers_bytes(npages);
-    uint64_t id;
-    void *shared;
-    int fd;
+    void *shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 
-    if (getrandom(&id, sizeof(id), 0) != (ssize_t)sizeof(id))
-        return -EIO;
-    fd = heapfile_new_offers(bytes);
-    if (fd < 0)
-        return fd;
-    shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-    if (shared == MAP_FAILED) {
-        (void)close(fd);
+    if (shared == MAP_FAILED)
         return -ENOMEM;
-    }
     (void)madvise(shared, bytes, MADV_DONTDUMP);
     (void)madvise(shared, bytes, MADV_DONTFORK); /* else a keeper would hold the file's memory beyond its session */
     offers_end(o);
-    *o = (offers){ .shared = shared, .bytes = bytes, .id = id };
-    o->shared->id = id;
-    return fd;
+    *o = (offers){ .shared = shared, .bytes = bytes };
+    return 0;
 }
 
 static void (*unmap)(void *at, uint64_t bytes);
@@ -98,4 +83,30 @@ bool offers_take(offers *o, page_no first, uint64_t nleases)
             u64_exchange_if_acq_rel(&o->shared->words[first.n], &word, offer_pack(OFFER_TAKEN, nleases));
     CRASH_POINT(offer_after_take);
     return taken;
+}
+
+void offers_begin_large(offers *o, page_no first, uint64_t nleases)
+{
+    if (o->shared != NULL)
+        u64_store_release(&o->shared->words[first.n], offer_pack(OFFER_NONE, nleases));
+}
+
+/* Without words the bits alone decide. */
+bool offers_claim_large(offers *o, page_no first, uint64_t nleases)
+{
+    uint64_t word;
+
+    if (o->shared == NULL)
+        return true;
+    word = u64_load_acquire(&o->shared->words[first.n]);
+    return word >> 2 != nleases &&
+           u64_exchange_if_acq_rel(&o->shared->words[first.n], &word, offer_pack(OFFER_TAKEN, nleases));
+}
+
+void offers_unclaim_large(offers *o, page_no first, uint64_t nleases)
+{
+    uint64_t word = offer_pack(OFFER_TAKEN, nleases);
+
+    if (o->shared != NULL)
+        (void)u64_exchange_if_acq_rel(&o->shared->words[first.n], &word, 0);
 }

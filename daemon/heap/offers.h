@@ -10,7 +10,6 @@
 typedef struct offers {
     shm_offers *shared; /* the daemon's mapping of all of it, sparse */
     uint64_t bytes;
-    uint64_t id;
 } offers;
 
 /* What a walk does about offers. */
@@ -21,10 +20,10 @@ enum offers_look {
 };
 
 /*
- * Make new offers, for a heap of npages, in place of those that there are. Returns the descriptor, the caller's; or
- * -errno, and nothing has changed.
+ * From now on the offers are those in the session's own memfd (daemon/memory/lifesign.h), which has room for a heap of
+ * npages. fd stays the caller's. 0, -ENOMEM: nothing has changed.
  */
-int offers_renew(offers *o, uint64_t npages) __attribute__((warn_unused_result));
+int offers_map(offers *o, int fd, uint64_t npages) __attribute__((warn_unused_result));
 
 /* There are none any more. */
 void offers_end(offers *o);
@@ -37,6 +36,14 @@ enum offer_state offers_state(const offers *o, page_no first, uint64_t nleases);
 
 /* OFFERED becomes SEEN. */
 void offers_age(offers *o, page_no first, uint64_t nleases);
+
+/*
+ * Of a large span, whose object another process may free. The lease begins: its process has it in hand. Then the object
+ * is freed, as the bits say: take it, true, or leave it to its process, which has it in hand. Then not that, after all.
+ */
+void offers_begin_large(offers *o, page_no first, uint64_t nleases);
+bool offers_claim_large(offers *o, page_no first, uint64_t nleases) __attribute__((warn_unused_result));
+void offers_unclaim_large(offers *o, page_no first, uint64_t nleases);
 
 /* Take it. False: its owner has been faster. If true, the caller ends the lease. */
 bool offers_take(offers *o, page_no first, uint64_t nleases) __attribute__((warn_unused_result));

@@ -7,9 +7,9 @@
  *   1. A job waits until it is its turn, gets a thread for a slice of 8 MiB, or of 2 MiB if others wait, and waits
  *      again, until it is through. Pieces end at multiples of 2 MiB, so that each whole block can get a huge page.
  *   2. Whose turn: the job whose share is the least, and of these the one that came first. A share is what has been
- *      committed for a session so far; one that has asked for nothing for a while begins where the others are (start-time
- *      fair queueing: Goyal, Vin, Cheng, 1996). So a small refill waits for two slices that are under way, whatever
- *      others have asked for.
+ *      committed for a session so far; one that has asked for nothing for a while begins where the others are
+ *      (start-time fair queueing: Goyal, Vin, Cheng, 1996). So a small refill waits for two slices that are under way,
+ *      whatever others have asked for.
  *   3. Two slices are under way at once: more would only wait for the same lock of the file. A client that punches the
  *      very pages that it is being given makes a slice wait as long as the kernel needs to free what is there. One that
  *      has taken more than 10 ms does not count, as long as there are threads: the pool has COMMIT_THREADS for that.

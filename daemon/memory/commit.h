@@ -15,7 +15,8 @@
 typedef struct commit_job commit_job;
 typedef void (*commit_done_fn)(commit_job *job, int result);
 
-/* What jobs of one origin (a session, or the stock) have got: pages, counted from where the others were. Zeroed first. */
+/* What jobs of one origin (a session, or the stock) have got: pages, counted from where the others were. Zeroed
+ * first. */
 typedef struct commit_share {
     uint64_t npages;
 } commit_share;

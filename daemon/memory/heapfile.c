@@ -5,14 +5,12 @@
  * life). Data: the header of spans, which is written here once, before the first client can see it.
  *
  * Each memfd gets its full sparse size and is then sealed against any change of size, so no client can truncate it
- * under the others. Its mode becomes 0600: a memfd is born with 0777, and a client that holds a read-only descriptor
- * could reopen it for writing through /proc/self/fd. With 0600 that takes the daemon's own uid (or root), which could
- * do anything to the daemon anyway. No client ever gets the private memfd: it holds the tokens of sessions and groups
- * and says whose the adopted objects are, which must outlive the daemon too.
+ * under the others (memfd.c). No client ever gets the private memfd: it holds the tokens of sessions and
+ * groups, says which processes they are and whose the adopted objects are, which must outlive the daemon too.
  *
- * Any client that may write to a file can hold its inode lock as long as it likes. So once clients have the descriptors,
- * no thread of the daemon makes a call that takes it: fallocate, write, ftruncate, fchmod, F_ADD_SEALS. (The helper
- * does: helper.c.) fstat, fcntl, open and pread take none.
+ * Any client that may write to a file can hold its inode lock as long as it likes. So once clients have the
+ * descriptors, no thread of the daemon makes a call that takes it: fallocate, write, ftruncate, fchmod, F_ADD_SEALS. (The
+ * helper does: helper.c.) fstat, fcntl, open and pread take none.
  *
  * If the daemon dies while it makes a heap, nobody has its descriptors yet: the kernel frees it.
  */
@@ -27,13 +25,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/memory/memfd.h"
 #include "shm/handover.h"
 
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 0x0008U
-#endif
-
-#define SEALS         (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 #define PRIVATE_MAGIC UINT64_C(0x32504f4c4c414f47) /* "GOALLOP2" */
 
 const char *const heapfile_names[HEAPFILE_NFDS] = { "goalloc-arena", "goalloc-spans", "goalloc-bitmap",
@@ -42,49 +36,6 @@ const char *const heapfile_names[HEAPFILE_NFDS] = { "goalloc-arena", "goalloc-sp
 static const heapfile heapfile_none = {
     .fds = { -1, -1, -1, -1 }, .arena_ro_fd = -1, .bitmap_ro_fd = -1, .lock_fd = -1
 };
-
-/* A sealed memfd of len_bytes. Returns the descriptor or -errno. */
-static int memfd_sealed(const char *name, uint64_t len_bytes)
-{
-    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
-    int r;
-
-    if (fd < 0 && errno == EINVAL) /* a kernel before 6.3 */
-        fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0)
-        return -errno;
-    if (ftruncate(fd, (off_t)len_bytes) < 0 || fchmod(fd, 0600) < 0 || fcntl(fd, F_ADD_SEALS, SEALS) < 0) {
-        r = -errno;
-        (void)close(fd);
-        return r;
-    }
-    return fd;
-}
-
-/* A description of its own for the file of fd. Returns its descriptor or -errno. */
-static int reopen(int fd, int flags)
-{
-    char path[64];
-    int r;
-
-    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    r = open(path, flags | O_CLOEXEC);
-    return r < 0 ? -errno : r;
-}
-
-/* The same for reading, with a shared OFD lock on a byte. */
-static int reopen_locked(int fd, off_t at)
-{
-    struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1 };
-    int own = reopen(fd, O_RDONLY);
-    int r;
-
-    if (own < 0 || fcntl(own, F_OFD_SETLK, &lock) == 0)
-        return own;
-    r = -errno;
-    (void)close(own);
-    return r;
-}
 
 /* Map the file at a multiple of 2 MiB, so that its huge pages are huge pages of the mapping. NULL: no room. */
 static void *map_shared(int fd, uint64_t len_bytes)
@@ -131,8 +82,8 @@ static int heapfile_map(heapfile *file)
     file->zeroing = zeroing_new();
     if (file->zeroing == NULL)
         return -ENOMEM;
-    if ((r = file->arena_ro_fd = reopen(file->fds[HEAPFILE_ARENA], O_RDONLY)) < 0 ||
-        (r = file->bitmap_ro_fd = reopen(file->fds[HEAPFILE_BITMAP], O_RDONLY)) < 0)
+    if ((r = file->arena_ro_fd = memfd_reopen(file->fds[HEAPFILE_ARENA], O_RDONLY)) < 0 ||
+        (r = file->bitmap_ro_fd = memfd_reopen(file->fds[HEAPFILE_BITMAP], O_RDONLY)) < 0)
         return r;
     return 0;
 }
@@ -180,7 +131,7 @@ static bool is_sealed_file(int fd, uint64_t *ret_bytes)
     struct stat st;
     int seals = fcntl(fd, F_GET_SEALS);
 
-    if (seals < 0 || (seals & SEALS) != SEALS || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+    if (seals < 0 || (seals & MEMFD_SEALS) != MEMFD_SEALS || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
         return false;
     *ret_bytes = (uint64_t)st.st_size;
     return true;
@@ -268,40 +219,24 @@ void heapfile_close(heapfile *file)
 
 int heapfile_reopen_private(const heapfile *file)
 {
-    return reopen(file->fds[HEAPFILE_PRIVATE], O_RDWR);
+    return memfd_reopen(file->fds[HEAPFILE_PRIVATE], O_RDWR);
 }
 
 int heapfile_spans_fd(const heapfile *file)
 {
-    return reopen(file->fds[HEAPFILE_SPANS], O_RDONLY);
+    return memfd_reopen(file->fds[HEAPFILE_SPANS], O_RDONLY);
 }
 
-int heapfile_life_fd(const heapfile *file, session_no session)
+int heapfile_byte_fd(const heapfile *file, uint32_t n)
 {
-    return reopen_locked(file->fds[HEAPFILE_SPANS], session.n);
+    return memfd_reopen_locked(file->fds[HEAPFILE_SPANS], O_RDONLY, n);
 }
 
-int heapfile_group_fd(const heapfile *file, owner_no group)
+bool heapfile_byte_is_held(const heapfile *file, uint32_t n)
 {
-    return reopen_locked(file->fds[HEAPFILE_SPANS], group.n);
-}
-
-/* True while any description has a lock on that byte of spans. */
-static bool byte_is_locked(const heapfile *file, off_t at)
-{
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1 };
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = n, .l_len = 1 };
 
     return fcntl(file->fds[HEAPFILE_SPANS], F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
-}
-
-bool heapfile_session_lives(const heapfile *file, session_no session)
-{
-    return byte_is_locked(file, session.n);
-}
-
-bool heapfile_group_lives(const heapfile *file, owner_no group)
-{
-    return byte_is_locked(file, group.n);
 }
 
 bool heapfile_token_is(const uint8_t want[SESSION_TOKEN_BYTES], const uint8_t *token, size_t len_bytes)
@@ -313,11 +248,6 @@ bool heapfile_token_is(const uint8_t want[SESSION_TOKEN_BYTES], const uint8_t *t
     for (size_t i = 0; i < SESSION_TOKEN_BYTES; i++)
         differs |= want[i] ^ token[i];
     return differs == 0;
-}
-
-int heapfile_new_offers(uint64_t bytes)
-{
-    return memfd_sealed("goalloc-offers", bytes);
 }
 
 /* --- memory --- */

@@ -22,6 +22,14 @@ typedef struct private_adoption {
     shm_u64 who;
 } private_adoption;
 
+/* Which process has a session, as the daemon that has served it last has seen it. serve/deaths.c has the order. */
+typedef struct private_process {
+    shm_u64 pidfd_ino;     /* inode of its pidfd, which no other process has (Linux 6.9). 0: nothing is known */
+    shm_u64 pid_namespace; /* inode of the daemon's, in which pid counts */
+    shm_u32 pid;
+    uint32_t pad;
+} private_process;
+
 /* What outlives a daemon and no client may see. Only as much of it as is used has memory. */
 typedef struct heap_private {
     uint64_t magic;
@@ -33,6 +41,7 @@ typedef struct heap_private {
     shm_u64 punching[HELPERS_MAX]; /* by place: what that helper punches now, or is about to (helper.c); 0: nothing */
     uint8_t tokens[SHM_SESSIONS_MAX][SESSION_TOKEN_BYTES];
     uint8_t group_tokens[SHM_GROUPS_MAX][SESSION_TOKEN_BYTES];
+    private_process processes[SHM_SESSIONS_MAX];
     private_adoption adoptions[ADOPTIONS_MAX];
 } heap_private;
 
@@ -69,31 +78,21 @@ void heapfile_close(heapfile *file);
 /* Close those of the descriptors that are not -1. */
 void heapfile_close_fds(const int fds[HEAPFILE_NFDS]);
 
-/*
- * The life lock of a session: a read-only descriptor of spans with an OFD lock on the session's byte. The client leaves
- * one page of it mapped, and the kernel drops the lock with the last reference: at the end of the process, at exec, at
- * detach. Whichever daemon has spans can ask for it. Returns the descriptor (the caller's), or -errno.
- */
-int heapfile_life_fd(const heapfile *file, session_no session) __attribute__((warn_unused_result));
-
-/*
- * The same for a group: all its members hold the lock on its byte, together. Unlike a session's, the page is left to
- * children, so the lock is held as long as there is a process of the family that has not become another program,
- * whether it has attached or not.
- */
-int heapfile_group_fd(const heapfile *file, owner_no group) __attribute__((warn_unused_result));
-bool heapfile_group_lives(const heapfile *file, owner_no group);
-
 /* True if the client's token is that one, of the private memfd. Takes the same time whatever differs. */
 bool heapfile_token_is(const uint8_t want[SESSION_TOKEN_BYTES], const uint8_t *token, size_t len_bytes);
 
 /* A read-only descriptor of spans for one client, of a description of its own: locks on it end with that client. */
 int heapfile_spans_fd(const heapfile *file) __attribute__((warn_unused_result));
-/* True while anybody has the session's descriptor open or mapped, or if the kernel does not say. */
-bool heapfile_session_lives(const heapfile *file, session_no session);
 
-/* A memfd of bytes for the offers of one session, sealed as those of the heap are. The descriptor, or -errno. */
-int heapfile_new_offers(uint64_t bytes) __attribute__((warn_unused_result));
+/*
+ * What a session or a group has for the time after this daemon: a read-only descriptor of spans with an OFD lock on the
+ * byte of its number (session_no, owner_no), of which the client leaves a page mapped, as of its sign of life.
+ * Whichever daemon has spans can ask for it; but any client can lock any byte, and the question takes the longer, the
+ * more locks there are. Returns the descriptor (the caller's), or -errno.
+ */
+int heapfile_byte_fd(const heapfile *file, uint32_t n) __attribute__((warn_unused_result));
+/* True while anybody has such a descriptor open or mapped, or if the kernel does not say. */
+bool heapfile_byte_is_held(const heapfile *file, uint32_t n);
 
 /* The files for who punches. */
 holes heapfile_holes(const heapfile *file);

@@ -17,8 +17,8 @@
  *            up to 64.
  *   punches  holes, up to PUNCHES_MAX requests, answered in order, without a deadline: until the answer the pages may
  *            lose their memory at any moment, so they stay aside.
- * The helper looks at the calls before each hole. So a fill that was sent before a punch was sent happens before it, and
- * none of pages that are about to be punched comes later (zeroing.c relies on it).
+ * The helper looks at the calls before each hole. So a fill that was sent before a punch was sent happens before it,
+ * and none of pages that are about to be punched comes later (zeroing.c relies on it).
  *
  * Death of the daemon. The helper gets SIGKILL (PDEATHSIG), or finds the end of its sockets. If it is stuck it dies
  * only after its call, which may be a punch, long after the next daemon has handed out the same pages. So:
@@ -54,10 +54,11 @@
 #include <utlist.h>
 
 #include "daemon/log.h"
+#include "daemon/privileges.h"
 
 #define PUNCHES_MAX    16u
-#define LATE_NS        UINT64_C(100000000)
-#define SAY_NS         UINT64_C(1000000000)
+#define LATE_NS        UINT64_C(2000000000)
+#define SAY_NS         UINT64_C(2000000000)
 #define LOOK_MS        50u
 #define CHILD_MS       1000
 #define OLD_MS         500u
@@ -227,6 +228,7 @@ __attribute__((noreturn)) static void child_run(child *c, int fds[CHILD_NFDS], p
     c->private = mmap(NULL, SYSTEM_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, PLACE, 0);
     if (c->private == MAP_FAILED)
         _exit(EXIT_FAILURE);
+    (void)(privileges_confine(PRIVILEGES_HELPER, (const char *const[]){ NULL }) < 0); /* it works with privileges, too */
     answer(PUNCHES, &(reply){ .id = 0 }); /* it has closed what it must not hold */
     for (;;) {
         if (poll(polls, 2, -1) < 0 && errno != EINTR)

@@ -28,7 +28,7 @@ typedef struct helper_punch {
     const helper_hole *holes;
     size_t nholes;
     void (*done)(struct helper_punch *p);
-    void (*late)(struct helper_punch *p); /* called once if it takes 100 ms; or NULL */
+    void (*late)(struct helper_punch *p); /* called once if it takes 2 s; or NULL */
     void *data;
     size_t ndone;    /* in done: so many of the holes, from the first on, are there */
     uint64_t cpu_ns; /* in done: what that took */

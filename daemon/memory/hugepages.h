@@ -20,9 +20,9 @@ typedef struct hugepages {
 } hugepages;
 
 /*
- * Put huge pages behind the nblocks blocks of 2 MiB that are mapped at addr, which is a multiple of 2 MiB, as its offset
- * in the file is. Returns how many of the blocks, from the first on, have memory now; the caller sees to the others,
- * which may have got a part of theirs. This never waits for the OOM killer. From any thread.
+ * Put huge pages behind the nblocks blocks of 2 MiB that are mapped at addr, which is a multiple of 2 MiB, as its
+ * offset in the file is. Returns how many of the blocks, from the first on, have memory now; the caller sees to the
+ * others, which may have got a part of theirs. This never waits for the OOM killer. From any thread.
  */
 uint64_t hugepages_commit(hugepages *huge, char *addr, uint64_t nblocks)
     __attribute__((warn_unused_result));

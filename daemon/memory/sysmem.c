@@ -11,8 +11,8 @@
  * nothing. If the daemon is moved to another cgroup, that one's files are opened at the next reading.
  *
  * A client can have the daemon ask by requests that are refused. So the files are read ten times a second at most, and
- * in between what was said counts, less what was committed and more what was given back. A lack of memory that has ended
- * is noticed 100 ms later.
+ * in between what was said counts, less what was committed and more what was given back. A lack of memory that has
+ * ended is noticed 100 ms later.
  *
  * Not all of what is left may be committed:
  *   - a 64th of the whole (of the system's memory, or the cgroup's limit), at most 64 MiB, stays for everybody else and

@@ -113,7 +113,8 @@ static void ahead_on_committed(commit_job *job, int result)
 /* True if pages are being given back just now; not if that has got stuck. */
 static bool is_releasing(const ahead *a)
 {
-    return (a->scav->busy || a->scav->forced || mheap_releasing_pages(a->heap) > 0) && !helper_is_stuck(a->scav->helper);
+    return !helper_is_stuck(a->scav->helper) &&
+           (a->scav->busy || a->scav->forced || mheap_releasing_pages(a->heap) > 0);
 }
 
 void ahead_prepare(ahead *a)

@@ -5,8 +5,7 @@
  * then on), closer. Data: the listening socket, private.
  *
  * A connection comes in: accept, the uid that the kernel says, its account, and what is counted there. Who is over a
- * limit is told by one frame that needs no memory, and closed at once: two system calls more than none at all. Only then
- * a peer is made.
+ * limit is told by one frame that needs no memory, once a millisecond, and closed at once. Only then a peer is made.
  *
  * Turns: ACCEPTS_A_TURN connections come in between two turns of the loop, which is less than a millisecond; then those
  * who are there already are served. The kernel's queue holds the others meanwhile.
@@ -58,8 +57,8 @@ static void discard(door *d, int fd, const user *who)
         closer_take(d->host->closer, copy, who);
 }
 
-/* Tell who is over a limit, if his socket takes it, and close. */
-static void refuse(door *d, int fd, user *who, const struct ucred *cred, enum limit why)
+/* One frame, which takes no memory, if the socket takes it. */
+static void tell(int fd, enum limit why)
 {
     Goallocd__Reply reply = GOALLOCD__REPLY__INIT;
     char text[128];
@@ -71,7 +70,14 @@ static void refuse(door *d, int fd, user *who, const struct ucred *cred, enum li
     reply.message = text;
     len = wire_pack_reply(&reply, out, sizeof(out));
     if (send(fd, out, len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-        log_debug("client pid %d: %s", (int)cred->pid, strerror(errno));
+        return; /* it has gone already */
+}
+
+/* Close the connection of who is over a limit; tell him, but once a millisecond is enough for a flood. */
+static void refuse(door *d, int fd, user *who, const struct ucred *cred, enum limit why)
+{
+    if (who->refused[why] == 0 || who->refused_ms[why] != uv_now(d->host->loop))
+        tell(fd, why);
     users_refused(d->host->users, who, why, &(users_subject){ .pid = (uint32_t)cred->pid, .label = "" },
                   uv_now(d->host->loop));
     discard(d, fd, who);
@@ -97,7 +103,7 @@ static void note_late(door *d, peer *p)
     p->late = true;
     host->nlate++;
     if (host->nlate == 1)
-        log_warn("few descriptors are left: no more sessions");
+        log_client_warn(p->uid, "few descriptors are left: no more sessions");
     if (host->nlate <= LATE_MAX)
         return;
     for (peer *old = host->peers; old != NULL; old = old->next) {
@@ -122,7 +128,7 @@ static void on_silence(uv_timer_t *timer)
         if (p->ready || (ioctl(peer_fd(p), FIONREAD, &nbytes) == 0 && nbytes > 0)) {
             peer_still_silent(p);
         } else {
-            log_debug("client pid %u disconnected: it asks nothing", p->pid);
+            log_client_debug(p->uid, "client pid %u disconnected: it asks nothing", p->pid);
             peer_close(p);
         }
     }
@@ -240,6 +246,8 @@ int door_open(door *d, peer_host *host, int listen_fd, bool refuses_fds)
     host->late_fd = INT_MAX;
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur <= INT_MAX)
         host->late_fd = (int)limit.rlim_cur - RESERVE_FDS;
+    if (host->late_fd > d->spare_fd)
+        users_fit_descriptors(host->users, (uint64_t)(host->late_fd - d->spare_fd)); /* those below are in use */
     (void)uv_timer_init(host->loop, &d->silence);
     (void)uv_timer_init(host->loop, &d->again);
     d->silence.data = d->again.data = d->listener.data = d;

@@ -6,9 +6,9 @@
  * pages that are being punched are aside, or behind a fence if the heap has not grown to them.
  *
  * The books say which pages have memory because of the daemon; limits and statistics go by them, so what clients add
- * takes no room from others there. But it takes the system's. The kernel's count of a file's blocks says how much it is,
- * and nothing says where: pages that were committed and never written look like holes to all who ask. So all that has
- * no memory by the books is punched, which costs next to nothing where there is none:
+ * takes no room from others there. But it takes the system's. The kernel's count of a file's blocks says how much it
+ * is, and nothing says where: pages that were committed and never written look like holes to all who ask. So all that
+ * has no memory by the books is punched, which costs next to nothing where there is none:
  *
  *   1. Each two seconds the counts are compared. Two looks in a row must find at least a MiB: then a pass begins.
  *   2. From the upper end of the arena downwards, a request at a time, 10 ms apart: beyond the heap's end the pages and

@@ -40,10 +40,9 @@ void holdings_recount(service *srv)
         ;
     for (uint32_t at = roots_next(srv->roots, 0); at < SHM_ROOTS_MAX; at = roots_next(srv->roots, at + 1)) {
         root_value value = roots_value_at(srv->roots, at);
-        const session *s = session_find(&srv->sessions, value.session, value.epoch);
 
-        if (s != NULL)
-            add(u, s->uid, LIMIT_UID_ROOTS, 1);
+        if (value.owner != 0)
+            add(u, value.owner - 1, LIMIT_UID_ROOTS, 1);
     }
     for (uint32_t no = 1, end = service_nentries(srv); no < end; no++) {
         const session *s = session_at(&srv->sessions, no);

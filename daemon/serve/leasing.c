@@ -3,7 +3,8 @@
  * memory is short.
  *
  * Called by request_lease.c. Calls operation, session (leases), mheap, releases, commit, ahead, sweep. Spans are leased
- * as they are gathered, before they have memory, so nobody else gets them; the client learns of them by the reply alone.
+ * as they are gathered, before they have memory, so nobody else gets them; the client learns of them by the reply
+ * alone.
  *
  *   1. leasing_begin: the operation is LEASING and has memory for 1024 spans.
  *   2. leasing_add*: spans are leased; those that need memory are noted in the commit job.
@@ -290,6 +291,13 @@ static void on_committed(commit_job *job, int result)
     peer_resume(&c->peer);
 }
 
+/* The operation goes on in another turn of the loop, and its session does not end before it. */
+static void begin_committing(client *c)
+{
+    operation_set_state(&c->op, OPERATION_COMMITTING);
+    client_any_session(c)->lessee.nops++;
+}
+
 static void commit(client *c)
 {
     c->op.committing = true;
@@ -334,7 +342,10 @@ void leasing_begin(client *c, const Goallocd__Request *request)
 
 void leasing_add(client *c, session *s, page_no first)
 {
-    lease_give(&s->lessee, first);
+    if (c->op.kind == GOALLOCD__REQUEST__OP_ALLOC_LARGE)
+        lease_give_large(&s->lessee, first);
+    else
+        lease_give(&s->lessee, first);
     c->op.memory->spans[c->op.nspans++] = first.n;
 }
 
@@ -368,22 +379,61 @@ void leasing_add_growth(client *c, page_no first, page_no behind, uint64_t npage
     note_taken(c, behind, npages, nscavenged);
 }
 
-answer leasing_commit(client *c)
+/* The spans are leased. later: the operation has been COMMITTING for some time. */
+static void commit_leased(client *c, bool later)
 {
     service *srv = client_service(c);
     uint64_t over = (mheap_over_limit(srv->heap, RELEASE_PERCENT, 0) + PAGE_BYTES - 1) / PAGE_BYTES;
     bool releasing = over > 0 && releases_begin(srv, over, on_released, c);
+    bool refused = !releasing && c->op.commit.nranges > 0 && mheap_over_max(srv->heap) > 0;
 
-    if (!releasing && c->op.commit.nranges == 0) {
-        end(c, 0, ANSWER_DONE);
-    } else if (!releasing && mheap_over_max(srv->heap) > 0) {
-        end(c, -EAGAIN, leasing_max_reached); /* what is free can't be released now */
-    } else {
-        operation_set_state(&c->op, OPERATION_COMMITTING);
-        client_any_session(c)->lessee.nops++;
-        if (!releasing)
-            commit(c);
+    if (refused || (!releasing && c->op.commit.nranges == 0)) {
+        if (refused) /* what is free can't be released now */
+            end(c, -EAGAIN, leasing_max_reached);
+        else
+            end(c, 0, ANSWER_DONE);
+        if (later)
+            peer_resume(&c->peer);
+        return;
     }
-    ahead_prepare(&srv->ahead);
+    if (!later)
+        begin_committing(c);
+    if (!releasing)
+        commit(c);
+}
+
+answer leasing_commit(client *c)
+{
+    commit_leased(c, false);
+    ahead_prepare(&client_service(c)->ahead);
     return ANSWER_GIVEN;
+}
+
+/* --- long spans --- */
+
+/* Its page map is written: lease it. */
+static void on_mapped(void *data)
+{
+    client *c = data;
+
+    leasing_add_fresh(c, client_any_session(c), c->op.mapping.range.first, c->op.nscavenged);
+    commit_leased(c, true);
+}
+
+int leasing_alloc_long(client *c, uint64_t npages, uint64_t align_pages, span_class spc)
+{
+    service *srv = client_service(c);
+    mheap_mapping *m = &c->op.mapping;
+    page_no first;
+    int e;
+
+    *m = (mheap_mapping){ .done = on_mapped, .data = c };
+    e = mheap_begin_span(srv->heap, npages, align_pages, spc, &first, &c->op.nscavenged, m);
+    if (e == MHEAP_E_EXHAUSTED) {
+        rescue(srv);
+        e = mheap_begin_span(srv->heap, npages, align_pages, spc, &first, &c->op.nscavenged, m);
+    }
+    if (e == 0)
+        begin_committing(c);
+    return e;
 }

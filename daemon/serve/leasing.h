@@ -34,9 +34,10 @@ answer leasing_give_up(client *c, answer why, uint64_t npages);
 bool leasing_must_leave_pages(const client *c);
 
 /*
- * Whether the session may have npages more, as far as arena, system and the heap's own limits go; the session's limit is
- * not looked at. Without insist, a memory limit that would be passed means EAGAIN: the client is to give back what it
- * holds idle first, and insists. What is idle elsewhere is looked for before this says no, and the log says who asked.
+ * Whether the session may have npages more, as far as arena, system and the heap's own limits go; the session's limit
+ * is not looked at. Without insist, a memory limit that would be passed means EAGAIN: the client is to give back what
+ * it holds idle first, and insists. What is idle elsewhere is looked for before this says no, and the log says who
+ * asked.
  */
 answer leasing_allows(service *srv, const session *s, uint64_t npages, bool insist);
 
@@ -46,5 +47,12 @@ answer leasing_allows_more(service *srv, const session *s, uint64_t npages, bool
 /* mheap_alloc_span(), with a second try after a rescue. */
 int leasing_alloc_span(service *srv, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret,
                        uint64_t *ret_nscavenged) __attribute__((warn_unused_result));
+
+/*
+ * The same for a span of more than MHEAP_MAP_PAGES, in slices between the turns of the loop: the operation is
+ * COMMITTING and goes on by itself, to the reply.
+ */
+int leasing_alloc_long(client *c, uint64_t npages, uint64_t align_pages, span_class spc)
+    __attribute__((warn_unused_result));
 
 #endif

@@ -4,6 +4,7 @@
 #ifndef GOALLOC_DAEMON_SERVE_OPERATION_H
 #define GOALLOC_DAEMON_SERVE_OPERATION_H
 
+#include "daemon/heap/mheap.h"
 #include "daemon/memory/commit.h"
 #include "daemon/serve/peer.h"
 #include "daemon/serve/queue.h"
@@ -73,6 +74,8 @@ typedef struct operation {
     uint32_t nfresh;
     uint64_t grow_pages; /* ResizeLarge: pages at spans[1] that the object in spans[0] is to grow by */
     commit_job commit;
+    mheap_mapping mapping; /* COMMITTING: of the long span that has no lease yet */
+    uint64_t nscavenged;   /* of its pages */
     bool committing; /* the job was begun: pages may have got memory */
 } operation;
 

@@ -13,7 +13,7 @@
  *       replies waits for itself. The daemon never waits for a client.
  * Busy: a request that takes longer is an operation (operation.c). While the peer has one it is not read from, so its
  *       requests are answered in order and cost no queue. A request that is to be handled again stays with the input.
- * Turn: in one turn of the loop a peer has LIMIT_PIPELINED requests handled, and all peers of a user together TURN_NS:
+ * Turn: in one turn of the loop a peer has LIMIT_PIPELINED requests handled, and all peers of a user together LIMIT_UID_TURN:
  *       then they are ready, which is to go on in a later turn, one after the other. The time of a user's first
  *       TURN_FREE requests of a turn is not measured, so that those who wait for each reply cost no look at the clock.
  * End:  every reply and notice may close its peer, that of the request being handled too. Who goes on after one may
@@ -48,11 +48,11 @@
 #include "daemon/log.h"
 #include "proto/fdpass.h"
 
-#define TURN_NS      UINT64_C(500000) /* that all requests of a user may take in a turn of the loop, */
-#define TURN_FREE    8u              /* but for so many of them */
+#define TURN_FREE    8u              /* requests of a user in a turn of the loop, whose time is not measured */
 #define SEND_BYTES   (32 * 1024)     /* of replies in the kernel, which doubles it for what it needs beside them */
 #define GROW_BYTES   1024u           /* for a frame that has begun: the first memory, doubled as it fills */
 #define MALLOC_BYTES 16u             /* what malloc needs beside a block */
+#define NS_PER_US    UINT64_C(1000)
 
 static void peer_process(peer *p, bool has_turn);
 
@@ -279,7 +279,8 @@ void peer_reply_with_fds(peer *p, const Goallocd__Reply *reply, const int *fds, 
 /* True if the user's peers may have another request handled in this turn of the loop. */
 static bool has_time(const peer *p)
 {
-    return p->user->turn != p->host->turn || p->user->spent_ns < TURN_NS;
+    return p->user->turn != p->host->turn ||
+           p->user->spent_ns < p->host->users->limits->max[LIMIT_UID_TURN] * NS_PER_US;
 }
 
 static void on_go_on(uv_idle_t *idle)

@@ -6,12 +6,12 @@
  *
  *   1. Pages are taken aside, highest first, and the helper is asked.
  *   2. When it answers, they are free again, without memory as far as it got, and after(true) is called.
- *   3. If it does not answer within 100 ms, because a client holds a lock of the file, after(false) is called, and 2
+ *   3. If it does not answer within 2 s, because a client holds a lock of the file, after(false) is called, and 2
  *      comes without it. As long as the helper is stuck no more are begun: so there are as many at most as it takes
  *      requests.
  *
- * What a commit that has failed, or was not begun, leaves behind is punched in the same way, since nobody knows which of
- * its pages have memory.
+ * What a commit that has failed, or was not begun, leaves behind is punched in the same way, since nobody knows which
+ * of its pages have memory.
  *
  * If the daemon dies, the pages are free; the next one keeps those aside that the helper may still be at (helper.c).
  */

@@ -23,6 +23,7 @@
 #define RETURN_SPANS   32u              /* that are returned between two looks at the clock, */
 #define RETURN_NS      UINT64_C(250000) /* and how long a slice of a long ReturnSpans takes */
 #define INSIST_PAGES   16u   /* a refill above the memory limit */
+#define GROWTH_PAGES_MAX (4 * MHEAP_MAP_PAGES) /* of a large object that stays: their page map is written at once */
 #define LEASE_LIST_MAX 8192u /* spans named in one reply */
 
 /* The search for what a session offers, at its limit. */
@@ -31,6 +32,7 @@
 #define SEARCH_PART    10u                /* that is, 1/10 of the time; */
 #define SEARCH_PAST_NS UINT64_C(10000000) /* what is left of that from the last 10 ms can be used at once */
 
+static const answer cant_grow = { EBUSY, "what lies behind the object is in use, or more than can be added at once" };
 static const answer quota_reached = { EDQUOT, NULL }; /* requests.c knows which one, and says so */
 static const answer searching = { EINPROGRESS, "the session's limit is reached, unless it offers something: ask again" };
 
@@ -214,6 +216,10 @@ answer handle_alloc_large(client *c, session *s, const Goallocd__Request *reques
     if (a.error != 0 && a.message != leasing_exhausted.message)
         return a;
     leasing_begin(c, request);
+    if (a.error == 0 && !leasing_must_leave_pages(c) && ask->npages > MHEAP_MAP_PAGES)
+        return leasing_alloc_long(c, ask->npages, align, spc) == 0
+                   ? ANSWER_GIVEN
+                   : leasing_give_up(c, leasing_exhausted, ask->npages);
     if (a.error != 0 || leasing_must_leave_pages(c) ||
         leasing_alloc_span(srv, ask->npages, align, spc, &first, &nscavenged) != 0)
         return leasing_give_up(c, leasing_exhausted, ask->npages);
@@ -248,13 +254,13 @@ static answer grow(client *c, const Goallocd__Request *request, page_no first, u
     service *srv = client_service(c);
     page_no behind = page_at(first.n + npages);
     uint64_t nscavenged;
-    answer a = leasing_allows(srv, client_any_session(c), more, true);
+    answer a = more > GROWTH_PAGES_MAX ? cant_grow : leasing_allows(srv, client_any_session(c), more, true);
 
     if (a.error != 0)
         return a;
     leasing_begin(c, request);
     if (mheap_take_aside(srv->heap, ASIDE_GROWTH, (page_range){ behind, more }, &nscavenged).npages == 0)
-        return leasing_give_up(c, (answer){ EBUSY, "what lies behind the object is in use" }, 0);
+        return leasing_give_up(c, cant_grow, 0);
     leasing_add_growth(c, first, behind, more, nscavenged);
     return leasing_commit(c);
 }
@@ -313,19 +319,31 @@ answer handle_free_large(client *c, session *s, const Goallocd__Request *request
 
 /* --- what comes back --- */
 
+/*
+ * It returns what it does not lease: a fault, but perhaps not its own, because others can write the bits that end the
+ * lease of a large object. So it costs it nothing, and is told once a session.
+ */
+static void note_not_leased(const client *c, session *s, uint32_t name)
+{
+    if (!s->told_not_leased)
+        log_client_warn(s->uid, "session %u (pid %u, '%s') returns span %u, which it does not lease: ignored",
+                        s->lessee.no.n, c->peer.pid, s->label, name);
+    s->told_not_leased = true;
+}
+
 /* A span that the client has given up. False: it lies, and is disconnected. */
 static bool return_span(client *c, session *s, uint32_t name)
 {
     page_no first;
 
-    if (lease_check(&s->lessee, name, &first) != 0) {
-        peer_violation(&c->peer, "it returns span %u, which it does not lease", name);
+    if (name == 0 || name >= client_service(c)->heap->map->npages) {
+        peer_violation(&c->peer, "it returns span %u, which is not in the arena", name);
         return false;
     }
-    if (lease_return(&s->lessee, first) != 0) {
-        peer_violation(&c->peer, "it returns span %u with objects that it owns", name);
-        return false;
-    }
+    if (lease_check(&s->lessee, name, &first) == 0)
+        lease_return(&s->lessee, first);
+    else
+        note_not_leased(c, s, name);
     return true;
 }
 
@@ -335,20 +353,30 @@ static bool return_span(client *c, session *s, uint32_t name)
  */
 static bool return_large(client *c, session *s, uint32_t name)
 {
-    service *srv = client_service(c);
     page_no first;
 
-    if (name == 0 || name >= srv->heap->map->npages) {
+    if (name == 0 || name >= client_service(c)->heap->map->npages) {
         peer_violation(&c->peer, "it returns large object %u, which is not in the arena", name);
         return false;
     }
     if (lease_check(&s->lessee, name, &first) != 0)
         return true;
-    if (!lease_is_large(shm_span_at(srv->heap->map, first))) {
+    if (!lease_is_large(shm_span_at(client_service(c)->heap->map, first))) {
         peer_violation(&c->peer, "it returns span %u as a large object, which it is not", name);
         return false;
     }
-    return lease_return(&s->lessee, first) >= 0; /* if it is not empty, the object is the session's and stays */
+    (void)lease_return_freed(&s->lessee, first); /* an object that lives and is the session's stays leased */
+    return true;
+}
+
+/* True if a slice is over. It begins with the first call, *until_ns 0: short returns don't look at the clock. */
+static bool is_over(uint64_t *until_ns)
+{
+    uint64_t now = uv_hrtime();
+
+    if (*until_ns == 0)
+        *until_ns = now + RETURN_NS;
+    return now > *until_ns;
 }
 
 /*
@@ -359,11 +387,12 @@ static bool return_large(client *c, session *s, uint32_t name)
 answer handle_return(client *c, session *s, const Goallocd__Request *request)
 {
     const Goallocd__ReturnSpans *ask = request->return_spans;
-    uint64_t start = uv_hrtime();
     size_t n = ask->n_spans + ask->n_large;
+    size_t first = c->op.ndone;
+    uint64_t until_ns = 0;
 
-    for (size_t i = c->op.ndone; i < n; i++) {
-        if (i > c->op.ndone && (i - c->op.ndone) % RETURN_SPANS == 0 && uv_hrtime() - start > RETURN_NS) {
+    for (size_t i = first; i < n; i++) {
+        if (i > first && (i - first) % RETURN_SPANS == 0 && is_over(&until_ns)) {
             c->op.ndone = i;
             operation_begin(&c->op, &c->peer, request, OPERATION_PAUSED);
             service_wake(client_service(c));

@@ -18,6 +18,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "daemon/serve/holdings.h"
+
 #define LIST_ROOTS_MAX 128u
 
 static const answer root_answers[] = {
@@ -79,15 +81,32 @@ static bool may_change(client *c, const session *s, root_name name)
     return value.owner == 0 || value.owner == root_owner(s->uid) || service_may_control(&c->peer);
 }
 
+/* ANSWER_DONE if a root of that name is there, or the user may have one more. */
+static answer may_add(client *c, const session *s, root_name name)
+{
+    service *srv = client_service(c);
+    root_value there;
+
+    if (s->user->privileged || roots_get(srv->roots, name, &there) != ROOTS_E_NO_SUCH ||
+        holdings_allow(srv, s->user, LIMIT_UID_ROOTS))
+        return ANSWER_DONE;
+    return service_refuse(c, LIMIT_UID_ROOTS, s->user->bound[LIMIT_UID_ROOTS],
+                          srv->users.limits->max[LIMIT_UID_ROOTS]);
+}
+
 answer handle_root_set(client *c, session *s, const Goallocd__Request *request)
 {
     const Goallocd__RootSet *ask = request->root_set;
     root_value value = value_of(s, ask->offset, ask->ticket);
+    answer a;
 
     if (has_been_done(c, s, ask->ticket))
         return ANSWER_DONE;
     if (!may_change(c, s, name_of(ask->name)))
         return answer_not_owner;
+    a = ask->offset == 0 ? ANSWER_DONE : may_add(c, s, name_of(ask->name));
+    if (a.error != 0)
+        return a;
     return root_answers[roots_set(client_service(c)->roots, name_of(ask->name), &value)];
 }
 
@@ -95,11 +114,15 @@ answer handle_root_compare_and_set(client *c, session *s, const Goallocd__Reques
 {
     const Goallocd__RootCompareAndSet *ask = request->root_compare_and_set;
     root_value value = value_of(s, ask->offset, ask->ticket);
+    answer a;
 
     if (has_been_done(c, s, ask->ticket))
         return ANSWER_DONE;
     if (!may_change(c, s, name_of(ask->name)))
         return answer_not_owner;
+    a = ask->offset == 0 ? ANSWER_DONE : may_add(c, s, name_of(ask->name));
+    if (a.error != 0)
+        return a;
     return root_answers[roots_compare_and_set(client_service(c)->roots, name_of(ask->name), ask->expected, &value)];
 }
 
@@ -225,10 +248,14 @@ static answer reserve(client *c, const session *s, uint64_t id, const making_req
 {
     service *srv = client_service(c);
     making *m = who_makes(srv, what->name);
+    answer a;
     int e;
 
     if (s->flags & SESSION_READONLY)
         return (answer){ EROFS, "the session is read-only, and can't make the root" };
+    a = may_add(c, s, what->name); /* before it is made: what it takes to make it would be in vain */
+    if (a.error != 0)
+        return a;
     if (m != NULL && m != making_of(&srv->making, s, what->name, what->ticket))
         return reply_reserve(c, id, GOALLOCD__ROOT_STATE__ROOT_MAKING, 0, making_session(m));
     if (m == NULL) { /* with this ticket it may have begun on a connection that was lost, in vain */
@@ -290,6 +317,7 @@ answer handle_root_finish(client *c, session *s, const Goallocd__Request *reques
     making *m = making_of(&srv->making, s, name_of(ask->name), ask->ticket);
     root_value value = value_of(s, ask->offset, ask->ticket);
     root_value there = { .offset = 0 };
+    answer a;
     int e;
 
     if (has_been_done(c, s, ask->ticket))
@@ -305,6 +333,9 @@ answer handle_root_finish(client *c, session *s, const Goallocd__Request *reques
         return answer_not_owner;
     if (ask->offset == 0)
         return root_answers[ROOTS_E_NOT_LIVE];
+    a = may_add(c, s, name_of(ask->name)); /* many are made at the same time */
+    if (a.error != 0)
+        return a;
     value.size = making_what(m)->size;
     value.type_tag = making_what(m)->type_tag;
     e = roots_set(srv->roots, name_of(ask->name), &value);

@@ -48,34 +48,39 @@ static Goallocd__AttachReply attached(client *c, const session *s)
 }
 
 /*
- * A session that has come back gets new offers if it has not those that the daemon has: another daemon had them, or
- * the reply that brought them was lost. If there is no memory for them it goes on without.
+ * A session that has come back gets a new memfd of its own, and of its group, if it has not that which the daemon has
+ * made: another daemon had it, or the reply that brought it was lost. If there is none to be had it goes on without.
  */
 static answer reattach_reply(client *c, const Goallocd__Request *request, session *s)
 {
-    const mheap *heap = client_service(c)->heap;
+    group_table *groups = client_service(c)->heap->groups;
     Goallocd__AttachReply body = attached(c, s);
     Goallocd__Reply reply = reply_init(request->id);
-    bool has_them = s->lessee.offers.shared != NULL && s->lessee.offers.id == request->attach->offers;
-    int fd;
+    int fds[2] = { -1, -1 };
+    int byte = -1;
 
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
     reply.attach = &body;
-    if (has_them || (s->flags & SESSION_READONLY)) {
+    if (s->sign.fd >= 0 && s->sign.id == request->attach->own) {
+        s->sign_counts = true;
         peer_reply(&c->peer, &reply);
         return ANSWER_GIVEN;
     }
-    fd = offers_renew(&s->lessee.offers, heap->map->npages);
-    if (fd < 0) {
-        log_client_warn(s->uid, "session %u: no offers: %s", s->lessee.no.n, strerror(-fd));
-        offers_end(&s->lessee.offers);
+    fds[0] = session_renew_own(&client_service(c)->sessions, s);
+    if (fds[0] < 0) {
+        log_client_warn(s->uid, "session %u: no memfd of its own: %s", s->lessee.no.n, strerror(-fds[0]));
         peer_reply(&c->peer, &reply);
         return ANSWER_GIVEN;
     }
-    peer_reply_with_fds(&c->peer, &reply, &fd, 1);
-    (void)close(fd);
+    if (s->group != NULL && group_life_fds(groups, s->group, &fds[1], &byte) < 0)
+        log_warn("group %u: no memfd of its own", s->group->no.n);
+    CRASH_POINT(reattach_after_own);
+    peer_reply_with_fds(&c->peer, &reply, fds, fds[1] < 0 ? 1 : 2);
+    heapfile_close_fds((int[]){ fds[0], fds[1], byte, -1 });
     return ANSWER_GIVEN;
 }
+
+static answer refuse_late(client *c, uint64_t id);
 
 /* A process comes back to its session with its token. */
 static answer reattach(client *c, const Goallocd__Request *request)
@@ -94,10 +99,11 @@ static answer reattach(client *c, const Goallocd__Request *request)
         operation_begin_deferred(&c->op, &c->peer, request, &srv->queue, WAIT_SESSION, s->lessee.no.n);
         return ANSWER_GIVEN;
     }
+    if (!deaths_watch(srv->deaths, c, s))
+        return refuse_late(c, request->id);
     if (making_void_session(&srv->making, s)) /* what it has begun was void while it was lost */
         roots_wake(srv->roots);
     session_set_state(&srv->sessions, s, SHM_SESSION_OPEN);
-    (void)deaths_watch(srv->deaths, c, s);
     log_client_debug(s->uid, "session %u: pid %u has come back", s->lessee.no.n, s->pid);
     CRASH_POINT(reattach_before_reply);
     return reattach_reply(c, request, s);
@@ -111,40 +117,66 @@ static answer refuse_late(client *c, uint64_t id)
     return ANSWER_GIVEN;
 }
 
+/* True if what the daemon retains for the session is not of the last descriptors. */
+static bool has_descriptors(const client *c, const session *s)
+{
+    int late_fd = c->peer.host->late_fd;
+
+    return s->sign.fd < late_fd && (s->group == NULL || s->group->sign.fd < late_fd);
+}
+
+/* The descriptors for the process that has opened s: ATTACH_FD_*. Returns how many; -errno: none is open. */
+static int attach_fds(client *c, session *s, int fds[ATTACH_NFDS_MAX])
+{
+    service *srv = client_service(c);
+    const heapfile *file = srv->heap->file;
+    bool readonly = s->flags & SESSION_READONLY;
+    int r;
+
+    fds[ATTACH_FD_ARENA] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA];
+    fds[ATTACH_FD_BITMAP] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP];
+    fds[ATTACH_FD_SPANS] = r = heapfile_spans_fd(file);
+    fds[ATTACH_FD_BYTE] = fds[ATTACH_FD_OWN] = -1;
+    if (r >= 0)
+        r = fds[ATTACH_FD_BYTE] = heapfile_byte_fd(file, s->lessee.no.n);
+    if (r >= 0)
+        r = fds[ATTACH_FD_OWN] = session_renew_own(&srv->sessions, s);
+    if (r >= 0 && s->group != NULL)
+        r = group_life_fds(srv->heap->groups, s->group, &fds[ATTACH_FD_GROUP], &fds[ATTACH_FD_GROUP_BYTE]);
+    if (r < 0)
+        heapfile_close_fds((int[]){ fds[ATTACH_FD_SPANS], fds[ATTACH_FD_BYTE], fds[ATTACH_FD_OWN], -1 });
+    return r < 0 ? r : s->group != NULL ? ATTACH_NFDS_MAX : ATTACH_NFDS;
+}
+
+static void close_attach_fds(const int *fds, int nfds)
+{
+    heapfile_close_fds((int[]){ fds[ATTACH_FD_SPANS], fds[ATTACH_FD_BYTE], fds[ATTACH_FD_OWN], -1 });
+    if (nfds > ATTACH_NFDS)
+        heapfile_close_fds((int[]){ fds[ATTACH_FD_GROUP], fds[ATTACH_FD_GROUP_BYTE], -1, -1 });
+}
+
 /* Answer an Attach that has opened s; or, without descriptors, undo that and refuse. */
 static answer attach_reply(client *c, uint64_t id, session *s)
 {
     service *srv = client_service(c);
-    heapfile *file = srv->heap->file;
     const shm_header *header = srv->heap->map->header;
     Goallocd__Reply reply = reply_init(id);
     Goallocd__AttachReply body;
-    bool readonly = s->flags & SESSION_READONLY;
-    int spans_fd = heapfile_spans_fd(file);
-    int life_fd = heapfile_life_fd(file, s->lessee.no);
-    int offers_fd = readonly ? -1 : offers_renew(&s->lessee.offers, client_service(c)->heap->map->npages);
-    int group_fd = s->group == NULL ? -1 : heapfile_group_fd(file, s->group->no);
-    int nfds = readonly ? ATTACH_FD_OFFERS : ATTACH_NFDS;
-    int fds[ATTACH_NFDS + 1] = {
-        [ATTACH_FD_ARENA] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA],
-        [ATTACH_FD_SPANS] = spans_fd,
-        [ATTACH_FD_BITMAP] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP],
-        [ATTACH_FD_LIFE] = life_fd,
-        [ATTACH_FD_OFFERS] = offers_fd,
-    };
+    int fds[ATTACH_NFDS_MAX];
+    int nfds = attach_fds(c, s, fds);
 
-    if (spans_fd < 0 || life_fd < 0 || (!readonly && offers_fd < 0) || (s->group != NULL && group_fd < 0) ||
-        !deaths_watch(srv->deaths, c, s)) {
-        heapfile_close_fds((int[]){ spans_fd, life_fd, offers_fd, group_fd });
+    if (nfds < 0 || !has_descriptors(c, s) || !deaths_watch(srv->deaths, c, s)) {
+        if (nfds > 0)
+            close_attach_fds(fds, nfds);
         session_forget(&srv->sessions, s);
         service_wake(srv); /* its group may have been founded for it */
         return refuse_late(c, id);
     }
-    if (group_fd >= 0)
-        fds[nfds++] = group_fd;
+    s->sign_counts = true;
     log_client_debug(s->uid, "session %u: pid %u, uid %u, '%s'", s->lessee.no.n, s->pid, s->uid, s->label);
     body = attached(c, s);
-    body.token = (ProtobufCBinaryData){ .len = SESSION_TOKEN_BYTES, .data = file->private->tokens[s->lessee.no.n] };
+    body.token = (ProtobufCBinaryData){ .len = SESSION_TOKEN_BYTES,
+                                        .data = srv->heap->file->private->tokens[s->lessee.no.n] };
     body.arena_base = header->base;
     body.arena_bytes = header->arena_bytes;
     body.spans_bytes = header->spans_bytes;
@@ -158,8 +190,20 @@ static answer attach_reply(client *c, uint64_t id, session *s)
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
     reply.attach = &body;
     peer_reply_with_fds(&c->peer, &reply, fds, nfds);
-    heapfile_close_fds((int[]){ spans_fd, life_fd, offers_fd, group_fd });
+    close_attach_fds(fds, nfds);
     return ANSWER_GIVEN;
+}
+
+/* The process has mapped the memfds of its own that it got when it came back: they say from now on that it lives. */
+static answer handle_own_mapped(client *c, const Goallocd__Request *request)
+{
+    session *s = client_session(c);
+
+    if (s == NULL)
+        return (answer){ ENOTCONN, "not attached" };
+    s->sign_counts |= s->sign.fd >= 0 && request->own_mapped->own == s->sign.id;
+    CRASH_POINT(own_after_mapped);
+    return ANSWER_DONE;
 }
 
 /* The group that the Attach names; NULL: it names none. */
@@ -423,8 +467,9 @@ static answer handle_publish(client *c, session *s, const Goallocd__Request *req
 }
 
 /*
- * Somebody waits for what threads of a session were at. The life lock tells at once that its process is dead, before
- * its socket or its pidfd do; if it lives, the client comes again. A number that no session has is one of a forged hold.
+ * Somebody waits for what threads of a session were at. Its sign of life tells at once that its process is dead, before
+ * its socket or its pidfd do; if it lives, the client comes again. A number that no session has is one of a forged
+ * hold.
  */
 static answer handle_settle(client *c, session *s, const Goallocd__Request *request)
 {
@@ -435,7 +480,7 @@ static answer handle_settle(client *c, session *s, const Goallocd__Request *requ
     (void)s;
     if (no == 0 || no >= SHM_SESSIONS_MAX)
         return (answer){ EINVAL, "no session has that number" };
-    if (other == NULL || !heapfile_session_lives(srv->heap->file, (session_no){ (uint16_t)no }))
+    if (other == NULL || !deaths_process_lives(srv->deaths, other))
         intents_settle(&srv->sessions.leases, (session_no){ (uint16_t)no });
     return ANSWER_DONE;
 }
@@ -482,6 +527,7 @@ static const struct {
     [GOALLOCD__REQUEST__OP_DROP] = { .handle = handle_drop, .control = CONTROL("drop the heap") },
     [GOALLOCD__REQUEST__OP_DISCONNECT] = { .handle = handle_disconnect, .control = CONTROL("disconnect a session") },
     [GOALLOCD__REQUEST__OP_SUBSCRIBE] = { .handle = handle_subscribe },
+    [GOALLOCD__REQUEST__OP_OWN_MAPPED] = { .handle = handle_own_mapped, .needs_no_id = true },
     [GOALLOCD__REQUEST__OP_SET_LABEL] = { .handle = handle_set_label },
     [GOALLOCD__REQUEST__OP_LIMITS] = { .handle = handle_limits },
 };

@@ -2,8 +2,8 @@
  * Scavenge: gives free pages back to the OS, highest addresses first, by PUNCH_HOLE in libuv's thread pool.
  *
  * Called by server.c (start), request_heap.c (goallocctl scavenge) and leasing.c (releases that a lease has
- * forced). Calls mheap for the pages and the helper to punch them. Data: private; the pages of a job are aside, so nobody
- * else gets them before the helper has answered, however late that is (helper.c).
+ * forced). Calls mheap for the pages and the helper to punch them. Data: private; the pages of a job are aside, so
+ * nobody else gets them before the helper has answered, however late that is (helper.c).
  *
  * The background scavenger:
  *   1. A generation lasts a second. At its end the peak of the pages in use is recorded, and dense chunks are looked at

@@ -32,7 +32,7 @@ typedef struct scavenger {
     size_t nholes;
     bool is_forced;
     uint64_t work_ns;
-    void (*on_job_end)(void *data, uint64_t npages); /* pages that were taken for it are free again, so many of them released */
+    void (*on_job_end)(void *data, uint64_t npages); /* its pages are free again, so many of them released */
     void *on_job_end_data;
 
     /* Chunks (a page of each) that may be empty by now. */

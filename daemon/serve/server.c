@@ -59,6 +59,26 @@ static void on_prepared(void *data)
     give_turns(&s->service);
 }
 
+/* A slice between two turns of the loop. */
+static void map_some(uv_idle_t *idle)
+{
+    server *s = idle->data;
+    bool freed;
+
+    if (!mheap_map_some(s->service.heap, &freed))
+        (void)uv_idle_stop(idle);
+    if (freed)
+        on_released(s, 0);
+}
+
+static void on_mapping(void *data)
+{
+    server *s = data;
+
+    if (!s->service.stopping)
+        (void)uv_idle_start(&s->service.mapping, map_some);
+}
+
 /* Nobody waits for pages of which nobody knows when they come back. */
 static void on_stuck(void *data, bool stuck)
 {
@@ -133,24 +153,18 @@ static void on_drained(peer *p)
 static void watch(server *s);
 
 /* Until there is another one: what forbade it, a full table of processes say, may be over soon. */
-static void replace_watched(uv_timer_t *timer)
+static void replace_watched(server *s)
 {
-    server *s = timer->data;
-
     if (s->service.stopping)
         return;
     loopcpu_release(&s->service.loopcpu); /* another keeper is made */
     s->options.watched_fd = s->options.on_death(s->options.data);
-    if (s->options.watched_fd < 0)
-        (void)uv_timer_start(timer, replace_watched, REPLACE_AGAIN_MS, 0);
     watch(s);
 }
 
 static void on_watched_closed(uv_handle_t *handle)
 {
-    server *s = handle->data;
-
-    replace_watched(&s->replace);
+    replace_watched(handle->data);
 }
 
 /* The process at the other end says nothing while it lives. The handle goes first, then the descriptor. */
@@ -161,14 +175,39 @@ static void on_watched(uv_poll_t *poll, int status, int events)
     uv_close((uv_handle_t *)poll, on_watched_closed);
 }
 
+static void on_again(uv_timer_t *timer)
+{
+    server *s = timer->data;
+
+    if (s->options.watched_fd < 0)
+        replace_watched(s);
+    else
+        watch(s);
+}
+
+static void watch_later(server *s)
+{
+    if (!s->service.stopping)
+        (void)uv_timer_start(&s->replace, on_again, REPLACE_AGAIN_MS, 0);
+}
+
+static void on_unwatched(uv_handle_t *handle)
+{
+    watch_later(handle->data);
+}
+
+/* From the start, and after each change; what fails is tried again. */
 static void watch(server *s)
 {
-    if (s->service.stopping || s->options.watched_fd < 0 ||
-        uv_poll_init(&s->service.loop, &s->watched, s->options.watched_fd) < 0)
+    if (s->service.stopping || !s->options.watches)
         return;
+    if (s->options.watched_fd < 0 || uv_poll_init(&s->service.loop, &s->watched, s->options.watched_fd) < 0) {
+        watch_later(s);
+        return;
+    }
     s->watched.data = s;
     if (uv_poll_start(&s->watched, UV_READABLE | UV_DISCONNECT, on_watched) < 0)
-        log_warn("the keeper can't be watched");
+        uv_close((uv_handle_t *)&s->watched, on_unwatched);
 }
 
 static void close_handle(uv_handle_t *handle, void *data)
@@ -193,6 +232,7 @@ static void stop(server *s, const char *why, bool keep)
     bool held = s->options.is_held(s->options.data);
     Goallocd__Reply notice = GOALLOCD__REPLY__INIT;
     Goallocd__ShutdownNotice body = GOALLOCD__SHUTDOWN_NOTICE__INIT;
+    bool freed;
 
     if (srv->stopping)
         return;
@@ -212,6 +252,8 @@ static void stop(server *s, const char *why, bool keep)
     peer_host_stop(&srv->peers, &notice);
     deaths_stop(&s->deaths);
     loopcpu_stop(&srv->loopcpu);
+    while (mheap_map_some(srv->heap, &freed))
+        ; /* who has begun a long span comes to an end */
     helper_stop(&srv->helper);
     uv_walk(&srv->loop, close_handle, NULL);
 }
@@ -270,17 +312,19 @@ static int start(server *s, int listen_fd)
     watch(s);
     if (s->options.recovered) {
         srv->tell_census = true;
-        deaths_look(&s->deaths);
+        deaths_recover(&s->deaths);
         service_wake(srv);
     }
     unmap_start(&srv->loop);
     sysmem_start(&srv->mem, "");
+    (void)uv_idle_init(&srv->loop, &srv->mapping);
+    srv->mapping.data = s;
+    srv->heap->on_mapping = on_mapping;
+    srv->heap->on_mapping_data = s;
     commit_pool_start(&srv->commits, &srv->loop, srv->heap->file);
     scavenge_start(&srv->scav, &srv->loop, srv->heap, &srv->helper, s->options.scavtrace, srv->eager_commit,
                    on_released, s);
     excess_start(&srv->excess, &srv->loop, srv->heap, &srv->helper, on_excess, s);
-    if (srv->eager_commit)
-        ahead_start(&srv->ahead, srv->heap, &srv->commits, &srv->mem, &srv->scav, on_prepared, s);
     srv->peers.loop = &srv->loop;
     srv->peers.peer_bytes = sizeof(client);
     srv->peers.handle = requests_handle;
@@ -292,7 +336,10 @@ static int start(server *s, int listen_fd)
     operation_rings_init(&srv->rings);
     srv->peers.operations = &srv->rings;
     peer_host_start(&srv->peers);
-    return door_open(&s->door, &srv->peers, listen_fd, s->options.refuses_fds);
+    r = door_open(&s->door, &srv->peers, listen_fd, s->options.refuses_fds);
+    if (r == 0 && srv->eager_commit) /* last: its first job, in the thread pool, would outlive a start that fails */
+        ahead_start(&srv->ahead, srv->heap, &srv->commits, &srv->mem, &srv->scav, on_prepared, s);
+    return r;
 }
 
 static void on_root(void *data, root_name name, bool set)

@@ -18,9 +18,10 @@ typedef struct server_options {
     bool keep_on_stop;       /* SIGTERM and SIGINT leave the heap to the next daemon */
     bool (*is_held)(void *data); /* true if somebody else has the heap, so that it can be left */
     /*
-     * A descriptor that becomes readable when its other end has died; -1: none. on_death then closes it, and returns
-     * the one that takes its place, or -1: it is called again some seconds later.
+     * A descriptor that becomes readable when its other end has died. on_death then closes it, and returns the one that
+     * takes its place. -1 of either: there is none yet, and on_death is called again some seconds later.
      */
+    bool watches; /* else there is no such thing */
     int watched_fd;
     int (*on_death)(void *data);
     void *data;

@@ -26,7 +26,8 @@ queue_facts service_facts(const service *srv)
 {
     const mheap *heap = srv->heap;
     uint64_t aside = mheap_aside_pages(heap);
-    uint64_t stays = heap->naside_pages[ASIDE_GROWTH] + heap->naside_pages[ASIDE_FENCED];
+    uint64_t stays = heap->naside_pages[ASIDE_GROWTH] + heap->naside_pages[ASIDE_MAPPING] +
+                     heap->naside_pages[ASIDE_FENCED];
 
     if (helper_is_stuck(&srv->helper)) /* nobody knows how long */
         stays += mheap_releasing_pages(heap) + heap->naside_pages[ASIDE_UNUSED] + heap->naside_pages[ASIDE_EXCESS];

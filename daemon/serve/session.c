@@ -18,10 +18,14 @@
  * harmless; and the process, which got no reply, asks again.
  *
  * A new session: token, fields (its group among them, which is OPEN), epoch, then state. If the daemon dies before the
- * state, the entry is FREE. If it dies after it, nobody holds the life lock of that session, so it ends.
+ * state, the entry is FREE. If it dies after it, nobody holds the session's byte of spans, so it ends.
+ *
+ * Its own memfd (session_renew_own) is its sign of life and, unless it is read-only, has its offers. At an attach it
+ * counts at once: who has not mapped it has no session. A process that comes back to another daemon gets a new one,
+ * which counts when it says that it has mapped it; until then serve/deaths.c goes by other signs.
  *
  * A group's end (session_group_end_step) is looked at when none of its sessions is OPEN or LOST any more. A forked
- * child that has not attached yet holds the group's lock (heapfile.h), and the group waits for it.
+ * child that has not attached yet has the group's sign of life mapped, and the group waits for it.
  */
 #include "daemon/serve/session.h"
 
@@ -31,6 +35,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 #include <unistr.h>
 
 #include "daemon/heap/intents.h"
@@ -73,9 +78,13 @@ void session_table_init(session_table *table, mheap *heap)
 void session_table_end(session_table *table)
 {
     for (uint32_t no = 0; no < SHM_SESSIONS_MAX; no++) {
-        if (session_at(table, no) != NULL)
-            offers_end(&session_at(table, no)->lessee.offers);
-        free(session_at(table, no));
+        session *s = session_at(table, no);
+
+        if (s != NULL) {
+            offers_end(&s->lessee.offers);
+            lifesign_end(&s->sign);
+        }
+        free(s);
         table->leases.lessees[no] = NULL;
     }
 }
@@ -164,6 +173,7 @@ static session *session_add(session_table *table, session_no no, uint32_t epoch,
     if (request->flags & SESSION_RECLAIM)
         s->lessee.owner = s->group != NULL ? s->group->no : (owner_no){ no.n };
     s->lessee.limit_pages = request->limit_bytes / PAGE_BYTES + (request->limit_bytes % PAGE_BYTES != 0);
+    s->sign = LIFESIGN_NONE;
     s->flags = request->flags;
     s->pid = request->pid;
     s->uid = request->uid;
@@ -189,6 +199,7 @@ void session_forget(session_table *table, session *s)
     lease_remove_lessee(&s->lessee);
     if (s->user != NULL)
         users_uncount(table->users, s->user, LIMIT_UID_SESSIONS, 1);
+    lifesign_end(&s->sign);
     table->nopen--;
     free(s);
 }
@@ -228,6 +239,7 @@ int session_open(session_table *table, const session_request *request, session *
         session_forget(table, s);
         return SESSION_E_NO_RANDOM;
     }
+    u64_store_release(&table->leases.heap->file->private->processes[no.n].pidfd_ino, 0); /* deaths.c knows it soon */
     table->search_from = no.n;
     if (no.n >= u32_load_relaxed(&map->header->nsession_entries))
         u32_store_release(&map->header->nsession_entries, no.n + 1u);
@@ -246,6 +258,31 @@ int session_open(session_table *table, const session_request *request, session *
     CRASH_POINT(session_after_state);
     *ret = s;
     return 0;
+}
+
+int session_renew_own(const session_table *table, session *s)
+{
+    bool readonly = s->flags & SESSION_READONLY;
+    uint64_t npages = table->leases.heap->map->npages;
+    lifesign sign;
+    int r = lifesign_new(&sign, readonly ? LIFESIGN_BYTES : shm_offers_bytes(npages));
+    int fd;
+
+    if (r < 0)
+        return r;
+    r = fd = lifesign_fd(&sign, !readonly);
+    if (r >= 0 && !readonly)
+        r = offers_map(&s->lessee.offers, sign.fd, npages);
+    if (r < 0) {
+        if (fd >= 0)
+            (void)close(fd);
+        lifesign_end(&sign);
+        return r;
+    }
+    lifesign_end(&s->sign);
+    s->sign = sign;
+    s->sign_counts = false;
+    return fd;
 }
 
 void session_set_label(session_table *table, session *s, const char *label)
@@ -272,7 +309,6 @@ static int recover_entry(session_table *table, session_no no)
     uint32_t state = u32_load_relaxed(&entry->state);
     group *g = group_at(table->leases.heap->groups, entry->group);
     session_request request = { entry->flags, entry->pid, entry->uid, entry->limit_bytes, entry->label, g };
-    bool ends = state == SHM_SESSION_ENDING || !heapfile_session_lives(table->leases.heap->file, no);
     session *s;
 
     if (state > SHM_SESSION_ENDING || (entry->flags & ~(SESSION_RECLAIM | SESSION_READONLY)) != 0 ||
@@ -284,7 +320,7 @@ static int recover_entry(session_table *table, session_no no)
     s = session_add(table, no, u32_load_relaxed(&entry->epoch), &request); /* an older daemon's label may be anything */
     if (s == NULL)
         return -ENOMEM;
-    session_set_state(table, s, ends ? SHM_SESSION_ENDING : SHM_SESSION_LOST);
+    session_set_state(table, s, state == SHM_SESSION_ENDING ? SHM_SESSION_ENDING : SHM_SESSION_LOST);
     return 0;
 }
 
@@ -329,7 +365,7 @@ enum session_group_end session_group_end_step(session_table *table, group *g, un
 
     assert(g->nliving == 0);
     if (g->state == SHM_GROUP_OPEN) {
-        g->waits = heapfile_group_lives(heap->file, g->no);
+        g->waits = group_lives(heap->groups, g);
         if (g->waits)
             return GROUP_WAITS_FOR_CHILD;
         group_set_ending(heap->groups, g);
@@ -354,6 +390,7 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
     if (table->nended >= SESSIONS_ENDED_MAX)
         left_forget_owner(table->leases.heap->left, table->ended[table->nended % SESSIONS_ENDED_MAX].lessee.left);
     offers_end(&s->lessee.offers);
+    lifesign_end(&s->sign);
     leave_group(s);
     ended = &table->ended[table->nended++ % SESSIONS_ENDED_MAX];
     *ended = *s;

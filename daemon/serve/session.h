@@ -8,6 +8,7 @@
 
 #include "daemon/heap/lease.h"
 #include "daemon/memory/commit.h"
+#include "daemon/memory/lifesign.h"
 #include "daemon/serve/users.h"
 
 typedef struct session {
@@ -19,11 +20,13 @@ typedef struct session {
     user *user;              /* the account on which it counts; NULL: the table has none */
     bool counts_as_lost;     /* there, too: LIMIT_UID_LOST */
     uint64_t nrpcs;
-    unsigned nlooks;         /* times that its life lock was looked at since it was lost */
+    lifesign sign;           /* its own memfd, which its process is to have mapped: its offers, too */
+    bool sign_counts;        /* the process has it mapped, or has had: then it lives as long as that is so */
     uint64_t next_search_ns; /* what it offers is not searched for before, at its limit */
     bool searching;          /* it has been told to ask again: a search goes on where the last request's ended */
     bool detached;           /* it ends because its process has asked for that */
     bool barred;             /* it was disconnected: its process may not come back to it */
+    bool told_not_leased;    /* the log has it that its process returns what it does not lease */
     commit_share commits;    /* memory that it has been given, for whose turn it is */
     bool settled;            /* ENDING: what its process was linking or unlinking is done */
     group *group;            /* NULL: it has none, or it is over */
@@ -83,8 +86,8 @@ void session_table_init(session_table *table, mheap *heap);
 
 /*
  * The same after mheap_recover(): groups that had not ended are there, sessions that were open are LOST, until their
- * processes come back or turn out to be gone; those that were ending, or whose processes are gone, are ENDING. Leased
- * spans and adopted objects are theirs again. 0, -ENOMEM, -EUCLEAN with *ret_why.
+ * processes come back or turn out to be gone; those that were ending are ENDING. Leased spans and adopted objects are
+ * theirs again. 0, -ENOMEM, -EUCLEAN with *ret_why.
  */
 int session_table_recover(session_table *table, mheap *heap, const char **ret_why) __attribute__((warn_unused_result));
 void session_table_end(session_table *table);
@@ -104,6 +107,12 @@ int session_open(session_table *table, const session_request *request, session *
 
 /* The session holds nothing: it is over, and s is gone. Also undoes session_open() as long as nobody knows of it. */
 void session_forget(session_table *table, session *s);
+
+/*
+ * Make the session's own memfd anew: an empty one for its offers, and a sign of life, which does not count yet. Returns
+ * the descriptor for its process, the caller's; -errno: nothing has changed.
+ */
+int session_renew_own(const session_table *table, session *s) __attribute__((warn_unused_result));
 
 /* True if token is the session's. Takes the same time whatever differs. */
 bool session_has_token(const session_table *table, const session *s, const uint8_t *token, size_t len_bytes);

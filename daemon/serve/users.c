@@ -43,10 +43,20 @@ static enum limit of_all(enum limit which)
 
 void users_start(users *u, const limits *max)
 {
-    u->limits = max;
+    u->fitted = *max;
+    u->limits = &u->fitted;
     if (getrandom(u->seed, sizeof(u->seed), GRND_NONBLOCK) != (ssize_t)sizeof(u->seed))
         u->seed[0] = (uint64_t)(uintptr_t)u ^ (uint64_t)getpid() << 32;
     u->seed[0] |= 1;
+}
+
+/* A session takes two descriptors, so 3/8 of them as connections are three quarters at most. */
+void users_fit_descriptors(users *u, uint64_t n)
+{
+    uint64_t most = n * 3 / 8 > 0 ? n * 3 / 8 : 1;
+
+    if (u->fitted.max[LIMIT_UID_CONNECTIONS] > most)
+        u->fitted.max[LIMIT_UID_CONNECTIONS] = most;
 }
 
 void users_end(users *u)
@@ -211,9 +221,11 @@ void users_refused(users *u, user *who, enum limit which, const users_subject *s
     u->refused[which]++;
     if (!new_episode)
         return;
-    log_warn("limit %s is reached, %llu of %llu%s: uid %u, pid %u, session %u, '%s'; refused %llu times so far", row->name,
-             (unsigned long long)used, (unsigned long long)maximum, row->unit == LIMIT_BYTES ? " bytes" : "", who->uid,
-             subject->pid, subject->session, subject->label, (unsigned long long)who->refused[which]);
+    log_client_warn(who->uid,
+                    "limit %s is reached, %llu of %llu%s: uid %u, pid %u, session %u, '%s'; refused %llu times so far",
+                    row->name, (unsigned long long)used, (unsigned long long)maximum,
+                    row->unit == LIMIT_BYTES ? " bytes" : "", who->uid, subject->pid, subject->session, subject->label,
+                    (unsigned long long)who->refused[which]);
 }
 
 /* --- looking --- */

@@ -35,7 +35,8 @@ typedef struct user {
 } user;
 
 typedef struct users {
-    const limits *limits; /* borrowed */
+    const limits *limits; /* its own */
+    limits fitted;
     user *buckets[USERS_BUCKETS];
     user *idle;
     unsigned nidle;
@@ -46,8 +47,12 @@ typedef struct users {
     uint64_t seed[2];
 } users;
 
-/* u is zeroed; max is borrowed. */
+/* u is zeroed. */
 void users_start(users *u, const limits *max);
+
+/* The process may have so many descriptors for connections and sessions: no uid gets all of them. */
+void users_fit_descriptors(users *u, uint64_t n);
+
 void users_end(users *u);
 
 /* The account of a uid, if it has one. */

@@ -110,7 +110,7 @@ static void claim_session(step *s, uint8_t how, Goallocd__Attach *ask)
     ask->session = other->session + (how >> 3 & 1);
     ask->epoch = other->epoch + (how >> 4 & 1);
     ask->generation = s->w->heap.map->header->generation + (how >> 5 & 1);
-    ask->offers = how >> 6;
+    ask->own = how >> 6;
 }
 
 static void send_attach(step *s)
@@ -305,6 +305,18 @@ static void send_subscribe(step *s)
     SEND(s, SUBSCRIBE, subscribe, &ask);
 }
 
+/* The process has mapped what is its session's own: by what is in the file, or not. */
+static void send_own_mapped(step *s)
+{
+    Goallocd__OwnMapped ask = GOALLOCD__OWN_MAPPED__INIT;
+    uint64_t id = 0;
+
+    if (s->c->nfds > ATTACH_FD_OWN)
+        (void)!pread(s->c->fds[ATTACH_FD_OWN], &id, sizeof(id), 0);
+    ask.own = fuzz_u8(s->in) & 1 ? fuzz_u64(s->in) : id;
+    SEND(s, OWN_MAPPED, own_mapped, &ask);
+}
+
 static void send_reclaim(step *s)
 {
     Goallocd__Reclaim ask = GOALLOCD__RECLAIM__INIT;
@@ -477,10 +489,10 @@ static void scribble_offers(step *s)
     uint64_t word = offer_pack((enum offer_state)(how & 3), nleases + (how >> 2 & 1));
     uint32_t active = how >> 4;
 
-    if (s->c->nfds <= ATTACH_FD_OFFERS || page >= map->npages)
+    if (s->c->nfds <= ATTACH_FD_OWN || page >= map->npages)
         return;
-    (void)!pwrite(s->c->fds[ATTACH_FD_OFFERS], &active, sizeof(active), offsetof(shm_offers, active));
-    (void)!pwrite(s->c->fds[ATTACH_FD_OFFERS], &word, sizeof(word),
+    (void)!pwrite(s->c->fds[ATTACH_FD_OWN], &active, sizeof(active), offsetof(shm_offers, active));
+    (void)!pwrite(s->c->fds[ATTACH_FD_OWN], &word, sizeof(word),
                   (off_t)(SHM_OFFERS_HEADER_BYTES + page * sizeof(word)));
 }
 
@@ -506,7 +518,7 @@ static void punch(step *s)
 {
     uint8_t how = fuzz_u8(s->in);
     uint32_t page = any_page(s);
-    unsigned which = how % 3 == 0 ? ATTACH_FD_ARENA : how % 3 == 1 ? ATTACH_FD_BITMAP : ATTACH_FD_OFFERS;
+    unsigned which = how % 3 == 0 ? ATTACH_FD_ARENA : how % 3 == 1 ? ATTACH_FD_BITMAP : ATTACH_FD_OWN;
     off_t unit = which == ATTACH_FD_ARENA ? (off_t)PAGE_BYTES : which == ATTACH_FD_BITMAP ? 256 : 8;
     int mode = how & 128 ? FALLOC_FL_KEEP_SIZE : FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 
@@ -559,6 +571,7 @@ static void (*const steps[STEP_KINDS])(step *s) = {
     send_root_give_back, send_subscribe, send_reclaim, send_heap_map, send_with_a_number, send_plain, send_plain,
     send_bytes, send_frame, send_descriptors, scribble_bits, scribble_bits, scribble_bits, scribble_anywhere,
     scribble_object, scribble_offers, scribble_intent, punch, lock_lives, connect_anew, leave, turn_long,
+    send_own_mapped,
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

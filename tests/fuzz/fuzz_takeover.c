@@ -87,9 +87,9 @@ static void make_sessions(maker *m)
         session_request request = { flags[i], 7 + i, i, i * 10 * PAGE_BYTES, "left", i == 2 || i == 3 ? g : NULL };
 
         FUZZ_CHECK(session_open(&m->table, &request, &m->sessions[i]) == 0);
-        life_fds[i] = i % 2 == 0 ? heapfile_life_fd(&m->file, m->sessions[i]->lessee.no) : -1;
+        life_fds[i] = i % 2 == 0 ? heapfile_byte_fd(&m->file, m->sessions[i]->lessee.no.n) : -1;
     }
-    FUZZ_CHECK(heapfile_group_fd(&m->file, g->no) >= 0); /* open as long as the process lives */
+    FUZZ_CHECK(heapfile_byte_fd(&m->file, g->no.n) >= 0); /* open as long as the process lives */
 }
 
 static void make_objects(maker *m)

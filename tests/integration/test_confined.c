@@ -1,5 +1,5 @@
 /*
- * The daemon as others see it once it serves: without privileges, in all its threads, as is the keeper; with no heap in
+ * The daemon as others see it once it serves: without privileges, in all its threads, as keeper and helper; no heap in
  * its core dumps; and a log whose reader does not read holds up nobody.
  */
 #include <stdarg.h>
@@ -68,6 +68,38 @@ static unsigned assert_threads_confined(pid_t pid)
     }
     (void)closedir(dir);
     return n;
+}
+
+/* The process that punches holes; 0: there is none just now. */
+static pid_t helper_of(pid_t daemon)
+{
+    char path[64];
+    FILE *file;
+    int pid = 0;
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)daemon, (int)daemon);
+    file = fopen(path, "re");
+    if (file == NULL)
+        skip(); /* this kernel does not say */
+    if (fscanf(file, "%d", &pid) != 1)
+        pid = 0;
+    (void)fclose(file);
+    return pid;
+}
+
+static void daemons_helper_has_no_privileges(void **state)
+{
+    const fixture *f = *state;
+    pid_t helper = 0;
+
+    for (int i = 0; i < 2000 && (helper = helper_of(f->daemon)) == 0; i++)
+        (void)usleep(5000);
+    assert_true(helper != 0);
+    assert_true(assert_threads_confined(helper) >= 1);
+    (void)kill(helper, SIGKILL);
+    for (int i = 0; i < 2000 && (helper_of(f->daemon) == 0 || helper_of(f->daemon) == helper); i++)
+        (void)usleep(5000);
+    assert_true(assert_threads_confined(helper_of(f->daemon)) >= 1); /* made by a confined daemon */
 }
 
 static int grow_and_go(const fixture *f, void *arg)
@@ -226,6 +258,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST_KEPT(daemon_and_keeper_have_no_privileges),
+        FIXTURE_TEST(daemons_helper_has_no_privileges),
         FIXTURE_TEST_KEPT(core_dumps_of_daemon_and_keeper_leave_the_heap_out),
         cmocka_unit_test(log_that_nobody_reads_stops_neither_daemon_nor_clients),
         FIXTURE_TEST(lines_that_a_client_causes_are_limited),

@@ -515,7 +515,7 @@ static void threads_take_back_while_daemons_die(void **state)
 static shm_offers *map_offers(const rawheap *heap)
 {
     void *p = mmap(NULL, shm_offers_bytes(heap->map.npages), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                   heap->fds[ATTACH_FD_OFFERS], 0);
+                   heap->fds[ATTACH_FD_OWN], 0);
 
     CHECK(p != MAP_FAILED);
     return p;
@@ -549,7 +549,7 @@ static int forge(const fixture *f, void *arg)
         if (round % 4 == 3)
             (void)rawheap_refill(&heap, 10 << 1, 0, 64, spans); /* none, if memory is short */
         if (round % 16 == 0)
-            CHECK(fallocate(heap.fds[ATTACH_FD_OFFERS], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 1 << 15) == 0);
+            CHECK(fallocate(heap.fds[ATTACH_FD_OWN], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 1 << 15) == 0);
         u32_store_release(&offers->active, 1);
         (void)usleep(5000);
     }
@@ -599,7 +599,7 @@ static int offer_by_hand(const fixture *f, void *arg)
     CHECK(offer_state_of(u64_load_acquire(&offers->words[mine[0]])) == OFFER_TAKEN);
     CHECK(rawheap_leases(&heap, page_at(mine[1])) && rawheap_leases(&heap, page_at(mine[2])));
     CHECK(rawheap_leases(&heap, page_at(mine[3])) && rawheap_leases(&other, page_at(his[0])));
-    CHECK(ftruncate(heap.fds[ATTACH_FD_OFFERS], 4096) < 0 && errno == EPERM);
+    CHECK(ftruncate(heap.fds[ATTACH_FD_OWN], 4096) < 0 && errno == EPERM);
     u64_store_release(shm_alloc_word(&heap.map, page_at(mine[2]), 0), 0);
     (void)munmap(offers, shm_offers_bytes(heap.map.npages));
     rawheap_close(&heap);
@@ -635,8 +635,8 @@ static void requests_at_a_limit_hold_up_nobody(void **state)
     assert_true(reply != NULL && reply->error == 0);
     goallocd__reply__free_unpacked(reply, NULL);
     for (int i = 0; i < NSPANS; i++)
-        assert_int_not_equal(rawheap_alloc_large(&heap, SPAN_PAGES).n, 0);
-    offers = mmap(NULL, sizeof(*offers), PROT_READ | PROT_WRITE, MAP_SHARED, heap.fds[ATTACH_FD_OFFERS], 0);
+        assert_int_not_equal(rawheap_ask_large(&heap, SPAN_PAGES).n, 0);
+    offers = mmap(NULL, sizeof(*offers), PROT_READ | PROT_WRITE, MAP_SHARED, heap.fds[ATTACH_FD_OWN], 0);
     assert_ptr_not_equal(offers, MAP_FAILED);
     u32_store_release(&offers->active, 1);
     ask.npages = 1;

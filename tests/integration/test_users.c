@@ -293,6 +293,44 @@ static void listener_goes_on_when_descriptors_were_short(void **state)
     assert_true(fixture_stop(&f));
 }
 
+static void take_descriptors(const fixture *f)
+{
+    int fds[120];
+
+    for (size_t i = 0; i < 120; i++) {
+        fds[i] = raw_connect(f);
+        (void)ping(fds[i]);
+    }
+}
+
+static int attach_as_third(const fixture *f, void *arg)
+{
+    (void)arg;
+    CHECK(setgroups(0, NULL) == 0 && setresuid(OTHER_UID - 1, OTHER_UID - 1, OTHER_UID - 1) == 0);
+    must_attach(f, 0);
+    CHECK(goalloc_malloc(10) != NULL);
+    return goalloc_detach();
+}
+
+/* The daemon has 128 descriptors, which one user takes, as far as it can. */
+static void descriptors_are_left_for_a_third_user(void **state)
+{
+    fixture f;
+    other o;
+
+    (void)state;
+    fixture_start_with_descriptors(&f, NULL, 128);
+    if (!can_be_other(&f)) {
+        assert_true(fixture_stop(&f));
+        skip();
+    }
+    o = other_start(&f, take_descriptors);
+    assert_int_equal(child_run(&f, attach_as_third, NULL), 0);
+    other_end(&o);
+    assert_true(fixture_is_clean(&f, 1));
+    assert_true(fixture_stop(&f));
+}
+
 /* One asks nothing, one sends half a request; a third has asked once. */
 static void connection_that_asks_nothing_is_closed(void **state)
 {
@@ -316,7 +354,96 @@ static void connection_that_asks_nothing_is_closed(void **state)
     assert_true(fixture_is_clean(f, 0));
 }
 
-/* --- memory --- */
+/* --- roots and memory of the heap --- */
+
+static void *take_all(size_t size, size_t *ret_held)
+{
+    void *last = NULL;
+    void *p;
+
+    for (*ret_held = 0; (p = goalloc_malloc(size)) != NULL; *ret_held += size)
+        last = p;
+    CHECK(errno == EDQUOT);
+    return last;
+}
+
+static int make_roots(const fixture *f, void *arg)
+{
+    void *p;
+
+    (void)arg;
+    must_attach(f, 0);
+    CHECK((p = goalloc_malloc(100)) != NULL);
+    for (int i = 0; i < 12; i++) {
+        char name[32];
+
+        (void)snprintf(name, sizeof(name), "other%d", i);
+        CHECK(goalloc_root_set(name, p) == (i < 10 ? 0 : -EDQUOT));
+    }
+    CHECK(goalloc_root_set("other3", p) == 0); /* it is there */
+    CHECK(goalloc_root_set("other4", NULL) == 0);
+    (void)usleep(200000); /* all are counted every 100 ms at most */
+    CHECK(goalloc_root_set("other10", p) == 0);
+    CHECK(goalloc_root_set("other11", p) == -EDQUOT);
+    return 0;
+}
+
+static void make_too_many_roots(const fixture *f)
+{
+    CHECK(child_run(f, make_roots, NULL) == 0);
+}
+
+static void roots_of_a_user_are_limited(void **state)
+{
+    const fixture *f = *state;
+    other o;
+
+    if (!can_be_other(f))
+        skip();
+    o = other_start(f, make_too_many_roots);
+    assert_int_equal(limit_of_other(f, "uid-roots", "refused"), 3);
+    other_end(&o);
+}
+
+/* A session that has no limit of its own, and then a child's, which gets what the first one has left. */
+static int hold_memory(const fixture *f, void *arg)
+{
+    size_t held;
+    size_t held_by_child;
+    pid_t pid;
+
+    (void)arg;
+    must_attach(f, 0);
+    CHECK(take_all(100000, &held) != NULL && held > 4 * MIB && held <= 6 * MIB);
+    pid = fork();
+    if (pid == 0) {
+        CHECK(take_all(100000, &held_by_child) != NULL && held_by_child > MIB / 2 && held_by_child <= 2 * MIB);
+        _exit(0);
+    }
+    CHECK(child_wait(pid) == 0);
+    return 0;
+}
+
+static void hold_too_much(const fixture *f)
+{
+    CHECK(child_run(f, hold_memory, NULL) == 0);
+}
+
+static void memory_of_a_session_and_of_a_user_is_limited(void **state)
+{
+    const fixture *f = *state;
+    other o;
+
+    if (!can_be_other(f))
+        skip();
+    o = other_start(f, hold_too_much);
+    assert_true(limit_of_other(f, "uid-bytes", "refused") > 0);
+    assert_int_equal(count_in_log(f, "limit uid-bytes is reached"), 1);
+    assert_int_equal(count_in_log(f, "limit session-bytes is reached"), 1);
+    other_end(&o);
+}
+
+/* --- buffers --- */
 
 /* Half frames, of which all but a byte is sent: 40 of 60 KiB, and the daemon may have 512 KiB. */
 static void send_half_frames(const fixture *f)
@@ -505,6 +632,13 @@ static void descriptors_that_linger_hold_nobody_up(void **state)
     fixture f;
 
     (void)state;
+#if defined(__SANITIZE_ADDRESS__)
+    char more[256]; /* it is not preloaded itself */
+    const char *options = getenv("ASAN_OPTIONS");
+
+    (void)snprintf(more, sizeof(more), "%s:verify_asan_link_order=0", options == NULL ? "" : options);
+    (void)setenv("ASAN_OPTIONS", more, 1);
+#endif
     assert_int_equal(setenv("LD_PRELOAD", OLD_KERNEL_MODULE_PATH, 1), 0);
     fixture_start(&f, NULL);
     (void)unsetenv("LD_PRELOAD");
@@ -524,7 +658,10 @@ int main(void)
         FIXTURE_TEST_WITH(lost_sessions_of_a_user_are_limited, "--uid-lost=2"),
         FIXTURE_TEST_WITH(connections_of_a_user_are_limited_and_others_connect, "--uid-connections=10"),
         cmocka_unit_test(listener_goes_on_when_descriptors_were_short),
+        cmocka_unit_test(descriptors_are_left_for_a_third_user),
         FIXTURE_TEST(connection_that_asks_nothing_is_closed),
+        FIXTURE_TEST_WITH(roots_of_a_user_are_limited, "--uid-roots=10"),
+        FIXTURE_TEST_WITH(memory_of_a_session_and_of_a_user_is_limited, "--session-bytes=6M", "--uid-bytes=8M"),
         FIXTURE_TEST_WITH(half_frames_cost_no_more_than_a_users_buffer, "--uid-buffer=512K"),
         FIXTURE_TEST_WITH(announced_frames_cost_what_has_come, "--buffer=128K"),
         FIXTURE_TEST_WITH(pipelined_requests_take_turns_and_are_answered_in_order, "--pipelined-requests=1"),

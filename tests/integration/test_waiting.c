@@ -283,8 +283,8 @@ static void many_processes_at_a_memory_limit_are_handled_about_once(void **state
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        FIXTURE_TEST_WITH(requests_at_once_are_answered_in_order, "--reserve", "1G"),
-        FIXTURE_TEST_WITH(requests_of_peers_that_close_leave_the_queue, "--reserve", "1G"),
+        FIXTURE_TEST_WITH(requests_at_once_are_answered_in_order, "--reserve", "1G", "--uid-turn-us", "10000000"),
+        FIXTURE_TEST_WITH(requests_of_peers_that_close_leave_the_queue, "--reserve", "1G", "--uid-turn-us", "10000000"),
         FIXTURE_TEST_WITH(pages_that_are_being_released_are_waited_for, "--reserve", "64M"),
         FIXTURE_TEST(a_session_that_comes_back_waits_for_its_commit),
         FIXTURE_TEST(many_processes_in_a_growing_heap_are_handled_twice_at_most),

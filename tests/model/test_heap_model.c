@@ -166,7 +166,7 @@ static void give_back(world *w, int i)
     /* The sweep may have ended the lease of a large object that is dead. */
     e = lease_check(&w->sessions[i]->lessee, first.n, &checked);
     if (e == 0)
-        e = lease_return(&w->sessions[i]->lessee, checked);
+        e = lease_return_freed(&w->sessions[i]->lessee, checked);
     if (e != LEASE_E_NOT_EMPTY)
         w->spans[i][at] = w->spans[i][--w->nspans[i]];
 }

@@ -231,13 +231,15 @@ int fixture_try_restart(fixture *f)
             Goallocd__Request request = GOALLOCD__REQUEST__INIT;
             Goallocd__Ping body = GOALLOCD__PING__INIT;
             Goallocd__Reply *reply;
-            int fd = raw_connect(f);
+            static channel ch; /* only its descriptor is used */
 
             request.id = 1;
             request.op_case = GOALLOCD__REQUEST__OP_PING;
             request.ping = &body;
-            reply = raw_call(fd, &request);
-            (void)close(fd);
+            if (channel_connect(&ch, f->socket, deadline_in(TIMEOUT_MS)) < 0)
+                continue; /* it has just ended */
+            reply = raw_call(ch.fd, &request);
+            (void)close(ch.fd);
             if (reply != NULL) {
                 goallocd__reply__free_unpacked(reply, NULL);
                 return -1;
@@ -316,6 +318,7 @@ Goallocd__Reply *raw_call(int fd, Goallocd__Request *request)
         reply = goallocd__reply__unpack(NULL, len, payload);
         if (reply != NULL && reply->id == 0) { /* a notice */
             goallocd__reply__free_unpacked(reply, NULL);
+            reply = NULL;
             channel_drop_frame(&ch);
             continue;
         }

@@ -10,6 +10,7 @@
 
 #include "proto/channel.h"
 #include "shm/object.h"
+#include "shm/offers.h"
 #include "tests/support/fixture.h"
 
 typedef struct rawheap {
@@ -20,6 +21,7 @@ typedef struct rawheap {
     uint64_t generation;
     uint8_t token[SESSION_TOKEN_BYTES];
     void *life; /* mapped: the daemon sees that the session's process lives */
+    shm_offers *offers; /* mapped, unless it is read-only */
     shm_map map;
 } rawheap;
 
@@ -78,11 +80,16 @@ static inline void rawheap_open(rawheap *ret, const fixture *f, uint32_t flags, 
     spans = mmap(NULL, reply->attach->spans_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, ret->fds[ATTACH_FD_SPANS], 0);
     bitmap = mmap(NULL, reply->attach->bitmap_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
                   ret->fds[ATTACH_FD_BITMAP], 0);
-    ret->life = mmap(NULL, 4096, PROT_READ, MAP_SHARED, ret->fds[ATTACH_FD_LIFE], 0);
+    ret->life = mmap(NULL, 4096, PROT_READ, MAP_SHARED, ret->fds[ATTACH_FD_BYTE], 0);
     CHECK(spans != MAP_FAILED && bitmap != MAP_FAILED && ret->life != MAP_FAILED);
-    (void)close(ret->fds[ATTACH_FD_LIFE]);
-    ret->fds[ATTACH_FD_LIFE] = -1;
+    (void)close(ret->fds[ATTACH_FD_BYTE]);
+    ret->fds[ATTACH_FD_BYTE] = -1;
     shm_map_init(&ret->map, spans, bitmap, NULL);
+    if (!(flags & SESSION_READONLY)) {
+        ret->offers = mmap(NULL, shm_offers_bytes(ret->map.npages), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                           ret->fds[ATTACH_FD_OWN], 0);
+        CHECK(ret->offers != MAP_FAILED);
+    }
     goallocd__reply__free_unpacked(reply, NULL);
 }
 
@@ -116,8 +123,8 @@ static inline int rawheap_error(const rawheap *heap, Goallocd__Request *request)
     return error;
 }
 
-/* Pages for a large object, without the object. Page 0: refused. */
-static inline page_no rawheap_alloc_large(const rawheap *heap, uint64_t npages)
+/* Pages for a large object, without the object, which the process has in hand. Page 0: refused. */
+static inline page_no rawheap_ask_large(const rawheap *heap, uint64_t npages)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__AllocLarge ask = GOALLOCD__ALLOC_LARGE__INIT;
@@ -133,6 +140,15 @@ static inline page_no rawheap_alloc_large(const rawheap *heap, uint64_t npages)
     span = reply->error == 0 ? reply->alloc_large->span : 0;
     goallocd__reply__free_unpacked(reply, NULL);
     return page_at(span);
+}
+
+/* The same, and it counts as handed out: the bits decide. */
+static inline page_no rawheap_alloc_large(const rawheap *heap, uint64_t npages)
+{
+    page_no first = rawheap_ask_large(heap, npages);
+
+    u64_store_release(&heap->offers->words[first.n], 0);
+    return first;
 }
 
 /* Up to nspans spans of a span class: the first pages in ret. How many came; 0: refused. */
@@ -207,6 +223,8 @@ static inline void rawheap_close(rawheap *heap)
     if (heap->fd >= 0)
         rawheap_disconnect(heap);
     (void)munmap(heap->life, 4096);
+    if (heap->offers != NULL)
+        (void)munmap(heap->offers, shm_offers_bytes(heap->map.npages));
     (void)munmap(heap->map.header, heap->map.spans_bytes);
     (void)munmap(heap->map.bitmap, heap->map.bitmap_bytes);
     for (int i = 0; i < ATTACH_NFDS; i++) {

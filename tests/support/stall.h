@@ -1,6 +1,6 @@
 /*
- * Stall: a client that holds the inode lock of one of the heap's files, as long as the test likes: a pwrite whose source
- * page does not come (userfaultfd).
+ * Stall: a client that holds the inode lock of one of the heap's files, as long as the test likes: a pwrite whose
+ * source page does not come (userfaultfd).
  */
 #ifndef GOALLOC_TESTS_STALL_H
 #define GOALLOC_TESTS_STALL_H

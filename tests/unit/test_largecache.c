@@ -262,16 +262,16 @@ static void what_is_cached_is_offered_and_taken_back(void **state)
     assert_true(held_is_offered(page_at(100)) && largecache_knows(&w->lc, page_at(100)));
     u64_store_release(word_of(100), offer_pack(OFFER_SEEN, 7));
     assert_int_equal(take(w, LONG), 100);
-    assert_true(u64_load_acquire(word_of(100)) == OFFER_NONE);
+    assert_true(u64_load_acquire(word_of(100)) == offer_pack(OFFER_NONE, 7));
     assert_true(!held_is_offered(page_at(100)) && largecache_knows(&w->lc, page_at(100)));
     put(w, 100, LONG);
     largecache_empty(&w->lc, &w->out);
     assert_int_equal(w->out.n, 1);
     w->lc.budget = LARGECACHE_MAX_PAGES;
-    assert_true(u64_load_acquire(word_of(100)) == OFFER_NONE);
+    assert_true(u64_load_acquire(word_of(100)) == offer_pack(OFFER_NONE, 7));
     put(w, 100, LONG);
     assert_int_equal(largecache_take_at(&w->lc, page_at(100), &npages).n, 100);
-    assert_true(u64_load_acquire(word_of(100)) == OFFER_NONE);
+    assert_true(u64_load_acquire(word_of(100)) == offer_pack(OFFER_NONE, 7));
 }
 
 static void what_the_daemon_has_taken_is_passed_over(void **state)

@@ -1,0 +1,22 @@
+/*
+ * Memfd: files without a name: made and sealed, and opened a second time.
+ */
+#ifndef GOALLOC_DAEMON_MEMORY_MEMFD_H
+#define GOALLOC_DAEMON_MEMORY_MEMFD_H
+
+#include <fcntl.h>
+#include <stdint.h>
+
+/* What memfd_sealed() forbids: no client can change the size under the others, nor seal more. */
+#define MEMFD_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+
+/* A memfd of bytes, which have no memory yet: sealed, and mode 0600. The descriptor, or -errno. */
+int memfd_sealed(const char *name, uint64_t bytes) __attribute__((warn_unused_result));
+
+/* A description of its own for the file of fd. Its descriptor, or -errno. */
+int memfd_reopen(int fd, int flags) __attribute__((warn_unused_result));
+
+/* The same with a shared OFD lock on one byte. */
+int memfd_reopen_locked(int fd, int flags, off_t at) __attribute__((warn_unused_result));
+
+#endif
