@@ -63,8 +63,8 @@ static uint64_t any_offset(step *s)
 
     if (how >= 224)
         return fuzz_number(s->in);
-    return page_offset(page_at(page)) + (page < map->npages ? how % 32 * shm_span_at(map, page_at(page))->elem_bytes : 0) +
-           (how < 160 ? 0 : how % 16);
+    return page_offset(page_at(page)) + (how < 160 ? 0 : how % 16) +
+           (page < map->npages ? how % 32 * shm_span_at(map, page_at(page))->elem_bytes : 0);
 }
 
 static ProtobufCBinaryData any_name(step *s)
@@ -563,7 +563,7 @@ static void turn_long(step *s)
     world_turn(s->w, fuzz_u8(s->in));
 }
 
-/* What is done more often stands here more often. What is new takes a place that is NULL: the corpus stays what it is. */
+/* What is done more often stands here more often. What is new takes a place that is NULL, for the corpus. */
 static void (*const steps[STEP_KINDS])(step *s) = {
     send_attach, send_attach, send_refill, send_refill, send_refill, send_return, send_return, send_alloc_large,
     send_alloc_large, send_free_large, send_resize_large, send_adopt, send_publish, send_root_set,
@@ -580,7 +580,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     world *w = &worlds[fuzz_u8(&in) & 1];
 
     world_start(w);
-    for (unsigned n = 0; n < STEPS_MAX && fuzz_has_more(&in) && !w->server.service.stopping; n++) {
+    for (unsigned n = 0; n < STEPS_MAX && fuzz_has_more(&in) && !w->server->service.stopping; n++) {
         uint8_t what = fuzz_u8(&in);
         uint8_t who = fuzz_u8(&in);
         step s = { w, &w->clients[who & 3], who & 3, &in };

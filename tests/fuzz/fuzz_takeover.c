@@ -78,7 +78,7 @@ static page_no make_span(maker *m, uint8_t spc, uint64_t npages, uint64_t bits, 
 
 static void make_sessions(maker *m)
 {
-    static const uint32_t flags[NSESSIONS] = { 0, SESSION_RECLAIM, SESSION_RECLAIM, SESSION_RECLAIM, SESSION_READONLY, 0 };
+    static const uint32_t flags[NSESSIONS] = { 0, SESSION_RECLAIM, SESSION_RECLAIM, SESSION_RECLAIM, SESSION_READONLY };
     group_request family = { .name = (const uint8_t *)"family", .name_bytes = 6, .uid = 1, .flags = SESSION_RECLAIM };
     group *g = NULL;
 

@@ -69,12 +69,14 @@ void world_start(world *w)
     most.max[LIMIT_UID_CONNECTS] = UINT32_MAX; /* inputs a second are no connections a second */
     (void)signal(SIGPIPE, SIG_IGN);
     log_set_level(LOG_LEVEL_ERROR);
-    memset(&w->server, 0, sizeof(w->server));
+    options.refuses_fds = w->server != NULL;
+    w->server = w->server == NULL ? &w->first : &w->others;
+    memset(w->server, 0, sizeof(*w->server));
     FUZZ_CHECK(heapfile_create(&w->file, SHM_BASE_DEFAULT, ARENA_BYTES) == 0);
     FUZZ_CHECK(mheap_init(&w->heap, &w->file, w->lazy ? LIMIT_BYTES : 0) == 0);
     u32_store_relaxed(&w->file.huge.never, 1);
     w->listen_fd = new_listener();
-    FUZZ_CHECK(server_open(&w->server, dup(w->listen_fd), &w->heap, &options) == 0);
+    FUZZ_CHECK(server_open(w->server, dup(w->listen_fd), &w->heap, &options) == 0);
     for (unsigned i = 0; i < WORLD_CLIENTS; i++)
         w->clients[i] = (world_client){ .ch.fd = -1 };
     w->ninputs = 0;
@@ -84,10 +86,10 @@ void world_start(world *w)
 /* The loop has nothing left: all handles are closed. */
 static void close_down(world *w)
 {
-    FUZZ_CHECK(w->server.dropped);
-    (void)uv_run(&w->server.service.loop, UV_RUN_DEFAULT);
-    FUZZ_CHECK(w->server.service.peers.peers == NULL);
-    server_close(&w->server);
+    FUZZ_CHECK(w->server->dropped);
+    (void)uv_run(&w->server->service.loop, UV_RUN_DEFAULT);
+    FUZZ_CHECK(w->server->service.peers.peers == NULL);
+    server_close(w->server);
     mheap_end(&w->heap);
     heapfile_close(&w->file);
     (void)close(w->listen_fd);
@@ -102,7 +104,7 @@ void world_stop(world *w)
     world_connect(w, 0, false);
     request.id = 1;
     world_send(w, 0, &request);
-    while (!w->server.service.stopping)
+    while (!w->server->service.stopping)
         world_turn(w, 1);
     for (unsigned i = 0; i < WORLD_CLIENTS; i++)
         world_die(w, i);
@@ -235,7 +237,7 @@ static void read_replies(world_client *c)
 void world_turn(world *w, unsigned n)
 {
     while (n-- > 0)
-        (void)uv_run(&w->server.service.loop, UV_RUN_NOWAIT);
+        (void)uv_run(&w->server->service.loop, UV_RUN_NOWAIT);
     for (unsigned i = 0; i < WORLD_CLIENTS; i++) {
         if (w->clients[i].ch.fd >= 0 && !w->clients[i].deaf)
             read_replies(&w->clients[i]);
@@ -247,7 +249,7 @@ void world_turn(world *w, unsigned n)
 /* True if nobody is there any more, and no thread of the pool has pages of the heap. */
 static bool is_at_rest(const world *w)
 {
-    const service *srv = &w->server.service;
+    const service *srv = &w->server->service;
 
     return srv->peers.peers == NULL && srv->sessions.nopen == 0 && w->heap.groups->ngroups == 0 &&
            mheap_aside_pages(&w->heap) == 0;
@@ -257,17 +259,17 @@ static bool is_at_rest(const world *w)
 static void forget_pace(world *w)
 {
     for (int kind = 0; kind < ROUNDS; kind++)
-        w->server.rounds.states[kind].not_before_ns = 0;
-    w->server.service.next_ask_ns = w->server.service.next_rescue_ns = 0;
+        w->server->rounds.states[kind].not_before_ns = 0;
+    w->server->service.next_ask_ns = w->server->service.next_rescue_ns = 0;
 }
 
 static void come_to_rest(world *w)
 {
-    for (unsigned n = 0; !is_at_rest(w) && !w->server.service.stopping; n++) {
+    for (unsigned n = 0; !is_at_rest(w) && !w->server->service.stopping; n++) {
         FUZZ_CHECK(n < TURNS_MAX);
         forget_pace(w);
-        service_wake(&w->server.service);
-        (void)uv_run(&w->server.service.loop, UV_RUN_ONCE);
+        service_wake(&w->server->service);
+        (void)uv_run(&w->server->service.loop, UV_RUN_ONCE);
     }
 }
 
@@ -284,13 +286,13 @@ static void free_objects(world *w)
         for (uint32_t word = 0; word < bits_nwords(shm_span_at(map, first)->nelems); word++)
             u64_store_relaxed(shm_alloc_word(map, first, word), 0);
     }
-    for (uint32_t at; (at = roots_next(w->server.service.roots, 0)) < SHM_ROOTS_MAX;)
-        roots_remove_at(w->server.service.roots, at);
+    for (uint32_t at; (at = roots_next(w->server->service.roots, 0)) < SHM_ROOTS_MAX;)
+        roots_remove_at(w->server->service.roots, at);
 }
 
 static void must_be_empty(world *w)
 {
-    service *srv = &w->server.service;
+    service *srv = &w->server->service;
 
     free_objects(w);
     (void)sweep_some(&srv->sessions.leases, &(page_no){ 0 }, UINT32_MAX, true, OFFERS_TAKE);
@@ -307,7 +309,7 @@ void world_end_input(world *w)
     for (unsigned i = 0; i < WORLD_CLIENTS; i++)
         world_die(w, i);
     come_to_rest(w);
-    if (w->server.service.stopping) {
+    if (w->server->service.stopping) {
         close_down(w);
         return;
     }
