@@ -296,6 +296,7 @@ int keeper_start(keeper *k, const heapfile *file)
         r = connect_to(k, copies);
     if (r < 0) {
         log_error("%s: the keeper does not start: %s", k->addr.sun_path, strerror(-r));
+        (void)unlink(k->addr.sun_path); /* if there is one all the same, it ends without its socket */
         return KEEPER_E_LATER;
     }
     heapfile_close_fds(copies);

@@ -141,11 +141,12 @@ static answer look(service *srv, const session *s, uint64_t npages, bool insist)
 static void tell(service *srv, const session *s, uint64_t npages, answer why)
 {
     uint64_t now_ms = uv_hrtime() / 1000000;
+    uint64_t *next_ms = &srv->next_limit_warning_ms[why.error == leasing_max_reached.error];
 
     events_memory_short(&srv->events);
-    if (now_ms <= srv->next_limit_warning_ms)
+    if (now_ms <= *next_ms)
         return;
-    srv->next_limit_warning_ms = now_ms + LIMIT_WARNING_MS;
+    *next_ms = now_ms + LIMIT_WARNING_MS;
     log_warn("session %u (%s, pid %u, uid %u) holds %llu KiB and asks for %llu KiB more: %s", s->lessee.no.n, s->label,
              s->pid, s->uid, (unsigned long long)(s->lessee.nheld_pages * PAGE_BYTES / KIB),
              (unsigned long long)(npages * PAGE_BYTES / KIB), why.message);

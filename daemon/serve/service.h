@@ -47,7 +47,7 @@ typedef struct service {
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
     page_no rescue_pos;                      /* where the next rescue goes on (leasing.c) */
     uint64_t next_rescue_ns;                 /* not before */
-    uint64_t next_limit_warning_ms;
+    uint64_t next_limit_warning_ms[2]; /* of --max-memory: the second */
     operation_pool operations;
     loopcpu loopcpu;
     event_ring events;   /* for those who have subscribed */

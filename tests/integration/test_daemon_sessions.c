@@ -156,7 +156,7 @@ static void publish_while_the_owner_ends_is_kept_or_refused(void **state)
 
 /* --- a daemon without descriptors --- */
 
-#define NOFILE 80u
+#define NOFILE 160u
 #define CONNECTIONS 200
 
 /* Open sessions until the daemon refuses; their connections are in heaps. Returns how many there are. */

@@ -111,12 +111,14 @@ static bool says(bool good, unsigned call, uint64_t nth, const char *what)
 }
 
 /*
- * True if the daemon has ended as libuv ends a process that it can't go on with: it can't watch a descriptor
- * (epoll_ctl, or memory for its table), or start a thread.
+ * True if the daemon has ended as libraries end a process that they can't go on with: libuv can't watch a descriptor
+ * (epoll_ctl, or memory for its table), or start a thread; glibc has no memory to look for a group, or for a thread.
  */
-static bool is_libuvs_end(const fixture *f, int status)
+static bool is_a_librarys_end(const fixture *f, int status)
 {
-    return status == 1000 + SIGABRT && !fixture_log_has(f, "Assertion");
+    if (status == 127)
+        return fixture_log_has(f, "cannot allocate memory for thread-local data");
+    return status == 1000 + SIGABRT && (!fixture_log_has(f, "Assertion") || fixture_log_has(f, "nss_database.c"));
 }
 
 /* What the daemon has said last, for a failure's message. */
@@ -137,7 +139,7 @@ static void show_end_of_log(const fixture *f)
 /* A daemon that has not come up has said why, or libuv has ended it. */
 static bool has_refused(const fixture *f, int status, unsigned call, uint64_t nth)
 {
-    if (status <= 1 || is_libuvs_end(f, status))
+    if (status <= 1 || is_a_librarys_end(f, status))
         return true;
     (void)fprintf(stderr, "%s number %llu fails: the daemon ends with status %d\n", fail_calls_names[call],
                   (unsigned long long)nth, status);
@@ -256,7 +258,7 @@ static bool serve_failing(fixture *f, unsigned call, uint64_t nth)
     disarm();
     status = status_of(f);
     if (status != -1) {
-        good = says(is_libuvs_end(f, status), call, nth, "the daemon has ended");
+        good = says(is_a_librarys_end(f, status), call, nth, "the daemon has ended");
         succeed_daemon(f);
         return good;
     }
@@ -372,12 +374,15 @@ static void calls_that_fail_while_a_daemon_starts_are_in_no_later_daemons_way(vo
     assert_int_equal(nbad, 0);
 }
 
+/* libseccomp does not notice every allocation that fails: then the daemon would have a filter that lacks calls. */
 static int setup(void **state)
 {
+    static const char *const options[] = { "--no-seccomp", NULL };
     fixture *f;
 
     (void)fixture_setup_kept(state);
     f = *state;
+    f->options = options;
     fixture_kill(f);
     plan = fail_plan_open(f->dir);
     return launch_counted(f) == -1 ? 0 : -1;

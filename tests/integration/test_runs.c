@@ -14,7 +14,6 @@
 #include <signal.h>
 
 #include "tests/support/objects.h"
-#include "tests/support/waits.h"
 
 #define LONGEST SHM_RUN_BYTES_MAX /* of the runs; what is larger is a large object */
 #define RUNS 60                   /* as many as a thread looks through at once, and fewer */
@@ -452,17 +451,6 @@ static void process_that_dies_while_it_frees_leaves_the_others_live(void **state
     (void)kill(pid, SIGCONT);
     assert_int_equal(child_wait(pid), 0);
     assert_true(fixture_is_clean(f, 1));
-}
-
-/*
- * True once no run is left, within 5 s. A process that dies between its free and its message to the daemon leaves an
- * empty run, which the daemon's next sweep finds.
- */
-static bool runs_are_swept(const fixture *f)
-{
-    for (int i = 0; i < 500 && class_now(f, 0).spans != 0; i++)
-        waits_sleep_ms(10);
-    return class_now(f, 0).spans == 0;
 }
 
 /* Owner and freeing process die at any time, in any order. */
