@@ -51,7 +51,7 @@ static const limit_row rows[LIMITS] = {
     [LIMIT_GROUP_BYTES] = { "group-bytes", 0, 0, LIMIT_BYTES, LIMIT_OF_GROUP, EDQUOT,
                             "the group's sessions hold as much memory as they may (group-bytes)",
                             "Memory that the sessions of a group may hold; 0: no limit" },
-    [LIMIT_UID_ROOTS] = { "uid-roots", SHM_ROOTS_MAX / 4 * 3, 1, LIMIT_COUNT, LIMIT_OF_UID, EDQUOT,
+    [LIMIT_UID_ROOTS] = { "uid-roots", SHM_ROOTS_MAX - SHM_ROOTS_MAX / 4, 1, LIMIT_COUNT, LIMIT_OF_UID, EDQUOT,
                           "this user has made as many roots as it may (uid-roots)",
                           "Roots that sessions of a user have made" },
     [LIMIT_UID_ADOPTIONS] = { "uid-adoptions", 262144, 1, LIMIT_COUNT, LIMIT_OF_UID, EDQUOT,

@@ -41,7 +41,7 @@
 #include "daemon/logquota.h"
 #include "shm/atomics.h"
 
-#define RING_BYTES  (256u * 1024u)
+#define RING_BYTES  262144u
 #define LINE_BYTES  1024u
 #define BATCH_BYTES PIPE_BUF /* lines of others that write to the same pipe stay whole, and so do these */
 #define STOP_MS     500

@@ -142,11 +142,11 @@ static mcentral *central_at(mheap *heap, uint32_t i)
 
 static int validate_sets(const mcentral *central, uint32_t i, FILE *err)
 {
-    for (size_t c = 0; c < SPAN_CLASS_COUNT * 4; c++) {
+    for (unsigned c = 0; c < SPAN_CLASS_COUNT * 4; c++) {
         const spanlist *set = &central[c / 4].sets[c % 4];
 
         if (set->count != set->checked || (set->head.n == 0) != (set->count == 0)) {
-            (void)fprintf(err, "mheap: a set of class %zu, of group entry %d, has %llu spans, %llu noted\n", c / 4,
+            (void)fprintf(err, "mheap: a set of class %u, of group entry %d, has %llu spans, %llu noted\n", c / 4,
                           (int)i - 1, (unsigned long long)set->checked, (unsigned long long)set->count);
             return -EUCLEAN;
         }
@@ -167,7 +167,7 @@ static int go_over_lists(mheap *heap, bool compare, unsigned budget, FILE *err)
         budget -= budget < SPANS_A_GROUP ? budget : SPANS_A_GROUP;
         if (compare && validate_sets(central, heap->checked.group, err) < 0)
             return -EUCLEAN;
-        for (size_t c = 0; c < SPAN_CLASS_COUNT * 4 && !compare; c++)
+        for (unsigned c = 0; c < SPAN_CLASS_COUNT * 4 && !compare; c++)
             central[c / 4].sets[c % 4].checked = 0;
     }
     heap->checked.group = 0;

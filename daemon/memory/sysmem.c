@@ -27,8 +27,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -107,11 +107,14 @@ static bool read_text(int fd, char *text, size_t cap_bytes)
 static bool find_field(const char *text, const char *key, uint64_t *ret)
 {
     size_t len = strlen(key);
+    char *end;
 
     for (const char *line = text; line != NULL; line = strchr(line, '\n')) {
         line += *line == '\n';
-        if (strncmp(line, key, len) == 0 && sscanf(line + len, " %" SCNu64, ret) == 1)
-            return true;
+        if (strncmp(line, key, len) != 0)
+            continue;
+        *ret = strtoull(line + len, &end, 10);
+        return end != line + len;
     }
     return false;
 }

@@ -92,7 +92,7 @@ static bool fill_class(const sums *s, uint32_t class, Goallocd__ClassStats *ret)
     goallocd__class_stats__init(ret);
     ret->size_class = class;
     ret->object_bytes = class == SIZE_CLASS_TINY ? 0 : size_class_bytes[class];
-    for (size_t c = 2 * class; c < 2 * class + 2; c++) {
+    for (uint32_t c = 2 * class; c < 2 * class + 2; c++) {
         ret->spans += count->classes[c].nspans;
         ret->span_bytes += count->classes[c].npages * PAGE_BYTES;
         ret->live_objects += count->classes[c].live.objects;

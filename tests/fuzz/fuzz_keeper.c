@@ -196,7 +196,7 @@ static int count_descriptors(void)
 
 /* --- who hands over --- */
 
-/* One connection is answered. If it is hung up on, its socket goes first, or its caller would try again for a second. */
+/* Answer one connection. If it is hung up on, the socket goes first, or who calls would try again for a second. */
 static void *be_keeper(void *data)
 {
     const keeper_part *part = data;

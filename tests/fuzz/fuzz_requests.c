@@ -63,8 +63,8 @@ static uint64_t any_offset(step *s)
 
     if (how >= 224)
         return fuzz_number(s->in);
-    return page_offset(page_at(page)) + (page < map->npages ? how % 32 * shm_span_at(map, page_at(page))->elem_bytes : 0) +
-           (how < 160 ? 0 : how % 16);
+    return page_offset(page_at(page)) + (how < 160 ? 0 : how % 16) +
+           (page < map->npages ? how % 32 * shm_span_at(map, page_at(page))->elem_bytes : 0);
 }
 
 static ProtobufCBinaryData any_name(step *s)
@@ -110,7 +110,7 @@ static void claim_session(step *s, uint8_t how, Goallocd__Attach *ask)
     ask->session = other->session + (how >> 3 & 1);
     ask->epoch = other->epoch + (how >> 4 & 1);
     ask->generation = s->w->heap.map->header->generation + (how >> 5 & 1);
-    ask->offers = how >> 6;
+    ask->own = how >> 6;
 }
 
 static void send_attach(step *s)
@@ -305,6 +305,18 @@ static void send_subscribe(step *s)
     SEND(s, SUBSCRIBE, subscribe, &ask);
 }
 
+/* The process has mapped what is its session's own: by what is in the file, or not. */
+static void send_own_mapped(step *s)
+{
+    Goallocd__OwnMapped ask = GOALLOCD__OWN_MAPPED__INIT;
+    uint64_t id = 0;
+
+    if (s->c->nfds > ATTACH_FD_OWN)
+        (void)!pread(s->c->fds[ATTACH_FD_OWN], &id, sizeof(id), 0);
+    ask.own = fuzz_u8(s->in) & 1 ? fuzz_u64(s->in) : id;
+    SEND(s, OWN_MAPPED, own_mapped, &ask);
+}
+
 static void send_reclaim(step *s)
 {
     Goallocd__Reclaim ask = GOALLOCD__RECLAIM__INIT;
@@ -477,10 +489,10 @@ static void scribble_offers(step *s)
     uint64_t word = offer_pack((enum offer_state)(how & 3), nleases + (how >> 2 & 1));
     uint32_t active = how >> 4;
 
-    if (s->c->nfds <= ATTACH_FD_OFFERS || page >= map->npages)
+    if (s->c->nfds <= ATTACH_FD_OWN || page >= map->npages)
         return;
-    (void)!pwrite(s->c->fds[ATTACH_FD_OFFERS], &active, sizeof(active), offsetof(shm_offers, active));
-    (void)!pwrite(s->c->fds[ATTACH_FD_OFFERS], &word, sizeof(word),
+    (void)!pwrite(s->c->fds[ATTACH_FD_OWN], &active, sizeof(active), offsetof(shm_offers, active));
+    (void)!pwrite(s->c->fds[ATTACH_FD_OWN], &word, sizeof(word),
                   (off_t)(SHM_OFFERS_HEADER_BYTES + page * sizeof(word)));
 }
 
@@ -506,7 +518,7 @@ static void punch(step *s)
 {
     uint8_t how = fuzz_u8(s->in);
     uint32_t page = any_page(s);
-    unsigned which = how % 3 == 0 ? ATTACH_FD_ARENA : how % 3 == 1 ? ATTACH_FD_BITMAP : ATTACH_FD_OFFERS;
+    unsigned which = how % 3 == 0 ? ATTACH_FD_ARENA : how % 3 == 1 ? ATTACH_FD_BITMAP : ATTACH_FD_OWN;
     off_t unit = which == ATTACH_FD_ARENA ? (off_t)PAGE_BYTES : which == ATTACH_FD_BITMAP ? 256 : 8;
     int mode = how & 128 ? FALLOC_FL_KEEP_SIZE : FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 
@@ -551,7 +563,7 @@ static void turn_long(step *s)
     world_turn(s->w, fuzz_u8(s->in));
 }
 
-/* What is done more often stands here more often. What is new takes a place that is NULL: the corpus stays what it is. */
+/* What is done more often stands here more often. What is new takes a place that is NULL, for the corpus. */
 static void (*const steps[STEP_KINDS])(step *s) = {
     send_attach, send_attach, send_refill, send_refill, send_refill, send_return, send_return, send_alloc_large,
     send_alloc_large, send_free_large, send_resize_large, send_adopt, send_publish, send_root_set,
@@ -559,6 +571,7 @@ static void (*const steps[STEP_KINDS])(step *s) = {
     send_root_give_back, send_subscribe, send_reclaim, send_heap_map, send_with_a_number, send_plain, send_plain,
     send_bytes, send_frame, send_descriptors, scribble_bits, scribble_bits, scribble_bits, scribble_anywhere,
     scribble_object, scribble_offers, scribble_intent, punch, lock_lives, connect_anew, leave, turn_long,
+    send_own_mapped,
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -567,7 +580,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     world *w = &worlds[fuzz_u8(&in) & 1];
 
     world_start(w);
-    for (unsigned n = 0; n < STEPS_MAX && fuzz_has_more(&in) && !w->server.service.stopping; n++) {
+    for (unsigned n = 0; n < STEPS_MAX && fuzz_has_more(&in) && !w->server->service.stopping; n++) {
         uint8_t what = fuzz_u8(&in);
         uint8_t who = fuzz_u8(&in);
         step s = { w, &w->clients[who & 3], who & 3, &in };

@@ -78,7 +78,7 @@ static page_no make_span(maker *m, uint8_t spc, uint64_t npages, uint64_t bits, 
 
 static void make_sessions(maker *m)
 {
-    static const uint32_t flags[NSESSIONS] = { 0, SESSION_RECLAIM, SESSION_RECLAIM, SESSION_RECLAIM, SESSION_READONLY, 0 };
+    static const uint32_t flags[NSESSIONS] = { 0, SESSION_RECLAIM, SESSION_RECLAIM, SESSION_RECLAIM, SESSION_READONLY };
     group_request family = { .name = (const uint8_t *)"family", .name_bytes = 6, .uid = 1, .flags = SESSION_RECLAIM };
     group *g = NULL;
 
@@ -87,9 +87,9 @@ static void make_sessions(maker *m)
         session_request request = { flags[i], 7 + i, i, i * 10 * PAGE_BYTES, "left", i == 2 || i == 3 ? g : NULL };
 
         FUZZ_CHECK(session_open(&m->table, &request, &m->sessions[i]) == 0);
-        life_fds[i] = i % 2 == 0 ? heapfile_life_fd(&m->file, m->sessions[i]->lessee.no) : -1;
+        life_fds[i] = i % 2 == 0 ? heapfile_byte_fd(&m->file, m->sessions[i]->lessee.no.n) : -1;
     }
-    FUZZ_CHECK(heapfile_group_fd(&m->file, g->no) >= 0); /* open as long as the process lives */
+    FUZZ_CHECK(heapfile_byte_fd(&m->file, g->no.n) >= 0); /* open as long as the process lives */
 }
 
 static void make_objects(maker *m)
@@ -268,7 +268,7 @@ static void change(fuzz_input *in)
 
 /* --- what the next daemon does --- */
 
-static void must_validate(const mheap *heap, const session_table *table, const roots *r)
+static void must_validate(mheap *heap, session_table *table, const roots *r)
 {
     FUZZ_CHECK(mheap_validate(heap, stderr) == 0);
     FUZZ_CHECK(session_table_validate(table, stderr) == 0);

@@ -41,7 +41,8 @@ static bool has_unknown_fields(const Goallocd__Request *request, const Goallocd_
                                                      reply->refill->base.n_unknown_fields != 0);
     return request->base.n_unknown_fields != 0 ||
            (request->op_case == GOALLOCD__REQUEST__OP_REFILL && request->refill->base.n_unknown_fields != 0) ||
-           (request->op_case == GOALLOCD__REQUEST__OP_RETURN_SPANS && request->return_spans->base.n_unknown_fields != 0);
+           (request->op_case == GOALLOCD__REQUEST__OP_RETURN_SPANS &&
+            request->return_spans->base.n_unknown_fields != 0);
 }
 
 /* What is packed by hand is what protobuf-c packs, and takes no more room than there is. */

@@ -20,6 +20,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "daemon/access.h"
+#include "daemon/limits.h"
 #include "daemon/log.h"
 #include "shm/holds.h"
 #include "tests/fuzz/fuzz.h"
@@ -28,7 +30,7 @@
 #define LIMIT_BYTES  (4 * MIB)
 #define INPUTS_MAX   4096u
 #define OTHER_UID    1000u
-#define TURNS_MAX    1000000u /* until it is at rest; each waits for what the pool does */
+#define TURNS_MAX    1000000000u /* until it is at rest; libFuzzer's time runs out before */
 
 /* --- start and stop --- */
 
@@ -50,25 +52,31 @@ static int new_listener(void)
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-    FUZZ_CHECK(fd >= 0 && bind(fd, (const struct sockaddr *)&addr, sizeof(sa_family_t)) == 0);
+    FUZZ_CHECK(fd >= 0 && bind(fd, (const struct sockaddr *)&addr, sizeof(sa_family_t)) == 0 && listen(fd, 64) == 0);
     return fd;
 }
 
 void world_start(world *w)
 {
+    static access_policy anybody;
+    static limits most;
     server_options options = { .eager_commit = !w->lazy, .socket_path = "", .is_held = is_held, .watched_fd = -1,
-                               .on_death = on_death };
+                               .on_death = on_death, .access = &anybody, .limits = &most };
 
     if (w->running)
         return;
+    limits_preset(&most);
+    most.max[LIMIT_UID_CONNECTS] = UINT32_MAX; /* inputs a second are no connections a second */
     (void)signal(SIGPIPE, SIG_IGN);
     log_set_level(LOG_LEVEL_ERROR);
-    memset(&w->server, 0, sizeof(w->server));
+    options.refuses_fds = w->server != NULL;
+    w->server = w->server == NULL ? &w->first : &w->others;
+    memset(w->server, 0, sizeof(*w->server));
     FUZZ_CHECK(heapfile_create(&w->file, SHM_BASE_DEFAULT, ARENA_BYTES) == 0);
     FUZZ_CHECK(mheap_init(&w->heap, &w->file, w->lazy ? LIMIT_BYTES : 0) == 0);
     u32_store_relaxed(&w->file.huge.never, 1);
     w->listen_fd = new_listener();
-    FUZZ_CHECK(server_open(&w->server, dup(w->listen_fd), &w->heap, &options) == 0);
+    FUZZ_CHECK(server_open(w->server, dup(w->listen_fd), &w->heap, &options) == 0);
     for (unsigned i = 0; i < WORLD_CLIENTS; i++)
         w->clients[i] = (world_client){ .ch.fd = -1 };
     w->ninputs = 0;
@@ -78,10 +86,10 @@ void world_start(world *w)
 /* The loop has nothing left: all handles are closed. */
 static void close_down(world *w)
 {
-    FUZZ_CHECK(w->server.dropped);
-    (void)uv_run(&w->server.service.loop, UV_RUN_DEFAULT);
-    FUZZ_CHECK(w->server.service.peers.peers == NULL);
-    server_close(&w->server);
+    FUZZ_CHECK(w->server->dropped);
+    (void)uv_run(&w->server->service.loop, UV_RUN_DEFAULT);
+    FUZZ_CHECK(w->server->service.peers.peers == NULL);
+    server_close(w->server);
     mheap_end(&w->heap);
     heapfile_close(&w->file);
     (void)close(w->listen_fd);
@@ -96,7 +104,7 @@ void world_stop(world *w)
     world_connect(w, 0, false);
     request.id = 1;
     world_send(w, 0, &request);
-    while (!w->server.service.stopping)
+    while (!w->server->service.stopping)
         world_turn(w, 1);
     for (unsigned i = 0; i < WORLD_CLIENTS; i++)
         world_die(w, i);
@@ -229,7 +237,7 @@ static void read_replies(world_client *c)
 void world_turn(world *w, unsigned n)
 {
     while (n-- > 0)
-        (void)uv_run(&w->server.service.loop, UV_RUN_NOWAIT);
+        (void)uv_run(&w->server->service.loop, UV_RUN_NOWAIT);
     for (unsigned i = 0; i < WORLD_CLIENTS; i++) {
         if (w->clients[i].ch.fd >= 0 && !w->clients[i].deaf)
             read_replies(&w->clients[i]);
@@ -241,17 +249,27 @@ void world_turn(world *w, unsigned n)
 /* True if nobody is there any more, and no thread of the pool has pages of the heap. */
 static bool is_at_rest(const world *w)
 {
-    const service *srv = &w->server.service;
+    const service *srv = &w->server->service;
 
     return srv->peers.peers == NULL && srv->sessions.nopen == 0 && w->heap.groups->ngroups == 0 &&
            mheap_aside_pages(&w->heap) == 0;
 }
 
+/* A round a second, and asking for idle spans a few times a second: inputs do not wait for that. */
+static void forget_pace(world *w)
+{
+    for (int kind = 0; kind < ROUNDS; kind++)
+        w->server->rounds.states[kind].not_before_ns = 0;
+    w->server->service.next_ask_ns = w->server->service.next_rescue_ns = 0;
+}
+
 static void come_to_rest(world *w)
 {
-    for (unsigned n = 0; !is_at_rest(w) && !w->server.service.stopping; n++) {
+    for (unsigned n = 0; !is_at_rest(w) && !w->server->service.stopping; n++) {
         FUZZ_CHECK(n < TURNS_MAX);
-        (void)uv_run(&w->server.service.loop, UV_RUN_ONCE);
+        forget_pace(w);
+        service_wake(&w->server->service);
+        (void)uv_run(&w->server->service.loop, UV_RUN_ONCE);
     }
 }
 
@@ -268,20 +286,22 @@ static void free_objects(world *w)
         for (uint32_t word = 0; word < bits_nwords(shm_span_at(map, first)->nelems); word++)
             u64_store_relaxed(shm_alloc_word(map, first, word), 0);
     }
-    for (uint32_t at; (at = roots_next(w->server.service.roots, 0)) < SHM_ROOTS_MAX;)
-        roots_remove_at(w->server.service.roots, at);
+    for (uint32_t at; (at = roots_next(w->server->service.roots, 0)) < SHM_ROOTS_MAX;)
+        roots_remove_at(w->server->service.roots, at);
 }
 
 static void must_be_empty(world *w)
 {
-    service *srv = &w->server.service;
+    service *srv = &w->server->service;
 
     free_objects(w);
     (void)sweep_some(&srv->sessions.leases, &(page_no){ 0 }, UINT32_MAX, true, OFFERS_TAKE);
     FUZZ_CHECK(w->heap.ninuse_spans == 0 && w->heap.ninuse_pages == 0 && srv->sessions.leases.nleased == 0);
     FUZZ_CHECK(adopt_count(w->heap.adopted) == 0 && roots_count(srv->roots) == 0);
     FUZZ_CHECK(srv->operations.used == 0 && srv->queue.nwaiting == 0);
-    FUZZ_CHECK(service_validate(srv, stderr) == 0); /* once: it takes a third of an input */
+    FUZZ_CHECK(mheap_validate(&w->heap, stderr) == 0); /* once: it takes a third of an input */
+    FUZZ_CHECK(session_table_validate(&srv->sessions, stderr) == 0 && roots_validate(srv->roots, stderr) == 0);
+    FUZZ_CHECK(making_validate(&srv->making, stderr) == 0 && users_validate(&srv->users) == NULL);
 }
 
 void world_end_input(world *w)
@@ -289,11 +309,12 @@ void world_end_input(world *w)
     for (unsigned i = 0; i < WORLD_CLIENTS; i++)
         world_die(w, i);
     come_to_rest(w);
-    if (w->server.service.stopping) {
+    if (w->server->service.stopping) {
         close_down(w);
         return;
     }
     must_be_empty(w);
+    forget_pace(w);
     if (++w->ninputs == INPUTS_MAX)
         world_stop(w);
 }

@@ -29,7 +29,9 @@ typedef struct world_client {
 typedef struct world {
     bool lazy; /* nothing is committed, and there is a memory limit */
     bool running;
-    server server;
+    server *server;
+    server first; /* threads that close what clients send wait in it for ever (closer.c): it is not used again */
+    server others;
     heapfile file;
     mheap heap;
     int listen_fd;
