@@ -4,7 +4,8 @@
  * Called by link.c, with the turn, and by goallocctl. No malloc, no thread, no signal. Data: the channel itself,
  * private to the process. The child of a fork closes its copy of the descriptor and connects anew.
  *
- * The socket does not block; poll() waits, and has the deadline. So no call here can hang, whatever the descriptor
+ * The socket does not block; poll() waits, and has the deadline. (A connect() that
+ * waits for room in a full queue does, as long as its caller says.) So no call here can hang, whatever the descriptor
  * names. It may name something else, because the program can close a library's descriptors: programs that become
  * daemons close all that are open, and what they open next gets the same numbers. Therefore the channel remembers its
  * socket by device and inode, and compares them before each use. What is not its socket is neither read nor written nor
@@ -27,7 +28,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define RETRY_MS      2
 #define LOOK_EVERY_MS 100
 
 static int64_t now_ms(void)
@@ -121,7 +121,26 @@ static int socket_above(int lowest_fd)
     return above;
 }
 
-int channel_try_connect(channel *ch, const char *path, int lowest_fd)
+/*
+ * Connect when the listener's queue is full: wait room_ms for room. Only a call that blocks has a place in the line of
+ * those who wait: who asks again and again meets a full queue each time, as long as others connect without a pause.
+ */
+static int connect_in_line(int fd, const struct sockaddr_un *addr, int room_ms)
+{
+    struct timeval wait = { .tv_sec = room_ms / 1000, .tv_usec = room_ms % 1000 * 1000 };
+    int flags = fcntl(fd, F_GETFL);
+    int r;
+
+    if (flags < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait)) < 0 ||
+        fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0)
+        return -errno;
+    r = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? -errno : 0;
+    if (fcntl(fd, F_SETFL, flags) < 0)
+        return -errno;
+    return r == -EINTR ? -EAGAIN : r;
+}
+
+int channel_try_connect(channel *ch, const char *path, int lowest_fd, int room_ms)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     struct stat st;
@@ -141,6 +160,8 @@ int channel_try_connect(channel *ch, const char *path, int lowest_fd)
         do
             r = connect(ch->fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
         while (r == -EINTR);
+        if (r == -EAGAIN && room_ms > 0)
+            r = connect_in_line(ch->fd, &addr, room_ms);
     }
     if (file >= 0)
         (void)close(file);
@@ -151,11 +172,10 @@ int channel_try_connect(channel *ch, const char *path, int lowest_fd)
 
 int channel_connect(channel *ch, const char *path, deadline until)
 {
-    int r;
+    int r = channel_try_connect(ch, path, 0, 0);
 
-    /* There is no way to wait until the queue of a listener has room again. */
-    while ((r = channel_try_connect(ch, path, 0)) == -EAGAIN && deadline_left_ms(until) > 0)
-        (void)poll(NULL, 0, RETRY_MS);
+    while (r == -EAGAIN && deadline_left_ms(until) > 0)
+        r = channel_try_connect(ch, path, 0, deadline_left_ms(until));
     return r == -EAGAIN ? -ETIMEDOUT : r;
 }
 

@@ -41,10 +41,11 @@ typedef struct channel {
 int channel_connect(channel *ch, const char *path, deadline until) __attribute__((warn_unused_result));
 
 /*
- * The same, once and without waiting: -EAGAIN if the listener's queue is full. The descriptor is lowest_fd or above it,
- * if the limit of descriptors allows that.
+ * The same, once: waits room_ms at most if the listener's queue is full (0: not at all), -EAGAIN if it stays so. A
+ * signal ends the wait. The descriptor is lowest_fd or above it, if the limit of descriptors allows that.
  */
-int channel_try_connect(channel *ch, const char *path, int lowest_fd) __attribute__((warn_unused_result));
+int channel_try_connect(channel *ch, const char *path, int lowest_fd, int room_ms)
+    __attribute__((warn_unused_result));
 
 /*
  * Close the channel, and descriptors that were not taken. It may be closed already. If the program has closed the

@@ -133,7 +133,8 @@ static int connect_patiently(enum comeback_patience patience, deadline until)
             return r;
         if (deadline_left_ms(until) == 0)
             return r == -EACCES ? r : -ETIMEDOUT;
-        (void)poll(NULL, 0, wait_ms);
+        if (r != -EAGAIN) /* then it has waited */
+            (void)poll(NULL, 0, wait_ms);
     }
 }
 
@@ -459,7 +460,8 @@ static int open_patiently(enum comeback_patience patience, Goallocd__Request *at
             return -ETIMEDOUT;
         if (patience == COMEBACK_SERVES) /* a daemon was there: if it has died, another one may be on its way up */
             patience = COMEBACK_RESTARTS;
-        (void)poll(NULL, 0, 1);
+        if (r != -EAGAIN) /* then it has waited for room */
+            (void)poll(NULL, 0, 1);
     }
 }
 

@@ -27,6 +27,7 @@
 
 #define FD_END 1024 /* a table of descriptors that reaches further costs the kernel memory */
 #define FD_ROOM 64
+#define ROOM_MS 10 /* how long a try waits for room in the queue of the listener; meanwhile no thread can fork */
 
 turn link_turn = TURN_INIT;
 shm_u64 link_nrpcs;
@@ -101,7 +102,7 @@ int link_connect(const char *path)
 
     link_close();
     forklock_take();
-    r = channel_try_connect(&ch, path, link_lowest_fd());
+    r = channel_try_connect(&ch, path, link_lowest_fd(), ROOM_MS);
     if (r == 0 && (r = link_check_server(ch.fd, path)) < 0)
         channel_close(&ch);
     forklock_give();

@@ -168,7 +168,7 @@ static int ask(void)
     request.id = SUBSCRIBE_ID;
     forklock_take();
     channel_close(&ch);
-    r = channel_try_connect(&ch, ticket.socket_path, link_lowest_fd());
+    r = channel_try_connect(&ch, ticket.socket_path, link_lowest_fd(), 0);
     if (r == 0 && (r = link_check_server(ch.fd, ticket.socket_path)) < 0)
         channel_close(&ch);
     forklock_give();

@@ -185,7 +185,7 @@ void attack_keeper(attacker *a)
     for (;;) {
         static channel ch;
 
-        if (channel_try_connect(&ch, path, 0) == 0)
+        if (channel_try_connect(&ch, path, 0, 0) == 0)
             channel_close(&ch);
         enemy_deed(a, 1);
         board_sleep_us(1000);

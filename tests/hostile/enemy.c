@@ -25,7 +25,7 @@ int enemy_connect(const attacker *a)
 {
     static channel ch; /* only its descriptor is used */
 
-    return channel_try_connect(&ch, a->f->socket, 0) < 0 ? -1 : ch.fd;
+    return channel_try_connect(&ch, a->f->socket, 0, 0) < 0 ? -1 : ch.fd;
 }
 
 int enemy_must_connect(attacker *a)

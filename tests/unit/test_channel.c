@@ -8,12 +8,15 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <time.h>
@@ -21,6 +24,8 @@
 
 #include "proto/channel.h"
 #include "tests/support/guard.h"
+
+#define QUEUE_MAX 16
 
 static struct sockaddr_un addr = { .sun_family = AF_UNIX };
 static int listener = -1;
@@ -160,6 +165,67 @@ static void channel_recv_from_who_has_closed_is_a_reset(void **state)
     assert_int_equal(channel_recv(&ch, &payload, &len, deadline_in(1000)), -ECONNRESET);
 }
 
+/* True while that thread is in connect(), asleep. */
+static bool waits_in_connect(pid_t tid)
+{
+    char path[64];
+    char text[32] = "";
+    FILE *f;
+
+    (void)snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", (int)tid);
+    f = fopen(path, "r");
+    if (f == NULL)
+        return true; /* this kernel doesn't tell */
+    (void)fgets(text, sizeof(text), f);
+    (void)fclose(f);
+    return strtol(text, NULL, 10) == SYS_connect; /* a thread that runs says "running" */
+}
+
+/* Connections fill the queue of the listener; *ret_n of them. */
+static void fill_queue(channel *many, int *ret_n)
+{
+    for (*ret_n = 0; *ret_n < QUEUE_MAX; ++*ret_n) {
+        if (channel_try_connect(&many[*ret_n], addr.sun_path, 0, 0) == -EAGAIN)
+            return;
+    }
+    fail_msg("the queue takes more than %d", QUEUE_MAX);
+}
+
+/* Accept one, when the other thread waits in the kernel for room. */
+static void *accept_late(void *arg)
+{
+    const pid_t *tid = arg;
+
+    while (!waits_in_connect(*tid))
+        (void)usleep(1000);
+    return (void *)(intptr_t)accept(listener, NULL, NULL);
+}
+
+static void channel_connect_to_a_full_queue_has_a_place_in_the_line(void **state)
+{
+    static channel many[QUEUE_MAX];
+    channel last;
+    pid_t tid = (pid_t)syscall(SYS_gettid);
+    pthread_t thread;
+    void *accepted;
+    int n;
+
+    (void)state;
+    fill_queue(many, &n);
+    assert_int_equal(channel_try_connect(&last, addr.sun_path, 0, 1), -EAGAIN);
+    assert_int_equal(channel_connect(&last, addr.sun_path, deadline_in(5)), -ETIMEDOUT);
+    assert_int_equal(pthread_create(&thread, NULL, accept_late, &tid), 0);
+    assert_int_equal(channel_connect(&last, addr.sun_path, deadline_in(10000)), 0);
+    assert_int_equal(pthread_join(thread, &accepted), 0);
+    assert_true((fcntl(last.fd, F_GETFL) & O_NONBLOCK) != 0);
+    channel_close(&last);
+    (void)close((int)(intptr_t)accepted);
+    for (int i = 0; i < n; i++) { /* the queue is empty for who comes next */
+        (void)close(accept(listener, NULL, NULL));
+        channel_close(&many[i]);
+    }
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -169,6 +235,7 @@ int main(void)
         TEST(channel_recv_of_a_frame_in_pieces_comes_when_it_is_whole),
         TEST(channel_send_to_who_does_not_read_times_out),
         TEST(channel_recv_from_who_has_closed_is_a_reset),
+        TEST(channel_connect_to_a_full_queue_has_a_place_in_the_line),
     };
 
     return cmocka_run_group_tests(tests, setup_all, teardown_all);
