@@ -41,7 +41,7 @@
     X(reclaim_after_fold, d) X(reclaim_after_bits, d)                                                         \
     X(offer_before_take, d) X(offer_after_take, d) X(offer_after_lease_end, d)                                \
     X(sweep_after_word, d) X(sweep_after_claim, d) X(put_after_word, d)                                       \
-    X(free_span_after_word, d) X(free_span_after_map, d)                                                      \
+    X(free_span_after_word, d) X(free_span_after_map, d) X(unmap_after_entries, d) X(unmap_after_npages, d)   \
     X(extend_after_map, d) X(extend_after_npages, d)                                                          \
     X(shrink_after_npages, d) X(shrink_after_map, d)                                                          \
     X(session_after_token, d) X(session_before_state, d) X(session_after_state, d) X(session_end_half, d)     \

@@ -15,7 +15,9 @@
  *      changes it, last.
  *   4. mheap_free_span: lease word to FREE, then page map to 0, then the pages go back to pagealloc.
  *   5. The page map of more than 512 MiB is written, or cleared, in slices; meanwhile the pages are aside. Its first
- *      entry is the first one written and the last one cleared: who walks the heap is led past the rest by it.
+ *      entry is the first one written and the last one cleared: who walks the heap is led past the rest by it. Clearing
+ *      goes down from the end, and what is cleared is free at once: its entries to 0, then npages of the description,
+ *      then pagealloc.
  *
  * A large span may change its length while it is leased. Growing: page map of the new pages, then npages, then
  * elem_bytes. Shrinking: elem_bytes, npages, then the page map.
@@ -533,7 +535,7 @@ int mheap_begin_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
 /*
  * The page map entries of these pages, which are in no span any more, mean nothing: clear them, then the pages are
  * free. Entries of many pages are cleared from the last one down, so that who walks the heap meets the first one, which
- * leads past all of them; what stands there says FREE.
+ * leads past all that are left; what stands there says FREE.
  */
 static void clear_map(mheap *heap, page_no first, uint64_t npages, bool punched)
 {
@@ -551,42 +553,57 @@ static void clear_map(mheap *heap, page_no first, uint64_t npages, bool punched)
     pagealloc_free_range(heap->pages, first, npages, punched);
 }
 
-static void end_mapping(mheap *heap, mheap_mapping *m)
+/* Write the next n entries. */
+static void map_slice(mheap *heap, mheap_mapping *m, uint64_t n)
 {
-    void (*done)(void *) = m->done;
-    void *data = m->data;
+    uint64_t from = m->range.first.n + m->range.npages - m->left;
 
-    DL_DELETE(heap->mappings, m);
-    heap->naside_pages[m->clears ? ASIDE_CLEARING : ASIDE_MAPPING] -= m->range.npages;
-    if (m->clears) {
-        pagealloc_free_range(heap->pages, m->range.first, m->range.npages, m->punched);
-        free(m);
-        return;
+    for (uint64_t i = 0; i < n; i++)
+        u32_store_release(&heap->map->page_map[from + i], m->range.first.n);
+    m->left -= n;
+    if (m->left == 0) {
+        heap->naside_pages[ASIDE_MAPPING] -= m->range.npages;
+        span_is_whole(heap, m->range.first, m->range.npages);
     }
-    span_is_whole(heap, m->range.first, m->range.npages);
-    done(data);
+}
+
+/* Clear the last n entries that are left, and free their pages. */
+static void unmap_slice(mheap *heap, mheap_mapping *m, uint64_t n)
+{
+    page_no from = page_at(m->range.first.n + m->left - n);
+
+    for (uint64_t i = n; i-- > 0;)
+        u32_store_release(&heap->map->page_map[from.n + i], 0);
+    CRASH_POINT(unmap_after_entries);
+    m->left -= n;
+    if (m->left > 0)
+        shm_span_at(heap->map, m->range.first)->npages = (uint32_t)m->left;
+    CRASH_POINT(unmap_after_npages);
+    heap->naside_pages[ASIDE_CLEARING] -= n;
+    pagealloc_free_range(heap->pages, from, n, m->punched);
 }
 
 bool mheap_map_some(mheap *heap, bool *ret_freed)
 {
     mheap_mapping *m = heap->mappings;
     uint64_t n;
-    uint64_t from;
 
     *ret_freed = false;
     if (m == NULL)
         return false;
     n = m->left < MHEAP_MAP_PAGES / 2 ? m->left : MHEAP_MAP_PAGES / 2;
-    from = m->range.first.n + (m->clears ? m->left - n : m->range.npages - m->left);
-    for (uint64_t i = n; i-- > 0;)
-        u32_store_release(&heap->map->page_map[from + i], m->clears ? 0 : m->range.first.n);
-    m->left -= n;
-    if (m->left == 0) {
-        *ret_freed = m->clears;
-        end_mapping(heap, m);
-    } else {
-        DL_DELETE(heap->mappings, m);
+    if (m->clears)
+        unmap_slice(heap, m, n);
+    else
+        map_slice(heap, m, n);
+    DL_DELETE(heap->mappings, m);
+    if (m->left > 0) {
         DL_APPEND(heap->mappings, m);
+    } else if (m->clears) {
+        *ret_freed = true;
+        free(m);
+    } else {
+        m->done(m->data); /* which may end m */
     }
     return heap->mappings != NULL;
 }

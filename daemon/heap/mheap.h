@@ -55,7 +55,11 @@ typedef struct mheap_checked {
 } mheap_checked;
 
 /* Entries of the page map that are written at once: more are written in slices. */
+#if defined(GOALLOC_CRASH_POINTS) /* so that megabytes come to their points, too */
+#define MHEAP_MAP_PAGES 128u
+#else
 #define MHEAP_MAP_PAGES 65536u
+#endif
 
 /* Page map entries that are being written, or cleared. */
 typedef struct mheap_mapping {
@@ -131,7 +135,7 @@ int mheap_alloc_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_cl
 int mheap_begin_span(mheap *heap, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret_span,
                      uint64_t *ret_nscavenged, mheap_mapping *m) __attribute__((warn_unused_result));
 
-/* Write or clear a slice of the page map. *ret_freed: pages have come free. False: nothing is left to do. */
+/* Write or clear a slice of the page map. *ret_freed: all pages of one have come free. False: nothing is left to do. */
 bool mheap_map_some(mheap *heap, bool *ret_freed);
 
 /* Give the span's pages back. It is in no list. punched: there is no memory behind them any more. */

@@ -3,8 +3,10 @@
  * (runtime/mpagealloc.go).
  *
  * Called by mheap and pagecache. Calls pagebits and scavindex. All data is private to the daemon. A chunk is 512 pages
- * (4 MiB) with 512 alloc bits (1: taken) and 512 scavenged bits (1: free, and no memory behind it). Above the chunks
- * lie five levels of summaries. An entry is one 64-bit word:
+ * (4 MiB) with 512 alloc bits (1: taken) and 512 scavenged bits (1: free, and no memory behind it). A chunk that is
+ * taken, freed or added as a whole is plain: its counters say what its bits would, and the bits are written when a part
+ * of it changes. So 400 GiB cost 100,000 counters, not 100,000 times 128 bytes. Above the chunks lie five levels of
+ * summaries. An entry is one 64-bit word:
  *
  *        start (21 bits) | max (21) | end (21)        how many of its pages are free at the beginning, in the longest
  *                                                     range, at the end
@@ -141,6 +143,35 @@ pagealloc *pagealloc_free(pagealloc *a)
     return NULL;
 }
 
+/* --- bits --- */
+
+/*
+ * The bits of a chunk, to be read. Those of a plain one, all of whose pages are alike, are what its counters say: 512
+ * taken; or none taken, and 512 or none of them with memory.
+ */
+static const chunk *bits_of(const pagealloc *a, uint64_t c)
+{
+#define EACH_WORD(bits) { bits, bits, bits, bits, bits, bits, bits, bits }
+    static const chunk taken = { .alloc = EACH_WORD(UINT64_MAX) };
+    static const chunk scavenged = { .scavenged = EACH_WORD(UINT64_MAX) };
+    static const chunk backed;
+    const chunk_use *use = &a->scav.chunks[c];
+
+    if (!use->plain)
+        return &a->chunks[c];
+    return use->ntaken == CHUNK_PAGES ? &taken : use->nbacked == 0 ? &scavenged : &backed;
+}
+
+/* The same, to be changed in part. */
+static chunk *bits_to_change(pagealloc *a, uint64_t c)
+{
+    if (a->scav.chunks[c].plain) {
+        a->chunks[c] = *bits_of(a, c);
+        a->scav.chunks[c].plain = false;
+    }
+    return &a->chunks[c];
+}
+
 /* --- changing ranges --- */
 
 /* The merger of what lies below entry i of level l, which is above the leaves. */
@@ -155,8 +186,10 @@ static void update(pagealloc *a, uint64_t lo, uint64_t hi)
     bool changed = false;
 
     for (uint64_t c = lo; c <= hi; c++) {
-        bool full = a->scav.chunks[c].ntaken == CHUNK_PAGES;
-        uint64_t packed = full ? 0 : summary_pack(pagebits_summarize(a->chunks[c].alloc));
+        unsigned ntaken = a->scav.chunks[c].ntaken;
+        uint64_t packed = ntaken == CHUNK_PAGES ? 0
+                          : ntaken == 0         ? summary_pack((summary){ CHUNK_PAGES, CHUNK_PAGES, CHUNK_PAGES })
+                                                : summary_pack(pagebits_summarize(a->chunks[c].alloc));
 
         changed |= packed != a->summaries[LEAF][c];
         a->summaries[LEAF][c] = packed;
@@ -198,8 +231,7 @@ void pagealloc_grow(pagealloc *a, page_no first, uint64_t npages)
     assert(first.n % CHUNK_PAGES == 0 && npages % CHUNK_PAGES == 0 && npages > 0);
     assert(first.n >= a->end && end <= a->max_pages && end <= END_MAX);
     for (uint64_t c = first.n / CHUNK_PAGES; c < end / CHUNK_PAGES; c++) {
-        a->scav.chunks[c].added = true;
-        pagebits_fill(a->chunks[c].scavenged, 0, CHUNK_PAGES, true);
+        a->scav.chunks[c].added = a->scav.chunks[c].plain = true;
     }
     a->end = end;
     a->nadded += npages;
@@ -210,10 +242,54 @@ void pagealloc_grow(pagealloc *a, page_no first, uint64_t npages)
     update(a, first.n / CHUNK_PAGES, end / CHUNK_PAGES - 1);
 }
 
-/* True if a chunk that was added has scavenged pages: by its counters, which is cheaper than by its bits. */
-static bool has_scavenged(const chunk_use *use)
+static bool is_whole(piece p)
 {
-    return use->ntaken + use->nbacked != CHUNK_PAGES;
+    return p.to - p.from == CHUNK_PAGES;
+}
+
+/* How many of the pages are scavenged, all of which are free: by the chunk's counters, where they say it. */
+static unsigned count_scavenged(const pagealloc *a, piece p)
+{
+    const chunk_use *use = &a->scav.chunks[p.chunk];
+
+    if (use->ntaken + use->nbacked == CHUNK_PAGES)
+        return 0;
+    return is_whole(p) ? CHUNK_PAGES - use->nbacked : pagebits_count(bits_of(a, p.chunk)->scavenged, p.from, p.to);
+}
+
+/* The pages, which are free, are taken: their bits, unless it is all of the chunk. */
+static void set_taken(pagealloc *a, piece p, unsigned nscavenged)
+{
+    chunk *c;
+
+    assert(a->scav.chunks[p.chunk].added);
+    if (is_whole(p)) {
+        assert(a->scav.chunks[p.chunk].ntaken == 0);
+        a->scav.chunks[p.chunk].plain = true;
+        return;
+    }
+    c = bits_to_change(a, p.chunk);
+    assert(pagebits_all(c->alloc, p.from, p.to, false));
+    pagebits_fill(c->alloc, p.from, p.to, true);
+    if (nscavenged > 0)
+        pagebits_fill(c->scavenged, p.from, p.to, false);
+}
+
+/* The pages, which are taken, are free. */
+static void set_free(pagealloc *a, piece p, bool scavenged)
+{
+    chunk *c;
+
+    if (is_whole(p)) {
+        assert(a->scav.chunks[p.chunk].ntaken == CHUNK_PAGES);
+        a->scav.chunks[p.chunk].plain = true;
+        return;
+    }
+    c = bits_to_change(a, p.chunk);
+    assert(pagebits_all(c->alloc, p.from, p.to, true));
+    pagebits_fill(c->alloc, p.from, p.to, false);
+    if (scavenged)
+        pagebits_fill(c->scavenged, p.from, p.to, true);
 }
 
 uint64_t pagealloc_alloc_at(pagealloc *a, page_no first, uint64_t npages)
@@ -224,13 +300,9 @@ uint64_t pagealloc_alloc_at(pagealloc *a, page_no first, uint64_t npages)
     assert(npages > 0 && end <= a->end);
     for (uint64_t page = first.n; page < end;) {
         piece p = next_piece(&page, end);
-        chunk *c = &a->chunks[p.chunk];
-        unsigned n = has_scavenged(&a->scav.chunks[p.chunk]) ? pagebits_count(c->scavenged, p.from, p.to) : 0;
+        unsigned n = count_scavenged(a, p);
 
-        assert(pagebits_all(c->alloc, p.from, p.to, false) && a->scav.chunks[p.chunk].added);
-        pagebits_fill(c->alloc, p.from, p.to, true);
-        if (n > 0)
-            pagebits_fill(c->scavenged, p.from, p.to, false);
+        set_taken(a, p, n);
         scavindex_alloc(&a->scav, p.chunk, p.to - p.from, p.to - p.from - n);
         nscavenged += n;
     }
@@ -247,12 +319,8 @@ void pagealloc_free_range(pagealloc *a, page_no first, uint64_t npages, bool sca
     assert(npages > 0 && end <= a->end);
     for (uint64_t page = first.n; page < end;) {
         piece p = next_piece(&page, end);
-        chunk *c = &a->chunks[p.chunk];
 
-        assert(pagebits_all(c->alloc, p.from, p.to, true));
-        pagebits_fill(c->alloc, p.from, p.to, false);
-        if (scavenged)
-            pagebits_fill(c->scavenged, p.from, p.to, true);
+        set_free(a, p, scavenged);
         scavindex_free(&a->scav, p.chunk, p.to - p.from, scavenged ? 0 : p.to - p.from);
     }
     a->nfree += npages;
@@ -307,7 +375,7 @@ static bool find(const pagealloc *a, uint64_t npages, uint64_t *ret, uint64_t *r
         if (down == stop)
             return false;
         if (l == LEAF) {
-            *ret = down * CHUNK_PAGES + pagebits_find(a->chunks[down].alloc, 0, (unsigned)npages);
+            *ret = down * CHUNK_PAGES + pagebits_find(bits_of(a, down)->alloc, 0, (unsigned)npages);
             return true;
         }
         i = down * FANOUT;
@@ -329,7 +397,7 @@ static bool find_from_search(pagealloc *a, uint64_t npages, uint64_t *ret)
         return false;
     if (npages <= CHUNK_PAGES && summary_max(a->summaries[LEAF][c]) >= npages) {
         *ret = c * CHUNK_PAGES +
-               pagebits_find(a->chunks[c].alloc, (unsigned)(a->search % CHUNK_PAGES), (unsigned)npages);
+               pagebits_find(bits_of(a, c)->alloc, (unsigned)(a->search % CHUNK_PAGES), (unsigned)npages);
         return true;
     }
     found = find(a, npages, ret, &bound);
@@ -369,7 +437,7 @@ bool pagealloc_take_window(pagealloc *a, page_no *ret_first, uint64_t *ret_free,
 
     uint64_t n = page / CHUNK_PAGES;
     unsigned w = (unsigned)(page % CHUNK_PAGES / WINDOW_PAGES);
-    chunk *c = &a->chunks[n];
+    chunk *c = bits_to_change(a, n);
     uint64_t free = ~c->alloc[w];
     uint64_t scavenged = c->scavenged[w];
     unsigned nfree = (unsigned)__builtin_popcountll(free);
@@ -392,7 +460,7 @@ void pagealloc_free_window(pagealloc *a, page_no first, uint64_t free, uint64_t 
 {
     uint64_t n = first.n / CHUNK_PAGES;
     unsigned w = (unsigned)(first.n % CHUNK_PAGES / WINDOW_PAGES);
-    chunk *c = &a->chunks[n];
+    chunk *c = bits_to_change(a, n);
     unsigned nfree = (unsigned)__builtin_popcountll(free);
     unsigned nscavenged = (unsigned)__builtin_popcountll(scavenged);
 
@@ -431,7 +499,7 @@ page_range pagealloc_take_unscavenged(pagealloc *a, uint64_t max_pages, bool for
     if (max_pages == 0 || !scavindex_find(&a->scav, force, &c))
         return (page_range){ .npages = 0 };
     for (unsigned w = 0; w < CHUNK_WORDS; w++)
-        backed[w] = ~(a->chunks[c].alloc[w] | a->chunks[c].scavenged[w]);
+        backed[w] = ~(bits_of(a, c)->alloc[w] | bits_of(a, c)->scavenged[w]);
     n = pagebits_find_last(backed, max_pages < CHUNK_PAGES ? (unsigned)max_pages : CHUNK_PAGES, HUGE_PAGES, &from);
     assert(n > 0);
 
@@ -481,7 +549,7 @@ void pagealloc_free_unused_chunk(pagealloc *a, page_no first, bool released)
 bool pagealloc_is_taken(const pagealloc *a, page_no page)
 {
     return page.n < a->end &&
-           (a->chunks[page.n / CHUNK_PAGES].alloc[page.n % CHUNK_PAGES / 64] >> (page.n % 64) & 1) != 0;
+           (bits_of(a, page.n / CHUNK_PAGES)->alloc[page.n % CHUNK_PAGES / 64] >> (page.n % 64) & 1) != 0;
 }
 
 bool pagealloc_is_free(const pagealloc *a, page_no first, uint64_t npages)
@@ -493,7 +561,7 @@ bool pagealloc_is_free(const pagealloc *a, page_no first, uint64_t npages)
     for (uint64_t page = first.n; page < end;) {
         piece p = next_piece(&page, end);
 
-        if (!a->scav.chunks[p.chunk].added || pagebits_count(a->chunks[p.chunk].alloc, p.from, p.to) != 0)
+        if (!a->scav.chunks[p.chunk].added || pagebits_count(bits_of(a, p.chunk)->alloc, p.from, p.to) != 0)
             return false;
     }
     return true;
@@ -513,7 +581,7 @@ page_no pagealloc_next_taken(const pagealloc *a, page_no from)
                 skip = pages_each;
         }
         if (skip == 0) {
-            unsigned at = pagebits_next(a->chunks[page / CHUNK_PAGES].alloc, (unsigned)(page % CHUNK_PAGES), true);
+            unsigned at = pagebits_next(bits_of(a, page / CHUNK_PAGES)->alloc, (unsigned)(page % CHUNK_PAGES), true);
 
             if (at < CHUNK_PAGES)
                 return page_at(page / CHUNK_PAGES * CHUNK_PAGES + at);
@@ -531,7 +599,7 @@ void pagealloc_count(const pagealloc *a, page_no first, uint64_t npages, uint64_
     *ret_ntaken = *ret_nbacked = 0;
     for (uint64_t page = first.n; page < end;) {
         piece p = next_piece(&page, end);
-        const chunk *c = &a->chunks[p.chunk];
+        const chunk *c = bits_of(a, p.chunk);
         unsigned ntaken = pagebits_count(c->alloc, p.from, p.to);
 
         if (!a->scav.chunks[p.chunk].added)
@@ -571,7 +639,7 @@ static int differs(FILE *err, const char *what, uint64_t where, uint64_t have, u
 
 static int validate_chunk(const pagealloc *a, uint64_t c, FILE *err)
 {
-    const chunk *at = &a->chunks[c];
+    const chunk *at = bits_of(a, c);
     const chunk_use *use = &a->scav.chunks[c];
     unsigned ntaken = pagebits_count(at->alloc, 0, CHUNK_PAGES);
     unsigned nscavenged = pagebits_count(at->scavenged, 0, CHUNK_PAGES);
@@ -584,6 +652,8 @@ static int validate_chunk(const pagealloc *a, uint64_t c, FILE *err)
         if ((at->alloc[w] & at->scavenged[w]) != 0)
             return differs(err, "scavenged bits of taken pages", c, at->alloc[w] & at->scavenged[w], 0);
     }
+    if (use->plain && ((use->ntaken != 0 && ntaken != CHUNK_PAGES) || use->nbacked % CHUNK_PAGES != 0))
+        return differs(err, "a plain chunk's pages", c, use->ntaken, ntaken);
     if (use->ntaken != ntaken)
         return differs(err, "taken pages", c, use->ntaken, ntaken);
     if (use->nreleasing > ntaken)
@@ -654,7 +724,7 @@ static const char *page_kind(const pagealloc *a, uint64_t page)
         return "not there";
     if (pagealloc_is_taken(a, page_at(page)))
         return "taken";
-    return (a->chunks[c].scavenged[page % CHUNK_PAGES / 64] >> (page % 64) & 1) != 0 ? "free, scavenged" : "free";
+    return (bits_of(a, c)->scavenged[page % CHUNK_PAGES / 64] >> (page % 64) & 1) != 0 ? "free, scavenged" : "free";
 }
 
 void pagealloc_dump(const pagealloc *a, FILE *out)

@@ -19,6 +19,7 @@ typedef struct chunk_use {
     uint16_t ninuse_before; /* at the end of the last generation before gen in which the chunk changed */
     uint16_t nbacked;       /* free pages with memory */
     bool added;             /* false: in a gap, or above all that was added */
+    bool plain;             /* its pages are all alike, and its bits were not written (pagealloc.c) */
     bool has_metadata;      /* pages of it have been taken since its metadata was last released */
     uint32_t gen;           /* in which it last changed */
 } chunk_use;

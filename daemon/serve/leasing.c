@@ -20,6 +20,10 @@
  * noticed, takes what is offered, and asks everybody for idle spans (a rescue). A rescue takes some milliseconds at
  * once and a tenth of the time at most: a large heap is gone through in several goes.
  *
+ * Long spans, of more than 512 MiB: to take their pages is one piece of work, 10 us a GiB, which others wait for. If
+ * that took long, the loop rests from such work for a hundred times as long, and who asks for the next one waits. So
+ * whoever asks for hundreds of GiB again and again takes a hundredth of the loop's time.
+ *
  * The last 64th of the arena, and of the hard limit (64 MiB at most), is for sessions that hold little: up to an eighth
  * of it each. So when one session has filled the heap, others still attach, work, and free what they find. Of less than
  * 1 GiB nothing is kept while there is one session alone.
@@ -41,6 +45,9 @@
 #define RESERVE_MAX      (64 * MIB)
 #define RESERVE_ALWAYS   GIB /* a smaller whole has a reserve only if there are several sessions */
 #define RESERVE_SHARES   8u  /* up to this part of it each */
+#define LONG_NS          UINT64_C(100000) /* what takes less needs no rest */
+#define LONG_REST        100u
+#define LONG_REST_MS_MAX 1000u
 #define RESCUE_SPANS     512u
 #define RESCUE_NS        UINT64_C(20000000)
 
@@ -416,18 +423,39 @@ answer leasing_commit(client *c)
 static void on_mapped(void *data)
 {
     client *c = data;
+    service *srv = client_service(c); /* c may be gone below */
 
     leasing_add_fresh(c, client_any_session(c), c->op.mapping.range.first, c->op.nscavenged);
     commit_leased(c, true);
+    ahead_prepare(&srv->ahead);
+}
+
+static void on_rested(uv_timer_t *timer)
+{
+    queue_wake(&((service *)timer->data)->queue);
+}
+
+static void rest_after(service *srv, uint64_t start_ns)
+{
+    uint64_t took_ns = uv_hrtime() - start_ns;
+    uint64_t rest_ms = took_ns < LONG_NS ? 0 : LONG_REST * took_ns / 1000000;
+
+    if (rest_ms > 0)
+        (void)uv_timer_start(&srv->rest, on_rested, rest_ms < LONG_REST_MS_MAX ? rest_ms : LONG_REST_MS_MAX, 0);
 }
 
 int leasing_alloc_long(client *c, uint64_t npages, uint64_t align_pages, span_class spc)
 {
     service *srv = client_service(c);
     mheap_mapping *m = &c->op.mapping;
+    uint64_t start_ns = uv_hrtime();
     page_no first;
     int e;
 
+    if (service_facts(srv).rests) {
+        operation_defer(&c->op, WAIT_LONG, 0, true);
+        return 0;
+    }
     *m = (mheap_mapping){ .done = on_mapped, .data = c };
     e = mheap_begin_span(srv->heap, npages, align_pages, spc, &first, &c->op.nscavenged, m);
     if (e == MHEAP_E_EXHAUSTED) {
@@ -436,5 +464,6 @@ int leasing_alloc_long(client *c, uint64_t npages, uint64_t align_pages, span_cl
     }
     if (e == 0)
         begin_committing(c);
+    rest_after(srv, start_ns);
     return e;
 }

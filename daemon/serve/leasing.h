@@ -50,7 +50,7 @@ int leasing_alloc_span(service *srv, uint64_t npages, uint64_t align_pages, span
 
 /*
  * The same for a span of more than MHEAP_MAP_PAGES, in slices between the turns of the loop: the operation is
- * COMMITTING and goes on by itself, to the reply.
+ * COMMITTING and goes on by itself, to the reply. Or it is DEFERRED, because another such span has cost much time.
  */
 int leasing_alloc_long(client *c, uint64_t npages, uint64_t align_pages, span_class spc)
     __attribute__((warn_unused_result));

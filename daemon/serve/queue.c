@@ -16,7 +16,7 @@
  * Invariants (queue_validate, check_step): a request that waits is in one queue; if queue_next() is not NULL, a
  * pass is due. Nobody is forgotten for these reasons: memory of operations is free again when an operation ends, and
  * each of them ends; pages are waited for only while some are aside, and the job that has them notes its end; so do the
- * piece prepared ahead and the commit of a session. A peer that closes takes its request out, and has the queue looked
+ * piece prepared ahead, the commit of a session and the rest after a long span. A peer that closes takes its request out, and has the queue looked
  * at.
  *
  * Only the head of a queue is looked at, so small requests do not pass a large one that waits for pages. What the head
@@ -94,6 +94,8 @@ static bool may_go_on(const queue *q, const waiter *w, const queue_facts *facts)
     case WAIT_PAGES:
         return facts->memory && w->seen != q->nnoted[WAIT_PAGES] &&
                (facts->free_pages >= w->npages || !facts->pages_come);
+    case WAIT_LONG:
+        return facts->memory && !facts->rests;
     default:
         return false; /* WAIT_SESSION: queue_note_session() */
     }

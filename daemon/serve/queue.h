@@ -13,6 +13,7 @@ enum wait {
     WAIT_MEMORY = 0, /* an operation's memory for spans */
     WAIT_PAGES,      /* pages of the heap, while some are aside and come back */
     WAIT_AHEAD,      /* the end of the piece that is being prepared ahead */
+    WAIT_LONG,       /* the end of the rest after another long span has been begun */
     WAIT_SESSION,    /* that memory for a session is committed, which another connection has asked for */
     WAIT_TURN,       /* nothing any more: it is handled again next */
     WAITS
@@ -43,6 +44,7 @@ typedef struct queue {
 typedef struct queue_facts {
     bool memory;         /* an operation's memory is free */
     bool pages_come;     /* pages are aside that will be free again */
+    bool rests;          /* no long span is begun now */
     uint64_t free_pages; /* of the arena, whether one range or not */
 } queue_facts;
 

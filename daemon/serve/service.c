@@ -33,6 +33,7 @@ queue_facts service_facts(const service *srv)
         stays += mheap_releasing_pages(heap) + heap->naside_pages[ASIDE_UNUSED] + heap->naside_pages[ASIDE_EXCESS];
     return (queue_facts){ .memory = operation_pool_has(&srv->operations),
                           .pages_come = aside > stays,
+                          .rests = uv_is_active((const uv_handle_t *)&srv->rest),
                           .free_pages = mheap_free_pages(heap) };
 }
 
@@ -71,7 +72,8 @@ static void on_queue(void *data)
 void service_queue_start(service *srv)
 {
     (void)uv_idle_init(&srv->loop, &srv->turns);
-    srv->turns.data = srv;
+    (void)uv_timer_init(&srv->loop, &srv->rest);
+    srv->turns.data = srv->rest.data = srv;
     srv->queue.wake = on_queue;
     srv->queue.data = srv;
 }

@@ -53,6 +53,7 @@ typedef struct service {
     event_ring events;   /* for those who have subscribed */
     queue queue;         /* requests that wait for something to come free */
     uv_idle_t mapping;   /* runs while the page map of long spans is being written */
+    uv_timer_t rest;     /* runs while no long span is begun, because one has cost much (leasing.c) */
     uv_idle_t turns;     /* runs while one of them may be able to go on */
     uint64_t ntries;     /* requests handled, those that were deferred and came back again */
     uint32_t ask_at;      /* the next session that is asked to give back what is idle; 0: none */

@@ -110,6 +110,30 @@ static void who_goes_meanwhile_leaves_nothing(void **state)
     (void)alarm(0);
 }
 
+/* Each is more than the arena has beside the one before, whose pages come free in slices; and there may be a rest. */
+static void one_after_the_other_is_made(void **state)
+{
+    fixture *f = *state;
+    rawheap before;
+    rawheap heap;
+
+    waits_not_for_ever();
+    rawheap_open(&before, f, 0, "first");
+    assert_int_not_equal(rawheap_alloc_large(&before, LONG_PAGES).n, 0);
+    for (int i = 0; i < 3; i++) {
+        rawheap_open(&heap, f, 0, "next");
+        rawheap_close(&before);
+        while (leased_spans(f) > 0)
+            ;
+        assert_int_not_equal(rawheap_alloc_large(&heap, LONG_PAGES).n, 0);
+        before = heap;
+    }
+    rawheap_close(&before);
+    assert_true(fixture_is_clean(f, 0));
+    assert_true(fixture_is_whole(f));
+    (void)alarm(0);
+}
+
 static void daemon_killed_meanwhile_leaves_nothing(void **state)
 {
     fixture *f = *state;
@@ -140,6 +164,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST_WITH(others_are_served_while_a_long_span_is_made, "--reserve", "256G", "--commit", "lazy"),
         FIXTURE_TEST_WITH(who_goes_meanwhile_leaves_nothing, "--reserve", "256G", "--commit", "lazy"),
+        FIXTURE_TEST_WITH(one_after_the_other_is_made, "--reserve", "256G", "--commit", "lazy"),
         cmocka_unit_test_prestate_setup_teardown(daemon_killed_meanwhile_leaves_nothing, fixture_setup_kept,
                                                  fixture_teardown, (void *)(uintptr_t)options),
     };

@@ -89,6 +89,20 @@ static void queue_next_of_pages_lets_no_small_one_pass_a_large_one(void **state)
     assert_ptr_equal(queue_next(&q, &(queue_facts){ .memory = true }), &large); /* to be told that there are none */
 }
 
+static void queue_next_of_a_long_span_waits_for_the_rest_alone(void **state)
+{
+    waiter first = { .npages = 0 };
+    waiter small = { .npages = 1 };
+
+    (void)state;
+    queue_enter(&q, &first, WAIT_LONG, true);
+    queue_enter(&q, &small, WAIT_PAGES, false);
+    assert_ptr_equal(pass_one(&(queue_facts){ .memory = true, .rests = true, .free_pages = 1 }), &small);
+    assert_null(queue_next(&q, &(queue_facts){ .memory = true, .rests = true }));
+    assert_null(queue_next(&q, &(queue_facts){ .memory = false }));
+    assert_ptr_equal(pass_one(&all), &first);
+}
+
 static void queue_next_of_pages_tries_one_in_vain_once_a_note(void **state)
 {
     waiter w = { .npages = 10 };
@@ -192,6 +206,7 @@ int main(void)
         TEST(queue_enter_again_keeps_its_place),
         TEST(queue_next_of_pages_lets_no_small_one_pass_a_large_one),
         TEST(queue_next_of_pages_tries_one_in_vain_once_a_note),
+        TEST(queue_next_of_a_long_span_waits_for_the_rest_alone),
         TEST(queue_leave_of_a_head_wakes_who_is_behind),
         TEST(queue_note_session_wakes_those_who_wait_for_it),
         TEST(queue_serves_all_in_order_whatever_comes_free),
