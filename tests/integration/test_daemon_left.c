@@ -98,20 +98,6 @@ static uint64_t left_by(const fixture *f, pid_t pid)
     return sum;
 }
 
-static uint64_t live_objects(const fixture *f)
-{
-    goalloc_stats_t stats = { .sessions = 1 };
-
-    for (int i = 0; i < 1000; i++) {
-        fixture_stats(f, &stats);
-        if (stats.sessions == 0)
-            break;
-        (void)usleep(5000);
-    }
-    assert_int_equal(stats.sessions, 0);
-    return stats.live_objects;
-}
-
 static void left_falls_as_others_free_it(void **state)
 {
     const fixture *f = *state;
@@ -119,17 +105,17 @@ static void left_falls_as_others_free_it(void **state)
 
     (void)run(f, (job){ .from = 0, .to = 0 }); /* the table */
     pid = run(f, (job){ .from = 0, .to = 1000, .dies = true });
-    assert_int_equal(live_objects(f), 1001);
+    assert_int_equal(fixture_live_with(f, 0), 1001);
     assert_int_equal(left_by(f, pid), 1000);
     (void)run(f, (job){ .free_from = 0, .free_to = 300 });
-    (void)live_objects(f);
+    (void)fixture_live_with(f, 0);
     assert_int_equal(left_by(f, pid), 700);
     (void)run(f,
               (job){ .free_from = 300, .free_to = 999, .from = 2000, .to = 4000 }); /* and its places are used again */
-    (void)live_objects(f);
+    (void)fixture_live_with(f, 0);
     assert_in_range(left_by(f, 0), 1, 2002);
     (void)run(f, (job){ .free_from = 999, .free_to = 4000 });
-    (void)live_objects(f);
+    (void)fixture_live_with(f, 0);
     assert_int_equal(left_by(f, pid), 0);
     assert_int_equal(left_by(f, 0), 1); /* the table */
 }
@@ -142,22 +128,22 @@ static void left_in_spans_with_others_objects_is_its_own(void **state)
 
     (void)run(f, (job){ .from = 0, .to = 40 }); /* one span of 128 objects, which goes back with 40 in it */
     dead[0] = run(f, (job){ .from = 40, .to = 60, .dies = true });
-    assert_int_equal(live_objects(f), 61);
+    assert_int_equal(fixture_live_with(f, 0), 61);
     dead[1] = run(f, (job){ .from = 60, .to = 90, .dies = true });
-    assert_int_equal(live_objects(f), 91);
+    assert_int_equal(fixture_live_with(f, 0), 91);
     assert_int_equal(class_now(f, size_class_for(BYTES).n).spans, 1);
     assert_int_equal(left_by(f, dead[0]), 20);
     assert_int_equal(left_by(f, dead[1]), 30);
     (void)run(f, (job){ .free_from = 40, .free_to = 60 });
-    assert_int_equal(live_objects(f), 71);
+    assert_int_equal(fixture_live_with(f, 0), 71);
     assert_int_equal(left_by(f, dead[0]), 0); /* although more than 20 objects live there */
     assert_int_equal(left_by(f, dead[1]), 30);
     (void)run(f, (job){ .free_from = 0, .free_to = 40, .from = 0, .to = 60 });
-    assert_int_equal(live_objects(f), 91);
+    assert_int_equal(fixture_live_with(f, 0), 91);
     assert_int_equal(left_by(f, dead[0]), 0);
     assert_int_equal(left_by(f, dead[1]), 30);
     (void)run(f, (job){ .free_from = 0, .free_to = 90 });
-    (void)live_objects(f);
+    (void)fixture_live_with(f, 0);
     assert_int_equal(left_by(f, dead[1]), 0);
 }
 
@@ -172,14 +158,14 @@ static void left_by_all_is_never_more_than_what_lives(void **state)
         uint64_t live;
 
         (void)run(f, (job){ .seed = test_random(&seed) | 1, .dies = i % 4 != 0 });
-        live = live_objects(f);
+        live = fixture_live_with(f, 0);
         assert_in_range(left_by(f, 0), 1, live);
         if (i % 16 == 0)
             assert_true(fixture_is_whole(f));
     }
     (void)run(f, (job){ .free_from = 0, .free_to = ENTRIES });
-    assert_in_range(live_objects(f), 1, 300); /* at most some that no entry names */
-    assert_in_range(left_by(f, 0), 0, live_objects(f));
+    assert_in_range(fixture_live_with(f, 0), 1, 300); /* at most some that no entry names */
+    assert_in_range(left_by(f, 0), 0, fixture_live_with(f, 0));
 }
 
 int main(void)

@@ -24,18 +24,6 @@ typedef struct node {
     struct node *to[3];
 } node;
 
-static uint64_t objects_after_the_end(const fixture *f)
-{
-    goalloc_stats_t stats = { .sessions = 1 };
-
-    for (int i = 0; i < 20000 && stats.sessions != 0; i++) {
-        fixture_stats(f, &stats);
-        (void)usleep(200);
-    }
-    assert_int_equal(stats.sessions, 0);
-    return stats.live_objects;
-}
-
 static node *new_node(size_t bytes)
 {
     node *n = goalloc_calloc(1, bytes);
@@ -70,7 +58,7 @@ static int publish_list(const fixture *f, void *arg)
 static void publish_graph_of_a_long_list_publishes_all_of_it(void **state)
 {
     assert_int_equal(child_run(*state, publish_list, NULL), 0);
-    assert_int_equal(objects_after_the_end(*state), NNODES);
+    assert_int_equal(fixture_live_with(*state, 0), NNODES);
 }
 
 /* A large object that points to all others, of all kinds, and each of them to one more. */
@@ -99,7 +87,7 @@ static int publish_star(const fixture *f, void *arg)
 static void publish_graph_finds_objects_of_all_sizes(void **state)
 {
     assert_int_equal(child_run(*state, publish_star, NULL), 0);
-    assert_int_equal(objects_after_the_end(*state), 19);
+    assert_int_equal(fixture_live_with(*state, 0), 19);
 }
 
 /* What is not a pointer to the beginning of an object of this session, or lies behind a noscan or a published one. */
@@ -135,7 +123,7 @@ static int publish_some(const fixture *f, void *arg)
 static void publish_graph_stops_at_what_is_not_the_session_s(void **state)
 {
     assert_int_equal(child_run(*state, publish_some, NULL), 0);
-    assert_int_equal(objects_after_the_end(*state), 3);
+    assert_int_equal(fixture_live_with(*state, 0), 3);
 }
 
 /* --- who has nothing to publish --- */
@@ -162,7 +150,7 @@ static int publish_as_others(const fixture *f, void *arg)
 static void publish_graph_without_reclaim_changes_nothing(void **state)
 {
     assert_int_equal(child_run(*state, publish_as_others, NULL), 0);
-    assert_int_equal(objects_after_the_end(*state), 0);
+    assert_int_equal(fixture_live_with(*state, 0), 0);
 }
 
 static int adopt_and_wait(const fixture *f, void *arg)
@@ -208,7 +196,7 @@ static void publish_graph_without_reclaim_leaves_what_others_have_adopted(void *
     assert_int_equal(child_run(*state, publish_both, head), 0);
     (void)kill(pid, SIGKILL);
     assert_int_equal(child_wait(pid), 1000 + SIGKILL);
-    assert_int_equal(objects_after_the_end(*state), 0);
+    assert_int_equal(fixture_live_with(*state, 0), 0);
     (void)munmap(head, 2 * sizeof(*head));
 }
 
@@ -235,7 +223,7 @@ static int publish_without_daemon(const fixture *f, void *arg)
 static void publish_graph_that_fails_leaves_what_was(void **state)
 {
     assert_int_equal(child_run(*state, publish_without_daemon, NULL), 0);
-    assert_in_range(objects_after_the_end(*state), 0, 1); /* the one that was asked for */
+    assert_in_range(fixture_live_with(*state, 0), 0, 1); /* the one that was asked for */
 }
 
 int main(void)

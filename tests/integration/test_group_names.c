@@ -104,7 +104,7 @@ static void one_user_can_found_so_many_groups_and_no_more(void **state)
     assert_true(fixture_is_whole(f));
     for (int i = 0; i < MOST; i++)
         rawheap_disconnect(&heaps[i]);
-    (void)live_with(f, 0);
+    (void)fixture_live_with(f, 0);
     for (int i = 0; i < 1000 && r == EDQUOT; i++, (void)usleep(5000)) /* groups end right after their sessions */
         r = attach_raw(f, &other, "one more", 0, NULL);
     assert_int_equal(r, 0);

@@ -241,7 +241,7 @@ static void kill_in_any_order(fixture *f, bool with_takeovers)
         }
         kill_one(pids, &seed);
         nliving--;
-        live = live_with(f, nliving);
+        live = fixture_live_with(f, nliving);
         if (nliving > 0)
             assert_int_equal(live, pool_count(p, GROUP) + pool_count(p, HEAP));
         if (nliving > 0 && r % 4 == 1) { /* a new one in place of the dead, among what that has left */
@@ -389,11 +389,11 @@ static void places_that_a_dead_member_has_left_are_the_members_own(void **state)
     pid_t holder = holder_start(f, "places");
 
     assert_int_equal(child_run(f, leave_places, "places"), 1000 + SIGKILL);
-    assert_int_equal(live_with(f, 1), SMALL / 2);
+    assert_int_equal(fixture_live_with(f, 1), SMALL / 2);
     assert_int_equal(child_run(f, use_places, "another"), 2); /* nobody else gets them, */
     assert_comes_to(f, SMALL / 2);
     assert_int_equal(child_run(f, use_places, "places"), 0); /* they do */
-    assert_int_equal(live_with(f, 1), SMALL - SMALL / 16);
+    assert_int_equal(fixture_live_with(f, 1), SMALL - SMALL / 16);
     process_kill(holder);
     assert_comes_to(f, 0);
 }
@@ -471,26 +471,26 @@ static void child_grows_up(fixture *f, enum childhood childhood, bool with_takeo
 {
     family *fam = family_start(f, "family", childhood);
 
-    assert_int_equal(live_with(f, 0), 3); /* no session any more, and all is there */
+    assert_int_equal(fixture_live_with(f, 0), 3); /* no session any more, and all is there */
     if (with_takeover) {
         fixture_kill(f);
         fixture_restart(f, NULL);
         let_everybody_in(f);
-        assert_int_equal(live_with(f, 0), 3);
+        assert_int_equal(fixture_live_with(f, 0), 3);
     }
     fam->go = true;
     if (childhood == ATTACHES || childhood == ATTACHES_AS_NOBODY) {
         for (int i = 0; i < 10000 && fam->go; i++)
             (void)usleep(1000);
         assert_false(fam->go);
-        assert_int_equal(live_with(f, 1), 4);
+        assert_int_equal(fixture_live_with(f, 1), 4);
     } else {
         assert_comes_to(f, 0);
     }
     assert_true(fam->child > 0);
     (void)kill(fam->child, SIGKILL);
     assert_comes_to(f, 0);
-    (void)live_with(f, 0);
+    (void)fixture_live_with(f, 0);
     (void)munmap(fam, sizeof(*fam));
 }
 
@@ -519,7 +519,7 @@ static void groups_that_wait_end_in_whichever_order_their_children_die(void **st
 
     for (int i = 0; i < N; i++)
         families[i] = family_start(f, names[i], DIES);
-    assert_int_equal(live_with(f, 0), 3 * N);
+    assert_int_equal(fixture_live_with(f, 0), 3 * N);
     (void)usleep(500000); /* each lock has been looked at */
     for (int i = 0; i < N; i++) {
         family *fam = families[i * 5 % N]; /* those that stay are before it and behind */
@@ -564,10 +564,10 @@ static void what_a_member_has_adopted_is_the_groups(void **state)
 
     assert_int_equal(child_run(f, make_for_all, p), 0);
     assert_int_equal(child_run(f, adopt_and_die, p), 1000 + SIGKILL);
-    assert_int_equal(live_with(f, 1), ENTRIES);
+    assert_int_equal(fixture_live_with(f, 1), ENTRIES);
     fixture_kill(f);
     fixture_restart(f, NULL);
-    assert_int_equal(live_with(f, 1), ENTRIES);
+    assert_int_equal(fixture_live_with(f, 1), ENTRIES);
     process_kill(holder);
     assert_comes_to(f, 0);
     pool_delete(p);
@@ -623,9 +623,9 @@ static void stats_show_what_a_group_owns(void **state)
     json_t *row;
 
     assert_int_equal(child_run(f, leave_fifty, "shown"), 0);
-    assert_int_equal(live_with(f, 1), 50);
+    assert_int_equal(fixture_live_with(f, 1), 50);
     assert_int_equal(child_run(f, count_as_member, "shown"), 0);
-    assert_int_equal(live_with(f, 1), 125); /* 24 of them are the heap's */
+    assert_int_equal(fixture_live_with(f, 1), 125); /* 24 of them are the heap's */
     all = json_by_ctl(f, "stats");
     row = json_row(all, "groups", "shown");
     assert_non_null(row);

@@ -46,20 +46,6 @@ static uint64_t live_objects(const fixture *f)
     return stats.live_objects;
 }
 
-/* Until so many sessions are left. */
-static bool sessions_become(const fixture *f, uint64_t nsessions)
-{
-    goalloc_stats_t stats;
-
-    for (int i = 0; i < 20000; i++) {
-        fixture_stats(f, &stats);
-        if (stats.sessions == nsessions)
-            return true;
-        (void)usleep(200);
-    }
-    return false;
-}
-
 /* --- one call --- */
 
 static int use_slots(const fixture *f, void *arg)
@@ -97,8 +83,7 @@ static void link_and_unlink_change_slot_and_object_together(void **state)
     const fixture *f = *state;
 
     assert_int_equal(child_run(f, use_slots, NULL), 0);
-    assert_true(sessions_become(f, 0));
-    assert_int_equal(live_objects(f), 1);
+    assert_int_equal(fixture_live_with(f, 0), 1);
 }
 
 static int use_read_only(const fixture *f, void *arg)
@@ -310,7 +295,7 @@ static outcome round_at(fixture *f, common *c, uint64_t nsteps)
         (void)kill(neighbour, SIGCONT);
         assert_int_equal(child_wait(neighbour), 0);
     }
-    assert_true(sessions_become(f, 0));
+    (void)fixture_live_with(f, 0);
     assert_int_equal(child_run(f, check_and_clean, c), 0);
     if (live_objects(f) != 0)
         fail_msg("%s: after %llu instructions: %llu objects that nobody knows of", s->name,
@@ -515,10 +500,9 @@ static void run_killed_workers(fixture *f, void *shared, bool kills_daemon)
         (void)kill(pids[i], SIGKILL);
         assert_int_equal(child_wait(pids[i]), 1000 + SIGKILL);
     }
-    assert_true(sessions_become(f, 0));
+    (void)fixture_live_with(f, 0);
     assert_int_equal(child_run(f, walk_list, counted), 0);
-    assert_true(sessions_become(f, 0));
-    assert_int_equal(live_objects(f), *counted);
+    assert_int_equal(fixture_live_with(f, 0), *counted);
     assert_true(fixture_is_whole(f));
 }
 
@@ -593,7 +577,7 @@ static void threads_and_forked_children_link_and_unlink(void **state)
     fixture_start(&f, NULL);
     assert_int_equal(child_run(&f, make_list, NULL), 0);
     assert_int_equal(child_run(&f, fork_meanwhile, NULL), 0);
-    assert_true(sessions_become(&f, 0));
+    (void)fixture_live_with(&f, 0);
     assert_int_equal(child_run(&f, walk_list, counted), 0);
     assert_int_equal(live_objects(&f), *counted);
     assert_true(fixture_stop(&f));
@@ -703,7 +687,7 @@ static void forged_intents_harm_no_daemon(void **state)
 
     assert_int_equal(child_run(f, make_list, NULL), 0);
     assert_int_equal(child_run(f, forge, &seed), 0);
-    assert_true(sessions_become(f, 0));
+    (void)fixture_live_with(f, 0);
     assert_true(fixture_is_whole(f));
 }
 
@@ -815,7 +799,7 @@ static void holds_in_nobodys_name_go_with_the_next_session(void **state)
     assert_int_equal(child_run(&f, settle_once, NULL), 0);
     (void)kill(liar, SIGKILL);
     assert_int_equal(child_wait(liar), 1000 + SIGKILL);
-    assert_true(sessions_become(&f, 0));
+    (void)fixture_live_with(&f, 0);
     assert_int_equal(child_run(&f, link_again, NULL), 0);
     assert_true(fixture_is_clean(&f, 0));
     assert_true(fixture_stop(&f));

@@ -364,14 +364,7 @@ static void adoption_of_a_tiny_object_ends_with_its_block(void **state)
     (void)kill(second, SIGCONT);
     assert_int_equal(child_wait(first), 0);
     assert_int_equal(child_wait(second), 0);
-    for (int i = 0; i < 500; i++) {
-        goalloc_stats_t stats;
-
-        fixture_stats(f, &stats);
-        if (stats.sessions == 1)
-            break;
-        (void)usleep(10000);
-    }
+    (void)fixture_live_with(f, 1);
     (void)kill(owner, SIGCONT);
     assert_int_equal(child_wait(owner), 0);
 }

@@ -108,18 +108,15 @@ static int take_in_steps(const fixture *f, void *arg)
 static void kill_in_steps(const fixture *f, child_fn child)
 {
     const kill_steps k = { child, prepare, check };
-    goalloc_stats_t stats;
     uint64_t ndeaths;
+    uint64_t nleft;
 
     must_attach(f, GOALLOC_ATTACH_RECLAIM);
     ndeaths = kill_steps_run(f, &k);
     assert_int_equal(goalloc_detach(), 0);
-    do {
-        (void)usleep(5000);
-        fixture_stats(f, &stats);
-    } while (stats.sessions > 0);
-    assert_true(stats.live_objects <= ndeaths); /* each may lose a message's memory */
-    assert_true(fixture_is_clean(f, stats.live_objects));
+    nleft = fixture_live_with(f, 0);
+    assert_true(nleft <= ndeaths); /* each may lose a message's memory */
+    assert_true(fixture_is_clean(f, nleft));
 }
 
 static void message_of_a_killed_producer_is_there_once(void **state)

@@ -73,17 +73,6 @@ static void run_leave(const fixture *f, job *j, unsigned from, unsigned to)
     assert_int_equal(child_run(f, leave, j), 1000 + SIGKILL);
 }
 
-static uint64_t live(const fixture *f)
-{
-    goalloc_stats_t stats = { .sessions = 1 };
-
-    for (int i = 0; i < 1000 && stats.sessions != 0; i++, (void)usleep(5000))
-        fixture_stats(f, &stats);
-    assert_int_equal(stats.sessions, 0);
-    fixture_stats(f, &stats);
-    return stats.live_objects;
-}
-
 typedef struct freed {
     uint64_t objects, unsure, sessions;
 } freed;
@@ -115,12 +104,12 @@ static void reclaim_of_a_session_frees_what_it_has_left(void **state)
     freed got;
 
     run_leave(f, j, 0, ENTRIES);
-    assert_int_equal(live(f), ENTRIES);
+    assert_int_equal(fixture_live_with(f, 0), ENTRIES);
     got = reclaim(f, "1", 0);
     assert_int_equal(got.objects, ENTRIES);
     assert_int_equal(got.unsure, 0);
     assert_int_equal(got.sessions, 1);
-    assert_int_equal(live(f), 0);
+    assert_int_equal(fixture_live_with(f, 0), 0);
     assert_int_equal(reclaim(f, "1", 0).objects, 0); /* and no second time */
     (void)reclaim(f, "2", 1);
     (void)reclaim(f, "0", 1);
@@ -164,9 +153,9 @@ static void reclaim_leaves_what_may_be_another_sessions(void **state)
     freed got;
 
     run_leave(f, j, 0, ENTRIES / 2);
-    assert_int_equal(live(f), ENTRIES / 2);
+    assert_int_equal(fixture_live_with(f, 0), ENTRIES / 2);
     assert_int_equal(child_run(f, mix, j), 1000 + SIGKILL);
-    (void)live(f);
+    (void)fixture_live_with(f, 0);
     got = reclaim(f, "1", 0);
     assert_true(got.objects > 0 && got.unsure > 0);
     assert_int_equal(child_run(f, look, j), 0);
@@ -208,14 +197,14 @@ static void reclaim_after_a_takeover_leaves_what_was_there_before(void **state)
     freed got;
 
     assert_int_equal(child_run(f, leave_half, j), 0);
-    assert_int_equal(live(f), ENTRIES / 2);
+    assert_int_equal(fixture_live_with(f, 0), ENTRIES / 2);
     holder = child_start(f, hold_places, j);
     assert_true(child_stops(holder));
     fixture_kill(f);
     fixture_restart(f, NULL);
     (void)kill(holder, SIGKILL);
     assert_int_equal(child_wait(holder), 1000 + SIGKILL);
-    assert_int_equal(live(f), ENTRIES);
+    assert_int_equal(fixture_live_with(f, 0), ENTRIES);
     (void)reclaim(f, "1", 1); /* this daemon knows nothing of it */
     got = reclaim(f, "2", 0);
     assert_int_equal(got.objects, 0);
@@ -248,11 +237,7 @@ static void reclaim_of_a_group_frees_what_its_dead_have_left(void **state)
     j->group = "other";
     j->publish = true;
     run_leave(f, j, ENTRIES / 2, ENTRIES);
-    for (int i = 0; i < 1000; i++, (void)usleep(5000)) {
-        fixture_stats(f, &stats);
-        if (stats.sessions == 1)
-            break;
-    }
+    (void)fixture_live_with(f, 1);
     (void)reclaim(f, "pol", 1);
     (void)reclaim(f, "77:pool", 1);
     assert_int_equal(reclaim(f, "pool", 0).sessions, 2);
@@ -293,7 +278,7 @@ static void reclaim_leaves_what_others_have_adopted(void **state)
     pid_t adopter;
 
     run_leave(f, j, 0, ENTRIES);
-    assert_int_equal(live(f), ENTRIES);
+    assert_int_equal(fixture_live_with(f, 0), ENTRIES);
     adopter = child_start(f, adopt_some, j);
     assert_true(child_stops(adopter));
     assert_true(reclaim(f, "1", 0).objects <= ENTRIES - ENTRIES / 100);
@@ -327,13 +312,13 @@ static void reclaim_is_refused_without_privilege_and_without_yes(void **state)
     char out[4096];
 
     run_leave(f, j, 0, ENTRIES);
-    assert_int_equal(live(f), ENTRIES);
+    assert_int_equal(fixture_live_with(f, 0), ENTRIES);
     if (geteuid() == 0)
         assert_int_equal(child_run(f, reclaim_as_nobody, NULL), 0);
     assert_int_equal(fixture_ctl(f, unasked, out, sizeof(out)), 1);
     assert_non_null(strstr(out, "say --yes"));
     assert_int_equal(fixture_ctl(f, whose, out, sizeof(out)), 2);
-    assert_int_equal(live(f), ENTRIES);
+    assert_int_equal(fixture_live_with(f, 0), ENTRIES);
     assert_int_equal(reclaim(f, "1", 0).objects, ENTRIES);
 }
 
@@ -351,7 +336,7 @@ static void reclaim_of_a_peer_that_goes_is_carried_out_or_not_begun(void **state
         uint64_t left;
 
         run_leave(f, j, 0, 200);
-        (void)live(f);
+        (void)fixture_live_with(f, 0);
         body.session = (uint32_t)(i + 1);
         request.id = 1;
         request.op_case = GOALLOCD__REQUEST__OP_RECLAIM;
@@ -364,7 +349,7 @@ static void reclaim_of_a_peer_that_goes_is_carried_out_or_not_begun(void **state
         (void)usleep((useconds_t)(test_random(&(uint64_t){ (uint64_t)i }) % 300));
         (void)close(fds[0]);
         (void)close(fds[1]);
-        left = live(f);
+        left = fixture_live_with(f, 0);
         assert_true(left == 0 || left == 200);
         if (left != 0) {
             char text[16];

@@ -654,13 +654,10 @@ static void runs_adopted_from_one_that_holds_them_are_used_again_by_it(void **st
     const fixture *f = *state;
     uint32_t flags = 0;
     pid_t pid = child_start(f, owner, &flags);
-    goalloc_stats_t stats = { .sessions = 2 };
 
     assert_true(child_stops(pid));
     assert_int_equal(child_run(f, adopt_the_owners, NULL), 0);
-    for (int i = 0; i < 500 && stats.sessions != 1; i++, (void)usleep(10000))
-        fixture_stats(f, &stats);
-    assert_int_equal(stats.live_objects, 1);
+    assert_int_equal(fixture_live_with(f, 1), 1);
     (void)kill(pid, SIGCONT);
     assert_int_equal(child_wait(pid), 0);
     assert_true(fixture_is_clean(f, 1));
@@ -675,13 +672,10 @@ static void runs_adopted_and_published_again_stay(void **state)
 
     for (int i = 0; i < 2; i++) {
         pid_t pid = child_start(f, owner, &flags[i]);
-        goalloc_stats_t stats = { .sessions = 2 };
 
         assert_true(child_stops(pid));
         assert_int_equal(child_run(f, adopt_the_owners, &publish), 0);
-        for (int n = 0; n < 500 && stats.sessions != 1; n++, (void)usleep(10000))
-            fixture_stats(f, &stats);
-        assert_int_equal(stats.live_objects, RUNS / 2 + i + 1);
+        assert_int_equal(fixture_live_with(f, 1), RUNS / 2 + i + 1);
         (void)kill(pid, SIGKILL);
         (void)child_wait(pid);
         assert_true(fixture_is_clean(f, (uint64_t)(RUNS / 2 + i + 1)));

@@ -527,6 +527,22 @@ void fixture_stats(const fixture *f, goalloc_stats_t *ret)
     goallocd__reply__free_unpacked(reply, NULL);
 }
 
+uint64_t fixture_live_with(const fixture *f, uint64_t nsessions)
+{
+    goalloc_stats_t stats = { .sessions = nsessions + 1 };
+    unsigned pause_us = 200;
+
+    for (int i = 0; i < 2000 && stats.sessions != nsessions; i++) {
+        fixture_stats(f, &stats);
+        (void)usleep(pause_us);
+        pause_us = pause_us < 5000 ? pause_us * 2 : pause_us;
+    }
+    if (stats.sessions != nsessions)
+        give_up("the sessions that should end stay");
+    fixture_stats(f, &stats); /* what the last one to go has left is counted by now */
+    return stats.live_objects;
+}
+
 bool fixture_is_clean(const fixture *f, uint64_t nobjects)
 {
     goalloc_stats_t stats;

@@ -88,6 +88,9 @@ int fixture_teardown(void **state);
 /* Statistics, asked for without a session. Exits the test program on failure. */
 void fixture_stats(const fixture *f, goalloc_stats_t *ret);
 
+/* Wait until there are so many sessions, 10 s at least: what lives then. Exits the test program on failure. */
+uint64_t fixture_live_with(const fixture *f, uint64_t nsessions);
+
 /*
  * Wait up to 5 s until no session and no lease is left. Then the daemon must have as many descriptors open as at the
  * start, and the heap nobjects objects. False: a message says what is left.

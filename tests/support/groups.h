@@ -22,18 +22,6 @@ static inline int attach_as(const fixture *f, uint32_t flags, const char *group)
     return goalloc_attach(&options);
 }
 
-/* What lives, when so many sessions are left. */
-static inline uint64_t live_with(const fixture *f, uint64_t nsessions)
-{
-    goalloc_stats_t stats = { .sessions = nsessions + 1 };
-
-    for (int i = 0; i < 1000 && stats.sessions != nsessions; i++, (void)usleep(5000))
-        fixture_stats(f, &stats);
-    assert_int_equal(stats.sessions, nsessions);
-    fixture_stats(f, &stats);
-    return stats.live_objects;
-}
-
 /* Wait until so many objects live. */
 static inline void assert_comes_to(const fixture *f, uint64_t nobjects)
 {
