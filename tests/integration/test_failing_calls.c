@@ -267,24 +267,30 @@ static bool serve_failing(fixture *f, unsigned call, uint64_t nth)
            says(fixture_is_whole(f), call, nth, "the tables differ");
 }
 
-static void calls_that_fail_while_a_daemon_serves_cost_a_request_at_most(void **state)
+/* Have the calls of the walk fail one after the other. */
+static void fail_each(fixture *f, walk w, bool (*is_survived)(fixture *f, unsigned call, uint64_t nth))
 {
-    fixture *f = *state;
     unsigned nbad = 0;
     unsigned n = 0;
     unsigned call;
     uint64_t nth;
-    walk w;
+
+    for (; walk_next(&w, &call, &nth); n++)
+        nbad += !is_survived(f, call, nth);
+    (void)printf("%u of %llu calls have failed\n", n, (unsigned long long)w.total);
+    assert_int_equal(nbad, 0);
+}
+
+static void calls_that_fail_while_a_daemon_serves_cost_a_request_at_most(void **state)
+{
+    fixture *f = *state;
 
     (void)use_heap(f); /* what is made once is there */
     arm(0, 0);
     assert_int_equal(use_heap(f), 0);
     assert_true(fixture_is_clean(f, 0));
     u64_store_relaxed(&plan->counts[FAIL_EPOLL_CTL], 0); /* that is the daemon's end, and no client's of these tests */
-    for (w = walk_begin(); walk_next(&w, &call, &nth); n++)
-        nbad += !serve_failing(f, call, nth);
-    (void)printf("%u of %llu calls have failed\n", n, (unsigned long long)w.total);
-    assert_int_equal(nbad, 0);
+    fail_each(f, walk_begin(), serve_failing);
 }
 
 /* --- a daemon that starts --- */
@@ -322,20 +328,12 @@ static bool take_over_failing(fixture *f, unsigned call, uint64_t nth)
 static void calls_that_fail_while_a_daemon_takes_over_lose_nothing(void **state)
 {
     fixture *f = *state;
-    unsigned nbad = 0;
-    unsigned n = 0;
-    unsigned call;
-    uint64_t nth;
-    walk w;
 
     assert_int_equal(child_run(f, leave_objects, NULL), 0);
     fixture_kill(f);
     arm(0, 0);
     assert_int_equal(launch_counted(f), -1);
-    for (w = walk_begin(); walk_next(&w, &call, &nth); n++)
-        nbad += !take_over_failing(f, call, nth);
-    (void)printf("%u of %llu calls have failed\n", n, (unsigned long long)w.total);
-    assert_int_equal(nbad, 0);
+    fail_each(f, walk_begin(), take_over_failing);
 }
 
 /* A daemon without a heap to take over: it serves an empty one, or refuses; then nothing of it is in the way. */
@@ -356,10 +354,6 @@ static bool start_failing(fixture *f, unsigned call, uint64_t nth)
 static void calls_that_fail_while_a_daemon_starts_are_in_no_later_daemons_way(void **state)
 {
     fixture *f = *state;
-    unsigned nbad = 0;
-    unsigned n = 0;
-    unsigned call;
-    uint64_t nth;
     walk w;
 
     assert_true(fixture_stop(f));
@@ -367,11 +361,8 @@ static void calls_that_fail_while_a_daemon_starts_are_in_no_later_daemons_way(vo
     assert_int_equal(launch_counted(f), -1);
     w = walk_begin();
     assert_true(fixture_stop(f));
-    for (; walk_next(&w, &call, &nth); n++)
-        nbad += !start_failing(f, call, nth);
-    (void)printf("%u of %llu calls have failed\n", n, (unsigned long long)w.total);
+    fail_each(f, w, start_failing);
     assert_int_equal(launch_counted(f), -1);
-    assert_int_equal(nbad, 0);
 }
 
 /* libseccomp does not notice every allocation that fails: then the daemon would have a filter that lacks calls. */
