@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 
 #include "tests/support/groups.h"
+#include "tests/support/waits.h"
 
 #define WORKERS 8
 #define ENTRIES 400
@@ -286,17 +287,7 @@ static void group_of_eight_with_takeovers_leaves_nothing_after_the_last(void **s
 
 static bool is_stopped(pid_t pid)
 {
-    char path[64];
-    char text[256] = "";
-    FILE *in;
-
-    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-    in = fopen(path, "re");
-    if (in == NULL)
-        return false;
-    (void)fread(text, 1, sizeof(text) - 1, in);
-    (void)fclose(in);
-    return strstr(text, ") T") != NULL;
+    return waits_process_state(pid) == 'T';
 }
 
 /*
