@@ -8,6 +8,8 @@
 
 #include "daemon/heap/lease.h"
 #include "daemon/limits.h"
+#include "daemon/memory/commit.h"
+#include "daemon/serve/queue.h"
 #include "shm/units.h"
 
 /* Accounts that have nothing any more and are kept for their rates and episodes. */
@@ -27,6 +29,8 @@ typedef struct user {
     uint64_t refused_ms[LIMITS];   /* when it did so last; 0: never */
     uint64_t bound[LIMITS];  /* holdings.c: it has no more than that; UINT64_MAX: nobody knows */
     lease_quota quota;       /* pages that its sessions hold: LIMIT_UID_BYTES */
+    commit_share commits;    /* memory that they have been given, for whose turn it is */
+    queue_user queue;        /* its requests that lease, and those that wait for others of its own */
     uint64_t credit_ns;      /* LIMIT_UID_CONNECTS: time that it has saved up, */
     uint64_t credit_at_ns;   /* at that time */
     uint64_t turn;           /* of the loop, in which */

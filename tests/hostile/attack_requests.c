@@ -2,6 +2,7 @@
  * Attacks by requests: those that cost the daemon more than they cost who sends them.
  */
 #include <errno.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include "tests/hostile/enemy.h"
@@ -9,6 +10,7 @@
 #define UNREAD_EACH 100u
 #define PIPELINE 600u
 #define HALF_EACH 400u
+#define CROWD_EACH 100u
 
 static uint8_t frames[1 << 20];
 
@@ -175,4 +177,34 @@ void attack_page_map(attacker *a)
 void attack_runs(attacker *a)
 {
     ask_for_pages(a, 20 * MIB / PAGE_BYTES, 40);
+}
+
+/*
+ * Many sessions, each of which asks once: 4 MiB that have to be given memory. Whoever shares by session gives them a
+ * hundred parts, and an honest client one.
+ */
+void attack_crowd(attacker *a)
+{
+    static rawheap heaps[CROWD_EACH];
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__AllocLarge ask = GOALLOCD__ALLOC_LARGE__INIT;
+    size_t len;
+
+    ask.npages = 4 * MIB / PAGE_BYTES;
+    request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
+    request.alloc_large = &ask;
+    len = enemy_pack(frames, sizeof(frames), &request, 1);
+    for (;;) {
+        for (unsigned i = 0; i < CROWD_EACH; i++)
+            enemy_must_attach(a, &heaps[i], 0, 0, false);
+        for (unsigned i = 0; i < CROWD_EACH; i++)
+            (void)enemy_send(heaps[i].fd, frames, len);
+        enemy_deed(a, CROWD_EACH);
+        for (unsigned i = 0; i < CROWD_EACH; i++) {
+            struct pollfd pfd = { .fd = heaps[i].fd, .events = POLLIN };
+
+            (void)poll(&pfd, 1, 10000);
+            enemy_close(&heaps[i]);
+        }
+    }
 }
