@@ -88,13 +88,6 @@ static void on_stuck(void *data, bool stuck)
     queue_note(&s->service.queue, WAIT_PAGES);
 }
 
-static void on_helper_lost(void *data)
-{
-    server *s = data;
-
-    s->service.heap->distrust_backed = true;
-}
-
 /* What the helper of a daemon before this one was punching is free. */
 static void on_old_gone(void *data, unsigned place)
 {
@@ -108,7 +101,7 @@ static void on_old_gone(void *data, unsigned place)
 static int start_helper(server *s)
 {
     service *srv = &s->service;
-    helper_watch watch = { .on_stuck = on_stuck, .on_lost = on_helper_lost, .on_old_gone = on_old_gone, .data = s };
+    helper_watch watch = { .on_stuck = on_stuck, .on_old_gone = on_old_gone, .data = s };
 
     helper_start(&srv->helper, &srv->loop, srv->heap->file, &watch);
     for (unsigned i = 0; i < HELPERS_MAX; i++) {
