@@ -11,6 +11,8 @@
 #define PIPELINE 600u
 #define HALF_EACH 400u
 #define CROWD_EACH 100u
+#define LISTED_SPANS 16384u
+#define LISTED_SESSIONS 1000u
 
 static uint8_t frames[1 << 20];
 
@@ -207,4 +209,31 @@ void attack_crowd(attacker *a)
             enemy_close(&heaps[i]);
         }
     }
+}
+
+/* Has all spans of a session listed that leases many, or all sessions, of which it has many. */
+void attack_lists(attacker *a)
+{
+    static uint32_t spans[LISTED_SPANS];
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__LeaseList leases = GOALLOCD__LEASE_LIST__INIT;
+    Goallocd__SessionList sessions = GOALLOCD__SESSION_LIST__INIT;
+    rawheap heap;
+    size_t len;
+
+    if (a->number % 2 == 1) {
+        for (unsigned i = 0; i < LISTED_SESSIONS; i++)
+            enemy_must_attach(a, &heap, 8192, 0, false);
+        request.op_case = GOALLOCD__REQUEST__OP_SESSION_LIST;
+        request.session_list = &sessions;
+        pipeline(a, &request, 16);
+    }
+    enemy_must_attach(a, &heap, 0, 0, false);
+    for (size_t n = 0; n < LISTED_SPANS; n += PROTO_SPANS_MAX)
+        (void)rawheap_refill(&heap, 2, 0, PROTO_SPANS_MAX, spans);
+    request.op_case = GOALLOCD__REQUEST__OP_LEASE_LIST;
+    request.lease_list = &leases;
+    len = enemy_pack(frames, sizeof(frames), &request, 64);
+    while (enemy_push(heap.fd, frames, len))
+        enemy_deed(a, 64);
 }
