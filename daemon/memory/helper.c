@@ -41,7 +41,8 @@
  * that don't fit into the socket are sent when others have been answered. Answers fit: no more of them are on their way
  * than requests.
  *
- * Known limit: before Linux 5.14 there is no MADV_POPULATE_WRITE, and memory waits as holes do.
+ * Known limit: before Linux 5.14 there is no MADV_POPULATE_WRITE. Memory that the helper does not bring in time comes by
+ * touching it (backing.c), and if the system has none, that is a SIGBUS.
  */
 #include "daemon/memory/helper.h"
 

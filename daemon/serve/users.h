@@ -47,6 +47,7 @@ typedef struct users {
     unsigned nusers;
     uint64_t used[LIMITS]; /* by limits of all */
     uint64_t refused[LIMITS];
+    uint64_t most_pidfds;  /* that may be watched: users_fit_watches() */
     uint64_t recounted_ms; /* holdings.c: when all bounds were what there is */
     uint64_t seed[2];
 } users;
@@ -56,6 +57,9 @@ void users_start(users *u, const limits *max);
 
 /* The process may have so many descriptors for connections and sessions: no uid gets all of them. */
 void users_fit_descriptors(users *u, uint64_t n);
+
+/* The kernel lets the process watch so many descriptors: half of them for connections, half for processes. */
+void users_fit_watches(users *u, uint64_t n);
 
 void users_end(users *u);
 
