@@ -21,6 +21,7 @@
 
 #include "daemon/log.h"
 #include "daemon/notify.h"
+#include "daemon/serve/releases.h"
 #include "daemon/serve/requests.h"
 #include "daemon/serve/unmap.h"
 #include "shm/crash.h"
@@ -50,10 +51,12 @@ static void on_excess(void *data)
 }
 
 /* A piece has been prepared ahead, or could not be. */
-static void on_prepared(void *data)
+static void on_prepared(void *data, bool failed)
 {
     server *s = data;
 
+    if (failed)
+        releases_undo(&s->service, s->service.ahead.ranges, s->service.ahead.job.nranges);
     queue_note(&s->service.queue, WAIT_AHEAD);
     queue_note(&s->service.queue, WAIT_PAGES);
     give_turns(&s->service);
