@@ -2,8 +2,8 @@
  * Crash: named points at which a test can have a process killed. An ordinary build has none of them.
  *
  * They are compiled in with -DGOALLOC_CRASH_POINTS=ON. Then $GOALLOC_CRASH, "name" or "name:n", makes a process kill
- * itself with SIGKILL when it comes to that point for the n-th time (the first by default). Points stand
- * between the stores of the sequences that change shared state.
+ * itself with SIGKILL when it comes to that point for the n-th time (the first by default), its forked children
+ * counted. Points stand between the stores of the sequences that change shared state.
  */
 #ifndef GOALLOC_SHM_CRASH_H
 #define GOALLOC_SHM_CRASH_H
@@ -12,7 +12,7 @@
  * X(name, who passes it): c the library, r the library in a session that reclaims, d the daemon, g the daemon when
  * sessions have a group, b the daemon when a process comes back to it, e the daemon when it settles what a dead process
  * has left half done, t the daemon when it takes over a heap, s when it is stopped and drops the heap, l when it lets a
- * heap go that it does not take over.
+ * heap go that it does not take over; h its helper.
  */
 /* clang-format off: a line has points that follow each other */
 #define CRASH_POINTS(X)                                                                                       \
@@ -57,7 +57,10 @@
     X(arena_after_npages, d) X(zeroed_base_after, d) X(backed_base_after, d)                                  \
     X(reattach_before_reply, b) X(reattach_after_own, b) X(own_after_mapped, b)                               \
     X(recover_after_files, t) X(recover_half_spans, t) X(recover_after_heap, t) X(recover_half_sessions, t)   \
-    X(recover_after_sessions, t)                                                                              \
+    X(recover_after_sessions, t) X(helper_after_epoch, t)                                                     \
+    X(helper_before_ready, h) X(helper_before_fill, h) X(holes_half_fill, h) X(helper_after_fill, h)          \
+    X(helper_after_word, h) X(holes_after_bits, h) X(holes_before_pages, h) X(helper_after_punch, h)          \
+    X(helper_after_clear, h) X(helper_before_answer, h) X(helper_after_answer, h)                             \
     X(drop_after_word, s) X(let_go_after_word, l)
 /* clang-format on */
 

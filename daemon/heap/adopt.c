@@ -374,8 +374,7 @@ void adopt_recover(adopt_table *table)
 
         /* It counts if its owner is there, its object lives and was adopted, and no entry before names it. */
         if (offset == 0 || offset >= table->map->arena_bytes || !owner_lives(table->map, who >> 32, (uint32_t)who) ||
-            !is_same_object(table->map, offset, &object) || adoption_find(table, offset) != NULL ||
-            u32_load_relaxed(&shm_span_at(table->map, object.first)->nadopted) == 0)
+            !is_same_object(table->map, offset, &object) || adoption_find(table, offset) != NULL)
             entry_give_back(table, entry);
         else
             adoption_add(table, offset, object.first, entry, (owner_no){ (uint16_t)(who >> 32) });

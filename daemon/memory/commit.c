@@ -6,10 +6,11 @@
  *
  *   1. A job waits until it is its turn, gets a thread for a slice of 8 MiB, or of 2 MiB if others wait, and waits
  *      again, until it is through. Pieces end at multiples of 2 MiB, so that each whole block can get a huge page.
- *   2. Whose turn: the job whose share is the least, and of these the one that came first. A share is what has been
- *      committed for a session so far; one that has asked for nothing for a while begins where the others are
- *      (start-time fair queueing: Goyal, Vin, Cheng, 1996). So a small refill waits for two slices that are under way,
- *      whatever others have asked for.
+ *   2. Whose turn: the job of the user whose share is the least; of its jobs that of the session whose share is the
+ *      least; and of these the one that came first. A share is what has been committed so far; one that has asked for
+ *      nothing for a while begins where the others are (start-time fair queueing: Goyal, Vin, Cheng, 1996; by two levels:
+ *      Bennett, Zhang, 1997). So a small refill waits for two slices that are under way, whatever others have asked for:
+ *      other users in however many sessions, and other sessions of its own user.
  *   3. Two slices are under way at once: more would only wait for the same lock of the file. A client that punches the
  *      very pages that it is being given makes a slice wait as long as the kernel needs to free what is there. One that
  *      has taken more than 10 ms does not count, as long as there are threads: the pool has COMMIT_THREADS for that.
@@ -175,6 +176,8 @@ static void slice_after(uv_work_t *work, int status)
     pool->nrunning--;
     pool->nslow -= job->is_slow;
     job->share->npages += job->ndone;
+    if (job->share->whole != NULL)
+        job->share->whole->npages += job->ndone;
     if (!is_over(job) && (status < 0 || pool->stopping))
         job->result = -ECANCELED;
     if (is_over(job))
@@ -185,16 +188,40 @@ static void slice_after(uv_work_t *work, int status)
     zero_start(pool);
 }
 
+static commit_share *whole_of(commit_share *share)
+{
+    return share->whole != NULL ? share->whole : share;
+}
+
+/* True if a job of share a is to come before one of share b that came earlier. */
+static bool comes_before(commit_share *a, commit_share *b)
+{
+    if (whole_of(a) == whole_of(b))
+        return a->npages < b->npages;
+    return whole_of(a)->npages < whole_of(b)->npages;
+}
+
 /* The job whose turn it is. */
 static commit_job *next_job(const commit_pool *pool)
 {
     commit_job *first = pool->waiting;
 
     for (commit_job *job = pool->waiting; job != NULL; job = job->next) {
-        if (job->share->npages < first->share->npages)
+        if (comes_before(job->share, first->share))
             first = job;
     }
     return first;
+}
+
+/* One that has asked for nothing for a while begins where the others are. */
+static void catch_up(const commit_pool *pool, commit_share *share)
+{
+    commit_share *whole = whole_of(share);
+
+    if (whole->npages < pool->share)
+        whole->npages = pool->share;
+    if (share != whole && share->npages < whole->part)
+        share->npages = whole->part;
 }
 
 static void start_slice(commit_pool *pool, commit_job *job)
@@ -202,7 +229,8 @@ static void start_slice(commit_pool *pool, commit_job *job)
     DL_DELETE(pool->waiting, job);
     DL_APPEND(pool->running, job);
     pool->nrunning++;
-    pool->share = job->share->npages;
+    pool->share = whole_of(job->share)->npages;
+    whole_of(job->share)->part = job->share->npages;
     job->slice_pages = pool->waiting != NULL || !helper_fills(job->file->helper) ? HUGE_PAGES : SLICE_PAGES;
     job->ndone = 0;
     job->since_ns = uv_hrtime();
@@ -236,8 +264,7 @@ void commit_start(commit_job *job, commit_pool *pool)
     job->result = 0;
     job->at = 0;
     job->at_page = 0;
-    if (job->share->npages < pool->share)
-        job->share->npages = pool->share;
+    catch_up(pool, job->share);
     u32_store_relaxed(&pool->njobs, u32_load_relaxed(&pool->njobs) + 1);
     pool->npages += job_npages(job);
     DL_APPEND(pool->waiting, job);

@@ -15,10 +15,14 @@
 typedef struct commit_job commit_job;
 typedef void (*commit_done_fn)(commit_job *job, int result);
 
-/* What jobs of one origin (a session, or the stock) have got: pages, counted from where the others were. Zeroed
- * first. */
+/*
+ * What jobs of one origin have got: pages, counted from where the others of the same whole were. Zeroed first. A session
+ * is a part of its user; users, and the stock, are wholes.
+ */
 typedef struct commit_share {
     uint64_t npages;
+    struct commit_share *whole; /* NULL: it is one. It outlives its parts' jobs */
+    uint64_t part;              /* of a whole: the share of the part whose job has last been given a thread */
 } commit_share;
 
 /* The jobs of one loop. */
@@ -29,7 +33,7 @@ typedef struct commit_pool {
     commit_job *running;
     unsigned nrunning;
     unsigned nslow;   /* of these, so many have been at one slice for long */
-    uint64_t share;   /* the share of the job that has last been given a thread */
+    uint64_t share;   /* of the whole whose job has last been given a thread */
     shm_u32 njobs;    /* not ended; the loop's thread writes it, who zeroes reads it */
     uint64_t npages;  /* that they are to commit */
     bool stopping;    /* jobs end early, with -ECANCELED */

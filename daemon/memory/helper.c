@@ -29,11 +29,20 @@
  * until the lock of the place is free, which the kernel frees with the helper. A fill under way is given up by the
  * kernel at the SIGKILL, before it has given a page memory. The place is an OFD lock on a byte of the private memfd.
  *
- * If the helper alone dies, what was asked of it has happened or not, and nothing is under way any more: requests are
- * answered with no holes, the daemon counts no free page as having memory for certain (on_lost), and another helper is
- * started a second later.
+ * If the helper alone dies, what was asked of it has happened or not, and nothing is under way any more. A fill that was
+ * under way is the daemon's to do otherwise, as one that is late. Holes are asked for again, of another helper, which is
+ * started a second later: to punch twice is to punch once, so the answer is as exact as without that death, and the
+ * pages are aside until it comes. While there is no helper that has lasted for more than 2 s, it is as if one were stuck.
+ * The word of a place may have been left standing: who takes the place clears it, or the next daemon would keep pages
+ * aside, or refuse the heap because they are in use, while the helper that has the place is idle.
  *
- * Known limit: before Linux 5.14 there is no MADV_POPULATE_WRITE, and memory waits as holes do.
+ * A helper that is stopped (SIGSTOP) is stuck; one that is killed again and again is started once a second. Nobody
+ * waits for either, but for the first word of a new one, a second at most. There are PUNCHES_MAX requests at most; those
+ * that don't fit into the socket are sent when others have been answered. Answers fit: no more of them are on their way
+ * than requests.
+ *
+ * Known limit: before Linux 5.14 there is no MADV_POPULATE_WRITE. Memory that the helper does not bring in time comes by
+ * touching it (backing.c), and if the system has none, that is a SIGBUS.
  */
 #include "daemon/memory/helper.h"
 
@@ -55,6 +64,7 @@
 
 #include "daemon/log.h"
 #include "daemon/privileges.h"
+#include "shm/crash.h"
 
 #define PUNCHES_MAX    16u
 #define LATE_NS        UINT64_C(2000000000)
@@ -62,7 +72,11 @@
 #define LOOK_MS        50u
 #define CHILD_MS       1000
 #define OLD_MS         500u
+#if defined(GOALLOC_CRASH_POINTS)
+#define RESTART_NS     UINT64_C(50000000) /* tests kill many */
+#else
 #define RESTART_NS     UINT64_C(1000000000)
+#endif
 #define CALL_NS        UINT64_C(20000000)
 #define PAUSE_NS_MIN   UINT64_C(1000000000)
 #define PAUSE_NS_MAX   UINT64_C(64000000000)
@@ -168,8 +182,10 @@ static void serve_calls(child *c)
         if (n != (ssize_t)sizeof(head))
             _exit(EXIT_SUCCESS);
         r.id = head.id;
+        CRASH_POINT(helper_before_fill);
         if (clock_ns(CLOCK_MONOTONIC) < head.not_after_ns)
             r.result = holes_fill(&c->holes, head.fill);
+        CRASH_POINT(helper_after_fill);
         answer(CALLS, &r);
     }
 }
@@ -181,13 +197,16 @@ static bool punch_one(child *c, const helper_hole *hole)
     int r;
 
     u64_store_release(word, hole_pack(hole));
+    CRASH_POINT(helper_after_word);
     fence_seq_cst();
     if (u64_load_relaxed(&c->private->daemon_epoch) != c->epoch) {
         u64_store_release(word, 0);
         _exit(EXIT_SUCCESS);
     }
     r = holes_punch(&c->holes, hole->kind, hole->range);
+    CRASH_POINT(helper_after_punch);
     u64_store_release(word, 0);
+    CRASH_POINT(helper_after_clear);
     return r == 0;
 }
 
@@ -207,7 +226,9 @@ static void serve_punches(child *c)
         r.ndone++;
     }
     r.cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) - start;
+    CRASH_POINT(helper_before_answer);
     answer(PUNCHES, &r);
+    CRASH_POINT(helper_after_answer);
 }
 
 __attribute__((noreturn)) static void child_run(child *c, int fds[CHILD_NFDS], pid_t parent)
@@ -229,6 +250,7 @@ __attribute__((noreturn)) static void child_run(child *c, int fds[CHILD_NFDS], p
     if (c->private == MAP_FAILED)
         _exit(EXIT_FAILURE);
     (void)(privileges_confine(PRIVILEGES_HELPER, (const char *const[]){ NULL }) < 0); /* it works with privileges, too */
+    CRASH_POINT(helper_before_ready);
     answer(PUNCHES, &(reply){ .id = 0 }); /* it has closed what it must not hold */
     for (;;) {
         if (poll(polls, 2, -1) < 0 && errno != EINTR)
@@ -240,7 +262,7 @@ __attribute__((noreturn)) static void child_run(child *c, int fds[CHILD_NFDS], p
 
 /* --- the daemon's side: start --- */
 
-/* Lock a place that no helper has. Returns a descriptor that holds the lock; -errno. */
+/* Lock a place that no helper has; whoever had it punches nothing. Returns a descriptor that holds the lock; -errno. */
 static int take_place(helper *h, unsigned *ret_place)
 {
     int fd = heapfile_reopen_private(h->file);
@@ -251,6 +273,7 @@ static int take_place(helper *h, unsigned *ret_place)
         struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = PLACE_BYTE + i, .l_len = 1 };
 
         if (!h->has_old[i] && fcntl(fd, F_OFD_SETLK, &lock) == 0) {
+            u64_store_release(&h->file->private->punching[i], 0);
             *ret_place = i;
             return fd;
         }
@@ -318,6 +341,7 @@ static void await_child(int fd)
 }
 
 static void on_readable(uv_poll_t *poll, int status, int events);
+static void send_unsent(helper *h);
 
 /* 0; -errno: there is no helper. */
 static int start_process(helper *h)
@@ -351,6 +375,7 @@ static int start_process(helper *h)
     (void)pthread_mutex_lock(&h->call_lock);
     h->call_fd = calls[0];
     (void)pthread_mutex_unlock(&h->call_lock);
+    send_unsent(h);
     return 0;
 }
 
@@ -374,6 +399,7 @@ static void begin_epoch(helper *h)
 
     h->epoch = u64_load_relaxed(&private->daemon_epoch) + 1;
     u64_store_release(&private->daemon_epoch, h->epoch);
+    CRASH_POINT(helper_after_epoch);
     fence_seq_cst();
     for (unsigned i = 0; i < HELPERS_MAX; i++) {
         uint64_t word;
@@ -439,28 +465,27 @@ static void note_stuck(helper *h, uint64_t now)
         h->watch.on_stuck(h->watch.data, stuck);
     }
     if (stuck && h->warned_ns == 0 && now - h->punches->sent_ns >= SAY_NS) {
-        log_warn("a client holds a lock of the heap's files: nothing is given back to the system until it lets go");
+        log_warn(h->pid != 0 ? "a client holds a lock of the heap's files: nothing is given back to the system until "
+                               "it lets go"
+                             : "there is no helper: nothing is given back to the system until one can be started");
         h->warned_ns = h->punches->sent_ns;
     } else if (!stuck && h->warned_ns != 0) {
-        log_warn("the lock of the heap's files is free again, after %llu s",
+        log_warn("memory is given back to the system again, after %llu s",
                  (unsigned long long)((now - h->warned_ns) / 1000000000));
         h->warned_ns = 0;
     }
 }
 
-/* The helper is gone, and with it what it was doing. */
+/* The helper is gone, and with it what it was doing. The next one is asked for it again. */
 static void lose(helper *h)
 {
-    static const reply none = { 0 };
-
     (void)waitpid(h->pid, NULL, 0); /* it has closed its files, so it is at its end */
     h->pid = 0;
     (void)pthread_mutex_lock(&h->call_lock);
     close_fd(&h->call_fd);
     (void)pthread_mutex_unlock(&h->call_lock);
-    while (h->punches != NULL)
-        end_punch(h, &none);
-    note_stuck(h, clock_ns(CLOCK_MONOTONIC));
+    for (helper_punch *p = h->punches; p != NULL; p = p->next)
+        p->sent = false;
     h->restart_ns = clock_ns(CLOCK_MONOTONIC) + RESTART_NS;
     look_again(h);
 }
@@ -487,10 +512,11 @@ static void on_readable(uv_poll_t *poll, int status, int events)
             end_punch(h, &r);
         note_stuck(h, clock_ns(CLOCK_MONOTONIC));
     }
-    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+        send_unsent(h);
         return;
+    }
     log_warn("the helper has died; starting another one");
-    h->watch.on_lost(h->watch.data);
     uv_close((uv_handle_t *)poll, on_poll_closed);
 }
 
@@ -528,20 +554,39 @@ static void on_look(uv_timer_t *timer)
     look_again(h);
 }
 
-bool helper_punch_start(helper *h, helper_punch *p)
+/* False: there is no room for it now, or there is no helper. */
+static bool send_punch(const helper *h, const helper_punch *p)
 {
-    request head = { .id = h->last_id + 1, .nholes = p->nholes };
+    request head = { .id = p->id, .nholes = p->nholes };
     struct iovec parts[2] = { { &head, sizeof(head) },
                               { (void *)(uintptr_t)p->holes, p->nholes * sizeof(p->holes[0]) } };
     struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
 
-    if (h->pid == 0 || h->stopping || h->npunches == PUNCHES_MAX || p->nholes > HELPER_HOLES_MAX)
+    return h->pid != 0 && sendmsg(h->punch_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+}
+
+/* In order. */
+static void send_unsent(helper *h)
+{
+    for (helper_punch *p = h->punches; p != NULL; p = p->next) {
+        if (!p->sent && !(p->sent = send_punch(h, p)))
+            return;
+    }
+}
+
+bool helper_punch_start(helper *h, helper_punch *p)
+{
+    bool behind = h->punches != NULL && !h->punches->prev->sent; /* the last one is not */
+
+    if (h->stopping || behind || h->npunches == PUNCHES_MAX || p->nholes > HELPER_HOLES_MAX)
         return false;
     for (size_t i = 0; i < p->nholes; i++)
         zeroing_forget(h->file->zeroing, p->holes[i].range);
-    if (sendmsg(h->punch_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+    p->id = h->last_id + 1;
+    p->sent = send_punch(h, p);
+    if (!p->sent)
         return false;
-    p->id = ++h->last_id;
+    h->last_id = p->id;
     p->sent_ns = clock_ns(CLOCK_MONOTONIC);
     p->is_late = false;
     p->ndone = 0;

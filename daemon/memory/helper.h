@@ -33,14 +33,14 @@ typedef struct helper_punch {
     size_t ndone;    /* in done: so many of the holes, from the first on, are there */
     uint64_t cpu_ns; /* in done: what that took */
     uint64_t id;
-    uint64_t sent_ns;
+    uint64_t sent_ns; /* when it was first sent */
+    bool sent;        /* to the helper that there is */
     bool is_late;
 } helper_punch;
 
 /* What a helper tells who has it. */
 typedef struct helper_watch {
     void (*on_stuck)(void *data, bool stuck); /* the first request is late; none is any more */
-    void (*on_lost)(void *data);              /* a helper has died: what was asked of it may have been done */
     void (*on_old_gone)(void *data, unsigned place); /* of helper_old_hole() */
     void *data;
 } helper_watch;
@@ -58,7 +58,7 @@ typedef struct helper {
     int punch_fd;
     uv_poll_t poll;
     uv_timer_t timer;
-    helper_punch *punches; /* sent and not answered, in this order */
+    helper_punch *punches; /* not answered, in the order of their sending; after a helper's death some are unsent */
     size_t npunches;
     uint64_t last_id;
     uint64_t restart_ns;

@@ -13,6 +13,8 @@
 #include <errno.h>
 #include <fcntl.h>
 
+#include "shm/crash.h"
+
 #define PUNCH          (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 #define FILL_CALL_PAGES (2 * MIB / PAGE_BYTES)
 
@@ -37,6 +39,7 @@ static int punch_metadata(const holes *h, page_range range)
         (r = fd_fallocate(h->bitmap_fd, PUNCH, h->npages * 256 + first * 128, n * 128)) < 0 ||
         (r = fd_fallocate(h->bitmap_fd, PUNCH, h->npages * 384 + first * 128, n * 128)) < 0)
         return r;
+    CRASH_POINT(holes_after_bits);
     return fd_fallocate(h->spans_fd, PUNCH, h->span_table_off + first * sizeof(shm_span), n * sizeof(shm_span));
 }
 
@@ -49,6 +52,7 @@ int holes_punch(const holes *h, enum holes_kind kind, page_range range)
     if (r == 0 && kind == HOLES_ALL)
         r = fd_fallocate(h->spans_fd, PUNCH, h->page_map_off + range.first.n * sizeof(shm_u32),
                          range.npages * sizeof(shm_u32));
+    CRASH_POINT(holes_before_pages);
     if (r == 0 && (kind == HOLES_PAGES || kind == HOLES_ALL))
         r = fd_fallocate(h->arena_fd, PUNCH, page_offset(range.first), range.npages * PAGE_BYTES);
     return r;
@@ -61,8 +65,10 @@ int holes_fill(const holes *h, page_range range)
     int r = 0;
 
     /* A piece at a time: clients' calls wait for the same lock. */
-    for (; at < end && r == 0; at += FILL_CALL_PAGES)
+    for (; at < end && r == 0; at += FILL_CALL_PAGES) {
         r = fd_fallocate(h->arena_fd, 0, page_offset(page_at(at)),
                          (end - at < FILL_CALL_PAGES ? end - at : FILL_CALL_PAGES) * PAGE_BYTES);
+        CRASH_POINT(holes_half_fill);
+    }
     return r;
 }

@@ -24,6 +24,8 @@
  *      get pages behind them; it waits for the job instead, once, if too little is ready (handle_refill). Nobody waits
  *      for the pages to be zeroed, which comes after that (memory/zeroing.c).
  *
+ * If the system has no memory, the job's pages are punched (server.c, releases.c), and nothing is prepared for 5 s.
+ *
  * A job prepares 8 MiB at most, so that it ends within 2 ms. Then the next one begins, until 1 is reached.
  *
  * If the daemon dies, the pages are free. Those that were never in use lie below backed_base, so the daemon that takes
@@ -38,7 +40,7 @@
 #define FAILED_NS    UINT64_C(5000000000)
 
 void ahead_start(ahead *a, mheap *heap, commit_pool *commits, sysmem *mem, const scavenger *scav,
-                 void (*on_end)(void *data), void *data)
+                 void (*on_end)(void *data, bool failed), void *data)
 {
     *a = (ahead){ .heap = heap, .commits = commits, .mem = mem, .scav = scav, .on_end = on_end, .on_end_data = data };
     ahead_prepare(a);
@@ -95,10 +97,8 @@ static void ahead_end(ahead *a, int result)
             metabook_note_prepared(&a->heap->book, a->ranges[i].first, a->ranges[i].npages);
         mheap_put_back(a->heap, ASIDE_AHEAD, a->ranges[i], false);
     }
-    if (result < 0) {
+    if (result < 0)
         a->not_before_ns = uv_hrtime() + FAILED_NS;
-        a->heap->distrust_backed = true; /* some of the pages have no memory, nobody knows which */
-    }
 }
 
 static void ahead_on_committed(commit_job *job, int result)
@@ -106,7 +106,7 @@ static void ahead_on_committed(commit_job *job, int result)
     ahead *a = job->data;
 
     ahead_end(a, result);
-    a->on_end(a->on_end_data);
+    a->on_end(a->on_end_data, result < 0);
     ahead_prepare(a);
 }
 

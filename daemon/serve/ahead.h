@@ -24,7 +24,7 @@ typedef struct ahead {
     commit_pool *commits;
     sysmem *mem;
     const scavenger *scav;      /* knows what was in use before, and whether memory is being given back just now */
-    void (*on_end)(void *data); /* the pages of a job are free again */
+    void (*on_end)(void *data, bool failed); /* the job's pages are free again; failed: which have memory nobody knows */
     void *on_end_data;
     page_no at;             /* where the next pages are looked for */
     bool short_spans;       /* what grows: spans of small objects, whose descriptions lie close together */
@@ -37,7 +37,7 @@ typedef struct ahead {
 
 /* a is zeroed. Nothing is prepared before this call, which begins the stock. What it is given stays the caller's. */
 void ahead_start(ahead *a, mheap *heap, commit_pool *commits, sysmem *mem, const scavenger *scav,
-                 void (*on_end)(void *data), void *data);
+                 void (*on_end)(void *data, bool failed), void *data);
 
 /* A range has been leased of which nscavenged pages had no memory: what comes next is looked for behind it. */
 void ahead_note_fresh(ahead *a, page_no first, uint64_t npages, uint64_t nscavenged);

@@ -188,6 +188,7 @@ void deaths_forget(deaths *d, session_no no)
 
     if (w != NULL) {
         d->watches[no.n] = NULL;
+        d->nwatches--;
         uv_close((uv_handle_t *)&w->poll, watch_on_closed);
     }
 }
@@ -210,7 +211,8 @@ static void watch_on_death(uv_poll_t *poll, int status, int events)
 /* Watch that process as the session's, and none that was its own before. The pidfd is the watch's, or closed. */
 static bool watch_pidfd(deaths *d, const session *s, int pidfd)
 {
-    watch *w = calloc(1, sizeof(*w));
+    bool has_room = d->nwatches < d->srv->users.most_pidfds;
+    watch *w = has_room ? calloc(1, sizeof(*w)) : NULL;
 
     if (w == NULL || uv_poll_init(&d->srv->loop, &w->poll, pidfd) < 0) {
         (void)close(pidfd);
@@ -228,6 +230,7 @@ static bool watch_pidfd(deaths *d, const session *s, int pidfd)
     }
     deaths_forget(d, s->lessee.no);
     d->watches[s->lessee.no.n] = w;
+    d->nwatches++;
     return true;
 }
 

@@ -15,6 +15,7 @@ typedef struct deaths {
     uint32_t from;     /* the entry of the session table that was looked at last */
     uint32_t from_group; /* the same of the group table */
     struct watch *watches[SHM_SESSIONS_MAX]; /* of the processes' pidfds; NULL: none */
+    uint32_t nwatches;
 } deaths;
 
 /* d is zeroed; the service uses it from now on. */

@@ -28,6 +28,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
@@ -42,6 +43,7 @@
 #define WARNING_MS     10000u
 #define RESERVE_FDS    32
 #define LATE_MAX       8u
+#define OTHER_WATCHES  64u /* the loop's own, the keeper, the helper */
 
 static void on_listener(uv_poll_t *poll, int status, int events);
 
@@ -235,6 +237,24 @@ static void on_listener(uv_poll_t *poll, int status, int events)
     }
 }
 
+/*
+ * A descriptor that can't be watched is libuv's end of the process, so there must not be more than the kernel allows
+ * this user (fs.epoll.max_user_watches). What other processes of the same user watch is not known.
+ */
+static void fit_watches(const door *d)
+{
+    char text[32] = "";
+    uint64_t n;
+    int fd = open("/proc/sys/fs/epoll/max_user_watches", O_RDONLY | O_CLOEXEC);
+
+    if (fd >= 0 && read(fd, text, sizeof(text) - 1) > 0) {
+        n = strtoull(text, NULL, 10);
+        users_fit_watches(d->host->users, n > OTHER_WATCHES ? n - OTHER_WATCHES : 0);
+    }
+    if (fd >= 0)
+        (void)close(fd);
+}
+
 int door_open(door *d, peer_host *host, int listen_fd, bool refuses_fds)
 {
     struct rlimit limit;
@@ -248,6 +268,7 @@ int door_open(door *d, peer_host *host, int listen_fd, bool refuses_fds)
         host->late_fd = (int)limit.rlim_cur - RESERVE_FDS;
     if (host->late_fd > d->spare_fd)
         users_fit_descriptors(host->users, (uint64_t)(host->late_fd - d->spare_fd)); /* those below are in use */
+    fit_watches(d);
     (void)uv_timer_init(host->loop, &d->silence);
     (void)uv_timer_init(host->loop, &d->again);
     d->silence.data = d->again.data = d->listener.data = d;

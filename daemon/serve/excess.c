@@ -10,15 +10,22 @@
  * is, and nothing says where: pages that were committed and never written look like holes to all who ask. So all that
  * has no memory by the books is punched, which costs next to nothing where there is none:
  *
- *   1. Each two seconds the counts are compared. Two looks in a row must find at least a MiB: then a pass begins.
+ *   1. Each second the counts are compared. What the arena has more counts from the first page on: of it the books know
+ *      each page before it has memory, and until it has none. Metadata counts from a MiB on, since who looks at bits and
+ *      descriptions gives some of them memory. A second look, soon after the first one, must find it too: then a pass
+ *      begins.
  *   2. From the upper end of the arena downwards, a request at a time, 10 ms apart: beyond the heap's end the pages and
  *      all that describes them, in holes of 128 MiB, up to 64 behind one fence. Below it, chunk by chunk, pages that
  *      are free and have no memory; of a chunk that is wholly so, also what describes it.
- *   3. The pass is over at page 0, or as soon as less than a MiB is left. If it has found less than half of the excess,
- *      the next one is twice as long away, up to five minutes.
+ *   3. The pass is over at page 0, or as soon as nothing is left that counts. If it has found less than half of what the
+ *      metadata had, the next pass for metadata alone is twice as long away, up to five minutes.
  *
- * What it never touches: spans, free pages with memory, and what describes a chunk in which any of these lies. So what
- * a client can keep is the bits of chunks that are in use: a 16th of the memory in use, at most.
+ * What it never touches: spans, free pages with memory, and what describes a chunk in which any of these lies. So a pass
+ * that nobody works against leaves nothing of the arena's excess, and what a client can keep is the bits of chunks that
+ * are in use: a 16th of the memory in use, at most.
+ *
+ * Why a single page counts: a write whose source page does not come has given the arena a page before it copies, and
+ * holds it, with the file's lock, for as long as its process lives.
  *
  * If the daemon dies, the pages are free and without memory, as they were.
  */
@@ -26,7 +33,8 @@
 
 #include "daemon/log.h"
 
-#define LOOK_MS      2000u
+#define LOOK_MS      1000u
+#define SURE_MS      250u
 #define STEP_MS      10u
 #define PAUSE_MS_MAX 300000u
 #define LEAST_BYTES  MIB
@@ -36,14 +44,27 @@
 
 static void on_timer(uv_timer_t *timer);
 
-uint64_t excess_bytes(const mheap *heap)
+static excess_found look(const mheap *heap)
 {
     uint64_t arena = heapfile_arena_bytes(heap->file);
     uint64_t metadata = heapfile_metadata_bytes(heap->file);
     uint64_t books = mheap_committed_pages(heap) * PAGE_BYTES;
     uint64_t charged = metabook_bytes(&heap->book);
 
-    return (arena > books ? arena - books : 0) + (metadata > charged ? metadata - charged : 0);
+    return (excess_found){ arena > books ? arena - books : 0, metadata > charged ? metadata - charged : 0 };
+}
+
+uint64_t excess_bytes(const mheap *heap)
+{
+    excess_found found = look(heap);
+
+    return found.arena_bytes + found.metadata_bytes;
+}
+
+static bool is_worth_a_pass(const excess *e, excess_found found)
+{
+    return found.arena_bytes > 0 ||
+           (found.metadata_bytes >= LEAST_BYTES && uv_now(e->timer.loop) >= e->metadata_not_before_ms);
 }
 
 /* --- which pages --- */
@@ -80,13 +101,13 @@ static bool take_beyond(excess *e)
     return e->fenced;
 }
 
-/* True if these pages are free and have no memory by the books. */
-static bool is_bare(const excess *e, uint64_t first, uint64_t npages)
+/* True if the page is free and has no memory by the books. */
+static bool is_bare(const excess *e, uint64_t page)
 {
     uint64_t ntaken;
     uint64_t nbacked;
 
-    pagealloc_count(e->heap->pages, page_at(first), npages, &ntaken, &nbacked);
+    pagealloc_count(e->heap->pages, page_at(page), 1, &ntaken, &nbacked);
     return ntaken == 0 && nbacked == 0;
 }
 
@@ -100,22 +121,31 @@ static void take_range(excess *e, uint64_t first, uint64_t npages)
         add_hole(e, HOLES_PAGES, first, npages);
 }
 
-/* What of the chunk is free and has no memory. */
-static void take_chunk(excess *e, uint64_t chunk)
+/* What of pages [chunk, end) is free and has no memory, from above, while there is room. Returns where it has got to. */
+static uint64_t take_chunk(excess *e, uint64_t chunk, uint64_t end)
 {
-    uint64_t end = chunk + CHUNK_PAGES;
+    uint64_t page = end;
+    uint64_t ntaken;
+    uint64_t nbacked;
 
-    if (is_bare(e, chunk, CHUNK_PAGES)) {
+    pagealloc_count(e->heap->pages, page_at(chunk), end - chunk, &ntaken, &nbacked);
+    if (ntaken + nbacked == end - chunk)
+        return chunk;
+    if (ntaken + nbacked == 0 && end == chunk + CHUNK_PAGES) {
         take_range(e, chunk, CHUNK_PAGES);
         if (e->nholes > 0 && e->holes[e->nholes - 1].range.first.n == chunk)
             add_hole(e, HOLES_METADATA, chunk, CHUNK_PAGES);
-        return;
+        return chunk;
     }
-    for (uint64_t page = chunk, to; page < end; page = to + 1) {
-        for (to = page; to < end && is_bare(e, to, 1); to++)
-            ;
-        take_range(e, page, to - page);
+    while (page > chunk && e->nholes < EXCESS_HOLES_MAX - 1) {
+        uint64_t from = page;
+
+        while (from > chunk && is_bare(e, from - 1))
+            from--;
+        take_range(e, from, page - from);
+        page = from > chunk ? from - 1 : chunk;
     }
+    return page;
 }
 
 /* The next chunks that have something to punch. */
@@ -126,10 +156,10 @@ static void take_below(excess *e)
 
     e->fenced = false;
     mheap_flush_cache(e->heap);
-    for (unsigned i = 0; i < FENCE_HOLES && at > 0 && e->nholes < EXCESS_HOLES_MAX / 2; i++) {
-        at -= CHUNK_PAGES;
-        take_chunk(e, at);
-    }
+    for (unsigned i = 0; i < FENCE_HOLES && at > 0 && e->nholes < EXCESS_HOLES_MAX / 2; i++)
+        at = take_chunk(e, (at - 1) / CHUNK_PAGES * CHUNK_PAGES, at);
+    if (at == 0 && e->nholes < EXCESS_HOLES_MAX)
+        add_hole(e, HOLES_PAGES, 0, 1); /* nobody's, ever */
     e->at = page_at(at);
 }
 
@@ -144,7 +174,7 @@ static void put_back(excess *e, size_t npunched)
             metabook_note_punched(&e->heap->book, hole->range.first);
     }
     for (size_t i = 0; i < e->nholes && !e->fenced; i++) {
-        if (e->holes[i].kind == HOLES_PAGES)
+        if (e->holes[i].kind == HOLES_PAGES && e->holes[i].range.first.n != 0)
             mheap_put_back(e->heap, ASIDE_EXCESS, e->holes[i].range, true);
     }
     if (e->fenced)
@@ -178,46 +208,55 @@ static void step(excess *e)
     }
 }
 
-static void begin_pass(excess *e, uint64_t bytes)
+static void begin_pass(excess *e, excess_found found)
 {
-    log_warn("clients have given the heap's files %llu MiB that nobody leases: looking for it, to give it back",
-             (unsigned long long)(bytes / MIB));
-    e->begun_bytes = bytes;
+    uint64_t kib = (found.arena_bytes + found.metadata_bytes) / KIB;
+
+    if (kib >= LEAST_BYTES / KIB)
+        log_warn("clients have given the heap's files %llu MiB that nobody leases: looking for it, to give it back",
+                 (unsigned long long)(kib * KIB / MIB));
+    e->begun = found;
+    e->passing = true;
     e->at = page_at(e->heap->map->npages);
 }
 
-static void end_pass(excess *e, uint64_t bytes)
+static void end_pass(excess *e, excess_found found)
 {
-    bool found = bytes < e->begun_bytes / 2;
+    uint64_t begun = e->begun.arena_bytes + e->begun.metadata_bytes;
+    uint64_t left = found.arena_bytes + found.metadata_bytes;
 
-    e->pause_ms = found || e->pause_ms == 0 ? LOOK_MS : e->pause_ms * 2;
-    if (e->pause_ms > PAUSE_MS_MAX)
-        e->pause_ms = PAUSE_MS_MAX;
-    log_info("%llu MiB of that have been given back",
-             (unsigned long long)((e->begun_bytes > bytes ? e->begun_bytes - bytes : 0) / MIB));
-    e->begun_bytes = 0;
-    e->seen_bytes = 0;
+    if (found.metadata_bytes < LEAST_BYTES || found.metadata_bytes < e->begun.metadata_bytes / 2)
+        e->pause_ms = 0;
+    else
+        e->pause_ms = e->pause_ms == 0 ? LOOK_MS : e->pause_ms * 2 < PAUSE_MS_MAX ? e->pause_ms * 2 : PAUSE_MS_MAX;
+    e->metadata_not_before_ms = uv_now(e->timer.loop) + e->pause_ms;
+    if (begun >= LEAST_BYTES)
+        log_info("%llu MiB of that have been given back",
+                 (unsigned long long)((begun > left ? begun - left : 0) / MIB));
+    e->passing = false;
+    e->seen = false;
 }
 
 static void on_timer(uv_timer_t *timer)
 {
     excess *e = timer->data;
-    uint64_t bytes = excess_bytes(e->heap);
+    excess_found found = look(e->heap);
+    bool worth = is_worth_a_pass(e, found);
     uint64_t wait_ms = LOOK_MS;
 
     if (e->busy) {
         wait_ms = STEP_MS;
-    } else if (e->begun_bytes != 0 && (bytes < LEAST_BYTES || e->at.n == 0)) {
-        end_pass(e, bytes);
-        wait_ms = e->pause_ms;
-    } else if (e->begun_bytes != 0) {
+    } else if (e->passing && (!worth || e->at.n == 0)) {
+        end_pass(e, found);
+    } else if (e->passing) {
         step(e);
         wait_ms = STEP_MS;
-    } else if (bytes >= LEAST_BYTES && e->seen_bytes >= LEAST_BYTES) {
-        begin_pass(e, bytes < e->seen_bytes ? bytes : e->seen_bytes);
+    } else if (worth && e->seen) {
+        begin_pass(e, found);
         wait_ms = STEP_MS;
     } else {
-        e->seen_bytes = bytes;
+        e->seen = worth;
+        wait_ms = worth ? SURE_MS : LOOK_MS;
     }
     (void)uv_timer_start(timer, on_timer, wait_ms, 0);
 }

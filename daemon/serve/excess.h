@@ -11,6 +11,12 @@
 
 #define EXCESS_HOLES_MAX 128u
 
+/* What the files have more than the books say. */
+typedef struct excess_found {
+    uint64_t arena_bytes;
+    uint64_t metadata_bytes; /* bits, descriptions, page map */
+} excess_found;
+
 /* Zeroed at the start. */
 typedef struct excess {
     mheap *heap;
@@ -18,9 +24,11 @@ typedef struct excess {
     uv_timer_t timer;
     void (*on_end)(void *data); /* pages that were taken are free again */
     void *on_end_data;
-    uint64_t seen_bytes;  /* at the last look; 0: less than is worth a pass */
-    uint64_t begun_bytes; /* when the pass under way began; 0: there is none */
-    uint64_t pause_ms;    /* after the last pass */
+    bool seen;          /* the last look found what is worth a pass */
+    bool passing;       /* a pass is under way, */
+    excess_found begun; /* and that was there when it began */
+    uint64_t pause_ms;  /* after passes in which most of the metadata's stayed; 0: the last one was none of these */
+    uint64_t metadata_not_before_ms; /* no pass for metadata alone */
     page_no at;           /* the pass goes downwards: pages from here on are done */
     bool busy;
     helper_punch punch;

@@ -25,8 +25,9 @@
  * whoever asks for hundreds of GiB again and again takes a hundredth of the loop's time.
  *
  * The last 64th of the arena, and of the hard limit (64 MiB at most), is for sessions that hold little: up to an eighth
- * of it each. So when one session has filled the heap, others still attach, work, and free what they find. Of less than
- * 1 GiB nothing is kept while there is one session alone.
+ * of it each. Half of it is for those alone of which the user, too, holds little, in all its sessions together. So when
+ * one session has filled the heap, others still attach, work, and free what they find; and when one user has, in
+ * however many sessions, other users do. Of less than 1 GiB nothing is kept while there is one session alone.
  */
 #include "daemon/serve/leasing.h"
 
@@ -111,26 +112,31 @@ static uint64_t reserve_of(const service *srv, uint64_t bytes)
     return bytes / RESERVE_PART < RESERVE_MAX ? bytes / RESERVE_PART : RESERVE_MAX;
 }
 
-/* True if the session may take npages out of a whole of which that reserve is kept: it holds little. */
-static bool may_use_reserve(const session *s, uint64_t npages, uint64_t reserve_bytes)
+/* True if who holds nheld pages, and npages more, holds little. */
+static bool is_little(uint64_t nheld, uint64_t npages, uint64_t reserve_bytes)
 {
-    return (s->lessee.nheld_pages + npages) * PAGE_BYTES <= reserve_bytes / RESERVE_SHARES;
+    return (nheld + npages) * PAGE_BYTES <= reserve_bytes / RESERVE_SHARES;
+}
+
+/* Of a whole of which that reserve is kept: what the session, if it takes npages, has to leave for others. */
+static uint64_t kept_from(const session *s, uint64_t npages, uint64_t reserve_bytes)
+{
+    if (!is_little(s->lessee.nheld_pages, npages, reserve_bytes))
+        return reserve_bytes;
+    return s->user == NULL || is_little(s->user->quota.nheld_pages, npages, reserve_bytes) ? 0 : reserve_bytes / 2;
 }
 
 static bool arena_allows(const service *srv, const session *s, uint64_t npages)
 {
-    uint64_t reserve = reserve_of(srv, srv->heap->map->arena_bytes);
+    uint64_t kept = kept_from(s, npages, reserve_of(srv, srv->heap->map->arena_bytes));
     uint64_t free_pages = mheap_free_pages(srv->heap);
 
-    return npages <= free_pages && (may_use_reserve(s, npages, reserve) ||
-                                    (free_pages - npages) * PAGE_BYTES >= reserve);
+    return npages <= free_pages && (free_pages - npages) * PAGE_BYTES >= kept;
 }
 
 static bool max_allows(const service *srv, const session *s, uint64_t npages)
 {
-    uint64_t reserve = reserve_of(srv, srv->heap->max_bytes);
-
-    return mheap_max_allows(srv->heap, npages, may_use_reserve(s, npages, reserve) ? 0 : reserve);
+    return mheap_max_allows(srv->heap, npages, kept_from(s, npages, reserve_of(srv, srv->heap->max_bytes)));
 }
 
 static answer look(service *srv, const session *s, uint64_t npages, bool insist)

@@ -3,13 +3,14 @@
  *
  * Handlers begin it and say when it has come further; rounds.c, leasing.c and the thread pool come back to it. It calls
  * peer and queue. An operation lies in the memory of its connection (service.h), and the arrays for spans, some 25 KiB,
- * in a pool of 64: so no request needs malloc, and clients can't make the daemon use more. If the pool is empty, a
- * request that would lease is deferred before it is handled.
+ * in a pool of 64: so no request needs malloc, and clients can't make the daemon use more. If the pool is empty, or half
+ * of it is its user's, a request that would lease is deferred before it is handled.
  *
  *     NONE -> LEASING -> NONE                          answered in the turn in which it has begun, as nearly all are
  *                  |---> COMMITTING -> NONE            Refill, AllocLarge, ResizeLarge: the thread pool is through
  *                  '---> DEFERRED -> NONE              handled again from its beginning, when it is its turn (queue.c)
- *     NONE -> DEFERRED                                 the pool is empty; Attach: the session's old connection commits
+ *     NONE -> DEFERRED                                 the pool is empty, or its user has had half of it;
+ *                                                  Attach: the session's old connection commits
  *     NONE -> WAITING -> JOINED -> NONE                Stats, SessionList, Trim: the round has ended
  *                            '---> RELEASING -> NONE   Scavenge
  *     NONE -> ENDING -> NONE                           Detach: the session is over
@@ -162,12 +163,25 @@ void operation_set_state(operation *op, enum operation_state state)
         ring_enter(ring_of(op->peer->host, state, op->round), op);
 }
 
+static void set_user(operation *op, const peer *p)
+{
+    op->waiter.user = p->user != NULL ? &p->user->queue : NULL;
+}
+
+/* If it leases, or has had its turn to: another request of its user may. */
+static void leases_no_more(operation *op)
+{
+    if (op->waiter.leases)
+        queue_end_leasing(op->queue, &op->waiter);
+}
+
 static void give_memory(operation *op)
 {
     if (op->memory == NULL)
         return;
     op->pool->used &= ~(UINT64_C(1) << (op->memory - op->pool->all));
     op->memory = NULL;
+    leases_no_more(op);
     queue_wake(op->queue);
 }
 
@@ -194,6 +208,7 @@ void operation_begin_deferred(operation *op, peer *p, const Goallocd__Request *r
     begin(op, p, request, OPERATION_DEFERRED);
     op->queue = q;
     op->waiter.session = session;
+    set_user(op, p);
     queue_enter(q, &op->waiter, wait, true);
 }
 
@@ -205,6 +220,9 @@ void operation_begin_leasing(operation *op, peer *p, const Goallocd__Request *re
     begin(op, p, request, OPERATION_LEASING);
     op->pool = pool;
     op->queue = q;
+    set_user(op, p);
+    if (op->waiter.user != NULL)
+        queue_begin_leasing(&op->waiter);
     op->nspans = op->nfresh = 0;
     op->grow_pages = 0;
 }
@@ -244,6 +262,8 @@ void operation_answered(operation *op)
     op->nvain = 0;
     op->ndone = 0;
     op->waiter.arrived = 0;
+    if (op->memory == NULL)
+        leases_no_more(op);
 }
 
 void operation_finish(operation *op)
@@ -255,8 +275,10 @@ void operation_finish(operation *op)
 
 void operation_close(operation *op)
 {
-    if (op->state != OPERATION_NONE && (BIT(op->state) & STATES_LEASING) == 0)
-        operation_end(op);
+    if (op->state == OPERATION_NONE || (BIT(op->state) & STATES_LEASING) != 0)
+        return;
+    operation_end(op);
+    leases_no_more(op);
 }
 
 const char *operation_validate(const operation *op, const peer *p)

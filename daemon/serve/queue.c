@@ -13,6 +13,10 @@
  *      first. So a release is tried by as many as can go on with it, and what the one leaves the next one gets. The
  *      pass is over when queue_next() says that nobody can go on.
  *
+ *   4. A user whose requests lease already QUEUE_USER_MAX at a time waits for itself: what it asks for more is in a list
+ *      of its own, and the first of these goes to the end of the queue for memory when one of the others ends. So
+ *      however many sessions a user has, its requests are QUEUE_USER_MAX at most before those of others.
+ *
  * Invariants (queue_validate, check_step): a request that waits is in one queue; if queue_next() is not NULL, a
  * pass is due. Nobody is forgotten for these reasons: memory of operations is free again when an operation ends, and
  * each of them ends; pages are waited for only while some are aside, and the job that has them notes its end; so do the
@@ -31,18 +35,24 @@
 
 #include <utlist.h>
 
+static waiter **head_of(queue *q, const waiter *w)
+{
+    return w->wait == WAIT_USER ? &w->user->waiting : &q->heads[w->wait];
+}
+
 /* In the order of arrival. Newcomers go to the end, and who comes back has come earlier than most. */
 static void insert(queue *q, waiter *w)
 {
-    waiter *at = q->heads[w->wait];
+    waiter **head = head_of(q, w);
+    waiter *at = *head;
 
     if (at == NULL || at->prev->arrived < w->arrived) {
-        DL_APPEND(q->heads[w->wait], w);
+        DL_APPEND(*head, w);
         return;
     }
     while (at->arrived < w->arrived)
         at = at->next;
-    DL_PREPEND_ELEM(q->heads[w->wait], at, w);
+    DL_PREPEND_ELEM(*head, at, w);
 }
 
 void queue_enter(queue *q, waiter *w, enum wait wait, bool in_vain)
@@ -52,14 +62,42 @@ void queue_enter(queue *q, waiter *w, enum wait wait, bool in_vain)
     w->wait = wait;
     w->seen = q->nnoted[wait] - !in_vain;
     insert(q, w);
+    q->nuser += wait == WAIT_USER;
     q->nwaiting++;
     q->nwaits++;
 }
 
 void queue_leave(queue *q, waiter *w)
 {
-    DL_DELETE(q->heads[w->wait], w);
+    waiter **head = head_of(q, w);
+
+    DL_DELETE(*head, w);
+    q->nuser -= w->wait == WAIT_USER;
     q->nwaiting--;
+    queue_wake(q);
+}
+
+void queue_begin_leasing(waiter *w)
+{
+    w->user->nleasing += !w->leases;
+    w->leases = true;
+}
+
+/* The next one of the user's comes as if it came now: those who are in the queue have waited for memory longer. */
+void queue_end_leasing(queue *q, waiter *w)
+{
+    waiter *next = w->user->waiting;
+
+    w->user->nleasing -= w->leases;
+    w->leases = false;
+    if (next == NULL || w->user->nleasing >= QUEUE_USER_MAX)
+        return;
+    DL_DELETE(w->user->waiting, next);
+    q->nuser--;
+    next->wait = WAIT_MEMORY;
+    next->arrived = ++q->narrived;
+    insert(q, next);
+    queue_begin_leasing(next);
     queue_wake(q);
 }
 
@@ -97,7 +135,7 @@ static bool may_go_on(const queue *q, const waiter *w, const queue_facts *facts)
     case WAIT_LONG:
         return facts->memory && !facts->rests;
     default:
-        return false; /* WAIT_SESSION: queue_note_session() */
+        return false; /* WAIT_SESSION: queue_note_session(); WAIT_USER: queue_end_leasing() */
     }
 }
 
@@ -123,7 +161,7 @@ bool queue_has_pages_wanted(const queue *q, const waiter *w)
 
 const char *queue_validate(const queue *q)
 {
-    size_t n = 0;
+    size_t n = q->nuser;
 
     for (int wait = 0; wait < WAITS; wait++) {
         for (const waiter *w = q->heads[wait]; w != NULL; w = w->next, n++) {

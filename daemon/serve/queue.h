@@ -16,8 +16,20 @@ enum wait {
     WAIT_LONG,       /* the end of the rest after another long span has been begun */
     WAIT_SESSION,    /* that memory for a session is committed, which another connection has asked for */
     WAIT_TURN,       /* nothing any more: it is handled again next */
+    WAIT_USER,       /* the end of other requests of its user, which has as many as it may */
     WAITS
 };
+
+/* Requests of one user that lease at a time: half of what all have memory for. */
+#define QUEUE_USER_MAX 32u
+
+struct waiter;
+
+/* A user's requests that lease, or are to, and those that wait for these. Zeroed first. */
+typedef struct queue_user {
+    struct waiter *waiting;
+    unsigned nleasing;
+} queue_user;
 
 /* A request in a queue. All zero: it has never waited. */
 typedef struct waiter {
@@ -28,12 +40,15 @@ typedef struct waiter {
     uint64_t seen;    /* PAGES and AHEAD: how often something had been noted when it was in vain */
     uint64_t npages;  /* PAGES: what it takes */
     uint32_t session; /* SESSION */
+    queue_user *user; /* whose it is; for USER, and while it leases or is to */
+    bool leases;      /* it counts in its user's nleasing */
 } waiter;
 
 typedef struct queue {
-    waiter *heads[WAITS];
+    waiter *heads[WAITS]; /* but for USER, which are in queue_user */
     uint64_t nnoted[WAITS];
     size_t nwaiting;
+    size_t nuser; /* of them, for USER */
     uint64_t narrived;
     uint64_t nwaits; /* calls of queue_enter() since the start */
     void (*wake)(void *data); /* one who waits may be able to go on: queue_next() says */
@@ -59,6 +74,18 @@ void queue_note(queue *q, enum wait wait);
 
 /* Whoever waits for the session goes on. */
 void queue_note_session(queue *q, uint32_t session);
+
+/* True if the user may have one more request that leases. */
+static inline bool queue_admits(const queue_user *user)
+{
+    return user->nleasing < QUEUE_USER_MAX && user->waiting == NULL;
+}
+
+/* w, which is in no queue, leases from now on; w->user is set. */
+void queue_begin_leasing(waiter *w);
+
+/* It does not any more, or was to and will not: another one of its user may. */
+void queue_end_leasing(queue *q, waiter *w);
 
 /* Have queue_next() looked at if anybody waits. */
 static inline void queue_wake(queue *q)

@@ -24,7 +24,7 @@
 #define RETURN_NS      UINT64_C(250000) /* and how long a slice of a long ReturnSpans takes */
 #define INSIST_PAGES   16u   /* a refill above the memory limit */
 #define GROWTH_PAGES_MAX (UINT64_C(4) * MHEAP_MAP_PAGES) /* of a large object that stays: mapped at once */
-#define LEASE_LIST_MAX 8192u /* spans named in one reply */
+#define LEASE_LIST_MAX 1024u /* spans named in one reply */
 
 /* The search for what a session offers, at its limit. */
 #define SEARCH_SPANS   64u                /* between two looks at the clock */

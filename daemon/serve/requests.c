@@ -554,10 +554,11 @@ static answer dispatch(client *c, session *s, const Goallocd__Request *request)
 }
 
 /*
- * True if the request would lease, and has to wait for an operation's memory, or for those who came first and could go
- * on. So what is leased is leased in the order in which it was asked for, and a handler that leases finds memory.
+ * What a request that would lease has to wait for before it is handled: others of its user, an operation's memory, or
+ * those who came first and could go on. WAITS: nothing. So what is leased is leased in the order in which it was asked
+ * for, and a handler that leases finds memory.
  */
-static bool has_to_queue(const client *c, const Goallocd__Request *request)
+static enum wait has_to_wait(const client *c, const Goallocd__Request *request)
 {
     const service *srv = client_service(c);
     queue_facts facts;
@@ -565,24 +566,28 @@ static bool has_to_queue(const client *c, const Goallocd__Request *request)
     if (c->op.has_turn || (request->op_case != GOALLOCD__REQUEST__OP_REFILL &&
                            request->op_case != GOALLOCD__REQUEST__OP_ALLOC_LARGE &&
                            request->op_case != GOALLOCD__REQUEST__OP_RESIZE_LARGE))
-        return false;
+        return WAITS;
+    if (!queue_admits(&c->peer.user->queue))
+        return WAIT_USER;
     if (srv->queue.nwaiting == 0)
-        return !operation_pool_has(&srv->operations);
+        return operation_pool_has(&srv->operations) ? WAITS : WAIT_MEMORY;
     facts = service_facts(srv);
-    return !facts.memory || queue_next(&srv->queue, &facts) != NULL;
+    return !facts.memory || queue_next(&srv->queue, &facts) != NULL ? WAIT_MEMORY : WAITS;
 }
 
 bool requests_handle(peer *p, const Goallocd__Request *request)
 {
     client *c = client_of(p);
     session *s = client_session(c);
+    enum wait wait;
     answer a;
 
     c->notified = false;
     if (c->op.waiter.arrived == 0) /* else it has waited, and is no new one */
         loopcpu_note_request(&client_service(c)->loopcpu, request);
-    if (s != NULL && has_to_queue(c, request)) {
-        operation_begin_deferred(&c->op, p, request, &client_service(c)->queue, WAIT_MEMORY, 0);
+    wait = s == NULL ? WAITS : has_to_wait(c, request);
+    if (wait != WAITS) {
+        operation_begin_deferred(&c->op, p, request, &client_service(c)->queue, wait, 0);
         return false;
     }
     client_service(c)->ntries++;

@@ -21,6 +21,7 @@
 
 #include "daemon/log.h"
 #include "daemon/notify.h"
+#include "daemon/serve/releases.h"
 #include "daemon/serve/requests.h"
 #include "daemon/serve/unmap.h"
 #include "shm/crash.h"
@@ -50,10 +51,12 @@ static void on_excess(void *data)
 }
 
 /* A piece has been prepared ahead, or could not be. */
-static void on_prepared(void *data)
+static void on_prepared(void *data, bool failed)
 {
     server *s = data;
 
+    if (failed)
+        releases_undo(&s->service, s->service.ahead.ranges, s->service.ahead.job.nranges);
     queue_note(&s->service.queue, WAIT_AHEAD);
     queue_note(&s->service.queue, WAIT_PAGES);
     give_turns(&s->service);
@@ -88,13 +91,6 @@ static void on_stuck(void *data, bool stuck)
     queue_note(&s->service.queue, WAIT_PAGES);
 }
 
-static void on_helper_lost(void *data)
-{
-    server *s = data;
-
-    s->service.heap->distrust_backed = true;
-}
-
 /* What the helper of a daemon before this one was punching is free. */
 static void on_old_gone(void *data, unsigned place)
 {
@@ -108,7 +104,7 @@ static void on_old_gone(void *data, unsigned place)
 static int start_helper(server *s)
 {
     service *srv = &s->service;
-    helper_watch watch = { .on_stuck = on_stuck, .on_lost = on_helper_lost, .on_old_gone = on_old_gone, .data = s };
+    helper_watch watch = { .on_stuck = on_stuck, .on_old_gone = on_old_gone, .data = s };
 
     helper_start(&srv->helper, &srv->loop, srv->heap->file, &watch);
     for (unsigned i = 0; i < HELPERS_MAX; i++) {

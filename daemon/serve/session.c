@@ -132,6 +132,7 @@ static int count_on_user(session_table *table, session *s)
         return -ENOMEM;
     users_count_always(table->users, s->user, LIMIT_UID_SESSIONS, 1);
     lease_add_quota(&s->lessee, &s->user->quota);
+    s->commits.whole = &s->user->commits;
     if (s->group != NULL) {
         s->group->quota.limit_pages = table->users->limits->max[LIMIT_GROUP_BYTES] / PAGE_BYTES;
         lease_add_quota(&s->lessee, &s->group->quota);

@@ -35,6 +35,8 @@
 #define EPISODE_MS    10000u
 #define NS_PER_SECOND UINT64_C(1000000000)
 
+#define CONNECTIONS_LEAST 16u
+
 /* The limit of all that belongs to one of a uid; LIMITS: there is none. */
 static enum limit of_all(enum limit which)
 {
@@ -45,6 +47,7 @@ void users_start(users *u, const limits *max)
 {
     u->fitted = *max;
     u->limits = &u->fitted;
+    u->most_pidfds = UINT64_MAX;
     if (getrandom(u->seed, sizeof(u->seed), GRND_NONBLOCK) != (ssize_t)sizeof(u->seed))
         u->seed[0] = (uint64_t)(uintptr_t)u ^ (uint64_t)getpid() << 32;
     u->seed[0] |= 1;
@@ -57,6 +60,18 @@ void users_fit_descriptors(users *u, uint64_t n)
 
     if (u->fitted.max[LIMIT_UID_CONNECTIONS] > most)
         u->fitted.max[LIMIT_UID_CONNECTIONS] = most;
+}
+
+/* No uid gets more than three quarters of the connections. */
+void users_fit_watches(users *u, uint64_t n)
+{
+    uint64_t most = n / 2 > CONNECTIONS_LEAST ? n / 2 : CONNECTIONS_LEAST;
+
+    u->most_pidfds = most;
+    if (u->fitted.max[LIMIT_CONNECTIONS] > most)
+        u->fitted.max[LIMIT_CONNECTIONS] = most;
+    if (u->fitted.max[LIMIT_UID_CONNECTIONS] > most * 3 / 4)
+        u->fitted.max[LIMIT_UID_CONNECTIONS] = most * 3 / 4;
 }
 
 void users_end(users *u)

@@ -8,6 +8,8 @@
 
 #include "daemon/heap/lease.h"
 #include "daemon/limits.h"
+#include "daemon/memory/commit.h"
+#include "daemon/serve/queue.h"
 #include "shm/units.h"
 
 /* Accounts that have nothing any more and are kept for their rates and episodes. */
@@ -27,6 +29,8 @@ typedef struct user {
     uint64_t refused_ms[LIMITS];   /* when it did so last; 0: never */
     uint64_t bound[LIMITS];  /* holdings.c: it has no more than that; UINT64_MAX: nobody knows */
     lease_quota quota;       /* pages that its sessions hold: LIMIT_UID_BYTES */
+    commit_share commits;    /* memory that they have been given, for whose turn it is */
+    queue_user queue;        /* its requests that lease, and those that wait for others of its own */
     uint64_t credit_ns;      /* LIMIT_UID_CONNECTS: time that it has saved up, */
     uint64_t credit_at_ns;   /* at that time */
     uint64_t turn;           /* of the loop, in which */
@@ -43,6 +47,7 @@ typedef struct users {
     unsigned nusers;
     uint64_t used[LIMITS]; /* by limits of all */
     uint64_t refused[LIMITS];
+    uint64_t most_pidfds;  /* that may be watched: users_fit_watches() */
     uint64_t recounted_ms; /* holdings.c: when all bounds were what there is */
     uint64_t seed[2];
 } users;
@@ -52,6 +57,9 @@ void users_start(users *u, const limits *max);
 
 /* The process may have so many descriptors for connections and sessions: no uid gets all of them. */
 void users_fit_descriptors(users *u, uint64_t n);
+
+/* The kernel lets the process watch so many descriptors: half of them for connections, half for processes. */
+void users_fit_watches(users *u, uint64_t n);
 
 void users_end(users *u);
 

@@ -500,6 +500,7 @@ static void worker_dies(const char *name, const char *mode, unsigned nth)
     assert_true(fixture_stop(&f));
 }
 
+#define WORKER_h(name)
 #define WORKER_c(name) worker_dies(#name, "default", 1);
 #define WORKER_r(name) worker_dies(#name, "reclaim", 1);
 #define WORKER_d(name)
@@ -517,6 +518,7 @@ static void worker_may_die_at_every_point(void **state)
     CRASH_POINTS(WORKER)
 }
 
+#define LATER_h(name)
 #define LATER_c(name) worker_dies(#name, "default", 2);
 #define LATER_r(name)
 #define LATER_d(name)
@@ -585,6 +587,7 @@ static void daemon_dies(const char *name, const char *mode, unsigned nth)
     assert_true(fixture_stop(&f));
 }
 
+#define DAEMON_h(name)
 #define DAEMON_c(name)
 #define DAEMON_r(name)
 #define DAEMON_d(name) daemon_dies(#name, "both", 1);
@@ -642,6 +645,7 @@ static void takeover_dies(const char *name)
     assert_true(fixture_stop(&f));
 }
 
+#define TAKEOVER_h(name)
 #define TAKEOVER_c(name)
 #define TAKEOVER_r(name)
 #define TAKEOVER_d(name)
@@ -683,6 +687,7 @@ static void settle_dies(const char *name)
     assert_true(fixture_stop(&f));
 }
 
+#define SETTLE_h(name)
 #define SETTLE_c(name)
 #define SETTLE_r(name)
 #define SETTLE_d(name)
@@ -726,6 +731,7 @@ static void return_dies(const char *name)
     assert_true(fixture_stop(&f));
 }
 
+#define RETURN_h(name)
 #define RETURN_c(name)
 #define RETURN_r(name)
 #define RETURN_d(name)
@@ -793,6 +799,7 @@ static void drop_dies(const char *name, bool cold_start)
     assert_true(fixture_stop(&f));
 }
 
+#define DROP_h(name)
 #define DROP_c(name)
 #define DROP_r(name)
 #define DROP_d(name)

@@ -2,6 +2,7 @@
  * Attacks by requests: those that cost the daemon more than they cost who sends them.
  */
 #include <errno.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include "tests/hostile/enemy.h"
@@ -9,6 +10,9 @@
 #define UNREAD_EACH 100u
 #define PIPELINE 600u
 #define HALF_EACH 400u
+#define CROWD_EACH 100u
+#define LISTED_SPANS 16384u
+#define LISTED_SESSIONS 1000u
 
 static uint8_t frames[1 << 20];
 
@@ -175,4 +179,61 @@ void attack_page_map(attacker *a)
 void attack_runs(attacker *a)
 {
     ask_for_pages(a, 20 * MIB / PAGE_BYTES, 40);
+}
+
+/*
+ * Many sessions, each of which asks once: 4 MiB that have to be given memory. Whoever shares by session gives them a
+ * hundred parts, and an honest client one.
+ */
+void attack_crowd(attacker *a)
+{
+    static rawheap heaps[CROWD_EACH];
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__AllocLarge ask = GOALLOCD__ALLOC_LARGE__INIT;
+    size_t len;
+
+    ask.npages = 4 * MIB / PAGE_BYTES;
+    request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
+    request.alloc_large = &ask;
+    len = enemy_pack(frames, sizeof(frames), &request, 1);
+    for (;;) {
+        for (unsigned i = 0; i < CROWD_EACH; i++)
+            enemy_must_attach(a, &heaps[i], 0, 0, false);
+        for (unsigned i = 0; i < CROWD_EACH; i++)
+            (void)enemy_send(heaps[i].fd, frames, len);
+        enemy_deed(a, CROWD_EACH);
+        for (unsigned i = 0; i < CROWD_EACH; i++) {
+            struct pollfd pfd = { .fd = heaps[i].fd, .events = POLLIN };
+
+            (void)poll(&pfd, 1, 10000);
+            enemy_close(&heaps[i]);
+        }
+    }
+}
+
+/* Has all spans of a session listed that leases many, or all sessions, of which it has many. */
+void attack_lists(attacker *a)
+{
+    static uint32_t spans[LISTED_SPANS];
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__LeaseList leases = GOALLOCD__LEASE_LIST__INIT;
+    Goallocd__SessionList sessions = GOALLOCD__SESSION_LIST__INIT;
+    rawheap heap;
+    size_t len;
+
+    if (a->number % 2 == 1) {
+        for (unsigned i = 0; i < LISTED_SESSIONS; i++)
+            enemy_must_attach(a, &heap, 8192, 0, false);
+        request.op_case = GOALLOCD__REQUEST__OP_SESSION_LIST;
+        request.session_list = &sessions;
+        pipeline(a, &request, 16);
+    }
+    enemy_must_attach(a, &heap, 0, 0, false);
+    for (size_t n = 0; n < LISTED_SPANS; n += PROTO_SPANS_MAX)
+        (void)rawheap_refill(&heap, 2, 0, PROTO_SPANS_MAX, spans);
+    request.op_case = GOALLOCD__REQUEST__OP_LEASE_LIST;
+    request.lease_list = &leases;
+    len = enemy_pack(frames, sizeof(frames), &request, 64);
+    while (enemy_push(heap.fd, frames, len))
+        enemy_deed(a, 64);
 }

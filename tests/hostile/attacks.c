@@ -4,6 +4,7 @@
 #include "tests/hostile/attack.h"
 
 static const char *const small_limit[] = { "--memory-limit", "512M", NULL };
+static const char *const some_limit[] = { "--memory-limit", "1536M", NULL }; /* so that memory goes and comes */
 static const char *const lazy_and_wide[] = { "--reserve", "1T", "--commit", "lazy", NULL };
 
 const attack attacks[] = {
@@ -48,6 +49,10 @@ const attack attacks[] = {
       .forges = true },
     { .name = "idle", .text = "holds 7500 idle connections", .run = attack_idle },
     { .name = "runs", .text = "40 pipelined requests for 20 MiB", .run = attack_runs },
+    { .name = "crowd",
+      .text = "100 sessions that ask for 4 MiB each, again and again",
+      .run = attack_crowd,
+      .options = some_limit },
     { .name = "labels",
       .text = "sessions with labels that are no UTF-8, or control a terminal",
       .run = attack_labels,
@@ -58,6 +63,7 @@ const attack attacks[] = {
       .kept = true,
       .fails_calls = true,
       .seen_well = keeper_seen_well },
+    { .name = "lists", .text = "LeaseList of 16,384 spans and SessionList of 1000 sessions in a loop", .run = attack_lists },
     { .name = "stats", .text = "Stats in a loop", .run = attack_stats },
     { .name = NULL },
 };

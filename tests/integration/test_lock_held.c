@@ -140,7 +140,7 @@ static void nobody_waits_for_who_holds_the_lock(void **state)
     assert_true(fixture_is_whole(f));
     assert_true(log_says_within(f, "a client holds a lock of the heap's files", 10000));
     stall_end(&held);
-    assert_true(log_says_within(f, "is free again", 10000));
+    assert_true(log_says_within(f, "again, after", 10000));
     rawheap_close(&attacker);
     assert_int_equal(scavenge(f), 0);
     assert_true(fixture_is_whole(f));
@@ -229,6 +229,61 @@ static void helper_that_is_killed_has_a_successor(void **state)
     (void)alarm(0);
 }
 
+/*
+ * It waits for the lock, is killed, and dies when the lock is free, with one hole made or none. The next one makes them
+ * all, so what the arena has is what the books say.
+ */
+static void helper_that_dies_in_a_hole_has_a_successor_that_makes_it(void **state)
+{
+    fixture *f = *state;
+    rawheap attacker;
+    stall held;
+    pid_t helper;
+
+    waits_not_for_ever();
+    assert_int_equal(child_run(f, fill_and_free, NULL), 0);
+    rawheap_open(&attacker, f, 0, "attacker");
+    if (!stall_begin(&held, attacker.fds[ATTACH_FD_ARENA], FAR_AWAY)) {
+        rawheap_close(&attacker);
+        skip();
+    }
+    assert_int_equal(scavenge(f), 0); /* the helper waits, with holes to make */
+    helper = helper_of(f->daemon);
+    assert_true(helper > 0);
+    assert_int_equal(kill(helper, SIGKILL), 0);
+    stall_end(&held);
+    rawheap_close(&attacker);
+    wait_until_gone(helper);
+    assert_true(log_says_within(f, "the helper has died", 10000));
+    assert_true(log_says_within(f, "again, after", 10000));
+    assert_true(fixture_is_settled(f));
+    assert_int_equal(scavenge(f), 0);
+    assert_true(fixture_is_settled(f));
+    assert_true(fixture_is_whole(f));
+    (void)alarm(0);
+}
+
+/* Nobody waits for it, and it goes on when it may. */
+static void helper_that_is_stopped_holds_nobody_up(void **state)
+{
+    fixture *f = *state;
+    pid_t helper = helper_of(f->daemon);
+
+    waits_not_for_ever();
+    assert_true(helper > 0);
+    assert_int_equal(child_run(f, fill_and_free, NULL), 0);
+    assert_int_equal(kill(helper, SIGSTOP), 0);
+    assert_int_equal(scavenge(f), 0);
+    assert_int_equal(child_run(f, fill_and_free, NULL), 0);
+    assert_true(fixture_is_whole(f));
+    assert_int_equal(kill(helper, SIGCONT), 0);
+    assert_true(log_says_within(f, "again, after", 10000));
+    assert_int_equal(scavenge(f), 0);
+    assert_true(fixture_is_settled(f));
+    assert_true(fixture_is_whole(f));
+    (void)alarm(0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -237,6 +292,8 @@ int main(void)
         FIXTURE_TEST(nobody_waits_for_who_holds_the_lock_of_the_bitmap),
         FIXTURE_TEST_KEPT(daemon_killed_meanwhile_has_a_successor_whose_objects_stay),
         FIXTURE_TEST(helper_that_is_killed_has_a_successor),
+        FIXTURE_TEST(helper_that_dies_in_a_hole_has_a_successor_that_makes_it),
+        FIXTURE_TEST(helper_that_is_stopped_holds_nobody_up),
     };
 
     return cmocka_run_group_tests_name("a lock that a client holds", tests, NULL, NULL);

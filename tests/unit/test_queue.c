@@ -199,6 +199,46 @@ static void queue_serves_all_in_order_whatever_comes_free(void **state)
 
 #define TEST(function) cmocka_unit_test_setup(function, setup)
 
+/* --- users --- */
+
+/* So many as a user may have lease; what it asks for more waits for these, and not before others. */
+static void queue_of_a_user_admits_so_many_at_a_time(void **state)
+{
+    static waiter w[QUEUE_USER_MAX + 3];
+    queue_user user = { .nleasing = 0 };
+    waiter other = { .npages = 0 };
+
+    (void)state;
+    for (size_t i = 0; i < QUEUE_USER_MAX + 3; i++)
+        w[i] = (waiter){ .user = &user };
+    for (size_t i = 0; i < QUEUE_USER_MAX; i++) {
+        assert_true(queue_admits(&user));
+        queue_begin_leasing(&w[i]);
+        queue_begin_leasing(&w[i]); /* counts once */
+    }
+    assert_false(queue_admits(&user));
+    for (size_t i = QUEUE_USER_MAX; i < QUEUE_USER_MAX + 3; i++)
+        queue_enter(&q, &w[i], WAIT_USER, true);
+    queue_enter(&q, &other, WAIT_MEMORY, true);
+    assert_null(queue_validate(&q));
+    assert_ptr_equal(queue_next(&q, &all), &other); /* theirs is nobody's turn */
+    queue_end_leasing(&q, &w[0]);
+    assert_int_equal(user.nleasing, QUEUE_USER_MAX);
+    assert_false(queue_admits(&user)); /* a newcomer comes behind those that wait */
+    assert_ptr_equal(pass_one(&all), &other);
+    assert_ptr_equal(pass_one(&all), &w[QUEUE_USER_MAX]);
+    assert_null(pass_one(&all));
+    queue_leave(&q, &w[QUEUE_USER_MAX + 1]); /* its connection has ended */
+    assert_null(queue_validate(&q));
+    queue_end_leasing(&q, &w[1]);
+    assert_ptr_equal(pass_one(&all), &w[QUEUE_USER_MAX + 2]);
+    for (size_t i = 0; i < QUEUE_USER_MAX + 3; i++)
+        queue_end_leasing(&q, &w[i]);
+    assert_int_equal(user.nleasing, 0);
+    assert_true(queue_admits(&user));
+    assert_int_equal(q.nwaiting, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -210,6 +250,7 @@ int main(void)
         TEST(queue_leave_of_a_head_wakes_who_is_behind),
         TEST(queue_note_session_wakes_those_who_wait_for_it),
         TEST(queue_serves_all_in_order_whatever_comes_free),
+        TEST(queue_of_a_user_admits_so_many_at_a_time),
     };
 
     return cmocka_run_group_tests_name("queue", tests, NULL, NULL);
