@@ -576,6 +576,8 @@ static void connect_as_any(step *s)
     world_connect(s->w, s->i, (enum world_user)(fuzz_u8(s->in) % WORLD_USERS));
 }
 
+/* --- what is done less often --- */
+
 /* What its requests say from now on of where and when they were sent. */
 static void give_hints(step *s)
 {
@@ -597,6 +599,31 @@ static void leave(step *s)
         (void)shutdown(s->c->ch.fd, how & 4 ? SHUT_WR : SHUT_RD);
 }
 
+/* What nobody leases gets memory, more of it than a punch would give. */
+static void fill(step *s)
+{
+    uint8_t how = fuzz_u8(s->in);
+    unsigned which = how & 1 ? ATTACH_FD_ARENA : ATTACH_FD_BITMAP;
+    off_t unit = which == ATTACH_FD_ARENA ? (off_t)MIB : (off_t)(16 * KIB);
+
+    if ((unsigned)s->c->nfds > which)
+        (void)fallocate(s->c->fds[which], FALLOC_FL_KEEP_SIZE, (how >> 4) * 2 * unit, (1 + (how >> 1 & 7)) * unit);
+}
+
+static void pass_time(step *s)
+{
+    world_pass_time(s->w);
+}
+
+static void do_rarely(step *s)
+{
+    static void (*const rare[8])(step *s) = { give_hints, fill, pass_time };
+    uint8_t what = fuzz_u8(s->in);
+
+    if (rare[what % 8] != NULL)
+        rare[what % 8](s);
+}
+
 static void turn_long(step *s)
 {
     world_turn(s->w, fuzz_u8(s->in));
@@ -610,7 +637,7 @@ static void (*const steps[STEP_KINDS])(step *s) = {
     send_root_give_back, send_subscribe, send_reclaim, send_heap_map, send_with_a_number, send_plain, send_plain,
     send_bytes, send_frame, send_descriptors, scribble_bits, scribble_bits, scribble_bits, scribble_anywhere,
     scribble_object, scribble_offers, scribble_intent, punch, lock_lives, connect_anew, leave, turn_long,
-    send_own_mapped, send_limits, send_disconnect, connect_as_any, give_hints,
+    send_own_mapped, send_limits, send_disconnect, connect_as_any, do_rarely,
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -145,7 +145,7 @@ void world_stop(world *w)
     Goallocd__Request request = WIRE_REQUEST(DROP, drop, &body);
 
     world_connect(w, 0, WORLD_ROOT);
-    request.id = 1;
+    request.id = ++w->clients[0].next_id;
     world_send(w, 0, &request);
     while (!w->server->service.stopping)
         world_turn(w, 1);
@@ -401,6 +401,20 @@ void world_turn(world *w, unsigned n)
     }
 }
 
+static void be_due(uv_handle_t *handle, void *data)
+{
+    uv_timer_t *timer = (uv_timer_t *)handle;
+
+    (void)data;
+    if (handle->type == UV_TIMER && uv_is_active(handle) && !uv_is_closing(handle))
+        (void)uv_timer_start(timer, timer->timer_cb, 0, uv_timer_get_repeat(timer));
+}
+
+void world_pass_time(world *w)
+{
+    uv_walk(&w->server->service.loop, be_due, NULL);
+}
+
 /* --- the end of an input --- */
 
 /*
@@ -416,7 +430,7 @@ static bool is_at_rest(const world *w)
         if (w->server->rounds.states[kind].stage != STAGE_IDLE)
             return false;
     }
-    return srv->peers.peers == NULL && srv->sessions.nopen == 0 && w->heap.groups->ngroups == 0 &&
+    return srv->peers.peers == NULL && srv->sessions.nopen == 0 && !srv->excess.busy && w->heap.groups->ngroups == 0 &&
            mheap_aside_pages(&w->heap) == 0;
 }
 

@@ -81,6 +81,9 @@ void world_die(world *w, unsigned i);
  */
 void world_turn(world *w, unsigned n);
 
+/* All timers of the loop are due. */
+void world_pass_time(world *w);
+
 /*
  * The end of an input: all processes die, their objects are freed and roots removed; then the heap must validate and be
  * empty. Waits for the threads of the pool.
