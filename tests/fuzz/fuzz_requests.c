@@ -104,6 +104,16 @@ static void send_request(step *s, Goallocd__Request request)
 
 #define SEND(s, OP, op, body) send_request(s, (Goallocd__Request)WIRE_REQUEST(OP, op, body))
 
+/* The id of the session's own memfd. */
+static uint64_t own_id(const world_client *c)
+{
+    uint64_t id = 0;
+
+    if (c->nfds > ATTACH_FD_OWN)
+        (void)!pread(c->fds[ATTACH_FD_OWN], &id, sizeof(id), 0);
+    return id;
+}
+
 /* Go on with a session, its own or another client's; with how bits that are wrong. */
 static void claim_session(step *s, uint8_t how, Goallocd__Attach *ask)
 {
@@ -113,7 +123,7 @@ static void claim_session(step *s, uint8_t how, Goallocd__Attach *ask)
     ask->session = other->session + (how >> 3 & 1);
     ask->epoch = other->epoch + (how >> 4 & 1);
     ask->generation = s->w->heap.map->header->generation + (how >> 5 & 1);
-    ask->own = how >> 6;
+    ask->own = how >> 6 == 3 ? own_id(other) : how >> 6;
 }
 
 static void send_attach(step *s)
@@ -128,7 +138,7 @@ static void send_attach(step *s)
     memset(longest, 'l', sizeof(longest) - 1);
     ask.protocol = GOALLOC_PROTOCOL + (how == 255);
     ask.abi_hash = shm_abi_hash() + (how == 254);
-    ask.flags = how & 3;
+    ask.flags = (how & 3) | (how == 253 ? 4 : 0);
     ask.label = labels[how >> 2 & 3];
     ask.limit_bytes = how & 16 ? 0 : fuzz_number(s->in) * PAGE_BYTES;
     if (how & 32)
@@ -312,11 +322,8 @@ static void send_subscribe(step *s)
 static void send_own_mapped(step *s)
 {
     Goallocd__OwnMapped ask = GOALLOCD__OWN_MAPPED__INIT;
-    uint64_t id = 0;
 
-    if (s->c->nfds > ATTACH_FD_OWN)
-        (void)!pread(s->c->fds[ATTACH_FD_OWN], &id, sizeof(id), 0);
-    ask.own = fuzz_u8(s->in) & 1 ? fuzz_u64(s->in) : id;
+    ask.own = fuzz_u8(s->in) & 1 ? fuzz_u64(s->in) : own_id(s->c);
     SEND(s, OWN_MAPPED, own_mapped, &ask);
 }
 

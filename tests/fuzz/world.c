@@ -26,9 +26,15 @@
 #include "shm/holds.h"
 #include "tests/fuzz/fuzz.h"
 
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+
 #define ARENA_BYTES  (64 * MIB)
+#define LAZY_BYTES   (1024 * MIB) /* has room for spans of which the page map is written in slices */
 #define LIMIT_BYTES  (4 * MIB)
 #define INPUTS_MAX   4096u
+#define LONG_MS      60000u
 #define UID_BYTES    (8 * MIB)
 #define CONTROL_GID  4242u
 #define TURNS_MAX    1000000000u /* until it is at rest; libFuzzer's time runs out before */
@@ -55,12 +61,14 @@ static int on_death(void *data)
     return -1;
 }
 
-/* A socket that is found by the number that the kernel has given it. */
-static int new_listener(void)
+/* A socket that is found by the number that the kernel has given it, which lets no descriptors in if it can. */
+static int new_listener(bool refuses_fds)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
+    if (refuses_fds)
+        (void)setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &(int){ 0 }, sizeof(int));
     FUZZ_CHECK(fd >= 0 && bind(fd, (const struct sockaddr *)&addr, sizeof(sa_family_t)) == 0 && listen(fd, 64) == 0);
     return fd;
 }
@@ -103,10 +111,10 @@ static void start_daemon(world *w)
     options.refuses_fds = w->server != NULL;
     w->server = w->server == NULL ? &w->first : &w->others;
     memset(w->server, 0, sizeof(*w->server));
-    FUZZ_CHECK(heapfile_create(&w->file, SHM_BASE_DEFAULT, ARENA_BYTES) == 0);
+    FUZZ_CHECK(heapfile_create(&w->file, SHM_BASE_DEFAULT, w->lazy ? LAZY_BYTES : ARENA_BYTES) == 0);
     FUZZ_CHECK(mheap_init(&w->heap, &w->file, w->lazy ? LIMIT_BYTES : 0) == 0);
     u32_store_relaxed(&w->file.huge.never, 1);
-    w->listen_fd = new_listener();
+    w->listen_fd = new_listener(options.refuses_fds);
     FUZZ_CHECK(server_open(w->server, dup(w->listen_fd), &w->heap, &options) == 0);
     for (unsigned i = 0; i < WORLD_CLIENTS; i++)
         w->clients[i] = (world_client){ .ch.fd = -1 };
@@ -412,6 +420,8 @@ static void be_due(uv_handle_t *handle, void *data)
 
 void world_pass_time(world *w)
 {
+    for (peer *p = w->server->service.peers.silent; p != NULL; p = p->silent_next)
+        p->came_ms -= LONG_MS;
     uv_walk(&w->server->service.loop, be_due, NULL);
 }
 
