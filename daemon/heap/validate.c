@@ -229,9 +229,9 @@ void mheap_validate_begin(mheap *heap)
 
 int mheap_validate_step(mheap *heap, unsigned budget, FILE *err)
 {
-    int r = validate_stage(heap, budget, err);
+    int r = heap->checked.stage == STAGE_DONE ? 0 : validate_stage(heap, budget, err);
 
-    if (r != 0)
+    if (r != 0 || heap->checked.stage == STAGE_DONE)
         return r;
     heap->checked.stage++;
     return heap->checked.stage == STAGE_DONE ? 0 : VALIDATE_E_MORE;

@@ -29,6 +29,7 @@
 #define FIRST_FD     3   /* systemd's */
 #define GIVEN_MAX    8
 #define NAMES_MAX    16  /* of descriptors that systemd says it hands over */
+#define NUMBERS      (2 * NAMES_MAX) /* that these names may have: a name of ":" is two */
 #define OWN_FDS_FROM 64  /* this process's, out of the way of those that are handed over */
 
 static heapfile whole;     /* a heap that nobody serves */
@@ -72,13 +73,13 @@ static void remove_dir(void)
 /* Between inputs the numbers of systemd's descriptors are taken: the sanitizers open pipes to their symbolizer. */
 static void hold_numbers(void)
 {
-    for (int fd = FIRST_FD; fd < FIRST_FD + NAMES_MAX; fd++)
+    for (int fd = FIRST_FD; fd < FIRST_FD + NUMBERS; fd++)
         FUZZ_CHECK(dup2(null_fd, fd) == fd);
 }
 
 static void free_numbers(void)
 {
-    for (int fd = FIRST_FD; fd < FIRST_FD + NAMES_MAX; fd++)
+    for (int fd = FIRST_FD; fd < FIRST_FD + NUMBERS; fd++)
         (void)close(fd);
 }
 

@@ -3,8 +3,9 @@
  * with fields that a client would send or that are just beyond it; between them words are scribbled and holes punched
  * in all that a client can write, bytes come that are no frames, processes die, and the loop turns.
  *
- * A step: a byte for what is done, a byte for the client (2 bits) and for how often the loop turns afterwards, then
- * what the step needs. After each input all processes die, and then the heap validates and is empty.
+ * The first byte says which daemon, and what its administrator has decided. A step: a byte for what is done, a byte for
+ * the client (2 bits) and for how often the loop turns afterwards, then what the step needs. After each input all
+ * processes die, and then the heap validates and is empty.
  */
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -96,10 +97,22 @@ static uint64_t any_npages(step *s)
 static void send_request(step *s, Goallocd__Request request)
 {
     request.id = ++s->c->next_id;
+    request.cpu = s->c->cpu;
+    request.sent_us = s->c->sent_us;
     world_send(s->w, s->i, &request);
 }
 
 #define SEND(s, OP, op, body) send_request(s, (Goallocd__Request)WIRE_REQUEST(OP, op, body))
+
+/* The id of the session's own memfd. */
+static uint64_t own_id(const world_client *c)
+{
+    uint64_t id = 0;
+
+    if (c->nfds > ATTACH_FD_OWN)
+        (void)!pread(c->fds[ATTACH_FD_OWN], &id, sizeof(id), 0);
+    return id;
+}
 
 /* Go on with a session, its own or another client's; with how bits that are wrong. */
 static void claim_session(step *s, uint8_t how, Goallocd__Attach *ask)
@@ -110,7 +123,7 @@ static void claim_session(step *s, uint8_t how, Goallocd__Attach *ask)
     ask->session = other->session + (how >> 3 & 1);
     ask->epoch = other->epoch + (how >> 4 & 1);
     ask->generation = s->w->heap.map->header->generation + (how >> 5 & 1);
-    ask->own = how >> 6;
+    ask->own = how >> 6 == 3 ? own_id(other) : how >> 6;
 }
 
 static void send_attach(step *s)
@@ -125,7 +138,7 @@ static void send_attach(step *s)
     memset(longest, 'l', sizeof(longest) - 1);
     ask.protocol = GOALLOC_PROTOCOL + (how == 255);
     ask.abi_hash = shm_abi_hash() + (how == 254);
-    ask.flags = how & 3;
+    ask.flags = (how & 3) | (how == 253 ? 4 : 0);
     ask.label = labels[how >> 2 & 3];
     ask.limit_bytes = how & 16 ? 0 : fuzz_number(s->in) * PAGE_BYTES;
     if (how & 32)
@@ -309,11 +322,8 @@ static void send_subscribe(step *s)
 static void send_own_mapped(step *s)
 {
     Goallocd__OwnMapped ask = GOALLOCD__OWN_MAPPED__INIT;
-    uint64_t id = 0;
 
-    if (s->c->nfds > ATTACH_FD_OWN)
-        (void)!pread(s->c->fds[ATTACH_FD_OWN], &id, sizeof(id), 0);
-    ask.own = fuzz_u8(s->in) & 1 ? fuzz_u64(s->in) : id;
+    ask.own = fuzz_u8(s->in) & 1 ? fuzz_u64(s->in) : own_id(s->c);
     SEND(s, OWN_MAPPED, own_mapped, &ask);
 }
 
@@ -361,6 +371,27 @@ static void send_with_a_number(step *s)
     }
 }
 
+/* Parts of the list begin behind users, and behind sessions. */
+static void send_limits(step *s)
+{
+    Goallocd__Limits ask = GOALLOCD__LIMITS__INIT;
+    uint8_t how = fuzz_u8(s->in);
+
+    ask.start = how < 64 ? 0 : (uint32_t)fuzz_number(s->in) + (how < 128 ? 0 : how < 192 ? 4096 : 8192);
+    SEND(s, LIMITS, limits, &ask);
+}
+
+static void send_disconnect(step *s)
+{
+    Goallocd__Disconnect ask = GOALLOCD__DISCONNECT__INIT;
+    uint8_t how = fuzz_u8(s->in);
+    const world_client *other = &s->w->clients[how & 3];
+
+    ask.session = how & 4 ? (uint32_t)fuzz_number(s->in) : other->session;
+    ask.epoch = how & 8 ? 0 : other->epoch + (how >> 4 & 1);
+    SEND(s, DISCONNECT, disconnect, &ask);
+}
+
 /* Requests that have no fields, and one that no daemon knows. Few inputs drop the heap, since the next one makes it. */
 static void send_plain(step *s)
 {
@@ -398,6 +429,7 @@ static void send_bytes(step *s)
 {
     size_t len = fuzz_u8(s->in) % (BYTES_MAX + 1);
 
+    s->c->wild = true;
     if (len > (size_t)(s->in->end - s->in->at))
         len = (size_t)(s->in->end - s->in->at);
     world_send_bytes(s->w, s->i, s->in->at, len);
@@ -414,6 +446,7 @@ static void send_frame(step *s)
     for (size_t n = 0; n < len; n++)
         frame[FRAME_HEADER_BYTES + n] = fuzz_u8(s->in);
     frame[0] = (uint8_t)len;
+    s->c->wild = true;
     world_send_bytes(s->w, s->i, frame, cut < 128 ? FRAME_HEADER_BYTES + len : cut % (FRAME_HEADER_BYTES + len));
 }
 
@@ -423,6 +456,7 @@ static void send_descriptors(step *s)
     int ends[2];
     uint8_t byte = fuzz_u8(s->in);
 
+    s->c->wild = true;
     if (s->c->ch.fd < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
         return;
     (void)!fdpass_send(s->c->ch.fd, &byte, 1, (int[]){ ends[0], s->c->ch.fd, ends[0], ends[1] }, 1 + byte % 4);
@@ -541,7 +575,21 @@ static void lock_lives(step *s)
 
 static void connect_anew(step *s)
 {
-    world_connect(s->w, s->i, fuzz_u8(s->in) & 1);
+    world_connect(s->w, s->i, fuzz_u8(s->in) & 1 ? WORLD_OTHER : WORLD_ROOT);
+}
+
+static void connect_as_any(step *s)
+{
+    world_connect(s->w, s->i, (enum world_user)(fuzz_u8(s->in) % WORLD_USERS));
+}
+
+/* --- what is done less often --- */
+
+/* What its requests say from now on of where and when they were sent. */
+static void give_hints(step *s)
+{
+    s->c->cpu = (uint32_t)fuzz_number(s->in);
+    s->c->sent_us = (uint32_t)fuzz_number(s->in);
 }
 
 static void leave(step *s)
@@ -558,6 +606,31 @@ static void leave(step *s)
         (void)shutdown(s->c->ch.fd, how & 4 ? SHUT_WR : SHUT_RD);
 }
 
+/* What nobody leases gets memory, more of it than a punch would give. */
+static void fill(step *s)
+{
+    uint8_t how = fuzz_u8(s->in);
+    unsigned which = how & 1 ? ATTACH_FD_ARENA : ATTACH_FD_BITMAP;
+    off_t unit = which == ATTACH_FD_ARENA ? (off_t)MIB : (off_t)(16 * KIB);
+
+    if ((unsigned)s->c->nfds > which)
+        (void)fallocate(s->c->fds[which], FALLOC_FL_KEEP_SIZE, (how >> 4) * 2 * unit, (1 + (how >> 1 & 7)) * unit);
+}
+
+static void pass_time(step *s)
+{
+    world_pass_time(s->w);
+}
+
+static void do_rarely(step *s)
+{
+    static void (*const rare[8])(step *s) = { give_hints, fill, pass_time };
+    uint8_t what = fuzz_u8(s->in);
+
+    if (rare[what % 8] != NULL)
+        rare[what % 8](s);
+}
+
 static void turn_long(step *s)
 {
     world_turn(s->w, fuzz_u8(s->in));
@@ -571,22 +644,23 @@ static void (*const steps[STEP_KINDS])(step *s) = {
     send_root_give_back, send_subscribe, send_reclaim, send_heap_map, send_with_a_number, send_plain, send_plain,
     send_bytes, send_frame, send_descriptors, scribble_bits, scribble_bits, scribble_bits, scribble_anywhere,
     scribble_object, scribble_offers, scribble_intent, punch, lock_lives, connect_anew, leave, turn_long,
-    send_own_mapped,
+    send_own_mapped, send_limits, send_disconnect, connect_as_any, do_rarely,
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     fuzz_input in = { data, data + size };
-    world *w = &worlds[fuzz_u8(&in) & 1];
+    uint8_t where = fuzz_u8(&in);
+    world *w = &worlds[where & 1];
 
-    world_start(w);
+    world_start(w, where >> 1 & (WORLD_LISTED | WORLD_TIGHT));
     for (unsigned n = 0; n < STEPS_MAX && fuzz_has_more(&in) && !w->server->service.stopping; n++) {
         uint8_t what = fuzz_u8(&in);
         uint8_t who = fuzz_u8(&in);
         step s = { w, &w->clients[who & 3], who & 3, &in };
 
         if (s.c->ch.fd < 0)
-            world_connect(w, s.i, who & 4);
+            world_connect(w, s.i, who & 4 ? WORLD_OTHER : WORLD_ROOT);
         if (steps[what % STEP_KINDS] != NULL)
             steps[what % STEP_KINDS](&s);
         world_turn(w, who >> 3 & 3);

@@ -323,6 +323,41 @@ static void use(mheap *heap, session_table *table)
         lease_give(&s->lessee, first);
 }
 
+/*
+ * Pages that a helper of the daemon before may still punch stay aside, as helper.c and server.c have it. False: they are
+ * in use.
+ */
+static bool put_fences(const heapfile *file, mheap *heap)
+{
+    for (unsigned i = 0; i < HELPERS_MAX; i++) {
+        uint64_t word = u64_load_relaxed(&file->private->punching[i]);
+        page_range range = { page_at(word & UINT32_MAX), word >> 32 & 0x3fffffff };
+
+        if (range.npages > 0 && !mheap_put_fence(heap, i, ASIDE_FENCED, range))
+            return false;
+    }
+    return true;
+}
+
+static void remove_fences(mheap *heap)
+{
+    for (unsigned i = 0; i < HELPERS_MAX; i++) {
+        if (heap->fences[i].range.npages > 0)
+            mheap_remove_fence(heap, i);
+    }
+}
+
+static void go_on(mheap *heap, session_table *table, const roots *r)
+{
+    must_validate(heap, table, r);
+    use(heap, table);
+    must_validate(heap, table, r);
+    remove_fences(heap);
+    end_sessions(table);
+    (void)sweep_some(&table->leases, &(page_no){ 0 }, UINT32_MAX, true, OFFERS_TAKE);
+    must_validate(heap, table, r);
+}
+
 static void serve(heapfile *file, mheap *heap)
 {
     static session_table table;
@@ -333,12 +368,8 @@ static void serve(heapfile *file, mheap *heap)
         return;
     if (roots_new(&file->map, &r) == 0) {
         heap->roots = r;
-        must_validate(heap, &table, r);
-        use(heap, &table);
-        must_validate(heap, &table, r);
-        end_sessions(&table);
-        (void)sweep_some(&table.leases, &(page_no){ 0 }, UINT32_MAX, true, OFFERS_TAKE);
-        must_validate(heap, &table, r);
+        if (put_fences(file, heap))
+            go_on(heap, &table, r);
         heap->roots = roots_free(r);
     }
     session_table_end(&table);

@@ -26,11 +26,26 @@
 #include "shm/holds.h"
 #include "tests/fuzz/fuzz.h"
 
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+
 #define ARENA_BYTES  (64 * MIB)
+#define LAZY_BYTES   (1024 * MIB) /* has room for spans of which the page map is written in slices */
 #define LIMIT_BYTES  (4 * MIB)
 #define INPUTS_MAX   4096u
-#define OTHER_UID    1000u
+#define LONG_MS      60000u
+#define UID_BYTES    (8 * MIB)
+#define CONTROL_GID  4242u
 #define TURNS_MAX    1000000000u /* until it is at rest; libFuzzer's time runs out before */
+
+static const struct {
+    uint32_t uid;
+    uint32_t gid;
+} users_of[WORLD_USERS] = {
+    [WORLD_ROOT] = { 0, 0 },        [WORLD_OTHER] = { 1000, 0 },           [WORLD_THIRD] = { 1001, 0 },
+    [WORLD_READER] = { 1002, 0 },   [WORLD_CONTROL] = { 1003, CONTROL_GID }, [WORLD_UNLISTED] = { 1004, 0 },
+};
 
 /* --- start and stop --- */
 
@@ -46,41 +61,77 @@ static int on_death(void *data)
     return -1;
 }
 
-/* A socket that is found by the number that the kernel has given it. */
-static int new_listener(void)
+/* A socket that is found by the number that the kernel has given it, which lets no descriptors in if it can. */
+static int new_listener(bool refuses_fds)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
+    if (refuses_fds)
+        (void)setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &(int){ 0 }, sizeof(int));
     FUZZ_CHECK(fd >= 0 && bind(fd, (const struct sockaddr *)&addr, sizeof(sa_family_t)) == 0 && listen(fd, 64) == 0);
     return fd;
 }
 
-void world_start(world *w)
+static void tighten(limits *l)
 {
-    static access_policy anybody;
-    static limits most;
-    server_options options = { .eager_commit = !w->lazy, .socket_path = "", .is_held = is_held, .watched_fd = -1,
-                               .on_death = on_death, .access = &anybody, .limits = &most };
+    l->max[LIMIT_UID_CONNECTIONS] = l->max[LIMIT_UID_SESSIONS] = 2;
+    l->max[LIMIT_UID_LOST] = l->max[LIMIT_PIPELINED] = 1;
+    l->max[LIMIT_UID_ROOTS] = l->max[LIMIT_UID_ADOPTIONS] = 2;
+    l->max[LIMIT_SESSION_BYTES] = l->max[LIMIT_GROUP_BYTES] = MIB;
+    l->max[LIMIT_SESSION_DEFAULT] = MIB / 2;
+    l->max[LIMIT_CONNECTION_BUFFER] = l->max[LIMIT_UID_BUFFER] = 128 * KIB;
+}
 
-    if (w->running)
-        return;
-    limits_preset(&most);
-    most.max[LIMIT_UID_CONNECTS] = UINT32_MAX; /* inputs a second are no connections a second */
+/* Who is on a list, and who on none; nobody is there whom they concern. */
+static const access_policy *policy(unsigned rules)
+{
+    static const access_policy anybody;
+    static const access_policy listed = { .uids = { { 1000, 1001, 1003 }, 3 },
+                                          .read_uids = { { 1002 }, 1 },
+                                          .is_listed = true,
+                                          .has_control = true,
+                                          .control_gid = CONTROL_GID,
+                                          .root_owner = true };
+
+    return rules & WORLD_LISTED ? &listed : &anybody;
+}
+
+static void start_daemon(world *w)
+{
+    limits max;
+    server_options options = { .eager_commit = !w->lazy, .socket_path = "", .is_held = is_held, .watched_fd = -1,
+                               .on_death = on_death, .access = policy(0), .limits = &max };
+
+    limits_preset(&max);
+    max.max[LIMIT_UID_CONNECTS] = UINT32_MAX; /* inputs a second are no connections a second */
+    max.max[LIMIT_UID_BYTES] = UID_BYTES;
     (void)signal(SIGPIPE, SIG_IGN);
     log_set_level(LOG_LEVEL_ERROR);
     options.refuses_fds = w->server != NULL;
     w->server = w->server == NULL ? &w->first : &w->others;
     memset(w->server, 0, sizeof(*w->server));
-    FUZZ_CHECK(heapfile_create(&w->file, SHM_BASE_DEFAULT, ARENA_BYTES) == 0);
+    FUZZ_CHECK(heapfile_create(&w->file, SHM_BASE_DEFAULT, w->lazy ? LAZY_BYTES : ARENA_BYTES) == 0);
     FUZZ_CHECK(mheap_init(&w->heap, &w->file, w->lazy ? LIMIT_BYTES : 0) == 0);
     u32_store_relaxed(&w->file.huge.never, 1);
-    w->listen_fd = new_listener();
+    w->listen_fd = new_listener(options.refuses_fds);
     FUZZ_CHECK(server_open(w->server, dup(w->listen_fd), &w->heap, &options) == 0);
     for (unsigned i = 0; i < WORLD_CLIENTS; i++)
         w->clients[i] = (world_client){ .ch.fd = -1 };
+    w->usual = w->server->service.users.fitted;
     w->ninputs = 0;
     w->running = true;
+}
+
+void world_start(world *w, unsigned rules)
+{
+    if (!w->running)
+        start_daemon(w);
+    w->rules = rules;
+    w->server->service.access = policy(rules);
+    w->server->service.users.fitted = w->usual;
+    if (rules & WORLD_TIGHT)
+        tighten(&w->server->service.users.fitted);
 }
 
 /* The loop has nothing left: all handles are closed. */
@@ -101,8 +152,8 @@ void world_stop(world *w)
     Goallocd__Drop body = GOALLOCD__DROP__INIT;
     Goallocd__Request request = WIRE_REQUEST(DROP, drop, &body);
 
-    world_connect(w, 0, false);
-    request.id = 1;
+    world_connect(w, 0, WORLD_ROOT);
+    request.id = ++w->clients[0].next_id;
     world_send(w, 0, &request);
     while (!w->server->service.stopping)
         world_turn(w, 1);
@@ -114,43 +165,77 @@ void world_stop(world *w)
 /* --- clients --- */
 
 /* The thread's user, not the process's: the other threads stay what they are. */
-static void become(uid_t uid)
+static void become(uint32_t uid, uint32_t gid)
 {
-    if (geteuid() != uid)
+    if (uid == 0)
+        (void)syscall(SYS_setresuid, -1, 0, -1);
+    (void)syscall(SYS_setresgid, -1, gid, -1);
+    if (uid != 0)
         (void)syscall(SYS_setresuid, -1, uid, -1);
 }
 
-void world_connect(world *w, unsigned i, bool as_other)
+static void connect_as(world_client *c, const struct sockaddr_un *addr, socklen_t len, enum world_user user)
+{
+    bool changes = user != WORLD_ROOT && geteuid() == 0;
+
+    c->user = changes ? user : WORLD_ROOT;
+    c->uid = changes ? users_of[user].uid : geteuid();
+    if (changes)
+        become(c->uid, users_of[user].gid);
+    if (connect(c->ch.fd, (const struct sockaddr *)addr, len) < 0) /* its queue is full */
+        channel_close(&c->ch);
+    if (changes)
+        become(0, 0);
+}
+
+void world_connect(world *w, unsigned i, enum world_user user)
 {
     world_client *c = &w->clients[i];
     struct sockaddr_un addr;
     socklen_t len = sizeof(addr);
-    uid_t own = geteuid();
 
     world_disconnect(w, i);
     FUZZ_CHECK(getsockname(w->listen_fd, (struct sockaddr *)&addr, &len) == 0);
     c->ch.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     FUZZ_CHECK(c->ch.fd >= 0);
-    if (as_other && own == 0)
-        become(OTHER_UID);
-    if (connect(c->ch.fd, (const struct sockaddr *)&addr, len) < 0) /* its queue is full */
-        channel_close(&c->ch);
-    become(own);
-    c->deaf = false;
+    connect_as(c, &addr, len, user);
+    c->controls = c->user == WORLD_ROOT || (c->user == WORLD_CONTROL && w->rules & WORLD_LISTED);
+    c->deaf = c->wild = false;
+    c->forbidden = 0;
 }
 
 void world_send_bytes(world *w, unsigned i, const uint8_t *data, size_t len_bytes)
 {
-    channel *ch = &w->clients[i].ch;
+    world_client *c = &w->clients[i];
+    ssize_t n = 0;
 
-    if (ch->fd >= 0 && len_bytes > 0)
-        (void)!send(ch->fd, data, len_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (c->ch.fd >= 0 && len_bytes > 0)
+        n = send(c->ch.fd, data, len_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+    c->wild |= n > 0 && n < (ssize_t)len_bytes;
+}
+
+static bool is_control(const Goallocd__Request *request)
+{
+    switch (request->op_case) {
+    case GOALLOCD__REQUEST__OP_TRIM:
+    case GOALLOCD__REQUEST__OP_SCAVENGE:
+    case GOALLOCD__REQUEST__OP_CHECK:
+    case GOALLOCD__REQUEST__OP_RECLAIM:
+    case GOALLOCD__REQUEST__OP_DROP:
+    case GOALLOCD__REQUEST__OP_DISCONNECT:
+        return true;
+    default:
+        return false;
+    }
 }
 
 void world_send(world *w, unsigned i, Goallocd__Request *request)
 {
     static uint8_t frame[FRAME_BYTES_MAX];
+    world_client *c = &w->clients[i];
 
+    if (request->id != 0 && !c->controls && is_control(request))
+        c->forbidden |= UINT64_C(1) << (request->id - 1);
     world_send_bytes(w, i, frame, wire_pack_request(request, frame, sizeof(frame)));
 }
 
@@ -197,20 +282,100 @@ static void note_attach(world_client *c, const Goallocd__AttachReply *reply)
     c->ch.nfds = 0;
 }
 
-static void note_reply(world_client *c, const Goallocd__Reply *reply)
+/* The entry of the client's session; NULL: it has another one by now. */
+static const shm_session *entry_of(const world *w, const world_client *c)
 {
-    if (reply->result_case == GOALLOCD__REPLY__RESULT_ATTACH)
+    const shm_session *entry = &w->heap.map->sessions[c->session];
+
+    return u32_load_relaxed(&entry->epoch) == c->epoch ? entry : NULL;
+}
+
+/* Nobody gets what it may only read, or may not even that. Who shows a token goes on with what there is. */
+static void check_attach(const world *w, const world_client *c, const Goallocd__AttachReply *reply)
+{
+    const shm_session *entry = entry_of(w, c);
+
+    if ((w->rules & WORLD_LISTED) == 0 || reply->token.len == 0)
+        return;
+    FUZZ_CHECK(c->user != WORLD_UNLISTED);
+    FUZZ_CHECK(c->user != WORLD_READER || entry == NULL || entry->flags & SESSION_READONLY);
+}
+
+static void check_changes(const world *w, const world_client *c)
+{
+    const shm_session *entry = entry_of(w, c);
+
+    FUZZ_CHECK(entry == NULL || (entry->flags & SESSION_READONLY) == 0);
+}
+
+static void check_stats(const Goallocd__StatsReply *s)
+{
+    FUZZ_CHECK(s->total_bytes ==
+               s->live_bytes + s->unused_bytes + s->free_bytes + s->released_bytes + s->metadata_bytes);
+}
+
+/* Of others it is told no more than anybody may know. */
+static void check_lists(const world_client *c, const Goallocd__Reply *reply)
+{
+    const Goallocd__SessionListReply *sessions = reply->session_list;
+    const Goallocd__LimitsReply *limits = reply->limits;
+
+    if (c->controls)
+        return;
+    for (size_t n = 0; reply->result_case == GOALLOCD__REPLY__RESULT_SESSION_LIST && n < sessions->n_sessions; n++) {
+        const Goallocd__SessionInfo *info = sessions->sessions[n];
+
+        FUZZ_CHECK(info->uid == c->uid || (info->pid == 0 && info->label[0] == '\0'));
+    }
+    for (size_t n = 0; reply->result_case == GOALLOCD__REPLY__RESULT_LIMITS && n < limits->n_uses; n++) {
+        const Goallocd__LimitUse *use = limits->uses[n];
+
+        FUZZ_CHECK(use->uid == c->uid ||
+                   (use->scope != LIMIT_OF_UID && use->session == 0 && use->group[0] == '\0'));
+    }
+}
+
+/* One reply to each request, in order. */
+static void check_order(world_client *c, const Goallocd__Reply *reply)
+{
+    if (c->wild || reply->id == 0)
+        return;
+    FUZZ_CHECK(reply->id > c->last_id && reply->id <= c->next_id);
+    c->last_id = reply->id;
+    FUZZ_CHECK((c->forbidden >> (reply->id - 1) & 1) == 0 || reply->error == EPERM);
+}
+
+static void note_reply(const world *w, world_client *c, const Goallocd__Reply *reply)
+{
+    check_order(c, reply);
+    switch (reply->result_case) {
+    case GOALLOCD__REPLY__RESULT_ATTACH:
         note_attach(c, reply->attach);
-    else if (reply->result_case == GOALLOCD__REPLY__RESULT_ALLOC_LARGE)
+        check_attach(w, c, reply->attach);
+        return;
+    case GOALLOCD__REPLY__RESULT_ALLOC_LARGE:
+        check_changes(w, c);
         note_page(c, reply->alloc_large->span);
-    else if (reply->result_case == GOALLOCD__REPLY__RESULT_REFILL) {
+        return;
+    case GOALLOCD__REPLY__RESULT_REFILL:
+        check_changes(w, c);
         for (size_t n = 0; n < reply->refill->n_spans; n++)
             note_page(c, reply->refill->spans[n]);
+        return;
+    case GOALLOCD__REPLY__RESULT_STATS: check_stats(reply->stats); return;
+    case GOALLOCD__REPLY__RESULT_SESSION_LIST:
+    case GOALLOCD__REPLY__RESULT_LIMITS: check_lists(c, reply); return;
+    case GOALLOCD__REPLY__RESULT_CHECK:
+        if (!reply->check->whole)
+            (void)fprintf(stderr, "check: %s\n", reply->check->text);
+        FUZZ_CHECK(reply->check->whole);
+        return;
+    default: return;
     }
 }
 
 /* Everything that the daemon says is a message. */
-static void read_replies(world_client *c)
+static void read_replies(const world *w, world_client *c)
 {
     static _Alignas(16) uint8_t memory[MIB];
     const uint8_t *payload;
@@ -224,7 +389,7 @@ static void read_replies(world_client *c)
             Goallocd__Reply *reply = wire_unpack_reply(&bump, payload, len);
 
             FUZZ_CHECK(reply != NULL);
-            note_reply(c, reply);
+            note_reply(w, c, reply);
             channel_drop_frame(&c->ch);
         }
         FUZZ_CHECK(r == -EAGAIN);
@@ -240,18 +405,42 @@ void world_turn(world *w, unsigned n)
         (void)uv_run(&w->server->service.loop, UV_RUN_NOWAIT);
     for (unsigned i = 0; i < WORLD_CLIENTS; i++) {
         if (w->clients[i].ch.fd >= 0 && !w->clients[i].deaf)
-            read_replies(&w->clients[i]);
+            read_replies(w, &w->clients[i]);
     }
+}
+
+static void be_due(uv_handle_t *handle, void *data)
+{
+    uv_timer_t *timer = (uv_timer_t *)handle;
+
+    (void)data;
+    if (handle->type == UV_TIMER && uv_is_active(handle) && !uv_is_closing(handle))
+        (void)uv_timer_start(timer, timer->timer_cb, 0, uv_timer_get_repeat(timer));
+}
+
+void world_pass_time(world *w)
+{
+    for (peer *p = w->server->service.peers.silent; p != NULL; p = p->silent_next)
+        p->came_ms -= LONG_MS;
+    uv_walk(&w->server->service.loop, be_due, NULL);
 }
 
 /* --- the end of an input --- */
 
-/* True if nobody is there any more, and no thread of the pool has pages of the heap. */
+/*
+ * True if nobody is there any more, no thread of the pool has pages of the heap, and no round is under way: who has
+ * asked for one may be gone, and it goes on, over what the next input makes. Above all a Check: validators have one
+ * place each up to which they have come, and those of must_be_empty() would take it from it.
+ */
 static bool is_at_rest(const world *w)
 {
     const service *srv = &w->server->service;
 
-    return srv->peers.peers == NULL && srv->sessions.nopen == 0 && w->heap.groups->ngroups == 0 &&
+    for (int kind = 0; kind < ROUNDS; kind++) {
+        if (w->server->rounds.states[kind].stage != STAGE_IDLE)
+            return false;
+    }
+    return srv->peers.peers == NULL && srv->sessions.nopen == 0 && !srv->excess.busy && w->heap.groups->ngroups == 0 &&
            mheap_aside_pages(&w->heap) == 0;
 }
 

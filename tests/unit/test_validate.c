@@ -272,6 +272,25 @@ static void validate_steps_of_a_heap_that_changes_agree(void **state)
     assert_int_equal(validate(w, SESSIONS), 0);
 }
 
+/* Wherever a check in slices has come to when another one goes over the heap at once, it ends. */
+static void mheap_validate_step_after_another_check_ends(void **state)
+{
+    world *w = *state;
+
+    for (unsigned before = 0; before < 64; before++) {
+        unsigned after = 0;
+        int r = VALIDATE_E_MORE;
+
+        mheap_validate_begin(&w->heap);
+        for (unsigned n = 0; n < before && r == VALIDATE_E_MORE; n++)
+            r = mheap_validate_step(&w->heap, 16, w->out);
+        assert_int_equal(validate(w, HEAP), 0);
+        while ((r = mheap_validate_step(&w->heap, 16, w->out)) == VALIDATE_E_MORE && after < 10000)
+            after++;
+        assert_int_equal(r, 0);
+    }
+}
+
 /* A group of which the session's user could be, with no member. */
 static group *found_group(world *w)
 {
@@ -379,6 +398,7 @@ int main(void)
         TEST(lease_validate_with_a_word_changed_notices),
         TEST(group_table_validate_with_a_word_changed_notices),
         TEST(validate_steps_of_a_heap_that_changes_agree),
+        TEST(mheap_validate_step_after_another_check_ends),
         TEST(group_find_or_found_beyond_a_limit_says_which),
         TEST(dump_names_session_root_and_adoption),
     };
