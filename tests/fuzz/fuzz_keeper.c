@@ -159,6 +159,13 @@ static int any_descriptor(fuzz_input *in)
         (void)close(ends[1]);
         return ends[0];
     case 8: case 9: case 10: return new_memfd(in);
+    case 11: return dup(whole.fds[HEAPFILE_SHELF_IN + (how >> 5 & 1)]);
+    case 12:
+        FUZZ_CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0);
+        (void)!send(ends[0], "anything", how >> 4, MSG_DONTWAIT);
+        (void)setsockopt(ends[1], SOL_SOCKET, SO_PEEK_OFF, &(int){ 0 }, sizeof(int));
+        (void)close(ends[0]);
+        return ends[1];
     default: return dup(heap_fd);
     }
 }

@@ -305,18 +305,6 @@ static void send_subscribe(step *s)
     SEND(s, SUBSCRIBE, subscribe, &ask);
 }
 
-/* The process has mapped what is its session's own: by what is in the file, or not. */
-static void send_own_mapped(step *s)
-{
-    Goallocd__OwnMapped ask = GOALLOCD__OWN_MAPPED__INIT;
-    uint64_t id = 0;
-
-    if (s->c->nfds > ATTACH_FD_OWN)
-        (void)!pread(s->c->fds[ATTACH_FD_OWN], &id, sizeof(id), 0);
-    ask.own = fuzz_u8(s->in) & 1 ? fuzz_u64(s->in) : id;
-    SEND(s, OWN_MAPPED, own_mapped, &ask);
-}
-
 static void send_reclaim(step *s)
 {
     Goallocd__Reclaim ask = GOALLOCD__RECLAIM__INIT;
@@ -526,8 +514,8 @@ static void punch(step *s)
         (void)fallocate(s->c->fds[which], mode, page * unit, (1 + how / 3 % HOLE_PAGES) * unit);
 }
 
-/* Locks on bytes of spans, which say that other processes live. They go with the descriptor. */
-static void lock_lives(step *s)
+/* Locks on bytes of spans, of which all clients have the same description. */
+static void lock_spans(step *s)
 {
     struct flock lock = { .l_type = fuzz_u8(s->in) & 1 ? F_RDLCK : F_UNLCK, .l_whence = SEEK_SET };
 
@@ -570,8 +558,7 @@ static void (*const steps[STEP_KINDS])(step *s) = {
     send_root_compare_and_set, send_root_get, send_root_list, send_root_reserve, send_root_object,
     send_root_give_back, send_subscribe, send_reclaim, send_heap_map, send_with_a_number, send_plain, send_plain,
     send_bytes, send_frame, send_descriptors, scribble_bits, scribble_bits, scribble_bits, scribble_anywhere,
-    scribble_object, scribble_offers, scribble_intent, punch, lock_lives, connect_anew, leave, turn_long,
-    send_own_mapped,
+    scribble_object, scribble_offers, scribble_intent, punch, lock_spans, connect_anew, leave, turn_long,
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -27,7 +27,7 @@ void attack_sessions(attacker *a)
         heap.fd = enemy_must_connect(a);
         if (enemy_attach(&heap, 8192, 0, "enemy", false) == 0) {
             for (int i = 0; i < ATTACH_NFDS; i++) {
-                if (i != ATTACH_FD_BYTE && heap.fds[i] >= 0)
+                if (i != ATTACH_FD_SIGN && heap.fds[i] >= 0)
                     (void)close(heap.fds[i]);
             }
             enemy_deed(a, 1);
