@@ -21,8 +21,9 @@
  *    '-- no session has its number, no span and no adoption its owner --'
  *
  * Founding puts the sign of life on the shelf, writes the token, then uid, flags and name, then the word: OPEN, with
- * the next epoch. If the daemon dies before it, the entry is FREE. If it dies after it, the group has no session, and the next daemon ends it. The
- * session's entry names the group before its state leaves FREE, so a session that counts has a group that counts.
+ * the next epoch. If the daemon dies before it, the entry is FREE. If it dies after it, the group has no session, and
+ * the next daemon ends it. The session's entry names the group before its state leaves FREE, so a session that counts
+ * has a group that counts.
  *
  * ENDING comes before the first of the group's objects is freed: whoever publishes one sets its kept bit and then looks
  * at the word (client/lib/owner.c), as for a session's state. If the daemon dies while the group ends, the next one

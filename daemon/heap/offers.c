@@ -2,9 +2,9 @@
  * Offers: reads and changes the words by which a process offers its idle spans.
  *
  * Called by lease (a span is looked at, a lessee ends) and, by it, by the session's requests; by those for an attach,
- * which have the memfd made. Data: the memfd of each session, which its process writes too; nothing in it is trusted. A word is read
- * once, and only that of a span which the lease table says this lessee leases; so all that a forged one can do is end a
- * lease of its own session early, as a return would.
+ * which have the memfd made. Data: the memfd of each session, which its process writes too; nothing in it is trusted. A
+ * word is read once, and only that of a span which the lease table says this lessee leases; so all that a forged one
+ * can do is end a lease of its own session early, as a return would.
  *
  * A process that has never offered anything has not set `active`; then its words are not read, since reading gives a
  * hole of the file memory. Once it has, it costs 8 bytes of the file for each page that it leases, and 8 bytes read in

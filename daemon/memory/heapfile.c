@@ -68,8 +68,9 @@ static void *map_shared(int fd, uint64_t len_bytes)
 }
 
 /*
- * Lock and map the four memfds, of the sizes that are set, and reopen them for clients. Nothing is on the shelf yet. The lock (shm/handover.c) makes
- * this the only daemon of the heap. 0; -EADDRINUSE (another daemon has the lock), -errno: part of it may be done.
+ * Lock and map the four memfds, of the sizes that are set, and reopen them for clients. Nothing is on the shelf yet.
+ * The lock (shm/handover.c) makes this the only daemon of the heap. 0; -EADDRINUSE (another daemon has the lock),
+ * -errno: part of it may be done.
  */
 static int heapfile_map(heapfile *file)
 {
@@ -213,8 +214,8 @@ void heapfile_close(heapfile *file)
             (void)munmap(file->maps[i], file->sizes[i]);
     }
     heapfile_close_fds(file->fds);
-    heapfile_close_fds((int[HEAPFILE_NFDS]){ file->arena_ro_fd, file->spans_ro_fd, file->bitmap_ro_fd, file->lock_fd, -1,
-                                             -1 });
+    heapfile_close_fds((const int[HEAPFILE_NFDS]){ file->arena_ro_fd, file->spans_ro_fd, file->bitmap_ro_fd,
+                                                   file->lock_fd, -1, -1 });
     file->zeroing = zeroing_free(file->zeroing);
     file->shelf = shelf_free(file->shelf);
     *file = heapfile_none;

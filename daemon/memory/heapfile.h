@@ -80,8 +80,8 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes) __attrib
 /*
  * Take over the heap of a daemon that is gone. This checks that fds are memfds of the right sizes, sealed, with headers
  * that belong together and this build's ABI, and a shelf, which it reads; it believes nothing else in them, and leaves
- * the tables to the caller. 0, and *ret owns the descriptors. -ENOEXEC (another ABI), -EPROTO (no heap, or a damaged one), -EADDRINUSE (another
- * daemon has it), -errno: they are still the caller's, and *ret_why says more.
+ * the tables to the caller. 0, and *ret owns the descriptors. -ENOEXEC (another ABI), -EPROTO (no heap, or a damaged
+ * one), -EADDRINUSE (another daemon has it), -errno: they are still the caller's, and *ret_why says more.
  */
 int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_why)
     __attribute__((warn_unused_result));

@@ -33,8 +33,9 @@
  * answered with no holes, the daemon counts no free page as having memory for certain (on_lost), and another helper is
  * started a second later.
  *
- * Once a second the helper drops the locks that clients have set on the descriptions which the daemon has given them: no
- * library sets any, but they would stay for as long as the heap does, and each close of a descriptor goes through all.
+ * Once a second the helper drops the locks that clients have set on the descriptions which the daemon has given them:
+ * no library sets any, but they would stay for as long as the heap does, and each close of a descriptor goes through
+ * all. While it is stuck it drops none.
  *
  * Known limit: before Linux 5.14 there is no MADV_POPULATE_WRITE, and memory waits as holes do.
  */

@@ -37,7 +37,7 @@ int lifesign_new(lifesign *ret)
 
     if (fd < 0)
         return fd;
-    ret->fd = fd;
+    *ret = (lifesign){ .fd = fd, .is_unused = true };
     return 0;
 }
 
@@ -68,12 +68,13 @@ static bool is_locked(const lifesign *sign, off_t at, off_t len)
 }
 
 /* Nearly always the first byte is free, since nobody holds the sign. */
-int lifesign_fd(const lifesign *sign)
+int lifesign_fd(lifesign *sign)
 {
     off_t at = 0;
 
-    while (at < (off_t)LIFESIGN_DOORS && is_locked(sign, at, 1))
+    while (!sign->is_unused && at < (off_t)LIFESIGN_DOORS && is_locked(sign, at, 1))
         at++;
+    sign->is_unused = false;
     return at == (off_t)LIFESIGN_DOORS ? -EUSERS : memfd_reopen_locked(sign->fd, O_RDONLY, at);
 }
 

@@ -11,7 +11,8 @@
 #define LIFESIGN_DOORS 64u /* descriptions of one that there may be, each with a lock on a byte of its own */
 
 typedef struct lifesign {
-    int fd; /* the daemon's descriptor, without a lock; -1: there is none */
+    int fd;         /* the daemon's descriptor, without a lock; -1: there is none */
+    bool is_unused; /* nobody has been given one with a lock */
 } lifesign;
 
 #define LIFESIGN_NONE ((lifesign){ .fd = -1 })
@@ -27,7 +28,7 @@ void lifesign_end(lifesign *sign);
  * A descriptor for who is to have it mapped: as long as its description is open or mapped anywhere, the sign is held.
  * It is the caller's, who sends it and closes it. The descriptor; -EUSERS: LIFESIGN_DOORS are held; -errno.
  */
-int lifesign_fd(const lifesign *sign) __attribute__((warn_unused_result));
+int lifesign_fd(lifesign *sign) __attribute__((warn_unused_result));
 
 /* True while somebody has one of these descriptors open or mapped, or if the kernel does not say. */
 bool lifesign_is_held(const lifesign *sign);

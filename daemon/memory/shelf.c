@@ -40,9 +40,9 @@
  * session is refused. Nothing blocks. What the next daemon reads it checks all the same (lifesign_adopt).
  *
  * The kernel counts descriptors in queues by user, and lets none of its processes send any while there are more than
- * the sender's RLIMIT_NOFILE (ETOOMANYREFS; the superuser may). The daemon's limit is the system's highest, and it takes
- * more descriptors itself than it puts there. But while a heap has more than 1024 sessions and groups, other processes
- * of the daemon's user that have the usual limit can't send descriptors. A user of the daemon's own is best.
+ * the sender's RLIMIT_NOFILE (ETOOMANYREFS; the superuser may). The daemon's limit is the system's highest, and it
+ * takes more descriptors itself than it puts there. But while a heap has more than 1024 sessions and groups, other
+ * processes of the daemon's user that have the usual limit can't send descriptors. A user of the daemon's own is best.
  *
  * The ends are told apart by SO_PEEK_OFF: -1 is the one where messages go in.
  */
@@ -86,7 +86,8 @@ struct shelf {
 };
 
 _Static_assert(SHELF_BATCH <= 253, "the kernel lets a message have so many descriptors (SCM_MAX_FD)");
-_Static_assert(2 * (SHM_OWNERS_MAX / SHELF_BATCH + 1) + 2 * SHELF_LOOSE_MAX < SHELF_MESSAGES_MAX, "all messages have a count");
+_Static_assert(2 * (SHM_OWNERS_MAX / SHELF_BATCH + 1) + 2 * SHELF_LOOSE_MAX < SHELF_MESSAGES_MAX,
+               "all messages have a count");
 
 int shelf_make(int ret_fds[SHELF_NFDS])
 {

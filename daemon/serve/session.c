@@ -11,7 +11,7 @@
  * memory is being committed for it (the lessee's nops). Ending is done in slices, so others wait little.
  *
  * Invariants (session_table_validate, linear in sessions and spans): the entry in spans says what the session says;
- * and those of its leases.
+ * and those of its leases and of the shelf.
  *
  * A label that changes is no single store: if the daemon dies in between, the next one finds a mixture of the two. That
  * is text with an end all the same, since the last byte of every label is 0; label_copy() makes what is no UTF-8
@@ -474,7 +474,8 @@ static int validate_entries(const session_table *table, FILE *err)
 
 int session_table_validate_begin(session_table *table, FILE *err)
 {
-    if (validate_entries(table, err) < 0 || validate_groups(table, err) < 0)
+    if (validate_entries(table, err) < 0 || validate_groups(table, err) < 0 ||
+        shelf_validate(table->leases.heap->file->shelf, err) < 0)
         return -EUCLEAN;
     return lease_validate_begin(&table->leases, err);
 }

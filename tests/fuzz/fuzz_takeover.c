@@ -83,7 +83,7 @@ static page_no make_span(maker *m, uint8_t spc, uint64_t npages, uint64_t bits, 
 }
 
 /* What the shelf has is open as long as this process lives; every second one is held. */
-static void keep_sign(unsigned i, uint32_t number, uint32_t epoch, const lifesign *sign)
+static void keep_sign(unsigned i, uint32_t number, uint32_t epoch, lifesign *sign)
 {
     signs[i].number = number;
     signs[i].epoch = epoch;

@@ -1,6 +1,7 @@
 /*
  * The next daemon knows of each session and group whether its process lives, before any of them has said a word: their
- * signs of life were on the shelf. And what clients can do to shelf and signs: fill nothing, forge nothing, slow nobody.
+ * signs of life were on the shelf. And what clients can do to shelf and signs: fill nothing, forge nothing, slow
+ * nobody.
  */
 #include <stdarg.h>
 #include <stddef.h>
