@@ -3,11 +3,11 @@
  *
  * Called by main. systemd holds what is put there while the unit restarts, however the daemon ended; the unit's
  * FileDescriptorStorePreserve= says whether it also does while the unit is stopped. It hands the descriptors to the
- * next process from number 3 on, with their names in the environment, in no particular order. FDPOLL=0: memfds never
- * hang up.
+ * next process from number 3 on, with their names in the environment, in no particular order. FDPOLL=0: none of
+ * them hangs up.
  *
- * All four go in one message, so that a daemon which dies meanwhile leaves all or none. They share one name in the
- * store; their names as memfds tell them apart.
+ * All go in one message, so that a daemon which dies meanwhile leaves all or none. They share one name in the store;
+ * their names as memfds tell them apart, and the ends of the shelf themselves.
  */
 #include "daemon/fdstore.h"
 
@@ -24,17 +24,20 @@
 #define FDS_MAX    65536
 #define STORE_NAME "goalloc-heap"
 
-/* The index of the memfd among the heap's; -1: it is none of them. */
-static int memfd_index(int fd)
+/* The index of the descriptor among the heap's; -1: it is none of them. */
+static int index_of(int fd)
 {
+    int end = shelf_end_of(fd);
     char path[64];
     char link[128];
     ssize_t n;
 
+    if (end >= 0)
+        return HEAPFILE_SHELF_IN + end;
     (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     n = readlink(path, link, sizeof(link) - 1);
     link[n > 0 ? n : 0] = '\0';
-    for (int i = 0; i < HEAPFILE_NFDS; i++) {
+    for (int i = 0; i < HEAPFILE_NMEMFDS; i++) {
         char want[128];
 
         (void)snprintf(want, sizeof(want), "/memfd:%s (deleted)", heapfile_names[i]);
@@ -64,7 +67,7 @@ int fdstore_take(int ret_fds[HEAPFILE_NFDS])
 {
     const char *name = getenv("LISTEN_FDNAMES");
     int nfds = passed_fds(name);
-    int fds[HEAPFILE_NFDS] = { -1, -1, -1, -1 };
+    int fds[HEAPFILE_NFDS] = { -1, -1, -1, -1, -1, -1 };
     int nfound = 0;
     bool broken = false;
 
@@ -72,7 +75,7 @@ int fdstore_take(int ret_fds[HEAPFILE_NFDS])
         size_t len = strcspn(name, ":");
         bool ours = len == strlen(STORE_NAME) && memcmp(name, STORE_NAME, len) == 0;
         int fd = FIRST_FD + i;
-        int at = ours ? memfd_index(fd) : -1;
+        int at = ours ? index_of(fd) : -1;
 
         (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
         if (at >= 0 && fds[at] < 0) {

@@ -1,5 +1,5 @@
 /*
- * Keeper: a process with the heap's four memfds and a socket.
+ * Keeper: a process with the heap's four memfds, its shelf and a socket.
  *
  * Called by main, and by the server when a keeper has died. Files on a tmpfs would outlive the daemon too, but can't be
  * sealed: a client could truncate them under all others. Memfds live as long as some process has them. The keeper is
@@ -7,7 +7,7 @@
  * forty lines of code, and stays when the daemon dies, however that happens.
  *
  * The conversation, over a SOCK_SEQPACKET socket DIR/keeper.sock, mode 0600:
- *   daemon connects           -> keeper sends "heap" with the four descriptors
+ *   daemon connects           -> keeper sends "heap" with the descriptors
  *   daemon sends "bye"        -> keeper removes the socket and ends: the heap was dropped
  *   connection ends otherwise -> the daemon has died: the keeper waits for the next one, as long as its socket is there
  * It serves every daemon that connects, and goallocctl keeper, which looks or says "bye" (client/ctl/keeper.c). That
@@ -51,6 +51,7 @@
 _Static_assert(HEAPFILE_NFDS <= FDPASS_MAX, "the descriptors fit into one message");
 _Static_assert((int)HEAPFILE_ARENA == KEEPER_FD_ARENA && (int)HEAPFILE_SPANS == KEEPER_FD_SPANS &&
                    (int)HEAPFILE_BITMAP == KEEPER_FD_BITMAP && (int)HEAPFILE_PRIVATE == KEEPER_FD_PRIVATE &&
+                   (int)HEAPFILE_SHELF_IN == KEEPER_FD_SHELF_IN && (int)HEAPFILE_SHELF_OUT == KEEPER_FD_SHELF_OUT &&
                    (int)HEAPFILE_NFDS == KEEPER_NFDS,
                "the order of the descriptors");
 
@@ -65,7 +66,7 @@ static bool is_same_user(int fd, bool or_root)
 
 /* --- the keeper's side --- */
 
-/* Close everything but the memfds and the listener, which become 0 to 4. */
+/* Close everything but the heap's descriptors and the listener, which become 0 to 6. */
 static void keep_only(int fds[HEAPFILE_NFDS + 1])
 {
     for (int i = 0; i <= HEAPFILE_NFDS; i++) { /* out of the way first */
@@ -100,7 +101,7 @@ static bool is_at(const char *path, const struct stat *file)
     return stat(path, &st) == 0 && st.st_ino == file->st_ino && st.st_dev == file->st_dev;
 }
 
-/* A daemon connects: give it the memfds. Returns the connection; -1: none. */
+/* A daemon connects: give it the heap's descriptors. Returns the connection; -1: none. */
 static int accept_daemon(int listener, bool has_room, const int fds[HEAPFILE_NFDS])
 {
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);

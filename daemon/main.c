@@ -28,7 +28,7 @@
 #include "shm/crash.h"
 #include "shm/handover.h"
 
-/* A session takes three descriptors, a group one: ask for as many as the system allows. */
+/* A session takes three descriptors, a group two: ask for as many as the system allows. */
 static void raise_descriptor_limit(void)
 {
     struct rlimit limit;

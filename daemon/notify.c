@@ -15,7 +15,7 @@
 
 #include "daemon/log.h"
 
-#define NFDS_MAX 4
+#define NFDS_MAX 6
 
 /* The address in $NOTIFY_SOCKET, and its length; 0: there is none. */
 static socklen_t notify_address(struct sockaddr_un *ret)

@@ -86,7 +86,7 @@ static const char *const keeper_calls[] = {
 };
 
 static const char *const helper_calls[] = {
-    "fallocate", "prctl",
+    "fallocate", "prctl", "fcntl",
 };
 
 static const struct {

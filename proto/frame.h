@@ -18,19 +18,16 @@
 #define PROTO_SPANS_MAX 1024u
 
 /*
- * The descriptors of an AttachReply, in this order. BYTE: spans, with a lock on the session's byte. OWN: the session's
- * own memfd, its sign of life with its offers; of a read-only session without. If the session has a group, the same two
- * of the group come behind them.
+ * The descriptors of an AttachReply, in this order. SIGN: the session's sign of life. OWN: its memfd of offers; a
+ * read-only session has none. If the session has a group, the group's sign of life is the last.
  */
 enum {
     ATTACH_FD_ARENA,
     ATTACH_FD_SPANS,
     ATTACH_FD_BITMAP,
-    ATTACH_FD_BYTE,
+    ATTACH_FD_SIGN,
     ATTACH_FD_OWN,
-    ATTACH_NFDS,
-    ATTACH_FD_GROUP = ATTACH_NFDS,
-    ATTACH_FD_GROUP_BYTE,
+    ATTACH_NFDS, /* of a session that writes and has no group */
     ATTACH_NFDS_MAX,
 };
 

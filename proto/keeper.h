@@ -9,7 +9,16 @@
 #define KEEPER_HEAP   "heap"        /* the keeper's first message, with the descriptors */
 #define KEEPER_BYE    "bye"         /* to the keeper: the heap is not wanted any more */
 
-/* The heap's memfds, in the order in which they are passed on. */
-enum { KEEPER_FD_ARENA, KEEPER_FD_SPANS, KEEPER_FD_BITMAP, KEEPER_FD_PRIVATE, KEEPER_NFDS };
+/* The heap's memfds and the two ends of its shelf (daemon/memory/shelf.c), in the order in which they are passed on. */
+enum {
+    KEEPER_FD_ARENA,
+    KEEPER_FD_SPANS,
+    KEEPER_FD_BITMAP,
+    KEEPER_FD_PRIVATE,
+    KEEPER_NMEMFDS,
+    KEEPER_FD_SHELF_IN = KEEPER_NMEMFDS,
+    KEEPER_FD_SHELF_OUT,
+    KEEPER_NFDS,
+};
 
 #endif

@@ -10,9 +10,9 @@
 
 /*
  * X(name, who passes it): c the library, r the library in a session that reclaims, d the daemon, g the daemon when
- * sessions have a group, b the daemon when a process comes back to it, e the daemon when it settles what a dead process
- * has left half done, t the daemon when it takes over a heap, s when it is stopped and drops the heap, l when it lets a
- * heap go that it does not take over; h its helper.
+ * sessions have a group, b the daemon when a process comes back to it, q the daemon when many sessions have come and
+ * gone, e the daemon when it settles what a dead process has left half done, t the daemon when it takes over a heap, s
+ * when it is stopped and drops the heap, l when it lets a heap go that it does not take over; h its helper.
  */
 /* clang-format off: a line has points that follow each other */
 #define CRASH_POINTS(X)                                                                                       \
@@ -44,8 +44,10 @@
     X(free_span_after_word, d) X(free_span_after_map, d) X(unmap_after_entries, d) X(unmap_after_npages, d)   \
     X(extend_after_map, d) X(extend_after_npages, d)                                                          \
     X(shrink_after_npages, d) X(shrink_after_map, d)                                                          \
-    X(session_after_token, d) X(session_before_state, d) X(session_after_state, d) X(session_end_half, d)     \
+    X(session_after_sign, d) X(session_after_shelf, d) X(session_after_token, d) X(session_before_state, d)   \
+    X(session_after_state, d) X(session_end_half, d)                                                          \
     X(process_half, d) X(process_after_inode, d)                                                              \
+    X(group_after_shelf, g)                                                                                   \
     X(group_before_word, g) X(group_after_word, g) X(group_after_ending, g) X(group_end_half, g)              \
     X(group_before_free, g) X(group_after_free, g)                                                            \
     X(label_half, d)                                                                                          \
@@ -55,7 +57,9 @@
     X(adopt_after_counters, d) X(adopt_after_entry, d) X(adopt_after_kept, d)                                 \
     X(adopt_remove_after_entry, d) X(adopt_remove_after_counters, d)                                          \
     X(arena_after_npages, d) X(zeroed_base_after, d) X(backed_base_after, d)                                  \
-    X(reattach_before_reply, b) X(reattach_after_own, b) X(own_after_mapped, b)                               \
+    X(shelf_after_gather, q) X(shelf_after_take_out, q)                                                       \
+    X(reattach_before_reply, b) X(reattach_after_own, b)                                                      \
+    X(shelf_half_read, t)                                                                                     \
     X(recover_after_files, t) X(recover_half_spans, t) X(recover_after_heap, t) X(recover_half_sessions, t)   \
     X(recover_after_sessions, t) X(helper_after_epoch, t)                                                     \
     X(helper_before_ready, h) X(helper_before_fill, h) X(holes_half_fill, h) X(helper_after_fill, h)          \

@@ -2,9 +2,9 @@
  * keeper: the process that holds a heap for the next daemon: goallocctl keeper.
  *
  * Called by goallocctl.c. It asks no daemon: it connects to the keeper's socket as a daemon would (daemon/keeper.c has
- * the conversation), gets the heap's memfds, and looks at the header. So it needs the keeper's user, or root. What is
- * there need be no keeper: descriptors are read by pread(), which takes anything, and shown only if the header is that
- * of a heap.
+ * the conversation), gets the heap's descriptors, and looks at the header. So it needs the keeper's user, or root. What
+ * is there need be no keeper: descriptors are read by pread(), which takes anything, and shown only if the header is
+ * that of a heap.
  *
  * To end a keeper that is left over: 1. take the heap's lock, so no daemon serves it or comes to do so; 2. mark the
  * heap as dropped, so whoever still has it mapped is told; 3. say "bye". If this process dies in between, the keeper is
@@ -131,10 +131,10 @@ static void look(found *f)
     int spans = f->fds[KEEPER_FD_SPANS];
     struct stat st;
     uint64_t nblocks = 0;
-    uint64_t sizes[KEEPER_NFDS] = { 0 };
+    uint64_t sizes[KEEPER_NMEMFDS] = { 0 };
     shm_header header;
 
-    for (int i = 0; i < KEEPER_NFDS; i++) {
+    for (int i = 0; i < KEEPER_NMEMFDS; i++) {
         if (fstat(f->fds[i], &st) == 0) {
             nblocks += (uint64_t)st.st_blocks;
             sizes[i] = (uint64_t)st.st_size;

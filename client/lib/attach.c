@@ -25,8 +25,8 @@
  * current[] is not wiped: it must name structures, which are.
  *
  * A child is of its parent's group: it attaches with the same name, and shows the group's token, since by then it may
- * have become another user. Between the fork and that, its copies of process.family and .family_byte keep the group
- * from ending, whatever becomes of the parent.
+ * have become another user. Between the fork and that, its copy of process.family keeps the group from
+ * ending, whatever becomes of the parent.
  *
  * A heap other than the one that is mapped (the daemon was replaced meanwhile): -ESTALE, nothing changes.
  */
@@ -84,7 +84,7 @@ static void start_over(bool is_forker)
     comeback_reset();
     intent_reset();
     turn_reset(&attach_turn);
-    process.byte = process.sign = NULL;
+    process.sign = NULL;
     process.own_id = 0;
     atomic_store_explicit(&process.offers, NULL, memory_order_relaxed);
     if (before < PROCESS_ATTACHED && process.map.header != NULL)

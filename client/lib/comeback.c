@@ -152,27 +152,18 @@ static bool is_over(void)
 /* --- coming back --- */
 
 /*
- * What another daemon has sent: the session's own memfd, and its group's. When they are mapped, it is told: from then
- * on they are its signs of life. If there is no room the old ones stay, in which nobody reads what is offered.
+ * What another daemon has sent: a new memfd of offers. If there is no room the old one stays, in which nobody reads
+ * what is offered.
  */
-static int take_own(deadline until)
+static void take_offers(void)
 {
-    Goallocd__OwnMapped body = GOALLOCD__OWN_MAPPED__INIT;
-    Goallocd__Request request = WIRE_REQUEST(OWN_MAPPED, own_mapped, &body);
     int fds[FDPASS_MAX];
-    int nfds;
-    int r = -ENOENT;
 
     forklock_take();
-    nfds = link_fds(fds);
-    if (nfds > 0)
-        r = mapping_replace_own(fds[0], nfds > 1 ? fds[1] : -1);
+    if (link_fds(fds) > 0)
+        (void)(mapping_replace_offers(fds[0]) < 0);
     link_close_fds();
     forklock_give();
-    if (r < 0)
-        return 0;
-    body.own = process.own_id;
-    return link_send(&request, &until);
 }
 
 static int reattach(deadline until)
@@ -193,7 +184,7 @@ static int reattach(deadline until)
     if (r == 0) {
         u32_store_relaxed(&process.committed, reply->attach->committed != 0);
         process_note_served();
-        r = take_own(until);
+        take_offers();
     }
     if (r != -ESTALE && r != -ENOEXEC && r != -EPROTONOSUPPORT)
         return r;

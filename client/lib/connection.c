@@ -71,17 +71,17 @@ static int call_for_memory(Goallocd__Request *request, connection_read *read, vo
 
 /* --- the session --- */
 
-static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
+static int check_attach_reply(const Goallocd__Reply *reply, bool readonly, attach_result *ret)
 {
     const Goallocd__AttachReply *body = reply->attach;
+    int nfds = ATTACH_FD_OWN + !readonly + (body->group != 0);
     int fds[FDPASS_MAX];
 
     if (body->protocol != GOALLOC_PROTOCOL)
         return -EPROTONOSUPPORT;
     if (body->abi_hash != shm_abi_hash())
         return -ENOEXEC;
-    if (link_fds(fds) != (body->group != 0 ? ATTACH_NFDS_MAX : ATTACH_NFDS) || body->session == 0 ||
-        body->session >= SHM_SESSIONS_MAX)
+    if (link_fds(fds) != nfds || body->session == 0 || body->session >= SHM_SESSIONS_MAX)
         return -EPROTO;
     *ret = (attach_result){
         .session = { (uint16_t)body->session },
@@ -95,10 +95,9 @@ static int check_attach_reply(const Goallocd__Reply *reply, attach_result *ret)
         .arena_fd = fds[ATTACH_FD_ARENA],
         .spans_fd = fds[ATTACH_FD_SPANS],
         .bitmap_fd = fds[ATTACH_FD_BITMAP],
-        .byte_fd = fds[ATTACH_FD_BYTE],
-        .own_fd = fds[ATTACH_FD_OWN],
-        .group_fd = body->group == 0 ? -1 : fds[ATTACH_FD_GROUP],
-        .group_byte_fd = body->group == 0 ? -1 : fds[ATTACH_FD_GROUP_BYTE],
+        .sign_fd = fds[ATTACH_FD_SIGN],
+        .own_fd = readonly ? -1 : fds[ATTACH_FD_OWN],
+        .group_fd = body->group == 0 ? -1 : fds[nfds - 1],
     };
     return 0;
 }
@@ -121,7 +120,7 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     r = comeback_open(ask->socket_path, ask->patience, ask->gated, ask->until, &request, &reply);
     if (r < 0)
         return r;
-    r = check_attach_reply(reply, ret);
+    r = check_attach_reply(reply, ask->flags & SESSION_READONLY, ret);
     if (r == 0) {
         comeback_set_session(reply->attach);
         return 0;

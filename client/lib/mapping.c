@@ -2,19 +2,18 @@
  * mapping: puts the heap into this process's address space, so that mapping it costs no memory.
  *
  * Called by attach.c, for the heap under the forklock, and by who needs private memory (meta.c, mcache.c). Data:
- * process.map, .mspan_of, .generation, and what is the session's own (.own_id to .family_byte, .offers), which are
- * written here alone.
+ * process.map, .mspan_of, .generation, and what is the session's own (.own_id to .family, .offers), which are written
+ * here alone.
  *
  *   what      where                    size                      access              in children
  *   arena     the daemon's address     the reserve, 64 GiB       read, write (1)     yes
  *   spans     anywhere                 about 1% of it            read                yes
  *   bitmap    anywhere                 about 6% of it            read, write (1)     yes
- *   byte      anywhere                 a page                    read                no: MADV_DONTFORK
- *   offers    anywhere                 0.1% of it                read, write         no: MADV_DONTFORK
- *   sign      anywhere                 a page, without offers    read                no: MADV_DONTFORK
- *   family    anywhere                 2 pages, with a group     read                yes
+ *   offers    anywhere                 0.1% of it                read, write (2)     no: MADV_DONTFORK
+ *   sign      anywhere                 a page                    read                no: MADV_DONTFORK
+ *   family    anywhere                 a page, with a group      read                yes
  *   mspan_of  anywhere, private        0.1% of it                read, write         yes, zero: MADV_WIPEONFORK
- *                                                                                    (1) read in a read-only session
+ *                                                              (1) read, (2) not there in a read-only session
  *
  * All but the single pages are sparse: nearly none of their pages has memory. Two things that the rest of the program
  * may do would give memory to all of them, for shared ones without the daemon's knowledge or consent:
@@ -262,76 +261,53 @@ static int replace_offers(int fd, void *old)
     return r;
 }
 
-/* The session's own memfd: what it offers, or a page. Its id is noted when all else is mapped. */
-static int map_sign(int fd, uint64_t arena_bytes, bool readonly)
+/* In a session that may write. The id is noted when all is mapped. */
+static int map_offers(int fd, uint64_t arena_bytes)
 {
     void *old = atomic_load_explicit(&process.offers, memory_order_relaxed);
+    int r = old != NULL ? replace_offers(fd, old) : map_new_offers(fd, arena_bytes);
 
-    if (readonly)
-        return map_page(fd, false, &process.sign);
-    return old != NULL ? replace_offers(fd, old) : map_new_offers(fd, arena_bytes);
+    if (r == 0)
+        process.own_id = atomic_load_explicit(&process.offers, memory_order_relaxed)->id;
+    return r;
 }
 
-static void note_own_id(void)
+int mapping_replace_offers(int own_fd)
 {
-    const shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_relaxed);
-
-    process.own_id = offers != NULL ? offers->id : ((const shm_offers *)process.sign)->id;
-}
-
-/* The pages by which the daemon sees that this process is of a group; those of its parent are not needed any more. */
-static int map_family(const attach_result *a)
-{
-    int r = map_page(a->group_fd, true, &process.family);
-
-    return r < 0 ? r : map_page(a->group_byte_fd, true, &process.family_byte);
+    return map_offers(own_fd, process.map.arena_bytes);
 }
 
 void mapping_leave_group(void)
 {
     mapping_delete(process.family, SIGN_BYTES);
-    mapping_delete(process.family_byte, SIGN_BYTES);
-    process.family = process.family_byte = NULL;
+    process.family = NULL;
 }
 
 static void unmap_own(uint64_t arena_bytes)
 {
-    mapping_delete(process.byte, SIGN_BYTES);
     mapping_delete(process.sign, SIGN_BYTES);
     mapping_delete(atomic_load_explicit(&process.offers, memory_order_relaxed),
                    shm_offers_bytes(arena_bytes / PAGE_BYTES));
-    process.byte = process.sign = NULL;
+    process.sign = NULL;
     process.own_id = 0;
     atomic_store_explicit(&process.offers, NULL, memory_order_relaxed);
 }
 
 /*
  * What is between this process and the daemon, so that children, who have sessions of their own, don't get it: the
- * pages by which the daemon sees whether the heap is mapped, and what this process offers.
+ * page by which the daemon sees whether the heap is mapped, and what this process offers. The page by which it sees
+ * that this process is of a group comes last, since a child stays of its parent's group if it can't attach.
  */
-static int map_own(const attach_result *a, bool readonly)
+static int map_own(const attach_result *a)
 {
-    int r = map_page(a->byte_fd, false, &process.byte);
+    int r = map_page(a->sign_fd, false, &process.sign);
 
-    if (r == 0)
-        r = map_sign(a->own_fd, a->arena_bytes, readonly);
-    if (r == 0)
-        note_own_id();
+    if (r == 0 && a->own_fd >= 0)
+        r = map_offers(a->own_fd, a->arena_bytes);
     if (r == 0 && a->group_fd >= 0)
-        r = map_family(a); /* the last, since a child stays of its parent's group if it can't attach */
+        r = map_page(a->group_fd, true, &process.family);
     if (r < 0)
         unmap_own(a->arena_bytes);
-    return r;
-}
-
-int mapping_replace_own(int own_fd, int group_fd)
-{
-    int r = map_sign(own_fd, process.map.arena_bytes, process.readonly);
-
-    if (r == 0 && group_fd >= 0)
-        r = map_page(group_fd, true, &process.family);
-    if (r == 0)
-        note_own_id();
     return r;
 }
 
@@ -375,7 +351,7 @@ int mapping_attach(const attach_result *a, bool readonly)
     if (r == 0)
         r = mapping_new((void *)(uintptr_t)a->base, a->arena_bytes, access_of(readonly), a->arena_fd, &arena);
     if (r == 0)
-        r = map_own(a, readonly);
+        r = map_own(a);
     if (r < 0)
         goto fail;
     shm_map_init(&process.map, spans, bitmap, arena);
@@ -418,7 +394,7 @@ int mapping_reattach(const attach_result *a, bool readonly)
         process_note_stale();
         return -ESTALE;
     }
-    r = map_own(a, readonly);
+    r = map_own(a);
     if (r < 0 || readonly == process.readonly)
         return r;
     r = change_access(a, readonly);

@@ -21,11 +21,10 @@ int mapping_attach(const attach_result *a, bool readonly) __attribute__((warn_un
 int mapping_reattach(const attach_result *a, bool readonly) __attribute__((warn_unused_result));
 
 /*
- * Put the own memfds of session and group (-1: none), which another daemon has sent, where the present ones are; the
- * offers at one stroke for all threads. The descriptors stay the caller's. 0, and process.own_id is the new one; or as
- * above: what could be replaced is.
+ * Put the memfd of offers that another daemon has sent where the present one is, at one stroke for all threads. The
+ * descriptor stays the caller's. 0, and process.own_id is the new one; or as above, and nothing has changed.
  */
-int mapping_replace_own(int own_fd, int group_fd) __attribute__((warn_unused_result));
+int mapping_replace_offers(int own_fd) __attribute__((warn_unused_result));
 
 /* The process is not of a group any more: its session is about to end. */
 void mapping_leave_group(void);

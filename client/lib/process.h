@@ -42,11 +42,9 @@ typedef struct process_info {
     uint64_t generation;
     owner_no owner; /* of what is allocated here: this session if it reclaims, or its group; 0: the heap */
     struct shm_offers *_Atomic offers; /* what this process offers (offer.c); not in children. NULL: nothing can be */
-    uint64_t own_id;   /* of the session's own memfd, of which the offers, or a page, are mapped; 0: not known */
-    void *sign;        /* that page, in a read-only session. These pages tell the daemon that this process lives */
-    void *byte;        /* the same for the next daemon: a page of spans; neither is in children */
-    void *family;      /* the two of its group, and in children too, until they have sessions of their own. */
-    void *family_byte; /* NULL: no group */
+    uint64_t own_id; /* of the memfd of the offers; 0: there are none */
+    void *sign;      /* a page that tells daemons that this process lives; not in children */
+    void *family;    /* the same of its group, and in children too, until they have sessions of their own. NULL: none */
     const shm_u32 *_Atomic dropped; /* not 0: the heap is nobody's any more. Of the header, or a constant */
     const shm_u32 *_Atomic session_trim_seq; /* raised by the daemon, in the session's entry */
     shm_u32 trim_seq;   /* raised by goalloc_trim(): other threads give back on their slow path */
@@ -70,10 +68,9 @@ typedef struct attach_result {
     int arena_fd;
     int spans_fd;
     int bitmap_fd;
-    int byte_fd;
-    int own_fd;
+    int sign_fd;
+    int own_fd;   /* -1: the session is read-only */
     int group_fd; /* -1: the session has no group */
-    int group_byte_fd;
 } attach_result;
 
 /* --- the gate: by who has the turn of attaching --- */

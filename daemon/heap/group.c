@@ -20,9 +20,10 @@
  *    ^                                                                  |
  *    '-- no session has its number, no span and no adoption its owner --'
  *
- * Founding writes the token, then uid, flags and name, then the word: OPEN, with the next epoch. If the daemon dies
- * before it, the entry is FREE. If it dies after it, the group has no session, and the next daemon ends it. The
- * session's entry names the group before its state leaves FREE, so a session that counts has a group that counts.
+ * Founding puts the sign of life on the shelf, writes the token, then uid, flags and name, then the word: OPEN, with
+ * the next epoch. If the daemon dies before it, the entry is FREE. If it dies after it, the group has no session, and
+ * the next daemon ends it. The session's entry names the group before its state leaves FREE, so a session that counts
+ * has a group that counts.
  *
  * ENDING comes before the first of the group's objects is freed: whoever publishes one sets its kept bit and then looks
  * at the word (client/lib/owner.c), as for a session's state. If the daemon dies while the group ends, the next one
@@ -33,9 +34,12 @@
  * that its parent was given. One that is ENDING is not found: who comes then founds another one of the same name.
  *
  * Whether a process of the family lives: its sign of life says (lifesign.h), which its members and their children have
- * mapped and nobody else has. A group that another daemon has founded has in addition the lock on its byte of spans,
- * for children that were forked then and have not attached since. Any client can take that lock, and so hold up the end
- * of such a group while it lives. It can end none, nor get into one.
+ * mapped and nobody else has. It is one file for as long as the group is, whichever daemon serves. Members that join
+ * while there are others get the same description of it (the door), so that a pool of any size is one lock. When no
+ * session is left, the daemon closes its own descriptor of the door (group_lives): then who holds it is of the family.
+ * Who joins after that, while a child lives, gets another description. There are LIFESIGN_DOORS at most, and processes
+ * that keep so many, of as many generations, are refused another. All who have one may drop its lock; what that ends is
+ * their own group.
  *
  * Bounds: SHM_GROUPS_MAX groups, GROUPS_PER_UID_MAX of them founded by one uid, 13 KiB of private memory each. A group
  * has a session, or a process that has a session's descriptor; so it lasts as long as somebody lives who is of it.
@@ -50,6 +54,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 #include <unistr.h>
 
 #include "shm/crash.h"
@@ -63,12 +68,27 @@ group_table *group_table_new(heapfile *file)
     return table;
 }
 
+static void close_door(group *g)
+{
+    if (g->door_fd >= 0)
+        (void)close(g->door_fd);
+    g->door_fd = -1;
+}
+
 static void group_remove(group_table *table, group *g)
 {
+    close_door(g);
     lifesign_end(&g->sign);
     table->groups[g->no.n - SHM_SESSIONS_MAX] = NULL;
     table->ngroups--;
     free(g);
+}
+
+/* The same, and the next daemon finds nothing of it. */
+static void group_end(group_table *table, group *g)
+{
+    shelf_remove(table->file->shelf, g->no.n, g->epoch);
+    group_remove(table, g);
 }
 
 group_table *group_table_free(group_table *table)
@@ -164,6 +184,7 @@ static group *group_add(group_table *table, uint32_t i, uint32_t epoch, uint32_t
     g->reclaims = flags & SESSION_RECLAIM;
     g->state = SHM_GROUP_OPEN;
     g->sign = LIFESIGN_NONE;
+    g->door_fd = -1;
     table->groups[i] = g;
     table->ngroups++;
     return g;
@@ -179,8 +200,13 @@ static int group_found(group_table *table, const group_request *request, group *
 
     if (g == NULL)
         return GROUP_E_NO_MEMORY;
+    if (lifesign_new(&g->sign) < 0 || shelf_put(table->file->shelf, g->no.n, g->epoch, g->sign.fd) < 0) {
+        group_end(table, g);
+        return GROUP_E_NO_SIGN;
+    }
+    CRASH_POINT(group_after_shelf);
     if (getrandom(token_of(table, g->no), SESSION_TOKEN_BYTES, 0) != (ssize_t)SESSION_TOKEN_BYTES) {
-        group_remove(table, g);
+        group_end(table, g);
         return GROUP_E_NO_RANDOM;
     }
     table->search_from = (i + 1) % SHM_GROUPS_MAX;
@@ -224,25 +250,23 @@ int group_find_or_found(group_table *table, const group_request *request, group 
 
 /* --- life --- */
 
-int group_life_fds(group_table *table, group *g, int *ret_sign, int *ret_byte)
+int group_life_fd(group *g)
 {
-    int r = g->sign.fd >= 0 ? 0 : lifesign_new(&g->sign, LIFESIGN_BYTES);
-    int sign = r < 0 ? r : lifesign_fd(&g->sign, false);
-    int byte = sign < 0 ? sign : heapfile_byte_fd(table->file, g->no.n);
+    int fd;
 
-    if (byte < 0) {
-        heapfile_close_fds((int[]){ sign, -1, -1, -1 });
-        return byte;
-    }
-    *ret_sign = sign;
-    *ret_byte = byte;
-    return 0;
+    if (g->door_fd >= 0)
+        return g->door_fd;
+    fd = g->sign.fd < 0 ? -ENOENT : lifesign_fd(&g->sign);
+    if (fd >= 0)
+        g->door_fd = fd;
+    return fd;
 }
 
-bool group_lives(const group_table *table, const group *g)
+/* A sign that was not on the shelf, of a heap that is damaged, holds up nothing. */
+bool group_lives(group *g)
 {
-    return (g->sign.fd >= 0 && lifesign_is_held(&g->sign)) ||
-           (g->inherited && heapfile_byte_is_held(table->file, g->no.n));
+    close_door(g);
+    return g->sign.fd >= 0 && lifesign_is_held(&g->sign);
 }
 
 /* --- the end --- */
@@ -259,7 +283,7 @@ void group_forget(group_table *table, group *g)
     CRASH_POINT(group_before_free);
     set_word(table, g, SHM_GROUP_FREE);
     CRASH_POINT(group_after_free);
-    group_remove(table, g);
+    group_end(table, g);
 }
 
 /* --- after another daemon --- */
@@ -283,7 +307,7 @@ int group_table_recover(group_table *table)
         if (g == NULL)
             return -ENOMEM;
         g->state = word.state;
-        g->inherited = true;
+        g->sign = lifesign_adopt(shelf_take(table->file->shelf, g->no.n, g->epoch));
     }
     return 0;
 }

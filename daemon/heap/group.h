@@ -23,9 +23,9 @@ typedef struct group {
     uint32_t nmembers;                  /* sessions in the session table, */
     uint32_t nliving;                   /* and those of them that are open or lost. The session table counts */
     bool waits;                         /* it has no such session, and a child that may attach: it is looked at */
-    bool inherited;                     /* from another daemon: a child may have the byte of spans, and no sign */
     lease_quota quota;                  /* pages that its members hold */
     lifesign sign;                      /* its members have it mapped, and their children until they have their own */
+    int door_fd;                        /* the description of it that members get; -1: the next one gets another */
     mcentral central[SPAN_CLASS_COUNT]; /* spans with objects of it that nobody leases: its members alone may */
 } group;
 
@@ -56,6 +56,7 @@ enum {
     GROUP_E_UID_FULL = 5, /* GROUPS_PER_UID_MAX */
     GROUP_E_NO_MEMORY = 6,
     GROUP_E_NO_RANDOM = 7, /* the system gives no random numbers for a token */
+    GROUP_E_NO_SIGN = 8,   /* there is no descriptor for a sign of life, or no place on the shelf */
 };
 
 /* file is borrowed. The table is empty, whatever the file says. NULL: no memory. group_table_free() returns NULL. */
@@ -82,13 +83,13 @@ int group_find_or_found(group_table *table, const group_request *request, group 
     __attribute__((warn_unused_result));
 
 /*
- * Descriptors of its sign of life (made when the first member asks) and of its byte of spans, for a member; the
- * caller's. 0, -errno.
+ * A descriptor of its sign of life for a member, which stays the group's. -EUSERS: processes that are no members any
+ * more hold too many descriptions of it; -errno.
  */
-int group_life_fds(group_table *table, group *g, int *ret_sign, int *ret_byte) __attribute__((warn_unused_result));
+int group_life_fd(group *g) __attribute__((warn_unused_result));
 
-/* True while a process of the family lives that has not become another program. */
-bool group_lives(const group_table *table, const group *g);
+/* Of a group without an open or lost session: true while a process of the family lives, and is the same program. */
+bool group_lives(group *g);
 
 /* The token by which a child of a member shows that it is of the family. */
 const uint8_t *group_token(const group_table *table, const group *g);

@@ -1,10 +1,10 @@
 /*
  * Offers: reads and changes the words by which a process offers its idle spans.
  *
- * Called by lease (a span is looked at, a lessee ends) and, by it, by the session's requests; by session, which makes
- * the memfd. Data: the memfd of each session, which its process writes too; nothing in it is trusted. A word is read
- * once, and only that of a span which the lease table says this lessee leases; so all that a forged one can do is end a
- * lease of its own session early, as a return would.
+ * Called by lease (a span is looked at, a lessee ends) and, by it, by the session's requests; by those for an attach,
+ * which have the memfd made. Data: the memfd of each session, which its process writes too; nothing in it is trusted. A
+ * word is read once, and only that of a span which the lease table says this lessee leases; so all that a forged one
+ * can do is end a lease of its own session early, as a return would.
  *
  * A process that has never offered anything has not set `active`; then its words are not read, since reading gives a
  * hole of the file memory. Once it has, it costs 8 bytes of the file for each page that it leases, and 8 bytes read in
@@ -12,27 +12,41 @@
  *
  * The mapping takes 8 bytes of address space a page: 64 MiB a session with a reserve of 64 GiB, and with the largest
  * reserve, 16 TiB, 16 GiB a session, 64 TiB for 4095 of them, which fits beside the arena into 128 TiB. A session
- * that finds no room is refused. The memfd is the session's sign of life, too (daemon/memory/lifesign.h).
+ * that finds no room is refused.
  */
 #include "daemon/heap/offers.h"
 
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/random.h>
+#include <unistd.h>
 
+#include "daemon/memory/memfd.h"
 #include "shm/crash.h"
 
-int offers_map(offers *o, int fd, uint64_t npages)
+int offers_renew(offers *o, uint64_t npages)
 {
-    uint64_t bytes = shm_offers_bytes(npages);
-    void *shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    offers new = { .bytes = shm_offers_bytes(npages) };
+    int fd;
 
-    if (shared == MAP_FAILED)
+    do {
+        if (getrandom(&new.id, sizeof(new.id), 0) != (ssize_t)sizeof(new.id))
+            return -EIO;
+    } while (new.id == 0);
+    fd = memfd_sealed("goalloc-own", new.bytes);
+    if (fd < 0)
+        return fd;
+    new.shared = mmap(NULL, new.bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (new.shared == MAP_FAILED) {
+        (void)close(fd);
         return -ENOMEM;
-    (void)madvise(shared, bytes, MADV_DONTDUMP);
-    (void)madvise(shared, bytes, MADV_DONTFORK); /* else a keeper would hold the file's memory beyond its session */
+    }
+    (void)madvise(new.shared, new.bytes, MADV_DONTDUMP);
+    (void)madvise(new.shared, new.bytes, MADV_DONTFORK); /* else a keeper would hold the memory beyond its session */
+    new.shared->id = new.id;
     offers_end(o);
-    *o = (offers){ .shared = shared, .bytes = bytes };
-    return 0;
+    *o = new;
+    return fd;
 }
 
 static void (*unmap)(void *at, uint64_t bytes);

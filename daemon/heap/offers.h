@@ -10,6 +10,7 @@
 typedef struct offers {
     shm_offers *shared; /* the daemon's mapping of all of it, sparse */
     uint64_t bytes;
+    uint64_t id; /* not 0; the first word of the memfd as well, by which a process says which one it has mapped */
 } offers;
 
 /* What a walk does about offers. */
@@ -20,10 +21,10 @@ enum offers_look {
 };
 
 /*
- * From now on the offers are those in the session's own memfd (daemon/memory/lifesign.h), which has room for a heap of
- * npages. fd stays the caller's. 0, -ENOMEM: nothing has changed.
+ * From now on the offers are those in a new memfd, which has room for a heap of npages. The descriptor, for the
+ * session's process: the caller's, who sends it and closes it. -errno: nothing has changed.
  */
-int offers_map(offers *o, int fd, uint64_t npages) __attribute__((warn_unused_result));
+int offers_renew(offers *o, uint64_t npages) __attribute__((warn_unused_result));
 
 /* There are none any more. */
 void offers_end(offers *o);

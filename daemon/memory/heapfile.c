@@ -1,8 +1,9 @@
 /*
  * Heapfile: makes the memfds that are the heap, or takes over those that another daemon has left.
  *
- * Called by main (create, open, close), by helper and backing (the files), and by serve/ (descriptors for clients,
- * life). Data: the header of spans, which is written here once, before the first client can see it.
+ * Called by main (create, open, close), by helper and backing (the files), and by serve/ (descriptors for clients).
+ * Data: the header of spans, which is written here once, before the first client can see it. With the memfds goes the
+ * shelf (shelf.c), on which the next daemon finds the signs of life of sessions and groups.
  *
  * Each memfd gets its full sparse size and is then sealed against any change of size, so no client can truncate it
  * under the others (memfd.c). No client ever gets the private memfd: it holds the tokens of sessions and
@@ -11,6 +12,9 @@
  * Any client that may write to a file can hold its inode lock as long as it likes. So once clients have the
  * descriptors, no thread of the daemon makes a call that takes it: fallocate, write, ftruncate, fchmod, F_ADD_SEALS. (The
  * helper does: helper.c.) fstat, fcntl, open and pread take none.
+ *
+ * Clients have the same descriptions of arena, spans and bitmap as the daemon, or the same read-only ones. So the loop
+ * opens and closes none of them for a client: a close goes through all locks that clients have set on the file.
  *
  * If the daemon dies while it makes a heap, nobody has its descriptors yet: the kernel frees it.
  */
@@ -30,11 +34,11 @@
 
 #define PRIVATE_MAGIC UINT64_C(0x32504f4c4c414f47) /* "GOALLOP2" */
 
-const char *const heapfile_names[HEAPFILE_NFDS] = { "goalloc-arena", "goalloc-spans", "goalloc-bitmap",
-                                                    "goalloc-private" };
+const char *const heapfile_names[HEAPFILE_NMEMFDS] = { "goalloc-arena", "goalloc-spans", "goalloc-bitmap",
+                                                       "goalloc-private" };
 
 static const heapfile heapfile_none = {
-    .fds = { -1, -1, -1, -1 }, .arena_ro_fd = -1, .bitmap_ro_fd = -1, .lock_fd = -1
+    .fds = { -1, -1, -1, -1, -1, -1 }, .arena_ro_fd = -1, .spans_ro_fd = -1, .bitmap_ro_fd = -1, .lock_fd = -1
 };
 
 /* Map the file at a multiple of 2 MiB, so that its huge pages are huge pages of the mapping. NULL: no room. */
@@ -64,8 +68,9 @@ static void *map_shared(int fd, uint64_t len_bytes)
 }
 
 /*
- * Lock and map the four memfds, of the sizes that are set, and reopen them for clients. The lock (shm/handover.c) makes
- * this the only daemon of the heap. 0; -EADDRINUSE (another daemon has the lock), -errno: part of it may be done.
+ * Lock and map the four memfds, of the sizes that are set, and reopen them for clients. Nothing is on the shelf yet.
+ * The lock (shm/handover.c) makes this the only daemon of the heap. 0; -EADDRINUSE (another daemon has the lock),
+ * -errno: part of it may be done.
  */
 static int heapfile_map(heapfile *file)
 {
@@ -73,16 +78,18 @@ static int heapfile_map(heapfile *file)
 
     if (r < 0)
         return r;
-    for (int i = 0; i < HEAPFILE_NFDS; i++) {
+    for (int i = 0; i < HEAPFILE_NMEMFDS; i++) {
         file->maps[i] = map_shared(file->fds[i], file->sizes[i]);
         if (file->maps[i] == NULL)
             return -ENOMEM;
     }
     file->private = file->maps[HEAPFILE_PRIVATE];
     file->zeroing = zeroing_new();
-    if (file->zeroing == NULL)
+    file->shelf = shelf_new(&file->fds[HEAPFILE_SHELF_IN]);
+    if (file->zeroing == NULL || file->shelf == NULL)
         return -ENOMEM;
     if ((r = file->arena_ro_fd = memfd_reopen(file->fds[HEAPFILE_ARENA], O_RDONLY)) < 0 ||
+        (r = file->spans_ro_fd = memfd_reopen(file->fds[HEAPFILE_SPANS], O_RDONLY)) < 0 ||
         (r = file->bitmap_ro_fd = memfd_reopen(file->fds[HEAPFILE_BITMAP], O_RDONLY)) < 0)
         return r;
     return 0;
@@ -104,12 +111,14 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
     file.sizes[HEAPFILE_SPANS] = layout.spans_bytes;
     file.sizes[HEAPFILE_BITMAP] = layout.bitmap_bytes;
     file.sizes[HEAPFILE_PRIVATE] = sizeof(heap_private);
-    for (int i = 0; i < HEAPFILE_NFDS; i++) {
+    for (int i = 0; i < HEAPFILE_NMEMFDS; i++) {
         r = file.fds[i] = memfd_sealed(heapfile_names[i], file.sizes[i]);
         if (r < 0)
             goto fail;
     }
-    r = heapfile_map(&file);
+    r = shelf_make(&file.fds[HEAPFILE_SHELF_IN]);
+    if (r == 0)
+        r = heapfile_map(&file);
     if (r < 0)
         goto fail;
     *(shm_header *)file.maps[HEAPFILE_SPANS] = layout;
@@ -125,30 +134,22 @@ fail:
     return r;
 }
 
-/* True, and its size, if the descriptor is a memfd of the daemon's kind. */
-static bool is_sealed_file(int fd, uint64_t *ret_bytes)
-{
-    struct stat st;
-    int seals = fcntl(fd, F_GET_SEALS);
-
-    if (seals < 0 || (seals & MEMFD_SEALS) != MEMFD_SEALS || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
-        return false;
-    *ret_bytes = (uint64_t)st.st_size;
-    return true;
-}
-
 /* Check that the descriptors are one heap. 0, and their sizes; -errno with *ret_why. */
-static int check_fds(const int fds[HEAPFILE_NFDS], uint64_t sizes[HEAPFILE_NFDS], const char **ret_why)
+static int check_fds(const int fds[HEAPFILE_NFDS], uint64_t sizes[HEAPFILE_NMEMFDS], const char **ret_why)
 {
     shm_header layout;
     uint64_t private[3];
     int r;
 
-    for (int i = 0; i < HEAPFILE_NFDS; i++) {
-        if (!is_sealed_file(fds[i], &sizes[i])) {
+    for (int i = 0; i < HEAPFILE_NMEMFDS; i++) {
+        if (!memfd_is_sealed(fds[i], &sizes[i])) {
             *ret_why = "a descriptor is not a sealed memfd";
             return -EPROTO;
         }
+    }
+    if (shelf_end_of(fds[HEAPFILE_SHELF_IN]) != SHELF_IN || shelf_end_of(fds[HEAPFILE_SHELF_OUT]) != SHELF_OUT) {
+        *ret_why = "a descriptor is not an end of a shelf";
+        return -EPROTO;
     }
     if (pread(fds[HEAPFILE_SPANS], &layout, sizeof(layout), 0) != (ssize_t)sizeof(layout)) {
         *ret_why = "the spans region has no header";
@@ -184,8 +185,11 @@ int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_
         return r;
     memcpy(file.fds, fds, sizeof(file.fds));
     r = heapfile_map(&file);
-    if (r < 0) {
+    if (r < 0)
         *ret_why = r == -EADDRINUSE ? "another goallocd serves it" : "it can't be mapped";
+    else if ((r = shelf_read(file.shelf)) < 0)
+        *ret_why = r == -EPROTO ? "what is on its shelf are no signs of life" : "its shelf can't be read";
+    if (r < 0) {
         memcpy(file.fds, heapfile_none.fds, sizeof(file.fds));
         heapfile_close(&file);
         return r;
@@ -205,38 +209,23 @@ void heapfile_close_fds(const int fds[HEAPFILE_NFDS])
 
 void heapfile_close(heapfile *file)
 {
-    for (int i = 0; i < HEAPFILE_NFDS; i++) {
+    for (int i = 0; i < HEAPFILE_NMEMFDS; i++) {
         if (file->maps[i] != NULL)
             (void)munmap(file->maps[i], file->sizes[i]);
     }
     heapfile_close_fds(file->fds);
-    heapfile_close_fds((int[]){ file->arena_ro_fd, file->bitmap_ro_fd, file->lock_fd, -1 });
+    heapfile_close_fds((const int[HEAPFILE_NFDS]){ file->arena_ro_fd, file->spans_ro_fd, file->bitmap_ro_fd,
+                                                   file->lock_fd, -1, -1 });
     file->zeroing = zeroing_free(file->zeroing);
+    file->shelf = shelf_free(file->shelf);
     *file = heapfile_none;
 }
 
-/* --- life of sessions --- */
+/* --- the private memfd --- */
 
 int heapfile_reopen_private(const heapfile *file)
 {
     return memfd_reopen(file->fds[HEAPFILE_PRIVATE], O_RDWR);
-}
-
-int heapfile_spans_fd(const heapfile *file)
-{
-    return memfd_reopen(file->fds[HEAPFILE_SPANS], O_RDONLY);
-}
-
-int heapfile_byte_fd(const heapfile *file, uint32_t n)
-{
-    return memfd_reopen_locked(file->fds[HEAPFILE_SPANS], O_RDONLY, n);
-}
-
-bool heapfile_byte_is_held(const heapfile *file, uint32_t n)
-{
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = n, .l_len = 1 };
-
-    return fcntl(file->fds[HEAPFILE_SPANS], F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
 }
 
 bool heapfile_token_is(const uint8_t want[SESSION_TOKEN_BYTES], const uint8_t *token, size_t len_bytes)

@@ -6,15 +6,25 @@
 
 #include "daemon/memory/holes.h"
 #include "daemon/memory/hugepages.h"
+#include "daemon/memory/shelf.h"
 #include "daemon/memory/zeroing.h"
 #include "shm/layout.h"
 
 #define ADOPTIONS_MAX (UINT32_C(1) << 22) /* of all sessions */
 #define HELPERS_MAX   8u                  /* of this daemon and of those before it, as long as they are there */
 
-/* The memfds by which a heap is handed from one daemon to the next, in this order. */
-enum { HEAPFILE_ARENA, HEAPFILE_SPANS, HEAPFILE_BITMAP, HEAPFILE_PRIVATE, HEAPFILE_NFDS };
-extern const char *const heapfile_names[HEAPFILE_NFDS];
+/* The descriptors by which a heap is handed from one daemon to the next, in this order: memfds, then its shelf. */
+enum {
+    HEAPFILE_ARENA,
+    HEAPFILE_SPANS,
+    HEAPFILE_BITMAP,
+    HEAPFILE_PRIVATE,
+    HEAPFILE_NMEMFDS,
+    HEAPFILE_SHELF_IN = HEAPFILE_NMEMFDS,
+    HEAPFILE_SHELF_OUT,
+    HEAPFILE_NFDS,
+};
+extern const char *const heapfile_names[HEAPFILE_NMEMFDS];
 
 /* An adopted object: in use while offset is not 0. who is written before offset: owner << 32 | its entry's epoch. */
 typedef struct private_adoption {
@@ -47,15 +57,17 @@ typedef struct heap_private {
 
 typedef struct heapfile {
     int fds[HEAPFILE_NFDS]; /* read-write */
-    void *maps[HEAPFILE_NFDS];
-    uint64_t sizes[HEAPFILE_NFDS];
-    int arena_ro_fd; /* read-only reopens, for clients */
+    void *maps[HEAPFILE_NMEMFDS];
+    uint64_t sizes[HEAPFILE_NMEMFDS];
+    int arena_ro_fd; /* read-only reopens, for clients: all have the same descriptions */
+    int spans_ro_fd;
     int bitmap_ro_fd;
     int lock_fd; /* holds the lock that makes this daemon the only one of the heap */
     shm_map map; /* the first three; of the arena the daemon reads and writes the words of tiny blocks only */
     heap_private *private; /* the fourth */
     hugepages huge; /* zeroed: the arena gets huge pages where the system has them */
     zeroing *zeroing; /* of the arena */
+    shelf *shelf; /* where signs of life are for the next daemon */
     struct helper *helper; /* who makes holes and memory (helper.c); NULL: nobody */
 } heapfile;
 
@@ -67,9 +79,9 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes) __attrib
 
 /*
  * Take over the heap of a daemon that is gone. This checks that fds are memfds of the right sizes, sealed, with headers
- * that belong together and this build's ABI; it believes nothing else in them, and leaves the tables to the caller. 0,
- * and *ret owns the descriptors. -ENOEXEC (another ABI), -EPROTO (no heap, or a damaged one), -EADDRINUSE (another
- * daemon has it), -errno: they are still the caller's, and *ret_why says more.
+ * that belong together and this build's ABI, and a shelf, which it reads; it believes nothing else in them, and leaves
+ * the tables to the caller. 0, and *ret owns the descriptors. -ENOEXEC (another ABI), -EPROTO (no heap, or a damaged
+ * one), -EADDRINUSE (another daemon has it), -errno: they are still the caller's, and *ret_why says more.
  */
 int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_why)
     __attribute__((warn_unused_result));
@@ -80,19 +92,6 @@ void heapfile_close_fds(const int fds[HEAPFILE_NFDS]);
 
 /* True if the client's token is that one, of the private memfd. Takes the same time whatever differs. */
 bool heapfile_token_is(const uint8_t want[SESSION_TOKEN_BYTES], const uint8_t *token, size_t len_bytes);
-
-/* A read-only descriptor of spans for one client, of a description of its own: locks on it end with that client. */
-int heapfile_spans_fd(const heapfile *file) __attribute__((warn_unused_result));
-
-/*
- * What a session or a group has for the time after this daemon: a read-only descriptor of spans with an OFD lock on the
- * byte of its number (session_no, owner_no), of which the client leaves a page mapped, as of its sign of life.
- * Whichever daemon has spans can ask for it; but any client can lock any byte, and the question takes the longer, the
- * more locks there are. Returns the descriptor (the caller's), or -errno.
- */
-int heapfile_byte_fd(const heapfile *file, uint32_t n) __attribute__((warn_unused_result));
-/* True while anybody has such a descriptor open or mapped, or if the kernel does not say. */
-bool heapfile_byte_is_held(const heapfile *file, uint32_t n);
 
 /* The files for who punches. */
 holes heapfile_holes(const heapfile *file);

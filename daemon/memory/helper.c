@@ -41,6 +41,10 @@
  * that don't fit into the socket are sent when others have been answered. Answers fit: no more of them are on their way
  * than requests.
  *
+ * Once a second the helper drops the locks that clients have set on the descriptions which the daemon has given them:
+ * no library sets any, but they would stay for as long as the heap does, and each close of a descriptor goes through
+ * all. While it is stuck it drops none.
+ *
  * Known limit: before Linux 5.14 there is no MADV_POPULATE_WRITE. Memory that the helper does not bring in time comes by
  * touching it (backing.c), and if the system has none, that is a SIGBUS.
  */
@@ -71,6 +75,7 @@
 #define SAY_NS         UINT64_C(2000000000)
 #define LOOK_MS        50u
 #define CHILD_MS       1000
+#define UNLOCK_MS      1000
 #define OLD_MS         500u
 #if defined(GOALLOC_CRASH_POINTS)
 #define RESTART_NS     UINT64_C(50000000) /* tests kill many */
@@ -119,7 +124,7 @@ static helper_hole hole_unpack(uint64_t word)
 
 /* --- the helper's side: nothing but system calls, since the daemon that forks it may have threads --- */
 
-enum { CALLS, PUNCHES, ARENA, SPANS, BITMAP, PLACE, CHILD_NFDS };
+enum { CALLS, PUNCHES, ARENA, SPANS, BITMAP, PLACE, ARENA_RO, SPANS_RO, BITMAP_RO, CHILD_NFDS };
 
 typedef struct child {
     holes holes;
@@ -231,9 +236,23 @@ static void serve_punches(child *c)
     CRASH_POINT(helper_after_answer);
 }
 
+/* Drop the locks on what clients have. The daemon has none there: its own are on the private memfd. */
+static void drop_locks(uint64_t *next_ns)
+{
+    static const int fds[] = { ARENA, BITMAP, ARENA_RO, SPANS_RO, BITMAP_RO };
+    uint64_t now = clock_ns(CLOCK_MONOTONIC);
+
+    if (now < *next_ns)
+        return;
+    for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
+        (void)fcntl(fds[i], F_OFD_SETLK, &(struct flock){ .l_type = F_UNLCK, .l_whence = SEEK_SET });
+    *next_ns = now + UNLOCK_MS * UINT64_C(1000000);
+}
+
 __attribute__((noreturn)) static void child_run(child *c, int fds[CHILD_NFDS], pid_t parent)
 {
     struct pollfd polls[2] = { { .fd = CALLS, .events = POLLIN }, { .fd = PUNCHES, .events = POLLIN } };
+    uint64_t unlock_ns = 0;
     sigset_t all;
 
     (void)sigfillset(&all);
@@ -253,8 +272,9 @@ __attribute__((noreturn)) static void child_run(child *c, int fds[CHILD_NFDS], p
     CRASH_POINT(helper_before_ready);
     answer(PUNCHES, &(reply){ .id = 0 }); /* it has closed what it must not hold */
     for (;;) {
-        if (poll(polls, 2, -1) < 0 && errno != EINTR)
+        if (poll(polls, 2, UNLOCK_MS) < 0 && errno != EINTR)
             _exit(EXIT_FAILURE);
+        drop_locks(&unlock_ns);
         serve_calls(c);
         serve_punches(c);
     }
@@ -312,8 +332,10 @@ static int make_sockets(int calls[2], int punches[2])
 static pid_t fork_child(helper *h, int calls, int punches, int place_fd, unsigned place)
 {
     static child c; /* the fork has a copy of it */
-    int fds[CHILD_NFDS] = { calls, punches, h->file->fds[HEAPFILE_ARENA], h->file->fds[HEAPFILE_SPANS],
-                            h->file->fds[HEAPFILE_BITMAP], place_fd };
+    const heapfile *file = h->file;
+    int fds[CHILD_NFDS] = { calls, punches, file->fds[HEAPFILE_ARENA], file->fds[HEAPFILE_SPANS],
+                            file->fds[HEAPFILE_BITMAP], place_fd, file->arena_ro_fd, file->spans_ro_fd,
+                            file->bitmap_ro_fd };
     pid_t parent = getpid();
     pid_t pid;
 

@@ -1,8 +1,7 @@
 /*
  * Lifesign: an OFD lock on a file that nobody else has.
  *
- * Called by heap/offers and serve/session (a session's), heap/group (a group's). Calls memfd. Data: the file's first
- * word, an id, written once.
+ * Called by serve/session (a session's) and heap/group (a group's). Calls memfd. Data: none; the file is empty.
  *
  * The daemon makes a memfd, opens it a second time, puts a shared lock on that second description, sends it to the
  * client, and closes its own copy. From then on the description belongs to the client alone. It leaves a page of the
@@ -17,36 +16,40 @@
  * pass its own description on. Then its own session looks alive, until its pidfd says that the process is dead
  * (serve/deaths.c), which counts more.
  *
- * It ends with the daemon. The next one has none of its predecessor's, and goes by what serve/deaths.c says until the
- * process comes back and gets a new one.
+ * The kernel goes through all locks of a file to set one, and at each close of a descriptor of it. So the descriptions
+ * of one sign are bounded: each has a lock on another one of the first LIFESIGN_DOORS bytes, and when all of these are
+ * held there is none to be had. A session needs one for all of its life; a group one for all that join it until it has
+ * no session any more (heap/group.c).
+ *
+ * It outlives the daemon: the next one finds the daemon's descriptor on the shelf (shelf.c).
  */
 #include "daemon/memory/lifesign.h"
 
 #include <errno.h>
-#include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "daemon/memory/memfd.h"
 
-int lifesign_new(lifesign *ret, uint64_t bytes)
+int lifesign_new(lifesign *ret)
 {
-    lifesign sign = { .id = 0 };
-    int r;
+    int fd = memfd_sealed("goalloc-sign", LIFESIGN_BYTES);
 
-    do {
-        if (getrandom(&sign.id, sizeof(sign.id), 0) != (ssize_t)sizeof(sign.id))
-            return -EIO;
-    } while (sign.id == 0);
-    sign.fd = memfd_sealed("goalloc-own", bytes);
-    if (sign.fd < 0)
-        return sign.fd;
-    if (pwrite(sign.fd, &sign.id, sizeof(sign.id), 0) != (ssize_t)sizeof(sign.id)) {
-        r = errno != 0 ? -errno : -EIO;
-        (void)close(sign.fd);
-        return r;
-    }
-    *ret = sign;
+    if (fd < 0)
+        return fd;
+    *ret = (lifesign){ .fd = fd, .is_unused = true };
     return 0;
+}
+
+lifesign lifesign_adopt(int fd)
+{
+    uint64_t bytes;
+
+    if (fd >= 0 && memfd_is_sealed(fd, &bytes) && bytes == LIFESIGN_BYTES)
+        return (lifesign){ .fd = fd };
+    if (fd >= 0)
+        (void)close(fd);
+    return LIFESIGN_NONE;
 }
 
 void lifesign_end(lifesign *sign)
@@ -56,14 +59,26 @@ void lifesign_end(lifesign *sign)
     *sign = LIFESIGN_NONE;
 }
 
-int lifesign_fd(const lifesign *sign, bool writable)
+/* True if somebody has a lock on these bytes; len 0: on any. */
+static bool is_locked(const lifesign *sign, off_t at, off_t len)
 {
-    return memfd_reopen_locked(sign->fd, writable ? O_RDWR : O_RDONLY, 0);
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = len };
+
+    return fcntl(sign->fd, F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
+}
+
+/* Nearly always the first byte is free, since nobody holds the sign. */
+int lifesign_fd(lifesign *sign)
+{
+    off_t at = 0;
+
+    while (!sign->is_unused && at < (off_t)LIFESIGN_DOORS && is_locked(sign, at, 1))
+        at++;
+    sign->is_unused = false;
+    return at == (off_t)LIFESIGN_DOORS ? -EUSERS : memfd_reopen_locked(sign->fd, O_RDONLY, at);
 }
 
 bool lifesign_is_held(const lifesign *sign)
 {
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-
-    return fcntl(sign->fd, F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
+    return is_locked(sign, 0, 0);
 }

@@ -1,7 +1,7 @@
 /*
  * Memfd: makes memfds as heaps and sessions have them.
  *
- * Called by heapfile (the heap's) and lifesign (a session's own). Data: none.
+ * Called by heapfile (the heap's), lifesign and heap/offers (a session's and a group's own). Data: none.
  *
  * A memfd is born with mode 0777, and a client that holds a read-only descriptor could reopen it for writing through
  * /proc/self/fd. With 0600 that takes the daemon's own uid (or root), which could do anything to the daemon anyway.
@@ -33,6 +33,17 @@ int memfd_sealed(const char *name, uint64_t bytes)
         return r;
     }
     return fd;
+}
+
+bool memfd_is_sealed(int fd, uint64_t *ret_bytes)
+{
+    struct stat st;
+    int seals = fcntl(fd, F_GET_SEALS);
+
+    if (seals < 0 || (seals & MEMFD_SEALS) != MEMFD_SEALS || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+        return false;
+    *ret_bytes = (uint64_t)st.st_size;
+    return true;
 }
 
 int memfd_reopen(int fd, int flags)

@@ -5,6 +5,7 @@
 #define GOALLOC_DAEMON_MEMORY_MEMFD_H
 
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 /* What memfd_sealed() forbids: no client can change the size under the others, nor seal more. */
@@ -12,6 +13,9 @@
 
 /* A memfd of bytes, which have no memory yet: sealed, and mode 0600. The descriptor, or -errno. */
 int memfd_sealed(const char *name, uint64_t bytes) __attribute__((warn_unused_result));
+
+/* True, and its size, if the descriptor is such a memfd. */
+bool memfd_is_sealed(int fd, uint64_t *ret_bytes) __attribute__((warn_unused_result));
 
 /* A description of its own for the file of fd. Its descriptor, or -errno. */
 int memfd_reopen(int fd, int flags) __attribute__((warn_unused_result));

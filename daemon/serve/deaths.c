@@ -13,18 +13,18 @@
  *      the stream alone does not end a session: a process that lives may still write the alloc bits of its spans. So
  *      after it the session is LOST, and the sign is looked at, at once and then every few milliseconds while it is
  *      held: the process may come back to the session with its token (requests.c).
- *   3. After a takeover, until the process has come back and has a sign of this daemon's: the byte of spans that it has
- *      locked is not locked any more (heapfile.h). Any client can lock it, and so hide an exec until that process ends;
- *      its death it can't hide.
  *
- * For the third case the process is written down: the inode of its pidfd, which on Linux 6.9 and later is no other
- * process's ever, and pid and pid namespace, by which the next daemon gets a pidfd of its own (deaths_recover). Order
- * of the stores: inode 0, pid and namespace, inode. So if the daemon dies in between, nothing is known, as for a
- * process in a namespace that the daemon does not see, and the byte alone decides. Before Linux 6.9 all pidfds have one
- * inode: another process that has got the same pid counts as this one then, as long as the byte is locked.
+ * The next daemon has both, too. The sign it finds on the shelf (memory/shelf.h). The process is written down: the
+ * inode of its pidfd, which on Linux 6.9 and later is no other process's ever, and pid and pid namespace, by which the
+ * next daemon gets a pidfd of its own (deaths_recover). Order of the stores: inode 0, pid and namespace, inode. So if
+ * the daemon dies in between, nothing is known, as for a process in a namespace that the daemon does not see, and the
+ * sign alone decides. Before Linux 6.9 all pidfds have one inode: another process that has got the same pid counts as
+ * this one, as long as the sign is held by whom the dead one has passed it on to.
  *
- * The looks take a tenth of the time at most, however long one takes: the byte's grows with all locks on spans. The
- * same timer looks at groups that have no session left and wait for a forked child.
+ * A session whose sign was not on the shelf, which only a damaged heap has, lives until its pidfd says otherwise.
+ *
+ * The looks take a tenth of the time at most, however many there are. The same timer looks at groups that have no
+ * session left and wait for a forked child.
  */
 #include "daemon/serve/deaths.h"
 
@@ -79,14 +79,7 @@ bool deaths_process_lives(const deaths *d, const session *s)
 
     if (w != NULL && is_readable(w->pidfd))
         return false;
-    return !s->sign_counts || lifesign_is_held(&s->sign);
-}
-
-/* The same, and if it has no sign that counts it may have become another program. */
-static bool is_there(const deaths *d, const session *s)
-{
-    return deaths_process_lives(d, s) &&
-           (s->sign_counts || heapfile_byte_is_held(d->srv->heap->file, s->lessee.no.n));
+    return s->sign.fd < 0 || lifesign_is_held(&s->sign);
 }
 
 static bool has_time(uint64_t start_ns)
@@ -107,7 +100,7 @@ static bool look_at_sessions(deaths *d, uint64_t start_ns)
         if (s == NULL || s->state != SHM_SESSION_LOST)
             continue;
         d->from = i;
-        if (is_there(d, s))
+        if (deaths_process_lives(d, s))
             more = true;
         else
             end_session(d, s, "its process is gone");
@@ -133,7 +126,7 @@ static bool look_at_groups(deaths *d, uint64_t start_ns)
         if (!has_time(start_ns))
             return true;
         d->from_group = i;
-        g->waits = group_lives(groups, g);
+        g->waits = group_lives(g);
         if (g->waits)
             more = true;
         else

@@ -22,7 +22,7 @@ typedef struct deaths {
 void deaths_start(deaths *d, service *srv);
 /*
  * After a takeover, before anybody is served: sessions whose processes are dead begin to end, and the others' are
- * watched. A process of which that can't be said is judged later.
+ * watched. Those whose pid says nothing are judged by their signs, soon.
  */
 void deaths_recover(deaths *d);
 /* Watch no process any more. The loop must run on until the handles for that are closed. */
@@ -35,10 +35,7 @@ void deaths_stop(deaths *d);
  */
 bool deaths_watch(deaths *d, const client *c, const session *s);
 
-/*
- * False if the process of a session is dead, or has become another program; the kernel is asked. After a takeover true
- * also for one that has become another program, until the timer has looked.
- */
+/* False if the process of a session is dead, or has become another program; the kernel is asked. */
 bool deaths_process_lives(const deaths *d, const session *s);
 
 /* The session is over. */

@@ -27,6 +27,7 @@
 #include "shm/crash.h"
 
 #define LIST_SESSIONS_MAX 128u
+#define NO_DESCRIPTORS    "the daemon has no descriptors left for another session"
 
 /* --- sessions --- */
 
@@ -48,39 +49,34 @@ static Goallocd__AttachReply attached(client *c, const session *s)
 }
 
 /*
- * A session that has come back gets a new memfd of its own, and of its group, if it has not that which the daemon has
- * made: another daemon had it, or the reply that brought it was lost. If there is none to be had it goes on without.
+ * A session that has come back gets a new memfd for its offers, if it has not the one that the daemon has made: another
+ * daemon had it, or the reply that brought it was lost. If there is none to be had it goes on without.
  */
 static answer reattach_reply(client *c, const Goallocd__Request *request, session *s)
 {
-    group_table *groups = client_service(c)->heap->groups;
     Goallocd__AttachReply body = attached(c, s);
     Goallocd__Reply reply = reply_init(request->id);
-    int fds[2] = { -1, -1 };
-    int byte = -1;
+    const offers *o = &s->lessee.offers;
+    int fd = -1;
 
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
     reply.attach = &body;
-    if (s->sign.fd >= 0 && s->sign.id == request->attach->own) {
-        s->sign_counts = true;
+    if (!(s->flags & SESSION_READONLY) && (o->shared == NULL || o->id != request->attach->own)) {
+        fd = offers_renew(&s->lessee.offers, client_service(c)->heap->map->npages);
+        if (fd < 0)
+            log_client_warn(s->uid, "session %u: no memfd for its offers: %s", s->lessee.no.n, strerror(-fd));
+    }
+    if (fd < 0) {
         peer_reply(&c->peer, &reply);
         return ANSWER_GIVEN;
     }
-    fds[0] = session_renew_own(&client_service(c)->sessions, s);
-    if (fds[0] < 0) {
-        log_client_warn(s->uid, "session %u: no memfd of its own: %s", s->lessee.no.n, strerror(-fds[0]));
-        peer_reply(&c->peer, &reply);
-        return ANSWER_GIVEN;
-    }
-    if (s->group != NULL && group_life_fds(groups, s->group, &fds[1], &byte) < 0)
-        log_warn("group %u: no memfd of its own", s->group->no.n);
     CRASH_POINT(reattach_after_own);
-    peer_reply_with_fds(&c->peer, &reply, fds, fds[1] < 0 ? 1 : 2);
-    heapfile_close_fds((int[]){ fds[0], fds[1], byte, -1 });
+    peer_reply_with_fds(&c->peer, &reply, &fd, 1);
+    (void)close(fd);
     return ANSWER_GIVEN;
 }
 
-static answer refuse_late(client *c, uint64_t id);
+static answer refuse_late(client *c, uint64_t id, const char *why);
 
 /* A process comes back to its session with its token. */
 static answer reattach(client *c, const Goallocd__Request *request)
@@ -100,7 +96,7 @@ static answer reattach(client *c, const Goallocd__Request *request)
         return ANSWER_GIVEN;
     }
     if (!deaths_watch(srv->deaths, c, s))
-        return refuse_late(c, request->id);
+        return refuse_late(c, request->id, NO_DESCRIPTORS);
     if (making_void_session(&srv->making, s)) /* what it has begun was void while it was lost */
         roots_wake(srv->roots);
     session_set_state(&srv->sessions, s, SHM_SESSION_OPEN);
@@ -110,9 +106,9 @@ static answer reattach(client *c, const Goallocd__Request *request)
 }
 
 /* No descriptor, or no room, is left for a session: the peer is told, and gives back its own descriptor. */
-static answer refuse_late(client *c, uint64_t id)
+static answer refuse_late(client *c, uint64_t id, const char *why)
 {
-    reply_answer(&c->peer, id, (answer){ EUSERS, "the daemon has no descriptors left for another session" });
+    reply_answer(&c->peer, id, (answer){ EUSERS, why });
     peer_close(&c->peer);
     return ANSWER_GIVEN;
 }
@@ -122,37 +118,46 @@ static bool has_descriptors(const client *c, const session *s)
 {
     int late_fd = c->peer.host->late_fd;
 
-    return s->sign.fd < late_fd && (s->group == NULL || s->group->sign.fd < late_fd);
+    return s->sign.fd < late_fd && (s->group == NULL || (s->group->sign.fd < late_fd && s->group->door_fd < late_fd));
 }
 
-/* The descriptors for the process that has opened s: ATTACH_FD_*. Returns how many; -errno: none is open. */
-static int attach_fds(client *c, session *s, int fds[ATTACH_NFDS_MAX])
+/* What is the session's alone, of the descriptors of an AttachReply; -1: it has none. The others stay the daemon's. */
+typedef struct own_fds {
+    int sign;
+    int offers;
+} own_fds;
+
+static void close_own(const own_fds *own)
 {
-    service *srv = client_service(c);
-    const heapfile *file = srv->heap->file;
+    if (own->sign >= 0)
+        (void)close(own->sign);
+    if (own->offers >= 0)
+        (void)close(own->offers);
+}
+
+/* The descriptors for the process that has opened s: ATTACH_FD_*. Returns how many; -errno: the session has none. */
+static int attach_fds(client *c, session *s, int fds[ATTACH_NFDS_MAX], own_fds *ret_own)
+{
+    const heapfile *file = client_service(c)->heap->file;
     bool readonly = s->flags & SESSION_READONLY;
-    int r;
+    own_fds own = { .sign = lifesign_fd(&s->sign), .offers = -1 };
+    int n = ATTACH_FD_OWN;
+    int r = own.sign;
 
     fds[ATTACH_FD_ARENA] = readonly ? file->arena_ro_fd : file->fds[HEAPFILE_ARENA];
+    fds[ATTACH_FD_SPANS] = file->spans_ro_fd;
     fds[ATTACH_FD_BITMAP] = readonly ? file->bitmap_ro_fd : file->fds[HEAPFILE_BITMAP];
-    fds[ATTACH_FD_SPANS] = r = heapfile_spans_fd(file);
-    fds[ATTACH_FD_BYTE] = fds[ATTACH_FD_OWN] = -1;
-    if (r >= 0)
-        r = fds[ATTACH_FD_BYTE] = heapfile_byte_fd(file, s->lessee.no.n);
-    if (r >= 0)
-        r = fds[ATTACH_FD_OWN] = session_renew_own(&srv->sessions, s);
+    fds[ATTACH_FD_SIGN] = own.sign;
+    if (r >= 0 && !readonly)
+        r = fds[n++] = own.offers = offers_renew(&s->lessee.offers, client_service(c)->heap->map->npages);
     if (r >= 0 && s->group != NULL)
-        r = group_life_fds(srv->heap->groups, s->group, &fds[ATTACH_FD_GROUP], &fds[ATTACH_FD_GROUP_BYTE]);
-    if (r < 0)
-        heapfile_close_fds((int[]){ fds[ATTACH_FD_SPANS], fds[ATTACH_FD_BYTE], fds[ATTACH_FD_OWN], -1 });
-    return r < 0 ? r : s->group != NULL ? ATTACH_NFDS_MAX : ATTACH_NFDS;
-}
-
-static void close_attach_fds(const int *fds, int nfds)
-{
-    heapfile_close_fds((int[]){ fds[ATTACH_FD_SPANS], fds[ATTACH_FD_BYTE], fds[ATTACH_FD_OWN], -1 });
-    if (nfds > ATTACH_NFDS)
-        heapfile_close_fds((int[]){ fds[ATTACH_FD_GROUP], fds[ATTACH_FD_GROUP_BYTE], -1, -1 });
+        r = fds[n++] = group_life_fd(s->group);
+    if (r < 0) {
+        close_own(&own);
+        return r;
+    }
+    *ret_own = own;
+    return n;
 }
 
 /* Answer an Attach that has opened s; or, without descriptors, undo that and refuse. */
@@ -163,16 +168,18 @@ static answer attach_reply(client *c, uint64_t id, session *s)
     Goallocd__Reply reply = reply_init(id);
     Goallocd__AttachReply body;
     int fds[ATTACH_NFDS_MAX];
-    int nfds = attach_fds(c, s, fds);
+    const char *why = NO_DESCRIPTORS;
+    own_fds own = { -1, -1 };
+    int nfds = attach_fds(c, s, fds, &own);
 
+    if (nfds == -EUSERS)
+        why = "processes that have left this group still hold too many of its signs of life";
     if (nfds < 0 || !has_descriptors(c, s) || !deaths_watch(srv->deaths, c, s)) {
-        if (nfds > 0)
-            close_attach_fds(fds, nfds);
+        close_own(&own);
         session_forget(&srv->sessions, s);
         service_wake(srv); /* its group may have been founded for it */
-        return refuse_late(c, id);
+        return refuse_late(c, id, why);
     }
-    s->sign_counts = true;
     log_client_debug(s->uid, "session %u: pid %u, uid %u, '%s'", s->lessee.no.n, s->pid, s->uid, s->label);
     body = attached(c, s);
     body.token = (ProtobufCBinaryData){ .len = SESSION_TOKEN_BYTES,
@@ -190,20 +197,8 @@ static answer attach_reply(client *c, uint64_t id, session *s)
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
     reply.attach = &body;
     peer_reply_with_fds(&c->peer, &reply, fds, nfds);
-    close_attach_fds(fds, nfds);
+    close_own(&own);
     return ANSWER_GIVEN;
-}
-
-/* The process has mapped the memfds of its own that it got when it came back: they say from now on that it lives. */
-static answer handle_own_mapped(client *c, const Goallocd__Request *request)
-{
-    session *s = client_session(c);
-
-    if (s == NULL)
-        return (answer){ ENOTCONN, "not attached" };
-    s->sign_counts |= s->sign.fd >= 0 && request->own_mapped->own == s->sign.id;
-    CRASH_POINT(own_after_mapped);
-    return ANSWER_DONE;
 }
 
 /* The group that the Attach names; NULL: it names none. */
@@ -218,6 +213,7 @@ static answer find_group(client *c, const Goallocd__Attach *ask, group **ret)
         [GROUP_E_UID_FULL] = { EDQUOT, "this user has founded as many groups as it may" },
         [GROUP_E_NO_MEMORY] = { ENOMEM, "the daemon has no memory for another group" },
         [GROUP_E_NO_RANDOM] = { EIO, "the system gives the daemon no random numbers" },
+        [GROUP_E_NO_SIGN] = { EUSERS, "the daemon has no descriptors left for another group, or can't keep them" },
     };
     const group_request wanted = { .name = ask->group.data,
                                    .name_bytes = ask->group.len,
@@ -257,6 +253,9 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
         [SESSION_E_NO_ENTRY] = { EUSERS, "there are as many sessions as there can be" },
         [SESSION_E_NO_MEMORY] = { ENOMEM, "the daemon has no memory for another session" },
         [SESSION_E_NO_RANDOM] = { EIO, "the system gives the daemon no random numbers" },
+        [SESSION_E_NO_SIGN] = { EUSERS, NO_DESCRIPTORS },
+        [SESSION_E_NO_SHELF] = { EUSERS, "the daemon can't keep another session's sign of life for the next daemon: "
+                                         "its user has too many descriptors on their way in sockets" },
     };
     const Goallocd__Attach *ask = request->attach;
     service *srv = client_service(c);
@@ -276,7 +275,7 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
     if (c->session.n != 0 || c->subscriber.peer != NULL)
         return (answer){ EALREADY, "this connection is attached already" };
     if (c->peer.late)
-        return refuse_late(c, request->id);
+        return refuse_late(c, request->id, NO_DESCRIPTORS);
     if (ask->token.len != 0)
         return reattach(c, request);
     a = may_attach(c, ask);
@@ -527,7 +526,6 @@ static const struct {
     [GOALLOCD__REQUEST__OP_DROP] = { .handle = handle_drop, .control = CONTROL("drop the heap") },
     [GOALLOCD__REQUEST__OP_DISCONNECT] = { .handle = handle_disconnect, .control = CONTROL("disconnect a session") },
     [GOALLOCD__REQUEST__OP_SUBSCRIBE] = { .handle = handle_subscribe },
-    [GOALLOCD__REQUEST__OP_OWN_MAPPED] = { .handle = handle_own_mapped, .needs_no_id = true },
     [GOALLOCD__REQUEST__OP_SET_LABEL] = { .handle = handle_set_label },
     [GOALLOCD__REQUEST__OP_LIMITS] = { .handle = handle_limits },
 };

@@ -11,18 +11,16 @@
  * memory is being committed for it (the lessee's nops). Ending is done in slices, so others wait little.
  *
  * Invariants (session_table_validate, linear in sessions and spans): the entry in spans says what the session says;
- * and those of its leases.
+ * and those of its leases and of the shelf.
  *
  * A label that changes is no single store: if the daemon dies in between, the next one finds a mixture of the two. That
  * is text with an end all the same, since the last byte of every label is 0; label_copy() makes what is no UTF-8
  * harmless; and the process, which got no reply, asks again.
  *
- * A new session: token, fields (its group among them, which is OPEN), epoch, then state. If the daemon dies before the
- * state, the entry is FREE. If it dies after it, nobody holds the session's byte of spans, so it ends.
- *
- * Its own memfd (session_renew_own) is its sign of life and, unless it is read-only, has its offers. At an attach it
- * counts at once: who has not mapped it has no session. A process that comes back to another daemon gets a new one,
- * which counts when it says that it has mapped it; until then serve/deaths.c goes by other signs.
+ * A new session: its sign of life, which is put on the shelf, token, fields (its group among them, which is OPEN),
+ * epoch, then state. If the daemon dies before the state, the entry is FREE, and the next one closes the sign. If it
+ * dies after it, the next one has the sign, and nobody holds it, so the session ends. A session has one sign for all of
+ * its life, whichever daemon serves; it is taken from the shelf when the state is FREE.
  *
  * A group's end (session_group_end_step) is looked at when none of its sessions is OPEN or LOST any more. A forked
  * child that has not attached yet has the group's sign of life mapped, and the group waits for it.
@@ -197,6 +195,13 @@ static session *session_add(session_table *table, session_no no, uint32_t epoch,
     return NULL;
 }
 
+static void end_sign(const session_table *table, session *s)
+{
+    if (s->sign.fd >= 0)
+        shelf_remove(table->leases.heap->file->shelf, s->lessee.no.n, s->lessee.epoch);
+    lifesign_end(&s->sign);
+}
+
 void session_forget(session_table *table, session *s)
 {
     session_set_state(table, s, SHM_SESSION_FREE);
@@ -205,7 +210,7 @@ void session_forget(session_table *table, session *s)
     lease_remove_lessee(&s->lessee);
     if (s->user != NULL)
         users_uncount(table->users, s->user, LIMIT_UID_SESSIONS, 1);
-    lifesign_end(&s->sign);
+    end_sign(table, s);
     table->nopen--;
     free(s);
 }
@@ -222,6 +227,18 @@ static session_no free_number(const session_table *table)
     return (session_no){ 0 };
 }
 
+/* Its sign of life, for this daemon and the next. 0, SESSION_E_*. */
+static int make_sign(const session_table *table, session *s)
+{
+    if (lifesign_new(&s->sign) < 0)
+        return SESSION_E_NO_SIGN;
+    CRASH_POINT(session_after_sign);
+    if (shelf_put(table->leases.heap->file->shelf, s->lessee.no.n, s->lessee.epoch, s->sign.fd) < 0)
+        return SESSION_E_NO_SHELF;
+    CRASH_POINT(session_after_shelf);
+    return 0;
+}
+
 /* What its entry in spans says of its group. */
 static uint32_t group_word_of(const session *s)
 {
@@ -234,12 +251,18 @@ int session_open(session_table *table, const session_request *request, session *
     session_no no = free_number(table);
     shm_session *entry = entry_of(table, no);
     session *s;
+    int r;
 
     if (no.n == 0)
         return SESSION_E_NO_ENTRY;
     s = session_add(table, no, u32_load_relaxed(&entry->epoch) + 1, request);
     if (s == NULL)
         return SESSION_E_NO_MEMORY;
+    r = make_sign(table, s);
+    if (r != 0) {
+        session_forget(table, s);
+        return r;
+    }
     if (getrandom(table->leases.heap->file->private->tokens[no.n], SESSION_TOKEN_BYTES, 0) !=
         (ssize_t)SESSION_TOKEN_BYTES) {
         session_forget(table, s);
@@ -264,31 +287,6 @@ int session_open(session_table *table, const session_request *request, session *
     CRASH_POINT(session_after_state);
     *ret = s;
     return 0;
-}
-
-int session_renew_own(const session_table *table, session *s)
-{
-    bool readonly = s->flags & SESSION_READONLY;
-    uint64_t npages = table->leases.heap->map->npages;
-    lifesign sign;
-    int r = lifesign_new(&sign, readonly ? LIFESIGN_BYTES : shm_offers_bytes(npages));
-    int fd;
-
-    if (r < 0)
-        return r;
-    r = fd = lifesign_fd(&sign, !readonly);
-    if (r >= 0 && !readonly)
-        r = offers_map(&s->lessee.offers, sign.fd, npages);
-    if (r < 0) {
-        if (fd >= 0)
-            (void)close(fd);
-        lifesign_end(&sign);
-        return r;
-    }
-    lifesign_end(&s->sign);
-    s->sign = sign;
-    s->sign_counts = false;
-    return fd;
 }
 
 void session_set_label(session_table *table, session *s, const char *label)
@@ -326,6 +324,7 @@ static int recover_entry(session_table *table, session_no no)
     s = session_add(table, no, u32_load_relaxed(&entry->epoch), &request); /* an older daemon's label may be anything */
     if (s == NULL)
         return -ENOMEM;
+    s->sign = lifesign_adopt(shelf_take(table->leases.heap->file->shelf, no.n, s->lessee.epoch));
     session_set_state(table, s, state == SHM_SESSION_ENDING ? SHM_SESSION_ENDING : SHM_SESSION_LOST);
     return 0;
 }
@@ -343,6 +342,7 @@ int session_table_recover(session_table *table, mheap *heap, const char **ret_wh
         r = recover_entry(table, (session_no){ no });
         CRASH_POINT(recover_half_sessions);
     }
+    shelf_forget_rest(heap->file->shelf);
     if (r == -EUCLEAN)
         *ret_why = "the table of sessions or groups is damaged";
     if (r == 0) {
@@ -371,7 +371,7 @@ enum session_group_end session_group_end_step(session_table *table, group *g, un
 
     assert(g->nliving == 0);
     if (g->state == SHM_GROUP_OPEN) {
-        g->waits = group_lives(heap->groups, g);
+        g->waits = group_lives(g);
         if (g->waits)
             return GROUP_WAITS_FOR_CHILD;
         group_set_ending(heap->groups, g);
@@ -396,12 +396,12 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
     if (table->nended >= SESSIONS_ENDED_MAX)
         left_forget_owner(table->leases.heap->left, table->ended[table->nended % SESSIONS_ENDED_MAX].lessee.left);
     offers_end(&s->lessee.offers);
-    lifesign_end(&s->sign);
     leave_group(s);
     ended = &table->ended[table->nended++ % SESSIONS_ENDED_MAX];
     *ended = *s;
     ended->state = s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED;
     ended->user = NULL;
+    ended->sign = LIFESIGN_NONE;
     memset(ended->lessee.quotas, 0, sizeof(ended->lessee.quotas));
     session_forget(table, s);
     return true;
@@ -475,7 +475,8 @@ static int validate_entries(const session_table *table, FILE *err)
 
 int session_table_validate_begin(session_table *table, FILE *err)
 {
-    if (validate_entries(table, err) < 0 || validate_groups(table, err) < 0)
+    if (validate_entries(table, err) < 0 || validate_groups(table, err) < 0 ||
+        shelf_validate(table->leases.heap->file->shelf, err) < 0)
         return -EUCLEAN;
     return lease_validate_begin(&table->leases, err);
 }

@@ -20,8 +20,7 @@ typedef struct session {
     user *user;              /* the account on which it counts; NULL: the table has none */
     bool counts_as_lost;     /* there, too: LIMIT_UID_LOST */
     uint64_t nrpcs;
-    lifesign sign;           /* its own memfd, which its process is to have mapped: its offers, too */
-    bool sign_counts;        /* the process has it mapped, or has had: then it lives as long as that is so */
+    lifesign sign;           /* its process has it mapped as long as it lives; on the shelf for the next daemon, too */
     uint64_t next_search_ns; /* what it offers is not searched for before, at its limit */
     bool searching;          /* it has been told to ask again: a search goes on where the last request's ended */
     bool detached;           /* it ends because its process has asked for that */
@@ -80,6 +79,8 @@ enum {
     SESSION_E_NO_ENTRY = 1,
     SESSION_E_NO_MEMORY = 2,
     SESSION_E_NO_RANDOM = 3, /* the system gives no random numbers for a token */
+    SESSION_E_NO_SIGN = 4,   /* there is no descriptor for a sign of life */
+    SESSION_E_NO_SHELF = 5,  /* and no place on the shelf for it */
 };
 
 void session_table_init(session_table *table, mheap *heap);
@@ -99,20 +100,13 @@ int session_table_count_on(session_table *table, users *accounts) __attribute__(
 enum limit session_forbidden_by(const session_table *table, const user *who);
 
 /*
- * Open a session. 0, SESSION_E_NO_ENTRY, SESSION_E_NO_MEMORY, SESSION_E_NO_RANDOM. The table owns *ret until
- * session_end_step() has finished it.
+ * Open a session. 0, SESSION_E_*. The table owns *ret until session_end_step() has finished it.
  */
 int session_open(session_table *table, const session_request *request, session **ret)
     __attribute__((warn_unused_result));
 
 /* The session holds nothing: it is over, and s is gone. Also undoes session_open() as long as nobody knows of it. */
 void session_forget(session_table *table, session *s);
-
-/*
- * Make the session's own memfd anew: an empty one for its offers, and a sign of life, which does not count yet. Returns
- * the descriptor for its process, the caller's; -errno: nothing has changed.
- */
-int session_renew_own(const session_table *table, session *s) __attribute__((warn_unused_result));
 
 /* True if token is the session's. Takes the same time whatever differs. */
 bool session_has_token(const session_table *table, const session *s, const uint8_t *token, size_t len_bytes);

@@ -141,6 +141,23 @@ static int reopened(int fd, int flags)
     return open(path, flags | O_CLOEXEC);
 }
 
+/* The end of a shelf with a message, which may be one of a sign of life. */
+static int other_shelf(fuzz_input *in, int fd)
+{
+    uint8_t how = fuzz_u8(in);
+    uint32_t item[2] = { (uint32_t)fuzz_number(in), how };
+    int ends[2];
+
+    FUZZ_CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0);
+    (void)setsockopt(ends[1], SOL_SOCKET, SO_PEEK_OFF, &(int){ 0 }, sizeof(int));
+    if (how & 1)
+        (void)!send(ends[0], item, how & 2 ? sizeof(item) : how >> 5, MSG_DONTWAIT);
+    else
+        (void)!fdpass_send(ends[0], item, how & 2 ? sizeof(item) : 1u + (how >> 6), &fd, 1);
+    (void)close(ends[0]);
+    return ends[1];
+}
+
 static int any_descriptor(fuzz_input *in)
 {
     uint8_t how = fuzz_u8(in);
@@ -160,6 +177,8 @@ static int any_descriptor(fuzz_input *in)
         (void)close(ends[1]);
         return ends[0];
     case 8: case 9: case 10: return new_memfd(in);
+    case 11: return dup(whole.fds[HEAPFILE_SHELF_IN + (how >> 5 & 1)]);
+    case 12: return other_shelf(in, heap_fd);
     default: return dup(heap_fd);
     }
 }

@@ -318,15 +318,6 @@ static void send_subscribe(step *s)
     SEND(s, SUBSCRIBE, subscribe, &ask);
 }
 
-/* The process has mapped what is its session's own: by what is in the file, or not. */
-static void send_own_mapped(step *s)
-{
-    Goallocd__OwnMapped ask = GOALLOCD__OWN_MAPPED__INIT;
-
-    ask.own = fuzz_u8(s->in) & 1 ? fuzz_u64(s->in) : own_id(s->c);
-    SEND(s, OWN_MAPPED, own_mapped, &ask);
-}
-
 static void send_reclaim(step *s)
 {
     Goallocd__Reclaim ask = GOALLOCD__RECLAIM__INIT;
@@ -560,8 +551,8 @@ static void punch(step *s)
         (void)fallocate(s->c->fds[which], mode, page * unit, (1 + how / 3 % HOLE_PAGES) * unit);
 }
 
-/* Locks on bytes of spans, which say that other processes live. They go with the descriptor. */
-static void lock_lives(step *s)
+/* Locks on bytes of spans, of which all clients have the same description. */
+static void lock_spans(step *s)
 {
     struct flock lock = { .l_type = fuzz_u8(s->in) & 1 ? F_RDLCK : F_UNLCK, .l_whence = SEEK_SET };
 
@@ -643,8 +634,8 @@ static void (*const steps[STEP_KINDS])(step *s) = {
     send_root_compare_and_set, send_root_get, send_root_list, send_root_reserve, send_root_object,
     send_root_give_back, send_subscribe, send_reclaim, send_heap_map, send_with_a_number, send_plain, send_plain,
     send_bytes, send_frame, send_descriptors, scribble_bits, scribble_bits, scribble_bits, scribble_anywhere,
-    scribble_object, scribble_offers, scribble_intent, punch, lock_lives, connect_anew, leave, turn_long,
-    send_own_mapped, send_limits, send_disconnect, connect_as_any, do_rarely,
+    scribble_object, scribble_offers, scribble_intent, punch, lock_spans, connect_anew, leave, turn_long,
+    NULL, send_limits, send_disconnect, connect_as_any, do_rarely,
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -41,12 +41,18 @@ typedef struct block {
 } block;
 
 static int fds[HEAPFILE_NFDS];
-static uint64_t sizes[HEAPFILE_NFDS];
+static uint64_t sizes[HEAPFILE_NMEMFDS];
 static block blocks[BLOCKS_MAX];
 static size_t nblocks;
-static char *maps[HEAPFILE_NFDS]; /* through which words are changed */
+static char *maps[HEAPFILE_NMEMFDS]; /* through which words are changed */
 static shm_map map;
-static int life_fds[NSESSIONS];
+
+/* What is on the shelf when an input comes, and of some somebody holds it. */
+static struct {
+    uint32_t number;
+    uint32_t epoch;
+    int fd;
+} signs[NSESSIONS + 1];
 static page_no spans[NSPANS];
 static size_t nspans;
 
@@ -76,6 +82,15 @@ static page_no make_span(maker *m, uint8_t spc, uint64_t npages, uint64_t bits, 
     return first;
 }
 
+/* What the shelf has is open as long as this process lives; every second one is held. */
+static void keep_sign(unsigned i, uint32_t number, uint32_t epoch, lifesign *sign)
+{
+    signs[i].number = number;
+    signs[i].epoch = epoch;
+    signs[i].fd = dup(sign->fd);
+    FUZZ_CHECK(signs[i].fd >= 0 && (i % 2 != 0 || lifesign_fd(sign) >= 0));
+}
+
 static void make_sessions(maker *m)
 {
     static const uint32_t flags[NSESSIONS] = { 0, SESSION_RECLAIM, SESSION_RECLAIM, SESSION_RECLAIM, SESSION_READONLY };
@@ -87,9 +102,9 @@ static void make_sessions(maker *m)
         session_request request = { flags[i], 7 + i, i, i * 10 * PAGE_BYTES, "left", i == 2 || i == 3 ? g : NULL };
 
         FUZZ_CHECK(session_open(&m->table, &request, &m->sessions[i]) == 0);
-        life_fds[i] = i % 2 == 0 ? heapfile_byte_fd(&m->file, m->sessions[i]->lessee.no.n) : -1;
+        keep_sign(i, m->sessions[i]->lessee.no.n, m->sessions[i]->lessee.epoch, &m->sessions[i]->sign);
     }
-    FUZZ_CHECK(heapfile_byte_fd(&m->file, g->no.n) >= 0); /* open as long as the process lives */
+    keep_sign(NSESSIONS, g->no.n, g->epoch, &g->sign);
 }
 
 static void make_objects(maker *m)
@@ -158,7 +173,7 @@ static void keep_blocks(void)
 {
     static const uint8_t zeros[BLOCK_BYTES];
 
-    for (uint32_t file = 0; file < HEAPFILE_NFDS; file++) {
+    for (uint32_t file = 0; file < HEAPFILE_NMEMFDS; file++) {
         off_t end = 0;
 
         for (off_t at; (at = lseek(fds[file], end, SEEK_DATA)) >= 0;) {
@@ -191,7 +206,7 @@ static void make_heap(void)
     session_set_state(&m.table, m.sessions[5], SHM_SESSION_ENDING);
     FUZZ_CHECK(mheap_validate(&m.heap, stderr) == 0 && session_table_validate(&m.table, stderr) == 0 &&
                roots_validate(m.roots, stderr) == 0);
-    for (int i = 0; i < HEAPFILE_NFDS; i++) {
+    for (int i = 0; i < HEAPFILE_NMEMFDS; i++) {
         fds[i] = dup(m.file.fds[i]);
         sizes[i] = m.file.sizes[i];
         maps[i] = mmap(NULL, sizes[i], PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fds[i], 0);
@@ -214,9 +229,25 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     return 0;
 }
 
+/* A new shelf with what was on the first one. */
+static void put_back_shelf(void)
+{
+    shelf *s;
+
+    if (fds[HEAPFILE_SHELF_IN] > 0) {
+        (void)close(fds[HEAPFILE_SHELF_IN]);
+        (void)close(fds[HEAPFILE_SHELF_OUT]);
+    }
+    FUZZ_CHECK(shelf_make(&fds[HEAPFILE_SHELF_IN]) == 0 && (s = shelf_new(&fds[HEAPFILE_SHELF_IN])) != NULL);
+    for (unsigned i = 0; i <= NSESSIONS; i++)
+        FUZZ_CHECK(shelf_put(s, signs[i].number, signs[i].epoch, signs[i].fd) == 0);
+    (void)shelf_free(s);
+}
+
 static void put_back(void)
 {
-    for (int i = 0; i < HEAPFILE_NFDS; i++)
+    put_back_shelf();
+    for (int i = 0; i < HEAPFILE_NMEMFDS; i++)
         FUZZ_CHECK(fallocate(fds[i], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)sizes[i]) == 0);
     for (size_t i = 0; i < nblocks; i++)
         FUZZ_CHECK(pwrite(fds[blocks[i].file], blocks[i].bytes, BLOCK_BYTES, (off_t)blocks[i].at) == BLOCK_BYTES);

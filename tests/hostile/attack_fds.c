@@ -13,6 +13,8 @@
 #define LINGER_S 12
 #define INODE_BYTES (1 * GIB)
 #define PEERS_MAX 4096u
+#define LOCKS_EACH 300u
+#define LOCKS_END 1000000
 #define BEHIND_BYTES (64 * MIB)
 
 /* Offset in the arena, far above what honest clients use, of the attacker's own. */
@@ -82,24 +84,29 @@ void attack_linger(attacker *a)
     }
 }
 
-/* --- locks on the life bytes --- */
+/* --- locks --- */
 
 /*
- * Read locks on every byte of its own read-only descriptor of spans, where earlier daemons had a life lock for each
- * session; and sessions come and go, so that there are deaths to be noticed.
+ * Thousands of read locks on spans, arena and bitmap, by the descriptions that all clients share, again and again; and
+ * sessions come and go, so that there are deaths to be noticed, and descriptors to be closed.
  */
 void attack_locks(attacker *a)
 {
-    struct flock all = { .l_type = F_RDLCK, .l_whence = SEEK_SET };
+    static const int which[] = { ATTACH_FD_ARENA, ATTACH_FD_SPANS, ATTACH_FD_BITMAP };
     rawheap holder;
+    off_t at = 0;
 
     enemy_must_attach(a, &holder, 8192, 0, true);
-    if (fcntl(holder.fds[ATTACH_FD_SPANS], F_OFD_SETLK, &all) < 0)
-        enemy_refused(a);
     for (;;) {
         rawheap heap;
         uint32_t span;
 
+        for (unsigned n = 0; n < LOCKS_EACH; n++, at += 2) {
+            struct flock one = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = at % LOCKS_END, .l_len = 1 };
+
+            if (fcntl(holder.fds[which[n % 3]], F_OFD_SETLK, &one) < 0)
+                enemy_refused(a);
+        }
         enemy_must_attach(a, &heap, 8192, 0, false);
         (void)rawheap_refill(&heap, 10, 0, 1, &span);
         enemy_close(&heap);

@@ -15,24 +15,40 @@
 #define GARBAGE_FRAMES 8u
 
 /*
- * Attaches and closes in a loop, and keeps the descriptors that show that the session's process lives: so the daemon
- * has to wait for it to come back.
+ * Attaches and goes in a loop, and keeps what shows that the session's process lives: so the daemon has to wait for it
+ * to come back. When it has as many such sessions as it may have, it lets go of them; from then on it detaches, and
+ * keeps the sign all the same: as many as it may have descriptors.
  */
 void attack_sessions(attacker *a)
 {
-    for (;;) {
+    static int kept[SHM_SESSIONS_MAX];
+    Goallocd__Detach body = GOALLOCD__DETACH__INIT;
+    Goallocd__Request detach = GOALLOCD__REQUEST__INIT;
+    bool detaches = false;
+
+    detach.id = 2;
+    detach.op_case = GOALLOCD__REQUEST__OP_DETACH;
+    detach.detach = &body;
+    for (unsigned n = 0;;) {
         rawheap heap;
 
         memset(&heap, 0, sizeof(heap));
         heap.fd = enemy_must_connect(a);
         if (enemy_attach(&heap, 8192, 0, "enemy", false) == 0) {
             for (int i = 0; i < ATTACH_NFDS; i++) {
-                if (i != ATTACH_FD_BYTE && heap.fds[i] >= 0)
+                if (i != ATTACH_FD_SIGN && heap.fds[i] >= 0)
                     (void)close(heap.fds[i]);
             }
+            if (detaches)
+                (void)rawheap_error(&heap, &detach);
+            else if (n < SHM_SESSIONS_MAX)
+                kept[n++] = heap.fds[ATTACH_FD_SIGN];
             enemy_deed(a, 1);
         } else {
             enemy_refused(a);
+            detaches = true;
+            while (n > 0)
+                (void)close(kept[--n]);
         }
         rawheap_disconnect(&heap);
     }

@@ -15,7 +15,7 @@ const attack attacks[] = {
       .run = attack_stalled_page,
       .wants_uffd = true,
       .kept = true },
-    { .name = "locks", .text = "locks all life bytes, while sessions come and go", .run = attack_locks },
+    { .name = "locks", .text = "locks the heap's files, while sessions come and go", .run = attack_locks },
     { .name = "sessions", .text = "attaches and closes, and keeps what shows that it lives", .run = attack_sessions },
     { .name = "connections",
       .text = "opens all connections that the daemon has descriptors for",

@@ -15,8 +15,8 @@ int enemy_connect(const attacker *a);
 int enemy_must_connect(attacker *a);
 
 /*
- * Open a session on ret->fd, which is connected. With map the tables are mapped, and the descriptor of the life lock
- * stays open. limit_bytes 0: none. 0, or the error of the reply; -1: disconnected.
+ * Open a session on ret->fd, which is connected. With map the tables are mapped, and the descriptor of the sign of
+ * life stays open. limit_bytes 0: none. 0, or the error of the reply; -1: disconnected.
  */
 int enemy_attach(rawheap *ret, uint64_t limit_bytes, uint32_t flags, const char *label, bool map);
 

@@ -605,7 +605,7 @@ static void spans_descriptor_is_readonly_and_cannot_be_reopened_or_resized(void 
     assert_int_equal(channel_send(&ch, out, frame_pack(&request.base, out, sizeof(out)), deadline_in(5000)), 0);
     assert_int_equal(channel_recv(&ch, &payload, &len, deadline_in(5000)), 0);
     assert_int_equal(ch.nfds, ATTACH_NFDS);
-    (void)close(ch.fds[ATTACH_FD_BYTE]);
+    (void)close(ch.fds[ATTACH_FD_SIGN]);
     (void)close(ch.fds[ATTACH_FD_OWN]);
     assert_int_equal(fcntl(ch.fds[0], F_GETFL) & O_ACCMODE, O_RDWR);
     assert_int_equal(fcntl(ch.fds[1], F_GETFL) & O_ACCMODE, O_RDONLY);

@@ -22,6 +22,7 @@
 #include <time.h>
 
 #include "proto/channel.h"
+#include "proto/keeper.h"
 #include "shm/layout.h"
 #include "tests/support/objects.h"
 
@@ -511,7 +512,7 @@ static int from_keeper(const fixture *f, int fds[FDPASS_MAX])
         for (int ms = 0; ms < 5000 && n == -EAGAIN; ms++, usleep(1000))
             n = fdpass_recv(fd, said, sizeof(said), fds, &nfds);
     }
-    assert_int_equal(nfds, 4);
+    assert_int_equal(nfds, KEEPER_NFDS);
     return fd;
 }
 
@@ -521,7 +522,7 @@ static void await_keeper(const fixture *f)
     int fds[FDPASS_MAX];
     int fd = from_keeper(f, fds);
 
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < KEEPER_NFDS; i++)
         (void)close(fds[i]);
     (void)close(fd);
 }
@@ -574,7 +575,7 @@ static void scribbled_state_is_refused_and_dropped_only_on_demand(void **state)
     assert_true(fixture_log_has(f, "--cold-start"));
     fixture_restart(f, "--cold-start");
     assert_true(fixture_is_clean(f, 0));
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < KEEPER_NFDS; i++)
         (void)close(fds[i]);
     (void)close(fd);
 }
@@ -593,7 +594,7 @@ static int false_keeper(const fixture *f, void *arg)
     CHECK(bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) == 0 && listen(fd, 1) == 0);
     (void)raise(SIGSTOP);
     peer = accept(fd, NULL, NULL);
-    CHECK(peer >= 0 && fdpass_send(peer, "heap", 4, fds, 4) == 4);
+    CHECK(peer >= 0 && fdpass_send(peer, "heap", 4, fds, KEEPER_NFDS) == 4);
     (void)read(peer, &c, 1);
     (void)unlink(addr.sun_path);
     return 0;
@@ -609,6 +610,17 @@ static int memfd_of(uint64_t bytes, bool sealed)
     return fd;
 }
 
+/* With something on it that is no sign of life. */
+static int shelf_with_text(void)
+{
+    int ends[2];
+
+    assert_true(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0 &&
+                setsockopt(ends[1], SOL_SOCKET, SO_PEEK_OFF, &(int){ 0 }, sizeof(int)) == 0);
+    assert_int_equal(send(ends[0], "text", 4, 0), 4);
+    return ends[1];
+}
+
 static void truncated_or_foreign_state_is_refused(void **state)
 {
     fixture *f = *state;
@@ -621,13 +633,17 @@ static void truncated_or_foreign_state_is_refused(void **state)
     short_spans = memfd_of(header.spans_bytes / 2, true);
     assert_int_equal(pwrite(short_spans, &header, sizeof(header), 0), sizeof(header));
 
-    int rows[][4] = {
-        { real[1], real[0], real[2], real[3] },                     /* in another order */
-        { real[0], short_spans, real[2], real[3] },                 /* truncated */
-        { real[0], real[1], real[2], real[2] },                     /* one twice */
-        { memfd_of(4096, true), memfd_of(4096, true), memfd_of(4096, true), memfd_of(4096, true) },
-        { memfd_of(header.arena_bytes, false), real[1], real[2], real[3] }, /* others could truncate it */
-        { open("/dev/null", O_RDWR | O_CLOEXEC), open("/dev/zero", O_RDWR | O_CLOEXEC), real[2], real[3] },
+    int in = real[KEEPER_FD_SHELF_IN], out = real[KEEPER_FD_SHELF_OUT];
+    int rows[][KEEPER_NFDS] = {
+        { real[1], real[0], real[2], real[3], in, out },     /* in another order */
+        { real[0], short_spans, real[2], real[3], in, out }, /* truncated */
+        { real[0], real[1], real[2], real[2], in, out },     /* one twice */
+        { memfd_of(4096, true), memfd_of(4096, true), memfd_of(4096, true), memfd_of(4096, true), in, out },
+        { memfd_of(header.arena_bytes, false), real[1], real[2], real[3], in, out }, /* others could truncate it */
+        { open("/dev/null", O_RDWR | O_CLOEXEC), open("/dev/zero", O_RDWR | O_CLOEXEC), real[2], real[3], in, out },
+        { real[0], real[1], real[2], real[3], out, in },
+        { real[0], real[1], real[2], real[3], in, keeper }, /* a socket, and no end of a shelf */
+        { real[0], real[1], real[2], real[3], in, shelf_with_text() },
     };
 
     assert_int_equal(child_run(f, build, NULL), 0);
@@ -652,7 +668,7 @@ static void truncated_or_foreign_state_is_refused(void **state)
     assert_int_equal(child_wait(f->daemon), 0);
     assert_int_equal(child_wait(pid), 0);
     f->daemon = 0;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < KEEPER_NFDS; i++)
         (void)close(real[i]);
     (void)close(keeper);
 }

@@ -80,10 +80,10 @@ static inline void rawheap_open(rawheap *ret, const fixture *f, uint32_t flags, 
     spans = mmap(NULL, reply->attach->spans_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, ret->fds[ATTACH_FD_SPANS], 0);
     bitmap = mmap(NULL, reply->attach->bitmap_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
                   ret->fds[ATTACH_FD_BITMAP], 0);
-    ret->life = mmap(NULL, 4096, PROT_READ, MAP_SHARED, ret->fds[ATTACH_FD_BYTE], 0);
+    ret->life = mmap(NULL, 4096, PROT_READ, MAP_SHARED, ret->fds[ATTACH_FD_SIGN], 0);
     CHECK(spans != MAP_FAILED && bitmap != MAP_FAILED && ret->life != MAP_FAILED);
-    (void)close(ret->fds[ATTACH_FD_BYTE]);
-    ret->fds[ATTACH_FD_BYTE] = -1;
+    (void)close(ret->fds[ATTACH_FD_SIGN]);
+    ret->fds[ATTACH_FD_SIGN] = -1;
     shm_map_init(&ret->map, spans, bitmap, NULL);
     if (!(flags & SESSION_READONLY)) {
         ret->offers = mmap(NULL, shm_offers_bytes(ret->map.npages), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,

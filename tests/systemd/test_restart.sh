@@ -295,7 +295,7 @@ start=$(now_ms)
 check "systemctl start" in_box systemctl start goallocd.service
 started_ms=$(($(now_ms) - start))
 check "the unit is active ($started_ms ms)" is_state goallocd active
-check "systemd keeps four descriptors" test "$(property goallocd NFileDescriptorStore)" = 4
+check "systemd keeps six descriptors" test "$(property goallocd NFileDescriptorStore)" = 6
 
 check "a worker attaches" in_box systemctl start churn.service
 wait_until 10 "data" has_said churn ready 1 || fail "the worker does not get ready"
@@ -327,7 +327,7 @@ ok "SIGUSR1, and systemd has started the next one ($gap_ms ms)"
 kill_daemon TERM || fail "no daemon again after SIGTERM"
 ok "SIGTERM, and systemd has started the next one ($gap_ms ms)"
 look "after both"
-check "systemd keeps four descriptors, still" test "$(property goallocd NFileDescriptorStore)" = 4
+check "systemd keeps six descriptors, still" test "$(property goallocd NFileDescriptorStore)" = 6
 
 in_box systemctl kill -s TERM churn.service
 wait_until 10 "end" churn_has_ended || fail "the worker does not end"
