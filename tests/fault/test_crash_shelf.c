@@ -63,7 +63,7 @@ static void await_daemon(const fixture *f)
 
         if (waitid(P_PID, (id_t)f->daemon, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0)
             return;
-        if (channel_try_connect(&ch, f->socket, 0) == 0) {
+        if (channel_try_connect(&ch, f->socket, 0, 0) == 0) {
             (void)close(ch.fd);
             return;
         }
@@ -93,14 +93,14 @@ static void daemon_dies(const char *name, unsigned nth)
         fail_msg("no daemon comes by %s for the %uth time", name, nth);
     process_kill(pids[0]);
     fixture_restart(&f, NULL);
-    (void)live_with(&f, NHOLDERS - 1);
+    (void)fixture_live_with(&f, NHOLDERS - 1);
     (void)child_run(&f, come_and_go, NULL); /* what is there twice goes, and the rest goes on */
-    (void)live_with(&f, NHOLDERS - 1);
+    (void)fixture_live_with(&f, NHOLDERS - 1);
     fixture_kill(&f);
     fixture_restart(&f, NULL);
     for (int i = 1; i < NHOLDERS; i++) {
         process_kill(pids[i]);
-        (void)live_with(&f, (uint64_t)(NHOLDERS - 1 - i));
+        (void)fixture_live_with(&f, (uint64_t)(NHOLDERS - 1 - i));
     }
     assert_true(fixture_is_clean(&f, NHOLDERS));
     assert_true(fixture_stop(&f));
