@@ -117,21 +117,32 @@ static void join_free_some(table *t)
     CHECK(pthread_join(thread, NULL) == 0);
 }
 
-/* A large object becomes shorter, and longer again by the pages that it has just given up. */
+static object *resized(object *o, size_t size)
+{
+    o = goalloc_realloc(o, size);
+    CHECK(o != NULL);
+    *o = (object){ size, (uintptr_t)o ^ size };
+    return o;
+}
+
+/*
+ * A large object becomes shorter, and longer again by the pages that it has just given up; again, if the daemon was
+ * busy with these and it had to move.
+ */
 static void resize_large(table *t)
 {
-    static const size_t sizes[] = { 2000000, 1000000, 1500000, 50000 };
     object *o = t->large[1];
+    uintptr_t before = 0;
 
     if (o == NULL)
         return;
     t->large[1] = NULL;
-    for (int i = 0; i < 4; i++) {
-        o = goalloc_realloc(o, sizes[i]);
-        CHECK(o != NULL);
-        *o = (object){ sizes[i], (uintptr_t)o ^ sizes[i] };
+    for (int i = 0; i < 20 && before != (uintptr_t)o; i++) {
+        o = resized(resized(o, 2000000), 1000000);
+        before = (uintptr_t)o;
+        o = resized(o, 1500000);
     }
-    t->large[1] = o;
+    t->large[1] = resized(o, 50000);
 }
 
 /* Everything that changes shared state. A program of its own, so that its environment can name a point. */
