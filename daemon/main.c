@@ -10,11 +10,13 @@
  */
 #include <errno.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "daemon/fdstore.h"
@@ -28,6 +30,9 @@
 #include "shm/crash.h"
 #include "shm/handover.h"
 
+#define LOOP_NICE     (-5)
+#define RESET_ON_FORK 1u /* SCHED_FLAG_RESET_ON_FORK: what the loop starts begins at 0 */
+
 /* A session takes three descriptors, a group two: ask for as many as the system allows. */
 static void raise_descriptor_limit(void)
 {
@@ -38,6 +43,26 @@ static void raise_descriptor_limit(void)
         if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
             log_warn("descriptor limit: %s", strerror(errno));
     }
+}
+
+/*
+ * One thread serves all processes, so it comes before those that keep the processors busy: else who floods it with work
+ * shares them with it, and everybody waits for both. This is for the loop alone: threads and children that it makes
+ * begin at 0. Nothing happens without the privilege, or if somebody has chosen another priority.
+ */
+static void raise_priority(void)
+{
+    /* struct sched_attr of sched_setattr(2), which not every C library has. */
+    const struct {
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime, deadline, period;
+    } attr = { .size = sizeof(attr), .policy = SCHED_OTHER, .flags = RESET_ON_FORK, .nice = LOOP_NICE };
+
+    if (getpriority(PRIO_PROCESS, 0) == 0 && syscall(SYS_sched_setattr, 0, &attr, 0) < 0)
+        log_debug("the loop's priority stays: %s", strerror(errno));
 }
 
 /*
@@ -237,6 +262,7 @@ static void confine(const options *o)
     const char *const dirs[] = { dir, o->state_dir, NULL };
     int r;
 
+    raise_priority();
     if (slash != NULL) /* the path fits into a socket's address */
         (void)snprintf(dir, sizeof(dir), "%.*s", (int)(slash - o->socket_path) + 1, o->socket_path);
     r = privileges_confine(PRIVILEGES_DAEMON, dirs);

@@ -21,8 +21,8 @@
  * once and a tenth of the time at most: a large heap is gone through in several goes.
  *
  * Long spans, of more than 512 MiB: to take their pages is one piece of work, 10 us a GiB, which others wait for. If
- * that took long, the loop rests from such work for a hundred times as long, and who asks for the next one waits. So
- * whoever asks for hundreds of GiB again and again takes a hundredth of the loop's time.
+ * that took long, the loop rests from such work for 300 times as long, a second at most, and who asks for the next one
+ * waits. So whoever asks for hundreds of GiB again and again takes little of the loop's time.
  *
  * The last 64th of the arena, and of the hard limit (64 MiB at most), is for sessions that hold little: up to an eighth
  * of it each. Half of it is for those alone of which the user, too, holds little, in all its sessions together. So when
@@ -47,7 +47,7 @@
 #define RESERVE_ALWAYS   GIB /* a smaller whole has a reserve only if there are several sessions */
 #define RESERVE_SHARES   8u  /* up to this part of it each */
 #define LONG_NS          UINT64_C(100000) /* what takes less needs no rest */
-#define LONG_REST        100u
+#define LONG_REST        300u
 #define LONG_REST_MS_MAX 1000u
 #define RESCUE_SPANS     512u
 #define RESCUE_NS        UINT64_C(20000000)

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include "daemon/serve/follow.h"
@@ -181,7 +182,7 @@ static void loop_that_was_bound_by_others_stays_there(void **state)
 
 /* --- and nobody else does --- */
 
-/* All threads of the daemon but the loop's have the whole mask. Returns how many they are. */
+/* All threads of the daemon but the loop's have the whole mask, and no priority. Returns how many they are. */
 static unsigned check_other_threads(const fixture *f)
 {
     unsigned n = 0;
@@ -194,11 +195,16 @@ static unsigned check_other_threads(const fixture *f)
     for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
         pid_t tid = (pid_t)atoi(entry->d_name);
         cpu_set_t set;
+        int nice;
 
         if (tid <= 0 || tid == f->daemon)
             continue;
-        assert_int_equal(sched_getaffinity(tid, sizeof(set), &set), 0);
+        errno = 0;
+        nice = getpriority(PRIO_PROCESS, (id_t)tid);
+        if (errno == ESRCH || sched_getaffinity(tid, sizeof(set), &set) < 0)
+            continue; /* it has ended */
         assert_true(CPU_EQUAL(&set, &all_cpus));
+        assert_int_equal(nice, getpriority(PRIO_PROCESS, 0));
         n++;
     }
     (void)closedir(dir);
@@ -236,6 +242,29 @@ static void loop_that_is_bound_leaves_other_threads_alone(void **state)
         assert_true(check_other_threads(f) > 0);
     }
     (void)close(fd);
+}
+
+/* True if this process may go before others. */
+static bool may_go_first(void)
+{
+    pid_t pid = fork();
+    int status = 1;
+
+    if (pid == 0)
+        _exit(setpriority(PRIO_PROCESS, 0, -5) < 0);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return status == 0;
+}
+
+static void loop_goes_before_others_if_it_may_and_what_it_starts_does_not(void **state)
+{
+    const fixture *f = *state;
+    int mine = getpriority(PRIO_PROCESS, 0);
+
+    assert_int_equal(child_run(f, allocate_much, NULL), 0);
+    assert_int_equal(getpriority(PRIO_PROCESS, (id_t)f->daemon), mine == 0 && may_go_first() ? -5 : mine);
+    assert_true(check_other_threads(f) > 0);
+    assert_int_equal(getpriority(PRIO_PROCESS, (id_t)fixture_keeper(f)), mine);
 }
 
 static void loop_that_is_bound_makes_a_keeper_that_is_not(void **state)
@@ -395,6 +424,7 @@ int main(void)
         FIXTURE_TEST(loop_with_a_client_on_no_cpu_stays_free),
         FIXTURE_TEST(loop_that_was_bound_by_others_stays_there),
         FIXTURE_TEST(loop_that_is_bound_leaves_other_threads_alone),
+        FIXTURE_TEST_KEPT(loop_goes_before_others_if_it_may_and_what_it_starts_does_not),
         FIXTURE_TEST_KEPT(loop_that_is_bound_makes_a_keeper_that_is_not),
         cmocka_unit_test(loop_that_may_not_be_bound_serves_as_ever),
         FIXTURE_TEST_WITH(loop_with_a_liar_is_late_once_a_pause, "--log-level", "debug"),
