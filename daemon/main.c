@@ -31,7 +31,7 @@
 #include "shm/handover.h"
 
 #define LOOP_NICE     (-5)
-#define RESET_ON_FORK 1u /* SCHED_FLAG_RESET_ON_FORK: what the loop starts begins at 0 */
+#define RESET_ON_FORK 1u /* a flag of the kernel: what the loop starts begins at 0 */
 
 /* A session takes three descriptors, a group two: ask for as many as the system allows. */
 static void raise_descriptor_limit(void)
@@ -52,7 +52,7 @@ static void raise_descriptor_limit(void)
  */
 static void raise_priority(void)
 {
-    /* struct sched_attr of sched_setattr(2), which not every C library has. */
+    /* What SYS_sched_setattr takes; not every C library has a type for it. */
     const struct {
         uint32_t size, policy;
         uint64_t flags;

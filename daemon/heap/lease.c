@@ -66,6 +66,8 @@ uint64_t lease_room_pages(const lessee *l)
 
         room = quota < room ? quota : room;
     }
+    if (l->left_quota != NULL && room_pages(l->left_quota->limit_pages, l->left_quota->nheld_pages) == 0)
+        return 0;
     return room;
 }
 
@@ -134,6 +136,7 @@ void lease_give(lessee *l, page_no first)
         CRASH_POINT(lease_after_owner);
     }
     left_lease_begins(heap->left, first);
+    estate_drop(heap->estates, first, span->npages);
     lease_link(l, first);
     CRASH_POINT(lease_after_list);
     u64_store_release(&span->lease,
@@ -233,9 +236,13 @@ static void span_end(mheap *heap, page_no first, left_owner_no *left)
 
 static void lease_end(lessee *l, page_no first, left_owner_no *left)
 {
+    mheap *heap = l->table->heap;
+
     lease_unlink(l, first);
     CRASH_POINT(lease_end_after_unlink);
-    span_end(l->table->heap, first, left);
+    span_end(heap, first, left);
+    if (heap->links[first.n].place != PLACE_NONE) /* else it is free */
+        estate_add(heap->estates, first, shm_span_at(heap->map, first)->npages, l->left_quota);
 }
 
 static bool span_is_empty(const mheap *heap, page_no first)

@@ -19,6 +19,7 @@ typedef struct lessee {
     unsigned nops;        /* operations under way that commit memory for it: it does not end before them */
     uint64_t limit_pages; /* of what it holds; 0: none */
     uint64_t nheld_pages;
+    lease_quota *left_quota; /* where pages count that it leaves; NULL: nowhere. Borrowed */
     lease_quota *quotas[LEASE_QUOTAS]; /* where those pages count too; NULL: none, nor behind it. Borrowed */
     uint64_t checked_pages; /* the same, as counted by a check that is under way (checking.h) */
     spanlist leased;
@@ -59,7 +60,7 @@ lessee *lease_find_lessee(const lease_table *table, session_no no, uint32_t epoc
 /* What it holds counts there, too, from now on. */
 void lease_add_quota(lessee *l, lease_quota *quota);
 
-/* Pages more that the lessee may hold, as far as its limit and its quotas say. */
+/* Pages more that the lessee may hold, as far as its limit and its quotas say, and that of what it has left. */
 uint64_t lease_room_pages(const lessee *l);
 
 /* Lease a span that is in no list. Its description is whole; the lease word is the last store. */

@@ -75,8 +75,9 @@ int mheap_init_private(mheap *heap, heapfile *file, uint64_t limit_bytes)
         return -ENOMEM;
     heap->adopted = adopt_new(file);
     heap->left = left_new(heap->map, heap->links);
+    heap->estates = estate_table_new(heap->links);
     heap->groups = group_table_new(file);
-    if (heap->adopted != NULL && heap->left != NULL && heap->groups != NULL &&
+    if (heap->adopted != NULL && heap->left != NULL && heap->estates != NULL && heap->groups != NULL &&
         metabook_init(&heap->book, heap->map) == 0 && pagealloc_new(&heap->pages, heap->map->npages) == 0)
         return 0;
     mheap_end(heap);
@@ -108,6 +109,7 @@ void mheap_end(mheap *heap)
     heap->pages = pagealloc_free(heap->pages);
     heap->adopted = adopt_free(heap->adopted);
     heap->left = left_free(heap->left);
+    heap->estates = estate_table_free(heap->estates);
     heap->groups = group_table_free(heap->groups);
     metabook_end(&heap->book);
 }
@@ -617,6 +619,7 @@ void mheap_free_span(mheap *heap, page_no first, bool punched)
     if (u32_load_relaxed(&span->nadopted) != 0)
         adopt_forget_span(heap->adopted, first);
     left_forget_span(heap->left, first);
+    estate_drop(heap->estates, first, (uint32_t)npages);
     /* The state first: from here on the page map entries mean nothing. */
     u64_store_release(&span->lease, lease_pack((lease_word){ .state = SPAN_FREE }));
     CRASH_POINT(free_span_after_word);

@@ -8,6 +8,7 @@
 
 #include "daemon/heap/adopt.h"
 #include "daemon/memory/heapfile.h"
+#include "daemon/heap/estate.h"
 #include "daemon/heap/group.h"
 #include "daemon/heap/left.h"
 #include "daemon/heap/metabook.h"
@@ -83,6 +84,7 @@ typedef struct mheap {
     uint32_t sweep_gen;   /* its lowest bit says which of each mcentral's sets are swept */
     adopt_table *adopted; /* adoptions end with their span at the latest */
     group_table *groups;  /* who owns spans that no session leases */
+    estate_table *estates; /* and whose account the pages are on that nobody leases */
     left_table *left;     /* so do claims on what sessions have left */
     roots *roots;         /* looked at before pages are used for other objects; NULL: there are none */
     uint64_t limit_bytes; /* soft limit of arena and metadata, 0: none */

@@ -22,8 +22,9 @@ enum span_place {
 typedef struct span_link {
     page_no next;
     page_no prev;
-    enum span_place place;
-    uint32_t left; /* what left.c knows of the span; lists do not touch it */
+    uint16_t place;  /* enum span_place */
+    uint16_t estate; /* on whose account it is (estate.c), and */
+    uint32_t left;   /* what left.c knows of the span: lists touch neither */
 } span_link;
 
 typedef struct spanlist {

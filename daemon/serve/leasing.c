@@ -123,7 +123,9 @@ static uint64_t kept_from(const session *s, uint64_t npages, uint64_t reserve_by
 {
     if (!is_little(s->lessee.nheld_pages, npages, reserve_bytes))
         return reserve_bytes;
-    return s->user == NULL || is_little(s->user->quota.nheld_pages, npages, reserve_bytes) ? 0 : reserve_bytes / 2;
+    if (s->user == NULL || is_little(s->user->quota.nheld_pages + s->user->left.nheld_pages, npages, reserve_bytes))
+        return 0;
+    return reserve_bytes / 2;
 }
 
 static bool arena_allows(const service *srv, const session *s, uint64_t npages)

@@ -48,7 +48,8 @@ static void list_user(const user *who, void *data)
     if (!list->all && who->uid != list->p->uid)
         return;
     for (int which = 0; which < LIMITS && list->n < LIST_MAX; which++) {
-        uint64_t used = which == LIMIT_UID_BYTES ? who->quota.nheld_pages * PAGE_BYTES
+        uint64_t used = which == LIMIT_UID_BYTES  ? who->quota.nheld_pages * PAGE_BYTES
+                        : which == LIMIT_UID_LEFT ? who->left.nheld_pages * PAGE_BYTES
                         : who->bound[which] != 0 ? who->bound[which]
                                                  : who->used[which];
         Goallocd__LimitUse *use;
@@ -130,9 +131,10 @@ answer handle_limits(client *c, const Goallocd__Request *request)
 
 answer limits_refuse_memory(client *c, const session *s)
 {
-    const lease_quota own = { s->lessee.nheld_pages, s->lessee.limit_pages };
-    const lease_quota *quotas[] = { &own, &s->user->quota, s->group == NULL ? NULL : &s->group->quota };
-    static const enum limit names[] = { LIMIT_SESSION_BYTES, LIMIT_UID_BYTES, LIMIT_GROUP_BYTES };
+    const lease_quota own = { .nheld_pages = s->lessee.nheld_pages, .limit_pages = s->lessee.limit_pages };
+    const lease_quota *quotas[] = { &s->user->left, &own, &s->user->quota,
+                                    s->group == NULL ? NULL : &s->group->quota };
+    static const enum limit names[] = { LIMIT_UID_LEFT, LIMIT_SESSION_BYTES, LIMIT_UID_BYTES, LIMIT_GROUP_BYTES };
     uint64_t least = UINT64_MAX;
     size_t which = 0;
 
@@ -142,6 +144,8 @@ answer limits_refuse_memory(client *c, const session *s)
         if (quotas[i] == NULL || quotas[i]->limit_pages == 0)
             continue;
         room = quotas[i]->nheld_pages < quotas[i]->limit_pages ? quotas[i]->limit_pages - quotas[i]->nheld_pages : 0;
+        if (room > 0 && quotas[i] == &s->user->left)
+            continue; /* a session may hold more than its user may leave */
         if (room < least) {
             least = room;
             which = i;

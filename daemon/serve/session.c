@@ -130,6 +130,7 @@ static int count_on_user(session_table *table, session *s)
         return -ENOMEM;
     users_count_always(table->users, s->user, LIMIT_UID_SESSIONS, 1);
     lease_add_quota(&s->lessee, &s->user->quota);
+    s->lessee.left_quota = &s->user->left;
     s->commits.whole = &s->user->commits;
     if (s->group != NULL) {
         s->group->quota.limit_pages = table->users->limits->max[LIMIT_GROUP_BYTES] / PAGE_BYTES;
@@ -403,6 +404,7 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
     ended->user = NULL;
     ended->sign = LIFESIGN_NONE;
     memset(ended->lessee.quotas, 0, sizeof(ended->lessee.quotas));
+    ended->lessee.left_quota = NULL;
     session_forget(table, s);
     return true;
 }

@@ -6,8 +6,8 @@
  *
  * An account is found by a hash of the uid, whose two numbers are random: who can be many users (a range of subordinate
  * uids) can't choose them so that all are in one bucket. It lives while anything is counted on it, so there are no more
- * of them than connections, sessions and roots; those that have nothing any more are kept for their rates and episodes,
- * USERS_IDLE_MAX of them, and the oldest makes room.
+ * of them than connections, sessions and roots; those that have nothing any more are kept for their rates, episodes
+ * and what they have left, USERS_IDLE_MAX of them, and the oldest makes room.
  *
  * What is counted is counted where it is given and where it is given back, and never recounted; users_validate()
  * compares. What another daemon had given is counted at a takeover, whatever the limits say. Of roots and adoptions,
@@ -79,6 +79,7 @@ void users_end(users *u)
     for (size_t i = 0; i < USERS_BUCKETS; i++) {
         for (user *who = u->buckets[i], *below; who != NULL; who = below) {
             below = who->below;
+            estate_forget(&who->left);
             free(who);
         }
         u->buckets[i] = NULL;
@@ -106,6 +107,7 @@ static void forget(users *u, user *who)
     DL_DELETE(u->idle, who);
     u->nidle--;
     u->nusers--;
+    estate_forget(&who->left);
     free(who);
 }
 
@@ -134,8 +136,10 @@ user *users_find(users *u, uint32_t uid)
     who->privileged = uid == 0 || uid == geteuid();
     who->credit_ns = NS_PER_SECOND;
     who->bound[LIMIT_UID_ROOTS] = who->bound[LIMIT_UID_ADOPTIONS] = UINT64_MAX;
-    if (!who->privileged)
+    if (!who->privileged) {
         who->quota.limit_pages = u->limits->max[LIMIT_UID_BYTES] / PAGE_BYTES;
+        who->left.limit_pages = u->limits->max[LIMIT_UID_LEFT] / PAGE_BYTES;
+    }
     who->below = *bucket;
     *bucket = who;
     DL_APPEND(u->idle, who);

@@ -29,6 +29,7 @@ typedef struct user {
     uint64_t refused_ms[LIMITS];   /* when it did so last; 0: never */
     uint64_t bound[LIMITS];  /* holdings.c: it has no more than that; UINT64_MAX: nobody knows */
     lease_quota quota;       /* pages that its sessions hold: LIMIT_UID_BYTES */
+    lease_quota left;        /* pages that they have left (heap/estate.h): LIMIT_UID_LEFT */
     commit_share commits;    /* memory that they have been given, for whose turn it is */
     queue_user queue;        /* its requests that lease, and those that wait for others of its own */
     uint64_t credit_ns;      /* LIMIT_UID_CONNECTS: time that it has saved up, */

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -204,6 +205,7 @@ static int lose_session(const fixture *f, void *arg)
     (void)arg;
     must_attach(f, 0);
     CHECK(close_range(3, ~0u, 0) == 0);
+    (void)raise(SIGSTOP);
     for (;;)
         (void)pause();
 }
@@ -211,19 +213,19 @@ static int lose_session(const fixture *f, void *arg)
 /* Sessions whose connections are closed while their processes live. */
 static void lose_sessions(const fixture *f)
 {
-    pid_t pids[3];
+    pid_t pids[2];
     int error = 0;
     int fd;
 
-    for (int i = 0; i < 3; i++)
-        pids[i] = child_start(f, lose_session, NULL);
-    for (int i = 0; i < 1000 && error != EDQUOT; i++) { /* the last ones are lost soon, or can't attach */
+    for (int i = 0; i < 2; i++) /* one after the other: one that is refused loses nothing */
+        pids[i] = child_start_stopped(f, lose_session, NULL);
+    for (int i = 0; i < 1000 && error != EDQUOT; i++) { /* both are lost soon */
         error = try_attach(f, &fd);
         (void)close(fd);
         (void)usleep(10000);
     }
     CHECK(error == EDQUOT);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 2; i++)
         CHECK(kill(pids[i], SIGKILL) == 0 && child_wait(pids[i]) >= 0);
 }
 
@@ -441,6 +443,77 @@ static void memory_of_a_session_and_of_a_user_is_limited(void **state)
     assert_true(limit_of_other(f, "uid-bytes", "refused") > 0);
     assert_int_equal(count_in_log(f, "limit uid-bytes is reached"), 1);
     assert_int_equal(count_in_log(f, "limit session-limit is reached"), 1);
+    other_end(&o);
+}
+
+#define LEAVERS  20
+#define LEAVES   16          /* objects, each */
+#define LEAVE_BYTES (64 * KIB) /* of one */
+
+/* Leave some objects behind. How many; the last one is refused when the user has left enough. */
+static unsigned leave_some(const fixture *f, void **objects)
+{
+    unsigned n = 0;
+
+    must_attach(f, 0);
+    while (n < LEAVES && (objects[n] = goalloc_malloc(LEAVE_BYTES)) != NULL)
+        n++;
+    CHECK(n == LEAVES || errno == EDQUOT);
+    return n;
+}
+
+static int free_all(const fixture *f, void *arg)
+{
+    void **objects = arg;
+
+    must_attach(f, 0);
+    for (unsigned i = 0; objects[i] != NULL; i++)
+        goalloc_free(objects[i]);
+    CHECK(goalloc_detach() == 0);
+    return 0;
+}
+
+/* One process after the other allocates and dies; no one of them has much, and none is over a limit of its own. */
+static void leave_too_much(const fixture *f)
+{
+    void **objects = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    unsigned nleft = 0;
+    int i = 0;
+
+    CHECK(objects != MAP_FAILED);
+    for (; i < LEAVERS; i++) {
+        pid_t pid = fork();
+
+        if (pid == 0) {
+            (void)leave_some(f, objects + nleft);
+            _exit(0);
+        }
+        CHECK(child_wait(pid) == 0);
+        (void)fixture_live_with(f, 0);
+        if (objects[nleft] == NULL)
+            break;
+        while (objects[nleft] != NULL)
+            nleft++;
+    }
+    CHECK(i < LEAVERS);
+    CHECK(nleft >= 4 * MIB / LEAVE_BYTES && nleft < 6 * MIB / LEAVE_BYTES);
+    CHECK(child_run(f, free_all, objects) == 0); /* who frees it makes room again, when that is noticed */
+    must_attach(f, 0);
+    for (i = 0; i < 2000 && goalloc_malloc(LEAVE_BYTES) == NULL; i++)
+        (void)usleep(5000);
+    CHECK(i < 2000);
+}
+
+static void memory_that_a_user_leaves_is_limited(void **state)
+{
+    const fixture *f = *state;
+    other o;
+
+    if (!can_be_other(f))
+        skip();
+    o = other_start(f, leave_too_much);
+    assert_true(limit_of_other(f, "uid-left-bytes", "refused") > 0);
+    assert_int_equal(count_in_log(f, "limit uid-left-bytes is reached"), 1);
     other_end(&o);
 }
 
@@ -709,6 +782,7 @@ int main(void)
         FIXTURE_TEST_WITH(roots_of_a_user_are_limited, "--uid-roots=10"),
         FIXTURE_TEST_WITH(memory_of_a_group_is_limited, "--group-bytes=6M"),
         FIXTURE_TEST_WITH(memory_of_a_session_and_of_a_user_is_limited, "--session-limit=6M", "--uid-bytes=8M"),
+        FIXTURE_TEST_WITH(memory_that_a_user_leaves_is_limited, "--session-limit=6M", "--uid-left-bytes=4M"),
         FIXTURE_TEST_WITH(half_frames_cost_no_more_than_a_users_buffer, "--uid-buffer=512K"),
         FIXTURE_TEST_WITH(announced_frames_cost_what_has_come, "--buffer=128K"),
         FIXTURE_TEST_WITH(pipelined_requests_take_turns_and_are_answered_in_order, "--pipelined-requests=1"),
