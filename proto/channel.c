@@ -127,7 +127,7 @@ static int socket_above(int lowest_fd)
  */
 static int connect_in_line(int fd, const struct sockaddr_un *addr, int room_ms)
 {
-    struct timeval wait = { .tv_sec = room_ms / 1000, .tv_usec = room_ms % 1000 * 1000 };
+    struct timeval wait = { .tv_sec = room_ms / 1000, .tv_usec = (suseconds_t)(room_ms % 1000) * 1000 };
     int flags = fcntl(fd, F_GETFL);
     int r;
 

@@ -61,7 +61,7 @@ static inline void spanlist_push_back(spanlist *list, span_link *links, page_no 
     assert(links[span.n].place == PLACE_NONE && place != PLACE_NONE);
     links[span.n].next = page_at(0);
     links[span.n].prev = list->tail;
-    links[span.n].place = place;
+    links[span.n].place = (uint16_t)place;
     if (list->tail.n != 0)
         links[list->tail.n].next = span;
     else
