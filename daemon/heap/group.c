@@ -307,7 +307,7 @@ int group_table_recover(group_table *table)
         if (g == NULL)
             return -ENOMEM;
         g->state = word.state;
-        g->sign = lifesign_adopt(shelf_take(table->file->shelf, g->no.n, g->epoch));
+        g->sign = lifesign_find(table->file->shelf, g->no.n, g->epoch);
     }
     return 0;
 }

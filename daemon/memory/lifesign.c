@@ -1,7 +1,7 @@
 /*
  * Lifesign: an OFD lock on a file that nobody else has.
  *
- * Called by serve/session (a session's) and heap/group (a group's). Calls memfd. Data: none; the file is empty.
+ * Called by serve/session (a session's) and heap/group (a group's). Calls memfd, shelf. Data: none; the file is empty.
  *
  * The daemon makes a memfd, opens it a second time, puts a shared lock on that second description, sends it to the
  * client, and closes its own copy. From then on the description belongs to the client alone. It leaves a page of the
@@ -50,6 +50,16 @@ lifesign lifesign_adopt(int fd)
     if (fd >= 0)
         (void)close(fd);
     return LIFESIGN_NONE;
+}
+
+/* What is no sign is closed by now, so the shelf must not send its descriptor again. */
+lifesign lifesign_find(shelf *s, uint32_t number, uint32_t epoch)
+{
+    lifesign sign = lifesign_adopt(shelf_take(s, number, epoch));
+
+    if (sign.fd < 0)
+        shelf_remove(s, number, epoch);
+    return sign;
 }
 
 void lifesign_end(lifesign *sign)

@@ -37,7 +37,7 @@
  *
  * Nobody but the daemon, the keeper and systemd ever has the ends. No client can fill the queue: what is in it is
  * bounded by sessions, groups, and the above. When the kernel refuses a message, the sign is not there, and the
- * session is refused. Nothing blocks. What the next daemon reads it checks all the same (lifesign_adopt).
+ * session is refused. Nothing blocks. What the next daemon reads it checks all the same (lifesign_find).
  *
  * The kernel counts descriptors in queues by user, and lets none of its processes send any while there are more than
  * the sender's RLIMIT_NOFILE (ETOOMANYREFS; the superuser may). The daemon's limit is the system's highest, and it
