@@ -223,11 +223,6 @@ void heapfile_close(heapfile *file)
 
 /* --- the private memfd --- */
 
-int heapfile_reopen_private(const heapfile *file)
-{
-    return memfd_reopen(file->fds[HEAPFILE_PRIVATE], O_RDWR);
-}
-
 bool heapfile_token_is(const uint8_t want[SESSION_TOKEN_BYTES], const uint8_t *token, size_t len_bytes)
 {
     uint8_t differs = 0;

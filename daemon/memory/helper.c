@@ -67,6 +67,7 @@
 #include <utlist.h>
 
 #include "daemon/log.h"
+#include "daemon/memory/memfd.h"
 #include "daemon/privileges.h"
 #include "shm/crash.h"
 
@@ -285,7 +286,7 @@ __attribute__((noreturn)) static void child_run(child *c, int fds[CHILD_NFDS], p
 /* Lock a place that no helper has; whoever had it punches nothing. Returns a descriptor that holds the lock; -errno. */
 static int take_place(helper *h, unsigned *ret_place)
 {
-    int fd = heapfile_reopen_private(h->file);
+    int fd = memfd_reopen(h->file->fds[HEAPFILE_PRIVATE], O_RDWR);
 
     if (fd < 0)
         return fd;
@@ -305,9 +306,7 @@ static int take_place(helper *h, unsigned *ret_place)
 /* True if a helper has that place. */
 static bool is_place_taken(const helper *h, unsigned place)
 {
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = PLACE_BYTE + place, .l_len = 1 };
-
-    return fcntl(h->file->fds[HEAPFILE_PRIVATE], F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
+    return memfd_is_locked(h->file->fds[HEAPFILE_PRIVATE], PLACE_BYTE + (off_t)place, 1);
 }
 
 static void close_fd(int *fd)

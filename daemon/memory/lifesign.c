@@ -26,7 +26,6 @@
 #include "daemon/memory/lifesign.h"
 
 #include <errno.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "daemon/memory/memfd.h"
@@ -69,20 +68,12 @@ void lifesign_end(lifesign *sign)
     *sign = LIFESIGN_NONE;
 }
 
-/* True if somebody has a lock on these bytes; len 0: on any. */
-static bool is_locked(const lifesign *sign, off_t at, off_t len)
-{
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = len };
-
-    return fcntl(sign->fd, F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
-}
-
 /* Nearly always the first byte is free, since nobody holds the sign. */
 int lifesign_fd(lifesign *sign)
 {
     off_t at = 0;
 
-    while (!sign->is_unused && at < (off_t)LIFESIGN_DOORS && is_locked(sign, at, 1))
+    while (!sign->is_unused && at < (off_t)LIFESIGN_DOORS && memfd_is_locked(sign->fd, at, 1))
         at++;
     sign->is_unused = false;
     return at == (off_t)LIFESIGN_DOORS ? -EUSERS : memfd_reopen_locked(sign->fd, O_RDONLY, at);
@@ -90,5 +81,5 @@ int lifesign_fd(lifesign *sign)
 
 bool lifesign_is_held(const lifesign *sign)
 {
-    return is_locked(sign, 0, 0);
+    return memfd_is_locked(sign->fd, 0, 0);
 }
