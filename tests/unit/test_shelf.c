@@ -378,6 +378,31 @@ static void sign_has_so_many_doors_and_no_more(void **state)
     assert_false(lifesign_is_held(&b->signs[0]));
 }
 
+/* Each question about one door would go through all of these locks. */
+static void sign_with_other_locks_has_no_more_doors(void **state)
+{
+    enum { LOCKS = 500 };
+    bench *b = *state;
+    int door = lifesign_fd(&b->signs[0]);
+    int next;
+
+    assert_true(door >= 0);
+    for (int i = 0; i < LOCKS; i++) {
+        off_t at = (off_t)LIFESIGN_DOORS + 2 * i;
+        struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1 };
+
+        assert_int_equal(fcntl(door, F_OFD_SETLK, &lock), 0);
+        assert_int_equal(lifesign_fd(&b->signs[0]), -EUSERS);
+    }
+    assert_true(lifesign_is_held(&b->signs[0]));
+    assert_true((next = lifesign_fd(&b->signs[1])) >= 0);
+    (void)close(next);
+    (void)close(door);
+    assert_false(lifesign_is_held(&b->signs[0]));
+    assert_true((next = lifesign_fd(&b->signs[0])) >= 0);
+    (void)close(next);
+}
+
 #define SHELF_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -394,6 +419,7 @@ int main(void)
         SHELF_TEST(what_stands_for_a_sign_is_not_sent_again),
         SHELF_TEST(ends_are_told_apart),
         SHELF_TEST(sign_has_so_many_doors_and_no_more),
+        SHELF_TEST(sign_with_other_locks_has_no_more_doors),
     };
 
     return cmocka_run_group_tests_name("shelf", tests, NULL, NULL);
