@@ -73,7 +73,6 @@
 
 #define PUNCHES_MAX    16u
 #define LATE_NS        UINT64_C(2000000000)
-#define SAY_NS         UINT64_C(2000000000)
 #define LOOK_MS        50u
 #define CHILD_MS       1000
 #define UNLOCK_MS      1000
@@ -481,19 +480,18 @@ static void note_stuck(helper *h, uint64_t now)
 {
     bool stuck = h->punches != NULL && now - h->punches->sent_ns >= LATE_NS;
 
-    if (h->stuck != stuck) {
-        h->stuck = stuck;
-        h->watch.on_stuck(h->watch.data, stuck);
-    }
-    if (stuck && h->warned_ns == 0 && now - h->punches->sent_ns >= SAY_NS) {
+    if (h->stuck == stuck)
+        return;
+    h->stuck = stuck;
+    h->watch.on_stuck(h->watch.data, stuck);
+    if (stuck) {
         log_warn(h->pid != 0 ? "a client holds a lock of the heap's files: nothing is given back to the system until "
                                "it lets go"
                              : "there is no helper: nothing is given back to the system until one can be started");
-        h->warned_ns = h->punches->sent_ns;
-    } else if (!stuck && h->warned_ns != 0) {
+        h->stuck_ns = h->punches->sent_ns;
+    } else {
         log_warn("memory is given back to the system again, after %llu s",
-                 (unsigned long long)((now - h->warned_ns) / 1000000000));
-        h->warned_ns = 0;
+                 (unsigned long long)((now - h->stuck_ns) / 1000000000));
     }
 }
 
