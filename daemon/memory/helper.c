@@ -59,13 +59,13 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <utlist.h>
 
+#include "daemon/fds.h"
 #include "daemon/log.h"
 #include "daemon/memory/memfd.h"
 #include "daemon/privileges.h"
@@ -85,7 +85,6 @@
 #define CALL_NS        UINT64_C(20000000)
 #define PAUSE_NS_MIN   UINT64_C(1000000000)
 #define PAUSE_NS_MAX   UINT64_C(64000000000)
-#define HELPER_FDS_MAX 65536
 #define PLACE_BYTE     1 /* of the private memfd: byte 0 is the daemon's (shm/handover.c) */
 
 typedef struct request {
@@ -136,24 +135,6 @@ typedef struct child {
         helper_hole holes[HELPER_HOLES_MAX];
     } in;
 } child;
-
-/* Close everything but fds, which become 0, 1, and so on. */
-static void keep_only(int fds[CHILD_NFDS])
-{
-    for (int i = 0; i < CHILD_NFDS; i++) { /* out of the way first */
-        fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, CHILD_NFDS);
-        if (fds[i] < 0)
-            _exit(EXIT_FAILURE);
-    }
-    for (int i = 0; i < CHILD_NFDS; i++) {
-        if (dup2(fds[i], i) < 0)
-            _exit(EXIT_FAILURE);
-    }
-    if (syscall(SYS_close_range, CHILD_NFDS, ~0U, 0) == 0)
-        return;
-    for (int fd = CHILD_NFDS; fd < HELPER_FDS_MAX; fd++) /* a kernel before 5.9 */
-        (void)close(fd);
-}
 
 static void answer(int fd, const reply *r)
 {
@@ -257,7 +238,7 @@ __attribute__((noreturn)) static void child_run(child *c, int fds[CHILD_NFDS], p
 
     (void)sigfillset(&all);
     (void)sigprocmask(SIG_SETMASK, &all, NULL);
-    keep_only(fds);
+    fds_keep_only(fds, CHILD_NFDS);
     (void)prctl(PR_SET_NAME, "goallocd-helper");
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
