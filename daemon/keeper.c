@@ -1,5 +1,5 @@
 /*
- * Keeper: a process with the heap's four memfds, its shelf and a socket.
+ * Keeper: a process with the heap's memfds, its shelf and a socket.
  *
  * Called by main, and by the server when a keeper has died. Files on a tmpfs would outlive the daemon too, but can't be
  * sealed: a client could truncate them under all others. Memfds live as long as some process has them. The keeper is

@@ -1,14 +1,14 @@
 /*
  * Helper: what the daemon asks of its helper, and what the helper does: all calls of fallocate on the heap's files.
  *
- * Called by heapfile and zeroing (memory, in the thread pool) and by serve/ (holes, in the loop). Data: the words
+ * Called by backing and commit (memory, in the thread pool) and by serve/ (holes, in the loop). Data: the words
  * daemon_epoch and punching of the private memfd, below; the rest is private.
  *
  * Why a process: fallocate takes the inode lock of the file (holes.c), which a client can hold as long as it likes, and
  * a thread that waits for it can't be killed. Neither can its process: it would keep the heap's lock and the socket's
- * place, and no other daemon could start. A helper has nothing but the three files, two sockets and its place. While it
- * is stuck the daemon goes on without it:
- *   - memory comes by MADV_POPULATE_WRITE on the daemon's mapping instead (heapfile.c), which takes no inode lock
+ * place, and no other daemon could start. A helper has nothing but the three files (and the read-only descriptions of
+ * them that clients get), two sockets and its place. While it is stuck the daemon goes on without it:
+ *   - memory comes by MADV_POPULATE_WRITE on the daemon's mapping instead (backing.c), which takes no inode lock
  *   - nothing is released: pages that were to be punched stay aside, and who needs them gone is refused (serve/)
  *
  * Two sockets, so that neither kind of request waits behind the other in the daemon:
@@ -29,24 +29,24 @@
  * until the lock of the place is free, which the kernel frees with the helper. A fill under way is given up by the
  * kernel at the SIGKILL, before it has given a page memory. The place is an OFD lock on a byte of the private memfd.
  *
- * If the helper alone dies, what was asked of it has happened or not, and nothing is under way any more. A fill that was
- * under way is the daemon's to do otherwise, as one that is late. Holes are asked for again, of another helper, which is
- * started a second later: to punch twice is to punch once, so the answer is as exact as without that death, and the
- * pages are aside until it comes. While there is no helper that has lasted for more than 2 s, it is as if one were stuck.
- * The word of a place may have been left standing: who takes the place clears it, or the next daemon would keep pages
- * aside, or refuse the heap because they are in use, while the helper that has the place is idle.
+ * If the helper alone dies, what was asked of it has happened or not, and nothing is under way any more. A fill that
+ * was under way is the daemon's to do otherwise, as one that is late. Holes are asked for again, of another helper,
+ * which is started a second later: to punch twice is to punch once, so the answer is as exact as without that death,
+ * and the pages are aside until it comes. While there is no helper that has lasted for more than 2 s, it is as if one
+ * were stuck. The word of a place may have been left standing: who takes the place clears it, or the next daemon would
+ * keep pages aside, or refuse the heap because they are in use, while the helper that has the place is idle.
  *
  * A helper that is stopped (SIGSTOP) is stuck; one that is killed again and again is started once a second. Nobody
- * waits for either, but for the first word of a new one, a second at most. There are PUNCHES_MAX requests at most; those
- * that don't fit into the socket are sent when others have been answered. Answers fit: no more of them are on their way
- * than requests.
+ * waits for either, but for the first word of a new one, a second at most. There are PUNCHES_MAX requests at most;
+ * those that don't fit into the socket are sent when others have been answered. Answers fit: no more of them are on
+ * their way than requests.
  *
  * Once a second the helper drops the locks that clients have set on the descriptions which the daemon has given them:
  * no library sets any, but they would stay for as long as the heap does, and each close of a descriptor goes through
  * all. While it is stuck it drops none.
  *
- * Known limit: before Linux 5.14 there is no MADV_POPULATE_WRITE. Memory that the helper does not bring in time comes by
- * touching it (backing.c), and if the system has none, that is a SIGBUS.
+ * Known limit: before Linux 5.14 there is no MADV_POPULATE_WRITE. Memory that the helper does not bring in time comes
+ * by touching it (backing.c), and if the system has none, that is a SIGBUS.
  */
 #include "daemon/memory/helper.h"
 
@@ -249,7 +249,8 @@ __attribute__((noreturn)) static void child_run(child *c, int fds[CHILD_NFDS], p
     c->private = mmap(NULL, SYSTEM_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, PLACE, 0);
     if (c->private == MAP_FAILED)
         _exit(EXIT_FAILURE);
-    (void)(privileges_confine(PRIVILEGES_HELPER, (const char *const[]){ NULL }) < 0); /* it works with privileges, too */
+    /* It works with privileges, too. */
+    (void)(privileges_confine(PRIVILEGES_HELPER, (const char *const[]){ NULL }) < 0);
     CRASH_POINT(helper_before_ready);
     answer(PUNCHES, &(reply){ .id = 0 }); /* it has closed what it must not hold */
     for (;;) {

@@ -26,7 +26,7 @@
  * further description of that sign: one question about all that lies behind the doors is answered by the first lock.
  * What can be locked within the doors is bounded by their number, for each process.
  *
- * It outlives the daemon: the next one finds the daemon's descriptor on the shelf (shelf.c).
+ * It outlives the daemon: the next one finds the daemon's descriptor on the shelf (shelf.c, lifesign_find()).
  */
 #include "daemon/memory/lifesign.h"
 

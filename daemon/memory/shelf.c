@@ -1,8 +1,8 @@
 /*
  * Shelf: a queue of descriptors that no process has to be awake for.
  *
- * Called by heapfile (make, read), and by session and heap/group (put, take, remove). Data: the queue of a pair of
- * sockets in the kernel, which the daemon alone writes and reads; and private: where in the queue each sign is.
+ * Called by heapfile (make, read), lifesign (take), and by session and heap/group (put, remove). Data: the queue of a
+ * pair of sockets in the kernel, which the daemon alone writes and reads; and private: where in the queue each sign is.
  *
  * The next daemon needs the descriptors of the signs of life (lifesign.c) that this one has made: nobody else has one
  * without a lock. To give each of them to systemd or to the keeper would be a message to another process for each

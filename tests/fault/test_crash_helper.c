@@ -1,7 +1,7 @@
 /*
- * The daemon's helper dies at each of its points (shm/crash.h), and in the middle of what it does there. The daemon goes
- * on, another helper does what this one was asked for, and then the arena has exactly the memory that the books say; the
- * daemon after it takes the heap over as it is.
+ * The daemon's helper dies at each of its points (shm/crash.h), and in the middle of what it does there. The daemon
+ * goes on, another helper does what this one was asked for, and then the arena has exactly the memory that the books
+ * say; the daemon after it takes the heap over as it is.
  */
 #include <stdarg.h>
 #include <stddef.h>
