@@ -1,5 +1,5 @@
 /*
- * Keeper: a process with the heap's four memfds, its shelf and a socket.
+ * Keeper: a process with the heap's memfds, its shelf and a socket.
  *
  * Called by main, and by the server when a keeper has died. Files on a tmpfs would outlive the daemon too, but can't be
  * sealed: a client could truncate them under all others. Memfds live as long as some process has them. The keeper is
@@ -21,7 +21,6 @@
 #include "daemon/keeper.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -30,11 +29,11 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "daemon/fds.h"
 #include "daemon/log.h"
 #include "daemon/privileges.h"
 #include "proto/fdpass.h"
@@ -46,7 +45,6 @@
 #define DISMISS_MS      1000
 #define LOOK_MS         10000
 #define GOING_MS        1000
-#define KEEPER_FDS_MAX  65536
 
 _Static_assert(HEAPFILE_NFDS <= FDPASS_MAX, "the descriptors fit into one message");
 _Static_assert((int)HEAPFILE_ARENA == KEEPER_FD_ARENA && (int)HEAPFILE_SPANS == KEEPER_FD_SPANS &&
@@ -65,25 +63,6 @@ static bool is_same_user(int fd, bool or_root)
 }
 
 /* --- the keeper's side --- */
-
-/* Close everything but the heap's descriptors and the listener, which become 0 to 6. */
-static void keep_only(int fds[HEAPFILE_NFDS + 1])
-{
-    for (int i = 0; i <= HEAPFILE_NFDS; i++) { /* out of the way first */
-        fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, HEAPFILE_NFDS + 1);
-        if (fds[i] < 0)
-            _exit(EXIT_FAILURE);
-    }
-    for (int i = 0; i <= HEAPFILE_NFDS; i++) {
-        if (dup2(fds[i], i) < 0)
-            _exit(EXIT_FAILURE);
-        fds[i] = i;
-    }
-    if (syscall(SYS_close_range, HEAPFILE_NFDS + 1, ~0U, 0) == 0)
-        return;
-    for (int fd = HEAPFILE_NFDS + 1; fd < KEEPER_FDS_MAX; fd++) /* a kernel before 5.9 */
-        (void)close(fd);
-}
 
 /* A daemon says something, or is gone. True if it says "bye". */
 static bool says_bye(int fd)
@@ -284,7 +263,8 @@ int keeper_start(keeper *k, const heapfile *file)
         (void)prctl(PR_SET_NAME, "goallocd-keeper");
         for (int sig = 1; sig < NSIG; sig++)
             (void)signal(sig, sig == SIGCHLD ? SIG_DFL : SIG_IGN);
-        keep_only(fds); /* before there is a keeper that answers: then only the daemon has its socket and locks */
+        /* Before there is a keeper that answers: then only the daemon has its socket and locks. */
+        fds_keep_only(fds, HEAPFILE_NFDS + 1);
         if (fork() != 0) /* init inherits the keeper: the daemon does not wait for its end */
             _exit(EXIT_SUCCESS);
         keep(k->addr.sun_path, fds);

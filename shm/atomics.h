@@ -21,7 +21,8 @@ _Static_assert(sizeof(shm_u32) == 4 && ATOMIC_INT_LOCK_FREE == 2, "32-bit atomic
 static inline void prefetch_to_write(const shm_u64 *word)
 {
 #ifdef __x86_64__
-    __asm__ volatile("prefetchw %0" : : "m"(*word)); /* compilers take a read's instead, for the sake of old processors */
+    /* Compilers take a read's instead, for the sake of old processors. */
+    __asm__ volatile("prefetchw %0" : : "m"(*word));
 #else
     __builtin_prefetch((const void *)word, 1);
 #endif

@@ -38,8 +38,8 @@
  * while there are others get the same description of it (the door), so that a pool of any size is one lock. When no
  * session is left, the daemon closes its own descriptor of the door (group_lives): then who holds it is of the family.
  * Who joins after that, while a child lives, gets another description. There are LIFESIGN_DOORS at most, and processes
- * that keep so many, of as many generations, are refused another. All who have one may drop its lock; what that ends is
- * their own group.
+ * that keep so many, of as many generations, or set other locks there (lifesign.c), are refused another. All who have
+ * one may drop its lock; what that ends is their own group.
  *
  * Bounds: SHM_GROUPS_MAX groups, GROUPS_PER_UID_MAX of them founded by one uid, 13 KiB of private memory each. A group
  * has a session, or a process that has a session's descriptor; so it lasts as long as somebody lives who is of it.
@@ -307,7 +307,7 @@ int group_table_recover(group_table *table)
         if (g == NULL)
             return -ENOMEM;
         g->state = word.state;
-        g->sign = lifesign_adopt(shelf_take(table->file->shelf, g->no.n, g->epoch));
+        g->sign = lifesign_find(table->file->shelf, g->no.n, g->epoch);
     }
     return 0;
 }

@@ -8,7 +8,8 @@
  * span, which is read once and compared; its object must be a live one, at the place that the hold names. That slot is
  * the one word within an object that the daemon reads, and it is never used as an address. What comes of a forged
  * record is what its author could have done itself: a remote bit is set, a kept bit is cleared, a hold goes. A hold in
- * the name of session 0, which is nobody, would never be settled for its own sake: it goes with those of any other.
+ * the name of a number that no session has, 0 among them, would not be settled for its own sake: it goes with those of
+ * any other.
  *
  * For each hold, whose process does nothing any more:
  *   UNLINK  the slot has `next`: the object is freed, or was. It has the object: nothing has been done. It has
@@ -111,6 +112,12 @@ static void settle_hold(lease_table *table, shm_u64 *at, uint64_t word)
         sweep_large(table, h.place);
 }
 
+/* True if a hold in that name is to be settled with those of the session: it is its own, or nobody's. */
+static bool goes_with(const lease_table *table, session_no name, session_no session)
+{
+    return name.n == session.n || table->lessees[name.n] == NULL;
+}
+
 void intents_settle(lease_table *table, session_no session)
 {
     const shm_map *map = table->heap->map;
@@ -121,7 +128,7 @@ void intents_settle(lease_table *table, session_no session)
         shm_u64 *at = &shm_intents_of(map)->holds[i];
         uint64_t word = u64_load_acquire(at);
 
-        if (word != 0 && (hold_unpack(word).session.n == session.n || hold_unpack(word).session.n == 0))
+        if (word != 0 && goes_with(table, hold_unpack(word).session, session))
             settle_hold(table, at, word);
     }
 }

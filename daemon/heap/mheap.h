@@ -228,9 +228,9 @@ uint64_t mheap_releasing_pages(const mheap *heap);
 
 /*
  * Check page allocator, adoptions, left, metabook, descriptions, lease words, page map, lists and counters against each
- * other (validate.c), in slices of budget spans, or as much work as these are (checking.h): 0, VALIDATE_E_MORE, -EUCLEAN
- * after printing what differs. Linear in the heap. mheap_validate() does it at once; there is one place up to which a
- * heap is checked, so a check in slices that is under way is at its end then, too.
+ * other (validate.c), in slices of budget spans, or as much work as these are (checking.h): 0, VALIDATE_E_MORE,
+ * -EUCLEAN after printing what differs. Linear in the heap. mheap_validate() does it at once; there is one place up to
+ * which a heap is checked, so a check in slices that is under way is at its end then, too.
  */
 void mheap_validate_begin(mheap *heap);
 int mheap_validate_step(mheap *heap, unsigned budget, FILE *err) __attribute__((warn_unused_result));

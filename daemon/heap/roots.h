@@ -52,7 +52,7 @@ static inline uint32_t root_owner(uint32_t uid)
 int roots_new(shm_map *map, roots **ret) __attribute__((warn_unused_result));
 roots *roots_free(roots *r); /* returns NULL */
 
-/* Call f after each change of a root, with its name (the table's) and whether it is set now. NULL: nobody, as at first. */
+/* Call f after each change of a root, with its name (the table's) and whether it is set now. NULL: nobody, as first. */
 typedef void roots_change_fn(void *data, root_name name, bool set);
 void roots_on_change(roots *r, roots_change_fn *f, void *data);
 

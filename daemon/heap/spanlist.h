@@ -35,8 +35,8 @@ typedef struct spanlist {
 } spanlist;
 
 /*
- * Up to which page a check of spans has counted (checking.h). It stands in the link of page 0, which is no span, so that
- * whoever moves a span has it at hand.
+ * Up to which page a check of spans has counted (checking.h). It stands in the link of page 0, which is no span, so
+ * that whoever moves a span has it at hand.
  */
 static inline page_no *spans_checked_to(span_link *links)
 {

@@ -8,9 +8,9 @@
  *      again, until it is through. Pieces end at multiples of 2 MiB, so that each whole block can get a huge page.
  *   2. Whose turn: the job of the user whose share is the least; of its jobs that of the session whose share is the
  *      least; and of these the one that came first. A share is what has been committed so far; one that has asked for
- *      nothing for a while begins where the others are (start-time fair queueing: Goyal, Vin, Cheng, 1996; by two levels:
- *      Bennett, Zhang, 1997). So a small refill waits for two slices that are under way, whatever others have asked for:
- *      other users in however many sessions, and other sessions of its own user.
+ *      nothing for a while begins where the others are (start-time fair queueing: Goyal, Vin, Cheng, 1996; by two
+ *      levels: Bennett, Zhang, 1997). So a small refill waits for two slices that are under way, whatever others have
+ *      asked for: other users in however many sessions, and other sessions of its own user.
  *   3. Two slices are under way at once: more would only wait for the same lock of the file. A client that punches the
  *      very pages that it is being given makes a slice wait as long as the kernel needs to free what is there. One that
  *      has taken more than 10 ms does not count, as long as there are threads: the pool has COMMIT_THREADS for that.

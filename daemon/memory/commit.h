@@ -16,8 +16,8 @@ typedef struct commit_job commit_job;
 typedef void (*commit_done_fn)(commit_job *job, int result);
 
 /*
- * What jobs of one origin have got: pages, counted from where the others of the same whole were. Zeroed first. A session
- * is a part of its user; users, and the stock, are wholes.
+ * What jobs of one origin have got: pages, counted from where the others of the same whole were. Zeroed first. A
+ * session is a part of its user; users, and the stock, are wholes.
  */
 typedef struct commit_share {
     uint64_t npages;

@@ -10,8 +10,8 @@
  * groups, says which processes they are and whose the adopted objects are, which must outlive the daemon too.
  *
  * Any client that may write to a file can hold its inode lock as long as it likes. So once clients have the
- * descriptors, no thread of the daemon makes a call that takes it: fallocate, write, ftruncate, fchmod, F_ADD_SEALS. (The
- * helper does: helper.c.) fstat, fcntl, open and pread take none.
+ * descriptors, no thread of the daemon makes a call that takes it: fallocate, write, ftruncate, fchmod, F_ADD_SEALS.
+ * (The helper does: helper.c.) fstat, fcntl, open and pread take none.
  *
  * Clients have the same descriptions of arena, spans and bitmap as the daemon, or the same read-only ones. So the loop
  * opens and closes none of them for a client: a close goes through all locks that clients have set on the file.
@@ -222,11 +222,6 @@ void heapfile_close(heapfile *file)
 }
 
 /* --- the private memfd --- */
-
-int heapfile_reopen_private(const heapfile *file)
-{
-    return memfd_reopen(file->fds[HEAPFILE_PRIVATE], O_RDWR);
-}
 
 bool heapfile_token_is(const uint8_t want[SESSION_TOKEN_BYTES], const uint8_t *token, size_t len_bytes)
 {

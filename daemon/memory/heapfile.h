@@ -96,9 +96,6 @@ bool heapfile_token_is(const uint8_t want[SESSION_TOKEN_BYTES], const uint8_t *t
 /* The files for who punches. */
 holes heapfile_holes(const heapfile *file);
 
-/* A description of its own of the private memfd, for a lock. The descriptor, or -errno. */
-int heapfile_reopen_private(const heapfile *file) __attribute__((warn_unused_result));
-
 /* Physical memory of the arena; of spans and bitmap; as the kernel counts it. A system call or two, without a lock. */
 uint64_t heapfile_arena_bytes(const heapfile *file);
 uint64_t heapfile_metadata_bytes(const heapfile *file);

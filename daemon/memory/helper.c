@@ -1,14 +1,14 @@
 /*
  * Helper: what the daemon asks of its helper, and what the helper does: all calls of fallocate on the heap's files.
  *
- * Called by heapfile and zeroing (memory, in the thread pool) and by serve/ (holes, in the loop). Data: the words
+ * Called by backing and commit (memory, in the thread pool) and by serve/ (holes, in the loop). Data: the words
  * daemon_epoch and punching of the private memfd, below; the rest is private.
  *
  * Why a process: fallocate takes the inode lock of the file (holes.c), which a client can hold as long as it likes, and
  * a thread that waits for it can't be killed. Neither can its process: it would keep the heap's lock and the socket's
- * place, and no other daemon could start. A helper has nothing but the three files, two sockets and its place. While it
- * is stuck the daemon goes on without it:
- *   - memory comes by MADV_POPULATE_WRITE on the daemon's mapping instead (heapfile.c), which takes no inode lock
+ * place, and no other daemon could start. A helper has nothing but the three files (and the read-only descriptions of
+ * them that clients get), two sockets and its place. While it is stuck the daemon goes on without it:
+ *   - memory comes by MADV_POPULATE_WRITE on the daemon's mapping instead (backing.c), which takes no inode lock
  *   - nothing is released: pages that were to be punched stay aside, and who needs them gone is refused (serve/)
  *
  * Two sockets, so that neither kind of request waits behind the other in the daemon:
@@ -29,24 +29,24 @@
  * until the lock of the place is free, which the kernel frees with the helper. A fill under way is given up by the
  * kernel at the SIGKILL, before it has given a page memory. The place is an OFD lock on a byte of the private memfd.
  *
- * If the helper alone dies, what was asked of it has happened or not, and nothing is under way any more. A fill that was
- * under way is the daemon's to do otherwise, as one that is late. Holes are asked for again, of another helper, which is
- * started a second later: to punch twice is to punch once, so the answer is as exact as without that death, and the
- * pages are aside until it comes. While there is no helper that has lasted for more than 2 s, it is as if one were stuck.
- * The word of a place may have been left standing: who takes the place clears it, or the next daemon would keep pages
- * aside, or refuse the heap because they are in use, while the helper that has the place is idle.
+ * If the helper alone dies, what was asked of it has happened or not, and nothing is under way any more. A fill that
+ * was under way is the daemon's to do otherwise, as one that is late. Holes are asked for again, of another helper,
+ * which is started a second later: to punch twice is to punch once, so the answer is as exact as without that death,
+ * and the pages are aside until it comes. While there is no helper that has lasted for more than 2 s, it is as if one
+ * were stuck. The word of a place may have been left standing: who takes the place clears it, or the next daemon would
+ * keep pages aside, or refuse the heap because they are in use, while the helper that has the place is idle.
  *
  * A helper that is stopped (SIGSTOP) is stuck; one that is killed again and again is started once a second. Nobody
- * waits for either, but for the first word of a new one, a second at most. There are PUNCHES_MAX requests at most; those
- * that don't fit into the socket are sent when others have been answered. Answers fit: no more of them are on their way
- * than requests.
+ * waits for either, but for the first word of a new one, a second at most. There are PUNCHES_MAX requests at most;
+ * those that don't fit into the socket are sent when others have been answered. Answers fit: no more of them are on
+ * their way than requests.
  *
  * Once a second the helper drops the locks that clients have set on the descriptions which the daemon has given them:
  * no library sets any, but they would stay for as long as the heap does, and each close of a descriptor goes through
  * all. While it is stuck it drops none.
  *
- * Known limit: before Linux 5.14 there is no MADV_POPULATE_WRITE. Memory that the helper does not bring in time comes by
- * touching it (backing.c), and if the system has none, that is a SIGBUS.
+ * Known limit: before Linux 5.14 there is no MADV_POPULATE_WRITE. Memory that the helper does not bring in time comes
+ * by touching it (backing.c), and if the system has none, that is a SIGBUS.
  */
 #include "daemon/memory/helper.h"
 
@@ -59,20 +59,20 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <utlist.h>
 
+#include "daemon/fds.h"
 #include "daemon/log.h"
+#include "daemon/memory/memfd.h"
 #include "daemon/privileges.h"
 #include "shm/crash.h"
 
 #define PUNCHES_MAX    16u
 #define LATE_NS        UINT64_C(2000000000)
-#define SAY_NS         UINT64_C(2000000000)
 #define LOOK_MS        50u
 #define CHILD_MS       1000
 #define UNLOCK_MS      1000
@@ -85,7 +85,6 @@
 #define CALL_NS        UINT64_C(20000000)
 #define PAUSE_NS_MIN   UINT64_C(1000000000)
 #define PAUSE_NS_MAX   UINT64_C(64000000000)
-#define HELPER_FDS_MAX 65536
 #define PLACE_BYTE     1 /* of the private memfd: byte 0 is the daemon's (shm/handover.c) */
 
 typedef struct request {
@@ -136,24 +135,6 @@ typedef struct child {
         helper_hole holes[HELPER_HOLES_MAX];
     } in;
 } child;
-
-/* Close everything but fds, which become 0, 1, and so on. */
-static void keep_only(int fds[CHILD_NFDS])
-{
-    for (int i = 0; i < CHILD_NFDS; i++) { /* out of the way first */
-        fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, CHILD_NFDS);
-        if (fds[i] < 0)
-            _exit(EXIT_FAILURE);
-    }
-    for (int i = 0; i < CHILD_NFDS; i++) {
-        if (dup2(fds[i], i) < 0)
-            _exit(EXIT_FAILURE);
-    }
-    if (syscall(SYS_close_range, CHILD_NFDS, ~0U, 0) == 0)
-        return;
-    for (int fd = CHILD_NFDS; fd < HELPER_FDS_MAX; fd++) /* a kernel before 5.9 */
-        (void)close(fd);
-}
 
 static void answer(int fd, const reply *r)
 {
@@ -257,7 +238,7 @@ __attribute__((noreturn)) static void child_run(child *c, int fds[CHILD_NFDS], p
 
     (void)sigfillset(&all);
     (void)sigprocmask(SIG_SETMASK, &all, NULL);
-    keep_only(fds);
+    fds_keep_only(fds, CHILD_NFDS);
     (void)prctl(PR_SET_NAME, "goallocd-helper");
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
@@ -268,7 +249,8 @@ __attribute__((noreturn)) static void child_run(child *c, int fds[CHILD_NFDS], p
     c->private = mmap(NULL, SYSTEM_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, PLACE, 0);
     if (c->private == MAP_FAILED)
         _exit(EXIT_FAILURE);
-    (void)(privileges_confine(PRIVILEGES_HELPER, (const char *const[]){ NULL }) < 0); /* it works with privileges, too */
+    /* It works with privileges, too. */
+    (void)(privileges_confine(PRIVILEGES_HELPER, (const char *const[]){ NULL }) < 0);
     CRASH_POINT(helper_before_ready);
     answer(PUNCHES, &(reply){ .id = 0 }); /* it has closed what it must not hold */
     for (;;) {
@@ -285,7 +267,7 @@ __attribute__((noreturn)) static void child_run(child *c, int fds[CHILD_NFDS], p
 /* Lock a place that no helper has; whoever had it punches nothing. Returns a descriptor that holds the lock; -errno. */
 static int take_place(helper *h, unsigned *ret_place)
 {
-    int fd = heapfile_reopen_private(h->file);
+    int fd = memfd_reopen(h->file->fds[HEAPFILE_PRIVATE], O_RDWR);
 
     if (fd < 0)
         return fd;
@@ -305,9 +287,7 @@ static int take_place(helper *h, unsigned *ret_place)
 /* True if a helper has that place. */
 static bool is_place_taken(const helper *h, unsigned place)
 {
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = PLACE_BYTE + place, .l_len = 1 };
-
-    return fcntl(h->file->fds[HEAPFILE_PRIVATE], F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
+    return memfd_is_locked(h->file->fds[HEAPFILE_PRIVATE], PLACE_BYTE + (off_t)place, 1);
 }
 
 static void close_fd(int *fd)
@@ -482,19 +462,18 @@ static void note_stuck(helper *h, uint64_t now)
 {
     bool stuck = h->punches != NULL && now - h->punches->sent_ns >= LATE_NS;
 
-    if (h->stuck != stuck) {
-        h->stuck = stuck;
-        h->watch.on_stuck(h->watch.data, stuck);
-    }
-    if (stuck && h->warned_ns == 0 && now - h->punches->sent_ns >= SAY_NS) {
+    if (h->stuck == stuck)
+        return;
+    h->stuck = stuck;
+    h->watch.on_stuck(h->watch.data, stuck);
+    if (stuck) {
         log_warn(h->pid != 0 ? "a client holds a lock of the heap's files: nothing is given back to the system until "
                                "it lets go"
                              : "there is no helper: nothing is given back to the system until one can be started");
-        h->warned_ns = h->punches->sent_ns;
-    } else if (!stuck && h->warned_ns != 0) {
+        h->stuck_ns = h->punches->sent_ns;
+    } else {
         log_warn("memory is given back to the system again, after %llu s",
-                 (unsigned long long)((now - h->warned_ns) / 1000000000));
-        h->warned_ns = 0;
+                 (unsigned long long)((now - h->stuck_ns) / 1000000000));
     }
 }
 

@@ -62,8 +62,8 @@ typedef struct helper {
     size_t npunches;
     uint64_t last_id;
     uint64_t restart_ns;
-    uint64_t warned_ns; /* of the first request, when the log said that it is stuck; 0: it did not */
-    bool stuck;
+    bool stuck;         /* the first request is late, and the log says so */
+    uint64_t stuck_ns;  /* when that one was sent */
 
     /* Helpers of daemons before this one that are still there, by their places. */
     helper_hole old[HELPERS_MAX];

@@ -1,7 +1,7 @@
 /*
  * Memfd: makes memfds as heaps and sessions have them.
  *
- * Called by heapfile (the heap's), lifesign and heap/offers (a session's and a group's own). Data: none.
+ * Called by heapfile and helper (the heap's), lifesign and heap/offers (a session's and a group's own). Data: none.
  *
  * A memfd is born with mode 0777, and a client that holds a read-only descriptor could reopen it for writing through
  * /proc/self/fd. With 0600 that takes the daemon's own uid (or root), which could do anything to the daemon anyway.
@@ -67,4 +67,11 @@ int memfd_reopen_locked(int fd, int flags, off_t at)
     r = -errno;
     (void)close(own);
     return r;
+}
+
+bool memfd_is_locked(int fd, off_t at, off_t len)
+{
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = len };
+
+    return fcntl(fd, F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
 }

@@ -23,4 +23,7 @@ int memfd_reopen(int fd, int flags) __attribute__((warn_unused_result));
 /* The same with a shared OFD lock on one byte. */
 int memfd_reopen_locked(int fd, int flags, off_t at) __attribute__((warn_unused_result));
 
+/* True if somebody else has a lock on these bytes (len 0: on any from there on), or if the kernel does not say. */
+bool memfd_is_locked(int fd, off_t at, off_t len) __attribute__((warn_unused_result));
+
 #endif

@@ -1,8 +1,8 @@
 /*
  * Shelf: a queue of descriptors that no process has to be awake for.
  *
- * Called by heapfile (make, read), and by session and heap/group (put, take, remove). Data: the queue of a pair of
- * sockets in the kernel, which the daemon alone writes and reads; and private: where in the queue each sign is.
+ * Called by heapfile (make, read), lifesign (take), and by session and heap/group (put, remove). Data: the queue of a
+ * pair of sockets in the kernel, which the daemon alone writes and reads; and private: where in the queue each sign is.
  *
  * The next daemon needs the descriptors of the signs of life (lifesign.c) that this one has made: nobody else has one
  * without a lock. To give each of them to systemd or to the keeper would be a message to another process for each
@@ -37,7 +37,7 @@
  *
  * Nobody but the daemon, the keeper and systemd ever has the ends. No client can fill the queue: what is in it is
  * bounded by sessions, groups, and the above. When the kernel refuses a message, the sign is not there, and the
- * session is refused. Nothing blocks. What the next daemon reads it checks all the same (lifesign_adopt).
+ * session is refused. Nothing blocks. What the next daemon reads it checks all the same (lifesign_find).
  *
  * The kernel counts descriptors in queues by user, and lets none of its processes send any while there are more than
  * the sender's RLIMIT_NOFILE (ETOOMANYREFS; the superuser may). The daemon's limit is the system's highest, and it

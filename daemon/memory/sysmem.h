@@ -44,8 +44,8 @@ void sysmem_end(sysmem *mem);
 /*
  * True if the system, and each memory cgroup that the daemon is in, can spare so many bytes. It is asked again after a
  * second, and after 100 ms when what it had is used up: that costs a pread of some small files of /proc and /sys.
- * Between two readings what was said counts. coming_bytes are being committed, so that the system does not count all of them
- * yet.
+ * Between two readings what was said counts. coming_bytes are being committed, so that the system does not count all of
+ * them yet.
  */
 bool sysmem_has(sysmem *mem, uint64_t bytes, uint64_t coming_bytes, uint64_t now_ms)
     __attribute__((warn_unused_result));

@@ -24,7 +24,7 @@
  *
  * Why not MADV_POPULATE_WRITE on the daemon's mapping: 2.1 us a page instead of 0.6 + 1.0, and 0.35 more to take the
  * pages out of the daemon's page tables again, where they would count as its resident memory. It holds no lock of the
- * file, though, so it is what heapfile.c does when a client holds that lock; then nothing is zeroed ahead.
+ * file, though, so it is what backing.c does when a client holds that lock; then nothing is zeroed ahead.
  *
  * If the daemon dies, some pages are zeroed and others are not; nobody can tell but by the time that a touch takes.
  */

@@ -173,7 +173,7 @@ static answer attach_reply(client *c, uint64_t id, session *s)
     int nfds = attach_fds(c, s, fds, &own);
 
     if (nfds == -EUSERS)
-        why = "processes that have left this group still hold too many of its signs of life";
+        why = "processes that have left this group still hold too many of its signs of life, or locks on one";
     if (nfds < 0 || !has_descriptors(c, s) || !deaths_watch(srv->deaths, c, s)) {
         close_own(&own);
         session_forget(&srv->sessions, s);

@@ -325,7 +325,7 @@ static int recover_entry(session_table *table, session_no no)
     s = session_add(table, no, u32_load_relaxed(&entry->epoch), &request); /* an older daemon's label may be anything */
     if (s == NULL)
         return -ENOMEM;
-    s->sign = lifesign_adopt(shelf_take(table->leases.heap->file->shelf, no.n, s->lessee.epoch));
+    s->sign = lifesign_find(table->leases.heap->file->shelf, no.n, s->lessee.epoch);
     session_set_state(table, s, state == SHM_SESSION_ENDING ? SHM_SESSION_ENDING : SHM_SESSION_LOST);
     return 0;
 }

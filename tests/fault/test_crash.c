@@ -23,9 +23,9 @@
 #include <sys/wait.h>
 
 #include "proto/channel.h"
-#include "shm/crash.h"
 #include "shm/limits.h"
 #include "tests/support/attach.h"
+#include "tests/support/points.h"
 
 #define ENTRIES   3000
 #define THREADS 2
@@ -511,42 +511,24 @@ static void worker_dies(const char *name, const char *mode, unsigned nth)
     assert_true(fixture_stop(&f));
 }
 
-#define WORKER_h(name)
-#define WORKER_c(name) worker_dies(#name, "default", 1);
-#define WORKER_r(name) worker_dies(#name, "reclaim", 1);
-#define WORKER_d(name)
-#define WORKER_g(name)
-#define WORKER_b(name)
-#define WORKER_q(name)
-#define WORKER_e(name)
-#define WORKER_t(name)
-#define WORKER_s(name)
-#define WORKER_l(name)
-#define WORKER(name, who) WORKER_##who(name)
-
 static void worker_may_die_at_every_point(void **state)
 {
-    (void)state;
-    CRASH_POINTS(WORKER)
-}
+    const char *name;
 
-#define LATER_h(name)
-#define LATER_c(name) worker_dies(#name, "default", 2);
-#define LATER_r(name)
-#define LATER_d(name)
-#define LATER_g(name)
-#define LATER_b(name)
-#define LATER_q(name)
-#define LATER_e(name)
-#define LATER_t(name)
-#define LATER_s(name)
-#define LATER_l(name)
-#define LATER(name, who) LATER_##who(name)
+    (void)state;
+    for (size_t at = 0; (name = points_next('c', &at)) != NULL;)
+        worker_dies(name, "default", 1);
+    for (size_t at = 0; (name = points_next('r', &at)) != NULL;)
+        worker_dies(name, "reclaim", 1);
+}
 
 static void worker_may_die_at_every_point_later(void **state)
 {
+    const char *name;
+
     (void)state;
-    CRASH_POINTS(LATER)
+    for (size_t at = 0; (name = points_next('c', &at)) != NULL;)
+        worker_dies(name, "default", 2);
 }
 
 /* --- daemons --- */
@@ -600,23 +582,15 @@ static void daemon_dies(const char *name, const char *mode, unsigned nth)
     assert_true(fixture_stop(&f));
 }
 
-#define DAEMON_h(name)
-#define DAEMON_c(name)
-#define DAEMON_r(name)
-#define DAEMON_d(name) daemon_dies(#name, "both", 1);
-#define DAEMON_g(name) daemon_dies(#name, "group", 1);
-#define DAEMON_b(name)
-#define DAEMON_q(name)
-#define DAEMON_e(name)
-#define DAEMON_t(name)
-#define DAEMON_s(name)
-#define DAEMON_l(name)
-#define DAEMON(name, who) DAEMON_##who(name)
-
 static void daemon_may_die_at_every_point(void **state)
 {
+    const char *name;
+
     (void)state;
-    CRASH_POINTS(DAEMON)
+    for (size_t at = 0; (name = points_next('d', &at)) != NULL;)
+        daemon_dies(name, "both", 1);
+    for (size_t at = 0; (name = points_next('g', &at)) != NULL;)
+        daemon_dies(name, "group", 1);
 }
 
 /* In the sequences of every session, but when the owner is a group. */
@@ -659,23 +633,13 @@ static void takeover_dies(const char *name)
     assert_true(fixture_stop(&f));
 }
 
-#define TAKEOVER_h(name)
-#define TAKEOVER_c(name)
-#define TAKEOVER_r(name)
-#define TAKEOVER_d(name)
-#define TAKEOVER_g(name)
-#define TAKEOVER_b(name)
-#define TAKEOVER_q(name)
-#define TAKEOVER_e(name)
-#define TAKEOVER_t(name) takeover_dies(#name);
-#define TAKEOVER_s(name)
-#define TAKEOVER_l(name)
-#define TAKEOVER(name, who) TAKEOVER_##who(name)
-
 static void takeover_may_die_twice_at_every_point(void **state)
 {
+    const char *name;
+
     (void)state;
-    CRASH_POINTS(TAKEOVER)
+    for (size_t at = 0; (name = points_next('t', &at)) != NULL;)
+        takeover_dies(name);
 }
 
 /* --- settling --- */
@@ -702,23 +666,13 @@ static void settle_dies(const char *name)
     assert_true(fixture_stop(&f));
 }
 
-#define SETTLE_h(name)
-#define SETTLE_c(name)
-#define SETTLE_r(name)
-#define SETTLE_d(name)
-#define SETTLE_g(name)
-#define SETTLE_b(name)
-#define SETTLE_q(name)
-#define SETTLE_e(name) settle_dies(#name);
-#define SETTLE_s(name)
-#define SETTLE_l(name)
-#define SETTLE_t(name)
-#define SETTLE(name, who) SETTLE_##who(name)
-
 static void daemon_may_die_while_it_settles(void **state)
 {
+    const char *name;
+
     (void)state;
-    CRASH_POINTS(SETTLE)
+    for (size_t at = 0; (name = points_next('e', &at)) != NULL;)
+        settle_dies(name);
 }
 
 /* --- coming back --- */
@@ -747,23 +701,13 @@ static void return_dies(const char *name)
     assert_true(fixture_stop(&f));
 }
 
-#define RETURN_h(name)
-#define RETURN_c(name)
-#define RETURN_r(name)
-#define RETURN_d(name)
-#define RETURN_g(name)
-#define RETURN_b(name) return_dies(#name);
-#define RETURN_q(name)
-#define RETURN_e(name)
-#define RETURN_t(name)
-#define RETURN_s(name)
-#define RETURN_l(name)
-#define RETURN(name, who) RETURN_##who(name)
-
 static void daemon_may_die_while_a_worker_comes_back(void **state)
 {
+    const char *name;
+
     (void)state;
-    CRASH_POINTS(RETURN)
+    for (size_t at = 0; (name = points_next('b', &at)) != NULL;)
+        return_dies(name);
 }
 
 /* --- a heap that is dropped --- */
@@ -816,23 +760,15 @@ static void drop_dies(const char *name, bool cold_start)
     assert_true(fixture_stop(&f));
 }
 
-#define DROP_h(name)
-#define DROP_c(name)
-#define DROP_r(name)
-#define DROP_d(name)
-#define DROP_g(name)
-#define DROP_b(name)
-#define DROP_q(name)
-#define DROP_e(name)
-#define DROP_t(name)
-#define DROP_s(name) drop_dies(#name, false);
-#define DROP_l(name) drop_dies(#name, true);
-#define DROP(name, who) DROP_##who(name)
-
 static void daemon_may_die_while_it_drops_the_heap(void **state)
 {
+    const char *name;
+
     (void)state;
-    CRASH_POINTS(DROP)
+    for (size_t at = 0; (name = points_next('s', &at)) != NULL;)
+        drop_dies(name, false);
+    for (size_t at = 0; (name = points_next('l', &at)) != NULL;)
+        drop_dies(name, true);
 }
 
 int main(int argc, char **argv)

@@ -1,7 +1,7 @@
 /*
- * The daemon's helper dies at each of its points (shm/crash.h), and in the middle of what it does there. The daemon goes
- * on, another helper does what this one was asked for, and then the arena has exactly the memory that the books say; the
- * daemon after it takes the heap over as it is.
+ * The daemon's helper dies at each of its points (shm/crash.h), and in the middle of what it does there. The daemon
+ * goes on, another helper does what this one was asked for, and then the arena has exactly the memory that the books
+ * say; the daemon after it takes the heap over as it is.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,8 +13,8 @@
 #include <string.h>
 
 #include "daemon/memory/heapfile.h"
-#include "shm/crash.h"
 #include "tests/support/attach.h"
+#include "tests/support/points.h"
 #include "tests/support/rawheap.h"
 
 #define OBJECT_BYTES 4096u
@@ -118,23 +118,13 @@ static void helper_dies(const char *name)
     assert_true(fixture_stop(&f));
 }
 
-#define HELPER_c(name)
-#define HELPER_r(name)
-#define HELPER_d(name)
-#define HELPER_g(name)
-#define HELPER_b(name)
-#define HELPER_q(name)
-#define HELPER_e(name)
-#define HELPER_t(name)
-#define HELPER_s(name)
-#define HELPER_l(name)
-#define HELPER_h(name) helper_dies(#name);
-#define HELPER(name, who) HELPER_##who(name)
-
 static void helper_may_die_at_every_point(void **state)
 {
+    const char *name;
+
     (void)state;
-    CRASH_POINTS(HELPER)
+    for (size_t at = 0; (name = points_next('h', &at)) != NULL;)
+        helper_dies(name);
 }
 
 /* Its second and third time: it has done others before. */

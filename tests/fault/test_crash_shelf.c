@@ -9,10 +9,12 @@
 #include <cmocka.h>
 
 #include <signal.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "tests/support/groups.h"
+#include "tests/support/points.h"
 #include "tests/support/rawheap.h"
 
 #define NHOLDERS 3
@@ -119,7 +121,17 @@ static void next_daemon_knows_who_lives_wherever_the_last_one_died(void **state)
         { "shelf_half_read", 1 },     { "shelf_half_read", 3 },
     };
 
+    const char *name;
+
     (void)state;
+    for (size_t at = 0; (name = points_next('q', &at)) != NULL;) { /* no other test has these */
+        size_t i = 0;
+
+        while (i < sizeof(rows) / sizeof(rows[0]) && strcmp(rows[i].point, name) != 0)
+            i++;
+        if (i == sizeof(rows) / sizeof(rows[0]))
+            fail_msg("%s is not in the table", name);
+    }
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
         daemon_dies(rows[i].point, rows[i].nth);
 }

@@ -730,18 +730,30 @@ static int link_in_vain(const fixture *f, void *arg)
     return 0;
 }
 
-static int link_again(const fixture *f, void *arg)
+static int unlink_one(void)
 {
-    void **slot;
+    void **slot = goalloc_calloc(1, sizeof(*slot));
 
-    (void)arg;
-    must_attach(f, 0);
-    CHECK(goalloc_settle() == 0);
-    slot = goalloc_calloc(1, sizeof(*slot));
     CHECK(slot != NULL && (*slot = goalloc_malloc(64)) != NULL);
     CHECK(goalloc_unlink_free(slot, NULL) == 0);
     goalloc_free(slot);
     return 0;
+}
+
+static int link_again(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, 0);
+    CHECK(goalloc_settle() == 0);
+    return unlink_one();
+}
+
+/* Nobody has asked for a settling. */
+static int link_at_once(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, 0);
+    return unlink_one();
 }
 
 static void full_table_of_holds_is_an_error_until_its_holder_ends(void **state)
@@ -805,6 +817,27 @@ static void holds_in_nobodys_name_go_with_the_next_session(void **state)
     assert_true(fixture_stop(&f));
 }
 
+/* In the name of a number that no session has had. */
+static int hold_for_a_free_number(const fixture *f, void *arg)
+{
+    rawheap heap;
+
+    (void)arg;
+    rawheap_open(&heap, f, 0, "liar");
+    fill_holds(&heap.map, SHM_SESSIONS_MAX - 1);
+    return 0;
+}
+
+static void holds_in_the_name_of_a_free_number_go_with_their_author(void **state)
+{
+    fixture *f = *state;
+
+    assert_int_equal(child_run(f, hold_for_a_free_number, NULL), 0);
+    (void)fixture_live_with(f, 0);
+    assert_int_equal(child_run(f, link_at_once, NULL), 0);
+    assert_true(fixture_is_clean(f, 0));
+}
+
 static int setup(void **state)
 {
     void *p = mmap(NULL, sizeof(common), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -832,6 +865,7 @@ int main(void)
         SHARED_TEST(cancelled_threads_leave_no_hold),
         FIXTURE_TEST(forged_intents_harm_no_daemon),
         SHARED_TEST(holds_in_nobodys_name_go_with_the_next_session),
+        FIXTURE_TEST(holds_in_the_name_of_a_free_number_go_with_their_author),
         SHARED_TEST(full_table_of_holds_is_an_error_until_its_holder_ends),
     };
 

@@ -386,6 +386,48 @@ static void signs_of_a_group_that_are_kept_are_bounded(void **state)
     (void)close(heap.fds[ATTACH_FD_OWN]);
 }
 
+/*
+ * Who has a group's sign locks thousands of other bytes of its file, through which each question about one byte goes:
+ * then nobody joins that group, and no other is hit, as long as somebody has that sign.
+ */
+static void who_locks_more_of_a_sign_closes_its_group_alone(void **state)
+{
+    const fixture *f = *state;
+    rawheap heap;
+    int kept;
+    int e = 0;
+
+    assert_int_equal(attach_error(f, &heap, SESSION_READONLY, "locked", ""), 0);
+    kept = heap.fds[ATTACH_FD_OWN]; /* of a read-only session it is the group's */
+    heap.fds[ATTACH_FD_OWN] = -1;
+    for (int n = 0; n < NLOCKS / 10; n++) {
+        off_t at = (off_t)DOORS + 2 * n;
+        struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1 };
+
+        assert_int_equal(fcntl(kept, F_OFD_SETLK, &lock), 0);
+    }
+    drop_session(&heap);
+    for (unsigned i = 0; i < 8 * DOORS && e == 0; i++) { /* until the daemon has closed its own descriptor of it */
+        assert_true(comes_to_sessions(f, 0));
+        e = attach_error(f, &heap, SESSION_READONLY, "locked", "hold too many");
+        if (e == 0) {
+            (void)close(heap.fds[ATTACH_FD_OWN]);
+            heap.fds[ATTACH_FD_OWN] = -1;
+            drop_session(&heap);
+        }
+    }
+    assert_int_equal(e, EUSERS);
+    assert_int_equal(attach_error(f, &heap, SESSION_READONLY, "another", ""), 0);
+    (void)close(heap.fds[ATTACH_FD_OWN]);
+    heap.fds[ATTACH_FD_OWN] = -1;
+    drop_session(&heap);
+    (void)close(kept);
+    assert_true(fixture_is_clean(f, 0));
+    assert_int_equal(attach_error(f, &heap, SESSION_READONLY, "locked", ""), 0);
+    drop_session(&heap);
+    (void)close(heap.fds[ATTACH_FD_OWN]);
+}
+
 /* --- locks of others --- */
 
 /* True as long as somebody else than this description has a lock on the file. */
@@ -451,6 +493,7 @@ int main(void)
         FIXTURE_TEST_KEPT(shelf_that_is_full_refuses_sessions_and_nothing_else),
         cmocka_unit_test(too_many_descriptors_in_flight_refuse_sessions_and_nothing_else),
         FIXTURE_TEST(signs_of_a_group_that_are_kept_are_bounded),
+        FIXTURE_TEST(who_locks_more_of_a_sign_closes_its_group_alone),
         FIXTURE_TEST(locks_that_clients_leave_behind_go),
     };
 

@@ -142,7 +142,7 @@ static void next_daemon_finds_what_was_put(void **state)
     put(b, 2, 20);
     put(b, SHM_OWNERS_MAX - 1, 30);
     next_daemon(b);
-    found = lifesign_adopt(shelf_take(b->s, 1, 10));
+    found = lifesign_find(b->s, 1, 10);
     assert_true(lifesign_is_held(&found));
     (void)close(locked);
     assert_false(lifesign_is_held(&found));
@@ -323,6 +323,28 @@ static void what_is_no_sign_is_refused(void **state)
     assert_int_equal(count_descriptors(), before);
 }
 
+/* A message of the right form, whose descriptor is another file's. */
+static void what_stands_for_a_sign_is_not_sent_again(void **state)
+{
+    bench *b = *state;
+    uint32_t item[2] = { 5, 1 };
+    unsigned before = count_descriptors();
+    int other = memfd_sealed("other", 8192);
+
+    assert_true(other >= 0);
+    assert_int_equal(fdpass_send(b->fds[SHELF_IN], item, sizeof(item), &other, 1), sizeof(item));
+    (void)close(other);
+    next_daemon(b);
+    assert_int_equal(lifesign_find(b->s, 5, 1).fd, -1);
+    assert_int_equal(count_descriptors(), before);
+    assert_int_equal(shelf_validate(b->s, stderr), 0);
+    put(b, 6, 1); /* the message before has no sign that counts */
+    assert_int_equal(shelf_nmessages(b->s), 1);
+    next_daemon(b);
+    assert_int_equal(shelf_take(b->s, 5, 1), -1);
+    must_take(b, 6, 1);
+}
+
 static void ends_are_told_apart(void **state)
 {
     const bench *b = *state;
@@ -356,6 +378,31 @@ static void sign_has_so_many_doors_and_no_more(void **state)
     assert_false(lifesign_is_held(&b->signs[0]));
 }
 
+/* Each question about one door would go through all of these locks. */
+static void sign_with_other_locks_has_no_more_doors(void **state)
+{
+    enum { LOCKS = 500 };
+    bench *b = *state;
+    int door = lifesign_fd(&b->signs[0]);
+    int next;
+
+    assert_true(door >= 0);
+    for (int i = 0; i < LOCKS; i++) {
+        off_t at = (off_t)LIFESIGN_DOORS + 2 * i;
+        struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1 };
+
+        assert_int_equal(fcntl(door, F_OFD_SETLK, &lock), 0);
+        assert_int_equal(lifesign_fd(&b->signs[0]), -EUSERS);
+    }
+    assert_true(lifesign_is_held(&b->signs[0]));
+    assert_true((next = lifesign_fd(&b->signs[1])) >= 0);
+    (void)close(next);
+    (void)close(door);
+    assert_false(lifesign_is_held(&b->signs[0]));
+    assert_true((next = lifesign_fd(&b->signs[0])) >= 0);
+    (void)close(next);
+}
+
 #define SHELF_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -369,8 +416,10 @@ int main(void)
         SHELF_TEST(shelf_agrees_with_a_model),
         SHELF_TEST(full_queue_refuses_and_takes_again),
         SHELF_TEST(what_is_no_sign_is_refused),
+        SHELF_TEST(what_stands_for_a_sign_is_not_sent_again),
         SHELF_TEST(ends_are_told_apart),
         SHELF_TEST(sign_has_so_many_doors_and_no_more),
+        SHELF_TEST(sign_with_other_locks_has_no_more_doors),
     };
 
     return cmocka_run_group_tests_name("shelf", tests, NULL, NULL);

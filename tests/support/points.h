@@ -1,0 +1,30 @@
+/*
+ * Points: the crash points of shm/crash.h, by who passes them.
+ */
+#ifndef GOALLOC_TESTS_SUPPORT_POINTS_H
+#define GOALLOC_TESTS_SUPPORT_POINTS_H
+
+#include <stddef.h>
+
+#include "shm/crash.h"
+
+/* The next point that these pass, a letter of CRASH_POINTS, from number *at on. NULL: none is left. */
+static inline const char *points_next(char who, size_t *at)
+{
+#define POINT(name, letter) { #name, #letter },
+    static const struct {
+        const char *name;
+        const char *who;
+    } points[] = { CRASH_POINTS(POINT) };
+#undef POINT
+
+    while (*at < sizeof(points) / sizeof(points[0])) {
+        size_t i = (*at)++;
+
+        if (points[i].who[0] == who)
+            return points[i].name;
+    }
+    return NULL;
+}
+
+#endif
