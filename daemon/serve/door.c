@@ -102,14 +102,13 @@ static void note_late(door *d, peer *p)
 {
     peer_host *host = d->host;
 
-    p->late = true;
-    host->nlate++;
+    peer_be_late(p);
     if (host->nlate == 1)
         log_client_warn(p->uid, "few descriptors are left: no more sessions");
     if (host->nlate <= LATE_MAX)
         return;
-    for (peer *old = host->peers; old != NULL; old = old->next) {
-        if (old->late && (!old->user->privileged || p->user->privileged)) {
+    for (peer *old = host->late; old != NULL; old = old->late_next) {
+        if (!old->user->privileged || p->user->privileged) {
             peer_close(old);
             return;
         }

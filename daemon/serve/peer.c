@@ -133,6 +133,22 @@ static void peer_not_ready(peer *p)
     p->ready = false;
 }
 
+void peer_be_late(peer *p)
+{
+    p->late = true;
+    DL_APPEND2(p->host->late, p, late_prev, late_next);
+    p->host->nlate++;
+}
+
+static void peer_not_late(peer *p)
+{
+    if (p->late) {
+        DL_DELETE2(p->host->late, p, late_prev, late_next);
+        p->host->nlate--;
+    }
+    p->late = false;
+}
+
 void peer_close(peer *p)
 {
     peer_host *host = p->host;
@@ -142,8 +158,7 @@ void peer_close(peer *p)
         return;
     host->on_close(p);
     p->closing = true;
-    host->nlate -= p->late;
-    p->late = false;
+    peer_not_late(p);
     peer_not_silent(p);
     peer_not_ready(p);
     if (host->closer != NULL && peer_fd(p) >= 0)
