@@ -53,13 +53,21 @@ void users_start(users *u, const limits *max)
     u->seed[0] |= 1;
 }
 
-/* A session takes two descriptors, so 3/8 of them as connections are three quarters at most. */
+static void lower(users *u, enum limit which, uint64_t most)
+{
+    if (u->fitted.max[which] > most)
+        u->fitted.max[which] = most;
+}
+
+/*
+ * A session takes two descriptors beside its connection, if it has one: its process's pidfd and its sign of life. So
+ * 3/8 of them as connections and 3/16 as sessions are three quarters at most. (Groups take two each, of which
+ * GROUPS_PER_UID_MAX bounds the number.)
+ */
 void users_fit_descriptors(users *u, uint64_t n)
 {
-    uint64_t most = n * 3 / 8 > 0 ? n * 3 / 8 : 1;
-
-    if (u->fitted.max[LIMIT_UID_CONNECTIONS] > most)
-        u->fitted.max[LIMIT_UID_CONNECTIONS] = most;
+    lower(u, LIMIT_UID_CONNECTIONS, n * 3 / 8 > 0 ? n * 3 / 8 : 1);
+    lower(u, LIMIT_UID_SESSIONS, n * 3 / 16 > 0 ? n * 3 / 16 : 1);
 }
 
 /* No uid gets more than three quarters of the connections. */
@@ -68,10 +76,8 @@ void users_fit_watches(users *u, uint64_t n)
     uint64_t most = n / 2 > CONNECTIONS_LEAST ? n / 2 : CONNECTIONS_LEAST;
 
     u->most_pidfds = most;
-    if (u->fitted.max[LIMIT_CONNECTIONS] > most)
-        u->fitted.max[LIMIT_CONNECTIONS] = most;
-    if (u->fitted.max[LIMIT_UID_CONNECTIONS] > most * 3 / 4)
-        u->fitted.max[LIMIT_UID_CONNECTIONS] = most * 3 / 4;
+    lower(u, LIMIT_CONNECTIONS, most);
+    lower(u, LIMIT_UID_CONNECTIONS, most * 3 / 4);
 }
 
 void users_end(users *u)
