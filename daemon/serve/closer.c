@@ -150,8 +150,6 @@ void closer_take(closer *c, int copy, const user *who)
         c->queue[at].uid = who == NULL ? UINT32_MAX : who->uid;
         need_thread(c);
         uv_cond_signal(&c->wanted);
-    } else {
-        c->nleft_open++;
     }
     uv_mutex_unlock(&c->lock);
     if (!uv_is_active((const uv_handle_t *)&c->look) && !uv_is_closing((const uv_handle_t *)&c->look))
