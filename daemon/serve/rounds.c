@@ -103,7 +103,7 @@ static bool end_sessions(rounds *r, uint64_t until_ns)
     return false;
 }
 
-/* Groups without open or lost sessions end. For one that waits for a child, deaths.c looks at its lock. */
+/* Groups without open or lost sessions end. For one that waits for a child, deaths.c looks at its sign of life. */
 static bool end_groups(rounds *r, uint64_t until_ns)
 {
     service *srv = r->srv;
