@@ -218,7 +218,8 @@ typedef struct goalloc_stats_t {
  *                     has no room for another sign of life; or none for another group: 1024 of them; or processes
  *                     that have left the group still hold 64 generations of its sign of life
  *   -EDQUOT           there are 128 groups already that this user has founded; or it has as many sessions, or sessions
- *                     that are lost, as the daemon allows a user: goalloc_attach_error() and goallocctl limits say which
+ *                     that are lost, as the daemon allows a user: goalloc_attach_error() and goallocctl limits say
+ *                     which
  *   -EIO              the daemon has no randomness for the session's token
  *   -ESTALE           in a forked child: the daemon serves another heap than the one mapped here
  *   -EALREADY         already attached
@@ -358,8 +359,8 @@ GOALLOC_API GOALLOC_CHECK int goalloc_next_event(goalloc_event *ret);
  *   EDQUOT  a limit of the session (limit_bytes, or below that what the daemon allows a session), or of all sessions of
  *           this user, or of its group. Frees of what they hold help
  *   ENOMEM  the memory of the system, of the daemon's cgroup, or of this process for the library's own tables: then
- *           nothing in the heap need be in the way. Or the heap has all that goallocd --max-memory allows it: then frees
- *           help, whosever. Also if size is more than any heap can have (16 TiB)
+ *           nothing in the heap need be in the way. Or the heap has all that goallocd --max-memory allows it: then
+ *           frees help, whosever. Also if size is more than any heap can have (16 TiB)
  * The daemon's memory limit (--memory-limit) is soft and refuses nothing: above it idle memory is given back, and what
  * is needed is had all the same.
  *
@@ -598,8 +599,8 @@ typedef int (*goalloc_init_fn)(void *p, size_t size, void *arg);
  * Cost: one round trip if the root is there, three to make it, and some more to wait. 0; -EMEDIUMTYPE; -ETIMEDOUT
  * (nobody has made it in time, or no daemon answers); -EDEADLK (this thread is making just this root); -EDQUOT (this
  * session makes 64 roots, or its user's sessions 1024, at the same time; or this user has made as many as the daemon
- * allows); -ENOSPC (4096 roots, there or being made); -EROFS (not there, in a read-only attach); the errors of goalloc_calloc() and goalloc_publish(), and what init
- * returns.
+ * allows); -ENOSPC (4096 roots, there or being made); -EROFS (not there, in a read-only attach); the errors of
+ * goalloc_calloc() and goalloc_publish(), and what init returns.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_get_or_create(const char *name, size_t size, uint64_t type_tag,
                                                          goalloc_init_fn init, void *arg, void **ret_p,

@@ -11,7 +11,8 @@
  * uid has from before, and begins with a count. Who asks for the limits is shown what there is, so each such request
  * costs a pass, in its user's time.
  *
- * Whose: a root is its maker's; the adoptions of a session's are its user's, those of a group the user's who founded it.
+ * Whose: a root is its maker's; the adoptions of a session's are its user's, those of a group the user's who founded
+ * it.
  */
 #include "daemon/serve/holdings.h"
 

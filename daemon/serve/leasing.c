@@ -322,7 +322,6 @@ static void commit(client *c)
 static void on_released(void *data, bool released)
 {
     client *c = data;
-
     bool over_max = mheap_over_max(client_service(c)->heap) > 0;
 
     if (released && !over_max && c->op.commit.nranges > 0) {

@@ -1,9 +1,10 @@
 /*
  * Requests about limits: what is used of each, by whom, and what they have refused.
  *
- * Called by requests.c. Calls users, holdings and session. The list has three parts, which `start` numbers one after the
- * other: limits of all and of connections; the accounts of users, a bucket at a time; sessions, one at a time. It needs
- * no session. Who may not control the daemon sees the first part, and what is its own user's of the others.
+ * Called by requests.c. Calls users, holdings, session and group. The list has four parts, which `start` numbers one
+ * after the other: limits of all and of connections; the accounts of users, a bucket at a time; sessions and groups,
+ * one at a time. It needs no session. Who may not control the daemon sees the first part, and what is its own user's of
+ * the others.
  */
 #include "daemon/serve/request_limits.h"
 

@@ -6,7 +6,7 @@
  *
  * An account is found by a hash of the uid, whose two numbers are random: who can be many users (a range of subordinate
  * uids) can't choose them so that all are in one bucket. It lives while anything is counted on it, so there are no more
- * of them than connections, sessions and roots; those that have nothing any more are kept for their rates and episodes,
+ * of them than connections and sessions; those that have nothing any more are kept for their rates and episodes,
  * USERS_IDLE_MAX of them, and the oldest makes room.
  *
  * What is counted is counted where it is given and where it is given back, and never recounted; users_validate()
@@ -16,8 +16,8 @@
  * Root and the user of the daemon have accounts too, but only the limits of all hold for them, without the reserve:
  * they could end the daemon, and have to be able to look at one that others have filled.
  *
- * Refusals come in episodes: the first one is a line in the log, and those that follow within EPISODE_MS of the last one
- * are only counted. So a client that asks in a loop costs a line.
+ * Refusals come in episodes: the first one is a line in the log, and those that follow within EPISODE_MS of the last
+ * one are only counted. So a client that asks in a loop costs a line.
  *
  * Invariants (users_validate): the sums of what is counted on all are those of the users; ncounts is the number of
  * counts that are not 0; who has none is in the list of idle accounts, and nobody else.
