@@ -58,11 +58,6 @@ void limits_text(const Goallocd__Reply *reply)
     }
 }
 
-static bool set_text(json_t *object, const char *name, const char *text)
-{
-    return json_object_set_new(object, name, json_string(text)) == 0;
-}
-
 static json_t *limit_json(const Goallocd__Reply *reply, size_t i)
 {
     const Goallocd__LimitUse *use = reply->limits->uses[i];
@@ -77,10 +72,10 @@ static json_t *limit_json(const Goallocd__Reply *reply, size_t i)
     if (whole && (use->scope == SCOPE_UID || use->session != 0 || use->group[0] != '\0'))
         whole = ctl_json_set(object, "uid", use->uid);
     if (whole && use->group[0] != '\0')
-        whole = set_text(object, "group", ctl_plain_text(use->group, group, sizeof(group)));
+        whole = ctl_json_set_text(object, "group", ctl_plain_text(use->group, group, sizeof(group)));
     if (whole && use->session != 0)
         whole = ctl_json_set(object, "session", use->session) && ctl_json_set(object, "pid", use->pid) &&
-                set_text(object, "label", ctl_plain_text(use->label, label, sizeof(label)));
+                ctl_json_set_text(object, "label", ctl_plain_text(use->label, label, sizeof(label)));
     if (whole)
         return object;
     json_decref(object);
