@@ -466,6 +466,8 @@ int leasing_alloc_long(client *c, uint64_t npages, uint64_t align_pages, span_cl
     if (e == MHEAP_E_EXHAUSTED) {
         rescue(srv);
         e = mheap_begin_span(srv->heap, npages, align_pages, spc, &first, &c->op.nscavenged, m);
+        if (e == MHEAP_E_EXHAUSTED)
+            events_memory_short(&srv->events);
     }
     if (e == 0)
         begin_committing(c);
