@@ -6,8 +6,8 @@
  *
  * A limit by uid does not hold for root and the user of the daemon (users.c), who can end the daemon in any case; those
  * of all do. Defaults leave room for others: no uid gets the last quarter of sessions and roots, or half of the
- * connections. A table here and not an option each in options.c, so that a new limit is one row, which also `goallocctl
- * limits` shows.
+ * connections; where there are few descriptors, these are lowered at the start (users.c). A table here and not an
+ * option each in options.c, so that a new limit is one row, which also `goallocctl limits` shows.
  */
 #include "daemon/limits.h"
 

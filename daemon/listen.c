@@ -6,8 +6,9 @@
  * nobody answers there: then a dead daemon has left it. A clean end removes both files. A daemon that opened the lock
  * file just before its removal sees that it is no longer the file at that path, and tries again.
  *
- * Nobody has to send descriptors to the daemon, and one that is closed there can hold it up (serve/closer.c). Linux 6.16
- * refuses to send them, if that is asked for before the socket listens: sockets that are accepted have it from there.
+ * Nobody has to send descriptors to the daemon, and one that is closed there can hold it up (serve/closer.c). Linux
+ * 6.16 refuses to send them, if that is asked for before the socket listens: sockets that are accepted have it from
+ * there.
  */
 #include "daemon/listen.h"
 

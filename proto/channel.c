@@ -4,13 +4,13 @@
  * Called by link.c, with the turn, and by goallocctl. No malloc, no thread, no signal. Data: the channel itself,
  * private to the process. The child of a fork closes its copy of the descriptor and connects anew.
  *
- * The socket does not block; poll() waits, and has the deadline. (A connect() that
- * waits for room in a full queue does, as long as its caller says.) So no call here can hang, whatever the descriptor
- * names. It may name something else, because the program can close a library's descriptors: programs that become
- * daemons close all that are open, and what they open next gets the same numbers. Therefore the channel remembers its
- * socket by device and inode, and compares them before each use. What is not its socket is neither read nor written nor
- * closed, and counts as a connection that was lost. (If another thread exchanges the descriptor between the comparison
- * and the use, some hundred nanoseconds, that can't be noticed; even then no call hangs.)
+ * The socket does not block; poll() waits, and has the deadline. (A connect() that waits for room in a full queue does
+ * block, as long as its caller says.) So no call here can hang, whatever the descriptor names. It may name something
+ * else, because the program can close a library's descriptors: programs that become daemons close all that are open,
+ * and what they open next gets the same numbers. Therefore the channel remembers its socket by device and inode, and
+ * compares them before each use. What is not its socket is neither read nor written nor closed, and counts as a
+ * connection that was lost. (If another thread exchanges the descriptor between the comparison and the use, some
+ * hundred nanoseconds, that can't be noticed; even then no call hangs.)
  *
  * A request and its reply are five short system calls: fstat and send; a poll that waits; fstat and recvmsg.
  */

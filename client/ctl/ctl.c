@@ -25,6 +25,19 @@ const char *ctl_bytes(uint64_t bytes)
     return text;
 }
 
+bool ctl_number(const char *text, size_t len, uint32_t *ret)
+{
+    uint64_t value = 0;
+
+    for (size_t i = 0; i < len; i++) {
+        if (text[i] < '0' || text[i] > '9' || value > UINT32_MAX)
+            return false;
+        value = value * 10 + (uint64_t)(text[i] - '0');
+    }
+    *ret = (uint32_t)value;
+    return len > 0 && value <= UINT32_MAX;
+}
+
 bool ctl_confirm(const char *question, bool yes)
 {
     char answer[16];
@@ -84,6 +97,11 @@ void ctl_print_lines(const char *text, FILE *out)
 bool ctl_json_set(json_t *object, const char *name, uint64_t value)
 {
     return json_object_set_new(object, name, json_integer((json_int_t)value)) == 0;
+}
+
+bool ctl_json_set_text(json_t *object, const char *name, const char *text)
+{
+    return json_object_set_new(object, name, json_string(text)) == 0;
 }
 
 bool ctl_json_append(json_t *object, const char *name, const Goallocd__Reply *reply, size_t n, ctl_json_item *item)

@@ -23,6 +23,9 @@ const char *ctl_bytes(uint64_t bytes);
  */
 const char *ctl_plain_text(const char *text, char *ret, size_t cap);
 
+/* The number that the len bytes at text are. False: they are none, or a larger one. */
+bool ctl_number(const char *text, size_t len, uint32_t *ret);
+
 /*
  * True if it shall be done: by --yes (yes), or because somebody at the terminal says so when asked. False: a message
  * has been printed.
@@ -40,6 +43,9 @@ void ctl_print_lines(const char *text, FILE *out);
 
 /* Set a field of object to a number. False: no memory. */
 bool ctl_json_set(json_t *object, const char *name, uint64_t value);
+
+/* The same to a text, which is UTF-8. */
+bool ctl_json_set_text(json_t *object, const char *name, const char *text);
 
 /* Element i of a list in reply. NULL: no memory. */
 typedef json_t *ctl_json_item(const Goallocd__Reply *reply, size_t i);

@@ -312,7 +312,7 @@ int main(int argc, char **argv)
                "  heap-map  a picture of the arena: what is in use, free, released\n"
                "  scavenge  sweep, and give all free pages back to the system\n"
                "  trim      ask all sessions to give back the spans that they hold idle\n"
-               "  check     have the daemon check its tables; nobody is served meanwhile\n"
+               "  check     have the daemon check its tables\n"
                "  reclaim SESSION|GROUP\n"
                "            free what an ended session, or all ended sessions of a group, have left; asks first\n"
                "  disconnect SESSION\n"

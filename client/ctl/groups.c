@@ -59,20 +59,6 @@ Goallocd__Reclaim reclaim_first = GOALLOCD__RECLAIM__INIT;
 
 static bool reclaims_without_asking;
 
-/* The number that text consists of. False: it is none, or too large. */
-static bool read_number(const char *text, size_t len, uint32_t *ret)
-{
-    uint64_t value = 0;
-
-    for (size_t i = 0; i < len; i++) {
-        if (text[i] < '0' || text[i] > '9' || value > UINT32_MAX)
-            return false;
-        value = value * 10 + (uint64_t)(text[i] - '0');
-    }
-    *ret = (uint32_t)value;
-    return len > 0 && value <= UINT32_MAX;
-}
-
 bool reclaim_set(const char *whose, bool yes)
 {
     const char *colon = strchr(whose, ':');
@@ -80,9 +66,9 @@ bool reclaim_set(const char *whose, bool yes)
 
     reclaims_without_asking = yes;
     reclaim_first.count_only = !yes;
-    if (read_number(whose, strlen(whose), &reclaim_first.session))
+    if (ctl_number(whose, strlen(whose), &reclaim_first.session))
         return true;
-    reclaim_first.any_uid = colon == NULL || !read_number(whose, (size_t)(colon - whose), &reclaim_first.uid);
+    reclaim_first.any_uid = colon == NULL || !ctl_number(whose, (size_t)(colon - whose), &reclaim_first.uid);
     if (!reclaim_first.any_uid)
         name = colon + 1;
     reclaim_first.group = (ProtobufCBinaryData){ .len = strlen(name), .data = (uint8_t *)(uintptr_t)name };

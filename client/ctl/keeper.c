@@ -180,7 +180,7 @@ static bool show_json(const found *f, bool ended)
                        (int)f->is_dropped, "ended", (int)ended, "memory_bytes", (json_int_t)f->memory_bytes);
     whole = object != NULL;
     if (whole && f->header.magic != 0)
-        whole = json_object_set_new(object, "heap_id", json_string(id)) == 0 &&
+        whole = ctl_json_set_text(object, "heap_id", id) &&
                 ctl_json_set(object, "age_ms", shm_header_age_ms(&f->header)) &&
                 ctl_json_set(object, "arena_bytes", f->header.arena_bytes) &&
                 ctl_json_set(object, "arena_base", f->header.base) &&

@@ -64,18 +64,18 @@ static json_t *limit_json(const Goallocd__Reply *reply, size_t i)
     char name[32];
     char label[SHM_LABEL_MAX + 1];
     char group[SHM_GROUP_NAME_MAX + 1];
-    json_t *object = json_pack("{s:s, s:s, s:I, s:I, s:I}", "limit", ctl_plain_text(use->name, name, sizeof(name)), "of",
-                               scope_of(use), "used", (json_int_t)use->used, "maximum", (json_int_t)use->maximum,
+    json_t *object = json_pack("{s:s, s:s, s:I, s:I, s:I}", "limit", ctl_plain_text(use->name, name, sizeof(name)),
+                               "of", scope_of(use), "used", (json_int_t)use->used, "maximum", (json_int_t)use->maximum,
                                "refused", (json_int_t)use->refused);
     bool whole = object != NULL;
 
     if (whole && (use->scope == SCOPE_UID || use->session != 0 || use->group[0] != '\0'))
         whole = ctl_json_set(object, "uid", use->uid);
     if (whole && use->group[0] != '\0')
-        whole = json_object_set_new(object, "group", json_string(ctl_plain_text(use->group, group, sizeof(group)))) == 0;
+        whole = ctl_json_set_text(object, "group", ctl_plain_text(use->group, group, sizeof(group)));
     if (whole && use->session != 0)
         whole = ctl_json_set(object, "session", use->session) && ctl_json_set(object, "pid", use->pid) &&
-                json_object_set_new(object, "label", json_string(ctl_plain_text(use->label, label, sizeof(label)))) == 0;
+                ctl_json_set_text(object, "label", ctl_plain_text(use->label, label, sizeof(label)));
     if (whole)
         return object;
     json_decref(object);

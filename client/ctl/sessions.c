@@ -2,7 +2,7 @@
  * sessions: who uses the heap, and who has used it: goallocctl sessions and disconnect.
  */
 #include <stdio.h>
-#include <stdlib.h>
+#include <string.h>
 
 #include "client/ctl/commands.h"
 #include "client/ctl/ctl.h"
@@ -22,11 +22,8 @@ Goallocd__Disconnect disconnect_first = GOALLOCD__DISCONNECT__INIT;
 
 bool disconnect_set(const char *session)
 {
-    char *end;
-    unsigned long no = strtoul(session, &end, 10);
-
-    disconnect_first.session = (uint32_t)no;
-    return session[0] >= '0' && session[0] <= '9' && *end == '\0' && no > 0 && no < SHM_SESSIONS_MAX;
+    return ctl_number(session, strlen(session), &disconnect_first.session) && disconnect_first.session > 0 &&
+           disconnect_first.session < SHM_SESSIONS_MAX;
 }
 
 static const char *state_name(uint32_t state)

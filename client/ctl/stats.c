@@ -87,7 +87,7 @@ bool stats_json(json_t *object, const Goallocd__Reply *reply)
 
     for (size_t i = 0; whole && i < sizeof(fields) / sizeof(fields[0]); i++)
         whole = ctl_json_set(object, fields[i].name, fields[i].value);
-    return whole && json_object_set_new(object, "version", json_string(s->version)) == 0 &&
+    return whole && ctl_json_set_text(object, "version", s->version) &&
            classes_json(object, reply) && groups_json(object, reply);
 }
 
@@ -166,7 +166,7 @@ void ping_text(const Goallocd__Reply *reply)
 
 bool ping_json(json_t *object, const Goallocd__Reply *reply)
 {
-    return json_object_set_new(object, "version", json_string(reply->ping->version)) == 0 &&
+    return ctl_json_set_text(object, "version", reply->ping->version) &&
            ctl_json_set(object, "pid", reply->ping->pid) && ctl_json_set(object, "protocol", reply->ping->protocol);
 }
 
@@ -178,5 +178,5 @@ void check_text(const Goallocd__Reply *reply)
 bool check_json(json_t *object, const Goallocd__Reply *reply)
 {
     return json_object_set_new(object, "whole", json_boolean(reply->check->whole)) == 0 &&
-           json_object_set_new(object, "text", json_string(reply->check->text)) == 0;
+           ctl_json_set_text(object, "text", reply->check->text);
 }

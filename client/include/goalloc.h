@@ -134,7 +134,8 @@ typedef struct goalloc_options {
     const char *socket_path; /* NULL: $GOALLOC_SOCKET, else /run/goallocd/goallocd.sock; copied, made absolute */
     const char *label;       /* shown by goallocctl, the first 63 bytes; NULL: the program's name; copied */
     uint32_t flags;          /* GOALLOC_ATTACH_* */
-    uint64_t limit_bytes;    /* the most that this session may hold in spans; 0: no limit of its own */
+    uint64_t limit_bytes;    /* the most that this session may hold in spans; 0: the daemon's default, which may be
+                                none. A limit of the daemon that is lower holds as well */
     int timeout_ms;          /* bound of the attach and of each request to the daemon; 0: 5000 */
     const char *group;       /* sessions that own together: see below; NULL: none; copied */
 } goalloc_options;
@@ -217,7 +218,8 @@ typedef struct goalloc_stats_t {
  *                     has no room for another sign of life; or none for another group: 1024 of them; or processes
  *                     that have left the group still hold 64 generations of its sign of life
  *   -EDQUOT           there are 128 groups already that this user has founded; or it has as many sessions, or sessions
- *                     that are lost, as the daemon allows a user: goalloc_attach_error() and goallocctl limits say which
+ *                     that are lost, as the daemon allows a user: goalloc_attach_error() and goallocctl limits say
+ *                     which
  *   -EIO              the daemon has no randomness for the session's token
  *   -ESTALE           in a forked child: the daemon serves another heap than the one mapped here
  *   -EALREADY         already attached
@@ -355,11 +357,12 @@ GOALLOC_API GOALLOC_CHECK int goalloc_next_event(goalloc_event *ret);
  * something is full and giving back what this process holds idle has not helped:
  *   ENOSPC  the arena, or it has no pages in a row that are enough. Frees help, whosever, or a larger arena (--reserve)
  *   EDQUOT  a limit of the session (limit_bytes, or below that what the daemon allows a session), or of all sessions of
- *           this user. Frees of what they hold help
- *   ENOMEM  the memory of the system, of the daemon's cgroup, or of this process for the library's own tables. Nothing
- *           in the heap need be in the way. Also if size is more than any heap can have (16 TiB)
+ *           this user, or of its group. Frees of what they hold help
+ *   ENOMEM  the memory of the system, of the daemon's cgroup, or of this process for the library's own tables: then
+ *           nothing in the heap need be in the way. Or the heap has all that goallocd --max-memory allows it: then
+ *           frees help, whosever. Also if size is more than any heap can have (16 TiB)
  * The daemon's memory limit (--memory-limit) is soft and refuses nothing: above it idle memory is given back, and what
- * is needed is had all the same. A limit of all the heap's memory that were hard would be ENOSPC, as the arena's end.
+ * is needed is had all the same.
  *
  * Size classes and lookup are Go's (runtime/sizeclasses.go, mcache, nextFreeFast); unlike Go's, a full span stays
  * with the thread and comes back into use when its objects are freed.
@@ -468,7 +471,8 @@ GOALLOC_API int goalloc_publish_graph(void *p, size_t *ret_n);
  * is freed with the session or the group; in any other session this is the same as goalloc_publish(). The last session
  * to adopt has it. The caller sees to it that nobody frees p meanwhile. A round trip, unless this session allocated the
  * object and nobody has adopted one of its span. 0, -EINVAL, -EALREADY (already freed), -EDQUOT (65536 adopted objects
- * a session), -EROFS, -ENOTCONN; and after a round trip -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.
+ * a session, or as many as the daemon allows a user), -EROFS, -ENOTCONN; and after a round trip -ETIMEDOUT, -EACCES,
+ * -ENOENT, -ESTALE.
  */
 GOALLOC_API int goalloc_adopt(void *p);
 
@@ -534,7 +538,7 @@ GOALLOC_API GOALLOC_CHECK int goalloc_settle(void);
  * Name the object that p points to, or into, so that other processes find it; NULL p removes the name. Setting a name
  * again replaces it at once for all, its size and type tag too: it has none then. The object stays whose it is: in a
  * session with GOALLOC_ATTACH_RECLAIM it has to be published to outlive that. One round trip. 0, -ENOENT (removing what
- * is not there), -ENOSPC (4096 roots), -EROFS.
+ * is not there), -ENOSPC (4096 roots), -EDQUOT (this user has made as many as the daemon allows), -EROFS.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_set(const char *name, void *p);
 
@@ -545,7 +549,7 @@ GOALLOC_API GOALLOC_CHECK int goalloc_root_get(const char *name, void **ret_p);
  * As goalloc_root_set(), but only if the root is expected just now; expected NULL: if there is no such root, or its
  * object does not live any more. So a new version of a structure replaces the one that it was made from, and only that;
  * the type tag stays, the size does not. p NULL removes the root: of several that try, one gets 0, and may free the
- * object. One round trip. 0, -EEXIST (it is another by now, or gone), -ENOSPC, -EROFS.
+ * object. One round trip. 0, -EEXIST (it is another by now, or gone), -ENOSPC, -EDQUOT, -EROFS.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_compare_and_set(const char *name, void *expected, void *p);
 
@@ -594,9 +598,9 @@ typedef int (*goalloc_init_fn)(void *p, size_t size, void *arg);
  *
  * Cost: one round trip if the root is there, three to make it, and some more to wait. 0; -EMEDIUMTYPE; -ETIMEDOUT
  * (nobody has made it in time, or no daemon answers); -EDEADLK (this thread is making just this root); -EDQUOT (this
- * session makes 64 roots, or its user's sessions 1024, at the same time); -ENOSPC (4096 roots, there or being made);
- * -EROFS (not there, in a read-only attach); the errors of goalloc_calloc() and goalloc_publish(), and what init
- * returns.
+ * session makes 64 roots, or its user's sessions 1024, at the same time; or this user has made as many as the daemon
+ * allows); -ENOSPC (4096 roots, there or being made); -EROFS (not there, in a read-only attach); the errors of
+ * goalloc_calloc() and goalloc_publish(), and what init returns.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_root_get_or_create(const char *name, size_t size, uint64_t type_tag,
                                                          goalloc_init_fn init, void *arg, void **ret_p,

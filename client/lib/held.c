@@ -19,10 +19,10 @@
  *        large   1          an object
  *        large   0          the object was freed remotely, and the daemon has ended the lease: not ours
  *
- * Besides, only the daemon changes the bits of large spans, 1 to 0, when an object was freed remotely. Others could forge
- * bits; so whether the object is out or in this process's hand is in a third word, which they don't have (shm/offers.h):
- * in hand before the bit goes, out after it is set. A process that
- * dies takes the marks with it; for the bit see large.c.
+ * Besides, only the daemon changes the bits of large spans, 1 to 0, when an object was freed remotely. Others could
+ * forge bits; so whether the object is out or in this process's hand is in a third word, which they don't have
+ * (shm/offers.h): in hand before the bit goes, out after it is set. A process that dies takes the marks with it; for
+ * the bit see large.c.
  */
 #include "client/lib/held.h"
 

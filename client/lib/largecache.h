@@ -13,7 +13,7 @@
 #define LARGECACHE_NODES     512u
 #define LARGECACHE_GHOSTS    64u
 #define LARGECACHE_BINS      256u
-#define LARGECACHE_MIN_PAGES (UINT64_C(4) * SHM_RUN_PAGES_MAX) /* the budget at the beginning: some short large objects */
+#define LARGECACHE_MIN_PAGES (UINT64_C(4) * SHM_RUN_PAGES_MAX) /* the budget at the beginning: some short ones */
 #define LARGECACHE_MAX_PAGES (128 * MIB / PAGE_BYTES) /* and at most */
 #define LARGECACHE_RETAIN_PAGES (MIB / PAGE_BYTES) /* the newest span is not offered if it is no longer than that */
 

@@ -33,7 +33,9 @@ int rootcall_get(const char *name, uint64_t *ret_offset) __attribute__((warn_unu
 int rootcall_reserve(const root_claim *claim, enum root_state *ret, uint64_t *ret_offset)
     __attribute__((warn_unused_result));
 
-/* The object that is to be the root; the root is made; the right is not used. The first two: -ECANCELED, it has ended. */
+/*
+ * The object that is to be the root; the root is made; the right is not used. The first two: -ECANCELED, it has ended.
+ */
 int rootcall_announce(const root_claim *claim, uint64_t offset) __attribute__((warn_unused_result));
 int rootcall_finish(const root_claim *claim, uint64_t offset) __attribute__((warn_unused_result));
 int rootcall_give_back(const root_claim *claim) __attribute__((warn_unused_result));

@@ -24,7 +24,7 @@ typedef struct ahead {
     commit_pool *commits;
     sysmem *mem;
     const scavenger *scav;      /* knows what was in use before, and whether memory is being given back just now */
-    void (*on_end)(void *data, bool failed); /* the job's pages are free again; failed: which have memory nobody knows */
+    void (*on_end)(void *data, bool failed); /* the job's pages are free; failed: which have memory nobody knows */
     void *on_end_data;
     page_no at;             /* where the next pages are looked for */
     bool short_spans;       /* what grows: spans of small objects, whose descriptions lie close together */

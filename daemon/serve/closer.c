@@ -150,8 +150,6 @@ void closer_take(closer *c, int copy, const user *who)
         c->queue[at].uid = who == NULL ? UINT32_MAX : who->uid;
         need_thread(c);
         uv_cond_signal(&c->wanted);
-    } else {
-        c->nleft_open++;
     }
     uv_mutex_unlock(&c->lock);
     if (!uv_is_active((const uv_handle_t *)&c->look) && !uv_is_closing((const uv_handle_t *)&c->look))
@@ -168,5 +166,5 @@ void closer_start(closer *c, uv_loop_t *loop, users *accounts)
     (void)uv_cond_init(&c->wanted);
     (void)uv_timer_init(loop, &c->look);
     c->look.data = c;
-    log_warn("this kernel lets clients send descriptors (Linux 6.16 does not): they are closed in threads of their own");
+    log_warn("this kernel lets clients send descriptors (Linux 6.16 does not): threads of their own close them");
 }

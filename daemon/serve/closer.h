@@ -32,7 +32,6 @@ typedef struct closer {
     } queue[CLOSER_QUEUE];
     unsigned from; /* the first one in it */
     unsigned n;
-    unsigned nleft_open; /* sockets that nobody could be found to close, ever */
     unsigned nstuck;     /* closes that were given up, ever */
     closer_thread threads[CLOSER_THREADS];
 } closer;

@@ -1,8 +1,8 @@
 /*
  * Door: who comes in, and who is shown out before anything is spent on him.
  *
- * Called by server.c. Calls users (how many connections a uid may have, and how fast), peer (which has a connection from
- * then on), closer. Data: the listening socket, private.
+ * Called by server.c. Calls users (how many connections a uid may have, and how fast), peer (which has a connection
+ * from then on), closer. Data: the listening socket, private.
  *
  * A connection comes in: accept, the uid that the kernel says, its account, and what is counted there. Who is over a
  * limit is told by one frame that needs no memory, once a millisecond, and closed at once. Only then a peer is made.
@@ -18,10 +18,10 @@
  * are silent are a list in the order in which they came, and a look at it costs nothing for those that are not due. A
  * peer whose bytes wait in the socket has not been silent: this process has (it was stopped, or has other work).
  *
- * Descriptors of the process: the last RESERVE_FDS are a reserve. A peer that comes when only these are left (late) gets
- * no session, and can ask all that needs none: so a daemon with too many clients can still be looked at. A session's
- * pidfd is never one of the reserve either (deaths.c). At most LATE_MAX connections are late, the oldest makes room for
- * the next; half of the reserve is root's and the daemon's user's.
+ * Descriptors of the process: the last RESERVE_FDS are a reserve. A peer that comes when only these are left (late)
+ * gets no session, and can ask all that needs none: so a daemon with too many clients can still be looked at. A
+ * session's pidfd is never one of the reserve either (deaths.c). At most LATE_MAX connections are late, the oldest
+ * makes room for the next; half of the reserve is root's and the daemon's user's.
  */
 #include "daemon/serve/door.h"
 
@@ -102,14 +102,13 @@ static void note_late(door *d, peer *p)
 {
     peer_host *host = d->host;
 
-    p->late = true;
-    host->nlate++;
+    peer_be_late(p);
     if (host->nlate == 1)
         log_client_warn(p->uid, "few descriptors are left: no more sessions");
     if (host->nlate <= LATE_MAX)
         return;
-    for (peer *old = host->peers; old != NULL; old = old->next) {
-        if (old->late && (!old->user->privileged || p->user->privileged)) {
+    for (peer *old = host->late; old != NULL; old = old->late_next) {
+        if (!old->user->privileged || p->user->privileged) {
             peer_close(old);
             return;
         }

@@ -11,18 +11,18 @@
  * has no memory by the books is punched, which costs next to nothing where there is none:
  *
  *   1. Each second the counts are compared. What the arena has more counts from the first page on: of it the books know
- *      each page before it has memory, and until it has none. Metadata counts from a MiB on, since who looks at bits and
- *      descriptions gives some of them memory. A second look, soon after the first one, must find it too: then a pass
- *      begins.
+ *      each page before it has memory, and until it has none. Metadata counts from a MiB on, since who looks at bits
+ *      and descriptions gives some of them memory. A second look, soon after the first one, must find it too: then a
+ *      pass begins.
  *   2. From the upper end of the arena downwards, a request at a time, 10 ms apart: beyond the heap's end the pages and
  *      all that describes them, in holes of 128 MiB, up to 64 behind one fence. Below it, chunk by chunk, pages that
  *      are free and have no memory; of a chunk that is wholly so, also what describes it.
- *   3. The pass is over at page 0, or as soon as nothing is left that counts. If it has found less than half of what the
- *      metadata had, the next pass for metadata alone is twice as long away, up to five minutes.
+ *   3. The pass is over at page 0, or as soon as nothing is left that counts. If it has found less than half of what
+ *      the metadata had, the next pass for metadata alone is twice as long away, up to five minutes.
  *
- * What it never touches: spans, free pages with memory, and what describes a chunk in which any of these lies. So a pass
- * that nobody works against leaves nothing of the arena's excess, and what a client can keep is the bits of chunks that
- * are in use: a 16th of the memory in use, at most.
+ * What it never touches: spans, free pages with memory, and what describes a chunk in which any of these lies. So a
+ * pass that nobody works against leaves nothing of the arena's excess, and what a client can keep is the bits of chunks
+ * that are in use: a 16th of the memory in use, at most.
  *
  * Why a single page counts: a write whose source page does not come has given the arena a page before it copies, and
  * holds it, with the file's lock, for as long as its process lives.
@@ -121,7 +121,7 @@ static void take_range(excess *e, uint64_t first, uint64_t npages)
         add_hole(e, HOLES_PAGES, first, npages);
 }
 
-/* What of pages [chunk, end) is free and has no memory, from above, while there is room. Returns where it has got to. */
+/* What of pages [chunk, end) is free and has no memory, from above, while there is room. Returns where that ends. */
 static uint64_t take_chunk(excess *e, uint64_t chunk, uint64_t end)
 {
     uint64_t page = end;

@@ -1,16 +1,18 @@
 /*
  * Holdings: how many roots and adopted objects each user has.
  *
- * Called by the handlers of Adopt and of what sets a root, and by request_limits.c. Calls users, and reads the tables of
- * roots and adoptions. Data: the bounds in the accounts of users.
+ * Called by the handlers of Adopt and of what sets a root, and by request_limits.c. Calls users, and reads the tables
+ * of roots and adoptions. Data: the bounds in the accounts of users.
  *
  * A root goes when its object is freed, an adoption with its owner, and either in several other places, of which none
  * knows a user. So nobody counts down: an account has an upper bound, which each new one raises by one. Only when the
  * bound reaches the limit all are counted, in one pass for all users, and not more often than every RECOUNT_MS: a user
  * at his limit costs a pass of some 50 us in so long, and others nothing. An account that is new does not know what its
- * uid has from before, and begins with a count.
+ * uid has from before, and begins with a count. Who asks for the limits is shown what there is, so each such request
+ * costs a pass, in its user's time.
  *
- * Whose: a root is its maker's; the adoptions of a session's are its user's, those of a group the user's who founded it.
+ * Whose: a root is its maker's; the adoptions of a session's are its user's, those of a group the user's who founded
+ * it.
  */
 #include "daemon/serve/holdings.h"
 

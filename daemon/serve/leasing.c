@@ -324,7 +324,6 @@ static void commit(client *c)
 static void on_released(void *data, bool released)
 {
     client *c = data;
-
     bool over_max = mheap_over_max(client_service(c)->heap) > 0;
 
     if (released && !over_max && c->op.commit.nranges > 0) {
@@ -469,6 +468,8 @@ int leasing_alloc_long(client *c, uint64_t npages, uint64_t align_pages, span_cl
     if (e == MHEAP_E_EXHAUSTED) {
         rescue(srv);
         e = mheap_begin_span(srv->heap, npages, align_pages, spc, &first, &c->op.nscavenged, m);
+        if (e == MHEAP_E_EXHAUSTED)
+            events_memory_short(&srv->events);
     }
     if (e == 0)
         begin_committing(c);

@@ -3,8 +3,8 @@
  *
  * Handlers begin it and say when it has come further; rounds.c, leasing.c and the thread pool come back to it. It calls
  * peer and queue. An operation lies in the memory of its connection (service.h), and the arrays for spans, some 25 KiB,
- * in a pool of 64: so no request needs malloc, and clients can't make the daemon use more. If the pool is empty, or half
- * of it is its user's, a request that would lease is deferred before it is handled.
+ * in a pool of 64: so no request needs malloc, and clients can't make the daemon use more. If the pool is empty, or
+ * half of it is its user's, a request that would lease is deferred before it is handled.
  *
  *     NONE -> LEASING -> NONE                          answered in the turn in which it has begun, as nearly all are
  *                  |---> COMMITTING -> NONE            Refill, AllocLarge, ResizeLarge: the thread pool is through

@@ -86,8 +86,8 @@ static inline bool operation_pool_has(const operation_pool *pool)
 }
 
 /*
- * The peer's request becomes an operation: op, its only one, in state WAITING, ENDING or PAUSED. If the peer is closing nothing
- * happens, since nobody would come back to it.
+ * The peer's request becomes an operation: op, its only one, in state WAITING, ENDING or PAUSED. If the peer is closing
+ * nothing happens, since nobody would come back to it.
  */
 void operation_begin(operation *op, peer *p, const Goallocd__Request *request, enum operation_state state);
 

@@ -6,29 +6,30 @@
  * request means. Data: the peer, and the host's two buffers, which hold nothing over a return to the loop.
  *
  * In:   read into the host's buffer -> whole frames are handled where they lie -> the rest is held by the peer; the
- *       next read goes behind a copy of it. A few bytes are held within the peer; more get memory, which doubles as they
- *       come, up to the whole frame, and are read there. So a header that announces 64 KiB costs nothing.
+ *       next read goes behind a copy of it. A few bytes are held within the peer; more get memory, which doubles as
+ *       they come, up to the whole frame, and are read there. So a header that announces 64 KiB costs nothing.
  * Out:  packed into the host's other buffer -> uv_try_write -> what the socket does not take is copied and queued. From
  *       half of what it may buffer on, no request of the peer is handled, nor is it read from: who does not read its
  *       replies waits for itself. The daemon never waits for a client.
  * Busy: a request that takes longer is an operation (operation.c). While the peer has one it is not read from, so its
  *       requests are answered in order and cost no queue. A request that is to be handled again stays with the input.
- * Turn: in one turn of the loop a peer has LIMIT_PIPELINED requests handled, and all peers of a user together LIMIT_UID_TURN:
- *       then they are ready, which is to go on in a later turn, one after the other. The time of a user's first
- *       TURN_FREE requests of a turn is not measured, so that those who wait for each reply cost no look at the clock.
+ * Turn: in one turn of the loop a peer has LIMIT_PIPELINED requests handled, and all peers of a user together
+ *       LIMIT_UID_TURN: then they are ready, which is to go on in a later turn, one after the other. The time of a
+ *       user's first TURN_FREE requests of a turn is not measured, so that those who wait for each reply cost no look
+ *       at the clock.
  * End:  every reply and notice may close its peer, that of the request being handled too. Who goes on after one may
  *       read and write the peer until the loop turns. The peer's memory goes when its handle is closed and it has no
  *       operation.
  *
  * Bounds: what a peer holds and has queued is counted, with what malloc and libuv need beside it, against
  *       LIMIT_CONNECTION_BUFFER, LIMIT_UID_BUFFER and LIMIT_BUFFER; who would pass one is closed. When half of one of
- *       them is used, who has replies to read gets no more before it has read them. In the kernel wait 2 * SEND_BYTES of
- *       replies at most.
+ *       them is used, who has replies to read gets no more before it has read them. In the kernel wait 2 * SEND_BYTES
+ *       of replies at most.
  *
  * Descriptors that a client sends are closed by whoever receives, or discards, the bytes that they came with, and to
  *       close one can take as long as its sender likes. Where the kernel refuses them (door.c) there are none. Else
- *       there is a closer (closer.c), and nothing is received that was not peeked at: a message with descriptors stays in the
- *       socket, and its peer is disconnected.
+ *       there is a closer (closer.c), and nothing is received that was not peeked at: a message with descriptors stays
+ *       in the socket, and its peer is disconnected.
  *
  * Invariants (check.c): a peer is ready iff it is in that list; what all have buffered is what their users
  *       have.
@@ -133,6 +134,22 @@ static void peer_not_ready(peer *p)
     p->ready = false;
 }
 
+void peer_be_late(peer *p)
+{
+    p->late = true;
+    DL_APPEND2(p->host->late, p, late_prev, late_next);
+    p->host->nlate++;
+}
+
+static void peer_not_late(peer *p)
+{
+    if (p->late) {
+        DL_DELETE2(p->host->late, p, late_prev, late_next);
+        p->host->nlate--;
+    }
+    p->late = false;
+}
+
 void peer_close(peer *p)
 {
     peer_host *host = p->host;
@@ -142,8 +159,7 @@ void peer_close(peer *p)
         return;
     host->on_close(p);
     p->closing = true;
-    host->nlate -= p->late;
-    p->late = false;
+    peer_not_late(p);
     peer_not_silent(p);
     peer_not_ready(p);
     if (host->closer != NULL && peer_fd(p) >= 0)

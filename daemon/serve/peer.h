@@ -24,6 +24,8 @@ typedef struct peer {
     struct peer *silent_next;
     struct peer *ready_prev; /* among those that have had their part of this turn of the loop */
     struct peer *ready_next;
+    struct peer *late_prev; /* among those that are late, the oldest first */
+    struct peer *late_next;
     user *user; /* whose account it counts on */
     uint64_t came_ms;
     uint32_t pid;
@@ -60,6 +62,7 @@ struct peer_host {
     peer *peers;
     peer *silent;
     peer *ready;
+    peer *late;
     size_t nready;
     unsigned nlate;    /* peers that came when few descriptors were left */
     int late_fd;       /* descriptors from here on are the reserve */
@@ -86,6 +89,8 @@ peer *peer_open(peer_host *host, int fd, user *who, const struct ucred *cred) __
 
 /* Close it. If it is closing already, nothing happens. */
 void peer_close(peer *p);
+/* It has a descriptor of the reserve. */
+void peer_be_late(peer *p);
 /* It is silent, and has time to ask something from now on. */
 void peer_still_silent(peer *p);
 /* Send a reply. What the socket does not take waits, within the limits of buffers. */

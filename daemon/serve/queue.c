@@ -1,9 +1,9 @@
 /*
  * Queue: requests that wait until something comes free, first come first served.
  *
- * Called by operation.c (who waits, and stops waiting), leasing.c and server.c (what has come free), service.c (who goes
- * on) and requests.c (whether a newcomer has to wait). It calls nobody but the function it was given. Data: private; the
- * waiters lie in the connections' memory.
+ * Called by operation.c (who waits, and stops waiting), leasing.c and server.c (what has come free), service.c (who
+ * goes on) and requests.c (whether a newcomer has to wait). It calls nobody but the function it was given. Data:
+ * private; the waiters lie in the connections' memory.
  *
  *   1. A request that finds missing what it needs enters the queue of that, and gets a number. It keeps the number
  *      until it is answered, in whichever queue it waits next; each queue is sorted by it.
@@ -12,16 +12,17 @@
  *   3. The pass asks queue_next() for one after the other: of the heads whose resource is there, the one that came
  *      first. So a release is tried by as many as can go on with it, and what the one leaves the next one gets. The
  *      pass is over when queue_next() says that nobody can go on.
+ *   4. A user whose requests lease already QUEUE_USER_MAX at a time waits for itself: what it asks for more is in a
+ *      list of its own, and the first of these goes to the end of the queue for memory when one of the others ends. So
+ *      however many sessions a user has, its requests are QUEUE_USER_MAX at most before those of others. A request that
+ *      waits for pages has no memory, and does not count; when it goes on it does, whatever the count is, so that those
+ *      of the user that need no pages can't pass it for ever. Then a user may have more for a moment.
  *
- *   4. A user whose requests lease already QUEUE_USER_MAX at a time waits for itself: what it asks for more is in a list
- *      of its own, and the first of these goes to the end of the queue for memory when one of the others ends. So
- *      however many sessions a user has, its requests are QUEUE_USER_MAX at most before those of others.
- *
- * Invariants (queue_validate, check_step): a request that waits is in one queue; if queue_next() is not NULL, a
- * pass is due. Nobody is forgotten for these reasons: memory of operations is free again when an operation ends, and
- * each of them ends; pages are waited for only while some are aside, and the job that has them notes its end; so do the
- * piece prepared ahead, the commit of a session and the rest after a long span. A peer that closes takes its request out, and has the queue looked
- * at.
+ * Invariants (queue_validate, check_step): a request that waits is in one queue; if queue_next() is not NULL, a pass is
+ * due. Nobody is forgotten for these reasons: memory of operations is free again when an operation ends, and each of
+ * them ends; pages are waited for only while some are aside, and the job that has them notes its end; so do the piece
+ * prepared ahead, the commit of a session and the rest after a long span. A peer that closes takes its request out, and
+ * has the queue looked at.
  *
  * Only the head of a queue is looked at, so small requests do not pass a large one that waits for pages. What the head
  * holds up is bounded: when no more pages come, it is handled for the last time, and tells its client that there are

@@ -1,9 +1,9 @@
 /*
  * Requests for the heap as a whole: statistics, picture, trim, release, check.
  *
- * Called by requests.c; any connection may ask, with or without a session. Counting objects (stats.c), checking all
- * tables (check.c) and sweeping all spans take a while: rounds.c does it in slices for all who ask. Pages are released
- * in the thread pool (scavenge.c).
+ * Called by requests.c, which has looked whether the client may. None needs a session. Counting objects (stats.c),
+ * checking all tables (check.c) and sweeping all spans take a while: rounds.c does it in slices for all who ask. Pages
+ * are released by the helper (scavenge.c).
  */
 #include "daemon/serve/request_heap.h"
 

@@ -34,7 +34,8 @@
 
 static const answer cant_grow = { EBUSY, "what lies behind the object is in use, or more than can be added at once" };
 static const answer quota_reached = { EDQUOT, NULL }; /* requests.c knows which one, and says so */
-static const answer searching = { EINPROGRESS, "the session's limit is reached, unless it offers something: ask again" };
+static const answer searching = { EINPROGRESS,
+                                  "the session's limit is reached, unless it offers something: ask again" };
 
 /* --- spans and runs --- */
 
@@ -63,8 +64,9 @@ static answer room_for(session *s, uint64_t npages)
         return searching;
     if (!s->searching)
         s->lessee.offers_at = page_at(0);
-    while ((s->searching = lease_take_some_offered(&s->lessee, npages, SEARCH_SPANS)) && uv_hrtime() - start < SEARCH_NS)
-        ;
+    do
+        s->searching = lease_take_some_offered(&s->lessee, npages, SEARCH_SPANS);
+    while (s->searching && uv_hrtime() - start < SEARCH_NS);
     if (s->next_search_ns < start - SEARCH_PAST_NS)
         s->next_search_ns = start - SEARCH_PAST_NS;
     s->next_search_ns += SEARCH_PART * (uv_hrtime() - start);

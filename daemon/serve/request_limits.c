@@ -1,9 +1,10 @@
 /*
  * Requests about limits: what is used of each, by whom, and what they have refused.
  *
- * Called by requests.c. Calls users, holdings and session. The list has three parts, which `start` numbers one after the
- * other: limits of all and of connections; the accounts of users, a bucket at a time; sessions, one at a time. It needs
- * no session. Who may not control the daemon sees the first part, and what is its own user's of the others.
+ * Called by requests.c. Calls users, holdings, session and group. The list has four parts, which `start` numbers one
+ * after the other: limits of all and of connections; the accounts of users, a bucket at a time; sessions and groups,
+ * one at a time. It needs no session. Who may not control the daemon sees the first part, and what is its own user's of
+ * the others.
  */
 #include "daemon/serve/request_limits.h"
 
@@ -41,6 +42,18 @@ static Goallocd__LimitUse *list_add(limit_list *list, enum limit which, uint64_t
     return use;
 }
 
+/* Of an account that is newer than the count nobody knows what its uid has from before. */
+static uint64_t used_of(const user *who, enum limit which)
+{
+    if (which == LIMIT_UID_BYTES)
+        return who->quota.nheld_pages * PAGE_BYTES;
+    if (which == LIMIT_UID_LEFT)
+        return who->left.nheld_pages * PAGE_BYTES;
+    if (which == LIMIT_UID_ROOTS || which == LIMIT_UID_ADOPTIONS)
+        return who->bound[which] == UINT64_MAX ? 0 : who->bound[which];
+    return who->used[which];
+}
+
 static void list_user(const user *who, void *data)
 {
     limit_list *list = data;
@@ -48,10 +61,7 @@ static void list_user(const user *who, void *data)
     if (!list->all && who->uid != list->p->uid)
         return;
     for (int which = 0; which < LIMITS && list->n < LIST_MAX; which++) {
-        uint64_t used = which == LIMIT_UID_BYTES  ? who->quota.nheld_pages * PAGE_BYTES
-                        : which == LIMIT_UID_LEFT ? who->left.nheld_pages * PAGE_BYTES
-                        : who->bound[which] != 0 ? who->bound[which]
-                                                 : who->used[which];
+        uint64_t used = used_of(who, (enum limit)which);
         Goallocd__LimitUse *use;
 
         if (limit_row_of((enum limit)which)->scope != LIMIT_OF_UID || (used == 0 && who->refused[which] == 0))

@@ -259,7 +259,8 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
     };
     const Goallocd__Attach *ask = request->attach;
     service *srv = client_service(c);
-    session_request wanted = { ask->flags, c->peer.pid, c->peer.uid, limit_of(srv, ask->limit_bytes), ask->label, NULL };
+    session_request wanted = { ask->flags, c->peer.pid, c->peer.uid, limit_of(srv, ask->limit_bytes),
+                               ask->label, NULL };
     session *s;
     enum limit why;
     answer a;

@@ -9,8 +9,8 @@
  * Sessions that are ENDING give back some spans a slice, in turn. When one is over, the Detach that asked for it is
  * answered. So do groups whose last session has gone.
  *
- * A round is one pass over the heap for all who ask for the same. Who asks while it is under way waits for the next one,
- * since the pass has left part of the heap behind; so whatever a client has done before it asks, its answer shows.
+ * A round is one pass over the heap for all who ask for the same. Who asks while it is under way waits for the next
+ * one, since the pass has left part of the heap behind; so whatever a client has done before it asks, its answer shows.
  *
  *     IDLE -> JOINING   somebody waits, and the round may begin
  *          -> WORKING   all who wait are in it
@@ -24,11 +24,11 @@
  *     ROUND_RECLAIM    Reclaim           what ended sessions have left is freed; for one who asks (request_group.c)
  *     ROUND_CHECK      Check             all tables are recounted
  *
- * What rounds cost is bounded whoever asks and how often. Counts and checks take a tenth of a CPU: after one, the next of
- * its kind begins when nine times as long has passed. What has been saved up in the last 2 s may be used at once, so
- * that who asks now and then does not wait; and nobody waits for more than 2 s in between, so that no request times out,
- * which makes it more than a tenth if a count takes more than 0.2 s (some 10 GiB of small objects). A sweep is begun once
- * a second, since it empties the caches of all threads of all processes.
+ * What rounds cost is bounded whoever asks and how often. Counts and checks take a tenth of a CPU: after one, the next
+ * of its kind begins when nine times as long has passed. What has been saved up in the last 2 s may be used at once, so
+ * that who asks now and then does not wait; and nobody waits for more than 2 s in between, so that no request times
+ * out, which makes it more than a tenth if a count takes more than 0.2 s (some 10 GiB of small objects). A sweep is
+ * begun once a second, since it empties the caches of all threads of all processes.
  */
 #include "daemon/serve/rounds.h"
 
@@ -103,7 +103,7 @@ static bool end_sessions(rounds *r, uint64_t until_ns)
     return false;
 }
 
-/* Groups without open or lost sessions end. For one that waits for a child, deaths.c looks at its lock. */
+/* Groups without open or lost sessions end. For one that waits for a child, deaths.c looks at its sign of life. */
 static bool end_groups(rounds *r, uint64_t until_ns)
 {
     service *srv = r->srv;

@@ -1,5 +1,5 @@
 /*
- * Scavenge: gives free pages back to the OS, highest addresses first, by PUNCH_HOLE in libuv's thread pool.
+ * Scavenge: gives free pages back to the OS, highest addresses first, by holes that the helper punches.
  *
  * Called by server.c (start), request_heap.c (goallocctl scavenge) and leasing.c (releases that a lease has
  * forced). Calls mheap for the pages and the helper to punch them. Data: private; the pages of a job are aside, so

@@ -147,16 +147,14 @@ answer service_refuse(client *c, enum limit which, uint64_t used, uint64_t maxim
 {
     service *srv = client_service(c);
     const session *s = client_any_session(c);
-    user *who = users_find(&srv->users, c->peer.uid);
 
-    if (who != NULL)
-        users_refused(&srv->users, who, which,
-                      &(users_subject){ .pid = c->peer.pid,
-                                        .session = s == NULL ? 0 : s->lessee.no.n,
-                                        .label = s == NULL ? "" : s->label,
-                                        .used = used,
-                                        .maximum = maximum },
-                      uv_now(&srv->loop));
+    users_refused(&srv->users, c->peer.user, which,
+                  &(users_subject){ .pid = c->peer.pid,
+                                    .session = s == NULL ? 0 : s->lessee.no.n,
+                                    .label = s == NULL ? "" : s->label,
+                                    .used = used,
+                                    .maximum = maximum },
+                  uv_now(&srv->loop));
     return (answer){ limit_row_of(which)->error, limit_row_of(which)->message };
 }
 

@@ -147,8 +147,8 @@ void service_drop_client(service *srv, const session *s);
 bool service_may_control(const peer *p);
 
 /*
- * A limit refuses the client something: the answer, after it is counted and said in the log. used and maximum: of a limit
- * that users do not count; else 0.
+ * A limit refuses the client something: the answer, after it is counted and said in the log. used and maximum: of a
+ * limit that users do not count; else 0.
  */
 answer service_refuse(client *c, enum limit which, uint64_t used, uint64_t maximum);
 
@@ -156,8 +156,8 @@ answer service_refuse(client *c, enum limit which, uint64_t used, uint64_t maxim
 void service_disconnect(service *srv, session *s);
 
 /*
- * Ask all sessions to give back what is idle: some at once, the others from the loop, by service_ask_some(). Unless it is
- * forced, nobody is asked who was asked within the last 10 ms, since it empties the caches of every thread.
+ * Ask all sessions to give back what is idle: some at once, the others from the loop, by service_ask_some(). Unless it
+ * is forced, nobody is asked who was asked within the last 10 ms, since it empties the caches of every thread.
  */
 void service_ask_trim(service *srv, bool forced);
 

@@ -2,8 +2,9 @@
  * Session: opens and ends sessions, and says of each what state it is in.
  *
  * Called by request (attach, detach) and server (a process has died, slices of an end). Calls lease, for what a session
- * holds, and users, on which it counts. Data: the session table in spans and the tokens in the private memfd, written by this thread alone; the
- * private sessions, each of which is a lessee in the lease table.
+ * holds, and users, on which it counts. Data: the session table in spans, the tokens in the private memfd, and there
+ * that the process of a new session is not known yet (deaths.c), written by this thread alone; the private sessions,
+ * each of which is a lessee in the lease table.
  *
  * States of a session: OPEN -> ENDING (Detach, or its process has died) -> gone; OPEN -> LOST (the connection has
  * ended but the process lives, and might still write the alloc bits of its spans: they stay its own) -> ENDING when
@@ -390,7 +391,7 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
     session *ended;
 
     if (!s->settled)
-        intents_settle(&table->leases, s->lessee.no); /* before its leases: what it was unlinking may lie in its spans */
+        intents_settle(&table->leases, s->lessee.no); /* before its leases: what it unlinks may lie in its spans */
     s->settled = true;
     if (!lease_end_some(&s->lessee, budget))
         return false;

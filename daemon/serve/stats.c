@@ -13,8 +13,8 @@
  *   4. Everybody in the round gets these figures, and those of his own session and group.
  *
  * A request is answered with a count that has begun after it came, never with an older one: who frees and then asks
- * gets exact figures (goalloc_stats). Sessions are those that there were when the count began: who is told that there is
- * none gets figures in which nothing of a session is left.
+ * gets exact figures (goalloc_stats). Sessions are those that there were when the count began: who is told that there
+ * is none gets figures in which nothing of a session is left.
  */
 #include "daemon/serve/stats.h"
 
@@ -28,7 +28,7 @@ typedef struct sums {
     census census;
     uint32_t nsessions;                /* when the count began */
     uint32_t session;                  /* the next one whose counters are added; 0: spans are still being counted */
-    uint64_t allocs[SPAN_CLASS_COUNT]; /* objects allocated, as clients say: by sessions before that one, and ended ones */
+    uint64_t allocs[SPAN_CLASS_COUNT]; /* objects, as clients say: of sessions before that one, and ended ones */
     Goallocd__StatsReply body;         /* all but what concerns one session */
     Goallocd__ClassStats classes[SIZE_CLASS_COUNT + 1];
     Goallocd__ClassStats *class_pointers[SIZE_CLASS_COUNT + 1];

@@ -1,10 +1,10 @@
 /*
- * Unmap: the offers of a session that ends are unmapped in the thread pool, one session's at a time.
+ * Unmap: the offers of a session that ends, or gets new ones, are unmapped in the thread pool, one mapping at a time.
  *
  * Called by the server; offers.c calls back for each mapping. Whoever unmaps a file of which nobody else has anything
  * frees its memory: 0.7 us for each 4 KiB that its session's process has touched, 11 ms for 64 MiB of them. The loop
- * has no time for that. One thread of the pool at most does it, so that commits have the others; what comes meanwhile is
- * in a list, which has an entry a session that has ended. If there is no memory for an entry, the loop does it.
+ * has no time for that. One thread of the pool at most does it, so that commits have the others; what comes meanwhile
+ * is in a list, which has an entry a mapping. If there is no memory for an entry, the loop does it.
  *
  * Nobody knows the mapping any more when it comes here. If the daemon dies, the kernel does all of this.
  */

@@ -6,8 +6,8 @@
  *
  * An account is found by a hash of the uid, whose two numbers are random: who can be many users (a range of subordinate
  * uids) can't choose them so that all are in one bucket. It lives while anything is counted on it, so there are no more
- * of them than connections, sessions and roots; those that have nothing any more are kept for their rates, episodes
- * and what they have left, USERS_IDLE_MAX of them, and the oldest makes room.
+ * of them than connections and sessions; those that have nothing any more are kept for their rates, episodes and what
+ * they have left, USERS_IDLE_MAX of them, and the oldest makes room.
  *
  * What is counted is counted where it is given and where it is given back, and never recounted; users_validate()
  * compares. What another daemon had given is counted at a takeover, whatever the limits say. Of roots and adoptions,
@@ -16,8 +16,8 @@
  * Root and the user of the daemon have accounts too, but only the limits of all hold for them, without the reserve:
  * they could end the daemon, and have to be able to look at one that others have filled.
  *
- * Refusals come in episodes: the first one is a line in the log, and those that follow within EPISODE_MS of the last one
- * are only counted. So a client that asks in a loop costs a line.
+ * Refusals come in episodes: the first one is a line in the log, and those that follow within EPISODE_MS of the last
+ * one are only counted. So a client that asks in a loop costs a line.
  *
  * Invariants (users_validate): the sums of what is counted on all are those of the users; ncounts is the number of
  * counts that are not 0; who has none is in the list of idle accounts, and nobody else.
@@ -53,13 +53,21 @@ void users_start(users *u, const limits *max)
     u->seed[0] |= 1;
 }
 
-/* A session takes two descriptors, so 3/8 of them as connections are three quarters at most. */
+static void lower(users *u, enum limit which, uint64_t most)
+{
+    if (u->fitted.max[which] > most)
+        u->fitted.max[which] = most;
+}
+
+/*
+ * A session takes two descriptors beside its connection, if it has one: its process's pidfd and its sign of life. So
+ * 3/8 of them as connections and 3/16 as sessions are three quarters at most. (Groups take two each, of which
+ * GROUPS_PER_UID_MAX bounds the number.)
+ */
 void users_fit_descriptors(users *u, uint64_t n)
 {
-    uint64_t most = n * 3 / 8 > 0 ? n * 3 / 8 : 1;
-
-    if (u->fitted.max[LIMIT_UID_CONNECTIONS] > most)
-        u->fitted.max[LIMIT_UID_CONNECTIONS] = most;
+    lower(u, LIMIT_UID_CONNECTIONS, n * 3 / 8 > 0 ? n * 3 / 8 : 1);
+    lower(u, LIMIT_UID_SESSIONS, n * 3 / 16 > 0 ? n * 3 / 16 : 1);
 }
 
 /* No uid gets more than three quarters of the connections. */
@@ -68,10 +76,8 @@ void users_fit_watches(users *u, uint64_t n)
     uint64_t most = n / 2 > CONNECTIONS_LEAST ? n / 2 : CONNECTIONS_LEAST;
 
     u->most_pidfds = most;
-    if (u->fitted.max[LIMIT_CONNECTIONS] > most)
-        u->fitted.max[LIMIT_CONNECTIONS] = most;
-    if (u->fitted.max[LIMIT_UID_CONNECTIONS] > most * 3 / 4)
-        u->fitted.max[LIMIT_UID_CONNECTIONS] = most * 3 / 4;
+    lower(u, LIMIT_CONNECTIONS, most);
+    lower(u, LIMIT_UID_CONNECTIONS, most * 3 / 4);
 }
 
 void users_end(users *u)

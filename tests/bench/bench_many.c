@@ -507,7 +507,7 @@ int main(int argc, char **argv)
     bool any = false;
 
     (void)argp_parse(&argp, argc, argv, 0, NULL, NULL);
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) { /* the daemon inherits it: two descriptors a session */
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) { /* the daemon inherits it: three descriptors a session */
         limit.rlim_cur = limit.rlim_max;
         (void)setrlimit(RLIMIT_NOFILE, &limit);
     }

@@ -65,6 +65,7 @@ void attack_page_map(attacker *a);
 void attack_runs(attacker *a);
 void attack_crowd(attacker *a);
 void attack_lists(attacker *a);
+void attack_limits(attacker *a);
 
 /* attack_bits.c: words that a client can write, and objects at chosen places. */
 void attack_adopt(attacker *a);

@@ -211,6 +211,17 @@ void attack_crowd(attacker *a)
     }
 }
 
+/* Has all limits listed, for which the daemon counts the roots and adopted objects of all. */
+void attack_limits(attacker *a)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Limits limits = GOALLOCD__LIMITS__INIT;
+
+    request.op_case = GOALLOCD__REQUEST__OP_LIMITS;
+    request.limits = &limits;
+    pipeline(a, &request, 64);
+}
+
 /* Has all spans of a session listed that leases many, or all sessions, of which it has many. */
 void attack_lists(attacker *a)
 {

@@ -64,6 +64,7 @@ const attack attacks[] = {
       .fails_calls = true,
       .seen_well = keeper_seen_well },
     { .name = "lists", .text = "LeaseList of 16,384 spans and SessionList of 1000 sessions in a loop", .run = attack_lists },
+    { .name = "limits", .text = "pipelines Limits, without a session", .run = attack_limits },
     { .name = "stats", .text = "Stats in a loop", .run = attack_stats },
     { .name = NULL },
 };

@@ -306,6 +306,17 @@ static void take_descriptors(const fixture *f)
     }
 }
 
+/* As sessions, of which each takes several. */
+static void take_descriptors_of_sessions(const fixture *f)
+{
+    int nsessions = 0;
+    int fd;
+
+    for (int i = 0; i < 60; i++)
+        nsessions += try_attach(f, &fd) == 0;
+    CHECK(nsessions > 0);
+}
+
 static int attach_as_third(const fixture *f, void *arg)
 {
     (void)arg;
@@ -316,22 +327,33 @@ static int attach_as_third(const fixture *f, void *arg)
 }
 
 /* The daemon has 128 descriptors, which one user takes, as far as it can. */
-static void descriptors_are_left_for_a_third_user(void **state)
+static void descriptors_are_left_by(void (*taker)(const fixture *f))
 {
     fixture f;
     other o;
 
-    (void)state;
     fixture_start_with_descriptors(&f, NULL, 128);
     if (!can_be_other(&f)) {
         assert_true(fixture_stop(&f));
         skip();
     }
-    o = other_start(&f, take_descriptors);
+    o = other_start(&f, taker);
     assert_int_equal(child_run(&f, attach_as_third, NULL), 0);
     other_end(&o);
     assert_true(fixture_is_clean(&f, 1));
     assert_true(fixture_stop(&f));
+}
+
+static void descriptors_are_left_for_a_third_user(void **state)
+{
+    (void)state;
+    descriptors_are_left_by(take_descriptors);
+}
+
+static void descriptors_of_sessions_are_left_for_a_third_user(void **state)
+{
+    (void)state;
+    descriptors_are_left_by(take_descriptors_of_sessions);
 }
 
 /* One asks nothing, one sends half a request; a third has asked once. */
@@ -778,6 +800,7 @@ int main(void)
         FIXTURE_TEST_WITH(connections_of_a_user_are_limited_and_others_connect, "--uid-connections=10"),
         cmocka_unit_test(listener_goes_on_when_descriptors_were_short),
         cmocka_unit_test(descriptors_are_left_for_a_third_user),
+        cmocka_unit_test(descriptors_of_sessions_are_left_for_a_third_user),
         FIXTURE_TEST(connection_that_asks_nothing_is_closed),
         FIXTURE_TEST_WITH(roots_of_a_user_are_limited, "--uid-roots=10"),
         FIXTURE_TEST_WITH(memory_of_a_group_is_limited, "--group-bytes=6M"),

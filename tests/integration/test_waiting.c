@@ -294,7 +294,7 @@ int main(void)
     };
     struct rlimit limit;
 
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) { /* two descriptors a session, in the daemon */
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) { /* three descriptors a session, in the daemon */
         limit.rlim_cur = limit.rlim_max < 4096 ? limit.rlim_max : 4096;
         (void)setrlimit(RLIMIT_NOFILE, &limit);
     }
