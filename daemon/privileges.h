@@ -18,7 +18,7 @@ enum privileges_process {
 enum privileges_filter {
     PRIVILEGES_FILTER,      /* it fails with ENOSYS, or kills the process if nothing but an intruder makes it */
     PRIVILEGES_FILTER_KILL, /* it kills the process in any case: for tests */
-    PRIVILEGES_NO_FILTER, /* nor Landlock */
+    PRIVILEGES_NO_FILTER,   /* nor Landlock */
 };
 
 /* A sanitizer makes system calls of its own. */

@@ -63,7 +63,9 @@ const attack attacks[] = {
       .kept = true,
       .fails_calls = true,
       .seen_well = keeper_seen_well },
-    { .name = "lists", .text = "LeaseList of 16,384 spans and SessionList of 1000 sessions in a loop", .run = attack_lists },
+    { .name = "lists",
+      .text = "LeaseList of 16,384 spans and SessionList of 1000 sessions in a loop",
+      .run = attack_lists },
     { .name = "stats", .text = "Stats in a loop", .run = attack_stats },
     { .name = NULL },
 };
