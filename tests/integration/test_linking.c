@@ -721,8 +721,10 @@ static int link_in_vain(const fixture *f, void *arg)
     (void)arg;
     while (waits_attach(f, 100) != 0)
         ;
-    slot = goalloc_calloc(1, sizeof(*slot));
-    CHECK(slot != NULL && (*slot = goalloc_malloc(64)) != NULL);
+    while ((slot = goalloc_calloc(1, sizeof(*slot))) == NULL)
+        CHECK(errno == ETIMEDOUT); /* so short a time-out is for what follows */
+    while ((*slot = goalloc_malloc(64)) == NULL)
+        CHECK(errno == ETIMEDOUT);
     CHECK(goalloc_unlink_free(slot, NULL) == -EAGAIN && goalloc_usable_size(*slot) != 0);
     CHECK(goalloc_settle() == -ETIMEDOUT);
     goalloc_free(*slot);
