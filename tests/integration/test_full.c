@@ -266,7 +266,7 @@ static void malloc_without_system_memory_gives_enomem(void **state)
 /* --- the table of sessions --- */
 
 #define SESSIONS (SHM_SESSIONS_MAX - 1)
-#define NOFILE (4u * SHM_SESSIONS_MAX) /* the daemon has two a session */
+#define NOFILE (4u * SHM_SESSIONS_MAX) /* the daemon has three a session */
 
 static int attach_one_too_many(const fixture *f, void *arg)
 {
