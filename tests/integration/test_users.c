@@ -678,16 +678,9 @@ static void descriptors_that_linger_hold_nobody_up(void **state)
     fixture f;
 
     (void)state;
-#if defined(__SANITIZE_ADDRESS__)
-    char more[256]; /* it is not preloaded itself */
-    const char *options = getenv("ASAN_OPTIONS");
-
-    (void)snprintf(more, sizeof(more), "%s:verify_asan_link_order=0", options == NULL ? "" : options);
-    (void)setenv("ASAN_OPTIONS", more, 1);
-#endif
-    assert_int_equal(setenv("LD_PRELOAD", OLD_KERNEL_MODULE_PATH, 1), 0);
+    fixture_preload(OLD_KERNEL_MODULE_PATH);
     fixture_start(&f, NULL);
-    (void)unsetenv("LD_PRELOAD");
+    fixture_preload(NULL);
     assert_true(fixture_log_has(&f, "this kernel lets clients send descriptors"));
     for (unsigned i = 0; i < 12; i++) {
         assert_int_equal(child_run(&f, send_and_end, &i), 0);
