@@ -19,8 +19,8 @@
  * A call that is on no list fails with ENOSYS. It does not kill: the C library, libuv and the kernel's compatibility
  * layers try newer calls first and do without them when the kernel does not have them, and an update of one of them
  * must not be able to end a heap, which is what is worth most here. The exception are calls that none of them makes on
- * its own (denied_calls): to run a program, to look into another process, to become somebody else, to change the system.
- * Who makes one of these is no daemon any more; it dies at once, and a keeper or systemd has the heap.
+ * its own (denied_calls): to run a program, to look into another process, to become somebody else, to change the
+ * system. Who makes one of these is no daemon any more; it dies at once, and a keeper or systemd has the heap.
  *
  * The lists were made from what the whole test suite calls (it runs with PRIVILEGES_FILTER_KILL, so a call that is
  * missing fails a test), and from what the C library falls back to. Calls whose arguments say what they are for are

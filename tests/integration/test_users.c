@@ -717,7 +717,9 @@ static int send_descriptor(int to, int fd, int oob)
         struct cmsghdr align;
     } control = { .bytes = { 0 } };
     struct iovec iov = { .iov_base = (char[]){ 4 }, .iov_len = 1 };
-    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
+    };
     struct cmsghdr *head = CMSG_FIRSTHDR(&msg);
 
     head->cmsg_level = SOL_SOCKET;
