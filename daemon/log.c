@@ -20,8 +20,8 @@
  * in the ring. A forked child has no writer, and its descriptor 2 may soon be something else: it says nothing.
  *
  * Data: private. head is written under the lock by who says a line, after the bytes (release); tail by the writer
- * alone, after write(2). Nobody waits for the writer: it takes the lock only to count what was left out, and holds it for some
- * instructions.
+ * alone, after write(2). Nobody waits for the writer: it takes the lock only to count what was left out, and holds it
+ * for some instructions.
  */
 #include "daemon/log.h"
 

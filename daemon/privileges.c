@@ -11,16 +11,16 @@
  *                         lock
  *
  * Of what a daemon that runs as root does, nothing takes a capability: the memfds that it reopens by /proc/self/fd
- * (mode 0600) are its own user's, CPUs are those of its own thread, /proc and cgroup files are readable by all. What it has
- * needed them for, a socket or a state directory in somebody else's directory, and its limit of descriptors, it has by
- * then. (A socket in a directory that root may not write to without capabilities is left there at the end; the next
+ * (mode 0600) are its own user's, CPUs are those of its own thread, /proc and cgroup files are readable by all. What it
+ * has needed them for, a socket or a state directory in somebody else's directory, and its limit of descriptors, it has
+ * by then. (A socket in a directory that root may not write to without capabilities is left there at the end; the next
  * daemon replaces it.) The bounding set goes as well, so no file's capabilities come back by an execve().
  *
  * A call that is on no list fails with ENOSYS. It does not kill: the C library, libuv and the kernel's compatibility
  * layers try newer calls first and do without them when the kernel does not have them, and an update of one of them
- * must not be able to end a heap, which is what is worth most here. The exception are calls that none of them makes on its
- * own (denied_calls): to run a program, to look into another process, to become somebody else, to change the system.
- * Who makes one of these is no daemon any more; it dies at once, and a keeper or systemd has the heap.
+ * must not be able to end a heap, which is what is worth most here. The exception are calls that none of them makes on
+ * its own (denied_calls): to run a program, to look into another process, to become somebody else, to change the
+ * system. Who makes one of these is no daemon any more; it dies at once, and a keeper or systemd has the heap.
  *
  * The lists were made from what the whole test suite calls (it runs with PRIVILEGES_FILTER_KILL, so a call that is
  * missing fails a test), and from what the C library falls back to. Calls whose arguments say what they are for are

@@ -18,7 +18,7 @@ enum privileges_process {
 enum privileges_filter {
     PRIVILEGES_FILTER,      /* it fails with ENOSYS, or kills the process if nothing but an intruder makes it */
     PRIVILEGES_FILTER_KILL, /* it kills the process in any case: for tests */
-    PRIVILEGES_NO_FILTER, /* nor Landlock */
+    PRIVILEGES_NO_FILTER,   /* nor Landlock */
 };
 
 /* A sanitizer makes system calls of its own. */
@@ -36,8 +36,8 @@ void privileges_prepare(enum privileges_filter filter);
 
 /*
  * The calling process, all of its threads and what it forks get no more privileges by execve(), and make the system
- * calls on the list alone. The calling thread, and threads that it makes from now on, have no capabilities, and write no
- * files; they make and remove sockets in dirs and below (ended by a NULL), and nothing else. In a child of a process
+ * calls on the list alone. The calling thread, and threads that it makes from now on, have no capabilities, and write
+ * no files; they make and remove sockets in dirs and below (ended by a NULL), and nothing else. In a child of a process
  * with threads it may be called, too. 0, or -errno: what could be done is done.
  */
 int privileges_confine(enum privileges_process process, const char *const *dirs) __attribute__((warn_unused_result));

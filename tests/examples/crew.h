@@ -153,18 +153,6 @@ static inline void crew_kill(crew *c)
     c->n = 0;
 }
 
-/* --- what their command lines have in common --- */
-
-static inline void crew_choose_seed(crew_harassment *h, const char *program)
-{
-    if (h->seed == 0 && getrandom(&h->seed, sizeof(h->seed), 0) < 0)
-        h->seed = (uint64_t)getpid();
-    if (h->every_ms > 0) {
-        (void)printf("%s: seed %llu\n", program, (unsigned long long)h->seed);
-        (void)fflush(stdout);
-    }
-}
-
 /* A decimal number from min to max, and nothing else; ends the program if it is none. */
 static inline uint64_t crew_parse_number(const char *option, const char *text, uint64_t min, uint64_t max)
 {
@@ -179,6 +167,64 @@ static inline uint64_t crew_parse_number(const char *option, const char *text, u
         exit(2);
     }
     return value;
+}
+
+/* --- what their command lines have in common --- */
+
+typedef struct crew_options {
+    uint32_t seconds; /* 0: until SIGTERM or SIGINT */
+    crew_harassment harassment;
+} crew_options;
+
+/* Rows for argp. */
+#define CREW_OPTION_ROWS                                                                                  \
+    { "seconds", 's', "N", 0, "End after so many seconds (default: at SIGTERM or SIGINT)", 0 },           \
+    { "kill-every", 'k', "MS", 0, "Kill a child at random every MS milliseconds, on average", 0 },        \
+    { "seed", 'r', "N", 0, "Which ones, and when (default: chosen, and printed)", 0 }
+
+/* False: the option is none of these. */
+static inline bool crew_parse_option(crew_options *o, int key, const char *arg)
+{
+    switch (key) {
+    case 's':
+        o->seconds = (uint32_t)crew_parse_number("--seconds", arg, 1, 1000000);
+        return true;
+    case 'k':
+        o->harassment.every_ms = (long)crew_parse_number("--kill-every", arg, 1, 1000000);
+        return true;
+    case 'r':
+        o->harassment.seed = crew_parse_number("--seed", arg, 1, UINT64_MAX);
+        return true;
+    default:
+        return false;
+    }
+}
+
+static volatile sig_atomic_t crew_told_to_stop; /* by SIGTERM or SIGINT, after crew_begin() */
+
+static inline void crew_on_signal(int number)
+{
+    (void)number;
+    crew_told_to_stop = 1;
+}
+
+/* After the command line. When something is to be killed, the seed is said; signals don't end the program by then. */
+static inline void crew_begin(crew_options *o, const char *program)
+{
+    (void)signal(SIGTERM, crew_on_signal);
+    (void)signal(SIGINT, crew_on_signal);
+    if (o->harassment.seed == 0 && getrandom(&o->harassment.seed, sizeof(o->harassment.seed), 0) < 0)
+        o->harassment.seed = (uint64_t)getpid();
+    if (o->harassment.every_ms > 0) {
+        (void)printf("%s: seed %llu\n", program, (unsigned long long)o->harassment.seed);
+        (void)fflush(stdout);
+    }
+}
+
+/* When it is time to end, by crew_now_ms(), if it is begun now. */
+static inline int64_t crew_until_ms(const crew_options *o)
+{
+    return o->seconds == 0 ? INT64_MAX : crew_now_ms() + (int64_t)o->seconds * 1000;
 }
 
 #endif

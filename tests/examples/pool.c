@@ -86,8 +86,6 @@ struct table {
     uint32_t nworkers;
 };
 
-static volatile sig_atomic_t told_to_stop;
-
 /* --- requests --- */
 
 typedef struct request {
@@ -236,7 +234,7 @@ static int attach(void)
     options.timeout_ms = TIMEOUT_MS;
     do {
         r = goalloc_attach(&options);
-    } while (r == -ETIMEDOUT && !told_to_stop);
+    } while (r == -ETIMEDOUT && !crew_told_to_stop);
     return r;
 }
 
@@ -356,8 +354,7 @@ static int finish(table *t)
 
 typedef struct arguments {
     uint32_t nworkers;
-    uint32_t seconds; /* 0: until SIGTERM */
-    crew_harassment harassment;
+    crew_options options;
 } arguments;
 
 /* Keep the workers at work until it is time. 0, -ESTALE: the heap is gone, -ECHILD: a worker has failed. */
@@ -368,8 +365,8 @@ static int supervise(table *t, arguments *args, int64_t until_ms)
 
     atomic_store(&t->stop, 0);
     crew_start(&workers, t->nworkers, worker, t);
-    for (uint32_t turn = 1; r == 0 && !told_to_stop && crew_now_ms() < until_ms; turn++) {
-        crew_harass(&workers, &args->harassment);
+    for (uint32_t turn = 1; r == 0 && !crew_told_to_stop && crew_now_ms() < until_ms; turn++) {
+        crew_harass(&workers, &args->options.harassment);
         crew_sleep_ms(1);
         r = crew_tend(&workers);
         if (r == 0 && turn % 50 == 0 && !heap_is_current())
@@ -385,7 +382,7 @@ static int supervise(table *t, arguments *args, int64_t until_ms)
 
 static int run(arguments *args)
 {
-    int64_t until_ms = args->seconds == 0 ? INT64_MAX : crew_now_ms() + (int64_t)args->seconds * 1000;
+    int64_t until_ms = crew_until_ms(&args->options);
     table *t = NULL;
     int r;
 
@@ -405,7 +402,7 @@ static int run(arguments *args)
         }
         t = NULL;
         (void)goalloc_detach(); /* nobody is in the heap: the workers have been waited for */
-        if (told_to_stop)
+        if (crew_told_to_stop)
             return EXIT_SUCCESS;
     }
     if (r < 0) {
@@ -417,17 +414,9 @@ static int run(arguments *args)
 
 /* --- command line --- */
 
-static void on_signal(int number)
-{
-    (void)number;
-    told_to_stop = 1;
-}
-
 static const struct argp_option option_table[] = {
     { "workers", 'n', "N", 0, "Worker processes, 1 to 64 (default 4)", 0 },
-    { "seconds", 's', "N", 0, "End after so many seconds (default: at SIGTERM or SIGINT)", 0 },
-    { "kill-every", 'k', "MS", 0, "Kill a worker at random every MS milliseconds, on average", 0 },
-    { "seed", 'r', "N", 0, "Which workers, and when (default: chosen, and printed)", 0 },
+    CREW_OPTION_ROWS,
     { 0 },
 };
 
@@ -439,17 +428,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case 'n':
         args->nworkers = (uint32_t)crew_parse_number("--workers", arg, 1, CREW_MAX);
         return 0;
-    case 's':
-        args->seconds = (uint32_t)crew_parse_number("--seconds", arg, 1, 1000000);
-        return 0;
-    case 'k':
-        args->harassment.every_ms = (long)crew_parse_number("--kill-every", arg, 1, 1000000);
-        return 0;
-    case 'r':
-        args->harassment.seed = crew_parse_number("--seed", arg, 1, UINT64_MAX);
-        return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return crew_parse_option(&args->options, key, arg) ? 0 : ARGP_ERR_UNKNOWN;
     }
 }
 
@@ -463,8 +443,6 @@ int main(int argc, char **argv)
     arguments args = { .nworkers = 4 };
 
     (void)argp_parse(&argp, argc, argv, 0, NULL, &args);
-    (void)signal(SIGTERM, on_signal);
-    (void)signal(SIGINT, on_signal);
-    crew_choose_seed(&args.harassment, "pool");
+    crew_begin(&args.options, "pool");
     return run(&args);
 }

@@ -81,8 +81,6 @@ typedef struct queue {
     _Atomic uint32_t stop;    /* STOP_PRODUCERS; STOP_ALL: consumers, too, when the queue is empty */
 } queue;
 
-static volatile sig_atomic_t told_to_stop;
-
 /* The last holder has died: finish what it had begun. */
 static void queue_repair(void *arg)
 {
@@ -242,8 +240,8 @@ static int consume(uint32_t me, void *arg)
 typedef struct arguments {
     uint32_t nproducers;
     uint32_t nconsumers;
-    uint32_t seconds; /* 0: until SIGTERM */
-    crew_harassment harassment[2];
+    crew_options options;
+    crew_harassment of_consumers; /* as of producers, which the options say */
 } arguments;
 
 /* All have left. True if each message was consumed once. */
@@ -284,16 +282,16 @@ static bool report(queue *q, const arguments *args)
 
 static int supervise(queue *q, arguments *args)
 {
-    int64_t until_ms = args->seconds == 0 ? INT64_MAX : crew_now_ms() + (int64_t)args->seconds * 1000;
+    int64_t until_ms = crew_until_ms(&args->options);
     crew producers;
     crew consumers;
     int r = 0;
 
     crew_start(&producers, args->nproducers, produce, q);
     crew_start(&consumers, args->nconsumers, consume, q);
-    while (r == 0 && !told_to_stop && crew_now_ms() < until_ms) {
-        crew_harass(&producers, &args->harassment[0]);
-        crew_harass(&consumers, &args->harassment[1]);
+    while (r == 0 && !crew_told_to_stop && crew_now_ms() < until_ms) {
+        crew_harass(&producers, &args->options.harassment);
+        crew_harass(&consumers, &args->of_consumers);
         crew_sleep_ms(1);
         r = crew_tend(&producers);
         if (r == 0)
@@ -343,18 +341,10 @@ static int run(arguments *args)
 
 /* --- command line --- */
 
-static void on_signal(int number)
-{
-    (void)number;
-    told_to_stop = 1;
-}
-
 static const struct argp_option option_table[] = {
     { "producers", 'p', "N", 0, "1 to 64 (default 2)", 0 },
     { "consumers", 'c', "N", 0, "1 to 64 (default 2)", 0 },
-    { "seconds", 's', "N", 0, "End after so many seconds (default: at SIGTERM or SIGINT)", 0 },
-    { "kill-every", 'k', "MS", 0, "Kill one of either kind at random every MS milliseconds, on average", 0 },
-    { "seed", 'r', "N", 0, "Which ones, and when (default: chosen, and printed)", 0 },
+    CREW_OPTION_ROWS,
     { 0 },
 };
 
@@ -369,17 +359,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case 'c':
         args->nconsumers = (uint32_t)crew_parse_number("--consumers", arg, 1, CREW_MAX);
         return 0;
-    case 's':
-        args->seconds = (uint32_t)crew_parse_number("--seconds", arg, 1, 1000000);
-        return 0;
-    case 'k':
-        args->harassment[0].every_ms = (long)crew_parse_number("--kill-every", arg, 1, 1000000);
-        return 0;
-    case 'r':
-        args->harassment[0].seed = crew_parse_number("--seed", arg, 1, UINT64_MAX);
-        return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return crew_parse_option(&args->options, key, arg) ? 0 : ARGP_ERR_UNKNOWN;
     }
 }
 
@@ -393,9 +374,8 @@ int main(int argc, char **argv)
     arguments args = { .nproducers = 2, .nconsumers = 2 };
 
     (void)argp_parse(&argp, argc, argv, 0, NULL, &args);
-    (void)signal(SIGTERM, on_signal);
-    (void)signal(SIGINT, on_signal);
-    crew_choose_seed(&args.harassment[0], "queue");
-    args.harassment[1] = (crew_harassment){ args.harassment[0].every_ms, crew_mix(args.harassment[0].seed), 0 };
+    crew_begin(&args.options, "queue");
+    args.of_consumers = args.options.harassment;
+    args.of_consumers.seed = crew_mix(args.of_consumers.seed);
     return run(&args);
 }

@@ -45,8 +45,6 @@ typedef struct shared {
     _Atomic uint32_t stop;
 } shared;
 
-static volatile sig_atomic_t told_to_stop;
-
 static void put_back(shared *s, node *n, uint64_t which)
 {
     atomic_store(&n->holder, 0);
@@ -113,7 +111,7 @@ static bool round_of_work(shared *s, uint32_t nworkers, crew_harassment *harassm
 
     atomic_store(&s->stop, 0);
     crew_start(&workers, nworkers, worker, s);
-    while (r == 0 && !told_to_stop && crew_now_ms() < until_ms && workers.nkilled < NNODES / 2) {
+    while (r == 0 && !crew_told_to_stop && crew_now_ms() < until_ms && workers.nkilled < NNODES / 2) {
         crew_harass(&workers, harassment);
         crew_sleep_ms(1);
         r = crew_tend(&workers);
@@ -154,13 +152,12 @@ static int finish(shared *s, uint32_t nworkers)
 
 typedef struct arguments {
     uint32_t nworkers;
-    uint32_t seconds; /* 0: until SIGTERM */
-    crew_harassment harassment;
+    crew_options options;
 } arguments;
 
 static int run(arguments *args)
 {
-    int64_t until_ms = args->seconds == 0 ? INT64_MAX : crew_now_ms() + (int64_t)args->seconds * 1000;
+    int64_t until_ms = crew_until_ms(&args->options);
     shared *s;
     int r = goalloc_attach(NULL);
 
@@ -176,23 +173,15 @@ static int run(arguments *args)
     for (uint32_t i = 0; i < NNODES; i++)
         tagged_push(&s->stacks[0], &s->nodes[i].link);
     do {
-        if (!round_of_work(s, args->nworkers, &args->harassment, until_ms))
+        if (!round_of_work(s, args->nworkers, &args->options.harassment, until_ms))
             return EXIT_FAILURE;
-    } while (!told_to_stop && crew_now_ms() < until_ms);
+    } while (!crew_told_to_stop && crew_now_ms() < until_ms);
     return finish(s, args->nworkers);
-}
-
-static void on_signal(int number)
-{
-    (void)number;
-    told_to_stop = 1;
 }
 
 static const struct argp_option option_table[] = {
     { "workers", 'n', "N", 0, "Worker processes, 1 to 64 (default 4)", 0 },
-    { "seconds", 's', "N", 0, "End after so many seconds (default: at SIGTERM or SIGINT)", 0 },
-    { "kill-every", 'k', "MS", 0, "Kill a worker at random every MS milliseconds, on average", 0 },
-    { "seed", 'r', "N", 0, "Which workers, and when (default: chosen, and printed)", 0 },
+    CREW_OPTION_ROWS,
     { 0 },
 };
 
@@ -204,17 +193,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case 'n':
         args->nworkers = (uint32_t)crew_parse_number("--workers", arg, 1, CREW_MAX);
         return 0;
-    case 's':
-        args->seconds = (uint32_t)crew_parse_number("--seconds", arg, 1, 1000000);
-        return 0;
-    case 'k':
-        args->harassment.every_ms = (long)crew_parse_number("--kill-every", arg, 1, 1000000);
-        return 0;
-    case 'r':
-        args->harassment.seed = crew_parse_number("--seed", arg, 1, UINT64_MAX);
-        return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return crew_parse_option(&args->options, key, arg) ? 0 : ARGP_ERR_UNKNOWN;
     }
 }
 
@@ -228,8 +208,6 @@ int main(int argc, char **argv)
     arguments args = { .nworkers = 4 };
 
     (void)argp_parse(&argp, argc, argv, 0, NULL, &args);
-    (void)signal(SIGTERM, on_signal);
-    (void)signal(SIGINT, on_signal);
-    crew_choose_seed(&args.harassment, "stack");
+    crew_begin(&args.options, "stack");
     return run(&args);
 }

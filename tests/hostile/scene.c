@@ -366,7 +366,7 @@ static bool back_phase(scene *s)
     }
     figures[BACK_MS] = (double)took / 1e6;
     if (!back)
-        fail(s, "half a minute after the attack not all was as before");
+        fail(s, "a minute after the attack not all was as before");
     if (!back || s->o->brief)
         return back;
     if (took < BACK_US * UINT64_C(1000))

@@ -11,8 +11,8 @@
 #include <signal.h>
 #include <stdlib.h>
 
-#include "tests/support/objects.h"
 #include "tests/support/rawheap.h"
+#include "tests/support/waits.h"
 
 #define FILL_BYTES      (48 * MIB)
 #define TOLERANCE_BYTES (32 * KIB) /* units on both ends of tables, and what is read just now */
@@ -210,9 +210,11 @@ static void memory_that_a_client_leaves_is_shown_and_given_back(void **state)
 
     assert_int_equal(child_run(f, use_the_heap, (void *)(uintptr_t)1), 0);
     rawheap_open(&attacker, f, 0, "attacker");
+    waits_stop_daemon(f); /* it would begin to give back what is there before all is */
     assert_int_equal(fallocate(attacker.fds[ATTACH_FD_ARENA], 0, 0, (off_t)(150 * MIB)), 0);
     assert_int_equal(fallocate(attacker.fds[ATTACH_FD_ARENA], 0, (off_t)(2048 * MIB), (off_t)(100 * MIB)), 0);
     assert_int_equal(fallocate(attacker.fds[ATTACH_FD_BITMAP], 0, (off_t)(16 * MIB), (off_t)(50 * MIB)), 0);
+    waits_continue_daemon(f);
     assert_true(excess_of(f) > 150 * MIB);
     rawheap_close(&attacker);
     pid = child_start(f, use_the_heap, (void *)(uintptr_t)test_seed());

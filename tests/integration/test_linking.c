@@ -316,7 +316,10 @@ static const scene scenes[] = {
     { .name = "unlink, no daemon", .bytes = 64, .whose = FOREIGN, .kills_daemon = true },
     { .name = "link its own", .bytes = 64, .flags = GOALLOC_ATTACH_RECLAIM, .links = true },
     { .name = "link its own, 8 bytes", .bytes = 8, .flags = GOALLOC_ATTACH_RECLAIM, .links = true },
-    { .name = "link its own large one", .bytes = SHM_RUN_BYTES_MAX + 1, .flags = GOALLOC_ATTACH_RECLAIM, .links = true },
+    { .name = "link its own large one",
+      .bytes = SHM_RUN_BYTES_MAX + 1,
+      .flags = GOALLOC_ATTACH_RECLAIM,
+      .links = true },
     { .name = "link, no daemon", .bytes = 64, .flags = GOALLOC_ATTACH_RECLAIM, .links = true, .kills_daemon = true },
 };
 
@@ -536,7 +539,7 @@ static void *change_some(void *arg)
     return NULL;
 }
 
-/* Which confuse a sanitizer: that of threads by every fork while threads run, the other one by those without handlers. */
+/* They confuse sanitizers: that of threads by every fork while threads run, the other one by those without handlers. */
 #if defined(__SANITIZE_THREAD__)
 #define NFORKS 0
 #else
@@ -721,8 +724,10 @@ static int link_in_vain(const fixture *f, void *arg)
     (void)arg;
     while (waits_attach(f, 100) != 0)
         ;
-    slot = goalloc_calloc(1, sizeof(*slot));
-    CHECK(slot != NULL && (*slot = goalloc_malloc(64)) != NULL);
+    while ((slot = goalloc_calloc(1, sizeof(*slot))) == NULL)
+        CHECK(errno == ETIMEDOUT); /* so short a time-out is for what follows */
+    while ((*slot = goalloc_malloc(64)) == NULL)
+        CHECK(errno == ETIMEDOUT);
     CHECK(goalloc_unlink_free(slot, NULL) == -EAGAIN && goalloc_usable_size(*slot) != 0);
     CHECK(goalloc_settle() == -ETIMEDOUT);
     goalloc_free(*slot);

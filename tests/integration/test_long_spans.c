@@ -61,6 +61,25 @@ static uint64_t leased_spans(const fixture *f)
     return stats.leased_spans;
 }
 
+/*
+ * Ask for a long span, which is still being made when other, who has come later, has been served. A test that does not
+ * get a CPU for so long may see the second answer first: then it asks anew.
+ */
+static void ask_and_serve_other(const fixture *f, rawheap *heap, int other)
+{
+    for (int i = 0; i < 20; i++) {
+        rawheap_open(heap, f, 0, "long");
+        ask(heap);
+        ping(other);
+        if (!has_answer(heap))
+            return;
+        rawheap_close(heap);
+        while (leased_spans(f) > 0)
+            ;
+    }
+    fail_msg("nobody is served while a long span is made");
+}
+
 static void others_are_served_while_a_long_span_is_made(void **state)
 {
     fixture *f = *state;
@@ -70,10 +89,7 @@ static void others_are_served_while_a_long_span_is_made(void **state)
 
     waits_not_for_ever();
     ping(other);
-    rawheap_open(&heap, f, 0, "long");
-    ask(&heap);
-    ping(other); /* it came later */
-    assert_false(has_answer(&heap));
+    ask_and_serve_other(f, &heap, other);
     assert_true(fixture_is_whole(f));
     while (!has_answer(&heap))
         ping(other);

@@ -16,28 +16,12 @@
 
 #define OBJECT_BYTES 100000
 
-static int setup(void **state)
-{
-#if defined(__SANITIZE_ADDRESS__)
-    /* The module comes before the sanitizer's runtime, which minds; nothing that it watches is in the module. */
-    const char *options = getenv("ASAN_OPTIONS");
-    char more[256];
-
-    (void)snprintf(more, sizeof(more), "%s:verify_asan_link_order=0", options == NULL ? "" : options);
-    (void)setenv("ASAN_OPTIONS", more, 1);
-#endif
-    return fixture_setup_kept(state);
-}
-
 /* Daemons that are started from now on find such pages. NULL: those of the system. */
 static void set_page_bytes(const char *bytes)
 {
-    if (bytes != NULL) {
+    if (bytes != NULL)
         assert_int_equal(setenv("GOALLOC_TEST_PAGE_BYTES", bytes, 1), 0);
-        assert_int_equal(setenv("LD_PRELOAD", PAGE_SIZE_MODULE_PATH, 1), 0);
-    } else {
-        (void)unsetenv("LD_PRELOAD");
-    }
+    fixture_preload(bytes != NULL ? PAGE_SIZE_MODULE_PATH : NULL);
 }
 
 static int leave_object(const fixture *f, void *arg)
@@ -123,10 +107,9 @@ static void pages_of_4096_bytes_are_served(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, fixture_teardown)
     const struct CMUnitTest tests[] = {
-        TEST(large_pages_are_refused_and_the_heap_stays),
-        TEST(pages_of_4096_bytes_are_served),
+        FIXTURE_TEST_KEPT(large_pages_are_refused_and_the_heap_stays),
+        FIXTURE_TEST_KEPT(pages_of_4096_bytes_are_served),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -32,27 +32,6 @@
 #define DOORS       64u  /* daemon/memory/lifesign.h */
 #define NLOCKS      4000
 
-static bool comes_to_sessions(const fixture *f, uint64_t n)
-{
-    goalloc_stats_t stats;
-
-    for (int i = 0; i < 2000; i++, (void)usleep(5000)) {
-        fixture_stats(f, &stats);
-        if (stats.sessions == n)
-            return true;
-    }
-    (void)printf("%llu sessions, %llu expected\n", (unsigned long long)stats.sessions, (unsigned long long)n);
-    return false;
-}
-
-static void await_stop(pid_t pid)
-{
-    int status;
-
-    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
-    assert_true(WIFSTOPPED(status));
-}
-
 /* One end of the shelf, by the keeper. */
 static int shelf_in(const fixture *f)
 {
@@ -106,17 +85,14 @@ static int lock_spans(const fixture *f, void *arg)
 static void program_that_is_replaced_before_its_return_ends_its_session(void **state)
 {
     fixture *f = *state;
-    pid_t locker = child_start(f, lock_spans, NULL);
-    pid_t pid;
+    pid_t locker = child_start_stopped(f, lock_spans, NULL);
+    pid_t pid = child_start_stopped(f, become_another_program, NULL);
 
-    await_stop(locker);
-    pid = child_start(f, become_another_program, NULL);
-    await_stop(pid);
     fixture_kill(f);
     fixture_restart(f, NULL);
-    assert_true(comes_to_sessions(f, 2));
+    (void)fixture_live_with(f, 2);
     (void)kill(pid, SIGCONT);
-    assert_true(comes_to_sessions(f, 1));
+    (void)fixture_live_with(f, 1);
     process_kill(pid);
     process_kill(locker);
     assert_true(fixture_is_clean(f, 1));
@@ -144,17 +120,16 @@ static void death_is_noticed_from_another_pid_namespace(void **state)
     }
     assert_int_equal(setns(before, CLONE_NEWPID), 0);
     for (int i = 0; i < 2; i++) {
-        pids[i] = child_start(f, hold_session, NULL);
-        await_stop(pids[i]);
+        pids[i] = child_start_stopped(f, hold_session, NULL);
     }
     fixture_kill(f);
     process_kill(pids[0]);
     assert_int_equal(unshare(CLONE_NEWPID), 0);
     fixture_restart(f, NULL);
     assert_int_equal(setns(before, CLONE_NEWPID), 0);
-    assert_true(comes_to_sessions(f, 1));
+    (void)fixture_live_with(f, 1);
     process_kill(pids[1]);
-    assert_true(comes_to_sessions(f, 0));
+    (void)fixture_live_with(f, 0);
     (void)close(before);
 }
 
@@ -188,7 +163,7 @@ static void child_that_has_not_attached_keeps_its_group_over_two_takeovers(void 
     for (int i = 0; i < 2; i++) {
         fixture_kill(f);
         fixture_restart(f, NULL);
-        assert_true(comes_to_sessions(f, 0));
+        (void)fixture_live_with(f, 0);
         fixture_stats(f, &stats);
         assert_int_equal(stats.live_objects, 1);
     }
@@ -224,15 +199,15 @@ static void next_daemon_notices_all_that_have_died_meanwhile(void **state)
     for (int i = 0; i < NSESSIONS; i += 2)
         process_kill(pids[i]);
     fixture_restart(f, NULL);
-    assert_true(comes_to_sessions(f, NSESSIONS / 2));
+    (void)fixture_live_with(f, NSESSIONS / 2);
     fixture_kill(f); /* and the one after it */
     for (int i = 1; i < NSESSIONS; i += 4)
         process_kill(pids[i]);
     fixture_restart(f, NULL);
-    assert_true(comes_to_sessions(f, NSESSIONS / 4));
+    (void)fixture_live_with(f, NSESSIONS / 4);
     for (int i = 3; i < NSESSIONS; i += 4)
         process_kill(pids[i]);
-    assert_true(comes_to_sessions(f, 0));
+    (void)fixture_live_with(f, 0);
     (void)close(ready[0]);
     (void)close(ready[1]);
 }
@@ -242,12 +217,11 @@ static void next_daemon_notices_all_that_have_died_meanwhile(void **state)
 static void attaches_and_ends_leave_nothing_behind(void **state)
 {
     const fixture *f = *state;
-    pid_t pid = child_start(f, hold_session, NULL); /* its sign is the oldest */
+    pid_t pid = child_start_stopped(f, hold_session, NULL); /* its sign is the oldest */
     int in = shelf_in(f);
     int most = 0;
     int bytes;
 
-    await_stop(pid);
     for (int i = 0; i < NROUNDS; i++) {
         (void)close(raw_attach(f));
         assert_int_equal(ioctl(in, SIOCOUTQ, &bytes), 0);
@@ -308,10 +282,10 @@ static void shelf_that_is_full_refuses_sessions_and_nothing_else(void **state)
     assert_int_equal(e, EUSERS);
     assert_true(n > 0);
     assert_int_equal(attach_error(f, &more, SESSION_RECLAIM, "a group", "descriptors"), EUSERS);
-    assert_true(comes_to_sessions(f, (uint64_t)n));
+    (void)fixture_live_with(f, (uint64_t)n);
     for (int i = 0; i < n; i++)
         drop_session(&heaps[i]);
-    assert_true(comes_to_sessions(f, 0));
+    (void)fixture_live_with(f, 0);
     assert_int_equal(attach_error(f, &more, 0, NULL, ""), 0);
     drop_session(&more);
     (void)close(in);
@@ -370,7 +344,7 @@ static void signs_of_a_group_that_are_kept_are_bounded(void **state)
         kept[n] = heap.fds[ATTACH_FD_OWN]; /* of a read-only session it is the group's */
         heap.fds[ATTACH_FD_OWN] = -1;
         drop_session(&heap);
-        assert_true(comes_to_sessions(f, 0));
+        (void)fixture_live_with(f, 0);
     }
     assert_int_equal(e, EUSERS);
     assert_true(n >= DOORS);

@@ -27,6 +27,7 @@
 #include "shm/layout.h"
 #include "tests/support/attach.h"
 #include "tests/support/groups.h"
+#include "tests/support/waits.h"
 
 #define OTHER_UID 65534
 
@@ -276,6 +277,37 @@ static void connections_of_a_user_are_limited_and_others_connect(void **state)
     assert_true(fixture_is_clean(f, 0));
 }
 
+/* Two at once, and two more a second. */
+static void connect_too_often(const fixture *f)
+{
+    int64_t begin_ms = waits_now_ms();
+    int64_t nserved = 0;
+    int64_t most;
+    int fds[30];
+
+    for (size_t i = 0; i < 30; i++)
+        fds[i] = raw_connect(f);
+    for (size_t i = 0; i < 30; i++)
+        nserved += ping(fds[i]) == 0;
+    most = 2 + (waits_now_ms() - begin_ms) * 2 / 1000 + 1;
+    CHECK(nserved >= 2 && nserved <= most);
+}
+
+static void new_connections_of_a_user_are_limited_and_others_connect(void **state)
+{
+    const fixture *f = *state;
+    other o;
+
+    if (!can_be_other(f))
+        skip();
+    o = other_start(f, connect_too_often);
+    for (int i = 0; i < 40; i++)
+        assert_true(serves(f));
+    assert_true(limit_of_other(f, "uid-connects", "refused") > 0);
+    other_end(&o);
+    assert_true(fixture_is_clean(f, 0));
+}
+
 /* The daemon has 64 descriptors, and all come at once. */
 static void listener_goes_on_when_descriptors_were_short(void **state)
 {
@@ -428,6 +460,65 @@ static void roots_of_a_user_are_limited(void **state)
     o = other_start(f, make_too_many_roots);
     assert_int_equal(limit_of_other(f, "uid-roots", "refused"), 3);
     other_end(&o);
+}
+
+#define NADOPTED 12
+
+static int make_objects(const fixture *f, void *arg)
+{
+    void **objects = arg;
+
+    must_attach(f, 0);
+    for (int i = 0; i < NADOPTED; i++)
+        CHECK((objects[i] = goalloc_malloc(100)) != NULL);
+    return 0;
+}
+
+static int adopt_all(const fixture *f, void *arg)
+{
+    void **objects = arg;
+
+    must_attach(f, GOALLOC_ATTACH_RECLAIM);
+    for (int i = 0; i < NADOPTED; i++)
+        CHECK(goalloc_adopt(objects[i]) == (i < 10 ? 0 : -EDQUOT));
+    return 0;
+}
+
+static int adopt_the_rest(const fixture *f, void *arg)
+{
+    void **objects = arg;
+
+    must_attach(f, GOALLOC_ATTACH_RECLAIM);
+    CHECK(goalloc_adopt(objects[10]) == 0 && goalloc_adopt(objects[11]) == 0);
+    return 0;
+}
+
+/* In one session too many; in the next one, when those of the first are gone, there is room again. */
+static void adopt_too_much(const fixture *f)
+{
+    void **objects = mmap(NULL, NADOPTED * sizeof(*objects), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    CHECK(objects != MAP_FAILED);
+    CHECK(child_run(f, make_objects, objects) == 0);
+    CHECK(child_run(f, adopt_all, objects) == 0);
+    (void)fixture_live_with(f, 0);
+    (void)usleep(200000); /* all are counted every 100 ms at most */
+    CHECK(child_run(f, adopt_the_rest, objects) == 0);
+    (void)munmap(objects, NADOPTED * sizeof(*objects));
+}
+
+static void adoptions_of_a_user_are_limited(void **state)
+{
+    const fixture *f = *state;
+    other o;
+
+    if (!can_be_other(f))
+        skip();
+    o = other_start(f, adopt_too_much);
+    assert_int_equal(limit_of_other(f, "uid-adoptions", "refused"), 2);
+    assert_int_equal(count_in_log(f, "limit uid-adoptions is reached"), 1);
+    other_end(&o);
+    assert_true(fixture_is_clean(f, 0));
 }
 
 /* A session that has no limit of its own, and then a child's, which gets what the first one has left. */
@@ -720,7 +811,9 @@ static int send_descriptor(int to, int fd, int oob)
         struct cmsghdr align;
     } control = { .bytes = { 0 } };
     struct iovec iov = { .iov_base = (char[]){ 4 }, .iov_len = 1 };
-    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
+    };
     struct cmsghdr *head = CMSG_FIRSTHDR(&msg);
 
     head->cmsg_level = SOL_SOCKET;
@@ -773,16 +866,9 @@ static void descriptors_that_linger_hold_nobody_up(void **state)
     fixture f;
 
     (void)state;
-#if defined(__SANITIZE_ADDRESS__)
-    char more[256]; /* it is not preloaded itself */
-    const char *options = getenv("ASAN_OPTIONS");
-
-    (void)snprintf(more, sizeof(more), "%s:verify_asan_link_order=0", options == NULL ? "" : options);
-    (void)setenv("ASAN_OPTIONS", more, 1);
-#endif
-    assert_int_equal(setenv("LD_PRELOAD", OLD_KERNEL_MODULE_PATH, 1), 0);
+    fixture_preload(OLD_KERNEL_MODULE_PATH);
     fixture_start(&f, NULL);
-    (void)unsetenv("LD_PRELOAD");
+    fixture_preload(NULL);
     assert_true(fixture_log_has(&f, "this kernel lets clients send descriptors"));
     for (unsigned i = 0; i < 12; i++) {
         assert_int_equal(child_run(&f, send_and_end, &i), 0);
@@ -798,11 +884,13 @@ int main(void)
         FIXTURE_TEST_WITH(sessions_of_a_user_are_limited_and_others_attach, "--uid-sessions=5"),
         FIXTURE_TEST_WITH(lost_sessions_of_a_user_are_limited, "--uid-lost=2"),
         FIXTURE_TEST_WITH(connections_of_a_user_are_limited_and_others_connect, "--uid-connections=10"),
+        FIXTURE_TEST_WITH(new_connections_of_a_user_are_limited_and_others_connect, "--uid-connects=2"),
         cmocka_unit_test(listener_goes_on_when_descriptors_were_short),
         cmocka_unit_test(descriptors_are_left_for_a_third_user),
         cmocka_unit_test(descriptors_of_sessions_are_left_for_a_third_user),
         FIXTURE_TEST(connection_that_asks_nothing_is_closed),
         FIXTURE_TEST_WITH(roots_of_a_user_are_limited, "--uid-roots=10"),
+        FIXTURE_TEST_WITH(adoptions_of_a_user_are_limited, "--uid-adoptions=10"),
         FIXTURE_TEST_WITH(memory_of_a_group_is_limited, "--group-bytes=6M"),
         FIXTURE_TEST_WITH(memory_of_a_session_and_of_a_user_is_limited, "--session-limit=6M", "--uid-bytes=8M"),
         FIXTURE_TEST_WITH(memory_that_a_user_leaves_is_limited, "--session-limit=6M", "--uid-left-bytes=4M"),

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "tests/support/fail_calls.h"
+#include "tests/support/fixture.h"
 
 const char *const fail_calls_names[FAIL_CALLS] = {
     [FAIL_MALLOC] = "malloc",
@@ -60,17 +61,5 @@ fail_plan *fail_plan_open(const char *dir)
 
 void fail_plan_preload(bool preload)
 {
-#if defined(__SANITIZE_ADDRESS__)
-    /* The library comes before the sanitizer's runtime, which minds; it leaves malloc alone. */
-    const char *options = getenv("ASAN_OPTIONS");
-    char more[256];
-
-    (void)snprintf(more, sizeof(more), "%s:verify_asan_link_order=0", options == NULL ? "" : options);
-    if (preload && (options == NULL || strstr(options, "verify_asan_link_order") == NULL))
-        (void)setenv("ASAN_OPTIONS", more, 1);
-#endif
-    if (preload)
-        (void)setenv("LD_PRELOAD", FAIL_CALLS_PATH, 1);
-    else
-        (void)unsetenv("LD_PRELOAD");
+    fixture_preload(preload ? FAIL_CALLS_PATH : NULL);
 }

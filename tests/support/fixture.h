@@ -61,6 +61,9 @@ void fixture_start_kept(fixture *f, const char *const *options);
 void fixture_kill(fixture *f);
 void fixture_restart(fixture *f, const char *more);
 
+/* Daemons that are started from now on get that module (LD_PRELOAD); NULL: none. */
+void fixture_preload(const char *module);
+
 /* Start a daemon in place of one that has died, and don't wait for it. */
 void fixture_launch(fixture *f);
 

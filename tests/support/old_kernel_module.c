@@ -1,6 +1,6 @@
 /*
- * A module that is preloaded into a daemon, which then finds itself on a kernel that lets anybody send descriptors to its
- * sockets, as before Linux 6.16.
+ * A module that is preloaded into a daemon, which then finds itself on a kernel that lets anybody send descriptors to
+ * its sockets, as before Linux 6.16.
  */
 #include <errno.h>
 #include <sys/socket.h>
