@@ -70,32 +70,6 @@ static int fill_and_stop(const fixture *f, void *arg)
     return 0;
 }
 
-/* The helper of the daemon; 0: there is none. */
-static pid_t helper_of(pid_t daemon)
-{
-    char path[64];
-    char name[64];
-    int pid = 0;
-    int found = 0;
-    FILE *children;
-
-    (void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)daemon, (int)daemon);
-    children = fopen(path, "re");
-    while (children != NULL && found == 0 && fscanf(children, "%d", &pid) == 1) {
-        FILE *comm;
-
-        (void)snprintf(path, sizeof(path), "/proc/%d/comm", pid);
-        comm = fopen(path, "re");
-        if (comm != NULL && fgets(name, sizeof(name), comm) != NULL && strcmp(name, "goallocd-helper\n") == 0)
-            found = pid;
-        if (comm != NULL)
-            (void)fclose(comm);
-    }
-    if (children != NULL)
-        (void)fclose(children);
-    return found;
-}
-
 static void wait_until_gone(pid_t pid)
 {
     char state;
@@ -189,7 +163,7 @@ static void daemon_killed_meanwhile_has_a_successor_whose_objects_stay(void **st
         skip();
     }
     assert_int_equal(scavenge(f), 0); /* the helper waits, with a hole to make */
-    helper = helper_of(f->daemon);
+    helper = fixture_helper(f);
     assert_true(helper > 0);
     fixture_kill(f);
     fixture_restart(f, NULL);
@@ -212,7 +186,7 @@ static void daemon_killed_meanwhile_has_a_successor_whose_objects_stay(void **st
 static void helper_that_is_killed_has_a_successor(void **state)
 {
     fixture *f = *state;
-    pid_t helper = helper_of(f->daemon);
+    pid_t helper = fixture_helper(f);
     pid_t next;
 
     waits_not_for_ever();
@@ -220,7 +194,7 @@ static void helper_that_is_killed_has_a_successor(void **state)
     for (int i = 0; i < 2; i++) {
         assert_int_equal(kill(helper, SIGKILL), 0);
         assert_int_equal(child_run(f, fill_and_free, NULL), 0);
-        while ((next = helper_of(f->daemon)) == 0 || next == helper)
+        while ((next = fixture_helper(f)) == 0 || next == helper)
             waits_sleep_ms(20);
         helper = next;
         assert_int_equal(scavenge(f), 0);
@@ -248,7 +222,7 @@ static void helper_that_dies_in_a_hole_has_a_successor_that_makes_it(void **stat
         skip();
     }
     assert_int_equal(scavenge(f), 0); /* the helper waits, with holes to make */
-    helper = helper_of(f->daemon);
+    helper = fixture_helper(f);
     assert_true(helper > 0);
     assert_int_equal(kill(helper, SIGKILL), 0);
     stall_end(&held);
@@ -267,7 +241,7 @@ static void helper_that_dies_in_a_hole_has_a_successor_that_makes_it(void **stat
 static void helper_that_is_stopped_holds_nobody_up(void **state)
 {
     fixture *f = *state;
-    pid_t helper = helper_of(f->daemon);
+    pid_t helper = fixture_helper(f);
 
     waits_not_for_ever();
     assert_true(helper > 0);

@@ -382,7 +382,7 @@ static void who_locks_more_of_a_sign_closes_its_group_alone(void **state)
     }
     drop_session(&heap);
     for (unsigned i = 0; i < 8 * DOORS && e == 0; i++) { /* until the daemon has closed its own descriptor of it */
-        assert_true(comes_to_sessions(f, 0));
+        assert_true(fixture_live_with(f, 0) == 0);
         e = attach_error(f, &heap, SESSION_READONLY, "locked", "hold too many");
         if (e == 0) {
             (void)close(heap.fds[ATTACH_FD_OWN]);

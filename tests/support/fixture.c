@@ -433,6 +433,31 @@ uint64_t fixture_memfd_bytes(const fixture *f, const char *name)
     return (uint64_t)memfd_stat(f, name).st_blocks * 512;
 }
 
+pid_t fixture_helper(const fixture *f)
+{
+    char path[64];
+    char name[64];
+    int pid = 0;
+    int found = 0;
+    FILE *children;
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)f->daemon, (int)f->daemon);
+    children = fopen(path, "re");
+    while (children != NULL && found == 0 && fscanf(children, "%d", &pid) == 1) {
+        FILE *comm;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+        comm = fopen(path, "re");
+        if (comm != NULL && fgets(name, sizeof(name), comm) != NULL && strcmp(name, "goallocd-helper\n") == 0)
+            found = pid;
+        if (comm != NULL)
+            (void)fclose(comm);
+    }
+    if (children != NULL)
+        (void)fclose(children);
+    return found;
+}
+
 pid_t fixture_keeper(const fixture *f)
 {
     struct stat arena = memfd_stat(f, "arena");

@@ -124,6 +124,9 @@ Goallocd__Reply *fixture_stats_reply(const fixture *f);
 /* Bytes that the kernel says the daemon's memfd of that name ("arena", "spans", "bitmap") occupies. */
 uint64_t fixture_memfd_bytes(const fixture *f, const char *name);
 
+/* The helper of the daemon; 0: there is none, or the kernel does not say. */
+pid_t fixture_helper(const fixture *f);
+
 /* The keeper of the daemon's heap; 0: there is none. */
 pid_t fixture_keeper(const fixture *f);
 

@@ -65,7 +65,7 @@ static const struct {
     { HEADER, "the group's name than %" PRIu64 " bytes", SHM_GROUP_NAME_MAX },
     { HEADER, "or none for another group: %" PRIu64 " of them", SHM_GROUPS_MAX },
     { HEADER, "there are %" PRIu64 " groups already that this user has founded", GROUPS_PER_UID_MAX },
-    { HEADER, "-EDQUOT (%" PRIu64 " adopted objects a session)", ADOPT_PER_OWNER_MAX },
+    { HEADER, "-EDQUOT (%" PRIu64 " adopted objects a session,", ADOPT_PER_OWNER_MAX },
     { HEADER, "a power of two up to %" PRIu64 " MiB", SHM_ALIGN_MIB_MAX },
     { HEADER, "an object of up to %" PRIu64 " KiB is small", SMALL_BYTES_MAX / KIB },
     { HEADER, "else " SHM_SOCKET_PATH "; copied%.0" PRIu64, 0 },
