@@ -147,6 +147,7 @@ static void detach_while_threads_exit_loses_nothing(void **state)
 
 typedef struct common {
     bool traced;
+    atomic_bool begin; /* a round */
     atomic_int tid;    /* of the thread; 0: not yet */
     atomic_bool leave; /* detach now */
     atomic_bool left;
@@ -181,6 +182,7 @@ static int detach_when_told(const fixture *f, void *arg)
     (void)signal(SIGSEGV, SIG_DFL);
     for (;;) {
         l.seed++;
+        await_flag(&shared->begin);
         must_attach(f, 0);
         CHECK(pthread_create(&l.thread, NULL, allocate_and_leave_traced, &l) == 0);
         await_flag(&shared->leave);
@@ -223,6 +225,7 @@ static uint64_t leave_at(pid_t pid, uint64_t nsteps)
     uint64_t taken;
     pid_t tid;
 
+    atomic_store(&shared->begin, true);
     for (int us = 0; (tid = atomic_load(&shared->tid)) == 0 && us < 10000000; us += 50)
         (void)usleep(50);
     atomic_store(&shared->tid, 0);
@@ -237,8 +240,8 @@ static uint64_t leave_at(pid_t pid, uint64_t nsteps)
         assert_false(steps_run(tid)); /* to its end */
     atomic_store(&shared->again, true);
     if ((!left && !flag_comes(pid, &shared->left, 10000000)) || !flag_comes(pid, &shared->good, 10000000))
-        fail_msg("after %llu instructions the process has ended or waits: %d", (unsigned long long)taken,
-                 kill(pid, SIGKILL) == 0 ? child_wait(pid) : 0);
+        fail_msg("after %llu instructions the process has ended or waits: 0x%x", (unsigned long long)taken,
+                 (unsigned)steps_kill(pid));
     return taken;
 }
 
@@ -258,7 +261,7 @@ static void detach_at_any_step_of_a_thread_that_exits_loses_nothing(void **state
     /* Where processors are scarce a step takes long. */
     for (int64_t i = 0, end = now_ms() + STEPPING_MS; i < ROUNDS && now_ms() < end; i++)
         (void)leave_at(pid, test_random(&seed) % nsteps);
-    (void)kill(pid, SIGKILL);
+    (void)kill(pid, SIGKILL); /* it has no other thread, and no object */
     assert_int_equal(child_wait(pid), 1000 + SIGKILL);
     (void)munmap(shared, sizeof(*shared));
     assert_true(fixture_is_clean(f, 0));

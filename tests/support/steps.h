@@ -71,6 +71,21 @@ static inline bool steps_run(pid_t tid)
     return false;
 }
 
+/*
+ * Kill the process, a thread of which is traced or may be by now: the process is over only when its tracer has waited
+ * for that thread, too. Returns the wait status; -1: it is not the caller's child. Other children must not end meanwhile.
+ */
+static inline int steps_kill(pid_t pid)
+{
+    int status = -1;
+    pid_t over = 0;
+
+    (void)kill(pid, SIGKILL);
+    while (over != pid && (over >= 0 || errno == EINTR))
+        over = waitpid(-1, &status, __WALL);
+    return over == pid ? status : -1;
+}
+
 /* Let it execute n instructions: how many it did. Fewer: it has come to its next mark, or (*ret_alive) ended. */
 static inline uint64_t steps_take(pid_t tid, uint64_t n, bool *ret_alive)
 {
