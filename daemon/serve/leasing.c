@@ -22,7 +22,8 @@
  *
  * Long spans, of more than 512 MiB: to take their pages is one piece of work, 10 us a GiB, which others wait for. If
  * that took long, the loop rests from such work for 300 times as long, a second at most, and who asks for the next one
- * waits. So whoever asks for hundreds of GiB again and again takes little of the loop's time.
+ * waits. So whoever asks for hundreds of GiB again and again takes little of the loop's time. Their page map is
+ * written for half a millisecond, and then not for one (server.c).
  *
  * The last 64th of the arena, and of the hard limit (64 MiB at most), is for sessions that hold little: up to an eighth
  * of it each. Half of it is for those alone of which the user, too, holds little, in all its sessions together. So when

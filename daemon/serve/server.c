@@ -26,6 +26,8 @@
 #include "daemon/serve/unmap.h"
 #include "shm/crash.h"
 
+#define MAP_NS UINT64_C(500000) /* of writing page maps without a pause */
+#define MAP_PAUSE_MS 1u
 #define REPLACE_AGAIN_MS 2000
 
 static void give_turns(service *srv)
@@ -62,7 +64,14 @@ static void on_prepared(void *data, bool failed)
     give_turns(&s->service);
 }
 
-/* A slice between two turns of the loop. */
+static void on_mapping(void *data);
+
+static void on_map_pause(uv_timer_t *timer)
+{
+    on_mapping(timer->data);
+}
+
+/* Slices between turns of the loop; then a pause, since others need the processor for what they ask. */
 static void map_some(uv_idle_t *idle)
 {
     server *s = idle->data;
@@ -70,6 +79,10 @@ static void map_some(uv_idle_t *idle)
 
     if (!mheap_map_some(s->service.heap, &freed))
         (void)uv_idle_stop(idle);
+    else if (uv_hrtime() - s->mapping_ns > MAP_NS) {
+        (void)uv_idle_stop(idle);
+        (void)uv_timer_start(&s->map_pause, on_map_pause, MAP_PAUSE_MS, 0);
+    }
     if (freed)
         on_released(s, 0);
 }
@@ -78,8 +91,11 @@ static void on_mapping(void *data)
 {
     server *s = data;
 
-    if (!s->service.stopping)
-        (void)uv_idle_start(&s->service.mapping, map_some);
+    if (s->service.stopping || uv_is_active((const uv_handle_t *)&s->service.mapping) ||
+        uv_is_active((const uv_handle_t *)&s->map_pause))
+        return;
+    s->mapping_ns = uv_hrtime();
+    (void)uv_idle_start(&s->service.mapping, map_some);
 }
 
 /* Nobody waits for pages of which nobody knows when they come back. */
@@ -302,6 +318,8 @@ static int start(server *s, int listen_fd)
     events_start(&srv->events, &srv->loop);
     (void)uv_timer_init(&srv->loop, &s->replace);
     (void)uv_timer_init(&srv->loop, &s->stop);
+    (void)uv_timer_init(&srv->loop, &s->map_pause);
+    s->map_pause.data = s;
     s->replace.data = s->stop.data = s;
     srv->on_drop = on_drop;
     srv->on_drop_data = s;

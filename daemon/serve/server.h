@@ -39,6 +39,8 @@ typedef struct server {
     uv_poll_t watched;
     uv_timer_t replace; /* of what was watched */
     uv_timer_t stop;   /* after a request to drop the heap has been answered */
+    uv_timer_t map_pause; /* runs between two times in which page maps of long spans are written, */
+    uint64_t mapping_ns;  /* the last of which has begun then */
     bool dropped;      /* it has stopped, and nobody is to serve the heap any more */
     service service;
 } server;
