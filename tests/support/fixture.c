@@ -32,6 +32,17 @@ __attribute__((noreturn)) static void give_up(const char *what)
     exit(EXIT_FAILURE);
 }
 
+static void show_log(const fixture *f)
+{
+    FILE *log = fopen(f->log, "re");
+    char line[512];
+
+    while (log != NULL && fgets(line, sizeof(line), log) != NULL)
+        (void)fputs(line, stderr);
+    if (log != NULL)
+        (void)fclose(log);
+}
+
 static void sleep_ms(long ms)
 {
     struct timespec ts = { ms / 1000, ms % 1000 * 1000000 };
@@ -108,12 +119,19 @@ static void await_daemon(fixture *f)
     goalloc_stats_t stats;
 
     for (int i = 0; i < TIMEOUT_MS / 5 && !answers(f); i++) {
-        if (waitpid(f->daemon, NULL, WNOHANG) != 0)
-            give_up("the daemon has ended at once");
+        int status;
+
+        if (waitpid(f->daemon, &status, WNOHANG) != 0) {
+            (void)fprintf(stderr, "the daemon has ended at once, with status 0x%x; its log:\n", (unsigned)status);
+            show_log(f);
+            exit(EXIT_FAILURE);
+        }
         sleep_ms(i < 20 ? 1 : 5);
     }
-    if (!answers(f))
+    if (!answers(f)) {
+        show_log(f);
         give_up("the daemon does not come up");
+    }
     fixture_stats(f, &stats); /* it listens early; now it serves */
 }
 
@@ -266,17 +284,6 @@ int fixture_try_restart(fixture *f)
         sleep_ms(1);
     }
     give_up("the daemon neither serves nor ends");
-}
-
-static void show_log(const fixture *f)
-{
-    FILE *log = fopen(f->log, "re");
-    char line[512];
-
-    while (log != NULL && fgets(line, sizeof(line), log) != NULL)
-        (void)fputs(line, stderr);
-    if (log != NULL)
-        (void)fclose(log);
 }
 
 bool fixture_stop(fixture *f)
@@ -458,6 +465,26 @@ pid_t fixture_helper(const fixture *f)
     return found;
 }
 
+/* 0: there is no such process. */
+static pid_t parent_of(pid_t pid)
+{
+    char path[64];
+    char line[256];
+    const char *end = NULL;
+    FILE *stat_file;
+    int parent = 0;
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    stat_file = fopen(path, "re");
+    if (stat_file != NULL && fgets(line, sizeof(line), stat_file) != NULL)
+        end = strrchr(line, ')');
+    if (end != NULL)
+        (void)sscanf(end, ") %*c %d", &parent);
+    if (stat_file != NULL)
+        (void)fclose(stat_file);
+    return parent;
+}
+
 pid_t fixture_keeper(const fixture *f)
 {
     struct stat arena = memfd_stat(f, "arena");
@@ -471,7 +498,7 @@ pid_t fixture_keeper(const fixture *f)
 
         (void)snprintf(path, sizeof(path), "/proc/%d/fd/0", (int)pid); /* where a keeper has the arena */
         if (pid > 0 && pid != f->daemon && stat(path, &st) == 0 && st.st_ino == arena.st_ino &&
-            st.st_dev == arena.st_dev)
+            st.st_dev == arena.st_dev && parent_of(pid) != f->daemon) /* a child makes the keeper, and ends */
             keeper = pid;
     }
     if (dir != NULL)
