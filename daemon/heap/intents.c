@@ -115,7 +115,7 @@ static void settle_hold(lease_table *table, shm_u64 *at, uint64_t word)
 /* True if a hold in that name is to be settled with those of the session: it is its own, or nobody's. */
 static bool goes_with(const lease_table *table, session_no name, session_no session)
 {
-    return name.n == session.n || table->lessees[name.n] == NULL;
+    return name.n == session.n || name.n >= SHM_SESSIONS_MAX || table->lessees[name.n] == NULL;
 }
 
 void intents_settle(lease_table *table, session_no session)
