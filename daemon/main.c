@@ -262,7 +262,6 @@ static void confine(const options *o)
     const char *const dirs[] = { dir, o->state_dir, NULL };
     int r;
 
-    raise_priority();
     if (slash != NULL) /* the path fits into a socket's address */
         (void)snprintf(dir, sizeof(dir), "%.*s", (int)(slash - o->socket_path) + 1, o->socket_path);
     r = privileges_confine(PRIVILEGES_DAEMON, dirs);
@@ -287,6 +286,7 @@ static int run(const options *o)
         goto out;
     u32_store_relaxed(&file.huge.never, !o->huge_pages);
     heap.max_bytes = o->max_memory_bytes;
+    raise_priority(); /* which needs a privilege that it gives up now */
     confine(o);
     r = server_run(&srv, place.fd, &heap,
                    &(server_options){ .eager_commit = o->eager_commit,

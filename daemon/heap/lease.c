@@ -2,8 +2,8 @@
  * Lease: writes the lease words, and owner in the spans' descriptions.
  *
  * Called by the request handlers (give, check, return), session (its end, recovery) and sweep. Calls mcentral, mheap,
- * adopt, left and roots. Data: lease words and owner in spans, written by this thread alone; the spans' bits while a
- * lease ends; a list of spans for each lessee in private memory.
+ * adopt, left, estate and roots. Data: lease words and owner in spans, written by this thread alone; the spans' bits
+ * while a lease ends; a list of spans for each lessee in private memory.
  *
  * The README of this directory follows a lease from end to end. lease_give writes owner (if the lessee reclaims), then
  * the list, then the lease word. When a lease ends and the owner with it (a session without a group, or a group that is
