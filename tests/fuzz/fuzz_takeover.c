@@ -355,8 +355,8 @@ static void use(mheap *heap, session_table *table)
 }
 
 /*
- * Pages that a helper of the daemon before may still punch stay aside, as helper.c and server.c have it. False: they are
- * in use.
+ * Pages that a helper of the daemon before may still punch stay aside, as helper.c and server.c have it. False: they
+ * are in use.
  */
 static bool put_fences(const heapfile *file, mheap *heap)
 {

@@ -366,8 +366,9 @@ static void calls_that_fail_while_a_daemon_starts_are_in_no_later_daemons_way(vo
 }
 
 /*
- * libseccomp does not notice every allocation that fails: then the daemon would have a filter that lacks calls. And glibc
- * ends the process, in ways of several kinds, if it has no memory to look for a group: so the daemon is told a number.
+ * libseccomp does not notice every allocation that fails: then the daemon would have a filter that lacks calls. And
+ * glibc ends the process, in ways of several kinds, if it has no memory to look for a group: so the daemon is told a
+ * number.
  */
 static int setup(void **state)
 {

@@ -139,7 +139,7 @@ static void return_of_a_span_with_forged_objects_is_no_violation(void **state)
         assert_int_equal(rawheap_return(&victim, &span, 1, NULL, 0), 0);
         assert_false(rawheap_leases(&victim, page_at(span)));
         assert_int_equal(rawheap_return(&victim, &span, 1, NULL, 0), 0); /* it lives on */
-        /* What is the victim's own is freed; else the place counts as an object, which the attacker may as well have. */
+        /* What is the victim's own is freed; else the place counts as an object, which the attacker may have, too. */
         if (!reclaim)
             (void)u64_fetch_or_acq_rel(shm_remote_word(&attacker.map, page_at(span), 0), 1);
         rawheap_close(&victim);

@@ -94,19 +94,25 @@ static int scavenge(const fixture *f)
     return fixture_ctl(f, (const char *[]){ "scavenge", NULL }, out, sizeof(out));
 }
 
+/* There is something to release, and an attacker holds the lock of the arena. */
+static void hold_lock(const fixture *f, rawheap *attacker, stall *held)
+{
+    waits_not_for_ever();
+    assert_int_equal(child_run(f, fill_and_free, NULL), 0);
+    rawheap_open(attacker, f, 0, "attacker");
+    if (!stall_begin(held, attacker->fds[ATTACH_FD_ARENA], FAR_AWAY)) {
+        rawheap_close(attacker);
+        skip();
+    }
+}
+
 static void nobody_waits_for_who_holds_the_lock(void **state)
 {
     fixture *f = *state;
     rawheap attacker;
     stall held;
 
-    waits_not_for_ever();
-    assert_int_equal(child_run(f, fill_and_free, NULL), 0);
-    rawheap_open(&attacker, f, 0, "attacker");
-    if (!stall_begin(&held, attacker.fds[ATTACH_FD_ARENA], FAR_AWAY)) {
-        rawheap_close(&attacker);
-        skip();
-    }
+    hold_lock(f, &attacker, &held);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(scavenge(f), 0); /* it is told how little was released */
         assert_int_equal(child_run(f, fill_and_free, NULL), 0);
@@ -155,13 +161,7 @@ static void daemon_killed_meanwhile_has_a_successor_whose_objects_stay(void **st
     pid_t pid;
     int status;
 
-    waits_not_for_ever();
-    assert_int_equal(child_run(f, fill_and_free, NULL), 0);
-    rawheap_open(&attacker, f, 0, "attacker");
-    if (!stall_begin(&held, attacker.fds[ATTACH_FD_ARENA], FAR_AWAY)) {
-        rawheap_close(&attacker);
-        skip();
-    }
+    hold_lock(f, &attacker, &held);
     assert_int_equal(scavenge(f), 0); /* the helper waits, with a hole to make */
     helper = fixture_helper(f);
     assert_true(helper > 0);
@@ -214,13 +214,7 @@ static void helper_that_dies_in_a_hole_has_a_successor_that_makes_it(void **stat
     stall held;
     pid_t helper;
 
-    waits_not_for_ever();
-    assert_int_equal(child_run(f, fill_and_free, NULL), 0);
-    rawheap_open(&attacker, f, 0, "attacker");
-    if (!stall_begin(&held, attacker.fds[ATTACH_FD_ARENA], FAR_AWAY)) {
-        rawheap_close(&attacker);
-        skip();
-    }
+    hold_lock(f, &attacker, &held);
     assert_int_equal(scavenge(f), 0); /* the helper waits, with holes to make */
     helper = fixture_helper(f);
     assert_true(helper > 0);

@@ -1,5 +1,6 @@
 /*
- * Rounds: what many ask for at once, or one without end, is done in slices, for all who wait, and as exactly as for one.
+ * Rounds: what many ask for at once, or one without end, is done in slices, for all who wait, and as exactly as for
+ * one.
  */
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
 /*
- * Who serves the socket: the library talks to root, its own user, the owner of the socket's directory if nobody else may
- * write there, and whom the environment names. Needs root, to be several users.
+ * Who serves the socket: the library talks to root, its own user, the owner of the socket's directory if nobody else
+ * may write there, and whom the environment names. Needs root, to be several users.
  */
 #include <stdarg.h>
 #include <stddef.h>

@@ -73,7 +73,8 @@ static inline bool steps_run(pid_t tid)
 
 /*
  * Kill the process, a thread of which is traced or may be by now: the process is over only when its tracer has waited
- * for that thread, too. Returns the wait status; -1: it is not the caller's child. Other children must not end meanwhile.
+ * for that thread, too. Returns the wait status; -1: it is not the caller's child. Other children must not end
+ * meanwhile.
  */
 static inline int steps_kill(pid_t pid)
 {
