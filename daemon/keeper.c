@@ -155,8 +155,8 @@ static int make_dir(const char *dir)
     return st.st_uid != geteuid() || (st.st_mode & 022) != 0 ? -EPERM : 0;
 }
 
-/* The keeper's first message. 0, -ECONNRESET: it has hung up without a word; -errno. */
-static int receive(int fd, int ret_fds[HEAPFILE_NFDS])
+/* The keeper's first message. 0, -ECONNRESET: it has hung up; -errno. of_any: for root, also that of another user. */
+static int receive(int fd, bool of_any, int ret_fds[HEAPFILE_NFDS])
 {
     struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
     int fds[FDPASS_MAX];
@@ -164,7 +164,7 @@ static int receive(int fd, int ret_fds[HEAPFILE_NFDS])
     char said[8];
     ssize_t n;
 
-    if (!is_same_user(fd, false))
+    if (!is_same_user(fd, false) && !(of_any && geteuid() == 0))
         return -EPERM;
     if (poll(&poll_fd, 1, ANSWER_MS) != 1)
         return -ETIMEDOUT;
@@ -181,7 +181,7 @@ static int receive(int fd, int ret_fds[HEAPFILE_NFDS])
 }
 
 /* Connect to the keeper at k->addr, whose queue may be full if it is stopped. 0, -errno: k->fd is -1. */
-static int connect_to(keeper *k, int ret_fds[HEAPFILE_NFDS])
+static int connect_to(keeper *k, bool of_any, int ret_fds[HEAPFILE_NFDS])
 {
     static const struct timeval wait = { ANSWER_MS / 1000, 0 };
     int r;
@@ -193,19 +193,35 @@ static int connect_to(keeper *k, int ret_fds[HEAPFILE_NFDS])
     if (connect(k->fd, (const struct sockaddr *)&k->addr, sizeof(k->addr)) < 0)
         r = errno == EAGAIN ? -ETIMEDOUT : -errno;
     else
-        r = receive(k->fd, ret_fds);
+        r = receive(k->fd, of_any, ret_fds);
     if (r < 0)
         keeper_leave(k);
     return r;
 }
 
+/* The keeper of directory dir, to which there is no connection. False: the path is too long for a socket. */
+static bool keeper_of(const char *dir, keeper *ret)
+{
+    *ret = (keeper){ .fd = -1, .addr = { .sun_family = AF_UNIX } };
+    return snprintf(ret->addr.sun_path, sizeof(ret->addr.sun_path), "%s/" KEEPER_SOCKET, dir) <
+           (int)sizeof(ret->addr.sun_path);
+}
+
+int keeper_look(const char *dir, int ret_fds[HEAPFILE_NFDS])
+{
+    keeper k;
+    int r = keeper_of(dir, &k) ? connect_to(&k, true, ret_fds) : -ENAMETOOLONG;
+
+    keeper_leave(&k);
+    return r == -ENOENT || r == -ECONNREFUSED ? KEEPER_E_NONE : r;
+}
+
 int keeper_connect(keeper *ret, const char *dir, int ret_fds[HEAPFILE_NFDS])
 {
-    char *path = ret->addr.sun_path;
+    const char *path = ret->addr.sun_path;
     int r;
 
-    *ret = (keeper){ .fd = -1, .addr = { .sun_family = AF_UNIX } };
-    if (snprintf(path, sizeof(ret->addr.sun_path), "%s/" KEEPER_SOCKET, dir) >= (int)sizeof(ret->addr.sun_path)) {
+    if (!keeper_of(dir, ret)) {
         log_error("--state-dir %s: the path is too long for a socket in it", dir);
         return -ENAMETOOLONG;
     }
@@ -216,7 +232,7 @@ int keeper_connect(keeper *ret, const char *dir, int ret_fds[HEAPFILE_NFDS])
         return r;
     }
     /* A keeper to which another daemon has said "bye", and that is about to end, hangs up; then it is gone. */
-    for (int ms = 0; (r = connect_to(ret, ret_fds)) == -ECONNRESET && ms < GOING_MS; ms += GOING_MS / 100)
+    for (int ms = 0; (r = connect_to(ret, false, ret_fds)) == -ECONNRESET && ms < GOING_MS; ms += GOING_MS / 100)
         (void)poll(NULL, 0, GOING_MS / 100);
     if (r == 0)
         return 0;
@@ -274,7 +290,7 @@ int keeper_start(keeper *k, const heapfile *file)
     while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
         ;
     if (r == 0)
-        r = connect_to(k, copies);
+        r = connect_to(k, false, copies);
     if (r < 0) {
         log_error("%s: the keeper does not start: %s", k->addr.sun_path, strerror(-r));
         (void)unlink(k->addr.sun_path); /* if there is one all the same, it ends without its socket */

@@ -27,6 +27,12 @@ enum {
 int keeper_connect(keeper *ret, const char *dir, int ret_fds[HEAPFILE_NFDS]) __attribute__((warn_unused_result));
 
 /*
+ * The descriptors of the keeper in directory dir, which stays as it is, as does the keeper: to look at them. 0: they
+ * are the caller's; KEEPER_E_NONE, -errno. Nothing is logged.
+ */
+int keeper_look(const char *dir, int ret_fds[HEAPFILE_NFDS]) __attribute__((warn_unused_result));
+
+/*
  * Start a keeper for the heap in the directory of keeper_connect(), and connect to it. 0; KEEPER_E_LATER; -errno: its
  * socket can't be there. Both with a message logged. Threads may run meanwhile: the child calls nothing that takes a
  * lock.

@@ -27,6 +27,7 @@
 #include "daemon/options.h"
 #include "daemon/privileges.h"
 #include "daemon/serve/server.h"
+#include "daemon/takeover.h"
 #include "shm/crash.h"
 #include "shm/handover.h"
 
@@ -322,6 +323,8 @@ int main(int argc, char **argv)
     int r;
 
     options_parse(&o, argc, argv);
+    if (o.check_takeover)
+        return takeover_check(o.socket_path, o.state_dir);
     log_set_level(o.log_level);
     (void)signal(SIGPIPE, SIG_IGN);
     (void)signal(SIGHUP, SIG_IGN); /* a terminal that is closed is no reason to end */

@@ -17,7 +17,8 @@
 __attribute__((visibility("default"))) const char *argp_program_version = "goallocd " GOALLOC_VERSION;
 
 /* Keys of the options without a short name. */
-enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES, OPTION_ON_STOP, OPTION_MAX_MEMORY };
+enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES, OPTION_ON_STOP, OPTION_MAX_MEMORY,
+       OPTION_CHECK_TAKEOVER };
 enum {
     OPTION_ALLOW_UID = 512,
     OPTION_ALLOW_GID,
@@ -60,6 +61,11 @@ static const struct argp_option option_table[] = {
       0 },
     { "cold-start", OPTION_COLD_START, NULL, 0,
       "Drop the heap that another goallocd has left, if there is one, and make a new one", 0 },
+    { "check-takeover", OPTION_CHECK_TAKEOVER, NULL, 0,
+      "Do not serve. Look whether this goallocd would take over the heap that is served at --socket, or held in "
+      "--state-dir, change nothing, and say so: exit status 0 if it would, or if there is none; 3 if not; 1 if that "
+      "can't be found out",
+      0 },
     { "log-level", 'l', "LEVEL", 0, "error, warn, info (default) or debug", 0 },
     { "allow-uid", OPTION_ALLOW_UID, "USER,...", 0,
       "Who may attach: users, by name or number. When one of these four lists is given, who is in none may not, but "
@@ -209,6 +215,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case OPTION_COLD_START:
         o->cold_start = true;
+        return 0;
+    case OPTION_CHECK_TAKEOVER:
+        o->check_takeover = true;
         return 0;
     case OPTION_SCAVTRACE:
         o->scavtrace = true;

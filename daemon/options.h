@@ -29,6 +29,7 @@ typedef struct options {
     bool huge_pages; /* wanted, where the system has them */
     bool scavtrace;
     bool cold_start;
+    bool check_takeover; /* look, and don't serve */
     const char *state_dir; /* NULL: none */
     enum on_stop on_stop;
     enum log_level log_level;

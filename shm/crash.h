@@ -60,6 +60,7 @@
     X(shelf_after_gather, q) X(shelf_after_take_out, q)                                                       \
     X(reattach_before_reply, b) X(reattach_after_own, b)                                                      \
     X(shelf_half_read, t)                                                                                     \
+    X(version_after_optional, t) X(version_after_minor, t)                                                    \
     X(recover_after_files, t) X(recover_half_spans, t) X(recover_after_heap, t) X(recover_half_sessions, t)   \
     X(recover_after_sessions, t) X(helper_after_epoch, t)                                                     \
     X(helper_before_ready, h) X(helper_before_fill, h) X(holes_half_fill, h) X(helper_after_fill, h)          \

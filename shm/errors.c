@@ -33,7 +33,7 @@ static const struct {
     { ETIMEDOUT, "no daemon has answered in time, or the root was not there in time" },
     { ENOTCONN, "not attached to a heap" },
     { EPROTONOSUPPORT, "the daemon speaks another version of the protocol" },
-    { ENOEXEC, "the daemon's shared-memory layout (ABI) is another than this library's" },
+    { ENOEXEC, "the heap's layout is of another major version, or has features that this library does not know" },
     { EPROTO, "the daemon's answer was not understood" },
     { EEXIST, "the heap's address range is taken by something else in this process, the root is another by now, or the "
               "name is ambiguous" },

@@ -1,5 +1,5 @@
 /*
- * Layout: computes where the tables lie, and the hash by which two programs know that they mean the same by them.
+ * Layout: computes where the tables lie, and checks that a header says the same.
  *
  * Called by the daemon when it makes or takes over a heap, and by clients when they attach. Only shm_header_init()
  * writes to shared memory, if the header lies there.
@@ -11,58 +11,6 @@
 #include <time.h>
 
 #include "shm/intents.h"
-#include "shm/offers.h"
-
-/* Raise it when the meaning of a word changes but its place does not. */
-#define LAYOUT_VERSION 11
-
-static uint64_t fnv1a(uint64_t hash, uint64_t value)
-{
-    for (int i = 0; i < 8; i++) {
-        hash ^= (value >> (8 * i)) & 0xff;
-        hash *= UINT64_C(0x100000001b3);
-    }
-    return hash;
-}
-
-uint64_t shm_abi_hash(void)
-{
-    static const uint64_t facts[] = {
-        LAYOUT_VERSION, PAGE_SHIFT, SHM_SESSIONS_MAX, SHM_GROUPS_MAX, SHM_ROOTS_MAX, SHM_HEAP_ARENA_BYTES,
-        SHM_BITS_WORDS, SHM_COUNTERS_WORDS, SHM_RUN_PAGES_MIN, SHM_RUN_PAGES_MAX, SESSION_RECLAIM, SESSION_READONLY,
-        SPAN_CLASS_COUNT, SPAN_FREE, SPAN_LEASED, SPAN_CENTRAL, SHM_WORD_STRIDE, SHM_REMOTE_AT,
-        sizeof(shm_header), offsetof(shm_header, generation), offsetof(shm_header, base),
-        offsetof(shm_header, span_table_off), offsetof(shm_header, free_limit), offsetof(shm_header, nroot_entries),
-        offsetof(shm_header, nsession_entries), offsetof(shm_header, ngroup_entries), offsetof(shm_header, groups_off),
-        offsetof(shm_header, created_ms), offsetof(shm_header, dropped),
-        sizeof(shm_session), offsetof(shm_session, epoch), offsetof(shm_session, trim_seq),
-        offsetof(shm_session, label), offsetof(shm_session, group), offsetof(shm_session, root_pending),
-        sizeof(shm_group), offsetof(shm_group, name),
-        sizeof(shm_root), offsetof(shm_root, values), offsetof(shm_root, name), sizeof(shm_root_value),
-        offsetof(shm_root_value, generation), offsetof(shm_header, roots_seq),
-        sizeof(shm_heap_arena), offsetof(shm_heap_arena, backed_base), offsetof(shm_heap_arena, npages),
-        sizeof(shm_span), offsetof(shm_span, elem_bytes), offsetof(shm_span, npages), offsetof(shm_span, nelems),
-        offsetof(shm_span, magic), offsetof(shm_span, spc), offsetof(shm_span, needzero),
-        offsetof(shm_span, lessee_folds), offsetof(shm_span, owner), offsetof(shm_span, nadopted),
-        offsetof(shm_span, has_kept), offsetof(shm_span, nleases), offsetof(shm_header, nleases),
-        offsetof(shm_header, npeak_pages),
-        OFFER_NONE, OFFER_OFFERED, OFFER_SEEN, OFFER_TAKEN, SHM_OFFERS_HEADER_BYTES, offsetof(shm_offers, active),
-        sizeof(shm_intents), SHM_INTENTS_MAX, SHM_HOLDS_MAX, HOLD_PLACE_BITS, HOLD_SESSION_BITS, INTENT_LINK,
-        INTENT_UNLINK, offsetof(shm_intents, holds), offsetof(shm_intents, records), offsetof(shm_intent, state),
-    };
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
-
-    for (size_t i = 0; i < sizeof(facts) / sizeof(facts[0]); i++)
-        hash = fnv1a(hash, facts[i]);
-    for (size_t i = 0; i <= SIZE_CLASS_COUNT; i++) {
-        hash = fnv1a(hash, size_class_bytes[i]);
-        hash = fnv1a(hash, size_class_npages[i]);
-        hash = fnv1a(hash, size_class_nelems[i]);
-        hash = fnv1a(hash, size_class_short_npages[i]);
-        hash = fnv1a(hash, size_class_short_nelems[i]);
-    }
-    return hash;
-}
 
 static uint64_t round_up(uint64_t value, uint64_t unit)
 {
@@ -76,7 +24,8 @@ void shm_header_init(shm_header *header, uint64_t base, uint64_t arena_bytes)
 
     memset(header, 0, sizeof(*header));
     header->magic = SHM_MAGIC;
-    header->abi_hash = shm_abi_hash();
+    header->major = version_own()->major;
+    u32_store_relaxed(&header->minor, version_own()->minor);
     header->base = base;
     header->arena_bytes = arena_bytes;
     header->npages = npages;
@@ -114,24 +63,39 @@ uint64_t shm_header_age_ms(const shm_header *header)
     return now > header->created_ms ? now - header->created_ms : 0;
 }
 
-int shm_header_check(const shm_header *header, uint64_t spans_bytes, uint64_t bitmap_bytes)
+shm_version shm_header_version(const shm_header *header)
 {
+    return (shm_version){ .major = header->major,
+                          .minor = u32_load_relaxed(&header->minor),
+                          .needed = u32_load_relaxed(&header->needed),
+                          .writing = u32_load_relaxed(&header->writing),
+                          .optional = u32_load_relaxed(&header->optional) };
+}
+
+int shm_header_check(const shm_header *header, enum version_use use, uint64_t spans_bytes, uint64_t bitmap_bytes)
+{
+    shm_version version;
     shm_header want;
 
     if (spans_bytes < sizeof(*header) || header->magic != SHM_MAGIC)
         return -EPROTO;
-    if (header->abi_hash != shm_abi_hash())
+    version = shm_header_version(header);
+    if (version_check(&version, version_own(), use) != 0)
         return -ENOEXEC;
     if (header->arena_bytes == 0 || header->arena_bytes > SHM_ARENA_BYTES_MAX ||
         header->arena_bytes % SHM_HEAP_ARENA_BYTES != 0 || header->base % PAGE_BYTES != 0 || header->generation == 0)
         return -EPROTO;
     shm_header_init(&want, header->base, header->arena_bytes);
+    if (header->spans_bytes != spans_bytes || header->bitmap_bytes != bitmap_bytes || spans_bytes < want.spans_bytes ||
+        bitmap_bytes < want.bitmap_bytes)
+        return -EPROTO;
+    u32_store_relaxed(&want.minor, version.minor);
     want.generation = header->generation;
     want.created_ms = header->created_ms;
-    if (memcmp(&want, header, offsetof(shm_header, free_limit)) != 0 || header->spans_bytes != spans_bytes ||
-        header->bitmap_bytes != bitmap_bytes)
-        return -EPROTO;
-    return 0;
+    want.spans_bytes = spans_bytes; /* a later minor may have tables of its own behind those that all know */
+    want.bitmap_bytes = bitmap_bytes;
+    want.reserved = header->reserved;
+    return memcmp(&want, header, offsetof(shm_header, free_limit)) != 0 ? -EPROTO : 0;
 }
 
 void shm_map_init(shm_map *map, void *spans, void *bitmap, void *arena)

@@ -6,7 +6,7 @@
  *   spans    only the daemon writes; clients map it read-only.
  *            +--------+--------------+--------------+--------------+------------------+---------------+---------------+
  *            | header | sessions     | groups       | roots        | heap arenas      | page map      | span table    |
- *            | 4 KiB  | 4096 x 128 B | 1024 x 128 B | 4096 x 360 B | 16 B each 64 MiB | 4 B each page | 64 B each page|
+ *            | 4 KiB  | 4096 x 256 B | 1024 x 128 B | 4096 x 384 B | 32 B each 64 MiB | 4 B each page | 64 B each page|
  *            +--------+--------------+--------------+--------------+------------------+---------------+---------------+
  *            A span is named by its first page, and its description is span_table[first page]. page_map[p] is the first
  *            page of the span that p belongs to, 0 if it belongs to none. Both tables are sparse: only the parts that
@@ -50,6 +50,7 @@
 
 #include "shm/atomics.h"
 #include "shm/limits.h"
+#include "shm/version.h"
 
 #define SHM_MAGIC             UINT64_C(0x31434f4c4c414f47) /* "GOALLOC1" */
 #define SHM_DROPPED           UINT32_C(0x504f5244) /* "DROP": no word that was damaged by chance */
@@ -64,10 +65,19 @@
 #define SHM_REMOTE_AT         1u /* from a word of alloc bits to that of the same objects' remote bits */
 #define SHM_COUNTERS_WORDS    256u /* each session entry */
 
-/* The beginning of the spans region. All up to created_ms is written once, before any client can see it. */
+/*
+ * Words that are called reserved are for later minors of this layout: who makes the record zeroes them, and who does
+ * not know what they have become leaves them alone.
+ */
+
+/*
+ * The beginning of the spans region. All up to created_ms is written once, before any client can see it, but for minor.
+ * The rest of its 4 KiB is reserved.
+ */
 typedef struct shm_header {
     uint64_t magic;
-    uint64_t abi_hash;
+    uint32_t major; /* of the layout */
+    shm_u32 minor;  /* of the daemon that has made the heap, or has taken it over last: for people and tests */
     uint64_t generation; /* random, not 0: tells this heap from any other */
     uint64_t base;       /* address of the arena in every process */
     uint64_t arena_bytes;
@@ -90,7 +100,11 @@ typedef struct shm_header {
     shm_u32 nroot_entries;    /* entries of roots from here on were never used; only rises */
     shm_u32 nsession_entries; /* the same for sessions */
     shm_u32 ngroup_entries;   /* the same for groups */
-    uint32_t pad[10];
+    /* The features that the heap has: version.h. A daemon sets a bit last, when what it stands for is whole. */
+    shm_u32 needed;
+    shm_u32 writing;
+    shm_u32 optional;
+    uint32_t reserved32[7];
     /*
      * SHM_DROPPED, or 0. The heap was dropped, by a daemon or by who ended its keeper. Stored before its descriptors
      * are let go, and never taken back: whoever has it mapped learns by it that nobody will serve this heap again. Its
@@ -101,8 +115,8 @@ typedef struct shm_header {
     shm_u64 nleases;
     /* Goes up with each change of the roots, and when nobody makes one any more: who waits for a root waits for it. */
     shm_u32 roots_seq;
-    uint32_t pad3;
-    uint64_t pad2[5];
+    uint32_t pad;
+    uint64_t reserved64[5];
     shm_u64 npeak_pages; /* the most of the arena that has had memory at once: for people to look at; only rises */
 } shm_header;
 
@@ -128,9 +142,12 @@ typedef struct shm_session {
     shm_u64 root_pending;
     shm_u64 root_done;
     uint32_t group; /* an owner_no: of its group; without a group name, its own if it reclaims, else 0 */
-    uint32_t pad;
-    uint64_t reserved;
+    /* What the process's library has said that it knows: for a daemon that would begin to use another feature. */
+    uint32_t minor;
+    uint32_t knows_needed;
+    uint32_t knows_writing;
     char label[SHM_LABEL_BYTES];
+    uint64_t reserved[16];
 } shm_session;
 
 enum shm_group_state {
@@ -173,6 +190,7 @@ typedef struct shm_root {
     shm_u64 current; /* bytes of the name | number of the value that counts << 32; 0: the entry is not used */
     shm_root_value values[2];
     char name[SHM_ROOT_NAME_BYTES];
+    uint64_t reserved[3];
 } shm_root;
 
 /*
@@ -183,6 +201,7 @@ typedef struct shm_heap_arena {
     shm_u32 zeroed_base; /* pages within this heap arena */
     shm_u32 backed_base; /* the same; raised before pages get memory that nobody has asked for yet */
     shm_u64 npages;      /* of this heap arena that have been added to the page heap */
+    uint64_t reserved[2];
 } shm_heap_arena;
 
 enum span_state {
@@ -211,22 +230,23 @@ typedef struct shm_span {
      * that frees it remotely tells the daemon.
      */
     uint8_t lessee_folds;
-    uint8_t pad;
+    uint8_t reserved8;
     shm_u32 owner;    /* an owner_no: whose objects these are that have no kept bit; 0: the heap's */
     shm_u32 nadopted; /* objects of this span in the daemon's adoption table */
     shm_u32 has_kept; /* 0: all its kept bits count as 0, and their words mean nothing */
-    uint32_t pad2;
+    uint32_t reserved32;
     shm_u64 nleases; /* of the header when the last lease of this span was given; written before its lease word */
     uint64_t reserved;
 } shm_span;
 
-_Static_assert(sizeof(shm_header) == 256 && offsetof(shm_header, free_limit) == 128 &&
+_Static_assert(sizeof(shm_header) == 256 && offsetof(shm_header, major) == 8 &&
+                   offsetof(shm_header, free_limit) == 128 && offsetof(shm_header, needed) == 148 &&
                    offsetof(shm_header, dropped) == 188 && offsetof(shm_header, npeak_pages) == 248,
                "header layout");
-_Static_assert(sizeof(shm_session) == 128 && offsetof(shm_session, label) == 64, "session layout");
+_Static_assert(sizeof(shm_session) == 256 && offsetof(shm_session, label) == 64, "session layout");
 _Static_assert(sizeof(shm_group) == 128 && offsetof(shm_group, name) == 64, "group layout");
-_Static_assert(sizeof(shm_root) == 360 && offsetof(shm_root, name) == 104, "root layout");
-_Static_assert(sizeof(shm_heap_arena) == 16, "heap arena layout");
+_Static_assert(sizeof(shm_root) == 384 && offsetof(shm_root, name) == 104, "root layout");
+_Static_assert(sizeof(shm_heap_arena) == 32, "heap arena layout");
 _Static_assert(sizeof(shm_span) == 64 && offsetof(shm_span, owner) == 32 && offsetof(shm_span, nleases) == 48,
                "span layout");
 _Static_assert(SHM_BITS_WORDS * 8 == 128, "128 bytes of each kind of bits a page");
@@ -250,8 +270,8 @@ typedef struct shm_map {
     uint64_t bitmap_bytes;
 } shm_map;
 
-/* A number for everything that two processes must agree on: sizes, offsets, size classes, meaning of words. */
-uint64_t shm_abi_hash(void);
+/* The version of the heap; its daemon's features are not in the header. */
+shm_version shm_header_version(const shm_header *header);
 
 /*
  * Fill in sizes and offsets for an arena of arena_bytes (a multiple of 64 MiB, at most 16 TiB) at base; the rest is
@@ -266,10 +286,11 @@ uint64_t shm_clock_ms(void);
 uint64_t shm_header_age_ms(const shm_header *header);
 
 /*
- * Check that header is what shm_header_init() would have made, and that the regions have the sizes it says. 0,
- * -ENOEXEC (another ABI), -EPROTO (not a heap, or damaged).
+ * Check that header is what shm_header_init() would have made, in this build or in one of another minor, and that the
+ * regions have the sizes it says. 0, -ENOEXEC (this build may not use the heap so: version_check()), -EPROTO (not a
+ * heap, or damaged).
  */
-int shm_header_check(const shm_header *header, uint64_t spans_bytes, uint64_t bitmap_bytes)
+int shm_header_check(const shm_header *header, enum version_use use, uint64_t spans_bytes, uint64_t bitmap_bytes)
     __attribute__((warn_unused_result));
 
 /* Make the view of the mapped regions. header has been checked. arena NULL: not mapped. */

@@ -1,8 +1,8 @@
 /*
  * Limits: numbers that daemon and clients must agree on, each of them here alone. Error texts and tests use them.
  *
- * What else both sides know: layout.h (structures), sizeclass.h (small objects), proto/frame.h (messages). The ABI hash
- * covers the limits of structures and runs, so a daemon and a library that differ in them never share a heap.
+ * What else both sides know: layout.h (structures), sizeclass.h (small objects), proto/frame.h (messages). The limits
+ * of structures and runs are part of the layout: who changes one raises its major number (README.md, "Versions").
  */
 #ifndef GOALLOC_SHM_LIMITS_H
 #define GOALLOC_SHM_LIMITS_H

@@ -144,7 +144,7 @@ static void look(found *f)
     f->is_served = handover_is_locked(f->fds[KEEPER_FD_PRIVATE]) == 1;
     f->is_dropped = handover_is_dropped(spans) == 1;
     if (pread(spans, &header, sizeof(header), 0) != (ssize_t)sizeof(header) ||
-        shm_header_check(&header, sizes[KEEPER_FD_SPANS], sizes[KEEPER_FD_BITMAP]) < 0)
+        shm_header_check(&header, VERSION_READS, sizes[KEEPER_FD_SPANS], sizes[KEEPER_FD_BITMAP]) < 0)
         return;
     f->header = header;
     f->nsessions = count_sessions(spans, &header);

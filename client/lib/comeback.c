@@ -47,6 +47,7 @@
 #include "client/lib/mapping.h"
 #include "client/lib/offer.h"
 #include "client/lib/outbox.h"
+#include "proto/layout.h"
 #include "proto/wire.h"
 
 #define RETRY_MS_MAX  10
@@ -170,11 +171,12 @@ static int reattach(deadline until)
 {
     Goallocd__Attach body = GOALLOCD__ATTACH__INIT;
     Goallocd__Request request = WIRE_REQUEST(ATTACH, attach, &body);
+    Goallocd__Layout layout;
     Goallocd__Reply *reply;
     int r;
 
     body.protocol = GOALLOC_PROTOCOL;
-    body.abi_hash = shm_abi_hash();
+    body.layout = layout_tell(&layout, version_own());
     body.token = (ProtobufCBinaryData){ .len = token_bytes, .data = token };
     body.session = process.session.n;
     body.epoch = process.epoch;
@@ -480,6 +482,11 @@ static void note_said(int r, const Goallocd__Reply *reply)
 {
     if (r < 0 && reply != NULL && reply->error == -r)
         (void)snprintf(failure.said, sizeof(failure.said), "%s", reply->message);
+}
+
+void comeback_note_why(const char *why)
+{
+    (void)snprintf(failure.said, sizeof(failure.said), "%s", why);
 }
 
 const comeback_failure *comeback_last_failure(void)

@@ -45,8 +45,11 @@ int comeback_open(const char *path, enum comeback_patience patience, bool gated,
 /* Why the last comeback_open() has failed, for people. */
 typedef struct comeback_failure {
     int connect_error;          /* -errno of its last connect; 0: there was a connection, or no time for one */
-    char said[COMEBACK_SAID_BYTES]; /* what the daemon said, cut; "": it has refused nothing */
+    char said[COMEBACK_SAID_BYTES]; /* what the daemon said, or this library, cut; "": nothing */
 } comeback_failure;
+
+/* This process does not take what the daemon has answered to the Attach: note why. */
+void comeback_note_why(const char *why);
 
 /* It stays until the next comeback_open(), so for who has the turn of attaching. */
 const comeback_failure *comeback_last_failure(void);

@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "client/lib/held.h"
+#include "proto/layout.h"
 #include "proto/wire.h"
 
 #define PAUSE_MS_MAX 16
@@ -75,12 +76,17 @@ static int check_attach_reply(const Goallocd__Reply *reply, bool readonly, attac
 {
     const Goallocd__AttachReply *body = reply->attach;
     int nfds = ATTACH_FD_OWN + !readonly + (body->group != 0);
+    shm_version heap = layout_heard(body->layout);
+    enum version_use use = readonly ? VERSION_READS : VERSION_WRITES;
+    char why[VERSION_TEXT_BYTES];
     int fds[FDPASS_MAX];
 
     if (body->protocol != GOALLOC_PROTOCOL)
         return -EPROTONOSUPPORT;
-    if (body->abi_hash != shm_abi_hash())
+    if (version_check(&heap, version_own(), use) != 0) {
+        comeback_note_why(version_explain(why, sizeof(why), &heap, version_own(), use, "this libgoalloc"));
         return -ENOEXEC;
+    }
     if (link_fds(fds) != nfds || body->session == 0 || body->session >= SHM_SESSIONS_MAX)
         return -EPROTO;
     *ret = (attach_result){
@@ -106,11 +112,12 @@ int connection_attach(const attach_request *ask, attach_result *ret)
 {
     Goallocd__Attach body = GOALLOCD__ATTACH__INIT;
     Goallocd__Request request = WIRE_REQUEST(ATTACH, attach, &body);
+    Goallocd__Layout layout;
     Goallocd__Reply *reply;
     int r;
 
     body.protocol = GOALLOC_PROTOCOL;
-    body.abi_hash = shm_abi_hash();
+    body.layout = layout_tell(&layout, version_own());
     body.flags = ask->flags;
     body.label = (char *)(uintptr_t)ask->label;
     body.limit_bytes = ask->limit_bytes;

@@ -312,7 +312,7 @@ static int map_own(const attach_result *a)
 }
 
 /* Map spans, and check that its header is that of the heap which the daemon has announced. */
-static int map_spans(const attach_result *a, void **ret)
+static int map_spans(const attach_result *a, bool readonly, void **ret)
 {
     const shm_header *header;
     void *spans;
@@ -321,7 +321,7 @@ static int map_spans(const attach_result *a, void **ret)
     if (r < 0)
         return r;
     header = spans;
-    r = shm_header_check(header, a->spans_bytes, a->bitmap_bytes);
+    r = shm_header_check(header, readonly ? VERSION_READS : VERSION_WRITES, a->spans_bytes, a->bitmap_bytes);
     if (r == 0 &&
         (header->base != a->base || header->arena_bytes != a->arena_bytes || header->generation != a->generation))
         r = -EPROTO;
@@ -343,7 +343,7 @@ int mapping_attach(const attach_result *a, bool readonly)
     if (a->spans_bytes < sizeof(shm_header) || !fd_has_bytes(a->arena_fd, a->arena_bytes) ||
         !fd_has_bytes(a->spans_fd, a->spans_bytes) || !fd_has_bytes(a->bitmap_fd, a->bitmap_bytes))
         return -EPROTO;
-    r = map_spans(a, &spans);
+    r = map_spans(a, readonly, &spans);
     if (r == 0)
         r = mapping_new(NULL, a->bitmap_bytes, access_of(readonly), a->bitmap_fd, &bitmap);
     if (r == 0)

@@ -8,7 +8,7 @@
 
 /*
  * Map what the daemon has sent, and fill in process.map, .mspan_of, .generation, and what is the session's own. The
- * descriptors stay the caller's. 0; -EPROTO: they are not what the answer or the header says; -ENOEXEC: another ABI;
+ * descriptors stay the caller's. 0; -EPROTO: they are not what the answer or the header says; -ENOEXEC: another layout;
  * -EEXIST: the arena's addresses are taken; -EAGAIN: RLIMIT_MEMLOCK allows no mapping; -ENOMEM: no room. On failure
  * nothing stays mapped.
  */

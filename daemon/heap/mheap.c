@@ -471,6 +471,9 @@ static int describe_span(mheap *heap, uint64_t npages, uint64_t align_pages, spa
     span->spc = spc;
     span->needzero = used && nscavenged < npages;
     span->lessee_folds = 0;
+    span->reserved8 = 0;
+    span->reserved32 = 0;
+    span->reserved = 0;
     u32_store_relaxed(&span->owner, 0);
     u32_store_relaxed(&span->nadopted, 0);
     u32_store_relaxed(&span->has_kept, 0);

@@ -442,6 +442,7 @@ static int root_add(roots *r, root_name name, const root_value *value)
     root = root_at(r, at);
     memset(root->name, 0, sizeof(root->name));
     memcpy(root->name, name.bytes, name.nbytes);
+    memset(root->reserved, 0, sizeof(root->reserved));
     if (!index_name(r, at, name.nbytes))
         return ROOTS_E_FULL;
     note_pending(r, value);

@@ -17,6 +17,15 @@
  * opens and closes none of them for a client: a close goes through all locks that clients have set on the file.
  *
  * If the daemon dies while it makes a heap, nobody has its descriptors yet: the kernel frees it.
+ *
+ * A heap that is taken over may be of another minor (shm/version.h). One of another major, or with features that this
+ * build does not know and would have to, is refused before anything of it is changed. Else these stores come before any
+ * other one of this daemon, and each may be repeated:
+ *   1. optional: the features that this build does not know go. From here on nobody maintains what they stand for, and
+ *      no daemon that knows them will believe it;
+ *   2. minor: this build's. Nothing depends on it.
+ * If the daemon dies before 1, the heap is as its last daemon has left it. After 1, the next one, of any minor, finds
+ * as much as is true: an optional bit that stands has been known to every daemon that has written since it was set.
  */
 #include "daemon/memory/heapfile.h"
 
@@ -30,6 +39,7 @@
 #include <unistd.h>
 
 #include "daemon/memory/memfd.h"
+#include "shm/crash.h"
 #include "shm/handover.h"
 
 #define PRIVATE_MAGIC UINT64_C(0x32504f4c4c414f47) /* "GOALLOP2" */
@@ -122,7 +132,7 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes)
     if (r < 0)
         goto fail;
     *(shm_header *)file.maps[HEAPFILE_SPANS] = layout;
-    file.private->abi_hash = layout.abi_hash;
+    file.private->major = layout.major;
     file.private->generation = layout.generation;
     file.private->magic = PRIVATE_MAGIC;
     shm_map_init(&file.map, file.maps[HEAPFILE_SPANS], file.maps[HEAPFILE_BITMAP], file.maps[HEAPFILE_ARENA]);
@@ -134,12 +144,21 @@ fail:
     return r;
 }
 
-/* Check that the descriptors are one heap. 0, and their sizes; -errno with *ret_why. */
-static int check_fds(const int fds[HEAPFILE_NFDS], uint64_t sizes[HEAPFILE_NMEMFDS], const char **ret_why)
+/* --- versions --- */
+
+shm_version heapfile_version(const heapfile *file)
 {
-    shm_header layout;
+    shm_version version = shm_header_version(file->map.header);
+
+    version.daemon = u32_load_relaxed(&file->private->features);
+    return version;
+}
+
+/* As heapfile_look(), and the sizes. */
+static int look(const int fds[HEAPFILE_NFDS], uint64_t sizes[HEAPFILE_NMEMFDS], shm_version *ret, const char **ret_why)
+{
+    shm_header header;
     uint64_t private[3];
-    int r;
 
     for (int i = 0; i < HEAPFILE_NMEMFDS; i++) {
         if (!memfd_is_sealed(fds[i], &sizes[i])) {
@@ -147,30 +166,71 @@ static int check_fds(const int fds[HEAPFILE_NFDS], uint64_t sizes[HEAPFILE_NMEMF
             return -EPROTO;
         }
     }
+    if (pread(fds[HEAPFILE_SPANS], &header, sizeof(header), 0) != (ssize_t)sizeof(header) ||
+        header.magic != SHM_MAGIC) {
+        *ret_why = "the spans region has no header";
+        return -EPROTO;
+    }
+    *ret = shm_header_version(&header);
+    if (ret->major != version_own()->major)
+        return 0; /* what lies behind magic and major is its own business */
+    if (pread(fds[HEAPFILE_PRIVATE], private, sizeof(private), 0) != (ssize_t)sizeof(private) ||
+        private[0] != PRIVATE_MAGIC || (uint32_t)private[1] != header.major || private[2] != header.generation) {
+        *ret_why = "its regions do not belong together";
+        return -EPROTO;
+    }
+    ret->daemon = (uint32_t)(private[1] >> 32); /* features, behind major */
+    return 0;
+}
+
+int heapfile_look(const int fds[HEAPFILE_NFDS], shm_version *ret, const char **ret_why)
+{
+    uint64_t sizes[HEAPFILE_NMEMFDS];
+
+    return look(fds, sizes, ret, ret_why);
+}
+
+/*
+ * The heap is this daemon's, which may be of another minor: see the essay. Each store may be repeated.
+ */
+static void take_over_version(heapfile *file)
+{
+    shm_header *header = file->map.header;
+
+    u32_store_release(&header->optional, u32_load_relaxed(&header->optional) & version_own()->optional);
+    CRASH_POINT(version_after_optional);
+    u32_store_release(&header->minor, version_own()->minor);
+    CRASH_POINT(version_after_minor);
+}
+
+/* --- taking over --- */
+
+/* Check that the descriptors are one heap, which this build may serve. 0, and their sizes; -errno with *ret_why. */
+static int check_fds(const int fds[HEAPFILE_NFDS], uint64_t sizes[HEAPFILE_NMEMFDS], const char **ret_why)
+{
+    static char text[VERSION_TEXT_BYTES];
+    shm_version version;
+    shm_header layout;
+    int r = look(fds, sizes, &version, ret_why);
+
+    if (r < 0)
+        return r;
+    if (version_check(&version, version_own(), VERSION_SERVES) != 0) {
+        *ret_why = version_explain(text, sizeof(text), &version, version_own(), VERSION_SERVES, "this goallocd");
+        return -ENOEXEC;
+    }
     if (shelf_end_of(fds[HEAPFILE_SHELF_IN]) != SHELF_IN || shelf_end_of(fds[HEAPFILE_SHELF_OUT]) != SHELF_OUT) {
         *ret_why = "a descriptor is not an end of a shelf";
         return -EPROTO;
     }
-    if (pread(fds[HEAPFILE_SPANS], &layout, sizeof(layout), 0) != (ssize_t)sizeof(layout)) {
-        *ret_why = "the spans region has no header";
-        return -EPROTO;
-    }
-    r = shm_header_check(&layout, sizes[HEAPFILE_SPANS], sizes[HEAPFILE_BITMAP]);
-    if (r < 0) {
-        *ret_why = r == -ENOEXEC ? "its layout (ABI) is another build's" : "its header is damaged";
-        return r;
-    }
-    if (u32_load_relaxed(&layout.dropped) != 0) { /* if it was dropped nobody asks for it */
+    if (pread(fds[HEAPFILE_SPANS], &layout, sizeof(layout), 0) != (ssize_t)sizeof(layout) ||
+        shm_header_check(&layout, VERSION_SERVES, sizes[HEAPFILE_SPANS], sizes[HEAPFILE_BITMAP]) < 0 ||
+        u32_load_relaxed(&layout.dropped) != 0) { /* if it was dropped nobody asks for it */
         *ret_why = "its header is damaged";
         return -EPROTO;
     }
-    if (sizes[HEAPFILE_ARENA] != layout.arena_bytes || sizes[HEAPFILE_PRIVATE] != sizeof(heap_private)) {
+    if (sizes[HEAPFILE_ARENA] != layout.arena_bytes || sizes[HEAPFILE_PRIVATE] < sizeof(heap_private)) {
         *ret_why = "a region has the wrong size";
-        return -EPROTO;
-    }
-    if (pread(fds[HEAPFILE_PRIVATE], private, sizeof(private), 0) != (ssize_t)sizeof(private) ||
-        private[0] != PRIVATE_MAGIC || private[1] != layout.abi_hash || private[2] != layout.generation) {
-        *ret_why = "its regions do not belong together";
         return -EPROTO;
     }
     return 0;
@@ -195,6 +255,7 @@ int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_
         return r;
     }
     shm_map_init(&file.map, file.maps[HEAPFILE_SPANS], file.maps[HEAPFILE_BITMAP], file.maps[HEAPFILE_ARENA]);
+    take_over_version(&file);
     *ret = file;
     return 0;
 }

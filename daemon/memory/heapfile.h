@@ -43,12 +43,14 @@ typedef struct private_process {
 /* What outlives a daemon and no client may see. Only as much of it as is used has memory. */
 typedef struct heap_private {
     uint64_t magic;
-    uint64_t abi_hash;
+    uint32_t major;   /* of the layout, as the header of spans */
+    shm_u32 features; /* that daemons have to know, and nobody else (shm/version.h); one sets a bit when it is whole */
     uint64_t generation;
     shm_u32 nadoption_entries; /* entries from here on were never used; only rises */
-    uint32_t pad;
+    uint32_t reserved32;
     shm_u64 daemon_epoch;          /* rises with each daemon that has the heap: helpers of others punch no more */
     shm_u64 punching[HELPERS_MAX]; /* by place: what that helper punches now, or is about to (helper.c); 0: nothing */
+    uint64_t reserved[48];         /* zero, for later minors, as are tables behind the last one */
     uint8_t tokens[SHM_SESSIONS_MAX][SESSION_TOKEN_BYTES];
     uint8_t group_tokens[SHM_GROUPS_MAX][SESSION_TOKEN_BYTES];
     private_process processes[SHM_SESSIONS_MAX];
@@ -79,13 +81,24 @@ int heapfile_create(heapfile *ret, uint64_t base, uint64_t arena_bytes) __attrib
 
 /*
  * Take over the heap of a daemon that is gone. This checks that fds are memfds of the right sizes, sealed, with headers
- * that belong together and this build's ABI, and a shelf, which it reads; it believes nothing else in them, and leaves
- * the tables to the caller. 0, and *ret owns the descriptors. -ENOEXEC (another ABI), -EPROTO (no heap, or a damaged
- * one), -EADDRINUSE (another daemon has it), -errno: they are still the caller's, and *ret_why says more.
+ * that belong together and a layout that this build may serve, and a shelf, which it reads; it believes nothing else in
+ * them, and leaves the tables to the caller. 0, and *ret owns the descriptors. -ENOEXEC (another layout), -EPROTO (no
+ * heap, or a damaged one), -EADDRINUSE (another daemon has it), -errno: they are still the caller's, and *ret_why says
+ * more. What does not have a layout for this build is as it was.
  */
 int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_why)
     __attribute__((warn_unused_result));
 void heapfile_close(heapfile *file);
+
+/*
+ * The version of the heap that the descriptors hold, without a change of it. 0; -EPROTO: they are no heap's, and
+ * *ret_why says more.
+ */
+int heapfile_look(const int fds[HEAPFILE_NFDS], shm_version *ret, const char **ret_why)
+    __attribute__((warn_unused_result));
+
+/* The version of the heap, with the features that concern daemons alone. */
+shm_version heapfile_version(const heapfile *file);
 
 /* Close those of the descriptors that are not -1. */
 void heapfile_close_fds(const int fds[HEAPFILE_NFDS]);

@@ -12,6 +12,7 @@
 
 #include "daemon/serve/check.h"
 #include "daemon/serve/stats.h"
+#include "proto/layout.h"
 
 #define MAP_CELLS_MAX 4096u
 #define MAP_WORDS_MAX (UINT64_C(1) << 18) /* of page bits looked at for one picture: a fraction of a millisecond */
@@ -100,7 +101,11 @@ answer handle_check(client *c, const Goallocd__Request *request)
 answer handle_ping(client *c, const Goallocd__Request *request)
 {
     Goallocd__PingReply body = GOALLOCD__PING_REPLY__INIT;
+    const mheap *heap = client_service(c)->heap;
+    shm_version version = heapfile_version(heap->file);
 
+    body.layout = layout_tell(&(Goallocd__Layout){ 0 }, &version);
+    body.generation = heap->map->header->generation;
     body.protocol = GOALLOC_PROTOCOL;
     body.version = (char *)(uintptr_t)GOALLOC_VERSION;
     body.pid = (uint32_t)getpid();

@@ -24,6 +24,7 @@
 #include "daemon/serve/request_life.h"
 #include "daemon/serve/request_limits.h"
 #include "daemon/serve/request_root.h"
+#include "proto/layout.h"
 #include "shm/crash.h"
 
 #define LIST_SESSIONS_MAX 128u
@@ -36,10 +37,12 @@ static Goallocd__AttachReply attached(client *c, const session *s)
 {
     const shm_header *header = client_service(c)->heap->map->header;
     Goallocd__AttachReply body = GOALLOCD__ATTACH_REPLY__INIT;
+    static Goallocd__Layout layout; /* until the reply is packed */
+    shm_version version = heapfile_version(client_service(c)->heap->file);
 
     service_note_session(c, s);
     body.protocol = GOALLOC_PROTOCOL;
-    body.abi_hash = header->abi_hash;
+    body.layout = layout_tell(&layout, &version);
     body.generation = header->generation;
     body.session = s->lessee.no.n;
     body.epoch = s->lessee.epoch;
@@ -247,6 +250,19 @@ static answer may_attach(const client *c, const Goallocd__Attach *ask)
     return (answer){ EACCES, "this user may not attach to the heap (goallocd --allow-uid, --allow-gid)" };
 }
 
+/* Whether the heap's layout is one that the client's library knows. */
+static answer check_layout(const service *srv, const Goallocd__Attach *ask)
+{
+    static char why[VERSION_TEXT_BYTES]; /* until the answer is packed */
+    enum version_use use = ask->flags & SESSION_READONLY ? VERSION_READS : VERSION_WRITES;
+    shm_version heap = heapfile_version(srv->heap->file);
+    shm_version knows = layout_heard(ask->layout);
+
+    if (version_check(&heap, &knows, use) == 0)
+        return ANSWER_DONE;
+    return (answer){ ENOEXEC, version_explain(why, sizeof(why), &heap, &knows, use, "this libgoalloc") };
+}
+
 static answer handle_attach(client *c, const Goallocd__Request *request)
 {
     static const answer open_errors[] = {
@@ -259,8 +275,9 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
     };
     const Goallocd__Attach *ask = request->attach;
     service *srv = client_service(c);
-    session_request wanted = { ask->flags, c->peer.pid, c->peer.uid, limit_of(srv, ask->limit_bytes),
-                               ask->label, NULL };
+    session_request wanted = { .flags = ask->flags, .pid = c->peer.pid, .uid = c->peer.uid,
+                               .limit_bytes = limit_of(srv, ask->limit_bytes), .label = ask->label,
+                               .knows = layout_heard(ask->layout) };
     session *s;
     enum limit why;
     answer a;
@@ -268,9 +285,9 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
 
     if (ask->protocol != GOALLOC_PROTOCOL)
         return (answer){ EPROTONOSUPPORT, "this daemon speaks another version of the protocol" };
-    if (ask->abi_hash != srv->heap->map->header->abi_hash)
-        return (answer){ ENOEXEC, "this daemon's shared-memory layout is another: "
-                                  "rebuild the client or restart the daemon" };
+    a = check_layout(srv, ask);
+    if (a.error != 0)
+        return a;
     if (ask->flags & ~(SESSION_RECLAIM | SESSION_READONLY))
         return (answer){ EINVAL, "unknown flags" };
     if (c->session.n != 0 || c->subscriber.peer != NULL)

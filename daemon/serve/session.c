@@ -282,6 +282,10 @@ int session_open(session_table *table, const session_request *request, session *
     entry->uid = s->uid;
     entry->limit_bytes = request->limit_bytes;
     entry->group = group_word_of(s);
+    entry->minor = request->knows.minor;
+    entry->knows_needed = request->knows.needed;
+    entry->knows_writing = request->knows.writing;
+    memset(entry->reserved, 0, sizeof(entry->reserved));
     memcpy(entry->label, s->label, sizeof(entry->label));
     u32_store_release(&entry->epoch, s->lessee.epoch);
     CRASH_POINT(session_before_state);
@@ -314,7 +318,8 @@ static int recover_entry(session_table *table, session_no no)
     const shm_session *entry = entry_of(table, no);
     uint32_t state = u32_load_relaxed(&entry->state);
     group *g = group_at(table->leases.heap->groups, entry->group);
-    session_request request = { entry->flags, entry->pid, entry->uid, entry->limit_bytes, entry->label, g };
+    session_request request = { .flags = entry->flags, .pid = entry->pid, .uid = entry->uid,
+                                .limit_bytes = entry->limit_bytes, .label = entry->label, .group = g };
     session *s;
 
     if (state > SHM_SESSION_ENDING || (entry->flags & ~(SESSION_RECLAIM | SESSION_READONLY)) != 0 ||

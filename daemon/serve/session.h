@@ -72,6 +72,7 @@ typedef struct session_request {
     uint64_t limit_bytes;
     const char *label; /* cut to SHM_LABEL_BYTES - 1 bytes; what is no UTF-8, or controls terminals, becomes '?' */
     group *group;      /* that it joins, which is open and of its mode; NULL: none */
+    shm_version knows; /* what its library knows of layouts */
 } session_request;
 
 /* What a caller handles itself. */

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "proto/layout.h"
 #include "shm/holds.h"
 #include "shm/offers.h"
 #include "tests/fuzz/fuzz.h"
@@ -131,13 +132,15 @@ static void send_attach(step *s)
     static char longest[SHM_LABEL_MAX + 2];
     char *const labels[] = { "fuzz", "", "\xc3\xa9\xff\x1b[2J", longest };
     Goallocd__Attach ask = GOALLOCD__ATTACH__INIT;
+    Goallocd__Layout layout;
     uint8_t how = fuzz_u8(s->in);
     uint8_t more = fuzz_u8(s->in);
     const world_client *parent = &s->w->clients[more >> 5 & 3];
 
     memset(longest, 'l', sizeof(longest) - 1);
     ask.protocol = GOALLOC_PROTOCOL + (how == 255);
-    ask.abi_hash = shm_abi_hash() + (how == 254);
+    ask.layout = layout_tell(&layout, version_own());
+    layout.major += how == 254;
     ask.flags = (how & 3) | (how == 253 ? 4 : 0);
     ask.label = labels[how >> 2 & 3];
     ask.limit_bytes = how & 16 ? 0 : fuzz_number(s->in) * PAGE_BYTES;

@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 
 #include "proto/channel.h"
+#include "proto/layout.h"
 #include "shm/layout.h"
 #include "tests/support/attach.h"
 
@@ -93,7 +94,7 @@ static void attach_to_nothing_says_what_is_missing(void **state)
 /* What a daemon of another version would answer to an Attach. */
 typedef struct answer {
     uint32_t protocol;
-    uint64_t abi_hash;
+    uint32_t major;
     int32_t error; /* 0: a reply that looks like success */
     int expected;
 } answer;
@@ -105,6 +106,7 @@ static void answer_once(int listen_fd, const answer *a)
     static uint8_t out[FRAME_BYTES_MAX];
     Goallocd__Reply reply = GOALLOCD__REPLY__INIT;
     Goallocd__AttachReply body = GOALLOCD__ATTACH_REPLY__INIT;
+    Goallocd__Layout layout;
     int peer = accept(listen_fd, NULL, NULL);
     ssize_t n = recv(peer, in, sizeof(in), 0);
     size_t len;
@@ -117,7 +119,8 @@ static void answer_once(int listen_fd, const answer *a)
     reply.id = request->id;
     reply.error = a->error;
     body.protocol = a->protocol;
-    body.abi_hash = a->abi_hash;
+    body.layout = layout_tell(&layout, version_own());
+    layout.major = a->major;
     body.session = 1;
     if (a->error == 0) {
         reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
@@ -129,15 +132,16 @@ static void answer_once(int listen_fd, const answer *a)
     (void)close(peer);
 }
 
-static void attach_to_another_version_or_abi_is_refused_by_both_sides(void **state)
+static void attach_to_another_protocol_or_layout_is_refused_by_both_sides(void **state)
 {
     const fixture *f = *state;
+    const uint32_t own = version_own()->major;
     const answer answers[] = {
-        { GOALLOC_PROTOCOL, shm_abi_hash(), EPROTONOSUPPORT, -EPROTONOSUPPORT },
-        { GOALLOC_PROTOCOL, shm_abi_hash(), ENOEXEC, -ENOEXEC },
-        { GOALLOC_PROTOCOL + 1, shm_abi_hash(), 0, -EPROTONOSUPPORT },
-        { GOALLOC_PROTOCOL, shm_abi_hash() ^ 1, 0, -ENOEXEC },
-        { GOALLOC_PROTOCOL, shm_abi_hash(), 0, -EPROTO }, /* no descriptors came */
+        { GOALLOC_PROTOCOL, own, EPROTONOSUPPORT, -EPROTONOSUPPORT },
+        { GOALLOC_PROTOCOL, own, ENOEXEC, -ENOEXEC },
+        { GOALLOC_PROTOCOL + 1, own, 0, -EPROTONOSUPPORT },
+        { GOALLOC_PROTOCOL, own + 1, 0, -ENOEXEC },
+        { GOALLOC_PROTOCOL, own, 0, -EPROTO }, /* no descriptors came */
     };
     char path[160];
 
@@ -157,14 +161,16 @@ static void attach_to_another_version_or_abi_is_refused_by_both_sides(void **sta
     }
 
     /* The real daemon refuses what a library of another version would send. */
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) { /* the last says nothing of a layout */
         Goallocd__Request request = GOALLOCD__REQUEST__INIT;
         Goallocd__Attach ask = GOALLOCD__ATTACH__INIT;
+        Goallocd__Layout layout = GOALLOCD__LAYOUT__INIT;
         int fd = raw_connect(f);
         Goallocd__Reply *refusal;
 
         ask.protocol = i == 0 ? GOALLOC_PROTOCOL + 1 : GOALLOC_PROTOCOL;
-        ask.abi_hash = i == 1 ? shm_abi_hash() ^ 1 : shm_abi_hash();
+        ask.layout = i == 3 ? NULL : layout_tell(&layout, version_own());
+        layout.major += i == 1;
         ask.flags = i == 2 ? 1u << 31 : 0;
         request.id = 7;
         request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
@@ -172,7 +178,7 @@ static void attach_to_another_version_or_abi_is_refused_by_both_sides(void **sta
         refusal = raw_call(fd, &request);
         assert_non_null(refusal);
         assert_int_equal(refusal->id, 7);
-        assert_int_equal(refusal->error, i == 0 ? EPROTONOSUPPORT : i == 1 ? ENOEXEC : EINVAL);
+        assert_int_equal(refusal->error, i == 0 ? EPROTONOSUPPORT : i == 2 ? EINVAL : ENOEXEC);
         assert_true(strlen(refusal->message) > 0);
         goallocd__reply__free_unpacked(refusal, NULL);
         (void)close(fd);
@@ -597,7 +603,7 @@ static void spans_descriptor_is_readonly_and_cannot_be_reopened_or_resized(void 
     struct stat st;
 
     ask.protocol = GOALLOC_PROTOCOL;
-    ask.abi_hash = shm_abi_hash();
+    ask.layout = layout_tell(&(Goallocd__Layout){ 0 }, version_own());
     request.id = 1;
     request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
     request.attach = &ask;
@@ -624,7 +630,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(attach_to_nothing_says_what_is_missing),
-        FIXTURE_TEST(attach_to_another_version_or_abi_is_refused_by_both_sides),
+        FIXTURE_TEST(attach_to_another_protocol_or_layout_is_refused_by_both_sides),
         FIXTURE_TEST(attach_with_the_address_taken_is_an_error_and_moves_nothing),
         FIXTURE_TEST(second_daemon_on_the_same_socket_is_refused),
         FIXTURE_TEST(file_that_is_no_socket_is_not_replaced),

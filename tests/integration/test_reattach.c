@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 
 #include "proto/frame.h"
+#include "proto/layout.h"
 #include "shm/layout.h"
 #include "tests/support/attach.h"
 #include "tests/support/objects.h"
@@ -34,7 +35,7 @@ static int try_reattach(const fixture *f, const ticket *t)
     int error;
 
     ask.protocol = GOALLOC_PROTOCOL;
-    ask.abi_hash = shm_abi_hash();
+    ask.layout = layout_tell(&(Goallocd__Layout){ 0 }, version_own());
     ask.session = t->session;
     ask.epoch = t->epoch;
     ask.generation = t->generation;
@@ -72,7 +73,7 @@ static void reattach_with_a_wrong_or_old_token_is_refused(void **state)
 
     assert_true(child_stops(pid));
     ask.protocol = GOALLOC_PROTOCOL;
-    ask.abi_hash = shm_abi_hash();
+    ask.layout = layout_tell(&(Goallocd__Layout){ 0 }, version_own());
     request.id = 1;
     request.op_case = GOALLOCD__REQUEST__OP_ATTACH;
     request.attach = &ask;

@@ -24,6 +24,7 @@
 #include <sys/stat.h>
 
 #include "proto/channel.h"
+#include "proto/layout.h"
 #include "shm/layout.h"
 #include "tests/support/attach.h"
 #include "tests/support/groups.h"
@@ -159,7 +160,7 @@ static int try_attach(const fixture *f, int *ret_fd)
     int error;
 
     attach.protocol = GOALLOC_PROTOCOL;
-    attach.abi_hash = shm_abi_hash();
+    attach.layout = layout_tell(&(Goallocd__Layout){ 0 }, version_own());
     attach.label = (char *)(uintptr_t)"other";
     request.id = 1;
     request.op_case = GOALLOCD__REQUEST__OP_ATTACH;

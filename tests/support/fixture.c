@@ -3,6 +3,7 @@
  *
  * Nothing is shared between tests: each has its own directory, socket and daemon, so they run in parallel.
  */
+#include "proto/layout.h"
 #include "tests/support/fixture.h"
 
 #include <dirent.h>
@@ -84,6 +85,7 @@ static void exec_daemon(const fixture *f, const char *more)
         argv[argc++] = f->on_stop != NULL ? f->on_stop : "drop";
     }
     argv[argc] = more;
+    argv[0] = f->program != NULL ? f->program : GOALLOCD_PATH;
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* also if a child of the test has started it */
     if (f->crash != NULL && setenv("GOALLOC_CRASH", f->crash, 1) < 0)
         _exit(126);
@@ -362,7 +364,7 @@ int raw_attach(const fixture *f)
     int fd = raw_connect(f);
 
     ask.protocol = GOALLOC_PROTOCOL;
-    ask.abi_hash = shm_abi_hash();
+    ask.layout = layout_tell(&(Goallocd__Layout){ 0 }, version_own());
     ask.label = (char *)(uintptr_t)"raw";
     request.id = 1;
     request.op_case = GOALLOCD__REQUEST__OP_ATTACH;

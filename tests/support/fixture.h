@@ -33,6 +33,7 @@ typedef struct fixture {
     const char *const *options; /* the caller's, for restarts */
     const char *on_stop;        /* with a state_dir; NULL: drop, so that nothing is left when a test has ended */
     unsigned nofile;            /* descriptors that a daemon may have; 0: as many as the test */
+    const char *program;        /* what is started as the daemon; NULL: the one that ships */
     const char *crash;          /* the point at which daemons that are started from now on are killed; NULL: none */
 } fixture;
 

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include "proto/channel.h"
+#include "proto/layout.h"
 #include "shm/object.h"
 #include "shm/offers.h"
 #include "tests/support/fixture.h"
@@ -52,10 +53,11 @@ static inline Goallocd__Reply *rawheap_ask(rawheap *ret, const Goallocd__Attach 
 
 static inline Goallocd__Attach rawheap_attach_init(void)
 {
+    static _Thread_local Goallocd__Layout layout;
     Goallocd__Attach ask = GOALLOCD__ATTACH__INIT;
 
     ask.protocol = GOALLOC_PROTOCOL;
-    ask.abi_hash = shm_abi_hash();
+    ask.layout = layout_tell(&layout, version_own());
     return ask;
 }
 

@@ -216,6 +216,30 @@ static void wire_pack_into_too_little_is_refused(void **state)
     assert_int_equal(wire_pack_request(&request, ours, sizeof(ours)), 8);
 }
 
+/* A later daemon says more than this library knows: it hears what it knows. */
+static void wire_unpack_reply_of_unknown_kind_with_unknown_fields_is_a_notice_of_nothing(void **state)
+{
+    /* field 3000 = { 5 bytes }, field 3001 = 7, field 3002: 8 bytes */
+    static const uint8_t later[] = { 0xc2, 0xbb, 0x01, 5, 1, 2, 3, 4, 5, 0xc8, 0xbb, 0x01, 7,
+                                     0xd1, 0xbb, 0x01, 1, 2, 3, 4, 5, 6, 7, 8 };
+    /* id 4, a refill of span 9 with field 3001 in it, and the same behind it */
+    static const uint8_t refill[] = { 0x08, 4, 0x2a, 7, 0x0a, 1, 9, 0xc8, 0xbb, 0x01, 7, 0xc8, 0xbb, 0x01, 7 };
+    const Goallocd__Reply *reply;
+
+    (void)state;
+    frame_bump_init(&bump, memory, sizeof(memory));
+    reply = wire_unpack_reply(&bump, later, sizeof(later));
+    assert_non_null(reply);
+    assert_int_equal(reply->id, 0);
+    assert_int_equal(reply->result_case, GOALLOCD__REPLY__RESULT__NOT_SET);
+    reply = wire_unpack_reply(&bump, refill, sizeof(refill));
+    assert_non_null(reply);
+    assert_int_equal(reply->id, 4);
+    assert_int_equal(reply->result_case, GOALLOCD__REPLY__RESULT_REFILL);
+    assert_int_equal(reply->refill->n_spans, 1);
+    assert_int_equal(reply->refill->spans[0], 9);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -223,6 +247,7 @@ int main(void)
         cmocka_unit_test(wire_pack_reply_any_refill_is_what_protobuf_packs),
         cmocka_unit_test(wire_unpack_more_than_the_memory_holds_is_refused),
         cmocka_unit_test(wire_pack_into_too_little_is_refused),
+        cmocka_unit_test(wire_unpack_reply_of_unknown_kind_with_unknown_fields_is_a_notice_of_nothing),
     };
 
     seed = test_seed();
