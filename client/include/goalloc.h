@@ -74,8 +74,8 @@ extern "C" {
 #endif
 
 /* The version of this header: a program can compare it with goalloc_version(), that of the library it runs with. */
-#define GOALLOC_VERSION_MAJOR 0
-#define GOALLOC_VERSION_MINOR 1
+#define GOALLOC_VERSION_MAJOR 1
+#define GOALLOC_VERSION_MINOR 0
 #define GOALLOC_VERSION_PATCH 0
 
 #if defined(__GNUC__)
@@ -211,7 +211,8 @@ typedef struct goalloc_stats_t {
  *   -EPERM            who serves the socket is neither root, nor the effective user, nor the owner of the socket's
  *                     directory if nobody else may write there, nor the user whose number is in $GOALLOC_SERVER_UID
  *   -EPROTONOSUPPORT  the daemon speaks another version of the protocol
- *   -ENOEXEC          the daemon's shared-memory layout (ABI) is another
+ *   -ENOEXEC          the heap's layout has another major version than this library's, or features that it does not
+ *                     know; goalloc_attach_error() names both
  *   -EPROTO           the answer was not understood, or contradicts the shared header
  *   -EEXIST           something else occupies the heap's address range in this process
  *   -EUSERS           the daemon has no room for another session: 4095 of them, or no descriptors left, or the kernel

@@ -110,4 +110,35 @@ if check "C program with libgoalloc.a" gcc -std=c11 "${warnings[@]}" "${cflags[@
     check "static C program needs neither libgoalloc.so nor libuv" links_without "$tmp/static" libuv 'libgoalloc\.so'
 fi
 
+# By find_package(), where the prefix has been moved to. A program of another major finds nothing.
+cmake_project() {
+    cat >"$tmp/project/CMakeLists.txt" <<END
+cmake_minimum_required(VERSION 3.20)
+project(stranger LANGUAGES C)
+find_package(goalloc $1 REQUIRED $2)
+add_executable(shared $example)
+target_link_libraries(shared goalloc::goalloc)
+if(TARGET goalloc::static)
+  add_executable(static $example)
+  target_link_libraries(static goalloc::static)
+endif()
+END
+    cmake -S "$tmp/project" -B "$tmp/project/$3" -DCMAKE_PREFIX_PATH="$tmp/moved" && cmake --build "$tmp/project/$3"
+}
+
+cp -R "$prefix" "$tmp/moved"
+mkdir "$tmp/project"
+version=$(pkg-config --modversion goalloc)
+if check "find_package(goalloc)" cmake_project "${version%%.*}" "" plain; then
+    check "its program finds the library where it is" grep -q "$tmp/moved/lib/libgoalloc.so.1" <(ldd "$tmp/project/plain/shared")
+fi
+if check "find_package(goalloc COMPONENTS static)" cmake_project "$version" "COMPONENTS static" static; then
+    check "its static program needs neither libgoalloc.so nor libuv" \
+        links_without "$tmp/project/static/static" libuv 'libgoalloc\.so'
+fi
+other_major_is_not_found() {
+    ! cmake_project 2.0 "" other
+}
+check "find_package(goalloc 2.0) finds none" other_major_is_not_found
+
 ((errors == 0))

@@ -5,7 +5,7 @@ goalloc_packages=(
     gcc g++ cmake make pkg-config libc6-dev binutils
     libuv1-dev libprotobuf-c-dev protobuf-c-compiler libjansson-dev uthash-dev libunistring-dev
     libseccomp-dev libcmocka-dev python3
-    clang libclang-rt-dev clang-tidy cppcheck
+    clang libclang-rt-dev clang-tidy cppcheck abigail-tools
 )
 
 # What tests/bench/run needs besides: the peers, callgrind, the plots, programs to record.
