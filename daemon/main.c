@@ -127,8 +127,11 @@ static int find_heap(const options *o, home *h, int ret_fds[HEAPFILE_NFDS])
 static int take_over(const options *o, const int fds[HEAPFILE_NFDS], heapfile *ret_file, mheap *ret_heap)
 {
     const char *why = NULL;
-    int r = heapfile_open(ret_file, fds, &why);
+    shm_version before;
+    int r = heapfile_look(fds, &before, &why);
 
+    if (r == 0)
+        r = heapfile_open(ret_file, fds, &why);
     CRASH_POINT(recover_after_files);
     if (r == 0) {
         r = mheap_recover(ret_heap, ret_file, o->memory_limit_bytes, &why);
@@ -137,10 +140,15 @@ static int take_over(const options *o, const int fds[HEAPFILE_NFDS], heapfile *r
     }
     if (r < 0) {
         log_error("the heap that was left behind can't be used: %s", why != NULL ? why : strerror(-r));
+        if (r == -ENOEXEC)
+            log_error("it is as it was: start a goallocd of its version, and that takes it over");
         log_error("%s", drop_advice);
         return r;
     }
     CRASH_POINT(recover_after_heap);
+    if (before.minor != version_own()->minor)
+        log_info("the heap that was left behind was of layout %u.%u, and is of %u.%u now", before.major, before.minor,
+                 before.major, version_own()->minor);
     if (ret_file->map.arena_bytes != o->reserve_bytes || ret_file->map.base != o->base)
         log_warn("the heap that was left behind has %llu MiB at 0x%llx, and that stays",
                  (unsigned long long)(ret_file->map.arena_bytes / MIB), (unsigned long long)ret_file->map.base);

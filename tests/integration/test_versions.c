@@ -20,6 +20,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#include "daemon/memory/heapfile.h"
 #include "proto/fdpass.h"
 #include "proto/keeper.h"
 #include "shm/layout.h"
@@ -28,6 +29,7 @@
 #define NEXT_KNOWS 0x80000000u
 #define NOBODY_KNOWS 0x40000000u
 #define WORD_MS 60000
+#define PART_BYTES 4096
 
 /* --- workers --- */
 
@@ -135,8 +137,8 @@ static void replace(fixture *f, const char *program)
     fixture_restart(f, NULL);
 }
 
-/* As the keeper has them. */
-static shm_header *map_header(const fixture *f)
+/* The beginning of a memfd of the heap, as the keeper has it. */
+static void *map_part(const fixture *f, int which)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -144,24 +146,29 @@ static shm_header *map_header(const fixture *f)
     int fds[FDPASS_MAX];
     int nfds = 0;
     char said[8];
-    shm_header *header;
+    void *part;
 
     (void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/keeper.sock", f->state_dir);
     assert_int_equal(connect(fd, (const struct sockaddr *)&addr, sizeof(addr)), 0);
     assert_int_equal(poll(&ready, 1, WORD_MS), 1);
     assert_int_equal(fdpass_recv(fd, said, sizeof(said), fds, &nfds), 4);
     assert_int_equal(nfds, KEEPER_NFDS);
-    header = mmap(NULL, sizeof(*header), PROT_READ | PROT_WRITE, MAP_SHARED, fds[KEEPER_FD_SPANS], 0);
-    assert_true(header != MAP_FAILED);
+    part = mmap(NULL, PART_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fds[which], 0);
+    assert_true(part != MAP_FAILED);
     for (int i = 0; i < nfds; i++)
         (void)close(fds[i]);
     (void)close(fd);
-    return header;
+    return part;
+}
+
+static shm_header *map_header(const fixture *f)
+{
+    return map_part(f, KEEPER_FD_SPANS);
 }
 
 static void unmap_header(shm_header *header)
 {
-    (void)munmap(header, sizeof(*header));
+    (void)munmap(header, PART_BYTES);
 }
 
 /* goallocd --check-takeover: its exit status, and what it has said. */
@@ -199,6 +206,7 @@ static void heap_goes_from_minor_to_minor_and_back_with_all_that_is_in_it(void *
     worker theirs = start(f, VERSIONS_WORKER_NEXT_PATH, "theirs");
     uint64_t nlive;
     goalloc_stats_t stats;
+    char told[80];
 
     assert_int_equal(u32_load_relaxed(&header->minor), minor);
     tell(&ours, "make");
@@ -212,6 +220,9 @@ static void heap_goes_from_minor_to_minor_and_back_with_all_that_is_in_it(void *
 
         replace(f, i % 2 == 0 ? GOALLOCD_NEXT_PATH : NULL);
         assert_int_equal(u32_load_relaxed(&header->minor), i % 2 == 0 ? 1001 : minor);
+        (void)snprintf(told, sizeof(told), "of layout %u.%u, and is of %u.%u now", version_own()->major,
+                       i % 2 == 0 ? minor : 1001, version_own()->major, i % 2 == 0 ? 1001 : minor);
+        assert_true(fixture_log_has(f, told));
         fixture_stats(f, &stats);
         assert_int_equal(stats.live_objects, nlive);
         tell(&ours, "check theirs");
@@ -256,6 +267,7 @@ static void other_major_is_refused_by_both_sides_and_the_heap_is_unharmed(void *
     f->program = GOALLOCD_OTHER_PATH;
     assert_int_equal(fixture_restart_refused(f, NULL), 1);
     assert_true(fixture_log_has(f, own) && fixture_log_has(f, "layout 60001.0"));
+    assert_true(fixture_log_has(f, "it is as it was"));
     assert_memory_equal(&before, header, sizeof(before));
     f->program = NULL;
     fixture_restart(f, NULL);
@@ -315,6 +327,31 @@ static void feature_for_who_writes_lets_read_only_sessions_in(void **state)
     end(&w, 0);
     u32_store_release(&header->writing, 0);
     unmap_header(header);
+}
+
+static void feature_for_daemons_lets_any_library_in(void **state)
+{
+    fixture *f = *state;
+    heap_private *private = map_part(f, KEEPER_FD_PRIVATE); /* its first words */
+    worker w;
+    char said[1024];
+
+    u32_store_release(&private->features, NEXT_KNOWS);
+    w = start(f, VERSIONS_WORKER_PATH, "ours");
+    tell(&w, "make");
+    assert_int_equal(check_takeover(f, GOALLOCD_PATH, f->socket, false, said), 3);
+    assert_int_equal(check_takeover(f, GOALLOCD_NEXT_PATH, f->socket, false, said), 0);
+    fixture_kill(f);
+    assert_int_equal(check_takeover(f, GOALLOCD_PATH, f->socket, true, said), 3);
+    assert_int_equal(fixture_restart_refused(f, NULL), 1);
+    assert_true(fixture_log_has(f, "does not know: 0x80000000"));
+    f->program = GOALLOCD_NEXT_PATH;
+    fixture_restart(f, NULL);
+    tell(&w, "check ours");
+    tell(&w, "churn");
+    end(&w, 0);
+    assert_int_equal(u32_load_relaxed(&private->features), NEXT_KNOWS);
+    (void)munmap(private, PART_BYTES);
 }
 
 /* What nobody maintains any more is not believed later. */
@@ -425,6 +462,7 @@ int main(void)
         FIXTURE_TEST_KEPT(other_major_is_refused_by_both_sides_and_the_heap_is_unharmed),
         FIXTURE_TEST_KEPT(needed_feature_keeps_out_who_does_not_know_it),
         FIXTURE_TEST_KEPT(feature_for_who_writes_lets_read_only_sessions_in),
+        FIXTURE_TEST_KEPT(feature_for_daemons_lets_any_library_in),
         FIXTURE_TEST_KEPT(optional_feature_goes_when_a_daemon_takes_over_that_does_not_know_it),
         FIXTURE_TEST_KEPT(check_takeover_of_a_heap_that_is_served_says_whether_it_fits),
         FIXTURE_TEST_KEPT(check_takeover_of_a_heap_that_a_keeper_holds_asks_the_keeper),
