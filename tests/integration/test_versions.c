@@ -15,21 +15,16 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
 #include "daemon/memory/heapfile.h"
-#include "proto/fdpass.h"
-#include "proto/keeper.h"
-#include "shm/layout.h"
-#include "tests/support/fixture.h"
+#include "tests/support/parts.h"
 
 #define NEXT_KNOWS 0x80000000u
 #define NOBODY_KNOWS 0x40000000u
 #define WORD_MS 60000
-#define PART_BYTES 4096
 
 /* --- workers --- */
 
@@ -137,40 +132,6 @@ static void replace(fixture *f, const char *program)
     fixture_restart(f, NULL);
 }
 
-/* The beginning of a memfd of the heap, as the keeper has it. */
-static void *map_part(const fixture *f, int which)
-{
-    struct sockaddr_un addr = { .sun_family = AF_UNIX };
-    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    struct pollfd ready = { .fd = fd, .events = POLLIN };
-    int fds[FDPASS_MAX];
-    int nfds = 0;
-    char said[8];
-    void *part;
-
-    (void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/keeper.sock", f->state_dir);
-    assert_int_equal(connect(fd, (const struct sockaddr *)&addr, sizeof(addr)), 0);
-    assert_int_equal(poll(&ready, 1, WORD_MS), 1);
-    assert_int_equal(fdpass_recv(fd, said, sizeof(said), fds, &nfds), 4);
-    assert_int_equal(nfds, KEEPER_NFDS);
-    part = mmap(NULL, PART_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fds[which], 0);
-    assert_true(part != MAP_FAILED);
-    for (int i = 0; i < nfds; i++)
-        (void)close(fds[i]);
-    (void)close(fd);
-    return part;
-}
-
-static shm_header *map_header(const fixture *f)
-{
-    return map_part(f, KEEPER_FD_SPANS);
-}
-
-static void unmap_header(shm_header *header)
-{
-    (void)munmap(header, PART_BYTES);
-}
-
 /* goallocd --check-takeover: its exit status, and what it has said. */
 static int check_takeover(const fixture *f, const char *program, const char *socket, bool with_keeper, char said[1024])
 {
@@ -201,7 +162,7 @@ static void heap_goes_from_minor_to_minor_and_back_with_all_that_is_in_it(void *
 {
     fixture *f = *state;
     const uint32_t minor = version_own()->minor;
-    shm_header *header = map_header(f);
+    shm_header *header = part_map_header(f);
     worker ours = start(f, VERSIONS_WORKER_PATH, "ours");
     worker theirs = start(f, VERSIONS_WORKER_NEXT_PATH, "theirs");
     uint64_t nlive;
@@ -245,7 +206,7 @@ static void heap_goes_from_minor_to_minor_and_back_with_all_that_is_in_it(void *
     tell(&ours, "check ours");
     tell(&ours, "check theirs");
     end(&ours, 0);
-    unmap_header(header);
+    part_unmap(header);
 }
 
 /* --- another major --- */
@@ -254,7 +215,7 @@ static void other_major_is_refused_by_both_sides_and_the_heap_is_unharmed(void *
 {
     fixture *f = *state;
     worker ours = start(f, VERSIONS_WORKER_PATH, "ours");
-    shm_header *header = map_header(f);
+    shm_header *header = part_map_header(f);
     shm_header before;
     char own[32];
 
@@ -275,7 +236,7 @@ static void other_major_is_refused_by_both_sides_and_the_heap_is_unharmed(void *
     tell(&ours, "churn");
     end(&ours, 0);
     assert_true(fixture_is_clean(f, 300));
-    unmap_header(header);
+    part_unmap(header);
 }
 
 /* --- features --- */
@@ -283,7 +244,7 @@ static void other_major_is_refused_by_both_sides_and_the_heap_is_unharmed(void *
 static void needed_feature_keeps_out_who_does_not_know_it(void **state)
 {
     fixture *f = *state;
-    shm_header *header = map_header(f);
+    shm_header *header = part_map_header(f);
     worker w = start(f, VERSIONS_WORKER_NEXT_PATH, "theirs");
 
     tell(&w, "make");
@@ -303,13 +264,13 @@ static void needed_feature_keeps_out_who_does_not_know_it(void **state)
     tell(&w, "check theirs");
     end(&w, 0);
     u32_store_release(&header->needed, 0);
-    unmap_header(header);
+    part_unmap(header);
 }
 
 static void feature_for_who_writes_lets_read_only_sessions_in(void **state)
 {
     fixture *f = *state;
-    shm_header *header = map_header(f);
+    shm_header *header = part_map_header(f);
     worker w = start(f, VERSIONS_WORKER_PATH, "ours");
     char said[256];
 
@@ -326,13 +287,13 @@ static void feature_for_who_writes_lets_read_only_sessions_in(void **state)
     tell(&w, "churn");
     end(&w, 0);
     u32_store_release(&header->writing, 0);
-    unmap_header(header);
+    part_unmap(header);
 }
 
 static void feature_for_daemons_lets_any_library_in(void **state)
 {
     fixture *f = *state;
-    heap_private *private = map_part(f, KEEPER_FD_PRIVATE); /* its first words */
+    heap_private *private = part_map(f, KEEPER_FD_PRIVATE); /* its first words */
     worker w;
     char said[1024];
 
@@ -351,14 +312,14 @@ static void feature_for_daemons_lets_any_library_in(void **state)
     tell(&w, "churn");
     end(&w, 0);
     assert_int_equal(u32_load_relaxed(&private->features), NEXT_KNOWS);
-    (void)munmap(private, PART_BYTES);
+    part_unmap(private);
 }
 
 /* What nobody maintains any more is not believed later. */
 static void optional_feature_goes_when_a_daemon_takes_over_that_does_not_know_it(void **state)
 {
     fixture *f = *state;
-    shm_header *header = map_header(f);
+    shm_header *header = part_map_header(f);
     worker w = start(f, VERSIONS_WORKER_PATH, "ours");
 
     replace(f, GOALLOCD_NEXT_PATH);
@@ -370,7 +331,7 @@ static void optional_feature_goes_when_a_daemon_takes_over_that_does_not_know_it
     assert_int_equal(u32_load_relaxed(&header->optional), 0);
     tell(&w, "check ours");
     end(&w, 0);
-    unmap_header(header);
+    part_unmap(header);
 }
 
 /* --- asking before --- */
@@ -378,7 +339,7 @@ static void optional_feature_goes_when_a_daemon_takes_over_that_does_not_know_it
 static void check_takeover_of_a_heap_that_is_served_says_whether_it_fits(void **state)
 {
     fixture *f = *state;
-    shm_header *header = map_header(f);
+    shm_header *header = part_map_header(f);
     shm_header before;
     char said[1024];
 
@@ -397,7 +358,7 @@ static void check_takeover_of_a_heap_that_is_served_says_whether_it_fits(void **
     u32_store_release(&header->needed, 0);
     assert_memory_equal(&before, header, offsetof(shm_header, free_limit)); /* the daemon lives, and writes the rest */
     assert_int_equal(u32_load_relaxed(&header->optional), NEXT_KNOWS);
-    unmap_header(header);
+    part_unmap(header);
 }
 
 static void check_takeover_of_a_heap_that_a_keeper_holds_asks_the_keeper(void **state)
