@@ -388,6 +388,59 @@ static void dump_names_session_root_and_adoption(void **state)
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, world_setup, world_teardown)
 
+/* --- reserved words --- */
+
+static bool is_zero(const void *p, size_t bytes)
+{
+    static const char zeros[256];
+
+    return memcmp(p, zeros, bytes) == 0;
+}
+
+/* Somebody of a later minor has used them, in records that are used again by who does not know them. */
+static void record_that_is_made_has_zero_in_its_reserved_words_and_nobody_minds_others(void **state)
+{
+    world *w = *state;
+    shm_map *map = &w->file.map;
+    const session_request request = { .pid = 9, .uid = 8, .label = "next", .knows = { 1, 2, 4, 8, 16, 32 } };
+    shm_session *entry = &map->sessions[ENTRY + 1];
+    shm_span *span;
+    session *next;
+    page_no first;
+
+    for (uint32_t page = w->central.n + SPAN_NPAGES; page < w->central.n + 64; page++) {
+        span = shm_span_at(map, page_at(page));
+        span->reserved8 = 0xff;
+        span->reserved32 = UINT32_MAX;
+        span->reserved = UINT64_MAX;
+    }
+    memset(entry->reserved, 0xff, sizeof(entry->reserved));
+    memset(map->groups[0].reserved, 0xff, sizeof(map->groups[0].reserved));
+    memset(map->roots[1].reserved, 0xff, sizeof(map->roots[1].reserved));
+
+    first = make_span(w);
+    mcentral_put(&w->heap, first);
+    span = shm_span_at(map, first);
+    assert_true(span->reserved8 == 0 && span->reserved32 == 0 && span->reserved == 0);
+    assert_int_equal(session_open(&w->table, &request, &next), 0);
+    assert_true(is_zero(entry->reserved, sizeof(entry->reserved)));
+    assert_true(entry->minor == 2 && entry->knows_needed == 4 && entry->knows_writing == 8);
+    (void)found_group(w);
+    assert_true(is_zero(map->groups[0].reserved, sizeof(map->groups[0].reserved)));
+    assert_int_equal(roots_set(w->roots, (root_name){ (const uint8_t *)"two", 3 },
+                               &(root_value){ .offset = page_offset(w->central) }),
+                     0);
+    assert_true(is_zero(map->roots[1].reserved, sizeof(map->roots[1].reserved)));
+
+    span->reserved = 1;
+    memset(entry->reserved, 1, sizeof(entry->reserved));
+    map->roots[1].reserved[0] = 1;
+    map->groups[0].reserved[0] = 1;
+    for (int which = HEAP; which <= SESSIONS; which++)
+        assert_int_equal(validate(w, (enum validator)which), 0);
+    session_forget(&w->table, next);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -400,6 +453,7 @@ int main(void)
         TEST(validate_steps_of_a_heap_that_changes_agree),
         TEST(mheap_validate_step_after_another_check_ends),
         TEST(group_find_or_found_beyond_a_limit_says_which),
+        TEST(record_that_is_made_has_zero_in_its_reserved_words_and_nobody_minds_others),
         TEST(dump_names_session_root_and_adoption),
     };
 
