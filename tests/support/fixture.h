@@ -34,6 +34,8 @@ typedef struct fixture {
     const char *on_stop;        /* with a state_dir; NULL: drop, so that nothing is left when a test has ended */
     unsigned nofile;            /* descriptors that a daemon may have; 0: as many as the test */
     const char *crash;          /* the point at which daemons that are started from now on are killed; NULL: none */
+    void (*prepare)(void *data); /* called in the process that becomes a daemon; NULL: nothing */
+    void *prepare_data;
 } fixture;
 
 /*
