@@ -105,9 +105,14 @@ static int fail(listen_place *place, int r)
     return r;
 }
 
+/* From now on nobody can send descriptors to who is accepted. False: this kernel can't have that. */
 static bool refuse_fds(int fd)
 {
-    return setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &(int){ 0 }, sizeof(int)) == 0;
+    bool done = setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &(int){ 0 }, sizeof(int)) == 0;
+
+    if (!done)
+        log_warn("this kernel lets clients send descriptors (Linux 6.16 does not): threads of their own close them");
+    return done;
 }
 
 int listen_open(listen_place *ret, const char *path)
@@ -182,7 +187,8 @@ int listen_take(listen_place *ret, int fd, const char *wanted)
     if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
         return fail(&place, -errno);
     place.refuses_fds = refused_fds(fd);
-    (void)refuse_fds(fd);
+    if (!place.refuses_fds && refuse_fds(fd))
+        log_info("clients may have sent descriptors before goallocd had the socket: threads of their own close them");
     *ret = place;
     return 0;
 }
