@@ -56,12 +56,12 @@ uint64_t notify_watchdog_ms(void)
 {
     const char *pid = getenv("WATCHDOG_PID");
     const char *us = getenv("WATCHDOG_USEC");
-    uint64_t ms;
+    uint64_t n_us;
 
     if (!notify_is_wanted() || us == NULL || (pid != NULL && strtoul(pid, NULL, 10) != (unsigned long)getpid()))
         return 0;
-    ms = strtoull(us, NULL, 10) / 1000;
-    return ms == 0 && *us > '0' ? 1 : ms;
+    n_us = strtoull(us, NULL, 10);
+    return n_us > 0 && n_us < 1000 ? 1 : n_us / 1000;
 }
 
 /* systemd reads what it is told at once; if it does not, the daemon goes on after a while. 0, -errno. */

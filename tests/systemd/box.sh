@@ -115,8 +115,8 @@ cmake --install "$build" --prefix "$prefix" >"$tmp/output" 2>&1 || { cat "$tmp/o
 export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
 read -r -a cflags <<<"$(pkg-config --cflags goalloc)"
 read -r -a libs <<<"$(pkg-config --libs goalloc)"
-check "the worker compiles" gcc -std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror "${cflags[@]}" -o "$prefix/bin/worker" \
-    "$here/worker.c" "${libs[@]}" "-Wl,-rpath,\$ORIGIN/../lib"
+check "the worker compiles" gcc -std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror "${cflags[@]}" \
+    -o "$prefix/bin/worker" "$here/worker.c" "${libs[@]}" "-Wl,-rpath,\$ORIGIN/../lib"
 
 units=$tmp/units
 mkdir -p "$units" "$tmp/root/etc"
@@ -125,7 +125,8 @@ for unit in sysinit basic sockets shutdown umount slices paths timers local-fs; 
 done
 printf '[Unit]\nRequires=basic.target\nAfter=basic.target\n' >"$units/box.target"
 
-# UNIT...: units as they are installed, but for the place of the programs. What a service says goes to /run/box/UNIT.log.
+# UNIT...: units as they are installed, but for the place of the programs. What a service says goes to
+# /run/box/UNIT.log.
 box_units() {
     local unit
 
@@ -196,8 +197,8 @@ cd /
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t tmpfs -o mode=1777 tmpfs /var/tmp
 mount -o remount,bind,ro /
-exec env -i container=box PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH=/run/box/units SYSTEMD_LOG_TARGET=console \
-    "$systemd" --system --unit=box.target --show-status=no
+exec env -i container=box PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH=/run/box/units \
+    SYSTEMD_LOG_TARGET=console "$systemd" --system --unit=box.target --show-status=no
 INIT
 
 box_is_set_up() {
@@ -284,14 +285,13 @@ statistic() {
     ctl "$@" --json stats | sed -n -E "s/^  \"$name\": ([0-9]+),?$/\1/p"
 }
 
-npauses=0
 roots=
 # WHAT [CHURN READ OPTION...]: the worker CHURN stops between two objects: what it has is what the daemon counts
-# (goallocctl OPTION...), and what a process that attaches now, READ, finds. Then it goes on. Sets waited_ms, the longest
-# that the worker has stood still since the last time. One worker after the other; roots, where they were, is the
-# caller's to reset.
+# (goallocctl OPTION...), and what a process that attaches now, READ, finds. Then it goes on. Sets waited_ms, the
+# longest that the worker has stood still since the last time. roots is where the roots were; the caller sets it for
+# another heap.
 look() {
-    local what=$1 churn=${2:-churn} read=${3:-read} line objects live nroots replaced where
+    local what=$1 churn=${2:-churn} read=${3:-read} npauses line objects live nroots replaced where
     shift $(($# < 3 ? $# : 3))
 
     npauses=$(($(said "$churn" paused) + 1))
@@ -319,7 +319,8 @@ end_worker() {
 
     in_box systemctl kill -s TERM "$churn"
     wait_until 30 "end" has_ended "$churn" || fail "the worker does not end"
-    [[ $(property "$churn" ExecMainStatus) == 0 && $(property "$churn" Result) == success ]] || fail "the worker has failed"
+    [[ $(property "$churn" ExecMainStatus) == 0 && $(property "$churn" Result) == success ]] ||
+        fail "the worker has failed"
     check "$churn has found all its objects whole" has_said "$churn" "done" 1
 }
 

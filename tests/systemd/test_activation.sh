@@ -114,7 +114,8 @@ if [[ -n $can_reload ]]; then
     check "systemctl reload" reload
     printf '[log]\nlog-level = loud\n' >"$box_run/goallocd.conf"
     check "systemctl reload fails with a mistake in the file" reload_is_refused
-    check "and the service goes on" test "$(property goallocd MainPID,ActiveState | sort | tr '\n' ' ')" = "$pid active "
+    check "and the service goes on" is_state goallocd active
+    check "in the same process" test "$(main_pid)" = "$pid"
     printf '[log]\nlog-level = info\n' >"$box_run/goallocd.conf"
     check "systemctl reload" reload
     look "after the reloads"
@@ -142,7 +143,8 @@ roots_of_a=$roots
 roots=
 look "heap b" churn-b read-b "${in_b[@]}"
 
-check "each has a heap of its own" test "$(cat "$box_run"/goallocd*.log | grep -o 'new heap [0-9a-f]*' | sort -u | wc -l)" = 3
+heaps=$(cat "$box_run"/goallocd*.log | grep -o 'new heap [0-9a-f]*' | sort -u | wc -l)
+check "each has a heap of its own" test "$heaps" = 3
 
 # The daemon of b is stopped, and does not know it. The limit is short for this alone.
 box_settings_now goallocd@b.service watchdog WatchdogSec=2s LimitCORE=0
@@ -160,7 +162,8 @@ look "heap a, after kill -9" churn-a read-a "${in_a[@]}"
 end_worker churn-a
 end_worker churn-b
 for name in a b; do
-    check "systemctl stop goallocd@$name.socket goallocd@$name" in_box systemctl stop "goallocd@$name.socket" "goallocd@$name.service"
+    check "systemctl stop goallocd@$name.socket goallocd@$name" \
+        in_box systemctl stop "goallocd@$name.socket" "goallocd@$name.service"
 done
 roots=$roots_of_first
 look "the first heap has not noticed"
