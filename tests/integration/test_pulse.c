@@ -88,6 +88,33 @@ static void loop_that_nobody_needs_turns_all_the_same(void **state)
         assert_true(systemd_await(&sd, "WATCHDOG=1"));
 }
 
+static int ask_without_end(const fixture *f, void *arg)
+{
+    goalloc_stats_t stats;
+
+    (void)arg;
+    while (getppid() != 1)
+        fixture_stats(f, &stats);
+    return 0;
+}
+
+/* There is always a connection and a request, and often a count: the loop comes round all the same. */
+static void loop_that_is_never_idle_turns(void **state)
+{
+    fixture *f = *state;
+    pid_t children[3];
+
+    start(f);
+    for (int i = 0; i < 3; i++)
+        children[i] = child_start(f, ask_without_end, NULL);
+    for (int i = 0; i < 6; i++)
+        assert_true(systemd_await(&sd, "WATCHDOG=1"));
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(kill(children[i], SIGKILL), 0);
+        assert_int_equal(child_wait(children[i]), 1000 + SIGKILL);
+    }
+}
+
 /* The loop's thread stands still, as in a callback that does not come back; the others, and time, go on. */
 static void loop_that_stands_still_says_nothing(void **state)
 {
@@ -147,6 +174,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(status_tells_sessions_and_what_lives, setup, teardown),
         cmocka_unit_test_setup_teardown(loop_that_nobody_needs_turns_all_the_same, setup, teardown),
+        cmocka_unit_test_setup_teardown(loop_that_is_never_idle_turns, setup, teardown),
         cmocka_unit_test_setup_teardown(loop_that_stands_still_says_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(watchdog_of_another_process_is_not_fed, setup, teardown),
         cmocka_unit_test_setup_teardown(daemon_that_nobody_hears_serves, setup, teardown),
