@@ -3,17 +3,28 @@
  *
  * Called by main. A lock on a file beside the socket (PATH.lock, flock) says that a goallocd lives. The kernel drops
  * the lock with the process, so it is never stale. Only the holder of the lock replaces the socket file, and only if
- * nobody answers there: then a dead daemon has left it. A clean end removes both files. A daemon that opened the lock
- * file just before its removal sees that it is no longer the file at that path, and tries again.
+ * nobody answers there: then a dead daemon has left it. A clean end removes both files, the socket only if it is still
+ * its own. A daemon that opened the lock file just before its removal sees that it is no longer the file at that path,
+ * and tries again.
+ *
+ * A socket that systemd has made is systemd's (listen_take()): the daemon neither replaces nor removes it, and changes
+ * neither its owner nor its mode nor its queue. Who connects while no daemon runs is in the queue, and the next one
+ * serves him. systemd hands the socket to one service, and who else wants to serve the path finds that somebody answers
+ * there. So the lock only keeps apart what systemd does not know of: a daemon whose socket systemd has replaced, or two
+ * services that get one socket by mistake. A daemon that can't make the lock, since the directory is not its own,
+ * serves without it. It does not call listen() again: clients look at who has called that (client/lib/link.c), and
+ * trust root wherever the socket is.
  *
  * Nobody has to send descriptors to the daemon, and one that is closed there can hold it up (serve/closer.c). Linux
- * 6.16 refuses to send them, if that is asked for before the socket listens: sockets that are accepted have it from
- * there.
+ * 6.16 refuses to send them, if that is asked for before the socket listens: a connection has it from the listener when
+ * it is made. The first daemon that systemd gives a socket to comes too late for connections that wait there already,
+ * and handles all as if they could; for the next ones, the socket has it from the beginning.
  */
 #include "daemon/listen.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -75,11 +86,41 @@ static int clear_place(const struct sockaddr_un *addr)
     return unlink(addr->sun_path) < 0 && errno != ENOENT ? -errno : 0;
 }
 
+static void set_path(listen_place *place, const char *path)
+{
+    (void)snprintf(place->path, sizeof(place->path), "%s", path);
+    (void)snprintf(place->lock_path, sizeof(place->lock_path), "%s.lock", path);
+}
+
+static int fail(listen_place *place, int r)
+{
+    log_error("%s: %s", place->path,
+              r == -EADDRINUSE ? "another goallocd, or another program, serves this socket"
+              : r == -EEXIST   ? "exists and is not a socket; not touching it"
+                               : strerror(-r));
+    if (place->fd >= 0)
+        (void)close(place->fd);
+    if (place->lock_fd >= 0)
+        (void)close(place->lock_fd);
+    return r;
+}
+
+/* From now on nobody can send descriptors to who is accepted. False: this kernel can't have that. */
+static bool refuse_fds(int fd)
+{
+    bool done = setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &(int){ 0 }, sizeof(int)) == 0;
+
+    if (!done)
+        log_warn("this kernel lets clients send descriptors (Linux 6.16 does not): threads of their own close them");
+    return done;
+}
+
 int listen_open(listen_place *ret, const char *path)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     size_t len = strlen(path);
-    listen_place place = { .fd = -1, .path = path };
+    listen_place place = { .fd = -1, .lock_fd = -1 };
+    struct stat st;
     mode_t mask;
     int r;
 
@@ -88,43 +129,84 @@ int listen_open(listen_place *ret, const char *path)
         return len == 0 ? -EINVAL : -ENAMETOOLONG;
     }
     memcpy(addr.sun_path, path, len + 1);
-
-    (void)snprintf(place.lock_path, sizeof(place.lock_path), "%s.lock", path);
+    set_path(&place, path);
     r = place.lock_fd = lock_take(place.lock_path);
+    if (r >= 0)
+        r = clear_place(&addr);
     if (r < 0)
-        goto fail;
-    r = clear_place(&addr);
-    if (r < 0)
-        goto fail;
+        return fail(&place, r);
     /* It listens at once: a client that sees the file expects to be able to connect. */
     mask = umask(0117);
     place.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    place.refuses_fds = place.fd >= 0 && setsockopt(place.fd, SOL_SOCKET, SO_PASSRIGHTS, &(int){ 0 }, sizeof(int)) == 0;
+    place.refuses_fds = place.fd >= 0 && refuse_fds(place.fd);
     r = place.fd < 0 || bind(place.fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ||
-                listen(place.fd, LISTEN_BACKLOG) < 0
+                lstat(path, &st) < 0 || listen(place.fd, LISTEN_BACKLOG) < 0
             ? -errno
             : 0;
     (void)umask(mask);
     if (r < 0)
-        goto fail;
+        return fail(&place, r);
+    place.ino = st.st_ino;
+    place.dev = st.st_dev;
     *ret = place;
     return 0;
+}
 
-fail:
-    log_error("%s: %s", path,
-              r == -EADDRINUSE ? "another goallocd, or another program, serves this socket"
-              : r == -EEXIST   ? "exists and is not a socket; not touching it"
-                               : strerror(-r));
-    if (place.fd >= 0)
-        (void)close(place.fd);
-    if (place.lock_fd >= 0)
-        (void)close(place.lock_fd);
-    return r;
+/* True if nobody could send descriptors to what waits in its queue: a daemon before this one has asked for that. */
+static bool refused_fds(int fd)
+{
+    int passes = 1;
+    socklen_t len = sizeof(passes);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &passes, &len) == 0 && passes == 0;
+}
+
+int listen_take(listen_place *ret, int fd, const char *wanted)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    socklen_t len = sizeof(addr);
+    listen_place place = { .fd = fd, .lock_fd = -1, .given = true };
+    int flags;
+
+    if (getsockname(fd, (struct sockaddr *)&addr, &len) < 0 || len <= offsetof(struct sockaddr_un, sun_path) ||
+        addr.sun_path[0] == '\0' || strnlen(addr.sun_path, sizeof(addr.sun_path)) == sizeof(addr.sun_path)) {
+        log_error("the socket of systemd's has no path, and goallocd serves only those that have");
+        (void)close(fd);
+        return -EINVAL;
+    }
+    set_path(&place, addr.sun_path);
+    if (strcmp(place.path, wanted) != 0)
+        log_warn("systemd has handed over the socket %s: that is served, and not %s", place.path, wanted);
+    place.lock_fd = lock_take(place.lock_path);
+    if (place.lock_fd == -EADDRINUSE)
+        return fail(&place, place.lock_fd);
+    if (place.lock_fd < 0)
+        log_info("%s: %s; going on, since systemd hands the socket to one service", place.lock_path,
+                 strerror(-place.lock_fd));
+    flags = fcntl(fd, F_GETFL); /* systemd has made it to wait, unless the unit says NonBlocking= */
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+        return fail(&place, -errno);
+    place.refuses_fds = refused_fds(fd);
+    if (!place.refuses_fds && refuse_fds(fd))
+        log_info("clients may have sent descriptors before goallocd had the socket: threads of their own close them");
+    *ret = place;
+    return 0;
+}
+
+/* True if what is at the path now is the socket that was bound: systemd replaces it when its socket unit starts. */
+static bool is_there(const listen_place *place)
+{
+    struct stat st;
+
+    return lstat(place->path, &st) == 0 && st.st_ino == place->ino && st.st_dev == place->dev;
 }
 
 void listen_close(listen_place *place)
 {
-    (void)unlink(place->path);
+    if (!place->given && is_there(place))
+        (void)unlink(place->path);
+    if (place->lock_fd < 0)
+        return;
     (void)unlink(place->lock_path);
     (void)close(place->lock_fd);
 }

@@ -263,16 +263,27 @@ static bool keeps_on_stop(const options *o)
     return o->on_stop == ON_STOP_DEFAULT ? somebody : o->on_stop == ON_STOP_KEEP;
 }
 
+/* The socket that systemd has made, else one of its own. 0, -errno: logged. */
+static int find_place(const options *o, listen_place *ret)
+{
+    int fd;
+    int r = fdstore_take_socket(&fd);
+
+    if (r < 0)
+        return r;
+    return r == 0 ? listen_take(ret, fd, o->socket_path) : listen_open(ret, o->socket_path);
+}
+
 /* The daemon has its socket and its heap: from here on it needs little. */
-static void confine(const options *o)
+static void confine(const options *o, const char *socket_path)
 {
     char dir[PATH_MAX] = ".";
-    const char *slash = strrchr(o->socket_path, '/');
+    const char *slash = strrchr(socket_path, '/');
     const char *const dirs[] = { dir, o->state_dir, NULL };
     int r;
 
     if (slash != NULL) /* the path fits into a socket's address */
-        (void)snprintf(dir, sizeof(dir), "%.*s", (int)(slash - o->socket_path) + 1, o->socket_path);
+        (void)snprintf(dir, sizeof(dir), "%.*s", (int)(slash - socket_path) + 1, socket_path);
     r = privileges_confine(PRIVILEGES_DAEMON, dirs);
     if (r < 0)
         log_warn("the daemon keeps privileges, or has no filter of system calls: %s", strerror(-r));
@@ -286,7 +297,7 @@ static int run(const options *o)
     heapfile file;
     mheap heap;
     home h = { .keeper = { .fd = -1 }, .file = &file };
-    int r = listen_open(&place, o->socket_path);
+    int r = find_place(o, &place);
 
     if (r < 0)
         return r;
@@ -296,13 +307,13 @@ static int run(const options *o)
     u32_store_relaxed(&file.huge.never, !o->huge_pages);
     heap.max_bytes = o->max_memory_bytes;
     raise_priority(); /* which needs a privilege that it gives up now */
-    confine(o);
+    confine(o, place.path);
     r = server_run(&srv, place.fd, &heap,
                    &(server_options){ .eager_commit = o->eager_commit,
                                       .scavtrace = o->scavtrace,
                                       .access = &o->access,
                                       .recovered = h.recovered,
-                                      .socket_path = o->socket_path,
+                                      .socket_path = place.path,
                                       .keep_on_stop = keeps_on_stop(o),
                                       .is_held = is_held,
                                       .watched_fd = h.keeper.fd,

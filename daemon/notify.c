@@ -1,21 +1,29 @@
 /*
  * Notify: one datagram to the socket that systemd names in the environment. The protocol is stable and documented in
  * sd_notify(3); a path that begins with '@' is in the abstract namespace.
+ *
+ * What changes the unit's state (READY, STOPPING, FDSTORE, ...) is said once, and waits for room in systemd's queue, up
+ * to PATIENCE_S. What is said again and again (WATCHDOG, STATUS) does not: the loop is not to stand still because
+ * systemd does.
  */
 #include "daemon/notify.h"
 
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/log.h"
 
-#define NFDS_MAX 6
+#define NFDS_MAX   6
+#define PATIENCE_S 5
 
 /* The address in $NOTIFY_SOCKET, and its length; 0: there is none. */
 static socklen_t notify_address(struct sockaddr_un *ret)
@@ -44,7 +52,20 @@ bool notify_is_wanted(void)
     return path != NULL && path[0] != '\0';
 }
 
-void notify_systemd_fds(const char *state, const int *fds, int nfds)
+uint64_t notify_watchdog_ms(void)
+{
+    const char *pid = getenv("WATCHDOG_PID");
+    const char *us = getenv("WATCHDOG_USEC");
+    uint64_t n_us;
+
+    if (!notify_is_wanted() || us == NULL || (pid != NULL && strtoul(pid, NULL, 10) != (unsigned long)getpid()))
+        return 0;
+    n_us = strtoull(us, NULL, 10);
+    return n_us > 0 && n_us < 1000 ? 1 : n_us / 1000;
+}
+
+/* systemd reads what it is told at once; if it does not, the daemon goes on after a while. 0, -errno. */
+static int send_state(const char *state, const int *fds, int nfds, int flags)
 {
     struct sockaddr_un addr;
     socklen_t len = notify_address(&addr);
@@ -55,9 +76,10 @@ void notify_systemd_fds(const char *state, const int *fds, int nfds)
     struct iovec data = { .iov_base = (char *)(uintptr_t)state, .iov_len = strlen(state) };
     struct msghdr message = { .msg_name = &addr, .msg_namelen = len, .msg_iov = &data, .msg_iovlen = 1 };
     int fd;
+    int r;
 
     if (len == 0 || nfds > NFDS_MAX)
-        return;
+        return 0;
     if (nfds > 0) {
         message.msg_control = control.bytes;
         message.msg_controllen = CMSG_SPACE((size_t)nfds * sizeof(int));
@@ -70,13 +92,44 @@ void notify_systemd_fds(const char *state, const int *fds, int nfds)
         memcpy(CMSG_DATA(header), fds, (size_t)nfds * sizeof(int));
     }
     fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || sendmsg(fd, &message, MSG_NOSIGNAL) < 0)
-        log_warn("notify %s: %s", state, strerror(errno));
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &(struct timeval){ .tv_sec = PATIENCE_S }, sizeof(struct timeval));
+    r = fd < 0 || sendmsg(fd, &message, MSG_NOSIGNAL | flags) < 0 ? -errno : 0;
     if (fd >= 0)
         (void)close(fd);
+    return r;
+}
+
+void notify_systemd_fds(const char *state, const int *fds, int nfds)
+{
+    int r = send_state(state, fds, nfds, 0);
+
+    if (r < 0)
+        log_warn("notify %s: %s", state, strerror(-r));
 }
 
 void notify_systemd(const char *state)
 {
     notify_systemd_fds(state, NULL, 0);
+}
+
+bool notify_try(const char *state)
+{
+    return send_state(state, NULL, 0, MSG_DONTWAIT) == 0;
+}
+
+/* The time tells systemd which READY=1 is of before the reload. */
+void notify_reloading(void)
+{
+    struct timespec now = { 0 };
+    char state[64];
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    (void)snprintf(state, sizeof(state), "RELOADING=1\nMONOTONIC_USEC=%llu",
+                   (unsigned long long)now.tv_sec * 1000000 + (unsigned long long)now.tv_nsec / 1000);
+    notify_systemd(state);
+}
+
+void notify_ready(void)
+{
+    notify_systemd("READY=1");
 }

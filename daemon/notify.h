@@ -5,6 +5,7 @@
 #define GOALLOC_DAEMON_NOTIFY_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 /* True if systemd, or who does as it does, has started this process as a service of Type=notify. */
 bool notify_is_wanted(void);
@@ -12,7 +13,20 @@ bool notify_is_wanted(void);
 /* Send a state such as "READY=1" to $NOTIFY_SOCKET. Without that nothing happens; a failure is logged. */
 void notify_systemd(const char *state);
 
-/* The same with up to 4 descriptors. */
+/* The same with up to 6 descriptors. */
 void notify_systemd_fds(const char *state, const int *fds, int nfds);
+
+/* The same without waiting and without a word in the log, for what is said again. False: systemd has not got it. */
+bool notify_try(const char *state);
+
+/* Systemd wants to hear "WATCHDOG=1" from this process at least once in so much time; 0: it does not (WatchdogSec=). */
+uint64_t notify_watchdog_ms(void);
+
+/*
+ * A reload of the configuration begins, and it is over, whatever came of it: each notify_reloading() is followed by a
+ * notify_ready(). Between the two `systemctl reload` waits, and the service counts as reloading.
+ */
+void notify_reloading(void);
+void notify_ready(void);
 
 #endif

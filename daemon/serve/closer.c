@@ -166,5 +166,4 @@ void closer_start(closer *c, uv_loop_t *loop, users *accounts)
     (void)uv_cond_init(&c->wanted);
     (void)uv_timer_init(loop, &c->look);
     c->look.data = c;
-    log_warn("this kernel lets clients send descriptors (Linux 6.16 does not): threads of their own close them");
 }

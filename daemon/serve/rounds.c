@@ -17,7 +17,7 @@
  *          -> LEAVING   the pass is done: those in it are answered, some a slice, or go on (Scavenge)
  *          -> IDLE
  *
- *     ROUND_STATS      Stats             objects are counted; also after a takeover, for the log
+ *     ROUND_STATS      Stats             objects are counted; also after a takeover, for the log, and for systemd
  *     ROUND_SESSIONS   SessionList       what sessions have left is counted; also without anybody asking, to drop what
  *                                        nobody can ask for any more
  *     ROUND_SWEEP      Trim, Scavenge    all sessions are asked for what is idle, and all spans are swept
@@ -136,7 +136,8 @@ static bool end_groups(rounds *r, uint64_t until_ns)
 static bool is_wanted(const service *srv, enum round round)
 {
     return operations_first(&srv->peers, OPERATION_WAITING, round) != NULL ||
-           (round == ROUND_SESSIONS && left_wants_walk(srv->heap->left)) || (round == ROUND_STATS && srv->tell_census);
+           (round == ROUND_SESSIONS && left_wants_walk(srv->heap->left)) ||
+           (round == ROUND_STATS && (srv->tell_census || srv->wants_count));
 }
 
 static void begin(rounds *r, enum round round)
@@ -144,6 +145,7 @@ static void begin(rounds *r, enum round round)
     service *srv = r->srv;
 
     if (round == ROUND_STATS) {
+        srv->wants_count = false;
         stats_begin(srv);
     } else if (round == ROUND_SESSIONS) {
         left_walk_begin(srv->heap->left);
@@ -189,14 +191,17 @@ static bool step(rounds *r, enum round round)
     }
 }
 
-/* Once after a takeover. */
-static void tell_census(service *srv)
+/* What lives has been counted: that is said in the log, once after a takeover, and to who wants to know (pulse.c). */
+static void tell_count(service *srv, const round_state *state)
 {
     live_sum live = stats_live();
 
+    if (srv->tell_census)
+        log_info("the heap that was taken over has %llu objects with %llu KiB", (unsigned long long)live.objects,
+                 (unsigned long long)(live.bytes / KIB));
     srv->tell_census = false;
-    log_info("the heap that was taken over has %llu objects with %llu KiB", (unsigned long long)live.objects,
-             (unsigned long long)(live.bytes / KIB));
+    if (srv->on_count != NULL)
+        srv->on_count(srv->on_count_data, live.bytes, state->worked_ns);
 }
 
 /* The operation that is answered leaves the round, whatever becomes of it. */
@@ -226,8 +231,8 @@ static void work(rounds *r, enum round round, uint64_t until_ns)
         } else if (state->stage == STAGE_WORKING) {
             if (!step(r, round))
                 continue;
-            if (round == ROUND_STATS && r->srv->tell_census)
-                tell_census(r->srv);
+            if (round == ROUND_STATS)
+                tell_count(r->srv, state);
             state->stage = STAGE_LEAVING;
         } else {
             op = operations_first(peers, OPERATION_JOINED, round);

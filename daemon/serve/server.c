@@ -350,6 +350,7 @@ static int start(server *s, int listen_fd)
     operation_rings_init(&srv->rings);
     srv->peers.operations = &srv->rings;
     peer_host_start(&srv->peers);
+    pulse_start(&s->pulse, srv);
     r = door_open(&s->door, &srv->peers, listen_fd, s->options.refuses_fds);
     if (r == 0 && srv->eager_commit) /* last: its first job, in the thread pool, would outlive a start that fails */
         ahead_start(&srv->ahead, srv->heap, &srv->commits, &srv->mem, &srv->scav, on_prepared, s);

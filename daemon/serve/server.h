@@ -6,6 +6,7 @@
 
 #include "daemon/serve/deaths.h"
 #include "daemon/serve/door.h"
+#include "daemon/serve/pulse.h"
 #include "daemon/serve/rounds.h"
 #include "daemon/serve/sweep.h"
 
@@ -35,6 +36,7 @@ typedef struct server {
     sweep sweep;
     deaths deaths;
     rounds rounds;
+    pulse pulse;
     server_options options;
     uv_poll_t watched;
     uv_timer_t replace; /* of what was watched */

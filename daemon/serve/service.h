@@ -44,6 +44,9 @@ typedef struct service {
     uint64_t started_ms;
     bool reclaiming;                         /* a ROUND_RECLAIM is under way, whether its peer is there or not */
     bool tell_census;                        /* objects are to be counted for the log, after a takeover */
+    bool wants_count;                        /* and for on_count */
+    void (*on_count)(void *data, uint64_t live_bytes, uint64_t worked_ns); /* after each count; NULL: nobody is told */
+    void *on_count_data;
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
     page_no rescue_pos;                      /* where the next rescue goes on (leasing.c) */
     uint64_t next_rescue_ns;                 /* not before */

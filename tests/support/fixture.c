@@ -93,6 +93,8 @@ static void exec_daemon(const fixture *f, const char *more)
         _exit(126);
     if (f->nofile != 0 && setrlimit(RLIMIT_NOFILE, &(struct rlimit){ f->nofile, f->nofile }) < 0)
         _exit(126);
+    if (f->prepare != NULL)
+        f->prepare(f->prepare_data);
     (void)execv(argv[0], (char *const *)(uintptr_t)argv);
     _exit(127);
 }

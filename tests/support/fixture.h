@@ -35,6 +35,8 @@ typedef struct fixture {
     unsigned nofile;            /* descriptors that a daemon may have; 0: as many as the test */
     const char *program;        /* what is started as the daemon; NULL: the one that ships */
     const char *crash;          /* the point at which daemons that are started from now on are killed; NULL: none */
+    void (*prepare)(void *data); /* called in the process that becomes a daemon; NULL: nothing */
+    void *prepare_data;
 } fixture;
 
 /*

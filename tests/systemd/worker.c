@@ -1,5 +1,5 @@
 /*
- * worker: the processes of test_restart.sh that use the heap while systemd ends and starts its daemon.
+ * worker: the processes of these tests that use the heap while systemd ends and starts its daemon.
  *
  *   worker churn    holds a set of objects, and replaces them one by one: each is checked before it is freed
  *   worker read     checks the whole set from a process of its own, and says where the roots point to
