@@ -7,10 +7,12 @@
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/log.h"
@@ -79,4 +81,21 @@ void notify_systemd_fds(const char *state, const int *fds, int nfds)
 void notify_systemd(const char *state)
 {
     notify_systemd_fds(state, NULL, 0);
+}
+
+/* The time tells systemd which READY=1 is of before the reload. */
+void notify_reloading(void)
+{
+    struct timespec now = { 0 };
+    char state[64];
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    (void)snprintf(state, sizeof(state), "RELOADING=1\nMONOTONIC_USEC=%llu",
+                   (unsigned long long)now.tv_sec * 1000000 + (unsigned long long)now.tv_nsec / 1000);
+    notify_systemd(state);
+}
+
+void notify_ready(void)
+{
+    notify_systemd("READY=1");
 }
