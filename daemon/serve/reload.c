@@ -172,6 +172,7 @@ static void apply(reload *r)
     *r->keep_on_stop = r->setup->keeps_on_stop(o);
     users_set_limits(&srv->users, &o->limits);
     session_table_set_limits(&srv->sessions);
+    CRASH_POINT(reload_half_applied);
     srv->heap->limit_bytes = o->memory_limit_bytes;
     srv->heap->max_bytes = o->max_memory_bytes;
     u32_store_relaxed(&srv->heap->file->huge.never, !o->huge_pages);
