@@ -50,6 +50,9 @@ typedef struct reload_job {
     config_mistakes mistakes;
 } reload_job;
 
+_Static_assert(OPTIONS_MAX * (3 * TEXT_BYTES + 128) < FRAME_PAYLOAD_MAX, "all keys fit into a frame");
+_Static_assert(CONFIG_MISTAKES_MAX * (CONFIG_MISTAKE_BYTES + 8) < FRAME_PAYLOAD_MAX, "all mistakes do");
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* held for a few instructions */
 
 typedef struct key_report {
