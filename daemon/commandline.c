@@ -1,8 +1,8 @@
 /*
  * Commandline: argp's options, made of the table of options.c, and what is done for those that are no values.
  *
- * Called by main before anything else. Calls options and config. What is given here is kept by itself (a config_source),
- * so that a reload can read the files anew and the command line still wins.
+ * Called by main before anything else. Calls options and config. What is given here is kept by itself (a
+ * config_source), so that a reload can read the files anew and the command line still wins.
  */
 #include "daemon/commandline.h"
 

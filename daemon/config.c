@@ -15,9 +15,9 @@
  * one, and a directory that was made since, are what is read. A confined daemon may still do that, since Landlock keeps
  * it from writing and not from reading (privileges.c); it does it as who it is by then, without root's capabilities.
  *
- * What is wrong does not end the reading: all mistakes of all files are found at once. A key that has one keeps no
- * value, and with any mistake there are no options at all. Within a file a key stands once, but for lists, which add up;
- * twice is more often an accident than meant.
+ * What is wrong does not end the reading: all mistakes of all files are found at once, and with any of them there are
+ * no options at all. Within a file a key stands once, but for lists, which add up; twice is more often an accident than
+ * meant.
  */
 #include "daemon/config.h"
 

@@ -1,9 +1,9 @@
 /*
- * main: puts the daemon together: command line and files, then the socket's place, whose owner alone may touch the heap, then the heap
- * that another daemon has left with systemd (fdstore.c) or with a keeper (keeper.c), else a new one, then the server. A
- * heap that can't be trusted is refused, and dropped only on request; one that was dropped already (shm/handover.c) is
- * let go. Exit status 0 after a clean stop, 1 if it could not serve, 2 for a wrong command line. Before it serves, the
- * daemon gives up all privileges that it does not need (privileges.c).
+ * main: puts the daemon together: command line and files, then the socket's place, whose owner alone may touch the
+ * heap, then the heap that another daemon has left with systemd (fdstore.c) or with a keeper (keeper.c), else a new
+ * one, then the server. A heap that can't be trusted is refused, and dropped only on request; one that was dropped
+ * already (shm/handover.c) is let go. Exit status 0 after a clean stop, 1 if it could not serve, 2 for a wrong command
+ * line or a wrong file. Before it serves, the daemon gives up all privileges that it does not need (privileges.c).
  *
  * A heap that is dropped is marked first, then its keeper and systemd let it go: the server does the former (stop()),
  * or let_go() for a heap that is not served; main does the latter. So whoever has it mapped is told before it is gone.

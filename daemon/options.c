@@ -9,8 +9,8 @@
  * A value is read into the field of the row, and kept as text in its shortest form ("1024M" is "1G"), which is compared
  * by a reload, shown by goallocctl, and written by --print-config. Defaults are texts, too, read as any other.
  *
- * Two kinds of options have no key: those that are about the files themselves, and those that are an order for one start
- * (--cold-start in a file would drop the heap at each start) or for who is at the terminal (--no-seccomp).
+ * Two kinds of options have no key: those that are about the files themselves, and those that are an order for one
+ * start (--cold-start in a file would drop the heap at each start) or for who is at the terminal (--no-seccomp).
  */
 #include "daemon/options.h"
 

@@ -322,8 +322,8 @@ int main(int argc, char **argv)
                "  disconnect SESSION\n"
                "            close a session's connection for good: its process keeps what it holds until it\n"
                "            detaches or ends, and gets no more; asks first\n"
-               "  reload    have the daemon read its configuration again, and say what has changed: fails if something\n"
-               "            takes a restart, or is wrong, when nothing changes\n"
+               "  reload    have the daemon read its configuration again, and say what has changed: fails if\n"
+               "            something takes a restart, or is wrong, when nothing changes\n"
                "  drop      drop the heap of a running daemon, which then ends; asks first\n"
                "  keeper    the keeper in a --state-dir, and its heap; --end ends one that is left over, asking first\n"
                "  ping      is the daemon there, and which version",

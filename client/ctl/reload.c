@@ -47,7 +47,8 @@ void reload_text(const Goallocd__Reply *reply)
     if (r->n_mistakes > 0)
         (void)fprintf(stderr, "goallocctl: nothing has changed, because of these mistakes\n");
     else
-        (void)printf("%u applied, %u unchanged, %u refused\n", n[RELOAD_APPLIED], n[RELOAD_UNCHANGED], n[RELOAD_REFUSED]);
+        (void)printf("%u applied, %u unchanged, %u refused\n", n[RELOAD_APPLIED], n[RELOAD_UNCHANGED],
+                     n[RELOAD_REFUSED]);
     if (n[RELOAD_REFUSED] > 0)
         (void)fprintf(stderr, "goallocctl: what was refused takes a restart of goallocd\n");
 }

@@ -24,8 +24,8 @@ enum operation_state {
 };
 
 /*
- * Work that is done once for all who ask for the same: passes over the heap (rounds.c), which are counted by ROUNDS, and
- * the reading of the configuration (reload.c).
+ * Work that is done once for all who ask for the same: passes over the heap (rounds.c), which are counted by ROUNDS,
+ * and the reading of the configuration (reload.c).
  */
 enum round { ROUND_STATS, ROUND_SESSIONS, ROUND_SWEEP, ROUND_RECLAIM, ROUND_CHECK, ROUNDS, ROUND_RELOAD = ROUNDS,
              ROUNDS_ALL };

@@ -6,19 +6,18 @@
  *
  *   1. handle_reload() has who asks wait for ROUND_RELOAD; reload_ask()
  *   2. begin(): all who wait have JOINED; a thread of its own reads the files and looks up names
- *   3. on_done(), in the loop: with a mistake nothing changes; else each key that differs is exchanged if it reloads, and
- *      apply() has the others look at the new values: all within one turn of the loop
+ *   3. finish(), in the loop: with a mistake nothing changes; else each key that differs is exchanged if it reloads,
+ *      and apply() has the others look at the new values: all within one turn of the loop
  *   4. those who have JOINED are answered; if somebody has asked meanwhile it begins anew, since the files may have
  *      changed after they were read
  *
- * So however many ask, one thread reads, and who asks waits for two readings at most. It is no thread of libuv's pool: a
- * file on a server that does not answer, or a service of names that hangs, may hold it for ever, while the pool's commit
- * memory and the loop does not end before they are through. A thread that hangs keeps those who have asked waiting, and
- * nobody else; when the daemon stops, it is left to itself (abandoned), and ends with the process.
+ * So however many ask, one thread reads, and who asks waits for two readings at most. It is no thread of libuv's pool:
+ * a file on a server that does not answer, or a service of names that hangs, may hold it for ever, while the pool's
+ * threads commit memory, and the loop does not end before they are through. A thread that hangs keeps those who have
+ * asked waiting, and nobody else; when the daemon stops, it is left to itself (abandoned), and ends with the process.
  *
- * Of a request to reload nothing is left in the heap. A daemon that dies at any point of it has either applied the
- * files or not, and the next one reads them anew: a file that is wrong keeps that one from starting, so the log says
- * that, too.
+ * Of a request to reload nothing is left in the heap. Wherever a daemon dies in it, the next one reads the files anew. One
+ * that is wrong keeps that daemon from starting, so the log says that, too.
  *
  * Who has more than a limit that was lowered keeps it, and gets no more until it has less: nobody's connection, session
  * or memory is taken away (a connection that has more bytes unread than it may is closed when it gets another one).

@@ -4,7 +4,9 @@
  * Called by main; tests/fuzz opens a server and turns its loop itself. It hands requests.c to the peers as their
  * handler, and tells the queue when those who work in the background have set pages free.
  *
- * SIGHUP has the configuration read again (reload.c). What stops it: SIGUSR1 leaves the heap to the next daemon; SIGTERM and SIGINT leave or drop it, as server_options
+ * SIGHUP has the configuration read again (reload.c).
+ *
+ * What stops it: SIGUSR1 leaves the heap to the next daemon; SIGTERM and SIGINT leave or drop it, as server_options
  * says; a Drop request drops it. A heap that is to be left and that nobody else holds is dropped, since it ends with
  * this process. To drop it begins with one store, the word dropped in the header; what follows (clients are told by the
  * end of their connections, main has the keeper and systemd let go) only carries out what that word says already. If

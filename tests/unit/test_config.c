@@ -230,7 +230,8 @@ static void load_of_a_wrong_line_says_which_and_why(void **state)
         { "[limits]\nuid-sessions = 0\n", "/c:2: uid-sessions: '0' is not a number without a unit, from 1 on" },
         { "[limits]\nuid-sessions = 1K\n", "/c:2: uid-sessions: '1K' is not a number" },
         { "[limits]\nuid-turn-us = 5h\n", "/c:2: uid-turn-us: '5h' is not a time, such as 250us, 100ms or 5s" },
-        { "[limits]\nbuffer = 1K\n", "/c:2: buffer: '1K' is not a size, such as 512M or 64G (powers of 1024), from 128K" },
+        { "[limits]\nbuffer = 1K\n",
+          "/c:2: buffer: '1K' is not a size, such as 512M or 64G (powers of 1024), from 128K on" },
         { "[access]\nallow-uid = root,no-such-user\n", "/c:2: allow-uid: 'no-such-user' is no user" },
         { "[access]\nallow-uid =\n", "/c:2: allow-uid: '' is no user" },
         { "[access]\nallow-gid = 1,,2\n", "/c:2: allow-gid: '' is no group" },
@@ -316,7 +317,7 @@ static int load_as_nobody(place *p)
     if (pid == 0) {
         if (setresuid(65534, 65534, 65534) < 0)
             _exit(2);
-        _exit(!load(p) && p->mistakes.n == 1 && strstr(p->mistakes.texts[0], "can't be read: Permission") != NULL ? 0 : 1);
+        _exit(load(p) || p->mistakes.n != 1 || strstr(p->mistakes.texts[0], "can't be read: Permission") == NULL);
     }
     assert_true(pid > 0 && waitpid(pid, &status, 0) == pid);
     return status;
