@@ -30,16 +30,20 @@
 #define SO_PEERGROUPS 59
 #endif
 
-#define NAME_BYTES   256u
-#define NOBODYS_NAME "goallocd-nobody"
+#define NAME_BYTES        256u
+#define NAME_RECORD_BYTES (1024u * 1024u) /* of a user or a group with all its members */
+#define NOBODYS_NAME      "goallocd-nobody"
 
 /* --- the lists --- */
 
 /* (uid_t)-1 is nobody's. */
 static bool find_id(const char *name, bool groups, uint32_t *ret)
 {
-    const struct group *group;
-    const struct passwd *user;
+    static char text[NAME_RECORD_BYTES]; /* of the one thread that looks up names */
+    struct passwd user;
+    struct passwd *found_user = NULL;
+    struct group group;
+    struct group *found_group = NULL;
 
     if (isdigit((unsigned char)name[0])) {
         char *end;
@@ -50,13 +54,12 @@ static bool find_id(const char *name, bool groups, uint32_t *ret)
         *ret = (uint32_t)id;
         return errno == 0 && *end == '\0' && id < UINT32_MAX;
     }
-    if (groups) {
-        group = getgrnam(name);
-        *ret = group == NULL ? UINT32_MAX : group->gr_gid;
-    } else {
-        user = getpwnam(name);
-        *ret = user == NULL ? UINT32_MAX : user->pw_uid;
-    }
+    if (groups && getgrnam_r(name, &group, text, sizeof(text), &found_group) == 0 && found_group != NULL)
+        *ret = group.gr_gid;
+    else if (!groups && getpwnam_r(name, &user, text, sizeof(text), &found_user) == 0 && found_user != NULL)
+        *ret = user.pw_uid;
+    else
+        *ret = UINT32_MAX;
     return *ret != UINT32_MAX;
 }
 

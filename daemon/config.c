@@ -34,8 +34,9 @@
 #include "shm/units.h"
 
 #define FILE_BYTES_MAX (MIB)
-#define FILES_MAX      256
+#define FILES_MAX      256 /* in a directory */
 #define LIST_COLUMNS   96u /* of a line with a list; libinih takes lines of some 200 bytes */
+#define KEY_COLUMNS    190u /* of a key and its value */
 #define HELP_COLUMNS   96u
 
 /* A file that is being read, and what came of it. */
@@ -328,55 +329,32 @@ static int is_wanted(const struct dirent *entry)
 }
 
 /* Names as bytes, whatever the locale is. */
-static int compare_names(const void *a, const void *b)
+static int compare_names(const struct dirent **a, const struct dirent **b)
 {
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-/* The wanted names in dir, sorted; the caller frees each. Returns how many, at most FILES_MAX; -errno. */
-static int list_names(const char *dir, char *names[FILES_MAX], bool *ret_more)
-{
-    DIR *d = opendir(dir);
-    const struct dirent *entry;
-    int n = 0;
-
-    *ret_more = false;
-    if (d == NULL)
-        return -errno;
-    while ((entry = readdir(d)) != NULL) {
-        if (!is_wanted(entry))
-            continue;
-        *ret_more = n == FILES_MAX;
-        if (*ret_more || (names[n] = strdup(entry->d_name)) == NULL)
-            break;
-        n++;
-    }
-    (void)closedir(d);
-    qsort(names, (size_t)n, sizeof(names[0]), compare_names);
-    return n;
+    return strcmp((*a)->d_name, (*b)->d_name);
 }
 
 static void read_directory(options *o, const char *dir, config_mistakes *mistakes)
 {
-    char *names[FILES_MAX];
-    bool more;
-    int n = list_names(dir, names, &more);
+    struct dirent **entries = NULL;
+    int n = scandir(dir, &entries, is_wanted, compare_names);
 
-    if (n < 0 && n != -ENOENT)
-        add_mistake(mistakes, dir, 0, "the directory can't be read: %s", strerror(-n));
-    if (n > 0 && more)
+    if (n < 0 && errno != ENOENT)
+        add_mistake(mistakes, dir, 0, "the directory can't be read: %s", strerror(errno));
+    if (n > FILES_MAX)
         add_mistake(mistakes, dir, 0, "there are more than %d files in it", FILES_MAX);
     for (int i = 0; i < n; i++) {
         char *path;
 
-        if (asprintf(&path, "%s/%s", dir, names[i]) >= 0) {
+        if (i < FILES_MAX && asprintf(&path, "%s/%s", dir, entries[i]->d_name) >= 0) {
             read_file(o, path, false, mistakes);
             free(path);
-        } else {
+        } else if (i < FILES_MAX) {
             add_mistake(mistakes, dir, 0, "out of memory");
         }
-        free(names[i]);
+        free(entries[i]);
     }
+    free(entries);
 }
 
 static void read_files(const config_source *source, options *o, config_mistakes *mistakes)
@@ -466,7 +444,7 @@ static bool can_be_written(const option_row *row, const char *text)
 {
     size_t len = strlen(text);
 
-    return (row->adds || len < 2 * LIST_COLUMNS - strlen(row->name) - 5) && !has_control(text, len) &&
+    return (row->adds || strlen(row->name) + len < KEY_COLUMNS) && !has_control(text, len) &&
            (len == 0 || (!is_blank(text[0]) && !is_blank(text[len - 1]) && text[0] != ';')) &&
            strstr(text, " ;") == NULL && strstr(text, "\t;") == NULL;
 }

@@ -483,6 +483,27 @@ static void print_of_all_values_loads_to_the_same(void **state)
     options_end(&saved);
 }
 
+static void print_of_what_no_file_can_say_says_so(void **state)
+{
+    static const char *const paths[] = { "/tmp/a ;b", " /tmp/a", "/tmp/\n", ";" };
+    char why[OPTION_WHY_BYTES];
+    char longest[400];
+    place *p = *state;
+
+    memset(longest, 'x', sizeof(longest) - 1);
+    longest[sizeof(longest) - 1] = '\0';
+    for (size_t i = 0; i < 5; i++) {
+        char *text;
+
+        assert_true(option_set(&p->source.commandline, option_find("socket"), i < 4 ? paths[i] : longest, "command line",
+                               false, why));
+        text = print(&p->source.commandline, false);
+        assert_non_null(strstr(text, "# what it is can't be said in a file\n"));
+        assert_null(strstr(text, "\nsocket ="));
+        free(text);
+    }
+}
+
 static void print_of_the_sample_is_the_file_that_is_installed(void **state)
 {
     static char installed[65536];
@@ -573,6 +594,7 @@ int main(void)
         PLACE_TEST(load_of_an_unreadable_file_says_so),
         cmocka_unit_test(rows_have_all_that_people_see),
         PLACE_TEST(print_of_all_values_loads_to_the_same),
+        PLACE_TEST(print_of_what_no_file_can_say_says_so),
         PLACE_TEST(print_of_the_sample_is_the_file_that_is_installed),
         PLACE_TEST(exchange_of_a_row_takes_the_value_along),
         cmocka_unit_test(parse_of_times_knows_units),
