@@ -2,8 +2,10 @@
  * Access: lists of users and groups, compared with what the kernel says of a connection.
  *
  * Called by options.c (what the lists are), by requests.c (at an attach) and by service.c (a request that is for who
- * controls). Data: the policy, private, fixed from the start on. Names are looked up at the start alone, since that may
- * ask any service of the system; after it numbers are compared.
+ * controls). Data: the policy, private, changed by a reload alone (serve/reload.c). Names are looked up when the
+ * configuration is read, at the start and by the thread of a reload, since that may ask any service of the system and
+ * wait for it; after it numbers are compared. What asks the services is code that the C library loads when it first
+ * needs it, which a confined daemon may not do any more (privileges.c): so main has all of it loaded before.
  *
  * The kernel keeps user, group and further groups of who connected with the socket (SO_PEERCRED, SO_PEERGROUPS). Nobody
  * can change them, and who hands the connection on hands on its rights. Root and the daemon's own user may do
@@ -28,15 +30,20 @@
 #define SO_PEERGROUPS 59
 #endif
 
-#define NAME_BYTES 256u
+#define NAME_BYTES        256u
+#define NAME_RECORD_BYTES (1024u * 1024u) /* of a user or a group with all its members */
+#define NOBODYS_NAME      "goallocd-nobody"
 
 /* --- the lists --- */
 
 /* (uid_t)-1 is nobody's. */
 static bool find_id(const char *name, bool groups, uint32_t *ret)
 {
-    const struct group *group;
-    const struct passwd *user;
+    static char text[NAME_RECORD_BYTES]; /* of the one thread that looks up names */
+    struct passwd user;
+    struct passwd *found_user = NULL;
+    struct group group;
+    struct group *found_group = NULL;
 
     if (isdigit((unsigned char)name[0])) {
         char *end;
@@ -47,13 +54,12 @@ static bool find_id(const char *name, bool groups, uint32_t *ret)
         *ret = (uint32_t)id;
         return errno == 0 && *end == '\0' && id < UINT32_MAX;
     }
-    if (groups) {
-        group = getgrnam(name);
-        *ret = group == NULL ? UINT32_MAX : group->gr_gid;
-    } else {
-        user = getpwnam(name);
-        *ret = user == NULL ? UINT32_MAX : user->pw_uid;
-    }
+    if (groups && getgrnam_r(name, &group, text, sizeof(text), &found_group) == 0 && found_group != NULL)
+        *ret = group.gr_gid;
+    else if (!groups && getpwnam_r(name, &user, text, sizeof(text), &found_user) == 0 && found_user != NULL)
+        *ret = user.pw_uid;
+    else
+        *ret = UINT32_MAX;
     return *ret != UINT32_MAX;
 }
 
@@ -79,10 +85,19 @@ int access_list_add(access_list *list, const char *text, bool groups, const char
     }
 }
 
-int access_set_control(access_policy *policy, const char *group)
+int access_set_control(access_control *control, const char *group)
 {
-    policy->has_control = find_id(group, true, &policy->control_gid);
-    return policy->has_control ? 0 : ACCESS_E_UNKNOWN;
+    control->is_set = find_id(group, true, &control->gid);
+    return control->is_set ? 0 : ACCESS_E_UNKNOWN;
+}
+
+/* A name that nobody has: every service of names is asked, so each is loaded. */
+void access_prepare(void)
+{
+    uint32_t id;
+
+    (void)find_id(NOBODYS_NAME, false, &id);
+    (void)find_id(NOBODYS_NAME, true, &id);
 }
 
 /* --- who asks --- */
@@ -104,7 +119,7 @@ static unsigned rights_of_group(const access_policy *policy, uint32_t gid)
         rights |= ACCESS_READ | ACCESS_WRITE;
     if (has_id(&policy->read_gids, gid))
         rights |= ACCESS_READ;
-    if (policy->has_control && policy->control_gid == gid)
+    if (policy->control.is_set && policy->control.gid == gid)
         rights |= ACCESS_CONTROL;
     return rights;
 }
@@ -116,7 +131,7 @@ static unsigned rights_of_groups(const access_policy *policy, int fd)
     socklen_t len = sizeof(groups);
     unsigned rights = 0;
 
-    if (policy->gids.nids + policy->read_gids.nids == 0 && !policy->has_control)
+    if (policy->gids.nids + policy->read_gids.nids == 0 && !policy->control.is_set)
         return 0;
     if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &len) < 0)
         return 0;
@@ -125,11 +140,16 @@ static unsigned rights_of_groups(const access_policy *policy, int fd)
     return rights;
 }
 
+static bool is_listed(const access_policy *policy)
+{
+    return policy->uids.nids + policy->gids.nids + policy->read_uids.nids + policy->read_gids.nids > 0;
+}
+
 unsigned access_of(const access_policy *policy, int fd)
 {
     struct ucred cred = { 0 };
     socklen_t len = sizeof(cred);
-    unsigned rights = policy->is_listed ? 0 : ACCESS_READ | ACCESS_WRITE;
+    unsigned rights = is_listed(policy) ? 0 : ACCESS_READ | ACCESS_WRITE;
 
     if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 || len != sizeof(cred))
         return 0;

@@ -16,16 +16,20 @@ typedef struct access_list {
     size_t nids;
 } access_list;
 
-/* What an administrator has decided. Zeroed: whoever may connect may attach; nobody but root and the daemon's user
- * controls. */
+/* The group that controls. */
+typedef struct access_control {
+    bool is_set;
+    uint32_t gid;
+} access_control;
+
+/* What an administrator has decided. If one of the four lists has anybody, who is in none may not attach. Zeroed:
+ * whoever may connect may attach; nobody but root and the daemon's user controls. */
 typedef struct access_policy {
     access_list uids; /* who may attach */
     access_list gids;
     access_list read_uids; /* who may attach read-only */
     access_list read_gids;
-    bool is_listed; /* there is one of these lists: who is in none may not attach */
-    bool has_control;
-    uint32_t control_gid;
+    access_control control;
     bool root_owner; /* a root is changed by the user alone who has made it */
 } access_policy;
 
@@ -46,7 +50,10 @@ int access_list_add(access_list *list, const char *text, bool groups, const char
     __attribute__((warn_unused_result));
 
 /* Who is in group controls. 0, ACCESS_E_UNKNOWN. */
-int access_set_control(access_policy *policy, const char *group) __attribute__((warn_unused_result));
+int access_set_control(access_control *control, const char *group) __attribute__((warn_unused_result));
+
+/* Have the system load what it needs to look up names, while it still may. */
+void access_prepare(void);
 
 /* What who has made the connection may do, by what it was then. fd -1, or one that is no Unix socket: nothing. */
 unsigned access_of(const access_policy *policy, int fd);

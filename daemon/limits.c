@@ -1,26 +1,24 @@
 /*
  * Limits: the table of what clients may take at most.
  *
- * Called by options.c (the command line), users.c (who counts by uid), and those who refuse something: requests,
- * request_root.c, peer. Data: a limits, private to the daemon and set once at the start.
+ * Called by options.c (command line and configuration), users.c (who counts by uid), and those who refuse something:
+ * requests, request_root.c, peer. Data: a limits, private to the daemon, set at the start and by a reload.
  *
  * A limit by uid does not hold for root and the user of the daemon (users.c), who can end the daemon in any case; those
  * of all do. Defaults leave room for others: no uid gets the last quarter of sessions and roots, or half of the
- * connections; where there are few descriptors, these are lowered at the start (users.c). A table here and not an
- * option each in options.c, so that a new limit is one row, which also `goallocctl limits` shows.
+ * connections; where there are few descriptors, these are lowered (users.c). A new limit is one row here: options.c
+ * takes from it an option, a key and their texts, and `goallocctl limits` shows it.
  */
 #include "daemon/limits.h"
 
-#include <argp.h>
 #include <ctype.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "shm/limits.h"
 #include "shm/units.h"
-
-#define OPTION_FIRST 0x1000 /* key of the first limit; options.c has lower ones */
 
 static const limit_row rows[LIMITS] = {
     [LIMIT_CONNECTIONS] = { "connections", 16384, 16, LIMIT_COUNT, LIMIT_OF_ALL, 0, NULL,
@@ -41,7 +39,7 @@ static const limit_row rows[LIMITS] = {
     [LIMIT_SESSION_DEFAULT] = { "session-default", 0, 0, LIMIT_BYTES, LIMIT_OF_SESSION, EDQUOT,
                                 "the session's limit is reached (session-default)",
                                 "Memory that a session may hold which asks for no limit of its own; 0: as much as "
-                                "--session-limit" },
+                                "session-limit" },
     [LIMIT_SESSION_BYTES] = { "session-limit", 0, 0, LIMIT_BYTES, LIMIT_OF_SESSION, EDQUOT,
                               "the session's limit is reached (limit_bytes, or session-limit)",
                               "Memory that a session may hold, whatever it asks for; 0: no limit" },
@@ -62,7 +60,7 @@ static const limit_row rows[LIMITS] = {
                               "Objects that sessions of a user have adopted" },
     [LIMIT_PIPELINED] = { "pipelined-requests", 16, 1, LIMIT_COUNT, LIMIT_OF_CONNECTION, 0, NULL,
                           "Requests of a connection that are answered before others get their turn" },
-    [LIMIT_UID_TURN] = { "uid-turn-us", 500, 1, LIMIT_COUNT, LIMIT_OF_UID, 0, NULL,
+    [LIMIT_UID_TURN] = { "uid-turn-us", 500, 1, LIMIT_MICROSECONDS, LIMIT_OF_UID, 0, NULL,
                          "Microseconds that a user's requests take before others get their turn" },
     [LIMIT_CONNECTION_BUFFER] = { "connection-buffer", 256 * KIB, 128 * KIB, LIMIT_BYTES, LIMIT_OF_CONNECTION, 0, NULL,
                                   "The daemon's memory for what a connection has half sent, or has not read" },
@@ -83,11 +81,9 @@ void limits_preset(limits *l)
         l->max[i] = rows[i].preset;
 }
 
-bool limits_parse_size(const char *text, uint64_t *ret_bytes)
+/* The number that text begins with. False: it begins with none, or with one that is too large. */
+static bool parse_number(const char *text, uint64_t *ret, const char **ret_end)
 {
-    static const char units[] = "KMGT";
-    const char *unit;
-    unsigned shift = 0;
     char *end;
     unsigned long long value;
 
@@ -99,6 +95,21 @@ bool limits_parse_size(const char *text, uint64_t *ret_bytes)
         return false;
     while (*end == ' ')
         end++;
+    *ret = value;
+    *ret_end = end;
+    return true;
+}
+
+bool limits_parse_size(const char *text, uint64_t *ret_bytes)
+{
+    static const char units[] = "KMGT";
+    const char *unit;
+    unsigned shift = 0;
+    const char *end;
+    uint64_t value;
+
+    if (!parse_number(text, &value, &end))
+        return false;
     if (*end != '\0') {
         unit = strchr(units, toupper((unsigned char)*end));
         if (unit == NULL)
@@ -110,45 +121,76 @@ bool limits_parse_size(const char *text, uint64_t *ret_bytes)
     }
     if (value > UINT64_MAX >> shift)
         return false;
-    *ret_bytes = (uint64_t)value << shift;
+    *ret_bytes = value << shift;
     return true;
+}
+
+bool limits_parse_time(const char *text, uint64_t unit_us, uint64_t *ret_us)
+{
+    static const struct {
+        const char *name;
+        uint64_t us;
+    } units[] = { { "us", 1 }, { "ms", 1000 }, { "s", 1000000 }, { "min", 60000000 } };
+    const char *end;
+    uint64_t value;
+
+    if (!parse_number(text, &value, &end))
+        return false;
+    for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+        if (strcmp(end, units[i].name) == 0)
+            unit_us = units[i].us;
+        else if (*end != '\0')
+            continue;
+        if (value > UINT64_MAX / unit_us)
+            return false;
+        *ret_us = value * unit_us;
+        return true;
+    }
+    return false;
+}
+
+void limits_size_text(uint64_t bytes, char ret[LIMITS_TEXT_BYTES])
+{
+    static const char units[] = { 'T', 'G', 'M', 'K' };
+
+    for (unsigned i = 0; i < sizeof(units); i++) {
+        unsigned shift = 40 - 10 * i;
+
+        if (bytes == 0 || bytes & ((UINT64_C(1) << shift) - 1))
+            continue;
+        (void)snprintf(ret, LIMITS_TEXT_BYTES, "%llu%c", (unsigned long long)(bytes >> shift), units[i]);
+        return;
+    }
+    (void)snprintf(ret, LIMITS_TEXT_BYTES, "%llu", (unsigned long long)bytes);
+}
+
+void limits_text(uint64_t value, enum limit_unit unit, char ret[LIMITS_TEXT_BYTES])
+{
+    if (unit == LIMIT_BYTES)
+        limits_size_text(value, ret);
+    else
+        (void)snprintf(ret, LIMITS_TEXT_BYTES, "%llu%s", (unsigned long long)value,
+                       unit == LIMIT_MICROSECONDS ? "us" : "");
 }
 
 bool limits_set(limits *l, enum limit which, const char *text)
 {
+    enum limit_unit unit = rows[which].unit;
     uint64_t value;
+    bool is_number = unit == LIMIT_MICROSECONDS ? limits_parse_time(text, 1, &value) : limits_parse_size(text, &value);
 
-    if (!limits_parse_size(text, &value) || value < rows[which].lowest)
+    if (!is_number || value < rows[which].lowest)
         return false;
-    if (rows[which].unit != LIMIT_BYTES && text[strspn(text, "0123456789")] != '\0')
-        return false; /* sizes have units, counts have none */
+    if ((unit == LIMIT_COUNT || unit == LIMIT_PER_SECOND) && text[strspn(text, "0123456789")] != '\0')
+        return false; /* counts have no units */
     l->max[which] = value;
     return true;
 }
 
-static error_t parse_option(int key, char *arg, struct argp_state *state)
+uint64_t limits_of_session(const limits *l, uint64_t asked_bytes)
 {
-    unsigned which = (unsigned)key - OPTION_FIRST;
+    uint64_t most = l->max[LIMIT_SESSION_BYTES];
+    uint64_t bytes = asked_bytes != 0 ? asked_bytes : l->max[LIMIT_SESSION_DEFAULT];
 
-    if (key < OPTION_FIRST || which >= LIMITS)
-        return ARGP_ERR_UNKNOWN;
-    if (!limits_set(state->input, (enum limit)which, arg))
-        argp_error(state, "--%s: '%s' is not a %s from %llu on", rows[which].name, arg,
-                   rows[which].unit == LIMIT_BYTES ? "size" : "number", (unsigned long long)rows[which].lowest);
-    return 0;
-}
-
-const struct argp *limits_argp(void)
-{
-    static struct argp_option option_table[LIMITS + 2];
-    static const struct argp argp = { .options = option_table, .parser = parse_option };
-
-    option_table[0] = (struct argp_option){ .doc = "Limits of clients (goallocctl limits shows them with their use). "
-                                                   "Those of a user don't hold for root and the daemon's user:" };
-    for (int i = 0; i < LIMITS; i++)
-        option_table[i + 1] = (struct argp_option){ .name = rows[i].name,
-                                                    .key = OPTION_FIRST + i,
-                                                    .arg = rows[i].unit == LIMIT_BYTES ? "SIZE" : "N",
-                                                    .doc = rows[i].help };
-    return &argp;
+    return most != 0 && (bytes == 0 || bytes > most) ? most : bytes;
 }

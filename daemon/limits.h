@@ -29,7 +29,7 @@ enum limit {
     LIMITS
 };
 
-enum limit_unit { LIMIT_COUNT, LIMIT_BYTES, LIMIT_PER_SECOND };
+enum limit_unit { LIMIT_COUNT, LIMIT_BYTES, LIMIT_PER_SECOND, LIMIT_MICROSECONDS };
 
 /* Whose use is counted. */
 enum limit_scope { LIMIT_OF_ALL, LIMIT_OF_UID, LIMIT_OF_SESSION, LIMIT_OF_CONNECTION, LIMIT_OF_GROUP };
@@ -55,14 +55,22 @@ const limit_row *limit_row_of(enum limit which);
 /* All as the table has them. */
 void limits_preset(limits *l);
 
-/* Set one, by text such as "512" or "64M". False: it is no such number, or below the lowest. */
+/* Set one, by text such as "512", "64M" or "1ms". False: it is no such value, or below the lowest. */
 bool limits_set(limits *l, enum limit which, const char *text) __attribute__((warn_unused_result));
 
-/* The options of all limits: argp's child, with a limits as its input. */
-struct argp;
-const struct argp *limits_argp(void);
+/* What a session may hold that has asked for so much (0: for nothing). 0: no limit. */
+uint64_t limits_of_session(const limits *l, uint64_t asked_bytes);
 
 /* Parse "64G", "512 M", "1048576"; K, M, G, T (or KiB, KB, ...) are powers of 1024. False: no size, or too large. */
 bool limits_parse_size(const char *text, uint64_t *ret_bytes);
+
+/* Parse "5s", "100 ms", "250us", "2min", or a number in units of unit_us. False: no time, or too long. */
+bool limits_parse_time(const char *text, uint64_t unit_us, uint64_t *ret_us) __attribute__((warn_unused_result));
+
+#define LIMITS_TEXT_BYTES 32
+
+/* The shortest text for a size that says it to the byte, and for the value of a limit; they parse to the same. */
+void limits_size_text(uint64_t bytes, char ret[LIMITS_TEXT_BYTES]);
+void limits_text(uint64_t value, enum limit_unit unit, char ret[LIMITS_TEXT_BYTES]);
 
 #endif

@@ -51,7 +51,7 @@
 /* Who writes a line: who says it, before log_open() and to a file; the writer; nobody. */
 enum log_way { WAY_DIRECT, WAY_RING, WAY_SILENT };
 
-static enum log_level max_level = LOG_LEVEL_INFO;
+static shm_u32 max_level = LOG_LEVEL_INFO; /* the loop's; read by who says something */
 
 static struct {
     shm_u32 way;
@@ -93,7 +93,7 @@ bool log_level_parse(const char *name, enum log_level *ret)
 
 void log_set_level(enum log_level level)
 {
-    max_level = level;
+    u32_store_relaxed(&max_level, (uint32_t)level);
 }
 
 static uint64_t now_ms(void)
@@ -415,7 +415,7 @@ void log_line(enum log_level level, const char *format, ...)
     va_list args;
     size_t len;
 
-    if (level > max_level)
+    if (level > u32_load_relaxed(&max_level))
         return;
     va_start(args, format);
     len = line_format_args(line, level, format, args);
@@ -444,7 +444,7 @@ void log_client_line(enum log_level level, uint32_t uid, const char *format, ...
     va_list args;
     size_t len;
 
-    if (level > max_level || !is_within_quota(level, uid))
+    if (level > u32_load_relaxed(&max_level) || !is_within_quota(level, uid))
         return;
     va_start(args, format);
     len = line_format_args(line, level, format, args);

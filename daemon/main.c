@@ -1,9 +1,9 @@
 /*
- * main: puts the daemon together: options, then the socket's place, whose owner alone may touch the heap, then the heap
- * that another daemon has left with systemd (fdstore.c) or with a keeper (keeper.c), else a new one, then the server. A
- * heap that can't be trusted is refused, and dropped only on request; one that was dropped already (shm/handover.c) is
- * let go. Exit status 0 after a clean stop, 1 if it could not serve, 2 for a wrong command line. Before it serves, the
- * daemon gives up all privileges that it does not need (privileges.c).
+ * main: puts the daemon together: command line and files, then the socket's place, whose owner alone may touch the
+ * heap, then the heap that another daemon has left with systemd (fdstore.c) or with a keeper (keeper.c), else a new
+ * one, then the server. A heap that can't be trusted is refused, and dropped only on request; one that was dropped
+ * already (shm/handover.c) is let go. Exit status 0 after a clean stop, 1 if it could not serve, 2 for a wrong command
+ * line or a wrong file. Before it serves, the daemon gives up all privileges that it does not need (privileges.c).
  *
  * A heap that is dropped is marked first, then its keeper and systemd let it go: the server does the former (stop()),
  * or let_go() for a heap that is not served; main does the latter. So whoever has it mapped is told before it is gone.
@@ -19,12 +19,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "daemon/commandline.h"
 #include "daemon/fdstore.h"
 #include "daemon/keeper.h"
 #include "daemon/listen.h"
 #include "daemon/log.h"
 #include "daemon/notify.h"
-#include "daemon/options.h"
 #include "daemon/privileges.h"
 #include "daemon/serve/server.h"
 #include "daemon/takeover.h"
@@ -260,7 +260,7 @@ static bool keeps_on_stop(const options *o)
 
     if (o->on_stop == ON_STOP_KEEP && !somebody)
         log_warn("--on-stop keep: nobody holds the heap without --state-dir or systemd, so it ends with this goallocd");
-    return o->on_stop == ON_STOP_DEFAULT ? somebody : o->on_stop == ON_STOP_KEEP;
+    return o->on_stop == ON_STOP_AUTO ? somebody : o->on_stop == ON_STOP_KEEP;
 }
 
 /* The socket that systemd has made, else one of its own. 0, -errno: logged. */
@@ -290,8 +290,10 @@ static void confine(const options *o, const char *socket_path)
 }
 
 /* 0, or -errno: logged. */
-static int run(const options *o)
+static int run(const config_source *source, options *o)
 {
+    const reload_setup setup = { .source = source, .running = o, .keeps_on_stop = keeps_on_stop };
+
     static server srv;
     listen_place place;
     heapfile file;
@@ -306,6 +308,7 @@ static int run(const options *o)
         goto out;
     u32_store_relaxed(&file.huge.never, !o->huge_pages);
     heap.max_bytes = o->max_memory_bytes;
+    access_prepare();
     raise_priority(); /* which needs a privilege that it gives up now */
     confine(o, place.path);
     r = server_run(&srv, place.fd, &heap,
@@ -321,7 +324,8 @@ static int run(const options *o)
                                       .on_death = replace_keeper,
                                       .data = &h,
                                       .limits = &o->limits,
-                                      .refuses_fds = place.refuses_fds });
+                                      .refuses_fds = place.refuses_fds,
+                                      .reload = &setup });
     if (r < 0)
         log_error("cannot serve: %s", strerror(-r));
     mheap_end(&heap);
@@ -338,15 +342,16 @@ out:
 
 int main(int argc, char **argv)
 {
-    options o;
+    static config_source source; /* for as long as a thread may read it */
+    static options o;
     int r;
 
-    options_parse(&o, argc, argv);
+    commandline_parse(&source, &o, argc, argv);
     if (o.check_takeover)
         return takeover_check(o.socket_path, o.state_dir);
     log_set_level(o.log_level);
     (void)signal(SIGPIPE, SIG_IGN);
-    (void)signal(SIGHUP, SIG_IGN); /* a terminal that is closed is no reason to end */
+    (void)signal(SIGHUP, SIG_IGN); /* until it serves: then the configuration is read again */
     privileges_prepare(o.filter);
     r = log_open(privileges_confine_thread);
     if (r < 0) {
@@ -354,7 +359,7 @@ int main(int argc, char **argv)
         return EXIT_FAILURE;
     }
     raise_descriptor_limit();
-    r = are_system_pages_small() ? run(&o) : -EINVAL;
+    r = are_system_pages_small() ? run(&source, &o) : -EINVAL;
     log_close();
     return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

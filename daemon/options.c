@@ -1,268 +1,412 @@
 /*
- * Options: the command line, by argp. Called by main before anything else. Checks every value, so that nobody else has
- * to. The options of limits are limits.c's.
+ * Options: the table of all that an administrator can say, and the values of its rows.
+ *
+ * Called by commandline.c (argp's options are made of the table), config.c (keys of files) and serve/reload.c (what has
+ * changed). Data: an options, owned by who has made it. A row is the only place that knows an option: its name is that
+ * of the long option and of the key, its text is what --help, --print-config and the sample file say, its kind says how
+ * a value is read, and `reloads` whether a running daemon takes another one. The limits' rows come from limits.c.
+ *
+ * A value is read into the field of the row, and kept as text in its shortest form ("1024M" is "1G"), which is compared
+ * by a reload, shown by goallocctl, and written by --print-config. Defaults are texts, too, read as any other.
+ *
+ * Two kinds of options have no key: those that are about the files themselves, and those that are an order for one
+ * start (--cold-start in a file would drop the heap at each start) or for who is at the terminal (--no-seccomp).
  */
 #include "daemon/options.h"
 
-#include <argp.h>
 #include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "shm/layout.h"
 
-#define DEFAULT_RESERVE (64 * GIB)
-#define USER_SPACE_END  (UINT64_C(1) << 47)
+#define USER_SPACE_END (UINT64_C(1) << 47)
 
-__attribute__((visibility("default"))) const char *argp_program_version = "goallocd " GOALLOC_VERSION;
+enum kind { KIND_PATH, KIND_SIZE, KIND_RESERVE, KIND_ADDRESS, KIND_WORD, KIND_SWITCH, KIND_USERS, KIND_GROUPS,
+            KIND_CONTROL, KIND_LIMIT, KINDS };
 
-/* Keys of the options without a short name. */
-enum { OPTION_SCAVTRACE = 256, OPTION_COLD_START, OPTION_HUGE_PAGES, OPTION_ON_STOP, OPTION_MAX_MEMORY,
-       OPTION_CHECK_TAKEOVER };
-enum {
-    OPTION_ALLOW_UID = 512,
-    OPTION_ALLOW_GID,
-    OPTION_ALLOW_READ_UID,
-    OPTION_ALLOW_READ_GID,
-    OPTION_CONTROL_GROUP,
-    OPTION_ROOT_OWNER,
-    OPTION_NO_SECCOMP,
-    OPTION_SECCOMP_KILL,
+#define FIELD(member) .at = offsetof(options, member), .bytes = sizeof(((options *)NULL)->member)
+
+static const char *const no_or_yes[] = { "no", "yes", NULL };
+static const char *const lazy_or_eager[] = { "lazy", "eager", NULL };
+static const char *const never_or_auto[] = { "never", "auto", NULL };
+static const char *const stops[] = { "auto", "keep", "drop", NULL };
+static const char *const levels[] = { "error", "warn", "info", "debug", NULL };
+
+static const option_row own_rows[] = {
+    { .name = "config", .arg = "FILE", .section = SECTION_NONE, .act = ACT_CONFIG,
+      .help = "Read this file, then FILE.d/*.conf, the last one wins, and the command line wins over all. By default "
+              GOALLOC_CONFIG_PATH ", if there is one; '': none" },
+    { .name = "check-config", .section = SECTION_NONE, .act = ACT_CHECK_CONFIG,
+      .help = "Say what is wrong with files and command line, all of it, and end: with status 2 if there is anything" },
+    { .name = "print-config", .arg = "sample", .section = SECTION_NONE, .act = ACT_PRINT_CONFIG,
+      .help = "Print all values, as a file that can be saved, and where each comes from, and end; =sample: the file "
+              "that is installed, with all defaults" },
+    { .name = "socket", .arg = "PATH", .key = 's', .section = SECTION_GOALLOCD, .kind = KIND_PATH,
+      .preset = SHM_SOCKET_PATH, FIELD(socket_path), .help = "Serve on this Unix socket" },
+    { .name = "state-dir", .arg = "DIR", .key = 'd', .section = SECTION_GOALLOCD, .kind = KIND_PATH, FIELD(state_dir),
+      .help = "Start a keeper, a small process that holds the heap, and reach it through DIR: if this goallocd dies, "
+              "the next one takes the heap over. Not needed under systemd, which holds the heap itself" },
+    { .name = "on-stop", .arg = "auto|keep|drop", .section = SECTION_GOALLOCD, .kind = KIND_WORD, .preset = "auto",
+      .words = stops, .reloads = true, FIELD(on_stop),
+      .help = "What SIGTERM and SIGINT do with the heap: leave it to the next goallocd (keep; what auto does with "
+              "--state-dir and under systemd), or drop it (drop; what auto does without both)" },
+    { .name = "cold-start", .section = SECTION_NONE, .act = ACT_COLD_START,
+      .help = "Drop the heap that another goallocd has left, if there is one, and make a new one" },
+    { .name = "check-takeover", .section = SECTION_NONE, .act = ACT_CHECK_TAKEOVER,
+      .help = "Do not serve. Look whether this goallocd would take over the heap that is served at --socket, or held in "
+              "--state-dir, change nothing, and say so: exit status 0 if it would, or if there is none; 3 if not; 1 if "
+              "that can't be found out" },
+    { .name = "reserve", .arg = "SIZE", .key = 'r', .section = SECTION_MEMORY, .kind = KIND_RESERVE, .preset = "64G",
+      FIELD(reserve_bytes),
+      .help = "Address space of the arena, a multiple of 64M up to 16T. It takes no memory until it is used" },
+    { .name = "base", .arg = "ADDR", .key = 'b', .section = SECTION_MEMORY, .kind = KIND_ADDRESS,
+      .preset = "0xc000000000", FIELD(base), .help = "Address of the arena in every process, in hex" },
+    { .name = "memory-limit", .arg = "SIZE", .key = 'm', .section = SECTION_MEMORY, .kind = KIND_SIZE, .preset = "0",
+      .reloads = true, FIELD(memory_limit_bytes),
+      .help = "Memory that the heap tries to stay below by giving free pages back; 0: no limit. Soft: live objects are "
+              "never refused because of it" },
+    { .name = "max-memory", .arg = "SIZE", .section = SECTION_MEMORY, .kind = KIND_SIZE, .preset = "0",
+      .reloads = true, FIELD(max_memory_bytes),
+      .help = "Memory that the heap never has more than, what describes it included; 0: no limit. Hard: who would pass "
+              "it gets ENOMEM" },
+    { .name = "commit", .arg = "eager|lazy", .key = 'c', .section = SECTION_MEMORY, .kind = KIND_SWITCH,
+      .preset = "eager", .words = lazy_or_eager, FIELD(eager_commit),
+      .help = "When pages get memory: eager before a process gets them, so that a lack of it is ENOMEM; lazy at first "
+              "touch" },
+    { .name = "huge-pages", .arg = "auto|never", .section = SECTION_MEMORY, .kind = KIND_SWITCH, .preset = "auto",
+      .words = never_or_auto, .reloads = true, FIELD(huge_pages),
+      .help = "Whole blocks of 2 MiB get huge pages: where the kernel has them (auto), or never" },
+    { .name = "allow-uid", .arg = "USER,...", .section = SECTION_ACCESS, .kind = KIND_USERS, .reloads = true,
+      .adds = true, FIELD(access.uids),
+      .help = "Who may attach: users, by name or number. When one of these four lists is given, who is in none may "
+              "not, but for root and the user of goallocd. By default, whoever may connect to the socket" },
+    { .name = "allow-gid", .arg = "GROUP,...", .section = SECTION_ACCESS, .kind = KIND_GROUPS, .reloads = true,
+      .adds = true, FIELD(access.gids), .help = "The same for groups, the process's first or any other" },
+    { .name = "allow-read-uid", .arg = "USER,...", .section = SECTION_ACCESS, .kind = KIND_USERS, .reloads = true,
+      .adds = true, FIELD(access.read_uids), .help = "Users who may attach read-only" },
+    { .name = "allow-read-gid", .arg = "GROUP,...", .section = SECTION_ACCESS, .kind = KIND_GROUPS, .reloads = true,
+      .adds = true, FIELD(access.read_gids), .help = "Groups that may attach read-only" },
+    { .name = "control-group", .arg = "GROUP", .section = SECTION_ACCESS, .kind = KIND_CONTROL, .reloads = true,
+      .preset = ACCESS_CONTROL_GROUP, FIELD(access.control),
+      .help = "Who may control goallocd (goallocctl check, trim, scavenge, reclaim, drop, disconnect, and all of "
+              "sessions), beside root and the user of goallocd. Nobody is in " ACCESS_CONTROL_GROUP
+              " if there is no such group; empty: nobody" },
+    { .name = "root-owner", .arg = "yes|no", .section = SECTION_ACCESS, .kind = KIND_SWITCH, .preset = "no",
+      .words = no_or_yes, .reloads = true, FIELD(access.root_owner),
+      .help = "A root is set and removed by the user alone who has made it, and by who may control; others get it" },
+    { .name = "log-level", .arg = "LEVEL", .key = 'l', .section = SECTION_LOG, .kind = KIND_WORD, .preset = "info",
+      .words = levels, .reloads = true, FIELD(log_level), .help = "error, warn, info or debug" },
+    { .name = "scavtrace", .arg = "yes|no", .section = SECTION_LOG, .kind = KIND_SWITCH, .preset = "no",
+      .words = no_or_yes, .reloads = true, FIELD(scavtrace),
+      .help = "Log a line for every second in which free pages went back to the system" },
+    { .name = "no-seccomp", .section = SECTION_NONE, .act = ACT_NO_SECCOMP,
+      .help = "No filter of system calls and no Landlock, for debuggers and sanitizers" },
+    { .name = "seccomp-kill", .section = SECTION_NONE, .act = ACT_SECCOMP_KILL,
+      .help = "A system call that the filter does not know kills goallocd, instead of failing with ENOSYS: for tests" },
 };
 
-static const struct argp_option option_table[] = {
-    { "socket", 's', "PATH", 0, "Serve on this Unix socket (default " SHM_SOCKET_PATH ")", 0 },
-    { "reserve", 'r', "SIZE", 0,
-      "Address space of the arena, a multiple of 64M up to 16T (default 64G). It takes no memory until it is used", 0 },
-    { "base", 'b', "ADDR", 0, "Address of the arena in every process, in hex (default 0x00c000000000)", 0 },
-    { "memory-limit", 'm', "SIZE", 0,
-      "Memory that the heap tries to stay below by giving free pages back (default: no limit). Soft: live objects "
-      "are never refused because of it",
-      0 },
-    { "max-memory", OPTION_MAX_MEMORY, "SIZE", 0,
-      "Memory that the heap never has more than, what describes it included (default: no limit). Hard: who would pass "
-      "it gets ENOMEM",
-      0 },
-    { "commit", 'c', "eager|lazy", 0,
-      "When pages get memory: eager (default) before a process gets them, so that a lack of it is ENOMEM; lazy at "
-      "first touch",
-      0 },
-    { "huge-pages", OPTION_HUGE_PAGES, "auto|never", 0,
-      "Whole blocks of 2 MiB get huge pages: where the kernel has them (auto, the default), or never", 0 },
-    { "scavtrace", OPTION_SCAVTRACE, NULL, 0, "Log a line for every second in which free pages went back to the OS",
-      0 },
-    { "state-dir", 'd', "DIR", 0,
-      "Start a keeper, a small process that holds the heap, and reach it through DIR: if this goallocd dies, the next "
-      "one takes the heap over. Not needed under systemd, which holds the heap itself",
-      0 },
-    { "on-stop", OPTION_ON_STOP, "keep|drop", 0,
-      "What SIGTERM and SIGINT do with the heap: leave it to the next goallocd (keep; the default with --state-dir and "
-      "under systemd), or drop it (drop; the default without both)",
-      0 },
-    { "cold-start", OPTION_COLD_START, NULL, 0,
-      "Drop the heap that another goallocd has left, if there is one, and make a new one", 0 },
-    { "check-takeover", OPTION_CHECK_TAKEOVER, NULL, 0,
-      "Do not serve. Look whether this goallocd would take over the heap that is served at --socket, or held in "
-      "--state-dir, change nothing, and say so: exit status 0 if it would, or if there is none; 3 if not; 1 if that "
-      "can't be found out",
-      0 },
-    { "log-level", 'l', "LEVEL", 0, "error, warn, info (default) or debug", 0 },
-    { "allow-uid", OPTION_ALLOW_UID, "USER,...", 0,
-      "Who may attach: users, by name or number. When one of these four lists is given, who is in none may not, but "
-      "for root and the user of goallocd. By default, whoever may connect to the socket",
-      1 },
-    { "allow-gid", OPTION_ALLOW_GID, "GROUP,...", 0, "The same for groups, the process's first or any other", 1 },
-    { "allow-read-uid", OPTION_ALLOW_READ_UID, "USER,...", 0, "Users who may attach read-only", 1 },
-    { "allow-read-gid", OPTION_ALLOW_READ_GID, "GROUP,...", 0, "The same for groups", 1 },
-    { "control-group", OPTION_CONTROL_GROUP, "GROUP", 0,
-      "Who may control goallocd (goallocctl check, trim, scavenge, reclaim, drop, disconnect, and all of sessions), "
-      "beside root and the user of goallocd (default: " ACCESS_CONTROL_GROUP ", if there is such a group; '': nobody)",
-      1 },
-    { "root-owner", OPTION_ROOT_OWNER, NULL, 0,
-      "A root is set and removed by the user alone who has made it, and by who may control; others get it", 1 },
-    { "no-seccomp", OPTION_NO_SECCOMP, NULL, 0,
-      "No filter of system calls and no Landlock, for debuggers and sanitizers", 1 },
-    { "seccomp-kill", OPTION_SECCOMP_KILL, NULL, 0,
-      "A system call that the filter does not know kills goallocd, instead of failing with ENOSYS: for tests", 1 },
-    { 0 },
-};
+#define OWN_ROWS (sizeof(own_rows) / sizeof(own_rows[0]))
+_Static_assert(OWN_ROWS + LIMITS <= OPTIONS_MAX, "the table has room for all");
 
-static uint64_t parse_size(struct argp_state *state, const char *name, const char *arg)
+static option_row rows[OPTIONS_MAX];
+static char limit_presets[LIMITS][LIMITS_TEXT_BYTES];
+
+static option_row row_of_limit(enum limit which)
 {
-    uint64_t bytes = 0;
+    const limit_row *limit = limit_row_of(which);
+    static const char *const args[] = { [LIMIT_COUNT] = "N", [LIMIT_BYTES] = "SIZE", [LIMIT_PER_SECOND] = "N",
+                                        [LIMIT_MICROSECONDS] = "TIME" };
 
-    if (!limits_parse_size(arg, &bytes))
-        argp_error(state, "--%s: '%s' is not a size such as 512M or 64G", name, arg);
-    return bytes;
+    limits_text(limit->preset, limit->unit, limit_presets[which]);
+    return (option_row){ .name = limit->name,
+                         .arg = args[limit->unit],
+                         .help = limit->help,
+                         .preset = limit_presets[which],
+                         .section = SECTION_LIMITS,
+                         .reloads = true,
+                         .kind = KIND_LIMIT,
+                         .at = offsetof(options, limits.max) + which * sizeof(uint64_t),
+                         .bytes = sizeof(uint64_t) };
 }
 
-static void parse_base(struct argp_state *state, options *o, const char *arg)
+unsigned options_count(void)
 {
+    if (rows[0].name == NULL) {
+        for (unsigned i = 0; i < LIMITS; i++)
+            rows[OWN_ROWS + i] = row_of_limit((enum limit)i);
+        memcpy(rows, own_rows, sizeof(own_rows));
+    }
+    return OWN_ROWS + LIMITS;
+}
+
+const option_row *option_row_at(unsigned which)
+{
+    (void)options_count();
+    return &rows[which];
+}
+
+unsigned option_find(const char *name)
+{
+    for (unsigned i = 0; i < options_count(); i++) {
+        if (strcmp(rows[i].name, name) == 0)
+            return i;
+    }
+    return OPTIONS_MAX;
+}
+
+const char *option_section_name(enum option_section section)
+{
+    static const char *const names[SECTIONS] = { [SECTION_GOALLOCD] = "goallocd", [SECTION_MEMORY] = "memory",
+                                                 [SECTION_LIMITS] = "limits", [SECTION_ACCESS] = "access",
+                                                 [SECTION_LOG] = "log" };
+
+    return section < SECTIONS ? names[section] : NULL;
+}
+
+/* --- values: each kind reads text into the field of its row, and says what is wrong with it --- */
+
+/* What a value is read from, and where it goes. */
+typedef struct reading {
+    options *o;
+    const option_row *row;
+    const char *text;
+    char shortest[LIMITS_TEXT_BYTES]; /* filled if it is another text */
+    char *why;
+} reading;
+
+__attribute__((format(printf, 2, 3))) static bool wrong(const reading *r, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    (void)vsnprintf(r->why, OPTION_WHY_BYTES, format, args);
+    va_end(args);
+    return false;
+}
+
+static void *field_of(const reading *r)
+{
+    return (char *)r->o + r->row->at;
+}
+
+static bool read_path(reading *r)
+{
+    if (r->text[0] == '\0')
+        return wrong(r, "a path is missing");
+    memcpy(field_of(r), &r->text, sizeof(r->text)); /* of the value that is kept */
+    return true;
+}
+
+static bool read_size(reading *r)
+{
+    uint64_t *bytes = field_of(r);
+
+    if (!limits_parse_size(r->text, bytes))
+        return wrong(r, "'%.64s' is not a size: a number, and K, M, G or T for powers of 1024, such as 512M or 64G",
+                     r->text);
+    limits_size_text(*bytes, r->shortest);
+    return true;
+}
+
+static bool read_reserve(reading *r)
+{
+    const uint64_t *bytes = field_of(r);
+
+    if (!read_size(r))
+        return false;
+    if (*bytes == 0 || *bytes % SHM_HEAP_ARENA_BYTES != 0 || *bytes > SHM_ARENA_BYTES_MAX)
+        return wrong(r, "'%.64s' is not a multiple of 64M up to 16T", r->text);
+    return true;
+}
+
+static bool read_address(reading *r)
+{
+    uint64_t *address = field_of(r);
     char *end;
 
     errno = 0;
-    o->base = strtoull(arg, &end, 16);
-    if (errno != 0 || *end != '\0' || end == arg || arg[0] == '-')
-        argp_error(state, "--base: '%s' is not a hexadecimal address", arg);
-    if (o->base == 0 || o->base % SHM_HEAP_ARENA_BYTES != 0)
-        argp_error(state, "--base: 0x%llx is not a multiple of 64M above 0", (unsigned long long)o->base);
+    *address = strtoull(r->text, &end, 16);
+    if (errno != 0 || *end != '\0' || end == r->text || strpbrk(r->text, "+- \t") != NULL)
+        return wrong(r, "'%.64s' is not a hexadecimal address", r->text);
+    if (*address == 0 || *address % SHM_HEAP_ARENA_BYTES != 0)
+        return wrong(r, "0x%llx is not a multiple of 64M above 0", (unsigned long long)*address);
+    (void)snprintf(r->shortest, sizeof(r->shortest), "0x%llx", (unsigned long long)*address);
+    return true;
 }
 
-static void add_ids(struct argp_state *state, access_list *list, const char *name, const char *arg, bool groups)
+/* The number of the word; -1, and why: it is none. */
+static int word_of(const reading *r)
 {
-    options *o = state->input;
-    const char *wrong;
+    char choice[128] = "";
+    size_t len = 0;
+
+    for (int i = 0; r->row->words[i] != NULL; i++) {
+        if (strcmp(r->text, r->row->words[i]) == 0)
+            return i;
+        len += (size_t)snprintf(choice + len, sizeof(choice) - len, "%s%s",
+                                i == 0 ? "" : r->row->words[i + 1] == NULL ? " or " : ", ", r->row->words[i]);
+    }
+    (void)wrong(r, "'%.64s' is not %s", r->text, choice);
+    return -1;
+}
+
+static bool read_word(reading *r)
+{
+    unsigned *number = field_of(r);
+    int word = word_of(r);
+
+    *number = word >= 0 ? (unsigned)word : 0;
+    return word >= 0;
+}
+
+static bool read_switch(reading *r)
+{
+    bool *on = field_of(r);
+    int word = word_of(r);
+
+    *on = word > 0;
+    return word >= 0;
+}
+
+static bool read_list(reading *r)
+{
+    bool groups = r->row->kind == KIND_GROUPS;
+    access_list *list = field_of(r);
+    const char *bad;
     int len;
-    int e = access_list_add(list, arg, groups, &wrong, &len);
+    int e;
 
+    list->nids = 0;
+    e = access_list_add(list, r->text, groups, &bad, &len);
     if (e == ACCESS_E_FULL)
-        argp_error(state, "--%s: more than %u in a list", name, ACCESS_IDS_MAX);
-    if (e != 0)
-        argp_error(state, "--%s: '%.*s' is no %s", name, len, wrong, groups ? "group" : "user");
-    o->access.is_listed = true;
+        return wrong(r, "more than %u in a list", ACCESS_IDS_MAX);
+    return e == 0 || wrong(r, "'%.*s' is no %s", len < 64 ? len : 64, bad, groups ? "group" : "user");
 }
 
-static void set_control_group(struct argp_state *state, const char *arg)
+/* Of the group that has that name by default nobody knows whether it was made. */
+static bool read_control(reading *r)
 {
-    options *o = state->input;
+    access_control *control = field_of(r);
 
-    o->has_control_group = true;
-    o->access.has_control = false;
-    if (arg[0] != '\0' && access_set_control(&o->access, arg) != 0)
-        argp_error(state, "--control-group: '%s' is no group", arg);
+    *control = (access_control){ .is_set = false };
+    if (r->text[0] == '\0' || access_set_control(control, r->text) == 0 || strcmp(r->text, ACCESS_CONTROL_GROUP) == 0)
+        return true;
+    return wrong(r, "'%.64s' is no group", r->text);
 }
 
-/* Who may do what. */
-static error_t parse_access(int key, char *arg, struct argp_state *state)
+static bool read_limit(reading *r)
 {
-    options *o = state->input;
+    enum limit which = (enum limit)((r->row->at - offsetof(options, limits.max)) / sizeof(uint64_t));
+    const limit_row *limit = limit_row_of(which);
+    char lowest[LIMITS_TEXT_BYTES];
 
-    switch (key) {
-    case OPTION_ALLOW_UID:
-        add_ids(state, &o->access.uids, "allow-uid", arg, false);
-        return 0;
-    case OPTION_ALLOW_GID:
-        add_ids(state, &o->access.gids, "allow-gid", arg, true);
-        return 0;
-    case OPTION_ALLOW_READ_UID:
-        add_ids(state, &o->access.read_uids, "allow-read-uid", arg, false);
-        return 0;
-    case OPTION_ALLOW_READ_GID:
-        add_ids(state, &o->access.read_gids, "allow-read-gid", arg, true);
-        return 0;
-    case OPTION_CONTROL_GROUP:
-        set_control_group(state, arg);
-        return 0;
-    case OPTION_ROOT_OWNER:
-        o->access.root_owner = true;
-        return 0;
-    case OPTION_NO_SECCOMP:
-        o->filter = PRIVILEGES_NO_FILTER;
-        return 0;
-    case OPTION_SECCOMP_KILL:
-        o->filter = PRIVILEGES_FILTER_KILL;
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
+    limits_text(limit->lowest, limit->unit, lowest);
+    if (!limits_set(&r->o->limits, which, r->text))
+        return wrong(r, "'%.64s' is not %s, from %s on", r->text,
+                     limit->unit == LIMIT_BYTES ? "a size, such as 512M or 64G (powers of 1024)"
+                     : limit->unit == LIMIT_MICROSECONDS ? "a time, such as 250us, 100ms or 5s"
+                                                         : "a number without a unit",
+                     lowest);
+    limits_text(r->o->limits.max[which], limit->unit, r->shortest);
+    return true;
 }
 
-static error_t parse_option(int key, char *arg, struct argp_state *state)
-{
-    options *o = state->input;
+/* --- all of them --- */
 
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->limits;
-        return 0;
-    case 's':
-        o->socket_path = arg;
-        return 0;
-    case 'r':
-        o->reserve_bytes = parse_size(state, "reserve", arg);
-        if (o->reserve_bytes == 0 || o->reserve_bytes % SHM_HEAP_ARENA_BYTES != 0 ||
-            o->reserve_bytes > SHM_ARENA_BYTES_MAX)
-            argp_error(state, "--reserve: '%s' is not a multiple of 64M up to 16T", arg);
-        return 0;
-    case 'b':
-        parse_base(state, o, arg);
-        return 0;
-    case 'm':
-        o->memory_limit_bytes = parse_size(state, "memory-limit", arg);
-        return 0;
-    case OPTION_MAX_MEMORY:
-        o->max_memory_bytes = parse_size(state, "max-memory", arg);
-        return 0;
-    case 'c':
-        if (strcmp(arg, "eager") != 0 && strcmp(arg, "lazy") != 0)
-            argp_error(state, "--commit: '%s' is neither eager nor lazy", arg);
-        o->eager_commit = strcmp(arg, "eager") == 0;
-        return 0;
-    case OPTION_HUGE_PAGES:
-        if (strcmp(arg, "auto") != 0 && strcmp(arg, "never") != 0)
-            argp_error(state, "--huge-pages: '%s' is neither auto nor never", arg);
-        o->huge_pages = strcmp(arg, "auto") == 0;
-        return 0;
-    case 'd':
-        if (arg[0] == '\0')
-            argp_error(state, "--state-dir: no directory given");
-        o->state_dir = arg;
-        return 0;
-    case OPTION_ON_STOP:
-        if (strcmp(arg, "keep") != 0 && strcmp(arg, "drop") != 0)
-            argp_error(state, "--on-stop: '%s' is neither keep nor drop", arg);
-        o->on_stop = strcmp(arg, "keep") == 0 ? ON_STOP_KEEP : ON_STOP_DROP;
-        return 0;
-    case OPTION_COLD_START:
-        o->cold_start = true;
-        return 0;
-    case OPTION_CHECK_TAKEOVER:
-        o->check_takeover = true;
-        return 0;
-    case OPTION_SCAVTRACE:
-        o->scavtrace = true;
-        return 0;
-    case 'l':
-        if (!log_level_parse(arg, &o->log_level))
-            argp_error(state, "--log-level: '%s' is not error, warn, info or debug", arg);
-        return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "'%s': no arguments are expected", arg);
-        return 0;
-    case ARGP_KEY_END:
-        if (o->base + o->reserve_bytes > USER_SPACE_END || o->base + o->reserve_bytes < o->base)
-            argp_error(state, "base and reserve: the arena would end above the user address space");
-        if (!o->has_control_group) /* if there is none of that name, nobody is in it */
-            (void)(access_set_control(&o->access, ACCESS_CONTROL_GROUP) == 0);
-        return 0;
-    default:
-        return parse_access(key, arg, state);
-    }
+static void forget(option_value *value)
+{
+    free(value->text);
+    free(value->origin);
+    *value = (option_value){ NULL, NULL };
 }
 
-void options_parse(options *ret, int argc, char **argv)
+/* A value is kept first, since paths are borrowed from it. */
+static bool keep(option_value *value, const char *before, const char *text, const char *origin)
 {
-    const struct argp_child children[] = { { .argp = limits_argp() }, { 0 } };
-    const struct argp argp = {
-        .options = option_table,
-        .parser = parse_option,
-        .children = children,
-        .doc = "Owns one shared-memory heap and serves it to the processes that link libgoalloc."
-               "\vSIZE takes K, M, G or T. The daemon stays in the foreground. SIGTERM and SIGINT end it; --on-stop "
-               "says what becomes of the heap. SIGUSR1 ends it and leaves the heap to the next one, SIGHUP does "
-               "nothing. 'goallocctl drop' drops the heap and ends the daemon.",
+    char *joined = NULL;
+
+    if (before != NULL && asprintf(&joined, "%s,%s", before, text) < 0)
+        joined = NULL;
+    else if (before == NULL)
+        joined = strdup(text);
+    forget(value);
+    value->text = joined;
+    value->origin = origin != NULL ? strdup(origin) : NULL;
+    return value->text != NULL && (origin == NULL || value->origin != NULL);
+}
+
+bool option_set(options *o, unsigned which, const char *text, const char *origin, bool add,
+                char ret_why[OPTION_WHY_BYTES])
+{
+    static bool (*const read[KINDS])(reading *r) = {
+        [KIND_PATH] = read_path,     [KIND_SIZE] = read_size,     [KIND_RESERVE] = read_reserve,
+        [KIND_ADDRESS] = read_address, [KIND_WORD] = read_word,   [KIND_SWITCH] = read_switch,
+        [KIND_USERS] = read_list,    [KIND_GROUPS] = read_list,   [KIND_CONTROL] = read_control,
+        [KIND_LIMIT] = read_limit,
     };
+    option_value *value = &o->values[which];
+    reading r = { .o = o, .row = option_row_at(which), .why = ret_why };
 
-    *ret = (options){
-        .socket_path = SHM_SOCKET_PATH,
-        .reserve_bytes = DEFAULT_RESERVE,
-        .base = SHM_BASE_DEFAULT,
-        .eager_commit = true,
-        .huge_pages = true,
-        .log_level = LOG_LEVEL_INFO,
-        .filter = PRIVILEGES_FILTER_DEFAULT,
-    };
-    limits_preset(&ret->limits);
-    argp_err_exit_status = 2;
-    (void)argp_parse(&argp, argc, argv, 0, NULL, ret);
+    if (!keep(value, add && r.row->adds ? value->text : NULL, text, origin))
+        return wrong(&r, "out of memory");
+    r.text = value->text;
+    if (!read[r.row->kind](&r))
+        return false;
+    if (r.shortest[0] == '\0' || keep(value, NULL, r.shortest, origin))
+        return true;
+    return wrong(&r, "out of memory");
+}
+
+bool options_init(options *o)
+{
+    char why[OPTION_WHY_BYTES];
+
+    *o = (options){ .filter = PRIVILEGES_FILTER_DEFAULT };
+    for (unsigned i = 0; i < options_count(); i++) {
+        if (rows[i].preset == NULL || option_set(o, i, rows[i].preset, NULL, false, why))
+            continue;
+        options_end(o);
+        return false;
+    }
+    return true;
+}
+
+void options_end(options *o)
+{
+    for (unsigned i = 0; i < OPTIONS_MAX; i++)
+        forget(&o->values[i]);
+}
+
+bool options_agree(const options *o, char ret_why[OPTION_WHY_BYTES])
+{
+    if (o->base + o->reserve_bytes <= USER_SPACE_END && o->base + o->reserve_bytes >= o->base)
+        return true;
+    (void)snprintf(ret_why, OPTION_WHY_BYTES,
+                   "base and reserve: the arena would end above the user address space");
+    return false;
+}
+
+bool option_is_same(const options *a, const options *b, unsigned which)
+{
+    const char *one = a->values[which].text;
+    const char *other = b->values[which].text;
+
+    return one == NULL || other == NULL ? one == other : strcmp(one, other) == 0;
+}
+
+void option_exchange(options *to, options *from, unsigned which)
+{
+    const option_row *row = option_row_at(which);
+    option_value value = to->values[which];
+    char field[sizeof(access_list)];
+
+    _Static_assert(sizeof(access_list) >= sizeof(uint64_t), "the largest field of a row");
+    memcpy(field, (char *)to + row->at, row->bytes);
+    memcpy((char *)to + row->at, (char *)from + row->at, row->bytes);
+    memcpy((char *)from + row->at, field, row->bytes);
+    to->values[which] = from->values[which];
+    from->values[which] = value;
 }

@@ -73,8 +73,9 @@ static const char *const daemon_calls[] = {
     "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2", "pipe2", "accept", "accept4", "readv",
     "writev", "getsockopt", "setsockopt", "shutdown", "connect", "bind", "listen", "socketpair", "fcntl",
     /* the heap's files, and what is read of the system */
-    "memfd_create", "ftruncate", "fallocate", "fchmod", "fstat", "newfstatat", "fstatat64", "stat", "statx", "pread64",
-    "pwrite64", "lseek", "readlink", "readlinkat", "unlink", "unlinkat", "umask", "mincore", "mremap", "sysinfo",
+    "memfd_create", "ftruncate", "fallocate", "fchmod", "fstat", "newfstatat", "fstatat64", "stat", "statx",
+    "getdents64", "pread64", "pwrite64", "lseek", "readlink", "readlinkat", "unlink", "unlinkat", "umask", "mincore",
+    "mremap", "sysinfo",
     /* threads, their CPUs, and children */
     "sched_getaffinity", "sched_setaffinity", "getcpu", "prlimit64", "wait4", "setsid", "pidfd_open", "prctl", "capget",
     "capset", "dup2", "dup3", "close_range", "getuid", "seccomp", "landlock_create_ruleset", "landlock_add_rule",

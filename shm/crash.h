@@ -12,7 +12,8 @@
  * X(name, who passes it): c the library, r the library in a session that reclaims, d the daemon, g the daemon when
  * sessions have a group, b the daemon when a process comes back to it, q the daemon when many sessions have come and
  * gone, e the daemon when it settles what a dead process has left half done, t the daemon when it takes over a heap, s
- * when it is stopped and drops the heap, l when it lets a heap go that it does not take over; h its helper.
+ * when it is stopped and drops the heap, l when it lets a heap go that it does not take over, f when it reads its
+ * configuration again; h its helper.
  */
 /* clang-format off: a line has points that follow each other */
 #define CRASH_POINTS(X)                                                                                       \
@@ -58,6 +59,7 @@
     X(adopt_remove_after_entry, d) X(adopt_remove_after_counters, d)                                          \
     X(arena_after_npages, d) X(zeroed_base_after, d) X(backed_base_after, d)                                  \
     X(shelf_after_gather, q) X(shelf_after_take_out, q)                                                       \
+    X(reload_before_apply, f) X(reload_half_applied, f) X(reload_after_apply, f)                              \
     X(reattach_before_reply, b) X(reattach_after_own, b)                                                      \
     X(shelf_half_read, t)                                                                                     \
     X(version_after_optional, t) X(version_after_minor, t)                                                    \

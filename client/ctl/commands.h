@@ -67,6 +67,11 @@ bool limits_next(Goallocd__Request *request, const Goallocd__Reply *reply);
 void limits_text(const Goallocd__Reply *reply);
 bool limits_json(json_t *object, const Goallocd__Reply *reply);
 
+/* reload.c. reload_failed(): not all is as the files want it. */
+void reload_text(const Goallocd__Reply *reply);
+bool reload_json(json_t *object, const Goallocd__Reply *reply);
+bool reload_failed(const Goallocd__Reply *reply);
+
 /* keeper.c: it asks no daemon, but the keeper in state_dir. Returns the exit status. */
 typedef struct keeper_options {
     const char *state_dir;

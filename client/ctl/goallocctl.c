@@ -127,6 +127,8 @@ static command commands[] = {
       .next = sessions_next, .text = sessions_text, .json = sessions_json },
     { .name = "limits", ASKS(LIMITS, limits, Limits, LIMITS), .heading = limits_heading, .next = limits_next,
       .text = limits_text, .json = limits_json },
+    { .name = "reload", ASKS(RELOAD, reload, Reload, RELOAD), .text = reload_text, .json = reload_json,
+      .patient = true },
     { .name = "roots", ASKS(ROOT_LIST, root_list, RootList, ROOT_LIST), .heading = roots_heading, .next = roots_next,
       .text = roots_text, .json = roots_json },
 };
@@ -185,6 +187,8 @@ static int run(command *c, arguments *args)
         if (!more || !c->gathers)
             whole = show(c, object, reply);
         if (reply->result_case == GOALLOCD__REPLY__RESULT_CHECK && !reply->check->whole)
+            status = EXIT_FAILURE;
+        if (reply->result_case == GOALLOCD__REPLY__RESULT_RELOAD && reload_failed(reply))
             status = EXIT_FAILURE;
     }
     if (!whole) {
@@ -318,6 +322,8 @@ int main(int argc, char **argv)
                "  disconnect SESSION\n"
                "            close a session's connection for good: its process keeps what it holds until it\n"
                "            detaches or ends, and gets no more; asks first\n"
+               "  reload    have the daemon read its configuration again, and say what has changed: fails if\n"
+               "            something takes a restart, or is wrong, when nothing changes\n"
                "  drop      drop the heap of a running daemon, which then ends; asks first\n"
                "  keeper    the keeper in a --state-dir, and its heap; --end ends one that is left over, asking first\n"
                "  ping      is the daemon there, and which version",

@@ -11,7 +11,7 @@
  *                  '---> DEFERRED -> NONE              handled again from its beginning, when it is its turn (queue.c)
  *     NONE -> DEFERRED                                 the pool is empty, or its user has had half of it;
  *                                                  Attach: the session's old connection commits
- *     NONE -> WAITING -> JOINED -> NONE                Stats, SessionList, Trim: the round has ended
+ *     NONE -> WAITING -> JOINED -> NONE                Stats, SessionList, Trim, Reload: the round has ended
  *                            '---> RELEASING -> NONE   Scavenge
  *     NONE -> ENDING -> NONE                           Detach: the session is over
  *     NONE -> PAUSED -> NONE                           ReturnSpans, a long one: handled again, from where it was
@@ -61,7 +61,7 @@ static inline bool may_follow(enum operation_state from, enum operation_state to
 
 static operation_link *rings_of(operation_rings *rings)
 {
-    _Static_assert(RINGS == OPERATION_STATES + 2 * ROUNDS, "nothing but rings");
+    _Static_assert(RINGS == OPERATION_STATES + 2 * ROUNDS_ALL, "nothing but rings");
     return (operation_link *)(void *)rings;
 }
 

@@ -23,8 +23,12 @@ enum operation_state {
     OPERATION_STATES
 };
 
-/* Passes over the heap, each for all who ask for the same (rounds.c). */
-enum round { ROUND_STATS, ROUND_SESSIONS, ROUND_SWEEP, ROUND_RECLAIM, ROUND_CHECK, ROUNDS };
+/*
+ * Work that is done once for all who ask for the same: passes over the heap (rounds.c), which are counted by ROUNDS,
+ * and the reading of the configuration (reload.c).
+ */
+enum round { ROUND_STATS, ROUND_SESSIONS, ROUND_SWEEP, ROUND_RECLAIM, ROUND_CHECK, ROUNDS, ROUND_RELOAD = ROUNDS,
+             ROUNDS_ALL };
 
 /* A place in a ring of operations; or the ring itself, which is its own neighbour when it is empty. */
 typedef struct operation_link {
@@ -35,8 +39,8 @@ typedef struct operation_link {
 /* All operations, the oldest of each state first; those that wait for a round, or are in one, by round. */
 typedef struct operation_rings {
     operation_link of_state[OPERATION_STATES];
-    operation_link waiting[ROUNDS];
-    operation_link joined[ROUNDS];
+    operation_link waiting[ROUNDS_ALL];
+    operation_link joined[ROUNDS_ALL];
 } operation_rings;
 
 /* Arrays for spans that are leased: a fixed number of them. What was never used was never touched and has no memory. */

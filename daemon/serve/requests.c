@@ -18,6 +18,7 @@
 #include "daemon/heap/intents.h"
 #include "daemon/serve/deaths.h"
 #include "daemon/serve/holdings.h"
+#include "daemon/serve/reload.h"
 #include "daemon/serve/request_group.h"
 #include "daemon/serve/request_heap.h"
 #include "daemon/serve/request_lease.h"
@@ -229,15 +230,6 @@ static answer find_group(client *c, const Goallocd__Attach *ask, group **ret)
     return errors[group_find_or_found(client_service(c)->heap->groups, &wanted, ret)];
 }
 
-/* The limit of a session that asks for this one; 0: none. */
-static uint64_t limit_of(const service *srv, uint64_t asked_bytes)
-{
-    uint64_t most = srv->users.limits->max[LIMIT_SESSION_BYTES];
-    uint64_t bytes = asked_bytes != 0 ? asked_bytes : srv->users.limits->max[LIMIT_SESSION_DEFAULT];
-
-    return most != 0 && (bytes == 0 || bytes > most) ? most : bytes;
-}
-
 /* The user is looked at when a session is opened; who comes back to one shows its token. */
 static answer may_attach(const client *c, const Goallocd__Attach *ask)
 {
@@ -276,7 +268,7 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
     const Goallocd__Attach *ask = request->attach;
     service *srv = client_service(c);
     session_request wanted = { .flags = ask->flags, .pid = c->peer.pid, .uid = c->peer.uid,
-                               .limit_bytes = limit_of(srv, ask->limit_bytes), .label = ask->label,
+                               .limit_bytes = ask->limit_bytes, .label = ask->label,
                                .knows = layout_heard(ask->layout) };
     session *s;
     enum limit why;
@@ -546,6 +538,7 @@ static const struct {
     [GOALLOCD__REQUEST__OP_SUBSCRIBE] = { .handle = handle_subscribe },
     [GOALLOCD__REQUEST__OP_SET_LABEL] = { .handle = handle_set_label },
     [GOALLOCD__REQUEST__OP_LIMITS] = { .handle = handle_limits },
+    [GOALLOCD__REQUEST__OP_RELOAD] = { .handle = handle_reload },
 };
 
 static answer dispatch(client *c, session *s, const Goallocd__Request *request)

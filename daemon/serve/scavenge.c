@@ -308,6 +308,12 @@ void scavenge_force(scavenger *s, void (*on_forced)(void *data, uint64_t npages)
     }
 }
 
+void scavenge_look(scavenger *s)
+{
+    s->exhausted = false;
+    (void)uv_timer_start(&s->timer, scavenge_tick, 0, 0);
+}
+
 void scavenge_note_eager(scavenger *s, page_range range)
 {
     s->neager += range.npages;

@@ -79,6 +79,9 @@ void scavenge_start(scavenger *s, uv_loop_t *loop, mheap *heap, helper *punches,
  */
 void scavenge_force(scavenger *s, void (*on_forced)(void *data, uint64_t npages), void *data);
 
+/* A limit has changed: look now whether there is something to release, and not at the next time. */
+void scavenge_look(scavenger *s);
+
 /* A lease has released a range of pages because of the memory limit, and put it back. */
 void scavenge_note_eager(scavenger *s, page_range range);
 

@@ -4,6 +4,8 @@
  * Called by main; tests/fuzz opens a server and turns its loop itself. It hands requests.c to the peers as their
  * handler, and tells the queue when those who work in the background have set pages free.
  *
+ * SIGHUP has the configuration read again (reload.c).
+ *
  * What stops it: SIGUSR1 leaves the heap to the next daemon; SIGTERM and SIGINT leave or drop it, as server_options
  * says; a Drop request drops it. A heap that is to be left and that nobody else holds is dropped, since it ends with
  * this process. To drop it begins with one store, the word dropped in the header; what follows (clients are told by the
@@ -260,6 +262,7 @@ static void stop(server *s, const char *why, bool keep)
     notice.result_case = GOALLOCD__REPLY__RESULT_SHUTDOWN_NOTICE;
     notice.shutdown_notice = &body;
     door_shut(&s->door);
+    reload_stop(&s->reload);
     unmap_stop();
     peer_host_stop(&srv->peers, &notice);
     deaths_stop(&s->deaths);
@@ -274,7 +277,10 @@ static void on_signal(uv_signal_t *handle, int signum)
 {
     server *s = handle->data;
 
-    stop(s, strsignal(signum), signum == SIGUSR1 || s->options.keep_on_stop);
+    if (signum == SIGHUP)
+        reload_ask(&s->reload);
+    else
+        stop(s, strsignal(signum), signum == SIGUSR1 || s->options.keep_on_stop);
 }
 
 static void on_stop(uv_timer_t *timer)
@@ -294,18 +300,20 @@ static void on_drop(void *data)
 /* 0, or an error of libuv's. */
 static int start(server *s, int listen_fd)
 {
-    static const int signums[3] = { SIGTERM, SIGINT, SIGUSR1 };
+    static const int signums[4] = { SIGTERM, SIGINT, SIGUSR1, SIGHUP };
     service *srv = &s->service;
     int r;
 
     (void)setenv("UV_THREADPOOL_SIZE", SHM_TEXT(COMMIT_THREADS), 0); /* looked at when the pool is used first */
     r = uv_loop_init(&srv->loop);
-    for (size_t i = 0; i < 3 && r == 0; i++) {
+    for (size_t i = 0; i < 4 && r == 0; i++) {
         s->signals[i].data = s;
         r = uv_signal_init(&srv->loop, &s->signals[i]);
         if (r == 0)
             r = uv_signal_start(&s->signals[i], on_signal, signums[i]);
     }
+    if (r == 0)
+        r = reload_start(&s->reload, srv, s->options.reload, &s->options.keep_on_stop);
     if (r == 0)
         r = start_helper(s);
     if (r < 0)
@@ -323,6 +331,7 @@ static int start(server *s, int listen_fd)
     s->replace.data = s->stop.data = s;
     srv->on_drop = on_drop;
     srv->on_drop_data = s;
+    srv->reload = &s->reload;
     watch(s);
     if (s->options.recovered) {
         srv->tell_census = true;

@@ -7,6 +7,7 @@
 #include "daemon/serve/deaths.h"
 #include "daemon/serve/door.h"
 #include "daemon/serve/pulse.h"
+#include "daemon/serve/reload.h"
 #include "daemon/serve/rounds.h"
 #include "daemon/serve/sweep.h"
 
@@ -28,15 +29,17 @@ typedef struct server_options {
     void *data;
     const limits *limits; /* of clients; borrowed */
     bool refuses_fds;     /* nobody can send descriptors to the socket */
+    const reload_setup *reload; /* how to read the configuration again; NULL: it can't be */
 } server_options;
 
 typedef struct server {
-    uv_signal_t signals[3];
+    uv_signal_t signals[4];
     door door;
     sweep sweep;
     deaths deaths;
     rounds rounds;
     pulse pulse;
+    reload reload;
     server_options options;
     uv_poll_t watched;
     uv_timer_t replace; /* of what was watched */

@@ -40,6 +40,7 @@ typedef struct service {
     struct deaths *deaths; /* notices that the process of a session is gone */
     void (*on_drop)(void *data); /* the heap is to be dropped, and the daemon to stop */
     void *on_drop_data;
+    struct reload *reload; /* reads the configuration again; NULL: nobody does */
     uint64_t nrpcs;
     uint64_t started_ms;
     bool reclaiming;                         /* a ROUND_RECLAIM is under way, whether its peer is there or not */

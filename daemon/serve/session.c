@@ -121,6 +121,19 @@ void session_set_state(session_table *table, session *s, enum shm_session_state 
 
 /* --- whose they are --- */
 
+static void set_limit(const session_table *table, session *s)
+{
+    uint64_t bytes = table->users == NULL ? s->asked_bytes : limits_of_session(table->users->limits, s->asked_bytes);
+
+    s->lessee.limit_pages = bytes / PAGE_BYTES + (bytes % PAGE_BYTES != 0);
+}
+
+static void set_group_limit(const session_table *table, session *s)
+{
+    if (s->group != NULL)
+        s->group->quota.limit_pages = table->users->limits->max[LIMIT_GROUP_BYTES] / PAGE_BYTES;
+}
+
 /* What it holds counts on its user, and on its group. */
 static int count_on_user(session_table *table, session *s)
 {
@@ -133,10 +146,10 @@ static int count_on_user(session_table *table, session *s)
     lease_add_quota(&s->lessee, &s->user->quota);
     s->lessee.left_quota = &s->user->left;
     s->commits.whole = &s->user->commits;
-    if (s->group != NULL) {
-        s->group->quota.limit_pages = table->users->limits->max[LIMIT_GROUP_BYTES] / PAGE_BYTES;
+    set_limit(table, s);
+    set_group_limit(table, s);
+    if (s->group != NULL)
         lease_add_quota(&s->lessee, &s->group->quota);
-    }
     return 0;
 }
 
@@ -151,6 +164,18 @@ int session_table_count_on(session_table *table, users *accounts)
             r = count_on_user(table, session_at(table, no));
     }
     return r;
+}
+
+void session_table_set_limits(session_table *table)
+{
+    for (uint32_t no = 1; no < SHM_SESSIONS_MAX; no++) {
+        session *s = session_at(table, no);
+
+        if (s == NULL)
+            continue;
+        set_limit(table, s);
+        set_group_limit(table, s);
+    }
 }
 
 enum limit session_forbidden_by(const session_table *table, const user *who)
@@ -178,7 +203,8 @@ static session *session_add(session_table *table, session_no no, uint32_t epoch,
     s->group = request->group;
     if (request->flags & SESSION_RECLAIM)
         s->lessee.owner = s->group != NULL ? s->group->no : (owner_no){ no.n };
-    s->lessee.limit_pages = request->limit_bytes / PAGE_BYTES + (request->limit_bytes % PAGE_BYTES != 0);
+    s->asked_bytes = request->asked_bytes;
+    set_limit(table, s);
     s->sign = LIFESIGN_NONE;
     s->flags = request->flags;
     s->pid = request->pid;
@@ -280,7 +306,7 @@ int session_open(session_table *table, const session_request *request, session *
     entry->flags = s->flags;
     entry->pid = s->pid;
     entry->uid = s->uid;
-    entry->limit_bytes = request->limit_bytes;
+    entry->limit_bytes = s->asked_bytes; /* the next daemon may have another limit for it */
     entry->group = group_word_of(s);
     entry->minor = request->knows.minor;
     entry->knows_needed = request->knows.needed;

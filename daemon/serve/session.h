@@ -20,6 +20,7 @@ typedef struct session {
     user *user;              /* the account on which it counts; NULL: the table has none */
     bool counts_as_lost;     /* there, too: LIMIT_UID_LOST */
     uint64_t nrpcs;
+    uint64_t asked_bytes;    /* the limit that its process has asked for; 0: none */
     lifesign sign;           /* its process has it mapped as long as it lives; on the shelf for the next daemon, too */
     uint64_t next_search_ns; /* what it offers is not searched for before, at its limit */
     bool searching;          /* it has been told to ask again: a search goes on where the last request's ended */
@@ -69,7 +70,7 @@ typedef struct session_request {
     uint32_t flags;
     uint32_t pid;
     uint32_t uid;
-    uint64_t limit_bytes;
+    uint64_t asked_bytes; /* the limit that it asks for; 0: none */
     const char *label; /* cut to SHM_LABEL_BYTES - 1 bytes; what is no UTF-8, or controls terminals, becomes '?' */
     group *group;      /* that it joins, which is open and of its mode; NULL: none */
     shm_version knows; /* what its library knows of layouts */
@@ -96,6 +97,9 @@ void session_table_end(session_table *table);
 
 /* Count all sessions on these accounts, and those that are opened from now on. */
 int session_table_count_on(session_table *table, users *accounts) __attribute__((warn_unused_result)); /* 0, -ENOMEM */
+
+/* The limits of the accounts have changed: those of sessions and groups that are there follow. */
+void session_table_set_limits(session_table *table);
 
 /* The limit that keeps this user from another session; LIMITS: none does. */
 enum limit session_forbidden_by(const session_table *table, const user *who);

@@ -36,6 +36,7 @@
 #define NS_PER_SECOND UINT64_C(1000000000)
 
 #define CONNECTIONS_LEAST 16u
+#define NOT_SAID          (UINT64_MAX / 4) /* so many that they limit nothing */
 
 /* The limit of all that belongs to one of a uid; LIMITS: there is none. */
 static enum limit of_all(enum limit which)
@@ -47,7 +48,7 @@ void users_start(users *u, const limits *max)
 {
     u->fitted = *max;
     u->limits = &u->fitted;
-    u->most_pidfds = UINT64_MAX;
+    u->most_pidfds = u->ndescriptors = u->nwatches = NOT_SAID;
     if (getrandom(u->seed, sizeof(u->seed), GRND_NONBLOCK) != (ssize_t)sizeof(u->seed))
         u->seed[0] = (uint64_t)(uintptr_t)u ^ (uint64_t)getpid() << 32;
     u->seed[0] |= 1;
@@ -62,22 +63,48 @@ static void lower(users *u, enum limit which, uint64_t most)
 /*
  * A session takes two descriptors beside its connection, if it has one: its process's pidfd and its sign of life. So
  * 3/8 of them as connections and 3/16 as sessions are three quarters at most. (Groups take two each, of which
- * GROUPS_PER_UID_MAX bounds the number.)
+ * GROUPS_PER_UID_MAX bounds the number.) Of the watches no uid gets more than three quarters for connections.
  */
-void users_fit_descriptors(users *u, uint64_t n)
+static void fit(users *u)
 {
+    uint64_t n = u->ndescriptors;
+    uint64_t most = u->nwatches / 2 > CONNECTIONS_LEAST ? u->nwatches / 2 : CONNECTIONS_LEAST;
+
     lower(u, LIMIT_UID_CONNECTIONS, n * 3 / 8 > 0 ? n * 3 / 8 : 1);
     lower(u, LIMIT_UID_SESSIONS, n * 3 / 16 > 0 ? n * 3 / 16 : 1);
-}
-
-/* No uid gets more than three quarters of the connections. */
-void users_fit_watches(users *u, uint64_t n)
-{
-    uint64_t most = n / 2 > CONNECTIONS_LEAST ? n / 2 : CONNECTIONS_LEAST;
-
     u->most_pidfds = most;
     lower(u, LIMIT_CONNECTIONS, most);
     lower(u, LIMIT_UID_CONNECTIONS, most * 3 / 4);
+}
+
+void users_fit_descriptors(users *u, uint64_t n)
+{
+    u->ndescriptors = n;
+    fit(u);
+}
+
+void users_fit_watches(users *u, uint64_t n)
+{
+    u->nwatches = n;
+    fit(u);
+}
+
+static void set_quotas(const users *u, user *who)
+{
+    if (who->privileged)
+        return;
+    who->quota.limit_pages = u->limits->max[LIMIT_UID_BYTES] / PAGE_BYTES;
+    who->left.limit_pages = u->limits->max[LIMIT_UID_LEFT] / PAGE_BYTES;
+}
+
+void users_set_limits(users *u, const limits *max)
+{
+    u->fitted = *max;
+    fit(u);
+    for (size_t i = 0; i < USERS_BUCKETS; i++) {
+        for (user *who = u->buckets[i]; who != NULL; who = who->below)
+            set_quotas(u, who);
+    }
 }
 
 void users_end(users *u)
@@ -142,10 +169,7 @@ user *users_find(users *u, uint32_t uid)
     who->privileged = uid == 0 || uid == geteuid();
     who->credit_ns = NS_PER_SECOND;
     who->bound[LIMIT_UID_ROOTS] = who->bound[LIMIT_UID_ADOPTIONS] = UINT64_MAX;
-    if (!who->privileged) {
-        who->quota.limit_pages = u->limits->max[LIMIT_UID_BYTES] / PAGE_BYTES;
-        who->left.limit_pages = u->limits->max[LIMIT_UID_LEFT] / PAGE_BYTES;
-    }
+    set_quotas(u, who);
     who->below = *bucket;
     *bucket = who;
     DL_APPEND(u->idle, who);

@@ -48,7 +48,9 @@ typedef struct users {
     unsigned nusers;
     uint64_t used[LIMITS]; /* by limits of all */
     uint64_t refused[LIMITS];
-    uint64_t most_pidfds;  /* that may be watched: users_fit_watches() */
+    uint64_t ndescriptors; /* users_fit_descriptors() */
+    uint64_t nwatches;     /* users_fit_watches() */
+    uint64_t most_pidfds;  /* that may be watched */
     uint64_t recounted_ms; /* holdings.c: when all bounds were what there is */
     uint64_t seed[2];
 } users;
@@ -61,6 +63,9 @@ void users_fit_descriptors(users *u, uint64_t n);
 
 /* The kernel lets the process watch so many descriptors: half of them for connections, half for processes. */
 void users_fit_watches(users *u, uint64_t n);
+
+/* Other limits from now on, as far as there are descriptors and watches. Who has more than that keeps it. */
+void users_set_limits(users *u, const limits *max);
 
 void users_end(users *u);
 

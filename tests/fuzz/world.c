@@ -89,9 +89,7 @@ static const access_policy *policy(unsigned rules)
     static const access_policy anybody;
     static const access_policy listed = { .uids = { { 1000, 1001, 1003 }, 3 },
                                           .read_uids = { { 1002 }, 1 },
-                                          .is_listed = true,
-                                          .has_control = true,
-                                          .control_gid = CONTROL_GID,
+                                          .control = { true, CONTROL_GID },
                                           .root_owner = true };
 
     return rules & WORLD_LISTED ? &listed : &anybody;

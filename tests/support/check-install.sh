@@ -51,6 +51,12 @@ exports_only_goalloc() {
     [[ -z $others ]] && grep -q -E '^goalloc_malloc(@|$)' <<<"$symbols"
 }
 
+# A second installation does not take an administrator's file.
+keeps_configuration() {
+    echo '# mine' >"$prefix/etc/goallocd/goallocd.conf"
+    cmake --install "$build" --prefix "$prefix" && grep -x '# mine' "$prefix/etc/goallocd/goallocd.conf"
+}
+
 # The unit starts the daemon by its full path, with nothing of the template left.
 unit_is_rendered() {
     grep '^ExecStart=/.*/goallocd ' "$prefix/lib/systemd/system/goallocd.service" &&
@@ -61,9 +67,12 @@ if ! check "cmake --install" cmake --install "$build" --prefix "$prefix"; then
     exit 1
 fi
 for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib/libgoalloc.a include/goalloc.h lib/pkgconfig/goalloc.pc \
-    lib/systemd/system/goallocd{,@}.{service,socket} lib/sysusers.d/goallocd.conf lib/tmpfiles.d/goallocd.conf; do
+    lib/systemd/system/goallocd{,@}.{service,socket} lib/sysusers.d/goallocd.conf lib/tmpfiles.d/goallocd.conf \
+    etc/goallocd/goallocd.conf; do
     check "$file is installed" test -s "$prefix/$file"
 done
+check "goallocd takes the configuration" "$prefix/bin/goallocd" --config "$prefix/etc/goallocd/goallocd.conf" --check-config
+check "an installation leaves a configuration as it is" keeps_configuration
 check "goallocd --version" "$prefix/bin/goallocd" --version
 check "goallocctl --version" "$prefix/bin/goallocctl" --version
 check "goalloc-replay --version" "$prefix/bin/goalloc-replay" --version

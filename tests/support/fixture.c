@@ -69,14 +69,15 @@ static int count_fds(pid_t pid)
 
 static void exec_daemon(const fixture *f, const char *more)
 {
-    const char *argv[34] = { GOALLOCD_PATH, "--socket", f->socket, "--base", FIXTURE_BASE, "--log-level", "debug" };
-    int argc = 7;
+    const char *argv[36] = { GOALLOCD_PATH, "--socket", f->socket, "--base", FIXTURE_BASE, "--log-level", "debug",
+                             "--config", "" };
+    int argc = 9;
     int fd = f->log_fd != 0 ? f->log_fd : open(f->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
     argv[argc++] = "--seccomp-kill"; /* a system call that the daemon's filter lacks fails a test */
 #endif
-    for (const char *const *option = f->options; option != NULL && *option != NULL && argc < 28; option++)
+    for (const char *const *option = f->options; option != NULL && *option != NULL && argc < 30; option++)
         argv[argc++] = *option;
     if (f->state_dir[0] != '\0') {
         argv[argc++] = "--state-dir";
