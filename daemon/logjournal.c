@@ -41,13 +41,13 @@ static struct {
 bool logjournal_has_stderr(void)
 {
     const char *stream = secure_getenv("JOURNAL_STREAM");
-    unsigned long long device;
-    unsigned long long inode;
+    char mine[64];
     struct stat st;
-    char end;
 
-    return stream != NULL && sscanf(stream, "%llu:%llu%c", &device, &inode, &end) == 2 &&
-           fstat(STDERR_FILENO, &st) == 0 && st.st_dev == device && st.st_ino == inode;
+    if (stream == NULL || fstat(STDERR_FILENO, &st) < 0)
+        return false;
+    (void)snprintf(mine, sizeof(mine), "%llu:%llu", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
+    return strcmp(stream, mine) == 0;
 }
 
 bool logjournal_open(void)

@@ -142,12 +142,11 @@ size_t logrecord_add_field(char bytes[LOGRECORD_BYTES], size_t used, const char 
 {
     size_t name_bytes = strlen(name);
     uint64_t len_le = htole64(len_bytes);
-    char *at = bytes + used;
+    char *at;
 
     if (used + name_bytes + 2 + sizeof(len_le) + len_bytes > LOGRECORD_BYTES)
         return used;
-    memcpy(at, name, name_bytes);
-    at += name_bytes;
+    at = stpcpy(bytes + used, name);
     if (memchr(value, '\n', len_bytes) == NULL) {
         *at++ = '=';
     } else {

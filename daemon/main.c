@@ -41,7 +41,7 @@ static void raise_descriptor_limit(void)
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
         limit.rlim_cur = limit.rlim_max;
         if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
-            log_warn("descriptor limit: %s", strerror(errno));
+            log_warn("the limit of descriptors can't be raised: %s", strerror(errno));
     }
 }
 

@@ -480,7 +480,7 @@ int server_open(server *s, int listen_fd, mheap *heap, const server_options *opt
         return r;
     r = start(s, listen_fd);
     if (r < 0)
-        log_error("start: %s", uv_strerror(r));
+        log_error("the loop can't be set up: %s", uv_strerror(r));
     return r;
 }
 
