@@ -384,6 +384,7 @@ static void add_commandline(const options *from, options *o, config_mistakes *mi
             add_mistake(mistakes, value->origin, 0, "--%s: %s", option_row_at(i)->name, why);
     }
     o->cold_start = from->cold_start;
+    o->check_takeover = from->check_takeover;
     o->filter = from->filter;
 }
 

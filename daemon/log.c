@@ -1,27 +1,37 @@
 /*
- * Log: one line a call, into a ring, from which a thread of its own writes to stderr.
+ * Log: one line a call, into a ring, from which a thread of its own writes to stderr or sends to the journal.
  *
- * Called by everything in the daemon, from any thread. stderr may be a pipe whose reader does not read, the journal's
- * socket, or a terminal that somebody has stopped. O_NONBLOCK is no way out: it belongs to the open file, which the
- * daemon shares with its parent. poll() before a write is none either: another writer may fill the pipe in between. So
- * write(2) is called by one thread that does nothing else, and may stand in it for ever.
+ * Called by everything in the daemon, from any thread. Calls logrecord.c (what a line looks like), logjournal.c,
+ * logquota.c. Under systemd, when stderr is a stream to the journal, lines go to the journal's socket with fields;
+ * else to stderr as text with the time. Where they go is settled by the first line, for the daemon's life.
+ *
+ * stderr may be a pipe whose reader does not read, or a terminal that somebody has stopped. O_NONBLOCK is no way out:
+ * it belongs to the open file, which the daemon shares with its parent. poll() before a write is none either: another
+ * writer may fill the pipe in between. So write(2) is called by one thread that does nothing else, and may stand in it
+ * for ever. The journal's socket is the daemon's own, and does not block; but its queue may be full, and the journal
+ * may be on its way from one process to the next. Then the same thread tries again, with pauses, and stands there.
  *
  *   log_line() --lock--> ring of 256 KiB --no lock--> the writer --write(2), whole lines up to 4 KiB--> stderr
+ *                                                             '--sendto(2), one record a datagram--> the journal
  *
  * - A line that finds no room is dropped and counted; so are those behind it, until half of the ring is free again.
- *   Then a line says how many they were, at their place. The order of lines is that of the calls.
+ *   Then a line says how many they were, at their place. The order of lines is that of the calls. A journal that is
+ *   started anew, however long that takes, loses nothing that the ring has room for.
  * - A regular file is not read by anybody, so nobody can stop it: lines are written to it by who says them. They are
  *   there even if the daemon is killed in the next instruction. (A write that the file system makes wait, waits.)
- * - What clients cause is limited by user (logquota.c). The writer says what was left out when a window is over.
+ * - What clients cause is limited by user (logquota.c), for each level by itself, so that a user's deaths don't hide
+ *   what it was refused. The writer says what was left out when a window is over.
+ * - The level may change at any time, in any thread: each line looks at it once.
  *
- * Ends: log_close() gives the writer half a second; if it still stands in write(2), the process ends around it, which
- * the kernel does to any thread that waits for a pipe, a socket or a terminal; and kill -9 in the same way. A crash
+ * Ends: log_close() gives the writer half a second; if it still stands there, the process ends around it, which the
+ * kernel does to any thread that waits for a pipe, a socket or a terminal; and kill -9 in the same way. A crash
  * (SIGSEGV, SIGABRT, ...) gives the writer 0.2 s for what the daemon has just said. Only SIGKILL loses lines that are
- * in the ring. A forked child has no writer, and its descriptor 2 may soon be something else: it says nothing.
+ * in the ring. A forked child has no writer, and its descriptor 2 may soon be something else: it says nothing, and
+ * touches no lock for it.
  *
  * Data: private. head is written under the lock by who says a line, after the bytes (release); tail by the writer
- * alone, after write(2). Nobody waits for the writer: it takes the lock only to count what was left out, and holds it
- * for some instructions.
+ * alone, after write(2) or sendto(2). Nobody waits for the writer: it takes the lock only to count what was left out,
+ * and holds it for some instructions. A record in the ring is its length, in 4 bytes, and its bytes.
  */
 #include "daemon/log.h"
 
@@ -38,15 +48,20 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/logjournal.h"
 #include "daemon/logquota.h"
 #include "shm/atomics.h"
 
 #define RING_BYTES  262144u
-#define LINE_BYTES  1024u
 #define BATCH_BYTES PIPE_BUF /* lines of others that write to the same pipe stay whole, and so do these */
 #define STOP_MS     500
 #define CRASH_MS    200
 #define NOTE_MS     1000 /* how often the writer looks whether there is something left out to say */
+#define NQUOTAS     (LOG_LEVEL_DEBUG + 1)
+#define AGAIN_MS_MIN 1u /* the journal did not take a record: it is tried again, doubled each time up to */
+#define AGAIN_MS_MAX 128u
+
+_Static_assert(LOGRECORD_BYTES <= BATCH_BYTES, "a batch has room for any record");
 
 /* Who writes a line: who says it, before log_open() and to a file; the writer; nobody. */
 enum log_way { WAY_DIRECT, WAY_RING, WAY_SILENT };
@@ -55,6 +70,8 @@ static shm_u32 max_level = LOG_LEVEL_INFO; /* the loop's; read by who says somet
 
 static struct {
     shm_u32 way;
+    bool has_form; /* these two before the writer starts */
+    enum logrecord_form form;
     bool started;
     pthread_t writer;
     void (*prepare)(void);
@@ -66,24 +83,16 @@ static struct {
     pthread_mutex_t lock;
     bool dropping;     /* these under the lock */
     uint64_t ndropped;
-    logquota quotas[2]; /* of warnings, of debugging */
+    logquota quotas[NQUOTAS]; /* by level */
     char ring[RING_BYTES];
 } log_state = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-static const struct {
-    const char *name;
-    const char *journal_prefix; /* syslog priority */
-} levels[] = {
-    [LOG_LEVEL_ERROR] = { "error", "<3>" },
-    [LOG_LEVEL_WARN] = { "warn", "<4>" },
-    [LOG_LEVEL_INFO] = { "info", "<6>" },
-    [LOG_LEVEL_DEBUG] = { "debug", "<7>" },
-};
-
 bool log_level_parse(const char *name, enum log_level *ret)
 {
-    for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++) {
-        if (strcmp(name, levels[i].name) == 0) {
+    static const char *const names[] = { "error", "warn", "info", "debug" };
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(name, names[i]) == 0) {
             *ret = (enum log_level)i;
             return true;
         }
@@ -93,7 +102,12 @@ bool log_level_parse(const char *name, enum log_level *ret)
 
 void log_set_level(enum log_level level)
 {
-    u32_store_relaxed(&max_level, (uint32_t)level);
+    u32_store_relaxed(&max_level, level);
+}
+
+static bool is_said(enum log_level level)
+{
+    return level <= u32_load_relaxed(&max_level);
 }
 
 static uint64_t now_ms(void)
@@ -106,52 +120,91 @@ static uint64_t now_ms(void)
 
 /* --- the ring --- */
 
+static const log_subject nobody = { .session = 0 };
+
 static uint64_t ring_used(void)
 {
     return u64_load_relaxed(&log_state.head) - u64_load_acquire(&log_state.tail);
 }
 
-/* Under the lock; there is room. */
-static void ring_copy_in(const char *bytes, size_t len_bytes)
+static uint64_t ring_copy_in(uint64_t to, const void *bytes, size_t len_bytes)
 {
-    uint64_t head = u64_load_relaxed(&log_state.head);
-    size_t at = head % RING_BYTES;
+    size_t at = to % RING_BYTES;
     size_t first = len_bytes < RING_BYTES - at ? len_bytes : RING_BYTES - at;
 
     memcpy(&log_state.ring[at], bytes, first);
-    memcpy(&log_state.ring[0], bytes + first, len_bytes - first);
-    u64_store_release(&log_state.head, head + len_bytes);
+    memcpy(&log_state.ring[0], (const char *)bytes + first, len_bytes - first);
+    return to + len_bytes;
 }
 
-static size_t line_format(char line[LINE_BYTES], enum log_level level, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+static uint64_t ring_copy_out(uint64_t from, void *bytes, size_t len_bytes)
+{
+    size_t at = from % RING_BYTES;
+    size_t first = len_bytes < RING_BYTES - at ? len_bytes : RING_BYTES - at;
+
+    memcpy(bytes, &log_state.ring[at], first);
+    memcpy((char *)bytes + first, &log_state.ring[0], len_bytes - first);
+    return from + len_bytes;
+}
+
+/* Under the lock; there is room. */
+static void ring_add(const char *record, size_t len_bytes)
+{
+    uint32_t len = (uint32_t)len_bytes;
+    uint64_t at = ring_copy_in(u64_load_relaxed(&log_state.head), &len, sizeof(len));
+
+    u64_store_release(&log_state.head, ring_copy_in(at, record, len_bytes));
+}
+
+__attribute__((format(printf, 5, 0))) static size_t record_make(char record[LOGRECORD_BYTES], enum log_event event,
+                                                                enum log_level level, const log_subject *subject,
+                                                                const char *format, va_list args);
+
+__attribute__((format(printf, 3, 4))) static size_t note_make(char record[LOGRECORD_BYTES], enum log_event event,
+                                                              const char *format, ...)
+{
+    va_list args;
+    size_t len;
+
+    va_start(args, format);
+    len = record_make(record, event, logevent_row_of(event)->level, &nobody, format, args);
+    va_end(args);
+    return len;
+}
 
 /* Under the lock. There is room again: it is said what was dropped. */
 static void ring_go_on(void)
 {
-    char line[LINE_BYTES];
-    size_t len = line_format(line, LOG_LEVEL_WARN, "%llu lines of the log were dropped, because nobody read it",
-                             (unsigned long long)log_state.ndropped);
+    char record[LOGRECORD_BYTES];
+    size_t len =
+        note_make(record, LOG_EVENT_LINES_DROPPED, "%llu lines of the log were dropped, because nobody read it",
+                  (unsigned long long)log_state.ndropped);
 
     log_state.dropping = false;
     log_state.ndropped = 0;
-    ring_copy_in(line, len);
+    ring_add(record, len);
 }
 
-static void ring_put(const char *line, size_t len_bytes)
+/* Under the lock: the line is lost. */
+static void ring_drop(void)
+{
+    log_state.dropping = true;
+    log_state.ndropped++;
+    u32_store_release(&log_state.has_notes, 1);
+}
+
+static void ring_put(const char *record, size_t len_bytes)
 {
     uint64_t used;
 
     (void)pthread_mutex_lock(&log_state.lock);
     used = ring_used();
-    if (log_state.dropping ? used > RING_BYTES / 2 : used + len_bytes > RING_BYTES) {
-        log_state.dropping = true;
-        log_state.ndropped++;
-        u32_store_release(&log_state.has_notes, 1);
+    if (log_state.dropping ? used > RING_BYTES / 2 : used + sizeof(uint32_t) + len_bytes > RING_BYTES) {
+        ring_drop();
     } else {
         if (log_state.dropping)
             ring_go_on();
-        ring_copy_in(line, len_bytes);
+        ring_add(record, len_bytes);
     }
     (void)pthread_mutex_unlock(&log_state.lock);
     (void)sem_post(&log_state.wake);
@@ -176,49 +229,67 @@ static void write_whole(const char *bytes, size_t len_bytes)
     }
 }
 
-/* Write some of the lines that are in the ring. False: there is none. */
+/* The journal takes the record, or will never: then it is lost, and counted. */
+static void send_whole(const char *record, size_t len_bytes)
+{
+    unsigned again_ms = AGAIN_MS_MIN;
+    int r;
+
+    while ((r = logjournal_send(record, len_bytes)) == LOGJOURNAL_E_LATER) {
+        (void)nanosleep(&(struct timespec){ 0, again_ms * 1000000L }, NULL);
+        again_ms = again_ms * 2 < AGAIN_MS_MAX ? again_ms * 2 : AGAIN_MS_MAX;
+    }
+    if (r == 0)
+        return;
+    (void)pthread_mutex_lock(&log_state.lock);
+    ring_drop();
+    (void)pthread_mutex_unlock(&log_state.lock);
+}
+
+/* Write some of the lines that are in the ring, or send one. False: there is none. */
 static bool write_batch(void)
 {
     char batch[BATCH_BYTES];
+    uint64_t head = u64_load_acquire(&log_state.head);
     uint64_t tail = u64_load_relaxed(&log_state.tail);
-    uint64_t n = u64_load_acquire(&log_state.head) - tail;
-    size_t at = tail % RING_BYTES;
-    size_t first;
+    size_t used = 0;
 
-    if (n == 0)
+    if (tail == head)
         return false;
-    n = n < BATCH_BYTES ? n : BATCH_BYTES;
-    first = n < RING_BYTES - at ? (size_t)n : RING_BYTES - at;
-    memcpy(batch, &log_state.ring[at], first);
-    memcpy(batch + first, &log_state.ring[0], (size_t)n - first);
-    n = (uint64_t)((char *)memrchr(batch, '\n', (size_t)n) + 1 - batch); /* a line is shorter than a batch */
-    write_whole(batch, (size_t)n);
-    u64_store_release(&log_state.tail, tail + n);
+    while (tail != head) {
+        uint32_t len;
+        uint64_t at = ring_copy_out(tail, &len, sizeof(len));
+
+        if (used + len > (log_state.form == LOGRECORD_DATAGRAM ? len : sizeof(batch)))
+            break;
+        tail = ring_copy_out(at, batch + used, len);
+        used += len;
+    }
+    if (log_state.form == LOGRECORD_DATAGRAM)
+        send_whole(batch, used);
+    else
+        write_whole(batch, used);
+    u64_store_release(&log_state.tail, tail);
     return true;
 }
 
-static void say(const char *line, size_t len_bytes)
+static void say(const char *record, size_t len_bytes)
 {
-    switch (u32_load_acquire(&log_state.way)) {
-    case WAY_DIRECT:
-        write_whole(line, len_bytes);
-        return;
-    case WAY_RING:
-        ring_put(line, len_bytes);
-        return;
-    default:
-        return;
-    }
+    if (u32_load_acquire(&log_state.way) == WAY_RING)
+        ring_put(record, len_bytes);
+    else
+        write_whole(record, len_bytes);
 }
 
 /* --- what was dropped or left out --- */
 
 static bool next_note(uint64_t now, logquota_note *ret)
 {
-    bool found;
+    bool found = false;
 
     (void)pthread_mutex_lock(&log_state.lock);
-    found = logquota_left_out(&log_state.quotas[0], now, ret) || logquota_left_out(&log_state.quotas[1], now, ret);
+    for (size_t i = 0; i < NQUOTAS && !found; i++)
+        found = logquota_left_out(&log_state.quotas[i], now, ret);
     (void)pthread_mutex_unlock(&log_state.lock);
     return found;
 }
@@ -226,16 +297,17 @@ static bool next_note(uint64_t now, logquota_note *ret)
 /* True if there is still something to be said later. */
 static bool has_notes_left(void)
 {
-    logquota copies[2];
+    logquota copies[NQUOTAS];
     logquota_note note;
-    bool dropping;
+    bool some;
 
     (void)pthread_mutex_lock(&log_state.lock);
     memcpy(copies, log_state.quotas, sizeof(copies));
-    dropping = log_state.dropping;
+    some = log_state.dropping;
     (void)pthread_mutex_unlock(&log_state.lock);
-    return dropping || logquota_left_out(&copies[0], UINT64_MAX, &note) ||
-           logquota_left_out(&copies[1], UINT64_MAX, &note);
+    for (size_t i = 0; i < NQUOTAS && !some; i++)
+        some = logquota_left_out(&copies[i], UINT64_MAX, &note);
+    return some;
 }
 
 /* By the writer, which has written all that there was. now: UINT64_MAX says all that there is to say. */
@@ -251,10 +323,9 @@ static void say_notes(uint64_t now)
         ring_go_on();
     (void)pthread_mutex_unlock(&log_state.lock);
     while (next_note(now, &note)) {
-        if (note.of_others)
-            log_warn("%llu lines about clients of other users were left out", (unsigned long long)note.nlines);
-        else
-            log_warn("%llu lines about clients of uid %u were left out", (unsigned long long)note.nlines, note.uid);
+        log_event(LOG_EVENT_LINES_LEFT_OUT, &(log_subject){ .has_uid = !note.of_others, .uid = note.uid },
+                  "%llu lines about clients of %s were left out", (unsigned long long)note.nlines,
+                  note.of_others ? "other users" : "this user");
     }
     if (has_notes_left())
         u32_store_release(&log_state.has_notes, 1);
@@ -325,6 +396,14 @@ static void watch_crashes(void)
 #endif
 }
 
+/* By the first line, or at the start: before there is another thread. */
+static void settle_form(void)
+{
+    if (!log_state.has_form && logjournal_has_stderr())
+        log_state.form = LOGRECORD_STREAM;
+    log_state.has_form = true;
+}
+
 /* Signals are for the loop's thread. */
 static int start_writer(void)
 {
@@ -346,6 +425,9 @@ int log_open(void (*prepare)(void))
 
     if (sem_init(&log_state.wake, 0, 0) < 0)
         return -errno;
+    settle_form();
+    if (log_state.form == LOGRECORD_STREAM && logjournal_open())
+        log_state.form = LOGRECORD_DATAGRAM;
     r = -pthread_atfork(NULL, NULL, silence);
     log_state.prepare = prepare;
     if (r == 0)
@@ -353,7 +435,7 @@ int log_open(void (*prepare)(void))
     if (r < 0)
         return r;
     log_state.started = true;
-    if (fstat(STDERR_FILENO, &st) < 0 || !S_ISREG(st.st_mode))
+    if (log_state.form == LOGRECORD_DATAGRAM || fstat(STDERR_FILENO, &st) < 0 || !S_ISREG(st.st_mode))
         u32_store_release(&log_state.way, WAY_RING);
     watch_crashes();
     return 0;
@@ -378,49 +460,49 @@ void log_close(void)
 
 /* --- lines --- */
 
-static size_t line_format_args(char line[LINE_BYTES], enum log_level level, const char *format, va_list args)
+static size_t record_make(char record[LOGRECORD_BYTES], enum log_event event, enum log_level level,
+                          const log_subject *subject, const char *format, va_list args)
 {
-    int head;
-    size_t len;
+    logrecord r = { .event = event, .level = level, .subject = subject };
 
-    if (getenv("JOURNAL_STREAM") != NULL)
-        head = snprintf(line, LINE_BYTES, "%s", levels[level].journal_prefix);
-    else
-        head = snprintf(line, LINE_BYTES, "goallocd: %s: ", levels[level].name);
-    if (vsnprintf(line + head, LINE_BYTES - (size_t)head - 1, format, args) < 0)
-        line[head] = '\0';
-    len = strlen(line);
-    for (size_t i = 0; i < len; i++) {
-        if (line[i] == '\n') /* a line is one line, whatever is named in it */
-            line[i] = ' ';
-    }
-    line[len++] = '\n';
-    return len;
+    (void)clock_gettime(CLOCK_REALTIME, &r.time);
+    logrecord_say(&r, format, args);
+    return logrecord_write(&r, log_state.form, record);
 }
 
-static size_t line_format(char line[LINE_BYTES], enum log_level level, const char *format, ...)
+__attribute__((format(printf, 4, 0))) static void say_line(enum log_event event, enum log_level level,
+                                                           const log_subject *subject, const char *format, va_list args)
 {
-    va_list args;
-    size_t len;
+    char record[LOGRECORD_BYTES];
 
-    va_start(args, format);
-    len = line_format_args(line, level, format, args);
-    va_end(args);
-    return len;
+    if (u32_load_acquire(&log_state.way) == WAY_SILENT)
+        return;
+    if (!log_state.has_form)
+        settle_form();
+    say(record, record_make(record, event, level, subject, format, args));
 }
 
 void log_line(enum log_level level, const char *format, ...)
 {
-    char line[LINE_BYTES];
     va_list args;
-    size_t len;
 
-    if (level > u32_load_relaxed(&max_level))
+    if (!is_said(level))
         return;
     va_start(args, format);
-    len = line_format_args(line, level, format, args);
+    say_line(LOG_EVENT_NONE, level, &nobody, format, args);
     va_end(args);
-    say(line, len);
+}
+
+void log_event(enum log_event event, const log_subject *subject, const char *format, ...)
+{
+    enum log_level level = logevent_row_of(event)->level;
+    va_list args;
+
+    if (!is_said(level))
+        return;
+    va_start(args, format);
+    say_line(event, level, subject != NULL ? subject : &nobody, format, args);
+    va_end(args);
 }
 
 /* False: the line is left out, and counted. */
@@ -429,7 +511,7 @@ static bool is_within_quota(enum log_level level, uint32_t uid)
     bool within;
 
     (void)pthread_mutex_lock(&log_state.lock);
-    within = logquota_take(&log_state.quotas[level == LOG_LEVEL_DEBUG], uid, now_ms());
+    within = logquota_take(&log_state.quotas[level], uid, now_ms());
     (void)pthread_mutex_unlock(&log_state.lock);
     if (!within && u32_load_acquire(&log_state.has_notes) == 0) {
         u32_store_release(&log_state.has_notes, 1);
@@ -438,18 +520,27 @@ static bool is_within_quota(enum log_level level, uint32_t uid)
     return within;
 }
 
-void log_client_line(enum log_level level, uint32_t uid, const char *format, ...)
+void log_client_line(enum log_level level, const log_subject *subject, const char *format, ...)
 {
-    char line[LINE_BYTES];
     va_list args;
-    size_t len;
 
-    if (level > u32_load_relaxed(&max_level) || !is_within_quota(level, uid))
+    if (!is_said(level) || !is_within_quota(level, subject->uid))
         return;
     va_start(args, format);
-    len = line_format_args(line, level, format, args);
+    say_line(LOG_EVENT_NONE, level, subject, format, args);
     va_end(args);
-    say(line, len);
+}
+
+void log_client_event(enum log_event event, const log_subject *subject, const char *format, ...)
+{
+    enum log_level level = logevent_row_of(event)->level;
+    va_list args;
+
+    if (!is_said(level) || !is_within_quota(level, subject->uid))
+        return;
+    va_start(args, format);
+    say_line(event, level, subject, format, args);
+    va_end(args);
 }
 
 /* A whole line, as the stream is buffered by lines; of a longer one, pieces. */
@@ -462,7 +553,7 @@ static ssize_t stream_write(void *cookie, const char *bytes, size_t size)
         size_t len = end != NULL ? (size_t)(end - bytes) - at : size - at;
 
         if (len > 0)
-            log_line(level, "%.*s", (int)(len < LINE_BYTES ? len : LINE_BYTES), bytes + at);
+            log_line(level, "%.*s", (int)(len < LOGRECORD_BYTES ? len : LOGRECORD_BYTES), bytes + at);
         at += len + (end != NULL);
     }
     return (ssize_t)size;

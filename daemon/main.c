@@ -42,7 +42,7 @@ static void raise_descriptor_limit(void)
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
         limit.rlim_cur = limit.rlim_max;
         if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
-            log_warn("descriptor limit: %s", strerror(errno));
+            log_warn("the limit of descriptors can't be raised: %s", strerror(errno));
     }
 }
 
@@ -110,7 +110,7 @@ static int find_heap(const options *o, home *h, int ret_fds[HEAPFILE_NFDS])
 
     h->stored = stored == 0;
     if (stored == FDSTORE_E_BROKEN && !o->cold_start) {
-        log_error("%s", drop_advice);
+        log_event(LOG_EVENT_TAKEOVER_REFUSED, NULL, "systemd has descriptors of a heap, but not all: %s", drop_advice);
         return -EPROTO;
     }
     kept = o->state_dir == NULL ? KEEPER_E_NONE : keeper_connect(&h->keeper, o->state_dir, from_keeper);
@@ -139,10 +139,10 @@ static int take_over(const options *o, const int fds[HEAPFILE_NFDS], heapfile *r
             heapfile_close(ret_file); /* and the descriptors */
     }
     if (r < 0) {
-        log_error("the heap that was left behind can't be used: %s", why != NULL ? why : strerror(-r));
-        if (r == -ENOEXEC)
-            log_error("it is as it was: start a goallocd of its version, and that takes it over");
-        log_error("%s", drop_advice);
+        log_event(LOG_EVENT_TAKEOVER_REFUSED, NULL, "the heap that was left behind can't be used: %s%s; %s",
+                  why != NULL ? why : strerror(-r),
+                  r == -ENOEXEC ? "; it is as it was: start a goallocd of its version, and that takes it over" : "",
+                  drop_advice);
         return r;
     }
     CRASH_POINT(recover_after_heap);
@@ -166,11 +166,13 @@ static int let_go(home *h, const int fds[HEAPFILE_NFDS])
     int lock = handover_lock(fds[HEAPFILE_PRIVATE]);
 
     if (lock == -EADDRINUSE && !dropped) {
-        log_error("the heap that was left behind can't be dropped: another goallocd serves it");
+        log_event(LOG_EVENT_TAKEOVER_REFUSED, NULL,
+                  "the heap that was left behind can't be dropped: another goallocd serves it");
         heapfile_close_fds(fds);
         return lock;
     }
-    log_warn(dropped ? "the heap that was left behind was dropped" : "dropping the heap that was left behind");
+    log_event(LOG_EVENT_HEAP_DROPPED, NULL, "%s",
+              dropped ? "the heap that was left behind was dropped" : "dropping the heap that was left behind");
     if (handover_mark_dropped(fds[HEAPFILE_SPANS]) < 0)
         log_warn("what was left behind is no heap: nobody who uses it can be told");
     CRASH_POINT(let_go_after_word);
@@ -197,6 +199,7 @@ static int make_heap(const options *o, heapfile *ret_file, mheap *ret_heap)
     return r;
 }
 
+static const char held_by_keeper[] = "a keeper holds the heap";
 static const char held_by_nobody[] =
     "nobody holds the heap but this daemon until a keeper starts: if it dies before, the heap is gone";
 
@@ -206,7 +209,9 @@ static int start_keeper(home *h)
     int r = keeper_start(&h->keeper, h->file);
 
     if (r == KEEPER_E_LATER)
-        log_error("%s", held_by_nobody);
+        log_event(LOG_EVENT_HEAP_UNHELD, NULL, "%s", held_by_nobody);
+    else if (r == 0)
+        log_event(LOG_EVENT_KEEPER_STARTED, NULL, "%s", held_by_keeper);
     return r < 0 ? r : 0;
 }
 
@@ -245,12 +250,12 @@ static int replace_keeper(void *data)
     bool had_one = h->keeper.fd >= 0;
 
     if (had_one)
-        log_warn("the keeper of the heap has died; starting another one");
+        log_event(LOG_EVENT_KEEPER_LOST, NULL, "the keeper of the heap has died; starting another one");
     keeper_leave(&h->keeper);
     if (keeper_start(&h->keeper, h->file) == 0)
-        log_info("a keeper holds the heap");
+        log_event(LOG_EVENT_KEEPER_STARTED, NULL, "%s", held_by_keeper);
     else if (had_one)
-        log_error("%s", held_by_nobody);
+        log_event(LOG_EVENT_HEAP_UNHELD, NULL, "%s", held_by_nobody);
     return h->keeper.fd;
 }
 
@@ -299,6 +304,7 @@ static int run(const config_source *source, options *o)
     heapfile file;
     mheap heap;
     home h = { .keeper = { .fd = -1 }, .file = &file };
+    uint64_t began_ns = uv_hrtime();
     int r = find_place(o, &place);
 
     if (r < 0)
@@ -316,6 +322,7 @@ static int run(const config_source *source, options *o)
                                       .scavtrace = o->scavtrace,
                                       .access = &o->access,
                                       .recovered = h.recovered,
+                                      .began_ns = began_ns,
                                       .socket_path = place.path,
                                       .keep_on_stop = keeps_on_stop(o),
                                       .is_held = is_held,

@@ -196,7 +196,7 @@ void lease_shrink(lessee *l, page_no first, uint64_t npages)
  * that the object is published. What another process links or unlinks at this moment (holds.h) stays: it is the
  * heap's, and that process, or who settles it, does what is left to do.
  */
-static void span_reclaim(mheap *heap, page_no first)
+static void span_reclaim(mheap *heap, page_no first, live_sum *freed)
 {
     shm_span *span = shm_span_at(heap->map, first);
 
@@ -209,6 +209,8 @@ static void span_reclaim(mheap *heap, page_no first)
         uint64_t held = holds_any(heap->map) ? holds_among(heap->map, first, span, w, alloc & ~kept) : 0;
 
         u64_store_release(shm_alloc_word(heap->map, first, w), alloc & (kept | held));
+        freed->objects += bits_count(alloc & ~(kept | held));
+        freed->bytes += bits_count(alloc & ~(kept | held)) * span->elem_bytes;
     }
     CRASH_POINT(reclaim_after_bits);
     u32_store_release(&span->owner, 0);
@@ -226,21 +228,23 @@ static bool owner_has_ended(const mheap *heap, page_no first)
 }
 
 /* The span is in no list. left: what lives in it is claimed as left by its lessee; NULL: nobody claims it. */
-static void span_end(mheap *heap, page_no first, left_owner_no *left)
+static void span_end(mheap *heap, page_no first, left_owner_no *left, lease_ending *ending)
 {
+    ending->nspans++;
     if (owner_has_ended(heap, first))
-        span_reclaim(heap, first);
-    left_lease_ends(heap->left, first, left);
+        span_reclaim(heap, first, &ending->freed);
+    left_lease_ends(heap->left, first, left, &ending->left);
     mcentral_put(heap, first);
 }
 
 static void lease_end(lessee *l, page_no first, left_owner_no *left)
 {
     mheap *heap = l->table->heap;
+    lease_ending unseen = { .nspans = 0 }; /* of a span that is given back while its lessee goes on */
 
     lease_unlink(l, first);
     CRASH_POINT(lease_end_after_unlink);
-    span_end(heap, first, left);
+    span_end(heap, first, left, left != NULL ? &l->ending : &unseen);
     if (heap->links[first.n].place != PLACE_NONE) /* else it is free */
         estate_add(heap->estates, first, shm_span_at(heap->map, first)->npages, l->left_quota);
 }
@@ -384,7 +388,7 @@ bool lease_take_some_offered(lessee *l, uint64_t npages, unsigned budget)
 }
 
 /* Free up to budget of the objects that an owner has adopted. True: it has no more. */
-static bool end_adopted(lease_table *table, owner_no owner, unsigned budget)
+static bool end_adopted(lease_table *table, owner_no owner, unsigned budget, live_sum *freed)
 {
     mheap *heap = table->heap;
 
@@ -395,6 +399,8 @@ static bool end_adopted(lease_table *table, owner_no owner, unsigned budget)
         if (!adopt_pop(heap->adopted, owner, &object, &lives))
             return true;
         if (lives) {
+            freed->objects++;
+            freed->bytes += shm_span_at(heap->map, object.first)->elem_bytes;
             (void)object_free_remote(heap->map, &object);
             (void)lease_sweep(table, object.first, true);
         }
@@ -409,12 +415,13 @@ bool lease_end_some(lessee *l, unsigned budget)
     CRASH_POINT(session_end_half);
     if (owner_is_group(l->owner.n))
         return budget > 0; /* what it has adopted is the group's */
-    return end_adopted(l->table, (owner_no){ l->no.n }, budget);
+    return end_adopted(l->table, (owner_no){ l->no.n }, budget, &l->ending.freed);
 }
 
 bool lease_end_group_some(lease_table *table, group *g, unsigned budget)
 {
     mheap *heap = table->heap;
+    lease_ending ending = { .nspans = 0 }; /* nobody asks */
 
     assert(g->state == SHM_GROUP_ENDING && g->nmembers == 0);
     for (unsigned i = 0; i < SPAN_CLASS_COUNT * 4; i++) {
@@ -424,11 +431,11 @@ bool lease_end_group_some(lease_table *table, group *g, unsigned budget)
             page_no first = set->head;
 
             spanlist_remove(set, heap->links, first);
-            span_end(heap, first, NULL);
+            span_end(heap, first, NULL, &ending);
             CRASH_POINT(group_end_half);
         }
     }
-    return end_adopted(table, g->no, budget);
+    return end_adopted(table, g->no, budget, &ending.freed);
 }
 
 /* --- after another daemon --- */
@@ -444,6 +451,7 @@ static int recover_lease(lease_table *table, page_no first)
     lease_word lease = lease_unpack(u64_load_relaxed(&span->lease));
     uint32_t owner = u32_load_relaxed(&span->owner);
     lessee *l = lease_find_lessee(table, lease.session, lease.epoch);
+    lease_ending unseen = { .nspans = 0 };
 
     adopt_recover_span(table->heap->adopted, first);
     if (lease.state == SPAN_LEASED && l != NULL && owner == l->owner.n)
@@ -452,7 +460,7 @@ static int recover_lease(lease_table *table, page_no first)
              (owner != 0 || u32_load_relaxed(&map->sessions[l->no.n].state) != SHM_SESSION_ENDING))
         return -EUCLEAN;
     else if (lease.state == SPAN_LEASED || owner_has_ended(table->heap, first))
-        span_end(table->heap, first, NULL);
+        span_end(table->heap, first, NULL, &unseen);
     else if (owner != 0)
         mcentral_put_recovered(table->heap, first);
     return 0;

@@ -4,12 +4,20 @@
 #ifndef GOALLOC_DAEMON_HEAP_LEASE_H
 #define GOALLOC_DAEMON_HEAP_LEASE_H
 
+#include "daemon/heap/live.h"
 #include "daemon/heap/mcentral.h"
 #include "daemon/heap/offers.h"
 #include "daemon/heap/quota.h"
 
 /* Quotas of a lessee: its user's, and its group's. */
 #define LEASE_QUOTAS 2u
+
+/* Of a lessee that ends, for people: by the bits, as they were when the lease of each span ended. */
+typedef struct lease_ending {
+    uint64_t nspans;
+    live_sum left;  /* objects in them that stay, and were not there when they were leased */
+    live_sum freed; /* its own, which end with it */
+} lease_ending;
 
 typedef struct lessee {
     struct lease_table *table; /* the one that it was added to */
@@ -26,6 +34,7 @@ typedef struct lessee {
     page_no offers_at;    /* the span in that list at which lease_take_some_offered() goes on, if l still leases it */
     offers offers;        /* spans of it that may be taken back */
     left_owner_no left;   /* claims objects that it has left in its spans: nobody may know of some of them */
+    lease_ending ending;  /* what its end has found so far */
 } lessee;
 
 /* Zeroed at the start, but for heap. */

@@ -223,7 +223,7 @@ void left_lease_begins(left_table *table, page_no first)
         record_push(table, first, (left_owner_no){ 0 }, live, nwords);
 }
 
-void left_lease_ends(left_table *table, page_no first, left_owner_no *owner)
+void left_lease_ends(left_table *table, page_no first, left_owner_no *owner, live_sum *sum)
 {
     uint64_t live[SHM_BITS_WORDS];
     uint64_t new[SHM_BITS_WORDS];
@@ -236,6 +236,8 @@ void left_lease_ends(left_table *table, page_no first, left_owner_no *owner)
     settle_chain(table, first, live, nwords, new);
     if (owner == NULL || !is_any_set(new, nwords))
         return;
+    for (uint32_t w = 0; w < nwords; w++)
+        live_add(table->map, first, w, new[w], sum);
     if (owner->n == 0)
         *owner = owner_take(table);
     if (owner->n != 0)

@@ -30,9 +30,9 @@ void left_lease_begins(left_table *table, page_no first);
 
 /*
  * The lease of the span ends, and its bits are still what the lessee has left. What its lessee allocated and lives is
- * claimed for *owner, which becomes a number if it is 0; owner NULL: nobody claims it.
+ * claimed for *owner, which becomes a number if it is 0, and added to *sum; owner NULL: nobody claims it.
  */
-void left_lease_ends(left_table *table, page_no first, left_owner_no *owner);
+void left_lease_ends(left_table *table, page_no first, left_owner_no *owner, live_sum *sum);
 
 /* The span is freed: nothing in it is left. */
 void left_forget_span(left_table *table, page_no first);

@@ -467,13 +467,14 @@ static void note_stuck(helper *h, uint64_t now)
     h->stuck = stuck;
     h->watch.on_stuck(h->watch.data, stuck);
     if (stuck) {
-        log_warn(h->pid != 0 ? "a client holds a lock of the heap's files: nothing is given back to the system until "
-                               "it lets go"
-                             : "there is no helper: nothing is given back to the system until one can be started");
+        log_event(LOG_EVENT_RELEASE_STUCK, NULL, "%s",
+                  h->pid != 0 ? "a client holds a lock of the heap's files: nothing is given back to the system until "
+                                "it lets go"
+                              : "there is no helper: nothing is given back to the system until one can be started");
         h->stuck_ns = h->punches->sent_ns;
     } else {
-        log_warn("memory is given back to the system again, after %llu s",
-                 (unsigned long long)((now - h->stuck_ns) / 1000000000));
+        log_event(LOG_EVENT_RELEASE_AGAIN, NULL, "memory is given back to the system again, after %llu s",
+                  (unsigned long long)((now - h->stuck_ns) / 1000000000));
     }
 }
 
@@ -517,7 +518,7 @@ static void on_readable(uv_poll_t *poll, int status, int events)
         send_unsent(h);
         return;
     }
-    log_warn("the helper has died; starting another one");
+    log_event(LOG_EVENT_HELPER_LOST, NULL, "the helper has died; starting another one");
     uv_close((uv_handle_t *)poll, on_poll_closed);
 }
 

@@ -160,6 +160,7 @@ void check_begin(service *srv)
 
 bool check_step(service *srv, unsigned budget)
 {
+    const log_subject subject = { .heap = srv->heap->map->header->generation };
     FILE *out = fmemopen(the.text, sizeof(the.text), "w");
     FILE *err = out != NULL ? out : stderr;
     int r = validate_part(srv, budget, err);
@@ -170,8 +171,10 @@ bool check_step(service *srv, unsigned budget)
         (void)fclose(out);
     the.text[sizeof(the.text) - 1] = '\0';
     the.whole = r == 0;
-    if (r < 0)
+    if (r < 0) {
+        log_event(LOG_EVENT_HEAP_DAMAGED, &subject, "the heap's tables differ: %s", the.text);
         dump(srv);
+    }
     return r != VALIDATE_E_MORE;
 }
 

@@ -104,7 +104,8 @@ static bool look_at_threads(closer *c)
         who = users_find(c->users, t->uid);
         if (who != NULL && !who->privileged)
             who->refuses = true;
-        log_error("a descriptor that uid %u has sent can't be closed: %u so far; its connections are refused", t->uid,
+        log_event(LOG_EVENT_CLIENT_REFUSED, &(log_subject){ .has_uid = true, .uid = t->uid },
+                  "a descriptor that it has sent can't be closed: its connections are refused; %u hang so far",
                   c->nstuck);
     }
     return more;

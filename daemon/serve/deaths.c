@@ -59,7 +59,7 @@ typedef struct watch {
 
 static void end_session(deaths *d, session *s, const char *why)
 {
-    log_client_debug(s->uid, "session %u (pid %u): %s", s->lessee.no.n, s->pid, why);
+    s->why_ended = why;
     session_set_state(&d->srv->sessions, s, SHM_SESSION_ENDING);
     service_wake(d->srv);
 }
@@ -256,8 +256,11 @@ bool deaths_watch(deaths *d, const client *c, const session *s)
     if (getsockopt(peer_fd(&c->peer), SOL_SOCKET, SO_PEERPIDFD, &pidfd, &len) < 0)
         pidfd = c->peer.pid == 0 ? -1 : (int)syscall(SYS_pidfd_open, c->peer.pid, 0);
     if (pidfd < 0) {
-        log_client_debug(s->uid, "session %u: no pidfd for pid %u: %s", s->lessee.no.n, c->peer.pid, strerror(errno));
-        if (errno == EMFILE || errno == ENFILE)
+        const log_subject subject = session_subject(s);
+        bool is_short = errno == EMFILE || errno == ENFILE;
+
+        log_client_debug(&subject, "there is no pidfd for pid %u: %s", c->peer.pid, strerror(errno));
+        if (is_short)
             return false;
         deaths_forget(d, s->lessee.no);
         note_process(d, s->lessee.no, 0, 0);
@@ -292,8 +295,11 @@ static bool is_dead(deaths *d, const session *s)
         (void)close(pidfd);
         return true;
     }
-    if (!watch_pidfd(d, s, pidfd))
-        log_warn("session %u: the death of pid %u may be noticed late", s->lessee.no.n, u32_load_relaxed(&p->pid));
+    if (!watch_pidfd(d, s, pidfd)) {
+        const log_subject subject = session_subject(s);
+
+        log_client_warn(&subject, "the death of its process may be noticed late");
+    }
     return false;
 }
 

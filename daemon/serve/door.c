@@ -78,10 +78,13 @@ static void tell(int fd, enum limit why)
 /* Close the connection of who is over a limit; tell him, but once a millisecond is enough for a flood. */
 static void refuse(door *d, int fd, user *who, const struct ucred *cred, enum limit why)
 {
-    if (who->refused[why] == 0 || who->refused_ms[why] != uv_now(d->host->loop))
+    const log_subject subject = { .pid = (uint32_t)cred->pid, .has_uid = true, .uid = who->uid };
+    uint64_t now_ms = uv_now(d->host->loop);
+
+    if (who->told_ms != now_ms)
         tell(fd, why);
-    users_refused(d->host->users, who, why, &(users_subject){ .pid = (uint32_t)cred->pid, .label = "" },
-                  uv_now(d->host->loop));
+    who->told_ms = now_ms;
+    users_refused(d->host->users, who, why, &subject, (users_use){ 0, 0 }, now_ms);
     discard(d, fd, who);
 }
 
@@ -92,7 +95,7 @@ static void warn_rarely(door *d, const char *what)
     if (now_ms < d->next_warning_ms)
         return;
     d->next_warning_ms = now_ms + WARNING_MS;
-    log_warn("connections are closed at once: %s", what);
+    log_event(LOG_EVENT_CLIENT_REFUSED, NULL, "connections are closed at once: %s", what);
 }
 
 /* --- who does --- */
@@ -100,11 +103,12 @@ static void warn_rarely(door *d, const char *what)
 /* A peer of the reserve; if there are many that control nothing, the oldest makes room. */
 static void note_late(door *d, peer *p)
 {
+    const log_subject subject = peer_subject(p);
     peer_host *host = d->host;
 
     peer_be_late(p);
     if (host->nlate == 1)
-        log_client_warn(p->uid, "few descriptors are left: no more sessions");
+        log_client_event(LOG_EVENT_CLIENT_REFUSED, &subject, "few descriptors are left: no more sessions");
     if (host->nlate <= LATE_MAX)
         return;
     for (peer *old = host->late; old != NULL; old = old->late_next) {
@@ -124,12 +128,13 @@ static void on_silence(uv_timer_t *timer)
 
     while (host->silent != NULL && now_ms - host->silent->came_ms >= SILENCE_MS) {
         peer *p = host->silent;
+        const log_subject subject = peer_subject(p);
         int nbytes = 0;
 
         if (p->ready || (ioctl(peer_fd(p), FIONREAD, &nbytes) == 0 && nbytes > 0)) {
             peer_still_silent(p);
         } else {
-            log_client_debug(p->uid, "client pid %u disconnected: it asks nothing", p->pid);
+            log_client_debug(&subject, "disconnected: it asks nothing");
             peer_close(p);
         }
     }

@@ -231,7 +231,7 @@ static void end_pass(excess *e, excess_found found)
         e->pause_ms = e->pause_ms == 0 ? LOOK_MS : e->pause_ms * 2 < PAUSE_MS_MAX ? e->pause_ms * 2 : PAUSE_MS_MAX;
     e->metadata_not_before_ms = uv_now(e->timer.loop) + e->pause_ms;
     if (begun >= LEAST_BYTES)
-        log_info("%llu MiB of that have been given back",
+        log_info("%llu MiB that clients had given the heap's files have been given back",
                  (unsigned long long)((begun > left ? begun - left : 0) / MIB));
     e->passing = false;
     e->seen = false;

@@ -153,25 +153,84 @@ static answer look(service *srv, const session *s, uint64_t npages, bool insist)
     return ANSWER_DONE;
 }
 
-/* Say in the log who asks for how much, and why there is none: once in a while. */
-static void tell(service *srv, const session *s, uint64_t npages, answer why)
-{
-    uint64_t now_ms = uv_hrtime() / 1000000;
-    uint64_t *next_ms = &srv->next_limit_warning_ms[why.error == leasing_max_reached.error];
+/* --- in the log --- */
 
-    events_memory_short(&srv->events);
-    if (now_ms <= *next_ms)
+static uint64_t asked_pages(const Goallocd__Request *request)
+{
+    const Goallocd__Refill *refill = request->refill;
+
+    switch (request->op_case) {
+    case GOALLOCD__REQUEST__OP_REFILL:
+        if (refill->npages != 0 || refill->span_class >= SPAN_CLASS_COUNT)
+            return refill->nspans * (uint64_t)refill->npages;
+        return refill->nspans *
+               (uint64_t)size_class_npages[span_class_size((span_class){ (uint8_t)refill->span_class }).n];
+    case GOALLOCD__REQUEST__OP_ALLOC_LARGE:
+        return request->alloc_large->npages;
+    case GOALLOCD__REQUEST__OP_RESIZE_LARGE:
+        return request->resize_large->npages;
+    default:
+        return 0;
+    }
+}
+
+/* What the answer says that there is too little of; REFUSALS: it is no such answer. */
+static enum refusal refusal_of(answer why)
+{
+    const struct {
+        const char *message;
+        enum refusal what;
+    } table[] = {
+        { leasing_exhausted.message, REFUSAL_ARENA },
+        { leasing_max_reached.message, REFUSAL_MAX_MEMORY },
+        { leasing_limit_reached.message, REFUSAL_MEMORY_LIMIT },
+        { leasing_no_memory.message, REFUSAL_SYSTEM },
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        if (why.message == table[i].message)
+            return table[i].what;
+    }
+    return REFUSALS;
+}
+
+/* Once in a while: this is about the heap, whoever asks. */
+static void tell_over_limit(service *srv)
+{
+    uint64_t now_ms = uv_now(&srv->loop);
+
+    if (now_ms < srv->next_over_limit_ms)
         return;
-    *next_ms = now_ms + LIMIT_WARNING_MS;
-    log_warn("session %u (%s, pid %u, uid %u) holds %llu KiB and asks for %llu KiB more: %s", s->lessee.no.n, s->label,
-             s->pid, s->uid, (unsigned long long)(s->lessee.nheld_pages * PAGE_BYTES / KIB),
-             (unsigned long long)(npages * PAGE_BYTES / KIB), why.message);
-    if (why.error == leasing_limit_reached.error)
-        log_warn("the memory limit of %llu MiB is below what is in use: %llu MiB in spans and %llu MiB of metadata; "
-                 "all that is free is being given back to the system",
-                 (unsigned long long)(mheap_limit_bytes(srv->heap) / MIB),
-                 (unsigned long long)(srv->heap->ninuse_pages * PAGE_BYTES / MIB),
-                 (unsigned long long)(metabook_bytes(&srv->heap->book) / MIB));
+    srv->next_over_limit_ms = now_ms + LIMIT_WARNING_MS;
+    log_event(LOG_EVENT_MEMORY_OVER_LIMIT, NULL,
+              "the memory limit of %llu MiB is below what is in use: %llu MiB in spans and %llu MiB of metadata; "
+              "all that is free is being given back to the system",
+              (unsigned long long)(mheap_limit_bytes(srv->heap) / MIB),
+              (unsigned long long)(srv->heap->ninuse_pages * PAGE_BYTES / MIB),
+              (unsigned long long)(metabook_bytes(&srv->heap->book) / MIB));
+}
+
+/* Each answer once, and where it is sent: the user's episode counts them. */
+static void note_refused(client *c, uint64_t npages, answer why)
+{
+    service *srv = client_service(c);
+    const session *s = client_any_session(c);
+    enum refusal what = refusal_of(why);
+    log_subject subject;
+
+    if (s == NULL || what == REFUSALS)
+        return;
+    subject = session_subject(s);
+    users_refused_by(&srv->users, c->peer.user, what, &subject, uv_now(&srv->loop),
+                     "asks for %llu KiB more and holds %llu KiB: %s", (unsigned long long)(npages * PAGE_BYTES / KIB),
+                     (unsigned long long)(s->lessee.nheld_pages * PAGE_BYTES / KIB), why.message);
+    if (what == REFUSAL_MEMORY_LIMIT)
+        tell_over_limit(srv);
+}
+
+void leasing_note_refused(client *c, const Goallocd__Request *request, answer why)
+{
+    note_refused(c, asked_pages(request), why);
 }
 
 answer leasing_allows_more(service *srv, const session *s, uint64_t npages, bool insist)
@@ -192,7 +251,7 @@ answer leasing_allows(service *srv, const session *s, uint64_t npages, bool insi
         a = leasing_allows_more(srv, s, npages, insist);
     }
     if (a.error != 0)
-        tell(srv, s, npages, a);
+        events_memory_short(&srv->events);
     return a;
 }
 
@@ -224,6 +283,7 @@ static void reply_spans(client *c, answer why)
 
     if (op->nspans == 0) {
         events_memory_short(&client_service(c)->events);
+        note_refused(c, op->asked_pages, why);
         reply_answer(&c->peer, op->id, why);
     } else if (op->kind == GOALLOCD__REQUEST__OP_REFILL) {
         CRASH_POINT(refill_before_reply);
@@ -286,7 +346,9 @@ static void end(client *c, int result, answer why)
     service *srv = client_service(c);
 
     if (result < 0) {
-        log_client_warn(c->peer.uid, "no memory for pid %u: %s", c->peer.pid, strerror(-result));
+        const log_subject subject = client_subject(c);
+
+        log_client_debug(&subject, "its spans get no memory: %s", strerror(-result));
         revoke_fresh(c);
         queue_note(&srv->queue, WAIT_PAGES);
     }
@@ -354,6 +416,7 @@ void leasing_begin(client *c, const Goallocd__Request *request)
     job->done = on_committed;
     job->data = c;
     c->op.committing = false;
+    c->op.asked_pages = asked_pages(request);
 }
 
 void leasing_add(client *c, session *s, page_no first)

@@ -36,13 +36,15 @@ bool leasing_must_leave_pages(const client *c);
 /*
  * Whether the session may have npages more, as far as arena, system and the heap's own limits go; the session's limit
  * is not looked at. Without insist, a memory limit that would be passed means EAGAIN: the client is to give back what
- * it holds idle first, and insists. What is idle elsewhere is looked for before this says no, and the log says who
- * asked.
+ * it holds idle first, and insists. What is idle elsewhere is looked for before this says no.
  */
 answer leasing_allows(service *srv, const session *s, uint64_t npages, bool insist);
 
-/* The same for one that gets something already: without a search, and without a word. */
+/* The same for one that gets something already: without a search. */
 answer leasing_allows_more(service *srv, const session *s, uint64_t npages, bool insist);
+
+/* The request gets an answer: if that is for want of memory, it is counted, and in the log. */
+void leasing_note_refused(client *c, const Goallocd__Request *request, answer why);
 
 /* mheap_alloc_span(), with a second try after a rescue. */
 int leasing_alloc_span(service *srv, uint64_t npages, uint64_t align_pages, span_class spc, page_no *ret,

@@ -76,6 +76,7 @@ typedef struct operation {
     operation_pool *pool;     /* where memory comes from */
     uint32_t nspans;          /* in memory, leased for it; the last nfresh have just been taken from the page heap */
     uint32_t nfresh;
+    uint64_t asked_pages; /* for the log */
     uint64_t grow_pages; /* ResizeLarge: pages at spans[1] that the object in spans[0] is to grow by */
     commit_job commit;
     mheap_mapping mapping; /* COMMITTING: of the long span that has no lease yet */

@@ -171,13 +171,14 @@ void peer_close(peer *p)
 
 void peer_violation(peer *p, const char *format, ...)
 {
+    const log_subject subject = peer_subject(p);
     char why[256];
     va_list args;
 
     va_start(args, format);
     (void)vsnprintf(why, sizeof(why), format, args);
     va_end(args);
-    log_client_warn(p->uid, "client pid %u disconnected: %s", p->pid, why);
+    log_client_event(LOG_EVENT_CLIENT_VIOLATION, &subject, "disconnected: %s", why);
     peer_close(p);
 }
 

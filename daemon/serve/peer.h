@@ -6,6 +6,7 @@
 
 #include <uv.h>
 
+#include "daemon/log.h"
 #include "daemon/serve/closer.h"
 #include "proto/goallocd.pb-c.h"
 #include "proto/wire.h"
@@ -44,6 +45,12 @@ typedef struct peer {
     uint64_t buffered;   /* memory of both, as counted on its user */
     uint8_t in_few[PEER_FEW_BYTES];
 } peer;
+
+/* As the log names it. */
+static inline log_subject peer_subject(const peer *p)
+{
+    return (log_subject){ .pid = p->pid, .has_uid = true, .uid = p->uid };
+}
 
 /* What all peers share. The caller sets the first members; all others are zero. */
 struct peer_host {

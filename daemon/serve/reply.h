@@ -41,7 +41,9 @@ static inline void reply_answer(peer *p, uint64_t id, answer a)
     Goallocd__Reply reply = reply_init(id);
 
     if (a.error != 0) {
-        log_client_debug(p->uid, "client pid %u: %s", p->pid, a.message);
+        const log_subject subject = peer_subject(p);
+
+        log_client_debug(&subject, "%s", a.message);
         reply.error = a.error;
         reply.message = (char *)(uintptr_t)a.message;
     }

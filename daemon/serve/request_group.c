@@ -118,6 +118,7 @@ static void reclaimed(operation *op)
 
 answer handle_reclaim(client *c, const Goallocd__Request *request)
 {
+    const log_subject subject = peer_subject(&c->peer);
     service *srv = client_service(c);
     int n;
 
@@ -128,8 +129,8 @@ answer handle_reclaim(client *c, const Goallocd__Request *request)
         return (answer){ EEXIST, "several users have had a group of that name: say whose, as UID:NAME" };
     if (n == 0)
         return (answer){ ENOENT, "no session of that number or group is among the last that have ended" };
-    log_info("pid %u, uid %u: reclaim of what %d ended sessions have left%s", c->peer.pid, c->peer.uid, n,
-             request->reclaim->count_only ? ", to be counted" : "");
+    log_client_line(LOG_LEVEL_INFO, &subject, "%s what %d ended sessions have left",
+                    request->reclaim->count_only ? "counts" : "reclaims", n);
     c->op.start = (uint32_t)n;
     return service_wait(c, request, ROUND_RECLAIM, reclaimed);
 }

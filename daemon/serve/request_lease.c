@@ -325,11 +325,12 @@ answer handle_free_large(client *c, session *s, const Goallocd__Request *request
  * It returns what it does not lease: a fault, but perhaps not its own, because others can write the bits that end the
  * lease of a large object. So it costs it nothing, and is told once a session.
  */
-static void note_not_leased(const client *c, session *s, uint32_t name)
+static void note_not_leased(session *s, uint32_t name)
 {
+    const log_subject subject = session_subject(s);
+
     if (!s->told_not_leased)
-        log_client_warn(s->uid, "session %u (pid %u, '%s') returns span %u, which it does not lease: ignored",
-                        s->lessee.no.n, c->peer.pid, s->label, name);
+        log_client_warn(&subject, "returns span %u, which it does not lease: ignored", name);
     s->told_not_leased = true;
 }
 
@@ -345,7 +346,7 @@ static bool return_span(client *c, session *s, uint32_t name)
     if (lease_check(&s->lessee, name, &first) == 0)
         lease_return(&s->lessee, first);
     else
-        note_not_leased(c, s, name);
+        note_not_leased(s, name);
     return true;
 }
 

@@ -13,10 +13,11 @@
 /* The server marks the heap at once, so the reply is true even if the daemon is killed next, and ends a turn later. */
 answer handle_drop(client *c, const Goallocd__Request *request)
 {
+    const log_subject subject = peer_subject(&c->peer);
     service *srv = client_service(c);
 
     (void)request;
-    log_info("pid %u, uid %u, drops the heap", c->peer.pid, c->peer.uid);
+    log_event(LOG_EVENT_HEAP_DROPPED, &subject, "drops the heap");
     srv->on_drop(srv->on_drop_data);
     return ANSWER_DONE;
 }
@@ -29,11 +30,13 @@ answer handle_disconnect(client *c, const Goallocd__Request *request)
 {
     service *srv = client_service(c);
     uint32_t no = request->disconnect->session;
+    log_subject subject;
     session *s = no > 0 && no < SHM_SESSIONS_MAX ? session_at(&srv->sessions, no) : NULL;
 
     if (s == NULL || (request->disconnect->epoch != 0 && request->disconnect->epoch != s->lessee.epoch))
         return (answer){ ENOENT, "there is no session of that number" };
-    log_info("pid %u, uid %u, disconnects session %u of pid %u, uid %u", c->peer.pid, c->peer.uid, no, s->pid, s->uid);
+    subject = session_subject(s);
+    log_event(LOG_EVENT_SESSION_DISCONNECTED, &subject, "disconnected by pid %u, uid %u", c->peer.pid, c->peer.uid);
     service_disconnect(srv, s);
     return ANSWER_DONE;
 }

@@ -18,6 +18,7 @@
 #include "daemon/heap/intents.h"
 #include "daemon/serve/deaths.h"
 #include "daemon/serve/holdings.h"
+#include "daemon/serve/leasing.h"
 #include "daemon/serve/reload.h"
 #include "daemon/serve/request_group.h"
 #include "daemon/serve/request_heap.h"
@@ -32,6 +33,22 @@
 #define NO_DESCRIPTORS    "the daemon has no descriptors left for another session"
 
 /* --- sessions --- */
+
+static void say_of_session(enum log_event kind, const session *s, const char *what)
+{
+    const log_subject subject = session_subject(s);
+
+    log_client_event(kind, &subject, "%s", what);
+}
+
+/* There is no more of what all share: for the log. */
+static void note_table_full(client *c, const char *why)
+{
+    const log_subject subject = client_subject(c);
+
+    users_refused_by(&client_service(c)->users, c->peer.user, REFUSAL_TABLE, &subject, uv_now(c->peer.host->loop),
+                     "refused: %s", why);
+}
 
 /* What both kinds of Attach are answered. The session is the client's from now on. */
 static Goallocd__AttachReply attached(client *c, const session *s)
@@ -67,8 +84,11 @@ static answer reattach_reply(client *c, const Goallocd__Request *request, sessio
     reply.attach = &body;
     if (!(s->flags & SESSION_READONLY) && (o->shared == NULL || o->id != request->attach->own)) {
         fd = offers_renew(&s->lessee.offers, client_service(c)->heap->map->npages);
-        if (fd < 0)
-            log_client_warn(s->uid, "session %u: no memfd for its offers: %s", s->lessee.no.n, strerror(-fd));
+        if (fd < 0) {
+            const log_subject subject = session_subject(s);
+
+            log_client_warn(&subject, "there is no memfd for its offers: %s", strerror(-fd));
+        }
     }
     if (fd < 0) {
         peer_reply(&c->peer, &reply);
@@ -104,7 +124,7 @@ static answer reattach(client *c, const Goallocd__Request *request)
     if (making_void_session(&srv->making, s)) /* what it has begun was void while it was lost */
         roots_wake(srv->roots);
     session_set_state(&srv->sessions, s, SHM_SESSION_OPEN);
-    log_client_debug(s->uid, "session %u: pid %u has come back", s->lessee.no.n, s->pid);
+    say_of_session(LOG_EVENT_SESSION_BACK, s, "has come back");
     CRASH_POINT(reattach_before_reply);
     return reattach_reply(c, request, s);
 }
@@ -112,6 +132,7 @@ static answer reattach(client *c, const Goallocd__Request *request)
 /* No descriptor, or no room, is left for a session: the peer is told, and gives back its own descriptor. */
 static answer refuse_late(client *c, uint64_t id, const char *why)
 {
+    note_table_full(c, why);
     reply_answer(&c->peer, id, (answer){ EUSERS, why });
     peer_close(&c->peer);
     return ANSWER_GIVEN;
@@ -184,7 +205,7 @@ static answer attach_reply(client *c, uint64_t id, session *s)
         service_wake(srv); /* its group may have been founded for it */
         return refuse_late(c, id, why);
     }
-    log_client_debug(s->uid, "session %u: pid %u, uid %u, '%s'", s->lessee.no.n, s->pid, s->uid, s->label);
+    say_of_session(LOG_EVENT_SESSION_OPENED, s, "has attached");
     body = attached(c, s);
     body.token = (ProtobufCBinaryData){ .len = SESSION_TOKEN_BYTES,
                                         .data = srv->heap->file->private->tokens[s->lessee.no.n] };
@@ -584,6 +605,24 @@ static enum wait has_to_wait(const client *c, const Goallocd__Request *request)
     return !facts.memory || queue_next(&srv->queue, &facts) != NULL ? WAIT_MEMORY : WAITS;
 }
 
+/* True if a limit has refused: service_refuse() has counted that. */
+static bool is_of_limit(answer a)
+{
+    for (int which = 0; which < LIMITS; which++) {
+        if (a.message == limit_row_of((enum limit)which)->message)
+            return true;
+    }
+    return false;
+}
+
+/* A request is refused something: who and why is for the log, if it is for want of something. */
+static void note_refused(client *c, const Goallocd__Request *request, answer a)
+{
+    leasing_note_refused(c, request, a);
+    if ((a.error == EUSERS || a.error == EDQUOT) && !is_of_limit(a))
+        note_table_full(c, a.message);
+}
+
 bool requests_handle(peer *p, const Goallocd__Request *request)
 {
     client *c = client_of(p);
@@ -604,6 +643,8 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
     client_service(c)->sessions.leases.nyoung = 0;
     if (a.error == EDQUOT && a.message == NULL)
         a = limits_refuse_memory(c, s);
+    if (a.error > 0)
+        note_refused(c, request, a);
     if (a.error >= 0)
         reply_answer(p, request->id, a);
     if (c->op.state == OPERATION_DEFERRED || c->op.state == OPERATION_PAUSED)

@@ -65,10 +65,27 @@ static void answer_detach(service *srv, session_no no)
     operation_finish(&c->op);
 }
 
+/* Who has ended, how, and what is left of it. */
+static void log_end(const session *s)
+{
+    const log_subject subject = session_subject(s);
+    const lease_ending *e = &s->lessee.ending;
+    const char *how = s->detached            ? "has detached"
+                      : s->why_ended != NULL ? s->why_ended
+                                             : "had ended before this daemon";
+
+    log_client_event(s->detached ? LOG_EVENT_SESSION_ENDED : LOG_EVENT_SESSION_DIED, &subject,
+                     "%s; of %llu spans, %llu objects with %llu KiB stay, %llu of its own with %llu KiB are freed", how,
+                     (unsigned long long)e->nspans, (unsigned long long)e->left.objects,
+                     (unsigned long long)(e->left.bytes / KIB), (unsigned long long)e->freed.objects,
+                     (unsigned long long)(e->freed.bytes / KIB));
+}
+
 /* True: it is over, s is gone. */
 static bool end_session(service *srv, session *s, uint64_t until_ns)
 {
     session_no no = s->lessee.no;
+    const session *ended;
 
     stats_session_ends(srv, no);
     if (making_end_session(&srv->making, s, srv->heap->map))
@@ -78,7 +95,9 @@ static bool end_session(service *srv, session *s, uint64_t until_ns)
             return false;
     }
     deaths_forget(srv->deaths, no);
-    events_session_end(&srv->events, &srv->sessions.ended[(srv->sessions.nended - 1) % SESSIONS_ENDED_MAX]);
+    ended = &srv->sessions.ended[(srv->sessions.nended - 1) % SESSIONS_ENDED_MAX];
+    log_end(ended);
+    events_session_end(&srv->events, ended);
     answer_detach(srv, no);
     return true;
 }
@@ -194,11 +213,12 @@ static bool step(rounds *r, enum round round)
 /* What lives has been counted: that is said in the log, once after a takeover, and to who wants to know (pulse.c). */
 static void tell_count(service *srv, const round_state *state)
 {
+    const log_subject subject = { .heap = srv->heap->map->header->generation };
     live_sum live = stats_live();
 
     if (srv->tell_census)
-        log_info("the heap that was taken over has %llu objects with %llu KiB", (unsigned long long)live.objects,
-                 (unsigned long long)(live.bytes / KIB));
+        log_event(LOG_EVENT_TAKEOVER_COUNTED, &subject, "the heap that was taken over has %llu objects with %llu KiB",
+                  (unsigned long long)live.objects, (unsigned long long)(live.bytes / KIB));
     srv->tell_census = false;
     if (srv->on_count != NULL)
         srv->on_count(srv->on_count_data, live.bytes, state->worked_ns);

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "daemon/log.h"
 #include "daemon/notify.h"
@@ -141,7 +142,9 @@ static void on_close(peer *p)
     session *sess = client_session(c);
 
     if (sess != NULL && !client_service(c)->stopping) {
-        log_client_debug(sess->uid, "session %u (pid %u): connection ended", sess->lessee.no.n, sess->pid);
+        const log_subject subject = session_subject(sess);
+
+        log_client_event(LOG_EVENT_SESSION_LOST, &subject, "its connection has ended");
         deaths_lost(client_service(c)->deaths, sess);
     }
     service_forget_client(c);
@@ -243,6 +246,7 @@ static void drop_heap(server *s)
 static void stop(server *s, const char *why, bool keep)
 {
     service *srv = &s->service;
+    const log_subject subject = { .heap = srv->heap->map->header->generation };
     bool held = s->options.is_held(s->options.data);
     Goallocd__Reply notice = GOALLOCD__REPLY__INIT;
     Goallocd__ShutdownNotice body = GOALLOCD__SHUTDOWN_NOTICE__INIT;
@@ -251,14 +255,15 @@ static void stop(server *s, const char *why, bool keep)
     if (srv->stopping)
         return;
     keep = keep && !s->dropped; /* a request to drop it has been answered */
-    log_info("stopping: %s; the heap %s", why,
-             !keep  ? "is dropped"
-             : held ? "is kept for the next goallocd"
-                    : "ends with this goallocd, because nobody else holds it");
+    log_event(LOG_EVENT_STOPPING, &subject, "stopping: %s; the heap %s", why,
+              !keep  ? "is dropped"
+              : held ? "is kept for the next goallocd"
+                     : "ends with this goallocd, because nobody else holds it");
     if (!s->dropped && (!keep || !held))
         drop_heap(s);
     notify_systemd("STOPPING=1");
     srv->stopping = srv->commits.stopping = true;
+    refusals_end_all(&srv->users.refusal_log);
     notice.result_case = GOALLOCD__REPLY__RESULT_SHUTDOWN_NOTICE;
     notice.shutdown_notice = &body;
     door_shut(&s->door);
@@ -323,6 +328,7 @@ static int start(server *s, int listen_fd)
     rounds_start(&s->rounds, srv);
     loopcpu_start(&srv->loopcpu, &srv->loop);
     service_queue_start(srv);
+    refusals_start(&srv->users.refusal_log, &srv->loop);
     events_start(&srv->events, &srv->loop);
     (void)uv_timer_init(&srv->loop, &s->replace);
     (void)uv_timer_init(&srv->loop, &s->stop);
@@ -382,7 +388,8 @@ static int set_up(service *srv, bool recovered)
     if (recovered) {
         r = session_table_recover(&srv->sessions, srv->heap, &why);
         if (r < 0) {
-            log_error("the heap's sessions can't be taken over: %s", why != NULL ? why : strerror(-r));
+            log_event(LOG_EVENT_TAKEOVER_REFUSED, NULL, "the heap's sessions can't be taken over: %s",
+                      why != NULL ? why : strerror(-r));
             return r;
         }
         CRASH_POINT(recover_after_sessions);
@@ -399,7 +406,8 @@ static int set_up(service *srv, bool recovered)
         roots_on_change(srv->roots, on_root, srv);
     srv->heap->roots = srv->roots;
     if (r < 0)
-        log_error("the heap's named roots can't be read: %s", r == -EUCLEAN ? "the table is damaged" : strerror(-r));
+        log_event(LOG_EVENT_TAKEOVER_REFUSED, NULL, "the heap's named roots can't be read: %s",
+                  r == -EUCLEAN ? "the table is damaged" : strerror(-r));
     return r;
 }
 
@@ -420,18 +428,50 @@ static const char *age_text(uint64_t ms)
     return text;
 }
 
+/* What there was, for who wonders whether all of it is still there, and how long nobody was served. */
+static void log_takeover(const server *s, const log_subject *subject)
+{
+    const service *srv = &s->service;
+    const mheap *heap = srv->heap;
+    uint64_t took_us = (uv_hrtime() - s->options.began_ns) / 1000;
+
+    log_event(LOG_EVENT_TAKEOVER, subject,
+              "took over heap %016llx, made %s ago: %u sessions, %u groups, %u roots, %llu spans with %llu MiB; "
+              "in %llu.%03llu ms",
+              (unsigned long long)subject->heap, age_text(shm_header_age_ms(heap->map->header)), srv->sessions.nopen,
+              heap->groups->ngroups, roots_count(srv->roots), (unsigned long long)heap->ninuse_spans,
+              (unsigned long long)(heap->ninuse_pages * PAGE_BYTES / MIB), (unsigned long long)(took_us / 1000),
+              (unsigned long long)(took_us % 1000));
+}
+
+/* "64 MiB", or "none". */
+static const char *limit_text(uint64_t bytes, char text[32])
+{
+    if (bytes == 0)
+        return "none";
+    (void)snprintf(text, 32, "%llu MiB", (unsigned long long)(bytes / MIB));
+    return text;
+}
+
 static void log_start(const server *s)
 {
     const service *srv = &s->service;
     const shm_header *header = srv->heap->map->header;
+    const log_subject subject = { .heap = header->generation };
+    char limit[32];
+    char max[32];
 
-    log_info("goallocd %s serves %s: %s heap %016llx, %llu MiB at 0x%llx", GOALLOC_VERSION, s->options.socket_path,
-             s->options.recovered ? "took over" : "new", (unsigned long long)header->generation,
-             (unsigned long long)(header->arena_bytes / MIB), (unsigned long long)header->base);
     if (s->options.recovered)
-        log_info("the heap was made %s ago; %u sessions, %u roots, %llu MiB in spans; its objects are being counted",
-                 age_text(shm_header_age_ms(header)), srv->sessions.nopen, roots_count(srv->roots),
-                 (unsigned long long)(srv->heap->ninuse_pages * PAGE_BYTES / MIB));
+        log_takeover(s, &subject);
+    else
+        log_event(LOG_EVENT_NEW_HEAP, &subject, "new heap %016llx", (unsigned long long)header->generation);
+    log_event(LOG_EVENT_STARTED, &subject,
+              "goallocd %s serves %s, as pid %d and uid %u: arena of %llu MiB at 0x%llx, memory limit %s, maximum %s, "
+              "commit %s",
+              GOALLOC_VERSION, s->options.socket_path, (int)getpid(), (unsigned)geteuid(),
+              (unsigned long long)(header->arena_bytes / MIB), (unsigned long long)header->base,
+              limit_text(mheap_limit_bytes(srv->heap), limit), limit_text(srv->heap->max_bytes, max),
+              srv->eager_commit ? "eager" : "lazy");
 }
 
 int server_open(server *s, int listen_fd, mheap *heap, const server_options *options)
@@ -450,7 +490,7 @@ int server_open(server *s, int listen_fd, mheap *heap, const server_options *opt
         return r;
     r = start(s, listen_fd);
     if (r < 0)
-        log_error("start: %s", uv_strerror(r));
+        log_error("the loop can't be set up: %s", uv_strerror(r));
     return r;
 }
 

@@ -16,6 +16,7 @@ typedef struct server_options {
     bool scavtrace;
     const access_policy *access;
     bool recovered; /* the heap was another daemon's before */
+    uint64_t began_ns;       /* when this one began, for the log: uv_hrtime() */
     const char *socket_path; /* for the log */
     bool keep_on_stop;       /* SIGTERM and SIGINT leave the heap to the next daemon */
     bool (*is_held)(void *data); /* true if somebody else has the heap, so that it can be left */

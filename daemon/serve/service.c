@@ -146,15 +146,9 @@ void service_disconnect(service *srv, session *s)
 answer service_refuse(client *c, enum limit which, uint64_t used, uint64_t maximum)
 {
     service *srv = client_service(c);
-    const session *s = client_any_session(c);
+    const log_subject subject = client_subject(c);
 
-    users_refused(&srv->users, c->peer.user, which,
-                  &(users_subject){ .pid = c->peer.pid,
-                                    .session = s == NULL ? 0 : s->lessee.no.n,
-                                    .label = s == NULL ? "" : s->label,
-                                    .used = used,
-                                    .maximum = maximum },
-                  uv_now(&srv->loop));
+    users_refused(&srv->users, c->peer.user, which, &subject, (users_use){ used, maximum }, uv_now(&srv->loop));
     return (answer){ limit_row_of(which)->error, limit_row_of(which)->message };
 }
 

@@ -51,7 +51,7 @@ typedef struct service {
     uint64_t ended_allocs[SPAN_CLASS_COUNT]; /* objects that sessions which have ended allocated */
     page_no rescue_pos;                      /* where the next rescue goes on (leasing.c) */
     uint64_t next_rescue_ns;                 /* not before */
-    uint64_t next_limit_warning_ms[2]; /* of --max-memory: the second */
+    uint64_t next_over_limit_ms;             /* not said in the log before */
     operation_pool operations;
     loopcpu loopcpu;
     event_ring events;   /* for those who have subscribed */
@@ -99,6 +99,14 @@ static inline session *client_session(const client *c)
     session *s = client_any_session(c);
 
     return s != NULL && s->state == SHM_SESSION_OPEN ? s : NULL;
+}
+
+/* As the log names it. */
+static inline log_subject client_subject(const client *c)
+{
+    const session *s = client_any_session(c);
+
+    return s != NULL ? session_subject(s) : peer_subject(&c->peer);
 }
 
 /* Entries of the session table from here on were never used. */

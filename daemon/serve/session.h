@@ -25,6 +25,7 @@ typedef struct session {
     uint64_t next_search_ns; /* what it offers is not searched for before, at its limit */
     bool searching;          /* it has been told to ask again: a search goes on where the last request's ended */
     bool detached;           /* it ends because its process has asked for that */
+    const char *why_ended;   /* else why, for the log; NULL: another daemon knew. Constant */
     bool barred;             /* it was disconnected: its process may not come back to it */
     bool told_not_leased;    /* the log has it that its process returns what it does not lease */
     commit_share commits;    /* memory that it has been given, for whose turn it is */
@@ -63,6 +64,17 @@ static inline session *session_at(const session_table *table, uint32_t no)
 static inline session *session_find(const session_table *table, session_no no, uint32_t epoch)
 {
     return session_of(lease_find_lessee(&table->leases, no, epoch));
+}
+
+/* As the log names it; valid as long as s is. */
+static inline log_subject session_subject(const session *s)
+{
+    return (log_subject){ .session = s->lessee.no.n,
+                          .pid = s->pid,
+                          .has_uid = true,
+                          .uid = s->uid,
+                          .label = s->label,
+                          .group = s->group_name };
 }
 
 /* What an Attach asks for, and who asks. */

@@ -16,14 +16,15 @@
  * Root and the user of the daemon have accounts too, but only the limits of all hold for them, without the reserve:
  * they could end the daemon, and have to be able to look at one that others have filled.
  *
- * Refusals come in episodes: the first one is a line in the log, and those that follow within EPISODE_MS of the last
- * one are only counted. So a client that asks in a loop costs a line.
+ * Refusals come in episodes (refusals.c): the first one is a line in the log, and those that follow are counted, and
+ * said at the end. So a client that asks in a loop costs two lines a minute.
  *
  * Invariants (users_validate): the sums of what is counted on all are those of the users; ncounts is the number of
  * counts that are not 0; who has none is in the list of idle accounts, and nobody else.
  */
 #include "daemon/serve/users.h"
 
+#include <stdarg.h>
 #include <stdlib.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -32,7 +33,6 @@
 
 #include "daemon/log.h"
 
-#define EPISODE_MS    10000u
 #define NS_PER_SECOND UINT64_C(1000000000)
 
 #define CONNECTIONS_LEAST 16u
@@ -112,6 +112,7 @@ void users_end(users *u)
     for (size_t i = 0; i < USERS_BUCKETS; i++) {
         for (user *who = u->buckets[i], *below; who != NULL; who = below) {
             below = who->below;
+            refusals_end(&u->refusal_log, &who->refusals);
             estate_forget(&who->left);
             free(who);
         }
@@ -140,6 +141,7 @@ static void forget(users *u, user *who)
     DL_DELETE(u->idle, who);
     u->nidle--;
     u->nusers--;
+    refusals_end(&u->refusal_log, &who->refusals);
     estate_forget(&who->left);
     free(who);
 }
@@ -165,7 +167,7 @@ user *users_find(users *u, uint32_t uid)
     who = calloc(1, sizeof(*who));
     if (who == NULL)
         return NULL;
-    who->uid = uid;
+    who->uid = who->refusals.uid = uid;
     who->privileged = uid == 0 || uid == geteuid();
     who->credit_ns = NS_PER_SECOND;
     who->bound[LIMIT_UID_ROOTS] = who->bound[LIMIT_UID_ADOPTIONS] = UINT64_MAX;
@@ -256,25 +258,47 @@ bool users_takes_connect(users *u, user *who, uint64_t now_ns)
     return true;
 }
 
-void users_refused(users *u, user *who, enum limit which, const users_subject *subject, uint64_t now_ms)
+static const char *unit_of(const limit_row *row)
+{
+    return row->unit == LIMIT_BYTES ? " bytes" : row->unit == LIMIT_PER_SECOND ? " a second" : "";
+}
+
+void users_refused(users *u, user *who, enum limit which, const log_subject *subject, users_use use, uint64_t now_ms)
 {
     const limit_row *row = limit_row_of(which);
-    uint64_t maximum = subject->maximum != 0 ? subject->maximum : u->limits->max[which];
-    uint64_t used = subject->maximum != 0         ? subject->used
-                    : row->scope == LIMIT_OF_UID  ? who->used[which]
-                                                  : u->used[which];
-    bool new_episode = who->refused[which] == 0 || now_ms - who->refused_ms[which] >= EPISODE_MS;
+    log_subject limited = *subject;
 
     who->refused[which]++;
-    who->refused_ms[which] = now_ms;
     u->refused[which]++;
-    if (!new_episode)
+    if (!refusals_note(&u->refusal_log, &who->refusals, (enum refusal)which, now_ms))
         return;
-    log_client_warn(who->uid,
-                    "limit %s is reached, %llu of %llu%s: uid %u, pid %u, session %u, '%s'; refused %llu times so far",
-                    row->name, (unsigned long long)used, (unsigned long long)maximum,
-                    row->unit == LIMIT_BYTES ? " bytes" : "", who->uid, subject->pid, subject->session, subject->label,
-                    (unsigned long long)who->refused[which]);
+    if (use.maximum == 0) {
+        use.maximum = u->limits->max[which];
+        use.used = row->unit == LIMIT_PER_SECOND ? use.maximum
+                   : row->scope == LIMIT_OF_UID  ? who->used[which]
+                                                 : u->used[which];
+    }
+    limited.limit = row->name;
+    log_client_event(LOG_EVENT_LIMIT_REACHED, &limited,
+                     "limit %s is reached, %llu of %llu%s; refused %llu times so far", row->name,
+                     (unsigned long long)use.used, (unsigned long long)use.maximum, unit_of(row),
+                     (unsigned long long)who->refused[which]);
+}
+
+void users_refused_by(users *u, user *who, enum refusal what, const log_subject *subject, uint64_t now_ms,
+                      const char *format, ...)
+{
+    log_subject limited = *subject;
+    char text[256];
+    va_list args;
+
+    if (!refusals_note(&u->refusal_log, &who->refusals, what, now_ms))
+        return;
+    va_start(args, format);
+    (void)vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    limited.limit = refusal_name(what);
+    log_client_event(what == REFUSAL_TABLE ? LOG_EVENT_CLIENT_REFUSED : LOG_EVENT_GROWTH_REFUSED, &limited, "%s", text);
 }
 
 /* --- looking --- */

@@ -8,8 +8,10 @@
 
 #include "daemon/heap/lease.h"
 #include "daemon/limits.h"
+#include "daemon/log.h"
 #include "daemon/memory/commit.h"
 #include "daemon/serve/queue.h"
+#include "daemon/serve/refusals.h"
 #include "shm/units.h"
 
 /* Accounts that have nothing any more and are kept for their rates and episodes. */
@@ -26,7 +28,8 @@ typedef struct user {
     unsigned ncounts;        /* of those below that are not 0 */
     uint64_t used[LIMITS];   /* by limits of a uid */
     uint64_t refused[LIMITS];      /* times that a limit refused it something */
-    uint64_t refused_ms[LIMITS];   /* when it did so last; 0: never */
+    refusals refusals;             /* the same, in episodes, for the log */
+    uint64_t told_ms;              /* door.c: a connection of it was told last that it is refused */
     uint64_t bound[LIMITS];  /* holdings.c: it has no more than that; UINT64_MAX: nobody knows */
     lease_quota quota;       /* pages that its sessions hold: LIMIT_UID_BYTES */
     lease_quota left;        /* pages that they have left (heap/estate.h): LIMIT_UID_LEFT */
@@ -53,6 +56,7 @@ typedef struct users {
     uint64_t most_pidfds;  /* that may be watched */
     uint64_t recounted_ms; /* holdings.c: when all bounds were what there is */
     uint64_t seed[2];
+    refusal_log refusal_log;
 } users;
 
 /* u is zeroed. */
@@ -92,17 +96,19 @@ bool users_allows(const users *u, const user *who, enum limit which, uint64_t n)
 /* A connection comes in now. False: more than LIMIT_UID_CONNECTS have. */
 bool users_takes_connect(users *u, user *who, uint64_t now_ns) __attribute__((warn_unused_result));
 
-/* Whom and what a refusal is about, for the log. */
-typedef struct users_subject {
-    uint32_t pid;
-    uint32_t session; /* 0: none */
-    const char *label;
-    uint64_t used; /* of a limit that this file does not count; else 0 */
-    uint64_t maximum; /* the same */
-} users_subject;
+/* What of a limit is used, if this file does not count that; else both are 0. */
+typedef struct users_use {
+    uint64_t used;
+    uint64_t maximum;
+} users_use;
 
-/* The limit has refused something: counted, and a line in the log at the beginning of an episode. */
-void users_refused(users *u, user *who, enum limit which, const users_subject *subject, uint64_t now_ms);
+/* The limit has refused the subject something: counted, and a line in the log at the beginning of an episode. */
+void users_refused(users *u, user *who, enum limit which, const log_subject *subject, users_use use, uint64_t now_ms);
+
+/* The same of what is no limit of a user's; at the beginning of an episode the line says that message. */
+__attribute__((format(printf, 6, 7))) void users_refused_by(users *u, user *who, enum refusal what,
+                                                            const log_subject *subject, uint64_t now_ms,
+                                                            const char *format, ...);
 
 /*
  * Visit the accounts of the first bucket from `from` on that has any, some few. Where the next call goes on; 0: there

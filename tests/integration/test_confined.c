@@ -260,7 +260,8 @@ static void lines_that_a_client_causes_are_limited(void **state)
         unsigned long long n;
 
         nsaid += strstr(line, "disconnected: a request without an id") != NULL;
-        if (sscanf(line, "goallocd: warn: %llu lines about clients of uid", &n) == 1)
+        if (strstr(line, "lines about clients of this user were left out") != NULL &&
+            sscanf(strstr(line, "uid "), "uid %*u: %llu", &n) == 1)
             nleft_out += n;
     }
     (void)fclose(log);

@@ -197,7 +197,7 @@ static void sessions_of_a_user_are_limited_and_others_attach(void **state)
         (void)close(raw_attach(f));
     assert_int_equal(limit_of_other(f, "uid-sessions", "used"), 5);
     assert_int_equal(limit_of_other(f, "uid-sessions", "refused"), 20);
-    assert_int_equal(count_in_log(f, "limit uid-sessions is reached, 5 of 5: uid 65534"), 1);
+    assert_int_equal(count_in_log(f, "(uid 65534): limit uid-sessions is reached, 5 of 5;"), 1);
     other_end(&o);
     assert_true(fixture_is_clean(f, 0));
 }
