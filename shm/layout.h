@@ -129,7 +129,7 @@ typedef struct shm_session {
     shm_u64 root_done;
     uint32_t group; /* an owner_no: of its group; without a group name, its own if it reclaims, else 0 */
     uint32_t pad;
-    uint64_t reserved;
+    uint64_t opened_ms; /* shm_clock_ms() when it was opened; 0: a daemon that did not note it */
     char label[SHM_LABEL_BYTES];
 } shm_session;
 
