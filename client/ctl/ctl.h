@@ -46,8 +46,8 @@ const char *ctl_status_text(int status);
 void ctl_errors_as_json(void);
 
 /*
- * Say that it has failed: a sentence on stderr, which may hold foreign text, and the object if errors are shown as JSON.
- * number: the errno that the daemon has answered, else 0. Returns the exit status.
+ * Say that it has failed: a sentence on stderr, which may hold foreign text, and the object if errors are shown as
+ * JSON. number: the errno that the daemon has answered, else 0. Returns the exit status.
  */
 int ctl_fail(enum ctl_error why, int number, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
@@ -83,7 +83,7 @@ bool ctl_number(const char *text, size_t len, uint32_t *ret);
  */
 const char *ctl_plain_text(const char *text, char *ret, size_t cap);
 
-/* Cut UTF-8 text so that it takes at most that many columns; the last one is '+' if something is missing. Returns it. */
+/* Cut UTF-8 text to at most that many columns; the last one is '+' if something is missing. Returns it. */
 char *ctl_fit(char *text, size_t columns);
 
 /* The same to exactly that many columns, with blanks behind it; cap is the size of the buffer. */

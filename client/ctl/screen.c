@@ -38,7 +38,8 @@ static struct {
 
 /* --- the way back --- */
 
-static const int ending_signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL };
+static const int ending_signals[] = { SIGINT,  SIGTERM, SIGHUP, SIGQUIT, SIGPIPE,
+                                      SIGABRT, SIGSEGV, SIGBUS, SIGFPE,  SIGILL };
 
 /* Its disposition is the default by now (SA_RESETHAND), and it is blocked until this returns. */
 static void on_ending_signal(int number)

@@ -222,7 +222,8 @@ void stats_text(const Goallocd__Reply *reply)
 
 void ping_text(const Goallocd__Reply *reply)
 {
-    ctl_print_row("goallocd %s, pid %u, protocol %u", version_of(reply->ping->version), reply->ping->pid, reply->ping->protocol);
+    ctl_print_row("goallocd %s, pid %u, protocol %u", version_of(reply->ping->version), reply->ping->pid,
+                  reply->ping->protocol);
 }
 
 bool ping_json(json_t *object, const Goallocd__Reply *reply)

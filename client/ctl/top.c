@@ -338,7 +338,7 @@ static void draw(void)
         emit_row(draw_line, &top.shown.rows[i]);
     next_line = screen_lines() - 1;
     emit_line(draw_line, SCREEN_REVERSE,
-              "q quit  g %s  < > sort: %s%s  R reverse  h l i f a n: by HELD LIVE IDLE REF/S AGE SESS",
+              "q quit  g %s  h l i f a n < >: by %s%s  R reverse  arrows, pages: scroll",
               top.by_group ? "sessions" : "groups", roster_key_name(top.key), top.reverse ? " reversed" : "");
     screen_end();
 }

@@ -426,11 +426,10 @@ static void a_socket_that_nobody_serves_has_a_status_of_its_own(void **state)
     (void)state;
     fixture_make_place(&nowhere);
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+        const char *words[] = { "--json", commands[i], "2>/dev/null", NULL };
         json_t *answer;
 
-        assert_int_equal(
-            fixture_ctl(&nowhere, (const char *const[]){ "--json", commands[i], "2>/dev/null", NULL }, out, sizeof(out)),
-            3);
+        assert_int_equal(fixture_ctl(&nowhere, words, out, sizeof(out)), 3);
         answer = json_loads(out, 0, NULL);
         assert_string_equal(json_string_value(json_object_get(json_object_get(answer, "error"), "code")), "no-daemon");
         json_decref(answer);
