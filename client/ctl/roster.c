@@ -14,6 +14,9 @@
 
 #define ROWS_MAX 16384u
 
+#define GROUP_COLUMNS_MIN 5u /* of the heading */
+#define GROUP_COLUMNS_MAX 8u
+
 struct roster_key {
     const char *name;
     size_t at;
@@ -260,6 +263,17 @@ void roster_rate(roster *r, const roster *before, double seconds)
             since -= was->refills; /* else it has come since then, or another daemon has begun to count */
         row->refills_per_s = seconds > 0 ? (double)since / seconds : 0;
     }
+}
+
+size_t roster_group_columns(const roster *r)
+{
+    size_t columns = GROUP_COLUMNS_MIN;
+
+    for (size_t i = 0; i < r->n && columns < GROUP_COLUMNS_MAX; i++) {
+        if (strlen(r->rows[i].group) > columns)
+            columns = strlen(r->rows[i].group); /* in bytes: as many columns or more */
+    }
+    return columns < GROUP_COLUMNS_MAX ? columns : GROUP_COLUMNS_MAX;
 }
 
 const char *roster_state_name(uint32_t state)

@@ -70,6 +70,9 @@ void roster_sort(roster *r, const roster_key *key, bool reverse);
 /* Refills a second since `before`, seconds ago; what was not there then counts from its beginning. */
 void roster_rate(roster *r, const roster *before, double seconds);
 
+/* Columns for the names of groups in a table of sessions: as many as they need, within bounds. */
+size_t roster_group_columns(const roster *r);
+
 /* "open", "lost", ... */
 const char *roster_state_name(uint32_t state);
 

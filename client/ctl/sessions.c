@@ -14,6 +14,7 @@ Goallocd__SessionList sessions_first = GOALLOCD__SESSION_LIST__INIT;
 
 static roster all;
 static const arguments *wanted;
+static size_t group_columns;
 
 bool sessions_set(const arguments *args)
 {
@@ -33,6 +34,7 @@ bool sessions_next(Goallocd__Request *request, const Goallocd__Reply *reply)
     if (wanted->by_group)
         roster_group(&all);
     roster_sort(&all, wanted->sort, wanted->reverse);
+    group_columns = roster_group_columns(&all);
     return false;
 }
 
@@ -52,7 +54,7 @@ static void print_session(const roster_row *s)
                   : s->flags & SESSION_READONLY ? "ro"
                                                 : "",
                   ctl_size(s->held_bytes), s->leased_spans, ctl_short(s->rpcs), ctl_size(s->left_bytes),
-                  ctl_pad(group, sizeof(group), 8), s->label);
+                  ctl_pad(group, sizeof(group), group_columns), s->label);
 }
 
 static void print_group(const roster_row *g)
@@ -72,8 +74,8 @@ void sessions_text(const Goallocd__Reply *last)
         ctl_print_row("%8s %5s %-2s %7s %7s %7s %6s %6s %7s %6s %s", "sessions", "uid", "", "held", "live", "idle",
                       "spans", "reqs", "left", "age", "group");
     else
-        ctl_print_row("%4s %7s %5s %-8s %-2s %7s %6s %6s %7s %-8s %s", "sess", "pid", "uid", "state", "", "held",
-                      "spans", "reqs", "left", "group", "label");
+        ctl_print_row("%4s %7s %5s %-8s %-2s %7s %6s %6s %7s %-*s %s", "sess", "pid", "uid", "state", "", "held",
+                      "spans", "reqs", "left", (int)group_columns, "group", "label");
     for (size_t i = 0; i < n; i++) {
         if (wanted->by_group)
             print_group(&all.rows[i]);

@@ -43,6 +43,7 @@ static struct {
     bool by_group;
     bool reverse;
     const roster_key *key;
+    size_t group_columns;
     size_t first; /* row on the screen */
     char news[LINE_BYTES]; /* of the daemon; "": there are none */
 } top;
@@ -124,6 +125,7 @@ static void arrange(void)
     if (top.by_group)
         roster_group(&top.shown);
     roster_sort(&top.shown, top.key, top.reverse);
+    top.group_columns = roster_group_columns(&top.shown);
 }
 
 static void note_news(void)
@@ -197,8 +199,8 @@ static void emit_head(emit *to)
         emit_line(to, SCREEN_REVERSE, "%4s %5s %-2s %8s %8s %8s %10s %6s  %s", "SESS", "UID", "", "HELD", "LIVE",
                   "IDLE", "REFILLS/S", "AGE", "GROUP");
     else
-        emit_line(to, SCREEN_REVERSE, "%4s %7s %5s %-4s %7s %7s %7s %6s %6s %-8s %s", "SESS", "PID", "UID", "STAT",
-                  "HELD", "LIVE", "IDLE", "REF/S", "AGE", "GROUP", "LABEL");
+        emit_line(to, SCREEN_REVERSE, "%4s %7s %5s %-4s %7s %7s %7s %6s %6s %-*s %s", "SESS", "PID", "UID", "STAT",
+                  "HELD", "LIVE", "IDLE", "REF/S", "AGE", (int)top.group_columns, "GROUP", "LABEL");
 }
 
 static const char *rate(double per_s, char ret[24])
@@ -221,7 +223,7 @@ static void emit_row(emit *to, const roster_row *row)
         emit_line(to, SCREEN_PLAIN, "%4u %7u %5u %-4.4s %7s %7s %7s %6s %6s %s %s", row->session, row->pid, row->uid,
                   roster_state_name(row->state), ctl_size(row->held_bytes), ctl_size(row->live_bytes),
                   ctl_size(row->idle_bytes), rate(row->refills_per_s, per_s), ctl_age(row->age_ms),
-                  ctl_pad(group, sizeof(group), 8), row->label);
+                  ctl_pad(group, sizeof(group), top.group_columns), row->label);
 }
 
 /* --- printed --- */
