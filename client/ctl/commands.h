@@ -2,7 +2,9 @@
  * Commands: what goallocctl shows of a reply, which goallocctl.c asks for.
  *
  * A function that ends with _text prints it. One that ends with _json adds it to object; false: no memory. One that
- * ends with _next changes the request into the next one; false: that was the last reply.
+ * ends with _next changes the request into the next one; false: that was the last reply. One that ends with _set takes
+ * what the command line says; false: its arguments are not as wanted. One that ends with _run does all by itself, and
+ * returns the exit status.
  */
 #ifndef GOALLOC_CLIENT_CTL_COMMANDS_H
 #define GOALLOC_CLIENT_CTL_COMMANDS_H
@@ -11,10 +13,11 @@
 
 #include <jansson.h>
 
-#include "proto/channel.h"
+#include "client/ctl/command.h"
 #include "proto/goallocd.pb-c.h"
 
 /* stats.c */
+bool stats_set(const arguments *args);
 void stats_text(const Goallocd__Reply *reply);
 bool stats_json(json_t *object, const Goallocd__Reply *reply);
 void classes_text(const Goallocd__Reply *reply);
@@ -24,17 +27,21 @@ bool ping_json(json_t *object, const Goallocd__Reply *reply);
 void check_text(const Goallocd__Reply *reply);
 bool check_json(json_t *object, const Goallocd__Reply *reply);
 
+/* stats.c: its numbers, by the names that --json has. There are stats_figures() of them. */
+size_t stats_figures(void);
+const char *stats_figure_name(size_t i);
+uint64_t stats_figure(const Goallocd__StatsReply *s, size_t i);
+
+/* What a size class is called: "large", "tiny", or the size of its objects. */
+const char *stats_class_name(uint32_t class, uint32_t object_bytes, char ret[16]);
+
 /* groups.c */
 void groups_text(const Goallocd__Reply *stats);
 bool groups_json(json_t *object, const Goallocd__Reply *stats);
 
-/*
- * groups.c: reclaim asks twice. The first reply says how much would be freed; reclaim_next() asks the user, unless yes.
- * reclaim_set() says whose it is: the number of a session, the name of a group, or UID:NAME. False: it is none of
- * these.
- */
+/* reclaim.c */
 extern Goallocd__Reclaim reclaim_first;
-bool reclaim_set(const char *whose, bool yes);
+bool reclaim_set(const arguments *args);
 bool reclaim_next(Goallocd__Request *request, const Goallocd__Reply *reply);
 void reclaim_text(const Goallocd__Reply *last);
 bool reclaim_json(json_t *object, const Goallocd__Reply *last);
@@ -47,16 +54,25 @@ bool heap_map_json(json_t *object, const Goallocd__Reply *last);
 void scavenge_text(const Goallocd__Reply *reply);
 bool scavenge_json(json_t *object, const Goallocd__Reply *reply);
 
-/* sessions.c. disconnect_set() says which session: by its number. False: it is none. */
+/* sessions.c */
+extern Goallocd__SessionList sessions_first;
 extern Goallocd__Disconnect disconnect_first;
-bool disconnect_set(const char *session);
-extern const char sessions_heading[];
+extern Goallocd__Trim trim_first;
+bool sessions_set(const arguments *args);
 bool sessions_next(Goallocd__Request *request, const Goallocd__Reply *reply);
-void sessions_text(const Goallocd__Reply *reply);
-bool sessions_json(json_t *object, const Goallocd__Reply *reply);
+void sessions_text(const Goallocd__Reply *last);
+bool sessions_json(json_t *object, const Goallocd__Reply *last);
+bool disconnect_set(const arguments *args);
+bool trim_set(const arguments *args);
+
+/* leases.c */
+extern Goallocd__Leases leases_first;
+bool leases_set(const arguments *args);
+bool leases_next(Goallocd__Request *request, const Goallocd__Reply *reply);
+void leases_text(const Goallocd__Reply *last);
+bool leases_json(json_t *object, const Goallocd__Reply *last);
 
 /* roots.c */
-extern const char roots_heading[];
 bool roots_next(Goallocd__Request *request, const Goallocd__Reply *reply);
 void roots_text(const Goallocd__Reply *reply);
 bool roots_json(json_t *object, const Goallocd__Reply *reply);
@@ -72,14 +88,19 @@ void reload_text(const Goallocd__Reply *reply);
 bool reload_json(json_t *object, const Goallocd__Reply *reply);
 bool reload_failed(const Goallocd__Reply *reply);
 
-/* keeper.c: it asks no daemon, but the keeper in state_dir. Returns the exit status. */
-typedef struct keeper_options {
-    const char *state_dir;
-    int timeout_ms;
-    bool json;
-    bool end; /* it is to end, */
-    bool yes; /* without a question */
-} keeper_options;
-int keeper_show(const keeper_options *o, deadline until);
+/* keeper.c: it asks no daemon, but the keeper in the state directory */
+bool keeper_set(const arguments *args);
+int keeper_run(const arguments *args);
+
+/* top.c, watch.c: they ask until they are told to end */
+bool top_set(const arguments *args);
+int top_run(const arguments *args);
+bool watch_set(const arguments *args);
+int watch_run(const arguments *args);
+
+/* help.c, completion.c: they ask nobody */
+int help_run(const arguments *args);
+bool completion_set(const arguments *args);
+int completion_run(const arguments *args);
 
 #endif

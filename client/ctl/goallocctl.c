@@ -1,137 +1,197 @@
 /*
  * goallocctl: asks a running goallocd. It speaks the protocol without attaching, so it is no session and maps nothing.
  *
- * One command, answered as a table or with --json as one object. Exit status 0; 1 if the daemon could not be asked,
- * refused, did not answer in time, or found that its tables differ, or if nobody wanted what was asked before it is
- * done; 2 for a wrong command line. A command is a row of the table below (but for keeper, which asks no daemon:
- * keeper.c): what it asks for, and what shows the reply (commands.h). One driver, run(), asks and shows, until there is
- * nothing more to ask for. Replies are unpacked into one buffer, where each takes the place of the one before.
+ * One command, answered as a table or with --json as one object (of top and watch one a line), which
+ * goallocctl.schema.json describes. A command is a row of the table below: what it asks for, and what shows the reply
+ * (commands.h); or a function that does all by itself (keeper, top, watch, help, completion). One driver, run(), asks
+ * and shows, until there is nothing more to ask for. The same table is what the command line is parsed by (cmdline.c),
+ * and what help and completion print.
+ *
+ * The exit status is one of ctl.h. A failure is a sentence on stderr, and with --json an object on stdout as well.
  */
-#include <argp.h>
 #include <errno.h>
-#include <limits.h>
 #include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "client/ctl/cmdline.h"
 #include "client/ctl/commands.h"
 #include "client/ctl/ctl.h"
-#include "proto/channel.h"
 #include "proto/wire.h"
 #include "shm/limits.h"
 
-/* What the daemon has without --timeout; and to release what is free, once it has shown that it answers. */
-#define TIMEOUT_MS          5000
+/* To release what is free, once the daemon has shown that it answers. */
 #define SCAVENGE_TIMEOUT_MS 60000
 
-/* Unpacked, a list of roots with short names is 14 times as long as its frame. */
-#define REPLY_BYTES_MAX (32u * FRAME_PAYLOAD_MAX)
-
-typedef struct arguments {
-    const char *socket_path;
-    bool json;
-    bool yes; /* do it without asking */
-    bool end; /* keeper: end it */
-    const char *state_dir;
-    const char *command;
-    const char *whose; /* of reclaim and disconnect; else NULL */
-    int timeout_ms;
-    bool timeout_given; /* by --timeout: it holds whatever the command does */
-    deadline until;     /* by when the daemon must have answered all that the command asks */
-} arguments;
-
-typedef struct command {
-    const char *name;
-    Goallocd__Request request; /* the first one */
-    Goallocd__Reply__ResultCase kind;
-    const char *heading; /* of the table, printed before the daemon is asked; NULL: none */
-    bool (*next)(Goallocd__Request *request, const Goallocd__Reply *reply); /* NULL: there is one reply */
-    void (*text)(const Goallocd__Reply *reply);                             /* NULL: it prints nothing */
-    bool (*json)(json_t *object, const Goallocd__Reply *reply);             /* NULL: the object stays empty */
-    bool gathers; /* next() has gathered what is shown when the last reply is there */
-    bool asks;    /* next() may ask the user, who takes time */
-    const char *question; /* asked before it is done; NULL: it takes nothing away */
-    bool patient; /* the daemon may take its time, once it has shown that it answers */
-} command;
-
-/* --- asking --- */
-
-static void print_failure(const arguments *args, int r)
-{
-    if (r == -ETIMEDOUT)
-        (void)fprintf(stderr, "goallocctl: %s: the daemon did not answer within %g s\n", args->socket_path,
-                      args->timeout_ms / 1000.0);
-    else
-        (void)fprintf(stderr, "goallocctl: %s: %s\n", args->socket_path,
-                      r == -ECONNREFUSED ? "no daemon serves this socket" : strerror(-r));
-}
-
-/*
- * Send a request and wait for its reply, which must be of that kind, until args->until. It is valid until the next one.
- * NULL: a message has been printed.
- */
-static const Goallocd__Reply *ask(const arguments *args, Goallocd__Request *request, Goallocd__Reply__ResultCase kind)
-{
-    static channel ch = { .fd = -1 };
-    static uint8_t out[FRAME_BYTES_MAX];
-    static _Alignas(16) uint8_t memory[REPLY_BYTES_MAX];
-    const uint8_t *payload;
-    const Goallocd__Reply *reply;
-    frame_bump bump;
-    size_t len;
-    int r = ch.fd >= 0 ? 0 : channel_connect(&ch, args->socket_path, args->until);
-
-    request->id = 1;
-    if (r == 0)
-        r = channel_send(&ch, out, frame_pack(&request->base, out, sizeof(out)), args->until);
-    if (r == 0)
-        r = channel_recv(&ch, &payload, &len, args->until);
-    if (r < 0) {
-        print_failure(args, r);
-        return NULL;
-    }
-    frame_bump_init(&bump, memory, sizeof(memory));
-    reply = wire_unpack_reply(&bump, payload, len);
-    channel_drop_frame(&ch);
-    if (reply != NULL && reply->error == 0 && reply->result_case == kind)
-        return reply;
-    (void)fprintf(stderr, "goallocctl: %s: ", args->socket_path);
-    ctl_print_lines(reply == NULL || reply->error == 0 ? "the answer was not understood" : reply->message, stderr);
-    return NULL;
-}
-
-/* --- commands --- */
+/* --- the tables --- */
 
 /* What a row asks, by a message with that body or an empty one, and the kind of reply. */
 #define ASKS_BY(OP, op, body, KIND) .request = WIRE_REQUEST(OP, op, body), .kind = GOALLOCD__REPLY__RESULT_##KIND
 #define ASKS(OP, op, Type, KIND)    ASKS_BY(OP, op, (&(Goallocd__##Type)GOALLOCD__##OP##__INIT), KIND)
 
-static command commands[] = {
-    { .name = "stats", ASKS(STATS, stats, Stats, STATS), .text = stats_text, .json = stats_json },
-    { .name = "classes", ASKS(STATS, stats, Stats, STATS), .text = classes_text, .json = classes_json },
-    { .name = "heap-map", ASKS_BY(HEAP_MAP, heap_map, &heap_map_first, HEAP_MAP), .next = heap_map_next,
-      .text = heap_map_text, .json = heap_map_json, .gathers = true },
-    { .name = "scavenge", ASKS(SCAVENGE, scavenge, Scavenge, SCAVENGE), .text = scavenge_text, .json = scavenge_json,
-      .patient = true },
-    { .name = "trim", ASKS(TRIM, trim, Trim, _NOT_SET) },
-    { .name = "reclaim", ASKS_BY(RECLAIM, reclaim, &reclaim_first, RECLAIM), .next = reclaim_next, .text = reclaim_text,
+#define A_SESSION "the number of a session is wanted, as 'goallocctl sessions' shows it"
+
+command commands[] = {
+    { .name = "stats", .summary = "objects, memory, sessions and leases of the heap, and what groups own",
+      .help = "live, unused, free and released bytes and metadata make the total, exactly. With --classes, and always "
+              "as JSON, the size classes are there too.",
+      .set = stats_set, ASKS(STATS, stats, Stats, STATS), .text = stats_text, .json = stats_json },
+    { .name = "top", .summary = "sessions or groups, with what they hold and how fast they ask for more",
+      .help = "For each session that has not ended: the memory that it holds (HELD), what lives in it (LIVE), the part "
+              "of it in which nothing lives (IDLE: what trim can give back), the requests for memory in a second "
+              "(REF/S: an allocation that finds memory at hand sends none) and the time since it attached (AGE). On a "
+              "terminal it takes the whole screen: q ends it, g changes between sessions and groups, h l i f a n sort "
+              "by a column, < and > by the one before and behind, R turns the order, arrows and page keys scroll. In a "
+              "pipe, or with --once, tables are printed; with --json objects, one a line. A daemon that goes away is "
+              "waited for. On a large heap a look takes longer than the interval, since the daemon counts all objects "
+              "for it and spends a tenth of a CPU on that at most.",
+      .set = top_set, .own = top_run },
+    { .name = "watch", .words = "KEY...", .words_min = 1, .words_max = COMMAND_WORDS_MAX, .values = "KEY",
+      .summary = "numbers of stats, again and again",
+      .help = "KEY is the name of a number in 'goallocctl --json stats'; a wrong one is answered with the list. A line "
+              "is printed every interval, or with --changes when a value differs from the line before. A daemon that "
+              "goes away is waited for, and said so on stderr.",
+      .set = watch_set, .wanted = "watch what? The names of numbers in 'goallocctl --json stats', such as live_bytes",
+      .own = watch_run },
+    { .name = "sessions", .summary = "attached processes, and what those that have ended have left",
+      .help = "Open sessions come first, then the last ones that have ended, with the objects that they left behind "
+              "and that still live (left). A session is open, lost (its connection is gone but its process lives), "
+              "ending, detached or died; 're': it owns what it allocates, 'ro': it is read-only. Labels and groups "
+              "are cut to the terminal's width; --json has all of it.",
+      .set = sessions_set, ASKS_BY(SESSION_LIST, session_list, &sessions_first, SESSION_LIST), .next = sessions_next,
+      .text = sessions_text, .json = sessions_json, .gathers = true },
+    { .name = "leases", .words = "[SESSION]", .words_max = 1,
+      .summary = "which spans and size classes are leased, and by whom",
+      .help = "By session and size class, the largest first; with --spans one by one, by address. SESSION: only those "
+              "of that session.",
+      .set = leases_set, .wanted = A_SESSION, ASKS_BY(LEASES, leases, &leases_first, LEASES), .next = leases_next,
+      .text = leases_text, .json = leases_json, .gathers = true, .steps = true },
+    { .name = "limits", .summary = "what clients may take at most, by user and session, and what they have taken",
+      .help = "Who may not control the daemon sees of users, sessions and groups what is its own user's. 'refused' "
+              "counts what a limit has refused since the daemon was started.",
+      ASKS(LIMITS, limits, Limits, LIMITS), .heading = limits_heading, .next = limits_next, .text = limits_text,
+      .json = limits_json },
+    { .name = "roots", .summary = "named objects: size, type tag, who has set them, and whether they live",
+      ASKS(ROOT_LIST, root_list, RootList, ROOT_LIST), .next = roots_next, .text = roots_text, .json = roots_json },
+    { .name = "classes", .summary = "objects, allocs and frees, and unused memory by size class",
+      ASKS(STATS, stats, Stats, STATS), .text = classes_text, .json = classes_json },
+    { .name = "heap-map", .summary = "a picture of the arena: what is in use, free, released",
+      .help = "A line is 64 MiB of the arena and a cell 1 MiB; on large heaps both are larger.",
+      ASKS_BY(HEAP_MAP, heap_map, &heap_map_first, HEAP_MAP), .next = heap_map_next, .text = heap_map_text,
+      .json = heap_map_json, .gathers = true },
+    { .name = "scavenge", .summary = "sweep, and give all free pages back to the system",
+      .help = "For root, the daemon's user and the control group. It may take 60 s without --timeout, if the daemon "
+              "answers a ping.",
+      ASKS(SCAVENGE, scavenge, Scavenge, SCAVENGE), .text = scavenge_text, .json = scavenge_json, .patient = true },
+    { .name = "trim", .words = "[SESSION]", .words_max = 1,
+      .summary = "ask sessions to give back the spans that they hold idle",
+      .help = "Without SESSION all are asked and all spans are swept, which is for root, the daemon's user and the "
+              "control group. With SESSION that one is asked, and what it offers is taken; its own user may do that, "
+              "too. A process that runs gives back the rest when it next needs something of the daemon.",
+      .set = trim_set, .wanted = A_SESSION, ASKS_BY(TRIM, trim, &trim_first, _NOT_SET) },
+    { .name = "reload", .summary = "have the daemon read its configuration again",
+      .help = "Says what has changed, and what could not: that takes a restart of the daemon, and the exit status is 1. "
+              "With a mistake in a file nothing changes, and the status is 1, too. For root and the daemon's user.",
+      ASKS(RELOAD, reload, Reload, RELOAD), .text = reload_text, .json = reload_json, .patient = true },
+    { .name = "check", .summary = "have the daemon check its tables",
+      .help = "For root, the daemon's user and the control group. Exit status 1 if they differ.",
+      ASKS(CHECK, check, Check, CHECK), .text = check_text, .json = check_json },
+    { .name = "reclaim", .words = "SESSION|GROUP", .words_min = 1, .words_max = 1,
+      .summary = "free what an ended session, or all ended sessions of a group, have left; asks first",
+      .help = "SESSION is the number of a session that has ended, GROUP the name of a group, or UID:NAME if several "
+              "users have one of that name. For root, the daemon's user and the control group.",
+      .set = reclaim_set, .wanted = "reclaim what? The number of a session, the name of a group, or UID:NAME",
+      ASKS_BY(RECLAIM, reclaim, &reclaim_first, RECLAIM), .next = reclaim_next, .text = reclaim_text,
       .json = reclaim_json, .gathers = true, .asks = true },
-    { .name = "disconnect", ASKS_BY(DISCONNECT, disconnect, &disconnect_first, _NOT_SET),
+    { .name = "disconnect", .words = "SESSION", .words_min = 1, .words_max = 1,
+      .summary = "close a session's connection for good; asks first",
+      .help = "Its process keeps what it holds until it detaches or ends, and gets no more: calls that need the daemon "
+              "fail with ESTALE. To use the heap again it detaches and attaches anew. For root, the daemon's user, the "
+              "control group, and the session's own user. The daemon that comes after this one has forgotten it, and "
+              "lets the process come back.",
+      .set = disconnect_set, .wanted = "disconnect whom? " A_SESSION,
+      ASKS_BY(DISCONNECT, disconnect, &disconnect_first, _NOT_SET),
       .question = "Disconnect the session? Its process can't come back to it." },
-    { .name = "drop", ASKS(DROP, drop, Drop, _NOT_SET),
+    { .name = "drop", .summary = "drop the heap of a running daemon, which then ends; asks first",
+      .help = "All its objects are gone for all processes, which are told so. For root, the daemon's user and the "
+              "control group.",
+      ASKS(DROP, drop, Drop, _NOT_SET),
       .question = "Drop the heap? All its objects are gone for all processes, and its daemon ends." },
-    { .name = "ping", ASKS(PING, ping, Ping, PING), .text = ping_text, .json = ping_json },
-    { .name = "check", ASKS(CHECK, check, Check, CHECK), .text = check_text, .json = check_json },
-    { .name = "sessions", ASKS(SESSION_LIST, session_list, SessionList, SESSION_LIST), .heading = sessions_heading,
-      .next = sessions_next, .text = sessions_text, .json = sessions_json },
-    { .name = "limits", ASKS(LIMITS, limits, Limits, LIMITS), .heading = limits_heading, .next = limits_next,
-      .text = limits_text, .json = limits_json },
-    { .name = "reload", ASKS(RELOAD, reload, Reload, RELOAD), .text = reload_text, .json = reload_json,
-      .patient = true },
-    { .name = "roots", ASKS(ROOT_LIST, root_list, RootList, ROOT_LIST), .heading = roots_heading, .next = roots_next,
-      .text = roots_text, .json = roots_json },
+    { .name = "keeper", .summary = "the keeper in a --state-dir, and its heap",
+      .help = "It asks no daemon, but the process that keeps the heap for the next one. --end ends a keeper that is "
+              "left over, and so drops the heap, if no daemon serves it; it asks first.",
+      .set = keeper_set, .wanted = "keeper: --state-dir says where it is", .own = keeper_run },
+    { .name = "ping", .summary = "is the daemon there, and which version", ASKS(PING, ping, Ping, PING),
+      .text = ping_text, .json = ping_json },
+    { .name = "help", .words = "[COMMAND]", .words_max = 1, .values = "COMMAND",
+      .summary = "what the commands do; with --json all of it", .own = help_run },
+    { .name = "completion", .words = "bash|zsh", .words_min = 1, .words_max = 1, .values = "bash zsh",
+      .summary = "print a script that completes command lines",
+      .help = "The packages install it. For a shell without them: source <(goallocctl completion bash)",
+      .set = completion_set, .wanted = "completion for which shell? bash or zsh", .own = completion_run },
+    { .name = NULL },
 };
+
+const option_row option_rows[] = {
+    { "socket", 's', "PATH", false, "file", NULL,
+      "The daemon's socket (default: $GOALLOC_SOCKET, else " SHM_SOCKET_PATH ")" },
+    { "json", 'j', NULL, false, NULL, NULL, "Print JSON (goallocctl.schema.json); errors, too" },
+    { "timeout", 't', "TIME", false, NULL, NULL,
+      "How long the daemon may take to answer: a number and ms, s or min; seconds without a unit (default: 5s)" },
+    { "width", 'w', "COLUMNS", false, NULL, NULL,
+      "Columns of tables (default: the terminal's, else $COLUMNS; in a pipe lines are as long as labels and names make "
+      "them)" },
+    { "yes", 'y', NULL, false, NULL, NULL, "Do it without asking: drop, disconnect, reclaim, keeper --end" },
+    { "help", 'h', NULL, false, NULL, NULL, "What goallocctl, or a command, does" },
+    { "usage", OPTION_USAGE, NULL, false, NULL, NULL, "One line of that" },
+    { "version", 'V', NULL, false, NULL, NULL, "Which version this is" },
+    { "classes", OPTION_CLASSES, NULL, false, NULL, "stats", "The size classes, too" },
+    { "live", 'l', NULL, false, NULL, "sessions", "Only sessions that have not ended" },
+    { "group", 'g', "NAME", true, NULL, "sessions top",
+      "A row for each group; with a NAME, the sessions of that group" },
+    { "sort", 'S', "KEY", false, "KEY", "sessions top",
+      "By held, live, idle, refills, age, spans, requests, left (the largest first), session, pid, uid, state, group "
+      "or label (default of top: held)" },
+    { "reverse", 'r', NULL, false, NULL, "sessions top", "The other way round" },
+    { "rows", 'n', "N", false, NULL, "sessions top leases",
+      "At most so many rows (default: all; leases --spans: 1000)" },
+    { "spans", OPTION_SPANS, NULL, false, NULL, "leases", "One by one" },
+    { "interval", 'i', "TIME", false, NULL, "top watch", "The time from one look to the next (default: 1s)" },
+    { "once", '1', NULL, false, NULL, "top watch", "Print one table, or one line, and end" },
+    { "count", 'c', "N", false, NULL, "top watch", "End after so many looks" },
+    { "changes", OPTION_CHANGES, NULL, false, NULL, "watch", "Print a line only when a value has changed" },
+    { "state-dir", 'd', "DIR", false, "dir", "keeper", "The directory that goallocd was given by --state-dir" },
+    { "end", OPTION_END, NULL, false, NULL, "keeper", "End it, and so drop the heap, if no daemon serves it" },
+    { .name = NULL },
+};
+
+const command *command_named(const char *name)
+{
+    for (const command *c = commands; c->name != NULL; c++) {
+        if (strcmp(name, c->name) == 0)
+            return c;
+    }
+    return NULL;
+}
+
+bool command_has(const command *c, const option_row *option)
+{
+    size_t len = strlen(c->name);
+
+    if (option->commands == NULL)
+        return true;
+    for (const char *at = option->commands; *at != '\0'; at += strspn(at, " ")) {
+        size_t word = strcspn(at, " ");
+
+        if (word == len && memcmp(at, c->name, len) == 0)
+            return true;
+        at += word;
+    }
+    return false;
+}
+
+/* --- asking --- */
 
 /*
  * To release a large heap takes its time, which is no reason to wait long for a daemon that does not answer at all: so
@@ -144,10 +204,10 @@ static bool allow_more_time(arguments *args)
 
     if (args->timeout_given)
         return true;
-    if (ask(args, &request, GOALLOCD__REPLY__RESULT_PING) == NULL)
+    if (ask(&args->who, &request, GOALLOCD__REPLY__RESULT_PING) == NULL)
         return false;
-    args->timeout_ms = SCAVENGE_TIMEOUT_MS;
-    args->until = deadline_in(args->timeout_ms);
+    args->who.timeout_ms = SCAVENGE_TIMEOUT_MS;
+    args->who.until = deadline_in(args->who.timeout_ms);
     return true;
 }
 
@@ -161,188 +221,63 @@ static bool show(const command *c, json_t *object, const Goallocd__Reply *reply)
     return true;
 }
 
-/* The exit status. */
-static int run(command *c, arguments *args)
+/* Ask until nothing is left to be asked, and show it. The exit status. */
+static int ask_and_show(command *c, arguments *args, json_t *object)
 {
-    json_t *object = args->json ? json_object() : NULL;
-    bool whole = args->json == (object != NULL);
-    int status = EXIT_SUCCESS;
+    int status = CTL_OK;
+    bool whole = true;
 
-    if (c->question != NULL && !ctl_confirm(c->question, args->yes))
-        return EXIT_FAILURE;
-    if (c->question != NULL)
-        args->until = deadline_in(args->timeout_ms); /* the answer took its time */
-    if (c->patient && !allow_more_time(args))
-        return EXIT_FAILURE;
-    if (!args->json && c->heading != NULL)
+    if (object == NULL && c->heading != NULL)
         (void)fputs(c->heading, stdout);
     for (bool more = true; whole && more;) {
-        const Goallocd__Reply *reply = ask(args, &c->request, c->kind);
+        const Goallocd__Reply *reply = ask(&args->who, &c->request, c->kind);
 
         if (reply == NULL)
-            return EXIT_FAILURE;
+            return ask_failed(&args->who);
         more = c->next != NULL && c->next(&c->request, reply);
-        if (c->asks)
-            args->until = deadline_in(args->timeout_ms);
+        if (c->asks || c->steps)
+            args->who.until = deadline_in(args->who.timeout_ms);
         if (!more || !c->gathers)
             whole = show(c, object, reply);
         if (reply->result_case == GOALLOCD__REPLY__RESULT_CHECK && !reply->check->whole)
-            status = EXIT_FAILURE;
+            status = CTL_FAILED;
         if (reply->result_case == GOALLOCD__REPLY__RESULT_RELOAD && reload_failed(reply))
-            status = EXIT_FAILURE;
+            status = CTL_FAILED;
     }
-    if (!whole) {
-        (void)fprintf(stderr, "goallocctl: out of memory\n");
-        return EXIT_FAILURE;
+    if (!whole)
+        return ctl_fail(CTL_E_MEMORY, 0, "out of memory");
+    if ((object != NULL && !ctl_json_print(object)) || fflush(stdout) != 0)
+        return ctl_fail(CTL_E_OUTPUT, 0, "stdout: %s", strerror(errno));
+    return status;
+}
+
+/* The exit status. */
+static int run(command *c, arguments *args)
+{
+    json_t *object;
+    int status;
+
+    if (c->question != NULL) {
+        if (!ctl_confirm(c->question, args->yes))
+            return CTL_FAILED;
+        args->who.until = deadline_in(args->who.timeout_ms); /* the answer took its time */
     }
-    if (object != NULL && !ctl_json_print(object))
-        status = EXIT_FAILURE;
+    if (c->patient && !allow_more_time(args))
+        return ask_failed(&args->who);
+    object = args->json ? json_object() : NULL;
+    if (args->json && object == NULL)
+        return ctl_fail(CTL_E_MEMORY, 0, "out of memory");
+    status = ask_and_show(c, args, object);
     json_decref(object);
-    return fflush(stdout) == 0 ? status : EXIT_FAILURE;
-}
-
-/* --- the command line --- */
-
-__attribute__((visibility("default"))) const char *argp_program_version = "goallocctl " GOALLOC_VERSION;
-
-enum { OPTION_END = 256 };
-
-static const struct argp_option option_table[] = {
-    { "socket", 's', "PATH", 0, "The daemon's socket (default: $GOALLOC_SOCKET, else " SHM_SOCKET_PATH ")", 0 },
-    { "json", 'j', NULL, 0, "Print JSON", 0 },
-    { "timeout", 't', "TIME", 0,
-      "How long the daemon may take to answer: a number and ms, s or min; seconds without a unit (default: 5s; "
-      "scavenge: 60s if the daemon answers a ping within 5s)",
-      0 },
-    { "yes", 'y', NULL, 0, "drop, disconnect, reclaim, keeper --end: do it without asking", 0 },
-    { "state-dir", 'd', "DIR", 0, "keeper: the directory that goallocd was given by --state-dir", 0 },
-    { "end", OPTION_END, NULL, 0, "keeper: end it, and so drop the heap, if no daemon serves it", 0 },
-    { 0 },
-};
-
-/* False: it is no time that can be waited for. */
-static bool parse_timeout(const char *arg, int *ret_ms)
-{
-    static const struct {
-        const char *unit;
-        double ms;
-    } units[] = { { "", 1000 }, { "ms", 1 }, { "s", 1000 }, { "min", 60000 } };
-    char *end;
-    double value = arg[0] >= '0' && arg[0] <= '9' ? strtod(arg, &end) : -1;
-
-    for (size_t i = 0; value >= 0 && i < sizeof(units) / sizeof(units[0]); i++) {
-        double ms = value * units[i].ms;
-
-        if (strcmp(end, units[i].unit) != 0)
-            continue;
-        if (!(ms >= 1 && ms <= INT_MAX / 2))
-            return false;
-        *ret_ms = (int)ms;
-        return true;
-    }
-    return false;
-}
-
-/* True if the command takes an argument. */
-static bool is_about_sessions(const char *name)
-{
-    return strcmp(name, "reclaim") == 0 || strcmp(name, "disconnect") == 0;
-}
-
-static error_t parse_option(int key, char *arg, struct argp_state *state)
-{
-    arguments *args = state->input;
-
-    switch (key) {
-    case 's':
-        args->socket_path = arg;
-        return 0;
-    case 'j':
-        args->json = true;
-        return 0;
-    case 't':
-        if (!parse_timeout(arg, &args->timeout_ms))
-            argp_error(state,
-                       "--timeout: '%s' is no time: a number and ms, s or min, such as 500ms, from 1ms to 17000min",
-                       arg);
-        args->timeout_given = true;
-        return 0;
-    case 'y':
-        args->yes = true;
-        return 0;
-    case 'd':
-        args->state_dir = arg;
-        return 0;
-    case OPTION_END:
-        args->end = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        if (args->command != NULL && args->whose == NULL && is_about_sessions(args->command)) {
-            args->whose = arg;
-            return 0;
-        }
-        if (args->command != NULL)
-            argp_error(state, "'%s': one command is enough", arg);
-        args->command = arg;
-        return 0;
-    case ARGP_KEY_END:
-        if (args->command == NULL)
-            argp_error(state, "no command given");
-        if (strcmp(args->command, "reclaim") == 0 && (args->whose == NULL || !reclaim_set(args->whose, args->yes)))
-            argp_error(state, "reclaim what? The number of a session, the name of a group, or UID:NAME");
-        if (strcmp(args->command, "disconnect") == 0 && (args->whose == NULL || !disconnect_set(args->whose)))
-            argp_error(state, "disconnect whom? The number of a session");
-        if (strcmp(args->command, "keeper") != 0 ? args->end || args->state_dir != NULL : args->state_dir == NULL)
-            argp_error(state, "--state-dir and --end are the keeper's, which needs the former");
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
+    return status;
 }
 
 int main(int argc, char **argv)
 {
-    static const struct argp argp = {
-        .options = option_table,
-        .parser = parse_option,
-        .args_doc = "COMMAND [ARGUMENT]",
-        .doc = "Asks a running goallocd.\vCommands:\n"
-               "  stats     objects, memory, sessions and leases of the heap, and what groups own\n"
-               "  sessions  attached processes, and those that have ended, with the objects that they left behind and\n"
-               "            that still live\n"
-               "  limits    what clients may take at most, by user and session, and what they have taken\n"
-               "  roots     named objects: size, type tag, who has set them, and whether they live\n"
-               "  classes   the same by size class: objects, allocs and frees, unused memory\n"
-               "  heap-map  a picture of the arena: what is in use, free, released\n"
-               "  scavenge  sweep, and give all free pages back to the system\n"
-               "  trim      ask all sessions to give back the spans that they hold idle\n"
-               "  check     have the daemon check its tables\n"
-               "  reclaim SESSION|GROUP\n"
-               "            free what an ended session, or all ended sessions of a group, have left; asks first\n"
-               "  disconnect SESSION\n"
-               "            close a session's connection for good: its process keeps what it holds until it\n"
-               "            detaches or ends, and gets no more; asks first\n"
-               "  reload    have the daemon read its configuration again, and say what has changed: fails if\n"
-               "            something takes a restart, or is wrong, when nothing changes\n"
-               "  drop      drop the heap of a running daemon, which then ends; asks first\n"
-               "  keeper    the keeper in a --state-dir, and its heap; --end ends one that is left over, asking first\n"
-               "  ping      is the daemon there, and which version",
-    };
-    arguments args = { .socket_path = getenv("GOALLOC_SOCKET"), .timeout_ms = TIMEOUT_MS };
+    static arguments args;
+    const command *c;
 
     (void)setlocale(LC_CTYPE, "");
-    if (args.socket_path == NULL)
-        args.socket_path = SHM_SOCKET_PATH;
-    argp_err_exit_status = 2;
-    (void)argp_parse(&argp, argc, argv, 0, NULL, &args);
-    args.until = deadline_in(args.timeout_ms);
-    if (strcmp(args.command, "keeper") == 0)
-        return keeper_show(&(keeper_options){ args.state_dir, args.timeout_ms, args.json, args.end, args.yes },
-                           args.until);
-    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
-        if (strcmp(args.command, commands[i].name) == 0)
-            return run(&commands[i], &args);
-    }
-    (void)fprintf(stderr, "goallocctl: unknown command '%s'; see goallocctl --help\n", args.command);
-    return 2;
+    c = cmdline_parse(argc, argv, &args);
+    return c->own != NULL ? c->own(&args) : run(&commands[c - commands], &args);
 }

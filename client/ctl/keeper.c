@@ -211,42 +211,44 @@ static int end(const found *f, deadline until)
 
 static int fail(const char *path, int r)
 {
-    (void)fprintf(stderr, "goallocctl: %s: %s\n", path,
-                  r == -ENOENT || r == -ECONNREFUSED ? "there is no keeper"
-                  : r == -EPROTO                     ? "what answers is no keeper of a heap"
-                  : r == -EACCES                     ? "it is another user's"
-                  : r == -ETIMEDOUT                  ? "the keeper did not answer"
-                  : r == -EADDRINUSE ? "a daemon serves the heap; goallocctl drop ends both" : strerror(-r));
-    return EXIT_FAILURE;
+    return ctl_fail(CTL_E_KEEPER, 0, "%s: %s", path,
+                    r == -ENOENT || r == -ECONNREFUSED ? "there is no keeper"
+                    : r == -EPROTO                     ? "what answers is no keeper of a heap"
+                    : r == -EACCES                     ? "it is another user's"
+                    : r == -ETIMEDOUT                  ? "the keeper did not answer"
+                    : r == -EADDRINUSE ? "a daemon serves the heap; goallocctl drop ends both" : strerror(-r));
 }
 
-int keeper_show(const keeper_options *o, deadline until)
+bool keeper_set(const arguments *args)
+{
+    return args->state_dir != NULL;
+}
+
+int keeper_run(const arguments *args)
 {
     found f = { .fd = -1 };
     int r;
 
-    if (snprintf(f.path, sizeof(f.path), "%s/" KEEPER_SOCKET, o->state_dir) >= (int)sizeof(f.path))
-        return fail(o->state_dir, -ENAMETOOLONG);
-    r = receive(&f, until);
+    if (snprintf(f.path, sizeof(f.path), "%s/" KEEPER_SOCKET, args->state_dir) >= (int)sizeof(f.path))
+        return fail(args->state_dir, -ENAMETOOLONG);
+    r = receive(&f, args->who.until);
     if (r < 0)
         return fail(f.path, r);
     look(&f);
-    if (!o->json)
+    if (!args->json)
         show_text(&f);
-    if (o->end) {
+    if (args->end) {
         if (f.is_served)
             return fail(f.path, -EADDRINUSE);
-        if (!ctl_confirm("End it? The heap is dropped: all its objects are gone.", o->yes))
-            return EXIT_FAILURE;
-        r = end(&f, deadline_in(o->timeout_ms));
+        if (!ctl_confirm("End it? The heap is dropped: all its objects are gone.", args->yes))
+            return CTL_FAILED;
+        r = end(&f, deadline_in(args->who.timeout_ms));
         if (r < 0)
             return fail(f.path, r);
     }
-    if (o->json && !show_json(&f, o->end)) {
-        (void)fprintf(stderr, "goallocctl: out of memory\n");
-        return EXIT_FAILURE;
-    }
-    if (!o->json && o->end)
+    if (args->json && !show_json(&f, args->end))
+        return ctl_fail(CTL_E_MEMORY, 0, "out of memory");
+    if (!args->json && args->end)
         (void)puts("it has ended");
-    return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return fflush(stdout) == 0 ? CTL_OK : ctl_fail(CTL_E_OUTPUT, 0, "stdout: %s", strerror(errno));
 }

@@ -7,7 +7,7 @@
 #include "client/ctl/ctl.h"
 #include "shm/limits.h"
 
-const char limits_heading[] = "limit                used    maximum   refused  of\n";
+const char limits_heading[] = "limit                   used    maximum    refused  of\n";
 
 /* As the daemon numbers them (daemon/limits.h). */
 #define SCOPE_UID 1u
@@ -24,12 +24,26 @@ bool limits_next(Goallocd__Request *request, const Goallocd__Reply *reply)
     return reply->limits->next != 0;
 }
 
-static void print_amount(const Goallocd__LimitUse *use, uint64_t amount)
+static const char *amount(const Goallocd__LimitUse *use, uint64_t n)
 {
-    if (use->bytes)
-        (void)printf(" %10s", ctl_bytes(amount));
+    return use->bytes ? ctl_bytes(n) : ctl_count(n);
+}
+
+/* Whose limit it is. */
+static void name_owner(const Goallocd__LimitUse *use, char *ret, size_t cap)
+{
+    char label[SHM_LABEL_MAX + 1];
+    char group[SHM_GROUP_NAME_MAX + 1];
+
+    if (use->session != 0)
+        (void)snprintf(ret, cap, " %u, pid %u, uid %u, %s", use->session, use->pid, use->uid,
+                       ctl_plain_text(use->label, label, sizeof(label)));
+    else if (use->scope == SCOPE_UID)
+        (void)snprintf(ret, cap, " %u", use->uid);
+    else if (use->group[0] != '\0')
+        (void)snprintf(ret, cap, " %s, uid %u", ctl_plain_text(use->group, group, sizeof(group)), use->uid);
     else
-        (void)printf(" %10" PRIu64, amount);
+        ret[0] = '\0';
 }
 
 void limits_text(const Goallocd__Reply *reply)
@@ -37,24 +51,12 @@ void limits_text(const Goallocd__Reply *reply)
     for (size_t i = 0; i < reply->limits->n_uses; i++) {
         const Goallocd__LimitUse *use = reply->limits->uses[i];
         char name[32];
-        char label[SHM_LABEL_MAX + 1];
-        char group[SHM_GROUP_NAME_MAX + 1];
+        char owner[256];
 
-        (void)printf("%-18s", ctl_plain_text(use->name, name, sizeof(name)));
-        print_amount(use, use->used);
-        if (use->maximum == 0)
-            (void)printf(" %10s", "none");
-        else
-            print_amount(use, use->maximum);
-        (void)printf(" %9" PRIu64 "  %s", use->refused, scope_of(use));
-        if (use->session != 0)
-            (void)printf(" %u, pid %u, uid %u, %s", use->session, use->pid, use->uid,
-                         ctl_plain_text(use->label, label, sizeof(label)));
-        else if (use->scope == SCOPE_UID)
-            (void)printf(" %u", use->uid);
-        else if (use->group[0] != '\0')
-            (void)printf(" %s, uid %u", ctl_plain_text(use->group, group, sizeof(group)), use->uid);
-        (void)putchar('\n');
+        name_owner(use, owner, sizeof(owner));
+        ctl_print_row("%-18s %10s %10s %10s  %s%s", ctl_plain_text(use->name, name, sizeof(name)),
+                      amount(use, use->used), use->maximum == 0 ? "none" : amount(use, use->maximum),
+                      ctl_count(use->refused), scope_of(use), owner);
     }
 }
 

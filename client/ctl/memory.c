@@ -80,38 +80,39 @@ static const char *cell_mark(const cell *c, bool utf8)
     return shades[utf8][eighths <= 1 ? 0 : eighths <= 3 ? 1 : eighths <= 5 ? 2 : eighths <= 7 ? 3 : 4];
 }
 
-static void print_line(const picture *p, size_t first, bool utf8)
+static void print_line(const picture *p, size_t first, bool utf8, cell *sum)
 {
-    cell sum = { 0 };
+    char line[4 * LINE_CELLS] = "";
 
-    (void)printf("%014" PRIx64 " ", p->base + first * p->cell_pages * PAGE_BYTES);
-    for (size_t i = first; i < first + LINE_CELLS; i++) {
-        static const cell none = { 0 };
-        const cell *c = i < p->ncells ? &p->cells[i] : &none;
+    for (size_t i = first; i < first + LINE_CELLS && i < p->ncells; i++) {
+        const cell *c = &p->cells[i];
 
-        (void)fputs(cell_mark(c, utf8), stdout);
-        sum.inuse += c->inuse;
-        sum.backed += c->backed;
-        sum.npages += c->npages;
+        (void)strcat(line, cell_mark(c, utf8)); /* at most 3 bytes each */
+        sum->inuse += c->inuse;
+        sum->backed += c->backed;
+        sum->npages += c->npages;
     }
-    (void)printf(" %3" PRIu64 "%% %10s %10s\n", sum.npages == 0 ? 0 : sum.inuse * 100 / sum.npages,
-                 ctl_bytes(sum.backed * PAGE_BYTES), ctl_bytes((sum.npages - sum.inuse - sum.backed) * PAGE_BYTES));
+    ctl_print_row("%012" PRIx64 " %s", p->base + first * p->cell_pages * PAGE_BYTES, line);
 }
 
 void heap_map_text(const Goallocd__Reply *reply)
 {
     bool utf8 = strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
     const picture *p = &shown;
+    cell sum = { 0 };
 
     (void)reply;
-    (void)printf("arena of %s at 0x%" PRIx64 ", %s of it in the page heap; a cell is %s, a line %s\n",
-                 ctl_bytes(p->arena_pages * PAGE_BYTES), p->base, ctl_bytes(p->end * PAGE_BYTES),
-                 ctl_bytes(p->cell_pages * PAGE_BYTES), ctl_bytes(p->cell_pages * LINE_CELLS * PAGE_BYTES));
-    (void)printf("in use: %s   free with memory: , a little  - most   released: .\n\n",
-                 utf8 ? "· < 1/8  ░ 3/8  ▒ 5/8  ▓ 7/8  █ more" : "' < 1/8  : 3/8  + 5/8  * 7/8  # more");
-    (void)printf("%-14s %-64s %4s %10s %10s\n", "address", "", "used", "free", "released");
+    (void)printf("arena of %s at 0x%" PRIx64 ", %s of it in the page heap\n", ctl_bytes(p->arena_pages * PAGE_BYTES),
+                 p->base, ctl_bytes(p->end * PAGE_BYTES));
+    (void)printf("a cell is %s, a line %s\n\n", ctl_bytes(p->cell_pages * PAGE_BYTES),
+                 ctl_bytes(p->cell_pages * LINE_CELLS * PAGE_BYTES));
     for (size_t i = 0; i < p->ncells; i += LINE_CELLS)
-        print_line(p, i, utf8);
+        print_line(p, i, utf8, &sum);
+    (void)printf("\nin use: %s   free with memory: , a little  - most   released: .\n",
+                 utf8 ? "· ░ ▒ ▓ █" : "' : + * #");
+    (void)printf("in use %s, free with memory %s, released %s\n", ctl_bytes(sum.inuse * PAGE_BYTES),
+                 ctl_bytes(sum.backed * PAGE_BYTES),
+                 ctl_bytes((sum.npages - sum.inuse - sum.backed) * PAGE_BYTES));
 }
 
 static json_t *cell_json(const Goallocd__Reply *reply, size_t i)

@@ -3,18 +3,24 @@
  *
  * The bytes add up: total = live + unused + free + released + metadata, as the daemon counts them.
  */
+#include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "client/ctl/commands.h"
 #include "client/ctl/ctl.h"
 #include "shm/sizeclass.h"
 #include "shm/units.h"
 
-/* "large", "tiny", or the size. */
+const char *stats_class_name(uint32_t class, uint32_t object_bytes, char ret[16])
+{
+    (void)snprintf(ret, 16, "%u", object_bytes);
+    return class == 0 ? "large" : class == SIZE_CLASS_TINY ? "tiny" : ret;
+}
+
 static const char *class_name(const Goallocd__ClassStats *c, char name[16])
 {
-    (void)snprintf(name, 16, "%u", c->object_bytes);
-    return c->size_class == 0 ? "large" : c->size_class == SIZE_CLASS_TINY ? "tiny" : name;
+    return stats_class_name(c->size_class, c->object_bytes, name);
 }
 
 static double class_fragmentation(const Goallocd__ClassStats *c)
@@ -40,54 +46,100 @@ bool classes_json(json_t *object, const Goallocd__Reply *reply)
     return ctl_json_append(object, "classes", reply, reply->stats->n_classes, class_json);
 }
 
-bool stats_json(json_t *object, const Goallocd__Reply *reply)
+/* The numbers of stats, as JSON and watch call them. */
+static const struct {
+    const char *name;
+    size_t at;
+} figures[] = {
+    { "live_objects", offsetof(Goallocd__StatsReply, live_objects) },
+    { "live_bytes", offsetof(Goallocd__StatsReply, live_bytes) },
+    { "committed_bytes", offsetof(Goallocd__StatsReply, committed_bytes) },
+    { "released_bytes", offsetof(Goallocd__StatsReply, released_bytes) },
+    { "metadata_bytes", offsetof(Goallocd__StatsReply, metadata_bytes) },
+    { "sessions", offsetof(Goallocd__StatsReply, sessions) },
+    { "leased_spans", offsetof(Goallocd__StatsReply, leased_spans) },
+    { "roots", offsetof(Goallocd__StatsReply, roots) },
+    { "total_bytes", offsetof(Goallocd__StatsReply, total_bytes) },
+    { "objects_bytes", offsetof(Goallocd__StatsReply, live_bytes) },
+    { "unused_bytes", offsetof(Goallocd__StatsReply, unused_bytes) },
+    { "free_bytes", offsetof(Goallocd__StatsReply, free_bytes) },
+    { "inuse_spans", offsetof(Goallocd__StatsReply, inuse_spans) },
+    { "inuse_bytes", offsetof(Goallocd__StatsReply, inuse_bytes) },
+    { "reserved_bytes", offsetof(Goallocd__StatsReply, reserved_bytes) },
+    { "limit_bytes", offsetof(Goallocd__StatsReply, limit_bytes) },
+    { "arena_bytes", offsetof(Goallocd__StatsReply, reserved_bytes) }, /* as goalloc_stats_t calls the two */
+    { "memory_limit_bytes", offsetof(Goallocd__StatsReply, limit_bytes) },
+    { "max_memory_bytes", offsetof(Goallocd__StatsReply, max_memory_bytes) },
+    { "excess_bytes", offsetof(Goallocd__StatsReply, excess_bytes) },
+    { "peak_committed_bytes", offsetof(Goallocd__StatsReply, peak_committed_bytes) },
+    { "over_limit_bytes", offsetof(Goallocd__StatsReply, over_limit_bytes) },
+    { "scavenged_bytes", offsetof(Goallocd__StatsReply, scavenged_bytes) },
+    { "scavenged_eager_bytes", offsetof(Goallocd__StatsReply, scavenged_eager_bytes) },
+    { "rpcs", offsetof(Goallocd__StatsReply, rpcs) },
+    { "tries", offsetof(Goallocd__StatsReply, tries) },
+    { "waits", offsetof(Goallocd__StatsReply, waits) },
+    { "groups_total", offsetof(Goallocd__StatsReply, ngroups) },
+    { "uptime_ms", offsetof(Goallocd__StatsReply, uptime_ms) },
+};
+#define FIGURES (sizeof(figures) / sizeof(figures[0]))
+
+static uint64_t count_tiny(const Goallocd__StatsReply *s)
 {
-    const Goallocd__StatsReply *s = reply->stats;
     uint64_t tiny = 0;
-    bool whole = true;
 
     for (size_t i = 0; i < s->n_classes; i++)
         tiny += s->classes[i]->size_class == SIZE_CLASS_TINY ? s->classes[i]->allocs : 0;
+    return tiny;
+}
 
-    const struct {
-        const char *name;
-        uint64_t value;
-    } fields[] = {
-        { "live_objects", s->live_objects },
-        { "live_bytes", s->live_bytes },
-        { "committed_bytes", s->committed_bytes },
-        { "released_bytes", s->released_bytes },
-        { "metadata_bytes", s->metadata_bytes },
-        { "sessions", s->sessions },
-        { "leased_spans", s->leased_spans },
-        { "roots", s->roots },
-        { "total_bytes", s->total_bytes },
-        { "objects_bytes", s->live_bytes },
-        { "unused_bytes", s->unused_bytes },
-        { "free_bytes", s->free_bytes },
-        { "inuse_spans", s->inuse_spans },
-        { "inuse_bytes", s->inuse_bytes },
-        { "reserved_bytes", s->reserved_bytes },
-        { "limit_bytes", s->limit_bytes },
-        { "arena_bytes", s->reserved_bytes }, /* as goalloc_stats_t calls the two */
-        { "memory_limit_bytes", s->limit_bytes },
-        { "max_memory_bytes", s->max_memory_bytes },
-        { "excess_bytes", s->excess_bytes },
-        { "peak_committed_bytes", s->peak_committed_bytes },
-        { "over_limit_bytes", s->over_limit_bytes },
-        { "scavenged_bytes", s->scavenged_bytes },
-        { "scavenged_eager_bytes", s->scavenged_eager_bytes },
-        { "tiny_allocs", tiny },
-        { "rpcs", s->rpcs },
-        { "tries", s->tries },
-        { "waits", s->waits },
-        { "groups_total", s->ngroups },
-        { "uptime_ms", s->uptime_ms },
-    };
+static uint64_t figure_at(const Goallocd__StatsReply *s, size_t at)
+{
+    uint32_t n32;
+    uint64_t n64;
 
-    for (size_t i = 0; whole && i < sizeof(fields) / sizeof(fields[0]); i++)
-        whole = ctl_json_set(object, fields[i].name, fields[i].value);
-    return whole && ctl_json_set_text(object, "version", s->version) &&
+    if (at == offsetof(Goallocd__StatsReply, ngroups)) { /* the only one of 32 bits */
+        memcpy(&n32, (const char *)s + at, sizeof(n32));
+        return n32;
+    }
+    memcpy(&n64, (const char *)s + at, sizeof(n64));
+    return n64;
+}
+
+size_t stats_figures(void)
+{
+    return FIGURES + 1;
+}
+
+const char *stats_figure_name(size_t i)
+{
+    return i < FIGURES ? figures[i].name : "tiny_allocs";
+}
+
+uint64_t stats_figure(const Goallocd__StatsReply *s, size_t i)
+{
+    return i < FIGURES ? figure_at(s, figures[i].at) : count_tiny(s);
+}
+
+static const char *version_of(const char *version)
+{
+    static char text[64];
+
+    return ctl_plain_text(version, text, sizeof(text));
+}
+
+static bool set_version(json_t *object, const char *version)
+{
+    return ctl_json_set_text(object, "version", version_of(version));
+}
+
+bool stats_json(json_t *object, const Goallocd__Reply *reply)
+{
+    const Goallocd__StatsReply *s = reply->stats;
+    bool whole = true;
+
+    for (size_t i = 0; whole && i < stats_figures(); i++)
+        whole = ctl_json_set(object, stats_figure_name(i), stats_figure(s, i));
+    return whole && set_version(object, s->version) &&
            classes_json(object, reply) && groups_json(object, reply);
 }
 
@@ -105,24 +157,33 @@ void classes_text(const Goallocd__Reply *reply)
 {
     const Goallocd__StatsReply *s = reply->stats;
 
-    (void)printf("%7s %9s %11s %12s %11s %14s %14s %7s\n", "size", "spans", "memory", "objects", "live", "allocs",
-                 "frees", "unused");
+    ctl_print_row("%6s %9s %8s %10s %8s %10s %10s %8s", "size", "spans", "memory", "objects", "live", "allocs", "frees",
+                  "unused");
     for (size_t i = 0; i < s->n_classes; i++) {
         const Goallocd__ClassStats *c = s->classes[i];
         char name[16];
 
-        (void)printf("%7s %9" PRIu64 " %11s %12" PRIu64 " %11s %14" PRIu64 " %14" PRIu64 " %6.1f%%\n",
-                     class_name(c, name), c->spans, ctl_bytes(c->span_bytes), c->live_objects,
-                     ctl_bytes(c->live_bytes), c->allocs, c->frees, 100 * class_fragmentation(c));
+        ctl_print_row("%6s %9" PRIu64 " %8s %10s %8s %10s %10s %7.1f%%", class_name(c, name), c->spans,
+                      ctl_size(c->span_bytes), ctl_count(c->live_objects), ctl_size(c->live_bytes),
+                      ctl_count(c->allocs), ctl_count(c->frees), 100 * class_fragmentation(c));
     }
+}
+
+static bool with_classes;
+
+bool stats_set(const arguments *args)
+{
+    with_classes = args->classes;
+    return true;
 }
 
 void stats_text(const Goallocd__Reply *reply)
 {
     const Goallocd__StatsReply *s = reply->stats;
 
-    (void)printf("goallocd %s, up %.1f s, %" PRIu64 " requests served\n\n", s->version, (double)s->uptime_ms / 1000,
-                 s->rpcs);
+    ctl_print_row("goallocd %s, up %.1f s, %" PRIu64 " requests served", version_of(s->version),
+                  (double)s->uptime_ms / 1000, s->rpcs);
+    (void)putchar('\n');
     print_count("live objects", s->live_objects);
     print_count("sessions", s->sessions);
     print_count("spans", s->inuse_spans);
@@ -149,7 +210,7 @@ void stats_text(const Goallocd__Reply *reply)
         print_bytes("above the limit", s->over_limit_bytes);
     print_bytes("scavenged", s->scavenged_bytes);
     print_bytes("scavenged, forced", s->scavenged_eager_bytes);
-    if (s->n_classes > 0) {
+    if (with_classes && s->n_classes > 0) {
         (void)printf("\n");
         classes_text(reply);
     }
@@ -161,12 +222,13 @@ void stats_text(const Goallocd__Reply *reply)
 
 void ping_text(const Goallocd__Reply *reply)
 {
-    (void)printf("goallocd %s, pid %u, protocol %u\n", reply->ping->version, reply->ping->pid, reply->ping->protocol);
+    ctl_print_row("goallocd %s, pid %u, protocol %u", version_of(reply->ping->version), reply->ping->pid,
+                  reply->ping->protocol);
 }
 
 bool ping_json(json_t *object, const Goallocd__Reply *reply)
 {
-    return ctl_json_set_text(object, "version", reply->ping->version) &&
+    return set_version(object, reply->ping->version) &&
            ctl_json_set(object, "pid", reply->ping->pid) && ctl_json_set(object, "protocol", reply->ping->protocol);
 }
 
@@ -178,5 +240,5 @@ void check_text(const Goallocd__Reply *reply)
 bool check_json(json_t *object, const Goallocd__Reply *reply)
 {
     return json_object_set_new(object, "whole", json_boolean(reply->check->whole)) == 0 &&
-           ctl_json_set_text(object, "text", reply->check->text);
+           ctl_json_set_foreign(object, "text", reply->check->text);
 }

@@ -387,6 +387,23 @@ bool lease_take_some_offered(lessee *l, uint64_t npages, unsigned budget)
     return at.n != 0 && lease_room_pages(l) < npages;
 }
 
+bool lease_take_all_offered(lessee *l, page_no *pos, unsigned budget)
+{
+    const mheap *heap = l->table->heap;
+    page_no at = l->leased.head;
+
+    if (pos->n != 0 && lease_check(l, pos->n, &at) != 0)
+        return false;
+    for (; budget > 0 && at.n != 0; budget--) {
+        page_no first = at;
+
+        at = heap->links[at.n].next;
+        (void)lease_take_offered(l->table, first, OFFERS_TAKE);
+    }
+    *pos = at;
+    return at.n != 0;
+}
+
 /* Free up to budget of the objects that an owner has adopted. True: it has no more. */
 static bool end_adopted(lease_table *table, owner_no owner, unsigned budget, live_sum *freed)
 {

@@ -119,6 +119,12 @@ bool lease_take_offered(lease_table *table, page_no first, enum offers_look look
 bool lease_take_some_offered(lessee *l, uint64_t npages, unsigned budget);
 
 /*
+ * The same for all spans of one lessee that it offers, `budget` of them from *pos on (0: the first). True: *pos is
+ * where to go on. A span at *pos that it does not lease any more ends the walk.
+ */
+bool lease_take_all_offered(lessee *l, page_no *pos, unsigned budget);
+
+/*
  * End up to budget leases and adoptions of a lessee that is at its end: what lives in its spans counts as left by it.
  * Places that were not handed out are free, objects stay, those of an owner that has ended as well are freed unless
  * their kept bits are set. True: it holds nothing any more.

@@ -9,6 +9,7 @@
 answer handle_stats(client *c, const Goallocd__Request *request);
 answer handle_trim(client *c, const Goallocd__Request *request); /* and Scavenge: both begin with a sweep */
 answer handle_heap_map(client *c, const Goallocd__Request *request);
+answer handle_leases(client *c, const Goallocd__Request *request);
 answer handle_check(client *c, const Goallocd__Request *request);
 answer handle_ping(client *c, const Goallocd__Request *request);
 

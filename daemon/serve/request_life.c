@@ -31,9 +31,9 @@ answer handle_disconnect(client *c, const Goallocd__Request *request)
     service *srv = client_service(c);
     uint32_t no = request->disconnect->session;
     log_subject subject;
-    session *s = no > 0 && no < SHM_SESSIONS_MAX ? session_at(&srv->sessions, no) : NULL;
+    session *s = session_named(&srv->sessions, no, request->disconnect->epoch);
 
-    if (s == NULL || (request->disconnect->epoch != 0 && request->disconnect->epoch != s->lessee.epoch))
+    if (s == NULL)
         return (answer){ ENOENT, "there is no session of that number" };
     subject = session_subject(s);
     log_event(LOG_EVENT_SESSION_DISCONNECTED, &subject, "disconnected by pid %u, uid %u", c->peer.pid, c->peer.uid);

@@ -376,6 +376,11 @@ static void fill_session(const session *s, live_sum left, Goallocd__SessionInfo 
     ret->left_bytes = left.bytes;
     ret->group = (char *)(uintptr_t)s->group_name;
     ret->group_uid = s->group_uid;
+    ret->live_objects = s->counted.live.objects;
+    ret->live_bytes = s->counted.live.bytes;
+    ret->idle_bytes = s->counted.nidle_pages * PAGE_BYTES;
+    ret->refills = s->nrefills;
+    ret->age_ms = session_age_ms(s);
 }
 
 /* What is not for others to know. */
@@ -385,15 +390,14 @@ static void hide_session(Goallocd__SessionInfo *info)
     info->label = (char *)(uintptr_t)"";
 }
 
-static void session_list_counted(operation *op)
+/* Answer with the sessions from number `no` on, up to `end`. */
+static answer list_sessions(peer *p, uint64_t id, uint32_t no, uint32_t end)
 {
-    const session_table *table = &client_service(client_of(op->peer))->sessions;
-    bool controls = service_may_control(op->peer);
+    const session_table *table = &client_service(client_of(p))->sessions;
+    bool controls = service_may_control(p);
     Goallocd__SessionListReply body = GOALLOCD__SESSION_LIST_REPLY__INIT;
     Goallocd__SessionInfo infos[LIST_SESSIONS_MAX];
     Goallocd__SessionInfo *pointers[LIST_SESSIONS_MAX];
-    uint32_t end = SHM_SESSIONS_MAX + SESSIONS_ENDED_MAX;
-    uint32_t no = op->start;
 
     for (; no < end && body.n_sessions < LIST_SESSIONS_MAX; no++) {
         const session *s = session_listed(table, no);
@@ -401,18 +405,25 @@ static void session_list_counted(operation *op)
         if (s == NULL)
             continue;
         fill_session(s, left_of(table->leases.heap->left, s->lessee.left), &infos[body.n_sessions]);
-        if (!controls && s->uid != op->peer->uid)
+        if (!controls && s->uid != p->uid)
             hide_session(&infos[body.n_sessions]);
         pointers[body.n_sessions] = &infos[body.n_sessions];
         body.n_sessions++;
     }
     body.sessions = pointers;
     body.next = no < end ? no : 0;
-    (void)reply_body(op->peer, op->id, GOALLOCD__REPLY__RESULT_SESSION_LIST, &body);
+    return reply_body(p, id, GOALLOCD__REPLY__RESULT_SESSION_LIST, &body);
+}
+
+static void session_list_counted(operation *op)
+{
+    (void)list_sessions(op->peer, op->id, op->start, SHM_SESSIONS_MAX + SESSIONS_ENDED_MAX);
 }
 
 static answer handle_session_list(client *c, const Goallocd__Request *request)
 {
+    if (request->session_list->live)
+        return list_sessions(&c->peer, request->id, request->session_list->start, SHM_SESSIONS_MAX);
     c->op.start = request->session_list->start;
     return service_wait(c, request, ROUND_SESSIONS, session_list_counted);
 }
@@ -548,19 +559,31 @@ static const struct {
     [GOALLOCD__REQUEST__OP_ROOT_COMPARE_AND_SET] = { .change = handle_root_compare_and_set },
     [GOALLOCD__REQUEST__OP_STATS] = { .handle = handle_stats },
     [GOALLOCD__REQUEST__OP_SESSION_LIST] = { .handle = handle_session_list },
-    [GOALLOCD__REQUEST__OP_TRIM] = { .handle = handle_trim, .control = CONTROL("have all sessions trimmed") },
+    [GOALLOCD__REQUEST__OP_TRIM] = { .handle = handle_trim, .control = CONTROL("have sessions of others trimmed") },
     [GOALLOCD__REQUEST__OP_SCAVENGE] = { .handle = handle_trim, .control = CONTROL("have free memory released") },
     [GOALLOCD__REQUEST__OP_HEAP_MAP] = { .handle = handle_heap_map },
     [GOALLOCD__REQUEST__OP_CHECK] = { .handle = handle_check, .control = CONTROL("have the heap checked") },
     [GOALLOCD__REQUEST__OP_PING] = { .handle = handle_ping },
     [GOALLOCD__REQUEST__OP_RECLAIM] = { .handle = handle_reclaim, .control = CONTROL("free what others have left") },
     [GOALLOCD__REQUEST__OP_DROP] = { .handle = handle_drop, .control = CONTROL("drop the heap") },
-    [GOALLOCD__REQUEST__OP_DISCONNECT] = { .handle = handle_disconnect, .control = CONTROL("disconnect a session") },
+    [GOALLOCD__REQUEST__OP_DISCONNECT] = { .handle = handle_disconnect, .control = CONTROL("disconnect sessions of others") },
     [GOALLOCD__REQUEST__OP_SUBSCRIBE] = { .handle = handle_subscribe },
     [GOALLOCD__REQUEST__OP_SET_LABEL] = { .handle = handle_set_label },
     [GOALLOCD__REQUEST__OP_LIMITS] = { .handle = handle_limits },
     [GOALLOCD__REQUEST__OP_RELOAD] = { .handle = handle_reload },
+    [GOALLOCD__REQUEST__OP_LEASES] = { .handle = handle_leases },
 };
+
+/* True if all that the request touches is a session of the client's own user: then it needs no control. */
+static bool is_about_own(const client *c, const Goallocd__Request *request)
+{
+    uint32_t no = request->op_case == GOALLOCD__REQUEST__OP_TRIM         ? request->trim->session
+                  : request->op_case == GOALLOCD__REQUEST__OP_DISCONNECT ? request->disconnect->session
+                                                                         : 0;
+    const session *s = no < SHM_SESSIONS_MAX ? session_at(&client_service(c)->sessions, no) : NULL;
+
+    return s != NULL && s->uid == c->peer.uid;
+}
 
 static answer dispatch(client *c, session *s, const Goallocd__Request *request)
 {
@@ -570,7 +593,7 @@ static answer dispatch(client *c, session *s, const Goallocd__Request *request)
         peer_violation(&c->peer, "a request without an id");
         return ANSWER_GIVEN;
     }
-    if (handlers[kind].control != NULL && !service_may_control(&c->peer))
+    if (handlers[kind].control != NULL && !service_may_control(&c->peer) && !is_about_own(c, request))
         return (answer){ EPERM, handlers[kind].control };
     if (handlers[kind].handle != NULL)
         return handlers[kind].handle(c, request);
@@ -651,7 +674,10 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
         return false;
     operation_answered(&c->op);
     client_service(c)->nrpcs++;
-    if (s != NULL)
+    if (s != NULL) {
         s->nrpcs++;
+        s->nrefills += request->op_case == GOALLOCD__REQUEST__OP_REFILL ||
+                       request->op_case == GOALLOCD__REQUEST__OP_ALLOC_LARGE;
+    }
     return true;
 }

@@ -154,13 +154,13 @@ answer service_refuse(client *c, enum limit which, uint64_t used, uint64_t maxim
 
 /* --- giving back what is idle --- */
 
-static void ask_session(service *srv, uint32_t no)
+void service_ask_session(service *srv, session_no no)
 {
     Goallocd__TrimNotice body = GOALLOCD__TRIM_NOTICE__INIT;
-    shm_u32 *seq = &srv->heap->map->sessions[no].trim_seq;
-    client *c = srv->clients[no];
+    shm_u32 *seq = &srv->heap->map->sessions[no.n].trim_seq;
+    client *c = srv->clients[no.n];
 
-    if (session_at(&srv->sessions, no) == NULL)
+    if (session_at(&srv->sessions, no.n) == NULL)
         return;
     u32_store_release(seq, u32_load_relaxed(seq) + 1);
     if (c != NULL && client_session(c) != NULL && !c->notified) {
@@ -175,7 +175,7 @@ bool service_ask_some(service *srv)
 
     for (unsigned n = 0; n < ASK_SLICE && srv->ask_at != 0; n++) {
         if (srv->ask_at < end)
-            ask_session(srv, srv->ask_at);
+            service_ask_session(srv, (session_no){ (uint16_t)srv->ask_at });
         srv->ask_at = srv->ask_at + 1 < end ? srv->ask_at + 1 : 0;
     }
     return srv->ask_at == 0;

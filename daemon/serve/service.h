@@ -173,6 +173,9 @@ void service_disconnect(service *srv, session *s);
  */
 void service_ask_trim(service *srv, bool forced);
 
+/* Ask one session; if there is none of that number, nothing happens. */
+void service_ask_session(service *srv, session_no no);
+
 /* Ask the next ones. True: all have been asked. */
 bool service_ask_some(service *srv);
 

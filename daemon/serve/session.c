@@ -307,6 +307,7 @@ int session_open(session_table *table, const session_request *request, session *
     entry->pid = s->pid;
     entry->uid = s->uid;
     entry->limit_bytes = s->asked_bytes; /* the next daemon may have another limit for it */
+    entry->opened_ms = s->opened_ms = shm_clock_ms();
     entry->group = group_word_of(s);
     entry->minor = request->knows.minor;
     entry->knows_needed = request->knows.needed;
@@ -336,6 +337,20 @@ bool session_has_token(const session_table *table, const session *s, const uint8
     return heapfile_token_is(table->leases.heap->file->private->tokens[s->lessee.no.n], token, len_bytes);
 }
 
+uint64_t session_age_ms(const session *s)
+{
+    uint64_t until = s->ended_ms != 0 ? s->ended_ms : shm_clock_ms();
+
+    return s->opened_ms != 0 && s->opened_ms < until ? until - s->opened_ms : 0;
+}
+
+session *session_named(const session_table *table, uint32_t no, uint32_t epoch)
+{
+    session *s = no > 0 && no < SHM_SESSIONS_MAX ? session_at(table, no) : NULL;
+
+    return s != NULL && (epoch == 0 || epoch == s->lessee.epoch) ? s : NULL;
+}
+
 /* --- after another daemon --- */
 
 /* Take over an entry that is in use. 0, -ENOMEM, -EUCLEAN. */
@@ -357,6 +372,7 @@ static int recover_entry(session_table *table, session_no no)
     s = session_add(table, no, u32_load_relaxed(&entry->epoch), &request); /* an older daemon's label may be anything */
     if (s == NULL)
         return -ENOMEM;
+    s->opened_ms = entry->opened_ms;
     s->sign = lifesign_find(table->leases.heap->file->shelf, no.n, s->lessee.epoch);
     session_set_state(table, s, state == SHM_SESSION_ENDING ? SHM_SESSION_ENDING : SHM_SESSION_LOST);
     return 0;
@@ -433,6 +449,8 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
     ended = &table->ended[table->nended++ % SESSIONS_ENDED_MAX];
     *ended = *s;
     ended->state = s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED;
+    ended->ended_ms = shm_clock_ms();
+    ended->counted = (census_lessee){ 0 };
     ended->user = NULL;
     ended->sign = LIFESIGN_NONE;
     memset(ended->lessee.quotas, 0, sizeof(ended->lessee.quotas));

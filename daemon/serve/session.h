@@ -6,6 +6,7 @@
 
 #include <stddef.h>
 
+#include "daemon/heap/census.h"
 #include "daemon/heap/lease.h"
 #include "daemon/memory/commit.h"
 #include "daemon/memory/lifesign.h"
@@ -21,6 +22,10 @@ typedef struct session {
     bool counts_as_lost;     /* there, too: LIMIT_UID_LOST */
     uint64_t nrpcs;
     uint64_t asked_bytes;    /* the limit that its process has asked for; 0: none */
+    uint64_t nrefills;       /* of them, those that asked for spans */
+    uint64_t opened_ms;      /* on shm_clock_ms(); its entry in spans says it to the next daemon */
+    uint64_t ended_ms;       /* 0: it has not */
+    census_lessee counted;   /* what lived in its spans when objects were last counted (stats.c) */
     lifesign sign;           /* its process has it mapped as long as it lives; on the shelf for the next daemon, too */
     uint64_t next_search_ns; /* what it offers is not searched for before, at its limit */
     bool searching;          /* it has been told to ask again: a search goes on where the last request's ended */
@@ -76,6 +81,12 @@ static inline log_subject session_subject(const session *s)
                           .label = s->label,
                           .group = s->group_name };
 }
+
+/* How long it has been there, or was. */
+uint64_t session_age_ms(const session *s);
+
+/* The session that somebody names; epoch 0: whichever has the number. NULL: there is none. */
+session *session_named(const session_table *table, uint32_t no, uint32_t epoch);
 
 /* What an Attach asks for, and who asks. */
 typedef struct session_request {

@@ -5,7 +5,8 @@
  * next turn of the loop. Calls census (objects, by the bits), session, request_group.c (groups).
  *
  *   1. The census goes over the spans.
- *   2. The counters of the sessions are added up, some sessions a slice: what their processes say they have allocated,
+ *   2. Each session is told what the census has found in its spans, for SessionList. The counters of the sessions are
+ *      added up, some sessions a slice: what their processes say they have allocated,
  *      which is reported and not relied upon. A session that ends meanwhile counts once: with the ended ones, if it
  *      had not been added yet.
  *   3. The figures are written down at one moment. Pages in use, free with memory, free without, and metadata make the
@@ -76,8 +77,12 @@ static bool add_sessions(service *srv, unsigned budget)
     uint32_t end = service_nentries(srv);
 
     for (; budget > 0 && s->session < end; budget--, s->session++) {
-        if (session_at(&srv->sessions, s->session) != NULL)
-            add_counters(srv, (session_no){ (uint16_t)s->session }, s->allocs);
+        session *one = session_at(&srv->sessions, s->session);
+
+        if (one == NULL)
+            continue;
+        add_counters(srv, one->lessee.no, s->allocs);
+        one->counted = census_of_lessee(&s->census, one->lessee.no, one->lessee.epoch);
     }
     return s->session >= end;
 }

@@ -290,6 +290,45 @@ static void disconnected_session_gets_nothing_more_and_ends_with_its_process(voi
     assert_true(fixture_is_clean(f, 0));
 }
 
+/* --- a user's own sessions --- */
+
+typedef struct manager {
+    person who;
+    int trim; /* the exit status, of session 1, which is Alice's */
+    int disconnect;
+} manager;
+
+static int manage_session_1(const fixture *f, void *arg)
+{
+    const manager *m = arg;
+    char out[4096];
+
+    become(&m->who);
+    CHECK(fixture_ctl(f, (const char *const[]){ "trim", "1", "2>&1", NULL }, out, sizeof(out)) == m->trim);
+    CHECK(m->trim == 0 || strstr(out, "only root") != NULL);
+    CHECK(fixture_ctl(f, (const char *const[]){ "trim", "77", "2>&1", NULL }, out, sizeof(out)) == 1);
+    CHECK(m->trim == 0 || strstr(out, "only root") != NULL); /* whether it is there is not said */
+    CHECK(fixture_ctl(f, (const char *const[]){ "trim", "2>&1", NULL }, out, sizeof(out)) == (m->who.group == 0));
+    CHECK(fixture_ctl(f, (const char *const[]){ "disconnect", "1", "--yes", "2>&1", NULL }, out, sizeof(out)) ==
+          m->disconnect);
+    return 0;
+}
+
+static void a_user_may_trim_and_disconnect_its_own_sessions(void **state)
+{
+    const fixture *f = open_house(state);
+    pid_t alice = child_start(f, hold_label, &(person){ ALICE_UID, 0 });
+
+    assert_true(child_stops(alice));
+    assert_int_equal(child_run(f, manage_session_1, &(manager){ { BOB_UID, 0 }, 1, 1 }), 0);
+    assert_true(json_has(f, "sessions", "\"state\": \"open\""));
+    assert_int_equal(child_run(f, manage_session_1, &(manager){ { ALICE_UID, 0 }, 0, 0 }), 0);
+    assert_true(json_has(f, "sessions", "\"state\": \"lost\""));
+    assert_int_equal(child_run(f, manage_session_1, &(manager){ { BOB_UID, ADMINS_GID }, 0, 0 }), 0);
+    (void)kill(alice, SIGCONT);
+    assert_int_equal(child_wait(alice), 0);
+}
+
 /* --- whose a root is --- */
 
 static int change_roots(const fixture *f, void *arg)
@@ -380,6 +419,7 @@ int main(void)
         FIXTURE_TEST_WITH(everybody_may_ask_for_what_is_cheap_and_trim_what_is_its_own, "--control-group", ""),
         FIXTURE_TEST_WITH(sessions_of_others_have_no_pid_and_no_label, "--control-group", ADMINS),
         FIXTURE_TEST(disconnected_session_gets_nothing_more_and_ends_with_its_process),
+        FIXTURE_TEST_WITH(a_user_may_trim_and_disconnect_its_own_sessions, "--control-group", ADMINS),
         cmocka_unit_test_prestate_setup_teardown(root_belongs_to_the_user_who_has_made_it, fixture_setup_kept,
                                                  fixture_teardown, (void *)(uintptr_t)owner),
         FIXTURE_TEST(root_is_anybodys_without_the_option),

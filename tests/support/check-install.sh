@@ -68,7 +68,8 @@ if ! check "cmake --install" cmake --install "$build" --prefix "$prefix"; then
 fi
 for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib/libgoalloc.a include/goalloc.h lib/pkgconfig/goalloc.pc \
     lib/systemd/system/goallocd{,@}.{service,socket} lib/sysusers.d/goallocd.conf lib/tmpfiles.d/goallocd.conf \
-    etc/goallocd/goallocd.conf; do
+    etc/goallocd/goallocd.conf share/goallocd/goallocctl.schema.json \
+    share/bash-completion/completions/goallocctl share/zsh/vendor-completions/_goallocctl; do
     check "$file is installed" test -s "$prefix/$file"
 done
 check "goallocd takes the configuration" "$prefix/bin/goallocd" --config "$prefix/etc/goallocd/goallocd.conf" --check-config

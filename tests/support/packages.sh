@@ -4,7 +4,7 @@
 goalloc_packages=(
     gcc g++ cmake make pkg-config libc6-dev binutils
     libuv1-dev libprotobuf-c-dev protobuf-c-compiler libjansson-dev uthash-dev libunistring-dev
-    libseccomp-dev libinih-dev libcmocka-dev python3
+    libseccomp-dev libinih-dev libcmocka-dev libncurses-dev python3 python3-jsonschema zsh
     clang libclang-rt-dev clang-tidy cppcheck abigail-tools
 )
 

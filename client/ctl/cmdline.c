@@ -1,0 +1,261 @@
+/*
+ * Cmdline: argp parses, the tables of command.h say what there is.
+ *
+ * Called by main(). Options may stand before and behind the command, as they always could. --help is not argp's, since
+ * it depends on the command. A wrong command line ends with status 2, a sentence on stderr and, with --json, the error
+ * as an object on stdout: also where argp itself complains, which is noticed when the program exits.
+ */
+#include "client/ctl/cmdline.h"
+
+#include <argp.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/ctl/ctl.h"
+#include "client/ctl/help.h"
+#include "shm/limits.h"
+
+#define OPTIONS_MAX 40u
+#define ROWS_MAX    1000000u
+
+typedef struct parse {
+    arguments *args;
+    const char *command;
+    bool help;
+    bool given[OPTIONS_MAX]; /* by row */
+} parse;
+
+/* --- wrong ones --- */
+
+__attribute__((noreturn, format(printf, 1, 2))) static void wrong(const char *format, ...)
+{
+    char text[1024];
+    va_list args;
+
+    va_start(args, format);
+    (void)vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    (void)ctl_fail(CTL_E_USAGE, 0, "%s", text);
+    (void)fputs("Try 'goallocctl --help' or 'goallocctl help COMMAND'.\n", stderr);
+    exit(CTL_USAGE);
+}
+
+/* argp has found an error by itself and told it on stderr. */
+static void on_end(int status, void *data)
+{
+    (void)data;
+    if (status == CTL_USAGE && !ctl_has_failed())
+        (void)ctl_fail(CTL_E_USAGE, 0, "the command line is wrong");
+}
+
+/* --- values --- */
+
+/* False: it is no time that can be waited for. */
+static bool parse_time(const char *arg, int *ret_ms)
+{
+    static const struct {
+        const char *unit;
+        double ms;
+    } units[] = { { "", 1000 }, { "ms", 1 }, { "s", 1000 }, { "min", 60000 } };
+    char *end;
+    double value = arg[0] >= '0' && arg[0] <= '9' ? strtod(arg, &end) : -1;
+
+    for (size_t i = 0; value >= 0 && i < sizeof(units) / sizeof(units[0]); i++) {
+        double ms = value * units[i].ms;
+
+        if (strcmp(end, units[i].unit) != 0)
+            continue;
+        if (!(ms >= 1 && ms <= INT_MAX / 2))
+            return false;
+        *ret_ms = (int)ms;
+        return true;
+    }
+    return false;
+}
+
+static void set_time(const char *option, const char *arg, int *ret_ms)
+{
+    if (!parse_time(arg, ret_ms))
+        wrong("--%s: '%s' is no time: a number and ms, s or min, such as 500ms, from 1ms to 17000min", option, arg);
+}
+
+static void set_number(const char *option, const char *arg, uint32_t most, uint32_t *ret)
+{
+    if (!ctl_number(arg, strlen(arg), ret) || *ret == 0 || *ret > most)
+        wrong("--%s: '%s' is no number from 1 to %u", option, arg, most);
+}
+
+static void set_sort(arguments *args, const char *arg)
+{
+    args->sort_name = arg;
+    args->sort = roster_key_named(arg);
+    if (args->sort == NULL)
+        wrong("--sort: there is no key '%s'; there are: %s", arg, roster_key_names());
+}
+
+/* --- parsing --- */
+
+static void set_option(parse *p, int key, char *arg)
+{
+    arguments *args = p->args;
+    uint32_t columns;
+
+    switch (key) {
+    case 's':
+        args->who.socket_path = arg;
+        break;
+    case 'j':
+        args->json = true;
+        ctl_errors_as_json();
+        break;
+    case 't':
+        set_time("timeout", arg, &args->who.timeout_ms);
+        args->timeout_given = true;
+        break;
+    case 'w':
+        set_number("width", arg, 1000, &columns);
+        ctl_set_width(columns);
+        break;
+    case 'y':
+        args->yes = true;
+        break;
+    case 'd':
+        args->state_dir = arg;
+        break;
+    case OPTION_END:
+        args->end = true;
+        break;
+    case OPTION_CLASSES:
+        args->classes = true;
+        break;
+    case 'l':
+        args->live = true;
+        break;
+    case 'g':
+        args->by_group |= arg == NULL;
+        args->group = arg;
+        break;
+    case 'S':
+        set_sort(args, arg);
+        break;
+    case 'r':
+        args->reverse = true;
+        break;
+    case 'n':
+        set_number("rows", arg, ROWS_MAX, &args->nrows);
+        break;
+    case OPTION_SPANS:
+        args->spans = true;
+        break;
+    case 'i':
+        set_time("interval", arg, &args->interval_ms);
+        break;
+    case '1':
+        args->once = true;
+        break;
+    case 'c':
+        set_number("count", arg, UINT32_MAX - 1, &args->count);
+        break;
+    case OPTION_CHANGES:
+        args->changes = true;
+        break;
+    case 'h':
+        p->help = true;
+        break;
+    case OPTION_USAGE:
+        help_usage();
+        exit(CTL_OK);
+    default: /* 'V' */
+        (void)printf("goallocctl %s\n", GOALLOC_VERSION);
+        exit(CTL_OK);
+    }
+}
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+    parse *p = state->input;
+
+    if (key == ARGP_KEY_ARG) {
+        if (p->command == NULL)
+            p->command = arg;
+        else if (p->args->nwords < COMMAND_WORDS_MAX)
+            p->args->words[p->args->nwords++] = arg;
+        else
+            wrong("'%s': too many arguments", arg);
+        return 0;
+    }
+    if (key == '?')
+        key = 'h';
+    for (size_t i = 0; option_rows[i].name != NULL; i++) {
+        if (option_rows[i].key != key)
+            continue;
+        p->given[i] = true;
+        set_option(p, key, arg);
+        return 0;
+    }
+    return ARGP_ERR_UNKNOWN;
+}
+
+static void fill_options(struct argp_option ret[OPTIONS_MAX + 2])
+{
+    size_t n = 0;
+
+    for (const option_row *row = option_rows; row->name != NULL && n < OPTIONS_MAX; row++, n++)
+        ret[n] = (struct argp_option){ .name = row->name,
+                                       .key = row->key,
+                                       .arg = row->value,
+                                       .flags = row->optional ? OPTION_ARG_OPTIONAL : 0 };
+    ret[n++] = (struct argp_option){ .key = '?' };
+    ret[n] = (struct argp_option){ 0 };
+}
+
+/* What the command can't take. */
+static void check(const parse *p, const command *c)
+{
+    const arguments *args = p->args;
+
+    for (size_t i = 0; option_rows[i].name != NULL; i++) {
+        if (p->given[i] && !command_has(c, &option_rows[i]))
+            wrong("%s has no option --%s (it is for: %s)", c->name, option_rows[i].name, option_rows[i].commands);
+    }
+    if (args->nwords > c->words_max)
+        wrong("'%s': %s takes %s", args->words[c->words_max], c->name,
+              c->words_max == 0 ? "no argument: one command is enough" : "no more arguments");
+    if (args->nwords < c->words_min || (c->set != NULL && !c->set(args)))
+        wrong("%s", c->wanted);
+}
+
+const command *cmdline_parse(int argc, char **argv, arguments *ret)
+{
+    struct argp_option options[OPTIONS_MAX + 2];
+    const struct argp argp = { .options = options, .parser = parse_option };
+    parse p = { .args = ret };
+    const command *c;
+
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--json") == 0 || strcmp(argv[i], "-j") == 0)
+            ctl_errors_as_json(); /* also for what is wrong before it */
+    }
+    *ret = (arguments){ .who = { .socket_path = getenv("GOALLOC_SOCKET"), .timeout_ms = CMDLINE_TIMEOUT_MS },
+                        .interval_ms = 1000 };
+    if (ret->who.socket_path == NULL)
+        ret->who.socket_path = SHM_SOCKET_PATH;
+    (void)on_exit(on_end, NULL);
+    argp_err_exit_status = CTL_USAGE;
+    fill_options(options);
+    (void)argp_parse(&argp, argc, argv, ARGP_NO_HELP, NULL, &p);
+    c = p.command == NULL ? NULL : command_named(p.command);
+    if (p.help && (p.command == NULL || c != NULL)) {
+        help_show(c, ret->json);
+        exit(CTL_OK);
+    }
+    if (p.command == NULL)
+        wrong("no command given");
+    if (c == NULL)
+        wrong("unknown command '%s'", p.command);
+    check(&p, c);
+    ret->who.until = deadline_in(ret->who.timeout_ms);
+    return c;
+}

@@ -1,0 +1,92 @@
+/*
+ * Command: what goallocctl can do, as rows of a table from which the command line is parsed, and help and completion
+ * are made.
+ */
+#ifndef GOALLOC_CLIENT_CTL_COMMAND_H
+#define GOALLOC_CLIENT_CTL_COMMAND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <jansson.h>
+
+#include "client/ctl/ask.h"
+#include "client/ctl/roster.h"
+
+#define COMMAND_WORDS_MAX 32u
+
+/* What the command line says. */
+typedef struct arguments {
+    asker who;
+    bool json;
+    bool yes;     /* do it without asking */
+    bool end;     /* keeper: end it */
+    bool classes; /* stats: by size class, too */
+    bool live;    /* sessions: only those that have not ended */
+    bool by_group;
+    bool reverse;
+    bool spans; /* leases: one by one */
+    bool once;
+    bool changes; /* watch: only when something has changed */
+    bool timeout_given; /* by --timeout: it holds whatever the command does */
+    const char *group; /* only sessions of that; NULL: all */
+    const roster_key *sort;
+    const char *sort_name; /* NULL: none was given */
+    const char *state_dir;
+    int interval_ms;
+    uint32_t nrows; /* at most so many; 0: all */
+    uint32_t count; /* looks; 0: without an end */
+    const char *words[COMMAND_WORDS_MAX]; /* behind the command */
+    size_t nwords;
+} arguments;
+
+typedef struct command {
+    const char *name;
+    const char *words;     /* of its arguments, for people: "[SESSION]"; NULL: it has none */
+    size_t words_min;
+    size_t words_max;
+    const char *values;    /* for completion: what the arguments can be, with blanks between; NULL: anything */
+    const char *summary;   /* a line */
+    const char *help;      /* the rest; NULL: the line says it all */
+    bool (*set)(const arguments *args); /* takes its arguments; false: they are not as wanted */
+    const char *wanted;                 /* the usage error then */
+    int (*own)(const arguments *args);  /* does all of it, and returns the exit status; NULL: the fields behind this */
+    Goallocd__Request request;          /* the first one */
+    Goallocd__Reply__ResultCase kind;
+    const char *heading; /* of the table, printed before the daemon is asked; NULL: none */
+    bool (*next)(Goallocd__Request *request, const Goallocd__Reply *reply); /* NULL: there is one reply */
+    void (*text)(const Goallocd__Reply *reply);                             /* NULL: it prints nothing */
+    bool (*json)(json_t *object, const Goallocd__Reply *reply);             /* NULL: the object stays empty */
+    bool gathers; /* next() has gathered what is shown when the last reply is there */
+    bool asks;    /* next() may ask the user, who takes time */
+    bool steps;   /* each reply has a timeout of its own: there may be many */
+    const char *question; /* asked before it is done; NULL: it takes nothing away */
+    bool patient; /* the daemon may take its time, once it has shown that it answers */
+} command;
+
+/* An option, for parsing, help and completion. */
+typedef struct option_row {
+    const char *name;
+    int key;             /* its letter, or a number above 255: it has none */
+    const char *value;   /* for people; NULL: it has none */
+    bool optional;       /* the value is, as in --group or --group=NAME */
+    const char *values;  /* for completion, as in a command; "file", "dir" for these */
+    const char *commands; /* that have it, with blanks between; NULL: all */
+    const char *help;
+} option_row;
+
+/* The tables. The last row has no name. */
+extern command commands[];
+extern const option_row option_rows[];
+
+/* Keys of options that have no letter. */
+#define OPTION_NO_LETTER 256
+enum { OPTION_END = OPTION_NO_LETTER, OPTION_CLASSES, OPTION_SPANS, OPTION_CHANGES, OPTION_USAGE };
+
+/* NULL: there is no such command. */
+const command *command_named(const char *name);
+
+/* True if the command has the option. */
+bool command_has(const command *c, const option_row *option);
+
+#endif
