@@ -61,10 +61,13 @@ if ! check "cmake --install" cmake --install "$build" --prefix "$prefix"; then
     exit 1
 fi
 for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib/libgoalloc.a include/goalloc.h lib/pkgconfig/goalloc.pc \
-    lib/systemd/system/goallocd.service lib/sysusers.d/goallocd.conf; do
+    lib/systemd/system/goallocd.service lib/sysusers.d/goallocd.conf \
+    bin/goallocd-exporter lib/systemd/system/goallocd-exporter.service share/goallocd/alerts.yml \
+    share/goallocd/grafana-dashboard.json; do
     check "$file is installed" test -s "$prefix/$file"
 done
 check "goallocd --version" "$prefix/bin/goallocd" --version
+check "goallocd-exporter --version" "$prefix/bin/goallocd-exporter" --version
 check "goallocctl --version" "$prefix/bin/goallocctl" --version
 check "goalloc-replay --version" "$prefix/bin/goalloc-replay" --version
 check "the unit is complete" unit_is_rendered
