@@ -1,6 +1,6 @@
 """The exporter: its formats, its figures, daemons that hang, lie or are away, and hostile visitors.
 
-    test_exporter.py base=ADDRESS goallocd=PATH goallocctl=PATH exporter=PATH worker=PATH source=DIRECTORY
+    test_exporter.py base=ADDRESS goallocd=PATH goallocctl=PATH exporter=PATH worker=PATH source=DIRECTORY unit=PATH
 
 Prints a line for each test. Exit status 77: Debian's packages for it are missing.
 """
@@ -404,6 +404,18 @@ def stop_while_a_scrape_waits_is_clean(world):
     visitor.close()
 
 
+def unit_is_confined(world):
+    """Its exposure, of 10; the rest is that it speaks TCP."""
+    del world
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None or "--offline" not in subprocess.run([analyze, "--help"], capture_output=True, text=True,
+                                                           check=False).stdout:
+        return
+    said = subprocess.run([analyze, "security", "--offline=yes", "--threshold=10", PROGRAMS["unit"]],
+                          capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said
+
+
 def wrong_command_lines_are_refused(world):
     def run(*options):
         return subprocess.run([PROGRAMS["exporter"], *options], capture_output=True, timeout=PATIENCE_S,
@@ -438,6 +450,7 @@ TESTS = [
     exporter_has_few_privileges_and_says_when_it_is_ready,
     exporter_runs_as_any_user_that_may_connect,
     stop_while_a_scrape_waits_is_clean,
+    unit_is_confined,
     wrong_command_lines_are_refused,
 ]
 

@@ -1,6 +1,6 @@
 """A real prometheus scrapes the exporter; each query of the dashboard has data there; each alert fires when it should.
 
-    test_prometheus.py base=ADDRESS goallocd=PATH goallocctl=PATH exporter=PATH worker=PATH source=DIRECTORY
+    test_prometheus.py base=ADDRESS goallocd=PATH goallocctl=PATH exporter=PATH worker=PATH source=DIRECTORY unit=PATH
 
 Prints a line for each test. Exit status 77: Debian's package prometheus is missing.
 """
