@@ -62,13 +62,11 @@ static void write_life(exposition *x, const figures *seen)
     static const metric took = { "goallocd_exporter_query_duration_seconds", METRIC_GAUGE,
                                  "How long the daemon took for the answer that these figures are from." };
     const Goallocd__StatsReply *s = seen->stats;
-    char layout[20];
     char generation[20];
 
-    (void)snprintf(layout, sizeof(layout), "%016" PRIx64, s->abi_hash);
     (void)snprintf(generation, sizeof(generation), "%016" PRIx64, s->generation);
     exposition_family(x, &build);
-    exposition_count(x, LABELS({ "version", s->version }, { "layout", layout }), 1);
+    exposition_count(x, LABELS({ "version", s->version }, { "layout", s->layout }), 1);
     exposition_family(x, &took);
     exposition_seconds(x, NULL, seen->took_us);
     if (s->start_time_ms == 0)

@@ -18,6 +18,7 @@
  */
 #include "daemon/serve/stats.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "daemon/heap/census.h"
@@ -163,6 +164,7 @@ static void fill_requests(const service *srv, Goallocd__StatsReply *body)
 /* Sessions, as they were when the count began; and which daemon and which heap this is. */
 static void fill_life(const service *srv, Goallocd__StatsReply *body)
 {
+    static char layout[24];
     const shm_header *header = srv->heap->map->header;
 
     body->sessions = the.nsessions;
@@ -174,7 +176,8 @@ static void fill_life(const service *srv, Goallocd__StatsReply *body)
     body->start_time_ms = srv->start_time_ms;
     body->taken_over = srv->taken_over;
     body->generation = header->generation;
-    body->abi_hash = header->abi_hash;
+    (void)snprintf(layout, sizeof(layout), "%016llx", (unsigned long long)header->abi_hash);
+    body->layout = layout;
     body->leases = u64_load_relaxed(&header->nleases);
     body->version = (char *)(uintptr_t)GOALLOC_VERSION;
 }
