@@ -129,6 +129,14 @@ def is_down(seen, reason):
     return seen["goallocd_up"] == 0 and not others and seen[FAILURES % reason] >= 1
 
 
+def scrape_until_up(world):
+    def scrape():
+        seen = world.scrape()
+        return seen if seen["goallocd_up"] else None
+
+    return wait_for("the daemon's answer", scrape)
+
+
 def daemon_that_is_away_is_said_to_be(world):
     world.start_exporter("--cache", "0")
     assert is_down(world.scrape(), "connect")
@@ -146,16 +154,15 @@ def daemon_that_is_away_is_said_to_be(world):
 def daemon_that_hangs_has_one_request_to_answer(world):
     world.start_daemon()
     world.start_exporter("--cache", "0", "--timeout", "200ms")
-    before = world.scrape()
-    assert before["goallocd_up"] == 1
+    before = scrape_until_up(world)
     world.daemon.send_signal(signal.SIGSTOP)
     for _ in range(20):
         seen = world.scrape()
         assert is_down(seen, "timeout"), seen
     assert seen["goallocd_exporter_queries_total"] == before["goallocd_exporter_queries_total"] + 1
-    assert seen[FAILURES % "timeout"] == 1
+    assert seen[FAILURES % "timeout"] == before[FAILURES % "timeout"] + 1
     world.daemon.send_signal(signal.SIGCONT)
-    seen = wait_for("the daemon's answer", lambda: (lambda s: s if s["goallocd_up"] else None)(world.scrape()))
+    seen = scrape_until_up(world)
     # Whatever the daemon has been asked, this process has counted. The last query is not behind it yet.
     assert seen['goallocd_requests_total{request="stats"}'] < seen["goallocd_exporter_queries_total"] + 1
     world.stop_exporter()
@@ -216,10 +223,9 @@ def daemon_that_lies_is_not_believed(world):
 
         liar = threading.Thread(target=lie)
         liar.start()
-        before = world.exporter.poll()
         seen = world.scrape()
         liar.join(PATIENCE_S)
-        assert before is None and is_down(seen, reason), (what, seen)
+        assert is_down(seen, reason), (what, seen)
     server.close()
     world.stop_exporter()
 
@@ -261,8 +267,8 @@ def requests_other_than_the_two_are_refused(world):
     assert status == 200 and text == "" and int(headers["Content-Length"]) > 1000
     status, headers, text = world.request("GET", "/")
     assert status == 200 and "/metrics" in text and headers["Content-Type"].startswith("text/html")
-    assert 400 <= world.request(headers={"X-Long": "x" * 60000})[0] < 500
-    assert 400 <= world.request("GET", "/" + "x" * 60000)[0] < 500
+    assert world.is_refused(headers={"X-Long": "x" * 60000})
+    assert world.is_refused(path="/" + "x" * 60000)
     assert world.request(headers={"Accept": "a" * 5000 + "," + OPENMETRICS})[0] == 200
     visitor = socket.create_connection(world.address)
     visitor.sendall(b"nonsense\r\n\r\n")
@@ -337,6 +343,17 @@ def ends(visitor, trickle):
         return True
 
 
+def ask_once(address):
+    """A connection that has had its answer; None: it was not fast enough."""
+    visitor = socket.create_connection(address)
+    visitor.settimeout(PATIENCE_S)
+    try:
+        visitor.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        return visitor if read_response(visitor) == b"" else None
+    except (OSError, AssertionError):
+        return None
+
+
 def byte_now_and_then_does_not_prolong_a_connection(world):
     world.start_daemon()
     world.start_exporter("--connection-timeout", "500ms")
@@ -348,10 +365,7 @@ def byte_now_and_then_does_not_prolong_a_connection(world):
     wait_for("the end of a slow request", lambda: ends(slow, True))
     wait_for("the end of a connection without one", lambda: ends(silent, False))
     wait_for("the end of nonsense", lambda: ends(odd, False))
-    idle = socket.create_connection(world.address)
-    idle.settimeout(PATIENCE_S)
-    idle.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert read_response(idle) == b""
+    idle = wait_for("a request in time", lambda: ask_once(world.address))
     wait_for("the end of an idle connection", lambda: ends(idle, False))
     world.stop_exporter()
 
@@ -373,14 +387,14 @@ def exporter_has_few_privileges_and_says_when_it_is_ready(world):
     assert lines["Threads"].strip() == "1"
     assert len(os.listdir(f"/proc/{world.exporter.pid}/fd")) < 12
     assert world.scrape()["goallocd_up"] == 1
-    assert not [line for line in open(f"/proc/{world.exporter.pid}/maps", encoding="utf-8") if "goalloc" in line
-                and "exporter" not in line], "it has something of the heap mapped"
+    with open(f"/proc/{world.exporter.pid}/maps", encoding="utf-8") as maps:
+        assert "memfd:" not in maps.read(), "it has something of the heap mapped"
     world.stop_exporter()
     assert notify.recv(100) == b"STOPPING=1"
 
 
 def exporter_runs_as_any_user_that_may_connect(world):
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or not world.can_be_reached_by_all():
         return
     world.start_daemon()
     os.chmod(world.dir, 0o755)

@@ -117,8 +117,8 @@ def dashboard_has_data_in_every_panel(world):
     prometheus = Prometheus(world)
     members = be_busy(world)
     wait_for("a scrape with two groups", lambda: len(prometheus.query("goallocd_group_live_bytes")) == 3)
-    targets = prometheus.get("/api/v1/targets")["activeTargets"]
-    assert [target["health"] for target in targets] == ["up"], targets
+    wait_for("the target to be up", lambda: [target["health"] for target in
+                                             prometheus.get("/api/v1/targets")["activeTargets"]] == ["up"])
     world.daemon.send_signal(signal.SIGKILL)
     world.daemon.wait()
     wait_for("a scrape without the daemon", lambda: prometheus.query("goallocd_up == 0"))

@@ -102,7 +102,12 @@ class World:
                        stdout=subprocess.DEVNULL)
 
     def start_exporter(self, *options, socket_path=None, uid=None, **popen):
+        program = self.programs["exporter"]
         path = os.path.join(self.dir, "exporter.log")
+        if "--timeout" not in options:
+            options += ("--timeout", f"{PATIENCE_S}s")
+        if uid is not None:  # who may not be able to get to where it was built
+            program = shutil.copy(program, os.path.join(self.dir, "exporter"))
         log = open(path, "wb")
 
         def prepare():
@@ -113,7 +118,7 @@ class World:
             die_with_the_test()
 
         self.exporter = subprocess.Popen(
-            [self.programs["exporter"], "--socket", socket_path or self.socket, "--listen", "127.0.0.1:0", *options],
+            [program, "--socket", socket_path or self.socket, "--listen", "127.0.0.1:0", *options],
             stderr=log, preexec_fn=prepare, **popen)
         self.processes.append(self.exporter)
 
@@ -134,11 +139,29 @@ class World:
         """(status, headers, text)"""
         connection = http.client.HTTPConnection(*self.address, timeout=PATIENCE_S)
         try:
-            connection.request(method, path, body=body, headers=headers or {})
+            try:
+                connection.request(method, path, body=body, headers=headers or {})
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # it has been answered before it was sent
             response = connection.getresponse()
             return response.status, dict(response.getheaders()), response.read().decode()
         finally:
             connection.close()
+
+    def is_refused(self, **request):
+        """True if it is answered by a status that says so, or by the end of the connection."""
+        try:
+            return 400 <= self.request(**request)[0] < 500
+        except (OSError, http.client.HTTPException):
+            return True
+
+    def can_be_reached_by_all(self):
+        path = os.path.dirname(self.dir)
+        while os.stat(path).st_mode & 0o001:
+            if path == "/":
+                return True
+            path = os.path.dirname(path)
+        return False
 
     def scrape(self):
         """Values by name with labels, as they stand there."""
