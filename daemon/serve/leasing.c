@@ -284,6 +284,7 @@ static void reply_spans(client *c, answer why)
     if (op->nspans == 0) {
         events_memory_short(&client_service(c)->events);
         note_refused(c, op->asked_pages, why);
+        service_count_refusal(client_service(c), why.error);
         reply_answer(&c->peer, op->id, why);
     } else if (op->kind == GOALLOCD__REQUEST__OP_REFILL) {
         CRASH_POINT(refill_before_reply);

@@ -47,8 +47,14 @@ void groups_fill_stats(const service *srv, const census *count, Goallocd__StatsR
     size_t n = 0;
 
     for (uint32_t i = 0; i < SHM_GROUPS_MAX; i++) {
-        if (table->groups[i] != NULL)
-            n = insert_group(count, most, n, table->groups[i]);
+        const group *g = table->groups[i];
+
+        if (g == NULL)
+            continue;
+        n = insert_group(count, most, n, g);
+        body->groups_sessions += g->nliving;
+        body->groups_live_objects += count->owned[g->no.n].objects;
+        body->groups_live_bytes += bytes_of(count, g);
     }
     for (size_t i = 0; i < n; i++) {
         goallocd__group_stats__init(&stats[i]);

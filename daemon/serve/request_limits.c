@@ -4,7 +4,7 @@
  * Called by requests.c. Calls users, holdings, session and group. The list has four parts, which `start` numbers one
  * after the other: limits of all and of connections; the accounts of users, a bucket at a time; sessions and groups,
  * one at a time. It needs no session. Who may not control the daemon sees the first part, and what is its own user's of
- * the others.
+ * the others. Who asks for the nearest gets one row a limit instead, which says of nobody whose it is.
  */
 #include "daemon/serve/request_limits.h"
 
@@ -108,17 +108,86 @@ static void list_all(limit_list *list)
     }
 }
 
+/* --- the nearest --- */
+
+/* Of a limit so much is used, of so much. The row keeps what is nearer to its limit. */
+static void note_use(Goallocd__LimitUse *row, uint64_t used, uint64_t maximum)
+{
+    bool nearer = row->maximum == 0 || (double)used * (double)row->maximum > (double)row->used * (double)maximum;
+
+    if (maximum != 0 && nearer) {
+        row->used = used;
+        row->maximum = maximum;
+    }
+}
+
+static void note_user(const user *who, void *data)
+{
+    limit_list *list = data;
+
+    for (int which = 0; which < LIMITS && !who->privileged; which++) {
+        if (limit_row_of((enum limit)which)->scope == LIMIT_OF_UID)
+            note_use(&list->uses[which], used_of(who, (enum limit)which),
+                     list->srv->users.limits->max[which]);
+    }
+}
+
+/*
+ * A row a limit, in the order of the table. What is counted on nobody's account now has 0 used, of the maximum that is
+ * set. Linear in users, sessions and groups, all of which are bounded, with a few loads each.
+ */
+static void list_nearest(limit_list *list)
+{
+    const service *srv = list->srv;
+    uint32_t end = service_nentries(srv);
+    uint32_t at = 0;
+
+    for (int which = 0; which < LIMITS; which++)
+        (void)list_add(list, (enum limit)which, srv->users.used[which], srv->users.refused[which]);
+    do
+        at = users_visit_bucket(&srv->users, at, note_user, list);
+    while (at != 0);
+    for (uint32_t no = 1; no < end; no++) {
+        const session *s = session_at(&srv->sessions, no);
+
+        if (s != NULL)
+            note_use(&list->uses[LIMIT_SESSION_BYTES], s->lessee.nheld_pages * PAGE_BYTES,
+                     s->lessee.limit_pages * PAGE_BYTES);
+    }
+    for (uint32_t i = 0; i < SHM_GROUPS_MAX; i++) {
+        const group *g = srv->heap->groups->groups[i];
+
+        if (g != NULL)
+            note_use(&list->uses[LIMIT_GROUP_BYTES], g->quota.nheld_pages * PAGE_BYTES,
+                     g->quota.limit_pages * PAGE_BYTES);
+    }
+}
+
+static answer reply_list(client *c, uint64_t id, limit_list *list, uint32_t next)
+{
+    Goallocd__LimitsReply body = GOALLOCD__LIMITS_REPLY__INIT;
+
+    body.uses = list->pointers;
+    body.n_uses = list->n;
+    body.next = next;
+    return reply_body(&c->peer, id, GOALLOCD__REPLY__RESULT_LIMITS, &body);
+}
+
 answer handle_limits(client *c, const Goallocd__Request *request)
 {
     service *srv = client_service(c);
     limit_list list = { .srv = srv, .p = &c->peer, .all = service_may_control(&c->peer) };
-    Goallocd__LimitsReply body = GOALLOCD__LIMITS_REPLY__INIT;
     uint32_t at = request->limits->start;
     uint32_t sessions_end = START_SESSIONS + service_nentries(srv);
     uint32_t end = START_GROUPS + SHM_GROUPS_MAX;
 
-    if (at == 0) {
+    if (at == 0 || request->limits->nearest)
         holdings_recount(srv);
+    if (request->limits->nearest) {
+        list_nearest(&list);
+        return reply_list(c, request->id, &list, 0);
+    }
+    if (at == 0) {
         list_all(&list);
         at = START_USERS;
     }
@@ -133,10 +202,7 @@ answer handle_limits(client *c, const Goallocd__Request *request)
         at = START_GROUPS;
     for (; at >= START_GROUPS && at < end && list.n < LIST_MAX; at++)
         list_group(&list, srv->heap->groups->groups[at - START_GROUPS]);
-    body.uses = list.pointers;
-    body.n_uses = list.n;
-    body.next = at < end ? at : 0;
-    return reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_LIMITS, &body);
+    return reply_list(c, request->id, &list, at < end ? at : 0);
 }
 
 answer limits_refuse_memory(client *c, const session *s)

@@ -585,9 +585,23 @@ static bool is_about_own(const client *c, const Goallocd__Request *request)
     return s != NULL && s->uid == c->peer.uid;
 }
 
+_Static_assert(sizeof(handlers) / sizeof(handlers[0]) <= SERVICE_OPS_MAX, "each kind is counted");
+
+/* Where it stands in the table; 0: nowhere. */
+static unsigned kind_of(const Goallocd__Request *request)
+{
+    return (unsigned)request->op_case < sizeof(handlers) / sizeof(handlers[0]) ? request->op_case : 0;
+}
+
+static bool asks_for_memory(const Goallocd__Request *request)
+{
+    return request->op_case == GOALLOCD__REQUEST__OP_REFILL || request->op_case == GOALLOCD__REQUEST__OP_ALLOC_LARGE ||
+           request->op_case == GOALLOCD__REQUEST__OP_RESIZE_LARGE;
+}
+
 static answer dispatch(client *c, session *s, const Goallocd__Request *request)
 {
-    unsigned kind = (unsigned)request->op_case < sizeof(handlers) / sizeof(handlers[0]) ? request->op_case : 0;
+    unsigned kind = kind_of(request);
 
     if (request->id == 0 && !handlers[kind].needs_no_id) {
         peer_violation(&c->peer, "a request without an id");
@@ -616,9 +630,7 @@ static enum wait has_to_wait(const client *c, const Goallocd__Request *request)
     const service *srv = client_service(c);
     queue_facts facts;
 
-    if (c->op.has_turn || (request->op_case != GOALLOCD__REQUEST__OP_REFILL &&
-                           request->op_case != GOALLOCD__REQUEST__OP_ALLOC_LARGE &&
-                           request->op_case != GOALLOCD__REQUEST__OP_RESIZE_LARGE))
+    if (c->op.has_turn || !asks_for_memory(request))
         return WAITS;
     if (!queue_admits(&c->peer.user->queue))
         return WAIT_USER;
@@ -666,14 +678,18 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
     client_service(c)->sessions.leases.nyoung = 0;
     if (a.error == EDQUOT && a.message == NULL)
         a = limits_refuse_memory(c, s);
-    if (a.error > 0)
+    if (a.error > 0) {
         note_refused(c, request, a);
+        if (asks_for_memory(request))
+            service_count_refusal(client_service(c), a.error);
+    }
     if (a.error >= 0)
         reply_answer(p, request->id, a);
     if (c->op.state == OPERATION_DEFERRED || c->op.state == OPERATION_PAUSED)
         return false;
     operation_answered(&c->op);
     client_service(c)->nrpcs++;
+    client_service(c)->nrequests[kind_of(request)]++;
     if (s != NULL) {
         s->nrpcs++;
         s->nrefills += request->op_case == GOALLOCD__REQUEST__OP_REFILL ||

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/log.h"
@@ -474,6 +475,15 @@ static void log_start(const server *s)
               srv->eager_commit ? "eager" : "lazy");
 }
 
+static uint64_t wall_ms(void)
+{
+    struct timespec now;
+
+    return clock_gettime(CLOCK_REALTIME, &now) < 0
+               ? 0
+               : (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
 int server_open(server *s, int listen_fd, mheap *heap, const server_options *options)
 {
     service *srv = &s->service;
@@ -483,6 +493,8 @@ int server_open(server *s, int listen_fd, mheap *heap, const server_options *opt
     srv->eager_commit = options->eager_commit;
     srv->access = options->access;
     srv->started_ms = uv_hrtime() / 1000000;
+    srv->start_time_ms = wall_ms();
+    srv->taken_over = options->recovered;
     s->options = *options;
     users_start(&srv->users, options->limits);
     r = set_up(srv, options->recovered);

@@ -18,6 +18,13 @@
 #include "daemon/serve/reply.h"
 #include "daemon/serve/session.h"
 
+/* Kinds of requests are below it: numbers of the fields of a Request. */
+#define SERVICE_OPS_MAX 128u
+
+/* Why a request for memory got none, as statistics have it: the answer's errno. */
+enum refusal { REFUSAL_ENOSPC, REFUSAL_EDQUOT, REFUSAL_ENOMEM, REFUSAL_EAGAIN, REFUSALS };
+extern const int service_refusal_errors[REFUSALS];
+
 /* The server has one and sets it up; all of it is the loop's thread's. */
 typedef struct service {
     uv_loop_t loop;
@@ -42,7 +49,11 @@ typedef struct service {
     void *on_drop_data;
     struct reload *reload; /* reads the configuration again; NULL: nobody does */
     uint64_t nrpcs;
+    uint64_t nrequests[SERVICE_OPS_MAX]; /* the same by kind; 0: unknown ones */
+    uint64_t nrefusals[REFUSALS];
     uint64_t started_ms;
+    uint64_t start_time_ms; /* the same by the system's clock */
+    bool taken_over;        /* the heap was another daemon's before */
     bool reclaiming;                         /* a ROUND_RECLAIM is under way, whether its peer is there or not */
     bool tell_census;                        /* objects are to be counted for the log, after a takeover */
     bool wants_count;                        /* and for on_count */
@@ -163,6 +174,9 @@ bool service_may_control(const peer *p);
  * limit that users do not count; else 0.
  */
 answer service_refuse(client *c, enum limit which, uint64_t used, uint64_t maximum);
+
+/* A request for memory is answered with that errno: counted if it is a refusal. */
+void service_count_refusal(service *srv, int error);
 
 /* Close the connections of a session, and let its process not come back to it. The session is LOST until that ends. */
 void service_disconnect(service *srv, session *s);

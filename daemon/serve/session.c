@@ -115,6 +115,8 @@ void session_set_state(session_table *table, session *s, enum shm_session_state 
     }
     table->nending += state == SHM_SESSION_ENDING;
     table->nending -= s->state == SHM_SESSION_ENDING;
+    table->nlost += state == SHM_SESSION_LOST;
+    table->nlost -= s->state == SHM_SESSION_LOST;
     s->state = state;
     u32_store_release(&entry_of(table, s->lessee.no)->state, state);
 }
@@ -451,6 +453,7 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
     ended->state = s->detached ? SHM_SESSION_DETACHED : SHM_SESSION_DIED;
     ended->ended_ms = shm_clock_ms();
     ended->counted = (census_lessee){ 0 };
+    table->ndied += !s->detached;
     ended->user = NULL;
     ended->sign = LIFESIGN_NONE;
     memset(ended->lessee.quotas, 0, sizeof(ended->lessee.quotas));
@@ -508,20 +511,22 @@ static int validate_entries(const session_table *table, FILE *err)
     uint32_t nentries = u32_load_relaxed(&table->leases.heap->map->header->nsession_entries);
     uint32_t nopen = 0;
     uint32_t nending = 0;
+    uint32_t nlost = 0;
 
     for (uint32_t no = 1; no < SHM_SESSIONS_MAX; no++) {
         nopen += session_at(table, no) != NULL;
         nending += session_at(table, no) != NULL && session_at(table, no)->state == SHM_SESSION_ENDING;
+        nlost += session_at(table, no) != NULL && session_at(table, no)->state == SHM_SESSION_LOST;
         /* Entries that were never used are not looked at: reading them would give the table memory. */
         if (no < nentries ? !entry_agrees(table, no) : session_at(table, no) != NULL) {
             (void)fprintf(err, "session: entry %u of %u differs from its session\n", no, nentries);
             return -EUCLEAN;
         }
     }
-    if (nopen == table->nopen && nending == table->nending)
+    if (nopen == table->nopen && nending == table->nending && nlost == table->nlost)
         return 0;
-    (void)fprintf(err, "session: %u there, %u of them ending; noted %u and %u\n", nopen, nending, table->nopen,
-                  table->nending);
+    (void)fprintf(err, "session: %u there, %u of them ending, %u lost; noted %u, %u and %u\n", nopen, nending, nlost,
+                  table->nopen, table->nending, table->nlost);
     return -EUCLEAN;
 }
 

@@ -48,9 +48,11 @@ typedef struct session_table {
     lease_table leases; /* says which sessions there are */
     session ended[SESSIONS_ENDED_MAX];
     uint64_t nended; /* ever; the last is ended[(nended - 1) % SESSIONS_ENDED_MAX] */
+    uint64_t ndied;  /* of them, without a Detach */
     uint32_t nopen;  /* sessions in the lease table */
     users *users;    /* NULL: sessions are not counted. Borrowed */
     uint32_t nending; /* of them, ENDING */
+    uint32_t nlost;   /* and LOST */
     uint16_t search_from;
 } session_table;
 

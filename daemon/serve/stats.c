@@ -19,6 +19,7 @@
  */
 #include "daemon/serve/stats.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "daemon/heap/census.h"
@@ -28,6 +29,8 @@
 typedef struct sums {
     census census;
     uint32_t nsessions;                /* when the count began */
+    uint32_t nlost;                    /* of them */
+    uint32_t nending;
     uint32_t session;                  /* the next one whose counters are added; 0: spans are still being counted */
     uint64_t allocs[SPAN_CLASS_COUNT]; /* objects, as clients say: of sessions before that one, and ended ones */
     Goallocd__StatsReply body;         /* all but what concerns one session */
@@ -42,6 +45,8 @@ static sums the;
 void stats_begin(const service *srv)
 {
     the.nsessions = srv->sessions.nopen;
+    the.nlost = srv->sessions.nlost;
+    the.nending = srv->sessions.nending;
     memset(&the.census, 0, sizeof(the.census));
     the.session = 0;
 }
@@ -132,6 +137,56 @@ static void fill_memory(const mheap *heap, uint64_t live_bytes, Goallocd__StatsR
     body->over_limit_bytes = mheap_over_limit(heap, 100, 0);
 }
 
+/* What has come since the start, and what of it got no memory. */
+static void fill_requests(const service *srv, Goallocd__StatsReply *body)
+{
+    static Goallocd__RequestCount counts[SERVICE_OPS_MAX];
+    static Goallocd__RequestCount *count_pointers[SERVICE_OPS_MAX];
+    static Goallocd__RefusalCount refusals[REFUSALS];
+    static Goallocd__RefusalCount *refusal_pointers[REFUSALS];
+
+    for (uint32_t op = 0; op < SERVICE_OPS_MAX; op++) {
+        Goallocd__RequestCount *count = &counts[body->n_requests];
+
+        if (srv->nrequests[op] == 0)
+            continue;
+        goallocd__request_count__init(count);
+        count->op = op;
+        count->count = srv->nrequests[op];
+        count_pointers[body->n_requests++] = count;
+    }
+    for (uint32_t i = 0; i < REFUSALS; i++) {
+        goallocd__refusal_count__init(&refusals[i]);
+        refusals[i].error = service_refusal_errors[i];
+        refusals[i].count = srv->nrefusals[i];
+        refusal_pointers[i] = &refusals[i];
+    }
+    body->requests = count_pointers;
+    body->refusals = refusal_pointers;
+    body->n_refusals = REFUSALS;
+}
+
+/* Sessions, as they were when the count began; and which daemon and which heap this is. */
+static void fill_life(const service *srv, Goallocd__StatsReply *body)
+{
+    static char layout[24];
+    const shm_header *header = srv->heap->map->header;
+
+    body->sessions = the.nsessions;
+    body->lost_sessions = the.nlost;
+    body->ending_sessions = the.nending;
+    body->ended_sessions = srv->sessions.nended;
+    body->died_sessions = srv->sessions.ndied;
+    body->uptime_ms = uv_hrtime() / 1000000 - srv->started_ms;
+    body->start_time_ms = srv->start_time_ms;
+    body->taken_over = srv->taken_over;
+    body->generation = header->generation;
+    (void)snprintf(layout, sizeof(layout), "%016llx", (unsigned long long)header->abi_hash);
+    body->layout = layout;
+    body->leases = u64_load_relaxed(&header->nleases);
+    body->version = (char *)(uintptr_t)GOALLOC_VERSION;
+}
+
 static void fill_body(service *srv)
 {
     sums *s = &the;
@@ -142,7 +197,6 @@ static void fill_body(service *srv)
     mheap_refresh_metadata(srv->heap);
     fill_memory(srv->heap, live.bytes, body);
     body->live_objects = live.objects;
-    body->sessions = the.nsessions;
     body->leased_spans = srv->sessions.leases.nleased;
     body->roots = roots_count(srv->roots);
     body->reserved_bytes = srv->heap->map->arena_bytes;
@@ -152,8 +206,8 @@ static void fill_body(service *srv)
     body->rpcs = srv->nrpcs;
     body->tries = srv->ntries;
     body->waits = srv->queue.nwaits;
-    body->uptime_ms = uv_hrtime() / 1000000 - srv->started_ms;
-    body->version = (char *)(uintptr_t)GOALLOC_VERSION;
+    fill_life(srv, body);
+    fill_requests(srv, body);
     for (uint32_t class = 0; class <= SIZE_CLASS_TINY; class ++) {
         s->class_pointers[body->n_classes] = &s->classes[body->n_classes];
         body->n_classes += fill_class(s, class, &s->classes[body->n_classes]);

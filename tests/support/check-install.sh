@@ -69,12 +69,15 @@ fi
 for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib/libgoalloc.a include/goalloc.h lib/pkgconfig/goalloc.pc \
     lib/systemd/system/goallocd{,@}.{service,socket} lib/sysusers.d/goallocd.conf lib/tmpfiles.d/goallocd.conf \
     etc/goallocd/goallocd.conf share/goallocd/goallocctl.schema.json \
-    share/bash-completion/completions/goallocctl share/zsh/vendor-completions/_goallocctl; do
+    share/bash-completion/completions/goallocctl share/zsh/vendor-completions/_goallocctl \
+    bin/goallocd-exporter lib/systemd/system/goallocd-exporter.service share/goallocd/alerts.yml \
+    share/goallocd/grafana-dashboard.json; do
     check "$file is installed" test -s "$prefix/$file"
 done
 check "goallocd takes the configuration" "$prefix/bin/goallocd" --config "$prefix/etc/goallocd/goallocd.conf" --check-config
 check "an installation leaves a configuration as it is" keeps_configuration
 check "goallocd --version" "$prefix/bin/goallocd" --version
+check "goallocd-exporter --version" "$prefix/bin/goallocd-exporter" --version
 check "goallocctl --version" "$prefix/bin/goallocctl" --version
 check "goalloc-replay --version" "$prefix/bin/goalloc-replay" --version
 check "the unit is complete" unit_is_rendered

@@ -4,7 +4,8 @@
 goalloc_packages=(
     gcc g++ cmake make pkg-config libc6-dev binutils
     libuv1-dev libprotobuf-c-dev protobuf-c-compiler libjansson-dev uthash-dev libunistring-dev
-    libseccomp-dev libinih-dev libcmocka-dev libncurses-dev python3 python3-jsonschema zsh
+    libseccomp-dev libinih-dev libmicrohttpd-dev libcmocka-dev libncurses-dev
+    python3 python3-jsonschema python3-prometheus-client zsh
     clang libclang-rt-dev clang-tidy cppcheck abigail-tools
 )
 
@@ -34,6 +35,20 @@ goalloc_unpack_package() {
         echo "packages: $package can't be unpacked" >&2
     fi
     rm -rf "$from"
+}
+
+# tests/metrics takes prometheus and promtool. Unless they are installed they are unpacked, since Debian's package starts
+# a server. Without them these tests are skipped.
+goalloc_find_prometheus() {
+    local to=$1
+
+    if command -v prometheus >/dev/null && command -v promtool >/dev/null; then
+        return 0
+    fi
+    if command -v apt-get >/dev/null; then
+        goalloc_unpack_package prometheus "$to"
+        PATH=$PATH:$to/usr/bin
+    fi
 }
 
 # Install what is missing of them. Does nothing, and needs neither root nor a network, when nothing is missing.
