@@ -61,7 +61,7 @@ if ! check "cmake --install" cmake --install "$build" --prefix "$prefix"; then
     exit 1
 fi
 for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib/libgoalloc.a include/goalloc.h lib/pkgconfig/goalloc.pc \
-    lib/systemd/system/goallocd.service lib/sysusers.d/goallocd.conf; do
+    lib/systemd/system/goallocd.service lib/sysusers.d/goallocd.conf share/man/man8/goallocd.8 share/man/man3/goalloc_free.3; do
     check "$file is installed" test -s "$prefix/$file"
 done
 check "goallocd --version" "$prefix/bin/goallocd" --version

@@ -6,6 +6,7 @@ goalloc_packages=(
     libuv1-dev libprotobuf-c-dev protobuf-c-compiler libjansson-dev uthash-dev libunistring-dev
     libseccomp-dev libcmocka-dev python3
     clang libclang-rt-dev clang-tidy cppcheck
+    mandoc man-db
 )
 
 # What tests/bench/run needs besides: the peers, callgrind, the plots, programs to record.
