@@ -13,6 +13,7 @@ goalloc_packages=(
 # shellcheck disable=SC2034
 goalloc_bench_packages=(
     libmimalloc-dev libjemalloc-dev libtcmalloc-minimal4 libboost-dev valgrind gnuplot-nox sqlite3
+    libhiredis-dev redis-tools
 )
 
 # The other allocators in shared memory, for tests/bench/run --shared. (Kamailio is unpacked and not installed: Debian's
