@@ -107,14 +107,18 @@ def run(block, build):
     return None
 
 
+def help_of(program, *arguments):
+    return subprocess.run([program, *arguments], text=True, capture_output=True, check=True).stdout
+
+
 def names_of_programs():
     """(options, commands of goallocctl) that there are."""
-    options, commands = set(), set()
-    for program in PROGRAMS:
-        text = subprocess.run([program, "--help"], text=True, capture_output=True, check=True).stdout
-        options |= set(re.findall(r"^ {2,6}(?:-\S, )? *--([a-z][\w-]*)", text, flags=re.M))
-        commands |= set(re.findall(r"^  ([a-z][a-z-]*)\b", text.partition("\nCommands:\n")[2], flags=re.M))
-    return options, commands
+    texts = [help_of(program, "--help") for program in PROGRAMS]
+    commands = {name for text in texts for name in
+                re.findall(r"^  ([a-z][a-z-]*)", text.partition("\nCommands:\n")[2].partition("\n\n")[0], flags=re.M)}
+    if "help" in commands:  # each command has options of its own
+        texts += [help_of("goallocctl", "help", name) for name in commands]
+    return set(re.findall(r"^ {2,6}(?:-\S, )? *--([a-z][\w-]*)", "\n".join(texts), flags=re.M)), commands
 
 
 def wrong_names(text, options, commands):
