@@ -4,6 +4,7 @@ A block of ```sh is preceded by a comment that says what it is:
 
     <!-- run; prints: REGEX; prints: REGEX -->   it succeeds, and prints lines in which these are found, in this order
     <!-- run; fails; prints: REGEX -->           its last command fails
+    <!-- run; if: NAME; prints: REGEX -->        it is run if the programs have an option or a command NAME
     <!-- by hand: REASON -->                     it is not run
 
 Each is run by itself by bash -e, in a directory of its own, in which build is the build directory; its programs are in
@@ -44,6 +45,7 @@ class Block:
         self.by_hand = marks.startswith("by hand: ")
         self.is_run = re.match(r"run\b", marks) is not None
         self.fails = "; fails" in marks
+        self.needs = re.findall(r"; if: ([\w-]+)", marks)
         self.prints = [one.strip() for one in re.findall(r"prints: ((?:[^;])*)", marks)]
 
 
@@ -139,13 +141,20 @@ def wrong_names(text, options, commands):
 
 def check(path, text, build):
     """The complaints, a text each, and how many blocks there are."""
-    complaints, count = [], 0
+    complaints, count, names = [], 0, set()
     if build:
         places = [os.path.join(os.path.abspath(build), place) for place in PROGRAMS.values()]
         os.environ["PATH"] = os.pathsep.join(places + [os.environ["PATH"]])
-        complaints += [f"{path}:{one}" for one in wrong_names(text, *names_of_programs())]
+        options, commands = names_of_programs()
+        names = options | commands
+        unused = [block.code for block in blocks(text) if not names.issuperset(block.needs)]
+        for code in unused:
+            text = text.replace(code, "\n" * code.count("\n"))
+        complaints += [f"{path}:{one}" for one in wrong_names(text, options, commands)]
     for block in blocks(text):
         count += 1
+        if not names.issuperset(block.needs):
+            continue
         if not block.is_run and not block.by_hand:
             complaints.append(f"{path}:{block.number}: it is not said whether this is run")
         elif block.is_run and build:
