@@ -10,7 +10,7 @@
  * long runs may be is fixed when library and daemon are built. A still larger object is a large object: pages of their
  * own, asked for one by one.
  *
- * Everything here is thread-safe. Nothing here is async-signal-safe, except goalloc_contains(), goalloc_offset(),
+ * Threads: everything here is thread-safe. Nothing here is async-signal-safe, except goalloc_contains(), goalloc_offset(),
  * goalloc_pointer(), goalloc_is_current() and goalloc_version(); nor may a signal handler that has interrupted one of
  * the others fork. A thread can be cancelled (deferred) in any of these functions; if it waits for the daemon, the
  * cancellation acts after the call, unless that says otherwise.
@@ -184,8 +184,9 @@ typedef struct goalloc_stats_t {
     uint64_t peak_committed_bytes; /* the most that committed_bytes has been since the heap was made, whichever daemons
                                       have served it. What only may have memory, free pages that a daemon has taken
                                       over, counts in committed_bytes until it is released, and not here */
-    uint64_t group_live_objects; /* that this session or its group owns: allocated by it and not published. Without */
-    uint64_t group_live_bytes;   /* GOALLOC_ATTACH_RECLAIM 0; what was adopted from others is not counted */
+    uint64_t group_live_objects; /* that this session or its group owns: allocated by it and not published */
+    uint64_t group_live_bytes;   /* the same. Both are 0 without GOALLOC_ATTACH_RECLAIM; what was adopted from others is
+                                    not counted */
 } goalloc_stats_t;
 
 /*

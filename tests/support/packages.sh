@@ -7,12 +7,14 @@ goalloc_packages=(
     libseccomp-dev libinih-dev libmicrohttpd-dev libcmocka-dev libncurses-dev
     python3 python3-jsonschema python3-prometheus-client zsh
     clang libclang-rt-dev clang-tidy cppcheck abigail-tools
+    mandoc man-db
 )
 
 # What tests/bench/run needs besides: the peers, callgrind, the plots, programs to record.
 # shellcheck disable=SC2034
 goalloc_bench_packages=(
     libmimalloc-dev libjemalloc-dev libtcmalloc-minimal4 libboost-dev valgrind gnuplot-nox sqlite3
+    libhiredis-dev redis-tools
 )
 
 # The other allocators in shared memory, for tests/bench/run --shared. (Kamailio is unpacked and not installed: Debian's
