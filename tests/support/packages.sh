@@ -1,12 +1,20 @@
 # shellcheck shell=bash
-# The Debian packages that a build with tests needs. For bash, sourced by tests/run.
+# The Debian packages that the project needs. For bash, sourced by tests/run.
 
-goalloc_packages=(
-    gcc g++ cmake make pkg-config libc6-dev binutils
-    libuv1-dev libprotobuf-c-dev protobuf-c-compiler libjansson-dev uthash-dev libunistring-dev
-    libseccomp-dev libcmocka-dev python3
-    clang libclang-rt-dev clang-tidy cppcheck
+# What a build takes: the compiler, and what debian/control asks for (tests/packages/check-lists compares).
+goalloc_build_packages=(
+    gcc cmake make pkg-config libc6-dev
+    libuv1-dev libprotobuf-c-dev protobuf-c-compiler libjansson-dev uthash-dev libunistring-dev libseccomp-dev
 )
+
+# What its tests take besides.
+goalloc_test_packages=(
+    libcmocka-dev g++ binutils python3
+    clang libclang-rt-dev clang-tidy cppcheck
+    mmdebstrap lintian
+)
+
+goalloc_packages=("${goalloc_build_packages[@]}" "${goalloc_test_packages[@]}")
 
 # What tests/bench/run needs besides: the peers, callgrind, the plots, programs to record.
 # shellcheck disable=SC2034
