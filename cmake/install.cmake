@@ -4,13 +4,14 @@
 # TEMPLATE DESTINATION: install TEMPLATE, without its .in, into DESTINATION below the prefix. What it names as
 # @CMAKE_INSTALL_FULL_BINDIR@ and the like are the directories of the prefix that is installed to.
 function(goalloc_install_configured template destination)
+  get_filename_component(template ${template} ABSOLUTE)
   get_filename_component(name ${template} NAME_WLE)
   set(settings "set(PROJECT_VERSION [[${PROJECT_VERSION}]])\n")
   foreach(dir BINDIR SBINDIR LIBDIR LIBEXECDIR SYSCONFDIR LOCALSTATEDIR RUNSTATEDIR DATADIR DOCDIR MANDIR)
     string(APPEND settings "set(CMAKE_INSTALL_${dir} [[${CMAKE_INSTALL_${dir}}]])\n")
   endforeach()
   install(CODE "${settings}
-    set(goalloc_template [[${CMAKE_CURRENT_SOURCE_DIR}/${template}]])
+    set(goalloc_template [[${template}]])
     set(goalloc_file [[${destination}/${name}]])
     include([[${PROJECT_SOURCE_DIR}/cmake/install_configured.cmake]])")
 endfunction()
