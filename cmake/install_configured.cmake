@@ -1,4 +1,4 @@
-# Part of cmake_install.cmake: writes goalloc_template to its place, goalloc_file below the prefix (and $DESTDIR).
+# Part of the installation: writes goalloc_template to its place, goalloc_file below the prefix (and $DESTDIR).
 get_filename_component(prefix "${CMAKE_INSTALL_PREFIX}" ABSOLUTE)
 foreach(dir BINDIR SBINDIR LIBDIR LIBEXECDIR SYSCONFDIR LOCALSTATEDIR RUNSTATEDIR DATADIR DOCDIR MANDIR)
   if(IS_ABSOLUTE "${CMAKE_INSTALL_${dir}}")

@@ -1,4 +1,4 @@
-# Part of cmake_install.cmake. A program that is linked with a library in one of the dynamic linker's directories finds
+# Part of the installation. A program that is linked with a library in one of the dynamic linker's directories finds
 # it only after ldconfig, which nobody runs for an installation by hand. (Packages are staged in a DESTDIR, and their
 # manager runs it.)
 if("$ENV{DESTDIR}" STREQUAL "")
