@@ -277,7 +277,8 @@ else
     next=+next
 fi
 if command -v lintian >/dev/null; then
-    check "lintian finds no errors" lintian --allow-root --fail-on error "$cache/build/srv/out/goallocd_${version}_"*.changes
+    check "lintian finds no errors" lintian --allow-root --fail-on error \
+        "$cache/build/srv/out/goallocd_${version}_"*.changes
 fi
 
 # --- 2. by hand ---
