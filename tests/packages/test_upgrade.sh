@@ -225,18 +225,44 @@ see_top() {
     ok "goallocctl top --once shows both workers"
 }
 
-# What the exporter says, and what a prometheus makes of it, if the root has one.
-see_metrics() {
-    local unit=/lib/systemd/system/goallocd-exporter.service
-
-    [[ -e $root$unit ]] || return 0
-    check "the exporter starts" in_box systemctl start goallocd-exporter.service
-    wait_until 30 exporter_answers || fail "the exporter does not answer: $(<"$tmp/metrics")"
-    ok "the exporter has $(grep -c '^goalloc' "$tmp/metrics") metrics"
+# PORT PATH: what a server in the box answers.
+get() {
+    in_box timeout 20 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$1" && printf "GET %s HTTP/1.0\r\n\r\n" "$2" >&3 && cat <&3' \
+        bash "$1" "$2" >"$tmp/answer" 2>&1
 }
 exporter_answers() {
-    in_box bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$1" && printf "GET /metrics HTTP/1.0\r\n\r\n" >&3 && cat <&3' bash \
-        "${GOALLOC_EXPORTER_PORT:-9890}" >"$tmp/metrics" 2>&1 && grep -q '^goalloc' "$tmp/metrics"
+    get "$exporter_port" /metrics && grep -q '^goallocd_sessions' "$tmp/answer"
+}
+prometheus_has_sessions() {
+    get 9090 '/api/v1/query?query=sum(goallocd_sessions)' && grep -q '"value":\[[0-9.]*,"2"\]' "$tmp/answer"
+}
+
+# What the exporter says, and what a prometheus makes of it, if this machine has one.
+exporter_port=${GOALLOC_EXPORTER_PORT:-19846}
+see_metrics() {
+    [[ -e $root/lib/systemd/system/goallocd-exporter.service ]] || return 0
+    check "the exporter starts" in_box systemctl start goallocd-exporter.service
+    wait_until 60 exporter_answers || fail "the exporter does not answer: $(<"$tmp/answer")"
+    ok "the exporter has $(grep -c '^goallocd' "$tmp/answer") figures"
+    command -v prometheus >/dev/null || return 0
+    cp "$(command -v prometheus)" "$root/srv/prometheus"
+    cat >"$root/srv/prometheus.yml" <<CONFIG
+scrape_configs:
+  - job_name: goallocd
+    scrape_interval: 1s
+    static_configs:
+      - targets: ["127.0.0.1:$exporter_port"]
+CONFIG
+    cat >"$root/etc/systemd/system/prometheus-for-test.service" <<'UNIT'
+[Service]
+ExecStart=/srv/prometheus --config.file=/srv/prometheus.yml --storage.tsdb.path=/srv/tsdb --web.listen-address=127.0.0.1:9090
+UNIT
+    in_box systemctl daemon-reload
+    check "a prometheus starts" in_box systemctl start prometheus-for-test.service
+    wait_until 120 prometheus_has_sessions || fail "prometheus has not both sessions: $(<"$tmp/answer")"
+    ok "a prometheus has scraped both sessions"
+    in_box systemctl stop prometheus-for-test.service
+    rm "$root/etc/systemd/system/prometheus-for-test.service"
 }
 
 reload() {
