@@ -116,7 +116,7 @@ build_packages() {
     done
     in_root "$cache/build" env DEB_BUILD_OPTIONS="noautodbgsym parallel=$jobs" /srv/source/packaging/build-debs \
         --out /srv/out --work /srv/work ${suffix:+--version-suffix "$suffix"} "${options[@]}" >"$tmp/build.log" 2>&1 ||
-        fail "packages $version$suffix: $(tail -n 30 "$tmp/build.log")"
+        fail "packages $version$suffix: $(grep -A5 -i -w -e error -e errors "$tmp/build.log" | cut -c 1-200 | head -n 40)"
     ok "packages $version$suffix ${options[*]}"
 }
 
@@ -227,8 +227,10 @@ see_top() {
 
 # PORT PATH: what a server in the box answers.
 get() {
-    in_box timeout 20 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$1" && printf "GET %s HTTP/1.0\r\n\r\n" "$2" >&3 && cat <&3' \
-        bash "$1" "$2" >"$tmp/answer" 2>&1
+    # shellcheck disable=SC2016
+    in_box timeout 20 bash -c \
+        'exec 3<>"/dev/tcp/127.0.0.1/$1" && printf "GET %s HTTP/1.0\r\n\r\n" "$2" >&3 && cat <&3' bash "$1" "$2" \
+        >"$tmp/answer" 2>&1
 }
 exporter_answers() {
     get "$exporter_port" /metrics && grep -q '^goallocd_sessions' "$tmp/answer"
@@ -255,7 +257,8 @@ scrape_configs:
 CONFIG
     cat >"$root/etc/systemd/system/prometheus-for-test.service" <<'UNIT'
 [Service]
-ExecStart=/srv/prometheus --config.file=/srv/prometheus.yml --storage.tsdb.path=/srv/tsdb --web.listen-address=127.0.0.1:9090
+ExecStart=/srv/prometheus --config.file=/srv/prometheus.yml --storage.tsdb.path=/srv/tsdb \
+    --web.listen-address=127.0.0.1:9090
 UNIT
     in_box systemctl daemon-reload
     check "a prometheus starts" in_box systemctl start prometheus-for-test.service
