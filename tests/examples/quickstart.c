@@ -15,8 +15,10 @@ int main(int argc, char **argv)
     struct node *list = NULL;
     int status;
 
-    if (goalloc_attach(NULL) < 0) /* the socket is $GOALLOC_SOCKET */
+    if (goalloc_attach(NULL) < 0) { /* the socket is $GOALLOC_SOCKET */
+        (void)fprintf(stderr, "quickstart: %s\n", goalloc_attach_error());
         return 1;
+    }
     if (argc > 1) { /* the reader, a program of its own */
         void *p;
         if (goalloc_root_get("list", &p) < 0 || goalloc_root_set("list", NULL) < 0)

@@ -57,13 +57,38 @@ keeps_configuration() {
     cmake --install "$build" --prefix "$prefix" && grep -x '# mine' "$prefix/etc/goallocd/goallocd.conf"
 }
 
-# The unit starts the daemon by its full path, with nothing of the template left.
-unit_is_rendered() {
-    grep '^ExecStart=/.*/goallocd ' "$prefix/lib/systemd/system/goallocd.service" &&
-        ! grep '@' <(grep -v -E '^(#|SystemCallFilter=)' "$prefix/lib/systemd/system/goallocd.service")
+# Units name programs by their full paths below the prefix that was given, with nothing of the templates left.
+units_are_rendered() {
+    local unit
+
+    for unit in "$prefix"/lib/systemd/system/*; do
+        if grep -n -E '@[A-Z_]+@' "$unit"; then
+            return 1
+        fi
+    done
+    grep "^ExecStart=$prefix/bin/goallocd " "$prefix/lib/systemd/system/goallocd.service" &&
+        grep "^ExecStop=.* $prefix/bin/goallocctl " "$prefix/lib/systemd/system/goallocd.service" &&
+        grep "^ExecStart=$prefix/bin/goallocd-exporter " "$prefix/lib/systemd/system/goallocd-exporter.service"
 }
 
-if ! check "cmake --install" cmake --install "$build" --prefix "$prefix"; then
+# A program must be told where the library is, since the dynamic linker does not look below this prefix; an
+# installation that is staged for a package has nothing to say about that.
+linker_is_told() {
+    grep -F "does not search $prefix/lib: link programs with -Wl,-rpath,$prefix/lib" <<<"$said" || return 1
+    said=$(DESTDIR=$tmp/stage cmake --install "$build" --prefix /usr) || return 1
+    ! grep 'dynamic linker' <<<"$said" &&
+        grep '^ExecStart=/usr/bin/goallocd ' "$tmp/stage/usr/lib/systemd/system/goallocd.service"
+}
+
+install_build() {
+    said=$(cmake --install "$build" --prefix "$prefix" 2>&1)
+    local status=$?
+
+    echo "$said"
+    return "$status"
+}
+
+if ! check "cmake --install" install_build; then
     exit 1
 fi
 for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib/libgoalloc.a include/goalloc.h lib/pkgconfig/goalloc.pc \
@@ -80,7 +105,8 @@ check "goallocd --version" "$prefix/bin/goallocd" --version
 check "goallocd-exporter --version" "$prefix/bin/goallocd-exporter" --version
 check "goallocctl --version" "$prefix/bin/goallocctl" --version
 check "goalloc-replay --version" "$prefix/bin/goalloc-replay" --version
-check "the unit is complete" unit_is_rendered
+check "the units are complete" units_are_rendered
+check "the installation says how programs find the library" linker_is_told
 check "libgoalloc.so exports only goalloc_*" exports_only_goalloc
 check "libgoalloc.so needs no libuv" links_without "$prefix/lib/libgoalloc.so" libuv
 

@@ -1,14 +1,21 @@
 # shellcheck shell=bash
-# The Debian packages that a build with tests needs. For bash, sourced by tests/run.
+# The Debian packages that the project needs. For bash, sourced by tests/run.
 
-goalloc_packages=(
-    gcc g++ cmake make pkg-config libc6-dev binutils
-    libuv1-dev libprotobuf-c-dev protobuf-c-compiler libjansson-dev uthash-dev libunistring-dev
-    libseccomp-dev libinih-dev libmicrohttpd-dev libcmocka-dev libncurses-dev
-    python3 python3-jsonschema python3-prometheus-client zsh
-    clang libclang-rt-dev clang-tidy cppcheck abigail-tools
-    mandoc man-db
+# What a build takes: the compiler, and what debian/control asks for (tests/packages/check-lists compares).
+goalloc_build_packages=(
+    gcc cmake make pkg-config libc6-dev
+    libuv1-dev libprotobuf-c-dev protobuf-c-compiler libjansson-dev uthash-dev libunistring-dev libseccomp-dev
+    libinih-dev libmicrohttpd-dev libncurses-dev python3
 )
+
+# What its tests take besides.
+goalloc_test_packages=(
+    libcmocka-dev g++ binutils python3-jsonschema python3-prometheus-client zsh
+    clang libclang-rt-dev clang-tidy cppcheck abigail-tools
+    mandoc man-db mmdebstrap lintian
+)
+
+goalloc_packages=("${goalloc_build_packages[@]}" "${goalloc_test_packages[@]}")
 
 # What tests/bench/run needs besides: the peers, callgrind, the plots, programs to record.
 # shellcheck disable=SC2034

@@ -1,0 +1,22 @@
+# Part of the installation. A program that is linked with a library in one of the dynamic linker's directories finds
+# it only after ldconfig, which nobody runs for an installation by hand. (Packages are staged in a DESTDIR, and their
+# manager runs it.)
+if("$ENV{DESTDIR}" STREQUAL "")
+  get_filename_component(libdir "${CMAKE_INSTALL_LIBDIR}" ABSOLUTE BASE_DIR "${CMAKE_INSTALL_PREFIX}")
+  find_program(goalloc_ldconfig ldconfig PATHS /usr/sbin /sbin)
+  set(dirs)
+  if(goalloc_ldconfig)
+    execute_process(COMMAND ${goalloc_ldconfig} -v -N -X OUTPUT_VARIABLE dirs ERROR_QUIET) # prints "DIR: (from ...)"
+  endif()
+  string(FIND "\n${dirs}" "\n${libdir}:" found)
+  if(found EQUAL -1)
+    message(STATUS "The dynamic linker does not search ${libdir}: link programs with -Wl,-rpath,${libdir}")
+  else()
+    execute_process(COMMAND ${goalloc_ldconfig} ERROR_VARIABLE complaint RESULT_VARIABLE status)
+    if(status EQUAL 0)
+      message(STATUS "The dynamic linker knows ${libdir}/libgoalloc.so (ldconfig)")
+    else()
+      message(WARNING "Programs find ${libdir}/libgoalloc.so only after root has run ldconfig: ${complaint}")
+    endif()
+  endif()
+endif()
