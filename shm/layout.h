@@ -146,8 +146,8 @@ typedef struct shm_session {
     uint32_t minor;
     uint32_t knows_needed;
     uint32_t knows_writing;
-    uint64_t opened_ms; /* shm_clock_ms() when it was opened; 0: a daemon that did not note it */
     char label[SHM_LABEL_BYTES];
+    uint64_t opened_ms; /* shm_clock_ms() when it was opened; 0: a daemon that did not note it */
     uint64_t reserved[15];
 } shm_session;
 

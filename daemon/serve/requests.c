@@ -289,7 +289,7 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
     const Goallocd__Attach *ask = request->attach;
     service *srv = client_service(c);
     session_request wanted = { .flags = ask->flags, .pid = c->peer.pid, .uid = c->peer.uid,
-                               .limit_bytes = ask->limit_bytes, .label = ask->label,
+                               .asked_bytes = ask->limit_bytes, .label = ask->label,
                                .knows = layout_heard(ask->layout) };
     session *s;
     enum limit why;

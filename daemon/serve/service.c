@@ -152,15 +152,15 @@ answer service_refuse(client *c, enum limit which, uint64_t used, uint64_t maxim
     return (answer){ limit_row_of(which)->error, limit_row_of(which)->message };
 }
 
-const int service_refusal_errors[REFUSALS] = { [REFUSAL_ENOSPC] = ENOSPC,
-                                               [REFUSAL_EDQUOT] = EDQUOT,
-                                               [REFUSAL_ENOMEM] = ENOMEM,
-                                               [REFUSAL_EAGAIN] = EAGAIN };
+const int service_memory_errors[MEMORY_ERRORS] = { [MEMORY_ENOSPC] = ENOSPC,
+                                                   [MEMORY_EDQUOT] = EDQUOT,
+                                                   [MEMORY_ENOMEM] = ENOMEM,
+                                                   [MEMORY_EAGAIN] = EAGAIN };
 
 void service_count_refusal(service *srv, int error)
 {
-    for (size_t i = 0; i < REFUSALS; i++)
-        srv->nrefusals[i] += error == service_refusal_errors[i];
+    for (size_t i = 0; i < MEMORY_ERRORS; i++)
+        srv->nrefusals[i] += error == service_memory_errors[i];
 }
 
 /* --- giving back what is idle --- */

@@ -22,8 +22,8 @@
 #define SERVICE_OPS_MAX 128u
 
 /* Why a request for memory got none, as statistics have it: the answer's errno. */
-enum refusal { REFUSAL_ENOSPC, REFUSAL_EDQUOT, REFUSAL_ENOMEM, REFUSAL_EAGAIN, REFUSALS };
-extern const int service_refusal_errors[REFUSALS];
+enum memory_error { MEMORY_ENOSPC, MEMORY_EDQUOT, MEMORY_ENOMEM, MEMORY_EAGAIN, MEMORY_ERRORS };
+extern const int service_memory_errors[MEMORY_ERRORS];
 
 /* The server has one and sets it up; all of it is the loop's thread's. */
 typedef struct service {
@@ -50,7 +50,7 @@ typedef struct service {
     struct reload *reload; /* reads the configuration again; NULL: nobody does */
     uint64_t nrpcs;
     uint64_t nrequests[SERVICE_OPS_MAX]; /* the same by kind; 0: unknown ones */
-    uint64_t nrefusals[REFUSALS];
+    uint64_t nrefusals[MEMORY_ERRORS];
     uint64_t started_ms;
     uint64_t start_time_ms; /* the same by the system's clock */
     bool taken_over;        /* the heap was another daemon's before */

@@ -362,7 +362,7 @@ static int recover_entry(session_table *table, session_no no)
     uint32_t state = u32_load_relaxed(&entry->state);
     group *g = group_at(table->leases.heap->groups, entry->group);
     session_request request = { .flags = entry->flags, .pid = entry->pid, .uid = entry->uid,
-                                .limit_bytes = entry->limit_bytes, .label = entry->label, .group = g };
+                                .asked_bytes = entry->limit_bytes, .label = entry->label, .group = g };
     session *s;
 
     if (state > SHM_SESSION_ENDING || (entry->flags & ~(SESSION_RECLAIM | SESSION_READONLY)) != 0 ||

@@ -142,8 +142,8 @@ static void fill_requests(const service *srv, Goallocd__StatsReply *body)
 {
     static Goallocd__RequestCount counts[SERVICE_OPS_MAX];
     static Goallocd__RequestCount *count_pointers[SERVICE_OPS_MAX];
-    static Goallocd__RefusalCount refusals[REFUSALS];
-    static Goallocd__RefusalCount *refusal_pointers[REFUSALS];
+    static Goallocd__RefusalCount refused[MEMORY_ERRORS];
+    static Goallocd__RefusalCount *refusal_pointers[MEMORY_ERRORS];
 
     for (uint32_t op = 0; op < SERVICE_OPS_MAX; op++) {
         Goallocd__RequestCount *count = &counts[body->n_requests];
@@ -155,15 +155,15 @@ static void fill_requests(const service *srv, Goallocd__StatsReply *body)
         count->count = srv->nrequests[op];
         count_pointers[body->n_requests++] = count;
     }
-    for (uint32_t i = 0; i < REFUSALS; i++) {
-        goallocd__refusal_count__init(&refusals[i]);
-        refusals[i].error = service_refusal_errors[i];
-        refusals[i].count = srv->nrefusals[i];
-        refusal_pointers[i] = &refusals[i];
+    for (uint32_t i = 0; i < MEMORY_ERRORS; i++) {
+        goallocd__refusal_count__init(&refused[i]);
+        refused[i].error = service_memory_errors[i];
+        refused[i].count = srv->nrefusals[i];
+        refusal_pointers[i] = &refused[i];
     }
     body->requests = count_pointers;
     body->refusals = refusal_pointers;
-    body->n_refusals = REFUSALS;
+    body->n_refusals = MEMORY_ERRORS;
 }
 
 /* Sessions, as they were when the count began; and which daemon and which heap this is. */
@@ -171,6 +171,7 @@ static void fill_life(const service *srv, Goallocd__StatsReply *body)
 {
     static char layout[24];
     const shm_header *header = srv->heap->map->header;
+    shm_version heap = heapfile_version(srv->heap->file);
 
     body->sessions = the.nsessions;
     body->lost_sessions = the.nlost;
@@ -181,7 +182,7 @@ static void fill_life(const service *srv, Goallocd__StatsReply *body)
     body->start_time_ms = srv->start_time_ms;
     body->taken_over = srv->taken_over;
     body->generation = header->generation;
-    (void)snprintf(layout, sizeof(layout), "%016llx", (unsigned long long)header->abi_hash);
+    (void)snprintf(layout, sizeof(layout), "%u.%u", heap.major, heap.minor);
     body->layout = layout;
     body->leases = u64_load_relaxed(&header->nleases);
     body->version = (char *)(uintptr_t)GOALLOC_VERSION;
