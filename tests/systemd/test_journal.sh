@@ -1,5 +1,5 @@
 #!/bin/bash
-# test_journal.sh BUILD_DIR: a real journal, and what an operator asks it: journalctl finds a takeover by its number, and
+# test_journal.sh BUILD_DIR: a real journal, and what an operator asks it: journalctl finds a takeover by its number and
 # who has dropped the heap; and the daemon finds the journal again when that was killed.
 #
 # The journal is a systemd-journald of its own in namespaces of its own (mounts, processes): /run is empty there, so it
