@@ -57,6 +57,7 @@ typedef struct command {
     bool (*next)(Goallocd__Request *request, const Goallocd__Reply *reply); /* NULL: there is one reply */
     void (*text)(const Goallocd__Reply *reply);                             /* NULL: it prints nothing */
     bool (*json)(json_t *object, const Goallocd__Reply *reply);             /* NULL: the object stays empty */
+    bool (*failed)(const Goallocd__Reply *reply); /* what it says is no success: status 1. NULL: each answer is one */
     bool gathers; /* next() has gathered what is shown when the last reply is there */
     bool asks;    /* next() may ask the user, who takes time */
     bool steps;   /* each reply has a timeout of its own: there may be many */

@@ -26,6 +26,7 @@ void ping_text(const Goallocd__Reply *reply);
 bool ping_json(json_t *object, const Goallocd__Reply *reply);
 void check_text(const Goallocd__Reply *reply);
 bool check_json(json_t *object, const Goallocd__Reply *reply);
+bool check_failed(const Goallocd__Reply *reply);
 
 /* stats.c: its numbers, by the names that --json has. There are stats_figures() of them. */
 size_t stats_figures(void);

@@ -96,7 +96,8 @@ command commands[] = {
       ASKS(RELOAD, reload, Reload, RELOAD), .text = reload_text, .json = reload_json, .patient = true },
     { .name = "check", .summary = "have the daemon check its tables",
       .help = "For root, the daemon's user and the control group. Exit status 1 if they differ.",
-      ASKS(CHECK, check, Check, CHECK), .text = check_text, .json = check_json },
+      ASKS(CHECK, check, Check, CHECK), .text = check_text, .json = check_json,
+      .failed = check_failed },
     { .name = "reclaim", .words = "SESSION|GROUP", .words_min = 1, .words_max = 1,
       .summary = "free what an ended session, or all ended sessions of a group, have left; asks first",
       .help = "SESSION is the number of a session that has ended, GROUP the name of a group, or UID:NAME if several "
@@ -239,7 +240,7 @@ static int ask_and_show(command *c, arguments *args, json_t *object)
             args->who.until = deadline_in(args->who.timeout_ms);
         if (!more || !c->gathers)
             whole = show(c, object, reply);
-        if (reply->result_case == GOALLOCD__REPLY__RESULT_CHECK && !reply->check->whole)
+        if (c->failed != NULL && c->failed(reply))
             status = CTL_FAILED;
         if (reply->result_case == GOALLOCD__REPLY__RESULT_RELOAD && reload_failed(reply))
             status = CTL_FAILED;

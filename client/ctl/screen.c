@@ -81,9 +81,13 @@ void screen_close(void)
 bool screen_open(void)
 {
     struct sigaction action = { .sa_handler = on_ending_signal, .sa_flags = (int)SA_RESETHAND };
+    int found;
 
     if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO) || tcgetattr(STDIN_FILENO, &the.modes) < 0)
         return false;
+    if (setupterm(NULL, STDOUT_FILENO, &found) != OK) /* newterm() would say so on stderr, and leak */
+        return false;
+    (void)del_curterm(cur_term);
     for (size_t i = 0; i < sizeof(ending_signals) / sizeof(ending_signals[0]); i++) {
         struct sigaction old;
 

@@ -242,3 +242,8 @@ bool check_json(json_t *object, const Goallocd__Reply *reply)
     return json_object_set_new(object, "whole", json_boolean(reply->check->whole)) == 0 &&
            ctl_json_set_foreign(object, "text", reply->check->text);
 }
+
+bool check_failed(const Goallocd__Reply *reply)
+{
+    return !reply->check->whole;
+}

@@ -145,8 +145,8 @@ static void complete(const char *words, char *ret, size_t size)
     size_t n;
 
     (void)snprintf(command, sizeof(command),
-                   "bash --norc -c 'source <(%s completion bash); COMP_WORDS=(%s); COMP_CWORD=$((${#COMP_WORDS[@]}-1)); "
-                   "_goallocctl; echo \" ${COMPREPLY[*]} \"'",
+                   "bash --norc -c 'source <(%s completion bash); COMP_WORDS=(%s); "
+                   "COMP_CWORD=$((${#COMP_WORDS[@]}-1)); _goallocctl; echo \" ${COMPREPLY[*]} \"'",
                    GOALLOCCTL_PATH, words);
     out = popen(command, "re");
     assert_non_null(out);

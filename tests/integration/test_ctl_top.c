@@ -349,11 +349,11 @@ static void top_shows_refills_a_second(void **state)
     pid_t worker = child_start_stopped(f, hold_and_free, &(size_t){ 40 });
     char command[512];
     char out[8192];
-    size_t n;
+    bool seen = false;
     FILE *pipe;
     json_t *answer;
 
-    (void)snprintf(command, sizeof(command), "%s --socket %s --json top --count 20 --interval 100ms", GOALLOCCTL_PATH,
+    (void)snprintf(command, sizeof(command), "%s --socket %s --json top --count 600 --interval 50ms", GOALLOCCTL_PATH,
                    f->socket);
     pipe = popen(command, "re");
     assert_non_null(pipe);
@@ -362,14 +362,14 @@ static void top_shows_refills_a_second(void **state)
     assert_true(json_real_value(json_object_get(row_of(answer, "sessions", 0), "refills_per_s")) == 0);
     json_decref(answer);
     (void)kill(worker, SIGCONT);
-    assert_true(child_stops(worker));
-    for (n = 0; fgets(out, sizeof(out), pipe) != NULL;) {
+    while (!seen && fgets(out, sizeof(out), pipe) != NULL) {
         answer = json_loads(out, 0, NULL);
-        n += json_real_value(json_object_get(row_of(answer, "sessions", 0), "refills_per_s")) > 0;
+        seen = json_real_value(json_object_get(row_of(answer, "sessions", 0), "refills_per_s")) > 0;
         json_decref(answer);
     }
-    assert_in_range(n, 1, 19);
-    assert_int_equal(pclose(pipe), 0);
+    assert_true(seen);
+    assert_true(child_stops(worker));
+    (void)pclose(pipe); /* it has nobody to print for any more */
     end_worker(worker);
 }
 
