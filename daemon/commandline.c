@@ -66,6 +66,19 @@ static void do_act(commandline *c, enum option_act act, const char *arg, struct 
     }
 }
 
+__attribute__((noreturn)) static void end_without_memory(void)
+{
+    (void)fprintf(stderr, "goallocd: %s\n", option_no_memory);
+    exit(EXIT_FAILURE);
+}
+
+static void refuse(const struct argp_state *state, const option_row *row, const char *why)
+{
+    if (strcmp(why, option_no_memory) == 0)
+        end_without_memory();
+    argp_error(state, "--%s: %s", row->name, why);
+}
+
 static bool is_switch(const option_row *row)
 {
     return row->arg != NULL && strcmp(row->arg, "yes|no") == 0;
@@ -89,7 +102,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         if (row->act != 0)
             do_act(c, row->act, arg, state);
         else if (!option_set(o, i, arg != NULL ? arg : "yes", origin, again, why))
-            argp_error(state, "--%s: %s", row->name, why);
+            refuse(state, row, why);
         return 0;
     }
     return ARGP_ERR_UNKNOWN;
@@ -142,7 +155,7 @@ static const struct argp_option *make_options(void)
 __attribute__((noreturn)) static void end_by_mistakes(const config_mistakes *mistakes)
 {
     config_print_mistakes(mistakes, "goallocd: ", stderr);
-    exit(2);
+    exit(mistakes->no_memory ? EXIT_FAILURE : 2);
 }
 
 void commandline_parse(config_source *ret_source, options *ret, int argc, char **argv)
@@ -162,10 +175,8 @@ void commandline_parse(config_source *ret_source, options *ret, int argc, char *
 
     *ret_source = (config_source){ .path = GOALLOC_CONFIG_PATH, .is_optional = true };
     argp_err_exit_status = 2;
-    if (!options_init(&ret_source->commandline)) {
-        (void)fprintf(stderr, "goallocd: out of memory\n");
-        exit(EXIT_FAILURE);
-    }
+    if (!options_init(&ret_source->commandline))
+        end_without_memory();
     (void)argp_parse(&argp, argc, argv, 0, NULL, &c);
     if (!config_load(ret_source, ret, &mistakes))
         end_by_mistakes(&mistakes);

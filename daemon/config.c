@@ -75,6 +75,21 @@ __attribute__((format(printf, 4, 5))) static void add_mistake(config_mistakes *m
     va_end(args);
 }
 
+static void add_no_memory(config_mistakes *m)
+{
+    m->no_memory = true;
+    add_mistake(m, "configuration", 0, "%s", option_no_memory);
+}
+
+/* What option_set() has said of the value of a key. */
+static void add_wrong_value(config_mistakes *m, const char *path, unsigned line, const char *key, const char *why)
+{
+    if (strcmp(why, option_no_memory) == 0)
+        add_no_memory(m);
+    else
+        add_mistake(m, path, line, "%s: %s", key, why);
+}
+
 #define mistake(r, ...) add_mistake((r)->mistakes, (r)->path, (r)->line, __VA_ARGS__)
 
 void config_print_mistakes(const config_mistakes *mistakes, const char *before, FILE *out)
@@ -231,7 +246,7 @@ static int on_value(void *data, const char *section, const char *key, const char
     r->lines[which] = r->line;
     (void)snprintf(origin, sizeof(origin), "%s:%u", r->path, r->line);
     if (!option_set(r->o, which, value, origin, add, why))
-        mistake(r, "%s: %s", key, why);
+        add_wrong_value(r->mistakes, r->path, r->line, key, why);
     return 1;
 }
 
@@ -293,7 +308,7 @@ static void parse(reader *r, const char *bytes, size_t len)
     if (len >= 3 && memcmp(bytes, bom, 3) == 0)
         r->at += 3;
     if (ini_parse_stream(next_line, r, on_value, r) == -2)
-        mistake(r, "out of memory");
+        add_no_memory(r->mistakes);
     end_line(r);
 }
 
@@ -313,6 +328,8 @@ static void read_file(options *o, const char *path, bool is_optional, config_mis
         mistake(&r, "it is not a regular file");
     else if (e == -E2BIG)
         mistake(&r, "it is larger than 1 MiB");
+    else if (e == -ENOMEM)
+        add_no_memory(mistakes);
     else if (e < 0)
         mistake(&r, "it can't be read: %s", strerror(-e));
     if (e < 0)
@@ -339,7 +356,9 @@ static void read_directory(options *o, const char *dir, config_mistakes *mistake
     struct dirent **entries = NULL;
     int n = scandir(dir, &entries, is_wanted, compare_names);
 
-    if (n < 0 && errno != ENOENT)
+    if (n < 0 && errno == ENOMEM)
+        add_no_memory(mistakes);
+    else if (n < 0 && errno != ENOENT)
         add_mistake(mistakes, dir, 0, "the directory can't be read: %s", strerror(errno));
     if (n > FILES_MAX)
         add_mistake(mistakes, dir, 0, "there are more than %d files in it", FILES_MAX);
@@ -350,7 +369,7 @@ static void read_directory(options *o, const char *dir, config_mistakes *mistake
             read_file(o, path, false, mistakes);
             free(path);
         } else if (i < FILES_MAX) {
-            add_mistake(mistakes, dir, 0, "out of memory");
+            add_no_memory(mistakes);
         }
         free(entries[i]);
     }
@@ -365,7 +384,7 @@ static void read_files(const config_source *source, options *o, config_mistakes 
         return;
     read_file(o, source->path, source->is_optional, mistakes);
     if (asprintf(&dir, "%s.d", source->path) < 0) {
-        add_mistake(mistakes, source->path, 0, "out of memory");
+        add_no_memory(mistakes);
         return;
     }
     read_directory(o, dir, mistakes);
@@ -381,7 +400,7 @@ static void add_commandline(const options *from, options *o, config_mistakes *mi
         const option_value *value = &from->values[i];
 
         if (value->origin != NULL && !option_set(o, i, value->text, value->origin, false, why))
-            add_mistake(mistakes, value->origin, 0, "--%s: %s", option_row_at(i)->name, why);
+            add_wrong_value(mistakes, value->origin, 0, option_row_at(i)->name, why);
     }
     o->cold_start = from->cold_start;
     o->check_takeover = from->check_takeover;
@@ -394,8 +413,9 @@ bool config_load(const config_source *source, options *ret, config_mistakes *ret
     options o;
 
     ret_mistakes->n = ret_mistakes->nmore = 0;
+    ret_mistakes->no_memory = false;
     if (!options_init(&o)) {
-        add_mistake(ret_mistakes, source->path, 0, "out of memory");
+        add_no_memory(ret_mistakes);
         return false;
     }
     read_files(source, &o, ret_mistakes);

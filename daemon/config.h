@@ -23,6 +23,7 @@ typedef struct config_mistakes {
     char texts[CONFIG_MISTAKES_MAX][CONFIG_MISTAKE_BYTES];
     size_t n; /* of those here; */
     size_t nmore;
+    bool no_memory; /* one of them is that: what is read may be right */
 } config_mistakes;
 
 /*

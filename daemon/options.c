@@ -111,6 +111,8 @@ static const option_row own_rows[] = {
 #define OWN_ROWS (sizeof(own_rows) / sizeof(own_rows[0]))
 _Static_assert(OWN_ROWS + LIMITS <= OPTIONS_MAX, "the table has room for all");
 
+const char option_no_memory[] = "out of memory";
+
 static option_row rows[OPTIONS_MAX];
 static char limit_presets[LIMITS][LIMITS_TEXT_BYTES];
 
@@ -351,13 +353,13 @@ bool option_set(options *o, unsigned which, const char *text, const char *origin
     reading r = { .o = o, .row = option_row_at(which), .why = ret_why };
 
     if (!keep(value, add && r.row->adds ? value->text : NULL, text, origin))
-        return wrong(&r, "out of memory");
+        return wrong(&r, "%s", option_no_memory);
     r.text = value->text;
     if (!read[r.row->kind](&r))
         return false;
     if (r.shortest[0] == '\0' || keep(value, NULL, r.shortest, origin))
         return true;
-    return wrong(&r, "out of memory");
+    return wrong(&r, "%s", option_no_memory);
 }
 
 bool options_init(options *o)

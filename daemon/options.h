@@ -96,6 +96,9 @@ unsigned option_find(const char *name);
 
 const char *option_section_name(enum option_section section);
 
+/* What is wrong when there is no memory: nobody's mistake. */
+extern const char option_no_memory[];
+
 /* All as the table has it. The caller ends it with options_end(). False: no memory. */
 bool options_init(options *o) __attribute__((warn_unused_result));
 void options_end(options *o);

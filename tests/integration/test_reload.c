@@ -182,6 +182,43 @@ static void reload_changes_the_limits_of_who_is_there(void **state)
     assert_int_equal(goalloc_detach(), 0);
 }
 
+/* First it may have what it asks for, then its user may not, then again. */
+static int allocate_as_other(const fixture *f, void *arg)
+{
+    (void)arg;
+    CHECK(setresuid(OTHER_UID, OTHER_UID, OTHER_UID) == 0 && attach_as(f, 0, NULL) == 0);
+    for (int i = 0; i < 3; i++) {
+        void *p = goalloc_malloc(8 * MIB);
+
+        CHECK((p != NULL) == (i != 1) && (p != NULL || errno == EDQUOT));
+        goalloc_free(p);
+        CHECK(goalloc_trim() == 0);
+        (void)raise(SIGSTOP);
+    }
+    return 0;
+}
+
+static void reload_changes_the_limits_of_a_user_who_is_there(void **state)
+{
+    fixture *f = *state;
+    int status;
+    pid_t pid;
+
+    if (geteuid() != 0)
+        skip();
+    let_everybody_in(f);
+    pid = child_start_stopped(f, allocate_as_other, NULL);
+    for (int i = 0; i < 2; i++) {
+        write_conf(i == 0 ? "[limits]\nuid-bytes = 4M\n" : "");
+        must_reload(f, "applied uid-bytes");
+        assert_int_equal(kill(pid, SIGCONT), 0);
+        assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+        assert_true(WIFSTOPPED(status));
+    }
+    assert_int_equal(kill(pid, SIGCONT), 0);
+    assert_int_equal(child_wait(pid), 0);
+}
+
 static int attach_as_other(const fixture *f, void *arg)
 {
     const int *expected = arg;
@@ -411,17 +448,30 @@ static void reload_of_many_reads_twice(void **state)
     assert_in_range(times_said(f, "the configuration was read again"), 2, 3);
 }
 
+/* They go on hanging, or come just when the daemon ends. */
 static void stop_while_files_hang_ends_the_daemon(void **state)
 {
     fixture *f = *state;
 
-    assert_int_equal(mknod(hold, S_IFREG | 0644, 0), 0);
-    (void)connect_and_ask(f);
-    assert_true(said_within(f, "has the configuration read again"));
-    assert_true(fixture_is_whole(f));
-    assert_true(fixture_stop(f));
-    f->daemon = 0;
-    assert_int_equal(unlink(hold), 0);
+    for (int i = 0; i < 6; i++) {
+        int fd;
+
+        assert_int_equal(mknod(hold, S_IFREG | 0644, 0), 0);
+        fd = connect_and_ask(f);
+        for (int n = 0; n < WAIT_MS / 5 && times_said(f, "has the configuration read again") == 0; n++)
+            (void)usleep(5000);
+        assert_true(fixture_is_whole(f));
+        assert_int_equal(kill(f->daemon, SIGTERM), 0);
+        if (i % 2 != 0)
+            assert_int_equal(unlink(hold), 0);
+        assert_int_equal(child_wait(f->daemon), 0);
+        (void)close(fd);
+        (void)unlink(hold);
+        assert_int_equal(unlink(f->log), 0);
+        fixture_preload(HANG_MODULE_PATH);
+        fixture_restart(f, NULL);
+        fixture_preload(NULL);
+    }
 }
 
 static void daemon_killed_while_it_reads_starts_with_the_files(void **state)
@@ -484,6 +534,7 @@ int main(void)
         DAEMON_TEST(reload_takes_what_has_changed),
         DAEMON_TEST(hangup_reloads),
         DAEMON_TEST(reload_changes_the_limits_of_who_is_there),
+        DAEMON_TEST(reload_changes_the_limits_of_a_user_who_is_there),
         DAEMON_TEST(reload_changes_who_may_attach),
         DAEMON_TEST(reload_of_what_takes_a_restart_refuses_that_alone),
         DAEMON_TEST(reload_with_a_mistake_changes_nothing),
