@@ -7,8 +7,8 @@
  * An object's contents follow from its size and its place, so any process can check it. An object is in the table
  * before the one that it replaces is freed: whoever is killed in between leaves one object too many, and none that is
  * missing. The next worker of that name finds the table, checks all of it, and goes on with it. A worker whose heap is
- * gone says so and begins again, in the heap that there is now. SIGUSR1 asks for a line on how it does. Exit status 0:
- * all was as it should be; else 1, and a line says what was not.
+ * gone says so, and begins again in the heap that there is now; it ends if its library is too old for that one. SIGUSR1
+ * asks for a line on how it does. Exit status 0: all was as it should be; else 1, and a line says what was not.
  */
 #include <errno.h>
 #include <signal.h>
@@ -75,6 +75,7 @@ static void check_table(object **table)
 /* False if nobody serves. */
 static bool attach(const char *name)
 {
+    static bool has_been; /* attached, to this heap or to one before it */
     goalloc_options options = GOALLOC_OPTIONS_INIT;
     int r;
 
@@ -82,7 +83,12 @@ static bool attach(const char *name)
     options.timeout_ms = 60000; /* of the busiest machine */
     r = goalloc_attach(&options);
     errno = -r;
+    if (r == -ENOEXEC && has_been) {
+        (void)printf("refused: %s\n", goalloc_attach_error());
+        exit(EXIT_SUCCESS);
+    }
     CHECK(r == 0 || r == -ENOENT || r == -ECONNREFUSED);
+    has_been |= r == 0;
     return r == 0;
 }
 
