@@ -216,9 +216,14 @@ list_units() {
 
 # --- steps that need what this build may not have ---
 
+# PROGRAM WORD: its help has the word.
+knows() {
+    grep -q -w -e "$2" <<<"$(in_box "$1" --help 2>&1)"
+}
+
 # goallocctl top, for people and in a pipe.
 see_top() {
-    in_box goallocctl --help 2>&1 | grep -q -E '\btop\b' || return 0
+    knows goallocctl top || return 0
     in_box goallocctl top --once >"$tmp/output" 2>&1 || fail "goallocctl top --once: $(<"$tmp/output")"
     grep -q one "$tmp/output" && grep -q two "$tmp/output" ||
         fail "goallocctl top --once has no workers: $(<"$tmp/output")"
@@ -269,7 +274,7 @@ UNIT
 }
 
 reload() {
-    in_box goallocctl --help 2>&1 | grep -q -E '\breload\b' || return 0
+    knows goallocctl reload || return 0
     check "systemctl reload" in_box systemctl reload goallocd.service
     look "after a reload"
 }
@@ -386,7 +391,7 @@ start_instance
 section "an upgrade under load"
 pid=$(main_pid)
 apt_install "$next"
-if in_box goallocd --help | grep -q -e --check-takeover; then
+if knows goallocd --check-takeover; then
     check "the daemon has been restarted" is_another "$pid"
     if [[ -n $instance_pid ]]; then
         check "and so has the instance" is_another "$instance_pid" goallocd@second.service
