@@ -335,6 +335,15 @@ by_hand() {
         grep "^ExecStart=/usr/local/bin/goallocd " /usr/local/lib/systemd/system/goallocd.service
         kill $!'
 }
+# There is no cmocka in that root.
+without_cmocka() {
+    in_root "$cache/build" sh -ec '
+        trap "rm -rf /srv/by-hand" EXIT
+        cmake -S /srv/source -B /srv/by-hand
+        ! cmake -S /srv/source -B /srv/by-hand -DGOALLOC_TESTS=ON' | tee "$tmp/said"
+    ((PIPESTATUS[0] == 0)) && grep "No cmocka" "$tmp/said"
+}
+check "without cmocka a build has no tests, unless they are insisted on" without_cmocka
 check "cmake --install --prefix /usr/local, and the quickstart runs" by_hand
 
 # --- 3. installation ---
