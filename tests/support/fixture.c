@@ -495,11 +495,12 @@ pid_t fixture_keeper(const fixture *f)
         pid_t pid = (pid_t)atoi(entry->d_name);
         char path[64];
         struct stat st;
+        pid_t parent;
 
         (void)snprintf(path, sizeof(path), "/proc/%d/fd/0", (int)pid); /* where a keeper has the arena */
         if (pid > 0 && pid != f->daemon && stat(path, &st) == 0 && st.st_ino == arena.st_ino &&
-            st.st_dev == arena.st_dev && parent_of(pid) != f->daemon) /* a child makes the keeper, and ends */
-            keeper = pid;
+            st.st_dev == arena.st_dev && (parent = parent_of(pid)) != 0 && parent != f->daemon)
+            keeper = pid; /* and no child of the daemon, which makes the keeper, and ends */
     }
     if (dir != NULL)
         (void)closedir(dir);

@@ -15,8 +15,9 @@
  * for. It isn't in the test program's group either, and it ignores what a terminal sends. A child that is forked too
  * late for step 3 finds no group to join, and ends.
  *
- * Limits: a child that the test program itself makes by posix_spawn() or _Fork() stays in the test program's group, and
- * a process may make a session of its own. These are found only if the directory is in their command line.
+ * Limits: a child that the test program itself makes by posix_spawn() or _Fork(), or in another pid namespace, stays in
+ * the test program's group, and a process may make a session of its own. These are found only if the directory is in
+ * their command line.
  */
 #include "tests/support/guard.h"
 
@@ -45,10 +46,13 @@ static struct {
 
 static pid_t session; /* of the test program */
 
-/* In each forked child. One that has made a session of its own goes its own way. */
+/*
+ * In each forked child. One that has made a session of its own goes its own way. In another pid namespace than that of
+ * its parent there is no guard; and if the test program's session began outside of its own one, both are 0.
+ */
 static void join(void)
 {
-    if (getsid(0) == session && setpgid(0, guard.pid) < 0)
+    if (getppid() != 0 && getsid(0) == session && setpgid(0, guard.pid) < 0)
         _exit(126); /* the guard has gone, so the test program has been killed */
 }
 
