@@ -1,8 +1,7 @@
 /*
  * worker: the processes of test_upgrade.sh that use the heap while packages are installed, upgraded and removed.
  *
- *   worker NAME          holds a table of objects under the root NAME and replaces them one by one, until SIGTERM
- *   worker NAME clear    frees the table and all that is in it
+ *   worker NAME    holds a table of objects under the root NAME and replaces them one by one, until SIGTERM
  *
  * An object's contents follow from its size and its place, so any process can check it. An object is in the table
  * before the one that it replaces is freed: whoever is killed in between leaves one object too many, and none that is
@@ -188,20 +187,6 @@ static int work(const char *name, const sigset_t *told)
     return EXIT_SUCCESS;
 }
 
-static int clear(const char *name)
-{
-    void *p;
-
-    CHECK(attach(name) && goalloc_root_get(name, &p) == 0 && goalloc_root_set(name, NULL) == 0);
-    object **table = p;
-    check_table(table);
-    for (uint32_t i = 0; i < OBJECTS; i++)
-        CHECK(goalloc_free_checked(table[i]) == 0);
-    goalloc_free(table);
-    (void)printf("cleared %u objects\n", OBJECTS);
-    return EXIT_SUCCESS;
-}
-
 int main(int argc, char **argv)
 {
     sigset_t told;
@@ -213,8 +198,6 @@ int main(int argc, char **argv)
     (void)sigprocmask(SIG_BLOCK, &told, NULL);
     if (argc == 2)
         return work(argv[1], &told);
-    if (argc == 3 && strcmp(argv[2], "clear") == 0)
-        return clear(argv[1]);
-    (void)fprintf(stderr, "usage: worker NAME [clear]\n");
+    (void)fprintf(stderr, "usage: worker NAME\n");
     return 2;
 }
