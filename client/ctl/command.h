@@ -76,9 +76,9 @@ typedef struct option_row {
     const char *help;
 } option_row;
 
-/* The tables. The last row has no name. */
-extern command commands[];
-extern const option_row option_rows[];
+/* The tables, which main() sets, so that what they name may look into them. The last row has no name. */
+extern command *commands;
+extern const option_row *option_rows;
 
 /* Keys of options that have no letter. */
 #define OPTION_NO_LETTER 256

@@ -32,7 +32,7 @@
 
 #define A_SESSION "the number of a session is wanted, as 'goallocctl sessions' shows it"
 
-command commands[] = {
+static command command_table[] = {
     { .name = "stats", .summary = "objects, memory, sessions and leases of the heap, and what groups own",
       .help = "live, unused, free and released bytes and metadata make the total, exactly. With --classes, and always "
               "as JSON, the size classes are there too.",
@@ -91,9 +91,10 @@ command commands[] = {
               "too. A process that runs gives back the rest when it next needs something of the daemon.",
       .set = trim_set, .wanted = A_SESSION, ASKS_BY(TRIM, trim, &trim_first, _NOT_SET) },
     { .name = "reload", .summary = "have the daemon read its configuration again",
-      .help = "Says what has changed, and what could not: that takes a restart of the daemon, and the exit status is 1. "
-              "With a mistake in a file nothing changes, and the status is 1, too. For root and the daemon's user.",
-      ASKS(RELOAD, reload, Reload, RELOAD), .text = reload_text, .json = reload_json, .patient = true },
+      .help = "What was applied is printed, and on stderr what takes a restart, or is wrong: then nothing has changed. "
+              "Exit status 1 in both cases. For root and the daemon's user.",
+      ASKS(RELOAD, reload, Reload, RELOAD), .text = reload_text, .json = reload_json, .patient = true,
+      .failed = reload_failed },
     { .name = "check", .summary = "have the daemon check its tables",
       .help = "For root, the daemon's user and the control group. Exit status 1 if they differ.",
       ASKS(CHECK, check, Check, CHECK), .text = check_text, .json = check_json,
@@ -134,7 +135,7 @@ command commands[] = {
     { .name = NULL },
 };
 
-const option_row option_rows[] = {
+static const option_row option_table[] = {
     { "socket", 's', "PATH", false, "file", NULL,
       "The daemon's socket (default: $GOALLOC_SOCKET, else " SHM_SOCKET_PATH ")" },
     { "json", 'j', NULL, false, NULL, NULL, "Print JSON (goallocctl.schema.json); errors, too" },
@@ -166,31 +167,6 @@ const option_row option_rows[] = {
     { "end", OPTION_END, NULL, false, NULL, "keeper", "End it, and so drop the heap, if no daemon serves it" },
     { .name = NULL },
 };
-
-const command *command_named(const char *name)
-{
-    for (const command *c = commands; c->name != NULL; c++) {
-        if (strcmp(name, c->name) == 0)
-            return c;
-    }
-    return NULL;
-}
-
-bool command_has(const command *c, const option_row *option)
-{
-    size_t len = strlen(c->name);
-
-    if (option->commands == NULL)
-        return true;
-    for (const char *at = option->commands; *at != '\0'; at += strspn(at, " ")) {
-        size_t word = strcspn(at, " ");
-
-        if (word == len && memcmp(at, c->name, len) == 0)
-            return true;
-        at += word;
-    }
-    return false;
-}
 
 /* --- asking --- */
 
@@ -242,8 +218,6 @@ static int ask_and_show(command *c, arguments *args, json_t *object)
             whole = show(c, object, reply);
         if (c->failed != NULL && c->failed(reply))
             status = CTL_FAILED;
-        if (reply->result_case == GOALLOCD__REPLY__RESULT_RELOAD && reload_failed(reply))
-            status = CTL_FAILED;
     }
     if (!whole)
         return ctl_fail(CTL_E_MEMORY, 0, "out of memory");
@@ -279,6 +253,8 @@ int main(int argc, char **argv)
     const command *c;
 
     (void)setlocale(LC_CTYPE, "");
+    commands = command_table;
+    option_rows = option_table;
     c = cmdline_parse(argc, argv, &args);
     return c->own != NULL ? c->own(&args) : run(&commands[c - commands], &args);
 }

@@ -64,6 +64,7 @@ static const struct {
     bool lines;
 } answers[] = {
     { "stats", "stats", 0, false },
+    { "reload", "reload", 0, false },
     { "stats", "stats --classes", 0, false },
     { "top", "top --once -i 1ms", 0, false },
     { "top", "top --once -i 1ms --group", 0, false },

@@ -20,7 +20,7 @@
 #include "shm/layout.h"
 #include "shm/offers.h"
 
-#define LAYOUT_NUMBER UINT64_C(0xa897d2baebddfbcf) /* of 1.0 */
+#define LAYOUT_NUMBER UINT64_C(0x1b8e0ae50e68925f) /* of 1.0 */
 
 #define AT(type, field) offsetof(type, field), sizeof(((type *)NULL)->field)
 
