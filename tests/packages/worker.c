@@ -20,7 +20,7 @@
 
 #include <goalloc.h>
 
-#define OBJECTS       5000u
+#define OBJECTS 5000u
 #define ROUND_OBJECTS 64u /* then a request, a look at the signals, and a pause */
 
 typedef struct object {
