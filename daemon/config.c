@@ -420,6 +420,8 @@ bool config_load(const config_source *source, options *ret, config_mistakes *ret
     }
     read_files(source, &o, ret_mistakes);
     add_commandline(&source->commandline, &o, ret_mistakes);
+    if (ret_mistakes->n == 0 && !options_look_up(&o, why))
+        add_wrong_value(ret_mistakes, "configuration", 0, "default", why);
     if (ret_mistakes->n == 0 && !options_agree(&o, why))
         add_mistake(ret_mistakes, source->path[0] != '\0' ? source->path : "command line", 0, "%s", why);
     if (ret_mistakes->n == 0)

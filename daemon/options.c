@@ -368,10 +368,23 @@ bool options_init(options *o)
 
     *o = (options){ .filter = PRIVILEGES_FILTER_DEFAULT };
     for (unsigned i = 0; i < options_count(); i++) {
-        if (rows[i].preset == NULL || option_set(o, i, rows[i].preset, NULL, false, why))
+        bool is_looked_up = rows[i].kind == KIND_CONTROL; /* by options_look_up() */
+
+        if (rows[i].preset == NULL || (is_looked_up && keep(&o->values[i], NULL, rows[i].preset, NULL)) ||
+            (!is_looked_up && option_set(o, i, rows[i].preset, NULL, false, why)))
             continue;
         options_end(o);
         return false;
+    }
+    return true;
+}
+
+bool options_look_up(options *o, char ret_why[OPTION_WHY_BYTES])
+{
+    for (unsigned i = 0; i < options_count(); i++) {
+        if (rows[i].act == 0 && rows[i].kind == KIND_CONTROL && o->values[i].origin == NULL &&
+            !option_set(o, i, rows[i].preset, NULL, false, ret_why))
+            return false;
     }
     return true;
 }

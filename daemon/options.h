@@ -103,6 +103,9 @@ extern const char option_no_memory[];
 bool options_init(options *o) __attribute__((warn_unused_result));
 void options_end(options *o);
 
+/* Look up the names of defaults that still hold, when all is set: that asks services of the system. As option_set(). */
+bool options_look_up(options *o, char ret_why[OPTION_WHY_BYTES]) __attribute__((warn_unused_result));
+
 /*
  * Set the value of a row, said at origin; add: to what it has, if it is a list. False: *ret_why says what is wrong, and
  * o is to be ended.
