@@ -225,7 +225,8 @@ static void begin(reload *r)
     }
     if (e == 0)
         return;
-    log_error("the configuration can't be read again: %s; it stays as it was", strerror(-e));
+    log_event(LOG_EVENT_RELOAD_REFUSED, NULL, "the configuration can't be read again: %s; it stays as it was",
+              strerror(-e));
     free(r->job);
     r->job = NULL;
     refuse_joined(r, (answer){ -e, "the daemon has no memory, or no thread, to read its configuration" });
@@ -234,7 +235,8 @@ static void begin(reload *r)
 
 static void tell_mistakes(const config_mistakes *m, report *rep, Goallocd__ReloadReply *body)
 {
-    log_error("the configuration stays as it was, and no goallocd can start with these files:");
+    log_event(LOG_EVENT_RELOAD_REFUSED, NULL,
+              "the configuration stays as it was, and no goallocd can start with these files:");
     for (size_t i = 0; i < m->n; i++) {
         rep->mistakes[i] = (char *)(uintptr_t)m->texts[i];
         log_error("%s", m->texts[i]);
@@ -257,7 +259,8 @@ static void finish(reload *r, reload_job *job)
         exchange(r->setup->running, &job->read, &rep);
         apply(r);
         CRASH_POINT(reload_after_apply);
-        log_info("the configuration was read again: %u changed, %u take a restart", rep.napplied, rep.nrefused);
+        log_event(LOG_EVENT_RELOADED, NULL, "the configuration was read again: %u changed, %u take a restart",
+                  rep.napplied, rep.nrefused);
         body.keys = rep.key_pointers;
         body.n_keys = rep.nkeys;
     } else {

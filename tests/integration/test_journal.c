@@ -37,7 +37,7 @@ typedef struct scene {
 static const char *const names[] = {
     "new-heap",       "takeover",         "started",          "session-died", "session-ended",
     "growth-refused", "limit-reached",    "refused-more",     "keeper-lost",  "stopping",
-    "keeper-started", "takeover-counted", "client-violation",
+    "keeper-started", "takeover-counted", "client-violation", "reloaded", "reload-refused",
 };
 #define NNAMES (sizeof(names) / sizeof(names[0]))
 
@@ -309,6 +309,45 @@ static void limit_that_refuses_is_a_line_with_its_name(void **state)
     assert_int_equal(*seen_of(&s, "refused-more"), 1);
 }
 
+/* --- a reload --- */
+
+static void write_file(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "we");
+
+    assert_non_null(file);
+    assert_true(fputs(text, file) >= 0 && fclose(file) == 0);
+}
+
+static void reload_is_a_line_and_a_refused_one_another(void **state)
+{
+    static const char *const words[] = { "reload", NULL };
+    static const char *options[] = { "--config", NULL, NULL };
+    static datagram d;
+    fixture place;
+    char path[128];
+    char out[1024];
+    scene s;
+
+    (void)state;
+    fixture_make_place(&place);
+    (void)snprintf(path, sizeof(path), "%s/conf", place.dir);
+    write_file(path, "");
+    options[1] = path;
+    scene_begin(&s, options, false);
+    write_file(path, "[memory]\nmemory-limit = 1G\n");
+    assert_int_equal(fixture_ctl(&s.f, words, out, sizeof(out)), 0);
+    await_event(&s, "reloaded", &d);
+    assert_true(datagram_has(&d, "PRIORITY", "6"));
+    write_file(path, "[memory]\nmemory-limit = much\n");
+    assert_int_not_equal(fixture_ctl(&s.f, words, out, sizeof(out)), 0);
+    await_event(&s, "reload-refused", &d);
+    assert_true(datagram_has(&d, "PRIORITY", "3"));
+    scene_end(&s);
+    assert_int_equal(*seen_of(&s, "reloaded"), 1);
+    assert_int_equal(*seen_of(&s, "reload-refused"), 1);
+}
+
 /* --- a journal in trouble --- */
 
 /* Each costs its connection, and is a line. */
@@ -392,6 +431,7 @@ int main(void)
         cmocka_unit_test(takeover_is_another_line_than_a_new_heap),
         cmocka_unit_test(full_arena_is_a_line_at_once_and_one_at_the_end),
         cmocka_unit_test(limit_that_refuses_is_a_line_with_its_name),
+        cmocka_unit_test(reload_is_a_line_and_a_refused_one_another),
         cmocka_unit_test(journal_that_is_started_anew_is_found_by_a_confined_daemon),
         cmocka_unit_test(journal_that_does_not_read_stops_nobody),
         cmocka_unit_test(daemon_whose_journal_is_gone_ends),
