@@ -1,5 +1,6 @@
 /*
- * What one user can take of the daemon: connections, sessions, its memory and its time. The others don't notice.
+ * What one user can take of the daemon: connections, sessions, its memory and its time. The others don't notice. (What
+ * it can take of the heap: test_user_memory.c.)
  *
  * The user who takes all is another one than the daemon's, which only root can have in a test: else they are skipped.
  */
@@ -12,14 +13,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <jansson.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -28,9 +27,8 @@
 #include "shm/layout.h"
 #include "tests/support/attach.h"
 #include "tests/support/groups.h"
+#include "tests/support/other.h"
 #include "tests/support/waits.h"
-
-#define OTHER_UID 65534
 
 /* --- requests --- */
 
@@ -60,95 +58,6 @@ static bool serves(const fixture *f)
 
     (void)close(fd);
     return error == 0;
-}
-
-/* What goallocctl says of a limit of the other user's: "used", "refused". -1: it says nothing of it. */
-static long long limit_of_other(const fixture *f, const char *limit, const char *field)
-{
-    static char text[1 << 16];
-    json_t *all;
-    json_t *row;
-    size_t i;
-    long long ret = -1;
-
-    assert_int_equal(fixture_ctl(f, (const char *const[]){ "--json", "limits", NULL }, text, sizeof(text)), 0);
-    all = json_loads(text, 0, NULL);
-    json_array_foreach(json_object_get(all, "limits"), i, row)
-    {
-        const json_t *uid = json_object_get(row, "uid");
-
-        if (uid != NULL && json_integer_value(uid) == OTHER_UID &&
-            strcmp(json_string_value(json_object_get(row, "limit")), limit) == 0)
-            ret = json_integer_value(json_object_get(row, field));
-    }
-    json_decref(all);
-    return ret;
-}
-
-/* How often text is in the daemon's log. */
-static unsigned count_in_log(const fixture *f, const char *text)
-{
-    FILE *log = fopen(f->log, "re");
-    char line[1200];
-    unsigned n = 0;
-
-    while (log != NULL && fgets(line, sizeof(line), log) != NULL)
-        n += strstr(line, text) != NULL;
-    if (log != NULL)
-        (void)fclose(log);
-    return n;
-}
-
-/* --- the other user --- */
-
-/* A child process: it says when it has done what it is for, and stays until it is told to end. */
-typedef struct other {
-    pid_t pid;
-    int done;
-    int leave;
-} other;
-
-static bool can_be_other(const fixture *f)
-{
-    return geteuid() == 0 && chmod(f->dir, 0755) == 0 && chmod(f->socket, 0666) == 0;
-}
-
-static void become_other(void)
-{
-    CHECK(setgroups(0, NULL) == 0 && setresgid(OTHER_UID, OTHER_UID, OTHER_UID) == 0 &&
-          setresuid(OTHER_UID, OTHER_UID, OTHER_UID) == 0);
-}
-
-static other other_start(const fixture *f, void (*act)(const fixture *f))
-{
-    int done[2];
-    int leave[2];
-    char byte;
-    other ret;
-
-    assert_int_equal(pipe2(done, O_CLOEXEC) | pipe2(leave, O_CLOEXEC), 0);
-    ret = (other){ fork(), done[0], leave[1] };
-    if (ret.pid == 0) {
-        (void)close(leave[1]);
-        (void)alarm(120);
-        become_other();
-        act(f);
-        CHECK(write(done[1], "x", 1) == 1);
-        CHECK(read(leave[0], &byte, 1) == 0);
-        _exit(0);
-    }
-    (void)close(done[1]);
-    (void)close(leave[0]);
-    if (read(ret.done, &byte, 1) != 1)
-        fail_msg("the other user has failed");
-    return ret;
-}
-
-static void other_end(const other *o)
-{
-    (void)close(o->leave);
-    (void)close(o->done);
-    assert_int_equal(child_wait(o->pid), 0);
 }
 
 /* Attach by hand. 0, or its error; -1: disconnected. */
@@ -412,270 +321,6 @@ static void connection_that_asks_nothing_is_closed(void **state)
     assert_true(fixture_is_clean(f, 0));
 }
 
-/* --- roots and memory of the heap --- */
-
-static void *take_all(size_t size, size_t *ret_held)
-{
-    void *last = NULL;
-    void *p;
-
-    for (*ret_held = 0; (p = goalloc_malloc(size)) != NULL; *ret_held += size)
-        last = p;
-    CHECK(errno == EDQUOT);
-    return last;
-}
-
-static int make_roots(const fixture *f, void *arg)
-{
-    void *p;
-
-    (void)arg;
-    must_attach(f, 0);
-    CHECK((p = goalloc_malloc(100)) != NULL);
-    for (int i = 0; i < 12; i++) {
-        char name[32];
-
-        (void)snprintf(name, sizeof(name), "other%d", i);
-        CHECK(goalloc_root_set(name, p) == (i < 10 ? 0 : -EDQUOT));
-    }
-    CHECK(goalloc_root_set("other3", p) == 0); /* it is there */
-    CHECK(goalloc_root_set("other4", NULL) == 0);
-    (void)usleep(200000); /* all are counted every 100 ms at most */
-    CHECK(goalloc_root_set("other10", p) == 0);
-    CHECK(goalloc_root_set("other11", p) == -EDQUOT);
-    return 0;
-}
-
-static void make_too_many_roots(const fixture *f)
-{
-    CHECK(child_run(f, make_roots, NULL) == 0);
-}
-
-static void roots_of_a_user_are_limited(void **state)
-{
-    const fixture *f = *state;
-    other o;
-
-    if (!can_be_other(f))
-        skip();
-    o = other_start(f, make_too_many_roots);
-    assert_int_equal(limit_of_other(f, "uid-roots", "refused"), 3);
-    other_end(&o);
-}
-
-#define NADOPTED 12
-
-static int make_objects(const fixture *f, void *arg)
-{
-    void **objects = arg;
-
-    must_attach(f, 0);
-    for (int i = 0; i < NADOPTED; i++)
-        CHECK((objects[i] = goalloc_malloc(100)) != NULL);
-    return 0;
-}
-
-static int adopt_all(const fixture *f, void *arg)
-{
-    void **objects = arg;
-
-    must_attach(f, GOALLOC_ATTACH_RECLAIM);
-    for (int i = 0; i < NADOPTED; i++)
-        CHECK(goalloc_adopt(objects[i]) == (i < 10 ? 0 : -EDQUOT));
-    return 0;
-}
-
-static int adopt_the_rest(const fixture *f, void *arg)
-{
-    void **objects = arg;
-
-    must_attach(f, GOALLOC_ATTACH_RECLAIM);
-    CHECK(goalloc_adopt(objects[10]) == 0 && goalloc_adopt(objects[11]) == 0);
-    return 0;
-}
-
-/* In one session too many; in the next one, when those of the first are gone, there is room again. */
-static void adopt_too_much(const fixture *f)
-{
-    void **objects = mmap(NULL, NADOPTED * sizeof(*objects), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-    CHECK(objects != MAP_FAILED);
-    CHECK(child_run(f, make_objects, objects) == 0);
-    CHECK(child_run(f, adopt_all, objects) == 0);
-    (void)fixture_live_with(f, 0);
-    (void)usleep(200000); /* all are counted every 100 ms at most */
-    CHECK(child_run(f, adopt_the_rest, objects) == 0);
-    (void)munmap(objects, NADOPTED * sizeof(*objects));
-}
-
-static void adoptions_of_a_user_are_limited(void **state)
-{
-    const fixture *f = *state;
-    other o;
-
-    if (!can_be_other(f))
-        skip();
-    o = other_start(f, adopt_too_much);
-    assert_int_equal(limit_of_other(f, "uid-adoptions", "refused"), 2);
-    assert_int_equal(count_in_log(f, "limit uid-adoptions is reached"), 1);
-    other_end(&o);
-    assert_true(fixture_is_clean(f, 0));
-}
-
-/* A session that has no limit of its own, and then a child's, which gets what the first one has left. */
-static int hold_memory(const fixture *f, void *arg)
-{
-    size_t held;
-    size_t held_by_child;
-    pid_t pid;
-
-    (void)arg;
-    must_attach(f, 0);
-    CHECK(take_all(100000, &held) != NULL && held > 4 * MIB && held <= 6 * MIB);
-    pid = fork();
-    if (pid == 0) {
-        CHECK(take_all(100000, &held_by_child) != NULL && held_by_child > MIB / 2 && held_by_child <= 2 * MIB);
-        _exit(0);
-    }
-    CHECK(child_wait(pid) == 0);
-    return 0;
-}
-
-static void hold_too_much(const fixture *f)
-{
-    CHECK(child_run(f, hold_memory, NULL) == 0);
-}
-
-static void memory_of_a_session_and_of_a_user_is_limited(void **state)
-{
-    const fixture *f = *state;
-    other o;
-
-    if (!can_be_other(f))
-        skip();
-    o = other_start(f, hold_too_much);
-    assert_true(limit_of_other(f, "uid-bytes", "refused") > 0);
-    assert_int_equal(count_in_log(f, "limit uid-bytes is reached"), 1);
-    assert_int_equal(count_in_log(f, "limit session-limit is reached"), 1);
-    other_end(&o);
-}
-
-#define LEAVERS  20
-#define LEAVES   16          /* objects, each */
-#define LEAVE_BYTES (64 * KIB) /* of one */
-
-/* Leave some objects behind. How many; the last one is refused when the user has left enough. */
-static unsigned leave_some(const fixture *f, void **objects)
-{
-    unsigned n = 0;
-
-    must_attach(f, 0);
-    while (n < LEAVES && (objects[n] = goalloc_malloc(LEAVE_BYTES)) != NULL)
-        n++;
-    CHECK(n == LEAVES || errno == EDQUOT);
-    return n;
-}
-
-static int free_all(const fixture *f, void *arg)
-{
-    void **objects = arg;
-
-    must_attach(f, 0);
-    for (unsigned i = 0; objects[i] != NULL; i++)
-        goalloc_free(objects[i]);
-    CHECK(goalloc_detach() == 0);
-    return 0;
-}
-
-/* One process after the other allocates and dies; no one of them has much, and none is over a limit of its own. */
-static void leave_too_much(const fixture *f)
-{
-    void **objects = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    unsigned nleft = 0;
-    int i = 0;
-
-    CHECK(objects != MAP_FAILED);
-    for (; i < LEAVERS; i++) {
-        pid_t pid = fork();
-
-        if (pid == 0) {
-            (void)leave_some(f, objects + nleft);
-            _exit(0);
-        }
-        CHECK(child_wait(pid) == 0);
-        (void)fixture_live_with(f, 0);
-        if (objects[nleft] == NULL)
-            break;
-        while (objects[nleft] != NULL)
-            nleft++;
-    }
-    CHECK(i < LEAVERS);
-    CHECK(nleft >= 4 * MIB / LEAVE_BYTES && nleft < 6 * MIB / LEAVE_BYTES);
-    CHECK(child_run(f, free_all, objects) == 0); /* who frees it makes room again, when that is noticed */
-    must_attach(f, 0);
-    for (i = 0; i < 2000 && goalloc_malloc(LEAVE_BYTES) == NULL; i++)
-        (void)usleep(5000);
-    CHECK(i < 2000);
-}
-
-static void memory_that_a_user_leaves_is_limited(void **state)
-{
-    const fixture *f = *state;
-    other o;
-
-    if (!can_be_other(f))
-        skip();
-    o = other_start(f, leave_too_much);
-    assert_true(limit_of_other(f, "uid-left-bytes", "refused") > 0);
-    assert_int_equal(count_in_log(f, "limit uid-left-bytes is reached"), 1);
-    other_end(&o);
-}
-
-/* The members of a group, of whatever user, share what it may hold; who is of no group has no part in that. */
-static int hold_memory_in_a_group(const fixture *f, void *arg)
-{
-    size_t held;
-    size_t held_by_child;
-    pid_t pid;
-
-    (void)arg;
-    CHECK(attach_as(f, 0, "family") == 0);
-    CHECK(goalloc_malloc(3 * MIB) != NULL);
-    pid = fork(); /* of the same group */
-    if (pid == 0) {
-        CHECK(take_all(100000, &held_by_child) != NULL && held_by_child > MIB && held_by_child <= 3 * MIB);
-        _exit(0);
-    }
-    CHECK(child_wait(pid) == 0);
-    CHECK(take_all(100000, &held) != NULL && held > MIB && held <= 3 * MIB);
-    return 0;
-}
-
-static int hold_memory_in_no_group(const fixture *f, void *arg)
-{
-    (void)arg;
-    must_attach(f, 0);
-    CHECK(goalloc_malloc(16 * MIB) != NULL);
-    return 0;
-}
-
-static void memory_of_a_group_is_limited(void **state)
-{
-    static const char *const arguments[] = { "limits", NULL };
-    static char out[1 << 16];
-    const fixture *f = *state;
-    pid_t pid;
-
-    assert_int_equal(child_run(f, hold_memory_in_a_group, NULL), 0);
-    assert_int_equal(count_in_log(f, "limit group-bytes is reached"), 1);
-    assert_int_equal(child_run(f, hold_memory_in_no_group, NULL), 0);
-    pid = holder_start(f, "family");
-    assert_int_equal(fixture_ctl(f, arguments, out, sizeof(out)), 0);
-    assert_non_null(strstr(out, "group family, uid"));
-    (void)kill(pid, SIGKILL);
-    (void)child_wait(pid);
-}
-
 /* --- buffers --- */
 
 /* Half frames, of which all but a byte is sent: 40 of 60 KiB, and the daemon may have 512 KiB. */
@@ -890,11 +535,6 @@ int main(void)
         cmocka_unit_test(descriptors_are_left_for_a_third_user),
         cmocka_unit_test(descriptors_of_sessions_are_left_for_a_third_user),
         FIXTURE_TEST(connection_that_asks_nothing_is_closed),
-        FIXTURE_TEST_WITH(roots_of_a_user_are_limited, "--uid-roots=10"),
-        FIXTURE_TEST_WITH(adoptions_of_a_user_are_limited, "--uid-adoptions=10"),
-        FIXTURE_TEST_WITH(memory_of_a_group_is_limited, "--group-bytes=6M"),
-        FIXTURE_TEST_WITH(memory_of_a_session_and_of_a_user_is_limited, "--session-limit=6M", "--uid-bytes=8M"),
-        FIXTURE_TEST_WITH(memory_that_a_user_leaves_is_limited, "--session-limit=6M", "--uid-left-bytes=4M"),
         FIXTURE_TEST_WITH(half_frames_cost_no_more_than_a_users_buffer, "--uid-buffer=512K"),
         FIXTURE_TEST_WITH(announced_frames_cost_what_has_come, "--buffer=128K"),
         FIXTURE_TEST_WITH(pipelined_requests_take_turns_and_are_answered_in_order, "--pipelined-requests=1"),
