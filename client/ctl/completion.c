@@ -113,8 +113,10 @@ static void print_bash_values(void)
 static void print_bash_options(void)
 {
     (void)fputs("        words='", stdout);
-    for (const option_row *row = option_rows; row->name != NULL; row++)
-        (void)printf(row->commands == NULL ? "%s--%s" : "", row == option_rows ? "" : " ", row->name);
+    for (const option_row *row = option_rows; row->name != NULL; row++) {
+        if (row->commands == NULL)
+            (void)printf("%s--%s", row == option_rows ? "" : " ", row->name);
+    }
     (void)puts("'\n        case $command in");
     for (const command *c = commands; c->name != NULL; c++) {
         (void)printf("        %s) words+='", c->name);

@@ -79,7 +79,7 @@ int ctl_fail(enum ctl_error why, int number, const char *format, ...)
     (void)fputs("goallocctl: ", stderr);
     ctl_print_lines(text, stderr);
     if (!errors_are_json)
-        return errors[why].status;
+        return (int)errors[why].status;
     object = json_pack("{s:{s:s, s:s, s:i}}", "error", "code", errors[why].code, "message",
                        ctl_plain_text(text, plain, sizeof(plain)), "status", (int)errors[why].status);
     if (object != NULL && number != 0)
@@ -88,7 +88,7 @@ int ctl_fail(enum ctl_error why, int number, const char *format, ...)
         (void)ctl_json_print(object);
     json_decref(object);
     (void)fflush(stdout);
-    return errors[why].status;
+    return (int)errors[why].status;
 }
 
 /* --- numbers --- */

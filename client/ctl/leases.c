@@ -162,10 +162,11 @@ void leases_text(const Goallocd__Reply *last)
 static json_t *lease_json(const Goallocd__Reply *reply, size_t i)
 {
     const lease_row *row = &all.rows[i];
+    const uint64_t bytes = row->npages * PAGE_BYTES;
     char name[16];
     json_t *object = json_pack("{s:I, s:I, s:s, s:I, s:I, s:I}", "session", (json_int_t)row->session, "class",
                                (json_int_t)row->size_class, "name", name_of(row, name), "bytes",
-                               (json_int_t)(row->npages * PAGE_BYTES), "live_objects", (json_int_t)row->live_objects,
+                               (json_int_t)bytes, "live_objects", (json_int_t)row->live_objects,
                                "live_bytes", (json_int_t)row->live_bytes);
 
     (void)reply;

@@ -138,8 +138,10 @@ void screen_draw(int line, const char *text, enum screen_look look)
         return;
     (void)snprintf(shown, sizeof(shown), "%s", text);
     (void)ctl_pad(shown, sizeof(shown), (size_t)COLS);
-    for (char *c = shown; !the.utf8 && *c != '\0'; c++)
-        *c = (*c & 0x80) != 0 ? '?' : *c;
+    for (char *c = shown; !the.utf8 && *c != '\0'; c++) {
+        if ((*c & 0x80) != 0)
+            *c = '?';
+    }
     (void)attrset((int)attribute);
     (void)mvaddstr(line, 0, shown);
     (void)attrset(A_NORMAL);
