@@ -19,6 +19,7 @@
 #include "exporter/ready.h"
 #include "exporter/web.h"
 
+#define EXIT_COMMAND_LINE 2
 #define DESCRIPTORS_BESIDES 64u /* that are no connections */
 
 static int64_t clock_ms(void)
@@ -89,8 +90,9 @@ int main(int argc, char **argv)
         (void)fprintf(stderr, "goallocd-exporter: signals: %s\n", strerror(-signals));
         return EXIT_FAILURE;
     }
-    if (web_start(&w, &c, o.listen, o.connections, o.connection_timeout_ms) < 0)
-        return EXIT_FAILURE;
+    r = web_start(&w, &c, o.listen, o.connections, o.connection_timeout_ms);
+    if (r < 0)
+        return r == -EINVAL ? EXIT_COMMAND_LINE : EXIT_FAILURE;
     r = confine(o.connections + DESCRIPTORS_BESIDES);
     if (r < 0)
         (void)fprintf(stderr, "goallocd-exporter: it keeps privileges: %s\n", strerror(-r));

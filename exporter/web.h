@@ -34,7 +34,7 @@ typedef struct web {
     char address[80]; /* as http://ADDRESS:PORT */
 } web;
 
-/* Listen on ADDRESS:PORT. 0, or -errno: a message has been printed. */
+/* Listen on ADDRESS:PORT. 0, or -errno: a message has been printed; -EINVAL: it is none. */
 int web_start(web *w, cache *c, const char *listen, unsigned connections, int timeout_ms);
 void web_stop(web *w);
 

@@ -160,7 +160,8 @@ static void exchange(options *running, options *read, report *rep)
         if (result == RELOAD_APPLIED)
             log_info("%s: '%s' instead of '%s'", row->name, k->wanted, k->old);
         else if (result == RELOAD_REFUSED)
-            log_warn("%s: '%s' stays; '%s' (%s) takes a restart", row->name, k->old, k->wanted, k->origin);
+            log_warn("%s: '%s' stays; '%s' (%s) takes a restart", row->name, k->old, k->wanted,
+                     k->origin[0] != '\0' ? k->origin : "the default");
     }
 }
 

@@ -270,6 +270,12 @@ static void reload_of_what_takes_a_restart_refuses_that_alone(void **state)
         assert_int_equal(memory_limit(f), 100 * MIB);
     }
     assert_true(fixture_log_has(f, "commit: 'eager' stays; 'lazy'"));
+    fixture_kill(f);
+    write_conf("[memory]\ncommit = lazy\n");
+    fixture_restart(f, NULL);
+    write_conf(""); /* no line says it any more */
+    assert_int_equal(reload_says(f, out, sizeof(out)), 1);
+    assert_true(fixture_log_has(f, "commit: 'lazy' stays; 'eager' (the default) takes a restart"));
 }
 
 static void reload_with_a_mistake_changes_nothing(void **state)

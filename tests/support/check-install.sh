@@ -96,7 +96,8 @@ for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib
     etc/goallocd/goallocd.conf share/goallocd/goallocctl.schema.json \
     share/bash-completion/completions/goallocctl share/zsh/vendor-completions/_goallocctl \
     bin/goallocd-exporter lib/systemd/system/goallocd-exporter.service share/goallocd/alerts.yml \
-    share/goallocd/grafana-dashboard.json share/man/man8/goallocd.8 share/man/man3/goalloc_free.3; do
+    share/goallocd/grafana-dashboard.json share/man/man8/goallocd.8 share/man/man3/goalloc_free.3 \
+    share/doc/goallocd/OPERATOR.md; do
     check "$file is installed" test -s "$prefix/$file"
 done
 check "goallocd takes the configuration" "$prefix/bin/goallocd" --config "$prefix/etc/goallocd/goallocd.conf" --check-config

@@ -4,7 +4,6 @@ A block of ```sh is preceded by a comment that says what it is:
 
     <!-- run; prints: REGEX; prints: REGEX -->   it succeeds, and prints lines in which these are found, in this order
     <!-- run; fails; prints: REGEX -->           its last command fails
-    <!-- run; if: NAME; prints: REGEX -->        it is run if the programs have an option or a command NAME
     <!-- by hand: REASON -->                     it is not run
 
 Each is run by itself by bash -e, in a directory of its own, in which build is the build directory; its programs are in
@@ -45,7 +44,6 @@ class Block:
         self.by_hand = marks.startswith("by hand: ")
         self.is_run = re.match(r"run\b", marks) is not None
         self.fails = "; fails" in marks
-        self.needs = re.findall(r"; if: ([\w-]+)", marks)
         self.prints = [one.strip() for one in re.findall(r"prints: ((?:[^;])*)", marks)]
 
 
@@ -118,8 +116,7 @@ def names_of_programs():
     texts = [help_of(program, "--help") for program in PROGRAMS]
     commands = {name for text in texts for name in
                 re.findall(r"^  ([a-z][a-z-]*)", text.partition("\nCommands:\n")[2].partition("\n\n")[0], flags=re.M)}
-    if "help" in commands:  # each command has options of its own
-        texts += [help_of("goallocctl", "help", name) for name in commands]
+    texts += [help_of("goallocctl", "help", name) for name in commands]  # each has options of its own
     return set(re.findall(r"^ {2,6}(?:-\S, )? *--([a-z][\w-]*)", "\n".join(texts), flags=re.M)), commands
 
 
@@ -141,20 +138,13 @@ def wrong_names(text, options, commands):
 
 def check(path, text, build):
     """The complaints, a text each, and how many blocks there are."""
-    complaints, count, names = [], 0, set()
+    complaints, count = [], 0
     if build:
         places = [os.path.join(os.path.abspath(build), place) for place in PROGRAMS.values()]
         os.environ["PATH"] = os.pathsep.join(places + [os.environ["PATH"]])
-        options, commands = names_of_programs()
-        names = options | commands
-        unused = [block.code for block in blocks(text) if not names.issuperset(block.needs)]
-        for code in unused:
-            text = text.replace(code, "\n" * code.count("\n"))
-        complaints += [f"{path}:{one}" for one in wrong_names(text, options, commands)]
+        complaints += [f"{path}:{one}" for one in wrong_names(text, *names_of_programs())]
     for block in blocks(text):
         count += 1
-        if not names.issuperset(block.needs):
-            continue
         if not block.is_run and not block.by_hand:
             complaints.append(f"{path}:{block.number}: it is not said whether this is run")
         elif block.is_run and build:
