@@ -466,6 +466,9 @@ fi
 section "purge"
 check "apt-get purge, with a heap in use" in_box apt-get purge -q -y --autoremove -o Dpkg::Use-Pty=0 \
     goallocd libgoalloc1 libgoalloc-dev goalloc-tools
+grep -q 'goallocd.service is stopped, and its heap dropped: [0-9]* sessions*, .* live' "$tmp/output" ||
+    fail "apt does not say what goes: $(<"$tmp/output")"
+ok "apt says what goes"
 all_are_told $((gone + 1))
 in_box systemctl stop worker@one.service worker@two.service 2>/dev/null
 in_box systemctl reset-failed 2>/dev/null
