@@ -1,8 +1,9 @@
 # Parts of the installation that are made while it runs, because the prefix is not known before: cmake --install takes
 # another one than the build was configured with.
 
-# TEMPLATE DESTINATION: install TEMPLATE, without its .in, into DESTINATION below the prefix. What it names as
-# @CMAKE_INSTALL_FULL_BINDIR@ and the like are the directories of the prefix that is installed to.
+# TEMPLATE DESTINATION [KEEP]: install TEMPLATE, without its .in, into DESTINATION below the prefix, or where it says if
+# it begins with @CMAKE_INSTALL_FULL_SYSCONFDIR@ or the like: these are, in TEMPLATE too, the directories of the prefix
+# that is installed to. KEEP: a file that is there stays as it is.
 function(goalloc_install_configured template destination)
   get_filename_component(template ${template} ABSOLUTE)
   get_filename_component(name ${template} NAME_WLE)
@@ -13,6 +14,7 @@ function(goalloc_install_configured template destination)
   install(CODE "${settings}
     set(goalloc_template [[${template}]])
     set(goalloc_file [[${destination}/${name}]])
+    set(goalloc_keep [[${ARGN}]])
     include([[${PROJECT_SOURCE_DIR}/cmake/install_configured.cmake]])")
 endfunction()
 

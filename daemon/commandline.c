@@ -173,7 +173,7 @@ void commandline_parse(config_source *ret_source, options *ret, int argc, char *
     };
     commandline c = { .source = ret_source };
 
-    *ret_source = (config_source){ .path = GOALLOC_CONFIG_PATH, .is_optional = true };
+    *ret_source = (config_source){ .path = config_own_path(), .is_optional = true };
     argp_err_exit_status = 2;
     if (!options_init(&ret_source->commandline))
         end_without_memory();

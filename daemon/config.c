@@ -2,7 +2,7 @@
  * Config: reads the files, and puts defaults, files and command line together; prints all as a file.
  *
  * Called by commandline.c at the start, and by serve/reload.c in a thread of its own. Calls options (what a key is, and
- * what its values are). Data: none of its own.
+ * what its values are). Data: the path of the file that is read if none is named.
  *
  *   1. the file, then those of its directory .d whose names end with .conf, in the order of their bytes
  *   2. of each: opened without waiting (a FIFO has no file behind it, and would be waited for), looked at (a regular
@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ini.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +53,28 @@ typedef struct reader {
     options *o;
     config_mistakes *mistakes;
 } reader;
+
+/* --- where the file is --- */
+
+const char *config_own_path(void)
+{
+    static const char program[] = "/bin/goallocd";
+    static char path[PATH_MAX + sizeof(GOALLOC_CONFIG_BELOW_PREFIX)];
+    char exe[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe));
+    size_t prefix_len;
+
+    if (path[0] != '\0')
+        return path;
+    if (GOALLOC_CONFIG_BELOW_PREFIX[0] == '/' || n <= (ssize_t)strlen(program) || n == (ssize_t)sizeof(exe) ||
+        memcmp(exe + n - strlen(program), program, strlen(program)) != 0)
+        return GOALLOC_CONFIG_PATH; /* it is not installed, or that file has its place wherever the program is */
+    prefix_len = (size_t)n - strlen(program);
+    if (prefix_len == strlen("/usr") && memcmp(exe, "/usr", prefix_len) == 0)
+        prefix_len = 0;
+    (void)snprintf(path, sizeof(path), "%.*s/%s", (int)prefix_len, exe, GOALLOC_CONFIG_BELOW_PREFIX);
+    return path;
+}
 
 /* --- mistakes --- */
 
@@ -492,10 +515,14 @@ static void print_row(const options *o, unsigned which, bool sample, FILE *out)
 
 void config_print(const options *o, bool sample, FILE *out)
 {
+    char files[PATH_MAX + 256];
+
     print_help("Configuration of goallocd: see goallocd.conf(5).", out);
-    print_help("Files in " GOALLOC_CONFIG_PATH ".d that end with .conf come after this one, and the last value wins; "
-               "the command line wins over all. 'goallocd --check-config' says what is wrong, and 'goallocctl "
-               "reload' has a running goallocd take what it can.", out);
+    (void)snprintf(files, sizeof(files),
+                   "Files in %s.d that end with .conf come after this one, and the last value wins; the command line "
+                   "wins over all. 'goallocd --check-config' says what is wrong, and 'goallocctl reload' has a running "
+                   "goallocd take what it can.", config_own_path());
+    print_help(files, out);
     print_help("SIZE: a number, and K, M, G or T for powers of 1024 (512M, 64G). TIME: a number and us, ms, s or min "
                "(250us, 100ms, 5s). A comment begins with #; also with ; behind a blank.", out);
     for (unsigned section = 0; section < SECTIONS; section++) {

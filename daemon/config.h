@@ -27,6 +27,12 @@ typedef struct config_mistakes {
 } config_mistakes;
 
 /*
+ * Which file is read if none is named: goallocd/goallocd.conf in the directory for configuration of the prefix that
+ * this program is installed below. It lasts; to be called by one thread first.
+ */
+const char *config_own_path(void);
+
+/*
  * Read all. True: *ret is whole, and the caller ends it with options_end(); false: *ret is untouched, and why is in
  * *ret_mistakes, every mistake of every file. It reads files and looks up names, so it may wait for both; it may be
  * called in any thread, one at a time.

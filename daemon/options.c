@@ -38,7 +38,7 @@ static const char *const levels[] = { "error", "warn", "info", "debug", NULL };
 static const option_row own_rows[] = {
     { .name = "config", .arg = "FILE", .section = SECTION_NONE, .act = ACT_CONFIG,
       .help = "Read this file, then FILE.d/*.conf, the last one wins, and the command line wins over all. By default "
-              GOALLOC_CONFIG_PATH ", if there is one; '': none" },
+              "/etc/goallocd/goallocd.conf (below the prefix if that is not /usr), if there is one; '': none" },
     { .name = "check-config", .section = SECTION_NONE, .act = ACT_CHECK_CONFIG,
       .help = "Say what is wrong with files and command line, all of it, and end: with status 2 if there is anything" },
     { .name = "print-config", .arg = "sample", .section = SECTION_NONE, .act = ACT_PRINT_CONFIG,
@@ -56,9 +56,9 @@ static const option_row own_rows[] = {
     { .name = "cold-start", .section = SECTION_NONE, .act = ACT_COLD_START,
       .help = "Drop the heap that another goallocd has left, if there is one, and make a new one" },
     { .name = "check-takeover", .section = SECTION_NONE, .act = ACT_CHECK_TAKEOVER,
-      .help = "Do not serve. Look whether this goallocd would take over the heap that is served at --socket, or held in "
-              "--state-dir, change nothing, and say so: exit status 0 if it would, or if there is none; 3 if not; 1 if "
-              "that can't be found out" },
+      .help = "Do not serve. Look whether this goallocd would take over the heap that is served at --socket, or held "
+              "in --state-dir, change nothing, and say so: exit status 0 if it would, or if there is none; 3 if not; 1 "
+              "if that can't be found out" },
     { .name = "reserve", .arg = "SIZE", .key = 'r', .section = SECTION_MEMORY, .kind = KIND_RESERVE, .preset = "64G",
       FIELD(reserve_bytes),
       .help = "Address space of the arena, a multiple of 64M up to 16T. It takes no memory until it is used" },

@@ -160,6 +160,11 @@ runs_installed() {
     [[ $(in_box readlink "/proc/$(main_pid)/exe") == /usr/bin/goallocd ]]
 }
 
+# RESTARTS: systemd has tried the unit that often by itself since it is there, and has not given up.
+is_tried() {
+    (($(property goallocd.service NRestarts) >= $1)) && ! is_state goallocd.service failed
+}
+
 # NAME LINE: how often the worker has said a line that begins so.
 said() {
     grep -c -e "^$2" "/proc/$box_pid/root/run/worker-$1.log" 2>/dev/null || true
@@ -279,12 +284,13 @@ reload() {
     look "after a reload"
 }
 
-# A second daemon beside the first. Sets instance_pid.
+# A second daemon beside the first, with a name that systemd would unescape. Sets instance_pid.
+instance=goallocd@second-heap.service
 instance_pid=
 start_instance() {
     [[ -e $root/lib/systemd/system/goallocd@.service ]] || return 0
-    check "an instance starts" in_box systemctl start goallocd@second.service
-    instance_pid=$(main_pid goallocd@second.service)
+    check "an instance starts" in_box systemctl start "$instance"
+    instance_pid=$(main_pid "$instance")
 }
 
 # --- 1. roots ---
@@ -403,7 +409,7 @@ apt_install "$next"
 if knows goallocd --check-takeover; then
     check "the daemon has been restarted" is_another "$pid"
     if [[ -n $instance_pid ]]; then
-        check "and so has the instance" is_another "$instance_pid" goallocd@second.service
+        check "and so has the instance" is_another "$instance_pid" "$instance"
     fi
 else
     apt_has_said "goallocd.service goes on with the OLD build"
@@ -421,16 +427,29 @@ look "with the new library beside the old one"
 if ((layouts)); then
     section "another major version of the layout"
     pid=$(main_pid)
+    [[ -z $instance_pid ]] || instance_pid=$(main_pid "$instance")
     apt_install +zmajor
     apt_has_said "goallocd.service goes on with the OLD build"
     apt_has_said "apt install goallocd=$version$next"
     apt_has_said "systemctl stop goallocd.service; systemctl start goallocd.service"
-    [[ $(main_pid) == "$pid" ]] || fail "the daemon has been restarted"
-    ok "the old daemon serves on"
+    [[ -z $instance_pid ]] || apt_has_said "$instance goes on with the OLD build"
+    [[ $(main_pid) == "$pid" && (-z $instance_pid || $(main_pid "$instance") == "$instance_pid") ]] ||
+        fail "a daemon has been restarted"
+    ok "the old daemons serve on"
     look "with the old daemon"
+    tries=$(property goallocd.service NRestarts)
+    in_box sh -c "kill -KILL $pid"
+    wait_until 120 is_tried $((tries + 4)) || fail "the new build is not tried again and again"
+    check "the old daemon is killed: systemd tries the new build, without a limit" \
+        test "$(property goallocd.service StartLimitIntervalUSec)" = 0
     apt_install "$next" --allow-downgrades
-    check "back to the old packages: the daemon has been restarted" is_another "$pid"
-    look "after the way back"
+    wait_until 60 is_another "$pid" || fail "back to the old packages: no daemon again"
+    look "back to the old packages"
+    if [[ -n $instance_pid ]]; then
+        check "and the instance, whose daemon went on, has been restarted" \
+            is_another "$instance_pid" "$instance"
+    fi
+    check "and the limit holds again" test "$(property goallocd.service StartLimitIntervalUSec)" = 1min
     apt_install +zmajor
     check "systemctl stop, as it says" in_box systemctl stop goallocd.service
     all_are_told 1
@@ -447,6 +466,9 @@ fi
 section "purge"
 check "apt-get purge, with a heap in use" in_box apt-get purge -q -y --autoremove -o Dpkg::Use-Pty=0 \
     goallocd libgoalloc1 libgoalloc-dev goalloc-tools
+grep -q 'goallocd.service is stopped, and its heap dropped: [0-9]* sessions*, .* live' "$tmp/output" ||
+    fail "apt does not say what goes: $(<"$tmp/output")"
+ok "apt says what goes"
 all_are_told $((gone + 1))
 in_box systemctl stop worker@one.service worker@two.service 2>/dev/null
 in_box systemctl reset-failed 2>/dev/null

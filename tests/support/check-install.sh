@@ -52,6 +52,14 @@ exports_only_goalloc() {
 }
 
 # A second installation does not take an administrator's file.
+# Without being told where: it is there because of the prefix of the installation, not of the build.
+reads_configuration() {
+    local file=$prefix/etc/goallocd/goallocd.conf.d/test.conf
+
+    mkdir "${file%/*}" && printf '[log]\nlog-level = debug\n' >"$file" || return 1
+    "$prefix/bin/goallocd" --print-config | grep -F -A1 "from: $file" && rm -r "${file%/*}" &&
+        grep -F "Files in $prefix/etc/goallocd/goallocd.conf.d" "$prefix/etc/goallocd/goallocd.conf"
+}
 keeps_configuration() {
     echo '# mine' >"$prefix/etc/goallocd/goallocd.conf"
     cmake --install "$build" --prefix "$prefix" && grep -x '# mine' "$prefix/etc/goallocd/goallocd.conf"
@@ -101,6 +109,7 @@ for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib
     check "$file is installed" test -s "$prefix/$file"
 done
 check "goallocd takes the configuration" "$prefix/bin/goallocd" --config "$prefix/etc/goallocd/goallocd.conf" --check-config
+check "and reads it where it is installed" reads_configuration
 check "an installation leaves a configuration as it is" keeps_configuration
 check "goallocd --version" "$prefix/bin/goallocd" --version
 check "goallocd-exporter --version" "$prefix/bin/goallocd-exporter" --version
