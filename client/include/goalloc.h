@@ -10,8 +10,8 @@
  * long runs may be is fixed when library and daemon are built. A still larger object is a large object: pages of their
  * own, asked for one by one.
  *
- * Threads: everything here is thread-safe. Nothing here is async-signal-safe, except goalloc_contains(), goalloc_offset(),
- * goalloc_pointer(), goalloc_is_current() and goalloc_version(); nor may a signal handler that has interrupted one of
+ * Threads: everything here is thread-safe. Nothing here is async-signal-safe, except goalloc_contains(),
+ * goalloc_offset(), goalloc_pointer(), goalloc_is_current() and goalloc_version(); nor may a signal handler that has interrupted one of
  * the others fork. A thread can be cancelled (deferred) in any of these functions; if it waits for the daemon, the
  * cancellation acts after the call, unless that says otherwise.
  *

@@ -16,7 +16,7 @@
 
 #define PART_BYTES 4096
 
-/* Map it, KEEPER_FD_*; it stays mapped when the daemon and the keeper have gone. Fails the test if there is no keeper. */
+/* Map it, KEEPER_FD_*; it stays mapped when daemon and keeper have gone. Fails the test if there is no keeper. */
 static inline void *part_map(const fixture *f, int which)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
