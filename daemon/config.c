@@ -212,10 +212,11 @@ static bool may_stand(reader *r, const char *key, unsigned which)
 
     if (row != NULL && row->section == SECTION_NONE)
         mistake(r, "'%s' is for the command line alone", row->name);
-    else if (!r->in_section)
-        mistake(r, "'%.64s' stands before the first [SECTION]", key);
     else if (row == NULL)
         mistake(r, "there is no key '%.64s'", key);
+    else if (!r->in_section)
+        mistake(r, "'%s' stands before the first [SECTION]; it belongs into [%s]", row->name,
+                option_section_name(row->section));
     else if (row->section != r->section)
         mistake(r, "'%s' belongs into the section [%s]", row->name, option_section_name(row->section));
     else if (r->lines[which] != 0 && !row->adds)

@@ -169,6 +169,16 @@ static void load_of_a_directory_takes_the_last_of_names_in_order(void **state)
     assert_string_equal(text_of(p, "allow-uid"), "1,2,3");
 }
 
+static void load_of_a_list_passes_over_blanks_around_its_names(void **state)
+{
+    place *p = *state;
+
+    write_file(p, "[access]\nallow-uid = root, 7 ,\t8\n");
+    must_load(p);
+    assert_int_equal(p->o.access.uids.nids, 3);
+    assert_true(p->o.access.uids.ids[0] == 0 && p->o.access.uids.ids[1] == 7 && p->o.access.uids.ids[2] == 8);
+}
+
 static void load_lets_the_command_line_win(void **state)
 {
     char why[OPTION_WHY_BYTES];
@@ -203,7 +213,7 @@ static void load_of_a_wrong_line_says_which_and_why(void **state)
     } wrong[] = {
         { "[memory]\nmemory-limits = 1G\n", "/c:2: there is no key 'memory-limits'" },
         { "[memory]\nallow-uid = 1\n", "/c:2: 'allow-uid' belongs into the section [access]" },
-        { "memory-limit = 1G\n", "/c:1: 'memory-limit' stands before the first [SECTION]" },
+        { "memory-limit = 1G\n", "/c:1: 'memory-limit' stands before the first [SECTION]; it belongs into [memory]" },
         { "\n[memry]\nmemory-limit = 1G\n", "/c:2: there is no section [memry]; there are [goallocd] [memory]" },
         { "[]\n", "/c:1: there is no section []" },
         { "[memory\n", "/c:1: a section is [NAME]" },
@@ -235,6 +245,9 @@ static void load_of_a_wrong_line_says_which_and_why(void **state)
         { "[access]\nallow-uid = root,no-such-user\n", "/c:2: allow-uid: 'no-such-user' is no user" },
         { "[access]\nallow-uid =\n", "/c:2: allow-uid: '' is no user" },
         { "[access]\nallow-gid = 1,,2\n", "/c:2: allow-gid: '' is no group" },
+        { "[access]\nallow-gid = 1, ,2\n", "/c:2: allow-gid: '' is no group" },
+        { "[access]\nallow-uid = root, no-such-user \n", "/c:2: allow-uid: 'no-such-user' is no user" },
+        { "[access]\nallow-uid = 1 2\n", "/c:2: allow-uid: '1 2' is no user" },
         { "[access]\ncontrol-group = no-such-group\n", "/c:2: control-group: 'no-such-group' is no group" },
         { "[access]\nroot-owner = true\n", "/c:2: root-owner: 'true' is not no or yes" },
         { "[log]\nlog-level = INFO\n", "/c:2: log-level: 'INFO' is not error, warn, info or debug" },
@@ -581,6 +594,7 @@ int main(void)
         PLACE_TEST(load_without_a_file_has_the_defaults),
         PLACE_TEST(load_of_forms_of_text_reads_the_same),
         PLACE_TEST(load_of_a_directory_takes_the_last_of_names_in_order),
+        PLACE_TEST(load_of_a_list_passes_over_blanks_around_its_names),
         PLACE_TEST(load_lets_the_command_line_win),
         PLACE_TEST(load_of_values_that_contradict_says_so),
         PLACE_TEST(load_of_a_wrong_line_says_which_and_why),
