@@ -242,6 +242,8 @@ static void sessions_of_others_have_no_pid_and_no_label(void **state)
     assert_int_equal(child_run(f, look_at_sessions, &(onlooker){ { ALICE_UID, 0 }, true, false }), 0);
     assert_int_equal(child_run(f, look_at_sessions, &(onlooker){ { BOB_UID, 0 }, false, true }), 0);
     assert_int_equal(child_run(f, look_at_sessions, &(onlooker){ { READ_GID, ADMINS_GID }, true, true }), 0);
+    assert_true(json_has(f, "sessions --group", "\"uid\": " ALICE)); /* in no group: by user */
+    assert_true(json_has(f, "sessions --group", "\"uid\": " BOB));
     (void)kill(alice, SIGCONT);
     (void)kill(bob, SIGCONT);
     assert_int_equal(child_wait(alice), 0);

@@ -508,8 +508,8 @@ static void print_of_what_no_file_can_say_says_so(void **state)
     for (size_t i = 0; i < 5; i++) {
         char *text;
 
-        assert_true(option_set(&p->source.commandline, option_find("socket"), i < 4 ? paths[i] : longest, "command line",
-                               false, why));
+        assert_true(option_set(&p->source.commandline, option_find("socket"), i < 4 ? paths[i] : longest,
+                               "command line", false, why));
         text = print(&p->source.commandline, false);
         assert_non_null(strstr(text, "# what it is can't be said in a file\n"));
         assert_null(strstr(text, "\nsocket ="));
