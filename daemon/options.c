@@ -56,8 +56,8 @@ static const option_row own_rows[] = {
     { .name = "cold-start", .section = SECTION_NONE, .act = ACT_COLD_START,
       .help = "Drop the heap that another goallocd has left, if there is one, and make a new one" },
     { .name = "check-takeover", .section = SECTION_NONE, .act = ACT_CHECK_TAKEOVER,
-      .help = "Do not serve. Look whether this goallocd would take over the heap that is served at --socket, or held in "
-              "--state-dir, change nothing, and say so: exit status 0 if it would, or if there is none; 3 if not; 1 if "
+      .help = "Do not serve. Look whether this goallocd would take over the heap that is served at --socket, or held "
+              "in --state-dir, change nothing, and say so: exit status 0 if it would, or if there is none; 3 if not; 1 if "
               "that can't be found out" },
     { .name = "reserve", .arg = "SIZE", .key = 'r', .section = SECTION_MEMORY, .kind = KIND_RESERVE, .preset = "64G",
       FIELD(reserve_bytes),

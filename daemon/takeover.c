@@ -44,7 +44,8 @@ static int judge(const owner *o)
     char why[VERSION_TEXT_BYTES];
 
     if (version_check(&o->heap, own, VERSION_SERVES) == 0) {
-        (void)fprintf(stderr, "goallocd: goallocd " GOALLOC_VERSION " (layout %u.%u) would take over %s (layout %u.%u)\n",
+        (void)fprintf(stderr,
+                      "goallocd: goallocd " GOALLOC_VERSION " (layout %u.%u) would take over %s (layout %u.%u)\n",
                       own->major, own->minor, o->name, o->heap.major, o->heap.minor);
         return TAKEOVER_YES;
     }

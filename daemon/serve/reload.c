@@ -16,8 +16,8 @@
  * threads commit memory, and the loop does not end before they are through. A thread that hangs keeps those who have
  * asked waiting, and nobody else; when the daemon stops, it is left to itself (abandoned), and ends with the process.
  *
- * Of a request to reload nothing is left in the heap. Wherever a daemon dies in it, the next one reads the files anew. One
- * that is wrong keeps that daemon from starting, so the log says that, too.
+ * Of a request to reload nothing is left in the heap. Wherever a daemon dies in it, the next one reads the files anew.
+ * One that is wrong keeps that daemon from starting, so the log says that, too.
  *
  * Who has more than a limit that was lowered keeps it, and gets no more until it has less: nobody's connection, session
  * or memory is taken away (a connection that has more bytes unread than it may is closed when it gets another one).
