@@ -29,8 +29,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include "proto/keeper.h"
 #include "shm/units.h"
 
 #define FILE_BYTES_MAX (MIB)
@@ -408,6 +410,18 @@ static void add_commandline(const options *from, options *o, config_mistakes *mi
     o->filter = from->filter;
 }
 
+/* A path of which a Unix socket is made, with that name in it: the kernel has room for so many bytes. */
+static void check_socket_path(const options *o, const char *key, const char *name, config_mistakes *mistakes)
+{
+    const option_value *value = &o->values[option_find(key)];
+    size_t most = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1 - strlen(name);
+
+    if (value->text != NULL && strlen(value->text) > most)
+        add_mistake(mistakes, value->origin != NULL ? value->origin : "default", 0,
+                    "%s: the path has %zu bytes, and for a Unix socket it may have %zu", key, strlen(value->text),
+                    most);
+}
+
 bool config_load(const config_source *source, options *ret, config_mistakes *ret_mistakes)
 {
     char why[OPTION_WHY_BYTES];
@@ -421,6 +435,8 @@ bool config_load(const config_source *source, options *ret, config_mistakes *ret
     }
     read_files(source, &o, ret_mistakes);
     add_commandline(&source->commandline, &o, ret_mistakes);
+    check_socket_path(&o, "socket", "", ret_mistakes);
+    check_socket_path(&o, "state-dir", "/" KEEPER_SOCKET, ret_mistakes);
     if (ret_mistakes->n == 0 && !options_look_up(&o, why))
         add_wrong_value(ret_mistakes, "configuration", 0, "default", why);
     if (ret_mistakes->n == 0 && !options_agree(&o, why))

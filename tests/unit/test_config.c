@@ -179,6 +179,25 @@ static void load_of_a_list_passes_over_blanks_around_its_names(void **state)
     assert_true(p->o.access.uids.ids[0] == 0 && p->o.access.uids.ids[1] == 7 && p->o.access.uids.ids[2] == 8);
 }
 
+static void load_of_a_path_too_long_for_a_socket_names_its_line(void **state)
+{
+    place *p = *state;
+    char text[256];
+    char why[OPTION_WHY_BYTES];
+
+    (void)snprintf(text, sizeof(text), "[goallocd]\nsocket = /%0106d\nstate-dir = /%094d\n", 1, 1);
+    write_file(p, text);
+    must_load(p);
+    (void)snprintf(text, sizeof(text), "[goallocd]\nsocket = /%0107d\n", 1);
+    write_file(p, text);
+    assert_mistake(p, "/c:2: socket: the path has 108 bytes, and for a Unix socket it may have 107");
+    assert_true(option_set(&p->source.commandline, option_find("socket"), "/run/s", "command line", false, why));
+    must_load(p);
+    (void)snprintf(text, sizeof(text), "[goallocd]\nstate-dir = /%095d\n", 1);
+    write_file(p, text);
+    assert_mistake(p, "/c:2: state-dir: the path has 96 bytes, and for a Unix socket it may have 95");
+}
+
 static void load_lets_the_command_line_win(void **state)
 {
     char why[OPTION_WHY_BYTES];
@@ -280,11 +299,11 @@ static void load_of_a_long_line_refuses_it(void **state)
     place *p = *state;
 
     for (size_t len = 100; len < sizeof(text) - 20; len = len < 300 ? len + 1 : len * 2) {
-        size_t n = (size_t)snprintf(text, sizeof(text), "[goallocd]\nsocket = ");
+        size_t n = (size_t)snprintf(text, sizeof(text), "[access]\nallow-uid = ");
         size_t first = n;
 
-        memset(text + n, 'x', len - 9);
-        n += len - 9;
+        memset(text + n, '0', len - 12);
+        n += len - 12;
         (void)snprintf(text + n, sizeof(text) - n, "\n[memory]\nmemory-limit = 1G\n");
         write_file(p, text);
         if (len > 198) {
@@ -292,8 +311,8 @@ static void load_of_a_long_line_refuses_it(void **state)
             continue;
         }
         must_load(p);
-        assert_int_equal(strlen(p->o.socket_path), len - 9);
-        assert_memory_equal(p->o.socket_path, text + first, len - 9);
+        assert_int_equal(strlen(text_of(p, "allow-uid")), len - 12);
+        assert_memory_equal(text_of(p, "allow-uid"), text + first, len - 12);
         assert_true(p->o.memory_limit_bytes == GIB);
     }
 }
@@ -595,6 +614,7 @@ int main(void)
         PLACE_TEST(load_of_forms_of_text_reads_the_same),
         PLACE_TEST(load_of_a_directory_takes_the_last_of_names_in_order),
         PLACE_TEST(load_of_a_list_passes_over_blanks_around_its_names),
+        PLACE_TEST(load_of_a_path_too_long_for_a_socket_names_its_line),
         PLACE_TEST(load_lets_the_command_line_win),
         PLACE_TEST(load_of_values_that_contradict_says_so),
         PLACE_TEST(load_of_a_wrong_line_says_which_and_why),
