@@ -163,9 +163,19 @@ static void end_line(reader *r)
     r->expects_value = false;
 }
 
+/* Without a comment that begins with # behind a blank; libinih knows those with ; itself. */
+static size_t without_comment(const char *text, size_t len)
+{
+    for (size_t i = 1; i < len; i++) {
+        if (text[i] == '#' && is_blank(text[i - 1]))
+            return i;
+    }
+    return len;
+}
+
 /*
  * libinih's reader, which gets one line each time, without what it need not see: blanks before it (which would make it
- * go on with the line before), a CR behind it, lines that are wrong.
+ * go on with the line before), a CR or a comment behind it, lines that are wrong.
  */
 static char *next_line(char *to, int size, void *data)
 {
@@ -185,6 +195,7 @@ static char *next_line(char *to, int size, void *data)
             len--;
         if (len == 0 || *text == '#' || *text == ';')
             continue;
+        len = without_comment(text, len);
         if (has_control(text, len)) {
             mistake(r, "a NUL byte or another control character: this is no line of text");
             continue;
@@ -485,8 +496,9 @@ static bool can_be_written(const option_row *row, const char *text)
     size_t len = strlen(text);
 
     return (row->adds || strlen(row->name) + len < KEY_COLUMNS) && !has_control(text, len) &&
-           (len == 0 || (!is_blank(text[0]) && !is_blank(text[len - 1]) && text[0] != ';')) &&
-           strstr(text, " ;") == NULL && strstr(text, "\t;") == NULL;
+           (len == 0 || (!is_blank(text[0]) && !is_blank(text[len - 1]) && text[0] != ';' && text[0] != '#')) &&
+           strstr(text, " ;") == NULL && strstr(text, "\t;") == NULL && strstr(text, " #") == NULL &&
+           strstr(text, "\t#") == NULL;
 }
 
 static void print_row(const options *o, unsigned which, bool sample, FILE *out)
@@ -514,7 +526,7 @@ void config_print(const options *o, bool sample, FILE *out)
                "the command line wins over all. 'goallocd --check-config' says what is wrong, and 'goallocctl "
                "reload' has a running goallocd take what it can.", out);
     print_help("SIZE: a number, and K, M, G or T for powers of 1024 (512M, 64G). TIME: a number and us, ms, s or min "
-               "(250us, 100ms, 5s). A comment begins with #; also with ; behind a blank.", out);
+               "(250us, 100ms, 5s). A comment begins with # or ;, first in the line or behind a blank.", out);
     for (unsigned section = 0; section < SECTIONS; section++) {
         (void)fprintf(out, "\n[%s]\n", option_section_name((enum option_section)section));
         for (unsigned i = 0; i < options_count(); i++) {

@@ -136,6 +136,7 @@ static void load_of_forms_of_text_reads_the_same(void **state)
         "\xef\xbb\xbf[memory]\r\nmemory-limit=512M\r\nmax-memory : 1 GiB", /* BOM, CRLF, no newline at the end */
         "# no\n; no\n\n  [memory] # yes\n\tmemory-limit\t= 536870912 ; bytes\n      max-memory = 1024MB  \n",
         "[memory]\nmax-memory = 1G\n[log]\n[memory]\nmemory-limit = 0512M\n",
+        "[memory]\nmax-memory = 1G      # K, M, G, T\nmemory-limit = 512M\t# ; # [x]\n",
     };
     place *p = *state;
 
@@ -517,18 +518,19 @@ static void print_of_all_values_loads_to_the_same(void **state)
 
 static void print_of_what_no_file_can_say_says_so(void **state)
 {
-    static const char *const paths[] = { "/tmp/a ;b", " /tmp/a", "/tmp/\n", ";" };
+    static const char *const paths[] = { "/tmp/a ;b", " /tmp/a", "/tmp/\n", ";", "#", "/tmp/a #b" };
     char why[OPTION_WHY_BYTES];
     char longest[400];
     place *p = *state;
 
     memset(longest, 'x', sizeof(longest) - 1);
     longest[sizeof(longest) - 1] = '\0';
-    for (size_t i = 0; i < 5; i++) {
+    for (size_t i = 0; i <= sizeof(paths) / sizeof(paths[0]); i++) {
+        const char *path = i < sizeof(paths) / sizeof(paths[0]) ? paths[i] : longest;
         char *text;
 
-        assert_true(option_set(&p->source.commandline, option_find("socket"), i < 4 ? paths[i] : longest,
-                               "command line", false, why));
+        assert_true(option_set(&p->source.commandline, option_find("socket"), path, "command line", false,
+                               why));
         text = print(&p->source.commandline, false);
         assert_non_null(strstr(text, "# what it is can't be said in a file\n"));
         assert_null(strstr(text, "\nsocket ="));
