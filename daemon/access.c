@@ -33,6 +33,7 @@
 #define NAME_BYTES        256u
 #define NAME_RECORD_BYTES (1024u * 1024u) /* of a user or a group with all its members */
 #define NOBODYS_NAME      "goallocd-nobody"
+#define BLANKS            " \t" /* around a name in a list */
 
 /* --- the lists --- */
 
@@ -66,9 +67,13 @@ static bool find_id(const char *name, bool groups, uint32_t *ret)
 int access_list_add(access_list *list, const char *text, bool groups, const char **ret_wrong, int *ret_bytes)
 {
     for (;;) {
-        size_t len = strcspn(text, ",");
+        size_t len;
         char name[NAME_BYTES] = "";
 
+        text += strspn(text, BLANKS);
+        len = strcspn(text, ",");
+        while (len > 0 && strchr(BLANKS, text[len - 1]) != NULL)
+            len--;
         *ret_wrong = text;
         *ret_bytes = (int)(len < INT_MAX ? len : INT_MAX);
         if (list->nids == ACCESS_IDS_MAX)
@@ -79,9 +84,10 @@ int access_list_add(access_list *list, const char *text, bool groups, const char
         if (!find_id(name, groups, &list->ids[list->nids]))
             return ACCESS_E_UNKNOWN;
         list->nids++;
-        if (text[len] == '\0')
+        text += len + strspn(text + len, BLANKS);
+        if (*text == '\0')
             return 0;
-        text += len + 1;
+        text++;
     }
 }
 

@@ -30,8 +30,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include "proto/keeper.h"
 #include "shm/units.h"
 
 #define FILE_BYTES_MAX (MIB)
@@ -184,9 +186,19 @@ static void end_line(reader *r)
     r->expects_value = false;
 }
 
+/* Without a comment that begins with # behind a blank; libinih knows those with ; itself. */
+static size_t without_comment(const char *text, size_t len)
+{
+    for (size_t i = 1; i < len; i++) {
+        if (text[i] == '#' && is_blank(text[i - 1]))
+            return i;
+    }
+    return len;
+}
+
 /*
  * libinih's reader, which gets one line each time, without what it need not see: blanks before it (which would make it
- * go on with the line before), a CR behind it, lines that are wrong.
+ * go on with the line before), a CR or a comment behind it, lines that are wrong.
  */
 static char *next_line(char *to, int size, void *data)
 {
@@ -206,6 +218,7 @@ static char *next_line(char *to, int size, void *data)
             len--;
         if (len == 0 || *text == '#' || *text == ';')
             continue;
+        len = without_comment(text, len);
         if (has_control(text, len)) {
             mistake(r, "a NUL byte or another control character: this is no line of text");
             continue;
@@ -235,10 +248,11 @@ static bool may_stand(reader *r, const char *key, unsigned which)
 
     if (row != NULL && row->section == SECTION_NONE)
         mistake(r, "'%s' is for the command line alone", row->name);
-    else if (!r->in_section)
-        mistake(r, "'%.64s' stands before the first [SECTION]", key);
     else if (row == NULL)
         mistake(r, "there is no key '%.64s'", key);
+    else if (!r->in_section)
+        mistake(r, "'%s' stands before the first [SECTION]; it belongs into [%s]", row->name,
+                option_section_name(row->section));
     else if (row->section != r->section)
         mistake(r, "'%s' belongs into the section [%s]", row->name, option_section_name(row->section));
     else if (r->lines[which] != 0 && !row->adds)
@@ -430,6 +444,18 @@ static void add_commandline(const options *from, options *o, config_mistakes *mi
     o->filter = from->filter;
 }
 
+/* A path of which a Unix socket is made, with that name in it: the kernel has room for so many bytes. */
+static void check_socket_path(const options *o, const char *key, const char *name, config_mistakes *mistakes)
+{
+    const option_value *value = &o->values[option_find(key)];
+    size_t most = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1 - strlen(name);
+
+    if (value->text != NULL && strlen(value->text) > most)
+        add_mistake(mistakes, value->origin != NULL ? value->origin : "default", 0,
+                    "%s: the path has %zu bytes, and for a Unix socket it may have %zu", key, strlen(value->text),
+                    most);
+}
+
 bool config_load(const config_source *source, options *ret, config_mistakes *ret_mistakes)
 {
     char why[OPTION_WHY_BYTES];
@@ -443,6 +469,8 @@ bool config_load(const config_source *source, options *ret, config_mistakes *ret
     }
     read_files(source, &o, ret_mistakes);
     add_commandline(&source->commandline, &o, ret_mistakes);
+    check_socket_path(&o, "socket", "", ret_mistakes);
+    check_socket_path(&o, "state-dir", "/" KEEPER_SOCKET, ret_mistakes);
     if (ret_mistakes->n == 0 && !options_look_up(&o, why))
         add_wrong_value(ret_mistakes, "configuration", 0, "default", why);
     if (ret_mistakes->n == 0 && !options_agree(&o, why))
@@ -491,8 +519,9 @@ static bool can_be_written(const option_row *row, const char *text)
     size_t len = strlen(text);
 
     return (row->adds || strlen(row->name) + len < KEY_COLUMNS) && !has_control(text, len) &&
-           (len == 0 || (!is_blank(text[0]) && !is_blank(text[len - 1]) && text[0] != ';')) &&
-           strstr(text, " ;") == NULL && strstr(text, "\t;") == NULL;
+           (len == 0 || (!is_blank(text[0]) && !is_blank(text[len - 1]) && text[0] != ';' && text[0] != '#')) &&
+           strstr(text, " ;") == NULL && strstr(text, "\t;") == NULL && strstr(text, " #") == NULL &&
+           strstr(text, "\t#") == NULL;
 }
 
 static void print_row(const options *o, unsigned which, bool sample, FILE *out)
@@ -524,7 +553,7 @@ void config_print(const options *o, bool sample, FILE *out)
                    "goallocd take what it can.", config_own_path());
     print_help(files, out);
     print_help("SIZE: a number, and K, M, G or T for powers of 1024 (512M, 64G). TIME: a number and us, ms, s or min "
-               "(250us, 100ms, 5s). A comment begins with #; also with ; behind a blank.", out);
+               "(250us, 100ms, 5s). A comment begins with # or ;, first in the line or behind a blank.", out);
     for (unsigned section = 0; section < SECTIONS; section++) {
         (void)fprintf(out, "\n[%s]\n", option_section_name((enum option_section)section));
         for (unsigned i = 0; i < options_count(); i++) {

@@ -3,7 +3,7 @@
  *
  * Called by main(). Options may stand before and behind the command, as they always could. --help is not argp's, since
  * it depends on the command. A wrong command line ends with status 2, a sentence on stderr and, with --json, the error
- * as an object on stdout: also where argp itself complains, which is noticed when the program exits.
+ * as an object on stdout: also where argp itself complains. Its words are heard, and said when the program exits.
  */
 #include "client/ctl/cmdline.h"
 
@@ -29,6 +29,40 @@ typedef struct parse {
 
 /* --- wrong ones --- */
 
+/* What argp says on stderr, to be said as every other error is. glibc's stderr is a variable. */
+static struct {
+    FILE *terminal; /* stderr itself; NULL: nothing is heard */
+    char *text;
+    size_t len;
+    const char *program; /* argp's words begin with it, and ": " */
+} heard;
+
+static void hear(const char *program)
+{
+    FILE *stream = open_memstream(&heard.text, &heard.len);
+
+    if (stream == NULL)
+        return;
+    heard.program = program;
+    heard.terminal = stderr;
+    stderr = stream;
+}
+
+static void hear_no_more(void)
+{
+    if (heard.terminal == NULL)
+        return;
+    (void)fclose(stderr);
+    stderr = heard.terminal;
+    heard.terminal = NULL;
+}
+
+static void say_wrong(const char *text)
+{
+    (void)ctl_fail(CTL_E_USAGE, 0, "%s", text);
+    (void)fputs("Try 'goallocctl --help' or 'goallocctl help COMMAND'.\n", stderr);
+}
+
 __attribute__((noreturn, format(printf, 1, 2))) static void wrong(const char *format, ...)
 {
     char text[1024];
@@ -37,17 +71,26 @@ __attribute__((noreturn, format(printf, 1, 2))) static void wrong(const char *fo
     va_start(args, format);
     (void)vsnprintf(text, sizeof(text), format, args);
     va_end(args);
-    (void)ctl_fail(CTL_E_USAGE, 0, "%s", text);
-    (void)fputs("Try 'goallocctl --help' or 'goallocctl help COMMAND'.\n", stderr);
+    hear_no_more();
+    say_wrong(text);
     exit(CTL_USAGE);
 }
 
-/* argp has found an error by itself and told it on stderr. */
+/* argp has found an error by itself. Its first line is what is wrong. */
 static void on_end(int status, void *data)
 {
+    const char *text;
+
     (void)data;
-    if (status == CTL_USAGE && !ctl_has_failed())
-        (void)ctl_fail(CTL_E_USAGE, 0, "the command line is wrong");
+    hear_no_more();
+    if (status == CTL_USAGE && !ctl_has_failed()) {
+        text = heard.text == NULL ? "" : strtok(heard.text, "\n");
+        if (text != NULL && heard.program != NULL && strncmp(text, heard.program, strlen(heard.program)) == 0)
+            text += strlen(heard.program) + strspn(text + strlen(heard.program), ": ");
+        say_wrong(text == NULL || text[0] == '\0' ? "the command line is wrong" : text);
+    }
+    free(heard.text);
+    heard.text = NULL;
 }
 
 /* --- values --- */
@@ -214,11 +257,15 @@ static void fill_options(struct argp_option ret[OPTIONS_MAX + 2])
 /* What the command can't take. */
 static void check(const parse *p, const command *c)
 {
-    const arguments *args = p->args;
+    arguments *args = p->args;
 
     for (size_t i = 0; option_rows[i].name != NULL; i++) {
         if (p->given[i] && !command_has(c, &option_rows[i]))
             wrong("%s has no option --%s (it is for: %s)", c->name, option_rows[i].name, option_rows[i].commands);
+    }
+    if (args->by_group && args->group == NULL && args->nwords == 1 && c->words_max == 0) { /* --group NAME */
+        args->group = args->words[--args->nwords];
+        args->by_group = false;
     }
     if (args->nwords > c->words_max)
         wrong("'%s': %s takes %s", args->words[c->words_max], c->name,
@@ -245,7 +292,9 @@ const command *cmdline_parse(int argc, char **argv, arguments *ret)
     (void)on_exit(on_end, NULL);
     argp_err_exit_status = CTL_USAGE;
     fill_options(options);
+    hear(argv[0]);
     (void)argp_parse(&argp, argc, argv, ARGP_NO_HELP, NULL, &p);
+    hear_no_more();
     c = p.command == NULL ? NULL : command_named(p.command);
     if (p.help && (p.command == NULL || c != NULL)) {
         help_show(c, ret->json);

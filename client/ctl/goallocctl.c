@@ -204,13 +204,13 @@ static int ask_and_show(command *c, arguments *args, json_t *object)
     int status = CTL_OK;
     bool whole = true;
 
-    if (object == NULL && c->heading != NULL)
-        (void)fputs(c->heading, stdout);
-    for (bool more = true; whole && more;) {
+    for (bool more = true, first = true; whole && more; first = false) {
         const Goallocd__Reply *reply = ask(&args->who, &c->request, c->kind);
 
         if (reply == NULL)
             return ask_failed(&args->who);
+        if (first && object == NULL && c->heading != NULL)
+            (void)fputs(c->heading, stdout);
         more = c->next != NULL && c->next(&c->request, reply);
         if (c->asks || c->steps)
             args->who.until = deadline_in(args->who.timeout_ms);

@@ -6,6 +6,7 @@
  */
 #include "client/ctl/help.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,12 +167,14 @@ void help_show(const command *c, bool json)
 {
     if (json) {
         if (!show_json(c))
-            exit(ctl_fail(CTL_E_MEMORY, 0, "out of memory"));
+            exit(ctl_fail(CTL_E_MEMORY, 0, "out of memory, or stdout can't be written"));
     } else if (c == NULL) {
         show_all();
     } else {
         show_one(c);
     }
+    if (fflush(stdout) != 0)
+        exit(ctl_fail(CTL_E_OUTPUT, 0, "stdout: %s", strerror(errno)));
 }
 
 int help_run(const arguments *args)

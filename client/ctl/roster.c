@@ -150,13 +150,19 @@ void roster_filter(roster *r, const char *group, bool live)
     r->n = n;
 }
 
+/* Whose group it is; sessions without one are put together by their own user. */
+static uint32_t owner_of(const roster_row *row)
+{
+    return row->group[0] == '\0' ? row->uid : row->group_uid;
+}
+
 static int compare_groups(const void *a, const void *b)
 {
     const roster_row *one = a;
     const roster_row *other = b;
     int by_name = strcmp(one->group, other->group);
 
-    return by_name != 0 ? by_name : (one->group_uid > other->group_uid) - (one->group_uid < other->group_uid);
+    return by_name != 0 ? by_name : (owner_of(one) > owner_of(other)) - (owner_of(one) < owner_of(other));
 }
 
 void roster_group(roster *r)
@@ -170,7 +176,7 @@ void roster_group(roster *r)
         roster_row *sum = n > 0 && compare_groups(&r->rows[n - 1], row) == 0 ? &r->rows[n - 1] : NULL;
 
         if (sum == NULL) {
-            row->uid = row->group_uid;
+            row->uid = owner_of(row);
             row->label[0] = '\0';
             row->session = row->epoch = row->pid = row->state = 0;
             r->rows[n++] = *row;

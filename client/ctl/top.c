@@ -3,7 +3,7 @@
  *
  * One look: 1. Stats, for which the daemon counts the objects of each session's spans on the way; 2. the list of open
  * sessions, which has these counts. Refills a second are what has been added since the look before. So the first look
- * shows nothing, and --once takes two of them, an interval apart.
+ * prints nothing, and --once takes two of them, an interval apart; on a terminal it is shown at once, without rates.
  *
  * On a terminal the table takes the whole of it (screen.c), and keys change what it shows at once, from the last look;
  * else it is printed, a table an interval, or as JSON an object a line. A daemon that goes away is waited for: the last
@@ -404,9 +404,10 @@ static bool obey(int c)
 
 static int show_screen(void)
 {
-    uint64_t next_ms = now_ms();
+    uint64_t next_ms = now_ms() + (uint64_t)top.args->interval_ms;
     uint32_t n = 0;
 
+    draw();
     while (top.args->count == 0 || n < top.args->count) {
         uint64_t now = now_ms();
         int c;

@@ -11,9 +11,9 @@
  * own, asked for one by one.
  *
  * Threads: everything here is thread-safe. Nothing here is async-signal-safe, except goalloc_contains(),
- * goalloc_offset(), goalloc_pointer(), goalloc_is_current() and goalloc_version(); nor may a signal handler that has interrupted one of
- * the others fork. A thread can be cancelled (deferred) in any of these functions; if it waits for the daemon, the
- * cancellation acts after the call, unless that says otherwise.
+ * goalloc_offset(), goalloc_pointer(), goalloc_is_current() and goalloc_version(); nor may a signal handler that has
+ * interrupted one of the others fork. A thread can be cancelled (deferred) in any of these functions; if it waits for
+ * the daemon, the cancellation acts after the call, unless that says otherwise.
  *
  * Forks: the child has the mapping too, so objects stay valid on both sides, and it becomes a client of its own at its
  * next call that needs the daemon. fork() waits for nobody. Children made by _Fork() or clone(), which call no handlers

@@ -54,7 +54,7 @@
 #define RESCUE_NS        UINT64_C(20000000)
 
 const answer leasing_no_memory = { ENOMEM, "the system has no memory for the heap" };
-const answer leasing_exhausted = { ENOSPC, "the arena has no free pages in a row that are enough" };
+const answer leasing_exhausted = { ENOSPC, "the arena (--reserve) has no free pages in a row that are enough" };
 const answer leasing_max_reached = { ENOMEM, "the heap has all the memory that --max-memory allows it" };
 const answer leasing_limit_reached = { EAGAIN, "the memory limit is reached: give back what is idle, and insist" };
 
@@ -223,7 +223,9 @@ static void note_refused(client *c, uint64_t npages, answer why)
     subject = session_subject(s);
     users_refused_by(&srv->users, c->peer.user, what, &subject, uv_now(&srv->loop),
                      "asks for %llu KiB more and holds %llu KiB: %s", (unsigned long long)(npages * PAGE_BYTES / KIB),
-                     (unsigned long long)(s->lessee.nheld_pages * PAGE_BYTES / KIB), why.message);
+                     (unsigned long long)(s->lessee.nheld_pages * PAGE_BYTES / KIB),
+                     what == REFUSAL_MEMORY_LIMIT ? "the memory limit is reached, and it is asked for what is idle"
+                                                  : why.message);
     if (what == REFUSAL_MEMORY_LIMIT)
         tell_over_limit(srv);
 }

@@ -33,6 +33,8 @@ const char *refusal_name(enum refusal what)
         [REFUSAL_MEMORY_LIMIT - LIMITS] = "memory-limit",
         [REFUSAL_SYSTEM - LIMITS] = "system",
         [REFUSAL_TABLE - LIMITS] = "table",
+        [REFUSAL_ACCESS - LIMITS] = "access",
+        [REFUSAL_VERSION - LIMITS] = "version",
     };
 
     return (unsigned)what < LIMITS ? limit_row_of((enum limit)what)->name : names[(unsigned)what - LIMITS];
@@ -62,7 +64,7 @@ static void close_episode(refusal_log *log, refusals *of, enum refusal what)
     if (e->nmore > 0)
         log_client_event(LOG_EVENT_REFUSED_MORE,
                          &(log_subject){ .has_uid = true, .uid = of->uid, .limit = refusal_name(what) },
-                         "limit %s: refused %u more in the last %u s", refusal_name(what), e->nmore, seconds);
+                         "limit %s: refused %u more within %u s", refusal_name(what), e->nmore, seconds);
     of->open &= ~(1u << what);
     if (of->open == 0)
         DL_DELETE(log->open, of);

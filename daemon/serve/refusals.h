@@ -15,6 +15,8 @@ enum refusal {
     REFUSAL_MEMORY_LIMIT, /* the client is asked to give back what is idle first */
     REFUSAL_SYSTEM,       /* the system has no memory */
     REFUSAL_TABLE,        /* sessions, groups, descriptors: there are no more */
+    REFUSAL_ACCESS,       /* who asks may not: attach, or control */
+    REFUSAL_VERSION,      /* the client's library knows another layout, or protocol */
     REFUSALS
 };
 

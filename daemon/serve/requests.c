@@ -41,12 +41,12 @@ static void say_of_session(enum log_event kind, const session *s, const char *wh
     log_client_event(kind, &subject, "%s", what);
 }
 
-/* There is no more of what all share: for the log. */
-static void note_table_full(client *c, const char *why)
+/* What no limit has refused, and not for want of memory: for the log. */
+static void note_refused_by(client *c, enum refusal what, const char *why)
 {
     const log_subject subject = client_subject(c);
 
-    users_refused_by(&client_service(c)->users, c->peer.user, REFUSAL_TABLE, &subject, uv_now(c->peer.host->loop),
+    users_refused_by(&client_service(c)->users, c->peer.user, what, &subject, uv_now(c->peer.host->loop),
                      "refused: %s", why);
 }
 
@@ -132,7 +132,7 @@ static answer reattach(client *c, const Goallocd__Request *request)
 /* No descriptor, or no room, is left for a session: the peer is told, and gives back its own descriptor. */
 static answer refuse_late(client *c, uint64_t id, const char *why)
 {
-    note_table_full(c, why);
+    note_refused_by(c, REFUSAL_TABLE, why);
     reply_answer(&c->peer, id, (answer){ EUSERS, why });
     peer_close(&c->peer);
     return ANSWER_GIVEN;
@@ -651,12 +651,27 @@ static bool is_of_limit(answer a)
     return false;
 }
 
-/* A request is refused something: who and why is for the log, if it is for want of something. */
+/* What the answer says that stands in the way; REFUSALS: neither rights, nor versions, nor a table that is full. */
+static enum refusal refusal_of(const Goallocd__Request *request, answer a)
+{
+    bool attaches = request->op_case == GOALLOCD__REQUEST__OP_ATTACH;
+    bool controls = request->op_case == GOALLOCD__REQUEST__OP_RELOAD || handlers[kind_of(request)].control != NULL;
+
+    if ((attaches && a.error == EACCES) || (controls && a.error == EPERM))
+        return REFUSAL_ACCESS;
+    if (attaches && (a.error == ENOEXEC || a.error == EPROTONOSUPPORT))
+        return REFUSAL_VERSION;
+    return (a.error == EUSERS || a.error == EDQUOT) && !is_of_limit(a) ? REFUSAL_TABLE : REFUSALS;
+}
+
+/* A request is refused something: who and why is for the log, unless it is the request that is wrong. */
 static void note_refused(client *c, const Goallocd__Request *request, answer a)
 {
+    enum refusal what = refusal_of(request, a);
+
     leasing_note_refused(c, request, a);
-    if ((a.error == EUSERS || a.error == EDQUOT) && !is_of_limit(a))
-        note_table_full(c, a.message);
+    if (what != REFUSALS)
+        note_refused_by(c, what, a.message);
 }
 
 bool requests_handle(peer *p, const Goallocd__Request *request)

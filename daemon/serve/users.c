@@ -298,7 +298,7 @@ void users_refused_by(users *u, user *who, enum refusal what, const log_subject 
     (void)vsnprintf(text, sizeof(text), format, args);
     va_end(args);
     limited.limit = refusal_name(what);
-    log_client_event(what == REFUSAL_TABLE ? LOG_EVENT_CLIENT_REFUSED : LOG_EVENT_GROWTH_REFUSED, &limited, "%s", text);
+    log_client_event(what >= REFUSAL_TABLE ? LOG_EVENT_CLIENT_REFUSED : LOG_EVENT_GROWTH_REFUSED, &limited, "%s", text);
 }
 
 /* --- looking --- */

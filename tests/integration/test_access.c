@@ -89,6 +89,8 @@ static void attach_by_lists_lets_in_who_is_in_one(void **state)
 
     pay_visits(open_house(state), visits, sizeof(visits) / sizeof(visits[0]));
     assert_true(fixture_is_clean(*state, 0));
+    assert_true(fixture_log_has(*state, " (uid " BOB "): refused: this user may not attach"));
+    assert_false(fixture_log_has(*state, "(uid " ALICE "): refused"));
 }
 
 static void attach_without_lists_lets_everybody_in(void **state)
@@ -154,6 +156,7 @@ static void control_is_for_the_control_group(void **state)
     const fixture *f = open_house(state);
 
     assert_int_equal(child_run(f, try_control, &(person){ BOB_UID, 0 }), 0);
+    assert_true(fixture_log_has(f, " (uid " BOB "): refused: only root, the daemon's user and the control group may"));
     assert_int_equal(child_run(f, try_control, &(person){ BOB_UID, ADMINS_GID }), 0);
     assert_true(fixture_is_whole(f));
 }
@@ -242,6 +245,8 @@ static void sessions_of_others_have_no_pid_and_no_label(void **state)
     assert_int_equal(child_run(f, look_at_sessions, &(onlooker){ { ALICE_UID, 0 }, true, false }), 0);
     assert_int_equal(child_run(f, look_at_sessions, &(onlooker){ { BOB_UID, 0 }, false, true }), 0);
     assert_int_equal(child_run(f, look_at_sessions, &(onlooker){ { READ_GID, ADMINS_GID }, true, true }), 0);
+    assert_true(json_has(f, "sessions --group", "\"uid\": " ALICE)); /* in no group: by user */
+    assert_true(json_has(f, "sessions --group", "\"uid\": " BOB));
     (void)kill(alice, SIGCONT);
     (void)kill(bob, SIGCONT);
     assert_int_equal(child_wait(alice), 0);

@@ -74,6 +74,8 @@ static const struct {
     { "sessions", "sessions --live --sort held --reverse --rows 1", 0, false },
     { "sessions", "sessions --group", 0, false },
     { "sessions", "sessions --group=pool", 0, false },
+    { "sessions", "sessions --group pool", 0, false },
+    { "error", "sessions --group pool more", 2, false },
     { "leases", "leases", 0, false },
     { "leases", "leases 1 --rows 3", 0, false },
     { "leases", "leases --spans", 0, false },

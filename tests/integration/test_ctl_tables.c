@@ -414,13 +414,18 @@ static void a_wrong_command_line_is_refused_with_status_2(void **state)
         assert_string_equal(json_string_value(json_object_get(json_object_get(answer, "error"), "code")), "usage");
         json_decref(answer);
     }
+    assert_int_equal(fixture_ctl(&nowhere, (const char *const[]){ "--nothing --json 2>/dev/null", NULL }, out,
+                                 sizeof(out)), 2);
+    assert_non_null(strstr(out, "\"message\": \"unrecognized option '--nothing'\"")); /* argp's words */
+    assert_int_equal(fixture_ctl(&nowhere, (const char *const[]){ "sessions --sort 2>&1", NULL }, out, sizeof(out)), 2);
+    assert_int_equal(strncmp(out, "goallocctl: option '--sort' requires", 36), 0);
     assert_int_equal(fixture_ctl(&nowhere, (const char *const[]){ "watch x 2>&1", NULL }, out, sizeof(out)), 2);
     assert_non_null(strstr(out, "live_bytes")); /* the list */
 }
 
 static void a_socket_that_nobody_serves_has_a_status_of_its_own(void **state)
 {
-    static const char *const commands[] = { "ping", "stats", "top --once", "watch live_bytes", "drop --yes" };
+    static const char *const commands[] = { "ping", "stats", "top --once", "watch live_bytes", "drop --yes", "limits" };
     static char out[OUT_BYTES];
     fixture nowhere;
 
@@ -434,6 +439,9 @@ static void a_socket_that_nobody_serves_has_a_status_of_its_own(void **state)
         answer = json_loads(out, 0, NULL);
         assert_string_equal(json_string_value(json_object_get(json_object_get(answer, "error"), "code")), "no-daemon");
         json_decref(answer);
+        assert_int_equal(fixture_ctl(&nowhere, (const char *const[]){ commands[i], "2>/dev/null", NULL }, out,
+                                     sizeof(out)), 3);
+        assert_string_equal(out, ""); /* no heading of a table that does not come */
     }
 }
 

@@ -266,7 +266,7 @@ static void full_arena_is_a_line_at_once_and_one_at_the_end(void **state)
     assert_true(datagram_has(&d, "PRIORITY", "4"));
     assert_non_null(datagram_value(&d, "GOALLOC_SESSION"));
     assert_non_null(strstr(datagram_value(&d, "MESSAGE"), "'): asks for 102")); /* 1024 KiB, and what is beside them */
-    assert_non_null(strstr(datagram_value(&d, "MESSAGE"), "the arena has no free pages"));
+    assert_non_null(strstr(datagram_value(&d, "MESSAGE"), "the arena (--reserve) has no free pages"));
     await_event(&s, "session-died", &d);
     drain(&s);
     assert_int_equal(*seen_of(&s, "growth-refused"), 1);

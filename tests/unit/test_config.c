@@ -136,6 +136,7 @@ static void load_of_forms_of_text_reads_the_same(void **state)
         "\xef\xbb\xbf[memory]\r\nmemory-limit=512M\r\nmax-memory : 1 GiB", /* BOM, CRLF, no newline at the end */
         "# no\n; no\n\n  [memory] # yes\n\tmemory-limit\t= 536870912 ; bytes\n      max-memory = 1024MB  \n",
         "[memory]\nmax-memory = 1G\n[log]\n[memory]\nmemory-limit = 0512M\n",
+        "[memory]\nmax-memory = 1G      # K, M, G, T\nmemory-limit = 512M\t# ; # [x]\n",
     };
     place *p = *state;
 
@@ -167,6 +168,35 @@ static void load_of_a_directory_takes_the_last_of_names_in_order(void **state)
     must_load(p);
     assert_true(p->o.memory_limit_bytes == 10 * GIB && p->o.access.uids.nids == 3);
     assert_string_equal(text_of(p, "allow-uid"), "1,2,3");
+}
+
+static void load_of_a_list_passes_over_blanks_around_its_names(void **state)
+{
+    place *p = *state;
+
+    write_file(p, "[access]\nallow-uid = root, 7 ,\t8\n");
+    must_load(p);
+    assert_int_equal(p->o.access.uids.nids, 3);
+    assert_true(p->o.access.uids.ids[0] == 0 && p->o.access.uids.ids[1] == 7 && p->o.access.uids.ids[2] == 8);
+}
+
+static void load_of_a_path_too_long_for_a_socket_names_its_line(void **state)
+{
+    place *p = *state;
+    char text[256];
+    char why[OPTION_WHY_BYTES];
+
+    (void)snprintf(text, sizeof(text), "[goallocd]\nsocket = /%0106d\nstate-dir = /%094d\n", 1, 1);
+    write_file(p, text);
+    must_load(p);
+    (void)snprintf(text, sizeof(text), "[goallocd]\nsocket = /%0107d\n", 1);
+    write_file(p, text);
+    assert_mistake(p, "/c:2: socket: the path has 108 bytes, and for a Unix socket it may have 107");
+    assert_true(option_set(&p->source.commandline, option_find("socket"), "/run/s", "command line", false, why));
+    must_load(p);
+    (void)snprintf(text, sizeof(text), "[goallocd]\nstate-dir = /%095d\n", 1);
+    write_file(p, text);
+    assert_mistake(p, "/c:2: state-dir: the path has 96 bytes, and for a Unix socket it may have 95");
 }
 
 static void load_lets_the_command_line_win(void **state)
@@ -203,7 +233,7 @@ static void load_of_a_wrong_line_says_which_and_why(void **state)
     } wrong[] = {
         { "[memory]\nmemory-limits = 1G\n", "/c:2: there is no key 'memory-limits'" },
         { "[memory]\nallow-uid = 1\n", "/c:2: 'allow-uid' belongs into the section [access]" },
-        { "memory-limit = 1G\n", "/c:1: 'memory-limit' stands before the first [SECTION]" },
+        { "memory-limit = 1G\n", "/c:1: 'memory-limit' stands before the first [SECTION]; it belongs into [memory]" },
         { "\n[memry]\nmemory-limit = 1G\n", "/c:2: there is no section [memry]; there are [goallocd] [memory]" },
         { "[]\n", "/c:1: there is no section []" },
         { "[memory\n", "/c:1: a section is [NAME]" },
@@ -235,6 +265,9 @@ static void load_of_a_wrong_line_says_which_and_why(void **state)
         { "[access]\nallow-uid = root,no-such-user\n", "/c:2: allow-uid: 'no-such-user' is no user" },
         { "[access]\nallow-uid =\n", "/c:2: allow-uid: '' is no user" },
         { "[access]\nallow-gid = 1,,2\n", "/c:2: allow-gid: '' is no group" },
+        { "[access]\nallow-gid = 1, ,2\n", "/c:2: allow-gid: '' is no group" },
+        { "[access]\nallow-uid = root, no-such-user \n", "/c:2: allow-uid: 'no-such-user' is no user" },
+        { "[access]\nallow-uid = 1 2\n", "/c:2: allow-uid: '1 2' is no user" },
         { "[access]\ncontrol-group = no-such-group\n", "/c:2: control-group: 'no-such-group' is no group" },
         { "[access]\nroot-owner = true\n", "/c:2: root-owner: 'true' is not no or yes" },
         { "[log]\nlog-level = INFO\n", "/c:2: log-level: 'INFO' is not error, warn, info or debug" },
@@ -267,11 +300,11 @@ static void load_of_a_long_line_refuses_it(void **state)
     place *p = *state;
 
     for (size_t len = 100; len < sizeof(text) - 20; len = len < 300 ? len + 1 : len * 2) {
-        size_t n = (size_t)snprintf(text, sizeof(text), "[goallocd]\nsocket = ");
+        size_t n = (size_t)snprintf(text, sizeof(text), "[access]\nallow-uid = ");
         size_t first = n;
 
-        memset(text + n, 'x', len - 9);
-        n += len - 9;
+        memset(text + n, '0', len - 12);
+        n += len - 12;
         (void)snprintf(text + n, sizeof(text) - n, "\n[memory]\nmemory-limit = 1G\n");
         write_file(p, text);
         if (len > 198) {
@@ -279,8 +312,8 @@ static void load_of_a_long_line_refuses_it(void **state)
             continue;
         }
         must_load(p);
-        assert_int_equal(strlen(p->o.socket_path), len - 9);
-        assert_memory_equal(p->o.socket_path, text + first, len - 9);
+        assert_int_equal(strlen(text_of(p, "allow-uid")), len - 12);
+        assert_memory_equal(text_of(p, "allow-uid"), text + first, len - 12);
         assert_true(p->o.memory_limit_bytes == GIB);
     }
 }
@@ -485,18 +518,19 @@ static void print_of_all_values_loads_to_the_same(void **state)
 
 static void print_of_what_no_file_can_say_says_so(void **state)
 {
-    static const char *const paths[] = { "/tmp/a ;b", " /tmp/a", "/tmp/\n", ";" };
+    static const char *const paths[] = { "/tmp/a ;b", " /tmp/a", "/tmp/\n", ";", "#", "/tmp/a #b" };
     char why[OPTION_WHY_BYTES];
     char longest[400];
     place *p = *state;
 
     memset(longest, 'x', sizeof(longest) - 1);
     longest[sizeof(longest) - 1] = '\0';
-    for (size_t i = 0; i < 5; i++) {
+    for (size_t i = 0; i <= sizeof(paths) / sizeof(paths[0]); i++) {
+        const char *path = i < sizeof(paths) / sizeof(paths[0]) ? paths[i] : longest;
         char *text;
 
-        assert_true(option_set(&p->source.commandline, option_find("socket"), i < 4 ? paths[i] : longest,
-                               "command line", false, why));
+        assert_true(option_set(&p->source.commandline, option_find("socket"), path, "command line", false,
+                               why));
         text = print(&p->source.commandline, false);
         assert_non_null(strstr(text, "# what it is can't be said in a file\n"));
         assert_null(strstr(text, "\nsocket ="));
@@ -581,6 +615,8 @@ int main(void)
         PLACE_TEST(load_without_a_file_has_the_defaults),
         PLACE_TEST(load_of_forms_of_text_reads_the_same),
         PLACE_TEST(load_of_a_directory_takes_the_last_of_names_in_order),
+        PLACE_TEST(load_of_a_list_passes_over_blanks_around_its_names),
+        PLACE_TEST(load_of_a_path_too_long_for_a_socket_names_its_line),
         PLACE_TEST(load_lets_the_command_line_win),
         PLACE_TEST(load_of_values_that_contradict_says_so),
         PLACE_TEST(load_of_a_wrong_line_says_which_and_why),

@@ -72,7 +72,7 @@ static void episode_begins_once_and_tells_how_many_more_at_its_end(void **state)
     refusals_look(&log, now_ms + REFUSAL_QUIET_MS - 1);
     assert_string_equal(said(), "");
     refusals_look(&log, now_ms + REFUSAL_QUIET_MS);
-    assert_int_equal(count("warn: uid 77: limit arena: refused 41 more in the last 5 s\n"), 1);
+    assert_int_equal(count("warn: uid 77: limit arena: refused 41 more within 5 s\n"), 1);
     refusals_look(&log, now_ms + 3 * REFUSAL_QUIET_MS);
     assert_int_equal(count("\n"), 1);
     assert_null(log.open);
@@ -94,7 +94,7 @@ static void episode_without_end_is_told_each_minute(void **state)
     }
     refusals_end(&log, &of);
     assert_int_equal(nbegun, 5);
-    assert_int_equal(count("uid 77: limit uid-bytes: refused 119 more in the last 60 s\n"), 5);
+    assert_int_equal(count("uid 77: limit uid-bytes: refused 119 more within 60 s\n"), 5);
     assert_null(log.open);
 }
 
@@ -118,7 +118,7 @@ static void kinds_and_users_have_episodes_of_their_own(void **state)
     while (log.open != NULL)
         refusals_look(&log, 20000);
     /* Each of them has said its line, or it is counted by the log's quota. */
-    assert_true(count("limit system: refused 1 more in the last 1 s\n") >= 400);
+    assert_true(count("limit system: refused 1 more within 1 s\n") >= 400);
     assert_int_equal(count("limit arena"), 0);
 }
 
