@@ -180,7 +180,12 @@ check "nor does the socket" is_state goallocd.socket inactive
 check "no socket is left" in_box test ! -e /run/goallocd/goallocd.sock
 check "nothing of the heap is kept" test "$(property goallocd NFileDescriptorStore)" = 0
 check "the daemon has dropped it" grep -q "the heap is dropped" "$box_run/goallocd.log"
-check "the directory stays, and nothing in it" test -z "$(in_box ls -A /run/goallocd)"
+# One that a knock has started, and that the stop has ended before it served, leaves the file of its lock, without a lock.
+check "the directory stays, and nothing in it that is somebody's" in_box sh -c \
+    'cd /run/goallocd || exit 1
+    for file in $(ls -A); do
+        echo "$file" && [ "$file" = goallocd.sock.lock ] && flock -n "$file" true || exit 1
+    done'
 check "systemctl start" in_box systemctl start goallocd.service
 check "has made the socket, too" is_state goallocd.socket active
 in_box systemctl kill -s USR1 stale.service
