@@ -79,15 +79,18 @@ __attribute__((noreturn, format(printf, 1, 2))) static void wrong(const char *fo
 /* argp has found an error by itself. Its first line is what is wrong. */
 static void on_end(int status, void *data)
 {
-    const char *text;
+    const char *text = "";
 
     (void)data;
     hear_no_more();
     if (status == CTL_USAGE && !ctl_has_failed()) {
-        text = heard.text == NULL ? "" : strtok(heard.text, "\n");
-        if (text != NULL && heard.program != NULL && strncmp(text, heard.program, strlen(heard.program)) == 0)
+        if (heard.text != NULL) {
+            heard.text[strcspn(heard.text, "\n")] = '\0';
+            text = heard.text;
+        }
+        if (heard.program != NULL && strncmp(text, heard.program, strlen(heard.program)) == 0)
             text += strlen(heard.program) + strspn(text + strlen(heard.program), ": ");
-        say_wrong(text == NULL || text[0] == '\0' ? "the command line is wrong" : text);
+        say_wrong(text[0] == '\0' ? "the command line is wrong" : text);
     }
     free(heard.text);
     heard.text = NULL;

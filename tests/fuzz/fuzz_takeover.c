@@ -99,7 +99,7 @@ static void make_sessions(maker *m)
 
     FUZZ_CHECK(group_find_or_found(m->heap.groups, &family, &g) == 0);
     for (unsigned i = 0; i < NSESSIONS; i++) {
-        session_request request = { .flags = flags[i], .pid = 7 + i, .uid = i, .limit_bytes = i * 10 * PAGE_BYTES,
+        session_request request = { .flags = flags[i], .pid = 7 + i, .uid = i, .asked_bytes = i * 10 * PAGE_BYTES,
                                     .label = "left", .group = i == 2 || i == 3 ? g : NULL };
 
         FUZZ_CHECK(session_open(&m->table, &request, &m->sessions[i]) == 0);
