@@ -350,14 +350,20 @@ static void send_with_a_number(step *s)
 {
     Goallocd__LeaseList leases = GOALLOCD__LEASE_LIST__INIT;
     Goallocd__SessionList sessions = GOALLOCD__SESSION_LIST__INIT;
+    Goallocd__Leases of = GOALLOCD__LEASES__INIT;
     Goallocd__Settle settle = GOALLOCD__SETTLE__INIT;
     uint8_t how = fuzz_u8(s->in);
 
-    if (how % 3 == 0) {
+    if (how % 3 == 0 && how & 64) {
+        of.start = how & 128 ? 0 : any_page(s);
+        of.session = how & 32 ? s->w->clients[how >> 3 & 3].session : (uint32_t)fuzz_number(s->in);
+        SEND(s, LEASES, leases, &of);
+    } else if (how % 3 == 0) {
         leases.after = how & 128 ? 0 : any_page(s);
         SEND(s, LEASE_LIST, lease_list, &leases);
     } else if (how % 3 == 1) {
         sessions.start = how & 128 ? 0 : (uint32_t)fuzz_number(s->in);
+        sessions.live = how & 64;
         SEND(s, SESSION_LIST, session_list, &sessions);
     } else {
         settle.session = how & 128 ? s->w->clients[how >> 4 & 3].session : (uint32_t)fuzz_number(s->in);
@@ -371,6 +377,7 @@ static void send_limits(step *s)
     Goallocd__Limits ask = GOALLOCD__LIMITS__INIT;
     uint8_t how = fuzz_u8(s->in);
 
+    ask.nearest = how % 32 == 31;
     ask.start = how < 64 ? 0 : (uint32_t)fuzz_number(s->in) + (how < 128 ? 0 : how < 192 ? 4096 : 8192);
     SEND(s, LIMITS, limits, &ask);
 }
@@ -386,7 +393,7 @@ static void send_disconnect(step *s)
     SEND(s, DISCONNECT, disconnect, &ask);
 }
 
-/* Requests that have no fields, and one that no daemon knows. Few inputs drop the heap, since the next one makes it. */
+/* Requests that have few fields, and one that no daemon knows. Few inputs drop the heap, since the next one makes it. */
 static void send_plain(step *s)
 {
     Goallocd__Stats stats = GOALLOCD__STATS__INIT;
@@ -400,6 +407,7 @@ static void send_plain(step *s)
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     uint8_t how = fuzz_u8(s->in);
 
+    trim.session = how < 128 ? 0 : s->w->clients[how >> 4 & 3].session;
     label.label = how & 16 ? "other" : "\xc3";
     switch (how % 9) {
     case 0: SEND(s, STATS, stats, &stats); return;

@@ -199,7 +199,7 @@ void world_connect(world *w, unsigned i, enum world_user user)
     connect_as(c, &addr, len, user);
     c->controls = c->user == WORLD_ROOT || (c->user == WORLD_CONTROL && w->rules & WORLD_LISTED);
     c->deaf = c->wild = false;
-    c->forbidden = 0;
+    c->forbidden = c->nearest = 0;
 }
 
 void world_send_bytes(world *w, unsigned i, const uint8_t *data, size_t len_bytes)
@@ -212,16 +212,17 @@ void world_send_bytes(world *w, unsigned i, const uint8_t *data, size_t len_byte
     c->wild |= n > 0 && n < (ssize_t)len_bytes;
 }
 
+/* A session's own user may trim and disconnect it, too, and whose it is when the daemon comes to it nobody knows. */
 static bool is_control(const Goallocd__Request *request)
 {
     switch (request->op_case) {
-    case GOALLOCD__REQUEST__OP_TRIM:
     case GOALLOCD__REQUEST__OP_SCAVENGE:
     case GOALLOCD__REQUEST__OP_CHECK:
     case GOALLOCD__REQUEST__OP_RECLAIM:
     case GOALLOCD__REQUEST__OP_DROP:
-    case GOALLOCD__REQUEST__OP_DISCONNECT:
         return true;
+    case GOALLOCD__REQUEST__OP_TRIM:
+        return request->trim->session == 0;
     default:
         return false;
     }
@@ -234,6 +235,8 @@ void world_send(world *w, unsigned i, Goallocd__Request *request)
 
     if (request->id != 0 && !c->controls && is_control(request))
         c->forbidden |= UINT64_C(1) << (request->id - 1);
+    if (request->id != 0 && request->op_case == GOALLOCD__REQUEST__OP_LIMITS && request->limits->nearest)
+        c->nearest |= UINT64_C(1) << (request->id - 1);
     world_send_bytes(w, i, frame, wire_pack_request(request, frame, sizeof(frame)));
 }
 
@@ -327,9 +330,11 @@ static void check_lists(const world_client *c, const Goallocd__Reply *reply)
     }
     for (size_t n = 0; reply->result_case == GOALLOCD__REPLY__RESULT_LIMITS && n < limits->n_uses; n++) {
         const Goallocd__LimitUse *use = limits->uses[n];
+        bool nearest = c->wild || (c->nearest >> ((reply->id - 1) & 63) & 1);
 
         FUZZ_CHECK(use->uid == c->uid ||
-                   (use->scope != LIMIT_OF_UID && use->session == 0 && use->group[0] == '\0'));
+                   ((use->scope != LIMIT_OF_UID || (nearest && use->uid == 0)) && use->session == 0 &&
+                    use->group[0] == '\0'));
     }
 }
 

@@ -32,6 +32,7 @@ typedef struct world_client {
     uint64_t next_id;   /* 64 at most in an input */
     uint64_t last_id;   /* of the last reply */
     uint64_t forbidden; /* the requests that have to be answered EPERM, a bit each, by id - 1 */
+    uint64_t nearest;   /* those that asked for the nearest limits, whose rows name nobody */
     uint32_t cpu;       /* hints in its requests */
     uint32_t sent_us;
     uint32_t session;
