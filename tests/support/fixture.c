@@ -408,8 +408,10 @@ Goallocd__Reply *fixture_stats_reply(const fixture *f)
     request.stats = &body;
     reply = raw_call(fd, &request);
     (void)close(fd);
-    if (reply == NULL || reply->result_case != GOALLOCD__REPLY__RESULT_STATS)
+    if (reply == NULL || reply->result_case != GOALLOCD__REPLY__RESULT_STATS) {
+        show_log(f);
         give_up("stats");
+    }
     return reply;
 }
 
