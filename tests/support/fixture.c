@@ -220,10 +220,14 @@ int fixture_teardown(void **state)
 void fixture_kill(fixture *f)
 {
     (void)kill(f->daemon, SIGKILL);
-    if (waitpid(f->daemon, NULL, 0) == f->daemon)
-        return;
-    for (int i = 0; i < TIMEOUT_MS / 5 && answers(f); i++) /* another process started it, and waits for it */
-        sleep_ms(5);
+    if (waitpid(f->daemon, NULL, 0) < 0) /* another process started it, and waits for it */
+        fixture_await_gone(f);
+}
+
+void fixture_await_gone(const fixture *f)
+{
+    for (int i = 0; i < TIMEOUT_MS && answers(f); i++)
+        sleep_ms(1);
 }
 
 void fixture_preload(const char *module)

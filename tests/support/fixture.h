@@ -62,6 +62,9 @@ void fixture_start_kept(fixture *f, const char *const *options);
  * heap that it has taken over must be whole: else the test program ends.
  */
 void fixture_kill(fixture *f);
+
+/* A daemon that was killed, of another process's perhaps, takes no connections any more. */
+void fixture_await_gone(const fixture *f);
 void fixture_restart(fixture *f, const char *more);
 
 /* Daemons that are started from now on get that module (LD_PRELOAD); NULL: none. */

@@ -123,6 +123,7 @@ static inline void waits_kill_daemon(const fixture *f)
     (void)kill(f->daemon, SIGKILL);
     while ((state = waits_process_state(f->daemon)) != 'Z' && state != 0)
         waits_sleep_ms(1);
+    fixture_await_gone(f); /* its first thread may be over before the others, which have its sockets */
 }
 
 /* In a child process: wait for a child of it, which must end well. */
