@@ -19,7 +19,8 @@
  * each count, whoever has asked for it. The pulse asks for one when requests have been handled since the last one
  * began, or sessions have come or gone; at most once a second, and so rarely that counting takes a two hundredth of a
  * CPU. A heap of which nobody asks anything is not counted and nothing is said of it, so what processes allocate and
- * free by themselves shows after their next request. What has been said already is not said again.
+ * free by themselves shows after their next request. What has been said already is not said again; what systemd had no
+ * room for is news until it is said.
  */
 #include "daemon/serve/pulse.h"
 
@@ -105,8 +106,12 @@ static void on_count(void *data, uint64_t live_bytes, uint64_t worked_ns)
     format_bytes(live_bytes, bytes, sizeof(bytes));
     (void)snprintf(status, sizeof(status), "STATUS=%u session%s, %s live", p->nsessions, p->nsessions == 1 ? "" : "s",
                    bytes);
-    if (strcmp(status, p->status) != 0 && notify_try(status))
+    if (strcmp(status, p->status) == 0)
+        return;
+    if (notify_try(status))
         memcpy(p->status, status, sizeof(status));
+    else
+        p->nrpcs = UINT64_MAX; /* it is still to be said: counted anew when the next one is due */
 }
 
 void pulse_start(pulse *p, service *srv)
