@@ -100,12 +100,20 @@ void attack_adopt(attacker *a)
 
 /* --- forged bits --- */
 
-/* Says that each object of a span of another session was allocated and freed. */
-static void forge(attacker *a, const rawheap *heap, page_no first)
+/*
+ * Says that each object of a span of another session was allocated and freed. The span may go back meanwhile, and be a
+ * worker's: a stray, which may have ended any object there, as a wild store of a client's may. That is known afterwards,
+ * so it counts as one from the beginning, in case this process is killed in between.
+ */
+static void forge(attacker *a, const rawheap *heap, page_no first, uint64_t lease)
 {
     const shm_span *span = shm_span_at(&heap->map, first);
+    uint64_t nleases = u64_load_acquire(&span->nleases);
     uint32_t nelems = span->nelems;
 
+    if (u64_load_acquire(&span->lease) != lease)
+        return;
+    u64_add_relaxed(&a->entry->strays, 1);
     for (uint32_t w = 0; nelems <= SPAN_NELEMS_MAX && w < bits_nwords(nelems); w++) {
         shm_u64 *alloc = shm_alloc_word(&heap->map, first, w);
         uint64_t bits = test_random(&a->random) & bits_mask(nelems, w);
@@ -115,6 +123,8 @@ static void forge(attacker *a, const rawheap *heap, page_no first)
     }
     if (nelems == 1)
         (void)rawheap_free_large(heap, first);
+    if (u64_load_acquire(&span->lease) == lease && u64_load_acquire(&span->nleases) == nleases)
+        u64_add_relaxed(&a->entry->strays, (uint64_t)-1);
     enemy_deed(a, 1);
 }
 
@@ -127,14 +137,16 @@ void attack_forged_bits(attacker *a)
     for (;;) {
         for (uint32_t page = 1; page < (uint32_t)(GIB / PAGE_BYTES); page++) {
             page_no first = page_at(u32_load_relaxed(&heap.map.page_map[page]));
+            uint64_t word;
             lease_word lease;
 
             if (first.n != page)
                 continue;
-            lease = lease_unpack(u64_load_acquire(&shm_span_at(&heap.map, first)->lease));
+            word = u64_load_acquire(&shm_span_at(&heap.map, first)->lease);
+            lease = lease_unpack(word);
             if (lease.state == SPAN_LEASED && lease.session.n < SHM_SESSIONS_MAX &&
                 strncmp(heap.map.sessions[lease.session.n].label, "honest probe", 12) == 0)
-                forge(a, &heap, first);
+                forge(a, &heap, first, word);
         }
         board_sleep_us(100);
     }

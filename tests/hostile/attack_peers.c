@@ -107,8 +107,8 @@ void attack_labels(attacker *a)
 {
     static const char *const labels[] = {
         "\xff\xfe bytes",
-        "\xc2\x9b"
-        "31m red",
+        ("\xc2\x9b"
+         "31m red"),
         "\x1b]0;title\x07", "\xe2\x82",
         "a label that is cut within its last character, which has 3 \xe2\x82\xac\xe2\x82\xac"
     };

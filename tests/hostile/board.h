@@ -35,6 +35,7 @@ typedef struct attacker_entry {
     shm_u64 ready;
     shm_u64 deeds;   /* what it has done; 0: the attack has not happened */
     shm_u64 refused; /* what it was refused */
+    shm_u64 strays;  /* blows that have, or may have, hit others than those it was aimed at */
 } attacker_entry;
 
 typedef struct board {

@@ -490,8 +490,11 @@ static void collect(scene *s)
 {
     static histogram all;
     double *figures = s->ret->figures;
+    uint64_t nstrays = 0;
     int error = 0;
 
+    for (unsigned i = 0; i < s->o->nattackers; i++)
+        nstrays += u64_load_relaxed(&s->b->attackers[i].strays);
     collect_quantiles(figures + REFILL_CALM, &all, s, HONEST_PROBE, PHASE_CALM);
     collect_quantiles(figures + REFILL_BURN, &all, s, HONEST_PROBE, PHASE_BURN);
     collect_quantiles(figures + REFILL_ATTACK, &all, s, HONEST_PROBE, PHASE_ATTACK);
@@ -501,8 +504,10 @@ static void collect(scene *s)
     for (unsigned i = 0; i < HONEST_MAX; i++) {
         const honest_entry *e = &s->b->honest[i];
 
-        figures[REFUSED] += (double)u64_load_relaxed(&e->refused);
         figures[ENDED] += (double)u64_load_relaxed(&e->ended);
+        if (nstrays > 0 && honest_kind_of(i) == HONEST_WORKER)
+            continue; /* what was done to it is no fault of the daemon's */
+        figures[REFUSED] += (double)u64_load_relaxed(&e->refused);
         figures[WRONG] += (double)u64_load_relaxed(&e->wrong);
         if (u64_load_relaxed(&e->refused) > 0)
             error = (int)u64_load_relaxed(&e->error);
