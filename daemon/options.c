@@ -9,6 +9,8 @@
  * A value is read into the field of the row, and kept as text in its shortest form ("1024M" is "1G"), which is compared
  * by a reload, shown by goallocctl, and written by --print-config. Defaults are texts, too, read as any other.
  *
+ * Where programs' addresses end is asked of the kernel, by a page that is mapped there for an instant.
+ *
  * Two kinds of options have no key: those that are about the files themselves, and those that are an order for one
  * start (--cold-start in a file would drop the heap at each start) or for who is at the terminal (--no-seccomp).
  */
@@ -19,10 +21,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "shm/layout.h"
 
-#define USER_SPACE_END (UINT64_C(1) << 47)
+#define ADDRESS_BITS_MAX 47u /* an arena ends below that, also where programs have more */
+#define ADDRESS_BITS_MIN 36u /* no 64-bit kernel gives programs fewer */
 
 enum kind { KIND_PATH, KIND_SIZE, KIND_RESERVE, KIND_ADDRESS, KIND_WORD, KIND_SWITCH, KIND_USERS, KIND_GROUPS,
             KIND_CONTROL, KIND_LIMIT, KINDS };
@@ -395,12 +399,36 @@ void options_end(options *o)
         forget(&o->values[i]);
 }
 
+/*
+ * How many bits programs' addresses have: 47 on x86-64, and 39, 42 or more on arm64, where the kernel was built for it.
+ * Looked for once: a page that could be mapped, or is, below the end.
+ */
+static unsigned address_bits(void)
+{
+    static unsigned bits;
+
+    for (unsigned n = ADDRESS_BITS_MAX; bits == 0; n--) {
+        const uint64_t below = (UINT64_C(1) << n) - 4 * SYSTEM_PAGE_BYTES;
+        void *p = mmap((void *)(uintptr_t)below, SYSTEM_PAGE_BYTES, PROT_NONE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+
+        if (p != MAP_FAILED || errno == EEXIST || n == ADDRESS_BITS_MIN)
+            bits = n;
+        if (p != MAP_FAILED)
+            (void)munmap(p, SYSTEM_PAGE_BYTES);
+    }
+    return bits;
+}
+
 bool options_agree(const options *o, char ret_why[OPTION_WHY_BYTES])
 {
-    if (o->base + o->reserve_bytes <= USER_SPACE_END && o->base + o->reserve_bytes >= o->base)
+    uint64_t end = UINT64_C(1) << address_bits();
+
+    if (o->base + o->reserve_bytes <= end && o->base + o->reserve_bytes >= o->base)
         return true;
     (void)snprintf(ret_why, OPTION_WHY_BYTES,
-                   "base and reserve: the arena would end above the user address space");
+                   "base and reserve: the arena would end above the user address space, which ends at 0x%llx",
+                   (unsigned long long)end);
     return false;
 }
 

@@ -154,17 +154,17 @@ static int allow_parts(scmp_filter_ctx ctx)
         const char *name;
         struct scmp_arg_cmp arg;
     } parts[] = {
-        { "socket", SCMP_A0(SCMP_CMP_EQ, AF_UNIX) },
+        { "socket", SCMP_A0(SCMP_CMP_EQ, AF_UNIX, 0) },
         { "mmap", SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0) },
         { "mmap2", SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0) },
         { "mprotect", SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0) },
         { "clone", SCMP_A0(SCMP_CMP_MASKED_EQ, namespaces, 0) },
         { "open", SCMP_A1(SCMP_CMP_MASKED_EQ, MAKES_FILE, 0) },
         { "openat", SCMP_A2(SCMP_CMP_MASKED_EQ, MAKES_FILE, 0) },
-        { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONBIO) },
-        { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONREAD) },
-        { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIOCLEX) },
-        { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONCLEX) },
+        { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONBIO, 0) },
+        { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONREAD, 0) },
+        { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIOCLEX, 0) },
+        { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONCLEX, 0) },
     };
     int r = 0;
 

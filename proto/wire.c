@@ -3,8 +3,8 @@
  *
  * Called by peer.c in the daemon, by link.c in the library and by goallocctl. No state, no malloc. By hand:
  *
- *   Request { id, refill { span_class, nspans, insist, npages }, cpu, sent_us }     Reply { id, refill { spans } }
- *   Request { id, return_spans { spans, large }, cpu, sent_us }                     Reply { id }
+ *   Request { id, refill { span_class, nspans, insist, npages, marked }, cpu, sent_us }  Reply { id, refill { spans } }
+ *   Request { id, return_spans { spans, large }, cpu, sent_us }                          Reply { id }
  *
  * Packing writes the same bytes as protobuf-c: fields in order, zeros left out, shortest varints. Unpacking by hand
  * takes these bytes and no others. Whatever else a message may look like (a field is in another place or not known, a
@@ -115,6 +115,7 @@ static uint8_t *put_refill(uint8_t *at, const Goallocd__Refill *refill)
     at = put_number(at, 2, refill->nspans);
     at = put_number(at, 3, refill->insist != 0);
     at = put_number(at, 4, refill->npages);
+    at = put_number(at, 5, refill->marked != 0);
     *len = (uint8_t)(at - len - 1);
     return at;
 }
@@ -282,14 +283,16 @@ static bool take_refill(cursor *c, Goallocd__Refill *ret)
     uint64_t nspans;
     uint64_t insist;
     uint64_t npages;
+    uint64_t marked;
 
     if (!take_number(c, 1, UINT32_MAX, &span_class) || !take_number(c, 2, UINT32_MAX, &nspans) ||
-        !take_number(c, 3, 1, &insist) || !take_number(c, 4, UINT32_MAX, &npages))
+        !take_number(c, 3, 1, &insist) || !take_number(c, 4, UINT32_MAX, &npages) || !take_number(c, 5, 1, &marked))
         return false;
     ret->span_class = (uint32_t)span_class;
     ret->nspans = (uint32_t)nspans;
     ret->insist = insist != 0;
     ret->npages = (uint32_t)npages;
+    ret->marked = marked != 0;
     return c->at == c->end;
 }
 

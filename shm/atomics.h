@@ -155,6 +155,11 @@ static inline bool u32_exchange_if_acq_rel(shm_u32 *word, uint32_t *expected, ui
 }
 
 /* If the word is *expected, it becomes value: true. Else *expected is what it is. It never fails for another reason. */
+static inline uint64_t u64_exchange_acq_rel(shm_u64 *word, uint64_t value)
+{
+    return atomic_exchange_explicit(word, value, memory_order_acq_rel);
+}
+
 static inline bool u64_exchange_if_acq_rel(shm_u64 *word, uint64_t *expected, uint64_t value)
 {
     return atomic_compare_exchange_strong_explicit(word, expected, value, memory_order_acq_rel, memory_order_acquire);
@@ -172,6 +177,19 @@ static inline void fence_seq_cst(void)
     (void)atomic_fetch_add_explicit(&word, 0, memory_order_seq_cst);
 #else
     atomic_thread_fence(memory_order_seq_cst);
+#endif
+}
+
+/*
+ * What was stored before is seen no later than what is stored after, plain stores too. (A release store alone orders
+ * what comes before it: on arm64 a plain store that follows may be seen first.)
+ */
+static inline void fence_release(void)
+{
+#if defined(__SANITIZE_THREAD__)
+    fence_seq_cst();
+#else
+    atomic_thread_fence(memory_order_release);
 #endif
 }
 

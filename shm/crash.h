@@ -9,11 +9,11 @@
 #define GOALLOC_SHM_CRASH_H
 
 /*
- * X(name, who passes it): c the library, r the library in a session that reclaims, d the daemon, g the daemon when
- * sessions have a group, b the daemon when a process comes back to it, q the daemon when many sessions have come and
- * gone, e the daemon when it settles what a dead process has left half done, t the daemon when it takes over a heap, s
- * when it is stopped and drops the heap, l when it lets a heap go that it does not take over, f when it reads its
- * configuration again; h its helper.
+ * X(name, who passes it): c the library, r the library in a session that reclaims, n the library in one that samples, d
+ * the daemon, g the daemon when sessions have a group, b the daemon when a process comes back to it, q the daemon when
+ * many sessions have come and gone, e the daemon when it settles what a dead process has left half done, p the daemon
+ * when sessions begin or cease to sample, t the daemon when it takes over a heap, s when it is stopped and drops the
+ * heap, l when it lets a heap go that it does not take over, f when it reads its configuration again; h its helper.
  */
 /* clang-format off: a line has points that follow each other */
 #define CRASH_POINTS(X)                                                                                       \
@@ -25,6 +25,7 @@
     X(tiny_open_after_word, c) X(tiny_add_after_bit, c)                                                       \
     X(tiny_free_after_bit, c) X(tiny_end_after_bit, c)                                                        \
     X(tiny_remote_after_hint, c) X(tiny_remote_after_bit, c) X(tiny_fold_after_alloc, c)                      \
+    X(sample_before_record, n) X(sample_before_bit, n) X(sample_after_bit, n) X(large_after_record, c)        \
     X(refill_after_reply, c) X(return_before_send, c) X(return_after_send, c)                                 \
     X(large_before_bit, c) X(large_after_bit, c) X(large_free_after_word, c) X(large_free_after_bit, c)       \
     X(large_remote_before_message, c)                                                                         \
@@ -36,8 +37,9 @@
     X(settle_after_free, e) X(settle_after_unpublish, e) X(settle_after_release, e)                           \
     X(making_after_reserve, c) X(making_after_alloc, c) X(making_after_announce, c) X(making_after_init, c)   \
     X(making_after_publish, r) X(making_after_finish, c)                                                      \
+    X(profile_after_claim, n) X(profile_after_fill, n) X(profile_after_site, n) X(profile_after_sample, n)    \
     X(span_after_description, d) X(span_after_bits, d) X(span_after_map, d)                                   \
-    X(lease_after_owner, d) X(lease_after_list, d) X(lease_after_word, d)                                     \
+    X(lease_after_mark, d) X(lease_after_owner, d) X(lease_after_list, d) X(lease_after_word, d)              \
     X(refill_before_reply, d) X(lease_end_after_unlink, d)                                                    \
     X(reclaim_after_fold, d) X(reclaim_after_bits, d)                                                         \
     X(offer_before_take, d) X(offer_after_take, d) X(offer_after_lease_end, d)                                \
@@ -59,6 +61,8 @@
     X(adopt_remove_after_entry, d) X(adopt_remove_after_counters, d)                                          \
     X(arena_after_npages, d) X(zeroed_base_after, d) X(backed_base_after, d)                                  \
     X(shelf_after_gather, q) X(shelf_after_take_out, q)                                                       \
+    X(profile_after_shelf, p) X(profile_after_header, p) X(profile_after_feature, p) X(profile_half_words, p) \
+    X(profile_before_remove, p)                                                                               \
     X(reload_before_apply, f) X(reload_half_applied, f) X(reload_after_apply, f)                              \
     X(reattach_before_reply, b) X(reattach_after_own, b)                                                      \
     X(shelf_half_read, t)                                                                                     \

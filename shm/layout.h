@@ -116,7 +116,8 @@ typedef struct shm_header {
     /* Goes up with each change of the roots, and when nobody makes one any more: who waits for a root waits for it. */
     shm_u32 roots_seq;
     uint32_t pad;
-    uint64_t reserved64[5];
+    shm_u64 profile; /* profile_word for sessions that attach */
+    uint64_t reserved64[4];
     shm_u64 npeak_pages; /* the most of the arena that has had memory at once: for people to look at; only rises */
 } shm_header;
 
@@ -148,7 +149,8 @@ typedef struct shm_session {
     uint32_t knows_writing;
     char label[SHM_LABEL_BYTES];
     uint64_t opened_ms; /* shm_clock_ms() when it was opened; 0: a daemon that did not note it */
-    uint64_t reserved[15];
+    shm_u64 profile; /* profile_word: what its process samples; the daemon writes it, and changes it while it lives */
+    uint64_t reserved[14];
 } shm_session;
 
 enum shm_group_state {
@@ -168,7 +170,8 @@ typedef struct shm_group {
     shm_u64 word;
     uint32_t uid;   /* whose name it is */
     uint32_t flags; /* SESSION_RECLAIM or 0: the mode of all its sessions */
-    uint64_t reserved[6];
+    shm_u64 profile; /* profile_word for those that join; 0: the header's */
+    uint64_t reserved[5];
     char name[SHM_GROUP_NAME_BYTES];
 } shm_group;
 
@@ -231,7 +234,7 @@ typedef struct shm_span {
      * that frees it remotely tells the daemon.
      */
     uint8_t lessee_folds;
-    uint8_t reserved8;
+    uint8_t marked; /* 1: only sampled objects are allocated in it (profile.h); 0 before its lease word leaves FREE */
     shm_u32 owner;    /* an owner_no: whose objects these are that have no kept bit; 0: the heap's */
     shm_u32 nadopted; /* objects of this span in the daemon's adoption table */
     shm_u32 has_kept; /* 0: all its kept bits count as 0, and their words mean nothing */

@@ -17,10 +17,10 @@
 #define GOALLOC_LAYOUT_MAJOR 1
 #endif
 #ifndef GOALLOC_LAYOUT_MINOR
-#define GOALLOC_LAYOUT_MINOR 0
+#define GOALLOC_LAYOUT_MINOR 1
 #endif
 
-/* What it knows of features. There are none yet; tests have some. */
+/* What it knows of features, besides those of version.h; tests have some. */
 #ifndef GOALLOC_LAYOUT_KNOWS
 #define GOALLOC_LAYOUT_KNOWS 0
 #endif
@@ -39,7 +39,7 @@ static const shm_version own = {
     .minor = GOALLOC_LAYOUT_MINOR,
     .needed = GOALLOC_LAYOUT_KNOWS,
     .writing = GOALLOC_LAYOUT_KNOWS,
-    .optional = GOALLOC_LAYOUT_KNOWS,
+    .optional = SHM_OPTIONAL_PROFILE | GOALLOC_LAYOUT_KNOWS,
     .daemon = GOALLOC_LAYOUT_KNOWS,
 };
 
@@ -67,7 +67,7 @@ int version_check(const shm_version *heap, const shm_version *build, enum versio
     return unknown_features(heap, build, use) != 0 ? VERSION_E_FEATURES : 0;
 }
 
-/* The layout in words: "layout 1.0". */
+/* The layout in words: "layout 1.1". */
 static void name_version(char *buf, size_t size, const shm_version *v)
 {
     if (v->major == 0 || v->major > MAJOR_MAX)

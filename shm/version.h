@@ -30,6 +30,13 @@ enum {
     VERSION_E_FEATURES = 2, /* the heap has features that the build does not know */
 };
 
+/*
+ * Bits of optional. Of 1.1: the heap has a region of profiles, and marks say which spans it is about (profile.h). A
+ * daemon that does not know it leases a span that is marked to anybody: so without the bit, marks and region mean
+ * nothing.
+ */
+#define SHM_OPTIONAL_PROFILE 0x10000u
+
 #define VERSION_TEXT_BYTES 160 /* of version_explain(), whatever it has to say */
 
 /* This build's. */

@@ -214,6 +214,7 @@ static int group_found(group_table *table, const group_request *request, group *
         u32_store_release(&header->ngroup_entries, i + 1);
     entry->uid = g->uid;
     entry->flags = g->reclaims ? SESSION_RECLAIM : 0;
+    u64_store_relaxed(&entry->profile, 0);
     memset(entry->reserved, 0, sizeof(entry->reserved));
     memset(entry->name, 0, sizeof(entry->name));
     memcpy(entry->name, request->name, request->name_bytes);

@@ -26,7 +26,7 @@ typedef struct group {
     lease_quota quota;                  /* pages that its members hold */
     lifesign sign;                      /* its members have it mapped, and their children until they have their own */
     int door_fd;                        /* the description of it that members get; -1: the next one gets another */
-    mcentral central[SPAN_CLASS_COUNT]; /* spans with objects of it that nobody leases: its members alone may */
+    mcentral central[MCENTRALS]; /* spans with objects of it that nobody leases: its members alone may */
 } group;
 
 typedef struct group_table {

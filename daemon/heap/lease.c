@@ -441,7 +441,7 @@ bool lease_end_group_some(lease_table *table, group *g, unsigned budget)
     lease_ending ending = { .nspans = 0 }; /* nobody asks */
 
     assert(g->state == SHM_GROUP_ENDING && g->nmembers == 0);
-    for (unsigned i = 0; i < SPAN_CLASS_COUNT * 4; i++) {
+    for (unsigned i = 0; i < MCENTRALS * 4; i++) {
         spanlist *set = &g->central[i / 4].sets[i % 4];
 
         for (; budget > 0 && set->head.n != 0; budget--) {

@@ -1,7 +1,8 @@
 /*
  * mcentral: for each span class two pairs of sets, partial and full, of spans in state CENTRAL (runtime/mcentral.go).
  * Spans that nobody owns are in the heap's mcentrals, those of a group in the group's (group.h), from which its members
- * alone lease. A span's owner says which, so it does not change while the span is in a set.
+ * alone lease. A span's owner says which, so it does not change while the span is in a set. Nor does its mark: marked
+ * spans (shm/profile.h) have sets of their own, from which those alone lease who sample.
  *
  * Called by the refill handler, lease (a lease ends) and sweep (background). Data: links in private memory; the
  * spans' alloc, remote and kept bits, which the daemon may write while nobody leases the span; of tiny spans also the
@@ -50,7 +51,9 @@ static spanlist *set_of(mheap *heap, page_no first, enum span_place place)
 {
     const shm_span *span = shm_span_at(heap->map, first);
 
-    return &mcentrals_of(heap, u32_load_relaxed(&span->owner))[span->spc.n].sets[place - PLACE_PARTIAL];
+    mcentral *all = mcentrals_of(heap, u32_load_relaxed(&span->owner));
+
+    return &all[mcentral_index(span->spc, span->marked)].sets[place - PLACE_PARTIAL];
 }
 
 void mcentral_put_recovered(mheap *heap, page_no first)
@@ -79,9 +82,9 @@ static void mcentral_insert(mheap *heap, page_no first, uint32_t nlive)
         spanlist_push_back(set_of(heap, first, place), heap->links, first, place);
 }
 
-page_no mcentral_take(mheap *heap, owner_no owner, span_class spc, unsigned *budget, uint32_t *ret_nfree)
+page_no mcentral_take(mheap *heap, owner_no owner, mcentral_kind kind, unsigned *budget, uint32_t *ret_nfree)
 {
-    spanlist *sets = mcentrals_of(heap, owner.n)[spc.n].sets;
+    spanlist *sets = mcentrals_of(heap, owner.n)[mcentral_index(kind.spc, kind.marked)].sets;
     unsigned swept = heap->sweep_gen & 1;
     spanlist *order[] = { &sets[swept], &sets[!swept], &sets[PLACE_FULL - PLACE_PARTIAL + !swept] };
 

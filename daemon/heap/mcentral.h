@@ -12,11 +12,17 @@
 /* Fold what others have freed in a span that nobody leases. Returns how many live. For large objects too. */
 uint32_t span_fold(mheap *heap, page_no first);
 
+/* Which spans a refill is about: of a class, and either those that only sampled objects lie in or all others. */
+typedef struct mcentral_kind {
+    span_class spc;
+    bool marked;
+} mcentral_kind;
+
 /*
- * Take a span of class spc with a free object out of the central lists of an owner, of those that nobody owns, or of a
+ * Take a span of that kind with a free object out of the central lists of an owner, of those that nobody owns, or of a
  * group. *budget is what may still be looked at; it falls. *ret_nfree: its free objects. Page 0: none found.
  */
-page_no mcentral_take(mheap *heap, owner_no owner, span_class spc, unsigned *budget, uint32_t *ret_nfree);
+page_no mcentral_take(mheap *heap, owner_no owner, mcentral_kind kind, unsigned *budget, uint32_t *ret_nfree);
 
 /*
  * The span's lease has ended and it is in no list: mark it CENTRAL, fold, and put it where it belongs: its class's

@@ -14,8 +14,9 @@
  *
  * A bit is set when the first span of a unit is made, and all but the last are cleared when the chunk's metadata is
  * released. Header, session table, roots, heap-arena table and counters count as far as their tables have ever been
- * used. Together that is what the kernel says, if nobody else has touched anything. At a takeover the kernel is asked
- * about chunks that were in use before: so what clients can add to the books is a 25th of the heap's size at most.
+ * used; regions of profiles (memory/profilefile.c) have memory as a whole. Together that is what the kernel says, if
+ * nobody else has touched anything. At a takeover the kernel is asked about chunks that were in use before: so what
+ * clients can add to the books is a 25th of the heap's size at most.
  *
  * Invariant (metabook_validate, linear in the chunks): nunits is the number of bits set, two halves of a unit as one.
  */
@@ -146,6 +147,11 @@ void metabook_recover_chunk(metabook *book, page_no first)
 static uint64_t units_of(uint64_t bytes)
 {
     return (bytes + UNIT_BYTES - 1) / UNIT_BYTES;
+}
+
+void metabook_note_profile(metabook *book, uint64_t bytes)
+{
+    book->nprofile = units_of(bytes);
 }
 
 void metabook_refresh(metabook *book, uint64_t end)

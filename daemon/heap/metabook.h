@@ -14,6 +14,7 @@ typedef struct metabook {
     uint64_t *chunks; /* a word for each; sparse */
     uint64_t nunits;  /* pages of the system: all bits that are set */
     uint64_t nfixed;  /* of header and tables, as far as they are used, as last counted */
+    uint64_t nprofile; /* of the region of profiles, and of another one that takes its place */
 } metabook;
 
 /* map is borrowed. 0, -ENOMEM. */
@@ -30,6 +31,8 @@ void metabook_note_kept(metabook *book, page_no first);
 void metabook_note_punched(metabook *book, page_no first);
 /* After another daemon: what of the chunk's metadata has memory, as the kernel says. */
 void metabook_recover_chunk(metabook *book, page_no first);
+/* The daemon has so many bytes in regions of profiles. */
+void metabook_note_profile(metabook *book, uint64_t bytes);
 /* Count header, tables and counters anew; end: pages that have been added to the page heap. */
 void metabook_refresh(metabook *book, uint64_t end);
 
@@ -38,7 +41,7 @@ int metabook_validate(const metabook *book, uint64_t end, FILE *err) __attribute
 
 static inline uint64_t metabook_bytes(const metabook *book)
 {
-    return (book->nunits + book->nfixed) * SYSTEM_PAGE_BYTES;
+    return (book->nunits + book->nfixed + book->nprofile) * SYSTEM_PAGE_BYTES;
 }
 
 #endif

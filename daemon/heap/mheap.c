@@ -13,6 +13,8 @@
  *      scavenged since (a punched page reads as zero). zeroed_base rises; first fit by address keeps it a good bound.
  *   3. The description is written, bits are cleared, then the page map follows. The lease word stays FREE: lease.c
  *      changes it, last.
+ *      changes it, last. A client that looks at a span whose lease may end meanwhile reads the lease word before and
+ *      after: a fence keeps the description behind the lease word of the span that was here before.
  *   4. mheap_free_span: lease word to FREE, then page map to 0, then the pages go back to pagealloc.
  *   5. The page map of more than 512 MiB is written, or cleared, in slices; meanwhile the pages are aside. Its first
  *      entry is the first one written and the last one cleared: who walks the heap is led past the rest by it. Clearing
@@ -464,6 +466,8 @@ static int describe_span(mheap *heap, uint64_t npages, uint64_t align_pages, spa
     shm_span *span = shm_span_at(heap->map, first);
     bool used = mheap_was_used(heap, first, npages);
 
+    /* Behind the lease word of the span that was here, for who looks at that, at the description, and at it again. */
+    fence_release();
     span->elem_bytes = class == 0 ? npages * PAGE_BYTES : size_class_bytes[class];
     span->npages = (uint32_t)npages;
     span->nelems = class == 0 ? 1 : size_class_span_nelems(class, npages);
@@ -471,7 +475,7 @@ static int describe_span(mheap *heap, uint64_t npages, uint64_t align_pages, spa
     span->spc = spc;
     span->needzero = used && nscavenged < npages;
     span->lessee_folds = 0;
-    span->reserved8 = 0;
+    span->marked = 0;
     span->reserved32 = 0;
     span->reserved = 0;
     u32_store_relaxed(&span->owner, 0);
@@ -689,4 +693,31 @@ page_no mheap_next_span(const mheap *heap, page_no *pos)
         if (first.n != 0 && lease_unpack(u64_load_relaxed(&span->lease)).state != SPAN_FREE)
             return first;
     }
+}
+
+/* Ends with the last page that is taken: what follows may be terabytes that are free. */
+uint64_t mheap_count_classes(const mheap *heap, page_no first, uint64_t npages, uint64_t ntaken,
+                             uint32_t ret[SIZE_CLASS_COUNT + 1])
+{
+    const shm_map *map = heap->map;
+    uint64_t end = first.n + npages;
+    uint64_t nsteps = 0;
+
+    for (uint64_t at = first.n, n; ntaken > 0; at += n, ntaken -= n, nsteps++) {
+        page_no span_at;
+        const shm_span *span;
+
+        at = pagealloc_next_taken(heap->pages, page_at(at)).n;
+        span_at = page_at(u32_load_relaxed(&map->page_map[at]));
+        span = shm_span_at(map, span_at);
+        n = 1; /* in no span, as the page map or the lease word says */
+        if (span_at.n == 0 || at >= span_at.n + (uint64_t)span->npages ||
+            lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_FREE)
+            continue;
+        n = span_at.n + span->npages - at;
+        n = n < end - at ? n : end - at;
+        n = n < ntaken ? n : ntaken;
+        ret[span_class_size(span->spc).n] += (uint32_t)n;
+    }
+    return nsteps;
 }

@@ -17,6 +17,7 @@
 #include "daemon/heap/pagebits.h"
 #include "daemon/heap/roots.h"
 #include "daemon/heap/spanlist.h"
+#include "shm/sizeclass.h"
 
 /* What a caller handles itself: no range of free pages that long in the arena. */
 enum { MHEAP_E_EXHAUSTED = 1 };
@@ -80,7 +81,7 @@ typedef struct mheap {
     pagealloc *pages;
     pagecache cache;
     span_link *links; /* one a page, used at a span's first page; sparse */
-    mcentral central[SPAN_CLASS_COUNT]; /* of spans that have no owner; a group's spans are in its own */
+    mcentral central[MCENTRALS]; /* of spans that have no owner; a group's spans are in its own */
     uint32_t sweep_gen;   /* its lowest bit says which of each mcentral's sets are swept */
     adopt_table *adopted; /* adoptions end with their span at the latest */
     group_table *groups;  /* who owns spans that no session leases */
@@ -209,6 +210,13 @@ void mheap_refresh_metadata(mheap *heap);
  * Page 0: there is none any more.
  */
 page_no mheap_next_span(const mheap *heap, page_no *pos);
+
+/*
+ * Of [first, first + npages), of which ntaken are taken by pagealloc_count(), add those in spans to ret, by size class.
+ * Returns the steps that it took: a span or a page in none each, so at most ntaken.
+ */
+uint64_t mheap_count_classes(const mheap *heap, page_no first, uint64_t npages, uint64_t ntaken,
+                             uint32_t ret[SIZE_CLASS_COUNT + 1]);
 
 /*
  * Pages of the heap are in use (ninuse_pages), free with memory, or free without ("released"; page 0 is one of

@@ -2,7 +2,7 @@
  * Recover: an mheap over what another daemon has left.
  *
  * Called by main. Calls pagealloc, metabook and mcentral. Reads the heap-arena table, the page map and the spans'
- * descriptions; of these it writes only page map entries that mean nothing, and elem_bytes of large spans.
+ * descriptions; of these it writes only page map entries and marks that mean nothing, and elem_bytes of large spans.
  *
  *   1. The heap-arena table says how far the heap had grown.
  *   2. The page map and the descriptions say which pages are taken. A page map entry whose span does not reach so far,
@@ -42,6 +42,15 @@ static bool recover_end(const mheap *heap, uint64_t *ret_end)
     return end > 0;
 }
 
+/*
+ * Whether marks mean anything: else a daemon that does not know them was in between, and has leased marked spans to
+ * anybody. They go then, before any lease: when the bit is set again, those of new spans alone are there.
+ */
+static bool has_marks(const mheap *heap)
+{
+    return (u32_load_relaxed(&heap->map->header->optional) & SHM_OPTIONAL_PROFILE) != 0;
+}
+
 /* NULL if what stands at first is a whole span that lies below end; else what is wrong. */
 static const char *recover_check_span(const mheap *heap, page_no first, uint64_t end)
 {
@@ -54,6 +63,8 @@ static const char *recover_check_span(const mheap *heap, page_no first, uint64_t
                         span->elem_bytes != size_class_bytes[class] || span->magic != size_class_magic[class])) ||
         (class == 0 && (span->nelems != 1 || span->magic != 0)))
         return "a span's description is damaged";
+    if (span->marked > 1 && has_marks(heap))
+        return "a span's mark is damaged";
     if ((lease.state != SPAN_LEASED && lease.state != SPAN_CENTRAL) || lease.session.n >= SHM_SESSIONS_MAX ||
         u32_load_relaxed(&span->owner) >= SHM_OWNERS_MAX)
         return "a lease word is damaged";
@@ -71,6 +82,8 @@ static void recover_span(mheap *heap, page_no first)
 
     if (span_class_size(span->spc).n == 0)
         span->elem_bytes = span->npages * PAGE_BYTES; /* the daemon may have died between the two */
+    if (!has_marks(heap))
+        span->marked = 0;
     (void)pagealloc_alloc_at(heap->pages, first, span->npages);
     metabook_note_span(&heap->book, first, span->npages);
     heap->ninuse_pages += span->npages;

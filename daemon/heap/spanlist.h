@@ -8,7 +8,7 @@
 #include <assert.h>
 #include <stdbool.h>
 
-#include "shm/units.h"
+#include "shm/sizeclass.h"
 
 enum span_place {
     PLACE_NONE = 0,  /* free, or on its way from one list to another */
@@ -55,6 +55,17 @@ static inline bool span_is_checked(const span_link *links, page_no first)
 typedef struct mcentral {
     spanlist sets[4];
 } mcentral;
+
+/*
+ * Who owns spans has one for each span class, and behind these one for each again, of marked spans: who does not sample
+ * never gets one of those (shm/profile.h).
+ */
+#define MCENTRALS (2 * SPAN_CLASS_COUNT)
+
+static inline unsigned mcentral_index(span_class spc, bool marked)
+{
+    return (marked ? (unsigned)SPAN_CLASS_COUNT : 0) + spc.n;
+}
 
 static inline void spanlist_push_back(spanlist *list, span_link *links, page_no span, enum span_place place)
 {

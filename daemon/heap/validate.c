@@ -22,14 +22,14 @@
 
 enum { STAGE_PAGES, STAGE_ADOPTED, STAGE_LEFT, STAGE_TABLES, STAGE_LISTS, STAGE_SPANS, STAGE_COUNTS, STAGE_DONE };
 
-/* The set of an mcentral that the span is in, by what is said of it: its owner, its class, its place. */
+/* The set of an mcentral that the span is in, by what is said of it: its owner, its class, its mark, its place. */
 static spanlist *set_of(mheap *heap, page_no first)
 {
     const shm_span *span = shm_span_at(heap->map, first);
     group *g = group_at(heap->groups, u32_load_relaxed(&span->owner));
     mcentral *central = g != NULL ? g->central : heap->central;
 
-    return &central[span->spc.n].sets[heap->links[first.n].place - PLACE_PARTIAL];
+    return &central[mcentral_index(span->spc, span->marked)].sets[heap->links[first.n].place - PLACE_PARTIAL];
 }
 
 static int damaged_span(const mheap *heap, page_no first, FILE *err)
@@ -54,7 +54,7 @@ static int validate_span(mheap *heap, page_no first, uint32_t *ret_work, FILE *e
     uint32_t counted = adopt_count_span(heap->adopted, first);
 
     if (class > SIZE_CLASS_TINY || (class != 0 && size_class_span_nelems(class, span->npages) == 0) ||
-        (class == 0 && span->elem_bytes != span->npages * PAGE_BYTES) || place > PLACE_FULL_1 ||
+        (class == 0 && span->elem_bytes != span->npages * PAGE_BYTES) || place > PLACE_FULL_1 || span->marked > 1 ||
         (lease.state == SPAN_LEASED) != (place == PLACE_LEASED) || (lease.state == SPAN_CENTRAL) != in_central)
         return damaged_span(heap, first, err);
     if (in_central && !spanlist_has(set_of(heap, first), heap->links, first)) {
@@ -142,7 +142,7 @@ static mcentral *central_at(mheap *heap, uint32_t i)
 
 static int validate_sets(const mcentral *central, uint32_t i, FILE *err)
 {
-    for (unsigned c = 0; c < SPAN_CLASS_COUNT * 4; c++) {
+    for (unsigned c = 0; c < MCENTRALS * 4; c++) {
         const spanlist *set = &central[c / 4].sets[c % 4];
 
         if (set->count != set->checked || (set->head.n == 0) != (set->count == 0)) {
@@ -167,7 +167,7 @@ static int go_over_lists(mheap *heap, bool compare, unsigned budget, FILE *err)
         budget -= budget < SPANS_A_GROUP ? budget : SPANS_A_GROUP;
         if (compare && validate_sets(central, heap->checked.group, err) < 0)
             return -EUCLEAN;
-        for (unsigned c = 0; c < SPAN_CLASS_COUNT * 4 && !compare; c++)
+        for (unsigned c = 0; c < MCENTRALS * 4 && !compare; c++)
             central[c / 4].sets[c % 4].checked = 0;
     }
     heap->checked.group = 0;

@@ -48,7 +48,8 @@ const char *const heapfile_names[HEAPFILE_NMEMFDS] = { "goalloc-arena", "goalloc
                                                        "goalloc-private" };
 
 static const heapfile heapfile_none = {
-    .fds = { -1, -1, -1, -1, -1, -1 }, .arena_ro_fd = -1, .spans_ro_fd = -1, .bitmap_ro_fd = -1, .lock_fd = -1
+    .fds = { -1, -1, -1, -1, -1, -1 }, .arena_ro_fd = -1, .spans_ro_fd = -1, .bitmap_ro_fd = -1, .lock_fd = -1,
+    .profile = { .fd = -1, .ro_fd = -1 },
 };
 
 /* Map the file at a multiple of 2 MiB, so that its huge pages are huge pages of the mapping. NULL: no room. */
@@ -205,6 +206,18 @@ static void take_over_version(heapfile *file)
 
 /* --- taking over --- */
 
+/*
+ * The region of profiles, of which the header has the number. If it says that the heap has none, a daemon that does not
+ * know regions was in between: marks and records mean nothing, and what may still be on the shelf is nobody's.
+ */
+static void take_over_profile(heapfile *file)
+{
+    const shm_header *header = file->map.header;
+
+    if ((u32_load_relaxed(&header->optional) & SHM_OPTIONAL_PROFILE) != 0)
+        file->profile = profilefile_find(file->shelf, profile_word_unpack(u64_load_relaxed(&header->profile)).seq);
+}
+
 /* Check that the descriptors are one heap, which this build may serve. 0, and their sizes; -errno with *ret_why. */
 static int check_fds(const int fds[HEAPFILE_NFDS], uint64_t sizes[HEAPFILE_NMEMFDS], const char **ret_why)
 {
@@ -256,6 +269,7 @@ int heapfile_open(heapfile *ret, const int fds[HEAPFILE_NFDS], const char **ret_
     }
     shm_map_init(&file.map, file.maps[HEAPFILE_SPANS], file.maps[HEAPFILE_BITMAP], file.maps[HEAPFILE_ARENA]);
     take_over_version(&file);
+    take_over_profile(&file);
     *ret = file;
     return 0;
 }
@@ -277,6 +291,7 @@ void heapfile_close(heapfile *file)
     heapfile_close_fds(file->fds);
     heapfile_close_fds((const int[HEAPFILE_NFDS]){ file->arena_ro_fd, file->spans_ro_fd, file->bitmap_ro_fd,
                                                    file->lock_fd, -1, -1 });
+    profilefile_close(&file->profile);
     file->zeroing = zeroing_free(file->zeroing);
     file->shelf = shelf_free(file->shelf);
     *file = heapfile_none;
@@ -321,5 +336,5 @@ uint64_t heapfile_arena_bytes(const heapfile *file)
 
 uint64_t heapfile_metadata_bytes(const heapfile *file)
 {
-    return file_bytes(file, HEAPFILE_SPANS) + file_bytes(file, HEAPFILE_BITMAP);
+    return file_bytes(file, HEAPFILE_SPANS) + file_bytes(file, HEAPFILE_BITMAP) + profilefile_bytes(&file->profile);
 }

@@ -6,6 +6,7 @@
 
 #include "daemon/memory/holes.h"
 #include "daemon/memory/hugepages.h"
+#include "daemon/memory/profilefile.h"
 #include "daemon/memory/shelf.h"
 #include "daemon/memory/zeroing.h"
 #include "shm/layout.h"
@@ -70,6 +71,7 @@ typedef struct heapfile {
     hugepages huge; /* zeroed: the arena gets huge pages where the system has them */
     zeroing *zeroing; /* of the arena */
     shelf *shelf; /* where signs of life are for the next daemon */
+    profilefile profile; /* where samples are recorded, as long as somebody has wanted that; it is on the shelf, too */
     struct helper *helper; /* who makes holes and memory (helper.c); NULL: nobody */
 } heapfile;
 
@@ -109,7 +111,7 @@ bool heapfile_token_is(const uint8_t want[SESSION_TOKEN_BYTES], const uint8_t *t
 /* The files for who punches. */
 holes heapfile_holes(const heapfile *file);
 
-/* Physical memory of the arena; of spans and bitmap; as the kernel counts it. A system call or two, without a lock. */
+/* Physical memory of the arena; of spans, bitmap and profile; as the kernel counts it. System calls without a lock. */
 uint64_t heapfile_arena_bytes(const heapfile *file);
 uint64_t heapfile_metadata_bytes(const heapfile *file);
 

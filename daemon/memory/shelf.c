@@ -1,8 +1,9 @@
 /*
  * Shelf: a queue of descriptors that no process has to be awake for.
  *
- * Called by heapfile (make, read), lifesign (take), and by session and heap/group (put, remove). Data: the queue of a
- * pair of sockets in the kernel, which the daemon alone writes and reads; and private: where in the queue each sign is.
+ * Called by heapfile (make, read), lifesign (take), session and heap/group (put, remove), and profilefile, whose region
+ * is a sign of number 0 here. Data: the queue of a pair of sockets in the kernel, which the daemon alone writes and
+ * reads; and private: where in the queue each sign is.
  *
  * The next daemon needs the descriptors of the signs of life (lifesign.c) that this one has made: nobody else has one
  * without a lock. To give each of them to systemd or to the keeper would be a message to another process for each
@@ -49,7 +50,6 @@
 #include "daemon/memory/shelf.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -294,6 +294,21 @@ void shelf_remove(shelf *s, uint32_t number, uint32_t epoch)
         return;
     place_clear(s, p);
     take_out(s, POPS_EACH);
+}
+
+/* Each round takes the messages out that a gathering has emptied: the first one, at least. */
+bool shelf_clean(shelf *s)
+{
+    uint32_t end = s->tail;
+
+    for (;;) {
+        take_out(s, end - s->head);
+        if (s->head == end)
+            return true;
+        gather(s);
+        if (*nliving_in(s, s->head) != 0)
+            return false; /* it could not be sent */
+    }
 }
 
 /* --- after another daemon --- */

@@ -4,6 +4,7 @@
 #ifndef GOALLOC_DAEMON_MEMORY_SHELF_H
 #define GOALLOC_DAEMON_MEMORY_SHELF_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -34,13 +35,20 @@ shelf *shelf_free(shelf *s);
 
 /*
  * Put a sign there: that of the session or group of this number (as an owner of objects; below
- * SHM_OWNERS_MAX) and epoch. fd is borrowed until shelf_remove(). 0; -errno: -EAGAIN (it is full),
- * -ETOOMANYREFS (this user has as many descriptors on their way in sockets as it may), -ENOMEM.
+ * SHM_OWNERS_MAX) and epoch; of number 0 it is the region of profiles (profilefile.c). It replaces another one of its
+ * number. fd is borrowed until shelf_remove(). 0; -errno: -EAGAIN (it is full), -ETOOMANYREFS (this user has as many
+ * descriptors on their way in sockets as it may), -ENOMEM.
  */
 int shelf_put(shelf *s, uint32_t number, uint32_t epoch, int fd) __attribute__((warn_unused_result));
 
 /* The session or group has ended, and its sign need not be there any more. It may be for a while. */
 void shelf_remove(shelf *s, uint32_t number, uint32_t epoch);
+
+/*
+ * Take out what is not to be there any more, wherever it is in the queue, so that nothing holds it: all that lives is
+ * sent once more. True: it is out. 30 us for each SHELF_BATCH of these; for what is large, and seldom.
+ */
+bool shelf_clean(shelf *s) __attribute__((warn_unused_result));
 
 /*
  * After another daemon, once, before anything is put: read what is there, and leave all of it there. 0; -EPROTO: there

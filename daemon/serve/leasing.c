@@ -39,6 +39,7 @@
 #include "daemon/serve/releases.h"
 #include "daemon/serve/sweep.h"
 #include "shm/crash.h"
+#include "shm/probe.h"
 
 #define VAIN_MAX         16u /* times that a request finds enough free pages, but not in one piece */
 #define RELEASE_PERCENT  99u /* of the memory limit: what describes new spans takes some memory later */
@@ -301,6 +302,17 @@ static void reply_spans(client *c, answer why)
     }
 }
 
+/* For who watches. The reply is on its way; c is what it was, though it may be closing. */
+static void probe_end(const client *c, int error)
+{
+    const operation *op = &c->op;
+
+    if (op->kind == GOALLOCD__REQUEST__OP_REFILL)
+        PROBE(goallocd, refill_end, c->session.n, op->id, op->nspans, op->nfresh, error);
+    else if (op->kind == GOALLOCD__REQUEST__OP_ALLOC_LARGE)
+        PROBE(goallocd, large_end, c->session.n, op->id, op->nspans == 0 ? 0 : op->memory->spans[0], error);
+}
+
 /* The fresh spans got no memory: end their leases. Of some pages nobody knows whether they have any. */
 static void revoke_fresh(client *c)
 {
@@ -358,6 +370,7 @@ static void end(client *c, int result, answer why)
     if (c->op.grow_pages != 0)
         end_growth(c, result);
     reply_spans(c, why);
+    probe_end(c, c->op.nspans == 0 ? why.error : 0);
     if (c->op.state == OPERATION_COMMITTING && --client_any_session(c)->lessee.nops == 0) {
         queue_note_session(&srv->queue, c->session.n); /* its process may wait, to come back to it, */
         service_wake(srv);                             /* or it to end */
@@ -405,6 +418,14 @@ static void on_released(void *data, bool released)
 
 /* --- the way there --- */
 
+/* Who does not sample gets other spans: it looks at the marks. */
+static bool asks_marked(const Goallocd__Request *request)
+{
+    return request->op_case == GOALLOCD__REQUEST__OP_REFILL        ? request->refill->marked
+           : request->op_case == GOALLOCD__REQUEST__OP_ALLOC_LARGE ? request->alloc_large->marked
+                                                                   : false;
+}
+
 void leasing_begin(client *c, const Goallocd__Request *request)
 {
     service *srv = client_service(c);
@@ -420,6 +441,7 @@ void leasing_begin(client *c, const Goallocd__Request *request)
     job->data = c;
     c->op.committing = false;
     c->op.asked_pages = asked_pages(request);
+    c->op.marked = asks_marked(request) && profiling_marks(&srv->profiling, client_any_session(c));
 }
 
 void leasing_add(client *c, session *s, page_no first)
@@ -446,6 +468,8 @@ void leasing_add_fresh(client *c, session *s, page_no first, uint64_t nscavenged
     service *srv = client_service(c);
     uint64_t npages = shm_span_at(srv->heap->map, first)->npages;
 
+    shm_span_at(srv->heap->map, first)->marked = c->op.marked;
+    CRASH_POINT(lease_after_mark);
     leasing_add(c, s, first);
     c->op.memory->unbacked[c->op.nspans - 1] = nscavenged == npages;
     c->op.nfresh++;

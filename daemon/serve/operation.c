@@ -14,6 +14,7 @@
  *     NONE -> WAITING -> JOINED -> NONE                Stats, SessionList, Trim, Reload: the round has ended
  *                            '---> RELEASING -> NONE   Scavenge
  *     NONE -> ENDING -> NONE                           Detach: the session is over
+ *     NONE -> AWAITING -> NONE                         ProfileOpen, ProfileSet: handled again, from the beginning
  *     NONE -> PAUSED -> NONE                           ReturnSpans, a long one: handled again, from where it was
  *
  * Each state that lasts beyond a turn of the loop has a ring of the operations in it, and of those that wait for a
@@ -34,6 +35,7 @@ _Static_assert(OPERATION_MEMORIES == 64, "a bit each in operation_pool");
 
 #define BIT(state) (1u << (state))
 #define STATES_LEASING (BIT(OPERATION_LEASING) | BIT(OPERATION_COMMITTING))
+#define STATES_AGAIN   (BIT(OPERATION_DEFERRED) | BIT(OPERATION_AWAITING) | BIT(OPERATION_PAUSED))
 
 /* True if an operation may go from one state to the other. */
 static inline bool may_follow(enum operation_state from, enum operation_state to)
@@ -41,7 +43,7 @@ static inline bool may_follow(enum operation_state from, enum operation_state to
     static const unsigned next[OPERATION_STATES] = {
         [OPERATION_NONE] =
             BIT(OPERATION_DEFERRED) | BIT(OPERATION_LEASING) | BIT(OPERATION_WAITING) | BIT(OPERATION_ENDING) |
-            BIT(OPERATION_PAUSED),
+            BIT(OPERATION_AWAITING) | BIT(OPERATION_PAUSED),
         [OPERATION_DEFERRED] = BIT(OPERATION_NONE),
         [OPERATION_LEASING] = BIT(OPERATION_NONE) | BIT(OPERATION_DEFERRED) | BIT(OPERATION_COMMITTING),
         [OPERATION_COMMITTING] = BIT(OPERATION_NONE),
@@ -49,6 +51,7 @@ static inline bool may_follow(enum operation_state from, enum operation_state to
         [OPERATION_JOINED] = BIT(OPERATION_NONE) | BIT(OPERATION_RELEASING),
         [OPERATION_RELEASING] = BIT(OPERATION_NONE),
         [OPERATION_ENDING] = BIT(OPERATION_NONE),
+        [OPERATION_AWAITING] = BIT(OPERATION_NONE),
         [OPERATION_PAUSED] = BIT(OPERATION_NONE),
     };
 
@@ -251,7 +254,7 @@ void operation_defer(operation *op, enum wait wait, uint64_t npages, bool in_vai
 
 void operation_take_turn(operation *op)
 {
-    assert(op->state == OPERATION_DEFERRED || op->state == OPERATION_PAUSED);
+    assert((BIT(op->state) & STATES_AGAIN) != 0);
     op->has_turn = true;
     operation_finish(op);
 }

@@ -19,6 +19,7 @@ enum operation_state {
     OPERATION_JOINED,     /* the round under way is for it */
     OPERATION_RELEASING,  /* Scavenge, after its round: free pages are being released */
     OPERATION_ENDING,     /* Detach: its session is being ended */
+    OPERATION_AWAITING,   /* the region of profiles; its request is handled again */
     OPERATION_PAUSED,     /* a slice of it is done; its request is handled again for the next one */
     OPERATION_STATES
 };
@@ -71,11 +72,13 @@ typedef struct operation {
     enum round round;         /* WAITING and JOINED */
     void (*after_round)(struct operation *op); /* replies, or goes on in state RELEASING */
     uint32_t start;           /* SessionList: where the list begins */
-    size_t ndone;             /* ReturnSpans: spans that earlier slices have returned; until operation_answered() */
+    size_t ndone;             /* ReturnSpans: spans that earlier slices have returned; ProfileSet: the region that it
+                                 waits for; until operation_answered() */
     operation_memory *memory; /* LEASING and COMMITTING; else NULL */
     operation_pool *pool;     /* where memory comes from */
     uint32_t nspans;          /* in memory, leased for it; the last nfresh have just been taken from the page heap */
     uint32_t nfresh;
+    bool marked;              /* those that are fresh are marked, and no others are wanted */
     uint64_t asked_pages; /* for the log */
     uint64_t grow_pages; /* ResizeLarge: pages at spans[1] that the object in spans[0] is to grow by */
     commit_job commit;

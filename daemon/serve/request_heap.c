@@ -5,6 +5,8 @@
  * checking all tables (check.c) and sweeping all spans take a while: rounds.c does it in slices for all who ask. Pages
  * are released by the helper (scavenge.c). The picture and the list of leases come in replies that each cost a
  * fraction of a millisecond, since anybody may ask for them: who wants the whole asks again from where one ended.
+ * Size classes are found by a walk over the spans of a cell, so with them a cell is 64 MiB at most, and who draws a
+ * larger one adds up its parts.
  */
 #include "daemon/serve/request_heap.h"
 
@@ -15,13 +17,25 @@
 #include "daemon/serve/check.h"
 #include "daemon/serve/stats.h"
 #include "proto/layout.h"
+#include "shm/probe.h"
 
 #define MAP_CELLS_MAX 4096u
 #define LEASES_MAX    1024u
 #define LEASES_NS     UINT64_C(250000) /* after which a reply ends, */
 #define LEASES_SPANS  16u              /* looked at after so many spans, of which each takes 10 us at most */
 #define TRIM_SPANS    32u
-#define MAP_WORDS_MAX (UINT64_C(1) << 18) /* of page bits looked at for one picture: a fraction of a millisecond */
+#define MAP_WORDS_MAX (UINT64_C(1) << 18) /* of page bits looked at for one reply: a fraction of a millisecond */
+#define MAP_STEPS_MAX 8192u /* spans looked at for their classes before a reply ends: some 20 ns each */
+
+/*
+ * Of a cell of which classes are asked; and the rows of these in a reply: each takes a step, and the last cell adds one
+ * for each class. A frame holds them.
+ */
+#define MAP_CLASS_PAGES_MAX SHM_HEAP_ARENA_PAGES
+#define MAP_CLASSES_MAX     (MAP_STEPS_MAX + SIZE_CLASS_COUNT + 1)
+_Static_assert(MAP_CLASS_PAGES_MAX < 1 << 14 && MAP_CELLS_MAX <= 1 << 14 && SIZE_CLASS_COUNT < 1 << 7 &&
+                   MAP_CELLS_MAX * (2 + 2) + MAP_CLASSES_MAX * (2 + 1 + 2) + 256 < FRAME_PAYLOAD_MAX,
+               "varints: two bytes for pages of a cell and for its number, one for a class");
 
 /* --- statistics --- */
 
@@ -54,6 +68,7 @@ static void trim_swept(operation *op)
 {
     service *srv = op->peer->host->data;
 
+    PROBE(goallocd, trim_end, (uint16_t)0, op->peer->pid);
     if (op->kind == GOALLOCD__REQUEST__OP_TRIM) {
         reply_answer(op->peer, op->id, ANSWER_DONE);
         return;
@@ -79,6 +94,7 @@ static answer trim_session(client *c, const Goallocd__Request *request)
         service_ask_session(srv, s->lessee.no);
     if (!lease_take_all_offered(&s->lessee, &pos, TRIM_SPANS)) {
         queue_note(&srv->queue, WAIT_PAGES);
+        PROBE(goallocd, trim_end, s->lessee.no.n, c->peer.pid);
         return ANSWER_DONE;
     }
     c->op.ndone = pos.n;
@@ -96,31 +112,72 @@ answer handle_trim(client *c, const Goallocd__Request *request)
 
 /* --- looks at the heap --- */
 
+/* A reply's cells, and the size classes in them. */
+typedef struct map_lists {
+    uint64_t inuse[MAP_CELLS_MAX];
+    uint64_t backed[MAP_CELLS_MAX];
+    uint32_t class_cell[MAP_CLASSES_MAX];
+    uint32_t class_number[MAP_CLASSES_MAX];
+    uint32_t class_npages[MAP_CLASSES_MAX];
+    size_t ncells;
+    size_t nclasses;
+} map_lists;
+
+/* What is in use of the next cell, by size class: the steps that it took. */
+static uint64_t list_classes(const mheap *heap, page_no first, uint64_t npages, map_lists *lists)
+{
+    uint32_t counted[SIZE_CLASS_COUNT + 1] = { 0 };
+    uint64_t nsteps = mheap_count_classes(heap, first, npages, lists->inuse[lists->ncells], counted);
+
+    for (uint32_t class = 0; class <= SIZE_CLASS_COUNT; class++) {
+        if (counted[class] == 0)
+            continue;
+        lists->class_cell[lists->nclasses] = (uint32_t)lists->ncells;
+        lists->class_number[lists->nclasses] = class;
+        lists->class_npages[lists->nclasses++] = counted[class];
+    }
+    return nsteps;
+}
+
+/* As many cells as the reply may have: the first one always. */
+static void list_cells(const mheap *heap, const Goallocd__HeapMap *ask, uint64_t end, map_lists *lists)
+{
+    uint64_t words = 0;
+    uint64_t nsteps = 0;
+
+    lists->ncells = lists->nclasses = 0;
+    for (uint64_t page = ask->start; page < end && lists->ncells < ask->max_cells && lists->ncells < MAP_CELLS_MAX;
+         page += ask->cell_pages, lists->ncells++) {
+        size_t i = lists->ncells;
+
+        words += ask->cell_pages / 64 + 1;
+        if (i > 0 && (words > MAP_WORDS_MAX || nsteps > MAP_STEPS_MAX))
+            break;
+        pagealloc_count(heap->pages, page_at(page), ask->cell_pages, &lists->inuse[i], &lists->backed[i]);
+        if (ask->classes)
+            nsteps += list_classes(heap, page_at(page), ask->cell_pages, lists);
+    }
+}
+
 answer handle_heap_map(client *c, const Goallocd__Request *request)
 {
-    static uint64_t inuse[MAP_CELLS_MAX];
-    static uint64_t backed[MAP_CELLS_MAX];
+    static map_lists lists;
     const Goallocd__HeapMap *ask = request->heap_map;
     const mheap *heap = client_service(c)->heap;
-    uint64_t end = pagealloc_end(heap->pages).n;
     Goallocd__HeapMapReply body = GOALLOCD__HEAP_MAP_REPLY__INIT;
-    uint64_t words = 0;
-    size_t n = 0;
 
-    if (ask->cell_pages == 0 || ask->cell_pages % 64 != 0 || ask->cell_pages > heap->map->npages ||
-        ask->start % 64 != 0)
-        return (answer){ EINVAL, "cells of no pages, or of no multiple of 64" };
-    for (uint64_t page = ask->start; page < end && n < ask->max_cells && n < MAP_CELLS_MAX; page += ask->cell_pages) {
-        words += ask->cell_pages / 64;
-        if (n > 0 && words > MAP_WORDS_MAX)
-            break;
-        pagealloc_count(heap->pages, page_at(page), ask->cell_pages, &inuse[n], &backed[n]);
-        n++;
-    }
-    body.n_inuse = body.n_backed = n;
-    body.inuse = inuse;
-    body.backed = backed;
-    body.end = end;
+    if (ask->cell_pages == 0 || ask->cell_pages > (ask->classes ? MAP_CLASS_PAGES_MAX : heap->map->npages))
+        return (answer){ EINVAL, "cells of no pages, or of too many" };
+    body.end = pagealloc_end(heap->pages).n;
+    list_cells(heap, ask, body.end, &lists);
+    body.inuse = lists.inuse;
+    body.backed = lists.backed;
+    body.class_cell = lists.class_cell;
+    body.class_number = lists.class_number;
+    body.class_npages = lists.class_npages;
+    body.n_inuse = body.n_backed = lists.ncells;
+    body.n_class_cell = body.n_class_number = body.n_class_npages = lists.nclasses;
+    body.has_classes = ask->classes;
     body.arena_pages = heap->map->npages;
     body.arena_base = heap->map->base;
     return reply_body(&c->peer, request->id, GOALLOCD__REPLY__RESULT_HEAP_MAP, &body);

@@ -19,6 +19,7 @@
 #include <errno.h>
 
 #include "daemon/serve/leasing.h"
+#include "shm/probe.h"
 
 #define RETURN_SPANS   32u              /* that are returned between two looks at the clock, */
 #define RETURN_NS      UINT64_C(250000) /* and how long a slice of a long ReturnSpans takes */
@@ -120,7 +121,8 @@ static uint64_t refill_partial(client *c, session *s, const refill *r, uint64_t 
 
     while (c->op.nspans < r->want && *ret_npages < r->want * r->npages && lease_room_pages(&s->lessee) >= longest) {
         uint32_t n;
-        page_no first = mcentral_take(client_service(c)->heap, s->lessee.owner, r->spc, &budget, &n);
+        page_no first = mcentral_take(client_service(c)->heap, s->lessee.owner, (mcentral_kind){ r->spc, c->op.marked },
+                                      &budget, &n);
 
         if (first.n == 0)
             break;
@@ -291,6 +293,8 @@ answer handle_resize_large(client *c, session *s, const Goallocd__Request *reque
     if (central) {
         mcentral_remove(srv->heap, first);
         shm_span_at(srv->heap->map, first)->lessee_folds = 0;
+        if (!profiling_marks(&srv->profiling, s))
+            shm_span_at(srv->heap->map, first)->marked = 0; /* it may use the place for others later */
         lease_give(&s->lessee, first);
     }
     if (more > 0)
@@ -404,6 +408,8 @@ answer handle_return(client *c, session *s, const Goallocd__Request *request)
         if (i < ask->n_spans ? !return_span(c, s, ask->spans[i]) : !return_large(c, s, ask->large[i - ask->n_spans]))
             return ANSWER_GIVEN;
     }
+    PROBE(goallocd, return, s->lessee.no.n, (uint32_t)ask->n_spans, (uint32_t)ask->n_large,
+          s->lessee.nheld_pages * PAGE_BYTES);
     return ANSWER_DONE;
 }
 

@@ -2,8 +2,8 @@
  * Requests: from a message of goallocd.proto to its handler; and the handlers for sessions and objects.
  *
  * Called by peer for every frame, in order for each client. Calls request_lease.c, request_root.c, request_heap.c,
- * request_group.c and request_life.c for the other messages, deaths (who watches the process of a session), session,
- * adopt, making. All heap state is this thread's; no handler blocks.
+ * request_group.c, request_life.c and request_profile.c for the other messages, deaths (who watches the process of a
+ * session), session, adopt, making, profiling. All heap state is this thread's; no handler blocks.
  *
  * Everything in a request comes from a client: each number is bounded before it is used. What can't be served is
  * answered with an errno and a sentence, which handlers return. What no honest client sends (a span that it doesn't
@@ -25,9 +25,11 @@
 #include "daemon/serve/request_lease.h"
 #include "daemon/serve/request_life.h"
 #include "daemon/serve/request_limits.h"
+#include "daemon/serve/request_profile.h"
 #include "daemon/serve/request_root.h"
 #include "proto/layout.h"
 #include "shm/crash.h"
+#include "shm/probe.h"
 
 #define LIST_SESSIONS_MAX 128u
 #define NO_DESCRIPTORS    "the daemon has no descriptors left for another session"
@@ -276,6 +278,13 @@ static answer check_layout(const service *srv, const Goallocd__Attach *ask)
     return (answer){ ENOEXEC, version_explain(why, sizeof(why), &heap, &knows, use, "this libgoalloc") };
 }
 
+/* A session that samples asks for the region soon: it may be there by then. If there can't be one, it is told then. */
+static void begin_profile(service *srv, const session *s)
+{
+    if (profile_word_unpack(s->profile).rate != 0)
+        (void)(profiling_need(&srv->profiling) < 0);
+}
+
 static answer handle_attach(client *c, const Goallocd__Request *request)
 {
     static const answer open_errors[] = {
@@ -318,9 +327,13 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
     a = find_group(c, ask, &wanted.group);
     if (a.error != 0)
         return a;
+    if (!(ask->flags & SESSION_READONLY))
+        wanted.profile = profiling_word(&srv->profiling, ask->profile_bytes, wanted.group);
     e = session_open(&srv->sessions, &wanted, &s);
-    if (e == 0)
+    if (e == 0) {
+        begin_profile(srv, s);
         return attach_reply(c, request->id, s);
+    }
     service_wake(srv); /* a group that was founded for it ends */
     return open_errors[e];
 }
@@ -381,6 +394,7 @@ static void fill_session(const session *s, live_sum left, Goallocd__SessionInfo 
     ret->idle_bytes = s->counted.nidle_pages * PAGE_BYTES;
     ret->refills = s->nrefills;
     ret->age_ms = session_age_ms(s);
+    ret->profile_bytes = profile_word_unpack(s->profile).rate;
 }
 
 /* What is not for others to know. */
@@ -573,6 +587,11 @@ static const struct {
     [GOALLOCD__REQUEST__OP_LIMITS] = { .handle = handle_limits },
     [GOALLOCD__REQUEST__OP_RELOAD] = { .handle = handle_reload },
     [GOALLOCD__REQUEST__OP_LEASES] = { .handle = handle_leases },
+    [GOALLOCD__REQUEST__OP_PROFILE_OPEN] = { .change = handle_profile_open },
+    [GOALLOCD__REQUEST__OP_PROFILE_SET] = { .handle = handle_profile_set,
+                                            .control = CONTROL("have sessions of others sampled") },
+    [GOALLOCD__REQUEST__OP_PROFILE_READ] = { .handle = handle_profile_read,
+                                             .control = CONTROL("read what was sampled") },
 };
 
 /* True if all that the request touches is a session of the client's own user: then it needs no control. */
@@ -580,7 +599,9 @@ static bool is_about_own(const client *c, const Goallocd__Request *request)
 {
     uint32_t no = request->op_case == GOALLOCD__REQUEST__OP_TRIM         ? request->trim->session
                   : request->op_case == GOALLOCD__REQUEST__OP_DISCONNECT ? request->disconnect->session
-                                                                         : 0;
+                  : request->op_case == GOALLOCD__REQUEST__OP_PROFILE_SET
+                      ? request_profile_session(request->profile_set)
+                      : 0;
     const session *s = no < SHM_SESSIONS_MAX ? session_at(&client_service(c)->sessions, no) : NULL;
 
     return s != NULL && s->uid == c->peer.uid;
@@ -674,6 +695,25 @@ static void note_refused(client *c, const Goallocd__Request *request, answer a)
         note_refused_by(c, what, a.message);
 }
 
+/* For who watches: a request for spans has come. It may wait before it is handled, and is handled again then. */
+static void probe_begin(const client *c, const Goallocd__Request *request)
+{
+    if (request->op_case == GOALLOCD__REQUEST__OP_REFILL)
+        PROBE(goallocd, refill_begin, c->session.n, request->id, request->refill->span_class,
+              request->refill->nspans);
+    else if (request->op_case == GOALLOCD__REQUEST__OP_ALLOC_LARGE)
+        PROBE(goallocd, large_begin, c->session.n, request->id, request->alloc_large->npages);
+}
+
+/* It has ended without spans. One that ends with spans, or later, ends in leasing.c. */
+static void probe_refused(const client *c, const Goallocd__Request *request, answer a)
+{
+    if (request->op_case == GOALLOCD__REQUEST__OP_REFILL)
+        PROBE(goallocd, refill_end, c->session.n, request->id, UINT32_C(0), UINT32_C(0), a.error);
+    else if (request->op_case == GOALLOCD__REQUEST__OP_ALLOC_LARGE)
+        PROBE(goallocd, large_end, c->session.n, request->id, UINT32_C(0), a.error);
+}
+
 bool requests_handle(peer *p, const Goallocd__Request *request)
 {
     client *c = client_of(p);
@@ -682,8 +722,10 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
     answer a;
 
     c->notified = false;
-    if (c->op.waiter.arrived == 0) /* else it has waited, and is no new one */
+    if (c->op.waiter.arrived == 0) { /* else it has waited, and is no new one */
+        probe_begin(c, request);
         loopcpu_note_request(&client_service(c)->loopcpu, request);
+    }
     wait = s == NULL ? WAITS : has_to_wait(c, request);
     if (wait != WAITS) {
         operation_begin_deferred(&c->op, p, request, &client_service(c)->queue, wait, 0);
@@ -696,12 +738,13 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
         a = limits_refuse_memory(c, s);
     if (a.error > 0) {
         note_refused(c, request, a);
+        probe_refused(c, request, a);
         if (asks_for_memory(request))
             service_count_refusal(client_service(c), a.error);
     }
     if (a.error >= 0)
         reply_answer(p, request->id, a);
-    if (c->op.state == OPERATION_DEFERRED || c->op.state == OPERATION_PAUSED)
+    if (c->op.state == OPERATION_DEFERRED || c->op.state == OPERATION_AWAITING || c->op.state == OPERATION_PAUSED)
         return false;
     operation_answered(&c->op);
     client_service(c)->nrpcs++;

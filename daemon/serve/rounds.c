@@ -36,6 +36,7 @@
 #include "daemon/serve/deaths.h"
 #include "daemon/serve/stats.h"
 #include "daemon/serve/sweep.h"
+#include "shm/probe.h"
 
 #define SLICE_NS   UINT64_C(250000)
 #define STEP_SPANS 16u /* between two looks at the clock; a span takes 10 us at most */
@@ -97,6 +98,8 @@ static bool end_session(service *srv, session *s, uint64_t until_ns)
     deaths_forget(srv->deaths, no);
     ended = &srv->sessions.ended[(srv->sessions.nended - 1) % SESSIONS_ENDED_MAX];
     log_end(ended);
+    PROBE(goallocd, session_end, no.n, ended->pid, ended->detached, ended->lessee.ending.left.bytes,
+          ended->lessee.ending.freed.bytes, ended->label);
     events_session_end(&srv->events, ended);
     answer_detach(srv, no);
     return true;
@@ -267,8 +270,10 @@ static void work(rounds *r, enum round round, uint64_t until_ns)
 /* The round is over: when may the next one begin? */
 static void set_pause(round_state *state, enum round round, uint64_t now)
 {
-    if (round == ROUND_SWEEP)
+    if (round == ROUND_SWEEP) {
         state->not_before_ns = state->began_ns + SWEEP_EVERY_NS;
+        PROBE(goallocd, sweep_end, state->worked_ns / 1000);
+    }
     if (round == ROUND_SWEEP || round == ROUND_RECLAIM)
         return;
     if (state->not_before_ns + SAVED_NS < now)

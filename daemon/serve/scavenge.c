@@ -22,6 +22,7 @@
 #include "daemon/serve/scavenge.h"
 
 #include "daemon/log.h"
+#include "shm/probe.h"
 
 #define GEN_NS             UINT64_C(1000000000)
 #define FORCED_PAGES       2048u /* a job of a forced release */
@@ -152,6 +153,7 @@ static void job_done(helper_punch *punch)
     npages = job_end(s, punch->ndone);
     now = uv_hrtime();
     s->work_ns += punch->cpu_ns + now - start;
+    PROBE(goallocd, scavenge, npages * PAGE_BYTES, s->work_ns / 1000, s->is_forced);
     if (s->is_forced) {
         s->neager += npages;
         s->forced_pages += npages;
@@ -316,6 +318,7 @@ void scavenge_look(scavenger *s)
 
 void scavenge_note_eager(scavenger *s, page_range range)
 {
+    PROBE(goallocd, release, range.npages * PAGE_BYTES);
     s->neager += range.npages;
     note_emptied(s, range.first);
 }

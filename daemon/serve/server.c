@@ -26,9 +26,11 @@
 #include "daemon/log.h"
 #include "daemon/notify.h"
 #include "daemon/serve/releases.h"
+#include "daemon/serve/request_profile.h"
 #include "daemon/serve/requests.h"
 #include "daemon/serve/unmap.h"
 #include "shm/crash.h"
+#include "shm/probe.h"
 
 #define MAP_NS UINT64_C(500000) /* of writing page maps without a pause */
 #define MAP_PAUSE_MS 1u
@@ -270,6 +272,7 @@ static void stop(server *s, const char *why, bool keep)
     door_shut(&s->door);
     reload_stop(&s->reload);
     unmap_stop();
+    profiling_stop(&srv->profiling);
     peer_host_stop(&srv->peers, &notice);
     deaths_stop(&s->deaths);
     loopcpu_stop(&srv->loopcpu);
@@ -368,9 +371,15 @@ static int start(server *s, int listen_fd)
     peer_host_start(&srv->peers);
     pulse_start(&s->pulse, srv);
     r = door_open(&s->door, &srv->peers, listen_fd, s->options.refuses_fds);
-    if (r == 0 && srv->eager_commit) /* last: its first job, in the thread pool, would outlive a start that fails */
+    if (r < 0)
+        return r;
+    /* Last: their first jobs, in the thread pool, would outlive a start that fails. */
+    srv->profiling.on_change = request_profile_go_on;
+    srv->profiling.data = srv;
+    profiling_start(&srv->profiling, &srv->loop, &srv->sessions, &srv->mem);
+    if (srv->eager_commit)
         ahead_start(&srv->ahead, srv->heap, &srv->commits, &srv->mem, &srv->scav, on_prepared, s);
-    return r;
+    return 0;
 }
 
 static void on_root(void *data, root_name name, bool set)
@@ -443,6 +452,8 @@ static void log_takeover(const server *s, const log_subject *subject)
               heap->groups->ngroups, roots_count(srv->roots), (unsigned long long)heap->ninuse_spans,
               (unsigned long long)(heap->ninuse_pages * PAGE_BYTES / MIB), (unsigned long long)(took_us / 1000),
               (unsigned long long)(took_us % 1000));
+    PROBE(goallocd, takeover, subject->heap, srv->sessions.nopen, heap->groups->ngroups, heap->ninuse_spans,
+          heap->ninuse_pages * PAGE_BYTES, took_us);
 }
 
 /* "64 MiB", or "none". */

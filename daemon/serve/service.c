@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "shm/probe.h"
+
 #define TURNS_SLICE  64u /* requests that are handled again in one turn of the loop */
 #define ASK_SLICE    64u /* sessions that are asked in one */
 #define ASK_PAUSE_NS UINT64_C(10000000)
@@ -174,6 +176,7 @@ void service_ask_session(service *srv, session_no no)
     if (session_at(&srv->sessions, no.n) == NULL)
         return;
     u32_store_release(seq, u32_load_relaxed(seq) + 1);
+    PROBE(goallocd, trim_ask, no.n, u32_load_relaxed(seq));
     if (c != NULL && client_session(c) != NULL && !c->notified) {
         c->notified = true;
         (void)reply_body(&c->peer, 0, GOALLOCD__REPLY__RESULT_TRIM_NOTICE, &body);

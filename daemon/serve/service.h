@@ -15,11 +15,12 @@
 #include "daemon/serve/loopcpu.h"
 #include "daemon/serve/making.h"
 #include "daemon/serve/operation.h"
+#include "daemon/serve/profiling.h"
 #include "daemon/serve/reply.h"
 #include "daemon/serve/session.h"
 
 /* Kinds of requests are below it: numbers of the fields of a Request. */
-#define SERVICE_OPS_MAX 128u
+#define SERVICE_OPS_MAX 160u
 
 /* Why a request for memory got none, as statistics have it: the answer's errno. */
 enum memory_error { MEMORY_ENOSPC, MEMORY_EDQUOT, MEMORY_ENOMEM, MEMORY_EAGAIN, MEMORY_ERRORS };
@@ -39,6 +40,7 @@ typedef struct service {
     sysmem mem;
     ahead ahead;
     excess excess;
+    profiling profiling;
     bool eager_commit;
     bool stopping;
     const access_policy *access; /* who may do what */
@@ -84,6 +86,8 @@ typedef struct client {
     session_no session; /* 0: not attached */
     uint32_t epoch;
     bool notified; /* a notice was sent since its last request: no second one, it may be asleep */
+    uint32_t profile_seq;  /* of the region of profiles whose descriptors it was sent, */
+    uint32_t nprofile_fds; /* so often */
     subscriber subscriber; /* if it has subscribed to events; then it has no session */
     operation op;
 } client;

@@ -39,6 +39,7 @@
 
 #include "daemon/heap/intents.h"
 #include "shm/crash.h"
+#include "shm/probe.h"
 
 /*
  * A label is for people, whoever sends it: UTF-8 without control characters, so that nothing in it moves a terminal's
@@ -314,12 +315,14 @@ int session_open(session_table *table, const session_request *request, session *
     entry->minor = request->knows.minor;
     entry->knows_needed = request->knows.needed;
     entry->knows_writing = request->knows.writing;
+    u64_store_relaxed(&entry->profile, s->profile = request->profile);
     memset(entry->reserved, 0, sizeof(entry->reserved));
     memcpy(entry->label, s->label, sizeof(entry->label));
     u32_store_release(&entry->epoch, s->lessee.epoch);
     CRASH_POINT(session_before_state);
     session_set_state(table, s, SHM_SESSION_OPEN);
     CRASH_POINT(session_after_state);
+    PROBE(goallocd, session_begin, no.n, s->pid, s->uid, s->label, s->group_name);
     *ret = s;
     return 0;
 }
@@ -332,6 +335,12 @@ void session_set_label(session_table *table, session *s, const char *label)
     memcpy(shown, s->label, SHM_LABEL_BYTES / 2);
     CRASH_POINT(label_half);
     memcpy(shown + SHM_LABEL_BYTES / 2, s->label + SHM_LABEL_BYTES / 2, SHM_LABEL_BYTES / 2);
+}
+
+void session_set_profile(session_table *table, session *s, uint64_t word)
+{
+    s->profile = word;
+    u64_store_release(&entry_of(table, s->lessee.no)->profile, word);
 }
 
 bool session_has_token(const session_table *table, const session *s, const uint8_t *token, size_t len_bytes)
@@ -375,6 +384,7 @@ static int recover_entry(session_table *table, session_no no)
     if (s == NULL)
         return -ENOMEM;
     s->opened_ms = entry->opened_ms;
+    s->profile = u64_load_relaxed(&entry->profile);
     s->sign = lifesign_find(table->leases.heap->file->shelf, no.n, s->lessee.epoch);
     session_set_state(table, s, state == SHM_SESSION_ENDING ? SHM_SESSION_ENDING : SHM_SESSION_LOST);
     return 0;
@@ -474,7 +484,7 @@ static bool entry_agrees(const session_table *table, uint32_t no)
     return u32_load_relaxed(&entry->state) == (uint32_t)s->state && s->state != SHM_SESSION_FREE &&
            u32_load_relaxed(&entry->epoch) == s->lessee.epoch && entry->flags == s->flags && entry->pid == s->pid &&
            entry->uid == s->uid && (s->lessee.owner.n != 0) == ((s->flags & SESSION_RECLAIM) != 0) &&
-           entry->group == group_word_of(s);
+           entry->group == group_word_of(s) && u64_load_relaxed(&entry->profile) == s->profile;
 }
 
 /* The groups' members, counted from the sessions. */

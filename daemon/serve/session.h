@@ -38,6 +38,7 @@ typedef struct session {
     group *group;            /* NULL: it has none, or it is over */
     uint32_t group_uid;      /* of the group, whose name outlives it here */
     char group_name[SHM_GROUP_NAME_BYTES];
+    uint64_t profile;        /* its entry's profile_word */
     char label[SHM_LABEL_BYTES];
 } session;
 
@@ -99,6 +100,7 @@ typedef struct session_request {
     const char *label; /* cut to SHM_LABEL_BYTES - 1 bytes; what is no UTF-8, or controls terminals, becomes '?' */
     group *group;      /* that it joins, which is open and of its mode; NULL: none */
     shm_version knows; /* what its library knows of layouts */
+    uint64_t profile;  /* a profile_word: what it is to sample */
 } session_request;
 
 /* What a caller handles itself. */
@@ -143,6 +145,9 @@ bool session_has_token(const session_table *table, const session *s, const uint8
 
 /* Show the session under another label. */
 void session_set_label(session_table *table, session *s, const char *label);
+
+/* Have it sample so from now on: a profile_word. */
+void session_set_profile(session_table *table, session *s, uint64_t word);
 
 void session_set_state(session_table *table, session *s, enum shm_session_state state);
 

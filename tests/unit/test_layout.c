@@ -19,8 +19,9 @@
 #include "shm/intents.h"
 #include "shm/layout.h"
 #include "shm/offers.h"
+#include "shm/profile.h"
 
-#define LAYOUT_NUMBER UINT64_C(0x1b8e0ae50e68925f) /* of 1.0 */
+#define LAYOUT_NUMBER UINT64_C(0x9528e977b7f45418) /* of 1.1 */
 
 #define AT(type, field) offsetof(type, field), sizeof(((type *)NULL)->field)
 
@@ -41,14 +42,16 @@ static const uint64_t facts[] = {
     AT(shm_header, groups_off), AT(shm_header, reserved), AT(shm_header, created_ms), AT(shm_header, free_limit),
     AT(shm_header, nroot_entries), AT(shm_header, nsession_entries), AT(shm_header, ngroup_entries),
     AT(shm_header, needed), AT(shm_header, writing), AT(shm_header, optional), AT(shm_header, reserved32),
-    AT(shm_header, dropped), AT(shm_header, nleases), AT(shm_header, roots_seq), AT(shm_header, reserved64),
-    AT(shm_header, npeak_pages),
+    AT(shm_header, dropped), AT(shm_header, nleases), AT(shm_header, roots_seq), AT(shm_header, profile),
+    AT(shm_header, reserved64), AT(shm_header, npeak_pages),
     /* the tables of spans */
     sizeof(shm_session), AT(shm_session, epoch), AT(shm_session, state), AT(shm_session, trim_seq),
     AT(shm_session, flags), AT(shm_session, pid), AT(shm_session, uid), AT(shm_session, limit_bytes),
     AT(shm_session, root_pending), AT(shm_session, root_done), AT(shm_session, group), AT(shm_session, minor),
-    AT(shm_session, knows_needed), AT(shm_session, knows_writing), AT(shm_session, label), AT(shm_session, reserved),
-    sizeof(shm_group), AT(shm_group, word), AT(shm_group, uid), AT(shm_group, flags), AT(shm_group, reserved),
+    AT(shm_session, knows_needed), AT(shm_session, knows_writing), AT(shm_session, label), AT(shm_session, profile),
+    AT(shm_session, reserved),
+    sizeof(shm_group), AT(shm_group, word), AT(shm_group, uid), AT(shm_group, flags), AT(shm_group, profile),
+    AT(shm_group, reserved),
     AT(shm_group, name),
     sizeof(shm_root), AT(shm_root, current), AT(shm_root, values), AT(shm_root, name), AT(shm_root, reserved),
     sizeof(shm_root_value), AT(shm_root_value, offset), AT(shm_root_value, size), AT(shm_root_value, type_tag),
@@ -57,12 +60,19 @@ static const uint64_t facts[] = {
     AT(shm_heap_arena, npages), AT(shm_heap_arena, reserved),
     sizeof(shm_span), AT(shm_span, lease), AT(shm_span, elem_bytes), AT(shm_span, npages), AT(shm_span, nelems),
     AT(shm_span, magic), AT(shm_span, spc), AT(shm_span, needzero), AT(shm_span, lessee_folds),
-    AT(shm_span, reserved8), AT(shm_span, owner), AT(shm_span, nadopted), AT(shm_span, has_kept),
+    AT(shm_span, marked), AT(shm_span, owner), AT(shm_span, nadopted), AT(shm_span, has_kept),
     AT(shm_span, reserved32), AT(shm_span, nleases), AT(shm_span, reserved),
     /* bitmap's end, offers */
     sizeof(shm_intents), AT(shm_intents, used), AT(shm_intents, holds), AT(shm_intents, records),
     sizeof(shm_intent), AT(shm_intent, slot), AT(shm_intent, object), AT(shm_intent, next), AT(shm_intent, state),
     SHM_OFFERS_HEADER_BYTES, AT(shm_offers, id), AT(shm_offers, active), offsetof(shm_offers, words),
+    /* the region of profiles */
+    sizeof(profile_region), AT(profile_region, header), AT(profile_region, modules), AT(profile_region, stacks),
+    AT(profile_region, parties), AT(profile_region, sites), AT(profile_region, samples), AT(profile_header, magic),
+    AT(profile_header, nlost_samples), AT(profile_module, state), AT(profile_module, build_id),
+    AT(profile_module, path), AT(profile_stack, state), AT(profile_stack, frames), AT(profile_party, state),
+    AT(profile_party, session), AT(profile_party, label), AT(profile_party, group), AT(profile_site, key),
+    AT(profile_site, bytes), PROFILE_BUCKET, PROFILE_OBJECTS_UNIT,
     /* what daemons hand on */
     sizeof(heap_private), AT(heap_private, magic), AT(heap_private, major), AT(heap_private, features),
     AT(heap_private, generation), AT(heap_private, nadoption_entries), AT(heap_private, daemon_epoch),

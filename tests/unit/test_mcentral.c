@@ -43,7 +43,7 @@ static void set_bits(shm_u64 *word, uint32_t n)
 }
 
 /* A span with nlive objects in the central sets, of the class or large (class 0). */
-static page_no put_span(world *w, uint8_t class, uint32_t nlive)
+static page_no put_span_as(world *w, uint8_t class, uint32_t nlive, bool marked)
 {
     uint64_t npages = class < 2 ? 1 : size_class_npages[class / 2];
     page_no first;
@@ -51,8 +51,19 @@ static page_no put_span(world *w, uint8_t class, uint32_t nlive)
 
     assert_int_equal(mheap_alloc_span(&w->heap, npages, 1, (span_class){ class }, &first, &nscavenged), 0);
     set_bits(shm_alloc_word(&w->file.map, first, 0), nlive);
+    shm_span_at(&w->file.map, first)->marked = marked;
     mcentral_put(&w->heap, first);
     return first;
+}
+
+static page_no put_span(world *w, uint8_t class, uint32_t nlive)
+{
+    return put_span_as(w, class, nlive, false);
+}
+
+static page_no put_marked(world *w, uint8_t class, uint32_t nlive)
+{
+    return put_span_as(w, class, nlive, true);
 }
 
 /* n objects of a span are freed remotely. */
@@ -63,7 +74,7 @@ static void free_some(world *w, page_no first, uint32_t n)
 
 static page_no take(world *w, unsigned budget, unsigned *ret_left, uint32_t *ret_nfree)
 {
-    page_no first = mcentral_take(&w->heap, (owner_no){ 0 }, (span_class){ CLASS }, &budget, ret_nfree);
+    page_no first = mcentral_take(&w->heap, (owner_no){ 0 }, (mcentral_kind){ { CLASS }, false }, &budget, ret_nfree);
 
     *ret_left = budget;
     return first;
@@ -191,11 +202,74 @@ static void sweep_some_in_the_middle_of_a_pass_leaves_nothing_out(void **state)
     world_close(&w);
 }
 
+/* A refill of marked spans gets no others, and one of others no marked ones, of whichever there are more. */
+static void mcentral_take_of_a_kind_looks_at_that_kind_alone(void **state)
+{
+    world w;
+    page_no marked;
+    page_no plain;
+    uint32_t nfree = 0;
+    unsigned budget = 1;
+
+    (void)state;
+    world_open(&w);
+    for (int i = 0; i < 200; i++)
+        (void)put_marked(&w, CLASS, 10);
+    plain = put_span(&w, CLASS, 10);
+    assert_int_equal(take(&w, 1, &budget, &nfree).n, plain.n);
+    assert_int_equal(take(&w, 100, &budget, &nfree).n, 0);
+    assert_int_equal(budget, 100);
+    mcentral_put(&w.heap, plain);
+    marked = mcentral_take(&w.heap, (owner_no){ 0 }, (mcentral_kind){ { CLASS }, true }, &budget, &nfree);
+    assert_true(marked.n != 0 && nfree == NELEMS - 10 && shm_span_at(&w.file.map, marked)->marked == 1);
+    mcentral_put(&w.heap, marked);
+    assert_int_equal(shm_span_at(&w.file.map, marked)->marked, 1);
+    free_some(&w, marked, 10); /* its last objects */
+    assert_true(mcentral_sweep(&w.heap, marked, true));
+    assert_int_equal(w.heap.ninuse_spans, 200);
+    world_close(&w);
+}
+
+/* After a daemon that does not know marks nothing is left of them; else they are as they were. */
+static void recovery_takes_marks_away_unless_the_feature_is_there(void **state)
+{
+    world w;
+    mheap next;
+    page_no marked;
+    const char *why = NULL;
+    uint8_t *mark;
+    unsigned budget = 100;
+    uint32_t nfree = 0;
+
+    (void)state;
+    world_open(&w);
+    marked = put_marked(&w, CLASS, 10);
+    mark = &shm_span_at(&w.file.map, marked)->marked;
+    u32_store_release(&w.file.map.header->optional, SHM_OPTIONAL_PROFILE);
+    assert_int_equal(mheap_recover(&next, &w.file, 0, &why), 0);
+    assert_int_equal(*mark, 1);
+    assert_int_equal(mcentral_take(&next, (owner_no){ 0 }, (mcentral_kind){ { CLASS }, false }, &budget, &nfree).n, 0);
+    mheap_end(&next);
+    *mark = 2;
+    assert_int_equal(mheap_recover(&next, &w.file, 0, &why), -EUCLEAN);
+    assert_string_equal(why, "a span's mark is damaged");
+    u32_store_release(&w.file.map.header->optional, 0);
+    assert_int_equal(mheap_recover(&next, &w.file, 0, &why), 0);
+    assert_int_equal(*mark, 0);
+    assert_int_equal(mcentral_take(&next, (owner_no){ 0 }, (mcentral_kind){ { CLASS }, false }, &budget, &nfree).n,
+                     marked.n);
+    mheap_end(&next);
+    mheap_end(&w.heap);
+    heapfile_close(&w.file);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mcentral_take_looks_in_gos_order),
         cmocka_unit_test(mcentral_take_looks_at_100_spans_at_most),
+        cmocka_unit_test(mcentral_take_of_a_kind_looks_at_that_kind_alone),
+        cmocka_unit_test(recovery_takes_marks_away_unless_the_feature_is_there),
         cmocka_unit_test(sweep_some_in_the_middle_of_a_pass_leaves_nothing_out),
         cmocka_unit_test(sweep_returns_empty_spans_and_sorts_the_others),
     };

@@ -248,6 +248,34 @@ static void all_numbers_have_a_place_and_come_and_go(void **state)
     assert_true(shelf_nmessages(b->s) <= 2);
 }
 
+/* Whatever lies before it: the region of profiles is large. */
+static void clean_leaves_nothing_that_was_removed_and_all_that_was_not(void **state)
+{
+    bench *b = *state;
+
+    assert_true(shelf_clean(b->s));
+    for (uint32_t i = 1; i < 2000; i++) {
+        put(b, i, 1);
+        if (i % 7 == 0)
+            shelf_remove(b->s, i, 1);
+    }
+    for (uint32_t epoch = 1; epoch < 20; epoch++) {
+        put(b, 0, epoch);
+        assert_true(shelf_clean(b->s));
+        assert_int_equal(shelf_validate(b->s, stderr), 0);
+        assert_true(shelf_nmessages(b->s) <= 2000 / SHELF_BATCH + 2);
+    }
+    next_daemon(b);
+    assert_int_equal(shelf_take(b->s, 0, 18), -1);
+    must_take(b, 0, 19);
+    for (uint32_t i = 1; i < 2000; i++) {
+        if (i % 7 != 0)
+            must_take(b, i, 1);
+        else
+            assert_int_equal(shelf_take(b->s, i, 1), -1);
+    }
+}
+
 /* Random sessions, and daemons that die, against a table of what there is. */
 static void shelf_agrees_with_a_model(void **state)
 {
@@ -413,6 +441,7 @@ int main(void)
         SHELF_TEST(sign_that_is_there_twice_counts_once),
         SHELF_TEST(sessions_that_come_and_go_leave_the_queue_short),
         SHELF_TEST(all_numbers_have_a_place_and_come_and_go),
+        SHELF_TEST(clean_leaves_nothing_that_was_removed_and_all_that_was_not),
         SHELF_TEST(shelf_agrees_with_a_model),
         SHELF_TEST(full_queue_refuses_and_takes_again),
         SHELF_TEST(what_is_no_sign_is_refused),

@@ -177,6 +177,7 @@ static void session_table_validate_with_a_word_changed_notices(void **state)
     NOTICED(SESSIONS, entry->flags);
     NOTICED(SESSIONS, entry->pid);
     NOTICED(SESSIONS, entry->uid);
+    NOTICED(SESSIONS, entry->profile);
     NOTICED(SESSIONS, w->table.nopen);
     /* A session that nobody has opened, and one that is beyond the entries in use. */
     assert_int_equal(u32_load_relaxed(&w->file.map.header->nsession_entries), 2);
@@ -410,23 +411,26 @@ static void record_that_is_made_has_zero_in_its_reserved_words_and_nobody_minds_
 
     for (uint32_t page = w->central.n + SPAN_NPAGES; page < w->central.n + 64; page++) {
         span = shm_span_at(map, page_at(page));
-        span->reserved8 = 0xff;
+        span->marked = 0xff;
         span->reserved32 = UINT32_MAX;
         span->reserved = UINT64_MAX;
     }
     memset(entry->reserved, 0xff, sizeof(entry->reserved));
+    u64_store_relaxed(&entry->profile, UINT64_MAX);
     memset(map->groups[0].reserved, 0xff, sizeof(map->groups[0].reserved));
+    u64_store_relaxed(&map->groups[0].profile, UINT64_MAX);
     memset(map->roots[1].reserved, 0xff, sizeof(map->roots[1].reserved));
 
     first = make_span(w);
     mcentral_put(&w->heap, first);
     span = shm_span_at(map, first);
-    assert_true(span->reserved8 == 0 && span->reserved32 == 0 && span->reserved == 0);
+    assert_true(span->marked == 0 && span->reserved32 == 0 && span->reserved == 0);
     assert_int_equal(session_open(&w->table, &request, &next), 0);
-    assert_true(is_zero(entry->reserved, sizeof(entry->reserved)));
+    assert_true(is_zero(entry->reserved, sizeof(entry->reserved)) && u64_load_relaxed(&entry->profile) == 0);
     assert_true(entry->minor == 2 && entry->knows_needed == 4 && entry->knows_writing == 8);
     (void)found_group(w);
     assert_true(is_zero(map->groups[0].reserved, sizeof(map->groups[0].reserved)));
+    assert_true(u64_load_relaxed(&map->groups[0].profile) == 0);
     assert_int_equal(roots_set(w->roots, (root_name){ (const uint8_t *)"two", 3 },
                                &(root_value){ .offset = page_offset(w->central) }),
                      0);

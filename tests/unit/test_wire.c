@@ -119,6 +119,7 @@ static void wire_pack_request_any_refill_or_return_is_what_protobuf_packs(void *
             refill.span_class = (uint32_t)any_number(32);
             refill.nspans = (uint32_t)any_number(32);
             refill.insist = any_number(1) != 0;
+            refill.marked = any_number(1) != 0;
             refill.npages = (uint32_t)any_number(32);
             request.op_case = GOALLOCD__REQUEST__OP_REFILL;
             request.refill = &refill;
