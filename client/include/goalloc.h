@@ -28,6 +28,13 @@
  * program may close it, as daemons close all that they find, and use the number for something of its own: the library
  * notices, leaves that alone, and connects again.
  *
+ * Debug mode: with the debug variant of this library (libgoalloc.so.1 in goalloc/debug of the library's directory, for
+ * LD_LIBRARY_PATH) and GOALLOC_DEBUG=1 in the environment at the first call, each object ends with a red zone, and is
+ * overwritten when it is freed. A red zone that was written to, and a write after a free, end the process with a line on
+ * stderr, as a bad free does; AddressSanitizer and Valgrind report each access. goalloc_usable_size() is what was asked
+ * for then, for other processes too, and an object that becomes longer than that moves. Processes in debug mode and
+ * others share a heap. The normal library says in a line on stderr that it has no debug mode, and does nothing else.
+ *
  * Errors: functions that return int return 0 or a negative errno value; functions that return a pointer return NULL and
  * set errno. goalloc_strerror() names both in terms of this library. A request to the daemon takes at most the timeout
  * given at the attach, with the wait for other threads' requests before it. Most functions make one request at most;
@@ -196,6 +203,10 @@ typedef struct goalloc_stats_t {
  * returns -EALREADY. In a forked child of an attached process it opens the child's own session, with these options.
  * If the daemon dies before it answers, the next one is asked, within the timeout.
  * Cost: one connect, one round trip, six mappings; nothing that grows with the heap's size.
+ *
+ * $GOALLOC_PROFILE is a size, as 512K or 1M: of so many bytes that the session allocates, one object is sampled, on
+ * average (goallocctl profile). Not set, 0 or "off": as the daemon says, which samples nothing unless it was told to.
+ * What is no size is said on stderr, once, and means the same.
  *
  * The heap is never locked: after mlockall(MCL_FUTURE) it is mapped without, since all of its reserve would get memory
  * otherwise. mlockall(MCL_CURRENT) after the attach would do just that; with MCL_ONFAULT it locks what is touched.
@@ -368,6 +379,9 @@ GOALLOC_API GOALLOC_CHECK int goalloc_next_event(goalloc_event *ret);
  *
  * Size classes and lookup are Go's (runtime/sizeclasses.go, mcache, nextFreeFast); unlike Go's, a full span stays
  * with the thread and comes back into use when its objects are freed.
+ *
+ * If the session samples its allocations ($GOALLOC_PROFILE, goallocctl profile), one object in so many bytes takes a
+ * microsecond more, and now and then a round trip; it is freed by a slower path. That holds for all that allocate.
  */
 GOALLOC_API GOALLOC_ALLOC(1) void *goalloc_malloc(size_t size);
 
@@ -377,7 +391,7 @@ GOALLOC_API GOALLOC_ALLOC(1) void *goalloc_malloc(size_t size);
  * Below 16 bytes several of them share a block of 16 bytes (Go's tiny allocator): the result is aligned to 8, 4 or 2 if
  * the size is a multiple of it, else not at all, and goalloc_usable_size() is the size asked for (1 for 0). Unlike
  * Go's, each is freed by itself; the block is free when its last object is. Cost: one atomic operation. In a session
- * with GOALLOC_ATTACH_RECLAIM each has a place of its own, as from goalloc_malloc().
+ * with GOALLOC_ATTACH_RECLAIM each has a place of its own, as from goalloc_malloc(), and so has one that is sampled.
  */
 GOALLOC_API GOALLOC_ALLOC(1) void *goalloc_malloc_noscan(size_t size);
 

@@ -1,5 +1,5 @@
 /*
- * alloc: malloc and free, and what is made of them.
+ * alloc: malloc and free, and what is made of them. (resize.c has realloc.)
  *
  * The fast paths stand here whole; what they do to a span's bits is in mspan.h. Everything they read is private to the
  * process, but for the alloc word, the remote word and free_limit.
@@ -7,6 +7,7 @@
  *   malloc: size -> slot (two tables) -> the slot's magazine: the object freed last, if there is one; else the slot's
  *           current span -> its next free bit -> set the alloc bit -> address.
  *           Below 16 bytes and noscan: a place in the thread's open block (tiny.h).
+ *           Where nothing is at hand: the next word of a span (refill.c), or what sample.c makes of it.
  *   free:   address -> page -> mspan_of: is it this thread's span? -> index by multiplication -> check both bits ->
  *           put it into the magazine -> clear the alloc bit. Anything else takes the slow path: another thread's or
  *           process's span (one fetch_or on the remote word), a large object, a pointer that is none.
@@ -15,55 +16,45 @@
  * element size is an interior pointer; an address outside the arena is foreign.
  */
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "client/include/goalloc.h"
 #include "client/lib/attach.h"
+#include "client/lib/fault.h"
 #include "client/lib/large.h"
+#include "client/lib/marked.h"
 #include "client/lib/mcache.h"
-#include "client/lib/owner.h"
 #include "client/lib/refill.h"
+#include "client/lib/sample.h"
 #include "client/lib/tiny.h"
 
 #define RUN_WASTE 2u /* a run may be longer than is needed by half */
 
-/* Find a current span with a free object for a slot that has none near. NULL with errno. Attaches if need be. */
-__attribute__((noinline)) static mspan *ensure_and_refill(uint32_t slot)
-{
-    int r = attach_ensure_writable();
-
-    if (r == 0)
-        return refill_far(slot);
-    errno = -r;
-    return NULL;
-}
-
-/* The same for any slot. */
-static inline mspan *refill(uint32_t slot)
-{
-    mspan *s = refill_near(slot);
-
-    return LIKELY(s != NULL) ? s : ensure_and_refill(slot);
-}
+/*
+ * The function keeps a frame pointer, whatever the file is compiled with: it has a frame of its own while it allocates,
+ * and stacks of sampled allocations are walked by frame pointers (recorder.h).
+ */
+#define KEEP_FRAME_POINTER() __asm__ volatile("" : : "r"(__builtin_frame_address(0)))
 
 /* Out of line, so that the fast path needs no stack frame. */
 __attribute__((noinline)) static void *alloc_slow(uint32_t slot)
 {
-    mspan *s = refill(slot);
+    mspan *s;
 
-    return LIKELY(s != NULL) ? slot_take(s->front) : NULL;
+    if (UNLIKELY(sample_is_wanted(slot)))
+        return sample_alloc(slot, NULL);
+    s = refill_near(slot);
+    return LIKELY(s != NULL) ? slot_take(s->front) : sample_alloc(slot, NULL);
 }
 
 /* The body of malloc. */
 static inline void *slot_alloc(uint32_t slot)
 {
     slot_front *f = &mcache_tls->fronts[slot];
+    void *p;
 
-    if (!magazine_is_empty(&f->magazine))
-        return magazine_pop(&f->magazine);
+    if (magazine_pop(&f->magazine, &p))
+        return p;
     return LIKELY(f->cache != 0) ? slot_take(f) : alloc_slow(slot);
 }
 
@@ -72,9 +63,10 @@ static inline void *slot8_alloc(size_t size, bool noscan)
 {
     size_t i = (size + 7) >> 3;
     slot_front *f = mcache_tls->front8[noscan][i];
+    void *p;
 
-    if (!magazine_is_empty(&f->magazine))
-        return magazine_pop(&f->magazine);
+    if (magazine_pop(&f->magazine, &p))
+        return p;
     return LIKELY(f->cache != 0) ? slot_take(f) : alloc_slow(slot_of_class((size_class){ size_table8[i] }, noscan));
 }
 
@@ -120,8 +112,10 @@ static inline void *alloc(size_t size, bool noscan)
     if (LIKELY(size <= SHM_RUN_BYTES_MAX)) {
         magazine *m = &mcache_tls->fronts[slot_of_run((size + PAGE_BYTES - 1) / PAGE_BYTES, noscan)].magazine;
 
-        if (LIKELY(!magazine_is_empty(m)))
-            return magazine_pop(m);
+        void *p;
+
+        if (magazine_pop(m, &p))
+            return p;
     }
     return alloc_bigger(size, noscan);
 }
@@ -131,16 +125,21 @@ void *goalloc_malloc(size_t size)
     return alloc(size, false);
 }
 
-/* A tiny object that the open block has no room for. */
+/* The same as alloc_slow(), for a tiny object that the open block has no room for. */
 __attribute__((noinline)) static void *alloc_tiny(size_t size)
 {
-    bool ready = mcache_tls->fronts[SLOT_TINY].cache != 0;
     mspan *s = mcache_tls->current[SLOT_TINY];
+    void *p;
 
-    if (!ready && attach_ensure_writable() == 0 && process.reclaim)
-        return slot_alloc(slot_of_class(size_class_for(size), true));
-    if (!ready && (s = refill(SLOT_TINY)) == NULL)
-        return NULL;
+    if (UNLIKELY(mcache_tls->rate != 0 || mcache_tls->fronts[SLOT_TINY].cache == 0)) {
+        if (sample_tiny(tiny_bytes(size), &p))
+            return p;
+        if (process.reclaim)
+            return slot_alloc(slot_of_class(size_class_for(size), true));
+        if (mcache_tls->fronts[SLOT_TINY].cache == 0 && (s = refill_near(SLOT_TINY)) == NULL &&
+            (s = refill_far(SLOT_TINY)) == NULL)
+            return NULL;
+    }
     return mcache_open_tiny(mcache_tls, s, tiny_bytes(size)); /* the mcache may be new */
 }
 
@@ -154,40 +153,48 @@ void *goalloc_malloc_noscan(size_t size)
     return alloc(size, true);
 }
 
-/* An object of a slot whose magazine is empty; *ret_zeroed: it is known to be zero. */
-static inline void *calloc_from_span(uint32_t slot, bool *ret_zeroed)
+/* calloc, where the slot has nothing at hand. */
+__attribute__((noinline)) static void *calloc_slow(uint32_t slot, size_t bytes)
 {
-    mspan *s = mcache_tls->current[slot];
+    bool zeroed = false;
+    void *p;
 
-    if (mcache_tls->fronts[slot].cache == 0 && (s = refill(slot)) == NULL)
-        return NULL;
-    *ret_zeroed = mspan_is_zero(s);
-    return slot_take(s->front);
+    KEEP_FRAME_POINTER();
+    p = sample_alloc(slot, &zeroed);
+    return p != NULL && !zeroed ? memset(p, 0, bytes) : p;
+}
+
+__attribute__((noinline)) static void *calloc_large(size_t bytes, bool noscan)
+{
+    bool zeroed = false;
+    void *p;
+
+    KEEP_FRAME_POINTER();
+    p = large_alloc(bytes, 1, noscan, &zeroed);
+    return p != NULL && !zeroed ? memset(p, 0, bytes) : p;
 }
 
 /* The body of calloc, but for tiny objects. */
 static inline void *alloc_zeroed(size_t count, size_t size, bool noscan)
 {
-    bool zeroed = false;
+    const mcache *mc = mcache_tls;
     size_t bytes;
+    uint32_t slot;
     void *p;
 
     if (__builtin_mul_overflow(count, size, &bytes)) {
         errno = ENOMEM;
         return NULL;
     }
-    if (bytes > SHM_RUN_BYTES_MAX) {
-        p = large_alloc(bytes, 1, noscan, &zeroed);
-    } else {
-        uint32_t slot = bytes <= SMALL_BYTES_MAX ? slot_of_class(size_class_for(bytes), noscan)
-                                                 : ready_run_slot(bytes, noscan);
-        magazine *m = &mcache_tls->fronts[slot].magazine;
-
-        p = !magazine_is_empty(m) ? magazine_pop(m) : calloc_from_span(slot, &zeroed);
-    }
-    if (p != NULL && !zeroed)
-        memset(p, 0, bytes);
-    return p;
+    if (bytes > SHM_RUN_BYTES_MAX)
+        return calloc_large(bytes, noscan);
+    slot = bytes <= SMALL_BYTES_MAX ? slot_of_class(size_class_for(bytes), noscan) : ready_run_slot(bytes, noscan);
+    if (magazine_pop(&mcache_tls->fronts[slot].magazine, &p))
+        return memset(p, 0, bytes);
+    if (UNLIKELY(mc->fronts[slot].cache == 0))
+        return calloc_slow(slot, bytes);
+    p = slot_take(&mcache_tls->fronts[slot]);
+    return mspan_is_zero(mc->current[slot]) ? p : memset(p, 0, bytes);
 }
 
 void *goalloc_calloc(size_t count, size_t size)
@@ -200,6 +207,7 @@ void *goalloc_calloc_noscan(size_t count, size_t size)
     size_t bytes;
     void *p;
 
+    KEEP_FRAME_POINTER();
     if (__builtin_mul_overflow(count, size, &bytes) || bytes >= TINY_BLOCK_BYTES)
         return alloc_zeroed(count, size, true);
     p = goalloc_malloc_noscan(bytes);
@@ -332,33 +340,10 @@ __attribute__((noinline)) static enum object_verdict free_slow(void *p)
     s = span_is_tiny(span) ? NULL : refill_inherit(object.first);
     if (s != NULL)
         return own_free_slow(s, (uint64_t)((char *)p - s->base));
-    return object_free_remote(&process.map, &object);
-}
-
-/* Say what is wrong with p, and abort, as glibc does. No stdio: the heap of the process may be what is broken. */
-__attribute__((noinline, noreturn)) static void die(const char *function, const void *p, const char *what)
-{
-    char line[160];
-    int n = snprintf(line, sizeof(line), "%s(): %p: %s\n", function, p, what);
-
-    if (n > 0 && write(STDERR_FILENO, line, (size_t)n) < 0)
-        abort();
-    abort();
-}
-
-__attribute__((noinline, noreturn)) static void die_of(const char *function, const void *p, enum object_verdict verdict)
-{
-    switch (verdict) {
-    case OBJECT_FREE:
-        die(function, p, "double free: the object is free already, or was never allocated");
-    case OBJECT_INTERIOR:
-        die(function, p, "invalid pointer: inside an object, not its beginning");
-    case OBJECT_NO_SPAN:
-        die(function, p, "invalid pointer: in the heap, but there is no object");
-    default:
-        die(function, p,
-            process_is_mapped() ? "invalid pointer: not in the heap" : "invalid pointer: not attached to a heap");
-    }
+    verdict = object_free_remote(&process.map, &object);
+    if (UNLIKELY(span->marked) && verdict == OBJECT_LIVE && process_leases(span))
+        marked_note_free(object.first);
+    return verdict;
 }
 
 /* Everything that the fast path of goalloc_free() is not for. */
@@ -369,10 +354,10 @@ __attribute__((noinline)) static void free_cold(void *p)
     if (p == NULL)
         return;
     if (process.readonly)
-        die("goalloc_free", p, "the heap is attached read-only");
+        fault_die("goalloc_free", p, "the heap is attached read-only");
     verdict = free_slow(p);
     if (verdict != OBJECT_LIVE)
-        die_of("goalloc_free", p, verdict);
+        fault_die_of("goalloc_free", p, verdict);
 }
 
 /* The fast path. False: nothing happened, it is a case for free_slow(). */
@@ -403,75 +388,6 @@ int goalloc_free_checked(void *p)
         return 0;
     r = process_mapped_writable();
     return r < 0 ? r : process_verdict_error(free_slow(p));
-}
-
-/* True if the object can become size bytes long where it is; then it is. */
-static bool resize_in_place(const object_ref *object, size_t size)
-{
-    if (object->bytes > SMALL_BYTES_MAX && size > SMALL_BYTES_MAX &&
-        !shm_span_at(&process.map, object->first)->lessee_folds)
-        return large_resize(object, size);
-    /* It stays while it fits and uses at least half of its place. */
-    return size <= object->bytes && (size > object->bytes / 2 || object->bytes <= 16);
-}
-
-/*
- * A new place for an object. If it was the heap's, published or never a session's, it stays that: it is published
- * before the old place is freed, so who dies in between leaves two of them, and none to be freed that others use.
- */
-static void *move_object(const object_ref *object, const void *p, size_t size)
-{
-    bool noscan = span_class_noscan(shm_span_at(&process.map, object->first)->spc);
-    size_t want = size > object->bytes ? large_grown_bytes(size) : size;
-    void *moved = noscan ? goalloc_malloc_noscan(want) : goalloc_malloc(want);
-    int r;
-
-    if (moved == NULL && want > size)
-        moved = noscan ? goalloc_malloc_noscan(size) : goalloc_malloc(size);
-    if (moved == NULL)
-        return NULL;
-    memcpy(moved, p, size < object->bytes ? size : object->bytes);
-    if (process.reclaim && owner_is_heap(object) && (r = goalloc_publish(moved)) < 0) {
-        goalloc_free(moved);
-        errno = -r;
-        return NULL;
-    }
-    return moved;
-}
-
-void *goalloc_realloc(void *p, size_t size)
-{
-    object_ref object;
-    enum object_verdict verdict;
-    void *moved;
-
-    if (p == NULL)
-        return goalloc_malloc(size);
-    if (!process_is_mapped())
-        die_of("goalloc_realloc", p, OBJECT_FOREIGN);
-    if (process.readonly) {
-        errno = EROFS;
-        return NULL;
-    }
-    verdict = object_find(&process.map, (uintptr_t)p, &object);
-    if (verdict != OBJECT_LIVE)
-        die_of("goalloc_realloc", p, verdict);
-    if (resize_in_place(&object, size))
-        return p;
-    moved = move_object(&object, p, size);
-    if (moved == NULL)
-        return size <= object.bytes ? p : NULL;
-    goalloc_free(p);
-    return moved;
-}
-
-size_t goalloc_usable_size(const void *p)
-{
-    object_ref object;
-
-    if (p == NULL || !process_is_mapped() || object_find(&process.map, (uintptr_t)p, &object) != OBJECT_LIVE)
-        return 0;
-    return object.bytes;
 }
 
 int goalloc_contains(const void *p)

@@ -32,6 +32,7 @@
  */
 #include "client/lib/attach.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
@@ -49,9 +50,14 @@
 #include "client/lib/intent.h"
 #include "client/lib/largecache.h"
 #include "client/lib/mapping.h"
+#include "client/lib/marked.h"
+#include "client/lib/recorder.h"
+#include "client/lib/shadow.h"
 #include "client/lib/subscription.h"
 #include "client/lib/thread.h"
 #include "client/lib/turn.h"
+#include "shm/probe.h"
+#include "shm/profile.h"
 
 #define LIBRARY_FLAGS (GOALLOC_ATTACH_DUMP | GOALLOC_ATTACH_WAIT) /* not the daemon's business */
 #define ATTACH_FLAGS  (GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY | LIBRARY_FLAGS)
@@ -79,6 +85,8 @@ static void start_over(bool is_forker)
     enum process_state before = process_last_state();
 
     thread_reset(is_forker);
+    marked_reset();
+    recorder_reset();
     largecache_reset(&large_cache);
     subscription_reset();
     comeback_reset();
@@ -87,8 +95,11 @@ static void start_over(bool is_forker)
     process.sign = NULL;
     process.own_id = 0;
     atomic_store_explicit(&process.offers, NULL, memory_order_relaxed);
-    if (before < PROCESS_ATTACHED && process.map.header != NULL)
+    shadow_child_begins();
+    if (before < PROCESS_ATTACHED && process.map.header != NULL) {
+        shadow_heap_goes();
         mapping_detach(); /* a thread of the parent was about to do it, or had not opened the gate yet */
+    }
     process_set_state(before >= PROCESS_ATTACHED ? PROCESS_FORKED : before);
 }
 
@@ -180,6 +191,36 @@ static void copy_label(char ret[SHM_LABEL_BYTES], const char *text)
     (void)strncat(ret, text != NULL ? text : program_invocation_short_name, SHM_LABEL_BYTES - 1);
 }
 
+/*
+ * What $GOALLOC_PROFILE asks for: bytes, with K, M or G for more of them; 0 or "off": nothing. A word that is no size is
+ * no reason to refuse the heap: it is said once, and nothing is asked for.
+ */
+static uint64_t profile_asked(void)
+{
+    static const char units[] = "KMG";
+    static bool said;
+    const char *text = getenv("GOALLOC_PROFILE");
+    const char *unit;
+    char *end;
+    uint64_t bytes;
+
+    if (text == NULL || text[0] == '\0' || strcmp(text, "off") == 0)
+        return 0;
+    errno = 0;
+    bytes = strtoull(text, &end, 10);
+    unit = *end == '\0' ? NULL : strchr(units, toupper((unsigned char)*end));
+    if (text[0] >= '0' && text[0] <= '9' && errno == 0 && (*end == '\0' || (unit != NULL && end[1] == '\0'))) {
+        unsigned shift = unit == NULL ? 0 : 10 * (unsigned)(unit - units + 1);
+
+        if (bytes <= PROFILE_RATE_MAX >> shift)
+            return bytes << shift;
+    }
+    if (!said)
+        (void)dprintf(STDERR_FILENO, "goalloc: GOALLOC_PROFILE=%s is no size, as 512K: nothing is sampled\n", text);
+    said = true;
+    return 0;
+}
+
 /* With the turn. */
 static int take_options(const goalloc_options *o)
 {
@@ -194,6 +235,7 @@ static int take_options(const goalloc_options *o)
     how.flags = o->flags & ~LIBRARY_FLAGS;
     library_flags = o->flags & LIBRARY_FLAGS;
     how.limit_bytes = o->limit_bytes;
+    how.profile_bytes = profile_asked();
     u32_store_relaxed(&process.timeout_ms, (uint32_t)o->timeout_ms);
     return 0;
 }
@@ -263,6 +305,7 @@ static int attach_now(bool gated, deadline until)
                                            .why = failure->said,
                                            .connect_error = failure->connect_error,
                                            .timeout_ms = (int)u32_load_relaxed(&process.timeout_ms) });
+    PROBE(goalloc, attach, process.session.n, process.generation, r);
     return r;
 }
 
@@ -317,6 +360,8 @@ int goalloc_attach(const goalloc_options *options)
     else {
         r = process_state_now() == PROCESS_ATTACHED ? -EALREADY : attach_as(&o, until);
         turn_give(&attach_turn);
+        if (r == 0)
+            recorder_prepare(process_profile_word());
     }
     return r == -EALREADY ? refuse(r, &o, "this process is attached already") : r;
 }
@@ -368,6 +413,7 @@ static int set_label(const char *text)
     forklock_take();
     memcpy(label, wanted, sizeof(label));
     forklock_give();
+    recorder_renew_party();
     return 0;
 }
 
@@ -402,7 +448,10 @@ int goalloc_detach(void)
     subscription_close();
     coredump_disable();
     thread_forget_all();
+    marked_forget();
+    recorder_close();
     largecache_clear(&large_cache);
+    shadow_heap_goes();
     forklock_take();
     mapping_leave_group();
     forklock_give();

@@ -47,8 +47,10 @@
 #include "client/lib/mapping.h"
 #include "client/lib/offer.h"
 #include "client/lib/outbox.h"
+#include "client/lib/shadow.h"
 #include "proto/layout.h"
 #include "proto/wire.h"
+#include "shm/probe.h"
 
 #define RETRY_MS_MAX  10
 #define LOOK_EVERY_MS 100
@@ -183,6 +185,7 @@ static int reattach(deadline until)
     body.generation = process.generation;
     body.own = process.own_id;
     r = rpc_call(&request, &reply, until);
+    PROBE(goalloc, comeback, process.session.n, r);
     if (r == 0) {
         u32_store_relaxed(&process.committed, reply->attach->committed != 0);
         process_note_served();
@@ -193,6 +196,7 @@ static int reattach(deadline until)
     /* This daemon does not have the session. Nor will another one, unless this one is of another build. */
     stale = r == -ESTALE;
     process_note_stale();
+    shadow_session_lost();
     link_close();
     return -ESTALE;
 }
@@ -389,19 +393,24 @@ static int begin(deadline until)
     return r;
 }
 
-int comeback_begin(deadline *ret_until)
+int comeback_begin_within(int timeout_ms, deadline *ret_until)
 {
     int r;
 
-    *ret_until = whole_timeout();
+    *ret_until = deadline_in(timeout_ms);
     r = begin(*ret_until);
     if (r < 0 || u32_load_relaxed(&down) == 0)
         return r;
     r = look();
-    *ret_until = whole_timeout();
+    *ret_until = deadline_in(timeout_ms);
     if (r < 0)
         comeback_end();
     return r;
+}
+
+int comeback_begin(deadline *ret_until)
+{
+    return comeback_begin_within((int)u32_load_relaxed(&process.timeout_ms), ret_until);
 }
 
 void comeback_end(void)

@@ -16,6 +16,12 @@
  */
 int comeback_begin(deadline *ret_until) __attribute__((warn_unused_result));
 
+/*
+ * The same with another time. If that is less than half of the attach's timeout, a request that is not answered says
+ * nothing of the daemon: others do not fail because of it.
+ */
+int comeback_begin_within(int timeout_ms, deadline *ret_until) __attribute__((warn_unused_result));
+
 /* Give the turn; the reply is not valid any more. */
 void comeback_end(void);
 

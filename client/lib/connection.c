@@ -20,11 +20,16 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "client/lib/forklock.h"
 #include "client/lib/held.h"
+#include "client/lib/mapping.h"
 #include "proto/layout.h"
 #include "proto/wire.h"
+#include "shm/probe.h"
 
 #define PAUSE_MS_MAX 16
+#define MARKED_MS    250 /* a span for samples is waited for */
+#define MARKED_SHARE 4   /* but no longer than this share of what a request may take */
 
 /* The steps 2 to 4. read NULL: the reply says nothing but how it went. */
 static int finish_call(Goallocd__Request *request, connection_read *read, void *ret, deadline until)
@@ -121,6 +126,7 @@ int connection_attach(const attach_request *ask, attach_result *ret)
     body.flags = ask->flags;
     body.label = (char *)(uintptr_t)ask->label;
     body.limit_bytes = ask->limit_bytes;
+    body.profile_bytes = ask->profile_bytes;
     body.group = (ProtobufCBinaryData){ .len = strlen(ask->group), .data = (uint8_t *)(uintptr_t)ask->group };
     if (ask->of_parent)
         comeback_name_parent(&body);
@@ -191,12 +197,39 @@ int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool ins
 {
     Goallocd__Refill body = GOALLOCD__REFILL__INIT;
     Goallocd__Request request = WIRE_REQUEST(REFILL, refill, &body);
+    int r;
 
     body.span_class = spc.n;
     body.nspans = nspans;
     body.npages = npages;
     body.insist = insist;
-    return call_for_memory(&request, read_refill, &(refill_result){ nspans, ret_spans });
+    PROBE(goalloc, refill_begin, process.session.n, spc.n, nspans, npages, insist);
+    r = call_for_memory(&request, read_refill, &(refill_result){ nspans, ret_spans });
+    PROBE(goalloc, refill_end, process.session.n, spc.n, r);
+    return r;
+}
+
+int connection_refill_marked(span_class spc, uint32_t npages, page_no *ret)
+{
+    Goallocd__Refill body = GOALLOCD__REFILL__INIT;
+    Goallocd__Request request = WIRE_REQUEST(REFILL, refill, &body);
+    uint32_t timeout_ms = u32_load_relaxed(&process.timeout_ms);
+    const uint32_t nspans = 1;
+    const bool insist = false; /* as the probe knows it */
+    deadline until;
+    int r = comeback_begin_within(timeout_ms / MARKED_SHARE < MARKED_MS ? (int)timeout_ms / MARKED_SHARE : MARKED_MS,
+                                  &until);
+
+    body.span_class = spc.n;
+    body.nspans = nspans;
+    body.npages = npages;
+    body.insist = insist;
+    body.marked = true;
+    PROBE(goalloc, refill_begin, process.session.n, spc.n, nspans, npages, insist);
+    if (r == 0)
+        r = finish_call(&request, read_refill, &(refill_result){ nspans, &ret->n }, until);
+    PROBE(goalloc, refill_end, process.session.n, spc.n, r);
+    return r;
 }
 
 int connection_sync(void)
@@ -217,16 +250,21 @@ static int read_large(const Goallocd__Reply *reply, void *ret)
     return 0;
 }
 
-int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, bool insist, page_no *ret)
+int connection_alloc_large(const connection_large *what, bool insist, page_no *ret)
 {
     Goallocd__AllocLarge body = GOALLOCD__ALLOC_LARGE__INIT;
     Goallocd__Request request = WIRE_REQUEST(ALLOC_LARGE, alloc_large, &body);
+    int r;
 
-    body.npages = npages;
-    body.align_pages = align_pages;
-    body.noscan = noscan;
+    body.npages = what->npages;
+    body.align_pages = what->align_pages;
+    body.noscan = what->noscan;
+    body.marked = what->marked;
     body.insist = insist;
-    return call_for_memory(&request, read_large, ret);
+    PROBE(goalloc, large_begin, process.session.n, what->npages, insist);
+    r = call_for_memory(&request, read_large, ret);
+    PROBE(goalloc, large_end, process.session.n, r == 0 ? ret->n : 0, r);
+    return r;
 }
 
 int connection_resize_large(page_no span, uint64_t npages, bool *ret_sent)
@@ -272,6 +310,36 @@ int connection_settle(session_no session)
 
     body.session = session.n;
     return connection_call(&request, NULL, NULL);
+}
+
+/* --- profiles --- */
+
+typedef struct opened_profile {
+    profile_region **region;
+    uint32_t *ret_seq;
+} opened_profile;
+
+static int read_profile(const Goallocd__Reply *reply, void *ret)
+{
+    const opened_profile *opened = ret;
+    int fds[FDPASS_MAX];
+    int r = -EPROTO;
+
+    forklock_take();
+    if (link_fds(fds) == 1 && reply->profile_open->bytes == sizeof(profile_region))
+        r = mapping_profile(fds[0], opened->region);
+    link_close_fds();
+    forklock_give();
+    *opened->ret_seq = reply->profile_open->seq;
+    return r;
+}
+
+int connection_profile_open(profile_region **region, uint32_t *ret_seq)
+{
+    Goallocd__ProfileOpen body = GOALLOCD__PROFILE_OPEN__INIT;
+    Goallocd__Request request = WIRE_REQUEST(PROFILE_OPEN, profile_open, &body);
+
+    return connection_call(&request, read_profile, &(opened_profile){ region, ret_seq });
 }
 
 /* --- statistics --- */

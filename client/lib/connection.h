@@ -13,6 +13,7 @@
 #include "client/lib/comeback.h"
 #include "client/lib/process.h"
 #include "proto/goallocd.pb-c.h"
+#include "shm/profile.h"
 #include "shm/units.h"
 
 typedef struct attach_request {
@@ -22,6 +23,7 @@ typedef struct attach_request {
     bool of_parent;    /* it is the parent's, of which comeback.c has the token */
     uint32_t flags;
     uint64_t limit_bytes;
+    uint64_t profile_bytes; /* sample one in so many; 0: as the daemon says */
     deadline until; /* of this request, which may have waited for another thread's */
     enum comeback_patience patience;
     bool gated; /* fail at once if the last request found nobody */
@@ -59,9 +61,21 @@ static inline bool connection_is_short(int r)
 /* Wait until the daemon has got what was returned before. */
 int connection_sync(void) __attribute__((warn_unused_result));
 
-/* Lease npages for a large object. Errors as of connection_refill(). */
-int connection_alloc_large(uint64_t npages, uint64_t align_pages, bool noscan, bool insist, page_no *ret)
-    __attribute__((warn_unused_result));
+/*
+ * Lease a marked span, for sampled objects (shm/profile.h); a daemon that does not know such spans leases another one.
+ * Returns 1, or -errno. Nobody's allocation needs it, so it waits for a quarter of a second at most.
+ */
+int connection_refill_marked(span_class spc, uint32_t npages, page_no *ret) __attribute__((warn_unused_result));
+
+typedef struct connection_large {
+    uint64_t npages;
+    uint64_t align_pages;
+    bool noscan;
+    bool marked; /* as of connection_refill_marked() */
+} connection_large;
+
+/* Lease a span for a large object. Errors as of connection_refill(). */
+int connection_alloc_large(const connection_large *what, bool insist, page_no *ret) __attribute__((warn_unused_result));
 
 /* Make a large object npages long where it is. *ret_sent: the daemon may do so even if no answer came. */
 int connection_resize_large(page_no span, uint64_t npages, bool *ret_sent) __attribute__((warn_unused_result));
@@ -72,6 +86,12 @@ int connection_settle(session_no session) __attribute__((warn_unused_result));
 
 /* Have the session shown under another label. */
 int connection_set_label(const char *label) __attribute__((warn_unused_result));
+
+/*
+ * Have the region of profiles mapped, at *region if that is not NULL. *ret_seq is its number. -ENOENT: the session is
+ * not to sample; -ENOMEM; and those of mapping_profile().
+ */
+int connection_profile_open(profile_region **region, uint32_t *ret_seq) __attribute__((warn_unused_result));
 
 /* Fills all but struct_size and session_rpcs. */
 int connection_stats(goalloc_stats_t *ret) __attribute__((warn_unused_result));

@@ -2,7 +2,7 @@
  * Idle: giving back.
  *
  * Called by refill.c, large.c (before a request, after a refusal) and heap.c (goalloc_trim). Calls mcache.c, pool.c,
- * largecache.c, held.c, comeback.c and outbox.c, which sends without waiting. Data: the thread's lists.
+ * largecache.c, marked.c, held.c, comeback.c and outbox.c, which sends without waiting. Data: the thread's lists.
  *
  * Empty spans go back in three ways:
  *   offer       a free makes a span empty, and the thread has more than it soon needs: the daemon may take it, at once
@@ -23,8 +23,10 @@
 #include "client/lib/comeback.h"
 #include "client/lib/held.h"
 #include "client/lib/largecache.h"
+#include "client/lib/marked.h"
 #include "client/lib/outbox.h"
 #include "client/lib/pool.h"
+#include "client/lib/shadow.h"
 
 #define RETAIN_PAGES_MIN   (512 * KIB / PAGE_BYTES)
 #define RETAIN_SHARE       32u /* of the thread's pages; of a slot's spans */
@@ -49,6 +51,7 @@ static void returns_add(returns *r, mspan *s)
     uint32_t *first = &r->spans[r->n++];
 
     *first = mspan_first(s).n;
+    shadow_span_leaves(page_at(*first));
     held_set(first, 1);
     mspan_delete(s);
     if (r->n == PROTO_SPANS_MAX)
@@ -114,6 +117,7 @@ void idle_return_empty(mcache *mc)
         returns_add(&r, s);
     }
     returns_flush(&r);
+    marked_return_empty();
     largecache_empty(&large_cache, &large);
     outbox_return(large.spans, large.n);
 }

@@ -1,7 +1,8 @@
 /*
  * Large: spans of one object from the daemon, and the use of freed ones.
  *
- * Called by alloc.c. Calls attach.c, connection.c, outbox.c, idle.c, held.c, largecache.c (the cache), window.c.
+ * Called by alloc.c. Calls attach.c, connection.c, outbox.c, idle.c, held.c, largecache.c (the cache), sample.c,
+ * window.c.
  * Data: the span's alloc bit (bit 0 of its first word) and remote bit in bitmap.
  *
  * A large span stays leased to the session that allocated it, until it is freed or the session ends. Its life in bits:
@@ -28,6 +29,7 @@
 #include "client/lib/idle.h"
 #include "client/lib/largecache.h"
 #include "client/lib/outbox.h"
+#include "client/lib/sample.h"
 #include "client/lib/window.h"
 
 #define MAPPED_PAGES_MAX (4 * MIB / PAGE_BYTES) /* who asks for more may not write all of it soon */
@@ -67,15 +69,24 @@ static bool has_remote_bit(page_no first)
     return (u64_load_acquire(shm_remote_word(&process.map, first, 0)) & 1) != 0;
 }
 
-/* A cached span for an object of npages pages. Page 0: none. */
-static page_no cache_take(uint64_t npages, uint64_t align_pages, bool noscan)
+/* True if the object would be sampled, and the span is from before that was turned on: it goes back for another one. */
+static bool lacks_mark(page_no first, const sample_large *sample)
+{
+    const shm_span *span = shm_span_at(&process.map, first);
+
+    return span->marked == 0 && sample_takes_large(sample, span->npages * PAGE_BYTES);
+}
+
+/* A cached span for such an object. Page 0: none. */
+static page_no cache_take(const connection_large *what, const sample_large *sample)
 {
     for (;;) {
-        page_no first = largecache_take(&large_cache, npages, process.map.base / PAGE_BYTES, align_pages, noscan);
+        page_no first = largecache_take(&large_cache, what->npages, process.map.base / PAGE_BYTES, what->align_pages,
+                                        what->noscan);
 
-        if (first.n == 0 || !has_remote_bit(first))
+        /* A remote bit: somebody has freed its last object twice; only the daemon clears that bit. */
+        if (first.n == 0 || (!has_remote_bit(first) && !lacks_mark(first, sample)))
             return first;
-        /* Somebody has freed its last object twice: only the daemon clears that bit. */
         largecache_forget(&large_cache, first);
         outbox_return(&first.n, 1);
     }
@@ -91,18 +102,18 @@ static bool is_gone(page_no first, uint64_t npages)
 }
 
 /* Ask the daemon. What this process holds idle goes back first, as much as is asked for. */
-static int ask(uint64_t npages, uint64_t align_pages, bool noscan, page_no *ret)
+static int ask(const connection_large *what, page_no *ret)
 {
     largecache_out out;
     int r;
 
-    largecache_note_miss(&large_cache, npages, is_gone, &out);
+    largecache_note_miss(&large_cache, what->npages, is_gone, &out);
     outbox_return(out.spans, out.n);
-    idle_exchange(mcache_tls, SLOT_COUNT, npages);
-    r = connection_alloc_large(npages, align_pages, noscan, false, ret);
+    idle_exchange(mcache_tls, SLOT_COUNT, what->npages);
+    r = connection_alloc_large(what, false, ret);
     if (connection_is_short(r) && process_state_now() == PROCESS_ATTACHED) {
         idle_return_empty(mcache_tls);
-        r = connection_alloc_large(npages, align_pages, noscan, true, ret);
+        r = connection_alloc_large(what, true, ret);
     }
     return r == 0 && (ret->n == 0 || ret->n >= process.map.npages) ? -EPROTO : r;
 }
@@ -110,16 +121,21 @@ static int ask(uint64_t npages, uint64_t align_pages, bool noscan, page_no *ret)
 void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zeroed)
 {
     uint64_t npages = pages_of(size);
+    connection_large what = { .npages = npages, .align_pages = align_pages, .noscan = noscan };
     int r = attach_ensure_writable();
+    sample_large sample = { .rate = 0 };
     page_no first = { 0 };
     bool fresh = false;
 
     if (r == 0 && npages >= process.map.npages)
         r = size > SHM_ARENA_BYTES_MAX ? -ENOMEM : -ENOSPC; /* no heap could hold it, or this one can't */
-    if (r == 0)
-        first = cache_take(npages, align_pages, noscan);
+    if (r == 0) {
+        sample = sample_begin_large();
+        what.marked = sample.rate != 0; /* sampled or not, so that the cache has none that a sample can't take */
+        first = cache_take(&what, &sample);
+    }
     if (r == 0 && first.n == 0) {
-        r = ask(npages, align_pages, noscan, &first);
+        r = ask(&what, &first);
         fresh = true;
     }
     if (r < 0) {
@@ -131,6 +147,7 @@ void *large_alloc(size_t size, uint64_t align_pages, bool noscan, bool *ret_zero
                    (npages < MAPPED_PAGES_MAX ? npages : MAPPED_PAGES_MAX) * PAGE_BYTES);
     if (ret_zeroed != NULL)
         *ret_zeroed = fresh && shm_span_at(&process.map, first)->needzero == 0;
+    sample_end_large(&sample, first);
     held_set_object(first);
     u64_add_relaxed(&shm_counters(&process.map, process.session)[noscan], 1);
     return (void *)(uintptr_t)(process.map.base + page_offset(first));

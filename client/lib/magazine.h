@@ -19,6 +19,9 @@
  * has: the magazine is flushed and closed, so that it pins no other span, and opened when a malloc of its slot next has
  * to look for free objects. It is closed at the thread's beginning, too.
  *
+ * A pop uses up credit, which the slow path gives (sample.c). So what a thread has to see from time to time it sees
+ * without a word that each malloc reads. Without credit a magazine hands out nothing.
+ *
  * Where a span is one object, an entry pins what would be an empty span of the slot else. So there a magazine grows by
  * what the slot has taken back of its offers, and retains it (mcache_note_wanted).
  *
@@ -58,7 +61,7 @@ typedef struct magazine {
     magazine_entry *top; /* the next one is put here */
     magazine_entry *floor;
     magazine_entry *limit;
-    uint64_t npops; /* objects that were taken, not yet counted for all to see */
+    int64_t credit; /* objects that may be taken before the next look (sample.c); below 0: none */
 } magazine;
 
 static inline bool magazine_is_empty(const magazine *m)
@@ -66,19 +69,35 @@ static inline bool magazine_is_empty(const magazine *m)
     return m->top == m->floor;
 }
 
-/* Take the object that was freed last; there is one. What is in it is what its last user has left. */
-static inline void *magazine_pop(magazine *m)
+/* Use up one credit. False: there was none. clang tests the old value and not the sign, with two instructions more. */
+static inline bool magazine_use_credit(magazine *m)
 {
-    magazine_entry *e = m->top - 1;
-    void *p;
+#if defined(__clang__) && defined(__x86_64__)
+    bool below_0;
 
-    m->top = e;
-    m->npops++;
+    __asm__("subq $1, %0" : "+m"(m->credit), "=@ccs"(below_0));
+    return LIKELY(!below_0);
+#else
+    return LIKELY(--m->credit >= 0);
+#endif
+}
+
+/*
+ * Take the object that was freed last. What is in it is what its last user has left. False: there is none, or no
+ * credit.
+ */
+__attribute__((always_inline)) static inline bool magazine_pop(magazine *m, void **ret)
+{
+    magazine_entry *e = m->top;
+
+    if (e == m->floor || UNLIKELY(!magazine_use_credit(m)))
+        return false;
+    __asm__("" : "+m"(m->top)); /* as if it changed here: so it is moved in memory, which saves an instruction */
+    m->top--;
     CRASH_POINT(magazine_pop);
-    __asm__("" : "+r"(e)); /* the entry is read from here on, when m is not needed any more: saves an instruction */
-    p = e->p;              /* before the store, whose address is known later */
-    alloc_bit_set(e->word, e->bit);
-    return p;
+    *ret = e[-1].p; /* before the store, whose address is known later */
+    alloc_bit_set(e[-1].word, e[-1].bit);
+    return true;
 }
 
 /* Put down an object whose bit the caller clears next. False: it is full, or closed. */

@@ -3,7 +3,7 @@
  *
  * Called by attach.c, for the heap under the forklock, and by who needs private memory (meta.c, mcache.c). Data:
  * process.map, .mspan_of, .generation, and what is the session's own (.own_id to .family, .offers), which are written
- * here alone.
+ * here alone. Where the region of profiles is, recorder.c knows.
  *
  *   what      where                    size                      access              in children
  *   arena     the daemon's address     the reserve, 64 GiB       read, write (1)     yes
@@ -12,6 +12,7 @@
  *   offers    anywhere                 0.1% of it                read, write (2)     no: MADV_DONTFORK
  *   sign      anywhere                 a page                    read                no: MADV_DONTFORK
  *   family    anywhere                 a page, with a group      read                yes
+ *   profile   anywhere                 10 MiB, if it samples     read, write         yes
  *   mspan_of  anywhere, private        0.1% of it                read, write         yes, zero: MADV_WIPEONFORK
  *                                                              (1) read, (2) not there in a read-only session
  *
@@ -243,22 +244,26 @@ static int map_new_offers(int fd, uint64_t arena_bytes)
     return r;
 }
 
-/* The same where others are, at one stroke for all threads. */
-static int replace_offers(int fd, void *old)
+/* Put fd where another memfd of that length is mapped, at one stroke for all threads. */
+static int replace_memfd(int fd, void *old, uint64_t bytes, int advice)
 {
-    uint64_t bytes = shm_offers_bytes(process.map.npages);
     void *seed = NULL;
-    int r;
+    int r = seed_new(NULL, bytes, PROT_READ | PROT_WRITE, fd, &seed);
 
-    if (!fd_has_bytes(fd, bytes))
-        return -EPROTO;
-    r = seed_new(NULL, bytes, PROT_READ | PROT_WRITE, fd, &seed);
-    if (r == 0 && madvise(seed, seed_bytes(bytes), MADV_DONTFORK) < 0)
+    if (r == 0 && madvise(seed, seed_bytes(bytes), advice) < 0)
         r = -ENOMEM;
     if (r == 0)
         r = seed_replace(&seed, old, bytes);
     mapping_delete(seed, seed_bytes(bytes));
     return r;
+}
+
+/* The same where others are. */
+static int replace_offers(int fd, void *old)
+{
+    uint64_t bytes = shm_offers_bytes(process.map.npages);
+
+    return fd_has_bytes(fd, bytes) ? replace_memfd(fd, old, bytes, MADV_DONTFORK) : -EPROTO;
 }
 
 /* In a session that may write. The id is noted when all is mapped. */
@@ -275,6 +280,21 @@ static int map_offers(int fd, uint64_t arena_bytes)
 int mapping_replace_offers(int own_fd)
 {
     return map_offers(own_fd, process.map.arena_bytes);
+}
+
+int mapping_profile(int fd, profile_region **region)
+{
+    void *p = *region;
+    int r;
+
+    if (!fd_has_bytes(fd, sizeof(**region)))
+        return -EPROTO;
+    if (p != NULL)
+        return replace_memfd(fd, p, sizeof(**region), MADV_DOFORK);
+    r = mapping_new(NULL, sizeof(**region), PROT_READ | PROT_WRITE, fd, &p);
+    if (r == 0)
+        *region = p;
+    return r;
 }
 
 void mapping_leave_group(void)

@@ -5,6 +5,7 @@
 #define GOALLOC_LIB_MAPPING_H
 
 #include "client/lib/process.h"
+#include "shm/profile.h"
 
 /*
  * Map what the daemon has sent, and fill in process.map, .mspan_of, .generation, and what is the session's own. The
@@ -25,6 +26,12 @@ int mapping_reattach(const attach_result *a, bool readonly) __attribute__((warn_
  * descriptor stays the caller's. 0, and process.own_id is the new one; or as above, and nothing has changed.
  */
 int mapping_replace_offers(int own_fd) __attribute__((warn_unused_result));
+
+/*
+ * Map the region of profiles that a daemon has sent, or put it where *region is, at one stroke for all threads. The
+ * descriptor stays the caller's. Children have it, too. 0, -EPROTO (not such a region), -EAGAIN, -ENOMEM.
+ */
+int mapping_profile(int fd, profile_region **region) __attribute__((warn_unused_result));
 
 /* The process is not of a group any more: its session is about to end. */
 void mapping_leave_group(void);

@@ -36,7 +36,7 @@ mcache mcache_none = {
 };
 _Thread_local mcache *mcache_tls = &mcache_none;
 
-static uint64_t slot_bytes(uint32_t slot)
+uint64_t mcache_slot_bytes(uint32_t slot)
 {
     uint32_t n = slot % SLOT_NOSCAN;
 
@@ -46,7 +46,7 @@ static uint64_t slot_bytes(uint32_t slot)
 /* Entries that the magazine of a slot has: none for blocks of tiny objects, which are not freed as a whole. */
 static uint32_t magazine_capacity(uint32_t slot)
 {
-    uint64_t bytes = slot_bytes(slot);
+    uint64_t bytes = mcache_slot_bytes(slot);
     uint64_t capacity;
 
     if (bytes == 0 || slot == SLOT_TINY)
@@ -60,7 +60,7 @@ static uint32_t magazine_capacity_max(uint32_t slot)
 {
     uint32_t capacity = magazine_capacity(slot);
 
-    return capacity > 0 && slot_bytes(slot) * 2 > slot_npages(slot) * PAGE_BYTES ? MAGAZINE_ENTRIES_MAX : capacity;
+    return capacity > 0 && mcache_slot_bytes(slot) * 2 > slot_npages(slot) * PAGE_BYTES ? MAGAZINE_ENTRIES_MAX : capacity;
 }
 
 uint64_t mcache_bytes(void)
@@ -81,8 +81,12 @@ void mcache_clear(mcache *mc)
         floor += magazine_capacity_max(i);
     }
     mc->tiny = (tiny_block)TINY_NONE_OPEN;
+    mc->profile_seen = mc->rate = mc->random = mc->tiny_distance = mc->ntiny_flushed = mc->ntiny_seen = 0;
+    mc->retry_at_ms = 0;
     mc->nempty_pages = mc->noffered_pages = mc->nwanted_pages = mc->nheld_pages = 0;
     memset(mc->slots, 0, sizeof(mc->slots));
+    for (uint32_t i = 0; i < SLOT_COUNT; i++)
+        mcache_give_credit(mc, i, MCACHE_LOOK_AT);
     memcpy(mc->current, mcache_none.current, sizeof(mc->current));
     for (size_t i = 0; i <= SIZE_TABLE8_MAX / 8; i++) {
         for (unsigned noscan = 0; noscan < 2; noscan++) {
@@ -177,10 +181,17 @@ static void count(span_class spc, uint64_t n)
 
 void mcache_flush_count(mcache *mc, uint32_t slot)
 {
+    mcache_count_pops(mc, slot);
     if (slot != SLOT_TINY) /* of tiny blocks the objects are counted, not they themselves */
-        count(slot_spc(slot), mc->slots[slot].nuncounted + mc->fronts[slot].magazine.npops);
+        count(slot_spc(slot), mc->slots[slot].nuncounted);
     mc->slots[slot].nuncounted = 0;
-    mc->fronts[slot].magazine.npops = 0;
+}
+
+static void count_tiny(mcache *mc)
+{
+    count((span_class){ SPAN_CLASS_TINY }, mc->tiny.nallocs);
+    mc->ntiny_flushed += mc->tiny.nallocs;
+    mc->tiny.nallocs = 0;
 }
 
 void mcache_count_all(mcache *mc)
@@ -191,11 +202,9 @@ void mcache_count_all(mcache *mc)
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
         if (mc->current[i] != &mspan_none)
             mcache_count_current(mc, mc->current[i], mspan_nused(mc->current[i]));
-        if (mc->slots[i].nuncounted > 0 || mc->fronts[i].magazine.npops > 0)
-            mcache_flush_count(mc, i);
+        mcache_flush_count(mc, i);
     }
-    count((span_class){ SPAN_CLASS_TINY }, mc->tiny.nallocs);
-    mc->tiny.nallocs = 0;
+    count_tiny(mc);
 }
 
 /* --- spans come and go --- */
@@ -297,10 +306,12 @@ void mcache_put_current(mcache *mc, uint32_t slot)
     mcache_flush_magazine(mc, slot);
     if (s == &mspan_none)
         return;
+    mcache_count_takes(mc, slot);
     nused = mspan_nused(s);
     mcache_leave_current(mc, s, nused);
     mc->current[slot] = &mspan_none;
     mc->fronts[slot].cache = 0; /* they are in their word's bits */
+    mc->slots[slot].ncached = 0;
     mcache_place(mc, s, nused);
 }
 
@@ -308,7 +319,7 @@ void mcache_close_tiny(mcache *mc)
 {
     tiny_block open = mc->tiny;
 
-    count((span_class){ SPAN_CLASS_TINY }, open.nallocs);
+    count_tiny(mc);
     mc->tiny = (tiny_block)TINY_NONE_OPEN;
     if (open.span == NULL)
         return;

@@ -22,7 +22,10 @@ typedef struct mcache_slot {
     uint32_t nspans;     /* all, with the current one, and the offered ones */
     uint32_t nbatch;     /* short spans asked for last: slow start */
     uint32_t nwanted_pages; /* of offered spans that it has taken back: so much more it retains */
-    uint32_t nuncounted; /* objects of spans' caches that have been allocated and not yet counted for all to see */
+    int64_t credit_given; /* to its magazine, of which what is gone has been counted */
+    uint64_t nuncounted; /* objects that have been allocated and not yet counted for all to see */
+    uint64_t distance;   /* of the next sample: 1 is the next object; 0: not drawn yet */
+    uint32_t ncached;    /* while sampling: what the front's cache had when its objects were last deducted from that */
 } mcache_slot;
 
 typedef struct mcache {
@@ -46,6 +49,13 @@ typedef struct mcache {
     uint32_t give_back_at; /* the slot to give back from next */
     mcache_slot slots[SLOT_COUNT];
     uint32_t trim_seen;
+    uint64_t profile_seen; /* the session's profile word, as this thread has last taken notice of it */
+    uint64_t rate;         /* of samples (sample.c); 0: off */
+    int64_t retry_at_ms;   /* it wants to sample, and can't record: when to try again; 0: not so */
+    uint64_t random;       /* state of its generator; 0: not seeded */
+    uint64_t tiny_distance;
+    uint64_t ntiny_flushed; /* tiny objects, counted for all to see */
+    uint64_t ntiny_seen;    /* with those of the open block: when they were last deducted from the distance */
     struct mcache *next; /* all mcaches of the process, or the free ones */
     magazine_entry entries[]; /* of all magazines */
 } mcache;
@@ -62,6 +72,9 @@ extern _Thread_local mcache *mcache_tls __attribute__((tls_model("initial-exec")
 
 /* Bytes of an mcache with all its magazines: of which only what is used has memory. */
 uint64_t mcache_bytes(void);
+
+/* Of an object of the slot; 0: there is no such slot. */
+uint64_t mcache_slot_bytes(uint32_t slot);
 
 /* It has no spans, as at its thread's beginning. */
 void mcache_clear(mcache *mc);
@@ -141,6 +154,41 @@ void mcache_count_all(mcache *mc);
 void mcache_flush_count(mcache *mc, uint32_t slot);
 
 #define MCACHE_COUNT_AT 65536u /* objects: so seldom that threads do not wait for each other's counters */
+#define MCACHE_LOOK_AT  4096   /* objects from a slot's magazine: so soon a thread that takes no others takes notice */
+
+/* So many objects of the slot have been allocated. A look comes before there are more than the distance. */
+static inline void mcache_shorten_distance(mcache_slot *slot, uint64_t n)
+{
+    slot->distance = slot->distance > n ? slot->distance - n : slot->distance != 0;
+}
+
+/* Count what the slot's magazine has handed out. */
+static inline void mcache_count_pops(mcache *mc, uint32_t i)
+{
+    mcache_slot *slot = &mc->slots[i];
+    int64_t left = mc->fronts[i].magazine.credit;
+    uint64_t npops = (uint64_t)(slot->credit_given - (left < 0 ? 0 : left));
+
+    slot->nuncounted += npops;
+    slot->credit_given = left < 0 ? 0 : left;
+    mcache_shorten_distance(slot, npops);
+}
+
+/* Deduct what the front's cache has handed out; before it changes. */
+static inline void mcache_count_takes(mcache *mc, uint32_t i)
+{
+    mcache_slot *slot = &mc->slots[i];
+    uint32_t left = bits_count(mc->fronts[i].cache);
+
+    if (slot->ncached > left)
+        mcache_shorten_distance(slot, slot->ncached - left);
+    slot->ncached = slot->ncached < left ? slot->ncached : left;
+}
+
+static inline void mcache_give_credit(mcache *mc, uint32_t i, int64_t credit)
+{
+    mc->fronts[i].magazine.credit = mc->slots[i].credit_given = credit;
+}
 
 /* Count what a current span, in which nused objects are used, has handed out. */
 static inline void mcache_count_current(mcache *mc, mspan *s, uint32_t nused)
@@ -251,8 +299,12 @@ static inline bool mcache_place_freed(mcache *mc, mspan *s)
     case MSPAN_PARTIAL:
         mspan_list_remove(&mc->slots[s->slot].partial, s);
         break;
-    default: /* two billion frees into the current span */
-        mcache_count_current(mc, s, mspan_nused(s));
+    default: /* so many frees into the current span */
+        if (s->nelems == 1) /* none waits in the magazine */
+            mcache_count_current(mc, s, mspan_nused(s));
+        else
+            mspan_note_frees(s);
+        s->front->cache = 0; /* what it had is in its word's bits, and the next malloc takes a look */
         return false;
     }
     return true;

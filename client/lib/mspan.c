@@ -10,8 +10,7 @@
  *
  * nfrees is all that a free counts, if it does not go to the magazine; what lies there counts as used until it is
  * flushed. It is set so that it becomes 0 with the free that changes the span's place:
- *   CURRENT   NFREES_CURRENT; the frees since are what it lacks. Never in practice does it come to 0; then it is
- *             counted and set again.
+ *   CURRENT   NFREES_CURRENT; the frees since are what it lacks. When it comes to 0 that is noted, and it is set again.
  *   FULL      1: the first free makes it PARTIAL, or EMPTY
  *   PARTIAL   the objects in use: the last free makes it EMPTY
  *   EMPTY     0, and no free can come: every alloc bit is 0
@@ -72,7 +71,7 @@ static inline uint32_t count_used(const mspan *s)
     return nused;
 }
 
-mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
+static mspan *describe(uint32_t slot, uint32_t first, void *owner, uint32_t *ret_nused)
 {
     const shm_span *span;
     mspan *s;
@@ -99,11 +98,21 @@ mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
     s->needzero = span->needzero != 0;
     u64_store_release(&s->nleases, u64_load_relaxed(&span->nleases)); /* pairs with held_knows() */
     s->cur = 0;
-    mspan_set_owner(s, thread_self());
+    mspan_set_owner(s, owner);
     for (uint32_t i = 0; i < s->npages; i++)
         atomic_store_explicit(&process.mspan_of[first + i], s, memory_order_release);
     *ret_nused = count_used(s);
     return s;
+}
+
+mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused)
+{
+    return describe(slot, first, thread_self(), ret_nused);
+}
+
+mspan *mspan_new_unowned(uint32_t slot, uint32_t first, uint32_t *ret_nused)
+{
+    return describe(slot, first, NULL, ret_nused);
 }
 
 void mspan_delete(mspan *s)

@@ -78,7 +78,7 @@ typedef struct mspan {
 
 _Static_assert(offsetof(mspan, next) == 64 && sizeof(mspan) == 128, "two cache lines");
 
-#define NFREES_CURRENT (UINT32_C(1) << 31)
+#define NFREES_CURRENT 4096u /* frees into the current span, past the magazine: so soon they are counted */
 
 typedef struct mspan_list {
     mspan *head;
@@ -142,6 +142,9 @@ static inline uint32_t slot_short_npages(uint32_t slot)
  * description is not a span of that kind. *ret_nused: its objects.
  */
 mspan *mspan_new(uint32_t slot, uint32_t first, uint32_t *ret_nused);
+
+/* The same for a span that no thread owns: frees in it are remote ones for all (marked.c). */
+mspan *mspan_new_unowned(uint32_t slot, uint32_t first, uint32_t *ret_nused);
 
 /* Forget a span. The entry of its first page is the caller's, who has written something else there (held.h). */
 void mspan_delete(mspan *s);
@@ -317,6 +320,14 @@ static inline uint32_t mspan_take_count(mspan *s, uint32_t nused)
     if (nfreed > 0)
         s->needzero = true;
     return n;
+}
+
+/* nfrees of the current span has come to 0: put down what it has counted, and count on. */
+static inline void mspan_note_frees(mspan *s)
+{
+    s->ncounted -= NFREES_CURRENT;
+    s->nfrees = NFREES_CURRENT;
+    s->needzero = true;
 }
 
 /* What the cache will hand out is known to be zero. */

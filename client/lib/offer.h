@@ -5,6 +5,7 @@
 #define GOALLOC_LIB_OFFER_H
 
 #include "client/lib/mspan.h"
+#include "client/lib/shadow.h"
 #include "shm/offers.h"
 
 #define OFFER_LOOK_MAX 16u /* offered spans that may be gone: who takes one back looks at so many */
@@ -26,6 +27,7 @@ static inline void offer_announce(page_no first, uint64_t nleases)
 {
     shm_offers *offers = atomic_load_explicit(&process.offers, memory_order_acquire);
 
+    shadow_span_rests(first);
     CRASH_POINT(offer_before_word);
     u64_store_release(&offers->words[first.n], offer_pack(OFFER_OFFERED, nleases));
     CRASH_POINT(offer_after_word);

@@ -26,6 +26,7 @@
 #include "client/lib/held.h"
 #include "proto/wire.h"
 #include "shm/crash.h"
+#include "shm/probe.h"
 
 #define RETURNS_MAX 4096u
 #define FREES_MAX   256u
@@ -131,6 +132,7 @@ static int flush_returns(const deadline *until)
         if (r < 0)
             return r;
         CRASH_POINT(return_after_send);
+        PROBE(goalloc, return, process.session.n, (uint32_t)body.n_spans);
         held_clear(spans, body.n_spans);
         drop(returns, &nreturns, body.n_spans);
     }

@@ -13,6 +13,7 @@
 
 static const shm_u64 no_limit = 0; /* no free takes the fast path */
 static const shm_u32 no_trim = 0;
+static const shm_u64 no_profile = 0;
 static const shm_u32 no_heap = 1;
 static shm_u32 first_state = PROCESS_DETACHED; /* until there is memory that no child sees */
 
@@ -20,6 +21,7 @@ process_info process = {
     .free_limit = &no_limit,
     .dropped = &no_heap,
     .session_trim_seq = &no_trim,
+    .session_profile = &no_profile,
     .state = &first_state,
     .timeout_ms = PROCESS_TIMEOUT_MS,
 };
@@ -37,6 +39,8 @@ void process_open_gate(const attach_result *a, bool readonly, bool reclaim)
     process.owner = (owner_no){ (uint16_t)(reclaim ? process.map.sessions[a->session.n].group : 0) };
     u64_store_relaxed(&process.base, process.map.base);
     atomic_store_explicit(&process.session_trim_seq, &process.map.sessions[process.session.n].trim_seq,
+                          memory_order_relaxed);
+    atomic_store_explicit(&process.session_profile, &process.map.sessions[process.session.n].profile,
                           memory_order_relaxed);
     process_note_served();
     /* In a forked child it is the parent's, whose session may be of another kind. */
@@ -64,6 +68,7 @@ void process_close_gate(void)
     u64_store_release(&process.arena_bytes, 0);
     u64_store_relaxed(&process.base, 0);
     atomic_store_explicit(&process.session_trim_seq, &no_trim, memory_order_relaxed);
+    atomic_store_explicit(&process.session_profile, &no_profile, memory_order_relaxed);
     process.readonly = process.reclaim = false;
     process.owner = (owner_no){ 0 };
 }

@@ -47,6 +47,7 @@ typedef struct process_info {
     void *family;    /* the same of its group, and in children too, until they have sessions of their own. NULL: none */
     const shm_u32 *_Atomic dropped; /* not 0: the heap is nobody's any more. Of the header, or a constant */
     const shm_u32 *_Atomic session_trim_seq; /* raised by the daemon, in the session's entry */
+    const shm_u64 *_Atomic session_profile;  /* what it samples: the profile word of the session's entry */
     shm_u32 trim_seq;   /* raised by goalloc_trim(): other threads give back on their slow path */
     shm_u32 timeout_ms; /* bound of each request, and of each wait for the turn of attaching */
 } process_info;
@@ -133,6 +134,12 @@ static inline int process_verdict_error(enum object_verdict verdict)
 
 /* True if this process's session leases the span. */
 bool process_leases(const shm_span *span);
+
+/* What the session samples: a profile_word (shm/profile.h), which may change at any time. 0: nothing. */
+static inline uint64_t process_profile_word(void)
+{
+    return u64_load_relaxed(atomic_load_explicit(&process.session_profile, memory_order_relaxed));
+}
 
 /* Goes up when somebody wants idle spans back: the daemon from this session, or a thread of this process from all. */
 static inline uint32_t process_trim_seq(void)

@@ -28,6 +28,7 @@ static const Goallocd__Reply__ResultCase result_of[] = {
     [GOALLOCD__REQUEST__OP_LEASE_LIST] = GOALLOCD__REPLY__RESULT_LEASE_LIST,
     [GOALLOCD__REQUEST__OP_ROOT_LIST] = GOALLOCD__REPLY__RESULT_ROOT_LIST,
     [GOALLOCD__REQUEST__OP_ROOT_RESERVE] = GOALLOCD__REPLY__RESULT_ROOT_RESERVE,
+    [GOALLOCD__REQUEST__OP_PROFILE_OPEN] = GOALLOCD__REPLY__RESULT_PROFILE_OPEN,
 };
 
 static Goallocd__Reply__ResultCase result_wanted(const Goallocd__Request *request)
@@ -46,6 +47,8 @@ static void drop_late_reply(const Goallocd__Reply *reply)
         outbox_return(reply->refill->spans, reply->refill->n_spans);
     else if (reply->result_case == GOALLOCD__REPLY__RESULT_ALLOC_LARGE)
         outbox_return(&reply->alloc_large->span, 1);
+    else if (reply->result_case == GOALLOCD__REPLY__RESULT_PROFILE_OPEN)
+        link_close_fds();
 }
 
 /* Wait for the reply to request id. */
