@@ -25,9 +25,10 @@ static struct {
     char message[512];
 } failure;
 
+static channel ch = { .fd = -1 };
+
 const Goallocd__Reply *ask(const asker *who, Goallocd__Request *request, Goallocd__Reply__ResultCase kind)
 {
-    static channel ch = { .fd = -1 };
     static uint8_t out[FRAME_BYTES_MAX];
     static _Alignas(16) uint8_t memory[REPLY_BYTES_MAX];
     const uint8_t *payload;
@@ -38,6 +39,7 @@ const Goallocd__Reply *ask(const asker *who, Goallocd__Request *request, Goalloc
 
     failure.refused = 0;
     request->id = 1;
+    channel_close_fds(&ch); /* of the reply before, if nobody has taken them */
     if (r == 0)
         r = channel_send(&ch, out, frame_pack(&request->base, out, sizeof(out)), who->until);
     if (r == 0)
@@ -59,6 +61,20 @@ const Goallocd__Reply *ask(const asker *who, Goallocd__Request *request, Goalloc
     failure.refused = reply->error;
     (void)snprintf(failure.message, sizeof(failure.message), "%s", reply->message);
     return NULL;
+}
+
+int ask_refused(void)
+{
+    return failure.refused;
+}
+
+bool ask_take_fds(int *ret, int n)
+{
+    if (ch.nfds != n)
+        return false;
+    memcpy(ret, ch.fds, (size_t)n * sizeof(*ret));
+    ch.nfds = 0;
+    return true;
 }
 
 static bool is_absent(int error)

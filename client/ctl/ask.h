@@ -21,6 +21,15 @@ typedef struct asker {
  */
 const Goallocd__Reply *ask(const asker *who, Goallocd__Request *request, Goallocd__Reply__ResultCase kind);
 
+/* The errno that the daemon has answered last; 0: it has not refused. */
+int ask_refused(void);
+
+/*
+ * Take the descriptors that came with the last reply, which are then the caller's. False: it has another number of
+ * them.
+ */
+bool ask_take_fds(int *ret, int n);
+
 /* True if the last failure was that nobody serves the socket, or that the connection was lost: a daemon may come. */
 bool ask_may_come_back(void);
 

@@ -24,6 +24,7 @@ typedef struct parse {
     arguments *args;
     const char *command;
     bool help;
+    bool group_is_next; /* --group was the last word, without a NAME */
     bool given[OPTIONS_MAX]; /* by row */
 } parse;
 
@@ -133,6 +134,19 @@ static void set_number(const char *option, const char *arg, uint32_t most, uint3
         wrong("--%s: '%s' is no number from 1 to %u", option, arg, most);
 }
 
+static void set_size(const char *option, const char *arg, uint64_t most, uint64_t *ret)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    uint64_t value = arg[0] >= '0' && arg[0] <= '9' ? strtoull(arg, &end, 10) : 0;
+    const char *unit = value > 0 && *end != '\0' ? strchr(units, *end) : NULL;
+    unsigned shift = unit != NULL ? 10 * (unsigned)(unit - units + 1) : 0;
+
+    if (value == 0 || (unit == NULL ? *end != '\0' : end[1] != '\0') || value > most >> shift)
+        wrong("--%s: '%s' is no size: a number of bytes up to 512G, with K, M or G behind it if wanted", option, arg);
+    *ret = value << shift;
+}
+
 static void set_sort(arguments *args, const char *arg)
 {
     args->sort_name = arg;
@@ -207,6 +221,33 @@ static void set_option(parse *p, int key, char *arg)
     case OPTION_CHANGES:
         args->changes = true;
         break;
+    case OPTION_CSV:
+        args->csv = true;
+        break;
+    case OPTION_SESSIONS:
+        args->sessions = true;
+        break;
+    case OPTION_SVG:
+        args->svg = arg;
+        break;
+    case OPTION_SESSION:
+        set_number("session", arg, SHM_SESSIONS_MAX - 1, &args->session);
+        break;
+    case OPTION_LABEL:
+        args->label = arg;
+        break;
+    case OPTION_ALL:
+        args->all = true;
+        break;
+    case OPTION_RATE:
+        set_size("rate", arg, 512 * GIB, &args->rate);
+        break;
+    case OPTION_TYPE:
+        args->type = arg;
+        break;
+    case OPTION_TOP:
+        args->top = true;
+        break;
     case 'h':
         p->help = true;
         break;
@@ -224,14 +265,22 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     parse *p = state->input;
 
     if (key == ARGP_KEY_ARG) {
-        if (p->command == NULL)
+        const command *c = p->command != NULL ? command_named(p->command) : NULL;
+
+        if (p->command == NULL) {
             p->command = arg;
-        else if (p->args->nwords < COMMAND_WORDS_MAX)
+        } else if (p->group_is_next && c != NULL && c->named_group) {
+            p->args->group = arg;
+            p->args->by_group = false;
+        } else if (p->args->nwords < COMMAND_WORDS_MAX) {
             p->args->words[p->args->nwords++] = arg;
-        else
+        } else {
             wrong("'%s': too many arguments", arg);
+        }
+        p->group_is_next = false;
         return 0;
     }
+    p->group_is_next = key == 'g' && arg == NULL;
     if (key == '?')
         key = 'h';
     for (size_t i = 0; option_rows[i].name != NULL; i++) {
@@ -296,7 +345,7 @@ const command *cmdline_parse(int argc, char **argv, arguments *ret)
     argp_err_exit_status = CTL_USAGE;
     fill_options(options);
     hear(argv[0]);
-    (void)argp_parse(&argp, argc, argv, ARGP_NO_HELP, NULL, &p);
+    (void)argp_parse(&argp, argc, argv, ARGP_NO_HELP | ARGP_IN_ORDER, NULL, &p);
     hear_no_more();
     c = p.command == NULL ? NULL : command_named(p.command);
     if (p.help && (p.command == NULL || c != NULL)) {

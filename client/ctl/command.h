@@ -28,10 +28,19 @@ typedef struct arguments {
     bool spans; /* leases: one by one */
     bool once;
     bool changes; /* watch: only when something has changed */
+    bool csv;     /* watch: as CSV */
+    bool sessions; /* watch: a row for each */
+    bool top;      /* profile: print the table, also when files are written */
+    bool all;      /* profile: all sessions */
     bool timeout_given; /* by --timeout: it holds whatever the command does */
     const char *group; /* only sessions of that; NULL: all */
     const roster_key *sort;
     const char *sort_name; /* NULL: none was given */
+    const char *svg; /* heap-map, profile: the file to draw it into; NULL: none */
+    const char *label; /* profile: only sessions that have it; NULL: all */
+    const char *type;  /* profile: which figures; NULL: none was given */
+    uint64_t rate;     /* profile: bytes; 0: none was given */
+    uint32_t session;  /* profile: only that one; 0: all */
     const char *state_dir;
     int interval_ms;
     uint32_t nrows; /* at most so many; 0: all */
@@ -62,6 +71,7 @@ typedef struct command {
     bool asks;    /* next() may ask the user, who takes time */
     bool steps;   /* each reply has a timeout of its own: there may be many */
     const char *question; /* asked before it is done; NULL: it takes nothing away */
+    bool named_group; /* its --group always has a NAME, which may be the next word */
     bool patient; /* the daemon may take its time, once it has shown that it answers */
 } command;
 
@@ -82,7 +92,22 @@ extern const option_row *option_rows;
 
 /* Keys of options that have no letter. */
 #define OPTION_NO_LETTER 256
-enum { OPTION_END = OPTION_NO_LETTER, OPTION_CLASSES, OPTION_SPANS, OPTION_CHANGES, OPTION_USAGE };
+enum {
+    OPTION_END = OPTION_NO_LETTER,
+    OPTION_CLASSES,
+    OPTION_SPANS,
+    OPTION_CHANGES,
+    OPTION_CSV,
+    OPTION_SESSIONS,
+    OPTION_SVG,
+    OPTION_SESSION,
+    OPTION_LABEL,
+    OPTION_ALL,
+    OPTION_RATE,
+    OPTION_TYPE,
+    OPTION_TOP,
+    OPTION_USAGE
+};
 
 /* NULL: there is no such command. */
 const command *command_named(const char *name);

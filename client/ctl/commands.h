@@ -24,6 +24,8 @@ void classes_text(const Goallocd__Reply *reply);
 bool classes_json(json_t *object, const Goallocd__Reply *reply);
 void ping_text(const Goallocd__Reply *reply);
 bool ping_json(json_t *object, const Goallocd__Reply *reply);
+void scavenge_text(const Goallocd__Reply *reply);
+bool scavenge_json(json_t *object, const Goallocd__Reply *reply);
 void check_text(const Goallocd__Reply *reply);
 bool check_json(json_t *object, const Goallocd__Reply *reply);
 bool check_failed(const Goallocd__Reply *reply);
@@ -47,13 +49,12 @@ bool reclaim_next(Goallocd__Request *request, const Goallocd__Reply *reply);
 void reclaim_text(const Goallocd__Reply *last);
 bool reclaim_json(json_t *object, const Goallocd__Reply *last);
 
-/* memory.c: the picture is gathered by heap_map_next() and shown when the last reply is there */
+/* heapmap.c: the picture is gathered by heap_map_next() and shown when the last reply is there */
 extern Goallocd__HeapMap heap_map_first;
+bool heap_map_set(const arguments *args);
 bool heap_map_next(Goallocd__Request *request, const Goallocd__Reply *reply);
 void heap_map_text(const Goallocd__Reply *last);
 bool heap_map_json(json_t *object, const Goallocd__Reply *last);
-void scavenge_text(const Goallocd__Reply *reply);
-bool scavenge_json(json_t *object, const Goallocd__Reply *reply);
 
 /* sessions.c */
 extern Goallocd__SessionList sessions_first;
@@ -92,6 +93,10 @@ bool reload_failed(const Goallocd__Reply *reply);
 /* keeper.c: it asks no daemon, but the keeper in the state directory */
 bool keeper_set(const arguments *args);
 int keeper_run(const arguments *args);
+
+/* profile.c: it changes what is sampled, or reads what was */
+bool profile_set(const arguments *args);
+int profile_run(const arguments *args);
 
 /* top.c, watch.c: they ask until they are told to end */
 bool top_set(const arguments *args);

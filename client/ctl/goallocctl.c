@@ -47,11 +47,17 @@ static command command_table[] = {
               "waited for. On a large heap a look takes longer than the interval, since the daemon counts all objects "
               "for it and spends a tenth of a CPU on that at most.",
       .set = top_set, .own = top_run },
-    { .name = "watch", .words = "KEY...", .words_min = 1, .words_max = COMMAND_WORDS_MAX, .values = "KEY",
-      .summary = "numbers of stats, again and again",
+    { .name = "watch", .words = "[KEY...]", .words_max = COMMAND_WORDS_MAX, .values = "KEY",
+      .summary = "numbers of stats, or of each session or group, again and again",
       .help = "KEY is the name of a number in 'goallocctl --json stats'; a wrong one is answered with the list. A line "
               "is printed every interval, or with --changes when a value differs from the line before. A daemon that "
-              "goes away is waited for, and said so on stderr.",
+              "goes away is waited for, and said so on stderr.\n"
+              "With --csv it is a table for other programs: first the names, then a row every interval with the time "
+              "(ISO 8601, UTC); without KEY what grows and who makes it grow. With --sessions a row for each session "
+              "that has not ended, with --group for each group, by the names that 'goallocctl --json sessions' has. "
+              "Such a table goes on when another daemon serves the same heap, whose counts and uptime_ms begin anew, "
+              "and ends with status 1 when one serves another heap. Text that begins as a formula has an apostrophe "
+              "before it.",
       .set = watch_set, .wanted = "watch what? The names of numbers in 'goallocctl --json stats', such as live_bytes",
       .own = watch_run },
     { .name = "sessions", .summary = "attached processes, and what those that have ended have left",
@@ -77,9 +83,29 @@ static command command_table[] = {
     { .name = "classes", .summary = "objects, allocs and frees, and unused memory by size class",
       ASKS(STATS, stats, Stats, STATS), .text = classes_text, .json = classes_json },
     { .name = "heap-map", .summary = "a picture of the arena: what is in use, free, released",
-      .help = "A line is 64 MiB of the arena and a cell 1 MiB; on large heaps both are larger.",
+      .help = "A line is 64 MiB of the arena and a cell 1 MiB; on large heaps both are larger. With --svg it is drawn, "
+              "with smaller cells if the heap is small, and coloured by the sizes of objects; where the mouse is, a "
+              "cell says its addresses and what is in it. A file that is there is replaced when the picture is whole. "
+              "As JSON, too, cells have their size classes. 'In use' are also pages in no span, which the daemon "
+              "holds ready. A daemon of an older version does not tell size classes.",
+      .set = heap_map_set, .wanted = "heap-map: --svg draws, so --json can't be; a picture has 1 to 40 rows",
       ASKS_BY(HEAP_MAP, heap_map, &heap_map_first, HEAP_MAP), .next = heap_map_next, .text = heap_map_text,
-      .json = heap_map_json, .gathers = true },
+      .json = heap_map_json, .gathers = true, .steps = true },
+    { .name = "profile", .words = "[on|off|reset|status|FILE]", .words_max = 1, .values = "on off reset status",
+      .summary = "which code has allocated what lives, also in processes that are dead",
+      .help = "on has sessions sample their allocations from then on, off ends that, and reset forgets what was "
+              "recorded; of all sessions and those that attach, or with --session or --group of these. A sample stands "
+              "for so many bytes that were allocated, on average. FILE becomes a profile for pprof (go tool pprof "
+              "-http=: FILE), with live and allocated objects and bytes, by session, group and label; -: to stdout. "
+              "--svg draws a flame graph, and --top, or no argument, prints a table: what a function has allocated by "
+              "itself, and with all that it calls. --session, --group and --label choose whose allocations are shown. "
+              "Names are read from the files of programs and libraries, if they are the same build as those that ran. "
+              "What was allocated while nobody sampled is not there. For root, the daemon's user and the control "
+              "group; a session's own user may have it sample or not.",
+      .set = profile_set,
+      .wanted = "profile: one of on, off, reset, status or a FILE; --rate is for on; --type is live, live-objects, "
+                "alloc or alloc-objects; on and off are for --session N, --group NAME or all; stdout is for one thing",
+      .own = profile_run, .named_group = true },
     { .name = "scavenge", .summary = "sweep, and give all free pages back to the system",
       .help = "For root, the daemon's user and the control group. It may take 60 s without --timeout, if the daemon "
               "answers a ping.",
@@ -150,18 +176,29 @@ static const option_row option_table[] = {
     { "version", 'V', NULL, false, NULL, NULL, "Which version this is" },
     { "classes", OPTION_CLASSES, NULL, false, NULL, "stats", "The size classes, too" },
     { "live", 'l', NULL, false, NULL, "sessions", "Only sessions that have not ended" },
-    { "group", 'g', "NAME", true, NULL, "sessions top",
-      "A row for each group; with a NAME, the sessions of that group" },
+    { "group", 'g', "NAME", true, NULL, "sessions top watch profile",
+      "A row for each group; with a NAME, which profile wants, the sessions of that group" },
     { "sort", 'S', "KEY", false, "KEY", "sessions top",
       "By held, live, idle, refills, age, spans, requests, left (the largest first), session, pid, uid, state, group "
       "or label (default of top: held)" },
     { "reverse", 'r', NULL, false, NULL, "sessions top", "The other way round" },
-    { "rows", 'n', "N", false, NULL, "sessions top leases",
-      "At most so many rows (default: all; leases --spans: 1000)" },
+    { "rows", 'n', "N", false, NULL, "sessions top leases heap-map profile",
+      "At most so many rows (default: all; leases --spans: 1000; heap-map: 40; profile: 30, as JSON 1000)" },
+    { "svg", OPTION_SVG, "FILE", false, "file", "heap-map profile", "Draw it into that file, as SVG; -: to stdout" },
+    { "session", OPTION_SESSION, "N", false, NULL, "profile", "Only that session" },
+    { "label", OPTION_LABEL, "LABEL", false, NULL, "profile", "Only sessions with that label" },
+    { "all", OPTION_ALL, NULL, false, NULL, "profile", "All sessions, and those that attach (default)" },
+    { "rate", OPTION_RATE, "SIZE", false, NULL, "profile",
+      "on: a sample in so many bytes, on average: 512K, 2M (default: 512K)" },
+    { "type", OPTION_TYPE, "TYPE", false, "live live-objects alloc alloc-objects", "profile",
+      "What --svg and --top show: bytes or objects that live, or all that were allocated (default: live)" },
+    { "top", OPTION_TOP, NULL, false, NULL, "profile", "Print the table, too" },
     { "spans", OPTION_SPANS, NULL, false, NULL, "leases", "One by one" },
     { "interval", 'i', "TIME", false, NULL, "top watch", "The time from one look to the next (default: 1s)" },
     { "once", '1', NULL, false, NULL, "top watch", "Print one table, or one line, and end" },
     { "count", 'c', "N", false, NULL, "top watch", "End after so many looks" },
+    { "csv", OPTION_CSV, NULL, false, NULL, "watch", "Print CSV: a line of names, and rows that begin with the time" },
+    { "sessions", OPTION_SESSIONS, NULL, false, NULL, "watch", "With --csv: a row for each session" },
     { "changes", OPTION_CHANGES, NULL, false, NULL, "watch", "Print a line only when a value has changed" },
     { "state-dir", 'd', "DIR", false, "dir", "keeper", "The directory that goallocd was given by --state-dir" },
     { "end", OPTION_END, NULL, false, NULL, "keeper", "End it, and so drop the heap, if no daemon serves it" },

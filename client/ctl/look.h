@@ -7,9 +7,16 @@
 #include <stdbool.h>
 
 #include "client/ctl/ask.h"
+#include "client/ctl/roster.h"
 
 /* What has become of the daemon since the look before. */
-enum look_news { LOOK_AS_BEFORE, LOOK_LOST, LOOK_BACK, LOOK_ANOTHER /* came in between, unnoticed */ };
+enum look_news {
+    LOOK_AS_BEFORE,
+    LOOK_LOST,
+    LOOK_BACK,
+    LOOK_ANOTHER,    /* came in between, unnoticed */
+    LOOK_OTHER_HEAP, /* it serves another one than the daemon before */
+};
 
 /* Zeroed at the beginning. */
 typedef struct look_state {
@@ -17,6 +24,7 @@ typedef struct look_state {
     bool lost;
     enum look_news news;
     uint64_t uptime_ms; /* of the last daemon that has answered */
+    uint64_t generation; /* of its heap; 0: it does not say */
 } look_state;
 
 /* What it answers, valid until the next request. NULL: ask_failure_text() says why; look_waits() what follows. */
@@ -25,6 +33,9 @@ const Goallocd__StatsReply *look_stats(look_state *state, const asker *who);
 /* The same for another request of that look: state says if the daemon was lost. */
 const Goallocd__Reply *look_ask(look_state *state, const asker *who, Goallocd__Request *request,
                                 Goallocd__Reply__ResultCase kind);
+
+/* The sessions that have not ended, in place of what is in *ret. False: not answered, as by look_ask(). */
+bool look_sessions(look_state *state, const asker *who, roster *ret);
 
 /* After a failure: true if there was a daemon, and one may come. */
 bool look_waits(const look_state *state);

@@ -111,7 +111,8 @@ bool roster_add(roster *r, const Goallocd__SessionListReply *reply)
                              .live_bytes = s->live_bytes,
                              .idle_bytes = s->idle_bytes,
                              .refills = s->refills,
-                             .age_ms = s->age_ms };
+                             .age_ms = s->age_ms,
+                             .profile_bytes = s->profile_bytes };
         (void)ctl_plain_text(s->label, row->label, sizeof(row->label));
         (void)ctl_plain_text(s->group, row->group, sizeof(row->group));
     }
@@ -315,12 +316,13 @@ static json_t *whole_or_null(json_t *object, bool whole)
 
 json_t *roster_session_json(const roster_row *row)
 {
-    json_t *object = json_pack("{s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:I, s:b, s:b, s:I}", "session",
+    json_t *object = json_pack("{s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:I, s:b, s:b, s:I, s:I}", "session",
                                (json_int_t)row->session, "epoch", (json_int_t)row->epoch, "pid", (json_int_t)row->pid,
                                "uid", (json_int_t)row->uid, "label", row->label, "state",
                                roster_state_name(row->state), "group", row->group, "group_uid",
                                (json_int_t)row->group_uid, "reclaim", (row->flags & SESSION_RECLAIM) != 0, "readonly",
-                               (row->flags & SESSION_READONLY) != 0, "limit_bytes", (json_int_t)row->limit_bytes);
+                               (row->flags & SESSION_READONLY) != 0, "limit_bytes", (json_int_t)row->limit_bytes,
+                               "profile_bytes", (json_int_t)row->profile_bytes);
 
     return whole_or_null(object, add_sums(object, row));
 }

@@ -30,6 +30,7 @@ typedef struct roster_row {
     uint64_t idle_bytes;
     uint64_t refills;
     uint64_t age_ms; /* of a group: of its oldest session */
+    uint64_t profile_bytes; /* it samples an object for so many bytes; 0: it does not. Of a group: nothing */
     double refills_per_s;
     char label[SHM_LABEL_BYTES];
     char group[SHM_GROUP_NAME_BYTES]; /* "": none. As the label, it is fit for a terminal */

@@ -1,5 +1,5 @@
 /*
- * stats: what the heap holds: goallocctl stats, classes, check and ping.
+ * stats: what the heap holds: goallocctl stats, classes, scavenge, check and ping.
  *
  * The bytes add up: total = live + unused + free + released + metadata, as the daemon counts them.
  */
@@ -80,6 +80,8 @@ static const struct {
     { "waits", offsetof(Goallocd__StatsReply, waits) },
     { "groups_total", offsetof(Goallocd__StatsReply, ngroups) },
     { "uptime_ms", offsetof(Goallocd__StatsReply, uptime_ms) },
+    { "ended_sessions", offsetof(Goallocd__StatsReply, ended_sessions) },
+    { "died_sessions", offsetof(Goallocd__StatsReply, died_sessions) },
 };
 #define FIGURES (sizeof(figures) / sizeof(figures[0]))
 
@@ -91,6 +93,39 @@ static uint64_t count_tiny(const Goallocd__StatsReply *s)
         tiny += s->classes[i]->size_class == SIZE_CLASS_TINY ? s->classes[i]->allocs : 0;
     return tiny;
 }
+
+/* As of a session: what has asked for spans or large objects. */
+static uint64_t count_refills(const Goallocd__StatsReply *s)
+{
+    uint64_t refills = 0;
+
+    for (size_t i = 0; i < s->n_requests; i++) {
+        const Goallocd__RequestCount *r = s->requests[i];
+
+        refills += r->op == GOALLOCD__REQUEST__OP_REFILL || r->op == GOALLOCD__REQUEST__OP_ALLOC_LARGE ? r->count : 0;
+    }
+    return refills;
+}
+
+static uint64_t count_refusals(const Goallocd__StatsReply *s)
+{
+    uint64_t refusals = 0;
+
+    for (size_t i = 0; i < s->n_refusals; i++)
+        refusals += s->refusals[i]->count;
+    return refusals;
+}
+
+/* Those that are sums. */
+static const struct {
+    const char *name;
+    uint64_t (*count)(const Goallocd__StatsReply *s);
+} sums[] = {
+    { "tiny_allocs", count_tiny },
+    { "refills", count_refills },
+    { "refusals", count_refusals },
+};
+#define SUMS (sizeof(sums) / sizeof(sums[0]))
 
 static uint64_t figure_at(const Goallocd__StatsReply *s, size_t at)
 {
@@ -107,17 +142,17 @@ static uint64_t figure_at(const Goallocd__StatsReply *s, size_t at)
 
 size_t stats_figures(void)
 {
-    return FIGURES + 1;
+    return FIGURES + SUMS;
 }
 
 const char *stats_figure_name(size_t i)
 {
-    return i < FIGURES ? figures[i].name : "tiny_allocs";
+    return i < FIGURES ? figures[i].name : sums[i - FIGURES].name;
 }
 
 uint64_t stats_figure(const Goallocd__StatsReply *s, size_t i)
 {
-    return i < FIGURES ? figure_at(s, figures[i].at) : count_tiny(s);
+    return i < FIGURES ? figure_at(s, figures[i].at) : sums[i - FIGURES].count(s);
 }
 
 static const char *version_of(const char *version)
@@ -230,6 +265,18 @@ bool ping_json(json_t *object, const Goallocd__Reply *reply)
 {
     return set_version(object, reply->ping->version) &&
            ctl_json_set(object, "pid", reply->ping->pid) && ctl_json_set(object, "protocol", reply->ping->protocol);
+}
+
+void scavenge_text(const Goallocd__Reply *reply)
+{
+    (void)printf("released %s; %s are free and have memory\n", ctl_bytes(reply->scavenge->released_bytes),
+                 ctl_bytes(reply->scavenge->remaining_bytes));
+}
+
+bool scavenge_json(json_t *object, const Goallocd__Reply *reply)
+{
+    return ctl_json_set(object, "released_bytes", reply->scavenge->released_bytes) &&
+           ctl_json_set(object, "free_bytes", reply->scavenge->remaining_bytes);
 }
 
 void check_text(const Goallocd__Reply *reply)

@@ -21,7 +21,6 @@
 #include "client/ctl/ctl.h"
 #include "client/ctl/look.h"
 #include "client/ctl/screen.h"
-#include "proto/wire.h"
 #include "shm/limits.h"
 
 #define LINE_BYTES 512u
@@ -91,29 +90,16 @@ static void swap_sessions(void)
     top.sessions = before;
 }
 
-/* False: the daemon does not answer. */
+/* False: the daemon does not answer, and the list of before stays. */
 static bool take_sessions(void)
 {
-    Goallocd__SessionList body = GOALLOCD__SESSION_LIST__INIT;
-    Goallocd__Request request = WIRE_REQUEST(SESSION_LIST, session_list, &body);
+    bool answered;
 
     swap_sessions();
-    roster_clear(&top.sessions);
-    body.live = true;
-    do {
-        const Goallocd__Reply *reply =
-            look_ask(&top.state, &top.args->who, &request, GOALLOCD__REPLY__RESULT_SESSION_LIST);
-
-        if (reply == NULL) {
-            swap_sessions(); /* the list of before stays */
-            return false;
-        }
-        if (!roster_add(&top.sessions, reply->session_list))
-            exit(ctl_fail(CTL_E_MEMORY, 0, "out of memory, or more sessions than there can be"));
-        if (reply->session_list->next <= body.start)
-            return true;
-        body.start = reply->session_list->next;
-    } while (true);
+    answered = look_sessions(&top.state, &top.args->who, &top.sessions);
+    if (!answered)
+        swap_sessions();
+    return answered;
 }
 
 /* What is shown of the last look, as it is wanted now. */
@@ -139,6 +125,8 @@ static void note_news(void)
         (void)snprintf(top.news, sizeof(top.news), "a daemon is back");
     else if (top.state.news == LOOK_ANOTHER)
         (void)snprintf(top.news, sizeof(top.news), "the daemon was restarted");
+    else if (top.state.news == LOOK_OTHER_HEAP)
+        (void)snprintf(top.news, sizeof(top.news), "a daemon serves another heap");
     else if (!top.state.lost)
         top.news[0] = '\0';
 }
