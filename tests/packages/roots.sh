@@ -1,8 +1,10 @@
 # shellcheck shell=bash
-# Root directories of a clean Debian 12, for test_upgrade.sh, which sources it. What takes long is kept in $cache:
+# Root directories of a clean Debian 12, for test_upgrade.sh and test_cross.sh, which source it. What takes long is kept
+# in $cache:
 #
 #   base.tar    Debian with systemd and a compiler, by mmdebstrap; a root to install packages in is unpacked from it
 #   build/      the same with what debian/control says the packages are built with, and nothing else
+#   cross/      Debian of two architectures, to build packages for arm64 in (test_cross.sh)
 #   archives/   Debian's packages that these depend on, so that a root without a network can install them
 #
 # Each has a file .key beside it with what it was made from; another key, and it is made anew.
@@ -73,6 +75,25 @@ make_build_root() {
     build_dep || return 1
     rm -rf "$cache/build/srv/source/debian"
     echo "$key" >"$cache/build.key"
+}
+
+# SOURCE: the root, in $cache/cross, to build it for arm64 in.
+make_cross_root() {
+    local key
+    local -a command=(apt-get build-dep -q -y --no-install-recommends -o DPkg::Options::=--force-unsafe-io
+        --host-architecture arm64 --build-profiles cross,nocheck /srv/source)
+
+    key="$mirror $(sed -n '/^Build-Depends:/,/^[^ ]*:/p' "$1/debian/control")"
+    has_key "$cache/cross" "$key" && return 0
+    rm -rf --one-file-system "$cache/cross" "$cache/cross.key"
+    apt_settings >"$cache/apt.conf"
+    mmdebstrap --quiet --variant=minbase --architectures=amd64,arm64 --include=crossbuild-essential-arm64 \
+        --skip=cleanup/apt/lists --aptopt='Acquire::Languages "none"' --aptopt="$cache/apt.conf" \
+        bookworm "$cache/cross" ${mirror:+"$mirror"} || return 1
+    mkdir -p "$cache/cross/srv/source" "$cache/cross/srv/work"
+    cp -r "$1/debian" "$cache/cross/srv/source/"
+    in_root "$cache/cross" "${command[@]}" || return 1
+    echo "$key" >"$cache/cross.key"
 }
 
 # ROOT APT-OPTION...: apt on /srv/debs/*.deb.
