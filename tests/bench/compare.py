@@ -40,6 +40,9 @@ class Comparison:
     def use(self, build):
         suite.BUILD = self.directories[build]
         suite.BIN = os.path.join(suite.BUILD, "tests", "bench")
+        os.environ.pop("GOALLOC_PROFILE", None)
+        if build == "new" and self.arguments.profile:
+            os.environ["GOALLOC_PROFILE"] = self.arguments.profile
 
     def run_row(self, row, old_first):
         begin = time.monotonic()
@@ -185,6 +188,7 @@ def parse_arguments():
     parser.add_argument("--quick", action="store_true",
                         help="fewer sizes, 3 pairs, no traces unless --only names them")
     parser.add_argument("--minutes", type=float, metavar="M", help="begin no pair that would end after so long")
+    parser.add_argument("--profile", metavar="SIZE", help="the new build samples its allocations: what that costs")
     parser.add_argument("--output", metavar="FILE", help="write the results as JSON, too")
     parser.add_argument("--list", action="store_true", help="print the names of the rows but those of traces")
     arguments = parser.parse_args()

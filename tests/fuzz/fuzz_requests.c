@@ -163,6 +163,7 @@ static void send_refill(step *s)
     ask.span_class = fuzz_u8(s->in);
     ask.nspans = how & 1 ? 1 : how & 2 ? how >> 4 : (uint32_t)fuzz_number(s->in);
     ask.insist = how & 4;
+    ask.marked = how & 64;
     ask.npages = how & 8 ? (uint32_t)any_npages(s) : 0;
     SEND(s, REFILL, refill, &ask);
 }
@@ -195,6 +196,7 @@ static void send_alloc_large(step *s)
     ask.align_pages = how & 1 ? 0 : how & 2 ? 1u << (how >> 4) : fuzz_number(s->in);
     ask.noscan = how & 4;
     ask.insist = how & 8;
+    ask.marked = how & 64;
     SEND(s, ALLOC_LARGE, alloc_large, &ask);
 }
 
@@ -343,6 +345,7 @@ static void send_heap_map(step *s)
     ask.start = how & 1 ? 0 : fuzz_number(s->in) * (how & 2 ? 64 : 1);
     ask.cell_pages = how & 4 ? 64 : fuzz_number(s->in) * (how & 8 ? 64 : 1);
     ask.max_cells = how & 16 ? 16 : (uint32_t)fuzz_number(s->in);
+    ask.classes = how & 32;
     SEND(s, HEAP_MAP, heap_map, &ask);
 }
 
@@ -391,6 +394,29 @@ static void send_disconnect(step *s)
     ask.session = how & 4 ? (uint32_t)fuzz_number(s->in) : other->session;
     ask.epoch = how & 8 ? 0 : other->epoch + (how >> 4 & 1);
     SEND(s, DISCONNECT, disconnect, &ask);
+}
+
+/* Who samples; and the region, which has its turn of the loop to be made in. */
+static void send_profile(step *s)
+{
+    Goallocd__ProfileSet ask = GOALLOCD__PROFILE_SET__INIT;
+    Goallocd__ProfileOpen open = GOALLOCD__PROFILE_OPEN__INIT;
+    Goallocd__ProfileRead read = GOALLOCD__PROFILE_READ__INIT;
+    uint8_t how = fuzz_u8(s->in);
+
+    if (how % 8 == 6) {
+        SEND(s, PROFILE_OPEN, profile_open, &open);
+    } else if (how % 8 == 7) {
+        SEND(s, PROFILE_READ, profile_read, &read);
+    } else {
+        ask.rate_bytes = how & 8 ? 0 : how & 16 ? fuzz_number(s->in) : 4096;
+        ask.session = how % 8 < 2 ? s->w->clients[how >> 5 & 3].session : 0;
+        if (how % 8 == 2)
+            ask.group = any_name(s);
+        ask.all = how % 8 > 2 && how % 8 < 5;
+        ask.reset = how & 128;
+        SEND(s, PROFILE_SET, profile_set, &ask);
+    }
 }
 
 /* Requests that have few fields, and one that no daemon knows. Few inputs drop the heap, since the next one makes it. */
@@ -626,7 +652,7 @@ static void pass_time(step *s)
 
 static void do_rarely(step *s)
 {
-    static void (*const rare[8])(step *s) = { give_hints, fill, pass_time };
+    static void (*const rare[8])(step *s) = { give_hints, fill, pass_time, send_profile };
     uint8_t what = fuzz_u8(s->in);
 
     if (rare[what % 8] != NULL)

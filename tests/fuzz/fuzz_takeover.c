@@ -348,9 +348,13 @@ static void use(mheap *heap, session_table *table)
     (void)census_total(&c);
     if (session_open(table, &request, &s) != 0)
         return;
-    first = mcentral_take(heap, s->lessee.owner, (span_class){ 12 }, &budget, &nfree);
-    if (first.n != 0)
-        lease_give(&s->lessee, first);
+    for (int marked = 0; marked <= 1; marked++) {
+        mcentral_kind kind = { { 12 }, marked != 0 };
+
+        first = mcentral_take(heap, s->lessee.owner, kind, &budget, &nfree);
+        if (first.n != 0)
+            lease_give(&s->lessee, first);
+    }
     if (mheap_alloc_span(heap, 4, 1, (span_class){ 12 }, &first, &nscavenged) == 0)
         lease_give(&s->lessee, first);
 }

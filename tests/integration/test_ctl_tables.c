@@ -8,13 +8,11 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistr.h>
 #include <uniwidth.h>
 
-#include "proto/wire.h"
 #include "shm/layout.h"
+#include "tests/support/fakedaemon.h"
 #include "tests/support/objects.h"
 
 #define OUT_BYTES (1u << 18)
@@ -52,7 +50,7 @@ static void fill_sessions(Goallocd__Reply *reply)
     s.flags = SESSION_RECLAIM;
     s.label = s.group = worst_text;
     s.held_bytes = s.left_bytes = s.live_bytes = s.idle_bytes = s.left_objects = s.live_objects = HUGE_64;
-    s.rpcs = s.refills = s.age_ms = HUGE_64;
+    s.rpcs = s.refills = s.age_ms = s.profile_bytes = HUGE_64;
     s.leased_spans = 999999;
     list.sessions = all;
     list.n_sessions = 2;
@@ -162,76 +160,37 @@ static void fill_heap_map(Goallocd__Reply *reply, const Goallocd__HeapMap *ask)
     reply->heap_map = &map;
 }
 
-static void answer_one(int fd, const Goallocd__Request *request)
+static void answer_worst(Goallocd__Reply *reply, const Goallocd__Request *request)
 {
-    static uint8_t buf[FRAME_BYTES_MAX];
-    Goallocd__Reply reply = GOALLOCD__REPLY__INIT;
-
-    reply.id = request->id;
     switch (request->op_case) {
     case GOALLOCD__REQUEST__OP_SESSION_LIST:
-        fill_sessions(&reply);
+        fill_sessions(reply);
         break;
     case GOALLOCD__REQUEST__OP_STATS:
-        fill_stats(&reply);
+        fill_stats(reply);
         break;
     case GOALLOCD__REQUEST__OP_ROOT_LIST:
-        fill_roots(&reply);
+        fill_roots(reply);
         break;
     case GOALLOCD__REQUEST__OP_LIMITS:
-        fill_limits(&reply);
+        fill_limits(reply);
         break;
     case GOALLOCD__REQUEST__OP_LEASES:
-        fill_leases(&reply);
+        fill_leases(reply);
         break;
     case GOALLOCD__REQUEST__OP_HEAP_MAP:
-        fill_heap_map(&reply, request->heap_map);
+        fill_heap_map(reply, request->heap_map);
         break;
     default:
-        reply.error = EPERM;
-        reply.message = worst_text;
-    }
-    (void)send(fd, buf, frame_pack(&reply.base, buf, sizeof(buf)), MSG_NOSIGNAL);
-}
-
-static void serve_worst(int listen_fd)
-{
-    static uint8_t buf[FRAME_BYTES_MAX];
-    static _Alignas(16) uint8_t memory[1 << 16];
-
-    for (;;) {
-        int fd = accept(listen_fd, NULL, NULL);
-
-        for (ssize_t n = recv(fd, buf, sizeof(buf), 0); n > 4; n = recv(fd, buf, sizeof(buf), 0)) {
-            frame_bump bump;
-            const Goallocd__Request *request;
-
-            frame_bump_init(&bump, memory, sizeof(memory));
-            request = wire_unpack_request(&bump, buf + 4, (size_t)n - 4);
-            if (request != NULL)
-                answer_one(fd, request);
-        }
-        (void)close(fd);
+        reply->error = EPERM;
+        reply->message = worst_text;
     }
 }
 
 static pid_t start_worst(const fixture *fake, const char *text)
 {
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
-    int listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    pid_t pid;
-
     (void)snprintf(worst, sizeof(worst), "%s", text);
-    memcpy(address.sun_path, fake->socket, sizeof(fake->socket));
-    (void)unlink(fake->socket);
-    assert_int_equal(bind(listen_fd, (struct sockaddr *)&address, sizeof(address)), 0);
-    assert_int_equal(listen(listen_fd, 4), 0);
-    pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0)
-        serve_worst(listen_fd);
-    (void)close(listen_fd);
-    return pid;
+    return fakedaemon_start(fake, answer_worst);
 }
 
 /* --- what comes out --- */

@@ -141,7 +141,7 @@ static void detach_while_threads_exit_loses_nothing(void **state)
 #else
 #define ROUNDS 16
 #endif
-#define STEPS_MAX 1000000u
+#define STEPS_MAX 4000000u
 #define STEPPING_MS 10000
 #define WAIT_US 3000 /* for a detach that may have to wait for the thread that is stopped */
 

@@ -118,9 +118,9 @@ static void nobody_waits_for_who_holds_the_lock(void **state)
         assert_int_equal(child_run(f, fill_and_free, NULL), 0);
     }
     assert_true(fixture_is_whole(f));
-    assert_true(log_says_within(f, "a client holds a lock of the heap's files", 10000));
+    assert_true(log_says_within(f, "a client holds a lock of the heap's files", 60000));
     stall_end(&held);
-    assert_true(log_says_within(f, "again, after", 10000));
+    assert_true(log_says_within(f, "again, after", 60000));
     rawheap_close(&attacker);
     assert_int_equal(scavenge(f), 0);
     assert_true(fixture_is_whole(f));
@@ -177,7 +177,7 @@ static void daemon_killed_meanwhile_has_a_successor_whose_objects_stay(void **st
     helper = waiting_helper(f); /* with a hole to make */
     fixture_kill(f);
     fixture_restart(f, NULL);
-    assert_true(log_says_within(f, "the helper of a goallocd that is gone", 10000));
+    assert_true(log_says_within(f, "the helper of a goallocd that is gone", 60000));
     assert_int_not_equal(waits_process_state(helper), 0);
     pid = child_start(f, fill_and_stop, NULL);
     assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
@@ -231,8 +231,8 @@ static void helper_that_dies_in_a_hole_has_a_successor_that_makes_it(void **stat
     stall_end(&held);
     rawheap_close(&attacker);
     wait_until_gone(helper);
-    assert_true(log_says_within(f, "the helper has died", 10000));
-    assert_true(log_says_within(f, "again, after", 10000));
+    assert_true(log_says_within(f, "the helper has died", 60000));
+    assert_true(log_says_within(f, "again, after", 60000));
     assert_true(fixture_is_settled(f));
     assert_int_equal(scavenge(f), 0);
     assert_true(fixture_is_settled(f));
@@ -254,7 +254,7 @@ static void helper_that_is_stopped_holds_nobody_up(void **state)
     assert_int_equal(child_run(f, fill_and_free, NULL), 0);
     assert_true(fixture_is_whole(f));
     assert_int_equal(kill(helper, SIGCONT), 0);
-    assert_true(log_says_within(f, "again, after", 10000));
+    assert_true(log_says_within(f, "again, after", 60000));
     assert_int_equal(scavenge(f), 0);
     assert_true(fixture_is_settled(f));
     assert_true(fixture_is_whole(f));

@@ -290,6 +290,31 @@ static void child_of_a_fork_has_an_empty_magazine(void **state)
     assert_true(fixture_is_clean(*state, 0));
 }
 
+/* --- what it hands out is counted --- */
+
+static int take_from_it_alone(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, 0);
+    for (int i = 0; i < 200000; i++)
+        goalloc_free(goalloc_malloc(64));
+    for (int i = 0; i < 200000; i++) /* a run that goes past it: it has none of that length */
+        goalloc_free(goalloc_malloc(SHM_RUN_BYTES_MAX));
+    (void)raise(SIGSTOP);
+    return 0;
+}
+
+static void pops_are_counted_while_nothing_else_happens(void **state)
+{
+    fixture *f = *state;
+    pid_t pid = child_start_stopped(f, take_from_it_alone, NULL);
+
+    assert_in_range(class_now(f, size_class_for(64).n).allocs, 130000, 200000);
+    assert_in_range(class_now(f, 0).allocs, 130000, 200000);
+    (void)kill(pid, SIGCONT);
+    assert_int_equal(child_wait(pid), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -300,6 +325,7 @@ int main(void)
         FIXTURE_TEST(thread_that_ends_leaves_the_spans_of_its_magazines),
         FIXTURE_TEST(remote_frees_and_the_magazine_hand_out_nothing_twice),
         FIXTURE_TEST(child_of_a_fork_has_an_empty_magazine),
+        FIXTURE_TEST(pops_are_counted_while_nothing_else_happens),
     };
 
     return cmocka_run_group_tests_name("magazine", tests, NULL, NULL);

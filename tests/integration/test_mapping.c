@@ -53,7 +53,7 @@ static uint64_t status_bytes(const char *name)
     return kib * 1024;
 }
 
-static void limit(int resource, uint64_t soft)
+static void limit(__rlimit_resource_t resource, uint64_t soft)
 {
     struct rlimit limit;
 

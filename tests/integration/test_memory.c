@@ -579,7 +579,7 @@ static void heap_map_shows_what_is_in_use(void **state)
     json_decref(answer);
     assert_int_equal(fixture_ctl(f, map, out, sizeof(out)), 0);
     assert_non_null(strstr(out, "a cell is 1.0 MiB, a line 64.0 MiB"));
-    assert_non_null(strstr(out, "0000c000000000 ") != NULL ? out : strstr(out, FIXTURE_BASE + 2));
+    assert_non_null(strstr(out, "0000c000000000 ") != NULL ? out : strstr(out, &FIXTURE_BASE[2]));
     end_child(pid);
 }
 

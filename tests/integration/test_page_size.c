@@ -1,6 +1,7 @@
 /*
  * Systems with larger memory pages: a daemon refuses to start there, says why, and leaves a heap that it finds as it
- * is. What the system is said to have comes from a module that is preloaded into the daemon (page_size_module.c).
+ * is. What the system is said to have comes from a module that is preloaded into the daemon (page_size_module.c). The
+ * same of one whose addresses end below the arena (small_space_module.c).
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -92,6 +93,25 @@ static void large_pages_are_refused_and_the_heap_stays(void **state)
     assert_true(fixture_is_clean(f, 0));
 }
 
+/* The default base is beyond 39 bits; that of tests with the thread sanitizer is not. */
+static void base_above_the_address_space_is_refused(void **state)
+{
+    fixture *f = *state;
+
+#ifdef __SANITIZE_THREAD__
+    skip();
+#endif
+    assert_int_equal(child_run(f, leave_object, NULL), 0);
+    fixture_kill(f);
+    fixture_preload(SMALL_SPACE_MODULE_PATH);
+    assert_int_equal(fixture_restart_refused(f, NULL), 2);
+    fixture_preload(NULL);
+    assert_true(fixture_log_has(f, "the arena would end above the user address space, which ends at 0x8000000000"));
+    fixture_restart(f, NULL);
+    assert_int_equal(child_run(f, find_object, NULL), 0);
+    assert_true(fixture_is_clean(f, 0));
+}
+
 static void pages_of_4096_bytes_are_served(void **state)
 {
     fixture *f = *state;
@@ -109,6 +129,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST_KEPT(large_pages_are_refused_and_the_heap_stays),
+        FIXTURE_TEST_KEPT(base_above_the_address_space_is_refused),
         FIXTURE_TEST_KEPT(pages_of_4096_bytes_are_served),
     };
 

@@ -10,7 +10,9 @@
 #include <errno.h>
 #include <signal.h>
 
-#include "tests/support/objects.h"
+#include "tests/support/waits.h"
+
+#define PATIENCE_MS 120000 /* of a request, while daemons die */
 
 #define RUNS 96
 
@@ -154,14 +156,20 @@ static void runs_are_freed_by_others_over_a_takeover(void **state)
     }
 }
 
-/* The daemon dies over and over while a process makes, frees and resizes runs. */
+/*
+ * The daemon dies over and over while a process makes, frees and resizes runs. It lives for some milliseconds each time:
+ * on a slow machine that may be too short to come back to it and to ask, until no more of them die.
+ */
 static int churn_runs(const fixture *f, void *arg)
 {
     static unsigned char *objects[200];
     static size_t sizes[200];
     uint64_t seed = *(uint64_t *)arg;
+    int r;
 
-    must_attach(f, 0);
+    while ((r = waits_attach(f, PATIENCE_MS)) == -ECONNREFUSED || r == -ENOENT) /* between two daemons */
+        waits_sleep_ms(5);
+    CHECK(r == 0);
     for (int i = 0; i < 20000; i++) {
         size_t at = test_random(&seed) % 200;
 

@@ -236,22 +236,42 @@ static int play_in_threads(const fixture *f, void *arg)
     return 0;
 }
 
-static void random_operations_of_several_threads_agree_with_the_model(void **state)
+static int play_sampled(const fixture *f, void *arg)
+{
+    CHECK(setenv("GOALLOC_PROFILE", "8K", 1) == 0);
+    return play_in_threads(f, arg);
+}
+
+static void run(child_fn fn)
 {
     uint64_t seed = test_seed();
     fixture f;
 
-    (void)state;
     fixture_start(&f, NULL);
-    assert_int_equal(child_run(&f, play_in_threads, &seed), 0);
+    assert_int_equal(child_run(&f, fn, &seed), 0);
     assert_true(fixture_is_clean(&f, 0));
     assert_true(fixture_is_whole(&f));
     assert_true(fixture_stop(&f));
 }
 
+static void random_operations_of_several_threads_agree_with_the_model(void **state)
+{
+    (void)state;
+    run(play_in_threads);
+}
+
+static void random_operations_of_several_threads_agree_with_the_model_when_they_are_sampled(void **state)
+{
+    (void)state;
+    run(play_sampled);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(random_operations_of_several_threads_agree_with_the_model) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(random_operations_of_several_threads_agree_with_the_model),
+        cmocka_unit_test(random_operations_of_several_threads_agree_with_the_model_when_they_are_sampled),
+    };
 
     return cmocka_run_group_tests_name("threads against a model", tests, NULL, NULL);
 }

@@ -64,7 +64,7 @@ static void lease(world *w, int i)
     if (w->nspans[i] == NSPANS)
         return;
     if (!large && !w->reclaims[i])
-        first = mcentral_take(&w->heap, (owner_no){ 0 }, spc, &budget, &nfree);
+        first = mcentral_take(&w->heap, (owner_no){ 0 }, (mcentral_kind){ spc, false }, &budget, &nfree);
     if (first.n == 0) {
         uint64_t npages = large ? 1 + r % 300
                           : r >> 30 & 1 ? size_class_short_npages[span_class_size(spc).n]

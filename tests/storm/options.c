@@ -34,6 +34,10 @@ static const struct argp_option option_table[] = {
     { "fault", 'f', "KIND", 0,
       "A worker does something wrong, to show that the storm notices: byte, leak, twice, hang, private (with reclaim)",
       0 },
+    { "debug", 'D', NULL, 0,
+      "Two workers of four run in debug mode (GOALLOC_DEBUG=1); for the debug variant of the library", 0 },
+    { "base", 'b', "ADDRESS", 0, "Where goallocd puts the arena", 0 },
+    { "reserve", 'R', "SIZE", 0, "The size of its arena", 0 },
     { "verbose", 'v', NULL, 0, "Say what happens", 0 },
     { 0 },
 };
@@ -128,6 +132,15 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case 'f':
         o->fault = parse_fault(state, arg);
+        return 0;
+    case 'D':
+        o->debug = true;
+        return 0;
+    case 'b':
+        o->base = arg;
+        return 0;
+    case 'R':
+        o->reserve = arg;
         return 0;
     case 'v':
         o->verbose = true;

@@ -48,6 +48,9 @@ typedef struct storm_options {
     unsigned max_mib;
     uint64_t seed;
     enum fault fault;
+    const char *base; /* of the arena, and its size, as goallocd takes them; NULL: the fixture's */
+    const char *reserve;
+    bool debug; /* workers 0 and 1 of each four are in debug mode, if they run with that variant of the library */
     bool verbose;
 } storm_options;
 

@@ -324,15 +324,33 @@ static void show_log(const fixture *f)
         (void)fprintf(stderr, "storm: (it has said nothing)\n");
 }
 
+/* What goallocd is told besides, NULL-terminated. */
+static void options_for_daemon(const storm_options *o, const char *ret[5])
+{
+    unsigned n = 0;
+
+    if (o->base != NULL) {
+        ret[n++] = "--base";
+        ret[n++] = o->base;
+    }
+    if (o->reserve != NULL) {
+        ret[n++] = "--reserve";
+        ret[n++] = o->reserve;
+    }
+    ret[n] = NULL;
+}
+
 bool round_run(unsigned number, unsigned seconds)
 {
     static storm_round s;
+    static const char *daemon_options[5]; /* as long as the fixture */
     bool good;
 
     s = (storm_round){ .o = &the_board->options };
     s.random = s.o->seed ^ (uint64_t)number << 48;
     board_begin_round(number);
-    fixture_start_kept(&s.f, NULL);
+    options_for_daemon(s.o, daemon_options);
+    fixture_start_kept(&s.f, daemon_options);
     if (pipe2(s.alive, O_CLOEXEC) < 0) {
         board_fail(NULL, "pipe: %s", strerror(errno));
         return false;

@@ -123,6 +123,8 @@ int worker_run(const fixture *f, void *arguments)
     int r;
 
     init(&w, f, arguments);
+    if (w.options->debug && setenv("GOALLOC_DEBUG", w.number / 2 % 2 == 0 ? "1" : "0", 1) < 0)
+        storm_die(NULL, "worker %u: setenv", w.number);
     worker_attach(&w);
     r = table_find(&w.t);
     if (r != 0)

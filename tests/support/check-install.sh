@@ -40,15 +40,27 @@ links_without() {
     done
 }
 
-# Every symbol that the library exports is of its own name space.
+# LIBRARY: every symbol that it exports is of its own name space.
 exports_only_goalloc() {
     local symbols others
 
-    symbols=$(nm -D --defined-only "$prefix/lib/libgoalloc.so" | awk '{ print $NF }') || return 1
+    symbols=$(nm -D --defined-only "$1" | awk '{ print $NF }') || return 1
     others=$(grep -v -E '^(goalloc_[a-z0-9_]+|GOALLOC_[0-9.]+)(@@?GOALLOC_[0-9.]+)?$' <<<"$symbols")
     echo "exported, but not goalloc_*:"
     echo "$others"
     [[ -z $others ]] && grep -q -E '^goalloc_malloc(@|$)' <<<"$symbols"
+}
+
+debug_variant_exports_the_same() {
+    diff <(nm -D --defined-only "$prefix/lib/libgoalloc.so" | awk '{ print $NF }') \
+        <(nm -D --defined-only "$prefix/lib/goalloc/debug/libgoalloc.so.1" | awk '{ print $NF }')
+}
+
+# Programs find the variant by its directory.
+debug_variant_is_found() {
+    local found
+
+    found=$(LD_LIBRARY_PATH=$prefix/lib/goalloc/debug ldd "$tmp/c") && grep -F "$prefix/lib/goalloc/debug/" <<<"$found"
 }
 
 # A second installation does not take an administrator's file.
@@ -99,13 +111,13 @@ install_build() {
 if ! check "cmake --install" install_build; then
     exit 1
 fi
-for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib/libgoalloc.a include/goalloc.h lib/pkgconfig/goalloc.pc \
+for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib/libgoalloc.a lib/goalloc/debug/libgoalloc.so.1 include/goalloc.h lib/pkgconfig/goalloc.pc \
     lib/systemd/system/goallocd{,@}.{service,socket} lib/sysusers.d/goallocd.conf lib/tmpfiles.d/goallocd.conf \
     etc/goallocd/goallocd.conf share/goallocd/goallocctl.schema.json \
     share/bash-completion/completions/goallocctl share/zsh/vendor-completions/_goallocctl \
     bin/goallocd-exporter lib/systemd/system/goallocd-exporter.service share/goallocd/alerts.yml \
     share/goallocd/grafana-dashboard.json share/man/man8/goallocd.8 share/man/man3/goalloc_free.3 \
-    share/doc/goallocd/OPERATOR.md; do
+    share/doc/goallocd/OPERATOR.md share/doc/goallocd/PROBES.md; do
     check "$file is installed" test -s "$prefix/$file"
 done
 check "goallocd takes the configuration" "$prefix/bin/goallocd" --config "$prefix/etc/goallocd/goallocd.conf" --check-config
@@ -117,7 +129,9 @@ check "goallocctl --version" "$prefix/bin/goallocctl" --version
 check "goalloc-replay --version" "$prefix/bin/goalloc-replay" --version
 check "the units are complete" units_are_rendered
 check "the installation says how programs find the library" linker_is_told
-check "libgoalloc.so exports only goalloc_*" exports_only_goalloc
+check "libgoalloc.so exports only goalloc_*" exports_only_goalloc "$prefix/lib/libgoalloc.so"
+check "the debug variant exports only goalloc_*" exports_only_goalloc "$prefix/lib/goalloc/debug/libgoalloc.so.1"
+check "the debug variant exports what libgoalloc.so exports" debug_variant_exports_the_same
 check "libgoalloc.so needs no libuv" links_without "$prefix/lib/libgoalloc.so" libuv
 
 export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
@@ -149,6 +163,7 @@ END
 
 if check "C program" gcc -std=c11 "${warnings[@]}" "${cflags[@]}" -o "$tmp/c" "$example" "${libs[@]}"; then
     check "C program needs no libuv" links_without "$tmp/c" libuv
+    check "C program finds the debug variant" debug_variant_is_found
 fi
 check "the examples" compile_examples
 if check "C++ program" g++ -std=c++11 "${warnings[@]}" "${cflags[@]}" -o "$tmp/cc" "$tmp/program.cc" "${libs[@]}"; then

@@ -22,6 +22,8 @@
 #define FIXTURE_BASE "0xc000000000"
 #endif
 
+#define FIXTURE_EMULATED_RESERVE "8G" /* of daemons under qemu, unless a test says otherwise */
+
 typedef struct fixture {
     pid_t daemon; /* 0: there is none (any more) */
     char dir[64];

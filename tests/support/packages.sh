@@ -5,22 +5,31 @@
 goalloc_build_packages=(
     gcc cmake make pkg-config libc6-dev
     libuv1-dev libprotobuf-c-dev protobuf-c-compiler libjansson-dev uthash-dev libunistring-dev libseccomp-dev
-    libinih-dev libmicrohttpd-dev libncurses-dev python3
+    libinih-dev libmicrohttpd-dev libncurses-dev libdw-dev zlib1g-dev systemtap-sdt-dev python3 valgrind
 )
 
 # What its tests take besides.
 goalloc_test_packages=(
-    libcmocka-dev g++ binutils python3-jsonschema python3-prometheus-client zsh
+    libcmocka-dev g++ binutils python3-jsonschema python3-prometheus-client zsh libxml2-utils
     clang libclang-rt-dev clang-tidy cppcheck abigail-tools
-    mandoc man-db mmdebstrap lintian
+    mandoc man-db mmdebstrap lintian bpftrace gdb golang-go graphviz
+    libunwind8
 )
 
 goalloc_packages=("${goalloc_build_packages[@]}" "${goalloc_test_packages[@]}")
 
+# What tests/run --arch arm64 takes besides, and the libraries for arm64 that it unpacks (tests/arm64/setup).
+goalloc_arm64_packages=(gcc-aarch64-linux-gnu qemu-user-static mmdebstrap)
+# shellcheck disable=SC2034
+goalloc_target_packages=(
+    libc6-dev libuv1-dev libprotobuf-c-dev libjansson-dev uthash-dev libunistring-dev libseccomp-dev libinih-dev
+    libmicrohttpd-dev libncurses-dev libcmocka-dev systemtap-sdt-dev
+)
+
 # What tests/bench/run needs besides: the peers, callgrind, the plots, programs to record.
 # shellcheck disable=SC2034
 goalloc_bench_packages=(
-    libmimalloc-dev libjemalloc-dev libtcmalloc-minimal4 libboost-dev valgrind gnuplot-nox sqlite3
+    libmimalloc-dev libjemalloc-dev libtcmalloc-minimal4 libboost-dev gnuplot-nox sqlite3
     libhiredis-dev redis-tools
 )
 

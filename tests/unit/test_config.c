@@ -345,7 +345,7 @@ static void load_says_all_mistakes_at_once(void **state)
 static int load_as_nobody(place *p)
 {
     pid_t pid = fork();
-    int status;
+    int status = -1;
 
     if (pid == 0) {
         if (setresuid(65534, 65534, 65534) < 0)
