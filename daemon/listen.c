@@ -5,7 +5,8 @@
  * the lock with the process, so it is never stale. Only the holder of the lock replaces the socket file, and only if
  * nobody answers there: then a dead daemon has left it. A clean end removes both files, the socket only if it is still
  * its own. A daemon that opened the lock file just before its removal sees that it is no longer the file at that path,
- * and tries again.
+ * and tries again. A daemon that was killed while it forked leaves a child that has the lock and the socket for a moment
+ * (memory/helper.c): so who finds them in use looks again for PATIENCE_MS.
  *
  * A socket that systemd has made is systemd's (listen_take()): the daemon neither replaces nor removes it, and changes
  * neither its owner nor its mode nor its queue. Who connects while no daemon runs is in the queue, and the next one
@@ -30,11 +31,14 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/log.h"
 
 #define LISTEN_BACKLOG 511
+#define PATIENCE_MS    200
+#define TRY_EVERY_MS   5
 
 #ifndef SO_PASSRIGHTS
 #define SO_PASSRIGHTS 83
@@ -86,6 +90,35 @@ static int clear_place(const struct sockaddr_un *addr)
     return unlink(addr->sun_path) < 0 && errno != ENOENT ? -errno : 0;
 }
 
+static void pause_ms(long ms)
+{
+    (void)nanosleep(&(struct timespec){ 0, ms * 1000000 }, NULL);
+}
+
+/* lock_take(), with patience. */
+static int lock_await(const char *name)
+{
+    int fd = lock_take(name);
+
+    for (int ms = 0; fd == -EADDRINUSE && ms < PATIENCE_MS; ms += TRY_EVERY_MS) {
+        pause_ms(TRY_EVERY_MS);
+        fd = lock_take(name);
+    }
+    return fd;
+}
+
+/* clear_place(), with patience; by who has the lock. */
+static int await_clear_place(const struct sockaddr_un *addr)
+{
+    int r = clear_place(addr);
+
+    for (int ms = 0; r == -EADDRINUSE && ms < PATIENCE_MS; ms += TRY_EVERY_MS) {
+        pause_ms(TRY_EVERY_MS);
+        r = clear_place(addr);
+    }
+    return r;
+}
+
 static void set_path(listen_place *place, const char *path)
 {
     (void)snprintf(place->path, sizeof(place->path), "%s", path);
@@ -130,9 +163,9 @@ int listen_open(listen_place *ret, const char *path)
     }
     memcpy(addr.sun_path, path, len + 1);
     set_path(&place, path);
-    r = place.lock_fd = lock_take(place.lock_path);
+    r = place.lock_fd = lock_await(place.lock_path);
     if (r >= 0)
-        r = clear_place(&addr);
+        r = await_clear_place(&addr);
     if (r < 0)
         return fail(&place, r);
     /* It listens at once: a client that sees the file expects to be able to connect. */
@@ -177,7 +210,7 @@ int listen_take(listen_place *ret, int fd, const char *wanted)
     set_path(&place, addr.sun_path);
     if (strcmp(place.path, wanted) != 0)
         log_warn("systemd has handed over the socket %s: that is served, and not %s", place.path, wanted);
-    place.lock_fd = lock_take(place.lock_path);
+    place.lock_fd = lock_await(place.lock_path);
     if (place.lock_fd == -EADDRINUSE)
         return fail(&place, place.lock_fd);
     if (place.lock_fd < 0)

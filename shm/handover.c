@@ -5,8 +5,9 @@
  * which ends a keeper that is left over. Both get descriptors from somebody else, so a file is looked at only if it
  * can't shrink meanwhile (it is sealed) and begins as a heap does. Data: the header's word dropped.
  *
- * The lock is an OFD lock on the first byte of the private memfd, by a description of its own: no child and no
- * successor shares it, and the kernel drops it with its holder. Who marks a heap as dropped that it does not serve
+ * The lock is an OFD lock on the first byte of the private memfd, by a description of its own: no successor shares it,
+ * and the kernel drops it with its holder. A child that the daemon has just forked shares it until it has closed what it
+ * must not hold (memory/helper.c), so who finds it taken looks again for TRIES * TRY_EVERY_MS. Who marks a heap as dropped that it does not serve
  * takes the lock first.
  *
  * The word is stored by one atomic store and never cleared. If who drops the heap dies before the store, the heap is
@@ -21,9 +22,13 @@
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "shm/layout.h"
+
+#define TRIES        40
+#define TRY_EVERY_MS 5
 
 static struct flock whole_heap(void)
 {
@@ -41,8 +46,14 @@ int handover_lock(int private_fd)
     fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
-        return fd;
+    for (int i = 0; i < TRIES; i++) {
+        if (i > 0)
+            (void)nanosleep(&(struct timespec){ 0, TRY_EVERY_MS * 1000000L }, NULL);
+        if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
+            return fd;
+        if (errno != EAGAIN)
+            break;
+    }
     r = errno == EAGAIN ? -EADDRINUSE : -errno;
     (void)close(fd);
     return r;

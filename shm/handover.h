@@ -6,7 +6,7 @@
 
 /*
  * Lock the heap whose private memfd this is, so that no daemon serves it meanwhile. Returns a descriptor that holds the
- * lock, and which the caller closes; -EADDRINUSE: a daemon serves the heap; -errno.
+ * lock, and which the caller closes; -EADDRINUSE: a daemon serves the heap, and did for 200 ms; -errno.
  */
 int handover_lock(int private_fd) __attribute__((warn_unused_result));
 

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -233,6 +234,46 @@ static void second_daemon_on_the_same_socket_is_refused(void **state)
     assert_int_equal(run_daemon(argv), 1);
     assert_int_equal(access(f->socket, F_OK), 0);
     assert_true(fixture_is_clean(f, 0)); /* the first one still serves */
+}
+
+/* Has what a child of a daemon has that was killed as it forked: the lock, and the socket that listens; a moment. */
+static int hold_place(const fixture *f, void *data)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    char name[160];
+    int ready = *(const int *)data;
+    int lock;
+    int fd;
+
+    (void)snprintf(name, sizeof(name), "%s.lock", f->socket);
+    (void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", f->socket);
+    CHECK(unlink(f->socket) == 0);
+    CHECK((lock = open(name, O_RDWR | O_CLOEXEC)) >= 0 && flock(lock, LOCK_EX | LOCK_NB) == 0);
+    CHECK((fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) >= 0);
+    CHECK(bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) == 0 && listen(fd, 10) == 0);
+    CHECK(write(ready, "r", 1) == 1);
+    (void)usleep(60000);
+    (void)close(lock);
+    (void)usleep(60000); /* with the socket */
+    return 0;
+}
+
+static void place_of_a_killed_daemon_may_be_held_for_a_moment(void **state)
+{
+    fixture *f = *state;
+    int ready[2];
+    char byte;
+    pid_t pid;
+
+    assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+    fixture_kill(f);
+    pid = child_start(f, hold_place, &ready[1]);
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    fixture_restart(f, NULL);
+    assert_int_equal(child_wait(pid), 0);
+    assert_true(fixture_is_clean(f, 0));
+    (void)close(ready[0]);
+    (void)close(ready[1]);
 }
 
 static void file_that_is_no_socket_is_not_replaced(void **state)
@@ -633,6 +674,7 @@ int main(void)
         FIXTURE_TEST(attach_to_another_protocol_or_layout_is_refused_by_both_sides),
         FIXTURE_TEST(attach_with_the_address_taken_is_an_error_and_moves_nothing),
         FIXTURE_TEST(second_daemon_on_the_same_socket_is_refused),
+        FIXTURE_TEST(place_of_a_killed_daemon_may_be_held_for_a_moment),
         FIXTURE_TEST(file_that_is_no_socket_is_not_replaced),
         FIXTURE_TEST(stale_socket_of_a_dead_daemon_is_replaced),
         FIXTURE_TEST(wrong_command_lines_are_refused),
