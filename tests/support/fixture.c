@@ -137,11 +137,22 @@ static void launch(fixture *f, const char *more)
         exec_daemon(f, more);
 }
 
+static Goallocd__Reply *ask_stats(const fixture *f);
+
+/* True if a daemon serves. A child of one that was killed may still have its socket, and nobody answers there. */
+static bool serves(const fixture *f)
+{
+    Goallocd__Reply *reply = ask_stats(f);
+
+    if (reply == NULL)
+        return false;
+    goallocd__reply__free_unpacked(reply, NULL);
+    return true;
+}
+
 /* Until it serves. */
 static void await_daemon(fixture *f)
 {
-    goalloc_stats_t stats;
-
     for (int i = 0; i < TIMEOUT_MS / 5 && !answers(f); i++) {
         int status;
 
@@ -156,7 +167,8 @@ static void await_daemon(fixture *f)
         show_log(f);
         give_up("the daemon does not come up");
     }
-    fixture_stats(f, &stats); /* it listens early; now it serves */
+    for (int i = 0; i < 50 && !serves(f); i++) /* it listens early */
+        sleep_ms(20);
 }
 
 void fixture_make_place(fixture *f)
@@ -422,18 +434,28 @@ bool raw_is_closed(int fd)
     return false;
 }
 
-Goallocd__Reply *fixture_stats_reply(const fixture *f)
+/* NULL: no reply, or another one. */
+static Goallocd__Reply *ask_stats(const fixture *f)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Stats body = GOALLOCD__STATS__INIT;
     Goallocd__Reply *reply;
-    int fd = raw_connect(f);
+    channel ch;
 
+    if (channel_connect(&ch, f->socket, deadline_in(TIMEOUT_MS)) < 0)
+        return NULL;
     request.id = 1;
     request.op_case = GOALLOCD__REQUEST__OP_STATS;
     request.stats = &body;
-    reply = raw_call(fd, &request);
-    (void)close(fd);
+    reply = raw_call(ch.fd, &request);
+    channel_close(&ch);
+    return reply;
+}
+
+Goallocd__Reply *fixture_stats_reply(const fixture *f)
+{
+    Goallocd__Reply *reply = ask_stats(f);
+
     if (reply == NULL || reply->result_case != GOALLOCD__REPLY__RESULT_STATS) {
         int saved_errno = errno;
         siginfo_t info = { .si_pid = 0 };
