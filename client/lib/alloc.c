@@ -136,11 +136,12 @@ __attribute__((noinline)) static void *alloc_tiny(size_t size)
             return p;
         if (process.reclaim)
             return slot_alloc(slot_of_class(size_class_for(size), true));
+        s = mcache_tls->current[SLOT_TINY]; /* the mcache may be new to this thread, and have been another one's */
         if (mcache_tls->fronts[SLOT_TINY].cache == 0 && (s = refill_near(SLOT_TINY)) == NULL &&
             (s = refill_far(SLOT_TINY)) == NULL)
             return NULL;
     }
-    return mcache_open_tiny(mcache_tls, s, tiny_bytes(size)); /* the mcache may be new */
+    return mcache_open_tiny(mcache_tls, s, tiny_bytes(size));
 }
 
 void *goalloc_malloc_noscan(size_t size)

@@ -175,13 +175,26 @@ static void spans_of_ended_threads_have_one_owner_at_a_time_with_reclaim(void **
 
 /* --- threads that allocate while they end --- */
 
-#define LATE_COUNT 4000 /* objects of 1 KiB, in the last round of destructors */
+#define LATE_COUNT 4000 /* objects, in the last round of destructors */
 #define LATE_FREED 128  /* as many as a magazine has room for, and as many again */
 
 static pthread_key_t late_key;
 static int late_rounds;
-static bool late_frees;
 static void *late[LATE_COUNT];
+
+/* What both threads do. */
+typedef struct late_case {
+    size_t bytes; /* of an object */
+    bool frees;   /* the one that ends frees, the next one allocates; else it frees first */
+} late_case;
+
+static const late_case *late_now;
+
+/* Without pointers, so that one of few bytes is a tiny object. */
+static void *late_alloc(void)
+{
+    return goalloc_malloc_noscan(late_now->bytes);
+}
 
 static void late_destructor(void *data)
 {
@@ -190,15 +203,15 @@ static void late_destructor(void *data)
         return;
     }
     for (int i = 0; i < LATE_COUNT; i++)
-        CHECK((late[i] = goalloc_malloc(1024)) != NULL);
-    for (int i = 0; late_frees && i < LATE_FREED; i++)
+        CHECK((late[i] = late_alloc()) != NULL);
+    for (int i = 0; late_now->frees && i < LATE_FREED; i++)
         goalloc_free(late[2 * i % LATE_FREED + 2 * i / LATE_FREED]); /* those between the first ones come second */
 }
 
 static void *late_thread(void *arg)
 {
     CHECK(pthread_setspecific(late_key, arg) == 0);
-    goalloc_free(goalloc_malloc(1024));
+    goalloc_free(late_alloc());
     return NULL;
 }
 
@@ -208,7 +221,7 @@ static void *freeing_thread(void *arg)
     for (int i = 0; i < LATE_COUNT / 2; i++)
         goalloc_free(late[i]);
     for (int i = 0; i < LATE_COUNT / 2; i++)
-        CHECK((late[i] = goalloc_malloc(1024)) != NULL);
+        CHECK((late[i] = late_alloc()) != NULL);
     for (int i = 0; i < LATE_COUNT; i++)
         goalloc_free(late[i]);
     return NULL;
@@ -219,7 +232,7 @@ static void *allocating_thread(void *arg)
 {
     (void)arg;
     for (int i = 0; i < LATE_FREED; i++)
-        CHECK((late[i] = goalloc_malloc(1024)) != NULL);
+        CHECK((late[i] = late_alloc()) != NULL);
     for (int i = 0; i < LATE_COUNT; i++)
         *(int *)late[i] = i;
     for (int i = 0; i < LATE_COUNT; i++)
@@ -234,14 +247,14 @@ static int late_allocations(const fixture *f, void *arg)
     goalloc_stats_t stats = { .struct_size = sizeof(stats) };
     pthread_t thread;
 
-    late_frees = arg != NULL;
+    late_now = arg;
     must_attach(f, 0);
     CHECK(pthread_key_create(&late_key, late_destructor) == 0);
     CHECK(pthread_create(&thread, NULL, late_thread, &late_key) == 0);
     CHECK(pthread_join(thread, NULL) == 0);
     CHECK(late_rounds == PTHREAD_DESTRUCTOR_ITERATIONS);
     /* The next thread gets the stack of the last one, and with it its name. */
-    CHECK(pthread_create(&thread, NULL, late_frees ? allocating_thread : freeing_thread, NULL) == 0);
+    CHECK(pthread_create(&thread, NULL, late_now->frees ? allocating_thread : freeing_thread, NULL) == 0);
     CHECK(pthread_join(thread, NULL) == 0);
     CHECK(goalloc_trim() == 0);
     CHECK(goalloc_stats(&stats) == 0);
@@ -251,6 +264,7 @@ static int late_allocations(const fixture *f, void *arg)
 
 static void spans_of_a_thread_that_allocates_while_it_ends_are_the_next_ones(void **state)
 {
+    late_case cases[] = { { 1024, false }, { 1024, true }, { 8, false }, { 8, true } };
     fixture f;
 
     (void)state;
@@ -258,8 +272,8 @@ static void spans_of_a_thread_that_allocates_while_it_ends_are_the_next_ones(voi
     skip(); /* in the last round of destructors the sanitizer has left the thread already */
 #endif
     fixture_start(&f, NULL);
-    assert_int_equal(child_run(&f, late_allocations, NULL), 0);
-    assert_int_equal(child_run(&f, late_allocations, &f), 0);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        assert_int_equal(child_run(&f, late_allocations, &cases[i]), 0);
     assert_true(fixture_is_clean(&f, 0));
     assert_true(fixture_stop(&f));
 }
