@@ -306,14 +306,14 @@ static shm_u64 *choose(shm_u64 *bucket, const shm_map *map, uint64_t offset, uin
 }
 
 /* Release: who sees the record finds the site that it names. */
-bool profile_put_sample(profile_region *region, const shm_map *map, uint64_t offset, uint32_t site)
+bool profile_put_sample(profile_region *region, const shm_map *map, profile_sample sample)
 {
-    shm_u64 *bucket = bucket_of(region, offset);
-    uint64_t word = profile_sample_pack((profile_sample){ .offset = offset, .site = site });
+    shm_u64 *bucket = bucket_of(region, sample.offset);
+    uint64_t word = profile_sample_pack(sample);
 
     for (uint32_t i = 0; i < PUT_TRIES; i++) {
         uint64_t seen;
-        shm_u64 *place = choose(bucket, map, offset, &seen);
+        shm_u64 *place = choose(bucket, map, sample.offset, &seen);
 
         if (place == NULL)
             break;

@@ -29,6 +29,7 @@
 #define GOALLOC_SHM_PROFILE_H
 
 #include "shm/layout.h"
+#include "shm/sizeclass.h"
 
 #define PROFILE_MAGIC          UINT64_C(0x31666f7270616f67) /* "goaprof1" */
 #define PROFILE_MODULES        1024u
@@ -106,6 +107,7 @@ typedef struct profile_site {
 
 #define PROFILE_SITE_USED (UINT64_C(1) << 63)
 
+_Static_assert(PROFILE_SITES == 1u << 15 && SIZE_CLASS_COUNT < 128, "a sample is one word");
 _Static_assert(sizeof(profile_header) == 64 && sizeof(profile_module) == 512 && sizeof(profile_stack) == 512 &&
                    sizeof(profile_party) == 256 && sizeof(profile_site) == 32,
                "profile layout");
@@ -121,10 +123,11 @@ typedef struct profile_region {
     shm_u64 samples[PROFILE_SAMPLES];
 } profile_region;
 
-/* A sample's word: used 1 | unused 6 | site 16 | place 41, which is the object's offset in units of 8 bytes. */
+/* A sample's word: used 1 | size class 7 | site 15 | place 41, which is the object's offset in units of 8 bytes. */
 typedef struct profile_sample {
     uint64_t offset;
     uint32_t site;
+    uint8_t size_class; /* that the object was sampled as; its place may be a larger one's. 0: as long as its place */
 } profile_sample;
 
 #define PROFILE_SAMPLE_USED (UINT64_C(1) << 63)
@@ -141,13 +144,22 @@ static inline profile_word profile_word_unpack(uint64_t word)
 
 static inline uint64_t profile_sample_pack(profile_sample sample)
 {
-    return PROFILE_SAMPLE_USED | (uint64_t)sample.site << 41 | sample.offset >> 3;
+    return PROFILE_SAMPLE_USED | (uint64_t)sample.size_class << 56 | (uint64_t)sample.site << 41 | sample.offset >> 3;
 }
 
 static inline profile_sample profile_sample_unpack(uint64_t word)
 {
     return (profile_sample){ .offset = (word & ((UINT64_C(1) << 41) - 1)) << 3,
-                             .site = (uint32_t)(word >> 41) & 0xffff };
+                             .site = (uint32_t)(word >> 41) & (PROFILE_SITES - 1),
+                             .size_class = (uint8_t)(word >> 56) & 0x7f };
+}
+
+/* The bytes that the sample counts for, of an object whose place has so many. For any word that somebody has written. */
+static inline uint64_t profile_sample_bytes(profile_sample sample, uint64_t place_bytes)
+{
+    uint64_t bytes = sample.size_class <= SIZE_CLASS_COUNT ? size_class_bytes[sample.size_class] : 0;
+
+    return bytes != 0 && bytes < place_bytes ? bytes : place_bytes;
 }
 
 /*
@@ -172,8 +184,8 @@ double profile_weight(uint64_t bytes, uint64_t rate);
 /* One more sample of an object of so many bytes. */
 void profile_count(profile_region *region, uint32_t site, uint64_t bytes, uint64_t rate);
 
-/* The place is the site's: its record, if it has one, becomes this; false: there is no room, which is counted. */
-bool profile_put_sample(profile_region *region, const shm_map *map, uint64_t offset, uint32_t site);
+/* The sample becomes the record of its place, over the one before; false: there is no room, which is counted. */
+bool profile_put_sample(profile_region *region, const shm_map *map, profile_sample sample);
 
 /* The place's record, if there is one, is taken away. */
 void profile_remove_sample(profile_region *region, uint64_t offset);

@@ -209,12 +209,11 @@ int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool ins
     return r;
 }
 
-int connection_refill_marked(span_class spc, uint32_t npages, page_no *ret)
+int connection_refill_marked(span_class spc, uint32_t npages, uint32_t nspans, uint32_t *ret_spans)
 {
     Goallocd__Refill body = GOALLOCD__REFILL__INIT;
     Goallocd__Request request = WIRE_REQUEST(REFILL, refill, &body);
     uint32_t timeout_ms = u32_load_relaxed(&process.timeout_ms);
-    const uint32_t nspans = 1;
     const bool insist = false; /* as the probe knows it */
     deadline until;
     int r = comeback_begin_within(timeout_ms / MARKED_SHARE < MARKED_MS ? (int)timeout_ms / MARKED_SHARE : MARKED_MS,
@@ -227,7 +226,7 @@ int connection_refill_marked(span_class spc, uint32_t npages, page_no *ret)
     body.marked = true;
     PROBE(goalloc, refill_begin, process.session.n, spc.n, nspans, npages, insist);
     if (r == 0)
-        r = finish_call(&request, read_refill, &(refill_result){ nspans, &ret->n }, until);
+        r = finish_call(&request, read_refill, &(refill_result){ nspans, ret_spans }, until);
     PROBE(goalloc, refill_end, process.session.n, spc.n, r);
     return r;
 }

@@ -62,10 +62,11 @@ static inline bool connection_is_short(int r)
 int connection_sync(void) __attribute__((warn_unused_result));
 
 /*
- * Lease a marked span, for sampled objects (shm/profile.h); a daemon that does not know such spans leases another one.
- * Returns 1, or -errno. Nobody's allocation needs it, so it waits for a quarter of a second at most.
+ * Lease up to nspans marked spans, for sampled objects (shm/profile.h); a daemon that does not know such spans leases
+ * others. Returns how many, or -errno. Nobody's allocation needs them, so it waits for a quarter of a second at most.
  */
-int connection_refill_marked(span_class spc, uint32_t npages, page_no *ret) __attribute__((warn_unused_result));
+int connection_refill_marked(span_class spc, uint32_t npages, uint32_t nspans, uint32_t *ret_spans)
+    __attribute__((warn_unused_result));
 
 typedef struct connection_large {
     uint64_t npages;

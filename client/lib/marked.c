@@ -47,6 +47,8 @@
 #define ASK_SHARE    20
 #define ASK_REST_MS  1000
 #define ASK_PAUSE_MS 10
+#define ASK_MAX      16u /* spans at a time */
+#define ASK_PAGES_MAX (128 * KIB / PAGE_BYTES)
 #define NO_PLACE     UINT32_MAX
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards all but ask_at_ms */
@@ -54,6 +56,7 @@ static mspan_list partial[SLOT_COUNT];
 static mspan_list full[SLOT_COUNT]; /* when last looked at; the first has waited longest */
 static mspan *all;
 static uint32_t nspans;
+static uint32_t nspans_of[SLOT_COUNT];
 static mspan *sweep_at; /* NULL: at the beginning of all */
 static uint64_t nempty_pages;
 static uint64_t retain_pages = RETAIN_PAGES;
@@ -130,11 +133,13 @@ static void add(mspan *s, uint32_t nused)
         all->all_prev = s;
     all = s;
     nspans++;
+    nspans_of[s->slot]++;
 }
 
 static void take_out(mspan *s)
 {
     nspans--;
+    nspans_of[s->slot]--;
     set_nused(s, 1);
     mspan_list_remove(list_of(s), s);
     s->place = MSPAN_CURRENT; /* mspan_of names it still: see marked_note_free() */
@@ -230,52 +235,79 @@ static int64_t now_ms(void)
     return deadline_in(0).at_ms;
 }
 
-/* Lease a span; page 0: none. */
-static page_no ask(uint32_t slot)
+/* How many spans to ask for: as many again as the slot has, as long as these are few pages. */
+static uint32_t next_batch(uint32_t slot)
 {
-    page_no first = page_at(0);
+    uint32_t most = ASK_PAGES_MAX / slot_short_npages(slot);
+    uint32_t n = nspans_of[slot] < ASK_MAX ? nspans_of[slot] : ASK_MAX;
+
+    if (n > most)
+        n = most;
+    return n > 0 ? n : 1;
+}
+
+/* Lease so many spans. Returns how many there are. */
+static uint32_t ask(uint32_t slot, uint32_t nwanted, uint32_t *ret_spans)
+{
     int64_t begin_ms = now_ms();
+    int n;
 
     if (begin_ms < (int64_t)u64_load_relaxed(&ask_at_ms))
-        return first;
-    if (connection_refill_marked(slot_spc(slot), slot_short_npages(slot), &first) < 0) {
+        return 0;
+    n = connection_refill_marked(slot_spc(slot), slot_short_npages(slot), nwanted, ret_spans);
+    if (n < 0) {
         int64_t end_ms = now_ms();
         int64_t rest_ms = (end_ms - begin_ms) * ASK_SHARE + ASK_PAUSE_MS;
 
         u64_store_relaxed(&ask_at_ms, (uint64_t)(end_ms + (rest_ms < ASK_REST_MS ? rest_ms : ASK_REST_MS)));
-        return page_at(0);
+        return 0;
     }
-    return first;
+    return (uint32_t)n;
+}
+
+/* Describe what was leased, and add it. A place of it. */
+static bool take_leased(uint32_t slot, const uint32_t *spans, uint32_t n, marked_place *ret)
+{
+    bool found = false;
+
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t nused;
+        bool marked = spans[i] < process.map.npages && shm_span_at(&process.map, page_at(spans[i]))->marked;
+        mspan *s = marked ? mspan_new_unowned(slot, spans[i], &nused) : NULL;
+
+        if (s == NULL) { /* a daemon that does not know marks, or no memory to describe it */
+            outbox_return(&spans[i], 1);
+            continue;
+        }
+        (void)pthread_mutex_lock(&lock);
+        add(s, nused);
+        found = found || take(slot, ret);
+        (void)pthread_mutex_unlock(&lock);
+    }
+    return found;
 }
 
 bool marked_take(uint32_t slot, marked_place *ret)
 {
     int saved_errno = errno;
+    uint32_t spans[ASK_MAX];
+    uint32_t nwanted;
+    uint32_t n;
     bool found;
     bool crowded;
-    page_no first;
-    uint32_t nused;
     mspan *gone;
-    mspan *s;
 
     (void)pthread_mutex_lock(&lock);
     found = take(slot, ret);
     crowded = ntaken == TAKEN_MAX;
     gone = sweep(1, retain_pages);
+    nwanted = next_batch(slot);
     (void)pthread_mutex_unlock(&lock);
     give_back(gone);
-    if (found || crowded || (first = ask(slot)).n == 0)
+    if (found || crowded || (n = ask(slot, nwanted, spans)) == 0)
         goto out;
-    s = first.n < process.map.npages && shm_span_at(&process.map, first)->marked
-            ? mspan_new_unowned(slot, first.n, &nused)
-            : NULL;
-    if (s == NULL) { /* a daemon that does not know marks, or no memory to describe it */
-        outbox_return(&first.n, 1);
-        goto out;
-    }
+    found = take_leased(slot, spans, n, ret);
     (void)pthread_mutex_lock(&lock);
-    add(s, nused);
-    found = take(slot, ret);
     if (gave_back && retain_pages < RETAIN_PAGES_MAX)
         retain_pages *= 2;
     gave_back = false;
@@ -360,6 +392,7 @@ static void clear(void)
     memset(full, 0, sizeof(full));
     all = sweep_at = NULL;
     nspans = 0;
+    memset(nspans_of, 0, sizeof(nspans_of));
     nempty_pages = 0;
     retain_pages = RETAIN_PAGES;
     gave_back = false;

@@ -238,6 +238,12 @@ static uint32_t find_stack(profile_region *r, uint32_t region_no, const void *fr
     return profile_add_stack(r, words, n);
 }
 
+/* The size class whose objects have so many bytes; 0: a run, or a large object. */
+static uint8_t class_of(uint64_t bytes)
+{
+    return bytes > SMALL_BYTES_MAX ? 0 : size_class_for(bytes).n;
+}
+
 bool recorder_note(uint64_t offset, uint64_t bytes, uint64_t rate)
 {
     opened_word now = opened_now();
@@ -253,7 +259,7 @@ bool recorder_note(uint64_t offset, uint64_t bytes, uint64_t rate)
     site = profile_add_site(r, find_party(r, rate), find_stack(r, now.number, __builtin_frame_address(0)));
     profile_count(r, site, bytes, rate);
     if (offset != 0)
-        recorded = profile_put_sample(r, &process.map, offset, site);
+        recorded = profile_put_sample(r, &process.map, (profile_sample){ offset, site, class_of(bytes) });
     else
         u64_add_relaxed(&r->header.nlost_samples, 1);
     leave(cancel_state);

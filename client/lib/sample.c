@@ -20,7 +20,8 @@
  *   3. else the magazine gives it, or a word of a span, cut to what may pass
  *
  * So the slow path is taken once a sample, and once a word as always. A span of one object is not current any more when
- * its object is gone: else a free past the magazine would put the object at hand again. Tiny objects are counted by
+ * its object is gone: else a free past the magazine would put the object at hand again. The place of a sample may be of
+ * a larger class than the object's: its record has the class that it was drawn for. Tiny objects are counted by
  * their block; near the next sample the open block is hidden, so that each comes here. A tiny object that is sampled
  * becomes one of a size class, as in sessions that reclaim. A large one is asked for with a draw of its own.
  *
@@ -154,12 +155,30 @@ static mcache *ready_mcache(void)
 
 /* --- objects of slots --- */
 
+/*
+ * The slot whose marked spans a sampled object of slot i gets a place in: one of some size classes only, so that a
+ * program of many classes asks for few such spans. Places of each are as aligned as those of all classes below it.
+ */
+static uint32_t slot_of_samples(uint32_t i)
+{
+    static const uint16_t classes[] = { 64, 256, 1024, 2048, 4096, 8192, 12288, 16384, 24576, 32768 };
+    uint64_t bytes = mcache_slot_bytes(i);
+    uint32_t n = 0;
+
+    if (i % SLOT_NOSCAN >= SLOT_RUNS)
+        return i;
+    while (classes[n] < bytes)
+        n++;
+    return slot_of_class(size_class_for(classes[n]), i >= SLOT_NOSCAN);
+}
+
 /* A sampled object of the slot. NULL: it is lost. */
 static void *alloc_sampled(mcache *mc, uint32_t i)
 {
     uint64_t bytes = mcache_slot_bytes(i);
+    uint32_t slot = slot_of_samples(i);
     marked_place place;
-    bool found = marked_take(i, &place);
+    bool found = marked_take(slot, &place);
 
     CRASH_POINT(sample_before_record);
     if (!recorder_note(found ? marked_offset(&place) : 0, bytes, mc->rate)) {
@@ -167,7 +186,8 @@ static void *alloc_sampled(mcache *mc, uint32_t i)
             marked_put_back(&place);
         return NULL;
     }
-    mc->slots[i].nuncounted++;
+    if (++mc->slots[slot].nuncounted >= MCACHE_COUNT_AT)
+        mcache_flush_count(mc, slot);
     return marked_allocate(&place);
 }
 

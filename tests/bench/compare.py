@@ -97,6 +97,15 @@ def noise_of(row):
     return statistics.quantiles(steps, n=4, method="inclusive")[2] if len(steps) >= 2 else None
 
 
+def share_of_program(row):
+    """What the new build's execution takes more than the old one's, in parts of what the recorded program took."""
+    took = report.read(row.trace[:-len(".trace")] + ".seconds") if row.trace else None
+    seconds = {b: report.median(row.samples.get(b, []), "seconds") for b in BUILDS}
+    if not took or None in seconds.values():
+        return None
+    return (seconds["new"] - seconds["old"]) / sum(float(part) for part in took.split())
+
+
 def summarise(row, seconds):
     medians = {b: report.median(row.samples.get(b, []), "ns_per_op") for b in BUILDS}
     memory = {b: report.median(row.samples.get(b, []), "peak_bytes") for b in BUILDS}
@@ -114,6 +123,7 @@ def summarise(row, seconds):
         "rpcs": {b: report.median(row.samples.get(b, []), "rpcs") for b in BUILDS},
         "daemon_ns": {b: report.median(row.samples.get(b, []), "daemon_ns_per_op") for b in BUILDS},
         "seconds": seconds,
+        "of_program": share_of_program(row),
     }
 
 
@@ -161,6 +171,10 @@ def show(results):
     slower = sum(1 for r in marked if r["ratio"] > 1)
     print(f"geometric mean of {len(results['rows'])} ratios: {report.number(results['geometric_mean'], '{:.3f}')}; "
           f"outside of their noise: {slower} slower, {len(marked) - slower} faster")
+    shares = [r for r in results["rows"] if r["of_program"] is not None]
+    if shares:
+        print("what the new build adds, in parts of the time that the recorded program itself took: " +
+              ", ".join(f"{r['name'].split()[1].rstrip(',')} {r['of_program'] * 100:.2f}%" for r in shares))
     for build, counts in (results["instructions"] or {}).items():
         if counts:
             print(f"instructions of malloc + free, 64 bytes, {build}: {counts['with_loop']:.1f}, "

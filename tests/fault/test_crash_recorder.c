@@ -48,7 +48,7 @@ static uint32_t add_all(profile_region *region)
         party.session = 1;
         site = profile_add_site(region, profile_add_party(region, &party), profile_add_stack(region, frames, 3));
         profile_count(region, site, 64, 0);
-        if (!profile_put_sample(region, &none, PLACE + i * 64, site))
+        if (!profile_put_sample(region, &none, (profile_sample){ PLACE + i * 64, site, 0 }))
             abort();
     }
     return site;

@@ -76,7 +76,7 @@ static inline picture picture_take(const fixture *f, uint64_t rate)
         if (word == 0 || !profile_is_live(&map, sample.offset))
             continue;
         span = shm_span_at(&map, page_at(u32_load_acquire(&map.page_map[sample.offset >> PAGE_SHIFT])));
-        bytes = span->nelems == 1 ? span->npages * PAGE_BYTES : span->elem_bytes;
+        bytes = profile_sample_bytes(sample, span->nelems == 1 ? span->npages * PAGE_BYTES : span->elem_bytes);
         ret.nlive++;
         ret.nlive_small += span_class_size(span->spc).n != 0;
         ret.objects += profile_weight(bytes, rate);

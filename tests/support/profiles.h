@@ -153,7 +153,7 @@ static inline void profiles_add_sample(profiles_heap *h, uint32_t slot, uint32_t
     u64_add_relaxed(&s->objects, (uint64_t)(objects * PROFILE_OBJECTS_UNIT));
     u64_add_relaxed(&s->bytes, (uint64_t)(objects * (double)bytes));
     if (place != 0)
-        u64_store_relaxed(&h->region->samples[slot], profile_sample_pack((profile_sample){ place, site }));
+        u64_store_relaxed(&h->region->samples[slot], profile_sample_pack((profile_sample){ place, site, 0 }));
 }
 
 /* --- this program as a module --- */

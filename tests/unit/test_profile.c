@@ -234,6 +234,21 @@ static void add_site_full_table_falls_back(void **state)
     assert_in_range(u64_load_relaxed(&w->region->header.nlost_sites), 1, stack);
 }
 
+static void sample_is_one_word_with_its_size_class(void **state)
+{
+    const profile_sample most = { (UINT64_C(1) << 44) - 8, PROFILE_SITES - 1, SIZE_CLASS_COUNT };
+    profile_sample sample = profile_sample_unpack(profile_sample_pack(most));
+
+    (void)state;
+    assert_true(sample.offset == most.offset);
+    assert_int_equal(sample.site, most.site);
+    assert_int_equal(sample.size_class, most.size_class);
+    assert_true(profile_sample_bytes((profile_sample){ 0, 0, size_class_for(48).n }, 64) == 48);
+    assert_true(profile_sample_bytes((profile_sample){ 0, 0, 0 }, 64) == 64);
+    for (uint8_t class = 0; class < 128; class++) /* whatever it says, no object is longer than its place */
+        assert_in_range(profile_sample_bytes((profile_sample){ 0, 0, class }, 64), 8, 64);
+}
+
 static void weight_every_size_is_right(void **state)
 {
     (void)state;
@@ -271,8 +286,8 @@ static void put_sample_same_place_replaces_its_record(void **state)
     const uint64_t place = 5 * PAGE_BYTES + 3 * ELEM_BYTES;
     uint32_t at = 0;
 
-    assert_true(profile_put_sample(w->region, &w->map, place, 17));
-    assert_true(profile_put_sample(w->region, &w->map, place, 40000 & 0x7fff));
+    assert_true(profile_put_sample(w->region, &w->map, (profile_sample){ place, 17, 0 }));
+    assert_true(profile_put_sample(w->region, &w->map, (profile_sample){ place, 40000 & 0x7fff, 0 }));
     assert_int_equal(count_records(w, place, &at), 1);
     assert_int_equal(profile_sample_unpack(u64_load_relaxed(&w->region->samples[at])).site, 40000 & 0x7fff);
     profile_remove_sample(w->region, place);
@@ -290,7 +305,7 @@ static void find_neighbours(const world *w, uint64_t *ret, uint32_t n)
     for (uint64_t place = PAGE_BYTES; found < n; place += ELEM_BYTES) {
         assert_true(place < ARENA_BYTES);
         memset(w->region->samples, 0, found == 0 ? sizeof(w->region->samples) : 0);
-        assert_true(profile_put_sample(w->region, &w->map, place, 1));
+        assert_true(profile_put_sample(w->region, &w->map, (profile_sample){ place, 1, 0 }));
         if (found == 0) {
             (void)count_records(w, place, &at);
             bucket = at / PROFILE_BUCKET;
@@ -316,22 +331,22 @@ static void put_sample_full_bucket_replaces_what_does_not_count(void **state)
     find_neighbours(w, places, PROFILE_BUCKET + 2);
     for (uint32_t i = 0; i < PROFILE_BUCKET; i++) {
         set_live(w, places[i], true);
-        assert_true(profile_put_sample(w->region, &w->map, places[i], i));
+        assert_true(profile_put_sample(w->region, &w->map, (profile_sample){ places[i], i, 0 }));
         assert_true(profile_is_live(&w->map, places[i]));
     }
-    assert_false(profile_put_sample(w->region, &w->map, places[PROFILE_BUCKET], 99));
+    assert_false(profile_put_sample(w->region, &w->map, (profile_sample){ places[PROFILE_BUCKET], 99, 0 }));
     assert_int_equal(u64_load_relaxed(&w->region->header.nlost_samples), 1);
 
     /* One is freed: its record gives way, and no other one. */
     set_live(w, places[3], false);
-    assert_true(profile_put_sample(w->region, &w->map, places[PROFILE_BUCKET], 99));
+    assert_true(profile_put_sample(w->region, &w->map, (profile_sample){ places[PROFILE_BUCKET], 99, 0 }));
     set_live(w, places[PROFILE_BUCKET], true);
     for (uint32_t i = 0; i <= PROFILE_BUCKET; i++)
         assert_int_equal(count_records(w, places[i], &at), i != 3);
 
     /* The span of another is not marked any more. */
     w->map.span_table[places[5] >> PAGE_SHIFT].marked = 0;
-    assert_true(profile_put_sample(w->region, &w->map, places[PROFILE_BUCKET + 1], 98));
+    assert_true(profile_put_sample(w->region, &w->map, (profile_sample){ places[PROFILE_BUCKET + 1], 98, 0 }));
     for (uint32_t i = 0; i < PROFILE_BUCKET; i++) /* of the others in this page, too */
         if (places[i] >> PAGE_SHIFT != places[5] >> PAGE_SHIFT && i != 3)
             assert_int_equal(count_records(w, places[i], &at), 1);
@@ -477,7 +492,7 @@ static void add_hostile_region_ends(void **state)
         for (uint32_t k = 0; k < NROUNDS; k++) {
             uint64_t place = k * (uint64_t)ELEM_BYTES;
 
-            (void)profile_put_sample(w->region, &w->map, place, k % PROFILE_SITES);
+            (void)profile_put_sample(w->region, &w->map, (profile_sample){ place, k % PROFILE_SITES, 0 });
             profile_remove_sample(w->region, place);
         }
     }
@@ -495,6 +510,7 @@ int main(void)
         TEST(add_party_full_table_shares),
         TEST(add_site_full_table_falls_back),
         TEST(weight_every_size_is_right),
+        TEST(sample_is_one_word_with_its_size_class),
         TEST(put_sample_same_place_replaces_its_record),
         TEST(put_sample_full_bucket_replaces_what_does_not_count),
         TEST(add_many_processes_all_is_counted),

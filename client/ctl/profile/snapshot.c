@@ -283,7 +283,7 @@ static void count_live(snapshot *s, const heap_words *h, snapshot_row *sites, ui
             continue; /* an object has one sample; only a liar writes two */
         if (sample.site >= PROFILE_SITES || sites[sample.site].party >= PROFILE_PARTIES)
             continue;
-        bytes = live_bytes_at(h, sample.offset);
+        bytes = profile_sample_bytes(sample, live_bytes_at(h, sample.offset));
         if (bytes == 0)
             continue;
 

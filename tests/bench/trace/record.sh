@@ -6,7 +6,8 @@ usage() {
     cat <<'END'
 Usage: tests/bench/trace/record.sh OUTPUT_DIR [--quick]
 
-Records what these programs allocate and free, for goalloc-replay, and writes OUTPUT_DIR/NAME.trace:
+Records what these programs allocate and free, for goalloc-replay, and writes OUTPUT_DIR/NAME.trace, and to
+OUTPUT_DIR/NAME.seconds what the program takes by itself, user and system time:
     gcc      the compiler proper (cc1 -O2) with a generated C file
     sqlite3  an SQL script on a database in memory: inserts, indexes, joins, updates
     perl     hashes, strings, arrays, sorting
@@ -43,6 +44,8 @@ tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
 gcc -std=gnu11 -O2 -D_GNU_SOURCE -fPIC -shared -pthread -o "$tmp/record.so" "$here/record.c" || exit 1
 
+TIMEFORMAT="%U %S"
+
 # NAME PROGRAM COMMAND...: run the command and take the trace of the one process in it whose executable has that name.
 record() {
     local name=$1 program=$2 found
@@ -60,6 +63,7 @@ record() {
     fi
     # The process has ended cleanly, so there are no zero bytes at the end.
     mv "${found[0]}" "$output/$name.trace" || exit 1
+    { time "$@" >"$tmp/$name/output" 2>&1; } 2>"$output/$name.seconds" # what the program takes by itself
     echo "$output/$name.trace: $(grep -c '^[0-9]' "$output/$name.trace") operations"
 }
 
