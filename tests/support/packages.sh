@@ -23,7 +23,7 @@ goalloc_arm64_packages=(gcc-aarch64-linux-gnu qemu-user-static mmdebstrap)
 # shellcheck disable=SC2034
 goalloc_target_packages=(
     libc6-dev libuv1-dev libprotobuf-c-dev libjansson-dev uthash-dev libunistring-dev libseccomp-dev libinih-dev
-    libmicrohttpd-dev libncurses-dev libcmocka-dev systemtap-sdt-dev
+    libmicrohttpd-dev libncurses-dev libdw-dev zlib1g-dev libcmocka-dev systemtap-sdt-dev
 )
 
 # What tests/bench/run needs besides: the peers, callgrind, the plots, programs to record.
