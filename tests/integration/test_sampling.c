@@ -192,7 +192,7 @@ typedef pid_t (*fork_fn)(void);
 
 static pid_t bare_fork(void)
 {
-    return (pid_t)syscall(SYS_fork);
+    return (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
 }
 
 /* The child frees some of the parent's objects, and has as many of its own. */
