@@ -23,7 +23,9 @@
 
 #include "proto/channel.h"
 #include "tests/support/attach.h"
+#include "tests/support/waits.h"
 
+#define PATIENCE_MS 120000 /* of a request, while daemons die over and over */
 #define WORKERS 2
 #define THREADS 4
 #define ENTRIES 6
@@ -201,7 +203,7 @@ static int work(const fixture *f, void *arg)
     pthread_t threads[THREADS + 1];
 
     number = first->number;
-    must_attach(f, 0);
+    CHECK(waits_attach(f, PATIENCE_MS) == 0);
     (void)atomic_fetch_add(&first->c->nattached, 1);
     for (unsigned i = 0; i <= THREADS; i++) {
         workers[i] = (worker){ f, first->c, first->seed + i, number * 16 + i };
