@@ -23,6 +23,16 @@ use crate::shared::Shared;
 
 /// An object in the heap that nobody else knows of, as a `Box` in private memory. Dropping it frees it, by whichever
 /// thread; in a forked child an inherited one does nothing when it is dropped.
+///
+/// It is this process's, so it does not lie in the heap itself; [`Slot`](crate::Slot) does:
+///
+/// ```compile_fail,E0277
+/// goalloc::shareable! {
+///     struct List {
+///         next: goalloc::Owned<'static, u64>,
+///     }
+/// }
+/// ```
 pub struct Owned<'s, T: ?Sized + Shareable> {
     p: NonNull<T>,
     generation: u32,

@@ -70,7 +70,8 @@ impl Builder {
         self
     }
 
-    /// Core dumps of this process hold what is in use of the heap.
+    /// Core dumps of this process hold what is in use of the heap, if it ends by SIGABRT, SIGILL or the like. Of SIGSEGV
+    /// and SIGBUS Rust's runtime has handlers of its own, which the library leaves alone.
     pub fn dump(mut self) -> Builder {
         self.flags |= sys::GOALLOC_ATTACH_DUMP;
         self

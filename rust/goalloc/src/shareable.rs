@@ -2,7 +2,7 @@
 //!
 //! A type in the heap is used by several programs at once, at one address, and outlives each of them. [`Shareable`] is
 //! the promise that it bears that. It is implemented here for what the language has, and by the macro
-//! [`shareable!`](crate::shareable) for structures whose fields are all shareable, which needs no `unsafe`.
+//! [`shareable!`](crate::shareable!) for structures whose fields are all shareable, which needs no `unsafe`.
 use std::mem::{align_of, size_of};
 use std::sync::atomic;
 
@@ -111,7 +111,7 @@ unsafe impl<T: Zeroable, const N: usize> Zeroable for [T; N] {}
 ///     #[zeroable]
 ///     pub struct Counters as "example.counters.1" {
 ///         pub requests: AtomicU64,
-///         pub by_status: [AtomicU64; 5],
+///         pub failures: [AtomicU64; 5],
 ///     }
 /// }
 /// ```

@@ -19,7 +19,30 @@ use crate::owned::Owned;
 use crate::session::Session;
 use crate::shareable::{Shareable, Zeroable};
 
-/// A reference to an object that all processes may have, at the same address.
+/// A reference to an object that all processes may have, at the same address. It lasts as long as the session:
+///
+/// ```compile_fail,E0597
+/// # fn f() -> goalloc::Result<()> {
+/// let kept;
+/// {
+///     // SAFETY: all programs that attach to this heap are ours.
+///     let session = unsafe { goalloc::Session::attach()? };
+///     kept = session.alloc(1u64)?.share()?;
+/// }
+/// assert_eq!(*kept, 1); // the heap is not there any more
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Nobody has it exclusively, so plain fields stay as they are:
+///
+/// ```compile_fail,E0594
+/// # fn f(session: &goalloc::Session) -> goalloc::Result<()> {
+/// let mut number = session.alloc(1u64)?.share()?;
+/// *number = 2;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Shared<'s, T: ?Sized + Shareable> {
     p: NonNull<T>,
     session: PhantomData<&'s T>,

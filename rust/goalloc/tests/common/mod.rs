@@ -5,6 +5,8 @@
 //! made (else in the system's for temporary files), `$GOALLOC_TEST_SEED` repeats the random numbers of a run.
 #![allow(dead_code)] // not every test program uses all of it
 
+use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard};
@@ -30,13 +32,12 @@ fn tool(variable: &str, name: &str) -> Command {
 
 fn spawn(dir: &Path) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
-    tool("GOALLOCD", "goallocd")
-        .args(["--config", "", "--on-stop", "drop", "--socket"])
-        .arg(dir.join("socket"))
-        .arg("--state-dir")
-        .arg(dir.join("state"))
-        .stdin(Stdio::null())
-        .stderr(log)
+    let mut command = tool("GOALLOCD", "goallocd");
+    command.args(["--config", "", "--on-stop", "drop", "--socket"]).arg(dir.join("socket"));
+    command.arg("--state-dir").arg(dir.join("state")).stdin(Stdio::null()).stderr(log);
+    // SAFETY: a system call, between fork and exec. If the test is killed, the daemon ends, and its keeper.
+    unsafe { command.pre_exec(|| with_parent(15)) };
+    command
         .spawn()
         .expect("GOALLOCD has to name goallocd, or PATH to find it")
 }
@@ -119,7 +120,7 @@ impl Drop for Daemon {
             terminate(&self.process);
             wait_for(&mut self.process);
             let state = self.dir.join("state");
-            let _ = tool("GOALLOCCTL", "goallocctl").args(["keeper", "--end", "--yes"]).arg(state).output();
+            let _ = tool("GOALLOCCTL", "goallocctl").args(["keeper", "--end", "--yes", "--state-dir"]).arg(state).output();
             let _ = fs::remove_dir_all(&self.dir);
         }
     }
@@ -131,6 +132,16 @@ pub fn builder(socket: &str) -> Builder {
 
 extern "C" {
     fn kill(pid: i32, signal: i32) -> i32;
+    fn prctl(option: i32, ...) -> i32;
+}
+
+/// This process gets the signal when the thread ends that has started it.
+fn with_parent(signal: u64) -> io::Result<()> {
+    // SAFETY: PR_SET_PDEATHSIG, a number.
+    match unsafe { prctl(1, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn terminate(process: &Child) {
@@ -162,7 +173,10 @@ pub fn wait_for(process: &mut Child) -> ExitStatus {
 /// This test program once more, as another process: its test `worker`, which finds the role and what it is told in the
 /// environment.
 pub fn start_worker(daemon: &Daemon, role: &str, told: &str) -> Child {
-    Command::new(env::current_exe().unwrap())
+    let mut command = Command::new(env::current_exe().unwrap());
+    // SAFETY: as spawn(). A worker does not outlive its test.
+    unsafe { command.pre_exec(|| with_parent(9)) };
+    command
         .args(["--exact", "worker", "--ignored", "--nocapture"])
         .env("GOALLOC_TEST_ROLE", role)
         .env("GOALLOC_TEST_TOLD", told)
