@@ -15,7 +15,8 @@ const INCLUDE: &str = env!("GOALLOC_INCLUDE_DIR");
 
 fn header() -> String {
     let path = format!("{}/goalloc.h", INCLUDE);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {}; GOALLOC_INCLUDE_DIR names its directory", path, error))
+    fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{}: {}; GOALLOC_INCLUDE_DIR names its directory", path, error))
 }
 
 /// Compiles and runs a program that includes goalloc.h, and gives what it prints.
@@ -118,11 +119,7 @@ fn constants_have_the_values_of_the_header() {
     let others = ["GOALLOC_API", "GOALLOC_CHECK", "GOALLOC_ALLOC", "GOALLOC_OPTIONS_INIT", "GOALLOC_H"];
     for line in header().lines().filter_map(|line| line.strip_prefix("#define ")) {
         let name = line.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
-        assert!(
-            others.contains(&name) || rust.contains(&format!("{} ", name)),
-            "{} is not in the bindings",
-            name
-        );
+        assert!(others.contains(&name) || rust.contains(&format!("{} ", name)), "{} is not in the bindings", name);
     }
 }
 

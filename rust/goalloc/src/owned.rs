@@ -242,6 +242,12 @@ impl<'s, T: ?Sized + Shareable> Owned<'s, T> {
         ManuallyDrop::new(self).p
     }
 
+    /// Makes the object the heap's: it stays when the session ends, though it is still this process's to free.
+    pub fn publish(&self) -> Result<()> {
+        // SAFETY: a live object.
+        check(unsafe { sys::goalloc_publish(self.p.as_ptr().cast()) }).map(drop)
+    }
+
     /// Makes the object this session's, or its group's, whoever has allocated it. A round trip.
     pub fn adopt(&self) -> Result<()> {
         // SAFETY: a live object.
@@ -251,11 +257,9 @@ impl<'s, T: ?Sized + Shareable> Owned<'s, T> {
     /// Has all processes read the object for good: it is published, stays when the session ends, and is not freed any
     /// more (but for [`Shared::into_owned()`], which is unsafe). After an error it is freed.
     pub fn share(self) -> Result<Shared<'s, T>> {
-        // SAFETY: a live object; afterwards nobody has it exclusively.
-        unsafe {
-            check(sys::goalloc_publish(self.p.as_ptr().cast()))?;
-            Ok(Shared::new(self.into_raw()))
-        }
+        self.publish()?;
+        // SAFETY: a live object, that nobody has exclusively any more.
+        Ok(unsafe { Shared::new(self.into_raw()) })
     }
 
     /// True if this process has made it, and is not a child that was forked since.

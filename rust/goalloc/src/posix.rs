@@ -54,7 +54,6 @@ extern "C" {
     pub fn pthread_mutexattr_setrobust(attr: *mut RawMutexAttr, robust: c_int) -> c_int;
     pub fn pthread_mutexattr_destroy(attr: *mut RawMutexAttr) -> c_int;
     pub fn pthread_mutex_init(mutex: *mut RawMutex, attr: *const RawMutexAttr) -> c_int;
-    pub fn pthread_mutex_lock(mutex: *mut RawMutex) -> c_int;
     pub fn pthread_mutex_trylock(mutex: *mut RawMutex) -> c_int;
     pub fn pthread_mutex_clocklock(mutex: *mut RawMutex, clock: c_int, until: *const Timespec) -> c_int;
     pub fn pthread_mutex_unlock(mutex: *mut RawMutex) -> c_int;

@@ -38,8 +38,10 @@ pub unsafe trait Shareable: Send + Sync + 'static {
 /// All bytes zero are a valid value of the type.
 pub unsafe trait Zeroable: Shareable {}
 
-/// The number that a root of this type has: of its name, size and alignment. Never 0, which stands for "no type", and
-/// never with the top bit, which is `GOALLOC_ROOT_REINIT`.
+/// The number that a root of this type has: FNV-1a, 64 bits, of the bytes of its name, then its size, its alignment and
+/// 0 (of slices: the element's, and 1), each as 8 bytes, the lowest first; without the top bit, which is
+/// `GOALLOC_ROOT_REINIT`; and 1 instead of 0, which stands for "no type". Programs in other languages give
+/// `goalloc_root_get_or_create()` the same one.
 pub fn type_tag<T: Shareable>() -> u64 {
     tag_of(T::name(), size_of::<T>(), align_of::<T>(), false)
 }

@@ -367,14 +367,12 @@ fn slots_own_what_is_inserted_until_it_is_removed() {
     assert_eq!(live(&session), before + 99);
 
     // A next that is another's would own what this one's does.
-    let stray = catch_unwind(AssertUnwindSafe(|| {
-        jobs.lock(|first| first.remove(|_| Box::leak(Box::new(Slot::empty()))))
-    }));
+    let stray =
+        catch_unwind(AssertUnwindSafe(|| jobs.lock(|first| first.remove(|_| Box::leak(Box::new(Slot::empty()))))));
     stray.unwrap_err();
     let job = new(100);
-    let stray = catch_unwind(AssertUnwindSafe(|| {
-        jobs.lock(|first| first.insert(job, |_| Box::leak(Box::new(Slot::empty()))))
-    }));
+    let stray =
+        catch_unwind(AssertUnwindSafe(|| jobs.lock(|first| first.insert(job, |_| Box::leak(Box::new(Slot::empty()))))));
     stray.unwrap_err();
     assert_eq!(live(&session), before + 99);
 
@@ -424,6 +422,67 @@ fn links_lead_to_what_threads_have_shared() {
     assert!(private.load().is_none());
     private.store(list.load());
     catch_unwind(AssertUnwindSafe(|| private.load().is_some())).unwrap_err();
+    drop(session);
+    daemon.stop();
+}
+
+#[test]
+fn what_is_shared_outlives_a_reclaiming_session_and_what_is_owned_does_not() {
+    let daemon = Daemon::start("reclaim");
+    let session = daemon.attach();
+    let before = live(&session);
+    drop(session);
+    for group in [None, Some("pool")] {
+        let builder = daemon.builder().reclaim();
+        let builder = group.iter().fold(builder, |builder, &name| builder.group(name));
+        // SAFETY: as Daemon::attach().
+        let session = unsafe { builder.attach() }.unwrap();
+        let shared = session.alloc([1u64, 2, 3]).unwrap().share().unwrap();
+        let published = session.alloc_slice(&[4u8; 100]).unwrap();
+        published.publish().unwrap();
+        let (offset, published) = (shared.offset(), published.into_raw());
+        mem::forget(session.alloc(4u64).unwrap());
+        assert_eq!(live(&session), before + 3);
+        drop(session);
+
+        let session = daemon.attach();
+        assert_eq!(live(&session), before + 2);
+        // SAFETY: the number and the address are of these objects, which nobody else knows of.
+        let (shared, published) = unsafe {
+            let shared = session.at::<[u64; 3]>(offset).unwrap().into_owned();
+            (shared, Owned::from_raw(&session, published))
+        };
+        assert_eq!((*shared, &*published), ([1, 2, 3], &[4u8; 100][..]));
+        published.adopt().unwrap();
+        drop((shared, published));
+        assert_eq!(live(&session), before);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn errors_say_what_is_full_and_that_the_daemon_is_away() {
+    let mut daemon = Daemon::start("errors");
+    // SAFETY: as Daemon::attach().
+    let session =
+        unsafe { daemon.builder().limit(4 << 20).timeout(Duration::from_millis(300)).wait().attach() }.unwrap();
+    assert_eq!(session.alloc_slice_zeroed::<u64>(1 << 20).err(), Some(Error::Limit));
+    assert_eq!(session.alloc_slice_zeroed::<u64>(1 << 50).err(), Some(Error::OutOfMemory));
+    let mutex = session.find_or_insert("mutex", || Mutex::new(1u64)).unwrap();
+    session.trim().unwrap();
+
+    daemon.kill();
+    assert_eq!(session.find::<u64>("number").err(), Some(Error::TimedOut));
+    assert_eq!(mutex.lock(|number| *number), Ok(1)); // needs nobody
+    assert!(session.is_current());
+    daemon.start_again();
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while session.find::<Mutex<u64>>("mutex").is_err() {
+        assert!(std::time::Instant::now() < end);
+        thread::sleep(Duration::from_millis(10));
+    }
+    let error: std::io::Error = Error::TimedOut.into();
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
     drop(session);
     daemon.stop();
 }

@@ -37,9 +37,7 @@ fn spawn(dir: &Path) -> Child {
     command.arg("--state-dir").arg(dir.join("state")).stdin(Stdio::null()).stderr(log);
     // SAFETY: a system call, between fork and exec. If the test is killed, the daemon ends, and its keeper.
     unsafe { command.pre_exec(|| with_parent(15)) };
-    command
-        .spawn()
-        .expect("GOALLOCD has to name goallocd, or PATH to find it")
+    command.spawn().expect("GOALLOCD has to name goallocd, or PATH to find it")
 }
 
 /// For who attaches without a daemon of this file's.
@@ -83,14 +81,24 @@ impl Daemon {
     }
 
     pub fn ctl(&self, arguments: &[&str]) {
-        let done = tool("GOALLOCCTL", "goallocctl").arg("--socket").arg(self.socket()).args(arguments).output().unwrap();
+        let done =
+            tool("GOALLOCCTL", "goallocctl").arg("--socket").arg(self.socket()).args(arguments).output().unwrap();
         assert!(done.status.success(), "goallocctl {:?}: {:?}", arguments, done);
     }
 
     /// kill -9, and the next one, which takes the heap over.
     pub fn replace(&mut self) {
+        self.kill();
+        self.start_again();
+    }
+
+    /// kill -9, and nobody who takes the heap over before start_again().
+    pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    pub fn start_again(&mut self) {
         self.process = spawn(&self.dir);
     }
 
@@ -120,7 +128,8 @@ impl Drop for Daemon {
             terminate(&self.process);
             wait_for(&mut self.process);
             let state = self.dir.join("state");
-            let _ = tool("GOALLOCCTL", "goallocctl").args(["keeper", "--end", "--yes", "--state-dir"]).arg(state).output();
+            let _ =
+                tool("GOALLOCCTL", "goallocctl").args(["keeper", "--end", "--yes", "--state-dir"]).arg(state).output();
             let _ = fs::remove_dir_all(&self.dir);
         }
     }
