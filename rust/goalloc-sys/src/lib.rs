@@ -1,5 +1,5 @@
-//! Bindings of libgoalloc, as `goalloc.h` of the same version declares it: every function, structure and constant, under
-//! its name in C. What each of them does, costs and returns, that header says, and `man goalloc`.
+//! Bindings of libgoalloc, as `goalloc.h` of the same version declares it: every function, structure and constant,
+//! under its name in C. What each of them does, costs and returns, that header says, and `man goalloc`.
 //!
 //! The crate `goalloc` is what programs use; this one is for what it does not have. The test `abi` compares all that is
 //! here with what the C compiler makes of the header.

@@ -71,8 +71,8 @@ fn text(field: &[c_char]) -> String {
 }
 
 impl Events<'_> {
-    /// The next event; `None`: there is none now. Never waits. [`Error::TimedOut`]: the daemon is away; the descriptor is
-    /// readable again every 100 ms, and a call then looks. [`Error::Stale`]: [`Event::HeapGone`] was the last one.
+    /// The next event; `None`: there is none now. Never waits. [`Error::TimedOut`]: the daemon is away; the descriptor
+    /// is readable again every 100 ms, and a call then looks. [`Error::Stale`]: [`Event::HeapGone`] was the last one.
     pub fn try_next(&mut self) -> Result<Option<Event>> {
         // SAFETY: numbers and characters, of which all bytes zero are valid.
         let mut event: sys::goalloc_event = unsafe { std::mem::zeroed() };
@@ -98,8 +98,8 @@ impl Events<'_> {
         }))
     }
 
-    /// The next event, for which it waits so long; `None`: there was none, or a signal has ended the wait. A daemon that
-    /// is away is no error here: the wait goes on for the next one.
+    /// The next event, for which it waits so long; `None`: there was none, or a signal has ended the wait. A daemon
+    /// that is away is no error here: the wait goes on for the next one.
     pub fn next_within(&mut self, timeout: Duration) -> Result<Option<Event>> {
         let end = std::time::Instant::now().checked_add(timeout);
         loop {

@@ -1,7 +1,7 @@
 //! One heap for several processes: a safe layer over libgoalloc.
 //!
-//! A process attaches to the daemon goallocd, and allocates objects that every other attached process sees **at the same
-//! address**. They outlive the process, and the daemon as well.
+//! A process attaches to the daemon goallocd, and allocates objects that every other attached process sees **at the
+//! same address**. They outlive the process, and the daemon as well.
 //!
 //! ```no_run
 //! use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,9 +25,9 @@
 //!
 //! # Whom to trust
 //!
-//! All processes that may attach can write all objects: sharing a heap is sharing trust, as between threads. That is why
-//! [`Builder::attach()`] is `unsafe`, and says what the caller answers for. The rest is safe: as long as the others keep
-//! to the rules, safe code can't free what others use, follow a pointer to what is gone, touch the heap when it is
+//! All processes that may attach can write all objects: sharing a heap is sharing trust, as between threads. That is
+//! why [`Builder::attach()`] is `unsafe`, and says what the caller answers for. The rest is safe: as long as the others
+//! keep to the rules, safe code can't free what others use, follow a pointer to what is gone, touch the heap when it is
 //! unmapped, or see what a dead process has left half done.
 //!
 //! | what happens | what this crate does |

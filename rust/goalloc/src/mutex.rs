@@ -2,8 +2,8 @@
 //!
 //! # Data
 //!
-//! A [`Mutex`] lies in the heap: glibc's mutex, the word `dirty`, and what it guards. The C library and the kernel write
-//! the first. `dirty` is written by who has the lock: 1 says that somebody has left what it guards half changed.
+//! A [`Mutex`] lies in the heap: glibc's mutex, the word `dirty`, and what it guards. The C library and the kernel
+//! write the first. `dirty` is written by who has the lock: 1 says that somebody has left what it guards half changed.
 //!
 //! # Order
 //!
@@ -21,8 +21,8 @@
 //! An unlock wakes one waiter. If that one is killed before it runs, and a third thread has taken the lock by its fast
 //! path meanwhile, the word does not say any more that others wait: they sleep on, while others lock and unlock, and
 //! when nobody does any more. The kernel wakes another one only if nobody has the lock just then. (glibc 2.36 and Linux
-//! 6.18; of 45 runs of tests/processes.rs two stood still like that.) So a waiter sleeps WAKE_MS at most, and then tries
-//! again.
+//! 6.18; of 45 runs of tests/processes.rs two stood still like that.) So a waiter sleeps WAKE_MS at most, and then
+//! tries again.
 //!
 //! # Why a closure
 //!
@@ -49,9 +49,9 @@ use crate::slot::Slot;
 
 /// What is done to data whose mutex a process held when it died, or a closure that panicked.
 ///
-/// When it is called, any stores of the dead one's have happened and any others have not: the compiler orders them as it
-/// likes, but for atomic ones and around `std::sync::atomic::compiler_fence()`. It is called by who has the lock next,
-/// before anybody looks; if that one dies as well, it is called again.
+/// When it is called, any stores of the dead one's have happened and any others have not: the compiler orders them as
+/// it likes, but for atomic ones and around `std::sync::atomic::compiler_fence()`. It is called by who has the lock
+/// next, before anybody looks; if that one dies as well, it is called again.
 /// The guide of libgoalloc (`GUIDE.md`) has four ways to be right then, and how to try it.
 pub trait Repair: Shareable {
     /// Makes the data whole.
@@ -157,8 +157,9 @@ impl<T: Repair> Mutex<T> {
         Mutex { raw: UnsafeCell::new(raw), dirty: AtomicU32::new(0), data: UnsafeCell::new(value) }
     }
 
-    /// Runs `f` with what it guards, when nobody else has it. It waits as long as somebody who has it lives and does not
-    /// give it back: see [`Mutex::lock_for()`]. What may wait for the daemon, as an allocation, does not belong into `f`.
+    /// Runs `f` with what it guards, when nobody else has it. It waits as long as somebody who has it lives and does
+    /// not give it back: see [`Mutex::lock_for()`]. What may wait for the daemon, as an allocation, does not belong
+    /// into `f`.
     ///
     /// [`Error::Deadlock`]: this thread has it. After a death [`Error::TimedOut`]: the daemon is away, which has to
     /// finish what the dead had begun; the next one tries again. If `f` panics, the next one repairs.

@@ -173,7 +173,8 @@ impl<'s, T: Shareable> Owned<'s, [T]> {
             *self = unsafe { Owned::of_slice(all.into_raw_parts(), longer) };
             return Ok(());
         }
-        // SAFETY: a live object, this process's alone; the values behind the old ones are written before it counts them.
+        // SAFETY: a live object, this process's alone; the values behind the old ones are written before it counts
+        // them.
         unsafe {
             let p = sys::goalloc_realloc(self.p.as_ptr().cast(), bytes).cast::<T>();
             let p = NonNull::new(p).ok_or_else(Error::last)?;
@@ -230,8 +231,8 @@ impl<'s, T: ?Sized + Shareable> Owned<'s, T> {
     ///
     /// # Safety
     ///
-    /// `p` is the address of a live object with a valid T in it, that this session's process alone uses from now on. (It
-    /// is another session's still, by which it ends: [`Owned::adopt()`] changes that.)
+    /// `p` is the address of a live object with a valid T in it, that this session's process alone uses from now on.
+    /// (It is another session's still, by which it ends: [`Owned::adopt()`] changes that.)
     pub unsafe fn from_raw(_session: &'s Session, p: NonNull<T>) -> Owned<'s, T> {
         // SAFETY: the caller's promise.
         unsafe { Owned::new(p) }

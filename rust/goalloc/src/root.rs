@@ -152,8 +152,8 @@ fn slice_of<T>(p: NonNull<T>, len: usize) -> NonNull<[T]> {
 impl Session {
     /// The root of that name, or `None`. Two round trips, or one if it is not there.
     ///
-    /// [`Error::WrongType`]: it is there with another type. (A root that a program in C has set without a type fits each
-    /// type that is not larger.)
+    /// [`Error::WrongType`]: it is there with another type. (A root that a program in C has set without a type fits
+    /// each type that is not larger.)
     pub fn find<T: Shareable>(&self, name: &str) -> Result<Option<Root<'_, T>>> {
         let found = find::<T>(&root_name(name)?, 1, type_tag::<T>())?;
         // SAFETY: it has the type's tag and size.
@@ -167,10 +167,10 @@ impl Session {
         Ok(found.map(|p| Root { shared: unsafe { Shared::new(slice_of(p, len)) }, created: false }))
     }
 
-    /// The root of that name, which `make` makes if it is not there: however many processes and threads ask at once, they
-    /// get the same one, made by one of them. If that one dies meanwhile, or `make` panics, the next one makes it. `make`
-    /// is called again if the daemon was replaced while it ran, and must not tell others of what it has not returned
-    /// yet. One round trip if the root is there, three to make it.
+    /// The root of that name, which `make` makes if it is not there: however many processes and threads ask at once,
+    /// they get the same one, made by one of them. If that one dies meanwhile, or `make` panics, the next one makes it.
+    /// `make` is called again if the daemon was replaced while it ran, and must not tell others of what it has not
+    /// returned yet. One round trip if the root is there, three to make it.
     ///
     /// ```no_run
     /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -184,7 +184,8 @@ impl Session {
     /// ```
     ///
     /// [`Error::WrongType`]: it is there with another type. [`Error::TimedOut`]: nobody has made it in time.
-    /// [`Error::Deadlock`]: within the `make` of the same name. Types that are aligned to more than 16 bytes are EINVAL.
+    /// [`Error::Deadlock`]: within the `make` of the same name. Types that are aligned to more than 16 bytes are
+    /// EINVAL.
     pub fn find_or_insert<T: Shareable>(&self, name: &str, mut make: impl FnMut() -> T) -> Result<Root<'_, T>> {
         let mut fill = |p: *mut c_void| {
             // SAFETY: memory for one T, that nobody else knows of.

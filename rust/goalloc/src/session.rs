@@ -57,7 +57,8 @@ impl Builder {
     }
 
     /// Objects are freed when their session ends, or their group's last one, however it ends: all but those that were
-    /// shared ([`Owned::share()`](crate::Owned::share)), linked or published. So a worker that is killed leaves nothing.
+    /// shared ([`Owned::share()`](crate::Owned::share)), linked or published. So a worker that is killed leaves
+    /// nothing.
     pub fn reclaim(mut self) -> Builder {
         self.flags |= sys::GOALLOC_ATTACH_RECLAIM;
         self
@@ -70,8 +71,8 @@ impl Builder {
         self
     }
 
-    /// Core dumps of this process hold what is in use of the heap, if it ends by SIGABRT, SIGILL or the like. Of SIGSEGV
-    /// and SIGBUS Rust's runtime has handlers of its own, which the library leaves alone.
+    /// Core dumps of this process hold what is in use of the heap, if it ends by SIGABRT, SIGILL or the like. Of
+    /// SIGSEGV and SIGBUS Rust's runtime has handlers of its own, which the library leaves alone.
     pub fn dump(mut self) -> Builder {
         self.flags |= sys::GOALLOC_ATTACH_DUMP;
         self
@@ -158,8 +159,8 @@ impl Builder {
 /// Threads share it by reference, in `std::thread::scope()` or after [`Session::leak()`].
 ///
 /// **Forks.** A session is not to be carried over fork() as if it were the same one. A forked child finds the parent's
-/// values in its memory; the heap is mapped there, and the library makes the child a session of its own at its next call
-/// that needs the daemon. What the parent owned alone is the parent's still: to drop an inherited
+/// values in its memory; the heap is mapped there, and the library makes the child a session of its own at its next
+/// call that needs the daemon. What the parent owned alone is the parent's still: to drop an inherited
 /// [`Owned`](crate::Owned) does nothing in the child. To attach with other options, the child drops the session that it
 /// has inherited first, which detaches the child only.
 ///

@@ -12,8 +12,8 @@ use std::sync::atomic;
 ///
 /// A type that implements it has all of these properties:
 ///
-/// - It holds no reference, pointer or handle to anything outside the heap, no function pointer and no vtable (code lies
-///   at other addresses elsewhere), and no number that means something in one process only, such as a thread's.
+/// - It holds no reference, pointer or handle to anything outside the heap, no function pointer and no vtable (code
+///   lies at other addresses elsewhere), and no number that means something in one process only, such as a thread's.
 /// - It is `Sync` between processes, too: a shared reference changes it by atomic operations alone, or under a
 ///   [`Mutex`](crate::Mutex). `std::sync::Mutex` is not such a type: its futex is private to a process.
 /// - Its layout is the same in all programs that use it: it is `#[repr(C)]` or `#[repr(transparent)]`.

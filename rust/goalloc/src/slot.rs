@@ -40,8 +40,8 @@ use crate::shared::is_in_heap;
 /// ```
 ///
 /// A slot does not free what it leads to when it is dropped: an object that is freed with a slot in it loses what that
-/// leads to. A [`Mutex`](crate::Mutex) within an object that a slot owns is not to be held when the object is removed by
-/// others, which the lock of the list sees to.
+/// leads to. A [`Mutex`](crate::Mutex) within an object that a slot owns is not to be held when the object is removed
+/// by others, which the lock of the list sees to.
 #[repr(transparent)]
 pub struct Slot<T: Shareable> {
     p: *mut T,
@@ -90,16 +90,16 @@ impl<T: Shareable> Slot<T> {
     }
 
     /// Puts an object before what is there: the slot leads to it, and the slot in it that `next` names to what the slot
-    /// led to. If this process dies meanwhile, the object is there, to stay, or as it was before the call. No round trip
-    /// if this session has allocated it. After an error the list is as it was, and the object is freed. (Panics if
+    /// led to. If this process dies meanwhile, the object is there, to stay, or as it was before the call. No round
+    /// trip if this session has allocated it. After an error the list is as it was, and the object is freed. (Panics if
     /// `next` names a slot that is not in the object, or leads somewhere already.)
     pub fn insert(&mut self, mut object: Owned<'_, T>, next: impl FnOnce(&mut T) -> &mut Slot<T>) -> Result<()> {
         let rest = self.p;
         let first: *mut T = &mut *object;
         let inner = slot_within(&mut *object, next);
 
-        // SAFETY: the slot is in the object, which nobody else knows of; self is borrowed exclusively. The library looks
-        // whether both are in the heap.
+        // SAFETY: the slot is in the object, which nobody else knows of; self is borrowed exclusively. The library
+        // looks whether both are in the heap.
         unsafe {
             assert!((*inner).p.is_null(), "goalloc: the next of what is inserted leads somewhere already");
             (*inner).p = rest;
