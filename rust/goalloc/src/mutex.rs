@@ -33,6 +33,7 @@
 //! A child that is forked inside the closure does not unlock: to the C library, whose errors are checked (ERRORCHECK),
 //! it is not the owner. The same finds a thread that locks twice.
 use std::cell::UnsafeCell;
+use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::raw::c_int;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -52,6 +53,7 @@ use crate::slot::Slot;
 /// When it is called, any stores of the dead one's have happened and any others have not: the compiler orders them as
 /// it likes, but for atomic ones and around `std::sync::atomic::compiler_fence()`. It is called by who has the lock
 /// next, before anybody looks; if that one dies as well, it is called again.
+///
 /// The guide of libgoalloc (`GUIDE.md`) has four ways to be right then, and how to try it.
 pub trait Repair: Shareable {
     /// Makes the data whole.
@@ -222,6 +224,13 @@ impl<T: Repair> Mutex<T> {
     /// What it guards, for who has the mutex exclusively: nobody can have it locked.
     pub fn get_mut(&mut self) -> &mut T {
         self.data.get_mut()
+    }
+}
+
+/// Nothing of what it guards, which somebody may have just now.
+impl<T: Repair> fmt::Debug for Mutex<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mutex(..)")
     }
 }
 

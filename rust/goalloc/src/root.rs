@@ -11,6 +11,7 @@
 //! when that is done. If the process dies before, the object goes, and one of those that wait makes the next.
 use std::any::Any;
 use std::ffi::CStr;
+use std::fmt;
 use std::mem::{align_of, size_of};
 use std::ops::Deref;
 use std::os::raw::{c_int, c_void};
@@ -47,6 +48,12 @@ impl<T: ?Sized + Shareable> Deref for Root<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
         self.shared.get()
+    }
+}
+
+impl<T: ?Sized + Shareable + fmt::Debug> fmt::Debug for Root<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
     }
 }
 

@@ -201,6 +201,13 @@ impl<T: Shareable> Link<T> {
     }
 }
 
+/// Whether it leads somewhere; not to what, since links may lead in circles.
+impl<T: Shareable> fmt::Debug for Link<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.p.load(Ordering::Relaxed).is_null() { "Link(empty)" } else { "Link(..)" })
+    }
+}
+
 impl<T: Shareable> Default for Link<T> {
     fn default() -> Link<T> {
         Link::empty()

@@ -7,6 +7,7 @@
 //!
 //! Who changes a slot has `&mut` to it, so nobody else looks: in the heap only a mutex gives that, or an object that is
 //! owned.
+use std::fmt;
 use std::marker::PhantomData;
 use std::mem::size_of;
 use std::os::raw::c_void;
@@ -140,6 +141,13 @@ fn slot_within<T: Shareable>(object: &mut T, choose: impl FnOnce(&mut T) -> &mut
         "goalloc: that slot is not in the object"
     );
     slot
+}
+
+/// Whether it leads somewhere; not to what, which may be a long list.
+impl<T: Shareable> fmt::Debug for Slot<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() { "Slot(empty)" } else { "Slot(..)" })
+    }
 }
 
 impl<T: Shareable> Default for Slot<T> {
