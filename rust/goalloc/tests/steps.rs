@@ -81,7 +81,7 @@ fn start(daemon: &Daemon) -> (Child, Option<i32>) {
     let thread = unsafe { waitpid(-1, &mut status, ANY) };
     assert!(thread > 0);
     let stopped = status & 0xff == 0x7f && status >> 8 == SIGSTOP;
-    (worker, stopped.then(|| thread))
+    (worker, stopped.then_some(thread))
 }
 
 /// One instruction of that thread; false: it has come to the end of the change.
