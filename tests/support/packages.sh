@@ -13,7 +13,7 @@ goalloc_test_packages=(
     libcmocka-dev g++ binutils python3-jsonschema python3-prometheus-client zsh libxml2-utils
     clang libclang-rt-dev clang-tidy cppcheck abigail-tools
     mandoc man-db mmdebstrap lintian bpftrace gdb golang-go graphviz
-    libunwind8
+    libunwind8 cargo rustc
 )
 
 goalloc_packages=("${goalloc_build_packages[@]}" "${goalloc_test_packages[@]}")
