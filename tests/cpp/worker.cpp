@@ -28,6 +28,7 @@ const struct {
     { "juggle", part_juggle },
     { "recount", part_recount },
     { "fork", part_fork },
+    { "steps", part_steps },
     { "race", part_race },
     { "race-result", part_race_result },
     { "throwing", part_throwing },

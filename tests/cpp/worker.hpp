@@ -77,6 +77,9 @@ int part_juggle(const arguments &);
 int part_recount(const arguments &);
 int part_fork(const arguments &);
 
+/* steps.cpp */
+int part_steps(const arguments &);
+
 /* names.cpp */
 int part_race(const arguments &);
 int part_race_result(const arguments &);

@@ -223,6 +223,17 @@ static void shared_objects_live_as_long_as_somebody_holds_them(void **state)
     assert_int_equal(run(f, worker(1), "recount", ndeaths, 0), 0);
 }
 
+static void references_are_never_too_few_after_a_death_at_any_instruction(void **state)
+{
+    fixture *f = *state;
+    const char *given = getenv("GOALLOC_TEST_SECONDS");
+    int status = run(f, worker(0), "steps", given == NULL ? 50 : 0, test_seed());
+
+    if (status == 77)
+        skip(); /* the system allows no tracing */
+    assert_int_equal(status, 0);
+}
+
 static void forked_child_has_references_of_its_own_alone(void **state)
 {
     fixture *f = *state;
@@ -308,6 +319,7 @@ int main(void)
         FIXTURE_TEST(references_of_the_dead_come_back),
         FIXTURE_TEST(references_whose_type_is_unknown_wait_for_who_knows_it),
         FIXTURE_TEST(shared_objects_live_as_long_as_somebody_holds_them),
+        FIXTURE_TEST(references_are_never_too_few_after_a_death_at_any_instruction),
         FIXTURE_TEST(forked_child_has_references_of_its_own_alone),
         FIXTURE_TEST(root_whose_constructors_die_is_constructed_once),
         FIXTURE_TEST(heap_events_tell_of_a_death),

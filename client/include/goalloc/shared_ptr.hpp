@@ -77,13 +77,13 @@ protected:
     reference() noexcept = default;
     ~reference() = default;
 
-    /* Name c, whose count take() raises (false: it cannot be), or which comes with a count to give away. */
+    /* Name c, whose count take() raises; false: it has not, and this names nothing. */
     template <class Take> bool hold(control *c, Take &&take)
     {
         if (!goalloc_contains(this)) {
             std::tie(entry_, owner_) = take_entry();
             if (!take()) {
-                give_entry(entry_, owner_);
+                give_entry(std::exchange(entry_, nullptr), owner_);
                 return false;
             }
             entry_->store(value_of(c), std::memory_order_release);
@@ -94,21 +94,26 @@ protected:
         return true;
     }
 
-    /* Name nothing any more. What it named, if that has a count that is the caller's now; else nullptr. */
-    control *let_go() noexcept
+    /*
+     * Name nothing any more. If there is a count of that, which is the caller's now, f(control) is called: at once, so
+     * that a death in between is as unlikely as can be.
+     */
+    template <class F> void let_go(F &&f)
     {
         control *c = get();
 
         if (c == nullptr)
-            return nullptr;
+            return;
         control_.store(nullptr, std::memory_order_release);
-        if (entry_ == nullptr)
-            return c;
+        if (entry_ == nullptr) {
+            f(c);
+            return;
+        }
         entry *e = std::exchange(entry_, nullptr);
-        if (!is_own(owner_) || !clear_entry(e, value_of(c)))
-            return nullptr;
-        give_entry(e, owner_);
-        return c;
+        if (is_own(owner_) && clear_entry(e, value_of(c))) {
+            f(c);
+            give_entry(e, owner_);
+        }
     }
 
     /* Be what other was; this names nothing yet. */
@@ -126,7 +131,13 @@ protected:
             return;
         }
         other.must_be_own();
-        static_cast<void>(hold(c, [&] { return other.let_go() != nullptr; }));
+        if (goalloc_contains(this)) {
+            other.let_go([this](control *of_other) { control_.store(of_other, std::memory_order_release); });
+            return;
+        }
+        std::tie(entry_, owner_) = take_entry();
+        other.let_go([this](control *of_other) { entry_->store(value_of(of_other), std::memory_order_release); });
+        control_.store(c, std::memory_order_release);
     }
 
     /* Throws EPERM for one that was inherited by fork, or is of a heap that this process has left. */
@@ -205,10 +216,7 @@ public:
     void reset() noexcept
     {
         static_cast<void>(object::known);
-        detail::control *c = base::let_go();
-
-        if (c != nullptr)
-            detail::drop_strong(c, object::how);
+        base::let_go([](detail::control *c) { detail::drop_strong(c, object::how); });
     }
     void swap(shared_ptr &other)
     {
@@ -299,10 +307,7 @@ public:
 
     void reset() noexcept
     {
-        detail::control *c = base::let_go();
-
-        if (c != nullptr)
-            detail::drop_weak(c);
+        base::let_go([](detail::control *c) { detail::drop_weak(c); });
     }
     /* The object, or nullptr if it has been destroyed. */
     shared_ptr<T> lock() const
