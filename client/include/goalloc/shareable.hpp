@@ -104,6 +104,9 @@ template <class T> struct is_shareable<T *> : std::bool_constant<!std::is_functi
 template <template <class...> class C, class... A>
 struct is_shareable<C<A...>> : std::bool_constant<!std::is_polymorphic_v<C<A...>> && all_shareable<A...>::value> {};
 
+/* libstdc++'s nodes of hash tables. */
+template <template <class, bool> class C, class T, bool B> struct is_shareable<C<T, B>> : is_shareable<T> {};
+
 template <class T> struct is_shareable<std::allocator<T>> : std::false_type {};
 #if defined(__cpp_lib_memory_resource) || defined(__cpp_lib_polymorphic_allocator)
 template <class T> struct is_shareable<std::pmr::polymorphic_allocator<T>> : std::false_type {};
