@@ -8,6 +8,10 @@
 #ifndef GOALLOC_ERROR_HPP
 #define GOALLOC_ERROR_HPP
 
+#if __cplusplus < 201703L
+#error "goalloc.hpp takes C++17: -std=c++17"
+#endif
+
 #include <goalloc.h>
 
 #include <cerrno>

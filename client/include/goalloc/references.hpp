@@ -48,6 +48,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <pthread.h>
 #include <string>

@@ -23,6 +23,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
