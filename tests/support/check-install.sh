@@ -111,14 +111,14 @@ install_build() {
 if ! check "cmake --install" install_build; then
     exit 1
 fi
-for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib/libgoalloc.a lib/goalloc/debug/libgoalloc.so.1 include/goalloc.h lib/pkgconfig/goalloc.pc \
+for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib/libgoalloc.a lib/goalloc/debug/libgoalloc.so.1 include/goalloc.h include/goalloc.hpp include/goalloc/allocator.hpp lib/pkgconfig/goalloc.pc \
     lib/systemd/system/goallocd{,@}.{service,socket} lib/sysusers.d/goallocd.conf lib/tmpfiles.d/goallocd.conf \
     etc/goallocd/goallocd.conf share/goallocd/goallocctl.schema.json \
     share/bash-completion/completions/goallocctl share/zsh/vendor-completions/_goallocctl \
     bin/goallocd-exporter lib/systemd/system/goallocd-exporter.service share/goallocd/alerts.yml \
     share/goallocd/grafana-dashboard.json share/man/man8/goallocd.8 share/man/man3/goalloc_free.3 \
     share/goalloc/rust/goalloc/src/lib.rs share/goalloc/rust/goalloc-sys/build.rs \
-    share/doc/goallocd/OPERATOR.md share/doc/goallocd/PROBES.md; do
+    share/doc/goallocd/OPERATOR.md share/doc/goallocd/PROBES.md share/doc/goallocd/CPP.md; do
     check "$file is installed" test -s "$prefix/$file"
 done
 check "goallocd takes the configuration" "$prefix/bin/goallocd" --config "$prefix/etc/goallocd/goallocd.conf" --check-config
@@ -162,11 +162,16 @@ int main()
 }
 END
 
+compile_cpp_example() {
+    g++ -std=c++17 "${warnings[@]}" "${cflags[@]}" -o "$tmp/example" "$source_dir/tests/examples/quickstart.cpp" "${libs[@]}"
+}
+
 if check "C program" gcc -std=c11 "${warnings[@]}" "${cflags[@]}" -o "$tmp/c" "$example" "${libs[@]}"; then
     check "C program needs no libuv" links_without "$tmp/c" libuv
     check "C program finds the debug variant" debug_variant_is_found
 fi
 check "the examples" compile_examples
+check "the example in C++" compile_cpp_example
 if check "C++ program" g++ -std=c++11 "${warnings[@]}" "${cflags[@]}" -o "$tmp/cc" "$tmp/program.cc" "${libs[@]}"; then
     check "C++ program runs" env LD_LIBRARY_PATH="$prefix/lib" "$tmp/cc"
 fi

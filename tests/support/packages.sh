@@ -11,7 +11,7 @@ goalloc_build_packages=(
 # What its tests take besides.
 goalloc_test_packages=(
     libcmocka-dev g++ binutils python3-jsonschema python3-prometheus-client zsh libxml2-utils
-    clang libclang-rt-dev clang-tidy cppcheck abigail-tools
+    clang libclang-rt-dev libc++-dev libc++abi-dev clang-tidy cppcheck abigail-tools
     mandoc man-db mmdebstrap lintian bpftrace gdb golang-go graphviz
     libunwind8 cargo rustc
 )
