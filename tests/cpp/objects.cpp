@@ -71,6 +71,17 @@ int part_hold(const arguments &a)
     return 0;
 }
 
+/* Hold an object, without a call of the library, until killed. */
+int part_keep(const arguments &)
+{
+    goalloc::session heap;
+    exhibits &e = the_exhibits();
+    auto one = goalloc::make_shared<payload>(&e.destroyed);
+
+    for (;; (void)usleep(1000))
+        CHECK(one->mark == lives && one.use_count() == 1);
+}
+
 /* Collect until what NUMBER processes have held has come back; SEED objects have been destroyed then. */
 int part_collect(const arguments &a)
 {

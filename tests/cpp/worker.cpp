@@ -24,6 +24,7 @@ const struct {
     { "calm", part_calm },
     { "unrecovered", part_unrecovered },
     { "hold", part_hold },
+    { "keep", part_keep },
     { "collect", part_collect },
     { "juggle", part_juggle },
     { "recount", part_recount },

@@ -72,6 +72,7 @@ int part_unrecovered(const arguments &);
 
 /* objects.cpp */
 int part_hold(const arguments &);
+int part_keep(const arguments &);
 int part_collect(const arguments &);
 int part_juggle(const arguments &);
 int part_recount(const arguments &);

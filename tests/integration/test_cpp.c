@@ -180,6 +180,26 @@ static void references_of_the_dead_come_back(void **state)
     assert_true(fixture_is_clean(f, before + 1)); /* the collectors' mutex */
 }
 
+static void references_of_the_living_stay_when_the_daemon_is_replaced(void **state)
+{
+    fixture *f = *state;
+    pid_t keeper = start(f, worker(0), "keep", 0, 0);
+    goalloc_stats_t stats;
+
+    do {
+        (void)usleep(5000);
+        fixture_stats(f, &stats);
+    } while (stats.roots < 2); /* the exhibits, and its ledger */
+    assert_int_equal(run(f, worker(1), "hold", 5, 0), 1000 + SIGKILL);
+    fixture_kill(f);
+    fixture_restart(f, NULL);
+    assert_int_equal(run(f, worker(1), "collect", 1, 1), 0); /* the dead one's, not the keeper's */
+    assert_int_equal(kill(keeper, SIGKILL), 0);
+    assert_int_equal(child_wait(keeper), 1000 + SIGKILL); /* it has not complained */
+    assert_int_equal(run(f, worker(0), "collect", 1, 2), 0);
+    assert_true(fixture_is_clean(f, 2));
+}
+
 static void references_whose_type_is_unknown_wait_for_who_knows_it(void **state)
 {
     fixture *f = *state;
@@ -317,6 +337,7 @@ int main(void)
         FIXTURE_TEST(mutex_event_and_containers_survive_kills_at_random),
         FIXTURE_TEST(mutex_that_is_not_recovered_stops_all_with_an_error),
         FIXTURE_TEST(references_of_the_dead_come_back),
+        FIXTURE_TEST_KEPT(references_of_the_living_stay_when_the_daemon_is_replaced),
         FIXTURE_TEST(references_whose_type_is_unknown_wait_for_who_knows_it),
         FIXTURE_TEST(shared_objects_live_as_long_as_somebody_holds_them),
         FIXTURE_TEST(references_are_never_too_few_after_a_death_at_any_instruction),
