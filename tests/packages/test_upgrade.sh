@@ -381,6 +381,7 @@ check "and is started at boot" in_box systemctl is-enabled goallocd.service
 check "goallocctl ping" in_box goallocctl ping
 check "a program compiles with what pkg-config says" in_box sh -c 'cd /srv && gcc -std=c11 -D_GNU_SOURCE -O2 -Wall \
     -Wextra -Werror worker.c -o worker $(pkg-config --cflags --libs goalloc)'
+check "the package for Python uses the heap" in_box python3 -c 'import goalloc; print(goalloc.alloc(10), goalloc.stats())'
 
 # --- 4. use ---
 
@@ -465,7 +466,7 @@ fi
 
 section "purge"
 check "apt-get purge, with a heap in use" in_box apt-get purge -q -y --autoremove -o Dpkg::Use-Pty=0 \
-    goallocd libgoalloc1 libgoalloc-dev libgoalloc-debug goalloc-tools
+    goallocd libgoalloc1 libgoalloc-dev libgoalloc-debug goalloc-tools python3-goalloc
 grep -q 'goallocd.service is stopped, and its heap dropped: [0-9]* sessions*, .* live' "$tmp/output" ||
     fail "apt does not say what goes: $(<"$tmp/output")"
 ok "apt says what goes"
