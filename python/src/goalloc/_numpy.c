@@ -508,7 +508,7 @@ static int join_sender(PyObject *theirs)
         return join();
     package = PyImport_ImportModule("goalloc._heap");
     if (package != NULL)
-        result = PyObject_CallMethod(package, "_join", "O", theirs);
+        result = PyObject_CallMethod(package, "_join", "(O)", theirs);
     Py_XDECREF(package);
     Py_XDECREF(result);
     return result == NULL ? -1 : join();
