@@ -47,7 +47,7 @@ def attach(
         raise ValueError(f"timeout: {timeout} s; it is between 0.001 and 2000000")
     if limit < 0:
         raise ValueError(f"limit: {limit}; it is a number of bytes, or 0")
-    path = None if socket is None else os.fsdecode(socket)
+    path = None if socket is None else os.path.abspath(os.fsdecode(socket))
     _core.attach(path, label, group, flags, limit, int(timeout * 1000), wait)
     return Session()
 
@@ -66,3 +66,15 @@ def _join(ticket):
         raise _core.HeapGoneError(
             116, f"this object is of heap {heap_id:#x}, and this process is attached to {_core.heap_id():#x}"
         )
+
+
+def _open_handle(ticket, handle):
+    """What a pickled Buffer is opened by."""
+    _join(ticket)
+    return _core.from_handle(handle, True)
+
+
+def _open_dict(ticket, name):
+    """What a pickled Dict is opened by."""
+    _join(ticket)
+    return _core.Dict(name)

@@ -99,6 +99,18 @@ PyObject *heap_error(int error, const char *what)
     return raise_text(error, what, goalloc_strerror(error));
 }
 
+int heap_lock_error(int r, const char *what)
+{
+    if (PyErr_Occurred() != NULL)
+        return -1;
+    if (r == -EBUSY)
+        PyErr_Format(PyExc_TimeoutError, "%s: a process has had the lock for %d ms; is it stopped?", what,
+                     heap_timeout_ms());
+    else
+        (void)heap_error(r, what);
+    return -1;
+}
+
 /* --- attach --- */
 
 static void in_child(void)
@@ -114,6 +126,11 @@ static void watch_forks(void)
 bool heap_is_attached(void)
 {
     return goalloc_heap_id() != 0;
+}
+
+bool heap_has_session(void)
+{
+    return atomic_load(&has_session);
 }
 
 uint64_t heap_generation(void)
