@@ -877,6 +877,8 @@ static struct PyModuleDef definition = {
     .m_methods = methods,
 };
 
+PyMODINIT_FUNC PyInit__numpy(void); /* Python finds it by its name */
+
 PyMODINIT_FUNC PyInit__numpy(void)
 {
     PyObject *module;
