@@ -39,6 +39,7 @@
 #define META_BYTES_MAX   65536
 #define COLLECT_BYTES    (UINT64_C(1) << 28) /* so much shared since the last look: the dead are looked for */
 #define COLLECT_ARRAYS   65536
+#define LOOKUP_TRIES     16
 #define TICKET_GROUP     3 /* the group's place in goalloc._core's ticket */
 
 /* The description of a published array; then shape, strides (int64 each), the dtype's text, the name. */
@@ -117,7 +118,7 @@ static int join(void)
 {
     int r;
 
-    if (refs_joined()) {
+    if (refs_joined() && !core->is_readonly()) { /* it may have detached and come back without write access */
         if (nunreleased != 0)
             release_rest();
         return 0;
@@ -665,16 +666,21 @@ static PyObject *publish(PyObject *module, PyObject *args)
     Py_RETURN_TRUE;
 }
 
-/* Whether a copy of a description is one, of that name. */
-static int meta_is_whole(const meta *m, size_t have, const char *name)
+/* Whether a copy of a description is one. */
+static int meta_is_whole(const meta *m, size_t have)
 {
     uint64_t need;
 
     if (have < sizeof(*m) || m->magic != META_MAGIC || m->bytes < sizeof(*m) || m->bytes > have ||
-        m->ndim > NPY_MAXDIMS || m->dtype_bytes > META_BYTES_MAX || m->name_bytes != strlen(name))
+        m->ndim > NPY_MAXDIMS || m->dtype_bytes > META_BYTES_MAX || m->name_bytes > META_BYTES_MAX)
         return 0;
     need = sizeof(*m) + 2 * (uint64_t)m->ndim * sizeof(int64_t) + m->dtype_bytes + m->name_bytes;
-    return need == m->bytes && checksum((const char *)m + META_CHECKED, m->bytes - META_CHECKED) == m->check &&
+    return need == m->bytes && checksum((const char *)m + META_CHECKED, m->bytes - META_CHECKED) == m->check;
+}
+
+static int meta_has_name(const meta *m, const char *name)
+{
+    return m->name_bytes == strlen(name) &&
            memcmp((const char *)m + m->bytes - m->name_bytes, name, m->name_bytes) == 0;
 }
 
@@ -696,16 +702,37 @@ static PyObject *numbers_tuple(const int64_t *numbers, size_t n)
     return tuple_of((int)n, own);
 }
 
+/* Open the name once: a Hold and the copied description. -EAGAIN: the entry has another name by now. */
+static int lookup_once(const char *name, meta *m, hold **ret)
+{
+    size_t have = 0;
+    refs_id id;
+    hold *h;
+    int r = refs_open(name, is_held, &id, m, META_BYTES_MAX, &have);
+
+    if (r < 0) {
+        (void)lookup_failed(r, name);
+        return -1;
+    }
+    h = hold_find(id);
+    Py_XINCREF(h);
+    if (h == NULL && (h = hold_new(id)) == NULL)
+        return -1;
+    *ret = h;
+    if (meta_is_whole(m, have) && meta_has_name(m, name))
+        return 0;
+    PyErr_Format(PyExc_ValueError, "the description of \"%s\" is damaged", name);
+    return meta_is_whole(m, have) ? -EAGAIN : -1;
+}
+
 /* lookup(name): (Hold, offset, shape, strides, the dtype's text) */
 static PyObject *lookup(PyObject *module, PyObject *args)
 {
     const char *name;
-    size_t have = 0;
-    refs_id id;
-    hold *h;
+    hold *h = NULL;
     meta *m;
     PyObject *result = NULL;
-    int r;
+    int r = -EAGAIN;
 
     (void)module;
     if (!PyArg_ParseTuple(args, "s:open", &name) || ensure_types() < 0 || join() < 0)
@@ -713,18 +740,12 @@ static PyObject *lookup(PyObject *module, PyObject *args)
     m = PyMem_Malloc(META_BYTES_MAX);
     if (m == NULL)
         return PyErr_NoMemory();
-    r = refs_open(name, is_held, &id, m, META_BYTES_MAX, &have);
-    if (r < 0) {
-        PyMem_Free(m);
-        return lookup_failed(r, name);
+    for (int i = 0; i < LOOKUP_TRIES && r == -EAGAIN; i++) {
+        PyErr_Clear();
+        Py_CLEAR(h);
+        r = lookup_once(name, m, &h);
     }
-    h = hold_find(id);
-    Py_XINCREF(h);
-    if (h == NULL)
-        h = hold_new(id);
-    if (h != NULL && !meta_is_whole(m, have, name))
-        PyErr_Format(PyExc_ValueError, "the description of \"%s\" is damaged", name);
-    else if (h != NULL) {
+    if (r == 0) {
         const int64_t *numbers = (const int64_t *)(m + 1);
         result = Py_BuildValue("(OLNNs#)", h, (long long)m->offset, numbers_tuple(numbers, m->ndim),
                                numbers_tuple(numbers + m->ndim, m->ndim), (const char *)(numbers + 2 * m->ndim),
@@ -782,6 +803,13 @@ static PyObject *collect(PyObject *module, PyObject *unused)
         return fail(r, "collect");
     return Py_BuildValue("(KKK)", (unsigned long long)all.holders, (unsigned long long)all.references,
                          (unsigned long long)all.arrays);
+}
+
+/* Python has ended. What this process has left would be collected later; so it is at once. */
+static void leave(void)
+{
+    if (!core->is_readonly())
+        refs_leave();
 }
 
 /* Ids of all Holds; NULL if there is none. */
@@ -892,7 +920,7 @@ PyMODINIT_FUNC PyInit__numpy(void)
     if (holds == NULL || module == NULL || PyModule_AddObjectRef(module, "handler", memory_handler()) < 0)
         return NULL;
     receive_function = PyObject_GetAttrString(module, "receive");
-    if (receive_function == NULL || Py_AtExit(refs_leave) < 0)
+    if (receive_function == NULL || Py_AtExit(leave) < 0)
         return NULL;
     return module;
 }

@@ -1,0 +1,415 @@
+"""NumPy arrays between processes: multiprocessing, concurrent.futures and joblib, forks, and processes that are killed."""
+
+import concurrent.futures
+import gc
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import sys
+import time
+import unittest
+
+import support
+
+try:
+    import numpy as np
+except ImportError:
+    print("skipped: no NumPy (Debian: python3-numpy)")
+    sys.exit(77)
+
+import goalloc
+
+METHODS = ("fork", "spawn")
+
+
+def live():
+    gc.collect()
+    return goalloc.stats()["live_objects"]
+
+
+# What workers run: at the top of the module, so that spawned ones find it.
+
+
+def double(array):
+    """In place, so that the sender sees it; what is returned is the array itself."""
+    array *= 2
+    return array
+
+
+def total(array):
+    return float(array.sum())
+
+
+def make(n):
+    return goalloc.share(np.full(n, n))
+
+
+def echo(inbox, outbox):
+    while (array := inbox.get()) is not None:
+        outbox.put(array)
+
+
+def stay(array, ready, leave):
+    """What was inherited or sent is there, whatever its maker does."""
+    ready.set()
+    leave.wait(support.PATIENCE)
+    os._exit(0 if (np.asarray(array) == 7).all() else 1)
+
+
+class ProcessesTest(support.HeapTest):
+    def setUp(self):
+        goalloc.attach()
+        goalloc.roots["warm"] = goalloc.alloc(1)
+        del goalloc.roots["warm"]
+        many = [goalloc.shared_empty(1) for _ in range(64)]  # the tables grow now, and not in the middle of a test
+        del many
+        self.before = live()
+        self.addCleanup(goalloc.detach)
+        self.addCleanup(self.nothing_is_left)
+
+    def tearDown(self):
+        pass
+
+    def nothing_is_left(self):
+        def is_clean():
+            goalloc.collect()
+            return live() == self.before
+
+        support.eventually(is_clean, 10)
+        self.assertEqual(live(), self.before)
+
+
+class Libraries(ProcessesTest):
+    def test_queues(self):
+        for method in METHODS:
+            context = multiprocessing.get_context(method)
+            inbox, outbox = context.Queue(), context.Queue()
+            worker = context.Process(target=echo, args=(inbox, outbox))
+            worker.start()
+            arrays = [goalloc.share(np.full(n, n)) for n in (1, 10, 1000, 100000)]
+            for array in arrays:
+                inbox.put(array)
+                back = outbox.get(timeout=support.PATIENCE)
+                back[0] = -1
+                self.assertEqual(array[0], -1, method)
+                inbox.put([array[:1], {"same": array}])
+                both = outbox.get(timeout=support.PATIENCE)
+                self.assertTrue(np.shares_memory(both[0], array) and np.shares_memory(both[1]["same"], array))
+            inbox.put(None)
+            worker.join()
+            self.assertEqual(worker.exitcode, 0)
+            del arrays, array, back, both
+
+    def test_arguments_outlive_their_sender_s_reference(self):
+        for method in METHODS:
+            context = multiprocessing.get_context(method)
+            ready, leave = context.Event(), context.Event()
+            array = goalloc.share(np.full(50000, 7))
+            worker = context.Process(target=stay, args=(array[100:], ready, leave))
+            worker.start()  # from here on the Process has no reference
+            if method == "spawn":
+                self.assertTrue(ready.wait(support.PATIENCE))
+            del array
+            gc.collect()
+            churn = [goalloc.share(np.zeros(50000, int)) for _ in range(20)]
+            leave.set()
+            worker.join()
+            self.assertEqual(worker.exitcode, 0, method)
+            del churn
+
+    def test_pools(self):
+        for method in METHODS:
+            with multiprocessing.get_context(method).Pool(2) as pool:
+                arrays = [goalloc.share(np.arange(1000.0)) for _ in range(10)]
+                for array, back in zip(arrays, pool.map(double, arrays)):
+                    self.assertEqual(array[999], 1998)
+                    self.assertTrue(np.shares_memory(array, back))
+                del back
+                self.assertEqual(pool.map(total, [arrays[0]] * 20), [999000.0] * 20)
+                for n, array in enumerate(pool.imap(make, range(1, 30)), 1):
+                    self.assertTrue(goalloc.is_shared(array))
+                    self.assertTrue((array == n).all())
+                pool.close()
+                pool.join()
+            del arrays, array
+
+    def test_concurrent_futures(self):
+        for method in METHODS:
+            context = multiprocessing.get_context(method)
+            with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
+                array = goalloc.share(np.ones(5000))
+                for _ in range(3):
+                    self.assertTrue(np.shares_memory(pool.submit(double, array).result(support.PATIENCE), array))
+                self.assertEqual(list(pool.map(total, [array, array[:10]])), [40000.0, 80.0])
+            del array
+
+    def test_joblib(self):
+        try:
+            import joblib
+        except ImportError:
+            self.skipTest("no joblib (Debian: python3-joblib)")
+        array = goalloc.share(np.ones(300000))
+        for backend in ("multiprocessing", "loky"):
+            with joblib.Parallel(2, backend=backend) as parallel:
+                for back in parallel(joblib.delayed(double)(array[i * 1000 : (i + 1) * 1000]) for i in range(6)):
+                    self.assertTrue(np.shares_memory(back, array), backend)
+            del back
+        self.assertEqual(array[:6000].min(), 4)
+        from joblib.externals.loky import get_reusable_executor
+
+        get_reusable_executor().shutdown()
+
+
+class Forks(ProcessesTest):
+    def in_child(self, function):
+        """A child by os.fork() that ends by os._exit(): 0 if the function says so."""
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os._exit(0 if function() else 1)
+            finally:
+                os._exit(2)
+        return pid
+
+    def assert_child(self, pid):
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
+
+    def test_a_child_keeps_what_it_has_inherited(self):
+        arrays = [goalloc.share(np.full(3000, i)) for i in range(50)]
+        opened, asked = os.pipe()
+
+        def child():
+            os.read(opened, 1)
+            good = all((a == i).all() for i, a in enumerate(arrays))
+            for _ in range(len(arrays)):  # its own collector frees what it alone has
+                arrays.pop()
+            gc.collect()
+            return good and pickle.loads(pickle.dumps(goalloc.share(np.ones(3))))[2] == 1
+
+        pids = [self.in_child(child) for _ in range(3)]
+        del arrays[:]
+        gc.collect()
+        churn = [goalloc.share(np.full(3000, -1)) for _ in range(200)]
+        os.write(asked, b"xyz")
+        for pid in pids:
+            self.assert_child(pid)
+        os.close(opened)
+        os.close(asked)
+        del churn
+
+    def test_a_child_of_a_child(self):
+        array = goalloc.share(np.full(1000, 3))
+
+        def grandchild():
+            return (array == 3).all() and pickle.loads(pickle.dumps(array))[5] == 3
+
+        def child():
+            pid = self.in_child(grandchild)
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0 and (array == 3).all()
+
+        self.assert_child(self.in_child(child))
+        self.assertTrue((array == 3).all())
+
+    def test_a_child_that_lets_go_leaves_its_parent_s(self):
+        arrays = [goalloc.share(np.full(100, i)) for i in range(100)]
+
+        def child():
+            del arrays[:]
+            gc.collect()
+            goalloc.collect()
+            return len([goalloc.share(np.zeros(100)) for _ in range(300)]) == 300
+
+        self.assert_child(self.in_child(child))
+        for i, array in enumerate(arrays):
+            self.assertTrue((array == i).all())
+        del array
+
+    def test_a_fork_in_c_has_no_part_in_its_parent_s(self):
+        import ctypes
+
+        arrays = [goalloc.share(np.full(100, i)) for i in range(10)]
+        ctypes.pythonapi.PyOS_AfterFork_Child  # it stays uncalled
+        pid = ctypes.PyDLL(None).fork()
+        if pid == 0:
+            del arrays[:]
+            os._exit(0)
+        self.assert_child(pid)
+        for i, array in enumerate(arrays):
+            self.assertTrue((array == i).all())
+        del array
+
+
+class Ends(ProcessesTest):
+    def test_who_ends_in_order_leaves_nothing(self):
+        self.run_python("""if 1:
+            import goalloc, numpy as np, sys
+            kept = [goalloc.share(np.ones(1000)) for _ in range(100)]
+            with goalloc.arrays():
+                sys.kept = np.ones(100000)
+            class Circle: pass
+            circle = Circle()
+            circle.me, circle.array, sys.circle = circle, kept[0][5:], circle
+        """)
+        self.assertTrue(support.eventually(lambda: live() == self.before, 10))
+
+    def test_what_a_killed_process_had_is_collected(self):
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            kept = [goalloc.share(np.ones(1000)) for _ in range(100)]
+            os.write(write, pickle.dumps(kept[0]))
+            time.sleep(support.PATIENCE)
+            os._exit(len(kept))
+        mine = pickle.loads(os.read(read, 65536))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(read)
+        os.close(write)
+        holders, references, arrays = goalloc.collect_arrays()
+        self.assertEqual((holders, references, arrays), (1, 100, 99))
+        self.assertEqual(mine.sum(), 1000)
+
+    def test_an_unread_message_is_returned_when_its_group_has_ended(self):
+        program = """if 1:
+            import goalloc, numpy as np, os, pickle
+            goalloc.attach(group="writers")
+            print(len(pickle.dumps(goalloc.share(np.ones(1000)))), flush=True)
+        """
+        self.run_python(program)
+        self.assertTrue(support.eventually(lambda: goalloc.collect_arrays()[2] == 1 or live() == self.before, 10))
+        mine = pickle.dumps(goalloc.share(np.ones(10)))  # that of a group that lives stays
+        goalloc.collect_arrays()
+        self.assertEqual(pickle.loads(mine).sum(), 10)
+
+    def test_a_program_that_becomes_another_one_begins_anew(self):
+        self.run_python("""if 1:
+            import goalloc, numpy as np, os, sys
+            kept = [goalloc.share(np.ones(10)) for _ in range(20)]
+            os.execv(sys.executable, [sys.executable, "-c",
+                "import goalloc, numpy as np; a = goalloc.share(np.ones(3)); print(a.sum())"])
+        """)
+
+
+def storm(seed, inboxes, number):
+    """Share, name, open, send, receive, fork and forget, until somebody kills this process."""
+    chance = random.Random(seed)
+    kept = []
+
+    def check(array):
+        assert (np.asarray(array) == array.flat[0]).all(), "another one's data"
+
+    while True:
+        what = chance.randrange(12)
+        name = f"storm{chance.randrange(6)}"
+        try:
+            if what < 3:
+                kept.append(goalloc.share(np.full(chance.choice([1, 30, 2000, 30000]), chance.randrange(1 << 30))))
+            elif what < 5 and kept:
+                inboxes[chance.randrange(len(inboxes))].send_bytes(pickle.dumps(chance.choice(kept)))
+            elif what < 8 and inboxes[number].poll():
+                kept.append(pickle.loads(inboxes[number].recv_bytes()))
+            elif what == 8 and kept:
+                goalloc.publish(name, chance.choice(kept))
+            elif what == 9:
+                kept.append(goalloc.open(name))
+            elif what == 10:
+                goalloc.unlink(name)
+            elif chance.random() < 0.02 and os.fork() == 0:
+                for array in kept:
+                    check(array)
+                os._exit(0)
+            elif chance.random() < 0.02:
+                goalloc.collect_arrays()
+        except (FileNotFoundError, FileExistsError, ReferenceError, BlockingIOError):
+            pass
+        except ConnectionError:
+            time.sleep(0.01)  # no daemon just now
+        if kept:
+            check(chance.choice(kept))
+        if len(kept) > 50 or (kept and chance.random() < 0.3):
+            kept.pop(chance.randrange(len(kept)))
+
+
+class Kills(ProcessesTest):
+    def test_processes_and_the_daemon_killed_at_random_lose_and_leave_nothing(self):
+        chance = random.Random(support.SEED)
+        context = multiprocessing.get_context("fork")
+        kept = [goalloc.share(np.full(500, i)) for i in range(50)]
+        goalloc.publish("kept", kept[0])
+
+        def start(number):
+            # Each receives by a datagram socket of its own, so a writer that is killed tears no message.
+            worker = context.Process(target=storm, args=(chance.randrange(1 << 30), boxes, number), daemon=True)
+            worker.start()
+            return worker
+
+        boxes = [Box() for _ in range(4)]
+        workers = [start(i) for i in range(4)]
+        until = time.monotonic() + support.seconds(5)
+        next_daemon = time.monotonic() + 1.5
+        nkills = 0
+        while time.monotonic() < until:
+            time.sleep(chance.random() * 0.1)
+            number = chance.randrange(len(workers))
+            self.assertIsNone(workers[number].exitcode, "a worker has ended by itself")
+            workers[number].kill()
+            workers[number].join()
+            workers[number] = start(number)
+            nkills += 1
+            if time.monotonic() > next_daemon:
+                next_daemon += 1.5
+                self.daemon.kill()
+                self.daemon.start()
+        for worker in workers:
+            self.assertIsNone(worker.exitcode, "a worker has ended by itself")
+            worker.kill()
+            worker.join()
+        for box in boxes:
+            box.close()
+        print(f"{nkills} kills", flush=True)
+        for i, array in enumerate(kept):
+            self.assertTrue((array == i).all())
+        np.testing.assert_array_equal(goalloc.open("kept"), kept[0])
+        goalloc.unlink("kept")
+        for n in range(6):
+            try:
+                goalloc.unlink(f"storm{n}")
+            except FileNotFoundError:
+                pass
+        # Messages that were never read are this family's, which lives: they are what may be left, and a new family
+        # returns them.
+        del array, kept
+        goalloc.collect()
+        goalloc.detach()
+        self.run_python("import goalloc; goalloc.attach(group='other'); print(goalloc.collect_arrays())")
+        goalloc.attach()
+
+
+class Box:
+    """Datagrams: a message comes whole or not at all, and who sends to a full one is told."""
+
+    def __init__(self):
+        import socket
+
+        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.ours.setblocking(False)
+        self.theirs.setblocking(False)
+
+    def poll(self):
+        return True
+
+    def send_bytes(self, data):
+        self.theirs.send(data)
+
+    def recv_bytes(self):
+        return self.ours.recv(65536)
+
+    def close(self):
+        self.ours.close()
+        self.theirs.close()
+
+
+if __name__ == "__main__":
+    support.main()
