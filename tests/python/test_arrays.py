@@ -338,13 +338,6 @@ class Names(ArraysTest):
         for bad in ("", "x" * 256, "a\0b"):
             with self.assertRaises(ValueError):
                 goalloc.publish(bad, p)
-        buffer = goalloc.alloc(100)
-        goalloc.roots["buffer"] = buffer
-        with self.assertRaises(ValueError):
-            goalloc.open("buffer")
-        with self.assertRaises(FileExistsError):
-            goalloc.publish("buffer", p)
-        del goalloc.roots["buffer"]
 
     def test_two_names_are_two_arrays(self):
         a = goalloc.publish("one", np.zeros(3))
@@ -444,6 +437,18 @@ class Attachment(support.HeapTest):
         goalloc.detach()
         goalloc.attach()
         goalloc.unlink("name")
+
+    def test_roots_that_are_no_arrays(self):
+        goalloc.attach()
+        goalloc.roots["buffer"] = goalloc.alloc(100)
+        for function in (goalloc.open, goalloc.unlink):
+            with self.assertRaises(ValueError):
+                function("buffer")
+        with self.assertRaises(FileExistsError):
+            goalloc.publish("buffer", np.zeros(3))
+        self.assertEqual(len(goalloc.roots["buffer"]), 100)
+        del goalloc.roots["buffer"]
+        gc.collect()
 
     def test_arrays_after_another_attach(self):
         for _ in range(3):

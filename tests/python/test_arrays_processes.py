@@ -230,7 +230,6 @@ class Forks(ProcessesTest):
         import ctypes
 
         arrays = [goalloc.share(np.full(100, i)) for i in range(10)]
-        ctypes.pythonapi.PyOS_AfterFork_Child  # it stays uncalled
         pid = ctypes.PyDLL(None).fork()
         if pid == 0:
             del arrays[:]
@@ -282,6 +281,18 @@ class Ends(ProcessesTest):
         mine = pickle.dumps(goalloc.share(np.ones(10)))  # that of a group that lives stays
         goalloc.collect_arrays()
         self.assertEqual(pickle.loads(mine).sum(), 10)
+
+    def test_a_child_that_becomes_another_program_holds_nothing(self):
+        array = goalloc.share(np.ones(1000))
+        pid = os.fork()
+        if pid == 0:
+            os.execv("/bin/sleep", ["sleep", str(support.PATIENCE)])
+        del array
+        try:
+            self.assertTrue(support.eventually(lambda: goalloc.collect_arrays()[2] == 1, 10))
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
     def test_a_program_that_becomes_another_one_begins_anew(self):
         self.run_python("""if 1:

@@ -59,6 +59,7 @@ typedef struct refs_holder {
     _Atomic uint64_t shm_state; /* family << 8 | holder_state; the last word that is written */
     uint64_t shm_namespace;     /* inode of the pid namespace; 0: not known */
     uint64_t shm_start;         /* of the process, in clock ticks; 0: not known */
+    uint64_t shm_stack;         /* where its stack begins; 0: not known */
     uint64_t shm_pid;
     uint64_t shm_reserved_s;    /* boot time of the reservation */
 } refs_holder;

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -45,55 +46,72 @@ static uint64_t own_namespace(void)
     return stat("/proc/self/ns/pid", &st) == 0 ? st.st_ino : 0;
 }
 
-/* Start time of a process; 0: not known. *ret_is_zombie: it has ended, and nobody has waited for it. */
-static uint64_t start_time(pid_t pid, int *ret_is_zombie)
+/* What the kernel says of a process; 0 is what it does not say. */
+typedef struct process_facts {
+    uint64_t start; /* in clock ticks */
+    uint64_t stack; /* where its stack begins: exec() draws another one. Told to who may look at its memory */
+    int is_zombie;  /* it has ended, and nobody has waited for it */
+} process_facts;
+
+#define STAT_THREADS 20 /* fields of /proc/PID/stat, as proc(5) numbers them; the state is 3 */
+#define STAT_START   22
+#define STAT_STACK   28
+
+static process_facts facts_of(pid_t pid)
 {
-    char path[64], text[1024];
-    const char *p;
-    unsigned long long start = 0;
-    char state = '?';
-    long threads = 0;
+    process_facts facts = { 0 };
+    char path[64], text[1024], *p, *rest;
+    unsigned long long value, threads = 0;
     ssize_t n;
     int fd;
 
-    *ret_is_zombie = 0;
     (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return 0;
+        return facts;
     n = read(fd, text, sizeof(text) - 1);
     (void)close(fd);
-    if (n <= 0)
-        return 0;
-    text[n] = 0;
+    text[n > 0 ? n : 0] = 0;
     p = strrchr(text, ')'); /* the program's name may hold anything */
-    if (p == NULL ||
-        sscanf(p + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %ld %*d %llu", &state,
-               &threads, &start) != 3)
-        return 0;
-    *ret_is_zombie = (state == 'Z' || state == 'X') && threads <= 1; /* else its other threads live on */
-    return start;
+    if (p == NULL || p[1] == 0 || p[2] == 0)
+        return facts;
+    const char state = p[2];
+    p += 3;
+    for (int field = 4; field <= STAT_STACK; field++, p = rest) {
+        value = strtoull(p, &rest, 10);
+        if (rest == p)
+            return (process_facts){ 0 };
+        if (field == STAT_THREADS)
+            threads = value;
+        else if (field == STAT_START)
+            facts.start = value;
+        else if (field == STAT_STACK)
+            facts.stack = value;
+    }
+    facts.is_zombie = (state == 'Z' || state == 'X') && threads <= 1; /* else its other threads live on */
+    return facts;
 }
 
 static int holder_alive(const refs_holder *h, uint64_t own)
 {
-    int is_zombie;
-    uint64_t start;
+    process_facts facts;
 
     if (own == 0 || h->shm_namespace != own)
         return 1; /* not to be judged from here */
     if (h->shm_pid == 0 || h->shm_pid > INT32_MAX || (kill((pid_t)h->shm_pid, 0) < 0 && errno == ESRCH))
         return 0;
-    start = start_time((pid_t)h->shm_pid, &is_zombie);
-    return !is_zombie && (start == 0 || h->shm_start == 0 || start == h->shm_start);
+    facts = facts_of((pid_t)h->shm_pid);
+    return !facts.is_zombie && (facts.start == 0 || h->shm_start == 0 || facts.start == h->shm_start) &&
+           (facts.stack == 0 || h->shm_stack == 0 || facts.stack == h->shm_stack);
 }
 
 static void holder_describe(refs_holder *h)
 {
-    int is_zombie;
+    const process_facts facts = facts_of(getpid());
 
     h->shm_pid = (uint64_t)getpid();
-    h->shm_start = start_time(getpid(), &is_zombie);
+    h->shm_start = facts.start;
+    h->shm_stack = facts.stack;
     h->shm_namespace = own_namespace();
 }
 
