@@ -382,7 +382,7 @@ class Ends(HeapTest):
     """The interpreter ends whatever is left, in any order, without a crash."""
 
     def test_everything_is_left_open(self):
-        text = """
+        text = '''
 import goalloc, gc, sys, atexit
 goalloc.attach(group="ends")
 class Cycle:
@@ -400,7 +400,7 @@ sys.modules["kept"] = some
 goalloc.roots["left"] = some[0].buffer
 atexit.register(lambda: goalloc.alloc(5))
 print("end")
-"""
+'''
         for extra in ("", "goalloc = None", "del sys.modules['goalloc']; del sys.modules['goalloc._core']",
                       "atexit.register(goalloc.alloc, 3); some.append(goalloc)", "view.release(); s.unlink()"):
             self.assertEqual(self.run_python(text + extra), "end\n")
@@ -410,7 +410,7 @@ print("end")
         self.assertEqual(self.run_python(text), "end\n")
 
     def test_threads_that_are_at_it_while_the_interpreter_ends(self):
-        text = """
+        text = '''
 import goalloc, threading
 d = goalloc.dict("ending")
 def work():
@@ -420,12 +420,12 @@ def work():
 for _ in range(4):
     threading.Thread(target=work, daemon=True).start()
 import time; time.sleep(0.2)
-"""
+'''
         for _ in range(3):
             self.run_python(text)
 
     def test_a_subinterpreter_has_the_same_heap(self):
-        text = """
+        text = '''
 import _xxsubinterpreters as sub, goalloc
 goalloc.attach()
 goalloc.dict("sub")[b"a"] = b"1"
@@ -433,7 +433,7 @@ inner = sub.create()
 sub.run_string(inner, "import goalloc; d = goalloc.dict('sub'); d[b'b'] = d[b'a'] + b'2'; b = goalloc.alloc(10)")
 sub.destroy(inner)
 print(goalloc.dict("sub")[b"b"])
-"""
+'''
         self.assertEqual(self.run_python(text), "b'12'\n")
 
 
