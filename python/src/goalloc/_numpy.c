@@ -806,10 +806,20 @@ static PyObject *collect(PyObject *module, PyObject *unused)
 }
 
 /* Python has ended. What this process has left would be collected later; so it is at once. */
-static void leave(void)
+static void at_exit(void)
 {
     if (!core->is_readonly())
-        refs_leave();
+        refs_leave(1);
+}
+
+/* leave(): before a detach. A process that has arrays stays a holder, and its detach fails. */
+static PyObject *leave(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    if (PyDict_GET_SIZE(holds) == 0 && nunreleased == 0 && refs_joined() && !core->is_readonly())
+        refs_leave(0);
+    Py_RETURN_NONE;
 }
 
 /* Ids of all Holds; NULL if there is none. */
@@ -890,6 +900,7 @@ static PyMethodDef methods[] = {
     { "view", view, METH_VARARGS, NULL },
     { "unlink", unlink_name, METH_VARARGS, NULL },
     { "collect", collect, METH_NOARGS, NULL },
+    { "leave", leave, METH_NOARGS, NULL },
     { "contains", contains, METH_O, NULL },
     { "is_shared", is_shared, METH_O, NULL },
     { "before_fork", before_fork, METH_NOARGS, NULL },
@@ -920,7 +931,7 @@ PyMODINIT_FUNC PyInit__numpy(void)
     if (holds == NULL || module == NULL || PyModule_AddObjectRef(module, "handler", memory_handler()) < 0)
         return NULL;
     receive_function = PyObject_GetAttrString(module, "receive");
-    if (receive_function == NULL || Py_AtExit(leave) < 0)
+    if (receive_function == NULL || Py_AtExit(at_exit) < 0)
         return NULL;
     return module;
 }

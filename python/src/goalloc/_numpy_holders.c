@@ -310,11 +310,11 @@ int refs_join(uint32_t family)
     return r;
 }
 
-void refs_leave(void)
+void refs_leave(int is_python_gone)
 {
     reaping *all;
 
-    refs_self.is_leaving = 1;
+    refs_self.is_leaving = is_python_gone;
     if (!refs_joined() || (all = PyMem_RawCalloc(1, sizeof(*all))) == NULL)
         return;
     if (members_lock() == 0) {

@@ -25,8 +25,8 @@ typedef struct refs_collected {
  * the groups of processes apart that can read each other's messages. What dead holders have left is collected. */
 int refs_join(uint32_t family);
 
-/* The process ends: its references are returned. */
-void refs_leave(void);
+/* This process is no holder any more: its references are returned. is_python_gone: there is no GIL. */
+void refs_leave(int is_python_gone);
 
 /* Whether this process is a holder in the heap that is mapped now, and may write there what is its own. */
 int refs_joined(void);
