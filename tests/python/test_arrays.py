@@ -405,7 +405,7 @@ class Names(ArraysTest):
                     {"offset": 1 << 62}, {"shape": (1 << 61,), "strides": (1 << 60,)}, {"ndim": 2}, {"ndim": 33},
                     {"ndim": 1 << 31}, {"text": b"'nonsense'"}, {"text": b"__import__('os')"}, {"text": b"(" * 150},
                     {"text": b"\xff\0"}, {"text": b""}, {"text": b"'V0'", "shape": (1 << 50,)}, {"text": b"'<U99999999'"},
-                    {"text": b"[('a', '<f8'), ('a', '<f8')]"}, {"text": b"[]", "shape": (1 << 62,)}, {"name": b"nama"},
+                    {"text": b"[('a', '<f8'), ('a', '<f8')]"}, {"text": b"[]", "shape": (1 << 62,)},
                     {"shape": (0, 1 << 62), "strides": (8, 8), "offset": -1}):
             self.forge(meta, size, **lie)
             with self.subTest(lie):
@@ -418,7 +418,13 @@ class Names(ArraysTest):
             self.forge(meta, size, objects)
             with self.assertRaises((ValueError, TypeError)):
                 goalloc.open("name")
+        # That of another name: the root is taken for one that is left over.
+        self.forge(meta, size, name=b"nama")
+        with self.assertRaises(FileNotFoundError):
+            goalloc.open("name")
         ctypes.memmove(meta, whole, size)
+        self.assertEqual(goalloc.collect_arrays()[1:], (1, 0))
+        goalloc.publish("name", keep)
         goalloc.unlink("name")
         del keep
 

@@ -87,10 +87,27 @@ def publish(name, array):
     """
     result = _numpy.share(array)
     text = repr(dtype_to_descr(result.dtype))
-    if not _numpy.publish(result, name, text):
+    try:
+        is_named = _numpy.publish(result, name, text)
+    except FileExistsError:
+        if not _is_left_over(name):
+            raise
+        is_named = _numpy.publish(result, name, text)
+    if not is_named:
         result = _numpy.share(np.array(array, subok=False))
         _numpy.publish(result, name, text)
     return result
+
+
+def _is_left_over(name):
+    """True if a root of that name was a killed process's, which led nowhere; it is removed."""
+    try:
+        _numpy.lookup(name)
+    except FileNotFoundError:
+        return True
+    except ValueError:
+        pass
+    return False
 
 
 def open(name, *, writable=False):

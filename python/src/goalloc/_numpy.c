@@ -39,7 +39,6 @@
 #define META_BYTES_MAX   65536
 #define COLLECT_BYTES    (UINT64_C(1) << 28) /* so much shared since the last look: the dead are looked for */
 #define COLLECT_ARRAYS   65536
-#define LOOKUP_TRIES     16
 #define TICKET_GROUP     3 /* the group's place in goalloc._core's ticket */
 
 /* The description of a published array; then shape, strides (int64 each), the dtype's text, the name. */
@@ -678,10 +677,13 @@ static int meta_is_whole(const meta *m, size_t have)
     return need == m->bytes && checksum((const char *)m + META_CHECKED, m->bytes - META_CHECKED) == m->check;
 }
 
-static int meta_has_name(const meta *m, const char *name)
+/* 0: it is that of another name. What is damaged may be of any name. */
+static int meta_has_name(const void *copy, size_t have, const char *name)
 {
-    return m->name_bytes == strlen(name) &&
-           memcmp((const char *)m + m->bytes - m->name_bytes, name, m->name_bytes) == 0;
+    const meta *m = copy;
+
+    return !meta_is_whole(m, have) || (m->name_bytes == strlen(name) &&
+                                       memcmp((const char *)m + m->bytes - m->name_bytes, name, m->name_bytes) == 0);
 }
 
 static PyObject *lookup_failed(int r, const char *name)
@@ -702,57 +704,42 @@ static PyObject *numbers_tuple(const int64_t *numbers, size_t n)
     return tuple_of((int)n, own);
 }
 
-/* Open the name once: a Hold and the copied description. -EAGAIN: the entry has another name by now. */
-static int lookup_once(const char *name, meta *m, hold **ret)
-{
-    size_t have = 0;
-    refs_id id;
-    hold *h;
-    int r = refs_open(name, is_held, &id, m, META_BYTES_MAX, &have);
-
-    if (r < 0) {
-        (void)lookup_failed(r, name);
-        return -1;
-    }
-    h = hold_find(id);
-    Py_XINCREF(h);
-    if (h == NULL && (h = hold_new(id)) == NULL)
-        return -1;
-    *ret = h;
-    if (meta_is_whole(m, have) && meta_has_name(m, name))
-        return 0;
-    PyErr_Format(PyExc_ValueError, "the description of \"%s\" is damaged", name);
-    return meta_is_whole(m, have) ? -EAGAIN : -1;
-}
-
 /* lookup(name): (Hold, offset, shape, strides, the dtype's text) */
 static PyObject *lookup(PyObject *module, PyObject *args)
 {
+    refs_look look = { .size = META_BYTES_MAX, .has_name = meta_has_name };
     const char *name;
+    refs_id id;
     hold *h = NULL;
-    meta *m;
     PyObject *result = NULL;
-    int r = -EAGAIN;
+    int r;
 
     (void)module;
     if (!PyArg_ParseTuple(args, "s:open", &name) || ensure_types() < 0 || join() < 0)
         return NULL;
-    m = PyMem_Malloc(META_BYTES_MAX);
-    if (m == NULL)
+    look.meta = PyMem_Malloc(look.size);
+    if (look.meta == NULL)
         return PyErr_NoMemory();
-    for (int i = 0; i < LOOKUP_TRIES && r == -EAGAIN; i++) {
-        PyErr_Clear();
-        Py_CLEAR(h);
-        r = lookup_once(name, m, &h);
+    r = refs_open(name, &look, is_held, &id);
+    if (r < 0)
+        (void)lookup_failed(r, name);
+    else {
+        h = hold_find(id);
+        Py_XINCREF(h);
+        if (h == NULL)
+            h = hold_new(id);
     }
-    if (r == 0) {
+    if (h != NULL && !meta_is_whole(look.meta, look.have))
+        PyErr_Format(PyExc_ValueError, "the description of \"%s\" is damaged", name);
+    else if (h != NULL) {
+        const meta *m = look.meta;
         const int64_t *numbers = (const int64_t *)(m + 1);
         result = Py_BuildValue("(OLNNs#)", h, (long long)m->offset, numbers_tuple(numbers, m->ndim),
                                numbers_tuple(numbers + m->ndim, m->ndim), (const char *)(numbers + 2 * m->ndim),
                                (Py_ssize_t)m->dtype_bytes);
     }
     Py_XDECREF(h);
-    PyMem_Free(m);
+    PyMem_Free(look.meta);
     return result;
 }
 
@@ -774,13 +761,18 @@ static PyObject *view(PyObject *module, PyObject *args)
 
 static PyObject *unlink_name(PyObject *module, PyObject *args)
 {
+    refs_look look = { .size = META_BYTES_MAX, .has_name = meta_has_name };
     const char *name;
     int r;
 
     (void)module;
     if (!PyArg_ParseTuple(args, "s:unlink", &name) || join() < 0)
         return NULL;
-    r = refs_unname(name);
+    look.meta = PyMem_Malloc(look.size);
+    if (look.meta == NULL)
+        return PyErr_NoMemory();
+    r = refs_unname(name, &look);
+    PyMem_Free(look.meta);
     if (r < 0)
         return lookup_failed(r, name);
     Py_RETURN_NONE;

@@ -29,6 +29,7 @@
  *     release: slot empty -> block unlinked -> state free    alive without slots: it is freed
  *     name:    slot NAMING -> meta linked -> root set -> NAMED   NAMING of a dead holder becomes NAMED; and a NAMED
  *     unname:  root removed -> slot empty -> meta unlinked       entry without its root loses the slot (refs_collect)
+ *              (a root that is set later than that, by a request that was on its way: named_lock removes it)
  *     grow:    slab or chunk linked, then used               a slab that is not in the free list: the list is made anew
  *     fork:    reservation, slots HELD for it -> child's identity -> claimed   not claimed after a minute: it is dead
  *
@@ -213,12 +214,18 @@ int refs_name(refs_id id, const char *name, void *meta)
     return r;
 }
 
-/* Lock the entry that a name leads to, in its present life. */
-static int named_lock(const char *name, refs_id *ret_id, refs_entry **ret, void **ret_root)
+/* Lock the entry that a name leads to, in its present life, and copy its meta object. -EAGAIN: look again.
+ *
+ * Whoever sets a root has linked the name's meta object before, and takes it away after the root. So a root whose entry
+ * has no name, or another one, is left over: from a process that was killed, or given up, while its request was on the
+ * way. Such a root is removed here, with the stripe locked, so that nobody can give the entry this name meanwhile. */
+static int named_lock(const char *name, refs_look *look, refs_id *ret_id, refs_entry **ret, void **ret_root)
 {
     refs_stripe *stripe;
+    refs_entry *e;
     uint64_t index = 0;
     int r = goalloc_root_get(name, ret_root);
+    int is_named = 0;
 
     if (r == 0)
         r = entry_of_address(*ret_root, &index);
@@ -228,48 +235,58 @@ static int named_lock(const char *name, refs_id *ret_id, refs_entry **ret, void 
     r = stripe_lock(stripe);
     if (r < 0)
         return r;
-    *ret = stripe_entry(stripe, index / STRIPES);
-    if (!entry_is_alive(*ret) || (*ret)->shm_meta == NULL ||
-        (slot_find_kind(*ret, SLOT_NAMED) == NULL && slot_find_kind(*ret, SLOT_NAMING) == NULL)) {
-        mutex_unlock(&stripe->mutex);
-        return -EAGAIN; /* its name has just been taken away */
+    e = stripe_entry(stripe, index / STRIPES);
+    if (entry_is_alive(e) && e->shm_meta != NULL &&
+        (slot_find_kind(e, SLOT_NAMED) != NULL || slot_find_kind(e, SLOT_NAMING) != NULL)) {
+        const size_t have = goalloc_usable_size(e->shm_meta);
+        look->have = have < look->size ? have : look->size;
+        memcpy(look->meta, e->shm_meta, look->have);
+        is_named = look->has_name(look->meta, look->have, name);
     }
-    *ret_id = (refs_id){ .index = index, .generation = (*ret)->shm_state >> 1 };
+    if (!is_named) {
+        r = goalloc_root_compare_and_set(name, *ret_root, NULL);
+        mutex_unlock(&stripe->mutex);
+        return r == 0 || r == -EEXIST || r == -ENOENT ? -EAGAIN : r;
+    }
+    *ret = e;
+    *ret_id = (refs_id){ .index = index, .generation = e->shm_state >> 1 };
     return 0;
 }
 
-int refs_open(const char *name, int (*is_held)(refs_id id), refs_id *ret_id, void *meta, size_t size,
-              size_t *ret_meta_bytes)
+/* The same, until it is settled. */
+static int name_lock(const char *name, refs_look *look, refs_id *ret_id, refs_entry **ret, void **ret_root)
 {
-    refs_entry *e;
-    void *root;
     int r = -EAGAIN;
 
     for (int i = 0; i < OPEN_TRIES && r == -EAGAIN; i++)
-        r = named_lock(name, ret_id, &e, &root);
+        r = named_lock(name, look, ret_id, ret, ret_root);
+    return r == -EAGAIN ? -ENOENT : r;
+}
+
+int refs_open(const char *name, refs_look *look, int (*is_held)(refs_id id), refs_id *ret_id)
+{
+    refs_entry *e;
+    void *root;
+    int r = name_lock(name, look, ret_id, &e, &root);
+
     if (r < 0)
-        return r == -EAGAIN ? -ENOENT : r;
-    const size_t have = goalloc_usable_size(e->shm_meta);
-    *ret_meta_bytes = have < size ? have : size;
-    memcpy(meta, e->shm_meta, *ret_meta_bytes);
+        return r;
     if (!is_held(*ret_id))
         r = slot_add(e, SLOT_HELD | refs_self.holder);
     entry_unlock(*ret_id);
     return r;
 }
 
-int refs_unname(const char *name)
+int refs_unname(const char *name, refs_look *look)
 {
     refs_entry *e;
     refs_id id;
     uint64_t *slot;
     void *root;
-    int r = -EAGAIN;
+    int r = name_lock(name, look, &id, &e, &root);
 
-    for (int i = 0; i < OPEN_TRIES && r == -EAGAIN; i++)
-        r = named_lock(name, &id, &e, &root);
     if (r < 0)
-        return r == -EAGAIN ? -ENOENT : r;
+        return r;
     entry_unlock(id);
 
     r = goalloc_root_compare_and_set(name, root, NULL); /* of several that try, one gets 0 */

@@ -52,13 +52,19 @@ int refs_take(refs_id id, uint32_t nonce, int is_held);
  * -EEXIST: there is a root of that name; -EALREADY: the entry has a name. After an error meta is freed. */
 int refs_name(refs_id id, const char *name, void *meta);
 
-/* Look a name up, and take a reference unless is_held(id) is true. At most size bytes of the meta object are copied to
- * meta; *ret_meta_bytes says how many. -ENOENT: no such root. -EINVAL: the root is no entry. */
-int refs_open(const char *name, int (*is_held)(refs_id id), refs_id *ret_id, void *meta, size_t size,
-              size_t *ret_meta_bytes);
+/* How the meta object of a name is looked at: a copy of at most size bytes goes to meta, have says of how many. has_name:
+ * 0 if the copy is whole and of another name. */
+typedef struct refs_look {
+    void *meta;
+    size_t size, have;
+    int (*has_name)(const void *meta, size_t have, const char *name);
+} refs_look;
+
+/* Look a name up, and take a reference unless is_held(id) is true. -ENOENT: no such root. -EINVAL: the root is no entry. */
+int refs_open(const char *name, refs_look *look, int (*is_held)(refs_id id), refs_id *ret_id);
 
 /* Take the name away, and its reference. -ENOENT, -EINVAL as above. */
-int refs_unname(const char *name);
+int refs_unname(const char *name, refs_look *look);
 
 /* Return what dead processes, ended families and removed names have left. */
 int refs_collect(refs_collected *ret);
