@@ -176,13 +176,13 @@ def main():
         what = name.rsplit(" ", 1)[0]
         mine = statistics.median(figures[what + " goalloc"])
         median = statistics.median(all_of_it)
-        rows.append({"what": what, "who": name.rsplit(" ", 1)[1], "us": median, "ratio": mine / median})
+        rows.append({"measured": what, "who": name.rsplit(" ", 1)[1], "us": median, "ratio": mine / median})
     if options.json:
         print(json.dumps({"rounds": options.rounds, "workers": options.workers, "rows": rows}, indent=2))
         return
     print(f"medians of {options.rounds} rounds, {options.workers} workers")
     for row in rows:
-        print(f"{row['what']:16} {row['who']:16} {row['us']:10.2f} us   goalloc / this: {row['ratio']:.3f}")
+        print(f"{row['measured']:16} {row['who']:16} {row['us']:10.2f} us   goalloc / this: {row['ratio']:.3f}")
     if redis_path is None:
         print(f"without redis: {redis}")
 

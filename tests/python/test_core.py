@@ -494,8 +494,8 @@ class DaemonGoes(HeapTest):
             goalloc.roots["x"]
         view.release()
         goalloc.detach()
-        if self.daemon.process.poll() is not None:
-            self.daemon.start()
+        self.daemon.process.wait(30)  # a drop ends the daemon
+        self.daemon.start()
         goalloc.attach(self.daemon.socket, wait=True)
         self.assertEqual(names.get(b"k"), None)
         names[b"k"] = b"new"

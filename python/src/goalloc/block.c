@@ -53,8 +53,6 @@ static uint64_t start_of(pid_t pid, bool *ret_ended)
 {
     char path[32], text[512];
     const char *p;
-    unsigned long long start = 0;
-    char state = '?';
     ssize_t n;
     int fd;
 
@@ -66,12 +64,13 @@ static uint64_t start_of(pid_t pid, bool *ret_ended)
     n = read(fd, text, sizeof(text) - 1);
     (void)close(fd);
     text[n > 0 ? n : 0] = '\0';
-    p = strrchr(text, ')'); /* the name may hold anything */
-    if (p == NULL || sscanf(p + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-                            &state, &start) != 2)
+    p = strrchr(text, ')'); /* the name, field 2, may hold anything */
+    if (p == NULL || strlen(p) < 3)
         return 0;
-    *ret_ended = state == 'Z' || state == 'X';
-    return start;
+    *ret_ended = p[2] == 'Z' || p[2] == 'X';
+    for (int field = 2; field < 22 && p != NULL; field++)
+        p = strchr(p + 1, ' ');
+    return p != NULL ? strtoull(p, NULL, 10) : 0;
 }
 
 static uint64_t start_bits(uint64_t start)

@@ -312,7 +312,7 @@ PyObject *buffer_collect(PyObject *module, PyObject *unused)
 /* --- handles: "goalloc1:HEAP:KEY:HOLDER", all hexadecimal --- */
 
 #define HANDLE_PREFIX "goalloc1"
-#define HEX_KEY       (2 * BLOCK_KEY)
+#define HEX_KEY       ((size_t)2 * BLOCK_KEY)
 
 static void key_to_hex(char *to, const char *key)
 {

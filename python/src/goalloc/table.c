@@ -56,7 +56,7 @@
 #define TABLE_TAG    (UINT64_C(0x0001676f7461626c) | GOALLOC_ROOT_REINIT)
 #define TOMB         ((void *)(uintptr_t)1)
 #define PLACES_MIN   16u
-#define STRIPE_SHARE (1024u * 1024u) /* of a limit, that is worth a stripe of its own */
+#define STRIPE_SHARE (UINT64_C(1) << 20) /* of a limit, that is worth a stripe of its own */
 #define LINK_TRIES   1000            /* while too many threads link at the same time */
 
 /* --- the table --- */
