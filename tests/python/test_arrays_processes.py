@@ -246,9 +246,8 @@ class Ends(ProcessesTest):
             kept = [goalloc.share(np.ones(1000)) for _ in range(100)]
             with goalloc.arrays():
                 sys.kept = np.ones(100000)
-            class Circle: pass
-            circle = Circle()
-            circle.me, circle.array, sys.circle = circle, kept[0][5:], circle
+            sys.circle = [kept[0][5:]]
+            sys.circle.append(sys.circle)
         """)
         self.assertTrue(support.eventually(lambda: live() == self.before, 10))
 

@@ -7,10 +7,15 @@ NumPy, at the first use of one of them.
 import ast
 import os
 
-import numpy as np
-from numpy.lib.format import descr_to_dtype, dtype_to_descr
-
-from . import _numpy
+try:
+    import numpy as np
+    from numpy.lib.format import descr_to_dtype, dtype_to_descr
+except ImportError as error:
+    raise ImportError(f"goalloc's arrays need NumPy (Debian: apt install python3-numpy): {error}") from error
+try:
+    from . import _numpy
+except ImportError as error:
+    raise ImportError(f"this build of goalloc has no part for this Python and NumPy: {error}") from error
 
 __all__ = [
     "SharedArray",

@@ -49,11 +49,11 @@ static uint64_t own_namespace(void)
 /* What the kernel says of a process; 0 is what it does not say. */
 typedef struct process_facts {
     uint64_t start; /* in clock ticks */
-    uint64_t stack; /* where its stack begins: exec() draws another one. Told to who may look at its memory */
+    uint64_t stack; /* where its stack begins: exec draws another one. Told to who may look at its memory */
     int is_zombie;  /* it has ended, and nobody has waited for it */
 } process_facts;
 
-#define STAT_THREADS 20 /* fields of /proc/PID/stat, as proc(5) numbers them; the state is 3 */
+#define STAT_THREADS 20 /* fields of /proc/PID/stat, as the manual numbers them; the state is 3 */
 #define STAT_START   22
 #define STAT_STACK   28
 
@@ -249,7 +249,7 @@ static int directory_init(void *p, size_t size, void *arg)
     return -r;
 }
 
-/* Another program of this same process was a holder: exec() keeps the pid. */
+/* Another program of this same process was a holder: exec keeps the pid. */
 static void bury_earlier_self(void)
 {
     const uint64_t own = own_namespace();

@@ -38,7 +38,7 @@
  * hints; states are the truth.
  *
  * A holder is dead if its pid is nobody's, or somebody's with another start time, or a zombie, or if its stack begins
- * elsewhere, since it has become another program by exec(). Only processes of the
+ * elsewhere, since it has become another program by exec. Only processes of the
  * same pid namespace are judged; others count as alive. Who is asked is the kernel and not the daemon, since a child must
  * hold what it has inherited before it has a session. A holder is free again after all of its slots are empty.
  *
@@ -46,7 +46,7 @@
  * Messages nobody has read are returned when no holder of the sender's family lives.
  *
  * Known limits: a process that is stopped (SIGSTOP) within one of these mutexes, some hundred nanoseconds long, has
- * others get -ETIMEDOUT after LOCK_MS. Where addresses are not random, a process that has called exec() holds until
+ * others get -ETIMEDOUT after LOCK_MS. Where addresses are not random, a process that has called exec holds until
  * it ends, or is a holder again.
  */
 #include "_numpy_entries.h"
