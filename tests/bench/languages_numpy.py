@@ -7,14 +7,14 @@ DIR is a finished build (build-tests/release). Both take turns, N rounds of each
 are medians, and the ratio goalloc / multiprocessing: below 1 goalloc is faster. The same workers, forked before, serve
 both.
 
-  large    an array of 512 MB is copied into shared memory and sent to four workers; each sums its part and answers; then
-           it is let go. Milliseconds
+  large    an array of 512 MB is copied into shared memory and sent to four workers; each sums its part and answers;
+           then it is let go. Milliseconds
   fill     the same, but the array is computed in shared memory (filled with a number), and not copied there
   small    1000 arrays of 1 KiB, one message: copied into shared memory, sent to one worker, which sums each and lets it
            go. Microseconds an array
 
-What shared_memory needs for it: a segment an array, whose name, dtype and shape are sent; the worker attaches and closes,
-and the sender unlinks after the answer. What it measures most is how often memory is made anew: a segment's pages come
+What shared_memory needs for it: a segment an array, whose name, dtype and shape are sent; the worker attaches and
+closes, and the sender unlinks after the answer. What this measures most is how often memory is made anew: a segment's pages come
 and go with it, those of the heap stay for the next array.
 """
 

@@ -404,7 +404,8 @@ class Names(ArraysTest):
         for lie in ({"shape": (9,)}, {"shape": (-1,)}, {"strides": (16,)}, {"offset": 8}, {"offset": -8},
                     {"offset": 1 << 62}, {"shape": (1 << 61,), "strides": (1 << 60,)}, {"ndim": 2}, {"ndim": 33},
                     {"ndim": 1 << 31}, {"text": b"'nonsense'"}, {"text": b"__import__('os')"}, {"text": b"(" * 150},
-                    {"text": b"\xff\0"}, {"text": b""}, {"text": b"'V0'", "shape": (1 << 50,)}, {"text": b"'<U99999999'"},
+                    {"text": b"\xff\0"}, {"text": b""}, {"text": b"'V0'", "shape": (1 << 50,)},
+                    {"text": b"'<U99999999'"},
                     {"text": b"[('a', '<f8'), ('a', '<f8')]"}, {"text": b"[]", "shape": (1 << 62,)},
                     {"shape": (0, 1 << 62), "strides": (8, 8), "offset": -1}):
             self.forge(meta, size, **lie)

@@ -1,4 +1,4 @@
-"""NumPy arrays between processes: multiprocessing, concurrent.futures and joblib, forks, and processes that are killed."""
+"""NumPy arrays between processes: multiprocessing, concurrent.futures, joblib, forks, and processes that are killed."""
 
 import concurrent.futures
 import ctypes
@@ -387,8 +387,8 @@ class Kills(ProcessesTest):
                 goalloc.unlink(f"storm{n}")
             except FileNotFoundError:
                 pass
-        # A child that was killed before it took over what was reserved for it is dead after a minute. Messages that were
-        # never read are this group's: they go when its last process has left it.
+        # A child that was killed before it took over what was reserved for it is dead after a minute. Messages that
+        # were never read are this group's: they go when its last process has left it.
         age_reservations()
         del array, kept
         goalloc.collect()

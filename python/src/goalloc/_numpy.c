@@ -1,8 +1,8 @@
 /*
  * _numpy: the extension module goalloc._numpy: NumPy arrays in the shared heap.
  *
- * Users see goalloc.share(), publish(), open() and so on (_arrays.py), which call this. Here are arrays on blocks of the
- * heap; who refers to a block is _numpy_refs.c's, NumPy's own allocations are _numpy_memory.c's.
+ * Users see goalloc.share(), publish(), open() and so on (_arrays.py), which call this. Here are arrays on blocks of
+ * the heap; who refers to a block is _numpy_refs.c's, NumPy's own allocations are _numpy_memory.c's.
  *
  * A Hold is this process's reference to one block. It is the base of all arrays on that block here, and there is one of
  * a block: `holds` leads from the entry's index to it, without a reference of its own. When the last array goes, the
@@ -35,11 +35,11 @@
 
 #include <goalloc.h>
 
-#define META_MAGIC       UINT64_C(0x676f617272617931)
-#define META_BYTES_MAX   65536
-#define COLLECT_BYTES    (UINT64_C(1) << 28) /* so much shared since the last look: the dead are looked for */
-#define COLLECT_ARRAYS   65536
-#define TICKET_GROUP     3 /* the group's place in goalloc._core's ticket */
+#define META_MAGIC UINT64_C(0x676f617272617931)
+#define META_BYTES_MAX 65536
+#define COLLECT_BYTES (UINT64_C(1) << 28) /* so much shared since the last look: the dead are looked for */
+#define COLLECT_ARRAYS 65536
+#define TICKET_GROUP 3 /* the group's place in goalloc._core's ticket */
 
 /* The description of a published array; then shape, strides (int64 each), the dtype's text, the name. */
 typedef struct meta {
@@ -54,8 +54,7 @@ typedef struct meta {
 } meta;
 
 typedef struct hold {
-    PyObject_HEAD
-    refs_id id;
+    PyObject_HEAD refs_id id;
     uint64_t incarnation;
     char *data;
     size_t size;
@@ -89,7 +88,8 @@ static PyObject *fail(int r, const char *what)
 static uint32_t family(void)
 {
     PyObject *group = PyTuple_Check(ticket) && PyTuple_GET_SIZE(ticket) > TICKET_GROUP
-                          ? PyTuple_GET_ITEM(ticket, TICKET_GROUP) : Py_None;
+                          ? PyTuple_GET_ITEM(ticket, TICKET_GROUP)
+                          : Py_None;
     uint32_t sum = 2166136261U; /* FNV-1a */
     const char *name = PyUnicode_Check(group) ? PyUnicode_AsUTF8(group) : NULL;
 
@@ -228,8 +228,7 @@ static void hold_dealloc(PyObject *object)
 }
 
 static PyTypeObject hold_type = {
-    PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "goalloc._numpy.Hold",
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "goalloc._numpy.Hold",
     .tp_doc = "This process's reference to an array in the shared heap.",
     .tp_basicsize = sizeof(hold),
     .tp_dealloc = hold_dealloc,
@@ -383,7 +382,8 @@ static PyObject *empty(PyObject *module, PyObject *args)
 
     (void)module;
     if (PyArg_ParseTuple(args, "O&O&p:shared_empty", PyArray_IntpConverter, &shape, PyArray_DescrConverter, &dtype,
-                         &is_fortran) && dtype->elsize == 0 && dtype->subarray == NULL && PyDataType_ISFLEXIBLE(dtype)) {
+                         &is_fortran) &&
+        dtype->elsize == 0 && dtype->subarray == NULL && PyDataType_ISFLEXIBLE(dtype)) {
         PyErr_SetString(PyExc_ValueError, "this dtype has no size");
         Py_CLEAR(dtype);
     }
@@ -557,8 +557,8 @@ static PyObject *array_by(hold *h, Py_ssize_t offset, PyObject *shape, PyObject 
         if (strides == Py_None && bytes < 0)
             PyErr_SetString(PyExc_ValueError, "an array can't have this shape");
         else
-            array = array_on(h, (PyArray_Descr *)Py_NewRef((PyObject *)dtype), offset, (int)ndim, dims, steps,
-                             is_writable);
+            array =
+                array_on(h, (PyArray_Descr *)Py_NewRef((PyObject *)dtype), offset, (int)ndim, dims, steps, is_writable);
     }
     Py_XDECREF(dtype);
     Py_DECREF(h);

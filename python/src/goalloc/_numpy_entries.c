@@ -12,8 +12,8 @@
 
 #include <goalloc.h>
 
-#define CHUNKS_MAX        (1U << 16) /* of an entry: a circle that somebody has scribbled ends, too */
-#define LOCK_MS           5000
+#define CHUNKS_MAX (1U << 16) /* of an entry: a circle that somebody has scribbled ends, too */
+#define LOCK_MS 5000
 
 refs_process refs_self = { .holder = NONE };
 

@@ -1,6 +1,6 @@
 /*
- * Entries: the words of which _numpy_refs.c and _numpy_holders.c make references; _numpy_entries.c changes them. The essay
- * is in _numpy_refs.c.
+ * Entries: the words of which _numpy_refs.c and _numpy_holders.c make references; _numpy_entries.c changes them. The
+ * essay is in _numpy_refs.c.
  */
 #ifndef GOALLOC_NUMPY_ENTRIES_H
 #define GOALLOC_NUMPY_ENTRIES_H
@@ -12,30 +12,30 @@
 
 #include "_numpy_refs.h"
 
-#define STRIPES           32U
-#define SLABS             512U /* of a stripe */
-#define SLAB_ENTRIES      256U
-#define HOLDERS           4096U
-#define ENTRY_SLOTS       3U
-#define CHUNK_SLOTS       63U
-#define NONE              UINT32_MAX
-#define FAMILY_MASK       UINT32_C(0xffffff)
+#define STRIPES 32U
+#define SLABS 512U /* of a stripe */
+#define SLAB_ENTRIES 256U
+#define HOLDERS 4096U
+#define ENTRY_SLOTS 3U
+#define CHUNK_SLOTS 63U
+#define NONE UINT32_MAX
+#define FAMILY_MASK UINT32_C(0xffffff)
 
 /* The kind of a slot is in its top byte. */
-#define SLOT_EMPTY  UINT64_C(0)
-#define SLOT_HELD   (UINT64_C(1) << 56) /* | holder */
+#define SLOT_EMPTY UINT64_C(0)
+#define SLOT_HELD (UINT64_C(1) << 56)   /* | holder */
 #define SLOT_TICKET (UINT64_C(2) << 56) /* | family << 32 | nonce */
 #define SLOT_NAMING (UINT64_C(3) << 56) /* | holder */
-#define SLOT_NAMED  (UINT64_C(4) << 56)
-#define SLOT_KIND   (UINT64_C(0xff) << 56)
+#define SLOT_NAMED (UINT64_C(4) << 56)
+#define SLOT_KIND (UINT64_C(0xff) << 56)
 
 typedef struct refs_entry {
-    uint64_t shm_state;              /* generation << 1 | alive */
-    void *shm_block;                 /* by goalloc_link(), goalloc_unlink_free() alone, as meta and more */
-    void *shm_meta;                  /* NULL: no name */
-    void *shm_more;                  /* the first chunk */
+    uint64_t shm_state; /* generation << 1 | alive */
+    void *shm_block;    /* by goalloc_link(), goalloc_unlink_free() alone, as meta and more */
+    void *shm_meta;     /* NULL: no name */
+    void *shm_more;     /* the first chunk */
     uint64_t shm_slots[ENTRY_SLOTS];
-    uint64_t shm_next_free;          /* position in the stripe + 1; a hint, as the list's head */
+    uint64_t shm_next_free; /* position in the stripe + 1; a hint, as the list's head */
 } refs_entry;
 
 typedef struct refs_chunk {
@@ -61,7 +61,7 @@ typedef struct refs_holder {
     uint64_t shm_start;         /* of the process, in clock ticks; 0: not known */
     uint64_t shm_stack;         /* where its stack begins; 0: not known */
     uint64_t shm_pid;
-    uint64_t shm_reserved_s;    /* boot time of the reservation */
+    uint64_t shm_reserved_s; /* boot time of the reservation */
 } refs_holder;
 
 typedef struct refs_directory {

@@ -18,15 +18,16 @@
 
 #include <goalloc.h>
 
-#define DIRECTORY_NAME    "goalloc.arrays"
-#define DIRECTORY_TAG     (UINT64_C(0x676f617272617931) & ~GOALLOC_ROOT_REINIT) /* another layout is another tag */
-#define RESERVATION_S     60
+#define DIRECTORY_NAME "goalloc.arrays"
+#define DIRECTORY_TAG (UINT64_C(0x676f617272617931) & ~GOALLOC_ROOT_REINIT) /* another layout is another tag */
+#define RESERVATION_S 60
 
 static _Thread_local uint32_t reserved = NONE; /* between the fork's two calls */
 
 int refs_joined(void)
 {
-    return refs_self.holder != NONE && refs_self.pid == getpid() && refs_self.heap == goalloc_heap_id() && refs_self.heap != 0;
+    return refs_self.holder != NONE && refs_self.pid == getpid() && refs_self.heap == goalloc_heap_id() &&
+           refs_self.heap != 0;
 }
 
 /* --- processes --- */
@@ -54,8 +55,8 @@ typedef struct process_facts {
 } process_facts;
 
 #define STAT_THREADS 20 /* fields of /proc/PID/stat, as the manual numbers them; the state is 3 */
-#define STAT_START   22
-#define STAT_STACK   28
+#define STAT_START 22
+#define STAT_STACK 28
 
 static process_facts facts_of(pid_t pid)
 {
@@ -318,7 +319,8 @@ void refs_leave(int is_python_gone)
     if (!refs_joined() || (all = PyMem_RawCalloc(1, sizeof(*all))) == NULL)
         return;
     if (members_lock() == 0) {
-        atomic_store(&refs_self.directory->holders[refs_self.holder].shm_state, (uint64_t)refs_self.family << 8 | HOLDER_DEAD);
+        atomic_store(&refs_self.directory->holders[refs_self.holder].shm_state,
+                     (uint64_t)refs_self.family << 8 | HOLDER_DEAD);
         refs_self.holder = NONE;
         judge(all, NONE);
         (void)reap(all);

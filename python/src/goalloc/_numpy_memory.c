@@ -5,11 +5,11 @@
  * context, and later, wherever it is, to free or resize just these: an array keeps its handler. Always with the GIL.
  *
  * Before the data lies a mark (maker, and how far the object's beginning is away): 16 bytes before what is small, 64
- * before what is aligned to 64, which is all from ALIGNED_FROM bytes on. Only the maker frees. A forked child has copies
- * of its parent's arrays, and when its collector drops them, the mark is another process's, and nothing happens: the
- * memory is the parent's, and stays for as long as the parent keeps the array. Resized in a child, such an array moves
- * to memory of the child's. The maker is told by a number of its own, drawn at its first allocation and kept on a page
- * that forks wipe (MADV_WIPEONFORK): pids come again, and some forks call no handlers.
+ * before what is aligned to 64, which is all from ALIGNED_FROM bytes on. Only the maker frees. A forked child has
+ * copies of its parent's arrays, and when its collector drops them, the mark is another process's, and nothing happens:
+ * the memory is the parent's, and stays for as long as the parent keeps the array. Resized in a child, such an array
+ * moves to memory of the child's. The maker is told by a number of its own, drawn at its first allocation and kept on a
+ * page that forks wipe (MADV_WIPEONFORK): pids come again, and some forks call no handlers.
  *
  * Each object has a pin (goalloc_python.h), so the heap is not unmapped before the last array is gone; a child's copies
  * have their parent's pins, and count down as well.
@@ -32,10 +32,10 @@
 
 #include <goalloc.h>
 
-#define ALIGNED_FROM   1024  /* bytes of data; below, the mark would be a large part */
-#define SMALL_MAX      32768 /* of an object: above, goalloc gives whole pages, which are aligned anyway */
-#define LEAST          32    /* of an object: from here on goalloc aligns to 16 */
-#define WAIT_FROM      (1U << 20) /* bytes: a thread that may ask the daemon for so much lets others run */
+#define ALIGNED_FROM 1024    /* bytes of data; below, the mark would be a large part */
+#define SMALL_MAX 32768      /* of an object: above, goalloc gives whole pages, which are aligned anyway */
+#define LEAST 32             /* of an object: from here on goalloc aligns to 16 */
+#define WAIT_FROM (1U << 20) /* bytes: a thread that may ask the daemon for so much lets others run */
 
 typedef struct memory_mark {
     uint64_t maker;

@@ -17,9 +17,9 @@
  * set a root; NAMED. A process has one slot of an entry at most, however many arrays it shows. Directory and slabs are
  * never freed, so a word of an entry is a word of an entry for ever; its generation tells its lives apart.
  *
- * Who writes: an entry's words, whoever has its stripe's mutex (robust, shared by processes). Holders, who has the mutex
- * `members`, except that a forked child takes its reservation by a compare-and-swap. Order of locks: members, then one
- * stripe. New references are made only by who finds the entry alive under its mutex.
+ * Who writes: an entry's words, whoever has its stripe's mutex (robust, shared by processes). Holders, who has the
+ * mutex `members`, except that a forked child takes its reservation by a compare-and-swap. Order of locks: members,
+ * then one stripe. New references are made only by who finds the entry alive under its mutex.
  *
  * What a death between two stores leaves; the next one to lock the stripe gets EOWNERDEAD and repairs (stripe_repair):
  *
@@ -34,13 +34,13 @@
  *     fork:    reservation, slots HELD for it -> child's identity -> claimed   not claimed after a minute: it is dead
  *
  * goalloc_link() and goalloc_unlink_free() make the pointers change and the object with them, or neither; so repair
- * calls goalloc_settle() first. If that fails the stripe stays marked dirty, and the next one tries again. Free lists are
- * hints; states are the truth.
+ * calls goalloc_settle() first. If that fails the stripe stays marked dirty, and the next one tries again. Free lists
+ * are hints; states are the truth.
  *
  * A holder is dead if its pid is nobody's, or somebody's with another start time, or a zombie, or if its stack begins
  * elsewhere, since it has become another program by exec. Only processes of the
- * same pid namespace are judged; others count as alive. Who is asked is the kernel and not the daemon, since a child must
- * hold what it has inherited before it has a session. A holder is free again after all of its slots are empty.
+ * same pid namespace are judged; others count as alive. Who is asked is the kernel and not the daemon, since a child
+ * must hold what it has inherited before it has a session. A holder is free again after all of its slots are empty.
  *
  * Who collects: each process when it becomes a holder, refs_collect(), and goalloc._numpy when memory is short.
  * Messages nobody has read are returned when no holder of the sender's family lives.
@@ -57,7 +57,7 @@
 
 #include <goalloc.h>
 
-#define OPEN_TRIES        16
+#define OPEN_TRIES 16
 
 /* --- references --- */
 
@@ -191,7 +191,8 @@ int refs_name(refs_id id, const char *name, void *meta)
         r = -EALREADY;
     if (r == 0)
         r = slot_add(e, SLOT_NAMING | refs_self.holder);
-    if (r == 0 && (r = goalloc_link(&e->shm_meta, meta)) < 0 && (slot = slot_find(e, SLOT_NAMING | refs_self.holder)) != NULL)
+    if (r == 0 && (r = goalloc_link(&e->shm_meta, meta)) < 0 &&
+        (slot = slot_find(e, SLOT_NAMING | refs_self.holder)) != NULL)
         word_store(slot, SLOT_EMPTY);
     entry_unlock(id);
     if (r < 0) {

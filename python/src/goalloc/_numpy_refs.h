@@ -1,5 +1,6 @@
 /*
- * Refs: who refers to which array in the shared heap. _numpy_refs.c says how; goalloc._numpy calls it, with the GIL held.
+ * Refs: who refers to which array in the shared heap. _numpy_refs.c says how; goalloc._numpy calls it, with the GIL
+ * held.
  *
  * Functions return 0 or a negative errno. -ETIMEDOUT: a process that is stopped has a lock, or nobody serves the heap.
  */
@@ -52,15 +53,16 @@ int refs_take(refs_id id, uint32_t nonce, int is_held);
  * -EEXIST: there is a root of that name; -EALREADY: the entry has a name. After an error meta is freed. */
 int refs_name(refs_id id, const char *name, void *meta);
 
-/* How the meta object of a name is looked at: a copy of at most size bytes goes to meta, have says of how many. has_name:
- * 0 if the copy is whole and of another name. */
+/* How the meta object of a name is looked at: a copy of at most size bytes goes to meta, have says of how many.
+ * has_name: 0 if the copy is whole and of another name. */
 typedef struct refs_look {
     void *meta;
     size_t size, have;
     int (*has_name)(const void *meta, size_t have, const char *name);
 } refs_look;
 
-/* Look a name up, and take a reference unless is_held(id) is true. -ENOENT: no such root. -EINVAL: the root is no entry. */
+/* Look a name up, and take a reference unless is_held(id) is true. -ENOENT: no such root. -EINVAL: the root is no
+ * entry. */
 int refs_open(const char *name, refs_look *look, int (*is_held)(refs_id id), refs_id *ret_id);
 
 /* Take the name away, and its reference. -ENOENT, -EINVAL as above. */
@@ -72,8 +74,8 @@ int refs_collect(refs_collected *ret);
 /* The same, but for names: without a request to the daemon. */
 int refs_collect_dead(refs_collected *ret);
 
-/* Around a fork: references for the child, one for each of ids, which the child takes over. 1 in the child: it has them;
- * 0: it is no holder, and what it has copies of is its parent's. */
+/* Around a fork: references for the child, one for each of ids, which the child takes over. 1 in the child: it has
+ * them; 0: it is no holder, and what it has copies of is its parent's. */
 void refs_before_fork(const refs_id *ids, size_t n);
 int refs_after_fork_in_child(const refs_id *ids, size_t n);
 
