@@ -3,12 +3,12 @@
 
     tests/bench/languages_python.py [--build DIR] [--rounds N] [--workers N] [--seconds S] [--json]
 
-DIR is a finished build (build-tests/release). All that is compared takes turns, N rounds of it; printed are medians, and
-the ratio goalloc / other: below 1 goalloc is faster. What is not installed is left out and named.
+DIR is a finished build (build-tests/release). All that is compared takes turns, N rounds of it; printed are medians,
+and the ratio goalloc / other: below 1 goalloc is faster. What is not installed is left out and named.
 
-  cache    each worker sets and gets in turn, 1000 keys, values of 100 bytes: goalloc.dict, redis (redis-server on a Unix
-           socket without persistence, python3-redis), multiprocessing.Manager().dict(). Microseconds an operation of a
-           worker
+  cache    each worker sets and gets in turn, 100 keys, values of 100 bytes: goalloc.dict, redis (redis-server on a
+           Unix socket without persistence, python3-redis), multiprocessing.Manager().dict(). Microseconds an operation
+           of a worker
   segment  create, write a page, open by name, read, close both, unlink: goalloc.SharedMemory and
            multiprocessing.shared_memory. Microseconds each, by size
 """
@@ -25,7 +25,7 @@ import tempfile
 import time
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-KEYS = [b"key:%d" % i for i in range(1000)]
+KEYS = [b"key:%d" % i for i in range(100)]
 VALUE = b"v" * 100
 SIZES = (4096, 1 << 20)
 
@@ -35,10 +35,10 @@ def loop(get, put, seconds):
     done = 0
     begin = time.perf_counter()
     while True:
-        for key in KEYS[::10]:
+        for key in KEYS:
             put(key, VALUE)
             get(key)
-        done += 2 * len(KEYS[::10])
+        done += 2 * len(KEYS)
         took = time.perf_counter() - begin
         if took >= seconds:
             return done, took

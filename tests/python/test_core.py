@@ -130,7 +130,8 @@ class Attach(HeapTest):
         goalloc.roots["seen"] = buffer
         text = "import goalloc\ngoalloc.attach(readonly=True)\nb = goalloc.roots['seen']\nm = memoryview(b)\n" \
                "print(bytes(m[:4]).decode(), m.readonly, b.readonly)\n" \
-               "for f in (lambda: goalloc.alloc(1), lambda: goalloc.dict('d'), lambda: goalloc.roots.__setitem__('r', b)):\n" \
+               "for f in (lambda: goalloc.alloc(1), lambda: goalloc.dict('d'),\n" \
+               "          lambda: goalloc.roots.__setitem__('r', b)):\n" \
                "    try: f()\n    except PermissionError: print('no')\n" \
                "try: m[0] = 1\nexcept TypeError: print('no')"
         self.assertEqual(self.run_python(text), "seen True True\nno\nno\nno\nno\n")
@@ -406,7 +407,8 @@ print("end")
             self.assertEqual(self.run_python(text + extra), "end\n")
 
     def test_detach_at_exit_in_any_place(self):
-        text = "import goalloc, atexit\natexit.register(goalloc.detach)\nb = goalloc.alloc(5)\nh = b.handle()\nprint('end')"
+        text = "import goalloc, atexit\natexit.register(goalloc.detach)\nb = goalloc.alloc(5)\nh = b.handle()\n" \
+               "print('end')"
         self.assertEqual(self.run_python(text), "end\n")
 
     def test_threads_that_are_at_it_while_the_interpreter_ends(self):

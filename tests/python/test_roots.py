@@ -63,7 +63,7 @@ class AsMapping(HeapTest):
     def test_a_root_outlives_its_process_and_is_freed_when_it_is_removed(self):
         goalloc.collect()
         before = goalloc.stats()["live_objects"]
-        self.run_python("import goalloc\ngoalloc.attach()\nb = goalloc.alloc(50)\nmemoryview(b)[:2] = b'hi'\ngoalloc.roots['left'] = b")
+        self.run_python("import goalloc\nb = goalloc.alloc(50)\nmemoryview(b)[:2] = b'hi'\ngoalloc.roots['left'] = b")
         self.assertEqual(bytes(memoryview(goalloc.roots["left"])[:2]), b"hi")
         del goalloc.roots["left"]
         self.assertTrue(eventually(lambda: goalloc.stats()["live_objects"] <= before + 66))

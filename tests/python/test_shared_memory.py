@@ -116,8 +116,10 @@ class Names(HeapTest):
             goalloc.SharedMemory("same")
 
     def test_it_outlives_its_processes_until_it_is_unlinked(self):
-        self.run_python("import goalloc\ns = goalloc.SharedMemory('outlives', create=True, size=5)\ns.buf[:] = b'hello'")
-        self.run_python("import goalloc\ns = goalloc.SharedMemory('outlives')\nassert bytes(s.buf) == b'hello'\ns.unlink()")
+        self.run_python("import goalloc\n"
+                        "s = goalloc.SharedMemory('outlives', create=True, size=5)\ns.buf[:] = b'hello'")
+        self.run_python("import goalloc\ns = goalloc.SharedMemory('outlives')\n"
+                        "assert bytes(s.buf) == b'hello'\ns.unlink()")
         with self.assertRaises(FileNotFoundError):
             goalloc.SharedMemory("outlives")
 

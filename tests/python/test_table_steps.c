@@ -22,8 +22,8 @@
 #include "tests/support/kill_steps.h"
 
 #define NROUNDS 25
-#define NBASE   11  /* entries that nobody touches: one more, and a stripe's array is full */
-#define LIMIT   10000
+#define NBASE 11 /* entries that nobody touches: one more, and a stripe's array is full */
+#define LIMIT 10000
 #define ONE_STRIPE (1u << 20)
 #define WAIT_MS 5000
 
@@ -67,9 +67,9 @@ static bool has(const char *key, const char *value)
 
     CHECK(table_lock(t, hash, WAIT_MS, &s) == 0);
     e = table_find(s, hash, key, strlen(key), &index);
-    result = value == NULL ? e == NULL
-                           : e != NULL && e->value_len == strlen(value) &&
-                                 memcmp(entry_value(e), value, strlen(value)) == 0;
+    result = value == NULL
+                 ? e == NULL
+                 : e != NULL && e->value_len == strlen(value) && memcmp(entry_value(e), value, strlen(value)) == 0;
     table_unlock(s);
     return result;
 }

@@ -1,4 +1,4 @@
-"""The wheel, as a user has it: built without a network, installed in an environment of its own, README's example run."""
+"""The wheel, as a user has it: built without a network, installed in an environment, with README's example."""
 
 import glob
 import os
@@ -32,7 +32,8 @@ class Wheel(HeapTest):
             raise unittest.SkipTest("takes a build: GOALLOC_LIBRARY")
         for module in ("pip", "setuptools", "wheel", "venv"):
             if subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, check=False).returncode:
-                raise unittest.SkipTest(f"there is no {module} (Debian: python3-pip python3-setuptools python3-wheel python3-venv)")
+                raise unittest.SkipTest(
+                    f"there is no {module} (Debian: python3-pip python3-setuptools python3-wheel python3-venv)")
         super().setUpClass()
         cls.directory = tempfile.mkdtemp(prefix="goalloc-wheel.", dir=os.environ.get("GOALLOC_TEST_DIR"))
         cls.addClassCleanup(shutil.rmtree, cls.directory, ignore_errors=True)
@@ -40,7 +41,8 @@ class Wheel(HeapTest):
         shutil.copytree(os.path.join(SOURCE, "python"), sources)
         directory = os.path.dirname(LIBRARY)
         cls.environment = dict(
-            os.environ, GOALLOC_CFLAGS=f"-I{os.path.abspath(SOURCE)}/client/include", GOALLOC_LIBS=f"-L{directory} -lgoalloc",
+            os.environ,
+            GOALLOC_CFLAGS=f"-I{os.path.abspath(SOURCE)}/client/include", GOALLOC_LIBS=f"-L{directory} -lgoalloc",
             GOALLOC_NUMPY="0", LD_LIBRARY_PATH=directory, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INDEX="1",
         )
         cls.environment.pop("PYTHONPATH", None)

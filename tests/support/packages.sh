@@ -15,7 +15,7 @@ goalloc_test_packages=(
     clang libclang-rt-dev clang-tidy cppcheck abigail-tools
     mandoc man-db mmdebstrap lintian bpftrace gdb golang-go graphviz
     libunwind8
-    libpython3.11-testsuite python3-setuptools python3-wheel python3-venv
+    libpython3.11-testsuite python3-pip python3-setuptools python3-wheel python3-venv
     python3-numpy python3-joblib
 )
 

@@ -71,7 +71,7 @@ def alloc(size):
 
 
 def handle(buffer):
-    """A text by which other processes open the buffer (from_handle); it lives until drop_handle(), or this process's end."""
+    """A text by which others open the buffer (from_handle); it lives until drop_handle(), or this process's end."""
     return buffer.handle()
 
 
@@ -86,7 +86,7 @@ def drop_handle(text):
 
 
 def dict(name, *, max_bytes=0):  # the name that users write: goalloc.dict
-    """The dictionary of that name, for all processes, made if it is not there. max_bytes: above it entries are evicted."""
+    """The dictionary of that name, for all processes, made if it is not there. Above max_bytes entries are evicted."""
     return Dict(name, max_bytes)
 
 

@@ -66,11 +66,8 @@ static PyObject *trim(PyObject *module, PyObject *unused)
     (void)unused;
     if (heap_ensure() < 0)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    r = goalloc_trim();
-    Py_END_ALLOW_THREADS
-    if (r < 0)
-        return heap_error(r, "trim");
+    Py_BEGIN_ALLOW_THREADS r = goalloc_trim();
+    Py_END_ALLOW_THREADS if (r < 0) return heap_error(r, "trim");
     Py_RETURN_NONE;
 }
 
@@ -82,24 +79,24 @@ static PyObject *set_label(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "z:set_label", &label) || heap_ensure() < 0)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    r = goalloc_set_label(label);
-    Py_END_ALLOW_THREADS
-    if (r < 0)
-        return heap_error(r, "set_label");
+    Py_BEGIN_ALLOW_THREADS r = goalloc_set_label(label);
+    Py_END_ALLOW_THREADS if (r < 0) return heap_error(r, "set_label");
     Py_RETURN_NONE;
 }
 
-#define FIELD(name) { #name, offsetof(goalloc_stats_t, name) }
+#define FIELD(name)                                                                                                    \
+    {                                                                                                                  \
+#name, offsetof(goalloc_stats_t, name)                                                                         \
+    }
 static const struct {
     const char *name;
     size_t at;
 } stats_fields[] = {
-    FIELD(live_objects),       FIELD(live_bytes),         FIELD(committed_bytes),  FIELD(released_bytes),
-    FIELD(metadata_bytes),     FIELD(sessions),           FIELD(leased_spans),     FIELD(roots),
-    FIELD(session_held_bytes), FIELD(session_rpcs),       FIELD(free_bytes),       FIELD(arena_bytes),
-    FIELD(memory_limit_bytes), FIELD(max_memory_bytes),   FIELD(peak_committed_bytes),
-    FIELD(group_live_objects), FIELD(group_live_bytes),
+    FIELD(live_objects),       FIELD(live_bytes),       FIELD(committed_bytes),      FIELD(released_bytes),
+    FIELD(metadata_bytes),     FIELD(sessions),         FIELD(leased_spans),         FIELD(roots),
+    FIELD(session_held_bytes), FIELD(session_rpcs),     FIELD(free_bytes),           FIELD(arena_bytes),
+    FIELD(memory_limit_bytes), FIELD(max_memory_bytes), FIELD(peak_committed_bytes), FIELD(group_live_objects),
+    FIELD(group_live_bytes),
 };
 
 static PyObject *stats(PyObject *module, PyObject *unused)
@@ -112,11 +109,8 @@ static PyObject *stats(PyObject *module, PyObject *unused)
     (void)unused;
     if (heap_ensure() < 0)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    r = goalloc_stats(&s);
-    Py_END_ALLOW_THREADS
-    if (r < 0)
-        return heap_error(r, "stats");
+    Py_BEGIN_ALLOW_THREADS r = goalloc_stats(&s);
+    Py_END_ALLOW_THREADS if (r < 0) return heap_error(r, "stats");
     result = PyDict_New();
     for (size_t i = 0; result != NULL && i < sizeof(stats_fields) / sizeof(stats_fields[0]); i++) {
         uint64_t value;

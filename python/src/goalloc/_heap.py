@@ -20,7 +20,7 @@ class Session:
             detach()
 
     def __repr__(self):
-        return f"<goalloc.Session of heap {_core.heap_id():#x}>" if _core.is_attached() else "<goalloc.Session, detached>"
+        return f"<goalloc.Session of heap {_core.heap_id():#x}>" if is_attached() else "<goalloc.Session, detached>"
 
 
 def attach(

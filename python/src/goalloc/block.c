@@ -38,13 +38,13 @@
 #include <unistd.h>
 
 #define BLOCKS_ROOT "goalloc.python.blocks"
-#define PID_BITS    22
-#define START_BITS  25
+#define PID_BITS 22
+#define START_BITS 25
 #define COUNT_SHIFT 48
-#define COUNT_MAX   UINT64_C(0xffff)
-#define WHO_MASK    ((UINT64_C(1) << COUNT_SHIFT) - 1)
-#define KIND_BIT    (UINT64_C(1) << 47)
-#define FOR_EVER    (UINT64_C(1) << PID_BITS) /* pid 0, start 1: not 0 */
+#define COUNT_MAX UINT64_C(0xffff)
+#define WHO_MASK ((UINT64_C(1) << COUNT_SHIFT) - 1)
+#define KIND_BIT (UINT64_C(1) << 47)
+#define FOR_EVER (UINT64_C(1) << PID_BITS) /* pid 0, start 1: not 0 */
 
 /* --- processes --- */
 
@@ -257,7 +257,8 @@ int block_share(table *t, block *b, holder who, int wait_ms)
     return r < 0 ? r : 0;
 }
 
-static int find_locked(table *t, const char key[BLOCK_KEY], int wait_ms, stripe **ret_s, block **ret, uint64_t *ret_index)
+static int find_locked(table *t, const char key[BLOCK_KEY], int wait_ms, stripe **ret_s, block **ret,
+                       uint64_t *ret_index)
 {
     uint64_t hash = table_hash(t, key, BLOCK_KEY);
     entry *e;

@@ -5,7 +5,7 @@
 #include "table.h"
 
 #define BLOCK_HOLDERS 8u
-#define BLOCK_KEY     16u
+#define BLOCK_KEY 16u
 
 typedef struct holders {
     struct holders *next;
@@ -13,7 +13,7 @@ typedef struct holders {
 } holders;
 
 typedef struct block {
-    entry e; /* in the table of blocks, once it is shared */
+    entry e;                               /* in the table of blocks, once it is shared */
     _Atomic uint64_t words[BLOCK_HOLDERS]; /* who holds it, one word each */
     holders *more;
     uint64_t data_len;
@@ -27,7 +27,7 @@ _Static_assert(sizeof(block) == 128, "data behind two cache lines");
 typedef uint64_t holder;
 #define BLOCK_FOR_EVER UINT64_C(0)
 
-holder block_self(void);        /* this process */
+holder block_self(void);         /* this process */
 holder block_handle(holder who); /* the same, for what it has given out handles for */
 bool holder_is_alive(holder who);
 

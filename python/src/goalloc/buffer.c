@@ -14,40 +14,39 @@
  *
  * PRIVATE becomes SHARED by a handle, by a name, and before a fork, where each buffer is held once more: that count the
  * child takes over, as its own, before it does anything else. So parent and child each have what they had, and the last
- * of them frees it, whoever is killed in between. (A fork that fails leaves the parent with one count too many, until it
- * ends. So does a child that is killed before it comes to this point.)
+ * of them frees it, whoever is killed in between. (A fork that fails leaves the parent with one count too many, until
+ * it ends. So does a child that is killed before it comes to this point.)
  *
- * An exported buffer (a memoryview, an array on it) pins the heap, and can't be freed: BufferError. What a buffer ends
- * with when Python finalizes is the same as ever: a block is dropped with a lock of the heap, for which it waits a second
- * at most. What could not be dropped then is a dead process's soon, and collected as such.
+ * An exported buffer (a memoryview, an array on it) pins the heap, and can't be freed: BufferError. The end of a buffer
+ * is the same while Python finalizes: a block is dropped with a lock of the heap, for which it waits a second at most.
+ * What could not be dropped then is a dead process's soon, and collected as such.
  */
 #include "core.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "block.h"
+#include "handle.h"
 #include "segment.h"
 
-#define END_WAIT_MS   1000 /* for a lock where nobody can be told */
+#define END_WAIT_MS 1000   /* for a lock where nobody can be told */
 #define COLLECT_EVERY 1024 /* shares of this process, until it looks for what the dead have left */
 
 enum kind { EMPTY, PRIVATE, SHARED, BORROWED, FOREIGN };
 
 typedef struct buffer {
-    PyObject_HEAD
-    char *p;
+    PyObject_HEAD char *p;
     Py_ssize_t size;
     Py_ssize_t nexports;
     uint64_t generation;
-    block *b;        /* PRIVATE, SHARED */
-    PyObject *owner; /* BORROWED, or NULL */
+    block *b;                       /* PRIVATE, SHARED */
+    PyObject *owner;                /* BORROWED, or NULL */
     struct buffer *next, *previous; /* of those with a block */
     char kind;
     char is_readonly;
-    char is_for_child; /* held once more, for a child that is being forked */
+    char is_for_child;   /* held once more, for a child that is being forked */
     char key[BLOCK_KEY]; /* SHARED: the block's, which may be gone with its heap */
 } buffer;
 
@@ -72,19 +71,17 @@ static table *blocks_of_heap(void)
     }
     if (blocks != NULL && blocks_generation == heap_generation())
         return blocks;
-    Py_BEGIN_ALLOW_THREADS
-    r = blocks_open(&t);
-    Py_END_ALLOW_THREADS
-    if (r < 0) {
+    Py_BEGIN_ALLOW_THREADS r = blocks_open(&t);
+    Py_END_ALLOW_THREADS if (r < 0)
+    {
         (void)heap_error(r, "the table of blocks");
         return NULL;
     }
     blocks = t;
     blocks_generation = heap_generation();
-    Py_BEGIN_ALLOW_THREADS
-    (void)block_collect(t, 0, &ncollected); /* what the dead have left; who can't now will later */
-    Py_END_ALLOW_THREADS
-    return blocks;
+    Py_BEGIN_ALLOW_THREADS(void)
+        block_collect(t, 0, &ncollected); /* what the dead have left; who can't now will later */
+    Py_END_ALLOW_THREADS return blocks;
 }
 
 /* --- objects --- */
@@ -146,8 +143,8 @@ static int check(const buffer *self)
 {
     if (!is_gone(self))
         return 0;
-    PyErr_SetString(PyExc_ValueError, self->kind == EMPTY ? "this buffer has been freed" :
-                                                            "this buffer is of a heap that this process has left");
+    PyErr_SetString(PyExc_ValueError, self->kind == EMPTY ? "this buffer has been freed"
+                                                          : "this buffer is of a heap that this process has left");
     return -1;
 }
 
@@ -222,12 +219,9 @@ static block *block_of_size(Py_ssize_t size)
     }
     if (heap_ensure() < 0)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    b = block_new((size_t)size);
+    Py_BEGIN_ALLOW_THREADS b = block_new((size_t)size);
     saved_errno = errno;
-    Py_END_ALLOW_THREADS
-    if (b == NULL)
-        (void)heap_error(saved_errno, "alloc");
+    Py_END_ALLOW_THREADS if (b == NULL)(void) heap_error(saved_errno, "alloc");
     return b;
 }
 
@@ -309,57 +303,13 @@ PyObject *buffer_collect(PyObject *module, PyObject *unused)
     return r < 0 ? NULL : PyLong_FromUnsignedLongLong(n);
 }
 
-/* --- handles: "goalloc1:HEAP:KEY:HOLDER", all hexadecimal --- */
-
-#define HANDLE_PREFIX "goalloc1"
-#define HEX_KEY       ((size_t)2 * BLOCK_KEY)
-
-static void key_to_hex(char *to, const char *key)
-{
-    for (size_t i = 0; i < BLOCK_KEY; i++) {
-        to[2 * i] = "0123456789abcdef"[(unsigned char)key[i] >> 4];
-        to[2 * i + 1] = "0123456789abcdef"[key[i] & 15];
-    }
-    to[HEX_KEY] = '\0';
-}
-
-static int digit_of(char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* The number between two colons; false if it is none. */
-static bool parse_number(const char **at, char end, uint64_t *ret)
-{
-    size_t n = 0;
-
-    *ret = 0;
-    for (; digit_of(**at) >= 0 && n < 16; (*at)++, n++)
-        *ret = *ret << 4 | (uint64_t)digit_of(**at);
-    return n > 0 && *(*at)++ == end;
-}
+/* --- handles --- */
 
 static int parse_handle(const char *text, char key[BLOCK_KEY], holder *ret_who)
 {
-    const char *at = text;
     uint64_t heap;
-    bool is_good = strncmp(at, HANDLE_PREFIX ":", strlen(HANDLE_PREFIX) + 1) == 0;
 
-    if (is_good) {
-        at += strlen(HANDLE_PREFIX) + 1;
-        is_good = parse_number(&at, ':', &heap);
-    }
-    for (size_t i = 0; is_good && i < BLOCK_KEY; i++, at += 2) {
-        is_good = digit_of(at[0]) >= 0 && digit_of(at[1]) >= 0;
-        if (is_good)
-            key[i] = (char)(digit_of(at[0]) << 4 | digit_of(at[1]));
-    }
-    is_good = is_good && *at == ':';
-    if (is_good) {
-        at++;
-        is_good = parse_number(&at, '\0', ret_who);
-    }
-    if (!is_good) {
+    if (!handle_parse(text, &heap, key, ret_who)) {
         PyErr_SetString(PyExc_ValueError, "this is no handle of goalloc");
         return -1;
     }
@@ -399,20 +349,14 @@ static PyObject *handle(PyObject *object, PyObject *unused)
 {
     buffer *self = (buffer *)object;
     holder who = block_handle(block_self());
-    char hex[HEX_KEY + 1];
+    char text[HANDLE_MAX];
     block *b;
 
     (void)unused;
     if (check(self) < 0 || share(self) < 0 || hold_or_say(self->key, who, &b) < 0)
         return NULL;
-    key_to_hex(hex, self->key);
-    {
-        char text[128];
-
-        (void)snprintf(text, sizeof(text), HANDLE_PREFIX ":%llx:%s:%llx", (unsigned long long)goalloc_heap_id(), hex,
-                       (unsigned long long)who);
-        return PyUnicode_FromString(text);
-    }
+    handle_write(text, goalloc_heap_id(), self->key, who);
+    return PyUnicode_FromString(text);
 }
 
 PyObject *buffer_from_handle(PyObject *module, PyObject *args)
@@ -586,10 +530,9 @@ static table *names_of_heap(void)
         return NULL;
     if (names != NULL && names_generation == heap_generation())
         return names;
-    Py_BEGIN_ALLOW_THREADS
-    r = table_open(segment_root, 0, &t);
-    Py_END_ALLOW_THREADS
-    if (r < 0) {
+    Py_BEGIN_ALLOW_THREADS r = table_open(segment_root, 0, &t);
+    Py_END_ALLOW_THREADS if (r < 0)
+    {
         (void)heap_error(r, "the table of names");
         return NULL;
     }

@@ -5,6 +5,8 @@
  *   roots.c    daemon's roots as functions                                  buffer, heap
  *   buffer.c   goalloc.Buffer: memory of the heap for Python                block, heap
  *   dict.c     goalloc.Dict                                                 table, heap
+ *   segment.c  names of blocks                                             block, table; no Python
+ *   handle.c   texts that name a block                                     block; no Python
  *   block.c    memory that several processes hold: who holds it             table; no Python
  *   table.c    a hash table in the heap that survives deaths                libgoalloc; no Python
  *   heap.c     is this process attached, pins, errors as exceptions         libgoalloc
@@ -25,18 +27,18 @@
 
 /* --- heap.c --- */
 
-int heap_init(PyObject *module);                 /* exceptions; 0 or -1 with an exception */
+int heap_init(PyObject *module);                   /* exceptions; 0 or -1 with an exception */
 PyObject *heap_error(int error, const char *what); /* raises; always NULL */
-int heap_ensure(void);                           /* attached, with a session of this process; 0 or -1 with an exception */
-int heap_pin(void);                              /* heap_ensure(), and the heap stays mapped; 0 or -1 */
+int heap_ensure(void);                             /* attached, with a session of its own; 0, or -1 with an exception */
+int heap_pin(void);                                /* heap_ensure(), and the heap stays mapped; 0 or -1 */
 void heap_unpin(void);
-uint64_t heap_generation(void);                  /* counts attaches: what is of another generation is gone */
+uint64_t heap_generation(void); /* counts attaches: what is of another generation is gone */
 bool heap_is_attached(void);
-bool heap_has_session(void);                     /* false: a forked child that has not opened one yet */
+bool heap_has_session(void); /* false: a forked child that has not opened one yet */
 int heap_is_readonly(void);
 int heap_timeout_ms(void);
 PyObject *heap_attach(PyObject *module, PyObject *args);
-PyObject *heap_detach(void);                     /* without a look at buffers; checks pins */
+PyObject *heap_detach(void); /* without a look at buffers; checks pins */
 PyObject *heap_ticket(void);
 bool heap_has_pins(void);
 
@@ -54,16 +56,13 @@ int heap_lock_error(int r, const char *what);
         int wait_ms = 0, left_ms = heap_timeout_ms();                                                                  \
         (r) = (call);                                                                                                  \
         while ((r) == -EBUSY && left_ms > 0) {                                                                         \
-            wait_ms = left_ms < HEAP_SLICE_MS ? left_ms : HEAP_SLICE_MS;                                                         \
+            wait_ms = left_ms < HEAP_SLICE_MS ? left_ms : HEAP_SLICE_MS;                                               \
             left_ms -= wait_ms;                                                                                        \
-            Py_BEGIN_ALLOW_THREADS                                                                                     \
-            (r) = (call);                                                                                              \
-            Py_END_ALLOW_THREADS                                                                                       \
-            if ((r) == -EBUSY && PyErr_CheckSignals() < 0)                                                             \
-                break;                                                                                                 \
+            Py_BEGIN_ALLOW_THREADS(r) = (call);                                                                        \
+            Py_END_ALLOW_THREADS if ((r) == -EBUSY && PyErr_CheckSignals() < 0) break;                                 \
         }                                                                                                              \
         if ((r) < 0)                                                                                                   \
-            (r) = heap_lock_error((r), (what));                                                                    \
+            (r) = heap_lock_error((r), (what));                                                                        \
     } while (0)
 
 /* --- buffer.c --- */
@@ -76,7 +75,7 @@ PyObject *buffer_drop_handle(PyObject *module, PyObject *args);
 PyObject *buffer_collect(PyObject *module, PyObject *unused);
 PyObject *buffer_segment(PyObject *module, PyObject *args);
 PyObject *buffer_segment_unlink(PyObject *module, PyObject *args);
-void buffer_forget_all(void);      /* before a detach: what this process holds it holds no more */
+void buffer_forget_all(void); /* before a detach: what this process holds it holds no more */
 void buffer_before_fork(void);
 void buffer_after_fork_in_child(void);
 

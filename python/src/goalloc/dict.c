@@ -21,11 +21,10 @@
 #include "table.h"
 
 #define ROOT_PREFIX "goalloc.dict."
-#define DIGITS_MAX  21 /* of a 64-bit number, with its sign */
+#define DIGITS_MAX 21 /* of a 64-bit number, with its sign */
 
 typedef struct dict {
-    PyObject_HEAD
-    PyObject *name; /* str */
+    PyObject_HEAD PyObject *name; /* str */
     unsigned long long max_bytes;
     table *t;
     uint64_t generation;
@@ -53,10 +52,9 @@ static table *table_of(dict *self)
     if (name == NULL)
         return NULL;
     (void)snprintf(root, sizeof(root), ROOT_PREFIX "%s", name);
-    Py_BEGIN_ALLOW_THREADS
-    r = table_open(root, self->max_bytes, &t);
-    Py_END_ALLOW_THREADS
-    if (r < 0) {
+    Py_BEGIN_ALLOW_THREADS r = table_open(root, self->max_bytes, &t);
+    Py_END_ALLOW_THREADS if (r < 0)
+    {
         (void)heap_error(r, root);
         return NULL;
     }
@@ -212,20 +210,18 @@ static int store(dict *self, PyObject *key, const char *value, size_t value_len,
 
     if (t == NULL || bytes_get(key, &k) < 0)
         return -1;
-    Py_BEGIN_ALLOW_THREADS
-    e = entry_new(t, k.p, (size_t)k.len, value_len);
+    Py_BEGIN_ALLOW_THREADS e = entry_new(t, k.p, (size_t)k.len, value_len);
     r = e == NULL ? -errno : 0;
     if (e != NULL) {
         if (value != NULL)
             memcpy(entry_value(e), value, value_len);
         r = table_store(t, e, HEAP_SLICE_MS, decide, arg);
     }
-    Py_END_ALLOW_THREADS
-    while (r == -EBUSY && (left_ms -= HEAP_SLICE_MS) > 0) {
+    Py_END_ALLOW_THREADS while (r == -EBUSY && (left_ms -= HEAP_SLICE_MS) > 0)
+    {
         if (PyErr_CheckSignals() < 0)
             break;
-        Py_BEGIN_ALLOW_THREADS
-        r = table_store(t, e, HEAP_SLICE_MS, decide, arg);
+        Py_BEGIN_ALLOW_THREADS r = table_store(t, e, HEAP_SLICE_MS, decide, arg);
         Py_END_ALLOW_THREADS
     }
     if (r != 1 && e != NULL)
@@ -388,11 +384,10 @@ static PyObject *clear(PyObject *object, PyObject *unused)
 
         if (lock_stripe(&t->stripes[i]) < 0)
             return NULL;
-        Py_BEGIN_ALLOW_THREADS
-        r = table_clear_stripe(&t->stripes[i]);
+        Py_BEGIN_ALLOW_THREADS r = table_clear_stripe(&t->stripes[i]);
         table_unlock(&t->stripes[i]);
-        Py_END_ALLOW_THREADS
-        if (r < 0) {
+        Py_END_ALLOW_THREADS if (r < 0)
+        {
             (void)heap_lock_error(r, "clear");
             return NULL;
         }
@@ -584,7 +579,8 @@ static PyObject *get_nbytes(PyObject *object, void *unused)
 static PyMethodDef dict_methods[] = {
     { "get", (PyCFunction)(void (*)(void))get, METH_FASTCALL, "get(key, default=None): the value, or the default." },
     { "set", (PyCFunction)(void (*)(void))set, METH_FASTCALL, "set(key, value): as d[key] = value." },
-    { "pop", (PyCFunction)(void (*)(void))pop, METH_FASTCALL, "pop(key[, default]): the value, which is no more there." },
+    { "pop", (PyCFunction)(void (*)(void))pop, METH_FASTCALL,
+      "pop(key[, default]): the value, which is no more there." },
     { "setdefault", (PyCFunction)(void (*)(void))setdefault, METH_FASTCALL,
       "setdefault(key, value): the value that is there, or this one, which is then: one of many gets its own." },
     { "incr", (PyCFunction)(void (*)(void))incr, METH_FASTCALL,

@@ -182,23 +182,19 @@ static int attach_now(bool wait)
     for (;;) {
         char *why = NULL;
 
-        Py_BEGIN_ALLOW_THREADS
-        r = goalloc_attach(&options);
+        Py_BEGIN_ALLOW_THREADS r = goalloc_attach(&options);
         if (r < 0)
             why = strdup(goalloc_attach_error());
-        Py_END_ALLOW_THREADS
-        if (r == 0 || !wait || !is_worth_waiting_for(r) || now_ms() >= until) {
+        Py_END_ALLOW_THREADS if (r == 0 || !wait || !is_worth_waiting_for(r) || now_ms() >= until)
+        {
             if (r < 0)
                 (void)raise_text(-r, NULL, why != NULL && *why != '\0' ? why : goalloc_strerror(r));
             free(why);
             return r;
         }
         free(why);
-        Py_BEGIN_ALLOW_THREADS
-        (void)nanosleep(&(struct timespec){ .tv_nsec = RETRY_NS }, NULL);
-        Py_END_ALLOW_THREADS
-        if (PyErr_CheckSignals() < 0)
-            return 1;
+        Py_BEGIN_ALLOW_THREADS(void) nanosleep(&(struct timespec){ .tv_nsec = RETRY_NS }, NULL);
+        Py_END_ALLOW_THREADS if (PyErr_CheckSignals() < 0) return 1;
     }
 }
 
@@ -262,10 +258,9 @@ static int open_own_session(void)
         atomic_store(&has_session, true);
         return 0;
     }
-    Py_BEGIN_ALLOW_THREADS
-    r = goalloc_settle();
-    Py_END_ALLOW_THREADS
-    if (r < 0) {
+    Py_BEGIN_ALLOW_THREADS r = goalloc_settle();
+    Py_END_ALLOW_THREADS if (r < 0)
+    {
         (void)heap_error(r, "a forked child's session");
         return -1;
     }
@@ -303,11 +298,8 @@ PyObject *heap_detach(void)
     atomic_store(&has_session, false);
     was_detached = true;
     generation++;
-    Py_BEGIN_ALLOW_THREADS
-    r = goalloc_detach();
-    Py_END_ALLOW_THREADS
-    if (r < 0 && r != -ENOTCONN)
-        return heap_error(r, "detach");
+    Py_BEGIN_ALLOW_THREADS r = goalloc_detach();
+    Py_END_ALLOW_THREADS if (r < 0 && r != -ENOTCONN) return heap_error(r, "detach");
     Py_RETURN_NONE;
 }
 
@@ -329,8 +321,8 @@ PyObject *heap_ticket(void)
 {
     if (heap_ensure() < 0)
         return NULL;
-    return Py_BuildValue("(KzzzIKi)", (unsigned long long)goalloc_heap_id(), how.socket, how.label, how.group, how.flags,
-                         (unsigned long long)how.limit_bytes, how.timeout_ms);
+    return Py_BuildValue("(KzzzIKi)", (unsigned long long)goalloc_heap_id(), how.socket, how.label, how.group,
+                         how.flags, (unsigned long long)how.limit_bytes, how.timeout_ms);
 }
 
 int heap_init(PyObject *module)

@@ -21,9 +21,9 @@
 #include <string.h>
 #include <time.h>
 
-#define GET_TRIES   1000 /* while others replace the root and free what it was */
-#define SAME_TRIES  100  /* in a row: then it is no block */
-#define BEGIN_TRIES 3    /* the same, if it is an object's beginning, as in most programs */
+#define GET_TRIES 1000 /* while others replace the root and free what it was */
+#define SAME_TRIES 100 /* in a row: then it is no block */
+#define BEGIN_TRIES 3  /* the same, if it is an object's beginning, as in most programs */
 
 /* A name that is wrong has an exception of its own; -1. */
 static int name_error(int r, const char *name)
@@ -40,11 +40,8 @@ static int ask(const char *name, void **ret_p)
 {
     int r;
 
-    Py_BEGIN_ALLOW_THREADS
-    r = goalloc_root_get(name, ret_p);
-    Py_END_ALLOW_THREADS
-    if (r == -ENOENT)
-        return goalloc_is_current() ? 0 : name_error(-ESTALE, name);
+    Py_BEGIN_ALLOW_THREADS r = goalloc_root_get(name, ret_p);
+    Py_END_ALLOW_THREADS if (r == -ENOENT) return goalloc_is_current() ? 0 : name_error(-ESTALE, name);
     return r < 0 ? name_error(r, name) : 1;
 }
 
@@ -68,10 +65,9 @@ static PyObject *borrow_root(const char *name, void *p)
     sought s = { name, goalloc_usable_size(p) };
     int r;
 
-    Py_BEGIN_ALLOW_THREADS
-    r = goalloc_root_list(name, note_size, &s);
-    Py_END_ALLOW_THREADS
-    if (r < 0) {
+    Py_BEGIN_ALLOW_THREADS r = goalloc_root_list(name, note_size, &s);
+    Py_END_ALLOW_THREADS if (r < 0)
+    {
         (void)name_error(r, name);
         return NULL;
     }
@@ -125,11 +121,8 @@ static PyObject *root_wait(PyObject *module, PyObject *args)
     for (;;) {
         int slice_ms = timeout_ms < 0 || timeout_ms > HEAP_SLICE_MS ? HEAP_SLICE_MS : timeout_ms;
 
-        Py_BEGIN_ALLOW_THREADS
-        r = goalloc_root_wait(name, slice_ms, &p);
-        Py_END_ALLOW_THREADS
-        if (PyErr_CheckSignals() < 0)
-            return NULL;
+        Py_BEGIN_ALLOW_THREADS r = goalloc_root_wait(name, slice_ms, &p);
+        Py_END_ALLOW_THREADS if (PyErr_CheckSignals() < 0) return NULL;
         if (r == 0) {
             PyObject *result = open_root(name);
 
@@ -145,7 +138,8 @@ static PyObject *root_wait(PyObject *module, PyObject *args)
     }
 }
 
-/* Replace the root by p, whatever it is, or remove it (p NULL). 1; 0: there was none to remove; -1 with an exception. */
+/* Replace the root by p, whatever it is, or remove it (p NULL). 1; 0: there was none to remove; -1 with an exception.
+ */
 static int replace(const char *name, void *p)
 {
     for (;;) {
@@ -156,10 +150,9 @@ static int replace(const char *name, void *p)
             return r;
         if (r == 0)
             old = NULL;
-        Py_BEGIN_ALLOW_THREADS
-        r = goalloc_root_compare_and_set(name, old, p);
-        Py_END_ALLOW_THREADS
-        if (r == 0) {
+        Py_BEGIN_ALLOW_THREADS r = goalloc_root_compare_and_set(name, old, p);
+        Py_END_ALLOW_THREADS if (r == 0)
+        {
             if (old != NULL)
                 buffer_drop_for_ever(old);
             return 1;
@@ -241,13 +234,9 @@ static PyObject *root_names(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "z:root_names", &prefix) || heap_ensure() < 0)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    r = goalloc_root_list(prefix, collect_name, &c);
-    Py_END_ALLOW_THREADS
-    if (r < 0)
-        (void)name_error(r, "roots");
-    else
-        result = PyList_New((Py_ssize_t)c.n);
+    Py_BEGIN_ALLOW_THREADS r = goalloc_root_list(prefix, collect_name, &c);
+    Py_END_ALLOW_THREADS if (r < 0)(void) name_error(r, "roots");
+    else result = PyList_New((Py_ssize_t)c.n);
     for (size_t i = 0; result != NULL && i < c.n; i++) {
         PyObject *name = PyUnicode_FromString(c.names[i]);
 
@@ -259,10 +248,7 @@ static PyObject *root_names(PyObject *module, PyObject *args)
 }
 
 PyMethodDef roots_methods[] = {
-    { "root_get", root_get, METH_VARARGS, NULL },
-    { "root_wait", root_wait, METH_VARARGS, NULL },
-    { "root_set", root_set, METH_VARARGS, NULL },
-    { "root_remove", root_remove, METH_VARARGS, NULL },
-    { "root_names", root_names, METH_VARARGS, NULL },
-    { NULL, NULL, 0, NULL },
+    { "root_get", root_get, METH_VARARGS, NULL },     { "root_wait", root_wait, METH_VARARGS, NULL },
+    { "root_set", root_set, METH_VARARGS, NULL },     { "root_remove", root_remove, METH_VARARGS, NULL },
+    { "root_names", root_names, METH_VARARGS, NULL }, { NULL, NULL, 0, NULL },
 };

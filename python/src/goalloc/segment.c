@@ -2,8 +2,8 @@
  * segment: blocks with names, for goalloc.SharedMemory.
  *
  * Called by buffer.c. Calls block.c and table.c: a table of names, whose values are a block's key and its maker. A name
- * is good as long as its block is held by the name (BLOCK_FOR_EVER), or by its maker, who lives. A name that is not good
- * is as none: it is passed over, and replaced.
+ * is good as long as its block is held by the name (BLOCK_FOR_EVER), or by its maker, who lives. A name that is not
+ * good is as none: it is passed over, and replaced.
  *
  *   name     the entry, then the block is held for ever     a death in between: the maker is dead, so the name is not
  *                                                           good, and the block is collected

@@ -31,8 +31,8 @@
  *
  * Who locks and finds is_open repairs, whether the mutex tells of a death or not (a repair may itself have failed for
  * want of a daemon): goalloc_settle(), then `replaced` of the array and of all entries, then the counts. That takes
- * some ten nanoseconds an entry of the stripe, after a death only. -ESTALE (the heap is nobody's any more) does not keep
- * a process from the table: nobody will change a word of it behind its back.
+ * some ten nanoseconds an entry of the stripe, after a death only. -ESTALE (the heap is nobody's any more) does not
+ * keep a process from the table: nobody will change a word of it behind its back.
  *
  * What is lost: nothing that is in the table. A process without GOALLOC_ATTACH_RECLAIM that dies before its
  * goalloc_link() leaves the entry that it had allocated, as after any malloc.
@@ -52,12 +52,12 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#define TABLE_MAGIC  UINT64_C(0x31656c6261746f67) /* "gotable1" */
-#define TABLE_TAG    (UINT64_C(0x0001676f7461626c) | GOALLOC_ROOT_REINIT)
-#define TOMB         ((void *)(uintptr_t)1)
-#define PLACES_MIN   16u
+#define TABLE_MAGIC UINT64_C(0x31656c6261746f67) /* "gotable1" */
+#define TABLE_TAG (UINT64_C(0x0001676f7461626c) | GOALLOC_ROOT_REINIT)
+#define TOMB ((void *)(uintptr_t)1)
+#define PLACES_MIN 16u
 #define STRIPE_SHARE (UINT64_C(1) << 20) /* of a limit, that is worth a stripe of its own */
-#define LINK_TRIES   1000            /* while too many threads link at the same time */
+#define LINK_TRIES 1000                  /* while too many threads link at the same time */
 
 /* --- the table --- */
 

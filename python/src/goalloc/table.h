@@ -9,8 +9,8 @@
 #include <stdint.h>
 
 #define TABLE_STRIPES_MAX 64u
-#define TABLE_NAME_MAX    200u /* bytes of a table's name, so that the root's name fits */
-#define TABLE_KEY_MAX     (1u << 30)
+#define TABLE_NAME_MAX 200u /* bytes of a table's name, so that the root's name fits */
+#define TABLE_KEY_MAX (1u << 30)
 
 typedef struct entry {
     struct entry *replaced; /* what this entry has taken the place of, and is to be freed; else NULL */
@@ -25,7 +25,7 @@ typedef struct entry {
 _Static_assert(sizeof(entry) == 32, "an entry's head");
 
 typedef struct place {
-    void *entry; /* NULL: never used since the array was made; TOMB: an entry was here; else an entry */
+    void *entry;   /* NULL: never used since the array was made; TOMB: an entry was here; else an entry */
     uint64_t hash; /* of the entry; without meaning for the others */
 } place;
 
@@ -36,10 +36,10 @@ typedef struct places {
 } places;
 
 typedef struct stripe {
-    pthread_mutex_t mutex; /* robust, process-shared: guards all below, and the entries */
-    atomic_uint is_open;   /* 1: somebody is, or was when he died, at a change: repair before use */
-    uint32_t hand;         /* of eviction: a place */
-    places *places;        /* NULL: nothing was ever stored here */
+    pthread_mutex_t mutex;         /* robust, process-shared: guards all below, and the entries */
+    atomic_uint is_open;           /* 1: somebody is, or was when he died, at a change: repair before use */
+    uint32_t hand;                 /* of eviction: a place */
+    places *places;                /* NULL: nothing was ever stored here */
     _Atomic uint64_t count, bytes; /* of entries; read without the lock as well, for len() */
     uint64_t ntombs;
     uint64_t pad[6];
@@ -96,12 +96,14 @@ uint64_t table_nplaces(const stripe *s);
 void table_open_change(stripe *s);
 void table_close_change(stripe *s);
 
-/* What table_store() does, when there is an entry of that key already, or not (old NULL): 1 store, 0 leave it, negative:
- * an error. It may change the new entry's value, in its room. Called with the lock, perhaps more than once. */
+/* What table_store() does, when there is an entry of that key already, or not (old NULL): 1 store, 0 leave it,
+ * negative: an error. It may change the new entry's value, in its room. Called with the lock, perhaps more than once.
+ */
 typedef int (*table_decide_fn)(entry *old, entry *fresh, void *arg);
 
-/* Store e, in place of another one of its key. decide NULL: always. 1: stored; 0: decided against, e is the caller's; or
- * a negative errno, e is the caller's: -EBUSY, -EFBIG (larger than the table's limit lets it be), -ENOMEM and others. */
+/* Store e, in place of another one of its key. decide NULL: always. 1: stored; 0: decided against, e is the caller's;
+ * or a negative errno, e is the caller's: -EBUSY, -EFBIG (larger than the table's limit lets it be), -ENOMEM and
+ * others. */
 int table_store(table *t, entry *e, int wait_ms, table_decide_fn decide, void *arg);
 
 /* Remove all entries of a stripe. 0 or a negative errno. With the lock. */
