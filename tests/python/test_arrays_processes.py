@@ -9,6 +9,7 @@ import pickle
 import random
 import signal
 import sys
+import threading
 import time
 import unittest
 
@@ -28,6 +29,49 @@ METHODS = ("fork", "spawn")
 def live():
     gc.collect()
     return goalloc.stats()["live_objects"]
+
+
+# Of the layout in _numpy_entries.h.
+HOLDERS = 4096
+HOLDER_BYTES = 48
+HOLDERS_AT = 48
+RESERVED = 1
+RESERVED_AT = 40
+STRIPES = 32
+STRIPES_AT = HOLDERS_AT + HOLDERS * HOLDER_BYTES
+STRIPE_BYTES = 40 + 8 + 8 + 512 * 8
+SLABS_AT = 56
+ENTRY_BYTES = 64
+SLOTS_AT = 32
+
+
+def word(address):
+    return ctypes.c_uint64.from_address(address)
+
+
+def directory():
+    library = ctypes.CDLL(os.environ.get("GOALLOC_LIBRARY", "libgoalloc.so.1"))
+    p = ctypes.c_void_p()
+    assert library.goalloc_root_get(b"goalloc.arrays", ctypes.byref(p)) == 0
+    return p.value
+
+
+def stripe_and_entry(array):
+    """Addresses of an array's stripe, which begins with its mutex, and of its entry, in its first slab."""
+    function, arguments = array.__reduce_ex__(4)
+    index = arguments[1]
+    function(*arguments)
+    stripe = directory() + STRIPES_AT + index % STRIPES * STRIPE_BYTES
+    return stripe, word(stripe + SLABS_AT).value + index // STRIPES * ENTRY_BYTES
+
+
+def age_reservations():
+    """Those of children that are being forked are old now."""
+    holders = directory() + HOLDERS_AT
+    for i in range(HOLDERS):
+        holder = holders + i * HOLDER_BYTES
+        if word(holder).value & 0xFF == RESERVED:
+            word(holder + RESERVED_AT).value = 0
 
 
 # What workers run: at the top of the module, so that spawned ones find it.
@@ -301,6 +345,113 @@ class Ends(ProcessesTest):
         """)
 
 
+class Locks(ProcessesTest):
+    """Processes that die, or stop, while they have the mutex of an entry."""
+
+    def with_the_lock(self, array, do_it):
+        """A process that has locked the array's stripe, has done that with its entry, and waits. Its pid."""
+        stripe, entry = stripe_and_entry(array)
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                ok = ctypes.CDLL(None).pthread_mutex_lock(ctypes.c_void_p(stripe)) == 0
+                do_it(entry)
+                os.write(write, b"y" if ok else b"n")
+                time.sleep(support.PATIENCE)
+            finally:
+                os._exit(0)
+        self.assertEqual(os.read(read, 1), b"y")
+        os.close(read)
+        os.close(write)
+        return pid
+
+    def kill(self, pid):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    def use_all(self):
+        """Every stripe is locked by this."""
+        for array in [goalloc.share(np.full(10, i)) for i in range(64)]:
+            self.assertEqual(pickle.loads(pickle.dumps(array))[3], array[0])
+
+    def test_a_death_before_the_block_is_freed(self):
+        array = goalloc.share(np.ones(100))
+
+        def let_go(entry):  # of both: the parent's, and its own
+            for i in range(3):
+                word(entry + SLOTS_AT + 8 * i).value = 0
+
+        self.kill(self.with_the_lock(array, let_go))
+        self.use_all()
+        before = live()
+        del array  # its entry is another one's by now, or nobody's
+        self.assertEqual(live(), before)
+
+    def test_a_death_before_the_entry_is_alive(self):
+        array = goalloc.share(np.ones(100))
+
+        def not_yet(entry):
+            word(entry).value &= ~1
+
+        self.kill(self.with_the_lock(array, not_yet))
+        self.use_all()
+        del array
+
+    def test_a_death_with_the_lock_alone_loses_nothing(self):
+        array = goalloc.publish("name", np.ones(100))
+        self.kill(self.with_the_lock(array, lambda entry: None))
+        self.use_all()
+        self.assertEqual(goalloc.open("name").sum(), 100)
+        self.assertEqual(pickle.loads(pickle.dumps(array)).sum(), 100)
+        goalloc.unlink("name")
+
+    def test_a_process_that_is_stopped_with_the_lock_holds_up_nobody_for_ever(self):
+        array, other = goalloc.share(np.ones(100)), goalloc.share(np.ones(100))
+        pid = self.with_the_lock(array, lambda entry: None)
+        os.kill(pid, signal.SIGSTOP)
+        with self.assertRaises(TimeoutError):
+            pickle.dumps(array)
+        self.assertEqual(pickle.loads(pickle.dumps(other)).sum(), 100)
+        self.kill(pid)
+        self.assertEqual(pickle.loads(pickle.dumps(array)).sum(), 100)
+
+
+class Threads(ProcessesTest):
+    def test_threads_share_send_and_receive(self):
+        failures = []
+        arrays = [goalloc.share(np.full(50, i)) for i in range(8)]
+
+        def work(seed):
+            chance = random.Random(seed)
+            try:
+                for _ in range(1500):
+                    i = chance.randrange(8)
+                    back = pickle.loads(pickle.dumps(arrays[i]))
+                    if (back != i).any() or (goalloc.share(back + 1) != i + 1).any():
+                        failures.append(i)
+            except Exception as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=work, args=(support.SEED + i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            self.in_child(lambda: all((a == i).all() for i, a in enumerate(arrays)))
+        for thread in threads:
+            thread.join()
+        self.assertEqual(failures, [])
+
+    def in_child(self, function):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os._exit(0 if function() else 1)
+            finally:
+                os._exit(2)
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
+
+
 def storm(seed, inboxes, number):
     """Share, name, open, send, receive, fork and forget, until somebody kills this process."""
     chance = random.Random(seed)
@@ -356,7 +507,7 @@ class Kills(ProcessesTest):
 
         boxes = [Box() for _ in range(4)]
         workers = [start(i) for i in range(4)]
-        until = time.monotonic() + support.seconds(5)
+        until = time.monotonic() + support.seconds(3)
         next_daemon = time.monotonic() + 1.5
         nkills = 0
         while time.monotonic() < until:
@@ -395,25 +546,6 @@ class Kills(ProcessesTest):
         goalloc.detach()
         self.run_python("import goalloc; goalloc.attach(group='other'); print(goalloc.collect_arrays())")
         goalloc.attach()
-
-
-# Of the layout in _numpy_entries.h.
-HOLDERS = 4096
-HOLDER_BYTES = 48
-HOLDERS_AT = 48
-RESERVED = 1
-RESERVED_AT = 40
-
-
-def age_reservations():
-    """Those of children that are being forked are old now."""
-    library = ctypes.CDLL(os.environ.get("GOALLOC_LIBRARY", "libgoalloc.so.1"))
-    p = ctypes.c_void_p()
-    assert library.goalloc_root_get(b"goalloc.arrays", ctypes.byref(p)) == 0
-    for i in range(HOLDERS):
-        holder = p.value + HOLDERS_AT + i * HOLDER_BYTES
-        if ctypes.c_uint64.from_address(holder).value & 0xFF == RESERVED:
-            ctypes.c_uint64.from_address(holder + RESERVED_AT).value = 0
 
 
 class Box:

@@ -657,12 +657,12 @@ static PyObject *publish(PyObject *module, PyObject *args)
     m->check = checksum((char *)m + META_CHECKED, bytes - META_CHECKED);
     r = refs_name(h->id, name, m);
     if (r == -EALREADY)
-        Py_RETURN_FALSE;
+        return PyBool_FromLong(0);
     if (r == -EEXIST)
         return PyErr_Format(PyExc_FileExistsError, "there is a root \"%s\"", name);
     if (r < 0)
         return fail(r, "publish");
-    Py_RETURN_TRUE;
+    return PyBool_FromLong(1);
 }
 
 /* Whether a copy of a description is one. */
@@ -735,7 +735,7 @@ static PyObject *lookup(PyObject *module, PyObject *args)
         const meta *m = look.meta;
         const int64_t *numbers = (const int64_t *)(m + 1);
         result = Py_BuildValue("(OLNNs#)", h, (long long)m->offset, numbers_tuple(numbers, m->ndim),
-                               numbers_tuple(numbers + m->ndim, m->ndim), (const char *)(numbers + 2 * m->ndim),
+                               numbers_tuple(numbers + m->ndim, m->ndim), (const char *)(numbers + (size_t)2 * m->ndim),
                                (Py_ssize_t)m->dtype_bytes);
     }
     Py_XDECREF(h);

@@ -14,32 +14,47 @@
 
 #define CHUNKS_MAX (1U << 16) /* of an entry: a circle that somebody has scribbled ends, too */
 #define LOCK_MS 5000
+#define LEAST_PAUSE_NS 20000L
+#define MOST_PAUSE_NS 1000000L
 
 refs_process refs_self = { .holder = NONE };
 
 /* --- locks --- */
 
-/* Without the GIL if it takes time. *ret_died: its last holder has. */
+static int64_t now_ms(void)
+{
+    struct timespec now;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Nobody has the mutex while it waits for the GIL, which another thread may keep for long: so this one tries, and
+ * sleeps in between without the GIL. */
 int mutex_lock(pthread_mutex_t *mutex, int *ret_died)
 {
     int r = pthread_mutex_trylock(mutex);
 
     *ret_died = 0;
     if (r == EBUSY) {
-        struct timespec end;
+        const int64_t end = now_ms() + LOCK_MS;
+        struct timespec pause = { .tv_nsec = LEAST_PAUSE_NS };
 
-        (void)clock_gettime(CLOCK_MONOTONIC, &end);
-        end.tv_sec += LOCK_MS / 1000;
-        PyThreadState *thread = refs_self.is_leaving ? NULL : PyEval_SaveThread();
-        r = pthread_mutex_clocklock(mutex, CLOCK_MONOTONIC, &end);
-        if (thread != NULL)
-            PyEval_RestoreThread(thread);
+        while (r == EBUSY && now_ms() < end) {
+            PyThreadState *thread = refs_self.is_leaving ? NULL : PyEval_SaveThread();
+            (void)nanosleep(&pause, NULL);
+            if (thread != NULL)
+                PyEval_RestoreThread(thread);
+            if (pause.tv_nsec < MOST_PAUSE_NS)
+                pause.tv_nsec *= 2;
+            r = pthread_mutex_trylock(mutex);
+        }
     }
     if (r == EOWNERDEAD) {
         *ret_died = 1;
         r = pthread_mutex_consistent(mutex);
     }
-    return -r;
+    return r == EBUSY ? -ETIMEDOUT : -r;
 }
 
 void mutex_unlock(pthread_mutex_t *mutex)
@@ -296,7 +311,7 @@ int entry_of_address(const void *p, uint64_t *ret_index)
             if (address - from < SLAB_ENTRIES * sizeof(refs_entry)) {
                 if ((address - from) % sizeof(refs_entry) != 0)
                     return -EINVAL;
-                *ret_index = (slab * SLAB_ENTRIES + (address - from) / sizeof(refs_entry)) * STRIPES + s;
+                *ret_index = ((uint64_t)slab * SLAB_ENTRIES + (address - from) / sizeof(refs_entry)) * STRIPES + s;
                 return 0;
             }
         }
