@@ -482,5 +482,36 @@ class Attachment(support.HeapTest):
         del kept
 
 
+class DroppedHeap(support.HeapTest):
+    def test_arrays_of_a_heap_that_was_dropped(self):
+        goalloc.attach()
+        kept = goalloc.publish("name", np.arange(1000))
+        with goalloc.arrays():
+            made = np.ones(5000)
+        message = pickle.dumps(kept)
+        self.assertEqual(self.daemon.control("drop", "--yes").returncode, 0)
+        self.daemon.process.wait(support.PATIENCE)
+        self.assertTrue(support.eventually(lambda: not goalloc.is_current(), 10))
+        self.assertEqual((kept.sum(), made.sum()), (499500, 5000))  # it can still be read
+        for call in (lambda: goalloc.open("name"), lambda: goalloc.share(np.ones(1 << 24)), goalloc.collect_arrays):
+            with self.assertRaises((OSError, MemoryError)):
+                call()
+        self.daemon.start()
+        with self.assertRaises(BufferError):
+            goalloc.detach()
+        del kept, made
+        gc.collect()
+        goalloc.detach()
+        goalloc.attach(wait=True)
+        with self.assertRaises(FileNotFoundError):
+            goalloc.open("name")
+        with self.assertRaises(goalloc.HeapGoneError):
+            pickle.loads(message)
+        new = goalloc.publish("name", np.arange(10))
+        self.assertEqual(pickle.loads(pickle.dumps(new)).sum(), 45)
+        goalloc.unlink("name")
+        del new
+
+
 if __name__ == "__main__":
     support.main()
