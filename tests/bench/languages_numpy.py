@@ -3,9 +3,9 @@
 
     tests/bench/languages_numpy.py [--build DIR] [--rounds N] [--workers N] [--megabytes N] [--small N] [--json]
 
-DIR is a finished build (build-tests/release). Both take turns, N rounds of each, after one that does not count; printed
-are medians, and the ratio goalloc / multiprocessing: below 1 goalloc is faster. The same workers, forked before, serve
-both.
+DIR is a finished build (build-tests/release). Both take turns in each row, N rounds, after one that does not count;
+printed are medians, and the ratio goalloc / multiprocessing: below 1 goalloc is faster. The same workers, forked before,
+serve both.
 
   large    an array of 512 MB is copied into shared memory and sent to four workers; each sums its part and answers;
            then it is let go. Milliseconds
@@ -177,13 +177,12 @@ def main():
         small = [chance.random(SMALL_SHAPE) for _ in range(options.small)]
         large_sum, small_sum = float(large.sum()), float(sum(one.sum() for one in small))
         for turn in range(-1, options.rounds):
-            for kind, peer in peers.items():
-                rows = {
-                    "large": measure_large(peer, kind, pipes, large, large_sum, False),
-                    "fill": measure_large(peer, kind, pipes, large, large_sum, True),
-                    "small": measure_small(peer, kind, pipes[0], small, small_sum),
-                }
-                for what, figure in rows.items():
+            for what in ("large", "fill", "small"):
+                for kind, peer in peers.items():
+                    if what == "small":
+                        figure = measure_small(peer, kind, pipes[0], small, small_sum)
+                    else:
+                        figure = measure_large(peer, kind, pipes, large, large_sum, what == "fill")
                     if turn >= 0:
                         figures.setdefault(what, {}).setdefault(kind, []).append(figure)
         for pipe in pipes:

@@ -30,6 +30,8 @@
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <numpy/arrayobject.h>
 
@@ -39,6 +41,10 @@
 #define META_BYTES_MAX 65536
 #define COLLECT_BYTES (UINT64_C(1) << 28) /* so much shared since the last look: the dead are looked for */
 #define COLLECT_ARRAYS 65536
+#define POPULATE_FROM (1U << 20) /* bytes */
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
 #define TICKET_GROUP 3 /* the group's place in goalloc._core's ticket */
 
 /* The description of a published array; then shape, strides (int64 each), the dtype's text, the name. */
@@ -396,6 +402,19 @@ static PyObject *empty(PyObject *module, PyObject *args)
     return array;
 }
 
+/* All of the array is about to be written: its pages are mapped by one call, which costs half of what a fault for each
+ * does (512 MB: 100 ms instead of 200). Nothing is lost if that can't be. */
+static void populate(PyArrayObject *array)
+{
+    const size_t size = (size_t)PyArray_NBYTES(array);
+
+    if (size < POPULATE_FROM || (uintptr_t)PyArray_DATA(array) % (uintptr_t)sysconf(_SC_PAGESIZE) != 0)
+        return;
+    Py_BEGIN_ALLOW_THREADS
+    (void)madvise(PyArray_DATA(array), size, MADV_POPULATE_WRITE);
+    Py_END_ALLOW_THREADS
+}
+
 /* share(array): itself if it is shared, else a copy. */
 static PyObject *share(PyObject *module, PyObject *object)
 {
@@ -410,6 +429,8 @@ static PyObject *share(PyObject *module, PyObject *object)
     Py_INCREF(PyArray_DESCR(from));
     to = array_new(PyArray_DESCR(from), PyArray_NDIM(from), PyArray_DIMS(from),
                    PyArray_IS_F_CONTIGUOUS(from) && !PyArray_IS_C_CONTIGUOUS(from));
+    if (to != NULL)
+        populate((PyArrayObject *)to);
     if (to != NULL && PyArray_CopyInto((PyArrayObject *)to, from) < 0)
         Py_CLEAR(to);
     Py_DECREF(from);
