@@ -381,6 +381,7 @@ check "and is started at boot" in_box systemctl is-enabled goallocd.service
 check "goallocctl ping" in_box goallocctl ping
 check "a program compiles with what pkg-config says" in_box sh -c 'cd /srv && gcc -std=c11 -D_GNU_SOURCE -O2 -Wall \
     -Wextra -Werror worker.c -o worker $(pkg-config --cflags --libs goalloc)'
+check "the package for Python uses the heap" in_box python3 -c 'import goalloc; print(goalloc.alloc(10), goalloc.stats())'
 
 # --- 4. use ---
 

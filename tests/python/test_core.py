@@ -286,6 +286,84 @@ class Buffers(HeapTest):
         self.assertEqual(goalloc.from_handle(handle).size, 100)
 
 
+class Threads(HeapTest):
+    def test_threads_share_one_buffer_at_the_same_time(self):
+        goalloc.attach(group="threads")
+        for _ in range(50):
+            buffer = goalloc.alloc(10)
+            with concurrent.futures.ThreadPoolExecutor(6) as pool:
+                texts = list(pool.map(lambda _, b=buffer: b.handle(), range(6)))
+            for text in texts:
+                self.assertEqual(goalloc.from_handle(text, take=True).address, buffer.address)
+            with self.assertRaises(ValueError):
+                goalloc.drop_handle(texts[0])
+
+    def test_threads_attach_detach_and_use_at_the_same_time(self):
+        stop = time.monotonic() + 1.0
+        done = []
+
+        def use():
+            while time.monotonic() < stop:
+                try:
+                    goalloc.alloc(100).handle()
+                    done.append(1)
+                    goalloc.dict("use")[b"k"] = b"v"
+                    list(goalloc.roots)
+                except (ConnectionError, ValueError):
+                    pass  # detached just now
+
+        def change():
+            while time.monotonic() < stop:
+                try:
+                    goalloc.attach()
+                except RuntimeError:
+                    pass
+                time.sleep(0.01)
+                try:
+                    goalloc.detach()
+                    done.append(2)
+                except (BufferError, ConnectionError):
+                    pass
+
+        threads = [threading.Thread(target=work) for work in (use, use, use, change, change)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertIn(1, done)
+        if not goalloc.is_attached():
+            goalloc.attach()
+        self.assertEqual(goalloc.alloc(3).size, 3)
+
+    def test_forks_while_threads_share(self):
+        goalloc.attach(group="threads")
+        stop = threading.Event()
+
+        def use():
+            while not stop.is_set():
+                some = [goalloc.alloc(100) for _ in range(20)]
+                some[3].handle()
+                goalloc.drop_handle(some[5].handle())
+
+        threads = [threading.Thread(target=use) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        kept = [goalloc.alloc(64) for _ in range(20)]
+        for i, one in enumerate(kept):
+            memoryview(one)[0] = i
+        try:
+            for _ in range(30):
+                pid = os.fork()
+                if pid == 0:
+                    good = all(memoryview(one)[0] == i for i, one in enumerate(kept)) and goalloc.alloc(5).size == 5
+                    os._exit(0 if good else 1)
+                self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+
 class Children(HeapTest):
     def setUp(self):
         goalloc.attach(group="children")

@@ -66,8 +66,11 @@ static PyObject *trim(PyObject *module, PyObject *unused)
     (void)unused;
     if (heap_ensure() < 0)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS r = goalloc_trim();
-    Py_END_ALLOW_THREADS if (r < 0) return heap_error(r, "trim");
+    HEAP_BEGIN_CALL;
+    r = goalloc_trim();
+    HEAP_END_CALL;
+    if (r < 0)
+        return heap_error(r, "trim");
     Py_RETURN_NONE;
 }
 
@@ -79,8 +82,11 @@ static PyObject *set_label(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "z:set_label", &label) || heap_ensure() < 0)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS r = goalloc_set_label(label);
-    Py_END_ALLOW_THREADS if (r < 0) return heap_error(r, "set_label");
+    HEAP_BEGIN_CALL;
+    r = goalloc_set_label(label);
+    HEAP_END_CALL;
+    if (r < 0)
+        return heap_error(r, "set_label");
     Py_RETURN_NONE;
 }
 
@@ -109,8 +115,11 @@ static PyObject *stats(PyObject *module, PyObject *unused)
     (void)unused;
     if (heap_ensure() < 0)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS r = goalloc_stats(&s);
-    Py_END_ALLOW_THREADS if (r < 0) return heap_error(r, "stats");
+    HEAP_BEGIN_CALL;
+    r = goalloc_stats(&s);
+    HEAP_END_CALL;
+    if (r < 0)
+        return heap_error(r, "stats");
     result = PyDict_New();
     for (size_t i = 0; result != NULL && i < sizeof(stats_fields) / sizeof(stats_fields[0]); i++) {
         uint64_t value;

@@ -26,6 +26,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "block.h"
 #include "handle.h"
@@ -37,7 +38,8 @@
 enum kind { EMPTY, PRIVATE, SHARED, BORROWED, FOREIGN };
 
 typedef struct buffer {
-    PyObject_HEAD char *p;
+    PyObject_HEAD
+    char *p;
     Py_ssize_t size;
     Py_ssize_t nexports;
     uint64_t generation;
@@ -46,8 +48,10 @@ typedef struct buffer {
     struct buffer *next, *previous; /* of those with a block */
     char kind;
     char is_readonly;
-    char is_for_child;   /* held once more, for a child that is being forked */
-    char key[BLOCK_KEY]; /* SHARED: the block's, which may be gone with its heap */
+    char is_sharing;           /* a thread is putting it into the table of blocks, without the GIL */
+    char is_for_child;         /* held once more, for a child that is being forked */
+    unsigned long fork_number; /* the last fork that has come to it */
+    char key[BLOCK_KEY];       /* SHARED: the block's, which may be gone with its heap */
 } buffer;
 
 static PyTypeObject *buffer_type;
@@ -71,17 +75,19 @@ static table *blocks_of_heap(void)
     }
     if (blocks != NULL && blocks_generation == heap_generation())
         return blocks;
-    Py_BEGIN_ALLOW_THREADS r = blocks_open(&t);
-    Py_END_ALLOW_THREADS if (r < 0)
-    {
+    HEAP_BEGIN_CALL;
+    r = blocks_open(&t);
+    HEAP_END_CALL;
+    if (r < 0) {
         (void)heap_error(r, "the table of blocks");
         return NULL;
     }
     blocks = t;
     blocks_generation = heap_generation();
-    Py_BEGIN_ALLOW_THREADS(void)
-        block_collect(t, 0, &ncollected); /* what the dead have left; who can't now will later */
-    Py_END_ALLOW_THREADS return blocks;
+    HEAP_BEGIN_CALL;
+    (void)block_collect(t, 0, &ncollected); /* what the dead have left; who can't now will later */
+    HEAP_END_CALL;
+    return blocks;
 }
 
 /* --- objects --- */
@@ -163,8 +169,6 @@ static void let_go(buffer *self)
         block_free_private(self->b);
     else if (kind == SHARED && is_here && blocks != NULL && heap_is_attached())
         (void)block_drop(blocks, self->key, block_self(), heap_has_session(), END_WAIT_MS);
-    else if (kind == BORROWED)
-        heap_unpin();
     self->b = NULL;
     self->p = NULL;
     self->size = 0;
@@ -188,18 +192,15 @@ PyObject *buffer_borrow(void *p, Py_ssize_t size, int is_readonly, PyObject *own
 {
     buffer *self;
 
-    if (heap_pin() < 0)
+    if (heap_ensure() < 0)
         return NULL;
     if (size < 0 || !goalloc_contains(p)) {
-        heap_unpin();
         PyErr_SetString(PyExc_ValueError, "no memory of the heap");
         return NULL;
     }
     self = make(BORROWED, p, size);
-    if (self == NULL) {
-        heap_unpin();
+    if (self == NULL)
         return NULL;
-    }
     self->is_readonly = (char)(is_readonly != 0 || heap_is_readonly());
     Py_XINCREF(owner);
     self->owner = owner;
@@ -219,9 +220,12 @@ static block *block_of_size(Py_ssize_t size)
     }
     if (heap_ensure() < 0)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS b = block_new((size_t)size);
+    HEAP_BEGIN_CALL;
+    b = block_new((size_t)size);
     saved_errno = errno;
-    Py_END_ALLOW_THREADS if (b == NULL)(void) heap_error(saved_errno, "alloc");
+    HEAP_END_CALL;
+    if (b == NULL)
+        (void)heap_error(saved_errno, "alloc");
     return b;
 }
 
@@ -251,13 +255,24 @@ static int share(buffer *self)
 
     if (t == NULL)
         return -1;
+    while (self->is_sharing) { /* another thread is at it */
+        HEAP_BEGIN_CALL;
+        (void)nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+        HEAP_END_CALL;
+        if (PyErr_CheckSignals() < 0)
+            return -1;
+    }
+    if (check(self) < 0) /* another thread has detached, or freed it */
+        return -1;
     if (self->kind == SHARED)
         return 0;
     if (self->kind != PRIVATE) {
         PyErr_SetString(PyExc_ValueError, "this buffer's memory is not its own: it can't be shared");
         return -1;
     }
-    PATIENTLY(r, "share", block_share(t, self->b, block_self(), wait_ms));
+    self->is_sharing = 1;
+    PATIENTLY_FREE(r, "share", block_share(t, self->b, block_self(), wait_ms));
+    self->is_sharing = 0;
     if (r < 0)
         return -1;
     self->kind = SHARED;
@@ -408,21 +423,46 @@ PyObject *buffer_drop_handle(PyObject *module, PyObject *args)
 
 /* --- fork and detach --- */
 
+/* A buffer that this fork has not come to yet, or NULL. */
+static buffer *next_for_fork(buffer *b, unsigned long number)
+{
+    while (b != NULL && b->fork_number == number)
+        b = b->next;
+    return b;
+}
+
+/* Share it, and hold it once more. It may be freed meanwhile by another thread, where this one waits without the GIL.
+ */
+static void prepare_for_child(buffer *b)
+{
+    block *unused;
+
+    b->is_for_child = 0;
+    if (is_gone(b) || (b->kind != PRIVATE && b->kind != SHARED))
+        return;
+    if (share(b) < 0 || block_hold(blocks, b->key, forker, END_WAIT_MS, &unused) < 0)
+        PyErr_Clear(); /* the child finds that out */
+    else
+        b->is_for_child = 1;
+}
+
 void buffer_before_fork(void)
 {
+    static unsigned long fork_number;
+    unsigned long number;
+    buffer *b;
+
     if (!heap_is_attached() || first == NULL || heap_is_readonly())
         return;
     forker = block_self();
-    for (buffer *b = first; b != NULL; b = b->next) {
-        block *unused;
+    number = ++fork_number;
+    for (b = next_for_fork(first, number); b != NULL;) {
+        PyObject *kept = Py_NewRef((PyObject *)b);
 
-        b->is_for_child = 0;
-        if (is_gone(b) || (b->kind != PRIVATE && b->kind != SHARED))
-            continue;
-        if (share(b) < 0 || block_hold(blocks, b->key, forker, END_WAIT_MS, &unused) < 0)
-            PyErr_Clear(); /* the child finds that out */
-        else
-            b->is_for_child = 1;
+        b->fork_number = number;
+        prepare_for_child(b);
+        b = next_for_fork(b->b != NULL ? b->next : first, number);
+        Py_DECREF(kept);
     }
 }
 
@@ -530,9 +570,10 @@ static table *names_of_heap(void)
         return NULL;
     if (names != NULL && names_generation == heap_generation())
         return names;
-    Py_BEGIN_ALLOW_THREADS r = table_open(segment_root, 0, &t);
-    Py_END_ALLOW_THREADS if (r < 0)
-    {
+    HEAP_BEGIN_CALL;
+    r = table_open(segment_root, 0, &t);
+    HEAP_END_CALL;
+    if (r < 0) {
         (void)heap_error(r, "the table of names");
         return NULL;
     }
@@ -564,11 +605,11 @@ static PyObject *create_segment(const char *name, size_t name_len, Py_ssize_t si
         block_free_private(b);
         return NULL;
     }
-    if (share((buffer *)self) < 0) {
+    if (share((buffer *)self) < 0 || names_of_heap() == NULL || check((buffer *)self) < 0) {
         Py_DECREF(self);
         return NULL;
     }
-    PATIENTLY(r, "create", segment_name(names, blocks, name, name_len, b, block_self(), wait_ms));
+    PATIENTLY_FREE(r, "create", segment_name(names, blocks, name, name_len, b, block_self(), wait_ms));
     if (r == 1)
         return self;
     Py_DECREF(self);
@@ -649,6 +690,10 @@ static PyObject *buffer_free(PyObject *object, PyObject *unused)
     (void)unused;
     if (self->nexports > 0) {
         PyErr_Format(PyExc_BufferError, "free: %zd views of this buffer are in use", self->nexports);
+        return NULL;
+    }
+    if (self->is_sharing) {
+        PyErr_SetString(PyExc_BufferError, "free: another thread is sharing this buffer");
         return NULL;
     }
     let_go(self);

@@ -32,6 +32,8 @@ PyObject *heap_error(int error, const char *what); /* raises; always NULL */
 int heap_ensure(void);                             /* attached, with a session of its own; 0, or -1 with an exception */
 int heap_pin(void);                                /* heap_ensure(), and the heap stays mapped; 0 or -1 */
 void heap_unpin(void);
+void heap_call_begins(void); /* as a pin, for the time of a call */
+void heap_call_ends(void);
 uint64_t heap_generation(void); /* counts attaches: what is of another generation is gone */
 bool heap_is_attached(void);
 bool heap_has_session(void); /* false: a forked child that has not opened one yet */
@@ -45,25 +47,55 @@ bool heap_has_pins(void);
 /* An error of table.c or block.c as an exception, unless there is one already. Always -1. */
 int heap_lock_error(int r, const char *what);
 
+/* clang-format off */
+
+/*
+ * A call of libgoalloc, or a wait, without the GIL, and with the heap mapped: a detach by another thread is refused
+ * meanwhile.
+ */
+#define HEAP_BEGIN_CALL                                                                                                \
+    do {                                                                                                               \
+        heap_call_begins();                                                                                            \
+        Py_BEGIN_ALLOW_THREADS
+#define HEAP_END_CALL                                                                                                  \
+        Py_END_ALLOW_THREADS                                                                                           \
+        heap_call_ends();                                                                                              \
+    } while (0)
+
 #define HEAP_SLICE_MS 100 /* of a wait without the GIL, between looks for signals */
 
 /*
- * Do `call`, which returns -EBUSY if a lock was not free within wait_ms: with the GIL at first, then without it, until
- * the timeout of the attach. 0 or above as the call; -1 with an exception.
+ * Do `call`, which returns -EBUSY if a lock was not free within wait_ms, until the timeout of the attach: without the
+ * GIL. 0 or above as the call; -1 with an exception. PATIENTLY tries it once with the GIL and without a wait before,
+ * for what is short and does not allocate.
  */
-#define PATIENTLY(r, what, call)                                                                                       \
+#define PATIENTLY_FREE(r, what, call)                                                                                  \
     do {                                                                                                               \
-        int wait_ms = 0, left_ms = heap_timeout_ms();                                                                  \
-        (r) = (call);                                                                                                  \
-        while ((r) == -EBUSY && left_ms > 0) {                                                                         \
-            wait_ms = left_ms < HEAP_SLICE_MS ? left_ms : HEAP_SLICE_MS;                                               \
+        int left_ms = heap_timeout_ms(), wait_ms = HEAP_SLICE_MS;                                                      \
+        heap_call_begins(); /* a signal's handler does not detach, either */                                           \
+        do {                                                                                                           \
             left_ms -= wait_ms;                                                                                        \
-            Py_BEGIN_ALLOW_THREADS(r) = (call);                                                                        \
-            Py_END_ALLOW_THREADS if ((r) == -EBUSY && PyErr_CheckSignals() < 0) break;                                 \
-        }                                                                                                              \
+            HEAP_BEGIN_CALL;                                                                                           \
+            (r) = (call);                                                                                              \
+            HEAP_END_CALL;                                                                                             \
+        } while ((r) == -EBUSY && left_ms > 0 && PyErr_CheckSignals() == 0);                                           \
+        heap_call_ends();                                                                                              \
         if ((r) < 0)                                                                                                   \
             (r) = heap_lock_error((r), (what));                                                                        \
     } while (0)
+#define PATIENTLY(r, what, call)                                                                                       \
+    do {                                                                                                               \
+        {                                                                                                              \
+            enum { wait_ms = 0 };                                                                                      \
+            (r) = (call);                                                                                              \
+        }                                                                                                              \
+        if ((r) == -EBUSY)                                                                                             \
+            PATIENTLY_FREE(r, what, call);                                                                             \
+        else if ((r) < 0)                                                                                              \
+            (r) = heap_lock_error((r), (what));                                                                        \
+    } while (0)
+
+/* clang-format on */
 
 /* --- buffer.c --- */
 

@@ -24,7 +24,8 @@
 #define DIGITS_MAX 21 /* of a 64-bit number, with its sign */
 
 typedef struct dict {
-    PyObject_HEAD PyObject *name; /* str */
+    PyObject_HEAD
+    PyObject *name; /* str */
     unsigned long long max_bytes;
     table *t;
     uint64_t generation;
@@ -52,9 +53,10 @@ static table *table_of(dict *self)
     if (name == NULL)
         return NULL;
     (void)snprintf(root, sizeof(root), ROOT_PREFIX "%s", name);
-    Py_BEGIN_ALLOW_THREADS r = table_open(root, self->max_bytes, &t);
-    Py_END_ALLOW_THREADS if (r < 0)
-    {
+    HEAP_BEGIN_CALL;
+    r = table_open(root, self->max_bytes, &t);
+    HEAP_END_CALL;
+    if (r < 0) {
         (void)heap_error(r, root);
         return NULL;
     }
@@ -105,15 +107,20 @@ enum look { LOOK_GET, LOOK_CONTAINS, LOOK_POP };
 /* 1: it was there (*ret is its value, unless contains); 0; -1 with an exception. */
 static int look_up(dict *self, PyObject *key, enum look look, PyObject **ret)
 {
-    table *t = table_of(self);
     uint64_t hash, index;
     stripe *s;
     entry *e;
+    table *t;
     bytes k;
     int r;
 
-    if (t == NULL || bytes_get(key, &k) < 0)
+    if (bytes_get(key, &k) < 0)
         return -1;
+    t = table_of(self); /* last: from here to the end nothing lets another thread detach */
+    if (t == NULL) {
+        bytes_release(&k);
+        return -1;
+    }
     hash = table_hash(t, k.p, (size_t)k.len);
     r = lock(t, hash, &s);
     if (r == 0) {
@@ -202,30 +209,39 @@ static Py_ssize_t length(PyObject *object)
 /* What a change allocates and stores; `decide` as for table_store(). 1, 0: decided against; -1 with an exception. */
 static int store(dict *self, PyObject *key, const char *value, size_t value_len, table_decide_fn decide, void *arg)
 {
-    table *t = table_of(self);
     int left_ms = heap_timeout_ms();
     entry *e;
+    table *t;
     bytes k;
     int r;
 
-    if (t == NULL || bytes_get(key, &k) < 0)
+    if (bytes_get(key, &k) < 0)
         return -1;
-    Py_BEGIN_ALLOW_THREADS e = entry_new(t, k.p, (size_t)k.len, value_len);
+    t = table_of(self);
+    if (t == NULL) {
+        bytes_release(&k);
+        return -1;
+    }
+    heap_call_begins(); /* to the end: a signal's handler does not detach, either */
+    HEAP_BEGIN_CALL;
+    e = entry_new(t, k.p, (size_t)k.len, value_len);
     r = e == NULL ? -errno : 0;
     if (e != NULL) {
         if (value != NULL)
             memcpy(entry_value(e), value, value_len);
         r = table_store(t, e, HEAP_SLICE_MS, decide, arg);
     }
-    Py_END_ALLOW_THREADS while (r == -EBUSY && (left_ms -= HEAP_SLICE_MS) > 0)
-    {
+    HEAP_END_CALL;
+    while (r == -EBUSY && (left_ms -= HEAP_SLICE_MS) > 0) {
         if (PyErr_CheckSignals() < 0)
             break;
-        Py_BEGIN_ALLOW_THREADS r = table_store(t, e, HEAP_SLICE_MS, decide, arg);
-        Py_END_ALLOW_THREADS
+        HEAP_BEGIN_CALL;
+        r = table_store(t, e, HEAP_SLICE_MS, decide, arg);
+        HEAP_END_CALL;
     }
     if (r != 1 && e != NULL)
         entry_free(e);
+    heap_call_ends();
     bytes_release(&k);
     return r;
 }
@@ -384,10 +400,11 @@ static PyObject *clear(PyObject *object, PyObject *unused)
 
         if (lock_stripe(&t->stripes[i]) < 0)
             return NULL;
-        Py_BEGIN_ALLOW_THREADS r = table_clear_stripe(&t->stripes[i]);
+        HEAP_BEGIN_CALL;
+        r = table_clear_stripe(&t->stripes[i]);
         table_unlock(&t->stripes[i]);
-        Py_END_ALLOW_THREADS if (r < 0)
-        {
+        HEAP_END_CALL;
+        if (r < 0) {
             (void)heap_lock_error(r, "clear");
             return NULL;
         }

@@ -29,7 +29,7 @@ typedef struct goalloc_python_api {
     PyObject *(*raise)(int error, const char *what);
 
     /* A goalloc.Buffer on size bytes at p, in the heap, that owns nothing: `owner`, which may be NULL, lives as long as
-     * the buffer. It has a pin of its own. NULL with an exception. */
+     * the buffer. Views of it pin the heap. NULL with an exception. */
     PyObject *(*buffer_borrow)(void *p, Py_ssize_t size, int is_readonly, PyObject *owner);
 
     /* 1: this process has no write access to the heap (attach(readonly=True)). */

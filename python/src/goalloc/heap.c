@@ -8,6 +8,9 @@
  * request for roots. A wait for a daemon that is just starting is a loop here, and not GOALLOC_ATTACH_WAIT, so that
  * signals are handled meanwhile: Ctrl-C ends it.
  *
+ * Threads: a call without the GIL counts as a pin, so nobody detaches meanwhile; who attaches or detaches says so, and
+ * others wait until it is done.
+ *
  * A forked child has the mapping, and a session at its first call of heap_ensure(), which makes one that needs it. So
  * no other file need think of what an attach within a lock of the heap would mean.
  */
@@ -32,8 +35,10 @@ static struct {
 
 static uint64_t generation;
 static Py_ssize_t npins;
+static Py_ssize_t ncalls;       /* that threads are in, without the GIL */
 static atomic_bool has_session; /* this process has one, or had one before it lost its daemon */
 static bool was_detached;
+static bool is_changing; /* a thread attaches or detaches: others wait for it, or are told */
 static PyObject *heap_gone_error;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -115,6 +120,8 @@ int heap_lock_error(int r, const char *what)
 
 static void in_child(void)
 {
+    is_changing = false; /* whoever is at it is in the parent */
+    ncalls = 0;
     atomic_store(&has_session, false);
 }
 
@@ -150,7 +157,7 @@ int heap_timeout_ms(void)
 
 bool heap_has_pins(void)
 {
-    return npins > 0;
+    return npins > 0 || ncalls > 0;
 }
 
 static int64_t now_ms(void)
@@ -182,26 +189,48 @@ static int attach_now(bool wait)
     for (;;) {
         char *why = NULL;
 
-        Py_BEGIN_ALLOW_THREADS r = goalloc_attach(&options);
+        Py_BEGIN_ALLOW_THREADS;
+        r = goalloc_attach(&options);
         if (r < 0)
             why = strdup(goalloc_attach_error());
-        Py_END_ALLOW_THREADS if (r == 0 || !wait || !is_worth_waiting_for(r) || now_ms() >= until)
-        {
+        Py_END_ALLOW_THREADS;
+        if (r == 0 || !wait || !is_worth_waiting_for(r) || now_ms() >= until) {
             if (r < 0)
                 (void)raise_text(-r, NULL, why != NULL && *why != '\0' ? why : goalloc_strerror(r));
             free(why);
             return r;
         }
         free(why);
-        Py_BEGIN_ALLOW_THREADS(void) nanosleep(&(struct timespec){ .tv_nsec = RETRY_NS }, NULL);
-        Py_END_ALLOW_THREADS if (PyErr_CheckSignals() < 0) return 1;
+        Py_BEGIN_ALLOW_THREADS;
+        (void)nanosleep(&(struct timespec){ .tv_nsec = RETRY_NS }, NULL);
+        Py_END_ALLOW_THREADS;
+        if (PyErr_CheckSignals() < 0)
+            return 1;
     }
+}
+
+/* Until no other thread attaches or detaches. 0 or -1 with an exception (a signal). */
+static int await_change(void)
+{
+    while (is_changing) {
+        Py_BEGIN_ALLOW_THREADS;
+        (void)nanosleep(&(struct timespec){ .tv_nsec = RETRY_NS }, NULL);
+        Py_END_ALLOW_THREADS;
+        if (PyErr_CheckSignals() < 0)
+            return -1;
+    }
+    return 0;
 }
 
 static int begin(bool wait)
 {
+    int r;
+
     (void)pthread_once(&once, watch_forks);
-    if (attach_now(wait) != 0)
+    is_changing = true;
+    r = attach_now(wait);
+    is_changing = false;
+    if (r != 0)
         return -1;
     generation++;
     was_detached = false;
@@ -234,6 +263,8 @@ PyObject *heap_attach(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "zzzIKip:attach", &socket, &label, &group, &flags, &limit, &timeout_ms, &wait))
         return NULL;
+    if (await_change() < 0)
+        return NULL;
     if (heap_is_attached()) {
         PyErr_SetString(PyExc_RuntimeError, "this process is attached already: goalloc.detach() comes first");
         return NULL;
@@ -258,9 +289,10 @@ static int open_own_session(void)
         atomic_store(&has_session, true);
         return 0;
     }
-    Py_BEGIN_ALLOW_THREADS r = goalloc_settle();
-    Py_END_ALLOW_THREADS if (r < 0)
-    {
+    HEAP_BEGIN_CALL;
+    r = goalloc_settle();
+    HEAP_END_CALL;
+    if (r < 0) {
         (void)heap_error(r, "a forked child's session");
         return -1;
     }
@@ -271,6 +303,10 @@ static int open_own_session(void)
 int heap_ensure(void)
 {
     if (atomic_load_explicit(&has_session, memory_order_relaxed))
+        return 0;
+    if (await_change() < 0)
+        return -1;
+    if (atomic_load_explicit(&has_session, memory_order_relaxed)) /* that was an attach */
         return 0;
     if (heap_is_attached())
         return open_own_session();
@@ -291,15 +327,19 @@ PyObject *heap_detach(void)
         was_detached = true;
         return heap_error(ENOTCONN, "detach");
     }
-    if (npins > 0) {
-        PyErr_Format(PyExc_BufferError, "detach: %zd views or arrays of the heap are in use", npins);
+    if (npins > 0 || ncalls > 0) {
+        PyErr_Format(PyExc_BufferError, "detach: %zd views or arrays of the heap are in use, and %zd calls of threads",
+                     npins, ncalls);
         return NULL;
     }
+    is_changing = true;
     atomic_store(&has_session, false);
     was_detached = true;
     generation++;
     Py_BEGIN_ALLOW_THREADS r = goalloc_detach();
-    Py_END_ALLOW_THREADS if (r < 0 && r != -ENOTCONN) return heap_error(r, "detach");
+    Py_END_ALLOW_THREADS is_changing = false;
+    if (r < 0 && r != -ENOTCONN)
+        return heap_error(r, "detach");
     Py_RETURN_NONE;
 }
 
@@ -314,6 +354,16 @@ int heap_pin(void)
 void heap_unpin(void)
 {
     npins--;
+}
+
+void heap_call_begins(void)
+{
+    ncalls++;
+}
+
+void heap_call_ends(void)
+{
+    ncalls--;
 }
 
 /* (heap_id, socket, label, group, flags, limit_bytes, timeout_ms) */

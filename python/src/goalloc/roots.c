@@ -40,8 +40,11 @@ static int ask(const char *name, void **ret_p)
 {
     int r;
 
-    Py_BEGIN_ALLOW_THREADS r = goalloc_root_get(name, ret_p);
-    Py_END_ALLOW_THREADS if (r == -ENOENT) return goalloc_is_current() ? 0 : name_error(-ESTALE, name);
+    HEAP_BEGIN_CALL;
+    r = goalloc_root_get(name, ret_p);
+    HEAP_END_CALL;
+    if (r == -ENOENT)
+        return goalloc_is_current() ? 0 : name_error(-ESTALE, name);
     return r < 0 ? name_error(r, name) : 1;
 }
 
@@ -65,9 +68,10 @@ static PyObject *borrow_root(const char *name, void *p)
     sought s = { name, goalloc_usable_size(p) };
     int r;
 
-    Py_BEGIN_ALLOW_THREADS r = goalloc_root_list(name, note_size, &s);
-    Py_END_ALLOW_THREADS if (r < 0)
-    {
+    HEAP_BEGIN_CALL;
+    r = goalloc_root_list(name, note_size, &s);
+    HEAP_END_CALL;
+    if (r < 0) {
         (void)name_error(r, name);
         return NULL;
     }
@@ -121,8 +125,11 @@ static PyObject *root_wait(PyObject *module, PyObject *args)
     for (;;) {
         int slice_ms = timeout_ms < 0 || timeout_ms > HEAP_SLICE_MS ? HEAP_SLICE_MS : timeout_ms;
 
-        Py_BEGIN_ALLOW_THREADS r = goalloc_root_wait(name, slice_ms, &p);
-        Py_END_ALLOW_THREADS if (PyErr_CheckSignals() < 0) return NULL;
+        HEAP_BEGIN_CALL;
+        r = goalloc_root_wait(name, slice_ms, &p);
+        HEAP_END_CALL;
+        if (PyErr_CheckSignals() < 0)
+            return NULL;
         if (r == 0) {
             PyObject *result = open_root(name);
 
@@ -150,9 +157,10 @@ static int replace(const char *name, void *p)
             return r;
         if (r == 0)
             old = NULL;
-        Py_BEGIN_ALLOW_THREADS r = goalloc_root_compare_and_set(name, old, p);
-        Py_END_ALLOW_THREADS if (r == 0)
-        {
+        HEAP_BEGIN_CALL;
+        r = goalloc_root_compare_and_set(name, old, p);
+        HEAP_END_CALL;
+        if (r == 0) {
             if (old != NULL)
                 buffer_drop_for_ever(old);
             return 1;
@@ -234,9 +242,13 @@ static PyObject *root_names(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "z:root_names", &prefix) || heap_ensure() < 0)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS r = goalloc_root_list(prefix, collect_name, &c);
-    Py_END_ALLOW_THREADS if (r < 0)(void) name_error(r, "roots");
-    else result = PyList_New((Py_ssize_t)c.n);
+    HEAP_BEGIN_CALL;
+    r = goalloc_root_list(prefix, collect_name, &c);
+    HEAP_END_CALL;
+    if (r < 0)
+        (void)name_error(r, "roots");
+    else
+        result = PyList_New((Py_ssize_t)c.n);
     for (size_t i = 0; result != NULL && i < c.n; i++) {
         PyObject *name = PyUnicode_FromString(c.names[i]);
 
