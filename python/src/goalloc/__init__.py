@@ -10,7 +10,7 @@
     goalloc.roots["greeting"] = buffer     # other processes find it by its name
 
 docs/PYTHON.md is the reference. The heap is goallocd's, and this package uses libgoalloc: what goalloc.h promises
-holds here as well. NumPy's part is goalloc.arrays.
+holds here as well. NumPy's part is in _arrays.py: goalloc.share(), goalloc.arrays() and so on need NumPy, and import it.
 """
 
 import os as _os
@@ -63,7 +63,6 @@ library_version = _core.library_version
 set_label = _core.set_label
 stats = _core.stats
 trim = _core.trim
-collect = _core.collect
 
 
 def alloc(size):
@@ -89,6 +88,43 @@ def drop_handle(text):
 def dict(name, *, max_bytes=0):  # the name that users write: goalloc.dict
     """The dictionary of that name, for all processes, made if it is not there. Above max_bytes entries are evicted."""
     return Dict(name, max_bytes)
+
+
+def collect():
+    """Free what dead processes have left in use: buffers and, if NumPy is there, arrays. How many were freed."""
+    freed = _core.collect()
+    try:
+        from ._arrays import collect_arrays
+    except ImportError:
+        return freed
+    return freed + collect_arrays()[2]
+
+
+# NumPy's part (_arrays.py), imported at the first use of one of these.
+_ARRAYS = (
+    "SharedArray",
+    "arrays",
+    "collect_arrays",
+    "in_heap",
+    "is_shared",
+    "open",
+    "publish",
+    "share",
+    "shared_empty",
+    "unlink",
+)
+
+
+def __getattr__(name):
+    if name in _ARRAYS:
+        from . import _arrays
+
+        return getattr(_arrays, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_ARRAYS])
 
 
 _os.register_at_fork(before=_core.before_fork, after_in_child=_core.after_fork_in_child)

@@ -3,8 +3,17 @@
 import os
 from typing import Any
 
-from . import arrays as arrays
 from . import shared_memory as shared_memory
+from ._arrays import SharedArray as SharedArray
+from ._arrays import arrays as arrays
+from ._arrays import collect_arrays as collect_arrays
+from ._arrays import in_heap as in_heap
+from ._arrays import is_shared as is_shared
+from ._arrays import open as open
+from ._arrays import publish as publish
+from ._arrays import share as share
+from ._arrays import shared_empty as shared_empty
+from ._arrays import unlink as unlink
 from ._core import Buffer as Buffer
 from ._core import Dict as Dict
 from ._core import HeapGoneError as HeapGoneError

@@ -1,6 +1,7 @@
 """Attach and detach: how this process takes part in the heap."""
 
 import os
+import sys
 
 from . import _core
 
@@ -16,7 +17,7 @@ class Session:
 
     def __exit__(self, *unused):
         if _core.is_attached():
-            _core.detach()
+            detach()
 
     def __repr__(self):
         return f"<goalloc.Session of heap {_core.heap_id():#x}>" if is_attached() else "<goalloc.Session, detached>"
@@ -54,6 +55,9 @@ def attach(
 
 def detach():
     """Leave the heap. BufferError while a view or an array of it is in use; other buffers are freed, or given up."""
+    arrays = sys.modules.get("goalloc._numpy")
+    if arrays is not None:
+        arrays.leave()
     _core.detach()
 
 
