@@ -38,6 +38,10 @@ goalloc_bench_packages=(
 # shellcheck disable=SC2034
 goalloc_shared_packages=(libapr1-dev libaprutil1-dev postgresql-15 postgresql-server-dev-15)
 
+# What tests/programs/run takes besides a build: a generator of calls, and what Kamailio, unpacked, is linked with.
+# shellcheck disable=SC2034
+goalloc_programs_packages=(sip-tester libpcre3)
+
 # Unpack a package into a directory, without installing it; if that can't be done, the directory is not there.
 goalloc_unpack_package() {
     local package=$1 to=$2 from

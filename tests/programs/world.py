@@ -1,0 +1,218 @@
+"""What the programs of this directory share: a heap, processes with what they cost, free ports, tables.
+
+Everything lies in one temporary directory, and all processes that are started here end with the test: World is a
+context manager, and takes SIGTERM and SIGINT for an exception, so that its end comes in any case.
+"""
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+PATIENCE_S = 60  # how long something that must happen may take on a busy machine
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_the_test():
+    """In a child process, before it becomes another program."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def wait_for(what, condition, patience_s=PATIENCE_S):
+    """Wait until the condition holds. What it returned."""
+    end = time.monotonic() + patience_s
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > end:
+            raise AssertionError(f"it never came: {what}")
+        time.sleep(0.02)
+
+
+def free_port(kind):
+    """A port of 127.0.0.1 that is free now; kind: socket.SOCK_DGRAM or SOCK_STREAM."""
+    with socket.socket(socket.AF_INET, kind) as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def children_of(pid):
+    """All processes that descend from pid, and itself, as long as they live."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                fields = open(f"/proc/{name}/stat", encoding="utf-8").read().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if fields[0] != "Z":
+                parents[int(name)] = int(fields[1])
+    found = [pid] if pid in parents else []
+    for one in found:  # grows as it goes
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
+def cpu_s(pids):
+    """Processor time that these have used, all threads, user and system."""
+    total = 0
+    for pid in pids:
+        try:
+            fields = open(f"/proc/{pid}/stat", encoding="utf-8").read().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def pss_mib(pids):
+    """Memory of these processes, without what they have mapped of the heap: what several have mapped counts once."""
+    total = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/smaps", encoding="utf-8") as lines:
+                is_heap = False
+                for line in lines:
+                    if "-" in line.split(" ", 1)[0]:  # a mapping's first line
+                        is_heap = any(f"/memfd:goalloc-{part}" in line for part in ("arena", "spans", "bitmap"))
+                    elif line.startswith("Pss:") and not is_heap:
+                        total += int(line.split()[1])
+        except OSError:
+            continue
+    return total / 1024
+
+
+def median(numbers):
+    return statistics.median(numbers)
+
+
+class World:
+    """A temporary directory, and a goallocd with a keeper in it."""
+
+    def __init__(self, build):
+        self.build = build
+        self.dir = tempfile.mkdtemp(prefix="programs-", dir=os.environ.get("GOALLOC_TEST_DIR"))
+        self.socket = os.path.join(self.dir, "s")
+        self.processes = []
+        self.daemon = None
+        os.mkdir(os.path.join(self.dir, "state"), 0o700)
+
+    def __enter__(self):
+        def leave(number, _frame):
+            raise SystemExit(f"signal {number}")
+
+        signal.signal(signal.SIGTERM, leave)
+        return self
+
+    def __exit__(self, *_):
+        for process in reversed(self.processes):
+            for pid in reversed(children_of(process.pid)):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            process.wait()
+        if self.daemon is not None:
+            self.ctl("keeper", "--end", "--yes", "--state-dir", self.path("state"), check=False)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def start(self, command, log, **popen):
+        """A process that ends with the world; its output goes to a file."""
+        with open(self.path(log), "ab") as out:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                                       preexec_fn=die_with_the_test, cwd=self.dir, **popen)
+        self.processes.append(process)
+        return process
+
+    def log(self, name):
+        with open(self.path(name), encoding="utf-8", errors="replace") as lines:
+            return lines.read()
+
+    def start_daemon(self):
+        self.daemon = self.start([os.path.join(self.build, "daemon/goallocd"), "--socket", self.socket, "--state-dir",
+                                  self.path("state"), "--on-stop", "drop"], "daemon.log")
+        wait_for("the daemon", self.daemon_answers)
+
+    def daemon_answers(self):
+        assert self.daemon.poll() is None, self.log("daemon.log")
+        return self.ctl("ping", check=False).returncode == 0
+
+    def kill_daemon(self):
+        self.daemon.kill()
+        self.daemon.wait()
+        self.processes.remove(self.daemon)
+
+    def stop_daemon(self):
+        self.daemon.terminate()
+        status = self.daemon.wait(PATIENCE_S)
+        self.processes.remove(self.daemon)
+        self.daemon = None
+        assert status == 0, f"the daemon ended with {status}: {self.log('daemon.log')}"
+
+    def ctl(self, *arguments, check=True):
+        return subprocess.run([os.path.join(self.build, "client/ctl/goallocctl"), "--socket", self.socket, *arguments],
+                              check=check, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def stats(self):
+        return json.loads(self.ctl("--json", "stats").stdout)
+
+    def memory_mib(self, pids):
+        """Of these processes, and of the heap, if there is one: all that it has, whether somebody has touched it or not."""
+        heap = 0
+        if self.daemon is not None:
+            stats = self.stats()
+            heap = (stats["committed_bytes"] + stats["metadata_bytes"]) / (1 << 20)
+        return pss_mib(pids) + heap
+
+    def expect_nothing_left(self):
+        """All sessions have ended, and no object is left; the daemon's tables are right."""
+        def is_empty():
+            stats = self.stats()
+            return stats["live_objects"] == 0 and stats["sessions"] == 0
+
+        try:
+            wait_for("an empty heap", is_empty)
+        except AssertionError:
+            print(self.ctl("stats").stdout, self.ctl("sessions").stdout)
+            raise
+        self.ctl("check")
+
+
+def environment(**more):
+    """This process's, for a child."""
+    return {**os.environ, **more}
+
+
+def machine():
+    """A line about it, for the tables."""
+    model = "?"
+    with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    return f"{os.cpu_count()} processors ({model}), Linux {os.uname().release}"
+
+
+def table(title, head, rows, file):
+    """Print a table in Markdown, and append it to the file."""
+    lines = [f"### {title}", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    text = "\n".join(lines) + "\n\n"
+    sys.stdout.write("\n" + text)
+    sys.stdout.flush()
+    with open(file, "a", encoding="utf-8") as out:
+        out.write(text)
