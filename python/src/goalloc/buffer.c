@@ -1,0 +1,828 @@
+/*
+ * buffer: goalloc.Buffer, memory of the heap for Python.
+ *
+ * Called by _core.c, roots.c and the package. Calls block.c and heap.c. Data: private objects of Python, in a list of
+ * all buffers that own something, so that a fork and a detach reach them; all under the GIL.
+ *
+ * What a buffer is, and what its end does:
+ *
+ *   PRIVATE    an own block that nobody else knows of: the block is freed
+ *   SHARED     a block in the table of blocks, held by this process once for each buffer: held once less
+ *   BORROWED   memory of others (a C program's root, NumPy's array): nothing; `owner` is let go
+ *   FOREIGN    a parent's private block, in a forked child, if it could not be shared before the fork: nothing
+ *   EMPTY      freed, or of a heap that this process has left
+ *
+ * PRIVATE becomes SHARED by a handle, by a name, and before a fork, where each buffer is held once more: that count the
+ * child takes over, as its own, before it does anything else. So parent and child each have what they had, and the last
+ * of them frees it, whoever is killed in between. (A fork that fails leaves the parent with one count too many, until it
+ * ends. So does a child that is killed before it comes to this point.)
+ *
+ * An exported buffer (a memoryview, an array on it) pins the heap, and can't be freed: BufferError. What a buffer ends
+ * with when Python finalizes is the same as ever: a block is dropped with a lock of the heap, for which it waits a second
+ * at most. What could not be dropped then is a dead process's soon, and collected as such.
+ */
+#include "core.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "block.h"
+#include "segment.h"
+
+#define END_WAIT_MS   1000 /* for a lock where nobody can be told */
+#define COLLECT_EVERY 1024 /* shares of this process, until it looks for what the dead have left */
+
+enum kind { EMPTY, PRIVATE, SHARED, BORROWED, FOREIGN };
+
+typedef struct buffer {
+    PyObject_HEAD
+    char *p;
+    Py_ssize_t size;
+    Py_ssize_t nexports;
+    uint64_t generation;
+    block *b;        /* PRIVATE, SHARED */
+    PyObject *owner; /* BORROWED, or NULL */
+    struct buffer *next, *previous; /* of those with a block */
+    char kind;
+    char is_readonly;
+    char is_for_child; /* held once more, for a child that is being forked */
+    char key[BLOCK_KEY]; /* SHARED: the block's, which may be gone with its heap */
+} buffer;
+
+static PyTypeObject *buffer_type;
+static buffer *first;
+static table *blocks; /* of the heap of this generation */
+static uint64_t blocks_generation;
+static unsigned long nshares;
+static holder forker; /* who forks */
+
+static table *blocks_of_heap(void)
+{
+    uint64_t ncollected;
+    table *t = NULL;
+    int r;
+
+    if (heap_ensure() < 0)
+        return NULL;
+    if (blocks != NULL && blocks_generation == heap_generation())
+        return blocks;
+    Py_BEGIN_ALLOW_THREADS
+    r = blocks_open(&t);
+    Py_END_ALLOW_THREADS
+    if (r < 0) {
+        (void)heap_error(r, "the table of blocks");
+        return NULL;
+    }
+    blocks = t;
+    blocks_generation = heap_generation();
+    Py_BEGIN_ALLOW_THREADS
+    (void)block_collect(t, 0, &ncollected); /* what the dead have left; who can't now will later */
+    Py_END_ALLOW_THREADS
+    return blocks;
+}
+
+/* --- objects --- */
+
+static void list_add(buffer *self)
+{
+    self->next = first;
+    self->previous = NULL;
+    if (first != NULL)
+        first->previous = self;
+    first = self;
+}
+
+static void list_remove(buffer *self)
+{
+    if (self->previous != NULL)
+        self->previous->next = self->next;
+    else if (first == self)
+        first = self->next;
+    if (self->next != NULL)
+        self->next->previous = self->previous;
+    self->next = self->previous = NULL;
+}
+
+static buffer *make(enum kind kind, void *p, Py_ssize_t size)
+{
+    allocfunc alloc = (allocfunc)PyType_GetSlot(buffer_type, Py_tp_alloc);
+    buffer *self = (buffer *)alloc(buffer_type, 0);
+
+    if (self == NULL)
+        return NULL;
+    self->kind = (char)kind;
+    self->p = p;
+    self->size = size;
+    self->generation = heap_generation();
+    self->is_readonly = (char)heap_is_readonly();
+    return self;
+}
+
+static PyObject *own(enum kind kind, block *b)
+{
+    buffer *self = make(kind, b->data, (Py_ssize_t)b->data_len);
+
+    if (self == NULL)
+        return NULL;
+    self->b = b;
+    if (kind == SHARED)
+        memcpy(self->key, b->key, BLOCK_KEY);
+    list_add(self);
+    return (PyObject *)self;
+}
+
+static bool is_gone(const buffer *self)
+{
+    return self->kind == EMPTY || self->generation != heap_generation();
+}
+
+static int check(const buffer *self)
+{
+    if (!is_gone(self))
+        return 0;
+    PyErr_SetString(PyExc_ValueError, self->kind == EMPTY ? "this buffer has been freed" :
+                                                            "this buffer is of a heap that this process has left");
+    return -1;
+}
+
+/* Give up what the buffer has. */
+static void let_go(buffer *self)
+{
+    enum kind kind = (enum kind)self->kind;
+    PyObject *owner = self->owner;
+    bool is_here = !is_gone(self);
+
+    if (self->b != NULL)
+        list_remove(self);
+    self->kind = EMPTY;
+    self->owner = NULL;
+    if (kind == PRIVATE && is_here)
+        block_free_private(self->b);
+    else if (kind == SHARED && is_here && blocks != NULL && heap_is_attached())
+        (void)block_drop(blocks, self->key, block_self(), heap_has_session(), END_WAIT_MS);
+    else if (kind == BORROWED)
+        heap_unpin();
+    self->b = NULL;
+    self->p = NULL;
+    self->size = 0;
+    Py_XDECREF(owner);
+}
+
+static void buffer_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    PyObject *error_type, *error, *traceback;
+
+    PyErr_Fetch(&error_type, &error, &traceback);
+    let_go((buffer *)object);
+    PyErr_Restore(error_type, error, traceback);
+    release(object);
+    Py_DECREF(type);
+}
+
+PyObject *buffer_borrow(void *p, Py_ssize_t size, int is_readonly, PyObject *owner)
+{
+    buffer *self;
+
+    if (heap_pin() < 0)
+        return NULL;
+    if (size < 0 || !goalloc_contains(p)) {
+        heap_unpin();
+        PyErr_SetString(PyExc_ValueError, "no memory of the heap");
+        return NULL;
+    }
+    self = make(BORROWED, p, size);
+    if (self == NULL) {
+        heap_unpin();
+        return NULL;
+    }
+    self->is_readonly = (char)(is_readonly != 0 || heap_is_readonly());
+    Py_XINCREF(owner);
+    self->owner = owner;
+    return (PyObject *)self;
+}
+
+/* --- the functions of the module --- */
+
+static block *block_of_size(Py_ssize_t size)
+{
+    block *b;
+    int saved_errno;
+
+    if (size < 0) {
+        PyErr_Format(PyExc_ValueError, "alloc: %zd bytes", size);
+        return NULL;
+    }
+    if (heap_ensure() < 0)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    b = block_new((size_t)size);
+    saved_errno = errno;
+    Py_END_ALLOW_THREADS
+    if (b == NULL)
+        (void)heap_error(saved_errno, "alloc");
+    return b;
+}
+
+PyObject *buffer_alloc(PyObject *module, PyObject *args)
+{
+    Py_ssize_t size;
+    PyObject *self;
+    block *b;
+
+    (void)module;
+    if (!PyArg_ParseTuple(args, "n:alloc", &size))
+        return NULL;
+    b = block_of_size(size);
+    if (b == NULL)
+        return NULL;
+    self = own(PRIVATE, b);
+    if (self == NULL)
+        block_free_private(b);
+    return self;
+}
+
+static int share(buffer *self)
+{
+    table *t = blocks_of_heap();
+    uint64_t ncollected;
+    int r;
+
+    if (t == NULL)
+        return -1;
+    if (self->kind == SHARED)
+        return 0;
+    if (self->kind != PRIVATE) {
+        PyErr_SetString(PyExc_ValueError, "this buffer's memory is not its own: it can't be shared");
+        return -1;
+    }
+    PATIENTLY(r, "share", block_share(t, self->b, block_self(), wait_ms));
+    if (r < 0)
+        return -1;
+    self->kind = SHARED;
+    memcpy(self->key, self->b->key, BLOCK_KEY);
+    if (++nshares % COLLECT_EVERY == 0)
+        (void)block_collect(t, 0, &ncollected);
+    return 0;
+}
+
+static int hold_key(const char *key, holder who, block **ret)
+{
+    table *t = blocks_of_heap();
+    int r;
+
+    if (t == NULL)
+        return -1;
+    PATIENTLY(r, "a handle or name", block_hold(t, key, who, wait_ms, ret));
+    return r;
+}
+
+static int drop_key(const char *key, holder who)
+{
+    table *t = blocks_of_heap();
+    int r;
+
+    if (t == NULL)
+        return -1;
+    PATIENTLY(r, "a handle or name", block_drop(t, key, who, true, wait_ms));
+    return r;
+}
+
+PyObject *buffer_collect(PyObject *module, PyObject *unused)
+{
+    table *t = blocks_of_heap();
+    uint64_t n = 0;
+    int r;
+
+    (void)module;
+    (void)unused;
+    if (t == NULL)
+        return NULL;
+    PATIENTLY(r, "collect", block_collect(t, wait_ms, &n));
+    return r < 0 ? NULL : PyLong_FromUnsignedLongLong(n);
+}
+
+/* --- handles: "goalloc1:HEAP:KEY:HOLDER", all hexadecimal --- */
+
+#define HANDLE_PREFIX "goalloc1"
+#define HEX_KEY       (2 * BLOCK_KEY)
+
+static void key_to_hex(char *to, const char *key)
+{
+    for (size_t i = 0; i < BLOCK_KEY; i++) {
+        to[2 * i] = "0123456789abcdef"[(unsigned char)key[i] >> 4];
+        to[2 * i + 1] = "0123456789abcdef"[key[i] & 15];
+    }
+    to[HEX_KEY] = '\0';
+}
+
+static int digit_of(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* The number between two colons; false if it is none. */
+static bool parse_number(const char **at, char end, uint64_t *ret)
+{
+    size_t n = 0;
+
+    *ret = 0;
+    for (; digit_of(**at) >= 0 && n < 16; (*at)++, n++)
+        *ret = *ret << 4 | (uint64_t)digit_of(**at);
+    return n > 0 && *(*at)++ == end;
+}
+
+static int parse_handle(const char *text, char key[BLOCK_KEY], holder *ret_who)
+{
+    const char *at = text;
+    uint64_t heap;
+    bool is_good = strncmp(at, HANDLE_PREFIX ":", strlen(HANDLE_PREFIX) + 1) == 0;
+
+    if (is_good) {
+        at += strlen(HANDLE_PREFIX) + 1;
+        is_good = parse_number(&at, ':', &heap);
+    }
+    for (size_t i = 0; is_good && i < BLOCK_KEY; i++, at += 2) {
+        is_good = digit_of(at[0]) >= 0 && digit_of(at[1]) >= 0;
+        if (is_good)
+            key[i] = (char)(digit_of(at[0]) << 4 | digit_of(at[1]));
+    }
+    is_good = is_good && *at == ':';
+    if (is_good) {
+        at++;
+        is_good = parse_number(&at, '\0', ret_who);
+    }
+    if (!is_good) {
+        PyErr_SetString(PyExc_ValueError, "this is no handle of goalloc");
+        return -1;
+    }
+    if (heap_ensure() < 0)
+        return -1;
+    if (heap != goalloc_heap_id()) {
+        (void)heap_error(ESTALE, "the handle is of another heap");
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *raise_if_gone(void)
+{
+    /* What the daemon would be away for says ENOENT as well; here it is the table that has nothing. */
+    PyErr_SetString(PyExc_ValueError, "nobody holds this buffer any more");
+    return NULL;
+}
+
+/* hold_key(), with ValueError for a key that is not there. */
+static int hold_or_say(const char *key, holder who, block **ret)
+{
+    table *t = blocks_of_heap();
+    int r;
+
+    if (t == NULL)
+        return -1;
+    r = block_hold(t, key, who, 0, ret);
+    if (r == -ENOENT) {
+        (void)raise_if_gone();
+        return -1;
+    }
+    return r == 0 ? 0 : hold_key(key, who, ret);
+}
+
+static PyObject *handle(PyObject *object, PyObject *unused)
+{
+    buffer *self = (buffer *)object;
+    holder who = block_handle(block_self());
+    char hex[HEX_KEY + 1];
+    block *b;
+
+    (void)unused;
+    if (check(self) < 0 || share(self) < 0 || hold_or_say(self->key, who, &b) < 0)
+        return NULL;
+    key_to_hex(hex, self->key);
+    {
+        char text[128];
+
+        (void)snprintf(text, sizeof(text), HANDLE_PREFIX ":%llx:%s:%llx", (unsigned long long)goalloc_heap_id(), hex,
+                       (unsigned long long)who);
+        return PyUnicode_FromString(text);
+    }
+}
+
+PyObject *buffer_from_handle(PyObject *module, PyObject *args)
+{
+    char key[BLOCK_KEY];
+    const char *text;
+    PyObject *self;
+    holder who;
+    block *b;
+    int take;
+
+    (void)module;
+    if (!PyArg_ParseTuple(args, "sp:from_handle", &text, &take) || parse_handle(text, key, &who) < 0 ||
+        hold_or_say(key, block_self(), &b) < 0)
+        return NULL;
+    self = own(SHARED, b);
+    if (self == NULL)
+        (void)block_drop(blocks, key, block_self(), true, END_WAIT_MS);
+    else if (take)
+        (void)block_drop(blocks, key, who, true, END_WAIT_MS); /* dropped before: then it has served before */
+    return self;
+}
+
+PyObject *buffer_drop_handle(PyObject *module, PyObject *args)
+{
+    char key[BLOCK_KEY];
+    const char *text;
+    holder who;
+    table *t;
+    int r;
+
+    (void)module;
+    if (!PyArg_ParseTuple(args, "s:drop_handle", &text) || parse_handle(text, key, &who) < 0)
+        return NULL;
+    t = blocks_of_heap();
+    if (t == NULL)
+        return NULL;
+    r = block_drop(t, key, who, true, 0);
+    if (r == -EBUSY)
+        r = drop_key(key, who);
+    if (r == -ENOENT || r == -ESRCH) {
+        PyErr_SetString(PyExc_ValueError, "this handle has been dropped already");
+        return NULL;
+    }
+    if (r < 0)
+        return PyErr_Occurred() != NULL ? NULL : heap_error(r, "drop_handle");
+    Py_RETURN_NONE;
+}
+
+/* --- fork and detach --- */
+
+void buffer_before_fork(void)
+{
+    if (!heap_is_attached() || first == NULL || heap_is_readonly())
+        return;
+    forker = block_self();
+    for (buffer *b = first; b != NULL; b = b->next) {
+        block *unused;
+
+        b->is_for_child = 0;
+        if (is_gone(b) || (b->kind != PRIVATE && b->kind != SHARED))
+            continue;
+        if (share(b) < 0 || block_hold(blocks, b->key, forker, END_WAIT_MS, &unused) < 0)
+            PyErr_Clear(); /* the child finds that out */
+        else
+            b->is_for_child = 1;
+    }
+}
+
+void buffer_after_fork_in_child(void)
+{
+    for (buffer *b = first; b != NULL; b = b->next) {
+        block *unused;
+
+        if (!is_gone(b) && (b->kind == PRIVATE || b->kind == SHARED) &&
+            (b->is_for_child == 0 || block_hold(blocks, b->key, block_self(), END_WAIT_MS, &unused) < 0))
+            b->kind = FOREIGN;
+        else if (b->is_for_child != 0)
+            (void)block_drop(blocks, b->key, forker, false, END_WAIT_MS);
+        b->is_for_child = 0;
+    }
+}
+
+void buffer_forget_all(void)
+{
+    while (first != NULL)
+        let_go(first);
+}
+
+/* --- for roots: blocks by the address of their data --- */
+
+/* What may be the key of a block with its data at p; block_hold() says whether it is. False: p is no such address. */
+static bool key_before(void *p, char key[BLOCK_KEY])
+{
+    block *b = (block *)(void *)((char *)p - sizeof(block));
+
+    if (goalloc_offset(p) < sizeof(block) || !goalloc_contains(b))
+        return false;
+    memcpy(key, b->key, BLOCK_KEY);
+    return true;
+}
+
+int buffer_open_data(void *p, PyObject **ret)
+{
+    table *t = heap_is_readonly() ? NULL : blocks_of_heap();
+    char key[BLOCK_KEY];
+    block *b = NULL;
+    int r;
+
+    if (t == NULL)
+        return heap_is_readonly() ? 0 : -1;
+    if (!key_before(p, key))
+        return 0;
+    r = block_hold(t, key, block_self(), 0, &b);
+    if (r == -EBUSY)
+        PATIENTLY(r, "a root", (r = block_hold(t, key, block_self(), wait_ms, &b)) == -ENOENT ? 1 : r);
+    if (r == 1 || r == -ENOENT)
+        return 0;
+    if (r < 0)
+        return heap_lock_error(r, "a root");
+    if (b->data != p) {
+        (void)block_drop(t, key, block_self(), true, END_WAIT_MS);
+        return 0;
+    }
+    *ret = own(SHARED, b);
+    if (*ret == NULL)
+        (void)block_drop(t, key, block_self(), true, END_WAIT_MS);
+    return *ret != NULL ? 1 : -1;
+}
+
+void *buffer_hold_for_ever(PyObject *object)
+{
+    buffer *self = (buffer *)object;
+    block *b;
+
+    if (!PyObject_TypeCheck(object, buffer_type)) {
+        PyErr_SetString(PyExc_TypeError, "a root is a goalloc.Buffer, as alloc() makes it");
+        return NULL;
+    }
+    if (check(self) < 0)
+        return NULL;
+    if (self->kind == BORROWED)
+        return self->p;
+    if (share(self) < 0 || hold_or_say(self->key, BLOCK_FOR_EVER, &b) < 0)
+        return NULL;
+    return self->p;
+}
+
+void buffer_drop_for_ever(void *p)
+{
+    char key[BLOCK_KEY];
+
+    if (blocks_of_heap() == NULL)
+        PyErr_Clear();
+    else if (key_before(p, key))
+        (void)block_drop(blocks, key, BLOCK_FOR_EVER, true, END_WAIT_MS);
+}
+
+/* --- segments: blocks with names --- */
+
+static const char *const segment_root = "goalloc.python.names";
+static table *names;
+static uint64_t names_generation;
+
+static table *names_of_heap(void)
+{
+    table *t = NULL;
+    int r;
+
+    if (blocks_of_heap() == NULL)
+        return NULL;
+    if (names != NULL && names_generation == heap_generation())
+        return names;
+    Py_BEGIN_ALLOW_THREADS
+    r = table_open(segment_root, 0, &t);
+    Py_END_ALLOW_THREADS
+    if (r < 0) {
+        (void)heap_error(r, "the table of names");
+        return NULL;
+    }
+    names = t;
+    names_generation = heap_generation();
+    return names;
+}
+
+static PyObject *raise_file_error(PyObject *type, int error, const char *name)
+{
+    PyObject *args = Py_BuildValue("(iss)", error, strerror(error), name);
+
+    if (args != NULL)
+        PyErr_SetObject(type, args);
+    Py_XDECREF(args);
+    return NULL;
+}
+
+static PyObject *create_segment(const char *name, size_t name_len, Py_ssize_t size)
+{
+    block *b = block_of_size(size);
+    PyObject *self;
+    int r;
+
+    if (b == NULL)
+        return NULL;
+    self = own(PRIVATE, b);
+    if (self == NULL) {
+        block_free_private(b);
+        return NULL;
+    }
+    if (share((buffer *)self) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    PATIENTLY(r, "create", segment_name(names, blocks, name, name_len, b, block_self(), wait_ms));
+    if (r == 1)
+        return self;
+    Py_DECREF(self);
+    return r == 0 ? raise_file_error(PyExc_FileExistsError, EEXIST, name) : NULL;
+}
+
+/* segment(name, create, size) */
+PyObject *buffer_segment(PyObject *module, PyObject *args)
+{
+    Py_ssize_t name_len, size;
+    const char *name;
+    PyObject *self;
+    int create, r;
+    block *b;
+
+    (void)module;
+    if (!PyArg_ParseTuple(args, "s#pn:segment", &name, &name_len, &create, &size) || names_of_heap() == NULL)
+        return NULL;
+    if (create)
+        return create_segment(name, (size_t)name_len, size);
+    PATIENTLY(r, "open", segment_find(names, blocks, name, (size_t)name_len, block_self(), wait_ms, &b));
+    if (r < 0)
+        return NULL;
+    if (r == 0)
+        return raise_file_error(PyExc_FileNotFoundError, ENOENT, name);
+    self = own(SHARED, b);
+    if (self == NULL)
+        (void)block_drop(blocks, b->key, block_self(), true, END_WAIT_MS);
+    return self;
+}
+
+PyObject *buffer_segment_unlink(PyObject *module, PyObject *args)
+{
+    Py_ssize_t name_len;
+    const char *name;
+    int r;
+
+    (void)module;
+    if (!PyArg_ParseTuple(args, "s#:segment_unlink", &name, &name_len) || names_of_heap() == NULL)
+        return NULL;
+    PATIENTLY(r, "unlink", segment_unname(names, blocks, name, (size_t)name_len, wait_ms));
+    if (r < 0)
+        return NULL;
+    if (r == 0)
+        return raise_file_error(PyExc_FileNotFoundError, ENOENT, name);
+    Py_RETURN_NONE;
+}
+
+/* --- the type --- */
+
+static int buffer_getbuffer(PyObject *object, Py_buffer *view, int wanted)
+{
+    buffer *self = (buffer *)object;
+
+    if (check(self) < 0 || heap_pin() < 0) {
+        view->obj = NULL;
+        return -1;
+    }
+    if (PyBuffer_FillInfo(view, object, self->p, self->size, self->is_readonly, wanted) < 0) {
+        heap_unpin();
+        return -1;
+    }
+    self->nexports++;
+    return 0;
+}
+
+static void buffer_releasebuffer(PyObject *object, Py_buffer *view)
+{
+    (void)view;
+    ((buffer *)object)->nexports--;
+    heap_unpin();
+}
+
+static PyObject *buffer_free(PyObject *object, PyObject *unused)
+{
+    buffer *self = (buffer *)object;
+
+    (void)unused;
+    if (self->nexports > 0) {
+        PyErr_Format(PyExc_BufferError, "free: %zd views of this buffer are in use", self->nexports);
+        return NULL;
+    }
+    let_go(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *buffer_enter(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return check((buffer *)object) < 0 ? NULL : Py_NewRef(object);
+}
+
+static PyObject *buffer_exit(PyObject *object, PyObject *args)
+{
+    (void)args;
+    return buffer_free(object, NULL);
+}
+
+/* A pickle has the attach's ticket and a handle, which serves once. */
+static PyObject *buffer_reduce(PyObject *object, PyObject *unused)
+{
+    PyObject *package, *open, *ticket, *text;
+
+    (void)unused;
+    text = handle(object, NULL);
+    ticket = text != NULL ? heap_ticket() : NULL;
+    package = ticket != NULL ? PyImport_ImportModule("goalloc._heap") : NULL;
+    open = package != NULL ? PyObject_GetAttrString(package, "_open_handle") : NULL;
+    Py_XDECREF(package);
+    if (open == NULL) {
+        Py_XDECREF(text);
+        Py_XDECREF(ticket);
+        return NULL;
+    }
+    return Py_BuildValue("(N(NN))", open, ticket, text);
+}
+
+static PyObject *get_size(PyObject *object, void *unused)
+{
+    (void)unused;
+    return PyLong_FromSsize_t(((buffer *)object)->size);
+}
+
+static PyObject *get_address(PyObject *object, void *unused)
+{
+    (void)unused;
+    return check((buffer *)object) < 0 ? NULL : PyLong_FromVoidPtr(((buffer *)object)->p);
+}
+
+static PyObject *get_offset(PyObject *object, void *unused)
+{
+    (void)unused;
+    return check((buffer *)object) < 0 ? NULL : PyLong_FromUnsignedLongLong(goalloc_offset(((buffer *)object)->p));
+}
+
+static PyObject *get_readonly(PyObject *object, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(((buffer *)object)->is_readonly);
+}
+
+static PyObject *get_freed(PyObject *object, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(is_gone((buffer *)object));
+}
+
+static Py_ssize_t buffer_length(PyObject *object)
+{
+    return check((buffer *)object) < 0 ? -1 : ((buffer *)object)->size;
+}
+
+static PyObject *buffer_repr(PyObject *object)
+{
+    buffer *self = (buffer *)object;
+
+    if (is_gone(self))
+        return PyUnicode_FromString("<goalloc.Buffer, freed>");
+    return PyUnicode_FromFormat("<goalloc.Buffer of %zd bytes at %p>", self->size, (void *)self->p);
+}
+
+static PyMethodDef buffer_methods[] = {
+    { "handle", handle, METH_NOARGS, "A text by which other processes open this memory: goalloc.from_handle()." },
+    { "free", buffer_free, METH_NOARGS, "Give the memory up, now. BufferError while a view of it is in use." },
+    { "__enter__", buffer_enter, METH_NOARGS, NULL },
+    { "__exit__", buffer_exit, METH_VARARGS, NULL },
+    { "__reduce__", buffer_reduce, METH_NOARGS, NULL },
+    { NULL, NULL, 0, NULL },
+};
+
+static PyGetSetDef buffer_getset[] = {
+    { "size", get_size, NULL, "Bytes.", NULL },
+    { "address", get_address, NULL, "Where it is, the same in all processes.", NULL },
+    { "offset", get_offset, NULL, "Its distance from the heap's base.", NULL },
+    { "readonly", get_readonly, NULL, "True if this process can't write it.", NULL },
+    { "freed", get_freed, NULL, "True if it has been freed, or its heap was left.", NULL },
+    { NULL, NULL, NULL, NULL, NULL },
+};
+
+static PyType_Slot buffer_slots[] = {
+    { Py_tp_doc, "Memory of the shared heap: memoryview() reads and writes it. Made by goalloc.alloc() and others." },
+    { Py_tp_dealloc, (void *)buffer_dealloc },
+    { Py_tp_repr, (void *)buffer_repr },
+    { Py_tp_methods, buffer_methods },
+    { Py_tp_getset, buffer_getset },
+    { Py_mp_length, (void *)buffer_length },
+    { Py_bf_getbuffer, (void *)buffer_getbuffer },
+    { Py_bf_releasebuffer, (void *)buffer_releasebuffer },
+    { 0, NULL },
+};
+
+static PyType_Spec buffer_spec = {
+    .name = "goalloc.Buffer",
+    .basicsize = sizeof(buffer),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = buffer_slots,
+};
+
+int buffer_init(PyObject *module)
+{
+    if (buffer_type == NULL)
+        buffer_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &buffer_spec, NULL);
+    return buffer_type == NULL ? -1 : PyModule_AddObjectRef(module, "Buffer", (PyObject *)buffer_type);
+}
