@@ -36,8 +36,8 @@ class Web:
             wait_for("redis", lambda: os.path.exists(redis_socket))
         self.process = here.start(
             [sys.executable, "-m", "gunicorn", "--chdir", os.path.join(HERE, "web"), "--bind",
-             f"127.0.0.1:{self.port}", "--workers", str(workers), "--timeout", str(PATIENCE_S), "--graceful-timeout", "5",
-             "--worker-tmp-dir", here.dir, "app:application"], "gunicorn.log",
+             f"127.0.0.1:{self.port}", "--workers", str(workers), "--timeout", str(PATIENCE_S), "--graceful-timeout",
+             "5", "--worker-tmp-dir", here.dir, "app:application"], "gunicorn.log",
             env=world.environment(PYTHONPATH=options.package or "", PYTHONDONTWRITEBYTECODE="1", WEB_CACHE=cache,
                                   GOALLOC_SOCKET=here.socket, WEB_REDIS=redis_socket))
         wait_for("an answer of gunicorn", lambda: self.lives() and request(self.port, "GET", "/size") is not None)
@@ -115,7 +115,7 @@ class Visitor(threading.Thread):
 
 
 def test_kills(options, seconds, seed):
-    """Workers and the daemon are killed at random; what was acknowledged is there, also for a server that comes later."""
+    """Workers and the daemon are killed at random; what was acknowledged is there, for a later server too."""
     chance = random.Random(seed)
     kills = daemons = 0
     with world.World(options.build) as here:
@@ -205,7 +205,8 @@ def measure(options, file, runs, requests):
             print(f"web: round {run + 1} of {runs}, {cache}", flush=True)
     medians = {cache: [median([one[i] for one in found[cache]]) for i in range(4)] for cache in CACHES}
     rows = [(name, f"{medians[cache][0]:.0f} us", f"{medians[cache][1]:.0f} us",
-             f"{medians[cache][1] / medians['goalloc'][1]:.2f}", f"{medians[cache][2]:.0f}", f"{medians[cache][3]:.1f} MiB")
+             f"{medians[cache][1] / medians['goalloc'][1]:.2f}", f"{medians[cache][2]:.0f}",
+             f"{medians[cache][3]:.1f} MiB")
             for cache, name in CACHES.items()]
     world.table(f"gunicorn with 4 workers: {requests} pages of 10 fragments each, twice, medians of {runs}",
                 ("cache", "CPU a page, first time", "second time", "of goalloc's", "rendered", "memory"), rows, file)

@@ -170,7 +170,7 @@ class World:
         return json.loads(self.ctl("--json", "stats").stdout)
 
     def memory_mib(self, pids):
-        """Of these processes, and of the heap, if there is one: all that it has, whether somebody has touched it or not."""
+        """Of these processes, and of the heap, if there is one: all that it has, touched or not."""
         heap = 0
         if self.daemon is not None:
             stats = self.stats()

@@ -25,7 +25,7 @@ static void forget_mine(void)
 
 accounts *accounts_create(uint64_t limit_bytes)
 {
-    /* 33 MiB of addresses; what is not written to takes no memory. */
+    /* 32 MiB of addresses; what is not written to takes no memory. */
     accounts *a = mmap(NULL, sizeof(*a), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (a == MAP_FAILED)
@@ -142,7 +142,7 @@ static bool reserve(accounts *a, accounts_account *one, int64_t to, bool look_fo
     int64_t before = atomic_load(&one->reserved);
 
     atomic_store(&one->reserved, to); /* before the sum is made: of two who do this at once, one sees both */
-    if ((uint64_t)sum_reserved(a, look_for_dead) <= a->limit)
+    if (sum_reserved(a, look_for_dead) <= (int64_t)a->limit) /* below zero by what moves while it is added up */
         return true;
     atomic_store(&one->reserved, before);
     return false;

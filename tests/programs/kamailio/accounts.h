@@ -12,8 +12,8 @@
  * The limit. `held` is what a thread has allocated less what it has freed, `reserved` is how far held may go without a
  * look at others. When held would pass reserved, the thread adds all accounts' reserved up, and moves its own if the
  * sum stays below the limit. Two threads that do so at the same instant each see the other's new value, or one does:
- * the sum is looked at again after the store. So what is held passes the limit by no more than one object's rounding a
- * thread: what is asked for is known before, the size of its class only after the allocation.
+ * the sum is looked at again after the store. So what is held never passes the limit. What counts is what was asked
+ * for: the heap rounds up, by an eighth at most.
  *
  * A death. Every word is stored whole, so what a dead thread has written is right but for the object that it was at:
  * the sums may be wrong by one object a death. The account of a dead thread stays, since what it has allocated does;
@@ -28,7 +28,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ACCOUNTS_SITES   2048 /* a power of two; Kamailio with 30 modules has some 300 */
+#define ACCOUNTS_SITES 2048   /* a power of two; when it is full, further sites are counted as one */
 #define ACCOUNTS_THREADS 1024 /* that live at the same time */
 
 /* Where an allocation stands in the sources. The texts are the program's constants, at the same address in all. */

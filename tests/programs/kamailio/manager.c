@@ -6,26 +6,32 @@
  *     modparam("goalloc", "keep_running", 1)    # optional: the death of a worker does not end the server
  *
  * Kamailio calls all its allocators through one table of functions (sr_shm_api_t). When the module is loaded, before
- * anything is forked, it attaches to the heap and puts its own functions there. The former table is kept for the objects
- * that were allocated before; a pointer says by its address whose it is.
+ * anything is forked, it attaches to the heap and puts its own functions there. The former table is kept for the
+ * objects that were allocated before; a pointer says by its address whose it is.
  *
  *   socket   $GOALLOC_SOCKET, else the daemon's default
- *   group    "kamailio-PID", GOALLOC_ATTACH_RECLAIM: a server that has ended, however, leaves nothing. Its processes are
- *            forked from the first one, so all are of the group, also after -u has made them another user's
+ *   group    "kamailio-PID", GOALLOC_ATTACH_RECLAIM: a server that has ended, however, leaves nothing. Its processes
+ *            are forked from the first one, so all are of the group, also after -u has made them another user's
  *   limit    Kamailio's -m, for all processes together (accounts.h)
  *   label    what Kamailio says of a process, as "udp receiver child=3 ...": goallocctl sessions shows it
  *   sums     by line of the sources: Kamailio's own commands print them (mod.stats, core.shmmem, the sums at its end)
  *
- * An object ends with a trailer of 4 bytes: the number of its site, and a check of that. So a free knows which sum to
- * take it from, and sees that somebody has written past the end. Objects are no longer for it, mostly: the trailer lies
- * in what the size class has left over.
+ * Before an object stands a word: its size, the number of its site, and a check of these. So a free knows which sum to
+ * take it from without a look at anything that is not in the object's first cache line, and finds most pointers that
+ * are none of these objects. Addresses are multiples of 8, as f_malloc's are. A word at the end, where what the size
+ * class leaves over has room for it, took a cache miss more in each malloc and free: 38% of the time of 65536 objects
+ * that are replaced at random.
  *
  * If the process dies between two instructions: no lock is held, since there is none; an object that was allocated and
  * not handed out is the group's and goes with it; the sums may be wrong by that one object.
  *
+ * If the daemon dies: what needs it waits for the next one, at most 5 s, and then fails as if there were no memory. If
+ * the heap was dropped, every further request for memory fails: the server has to be started again.
+ *
  * Known limits. Kamailio's shm_address_in() knows only its own pool: who calls reset_path_vector() on a message that tm
- * has copied, as in a failure_route, would have it freed as private memory. A lock of Kamailio's own that a killed worker
- * held stays locked, whichever allocator there is; so does it with keep_running, which is why it is off unless asked for.
+ * has copied, as in a failure_route, would have it freed as private memory. A lock of Kamailio's own that a killed
+ * worker held stays locked, whichever allocator there is; so does it with keep_running, which is why that is off unless
+ * asked for.
  */
 #include "accounts.h"
 
@@ -55,80 +61,79 @@ MODULE_VERSION
 #endif
 
 /* Who calls: Kamailio hands it through each of its functions. */
-#define CALLER       const char *file, const char *func, unsigned int line, const char *mname
+#define CALLER const char *file, const char *func, unsigned int line, const char *mname
 #define CALLER_NAMES file, func, line, mname
 
-#define TRAILER_BYTES sizeof(uint32_t)
+#define HEAD_BYTES sizeof(uint64_t)
+#define SIZE_BITS 40 /* an arena is no larger */
+#define SIZE_MAX_BYTES ((UINT64_C(1) << SIZE_BITS) - 1)
 
 static accounts *books;
 static sr_shm_api_t former; /* what was there before */
 static int keep_running;
 
-static uint32_t trailer_of(uint16_t site)
+/* Size: 40 bits; site: 11; check: 13. */
+static uint64_t head_of(size_t size, uint16_t site)
 {
-    return (uint32_t)site << 16 | (uint16_t)(site * 40503u ^ 0xa5c3u);
+    uint64_t word = (uint64_t)size | (uint64_t)site << SIZE_BITS;
+
+    return word | (word * UINT64_C(0x9e3779b97f4a7c15)) >> 51 << 51;
 }
 
-/* Write the trailer of p, and have it in the books. */
-static void *hand_out(void *p, uint16_t site)
-{
-    size_t usable = goalloc_usable_size(p);
-    uint32_t trailer = trailer_of(site);
+_Static_assert(ACCOUNTS_SITES <= 1 << 11, "a site's number has 11 bits");
 
-    memcpy((char *)p + usable - TRAILER_BYTES, &trailer, sizeof(trailer)); /* may be at an odd address */
-    accounts_add(books, site, (int64_t)usable, 1);
-    return p;
+/* The object of a place, which has room for it and the word. In the books it counts with what was asked for. */
+static void *hand_out(uint64_t *place, size_t size, uint16_t site)
+{
+    *place = head_of(size, site);
+    accounts_add(books, site, (int64_t)size, 1);
+    return place + 1;
 }
 
 static void *refuse(size_t size, CALLER)
 {
-    LM_ERR("no %zu bytes of shared memory for %s: %s(%u): %s\n", size, mname, func, line,
-           goalloc_strerror(errno));
+    LM_ERR("no %zu bytes of shared memory for %s: %s(%u): %s\n", size, mname, func, line, goalloc_strerror(errno));
     (void)file;
     return NULL;
 }
 
 static void *allocate(size_t size, bool zeroed, CALLER)
 {
-    void *p = NULL;
+    uint64_t *place = NULL;
 
-    if (size > SIZE_MAX - TRAILER_BYTES) {
+    if (size > SIZE_MAX_BYTES) {
         errno = ENOMEM;
-    } else if (!accounts_allow(books, size + TRAILER_BYTES)) {
+    } else if (!accounts_allow(books, size)) {
         errno = EDQUOT; /* -m */
     } else {
-        p = zeroed ? goalloc_calloc(1, size + TRAILER_BYTES) : goalloc_malloc(size + TRAILER_BYTES);
+        place = zeroed ? goalloc_calloc(1, size + HEAD_BYTES) : goalloc_malloc(size + HEAD_BYTES);
     }
-    if (p == NULL)
+    if (place == NULL)
         return refuse(size, CALLER_NAMES);
-    return hand_out(p, accounts_site_of(books, file, func, line, mname));
+    return hand_out(place, size, accounts_site_of(books, CALLER_NAMES));
 }
 
-/*
- * Take p out of the books. False, with a message: it is no object that lives; if Kamailio's mem_safety is off, the
- * process ends, as with Kamailio's own managers.
- */
-static bool take_back(void *p, CALLER)
+/* A message; if Kamailio's mem_safety is off, the process ends, as with Kamailio's own managers. */
+static void tell_bug(const char *what, const void *p, CALLER)
 {
-    size_t usable = goalloc_usable_size(p);
-    uint32_t trailer;
-    uint16_t site;
+    LM_CRIT("BUG: %p %s: %s: %s(%u), %s\n", p, what, mname, func, line, file);
+    if (cfg_get(core, core_cfg, mem_safety) == 0)
+        abort();
+}
 
-    if (usable < TRAILER_BYTES) {
-        LM_CRIT("BUG: %p is no object, or is free already: %s: %s(%u), %s\n", p, mname, func, line, file);
-        if (cfg_get(core, core_cfg, mem_safety) == 0)
-            abort();
-        return false;
-    }
-    memcpy(&trailer, (char *)p + usable - TRAILER_BYTES, sizeof(trailer));
-    site = (uint16_t)(trailer >> 16);
-    if (trailer != trailer_of(site)) {
-        LM_CRIT("BUG: somebody wrote past the end of %p, %zu bytes: freed by %s: %s(%u), %s\n", p,
-                usable - TRAILER_BYTES, mname, func, line, file);
-        site = 0;
-    }
-    accounts_add(books, site, -(int64_t)usable, -1);
-    return true;
+/* The size and site of p. False, with a message: no object of these begins there. */
+static bool read_head(const void *p, size_t *ret_size, uint16_t *ret_site, CALLER)
+{
+    uint64_t head = 0;
+
+    if ((uintptr_t)p % HEAD_BYTES == 0 && goalloc_contains((const char *)p - HEAD_BYTES))
+        head = ((const uint64_t *)p)[-1];
+    *ret_size = head & SIZE_MAX_BYTES;
+    *ret_site = head >> SIZE_BITS & (ACCOUNTS_SITES - 1);
+    if (head != 0 && head == head_of(*ret_size, *ret_site))
+        return true;
+    tell_bug("is no object, or somebody has written before it", p, CALLER_NAMES);
+    return false;
 }
 
 static void *manager_malloc(void *block, size_t size, CALLER)
@@ -145,6 +150,9 @@ static void *manager_mallocxz(void *block, size_t size, CALLER)
 
 static void manager_free(void *block, void *p, CALLER)
 {
+    size_t size;
+    uint16_t site;
+
     (void)block;
     if (p == NULL)
         return;
@@ -152,14 +160,19 @@ static void manager_free(void *block, void *p, CALLER)
         former.xfree(former.mem_block, p, CALLER_NAMES); /* locks by itself: nobody has the lock, see glock */
         return;
     }
-    if (take_back(p, CALLER_NAMES) && goalloc_free_checked(p) < 0)
-        LM_CRIT("BUG: %p was freed twice at once: %s: %s(%u), %s\n", p, mname, func, line, file);
+    if (!read_head(p, &size, &site, CALLER_NAMES))
+        return;
+    if (goalloc_free_checked((uint64_t *)p - 1) < 0)
+        tell_bug("is free already", p, CALLER_NAMES);
+    else
+        accounts_add(books, site, -(int64_t)size, -1);
 }
 
 static void *manager_realloc(void *block, void *p, size_t size, CALLER)
 {
-    size_t usable;
-    void *moved;
+    uint64_t *place;
+    size_t before;
+    uint16_t site;
 
     if (p == NULL)
         return manager_malloc(block, size, CALLER_NAMES);
@@ -169,20 +182,21 @@ static void *manager_realloc(void *block, void *p, size_t size, CALLER)
         manager_free(block, p, CALLER_NAMES);
         return NULL;
     }
-    usable = goalloc_usable_size(p);
-    if (size > SIZE_MAX - TRAILER_BYTES || (size > usable && !accounts_allow(books, size + TRAILER_BYTES - usable))) {
+    if (!read_head(p, &before, &site, CALLER_NAMES))
+        return NULL;
+    if (goalloc_usable_size((uint64_t *)p - 1) == 0) {
+        tell_bug("is free already", p, CALLER_NAMES);
+        return NULL;
+    }
+    if (size > SIZE_MAX_BYTES || (size > before && !accounts_allow(books, size - before))) {
         errno = EDQUOT;
         return refuse(size, CALLER_NAMES);
     }
-    if (!take_back(p, CALLER_NAMES))
-        return NULL;
-    moved = goalloc_realloc(p, size + TRAILER_BYTES);
-    if (moved == NULL) {
-        (void)refuse(size, CALLER_NAMES);
-        (void)hand_out(p, accounts_site_of(books, CALLER_NAMES)); /* it is as it was */
-        return NULL;
-    }
-    return hand_out(moved, accounts_site_of(books, CALLER_NAMES));
+    place = goalloc_realloc((uint64_t *)p - 1, size + HEAD_BYTES);
+    if (place == NULL)
+        return refuse(size, CALLER_NAMES); /* p is as it was */
+    accounts_add(books, site, -(int64_t)before, -1);
+    return hand_out(place, size, accounts_site_of(books, CALLER_NAMES));
 }
 
 static void *manager_reallocxf(void *block, void *p, size_t size, CALLER)

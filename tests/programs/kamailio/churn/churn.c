@@ -1,11 +1,17 @@
 /*
- * churn: a module of Kamailio for the comparison of its allocators alone. Its function churn("N") replaces N objects of a
- * table that all workers share, through the same calls as all modules (shm_malloc, shm_free), so it measures whichever
- * allocator Kamailio was started with. It is what a table of Kamailio does without the script that drives it.
+ * churn: a module of Kamailio for the tests of its allocators alone. All its functions use the same calls as all
+ * modules (shm_malloc and so on), so they test, or measure, whichever allocator Kamailio was started with.
  *
- * The table lies in shared memory, and is made before the server forks. A worker builds a new object, puts it into a slot
- * by one atomic exchange, and frees what was there, which is mostly another worker's. Sizes are those of entries of a
- * table (three quarters are 24 to 279 bytes) and of transactions (1 KiB to 5 KiB, one in 32).
+ *   churn("N")      replaces N objects of a table that all workers share: what a table of Kamailio does, without the
+ *                   script that drives it
+ *   exercise("N")   N random steps of all calls, with objects whose contents are checked; false if one is wrong
+ *   blunder("HOW")  what a module with a mistake does: "twice" frees an object twice, "before" writes before its
+ * beginning
+ *
+ * The table lies in shared memory, and is made before the server forks. A worker builds a new object, puts it into a
+ * slot by one atomic exchange, looks at the key in what was there, which is mostly another worker's, and frees it.
+ * Sizes are those of entries of a table (three quarters are 24 to 279 bytes) and of transactions (1 KiB to 5 KiB, one
+ * in 32).
  */
 #include <stdatomic.h>
 #include <stdint.h>
@@ -72,20 +78,118 @@ static int churn(struct sip_msg *message, char *times, char *unused)
     for (long n = strtol(times, NULL, 10); n > 0; n--) {
         uint64_t random = next_random();
         size_t size = size_of(random);
-        void *fresh = shm_malloc(size);
-        void *old;
+        uint64_t slot = random % SLOTS;
+        uint64_t *fresh = shm_malloc(size);
+        uint64_t *old;
 
         if (fresh == NULL)
             return -1;
         memset(fresh, (int)(random & 127), size);
-        old = atomic_exchange(&slots[random % SLOTS], fresh);
+        *fresh = slot;
+        old = atomic_exchange(&slots[slot], fresh);
+        if (old != NULL && *old != slot) {
+            LM_ERR("an object is not what was stored\n");
+            return -1;
+        }
         if (old != NULL)
             shm_free(old);
     }
     return 1;
 }
 
-static cmd_export_t commands[] = { { "churn", churn, 1, NULL, NULL, ANY_ROUTE }, { 0, 0, 0, 0, 0, 0 } };
+#define EXERCISED 64
+
+/* An object, and what is in it: bytes of one value. */
+typedef struct exercised {
+    unsigned char *p; /* NULL: none */
+    size_t size;
+    unsigned char value;
+} exercised;
+
+static int is_whole(const exercised *one)
+{
+    for (size_t i = 0; i < one->size; i++)
+        if (one->p[i] != one->value)
+            return 0;
+    return 1;
+}
+
+/* One step with one object; 0: something is wrong. */
+static int exercise_one(exercised *one, uint64_t random)
+{
+    size_t size = size_of(random) << (random >> 60 == 0 ? 6 : 0); /* some above 64 KiB */
+    size_t kept = one->p == NULL ? 0 : size < one->size ? size : one->size;
+
+    if (one->p != NULL && !is_whole(one))
+        return 0;
+    switch (random & 7) {
+    case 0:
+        shm_free(one->p); /* NULL is none */
+        *one = (exercised){ 0 };
+        return 1;
+    case 1:
+    case 2:
+        one->p = shm_resize(one->p, size);
+        break;
+    case 3:
+    case 4:
+        one->p = random & 64 ? shm_realloc(one->p, size) : shm_reallocxf(one->p, size);
+        if (one->p != NULL && !is_whole(&(exercised){ one->p, kept, one->value }))
+            return 0;
+        break;
+    case 5:
+        shm_free(one->p);
+        one->p = shm_mallocxz(size);
+        if (one->p != NULL && !is_whole(&(exercised){ one->p, size, 0 }))
+            return 0;
+        break;
+    default:
+        shm_free(one->p);
+        one->p = shm_malloc(size);
+    }
+    if (one->p == NULL)
+        return 0;
+    one->size = size;
+    one->value = (unsigned char)(random >> 8);
+    memset(one->p, one->value, size);
+    return 1;
+}
+
+static int exercise(struct sip_msg *message, char *times, char *unused)
+{
+    exercised all[EXERCISED] = { { 0 } };
+    int is_right = 1;
+
+    (void)message, (void)unused;
+    for (long n = strtol(times, NULL, 10); n > 0 && is_right; n--) {
+        uint64_t random = next_random();
+
+        is_right = exercise_one(&all[random >> 16 & (EXERCISED - 1)], random);
+    }
+    for (unsigned i = 0; i < EXERCISED; i++)
+        shm_free(all[i].p);
+    return is_right ? 1 : -1;
+}
+
+static int blunder(struct sip_msg *message, char *how, char *unused)
+{
+    char *p = shm_malloc(100);
+
+    (void)message, (void)unused;
+    if (p == NULL)
+        return -1;
+    if (strcmp(how, "before") == 0)
+        memset(p - 8, 'x', 8); /* whatever allocator: what stands there is this object's */
+    shm_free(p);
+    if (strcmp(how, "twice") == 0)
+        shm_free(p);
+    return 1;
+}
+
+static cmd_export_t commands[] = { { "churn", churn, 1, NULL, NULL, ANY_ROUTE },
+                                   { "exercise", exercise, 1, NULL, NULL, ANY_ROUTE },
+                                   { "blunder", blunder, 1, NULL, NULL, ANY_ROUTE },
+                                   { 0, 0, 0, 0, 0, 0 } };
 
 struct module_exports exports = {
     .name = "churn",
