@@ -285,7 +285,7 @@ def test_sums_and_limit(options):
 
 
 def test_calls(options):
-    """All calls of the allocator do what they should; a module that frees twice or writes before an object is told of."""
+    """All calls of the allocator do what they should; a module that frees twice, or writes before one, is told of."""
     with world.World(options.build) as here:
         here.start_daemon()
         server = Kamailio(here, options, "goalloc")

@@ -1,10 +1,11 @@
 """What the programs of this directory share: a heap, processes with what they cost, free ports, tables.
 
 Everything lies in one temporary directory, and all processes that are started here end with the test: World is a
-context manager, and takes SIGTERM and SIGINT for an exception, so that its end comes in any case.
+context manager, and takes SIGTERM and SIGINT for an exception. If it is killed nevertheless, a guard does the rest:
+this file as a program, which waits for the end of its standard input. Processes are found by a variable of their
+environment.
 """
 
-import ctypes
 import json
 import os
 import shutil
@@ -16,16 +17,8 @@ import sys
 import tempfile
 import time
 
+MARK = "GOALLOC_PROGRAMS_WORLD"
 PATIENCE_S = 60  # how long something that must happen may take on a busy machine
-
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_the_test():
-    """In a child process, before it becomes another program."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
 
 def wait_for(what, condition, patience_s=PATIENCE_S):
     """Wait until the condition holds. What it returned."""
@@ -92,6 +85,35 @@ def pss_mib(pids):
     return total / 1024
 
 
+def kill_all_of(directory):
+    """All processes that a world with this directory has started, and theirs; also those whose parents are gone."""
+    mark = f"{MARK}={directory}".encode()
+    for _ in range(50):  # until none is found: one may have forked meanwhile
+        found = []
+        for name in os.listdir("/proc"):
+            try:
+                with open(f"/proc/{name}/environ", "rb") as environ:
+                    if mark in environ.read().split(b"\0"):
+                        found.append(int(name))
+            except (OSError, ValueError):
+                continue
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        if not found:
+            return
+        time.sleep(0.02)
+
+
+def guard(directory):
+    """Wait for the end of a world, and remove what it has left."""
+    sys.stdin.read()
+    kill_all_of(directory)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 def median(numbers):
     return statistics.median(numbers)
 
@@ -106,6 +128,9 @@ class World:
         self.processes = []
         self.daemon = None
         os.mkdir(os.path.join(self.dir, "state"), 0o700)
+        # In a session of its own, so that an interrupt from the terminal leaves it alone.
+        self.guard = subprocess.Popen([sys.executable, "-B", os.path.abspath(__file__), self.dir],
+                                      stdin=subprocess.PIPE, start_new_session=True)
 
     def __enter__(self):
         def leave(number, _frame):
@@ -115,25 +140,21 @@ class World:
         return self
 
     def __exit__(self, *_):
-        for process in reversed(self.processes):
-            for pid in reversed(children_of(process.pid)):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+        kill_all_of(self.dir)  # the keeper, too
+        for process in self.processes:
             process.wait()
-        if self.daemon is not None:
-            self.ctl("keeper", "--end", "--yes", "--state-dir", self.path("state"), check=False)
-        shutil.rmtree(self.dir, ignore_errors=True)
+        self.guard.stdin.close()
+        self.guard.wait()
 
     def path(self, name):
         return os.path.join(self.dir, name)
 
-    def start(self, command, log, **popen):
+    def start(self, command, log, env=None, **popen):
         """A process that ends with the world; its output goes to a file."""
+        env = {**(os.environ if env is None else env), MARK: self.dir}
         with open(self.path(log), "ab") as out:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                                       preexec_fn=die_with_the_test, cwd=self.dir, **popen)
+                                       cwd=self.dir, env=env, **popen)
         self.processes.append(process)
         return process
 
@@ -216,3 +237,7 @@ def table(title, head, rows, file):
     sys.stdout.flush()
     with open(file, "a", encoding="utf-8") as out:
         out.write(text)
+
+
+if __name__ == "__main__":
+    guard(sys.argv[1])

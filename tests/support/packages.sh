@@ -42,7 +42,7 @@ goalloc_shared_packages=(libapr1-dev libaprutil1-dev postgresql-15 postgresql-se
 # server, redis (redis-server would start one), and what the Python package is built with.
 # shellcheck disable=SC2034
 goalloc_programs_packages=(
-    sip-tester libpcre3
+    sip-tester libpcre3 libreadline8
     python3-gunicorn python3-redis redis-tools python3-dev python3-setuptools
 )
 

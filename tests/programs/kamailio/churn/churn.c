@@ -5,8 +5,7 @@
  *   churn("N")      replaces N objects of a table that all workers share: what a table of Kamailio does, without the
  *                   script that drives it
  *   exercise("N")   N random steps of all calls, with objects whose contents are checked; false if one is wrong
- *   blunder("HOW")  what a module with a mistake does: "twice" frees an object twice, "before" writes before its
- * beginning
+ *   blunder("HOW")  what a module with a mistake does: "twice" frees an object twice, "before" writes before one
  *
  * The table lies in shared memory, and is made before the server forks. A worker builds a new object, puts it into a
  * slot by one atomic exchange, looks at the key in what was there, which is mostly another worker's, and frees it.
