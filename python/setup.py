@@ -2,7 +2,8 @@
 
 goalloc._core uses the limited API of Python 3.11: one binary for this version and all later ones (abi3). libgoalloc and
 its header are found by pkg-config; GOALLOC_CFLAGS and GOALLOC_LIBS say where they are instead, for a build that is not
-installed. NumPy's part (goalloc._numpy) is built if NumPy is there. CMakeLists.txt compiles the same files for the
+installed. NumPy's part (goalloc._numpy) is built if NumPy is there, unless GOALLOC_NUMPY is 0; a wheel with it is for one
+version of Python. CMakeLists.txt compiles the same files for the
 tests and for Debian's package.
 """
 
@@ -47,7 +48,7 @@ def extensions():
             **common,
         )
     ]
-    if numpy_part:
+    if numpy_part and os.environ.get("GOALLOC_NUMPY") != "0":
         try:
             import numpy
         except ImportError:

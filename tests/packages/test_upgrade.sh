@@ -465,7 +465,7 @@ fi
 
 section "purge"
 check "apt-get purge, with a heap in use" in_box apt-get purge -q -y --autoremove -o Dpkg::Use-Pty=0 \
-    goallocd libgoalloc1 libgoalloc-dev libgoalloc-debug goalloc-tools
+    goallocd libgoalloc1 libgoalloc-dev libgoalloc-debug goalloc-tools python3-goalloc
 grep -q 'goallocd.service is stopped, and its heap dropped: [0-9]* sessions*, .* live' "$tmp/output" ||
     fail "apt does not say what goes: $(<"$tmp/output")"
 ok "apt says what goes"

@@ -6,6 +6,7 @@ goalloc_build_packages=(
     gcc cmake make pkg-config libc6-dev
     libuv1-dev libprotobuf-c-dev protobuf-c-compiler libjansson-dev uthash-dev libunistring-dev libseccomp-dev
     libinih-dev libmicrohttpd-dev libncurses-dev libdw-dev zlib1g-dev systemtap-sdt-dev python3 valgrind
+    libpython3-dev libxxhash-dev
 )
 
 # What its tests take besides.
@@ -14,6 +15,7 @@ goalloc_test_packages=(
     clang libclang-rt-dev clang-tidy cppcheck abigail-tools
     mandoc man-db mmdebstrap lintian bpftrace gdb golang-go graphviz
     libunwind8
+    libpython3.11-testsuite python3-setuptools python3-wheel python3-venv
 )
 
 goalloc_packages=("${goalloc_build_packages[@]}" "${goalloc_test_packages[@]}")
@@ -30,7 +32,7 @@ goalloc_target_packages=(
 # shellcheck disable=SC2034
 goalloc_bench_packages=(
     libmimalloc-dev libjemalloc-dev libtcmalloc-minimal4 libboost-dev gnuplot-nox sqlite3
-    libhiredis-dev redis-tools
+    libhiredis-dev redis-tools redis-server python3-redis
 )
 
 # The other allocators in shared memory, for tests/bench/run --shared. (Kamailio is unpacked and not installed: Debian's

@@ -66,6 +66,10 @@ static table *blocks_of_heap(void)
 
     if (heap_ensure() < 0)
         return NULL;
+    if (heap_is_readonly()) {
+        PyErr_SetString(PyExc_PermissionError, "to share memory takes write access, and the attach is read-only");
+        return NULL;
+    }
     if (blocks != NULL && blocks_generation == heap_generation())
         return blocks;
     Py_BEGIN_ALLOW_THREADS

@@ -9,7 +9,9 @@
  *            no more. A death in between leaves one block held that no root names
  *   remove   the same, with nothing to hold
  *   get      the root, then the block by its key, as it is written before the data. If no such block is there (any
- *            more), the root is asked for again: if it has not changed, it is another program's memory
+ *            more), the root is asked for again. A root that is another program's memory is the same each time, and no
+ *            block each time. Once is not enough: in between it may have been replaced, the place used again, and named
+ *            again. A block's data is never an object's beginning, so what is one is believed soon
  *
  * All are requests, without the GIL.
  */
@@ -19,7 +21,9 @@
 #include <string.h>
 #include <time.h>
 
-#define GET_TRIES 100 /* while others replace the root and free what it was */
+#define GET_TRIES   1000 /* while others replace the root and free what it was */
+#define SAME_TRIES  100  /* in a row: then it is no block */
+#define BEGIN_TRIES 3    /* the same, if it is an object's beginning, as in most programs */
 
 /* A name that is wrong has an exception of its own; -1. */
 static int name_error(int r, const char *name)
@@ -39,8 +43,8 @@ static int ask(const char *name, void **ret_p)
     Py_BEGIN_ALLOW_THREADS
     r = goalloc_root_get(name, ret_p);
     Py_END_ALLOW_THREADS
-    if (r == -ENOENT && goalloc_is_current())
-        return 0;
+    if (r == -ENOENT)
+        return goalloc_is_current() ? 0 : name_error(-ESTALE, name);
     return r < 0 ? name_error(r, name) : 1;
 }
 
@@ -79,7 +83,7 @@ static PyObject *open_root(const char *name)
 {
     PyObject *result;
     void *p, *last = NULL;
-    int r;
+    int r, nsame = 0;
 
     for (int i = 0; i < GET_TRIES; i++) {
         r = ask(name, &p);
@@ -87,12 +91,13 @@ static PyObject *open_root(const char *name)
             Py_RETURN_NONE;
         if (r < 0)
             return NULL;
-        if (p == last)
-            return borrow_root(name, p);
         r = buffer_open_data(p, &result);
         if (r != 0)
             return r == 1 ? result : NULL;
+        nsame = p == last ? nsame + 1 : 1;
         last = p;
+        if (nsame >= (goalloc_usable_size(p) != 0 ? BEGIN_TRIES : SAME_TRIES))
+            return borrow_root(name, p);
     }
     return heap_error(EAGAIN, name);
 }
@@ -159,7 +164,7 @@ static int replace(const char *name, void *p)
                 buffer_drop_for_ever(old);
             return 1;
         }
-        if (r != -EEXIST && !(r == -ENOENT && goalloc_is_current()))
+        if (r != -EEXIST)
             return name_error(r, name);
         if (PyErr_CheckSignals() < 0)
             return -1;

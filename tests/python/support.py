@@ -1,0 +1,118 @@
+"""What the tests of the package for Python share: a daemon of their own, workers, chance that can be repeated.
+
+A test program is run by ctest, which sets GOALLOCD, GOALLOCCTL and PYTHONPATH; by hand the same is needed. A class of
+tests with a daemon derives from HeapTest: the daemon serves a socket in a directory of its own, with a keeper, so that
+it may be killed and started again; at the end it is stopped, and everything that the class has made is removed.
+
+GOALLOC_TEST_SEED repeats a run, GOALLOC_TEST_SECONDS makes those longer that go on for a time.
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+DAEMON = os.environ.get("GOALLOCD", "goallocd")
+CONTROL = os.environ.get("GOALLOCCTL", "goallocctl")
+SEED = int(os.environ.get("GOALLOC_TEST_SEED") or random.SystemRandom().randrange(2**32))
+PATIENCE = 60.0  # seconds: what has not happened then will not
+
+
+def seconds(default):
+    """How long a test goes on that does so for a time."""
+    return float(os.environ.get("GOALLOC_TEST_SECONDS", default))
+
+
+class Daemon:
+    """goallocd on a socket in a directory of its own."""
+
+    def __init__(self, *options):
+        self.directory = tempfile.mkdtemp(prefix="goalloc-py.", dir=os.environ.get("GOALLOC_TEST_DIR"))
+        self.socket = os.path.join(self.directory, "s")
+        self.options = options
+        self.process = None
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [DAEMON, "--socket", self.socket, "--state-dir", os.path.join(self.directory, "state"), "--reserve", "16G",
+             "--log-level", "warn", *self.options],
+            start_new_session=True,
+        )
+        until = time.monotonic() + PATIENCE
+        while subprocess.run([CONTROL, "--socket", self.socket, "ping"], capture_output=True, check=False).returncode:
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"goallocd does not serve {self.socket}")
+            time.sleep(0.02)
+        return self
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def control(self, *words):
+        return subprocess.run(
+            [CONTROL, "--socket", self.socket, *words], capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
+
+    def end(self):
+        """The heap goes, too."""
+        if self.process.poll() is None:
+            self.control("drop", "--yes")
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
+        if self.process.poll() is None:
+            self.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # the keeper, if it is left
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class HeapTest(unittest.TestCase):
+    """Tests with a daemon for the class; each test attaches as it likes."""
+
+    daemon_options = ()
+
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = Daemon(*cls.daemon_options).start()
+        os.environ["GOALLOC_SOCKET"] = cls.daemon.socket
+        cls.addClassCleanup(cls.daemon.end)
+
+    def tearDown(self):
+        import goalloc
+
+        if goalloc.is_attached():
+            goalloc.detach()
+
+    def run_python(self, text, *arguments, **options):
+        """A program in an interpreter of its own; its output. It must succeed, unless expect is another status."""
+        expect = options.pop("expect", 0)
+        result = subprocess.run(
+            [sys.executable, "-X", "faulthandler", "-c", text, *arguments],
+            capture_output=True, text=True, timeout=PATIENCE, check=False, **options,
+        )
+        self.assertEqual(result.returncode, expect, result.stdout + result.stderr)
+        return result.stdout
+
+
+def eventually(condition, patience=PATIENCE):
+    """True as soon as the condition is; False if it never is."""
+    until = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def main():
+    print(f"seed {SEED} (GOALLOC_TEST_SEED)", flush=True)
+    random.seed(SEED)
+    unittest.main(verbosity=1)

@@ -1,0 +1,150 @@
+"""goalloc.roots: a mapping, a C program's roots, and roots that are replaced while others look."""
+
+import multiprocessing
+import os
+import random
+import threading
+import time
+
+import goalloc
+from support import HeapTest, eventually, main, seconds
+
+
+def look(stop_name, seed):
+    """Look at a root that is replaced all the time: each buffer is whole."""
+    chance = random.Random(seed)
+    try:
+        while stop_name not in goalloc.roots:
+            buffer = goalloc.roots.get("replaced")
+            if buffer is not None:
+                view = memoryview(buffer)
+                if len(set(bytes(view))) != 1:
+                    os._exit(3)
+                view.release()
+                if chance.randrange(2):
+                    buffer.free()
+        os._exit(0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        os._exit(4)
+
+
+class AsMapping(HeapTest):
+    def setUp(self):
+        goalloc.attach(group="roots")
+
+    def tearDown(self):
+        for name in list(goalloc.roots):
+            del goalloc.roots[name]
+        super().tearDown()
+
+    def test_set_get_list_remove(self):
+        roots = goalloc.roots
+        self.assertEqual((list(roots), len(roots), "a" in roots, roots.get("a")), ([], 0, False, None))
+        buffer = goalloc.alloc(100)
+        roots["a"] = buffer
+        roots["b/c \u00e9"] = buffer
+        self.assertEqual(sorted(roots), ["a", "b/c \u00e9"])
+        self.assertEqual(roots.names("b"), ["b/c \u00e9"])
+        self.assertEqual((roots["a"].address, roots["a"].size), (buffer.address, 100))
+        buffer.free()
+        memoryview(roots["a"])[:1] = b"x"
+        self.assertEqual(bytes(memoryview(roots.pop("b/c \u00e9"))[:1]), b"x")
+        del roots["a"]
+        for name in ("a", "never"):
+            with self.assertRaises(KeyError):
+                roots[name]
+            with self.assertRaises(KeyError):
+                del roots[name]
+        self.assertIn("roots", repr(roots))
+
+    def test_a_root_outlives_its_process_and_is_freed_when_it_is_removed(self):
+        goalloc.collect()
+        before = goalloc.stats()["live_objects"]
+        self.run_python("import goalloc\ngoalloc.attach()\nb = goalloc.alloc(50)\nmemoryview(b)[:2] = b'hi'\ngoalloc.roots['left'] = b")
+        self.assertEqual(bytes(memoryview(goalloc.roots["left"])[:2]), b"hi")
+        del goalloc.roots["left"]
+        self.assertTrue(eventually(lambda: goalloc.stats()["live_objects"] <= before + 66))
+
+    def test_replacing_frees_what_was_there(self):
+        for i in range(300):
+            buffer = goalloc.alloc(30)
+            goalloc.roots["again"] = buffer
+            buffer.free()
+            if i == 100:
+                before = goalloc.stats()["live_objects"]
+        self.assertLess(goalloc.stats()["live_objects"], before + 66)
+
+    def test_bad_input_is_refused(self):
+        buffer = goalloc.alloc(10)
+        for name in ("", "a\0b", "x" * 256, "\udc80"):
+            with self.assertRaises(ValueError, msg=repr(name)):
+                goalloc.roots[name] = buffer
+        for name in (b"bytes", 5, None):
+            with self.assertRaises(TypeError):
+                goalloc.roots[name] = buffer
+        for value in (b"bytes", None, bytearray(5), memoryview(b"view")):
+            with self.assertRaises(TypeError):
+                goalloc.roots["r"] = value
+        buffer.free()
+        with self.assertRaises(ValueError):
+            goalloc.roots["r"] = buffer
+        with self.assertRaises(TypeError):
+            goalloc.roots.clear()
+        self.assertEqual(list(goalloc.roots), [])
+
+    def test_wait_for_a_root(self):
+        with self.assertRaises(TimeoutError):
+            goalloc.roots.wait("later", 0.1)
+        threading.Timer(0.2, lambda: goalloc.roots.__setitem__("later", goalloc.alloc(7))).start()
+        self.assertEqual(goalloc.roots.wait("later", 30).size, 7)
+
+    def test_a_root_of_another_program_is_borrowed(self):
+        text = "import ctypes\nc = ctypes.CDLL('libgoalloc.so.1')\nc.goalloc_malloc.restype = ctypes.c_void_p\n" \
+               "p = c.goalloc_malloc(40)\nctypes.memset(p, 65, 40)\n" \
+               "assert c.goalloc_root_set(b'of c', ctypes.c_void_p(p)) == 0"
+        library = os.environ.get("GOALLOC_LIBRARY")
+        environment = dict(os.environ, LD_LIBRARY_PATH=os.path.dirname(library)) if library else None
+        self.run_python(text, env=environment)
+        buffer = goalloc.roots["of c"]
+        self.assertGreaterEqual(buffer.size, 40)
+        self.assertEqual(bytes(memoryview(buffer)[:40]), b"A" * 40)
+        with self.assertRaises(ValueError):
+            buffer.handle()
+        goalloc.roots["second name"] = buffer
+        del goalloc.roots["of c"]
+        self.assertEqual(goalloc.roots["second name"].address, buffer.address)
+
+    def test_looking_while_it_is_replaced_and_lookers_are_killed(self):
+        context = multiprocessing.get_context("fork")
+        workers = [context.Process(target=look, args=("stop", random.randrange(2**32))) for _ in range(3)]
+        for worker in workers:
+            worker.start()
+        until = time.monotonic() + seconds(2)
+        i = 0
+        while time.monotonic() < until:
+            i += 1
+            buffer = goalloc.alloc(random.randrange(1, 3000))
+            memoryview(buffer)[:] = bytes([i % 255]) * buffer.size
+            goalloc.roots["replaced"] = buffer
+            buffer.free()
+            scribble = goalloc.alloc(3000)
+            memoryview(scribble)[:] = bytes(range(250)) * 12
+            scribble.free()
+            if i % 50 == 0:
+                victim = random.randrange(3)
+                self.assertIsNone(workers[victim].exitcode)
+                workers[victim].kill()
+                workers[victim].join()
+                workers[victim] = context.Process(target=look, args=("stop", random.randrange(2**32)))
+                workers[victim].start()
+        goalloc.roots["stop"] = goalloc.alloc(1)
+        for worker in workers:
+            worker.join(30)
+            self.assertEqual(worker.exitcode, 0)
+
+
+if __name__ == "__main__":
+    main()
