@@ -57,15 +57,14 @@ def children_of(pid):
 
 
 def cpu_s(pids):
-    """Processor time that these have used, all threads, user and system."""
+    """Processor time that these have used, all threads, user and system: by the clock that each process has."""
     total = 0
     for pid in pids:
         try:
-            fields = open(f"/proc/{pid}/stat", encoding="utf-8").read().rsplit(")", 1)[1].split()
+            total += time.clock_gettime(~pid << 3 | 2)
         except OSError:
             continue
-        total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 def pss_mib(pids):

@@ -40,11 +40,11 @@ goalloc_bench_packages=(
 # shellcheck disable=SC2034
 goalloc_shared_packages=(libapr1-dev libaprutil1-dev postgresql-15 postgresql-server-dev-15)
 
-# What tests/programs/run takes besides a build: a generator of calls, and what Kamailio, unpacked, is linked with; a web
-# server, redis (redis-server would start one), and what the Python package is built with.
+# What tests/programs/run takes besides a build: what Kamailio, unpacked, is linked with; a web server,
+# redis (redis-server would start one), and what the Python package is built with.
 # shellcheck disable=SC2034
 goalloc_programs_packages=(
-    sip-tester libpcre3 libreadline8
+    libpcre3 libreadline8
     python3-gunicorn python3-redis redis-tools python3-dev python3-setuptools
 )
 
