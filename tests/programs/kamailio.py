@@ -445,10 +445,12 @@ def measure_one(options, manager, work, calls, requests):
         if manager == "goalloc":
             here.start_daemon()
         server = Kamailio(here, options, manager)
+        if options.prefer:
+            world.prefer([server.process.pid])
         if work == "calls":
             through = Calls(server)
             times = calls
-            warm = lambda: through.make(200, 8)
+            warm = lambda: through.make(calls, 8)
             do = lambda: through.make(calls, 8)
         else:
             make, each = {"stores": (stores, 1000), "objects": (churn, 10000)}[work]
@@ -489,9 +491,10 @@ def main():
     parser.add_argument("--seconds", type=float, default=20, help="how long workers are killed (20)")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("GOALLOC_TEST_SEED", time.time_ns() % 1000000)))
     parser.add_argument("--runs", type=int, default=5, help="rounds of the comparison; 0: none (5)")
-    parser.add_argument("--calls", type=int, default=3000, help="calls a round (3000)")
+    parser.add_argument("--calls", type=int, default=6000, help="calls a round, and as many before (6000)")
     parser.add_argument("--requests", type=int, default=400,
                         help="requests a round, of 1000 stores or 10000 objects each (400)")
+    parser.add_argument("--prefer", action="store_true", help="compare with priority over other processes; root")
     parser.add_argument("--noise", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--pause-ms", type=float, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()

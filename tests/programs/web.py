@@ -193,6 +193,8 @@ def measure(options, file, runs, requests):
                 if cache == "goalloc":
                     here.start_daemon()
                 web = Web(here, options, cache)
+                if options.prefer:
+                    world.prefer([])
                 before = cpu_s(web.pids())
                 rendered = visit(web.port, pages)
                 first = cpu_s(web.pids())
@@ -221,6 +223,7 @@ def main():
     parser.add_argument("--seed", type=int, default=int(os.environ.get("GOALLOC_TEST_SEED", time.time_ns() % 1000000)))
     parser.add_argument("--runs", type=int, default=5, help="rounds of the comparison; 0: none (5)")
     parser.add_argument("--requests", type=int, default=5000, help="pages a round (5000)")
+    parser.add_argument("--prefer", action="store_true", help="compare with priority over other processes; root")
     options = parser.parse_args()
     print(f"web: seed {options.seed}", flush=True)
     test_kills(options, options.seconds, options.seed)
