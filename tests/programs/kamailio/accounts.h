@@ -13,7 +13,7 @@
  * look at others. When held would pass reserved, the thread adds all accounts' reserved up, and moves its own if the
  * sum stays below the limit. Two threads that do so at the same instant each see the other's new value, or one does:
  * the sum is looked at again after the store. So what is held never passes the limit. What counts is what was asked
- * for: the heap rounds up, by an eighth at most.
+ * for, not what the heap rounds up.
  *
  * A death. Every word is stored whole, so what a dead thread has written is right but for the object that it was at:
  * the sums may be wrong by one object a death. The account of a dead thread stays, since what it has allocated does;
