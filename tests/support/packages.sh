@@ -41,6 +41,14 @@ goalloc_bench_packages=(
 # shellcheck disable=SC2034
 goalloc_shared_packages=(libapr1-dev libaprutil1-dev postgresql-15 postgresql-server-dev-15)
 
+# What tests/programs/run takes besides a build: what Kamailio, unpacked, is linked with; a web server,
+# redis (redis-server would start one), and what the Python package is built with.
+# shellcheck disable=SC2034
+goalloc_programs_packages=(
+    libpcre3 libreadline8
+    python3-gunicorn python3-redis redis-tools python3-dev python3-setuptools
+)
+
 # Unpack a package into a directory, without installing it; if that can't be done, the directory is not there.
 goalloc_unpack_package() {
     local package=$1 to=$2 from
