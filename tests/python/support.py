@@ -29,6 +29,27 @@ def seconds(default):
     return float(os.environ.get("GOALLOC_TEST_SECONDS", default))
 
 
+# When the test program has ended, however that came about, what its daemons have left goes: they, the keepers, and the
+# directory, whose name is in their command lines.
+GUARD = """
+import os, select, shutil, signal, sys
+pid, directory = int(sys.argv[1]), sys.argv[2]
+try:
+    select.select([os.pidfd_open(pid)], [], [])
+except ProcessLookupError:
+    pass
+for entry in os.listdir("/proc"):
+    try:
+        if entry.isdigit() and int(entry) != os.getpid():
+            with open(f"/proc/{entry}/cmdline", "rb") as line:
+                if (directory + "/").encode() in line.read():
+                    os.kill(int(entry), signal.SIGKILL)
+    except OSError:
+        pass
+shutil.rmtree(directory, ignore_errors=True)
+"""
+
+
 class Daemon:
     """goallocd on a socket in a directory of its own."""
 
@@ -37,6 +58,9 @@ class Daemon:
         self.socket = os.path.join(self.directory, "s")
         self.options = options
         self.process = None
+        self.guard = subprocess.Popen(
+            [sys.executable, "-S", "-c", GUARD, str(os.getpid()), self.directory], start_new_session=True
+        )
 
     def start(self):
         self.process = subprocess.Popen(
@@ -71,6 +95,8 @@ class Daemon:
             self.kill()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # the keeper, if it is left
+        self.guard.kill()
+        self.guard.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

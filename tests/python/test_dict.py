@@ -205,10 +205,11 @@ def check_value(key, value):
 def storm_worker(number, seed):
     """Change and look at random until killed; a wrong value, or an error that none explains, ends it with 3."""
     chance = random.Random(seed)
+    parent = os.getppid()
     try:
         d = goalloc.dict("storm")
         bounded = goalloc.dict("storm bounded", max_bytes=300_000)
-        while True:
+        while os.getppid() == parent:
             key = b"k%d" % chance.randrange(300)
             what = chance.randrange(12)
             try:

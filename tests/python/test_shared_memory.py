@@ -81,7 +81,8 @@ def churn(seed):
     """Make, open, unlink by a few names until killed."""
     chance = random.Random(seed)
     kept = []
-    while True:
+    parent = os.getppid()
+    while os.getppid() == parent:
         name = f"churn{chance.randrange(5)}"
         try:
             what = chance.randrange(4)
