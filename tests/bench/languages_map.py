@@ -82,6 +82,10 @@ def run(build, repetitions):
     return figures
 
 
+def ratios(figures):
+    return {"C++ map, built by two / Boost.Interprocess": figures["ratio"]}
+
+
 def show(figures):
     yield f"{'':10}" + "".join(f"{step.removesuffix('_ms'):>10}" for step in STEPS + ["total_ms"])
     for who in ("goalloc", "boost"):

@@ -14,8 +14,8 @@ serve both.
            go. Microseconds an array
 
 What shared_memory needs for it: a segment an array, whose name, dtype and shape are sent; the worker attaches and
-closes, and the sender unlinks after the answer. What this measures most is how often memory is made anew: a segment's pages come
-and go with it, those of the heap stay for the next array.
+closes, and the sender unlinks after the answer. What this measures most is how often memory is made anew: a segment's
+pages come and go with it, those of the heap stay for the next array.
 """
 
 import argparse
@@ -23,12 +23,18 @@ import json
 import multiprocessing
 import os
 import statistics
+import subprocess
 import sys
 import time
 from multiprocessing import shared_memory
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError:
+    np = None
 
+WHAT = "NumPy arrays for workers; ms, and us"
+TARGETS = ["goallocctl", "goalloc_python", "goalloc_numpy"]
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 SMALL_SHAPE = (128,)
 
@@ -149,6 +155,8 @@ def main():
     parser.add_argument("--small", type=int, default=1000)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if np is None:
+        raise SystemExit("languages_numpy: no module numpy (Debian: python3-numpy)")
 
     os.environ["GOALLOCD"] = os.path.join(options.build, "daemon", "goallocd")
     os.environ["GOALLOCCTL"] = os.path.join(options.build, "client", "ctl", "goallocctl")
@@ -202,10 +210,30 @@ def main():
         print(json.dumps({"rounds": options.rounds, "workers": options.workers, "megabytes": options.megabytes,
                           "rows": rows}, indent=2))
         return
-    print(f"medians of {options.rounds} rounds, {options.workers} workers, large: {options.megabytes} MB")
-    for row in rows:
-        print(f"{row['what']:6} goalloc {row['goalloc']:9.2f} {row['unit']}   multiprocessing "
-              f"{row['multiprocessing']:9.2f} {row['unit']}   ratio {row['ratio']:.3f}")
+    print("\n".join(show({"rounds": options.rounds, "workers": options.workers, "megabytes": options.megabytes,
+                          "rows": rows})))
+
+
+# --- as a part of tests/bench/languages ---
+
+
+def run(build, repetitions):
+    command = [sys.executable, "-B", __file__, "--build", build, "--rounds", str(repetitions), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip()[-500:])
+    return json.loads(done.stdout)
+
+
+def ratios(figures):
+    return {f"NumPy {row['what']} / multiprocessing": row["ratio"] for row in figures["rows"]}
+
+
+def show(figures):
+    yield (f"medians of {figures['rounds']} rounds, {figures['workers']} workers, large: {figures['megabytes']} MB")
+    for row in figures["rows"]:
+        yield (f"{row['what']:6} goalloc {row['goalloc']:9.2f} {row['unit']}   multiprocessing "
+               f"{row['multiprocessing']:9.2f} {row['unit']}   ratio {row['ratio']:.3f}")
 
 
 if __name__ == "__main__":

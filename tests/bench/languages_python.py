@@ -24,6 +24,8 @@ import sys
 import tempfile
 import time
 
+WHAT = "Python: caches of workers, shared memory; us"
+TARGETS = ["goallocctl", "goalloc_python"]
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 KEYS = [b"key:%d" % i for i in range(100)]
 VALUE = b"v" * 100
@@ -180,11 +182,29 @@ def main():
     if options.json:
         print(json.dumps({"rounds": options.rounds, "workers": options.workers, "rows": rows}, indent=2))
         return
-    print(f"medians of {options.rounds} rounds, {options.workers} workers")
-    for row in rows:
-        print(f"{row['measured']:16} {row['who']:16} {row['us']:10.2f} us   goalloc / this: {row['ratio']:.3f}")
+    print("\n".join(show({"rounds": options.rounds, "workers": options.workers, "rows": rows})))
     if redis_path is None:
         print(f"without redis: {redis}")
+
+# --- as a part of tests/bench/languages ---
+
+
+def run(build, repetitions):
+    command = [sys.executable, "-B", __file__, "--build", build, "--rounds", str(repetitions), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip()[-500:])
+    return json.loads(done.stdout)
+
+
+def ratios(figures):
+    return {f"Python {row['measured']} / {row['who']}": row["ratio"] for row in figures["rows"] if row["who"] != "goalloc"}
+
+
+def show(figures):
+    yield f"medians of {figures['rounds']} rounds, {figures['workers']} workers"
+    for row in figures["rows"]:
+        yield f"{row['measured']:16} {row['who']:16} {row['us']:10.2f} us   goalloc / this: {row['ratio']:.3f}"
 
 
 if __name__ == "__main__":
