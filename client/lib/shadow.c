@@ -2,7 +2,8 @@
  * Shadow: AddressSanitizer's and Valgrind's view of the heap in this process.
  *
  * Called by debug.c (places that are taken and freed), stamp.h (what the library reads itself), offer.h, idle.c,
- * attach.c and comeback.c (spans that leave). Calls notes.c. Data: the tools' shadow memory, private to the process.
+ * marked.c, attach.c and comeback.c (spans that leave). Calls notes.c. Data: the tools' shadow memory, private to the
+ * process.
  *
  * Both tools know of every byte whether it may be touched, each process for itself. What one process has forbidden,
  * another may allocate; if it then gives the object back to the first, a forbidden byte there would be a false report.
@@ -18,7 +19,8 @@
  *   detach                  shadow_heap_goes(): all of the heap
  *   fork                    shadow_child_begins(): the parent's spans are another process's. A child that came about
  *                           without fork's handlers does it when it first calls the library
- *   session lost            shadow_session_lost(), when the daemon says so (comeback.c)
+ *   session lost            shadow_session_lost(), when the daemon says so (comeback.c): for good, even if a later
+ *                           daemon has the session still
  * A span that was offered and taken back is permitted still, but for what is taken and freed afterwards.
  *
  * Large objects are left alone: others free them, and the daemon ends the lease then, which this process is not told.
