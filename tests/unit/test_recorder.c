@@ -37,6 +37,11 @@ static uint32_t served_seq;
 static int refusal;
 static _Atomic uint32_t nasked;
 
+int connection_samples_ms(void)
+{
+    return 10000; /* no thread of these tests gives up its turn */
+}
+
 int connection_profile_open(profile_region **region, uint32_t *ret_seq)
 {
     void *p;
