@@ -32,6 +32,9 @@ int profilefile_shelve(const profilefile *file, shelf *s) __attribute__((warn_un
 /* Nobody is to find it there any more. */
 void profilefile_unshelve(const profilefile *file, shelf *s);
 
+/* See to it that no region that went, or was replaced, is on the shelf any more. False: one still is, with its memory. */
+bool profilefile_is_tidy(shelf *s) __attribute__((warn_unused_result));
+
 /*
  * After another daemon: what is on the shelf, if it is the region of seq or the one that was to follow it.
  * PROFILEFILE_NONE: there is none.
