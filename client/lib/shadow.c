@@ -25,13 +25,13 @@
  *
  * Large objects are left alone: others free them, and the daemon ends the lease then, which this process is not told.
  *
- * A free forbids the place before it frees: afterwards another thread may have it already. So an offered span, which has
- * no objects, has nobody who forbids there. A span that goes back may have some: goalloc_trim() gives all of a thread's
- * spans back, while others free there. Hence
+ * A free forbids the place before it frees: afterwards another thread may have it already. So an offered span, which
+ * has no objects, has nobody who forbids there. A span that goes back may have some: goalloc_trim() gives all of a
+ * thread's spans back, while others free there. Hence
  *   who forbids     1. forbid  2. fence  3. the note: is it there still? Else permit the place
  *   who gives back  1. end the notes of the span  2. fence  3. permit the span
- * If 3 of the one finds the note, 2 of it came before 2 of the other, and what was forbidden is permitted. To permit the
- * place is never wrong: its object lives, and is in hand of who forbids.
+ * If 3 of the one finds the note, 2 of it came before 2 of the other, and what was forbidden is permitted. To permit
+ * the place is never wrong: its object lives, and is in hand of who forbids.
  *
  * Valgrind's blocks (for the stacks in its reports) follow the notes: a place with the note "stamped" is a block. What
  * other processes have freed ceases to be one when the place is taken again or the span leaves. Whether bytes were

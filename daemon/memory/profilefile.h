@@ -32,7 +32,7 @@ int profilefile_shelve(const profilefile *file, shelf *s) __attribute__((warn_un
 /* Nobody is to find it there any more. */
 void profilefile_unshelve(const profilefile *file, shelf *s);
 
-/* See to it that no region that went, or was replaced, is on the shelf any more. False: one still is, with its memory. */
+/* Take what was replaced, or has gone, out of the shelf. False: it is there still, with its memory. */
 bool profilefile_is_tidy(shelf *s) __attribute__((warn_unused_result));
 
 /*
