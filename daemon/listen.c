@@ -5,8 +5,8 @@
  * the lock with the process, so it is never stale. Only the holder of the lock replaces the socket file, and only if
  * nobody answers there: then a dead daemon has left it. A clean end removes both files, the socket only if it is still
  * its own. A daemon that opened the lock file just before its removal sees that it is no longer the file at that path,
- * and tries again. A daemon that was killed while it forked leaves a child that has the lock and the socket for a moment
- * (memory/helper.c): so who finds them in use looks again for PATIENCE_MS.
+ * and tries again. A daemon that was killed while it forked leaves a child that has the lock and the socket for a
+ * moment (memory/helper.c): so who finds them in use looks again for PATIENCE_MS.
  *
  * A socket that systemd has made is systemd's (listen_take()): the daemon neither replaces nor removes it, and changes
  * neither its owner nor its mode nor its queue. Who connects while no daemon runs is in the queue, and the next one
@@ -90,32 +90,36 @@ static int clear_place(const struct sockaddr_un *addr)
     return unlink(addr->sun_path) < 0 && errno != ENOENT ? -errno : 0;
 }
 
-static void pause_ms(long ms)
+/* True, after a while, if what has answered r may answer otherwise; *waited_ms begins with 0. */
+static bool look_again(int r, int *waited_ms)
 {
-    (void)nanosleep(&(struct timespec){ 0, ms * 1000000 }, NULL);
+    if (r != -EADDRINUSE || *waited_ms >= PATIENCE_MS)
+        return false;
+    (void)nanosleep(&(struct timespec){ 0, TRY_EVERY_MS * 1000000L }, NULL);
+    *waited_ms += TRY_EVERY_MS;
+    return true;
 }
 
-/* lock_take(), with patience. */
 static int lock_await(const char *name)
 {
-    int fd = lock_take(name);
+    int waited_ms = 0;
+    int fd;
 
-    for (int ms = 0; fd == -EADDRINUSE && ms < PATIENCE_MS; ms += TRY_EVERY_MS) {
-        pause_ms(TRY_EVERY_MS);
+    do
         fd = lock_take(name);
-    }
+    while (look_again(fd, &waited_ms));
     return fd;
 }
 
-/* clear_place(), with patience; by who has the lock. */
+/* By who has the lock. */
 static int await_clear_place(const struct sockaddr_un *addr)
 {
-    int r = clear_place(addr);
+    int waited_ms = 0;
+    int r;
 
-    for (int ms = 0; r == -EADDRINUSE && ms < PATIENCE_MS; ms += TRY_EVERY_MS) {
-        pause_ms(TRY_EVERY_MS);
+    do
         r = clear_place(addr);
-    }
+    while (look_again(r, &waited_ms));
     return r;
 }
 

@@ -408,7 +408,7 @@ static unsigned address_bits(void)
     static unsigned bits;
 
     for (unsigned n = ADDRESS_BITS_MAX; bits == 0; n--) {
-        const uint64_t below = (UINT64_C(1) << n) - 4 * SYSTEM_PAGE_BYTES;
+        const uint64_t below = (UINT64_C(1) << n) - 64 * KIB;
         void *p = mmap((void *)(uintptr_t)below, SYSTEM_PAGE_BYTES, PROT_NONE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
 

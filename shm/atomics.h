@@ -154,12 +154,13 @@ static inline bool u32_exchange_if_acq_rel(shm_u32 *word, uint32_t *expected, ui
     return atomic_compare_exchange_weak_explicit(word, expected, value, memory_order_acq_rel, memory_order_acquire);
 }
 
-/* If the word is *expected, it becomes value: true. Else *expected is what it is. It never fails for another reason. */
+/* The word becomes value; returns what it was. */
 static inline uint64_t u64_exchange_acq_rel(shm_u64 *word, uint64_t value)
 {
     return atomic_exchange_explicit(word, value, memory_order_acq_rel);
 }
 
+/* If the word is *expected, it becomes value: true. Else *expected is what it is. It never fails for another reason. */
 static inline bool u64_exchange_if_acq_rel(shm_u64 *word, uint64_t *expected, uint64_t value)
 {
     return atomic_compare_exchange_strong_explicit(word, expected, value, memory_order_acq_rel, memory_order_acquire);

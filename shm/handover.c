@@ -6,9 +6,9 @@
  * can't shrink meanwhile (it is sealed) and begins as a heap does. Data: the header's word dropped.
  *
  * The lock is an OFD lock on the first byte of the private memfd, by a description of its own: no successor shares it,
- * and the kernel drops it with its holder. A child that the daemon has just forked shares it until it has closed what it
- * must not hold (memory/helper.c), so who finds it taken looks again for TRIES * TRY_EVERY_MS. Who marks a heap as dropped that it does not serve
- * takes the lock first.
+ * and the kernel drops it with its holder. A child that the daemon has just forked shares it until it has closed what
+ * it must not hold (memory/helper.c), so who finds it taken looks again for TRIES * TRY_EVERY_MS. Who marks a heap as
+ * dropped that it does not serve takes the lock first.
  *
  * The word is stored by one atomic store and never cleared. If who drops the heap dies before the store, the heap is
  * there for the next daemon, as if nobody had dropped it. If it dies after the store, everybody who has the heap mapped

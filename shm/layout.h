@@ -234,7 +234,7 @@ typedef struct shm_span {
      * that frees it remotely tells the daemon.
      */
     uint8_t lessee_folds;
-    uint8_t marked; /* 1: only sampled objects are allocated in it (profile.h); 0 before its lease word leaves FREE */
+    uint8_t marked; /* 1: only sampled objects are allocated in it (profile.h); written before its lease word */
     shm_u32 owner;    /* an owner_no: whose objects these are that have no kept bit; 0: the heap's */
     shm_u32 nadopted; /* objects of this span in the daemon's adoption table */
     shm_u32 has_kept; /* 0: all its kept bits count as 0, and their words mean nothing */

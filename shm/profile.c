@@ -1,9 +1,8 @@
 /*
  * Profile: finds and makes entries of the profile's region, and counts there.
  *
- * Called by clients (recorder.c); goallocctl takes profile_weight() and profile_is_live(). Data: the region, which
- * every process that samples writes, and spans and bitmap, which are read to tell records that count from those that
- * don't.
+ * Called by clients (recorder.c); goallocctl takes profile_weight(). Data: the region, which every process that samples
+ * writes, and spans and bitmap, which are read to tell records that count from those that don't.
  *
  * A sample takes this way, and what a process that dies between two stores leaves is said at each:
  *   1. modules, stack and party are interned: claimed by a compare-and-swap, filled, published. Claimed and not

@@ -154,7 +154,7 @@ static inline profile_sample profile_sample_unpack(uint64_t word)
                              .size_class = (uint8_t)(word >> 56) & 0x7f };
 }
 
-/* The bytes that the sample counts for, of an object whose place has so many. For any word that somebody has written. */
+/* The bytes that the sample counts for, if its place has so many. For any word that somebody has written. */
 static inline uint64_t profile_sample_bytes(profile_sample sample, uint64_t place_bytes)
 {
     uint64_t bytes = sample.size_class <= SIZE_CLASS_COUNT ? size_class_bytes[sample.size_class] : 0;

@@ -2,9 +2,9 @@
  * heapmap: the picture as SVG: goallocctl heap-map --svg.
  *
  * A line has 64 cells of 12 pixels. A cell is filled from above with what its pages are: for objects of which sizes,
- * in no span, free, released, each in its colour, in proportion, a pixel at least. What it is exactly, with addresses
- * and size classes, is the cell's title, which viewers show where the mouse is. Colours stand for some size classes
- * each: eight can be told apart, seventy can't.
+ * in no span, free, released, each in its colour, in proportion; the first one a pixel at least. What it is exactly,
+ * with addresses and size classes, is the cell's title, which viewers show where the mouse is. Colours stand for some
+ * size classes each: eight can be told apart, seventy can't.
  *
  * A cell has at most eleven pieces and names at most six classes, and there are 2560 cells, so a picture has at most
  * two megabytes; one of a heap whose cells are alike has 300 KB.
@@ -123,7 +123,7 @@ static void write_cell_title(const heapmap *map, size_t i, const uint64_t npages
     (void)fputs("</title>", out);
 }
 
-/* From the pixel at which so many pages of the cell end, upwards rounded, so that each kind can be seen. */
+/* From the pixel at which so many pages of the cell end, upwards rounded: a small kind may share the one before it. */
 static unsigned pixels(uint64_t npages, const heapmap_cell *c)
 {
     return (unsigned)((npages * PIECE + c->npages - 1) / c->npages);

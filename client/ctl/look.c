@@ -51,7 +51,8 @@ const Goallocd__StatsReply *look_stats(look_state *state, const asker *who)
     state->lost = false;
     state->seen = true;
     state->uptime_ms = reply->stats->uptime_ms;
-    state->generation = reply->stats->generation;
+    if (reply->stats->generation != 0)
+        state->generation = reply->stats->generation;
     return reply->stats;
 }
 

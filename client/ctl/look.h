@@ -24,7 +24,7 @@ typedef struct look_state {
     bool lost;
     enum look_news news;
     uint64_t uptime_ms; /* of the last daemon that has answered */
-    uint64_t generation; /* of its heap; 0: it does not say */
+    uint64_t generation; /* of its heap, as the last one that names it has said; 0: none has */
 } look_state;
 
 /* What it answers, valid until the next request. NULL: ask_failure_text() says why; look_waits() what follows. */

@@ -6,6 +6,8 @@
  *
  *     snapshot (what lives, by site) --> symbols (names of frames) --> pprof: FILE   flame: --svg   toplist: --top
  *
+ * The status has sums alone, so no file is read for it.
+ *
  * Files are made in memory first and written whole (outfile.h). The daemon's part is short, so its timeout is that of
  * each command; reading files of programs has SYMBOLS_TIMEOUT_MS.
  */
@@ -446,7 +448,7 @@ int profile_run(const arguments *args)
         return status;
     if (!r.is_there && wanted.action == READ)
         return ctl_fail(CTL_E_REFUSED, ENOENT, "nobody has sampled yet ('goallocctl profile on')");
-    if (r.is_there && symbols_init(&r.symbols, &r.snapshot, wanted.action == READ ? SYMBOLS_TIMEOUT_MS : 0) < 0) {
+    if (wanted.action == READ && symbols_init(&r.symbols, &r.snapshot, SYMBOLS_TIMEOUT_MS) < 0) {
         snapshot_free(&r.snapshot);
         return ctl_fail(CTL_E_MEMORY, 0, "out of memory");
     }

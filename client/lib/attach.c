@@ -192,8 +192,8 @@ static void copy_label(char ret[SHM_LABEL_BYTES], const char *text)
 }
 
 /*
- * What $GOALLOC_PROFILE asks for: bytes, with K, M or G for more of them; 0 or "off": nothing. A word that is no size is
- * no reason to refuse the heap: it is said once, and nothing is asked for.
+ * What $GOALLOC_PROFILE asks for: bytes, with K, M or G for more of them; 0 or "off": nothing. A word that is no size
+ * is no reason to refuse the heap: it is said once, and nothing is asked for.
  */
 static uint64_t profile_asked(void)
 {

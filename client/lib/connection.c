@@ -1,10 +1,10 @@
 /*
  * Connection: each request to the daemon as a function.
  *
- * Called by attach.c (the session), refill.c and large.c (spans), heap.c (statistics), owner.c and linking.c (objects),
- * and rootcall.c, for requests that it makes itself. What they share lies below: comeback.c (the turn, and what to do
- * if the daemon is gone), rpc.c, outbox.c, link.c. Data: marks in process.mspan_of (held.c). They are set while the
- * turn is held, so a process that comes back knows what it leases.
+ * Called by attach.c (the session), refill.c, large.c and marked.c (spans), recorder.c (the region of profiles), heap.c
+ * (statistics), owner.c and linking.c (objects), and rootcall.c, for requests that it makes itself. What they share
+ * lies below: comeback.c (the turn, and what to do if the daemon is gone), rpc.c, outbox.c, link.c. Data: marks in
+ * process.mspan_of (held.c). They are set while the turn is held, so a process that comes back knows what it leases.
  *
  * Each request that wants a reply takes one way:
  *   1. comeback_begin(): its time begins, and the turn is taken;
@@ -28,8 +28,8 @@
 #include "shm/probe.h"
 
 #define PAUSE_MS_MAX 16
-#define MARKED_MS    250 /* a span for samples is waited for */
-#define MARKED_SHARE 4   /* but no longer than this share of what a request may take */
+#define SAMPLES_MS    250 /* what samples need is waited for */
+#define SAMPLES_SHARE 4   /* but no longer than this share of what a request may take */
 
 /* The steps 2 to 4. read NULL: the reply says nothing but how it went. */
 static int finish_call(Goallocd__Request *request, connection_read *read, void *ret, deadline until)
@@ -209,15 +209,20 @@ int connection_refill(span_class spc, uint32_t npages, uint32_t nspans, bool ins
     return r;
 }
 
+int connection_samples_ms(void)
+{
+    int share_ms = (int)(u32_load_relaxed(&process.timeout_ms) / SAMPLES_SHARE);
+
+    return share_ms < SAMPLES_MS ? share_ms : SAMPLES_MS;
+}
+
 int connection_refill_marked(span_class spc, uint32_t npages, uint32_t nspans, uint32_t *ret_spans)
 {
     Goallocd__Refill body = GOALLOCD__REFILL__INIT;
     Goallocd__Request request = WIRE_REQUEST(REFILL, refill, &body);
-    uint32_t timeout_ms = u32_load_relaxed(&process.timeout_ms);
     const bool insist = false; /* as the probe knows it */
     deadline until;
-    int r = comeback_begin_within(timeout_ms / MARKED_SHARE < MARKED_MS ? (int)timeout_ms / MARKED_SHARE : MARKED_MS,
-                                  &until);
+    int r = comeback_begin_within(connection_samples_ms(), &until);
 
     body.span_class = spc.n;
     body.nspans = nspans;
@@ -337,8 +342,10 @@ int connection_profile_open(profile_region **region, uint32_t *ret_seq)
 {
     Goallocd__ProfileOpen body = GOALLOCD__PROFILE_OPEN__INIT;
     Goallocd__Request request = WIRE_REQUEST(PROFILE_OPEN, profile_open, &body);
+    deadline until;
+    int r = comeback_begin_within(connection_samples_ms(), &until);
 
-    return connection_call(&request, read_profile, &(opened_profile){ region, ret_seq });
+    return r < 0 ? r : finish_call(&request, read_profile, &(opened_profile){ region, ret_seq }, until);
 }
 
 /* --- statistics --- */

@@ -62,8 +62,14 @@ static inline bool connection_is_short(int r)
 int connection_sync(void) __attribute__((warn_unused_result));
 
 /*
+ * How long a request waits that is for samples alone: 250 ms, or less if the attach's timeout is short. Nobody's
+ * allocation needs what it brings. While the daemon is away, who looks for it waits as long again.
+ */
+int connection_samples_ms(void);
+
+/*
  * Lease up to nspans marked spans, for sampled objects (shm/profile.h); a daemon that does not know such spans leases
- * others. Returns how many, or -errno. Nobody's allocation needs them, so it waits for a quarter of a second at most.
+ * others. Returns how many, or -errno. Waits for connection_samples_ms().
  */
 int connection_refill_marked(span_class spc, uint32_t npages, uint32_t nspans, uint32_t *ret_spans)
     __attribute__((warn_unused_result));
@@ -90,7 +96,7 @@ int connection_set_label(const char *label) __attribute__((warn_unused_result));
 
 /*
  * Have the region of profiles mapped, at *region if that is not NULL. *ret_seq is its number. -ENOENT: the session is
- * not to sample; -ENOMEM; and those of mapping_profile().
+ * not to sample; -ENOMEM; and those of mapping_profile(). Waits for connection_samples_ms().
  */
 int connection_profile_open(profile_region **region, uint32_t *ret_seq) __attribute__((warn_unused_result));
 

@@ -1,5 +1,6 @@
 /*
- * Forklock: one mutex. Called by attach.c (mapping, fork) and link.c (the socket).
+ * Forklock: one mutex. Called by attach.c (mapping, label, fork), link.c and subscription.c (sockets), comeback.c,
+ * connection.c and recorder.c (mappings that the daemon sends a descriptor of), and modules.c (a file).
  */
 #include "client/lib/forklock.h"
 

@@ -1,9 +1,10 @@
 /*
  * Marked: spans for sampled objects alone.
  *
- * Called by sample.c (a sample), idle.c (what goes back), attach.c (detach, fork). Calls connection.c, held.c, outbox.c
- * and mspan.c. Data: the spans' structures and lists, private to the process, under one lock, which is a leaf; of the
- * heap the alloc bits of these spans, which this process writes as their lessee, and remote bits when it folds.
+ * Called by sample.c (a sample), alloc.c (a free of one), idle.c (what goes back), attach.c (detach, fork). Calls
+ * connection.c, held.c, outbox.c, shadow.c and mspan.c. Data: the spans' structures and lists, private to the process,
+ * under one lock, which is a leaf; of the heap the alloc bits of these spans, which this process writes as their
+ * lessee, and remote bits when it folds.
  *
  * A span's mark says that every object in it has a record in the profile's region, so that the bits alone say which
  * records count. The daemon marks spans when it leases them, if it is asked to, and leases no marked span to who does
@@ -23,10 +24,23 @@
  * others have gone back, until the next trim: so batches do not lease and return what they sample each time.
  *
  * mspan_of names the structures, as it does those of other spans: so a process that comes back to its session knows
- * them. Of their fields, here nfrees is the number of objects when last looked at, and ncounted that of places taken.
+ * them. Of their fields, here nfrees is the number of objects when last looked at, ncounted that of places taken,
+ * open_block that of the places before those that are looked for, and cur the second in which the last of these was put
+ * back.
+ *
+ * A place is put back if there is no room for its record, as where the records of its bucket are all of objects that
+ * live. The next one who wants a place would find the same one, and no sample of the slot would have room as long as
+ * they live. So from then on only what lies behind it is looked for in its span; if nothing is left there, the span
+ * counts as full, and begins anew in its turn of the sweep, but not within the same second: if it did, each sample of a
+ * slot whose spans are one object would find the same place again. When PUT_BACK_MAX places in a row have been put
+ * back, nothing can be recorded, wherever it lies, and no span is asked for before ASK_REST_MS have passed.
+ *
+ * Who has no place asks for as many spans again as the slot has, up to ASK_PAGES_MAX: programs that keep many samples
+ * of one size ask seldom, others get one span at a time. sample.c says why the slots are those of few size classes.
  *
  * A sample is not worth a long wait. If a request for a span fails, none is sent for ASK_SHARE times as long as that
- * took, but for ASK_REST_MS at most: what is sampled meanwhile is lost.
+ * took, but for ASK_REST_MS at most: what is sampled meanwhile is lost. A daemon that knows no marks leases others,
+ * which go back; it is asked again after ASK_REST_MS.
  */
 #include "client/lib/marked.h"
 
@@ -49,6 +63,7 @@
 #define ASK_PAUSE_MS 10
 #define ASK_MAX      16u /* spans at a time */
 #define ASK_PAGES_MAX (128 * KIB / PAGE_BYTES)
+#define PUT_BACK_MAX 8u
 #define NO_PLACE     UINT32_MAX
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards all but ask_at_ms */
@@ -63,7 +78,18 @@ static uint64_t retain_pages = RETAIN_PAGES;
 static bool gave_back; /* since that has last changed */
 static marked_place taken[TAKEN_MAX];
 static uint32_t ntaken;
+static uint32_t nput_back; /* since the last place that was allocated */
 static shm_u64 ask_at_ms; /* no request before */
+
+static int64_t now_ms(void)
+{
+    return deadline_in(0).at_ms;
+}
+
+static uint8_t second_now(void)
+{
+    return (uint8_t)(now_ms() / 1000);
+}
 
 /* --- one span; under the lock --- */
 
@@ -88,6 +114,12 @@ static void set_nused(mspan *s, uint32_t nused)
         nempty_pages += s->npages;
 }
 
+/* The places of word w that are passed over. */
+static uint64_t passed_bits(const mspan *s, uint32_t w)
+{
+    return w * 64 < s->open_block ? bits_mask(s->open_block, w) : 0;
+}
+
 /* Fold what was freed. Returns a free place, or NO_PLACE. A daemon that did not know marks may have taken it away. */
 static uint32_t look_at(mspan *s)
 {
@@ -98,7 +130,7 @@ static uint32_t look_at(mspan *s)
 
     for (uint32_t w = 0; w < bits_nwords(s->nelems); w++) {
         uint64_t used = object_fold_word(&process.map, first, span, w) & bits_mask(s->nelems, w);
-        uint64_t left = bits_mask(s->nelems, w) & ~used & ~taken_bits(s, w);
+        uint64_t left = bits_mask(s->nelems, w) & ~used & ~taken_bits(s, w) & ~passed_bits(s, w);
 
         nused += bits_count(used);
         if (left != 0 && place == NO_PLACE && span->marked)
@@ -158,6 +190,8 @@ static void take_out(mspan *s)
 /* Look at a span. If it is empty beyond what is retained it is put before *gone, a list by next. */
 static void look_or_take_out(mspan *s, uint64_t most_pages, mspan **gone)
 {
+    if (s->place == MSPAN_FULL && s->open_block != 0 && s->cur != second_now())
+        s->open_block = 0;
     if (look_at(s) != NO_PLACE && s->place == MSPAN_FULL)
         move(s, MSPAN_PARTIAL);
     if (s->nfrees != 0 || s->ncounted != 0 || nempty_pages <= most_pages)
@@ -230,11 +264,6 @@ static bool take(uint32_t slot, marked_place *ret)
 
 /* --- more of them --- */
 
-static int64_t now_ms(void)
-{
-    return deadline_in(0).at_ms;
-}
-
 /* How many spans to ask for: as many again as the slot has, as long as these are few pages. */
 static uint32_t next_batch(uint32_t slot)
 {
@@ -244,6 +273,12 @@ static uint32_t next_batch(uint32_t slot)
     if (n > most)
         n = most;
     return n > 0 ? n : 1;
+}
+
+/* Ask for none before. */
+static void rest(int64_t until_ms)
+{
+    u64_store_relaxed(&ask_at_ms, (uint64_t)until_ms);
 }
 
 /* Lease so many spans. Returns how many there are. */
@@ -259,7 +294,7 @@ static uint32_t ask(uint32_t slot, uint32_t nwanted, uint32_t *ret_spans)
         int64_t end_ms = now_ms();
         int64_t rest_ms = (end_ms - begin_ms) * ASK_SHARE + ASK_PAUSE_MS;
 
-        u64_store_relaxed(&ask_at_ms, (uint64_t)(end_ms + (rest_ms < ASK_REST_MS ? rest_ms : ASK_REST_MS)));
+        rest(end_ms + (rest_ms < ASK_REST_MS ? rest_ms : ASK_REST_MS));
         return 0;
     }
     return (uint32_t)n;
@@ -269,6 +304,7 @@ static uint32_t ask(uint32_t slot, uint32_t nwanted, uint32_t *ret_spans)
 static bool take_leased(uint32_t slot, const uint32_t *spans, uint32_t n, marked_place *ret)
 {
     bool found = false;
+    bool added = false;
 
     for (uint32_t i = 0; i < n; i++) {
         uint32_t nused;
@@ -283,7 +319,10 @@ static bool take_leased(uint32_t slot, const uint32_t *spans, uint32_t n, marked
         add(s, nused);
         found = found || take(slot, ret);
         (void)pthread_mutex_unlock(&lock);
+        added = true;
     }
+    if (!added)
+        rest(now_ms() + ASK_REST_MS);
     return found;
 }
 
@@ -344,6 +383,7 @@ void *marked_allocate(const marked_place *place)
     CRASH_POINT(sample_after_bit);
     set_nused(s, s->nfrees + 1);
     let_go(place);
+    nput_back = 0;
     (void)pthread_mutex_unlock(&lock);
     return s->base + (uint64_t)place->index * s->elem_bytes;
 }
@@ -352,6 +392,10 @@ void marked_put_back(const marked_place *place)
 {
     (void)pthread_mutex_lock(&lock);
     let_go(place);
+    place->s->open_block = place->index + 1;
+    place->s->cur = second_now();
+    if (++nput_back >= PUT_BACK_MAX)
+        rest(now_ms() + ASK_REST_MS);
     (void)pthread_mutex_unlock(&lock);
 }
 
@@ -397,6 +441,7 @@ static void clear(void)
     retain_pages = RETAIN_PAGES;
     gave_back = false;
     ntaken = 0;
+    nput_back = 0;
     u64_store_relaxed(&ask_at_ms, 0);
 }
 

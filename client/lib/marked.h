@@ -14,14 +14,14 @@ typedef struct marked_place {
 
 /*
  * Take a place for an object of the slot. False: there is none, and the daemon does not lease a span for it just now.
- * May wait for the daemon for a quarter of a second, so no lock is held, and errno is left alone.
+ * May wait for the daemon for 250 ms, twice that while the daemon is away, so no lock is held; errno is left alone.
  */
 bool marked_take(uint32_t slot, marked_place *ret) __attribute__((warn_unused_result));
 
 /* Where it is in the arena. */
 uint64_t marked_offset(const marked_place *place);
 
-/* Its record has been written: it is allocated. Or put it back, as free as before. */
+/* Its record has been written: it is allocated. Or put it back, as free as before; others are taken first. */
 void *marked_allocate(const marked_place *place);
 void marked_put_back(const marked_place *place);
 

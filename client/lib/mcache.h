@@ -304,7 +304,9 @@ static inline bool mcache_place_freed(mcache *mc, mspan *s)
             mcache_count_current(mc, s, mspan_nused(s));
         else
             mspan_note_frees(s);
+        mcache_count_takes(mc, s->slot);
         s->front->cache = 0; /* what it had is in its word's bits, and the next malloc takes a look */
+        mc->slots[s->slot].ncached = 0;
         return false;
     }
     return true;

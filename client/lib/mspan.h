@@ -48,10 +48,10 @@ _Static_assert(sizeof(slot_front) == 64, "one cache line");
 
 /*
  * Private to the process. All fields but owner belong to the owning thread (or, while the pool is the owner, to who
- * holds its lock). Structures are never unmapped, so a thread that looks at the owner of a span that has just gone
- * reads an owner that is not itself. A child that came about without fork()'s handlers reads zeros (meta.c): such a
- * structure has no free object and no alloc words, as mspan_none. A free by the owner reads the first cache line and
- * writes nothing there, unless its magazine is full.
+ * holds its lock; or, of a marked span, which nobody owns, to who holds marked.c's). Structures are never unmapped, so
+ * a thread that looks at the owner of a span that has just gone reads an owner that is not itself. A child that came
+ * about without fork()'s handlers reads zeros (meta.c): such a structure has no free object and no alloc words, as
+ * mspan_none. A free by the owner reads the first cache line and writes nothing there, unless its magazine is full.
  */
 typedef struct mspan {
     slot_front *front;   /* its slot's, of the owning thread */
@@ -64,11 +64,11 @@ typedef struct mspan {
     uint16_t slot;
     uint8_t npages : 7;
     bool needzero : 1;   /* false: what is not allocated is zero, if nothing has been freed since it became current */
-    uint8_t cur;         /* number of the current word */
+    uint8_t cur;         /* number of the current word. Marked spans: see marked.c */
     uint8_t place;       /* enum mspan_place; a byte of its own, since it changes most */
-    uint32_t open_block; /* of tiny blocks: 1 + the one that is open, for folds; 0: none */
+    uint32_t open_block; /* of tiny blocks: 1 + the one that is open, for folds; 0: none. Marked spans: see marked.c */
     uint32_t elem_bytes;
-    uint32_t ncounted;   /* while current: objects that are used, less what is not yet counted as allocated */
+    uint32_t ncounted;   /* while current: objects used, less what is not yet counted as allocated. See marked.c, too */
     struct mspan *next __attribute__((aligned(64))); /* in the list of its place */
     struct mspan *prev;
     struct mspan *all_next; /* all spans of the slot */

@@ -1,8 +1,9 @@
 /*
  * Notes: a private table beside the arena, a word for each place of at least 16 bytes.
  *
- * Called by debug.c (places that are taken and freed) and shadow.c (fork, detach). Calls mapping.c (memory). Data: the
- * table, private. It is there only in the debug variant, once GOALLOC_DEBUG=1 has had an object allocated.
+ * Called by debug.c (places that are taken and freed) and shadow.c (spans that leave, fork, detach). Calls mapping.c
+ * (memory). Data: the table, private. It is there only in the debug variant, once GOALLOC_DEBUG=1 has had an object
+ * allocated.
  *
  *   table -> group (1 MiB of the arena) -> keys, one a page: the lease of the span that begins there
  *                                       -> words, one for each 16 bytes: the note of the place that begins there
@@ -10,12 +11,14 @@
  * A note counts while the span's lease word and its nleases are those of the key. Both are the daemon's words, and no
  * two leases have both in common: when a span has been given back, offered and taken, or has ended with its session,
  * its notes mean nothing, though nobody has struck them out. A span that goes back has its key struck out all the same:
- * between that and the end of the lease, which the daemon writes, others may free its objects, and shadow.c has permitted
- * it already.
+ * between that and the end of the lease, which the daemon writes, others may free its objects, and shadow.c has
+ * permitted it already.
  *
  * Who writes: the thread that allocates in a span begins its notes (the words to 0, then the key), and no other thread
- * allocates there meanwhile. Who takes a place or frees its object writes its word; both have it to themselves then.
- * A group, once made, stays until a detach: threads that need one at the same time make two, and one of them wins.
+ * allocates there meanwhile; but in a marked span any thread does, so two may begin them at once, and the one may wipe
+ * what the other has just noted. Such an object is one without a note: its free is not checked, and nothing is reported
+ * of it. Who takes a place or frees its object writes its word; both have it to themselves then. A group, once made,
+ * stays until a detach: threads that need one at the same time make two, and one of them wins.
  *
  * The child of a fork finds the groups zero, however it came about (mapping_private), so it knows nothing of its
  * parent's places, and checks nothing there. The table it finds as it was: by that it knows where something may have
@@ -135,14 +138,14 @@ shm_u64 *notes_find(const object_ref *object)
 static bool begin(span_key *key, page_no first, const shm_span *span)
 {
     uint64_t end = page_offset(first) + span->npages * PAGE_BYTES;
-    uint64_t notes_end = span->nelems == 1 ? page_offset(first) + PLACE_BYTES : end; /* one object, one word */
+    uint64_t words_end = span->nelems == 1 ? page_offset(first) + PLACE_BYTES : end; /* one object, one word */
 
     u64_store_release(&key->lease, 0);
     for (uint64_t at = page_offset(first); at < end; at += GROUP_BYTES - at % GROUP_BYTES) {
         if (group_make(at) == NULL)
             return false;
     }
-    for (uint64_t at = page_offset(first); at < notes_end; at += PLACE_BYTES)
+    for (uint64_t at = page_offset(first); at < words_end; at += PLACE_BYTES)
         u64_store_relaxed(word_of(group_at(at), at), NOTE_NONE);
     u64_store_relaxed(&key->nleases, u64_load_relaxed(&span->nleases));
     u64_store_release(&key->lease, u64_load_acquire(&span->lease));

@@ -1,7 +1,7 @@
 /*
  * Recorder: writes samples of allocations into the profile's region.
  *
- * Called by who samples and by attach.c. Calls backtrace.c (the stack), modules.c (what its addresses are in), the
+ * Called by sample.c and attach.c. Calls backtrace.c (the stack), modules.c (what its addresses are in), the
  * region's tables (shm/profile.c), and connection.c for the region itself. Data: the region, which all processes that
  * sample write; and private, where it is mapped and which entry of it is this session's.
  *
@@ -127,7 +127,7 @@ int recorder_open(uint64_t word)
         return -EINVAL;
     if (now.records && now.seq == wanted.seq)
         return 0;
-    r = turn_take(&opening, deadline_in((int)u32_load_relaxed(&process.timeout_ms)));
+    r = turn_take(&opening, deadline_in(connection_samples_ms()));
     if (r < 0)
         return r;
     cancel_state = enter();

@@ -2,8 +2,9 @@
  * Recorder: writes samples of allocations into the profile's region (shm/profile.h).
  *
  * Who samples asks it at each sample, and nobody else does: no function here is on a fast path. Functions are for any
- * thread at any time, except where they say otherwise. They take no lock (but recorder_open(), which takes the turn),
- * and the loader's at worst while a stack is walked by tables; so callers hold none either.
+ * thread at any time, except where they say otherwise. They take no lock (but recorder_open(), which takes a turn, and
+ * who first meets a module whose path is relative, which takes the forklock once), and the loader's at worst while a
+ * stack is walked by tables; so callers hold none either.
  */
 #ifndef GOALLOC_LIB_RECORDER_H
 #define GOALLOC_LIB_RECORDER_H
@@ -12,10 +13,11 @@
 #include <stdint.h>
 
 /*
- * Map the region that the session's profile word speaks of, whose rate isn't 0. At most one request to the daemon, so
- * on a slow path, with no lock held and not in the turn. If the region of that word is mapped, it does nothing; if it
- * is another one (its seq), the new one takes its place. 0, or -errno: then nothing is recorded until it is called
- * again and succeeds, and who calls it waits a while before it tries again.
+ * Map the region that the session's profile word speaks of, whose rate isn't 0. At most one request to the daemon, for
+ * which it waits as connection_samples_ms() says, and as long for another thread that opens it: so on a slow path, with
+ * no lock held and not in the turn. If the region of that word is mapped, it does nothing; if it is another one (its
+ * seq), the new one takes its place. 0, or -errno: then nothing is recorded until it is called again and succeeds, and
+ * who calls it waits a while before it tries again.
  */
 int recorder_open(uint64_t word) __attribute__((warn_unused_result));
 

@@ -2,11 +2,13 @@
  * Rpc: replies are matched to requests by id.
  *
  * Called by comeback.c, and by connection.c for a detach. Calls link and, for what late replies bring, outbox. Data:
- * the last id, private; the holder of the turn writes it.
+ * the last id, and that of a ProfileOpen that has timed out, private; the holder of the turn writes them.
  *
  * A reply that comes after its request has timed out may bring spans that nobody waits for any more: they are given
- * back at once. Notices (id 0) need no action: the daemon also raises trim_seq in the session's entry, which the slow
- * paths read, and closes the socket when it shuts down.
+ * back at once. One to a ProfileOpen brings a descriptor, which the daemon sends to a connection a few times only: so
+ * the next ProfileOpen of the same connection is not sent before that reply has come, however often it is tried.
+ * Notices (id 0) need no action: the daemon also raises trim_seq in the session's entry, which the slow paths read, and
+ * closes the socket when it shuts down.
  */
 #include "client/lib/rpc.h"
 
@@ -17,6 +19,7 @@
 #include "client/lib/outbox.h"
 
 static uint64_t last_id;
+static uint64_t late_profile_id; /* of a ProfileOpen that may be answered still; 0: there is none */
 
 /* What the reply to each request brings if it went well; nothing for those that are not here. */
 static const Goallocd__Reply__ResultCase result_of[] = {
@@ -60,6 +63,8 @@ static int await_reply(uint64_t id, Goallocd__Reply **ret, deadline until)
 
         if (r < 0)
             return r;
+        if (reply->id == late_profile_id)
+            late_profile_id = 0;
         if (reply->id == id) {
             *ret = reply;
             return 0;
@@ -79,15 +84,35 @@ static void set_hints(Goallocd__Request *request)
     request->sent_us = (uint32_t)((uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000);
 }
 
+/* An Attach is the first request of a connection: what was asked on the one before it is not answered any more. */
+static int await_late_profile(const Goallocd__Request *request, deadline until)
+{
+    Goallocd__Reply *reply;
+    int r = 0;
+
+    if (request->op_case == GOALLOCD__REQUEST__OP_ATTACH)
+        late_profile_id = 0;
+    if (request->op_case == GOALLOCD__REQUEST__OP_PROFILE_OPEN && late_profile_id != 0) {
+        r = await_reply(late_profile_id, &reply, until);
+        if (r == 0)
+            drop_late_reply(reply);
+    }
+    return r;
+}
+
 int rpc_call(Goallocd__Request *request, Goallocd__Reply **ret, deadline until)
 {
-    int r;
+    int r = await_late_profile(request, until);
 
+    if (r < 0)
+        return r;
     request->id = ++last_id;
     set_hints(request);
     r = link_send(request, &until);
     if (r == 0)
         r = await_reply(request->id, ret, until);
+    if (r == -ETIMEDOUT && request->op_case == GOALLOCD__REQUEST__OP_PROFILE_OPEN)
+        late_profile_id = request->id;
     if (r < 0)
         return r;
     if ((*ret)->error > 0)

@@ -157,7 +157,8 @@ static mcache *ready_mcache(void)
 
 /*
  * The slot whose marked spans a sampled object of slot i gets a place in: one of some size classes only, so that a
- * program of many classes asks for few such spans. Places of each are as aligned as those of all classes below it.
+ * program of many classes asks for few such spans. Places of each are at least as aligned as those of the classes that
+ * it stands for.
  */
 static uint32_t slot_of_samples(uint32_t i)
 {

@@ -7,14 +7,15 @@
 #include "client/lib/mcache.h"
 
 /*
- * True if a malloc of the slot that finds nothing at hand, or no credit, is sample_alloc()'s: the thread samples, it has
- * not seen that this has changed, or it is time for a look.
+ * True if a malloc of the slot that finds nothing at hand, or no credit, is sample_alloc()'s: the thread samples, it
+ * has not seen that this has changed, or it is time for a look.
  */
 static inline bool sample_is_wanted(uint32_t slot)
 {
     const mcache *mc = mcache_tls;
 
-    return process_profile_word() != mc->profile_seen || mc->rate != 0 || !magazine_is_empty(&mc->fronts[slot].magazine);
+    return process_profile_word() != mc->profile_seen || mc->rate != 0 ||
+           !magazine_is_empty(&mc->fronts[slot].magazine);
 }
 
 /*

@@ -2,7 +2,8 @@
  * Shadow: AddressSanitizer's and Valgrind's view of the heap in this process.
  *
  * Called by debug.c (places that are taken and freed), stamp.h (what the library reads itself), offer.h, idle.c,
- * attach.c and comeback.c (spans that leave). Calls notes.c. Data: the tools' shadow memory, private to the process.
+ * marked.c, attach.c and comeback.c (spans that leave). Calls notes.c. Data: the tools' shadow memory, private to the
+ * process.
  *
  * Both tools know of every byte whether it may be touched, each process for itself. What one process has forbidden,
  * another may allocate; if it then gives the object back to the first, a forbidden byte there would be a false report.
@@ -18,18 +19,19 @@
  *   detach                  shadow_heap_goes(): all of the heap
  *   fork                    shadow_child_begins(): the parent's spans are another process's. A child that came about
  *                           without fork's handlers does it when it first calls the library
- *   session lost            shadow_session_lost(), when the daemon says so (comeback.c)
+ *   session lost            shadow_session_lost(), when the daemon says so (comeback.c): for good, even if a later
+ *                           daemon has the session still
  * A span that was offered and taken back is permitted still, but for what is taken and freed afterwards.
  *
  * Large objects are left alone: others free them, and the daemon ends the lease then, which this process is not told.
  *
- * A free forbids the place before it frees: afterwards another thread may have it already. So an offered span, which has
- * no objects, has nobody who forbids there. A span that goes back may have some: goalloc_trim() gives all of a thread's
- * spans back, while others free there. Hence
+ * A free forbids the place before it frees: afterwards another thread may have it already. So an offered span, which
+ * has no objects, has nobody who forbids there. A span that goes back may have some: goalloc_trim() gives all of a
+ * thread's spans back, while others free there. Hence
  *   who forbids     1. forbid  2. fence  3. the note: is it there still? Else permit the place
  *   who gives back  1. end the notes of the span  2. fence  3. permit the span
- * If 3 of the one finds the note, 2 of it came before 2 of the other, and what was forbidden is permitted. To permit the
- * place is never wrong: its object lives, and is in hand of who forbids.
+ * If 3 of the one finds the note, 2 of it came before 2 of the other, and what was forbidden is permitted. To permit
+ * the place is never wrong: its object lives, and is in hand of who forbids.
  *
  * Valgrind's blocks (for the stacks in its reports) follow the notes: a place with the note "stamped" is a block. What
  * other processes have freed ceases to be one when the place is taken again or the span leaves. Whether bytes were

@@ -27,7 +27,7 @@ void shadow_quiet_end(void);
 /* The same from byte `from` of an object's place on, if it has a note; permitted again if the span has left by then. */
 void shadow_forbid_place(const object_ref *object, uint64_t from);
 
-/* A span of this process goes back, with or without objects: from now on nothing of it is forbidden. Before others know. */
+/* A span of this process goes back, with or without objects: nothing of it is forbidden any more. Before others know. */
 void shadow_span_leaves(page_no first);
 
 /* The same of one without objects that is offered. Its notes stay: they count again if it is taken back. */

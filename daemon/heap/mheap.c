@@ -12,7 +12,6 @@
  *   2. needzero: pages below zeroed_base were handed out before, so they are dirty, unless all of them were
  *      scavenged since (a punched page reads as zero). zeroed_base rises; first fit by address keeps it a good bound.
  *   3. The description is written, bits are cleared, then the page map follows. The lease word stays FREE: lease.c
- *      changes it, last.
  *      changes it, last. A client that looks at a span whose lease may end meanwhile reads the lease word before and
  *      after: a fence keeps the description behind the lease word of the span that was here before.
  *   4. mheap_free_span: lease word to FREE, then page map to 0, then the pages go back to pagealloc.

@@ -1,9 +1,9 @@
 /*
  * Profilefile: the region of profiles as a file: made, kept for the next daemon, closed.
  *
- * Called by heapfile (find, close) and serve/profiling (make, shelve). Calls memfd, shelf. Data: the region's header,
- * which is written once, before anybody has the descriptor. After that this daemon neither maps nor reads the region:
- * its writers are all processes that sample, so what stands in it is worth nothing to who has to be right.
+ * Called by heapfile (find, close) and serve/profiling (make, shelve, tidy). Calls memfd, shelf. Data: the region's
+ * header, which is written once, before anybody has the descriptor. After that this daemon neither maps nor reads the
+ * region: its writers are all processes that sample, so what stands in it is worth nothing to who has to be right.
  *
  * All of it gets memory when it is made, by fallocate: a process that samples never meets SIGBUS. Nobody else has the
  * file then, so no client can hold its lock; from the moment at which the first one has it, nothing is called that
@@ -76,6 +76,11 @@ int profilefile_shelve(const profilefile *file, shelf *s)
 void profilefile_unshelve(const profilefile *file, shelf *s)
 {
     shelf_remove(s, SHELF_NUMBER, file->seq);
+}
+
+bool profilefile_is_tidy(shelf *s)
+{
+    return !shelf_has_left(s, SHELF_NUMBER) || shelf_clean(s);
 }
 
 profilefile profilefile_find(shelf *s, uint32_t seq)

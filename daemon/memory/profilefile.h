@@ -32,6 +32,9 @@ int profilefile_shelve(const profilefile *file, shelf *s) __attribute__((warn_un
 /* Nobody is to find it there any more. */
 void profilefile_unshelve(const profilefile *file, shelf *s);
 
+/* Take what was replaced, or has gone, out of the shelf. False: it is there still, with its memory. */
+bool profilefile_is_tidy(shelf *s) __attribute__((warn_unused_result));
+
 /*
  * After another daemon: what is on the shelf, if it is the region of seq or the one that was to follow it.
  * PROFILEFILE_NONE: there is none.

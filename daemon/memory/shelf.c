@@ -73,6 +73,7 @@ typedef struct place {
     uint32_t epoch;
     uint32_t at; /* the message, counted from the first one ever */
     bool owned;  /* read, and not taken yet: the shelf closes it */
+    bool left;   /* its number had another sign, which may still be in the queue */
 } place;
 
 struct shelf {
@@ -173,14 +174,18 @@ static void place_clear(shelf *s, place *p)
         (void)close(p->fd);
     --*nliving_in(s, p->at);
     s->nliving_all--;
-    *p = (place){ .fd = -1 };
+    *p = (place){ .fd = -1, .left = true };
 }
 
 /* Its sign is in that message. */
 static void place_set(shelf *s, place *p, const place *now)
 {
+    bool left;
+
     place_clear(s, p);
+    left = p->left;
     *p = *now;
+    p->left = left;
     ++*nliving_in(s, p->at);
     s->nliving_all++;
 }
@@ -296,6 +301,11 @@ void shelf_remove(shelf *s, uint32_t number, uint32_t epoch)
     take_out(s, POPS_EACH);
 }
 
+bool shelf_has_left(const shelf *s, uint32_t number)
+{
+    return s->places[number].left;
+}
+
 /* Each round takes the messages out that a gathering has emptied: the first one, at least. */
 bool shelf_clean(shelf *s)
 {
@@ -305,6 +315,8 @@ bool shelf_clean(shelf *s)
         take_out(s, end - s->head);
         if (s->head == end)
             return true;
+        if (*nliving_in(s, s->head) == 0)
+            return false; /* it could not be received */
         gather(s);
         if (*nliving_in(s, s->head) != 0)
             return false; /* it could not be sent */

@@ -44,6 +44,9 @@ int shelf_put(shelf *s, uint32_t number, uint32_t epoch, int fd) __attribute__((
 /* The session or group has ended, and its sign need not be there any more. It may be for a while. */
 void shelf_remove(shelf *s, uint32_t number, uint32_t epoch);
 
+/* True if a sign of this number, which does not count any more, has been put there or read: it may still be there. */
+bool shelf_has_left(const shelf *s, uint32_t number);
+
 /*
  * Take out what is not to be there any more, wherever it is in the queue, so that nothing holds it: all that lives is
  * sent once more. True: it is out. 30 us for each SHELF_BATCH of these; for what is large, and seldom.

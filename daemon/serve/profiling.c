@@ -28,9 +28,11 @@
  * (heap/recover.c), before it is set again; the region is closed; and if words are on, there is a new one with another
  * seq. Sessions that this daemon has opened have words that are off.
  *
- * Bounds: one region is made or closed at a time, so the daemon has three at most: the current one, the next, and the
- * last, of which the shelf holds nothing any more when the next one is begun. All count as metadata (metabook.c). Which
- * region is mapped by whom is the processes' own. If there was no memory, nobody tries again for a second.
+ * Bounds: one region is made or closed at a time, so the daemon has two at most: the current one, and the next or the
+ * last. The last one is closed, and the shelf holds nothing of it, before the next one is begun; if the daemon dies in
+ * between, its successor takes it out of the shelf, at its start or as soon as it can. All count as metadata
+ * (metabook.c). Which region is mapped by whom is the processes' own. If there was no memory, nobody tries again for a
+ * second.
  */
 #include "daemon/serve/profiling.h"
 
@@ -176,7 +178,7 @@ static void renew_words(profiling *p)
 
 static void note_bytes(profiling *p)
 {
-    unsigned n = (current(p)->fd >= 0) + (p->working ? 1u : 0);
+    unsigned n = (current(p)->fd >= 0) + (p->working || p->dirty ? 1u : 0);
 
     metabook_note_profile(&p->heap->book, n * PROFILEFILE_BYTES);
 }
@@ -211,10 +213,18 @@ static void close_after(uv_work_t *work, int status)
     end(work->data);
 }
 
+/* No region but the current one is on the shelf. False: none of another one may be begun. */
+static bool tidy(profiling *p)
+{
+    p->dirty = !profilefile_is_tidy(p->heap->file->shelf);
+    note_bytes(p);
+    return !p->dirty;
+}
+
 /* The region that was there, and of which no word and no message on the shelf is left. */
 static void let_go(profiling *p, profilefile old)
 {
-    p->dirty = !shelf_clean(p->heap->file->shelf);
+    (void)tidy(p);
     p->old = old;
     begin(p, close_work, close_after);
 }
@@ -274,9 +284,7 @@ static int make(profiling *p)
 
     if (p->working)
         return PROFILING_E_WAIT;
-    if (p->dirty)
-        p->dirty = !shelf_clean(p->heap->file->shelf);
-    if (p->stopped || p->dirty || now < p->not_before_ns ||
+    if (p->stopped || (p->dirty && !tidy(p)) || now < p->not_before_ns ||
         !mheap_max_allows(p->heap, 0, PROFILEFILE_BYTES) || !sysmem_has(p->mem, PROFILEFILE_BYTES, 0, now / 1000000))
         return -ENOMEM;
     sysmem_spend(p->mem, PROFILEFILE_BYTES);
@@ -321,6 +329,7 @@ void profiling_start(profiling *p, uv_loop_t *loop, session_table *sessions, sys
     p->heap = sessions->leases.heap;
     p->mem = mem;
     p->made = p->old = PROFILEFILE_NONE;
+    (void)tidy(p); /* the daemon before may have died before it could */
     if (current(p)->fd >= 0) {
         set_header(p, header_word(p).rate, current(p)->seq);
         CRASH_POINT(profile_after_header);

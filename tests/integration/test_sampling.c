@@ -20,6 +20,7 @@
 
 #include "tests/support/objects.h"
 #include "tests/support/picture.h"
+#include "tests/support/waits.h"
 
 #define RATE     4096u
 #define NOBJECTS 20000
@@ -292,6 +293,72 @@ static void a_process_whose_daemon_is_gone_goes_on(void **state)
     fixture_restart(f, NULL);
 }
 
+/* All sessions sample from now on. */
+static void turn_on(const fixture *f)
+{
+    Goallocd__ProfileSet ask = GOALLOCD__PROFILE_SET__INIT;
+    uint32_t nsessions;
+    int fd = raw_connect(f);
+
+    ask.rate_bytes = RATE;
+    ask.all = true;
+    CHECK(rawprofile_set(fd, &ask, &nsessions) == 0);
+    (void)close(fd);
+}
+
+static void *allocate_one(void *ret)
+{
+    void **object = ret;
+
+    *object = goalloc_malloc(SIZE);
+    return NULL;
+}
+
+/* In a thread that ends: what it holds is then the process's, and the next one needs no request. */
+static void *object_of_a_thread(void)
+{
+    pthread_t thread;
+    void *object = NULL;
+
+    CHECK(pthread_create(&thread, NULL, allocate_one, &object) == 0 && pthread_join(thread, NULL) == 0);
+    CHECK(object != NULL);
+    return object;
+}
+
+#define NTHREADS 6 /* more than a connection is sent descriptors of one region */
+
+/*
+ * The daemon does not answer who asks for the region, and may: a thread would wait for ten minutes. Each goes on
+ * without samples, and when the daemon goes on the process samples.
+ */
+static int allocate_while_the_daemon_sleeps(const fixture *f, void *arg)
+{
+    void *held[1 + NTHREADS];
+
+    (void)arg;
+    (void)unsetenv("GOALLOC_PROFILE");
+    waits_start(f, 600000);
+    held[0] = object_of_a_thread();
+    turn_on(f);
+    waits_stop_daemon(f);
+    for (int i = 1; i <= NTHREADS; i++)
+        held[i] = object_of_a_thread();
+    waits_continue_daemon(f);
+    while (picture_take(f, RATE).nrecords == 0) { /* or it is ended */
+        allocate(objects, NOBJECTS, 1);
+        free_some(objects, NOBJECTS, 1);
+        waits_sleep_ms(20);
+    }
+    free_some(held, 1 + NTHREADS, 1);
+    CHECK(goalloc_trim() == 0);
+    return 0;
+}
+
+static void a_daemon_that_sleeps_costs_samples_and_no_wait(void **state)
+{
+    assert_int_equal(child_run(*state, allocate_while_the_daemon_sleeps, NULL), 0);
+}
+
 /* --- bounds --- */
 
 static int up_to_a_limit(const fixture *f, void *arg)
@@ -421,6 +488,7 @@ int main(void)
         cmocka_unit_test(a_forked_child_samples_for_itself),
         FIXTURE_TEST_KEPT(a_session_that_comes_back_samples_on),
         FIXTURE_TEST(a_process_whose_daemon_is_gone_goes_on),
+        FIXTURE_TEST(a_daemon_that_sleeps_costs_samples_and_no_wait),
         FIXTURE_TEST(a_session_at_its_limit_loses_samples_and_no_objects),
         FIXTURE_TEST(empty_marked_spans_go_back),
         FIXTURE_TEST(each_session_samples_for_itself),

@@ -143,16 +143,18 @@ static Goallocd__Reply *ask_stats(const fixture *f);
 static bool serves(const fixture *f)
 {
     Goallocd__Reply *reply = ask_stats(f);
+    bool good = reply != NULL && reply->result_case == GOALLOCD__REPLY__RESULT_STATS;
 
-    if (reply == NULL)
-        return false;
-    goallocd__reply__free_unpacked(reply, NULL);
-    return true;
+    if (reply != NULL)
+        goallocd__reply__free_unpacked(reply, NULL);
+    return good;
 }
 
 /* Until it serves. */
 static void await_daemon(fixture *f)
 {
+    deadline until;
+
     for (int i = 0; i < TIMEOUT_MS / 5 && !answers(f); i++) {
         int status;
 
@@ -167,8 +169,14 @@ static void await_daemon(fixture *f)
         show_log(f);
         give_up("the daemon does not come up");
     }
-    for (int i = 0; i < 50 && !serves(f); i++) /* it listens early */
+    until = deadline_in(TIMEOUT_MS);
+    while (!serves(f)) { /* it listens early */
+        if (deadline_left_ms(until) <= 0) {
+            show_log(f);
+            give_up("the daemon does not serve");
+        }
         sleep_ms(20);
+    }
 }
 
 void fixture_make_place(fixture *f)
@@ -434,7 +442,7 @@ bool raw_is_closed(int fd)
     return false;
 }
 
-/* NULL: no reply, or another one. */
+/* The reply, whatever it is; NULL: none. */
 static Goallocd__Reply *ask_stats(const fixture *f)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;

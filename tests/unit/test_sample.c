@@ -47,6 +47,7 @@ static double nobjects[SITES]; /* estimated */
 static double nbytes[SITES];
 static uint64_t nlost; /* samples without a place */
 static shm_u32 refuses; /* recorder_note() can't record */
+static uint64_t bad_places[2]; /* nor there; 1: the next place that it is asked for */
 static shm_u32 opens_nothing;
 static shm_u64 nopened;
 static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -104,9 +105,23 @@ bool recorder_is_busy(void)
     return busy;
 }
 
+/* With the lock. */
+static bool is_bad(uint64_t offset)
+{
+    bool bad = false;
+
+    for (size_t i = 0; i < sizeof(bad_places) / sizeof(bad_places[0]) && !bad; i++) {
+        if (bad_places[i] == 1)
+            bad_places[i] = offset;
+        bad = bad_places[i] == offset;
+    }
+    return bad;
+}
+
 bool recorder_note(uint64_t offset, uint64_t bytes, uint64_t rate)
 {
     double weight = 1 / -expm1(-(double)bytes / (double)rate);
+    bool fits;
     void *p;
 
     busy = true; /* what is allocated here comes back to where this was called */
@@ -127,10 +142,11 @@ bool recorder_note(uint64_t offset, uint64_t bytes, uint64_t rate)
     nobjects[site] += weight;
     nbytes[site] += weight * (double)bytes;
     nlost += offset == 0;
-    if (offset != 0 && !u32_load_relaxed(&refuses))
+    fits = offset != 0 && !u32_load_relaxed(&refuses) && !is_bad(offset);
+    if (fits)
         *record_at(offset) = (record){ offset, site };
     (void)pthread_mutex_unlock(&lock);
-    return offset != 0 && !u32_load_relaxed(&refuses);
+    return fits;
 }
 
 void recorder_forget(uint64_t offset)
@@ -332,6 +348,60 @@ static void each_allocation_has_its_chance(void **state)
     assert_int_equal(child_run(*state, all_patterns, &seed), 0);
 }
 
+/* --- the next sample --- */
+
+#define EXACT_BATCH  2000
+#define EXACT_ROUNDS 3000
+
+/*
+ * After a sample it is drawn how many objects pass until the next one: that is the next sample, whatever is freed in
+ * between. The frees go past the magazine, so many that those into the current span drop what it has at hand.
+ */
+static int exact_distances(const fixture *f, void *arg)
+{
+    static void *objects[EXACT_BATCH];
+    uint32_t slot = slot_of_class(size_class_for(8), false);
+    uint64_t next = 0; /* so many objects on there is a sample; 0: not known yet */
+    uint64_t seed = *(uint64_t *)arg;
+    uint32_t nchecked = 0;
+    uint32_t ndrops = 0;
+
+    attach_sampling(f, "512K", 0);
+    for (uint32_t round = 0; round < EXACT_ROUNDS; round++) {
+        uint32_t n = EXACT_BATCH / 2 + (uint32_t)(test_random(&seed) % (EXACT_BATCH / 2));
+
+        for (uint32_t i = 0; i < n; i++) {
+            uint64_t before = count_samples();
+            bool sampled;
+
+            objects[i] = goalloc_malloc(8);
+            CHECK(objects[i] != NULL);
+            sampled = count_samples() > before;
+            if (next > 0)
+                CHECK(sampled == (--next == 0));
+            nchecked += sampled;
+            if (sampled)
+                next = mcache_tls->slots[slot].distance;
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            uint64_t cache = mcache_tls->fronts[slot].cache;
+
+            goalloc_free(objects[i]);
+            ndrops += cache != 0 && mcache_tls->fronts[slot].cache == 0;
+        }
+    }
+    (void)fprintf(stderr, "%u samples, %u drops\n", nchecked, ndrops);
+    CHECK(nchecked > 10 && ndrops > 0 && nlost == 0);
+    return 0;
+}
+
+static void next_sample_is_the_object_that_was_drawn(void **state)
+{
+    uint64_t seed = test_seed();
+
+    assert_int_equal(child_run(*state, exact_distances, &seed), 0);
+}
+
 /* --- two sites --- */
 
 /* Bytes 9 : 1, of mixed sizes, freed in turn. */
@@ -530,6 +600,49 @@ static void an_object_without_a_record_is_in_no_marked_span(void **state)
     assert_int_equal(child_run(*state, refused, NULL), 0);
 }
 
+#define BAD_OBJECTS 1000
+#define BAD_TRIES   20000 /* a millisecond each */
+
+/*
+ * Two places have no room for a record, for good: the slot's next samples get others, also when these are used up. (On
+ * a busy machine a request for a span may time out; then there are none for a second.)
+ */
+static int bad_place(const fixture *f, void *arg)
+{
+    size_t size = *(size_t *)arg;
+    static void *objects[BAD_OBJECTS];
+    uint32_t nmarked = 0;
+    uint32_t nothers = 0;
+
+    attach_sampling(f, "1", 0);
+    bad_places[0] = bad_places[1] = 1;
+    while (nmarked < BAD_OBJECTS && nothers < BAD_TRIES) {
+        void *p = goalloc_malloc(size);
+
+        CHECK(p != NULL);
+        if (is_marked(p)) {
+            objects[nmarked++] = p;
+            continue;
+        }
+        goalloc_free(p);
+        nothers++;
+        (void)usleep(1000);
+    }
+    (void)fprintf(stderr, "%u objects of %zu are recorded, %u are not\n", nmarked, size, nothers);
+    CHECK(nmarked == BAD_OBJECTS && bad_places[0] != 1 && bad_places[1] != 1);
+    for (int i = 0; i < BAD_OBJECTS; i++)
+        CHECK(goalloc_offset(objects[i]) != bad_places[0] && goalloc_offset(objects[i]) != bad_places[1]);
+    return 0;
+}
+
+static void a_place_without_a_record_does_not_stop_its_slot(void **state)
+{
+    static size_t sizes[] = { 64, 2048, 32768 };
+
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+        assert_int_equal(child_run(*state, bad_place, &sizes[i]), 0);
+}
+
 /* A large span comes out of the cache while nothing is sampled: the record of its last object is gone. */
 static int cached_large(const fixture *f, void *arg)
 {
@@ -563,11 +676,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(each_allocation_has_its_chance),
+        FIXTURE_TEST(next_sample_is_the_object_that_was_drawn),
         FIXTURE_TEST(two_sites_that_allocate_nine_to_one_come_out_so),
         FIXTURE_TEST(threads_that_come_and_go_have_the_same_chance),
         FIXTURE_TEST(a_loop_in_its_magazine_notices_on_and_off),
         FIXTURE_TEST(a_region_that_is_not_there_is_asked_for_again),
         FIXTURE_TEST(an_object_without_a_record_is_in_no_marked_span),
+        FIXTURE_TEST(a_place_without_a_record_does_not_stop_its_slot),
         FIXTURE_TEST(a_large_span_from_the_cache_has_no_old_record),
     };
 

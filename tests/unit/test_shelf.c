@@ -10,6 +10,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -276,6 +277,50 @@ static void clean_leaves_nothing_that_was_removed_and_all_that_was_not(void **st
     }
 }
 
+/* A daemon has died between the next region and the clean-up: the next one knows, and cleans up. */
+static void what_was_replaced_before_a_death_is_known_until_it_is_out(void **state)
+{
+    bench *b = *state;
+
+    put(b, 1, 1);
+    assert_false(shelf_has_left(b->s, 0));
+    put(b, 0, 1);
+    next_daemon(b);
+    assert_false(shelf_has_left(b->s, 0));
+    must_take(b, 1, 1);
+    must_take(b, 0, 1);
+    put(b, 0, 2);
+    assert_true(shelf_has_left(b->s, 0));
+    next_daemon(b);
+    assert_true(shelf_has_left(b->s, 0));
+    must_take(b, 1, 1);
+    must_take(b, 0, 2);
+    assert_true(shelf_clean(b->s));
+    next_daemon(b);
+    assert_false(shelf_has_left(b->s, 0));
+    shelf_forget_rest(b->s); /* nobody knows it any more: it is there still */
+    assert_true(shelf_has_left(b->s, 0));
+}
+
+/* A message that can't be taken out ends a clean-up. */
+static void clean_that_can_not_receive_ends(void **state)
+{
+    bench *b = *state;
+    int out = dup(b->fds[SHELF_OUT]);
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+    put(b, 0, 1);
+    put(b, 0, 2);
+    assert_true(out >= 0 && null >= 0 && dup2(null, b->fds[SHELF_OUT]) >= 0);
+    assert_false(shelf_clean(b->s));
+    assert_int_equal(shelf_validate(b->s, stderr), 0);
+    assert_true(dup2(out, b->fds[SHELF_OUT]) >= 0);
+    (void)close(out);
+    (void)close(null);
+    assert_true(shelf_clean(b->s));
+    assert_int_equal(shelf_nmessages(b->s), 1);
+}
+
 /* Random sessions, and daemons that die, against a table of what there is. */
 static void shelf_agrees_with_a_model(void **state)
 {
@@ -442,6 +487,8 @@ int main(void)
         SHELF_TEST(sessions_that_come_and_go_leave_the_queue_short),
         SHELF_TEST(all_numbers_have_a_place_and_come_and_go),
         SHELF_TEST(clean_leaves_nothing_that_was_removed_and_all_that_was_not),
+        SHELF_TEST(what_was_replaced_before_a_death_is_known_until_it_is_out),
+        SHELF_TEST(clean_that_can_not_receive_ends),
         SHELF_TEST(shelf_agrees_with_a_model),
         SHELF_TEST(full_queue_refuses_and_takes_again),
         SHELF_TEST(what_is_no_sign_is_refused),

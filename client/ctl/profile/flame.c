@@ -7,8 +7,8 @@
  * pprof.
  *
  * The picture is bounded whatever the profile is: CHAINS_DEPTH_MAX rows, and BOXES_MAX boxes, since those that are
- * narrower than some width are left out, and that width is doubled until the rest is few enough. A row of them is at
- * most one box a pixel.
+ * narrower than some width are left out, and that width is doubled until the rest is few enough. A row of them has
+ * at most two boxes a pixel.
  */
 #include "client/ctl/profile/flame.h"
 

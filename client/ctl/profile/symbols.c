@@ -94,7 +94,6 @@ static bool enter_cage(int file, int to, const struct stat *st)
     if (file < 0 || to < 0 || dup2(file, 3) < 0 || dup2(to, 4) < 0)
         return false;
     closefrom(5);
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     (void)setrlimit(RLIMIT_CPU, &cpu);
     (void)setrlimit(RLIMIT_CORE, &none);
@@ -103,10 +102,11 @@ static bool enter_cage(int file, int to, const struct stat *st)
     (void)setrlimit(RLIMIT_AS, &(struct rlimit){ CHILD_BYTES, CHILD_BYTES });
 #endif
     (void)unsetenv("DEBUGINFOD_URLS"); /* nobody is asked by a network for what somebody else has written */
-    if (geteuid() != 0 || st->st_uid == 0)
-        return true;
-    return setgroups(0, NULL) == 0 && setresgid(NOBODY, NOBODY, NOBODY) == 0 &&
-           setresuid(st->st_uid, st->st_uid, st->st_uid) == 0;
+    if (geteuid() == 0 && st->st_uid != 0 &&
+        (setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 ||
+         setresuid(st->st_uid, st->st_uid, st->st_uid) < 0))
+        return false;
+    return prctl(PR_SET_PDEATHSIG, SIGKILL) == 0; /* last: a change of user takes it away */
 }
 
 __attribute__((noreturn)) static void be_child(int file, int to, const struct stat *st, const char *path,
@@ -232,9 +232,9 @@ static int open_regular(const char *path, struct stat *ret)
     char again[32];
     int fd = -1;
 
-    if (named >= 0 && fstat(named, ret) == 0 && S_ISREG(ret->st_mode)) {
+    if (named >= 0 && fstat(named, ret) == 0 && S_ISREG(ret->st_mode) && ret->st_size > 0) {
         (void)snprintf(again, sizeof(again), "/proc/self/fd/%d", named);
-        fd = open(again, O_RDONLY | O_CLOEXEC);
+        fd = open(again, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* nor waited for whoever has a lease on it */
     }
     if (named >= 0)
         (void)close(named);
@@ -270,10 +270,10 @@ static int look_up(symbols *sy, const snapshot *s, uint32_t module, symbol_place
         be_child(file, ends[1], &st, path, build_id, build_id_bytes, places, m->nplaces);
     (void)close(file);
     (void)close(ends[1]);
-    if (pid > 0 && !hear(ends[0], &heard, until_ms)) {
-        (void)kill(pid, SIGKILL);
+    if (pid > 0 && !hear(ends[0], &heard, until_ms))
         m->state = SYMBOLS_NO_TIME;
-    }
+    if (pid > 0)
+        (void)kill(pid, SIGKILL); /* it has said all, or has had its time; one that has closed its pipe may not end */
     (void)close(ends[0]);
     while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
         ;
@@ -354,7 +354,7 @@ int symbols_init(symbols *sy, const snapshot *s, int timeout_ms)
         (void)ctl_plain_text(path, sy->modules[module].path, sizeof(path));
         sy->modules[module].nplaces = (uint32_t)(i - from);
         sy->modules[module].state = SYMBOLS_NO_TIME;
-        if (timeout_ms > 0 && (int64_t)shm_clock_ms() < until_ms)
+        if ((int64_t)shm_clock_ms() < until_ms)
             r = look_up(sy, s, module, &sy->places[from], until_ms);
     }
     if (r < 0)

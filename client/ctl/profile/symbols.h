@@ -53,8 +53,7 @@ typedef struct symbols {
 } symbols;
 
 /*
- * Gather the places of the snapshot's rows, and look them up in the modules' files, for timeout_ms at most; 0: look up
- * nothing. 0, -ENOMEM.
+ * Gather the places of the snapshot's rows, and look them up in the modules' files, for timeout_ms at most. 0, -ENOMEM.
  */
 int symbols_init(symbols *sy, const snapshot *s, int timeout_ms) __attribute__((warn_unused_result));
 void symbols_free(symbols *sy);
