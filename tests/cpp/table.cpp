@@ -246,6 +246,11 @@ int part_unrecovered(const arguments &a)
         goalloc::scoped_lock lock(m);
         CHECK(lock.owner_died() && lock.state() == goalloc::lock_state::owner_died);
     } else {
+        for (int i = 0; i < 2; i++) /* who has asked keeps nothing */
+            CHECK_THROWS((void)m.try_lock(), ENOTRECOVERABLE);
+        std::thread([&m] {
+            CHECK_THROWS((void)m.try_lock_for(std::chrono::seconds(10)), ENOTRECOVERABLE);
+        }).join();
         CHECK_THROWS((void)m.lock(), ENOTRECOVERABLE);
         CHECK_THROWS(goalloc::scoped_lock lock(m), ENOTRECOVERABLE);
     }

@@ -98,7 +98,7 @@ protected:
 
     /*
      * Name nothing any more. If there is a count of that, which is the caller's now, f(control) is called: at once, so
-     * that a death in between is as unlikely as can be.
+     * that a death in between is as unlikely as can be. It may destroy what this lies in.
      */
     template <class F> void let_go(F &&f)
     {
@@ -112,9 +112,10 @@ protected:
             return;
         }
         entry *e = std::exchange(entry_, nullptr);
-        if (is_own(owner_) && clear_entry(e, value_of(c))) {
+        std::uint64_t owner = owner_;
+        if (is_own(owner) && clear_entry(e, value_of(c))) {
             f(c);
-            give_entry(e, owner_);
+            give_entry(e, owner);
         }
     }
 
@@ -197,14 +198,18 @@ public:
     }
     shared_ptr &operator=(const shared_ptr &other)
     {
-        if (other.control_of() != this->control_of())
-            shared_ptr(other).swap(*this);
+        if (this != &other)
+            *this = shared_ptr(other);
         return *this;
     }
+    /*
+     * The object that this has held goes last: other may lie in it, and its destructor may come to this. If it throws,
+     * other is as it was, and this names what it did, or nothing.
+     */
     shared_ptr &operator=(shared_ptr &&other)
     {
         if (this != &other) {
-            reset();
+            shared_ptr old(std::move(*this));
             base::take_over(other);
         }
         return *this;
