@@ -18,27 +18,12 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #include "tests/examples/event.h"
 #include "tests/examples/robust.h"
 #include "tests/examples/tagged_stack.h"
 #include "tests/support/attach.h"
-
-static int64_t now_ms(void)
-{
-    struct timespec ts;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
-static int64_t test_ms(int64_t otherwise)
-{
-    const char *given = getenv("GOALLOC_TEST_SECONDS");
-
-    return given == NULL ? otherwise : strtol(given, NULL, 10) * 1000;
-}
+#include "tests/support/clock.h"
 
 /* --- the programs --- */
 
@@ -174,11 +159,11 @@ static void run_with_incidents(fixture *f, const char *name, uint64_t may_lose, 
                                void (*incident)(fixture *, uint64_t *))
 {
     uint64_t random = test_seed();
-    int64_t until = now_ms() + test_ms(ms);
+    int64_t until = clock_now_ms() + clock_test_ms(ms);
     pid_t pid = start_example(f, &random, name, NULL, NULL);
 
     await_sessions(f, true);
-    while (now_ms() < until) {
+    while (clock_now_ms() < until) {
         (void)usleep((useconds_t)(test_random(&random) % 400000));
         incident(f, &random);
     }
@@ -194,11 +179,11 @@ static void pool_whose_supervisor_is_killed_goes_on_with_its_table(void **state)
 {
     fixture *f = *state;
     uint64_t random = test_seed();
-    int64_t until = now_ms() + test_ms(2000);
+    int64_t until = clock_now_ms() + clock_test_ms(2000);
     pid_t pid = start_example(f, &random, "pool", "--workers", "6");
 
     await_sessions(f, true);
-    while (now_ms() < until) {
+    while (clock_now_ms() < until) {
         (void)usleep((useconds_t)(test_random(&random) % 300000));
         (void)kill(pid, SIGKILL);
         (void)child_wait(pid);
