@@ -103,7 +103,7 @@ int part_collect(const arguments &a)
 /* Take and drop references until killed, in private memory and in the heap. */
 int part_juggle(const arguments &a)
 {
-    goalloc::session heap;
+    goalloc::session heap = attach_patiently();
     exhibits &e = the_exhibits();
     std::uint64_t random = a.seed | 1;
     std::vector<reference> held(16);

@@ -187,7 +187,7 @@ int part_verify(const arguments &a)
 /* Change the table until killed. */
 int part_storm(const arguments &a)
 {
-    goalloc::session heap;
+    goalloc::session heap = attach_patiently();
     table &t = the_table();
     std::uint64_t random = a.seed | 1;
 
@@ -212,7 +212,7 @@ int part_storm(const arguments &a)
  */
 int part_calm(const arguments &a)
 {
-    goalloc::session heap;
+    goalloc::session heap = attach_patiently();
     table &t = the_table();
 
     for (long i = 0; i < a.number; i++) {

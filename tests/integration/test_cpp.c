@@ -2,7 +2,8 @@
  * The headers for C++: programs that are started separately, by both compilers, and killed at random.
  *
  * What is asserted is in the programs (tests/cpp); here they are started, killed, and looked at from outside. The
- * second program is the same one, made by the other compiler if there is one; the third one is made with libc++.
+ * second program is the same one, made by the other compiler if there is one; the third one is made with libc++. While
+ * they are killed, daemons are killed, too, and the next ones take the heap over.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -55,6 +56,17 @@ static void replace_one(const fixture *f, pid_t *pid, const char *program, const
     (void)kill(*pid, SIGKILL);
     assert_int_equal(child_wait(*pid), 1000 + SIGKILL); /* it has not complained before */
     *pid = start(f, program, part, 0, seed);
+}
+
+/* Now and then the next daemon takes the heap over from one that is killed; how many there were is counted. */
+static void replace_daemon(fixture *f, uint64_t *random, unsigned *ndaemons)
+{
+    if (test_random(random) % 16 != 0)
+        return;
+    fixture_kill(f);
+    (void)usleep((useconds_t)(test_random(random) % 20000));
+    fixture_restart(f, NULL);
+    (*ndaemons)++;
 }
 
 static void kill_all(const pid_t *pids, size_t n)
@@ -151,6 +163,7 @@ static void mutex_event_and_containers_survive_kills_at_random(void **state)
     pid_t stormers[NSTORMERS];
     pid_t calm;
     unsigned ndeaths = 0;
+    unsigned ndaemons = 0;
 
     for (unsigned i = 0; i < NSTORMERS; i++)
         stormers[i] = start(f, worker(i), "storm", 0, test_random(&random));
@@ -158,6 +171,7 @@ static void mutex_event_and_containers_survive_kills_at_random(void **state)
     for (; clock_now_ms() < until; ndeaths++) {
         (void)usleep((useconds_t)(test_random(&random) % 20000));
         replace_one(f, &stormers[test_random(&random) % NSTORMERS], worker(ndeaths), "storm", test_random(&random));
+        replace_daemon(f, &random, &ndaemons);
         if (ndeaths % 20 == 19) {
             assert_int_equal(child_wait(calm), 0);
             calm = start(f, worker(ndeaths), "calm", 50, 0);
@@ -165,7 +179,7 @@ static void mutex_event_and_containers_survive_kills_at_random(void **state)
     }
     assert_int_equal(child_wait(calm), 0);
     kill_all(stormers, NSTORMERS);
-    (void)printf("%u deaths\n", ndeaths);
+    (void)printf("%u deaths, and %u daemons\n", ndeaths, ndaemons);
     assert_int_equal(run(f, worker(0), "calm", 0, 0), 0);
 }
 
@@ -238,6 +252,7 @@ static void shared_objects_live_as_long_as_somebody_holds_them(void **state)
     int64_t until = clock_now_ms() + clock_test_ms(3000);
     pid_t jugglers[NJUGGLERS];
     long ndeaths = NJUGGLERS;
+    unsigned ndaemons = 0;
 
     for (unsigned i = 0; i < NJUGGLERS; i++)
         jugglers[i] = start(f, worker(i), "juggle", 0, test_random(&random));
@@ -245,16 +260,17 @@ static void shared_objects_live_as_long_as_somebody_holds_them(void **state)
         (void)usleep((useconds_t)(test_random(&random) % 20000));
         replace_one(f, &jugglers[test_random(&random) % NJUGGLERS], worker((uint64_t)ndeaths), "juggle",
                     test_random(&random));
+        replace_daemon(f, &random, &ndaemons);
     }
     kill_all(jugglers, NJUGGLERS);
+    (void)printf("%u daemons killed\n", ndaemons);
     assert_int_equal(run(f, worker(1), "recount", ndeaths, 0), 0);
 }
 
 static void references_are_never_too_few_after_a_death_at_any_instruction(void **state)
 {
     fixture *f = *state;
-    const char *given = getenv("GOALLOC_TEST_SECONDS");
-    int status = run(f, worker(0), "steps", given == NULL ? 50 : 0, test_seed());
+    int status = run(f, worker(0), "steps", getenv("GOALLOC_TEST_ALL_STEPS") == NULL ? 50 : 0, test_seed());
 
     if (status == 77)
         skip(); /* the system allows no tracing */
@@ -344,12 +360,12 @@ int main(void)
         FIXTURE_TEST(constructor_that_throws_leaves_nothing),
         FIXTURE_TEST(reclaiming_session_that_dies_leaves_what_is_shared),
         FIXTURE_TEST(map_that_two_programs_change_crosswise_has_what_both_say),
-        FIXTURE_TEST(mutex_event_and_containers_survive_kills_at_random),
+        FIXTURE_TEST_KEPT(mutex_event_and_containers_survive_kills_at_random),
         FIXTURE_TEST(mutex_that_is_not_recovered_stops_all_with_an_error),
         FIXTURE_TEST(references_of_the_dead_come_back),
         FIXTURE_TEST_KEPT(references_of_the_living_stay_when_the_daemon_is_replaced),
         FIXTURE_TEST(references_whose_type_is_unknown_wait_for_who_knows_it),
-        FIXTURE_TEST(shared_objects_live_as_long_as_somebody_holds_them),
+        FIXTURE_TEST_KEPT(shared_objects_live_as_long_as_somebody_holds_them),
         FIXTURE_TEST(references_are_never_too_few_after_a_death_at_any_instruction),
         FIXTURE_TEST(forked_child_has_references_of_its_own_alone),
         FIXTURE_TEST(root_whose_constructors_die_is_constructed_once),
