@@ -204,13 +204,13 @@ public:
     }
     /*
      * The object that this has held goes last: other may lie in it, and its destructor may come to this. If it throws,
-     * other is as it was, and this names what it did, or nothing.
+     * both are as they were.
      */
     shared_ptr &operator=(shared_ptr &&other)
     {
         if (this != &other) {
             shared_ptr old(std::move(*this));
-            base::take_over(other);
+            replace_by(other, old);
         }
         return *this;
     }
@@ -225,12 +225,19 @@ public:
         static_cast<void>(object::known);
         base::let_go([](detail::control *c) { detail::drop_strong(c, object::how); });
     }
+    /* If it throws, both are as they were. */
     void swap(shared_ptr &other)
     {
         shared_ptr kept(std::move(other));
 
-        other.take_over(*this);
-        this->take_over(kept);
+        other.replace_by(*this, kept);
+        try {
+            base::take_over(kept);
+        } catch (...) {
+            base::take_over(other);
+            other.take_over(kept);
+            throw;
+        }
     }
     T *get() const noexcept
     {
@@ -259,6 +266,16 @@ private:
     detail::control *control_of() const noexcept
     {
         return base::get();
+    }
+    /* This named nothing but what old has: what comes back from there needs no new entry, so that it can't fail. */
+    void replace_by(shared_ptr &other, shared_ptr &old)
+    {
+        try {
+            base::take_over(other);
+        } catch (...) {
+            base::take_over(old);
+            throw;
+        }
     }
     template <class U> void copy(const shared_ptr<U> &other)
     {
