@@ -4,7 +4,10 @@
 #include "worker.hpp"
 
 #include <algorithm>
+#include <chrono>
+#include <limits>
 #include <memory>
+#include <thread>
 #include <utility>
 
 namespace {
@@ -25,6 +28,19 @@ struct item {
 
 struct alignas(64) wide {
     char bytes[64];
+};
+
+/* One of a list, and what its destructor comes to. */
+struct knot {
+    goalloc::shared_ptr<knot> next;
+    const goalloc::shared_ptr<knot> *head; /* nullptr: it does not look */
+    int value;
+
+    ~knot()
+    {
+        CHECK(head == nullptr || (*head && (*head)->value == value + 1));
+        value = -1;
+    }
 };
 
 enum class colour { red };
@@ -63,6 +79,23 @@ static_assert(!is_shareable_v<account>);
 #if defined(__cpp_lib_memory_resource)
 static_assert(!is_shareable_v<std::pmr::vector<int>> && !is_shareable_v<std::pmr::string>);
 #endif
+
+using goalloc::detail::milliseconds_of;
+using goalloc::detail::nanoseconds_of;
+using std::chrono::duration;
+constexpr std::int64_t for_ever = std::numeric_limits<std::int64_t>::max();
+
+static_assert(nanoseconds_of(std::chrono::seconds(3)) == 3000000000 && nanoseconds_of(std::chrono::hours(0)) == 0);
+static_assert(nanoseconds_of(std::chrono::hours::max()) == for_ever && nanoseconds_of(std::chrono::hours::min()) == 0);
+static_assert(nanoseconds_of(duration<std::int64_t, std::ratio<31556952>>::max()) == for_ever);
+static_assert(nanoseconds_of(std::chrono::nanoseconds::max()) == for_ever);
+static_assert(nanoseconds_of(std::chrono::nanoseconds::min()) == 0);
+static_assert(nanoseconds_of(std::chrono::hours(999999)) == INT64_C(3599996400000000000));
+static_assert(nanoseconds_of(duration<double>(0.5)) == 500000000 && nanoseconds_of(duration<double>(-0.5)) == 0);
+static_assert(nanoseconds_of(duration<double>(std::numeric_limits<double>::infinity())) == for_ever);
+static_assert(milliseconds_of(std::chrono::microseconds(1)) == 1 && milliseconds_of(std::chrono::milliseconds(7)) == 7);
+static_assert(milliseconds_of(std::chrono::milliseconds(INT64_C(1) << 32)) == std::numeric_limits<int>::max());
+static_assert(milliseconds_of(std::chrono::hours(-1)) == 0);
 
 const char *const long_text = "a text that is longer than a string has room for";
 
@@ -123,6 +156,65 @@ void try_pointers()
     CHECK(weak.expired() && !other.lock());
 }
 
+/* n of them, the first one with the lowest value. */
+goalloc::shared_ptr<knot> list_of(int n)
+{
+    goalloc::shared_ptr<knot> head;
+
+    for (int i = n; i-- > 0;) {
+        auto one = goalloc::make_shared<knot>(knot{ nullptr, nullptr, i });
+        one->next = std::move(head);
+        head = std::move(one);
+    }
+    return head;
+}
+
+/* What is assigned lies in the object that goes, or the destructor of that looks at what is assigned to. */
+void try_assignments(goalloc::shared_ptr<knot> &head)
+{
+    head = list_of(4);
+    for (int i = 0; i < 3; i++) {
+        CHECK(head->value == i);
+        head->head = &head;
+        if (i % 2 == 0)
+            head = std::move(head->next);
+        else
+            head = head->next;
+    }
+    CHECK(head->value == 3 && head.use_count() == 1 && !head->next);
+    auto &same = head;
+    head = std::move(same);
+    CHECK(head && head.use_count() == 1);
+    head = same;
+    CHECK(head && head.use_count() == 1);
+    head = nullptr;
+}
+
+void try_durations()
+{
+    goalloc::root<goalloc::event> root("an event");
+    goalloc::event &event = root.find_or_construct();
+    auto mutex = goalloc::make_unique<goalloc::mutex>();
+    std::uint32_t seen = event.now();
+
+    CHECK(nanoseconds_of(duration<double>(std::numeric_limits<double>::quiet_NaN())) == 0);
+    CHECK(mutex->try_lock_for(std::chrono::hours::max()) == goalloc::lock_state::locked);
+    std::thread waiter([&mutex, &event] {
+        CHECK(mutex->try_lock_for(std::chrono::hours::min()) == goalloc::lock_state::busy);
+        CHECK(mutex->try_lock_for(std::chrono::milliseconds(70)) == goalloc::lock_state::busy); /* more than a slice */
+        event.signal();
+        CHECK(mutex->try_lock_for(std::chrono::hours::max()) == goalloc::lock_state::locked);
+        mutex->unlock();
+    });
+    CHECK(event.wait(seen, std::chrono::hours::max()));
+    mutex->unlock();
+    waiter.join();
+    CHECK(!event.wait(event.now(), std::chrono::hours::min()));
+    CHECK(root.wait(std::chrono::hours::max()) == &event);
+    CHECK(goalloc::root<int>("none").wait(std::chrono::hours::min()) == nullptr);
+    CHECK(root.destroy());
+}
+
 void try_links()
 {
     auto head = goalloc::make_unique<item>();
@@ -173,11 +265,21 @@ void try_errors(goalloc::session &heap)
 
 int part_api(const arguments &)
 {
-    goalloc::session heap;
+    goalloc::attach_options options;
+    options.timeout = std::chrono::milliseconds(-1);
+    CHECK_THROWS(goalloc::session refused(options), EINVAL);
+    options.timeout = std::chrono::milliseconds(INT64_C(1) << 40);
+    goalloc::session heap(options);
+    goalloc::shared_ptr<knot> in_private;
+    auto in_heap = goalloc::make_unique<goalloc::shared_ptr<knot>>();
 
     heap.set_label("api");
     try_containers();
     try_pointers();
+    try_assignments(in_private);
+    try_assignments(*in_heap);
+    in_heap.reset();
+    try_durations();
     try_links();
     try_errors(heap);
     auto done = goalloc::collect_references();

@@ -103,7 +103,7 @@ int part_collect(const arguments &a)
 /* Take and drop references until killed, in private memory and in the heap. */
 int part_juggle(const arguments &a)
 {
-    goalloc::session heap;
+    goalloc::session heap = attach_patiently();
     exhibits &e = the_exhibits();
     std::uint64_t random = a.seed | 1;
     std::vector<reference> held(16);
@@ -225,6 +225,10 @@ int part_fork(const arguments &)
         CHECK(one->mark == lives);
         CHECK_THROWS(reference copy(one), EPERM);
         CHECK_THROWS((void)weak.lock(), EPERM);
+        CHECK_THROWS((*shared)[0] = std::move(one), EPERM);
+        CHECK_THROWS((*shared)[0].swap(one), EPERM);
+        CHECK_THROWS(one.swap((*shared)[0]), EPERM);
+        CHECK(one && (*shared)[0] == one && one.use_count() == 2);
         reference own = (*shared)[0]; /* the heap's are everybody's */
         CHECK(own.use_count() == 3);
         one.reset();

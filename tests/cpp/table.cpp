@@ -187,7 +187,7 @@ int part_verify(const arguments &a)
 /* Change the table until killed. */
 int part_storm(const arguments &a)
 {
-    goalloc::session heap;
+    goalloc::session heap = attach_patiently();
     table &t = the_table();
     std::uint64_t random = a.seed | 1;
 
@@ -212,7 +212,7 @@ int part_storm(const arguments &a)
  */
 int part_calm(const arguments &a)
 {
-    goalloc::session heap;
+    goalloc::session heap = attach_patiently();
     table &t = the_table();
 
     for (long i = 0; i < a.number; i++) {
@@ -246,6 +246,11 @@ int part_unrecovered(const arguments &a)
         goalloc::scoped_lock lock(m);
         CHECK(lock.owner_died() && lock.state() == goalloc::lock_state::owner_died);
     } else {
+        for (int i = 0; i < 2; i++) /* who has asked keeps nothing */
+            CHECK_THROWS((void)m.try_lock(), ENOTRECOVERABLE);
+        std::thread([&m] {
+            CHECK_THROWS((void)m.try_lock_for(std::chrono::seconds(10)), ENOTRECOVERABLE);
+        }).join();
         CHECK_THROWS((void)m.lock(), ENOTRECOVERABLE);
         CHECK_THROWS(goalloc::scoped_lock lock(m), ENOTRECOVERABLE);
     }

@@ -55,6 +55,15 @@ inline std::uint64_t random_number(std::uint64_t &state)
     std::abort();
 }
 
+/* For workers of a daemon that is killed as they are. */
+inline goalloc::session attach_patiently()
+{
+    goalloc::attach_options options;
+
+    options.wait = true;
+    return goalloc::session(options);
+}
+
 /* api.cpp */
 int part_api(const arguments &);
 int part_reclaim(const arguments &);

@@ -1,7 +1,7 @@
 /*
  * wordindex: several processes build one index of the words of many files in the shared heap; others read it.
  *
- *   wordindex build --workers N [--kill-one] DIRECTORY    index all regular files below DIRECTORY
+ *   wordindex build --workers N [--kill-one] [--kill-every MS] DIRECTORY    index all regular files below DIRECTORY
  *   wordindex top N | query WORD... | dump                read what is there, in a process of its own
  *
  * A word is a longest run of ASCII letters within one file, in lower case. All structures lie in the shared heap and
@@ -16,16 +16,17 @@
  *                the state of the file it was in. Its replacement has the same number, is started after the dead one
  *                was waited for (so one process at a time writes under a number), and finishes that file first.
  *   bucket       words are pushed by compare-and-swap on the head; after a lost one the new head part is searched
- *                again, so a word is there once. Dies the worker before: nobody knows its word (the object is lost);
- *                after: the word is whole, with no posting.
+ *                again, so a word is there once. If the worker dies before, nobody knows its word (the object is lost);
+ *                after it, the word is whole, with no posting.
  *   postings     pushed on the word's list in the same way, whole, one for each file. A file is counted in private
  *                memory first, so what is pushed is final. A worker that takes over a file skips words whose list
- *                has a posting of that file: its predecessor got so far. Dies the worker before a push: the posting
- *                is lost and made anew; after the last one, before DONE: the replacement finds all of them there.
+ *                has a posting of that file: its predecessor got so far. If the worker dies before a push, the
+ *                posting is lost and made anew; after the last one, before DONE, the replacement finds all of them.
  *   word, posting contents   written before they are pushed, never afterwards.
  *   doing, ndone             only shown, and looked at to choose whom to kill; nothing is decided by them.
  * So each (file, word) counts exactly once, no step holds a lock, and nobody waits for the dead. A file that cannot be
- * read counts as empty. Another build makes another index; nobody frees the one before.
+ * read counts as empty. Another build makes another index; nobody frees the one before. A daemon that is killed, and
+ * whose heap is taken over, is not noticed: calls come back by themselves, and a worker that starts waits for it.
  */
 #include <argp.h>
 #include <errno.h>
@@ -46,6 +47,8 @@
 #include <unistd.h>
 
 #include <goalloc.h>
+
+#include "crew.h"
 
 #define ROOT         "wordindex"
 #define NBUCKETS     (1u << 18)
@@ -107,6 +110,7 @@ static void attach(const char *label)
     int r;
 
     options.label = label;
+    options.flags = GOALLOC_ATTACH_WAIT; /* a daemon may be just on its way */
     r = goalloc_attach(&options);
     if (r < 0)
         die("%s", goalloc_attach_error());
@@ -464,6 +468,15 @@ static bool kill_midway(index_map *map, pid_t *pids, uint32_t nworkers)
     return false;
 }
 
+/* Kill one of them at random, now and then; who waits for them starts another one. */
+static void kill_at_random(const pid_t *pids, uint32_t nworkers, crew_harassment *h)
+{
+    crew c = { .n = nworkers };
+
+    memcpy(c.pids, pids + 1, nworkers * sizeof(*pids));
+    crew_harass(&c, h);
+}
+
 static void show_progress(const index_map *map, bool terminal, uint32_t *shown)
 {
     uint32_t done = atomic_load(&map->ndone);
@@ -477,12 +490,13 @@ static void show_progress(const index_map *map, bool terminal, uint32_t *shown)
     (void)fflush(stdout);
 }
 
-static int command_build(char *directory, uint32_t nworkers, bool kill_one)
+static int command_build(char *directory, uint32_t nworkers, bool kill_one, crew_harassment *harassment)
 {
     pid_t pids[WORKERS_MAX + 1] = { 0 };
     bool terminal = isatty(STDOUT_FILENO);
     uint32_t running = nworkers;
     uint32_t shown = 0;
+    uint64_t nkilled = 0;
     bool killed = false;
 
     attach("wordindex build");
@@ -496,20 +510,28 @@ static int command_build(char *directory, uint32_t nworkers, bool kill_one)
     while (running > 0) {
         if (kill_one && !killed && atomic_load(&map->ndone) >= map->nfiles / 3)
             killed = kill_midway(map, pids, nworkers);
+        kill_at_random(pids, nworkers, harassment);
         for (uint32_t k = 1; k <= nworkers; k++) {
             int status;
 
             if (pids[k] == 0 || waitpid(pids[k], &status, WNOHANG) != pids[k])
                 continue;
+            if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) {
+                nkilled++;
+                pids[k] = start_worker(k);
+                continue;
+            }
             if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
                 die("worker %u ended with status 0x%x", k, (unsigned)status);
             pids[k] = 0;
             running--;
         }
         show_progress(map, terminal, &shown);
-        sleep_us(kill_one && !killed ? 500 : 20000);
+        sleep_us((kill_one && !killed) || harassment->every_ms > 0 ? 500 : 20000);
     }
     (void)printf("%sall workers have left\n", terminal ? "\n" : "");
+    if (nkilled > 0)
+        (void)printf("%llu workers were killed\n", (unsigned long long)nkilled);
     if (kill_one && !killed && map->nfiles > 0)
         (void)printf("no worker was caught in the middle of a file: none killed\n");
     for (uint32_t i = 0; i < map->nfiles; i++) {
@@ -620,11 +642,14 @@ typedef struct arguments {
     size_t n;
     uint32_t nworkers;
     bool kill_one;
+    crew_options options; /* harassment alone */
 } arguments;
 
 static const struct argp_option option_table[] = {
     { "workers", 'n', "N", 0, "Worker processes, 1 to 64 (default 4)", 0 },
-    { "kill-one", 'k', NULL, 0, "Kill a worker with SIGKILL midway, and replace it", 0 },
+    { "kill-one", 'o', NULL, 0, "Kill a worker with SIGKILL midway, and replace it", 0 },
+    { "kill-every", 'k', "MS", 0, "Kill a worker at random every MS milliseconds, on average, and replace it", 0 },
+    { "seed", 'r', "N", 0, "Which ones, and when (default: chosen, and printed)", 0 },
     { 0 },
 };
 
@@ -647,9 +672,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case 'n':
         args->nworkers = parse_number("--workers", arg, 1, WORKERS_MAX);
         return 0;
-    case 'k':
+    case 'o':
         args->kill_one = true;
         return 0;
+    case 'k':
+    case 'r':
+        return crew_parse_option(&args->options, key, arg) ? 0 : ARGP_ERR_UNKNOWN;
     case ARGP_KEY_ARG:
         if (args->n == sizeof(args->words) / sizeof(args->words[0]))
             argp_error(state, "too many arguments");
@@ -658,6 +686,15 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     default:
         return ARGP_ERR_UNKNOWN;
     }
+}
+
+/* Say the seed, as the other examples do; but a signal ends this one, which is done in a moment. */
+static crew_harassment *begin_kills(crew_options *options)
+{
+    crew_begin(options, "wordindex");
+    (void)signal(SIGTERM, SIG_DFL);
+    (void)signal(SIGINT, SIG_DFL);
+    return &options->harassment;
 }
 
 int main(int argc, char **argv)
@@ -674,7 +711,7 @@ int main(int argc, char **argv)
     (void)argp_parse(&argp, argc, argv, 0, NULL, &args);
     command = args.n > 0 ? args.words[0] : "";
     if (strcmp(command, "build") == 0 && args.n == 2)
-        return command_build(args.words[1], args.nworkers, args.kill_one);
+        return command_build(args.words[1], args.nworkers, args.kill_one, begin_kills(&args.options));
     if (strcmp(command, "worker") == 0 && args.n == 2)
         return command_worker(parse_number("worker", args.words[1], 1, WORKERS_MAX));
     if (strcmp(command, "top") == 0 && args.n == 2)

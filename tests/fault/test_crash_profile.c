@@ -148,17 +148,11 @@ static void next_daemon_has_the_region_or_none_wherever_the_last_one_died(void *
         { "shelf_after_gather", 1, false },    { "lease_after_mark", 1, false },
         { "lease_after_word", 1, false },
     };
-    const char *name;
+    const char *missing = points_missing('p', rows, sizeof(rows) / sizeof(rows[0]), sizeof(rows[0]));
 
     (void)state;
-    for (size_t at = 0; (name = points_next('p', &at)) != NULL;) {
-        size_t i = 0;
-
-        while (i < sizeof(rows) / sizeof(rows[0]) && strcmp(rows[i].point, name) != 0)
-            i++;
-        if (i == sizeof(rows) / sizeof(rows[0]))
-            fail_msg("%s is not in the table", name);
-    }
+    if (missing != NULL)
+        fail_msg("%s is not in the table", missing);
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
         daemon_dies(rows[i].point, rows[i].nth, rows[i].takes_over);
 }

@@ -152,7 +152,8 @@ static void add_sample(fuzz_input *in)
 
     if (!note(word, sizeof(*word)))
         return;
-    u64_store_relaxed(word, how < 200 ? profile_sample_pack((profile_sample){ place, how % FEW, how % 128 }) : fuzz_u64(in));
+    u64_store_relaxed(word, how < 200 ? profile_sample_pack((profile_sample){ place, how % FEW, how % 128 })
+                                      : fuzz_u64(in));
 }
 
 /* Any word of the region. */

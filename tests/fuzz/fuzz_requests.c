@@ -419,7 +419,7 @@ static void send_profile(step *s)
     }
 }
 
-/* Requests that have few fields, and one that no daemon knows. Few inputs drop the heap, since the next one makes it. */
+/* Requests that have few fields, and one that no daemon knows. Few inputs drop the heap: the next one makes it anew. */
 static void send_plain(step *s)
 {
     Goallocd__Stats stats = GOALLOCD__STATS__INIT;

@@ -2,7 +2,8 @@
  * The headers for C++: programs that are started separately, by both compilers, and killed at random.
  *
  * What is asserted is in the programs (tests/cpp); here they are started, killed, and looked at from outside. The
- * second program is the same one, made by the other compiler if there is one; the third one is made with libc++.
+ * second program is the same one, made by the other compiler if there is one; the third one is made with libc++. While
+ * they are killed, daemons are killed, too, and the next ones take the heap over.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,27 +15,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <time.h>
+#include <sys/wait.h>
 
+#include "tests/support/clock.h"
 #include "tests/support/fixture.h"
 
 #define NJUGGLERS 3
 #define NSTORMERS 3
-
-static int64_t now_ms(void)
-{
-    struct timespec ts;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
-static int64_t test_ms(int64_t otherwise)
-{
-    const char *given = getenv("GOALLOC_TEST_SECONDS");
-
-    return given == NULL ? otherwise : strtol(given, NULL, 10) * 1000;
-}
+#define LONG_MS   60000 /* what takes longer has failed */
 
 /* Start a worker for a part; number and seed as it takes them. */
 static pid_t start(const fixture *f, const char *program, const char *part, long number, uint64_t seed)
@@ -60,6 +48,49 @@ static pid_t start(const fixture *f, const char *program, const char *part, long
 static int run(const fixture *f, const char *program, const char *part, long number, uint64_t seed)
 {
     return child_wait(start(f, program, part, number, seed));
+}
+
+/* Kill it, with the lock of something or without, and start another worker in its place. */
+static void replace_one(const fixture *f, pid_t *pid, const char *program, const char *part, uint64_t seed)
+{
+    (void)kill(*pid, SIGKILL);
+    assert_int_equal(child_wait(*pid), 1000 + SIGKILL); /* it has not complained before */
+    *pid = start(f, program, part, 0, seed);
+}
+
+/* Now and then the next daemon takes the heap over from one that is killed; how many there were is counted. */
+static void replace_daemon(fixture *f, uint64_t *random, unsigned *ndaemons)
+{
+    if (test_random(random) % 16 != 0)
+        return;
+    fixture_kill(f);
+    (void)usleep((useconds_t)(test_random(random) % 20000));
+    fixture_restart(f, NULL);
+    (*ndaemons)++;
+}
+
+static void kill_all(const pid_t *pids, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        (void)kill(pids[i], SIGKILL);
+        assert_int_equal(child_wait(pids[i]), 1000 + SIGKILL);
+    }
+}
+
+/* False if the worker ends, or does not come so far in time. */
+static bool await_stats(fixture *f, pid_t pid, bool (*are_there)(const goalloc_stats_t *))
+{
+    int64_t until = clock_now_ms() + LONG_MS;
+    siginfo_t ended = { 0 };
+    goalloc_stats_t stats;
+
+    for (fixture_stats(f, &stats); !are_there(&stats); fixture_stats(f, &stats)) {
+        if (clock_now_ms() > until ||
+            (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid != 0))
+            return false;
+        (void)usleep(5000);
+    }
+    return true;
 }
 
 /* By turns the program of the one compiler and of the other. */
@@ -128,32 +159,27 @@ static void mutex_event_and_containers_survive_kills_at_random(void **state)
 {
     fixture *f = *state;
     uint64_t random = test_seed();
-    int64_t until = now_ms() + test_ms(3000);
+    int64_t until = clock_now_ms() + clock_test_ms(3000);
     pid_t stormers[NSTORMERS];
     pid_t calm;
     unsigned ndeaths = 0;
+    unsigned ndaemons = 0;
 
     for (unsigned i = 0; i < NSTORMERS; i++)
         stormers[i] = start(f, worker(i), "storm", 0, test_random(&random));
     calm = start(f, worker(1), "calm", 50, 0);
-    for (; now_ms() < until; ndeaths++) {
-        pid_t *one = &stormers[test_random(&random) % NSTORMERS];
-
+    for (; clock_now_ms() < until; ndeaths++) {
         (void)usleep((useconds_t)(test_random(&random) % 20000));
-        (void)kill(*one, SIGKILL);
-        assert_int_equal(child_wait(*one), 1000 + SIGKILL);
-        *one = start(f, worker(ndeaths), "storm", 0, test_random(&random));
+        replace_one(f, &stormers[test_random(&random) % NSTORMERS], worker(ndeaths), "storm", test_random(&random));
+        replace_daemon(f, &random, &ndaemons);
         if (ndeaths % 20 == 19) {
             assert_int_equal(child_wait(calm), 0);
             calm = start(f, worker(ndeaths), "calm", 50, 0);
         }
     }
     assert_int_equal(child_wait(calm), 0);
-    for (unsigned i = 0; i < NSTORMERS; i++) {
-        (void)kill(stormers[i], SIGKILL);
-        assert_int_equal(child_wait(stormers[i]), 1000 + SIGKILL);
-    }
-    (void)printf("%u deaths\n", ndeaths);
+    kill_all(stormers, NSTORMERS);
+    (void)printf("%u deaths, and %u daemons\n", ndeaths, ndaemons);
     assert_int_equal(run(f, worker(0), "calm", 0, 0), 0);
 }
 
@@ -180,16 +206,17 @@ static void references_of_the_dead_come_back(void **state)
     assert_true(fixture_is_clean(f, before + 1)); /* the collectors' mutex */
 }
 
+static bool there_are_two_roots(const goalloc_stats_t *stats)
+{
+    return stats->roots >= 2;
+}
+
 static void references_of_the_living_stay_when_the_daemon_is_replaced(void **state)
 {
     fixture *f = *state;
     pid_t keeper = start(f, worker(0), "keep", 0, 0);
-    goalloc_stats_t stats;
 
-    do {
-        (void)usleep(5000);
-        fixture_stats(f, &stats);
-    } while (stats.roots < 2); /* the exhibits, and its ledger */
+    assert_true(await_stats(f, keeper, there_are_two_roots)); /* the exhibits, and its ledger */
     assert_int_equal(run(f, worker(1), "hold", 5, 0), 1000 + SIGKILL);
     fixture_kill(f);
     fixture_restart(f, NULL);
@@ -222,32 +249,28 @@ static void shared_objects_live_as_long_as_somebody_holds_them(void **state)
 {
     fixture *f = *state;
     uint64_t random = test_seed();
-    int64_t until = now_ms() + test_ms(3000);
+    int64_t until = clock_now_ms() + clock_test_ms(3000);
     pid_t jugglers[NJUGGLERS];
     long ndeaths = NJUGGLERS;
+    unsigned ndaemons = 0;
 
     for (unsigned i = 0; i < NJUGGLERS; i++)
         jugglers[i] = start(f, worker(i), "juggle", 0, test_random(&random));
-    for (; now_ms() < until; ndeaths++) {
-        pid_t *one = &jugglers[test_random(&random) % NJUGGLERS];
-
+    for (; clock_now_ms() < until; ndeaths++) {
         (void)usleep((useconds_t)(test_random(&random) % 20000));
-        (void)kill(*one, SIGKILL);
-        assert_int_equal(child_wait(*one), 1000 + SIGKILL);
-        *one = start(f, worker((uint64_t)ndeaths), "juggle", 0, test_random(&random));
+        replace_one(f, &jugglers[test_random(&random) % NJUGGLERS], worker((uint64_t)ndeaths), "juggle",
+                    test_random(&random));
+        replace_daemon(f, &random, &ndaemons);
     }
-    for (unsigned i = 0; i < NJUGGLERS; i++) {
-        (void)kill(jugglers[i], SIGKILL);
-        assert_int_equal(child_wait(jugglers[i]), 1000 + SIGKILL);
-    }
+    kill_all(jugglers, NJUGGLERS);
+    (void)printf("%u daemons killed\n", ndaemons);
     assert_int_equal(run(f, worker(1), "recount", ndeaths, 0), 0);
 }
 
 static void references_are_never_too_few_after_a_death_at_any_instruction(void **state)
 {
     fixture *f = *state;
-    const char *given = getenv("GOALLOC_TEST_SECONDS");
-    int status = run(f, worker(0), "steps", given == NULL ? 50 : 0, test_seed());
+    int status = run(f, worker(0), "steps", getenv("GOALLOC_TEST_ALL_STEPS") == NULL ? 50 : 0, test_seed());
 
     if (status == 77)
         skip(); /* the system allows no tracing */
@@ -282,16 +305,19 @@ static void root_whose_constructors_die_is_constructed_once(void **state)
     assert_true(fixture_is_clean(f, 0));
 }
 
+static bool there_is_a_session(const goalloc_stats_t *stats)
+{
+    return stats->sessions > 0;
+}
+
 static void heap_events_tell_of_a_death(void **state)
 {
     fixture *f = *state;
     pid_t watcher = start(f, worker(0), "watch", 0, 0);
     goalloc_stats_t stats;
 
-    do {
-        (void)usleep(5000);
-        fixture_stats(f, &stats);
-    } while (stats.sessions == 0);
+    assert_true(await_stats(f, watcher, there_is_a_session));
+    fixture_stats(f, &stats);
     for (int i = 0; i < 100 && stats.sessions != 0; i++) { /* until it listens, it is not told */
         assert_int_equal(run(f, worker(1), "hold", 1, 0), 1000 + SIGKILL);
         (void)usleep(20000);
@@ -334,12 +360,12 @@ int main(void)
         FIXTURE_TEST(constructor_that_throws_leaves_nothing),
         FIXTURE_TEST(reclaiming_session_that_dies_leaves_what_is_shared),
         FIXTURE_TEST(map_that_two_programs_change_crosswise_has_what_both_say),
-        FIXTURE_TEST(mutex_event_and_containers_survive_kills_at_random),
+        FIXTURE_TEST_KEPT(mutex_event_and_containers_survive_kills_at_random),
         FIXTURE_TEST(mutex_that_is_not_recovered_stops_all_with_an_error),
         FIXTURE_TEST(references_of_the_dead_come_back),
         FIXTURE_TEST_KEPT(references_of_the_living_stay_when_the_daemon_is_replaced),
         FIXTURE_TEST(references_whose_type_is_unknown_wait_for_who_knows_it),
-        FIXTURE_TEST(shared_objects_live_as_long_as_somebody_holds_them),
+        FIXTURE_TEST_KEPT(shared_objects_live_as_long_as_somebody_holds_them),
         FIXTURE_TEST(references_are_never_too_few_after_a_death_at_any_instruction),
         FIXTURE_TEST(forked_child_has_references_of_its_own_alone),
         FIXTURE_TEST(root_whose_constructors_die_is_constructed_once),

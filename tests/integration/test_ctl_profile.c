@@ -1,6 +1,7 @@
 /*
  * goallocctl profile and a daemon: turning sampling on and off, what is shown and written of a region, and regions that
- * a hostile client has written. The sessions here write their samples by hand; test_profile_sites.c has those that allocate.
+ * a hostile client has written. The sessions here write their samples by hand; test_profile_sites.c has those that
+ * allocate.
  */
 #include <stdarg.h>
 #include <stddef.h>

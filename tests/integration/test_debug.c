@@ -24,14 +24,14 @@
 
 #define LOOKS_MAX 12000 /* every 5 ms: a minute */
 
-/* How a worker runs. */
+/* How a worker runs: from KIND_OFF on with the debug variant. */
 enum kind {
     KIND_NORMAL,   /* with the library that is linked */
-    KIND_SWITCHED, /* the same, and GOALLOC_DEBUG=1 */
-    KIND_OFF,      /* with the debug variant, and without */
-    KIND_DEBUG,
-    KIND_ASAN,
-    KIND_VALGRIND,
+    KIND_SWITCHED, /* the same, with GOALLOC_DEBUG=1, which it can't do */
+    KIND_OFF,      /* the debug variant, without GOALLOC_DEBUG */
+    KIND_DEBUG,    /* with it, as those that follow */
+    KIND_ASAN,     /* compiled with AddressSanitizer */
+    KIND_VALGRIND, /* below Valgrind */
 };
 
 #ifndef DEBUG_WORKER_ASAN_PATH

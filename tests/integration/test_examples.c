@@ -3,7 +3,7 @@
  *
  * Some seconds each; GOALLOC_TEST_SECONDS makes it longer. The programs check themselves: nothing is lost, nothing is
  * there twice. Here it is checked that no more objects are left than each process may lose: the pool's none, the
- * others' one.
+ * others' one; and that the index of words is the same as one that nobody has disturbed.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,27 +18,14 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #include "tests/examples/event.h"
 #include "tests/examples/robust.h"
 #include "tests/examples/tagged_stack.h"
 #include "tests/support/attach.h"
+#include "tests/support/clock.h"
 
-static int64_t now_ms(void)
-{
-    struct timespec ts;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
-static int64_t test_ms(int64_t otherwise)
-{
-    const char *given = getenv("GOALLOC_TEST_SECONDS");
-
-    return given == NULL ? otherwise : strtol(given, NULL, 10) * 1000;
-}
+#define WORDS_DIR GOALLOC_SOURCE_DIR "/client" /* what is indexed */
 
 /* --- the programs --- */
 
@@ -96,28 +83,29 @@ static void await_sessions(const fixture *f, bool some)
     fail_msg("%s", some ? "the example has not attached" : "sessions are left");
 }
 
-/* Print what the example has said; the number before " processes" in it. */
-static uint64_t show_output(const fixture *f)
+/* The last number before a noun, such as " processes", in what the example has said; 0: there is none. */
+static uint64_t number_said(const fixture *f, const char *noun, bool shows)
 {
     char path[128];
     char line[512];
-    uint64_t nprocesses = 0;
+    uint64_t ret = 0;
     FILE *file;
 
     output_path(f, path, sizeof(path));
     file = fopen(path, "re");
     assert_non_null(file);
     while (fgets(line, sizeof(line), file) != NULL) {
-        char *at = strstr(line, " processes");
+        char *at = strstr(line, noun);
 
-        (void)fputs(line, stdout);
+        if (shows)
+            (void)fputs(line, stdout);
         for (; at != NULL && at > line && at[-1] != ' '; at--)
             ;
         if (at != NULL)
-            nprocesses = strtoull(at, NULL, 10);
+            ret = strtoull(at, NULL, 10);
     }
     (void)fclose(file);
-    return nprocesses;
+    return ret;
 }
 
 /* Tell the example to end. It must find all right, and leave no more objects than so many a process. */
@@ -129,7 +117,7 @@ static void end_example(const fixture *f, pid_t pid, uint64_t may_lose)
 
     (void)kill(pid, SIGTERM);
     status = child_wait(pid);
-    nprocesses = show_output(f);
+    nprocesses = number_said(f, " processes", true);
     assert_int_equal(status, 0);
     await_sessions(f, false);
     fixture_stats(f, &stats);
@@ -174,11 +162,11 @@ static void run_with_incidents(fixture *f, const char *name, uint64_t may_lose, 
                                void (*incident)(fixture *, uint64_t *))
 {
     uint64_t random = test_seed();
-    int64_t until = now_ms() + test_ms(ms);
+    int64_t until = clock_now_ms() + clock_test_ms(ms);
     pid_t pid = start_example(f, &random, name, NULL, NULL);
 
     await_sessions(f, true);
-    while (now_ms() < until) {
+    while (clock_now_ms() < until) {
         (void)usleep((useconds_t)(test_random(&random) % 400000));
         incident(f, &random);
     }
@@ -194,11 +182,11 @@ static void pool_whose_supervisor_is_killed_goes_on_with_its_table(void **state)
 {
     fixture *f = *state;
     uint64_t random = test_seed();
-    int64_t until = now_ms() + test_ms(2000);
+    int64_t until = clock_now_ms() + clock_test_ms(2000);
     pid_t pid = start_example(f, &random, "pool", "--workers", "6");
 
     await_sessions(f, true);
-    while (now_ms() < until) {
+    while (clock_now_ms() < until) {
         (void)usleep((useconds_t)(test_random(&random) % 300000));
         (void)kill(pid, SIGKILL);
         (void)child_wait(pid);
@@ -215,6 +203,131 @@ static void queue_under_kills_delivers_each_message_once(void **state)
 static void stack_under_kills_has_each_node_once(void **state)
 {
     run_with_incidents(*state, "stack", 1, 2000, take_over);
+}
+
+/* --- the quickstart --- */
+
+/* In a group of its own, with the reader that it starts. */
+static pid_t start_quickstart(const fixture *f)
+{
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        char output[128];
+
+        output_path(f, output, sizeof(output));
+        (void)setpgid(0, 0);
+        if (freopen(output, "ae", stdout) == NULL || freopen(output, "ae", stderr) == NULL ||
+            setenv("GOALLOC_SOCKET", f->socket, 1) < 0)
+            _exit(126);
+        (void)execl(EXAMPLES_DIR "/quickstart", "quickstart", (char *)NULL);
+        _exit(127);
+    }
+    assert_true(pid > 0);
+    (void)setpgid(pid, pid); /* whoever of the two is first; it fails when the program runs */
+    return pid;
+}
+
+static void quickstart_under_kills_ends_in_order_and_loses_its_list_at_most(void **state)
+{
+    fixture *f = *state;
+    uint64_t random = test_seed();
+    int64_t until = clock_now_ms() + clock_test_ms(1000);
+    unsigned nlists = 0; /* of runs that have not come to their end */
+    unsigned nruns = 0;
+    goalloc_stats_t stats;
+
+    for (; clock_now_ms() < until; nruns++) {
+        pid_t pid = start_quickstart(f);
+        int status;
+
+        (void)usleep((useconds_t)(test_random(&random) % 5000));
+        switch (test_random(&random) % 4) {
+        case 0:
+            take_over(f, &random);
+            break;
+        case 1:
+            break;
+        default:
+            (void)kill(-pid, SIGKILL);
+        }
+        status = child_wait(pid);
+        assert_true(status == 0 || status == 1 || status == 1000 + SIGKILL); /* 1: there was no daemon */
+        nlists += status != 0;
+        await_sessions(f, false);
+    }
+    assert_int_equal(child_wait(start_quickstart(f)), 0);
+    await_sessions(f, false);
+    fixture_stats(f, &stats);
+    (void)printf("%u runs, of which %u did not end; %llu objects of theirs are left\n", nruns, nlists,
+                 (unsigned long long)stats.live_objects);
+    assert_true(stats.live_objects <= 3 * nlists && stats.roots == 0);
+    assert_true(fixture_is_clean(f, stats.live_objects));
+}
+
+/* --- the index --- */
+
+/* Run wordindex; its exit status. What it says goes to a file in the directory, sorted. */
+static int index_words(const fixture *f, const char *arguments, const char *file)
+{
+    char command[768];
+
+    (void)snprintf(command, sizeof(command),
+                   "GOALLOC_SOCKET='%s' '%s/wordindex' %s >'%s/said' && LC_ALL=C sort '%s/said' >'%s/%s'", f->socket,
+                   EXAMPLES_DIR, arguments, f->dir, f->dir, f->dir, file);
+    return system(command);
+}
+
+static bool same_words(const fixture *f)
+{
+    char command[256];
+
+    (void)snprintf(command, sizeof(command), "cmp '%s/wanted' '%s/found'", f->dir, f->dir);
+    return index_words(f, "dump", "found") == 0 && system(command) == 0;
+}
+
+static uint64_t live_objects(const fixture *f)
+{
+    goalloc_stats_t stats;
+
+    await_sessions(f, false);
+    fixture_stats(f, &stats);
+    return stats.live_objects;
+}
+
+static void index_under_kills_counts_each_word_once(void **state)
+{
+    fixture *f = *state;
+    uint64_t random = test_seed();
+    int64_t until = clock_now_ms() + clock_test_ms(2000);
+    uint64_t ndeaths = 0;
+    unsigned nrounds = 0;
+    uint64_t undisturbed;
+    char output[128];
+
+    output_path(f, output, sizeof(output));
+    assert_int_equal(index_words(f, "build --workers 4 " WORDS_DIR, "progress"), 0);
+    undisturbed = live_objects(f);
+    assert_int_equal(index_words(f, "dump", "wanted"), 0);
+    for (; clock_now_ms() < until; nrounds++) {
+        uint64_t nkilled;
+        pid_t pid;
+
+        end_daemon(f, SIGKILL);
+        fixture_restart(f, "--cold-start");
+        (void)unlink(output);
+        pid = start_example(f, &random, "wordindex", "build", WORDS_DIR);
+        (void)usleep((useconds_t)(test_random(&random) % 30000));
+        take_over(f, &random);
+        assert_int_equal(child_wait(pid), 0);
+        nkilled = number_said(f, " workers were killed", false);
+        assert_in_range(live_objects(f), undisturbed, undisturbed + nkilled); /* each death may lose one */
+        assert_true(same_words(f));
+        ndeaths += nkilled;
+    }
+    (void)printf("%u indexes, %llu workers killed\n", nrounds, (unsigned long long)ndeaths);
+    assert_true(ndeaths > 0);
+    assert_true(fixture_is_whole(f));
 }
 
 /* --- an event and its waiters --- */
@@ -381,6 +494,8 @@ int main(void)
         FIXTURE_TEST(pool_whose_supervisor_is_killed_goes_on_with_its_table),
         FIXTURE_TEST_KEPT(queue_under_kills_delivers_each_message_once),
         FIXTURE_TEST_KEPT(stack_under_kills_has_each_node_once),
+        FIXTURE_TEST_KEPT(quickstart_under_kills_ends_in_order_and_loses_its_list_at_most),
+        FIXTURE_TEST_KEPT(index_under_kills_counts_each_word_once),
         FIXTURE_TEST(event_whose_waiters_are_killed_wakes_the_others),
         FIXTURE_TEST(robust_lock_whose_repairers_die_too_repairs_again),
         FIXTURE_TEST(tagged_pop_whose_top_went_and_came_back_begins_again),

@@ -98,7 +98,7 @@ static map_sums sum_map(const rawheap *heap, uint64_t cell_pages, bool classes)
     return sums;
 }
 
-/* Spans of nclasses classes in turn, a page each: no two neighbours are alike. */
+/* Spans of four classes in turn: no two neighbours are alike. */
 static void lease_one_by_one(const rawheap *heap, uint32_t nspans, uint64_t by_class[CLASSES])
 {
     static const uint32_t classes[] = { 1, 2, 4, 6 };

@@ -115,6 +115,7 @@ static bool is_innermost(const profile_region *region, void *(*function)(void))
 static int call_each(const fixture *f, void *arg)
 {
     const profile_region *region;
+    size_t bytes;
     uint32_t seq;
     int fds[3];
 
@@ -123,7 +124,8 @@ static int call_each(const fixture *f, void *arg)
     for (size_t i = 0; i < sizeof(callers) / sizeof(callers[0]); i++)
         goalloc_free(callers[i]());
     CHECK(rawprofile_read(raw_connect(f), &seq, fds) == 0);
-    region = picture_map(fds[2], sizeof(*region));
+    region = picture_map(fds[2], &bytes);
+    CHECK(bytes == sizeof(*region));
     for (size_t i = 0; i < sizeof(callers) / sizeof(callers[0]); i++) {
         if (!is_innermost(region, callers[i]))
             (void)fprintf(stderr, "caller %zu is in no stack\n", i);

@@ -9,6 +9,16 @@
 #
 # Each has a file .key beside it with what it was made from; another key, and it is made anew.
 
+# What test scripts say.
+skip() {
+    echo "skipped: $1"
+    exit 77
+}
+
+ok() {
+    echo "ok: $1"
+}
+
 # The compiler and pkg-config are there for programs that use libgoalloc-dev.
 base_packages=systemd,systemd-sysv,gcc,libc6-dev,pkg-config
 

@@ -32,15 +32,6 @@ trap 'exit 1' INT TERM HUP
 # shellcheck source=tests/packages/roots.sh
 source "$here/roots.sh"
 
-skip() {
-    echo "skipped: $1"
-    exit 77
-}
-
-ok() {
-    echo "ok: $1"
-}
-
 fail() {
     echo "FAILED: $1"
     exit 1

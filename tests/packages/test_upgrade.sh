@@ -43,20 +43,11 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 1' INT TERM HUP
 
-skip() {
-    echo "skipped: $1"
-    exit 77
-}
-
 begun=$SECONDS
 step=0
 section() {
     step=$((step + 1))
     echo "== $step. $1 ($((SECONDS - begun)) s)"
-}
-
-ok() {
-    echo "ok: $1"
 }
 
 fail() {

@@ -132,10 +132,11 @@ static void clear(void)
     }
 }
 
-static void check(uint64_t nsteps)
+static void check(void *arg, uint64_t nsteps)
 {
     char key[16];
 
+    (void)arg;
     for (uint64_t i = 0; i < t->nstripes; i++)
         stripe_is_whole(&t->stripes[i]);
     if (!playing->is_right())
@@ -290,23 +291,18 @@ static int change_in_steps(const fixture *f, void *arg)
     return 0;
 }
 
-static uint64_t play(const fixture *f, uint64_t nsteps)
+static void *prepare(void)
 {
-    uint64_t taken;
-    bool alive;
-    pid_t pid;
-
     shared = NULL;
     playing->prepare();
-    pid = child_start(f, change_in_steps, NULL);
-    if (!steps_start(pid))
-        skip(); /* the system allows no tracing */
-    taken = steps_take(pid, nsteps, &alive);
-    assert_true(alive);
-    (void)kill(pid, SIGKILL);
-    assert_int_equal(child_wait(pid), 1000 + SIGKILL);
-    check(taken);
-    return taken;
+    return NULL;
+}
+
+static uint64_t play(const fixture *f, uint64_t nsteps)
+{
+    static const kill_steps scene_steps = { change_in_steps, prepare, check };
+
+    return kill_steps_round(f, &scene_steps, nsteps);
 }
 
 /* A scene whose rounds change what stays, the array of a stripe, has a table of its own for each. */

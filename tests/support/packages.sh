@@ -22,11 +22,12 @@ goalloc_test_packages=(
 goalloc_packages=("${goalloc_build_packages[@]}" "${goalloc_test_packages[@]}")
 
 # What tests/run --arch arm64 takes besides, and the libraries for arm64 that it unpacks (tests/arm64/setup).
-goalloc_arm64_packages=(gcc-aarch64-linux-gnu qemu-user-static mmdebstrap)
+goalloc_arm64_packages=(gcc-aarch64-linux-gnu g++-aarch64-linux-gnu qemu-user-static mmdebstrap)
 # shellcheck disable=SC2034
 goalloc_target_packages=(
     libc6-dev libuv1-dev libprotobuf-c-dev libjansson-dev uthash-dev libunistring-dev libseccomp-dev libinih-dev
     libmicrohttpd-dev libncurses-dev libdw-dev zlib1g-dev libcmocka-dev systemtap-sdt-dev
+    libstdc++-12-dev libstd-rust-dev
 )
 
 # What tests/bench/run needs besides: the peers, callgrind, the plots, programs to record.

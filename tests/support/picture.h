@@ -4,6 +4,8 @@
 #ifndef GOALLOC_TESTS_PICTURE_H
 #define GOALLOC_TESTS_PICTURE_H
 
+#include <sys/stat.h>
+
 #include "tests/support/rawprofile.h"
 
 typedef struct picture {
@@ -16,10 +18,15 @@ typedef struct picture {
     double bytes;
 } picture;
 
-static inline void *picture_map(int fd, uint64_t bytes)
+/* All of what the descriptor has, which is closed; how much that is. */
+static inline void *picture_map(int fd, size_t *ret_bytes)
 {
-    void *p = mmap(NULL, bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    struct stat st;
+    void *p;
 
+    CHECK(fstat(fd, &st) == 0 && st.st_size > 0);
+    *ret_bytes = (size_t)st.st_size;
+    p = mmap(NULL, *ret_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
     CHECK(p != MAP_FAILED);
     (void)close(fd);
     return p;
@@ -46,24 +53,21 @@ static inline uint64_t picture_count_marked(const shm_map *map)
 /* Ends the (child) process if there is no region. */
 static inline picture picture_take(const fixture *f, uint64_t rate)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__ProfileRead ask = GOALLOCD__PROFILE_READ__INIT;
-    Goallocd__Reply *reply;
     const profile_region *region;
     picture ret = { 0 };
     void *spans;
     void *bitmap;
+    size_t bytes_of[3];
     shm_map map;
+    uint32_t seq;
     int fds[3];
     int fd = raw_connect(f);
 
-    request.op_case = GOALLOCD__REQUEST__OP_PROFILE_READ;
-    request.profile_read = &ask;
-    reply = rawprofile_call(fd, &request, fds);
-    CHECK(reply != NULL && reply->error == 0);
-    spans = picture_map(fds[0], reply->profile_read->spans_bytes);
-    bitmap = picture_map(fds[1], reply->profile_read->bitmap_bytes);
-    region = picture_map(fds[2], sizeof(*region));
+    CHECK(rawprofile_read(fd, &seq, fds) == 0);
+    spans = picture_map(fds[0], &bytes_of[0]);
+    bitmap = picture_map(fds[1], &bytes_of[1]);
+    region = picture_map(fds[2], &bytes_of[2]);
+    CHECK(bytes_of[2] == sizeof(*region));
     shm_map_init(&map, spans, bitmap, NULL);
     ret.nlost = u64_load_relaxed(&region->header.nlost_samples);
     for (uint32_t i = 0; i < PROFILE_SAMPLES; i++) {
@@ -83,10 +87,9 @@ static inline picture picture_take(const fixture *f, uint64_t rate)
         ret.bytes += profile_weight(bytes, rate) * (double)bytes;
     }
     ret.nmarked = picture_count_marked(&map);
-    (void)munmap(spans, reply->profile_read->spans_bytes);
-    (void)munmap(bitmap, reply->profile_read->bitmap_bytes);
-    (void)munmap((void *)(uintptr_t)region, sizeof(*region));
-    goallocd__reply__free_unpacked(reply, NULL);
+    (void)munmap(spans, bytes_of[0]);
+    (void)munmap(bitmap, bytes_of[1]);
+    (void)munmap((void *)(uintptr_t)region, bytes_of[2]);
     (void)close(fd);
     return ret;
 }

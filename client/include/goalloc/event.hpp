@@ -15,6 +15,8 @@
 #ifndef GOALLOC_EVENT_HPP
 #define GOALLOC_EVENT_HPP
 
+#include <goalloc/duration.hpp>
+
 #include <atomic>
 #include <chrono>
 #include <climits>
@@ -53,7 +55,7 @@ public:
     template <class Rep, class Period>
     bool wait(std::uint32_t seen, std::chrono::duration<Rep, Period> timeout) const noexcept
     {
-        auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(timeout).count();
+        std::int64_t ns = detail::nanoseconds_of(timeout);
         timespec left = {};
 
         if (ns > 0 && now() == seen) {

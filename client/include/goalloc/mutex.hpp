@@ -23,8 +23,10 @@
 #ifndef GOALLOC_MUTEX_HPP
 #define GOALLOC_MUTEX_HPP
 
+#include <goalloc/duration.hpp>
 #include <goalloc/error.hpp>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
@@ -36,7 +38,7 @@ namespace goalloc {
 enum class [[nodiscard]] lock_state {
     locked,     /* it is this thread's, and what it guards is as the last holder left it */
     owner_died, /* it is this thread's, and what it guards may be half changed: repair it, then recovered() */
-    busy,       /* it is not this thread's: another one has it, and has had it for all of the time */
+    busy,       /* it is not this thread's: another one had it whenever this one has looked, and when it looked last */
 };
 
 class mutex {
@@ -65,35 +67,25 @@ public:
     /* Wait for it. Throws ENOTRECOVERABLE, EDEADLK (this thread has it). */
     lock_state lock()
     {
-        int r;
+        int r = look(); /* most find it free, and need no clock */
 
-        do {
-            timespec until = in(slice_ns);
-
-            r = pthread_mutex_clocklock(&mutex_, CLOCK_MONOTONIC, &until);
-        } while (r == ETIMEDOUT);
+        while (r == ETIMEDOUT)
+            r = wait(slice_ns);
         return state_of(r);
     }
     lock_state try_lock()
     {
-        return state_of(pthread_mutex_trylock(&mutex_));
+        return state_of(look());
     }
+    /* It looks when it begins and when the time is over. A million hours and more are for ever. */
     template <class Rep, class Period> lock_state try_lock_for(std::chrono::duration<Rep, Period> timeout)
     {
-        auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(timeout).count();
+        std::int64_t left = detail::nanoseconds_of(timeout);
+        int r = look();
 
-        for (; left > slice_ns; left -= slice_ns) {
-            timespec until = in(slice_ns);
-            int r = pthread_mutex_clocklock(&mutex_, CLOCK_MONOTONIC, &until);
-
-            if (r != ETIMEDOUT)
-                return state_of(r);
-        }
-        if (left <= 0)
-            return try_lock();
-        timespec until = in(left);
-
-        return state_of(pthread_mutex_clocklock(&mutex_, CLOCK_MONOTONIC, &until));
+        for (; left > 0 && r == ETIMEDOUT; left -= slice_ns)
+            r = wait(std::min(left, slice_ns));
+        return r == ETIMEDOUT ? try_lock() : state_of(r);
     }
 
     /* What it guards is whole again. By the thread that has been told owner_died, once, before unlock. */
@@ -117,7 +109,20 @@ private:
      */
     static constexpr std::int64_t slice_ns = 50000000;
 
-    static timespec in(std::int64_t ns)
+    /*
+     * Lock it if nobody has it, else ETIMEDOUT: by a time that is over, which takes a system call if somebody has it.
+     * pthread_mutex_trylock() won't do: of a mutex that is not recoverable, glibc's (2.36) says ENOTRECOVERABLE and
+     * keeps it locked. Then all others wait for ever, who were to be told.
+     */
+    int look()
+    {
+        static constexpr timespec over = {};
+
+        return pthread_mutex_clocklock(&mutex_, CLOCK_MONOTONIC, &over);
+    }
+
+    /* Lock it within ns, a slice at most, else ETIMEDOUT. */
+    int wait(std::int64_t ns)
     {
         timespec until = {};
 
@@ -125,7 +130,7 @@ private:
         ns += until.tv_nsec;
         until.tv_sec += static_cast<std::time_t>(ns / 1000000000);
         until.tv_nsec = static_cast<long>(ns % 1000000000);
-        return until;
+        return pthread_mutex_clocklock(&mutex_, CLOCK_MONOTONIC, &until);
     }
 
     /* In a forked child, whose parent has the lock, nothing happens. */
@@ -139,7 +144,7 @@ private:
             return lock_state::locked;
         if (r == EOWNERDEAD)
             return lock_state::owner_died;
-        if (r != EBUSY && r != ETIMEDOUT)
+        if (r != ETIMEDOUT)
             throw_error(r, "goalloc::mutex");
         return lock_state::busy;
     }

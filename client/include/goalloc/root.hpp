@@ -15,6 +15,7 @@
 #ifndef GOALLOC_ROOT_HPP
 #define GOALLOC_ROOT_HPP
 
+#include <goalloc/duration.hpp>
 #include <goalloc/error.hpp>
 #include <goalloc/shareable.hpp>
 #include <goalloc/type.hpp>
@@ -90,6 +91,19 @@ inline root_footer read_footer(const void *p, std::size_t size)
     return footer;
 }
 
+/* What a root's object is, for people. */
+inline std::string describe_object(const goalloc_root_info &info)
+{
+    root_footer footer = read_footer(info.p, info.size);
+
+    if (footer.magic != root_magic)
+        return "no C++ object (" + std::to_string(info.size) + " bytes, type tag " + std::to_string(info.type_tag) +
+               ")";
+    const char *text = static_cast<const char *>(info.p) + footer.text_offset;
+
+    return readable(std::string(text, strnlen(text, info.size - sizeof(footer) - footer.text_offset)));
+}
+
 /* What a root of that name is, for people. */
 inline std::string describe_root(const std::string &name)
 {
@@ -97,19 +111,15 @@ inline std::string describe_root(const std::string &name)
         const std::string &name;
         std::string found;
     } s = { name, "gone by now" };
-    auto each = [](const goalloc_root_info *info, void *arg) -> int {
+    auto each = [](const goalloc_root_info *info, void *arg) noexcept -> int { /* called through C */
         search &mine = *static_cast<search *>(arg);
 
         if (mine.name != info->name)
             return 0;
-        root_footer footer = read_footer(info->p, info->size);
-        if (footer.magic == root_magic) {
-            const char *text = static_cast<const char *>(info->p) + footer.text_offset;
-
-            mine.found = readable(std::string(text, strnlen(text, info->size - sizeof(footer) - footer.text_offset)));
-        } else {
-            mine.found = "no C++ object (" + std::to_string(info->size) + " bytes, type tag " +
-                         std::to_string(info->type_tag) + ")";
+        try {
+            mine.found = describe_object(*info);
+        } catch (...) {
+            return -ENOMEM;
         }
         return 1;
     };
@@ -162,13 +172,12 @@ public:
         return checked(p);
     }
 
-    /* Wait until there is one; nullptr: not within the time. */
+    /* Wait until there is one; nullptr: not within the time. More than 24 days are for ever. */
     template <class Rep, class Period> T *wait(std::chrono::duration<Rep, Period> timeout) const
     {
-        auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count();
+        int ms = detail::milliseconds_of(timeout);
         void *p = nullptr;
-        int r = goalloc_root_wait(name_.c_str(),
-                                  ms > std::numeric_limits<int>::max() ? -1 : static_cast<int>(ms < 0 ? 0 : ms), &p);
+        int r = goalloc_root_wait(name_.c_str(), ms == std::numeric_limits<int>::max() ? -1 : ms, &p);
 
         if (r == -ETIMEDOUT)
             return nullptr;

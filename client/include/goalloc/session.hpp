@@ -4,6 +4,7 @@
 #ifndef GOALLOC_SESSION_HPP
 #define GOALLOC_SESSION_HPP
 
+#include <goalloc/duration.hpp>
 #include <goalloc/error.hpp>
 #include <goalloc/references.hpp>
 
@@ -24,7 +25,7 @@ struct attach_options {
     bool dump = false;       /* core dumps hold what is in use of the heap */
     bool wait = false;       /* for a daemon that is just starting */
     std::uint64_t limit_bytes = 0;          /* the most that this session may hold; 0: the daemon's default */
-    std::chrono::milliseconds timeout{ 0 }; /* of the attach, and of each request; 0: 5 s */
+    std::chrono::milliseconds timeout{ 0 }; /* of the attach, and of each request; 0: 5 s; at most 24 days */
 };
 
 /*
@@ -44,7 +45,7 @@ public:
         o.flags = (options.reclaim ? GOALLOC_ATTACH_RECLAIM : 0) | (options.read_only ? GOALLOC_ATTACH_READONLY : 0) |
                   (options.dump ? GOALLOC_ATTACH_DUMP : 0) | (options.wait ? GOALLOC_ATTACH_WAIT : 0);
         o.limit_bytes = options.limit_bytes;
-        o.timeout_ms = static_cast<int>(options.timeout.count());
+        o.timeout_ms = options.timeout.count() < 0 ? -1 : detail::milliseconds_of(options.timeout); /* -1: refused */
         int r = goalloc_attach(&o);
         if (r < 0)
             throw_error(r, *goalloc_attach_error() != '\0' ? goalloc_attach_error() : "goalloc::session");

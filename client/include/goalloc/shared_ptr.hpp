@@ -98,7 +98,7 @@ protected:
 
     /*
      * Name nothing any more. If there is a count of that, which is the caller's now, f(control) is called: at once, so
-     * that a death in between is as unlikely as can be.
+     * that a death in between is as unlikely as can be. It may destroy what this lies in.
      */
     template <class F> void let_go(F &&f)
     {
@@ -112,9 +112,10 @@ protected:
             return;
         }
         entry *e = std::exchange(entry_, nullptr);
-        if (is_own(owner_) && clear_entry(e, value_of(c))) {
+        std::uint64_t owner = owner_;
+        if (is_own(owner) && clear_entry(e, value_of(c))) {
             f(c);
-            give_entry(e, owner_);
+            give_entry(e, owner);
         }
     }
 
@@ -197,15 +198,19 @@ public:
     }
     shared_ptr &operator=(const shared_ptr &other)
     {
-        if (other.control_of() != this->control_of())
-            shared_ptr(other).swap(*this);
+        if (this != &other)
+            *this = shared_ptr(other);
         return *this;
     }
+    /*
+     * The object that this has held goes last: other may lie in it, and its destructor may come to this. If it throws,
+     * both are as they were.
+     */
     shared_ptr &operator=(shared_ptr &&other)
     {
         if (this != &other) {
-            reset();
-            base::take_over(other);
+            shared_ptr old(std::move(*this));
+            replace_by(other, old);
         }
         return *this;
     }
@@ -220,12 +225,19 @@ public:
         static_cast<void>(object::known);
         base::let_go([](detail::control *c) { detail::drop_strong(c, object::how); });
     }
+    /* If it throws, both are as they were. */
     void swap(shared_ptr &other)
     {
         shared_ptr kept(std::move(other));
 
-        other.take_over(*this);
-        this->take_over(kept);
+        other.replace_by(*this, kept);
+        try {
+            base::take_over(kept);
+        } catch (...) {
+            base::take_over(other);
+            other.take_over(kept);
+            throw;
+        }
     }
     T *get() const noexcept
     {
@@ -254,6 +266,16 @@ private:
     detail::control *control_of() const noexcept
     {
         return base::get();
+    }
+    /* This named nothing but what old has: what comes back from there needs no new entry, so that it can't fail. */
+    void replace_by(shared_ptr &other, shared_ptr &old)
+    {
+        try {
+            base::take_over(other);
+        } catch (...) {
+            base::take_over(old);
+            throw;
+        }
     }
     template <class U> void copy(const shared_ptr<U> &other)
     {

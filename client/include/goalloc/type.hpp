@@ -5,7 +5,8 @@
  * The name is the mangled one, which gcc and clang agree on; libstdc++ and libc++ have different names for what is laid
  * out differently, and the text says which of them it was, with its ABI and its debug mode. So a program of the one
  * never takes an object of the other for its own. A class of yours that has changed and kept its name and size is yours
- * to tell apart: by another name, or another name of the root.
+ * to tell apart: by another name, or another name of the root. A type of an anonymous namespace has the same name in
+ * each program that has one of that name there: what programs share is of a named namespace.
  */
 #ifndef GOALLOC_TYPE_HPP
 #define GOALLOC_TYPE_HPP

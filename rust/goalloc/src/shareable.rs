@@ -26,6 +26,10 @@ pub unsafe trait Shareable: Send + Sync + 'static {
 
     /// The type's name, part of [`type_tag()`]. It has to be the same in all programs that share the type, which
     /// `std::any::type_name()`, the default, is if they have it from the same crate.
+    ///
+    /// A name of one's own, as [`shareable!`](crate::shareable!) gives by `as`, counts for the structure itself. A
+    /// [`Mutex`](crate::Mutex) or an array of it has the default name, in which the structure's crate and module are.
+    /// So a root for programs of several crates is a structure with a name, which has the mutex as a field.
     fn name() -> &'static str {
         std::any::type_name::<Self>()
     }
@@ -65,8 +69,8 @@ fn tag_of(name: &str, size: usize, align: usize, is_slice: bool) -> u64 {
 
 macro_rules! plain {
     ($($type:ty),* $(,)?) => { $(
-        // SAFETY: a number, whose bits are all valid, or an atomic one; a store of it is one store or of bytes that are
-        // valid by themselves.
+        // SAFETY: a number, a bool, or an atomic one, or nothing at all. A store of it is one store; or, of a number,
+        // several, of bytes that are valid whatever the others are.
         unsafe impl Shareable for $type {
             const HAS_POINTERS: bool = false;
         }
@@ -75,6 +79,8 @@ macro_rules! plain {
     )* };
 }
 
+// A u128 or i128 takes two stores: after a death it may be half as it was and half as it was to be. On x86-64 rustc
+// aligns it to 8 up to 1.76, and to 16 from 1.77 on: the alignment is in the tag, so these programs are told.
 plain!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, f32, f64, bool, ());
 plain!(atomic::AtomicU8, atomic::AtomicU16, atomic::AtomicU32, atomic::AtomicU64, atomic::AtomicUsize);
 plain!(atomic::AtomicI8, atomic::AtomicI16, atomic::AtomicI32, atomic::AtomicI64, atomic::AtomicIsize);

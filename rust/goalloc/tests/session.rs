@@ -464,8 +464,7 @@ fn what_is_shared_outlives_a_reclaiming_session_and_what_is_owned_does_not() {
 fn errors_say_what_is_full_and_that_the_daemon_is_away() {
     let mut daemon = Daemon::start("errors");
     // SAFETY: as Daemon::attach().
-    let session =
-        unsafe { daemon.builder().limit(4 << 20).timeout(Duration::from_millis(300)).wait().attach() }.unwrap();
+    let session = unsafe { daemon.builder().limit(4 << 20).timeout(Duration::from_secs(2)).wait().attach() }.unwrap();
     assert_eq!(session.alloc_slice_zeroed::<u64>(1 << 20).err(), Some(Error::Limit));
     assert_eq!(session.alloc_slice_zeroed::<u64>(1 << 50).err(), Some(Error::OutOfMemory));
     let mutex = session.find_or_insert("mutex", || Mutex::new(1u64)).unwrap();

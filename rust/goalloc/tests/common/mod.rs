@@ -2,7 +2,8 @@
 //! program; random numbers that can be repeated.
 //!
 //! `$GOALLOCD` and `$GOALLOCCTL` are the programs (else those in `$PATH`), `$GOALLOC_TEST_DIR` is where directories are
-//! made (else in the system's for temporary files), `$GOALLOC_TEST_SEED` repeats the random numbers of a run.
+//! made (else in the system's for temporary files), `$GOALLOC_TEST_SEED` repeats the random numbers of a run, and
+//! `$GOALLOC_TEST_RESERVE` is the size of the daemons' arenas (else the daemon's default).
 #![allow(dead_code)] // not every test program uses all of it
 
 use std::io;
@@ -34,6 +35,9 @@ fn spawn(dir: &Path) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
     let mut command = tool("GOALLOCD", "goallocd");
     command.args(["--config", "", "--on-stop", "drop", "--socket"]).arg(dir.join("socket"));
+    if let Ok(reserve) = env::var("GOALLOC_TEST_RESERVE") {
+        command.args(["--reserve", &reserve]);
+    }
     command.arg("--state-dir").arg(dir.join("state")).stdin(Stdio::null()).stderr(log);
     // SAFETY: a system call, between fork and exec. If the test is killed, the daemon ends, and its keeper.
     unsafe { command.pre_exec(|| with_parent(15)) };
