@@ -5,18 +5,17 @@
 
 #include <Python.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <goalloc.h>
+
+#include "process.h"
 
 #define DIRECTORY_NAME "goalloc.arrays"
 #define DIRECTORY_TAG (UINT64_C(0x676f617272617931) & ~GOALLOC_ROOT_REINIT) /* another layout is another tag */
@@ -47,52 +46,6 @@ static uint64_t own_namespace(void)
     return stat("/proc/self/ns/pid", &st) == 0 ? st.st_ino : 0;
 }
 
-/* What the kernel says of a process; 0 is what it does not say. */
-typedef struct process_facts {
-    uint64_t start; /* in clock ticks */
-    uint64_t stack; /* where its stack begins: exec draws another one. Told to who may look at its memory */
-    int is_zombie;  /* it has ended, and nobody has waited for it */
-} process_facts;
-
-#define STAT_THREADS 20 /* fields of /proc/PID/stat, as the manual numbers them; the state is 3 */
-#define STAT_START 22
-#define STAT_STACK 28
-
-static process_facts facts_of(pid_t pid)
-{
-    process_facts facts = { 0 };
-    char path[64], text[1024], *p, *rest;
-    unsigned long long value, threads = 0;
-    ssize_t n;
-    int fd;
-
-    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return facts;
-    n = read(fd, text, sizeof(text) - 1);
-    (void)close(fd);
-    text[n > 0 ? n : 0] = 0;
-    p = strrchr(text, ')'); /* the program's name may hold anything */
-    if (p == NULL || p[1] == 0 || p[2] == 0)
-        return facts;
-    const char state = p[2];
-    p += 3;
-    for (int field = 4; field <= STAT_STACK; field++, p = rest) {
-        value = strtoull(p, &rest, 10);
-        if (rest == p)
-            return (process_facts){ 0 };
-        if (field == STAT_THREADS)
-            threads = value;
-        else if (field == STAT_START)
-            facts.start = value;
-        else if (field == STAT_STACK)
-            facts.stack = value;
-    }
-    facts.is_zombie = (state == 'Z' || state == 'X') && threads <= 1; /* else its other threads live on */
-    return facts;
-}
-
 static int holder_alive(const refs_holder *h, uint64_t own)
 {
     process_facts facts;
@@ -101,14 +54,14 @@ static int holder_alive(const refs_holder *h, uint64_t own)
         return 1; /* not to be judged from here */
     if (h->shm_pid == 0 || h->shm_pid > INT32_MAX || (kill((pid_t)h->shm_pid, 0) < 0 && errno == ESRCH))
         return 0;
-    facts = facts_of((pid_t)h->shm_pid);
-    return !facts.is_zombie && (facts.start == 0 || h->shm_start == 0 || facts.start == h->shm_start) &&
+    facts = process_look((pid_t)h->shm_pid);
+    return !facts.has_ended && (facts.start == 0 || h->shm_start == 0 || facts.start == h->shm_start) &&
            (facts.stack == 0 || h->shm_stack == 0 || facts.stack == h->shm_stack);
 }
 
 static void holder_describe(refs_holder *h)
 {
-    const process_facts facts = facts_of(getpid());
+    const process_facts facts = process_look(getpid());
 
     h->shm_pid = (uint64_t)getpid();
     h->shm_start = facts.start;

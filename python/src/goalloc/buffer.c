@@ -1,8 +1,9 @@
 /*
  * buffer: goalloc.Buffer, memory of the heap for Python.
  *
- * Called by _core.c, roots.c and the package. Calls block.c and heap.c. Data: private objects of Python, in a list of
- * all buffers that own something, so that a fork and a detach reach them; all under the GIL.
+ * Called by _core.c, roots.c and the package. Calls block.c, segment.c (names of blocks), handle.c, table.c (to open
+ * tables) and heap.c. Data: private objects of Python; those with a block are in a list, so that a fork and a detach
+ * reach them; all under the GIL.
  *
  * What a buffer is, and what its end does:
  *
@@ -282,28 +283,6 @@ static int share(buffer *self)
     return 0;
 }
 
-static int hold_key(const char *key, holder who, block **ret)
-{
-    table *t = blocks_of_heap();
-    int r;
-
-    if (t == NULL)
-        return -1;
-    PATIENTLY(r, "a handle or name", block_hold(t, key, who, wait_ms, ret));
-    return r;
-}
-
-static int drop_key(const char *key, holder who)
-{
-    table *t = blocks_of_heap();
-    int r;
-
-    if (t == NULL)
-        return -1;
-    PATIENTLY(r, "a handle or name", block_drop(t, key, who, true, wait_ms));
-    return r;
-}
-
 PyObject *buffer_collect(PyObject *module, PyObject *unused)
 {
     table *t = blocks_of_heap();
@@ -337,14 +316,7 @@ static int parse_handle(const char *text, char key[BLOCK_KEY], holder *ret_who)
     return 0;
 }
 
-static PyObject *raise_if_gone(void)
-{
-    /* What the daemon would be away for says ENOENT as well; here it is the table that has nothing. */
-    PyErr_SetString(PyExc_ValueError, "nobody holds this buffer any more");
-    return NULL;
-}
-
-/* hold_key(), with ValueError for a key that is not there. */
+/* `who` holds the block once more. 0, or -1 with an exception: ValueError if there is no such block. */
 static int hold_or_say(const char *key, holder who, block **ret)
 {
     table *t = blocks_of_heap();
@@ -352,12 +324,10 @@ static int hold_or_say(const char *key, holder who, block **ret)
 
     if (t == NULL)
         return -1;
-    r = block_hold(t, key, who, 0, ret);
-    if (r == -ENOENT) {
-        (void)raise_if_gone();
-        return -1;
-    }
-    return r == 0 ? 0 : hold_key(key, who, ret);
+    PATIENTLY(r, "a handle or name", block_hold(t, key, who, wait_ms, ret));
+    if (r == BLOCK_E_GONE)
+        PyErr_SetString(PyExc_ValueError, "nobody holds this buffer any more");
+    return r == 0 ? 0 : -1;
 }
 
 static PyObject *handle(PyObject *object, PyObject *unused)
@@ -409,15 +379,11 @@ PyObject *buffer_drop_handle(PyObject *module, PyObject *args)
     t = blocks_of_heap();
     if (t == NULL)
         return NULL;
-    r = block_drop(t, key, who, true, 0);
-    if (r == -EBUSY)
-        r = drop_key(key, who);
-    if (r == -ENOENT || r == -ESRCH) {
+    PATIENTLY(r, "drop_handle", block_drop(t, key, who, true, wait_ms));
+    if (r == BLOCK_E_GONE)
         PyErr_SetString(PyExc_ValueError, "this handle has been dropped already");
+    if (r != 0)
         return NULL;
-    }
-    if (r < 0)
-        return PyErr_Occurred() != NULL ? NULL : heap_error(r, "drop_handle");
     Py_RETURN_NONE;
 }
 
@@ -440,7 +406,7 @@ static void prepare_for_child(buffer *b)
     b->is_for_child = 0;
     if (is_gone(b) || (b->kind != PRIVATE && b->kind != SHARED))
         return;
-    if (share(b) < 0 || block_hold(blocks, b->key, forker, END_WAIT_MS, &unused) < 0)
+    if (share(b) < 0 || block_hold(blocks, b->key, forker, END_WAIT_MS, &unused) != 0)
         PyErr_Clear(); /* the child finds that out */
     else
         b->is_for_child = 1;
@@ -472,7 +438,7 @@ void buffer_after_fork_in_child(void)
         block *unused;
 
         if (!is_gone(b) && (b->kind == PRIVATE || b->kind == SHARED) &&
-            (b->is_for_child == 0 || block_hold(blocks, b->key, block_self(), END_WAIT_MS, &unused) < 0))
+            (b->is_for_child == 0 || block_hold(blocks, b->key, block_self(), END_WAIT_MS, &unused) != 0))
             b->kind = FOREIGN;
         else if (b->is_for_child != 0)
             (void)block_drop(blocks, b->key, forker, false, END_WAIT_MS);
@@ -510,13 +476,9 @@ int buffer_open_data(void *p, PyObject **ret)
         return heap_is_readonly() ? 0 : -1;
     if (!key_before(p, key))
         return 0;
-    r = block_hold(t, key, block_self(), 0, &b);
-    if (r == -EBUSY)
-        PATIENTLY(r, "a root", (r = block_hold(t, key, block_self(), wait_ms, &b)) == -ENOENT ? 1 : r);
-    if (r == 1 || r == -ENOENT)
-        return 0;
-    if (r < 0)
-        return heap_lock_error(r, "a root");
+    PATIENTLY(r, "a root", block_hold(t, key, block_self(), wait_ms, &b));
+    if (r != 0)
+        return r == BLOCK_E_GONE ? 0 : -1;
     if (b->data != p) {
         (void)block_drop(t, key, block_self(), true, END_WAIT_MS);
         return 0;
@@ -650,7 +612,7 @@ PyObject *buffer_segment_unlink(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "s#:segment_unlink", &name, &name_len) || names_of_heap() == NULL)
         return NULL;
-    PATIENTLY(r, "unlink", segment_unname(names, blocks, name, (size_t)name_len, wait_ms));
+    PATIENTLY_FREE(r, "unlink", segment_unname(names, blocks, name, (size_t)name_len, wait_ms));
     if (r < 0)
         return NULL;
     if (r == 0)
