@@ -1,6 +1,7 @@
 """NumPy arrays between processes: multiprocessing, concurrent.futures, joblib, forks, and processes that are killed."""
 
 import concurrent.futures
+import contextlib
 import ctypes
 import gc
 import multiprocessing
@@ -43,6 +44,8 @@ STRIPE_BYTES = 40 + 8 + 8 + 512 * 8
 SLABS_AT = 56
 ENTRY_BYTES = 64
 SLOTS_AT = 32
+NAMING = 3 << 56 | HOLDERS - 1
+NAMED = 4 << 56
 
 
 def word(address):
@@ -415,6 +418,65 @@ class Locks(ProcessesTest):
         self.assertEqual(pickle.loads(pickle.dumps(other)).sum(), 100)
         self.kill(pid)
         self.assertEqual(pickle.loads(pickle.dumps(array)).sum(), 100)
+
+
+class Naming(ProcessesTest):
+    def test_a_collection_takes_no_name_away_that_was_given_meanwhile(self):
+        """Another process collects without end; of its two looks at the names, the second one comes after many roots."""
+        own = support.library()
+        some = ctypes.c_void_p(own.goalloc_malloc(8))
+        many = [b"many %d" % i for i in range(400)]
+        for name in many:
+            self.assertEqual(own.goalloc_root_set(name, some), 0)
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                while True:
+                    goalloc.collect_arrays()
+                    os.write(write, b"c")
+            finally:
+                os._exit(0)
+        os.close(write)
+        os.set_blocking(read, False)
+        array = goalloc.share(np.full(10, 7))
+        try:
+            until = time.monotonic() + support.seconds(1)
+            while time.monotonic() < until:
+                self.assertIs(goalloc.publish("again", array), array)
+                self.assertEqual(goalloc.open("again")[9], 7)
+                goalloc.unlink("again")
+                with contextlib.suppress(BlockingIOError):
+                    os.read(read, 1000)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(read)
+            for name in many:
+                own.goalloc_root_set(name, None)
+            own.goalloc_free(some)
+
+    def test_a_death_while_a_name_is_given_or_taken_leaves_it_whole(self):
+        """A slot of a name without a description, and a description without a slot, are no name: it can be given."""
+        for what in ("slot", "description"):
+            array = goalloc.publish("torn", np.ones(10)) if what == "description" else goalloc.share(np.ones(10))
+            stripe, entry = stripe_and_entry(array)
+
+            def tear(entry=entry, what=what):
+                slots = [word(entry + SLOTS_AT + 8 * i) for i in range(3)]
+                if what == "slot":
+                    next(slot for slot in slots if slot.value == 0).value = NAMING
+                else:
+                    next(slot for slot in slots if slot.value >> 56 == NAMED >> 56).value = 0
+
+            support.LockHolder([stripe], tear).kill()
+            if what == "description":  # its root is left
+                with self.assertRaises(FileNotFoundError):
+                    goalloc.open("torn")
+            self.assertIs(goalloc.publish("whole", array), array)
+            self.assertEqual(goalloc.open("whole").sum(), 10)
+            goalloc.unlink("whole")
+            del array
 
 
 class Threads(ProcessesTest):

@@ -108,14 +108,41 @@ static uint32_t family(void)
     return sum;
 }
 
+/* What could not be released is to be, once more. */
+static void keep(refs_id id)
+{
+    refs_id *more = PyMem_RawRealloc(unreleased, (nunreleased + 1) * sizeof(*more));
+
+    if (more != NULL) {
+        unreleased = more;
+        unreleased[nunreleased++] = id;
+    }
+}
+
+static void give_back(refs_id id)
+{
+    if (refs_release(id) < 0)
+        keep(id);
+}
+
+/* A release may wait without the GIL: other threads come here, or keep more, meanwhile. So each takes what there is, and
+ * keeps what it has to. After one that can't be released the others wait for the next time, before it. */
 static void release_rest(void)
 {
-    size_t kept = 0;
+    const uint64_t began = incarnation;
+    const size_t n = nunreleased;
+    refs_id *taken = unreleased;
+    size_t i = 0;
 
-    for (size_t i = 0; i < nunreleased; i++)
-        if (refs_release(unreleased[i]) < 0)
-            unreleased[kept++] = unreleased[i];
-    nunreleased = kept;
+    unreleased = NULL;
+    nunreleased = 0;
+    while (i < n && incarnation == began && refs_release(taken[i]) == 0)
+        i++;
+    for (size_t j = i + 1; j < n && incarnation == began; j++)
+        keep(taken[j]);
+    if (i < n && incarnation == began)
+        keep(taken[i]);
+    PyMem_RawFree(taken);
 }
 
 /* This process is a holder. 0, or -1 with an exception. */
@@ -170,17 +197,6 @@ static hold *hold_find(refs_id id)
 static int is_held(refs_id id)
 {
     return hold_find(id) != NULL;
-}
-
-static void give_back(refs_id id)
-{
-    if (refs_release(id) < 0) {
-        refs_id *more = PyMem_RawRealloc(unreleased, (nunreleased + 1) * sizeof(*more));
-        if (more != NULL) {
-            unreleased = more;
-            unreleased[nunreleased++] = id;
-        }
-    }
 }
 
 /* A Hold for a reference that this process has taken. After an error that is given back. */

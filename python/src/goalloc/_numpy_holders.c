@@ -137,7 +137,7 @@ static void reap_entry(reaping *all, refs_stripe *stripe, refs_entry *e, uint64_
             word_store(slot, SLOT_EMPTY);
             dropped++;
         } else if (kind == SLOT_NAMING && holder < HOLDERS && all->is_dead[holder])
-            word_store(slot, SLOT_NAMED); /* if no root leads there, refs_collect() finds out */
+            slot_set_named(slot); /* if no root leads there, refs_collect() finds out */
     }
     all->references += dropped;
     if (dropped != 0 && !entry_has_slots(e)) {
@@ -333,8 +333,13 @@ static int for_nameless(const rooted *roots, int (*do_it)(refs_id id, refs_entry
     return 0;
 }
 
+typedef struct suspect {
+    refs_id id;
+    uint64_t slot; /* as it was: which name */
+} suspect;
+
 typedef struct suspects {
-    refs_id ids[4096];
+    suspect at[4096];
     uint32_t n;
     uint64_t references, arrays;
 } suspects;
@@ -344,9 +349,8 @@ static int suspect_add(refs_id id, refs_entry *e, uint64_t *slot, void *arg)
     suspects *all = arg;
 
     (void)e;
-    (void)slot;
-    if (all->n < sizeof(all->ids) / sizeof(all->ids[0]))
-        all->ids[all->n++] = id;
+    if (all->n < sizeof(all->at) / sizeof(all->at[0]))
+        all->at[all->n++] = (suspect){ .id = id, .slot = *slot };
     return 0;
 }
 
@@ -355,9 +359,8 @@ static int suspect_drop(refs_id id, refs_entry *e, uint64_t *slot, void *arg)
     suspects *all = arg;
 
     for (uint32_t i = 0; i < all->n; i++)
-        if (all->ids[i].index == id.index && all->ids[i].generation == id.generation) {
-            (void)word_unlink(&e->shm_meta, NULL);
-            slot_drop(id, e, slot);
+        if (all->at[i].id.index == id.index && all->at[i].id.generation == id.generation && all->at[i].slot == *slot) {
+            slot_drop_name(id, e, slot);
             all->references++;
             all->arrays += !entry_is_alive(e);
             break;
@@ -366,7 +369,8 @@ static int suspect_drop(refs_id id, refs_entry *e, uint64_t *slot, void *arg)
 }
 
 /* A name's reference goes if no root leads to the entry. A slot is NAMED only after its root was set; so one that was
- * NAMED before the roots were listed, and is not among them, has lost its root. */
+ * NAMED before the roots were listed, and is not among them, has lost its root. By the second look the entry may have
+ * lost that name and got another one, whose root was set too late for the list: the number in the slot tells. */
 static int collect_names(refs_collected *ret)
 {
     rooted *roots = PyMem_RawCalloc(1, sizeof(*roots));
