@@ -168,6 +168,11 @@ class Allocation(ArraysTest):
 
 
 class Sharing(ArraysTest):
+    def test_after_the_first_use_its_names_are_the_package_s_own(self):
+        """Module-level __getattr__ costs more than the whole of share() otherwise."""
+        self.assertFalse(goalloc.is_shared(1))
+        self.assertEqual([name for name in goalloc._ARRAYS if name not in vars(goalloc)], [])
+
     def arrays(self):
         yield np.arange(12.0)
         yield np.arange(24, dtype=np.int8).reshape(2, 3, 4)

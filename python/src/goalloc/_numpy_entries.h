@@ -8,7 +8,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 #include "_numpy_refs.h"
 
@@ -80,7 +79,7 @@ typedef struct refs_process {
     uint32_t holder;
     uint32_t family;
     uint32_t next_stripe; /* of the next entry that it makes */
-    pid_t pid;
+    uint64_t mark; /* process_mark() of who has become a holder */
     int is_leaving; /* Python has ended: there is no GIL */
 } refs_process;
 

@@ -25,7 +25,7 @@ static _Thread_local uint32_t reserved = NONE; /* between the fork's two calls *
 
 int refs_joined(void)
 {
-    return refs_self.holder != NONE && refs_self.pid == getpid() && refs_self.heap == goalloc_heap_id() &&
+    return refs_self.holder != NONE && refs_self.mark == process_mark() && refs_self.heap == goalloc_heap_id() &&
            refs_self.heap != 0;
 }
 
@@ -235,7 +235,7 @@ int refs_join(uint32_t family)
         return -ENOMEM;
     refs_self.directory = p;
     refs_self.family = family & FAMILY_MASK;
-    refs_self.pid = getpid();
+    refs_self.mark = process_mark();
     refs_self.next_stripe = (uint32_t)getpid();
     r = members_lock();
     if (r == 0) {
@@ -458,7 +458,7 @@ int refs_after_fork_in_child(const refs_id *ids, size_t n)
                                         (uint64_t)refs_self.family << 8 | HOLDER_USED))
         return 0; /* a minute has passed since the fork began */
     refs_self.holder = number;
-    refs_self.pid = getpid();
+    refs_self.mark = process_mark();
     for (size_t i = 0; i < n; i++) { /* what another thread of the parent has made meanwhile */
         if (entry_lock(ids[i], &e) < 0)
             continue;

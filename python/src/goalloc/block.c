@@ -53,15 +53,18 @@ static uint64_t start_bits(uint64_t start)
 
 holder block_self(void)
 {
-    static pid_t known_pid;
-    static holder known;
-    pid_t pid = getpid();
+    static _Atomic uint64_t known_mark; /* of the process that has written `known` before */
+    static _Atomic holder known;
+    uint64_t mark = process_mark();
+    pid_t pid;
 
-    if (pid != known_pid) {
-        known = (uint64_t)pid | start_bits(process_look(pid).start) << PID_BITS;
-        known_pid = pid;
+    if (mark != atomic_load_explicit(&known_mark, memory_order_acquire)) {
+        pid = getpid();
+        atomic_store_explicit(&known, (uint64_t)pid | start_bits(process_look(pid).start) << PID_BITS,
+                              memory_order_relaxed);
+        atomic_store_explicit(&known_mark, mark, memory_order_release);
     }
-    return known;
+    return atomic_load_explicit(&known, memory_order_relaxed);
 }
 
 holder block_handle(holder who)

@@ -1,4 +1,4 @@
-/* process: what the kernel says of a process; process.c has the details. No Python here. */
+/* process: which process this is, and what the kernel says of others; process.c has the details. No Python here. */
 #ifndef GOALLOC_PROCESS_H
 #define GOALLOC_PROCESS_H
 
@@ -14,5 +14,8 @@ typedef struct process_facts {
 } process_facts;
 
 process_facts process_look(pid_t pid);
+
+/* A number of this process, never 0: a child has another one, by whichever fork. No system call but at the first. */
+uint64_t process_mark(void);
 
 #endif
