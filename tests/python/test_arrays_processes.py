@@ -422,7 +422,7 @@ class Locks(ProcessesTest):
 
 class Naming(ProcessesTest):
     def test_a_collection_takes_no_name_away_that_was_given_meanwhile(self):
-        """Another process collects without end; of its two looks at the names, the second one comes after many roots."""
+        """Another process collects without end; of its two looks at the names the second comes after many roots."""
         own = support.library()
         some = ctypes.c_void_p(own.goalloc_malloc(8))
         many = [b"many %d" % i for i in range(400)]

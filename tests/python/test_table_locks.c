@@ -1,7 +1,7 @@
 /*
- * What a table and its blocks do where others are in the way (python/src/goalloc/table.c, block.c, process.c): a wake-up
- * that a killed waiter has taken along, too many threads that link at the same time, and a process whose first thread
- * has ended while the others live.
+ * What a table and its blocks do where others are in the way (python/src/goalloc/table.c, block.c, process.c): a
+ * wake-up that a killed waiter has taken along, too many threads that link at the same time, and a process whose first
+ * thread has ended while the others live.
  *
  * goalloc_link() and goalloc_unlink_free() are wrapped (ld's --wrap): they answer -EAGAIN as often as a test says. What
  * hangs is ended by an alarm.
@@ -262,7 +262,7 @@ static void process_whose_first_thread_has_ended_lives(void **state)
     assert_false(holder_is_alive(who));
     assert_int_equal(process_look(pid).start, 0);
     assert_true(holder_is_alive(block_self()));
-    assert_true(holder_is_alive(block_self() & 0x3fffff)); /* a start that is not known */
+    assert_true(holder_is_alive(block_self() & 0x3fffff));                /* a start that is not known */
     assert_false(holder_is_alive(1 | (process_look(1).start + 1) << 22)); /* another process with this number */
 }
 

@@ -29,9 +29,9 @@ static int64_t now_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-/* A thread has a mutex with the GIL, and keeps the GIL until it unlocks; only with `members` it may wait for the GIL, at
- * one stripe after the other. So a mutex takes long where another thread keeps the GIL from its holder, in this process
- * too: nobody waits for one with the GIL. This tries, and sleeps in between without. */
+/* A thread has a mutex with the GIL, and keeps the GIL until it unlocks; only with `members` it may wait for the GIL,
+ * at one stripe after the other. So a mutex takes long where another thread keeps the GIL from its holder, in this
+ * process too: nobody waits for one with the GIL. This tries, and sleeps in between without. */
 int mutex_lock(pthread_mutex_t *mutex, int *ret_died)
 {
     int r = pthread_mutex_trylock(mutex);

@@ -27,7 +27,9 @@
 #define SLOT_NAMING (UINT64_C(3) << 56) /* | naming << 32 | holder */
 #define SLOT_NAMED (UINT64_C(4) << 56)  /* | naming << 32 */
 #define SLOT_KIND (UINT64_C(0xff) << 56)
-#define SLOT_NAMING_NUMBER (UINT64_C(0xffffff) << 32) /* tells the names apart that an entry has one after the other */
+#define SLOT_NAMING_NUMBER                                                                                             \
+    (UINT64_C(0xffffff) << 32) /* tells the names apart that an entry has one after the other                          \
+                                */
 
 typedef struct refs_entry {
     uint64_t shm_state; /* generation << 1 | alive */
@@ -79,8 +81,8 @@ typedef struct refs_process {
     uint32_t holder;
     uint32_t family;
     uint32_t next_stripe; /* of the next entry that it makes */
-    uint64_t mark; /* process_mark() of who has become a holder */
-    int is_leaving; /* Python has ended: there is no GIL */
+    uint64_t mark;        /* process_mark() of who has become a holder */
+    int is_leaving;       /* Python has ended: there is no GIL */
 } refs_process;
 
 extern refs_process refs_self;

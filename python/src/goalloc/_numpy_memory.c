@@ -15,19 +15,14 @@
  *
  * A process that dies leaves its arrays to goallocd: they are freed with the session or its group, if these reclaim.
  */
-#define NO_IMPORT_ARRAY
-#define PY_ARRAY_UNIQUE_SYMBOL goalloc_numpy_array_api
-#define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
-#define NPY_TARGET_VERSION NPY_1_22_API_VERSION
-#include "_numpy_memory.h"
+#include "_numpy_api.h"
 
 #include <errno.h>
 #include <string.h>
 
-#include <numpy/arrayobject.h>
-
 #include <goalloc.h>
 
+#include "_numpy_memory.h"
 #include "process.h"
 
 #define ALIGNED_FROM 1024    /* bytes of data; below, the mark would be a large part */

@@ -14,10 +14,10 @@
  *                                                                            '-> the array's data
  *
  * A slot is one word: empty; HELD by a holder; TICKET of a message (family, nonce); NAMING by a holder that is about to
- * set a root; NAMED. The latter two have a number: between two looks without the lock an entry may lose its name and get
- * another one, which is not to be taken for the first. A process has one HELD slot of an entry, however many arrays it
- * shows (two while a thread returns what another one has just taken again). Directory and slabs are never freed, so a
- * word of an entry is a word of an entry for ever; its generation tells its lives apart.
+ * set a root; NAMED. The latter two have a number: between two looks without the lock an entry may lose its name and
+ * get another one, which is not to be taken for the first. A process has one HELD slot of an entry, however many arrays
+ * it shows (two while a thread returns what another one has just taken again). Directory and slabs are never freed, so
+ * a word of an entry is a word of an entry for ever; its generation tells its lives apart.
  *
  * Who writes: an entry's words, whoever has its stripe's mutex (robust, shared by processes). Holders, who has the
  * mutex `members`, except that a forked child takes its reservation by a compare-and-swap. Order of locks: members,
@@ -29,9 +29,9 @@
  *     ticket:  slot TICKET                                   one store; unread until its family ends
  *     take:    slot TICKET -> HELD                           one store: the message's or the receiver's
  *     release: slot empty -> block unlinked -> state free    alive without slots: it is freed
- *     name:    slot NAMING -> meta linked -> root set -> NAMED   NAMING without meta is emptied. NAMING of a dead holder
- *     unname:  root removed -> meta unlinked -> slot empty       becomes NAMED; and a NAMED entry without its root loses
- *              the slot (refs_collect). A root that is set later than that, by a request that was on its way, named_lock
+ *     name:    slot NAMING -> meta linked -> root set -> NAMED   NAMING without meta is emptied. NAMING of a dead
+ * holder unname:  root removed -> meta unlinked -> slot empty       becomes NAMED; and a NAMED entry without its root
+ * loses the slot (refs_collect). A root that is set later than that, by a request that was on its way, named_lock
  *              removes
  *     grow:    slab or chunk linked, then used               a slab that is not in the free list: the list is made anew
  *     fork:    reservation, slots HELD for it -> child's identity -> claimed   not claimed after a minute: it is dead
@@ -302,7 +302,7 @@ int refs_unname(const char *name, refs_look *look)
     if (r < 0)
         return r == -EEXIST ? -ENOENT : r;
     if (entry_lock(id, &e) < 0)
-        return 0; /* the name is gone; refs_collect() returns its reference */
+        return 0;             /* the name is gone; refs_collect() returns its reference */
     slot = slot_find_name(e); /* it may be collected by now, and another one's: that stays */
     if (slot != NULL && slot_same_naming(*slot, naming))
         slot_drop_name(id, e, slot);

@@ -3,8 +3,8 @@
  *
  * Called by buffer.c and segment.c. Calls table.c, process.c and libgoalloc. A block begins private: its process
  * allocates it, and frees it. When it is shared (a handle, a name, a fork) it goes into the table of blocks, by a key
- * that no other block ever has, and lives as long as somebody holds it. Who comes with a key that is not there any more is told so: a handle that is
- * too old, or made up, is never taken for memory.
+ * that no other block ever has, and lives as long as somebody holds it. Who comes with a key that is not there any more
+ * is told so: a handle that is too old, or made up, is never taken for memory.
  *
  * A block has no count. It has words, one a holder: which process, and how many times. So each change is one store:
  *
@@ -288,7 +288,7 @@ int block_hold(table *t, const char key[BLOCK_KEY], holder who, int wait_ms, blo
         if (is_held || r < 0)
             break;
         if (wait_ms == 0)
-            return -EBUSY; /* memory may take a wait for the daemon */
+            return -EBUSY;                         /* memory may take a wait for the daemon */
         fresh = goalloc_calloc(1, sizeof(*fresh)); /* memory without the lock */
         if (fresh == NULL)
             return -errno;

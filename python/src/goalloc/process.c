@@ -6,11 +6,11 @@
  * first.
  *
  * A process whose first thread has ended is in state Z while its other threads live on, and holds what it held. So
- * state Z alone says nothing: only when no other thread is left (field 20 is 1, or 0 while it is taken apart) the process
- * has ended.
+ * state Z alone says nothing: only when no other thread is left (field 20 is 1, or 0 while it is taken apart) the
+ * process has ended.
  *
- * The mark is drawn at the first call and kept on a page that forks wipe (MADV_WIPEONFORK): pids come again, getpid() is
- * a system call, and some forks call no handlers. Any thread may be the first; all get the same number.
+ * The mark is drawn at the first call and kept on a page that forks wipe (MADV_WIPEONFORK): pids come again, getpid()
+ * is a system call, and some forks call no handlers. Any thread may be the first; all get the same number.
  */
 #include "process.h"
 

@@ -2,8 +2,8 @@
  * table: a hash table in the heap that all processes use, and that a death at any instruction leaves whole.
  *
  * Called by dict.c (entries of bytes), block.c (memory that several processes hold) and segment.c (names of it);
- * buffer.c opens the last one's table. Calls libgoalloc, pthread and xxhash. Data, all in the heap: the table (a root: it is never freed, since its mutexes are not), for each stripe an
- * array of places, and the entries.
+ * buffer_names.c opens the last one's table. Calls libgoalloc, pthread and xxhash. Data, all in the heap: the table (a
+ * root: it is never freed, since its mutexes are not), for each stripe an array of places, and the entries.
  *
  *   table -> stripe (mutex, count, bytes) -> places {entry, hash} ... -> entry {replaced, key, value}
  *

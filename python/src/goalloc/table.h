@@ -100,9 +100,9 @@ void table_open_change(stripe *s);
 void table_close_change(stripe *s);
 
 /*
- * goalloc_link() and goalloc_unlink_free() of a slot (a pointer in the heap), again and again while too many threads are
- * at it, but not for ever: then -EAGAIN, and nothing has changed. After table_unlink() the slot has next also if what it
- * led to was no object, or free already.
+ * goalloc_link() and goalloc_unlink_free() of a slot (a pointer in the heap), again and again while too many threads
+ * are at it, but not for ever: then -EAGAIN, and nothing has changed. After table_unlink() the slot has next also if
+ * what it led to was no object, or free already.
  */
 int table_link(void *slot, void *p);
 int table_unlink(void *slot, void *next);
