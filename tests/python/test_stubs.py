@@ -166,7 +166,7 @@ goalloc.dict("name", 5)
 goalloc.share()
 goalloc.shared_empty(3, order="A")
 goalloc.open("name", True)
-goalloc.no_such_name
+goalloc.size
 goalloc.SharedMemory(5)
 """
 
