@@ -39,6 +39,7 @@ def extensions():
         "depends": glob.glob(os.path.join(HERE, "src/goalloc/*.h")),
     }
     numpy_part = [path for path in sources if os.path.basename(path).startswith("_numpy")]
+    both = [path for path in sources if os.path.basename(path) == "process.c"]
     result = [
         Extension(
             "goalloc._core",
@@ -48,7 +49,7 @@ def extensions():
             **common,
         )
     ]
-    if numpy_part and os.environ.get("GOALLOC_NUMPY") != "0":
+    if os.environ.get("GOALLOC_NUMPY") != "0":
         try:
             import numpy
         except ImportError:
@@ -57,7 +58,7 @@ def extensions():
             result.append(
                 Extension(
                     "goalloc._numpy",
-                    numpy_part,
+                    numpy_part + both,
                     define_macros=[("_GNU_SOURCE", None)],
                     include_dirs=[numpy.get_include()],
                     **common,

@@ -23,10 +23,11 @@ import json
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import time
 from multiprocessing import shared_memory
+
+from itself import run_itself
 
 try:
     import numpy as np
@@ -218,11 +219,7 @@ def main():
 
 
 def run(build, repetitions):
-    command = [sys.executable, "-B", __file__, "--build", build, "--rounds", str(repetitions), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr.strip()[-500:])
-    return json.loads(done.stdout)
+    return run_itself(__file__, build, repetitions)
 
 
 def ratios(figures):

@@ -24,6 +24,8 @@ import sys
 import tempfile
 import time
 
+from itself import run_itself
+
 WHAT = "Python: caches of workers, shared memory; us"
 TARGETS = ["goallocctl", "goalloc_python"]
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
@@ -190,11 +192,7 @@ def main():
 
 
 def run(build, repetitions):
-    command = [sys.executable, "-B", __file__, "--build", build, "--rounds", str(repetitions), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr.strip()[-500:])
-    return json.loads(done.stdout)
+    return run_itself(__file__, build, repetitions)
 
 
 def ratios(figures):

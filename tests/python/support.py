@@ -8,6 +8,8 @@ GOALLOC_TEST_SEED repeats a run, GOALLOC_TEST_SECONDS makes those longer that go
 """
 
 import contextlib
+import ctypes
+import errno
 import os
 import random
 import shutil
@@ -126,6 +128,70 @@ class HeapTest(unittest.TestCase):
         )
         self.assertEqual(result.returncode, expect, result.stdout + result.stderr)
         return result.stdout
+
+
+def library():
+    """libgoalloc, as ctypes calls it: what a C program would do in this process."""
+    result = ctypes.CDLL(os.environ.get("GOALLOC_LIBRARY", "libgoalloc.so.1"))
+    result.goalloc_malloc.restype = ctypes.c_void_p
+    result.goalloc_usable_size.restype = ctypes.c_size_t
+    return result
+
+
+def root_address(name):
+    """Where a root of this process's heap leads to."""
+    p = ctypes.c_void_p()
+    if library().goalloc_root_get(name.encode(), ctypes.byref(p)) != 0:
+        raise KeyError(name)
+    return p.value
+
+
+def _lock(mutex):
+    c = ctypes.CDLL(None)
+    r = c.pthread_mutex_lock(ctypes.c_void_p(mutex))
+    if r == errno.EOWNERDEAD:
+        r = c.pthread_mutex_consistent(ctypes.c_void_p(mutex))
+    return r == 0
+
+
+class LockHolder:
+    """A process that has the mutexes at these addresses, has called do_it(), and waits until it is killed."""
+
+    def __init__(self, mutexes, do_it=lambda: None):
+        read, write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                has_all = all([_lock(mutex) for mutex in mutexes])
+                do_it()
+                os.write(write, b"y" if has_all else b"n")
+                time.sleep(PATIENCE)
+            finally:
+                os._exit(0)
+        os.close(write)
+        said = os.read(read, 1)
+        os.close(read)
+        if said != b"y":
+            self.kill()
+            raise RuntimeError("a process could not take locks")
+
+    def stop(self):
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+# Of the layout in table.h.
+TABLE_STRIPES = 64
+TABLE_STRIPES_AT = TABLE_STRIPE_BYTES = 128
+
+
+def table_mutexes(root):
+    """Addresses of the mutexes of a table in the heap, as goalloc.dict and buffers have."""
+    stripes = root_address(root) + TABLE_STRIPES_AT
+    return [stripes + i * TABLE_STRIPE_BYTES for i in range(TABLE_STRIPES)]
 
 
 def eventually(condition, patience=PATIENCE):

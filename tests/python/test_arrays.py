@@ -13,46 +13,17 @@ import threading
 import unittest
 
 import support
+from support_arrays import ArraysTest, live  # first: without NumPy the program ends there
 
-try:
-    import numpy as np
-except ImportError:
-    print("skipped: no NumPy (Debian: python3-numpy)")
-    sys.exit(77)
+import numpy as np
 
 import goalloc
 
 LIBRARY = os.environ.get("GOALLOC_LIBRARY", "libgoalloc.so.1")
 
-# Of the layout in _numpy.c: the description of a published array.
+# Of the layout in _numpy_names.c: the description of a published array.
 META = struct.Struct("=QQQqIIII")
 META_MAGIC = 0x676F617272617931
-
-
-def live():
-    gc.collect()
-    return goalloc.stats()["live_objects"]
-
-
-class ArraysTest(support.HeapTest):
-    """Attached; at the end everything that the test has made in the heap is gone."""
-
-    def setUp(self):
-        goalloc.attach()
-        goalloc.roots["warm"] = goalloc.alloc(1)
-        del goalloc.roots["warm"]
-        many = [goalloc.shared_empty(1) for _ in range(64)]  # the tables grow now, and not in the middle of a test
-        del many
-        self.before = live()
-        self.addCleanup(goalloc.detach)
-        self.addCleanup(self.nothing_is_left)
-
-    def tearDown(self):
-        pass
-
-    def nothing_is_left(self):
-        support.eventually(lambda: live() == self.before, 10)
-        self.assertEqual(live(), self.before)
 
 
 class Allocation(ArraysTest):
@@ -168,6 +139,11 @@ class Allocation(ArraysTest):
 
 
 class Sharing(ArraysTest):
+    def test_after_the_first_use_its_names_are_the_package_s_own(self):
+        """Module-level __getattr__ costs more than the whole of share() otherwise."""
+        self.assertFalse(goalloc.is_shared(1))
+        self.assertEqual([name for name in goalloc._ARRAYS if name not in vars(goalloc)], [])
+
     def arrays(self):
         yield np.arange(12.0)
         yield np.arange(24, dtype=np.int8).reshape(2, 3, 4)

@@ -1,6 +1,7 @@
 """NumPy arrays between processes: multiprocessing, concurrent.futures, joblib, forks, and processes that are killed."""
 
 import concurrent.futures
+import contextlib
 import ctypes
 import gc
 import multiprocessing
@@ -14,21 +15,13 @@ import time
 import unittest
 
 import support
+from support_arrays import ArraysTest, live  # first: without NumPy the program ends there
 
-try:
-    import numpy as np
-except ImportError:
-    print("skipped: no NumPy (Debian: python3-numpy)")
-    sys.exit(77)
+import numpy as np
 
 import goalloc
 
 METHODS = ("fork", "spawn")
-
-
-def live():
-    gc.collect()
-    return goalloc.stats()["live_objects"]
 
 
 # Of the layout in _numpy_entries.h.
@@ -43,6 +36,8 @@ STRIPE_BYTES = 40 + 8 + 8 + 512 * 8
 SLABS_AT = 56
 ENTRY_BYTES = 64
 SLOTS_AT = 32
+NAMING = 3 << 56 | HOLDERS - 1
+NAMED = 4 << 56
 
 
 def word(address):
@@ -50,10 +45,7 @@ def word(address):
 
 
 def directory():
-    library = ctypes.CDLL(os.environ.get("GOALLOC_LIBRARY", "libgoalloc.so.1"))
-    p = ctypes.c_void_p()
-    assert library.goalloc_root_get(b"goalloc.arrays", ctypes.byref(p)) == 0
-    return p.value
+    return support.root_address("goalloc.arrays")
 
 
 def stripe_and_entry(array):
@@ -103,27 +95,8 @@ def stay(array, ready, leave):
     os._exit(0 if (np.asarray(array) == 7).all() else 1)
 
 
-class ProcessesTest(support.HeapTest):
-    def setUp(self):
-        goalloc.attach()
-        goalloc.roots["warm"] = goalloc.alloc(1)
-        del goalloc.roots["warm"]
-        many = [goalloc.shared_empty(1) for _ in range(64)]  # the tables grow now, and not in the middle of a test
-        del many
-        self.before = live()
-        self.addCleanup(goalloc.detach)
-        self.addCleanup(self.nothing_is_left)
-
-    def tearDown(self):
-        pass
-
-    def nothing_is_left(self):
-        def is_clean():
-            goalloc.collect()
-            return live() == self.before
-
-        support.eventually(is_clean, 10)
-        self.assertEqual(live(), self.before)
+class ProcessesTest(ArraysTest):
+    collects = True
 
 
 class Libraries(ProcessesTest):
@@ -208,19 +181,6 @@ class Libraries(ProcessesTest):
 
 
 class Forks(ProcessesTest):
-    def in_child(self, function):
-        """A child by os.fork() that ends by os._exit(): 0 if the function says so."""
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os._exit(0 if function() else 1)
-            finally:
-                os._exit(2)
-        return pid
-
-    def assert_child(self, pid):
-        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
-
     def test_a_child_keeps_what_it_has_inherited(self):
         arrays = [goalloc.share(np.full(3000, i)) for i in range(50)]
         opened, asked = os.pipe()
@@ -349,26 +309,9 @@ class Locks(ProcessesTest):
     """Processes that die, or stop, while they have the mutex of an entry."""
 
     def with_the_lock(self, array, do_it):
-        """A process that has locked the array's stripe, has done that with its entry, and waits. Its pid."""
+        """A process that has locked the array's stripe, has done that with its entry, and waits."""
         stripe, entry = stripe_and_entry(array)
-        read, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                ok = ctypes.CDLL(None).pthread_mutex_lock(ctypes.c_void_p(stripe)) == 0
-                do_it(entry)
-                os.write(write, b"y" if ok else b"n")
-                time.sleep(support.PATIENCE)
-            finally:
-                os._exit(0)
-        self.assertEqual(os.read(read, 1), b"y")
-        os.close(read)
-        os.close(write)
-        return pid
-
-    def kill(self, pid):
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        return support.LockHolder([stripe], lambda: do_it(entry))
 
     def use_all(self):
         """Every stripe is locked by this."""
@@ -382,7 +325,7 @@ class Locks(ProcessesTest):
             for i in range(3):
                 word(entry + SLOTS_AT + 8 * i).value = 0
 
-        self.kill(self.with_the_lock(array, let_go))
+        self.with_the_lock(array, let_go).kill()
         self.use_all()
         before = live()
         del array  # its entry is another one's by now, or nobody's
@@ -394,13 +337,13 @@ class Locks(ProcessesTest):
         def not_yet(entry):
             word(entry).value &= ~1
 
-        self.kill(self.with_the_lock(array, not_yet))
+        self.with_the_lock(array, not_yet).kill()
         self.use_all()
         del array
 
     def test_a_death_with_the_lock_alone_loses_nothing(self):
         array = goalloc.publish("name", np.ones(100))
-        self.kill(self.with_the_lock(array, lambda entry: None))
+        self.with_the_lock(array, lambda entry: None).kill()
         self.use_all()
         self.assertEqual(goalloc.open("name").sum(), 100)
         self.assertEqual(pickle.loads(pickle.dumps(array)).sum(), 100)
@@ -408,13 +351,72 @@ class Locks(ProcessesTest):
 
     def test_a_process_that_is_stopped_with_the_lock_holds_up_nobody_for_ever(self):
         array, other = goalloc.share(np.ones(100)), goalloc.share(np.ones(100))
-        pid = self.with_the_lock(array, lambda entry: None)
-        os.kill(pid, signal.SIGSTOP)
+        holder = self.with_the_lock(array, lambda entry: None)
+        holder.stop()
         with self.assertRaises(TimeoutError):
             pickle.dumps(array)
         self.assertEqual(pickle.loads(pickle.dumps(other)).sum(), 100)
-        self.kill(pid)
+        holder.kill()
         self.assertEqual(pickle.loads(pickle.dumps(array)).sum(), 100)
+
+
+class Naming(ProcessesTest):
+    def test_a_collection_takes_no_name_away_that_was_given_meanwhile(self):
+        """Another process collects without end; of its two looks at the names the second comes after many roots."""
+        own = support.library()
+        some = ctypes.c_void_p(own.goalloc_malloc(8))
+        many = [b"many %d" % i for i in range(400)]
+        for name in many:
+            self.assertEqual(own.goalloc_root_set(name, some), 0)
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                while True:
+                    goalloc.collect_arrays()
+                    os.write(write, b"c")
+            finally:
+                os._exit(0)
+        os.close(write)
+        os.set_blocking(read, False)
+        array = goalloc.share(np.full(10, 7))
+        try:
+            until = time.monotonic() + support.seconds(1)
+            while time.monotonic() < until:
+                self.assertIs(goalloc.publish("again", array), array)
+                self.assertEqual(goalloc.open("again")[9], 7)
+                goalloc.unlink("again")
+                with contextlib.suppress(BlockingIOError):
+                    os.read(read, 1000)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(read)
+            for name in many:
+                own.goalloc_root_set(name, None)
+            own.goalloc_free(some)
+
+    def test_a_death_while_a_name_is_given_or_taken_leaves_it_whole(self):
+        """A slot of a name without a description, and a description without a slot, are no name: it can be given."""
+        for what in ("slot", "description"):
+            array = goalloc.publish("torn", np.ones(10)) if what == "description" else goalloc.share(np.ones(10))
+            stripe, entry = stripe_and_entry(array)
+
+            def tear(entry=entry, what=what):
+                slots = [word(entry + SLOTS_AT + 8 * i) for i in range(3)]
+                if what == "slot":
+                    next(slot for slot in slots if slot.value == 0).value = NAMING
+                else:
+                    next(slot for slot in slots if slot.value >> 56 == NAMED >> 56).value = 0
+
+            support.LockHolder([stripe], tear).kill()
+            if what == "description":  # its root is left
+                with self.assertRaises(FileNotFoundError):
+                    goalloc.open("torn")
+            self.assertIs(goalloc.publish("whole", array), array)
+            self.assertEqual(goalloc.open("whole").sum(), 10)
+            goalloc.unlink("whole")
+            del array
 
 
 class Threads(ProcessesTest):
@@ -437,19 +439,10 @@ class Threads(ProcessesTest):
         for thread in threads:
             thread.start()
         for _ in range(20):
-            self.in_child(lambda: all((a == i).all() for i, a in enumerate(arrays)))
+            self.assert_child(self.in_child(lambda: all((a == i).all() for i, a in enumerate(arrays))))
         for thread in threads:
             thread.join()
         self.assertEqual(failures, [])
-
-    def in_child(self, function):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os._exit(0 if function() else 1)
-            finally:
-                os._exit(2)
-        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
 
 
 def storm(seed, inboxes, number):

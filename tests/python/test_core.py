@@ -11,7 +11,7 @@ import time
 import unittest
 
 import goalloc
-from support import CONTROL, HeapTest, eventually, main
+from support import CONTROL, HeapTest, LockHolder, eventually, main, table_mutexes
 
 
 def child_writes(buffer):
@@ -249,6 +249,37 @@ class Buffers(HeapTest):
                 goalloc.from_handle(text)
         with self.assertRaises(ValueError):
             goalloc.from_handle("a\0b")
+
+    def test_a_forged_handle_drops_nothing_that_others_hold(self):
+        buffer = goalloc.alloc(10)
+        handle = buffer.handle()
+        goalloc.roots["forged"] = buffer
+        head, heap, key, who = handle.split(":")
+        word = int(who, 16)
+        for forged in (word & ~(1 << 47), 0, 1 << 22, word & 0x3FFFFF, word | 1 << 63):
+            with self.assertRaises(ValueError, msg=hex(forged)):
+                goalloc.drop_handle(f"{head}:{heap}:{key}:{forged:x}")
+        goalloc.drop_handle(handle)
+        memoryview(buffer)[:2] = b"me"
+        buffer.free()
+        self.assertEqual(bytes(memoryview(goalloc.roots.pop("forged"))[:2]), b"me")
+
+    def test_a_handle_that_is_gone_is_a_value_error_also_where_a_lock_is_taken(self):
+        gone = goalloc.alloc(10).handle()
+        goalloc.drop_handle(gone)
+        dropped = (kept := goalloc.alloc(10)).handle()
+        goalloc.drop_handle(dropped)
+        for call in (lambda: goalloc.from_handle(gone), lambda: goalloc.drop_handle(gone),
+                     lambda: goalloc.drop_handle(dropped)):
+            holder = LockHolder(table_mutexes("goalloc.python.blocks"))
+            timer = threading.Timer(0.2, holder.kill)
+            timer.start()
+            try:
+                with self.assertRaises(ValueError):
+                    call()
+            finally:
+                timer.join()
+        self.assertEqual(len(kept), 10)
 
     def test_many_holders_of_one_buffer(self):
         buffer = goalloc.alloc(10)

@@ -1,5 +1,6 @@
 """goalloc.roots: a mapping, a C program's roots, and roots that are replaced while others look."""
 
+import ctypes
 import multiprocessing
 import os
 import random
@@ -7,7 +8,7 @@ import threading
 import time
 
 import goalloc
-from support import HeapTest, eventually, main, seconds
+from support import HeapTest, eventually, library, main, seconds
 
 
 def look(stop_name, seed):
@@ -117,6 +118,35 @@ class AsMapping(HeapTest):
         goalloc.roots["second name"] = buffer
         del goalloc.roots["of c"]
         self.assertEqual(goalloc.roots["second name"].address, buffer.address)
+
+    def test_the_size_of_a_root_of_another_program_is_that_of_its_memory(self):
+        """Two objects take turns under one name; each has its own size, whenever one looks."""
+        own = library()
+        sizes = {own.goalloc_malloc(size): size for size in (16, 20000)}
+        big, small = max(sizes, key=sizes.get), min(sizes, key=sizes.get)
+        fits = {p: own.goalloc_usable_size(ctypes.c_void_p(p)) for p in sizes}
+        stop = threading.Event()
+
+        def turn():
+            while not stop.is_set():
+                for p in (big, small):
+                    own.goalloc_root_set(b"turns", ctypes.c_void_p(p))
+                    time.sleep(random.random() * 0.0002)
+
+        thread = threading.Thread(target=turn)
+        thread.start()
+        try:
+            until = time.monotonic() + seconds(1)
+            while time.monotonic() < until:
+                buffer = goalloc.roots.get("turns")
+                if buffer is not None:
+                    self.assertEqual(buffer.size, fits[buffer.address])
+        finally:
+            stop.set()
+            thread.join()
+        del goalloc.roots["turns"]
+        for p in sizes:
+            own.goalloc_free(ctypes.c_void_p(p))
 
     def test_looking_while_it_is_replaced_and_lookers_are_killed(self):
         context = multiprocessing.get_context("fork")

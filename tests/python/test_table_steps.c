@@ -235,7 +235,7 @@ static bool block_is_there(void)
     whole = b->data[0] == 'd' && b->data[99] == 'd';
     return block_drop(t, key_of_shared, block_self(), true, WAIT_MS) == 0 && whole &&
            block_drop(t, key_of_shared, block_self(), true, WAIT_MS) == 0 &&
-           block_hold(t, key_of_shared, block_self(), WAIT_MS, &b) == -ENOENT;
+           block_hold(t, key_of_shared, block_self(), WAIT_MS, &b) == BLOCK_E_GONE;
 }
 
 static void share_for_ever(void)
@@ -261,7 +261,8 @@ static bool block_is_there_or_collected(void)
         (void)block_drop(t, key_of_shared, block_self(), true, WAIT_MS);
         (void)block_drop(t, key_of_shared, BLOCK_FOR_EVER, true, WAIT_MS);
     }
-    return block_collect(t, WAIT_MS, &n) == 0 && block_hold(t, key_of_shared, block_self(), WAIT_MS, &b) == -ENOENT;
+    return block_collect(t, WAIT_MS, &n) == 0 &&
+           block_hold(t, key_of_shared, block_self(), WAIT_MS, &b) == BLOCK_E_GONE;
 }
 
 static const scene scenes[] = {

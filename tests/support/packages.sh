@@ -16,7 +16,7 @@ goalloc_test_packages=(
     mandoc man-db mmdebstrap lintian bpftrace gdb golang-go graphviz
     libunwind8 cargo rustc
     libpython3.11-testsuite python3-pip python3-setuptools python3-wheel python3-venv
-    python3-numpy python3-joblib
+    python3-numpy python3-joblib mypy
 )
 
 goalloc_packages=("${goalloc_build_packages[@]}" "${goalloc_test_packages[@]}")

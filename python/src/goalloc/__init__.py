@@ -119,7 +119,8 @@ def __getattr__(name):
     if name in _ARRAYS:
         from . import _arrays
 
-        return getattr(_arrays, name)
+        globals().update((each, getattr(_arrays, each)) for each in _ARRAYS)  # the next look is an ordinary one
+        return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,7 +1,6 @@
 """Types of the package goalloc; docs/PYTHON.md says what they do."""
 
-import os
-from typing import Any
+import builtins
 
 from . import shared_memory as shared_memory
 from ._arrays import SharedArray as SharedArray
@@ -18,31 +17,20 @@ from ._core import Buffer as Buffer
 from ._core import Dict as Dict
 from ._core import HeapGoneError as HeapGoneError
 from ._heap import Session as Session
+from ._heap import attach as attach
+from ._heap import detach as detach
+from ._heap import is_attached as is_attached
+from ._heap import is_current as is_current
 from ._roots import Roots as Roots
+from ._roots import roots as roots
 from .shared_memory import SharedMemory as SharedMemory
 
 __version__: str
-roots: Roots
 
-def attach(
-    socket: str | os.PathLike[str] | None = None,
-    label: str | None = None,
-    group: str | None = None,
-    reclaim: bool = True,
-    *,
-    readonly: bool = False,
-    wait: bool = False,
-    dump: bool = False,
-    limit: int = 0,
-    timeout: float = 5.0,
-) -> Session: ...
-def detach() -> None: ...
-def is_attached() -> bool: ...
-def is_current() -> bool: ...
 def heap_id() -> int: ...
 def library_version() -> str: ...
 def set_label(label: str | None, /) -> None: ...
-def stats() -> dict[str, int]: ...  # type: ignore[valid-type]
+def stats() -> builtins.dict[str, int]: ...
 def trim() -> None: ...
 def collect() -> int: ...
 def alloc(size: int) -> Buffer: ...

@@ -17,19 +17,6 @@ try:
 except ImportError as error:
     raise ImportError(f"this build of goalloc has no part for this Python and NumPy: {error}") from error
 
-__all__ = [
-    "SharedArray",
-    "arrays",
-    "collect_arrays",
-    "in_heap",
-    "is_shared",
-    "open",
-    "publish",
-    "share",
-    "shared_empty",
-    "unlink",
-]
-
 
 class SharedArray(np.ndarray):
     """An array in the shared heap, or a view of one. Pickled, it is a reference: the data stay where they are.

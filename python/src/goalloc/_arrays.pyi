@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike, DTypeLike
 _Shape = TypeVar("_Shape", bound=Any)
 _DType = TypeVar("_DType", bound=np.dtype[Any])
 
-class SharedArray(np.ndarray[_Shape, _DType]): ...
+class SharedArray(np.ndarray[_Shape, _DType]):
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any: ...
 
 class arrays:
     def __init__(self) -> None: ...

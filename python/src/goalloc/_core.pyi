@@ -1,9 +1,10 @@
 """Types of goalloc._core: what the package's modules call; users see goalloc."""
 
-from collections.abc import Buffer as _Bytes
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Final, TypeVar, final, overload
+from typing import Final, TypeVar, final, overload
+
+from _typeshed import ReadableBuffer as _Bytes
 
 _T = TypeVar("_T")
 _Ticket = tuple[int, str | None, str | None, str | None, int, int, int]

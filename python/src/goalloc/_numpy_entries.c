@@ -29,8 +29,9 @@ static int64_t now_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-/* Nobody has the mutex while it waits for the GIL, which another thread may keep for long: so this one tries, and
- * sleeps in between without the GIL. */
+/* A thread has a mutex with the GIL, and keeps the GIL until it unlocks; only with `members` it may wait for the GIL,
+ * at one stripe after the other. So a mutex takes long where another thread keeps the GIL from its holder, in this
+ * process too: nobody waits for one with the GIL. This tries, and sleeps in between without. */
 int mutex_lock(pthread_mutex_t *mutex, int *ret_died)
 {
     int r = pthread_mutex_trylock(mutex);
@@ -124,6 +125,23 @@ uint64_t *slot_find_kind(refs_entry *e, uint64_t kind)
     return NULL;
 }
 
+uint64_t *slot_find_name(refs_entry *e)
+{
+    uint64_t *slot = slot_find_kind(e, SLOT_NAMED);
+
+    return slot != NULL ? slot : slot_find_kind(e, SLOT_NAMING);
+}
+
+int slot_same_naming(uint64_t a, uint64_t b)
+{
+    return ((a ^ b) & SLOT_NAMING_NUMBER) == 0;
+}
+
+void slot_set_named(uint64_t *slot)
+{
+    word_store(slot, SLOT_NAMED | (*slot & SLOT_NAMING_NUMBER));
+}
+
 int entry_has_slots(refs_entry *e)
 {
     slot_walk w = walk_of(e);
@@ -208,6 +226,17 @@ int entry_free(refs_stripe *stripe, refs_entry *e, uint64_t position)
     return 0;
 }
 
+/* A living entry has one slot of a name and a meta object, or neither. */
+static void repair_name(refs_entry *e)
+{
+    uint64_t *slot = slot_find_name(e);
+
+    if (slot == NULL)
+        (void)word_unlink(&e->shm_meta, NULL);
+    for (; slot != NULL && e->shm_meta == NULL; slot = slot_find_name(e))
+        word_store(slot, SLOT_EMPTY);
+}
+
 /* Somebody has died within the stripe, or something could not be freed. */
 static int stripe_repair(refs_stripe *stripe)
 {
@@ -221,10 +250,10 @@ static int stripe_repair(refs_stripe *stripe)
     for (uint64_t position = 0; (e = stripe_entry(stripe, position)) != NULL; position++) {
         if (!entry_is_alive(e))
             memset(e->shm_slots, 0, sizeof(e->shm_slots)); /* of a creation that was not finished */
-        else if (entry_has_slots(e)) {
-            if (slot_find_kind(e, SLOT_NAMED) == NULL && slot_find_kind(e, SLOT_NAMING) == NULL)
-                (void)word_unlink(&e->shm_meta, NULL);
-            continue;
+        else {
+            repair_name(e);
+            if (entry_has_slots(e))
+                continue;
         }
         if (entry_free(stripe, e, position) < 0)
             r = -EAGAIN;
@@ -276,6 +305,13 @@ void slot_drop(refs_id id, refs_entry *e, uint64_t *slot)
     word_store(slot, SLOT_EMPTY);
     if (!entry_has_slots(e))
         (void)entry_free(stripe_of(id.index), e, id.index / STRIPES);
+}
+
+void slot_drop_name(refs_id id, refs_entry *e, uint64_t *slot)
+{
+    if (word_unlink(&e->shm_meta, NULL) < 0)
+        word_store(&stripe_of(id.index)->shm_dirty, 1); /* the next one goes on */
+    slot_drop(id, e, slot);
 }
 
 int stripe_grow(refs_stripe *stripe)

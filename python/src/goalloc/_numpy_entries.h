@@ -8,7 +8,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 #include "_numpy_refs.h"
 
@@ -25,9 +24,12 @@
 #define SLOT_EMPTY UINT64_C(0)
 #define SLOT_HELD (UINT64_C(1) << 56)   /* | holder */
 #define SLOT_TICKET (UINT64_C(2) << 56) /* | family << 32 | nonce */
-#define SLOT_NAMING (UINT64_C(3) << 56) /* | holder */
-#define SLOT_NAMED (UINT64_C(4) << 56)
+#define SLOT_NAMING (UINT64_C(3) << 56) /* | naming << 32 | holder */
+#define SLOT_NAMED (UINT64_C(4) << 56)  /* | naming << 32 */
 #define SLOT_KIND (UINT64_C(0xff) << 56)
+#define SLOT_NAMING_NUMBER                                                                                             \
+    (UINT64_C(0xffffff) << 32) /* tells the names apart that an entry has one after the other                          \
+                                */
 
 typedef struct refs_entry {
     uint64_t shm_state; /* generation << 1 | alive */
@@ -66,8 +68,8 @@ typedef struct refs_holder {
 
 typedef struct refs_directory {
     pthread_mutex_t members;
-    _Atomic uint32_t shm_nonce;
-    uint32_t pad;
+    _Atomic uint32_t shm_nonce;   /* of the next message */
+    _Atomic uint32_t shm_namings; /* number of the next name */
     refs_holder holders[HOLDERS];
     refs_stripe stripes[STRIPES];
 } refs_directory;
@@ -79,8 +81,8 @@ typedef struct refs_process {
     uint32_t holder;
     uint32_t family;
     uint32_t next_stripe; /* of the next entry that it makes */
-    pid_t pid;
-    int is_leaving; /* Python has ended: there is no GIL */
+    uint64_t mark;        /* process_mark() of who has become a holder */
+    int is_leaving;       /* Python has ended: there is no GIL */
 } refs_process;
 
 extern refs_process refs_self;
@@ -131,10 +133,22 @@ uint64_t *walk_next(slot_walk *w);
 uint64_t *slot_find(refs_entry *e, uint64_t value);
 uint64_t *slot_find_kind(refs_entry *e, uint64_t kind);
 
+/* The slot of the entry's name: NAMED or NAMING; there is one if there is a meta object, and else none. */
+uint64_t *slot_find_name(refs_entry *e);
+
+/* NAMING and NAMED of the same naming. */
+int slot_same_naming(uint64_t a, uint64_t b);
+
+/* NAMING becomes NAMED. */
+void slot_set_named(uint64_t *slot);
+
 /* Store value into an empty slot; there is one, or a chunk is added. */
 int slot_add(refs_entry *e, uint64_t value);
 
 /* Empty a slot; the last one takes the entry along, now or when the stripe is repaired. */
 void slot_drop(refs_id id, refs_entry *e, uint64_t *slot);
+
+/* The same with the slot of the entry's name, and with its meta object. */
+void slot_drop_name(refs_id id, refs_entry *e, uint64_t *slot);
 
 #endif

@@ -5,18 +5,17 @@
 
 #include <Python.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <goalloc.h>
+
+#include "process.h"
 
 #define DIRECTORY_NAME "goalloc.arrays"
 #define DIRECTORY_TAG (UINT64_C(0x676f617272617931) & ~GOALLOC_ROOT_REINIT) /* another layout is another tag */
@@ -26,7 +25,7 @@ static _Thread_local uint32_t reserved = NONE; /* between the fork's two calls *
 
 int refs_joined(void)
 {
-    return refs_self.holder != NONE && refs_self.pid == getpid() && refs_self.heap == goalloc_heap_id() &&
+    return refs_self.holder != NONE && refs_self.mark == process_mark() && refs_self.heap == goalloc_heap_id() &&
            refs_self.heap != 0;
 }
 
@@ -47,52 +46,6 @@ static uint64_t own_namespace(void)
     return stat("/proc/self/ns/pid", &st) == 0 ? st.st_ino : 0;
 }
 
-/* What the kernel says of a process; 0 is what it does not say. */
-typedef struct process_facts {
-    uint64_t start; /* in clock ticks */
-    uint64_t stack; /* where its stack begins: exec draws another one. Told to who may look at its memory */
-    int is_zombie;  /* it has ended, and nobody has waited for it */
-} process_facts;
-
-#define STAT_THREADS 20 /* fields of /proc/PID/stat, as the manual numbers them; the state is 3 */
-#define STAT_START 22
-#define STAT_STACK 28
-
-static process_facts facts_of(pid_t pid)
-{
-    process_facts facts = { 0 };
-    char path[64], text[1024], *p, *rest;
-    unsigned long long value, threads = 0;
-    ssize_t n;
-    int fd;
-
-    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return facts;
-    n = read(fd, text, sizeof(text) - 1);
-    (void)close(fd);
-    text[n > 0 ? n : 0] = 0;
-    p = strrchr(text, ')'); /* the program's name may hold anything */
-    if (p == NULL || p[1] == 0 || p[2] == 0)
-        return facts;
-    const char state = p[2];
-    p += 3;
-    for (int field = 4; field <= STAT_STACK; field++, p = rest) {
-        value = strtoull(p, &rest, 10);
-        if (rest == p)
-            return (process_facts){ 0 };
-        if (field == STAT_THREADS)
-            threads = value;
-        else if (field == STAT_START)
-            facts.start = value;
-        else if (field == STAT_STACK)
-            facts.stack = value;
-    }
-    facts.is_zombie = (state == 'Z' || state == 'X') && threads <= 1; /* else its other threads live on */
-    return facts;
-}
-
 static int holder_alive(const refs_holder *h, uint64_t own)
 {
     process_facts facts;
@@ -101,14 +54,14 @@ static int holder_alive(const refs_holder *h, uint64_t own)
         return 1; /* not to be judged from here */
     if (h->shm_pid == 0 || h->shm_pid > INT32_MAX || (kill((pid_t)h->shm_pid, 0) < 0 && errno == ESRCH))
         return 0;
-    facts = facts_of((pid_t)h->shm_pid);
-    return !facts.is_zombie && (facts.start == 0 || h->shm_start == 0 || facts.start == h->shm_start) &&
+    facts = process_look((pid_t)h->shm_pid);
+    return !facts.has_ended && (facts.start == 0 || h->shm_start == 0 || facts.start == h->shm_start) &&
            (facts.stack == 0 || h->shm_stack == 0 || facts.stack == h->shm_stack);
 }
 
 static void holder_describe(refs_holder *h)
 {
-    const process_facts facts = facts_of(getpid());
+    const process_facts facts = process_look(getpid());
 
     h->shm_pid = (uint64_t)getpid();
     h->shm_start = facts.start;
@@ -184,7 +137,7 @@ static void reap_entry(reaping *all, refs_stripe *stripe, refs_entry *e, uint64_
             word_store(slot, SLOT_EMPTY);
             dropped++;
         } else if (kind == SLOT_NAMING && holder < HOLDERS && all->is_dead[holder])
-            word_store(slot, SLOT_NAMED); /* if no root leads there, refs_collect() finds out */
+            slot_set_named(slot); /* if no root leads there, refs_collect() finds out */
     }
     all->references += dropped;
     if (dropped != 0 && !entry_has_slots(e)) {
@@ -282,7 +235,7 @@ int refs_join(uint32_t family)
         return -ENOMEM;
     refs_self.directory = p;
     refs_self.family = family & FAMILY_MASK;
-    refs_self.pid = getpid();
+    refs_self.mark = process_mark();
     refs_self.next_stripe = (uint32_t)getpid();
     r = members_lock();
     if (r == 0) {
@@ -380,8 +333,13 @@ static int for_nameless(const rooted *roots, int (*do_it)(refs_id id, refs_entry
     return 0;
 }
 
+typedef struct suspect {
+    refs_id id;
+    uint64_t slot; /* as it was: which name */
+} suspect;
+
 typedef struct suspects {
-    refs_id ids[4096];
+    suspect at[4096];
     uint32_t n;
     uint64_t references, arrays;
 } suspects;
@@ -391,9 +349,8 @@ static int suspect_add(refs_id id, refs_entry *e, uint64_t *slot, void *arg)
     suspects *all = arg;
 
     (void)e;
-    (void)slot;
-    if (all->n < sizeof(all->ids) / sizeof(all->ids[0]))
-        all->ids[all->n++] = id;
+    if (all->n < sizeof(all->at) / sizeof(all->at[0]))
+        all->at[all->n++] = (suspect){ .id = id, .slot = *slot };
     return 0;
 }
 
@@ -402,9 +359,8 @@ static int suspect_drop(refs_id id, refs_entry *e, uint64_t *slot, void *arg)
     suspects *all = arg;
 
     for (uint32_t i = 0; i < all->n; i++)
-        if (all->ids[i].index == id.index && all->ids[i].generation == id.generation) {
-            (void)word_unlink(&e->shm_meta, NULL);
-            slot_drop(id, e, slot);
+        if (all->at[i].id.index == id.index && all->at[i].id.generation == id.generation && all->at[i].slot == *slot) {
+            slot_drop_name(id, e, slot);
             all->references++;
             all->arrays += !entry_is_alive(e);
             break;
@@ -413,7 +369,8 @@ static int suspect_drop(refs_id id, refs_entry *e, uint64_t *slot, void *arg)
 }
 
 /* A name's reference goes if no root leads to the entry. A slot is NAMED only after its root was set; so one that was
- * NAMED before the roots were listed, and is not among them, has lost its root. */
+ * NAMED before the roots were listed, and is not among them, has lost its root. By the second look the entry may have
+ * lost that name and got another one, whose root was set too late for the list: the number in the slot tells. */
 static int collect_names(refs_collected *ret)
 {
     rooted *roots = PyMem_RawCalloc(1, sizeof(*roots));
@@ -501,7 +458,7 @@ int refs_after_fork_in_child(const refs_id *ids, size_t n)
                                         (uint64_t)refs_self.family << 8 | HOLDER_USED))
         return 0; /* a minute has passed since the fork began */
     refs_self.holder = number;
-    refs_self.pid = getpid();
+    refs_self.mark = process_mark();
     for (size_t i = 0; i < n; i++) { /* what another thread of the parent has made meanwhile */
         if (entry_lock(ids[i], &e) < 0)
             continue;

@@ -8,29 +8,22 @@
  * before what is aligned to 64, which is all from ALIGNED_FROM bytes on. Only the maker frees. A forked child has
  * copies of its parent's arrays, and when its collector drops them, the mark is another process's, and nothing happens:
  * the memory is the parent's, and stays for as long as the parent keeps the array. Resized in a child, such an array
- * moves to memory of the child's. The maker is told by a number of its own, drawn at its first allocation and kept on a
- * page that forks wipe (MADV_WIPEONFORK): pids come again, and some forks call no handlers.
+ * moves to memory of the child's. The maker is told by its mark (process.c).
  *
  * Each object has a pin (goalloc_python.h), so the heap is not unmapped before the last array is gone; a child's copies
  * have their parent's pins, and count down as well.
  *
  * A process that dies leaves its arrays to goallocd: they are freed with the session or its group, if these reclaim.
  */
-#define NO_IMPORT_ARRAY
-#define PY_ARRAY_UNIQUE_SYMBOL goalloc_numpy_array_api
-#define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
-#define NPY_TARGET_VERSION NPY_1_22_API_VERSION
-#include "_numpy_memory.h"
+#include "_numpy_api.h"
 
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/random.h>
-#include <unistd.h>
-
-#include <numpy/arrayobject.h>
 
 #include <goalloc.h>
+
+#include "_numpy_memory.h"
+#include "process.h"
 
 #define ALIGNED_FROM 1024    /* bytes of data; below, the mark would be a large part */
 #define SMALL_MAX 32768      /* of an object: above, goalloc gives whole pages, which are aligned anyway */
@@ -48,21 +41,7 @@ _Static_assert(sizeof(memory_mark) == 16, "data behind a mark is aligned to 16")
 #define MARK_CHECK UINT32_C(0x6e756d70)
 
 static const goalloc_python_api *core;
-static uint64_t *maker_page; /* its first word: this process, 0 in a child that has not allocated yet */
 static PyObject *handler;
-
-static uint64_t maker(void)
-{
-    if (*maker_page == 0) {
-        uint64_t drawn = 0;
-
-        if (getrandom(&drawn, sizeof(drawn), GRND_NONBLOCK) != (ssize_t)sizeof(drawn))
-            drawn = 0;
-        drawn ^= (uint64_t)getpid() << 32;
-        *maker_page = drawn != 0 ? drawn : 1;
-    }
-    return *maker_page;
-}
 
 void *memory_block(size_t size, int is_zeroed)
 {
@@ -101,7 +80,7 @@ static int is_own(void *data)
 {
     const memory_mark *mark = mark_of(data);
 
-    return mark->maker == maker() && mark->check == MARK_CHECK;
+    return mark->maker == process_mark() && mark->check == MARK_CHECK;
 }
 
 static uint32_t head_of(size_t size)
@@ -111,7 +90,7 @@ static uint32_t head_of(size_t size)
 
 static void *marked(char *object, uint32_t head)
 {
-    *mark_of(object + head) = (memory_mark){ .maker = maker(), .head = head, .check = MARK_CHECK };
+    *mark_of(object + head) = (memory_mark){ .maker = process_mark(), .head = head, .check = MARK_CHECK };
     return object + head;
 }
 
@@ -210,11 +189,6 @@ int memory_init(const goalloc_python_api *api)
     core = api;
     if (handler != NULL)
         return 0;
-    maker_page = mmap(NULL, (size_t)sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (maker_page == MAP_FAILED || madvise(maker_page, (size_t)sysconf(_SC_PAGESIZE), MADV_WIPEONFORK) < 0) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
     handler = PyCapsule_New(&allocator, "mem_handler", NULL);
     return handler == NULL ? -1 : 0;
 }

@@ -14,8 +14,10 @@
  *                                                                            '-> the array's data
  *
  * A slot is one word: empty; HELD by a holder; TICKET of a message (family, nonce); NAMING by a holder that is about to
- * set a root; NAMED. A process has one slot of an entry at most, however many arrays it shows. Directory and slabs are
- * never freed, so a word of an entry is a word of an entry for ever; its generation tells its lives apart.
+ * set a root; NAMED. The latter two have a number: between two looks without the lock an entry may lose its name and
+ * get another one, which is not to be taken for the first. A process has one HELD slot of an entry, however many arrays
+ * it shows (two while a thread returns what another one has just taken again). Directory and slabs are never freed, so
+ * a word of an entry is a word of an entry for ever; its generation tells its lives apart.
  *
  * Who writes: an entry's words, whoever has its stripe's mutex (robust, shared by processes). Holders, who has the
  * mutex `members`, except that a forked child takes its reservation by a compare-and-swap. Order of locks: members,
@@ -27,9 +29,10 @@
  *     ticket:  slot TICKET                                   one store; unread until its family ends
  *     take:    slot TICKET -> HELD                           one store: the message's or the receiver's
  *     release: slot empty -> block unlinked -> state free    alive without slots: it is freed
- *     name:    slot NAMING -> meta linked -> root set -> NAMED   NAMING of a dead holder becomes NAMED; and a NAMED
- *     unname:  root removed -> slot empty -> meta unlinked       entry without its root loses the slot (refs_collect)
- *              (a root that is set later than that, by a request that was on its way: named_lock removes it)
+ *     name:    slot NAMING -> meta linked -> root set -> NAMED   NAMING without meta is emptied. NAMING of a dead
+ * holder unname:  root removed -> meta unlinked -> slot empty       becomes NAMED; and a NAMED entry without its root
+ * loses the slot (refs_collect). A root that is set later than that, by a request that was on its way, named_lock
+ *              removes
  *     grow:    slab or chunk linked, then used               a slab that is not in the free list: the list is made anew
  *     fork:    reservation, slots HELD for it -> child's identity -> claimed   not claimed after a minute: it is dead
  *
@@ -177,24 +180,31 @@ int refs_take(refs_id id, uint32_t nonce, int is_held)
 
 /* --- names --- */
 
+/* The slot NAMING by this process, and the meta object: both, or neither. The stripe is locked. */
+static int name_begin(refs_entry *e, uint64_t naming, void *meta)
+{
+    uint64_t *slot;
+    int r;
+
+    if (e->shm_meta != NULL)
+        return -EALREADY;
+    r = slot_add(e, naming);
+    if (r == 0 && (r = goalloc_link(&e->shm_meta, meta)) < 0 && (slot = slot_find(e, naming)) != NULL)
+        word_store(slot, SLOT_EMPTY); /* not the last one: this process has its own */
+    return r;
+}
+
 int refs_name(refs_id id, const char *name, void *meta)
 {
     refs_entry *e;
-    uint64_t *slot;
+    uint64_t naming = SLOT_NAMING | refs_self.holder, *slot;
     int r = entry_lock(id, &e);
 
-    if (r < 0) {
-        goalloc_free(meta);
-        return r;
+    if (r == 0) {
+        naming |= (uint64_t)atomic_fetch_add(&refs_self.directory->shm_namings, 1) << 32 & SLOT_NAMING_NUMBER;
+        r = name_begin(e, naming, meta);
+        entry_unlock(id);
     }
-    if (e->shm_meta != NULL)
-        r = -EALREADY;
-    if (r == 0)
-        r = slot_add(e, SLOT_NAMING | refs_self.holder);
-    if (r == 0 && (r = goalloc_link(&e->shm_meta, meta)) < 0 &&
-        (slot = slot_find(e, SLOT_NAMING | refs_self.holder)) != NULL)
-        word_store(slot, SLOT_EMPTY);
-    entry_unlock(id);
     if (r < 0) {
         goalloc_free(meta);
         return r;
@@ -204,13 +214,11 @@ int refs_name(refs_id id, const char *name, void *meta)
     const int locked = entry_lock(id, &e);
     if (locked < 0)
         return r < 0 ? -EIO : 0; /* NAMING stays for refs_collect(); meta is the entry's */
-    slot = slot_find(e, SLOT_NAMING | refs_self.holder);
+    slot = slot_find(e, naming); /* NULL: it has been unnamed already */
     if (r == 0 && slot != NULL)
-        word_store(slot, SLOT_NAMED);
-    else if (r < 0 && slot != NULL) {
-        (void)word_unlink(&e->shm_meta, NULL);
-        word_store(slot, SLOT_EMPTY); /* not the last one: this process has its own */
-    }
+        slot_set_named(slot);
+    else if (r < 0 && slot != NULL)
+        slot_drop_name(id, e, slot);
     entry_unlock(id);
     return r;
 }
@@ -237,8 +245,7 @@ static int named_lock(const char *name, refs_look *look, refs_id *ret_id, refs_e
     if (r < 0)
         return r;
     e = stripe_entry(stripe, index / STRIPES);
-    if (entry_is_alive(e) && e->shm_meta != NULL &&
-        (slot_find_kind(e, SLOT_NAMED) != NULL || slot_find_kind(e, SLOT_NAMING) != NULL)) {
+    if (entry_is_alive(e) && e->shm_meta != NULL && slot_find_name(e) != NULL) {
         const size_t have = goalloc_usable_size(e->shm_meta);
         look->have = have < look->size ? have : look->size;
         memcpy(look->meta, e->shm_meta, look->have);
@@ -282,25 +289,23 @@ int refs_unname(const char *name, refs_look *look)
 {
     refs_entry *e;
     refs_id id;
-    uint64_t *slot;
+    uint64_t naming, *slot;
     void *root;
     int r = name_lock(name, look, &id, &e, &root);
 
     if (r < 0)
         return r;
+    naming = *slot_find_name(e);
     entry_unlock(id);
 
     r = goalloc_root_compare_and_set(name, root, NULL); /* of several that try, one gets 0 */
     if (r < 0)
         return r == -EEXIST ? -ENOENT : r;
     if (entry_lock(id, &e) < 0)
-        return 0; /* the name is gone; refs_collect() returns its reference */
-    slot = slot_find_kind(e, SLOT_NAMED);
-    if (slot == NULL)
-        slot = slot_find_kind(e, SLOT_NAMING); /* who has named it died just then, or finds its slot gone */
-    (void)word_unlink(&e->shm_meta, NULL);
-    if (slot != NULL)
-        slot_drop(id, e, slot);
+        return 0;             /* the name is gone; refs_collect() returns its reference */
+    slot = slot_find_name(e); /* it may be collected by now, and another one's: that stays */
+    if (slot != NULL && slot_same_naming(*slot, naming))
+        slot_drop_name(id, e, slot);
     entry_unlock(id);
     return 0;
 }

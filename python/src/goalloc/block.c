@@ -1,10 +1,10 @@
 /*
  * block: memory of the heap that several processes hold, by counts that a death gives back.
  *
- * Called by buffer.c. Calls table.c and libgoalloc. A block begins private: its process allocates it, and frees it.
- * When it is shared (a handle, a name, a fork) it goes into the table of blocks, by a key that no other block ever has,
- * and lives as long as somebody holds it. Who comes with a key that is not there any more is told so: a handle that is
- * too old, or made up, is never taken for memory.
+ * Called by buffer.c and segment.c. Calls table.c, process.c and libgoalloc. A block begins private: its process
+ * allocates it, and frees it. When it is shared (a handle, a name, a fork) it goes into the table of blocks, by a key
+ * that no other block ever has, and lives as long as somebody holds it. Who comes with a key that is not there any more
+ * is told so: a handle that is too old, or made up, is never taken for memory.
  *
  * A block has no count. It has words, one a holder: which process, and how many times. So each change is one store:
  *
@@ -15,8 +15,8 @@
  *
  * They are written with the lock of the block's stripe. A death finds a word before or after its change. What a dead
  * process held stays written, and counts for nothing: when the last living holder drops a block, its words are looked
- * through, and it is freed if none is of a process that lives. What nobody drops (all holders died) block_collect()
- * frees; it is called now and then.
+ * through, and it is freed if none is of a process that lives. What nobody drops (all holders died), and what could not
+ * be freed then, block_collect() frees; it is called now and then.
  *
  * The eight words of a block are enough for most; then there are chunks of 31 more, linked by goalloc_link(). Words of
  * the dead are used again first. A block is freed by taking its chunks out one by one, then its entry: a death in
@@ -27,15 +27,13 @@
 #include "block.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <goalloc.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
+
+#include "process.h"
 
 #define BLOCKS_ROOT "goalloc.python.blocks"
 #define PID_BITS 22
@@ -48,31 +46,6 @@
 
 /* --- processes --- */
 
-/* The kernel's time of the process's start; 0: it can't be known. *ret_ended: it is a zombie. */
-static uint64_t start_of(pid_t pid, bool *ret_ended)
-{
-    char path[32], text[512];
-    const char *p;
-    ssize_t n;
-    int fd;
-
-    *ret_ended = false;
-    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    n = read(fd, text, sizeof(text) - 1);
-    (void)close(fd);
-    text[n > 0 ? n : 0] = '\0';
-    p = strrchr(text, ')'); /* the name, field 2, may hold anything */
-    if (p == NULL || strlen(p) < 3)
-        return 0;
-    *ret_ended = p[2] == 'Z' || p[2] == 'X';
-    for (int field = 2; field < 22 && p != NULL; field++)
-        p = strchr(p + 1, ' ');
-    return p != NULL ? strtoull(p, NULL, 10) : 0;
-}
-
 static uint64_t start_bits(uint64_t start)
 {
     return start & ((UINT64_C(1) << START_BITS) - 1);
@@ -80,16 +53,18 @@ static uint64_t start_bits(uint64_t start)
 
 holder block_self(void)
 {
-    static pid_t known_pid;
-    static holder known;
-    pid_t pid = getpid();
-    bool ended;
+    static _Atomic uint64_t known_mark; /* of the process that has written `known` before */
+    static _Atomic holder known;
+    uint64_t mark = process_mark();
+    pid_t pid;
 
-    if (pid != known_pid) {
-        known = (uint64_t)pid | start_bits(start_of(pid, &ended)) << PID_BITS;
-        known_pid = pid;
+    if (mark != atomic_load_explicit(&known_mark, memory_order_acquire)) {
+        pid = getpid();
+        atomic_store_explicit(&known, (uint64_t)pid | start_bits(process_look(pid).start) << PID_BITS,
+                              memory_order_relaxed);
+        atomic_store_explicit(&known_mark, mark, memory_order_release);
     }
-    return known;
+    return atomic_load_explicit(&known, memory_order_relaxed);
 }
 
 holder block_handle(holder who)
@@ -101,17 +76,16 @@ bool holder_is_alive(holder who)
 {
     pid_t pid = (pid_t)(who & ((UINT64_C(1) << PID_BITS) - 1));
     uint64_t start = start_bits(who >> PID_BITS);
-    uint64_t now;
-    bool ended;
+    process_facts now;
 
     if (pid == 0 || (who & ~KIND_BIT) == block_self())
         return true;
     if (kill(pid, 0) < 0 && errno == ESRCH)
         return false;
-    now = start_of(pid, &ended);
-    if (now == 0) /* no /proc to see it in: as kill() says; or it has just gone, and the next look finds that */
+    now = process_look(pid);
+    if (now.start == 0) /* no /proc to see it in: as kill() says; or it has just gone, and the next look finds that */
         return true;
-    return !ended && (start == 0 || start == start_bits(now));
+    return !now.has_ended && (start == 0 || start == start_bits(now.start));
 }
 
 /* --- private blocks --- */
@@ -225,17 +199,17 @@ static holder normal(holder who)
     return who == BLOCK_FOR_EVER ? FOR_EVER : who;
 }
 
-/* 0; 1: there is no word left. */
-static int hold(block *b, holder who)
+/* False: there is no word left. */
+static bool hold(block *b, holder who)
 {
     _Atomic uint64_t *at = find_word(b, who, true);
 
     if (at == NULL && forget_dead(b))
         at = find_word(b, who, true);
     if (at == NULL)
-        return 1;
+        return false;
     word_set(at, word_of(at) == 0 ? who | UINT64_C(1) << COUNT_SHIFT : word_of(at) + (UINT64_C(1) << COUNT_SHIFT));
-    return 0;
+    return true;
 }
 
 /* --- the table --- */
@@ -257,6 +231,7 @@ int block_share(table *t, block *b, holder who, int wait_ms)
     return r < 0 ? r : 0;
 }
 
+/* 0: with the lock; BLOCK_E_GONE or a negative errno: without. */
 static int find_locked(table *t, const char key[BLOCK_KEY], int wait_ms, stripe **ret_s, block **ret,
                        uint64_t *ret_index)
 {
@@ -269,7 +244,7 @@ static int find_locked(table *t, const char key[BLOCK_KEY], int wait_ms, stripe 
     e = table_find(*ret_s, hash, key, BLOCK_KEY, ret_index);
     if (e == NULL) {
         table_unlock(*ret_s);
-        return -ENOENT;
+        return BLOCK_E_GONE;
     }
     *ret = (block *)e;
     return 0;
@@ -282,9 +257,7 @@ static int add_chunk(stripe *s, block *b, holders *fresh)
 
     fresh->next = b->more;
     table_open_change(s);
-    do
-        r = goalloc_link((void **)(void *)&b->more, fresh);
-    while (r == -EAGAIN && sched_yield() == 0);
+    r = table_link(&b->more, fresh);
     table_close_change(s);
     return r;
 }
@@ -298,20 +271,24 @@ int block_hold(table *t, const char key[BLOCK_KEY], holder who, int wait_ms, blo
     int r;
 
     for (;;) {
+        bool is_held;
+
         r = find_locked(t, key, wait_ms, &s, &b, &index);
-        if (r < 0)
+        if (r != 0)
             break;
-        r = hold(b, normal(who));
-        if (r == 1 && fresh != NULL) {
+        is_held = hold(b, normal(who));
+        if (!is_held && fresh != NULL) {
             r = add_chunk(s, b, fresh);
             if (r == 0) {
                 fresh = NULL;
-                r = hold(b, normal(who));
+                is_held = hold(b, normal(who));
             }
         }
         table_unlock(s);
-        if (r != 1)
+        if (is_held || r < 0)
             break;
+        if (wait_ms == 0)
+            return -EBUSY;                         /* memory may take a wait for the daemon */
         fresh = goalloc_calloc(1, sizeof(*fresh)); /* memory without the lock */
         if (fresh == NULL)
             return -errno;
@@ -330,9 +307,7 @@ static int end(stripe *s, block *b, uint64_t index)
 
     while (b->more != NULL && r == 0) {
         table_open_change(s);
-        r = goalloc_unlink_free((void **)(void *)&b->more, b->more->next);
-        if (r == -EAGAIN)
-            r = 0;
+        r = table_unlink(&b->more, b->more->next);
         table_close_change(s);
     }
     return r < 0 ? r : table_remove(s, index);
@@ -346,17 +321,17 @@ int block_drop(table *t, const char key[BLOCK_KEY], holder who, bool may_free, i
     block *b;
     int r = find_locked(t, key, wait_ms, &s, &b, &index);
 
-    if (r < 0)
+    if (r != 0)
         return r;
     at = find_word(b, normal(who), false);
     if (at == NULL) {
-        r = -ESRCH;
+        r = BLOCK_E_GONE;
     } else {
         uint64_t word = word_of(at) - (UINT64_C(1) << COUNT_SHIFT);
 
         word_set(at, word >> COUNT_SHIFT == 0 ? 0 : word);
         if (word >> COUNT_SHIFT == 0 && may_free && !is_held(b))
-            r = end(s, b, index);
+            (void)end(s, b, index); /* it is dropped in any case; what can't be freed now is collected later */
     }
     table_unlock(s);
     return r;
@@ -369,10 +344,8 @@ int block_is_named(table *t, const char key[BLOCK_KEY], holder maker, int wait_m
     block *b;
     int r = find_locked(t, key, wait_ms, &s, &b, &index);
 
-    if (r == -ENOENT)
-        return 0;
-    if (r < 0)
-        return r;
+    if (r != 0)
+        return r < 0 ? r : 0;
     r = find_word(b, FOR_EVER, false) != NULL || holder_is_alive(maker);
     table_unlock(s);
     return r;

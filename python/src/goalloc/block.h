@@ -35,18 +35,23 @@ bool holder_is_alive(holder who);
 block *block_new(size_t len);
 void block_free_private(block *b);
 
-/* The functions below need the table of blocks. All wait for a lock up to wait_ms, and return -EBUSY after that. */
+#define BLOCK_E_GONE 1 /* there is no block of that key (any more), or `who` does not hold it */
+
+/*
+ * The functions below need the table of blocks. All wait for a lock up to wait_ms, and return -EBUSY after that. With
+ * wait_ms 0 they wait for nobody, nor allocate: -EBUSY says that it takes one of both.
+ */
 int blocks_open(table **ret);
 
 /* Put a private block into the table, held by `who`. 0 or a negative errno. */
 int block_share(table *t, block *b, holder who, int wait_ms);
 
-/* `who` holds the block of that key once more. *ret is the block. -ENOENT: there is none. */
+/* `who` holds the block of that key once more. *ret is the block. 0, BLOCK_E_GONE or a negative errno. */
 int block_hold(table *t, const char key[BLOCK_KEY], holder who, int wait_ms, block **ret);
 
 /*
  * `who` holds it once less; when no living process holds it, it is freed (may_free false, for a process that has no
- * session yet: block_collect() frees it). 0; -ENOENT: there is no such block; -ESRCH: it is not held by `who`.
+ * session yet, or if it can't be freed now: block_collect() frees it). 0, BLOCK_E_GONE or a negative errno.
  */
 int block_drop(table *t, const char key[BLOCK_KEY], holder who, bool may_free, int wait_ms);
 

@@ -1,8 +1,8 @@
 /*
  * buffer: goalloc.Buffer, memory of the heap for Python.
  *
- * Called by _core.c, roots.c and the package. Calls block.c and heap.c. Data: private objects of Python, in a list of
- * all buffers that own something, so that a fork and a detach reach them; all under the GIL.
+ * Called by _core.c, roots.c, buffer_names.c and the package. Calls block.c, handle.c and heap.c. Data: private objects
+ * of Python; those with a block are in a list, so that a fork and a detach reach them; all under the GIL.
  *
  * What a buffer is, and what its end does:
  *
@@ -21,38 +21,16 @@
  * is the same while Python finalizes: a block is dropped with a lock of the heap, for which it waits a second at most.
  * What could not be dropped then is a dead process's soon, and collected as such.
  */
-#include "core.h"
+#include "buffer.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "block.h"
 #include "handle.h"
-#include "segment.h"
 
-#define END_WAIT_MS 1000   /* for a lock where nobody can be told */
 #define COLLECT_EVERY 1024 /* shares of this process, until it looks for what the dead have left */
-
-enum kind { EMPTY, PRIVATE, SHARED, BORROWED, FOREIGN };
-
-typedef struct buffer {
-    PyObject_HEAD
-    char *p;
-    Py_ssize_t size;
-    Py_ssize_t nexports;
-    uint64_t generation;
-    block *b;                       /* PRIVATE, SHARED */
-    PyObject *owner;                /* BORROWED, or NULL */
-    struct buffer *next, *previous; /* of those with a block */
-    char kind;
-    char is_readonly;
-    char is_sharing;           /* a thread is putting it into the table of blocks, without the GIL */
-    char is_for_child;         /* held once more, for a child that is being forked */
-    unsigned long fork_number; /* the last fork that has come to it */
-    char key[BLOCK_KEY];       /* SHARED: the block's, which may be gone with its heap */
-} buffer;
 
 static PyTypeObject *buffer_type;
 static buffer *first;
@@ -61,7 +39,7 @@ static uint64_t blocks_generation;
 static unsigned long nshares;
 static holder forker; /* who forks */
 
-static table *blocks_of_heap(void)
+table *buffer_blocks(void)
 {
     uint64_t ncollected;
     table *t = NULL;
@@ -127,7 +105,7 @@ static buffer *make(enum kind kind, void *p, Py_ssize_t size)
     return self;
 }
 
-static PyObject *own(enum kind kind, block *b)
+PyObject *buffer_own(enum kind kind, block *b)
 {
     buffer *self = make(kind, b->data, (Py_ssize_t)b->data_len);
 
@@ -145,7 +123,15 @@ static bool is_gone(const buffer *self)
     return self->kind == EMPTY || self->generation != heap_generation();
 }
 
-static int check(const buffer *self)
+buffer *buffer_of(PyObject *object)
+{
+    if (PyObject_TypeCheck(object, buffer_type))
+        return (buffer *)object;
+    PyErr_SetString(PyExc_TypeError, "a root is a goalloc.Buffer, as alloc() makes it");
+    return NULL;
+}
+
+int buffer_check(const buffer *self)
 {
     if (!is_gone(self))
         return 0;
@@ -209,7 +195,7 @@ PyObject *buffer_borrow(void *p, Py_ssize_t size, int is_readonly, PyObject *own
 
 /* --- the functions of the module --- */
 
-static block *block_of_size(Py_ssize_t size)
+block *buffer_new_block(Py_ssize_t size)
 {
     block *b;
     int saved_errno;
@@ -238,18 +224,18 @@ PyObject *buffer_alloc(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "n:alloc", &size))
         return NULL;
-    b = block_of_size(size);
+    b = buffer_new_block(size);
     if (b == NULL)
         return NULL;
-    self = own(PRIVATE, b);
+    self = buffer_own(PRIVATE, b);
     if (self == NULL)
         block_free_private(b);
     return self;
 }
 
-static int share(buffer *self)
+int buffer_share(buffer *self)
 {
-    table *t = blocks_of_heap();
+    table *t = buffer_blocks();
     uint64_t ncollected;
     int r;
 
@@ -262,7 +248,7 @@ static int share(buffer *self)
         if (PyErr_CheckSignals() < 0)
             return -1;
     }
-    if (check(self) < 0) /* another thread has detached, or freed it */
+    if (buffer_check(self) < 0) /* another thread has detached, or freed it */
         return -1;
     if (self->kind == SHARED)
         return 0;
@@ -282,31 +268,9 @@ static int share(buffer *self)
     return 0;
 }
 
-static int hold_key(const char *key, holder who, block **ret)
-{
-    table *t = blocks_of_heap();
-    int r;
-
-    if (t == NULL)
-        return -1;
-    PATIENTLY(r, "a handle or name", block_hold(t, key, who, wait_ms, ret));
-    return r;
-}
-
-static int drop_key(const char *key, holder who)
-{
-    table *t = blocks_of_heap();
-    int r;
-
-    if (t == NULL)
-        return -1;
-    PATIENTLY(r, "a handle or name", block_drop(t, key, who, true, wait_ms));
-    return r;
-}
-
 PyObject *buffer_collect(PyObject *module, PyObject *unused)
 {
-    table *t = blocks_of_heap();
+    table *t = buffer_blocks();
     uint64_t n = 0;
     int r;
 
@@ -337,27 +301,17 @@ static int parse_handle(const char *text, char key[BLOCK_KEY], holder *ret_who)
     return 0;
 }
 
-static PyObject *raise_if_gone(void)
+int buffer_hold(const char *key, holder who, block **ret)
 {
-    /* What the daemon would be away for says ENOENT as well; here it is the table that has nothing. */
-    PyErr_SetString(PyExc_ValueError, "nobody holds this buffer any more");
-    return NULL;
-}
-
-/* hold_key(), with ValueError for a key that is not there. */
-static int hold_or_say(const char *key, holder who, block **ret)
-{
-    table *t = blocks_of_heap();
+    table *t = buffer_blocks();
     int r;
 
     if (t == NULL)
         return -1;
-    r = block_hold(t, key, who, 0, ret);
-    if (r == -ENOENT) {
-        (void)raise_if_gone();
-        return -1;
-    }
-    return r == 0 ? 0 : hold_key(key, who, ret);
+    PATIENTLY(r, "a handle or name", block_hold(t, key, who, wait_ms, ret));
+    if (r == BLOCK_E_GONE)
+        PyErr_SetString(PyExc_ValueError, "nobody holds this buffer any more");
+    return r == 0 ? 0 : -1;
 }
 
 static PyObject *handle(PyObject *object, PyObject *unused)
@@ -368,7 +322,7 @@ static PyObject *handle(PyObject *object, PyObject *unused)
     block *b;
 
     (void)unused;
-    if (check(self) < 0 || share(self) < 0 || hold_or_say(self->key, who, &b) < 0)
+    if (buffer_check(self) < 0 || buffer_share(self) < 0 || buffer_hold(self->key, who, &b) < 0)
         return NULL;
     handle_write(text, goalloc_heap_id(), self->key, who);
     return PyUnicode_FromString(text);
@@ -385,9 +339,9 @@ PyObject *buffer_from_handle(PyObject *module, PyObject *args)
 
     (void)module;
     if (!PyArg_ParseTuple(args, "sp:from_handle", &text, &take) || parse_handle(text, key, &who) < 0 ||
-        hold_or_say(key, block_self(), &b) < 0)
+        buffer_hold(key, block_self(), &b) < 0)
         return NULL;
-    self = own(SHARED, b);
+    self = buffer_own(SHARED, b);
     if (self == NULL)
         (void)block_drop(blocks, key, block_self(), true, END_WAIT_MS);
     else if (take)
@@ -406,18 +360,14 @@ PyObject *buffer_drop_handle(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "s:drop_handle", &text) || parse_handle(text, key, &who) < 0)
         return NULL;
-    t = blocks_of_heap();
+    t = buffer_blocks();
     if (t == NULL)
         return NULL;
-    r = block_drop(t, key, who, true, 0);
-    if (r == -EBUSY)
-        r = drop_key(key, who);
-    if (r == -ENOENT || r == -ESRCH) {
+    PATIENTLY(r, "drop_handle", block_drop(t, key, who, true, wait_ms));
+    if (r == BLOCK_E_GONE)
         PyErr_SetString(PyExc_ValueError, "this handle has been dropped already");
+    if (r != 0)
         return NULL;
-    }
-    if (r < 0)
-        return PyErr_Occurred() != NULL ? NULL : heap_error(r, "drop_handle");
     Py_RETURN_NONE;
 }
 
@@ -440,7 +390,7 @@ static void prepare_for_child(buffer *b)
     b->is_for_child = 0;
     if (is_gone(b) || (b->kind != PRIVATE && b->kind != SHARED))
         return;
-    if (share(b) < 0 || block_hold(blocks, b->key, forker, END_WAIT_MS, &unused) < 0)
+    if (buffer_share(b) < 0 || block_hold(blocks, b->key, forker, END_WAIT_MS, &unused) != 0)
         PyErr_Clear(); /* the child finds that out */
     else
         b->is_for_child = 1;
@@ -472,7 +422,7 @@ void buffer_after_fork_in_child(void)
         block *unused;
 
         if (!is_gone(b) && (b->kind == PRIVATE || b->kind == SHARED) &&
-            (b->is_for_child == 0 || block_hold(blocks, b->key, block_self(), END_WAIT_MS, &unused) < 0))
+            (b->is_for_child == 0 || block_hold(blocks, b->key, block_self(), END_WAIT_MS, &unused) != 0))
             b->kind = FOREIGN;
         else if (b->is_for_child != 0)
             (void)block_drop(blocks, b->key, forker, false, END_WAIT_MS);
@@ -486,185 +436,13 @@ void buffer_forget_all(void)
         let_go(first);
 }
 
-/* --- for roots: blocks by the address of their data --- */
-
-/* What may be the key of a block with its data at p; block_hold() says whether it is. False: p is no such address. */
-static bool key_before(void *p, char key[BLOCK_KEY])
-{
-    block *b = (block *)(void *)((char *)p - sizeof(block));
-
-    if (goalloc_offset(p) < sizeof(block) || !goalloc_contains(b))
-        return false;
-    memcpy(key, b->key, BLOCK_KEY);
-    return true;
-}
-
-int buffer_open_data(void *p, PyObject **ret)
-{
-    table *t = heap_is_readonly() ? NULL : blocks_of_heap();
-    char key[BLOCK_KEY];
-    block *b = NULL;
-    int r;
-
-    if (t == NULL)
-        return heap_is_readonly() ? 0 : -1;
-    if (!key_before(p, key))
-        return 0;
-    r = block_hold(t, key, block_self(), 0, &b);
-    if (r == -EBUSY)
-        PATIENTLY(r, "a root", (r = block_hold(t, key, block_self(), wait_ms, &b)) == -ENOENT ? 1 : r);
-    if (r == 1 || r == -ENOENT)
-        return 0;
-    if (r < 0)
-        return heap_lock_error(r, "a root");
-    if (b->data != p) {
-        (void)block_drop(t, key, block_self(), true, END_WAIT_MS);
-        return 0;
-    }
-    *ret = own(SHARED, b);
-    if (*ret == NULL)
-        (void)block_drop(t, key, block_self(), true, END_WAIT_MS);
-    return *ret != NULL ? 1 : -1;
-}
-
-void *buffer_hold_for_ever(PyObject *object)
-{
-    buffer *self = (buffer *)object;
-    block *b;
-
-    if (!PyObject_TypeCheck(object, buffer_type)) {
-        PyErr_SetString(PyExc_TypeError, "a root is a goalloc.Buffer, as alloc() makes it");
-        return NULL;
-    }
-    if (check(self) < 0)
-        return NULL;
-    if (self->kind == BORROWED)
-        return self->p;
-    if (share(self) < 0 || hold_or_say(self->key, BLOCK_FOR_EVER, &b) < 0)
-        return NULL;
-    return self->p;
-}
-
-void buffer_drop_for_ever(void *p)
-{
-    char key[BLOCK_KEY];
-
-    if (blocks_of_heap() == NULL)
-        PyErr_Clear();
-    else if (key_before(p, key))
-        (void)block_drop(blocks, key, BLOCK_FOR_EVER, true, END_WAIT_MS);
-}
-
-/* --- segments: blocks with names --- */
-
-static const char *const segment_root = "goalloc.python.names";
-static table *names;
-static uint64_t names_generation;
-
-static table *names_of_heap(void)
-{
-    table *t = NULL;
-    int r;
-
-    if (blocks_of_heap() == NULL)
-        return NULL;
-    if (names != NULL && names_generation == heap_generation())
-        return names;
-    HEAP_BEGIN_CALL;
-    r = table_open(segment_root, 0, &t);
-    HEAP_END_CALL;
-    if (r < 0) {
-        (void)heap_error(r, "the table of names");
-        return NULL;
-    }
-    names = t;
-    names_generation = heap_generation();
-    return names;
-}
-
-static PyObject *raise_file_error(PyObject *type, int error, const char *name)
-{
-    PyObject *args = Py_BuildValue("(iss)", error, strerror(error), name);
-
-    if (args != NULL)
-        PyErr_SetObject(type, args);
-    Py_XDECREF(args);
-    return NULL;
-}
-
-static PyObject *create_segment(const char *name, size_t name_len, Py_ssize_t size)
-{
-    block *b = block_of_size(size);
-    PyObject *self;
-    int r;
-
-    if (b == NULL)
-        return NULL;
-    self = own(PRIVATE, b);
-    if (self == NULL) {
-        block_free_private(b);
-        return NULL;
-    }
-    if (share((buffer *)self) < 0 || names_of_heap() == NULL || check((buffer *)self) < 0) {
-        Py_DECREF(self);
-        return NULL;
-    }
-    PATIENTLY_FREE(r, "create", segment_name(names, blocks, name, name_len, b, block_self(), wait_ms));
-    if (r == 1)
-        return self;
-    Py_DECREF(self);
-    return r == 0 ? raise_file_error(PyExc_FileExistsError, EEXIST, name) : NULL;
-}
-
-/* segment(name, create, size) */
-PyObject *buffer_segment(PyObject *module, PyObject *args)
-{
-    Py_ssize_t name_len, size;
-    const char *name;
-    PyObject *self;
-    int create, r;
-    block *b;
-
-    (void)module;
-    if (!PyArg_ParseTuple(args, "s#pn:segment", &name, &name_len, &create, &size) || names_of_heap() == NULL)
-        return NULL;
-    if (create)
-        return create_segment(name, (size_t)name_len, size);
-    PATIENTLY(r, "open", segment_find(names, blocks, name, (size_t)name_len, block_self(), wait_ms, &b));
-    if (r < 0)
-        return NULL;
-    if (r == 0)
-        return raise_file_error(PyExc_FileNotFoundError, ENOENT, name);
-    self = own(SHARED, b);
-    if (self == NULL)
-        (void)block_drop(blocks, b->key, block_self(), true, END_WAIT_MS);
-    return self;
-}
-
-PyObject *buffer_segment_unlink(PyObject *module, PyObject *args)
-{
-    Py_ssize_t name_len;
-    const char *name;
-    int r;
-
-    (void)module;
-    if (!PyArg_ParseTuple(args, "s#:segment_unlink", &name, &name_len) || names_of_heap() == NULL)
-        return NULL;
-    PATIENTLY(r, "unlink", segment_unname(names, blocks, name, (size_t)name_len, wait_ms));
-    if (r < 0)
-        return NULL;
-    if (r == 0)
-        return raise_file_error(PyExc_FileNotFoundError, ENOENT, name);
-    Py_RETURN_NONE;
-}
-
 /* --- the type --- */
 
 static int buffer_getbuffer(PyObject *object, Py_buffer *view, int wanted)
 {
     buffer *self = (buffer *)object;
 
-    if (check(self) < 0 || heap_pin() < 0) {
+    if (buffer_check(self) < 0 || heap_pin() < 0) {
         view->obj = NULL;
         return -1;
     }
@@ -703,7 +481,7 @@ static PyObject *buffer_free(PyObject *object, PyObject *unused)
 static PyObject *buffer_enter(PyObject *object, PyObject *unused)
 {
     (void)unused;
-    return check((buffer *)object) < 0 ? NULL : Py_NewRef(object);
+    return buffer_check((buffer *)object) < 0 ? NULL : Py_NewRef(object);
 }
 
 static PyObject *buffer_exit(PyObject *object, PyObject *args)
@@ -740,13 +518,14 @@ static PyObject *get_size(PyObject *object, void *unused)
 static PyObject *get_address(PyObject *object, void *unused)
 {
     (void)unused;
-    return check((buffer *)object) < 0 ? NULL : PyLong_FromVoidPtr(((buffer *)object)->p);
+    return buffer_check((buffer *)object) < 0 ? NULL : PyLong_FromVoidPtr(((buffer *)object)->p);
 }
 
 static PyObject *get_offset(PyObject *object, void *unused)
 {
     (void)unused;
-    return check((buffer *)object) < 0 ? NULL : PyLong_FromUnsignedLongLong(goalloc_offset(((buffer *)object)->p));
+    return buffer_check((buffer *)object) < 0 ? NULL
+                                              : PyLong_FromUnsignedLongLong(goalloc_offset(((buffer *)object)->p));
 }
 
 static PyObject *get_readonly(PyObject *object, void *unused)
@@ -763,7 +542,7 @@ static PyObject *get_freed(PyObject *object, void *unused)
 
 static Py_ssize_t buffer_length(PyObject *object)
 {
-    return check((buffer *)object) < 0 ? -1 : ((buffer *)object)->size;
+    return buffer_check((buffer *)object) < 0 ? -1 : ((buffer *)object)->size;
 }
 
 static PyObject *buffer_repr(PyObject *object)

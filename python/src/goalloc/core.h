@@ -1,18 +1,20 @@
 /*
  * core: what the files of goalloc._core know of each other.
  *
- *   _core.c    the module: attach, detach, fork, errors, the capsule        calls all others
- *   roots.c    daemon's roots as functions                                  buffer, heap
- *   buffer.c   goalloc.Buffer: memory of the heap for Python                block, heap
- *   dict.c     goalloc.Dict                                                 table, heap
- *   segment.c  names of blocks                                             block, table; no Python
- *   handle.c   texts that name a block                                     block; no Python
- *   block.c    memory that several processes hold: who holds it             table; no Python
- *   table.c    a hash table in the heap that survives deaths                libgoalloc; no Python
- *   heap.c     is this process attached, pins, errors as exceptions         libgoalloc
+ *   _core.c        the module: functions of the process, forks, capsule   roots, buffers, dict, heap
+ *   roots.c        daemon's roots as functions                            buffers, heap
+ *   buffer_names.c buffers that a name holds                              buffer, segment, block, table, heap
+ *   buffer.c       goalloc.Buffer: memory of the heap for Python          handle, block, heap
+ *   dict.c         goalloc.Dict                                           table, heap
+ *   heap.c         is this process attached, pins, errors as exceptions   libgoalloc
+ *   handle.c       texts that name a block                                block; no Python
+ *   segment.c      names of blocks                                        block, table; no Python
+ *   block.c        memory that several processes hold: who holds it       table, process; no Python
+ *   table.c        a hash table in the heap that survives deaths          libgoalloc; no Python
+ *   process.c      which process this is, and whether others live         no Python
  *
- * All of it is called with the GIL held, but for table.c and block.c, which never need it: who has a lock in the heap
- * never waits for the GIL, so a thread may wait for such a lock while it has the GIL.
+ * The functions below are called with the GIL held. Those of the files without Python never need it: who has a lock in
+ * the heap never waits for the GIL, so a thread may wait for such a lock while it has the GIL.
  */
 #ifndef GOALLOC_CORE_H
 #define GOALLOC_CORE_H
@@ -66,8 +68,8 @@ int heap_lock_error(int r, const char *what);
 
 /*
  * Do `call`, which returns -EBUSY if a lock was not free within wait_ms, until the timeout of the attach: without the
- * GIL. 0 or above as the call; -1 with an exception. PATIENTLY tries it once with the GIL and without a wait before,
- * for what is short and does not allocate.
+ * GIL. 0 or above as the call; -1 with an exception. PATIENTLY first tries it once with the GIL and with wait_ms 0, for
+ * what is short, and answers -EBUSY to that if it takes a wait or memory.
  */
 #define PATIENTLY_FREE(r, what, call)                                                                                  \
     do {                                                                                                               \
@@ -105,11 +107,14 @@ PyObject *buffer_alloc(PyObject *module, PyObject *args);
 PyObject *buffer_from_handle(PyObject *module, PyObject *args);
 PyObject *buffer_drop_handle(PyObject *module, PyObject *args);
 PyObject *buffer_collect(PyObject *module, PyObject *unused);
-PyObject *buffer_segment(PyObject *module, PyObject *args);
-PyObject *buffer_segment_unlink(PyObject *module, PyObject *args);
 void buffer_forget_all(void); /* before a detach: what this process holds it holds no more */
 void buffer_before_fork(void);
 void buffer_after_fork_in_child(void);
+
+/* --- buffer_names.c --- */
+
+PyObject *buffer_segment(PyObject *module, PyObject *args);
+PyObject *buffer_segment_unlink(PyObject *module, PyObject *args);
 
 /* The block whose data is at p, as a buffer. 1: *ret is it; 0: there is none; -1 with an exception. */
 int buffer_open_data(void *p, PyObject **ret);

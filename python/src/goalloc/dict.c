@@ -24,8 +24,7 @@
 #define DIGITS_MAX 21 /* of a 64-bit number, with its sign */
 
 typedef struct dict {
-    PyObject_HEAD
-    PyObject *name; /* str */
+    PyObject_HEAD PyObject *name; /* str */
     unsigned long long max_bytes;
     table *t;
     uint64_t generation;
@@ -206,7 +205,8 @@ static Py_ssize_t length(PyObject *object)
 
 /* --- changes --- */
 
-/* What a change allocates and stores; `decide` as for table_store(). 1, 0: decided against; -1 with an exception. */
+/* What a change allocates and stores; `decide` as for table_store(). 1; 0: decided against; negative: with an
+ * exception, or an errno of which change_error() makes one. */
 static int store(dict *self, PyObject *key, const char *value, size_t value_len, table_decide_fn decide, void *arg)
 {
     int left_ms = heap_timeout_ms();

@@ -3,7 +3,8 @@
  *
  * Called by buffer.c. The form is "goalloc1:HEAP:KEY:HOLDER", all of it lower-case hexadecimal: the heap's id, the
  * block's key (32 digits), and the word of whoever gave the handle out, which holds the block (block.c). A text from
- * outside is any text: it names a block only if the table of blocks has its key.
+ * outside is any text: it names a block only if the table of blocks has its key, and what is dropped by it was held for
+ * handles (block_handle()), never what a process's buffers or a name hold.
  */
 #include "handle.h"
 
@@ -49,5 +50,5 @@ bool handle_parse(const char *text, uint64_t *ret_heap, char key[BLOCK_KEY], hol
             return false;
         key[i] = (char)(digit_of(at[0]) << 4 | digit_of(at[1]));
     }
-    return *at++ == ':' && parse_number(&at, '\0', ret_who);
+    return *at++ == ':' && parse_number(&at, '\0', ret_who) && block_handle(*ret_who) == *ret_who;
 }

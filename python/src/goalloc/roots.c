@@ -11,7 +11,8 @@
  *   get      the root, then the block by its key, as it is written before the data. If no such block is there (any
  *            more), the root is asked for again. A root that is another program's memory is the same each time, and no
  *            block each time. Once is not enough: in between it may have been replaced, the place used again, and named
- *            again. A block's data is never an object's beginning, so what is one is believed soon
+ *            again. A block's data is never an object's beginning, so what is one is believed soon. Its size comes with
+ *            the list of roots, and counts if the root leads there still
  *
  * All are requests, without the GIL.
  */
@@ -50,7 +51,9 @@ static int ask(const char *name, void **ret_p)
 
 typedef struct sought {
     const char *name;
+    void *p;
     size_t size;
+    bool is_there; /* the root leads to p */
 } sought;
 
 static int note_size(const goalloc_root_info *info, void *arg)
@@ -59,23 +62,27 @@ static int note_size(const goalloc_root_info *info, void *arg)
 
     if (strcmp(info->name, s->name) != 0)
         return 0;
-    s->size = info->size;
+    s->is_there = info->p == s->p; /* else the size is that of what has replaced it */
+    if (s->is_there && info->size != 0)
+        s->size = info->size;
     return 1;
 }
 
-static PyObject *borrow_root(const char *name, void *p)
+/* The memory of another program's root. 1; 0: the root is not at p any more; -1 with an exception. */
+static int borrow_root(const char *name, void *p, PyObject **ret)
 {
-    sought s = { name, goalloc_usable_size(p) };
+    sought s = { name, p, goalloc_usable_size(p), false };
     int r;
 
     HEAP_BEGIN_CALL;
     r = goalloc_root_list(name, note_size, &s);
     HEAP_END_CALL;
-    if (r < 0) {
-        (void)name_error(r, name);
-        return NULL;
-    }
-    return buffer_borrow(p, (Py_ssize_t)s.size, 0, NULL);
+    if (r < 0)
+        return name_error(r, name);
+    if (!s.is_there)
+        return 0;
+    *ret = buffer_borrow(p, (Py_ssize_t)s.size, 0, NULL);
+    return *ret != NULL ? 1 : -1;
 }
 
 /* The buffer of a root; None if there is none. */
@@ -96,8 +103,12 @@ static PyObject *open_root(const char *name)
             return r == 1 ? result : NULL;
         nsame = p == last ? nsame + 1 : 1;
         last = p;
-        if (nsame >= (goalloc_usable_size(p) != 0 ? BEGIN_TRIES : SAME_TRIES))
-            return borrow_root(name, p);
+        if (nsame >= (goalloc_usable_size(p) != 0 ? BEGIN_TRIES : SAME_TRIES)) {
+            r = borrow_root(name, p, &result);
+            if (r != 0)
+                return r == 1 ? result : NULL;
+            last = NULL;
+        }
     }
     return heap_error(EAGAIN, name);
 }

@@ -73,6 +73,8 @@ int segment_name(table *names, table *blocks, const char *name, size_t len, cons
     }
     /* The name is there: from here on there is no way back, and to be called again would not do. */
     r = block_hold(blocks, v.key, BLOCK_FOR_EVER, LAST_WAIT_MS, &unused);
+    if (r == BLOCK_E_GONE)
+        return -EINVAL; /* the caller holds it: somebody has scribbled on it */
     return r == -EBUSY ? -ETIMEDOUT : r < 0 ? r : 1;
 }
 
@@ -102,7 +104,7 @@ int segment_find(table *names, table *blocks, const char *name, size_t len, hold
     if (r != 1)
         return r;
     r = block_hold(blocks, v.key, who, wait_ms, ret);
-    if (r == -ENOENT) /* its name was taken away meanwhile, and nobody had it */
+    if (r == BLOCK_E_GONE) /* its name was taken away meanwhile, and nobody had it */
         return 0;
     return r < 0 ? r : 1;
 }
@@ -118,7 +120,7 @@ int segment_unname(table *names, table *blocks, const char *name, size_t len, in
     if (r != 1)
         return r;
     r = block_drop(blocks, v.key, BLOCK_FOR_EVER, true, wait_ms);
-    if (r < 0 && r != -ENOENT && r != -ESRCH)
+    if (r < 0)
         return r;
     r = table_lock(names, hash, LAST_WAIT_MS, &s);
     if (r < 0)

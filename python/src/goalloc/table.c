@@ -1,9 +1,9 @@
 /*
  * table: a hash table in the heap that all processes use, and that a death at any instruction leaves whole.
  *
- * Called by dict.c (entries of bytes) and block.c (memory that several processes hold). Calls libgoalloc, pthread and
- * xxhash. Data, all in the heap: the table (a root: it is never freed, since its mutexes are not), for each stripe an
- * array of places, and the entries.
+ * Called by dict.c (entries of bytes), block.c (memory that several processes hold) and segment.c (names of it);
+ * buffer_names.c opens the last one's table. Calls libgoalloc, pthread and xxhash. Data, all in the heap: the table (a
+ * root: it is never freed, since its mutexes are not), for each stripe an array of places, and the entries.
  *
  *   table -> stripe (mutex, count, bytes) -> places {entry, hash} ... -> entry {replaced, key, value}
  *
@@ -58,6 +58,7 @@
 #define PLACES_MIN 16u
 #define STRIPE_SHARE (UINT64_C(1) << 20) /* of a limit, that is worth a stripe of its own */
 #define LINK_TRIES 1000                  /* while too many threads link at the same time */
+#define SLICE_MS 50                      /* of a wait for a mutex, between looks */
 
 /* --- the table --- */
 
@@ -155,7 +156,7 @@ static uint64_t entry_bytes(const entry *e)
 
 /* --- links --- */
 
-static int link_patiently(void *slot, void *p)
+int table_link(void *slot, void *p)
 {
     int r;
 
@@ -168,8 +169,7 @@ static int link_patiently(void *slot, void *p)
     return r;
 }
 
-/* Afterwards the slot has next in any case: an object that is none, or free already, is nothing to free. */
-static int unlink_patiently(void *slot, void *next)
+int table_unlink(void *slot, void *next)
 {
     int r;
 
@@ -179,7 +179,7 @@ static int unlink_patiently(void *slot, void *next)
             break;
         (void)sched_yield();
     }
-    if (r == -EINVAL || r == -EALREADY) {
+    if (r == -EINVAL || r == -EALREADY) { /* nothing to free */
         *(void **)slot = next;
         r = 0;
     }
@@ -196,6 +196,8 @@ void table_open_change(stripe *s)
 
 void table_close_change(stripe *s)
 {
+    if (s->places != NULL && s->places->replaced != NULL)
+        return; /* an array that could not be freed: a later change within this lock does not hide it */
     atomic_signal_fence(memory_order_seq_cst);
     atomic_store_explicit(&s->is_open, 0, memory_order_relaxed);
 }
@@ -228,7 +230,7 @@ static int stripe_repair(stripe *s)
         return r;
     r = 0;
     if (s->places != NULL && s->places->replaced != NULL)
-        r = unlink_patiently(&s->places->replaced, NULL);
+        r = table_unlink(&s->places->replaced, NULL);
     for (uint64_t i = 0; s->places != NULL && i < s->places->n && r == 0; i++) {
         entry *e = s->places->at[i].entry;
 
@@ -237,7 +239,7 @@ static int stripe_repair(stripe *s)
             continue;
         }
         if (e->replaced != NULL)
-            r = unlink_patiently(&e->replaced, NULL);
+            r = table_unlink(&e->replaced, NULL);
         count++;
         bytes += entry_bytes(e);
     }
@@ -252,21 +254,31 @@ static int stripe_repair(stripe *s)
     return 0;
 }
 
-static int mutex_take(pthread_mutex_t *mutex, int wait_ms)
+/* In slices: of a waiter that is killed just after it was woken nobody else hears (client/GUIDE.md). */
+static int mutex_await(pthread_mutex_t *mutex, int wait_ms)
 {
     struct timespec until;
-    int r = pthread_mutex_trylock(mutex);
+    int r;
 
-    if (r == EBUSY && wait_ms > 0) {
+    do {
         (void)clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_sec += wait_ms / 1000;
-        until.tv_nsec += wait_ms % 1000 * 1000000L;
+        until.tv_nsec += (wait_ms < SLICE_MS ? wait_ms : SLICE_MS) * 1000000L;
         if (until.tv_nsec >= 1000000000L) {
             until.tv_sec++;
             until.tv_nsec -= 1000000000L;
         }
         r = pthread_mutex_clocklock(mutex, CLOCK_MONOTONIC, &until);
-    }
+        wait_ms -= SLICE_MS;
+    } while (r == ETIMEDOUT && wait_ms > 0);
+    return r;
+}
+
+static int mutex_take(pthread_mutex_t *mutex, int wait_ms)
+{
+    int r = pthread_mutex_trylock(mutex);
+
+    if (r == EBUSY && wait_ms > 0)
+        r = mutex_await(mutex, wait_ms);
     if (r == EOWNERDEAD)
         r = pthread_mutex_consistent(mutex); /* is_open says what there is to do */
     return r == ETIMEDOUT ? -EBUSY : -r;
@@ -350,7 +362,7 @@ int table_remove(stripe *s, uint64_t index)
     int r;
 
     table_open_change(s);
-    r = unlink_patiently(&p->entry, ends_search ? NULL : TOMB);
+    r = table_unlink(&p->entry, ends_search ? NULL : TOMB);
     if (r == 0) {
         add(&s->count, (uint64_t)-1);
         add(&s->bytes, -bytes);
@@ -416,11 +428,11 @@ static int move_to(stripe *s, places *fresh)
     }
     fresh->replaced = old;
     table_open_change(s);
-    r = link_patiently(&s->places, fresh);
+    r = table_link(&s->places, fresh);
     if (r == 0) {
         s->ntombs = 0;
         s->hand = 0;
-        if (old != NULL && unlink_patiently(&fresh->replaced, NULL) < 0)
+        if (old != NULL && table_unlink(&fresh->replaced, NULL) < 0)
             return 0; /* is_open stays: the next one repairs */
     }
     table_close_change(s);
@@ -453,12 +465,12 @@ static int put(stripe *s, entry *e, entry *old, uint64_t index)
     table_open_change(s);
     e->replaced = old;
     p->hash = e->hash;
-    r = link_patiently(&p->entry, e);
+    r = table_link(&p->entry, e);
     if (r == 0) {
         s->ntombs -= was_tomb;
         add(&s->bytes, entry_bytes(e) - old_bytes);
         add(&s->count, old == NULL);
-        if (old != NULL && unlink_patiently(&e->replaced, NULL) < 0)
+        if (old != NULL && table_unlink(&e->replaced, NULL) < 0)
             return 0; /* the entry is in; is_open stays, so the next one repairs */
     }
     table_close_change(s);
