@@ -1,6 +1,7 @@
 """goalloc.Dict: what it does, against a model; eviction; many workers; kills of workers and of the daemon at random."""
 
 import concurrent.futures
+import functools
 import os
 import pickle
 import random
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import unittest
 
 import goalloc
 import support
@@ -201,9 +201,14 @@ def check_value(key, value):
     return value.startswith(key + b":") and value.endswith(b":" + key) and len(set(inner)) <= 1
 
 
+@functools.cache
+def opened(name, **options):
+    return goalloc.dict(name, **options)
+
+
 def change_or_look(number, chance):
     """One operation at random. A wrong value is an error."""
-    d = goalloc.dict("storm")
+    d = opened("storm")
     key = b"k%d" % chance.randrange(300)
     what = chance.randrange(12)
     if what < 5:
@@ -215,7 +220,7 @@ def change_or_look(number, chance):
         d.incr(b"sum")
         d.incr(b"sum of %d" % number)
     else:
-        goalloc.dict("storm bounded", max_bytes=300_000)[key] = bytes(chance.randrange(3000))
+        opened("storm bounded", max_bytes=300_000)[key] = bytes(chance.randrange(3000))
     if chance.randrange(2000) == 0:
         for key, value in d.items():
             assert key.startswith(b"sum") or check_value(key, value), (key, value)
@@ -246,7 +251,7 @@ class Storm(HeapTest):
         return deaths
 
     def test_workers_are_killed(self):
-        goalloc.attach(self.daemon.socket, group="storm")
+        goalloc.attach(self.daemon.socket)  # without a group: an entry that is not in the table yet goes with its maker
         d, bounded = goalloc.dict("storm"), goalloc.dict("storm bounded", max_bytes=300_000)
         d.clear()
         bounded.clear()

@@ -7,10 +7,8 @@ test, by fork and by spawn. Those of the standard library's that don't apply are
 import multiprocessing
 import multiprocessing.managers
 import os
-import random
 import signal
 import sys
-import time
 import unittest
 
 import goalloc
