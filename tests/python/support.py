@@ -4,20 +4,25 @@ A test program is run by ctest, which sets GOALLOCD, GOALLOCCTL and PYTHONPATH; 
 tests with a daemon derives from HeapTest: the daemon serves a socket in a directory of its own, with a keeper, so that
 it may be killed and started again; at the end it is stopped, and everything that the class has made is removed.
 
-GOALLOC_TEST_SEED repeats a run, GOALLOC_TEST_SECONDS makes those longer that go on for a time.
+GOALLOC_TEST_SEED repeats a run, GOALLOC_TEST_SECONDS makes those longer that go on for a time: storms, in which
+workers, and the daemon, are killed at random.
 """
 
+import collections
 import contextlib
 import ctypes
 import errno
+import multiprocessing
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import unittest
 
 DAEMON = os.environ.get("GOALLOCD", "goallocd")
@@ -183,7 +188,7 @@ class LockHolder:
         os.waitpid(self.pid, 0)
 
 
-# Of the layout in table.h.
+# Of the layout in table.h, and of block.h below.
 TABLE_STRIPES = 64
 TABLE_STRIPES_AT = TABLE_STRIPE_BYTES = 128
 
@@ -192,6 +197,101 @@ def table_mutexes(root):
     """Addresses of the mutexes of a table in the heap, as goalloc.dict and buffers have."""
     stripes = root_address(root) + TABLE_STRIPES_AT
     return [stripes + i * TABLE_STRIPE_BYTES for i in range(TABLE_STRIPES)]
+
+
+def age_block_reservations():
+    """Children that are being forked hold blocks for a minute; it is over now. Nobody else must be at it."""
+
+    def word(address):
+        return ctypes.c_uint64.from_address(address)
+
+    def words_of(block):
+        yield from (word(block + 32 + 8 * i) for i in range(8))
+        more = word(block + 96).value
+        while more:
+            yield from (word(more + 8 + 8 * i) for i in range(31))
+            more = word(more).value
+
+    for mutex in table_mutexes("goalloc.python.blocks"):
+        places = word(mutex + 48).value
+        for i in range(word(places + 8).value if places else 0):
+            block = word(places + 16 + 16 * i).value
+            for one in words_of(block) if block > 1 else ():
+                if one.value >> 47 & 1 and not one.value & 0x3FFFFF:
+                    one.value = 0
+
+
+class Box:
+    """Datagrams: a message comes whole or not at all, whoever is killed, and who sends to a full one is told."""
+
+    def __init__(self):
+        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.ours.setblocking(False)
+        self.theirs.setblocking(False)
+
+    def send_bytes(self, data):
+        self.theirs.send(data)
+
+    def recv_bytes(self):
+        return self.ours.recv(65536)
+
+    def close(self):
+        self.ours.close()
+        self.theirs.close()
+
+
+def _work(work, number, seed, parent):
+    """work(number, chance) again and again; what no death explains ends the process with 3."""
+    chance = random.Random(seed)
+    try:
+        while os.getppid() == parent:
+            try:
+                work(number, chance)
+            except (ConnectionError, TimeoutError):
+                time.sleep(0.01)  # no daemon just now
+    except BaseException:
+        traceback.print_exc()
+        os._exit(3)
+
+
+def storm(test, work, how_long, daemon=None, nworkers=4):
+    """Forked workers do work(number, chance) again and again, number being below nworkers, and are killed at random; so
+    is the daemon, if it is given. None ends by itself. How many deaths of "workers" and "daemons" there were."""
+    context = multiprocessing.get_context("fork")
+    chance = random.Random(SEED)
+    deaths = collections.Counter()
+    workers = {}
+
+    def start(number):
+        workers[number] = context.Process(target=_work, args=(work, number, chance.randrange(2**32), os.getpid()))
+        workers[number].start()
+
+    until = time.monotonic() + how_long
+    next_daemon = time.monotonic() + 0.7
+    try:
+        for number in range(nworkers):
+            start(number)
+        while time.monotonic() < until:
+            time.sleep(chance.random() * 0.06)
+            victim = chance.randrange(nworkers)
+            test.assertIsNone(workers[victim].exitcode, f"worker {victim} has ended by itself")
+            workers[victim].kill()
+            workers[victim].join()
+            deaths["workers"] += 1
+            start(victim)
+            if daemon is not None and time.monotonic() > next_daemon:
+                daemon.kill()
+                deaths["daemons"] += 1
+                daemon.start()
+                next_daemon = time.monotonic() + 0.7
+        for number, worker in workers.items():
+            test.assertIsNone(worker.exitcode, f"worker {number} has ended by itself")
+    finally:
+        for worker in workers.values():
+            worker.kill()
+            worker.join()
+    print(f"{test.id()}: {dict(deaths)}", flush=True)
+    return deaths
 
 
 def eventually(condition, patience=PATIENCE):

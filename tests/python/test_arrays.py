@@ -10,7 +10,6 @@ import random
 import struct
 import sys
 import threading
-import unittest
 
 import support
 from support_arrays import ArraysTest, live  # first: without NumPy the program ends there

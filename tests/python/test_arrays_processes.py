@@ -9,10 +9,8 @@ import os
 import pickle
 import random
 import signal
-import sys
 import threading
 import time
-import unittest
 
 import support
 from support_arrays import ArraysTest, live  # first: without NumPy the program ends there
@@ -445,83 +443,61 @@ class Threads(ProcessesTest):
         self.assertEqual(failures, [])
 
 
-def storm(seed, inboxes, number):
-    """Share, name, open, send, receive, fork and forget, until somebody kills this process."""
-    chance = random.Random(seed)
-    kept = []
+class Storm:
+    """What a worker does: share, name, open, send, receive, fork and forget."""
 
+    def __init__(self, boxes):
+        self.boxes = boxes  # each receives by one of its own
+        self.kept = []
+
+    @staticmethod
     def check(array):
         assert (np.asarray(array) == array.flat[0]).all(), "another one's data"
 
-    while True:
-        what = chance.randrange(12)
-        name = f"storm{chance.randrange(6)}"
+    def __call__(self, number, chance):
+        kept = self.kept
         try:
-            if what < 3:
-                kept.append(goalloc.share(np.full(chance.choice([1, 30, 2000, 30000]), chance.randrange(1 << 30))))
-            elif what < 5 and kept:
-                inboxes[chance.randrange(len(inboxes))].send_bytes(pickle.dumps(chance.choice(kept)))
-            elif what < 8 and inboxes[number].poll():
-                kept.append(pickle.loads(inboxes[number].recv_bytes()))
-            elif what == 8 and kept:
-                goalloc.publish(name, chance.choice(kept))
-            elif what == 9:
-                kept.append(goalloc.open(name))
-            elif what == 10:
-                goalloc.unlink(name)
-            elif chance.random() < 0.02 and os.fork() == 0:
-                for array in kept:
-                    check(array)
-                os._exit(0)
-            elif chance.random() < 0.02:
-                goalloc.collect_arrays()
+            self.do_one(number, chance)
         except (FileNotFoundError, FileExistsError, ReferenceError, BlockingIOError):
             pass
-        except ConnectionError:
-            time.sleep(0.01)  # no daemon just now
         if kept:
-            check(chance.choice(kept))
+            self.check(chance.choice(kept))
         if len(kept) > 50 or (kept and chance.random() < 0.3):
             kept.pop(chance.randrange(len(kept)))
+
+    def do_one(self, number, chance):
+        kept = self.kept
+        what = chance.randrange(12)
+        name = f"storm{chance.randrange(6)}"
+        if what < 3:
+            kept.append(goalloc.share(np.full(chance.choice([1, 30, 2000, 30000]), chance.randrange(1 << 30))))
+        elif what < 5 and kept:
+            chance.choice(self.boxes).send_bytes(pickle.dumps(chance.choice(kept)))
+        elif what < 8:
+            kept.append(pickle.loads(self.boxes[number].recv_bytes()))
+        elif what == 8 and kept:
+            goalloc.publish(name, chance.choice(kept))
+        elif what == 9:
+            kept.append(goalloc.open(name))
+        elif what == 10:
+            goalloc.unlink(name)
+        elif chance.random() < 0.02 and os.fork() == 0:
+            for array in kept:
+                self.check(array)
+            os._exit(0)
+        elif chance.random() < 0.02:
+            goalloc.collect_arrays()
 
 
 class Kills(ProcessesTest):
     def test_processes_and_the_daemon_killed_at_random_lose_and_leave_nothing(self):
-        chance = random.Random(support.SEED)
-        context = multiprocessing.get_context("fork")
         kept = [goalloc.share(np.full(500, i)) for i in range(50)]
         goalloc.publish("kept", kept[0])
-
-        def start(number):
-            # Each receives by a datagram socket of its own, so a writer that is killed tears no message.
-            worker = context.Process(target=storm, args=(chance.randrange(1 << 30), boxes, number), daemon=True)
-            worker.start()
-            return worker
-
-        boxes = [Box() for _ in range(4)]
-        workers = [start(i) for i in range(4)]
-        until = time.monotonic() + support.seconds(3)
-        next_daemon = time.monotonic() + 1.5
-        nkills = 0
-        while time.monotonic() < until:
-            time.sleep(chance.random() * 0.1)
-            number = chance.randrange(len(workers))
-            self.assertIsNone(workers[number].exitcode, "a worker has ended by itself")
-            workers[number].kill()
-            workers[number].join()
-            workers[number] = start(number)
-            nkills += 1
-            if time.monotonic() > next_daemon:
-                next_daemon += 1.5
-                self.daemon.kill()
-                self.daemon.start()
-        for worker in workers:
-            self.assertIsNone(worker.exitcode, "a worker has ended by itself")
-            worker.kill()
-            worker.join()
+        boxes = [support.Box() for _ in range(4)]
+        deaths = support.storm(self, Storm(boxes), support.seconds(3), self.daemon)
+        self.assertGreater(deaths["daemons"], 0)
         for box in boxes:
             box.close()
-        print(f"{nkills} kills", flush=True)
         for i, array in enumerate(kept):
             self.assertTrue((array == i).all())
         np.testing.assert_array_equal(goalloc.open("kept"), kept[0])
@@ -539,30 +515,6 @@ class Kills(ProcessesTest):
         goalloc.detach()
         self.run_python("import goalloc; goalloc.attach(group='other'); print(goalloc.collect_arrays())")
         goalloc.attach()
-
-
-class Box:
-    """Datagrams: a message comes whole or not at all, and who sends to a full one is told."""
-
-    def __init__(self):
-        import socket
-
-        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.ours.setblocking(False)
-        self.theirs.setblocking(False)
-
-    def poll(self):
-        return True
-
-    def send_bytes(self, data):
-        self.theirs.send(data)
-
-    def recv_bytes(self):
-        return self.ours.recv(65536)
-
-    def close(self):
-        self.ours.close()
-        self.theirs.close()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """goalloc.roots: a mapping, a C program's roots, and roots that are replaced while others look."""
 
+import concurrent.futures
 import ctypes
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import threading
 import time
 
 import goalloc
+import support
 from support import HeapTest, eventually, library, main, seconds
 
 
@@ -31,6 +33,30 @@ def look(stop_name, seed):
 
         traceback.print_exc()
         os._exit(4)
+
+
+def is_whole(buffer):
+    """All of it is one byte, again and again."""
+    view = memoryview(buffer)
+    try:
+        return bytes(view) == bytes(view[:1]) * len(view)
+    finally:
+        view.release()
+
+
+def set_or_look(number, chance):
+    name = f"storm{chance.randrange(4)}"
+    what = chance.randrange(6)
+    if what < 2:
+        with goalloc.alloc(chance.randrange(1, 3000)) as buffer:
+            memoryview(buffer)[:] = bytes([chance.randrange(256)]) * buffer.size
+            goalloc.roots[name] = buffer
+    elif what < 5:
+        buffer = goalloc.roots.get(name)
+        assert buffer is None or is_whole(buffer), "another one's data"
+    else:
+        buffer = goalloc.roots.pop(name, None)
+        assert buffer is None or is_whole(buffer), "another one's data"
 
 
 class AsMapping(HeapTest):
@@ -148,6 +174,25 @@ class AsMapping(HeapTest):
         for p in sizes:
             own.goalloc_free(ctypes.c_void_p(p))
 
+    def test_of_many_who_pop_or_set_one_root_one_does(self):
+        for _ in range(20):
+            goalloc.roots["once"] = goalloc.alloc(8)
+            with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                popped = list(pool.map(lambda _: goalloc.roots.pop("once", None), range(4)))
+                mine = [goalloc.alloc(8) for _ in range(4)]
+                there = list(pool.map(lambda one: goalloc.roots.setdefault("once", one).address, mine))
+            self.assertEqual(popped.count(None), 3)
+            self.assertEqual({goalloc.roots["once"].address}, set(there))
+            self.assertIn(there[0], [one.address for one in mine])
+        self.assertEqual(goalloc.roots.popitem()[0], "once")
+        with self.assertRaises(KeyError):
+            goalloc.roots.popitem()
+        with self.assertRaises(KeyError):
+            goalloc.roots.pop("once")
+        with self.assertRaises(TypeError):
+            goalloc.roots.setdefault("once")
+        self.assertEqual((goalloc.roots.pop("once", 5), goalloc.roots.setdefault("once", mine[0])), (5, mine[0]))
+
     def test_looking_while_it_is_replaced_and_lookers_are_killed(self):
         context = multiprocessing.get_context("fork")
         workers = [context.Process(target=look, args=("stop", random.randrange(2**32))) for _ in range(3)]
@@ -175,6 +220,21 @@ class AsMapping(HeapTest):
         for worker in workers:
             worker.join(30)
             self.assertEqual(worker.exitcode, 0)
+
+
+class Kills(HeapTest):
+    def test_roots_are_set_and_removed_by_processes_that_are_killed(self):
+        goalloc.attach()  # without a group: what the dead have not shared goes with them
+        goalloc.collect()
+        before = goalloc.stats()["live_objects"]
+        deaths = support.storm(self, set_or_look, seconds(2), self.daemon)
+        self.assertGreater(deaths["daemons"], 0)
+        for name in goalloc.roots.names("storm"):
+            self.assertTrue(is_whole(goalloc.roots.pop(name)))
+        goalloc.collect()
+        # Each kill leaves one block that nobody names, at most, and the table of blocks an array a stripe.
+        self.assertTrue(eventually(lambda: goalloc.stats()["live_objects"] <= before + 66 + deaths["workers"], 10),
+                        f"{before} objects before, {goalloc.stats()['live_objects']} after {deaths}")
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ test, by fork and by spawn. Those of the standard library's that don't apply are
 import multiprocessing
 import multiprocessing.managers
 import os
-import random
 import signal
 import sys
-import time
 import unittest
 
 import goalloc
 import goalloc.shared_memory
+import support
 from support import HeapTest, eventually, main, seconds
 
 # Before CPython's tests are imported, and in spawned children as well.
@@ -77,26 +76,28 @@ def write_and_die(name):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def churn(seed):
-    """Make, open, unlink by a few names until killed."""
-    chance = random.Random(seed)
-    kept = []
-    parent = os.getppid()
-    while os.getppid() == parent:
-        name = f"churn{chance.randrange(5)}"
-        try:
-            what = chance.randrange(4)
-            if what == 0:
-                kept.append(goalloc.SharedMemory(name, create=True, size=chance.randrange(1, 5000)))
-                kept[-1].buf[0] = 77
-            elif what == 1:
-                goalloc.SharedMemory(name).unlink()
-            elif what == 2:
-                kept.append(goalloc.SharedMemory(name))
-            elif kept:
-                kept.pop(chance.randrange(len(kept))).close()
-        except (FileExistsError, FileNotFoundError):
-            pass
+kept = []  # of a worker
+
+
+def churn(number, chance):
+    """Make, open, unlink, close, by a few names. What has been written is all that is there."""
+    name = f"churn{chance.randrange(5)}"
+    what = chance.randrange(5)
+    try:
+        if what == 0:
+            kept.append(goalloc.SharedMemory(name, create=True, size=chance.randrange(1, 5000)))
+            kept[-1].buf[:] = b"\77" * kept[-1].size
+        elif what == 1:
+            goalloc.SharedMemory(name).unlink()
+        elif what == 2:
+            kept.append(goalloc.SharedMemory(name))
+        elif what == 3 and kept:
+            kept.pop(chance.randrange(len(kept))).close()
+        elif kept:
+            one = bytes(chance.choice(kept).buf)
+            assert set(one) <= {0, 0o77}, "another one's data"
+    except (FileExistsError, FileNotFoundError):
+        pass
 
 
 class Names(HeapTest):
@@ -162,21 +163,8 @@ class Names(HeapTest):
         shm.unlink()
 
     def test_names_are_made_and_unlinked_by_processes_that_are_killed(self):
-        context = multiprocessing.get_context("fork")
-        workers = []
-        until = time.monotonic() + seconds(2)
-        while time.monotonic() < until:
-            while len(workers) < 3:
-                workers.append(context.Process(target=churn, args=(random.randrange(2**32),)))
-                workers[-1].start()
-            time.sleep(random.random() * 0.05)
-            victim = workers.pop(random.randrange(3))
-            self.assertIsNone(victim.exitcode)
-            victim.kill()
-            victim.join()
-        for worker in workers:
-            worker.kill()
-            worker.join()
+        support.storm(self, churn, seconds(2), self.daemon, nworkers=3)
+        self.assertTrue(eventually(goalloc.is_current))
         for i in range(5):
             name = f"churn{i}"
             try:

@@ -154,9 +154,9 @@ static void array_that_could_not_be_freed_is_freed_by_the_next_one(void **state)
 }
 
 /* So many processes that live that a block has no word left for another one. */
-static size_t hold_by_many(table *t, const block *b, holder *ret_next)
+static size_t hold_by_many(const fixture *f, table *t, const block *b, holder *ret_next)
 {
-    const holder who[] = { (holder)getpid(), (holder)getppid(), 1, BLOCK_FOR_EVER };
+    const holder who[] = { (holder)getpid(), (holder)getppid(), 1, (holder)f->daemon };
     size_t n = 1; /* by who has shared it */
     block *same;
 
@@ -165,7 +165,7 @@ static size_t hold_by_many(table *t, const block *b, holder *ret_next)
 
         assert_int_equal(block_hold(t, b->key, h, WAIT_MS, &same), 0);
     }
-    *ret_next = block_handle(BLOCK_FOR_EVER);
+    *ret_next = BLOCK_FOR_EVER;
     return n;
 }
 
@@ -182,7 +182,7 @@ static void blocks_give_up_when_too_many_link(void **state)
     b = block_new(100);
     assert_non_null(b);
     assert_int_equal(block_share(t, b, block_self(), WAIT_MS), 0);
-    assert_int_equal(hold_by_many(t, b, &next), BLOCK_HOLDERS);
+    assert_int_equal(hold_by_many(*state, t, b, &next), BLOCK_HOLDERS);
 
     (void)alarm(HANG_S);
     assert_int_equal(block_hold(t, b->key, next, 0, &same), -EBUSY); /* it takes memory */
@@ -266,6 +266,19 @@ static void process_whose_first_thread_has_ended_lives(void **state)
     assert_false(holder_is_alive(1 | (process_look(1).start + 1) << 22)); /* another process with this number */
 }
 
+/* A child that is being forked holds, whoever lives, for a minute. */
+static void reservation_counts_for_a_minute(void **state)
+{
+    const holder now = block_reservation(), second = (holder)1 << 22;
+
+    (void)state;
+    assert_true(holder_is_alive(now));
+    assert_true(holder_is_alive(now - 50 * second));
+    assert_false(holder_is_alive(now - 70 * second));
+    assert_false(holder_is_alive(now + 70 * second)); /* of a boot before: the heap was loaded */
+    assert_true(holder_is_alive(BLOCK_FOR_EVER));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -274,6 +287,7 @@ int main(void)
         FIXTURE_TEST(array_that_could_not_be_freed_is_freed_by_the_next_one),
         FIXTURE_TEST(blocks_give_up_when_too_many_link),
         FIXTURE_TEST(process_whose_first_thread_has_ended_lives),
+        cmocka_unit_test(reservation_counts_for_a_minute),
     };
 
     return cmocka_run_group_tests_name("table_locks", tests, NULL, NULL);

@@ -4,6 +4,7 @@ from collections.abc import MutableMapping
 
 from . import _core
 
+_NONE = object()
 _OWN = ("goalloc.dict.", "goalloc.python.")
 
 
@@ -22,7 +23,7 @@ class Roots(MutableMapping):
         return buffer
 
     def __setitem__(self, name, buffer):
-        _core.root_set(_checked(name), buffer)
+        _core.root_set(_checked(name), buffer, False)
 
     def __delitem__(self, name):
         if not _core.root_remove(_checked(name)):
@@ -36,6 +37,31 @@ class Roots(MutableMapping):
 
     def __contains__(self, name):
         return isinstance(name, str) and _core.root_get(name) is not None
+
+    def pop(self, name, default=_NONE):
+        """The buffer of that name, which is gone then: of many who pop it, one gets it."""
+        buffer = _core.root_pop(_checked(name))
+        if buffer is not None:
+            return buffer
+        if default is _NONE:
+            raise KeyError(name)
+        return default
+
+    def popitem(self):
+        for name in self.names():
+            buffer = _core.root_pop(name)
+            if buffer is not None:
+                return name, buffer
+        raise KeyError("there is no root")
+
+    def setdefault(self, name, default):
+        """The buffer that is there, or this one, which is then: one of many gets its own."""
+        while True:
+            buffer = _core.root_get(_checked(name))
+            if buffer is not None:
+                return buffer
+            if _core.root_set(name, default, True):
+                return default
 
     def clear(self):
         raise TypeError("roots are of all processes: remove those that are yours")

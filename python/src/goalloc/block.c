@@ -11,7 +11,10 @@
  *   word    count:16 | kind:1 | start:25 | pid:22      0: nobody
  *   kind    0: buffers of that process; 1: handles that it has given out
  *   start   the process's start, in ticks of the kernel, its low bits: another process with the same number is another
- *   pid 0   holds for ever, until it is dropped: a name
+ *   pid 0   kind 0: holds for ever, until it is dropped: a name
+ *           kind 1: a child that is being forked, by the second since the boot in which that began (start). The parent
+ *           may be killed before the child has run, so it is no word of the parent's; a child that has not taken it
+ *           over after a minute never will
  *
  * They are written with the lock of the block's stripe. A death finds a word before or after its change. What a dead
  * process held stays written, and counts for nothing: when the last living holder drops a block, its words are looked
@@ -31,6 +34,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/random.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "process.h"
@@ -43,6 +47,7 @@
 #define WHO_MASK ((UINT64_C(1) << COUNT_SHIFT) - 1)
 #define KIND_BIT (UINT64_C(1) << 47)
 #define FOR_EVER (UINT64_C(1) << PID_BITS) /* pid 0, start 1: not 0 */
+#define RESERVED_S 60
 
 /* --- processes --- */
 
@@ -72,13 +77,28 @@ holder block_handle(holder who)
     return who | KIND_BIT;
 }
 
+static uint64_t boot_seconds(void)
+{
+    struct timespec now;
+
+    (void)clock_gettime(CLOCK_BOOTTIME, &now);
+    return (uint64_t)now.tv_sec;
+}
+
+holder block_reservation(void)
+{
+    return KIND_BIT | start_bits(boot_seconds()) << PID_BITS;
+}
+
 bool holder_is_alive(holder who)
 {
     pid_t pid = (pid_t)(who & ((UINT64_C(1) << PID_BITS) - 1));
     uint64_t start = start_bits(who >> PID_BITS);
     process_facts now;
 
-    if (pid == 0 || (who & ~KIND_BIT) == block_self())
+    if (pid == 0)
+        return (who & KIND_BIT) == 0 || start_bits(boot_seconds() - start) <= RESERVED_S;
+    if ((who & ~KIND_BIT) == block_self())
         return true;
     if (kill(pid, 0) < 0 && errno == ESRCH)
         return false;

@@ -29,6 +29,7 @@ typedef uint64_t holder;
 
 holder block_self(void);         /* this process */
 holder block_handle(holder who); /* the same, for what it has given out handles for */
+holder block_reservation(void);  /* a child that is about to be forked: it counts for a minute */
 bool holder_is_alive(holder who);
 
 /* A private block, zeroed, or NULL with errno; and its end. */

@@ -9,13 +9,13 @@
  *   PRIVATE    an own block that nobody else knows of: the block is freed
  *   SHARED     a block in the table of blocks, held by this process once for each buffer: held once less
  *   BORROWED   memory of others (a C program's root, NumPy's array): nothing; `owner` is let go
- *   FOREIGN    a parent's private block, in a forked child, if it could not be shared before the fork: nothing
+ *   FOREIGN    a parent's block that a forked child could not take over: nothing; it can't be used
  *   EMPTY      freed, or of a heap that this process has left
  *
- * PRIVATE becomes SHARED by a handle, by a name, and before a fork, where each buffer is held once more: that count the
- * child takes over, as its own, before it does anything else. So parent and child each have what they had, and the last
- * of them frees it, whoever is killed in between. (A fork that fails leaves the parent with one count too many, until
- * it ends. So does a child that is killed before it comes to this point.)
+ * PRIVATE becomes SHARED by a handle, by a name, and before a fork, where each buffer is held once more: that count is
+ * a reservation (block.c), which the child takes over before it does anything else. So parent and child each have what
+ * they had, and the last of them frees it, whoever is killed in between. What was reserved for a child that never came
+ * (the fork failed, or it was killed before) counts for a minute.
  *
  * An exported buffer (a memoryview, an array on it) pins the heap, and can't be freed: BufferError. The end of a buffer
  * is the same while Python finalizes: a block is dropped with a lock of the heap, for which it waits a second at most.
@@ -37,7 +37,7 @@ static buffer *first;
 static table *blocks; /* of the heap of this generation */
 static uint64_t blocks_generation;
 static unsigned long nshares;
-static holder forker; /* who forks */
+static holder reservation; /* for the child of the fork that is going on */
 
 table *buffer_blocks(void)
 {
@@ -120,7 +120,7 @@ PyObject *buffer_own(enum kind kind, block *b)
 
 static bool is_gone(const buffer *self)
 {
-    return self->kind == EMPTY || self->generation != heap_generation();
+    return self->kind == EMPTY || self->kind == FOREIGN || self->generation != heap_generation();
 }
 
 buffer *buffer_of(PyObject *object)
@@ -136,7 +136,9 @@ int buffer_check(const buffer *self)
     if (!is_gone(self))
         return 0;
     PyErr_SetString(PyExc_ValueError, self->kind == EMPTY ? "this buffer has been freed"
-                                                          : "this buffer is of a heap that this process has left");
+                                      : self->kind == FOREIGN
+                                          ? "this buffer is the parent's: the fork could not share it"
+                                          : "this buffer is of a heap that this process has left");
     return -1;
 }
 
@@ -390,7 +392,7 @@ static void prepare_for_child(buffer *b)
     b->is_for_child = 0;
     if (is_gone(b) || (b->kind != PRIVATE && b->kind != SHARED))
         return;
-    if (buffer_share(b) < 0 || block_hold(blocks, b->key, forker, END_WAIT_MS, &unused) != 0)
+    if (buffer_share(b) < 0 || block_hold(blocks, b->key, reservation, END_WAIT_MS, &unused) != 0)
         PyErr_Clear(); /* the child finds that out */
     else
         b->is_for_child = 1;
@@ -404,7 +406,7 @@ void buffer_before_fork(void)
 
     if (!heap_is_attached() || first == NULL || heap_is_readonly())
         return;
-    forker = block_self();
+    reservation = block_reservation();
     number = ++fork_number;
     for (b = next_for_fork(first, number); b != NULL;) {
         PyObject *kept = Py_NewRef((PyObject *)b);
@@ -425,7 +427,7 @@ void buffer_after_fork_in_child(void)
             (b->is_for_child == 0 || block_hold(blocks, b->key, block_self(), END_WAIT_MS, &unused) != 0))
             b->kind = FOREIGN;
         else if (b->is_for_child != 0)
-            (void)block_drop(blocks, b->key, forker, false, END_WAIT_MS);
+            (void)block_drop(blocks, b->key, reservation, false, END_WAIT_MS);
         b->is_for_child = 0;
     }
 }

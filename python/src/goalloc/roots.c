@@ -8,8 +8,9 @@
  *   set      hold the block, then the root is replaced if it is what it was (compare and set), then what it was is held
  *            no more. A death in between leaves one block held that no root names
  *   remove   the same, with nothing to hold
- *   get      the root, then the block by its key, as it is written before the data. If no such block is there (any
- *            more), the root is asked for again. A root that is another program's memory is the same each time, and no
+ *   pop      get, then the root is removed if it is what was got: the block can't be another one's meanwhile, since it
+ * is held by then get      the root, then the block by its key, as it is written before the data. If no such block is
+ * there (any more), the root is asked for again. A root that is another program's memory is the same each time, and no
  *            block each time. Once is not enough: in between it may have been replaced, the place used again, and named
  *            again. A block's data is never an object's beginning, so what is one is believed soon. Its size comes with
  *            the list of roots, and counts if the root leads there still
@@ -85,8 +86,8 @@ static int borrow_root(const char *name, void *p, PyObject **ret)
     return *ret != NULL ? 1 : -1;
 }
 
-/* The buffer of a root; None if there is none. */
-static PyObject *open_root(const char *name)
+/* The buffer of a root, and what the root leads to; None if there is none. */
+static PyObject *open_root(const char *name, void **ret_p)
 {
     PyObject *result;
     void *p, *last = NULL;
@@ -98,6 +99,7 @@ static PyObject *open_root(const char *name)
             Py_RETURN_NONE;
         if (r < 0)
             return NULL;
+        *ret_p = p;
         r = buffer_open_data(p, &result);
         if (r != 0)
             return r == 1 ? result : NULL;
@@ -116,11 +118,44 @@ static PyObject *open_root(const char *name)
 static PyObject *root_get(PyObject *module, PyObject *args)
 {
     const char *name;
+    void *p;
 
     (void)module;
     if (!PyArg_ParseTuple(args, "s:root_get", &name) || heap_ensure() < 0)
         return NULL;
-    return open_root(name);
+    return open_root(name, &p);
+}
+
+/* root_pop(name): the buffer of the root, which is no more there; None: there was none. One of many gets it. */
+static PyObject *root_pop(PyObject *module, PyObject *args)
+{
+    const char *name;
+
+    (void)module;
+    if (!PyArg_ParseTuple(args, "s:root_pop", &name) || heap_ensure() < 0)
+        return NULL;
+    for (;;) {
+        void *p;
+        PyObject *result = open_root(name, &p);
+        int r;
+
+        if (result == NULL || Py_IsNone(result))
+            return result;
+        HEAP_BEGIN_CALL;
+        r = goalloc_root_compare_and_set(name, p, NULL);
+        HEAP_END_CALL;
+        if (r == 0) {
+            buffer_drop_for_ever(p);
+            return result;
+        }
+        Py_DECREF(result); /* replaced meanwhile, or removed: look again */
+        if (r != -EEXIST && r != -ENOENT) {
+            (void)name_error(r, name);
+            return NULL;
+        }
+        if (PyErr_CheckSignals() < 0)
+            return NULL;
+    }
 }
 
 /* root_wait(name, timeout_ms): None: not within that time. */
@@ -142,7 +177,7 @@ static PyObject *root_wait(PyObject *module, PyObject *args)
         if (PyErr_CheckSignals() < 0)
             return NULL;
         if (r == 0) {
-            PyObject *result = open_root(name);
+            PyObject *result = open_root(name, &p);
 
             if (result == NULL || !Py_IsNone(result))
                 return result;
@@ -156,13 +191,15 @@ static PyObject *root_wait(PyObject *module, PyObject *args)
     }
 }
 
-/* Replace the root by p, whatever it is, or remove it (p NULL). 1; 0: there was none to remove; -1 with an exception.
+/*
+ * Replace the root by p, whatever it is, or remove it (p NULL); only_new: set it if there is none. 1; 0: there was none
+ * to remove, or one already; -1 with an exception.
  */
-static int replace(const char *name, void *p)
+static int replace(const char *name, void *p, bool only_new)
 {
     for (;;) {
         void *old = NULL;
-        int r = ask(name, &old);
+        int r = only_new ? 0 : ask(name, &old);
 
         if (r < 0 || (r == 0 && p == NULL))
             return r;
@@ -178,32 +215,36 @@ static int replace(const char *name, void *p)
         }
         if (r != -EEXIST)
             return name_error(r, name);
+        if (only_new)
+            return 0;
         if (PyErr_CheckSignals() < 0)
             return -1;
     }
 }
 
+/* root_set(name, buffer, only_new): False: there is one already. */
 static PyObject *root_set(PyObject *module, PyObject *args)
 {
     const char *name;
     PyObject *buffer;
+    int only_new, r;
     void *p;
 
     (void)module;
-    if (!PyArg_ParseTuple(args, "sO:root_set", &name, &buffer) || heap_ensure() < 0)
+    if (!PyArg_ParseTuple(args, "sOp:root_set", &name, &buffer, &only_new) || heap_ensure() < 0)
         return NULL;
     p = buffer_hold_for_ever(buffer);
     if (p == NULL)
         return NULL;
-    if (replace(name, p) < 0) {
+    r = replace(name, p, only_new != 0);
+    if (r != 1) {
         PyObject *type, *error, *traceback;
 
         PyErr_Fetch(&type, &error, &traceback);
         buffer_drop_for_ever(p);
         PyErr_Restore(type, error, traceback);
-        return NULL;
     }
-    Py_RETURN_NONE;
+    return r < 0 ? NULL : PyBool_FromLong(r);
 }
 
 static PyObject *root_remove(PyObject *module, PyObject *args)
@@ -214,7 +255,7 @@ static PyObject *root_remove(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "s:root_remove", &name) || heap_ensure() < 0)
         return NULL;
-    r = replace(name, NULL);
+    r = replace(name, NULL, false);
     return r < 0 ? NULL : PyBool_FromLong(r);
 }
 
@@ -271,7 +312,11 @@ static PyObject *root_names(PyObject *module, PyObject *args)
 }
 
 PyMethodDef roots_methods[] = {
-    { "root_get", root_get, METH_VARARGS, NULL },     { "root_wait", root_wait, METH_VARARGS, NULL },
-    { "root_set", root_set, METH_VARARGS, NULL },     { "root_remove", root_remove, METH_VARARGS, NULL },
-    { "root_names", root_names, METH_VARARGS, NULL }, { NULL, NULL, 0, NULL },
+    { "root_get", root_get, METH_VARARGS, NULL },
+    { "root_wait", root_wait, METH_VARARGS, NULL },
+    { "root_set", root_set, METH_VARARGS, NULL },
+    { "root_remove", root_remove, METH_VARARGS, NULL },
+    { "root_names", root_names, METH_VARARGS, NULL },
+    { "root_pop", root_pop, METH_VARARGS, NULL },
+    { NULL, NULL, 0, NULL },
 };
