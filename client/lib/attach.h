@@ -13,4 +13,7 @@ int attach_ensure(void) __attribute__((warn_unused_result));
 /* As attach_ensure(), and -EROFS in a read-only session. */
 int attach_ensure_writable(void) __attribute__((warn_unused_result));
 
+/* The socket of this process's daemon, an absolute path if one could be made; once it has attached. */
+const char *attach_socket_path(void);
+
 #endif
