@@ -34,6 +34,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -50,6 +51,7 @@
 #include "client/lib/forklock.h"
 #include "client/lib/intent.h"
 #include "client/lib/largecache.h"
+#include "client/lib/link.h"
 #include "client/lib/mapping.h"
 #include "client/lib/marked.h"
 #include "client/lib/recorder.h"
@@ -78,6 +80,7 @@ static char group[SHM_GROUP_NAME_BYTES];
 static attach_request how = { .socket_path = socket_path, .label = label, .group = group };
 static char session_group[SHM_GROUP_NAME_BYTES]; /* of the session that there is, or that the parent had */
 static uint32_t library_flags; /* of LIBRARY_FLAGS */
+static int *kept_arena; /* where the next attach leaves a copy of the arena's descriptor; NULL: nowhere */
 
 /* --- fork --- */
 
@@ -259,6 +262,12 @@ static int hide_state(void)
     return r;
 }
 
+void attach_keep_arena(int *ret_fd)
+{
+    *ret_fd = -1;
+    kept_arena = ret_fd;
+}
+
 static int attach_once(bool gated, deadline until)
 {
     attach_result a;
@@ -282,6 +291,9 @@ static int attach_once(bool gated, deadline until)
         return r == -EAGAIN ? -EPROTO : r; /* no answer to an Attach; here it would mean the limit on locked memory */
     forklock_take();
     r = forked ? mapping_reattach(&a, readonly) : mapping_attach(&a, readonly);
+    if (r == 0 && kept_arena != NULL)
+        *kept_arena = fcntl(a.arena_fd, F_DUPFD_CLOEXEC, link_lowest_fd());
+    kept_arena = NULL;
     link_close_fds();
     if (r == 0)
         memcpy(session_group, group, sizeof(group));
