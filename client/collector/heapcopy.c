@@ -83,7 +83,7 @@ static bool look_at(const shm_map *map, uint64_t page, heapcopy_is_suspect *susp
     *to = (heap_span){ .offset = page * PAGE_BYTES,
                        .elem_bytes = from->elem_bytes,
                        .content = HEAPCOPY_NO_CONTENT,
-                       .origin = from->reserved,
+                       .origin = u64_load_relaxed(&from->origin),
                        .nelems = from->nelems,
                        .magic = from->magic,
                        .spc = from->spc.n,

@@ -199,3 +199,10 @@ bool declared_set_opaque(bool opaque)
     change_end(t);
     return was;
 }
+
+bool declared_is_opaque(void)
+{
+    declared_table *t = table_now();
+
+    return t != NULL && (u32_load_relaxed(&t->flags) & DECLARED_OPAQUE);
+}

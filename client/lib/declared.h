@@ -25,7 +25,8 @@ void declared_unskip(const void *p);
 int declared_add_roots(const void *p, uint64_t bytes) __attribute__((warn_unused_result));
 int declared_remove_roots(const void *p) __attribute__((warn_unused_result));
 
-/* Whether this process has pointers where nobody can see them. True if it had, until now. */
+/* Whether this process has pointers where nobody can see them. Returns whether it had, until now. */
 bool declared_set_opaque(bool opaque);
+bool declared_is_opaque(void);
 
 #endif
