@@ -13,8 +13,9 @@
  * or frees, during the copy has no live object: its bits are 0 before and after.
  *
  * The bytes are read with pread() from the arena's descriptor: a hole of the memfd reads as zeros and gets no memory,
- * where a load through the mapping would give it some, on nobody's account. Neighbouring spans are read at once. A
- * span is copied whole if any of its objects lives; of those only live ones are looked into.
+ * where a load through the mapping would give it some, on nobody's account. Neighbouring spans are read at once, by all
+ * processors, which have nothing else to do (bulkread.c). A span is copied whole if any of its objects lives; of those
+ * only live ones are looked into.
  *
  * Memory: a word a page of the heap in use, 72 bytes a span, 2 bits an object, and the bytes of spans that may hold
  * pointers. It is mapped and touched before the pause, for what is there then and an eighth more; a heap that has grown
@@ -36,13 +37,13 @@
 #include "shm/holds.h"
 #include "shm/tiny.h"
 
-#define EXTENT_BYTES_MAX (4 * MIB) /* read at once: so a deadline is noticed in time */
+#define HELPED_BYTES     (1 * MIB) /* from which on other threads help to read */
 #define PROBE_BYTES      (8 * MIB) /* read to learn how fast that is */
 #define SPAN_NS          80u       /* of a look at a span; measured: 60 with its bits */
 #define ROOTS_MAX        (4 * SHM_ROOTS_MAX + 4 * SHM_HOLDS_MAX)
 #define TINY_WORDS_BYTES (TINY_NBLOCKS * sizeof(uint32_t))
 
-enum { ROOM_SPAN_OF, ROOM_SPANS, ROOM_BITS, ROOM_CONTENT, ROOM_ROOTS };
+enum { ROOM_SPAN_OF, ROOM_SPANS, ROOM_BITS, ROOM_CONTENT, ROOM_ROOTS, ROOM_PIECES };
 
 /* --- the walk over the spans --- */
 
@@ -173,6 +174,7 @@ static int room_for(heap_room *room, uint64_t n, uint64_t least, uint64_t unit_b
 
 void heapcopy_free(heapcopy *h)
 {
+    h->reader = bulkread_free(h->reader);
     for (size_t i = 0; i < sizeof(h->rooms) / sizeof(h->rooms[0]); i++) {
         if (h->rooms[i].at != NULL)
             (void)munmap(h->rooms[i].at, h->rooms[i].bytes);
@@ -180,28 +182,28 @@ void heapcopy_free(heapcopy *h)
     }
 }
 
-/* --- reading the arena --- */
+/* --- before the pause --- */
 
-static int read_arena(const heapcopy *h, uint64_t offset, void *to, uint64_t bytes)
+/* Bytes of the arena shall be read. False: there is no room for that. */
+static bool add_piece(heapcopy *h, uint64_t offset, uint64_t to, uint64_t bytes)
 {
-    char *at = to;
+    bulk_piece *pieces = h->rooms[ROOM_PIECES].at;
+    bulk_piece *last = &pieces[h->npieces - 1];
+    char *at = (char *)h->rooms[ROOM_CONTENT].at + to;
 
-    while (bytes > 0) {
-        ssize_t n = pread(h->arena_fd, at, bytes, (off_t)offset);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        at += n;
-        offset += (uint64_t)n;
-        bytes -= (uint64_t)n;
+    if (h->npieces > 0 && last->offset + last->bytes == offset && last->to + last->bytes == at &&
+        last->bytes + bytes <= BULK_PIECE_BYTES) {
+        last->bytes += bytes;
+        return true;
     }
-    return 0;
+    if (h->npieces >= h->pieces_max)
+        return false;
+    pieces[h->npieces++] = (bulk_piece){ offset, bytes, at };
+    return true;
 }
 
 /* What it takes to read so many bytes, by reading some that are there. */
-static uint64_t measure_ns(const heapcopy *h, uint64_t from, uint64_t bytes)
+static uint64_t measure_ns(heapcopy *h, uint64_t from, uint64_t bytes)
 {
     uint64_t some = h->content_max < PROBE_BYTES ? h->content_max : PROBE_BYTES;
     uint64_t begin;
@@ -210,13 +212,14 @@ static uint64_t measure_ns(const heapcopy *h, uint64_t from, uint64_t bytes)
     if (bytes < PROBE_BYTES / 8 || some == 0)
         return bytes / 2; /* at 2 GB/s: some ten microseconds */
     some = some < bytes ? some : bytes;
+    for (uint64_t at = 0; at < some; at += BULK_PIECE_BYTES)
+        (void)add_piece(h, from + at, at, some - at < BULK_PIECE_BYTES ? some - at : BULK_PIECE_BYTES);
     begin = heapcopy_now_ns();
-    if (read_arena(h, from, h->rooms[ROOM_CONTENT].at, some) < 0)
+    if (bulkread_all(h->reader, h->arena_fd, h->rooms[ROOM_PIECES].at, h->npieces, UINT64_MAX) < 0)
         return bytes / 2;
+    h->npieces = 0;
     return (uint64_t)((double)(heapcopy_now_ns() - begin) * (double)bytes / (double)some);
 }
-
-/* --- before the pause --- */
 
 int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_suspect *suspect)
 {
@@ -251,8 +254,13 @@ int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_
         r = room_for(&h->rooms[ROOM_CONTENT], bytes, 64 * MIB, 1, &h->content_max);
     if (r == 0)
         r = room_for(&h->rooms[ROOM_ROOTS], ROOTS_MAX, 0, sizeof(heap_root), &nroots);
+    if (r == 0)
+        r = room_for(&h->rooms[ROOM_PIECES], nspans + bytes / BULK_PIECE_BYTES, 4096, sizeof(bulk_piece), &h->pieces_max);
     if (r < 0)
         return r;
+    h->reader = bulkread_new(bytes >= HELPED_BYTES);
+    if (h->reader == NULL)
+        return -ENOMEM;
     h->span_of = h->rooms[ROOM_SPAN_OF].at;
     h->spans = h->rooms[ROOM_SPANS].at;
     h->bits = h->rooms[ROOM_BITS].at;
@@ -264,46 +272,22 @@ int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_
 
 /* --- the copy --- */
 
-/* Bytes of the arena, one behind the other, that go to one place of the copy. */
-typedef struct extent {
-    uint64_t offset;
-    uint64_t bytes; /* 0: none yet */
-    uint64_t to;
-} extent;
-
-static int extent_read(heapcopy *h, extent *e, uint64_t deadline_ns)
-{
-    int r = 0;
-
-    while (r == 0 && e->bytes > 0) {
-        uint64_t n = e->bytes < EXTENT_BYTES_MAX ? e->bytes : EXTENT_BYTES_MAX;
-
-        if (deadline_ns != UINT64_MAX && heapcopy_now_ns() > deadline_ns)
-            return -ETIMEDOUT;
-        r = read_arena(h, e->offset, (char *)h->rooms[ROOM_CONTENT].at + e->to, n);
-        e->offset += n;
-        e->to += n;
-        e->bytes -= n;
-    }
-    return r;
-}
-
 /* The span's bytes shall be read, with those before it if they are neighbours. */
-static int content_add(heapcopy *h, heap_span *span, extent *e, uint64_t deadline_ns)
+static int content_add(heapcopy *h, heap_span *span)
 {
     uint64_t bytes = content_bytes_of(span);
-    int r = 0;
 
     if (bytes > h->content_max - h->content_bytes)
         return -EAGAIN;
-    if (e->bytes > 0 && (e->offset + e->bytes != span->offset || e->bytes >= EXTENT_BYTES_MAX))
-        r = extent_read(h, e, deadline_ns);
-    if (e->bytes == 0)
-        *e = (extent){ .offset = span->offset, .to = h->content_bytes };
+    for (uint64_t at = 0; at < bytes; at += BULK_PIECE_BYTES) {
+        uint64_t some = bytes - at < BULK_PIECE_BYTES ? bytes - at : BULK_PIECE_BYTES;
+
+        if (!add_piece(h, span->offset + at, h->content_bytes + at, some))
+            return -EAGAIN;
+    }
     span->content = h->content_bytes;
-    e->bytes += bytes;
     h->content_bytes += bytes;
-    return r;
+    return 0;
 }
 
 /* Live objects of a tiny span: a bit for each byte of its blocks. The words are copied on the way. */
@@ -311,12 +295,15 @@ static int take_tiny(heapcopy *h, heap_span *span, const uint64_t live_blocks[SH
 {
     uint64_t bytes = content_bytes_of(span);
     heap_bits *bits = h->bits + h->nbits;
-    uint32_t *words = (uint32_t *)(void *)((char *)h->rooms[ROOM_CONTENT].at + h->content_bytes);
+    bulk_piece piece = { .offset = span->offset + PAGE_BYTES - TINY_WORDS_BYTES,
+                         .bytes = TINY_WORDS_BYTES,
+                         .to = (char *)h->rooms[ROOM_CONTENT].at + h->content_bytes };
+    const uint32_t *words = (const uint32_t *)(const void *)piece.to;
     int r;
 
     if (bytes > h->content_max - h->content_bytes)
         return -EAGAIN;
-    r = read_arena(h, span->offset + PAGE_BYTES - TINY_WORDS_BYTES, words, TINY_WORDS_BYTES);
+    r = bulkread_one(h->arena_fd, &piece);
     if (r < 0)
         return r;
     memset(bits, 0, (span->nordinals + 63) / 64 * sizeof(*bits));
@@ -334,7 +321,7 @@ static int take_tiny(heapcopy *h, heap_span *span, const uint64_t live_blocks[SH
     return 0;
 }
 
-static int take_span(heapcopy *h, const span_look *look, extent *e, uint64_t deadline_ns)
+static int take_span(heapcopy *h, const span_look *look)
 {
     uint64_t live[SHM_BITS_WORDS];
     uint64_t any = 0;
@@ -368,7 +355,7 @@ static int take_span(heapcopy *h, const span_look *look, extent *e, uint64_t dea
             h->nlive += bits_count(live[w]);
         }
         if (!(span->flags & HEAP_SPAN_NOSCAN))
-            r = content_add(h, span, e, deadline_ns);
+            r = content_add(h, span);
     }
     if (r < 0)
         return r;
@@ -433,7 +420,6 @@ int heapcopy_take(heapcopy *h, heapcopy_is_suspect *suspect, bool both_values, u
     uint64_t end = used_pages(h->map);
     uint64_t page = 0;
     uint32_t nlooks = 0;
-    extent e = { .bytes = 0 };
     span_look look;
     int r = 0;
 
@@ -450,12 +436,12 @@ int heapcopy_take(heapcopy *h, heapcopy_is_suspect *suspect, bool both_values, u
         if (page * PAGE_BYTES > h->used_bytes)
             h->used_bytes = page * PAGE_BYTES;
         if (is_wanted(&look.span))
-            r = take_span(h, &look, &e, deadline_ns);
+            r = take_span(h, &look);
         if (r == 0 && deadline_ns != UINT64_MAX && ++nlooks % 256 == 0 && heapcopy_now_ns() > deadline_ns)
             r = -ETIMEDOUT;
     }
     if (r == 0)
-        r = extent_read(h, &e, deadline_ns);
+        r = bulkread_all(h->reader, h->arena_fd, h->rooms[ROOM_PIECES].at, h->npieces, deadline_ns);
     /* A root is set by a daemon that goes on: what it was before or after the pass. */
     if (r == 0 && both_values)
         take_named_roots(h, both_values);

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "client/collector/bulkread.h"
 #include "shm/layout.h"
 
 #define HEAPCOPY_NO_CONTENT UINT64_MAX
@@ -86,7 +87,10 @@ typedef struct heapcopy {
     uint64_t spans_max;
     uint64_t bits_max;
     uint64_t content_max;
-    heap_room rooms[5];
+    uint64_t pieces_max;
+    uint64_t npieces;
+    bulkread *reader;
+    heap_room rooms[6];
 } heapcopy;
 
 /* An object of the copy. */

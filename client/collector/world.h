@@ -23,21 +23,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "client/collector/trouble.h"
+#include "client/collector/words.h"
 #include "shm/layout.h"
-
-#define WORLD_TEXT_BYTES 256u
-
-typedef struct world_trouble {
-    int error; /* negative errno: see world_prepare() */
-    pid_t pid; /* in the way; 0: nobody's fault */
-    char text[WORLD_TEXT_BYTES]; /* a sentence for people, without a full stop */
-} world_trouble;
-
-/* A file by what the kernel says of mappings of it. */
-typedef struct world_file {
-    uint64_t device; /* major << 32 | minor */
-    uint64_t inode;
-} world_file;
 
 typedef struct world_options {
     uint64_t max_pause_ns;     /* 0: no bound */
@@ -46,48 +34,6 @@ typedef struct world_options {
     bool offsets;      /* words that are offsets from the arena's base count as well */
     bool no_estimate;  /* stop even if the estimate says that max_pause_ns does not do; for tests */
 } world_options;
-
-enum words_kind {
-    WORDS_REGISTERS, /* with vectors and the rest of the extended state; address: 0 */
-    WORDS_STACK,     /* the mapping that holds a thread's stack pointer */
-    WORDS_DATA,      /* a private mapping of a file, or what lies right behind one (.bss) */
-    WORDS_MEMORY,    /* other private memory */
-    WORDS_SHARED,    /* a shared mapping of another file than the heap's */
-    WORDS_DECLARED,  /* goalloc_private_roots() */
-    WORDS_EPOLL,     /* data of an epoll entry; address: the descriptor's number */
-    WORDS_TIMER,     /* value of a POSIX timer; address: its number */
-    WORDS_SIGNAL,    /* value of a signal that is on its way; address: its number */
-};
-
-/*
- * A word that may point into the heap: where in its range (bits 44 and up: the index of the word), and the offset from
- * the arena's base that it points to (below), which is below arena_bytes. Its upper 16 bits were ignored.
- */
-typedef uint64_t words_hit;
-#define WORDS_HIT_BITS   44u
-#define WORDS_RANGE_MAX  (UINT64_C(1) << (64 - WORDS_HIT_BITS)) /* words of a range */
-
-static inline uint64_t words_hit_offset(words_hit hit)
-{
-    return hit & ((UINT64_C(1) << WORDS_HIT_BITS) - 1);
-}
-
-/* Words of a process that were looked at. A range has at most WORDS_RANGE_MAX words. */
-typedef struct words_range {
-    uint64_t first_hit; /* hits of this range: w->hits[first_hit], nhits of them, in the order of their addresses */
-    uint64_t nhits;
-    uint64_t address; /* of its first word in that process, or what the kind says */
-    uint64_t nwords;  /* that were looked at; all others than hits don't point into the heap */
-    pid_t pid;
-    pid_t tid; /* of a stack's and of registers' thread; 0 else */
-    enum words_kind kind;
-    const char *mapping; /* as /proc/PID/maps names it, control characters replaced; "": no name. Lives as long as w */
-} words_range;
-
-static inline uint64_t words_hit_address(const words_range *range, words_hit hit)
-{
-    return range->address + (hit >> WORDS_HIT_BITS) * sizeof(uint64_t);
-}
 
 /* Where the time of a pause went. */
 typedef struct world_times {
@@ -143,8 +89,5 @@ int world_validate(world *w, world_trouble *ret_trouble) __attribute__((warn_unu
 void world_resume(world *w);
 
 void world_free(world *w);
-
-/* What a kind of words is called, for people. */
-const char *words_kind_name(enum words_kind kind);
 
 #endif

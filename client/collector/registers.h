@@ -1,0 +1,23 @@
+/*
+ * Registers: of a thread that this one has stopped.
+ */
+#ifndef GOALLOC_COLLECTOR_REGISTERS_H
+#define GOALLOC_COLLECTOR_REGISTERS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "client/collector/words.h"
+
+/* The most of extended state that is read: with AMX or SVE and SME it is some 80 KiB. */
+#define REGISTERS_ROOM (UINT32_C(128) << 10)
+
+/* Looks at all registers of the thread. buffer has REGISTERS_ROOM bytes. 0, or -ESRCH: it is not stopped any more. */
+int registers_look(words *w, pid_t pid, pid_t tid, uint64_t *buffer, uint64_t *ret_stack, uint64_t *ret_thread)
+    __attribute__((warn_unused_result));
+
+/* The values that signals carry which wait for the thread, or (shared) for its process, or that has stopped it. */
+void registers_look_at_signals(words *w, pid_t pid, pid_t tid, bool shared);
+
+#endif
