@@ -32,16 +32,16 @@ void suspects_init(suspects *s, const heapcopy *heap)
 }
 
 /* A block of eight without a word in the range is the usual one, and takes no stores. */
-static inline bool any_of_8(const uint64_t *words, uint64_t from, uint64_t range)
+static inline bool any_of_8(const uint64_t *data, uint64_t from, uint64_t range)
 {
     uint64_t any = 0;
 
     for (int i = 0; i < 8; i++)
-        any |= (uint64_t)((words[i] & HEAPCOPY_ADDRESS_BITS) - from < range);
+        any |= (uint64_t)((data[i] & HEAPCOPY_ADDRESS_BITS) - from < range);
     return any != 0;
 }
 
-uint32_t suspects_look(const suspects *s, const uint64_t *words, uint32_t n, suspects_hit ret[SUSPECTS_BLOCK])
+uint32_t suspects_look(const suspects *s, const uint64_t *data, uint32_t n, suspects_hit ret[SUSPECTS_BLOCK])
 {
     suspects_hit near[SUSPECTS_BLOCK + 1];
     uint64_t from = s->heap->base + s->low;
@@ -52,17 +52,17 @@ uint32_t suspects_look(const suspects *s, const uint64_t *words, uint32_t n, sus
     uint32_t i = 0;
 
     for (; i + 8 <= n; i += 8) {
-        if (!any_of_8(words + i, from, range))
+        if (!any_of_8(data + i, from, range))
             continue;
         for (uint32_t k = i; k < i + 8; k++) {
-            uint64_t within = (words[k] & HEAPCOPY_ADDRESS_BITS) - from;
+            uint64_t within = (data[k] & HEAPCOPY_ADDRESS_BITS) - from;
 
             near[nnear] = (suspects_hit){ within + s->low, k };
             nnear += within < range;
         }
     }
     for (; i < n; i++) {
-        uint64_t within = (words[i] & HEAPCOPY_ADDRESS_BITS) - from;
+        uint64_t within = (data[i] & HEAPCOPY_ADDRESS_BITS) - from;
 
         near[nnear] = (suspects_hit){ within + s->low, i };
         nnear += within < range;
@@ -74,7 +74,7 @@ uint32_t suspects_look(const suspects *s, const uint64_t *words, uint32_t n, sus
     return nhits;
 }
 
-static void mark_words(marker *m, const suspects *s, const uint64_t *words, uint64_t n, uint64_t offset)
+static void mark_words(marker *m, const suspects *s, const uint64_t *data, uint64_t n, uint64_t offset)
 {
     suspects_hit hits[SUSPECTS_BLOCK];
 
@@ -83,10 +83,10 @@ static void mark_words(marker *m, const suspects *s, const uint64_t *words, uint
 
         if (m->flags != 0) {
             for (uint32_t i = 0; i < some; i++)
-                mark_from_word(m, words[at + i], offset + (at + i) * sizeof(uint64_t));
+                mark_from_word(m, data[at + i], offset + (at + i) * sizeof(uint64_t));
             continue;
         }
-        for (uint32_t i = 0, nhits = suspects_look(s, words + at, some, hits); i < nhits; i++)
+        for (uint32_t i = 0, nhits = suspects_look(s, data + at, some, hits); i < nhits; i++)
             mark_from(m, hits[i].offset,
                       (mark_holder){ MARK_HELD_BY_OBJECT, offset + (at + hits[i].index) * sizeof(uint64_t) });
     }

@@ -26,7 +26,7 @@ typedef struct suspects_hit {
     uint32_t index;
 } suspects_hit;
 
-uint32_t suspects_look(const suspects *s, const uint64_t *words, uint32_t n, suspects_hit ret[SUSPECTS_BLOCK]);
+uint32_t suspects_look(const suspects *s, const uint64_t *data, uint32_t n, suspects_hit ret[SUSPECTS_BLOCK]);
 
 /* Mark from all words of live objects in spans that are no targets. Returns how many bytes were looked at. */
 uint64_t suspects_mark(marker *m);
