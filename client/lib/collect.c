@@ -82,7 +82,11 @@ static bool is_program(const char *path)
     return access(path, X_OK) == 0;
 }
 
-/* The file name that is at this place, seen from the directory that this library is in. */
+#ifdef GOALLOC_SHARED
+/*
+ * The file name that is at this place, seen from the directory that this library is in. Not of a program that is linked
+ * with the static library: what the loader calls that is what its caller has said.
+ */
 static bool find_beside(const char *place, char ret[PATH_MAX])
 {
     Dl_info info;
@@ -92,20 +96,37 @@ static bool find_beside(const char *place, char ret[PATH_MAX])
     if (dladdr((const void *)&process, &info) == 0 || info.dli_fname == NULL)
         return false;
     slash = strrchr(info.dli_fname, '/');
-    if (slash == NULL)
+    if (slash == NULL || info.dli_fname[0] != '/')
         return false;
     n = snprintf(ret, PATH_MAX, "%.*s/%s", (int)(slash - info.dli_fname), info.dli_fname, place);
     return n > 0 && n < PATH_MAX && is_program(ret);
 }
 
-static bool find_program(char ret[PATH_MAX])
+static bool is_beside(char ret[PATH_MAX])
 {
-    static const char *const beside[] = {
-        GOALLOC_COLLECTOR_FROM_LIB "/" PROGRAM,       /* as installed */
+    static const char *const places[] = {
+        GOALLOC_COLLECTOR_FROM_LIB "/" PROGRAM,          /* as installed */
         "../../" GOALLOC_COLLECTOR_FROM_LIB "/" PROGRAM, /* the debug variant */
-        "../collector/" PROGRAM,                      /* as built */
+        "../collector/" PROGRAM,                         /* as built */
         "../../collector/" PROGRAM,
     };
+
+    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+        if (find_beside(places[i], ret))
+            return true;
+    }
+    return false;
+}
+#else
+static bool is_beside(char ret[PATH_MAX])
+{
+    (void)ret;
+    return false;
+}
+#endif
+
+static bool find_program(char ret[PATH_MAX])
+{
     const char *asked = secure_getenv("GOALLOC_COLLECTOR");
 
     if (asked != NULL && asked[0] != '\0') {
@@ -113,10 +134,8 @@ static bool find_program(char ret[PATH_MAX])
 
         return n > 0 && n < PATH_MAX && is_program(ret);
     }
-    for (size_t i = 0; i < sizeof(beside) / sizeof(beside[0]); i++) {
-        if (find_beside(beside[i], ret))
-            return true;
-    }
+    if (is_beside(ret))
+        return true;
     (void)snprintf(ret, PATH_MAX, "%s", GOALLOC_COLLECTOR_INSTALLED "/" PROGRAM);
     return is_program(ret);
 }
@@ -218,6 +237,8 @@ static int start(collector *c, const char *program, const char *const *args)
     if (r < 0)
         return r;
     r = spawn(program, args, ends[1], &c->pid);
+    if (r == -ENOEXEC || r == -EACCES || r == -ENOENT)
+        r = -ENOSYS; /* it is no program, or not for this user */
     (void)close(ends[1]);
     if (r < 0) {
         (void)close(ends[0]);
