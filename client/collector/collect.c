@@ -36,10 +36,13 @@
 #include "client/collector/suspects.h"
 #include "client/include/goalloc.h"
 #include "client/lib/attach.h"
+#include "client/lib/collectcall.h"
 #include "client/lib/process.h"
-#include "shm/holds.h"
+#include "shm/origin.h"
 
 #define RETRY_MS 20
+
+_Static_assert(COLLECTCALL_OBJECTS_MAX <= SHM_ROOTS_MAX, "there is room for them among the roots");
 
 static int arena_fd = -1; /* of the heap that is attached */
 
@@ -80,6 +83,8 @@ typedef struct cycle {
     const collect_options *options;
     collect_result *result;
     heapcopy_is_suspect *suspect;
+    uint64_t announced[COLLECTCALL_OBJECTS_MAX];
+    uint32_t nannounced;
     heapcopy heap;
     world world;
     marker marker;
@@ -96,6 +101,23 @@ static void tell(const cycle *c, enum collect_step step, uint64_t n, uint64_t to
         c->options->progress(step, n, total, c->options->arg);
 }
 
+/* Step 2. */
+static int begin(cycle *c)
+{
+    int n = collectcall_begin(NULL, c->announced);
+
+    c->nannounced = n > 0 ? (uint32_t)n : 0;
+    if (n >= 0)
+        return 0;
+    return fail(c->result, n,
+                n == -EBUSY    ? "another session is collecting"
+                : n == -EAGAIN ? "a session is ending"
+                : n == -EPERM  ? "sessions of other users are attached: this is for root, the daemon's user and the "
+                                 "control group"
+                : n == -ENOSYS ? "the daemon is of an older version, which knows no collector"
+                               : goalloc_strerror(n));
+}
+
 /* Step 3. */
 static int prepare(cycle *c)
 {
@@ -107,6 +129,7 @@ static int prepare(cycle *c)
 
     if (r < 0)
         return fail(ret, r, "this process has no memory for a copy of what may hold pointers");
+    heapcopy_add_announced(&c->heap, c->announced, c->nannounced);
     options.heap_estimate_ns = c->heap.estimate_ns;
     r = world_prepare(&c->world, &process.map, &options, &ret->trouble);
     ret->estimate_ns = c->world.nprocesses > 0 ? c->heap.estimate_ns + c->world.estimate_ns : 0;
@@ -180,11 +203,70 @@ static int mark(cycle *c)
     return 0;
 }
 
+/* --- what the dead may have left --- */
+
+/* True if the heap's daemon says who has filled a span. */
+static bool has_origins(void)
+{
+    return (u32_load_relaxed(&process.map.header->optional) & SHM_OPTIONAL_ORIGIN) != 0;
+}
+
+/* A dead session may have allocated in a span of that origin. Without origins: in any. */
+static bool is_suspect_origin(uint64_t word)
+{
+    uint32_t session = origin_unpack(word).session.n;
+
+    return !has_origins() || session >= SHM_SESSIONS_MAX || origin_is_suspect(word, &process.map.sessions[session]);
+}
+
+static bool is_suspect(const shm_span *span)
+{
+    return is_suspect_origin(u64_load_acquire(&span->origin));
+}
+
+static bool was_suspect(const heap_span *span)
+{
+    return is_suspect_origin(span->origin);
+}
+
+typedef struct confirming {
+    collect_result *result;
+    uint32_t spans[COLLECTCALL_SPANS_MAX];
+    uint32_t n;
+} confirming;
+
+/* If it fails the spans stay suspect: the next cycle looks there once more. */
+static void send_confirmed(confirming *c)
+{
+    if (c->n > 0 && collectcall_confirm(c->spans, c->n) == 0)
+        c->result->nconfirmed += c->n;
+    c->n = 0;
+}
+
+static void confirm_span(uint32_t page, void *arg)
+{
+    confirming *c = arg;
+
+    c->spans[c->n++] = page;
+    if (c->n == COLLECTCALL_SPANS_MAX)
+        send_confirmed(c);
+}
+
+static void confirm(cycle *c)
+{
+    confirming what = { .result = c->result };
+
+    if (!has_origins())
+        return;
+    garbage_each_clean(&c->heap, was_suspect, confirm_span, &what);
+    send_confirmed(&what);
+}
+
 /* Steps 7 and 8. */
 static int finish(cycle *c)
 {
     collect_view view = { &c->heap, &c->marker, &c->world, &c->result->garbage };
-    uint64_t begin;
+    uint64_t begin_ns;
     int r = mark(c);
 
     if (r == 0 && c->options->found != NULL) {
@@ -195,9 +277,10 @@ static int finish(cycle *c)
     if (r < 0 || !has_flag(c, COLLECT_FREE | COLLECT_ALL))
         return r;
     tell(c, COLLECT_FREES, 0, c->result->garbage.total.objects);
-    begin = heapcopy_now_ns();
+    begin_ns = heapcopy_now_ns();
     garbage_free(&c->result->garbage, &c->heap, has_flag(c, COLLECT_ALL));
-    c->result->free_ns = heapcopy_now_ns() - begin;
+    c->result->free_ns = heapcopy_now_ns() - begin_ns;
+    confirm(c);
     return 0;
 }
 
@@ -211,12 +294,15 @@ static void cycle_free(cycle *c)
 /* One attempt. */
 static int attempt(const collect_options *options, collect_result *ret)
 {
-    cycle c = { .options = options, .result = ret };
+    static cycle c; /* too large for a stack; a process runs one at a time */
     int r;
 
+    c = (cycle){ .options = options, .result = ret, .suspect = options->flags & COLLECT_SUSPECTS ? is_suspect : NULL };
     ret->nattempts++;
     ret->trouble = (world_trouble){ .error = 0 };
-    r = prepare(&c);
+    r = begin(&c);
+    if (r == 0)
+        r = prepare(&c);
     if (r == 0) {
         tell(&c, COLLECT_COPIES, 0, 0);
         r = snapshot(&c);
@@ -257,6 +343,7 @@ int collect_run(const collect_options *options, collect_result *ret)
             return fail(ret, r, goalloc_attach_error());
     }
     r = run(options, ret, timeout_ms);
+    (void)(collectcall_end() < 0); /* else the session's end does it */
     if (!attached) {
         (void)goalloc_detach();
         (void)close(arena_fd);

@@ -57,6 +57,7 @@ typedef struct collect_result {
     uint64_t copy_ns;      /* of that: the heap's half */
     uint64_t mark_ns;
     uint64_t free_ns;
+    uint32_t nconfirmed;   /* spans of which the daemon was told that no dead session has left anything there */
     uint32_t nattempts;    /* cycles that were begun: some found that a session had just ended or begun */
 } collect_result;
 

@@ -9,7 +9,7 @@
  * there by itself, when the owner ends, and two may not free one object. It is told apart (owned).
  *
  * An object is freed by goalloc_free_checked(), as any process frees what another one has allocated: one bit. Without
- * `all` spans are left alone that were leased at the snapshot or are now.
+ * `all` spans are left alone that were leased at the snapshot or are now. What is freed is taken out of the copy.
  */
 #include "client/collector/garbage.h"
 
@@ -156,7 +156,7 @@ bool garbage_has(const heapcopy *h, uint64_t offset)
 
 typedef struct freeing {
     garbage *garbage;
-    const heapcopy *heap;
+    heapcopy *heap;
     bool all;
     const heap_span *span; /* the last one */
     bool leave;            /* its objects are left alone */
@@ -180,12 +180,35 @@ static bool free_one(const heap_object *object, void *arg)
         add(&f->garbage->freed, object->bytes);
     else
         f->garbage->ngone++;
+    f->heap->bits[object->ordinal / 64].live &= ~(UINT64_C(1) << object->ordinal % 64);
     return true;
 }
 
-void garbage_free(garbage *g, const heapcopy *h, bool all)
+void garbage_free(garbage *g, heapcopy *h, bool all)
 {
     freeing f = { .garbage = g, .heap = h, .all = all };
 
     garbage_each(h, free_one, &f);
+}
+
+static bool is_clean(const heapcopy *h, const heap_span *span)
+{
+    for (uint32_t w = 0; w < (span->nordinals + 63) / 64; w++) {
+        const heap_bits *bits = &h->bits[span->ordinal / 64 + w];
+
+        if ((bits->live & ~bits->mark) != 0)
+            return false;
+    }
+    return true;
+}
+
+void garbage_each_clean(const heapcopy *h, bool (*wanted)(const heap_span *span),
+                        void (*visit)(uint32_t page, void *arg), void *arg)
+{
+    for (uint32_t i = 0; i < h->nspans; i++) {
+        const heap_span *span = &h->spans[i];
+
+        if (is_mine(span) && !(span->flags & HEAP_SPAN_LEASED) && wanted(span) && is_clean(h, span))
+            visit((uint32_t)(span->offset >> PAGE_SHIFT), arg);
+    }
 }

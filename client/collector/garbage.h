@@ -43,6 +43,13 @@ void garbage_each(const heapcopy *h, garbage_visit *visit, void *arg);
 bool garbage_has(const heapcopy *h, uint64_t offset);
 
 /* Free it: in spans that nobody leases, or all of it. The caller is attached. */
-void garbage_free(garbage *g, const heapcopy *h, bool all);
+void garbage_free(garbage *g, heapcopy *h, bool all);
+
+/*
+ * Visit the first page of each span whose objects that live have all been reached, or are free by now: of those that
+ * nobody leased at the snapshot, that nobody owns, and that wanted() names.
+ */
+void garbage_each_clean(const heapcopy *h, bool (*wanted)(const heap_span *span),
+                        void (*visit)(uint32_t page, void *arg), void *arg);
 
 #endif

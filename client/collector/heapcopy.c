@@ -40,7 +40,7 @@
 #define HELPED_BYTES     (1 * MIB) /* from which on other threads help to read */
 #define PROBE_BYTES      (8 * MIB) /* read to learn how fast that is */
 #define SPAN_NS          80u       /* of a look at a span; measured: 60 with its bits */
-#define ROOTS_MAX        (4 * SHM_ROOTS_MAX + 4 * SHM_HOLDS_MAX)
+#define ROOTS_MAX        (5 * SHM_ROOTS_MAX + 4 * SHM_HOLDS_MAX)
 #define TINY_WORDS_BYTES (TINY_NBLOCKS * sizeof(uint32_t))
 
 enum { ROOM_SPAN_OF, ROOM_SPANS, ROOM_BITS, ROOM_CONTENT, ROOM_ROOTS, ROOM_PIECES };
@@ -391,6 +391,12 @@ static void take_named_roots(heapcopy *h, bool both_values)
         if (both_values)
             root_add(h, u64_load_acquire(&root->values[1 - root_which(current)].offset), HEAP_ROOT_NAMED, i);
     }
+}
+
+void heapcopy_add_announced(heapcopy *h, const uint64_t *offsets, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        root_add(h, offsets[i], HEAP_ROOT_ANNOUNCED, i);
 }
 
 static void take_intents(heapcopy *h)

@@ -50,6 +50,7 @@ typedef struct heap_bits {
 /* What the heap's own tables hold. */
 enum heap_root_kind {
     HEAP_ROOT_NAMED,  /* a named root: number of its entry */
+    HEAP_ROOT_ANNOUNCED, /* the daemon knows that it is about to be a root: number as the daemon has told it */
     HEAP_ROOT_INTENT, /* goalloc_link() or goalloc_unlink_free() is at it: number of the hold */
 };
 
@@ -118,6 +119,9 @@ int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_
  */
 int heapcopy_take(heapcopy *h, heapcopy_is_suspect *suspect, bool both_values, uint64_t deadline_ns)
     __attribute__((warn_unused_result));
+
+/* Between the two: objects that are about to be roots count as such. */
+void heapcopy_add_announced(heapcopy *h, const uint64_t *offsets, uint32_t n);
 
 void heapcopy_free(heapcopy *h);
 

@@ -20,6 +20,7 @@
 #include "client/ctl/commands.h"
 #include "client/ctl/ctl.h"
 #include "proto/wire.h"
+#include "shm/origin.h"
 
 #define ROWS_PRESET        20u
 #define JSON_ROWS_PRESET   1000u
@@ -100,9 +101,15 @@ static int sum_by_session(leaks *l, const collect_view *view)
     if (l->sessions == NULL)
         return -ENOMEM;
     for (uint32_t i = 0; i < g->nparts; i++) {
-        leaks_session like = { .session = 0 };
-        leaks_session *s = session_of(l, &like);
+        origin_word origin = origin_unpack(g->parts[i].origin);
+        leaks_session like = { .mixed = origin.state == ORIGIN_MIXED };
+        leaks_session *s;
 
+        if (origin.state == ORIGIN_ALONE) {
+            like.session = origin.session.n;
+            like.epoch = origin.epoch;
+        }
+        s = session_of(l, &like);
         s->sum.objects += g->parts[i].sum.objects;
         s->sum.bytes += g->parts[i].sum.bytes;
     }
