@@ -84,6 +84,13 @@ static void take_entries(declaration *d, const declared_table *table)
     }
 }
 
+static bool read_entries(pages *p, const maps_entry *entry, declared_table *table)
+{
+    uint64_t bytes = u32_load_relaxed(&table->n) * sizeof(table->entries[0]);
+
+    return pages_read(p, entry->start + DECLARED_HEADER_BYTES, table->entries, bytes) == bytes;
+}
+
 int declaration_read(declaration *d, const maps *m, pages *p)
 {
     declared_table *table = NULL;
@@ -103,14 +110,13 @@ int declaration_read(declaration *d, const maps *m, pages *p)
             table = table_new();
         if (table == NULL)
             return -ENOMEM;
-        bytes = bytes < sizeof(*table) ? bytes : sizeof(*table);
-        bytes = pages_read(p, entry->start, table, bytes);
-        if (bytes < DECLARED_HEADER_BYTES)
+        if (pages_read(p, entry->start, table, DECLARED_HEADER_BYTES) < DECLARED_HEADER_BYTES)
             continue;
         /* Of a table that is being changed, too: who is opaque is so before and after. */
         if (table->magic == DECLARED_MAGIC && (u32_load_relaxed(&table->flags) & DECLARED_OPAQUE) != 0)
             d->opaque = true;
-        if (!declared_is_whole(table, bytes))
+        /* No page is read of which nothing was written: that would give it memory. */
+        if (!declared_is_whole(table, bytes) || !read_entries(p, entry, table))
             continue;
         nonly += (u32_load_relaxed(&table->flags) & DECLARED_ONLY_ROOTS) != 0;
         r = make_room(d, u32_load_relaxed(&table->n));

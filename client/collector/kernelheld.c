@@ -30,7 +30,7 @@ void kernelheld_free(kernelheld *k)
 }
 
 /* The value behind each name in the lines of a text: "data: 1f", "signal: 10/00001f". */
-static void look_at_lines(words *w, const words_range *what, const char *text, const char *name, char before)
+static void look_at_lines(words_found *w, const words_range *what, const char *text, const char *name, char before)
 {
     for (const char *at = strstr(text, name); at != NULL; at = strstr(at, name)) {
         uint64_t value;
@@ -48,7 +48,7 @@ static void look_at_lines(words *w, const words_range *what, const char *text, c
     }
 }
 
-static int look_at_epoll(kernelheld *k, words *w, pid_t pid, pid_t tid, pid_t fd)
+static int look_at_epoll(kernelheld *k, words_found *w, pid_t pid, pid_t tid, pid_t fd)
 {
     words_range what = { .address = (uint64_t)fd, .pid = pid, .kind = WORDS_EPOLL, .mapping = "epoll" };
     char name[48];
@@ -61,7 +61,7 @@ static int look_at_epoll(kernelheld *k, words *w, pid_t pid, pid_t tid, pid_t fd
     return r == -ENOMEM ? r : 0;
 }
 
-static int look_at_timers(kernelheld *k, words *w, pid_t pid, pid_t tid)
+static int look_at_timers(kernelheld *k, words_found *w, pid_t pid, pid_t tid)
 {
     words_range what = { .pid = pid, .kind = WORDS_TIMER, .mapping = "timer" };
     int r = proc_read(&k->text, tid, "timers");
@@ -90,7 +90,7 @@ static int look_at_descriptor(int directory, pid_t fd, bool trust_kernel, bool *
     return 0;
 }
 
-static int look_at_descriptors(kernelheld *k, words *w, pid_t pid, pid_t tid, bool trust_kernel, uint64_t deadline_ns,
+static int look_at_descriptors(kernelheld *k, words_found *w, pid_t pid, pid_t tid, bool trust_kernel, uint64_t deadline_ns,
                                world_trouble *ret)
 {
     char path[32];
@@ -117,7 +117,7 @@ static int look_at_descriptors(kernelheld *k, words *w, pid_t pid, pid_t tid, bo
     return r;
 }
 
-int kernelheld_look(kernelheld *k, words *w, pid_t pid, pid_t tid, bool trust_kernel, uint64_t deadline_ns,
+int kernelheld_look(kernelheld *k, words_found *w, pid_t pid, pid_t tid, bool trust_kernel, uint64_t deadline_ns,
                     world_trouble *ret)
 {
     int r = look_at_descriptors(k, w, pid, tid, trust_kernel, deadline_ns, ret);

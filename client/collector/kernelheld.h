@@ -20,7 +20,7 @@ void kernelheld_free(kernelheld *k);
  * Look at what the kernel holds of the process; tid: a thread of it that lives. w NULL: only whether it is opaque. 0;
  * -EOPNOTSUPP: it has an io_uring; -ETIMEDOUT; -ENOMEM.
  */
-int kernelheld_look(kernelheld *k, words *w, pid_t pid, pid_t tid, bool trust_kernel, uint64_t deadline_ns,
+int kernelheld_look(kernelheld *k, words_found *w, pid_t pid, pid_t tid, bool trust_kernel, uint64_t deadline_ns,
                     world_trouble *ret) __attribute__((warn_unused_result));
 
 #endif

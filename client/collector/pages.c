@@ -219,7 +219,7 @@ uint64_t pages_read(const pages *p, uint64_t from, void *to, uint64_t bytes)
     return n < 0 ? 0 : (uint64_t)n;
 }
 
-int pages_look(pages *p, words *w, const words_range *what, uint64_t start, uint64_t end)
+int pages_look(pages *p, words_found *w, const words_range *what, uint64_t start, uint64_t end)
 {
     words_range at = *what;
 
@@ -254,7 +254,7 @@ int pages_look(pages *p, words *w, const words_range *what, uint64_t start, uint
     return 0;
 }
 
-int pages_look_at_file(pages *p, words *w, const words_range *what, int fd, uint64_t offset, uint64_t bytes)
+int pages_look_at_file(pages *p, words_found *w, const words_range *what, int fd, uint64_t offset, uint64_t bytes)
 {
     uint64_t at = offset, end = offset + bytes;
 

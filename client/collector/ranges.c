@@ -282,7 +282,7 @@ int ranges_measure(ranges *g, pages *p)
     return r;
 }
 
-int ranges_look(ranges *g, pages *p, words *w, pid_t pid)
+int ranges_look(ranges *g, pages *p, words_found *w, pid_t pid)
 {
     int r = 0;
 

@@ -37,6 +37,6 @@ int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target
 int ranges_measure(ranges *g, pages *p) __attribute__((warn_unused_result));
 
 /* Look at all of it. */
-int ranges_look(ranges *g, pages *p, words *w, pid_t pid) __attribute__((warn_unused_result));
+int ranges_look(ranges *g, pages *p, words_found *w, pid_t pid) __attribute__((warn_unused_result));
 
 #endif

@@ -51,7 +51,7 @@ static const unsigned more_sets[] = { NT_ARM_TLS, NT_PRFPREG, NT_ARM_SVE, NT_ARM
 #error "registers of this processor are not known here"
 #endif
 
-int registers_look(words *w, pid_t pid, pid_t tid, uint64_t *buffer, uint64_t *ret_stack, uint64_t *ret_thread)
+int registers_look(words_found *w, pid_t pid, pid_t tid, uint64_t *buffer, uint64_t *ret_stack, uint64_t *ret_thread)
 {
     words_range what = { .pid = pid, .tid = tid, .kind = WORDS_REGISTERS };
     uint64_t n = read_set(tid, NT_PRSTATUS, buffer, REGISTERS_ROOM - sizeof(uint64_t));
@@ -81,7 +81,7 @@ int registers_look(words *w, pid_t pid, pid_t tid, uint64_t *buffer, uint64_t *r
     return 0;
 }
 
-static void look_at_signal(words *w, pid_t pid, pid_t tid, const siginfo_t *info)
+static void look_at_signal(words_found *w, pid_t pid, pid_t tid, const siginfo_t *info)
 {
     words_range what = { .address = (uint64_t)info->si_signo, .pid = pid, .tid = tid, .kind = WORDS_SIGNAL };
     uint64_t value = (uint64_t)(uintptr_t)info->si_value.sival_ptr;
@@ -91,7 +91,7 @@ static void look_at_signal(words *w, pid_t pid, pid_t tid, const siginfo_t *info
         words_put(w, &what, &value, 1);
 }
 
-void registers_look_at_signals(words *w, pid_t pid, pid_t tid, bool shared)
+void registers_look_at_signals(words_found *w, pid_t pid, pid_t tid, bool shared)
 {
     siginfo_t infos[SIGNALS_AT_ONCE];
     struct __ptrace_peeksiginfo_args wanted = { .flags = shared ? PTRACE_PEEKSIGINFO_SHARED : 0,

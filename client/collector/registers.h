@@ -14,10 +14,10 @@
 #define REGISTERS_ROOM (UINT32_C(128) << 10)
 
 /* Looks at all registers of the thread. buffer has REGISTERS_ROOM bytes. 0, or -ESRCH: it is not stopped any more. */
-int registers_look(words *w, pid_t pid, pid_t tid, uint64_t *buffer, uint64_t *ret_stack, uint64_t *ret_thread)
+int registers_look(words_found *w, pid_t pid, pid_t tid, uint64_t *buffer, uint64_t *ret_stack, uint64_t *ret_thread)
     __attribute__((warn_unused_result));
 
 /* The values that signals carry which wait for the thread, or (shared) for its process, or that has stopped it. */
-void registers_look_at_signals(words *w, pid_t pid, pid_t tid, bool shared);
+void registers_look_at_signals(words_found *w, pid_t pid, pid_t tid, bool shared);
 
 #endif

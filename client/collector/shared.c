@@ -219,7 +219,7 @@ void shared_measure(shared *s)
     }
 }
 
-int shared_look(shared *s, pages *p, words *w)
+int shared_look(shared *s, pages *p, words_found *w)
 {
     int r = 0;
 

@@ -47,6 +47,6 @@ int shared_add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool tr
 void shared_measure(shared *s);
 
 /* -ETIMEDOUT; -EOPNOTSUPP. */
-int shared_look(shared *s, pages *p, words *w) __attribute__((warn_unused_result));
+int shared_look(shared *s, pages *p, words_found *w) __attribute__((warn_unused_result));
 
 #endif

@@ -20,13 +20,13 @@ typedef struct world_trouble {
 __attribute__((format(printf, 4, 5))) static inline int trouble_is(world_trouble *ret, int error, pid_t pid,
                                                                    const char *format, ...)
 {
-    va_list list;
+    va_list values;
 
     ret->error = error;
     ret->pid = pid;
-    va_start(list, format);
-    (void)vsnprintf(ret->text, sizeof(ret->text), format, list);
-    va_end(list);
+    va_start(values, format);
+    (void)vsnprintf(ret->text, sizeof(ret->text), format, values);
+    va_end(values);
     return error;
 }
 

@@ -51,9 +51,9 @@ const char *words_kind_name(enum words_kind kind)
     return "unknown";
 }
 
-int words_init(words *w, uint64_t base, uint64_t arena_bytes, bool offsets)
+int words_init(words_found *w, uint64_t base, uint64_t arena_bytes, bool offsets)
 {
-    *w = (words){ .base = base, .arena_bytes = arena_bytes, .offsets = offsets };
+    *w = (words_found){ .base = base, .arena_bytes = arena_bytes, .offsets = offsets };
     w->hits = malloc(HITS_AT_FIRST * sizeof(*w->hits));
     if (w->hits == NULL)
         return -ENOMEM;
@@ -62,7 +62,7 @@ int words_init(words *w, uint64_t base, uint64_t arena_bytes, bool offsets)
     return 0;
 }
 
-void words_deinit(words *w)
+void words_deinit(words_found *w)
 {
     while (w->names != NULL) {
         struct words_names *next = w->names->next;
@@ -72,11 +72,11 @@ void words_deinit(words *w)
     }
     free(w->ranges);
     free(w->hits);
-    *w = (words){ 0 };
+    *w = (words_found){ 0 };
 }
 
 /* A copy that is safe to print: who has named the mapping is anybody. */
-static const char *name_keep(words *w, const char *name)
+static const char *name_keep(words_found *w, const char *name)
 {
     struct words_names *kept;
     char plain[NAME_MAX_KEPT];
@@ -100,7 +100,7 @@ static const char *name_keep(words *w, const char *name)
     return kept->text;
 }
 
-static bool make_room(words *w, uint64_t nhits)
+static bool make_room(words_found *w, uint64_t nhits)
 {
     uint64_t room = w->hits_room * 2 > w->nhits + nhits ? w->hits_room * 2 : w->nhits + nhits;
     words_hit *more;
@@ -117,18 +117,18 @@ static bool make_room(words *w, uint64_t nhits)
     return true;
 }
 
-static bool is_address(const words *w, uint64_t word)
+static bool is_address(const words_found *w, uint64_t word)
 {
     return (word & ADDRESS_MASK) - w->base < w->arena_bytes;
 }
 
-static bool is_offset(const words *w, uint64_t word)
+static bool is_offset(const words_found *w, uint64_t word)
 {
     return word - PAGE_BYTES < w->arena_bytes - PAGE_BYTES;
 }
 
 /* Room for n hits is there. index: of the first word in its range. */
-static void look_closely(words *w, const uint64_t *from, uint64_t n, uint64_t index)
+static void look_closely(words_found *w, const uint64_t *from, uint64_t n, uint64_t index)
 {
     for (uint64_t i = 0; i < n; i++) {
         uint64_t offset;
@@ -143,7 +143,7 @@ static void look_closely(words *w, const uint64_t *from, uint64_t n, uint64_t in
     }
 }
 
-static void look(words *w, const uint64_t *from, uint64_t n, uint64_t index)
+static void look(words_found *w, const uint64_t *from, uint64_t n, uint64_t index)
 {
     const uint64_t base = w->base, bytes = w->arena_bytes;
     uint64_t i = 0;
@@ -163,7 +163,7 @@ static void look(words *w, const uint64_t *from, uint64_t n, uint64_t index)
     look_closely(w, from + i, n - i, index + i);
 }
 
-void words_begin(words *w, const words_range *what)
+void words_begin(words_found *w, const words_range *what)
 {
     w->current = *what;
     w->current.first_hit = w->nhits;
@@ -172,7 +172,7 @@ void words_begin(words *w, const words_range *what)
     w->open = true;
 }
 
-void words_end(words *w)
+void words_end(words_found *w)
 {
     words_range *range = &w->current;
 
@@ -196,7 +196,7 @@ void words_end(words *w)
     w->ranges[w->nranges++].mapping = name_keep(w, range->mapping);
 }
 
-void words_add(words *w, const uint64_t *from, uint64_t n)
+void words_add(words_found *w, const uint64_t *from, uint64_t n)
 {
     while (n > 0 && w->open && !w->full) {
         uint64_t room = WORDS_RANGE_MAX - w->current.nwords;
@@ -219,7 +219,7 @@ void words_add(words *w, const uint64_t *from, uint64_t n)
     }
 }
 
-void words_put(words *w, const words_range *what, const uint64_t *from, uint64_t n)
+void words_put(words_found *w, const words_range *what, const uint64_t *from, uint64_t n)
 {
     words_begin(w, what);
     words_add(w, from, n);

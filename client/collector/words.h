@@ -59,7 +59,7 @@ static inline uint64_t words_hit_address(const words_range *range, words_hit hit
 /* What a kind of words is called, for people. */
 const char *words_kind_name(enum words_kind kind);
 
-typedef struct words {
+typedef struct words_found {
     uint64_t base; /* of the arena */
     uint64_t arena_bytes;
     bool offsets;
@@ -72,18 +72,18 @@ typedef struct words {
     bool open;           /* ranges[nranges] is being made */
     words_range current; /* if so */
     struct words_names *names;
-} words;
+} words_found;
 
 /* Room for some hits is made and touched, so that a pause need not. -ENOMEM. */
-int words_init(words *w, uint64_t base, uint64_t arena_bytes, bool offsets) __attribute__((warn_unused_result));
-void words_deinit(words *w);
+int words_init(words_found *w, uint64_t base, uint64_t arena_bytes, bool offsets) __attribute__((warn_unused_result));
+void words_deinit(words_found *w);
 
 /* Words of a process follow that stand at address; mapping is copied when there are hits. */
-void words_begin(words *w, const words_range *what);
-void words_add(words *w, const uint64_t *from, uint64_t n);
-void words_end(words *w);
+void words_begin(words_found *w, const words_range *what);
+void words_add(words_found *w, const uint64_t *from, uint64_t n);
+void words_end(words_found *w);
 
 /* The three at once. */
-void words_put(words *w, const words_range *what, const uint64_t *from, uint64_t n);
+void words_put(words_found *w, const words_range *what, const uint64_t *from, uint64_t n);
 
 #endif

@@ -55,7 +55,7 @@ struct world_state {
     world *w;
     world_options options;
     targets targets;
-    words words;
+    words_found words;
     pages pages;
     shared shared;
     kernelheld kernelheld;
