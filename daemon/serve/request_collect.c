@@ -27,7 +27,8 @@
 #include "shm/crash.h"
 #include "shm/origin.h"
 
-#define BUSY "another session is collecting"
+#define BUSY     "another session is collecting"
+#define LOST_MAX 256u /* sessions that are lost: to look whether their processes live takes a system call for each */
 
 /* True if this session is of another user than who asks, and lives. */
 static bool is_of_other(const session *s, const session *other)
@@ -43,6 +44,8 @@ static answer check_sessions(const client *c, const session *s)
 
     if (srv->sessions.nending > 0)
         return (answer){ EAGAIN, "a session is ending: ask again" };
+    if (srv->sessions.nlost > LOST_MAX)
+        return (answer){ EAGAIN, "many sessions have lost their connection: ask again" };
     for (uint32_t no = 1; no < service_nentries(srv); no++) {
         const session *other = session_at(&srv->sessions, no);
 
