@@ -290,8 +290,11 @@ static int tracer_begin(struct world_state *s, world_trouble *ret)
 int world_stop(world *w, world_trouble *ret_trouble)
 {
     struct world_state *s = w->state;
-    int r = tracer_begin(s, ret_trouble);
+    int r;
 
+    if (w->nprocesses == 0)
+        return 0; /* who maps the heap from now on has a session that was not there */
+    r = tracer_begin(s, ret_trouble);
     if (r == 0)
         r = ask(s, JOB_STOP, ret_trouble);
     w->nprocesses = 0;
@@ -335,8 +338,11 @@ static int copy_all(struct world_state *s, world_trouble *ret)
 {
     world *w = s->w;
     uint64_t began = proc_now_ns();
-    int r = ask(s, JOB_REGISTERS, ret);
+    int r;
 
+    if (!s->tracing)
+        return 0;
+    r = ask(s, JOB_REGISTERS, ret);
     w->times.registers_ns = proc_now_ns() - began;
     shared_clear(&s->shared);
     for (uint32_t i = 0; i < s->targets.nprocesses && r == 0; i++) {
