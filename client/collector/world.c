@@ -220,9 +220,9 @@ static int do_registers(struct world_state *s)
             continue;
         if (registers_look(&s->words, process->pid, thread->tid, s->registers, &thread->stack, &thread->thread) < 0)
             return trouble_is(s->trouble, -EAGAIN, process->pid, "process %d was killed meanwhile", process->pid);
-        registers_look_at_signals(&s->words, process->pid, thread->tid, false);
+        registers_look_at_signals(&s->words, process->pid, thread->tid, false, thread->signal != 0);
         if (thread->tid == process->pid)
-            registers_look_at_signals(&s->words, process->pid, thread->tid, true);
+            registers_look_at_signals(&s->words, process->pid, thread->tid, true, false);
         if (proc_now_ns() > s->w->deadline_ns)
             return trouble_is(s->trouble, -ETIMEDOUT, process->pid, "the registers of process %d took too long",
                               process->pid);
