@@ -105,10 +105,8 @@ static void forget_process(targets *t, pid_t tid)
 
     if (process != NULL) {
         process->gone = true;
-        for (uint32_t i = 0; i < t->nthreads; i++) {
-            if (&t->processes[t->threads[i].process] == process)
-                t->threads[i].state = TARGET_GONE;
-        }
+        for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next)
+            t->threads[i].state = TARGET_GONE;
     }
     (void)ptrace(PTRACE_DETACH, tid, NULL, NULL);
 }
@@ -402,9 +400,8 @@ static bool is_whole(const targets *t, uint32_t process)
     uint32_t n = 0, wanted = proc_nthreads(t->processes[process].pid);
     bool first = false;
 
-    for (uint32_t i = 0; i < t->nthreads; i++) {
-        if (t->threads[i].process != process ||
-            (t->threads[i].state != TARGET_STOPPED && t->threads[i].state != TARGET_WORKER))
+    for (uint32_t i = t->processes[process].last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next) {
+        if (t->threads[i].state != TARGET_STOPPED && t->threads[i].state != TARGET_WORKER)
             continue;
         n++;
         first = first || t->threads[i].tid == t->processes[process].pid;
