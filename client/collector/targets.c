@@ -101,7 +101,8 @@ int64_t targets_add_process(targets *t, pid_t pid, uint32_t session, uint64_t st
         t->processes = more;
         t->processes_room = room;
     }
-    t->processes[t->nprocesses] = (target_process){ .pid = pid, .session = session, .started = started };
+    t->processes[t->nprocesses] =
+        (target_process){ .pid = pid, .session = session, .started = started, .last_thread = TARGET_NO_THREAD };
     return t->nprocesses++;
 }
 
@@ -157,7 +158,10 @@ int64_t targets_add_thread(targets *t, pid_t tid, uint32_t process)
         for (uint32_t i = 0; i < t->nthreads; i++)
             hash_put(t, i);
     }
-    t->threads[t->nthreads] = (target_thread){ .tid = tid, .process = process, .state = TARGET_RUNS };
+    t->threads[t->nthreads] = (target_thread){
+        .tid = tid, .process = process, .state = TARGET_RUNS, .next = t->processes[process].last_thread
+    };
+    t->processes[process].last_thread = t->nthreads;
     hash_put(t, t->nthreads);
     return t->nthreads++;
 }
