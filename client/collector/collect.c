@@ -125,7 +125,7 @@ static int prepare(cycle *c)
     world_options options = { .max_pause_ns = c->options->max_pause_ns,
                               .trust_kernel = has_flag(c, COLLECT_TRUST_KERNEL),
                               .offsets = has_flag(c, COLLECT_OFFSETS) };
-    int r = heapcopy_prepare(&c->heap, &process.map, arena_fd, c->suspect);
+    int r = heapcopy_prepare(&c->heap, &process.map, arena_fd, c->suspect, ret->nattempts);
 
     if (r < 0)
         return fail(ret, r, "this process has no memory for a copy of what may hold pointers");

@@ -18,8 +18,8 @@
  * only live ones are looked into.
  *
  * Memory: a word a page of the heap in use, 72 bytes a span, 2 bits an object, and the bytes of spans that may hold
- * pointers. It is mapped and touched before the pause, for what is there then and an eighth more; a heap that has grown
- * beyond that by the time of the pause is -EAGAIN.
+ * pointers. It is mapped and touched before the pause, for what is there then; and mapped for an eighth more. A heap that
+ * has grown beyond that by the time of the pause is -EAGAIN, and the next attempt has room for more.
  *
  * Named roots: of each entry the value that counts, and with both_values the other one too: while somebody is attached
  * a reply may be on its way that names the object of before. Intents: what a hold names is about to be read again by
@@ -165,10 +165,10 @@ static uint64_t whole_pages(uint64_t bytes)
     return (bytes + SYSTEM_PAGE_BYTES - 1) / SYSTEM_PAGE_BYTES * SYSTEM_PAGE_BYTES;
 }
 
-/* Room for n units of so many bytes, and for an eighth and some more of them. */
-static int room_for(heap_room *room, uint64_t n, uint64_t least, uint64_t unit_bytes, uint64_t *ret_max)
+/* Room for n units of so many bytes, and for nth times an eighth and some more of them. */
+static int room_for(heap_room *room, uint64_t n, uint64_t least, uint64_t unit_bytes, uint32_t nth, uint64_t *ret_max)
 {
-    *ret_max = n + n / 8 + least;
+    *ret_max = n + nth * (n / 8 + least);
     return room_map(room, whole_pages(*ret_max * unit_bytes), whole_pages(n * unit_bytes + 1));
 }
 
@@ -221,7 +221,7 @@ static uint64_t measure_ns(heapcopy *h, uint64_t from, uint64_t bytes)
     return (uint64_t)((double)(heapcopy_now_ns() - begin) * (double)bytes / (double)some);
 }
 
-int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_suspect *suspect)
+int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_suspect *suspect, uint32_t nth)
 {
     uint64_t page = 0;
     uint64_t end = used_pages(map);
@@ -245,17 +245,18 @@ int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_
         for (uint32_t w = 0; w < bits_nwords(look.span.nelems); w += 4) /* so the pause does not fault on it */
             (void)u64_load_relaxed(shm_alloc_word(map, page_at(look.first), w));
     }
-    r = room_for(&h->rooms[ROOM_SPAN_OF], end, 2 * SHM_HEAP_ARENA_PAGES, sizeof(uint32_t), &h->npages_max);
+    r = room_for(&h->rooms[ROOM_SPAN_OF], end, 2 * SHM_HEAP_ARENA_PAGES, sizeof(uint32_t), nth, &h->npages_max);
     if (r == 0)
-        r = room_for(&h->rooms[ROOM_SPANS], nspans, 4096, sizeof(heap_span), &h->spans_max);
+        r = room_for(&h->rooms[ROOM_SPANS], nspans, 4096, sizeof(heap_span), nth, &h->spans_max);
     if (r == 0)
-        r = room_for(&h->rooms[ROOM_BITS], nwords, 65536, sizeof(heap_bits), &h->bits_max);
+        r = room_for(&h->rooms[ROOM_BITS], nwords, 65536, sizeof(heap_bits), nth, &h->bits_max);
     if (r == 0)
-        r = room_for(&h->rooms[ROOM_CONTENT], bytes, 64 * MIB, 1, &h->content_max);
+        r = room_for(&h->rooms[ROOM_CONTENT], bytes, 64 * MIB, 1, nth, &h->content_max);
     if (r == 0)
-        r = room_for(&h->rooms[ROOM_ROOTS], ROOTS_MAX, 0, sizeof(heap_root), &nroots);
+        r = room_for(&h->rooms[ROOM_ROOTS], ROOTS_MAX, 0, sizeof(heap_root), nth, &nroots);
     if (r == 0)
-        r = room_for(&h->rooms[ROOM_PIECES], nspans + bytes / BULK_PIECE_BYTES, 4096, sizeof(bulk_piece), &h->pieces_max);
+        r = room_for(&h->rooms[ROOM_PIECES], nspans + bytes / BULK_PIECE_BYTES, 4096, sizeof(bulk_piece), nth,
+                     &h->pieces_max);
     if (r < 0)
         return r;
     h->reader = bulkread_new(bytes >= HELPED_BYTES);

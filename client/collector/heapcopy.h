@@ -107,10 +107,10 @@ typedef bool heapcopy_is_suspect(const shm_span *span);
 
 /*
  * Look how large the heap is, and map memory for the copy. suspect NULL: all objects are looked for; else those of the
- * spans that it names, and of all others only the words are copied. arena_fd: the arena's; stays the caller's. 0,
- * -ENOMEM. Call heapcopy_free() in any case.
+ * spans that it names, and of all others only the words are copied. arena_fd: the arena's; stays the caller's. nth: 1,
+ * and more if the heap has grown beyond the room for it that often. 0, -ENOMEM. Call heapcopy_free() in any case.
  */
-int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_suspect *suspect)
+int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_suspect *suspect, uint32_t nth)
     __attribute__((warn_unused_result));
 
 /*

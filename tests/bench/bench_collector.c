@@ -135,7 +135,7 @@ static uint64_t take(heapcopy *h, const made *m, heapcopy_is_suspect *suspect)
 {
     uint64_t begin;
 
-    must(heapcopy_prepare(h, &m->heap.map, m->heap.arena_fd, suspect), "prepare");
+    must(heapcopy_prepare(h, &m->heap.map, m->heap.arena_fd, suspect, 1), "prepare");
     begin = heapcopy_now_ns();
     must(heapcopy_take(h, suspect, false, UINT64_MAX), "take");
     return heapcopy_now_ns() - begin;

@@ -114,10 +114,106 @@ static void leaks_of_all_kinds_are_found_and_freed_exactly(void **state)
     assert_true(fixture_is_clean(f, OF_ALL_LIVE));
 }
 
+/* --- with survivors --- */
+
+typedef struct survivor_plan {
+    int nlive;  /* objects of the list that the survivor has in private memory */
+    int ndead;  /* objects that it forgets */
+} survivor_plan;
+
+static node *volatile kept_in_data;
+
+/* Objects of which nobody knows, made in a call of their own: so no word of them stays in this frame. */
+__attribute__((noinline)) static void forget_some(int n)
+{
+    for (int i = 0; i < n; i++) {
+        node *p = goalloc_calloc(1, 100);
+
+        CHECK(p != NULL);
+        p->next = p;
+    }
+}
+
+/* Overwrite what calls have left below on this thread's stack. */
+__attribute__((noinline)) static void wipe_stack(void)
+{
+    volatile char wiped[65536];
+
+    for (size_t i = 0; i < sizeof(wiped); i++)
+        wiped[i] = 0;
+}
+
+static int hold_list(const fixture *f, void *arg)
+{
+    const survivor_plan *plan = arg;
+    uint64_t n = 0;
+
+    must_attach(f, 0);
+    for (int i = 0; i < plan->nlive; i++) {
+        node *p = goalloc_calloc(1, sizeof(*p));
+
+        CHECK(p != NULL);
+        p->next = kept_in_data;
+        p->number = (uint64_t)i;
+        kept_in_data = p;
+    }
+    forget_some(plan->ndead);
+    wipe_stack();
+    (void)raise(SIGSTOP);
+    for (const node *p = kept_in_data; p != NULL; p = p->next, n++)
+        CHECK(p->number == (uint64_t)plan->nlive - 1 - n);
+    CHECK(n == (uint64_t)plan->nlive);
+    return 0;
+}
+
+static void leaks_with_a_survivor_frees_nothing_that_lives(void **state)
+{
+    fixture *f = *state;
+    survivor_plan plan = { .nlive = 5000, .ndead = 5000 };
+    pid_t pid = child_start_stopped(f, hold_list, &plan);
+    json_t *answer = leaks(f, "--free", "--all");
+    uint64_t nfreed;
+
+    assert_non_null(answer);
+    nfreed = figure(answer, "freed_objects");
+    assert_in_range(nfreed, 4995, 5000); /* at most 0.1% is retained */
+    assert_int_equal(figure(answer, "garbage_objects"), nfreed);
+    assert_int_equal(figure(answer, "processes"), 1);
+    json_decref(answer);
+    (void)kill(pid, SIGCONT);
+    assert_int_equal(child_wait(pid), 0);
+    assert_true(fixture_live_with(f, 0) == 10000 - nfreed);
+    assert_int_equal(leaks_figure(f, "--free", NULL, "freed_objects"), 10000 - nfreed);
+    assert_true(fixture_is_clean(f, 0));
+}
+
+static void leaks_why_names_the_word_that_holds_an_object(void **state)
+{
+    fixture *f = *state;
+    survivor_plan plan = { .nlive = 3, .ndead = 0 };
+    int pipes[2];
+    pid_t pid;
+
+    (void)pipes;
+    pid = child_start_stopped(f, hold_list, &plan);
+    {
+        /* The list's objects are the first three places of their span. */
+        json_t *answer = leaks(f, NULL, NULL);
+
+        assert_non_null(answer);
+        assert_int_equal(figure(answer, "reached_objects"), 3);
+        json_decref(answer);
+    }
+    (void)kill(pid, SIGCONT);
+    assert_int_equal(child_wait(pid), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(leaks_of_all_kinds_are_found_and_freed_exactly),
+        FIXTURE_TEST(leaks_with_a_survivor_frees_nothing_that_lives),
+        FIXTURE_TEST(leaks_why_names_the_word_that_holds_an_object),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
