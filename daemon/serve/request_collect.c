@@ -12,7 +12,8 @@
  * dies, its session ends and the right with it.
  *
  * It is granted only while the daemon itself is not about to free objects of dead processes, as it does when it ends a
- * session or settles what that was linking: EAGAIN, and the collector asks again. What sessions that live let the daemon
+ * session, settles what that was linking, or reclaims what ended sessions have left: EAGAIN, and the collector asks
+ * again; and while a session has the right nothing is reclaimed. What sessions that live let the daemon
  * free later is theirs, so they reach it; objects that they have announced as roots in the making come with the reply.
  *
  * CONFIRM says of which spans the collector has found each object reachable, or has freed it. It counts for a span that
@@ -36,6 +37,23 @@ static bool is_of_other(const session *s, const session *other)
     return other != NULL && other->uid != s->uid;
 }
 
+bool collect_is_under_way(const service *srv)
+{
+    for (uint32_t no = 1; no < service_nentries(srv); no++) {
+        const session *s = session_at(&srv->sessions, no);
+
+        if (s != NULL && s->collecting)
+            return true;
+    }
+    return false;
+}
+
+/* True if the daemon frees what ended sessions have left, for an administrator, or is asked to. */
+static bool is_reclaiming(const service *srv)
+{
+    return srv->reclaiming || operations_first(&srv->peers, OPERATION_WAITING, ROUND_RECLAIM) != NULL;
+}
+
 /* What keeps a collection from beginning; 0: nothing. */
 static answer check_sessions(const client *c, const session *s)
 {
@@ -44,6 +62,8 @@ static answer check_sessions(const client *c, const session *s)
 
     if (srv->sessions.nending > 0)
         return (answer){ EAGAIN, "a session is ending: ask again" };
+    if (is_reclaiming(srv))
+        return (answer){ EAGAIN, "what ended sessions have left is being freed: ask again" };
     if (srv->sessions.nlost > LOST_MAX)
         return (answer){ EAGAIN, "many sessions have lost their connection: ask again" };
     for (uint32_t no = 1; no < service_nentries(srv); no++) {
