@@ -14,7 +14,9 @@
  *   the interval, then after twice as long, up to RETRY_MS_MAX; nothing is lost by waiting.
  *
  * A cycle after deaths looks at what the dead had a part in (COLLECT_SUSPECTS) and frees in spans that nobody leases.
- * It begins only if the estimate of its pause fits into --max-pause.
+ * It begins only if the estimate of its pause fits into --max-pause. What the dead had unlinked in spans of others, and
+ * what hung on objects of theirs that a cycle had confirmed, only a look at the whole heap finds: so one of the cycles
+ * in full_ms is of that kind, if it fits; if not, it is one as the others, and the next one tries again.
  *
  * If this process dies, systemd starts it again, and it begins with a cycle; what was stopped goes on (collect.h). If the
  * daemon dies, the session comes back to the next one, events are told as lost, and a cycle follows.
@@ -52,6 +54,7 @@ typedef struct service {
     int events;        /* of the session; -1: there is none */
     int64_t due_ms;    /* of the next cycle, or of the next look for a daemon; INT64_MAX: there is nothing to do */
     int64_t last_ms;   /* when the last cycle ended; INT64_MIN: there was none */
+    int64_t full_ms;   /* no cycle over the whole heap before */
     int64_t retry_ms;  /* after the next failure; 0: the last cycle has not failed */
     uint64_t ndeaths;  /* since the last cycle that has not failed */
     int said_error;    /* of the last failure that was said; 0: none since a success */
@@ -172,15 +175,29 @@ static void say_done(const service *s, const collect_result *result)
         (unsigned long long)result->pause_ns / 1000);
 }
 
-static void cycle(service *s)
+static int collect(const service *s, unsigned flags, collect_result *ret)
 {
     const collect_options wanted = { .socket_path = s->options->socket_path,
-                                     .flags = s->options->flags | COLLECT_SUSPECTS,
+                                     .flags = s->options->flags | flags,
                                      .max_pause_ns = s->options->max_pause_ns };
-    collect_result result;
-    int r = collect_run(&wanted, &result);
 
+    return collect_run(&wanted, ret);
+}
+
+static void cycle(service *s)
+{
+    bool full = clock_ms() >= s->full_ms;
+    collect_result result;
+    int r = collect(s, full ? 0 : COLLECT_SUSPECTS, &result);
+
+    if (full && r == -ETIMEDOUT) {
+        collect_end(&result);
+        full = false;
+        r = collect(s, COLLECT_SUSPECTS, &result);
+    }
     s->last_ms = clock_ms();
+    if (r == 0 && full)
+        s->full_ms = s->last_ms + s->options->full_ms;
     s->due_ms = INT64_MAX;
     if (r == 0) {
         say_done(s, &result);
@@ -246,7 +263,7 @@ static void serve(service *s)
 
 int service_run(const options *o)
 {
-    service s = { .options = o, .events = -1, .due_ms = INT64_MIN, .last_ms = INT64_MIN };
+    service s = { .options = o, .events = -1, .due_ms = INT64_MIN, .last_ms = INT64_MIN, .full_ms = INT64_MIN };
 
     s.signals = open_signals();
     if (s.signals < 0)

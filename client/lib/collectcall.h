@@ -22,7 +22,10 @@ int collectcall_begin(uint64_t *ret_nleases, uint64_t ret_announced[COLLECTCALL_
 /* Give it back. 0, -ENOENT (this session has not got it). */
 int collectcall_end(void) __attribute__((warn_unused_result));
 
-/* In these spans, nspans <= COLLECTCALL_SPANS_MAX, each object is reachable or freed. 0, -ENOENT as above, -EINVAL. */
+/*
+ * In these spans, nspans <= COLLECTCALL_SPANS_MAX, the heap itself holds each object, or it is freed. 0, -ENOENT as
+ * above, -EINVAL.
+ */
 int collectcall_confirm(const uint32_t *spans, size_t nspans) __attribute__((warn_unused_result));
 
 #endif

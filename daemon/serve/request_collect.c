@@ -15,8 +15,8 @@
  * session or settles what that was linking: EAGAIN, and the collector asks again. What sessions that live let the daemon
  * free later is theirs, so they reach it; objects that they have announced as roots in the making come with the reply.
  *
- * CONFIRM says of which spans the collector has found each object reachable, or has freed it. It counts for a span that
- * nobody leases and nobody has leased since BEGIN, as the count of leases says; so it is true, or of a collector that
+ * CONFIRM says of which spans the collector has found that the heap itself holds each object, or has freed it: not of
+ * those with objects that a process holds, which may die next. It counts for a span that nobody leases and nobody has leased since BEGIN, as the count of leases says; so it is true, or of a collector that
  * lies, which makes cycles after deaths miss garbage, and could free any object by itself.
  */
 #include "daemon/serve/request_collect.h"
