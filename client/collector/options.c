@@ -12,12 +12,12 @@
 #include "client/collector/collect.h"
 #include "shm/limits.h"
 
-#define PAUSE_NS         UINT64_C(5000000) /* after deaths: workers are at work */
-#define DELAY_NS         UINT64_C(2000000000)
-#define INTERVAL_NS      UINT64_C(10000000000)
-#define FULL_NS          UINT64_C(600000000000)
-#define TIME_NS_MOST     UINT64_C(86400000000000) /* a day */
-#define TIME_FORM        "a number and us, ms, s or min"
+#define PAUSE_NS UINT64_C(5000000) /* after deaths: workers are at work */
+#define DELAY_NS UINT64_C(2000000000)
+#define INTERVAL_NS UINT64_C(10000000000)
+#define FULL_NS UINT64_C(600000000000)
+#define TIME_NS_MOST UINT64_C(86400000000000) /* a day */
+#define TIME_FORM "a number and us, ms, s or min"
 
 __attribute__((visibility("default"))) const char *argp_program_version = "goallocd-collector " GOALLOC_VERSION;
 
@@ -165,7 +165,9 @@ void options_parse(options *o, int argc, char **argv)
                "process, what that has left; or once, all of it",
     };
 
-    *o = (options){ .flags = COLLECT_FREE, .delay_ms = DELAY_NS / 1000000, .interval_ms = INTERVAL_NS / 1000000,
+    *o = (options){ .flags = COLLECT_FREE,
+                    .delay_ms = DELAY_NS / 1000000,
+                    .interval_ms = INTERVAL_NS / 1000000,
                     .full_ms = FULL_NS / 1000000 };
     argp_err_exit_status = 2;
     (void)argp_parse(&argp, argc, argv, 0, NULL, o);

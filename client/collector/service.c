@@ -4,22 +4,22 @@
  * Called by main. Calls collect.c (the session, the cycle), and the library for events, as any program may. Data:
  * private. One thread and one poll(), for signals, events and time; while a cycle goes on nothing else does.
  *
- *        AWAY --attached--> QUIET --a session has died, or events were lost--> DUE --in time--> a cycle --> QUIET
+ *        AWAY --attached--> QUIET --a session has died, or events were lost--> DUE --- its time ---> a cycle --> QUIET
  *         ^                   |                                                                  |
  *         '---the heap is gone, or the daemon could not be asked---------------------------------+
  *                                                                     it has failed: DUE, later
  *
- *   when a cycle is due: delay after the first death, so that a pool that dies together is one cycle, and interval after
- *   the last cycle. After an attach, too: what has died before nobody has told. A cycle that fails is tried again after
- *   the interval, then after twice as long, up to RETRY_MS_MAX; nothing is lost by waiting.
+ * A cycle is due delay_ms after the first death, so that a pool that dies together is one cycle, and interval_ms after
+ * the last one. After an attach, too: what has died before nobody has told. A cycle that fails is tried again
+ * after the interval, then after twice as long, up to RETRY_MS_MAX; nothing is lost by waiting.
  *
  * A cycle after deaths looks at what the dead had a part in (COLLECT_SUSPECTS) and frees in spans that nobody leases.
  * It begins only if the estimate of its pause fits into --max-pause. What the dead had unlinked in spans of others, and
  * what hung on objects of theirs that a cycle had confirmed, only a look at the whole heap finds: so one of the cycles
  * in full_ms is of that kind, if it fits; if not, it is one as the others, and the next one tries again.
  *
- * If this process dies, systemd starts it again, and it begins with a cycle; what was stopped goes on (collect.h). If the
- * daemon dies, the session comes back to the next one, events are told as lost, and a cycle follows.
+ * If this process dies, systemd starts it again, and it begins with a cycle; what was stopped goes on (collect.h). If
+ * the daemon dies, the session comes back to the next one, events are told as lost, and a cycle follows.
  *
  * The log is stderr, a line for each: the first attach, a cycle that has freed something or has taken a pause, and a
  * failure that is another one than that of before, or lasts for SAY_AGAIN_MS. What it names of processes, pids and
@@ -43,21 +43,21 @@
 #include "client/include/goalloc.h"
 #include "proto/ready.h"
 
-#define ATTACH_MS     5000   /* for a daemon that is slow to answer */
-#define LOOK_MS       1000   /* between two looks for a daemon */
-#define RETRY_MS_MAX  600000
-#define SAY_AGAIN_MS  600000
+#define ATTACH_MS 5000 /* for a daemon that is slow to answer */
+#define LOOK_MS 1000   /* between two looks for a daemon */
+#define RETRY_MS_MAX 600000
+#define SAY_AGAIN_MS 600000
 
 typedef struct service {
     const options *options;
     int signals;
-    int events;        /* of the session; -1: there is none */
-    int64_t due_ms;    /* of the next cycle, or of the next look for a daemon; INT64_MAX: there is nothing to do */
-    int64_t last_ms;   /* when the last cycle ended; INT64_MIN: there was none */
-    int64_t full_ms;   /* no cycle over the whole heap before */
-    int64_t retry_ms;  /* after the next failure; 0: the last cycle has not failed */
-    uint64_t ndeaths;  /* since the last cycle that has not failed */
-    int said_error;    /* of the last failure that was said; 0: none since a success */
+    int events;       /* of the session; -1: there is none */
+    int64_t due_ms;   /* of the next cycle, or of the next look for a daemon; INT64_MAX: there is nothing to do */
+    int64_t last_ms;  /* when the last cycle ended; INT64_MIN: there was none */
+    int64_t full_ms;  /* no cycle over the whole heap before */
+    int64_t retry_ms; /* after the next failure; 0: the last cycle has not failed */
+    uint64_t ndeaths; /* since the last cycle that has not failed */
+    int said_error;   /* of the last failure that was said; 0: none since a success */
     pid_t said_pid;
     int64_t said_ms;
 } service;
