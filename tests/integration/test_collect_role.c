@@ -1,11 +1,11 @@
 /*
  * Who may collect: one session at a time, over its death and the daemon's; what it confirms counts, and lies do not.
  */
+#include <cmocka.h>
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <setjmp.h>
 #include <stdint.h>
-#include <cmocka.h>
 
 #include <errno.h>
 #include <string.h>
@@ -94,7 +94,7 @@ static void open_reader(rawheap *ret, const fixture *f)
 
     ret->fd = raw_connect(f);
     ask.flags = SESSION_READONLY;
-    ask.label = (char *)(uintptr_t)"reader";
+    ask.label = (char *)(uintptr_t) "reader";
     reply = rawheap_ask(ret, &ask);
     assert_true(reply != NULL && reply->error == 0);
     goallocd__reply__free_unpacked(reply, NULL);
