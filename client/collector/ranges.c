@@ -33,6 +33,7 @@ void ranges_free(ranges *g)
     maps_free(&g->maps);
     declaration_free(&g->declared);
     free(g->pieces);
+    free(g->points);
     *g = (ranges){ 0 };
 }
 
@@ -107,33 +108,66 @@ static bool holds(const maps_entry *entry, uint64_t address)
     return address >= entry->start && address < entry->end;
 }
 
+static int by_address(const void *a, const void *b)
+{
+    const ranges_point *left = a, *right = b;
+
+    return left->address < right->address ? -1 : left->address > right->address;
+}
+
+/* Where the stack and thread pointers of the process's threads lead to. */
+static int find_points(ranges *g, const targets *t, const target_process *process)
+{
+    uint32_t n = 0;
+
+    g->npoints = g->point = 0;
+    for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next)
+        n += 2;
+    if (n > g->points_room) {
+        ranges_point *more = realloc(g->points, n * sizeof(*more));
+
+        if (more == NULL)
+            return -ENOMEM;
+        g->points = more;
+        g->points_room = n;
+    }
+    for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next) {
+        if (t->threads[i].state != TARGET_STOPPED)
+            continue;
+        g->points[g->npoints++] = (ranges_point){ t->threads[i].stack, i, true };
+        g->points[g->npoints++] = (ranges_point){ t->threads[i].thread, i, false };
+    }
+    if (g->npoints > 0)
+        qsort(g->points, g->npoints, sizeof(*g->points), by_address);
+    return 0;
+}
+
 /*
  * The thread whose stack lies in this mapping; 0: none's. *ret_start: what counts of it begins there. *ret_thread: true
- * if a thread pointer leads there.
+ * if a thread pointer leads there. Mappings are asked about in order.
  */
-static pid_t stack_in(const targets *t, const target_process *process, const maps *m, uint32_t at, uint64_t *ret_start,
-                      bool *ret_thread)
+static pid_t stack_in(ranges *g, const targets *t, uint32_t at, uint64_t *ret_start, bool *ret_thread)
 {
-    const maps_entry *entry = &m->entries[at];
-    const maps_entry *before = at > 0 ? &m->entries[at - 1] : NULL;
+    const maps_entry *entry = &g->maps.entries[at];
+    const maps_entry *before = at > 0 ? entry - 1 : NULL;
     bool guarded = before != NULL && before->end == entry->start && !before->accessible && before->file.inode == 0;
     bool sure = strcmp(entry->name, "[stack]") == 0;
-    uint64_t lowest = UINT64_MAX;
+    uint64_t lowest = 0;
     pid_t tid = 0;
 
     *ret_start = entry->start;
     *ret_thread = false;
-    for (uint32_t i = 0; i < t->nthreads; i++) {
-        const target_thread *thread = &t->threads[i];
+    while (g->point < g->npoints && g->points[g->point].address < entry->start)
+        g->point++;
+    for (uint32_t i = g->point; i < g->npoints && g->points[i].address < entry->end; i++) {
+        const target_thread *thread = &t->threads[g->points[i].thread];
 
-        if (&t->processes[thread->process] != process || thread->state != TARGET_STOPPED)
-            continue;
-        if (holds(entry, thread->thread))
+        if (!g->points[i].stack) {
             *ret_thread = true;
-        if (!holds(entry, thread->stack))
             continue;
+        }
         sure = sure || (guarded && holds(entry, thread->thread));
-        if (thread->stack < lowest) {
+        if (tid == 0) {
             lowest = thread->stack;
             tid = thread->tid;
         }
@@ -180,7 +214,7 @@ static int add_declared(ranges *g, ranges_piece whole)
     return r;
 }
 
-static int choose_private(ranges *g, const targets *t, const target_process *process, uint32_t at)
+static int choose_private(ranges *g, const targets *t, uint32_t at)
 {
     const maps *m = &g->maps;
     const maps_entry *entry = &m->entries[at];
@@ -190,7 +224,7 @@ static int choose_private(ranges *g, const targets *t, const target_process *pro
     ranges_piece piece = { .start = entry->start, .end = entry->end, .kind = WORDS_MEMORY, .name = entry->name };
     bool thread;
 
-    piece.tid = stack_in(t, process, m, at, &piece.start, &thread);
+    piece.tid = stack_in(g, t, at, &piece.start, &thread);
     if (piece.tid != 0)
         piece.kind = WORDS_STACK;
     else if (entry->file.inode != 0 || bss)
@@ -233,6 +267,8 @@ int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target
         return trouble_is(ret, r == -ENOENT ? -ESRCH : r, process->pid, "the maps of process %d can't be read",
                           process->pid);
     r = declaration_read(&g->declared, &g->maps, p);
+    if (r == 0)
+        r = find_points(g, t, process);
     if (r == 0 && g->declared.opaque)
         r = trouble_is(ret, -EOPNOTSUPP, process->pid,
                        "process %d has attached with GOALLOC_ATTACH_OPAQUE: it keeps pointers where nobody sees them",
@@ -246,7 +282,7 @@ int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target
         if (r == 1)
             r = 0;
         else if (r == 0 && !entry->shared)
-            r = choose_private(g, t, process, i);
+            r = choose_private(g, t, i);
         else if (r == 0 && !g->declared.only_roots && !is_skipped(&g->declared, entry))
             r = shared_add(s, process->pid, p->pid, entry, trust_kernel, ret);
     }

@@ -91,7 +91,7 @@ static void look_at_signal(words_found *w, pid_t pid, pid_t tid, const siginfo_t
         words_put(w, &what, &value, 1);
 }
 
-void registers_look_at_signals(words_found *w, pid_t pid, pid_t tid, bool shared)
+void registers_look_at_signals(words_found *w, pid_t pid, pid_t tid, bool shared, bool stopped_by)
 {
     siginfo_t infos[SIGNALS_AT_ONCE];
     struct __ptrace_peeksiginfo_args wanted = { .flags = shared ? PTRACE_PEEKSIGINFO_SHARED : 0,
@@ -104,6 +104,6 @@ void registers_look_at_signals(words_found *w, pid_t pid, pid_t tid, bool shared
             look_at_signal(w, pid, tid, &infos[i]);
         wanted.off += n > 0 ? (uint64_t)n : 0;
     } while (n == SIGNALS_AT_ONCE);
-    if (!shared && ptrace(PTRACE_GETSIGINFO, tid, NULL, &infos[0]) == 0)
+    if (stopped_by && ptrace(PTRACE_GETSIGINFO, tid, NULL, &infos[0]) == 0)
         look_at_signal(w, pid, tid, &infos[0]);
 }

@@ -32,6 +32,11 @@
 #define CIFS_MAGIC 0xff534d42
 #define CEPH_MAGIC 0x00c36400
 
+void shared_init(shared *s)
+{
+    *s = (shared){ .lock = PTHREAD_MUTEX_INITIALIZER };
+}
+
 void shared_free(shared *s)
 {
     for (uint32_t i = 0; i < s->nfiles; i++) {
@@ -40,7 +45,7 @@ void shared_free(shared *s)
     }
     free(s->files);
     free(s->parts);
-    *s = (shared){ 0 };
+    shared_init(s);
 }
 
 void shared_clear(shared *s)
@@ -159,7 +164,7 @@ static shared_file *file_of(shared *s, pid_t tid, const maps_entry *entry)
     return more;
 }
 
-int shared_add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool trust_kernel, world_trouble *ret)
+static int add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool trust_kernel, world_trouble *ret)
 {
     shared_file *file;
 
@@ -195,6 +200,16 @@ int shared_add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool tr
                                            .pid = pid };
     (void)snprintf(s->parts[s->nparts - 1].name, SHARED_NAME_BYTES, "%s", entry->name);
     return 0;
+}
+
+int shared_add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool trust_kernel, world_trouble *ret)
+{
+    int r;
+
+    (void)pthread_mutex_lock(&s->lock);
+    r = add(s, pid, tid, entry, trust_kernel, ret);
+    (void)pthread_mutex_unlock(&s->lock);
+    return r;
 }
 
 static int fd_of(const shared *s, const shared_part *part)

@@ -4,6 +4,8 @@
 #ifndef GOALLOC_COLLECTOR_SHARED_H
 #define GOALLOC_COLLECTOR_SHARED_H
 
+#include <pthread.h>
+
 #include "client/collector/maps.h"
 #include "client/collector/pages.h"
 #include "client/collector/trouble.h"
@@ -25,6 +27,7 @@ typedef struct shared_part {
 
 /* Files stay open from the estimate to the pause. */
 typedef struct shared {
+    pthread_mutex_t lock; /* held while a part is added: several threads look at processes */
     shared_file *files;
     uint32_t nfiles, files_room;
     shared_part *parts;
@@ -32,6 +35,7 @@ typedef struct shared {
     uint64_t bytes; /* of data, once shared_measure() has run */
 } shared;
 
+void shared_init(shared *s);
 void shared_free(shared *s);
 
 /* No part is known any more; files stay open. */

@@ -39,8 +39,8 @@
 #endif
 #define TRACE_OPTIONS (PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC)
 #define LOOK          (WEXITED | WSTOPPED | WNOHANG | __WALL | __WNOTHREAD)
-#define SLICE_NS      200000u /* of a wait: a wakeup may have gone to another thread */
-#define LATE_LOOKS    5u      /* without anybody stopping, before it is asked why */
+#define NAP_NS           20000u
+#define NAPS_UNTIL_ASKED 50u
 
 static int no_memory(world_trouble *ret)
 {
@@ -105,10 +105,8 @@ static void forget_process(targets *t, pid_t tid)
 
     if (process != NULL) {
         process->gone = true;
-        for (uint32_t i = 0; i < t->nthreads; i++) {
-            if (&t->processes[t->threads[i].process] == process)
-                t->threads[i].state = TARGET_GONE;
-        }
+        for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next)
+            t->threads[i].state = TARGET_GONE;
     }
     (void)ptrace(PTRACE_DETACH, tid, NULL, NULL);
 }
@@ -331,16 +329,13 @@ static int look_at_thread(targets *t, uint32_t i, uint32_t *ret_stopped)
     return r;
 }
 
-/* Nobody has stopped for a while. A thread that has ended before its process did does not: it counts as gone. */
-static void forget_zombies(targets *t)
+/* It has not stopped for a while. A thread that has ended before its process did never does: it counts as gone. */
+static void forget_zombie(targets *t, uint32_t i)
 {
-    for (uint32_t i = 0; i < t->nthreads; i++) {
-        proc_facts facts;
+    proc_facts facts;
 
-        if (t->threads[i].state == TARGET_RUNS &&
-            (proc_facts_of(t->threads[i].tid, &facts) < 0 || facts.state == 'Z' || facts.state == 'X'))
-            t->threads[i].state = TARGET_GONE;
-    }
+    if (proc_facts_of(t->threads[i].tid, &facts) < 0 || facts.state == 'Z' || facts.state == 'X')
+        t->threads[i].state = TARGET_GONE;
 }
 
 static int late(const targets *t, world_trouble *ret)
@@ -361,42 +356,34 @@ static int late(const targets *t, world_trouble *ret)
     return trouble_is(ret, -ETIMEDOUT, 0, "not everybody stopped in time");
 }
 
-/* A little while, or until somebody stops. */
-static void wait_a_little(void)
+/* Wait until that thread has stopped, or is no more. */
+static int await_thread(targets *t, uint32_t i, uint64_t deadline_ns, world_trouble *ret)
 {
-    const struct timespec slice = { .tv_nsec = SLICE_NS };
-    sigset_t set;
+    const struct timespec nap = { .tv_nsec = NAP_NS };
+    uint32_t naps = 0, nstopped = 0;
 
-    (void)sigemptyset(&set);
-    (void)sigaddset(&set, SIGCHLD);
-    (void)sigtimedwait(&set, NULL, &slice);
-}
-
-/* Wait until all threads that are known have stopped. */
-static int await_all(targets *t, uint64_t deadline_ns, world_trouble *ret)
-{
-    uint32_t looks = 0;
-
-    for (;;) {
-        uint32_t nrunning = 0, nstopped = 0;
-
-        for (uint32_t i = 0; i < t->nthreads; i++) { /* may grow meanwhile */
-            if (t->threads[i].state != TARGET_RUNS)
-                continue;
-            nrunning++;
-            if (look_at_thread(t, i, &nstopped) < 0)
-                return no_memory(ret);
-        }
-        if (nrunning == 0)
+    while (t->threads[i].state == TARGET_RUNS) {
+        if (look_at_thread(t, i, &nstopped) < 0)
+            return no_memory(ret);
+        if (nstopped > 0)
             return 0;
-        looks = nstopped > 0 ? 0 : looks + 1;
-        if (looks > 0 && looks % LATE_LOOKS == 0)
-            forget_zombies(t);
         if (proc_now_ns() > deadline_ns)
             return late(t, ret);
-        if (nstopped == 0)
-            wait_a_little();
+        if (++naps % NAPS_UNTIL_ASKED == 0)
+            forget_zombie(t, i);
+        (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &nap, NULL);
     }
+    return 0;
+}
+
+/* Wait until all threads that are known have stopped. By turns: when one has, most of the others have, too. */
+static int await_all(targets *t, uint64_t deadline_ns, world_trouble *ret)
+{
+    int r = 0;
+
+    for (uint32_t i = 0; i < t->nthreads && r == 0; i++) /* more may be learnt of meanwhile */
+        r = await_thread(t, i, deadline_ns, ret);
+    return r;
 }
 
 static void interrupt_all(targets *t)
@@ -413,9 +400,8 @@ static bool is_whole(const targets *t, uint32_t process)
     uint32_t n = 0, wanted = proc_nthreads(t->processes[process].pid);
     bool first = false;
 
-    for (uint32_t i = 0; i < t->nthreads; i++) {
-        if (t->threads[i].process != process ||
-            (t->threads[i].state != TARGET_STOPPED && t->threads[i].state != TARGET_WORKER))
+    for (uint32_t i = t->processes[process].last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next) {
+        if (t->threads[i].state != TARGET_STOPPED && t->threads[i].state != TARGET_WORKER)
             continue;
         n++;
         first = first || t->threads[i].tid == t->processes[process].pid;

@@ -101,7 +101,8 @@ int64_t targets_add_process(targets *t, pid_t pid, uint32_t session, uint64_t st
         t->processes = more;
         t->processes_room = room;
     }
-    t->processes[t->nprocesses] = (target_process){ .pid = pid, .session = session, .started = started };
+    t->processes[t->nprocesses] =
+        (target_process){ .pid = pid, .session = session, .started = started, .last_thread = TARGET_NO_THREAD };
     return t->nprocesses++;
 }
 
@@ -157,7 +158,10 @@ int64_t targets_add_thread(targets *t, pid_t tid, uint32_t process)
         for (uint32_t i = 0; i < t->nthreads; i++)
             hash_put(t, i);
     }
-    t->threads[t->nthreads] = (target_thread){ .tid = tid, .process = process, .state = TARGET_RUNS };
+    t->threads[t->nthreads] = (target_thread){
+        .tid = tid, .process = process, .state = TARGET_RUNS, .next = t->processes[process].last_thread
+    };
+    t->processes[process].last_thread = t->nthreads;
     hash_put(t, t->nthreads);
     return t->nthreads++;
 }
@@ -272,14 +276,13 @@ static void note_uid(targets *t, int64_t uid)
 
 static bool may_be_a_clients(const targets *t, pid_t pid)
 {
-    static const char *const fields[] = { "Uid" };
     proc_facts facts;
     int64_t uid;
 
     if (proc_facts_of(pid, &facts) < 0 || (facts.flags & PROC_KERNEL_THREAD) != 0 || facts.state == 'Z' ||
         facts.started < t->heap_began)
         return false;
-    uid = proc_status(pid, fields[0]);
+    uid = proc_status(pid, "Uid");
     if (uid < 0)
         return false;
     if (t->nuids > sizeof(t->uids) / sizeof(t->uids[0]))
@@ -304,6 +307,8 @@ static int add_session_process(targets *t, uint32_t i, world_trouble *ret)
         return await_end(t, i, ret);
     if (t->map->sessions[i].opened_ms != 0 && facts.started > ticks_of_ms(t->map->sessions[i].opened_ms) + 1)
         return trouble_is(ret, -EAGAIN, (pid_t)session->pid, "the number of process %u was used again", session->pid);
+    if (maps_has_file(&t->text, (pid_t)session->pid, t->files[TARGETS_ARENA]) == -EACCES)
+        return targets_no_permission(ret, (pid_t)session->pid);
     note_uid(t, proc_status((pid_t)session->pid, "Uid"));
     if (targets_process(t, (pid_t)session->pid) == NULL &&
         targets_add_process(t, (pid_t)session->pid, i, facts.started) < 0)

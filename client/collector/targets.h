@@ -23,7 +23,10 @@ typedef struct target_thread {
     int signal;     /* that it was about to take when it stopped; 0: none */
     uint64_t stack; /* its stack pointer and thread pointer, once looked at */
     uint64_t thread;
+    uint32_t next; /* of the same process; TARGET_NO_THREAD: it was the first to be known */
 } target_thread;
+
+#define TARGET_NO_THREAD UINT32_MAX
 
 #define TARGET_NO_SESSION UINT32_MAX
 
@@ -31,6 +34,7 @@ typedef struct target_process {
     pid_t pid;
     uint32_t session; /* entry of the session table; TARGET_NO_SESSION: none */
     uint64_t started; /* tells it from another one with its number */
+    uint32_t last_thread; /* the one that was learnt of last */
     bool seized;      /* its threads are being traced */
     bool gone;        /* it has ended, or runs another program */
 } target_process;

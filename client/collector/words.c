@@ -117,6 +117,23 @@ static bool make_room(words_found *w, uint64_t nhits)
     return true;
 }
 
+static bool make_room_for_ranges(words_found *w, uint64_t n)
+{
+    uint64_t room = w->ranges_room * 2 + 256 + n;
+    words_range *more;
+
+    if (w->nranges + n <= w->ranges_room)
+        return true;
+    more = realloc(w->ranges, room * sizeof(*more));
+    if (more == NULL) {
+        w->full = true;
+        return false;
+    }
+    w->ranges = more;
+    w->ranges_room = room;
+    return true;
+}
+
 static bool is_address(const words_found *w, uint64_t word)
 {
     return (word & ADDRESS_MASK) - w->base < w->arena_bytes;
@@ -181,17 +198,8 @@ void words_end(words_found *w)
     range->nhits = w->nhits - range->first_hit;
     if (range->nhits == 0)
         return;
-    if (w->nranges == w->ranges_room) {
-        uint64_t room = w->ranges_room * 2 + 256;
-        words_range *more = realloc(w->ranges, room * sizeof(*more));
-
-        if (more == NULL) {
-            w->full = true;
-            return;
-        }
-        w->ranges = more;
-        w->ranges_room = room;
-    }
+    if (!make_room_for_ranges(w, 1))
+        return;
     w->ranges[w->nranges] = *range;
     w->ranges[w->nranges++].mapping = name_keep(w, range->mapping);
 }
@@ -224,4 +232,27 @@ void words_put(words_found *w, const words_range *what, const uint64_t *from, ui
     words_begin(w, what);
     words_add(w, from, n);
     words_end(w);
+}
+
+void words_join(words_found *w, words_found *from)
+{
+    struct words_names **end = &w->names;
+
+    w->full = w->full || from->full;
+    w->nwords += from->nwords;
+    if (make_room(w, from->nhits) && make_room_for_ranges(w, from->nranges)) {
+        for (uint64_t i = 0; i < from->nranges; i++) {
+            w->ranges[w->nranges + i] = from->ranges[i];
+            w->ranges[w->nranges + i].first_hit += w->nhits;
+        }
+        if (from->nhits > 0)
+            memcpy(w->hits + w->nhits, from->hits, from->nhits * sizeof(*w->hits));
+        w->nranges += from->nranges;
+        w->nhits += from->nhits;
+    }
+    while (*end != NULL)
+        end = &(*end)->next;
+    *end = from->names;
+    from->names = NULL;
+    from->nwords = from->nranges = from->nhits = 0;
 }

@@ -83,6 +83,9 @@ void words_begin(words_found *w, const words_range *what);
 void words_add(words_found *w, const uint64_t *from, uint64_t n);
 void words_end(words_found *w);
 
+/* Take over what another collection of the same heap has; it is empty then. */
+void words_join(words_found *w, words_found *from);
+
 /* The three at once. */
 void words_put(words_found *w, const words_range *what, const uint64_t *from, uint64_t n);
 
