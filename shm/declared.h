@@ -5,11 +5,11 @@
  * else does. The collector reads it while the process is stopped (client/collector/), and believes nothing: the bytes
  * are the process's own.
  *
- * Data: one private mapping of a memfd named DECLARED_NAME, so /proc/PID/maps shows where it is ("/memfd:" DECLARED_NAME
- * " (deleted)"), in the process alone: private, so the child of a fork has a copy of its own, and lasting: it stays
- * after a detach. A process with two copies of the library has two tables. Then skipped is what either skips, and
- * DECLARED_ONLY_ROOTS holds if both have it; DECLARED_OPAQUE, if one has. A table that is not whole (declared_is_whole())
- * counts as none: all memory of the process is looked through.
+ * Data: one private mapping of a memfd named DECLARED_NAME, so /proc/PID/maps shows where it is ("/memfd:"
+ * DECLARED_NAME " (deleted)"), in the process alone: private, so the child of a fork has a copy of its own, and
+ * lasting: it stays after a detach. A process with two copies of the library has two tables. Then skipped is what
+ * either skips, and DECLARED_ONLY_ROOTS holds if both have it; DECLARED_OPAQUE, if one has. A table that is not whole
+ * (declared_is_whole()) counts as none: all memory of the process is looked through.
  *
  *   entry    [start, start + bytes), and what that is:
  *     SKIP     the library's own memory. Words there look like pointers into the heap and keep nothing alive: what
@@ -20,10 +20,10 @@
  * Writers: threads of the process, one at a time, under a lock. If the process is stopped, or dies, between any two
  * stores, each entry is one that is there whole, or none: kind is written last when an entry comes, and first when it
  * goes; a change of its length is one store. A range is in the table only while it is the library's: an entry comes
- * after its mapping is there, and goes before it is unmapped. ONLY_ROOTS is set after the first ROOTS entry is there and
- * cleared before the last one goes, so in between more is looked through, never less. sequence is odd while anything
- * changes: who finds it so looks through everything, which saves him from thinking about two entries at once. The child
- * of a fork may find it odd; the library makes it even when the child first calls it.
+ * after its mapping is there, and goes before it is unmapped. DECLARED_ONLY_ROOTS is set after the first ROOTS entry is
+ * there and cleared before the last one goes, so in between more is looked through, never less. sequence is odd while
+ * anything changes: who finds it so looks through everything, which saves him from thinking about two entries at once.
+ * The child of a fork may find it odd; the library makes it even when the child first calls it.
  */
 #ifndef GOALLOC_SHM_DECLARED_H
 #define GOALLOC_SHM_DECLARED_H

@@ -6,14 +6,15 @@
  *
  *        UNKNOWN --leased--> ALONE --leased by another--> MIXED
  *           (new: ALONE)      ^  |                         |
- *                             |  '------- CONFIRM ---------'   confirmed: a cycle has found each object of the span
- *                             '-- leased when confirmed        reachable, or has freed it
+ *                             |  '------- CONFIRM ---------'   confirmed: a cycle has found that the heap itself holds
+ *                             '-- leased when confirmed        each object of the span, or has freed it
  *
  * The word is written when the span is leased, before its lease word, so it names each session that has ever set an
- * alloc bit there since the span was last free, or it is MIXED: session is then the last one. If the daemon dies between
- * the two, it names one that has not. That makes the span suspect, or traced once more; it never makes it less so. A
- * session that is leased a confirmed span counts as alone: what was there before is known to be reachable. What others
- * unlink there later is not the dead's doing, and a cycle over the whole heap finds it.
+ * alloc bit there since the span was last free, or it is MIXED: session is then the last one. If the daemon dies
+ * between the two, it names one that has not. That makes the span suspect, or traced once more; it never makes it less
+ * so. A session that is leased a confirmed span counts as alone: what was there before is known to be held. What others
+ * unlink there later is not the dead's doing, and a cycle over the whole heap finds it; as it finds what hung on an
+ * object that a process of its own held, which lived at the time.
  *
  * It means something while the heap has SHM_OPTIONAL_ORIGIN (version.h). A daemon that finds the feature gone makes all
  * origins UNKNOWN, by which a span is suspect, before it sets the bit anew: another one was in between, which leased
@@ -55,12 +56,9 @@ static inline origin_word origin_unpack(uint64_t word)
 static inline uint64_t origin_when_leased(uint64_t word, bool is_new, session_no to, uint32_t epoch)
 {
     origin_word now = origin_unpack(word);
-    bool alone = is_new || now.confirmed ||
-                 (now.state == ORIGIN_ALONE && now.session.n == to.n && now.epoch == epoch);
+    bool alone = is_new || now.confirmed || (now.state == ORIGIN_ALONE && now.session.n == to.n && now.epoch == epoch);
 
-    return origin_pack((origin_word){ .state = alone ? ORIGIN_ALONE : ORIGIN_MIXED,
-                                      .session = to,
-                                      .epoch = epoch });
+    return origin_pack((origin_word){ .state = alone ? ORIGIN_ALONE : ORIGIN_MIXED, .session = to, .epoch = epoch });
 }
 
 /*

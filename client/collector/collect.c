@@ -30,6 +30,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -88,6 +89,7 @@ typedef struct cycle {
     heapcopy heap;
     world world;
     marker marker;
+    uint32_t *by_heap; /* objects of each span that the heap itself holds; NULL: not counted */
 } cycle;
 
 static bool has_flag(const cycle *c, unsigned flag)
@@ -191,9 +193,11 @@ static int mark(cycle *c)
     c->marker.progress = tell_marked;
     c->marker.progress_arg = c;
     mark_from_roots(&c->marker);
-    mark_from_hits(&c->marker, c->world.hits, c->world.nhits);
     if (c->suspect != NULL)
         (void)suspects_mark(&c->marker);
+    mark_closure(&c->marker);
+    c->by_heap = garbage_count_reached(&c->heap);
+    mark_from_hits(&c->marker, c->world.hits, c->world.nhits);
     mark_closure(&c->marker);
     if (garbage_find(&c->result->garbage, &c->heap) < 0)
         return fail(c->result, -ENOMEM, "this process has no memory for sums");
@@ -252,13 +256,17 @@ static void confirm_span(uint32_t page, void *arg)
         send_confirmed(c);
 }
 
+/*
+ * What only a process holds is reachable as long as that lives: its span stays suspect, else what it leaves when it dies
+ * would never be looked for.
+ */
 static void confirm(cycle *c)
 {
     confirming what = { .result = c->result };
 
-    if (!has_origins())
+    if (!has_origins() || c->by_heap == NULL)
         return;
-    garbage_each_clean(&c->heap, was_suspect, confirm_span, &what);
+    garbage_each_clean(&c->heap, c->by_heap, was_suspect, confirm_span, &what);
     send_confirmed(&what);
 }
 
@@ -286,6 +294,7 @@ static int finish(cycle *c)
 
 static void cycle_free(cycle *c)
 {
+    free(c->by_heap);
     mark_free(&c->marker);
     world_free(&c->world);
     heapcopy_free(&c->heap);

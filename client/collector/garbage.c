@@ -202,13 +202,32 @@ static bool is_clean(const heapcopy *h, const heap_span *span)
     return true;
 }
 
-void garbage_each_clean(const heapcopy *h, bool (*wanted)(const heap_span *span),
+static uint32_t count_reached(const heapcopy *h, const heap_span *span)
+{
+    uint32_t n = 0;
+
+    for (uint32_t w = 0; w < (span->nordinals + 63) / 64; w++)
+        n += bits_count(h->bits[span->ordinal / 64 + w].mark);
+    return n;
+}
+
+uint32_t *garbage_count_reached(const heapcopy *h)
+{
+    uint32_t *ret = calloc(h->nspans + 1, sizeof(*ret));
+
+    for (uint32_t i = 0; ret != NULL && i < h->nspans; i++)
+        ret[i] = count_reached(h, &h->spans[i]);
+    return ret;
+}
+
+void garbage_each_clean(const heapcopy *h, const uint32_t *before, bool (*wanted)(const heap_span *span),
                         void (*visit)(uint32_t page, void *arg), void *arg)
 {
     for (uint32_t i = 0; i < h->nspans; i++) {
         const heap_span *span = &h->spans[i];
 
-        if (is_mine(span) && !(span->flags & HEAP_SPAN_LEASED) && wanted(span) && is_clean(h, span))
+        if (is_mine(span) && !(span->flags & HEAP_SPAN_LEASED) && wanted(span) && is_clean(h, span) &&
+            count_reached(h, span) == before[i])
             visit((uint32_t)(span->offset >> PAGE_SHIFT), arg);
     }
 }

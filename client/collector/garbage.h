@@ -46,10 +46,17 @@ bool garbage_has(const heapcopy *h, uint64_t offset);
 void garbage_free(garbage *g, heapcopy *h, bool all);
 
 /*
- * Visit the first page of each span whose objects that live have all been reached, or are free by now: of those that
- * nobody leased at the snapshot, that nobody owns, and that wanted() names.
+ * How many objects of each span have been reached by now, in the order of the copy's spans; the caller's, from malloc.
+ * NULL: no memory.
  */
-void garbage_each_clean(const heapcopy *h, bool (*wanted)(const heap_span *span),
+uint32_t *garbage_count_reached(const heapcopy *h);
+
+/*
+ * Visit the first page of each span whose objects that live have all been reached, or are free by now: of those that
+ * nobody leased at the snapshot, that nobody owns, and that wanted() names. Of these, the spans of which no more objects
+ * have been reached since `before` was counted.
+ */
+void garbage_each_clean(const heapcopy *h, const uint32_t *before, bool (*wanted)(const heap_span *span),
                         void (*visit)(uint32_t page, void *arg), void *arg);
 
 #endif

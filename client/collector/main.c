@@ -85,11 +85,12 @@ static void print(int error, const collect_result *result)
     else if (error < 0)
         (void)fprintf(stderr, "goallocd-collector: %s\n", result->trouble.text);
     else
-        (void)printf("%llu objects (%llu bytes) nobody can reach, freed %llu (%llu bytes); %u processes with %u threads "
-                     "stopped for %llu us\n",
-                     (unsigned long long)g->total.objects, (unsigned long long)g->total.bytes,
-                     (unsigned long long)g->freed.objects, (unsigned long long)g->freed.bytes, result->nprocesses,
-                     result->nthreads, (unsigned long long)result->pause_ns / 1000);
+        (void)printf(
+            "%llu objects (%llu bytes) nobody can reach, freed %llu (%llu bytes); %u processes with %u threads "
+            "stopped for %llu us\n",
+            (unsigned long long)g->total.objects, (unsigned long long)g->total.bytes,
+            (unsigned long long)g->freed.objects, (unsigned long long)g->freed.bytes, result->nprocesses,
+            result->nthreads, (unsigned long long)result->pause_ns / 1000);
 }
 
 static int attach_to(const options *o, collect_result *ret)

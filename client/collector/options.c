@@ -12,11 +12,12 @@
 #include "client/collector/collect.h"
 #include "shm/limits.h"
 
-#define PAUSE_NS         UINT64_C(5000000) /* after deaths: workers are at work */
-#define DELAY_NS         UINT64_C(2000000000)
-#define INTERVAL_NS      UINT64_C(10000000000)
-#define TIME_NS_MOST     UINT64_C(86400000000000) /* a day */
-#define TIME_FORM        "a number and us, ms, s or min"
+#define PAUSE_NS UINT64_C(5000000) /* after deaths: workers are at work */
+#define DELAY_NS UINT64_C(2000000000)
+#define INTERVAL_NS UINT64_C(10000000000)
+#define FULL_NS UINT64_C(600000000000)
+#define TIME_NS_MOST UINT64_C(86400000000000) /* a day */
+#define TIME_FORM "a number and us, ms, s or min"
 
 __attribute__((visibility("default"))) const char *argp_program_version = "goallocd-collector " GOALLOC_VERSION;
 
@@ -25,6 +26,7 @@ enum {
     OPTION_PAUSE,
     OPTION_DELAY,
     OPTION_INTERVAL,
+    OPTION_FULL,
     OPTION_REPORT,
     OPTION_ALL,
     OPTION_SUSPECTS,
@@ -43,6 +45,10 @@ static const struct argp_option option_table[] = {
       0 },
     { "delay", OPTION_DELAY, "TIME", 0, "How long after a death a cycle begins (default 2s)", 0 },
     { "interval", OPTION_INTERVAL, "TIME", 0, "The least between two cycles (default 10s)", 0 },
+    { "full-interval", OPTION_FULL, "TIME", 0,
+      "At most so often a cycle looks at the whole heap, and not only at what the dead had a part in; if that does not "
+      "fit into --max-pause, it does not (default 10min)",
+      0 },
     { "once", OPTION_ONCE, NULL, 0, "Run one cycle over the whole heap, print what came of it, and end", 0 },
     { "suspects", OPTION_SUSPECTS, NULL, 0, "With --once: look only for what dead sessions may have left", 0 },
     { "report", OPTION_REPORT, NULL, 0, "Free nothing: only say what could be freed", 0 },
@@ -104,6 +110,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case OPTION_INTERVAL:
         o->interval_ms = (int64_t)(parse_time_ns(state, "interval", arg) / 1000000);
         return 0;
+    case OPTION_FULL:
+        o->full_ms = (int64_t)(parse_time_ns(state, "full-interval", arg) / 1000000);
+        return 0;
     case OPTION_ONCE:
         o->once = true;
         return 0;
@@ -156,7 +165,10 @@ void options_parse(options *o, int argc, char **argv)
                "process, what that has left; or once, all of it",
     };
 
-    *o = (options){ .flags = COLLECT_FREE, .delay_ms = DELAY_NS / 1000000, .interval_ms = INTERVAL_NS / 1000000 };
+    *o = (options){ .flags = COLLECT_FREE,
+                    .delay_ms = DELAY_NS / 1000000,
+                    .interval_ms = INTERVAL_NS / 1000000,
+                    .full_ms = FULL_NS / 1000000 };
     argp_err_exit_status = 2;
     (void)argp_parse(&argp, argc, argv, 0, NULL, o);
 }

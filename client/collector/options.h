@@ -13,6 +13,7 @@ typedef struct options {
     uint64_t max_pause_ns;
     int64_t delay_ms;        /* after a death, before a cycle begins: others may die as well */
     int64_t interval_ms;     /* at least between two cycles */
+    int64_t full_ms;         /* at least between two cycles over the whole heap */
     bool once;
     bool answers;            /* the result goes to COLLECT_ANSWER_FD (client/lib/collectanswer.h) */
     uint64_t heap_id;        /* the heap that is meant; 0: whichever is served */

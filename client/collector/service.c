@@ -4,20 +4,22 @@
  * Called by main. Calls collect.c (the session, the cycle), and the library for events, as any program may. Data:
  * private. One thread and one poll(), for signals, events and time; while a cycle goes on nothing else does.
  *
- *        AWAY --attached--> QUIET --a session has died, or events were lost--> DUE --in time--> a cycle --> QUIET
+ *        AWAY --attached--> QUIET --a session has died, or events were lost--> DUE --- its time ---> a cycle --> QUIET
  *         ^                   |                                                                  |
  *         '---the heap is gone, or the daemon could not be asked---------------------------------+
  *                                                                     it has failed: DUE, later
  *
- *   when a cycle is due: delay after the first death, so that a pool that dies together is one cycle, and interval after
- *   the last cycle. After an attach, too: what has died before nobody has told. A cycle that fails is tried again after
- *   the interval, then after twice as long, up to RETRY_MS_MAX; nothing is lost by waiting.
+ * A cycle is due delay_ms after the first death, so that a pool that dies together is one cycle, and interval_ms after
+ * the last one. After an attach, too: what has died before nobody has told. A cycle that fails is tried again
+ * after the interval, then after twice as long, up to RETRY_MS_MAX; nothing is lost by waiting.
  *
  * A cycle after deaths looks at what the dead had a part in (COLLECT_SUSPECTS) and frees in spans that nobody leases.
- * It begins only if the estimate of its pause fits into --max-pause.
+ * It begins only if the estimate of its pause fits into --max-pause. What the dead had unlinked in spans of others, and
+ * what hung on objects of theirs that a cycle had confirmed, only a look at the whole heap finds: so one of the cycles
+ * in full_ms is of that kind, if it fits; if not, it is one as the others, and the next one tries again.
  *
- * If this process dies, systemd starts it again, and it begins with a cycle; what was stopped goes on (collect.h). If the
- * daemon dies, the session comes back to the next one, events are told as lost, and a cycle follows.
+ * If this process dies, systemd starts it again, and it begins with a cycle; what was stopped goes on (collect.h). If
+ * the daemon dies, the session comes back to the next one, events are told as lost, and a cycle follows.
  *
  * The log is stderr, a line for each: the first attach, a cycle that has freed something or has taken a pause, and a
  * failure that is another one than that of before, or lasts for SAY_AGAIN_MS. What it names of processes, pids and
@@ -41,20 +43,21 @@
 #include "client/include/goalloc.h"
 #include "proto/ready.h"
 
-#define ATTACH_MS     5000   /* for a daemon that is slow to answer */
-#define LOOK_MS       1000   /* between two looks for a daemon */
-#define RETRY_MS_MAX  600000
-#define SAY_AGAIN_MS  600000
+#define ATTACH_MS 5000 /* for a daemon that is slow to answer */
+#define LOOK_MS 1000   /* between two looks for a daemon */
+#define RETRY_MS_MAX 600000
+#define SAY_AGAIN_MS 600000
 
 typedef struct service {
     const options *options;
     int signals;
-    int events;        /* of the session; -1: there is none */
-    int64_t due_ms;    /* of the next cycle, or of the next look for a daemon; INT64_MAX: there is nothing to do */
-    int64_t last_ms;   /* when the last cycle ended; INT64_MIN: there was none */
-    int64_t retry_ms;  /* after the next failure; 0: the last cycle has not failed */
-    uint64_t ndeaths;  /* since the last cycle that has not failed */
-    int said_error;    /* of the last failure that was said; 0: none since a success */
+    int events;       /* of the session; -1: there is none */
+    int64_t due_ms;   /* of the next cycle, or of the next look for a daemon; INT64_MAX: there is nothing to do */
+    int64_t last_ms;  /* when the last cycle ended; INT64_MIN: there was none */
+    int64_t full_ms;  /* no cycle over the whole heap before */
+    int64_t retry_ms; /* after the next failure; 0: the last cycle has not failed */
+    uint64_t ndeaths; /* since the last cycle that has not failed */
+    int said_error;   /* of the last failure that was said; 0: none since a success */
     pid_t said_pid;
     int64_t said_ms;
 } service;
@@ -172,15 +175,29 @@ static void say_done(const service *s, const collect_result *result)
         (unsigned long long)result->pause_ns / 1000);
 }
 
-static void cycle(service *s)
+static int collect(const service *s, unsigned flags, collect_result *ret)
 {
     const collect_options wanted = { .socket_path = s->options->socket_path,
-                                     .flags = s->options->flags | COLLECT_SUSPECTS,
+                                     .flags = s->options->flags | flags,
                                      .max_pause_ns = s->options->max_pause_ns };
-    collect_result result;
-    int r = collect_run(&wanted, &result);
 
+    return collect_run(&wanted, ret);
+}
+
+static void cycle(service *s)
+{
+    bool full = clock_ms() >= s->full_ms;
+    collect_result result;
+    int r = collect(s, full ? 0 : COLLECT_SUSPECTS, &result);
+
+    if (full && r == -ETIMEDOUT) {
+        collect_end(&result);
+        full = false;
+        r = collect(s, COLLECT_SUSPECTS, &result);
+    }
     s->last_ms = clock_ms();
+    if (r == 0 && full)
+        s->full_ms = s->last_ms + s->options->full_ms;
     s->due_ms = INT64_MAX;
     if (r == 0) {
         say_done(s, &result);
@@ -246,7 +263,7 @@ static void serve(service *s)
 
 int service_run(const options *o)
 {
-    service s = { .options = o, .events = -1, .due_ms = INT64_MIN, .last_ms = INT64_MIN };
+    service s = { .options = o, .events = -1, .due_ms = INT64_MIN, .last_ms = INT64_MIN, .full_ms = INT64_MIN };
 
     s.signals = open_signals();
     if (s.signals < 0)

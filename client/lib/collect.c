@@ -39,18 +39,20 @@
 #include "client/lib/process.h"
 #include "proto/channel.h"
 
-#define PROGRAM  "goallocd-collector"
-#define WAIT_MS  600000 /* for the answer: goalloc.h says so */
+#define PROGRAM "goallocd-collector"
+#define WAIT_MS 600000 /* for the answer: goalloc.h says so */
 #define ARGS_MAX 20
-#define ENV_MAX  32
+#define ENV_MAX 32
 #define PAUSE_US 100000u
 
 static const struct {
     uint32_t flag;
     const char *arg;
 } flags[] = {
-    { GOALLOC_COLLECT_REPORT, "--report" },           { GOALLOC_COLLECT_ALL, "--all" },
-    { GOALLOC_COLLECT_OFFSETS, "--offsets" },         { GOALLOC_COLLECT_PAST_END, "--past-end" },
+    { GOALLOC_COLLECT_REPORT, "--report" },
+    { GOALLOC_COLLECT_ALL, "--all" },
+    { GOALLOC_COLLECT_OFFSETS, "--offsets" },
+    { GOALLOC_COLLECT_PAST_END, "--past-end" },
     { GOALLOC_COLLECT_TRUST_KERNEL, "--trust-kernel" },
 };
 

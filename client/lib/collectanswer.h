@@ -1,6 +1,7 @@
 /*
- * Collectanswer: what goallocd-collector --once writes to the descriptor of --answer-fd, in one write, when it is done;
- * for goalloc_collect() (collect.c), which has started it. Before that it reads one byte from there: it may begin.
+ * Collectanswer: what goallocd-collector --once writes to descriptor COLLECT_ANSWER_FD with --answer, in one write,
+ * when it is done; for goalloc_collect() (collect.c), which has started it. Before that it reads one byte from there:
+ * it may begin.
  */
 #ifndef GOALLOC_LIB_COLLECTANSWER_H
 #define GOALLOC_LIB_COLLECTANSWER_H

@@ -2,8 +2,8 @@
  * Requests of collectors: one at a time may collect what nobody can reach.
  *
  * Called by requests.c. Calls session (whose the right is), making (objects that are about to be roots), deaths. Data:
- * the word collecting of the session's entry in spans, by session_set_collecting(), and origins of spans (shm/origin.h),
- * by this thread alone.
+ * the word collecting of the session's entry in spans, by session_set_collecting(), and origins of spans
+ * (shm/origin.h), by this thread alone.
  *
  * Two collectors that free from two lists are not safe: one frees an object, its place is used again, the other one
  * frees it again. So a session asks for the right before it looks at the heap (BEGIN), and frees until it gives it back
@@ -12,12 +12,14 @@
  * dies, its session ends and the right with it.
  *
  * It is granted only while the daemon itself is not about to free objects of dead processes, as it does when it ends a
- * session or settles what that was linking: EAGAIN, and the collector asks again. What sessions that live let the daemon
- * free later is theirs, so they reach it; objects that they have announced as roots in the making come with the reply.
+ * session, settles what that was linking, or reclaims what ended sessions have left: EAGAIN, and the collector asks
+ * again; and while a session has the right nothing is reclaimed. What sessions that live let the daemon free later is
+ * theirs, so they reach it; objects that they have announced as roots in the making come with the reply.
  *
- * CONFIRM says of which spans the collector has found each object reachable, or has freed it. It counts for a span that
- * nobody leases and nobody has leased since BEGIN, as the count of leases says; so it is true, or of a collector that
- * lies, which makes cycles after deaths miss garbage, and could free any object by itself.
+ * CONFIRM says of which spans the collector has found that the heap itself holds each object, or has freed it: not of
+ * those with objects that a process holds, which may die next. It counts for a span that nobody leases and nobody has
+ * leased since BEGIN, as the count of leases says; so it is true, or of a collector that lies, which makes cycles after
+ * deaths miss garbage, and could free any object by itself.
  */
 #include "daemon/serve/request_collect.h"
 
@@ -27,13 +29,30 @@
 #include "shm/crash.h"
 #include "shm/origin.h"
 
-#define BUSY     "another session is collecting"
+#define BUSY "another session is collecting"
 #define LOST_MAX 256u /* sessions that are lost: to look whether their processes live takes a system call for each */
 
 /* True if this session is of another user than who asks, and lives. */
 static bool is_of_other(const session *s, const session *other)
 {
     return other != NULL && other->uid != s->uid;
+}
+
+bool collect_is_under_way(const service *srv)
+{
+    for (uint32_t no = 1; no < service_nentries(srv); no++) {
+        const session *s = session_at(&srv->sessions, no);
+
+        if (s != NULL && s->collecting)
+            return true;
+    }
+    return false;
+}
+
+/* True if the daemon frees what ended sessions have left, for an administrator, or is asked to. */
+static bool is_reclaiming(const service *srv)
+{
+    return srv->reclaiming || operations_first(&srv->peers, OPERATION_WAITING, ROUND_RECLAIM) != NULL;
 }
 
 /* What keeps a collection from beginning; 0: nothing. */
@@ -44,6 +63,8 @@ static answer check_sessions(const client *c, const session *s)
 
     if (srv->sessions.nending > 0)
         return (answer){ EAGAIN, "a session is ending: ask again" };
+    if (is_reclaiming(srv))
+        return (answer){ EAGAIN, "what ended sessions have left is being freed: ask again" };
     if (srv->sessions.nlost > LOST_MAX)
         return (answer){ EAGAIN, "many sessions have lost their connection: ask again" };
     for (uint32_t no = 1; no < service_nentries(srv); no++) {
@@ -83,8 +104,8 @@ static bool may_confirm(const service *srv, const session *s, page_no first)
     const shm_span *span = shm_span_at(srv->heap->map, first);
 
     return u32_load_relaxed(&srv->heap->map->page_map[first.n]) == first.n &&
-           lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_CENTRAL &&
-           u32_load_relaxed(&span->owner) == 0 && u64_load_relaxed(&span->nleases) <= s->collect_nleases;
+           lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_CENTRAL && u32_load_relaxed(&span->owner) == 0 &&
+           u64_load_relaxed(&span->nleases) <= s->collect_nleases;
 }
 
 static answer confirm(client *c, const session *s, const Goallocd__Collect *ask)

@@ -6,6 +6,9 @@
 
 #include "daemon/serve/service.h"
 
+/* True if a session has the right to collect. */
+bool collect_is_under_way(const service *srv);
+
 answer handle_collect(client *c, session *s, const Goallocd__Request *request);
 
 #endif

@@ -1,11 +1,11 @@
 /*
  * Who may collect: one session at a time, over its death and the daemon's; what it confirms counts, and lies do not.
  */
+#include <cmocka.h>
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <setjmp.h>
 #include <stdint.h>
-#include <cmocka.h>
 
 #include <errno.h>
 #include <string.h>
@@ -94,7 +94,7 @@ static void open_reader(rawheap *ret, const fixture *f)
 
     ret->fd = raw_connect(f);
     ask.flags = SESSION_READONLY;
-    ask.label = (char *)(uintptr_t)"reader";
+    ask.label = (char *)(uintptr_t) "reader";
     reply = rawheap_ask(ret, &ask);
     assert_true(reply != NULL && reply->error == 0);
     goallocd__reply__free_unpacked(reply, NULL);
@@ -132,6 +132,30 @@ static void collect_of_two_sessions_is_one_at_a_time(void **state)
     await_end(&a, b.session);
     assert_int_equal(begin(&a), 0);
     assert_true(fixture_is_whole(f));
+    rawheap_close(&a);
+    assert_true(fixture_is_clean(f, 0));
+}
+
+/* Both would free the same objects. */
+static void reclaim_while_a_session_collects_is_refused(void **state)
+{
+    const fixture *f = *state;
+    rawheap a;
+    rawheap b;
+    char number[16];
+    char out[1024];
+    const char *arguments[] = { "reclaim", number, "--yes", NULL };
+
+    rawheap_open(&a, f, 0, "a");
+    rawheap_open(&b, f, 0, "b");
+    (void)snprintf(number, sizeof(number), "%u", b.session);
+    rawheap_close(&b);
+    await_end(&a, b.session);
+    assert_int_equal(begin(&a), 0);
+    assert_int_equal(fixture_ctl(f, arguments, out, sizeof(out)), 1);
+    assert_int_equal(end(&a), 0);
+    assert_int_equal(fixture_ctl(f, arguments, out, sizeof(out)), 0);
+    assert_int_equal(begin(&a), 0);
     rawheap_close(&a);
     assert_true(fixture_is_clean(f, 0));
 }
@@ -356,6 +380,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(collect_of_two_sessions_is_one_at_a_time),
+        FIXTURE_TEST(reclaim_while_a_session_collects_is_refused),
         FIXTURE_TEST(collect_of_what_no_collector_asks_is_refused),
         FIXTURE_TEST_KEPT(collect_over_a_killed_daemon_stays_with_its_session),
         FIXTURE_TEST(collect_with_sessions_of_other_users_is_for_who_may_control),
