@@ -286,8 +286,10 @@ static int finish(cycle *c)
         return r;
     tell(c, COLLECT_FREES, 0, c->result->garbage.total.objects);
     begin_ns = heapcopy_now_ns();
-    garbage_free(&c->result->garbage, &c->heap, has_flag(c, COLLECT_ALL));
+    r = garbage_free(&c->result->garbage, &c->heap, has_flag(c, COLLECT_ALL));
     c->result->free_ns = heapcopy_now_ns() - begin_ns;
+    if (r < 0)
+        return fail(c->result, r, "the collector's session has ended, so it has freed no more");
     confirm(c);
     return 0;
 }

@@ -8,6 +8,9 @@
  * Not garbage, though nobody reaches it, is what is in spans with an owner or with adopted objects: the daemon frees
  * there by itself, when the owner ends, and two may not free one object. It is told apart (owned).
  *
+ * The list is of addresses, so it is good only as long as this session collects: looked at for each span. If the session
+ * has ended meanwhile, as when its heap was dropped, another collector may have freed these, and others have them.
+ *
  * An object is freed by goalloc_free_checked(), as any process frees what another one has allocated: one bit. Without
  * `all` spans are left alone that were leased at the snapshot or are now. What is freed is taken out of the copy.
  */
@@ -17,6 +20,7 @@
 #include <stdlib.h>
 
 #include "client/include/goalloc.h"
+#include "client/lib/process.h"
 
 #define TABLE (2 * GARBAGE_PARTS_MAX) /* of a search by hash; a power of two */
 
@@ -160,7 +164,17 @@ typedef struct freeing {
     bool all;
     const heap_span *span; /* the last one */
     bool leave;            /* its objects are left alone */
+    bool over;             /* the session does not collect any more */
 } freeing;
+
+/* True if this session has the right to collect, as the session table says. */
+static bool collects(const shm_map *map)
+{
+    const shm_session *entry = &map->sessions[process.session.n];
+
+    return goalloc_is_current() && u32_load_acquire(&entry->epoch) == process.epoch &&
+           u32_load_acquire(&entry->state) != SHM_SESSION_FREE && u32_load_acquire(&entry->collecting) != 0;
+}
 
 static bool free_one(const heap_object *object, void *arg)
 {
@@ -170,9 +184,12 @@ static bool free_one(const heap_object *object, void *arg)
 
     if (span != f->span) {
         f->span = span;
+        f->over = !collects(f->heap->map);
         f->leave = !f->all && (span->flags & HEAP_SPAN_LEASED ||
                                span_is_leased(shm_span_at(f->heap->map, page_at(span->offset >> PAGE_SHIFT))));
     }
+    if (f->over)
+        return false;
     if (f->leave)
         return true;
     r = goalloc_free_checked((void *)(uintptr_t)(f->heap->base + object->offset));
@@ -184,11 +201,12 @@ static bool free_one(const heap_object *object, void *arg)
     return true;
 }
 
-void garbage_free(garbage *g, heapcopy *h, bool all)
+int garbage_free(garbage *g, heapcopy *h, bool all)
 {
     freeing f = { .garbage = g, .heap = h, .all = all };
 
     garbage_each(h, free_one, &f);
+    return f.over ? -ESTALE : 0;
 }
 
 static bool is_clean(const heapcopy *h, const heap_span *span)

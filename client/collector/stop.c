@@ -270,10 +270,11 @@ int stop_check(targets *t, world_trouble *ret)
         proc_facts facts;
         bool same;
 
-        if (process->gone)
+        if (process->gone && process->session == TARGET_NO_SESSION)
             continue;
-        same = proc_facts_of(process->pid, &facts) == 0 && facts.started == process->started && facts.state != 'X' &&
-               (facts.state != 'Z' || proc_nthreads(process->pid) > 1);
+        /* One with a session that runs another program by now may have a request under way, which names an object. */
+        same = !process->gone && proc_facts_of(process->pid, &facts) == 0 && facts.started == process->started &&
+               facts.state != 'X' && (facts.state != 'Z' || proc_nthreads(process->pid) > 1);
         if (!same && process->session != TARGET_NO_SESSION)
             return trouble_is(ret, -EAGAIN, process->pid, "process %d has just ended", process->pid);
         process->gone = !same;

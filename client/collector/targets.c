@@ -73,13 +73,15 @@ int targets_init(targets *t, const shm_map *map)
         return -EINVAL;
     t->heap_began = ticks_of_ms(map->header->created_ms);
     t->sessions = calloc(SHM_SESSIONS_MAX, sizeof(*t->sessions));
+    t->groups = calloc(SHM_GROUPS_MAX, sizeof(*t->groups));
     t->others = calloc((size_t)t->pid_max / 8 + 1, 1);
-    return t->sessions == NULL || t->others == NULL ? -ENOMEM : 0;
+    return t->sessions == NULL || t->groups == NULL || t->others == NULL ? -ENOMEM : 0;
 }
 
 void targets_deinit(targets *t)
 {
     free(t->sessions);
+    free(t->groups);
     free(t->processes);
     free(t->threads);
     free(t->by_tid);
@@ -228,6 +230,44 @@ static uint32_t nsessions_now(const targets *t)
     return n < SHM_SESSIONS_MAX ? n : SHM_SESSIONS_MAX;
 }
 
+static uint32_t ngroups_now(const targets *t)
+{
+    uint32_t n = u32_load_acquire(&t->map->header->ngroup_entries);
+
+    return n < SHM_GROUPS_MAX ? n : SHM_GROUPS_MAX;
+}
+
+static uint64_t group_now(const targets *t, uint32_t i)
+{
+    return u64_load_acquire(&t->map->groups[i].word);
+}
+
+/*
+ * A group ends after its sessions, or after a forked child that has none, so without a change of theirs. What it has
+ * adopted the daemon frees then, one after the other: the adoption first, which leaves the object nobody's for a moment.
+ */
+static int groups_are_same(const targets *t, world_trouble *ret)
+{
+    uint32_t n = ngroups_now(t);
+
+    for (uint32_t i = 0; i < n; i++) {
+        if (group_now(t, i) != t->groups[i])
+            return trouble_is(ret, -EAGAIN, 0, "a group of sessions began or ended meanwhile");
+    }
+    return 0;
+}
+
+static int copy_groups(targets *t, world_trouble *ret)
+{
+    t->ngroups = ngroups_now(t);
+    for (uint32_t i = 0; i < t->ngroups; i++) {
+        t->groups[i] = group_now(t, i);
+        if (group_unpack(t->groups[i]).state == SHM_GROUP_ENDING)
+            return trouble_is(ret, -EAGAIN, 0, "a group of sessions is ending");
+    }
+    return 0;
+}
+
 int targets_sessions_are_same(const targets *t, world_trouble *ret)
 {
     uint32_t n = nsessions_now(t);
@@ -241,7 +281,7 @@ int targets_sessions_are_same(const targets *t, world_trouble *ret)
                               (int)(now.pid != 0 ? now.pid : then->pid),
                               now.epoch != then->epoch ? "began" : "ended or lost its daemon");
     }
-    return 0;
+    return groups_are_same(t, ret);
 }
 
 /* A session whose process is not there: the daemon notices soon that it has ended, or it can't be seen from here. */
@@ -325,6 +365,7 @@ int targets_of_sessions(targets *t, world_trouble *ret)
     t->nsessions = nsessions_now(t);
     for (uint32_t i = 0; i < t->nsessions; i++)
         t->sessions[i] = session_now(t, i);
+    r = copy_groups(t, ret);
     for (uint32_t i = 0; i < t->nsessions && r == 0; i++) {
         const targets_session *session = &t->sessions[i];
 

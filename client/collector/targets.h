@@ -55,6 +55,8 @@ typedef struct targets {
     maps_file files[TARGETS_NFILES];
     targets_session *sessions; /* SHM_SESSIONS_MAX; epoch, state and pid 0 from nsessions on */
     uint32_t nsessions;
+    uint64_t *groups; /* SHM_GROUPS_MAX words of groups, as they were then; 0 from ngroups on */
+    uint32_t ngroups;
     target_process *processes;
     uint32_t nprocesses, processes_room;
     target_thread *threads;
@@ -77,10 +79,10 @@ typedef struct targets {
 int targets_init(targets *t, const shm_map *map) __attribute__((warn_unused_result));
 void targets_deinit(targets *t);
 
-/* Copy the session table, and find its processes. 0, -EAGAIN, -ESRCH, -EPERM, -ENOMEM. */
+/* Copy the tables of sessions and groups, and find the sessions' processes. 0, -EAGAIN, -ESRCH, -EPERM, -ENOMEM. */
 int targets_of_sessions(targets *t, world_trouble *ret) __attribute__((warn_unused_result));
 
-/* 0, or -EAGAIN: the session table is another one than that which was copied. */
+/* 0, or -EAGAIN: these tables are others than those that were copied. */
 int targets_sessions_are_same(const targets *t, world_trouble *ret) __attribute__((warn_unused_result));
 
 /* Look through all processes of the system; what begins from now on has a number above last_pid. */
