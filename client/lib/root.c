@@ -25,6 +25,9 @@
  * A child that is forked within init has a copy of the frame. It is no maker: its session is another one (is_maker), so
  * it neither finishes nor frees, and asks like everybody when its copy of init returns.
  *
+ * A pointer is kept (KEEP_POINTER) until the daemon has answered: the request has an offset, which no collector takes
+ * for a pointer. What is being made is kept by the frame's m.p.
+ *
  * Who waits sleeps on roots_seq for 100 ms at most, and asks again, whether it was woken or not: seq is a hint, and
  * nothing depends on it but how soon. It holds nothing meanwhile, and can be cancelled.
  */
@@ -65,7 +68,9 @@ int goalloc_root_set(const char *name, void *p)
         return r;
     if (name == NULL || (p != NULL && !is_place(p)))
         return -EINVAL;
-    return rootcall_set(name, goalloc_offset(p));
+    r = rootcall_set(name, goalloc_offset(p));
+    KEEP_POINTER(p);
+    return r;
 }
 
 int goalloc_root_compare_and_set(const char *name, void *expected, void *p)
@@ -76,7 +81,9 @@ int goalloc_root_compare_and_set(const char *name, void *expected, void *p)
         return r;
     if (name == NULL || (expected != NULL && !is_place(expected)) || (p != NULL && !is_place(p)))
         return -EINVAL;
-    return rootcall_compare_and_set(name, goalloc_offset(expected), goalloc_offset(p));
+    r = rootcall_compare_and_set(name, goalloc_offset(expected), goalloc_offset(p));
+    KEEP_POINTER(p);
+    return r;
 }
 
 /* What the daemon says that a root is. */
