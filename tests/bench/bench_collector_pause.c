@@ -160,6 +160,7 @@ int main(int argc, char **argv)
     fixture_start(&f, NULL);
     for (size_t i = 0; i < nprocesses; i++)
         pids[i] = child_start(&f, client, &ready[1]);
+    (void)close(ready[1]); /* so that the end of all of them is noticed */
     for (size_t i = 0; i < nprocesses; i++) {
         char byte;
 
