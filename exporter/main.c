@@ -16,8 +16,8 @@
 
 #include "exporter/confine.h"
 #include "exporter/options.h"
-#include "exporter/ready.h"
 #include "exporter/web.h"
+#include "proto/ready.h"
 
 #define EXIT_COMMAND_LINE 2
 #define DESCRIPTORS_BESIDES 64u /* that are no connections */

@@ -12,8 +12,9 @@
  * X(name, who passes it): c the library, r the library in a session that reclaims, n the library in one that samples, d
  * the daemon, g the daemon when sessions have a group, b the daemon when a process comes back to it, q the daemon when
  * many sessions have come and gone, e the daemon when it settles what a dead process has left half done, p the daemon
- * when sessions begin or cease to sample, t the daemon when it takes over a heap, s when it is stopped and drops the
- * heap, l when it lets a heap go that it does not take over, f when it reads its configuration again; h its helper.
+ * when sessions begin or cease to sample, k the daemon when a session collects, t the daemon when it takes over a heap,
+ * s when it is stopped and drops the heap, l when it lets a heap go that it does not take over, f when it reads its
+ * configuration again; h its helper.
  */
 /* clang-format off: a line has points that follow each other */
 #define CRASH_POINTS(X)                                                                                       \
@@ -39,7 +40,8 @@
     X(making_after_publish, r) X(making_after_finish, c)                                                      \
     X(profile_after_claim, n) X(profile_after_fill, n) X(profile_after_site, n) X(profile_after_sample, n)    \
     X(span_after_description, d) X(span_after_bits, d) X(span_after_map, d)                                   \
-    X(lease_after_mark, d) X(lease_after_owner, d) X(lease_after_list, d) X(lease_after_word, d)              \
+    X(lease_after_mark, d) X(lease_after_origin, d) X(lease_after_owner, d) X(lease_after_list, d)            \
+    X(lease_after_word, d)                                                                                    \
     X(refill_before_reply, d) X(lease_end_after_unlink, d)                                                    \
     X(reclaim_after_fold, d) X(reclaim_after_bits, d)                                                         \
     X(offer_before_take, d) X(offer_after_take, d) X(offer_after_lease_end, d)                                \
@@ -48,6 +50,7 @@
     X(extend_after_map, d) X(extend_after_npages, d)                                                          \
     X(shrink_after_npages, d) X(shrink_after_map, d)                                                          \
     X(session_after_sign, d) X(session_after_shelf, d) X(session_after_token, d) X(session_before_state, d)   \
+    X(session_after_died, d)                                                                                  \
     X(session_after_state, d) X(session_end_half, d)                                                          \
     X(process_half, d) X(process_after_inode, d)                                                              \
     X(group_after_shelf, g)                                                                                   \
@@ -72,7 +75,8 @@
     X(helper_before_ready, h) X(helper_before_fill, h) X(holes_half_fill, h) X(helper_after_fill, h)          \
     X(helper_after_word, h) X(holes_after_bits, h) X(holes_before_pages, h) X(helper_after_punch, h)          \
     X(helper_after_clear, h) X(helper_before_answer, h) X(helper_after_answer, h)                             \
-    X(drop_after_word, s) X(let_go_after_word, l)
+    X(drop_after_word, s) X(let_go_after_word, l)                                                             \
+    X(collect_before_word, k) X(collect_after_word, k) X(collect_after_confirm, k) X(collect_after_end, k)
 /* clang-format on */
 
 #ifdef GOALLOC_CRASH_POINTS

@@ -30,7 +30,8 @@ static const struct {
     { ECONNREFUSED, "no daemon serves the socket" },
     { EACCES,
       "no permission to connect to the daemon's socket, to attach to its heap, or to come back to the session" },
-    { ETIMEDOUT, "no daemon has answered in time, or the root was not there in time" },
+    { ETIMEDOUT, "no daemon has answered in time, the root was not there in time, or not all processes could be stopped "
+                 "in time" },
     { ENOTCONN, "not attached to a heap" },
     { EPROTONOSUPPORT, "the daemon speaks another version of the protocol" },
     { ENOEXEC, "the heap's layout is of another major version, or has features that this library does not know" },
@@ -41,7 +42,9 @@ static const struct {
     { EMFILE, "this process has no descriptor left for the connection" },
     { ENFILE, "the system has no descriptor left for the connection" },
     { EBADF, "there is no descriptor for events: goalloc_event_fd() makes one" },
-    { EIO, "the daemon has no randomness for a session's token" },
+    { EIO, "the daemon has no randomness for a session's token, or the collector has died" },
+    { EOPNOTSUPP, "a process keeps pointers where no collector can see them" },
+    { ESRCH, "the process of a session can't be seen from here" },
     { ESTALE, "the heap that is mapped is nobody's any more: it was dropped, or the daemon serves another one" },
     { ENOMEM, "out of memory: the system's, its cgroup's or this process's; or no heap could hold the size" },
     { EAGAIN, "a memory limit is reached: the heap's, or the process's on locked memory (RLIMIT_MEMLOCK); "
@@ -51,15 +54,16 @@ static const struct {
     { EILSEQ, "the name of the root or group is not UTF-8" },
     { ENAMETOOLONG, "the name is longer than " SHM_TEXT(SHM_ROOT_NAME_MAX) " bytes (a group's: " SHM_TEXT(
                         SHM_GROUP_NAME_MAX) "), or the path is too long" },
-    { EBUSY, "the pages behind the object are in use, or a request of this kind is under way" },
+    { EBUSY, "the pages behind the object are in use, or a request of this kind, or a collection, is under way" },
     { EDQUOT, "a limit is reached: the session's, its group's or its user's" },
     { EINPROGRESS, "the daemon is not done yet: ask again" },
-    { EPERM, "not permitted but to root, the daemon's user and its control group; the root is another user's; or the "
-             "object cannot change its length: another session leases it, or it is a run" },
+    { EPERM, "not permitted but to root, the daemon's user and its control group; the root is another user's; the "
+             "object cannot change its length: another session leases it, or it is a run; or a process may not be "
+             "traced" },
     { EMEDIUMTYPE, "the root is there, with another size or type tag" },
     { EDEADLK, "this thread is making that root" },
     { ECANCELED, "the right to make the root has ended" },
-    { ENOSYS, "the daemon does not know this request" },
+    { ENOSYS, "the daemon does not know this request, or there is no collector here" },
 };
 
 const char *shm_error_text(int error)

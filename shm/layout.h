@@ -31,7 +31,7 @@
  *   kept     Valid while the span's has_kept says so, which the daemon sets before the first kept bit. In a span that
  *            has an owner, 1 means that the object is not that owner's: it was published or adopted.
  *            Elsewhere, 1 means adopted. It is cleared with the object.
- *   mark     Reserved for the collector; nobody writes it yet.
+ *   mark     Reserved; nobody writes it. Collectors keep their marks to themselves.
  *
  * In the spans of the tiny allocator the alloc bit belongs to a block of 16 bytes. The block's word in the arena says
  * which objects live in the block, and the remote bit is only a hint to look at that word: see tiny.h.
@@ -150,7 +150,9 @@ typedef struct shm_session {
     char label[SHM_LABEL_BYTES];
     uint64_t opened_ms; /* shm_clock_ms() when it was opened; 0: a daemon that did not note it */
     shm_u64 profile; /* profile_word: what its process samples; the daemon writes it, and changes it while it lives */
-    uint64_t reserved[14];
+    shm_u32 collecting; /* 1: of all sessions this one alone may collect what nobody can reach; see README.md */
+    shm_u32 died_epoch; /* of the last session in this entry that has ended without a detach; outlives it (origin.h) */
+    uint64_t reserved[13];
 } shm_session;
 
 enum shm_group_state {
@@ -240,14 +242,16 @@ typedef struct shm_span {
     shm_u32 has_kept; /* 0: all its kept bits count as 0, and their words mean nothing */
     uint32_t reserved32;
     shm_u64 nleases; /* of the header when the last lease of this span was given; written before its lease word */
-    uint64_t reserved;
+    shm_u64 origin;  /* who has filled it: origin.h. Written before its lease word */
 } shm_span;
 
 _Static_assert(sizeof(shm_header) == 256 && offsetof(shm_header, major) == 8 &&
                    offsetof(shm_header, free_limit) == 128 && offsetof(shm_header, needed) == 148 &&
                    offsetof(shm_header, dropped) == 188 && offsetof(shm_header, npeak_pages) == 248,
                "header layout");
-_Static_assert(sizeof(shm_session) == 256 && offsetof(shm_session, label) == 64, "session layout");
+_Static_assert(sizeof(shm_session) == 256 && offsetof(shm_session, label) == 64 &&
+                   offsetof(shm_session, collecting) == 144,
+               "session layout");
 _Static_assert(sizeof(shm_group) == 128 && offsetof(shm_group, name) == 64, "group layout");
 _Static_assert(sizeof(shm_root) == 384 && offsetof(shm_root, name) == 104, "root layout");
 _Static_assert(sizeof(shm_heap_arena) == 32, "heap arena layout");

@@ -17,7 +17,7 @@
 #define GOALLOC_LAYOUT_MAJOR 1
 #endif
 #ifndef GOALLOC_LAYOUT_MINOR
-#define GOALLOC_LAYOUT_MINOR 1
+#define GOALLOC_LAYOUT_MINOR 2
 #endif
 
 /* What it knows of features, besides those of version.h; tests have some. */
@@ -39,7 +39,7 @@ static const shm_version own = {
     .minor = GOALLOC_LAYOUT_MINOR,
     .needed = GOALLOC_LAYOUT_KNOWS,
     .writing = GOALLOC_LAYOUT_KNOWS,
-    .optional = SHM_OPTIONAL_PROFILE | GOALLOC_LAYOUT_KNOWS,
+    .optional = SHM_OPTIONAL_PROFILE | SHM_OPTIONAL_ORIGIN | GOALLOC_LAYOUT_KNOWS,
     .daemon = GOALLOC_LAYOUT_KNOWS,
 };
 

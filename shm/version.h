@@ -37,6 +37,9 @@ enum {
  */
 #define SHM_OPTIONAL_PROFILE 0x10000u
 
+/* Of 1.2: spans say who has filled them (origin.h). A daemon that does not know it leases them without a word. */
+#define SHM_OPTIONAL_ORIGIN 0x20000u
+
 #define VERSION_TEXT_BYTES 160 /* of version_explain(), whatever it has to say */
 
 /* This build's. */

@@ -19,6 +19,7 @@
 
 #define OPTIONS_MAX 40u
 #define ROWS_MAX    1000000u
+#define MAX_PAUSE_MS 600000u
 
 typedef struct parse {
     arguments *args;
@@ -247,6 +248,21 @@ static void set_option(parse *p, int key, char *arg)
         break;
     case OPTION_TOP:
         args->top = true;
+        break;
+    case OPTION_FREE:
+        args->free_them = true;
+        break;
+    case OPTION_WHY:
+        args->why = arg;
+        break;
+    case OPTION_MAX_PAUSE:
+        set_number("max-pause", arg, MAX_PAUSE_MS, &args->max_pause_ms);
+        break;
+    case OPTION_OFFSETS:
+        args->offsets = true;
+        break;
+    case OPTION_TRUST_KERNEL:
+        args->trust_kernel = true;
         break;
     case 'h':
         p->help = true;

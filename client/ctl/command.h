@@ -31,7 +31,12 @@ typedef struct arguments {
     bool csv;     /* watch: as CSV */
     bool sessions; /* watch: a row for each */
     bool top;      /* profile: print the table, also when files are written */
-    bool all;      /* profile: all sessions */
+    bool all;      /* profile: all sessions; leaks --free: also in spans that are leased */
+    bool free_them;    /* leaks */
+    bool offsets;      /* leaks: words that are goalloc_offset() of an object count, too */
+    bool trust_kernel; /* leaks */
+    const char *why;   /* leaks: an address; NULL: none */
+    uint32_t max_pause_ms; /* leaks; 0: none was given */
     bool timeout_given; /* by --timeout: it holds whatever the command does */
     const char *group; /* only sessions of that; NULL: all */
     const roster_key *sort;
@@ -106,6 +111,11 @@ enum {
     OPTION_RATE,
     OPTION_TYPE,
     OPTION_TOP,
+    OPTION_FREE,
+    OPTION_WHY,
+    OPTION_MAX_PAUSE,
+    OPTION_OFFSETS,
+    OPTION_TRUST_KERNEL,
     OPTION_USAGE
 };
 

@@ -14,6 +14,7 @@
 #include <jansson.h>
 
 #include "client/ctl/command.h"
+#include "client/ctl/profile/symbols.h"
 #include "proto/goallocd.pb-c.h"
 
 /* stats.c */
@@ -97,6 +98,13 @@ int keeper_run(const arguments *args);
 /* profile.c: it changes what is sampled, or reads what was */
 bool profile_set(const arguments *args);
 int profile_run(const arguments *args);
+
+/* The names of a stack's frames, the innermost first, as objects behind the others of list. False: no memory. */
+bool profile_stack_json(const snapshot *s, const symbols *sy, json_t *list, uint32_t stack);
+
+/* leaks.c: it attaches, and asks the heap itself */
+bool leaks_set(const arguments *args);
+int leaks_run(const arguments *args);
 
 /* top.c, watch.c: they ask until they are told to end */
 bool top_set(const arguments *args);

@@ -1,9 +1,10 @@
 /*
- * goallocctl: asks a running goallocd. It speaks the protocol without attaching, so it is no session and maps nothing.
+ * goallocctl: asks a running goallocd. It speaks the protocol without attaching, so it is no session and maps nothing;
+ * but for leaks, which is a cycle of the collector (client/collector/).
  *
  * One command, answered as a table or with --json as one object (of top and watch one a line), which
  * goallocctl.schema.json describes. A command is a row of the table below: what it asks for, and what shows the reply
- * (commands.h); or a function that does all by itself (keeper, top, watch, help, completion). One driver, run(), asks
+ * (commands.h); or a function that does all by itself (keeper, leaks, top, watch, help, completion). One driver, run(), asks
  * and shows, until there is nothing more to ask for. The same table is what the command line is parsed by (cmdline.c),
  * and what help and completion print.
  *
@@ -106,6 +107,17 @@ static command command_table[] = {
       .wanted = "profile: one of on, off, reset, status or a FILE; --rate is for on; --type is live, live-objects, "
                 "alloc or alloc-objects; on and off are for --session N, --group NAME or all; stdout is for one thing",
       .own = profile_run, .named_group = true },
+    { .name = "leaks", .summary = "objects that nobody can reach any more: who has left them; frees them if asked to",
+      .help = "All processes that have the heap mapped are stopped for an instant, while their memory and that of the "
+              "heap is looked through for pointers; an object to which no chain of pointers leads, from a root or a "
+              "process, is nobody's. Without a process that is attached nobody is stopped. If they can't be stopped "
+              "within --max-pause, or one can't be looked into, it fails, says which, and nothing is freed. --free "
+              "frees what is found, in spans that no session leases; with --all everywhere. --why ADDRESS shows which "
+              "words keep an object alive. What counts as a pointer, what can't be seen, and who may run it: "
+              "docs/COLLECTOR.md.",
+      .set = leaks_set,
+      .wanted = "leaks: --why takes the address of an object, as 0xc000002000, and shows; it does not free",
+      .own = leaks_run },
     { .name = "scavenge", .summary = "sweep, and give all free pages back to the system",
       .help = "For root, the daemon's user and the control group. It may take 60 s without --timeout, if the daemon "
               "answers a ping.",
@@ -182,12 +194,21 @@ static const option_row option_table[] = {
       "By held, live, idle, refills, age, spans, requests, left (the largest first), session, pid, uid, state, group "
       "or label (default of top: held)" },
     { "reverse", 'r', NULL, false, NULL, "sessions top", "The other way round" },
-    { "rows", 'n', "N", false, NULL, "sessions top leases heap-map profile",
-      "At most so many rows (default: all; leases --spans: 1000; heap-map: 40; profile: 30, as JSON 1000)" },
+    { "rows", 'n', "N", false, NULL, "sessions top leases heap-map profile leaks",
+      "At most so many rows (default: all; leases --spans: 1000; heap-map: 40; profile: 30, as JSON 1000; leaks: of "
+      "objects, as JSON 1000)" },
     { "svg", OPTION_SVG, "FILE", false, "file", "heap-map profile", "Draw it into that file, as SVG; -: to stdout" },
     { "session", OPTION_SESSION, "N", false, NULL, "profile", "Only that session" },
     { "label", OPTION_LABEL, "LABEL", false, NULL, "profile", "Only sessions with that label" },
-    { "all", OPTION_ALL, NULL, false, NULL, "profile", "All sessions, and those that attach (default)" },
+    { "all", OPTION_ALL, NULL, false, NULL, "profile leaks",
+      "profile: all sessions, and those that attach (default); leaks --free: in spans that are leased, too" },
+    { "free", OPTION_FREE, NULL, false, NULL, "leaks", "Free what nobody can reach" },
+    { "why", OPTION_WHY, "ADDRESS", false, NULL, "leaks", "Which words keep the object at that address alive" },
+    { "max-pause", OPTION_MAX_PAUSE, "MS", false, NULL, "leaks",
+      "The longest that processes may be stopped, in ms (default: 100)" },
+    { "offsets", OPTION_OFFSETS, NULL, false, NULL, "leaks", "Words that goalloc_offset() has made count as pointers" },
+    { "trust-kernel", OPTION_TRUST_KERNEL, NULL, false, NULL, "leaks",
+      "Go on if a process has an io_uring, AIO or timers, in which pointers may be" },
     { "rate", OPTION_RATE, "SIZE", false, NULL, "profile",
       "on: a sample in so many bytes, on average: 512K, 2M (default: 512K)" },
     { "type", OPTION_TYPE, "TYPE", false, "live live-objects alloc alloc-objects", "profile",

@@ -257,16 +257,16 @@ static int print_top(const reading *r)
 
 /* --- JSON --- */
 
-static json_t *frame_json(const reading *r, const symbol_place *place, const symbol_line *line)
+static json_t *frame_json(const symbols *sy, const symbol_place *place, const symbol_line *line)
 {
     char name[600];
     json_t *object = json_pack("{s:s, s:I}", "function",
-                               line != NULL ? line->function : symbols_name(&r->symbols, place, name, sizeof(name)),
+                               line != NULL ? line->function : symbols_name(sy, place, name, sizeof(name)),
                                "address", (json_int_t)place->address);
     bool whole = object != NULL;
 
     if (whole && place->module < PROFILE_MODULES)
-        whole = ctl_json_set_foreign(object, "module", r->symbols.modules[place->module].path);
+        whole = ctl_json_set_foreign(object, "module", sy->modules[place->module].path);
     if (whole && line != NULL && line->file[0] != '\0')
         whole = ctl_json_set_text(object, "file", line->file) && ctl_json_set(object, "line", line->line);
     if (!whole) {
@@ -276,19 +276,19 @@ static json_t *frame_json(const reading *r, const symbol_place *place, const sym
     return object;
 }
 
-static bool add_stack(const reading *r, json_t *list, uint32_t stack)
+bool profile_stack_json(const snapshot *s, const symbols *sy, json_t *list, uint32_t stack)
 {
     const uint64_t *frames;
-    uint32_t n = snapshot_stack(&r->snapshot, stack, &frames);
+    uint32_t n = snapshot_stack(s, stack, &frames);
     bool whole = true;
 
     for (uint32_t i = 0; i < n && whole; i++) {
-        const symbol_place *place = symbols_find(&r->symbols, &r->snapshot, frames[i]);
+        const symbol_place *place = symbols_find(sy, s, frames[i]);
 
         if (place->nlines == 0)
-            whole = json_array_append_new(list, frame_json(r, place, NULL)) == 0;
+            whole = json_array_append_new(list, frame_json(sy, place, NULL)) == 0;
         for (uint32_t k = 0; k < place->nlines && whole; k++)
-            whole = json_array_append_new(list, frame_json(r, place, &place->lines[k])) == 0;
+            whole = json_array_append_new(list, frame_json(sy, place, &place->lines[k])) == 0;
     }
     return whole;
 }
@@ -305,7 +305,7 @@ static json_t *site_json(const reading *r, const snapshot_row *row)
         !ctl_json_set(object, "live_objects", row->values[SNAPSHOT_LIVE_OBJECTS]) ||
         !ctl_json_set(object, "alloc_bytes", row->values[SNAPSHOT_ALLOC_BYTES]) ||
         !ctl_json_set(object, "alloc_objects", row->values[SNAPSHOT_ALLOC_OBJECTS]) ||
-        !add_stack(r, json_object_get(object, "stack"), row->stack)) {
+        !profile_stack_json(&r->snapshot, &r->symbols, json_object_get(object, "stack"), row->stack)) {
         json_decref(object);
         return NULL;
     }

@@ -129,6 +129,14 @@ extern "C" {
  */
 #define GOALLOC_ATTACH_WAIT UINT32_C(8)
 
+/*
+ * This process keeps pointers into the heap where nobody can see them: displaced, encrypted, in a device, as XOR of two.
+ * Nothing of the whole heap is collected (goalloc_collect()) while it is attached. A forked child is what its parent
+ * was, until an attach of its own says otherwise. An attach with this flag may fail with -EMFILE, -ENFILE or -ENOMEM
+ * where one without would not, and with -EPERM or -ENOSYS where memfd_create() is forbidden.
+ */
+#define GOALLOC_ATTACH_OPAQUE UINT32_C(16)
+
 /* The longest name of a root, in bytes, without the terminating zero. */
 #define GOALLOC_ROOT_NAME_MAX 255
 
@@ -668,6 +676,93 @@ GOALLOC_API GOALLOC_CHECK int goalloc_stats(goalloc_stats_t *ret_stats);
  * (in a read-only attach there is nothing to give), -ENOTCONN, -ETIMEDOUT, -EACCES, -ENOENT, -ESTALE.
  */
 GOALLOC_API int goalloc_trim(void);
+
+/*
+ * --- What nobody can reach ---
+ *
+ * Workers die with half-built objects, with objects unlinked and not yet freed, with private state. A collector finds
+ * what no root, no object that can be reached, and no process has a pointer to, and frees it, as any client might.
+ * It is a process of its own, goallocd-collector, which stops the threads of all attached processes for an instant; what
+ * is unreachable in that instant stays so. docs/COLLECTOR.md says what it sees. In short, as pointers count aligned
+ * words with an address in an object, or tagged in its upper 16 bits, in objects that may hold pointers (not noscan
+ * ones), in memory and registers of attached processes and their forked children. It does not see pointers that exist
+ * only in a file, a socket, a device, as difference or XOR, or as goalloc_offset() unless asked to.
+ *
+ * A process that is stopped notices no more than a pause, and that epoll_wait(), nanosleep() and the like return EINTR.
+ */
+
+/* Flags of a collection. */
+#define GOALLOC_COLLECT_REPORT       UINT32_C(1)  /* free nothing: only count what could be freed */
+#define GOALLOC_COLLECT_ALL          UINT32_C(2)  /* free as well what lies in spans that sessions hold on lease */
+#define GOALLOC_COLLECT_OFFSETS      UINT32_C(4)  /* words that are goalloc_offset() values count as pointers */
+#define GOALLOC_COLLECT_PAST_END     UINT32_C(8)  /* a pointer right behind an object's end holds the object, too */
+#define GOALLOC_COLLECT_TRUST_KERNEL UINT32_C(16) /* io_uring, AIO contexts and POSIX timers have no pointers */
+
+/* Set struct_size (or use GOALLOC_COLLECT_OPTIONS_INIT); fields that are zero take their defaults. */
+typedef struct goalloc_collect_options {
+    size_t struct_size;
+    uint32_t flags;        /* GOALLOC_COLLECT_* */
+    uint32_t max_pause_us; /* how long others may be stopped at most; 0: 100000 */
+} goalloc_collect_options;
+
+#ifdef __cplusplus
+#define GOALLOC_COLLECT_OPTIONS_INIT { sizeof(goalloc_collect_options), 0, 0 }
+#else
+#define GOALLOC_COLLECT_OPTIONS_INIT { .struct_size = sizeof(goalloc_collect_options) }
+#endif
+
+typedef struct goalloc_collect_result {
+    size_t struct_size; /* set by the caller: at most so many bytes are written */
+    uint64_t garbage_objects; /* that nobody can reach */
+    uint64_t garbage_bytes;   /* the same, each with its usable size */
+    uint64_t freed_objects;   /* of these; others lie in spans that are leased, or that a session owns */
+    uint64_t freed_bytes;
+    uint32_t pause_us;    /* how long others were stopped; 0: nobody had to be */
+    int32_t blocking_pid; /* after an error: the process in the way, as the collector sees it; 0: none */
+} goalloc_collect_result;
+
+/*
+ * Find what nobody can reach, and free it. options NULL: all defaults. ret NULL: not wanted; else it is written in any
+ * case, after an error with zeros but for blocking_pid.
+ *
+ * The collector is found by $GOALLOC_COLLECTOR (not in programs that run with others' rights), beside this library, or
+ * where it was installed. It is a child of this process for the time of the call, of which it stops all threads like
+ * everybody's; it may trace this process by prctl(PR_SET_PTRACER), which takes the place of what the program had set. It
+ * runs as who calls: it must be allowed to trace all attached processes, by being root, having CAP_SYS_PTRACE, or being
+ * of the same user where Yama allows that (kernel.yama.ptrace_scope 0). Who serves in the background instead is
+ * goallocd-collector.service.
+ *
+ * Whatever happens to the collector, nobody stays stopped, and what it has not freed is garbage for the next one. A
+ * signal does not end the call; a cancellation acts after it. Cost: a process, the pause, 0.5 s for each million objects
+ * that can be reached; memory of the collector: a copy of all objects that may hold pointers. The call waits ten minutes
+ * at most.
+ *
+ * 0; -EINVAL; -ENOSYS (there is no collector here, or the daemon is older); -EBUSY (another one is collecting); -EPERM
+ * (it may not trace blocking_pid, or a debugger does); -ETIMEDOUT (not everybody stopped within max_pause_us, or it was
+ * clear before that this would not do; or the call has waited too long); -EOPNOTSUPP (blocking_pid is opaque:
+ * GOALLOC_ATTACH_OPAQUE, or the kernel may hold pointers of it); -EAGAIN (somebody attached, forked or ended meanwhile:
+ * try again); -ESRCH (blocking_pid can't be seen from here, as from within a container); -ENOMEM; -EIO (the collector
+ * has died); -ESTALE; what starting a process may fail with; and the errors of goalloc_attach(). After an error nothing
+ * has been freed, but after -EIO, -ESTALE and a call that waited too long something may have been.
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_collect(const goalloc_collect_options *options, goalloc_collect_result *ret);
+
+/*
+ * Say where this process has private pointers into the heap: in the bytes at p. From then on a collector looks, of the
+ * private memory of this process, at what was declared so, its stacks, registers and static data (.data, .bss,
+ * thread-local storage) alone, so others are stopped for a shorter time. What is not declared then, as in memory of
+ * malloc(), does not keep objects alive: all threads declare what they have before the first pointer is there only.
+ * Words that lie in there whole and aligned count. The same p again: its length changes.
+ *
+ * Holds until goalloc_private_roots_remove(p), for which p must be what was given here, and for children that are forked
+ * meanwhile, each of which has a list of its own. Before the memory is unmapped or used for something else, it is
+ * removed: a range that is not there any more is passed over. With the last range that is removed all memory counts
+ * again. It lasts over detach and attach. No request; waits for nobody. 0, -EINVAL (NULL, 0 bytes, or past the end of
+ * the address space), -ENOSPC (2048 ranges), -EMFILE, -ENFILE, -ENOMEM, -EAGAIN, or another error of memfd_create();
+ * -ENOENT (remove: nothing is declared there).
+ */
+GOALLOC_API GOALLOC_CHECK int goalloc_private_roots(const void *p, size_t bytes);
+GOALLOC_API int goalloc_private_roots_remove(const void *p);
 
 /* What an error of this library (errno value or its negative) means. A constant string, never NULL. */
 GOALLOC_API const char *goalloc_strerror(int error);

@@ -34,6 +34,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -46,9 +47,11 @@
 #include "client/lib/comeback.h"
 #include "client/lib/connection.h"
 #include "client/lib/coredump.h"
+#include "client/lib/declared.h"
 #include "client/lib/forklock.h"
 #include "client/lib/intent.h"
 #include "client/lib/largecache.h"
+#include "client/lib/link.h"
 #include "client/lib/mapping.h"
 #include "client/lib/marked.h"
 #include "client/lib/recorder.h"
@@ -59,7 +62,8 @@
 #include "shm/probe.h"
 #include "shm/profile.h"
 
-#define LIBRARY_FLAGS (GOALLOC_ATTACH_DUMP | GOALLOC_ATTACH_WAIT) /* not the daemon's business */
+/* Not the daemon's business. */
+#define LIBRARY_FLAGS (GOALLOC_ATTACH_DUMP | GOALLOC_ATTACH_WAIT | GOALLOC_ATTACH_OPAQUE)
 #define ATTACH_FLAGS  (GOALLOC_ATTACH_RECLAIM | GOALLOC_ATTACH_READONLY | LIBRARY_FLAGS)
 
 _Static_assert(GOALLOC_ATTACH_RECLAIM == SESSION_RECLAIM && GOALLOC_ATTACH_READONLY == SESSION_READONLY,
@@ -76,6 +80,7 @@ static char group[SHM_GROUP_NAME_BYTES];
 static attach_request how = { .socket_path = socket_path, .label = label, .group = group };
 static char session_group[SHM_GROUP_NAME_BYTES]; /* of the session that there is, or that the parent had */
 static uint32_t library_flags; /* of LIBRARY_FLAGS */
+static int *kept_arena; /* where the next attach leaves a copy of the arena's descriptor; NULL: nowhere */
 
 /* --- fork --- */
 
@@ -84,6 +89,7 @@ static void start_over(bool is_forker)
 {
     enum process_state before = process_last_state();
 
+    declared_reset();
     thread_reset(is_forker);
     marked_reset();
     recorder_reset();
@@ -256,6 +262,12 @@ static int hide_state(void)
     return r;
 }
 
+void attach_keep_arena(int *ret_fd)
+{
+    *ret_fd = -1;
+    kept_arena = ret_fd;
+}
+
 static int attach_once(bool gated, deadline until)
 {
     attach_result a;
@@ -279,6 +291,9 @@ static int attach_once(bool gated, deadline until)
         return r == -EAGAIN ? -EPROTO : r; /* no answer to an Attach; here it would mean the limit on locked memory */
     forklock_take();
     r = forked ? mapping_reattach(&a, readonly) : mapping_attach(&a, readonly);
+    if (r == 0 && kept_arena != NULL)
+        *kept_arena = fcntl(a.arena_fd, F_DUPFD_CLOEXEC, link_lowest_fd());
+    kept_arena = NULL;
     link_close_fds();
     if (r == 0)
         memcpy(session_group, group, sizeof(group));
@@ -295,10 +310,28 @@ static int attach_once(bool gated, deadline until)
     return r;
 }
 
+/*
+ * The same, and what collectors are told of this process: from before it has a session. Without a table they look
+ * through all of it, so only who has pointers that nobody can see must not go on without one.
+ */
+static int attach_declared(bool gated, deadline until)
+{
+    bool opaque = library_flags & GOALLOC_ATTACH_OPAQUE;
+    bool was_opaque;
+    int r = mapping_declare();
+
+    if (r < 0 && opaque)
+        return r;
+    was_opaque = opaque ? declared_set_opaque(true) : declared_is_opaque();
+    r = attach_once(gated, until);
+    (void)declared_set_opaque(r == 0 ? opaque : was_opaque);
+    return r;
+}
+
 /* Connect and map by `how`. With the turn; the heap is not mapped, or the state is FORKED. */
 static int attach_now(bool gated, deadline until)
 {
-    int r = attach_once(gated, until);
+    int r = attach_declared(gated, until);
     const comeback_failure *failure = comeback_last_failure();
 
     attach_error_set(r, &(attach_failure){ .path = socket_path,
@@ -398,6 +431,11 @@ int attach_ensure_writable(void)
     return r == 0 && process.readonly ? -EROFS : r;
 }
 
+const char *attach_socket_path(void)
+{
+    return socket_path;
+}
+
 /* --- label --- */
 
 /* With the turn. The copy is what a child begins with: under the forklock, so that it finds all of it. */
@@ -459,6 +497,7 @@ int goalloc_detach(void)
     forklock_take();
     mapping_detach();
     forklock_give();
+    (void)declared_set_opaque(false);
 out:
     turn_give(&attach_turn);
     return r;

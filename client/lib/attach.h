@@ -13,4 +13,13 @@ int attach_ensure(void) __attribute__((warn_unused_result));
 /* As attach_ensure(), and -EROFS in a read-only session. */
 int attach_ensure_writable(void) __attribute__((warn_unused_result));
 
+/* The socket of this process's daemon, an absolute path if one could be made; once it has attached. */
+const char *attach_socket_path(void);
+
+/*
+ * For a program that reads the arena without giving memory to its holes (client/collector): the attach that comes next
+ * leaves a copy of the arena's descriptor in *ret_fd, which is the caller's. -1: it has failed, or there is no copy.
+ */
+void attach_keep_arena(int *ret_fd);
+
 #endif

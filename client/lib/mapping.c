@@ -14,6 +14,7 @@
  *   family    anywhere                 a page, with a group      read                yes
  *   profile   anywhere                 10 MiB, if it samples     read, write         yes
  *   mspan_of  anywhere, private        0.1% of it                read, write         yes, zero: MADV_WIPEONFORK
+ *   declared  anywhere, private        96 KiB                    read, write         yes, a copy (shm/declared.h)
  *                                                              (1) read, (2) not there in a read-only session
  *
  * All but the single pages are sparse: nearly none of their pages has memory. Two things that the rest of the program
@@ -44,20 +45,31 @@
  * the addresses empty. Below a tight RLIMIT_AS the kernel may refuse it (ENOMEM, and nothing changes): it counts the
  * old and the new mapping at once.
  *
+ * What is private, and the profile, is declared as memory to skip: to a collector that looks for pointers, addresses
+ * there mean nothing. It is declared once it is mapped, and not any more before it is unmapped, since the next mapping
+ * at that address may be the program's. So what a child of a fork does not have is never declared.
+ *
  * If the process dies between two steps, nothing is left: mappings are its own.
  */
 #include "client/lib/mapping.h"
 
+#include <elf.h>
 #include <errno.h>
+#include <link.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "client/lib/declared.h"
+#include "client/lib/forklock.h"
 #include "client/lib/process.h"
 #include "shm/offers.h"
 
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
+#endif
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008u
 #endif
 
 #define SIGN_BYTES 4096u
@@ -72,7 +84,7 @@ static uint64_t table_bytes(uint64_t arena_bytes)
     return arena_bytes / PAGE_BYTES * sizeof(*process.mspan_of);
 }
 
-void mapping_delete(void *p, uint64_t bytes)
+static void unmap(void *p, uint64_t bytes)
 {
     if (p != NULL)
         (void)munmap(p, bytes);
@@ -86,25 +98,30 @@ static uint64_t seed_bytes(uint64_t bytes)
     return bytes < page ? bytes : page;
 }
 
-/* Steps 1 to 3: the first page of a mapping. fd < 0: private memory; at NULL: anywhere. */
-static int seed_new(void *at, uint64_t bytes, int prot, int fd, void **ret)
+/* Steps 1 to 3 for a mapping with these flags. */
+static int seed_new_as(void *at, uint64_t bytes, int prot, int flags, int fd, void **ret)
 {
-    int flags = (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED) | MAP_NORESERVE;
-    void *p = mmap(at, seed_bytes(bytes), prot, flags | (at != NULL ? MAP_FIXED_NOREPLACE : 0), fd, 0);
+    void *p = mmap(at, seed_bytes(bytes), prot, flags | MAP_NORESERVE | (at != NULL ? MAP_FIXED_NOREPLACE : 0), fd, 0);
 
     if (p == MAP_FAILED)
         return errno == EAGAIN || errno == EEXIST || errno == ENOMEM ? -errno : -EPROTO;
     if (at != NULL && p != at) { /* a kernel before 4.17 takes the address for a hint */
-        mapping_delete(p, seed_bytes(bytes));
+        unmap(p, seed_bytes(bytes));
         return -EEXIST;
     }
     (void)munlock(p, seed_bytes(bytes)); /* if it fails and the page is locked, step 4 says so */
     if (madvise(p, seed_bytes(bytes), MADV_DONTDUMP) < 0) {
-        mapping_delete(p, seed_bytes(bytes));
+        unmap(p, seed_bytes(bytes));
         return -ENOMEM;
     }
     *ret = p;
     return 0;
+}
+
+/* Steps 1 to 3: the first page of a mapping. fd < 0: private memory; at NULL: anywhere. */
+static int seed_new(void *at, uint64_t bytes, int prot, int fd, void **ret)
+{
+    return seed_new_as(at, bytes, prot, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, ret);
 }
 
 /* Reserve [at, at + bytes) for a mapping to come. -EEXIST: something else is mapped there; -ENOMEM: no room. */
@@ -116,7 +133,7 @@ static int reserve(void *at, uint64_t bytes)
         return 0; /* what can't be accessed gets no memory, even if it is locked */
     if (p == MAP_FAILED)
         return errno == EEXIST ? -EEXIST : -ENOMEM;
-    mapping_delete(p, bytes);
+    unmap(p, bytes);
     return -EEXIST;
 }
 
@@ -149,9 +166,9 @@ static int grow_at(void *at, uint64_t bytes, int prot, int fd)
     r = seed_new(NULL, bytes, prot, fd, &second);
     if (r == 0)
         r = seed_replace(&second, at, bytes);
-    mapping_delete(second, seed);
+    unmap(second, seed);
     if (r < 0)
-        mapping_delete((char *)at + seed, bytes - seed);
+        unmap((char *)at + seed, bytes - seed);
     return r;
 }
 
@@ -177,7 +194,7 @@ static int mapping_new(void *at, uint64_t bytes, int prot, int fd, void **ret)
     if (bytes > seed_bytes(bytes))
         r = at != NULL ? grow_at(at, bytes, prot, fd) : grow_anywhere(&p, bytes);
     if (r < 0)
-        mapping_delete(p, seed_bytes(bytes));
+        unmap(p, seed_bytes(bytes));
     else
         *ret = p;
     return r;
@@ -192,7 +209,7 @@ static int mapping_new_advised(uint64_t bytes, int prot, int fd, int advice, uin
     if (r < 0)
         return r;
     if (madvise((char *)p + plain_bytes, bytes - plain_bytes, advice) < 0) {
-        mapping_delete(p, bytes);
+        unmap(p, bytes);
         return -ENOMEM;
     }
     *ret = p;
@@ -201,7 +218,90 @@ static int mapping_new_advised(uint64_t bytes, int prot, int fd, int advice, uin
 
 int mapping_private(uint64_t bytes, uint64_t unwiped_bytes, void **ret)
 {
-    return mapping_new_advised(bytes, PROT_READ | PROT_WRITE, -1, MADV_WIPEONFORK, unwiped_bytes, ret);
+    int r = mapping_new_advised(bytes, PROT_READ | PROT_WRITE, -1, MADV_WIPEONFORK, unwiped_bytes, ret);
+
+    if (r == 0)
+        declared_skip(*ret, bytes);
+    return r;
+}
+
+void mapping_delete(void *p, uint64_t bytes)
+{
+    if (p == NULL)
+        return;
+    declared_unskip(p);
+    unmap(p, bytes);
+}
+
+/* --- the table of what is declared --- */
+
+static int declared_memfd(void)
+{
+    int fd = memfd_create(DECLARED_NAME, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+
+    if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
+        fd = memfd_create(DECLARED_NAME, MFD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (ftruncate(fd, sizeof(declared_table)) < 0) {
+        int r = -errno;
+
+        (void)close(fd);
+        return r;
+    }
+    return fd;
+}
+
+extern const ElfW(Ehdr) __ehdr_start __attribute__((visibility("hidden"))); /* the linker's: of the file this is in */
+
+/* The segments of code of the file that this library is linked into, without the loader's lock. */
+static void declare_text(void)
+{
+    const ElfW(Phdr) *headers = (const void *)((const char *)&__ehdr_start + __ehdr_start.e_phoff);
+    uintptr_t base = 0;
+
+    for (unsigned i = 0; i < __ehdr_start.e_phnum; i++) {
+        if (headers[i].p_type == PT_LOAD && headers[i].p_offset == 0)
+            base = (uintptr_t)&__ehdr_start - headers[i].p_vaddr;
+    }
+    for (unsigned i = 0; i < __ehdr_start.e_phnum; i++) {
+        if (headers[i].p_type == PT_LOAD && (headers[i].p_flags & PF_X))
+            declared_text((const void *)(base + headers[i].p_vaddr), headers[i].p_memsz);
+    }
+}
+
+/* Under the forklock: a child has the mapping with the word that says where it is, or neither. */
+static int declare(void)
+{
+    const int access = PROT_READ | PROT_WRITE;
+    void *p = NULL;
+    int fd;
+    int r;
+
+    if (declared_has_begun())
+        return 0;
+    fd = declared_memfd();
+    if (fd < 0)
+        return fd;
+    r = seed_new_as(NULL, sizeof(declared_table), access, MAP_PRIVATE, fd, &p);
+    if (r == 0 && (r = grow_anywhere(&p, sizeof(declared_table))) < 0)
+        unmap(p, seed_bytes(sizeof(declared_table)));
+    (void)close(fd);
+    if (r < 0)
+        return r;
+    declared_begin(p);
+    declare_text();
+    return 0;
+}
+
+int mapping_declare(void)
+{
+    int r;
+
+    forklock_take();
+    r = declare();
+    forklock_give();
+    return r;
 }
 
 static bool fd_has_bytes(int fd, uint64_t bytes)
@@ -224,7 +324,7 @@ static int map_page(int fd, bool for_children, void **page)
     else
         r = mapping_new_advised(SIGN_BYTES, PROT_READ, fd, MADV_DONTFORK, 0, &p);
     if (r == 0) {
-        mapping_delete(*page, SIGN_BYTES);
+        unmap(*page, SIGN_BYTES);
         *page = p;
     }
     return r;
@@ -254,7 +354,7 @@ static int replace_memfd(int fd, void *old, uint64_t bytes, int advice)
         r = -ENOMEM;
     if (r == 0)
         r = seed_replace(&seed, old, bytes);
-    mapping_delete(seed, seed_bytes(bytes));
+    unmap(seed, seed_bytes(bytes));
     return r;
 }
 
@@ -292,21 +392,23 @@ int mapping_profile(int fd, profile_region **region)
     if (p != NULL)
         return replace_memfd(fd, p, sizeof(**region), MADV_DOFORK);
     r = mapping_new(NULL, sizeof(**region), PROT_READ | PROT_WRITE, fd, &p);
-    if (r == 0)
+    if (r == 0) {
         *region = p;
+        declared_skip(p, sizeof(**region));
+    }
     return r;
 }
 
 void mapping_leave_group(void)
 {
-    mapping_delete(process.family, SIGN_BYTES);
+    unmap(process.family, SIGN_BYTES);
     process.family = NULL;
 }
 
 static void unmap_own(uint64_t arena_bytes)
 {
-    mapping_delete(process.sign, SIGN_BYTES);
-    mapping_delete(atomic_load_explicit(&process.offers, memory_order_relaxed),
+    unmap(process.sign, SIGN_BYTES);
+    unmap(atomic_load_explicit(&process.offers, memory_order_relaxed),
                    shm_offers_bytes(arena_bytes / PAGE_BYTES));
     process.sign = NULL;
     process.own_id = 0;
@@ -346,7 +448,7 @@ static int map_spans(const attach_result *a, bool readonly, void **ret)
         (header->base != a->base || header->arena_bytes != a->arena_bytes || header->generation != a->generation))
         r = -EPROTO;
     if (r < 0)
-        mapping_delete(spans, a->spans_bytes);
+        unmap(spans, a->spans_bytes);
     else
         *ret = spans;
     return r;
@@ -380,10 +482,10 @@ int mapping_attach(const attach_result *a, bool readonly)
     return 0;
 
 fail:
-    mapping_delete(arena, a->arena_bytes);
+    unmap(arena, a->arena_bytes);
     mapping_delete(table, table_bytes(a->arena_bytes));
-    mapping_delete(bitmap, a->bitmap_bytes);
-    mapping_delete(spans, a->spans_bytes);
+    unmap(bitmap, a->bitmap_bytes);
+    unmap(spans, a->spans_bytes);
     return r;
 }
 
@@ -400,8 +502,8 @@ static int change_access(const attach_result *a, bool readonly)
         r = seed_replace(&arena, process.map.arena, a->arena_bytes);
     if (r == 0 && (r = seed_replace(&bitmap, process.map.bitmap, a->bitmap_bytes)) < 0)
         (void)mprotect(process.map.arena, a->arena_bytes, access_of(process.readonly));
-    mapping_delete(arena, seed_bytes(a->arena_bytes));
-    mapping_delete(bitmap, seed_bytes(a->bitmap_bytes));
+    unmap(arena, seed_bytes(a->arena_bytes));
+    unmap(bitmap, seed_bytes(a->bitmap_bytes));
     return r;
 }
 
@@ -428,9 +530,9 @@ void mapping_detach(void)
     mapping_leave_group();
     process_note_stale();
     mapping_delete(process.mspan_of, table_bytes(process.map.arena_bytes));
-    mapping_delete(process.map.arena, process.map.arena_bytes);
-    mapping_delete(process.map.bitmap, process.map.bitmap_bytes);
-    mapping_delete(process.map.header, process.map.spans_bytes);
+    unmap(process.map.arena, process.map.arena_bytes);
+    unmap(process.map.bitmap, process.map.bitmap_bytes);
+    unmap(process.map.header, process.map.spans_bytes);
     unmap_own(process.map.arena_bytes);
     process.mspan_of = NULL;
     process.map = (shm_map){ .base = 0 };

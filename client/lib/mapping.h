@@ -53,7 +53,14 @@ int mapping_private(uint64_t bytes, uint64_t unwiped_bytes, void **ret) __attrib
 #define MAPPING_UNWIPED_UNIT 65536u
 #endif
 
-/* Unmap memory of one of these; NULL: nothing happens. */
+/* Unmap what mapping_private() or mapping_profile() has mapped; NULL: nothing happens. */
 void mapping_delete(void *p, uint64_t bytes);
+
+/*
+ * Map the table by which this process tells collectors what its memory is (declared.h), unless it is there. It lasts as
+ * long as the process. 0, -EMFILE, -ENFILE, -ENOMEM, -EAGAIN (a limit of locked memory), or an error of memfd_create(),
+ * as in a sandbox that forbids it: then nothing is declared, and all memory is looked through.
+ */
+int mapping_declare(void) __attribute__((warn_unused_result));
 
 #endif

@@ -96,7 +96,10 @@ int goalloc_publish(void *p)
     object_ref object;
     int r = find_live(p, &object);
 
-    return r < 0 ? r : owner_publish(&object);
+    if (r == 0)
+        r = owner_publish(&object);
+    KEEP_POINTER(p);
+    return r;
 }
 
 bool owner_is_heap(const object_ref *object)
@@ -130,5 +133,7 @@ int goalloc_adopt(void *p)
         r = attach_ensure();
     if (r < 0)
         return r;
-    return process.reclaim ? owner_adopt(&object) : goalloc_publish(p);
+    r = process.reclaim ? owner_adopt(&object) : goalloc_publish(p);
+    KEEP_POINTER(p);
+    return r;
 }

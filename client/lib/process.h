@@ -11,6 +11,14 @@
 #define LIKELY(x)   __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 
+/*
+ * Until here the pointer is in a register or on the stack, where a collector finds it that has stopped the process.
+ * Behind what works with the object's place (its bits, its offset in a request) and no longer needs the pointer: an
+ * object that nobody is seen to reach would be freed, and its place used again, before this process goes on with it.
+ * Costs no instruction.
+ */
+#define KEEP_POINTER(p) __asm__ volatile("" : : "g"(p) : "memory")
+
 enum process_state {
     PROCESS_WIPED = 0, /* what the child of a fork finds that went past fork()'s handlers: see attach.c */
     PROCESS_WIPING,    /* what its other threads find while one of them makes it a child */

@@ -32,6 +32,7 @@ static const Goallocd__Reply__ResultCase result_of[] = {
     [GOALLOCD__REQUEST__OP_ROOT_LIST] = GOALLOCD__REPLY__RESULT_ROOT_LIST,
     [GOALLOCD__REQUEST__OP_ROOT_RESERVE] = GOALLOCD__REPLY__RESULT_ROOT_RESERVE,
     [GOALLOCD__REQUEST__OP_PROFILE_OPEN] = GOALLOCD__REPLY__RESULT_PROFILE_OPEN,
+    [GOALLOCD__REQUEST__OP_COLLECT] = GOALLOCD__REPLY__RESULT_COLLECT,
 };
 
 static Goallocd__Reply__ResultCase result_wanted(const Goallocd__Request *request)

@@ -5,8 +5,8 @@
  * adopt, left, estate and roots. Data: lease words and owner in spans, written by this thread alone; the spans' bits
  * while a lease ends; a list of spans for each lessee in private memory.
  *
- * The README of this directory follows a lease from end to end. lease_give writes owner (if the lessee reclaims), then
- * the list, then the lease word. When a lease ends and the owner with it (a session without a group, or a group that is
+ * The README of this directory follows a lease from end to end. lease_give writes origin (shm/origin.h) and owner (if
+ * the lessee reclaims), then the list, then the lease word. When a lease ends and the owner with it (a session without a group, or a group that is
  * ENDING), its objects are freed unless their kept bits are set, then owner becomes 0, then mcentral_put writes the
  * lease word: if the daemon dies before that, the next one repeats it. While the group goes on, owner and objects stay,
  * and mcentral_put puts the span into the group's mcentrals: the one store is the lease word.
@@ -28,6 +28,7 @@
 
 #include "shm/crash.h"
 #include "shm/holds.h"
+#include "shm/origin.h"
 
 void lease_add_lessee(lease_table *table, lessee *l)
 {
@@ -111,6 +112,14 @@ static void lease_unlink(lessee *l, page_no first)
 
 /* --- giving --- */
 
+/* Before the lease word, by which it is seen whether there are objects already. */
+static void note_origin(const lessee *l, shm_span *span)
+{
+    bool is_new = lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_FREE;
+
+    u64_store_relaxed(&span->origin, origin_when_leased(u64_load_relaxed(&span->origin), is_new, l->no, l->epoch));
+}
+
 /* Others may put objects into these pages from now on: no root may point there by what was there before. */
 static void forget_roots(mheap *heap, page_no first, uint64_t npages)
 {
@@ -128,6 +137,8 @@ void lease_give(lessee *l, page_no first)
     forget_roots(heap, first, span->npages);
     u64_store_relaxed(&header->nleases, nleases);
     u64_store_release(&span->nleases, nleases);
+    note_origin(l, span);
+    CRASH_POINT(lease_after_origin);
     assert(u32_load_relaxed(&span->owner) == 0 || u32_load_relaxed(&span->owner) == l->owner.n);
     if (l->owner.n != 0) {
         if (span->nelems <= SPAN_NELEMS_MAX / 2)

@@ -95,8 +95,16 @@ int mheap_init(mheap *heap, heapfile *file, uint64_t limit_bytes)
     note_added(heap, 0, GROW_PAGES);
     pagealloc_grow(heap->pages, page_at(0), GROW_PAGES);
     (void)pagealloc_alloc_at(heap->pages, page_at(0), 1);
+    mheap_keep_origins(heap);
     mheap_refresh_metadata(heap);
     return 0;
+}
+
+void mheap_keep_origins(mheap *heap)
+{
+    shm_u32 *optional = &heap->map->header->optional;
+
+    u32_store_release(optional, u32_load_relaxed(optional) | SHM_OPTIONAL_ORIGIN);
 }
 
 void mheap_end(mheap *heap)
@@ -476,7 +484,7 @@ static int describe_span(mheap *heap, uint64_t npages, uint64_t align_pages, spa
     span->lessee_folds = 0;
     span->marked = 0;
     span->reserved32 = 0;
-    span->reserved = 0;
+    u64_store_relaxed(&span->origin, 0);
     u32_store_relaxed(&span->owner, 0);
     u32_store_relaxed(&span->nadopted, 0);
     u32_store_relaxed(&span->has_kept, 0);

@@ -120,6 +120,8 @@ int mheap_recover(mheap *heap, heapfile *file, uint64_t limit_bytes, const char 
 
 /* What both begin with: private memory, and no pages yet. 0, -ENOMEM. */
 int mheap_init_private(mheap *heap, heapfile *file, uint64_t limit_bytes) __attribute__((warn_unused_result));
+/* And what they do at their end: origins of spans (shm/origin.h) mean something from now on. */
+void mheap_keep_origins(mheap *heap);
 void mheap_end(mheap *heap);
 
 /*

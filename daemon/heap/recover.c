@@ -51,6 +51,12 @@ static bool has_marks(const mheap *heap)
     return (u32_load_relaxed(&heap->map->header->optional) & SHM_OPTIONAL_PROFILE) != 0;
 }
 
+/* The same of origins (shm/origin.h). */
+static bool has_origins(const mheap *heap)
+{
+    return (u32_load_relaxed(&heap->map->header->optional) & SHM_OPTIONAL_ORIGIN) != 0;
+}
+
 /* NULL if what stands at first is a whole span that lies below end; else what is wrong. */
 static const char *recover_check_span(const mheap *heap, page_no first, uint64_t end)
 {
@@ -84,6 +90,8 @@ static void recover_span(mheap *heap, page_no first)
         span->elem_bytes = span->npages * PAGE_BYTES; /* the daemon may have died between the two */
     if (!has_marks(heap))
         span->marked = 0;
+    if (!has_origins(heap))
+        u64_store_relaxed(&span->origin, 0);
     (void)pagealloc_alloc_at(heap->pages, first, span->npages);
     metabook_note_span(&heap->book, first, span->npages);
     heap->ninuse_pages += span->npages;
@@ -173,6 +181,7 @@ int mheap_recover(mheap *heap, heapfile *file, uint64_t limit_bytes, const char 
         mheap_end(heap);
         return -EUCLEAN;
     }
+    mheap_keep_origins(heap);
     recover_backed(heap, end);
     heap->distrust_backed = true;
     heap->ndoubted_pages = mheap_free_backed_pages(heap);

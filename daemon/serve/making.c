@@ -193,6 +193,19 @@ bool making_void_session(making_table *table, const session *s)
     return any;
 }
 
+size_t making_objects(const making_table *table, uint64_t *ret, size_t max)
+{
+    size_t n = 0;
+
+    for (uint32_t no = 0; no < SHM_SESSIONS_MAX && table->n > 0; no++) {
+        for (const making *m = table->of_session[no]; m != NULL && n < max; m = m->next) {
+            if (m->offset != 0)
+                ret[n++] = m->offset;
+        }
+    }
+    return n;
+}
+
 bool making_drop(making_table *table, const session *s, root_name name, uint32_t ticket)
 {
     making *m = find_ticket(table, s, name, ticket);

@@ -71,6 +71,9 @@ bool making_drop(making_table *table, const session *s, root_name name, uint32_t
  */
 bool making_end_session(making_table *table, const session *s, const shm_map *map);
 
+/* Offsets of objects that sessions have announced, valid or not, max at most. Returns how many. */
+size_t making_objects(const making_table *table, uint64_t *ret, size_t max);
+
 /* Check lists and counters. 0, -EUCLEAN after printing what differs. */
 int making_validate(const making_table *table, FILE *err) __attribute__((warn_unused_result));
 

@@ -6,7 +6,8 @@
  * it gone, which is why it is for who may control.
  *
  * A Reclaim, numbered:
- *   1. The sessions that it names among the last that have ended become wanted in left.c. One Reclaim at a time: EBUSY.
+ *   1. The sessions that it names among the last that have ended become wanted in left.c. One Reclaim at a time, and none
+ *      while a session collects, which may have found the same objects: EBUSY.
  *   2. A round goes over the claims, some spans a slice, and frees or counts (rounds.c). If the peer closes meanwhile,
  *      it goes on to its end. If the daemon dies, what is freed is freed; the next daemon has no claims.
  *   3. The reply says how much it was.
@@ -15,6 +16,8 @@
 
 #include <errno.h>
 #include <string.h>
+
+#include "daemon/serve/request_collect.h"
 
 #define STATS_GROUPS_MAX 32u /* in one reply, which has other things to say */
 
@@ -130,6 +133,8 @@ answer handle_reclaim(client *c, const Goallocd__Request *request)
 
     if (srv->reclaiming || operations_first(&srv->peers, OPERATION_WAITING, ROUND_RECLAIM) != NULL)
         return (answer){ EBUSY, "another reclaim is under way" };
+    if (collect_is_under_way(srv))
+        return (answer){ EBUSY, "a session is collecting what nobody can reach: two may not free one object" };
     n = want_sessions(srv, request->reclaim);
     if (n < 0)
         return (answer){ EEXIST, "several users have had a group of that name: say whose, as UID:NAME" };

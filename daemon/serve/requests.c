@@ -2,7 +2,7 @@
  * Requests: from a message of goallocd.proto to its handler; and the handlers for sessions and objects.
  *
  * Called by peer for every frame, in order for each client. Calls request_lease.c, request_root.c, request_heap.c,
- * request_group.c, request_life.c and request_profile.c for the other messages, deaths (who watches the process of a
+ * request_group.c, request_life.c, request_profile.c and request_collect.c for the other messages, deaths (who watches the process of a
  * session), session, adopt, making, profiling. All heap state is this thread's; no handler blocks.
  *
  * Everything in a request comes from a client: each number is bounded before it is used. What can't be served is
@@ -20,6 +20,7 @@
 #include "daemon/serve/holdings.h"
 #include "daemon/serve/leasing.h"
 #include "daemon/serve/reload.h"
+#include "daemon/serve/request_collect.h"
 #include "daemon/serve/request_group.h"
 #include "daemon/serve/request_heap.h"
 #include "daemon/serve/request_lease.h"
@@ -592,6 +593,7 @@ static const struct {
                                             .control = CONTROL("have sessions of others sampled") },
     [GOALLOCD__REQUEST__OP_PROFILE_READ] = { .handle = handle_profile_read,
                                              .control = CONTROL("read what was sampled") },
+    [GOALLOCD__REQUEST__OP_COLLECT] = { .change = handle_collect },
 };
 
 /* True if all that the request touches is a session of the client's own user: then it needs no control. */

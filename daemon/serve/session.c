@@ -14,6 +14,10 @@
  * Invariants (session_table_validate, linear in sessions and spans): the entry in spans says what the session says;
  * and those of its leases and of the shelf.
  *
+ * Collecting (request_collect.c): a word of the entry, 1 in one living entry at most. It means nothing in one that is
+ * FREE, and is 0 before an entry is OPEN. died_epoch is written before the state is FREE: a span's origin (shm/origin.h)
+ * is looked up by who finds the entry FREE. If the daemon dies in between, the next one ends the session once more.
+ *
  * A label that changes is no single store: if the daemon dies in between, the next one finds a mixture of the two. That
  * is text with an end all the same, since the last byte of every label is 0; label_copy() makes what is no UTF-8
  * harmless; and the process, which got no reply, asks again.
@@ -316,6 +320,7 @@ int session_open(session_table *table, const session_request *request, session *
     entry->knows_needed = request->knows.needed;
     entry->knows_writing = request->knows.writing;
     u64_store_relaxed(&entry->profile, s->profile = request->profile);
+    u32_store_relaxed(&entry->collecting, 0); /* died_epoch stays: it is of those before */
     memset(entry->reserved, 0, sizeof(entry->reserved));
     memcpy(entry->label, s->label, sizeof(entry->label));
     u32_store_release(&entry->epoch, s->lessee.epoch);
@@ -341,6 +346,13 @@ void session_set_profile(session_table *table, session *s, uint64_t word)
 {
     s->profile = word;
     u64_store_release(&entry_of(table, s->lessee.no)->profile, word);
+}
+
+void session_set_collecting(session_table *table, session *s, bool collecting)
+{
+    s->collecting = collecting;
+    s->collect_nleases = collecting ? u64_load_relaxed(&table->leases.heap->map->header->nleases) : 0;
+    u32_store_release(&entry_of(table, s->lessee.no)->collecting, collecting);
 }
 
 bool session_has_token(const session_table *table, const session *s, const uint8_t *token, size_t len_bytes)
@@ -385,6 +397,7 @@ static int recover_entry(session_table *table, session_no no)
         return -ENOMEM;
     s->opened_ms = entry->opened_ms;
     s->profile = u64_load_relaxed(&entry->profile);
+    s->collecting = u32_load_relaxed(&entry->collecting) != 0;
     s->sign = lifesign_find(table->leases.heap->file->shelf, no.n, s->lessee.epoch);
     session_set_state(table, s, state == SHM_SESSION_ENDING ? SHM_SESSION_ENDING : SHM_SESSION_LOST);
     return 0;
@@ -464,6 +477,9 @@ bool session_end_step(session_table *table, session *s, unsigned budget)
     ended->ended_ms = shm_clock_ms();
     ended->counted = (census_lessee){ 0 };
     table->ndied += !s->detached;
+    if (!s->detached)
+        u32_store_release(&entry_of(table, s->lessee.no)->died_epoch, s->lessee.epoch);
+    CRASH_POINT(session_after_died);
     ended->user = NULL;
     ended->sign = LIFESIGN_NONE;
     memset(ended->lessee.quotas, 0, sizeof(ended->lessee.quotas));
@@ -484,7 +500,8 @@ static bool entry_agrees(const session_table *table, uint32_t no)
     return u32_load_relaxed(&entry->state) == (uint32_t)s->state && s->state != SHM_SESSION_FREE &&
            u32_load_relaxed(&entry->epoch) == s->lessee.epoch && entry->flags == s->flags && entry->pid == s->pid &&
            entry->uid == s->uid && (s->lessee.owner.n != 0) == ((s->flags & SESSION_RECLAIM) != 0) &&
-           entry->group == group_word_of(s) && u64_load_relaxed(&entry->profile) == s->profile;
+           entry->group == group_word_of(s) && u64_load_relaxed(&entry->profile) == s->profile &&
+           (u32_load_relaxed(&entry->collecting) != 0) == s->collecting;
 }
 
 /* The groups' members, counted from the sessions. */

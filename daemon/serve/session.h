@@ -39,6 +39,8 @@ typedef struct session {
     uint32_t group_uid;      /* of the group, whose name outlives it here */
     char group_name[SHM_GROUP_NAME_BYTES];
     uint64_t profile;        /* its entry's profile_word */
+    bool collecting;         /* it has the right to collect, as its entry says */
+    uint64_t collect_nleases; /* the heap's count of leases when it got that; 0: from another daemon */
     char label[SHM_LABEL_BYTES];
 } session;
 
@@ -148,6 +150,9 @@ void session_set_label(session_table *table, session *s, const char *label);
 
 /* Have it sample so from now on: a profile_word. */
 void session_set_profile(session_table *table, session *s, uint64_t word);
+
+/* Give it the right to collect, which no other session has; or take it. */
+void session_set_collecting(session_table *table, session *s, bool collecting);
 
 void session_set_state(session_table *table, session *s, enum shm_session_state state);
 

@@ -88,7 +88,8 @@ units_are_rendered() {
     done
     grep "^ExecStart=$prefix/bin/goallocd " "$prefix/lib/systemd/system/goallocd.service" &&
         grep "^ExecStop=.* $prefix/bin/goallocctl " "$prefix/lib/systemd/system/goallocd.service" &&
-        grep "^ExecStart=$prefix/bin/goallocd-exporter " "$prefix/lib/systemd/system/goallocd-exporter.service"
+        grep "^ExecStart=$prefix/bin/goallocd-exporter " "$prefix/lib/systemd/system/goallocd-exporter.service" &&
+        grep "^ExecStart=$prefix/bin/goallocd-collector " "$prefix/lib/systemd/system/goallocd-collector.service"
 }
 
 # A program must be told where the library is, since the dynamic linker does not look below this prefix; an
@@ -115,6 +116,7 @@ for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib
     lib/systemd/system/goallocd{,@}.{service,socket} lib/sysusers.d/goallocd.conf lib/tmpfiles.d/goallocd.conf \
     etc/goallocd/goallocd.conf share/goallocd/goallocctl.schema.json \
     share/bash-completion/completions/goallocctl share/zsh/vendor-completions/_goallocctl \
+    bin/goallocd-collector lib/systemd/system/goallocd-collector.service share/man/man8/goallocd-collector.8 \
     bin/goallocd-exporter lib/systemd/system/goallocd-exporter.service share/goallocd/alerts.yml \
     share/goallocd/grafana-dashboard.json share/man/man8/goallocd.8 share/man/man3/goalloc_free.3 \
     share/goalloc/rust/goalloc/src/lib.rs share/goalloc/rust/goalloc-sys/build.rs \
@@ -126,6 +128,7 @@ check "and reads it where it is installed" reads_configuration
 check "an installation leaves a configuration as it is" keeps_configuration
 check "goallocd --version" "$prefix/bin/goallocd" --version
 check "goallocd-exporter --version" "$prefix/bin/goallocd-exporter" --version
+check "goallocd-collector --version" "$prefix/bin/goallocd-collector" --version
 check "goallocctl --version" "$prefix/bin/goallocctl" --version
 check "goalloc-replay --version" "$prefix/bin/goalloc-replay" --version
 check "the units are complete" units_are_rendered

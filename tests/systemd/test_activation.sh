@@ -27,6 +27,8 @@ for unit in goallocd.service goallocd@.service; do
     check "$unit scores 0.5 at most" systemd-analyze security --offline=yes --threshold=5 --no-pager \
         "$prefix/lib/systemd/system/$unit"
 done
+check "goallocd-collector.service scores 1.0 at most" systemd-analyze security --offline=yes --threshold=10 --no-pager \
+    "$prefix/lib/systemd/system/goallocd-collector.service"
 can_reload=
 if "$prefix/bin/goallocctl" --help | grep -qw reload && "$prefix/bin/goallocd" --help | grep -q -e --config; then
     can_reload=1
@@ -40,7 +42,7 @@ verify_units() {
     local output
 
     output=$(in_box systemd-analyze verify --man=no goallocd.service goallocd.socket goallocd@x.service \
-        goallocd@x.socket 2>&1) || true
+        goallocd@x.socket goallocd-collector.service 2>&1) || true
     echo "$output"
     ! grep -q -i goallocd <<<"$output"
 }

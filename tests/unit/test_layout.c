@@ -19,9 +19,10 @@
 #include "shm/intents.h"
 #include "shm/layout.h"
 #include "shm/offers.h"
+#include "shm/origin.h"
 #include "shm/profile.h"
 
-#define LAYOUT_NUMBER UINT64_C(0x9528e977b7f45418) /* of 1.1 */
+#define LAYOUT_NUMBER UINT64_C(0x4453a809477b1498) /* of 1.2 */
 
 #define AT(type, field) offsetof(type, field), sizeof(((type *)NULL)->field)
 
@@ -49,7 +50,7 @@ static const uint64_t facts[] = {
     AT(shm_session, flags), AT(shm_session, pid), AT(shm_session, uid), AT(shm_session, limit_bytes),
     AT(shm_session, root_pending), AT(shm_session, root_done), AT(shm_session, group), AT(shm_session, minor),
     AT(shm_session, knows_needed), AT(shm_session, knows_writing), AT(shm_session, label), AT(shm_session, profile),
-    AT(shm_session, reserved),
+    AT(shm_session, collecting), AT(shm_session, died_epoch), AT(shm_session, reserved),
     sizeof(shm_group), AT(shm_group, word), AT(shm_group, uid), AT(shm_group, flags), AT(shm_group, profile),
     AT(shm_group, reserved),
     AT(shm_group, name),
@@ -61,7 +62,7 @@ static const uint64_t facts[] = {
     sizeof(shm_span), AT(shm_span, lease), AT(shm_span, elem_bytes), AT(shm_span, npages), AT(shm_span, nelems),
     AT(shm_span, magic), AT(shm_span, spc), AT(shm_span, needzero), AT(shm_span, lessee_folds),
     AT(shm_span, marked), AT(shm_span, owner), AT(shm_span, nadopted), AT(shm_span, has_kept),
-    AT(shm_span, reserved32), AT(shm_span, nleases), AT(shm_span, reserved),
+    AT(shm_span, reserved32), AT(shm_span, nleases), AT(shm_span, origin),
     /* bitmap's end, offers */
     sizeof(shm_intents), AT(shm_intents, used), AT(shm_intents, holds), AT(shm_intents, records),
     sizeof(shm_intent), AT(shm_intent, slot), AT(shm_intent, object), AT(shm_intent, next), AT(shm_intent, state),
@@ -115,6 +116,7 @@ static void layout_of_this_version_has_not_changed(void **state)
     hash = fnv1a(hash, root_current_pack(7, 1));
     hash = fnv1a(hash, hold_pack((hold){ .place = 64, .session = { 2 }, .record = 3 }));
     hash = fnv1a(hash, offer_pack(OFFER_SEEN, 5));
+    hash = fnv1a(hash, origin_pack((origin_word){ ORIGIN_MIXED, true, { 2 }, 3 }));
     shm_header_init(&header, SHM_BASE_DEFAULT, UINT64_C(16) << 30);
     hash = fnv1a(hash, header.spans_bytes);
     hash = fnv1a(hash, header.bitmap_bytes);

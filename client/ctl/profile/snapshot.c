@@ -264,7 +264,8 @@ typedef struct live_sum {
 } live_sum;
 
 /* words: as many as there are samples, for sorting. sums: a place for each site. */
-static void count_live(snapshot *s, const heap_words *h, snapshot_row *sites, uint64_t *words, live_sum *sums)
+static void count_live(snapshot *s, const heap_words *h, const snapshot_filter *filter, snapshot_row *sites,
+                       uint64_t *words, live_sum *sums)
 {
     size_t n = 0;
 
@@ -284,7 +285,7 @@ static void count_live(snapshot *s, const heap_words *h, snapshot_row *sites, ui
         if (sample.site >= PROFILE_SITES || sites[sample.site].party >= PROFILE_PARTIES)
             continue;
         bytes = profile_sample_bytes(sample, live_bytes_at(h, sample.offset));
-        if (bytes == 0)
+        if (bytes == 0 || (filter->wants != NULL && !filter->wants(sample.offset, filter->arg)))
             continue;
 
         snapshot_row *row = &sites[sample.site];
@@ -320,7 +321,7 @@ static bool gather(snapshot *s, const heap_words *h, const snapshot_filter *filt
 
     if (whole) {
         fill_sites(s, filter, sites);
-        count_live(s, h, sites, words, sums);
+        count_live(s, h, filter, sites, words, sums);
         for (uint32_t i = 0; i < PROFILE_SITES; i++) {
             if (is_shown(&sites[i]))
                 sites[s->nrows++] = sites[i];

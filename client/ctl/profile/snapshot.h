@@ -72,6 +72,8 @@ typedef struct snapshot_filter {
     uint32_t session;
     const char *group; /* NULL: any; "": none */
     const char *label;
+    bool (*wants)(uint64_t offset, void *arg); /* of the objects that live, which; NULL: all */
+    void *arg;
 } snapshot_filter;
 
 /*

@@ -23,6 +23,19 @@ pub const GOALLOC_ATTACH_READONLY: u32 = 2;
 pub const GOALLOC_ATTACH_DUMP: u32 = 4;
 /// The attach waits for a daemon that is just starting.
 pub const GOALLOC_ATTACH_WAIT: u32 = 8;
+/// This process keeps pointers where no collector can see them.
+pub const GOALLOC_ATTACH_OPAQUE: u32 = 16;
+
+/// Free nothing: only count.
+pub const GOALLOC_COLLECT_REPORT: u32 = 1;
+/// Free as well what lies in spans that sessions hold on lease.
+pub const GOALLOC_COLLECT_ALL: u32 = 2;
+/// Words that are `goalloc_offset()` values count as pointers.
+pub const GOALLOC_COLLECT_OFFSETS: u32 = 4;
+/// A pointer right behind an object's end holds the object, too.
+pub const GOALLOC_COLLECT_PAST_END: u32 = 8;
+/// io_uring, AIO contexts and POSIX timers have no pointers.
+pub const GOALLOC_COLLECT_TRUST_KERNEL: u32 = 16;
 
 /// The longest name of a root, in bytes, without the terminating zero.
 pub const GOALLOC_ROOT_NAME_MAX: usize = 255;
@@ -92,6 +105,28 @@ pub struct goalloc_event {
     pub root: [c_char; 256],
 }
 
+/// How `goalloc_collect()` collects. `struct_size` is set to its size; what is zero takes its default.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct goalloc_collect_options {
+    pub struct_size: usize,
+    pub flags: u32,
+    pub max_pause_us: u32,
+}
+
+/// What `goalloc_collect()` has found and freed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct goalloc_collect_result {
+    pub struct_size: usize,
+    pub garbage_objects: u64,
+    pub garbage_bytes: u64,
+    pub freed_objects: u64,
+    pub freed_bytes: u64,
+    pub pause_us: u32,
+    pub blocking_pid: i32,
+}
+
 /// What `goalloc_root_list()` says of a root.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -157,6 +192,9 @@ extern "C" {
     pub fn goalloc_pointer(offset: u64) -> *mut c_void;
     pub fn goalloc_stats(ret_stats: *mut goalloc_stats_t) -> c_int;
     pub fn goalloc_trim() -> c_int;
+    pub fn goalloc_collect(options: *const goalloc_collect_options, ret: *mut goalloc_collect_result) -> c_int;
+    pub fn goalloc_private_roots(p: *const c_void, bytes: usize) -> c_int;
+    pub fn goalloc_private_roots_remove(p: *const c_void) -> c_int;
     pub fn goalloc_strerror(error: c_int) -> *const c_char;
     pub fn goalloc_version() -> *const c_char;
 }

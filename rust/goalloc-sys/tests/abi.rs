@@ -85,6 +85,10 @@ fn structures_have_the_layout_of_the_header() {
         }
         goalloc_event { struct_size, kind, session, pid, cause, label, group, root }
         goalloc_root_info { name, p, size, type_tag, session }
+        goalloc_collect_options { struct_size, flags, max_pause_us }
+        goalloc_collect_result {
+            struct_size, garbage_objects, garbage_bytes, freed_objects, freed_bytes, pause_us, blocking_pid
+        }
     }
     assert_eq!(rust, run_c("structures", "", &c));
 
@@ -108,6 +112,8 @@ fn constants_have_the_values_of_the_header() {
     constants! {
         GOALLOC_VERSION_MAJOR GOALLOC_VERSION_MINOR GOALLOC_VERSION_PATCH
         GOALLOC_ATTACH_RECLAIM GOALLOC_ATTACH_READONLY GOALLOC_ATTACH_DUMP GOALLOC_ATTACH_WAIT
+        GOALLOC_ATTACH_OPAQUE GOALLOC_COLLECT_REPORT GOALLOC_COLLECT_ALL GOALLOC_COLLECT_OFFSETS
+        GOALLOC_COLLECT_PAST_END GOALLOC_COLLECT_TRUST_KERNEL
         GOALLOC_ROOT_NAME_MAX GOALLOC_GROUP_NAME_MAX GOALLOC_ROOT_REINIT
         GOALLOC_EVENT_SESSION_END GOALLOC_EVENT_ROOT_SET GOALLOC_EVENT_ROOT_REMOVED GOALLOC_EVENT_HEAP_GONE
         GOALLOC_EVENT_MEMORY_SHORT GOALLOC_EVENT_LOST
@@ -116,7 +122,14 @@ fn constants_have_the_values_of_the_header() {
     assert_eq!(rust, run_c("constants", "", &c));
 
     // What stands for C alone has no value.
-    let others = ["GOALLOC_API", "GOALLOC_CHECK", "GOALLOC_ALLOC", "GOALLOC_OPTIONS_INIT", "GOALLOC_H"];
+    let others = [
+        "GOALLOC_API",
+        "GOALLOC_CHECK",
+        "GOALLOC_ALLOC",
+        "GOALLOC_OPTIONS_INIT",
+        "GOALLOC_COLLECT_OPTIONS_INIT",
+        "GOALLOC_H",
+    ];
     for line in header().lines().filter_map(|line| line.strip_prefix("#define ")) {
         let name = line.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
         assert!(others.contains(&name) || rust.contains(&format!("{} ", name)), "{} is not in the bindings", name);
@@ -181,6 +194,10 @@ fn functions_have_the_types_of_the_header() {
         goalloc_pointer: fn(u64) -> P = "void *", "uint64_t";
         goalloc_stats: fn(*mut sys::goalloc_stats_t) -> c_int = "int", "goalloc_stats_t *";
         goalloc_trim: fn() -> c_int = "int", "void";
+        goalloc_collect: fn(*const sys::goalloc_collect_options, *mut sys::goalloc_collect_result) -> c_int =
+            "int", "const goalloc_collect_options *, goalloc_collect_result *";
+        goalloc_private_roots: fn(*const c_void, usize) -> c_int = "int", "const void *, size_t";
+        goalloc_private_roots_remove: fn(*const c_void) -> c_int = "int", "const void *";
         goalloc_strerror: fn(c_int) -> Text = "const char *", "int";
         goalloc_version: fn() -> Text = "const char *", "void";
     }

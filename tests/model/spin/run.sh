@@ -14,13 +14,13 @@ work=$(mktemp -d) || exit 2
 trap 'jobs -p | xargs -r kill 2>/dev/null; wait; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 
-# MODEL OPTION...: build and run in the current directory; what pan says goes to ./out. Every state is stored exactly:
-# COLLAPSE is lossless, and nothing is hashed away.
+# LEVEL MODEL OPTION...: build and run in the current directory; what pan says goes to ./out. Every state is stored
+# exactly: COLLAPSE is lossless, and nothing is hashed away. Most errors are found sooner than -O2 compiles.
 check() {
-    local model=$1
-    shift
+    local level=$1 model=$2
+    shift 2
     spin "$@" -a "$here/$model.pml" >spin.out 2>&1 || return
-    gcc -O2 -DSAFETY -DNOFAIR -DCOLLAPSE -DMEMLIM=2048 -o pan pan.c 2>gcc.out || return
+    gcc "$level" -DSAFETY -DNOFAIR -DCOLLAPSE -DMEMLIM=2048 -o pan pan.c 2>gcc.out || return
     timeout 300 ./pan -w24 -m300000 >out 2>&1
 }
 
@@ -29,7 +29,7 @@ holds() {
     local name=$1 dir states seconds verdict=FAILED
     shift
     dir=$(mktemp -d -p "$work") && cd "$dir" || return
-    check "$@"
+    check -O2 "$@"
     states=$(sed -n -E 's/^ *([0-9.e+]+) states, stored.*/\1/p' out 2>/dev/null)
     seconds=$(sed -n -E 's/^pan: elapsed time ([0-9.]+) seconds.*/\1/p' out 2>/dev/null)
     if grep -q 'errors: 0$' out && ! grep -q -E 'Search not completed|max search depth|memory limit' out; then
@@ -46,7 +46,7 @@ breaks() {
     local variant=$1 name="$2 $1" dir verdict='NOT FOUND'
     shift
     dir=$(mktemp -d -p "$work") && cd "$dir" || return
-    check "$@" "-D$variant"
+    check -O0 "$@" "-D$variant"
     if grep -q 'assertion violated' out 2>/dev/null && grep -q 'errors: 1$' out; then
         verdict='error found, as expected'
     else
@@ -72,6 +72,12 @@ holds 'offers: two daemons die' offers -DDAEMON_DEATHS=2 || status=1
 holds 'magazine: its thread dies' magazine || status=1
 holds 'intents: unlink_free, two daemons die' intents || status=1
 holds 'intents: link, two daemons die' intents -DLINK || status=1
+holds 'collector: forks, two attach' collector -DFORK -DATTACHES=2 || status=1
+holds 'collector: owners, a group with a child' collector -DOWNERS -DFORK || status=1
+holds 'collector: roots, intents, an operator' collector -DROOTS -DINTENTS -DOPERATOR || status=1
+holds 'collector: leased spans, too' collector -DALL -DFORK || status=1
+holds 'collector: two of them' collector -DCOLLECTORS=2 || status=1
+holds 'search: three passes' search || status=1
 
 echo '== broken on purpose'
 for variant in FOLD_REMOTE_FIRST RETURN_LATE_FORGET TAKE_OVER_ALL SWEEP_LEASED TELL_BEFORE_BIT NO_RECONCILE; do
@@ -92,6 +98,27 @@ for variant in FOLD_HELD UNHOLD_EARLY HOLD_LATE FREE_FIRST NAMELESS_HOLD SETTLE_
 done
 for variant in PUBLISH_FIRST SLOT_FIRST END_FIRST SETTLE_UNHOLDS_FIRST; do
     breaks "$variant" intents -DLINK || status=1
+done
+
+for variant in NO_VALIDATION SKIP_UNMAPPED NO_STOP ALLOC_FIRST LEASE_LATE LEASED_FREED FREE_FORGETS; do
+    breaks "$variant" collector || status=1
+done
+for variant in NO_SEARCH NO_TRACEFORK STAY_STOPPED; do
+    breaks "$variant" collector -DFORK || status=1
+done
+for variant in NO_ROLE ROLE_LOST FREE_AFTER_END; do
+    breaks "$variant" collector -DCOLLECTORS=2 || status=1
+done
+for variant in OWNED_FREED BEGIN_ENDING GROUP_UNSEEN; do
+    breaks "$variant" collector -DOWNERS -DFORK || status=1
+done
+for variant in SET_FORGETS REPLY_UNSEEN DEAD_IN_PAUSE; do
+    breaks "$variant" collector -DROOTS || status=1
+done
+breaks INTENTS_UNSEEN collector -DINTENTS || status=1
+breaks RECLAIM_ANYTIME collector -DOPERATOR || status=1
+for variant in ONE_PASS TWO_PASSES; do
+    breaks "$variant" search || status=1
 done
 
 echo '== the largest model'

@@ -1,8 +1,8 @@
 /*
  * Ready: one datagram to the socket that systemd names in the environment, as sd_notify(3) describes it. A path that
- * begins with '@' is in the abstract namespace. Called by main.
+ * begins with '@' is in the abstract namespace. Called by the services' main.
  */
-#include "exporter/ready.h"
+#include "proto/ready.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -28,7 +28,7 @@ void ready_tell(const char *state)
     fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || sendto(fd, state, strlen(state), MSG_NOSIGNAL, (const struct sockaddr *)&address,
                          (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) < 0)
-        (void)fprintf(stderr, "goallocd-exporter: %s: %s\n", state, strerror(errno));
+        (void)fprintf(stderr, "%s: %s: %s\n", program_invocation_short_name, state, strerror(errno));
     if (fd >= 0)
         (void)close(fd);
 }

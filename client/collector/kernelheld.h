@@ -1,0 +1,26 @@
+/*
+ * Kernelheld: values that a process has given the kernel to keep, and gets back: of epoll entries and POSIX timers.
+ */
+#ifndef GOALLOC_COLLECTOR_KERNELHELD_H
+#define GOALLOC_COLLECTOR_KERNELHELD_H
+
+#include "client/collector/proc.h"
+#include "client/collector/trouble.h"
+#include "client/collector/words.h"
+
+typedef struct kernelheld {
+    proc_text text;
+    proc_list fds;
+    uint64_t nfds; /* looked at */
+} kernelheld;
+
+void kernelheld_free(kernelheld *k);
+
+/*
+ * Look at what the kernel holds of the process; tid: a thread of it that lives. w NULL: only whether it is opaque. 0;
+ * -EOPNOTSUPP: it has an io_uring; -ETIMEDOUT; -ENOMEM.
+ */
+int kernelheld_look(kernelheld *k, words_found *w, pid_t pid, pid_t tid, bool trust_kernel, uint64_t deadline_ns,
+                    world_trouble *ret) __attribute__((warn_unused_result));
+
+#endif

@@ -1,0 +1,339 @@
+/*
+ * ranges: decides which memory of a process counts. See ranges.h.
+ *
+ * Called by world.c: before the pause, for an estimate, and while all are stopped. Data: the list of one process.
+ *
+ *   the heap's three files              no: the heap's half looks there
+ *   shared mappings of other files      all data of the file: shared.c
+ *   private memory                      pages that have content of their own, whatever their protection is now
+ *     with DECLARED_ONLY_ROOTS          only what is declared, stacks, thread-local storage and static data
+ *   the library's own tables (SKIP)     no
+ *   a stack below its stack pointer     no, where that is sure: see below
+ *   devices, memfd_secret()             nobody can look there: the process is opaque
+ *   rings of an io_uring, of AIO        opaque too, unless the kernel is trusted
+ *
+ * Stacks. What lies below the stack pointer (and 128 bytes that leaf functions may use) is left from calls that have
+ * returned, and would keep garbage alive. It is left out if the mapping is the process's first stack, or a thread's: one
+ * that holds both stack pointer and thread pointer of a thread and follows a guard. Everything else that a stack pointer
+ * may lead to, coroutines' and signals' stacks, counts whole. If several threads point into one mapping, the lowest
+ * decides.
+ *
+ * Static data is private memory of a file's mapping, and the anonymous mapping right behind it (.bss).
+ */
+#include "client/collector/ranges.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RED_ZONE 128u
+
+void ranges_free(ranges *g)
+{
+    maps_free(&g->maps);
+    declaration_free(&g->declared);
+    free(g->pieces);
+    free(g->points);
+    *g = (ranges){ 0 };
+}
+
+static int piece_add(ranges *g, const ranges_piece *piece)
+{
+    if (piece->start >= piece->end)
+        return 0;
+    if (g->n == g->room) {
+        uint32_t room = g->room * 2 + 256;
+        ranges_piece *more = realloc(g->pieces, room * sizeof(*more));
+
+        if (more == NULL)
+            return -ENOMEM;
+        g->pieces = more;
+        g->room = room;
+    }
+    g->pieces[g->n++] = *piece;
+    return 0;
+}
+
+static bool begins(const char *name, const char *with)
+{
+    return strncmp(name, with, strlen(with)) == 0;
+}
+
+/* The kernel's own pages: no file, and a name that it alone gives. */
+static bool is_kernels(const maps_entry *entry)
+{
+    return entry->file.inode == 0 &&
+           (begins(entry->name, "[v") || begins(entry->name, "[uprobes]") || begins(entry->name, "[sigpage]"));
+}
+
+static bool is_device(const maps_entry *entry)
+{
+    static const char *const memory[] = { "/dev/zero", "/dev/shm/", "/dev/hugepages/" };
+
+    if (begins(entry->name, "anon_inode:"))
+        return true;
+    if (!begins(entry->name, "/dev/"))
+        return false;
+    for (size_t i = 0; i < sizeof(memory) / sizeof(memory[0]); i++) {
+        if (begins(entry->name, memory[i]))
+            return false;
+    }
+    return true;
+}
+
+/* 0; 1: it is nothing to look at; -EOPNOTSUPP. */
+static int is_hidden(const maps_entry *entry, pid_t pid, bool trust_kernel, world_trouble *ret)
+{
+    bool ring = begins(entry->name, "/[aio]") || begins(entry->name, "anon_inode:[io_uring]");
+
+    if (is_kernels(entry))
+        return 1;
+    if (entry->file.inode == 0)
+        return 0;
+    if (ring && trust_kernel)
+        return 1;
+    if (ring)
+        return trouble_is(ret, -EOPNOTSUPP, pid, "process %d has an %s, where the kernel may keep pointers", pid,
+                          entry->name[0] == '/' ? "AIO context" : "io_uring");
+    if (begins(entry->name, "/secretmem"))
+        return trouble_is(ret, -EOPNOTSUPP, pid, "process %d has secret memory, which nobody else can read", pid);
+    if (is_device(entry))
+        return trouble_is(ret, -EOPNOTSUPP, pid, "process %d has a device mapped (%.100s), which can't be read", pid,
+                          entry->name);
+    return 0;
+}
+
+static bool holds(const maps_entry *entry, uint64_t address)
+{
+    return address >= entry->start && address < entry->end;
+}
+
+static int by_address(const void *a, const void *b)
+{
+    const ranges_point *left = a, *right = b;
+
+    return left->address < right->address ? -1 : left->address > right->address;
+}
+
+/* Where the stack and thread pointers of the process's threads lead to. */
+static int find_points(ranges *g, const targets *t, const target_process *process)
+{
+    uint32_t n = 0;
+
+    g->npoints = g->point = 0;
+    for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next)
+        n += 2;
+    if (n > g->points_room) {
+        ranges_point *more = realloc(g->points, n * sizeof(*more));
+
+        if (more == NULL)
+            return -ENOMEM;
+        g->points = more;
+        g->points_room = n;
+    }
+    for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next) {
+        if (t->threads[i].state != TARGET_STOPPED)
+            continue;
+        g->points[g->npoints++] = (ranges_point){ t->threads[i].leads.stack, i, true };
+        g->points[g->npoints++] = (ranges_point){ t->threads[i].leads.thread, i, false };
+    }
+    if (g->npoints > 0)
+        qsort(g->points, g->npoints, sizeof(*g->points), by_address);
+    return 0;
+}
+
+/*
+ * The thread whose stack lies in this mapping; 0: none's. *ret_start: what counts of it begins there. *ret_thread: true
+ * if a thread pointer leads there. Mappings are asked about in order.
+ */
+static pid_t stack_in(ranges *g, const targets *t, uint32_t at, uint64_t *ret_start, bool *ret_thread)
+{
+    const maps_entry *entry = &g->maps.entries[at];
+    const maps_entry *before = at > 0 ? entry - 1 : NULL;
+    bool guarded = before != NULL && before->end == entry->start && !before->accessible && before->file.inode == 0;
+    bool sure = strcmp(entry->name, "[stack]") == 0;
+    uint64_t lowest = 0;
+    pid_t tid = 0;
+
+    *ret_start = entry->start;
+    *ret_thread = false;
+    while (g->point < g->npoints && g->points[g->point].address < entry->start)
+        g->point++;
+    for (uint32_t i = g->point; i < g->npoints && g->points[i].address < entry->end; i++) {
+        const target_thread *thread = &t->threads[g->points[i].thread];
+
+        if (!g->points[i].stack) {
+            *ret_thread = true;
+            continue;
+        }
+        sure = sure || (guarded && holds(entry, thread->leads.thread));
+        if (tid == 0) {
+            lowest = thread->leads.stack;
+            tid = thread->tid;
+        }
+    }
+    if (tid != 0 && sure && lowest - entry->start > RED_ZONE)
+        *ret_start = (lowest - RED_ZONE) & ~(uint64_t)7;
+    return tid;
+}
+
+/* The part of a piece that the library does not skip. */
+static int add_without_skipped(ranges *g, ranges_piece piece)
+{
+    const declaration *d = &g->declared;
+    uint64_t end = piece.end;
+    int r = 0;
+
+    for (uint32_t i = 0; i < d->nskip && r == 0 && piece.start < end; i++) {
+        if (d->skip[i].end <= piece.start)
+            continue;
+        if (d->skip[i].start >= end)
+            break;
+        piece.end = d->skip[i].start;
+        r = piece_add(g, &piece);
+        piece.start = d->skip[i].end;
+    }
+    piece.end = end;
+    return r == 0 ? piece_add(g, &piece) : r;
+}
+
+/* What is declared of this mapping. */
+static int add_declared(ranges *g, ranges_piece whole)
+{
+    const declaration *d = &g->declared;
+    int r = 0;
+
+    for (uint32_t i = 0; i < d->nroots && r == 0; i++) {
+        ranges_piece piece = whole;
+
+        piece.start = d->roots[i].start > whole.start ? d->roots[i].start : whole.start;
+        piece.end = d->roots[i].end < whole.end ? d->roots[i].end : whole.end;
+        piece.kind = WORDS_DECLARED;
+        r = piece_add(g, &piece);
+    }
+    return r;
+}
+
+static int choose_private(ranges *g, const targets *t, uint32_t at)
+{
+    const maps *m = &g->maps;
+    const maps_entry *entry = &m->entries[at];
+    const maps_entry *before = at > 0 ? &m->entries[at - 1] : NULL;
+    bool bss = entry->file.inode == 0 && entry->name[0] == '\0' && before != NULL && before->end == entry->start &&
+               before->file.inode != 0 && !before->shared && before->writable;
+    ranges_piece piece = { .start = entry->start, .end = entry->end, .kind = WORDS_MEMORY, .name = entry->name };
+    bool thread;
+
+    piece.tid = stack_in(g, t, at, &piece.start, &thread);
+    if (piece.tid != 0)
+        piece.kind = WORDS_STACK;
+    else if (entry->file.inode != 0 || bss)
+        piece.kind = WORDS_DATA;
+    if (bss)
+        piece.name = before->name;
+    if (g->declared.only_roots && piece.kind == WORDS_MEMORY && !thread)
+        return add_declared(g, piece);
+    if (g->declared.only_roots && entry->file.inode != 0 && !entry->writable)
+        return add_declared(g, piece);
+    return add_without_skipped(g, piece);
+}
+
+static bool is_the_heaps(const targets *t, const maps_entry *entry)
+{
+    for (int i = 0; i < TARGETS_NFILES; i++) {
+        if (maps_same_file(entry->file, t->files[i]))
+            return true;
+    }
+    return false;
+}
+
+/* True if the library skips all of the mapping, as it does with what it shares with the daemon. */
+static bool is_skipped(const declaration *d, const maps_entry *entry)
+{
+    for (uint32_t i = 0; i < d->nskip; i++) {
+        if (d->skip[i].start <= entry->start && d->skip[i].end >= entry->end)
+            return true;
+    }
+    return false;
+}
+
+int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target_process *process, bool trust_kernel,
+                  world_trouble *ret)
+{
+    int r = maps_read(&g->maps, p->pid);
+
+    g->n = 0;
+    if (r < 0)
+        return trouble_is(ret, r == -ENOENT ? -ESRCH : r, process->pid, "the maps of process %d can't be read",
+                          process->pid);
+    r = declaration_read(&g->declared, &g->maps, p);
+    if (r == 0)
+        r = find_points(g, t, process);
+    if (r == 0 && g->declared.opaque)
+        r = trouble_is(ret, -EOPNOTSUPP, process->pid,
+                       "process %d has attached with GOALLOC_ATTACH_OPAQUE: it keeps pointers where nobody sees them",
+                       process->pid);
+    for (uint32_t i = 0; i < g->maps.n && r == 0; i++) {
+        const maps_entry *entry = &g->maps.entries[i];
+
+        if (is_the_heaps(t, entry))
+            continue;
+        r = is_hidden(entry, process->pid, trust_kernel, ret);
+        if (r == 1)
+            r = 0;
+        else if (r == 0 && !entry->shared)
+            r = choose_private(g, t, i);
+        else if (r == 0 && !g->declared.only_roots && !is_skipped(&g->declared, entry))
+            r = shared_add(s, process->pid, p->pid, entry, trust_kernel, ret);
+    }
+    return r == -ENOMEM ? trouble_is(ret, r, 0, "no memory") : r;
+}
+
+static int measure_piece(ranges *g, pages *p, uint32_t i)
+{
+    const ranges_piece *piece = &g->pieces[i];
+    uint64_t page = pages_bytes_each();
+    uint64_t start = piece->start & ~(page - 1), end = (piece->end + page - 1) & ~(page - 1);
+    int r;
+
+    p->nregions = 0;
+    r = pages_find(p, start, end);
+    for (uint32_t k = 0; k < p->nregions; k++) {
+        pages_region *region = &p->regions[k];
+
+        region->start = region->start > piece->start ? region->start : piece->start;
+        region->end = region->end < piece->end ? region->end : piece->end;
+        g->private_bytes += region->end > region->start ? region->end - region->start : 0;
+    }
+    return r;
+}
+
+int ranges_measure(ranges *g, pages *p)
+{
+    int r = 0;
+
+    g->private_bytes = 0;
+    for (uint32_t i = 0; i < g->n && r == 0; i++)
+        r = measure_piece(g, p, i);
+    return r;
+}
+
+int ranges_look(ranges *g, pages *p, words_found *w, pid_t pid)
+{
+    int r = 0;
+
+    g->private_bytes = 0;
+    for (uint32_t i = 0; i < g->n && r == 0; i++) {
+        const ranges_piece *piece = &g->pieces[i];
+        words_range what = { .pid = pid, .tid = piece->tid, .kind = piece->kind, .mapping = piece->name };
+        uint64_t began = proc_now_ns(), found;
+
+        r = measure_piece(g, p, i);
+        found = proc_now_ns();
+        for (uint32_t k = 0; k < p->nregions && r == 0; k++)
+            r = pages_look(p, w, &what, p->regions[k].start, p->regions[k].end);
+        g->pages_ns += found - began;
+        g->read_ns += proc_now_ns() - found;
+    }
+    return r;
+}

@@ -1,0 +1,56 @@
+/*
+ * Shared: files that targets have mapped shared: each part is looked at once, for all who have it mapped.
+ */
+#ifndef GOALLOC_COLLECTOR_SHARED_H
+#define GOALLOC_COLLECTOR_SHARED_H
+
+#include <pthread.h>
+
+#include "client/collector/maps.h"
+#include "client/collector/pages.h"
+#include "client/collector/trouble.h"
+
+#define SHARED_NAME_BYTES 96u
+
+typedef struct shared_file {
+    maps_file file;
+    int fd; /* open to read; -1: it can't be opened */
+} shared_file;
+
+typedef struct shared_part {
+    maps_file file;
+    uint64_t offset, bytes; /* of the file */
+    uint64_t address;       /* where this process has it */
+    pid_t pid;
+    char name[SHARED_NAME_BYTES];
+} shared_part;
+
+/* Files stay open from the estimate to the pause. */
+typedef struct shared {
+    pthread_mutex_t lock; /* held while a part is added: several threads look at processes */
+    shared_file *files;
+    uint32_t nfiles, files_room;
+    shared_part *parts;
+    uint32_t nparts, parts_room;
+    uint64_t bytes; /* of data, once shared_measure() has run */
+} shared;
+
+void shared_init(shared *s);
+void shared_free(shared *s);
+
+/* No part is known any more; files stay open. */
+void shared_clear(shared *s);
+
+/*
+ * The process (pid, or a thread of it that lives) has that part mapped. 0; -EOPNOTSUPP:
+ * it can't be opened, or is of a kind that may keep readers waiting, and the kernel is not trusted to have the rest.
+ */
+int shared_add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool trust_kernel, world_trouble *ret)
+    __attribute__((warn_unused_result));
+
+void shared_measure(shared *s);
+
+/* -ETIMEDOUT; -EOPNOTSUPP. */
+int shared_look(shared *s, pages *p, words_found *w) __attribute__((warn_unused_result));
+
+#endif

@@ -1,0 +1,491 @@
+/*
+ * world: the steps of the processes' half, and the thread that traces. See world.h.
+ *
+ * Called by the cycle. Data: what is behind a world, of one cycle.
+ *
+ *                caller's thread                 tracer                              helpers
+ *   prepare      sessions, search of /proc,
+ *                estimate
+ *   stop         begins the others, waits        seize, catch up, interrupt, wait
+ *   copy         looks at processes              registers and signals of each
+ *                                                thread; then looks at processes     look at processes
+ *                shared files
+ *   validate     the session table
+ *   resume       asks, waits until it is gone    detach, end
+ *
+ * While all are stopped, processors are free: so as many threads look at the processes (looker.c) as there are
+ * processors, each at the next one whose registers are known. 4 processes of 16 threads on two processors: 0.55 ms
+ * instead of 1.0.
+ *
+ * The tracer is a thread of its own for one reason: when it has ended, the kernel has let everybody go, those too that
+ * could not be stopped or that nobody has heard of. So world_resume() leaves nobody traced, whatever came before, and by
+ * the same path as if this process had been killed. pthread_join() returns a little before that; world_resume() waits
+ * until the thread's number is gone.
+ *
+ * Time: max_pause_ns counts from the first interrupt. Before anybody is stopped, the pause is estimated from what is
+ * there: threads, mappings, descriptors, bytes. Then each step looks at the clock. Caller and tracer run before others
+ * meanwhile, if they may (SCHED_FIFO): who is let go first must not hold up the letting go of the others.
+ */
+#include "client/collector/world.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "client/collector/looker.h"
+#include "client/collector/registers.h"
+#include "client/collector/stop.h"
+
+#define SEIZE_MAX_NS UINT64_C(5000000000) /* nobody is stopped meanwhile */
+#define LOOKERS_MAX  8u
+
+/* What a pause takes, as measured by tests/bench/bench_collector_pause, with some reserve. */
+#define FIXED_NS       200000u
+#define THREAD_NS      15000u
+#define THREAD_BYTES   (UINT64_C(32) << 10) /* of its stack */
+#define PROCESS_NS     50000u
+#define MAPPING_NS     2000u
+#define DESCRIPTOR_NS  2000u
+#define BYTES_EACH_US  3500u
+
+enum job { JOB_STOP, JOB_LOOK, JOB_END };
+
+/* A thread of a world's own, and what it is asked. lookers[0] is the caller's, [1] the tracer's. */
+typedef struct helper {
+    struct world_state *state;
+    looker *looker;
+    pthread_t thread;
+    sem_t asked;
+    enum job job;
+    pid_t tid;
+    bool runs;
+} helper;
+
+struct world_state {
+    world *w;
+    world_options options;
+    targets targets;
+    shared shared;
+    uint64_t *registers; /* REGISTERS_ROOM bytes */
+    looker lookers[LOOKERS_MAX];
+    helper helpers[LOOKERS_MAX]; /* [0] is not used */
+    uint32_t nlookers;
+    sem_t answered;
+    int result;             /* of JOB_STOP, and of the registers */
+    world_trouble trouble;  /* the same */
+    _Atomic uint32_t nready; /* processes whose registers are known */
+    _Atomic uint32_t next;   /* process to be looked at */
+    _Atomic bool failed;     /* somebody could not do his part: the others need not go on */
+    bool tracing;            /* there is a tracer */
+    sigset_t mask;           /* of the caller's thread */
+    int policy;
+    struct sched_param priority;
+};
+
+static int no_memory(world_trouble *ret)
+{
+    return trouble_is(ret, -ENOMEM, 0, "no memory");
+}
+
+static int estimate(struct world_state *s, world_trouble *ret)
+{
+    looker *l = &s->lookers[0];
+    world *w = s->w;
+    uint64_t bytes = 0, all;
+
+    for (uint32_t i = 0; i < s->targets.nprocesses; i++) {
+        looker_estimate of = { 0 };
+        int r = looker_estimate_of(l, &s->shared, &s->targets, &s->targets.processes[i], s->options.trust_kernel, &of);
+
+        if (r < 0) {
+            *ret = l->trouble;
+            return r;
+        }
+        if (s->targets.processes[i].gone)
+            continue;
+        bytes += of.bytes + of.nthreads * THREAD_BYTES;
+        w->nthreads += of.nthreads;
+        w->nprocesses++;
+        w->estimate_ns += PROCESS_NS + (uint64_t)of.nmappings * MAPPING_NS + of.nfds * DESCRIPTOR_NS +
+                          (uint64_t)of.nthreads * THREAD_NS;
+    }
+    if (w->nprocesses == 0)
+        return 0;
+    shared_measure(&s->shared);
+    w->estimate_ns += FIXED_NS + (bytes + s->shared.bytes) * 1000 / BYTES_EACH_US;
+    all = w->estimate_ns + s->options.heap_estimate_ns;
+    if (s->options.max_pause_ns != 0 && all > s->options.max_pause_ns && !s->options.no_estimate)
+        return trouble_is(ret, -ETIMEDOUT, 0,
+                          "the pause would be some %.1f ms (%u processes, %u threads, %.1f MiB of private and shared "
+                          "memory), and may be %.1f", (double)all / 1e6, w->nprocesses, w->nthreads,
+                          (double)(bytes + s->shared.bytes) / (1 << 20), (double)s->options.max_pause_ns / 1e6);
+    return 0;
+}
+
+static int lookers_init(struct world_state *s, const shm_map *map)
+{
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    uint32_t wanted = n < 2 ? 2 : (uint32_t)n;
+    int r = 0;
+
+    wanted = wanted < LOOKERS_MAX ? wanted : LOOKERS_MAX;
+    while (s->nlookers < wanted && r == 0) {
+        r = looker_init(&s->lookers[s->nlookers], map->base, map->arena_bytes, s->options.offsets);
+        s->nlookers++;
+    }
+    return r;
+}
+
+int world_prepare(world *w, const shm_map *map, const world_options *options, world_trouble *ret_trouble)
+{
+    struct world_state *s = calloc(1, sizeof(*s));
+    int r;
+
+    *w = (world){ .deadline_ns = UINT64_MAX, .state = s };
+    *ret_trouble = (world_trouble){ 0 };
+    if (s == NULL)
+        return no_memory(ret_trouble);
+    s->w = w;
+    s->options = *options;
+    shared_init(&s->shared);
+    r = lookers_init(s, map);
+    if (r == 0)
+        r = targets_init(&s->targets, map);
+    s->registers = malloc(REGISTERS_ROOM);
+    if (r == -ENOMEM || s->registers == NULL)
+        return no_memory(ret_trouble);
+    if (r < 0)
+        return trouble_is(ret_trouble, r, 0, "the heap is not mapped here, or /proc can't be read");
+    memset(s->registers, 0, REGISTERS_ROOM);
+    r = targets_of_sessions(&s->targets, ret_trouble);
+    if (r == 0)
+        r = targets_search(&s->targets, ret_trouble);
+    if (r == 0)
+        r = estimate(s, ret_trouble);
+    return r;
+}
+
+static int do_stop(struct world_state *s)
+{
+    world *w = s->w;
+    uint64_t began = proc_now_ns();
+    int r = stop_seize(&s->targets, s->options.trust_kernel, began + SEIZE_MAX_NS, &s->trouble);
+
+    w->times.seize_ns = proc_now_ns() - began;
+    if (r < 0)
+        return r;
+    w->pause_begin_ns = began + w->times.seize_ns;
+    if (s->options.max_pause_ns != 0)
+        w->deadline_ns = w->pause_begin_ns + s->options.max_pause_ns;
+    r = stop_all(&s->targets, s->options.trust_kernel, w->deadline_ns, &s->trouble);
+    w->times.stop_ns = proc_now_ns() - w->pause_begin_ns;
+    return r;
+}
+
+static int look_at_registers(struct world_state *s, words_found *w, const target_process *process)
+{
+    targets *t = &s->targets;
+
+    for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next) {
+        target_thread *thread = &t->threads[i];
+
+        if (thread->state != TARGET_STOPPED)
+            continue;
+        if (registers_look(w, process->pid, thread->tid, s->registers, &thread->leads) < 0)
+            return trouble_is(&s->trouble, -EAGAIN, process->pid, "process %d was killed meanwhile", process->pid);
+        registers_look_at_signals(w, process->pid, thread->tid, false, thread->signal != 0);
+        if (thread->next == TARGET_NO_THREAD)
+            registers_look_at_signals(w, process->pid, thread->tid, true, false);
+        if (proc_now_ns() > s->w->deadline_ns)
+            return trouble_is(&s->trouble, -ETIMEDOUT, process->pid, "the registers of process %d took too long",
+                              process->pid);
+    }
+    return 0;
+}
+
+/* The tracer's part: it alone can read them. */
+static void look_at_all_registers(struct world_state *s, looker *l)
+{
+    uint64_t began = proc_now_ns();
+
+    for (uint32_t i = 0; i < s->targets.nprocesses && !atomic_load(&s->failed); i++) {
+        if (!s->targets.processes[i].gone)
+            s->result = look_at_registers(s, &l->words, &s->targets.processes[i]);
+        if (s->result < 0)
+            atomic_store(&s->failed, true);
+        atomic_store(&s->nready, i + 1);
+    }
+    s->w->times.registers_ns = proc_now_ns() - began;
+}
+
+static void look_at_processes(struct world_state *s, looker *l)
+{
+    while (!atomic_load(&s->failed)) {
+        uint32_t i = atomic_fetch_add(&s->next, 1);
+
+        if (i >= s->targets.nprocesses)
+            return;
+        while (atomic_load(&s->nready) <= i && !atomic_load(&s->failed))
+            (void)sched_yield();
+        if (atomic_load(&s->failed) || s->targets.processes[i].gone)
+            continue;
+        l->result = looker_look(l, &s->shared, &s->targets, &s->targets.processes[i], s->options.trust_kernel,
+                                s->w->deadline_ns);
+        if (l->result < 0)
+            atomic_store(&s->failed, true);
+    }
+}
+
+static void *helper_run(void *arg)
+{
+    helper *h = arg;
+    struct world_state *s = h->state;
+
+    h->tid = (pid_t)syscall(SYS_gettid);
+    for (;;) {
+        while (sem_wait(&h->asked) < 0)
+            continue;
+        if (h->job == JOB_END)
+            break;
+        if (h->job == JOB_STOP)
+            s->result = do_stop(s);
+        if (h->job == JOB_LOOK && h->looker == &s->lookers[1])
+            look_at_all_registers(s, h->looker);
+        if (h->job == JOB_LOOK)
+            look_at_processes(s, h->looker);
+        (void)sem_post(&s->answered);
+    }
+    if (h->looker == &s->lookers[1])
+        stop_let_go(&s->targets);
+    return NULL;
+}
+
+static void ask(helper *h, enum job job)
+{
+    h->job = job;
+    (void)sem_post(&h->asked);
+}
+
+static void await_answer(struct world_state *s)
+{
+    while (sem_wait(&s->answered) < 0)
+        continue;
+}
+
+/* With all signals blocked. A helper that can't be had is done without, but not the tracer. */
+static int helper_begin(struct world_state *s, uint32_t i)
+{
+    const struct sched_param first = { .sched_priority = 1 };
+    helper *h = &s->helpers[i];
+    sigset_t all, before;
+    int r;
+
+    *h = (helper){ .state = s, .looker = &s->lookers[i] };
+    if (sem_init(&h->asked, 0, 0) < 0)
+        return -errno;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    r = pthread_create(&h->thread, NULL, helper_run, h);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    h->runs = r == 0;
+    if (r == 0)
+        (void)pthread_setschedparam(h->thread, SCHED_FIFO, &first);
+    else
+        (void)sem_destroy(&h->asked);
+    return -r;
+}
+
+/* Each stop of a tracee sends the process a SIGCHLD. It must not wake anybody. */
+static int helpers_begin(struct world_state *s, world_trouble *ret)
+{
+    const struct sched_param first = { .sched_priority = 1 };
+    sigset_t child;
+    int r;
+
+    if (sem_init(&s->answered, 0, 0) < 0)
+        return trouble_is(ret, -errno, 0, "no semaphore");
+    r = helper_begin(s, 1);
+    if (r < 0) {
+        (void)sem_destroy(&s->answered);
+        return trouble_is(ret, r, 0, "no thread to trace with: %s", strerror(-r));
+    }
+    for (uint32_t i = 2; i < s->nlookers && i < s->targets.nprocesses; i++)
+        (void)helper_begin(s, i);
+    (void)sigemptyset(&child);
+    (void)sigaddset(&child, SIGCHLD);
+    (void)pthread_sigmask(SIG_BLOCK, &child, &s->mask);
+    (void)pthread_getschedparam(pthread_self(), &s->policy, &s->priority);
+    (void)pthread_setschedparam(pthread_self(), SCHED_FIFO, &first);
+    s->tracing = true;
+    return 0;
+}
+
+int world_stop(world *w, world_trouble *ret_trouble)
+{
+    struct world_state *s = w->state;
+    int r;
+
+    if (w->nprocesses == 0)
+        return 0; /* who maps the heap from now on has a session that was not there */
+    r = helpers_begin(s, ret_trouble);
+    if (r < 0)
+        return r;
+    ask(&s->helpers[1], JOB_STOP);
+    await_answer(s);
+    r = s->result;
+    w->nprocesses = 0;
+    w->nthreads = 0;
+    for (uint32_t i = 0; i < s->targets.nprocesses; i++)
+        w->nprocesses += !s->targets.processes[i].gone;
+    for (uint32_t i = 0; i < s->targets.nthreads; i++)
+        w->nthreads += s->targets.threads[i].state == TARGET_STOPPED;
+    if (r < 0) {
+        *ret_trouble = s->trouble;
+        world_resume(w);
+    }
+    return r;
+}
+
+/* All look, the caller too; then what they have found is one. */
+static int look_together(struct world_state *s, world_trouble *ret)
+{
+    world *w = s->w;
+    int r;
+
+    shared_clear(&s->shared);
+    for (uint32_t i = 1; i < s->nlookers; i++) {
+        if (s->helpers[i].runs)
+            ask(&s->helpers[i], JOB_LOOK);
+    }
+    look_at_processes(s, &s->lookers[0]);
+    for (uint32_t i = 1; i < s->nlookers; i++) {
+        if (s->helpers[i].runs)
+            await_answer(s);
+    }
+    *ret = s->trouble;
+    r = s->result;
+    for (uint32_t i = 0; i < s->nlookers; i++) {
+        looker *l = &s->lookers[i];
+
+        if (r == 0 && l->result < 0) {
+            r = l->result;
+            *ret = l->trouble;
+        }
+        w->times.kernel_ns += l->kernel_ns;
+        w->times.pages_ns += l->pages_ns;
+        w->times.read_ns += l->read_ns;
+        if (i > 0)
+            words_join(&s->lookers[0].words, &l->words);
+    }
+    return r;
+}
+
+static int look_at_shared(struct world_state *s, world_trouble *ret)
+{
+    looker *l = &s->lookers[0];
+    uint64_t began = proc_now_ns();
+    int r;
+
+    l->pages.deadline_ns = s->w->deadline_ns;
+    r = shared_look(&s->shared, &l->pages, &l->words);
+    s->w->times.read_ns += proc_now_ns() - began;
+    if (r == -ETIMEDOUT)
+        return trouble_is(ret, r, 0, "shared memory took too long");
+    return r == 0 && l->words.full ? no_memory(ret) : r;
+}
+
+int world_copy(world *w, world_trouble *ret_trouble)
+{
+    struct world_state *s = w->state;
+    words_found *found = &s->lookers[0].words;
+    int r = 0;
+
+    if (s->tracing)
+        r = look_together(s, ret_trouble);
+    if (s->tracing && r == 0)
+        r = look_at_shared(s, ret_trouble);
+    w->ranges = found->ranges;
+    w->nranges = found->nranges;
+    w->hits = found->hits;
+    w->nhits = found->nhits;
+    w->nwords = found->nwords;
+    if (r < 0)
+        world_resume(w);
+    return r;
+}
+
+int world_validate(world *w, world_trouble *ret_trouble)
+{
+    struct world_state *s = w->state;
+    int r = targets_sessions_are_same(&s->targets, ret_trouble);
+
+    if (r == 0) /* who was killed while it was looked at had no memory any more */
+        r = stop_check(&s->targets, ret_trouble);
+    if (r == 0 && proc_now_ns() > w->deadline_ns)
+        r = trouble_is(ret_trouble, -ETIMEDOUT, 0, "it took too long in all");
+    if (r < 0)
+        world_resume(w);
+    return r;
+}
+
+void world_resume(world *w)
+{
+    struct world_state *s = w->state;
+    uint64_t began = proc_now_ns();
+
+    if (s == NULL || !s->tracing)
+        return;
+    s->tracing = false;
+    for (uint32_t i = 1; i < s->nlookers; i++) {
+        if (s->helpers[i].runs)
+            ask(&s->helpers[i], JOB_END);
+    }
+    (void)pthread_join(s->helpers[1].thread, NULL);
+    while (syscall(SYS_tgkill, s->targets.self, s->helpers[1].tid, 0) == 0)
+        (void)sched_yield(); /* what is left of the thread lets its tracees go in these microseconds */
+    w->pause_end_ns = w->pause_begin_ns != 0 ? proc_now_ns() : 0;
+    w->times.resume_ns = proc_now_ns() - began;
+    for (uint32_t i = 1; i < s->nlookers; i++) {
+        if (i > 1 && s->helpers[i].runs)
+            (void)pthread_join(s->helpers[i].thread, NULL);
+        if (s->helpers[i].runs)
+            (void)sem_destroy(&s->helpers[i].asked);
+    }
+    (void)sem_destroy(&s->answered);
+    (void)pthread_setschedparam(pthread_self(), s->policy, &s->priority);
+    (void)pthread_sigmask(SIG_SETMASK, &s->mask, NULL);
+}
+
+bool world_is_outside(const world *w, uint32_t session)
+{
+    const targets *t = &w->state->targets;
+
+    for (uint32_t i = 0; i < t->nprocesses; i++) {
+        if (t->processes[i].session == session)
+            return !t->processes[i].gone && t->processes[i].outside;
+    }
+    return false;
+}
+
+void world_free(world *w)
+{
+    struct world_state *s = w->state;
+
+    if (s == NULL)
+        return;
+    world_resume(w);
+    for (uint32_t i = 0; i < s->nlookers; i++)
+        looker_deinit(&s->lookers[i]);
+    targets_deinit(&s->targets);
+    shared_free(&s->shared);
+    free(s->registers);
+    free(s);
+    *w = (world){ 0 };
+}

@@ -1,0 +1,705 @@
+/*
+ * test_collector_stop: whom a collector can stop, what it says if it can't, and that nobody stays stopped, however it
+ * ends.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "tests/support/collecting.h"
+
+static char state_of(pid_t tid)
+{
+    proc_facts facts;
+
+    return proc_facts_of(tid, &facts) == 0 ? facts.state : 0;
+}
+
+/* True if no thread of the process is traced, or stopped for a tracer. */
+static bool goes_on(pid_t pid)
+{
+    proc_list list = { 0 };
+    bool ret = proc_list_read(&list, pid, "task") == 0 && list.n > 0;
+
+    for (size_t i = 0; i < list.n; i++)
+        ret = ret && state_of(list.at[i]) != 't' && proc_status(list.at[i], "TracerPid") <= 0;
+    proc_list_free(&list);
+    return ret;
+}
+
+static bool soon_goes_on(pid_t pid)
+{
+    for (int i = 0; i < 5000 && !goes_on(pid); i++)
+        (void)usleep(1000);
+    return goes_on(pid);
+}
+
+static int attach_and_wait(const fixture *f, void *arg)
+{
+    void *p;
+
+    (void)arg;
+    must_attach(f, 0);
+    p = goalloc_malloc(100);
+    board_say(p, NULL);
+    wait_to_be_killed();
+    return 0;
+}
+
+/* The look must fail with that error and name the process; then it goes on. */
+static void must_be_refused(const fixture *f, pid_t pid, world_options options, int error)
+{
+    int r = look(f, options);
+    bool on = goes_on(the_board->trouble_pid);
+    pid_t named = the_board->trouble_pid;
+
+    target_kill(pid);
+    assert_int_equal(r, error);
+    assert_int_equal(named, pid);
+    assert_true(strlen(the_board->text) > 10);
+    assert_true(on);
+}
+
+static void nobody_attached_needs_nobody_stopped(void **state)
+{
+    board_clear();
+    assert_int_equal(look(*state, (world_options){ .max_pause_ns = 1 }), 0);
+    assert_int_equal(the_board->nprocesses, 0);
+}
+
+static void who_is_let_go_is_not_traced_any_more(void **state)
+{
+    pid_t pid = target_start(*state, attach_and_wait, NULL);
+    int r = look(*state, (world_options){ 0 });
+    bool on = goes_on(pid);
+
+    target_kill(pid);
+    assert_int_equal(r, 0);
+    assert_int_equal(the_board->nprocesses, 1);
+    assert_true(on);
+}
+
+static void a_process_that_a_signal_has_stopped_stays_so_until_its_continued(void **state)
+{
+    pid_t pid = target_start(*state, attach_and_wait, NULL);
+    int r, status;
+    char after;
+
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+    r = look(*state, (world_options){ 0 });
+    (void)usleep(20000);
+    after = state_of(pid);
+    (void)kill(pid, SIGCONT);
+    for (int i = 0; i < 5000 && state_of(pid) != 'S'; i++)
+        (void)usleep(1000);
+    status = state_of(pid);
+    target_kill(pid);
+    assert_int_equal(r, 0);
+    assert_int_equal(the_board->nthreads, 1);
+    assert_int_equal(after, 'T');
+    assert_int_equal(status, 'S');
+}
+
+static void a_process_that_another_one_traces_is_named(void **state)
+{
+    pid_t pid = target_start(*state, attach_and_wait, NULL);
+
+    assert_int_equal(ptrace(PTRACE_SEIZE, pid, NULL, NULL), 0);
+    {
+        int r = look(*state, (world_options){ 0 });
+        bool by_us = strstr(the_board->text, "is traced by process") != NULL;
+
+        target_kill(pid);
+        assert_int_equal(r, -EPERM);
+        assert_int_equal(the_board->trouble_pid, pid);
+        assert_true(by_us);
+    }
+}
+
+static int look_as_nobody(const fixture *f, void *arg)
+{
+    must_attach(f, 0);
+    CHECK(setresgid(65534, 65534, 65534) == 0 && setresuid(65534, 65534, 65534) == 0);
+    (void)look_once(arg);
+    return 0;
+}
+
+static void who_may_not_trace_is_told_so(void **state)
+{
+    world_options options = { 0 };
+    pid_t pid = target_start(*state, attach_and_wait, NULL);
+    int r = child_run(*state, look_as_nobody, &options);
+    bool on = goes_on(pid);
+
+    target_kill(pid);
+    if (getuid() != 0)
+        skip();
+    assert_int_equal(r, 0);
+    (void)printf("          %s\n", the_board->text);
+    assert_int_equal(the_board->error, -EPERM);
+    assert_int_equal(the_board->trouble_pid, pid);
+    assert_true(on);
+}
+
+/* In vfork() the parent waits in the kernel until the child execs. */
+static int wait_for_vfork_child(const fixture *f, void *arg)
+{
+    must_attach(f, 0);
+    (void)arg;
+    if (vfork() == 0) {
+        board_say((void *)(uintptr_t)process.map.base, NULL);
+        for (;;)
+            (void)pause();
+    }
+    wait_to_be_killed();
+    return 0;
+}
+
+static void a_process_that_waits_for_its_vforked_child_is_late(void **state)
+{
+    pid_t pid = target_start(*state, wait_for_vfork_child, NULL), child = the_board->pid;
+    int r = look(*state, (world_options){ .max_pause_ns = 50000000 });
+    bool on = goes_on(pid) && goes_on(child);
+
+    (void)kill(child, SIGKILL);
+    target_kill(pid);
+    assert_int_equal(r, -ETIMEDOUT);
+    assert_int_equal(the_board->trouble_pid, pid);
+    assert_true(on);
+}
+
+/* What the kernel may hold. */
+static int have_io_uring(const fixture *f, void *arg)
+{
+    static char parameters[120];
+    long fd = syscall(SYS_io_uring_setup, 4, parameters);
+
+    if (fd < 0)
+        atomic_store(&the_board->step, 1);
+    return attach_and_wait(f, arg);
+}
+
+static int have_aio(const fixture *f, void *arg)
+{
+    unsigned long context = 0;
+
+    if (syscall(SYS_io_setup, 4, &context) < 0)
+        atomic_store(&the_board->step, 1);
+    return attach_and_wait(f, arg);
+}
+
+static int have_secret_memory(const fixture *f, void *arg)
+{
+    int fd = (int)syscall(447 /* memfd_secret */, 0);
+
+    if (fd < 0 || ftruncate(fd, 4096) < 0 || mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED)
+        atomic_store(&the_board->step, 1);
+    return attach_and_wait(f, arg);
+}
+
+static int be_opaque(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, GOALLOC_ATTACH_OPAQUE);
+    board_say(goalloc_malloc(100), NULL);
+    wait_to_be_killed();
+    return 0;
+}
+
+static void must_be_opaque(const fixture *f, child_fn fn, bool trusted_helps)
+{
+    pid_t pid = target_start(f, fn, NULL);
+    int r;
+
+    if (atomic_load(&the_board->step) != 0) {
+        (void)printf("          the system does not have it\n");
+        target_kill(pid);
+        return;
+    }
+    r = look(f, (world_options){ .trust_kernel = true });
+    if (trusted_helps != (r == 0))
+        target_kill(pid);
+    assert_int_equal(r, trusted_helps ? 0 : -EOPNOTSUPP);
+    must_be_refused(f, pid, (world_options){ 0 }, -EOPNOTSUPP);
+}
+
+static void a_process_with_an_io_uring_is_opaque_unless_the_kernel_is_trusted(void **state)
+{
+    must_be_opaque(*state, have_io_uring, true);
+}
+
+static void a_process_with_an_aio_context_is_opaque_unless_the_kernel_is_trusted(void **state)
+{
+    must_be_opaque(*state, have_aio, true);
+}
+
+static void a_process_with_secret_memory_is_opaque(void **state)
+{
+    must_be_opaque(*state, have_secret_memory, false);
+}
+
+static void a_process_that_says_that_it_is_opaque_is(void **state)
+{
+    must_be_opaque(*state, be_opaque, false);
+}
+
+/* Time. */
+static int have_much_memory(const fixture *f, void *arg)
+{
+    size_t bytes = (size_t)192 << 20;
+    char *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    CHECK(p != MAP_FAILED);
+    memset(p, 1, bytes);
+    return attach_and_wait(f, arg);
+}
+
+static void a_pause_that_would_be_too_long_is_not_begun(void **state)
+{
+    pid_t pid = target_start(*state, have_much_memory, NULL);
+    int r = look(*state, (world_options){ .max_pause_ns = 5000000 });
+
+    target_kill(pid);
+    assert_int_equal(r, -ETIMEDOUT);
+    assert_false(the_board->stopped);
+}
+
+static void a_pause_that_becomes_too_long_is_broken_off(void **state)
+{
+    pid_t pid = target_start(*state, have_much_memory, NULL);
+    int r = look(*state, (world_options){ .max_pause_ns = 5000000, .no_estimate = true });
+    bool on = goes_on(pid);
+
+    target_kill(pid);
+    assert_int_equal(r, -ETIMEDOUT);
+    assert_true(the_board->stopped);
+    assert_true(on);
+}
+
+/* Sessions that come and go. */
+
+static int look_while_others_change(const fixture *f, void *arg)
+{
+    world_options options = { 0 };
+    world_trouble trouble = { 0 };
+    world w;
+    int r = -EAGAIN;
+
+    (void)arg;
+    must_attach(f, 0);
+    for (int i = 0; i < COLLECTING_TRIES && r == -EAGAIN; i++, (void)usleep(5000)) {
+        r = world_prepare(&w, &process.map, &options, &trouble);
+        if (r == 0)
+            r = world_stop(&w, &trouble);
+        if (r == 0)
+            r = world_copy(&w, &trouble);
+        if (r < 0)
+            world_free(&w);
+    }
+    CHECK(r == 0);
+    atomic_store(&the_board->step, 1);
+    board_await(&the_board->step, 2);
+    the_board->error = world_validate(&w, &trouble);
+    memcpy(the_board->text, trouble.text, sizeof(trouble.text));
+    world_resume(&w);
+    world_free(&w);
+    return 0;
+}
+
+static void a_session_that_begins_in_the_pause_is_noticed(void **state)
+{
+    const fixture *f = *state;
+    pid_t pid = target_start(f, attach_and_wait, NULL), looking = child_start(f, look_while_others_change, NULL), more;
+    int status;
+
+    board_await(&the_board->step, 1);
+    more = child_start(f, attach_and_wait, NULL);
+    board_await(&the_board->ready, 2);
+    atomic_store(&the_board->step, 2);
+    status = child_wait(looking);
+    target_kill(more);
+    target_kill(pid);
+    assert_int_equal(status, 0);
+    assert_int_equal(the_board->error, -EAGAIN);
+}
+
+static void a_process_that_is_killed_in_the_pause_is_noticed(void **state)
+{
+    const fixture *f = *state;
+    pid_t pid = target_start(f, attach_and_wait, NULL), looking = child_start(f, look_while_others_change, NULL);
+    int status;
+
+    board_await(&the_board->step, 1);
+    (void)kill(pid, SIGKILL);
+    for (int i = 0; i < 5000 && state_of(pid) == 't'; i++)
+        (void)usleep(1000);
+    atomic_store(&the_board->step, 2);
+    status = child_wait(looking);
+    (void)child_wait(pid);
+    assert_int_equal(status, 0);
+    assert_int_equal(the_board->error, -EAGAIN);
+}
+
+/* --- a group that ends in the pause --- */
+
+static int leave_a_child_of_a_group(const fixture *f, void *arg)
+{
+    goalloc_options options = GOALLOC_OPTIONS_INIT;
+    pid_t pid;
+
+    (void)arg;
+    options.socket_path = f->socket;
+    options.flags = GOALLOC_ATTACH_RECLAIM;
+    options.group = "family";
+    CHECK(goalloc_attach(&options) == 0);
+    pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        the_board->pid = getpid();
+        (void)atomic_fetch_add(&the_board->ready, 1);
+        wait_to_be_killed();
+    }
+    board_await(&the_board->ready, 1);
+    return 0;
+}
+
+static uint32_t groups_in_state(uint32_t state)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < u32_load_acquire(&process.map.header->ngroup_entries); i++)
+        n += group_unpack(u64_load_acquire(&process.map.groups[i].word)).state == state;
+    return n;
+}
+
+/* Its child, which has no session, is killed while it is stopped: the group's end changes nothing of any session. */
+static int look_while_a_group_ends(const fixture *f, void *arg)
+{
+    const world_options options = { .no_estimate = true };
+    world_trouble trouble = { 0 };
+    world w;
+    int r = -EAGAIN;
+
+    (void)arg;
+    must_attach(f, 0);
+    for (int i = 0; i < COLLECTING_TRIES && r == -EAGAIN; i++, (void)usleep(5000)) {
+        r = world_prepare(&w, &process.map, &options, &trouble);
+        if (r == 0)
+            r = world_stop(&w, &trouble);
+        if (r == 0)
+            r = world_copy(&w, &trouble);
+        if (r < 0)
+            world_free(&w);
+    }
+    CHECK(r == 0 && w.nprocesses == 1 && groups_in_state(SHM_GROUP_OPEN) == 1);
+    CHECK(kill(the_board->pid, SIGKILL) == 0);
+    for (int i = 0; i < 10000 && groups_in_state(SHM_GROUP_OPEN) > 0; i++)
+        (void)usleep(1000);
+    CHECK(groups_in_state(SHM_GROUP_OPEN) == 0);
+    the_board->error = world_validate(&w, &trouble);
+    memcpy(the_board->text, trouble.text, sizeof(trouble.text));
+    world_free(&w);
+    return 0;
+}
+
+static void a_group_that_ends_in_the_pause_is_noticed(void **state)
+{
+    const fixture *f = *state;
+
+    board_clear();
+    assert_int_equal(child_run(f, leave_a_child_of_a_group, NULL), 0);
+    assert_int_equal(fixture_live_with(f, 0), 0);
+    assert_int_equal(child_run(f, look_while_a_group_ends, NULL), 0);
+    assert_int_equal(the_board->error, -EAGAIN);
+    assert_non_null(strstr(the_board->text, "group"));
+}
+
+/* Processes that do not hold still. */
+static atomic_int nthreads_now;
+
+static void *end_at_once(void *arg)
+{
+    (void)atomic_fetch_sub(&nthreads_now, 1);
+    return arg;
+}
+
+static void *make_threads(void *arg)
+{
+    pthread_attr_t detached;
+
+    (void)pthread_attr_init(&detached);
+    (void)pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    while (atomic_load(&the_board->step) == 0) {
+        pthread_t thread;
+
+        if (atomic_load(&nthreads_now) > 20) {
+            (void)sched_yield();
+            continue;
+        }
+        (void)atomic_fetch_add(&nthreads_now, 1);
+        CHECK(pthread_create(&thread, &detached, end_at_once, NULL) == 0);
+        (void)atomic_fetch_add(&the_board->count, 1);
+    }
+    return arg;
+}
+
+static int churn_threads(const fixture *f, void *arg)
+{
+    pthread_t makers[3];
+
+    (void)arg;
+    must_attach(f, 0);
+    board_say(goalloc_malloc(100), NULL);
+    for (int i = 0; i < 3; i++)
+        CHECK(pthread_create(&makers[i], NULL, make_threads, NULL) == 0);
+    for (int i = 0; i < 3; i++)
+        CHECK(pthread_join(makers[i], NULL) == 0);
+    return 0;
+}
+
+static int churn_forks(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, 0);
+    board_say(goalloc_malloc(100), NULL);
+    while (atomic_load(&the_board->step) == 0) {
+        pid_t pid = fork();
+        int status = 0;
+
+        CHECK(pid >= 0);
+        if (pid == 0 && the_board->count % 4 == 1) {
+            (void)execl("/bin/true", "true", (char *)NULL);
+            _exit(7);
+        }
+        if (pid == 0 && the_board->count % 4 == 2 && fork() != 0)
+            _exit(0);
+        if (pid == 0)
+            _exit(0);
+        while (waitpid(pid, &status, 0) < 0)
+            CHECK(errno == EINTR);
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        (void)atomic_fetch_add(&the_board->count, 1);
+    }
+    return 0;
+}
+
+static int churn_by_vfork(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, 0);
+    board_say(goalloc_malloc(100), NULL);
+    while (atomic_load(&the_board->step) == 0) {
+        pid_t pid = vfork();
+        int status = 0;
+
+        if (pid == 0) {
+            (void)execl("/bin/true", "true", (char *)NULL);
+            _exit(7);
+        }
+        CHECK(pid > 0);
+        while (waitpid(pid, &status, 0) < 0)
+            CHECK(errno == EINTR);
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        (void)atomic_fetch_add(&the_board->count, 1);
+    }
+    return 0;
+}
+
+static int look_many_times(const fixture *f, void *arg)
+{
+    int wanted = *(int *)arg, done = 0;
+
+    must_attach(f, 0);
+    for (int i = 0; i < COLLECTING_TRIES && done < wanted; i++) {
+        world_options options = { .max_pause_ns = 500000000, .no_estimate = true };
+        int r = look_once(&options);
+
+        if (r == 0)
+            done++;
+        else if (r != -EAGAIN && r != -ETIMEDOUT)
+            return 2;
+    }
+    return done == wanted ? 0 : 3;
+}
+
+static void must_go_through(const fixture *f, child_fn fn, int times)
+{
+    pid_t pid = target_start(f, fn, NULL);
+    int r = child_run(f, look_many_times, &times), status;
+
+    if (r != 0)
+        (void)printf("          %s\n", the_board->text);
+    atomic_store(&the_board->step, 1);
+    status = child_wait(pid);
+    assert_int_equal(r, 0);
+    assert_int_equal(status, 0);
+    assert_true(the_board->count > 0);
+}
+
+static void a_process_that_makes_threads_all_the_time_is_stopped(void **state)
+{
+    must_go_through(*state, churn_threads, 20);
+}
+
+static void a_process_that_forks_all_the_time_is_stopped(void **state)
+{
+    must_go_through(*state, churn_forks, 20);
+}
+
+static void a_process_that_vforks_all_the_time_is_stopped(void **state)
+{
+    must_go_through(*state, churn_by_vfork, 10);
+}
+
+/* What a stop does to a system call that waits. */
+static int wait_in_epoll(const fixture *f, void *arg)
+{
+    int fd = epoll_create1(EPOLL_CLOEXEC);
+
+    (void)arg;
+    must_attach(f, 0);
+    board_say(goalloc_malloc(100), NULL);
+    while (atomic_load(&the_board->step) == 0) {
+        struct epoll_event event;
+        int r = epoll_wait(fd, &event, 1, 1000);
+
+        CHECK(r == 0 || (r < 0 && errno == EINTR));
+        if (r < 0)
+            (void)atomic_fetch_add(&the_board->count, 1);
+    }
+    return 0;
+}
+
+static void epoll_wait_returns_eintr_once_a_stop_at_most(void **state)
+{
+    int times = 10;
+    pid_t pid = target_start(*state, wait_in_epoll, NULL);
+    int r = child_run(*state, look_many_times, &times), status;
+
+    atomic_store(&the_board->step, 1);
+    status = child_wait(pid);
+    assert_int_equal(r, 0);
+    assert_int_equal(status, 0);
+    assert_in_range(the_board->count, 1, COLLECTING_TRIES);
+}
+
+/* A collector that is killed. */
+static int look_for_ever(const fixture *f, void *arg)
+{
+    world_options options = { 0 };
+
+    (void)arg;
+    must_attach(f, 0);
+    atomic_store(&the_board->step, 1);
+    for (;;)
+        (void)look_once(&options);
+    return 0;
+}
+
+#define SIGNALS 400
+
+static atomic_int nsignals;
+
+static void count_signal(int signal)
+{
+    (void)signal;
+    (void)atomic_fetch_add(&nsignals, 1);
+}
+
+static void *spin(void *arg)
+{
+    for (;;)
+        (void)sched_yield();
+    return arg;
+}
+
+static int count_signals(const fixture *f, void *arg)
+{
+    struct sigaction action = { .sa_handler = count_signal };
+
+    (void)arg;
+    must_attach(f, 0);
+    CHECK(sigaction(SIGRTMIN, &action, NULL) == 0);
+    for (int i = 0; i < 6; i++) {
+        pthread_t thread;
+
+        CHECK(pthread_create(&thread, NULL, i < 2 ? spin : (void *(*)(void *))(uintptr_t)end_at_once, NULL) == 0);
+    }
+    board_say(goalloc_malloc(100), NULL);
+    while (atomic_load(&the_board->step) < 2) {
+        (void)usleep(500);
+        the_board->count = (unsigned long)atomic_load(&nsignals);
+    }
+    return 0;
+}
+
+static void a_collector_that_is_killed_leaves_nobody_stopped_and_no_signal_lost(void **state)
+{
+    const fixture *f = *state;
+    pid_t pid = target_start(f, count_signals, NULL);
+    uint64_t seed = test_seed();
+    bool all = true;
+    int status;
+
+    for (int i = 0; i < 40; i++) {
+        pid_t looking;
+
+        atomic_store(&the_board->step, 0);
+        looking = child_start(f, look_for_ever, NULL);
+        board_await(&the_board->step, 1);
+        for (int k = 0; k < SIGNALS / 40; k++) {
+            (void)usleep((useconds_t)(test_random(&seed) % 700));
+            (void)sigqueue(pid, SIGRTMIN, (union sigval){ 0 });
+        }
+        (void)kill(looking, SIGKILL);
+        (void)child_wait(looking);
+        all = all && soon_goes_on(pid);
+    }
+    for (int i = 0; i < 5000 && the_board->count < SIGNALS; i++)
+        (void)usleep(1000);
+    atomic_store(&the_board->step, 2);
+    status = child_wait(pid);
+    assert_true(all);
+    assert_int_equal(status, 0);
+    assert_int_equal(the_board->count, SIGNALS);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        FIXTURE_TEST(nobody_attached_needs_nobody_stopped),
+        FIXTURE_TEST(who_is_let_go_is_not_traced_any_more),
+        FIXTURE_TEST(a_process_that_a_signal_has_stopped_stays_so_until_its_continued),
+        FIXTURE_TEST(a_process_that_another_one_traces_is_named),
+        FIXTURE_TEST(who_may_not_trace_is_told_so),
+        FIXTURE_TEST(a_process_that_waits_for_its_vforked_child_is_late),
+        FIXTURE_TEST(a_process_with_an_io_uring_is_opaque_unless_the_kernel_is_trusted),
+        FIXTURE_TEST(a_process_with_an_aio_context_is_opaque_unless_the_kernel_is_trusted),
+        FIXTURE_TEST(a_process_with_secret_memory_is_opaque),
+        FIXTURE_TEST(a_process_that_says_that_it_is_opaque_is),
+        FIXTURE_TEST(a_pause_that_would_be_too_long_is_not_begun),
+        FIXTURE_TEST(a_pause_that_becomes_too_long_is_broken_off),
+        FIXTURE_TEST(a_session_that_begins_in_the_pause_is_noticed),
+        FIXTURE_TEST(a_process_that_is_killed_in_the_pause_is_noticed),
+        FIXTURE_TEST(a_group_that_ends_in_the_pause_is_noticed),
+        FIXTURE_TEST(a_process_that_makes_threads_all_the_time_is_stopped),
+        FIXTURE_TEST(a_process_that_forks_all_the_time_is_stopped),
+        FIXTURE_TEST(a_process_that_vforks_all_the_time_is_stopped),
+        FIXTURE_TEST(epoll_wait_returns_eintr_once_a_stop_at_most),
+        FIXTURE_TEST(a_collector_that_is_killed_leaves_nobody_stopped_and_no_signal_lost),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,206 @@
+/*
+ * Kept pointers: while a call works on an object, a process that is stopped shows a pointer to it, after whichever
+ * instruction. A collector (client/collector) relies on it: it would free what nobody is seen to hold, and the call
+ * would go on with the next object of that place.
+ *
+ * A child makes one call with a pointer that nothing else in the process has, one instruction after the other. The
+ * object is the heap's, and in a span that the child does not lease. In the registers, or in the words of the stack from
+ * 128 bytes below its pointer on, the object's address must be there as long as the call has not had its effect: the
+ * remote bit, the root, the adoption.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <elf.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+
+#include "tests/support/attach.h"
+#include "tests/support/steps.h"
+
+#define HIDE      UINT64_C(0x5a5a5a5a5a5a5a5a)
+#define STEPS_MAX 2000000u
+#define ROOT      "kept"
+#define STACK_MAX 8192u /* words */
+
+/* What the child is to do: the address is hidden, and the frames below hold it only as long as the call does. */
+enum call { CALL_FREE, CALL_FREE_CHECKED, CALL_ROOT_SET, CALL_ROOT_CHANGE, CALL_ADOPT, NCALLS };
+
+typedef struct work {
+    enum call call;
+    uint64_t hidden;
+} work;
+
+static const char *const names[NCALLS] = { "goalloc_free", "goalloc_free_checked", "goalloc_root_set",
+                                           "goalloc_root_compare_and_set", "goalloc_adopt" };
+
+__attribute__((noinline)) static void *uncover(uint64_t hidden)
+{
+    return (void *)(uintptr_t)(hidden ^ HIDE);
+}
+
+__attribute__((noinline)) static int make_call(const volatile work *w)
+{
+    switch (w->call) {
+    case CALL_FREE:
+        goalloc_free(uncover(w->hidden));
+        return 0;
+    case CALL_FREE_CHECKED:
+        return goalloc_free_checked(uncover(w->hidden));
+    case CALL_ROOT_SET:
+        return goalloc_root_set(ROOT, uncover(w->hidden));
+    case CALL_ROOT_CHANGE:
+        return goalloc_root_compare_and_set(ROOT, NULL, uncover(w->hidden));
+    default:
+        return goalloc_adopt(uncover(w->hidden));
+    }
+}
+
+/* What earlier calls have left on the stack is no pointer that this call keeps. */
+__attribute__((noinline)) static void wipe_stack(void)
+{
+    volatile char wiped[STACK_MAX * 4];
+
+    for (size_t i = 0; i < sizeof(wiped); i++)
+        wiped[i] = 0;
+}
+
+static int call_in_steps(const fixture *f, void *arg)
+{
+    volatile work w = *(const work *)arg;
+    void *first;
+
+    must_attach(f, w.call == CALL_ADOPT ? GOALLOC_ATTACH_RECLAIM : 0);
+    first = goalloc_malloc(64);
+    CHECK(first != NULL && goalloc_root_set("first", first) == 0 && goalloc_root_set("first", NULL) == 0);
+    CHECK(goalloc_free_checked(first) == 0 && goalloc_free_checked(uncover(w.hidden) + 1) < 0 && steps_begin());
+    wipe_stack();
+    steps_mark();
+    CHECK(make_call(&w) == 0);
+    steps_mark();
+    return 0;
+}
+
+/* --- the stopped child --- */
+
+static bool has_word(const uint64_t *words, size_t nwords, uint64_t word)
+{
+    for (size_t i = 0; i < nwords; i++) {
+        if (words[i] == word)
+            return true;
+    }
+    return false;
+}
+
+static uint64_t stack_pointer(const struct user_regs_struct *regs)
+{
+#if defined(__x86_64__)
+    return regs->rsp;
+#else
+    return regs->sp;
+#endif
+}
+
+static void read_registers(pid_t pid, struct user_regs_struct *ret)
+{
+    struct iovec got = { ret, sizeof(*ret) };
+
+    assert_int_equal(ptrace(PTRACE_GETREGSET, pid, (void *)(uintptr_t)NT_PRSTATUS, &got), 0);
+}
+
+/* frames_end: of the stack, what the call has below that address counts. Above are frames with the test's own copies. */
+static bool shows(pid_t pid, uint64_t address, uint64_t frames_end)
+{
+    static uint64_t stack[STACK_MAX];
+    struct user_regs_struct regs;
+    struct iovec here = { stack, 0 };
+    struct iovec there;
+    uint64_t from;
+
+    read_registers(pid, &regs);
+    if (has_word((const uint64_t *)&regs, sizeof(regs) / sizeof(uint64_t), address))
+        return true;
+    from = (stack_pointer(&regs) - 128) & ~UINT64_C(7);
+    here.iov_len = from < frames_end ? frames_end - from : 0;
+    assert_in_range(here.iov_len, 0, sizeof(stack));
+    there = (struct iovec){ (void *)(uintptr_t)from, here.iov_len };
+    assert_int_equal(process_vm_readv(pid, &here, 1, &there, 1, 0), here.iov_len);
+    return has_word(stack, here.iov_len / sizeof(uint64_t), address);
+}
+
+static bool is_freed(enum call call, uint64_t address)
+{
+    return (call == CALL_FREE || call == CALL_FREE_CHECKED) && goalloc_usable_size((void *)(uintptr_t)address) == 0;
+}
+
+/* --- tests --- */
+
+static void one_call(const fixture *f, enum call call)
+{
+    void *p = goalloc_malloc(64);
+    uint64_t address = (uint64_t)(uintptr_t)p;
+    work w = { .call = call, .hidden = address ^ HIDE };
+    struct user_regs_struct at_mark;
+    uint64_t nsteps = 0;
+    uint64_t nshown = 0;
+    bool alive = true;
+    pid_t pid;
+
+    assert_non_null(p);
+    pid = child_start(f, call_in_steps, &w);
+    if (!steps_start(pid))
+        skip(); /* the system allows no tracing */
+    read_registers(pid, &at_mark);
+    while (nsteps < STEPS_MAX && steps_take(pid, 1, &alive) == 1) {
+        bool shown = shows(pid, address, stack_pointer(&at_mark));
+
+        nsteps++;
+        if (!shown && nshown > 0 && !is_freed(call, address)) {
+            /* It may be over, and only the end of the program's own call be left. */
+            uint64_t left = 0;
+
+            while (left < 40 && steps_take(pid, 1, &alive) == 1)
+                left++;
+            if (left == 40)
+                fail_msg("%s: after %llu instructions nothing shows the object", names[call],
+                         (unsigned long long)nsteps);
+            break;
+        }
+        nshown += shown;
+    }
+    assert_true(alive);
+    assert_in_range(nshown, 10, STEPS_MAX - 1);
+    print_message("%s: %llu instructions, shown after %llu\n", names[call], (unsigned long long)nsteps,
+                  (unsigned long long)nshown);
+    (void)steps_kill(pid);
+    if (call == CALL_ROOT_SET || call == CALL_ROOT_CHANGE) {
+        assert_int_equal(goalloc_root_set(ROOT, NULL), 0);
+        assert_int_equal(goalloc_free_checked(p), 0);
+    } else if (call == CALL_ADOPT) {
+        int r = goalloc_free_checked(p); /* it may have gone with its session */
+
+        assert_true(r == 0 || r == -EALREADY || r == -EINVAL);
+    }
+}
+
+static void objects_in_calls_are_shown_after_each_instruction(void **state)
+{
+    const fixture *f = *state;
+
+    must_attach(f, 0);
+    for (enum call call = 0; call < NCALLS; call++)
+        one_call(f, call);
+    assert_int_equal(goalloc_detach(), 0);
+    assert_true(fixture_is_clean(f, 0));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { FIXTURE_TEST(objects_in_calls_are_shown_after_each_instruction) };
+
+    return cmocka_run_group_tests_name("kept_pointers", tests, NULL, NULL);
+}
