@@ -32,6 +32,9 @@ typedef struct arguments {
     bool sessions; /* watch: a row for each */
     bool top;      /* profile: print the table, also when files are written */
     bool all;      /* profile: all sessions */
+    bool save;          /* drop: save the image first, as a stop does */
+    bool level_given;
+    uint32_t level;     /* save: of zstd; 0: nothing is compressed */
     bool timeout_given; /* by --timeout: it holds whatever the command does */
     const char *group; /* only sessions of that; NULL: all */
     const roster_key *sort;
@@ -106,6 +109,8 @@ enum {
     OPTION_RATE,
     OPTION_TYPE,
     OPTION_TOP,
+    OPTION_SAVE,
+    OPTION_LEVEL,
     OPTION_USAGE
 };
 
