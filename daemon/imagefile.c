@@ -83,15 +83,18 @@ static int check(const options *o, const char *path, const image *im, bool is_ow
 }
 
 /* Load what was opened. 0, -errno: logged. */
-static int load(const options *o, const char *path, const image *im, heapfile *ret_file, mheap *ret_heap)
+static int load(const options *o, const char *path, const image *im, antechamber *progress, heapfile *ret_file,
+                mheap *ret_heap)
 {
     uint64_t began_ms = now_ms(CLOCK_MONOTONIC);
     uint64_t saved_s = im->header.saved_ms / 1000;
     uint64_t now_s = now_ms(CLOCK_REALTIME) / 1000;
     const char *what = "the spans in it are no heap's";
     image_error why;
-    int r = load_image(im, o->reserve_bytes, o->eager_commit, NULL, ret_file, &why);
+    int r;
 
+    u64_store_relaxed(&progress->total, image_npage_blocks(im));
+    r = load_image(im, o->reserve_bytes, o->eager_commit, &progress->done, ret_file, &why);
     if (r < 0)
         return refuse(path, r, "%s", why.text);
     r = mheap_recover(ret_heap, ret_file, o->memory_limit_bytes, &what);
@@ -108,7 +111,7 @@ static int load(const options *o, const char *path, const image *im, heapfile *r
     return 0;
 }
 
-int imagefile_load(const options *o, heapfile *ret_file, mheap *ret_heap)
+int imagefile_load(const options *o, antechamber *progress, heapfile *ret_file, mheap *ret_heap)
 {
     bool is_own = o->load_path == NULL;
     const char *path = is_own ? o->image_path : o->load_path;
@@ -125,7 +128,7 @@ int imagefile_load(const options *o, heapfile *ret_file, mheap *ret_heap)
         return refuse(path, r, "%s", why.text);
     r = check(o, path, &im, is_own);
     if (r == 0)
-        r = load(o, path, &im, ret_file, ret_heap);
+        r = load(o, path, &im, progress, ret_file, ret_heap);
     image_close(&im);
     return r;
 }

@@ -19,6 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "daemon/antechamber.h"
 #include "daemon/commandline.h"
 #include "daemon/fdstore.h"
 #include "daemon/imagefile.h"
@@ -91,6 +92,8 @@ typedef struct home {
     bool stored; /* systemd has it already */
     bool loaded; /* out of an image */
     saver saver; /* who saves it at a stop */
+    antechamber antechamber; /* who has connected while it was loaded */
+    int listen_fd;
     int mark_fd; /* of the image that is older once it is served; -1: there is none */
 } home;
 
@@ -207,8 +210,13 @@ static int make_heap(const options *o, heapfile *ret_file, mheap *ret_heap)
 /* A heap that nobody has left: out of an image, or an empty one. 0, -errno: logged. */
 static int begin_heap(const options *o, home *h, heapfile *ret_file, mheap *ret_heap)
 {
-    int r = o->cold_start ? 1 : imagefile_load(o, ret_file, ret_heap);
+    int r = 1;
 
+    if (!o->cold_start && (o->image_path != NULL || o->load_path != NULL)) {
+        antechamber_open(&h->antechamber, h->listen_fd);
+        r = imagefile_load(o, &h->antechamber, ret_file, ret_heap);
+        antechamber_close(&h->antechamber);
+    }
     h->loaded = r == 0;
     return r == 1 ? make_heap(o, ret_file, ret_heap) : r;
 }
@@ -343,6 +351,7 @@ static int run(const config_source *source, options *o, const saver *who_saves)
 
     if (r < 0)
         return r;
+    h.listen_fd = place.fd;
     r = settle(o, &h, &file, &heap);
     if (r < 0)
         goto out;
@@ -359,6 +368,8 @@ static int run(const config_source *source, options *o, const saver *who_saves)
                                       .loaded = h.loaded,
                                       .saving = &saves,
                                       .before_serving = begin_serving,
+                                      .waiting = h.antechamber.fds,
+                                      .nwaiting = h.antechamber.nfds,
                                       .began_ns = began_ns,
                                       .socket_path = place.path,
                                       .keep_on_stop = keeps_on_stop(o),

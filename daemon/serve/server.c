@@ -386,6 +386,8 @@ static int start(server *s, int listen_fd)
     r = door_open(&s->door, &srv->peers, listen_fd, s->options.refuses_fds);
     if (r < 0)
         return r;
+    for (unsigned i = 0; i < s->options.nwaiting; i++)
+        door_let_in(&s->door, s->options.waiting[i]);
     /* Last: their first jobs, in the thread pool, would outlive a start that fails. */
     srv->profiling.on_change = request_profile_go_on;
     srv->profiling.data = srv;

@@ -29,6 +29,8 @@ typedef struct server_options {
     int watched_fd;
     int (*on_death)(void *data);
     void *data;
+    const int *waiting; /* connections that were accepted before; taken */
+    unsigned nwaiting;
     int (*before_serving)(void *data); /* all is set up; 0, -errno: logged, and nobody is served. NULL: nothing */
     const limits *limits; /* of clients; borrowed */
     bool refuses_fds;     /* nobody can send descriptors to the socket */
