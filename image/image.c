@@ -36,34 +36,35 @@ unsigned image_threads(unsigned nthreads, uint32_t nblocks)
     return n < nblocks ? n : nblocks > 0 ? nblocks : 1;
 }
 
-/* Room for one more of `bytes` bytes. False: no memory. */
-static bool grow(void *array, size_t bytes, uint32_t n, uint32_t *cap)
+void *image_grow(void *array, size_t bytes, uint32_t n, uint32_t *cap)
 {
-    void *more;
-    void *old;
+    uint32_t more = *cap == 0 ? 1024 : *cap * 2;
+    void *grown;
 
     if (n < *cap)
-        return true;
-    memcpy(&old, array, sizeof(old));
-    more = reallocarray(old, *cap == 0 ? 1024 : (size_t)*cap * 2, bytes);
-    if (more == NULL)
-        return false;
-    memcpy(array, &more, sizeof(more));
-    *cap = *cap == 0 ? 1024 : *cap * 2;
-    return true;
+        return array;
+    grown = reallocarray(array, more, bytes);
+    if (grown != NULL)
+        *cap = more;
+    return grown;
 }
 
 int image_spans_add(image_spans *s, const image_span *span, const uint64_t *bits)
 {
     uint32_t n = bits_nwords(span->nelems);
-    uint32_t cap = s->cap;
+    image_span *spans = image_grow(s->spans, sizeof(*s->spans), s->n, &s->spans_cap);
+    uint32_t *word_at = image_grow(s->word_at, sizeof(*s->word_at), s->n + 1, &s->word_at_cap);
 
-    if (s->n + 1 >= s->cap && (!grow(&s->spans, sizeof(*s->spans), s->n + 1, &cap) ||
-                               !grow(&s->word_at, sizeof(*s->word_at), s->n + 1, &s->cap)))
+    s->spans = spans != NULL ? spans : s->spans;
+    s->word_at = word_at != NULL ? word_at : s->word_at;
+    if (spans == NULL || word_at == NULL)
         return -ENOMEM;
     while (s->nwords + n > s->words_cap) {
-        if (!grow(&s->words, sizeof(*s->words), s->words_cap, &s->words_cap))
+        uint64_t *words = image_grow(s->words, sizeof(*s->words), s->words_cap, &s->words_cap);
+
+        if (words == NULL)
             return -ENOMEM;
+        s->words = words;
     }
     s->spans[s->n] = *span;
     s->word_at[s->n] = s->nwords;

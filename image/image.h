@@ -44,8 +44,8 @@
 #define IMAGE_BLOCKS_OFF   4096u
 #define IMAGE_BLOCK_PAGES  128u /* at most in a block, with content */
 #define IMAGE_EXTENTS_MAX  4096u
-#define IMAGE_RAW_MAX      (IMAGE_BLOCK_PAGES * PAGE_BYTES + IMAGE_EXTENTS_MAX * 8u + 64u)
-#define IMAGE_SPAN_WORDS   (SPAN_NELEMS_MAX / 64)
+#define IMAGE_RAW_MAX      (IMAGE_BLOCK_PAGES * PAGE_BYTES + IMAGE_EXTENTS_MAX * UINT64_C(8) + 64)
+#define IMAGE_SPAN_WORDS   ((size_t)SPAN_NELEMS_MAX / 64)
 #define IMAGE_VERSION_MAX  32u
 
 /* The marks: no two differ in fewer than four bytes, so a damaged one is none of them. */
@@ -147,6 +147,12 @@ static inline uint32_t image_content_off(uint32_t n)
     return (uint32_t)((sizeof(image_extents) + n * sizeof(image_extent) + 63) / 64 * 64);
 }
 
+/* Bytes of a root's name in the file. */
+static inline uint64_t image_name_room(uint32_t name_bytes)
+{
+    return (name_bytes + UINT64_C(7)) / 8 * 8;
+}
+
 /* --- spans of an image, in memory: made by a writer of the heap, by a reader of the file --- */
 
 typedef struct image_spans {
@@ -155,9 +161,13 @@ typedef struct image_spans {
     uint64_t *words;
     uint32_t n;
     uint32_t nwords;
-    uint32_t cap;
+    uint32_t spans_cap;
+    uint32_t word_at_cap;
     uint32_t words_cap;
 } image_spans;
+
+/* The array, of elements of that size, with room for one more than n. NULL: no memory, and it is as it was. */
+void *image_grow(void *array, size_t bytes, uint32_t n, uint32_t *cap) __attribute__((warn_unused_result));
 
 /* Add a span with its bits, of which there are bits_nwords(nelems). 0, -ENOMEM. */
 int image_spans_add(image_spans *s, const image_span *span, const uint64_t *bits) __attribute__((warn_unused_result));

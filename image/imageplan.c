@@ -26,22 +26,6 @@
 
 #define THREADS_MAX IMAGE_THREADS_MAX
 
-/* Room for another element. False: no memory. */
-#define GROW(array, n, cap)                                                                           \
-    ((n) < (cap) || grow_to((void **)(void *)&(array), sizeof(*(array)), &(cap)))
-
-static bool grow_to(void **array, size_t bytes, uint32_t *cap)
-{
-    uint32_t more = *cap == 0 ? 1024 : *cap * 2;
-    void *p = reallocarray(*array, more, bytes);
-
-    if (p == NULL)
-        return false;
-    *array = p;
-    *cap = more;
-    return true;
-}
-
 /* --- spans --- */
 
 /* The blocks of word w of a tiny span that have a live object. */
@@ -165,9 +149,9 @@ static int add_roots(image_plan *plan, const shm_map *map)
                               .owner = (uint32_t)(u64_load_relaxed(&value->ticket) >> 32),
                               .name_bytes = (uint32_t)nbytes },
                sizeof(image_root));
-        memset(at + sizeof(image_root), 0, (nbytes + 7) / 8 * 8);
+        memset(at + sizeof(image_root), 0, image_name_room((uint32_t)nbytes));
         memcpy(at + sizeof(image_root), root->name, nbytes);
-        plan->roots_bytes += sizeof(image_root) + (nbytes + 7) / 8 * 8;
+        plan->roots_bytes += sizeof(image_root) + image_name_room((uint32_t)nbytes);
         plan->header.nroots++;
     }
     return 0;
@@ -180,18 +164,23 @@ static int add_extent(image_plan *plan, uint32_t first, uint32_t npages, bool ze
 {
     while (npages > 0) {
         image_block *block = plan->nblocks > 0 ? &plan->blocks[plan->nblocks - 1] : NULL;
+        image_extent *extents;
         uint32_t n = npages;
 
         if (block == NULL || block->ncontent == IMAGE_BLOCK_PAGES || block->to - block->from == IMAGE_EXTENTS_MAX) {
-            if (!GROW(plan->blocks, plan->nblocks, plan->blocks_cap))
+            block = image_grow(plan->blocks, sizeof(*plan->blocks), plan->nblocks, &plan->blocks_cap);
+            if (block == NULL)
                 return -ENOMEM;
+            plan->blocks = block;
             block = &plan->blocks[plan->nblocks++];
             *block = (image_block){ plan->nextents, plan->nextents, 0, plan->header.npages };
         }
         if (!zero && n > IMAGE_BLOCK_PAGES - block->ncontent)
             n = IMAGE_BLOCK_PAGES - block->ncontent;
-        if (!GROW(plan->extents, plan->nextents, plan->extents_cap))
+        extents = image_grow(plan->extents, sizeof(*plan->extents), plan->nextents, &plan->extents_cap);
+        if (extents == NULL)
             return -ENOMEM;
+        plan->extents = extents;
         plan->extents[plan->nextents++] = (image_extent){ first, n | (zero ? IMAGE_EXTENT_ZERO : 0) };
         block->to = plan->nextents;
         block->ncontent += zero ? 0 : n;

@@ -269,10 +269,10 @@ static int take_roots(image *im, const char *raw, const image_entry *entry, imag
         memcpy(&root, raw + at, sizeof(root));
         at += sizeof(root);
         if (root.name_bytes == 0 || root.name_bytes > SHM_ROOT_NAME_MAX ||
-            (root.name_bytes + UINT64_C(7)) / 8 * 8 > entry->raw_bytes - at || root.offset == 0 ||
+            image_name_room(root.name_bytes) > entry->raw_bytes - at || root.offset == 0 ||
             root.offset >= im->header.arena_bytes)
             return damaged(why, entry->off, "a root has no name or no place that it could have");
-        at += (root.name_bytes + UINT64_C(7)) / 8 * 8;
+        at += image_name_room(root.name_bytes);
     }
     memcpy(im->roots + im->roots_bytes, raw, entry->raw_bytes);
     im->roots_bytes += entry->raw_bytes;
@@ -281,12 +281,13 @@ static int take_roots(image *im, const char *raw, const image_entry *entry, imag
 
 const image_root *image_root_at(const image *im, size_t at, const char **ret_name, size_t *ret_next)
 {
-    const image_root *root = (const image_root *)(const void *)(im->roots + at);
+    const image_root *root;
 
     if (at >= im->roots_bytes)
         return NULL;
+    root = (const image_root *)(const void *)(im->roots + at);
     *ret_name = im->roots + at + sizeof(*root);
-    *ret_next = at + sizeof(*root) + (root->name_bytes + 7) / 8 * 8;
+    *ret_next = at + sizeof(*root) + image_name_room(root->name_bytes);
     return root;
 }
 

@@ -206,7 +206,7 @@ static int put_roots(writer *w, bench *b)
             size_t n;
 
             memcpy(&root, plan->roots + end, sizeof(root));
-            n = sizeof(root) + (root.name_bytes + 7) / 8 * 8;
+            n = sizeof(root) + image_name_room(root.name_bytes);
             if (end + n - at > TABLE_BYTES)
                 break;
             end += n;
@@ -295,28 +295,32 @@ static int fill_file(writer *w, image_written *ret)
     return r == 0 ? put_header(w, ret) : r;
 }
 
+/* Lock and empty it. 0; 1: it has been renamed since it was opened, and is an image now; -EBUSY, -errno. */
+static int take_part(int dir_fd, const char *part, int fd)
+{
+    struct stat mine;
+    struct stat there;
+
+    if (fstat(fd, &mine) < 0 || (S_ISREG(mine.st_mode) && flock(fd, LOCK_EX | LOCK_NB) < 0))
+        return errno == EWOULDBLOCK ? -EBUSY : -errno;
+    if (!S_ISREG(mine.st_mode))
+        return -EINVAL;
+    if (fstatat(dir_fd, part, &there, AT_SYMLINK_NOFOLLOW) < 0 || there.st_ino != mine.st_ino ||
+        there.st_dev != mine.st_dev)
+        return 1;
+    return ftruncate(fd, 0) < 0 || fchmod(fd, 0600) < 0 ? -errno : 0;
+}
+
 /* NAME.part, locked and empty. A descriptor; -EBUSY: somebody else saves there; -errno. */
 static int open_part(int dir_fd, const char *part)
 {
     for (int i = 0; i < 100; i++) {
         int fd = openat(dir_fd, part, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
-        struct stat mine;
-        struct stat there;
-        int r = 0;
+        int r;
 
         if (fd < 0)
             return -errno;
-        if (fstat(fd, &mine) < 0)
-            r = -errno;
-        else if (!S_ISREG(mine.st_mode))
-            r = -EINVAL;
-        else if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-            r = errno == EWOULDBLOCK ? -EBUSY : -errno;
-        else if (fstatat(dir_fd, part, &there, AT_SYMLINK_NOFOLLOW) < 0 || there.st_ino != mine.st_ino ||
-                 there.st_dev != mine.st_dev)
-            r = 1; /* it has been renamed since: it is an image now */
-        else if (ftruncate(fd, 0) < 0 || fchmod(fd, 0600) < 0)
-            r = -errno;
+        r = take_part(dir_fd, part, fd);
         if (r == 0)
             return fd;
         (void)close(fd);
