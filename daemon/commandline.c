@@ -51,6 +51,11 @@ static void do_act(commandline *c, enum option_act act, const char *arg, struct 
         if (arg != NULL && strcmp(arg, "sample") != 0)
             argp_error(state, "--print-config: '%s' is not sample", arg);
         return;
+    case ACT_LOAD:
+        if (arg[0] == '\0')
+            argp_error(state, "--load: a path is missing");
+        o->load_path = arg;
+        return;
     case ACT_COLD_START:
         o->cold_start = true;
         return;

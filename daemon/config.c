@@ -440,6 +440,7 @@ static void add_commandline(const options *from, options *o, config_mistakes *mi
             add_wrong_value(mistakes, value->origin, 0, option_row_at(i)->name, why);
     }
     o->cold_start = from->cold_start;
+    o->load_path = from->load_path;
     o->check_takeover = from->check_takeover;
     o->filter = from->filter;
 }

@@ -19,13 +19,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "daemon/antechamber.h"
 #include "daemon/commandline.h"
 #include "daemon/fdstore.h"
+#include "daemon/imagefile.h"
 #include "daemon/keeper.h"
 #include "daemon/listen.h"
 #include "daemon/log.h"
 #include "daemon/notify.h"
 #include "daemon/privileges.h"
+#include "daemon/saver.h"
 #include "daemon/serve/server.h"
 #include "daemon/takeover.h"
 #include "shm/crash.h"
@@ -87,6 +90,11 @@ typedef struct home {
     heapfile *file;
     bool recovered;
     bool stored; /* systemd has it already */
+    bool loaded; /* out of an image */
+    saver saver; /* who saves it at a stop */
+    antechamber antechamber; /* who has connected while it was loaded */
+    int listen_fd;
+    int mark_fd; /* of the image that is older once it is served; -1: there is none */
 } home;
 
 /* True if the heap outlives this process. Systemd does not say what it holds: it is believed to. */
@@ -199,6 +207,20 @@ static int make_heap(const options *o, heapfile *ret_file, mheap *ret_heap)
     return r;
 }
 
+/* A heap that nobody has left: out of an image, or an empty one. 0, -errno: logged. */
+static int begin_heap(const options *o, home *h, heapfile *ret_file, mheap *ret_heap)
+{
+    int r = 1;
+
+    if (!o->cold_start && (o->image_path != NULL || o->load_path != NULL)) {
+        antechamber_open(&h->antechamber, h->listen_fd);
+        r = imagefile_load(o, &h->antechamber, ret_file, ret_heap);
+        antechamber_close(&h->antechamber);
+    }
+    h->loaded = r == 0;
+    return r == 1 ? make_heap(o, ret_file, ret_heap) : r;
+}
+
 static const char held_by_keeper[] = "a keeper holds the heap";
 static const char held_by_nobody[] =
     "nobody holds the heap but this daemon until a keeper starts: if it dies before, the heap is gone";
@@ -229,13 +251,17 @@ static int settle(const options *o, home *h, heapfile *ret_file, mheap *ret_heap
     if (over || o->cold_start)
         fdstore_remove(); /* also what was not whole: the next start would find it beside the new heap's */
     h->recovered = r == 0;
-    r = h->recovered ? take_over(o, fds, ret_file, ret_heap) : make_heap(o, ret_file, ret_heap);
+    r = h->recovered ? take_over(o, fds, ret_file, ret_heap) : begin_heap(o, h, ret_file, ret_heap);
     if (r < 0)
         return r;
+    if (h->recovered && o->load_path != NULL)
+        log_warn("--load %s: there is a heap, and that stays", o->load_path);
     if (!h->stored || !h->recovered)
         fdstore_put(ret_file);
     if (o->state_dir != NULL && h->keeper.fd < 0)
         r = start_keeper(h);
+    if (r == 0)
+        r = imagefile_open_mark(o, &h->mark_fd);
     if (r < 0) {
         mheap_end(ret_heap);
         heapfile_close(ret_file);
@@ -257,6 +283,20 @@ static int replace_keeper(void *data)
     else if (had_one)
         log_event(LOG_EVENT_HEAP_UNHELD, NULL, "%s", held_by_nobody);
     return h->keeper.fd;
+}
+
+/* The heap is to be saved. */
+static int save(void *data)
+{
+    home *h = data;
+
+    return saver_save(&h->saver, h->file);
+}
+
+/* The first client is about to be served. */
+static int begin_serving(void *data)
+{
+    return imagefile_mark(((home *)data)->mark_fd);
 }
 
 static bool keeps_on_stop(const options *o)
@@ -294,8 +334,8 @@ static void confine(const options *o, const char *socket_path)
         log_warn("the daemon keeps privileges, or has no filter of system calls: %s", strerror(-r));
 }
 
-/* 0, or -errno: logged. */
-static int run(const config_source *source, options *o)
+/* 0, or -errno: logged. The saver is the caller's. */
+static int run(const config_source *source, options *o, const saver *who_saves)
 {
     const reload_setup setup = { .source = source, .running = o, .keeps_on_stop = keeps_on_stop };
 
@@ -303,12 +343,15 @@ static int run(const config_source *source, options *o)
     listen_place place;
     heapfile file;
     mheap heap;
-    home h = { .keeper = { .fd = -1 }, .file = &file };
+    home h = { .keeper = { .fd = -1 }, .file = &file, .saver = *who_saves, .mark_fd = -1 };
+    const saving_setup saves = { .path = o->image_path, .fd = who_saves->fd, .wait_us = &o->image_wait_us, .begin = save,
+                                 .data = &h };
     uint64_t began_ns = uv_hrtime();
     int r = find_place(o, &place);
 
     if (r < 0)
         return r;
+    h.listen_fd = place.fd;
     r = settle(o, &h, &file, &heap);
     if (r < 0)
         goto out;
@@ -321,7 +364,12 @@ static int run(const config_source *source, options *o)
                    &(server_options){ .eager_commit = o->eager_commit,
                                       .scavtrace = o->scavtrace,
                                       .access = &o->access,
-                                      .recovered = h.recovered,
+                                      .recovered = h.recovered || h.loaded,
+                                      .loaded = h.loaded,
+                                      .saving = &saves,
+                                      .before_serving = begin_serving,
+                                      .waiting = h.antechamber.fds,
+                                      .nwaiting = h.antechamber.nfds,
                                       .began_ns = began_ns,
                                       .socket_path = place.path,
                                       .keep_on_stop = keeps_on_stop(o),
@@ -351,6 +399,7 @@ int main(int argc, char **argv)
 {
     static config_source source; /* for as long as a thread may read it */
     static options o;
+    saver who_saves = { .fd = -1 };
     int r;
 
     commandline_parse(&source, &o, argc, argv);
@@ -360,13 +409,19 @@ int main(int argc, char **argv)
     (void)signal(SIGPIPE, SIG_IGN);
     (void)signal(SIGHUP, SIG_IGN); /* until it serves: then the configuration is read again */
     privileges_prepare(o.filter);
+    r = o.image_path == NULL ? 0 : saver_start(&who_saves, o.image_path);
+    if (r < 0) {
+        log_error("--image %s: nothing can be saved there: %s", o.image_path, strerror(-r));
+        return EXIT_FAILURE;
+    }
     r = log_open(privileges_confine_thread);
     if (r < 0) {
         log_error("the log has no thread: %s", strerror(-r));
         return EXIT_FAILURE;
     }
     raise_descriptor_limit();
-    r = are_system_pages_small() ? run(&source, &o) : -EINVAL;
+    r = are_system_pages_small() ? run(&source, &o, &who_saves) : -EINVAL;
+    saver_end(&who_saves);
     log_close();
     return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -29,13 +29,14 @@
 #define ADDRESS_BITS_MIN 36u /* no 64-bit kernel gives programs fewer */
 
 enum kind { KIND_PATH, KIND_SIZE, KIND_RESERVE, KIND_ADDRESS, KIND_WORD, KIND_SWITCH, KIND_USERS, KIND_GROUPS,
-            KIND_CONTROL, KIND_LIMIT, KINDS };
+            KIND_CONTROL, KIND_LIMIT, KIND_TIME, KINDS };
 
 #define FIELD(member) .at = offsetof(options, member), .bytes = sizeof(((options *)NULL)->member)
 
 static const char *const no_or_yes[] = { "no", "yes", NULL };
 static const char *const lazy_or_eager[] = { "lazy", "eager", NULL };
 static const char *const never_or_auto[] = { "never", "auto", NULL };
+static const char *const refuse_or_ok[] = { "refuse", "ok", NULL };
 static const char *const stops[] = { "auto", "keep", "drop", NULL };
 static const char *const levels[] = { "error", "warn", "info", "debug", NULL };
 
@@ -57,8 +58,22 @@ static const option_row own_rows[] = {
       .words = stops, .reloads = true, FIELD(on_stop),
       .help = "What SIGTERM and SIGINT do with the heap: leave it to the next goallocd (keep; what auto does with "
               "--state-dir and under systemd), or drop it (drop; what auto does without both)" },
+    { .name = "image", .arg = "FILE", .section = SECTION_GOALLOCD, .kind = KIND_PATH, FIELD(image_path),
+      .help = "When the heap ends with a stop, save it into this file, once all sessions have ended; and when there is "
+              "no heap to take over, load it from there. Without such a file the heap is a new one" },
+    { .name = "image-wait", .arg = "TIME", .section = SECTION_GOALLOCD, .kind = KIND_TIME, .preset = "10s",
+      .reloads = true, FIELD(image_wait_us),
+      .help = "How long a stop waits for sessions to end, so that the image can be saved; else the one that is there "
+              "stays" },
+    { .name = "image-stale", .arg = "refuse|ok", .section = SECTION_GOALLOCD, .kind = KIND_SWITCH,
+      .preset = "refuse", .words = refuse_or_ok, FIELD(image_stale),
+      .help = "What to do with an --image that is older than a heap which was lost since, by a power cut: refuse to "
+              "start, or load it (ok)" },
+    { .name = "load", .arg = "FILE", .section = SECTION_NONE, .act = ACT_LOAD,
+      .help = "If there is no heap to take over, load it from this image, which stays as it is, and which may be older "
+              "than a heap that was lost" },
     { .name = "cold-start", .section = SECTION_NONE, .act = ACT_COLD_START,
-      .help = "Drop the heap that another goallocd has left, if there is one, and make a new one" },
+      .help = "Drop the heap that another goallocd has left, if there is one, load no image, and make a new one" },
     { .name = "check-takeover", .section = SECTION_NONE, .act = ACT_CHECK_TAKEOVER,
       .help = "Do not serve. Look whether this goallocd would take over the heap that is served at --socket, or held "
               "in --state-dir, change nothing, and say so: exit status 0 if it would, or if there is none; 3 if not; 1 "
@@ -320,6 +335,18 @@ static bool read_limit(reading *r)
     return true;
 }
 
+static bool read_time(reading *r)
+{
+    uint64_t *us = field_of(r);
+
+    if (!limits_parse_time(r->text, 1000000, us))
+        return wrong(r, "'%.64s' is not a time, such as 250us, 100ms, 5s or 2min", r->text);
+    (void)snprintf(r->shortest, sizeof(r->shortest), "%llu%s",
+                   (unsigned long long)(*us % 1000000 == 0 ? *us / 1000000 : *us % 1000 == 0 ? *us / 1000 : *us),
+                   *us % 1000000 == 0 ? "s" : *us % 1000 == 0 ? "ms" : "us");
+    return true;
+}
+
 /* --- all of them --- */
 
 static void forget(option_value *value)
@@ -351,7 +378,7 @@ bool option_set(options *o, unsigned which, const char *text, const char *origin
         [KIND_PATH] = read_path,     [KIND_SIZE] = read_size,     [KIND_RESERVE] = read_reserve,
         [KIND_ADDRESS] = read_address, [KIND_WORD] = read_word,   [KIND_SWITCH] = read_switch,
         [KIND_USERS] = read_list,    [KIND_GROUPS] = read_list,   [KIND_CONTROL] = read_control,
-        [KIND_LIMIT] = read_limit,
+        [KIND_LIMIT] = read_limit,   [KIND_TIME] = read_time,
     };
     option_value *value = &o->values[which];
     reading r = { .o = o, .row = option_row_at(which), .why = ret_why };

@@ -14,7 +14,7 @@
 #include "daemon/log.h"
 #include "daemon/privileges.h"
 
-#define OPTIONS_MAX      64u  /* rows of the table */
+#define OPTIONS_MAX      72u  /* rows of the table */
 #define OPTION_WHY_BYTES 256u /* of a sentence that says what is wrong */
 
 /* What becomes of the heap when the daemon is stopped. */
@@ -40,6 +40,7 @@ enum option_act {
     ACT_CONFIG = 1,
     ACT_CHECK_CONFIG,
     ACT_PRINT_CONFIG,
+    ACT_LOAD,
     ACT_COLD_START,
     ACT_CHECK_TAKEOVER,
     ACT_NO_SECCOMP,
@@ -80,6 +81,10 @@ typedef struct options {
     bool cold_start;
     bool check_takeover; /* look, and don't serve */
     const char *state_dir; /* NULL: none */
+    const char *image_path; /* NULL: none */
+    const char *load_path;  /* the same */
+    uint64_t image_wait_us;
+    bool image_stale; /* an image that is older than the heap that was lost is loaded, too */
     enum on_stop on_stop;
     enum log_level log_level;
     access_policy access;

@@ -6,7 +6,7 @@
  * other address family, no file opened for writing, nothing of root's even if it runs as root. systemd's unit does that
  * too; this is for a daemon without systemd, and both together.
  *
- *   privileges_prepare()  libseccomp makes three BPF programs, in memory of this file
+ *   privileges_prepare()  libseccomp makes four BPF programs, in memory of this file
  *   privileges_confine()  no_new_privs, capabilities, Landlock, one of the programs: system calls alone, no memory, no
  *                         lock
  *
@@ -74,7 +74,7 @@ static const char *const daemon_calls[] = {
     "writev", "getsockopt", "setsockopt", "shutdown", "connect", "bind", "listen", "socketpair", "fcntl",
     /* the heap's files, and what is read of the system */
     "memfd_create", "ftruncate", "fallocate", "fchmod", "fstat", "newfstatat", "fstatat64", "stat", "statx",
-    "getdents64", "pread64", "pwrite64", "lseek", "readlink", "readlinkat", "unlink", "unlinkat", "umask", "mincore",
+    "getdents64", "pread64", "pwrite64", "fdatasync", "lseek", "readlink", "readlinkat", "unlink", "unlinkat", "umask", "mincore",
     "mremap", "sysinfo",
     /* threads, their CPUs, and children */
     "sched_getaffinity", "sched_setaffinity", "getcpu", "prlimit64", "wait4", "setsid", "pidfd_open", "prctl", "capget",
@@ -90,6 +90,12 @@ static const char *const helper_calls[] = {
     "fallocate", "prctl", "fcntl",
 };
 
+static const char *const saver_calls[] = {
+    "open", "openat", "pread64", "pwrite64", "lseek", "fstat", "newfstatat", "fstatat64", "statx", "flock", "fchmod",
+    "ftruncate", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink", "unlinkat", "fcntl",
+    "mremap", "sched_getaffinity", "prctl", "prlimit64", "sysinfo", "getuid", "fadvise64", "sync_file_range",
+};
+
 static const struct {
     const char *const *names;
     size_t n;
@@ -97,6 +103,7 @@ static const struct {
     [PRIVILEGES_DAEMON] = { daemon_calls, sizeof(daemon_calls) / sizeof(daemon_calls[0]) },
     [PRIVILEGES_KEEPER] = { keeper_calls, sizeof(keeper_calls) / sizeof(keeper_calls[0]) },
     [PRIVILEGES_HELPER] = { helper_calls, sizeof(helper_calls) / sizeof(helper_calls[0]) },
+    [PRIVILEGES_SAVER] = { saver_calls, sizeof(saver_calls) / sizeof(saver_calls[0]) },
 };
 
 /* What no library tries on its own. */
@@ -145,7 +152,7 @@ static int allow_all(scmp_filter_ctx ctx, const char *const *names, size_t n)
     return r;
 }
 
-/* Calls that are allowed with some arguments only, to the daemon. */
+/* Calls that are allowed with some arguments only, to the daemon and the saver. */
 static int allow_parts(scmp_filter_ctx ctx)
 {
     static const unsigned namespaces = CLONE_NEWNS | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC |
@@ -196,7 +203,7 @@ static int add_rules(scmp_filter_ctx ctx, enum privileges_process process, bool 
         r = allow_all(ctx, common_calls, sizeof(common_calls) / sizeof(common_calls[0]));
     if (r == 0)
         r = allow_all(ctx, calls_of[process].names, calls_of[process].n);
-    return r == 0 && process == PRIVILEGES_DAEMON ? allow_parts(ctx) : r;
+    return r == 0 && (process == PRIVILEGES_DAEMON || process == PRIVILEGES_SAVER) ? allow_parts(ctx) : r;
 }
 
 /* The program of ctx, by way of a file, which is all that libseccomp offers. 0, -errno. */
@@ -275,11 +282,10 @@ static int drop_capabilities(void)
     return syscall(SYS_capset, &header, data) < 0 ? -errno : 0;
 }
 
-/* Sockets may be made and removed in that directory and below. */
-static int allow_sockets(int ruleset, const char *dir)
+/* That may be done in that directory and below. */
+static int allow_in(int ruleset, const char *dir, uint64_t access)
 {
-    struct landlock_path_beneath_attr beneath = { .allowed_access =
-                                                      LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_REMOVE_FILE };
+    struct landlock_path_beneath_attr beneath = { .allowed_access = access };
     int r;
 
     beneath.parent_fd = open(dir, O_PATH | O_CLOEXEC | O_DIRECTORY);
@@ -291,8 +297,12 @@ static int allow_sockets(int ruleset, const char *dir)
 }
 
 /* All that changes a file or a directory, and to run one. Where there is no Landlock nothing happens. */
-static int forbid_files(const char *const *dirs)
+static int forbid_files(const char *const *dirs, bool saves)
 {
+    uint64_t access = LANDLOCK_ACCESS_FS_REMOVE_FILE |
+                      (saves ? LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_WRITE_FILE
+                             : LANDLOCK_ACCESS_FS_MAKE_SOCK);
+
     struct landlock_ruleset_attr attr = {
         .handled_access_fs = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_WRITE_FILE |
                              LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |
@@ -308,21 +318,23 @@ static int forbid_files(const char *const *dirs)
         return 0;
     if (abi >= LANDLOCK_ABI_TRUNCATE)
         attr.handled_access_fs |= LANDLOCK_ACCESS_FS_TRUNCATE;
+    if (abi >= LANDLOCK_ABI_TRUNCATE && saves)
+        access |= LANDLOCK_ACCESS_FS_TRUNCATE;
     ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr.handled_access_fs), 0);
     if (ruleset < 0)
         return -errno;
     for (; *dirs != NULL && r == 0; dirs++)
-        r = allow_sockets(ruleset, *dirs);
+        r = allow_in(ruleset, *dirs, access);
     if (r == 0)
         r = syscall(SYS_landlock_restrict_self, ruleset, 0) < 0 ? -errno : 0;
     (void)close(ruleset);
     return r;
 }
 
-static int give_up_own(const char *const *dirs)
+static int give_up_own(const char *const *dirs, bool saves)
 {
     int r = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
-    int r_files = forbid_files(dirs);
+    int r_files = forbid_files(dirs, saves);
     int r_caps = drop_capabilities();
 
     return r < 0 ? r : r_files < 0 ? r_files : r_caps;
@@ -330,7 +342,7 @@ static int give_up_own(const char *const *dirs)
 
 void privileges_confine_thread(void)
 {
-    (void)give_up_own((const char *const[]){ NULL });
+    (void)give_up_own((const char *const[]){ NULL }, false);
 }
 
 /* All threads of the process; before Linux 3.17 the calling one. */
@@ -347,7 +359,7 @@ static int install(enum privileges_process process)
 
 int privileges_confine(enum privileges_process process, const char *const *dirs)
 {
-    int r = give_up_own(dirs);
+    int r = give_up_own(dirs, process == PRIVILEGES_SAVER);
     int r_filter = install(process);
 
     return r < 0 ? r : r_filter;

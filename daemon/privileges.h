@@ -11,6 +11,7 @@ enum privileges_process {
     PRIVILEGES_DAEMON,
     PRIVILEGES_KEEPER, /* forked from the daemon: it holds the heap's descriptors */
     PRIVILEGES_HELPER, /* forked from the daemon: it punches holes into the heap's files */
+    PRIVILEGES_SAVER,  /* forked from the daemon: it writes the image of the heap */
     PRIVILEGES_PROCESSES
 };
 
@@ -37,7 +38,7 @@ void privileges_prepare(enum privileges_filter filter);
 /*
  * The calling process, all of its threads and what it forks get no more privileges by execve(), and make the system
  * calls on the list alone. The calling thread, and threads that it makes from now on, have no capabilities, and write
- * no files; they make and remove sockets in dirs and below (ended by a NULL), and nothing else. In a child of a process
+ * no files; they make and remove sockets in dirs and below (ended by a NULL; the saver: files), and nothing else. In a child of a process
  * with threads it may be called, too. 0, or -errno: what could be done is done.
  */
 int privileges_confine(enum privileges_process process, const char *const *dirs) __attribute__((warn_unused_result));

@@ -14,7 +14,7 @@
  * many sessions have come and gone, e the daemon when it settles what a dead process has left half done, p the daemon
  * when sessions begin or cease to sample, k the daemon when a session collects, t the daemon when it takes over a heap,
  * s when it is stopped and drops the heap, l when it lets a heap go that it does not take over, f when it reads its
- * configuration again; h its helper.
+ * configuration again; h its helper; i who saves an image, and o the daemon when it loads one.
  */
 /* clang-format off: a line has points that follow each other */
 #define CRASH_POINTS(X)                                                                                       \
@@ -76,7 +76,10 @@
     X(helper_after_word, h) X(holes_after_bits, h) X(holes_before_pages, h) X(helper_after_punch, h)          \
     X(helper_after_clear, h) X(helper_before_answer, h) X(helper_after_answer, h)                             \
     X(drop_after_word, s) X(let_go_after_word, l)                                                             \
-    X(collect_before_word, k) X(collect_after_word, k) X(collect_after_confirm, k) X(collect_after_end, k)
+    X(collect_before_word, k) X(collect_after_word, k) X(collect_after_confirm, k) X(collect_after_end, k)    \
+    X(image_after_block, i) X(image_before_header, i) X(image_before_sync, i) X(image_before_rename, i)       \
+    X(image_after_rename, i)                                                                                  \
+    X(load_after_tables, o) X(load_after_block, o) X(load_after_pages, o) X(load_after_mark, o)
 /* clang-format on */
 
 #ifdef GOALLOC_CRASH_POINTS

@@ -20,6 +20,7 @@
 #define OPTIONS_MAX 40u
 #define ROWS_MAX    1000000u
 #define MAX_PAUSE_MS 600000u
+#define LEVEL_MAX   19u
 
 typedef struct parse {
     arguments *args;
@@ -187,6 +188,14 @@ static void set_option(parse *p, int key, char *arg)
         break;
     case OPTION_END:
         args->end = true;
+        break;
+    case OPTION_SAVE:
+        args->save = true;
+        break;
+    case OPTION_LEVEL:
+        if (!ctl_number(arg, strlen(arg), &args->level) || args->level > LEVEL_MAX)
+            wrong("--level: '%s' is no number from 0 to %u", arg, LEVEL_MAX);
+        args->level_given = true;
         break;
     case OPTION_CLASSES:
         args->classes = true;

@@ -37,6 +37,9 @@ typedef struct arguments {
     bool trust_kernel; /* leaks */
     const char *why;   /* leaks: an address; NULL: none */
     uint32_t max_pause_ms; /* leaks; 0: none was given */
+    bool save;          /* drop: save the image first, as a stop does */
+    bool level_given;
+    uint32_t level;     /* save: of zstd; 0: nothing is compressed */
     bool timeout_given; /* by --timeout: it holds whatever the command does */
     const char *group; /* only sessions of that; NULL: all */
     const roster_key *sort;
@@ -116,6 +119,8 @@ enum {
     OPTION_MAX_PAUSE,
     OPTION_OFFSETS,
     OPTION_TRUST_KERNEL,
+    OPTION_SAVE,
+    OPTION_LEVEL,
     OPTION_USAGE
 };
 

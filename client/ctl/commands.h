@@ -61,12 +61,14 @@ bool heap_map_json(json_t *object, const Goallocd__Reply *last);
 extern Goallocd__SessionList sessions_first;
 extern Goallocd__Disconnect disconnect_first;
 extern Goallocd__Trim trim_first;
+extern Goallocd__Drop drop_first;
 bool sessions_set(const arguments *args);
 bool sessions_next(Goallocd__Request *request, const Goallocd__Reply *reply);
 void sessions_text(const Goallocd__Reply *last);
 bool sessions_json(json_t *object, const Goallocd__Reply *last);
 bool disconnect_set(const arguments *args);
 bool trim_set(const arguments *args);
+bool drop_set(const arguments *args);
 
 /* leases.c */
 extern Goallocd__Leases leases_first;
@@ -94,6 +96,10 @@ bool reload_failed(const Goallocd__Reply *reply);
 /* keeper.c: it asks no daemon, but the keeper in the state directory */
 bool keeper_set(const arguments *args);
 int keeper_run(const arguments *args);
+
+/* image.c: it asks no daemon, and reads the file; save.c: it copies the heap and writes the file */
+int image_run(const arguments *args);
+int save_run(const arguments *args);
 
 /* profile.c: it changes what is sampled, or reads what was */
 bool profile_set(const arguments *args);

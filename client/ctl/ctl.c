@@ -36,6 +36,7 @@ static const struct {
     [CTL_E_NOT_UNDERSTOOD] = { "not-understood", CTL_FAILED },
     [CTL_E_NOT_CONFIRMED] = { "not-confirmed", CTL_FAILED },
     [CTL_E_KEEPER] = { "keeper", CTL_FAILED },
+    [CTL_E_IMAGE] = { "image", CTL_FAILED },
     [CTL_E_MEMORY] = { "out-of-memory", CTL_FAILED },
     [CTL_E_OUTPUT] = { "output", CTL_FAILED },
 };

@@ -34,6 +34,7 @@ enum ctl_error {
     CTL_E_NOT_UNDERSTOOD,
     CTL_E_NOT_CONFIRMED,
     CTL_E_KEEPER,
+    CTL_E_IMAGE,
     CTL_E_MEMORY,
     CTL_E_OUTPUT,
     CTL_ERRORS

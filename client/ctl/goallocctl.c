@@ -155,9 +155,22 @@ static command command_table[] = {
       .question = "Disconnect the session? Its process can't come back to it." },
     { .name = "drop", .summary = "drop the heap of a running daemon, which then ends; asks first",
       .help = "All its objects are gone for all processes, which are told so. For root, the daemon's user and the "
-              "control group.",
-      ASKS(DROP, drop, Drop, _NOT_SET),
+              "control group. With --save, a daemon that has an --image stops as by SIGTERM: it waits for sessions to "
+              "end, and saves the heap first.",
+      .set = drop_set, ASKS_BY(DROP, drop, &drop_first, _NOT_SET),
       .question = "Drop the heap? All its objects are gone for all processes, and its daemon ends." },
+    { .name = "save", .words = "FILE", .words_min = 1, .words_max = 1,
+      .summary = "save the heap into a file, while its daemon serves it",
+      .help = "The file is an image, from which goallocd --load makes a heap with the same objects at the same "
+              "addresses. Nobody must be attached who can write; who would attach waits while the heap is copied, and "
+              "the file is written after that. The copy takes as much memory as the live pages. An image that was "
+              "there is replaced when the new one is on the disk. For root and the daemon's user.",
+      .own = save_run },
+    { .name = "image", .words = "FILE", .words_min = 1, .words_max = 1,
+      .summary = "what is in an image of a heap, and whether all of it is whole",
+      .help = "It asks no daemon, and reads all of the file. Exit status 1 if it is damaged, or none of this layout: "
+              "what is wrong, and where, is said.",
+      .own = image_run },
     { .name = "keeper", .summary = "the keeper in a --state-dir, and its heap",
       .help = "It asks no daemon, but the process that keeps the heap for the next one. --end ends a keeper that is "
               "left over, and so drops the heap, if no daemon serves it; it asks first.",
@@ -221,6 +234,9 @@ static const option_row option_table[] = {
     { "csv", OPTION_CSV, NULL, false, NULL, "watch", "Print CSV: a line of names, and rows that begin with the time" },
     { "sessions", OPTION_SESSIONS, NULL, false, NULL, "watch", "With --csv: a row for each session" },
     { "changes", OPTION_CHANGES, NULL, false, NULL, "watch", "Print a line only when a value has changed" },
+    { "save", OPTION_SAVE, NULL, false, NULL, "drop", "Save the image first, as a stop does" },
+    { "level", OPTION_LEVEL, "N", false, NULL, "save",
+      "Compress so hard, from 1 to 19; 0: not at all (default: 1)" },
     { "state-dir", 'd', "DIR", false, "dir", "keeper", "The directory that goallocd was given by --state-dir" },
     { "end", OPTION_END, NULL, false, NULL, "keeper", "End it, and so drop the heap, if no daemon serves it" },
     { .name = NULL },

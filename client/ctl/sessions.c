@@ -112,6 +112,14 @@ static bool set_number(const char *text, uint32_t *ret)
     return ctl_number(text, strlen(text), ret) && *ret > 0 && *ret < SHM_SESSIONS_MAX;
 }
 
+Goallocd__Drop drop_first = GOALLOCD__DROP__INIT;
+
+bool drop_set(const arguments *args)
+{
+    drop_first.save = args->save;
+    return true;
+}
+
 bool disconnect_set(const arguments *args)
 {
     return set_number(args->words[0], &disconnect_first.session);

@@ -257,14 +257,21 @@ void stats_text(const Goallocd__Reply *reply)
 
 void ping_text(const Goallocd__Reply *reply)
 {
-    ctl_print_row("goallocd %s, pid %u, protocol %u", version_of(reply->ping->version), reply->ping->pid,
-                  reply->ping->protocol);
+    const Goallocd__PingReply *p = reply->ping;
+    char loading[64] = "";
+
+    if (p->loading)
+        (void)snprintf(loading, sizeof(loading), "; it loads the heap: %u%%",
+                       p->loading_total == 0 ? 0 : (unsigned)(p->loading_done * 100 / p->loading_total));
+    ctl_print_row("goallocd %s, pid %u, protocol %u%s", version_of(p->version), p->pid, p->protocol, loading);
 }
 
 bool ping_json(json_t *object, const Goallocd__Reply *reply)
 {
     return set_version(object, reply->ping->version) &&
-           ctl_json_set(object, "pid", reply->ping->pid) && ctl_json_set(object, "protocol", reply->ping->protocol);
+           ctl_json_set(object, "pid", reply->ping->pid) && ctl_json_set(object, "protocol", reply->ping->protocol) &&
+           (!reply->ping->loading || (ctl_json_set(object, "loading_done", reply->ping->loading_done) &&
+                                      ctl_json_set(object, "loading_total", reply->ping->loading_total)));
 }
 
 void scavenge_text(const Goallocd__Reply *reply)

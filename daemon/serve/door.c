@@ -142,7 +142,7 @@ static void on_silence(uv_timer_t *timer)
         (void)uv_timer_start(timer, on_silence, host->silent->came_ms + SILENCE_MS - now_ms, 0);
 }
 
-static void let_in(door *d, int fd)
+void door_let_in(door *d, int fd)
 {
     peer_host *host = d->host;
     struct ucred cred = { 0 };
@@ -225,7 +225,7 @@ static void on_listener(uv_poll_t *poll, int status, int events)
         int fd = accept_one(d);
 
         if (fd >= 0) {
-            let_in(d, fd);
+            door_let_in(d, fd);
         } else if (fd == -EAGAIN) {
             return;
         } else if (fd == -EMFILE || fd == -ENFILE) {

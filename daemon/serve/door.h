@@ -24,6 +24,9 @@ typedef struct door {
  */
 int door_open(door *d, peer_host *host, int listen_fd, bool refuses_fds) __attribute__((warn_unused_result));
 
+/* Let a connection in that was accepted elsewhere (taken), as if it came now. */
+void door_let_in(door *d, int fd);
+
 /* Accept no more. */
 void door_shut(door *d);
 

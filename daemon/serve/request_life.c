@@ -16,9 +16,13 @@ answer handle_drop(client *c, const Goallocd__Request *request)
     const log_subject subject = peer_subject(&c->peer);
     service *srv = client_service(c);
 
-    (void)request;
-    log_event(LOG_EVENT_HEAP_DROPPED, &subject, "drops the heap");
-    srv->on_drop(srv->on_drop_data);
+    if (srv->ending)
+        return (answer){ EALREADY, "this goallocd is stopping already, and saves the heap" };
+    if (request->drop->save)
+        log_client_event(LOG_EVENT_STOPPING, &subject, "asks for a stop");
+    else
+        log_event(LOG_EVENT_HEAP_DROPPED, &subject, "drops the heap");
+    srv->on_drop(srv->on_drop_data, request->drop->save);
     return ANSWER_DONE;
 }
 

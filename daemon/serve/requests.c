@@ -28,6 +28,7 @@
 #include "daemon/serve/request_limits.h"
 #include "daemon/serve/request_profile.h"
 #include "daemon/serve/request_root.h"
+#include "daemon/serve/request_save.h"
 #include "proto/layout.h"
 #include "shm/crash.h"
 #include "shm/probe.h"
@@ -322,9 +323,15 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
     a = may_attach(c, ask);
     if (a.error != 0)
         return a;
+    if (srv->ending && !(ask->flags & SESSION_READONLY))
+        return (answer){ ESHUTDOWN, "this goallocd is stopping: it saves the heap when all sessions have ended" };
     why = session_forbidden_by(&srv->sessions, c->peer.user);
     if (why != LIMITS)
         return service_refuse(c, why, 0, 0);
+    if (request_save_holds(srv, ask->flags)) {
+        operation_begin_deferred(&c->op, &c->peer, request, &srv->queue, WAIT_SESSION, 0);
+        return ANSWER_GIVEN;
+    }
     a = find_group(c, ask, &wanted.group);
     if (a.error != 0)
         return a;
@@ -594,6 +601,7 @@ static const struct {
     [GOALLOCD__REQUEST__OP_PROFILE_READ] = { .handle = handle_profile_read,
                                              .control = CONTROL("read what was sampled") },
     [GOALLOCD__REQUEST__OP_COLLECT] = { .change = handle_collect },
+    [GOALLOCD__REQUEST__OP_SAVE] = { .handle = handle_save },
 };
 
 /* True if all that the request touches is a session of the client's own user: then it needs no control. */

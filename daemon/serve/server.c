@@ -255,9 +255,11 @@ static void stop(server *s, const char *why, bool keep)
     Goallocd__ShutdownNotice body = GOALLOCD__SHUTDOWN_NOTICE__INIT;
     bool freed;
 
-    if (srv->stopping)
+    if (srv->stopping || saving_is_active(&s->saving))
         return;
     keep = keep && !s->dropped; /* a request to drop it has been answered */
+    if (!s->dropped && (!keep || !held) && saving_begin(&s->saving, why))
+        return; /* on_saved() goes on */
     log_event(LOG_EVENT_STOPPING, &subject, "stopping: %s; the heap %s", why,
               !keep  ? "is dropped"
               : held ? "is kept for the next goallocd"
@@ -282,6 +284,12 @@ static void stop(server *s, const char *why, bool keep)
     uv_walk(&srv->loop, close_handle, NULL);
 }
 
+/* The heap has been saved, or can't be: now it ends. */
+static void on_saved(void *data, const char *why)
+{
+    stop(data, why, false);
+}
+
 static void on_signal(uv_signal_t *handle, int signum)
 {
     server *s = handle->data;
@@ -294,15 +302,19 @@ static void on_signal(uv_signal_t *handle, int signum)
 
 static void on_stop(uv_timer_t *timer)
 {
-    stop(timer->data, "it was asked to drop the heap", false);
+    server *s = timer->data;
+
+    stop(s, s->save_on_stop ? "it was asked to stop" : "it was asked to drop the heap", false);
 }
 
 /* From here on it is dropped, whatever ends the daemon; that stops after the turn of the loop that answers. */
-static void on_drop(void *data)
+static void on_drop(void *data, bool save)
 {
     server *s = data;
 
-    drop_heap(s);
+    s->save_on_stop = save && s->saving.setup.path != NULL && !s->dropped;
+    if (!s->save_on_stop)
+        drop_heap(s);
     (void)uv_timer_start(&s->stop, on_stop, 0, 0);
 }
 
@@ -327,6 +339,7 @@ static int start(server *s, int listen_fd)
         r = start_helper(s);
     if (r < 0)
         return r;
+    saving_init(&s->saving, srv, s->options.saving, on_saved, s);
     sweep_start(&s->sweep, &srv->loop, &srv->sessions.leases);
     deaths_start(&s->deaths, srv);
     rounds_start(&s->rounds, srv);
@@ -344,7 +357,7 @@ static int start(server *s, int listen_fd)
     srv->reload = &s->reload;
     watch(s);
     if (s->options.recovered) {
-        srv->tell_census = true;
+        srv->tell_census = !s->options.loaded;
         deaths_recover(&s->deaths);
         service_wake(srv);
     }
@@ -373,6 +386,8 @@ static int start(server *s, int listen_fd)
     r = door_open(&s->door, &srv->peers, listen_fd, s->options.refuses_fds);
     if (r < 0)
         return r;
+    for (unsigned i = 0; i < s->options.nwaiting; i++)
+        door_let_in(&s->door, s->options.waiting[i]);
     /* Last: their first jobs, in the thread pool, would outlive a start that fails. */
     srv->profiling.on_change = request_profile_go_on;
     srv->profiling.data = srv;
@@ -473,7 +488,9 @@ static void log_start(const server *s)
     char limit[32];
     char max[32];
 
-    if (s->options.recovered)
+    if (s->options.loaded)
+        log_info("heap %016llx is a new one, with what was in the image", (unsigned long long)header->generation);
+    else if (s->options.recovered)
         log_takeover(s, &subject);
     else
         log_event(LOG_EVENT_NEW_HEAP, &subject, "new heap %016llx", (unsigned long long)header->generation);
@@ -505,7 +522,7 @@ int server_open(server *s, int listen_fd, mheap *heap, const server_options *opt
     srv->access = options->access;
     srv->started_ms = uv_hrtime() / 1000000;
     srv->start_time_ms = wall_ms();
-    srv->taken_over = options->recovered;
+    srv->taken_over = options->recovered && !options->loaded;
     s->options = *options;
     users_start(&srv->users, options->limits);
     r = set_up(srv, options->recovered);
@@ -534,6 +551,8 @@ int server_run(server *s, int listen_fd, mheap *heap, const server_options *opti
 {
     int r = server_open(s, listen_fd, heap, options);
 
+    if (r == 0 && options->before_serving != NULL)
+        r = options->before_serving(options->data);
     if (r < 0)
         return r; /* the process ends */
     log_start(s);

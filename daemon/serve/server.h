@@ -9,6 +9,7 @@
 #include "daemon/serve/pulse.h"
 #include "daemon/serve/reload.h"
 #include "daemon/serve/rounds.h"
+#include "daemon/serve/saving.h"
 #include "daemon/serve/sweep.h"
 
 typedef struct server_options {
@@ -28,8 +29,13 @@ typedef struct server_options {
     int watched_fd;
     int (*on_death)(void *data);
     void *data;
+    const int *waiting; /* connections that were accepted before; taken */
+    unsigned nwaiting;
+    int (*before_serving)(void *data); /* all is set up; 0, -errno: logged, and nobody is served. NULL: nothing */
     const limits *limits; /* of clients; borrowed */
     bool refuses_fds;     /* nobody can send descriptors to the socket */
+    const saving_setup *saving; /* who saves the heap before a stop ends it; NULL: nobody */
+    bool loaded; /* recovered, and out of an image */
     const reload_setup *reload; /* how to read the configuration again; NULL: it can't be */
 } server_options;
 
@@ -40,6 +46,7 @@ typedef struct server {
     deaths deaths;
     rounds rounds;
     pulse pulse;
+    saving saving;
     reload reload;
     server_options options;
     uv_poll_t watched;
@@ -47,6 +54,7 @@ typedef struct server {
     uv_timer_t stop;   /* after a request to drop the heap has been answered */
     uv_timer_t map_pause; /* runs between two times in which page maps of long spans are written, */
     uint64_t mapping_ns;  /* the last of which has begun then */
+    bool save_on_stop; /* the request that is to be answered first was for a stop */
     bool dropped;      /* it has stopped, and nobody is to serve the heap any more */
     service service;
 } server;

@@ -114,10 +114,21 @@ void service_note_session(client *c, const session *s)
     client_service(c)->clients[c->session.n] = c;
 }
 
+void service_end_hold(service *srv)
+{
+    srv->holder = NULL;
+    (void)uv_timer_stop(&srv->hold);
+    queue_note_session(&srv->queue, 0); /* who waits for it waits as for the commit of a session that there is not */
+}
+
 void service_forget_client(const client *c)
 {
-    if (client_service(c)->clients[c->session.n] == c)
-        client_service(c)->clients[c->session.n] = NULL;
+    service *srv = client_service(c);
+
+    if (srv->clients[c->session.n] == c)
+        srv->clients[c->session.n] = NULL;
+    if (srv->holder == c)
+        service_end_hold(srv);
 }
 
 void service_drop_client(service *srv, const session *s)

@@ -43,11 +43,15 @@ typedef struct service {
     profiling profiling;
     bool eager_commit;
     bool stopping;
+    bool ending; /* it will stop when the heap is saved (saving.c): no session is opened any more */
     const access_policy *access; /* who may do what */
     uv_idle_t idle; /* runs while there is work in slices; rounds.c does it */
     uv_idle_cb on_idle;
+    struct client *holder; /* copies the heap, so no session is opened that could write (request_save.c); NULL: nobody */
+    uv_timer_t hold;       /* how long it may do that, */
+    bool hold_is_made;     /* once somebody has */
     struct deaths *deaths; /* notices that the process of a session is gone */
-    void (*on_drop)(void *data); /* the heap is to be dropped, and the daemon to stop */
+    void (*on_drop)(void *data, bool save); /* the heap is to be dropped, saved first or not, and the daemon to stop */
     void *on_drop_data;
     struct reload *reload; /* reads the configuration again; NULL: nobody does */
     uint64_t nrpcs;
@@ -169,6 +173,9 @@ void service_forget_client(const client *c);
 
 /* Close the connection that still has this session: its process has come back with another one, or has died. */
 void service_drop_client(service *srv, const session *s);
+
+/* Nobody copies the heap any more: who waits may open a session. */
+void service_end_hold(service *srv);
 
 /* True if who is at the other end may do what costs others: root, the daemon's user, and the control group. */
 bool service_may_control(const peer *p);

@@ -6,7 +6,7 @@ goalloc_build_packages=(
     gcc cmake make pkg-config libc6-dev
     libuv1-dev libprotobuf-c-dev protobuf-c-compiler libjansson-dev uthash-dev libunistring-dev libseccomp-dev
     libinih-dev libmicrohttpd-dev libncurses-dev libdw-dev zlib1g-dev systemtap-sdt-dev python3 valgrind
-    libpython3-dev libxxhash-dev
+    libpython3-dev libxxhash-dev libzstd-dev
 )
 
 # What its tests take besides.
@@ -26,7 +26,7 @@ goalloc_arm64_packages=(gcc-aarch64-linux-gnu g++-aarch64-linux-gnu qemu-user-st
 # shellcheck disable=SC2034
 goalloc_target_packages=(
     libc6-dev libuv1-dev libprotobuf-c-dev libjansson-dev uthash-dev libunistring-dev libseccomp-dev libinih-dev
-    libmicrohttpd-dev libncurses-dev libdw-dev zlib1g-dev libcmocka-dev systemtap-sdt-dev
+    libmicrohttpd-dev libncurses-dev libdw-dev zlib1g-dev libcmocka-dev systemtap-sdt-dev libxxhash-dev libzstd-dev
     libstdc++-12-dev libstd-rust-dev
 )
 

@@ -28,7 +28,7 @@ wait_for_daemon() {
     until timeout 60 goallocctl ping >/dev/null 2>&1 || ((SECONDS > 60)); do sleep 0.05; done
 }
 goallocctl() {
-    case " $* " in *" keeper "* | *" --socket "*) ;; *) wait_for_daemon ;; esac
+    case " $* " in *" keeper "* | *" image "* | *" --socket "*) ;; *) wait_for_daemon ;; esac
     command goallocctl "$@"
 }
 goalloc-replay() {

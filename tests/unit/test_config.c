@@ -467,7 +467,7 @@ static const char *const others[][2] = {
     { "base", "0x200000000000" }, { "memory-limit", "3G" }, { "max-memory", "5000" }, { "commit", "lazy" },
     { "huge-pages", "never" }, { "allow-uid", "1,2" }, { "allow-gid", "3" }, { "allow-read-uid", "4" },
     { "allow-read-gid", "5" }, { "control-group", "6" }, { "root-owner", "yes" }, { "log-level", "debug" },
-    { "scavtrace", "yes" }, { "uid-turn-us", "7us" },
+    { "scavtrace", "yes" }, { "image", "/tmp/image" }, { "image-wait", "7s" }, { "image-stale", "ok" }, { "uid-turn-us", "7us" },
 };
 
 static const char *other_of(const option_row *row)

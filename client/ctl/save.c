@@ -1,0 +1,298 @@
+/*
+ * save: the heap of a running daemon as an image: goallocctl save.
+ *
+ * Called by goallocctl.c. Calls ask.c and the image's writer. It maps the heap read-only, as a client that reads, and
+ * writes nothing but the file.
+ *
+ *   1. LOOK: the descriptors. What lives is counted, and memory for a copy of it is allocated and mapped, before
+ *      anybody has to wait: memory that is mapped while it is copied into takes 30 times as long
+ *   2. HOLD: no session can write from here on, or the daemon says who can
+ *   3. what lives is found out anew, and copied. If it is more than there is memory for, from 1 again
+ *   4. END: the heap goes on. Only if the hold has lasted until here is the copy one of an instant
+ *   5. the image is written from the copy, in its own time
+ *
+ * Twice the memory of what lives is there for a while; if the system can't spare it, nothing is begun. If this process
+ * dies, the daemon ends the hold with the connection, and the file of before is as it was.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "client/ctl/commands.h"
+#include "client/ctl/ctl.h"
+#include "image/imagewriter.h"
+#include "proto/wire.h"
+
+#define TRIES       4
+#define BUSY_MS     500 /* sessions that are at their end may take so long */
+#define LOOK_MS     100
+#define SPARE_PAGES 1024u /* for what is allocated between two looks */
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+enum { ARENA, SPANS, BITMAP, NFDS };
+
+typedef struct saved {
+    int fds[NFDS];
+    void *maps[NFDS];
+    uint64_t bytes[NFDS];
+    shm_map map;
+    image_source heap;
+    image_plan plan;
+    char *copy;
+    uint64_t copy_pages;
+    uint64_t held_ns;
+    image_written written;
+} saved;
+
+static uint64_t now_ns(void)
+{
+    struct timespec ts = { 0, 0 };
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/* --- asking --- */
+
+static const Goallocd__Reply *ask_step(const arguments *args, Goallocd__Save__Step step, Goallocd__Reply__ResultCase kind)
+{
+    asker who = args->who;
+    Goallocd__Save body = GOALLOCD__SAVE__INIT;
+    Goallocd__Request request = WIRE_REQUEST(SAVE, save, &body);
+
+    body.step = step;
+    who.until = deadline_in(who.timeout_ms);
+    return ask(&who, &request, kind);
+}
+
+/* Map what the daemon has handed over. The exit status. */
+static int map_heap(saved *s, const arguments *args)
+{
+    if (ask_step(args, GOALLOCD__SAVE__STEP__LOOK, GOALLOCD__REPLY__RESULT_SAVE) == NULL)
+        return ask_failed(&args->who);
+    if (!ask_take_fds(s->fds, NFDS))
+        return ctl_fail(CTL_E_NOT_UNDERSTOOD, 0, "the daemon has not handed over the heap");
+    for (int i = 0; i < NFDS; i++) {
+        struct stat st;
+
+        s->bytes[i] = fstat(s->fds[i], &st) == 0 ? (uint64_t)st.st_size : 0;
+        s->maps[i] = mmap(NULL, s->bytes[i], PROT_READ, MAP_SHARED | MAP_NORESERVE, s->fds[i], 0);
+        if (s->maps[i] == MAP_FAILED) {
+            s->maps[i] = NULL;
+            return ctl_fail(CTL_E_MEMORY, errno, "the heap can't be mapped: %s", strerror(errno));
+        }
+    }
+    if (shm_header_check(s->maps[SPANS], VERSION_READS, s->bytes[SPANS], s->bytes[BITMAP]) < 0)
+        return ctl_fail(CTL_E_NOT_UNDERSTOOD, 0, "the heap is of a layout that this goallocctl does not know");
+    shm_map_init(&s->map, s->maps[SPANS], s->maps[BITMAP], s->maps[ARENA]);
+    s->heap = (image_source){ .map = &s->map, .arena_fd = s->fds[ARENA] };
+    return CTL_OK;
+}
+
+/* Nobody writes from here on. The exit status. */
+static int hold(const arguments *args)
+{
+    for (int waited_ms = 0;; waited_ms += 20) {
+        if (ask_step(args, GOALLOCD__SAVE__STEP__HOLD, GOALLOCD__REPLY__RESULT__NOT_SET) != NULL)
+            return CTL_OK;
+        if (ask_refused() != EBUSY || waited_ms >= BUSY_MS)
+            return ask_failed(&args->who);
+        (void)poll(NULL, 0, 20);
+    }
+}
+
+/* --- the copy --- */
+
+/* What the system can spare, by its own account. */
+static uint64_t available_bytes(void)
+{
+    FILE *f = fopen("/proc/meminfo", "re");
+    unsigned long long kib = 0;
+    char line[128];
+
+    while (f != NULL && fgets(line, sizeof(line), f) != NULL) {
+        if (strncmp(line, "MemAvailable:", 13) == 0)
+            kib = strtoull(line + 13, NULL, 10);
+    }
+    if (f != NULL)
+        (void)fclose(f);
+    return kib * KIB;
+}
+
+static void drop_copy(saved *s)
+{
+    if (s->copy != NULL)
+        (void)munmap(s->copy, s->copy_pages * PAGE_BYTES);
+    s->copy = NULL;
+}
+
+/* Memory for so many pages, mapped. The exit status. */
+static int prepare(saved *s, uint64_t npages)
+{
+    uint64_t bytes = (npages + SPARE_PAGES) * PAGE_BYTES;
+    void *p;
+
+    drop_copy(s);
+    if (bytes > available_bytes())
+        return ctl_fail(CTL_E_MEMORY, ENOMEM,
+                        "the copy takes %s beside the heap, and the system can spare %s", ctl_bytes(bytes),
+                        ctl_bytes(available_bytes()));
+    p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return ctl_fail(CTL_E_MEMORY, errno, "no memory for the copy: %s", strerror(errno));
+    s->copy = p;
+    s->copy_pages = npages + SPARE_PAGES;
+    (void)madvise(p, bytes, MADV_HUGEPAGE);
+    if (madvise(p, bytes, MADV_POPULATE_WRITE) < 0 && errno != EINVAL)
+        return ctl_fail(CTL_E_MEMORY, errno, "no memory for the copy: %s", strerror(errno));
+    return CTL_OK;
+}
+
+static int fail_plan(int r, const image_error *why)
+{
+    return ctl_fail(r == -ENOMEM ? CTL_E_MEMORY : CTL_E_IMAGE, -r, "%s", why->text);
+}
+
+/* Between HOLD and END. *ret_more: there is more than memory for it. The exit status. */
+static int copy_held(saved *s, bool *ret_more)
+{
+    image_error why;
+    int r;
+
+    image_plan_free(&s->plan);
+    r = image_plan_make(&s->plan, &s->heap, &why);
+    if (r < 0)
+        return fail_plan(r, &why);
+    *ret_more = s->plan.header.npages > s->copy_pages;
+    if (*ret_more)
+        return CTL_OK;
+    r = image_plan_copy(&s->plan, &s->heap, s->copy, 0);
+    return r < 0 ? ctl_fail(CTL_E_IMAGE, -r, "the heap can't be read: %s", strerror(-r)) : CTL_OK;
+}
+
+/* From 1 to 4. The exit status. */
+static int take(saved *s, const arguments *args)
+{
+    image_error why;
+    int r = image_plan_make(&s->plan, &s->heap, &why);
+
+    if (r < 0)
+        return fail_plan(r, &why);
+    for (int i = 0; i < TRIES; i++) {
+        uint64_t npages = s->plan.header.npages;
+        uint64_t began_ns;
+        bool more = false;
+        int status = prepare(s, npages + npages / 8);
+
+        if (status == CTL_OK)
+            status = hold(args);
+        if (status != CTL_OK)
+            return status;
+        began_ns = now_ns();
+        status = copy_held(s, &more);
+        if (ask_step(args, GOALLOCD__SAVE__STEP__END, GOALLOCD__REPLY__RESULT__NOT_SET) == NULL)
+            return ask_failed(&args->who);
+        s->held_ns = now_ns() - began_ns;
+        if (status != CTL_OK || !more)
+            return status;
+    }
+    return ctl_fail(CTL_E_IMAGE, 0, "the heap has grown faster than memory for the copy was prepared");
+}
+
+/* --- writing --- */
+
+typedef struct showing {
+    const image_plan *plan;
+    shm_u64 ndone;
+    shm_u32 over;
+} showing;
+
+/* On a terminal. */
+static void *show_progress(void *data)
+{
+    showing *sh = data;
+
+    for (int i = 0; u32_load_acquire(&sh->over) == 0; i++) {
+        if (i > 3)
+            (void)fprintf(stderr, "\rsaving: %3u%%", (unsigned)(u64_load_relaxed(&sh->ndone) * 100 / sh->plan->nblocks));
+        (void)poll(NULL, 0, LOOK_MS);
+    }
+    (void)fputs("\r\x1b[K", stderr);
+    return NULL;
+}
+
+static int write_image(saved *s, const arguments *args)
+{
+    showing sh = { .plan = &s->plan };
+    const image_writing how = { .mark = IMAGE_COPY,
+                                .level = args->level_given ? (int)args->level : IMAGE_LEVEL,
+                                .ndone = &sh.ndone };
+    pthread_t thread;
+    image_error why;
+    bool shows = s->plan.nblocks > 0 && isatty(STDERR_FILENO) == 1 &&
+                 pthread_create(&thread, NULL, show_progress, &sh) == 0;
+    int r = image_save(AT_FDCWD, args->words[0], &s->plan, &s->heap, &how, &s->written, &why);
+
+    u32_store_release(&sh.over, 1);
+    if (shows)
+        (void)pthread_join(thread, NULL);
+    return r < 0 ? ctl_fail(CTL_E_IMAGE, -r, "%s", why.text) : CTL_OK;
+}
+
+static int show(const saved *s, const arguments *args)
+{
+    const image_header *h = &s->plan.header;
+    json_t *object;
+    bool whole;
+
+    if (!args->json) {
+        (void)printf("saved %" PRIu64 " objects, %s, and %" PRIu64 " roots into %s, in %" PRIu64
+                     " ms; nobody could attach for %.1f ms of them\n",
+                     h->live_objects, ctl_bytes(h->live_bytes), h->nroots, ctl_bytes(s->written.file_bytes),
+                     (s->written.took_ns + s->held_ns) / 1000000, (double)s->held_ns / 1e6);
+        return fflush(stdout) == 0 ? CTL_OK : ctl_fail(CTL_E_OUTPUT, 0, "stdout: %s", strerror(errno));
+    }
+    object = json_object();
+    whole = object != NULL && ctl_json_set(object, "live_objects", h->live_objects) &&
+            ctl_json_set(object, "live_bytes", h->live_bytes) && ctl_json_set(object, "roots", h->nroots) &&
+            ctl_json_set(object, "copied_bytes", h->npages * PAGE_BYTES) &&
+            ctl_json_set(object, "file_bytes", s->written.file_bytes) &&
+            ctl_json_set(object, "held_us", s->held_ns / 1000) &&
+            ctl_json_set(object, "write_us", s->written.took_ns / 1000) && ctl_json_print(object);
+    json_decref(object);
+    return whole ? CTL_OK : ctl_fail(CTL_E_MEMORY, 0, "out of memory");
+}
+
+int save_run(const arguments *args)
+{
+    saved s = { .fds = { -1, -1, -1 } };
+    int status = map_heap(&s, args);
+
+    if (status == CTL_OK)
+        status = take(&s, args);
+    if (status == CTL_OK)
+        status = write_image(&s, args);
+    if (status == CTL_OK)
+        status = show(&s, args);
+    image_plan_free(&s.plan);
+    drop_copy(&s);
+    for (int i = 0; i < NFDS; i++) {
+        if (s.maps[i] != NULL)
+            (void)munmap(s.maps[i], s.bytes[i]);
+        if (s.fds[i] >= 0)
+            (void)close(s.fds[i]);
+    }
+    return status;
+}

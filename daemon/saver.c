@@ -1,0 +1,227 @@
+/*
+ * Saver: a child process that writes the image of the heap when the daemon stops.
+ *
+ * Called by main, which starts it before anything else, and by the server, by way of main, when all sessions have
+ * ended (serve/saving.c). A process of its own, since the daemon that serves may write no files (privileges.c), and
+ * since the loop must not wait for a disk. It has nothing of the heap until it is asked to save: then it gets the
+ * read-only descriptors that clients get, so whatever becomes of it, the heap is as it was.
+ *
+ * The conversation, over a SOCK_SEQPACKET pair:
+ *   daemon sends "save" with arena, spans, bitmap   -> it begins
+ *   saver sends saving_report, SAVING_PROGRESS      every 200 ms, while it works or the disk does
+ *   saver sends saving_report, SAVING_DONE          the image is on the disk, or what has gone wrong
+ * It dies with the daemon (PDEATHSIG, and the end of the socket): then the image of before stays (imagewriter.c).
+ *
+ * It may write, make, rename and remove files in the directory of the image, and no others: Landlock, and a filter of
+ * its own. It ignores all signals but SIGKILL: at a stop systemd sends SIGTERM to all processes of the unit.
+ */
+#include "daemon/saver.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/fds.h"
+#include "daemon/privileges.h"
+#include "daemon/serve/saving.h"
+#include "image/imagewriter.h"
+#include "proto/fdpass.h"
+
+#define SAY_SAVE    "save"
+#define LOOK_MS     10 /* whether it is over */
+#define LOOKS       20 /* from one report to the next */
+
+enum { ARENA, SPANS, BITMAP, NFDS };
+
+/* --- the saver's side --- */
+
+typedef struct job {
+    int fd;
+    shm_u64 ndone;
+    shm_u64 ntotal;
+    shm_u32 over;
+} job;
+
+/* Tell the daemon how far it is, as long as the other thread works. */
+static void *tell_progress(void *data)
+{
+    job *j = data;
+
+    for (unsigned i = 1; u32_load_acquire(&j->over) == 0; i++) {
+        saving_report report = { .kind = SAVING_PROGRESS,
+                                 .done = u64_load_relaxed(&j->ndone),
+                                 .total = u64_load_relaxed(&j->ntotal) };
+
+        if (i % LOOKS == 0)
+            (void)send(j->fd, &report, sizeof(report), MSG_NOSIGNAL | MSG_DONTWAIT);
+        (void)poll(NULL, 0, LOOK_MS);
+    }
+    return NULL;
+}
+
+static void *map_file(int fd, uint64_t *ret_bytes)
+{
+    struct stat st;
+    void *p;
+
+    if (fstat(fd, &st) < 0 || st.st_size <= 0)
+        return NULL;
+    *ret_bytes = (uint64_t)st.st_size;
+    p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+/* Save what is in the three files. 0, or -errno and why. */
+static int save(job *j, const char *path, const int fds[NFDS], saving_report *report, image_error *why)
+{
+    uint64_t bytes[NFDS];
+    void *maps[NFDS];
+    shm_map map;
+    const image_source heap = { .map = &map, .arena_fd = fds[ARENA] };
+    const image_writing how = { .mark = IMAGE_CLEAN, .level = IMAGE_LEVEL, .ndone = &j->ndone };
+    image_written written = { 0 };
+    image_plan plan;
+    int r;
+
+    for (int i = 0; i < NFDS; i++) {
+        maps[i] = map_file(fds[i], &bytes[i]);
+        if (maps[i] == NULL)
+            return image_fail(why, -ENOMEM, "the heap can't be mapped");
+    }
+    if (shm_header_check(maps[SPANS], VERSION_SERVES, bytes[SPANS], bytes[BITMAP]) < 0)
+        return image_fail(why, -EPROTO, "the header of the heap is damaged");
+    shm_map_init(&map, maps[SPANS], maps[BITMAP], maps[ARENA]);
+    r = image_plan_make(&plan, &heap, why);
+    u64_store_relaxed(&j->ntotal, plan.nblocks);
+    if (r == 0)
+        r = image_save(AT_FDCWD, path, &plan, &heap, &how, &written, why);
+    report->file_bytes = written.file_bytes;
+    report->took_ms = written.took_ns / 1000000;
+    report->live_objects = plan.header.live_objects;
+    report->live_bytes = plan.header.live_bytes;
+    image_plan_free(&plan);
+    return r;
+}
+
+static void serve_one(int socket_fd, const char *path, const int fds[NFDS])
+{
+    saving_report report = { .kind = SAVING_DONE };
+    image_error why = { "" };
+    job j = { .fd = socket_fd };
+    pthread_t teller;
+    bool tells = pthread_create(&teller, NULL, tell_progress, &j) == 0;
+    int r = save(&j, path, fds, &report, &why);
+
+    u32_store_release(&j.over, 1);
+    if (tells)
+        (void)pthread_join(teller, NULL);
+    report.error = -r;
+    (void)snprintf(report.text, sizeof(report.text), "%s", why.text);
+    (void)send(socket_fd, &report, sizeof(report), MSG_NOSIGNAL);
+}
+
+/* The directory of path, into dir. */
+static void dir_of(const char *path, char dir[PATH_MAX])
+{
+    const char *slash = strrchr(path, '/');
+
+    (void)snprintf(dir, PATH_MAX, "%.*s", slash == NULL ? 1 : slash == path ? 1 : (int)(slash - path),
+                   slash == NULL ? "." : path);
+}
+
+__attribute__((noreturn)) static void run(int socket_fd, const char *path, pid_t parent)
+{
+    int fds[FDPASS_MAX] = { socket_fd };
+    char dir[PATH_MAX];
+    sigset_t all;
+
+    (void)sigfillset(&all);
+    (void)sigprocmask(SIG_SETMASK, &all, NULL);
+    fds_keep_only(fds, 1);
+    (void)prctl(PR_SET_NAME, "goallocd-saver");
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent)
+        _exit(EXIT_SUCCESS);
+    dir_of(path, dir);
+    (void)umask(0077);
+    /* It works with privileges, too. */
+    (void)(privileges_confine(PRIVILEGES_SAVER, (const char *const[]){ dir, NULL }) < 0);
+    for (;;) {
+        struct pollfd asked = { .fd = 0, .events = POLLIN };
+        char said[8];
+        int nfds = 0;
+        ssize_t n;
+
+        if (poll(&asked, 1, -1) < 0)
+            continue;
+        n = fdpass_recv(0, said, sizeof(said), fds, &nfds);
+        if (n == -EAGAIN || n == -EINTR)
+            continue;
+        if (n <= 0)
+            _exit(EXIT_SUCCESS); /* the daemon is gone */
+        if (n == 4 && memcmp(said, SAY_SAVE, 4) == 0 && nfds == NFDS)
+            serve_one(0, path, fds);
+        for (int i = 0; i < nfds; i++)
+            (void)close(fds[i]);
+    }
+}
+
+/* --- the daemon's side --- */
+
+int saver_start(saver *s, const char *path)
+{
+    char dir[PATH_MAX];
+    struct stat st;
+    int pair[2];
+    pid_t parent = getpid();
+    pid_t pid;
+
+    *s = (saver){ .fd = -1, .path = path };
+    dir_of(path, dir);
+    if (stat(dir, &st) < 0)
+        return -errno;
+    if (!S_ISDIR(st.st_mode))
+        return -ENOTDIR;
+    if (access(dir, W_OK | X_OK) < 0)
+        return -errno;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return -errno;
+    pid = fork();
+    if (pid == 0)
+        run(pair[1], path, parent);
+    (void)close(pair[1]);
+    if (pid < 0) {
+        int r = -errno;
+
+        (void)close(pair[0]);
+        return r;
+    }
+    s->fd = pair[0];
+    return 0;
+}
+
+void saver_end(saver *s)
+{
+    if (s->fd >= 0)
+        (void)close(s->fd);
+    s->fd = -1;
+}
+
+int saver_save(saver *s, const heapfile *file)
+{
+    const int fds[NFDS] = { file->arena_ro_fd, file->spans_ro_fd, file->bitmap_ro_fd };
+    ssize_t n = s->fd < 0 ? -EPIPE : fdpass_send(s->fd, SAY_SAVE, 4, fds, NFDS);
+
+    return n < 0 ? (int)n : 0;
+}

@@ -1,0 +1,395 @@
+/*
+ * Imagewriter: writes an image by the plan of imageplan.c, in several threads.
+ *
+ * Called by the daemon's saver and by goallocctl save. Data: the file, whose only writer this is: NAME.part is locked
+ * (flock) for as long as it is written, so two that save into one place don't mix. image.h has the format.
+ *
+ *   1. NAME.part: opened, locked, looked at once more (who had the lock before may have renamed it), emptied
+ *   2. roots and spans, in the caller's thread; then pages, a block at a time in each thread: read, cleared, compressed,
+ *      summed, written to the place that was next free when its length was known
+ *   3. index, header, mark
+ *   4. fsync, rename to NAME, fsync of the directory
+ *
+ * If the process dies before the rename, NAME is as it was and NAME.part is there, which the next one empties; after it
+ * NAME is the new image, whole, since all of it was on the disk. If the system goes down between the rename and the
+ * directory's fsync, NAME is either of the two.
+ */
+#include "image/imagewriter.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+#include <zstd.h>
+
+#include "shm/crash.h"
+
+#define THREADS_MAX IMAGE_THREADS_MAX
+#define TABLE_BYTES (UINT32_C(1) << 20) /* of roots or spans in a block */
+
+typedef struct writer {
+    const image_plan *plan;
+    const image_source *heap;
+    const image_writing *how;
+    int fd;
+    image_entry *entries;
+    uint32_t ntables; /* entries before those of pages */
+    pthread_mutex_t lock;
+    uint64_t next_off; /* under it: the file's end so far, */
+    uint32_t next;     /* the block of pages that nobody has begun, */
+    int failed;        /* and a -errno; others end then, too */
+} writer;
+
+static uint64_t now_ns(clockid_t id)
+{
+    struct timespec ts = { 0, 0 };
+
+    (void)clock_gettime(id, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+static int write_all(int fd, const void *bytes, uint64_t n, uint64_t off)
+{
+    const char *at = bytes;
+
+    while (n > 0) {
+        ssize_t done = pwrite(fd, at, n, (off_t)off);
+
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return done < 0 ? -errno : -EIO;
+        at += done;
+        off += (uint64_t)done;
+        n -= (uint64_t)done;
+    }
+    return 0;
+}
+
+/* --- blocks --- */
+
+/* What a thread works with. */
+typedef struct bench {
+    char *raw;
+    char *packed;
+    size_t packed_bytes;
+    ZSTD_CCtx *zstd;
+} bench;
+
+static void bench_free(bench *b)
+{
+    free(b->raw);
+    free(b->packed);
+    (void)ZSTD_freeCCtx(b->zstd);
+}
+
+static int bench_make(bench *b, const image_writing *how)
+{
+    *b = (bench){ .packed_bytes = ZSTD_compressBound(IMAGE_RAW_MAX) };
+    b->raw = malloc(IMAGE_RAW_MAX);
+    if (how->level > 0) {
+        b->packed = malloc(b->packed_bytes);
+        b->zstd = ZSTD_createCCtx();
+    }
+    if (b->raw != NULL && (how->level == 0 || (b->packed != NULL && b->zstd != NULL)))
+        return 0;
+    bench_free(b);
+    return -ENOMEM;
+}
+
+/* Store a block, and say in *entry where. 0, -errno. */
+static int put_block(writer *w, bench *b, enum image_kind kind, const char *raw, uint32_t raw_bytes, image_entry *entry)
+{
+    const char *stored = raw;
+    uint32_t n = raw_bytes;
+
+    if (w->how->level > 0) {
+        size_t packed = ZSTD_compressCCtx(b->zstd, b->packed, b->packed_bytes, raw, raw_bytes, w->how->level);
+
+        if (ZSTD_isError(packed) == 0 && packed < raw_bytes) {
+            stored = b->packed;
+            n = (uint32_t)packed;
+        }
+    }
+    *entry = (image_entry){ .checksum = XXH3_64bits(stored, n), .stored_bytes = n, .raw_bytes = raw_bytes, .kind = kind };
+    (void)pthread_mutex_lock(&w->lock);
+    entry->off = w->next_off;
+    w->next_off += n;
+    (void)pthread_mutex_unlock(&w->lock);
+    return write_all(w->fd, stored, n, entry->off);
+}
+
+/* The extents of block i and the content of their pages. */
+static int put_pages(writer *w, bench *b, uint32_t i)
+{
+    const image_block *block = &w->plan->blocks[i];
+    uint32_t n = block->to - block->from;
+    uint32_t content = image_content_off(n);
+    image_extents *head = (image_extents *)(void *)b->raw;
+    int r;
+
+    memset(b->raw, 0, content);
+    head->n = n;
+    head->ncontent = block->ncontent;
+    memcpy(head->extents, &w->plan->extents[block->from], n * sizeof(image_extent));
+    r = image_plan_read(w->plan, w->heap, i, b->raw + content);
+    if (r < 0)
+        return r;
+    image_plan_clear(w->plan, i, b->raw + content);
+    return put_block(w, b, IMAGE_PAGES, b->raw, content + block->ncontent * (uint32_t)PAGE_BYTES,
+                     &w->entries[w->ntables + i]);
+}
+
+/* The next block of pages. False: there is none, or somebody has failed (r too). */
+static bool take_block(writer *w, int r, uint32_t *ret)
+{
+    (void)pthread_mutex_lock(&w->lock);
+    if (r < 0)
+        w->failed = r;
+    *ret = w->failed < 0 ? w->plan->nblocks : w->next++;
+    (void)pthread_mutex_unlock(&w->lock);
+    return *ret < w->plan->nblocks;
+}
+
+static void *write_pages(void *data)
+{
+    writer *w = data;
+    bench b;
+    int r = bench_make(&b, w->how);
+
+    bool made = r == 0;
+    uint32_t i;
+
+    while (take_block(w, r, &i)) {
+        r = put_pages(w, &b, i);
+        CRASH_POINT(image_after_block);
+        if (w->how->ndone != NULL)
+            u64_add_relaxed(w->how->ndone, 1);
+    }
+    if (made)
+        bench_free(&b);
+    return NULL;
+}
+
+/* All pages, by the calling thread and others. */
+static int put_all_pages(writer *w)
+{
+    pthread_t threads[THREADS_MAX];
+    unsigned n = image_threads(w->how->nthreads, w->plan->nblocks);
+    unsigned started = 0;
+
+    while (started + 1 < n && pthread_create(&threads[started], NULL, write_pages, w) == 0)
+        started++;
+    (void)write_pages(w);
+    for (unsigned i = 0; i < started; i++)
+        (void)pthread_join(threads[i], NULL);
+    return w->failed;
+}
+
+/* Blocks of roots: whole ones. 0, -errno. */
+static int put_roots(writer *w, bench *b)
+{
+    const image_plan *plan = w->plan;
+    int r = 0;
+
+    for (size_t at = 0, end; at < plan->roots_bytes && r == 0; at = end) {
+        for (end = at; end < plan->roots_bytes;) {
+            image_root root;
+            size_t n;
+
+            memcpy(&root, plan->roots + end, sizeof(root));
+            n = sizeof(root) + image_name_room(root.name_bytes);
+            if (end + n - at > TABLE_BYTES)
+                break;
+            end += n;
+        }
+        r = put_block(w, b, IMAGE_ROOTS, plan->roots + at, (uint32_t)(end - at), &w->entries[w->ntables++]);
+    }
+    return r;
+}
+
+static int put_spans(writer *w, bench *b)
+{
+    const image_spans *s = &w->plan->spans;
+    int r = 0;
+
+    for (uint32_t i = 0; i < s->n && r == 0;) {
+        uint32_t n = 0;
+
+        while (i < s->n && n + sizeof(image_span) + IMAGE_SPAN_WORDS * 8 <= TABLE_BYTES) {
+            uint32_t bits = (s->word_at[i + 1] - s->word_at[i]) * 8;
+
+            memcpy(b->raw + n, &s->spans[i], sizeof(image_span));
+            memcpy(b->raw + n + sizeof(image_span), image_span_bits(s, i), bits);
+            n += (uint32_t)sizeof(image_span) + bits;
+            i++;
+        }
+        r = put_block(w, b, IMAGE_SPANS, b->raw, n, &w->entries[w->ntables++]);
+    }
+    return r;
+}
+
+static int put_tables(writer *w)
+{
+    bench b;
+    int r = bench_make(&b, w->how);
+
+    if (r < 0)
+        return r;
+    r = put_roots(w, &b);
+    if (r == 0)
+        r = put_spans(w, &b);
+    bench_free(&b);
+    return r;
+}
+
+/* --- the file --- */
+
+static uint64_t entries_max(const image_plan *plan)
+{
+    uint64_t tables = plan->roots_bytes / (TABLE_BYTES / 2) + 1 +
+                      (plan->spans.n * sizeof(image_span) + plan->spans.nwords * UINT64_C(8)) / (TABLE_BYTES / 2) + 1;
+
+    return tables + plan->nblocks;
+}
+
+/* Index, header and mark: what makes a file of blocks an image. */
+static int put_header(writer *w, image_written *ret)
+{
+    image_header h = w->plan->header;
+    uint64_t index_bytes;
+    char page[IMAGE_BLOCKS_OFF] = { 0 };
+    int r;
+
+    h.nblocks = w->ntables + w->plan->nblocks;
+    index_bytes = h.nblocks * sizeof(image_entry);
+    h.saved_ms = now_ns(CLOCK_REALTIME) / 1000000;
+    h.index_off = w->next_off;
+    h.file_bytes = ret->file_bytes = w->next_off + index_bytes;
+    h.index_checksum = XXH3_64bits(w->entries, index_bytes);
+    (void)snprintf(h.version, sizeof(h.version), "%s", GOALLOC_VERSION);
+    h.checksum = XXH3_64bits(&h, offsetof(image_header, checksum));
+    r = write_all(w->fd, w->entries, index_bytes, h.index_off);
+    if (r < 0)
+        return r;
+    memcpy(page, &h, sizeof(h));
+    memcpy(page + IMAGE_MARK_OFF, &w->how->mark, sizeof(w->how->mark));
+    return write_all(w->fd, page, sizeof(page), 0);
+}
+
+static int fill_file(writer *w, image_written *ret)
+{
+    int r = put_tables(w);
+
+    if (r == 0)
+        r = put_all_pages(w);
+    CRASH_POINT(image_before_header);
+    return r == 0 ? put_header(w, ret) : r;
+}
+
+/* Lock and empty it. 0; 1: it has been renamed since it was opened, and is an image now; -EBUSY, -errno. */
+static int take_part(int dir_fd, const char *part, int fd)
+{
+    struct stat mine;
+    struct stat there;
+
+    if (fstat(fd, &mine) < 0 || (S_ISREG(mine.st_mode) && flock(fd, LOCK_EX | LOCK_NB) < 0))
+        return errno == EWOULDBLOCK ? -EBUSY : -errno;
+    if (!S_ISREG(mine.st_mode))
+        return -EINVAL;
+    if (fstatat(dir_fd, part, &there, AT_SYMLINK_NOFOLLOW) < 0 || there.st_ino != mine.st_ino ||
+        there.st_dev != mine.st_dev)
+        return 1;
+    return ftruncate(fd, 0) < 0 || fchmod(fd, 0600) < 0 ? -errno : 0;
+}
+
+/* NAME.part, locked and empty. A descriptor; -EBUSY: somebody else saves there; -errno. */
+static int open_part(int dir_fd, const char *part)
+{
+    for (int i = 0; i < 100; i++) {
+        int fd = openat(dir_fd, part, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
+        int r;
+
+        if (fd < 0)
+            return -errno;
+        r = take_part(dir_fd, part, fd);
+        if (r == 0)
+            return fd;
+        (void)close(fd);
+        if (r < 0)
+            return r;
+    }
+    return -EBUSY;
+}
+
+/* The directory that the name lies in, synced, so that the rename outlasts the system. */
+static int sync_dir(int dir_fd, const char *name)
+{
+    const char *slash = strrchr(name, '/');
+    char dir[4096] = ".";
+    int fd;
+    int r;
+
+    if (slash != NULL)
+        (void)snprintf(dir, sizeof(dir), "%.*s", slash == name ? 1 : (int)(slash - name), name);
+    fd = openat(dir_fd, dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    r = fsync(fd) < 0 && errno != EINVAL && errno != EROFS ? -errno : 0;
+    (void)close(fd);
+    return r;
+}
+
+int image_save(int dir_fd, const char *name, const image_plan *plan, const image_source *heap,
+               const image_writing *how, image_written *ret, image_error *why)
+{
+    writer w = { .plan = plan, .heap = heap, .how = how, .next_off = IMAGE_BLOCKS_OFF,
+                 .lock = PTHREAD_MUTEX_INITIALIZER };
+    uint64_t began_ns = now_ns(CLOCK_MONOTONIC);
+    char part[4096];
+    const char *what = "written";
+    int r;
+
+    if (snprintf(part, sizeof(part), "%s.part", name) >= (int)sizeof(part))
+        return image_fail(why, -ENAMETOOLONG, "%s: the path is too long", name);
+    w.fd = open_part(dir_fd, part);
+    if (w.fd < 0)
+        return image_fail(why, w.fd, "%s can't be written: %s", part,
+                          w.fd == -EBUSY ? "another process is saving there" : strerror(-w.fd));
+    w.entries = calloc(entries_max(plan), sizeof(image_entry));
+    r = w.entries == NULL ? -ENOMEM : fill_file(&w, ret);
+    CRASH_POINT(image_before_sync);
+    if (r == 0 && fsync(w.fd) < 0)
+        r = -errno;
+    CRASH_POINT(image_before_rename);
+    if (r == 0) {
+        r = renameat(dir_fd, part, dir_fd, name) < 0 ? -errno : 0;
+        what = r == 0 ? "synced" : "renamed";
+    }
+    if (r < 0)
+        (void)unlinkat(dir_fd, part, 0);
+    CRASH_POINT(image_after_rename);
+    if (r == 0)
+        r = sync_dir(dir_fd, name);
+    (void)close(w.fd);
+    free(w.entries);
+    ret->took_ns = now_ns(CLOCK_MONOTONIC) - began_ns;
+    return r < 0 ? image_fail(why, r, "%s can't be %s: %s", part, what, strerror(-r)) : 0;
+}
+
+int image_set_mark(int fd, uint64_t mark)
+{
+    int r = write_all(fd, &mark, sizeof(mark), IMAGE_MARK_OFF);
+
+    if (r == 0 && fdatasync(fd) < 0)
+        r = -errno;
+    return r;
+}

@@ -1,0 +1,35 @@
+/*
+ * Imagewriter: saves a heap into a file, whole or not at all.
+ */
+#ifndef GOALLOC_IMAGE_IMAGEWRITER_H
+#define GOALLOC_IMAGE_IMAGEWRITER_H
+
+#include "image/imageplan.h"
+
+#define IMAGE_LEVEL     1 /* of zstd: what shrinks an index of words to a quarter, at some 400 MB/s and thread */
+#define IMAGE_LEVEL_MAX 19
+
+typedef struct image_writing {
+    uint64_t mark;     /* IMAGE_CLEAN or IMAGE_COPY */
+    int level;         /* of zstd; 0: content is stored as it is */
+    unsigned nthreads; /* 0: one for each CPU, up to 8 */
+    shm_u64 *ndone;    /* blocks of pages that are written, of plan->nblocks; NULL: nobody looks */
+} image_writing;
+
+typedef struct image_written {
+    uint64_t file_bytes;
+    uint64_t took_ns;
+} image_written;
+
+/*
+ * Save what the plan says into the file of that name in the directory dir_fd (AT_FDCWD: a path), mode 0600: written as
+ * NAME.part, synced, renamed, the directory synced. 0; -EBUSY: another one is saving there; -errno, and why. What was
+ * there is as it was then, and nothing is left beside it.
+ */
+int image_save(int dir_fd, const char *name, const image_plan *plan, const image_source *heap,
+               const image_writing *how, image_written *ret, image_error *why) __attribute__((warn_unused_result));
+
+/* Store another mark into an image that is there. 0, -errno. */
+int image_set_mark(int fd, uint64_t mark) __attribute__((warn_unused_result));
+
+#endif
