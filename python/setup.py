@@ -39,7 +39,7 @@ def extensions():
         "depends": glob.glob(os.path.join(HERE, "src/goalloc/*.h")),
     }
     numpy_part = [path for path in sources if os.path.basename(path).startswith("_numpy")]
-    both = [path for path in sources if os.path.basename(path) == "process.c"]
+    both = [path for path in sources if os.path.basename(path) in ("process.c", "link.c")]
     result = [
         Extension(
             "goalloc._core",

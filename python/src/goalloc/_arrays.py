@@ -22,16 +22,8 @@ class SharedArray(np.ndarray):
     """An array in the shared heap, or a view of one. Pickled, it is a reference: the data stay where they are.
 
     What is computed from one is an ordinary array, in private memory. np.array(a) is a copy that pickles as ever.
+    __array_wrap__ and __reduce_ex__, which do so, are added by _numpy.c.
     """
-
-    def __array_wrap__(self, array, context=None, return_scalar=False):
-        if self is array or _numpy.is_shared(array):
-            return array
-        return array[()] if array.shape == () else array.view(np.ndarray)
-
-    def __reduce_ex__(self, protocol):
-        reduced = _numpy.send(self)
-        return reduced if reduced is not None else self.view(np.ndarray).__reduce_ex__(protocol)
 
     def __deepcopy__(self, memo):
         return np.array(self, subok=False)

@@ -421,11 +421,57 @@ static PyObject *is_shared(PyObject *module, PyObject *object)
     return PyBool_FromLong(PyArray_Check(object) && hold_of((PyArrayObject *)object) != NULL);
 }
 
+/* --- what SharedArray does in C: a frame of Python would cost as much as the rest of it --- */
+
+/* __array_wrap__(array, context=None, return_scalar=False): what is computed from a SharedArray is an ordinary array.
+ */
+static PyObject *wrap(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyArrayObject *array;
+
+    if (nargs < 1 || nargs > 3 || !PyArray_Check(args[0]))
+        return PyErr_Format(PyExc_TypeError, "__array_wrap__() takes an array, a context, and whether it is a scalar");
+    array = (PyArrayObject *)args[0];
+    if (args[0] == self || hold_of(array) != NULL)
+        return Py_NewRef(args[0]);
+    if (PyArray_NDIM(array) == 0)
+        return PyArray_ToScalar(PyArray_DATA(array), array);
+    return PyArray_View(array, NULL, &PyArray_Type);
+}
+
+/* __reduce_ex__(protocol): a message; without a Hold (a copy by NumPy), as of an ordinary array. */
+static PyObject *reduce_ex(PyObject *self, PyObject *protocol)
+{
+    PyObject *plain, *reduced = send(NULL, self);
+
+    if (reduced == NULL || !Py_IsNone(reduced))
+        return reduced;
+    Py_DECREF(reduced);
+    plain = PyArray_View((PyArrayObject *)self, NULL, &PyArray_Type);
+    reduced = plain != NULL ? PyObject_CallMethod(plain, "__reduce_ex__", "O", protocol) : NULL;
+    Py_XDECREF(plain);
+    return reduced;
+}
+
+static PyMethodDef shared_methods[] = {
+    { "__array_wrap__", (PyCFunction)(void (*)(void))wrap, METH_FASTCALL, NULL },
+    { "__reduce_ex__", reduce_ex, METH_O, NULL },
+};
+
+/* set_shared_type(type): that is SharedArray. Its methods that are written here are added to it. */
 static PyObject *set_shared_type(PyObject *module, PyObject *type)
 {
     (void)module;
     if (!PyType_Check(type) || !PyType_IsSubtype((PyTypeObject *)type, &PyArray_Type))
         return PyErr_Format(PyExc_TypeError, "a subclass of ndarray is wanted");
+    for (size_t i = 0; i < sizeof(shared_methods) / sizeof(shared_methods[0]); i++) {
+        PyObject *method = PyDescr_NewMethod((PyTypeObject *)type, &shared_methods[i]);
+        const int r = method != NULL ? PyObject_SetAttrString(type, shared_methods[i].ml_name, method) : -1;
+
+        Py_XDECREF(method);
+        if (r < 0)
+            return NULL;
+    }
     Py_XSETREF(shared_type, Py_NewRef(type));
     Py_RETURN_NONE;
 }

@@ -12,6 +12,8 @@
 
 #include <goalloc.h>
 
+#include "link.h"
+
 #define CHUNKS_MAX (1U << 16) /* of an entry: a circle that somebody has scribbled ends, too */
 #define LOCK_MS 5000
 #define LEAST_PAUSE_NS 20000L
@@ -175,7 +177,7 @@ int slot_add(refs_entry *e, uint64_t value)
     chunk = goalloc_calloc_noscan(1, sizeof(*chunk));
     if (chunk == NULL)
         return -errno;
-    r = goalloc_link(w.chunk != NULL ? &w.chunk->shm_more : &e->shm_more, chunk);
+    r = link_patiently(w.chunk != NULL ? &w.chunk->shm_more : &e->shm_more, chunk);
     if (r < 0) {
         goalloc_free(chunk);
         return r;
@@ -187,16 +189,7 @@ int slot_add(refs_entry *e, uint64_t value)
 /* Free the object that *word points to; a word that is no object's address is cleared. */
 int word_unlink(void **word, void *next)
 {
-    int r;
-
-    if (*word == NULL)
-        return 0;
-    r = goalloc_unlink_free(word, next);
-    if (r == -EINVAL || r == -EALREADY) {
-        *word = NULL;
-        r = 0;
-    }
-    return r;
+    return *word != NULL ? unlink_patiently(word, next) : 0;
 }
 
 void stripe_push(refs_stripe *stripe, refs_entry *e, uint64_t position)
@@ -327,7 +320,7 @@ int stripe_grow(refs_stripe *stripe)
     entries = goalloc_calloc(SLAB_ENTRIES, sizeof(*entries));
     if (entries == NULL)
         return -errno;
-    r = goalloc_link(&stripe->shm_slabs[slab], entries);
+    r = link_patiently(&stripe->shm_slabs[slab], entries);
     if (r < 0) {
         goalloc_free(entries);
         return r;

@@ -60,6 +60,8 @@
 
 #include <goalloc.h>
 
+#include "link.h"
+
 #define OPEN_TRIES 16
 
 /* --- references --- */
@@ -87,7 +89,7 @@ int refs_create(void *block, refs_id *ret_id)
     if (r == 0) {
         stripe->shm_first_free = e->shm_next_free;
         word_store(&e->shm_slots[0], SLOT_HELD | refs_self.holder);
-        r = goalloc_link(&e->shm_block, block);
+        r = link_patiently(&e->shm_block, block);
         if (r == 0)
             word_store(&e->shm_state, ((e->shm_state >> 1) + 1) << 1 | 1);
         else {
@@ -189,7 +191,7 @@ static int name_begin(refs_entry *e, uint64_t naming, void *meta)
     if (e->shm_meta != NULL)
         return -EALREADY;
     r = slot_add(e, naming);
-    if (r == 0 && (r = goalloc_link(&e->shm_meta, meta)) < 0 && (slot = slot_find(e, naming)) != NULL)
+    if (r == 0 && (r = link_patiently(&e->shm_meta, meta)) < 0 && (slot = slot_find(e, naming)) != NULL)
         word_store(slot, SLOT_EMPTY); /* not the last one: this process has its own */
     return r;
 }

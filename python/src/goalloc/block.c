@@ -1,10 +1,10 @@
 /*
  * block: memory of the heap that several processes hold, by counts that a death gives back.
  *
- * Called by buffer.c and segment.c. Calls table.c, process.c and libgoalloc. A block begins private: its process
- * allocates it, and frees it. When it is shared (a handle, a name, a fork) it goes into the table of blocks, by a key
- * that no other block ever has, and lives as long as somebody holds it. Who comes with a key that is not there any more
- * is told so: a handle that is too old, or made up, is never taken for memory.
+ * Called by buffer.c and segment.c. Calls table.c, link.c, process.c and libgoalloc. A block begins private: its
+ * process allocates it, and frees it. When it is shared (a handle, a name, a fork) it goes into the table of blocks, by
+ * a key that no other block ever has, and lives as long as somebody holds it. Who comes with a key that is not there
+ * any more is told so: a handle that is too old, or made up, is never taken for memory.
  *
  * A block has no count. It has words, one a holder: which process, and how many times. So each change is one store:
  *
@@ -37,6 +37,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "link.h"
 #include "process.h"
 
 #define BLOCKS_ROOT "goalloc.python.blocks"
@@ -277,7 +278,7 @@ static int add_chunk(stripe *s, block *b, holders *fresh)
 
     fresh->next = b->more;
     table_open_change(s);
-    r = table_link(&b->more, fresh);
+    r = link_patiently(&b->more, fresh);
     table_close_change(s);
     return r;
 }
@@ -327,7 +328,7 @@ static int end(stripe *s, block *b, uint64_t index)
 
     while (b->more != NULL && r == 0) {
         table_open_change(s);
-        r = table_unlink(&b->more, b->more->next);
+        r = unlink_patiently(&b->more, b->more->next);
         table_close_change(s);
     }
     return r < 0 ? r : table_remove(s, index);

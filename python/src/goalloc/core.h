@@ -11,6 +11,7 @@
  *   segment.c      names of blocks                                        block, table; no Python
  *   block.c        memory that several processes hold: who holds it       table, process; no Python
  *   table.c        a hash table in the heap that survives deaths          libgoalloc; no Python
+ *   link.c         links of objects, patiently                            libgoalloc; no Python
  *   process.c      which process this is, and whether others live         no Python
  *
  * The functions below are called with the GIL held. Those of the files without Python never need it: who has a lock in

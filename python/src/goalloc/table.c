@@ -2,8 +2,8 @@
  * table: a hash table in the heap that all processes use, and that a death at any instruction leaves whole.
  *
  * Called by dict.c (entries of bytes), block.c (memory that several processes hold) and segment.c (names of it);
- * buffer_names.c opens the last one's table. Calls libgoalloc, pthread and xxhash. Data, all in the heap: the table (a
- * root: it is never freed, since its mutexes are not), for each stripe an array of places, and the entries.
+ * buffer_names.c opens the last one's table. Calls link.c, libgoalloc, pthread and xxhash. Data, all in the heap: the
+ * table (a root: it is never freed, since its mutexes are not), for each stripe an array of places, and the entries.
  *
  *   table -> stripe (mutex, count, bytes) -> places {entry, hash} ... -> entry {replaced, key, value}
  *
@@ -44,7 +44,6 @@
 
 #include <errno.h>
 #include <goalloc.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
@@ -52,12 +51,13 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "link.h"
+
 #define TABLE_MAGIC UINT64_C(0x31656c6261746f67) /* "gotable1" */
 #define TABLE_TAG (UINT64_C(0x0001676f7461626c) | GOALLOC_ROOT_REINIT)
 #define TOMB ((void *)(uintptr_t)1)
 #define PLACES_MIN 16u
 #define STRIPE_SHARE (UINT64_C(1) << 20) /* of a limit, that is worth a stripe of its own */
-#define LINK_TRIES 1000                  /* while too many threads link at the same time */
 #define SLICE_MS 50                      /* of a wait for a mutex, between looks */
 
 /* --- the table --- */
@@ -154,38 +154,6 @@ static uint64_t entry_bytes(const entry *e)
     return (e->key_at + e->key_len + e->value_len + 15u) / 16u * 16u + 2 * sizeof(place);
 }
 
-/* --- links --- */
-
-int table_link(void *slot, void *p)
-{
-    int r;
-
-    for (int i = 0; i < LINK_TRIES; i++) {
-        r = goalloc_link(slot, p);
-        if (r != -EAGAIN)
-            break;
-        (void)sched_yield();
-    }
-    return r;
-}
-
-int table_unlink(void *slot, void *next)
-{
-    int r;
-
-    for (int i = 0; i < LINK_TRIES; i++) {
-        r = goalloc_unlink_free(slot, next);
-        if (r != -EAGAIN)
-            break;
-        (void)sched_yield();
-    }
-    if (r == -EINVAL || r == -EALREADY) { /* nothing to free */
-        *(void **)slot = next;
-        r = 0;
-    }
-    return r;
-}
-
 /* --- lock and repair --- */
 
 void table_open_change(stripe *s)
@@ -230,7 +198,7 @@ static int stripe_repair(stripe *s)
         return r;
     r = 0;
     if (s->places != NULL && s->places->replaced != NULL)
-        r = table_unlink(&s->places->replaced, NULL);
+        r = unlink_patiently(&s->places->replaced, NULL);
     for (uint64_t i = 0; s->places != NULL && i < s->places->n && r == 0; i++) {
         entry *e = s->places->at[i].entry;
 
@@ -239,7 +207,7 @@ static int stripe_repair(stripe *s)
             continue;
         }
         if (e->replaced != NULL)
-            r = table_unlink(&e->replaced, NULL);
+            r = unlink_patiently(&e->replaced, NULL);
         count++;
         bytes += entry_bytes(e);
     }
@@ -362,7 +330,7 @@ int table_remove(stripe *s, uint64_t index)
     int r;
 
     table_open_change(s);
-    r = table_unlink(&p->entry, ends_search ? NULL : TOMB);
+    r = unlink_patiently(&p->entry, ends_search ? NULL : TOMB);
     if (r == 0) {
         add(&s->count, (uint64_t)-1);
         add(&s->bytes, -bytes);
@@ -428,11 +396,11 @@ static int move_to(stripe *s, places *fresh)
     }
     fresh->replaced = old;
     table_open_change(s);
-    r = table_link(&s->places, fresh);
+    r = link_patiently(&s->places, fresh);
     if (r == 0) {
         s->ntombs = 0;
         s->hand = 0;
-        if (old != NULL && table_unlink(&fresh->replaced, NULL) < 0)
+        if (old != NULL && unlink_patiently(&fresh->replaced, NULL) < 0)
             return 0; /* is_open stays: the next one repairs */
     }
     table_close_change(s);
@@ -465,12 +433,12 @@ static int put(stripe *s, entry *e, entry *old, uint64_t index)
     table_open_change(s);
     e->replaced = old;
     p->hash = e->hash;
-    r = table_link(&p->entry, e);
+    r = link_patiently(&p->entry, e);
     if (r == 0) {
         s->ntombs -= was_tomb;
         add(&s->bytes, entry_bytes(e) - old_bytes);
         add(&s->count, old == NULL);
-        if (old != NULL && table_unlink(&e->replaced, NULL) < 0)
+        if (old != NULL && unlink_patiently(&e->replaced, NULL) < 0)
             return 0; /* the entry is in; is_open stays, so the next one repairs */
     }
     table_close_change(s);

@@ -93,19 +93,11 @@ int table_remove(stripe *s, uint64_t index);
 entry *table_at(stripe *s, uint64_t index);
 uint64_t table_nplaces(const stripe *s);
 /*
- * Bracket a change of an entry that table_link() or table_unlink() makes, so that a death is settled. The change stays
- * open, for the next one to repair, if something that was replaced is not freed yet.
+ * Bracket a change of an entry that link_patiently() or unlink_patiently() makes, so that a death is settled. The
+ * change stays open, for the next one to repair, if something that was replaced is not freed yet.
  */
 void table_open_change(stripe *s);
 void table_close_change(stripe *s);
-
-/*
- * goalloc_link() and goalloc_unlink_free() of a slot (a pointer in the heap), again and again while too many threads
- * are at it, but not for ever: then -EAGAIN, and nothing has changed. After table_unlink() the slot has next also if
- * what it led to was no object, or free already.
- */
-int table_link(void *slot, void *p);
-int table_unlink(void *slot, void *next);
 
 /* What table_store() does, when there is an entry of that key already, or not (old NULL): 1 store, 0 leave it,
  * negative: an error. It may change the new entry's value, in its room. Called with the lock, perhaps more than once.
