@@ -32,11 +32,11 @@ typedef struct target_thread {
 
 typedef struct target_process {
     pid_t pid;
-    uint32_t session; /* entry of the session table; TARGET_NO_SESSION: none */
-    uint64_t started; /* tells it from another one with its number */
+    uint32_t session;     /* entry of the session table; TARGET_NO_SESSION: none */
+    uint64_t started;     /* tells it from another one with its number */
     uint32_t last_thread; /* the one that was learnt of last */
-    bool seized;      /* its threads are being traced */
-    bool gone;        /* it has ended, or runs another program */
+    bool seized;          /* its threads are being traced */
+    bool gone;            /* it has ended, or runs another program */
 } target_process;
 
 /* The session table as it was when the cycle began. */
@@ -61,15 +61,15 @@ typedef struct targets {
     uint32_t nprocesses, processes_room;
     target_thread *threads;
     uint32_t nthreads, threads_room;
-    uint32_t *by_tid; /* open hash: index into threads plus 1 */
+    uint32_t *by_tid;     /* open hash: index into threads plus 1 */
     uint32_t by_tid_room; /* a power of two */
     int64_t first_pid; /* numbers from here on may be of processes that were not there yet when they were looked at */
     int64_t last_pid;  /* all processes up to here were looked at; -1: unknown */
     int64_t pid_max;
     unsigned char *others; /* a bit for each number: looked at since the search, and somebody else's */
-    uint64_t uids[8]; /* that processes with sessions run as, as long as there are few */
-    uint32_t nuids;   /* more than in uids: any */
-    uint64_t heap_began; /* clock ticks after the system's start: no process that is older has forked from a client */
+    uint64_t uids[8];      /* that processes with sessions run as, as long as there are few */
+    uint32_t nuids;        /* more than in uids: any */
+    uint64_t heap_began;   /* clock ticks after the system's start: no process that is older has forked from a client */
     proc_text text;
     proc_list list;
     maps scratch;
