@@ -136,8 +136,8 @@ static int find_points(ranges *g, const targets *t, const target_process *proces
     for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next) {
         if (t->threads[i].state != TARGET_STOPPED)
             continue;
-        g->points[g->npoints++] = (ranges_point){ t->threads[i].stack, i, true };
-        g->points[g->npoints++] = (ranges_point){ t->threads[i].thread, i, false };
+        g->points[g->npoints++] = (ranges_point){ t->threads[i].leads.stack, i, true };
+        g->points[g->npoints++] = (ranges_point){ t->threads[i].leads.thread, i, false };
     }
     if (g->npoints > 0)
         qsort(g->points, g->npoints, sizeof(*g->points), by_address);
@@ -168,9 +168,9 @@ static pid_t stack_in(ranges *g, const targets *t, uint32_t at, uint64_t *ret_st
             *ret_thread = true;
             continue;
         }
-        sure = sure || (guarded && holds(entry, thread->thread));
+        sure = sure || (guarded && holds(entry, thread->leads.thread));
         if (tid == 0) {
-            lowest = thread->stack;
+            lowest = thread->leads.stack;
             tid = thread->tid;
         }
     }

@@ -6,6 +6,7 @@
 #define GOALLOC_COLLECTOR_TARGETS_H
 
 #include "client/collector/maps.h"
+#include "client/collector/registers.h"
 #include "client/collector/trouble.h"
 #include "shm/layout.h"
 
@@ -20,10 +21,9 @@ typedef struct target_thread {
     pid_t tid;
     uint32_t process; /* targets.processes[process] */
     enum target_state state;
-    int signal;     /* that it was about to take when it stopped; 0: none */
-    uint64_t stack; /* its stack pointer and thread pointer, once looked at */
-    uint64_t thread;
-    uint32_t next; /* of the same process; TARGET_NO_THREAD: it was the first to be known */
+    int signal;            /* that it was about to take when it stopped; 0: none */
+    registers_leads leads; /* once looked at */
+    uint32_t next;         /* of the same process; TARGET_NO_THREAD: it was the first to be known */
 } target_thread;
 
 #define TARGET_NO_THREAD UINT32_MAX
@@ -37,6 +37,7 @@ typedef struct target_process {
     uint32_t last_thread; /* the one that was learnt of last */
     bool seized;          /* its threads are being traced */
     bool gone;            /* it has ended, or runs another program */
+    bool outside;         /* once looked at: no thread of it is in the library, as far as it says where that is */
 } target_process;
 
 /* The session table as it was when the cycle began. */

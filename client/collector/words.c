@@ -182,6 +182,19 @@ static void look(words_found *w, const uint64_t *from, uint64_t n, uint64_t inde
     look_closely(w, from + i, n - i, index + i);
 }
 
+bool words_point_into_text(const words_found *w, const uint64_t *from, uint64_t n)
+{
+    for (uint32_t t = 0; t < w->ntext; t++) {
+        uint64_t start = w->text[t].start, bytes = w->text[t].end - start;
+
+        for (uint64_t i = 0; i < n; i++) {
+            if (from[i] - start < bytes)
+                return true;
+        }
+    }
+    return false;
+}
+
 void words_begin(words_found *w, const words_range *what)
 {
     w->current = *what;
@@ -223,6 +236,8 @@ void words_add(words_found *w, const uint64_t *from, uint64_t n)
         if (!make_room(w, part))
             return;
         look(w, from, part, w->current.nwords);
+        if (w->current.kind == WORDS_STACK && !w->in_text)
+            w->in_text = words_point_into_text(w, from, part);
         w->current.nwords += part;
         from += part;
         n -= part;

@@ -199,7 +199,7 @@ static int look_at_registers(struct world_state *s, words_found *w, const target
 
         if (thread->state != TARGET_STOPPED)
             continue;
-        if (registers_look(w, process->pid, thread->tid, s->registers, &thread->stack, &thread->thread) < 0)
+        if (registers_look(w, process->pid, thread->tid, s->registers, &thread->leads) < 0)
             return trouble_is(&s->trouble, -EAGAIN, process->pid, "process %d was killed meanwhile", process->pid);
         registers_look_at_signals(w, process->pid, thread->tid, false, thread->signal != 0);
         if (thread->next == TARGET_NO_THREAD)
@@ -462,6 +462,17 @@ void world_resume(world *w)
     (void)sem_destroy(&s->answered);
     (void)pthread_setschedparam(pthread_self(), s->policy, &s->priority);
     (void)pthread_sigmask(SIG_SETMASK, &s->mask, NULL);
+}
+
+bool world_is_outside(const world *w, uint32_t session)
+{
+    const targets *t = &w->state->targets;
+
+    for (uint32_t i = 0; i < t->nprocesses; i++) {
+        if (t->processes[i].session == session)
+            return !t->processes[i].gone && t->processes[i].outside;
+    }
+    return false;
 }
 
 void world_free(world *w)

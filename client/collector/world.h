@@ -88,6 +88,13 @@ int world_validate(world *w, world_trouble *ret_trouble) __attribute__((warn_unu
 /* Let all go on. Who was stopped by a signal before stays so; signals that came meanwhile arrive. Idempotent. */
 void world_resume(world *w);
 
+/*
+ * Once all was looked at: true if no thread of that session's process was in the library, by what the process says of
+ * its code. Then none was about to hand out an object that no word shows, or to take one back. False of sessions
+ * without a process here.
+ */
+bool world_is_outside(const world *w, uint32_t session);
+
 void world_free(world *w);
 
 #endif
