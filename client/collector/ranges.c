@@ -7,7 +7,7 @@
  *   shared mappings of other files      all data of the file: shared.c
  *   private memory                      pages that have content of their own, whatever their protection is now
  *     with DECLARED_ONLY_ROOTS          only what is declared, stacks, thread-local storage and static data
- *   the library's own tables (SKIP)     no
+ *   the library's own tables (SKIP)     no; nor what the daemon shares with it
  *   a stack below its stack pointer     no, where that is sure: see below
  *   devices, memfd_secret()             nobody can look there: the process is opaque
  *   rings of an io_uring, of AIO        opaque too, unless the kernel is trusted
@@ -83,12 +83,28 @@ static bool is_device(const maps_entry *entry)
     return true;
 }
 
+/*
+ * What the daemon shares with one session each, without pointers. Not in the table of what to skip: children don't have
+ * these mappings, and may have something else there. A process that names a file of its own so hides what it shares.
+ */
+static bool is_the_daemons(const maps_entry *entry)
+{
+    static const char *const names[] = { "/memfd:goalloc-own (deleted)", "/memfd:goalloc-sign (deleted)",
+                                         "/memfd:goalloc-profile (deleted)" };
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (entry->shared && strcmp(entry->name, names[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* 0; 1: it is nothing to look at; -EOPNOTSUPP. */
 static int is_hidden(const maps_entry *entry, pid_t pid, bool trust_kernel, world_trouble *ret)
 {
     bool ring = begins(entry->name, "/[aio]") || begins(entry->name, "anon_inode:[io_uring]");
 
-    if (is_kernels(entry))
+    if (is_kernels(entry) || is_the_daemons(entry))
         return 1;
     if (entry->file.inode == 0)
         return 0;
