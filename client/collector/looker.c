@@ -2,8 +2,8 @@
  * looker: looks at one process: its memory, and what the kernel holds for it. See looker.h.
  *
  * Called by world.c, by several threads, each with a looker of its own. What they share: targets, which nobody changes
- * meanwhile but for the mark that a process is gone (of the looker that looks at it), and the shared files, which have a
- * lock.
+ * meanwhile but for the mark that a process is gone (of the looker that looks at it), and the shared files, which have
+ * a lock.
  */
 #include "client/collector/looker.h"
 

@@ -7,18 +7,20 @@
  *   shared mappings of other files      all data of the file: shared.c
  *   private memory                      pages that have content of their own, whatever their protection is now
  *     with DECLARED_ONLY_ROOTS          only what is declared, stacks, thread-local storage and static data
- *   the library's own tables (SKIP)     no
+ *   the library's own tables (SKIP)     no; nor what the daemon shares with it
  *   a stack below its stack pointer     no, where that is sure: see below
  *   devices, memfd_secret()             nobody can look there: the process is opaque
  *   rings of an io_uring, of AIO        opaque too, unless the kernel is trusted
  *
  * Stacks. What lies below the stack pointer (and 128 bytes that leaf functions may use) is left from calls that have
- * returned, and would keep garbage alive. It is left out if the mapping is the process's first stack, or a thread's: one
- * that holds both stack pointer and thread pointer of a thread and follows a guard. Everything else that a stack pointer
- * may lead to, coroutines' and signals' stacks, counts whole. If several threads point into one mapping, the lowest
- * decides.
+ * returned, and would keep garbage alive. It is left out if the mapping is the process's first stack, or a thread's:
+ * one that holds both stack pointer and thread pointer of a thread and follows a guard. Everything else that a stack
+ * pointer may lead to, coroutines' and signals' stacks, counts whole. If several threads point into one mapping, the
+ * lowest decides.
  *
- * Static data is private memory of a file's mapping, and the anonymous mapping right behind it (.bss).
+ * Static data is private memory of a file's mapping, and the anonymous mapping right behind a writable one (.bss), if
+ * that does not begin with the file: so what lies behind another private file, such as the table of declarations, is
+ * none.
  */
 #include "client/collector/ranges.h"
 
@@ -81,12 +83,28 @@ static bool is_device(const maps_entry *entry)
     return true;
 }
 
+/*
+ * What the daemon shares with one session each, without pointers. Not in the table of what to skip: children don't have
+ * these mappings, and may have something else there. A process that names a file of its own so hides what it shares.
+ */
+static bool is_the_daemons(const maps_entry *entry)
+{
+    static const char *const names[] = { "/memfd:goalloc-own (deleted)", "/memfd:goalloc-sign (deleted)",
+                                         "/memfd:goalloc-profile (deleted)" };
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (entry->shared && strcmp(entry->name, names[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* 0; 1: it is nothing to look at; -EOPNOTSUPP. */
 static int is_hidden(const maps_entry *entry, pid_t pid, bool trust_kernel, world_trouble *ret)
 {
     bool ring = begins(entry->name, "/[aio]") || begins(entry->name, "anon_inode:[io_uring]");
 
-    if (is_kernels(entry))
+    if (is_kernels(entry) || is_the_daemons(entry))
         return 1;
     if (entry->file.inode == 0)
         return 0;
@@ -224,7 +242,7 @@ static int choose_private(ranges *g, const targets *t, uint32_t at)
     const maps_entry *entry = &m->entries[at];
     const maps_entry *before = at > 0 ? &m->entries[at - 1] : NULL;
     bool bss = entry->file.inode == 0 && entry->name[0] == '\0' && before != NULL && before->end == entry->start &&
-               before->file.inode != 0 && !before->shared && before->writable;
+               before->file.inode != 0 && !before->shared && before->writable && before->offset != 0;
     ranges_piece piece = { .start = entry->start, .end = entry->end, .kind = WORDS_MEMORY, .name = entry->name };
     bool thread;
 

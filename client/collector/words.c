@@ -4,8 +4,8 @@
  * Called by pages.c, registers.c, kernelheld.c, and world.c. Data: a collection, of one thread.
  *
  * The filter is on the path of a pause: eight words are looked at without a branch, and only if one of them may point
- * into the heap each by itself (4 GB/s together with the reading, against 6 for the reading alone). A range without hits
- * leaves nothing.
+ * into the heap each by itself (4 GB/s together with the reading, against 6 for the reading alone). A range without
+ * hits leaves nothing.
  */
 #include "client/collector/words.h"
 
@@ -15,8 +15,8 @@
 
 #include "shm/limits.h"
 
-#define ADDRESS_MASK  ((UINT64_C(1) << 48) - 1)
-#define GROUP         8u
+#define ADDRESS_MASK ((UINT64_C(1) << 48) - 1)
+#define GROUP 8u
 #define HITS_AT_FIRST (UINT64_C(1) << 16)
 #define NAME_MAX_KEPT 120u
 
@@ -83,7 +83,9 @@ static const char *name_keep(words_found *w, const char *name)
     size_t n = 0;
 
     while (name != NULL && name[n] != '\0' && n < sizeof(plain) - 1) {
-        plain[n] = (unsigned char)name[n] < ' ' || name[n] == 127 ? '?' : name[n];
+        plain[n] = name[n];
+        if ((unsigned char)name[n] < ' ' || name[n] == 127)
+            plain[n] = '?';
         n++;
     }
     plain[n] = '\0';
