@@ -422,7 +422,7 @@ static void a_process_that_is_killed_in_the_pause_is_noticed(void **state)
 
     board_await(&the_board->step, 1);
     (void)kill(pid, SIGKILL);
-    for (int i = 0; i < 5000 && state_of(pid) == 't'; i++)
+    for (int i = 0; i < 5000 && state_of(pid) != 'Z' && state_of(pid) != 0; i++)
         (void)usleep(1000);
     atomic_store(&the_board->step, 2);
     status = child_wait(looking);
