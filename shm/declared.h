@@ -14,8 +14,15 @@
  *   entry    [start, start + bytes), and what that is:
  *     SKIP     the library's own memory. Words there look like pointers into the heap and keep nothing alive: what
  *              the library means to hold is on the stack of a thread that is in it.
+ *     TEXT     code that the library's is part of: if no word of the stacks and registers points there, no thread is in
+ *              the library, so none is about to hand an object out or to take one back.
  *     ROOTS    memory that the program has declared (goalloc_private_roots()). It counts if DECLARED_ONLY_ROOTS is set
  *              in flags; else all memory does.
+ *
+ * nasking counts what no word shows: a reply of the daemon names an object by its offset, and until the thread has made
+ * an address of that, the object may have lost its last root without anybody seeing that it is wanted. So while it is not
+ * 0 nothing can be collected: the cycle is tried again. The child of a fork has nothing under way: there it is 0, once the
+ * child has called the library.
  *
  * Writers: threads of the process, one at a time, under a lock. If the process is stopped, or dies, between any two
  * stores, each entry is one that is there whole, or none: kind is written last when an entry comes, and first when it
@@ -38,8 +45,9 @@
 
 /* Entries of each kind: a table that is full is not grown. What can't be skipped is looked through. */
 #define DECLARED_ROOTS_MAX   2048u
-#define DECLARED_SKIP_MAX    2040u
-#define DECLARED_ENTRIES_MAX (DECLARED_ROOTS_MAX + DECLARED_SKIP_MAX)
+#define DECLARED_SKIP_MAX    2032u
+#define DECLARED_TEXT_MAX    8u
+#define DECLARED_ENTRIES_MAX (DECLARED_ROOTS_MAX + DECLARED_SKIP_MAX + DECLARED_TEXT_MAX)
 
 /* Bits of flags. */
 #define DECLARED_OPAQUE     1u /* it has pointers where nobody can see them: nothing can be collected meanwhile */
@@ -49,6 +57,7 @@ enum declared_kind {
     DECLARED_NONE = 0, /* the entry is not used */
     DECLARED_ROOTS = 1,
     DECLARED_SKIP = 2,
+    DECLARED_TEXT = 3,
 };
 
 typedef struct declared_entry {
@@ -64,7 +73,8 @@ typedef struct declared_table {
     shm_u32 flags;
     shm_u32 sequence;
     shm_u32 n;             /* entries from here on were never used; only rises */
-    uint32_t reserved[9];
+    shm_u32 nasking;       /* threads that wait for the name of an object, or have it and not its address yet */
+    uint32_t reserved[8];
     declared_entry entries[DECLARED_ENTRIES_MAX];
 } declared_table;
 

@@ -58,6 +58,8 @@ void declared_reset(void)
     declared_table *t = table_now();
 
     (void)pthread_mutex_init(&lock, NULL);
+    if (t != NULL)
+        u32_store_relaxed(&t->nasking, 0);
     if (t != NULL && u32_load_relaxed(&t->sequence) % 2 != 0)
         u32_store_release(&t->sequence, u32_load_relaxed(&t->sequence) + 1); /* entries are whole at any instant */
 }
@@ -94,13 +96,17 @@ static declared_entry *find_room(declared_table *t, enum declared_kind kind)
     uint32_t n = u32_load_relaxed(&t->n);
     declared_entry *e = NULL;
 
-    if (count(t, kind) >= (kind == DECLARED_ROOTS ? DECLARED_ROOTS_MAX : DECLARED_SKIP_MAX))
+    static const uint32_t most[] = { [DECLARED_ROOTS] = DECLARED_ROOTS_MAX,
+                                     [DECLARED_SKIP] = DECLARED_SKIP_MAX,
+                                     [DECLARED_TEXT] = DECLARED_TEXT_MAX };
+
+    if (count(t, kind) >= most[kind])
         return NULL;
     for (uint32_t i = 0; i < n && e == NULL; i++) {
         if (u64_load_relaxed(&t->entries[i].kind) == DECLARED_NONE)
             e = &t->entries[i];
     }
-    if (e == NULL) { /* there is room: the limits of both kinds add up to all entries */
+    if (e == NULL) { /* there is room: the limits of all kinds add up to all entries */
         e = &t->entries[n];
         u32_store_release(&t->n, n + 1);
     }
@@ -130,6 +136,38 @@ void declared_skip(const void *p, uint64_t bytes)
         return;
     (void)add(t, DECLARED_SKIP, (uintptr_t)p, bytes); /* without room it is looked through */
     change_end(t);
+}
+
+void declared_text(const void *p, uint64_t bytes)
+{
+    declared_table *t = change_begin();
+
+    if (t == NULL)
+        return;
+    (void)add(t, DECLARED_TEXT, (uintptr_t)p, bytes);
+    change_end(t);
+}
+
+/*
+ * An atomic addition orders nothing for a collector, and need not: the thread is stopped before or after it. The
+ * compiler may not move what comes before or after over it.
+ */
+bool declared_asking_begin(void)
+{
+    declared_table *t = table_now();
+
+    if (t == NULL)
+        return false;
+    (void)atomic_fetch_add_explicit(&t->nasking, 1, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+    return true;
+}
+
+void declared_asking_end(bool counted)
+{
+    atomic_signal_fence(memory_order_seq_cst);
+    if (counted)
+        (void)atomic_fetch_sub_explicit(&table_now()->nasking, 1, memory_order_relaxed);
 }
 
 static bool removed(declared_table *t, enum declared_kind kind, const void *p)

@@ -25,6 +25,16 @@ void declared_unskip(const void *p);
 int declared_add_roots(const void *p, uint64_t bytes) __attribute__((warn_unused_result));
 int declared_remove_roots(const void *p) __attribute__((warn_unused_result));
 
+/* Code of this library, as above. */
+void declared_text(const void *p, uint64_t bytes);
+
+/*
+ * A thread is about to ask for the name of an object; and it has its address by now, where a collector sees it. True:
+ * it is counted, and declared_asking_end() is told so.
+ */
+bool declared_asking_begin(void);
+void declared_asking_end(bool counted);
+
 /* Whether this process has pointers where nobody can see them. Returns whether it had, until now. */
 bool declared_set_opaque(bool opaque);
 bool declared_is_opaque(void);

@@ -53,7 +53,9 @@
  */
 #include "client/lib/mapping.h"
 
+#include <elf.h>
 #include <errno.h>
+#include <link.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -250,6 +252,24 @@ static int declared_memfd(void)
     return fd;
 }
 
+extern const ElfW(Ehdr) __ehdr_start __attribute__((visibility("hidden"))); /* the linker's: of the file this is in */
+
+/* The segments of code of the file that this library is linked into, without the loader's lock. */
+static void declare_text(void)
+{
+    const ElfW(Phdr) *headers = (const void *)((const char *)&__ehdr_start + __ehdr_start.e_phoff);
+    uintptr_t base = 0;
+
+    for (unsigned i = 0; i < __ehdr_start.e_phnum; i++) {
+        if (headers[i].p_type == PT_LOAD && headers[i].p_offset == 0)
+            base = (uintptr_t)&__ehdr_start - headers[i].p_vaddr;
+    }
+    for (unsigned i = 0; i < __ehdr_start.e_phnum; i++) {
+        if (headers[i].p_type == PT_LOAD && (headers[i].p_flags & PF_X))
+            declared_text((const void *)(base + headers[i].p_vaddr), headers[i].p_memsz);
+    }
+}
+
 /* Under the forklock: a child has the mapping with the word that says where it is, or neither. */
 static int declare(void)
 {
@@ -267,9 +287,11 @@ static int declare(void)
     if (r == 0 && (r = grow_anywhere(&p, sizeof(declared_table))) < 0)
         unmap(p, seed_bytes(sizeof(declared_table)));
     (void)close(fd);
-    if (r == 0)
-        declared_begin(p);
-    return r;
+    if (r < 0)
+        return r;
+    declared_begin(p);
+    declare_text();
+    return 0;
 }
 
 int mapping_declare(void)

@@ -25,6 +25,8 @@
  * A child that is forked within init has a copy of the frame. It is no maker: its session is another one (is_maker), so
  * it neither finishes nor frees, and asks like everybody when its copy of init returns.
  *
+ * A request whose reply names an object counts as asking (declared.h) until there is an address.
+ *
  * A pointer is kept (KEEP_POINTER) until the daemon has answered: the request has an offset, which no collector takes
  * for a pointer. What is being made is kept by the frame's m.p.
  *
@@ -42,6 +44,7 @@
 
 #include "client/lib/attach.h"
 #include "client/lib/comeback.h"
+#include "client/lib/declared.h"
 #include "client/lib/process.h"
 #include "client/lib/rootcall.h"
 #include "shm/crash.h"
@@ -97,10 +100,14 @@ static int take_place(uint64_t offset, void **ret_p)
 
 static int look_up(const char *name, void **ret_p)
 {
+    bool counted = declared_asking_begin();
     uint64_t offset;
     int r = rootcall_get(name, &offset);
 
-    return r < 0 ? r : take_place(offset, ret_p);
+    if (r == 0)
+        r = take_place(offset, ret_p);
+    declared_asking_end(counted);
+    return r;
 }
 
 int goalloc_root_get(const char *name, void **ret_p)
@@ -306,13 +313,20 @@ static int try_to_get(const root_claim *claim, goalloc_init_fn init, void *arg, 
                       bool *ret_again, bool *ret_soon)
 {
     making m = { .claim = *claim, .session = process.session, .epoch = process.epoch };
+    void *there = NULL; /* what is there already */
     enum root_state state;
     uint64_t offset;
+    bool counted;
     int r;
 
     *ret_again = false;
     m.claim.ticket = rootcall_ticket();
+    counted = declared_asking_begin();
     r = rootcall_reserve(&m.claim, &state, &offset);
+    if (r == 0)
+        there = goalloc_pointer(offset);
+    KEEP_POINTER(there);
+    declared_asking_end(counted);
     if (r < 0)
         return r;
     *ret_again = state == ROOT_MAKING;
@@ -327,6 +341,7 @@ static int try_to_get(const root_claim *claim, goalloc_init_fn init, void *arg, 
     if (r == 0 && !*ret_again && ret_created != NULL)
         *ret_created = state == ROOT_YOURS && m.created;
     *ret_soon = state == ROOT_YOURS;
+    KEEP_POINTER(there);
     return r;
 }
 
@@ -365,9 +380,23 @@ int goalloc_root_get_or_create(const char *name, size_t size, uint64_t type_tag,
 
 /* --- the list --- */
 
+/* Some of the list, and the addresses of their objects. */
+static int list_some(const char *prefix, uint32_t *start, root_line lines[ROOTCALL_PAGE], void *places[ROOTCALL_PAGE])
+{
+    bool counted = declared_asking_begin();
+    int n = rootcall_list(prefix, start, lines);
+
+    for (int i = 0; i < n; i++)
+        places[i] = goalloc_pointer(lines[i].offset);
+    KEEP_POINTER(places);
+    declared_asking_end(counted);
+    return n;
+}
+
 int goalloc_root_list(const char *prefix, int (*each)(const goalloc_root_info *info, void *arg), void *arg)
 {
     root_line lines[ROOTCALL_PAGE];
+    void *places[ROOTCALL_PAGE];
     uint32_t start = 0;
     int r = attach_ensure();
 
@@ -380,14 +409,13 @@ int goalloc_root_list(const char *prefix, int (*each)(const goalloc_root_info *i
     if (strnlen(prefix, SHM_ROOT_NAME_BYTES) > SHM_ROOT_NAME_MAX)
         return -ENAMETOOLONG;
     do {
-        int n = rootcall_list(prefix, &start, lines);
+        int n = list_some(prefix, &start, lines, places);
 
         if (n < 0)
             return n;
         for (int i = 0; i < n; i++) {
             const root_line *line = &lines[i];
-            goalloc_root_info info = { line->name, goalloc_pointer(line->offset), line->size, line->type_tag,
-                                       line->session };
+            goalloc_root_info info = { line->name, places[i], line->size, line->type_tag, line->session };
 
             r = each(&info, arg);
             if (r != 0)

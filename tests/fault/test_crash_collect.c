@@ -2,11 +2,11 @@
  * A daemon dies at each point at which a session gets the right to collect, confirms a span, or gives the right back:
  * the next one finds one session that has it, or none; the collector's request, sent again, does what it was to do.
  */
-#include <cmocka.h>
-#include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <setjmp.h>
 #include <stdint.h>
+#include <cmocka.h>
 
 #include <errno.h>
 #include <signal.h>

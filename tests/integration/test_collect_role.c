@@ -1,11 +1,11 @@
 /*
  * Who may collect: one session at a time, over its death and the daemon's; what it confirms counts, and lies do not.
  */
-#include <cmocka.h>
-#include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <setjmp.h>
 #include <stdint.h>
+#include <cmocka.h>
 
 #include <errno.h>
 #include <string.h>

@@ -2,14 +2,15 @@
  * goalloc_collect(), what processes declare for it, and goallocd-collector as a service, with a real daemon and workers
  * that are killed.
  */
-#include <cmocka.h>
-#include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <setjmp.h>
 #include <stdint.h>
+#include <cmocka.h>
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -408,28 +409,29 @@ static void service_frees_what_the_dead_leave_over_daemons(void **state)
     assert_true(fixture_is_clean(f, 3 * NODES));
 }
 
+static void *look_at_chain(void *arg)
+{
+    for (;;) {
+        unsigned n = 0;
+
+        for (const node *at = arg; at != NULL; at = at->next, n++)
+            CHECK(at->number == NODES - 1 - n);
+        CHECK(n == NODES);
+        waits_sleep_ms(1);
+    }
+    return NULL;
+}
+
 /* One that lives on and works while others die. */
 static void work_on(const fixture *f)
 {
-    static node *held;
-    pid_t pid;
+    pthread_t thread;
+    node *held;
 
     must_attach(f, 0);
     held = make_chain(NODES);
     CHECK(goalloc_trim() == 0); /* its spans are nobody's now, and it holds what is there */
-    pid = fork();
-    CHECK(pid >= 0);
-    if (pid == 0) {
-        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-        for (;;) {
-            unsigned n = 0;
-
-            for (const node *at = held; at != NULL; at = at->next, n++)
-                CHECK(at->number == NODES - 1 - n);
-            CHECK(n == NODES);
-            waits_sleep_ms(1);
-        }
-    }
+    CHECK(pthread_create(&thread, NULL, look_at_chain, held) == 0);
 }
 
 static void service_leaves_survivors_what_they_hold(void **state)

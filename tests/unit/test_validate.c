@@ -413,9 +413,10 @@ static void record_that_is_made_has_zero_in_its_reserved_words_and_nobody_minds_
         span = shm_span_at(map, page_at(page));
         span->marked = 0xff;
         span->reserved32 = UINT32_MAX;
-        span->reserved = UINT64_MAX;
+        u64_store_relaxed(&span->origin, UINT64_MAX);
     }
     memset(entry->reserved, 0xff, sizeof(entry->reserved));
+    u32_store_relaxed(&entry->collecting, 1);
     u64_store_relaxed(&entry->profile, UINT64_MAX);
     memset(map->groups[0].reserved, 0xff, sizeof(map->groups[0].reserved));
     u64_store_relaxed(&map->groups[0].profile, UINT64_MAX);
@@ -424,9 +425,10 @@ static void record_that_is_made_has_zero_in_its_reserved_words_and_nobody_minds_
     first = make_span(w);
     mcentral_put(&w->heap, first);
     span = shm_span_at(map, first);
-    assert_true(span->marked == 0 && span->reserved32 == 0 && span->reserved == 0);
+    assert_true(span->marked == 0 && span->reserved32 == 0 && u64_load_relaxed(&span->origin) == 0);
     assert_int_equal(session_open(&w->table, &request, &next), 0);
     assert_true(is_zero(entry->reserved, sizeof(entry->reserved)) && u64_load_relaxed(&entry->profile) == 0);
+    assert_int_equal(u32_load_relaxed(&entry->collecting), 0);
     assert_true(entry->minor == 2 && entry->knows_needed == 4 && entry->knows_writing == 8);
     (void)found_group(w);
     assert_true(is_zero(map->groups[0].reserved, sizeof(map->groups[0].reserved)));
@@ -436,7 +438,7 @@ static void record_that_is_made_has_zero_in_its_reserved_words_and_nobody_minds_
                      0);
     assert_true(is_zero(map->roots[1].reserved, sizeof(map->roots[1].reserved)));
 
-    span->reserved = 1;
+    u64_store_relaxed(&span->origin, 1);
     memset(entry->reserved, 1, sizeof(entry->reserved));
     map->roots[1].reserved[0] = 1;
     map->groups[0].reserved[0] = 1;
