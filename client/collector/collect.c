@@ -270,6 +270,12 @@ static void confirm(cycle *c)
     send_confirmed(&what);
 }
 
+/* A garbage_is_quiet. arg: the world. */
+static bool is_quiet(uint32_t session, void *arg)
+{
+    return world_is_outside(arg, session);
+}
+
 /* Steps 7 and 8. */
 static int finish(cycle *c)
 {
@@ -286,8 +292,10 @@ static int finish(cycle *c)
         return r;
     tell(c, COLLECT_FREES, 0, c->result->garbage.total.objects);
     begin_ns = heapcopy_now_ns();
-    garbage_free(&c->result->garbage, &c->heap, has_flag(c, COLLECT_ALL));
+    r = garbage_free(&c->result->garbage, &c->heap, has_flag(c, COLLECT_ALL) ? is_quiet : NULL, &c->world);
     c->result->free_ns = heapcopy_now_ns() - begin_ns;
+    if (r < 0)
+        return fail(c->result, r, "the collector's session has ended, so it has freed no more");
     confirm(c);
     return 0;
 }

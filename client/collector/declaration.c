@@ -2,9 +2,12 @@
  * declaration: reads the table that a process has of its own memory. See declaration.h, and shm/declared.h for the
  * table, who writes it and what holds while it is changed.
  *
- * Called by ranges.c while the process is stopped, and before, for an estimate. The bytes are the process's own: lengths
- * are bounded, ranges cut to the addresses that there can be, and what is wrong counts as not declared. A process that
- * lies about its memory harms what it holds itself: its objects are freed.
+ * What it says of the library's code, and that a thread is waiting for an object's name, are as good as its word: who
+ * lies there may see its own objects freed under its hands, in spans that it leases.
+ *
+ * Called by ranges.c while the process is stopped, and before, for an estimate. The bytes are the process's own:
+ * lengths are bounded, ranges cut to the addresses that there can be, and what is wrong counts as not declared. A
+ * process that lies about its memory harms what it holds itself: its objects are freed.
  */
 #include "client/collector/declaration.h"
 
@@ -12,10 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shm/declared.h"
-
-#define NAME         "/memfd:" DECLARED_NAME " (deleted)"
-#define ADDRESS_END  (UINT64_C(1) << 56)
+#define NAME "/memfd:" DECLARED_NAME " (deleted)"
+#define ADDRESS_END (UINT64_C(1) << 56)
 
 /* The table is larger than a stack should have to bear. */
 static declared_table *table_new(void)
@@ -81,6 +82,8 @@ static void take_entries(declaration *d, const declared_table *table)
             d->skip[d->nskip++] = (pages_region){ start, start + bytes };
         else if (kind == DECLARED_ROOTS)
             d->roots[d->nroots++] = (pages_region){ start, start + bytes };
+        else if (kind == DECLARED_TEXT && d->ntext < sizeof(d->text) / sizeof(d->text[0]))
+            d->text[d->ntext++] = (words_text){ start, start + bytes };
     }
 }
 
@@ -94,11 +97,11 @@ static bool read_entries(pages *p, const maps_entry *entry, declared_table *tabl
 int declaration_read(declaration *d, const maps *m, pages *p)
 {
     declared_table *table = NULL;
-    uint32_t ntables = 0, nonly = 0;
+    uint32_t ntables = 0, nonly = 0, ntext = 0;
     int r = 0;
 
-    d->opaque = d->only_roots = false;
-    d->nskip = d->nroots = 0;
+    d->opaque = d->only_roots = d->asking = false;
+    d->nskip = d->nroots = d->ntext = 0;
     for (uint32_t i = 0; i < m->n && r == 0; i++) {
         const maps_entry *entry = &m->entries[i];
         uint64_t bytes = entry->end - entry->start;
@@ -115,16 +118,23 @@ int declaration_read(declaration *d, const maps *m, pages *p)
         /* Of a table that is being changed, too: who is opaque is so before and after. */
         if (table->magic == DECLARED_MAGIC && (u32_load_relaxed(&table->flags) & DECLARED_OPAQUE) != 0)
             d->opaque = true;
+        if (table->magic == DECLARED_MAGIC && u32_load_relaxed(&table->nasking) != 0)
+            d->asking = true;
         /* No page is read of which nothing was written: that would give it memory. */
         if (!declared_is_whole(table, bytes) || !read_entries(p, entry, table))
             continue;
         nonly += (u32_load_relaxed(&table->flags) & DECLARED_ONLY_ROOTS) != 0;
         r = make_room(d, u32_load_relaxed(&table->n));
-        if (r == 0)
+        if (r == 0) {
+            uint32_t before = d->ntext;
+
             take_entries(d, table);
+            ntext += d->ntext > before;
+        }
     }
     free(table);
     d->only_roots = ntables > 0 && nonly == ntables;
+    d->says_text = ntables > 0 && ntext == ntables; /* of each copy of the library */
     d->nskip = tidy(d->skip, d->nskip);
     d->nroots = tidy(d->roots, d->nroots);
     return r;

@@ -8,8 +8,14 @@
  * Not garbage, though nobody reaches it, is what is in spans with an owner or with adopted objects: the daemon frees
  * there by itself, when the owner ends, and two may not free one object. It is told apart (owned).
  *
- * An object is freed by goalloc_free_checked(), as any process frees what another one has allocated: one bit. Without
- * `all` spans are left alone that were leased at the snapshot or are now. What is freed is taken out of the copy.
+ * The list is of addresses, so it is good only as long as this session collects: looked at for each span. If the session
+ * has ended meanwhile, as when its heap was dropped, another collector may have freed these, and others have them.
+ *
+ * An object is freed by goalloc_free_checked(), as any process frees what another one has allocated: one bit. What is
+ * freed is taken out of the copy. Spans that were leased at the snapshot are left alone: a thread may have been stopped
+ * in a malloc, with the alloc bit set and no pointer yet that a word could show, or in a free of its own, with no pointer
+ * any more and the bit not cleared. Where the caller knows that no thread of the lessee's was in there (is_quiet), they are
+ * not.
  */
 #include "client/collector/garbage.h"
 
@@ -17,6 +23,7 @@
 #include <stdlib.h>
 
 #include "client/include/goalloc.h"
+#include "client/lib/process.h"
 
 #define TABLE (2 * GARBAGE_PARTS_MAX) /* of a search by hash; a power of two */
 
@@ -157,10 +164,21 @@ bool garbage_has(const heapcopy *h, uint64_t offset)
 typedef struct freeing {
     garbage *garbage;
     heapcopy *heap;
-    bool all;
+    garbage_is_quiet *is_quiet;
+    void *arg;
     const heap_span *span; /* the last one */
     bool leave;            /* its objects are left alone */
+    bool over;             /* the session does not collect any more */
 } freeing;
+
+/* True if this session has the right to collect, as the session table says. */
+static bool collects(const shm_map *map)
+{
+    const shm_session *entry = &map->sessions[process.session.n];
+
+    return goalloc_is_current() && u32_load_acquire(&entry->epoch) == process.epoch &&
+           u32_load_acquire(&entry->state) != SHM_SESSION_FREE && u32_load_acquire(&entry->collecting) != 0;
+}
 
 static bool free_one(const heap_object *object, void *arg)
 {
@@ -170,9 +188,11 @@ static bool free_one(const heap_object *object, void *arg)
 
     if (span != f->span) {
         f->span = span;
-        f->leave = !f->all && (span->flags & HEAP_SPAN_LEASED ||
-                               span_is_leased(shm_span_at(f->heap->map, page_at(span->offset >> PAGE_SHIFT))));
+        f->over = !collects(f->heap->map);
+        f->leave = (span->flags & HEAP_SPAN_LEASED) != 0 && (f->is_quiet == NULL || !f->is_quiet(span->lessee, f->arg));
     }
+    if (f->over)
+        return false;
     if (f->leave)
         return true;
     r = goalloc_free_checked((void *)(uintptr_t)(f->heap->base + object->offset));
@@ -184,11 +204,12 @@ static bool free_one(const heap_object *object, void *arg)
     return true;
 }
 
-void garbage_free(garbage *g, heapcopy *h, bool all)
+int garbage_free(garbage *g, heapcopy *h, garbage_is_quiet *is_quiet, void *arg)
 {
-    freeing f = { .garbage = g, .heap = h, .all = all };
+    freeing f = { .garbage = g, .heap = h, .is_quiet = is_quiet, .arg = arg };
 
     garbage_each(h, free_one, &f);
+    return f.over ? -ESTALE : 0;
 }
 
 static bool is_clean(const heapcopy *h, const heap_span *span)

@@ -42,8 +42,15 @@ void garbage_each(const heapcopy *h, garbage_visit *visit, void *arg);
 /* True if the object at that offset is garbage: not reached, and nobody's. */
 bool garbage_has(const heapcopy *h, uint64_t offset);
 
-/* Free it: in spans that nobody leases, or all of it. The caller is attached. */
-void garbage_free(garbage *g, heapcopy *h, bool all);
+/* True if no thread of that session's process was in the library at the snapshot. */
+typedef bool garbage_is_quiet(uint32_t session, void *arg);
+
+/*
+ * Free it: in spans that nobody leases, and in those that quiet sessions lease (is_quiet NULL: none is). The caller is
+ * attached, and has the right to collect. 0; -ESTALE: it has lost that right on the way, with its session; what was not
+ * freed by then is left.
+ */
+int garbage_free(garbage *g, heapcopy *h, garbage_is_quiet *is_quiet, void *arg) __attribute__((warn_unused_result));
 
 /*
  * How many objects of each span have been reached by now, in the order of the copy's spans; the caller's, from malloc.

@@ -77,13 +77,15 @@ static uint64_t used_pages(const shm_map *map)
 static bool look_at(const shm_map *map, uint64_t page, heapcopy_is_suspect *suspect, span_look *ret)
 {
     const shm_span *from = shm_span_at(map, page_at(page));
-    enum span_state state = lease_unpack(u64_load_acquire(&from->lease)).state;
+    lease_word lease = lease_unpack(u64_load_acquire(&from->lease));
+    enum span_state state = lease.state;
     heap_span *to = &ret->span;
 
     *to = (heap_span){ .offset = page * PAGE_BYTES,
                        .elem_bytes = from->elem_bytes,
                        .content = HEAPCOPY_NO_CONTENT,
                        .origin = u64_load_relaxed(&from->origin),
+                       .lessee = lease.session.n,
                        .nelems = from->nelems,
                        .magic = from->magic,
                        .spc = from->spc.n,

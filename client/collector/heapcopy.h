@@ -32,6 +32,7 @@ typedef struct heap_span {
     uint64_t ordinal;    /* of its first object: a multiple of 64 */
     uint64_t content;    /* where its bytes are in heapcopy.content; HEAPCOPY_NO_CONTENT */
     uint64_t origin;     /* the span's word of that name; 0: nobody knows */
+    uint32_t lessee;     /* the session that leased it at that instant, with HEAP_SPAN_LEASED */
     uint32_t nordinals;
     uint32_t nelems;
     uint32_t magic;

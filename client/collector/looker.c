@@ -2,8 +2,8 @@
  * looker: looks at one process: its memory, and what the kernel holds for it. See looker.h.
  *
  * Called by world.c, by several threads, each with a looker of its own. What they share: targets, which nobody changes
- * meanwhile but for the mark that a process is gone (of the looker that looks at it), and the shared files, which have a
- * lock.
+ * meanwhile but for the mark that a process is gone (of the looker that looks at it), and the shared files, which have
+ * a lock.
  */
 #include "client/collector/looker.h"
 
@@ -90,6 +90,20 @@ int looker_estimate_of(looker *l, shared *s, const targets *t, target_process *p
     return ended_or(l, process, r);
 }
 
+/* What of the library's code was seen on stacks stands in l->words. */
+static bool is_outside(const looker *l, const targets *t, const target_process *process)
+{
+    bool ret = l->ranges.declared.says_text && !l->words.in_text;
+
+    for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD && ret; i = t->threads[i].next) {
+        const registers_leads *leads = &t->threads[i].leads;
+
+        ret = t->threads[i].state != TARGET_STOPPED ||
+              !words_point_into_text(&l->words, (const uint64_t[]){ leads->code, leads->link }, 2);
+    }
+    return ret;
+}
+
 int looker_look(looker *l, shared *s, const targets *t, target_process *process, bool trust_kernel,
                 uint64_t deadline_ns)
 {
@@ -100,6 +114,12 @@ int looker_look(looker *l, shared *s, const targets *t, target_process *process,
     if (r == 0)
         r = ranges_choose(&l->ranges, &l->pages, s, t, process, trust_kernel, &l->trouble);
     chosen = proc_now_ns();
+    /* The copy of the word in a forked child without a session says nothing of that. */
+    if (r == 0 && l->ranges.declared.asking && process->session != TARGET_NO_SESSION)
+        return trouble_is(&l->trouble, -EAGAIN, process->pid, "process %d is being told of an object", process->pid);
+    l->words.text = l->ranges.declared.text;
+    l->words.ntext = l->ranges.declared.ntext;
+    l->words.in_text = false;
     if (r == 0) {
         r = ranges_look(&l->ranges, &l->pages, &l->words, process->pid);
         if (r == -ETIMEDOUT)
@@ -108,6 +128,8 @@ int looker_look(looker *l, shared *s, const targets *t, target_process *process,
             r = -EFAULT;
     }
     looked = proc_now_ns();
+    process->outside = r == 0 && is_outside(l, t, process);
+    l->words.ntext = 0;
     if (r == 0)
         r = kernelheld_look(&l->kernelheld, &l->words, process->pid, tid, trust_kernel, deadline_ns, &l->trouble);
     l->kernel_ns += chosen - began + (proc_now_ns() - looked);

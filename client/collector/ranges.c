@@ -13,12 +13,14 @@
  *   rings of an io_uring, of AIO        opaque too, unless the kernel is trusted
  *
  * Stacks. What lies below the stack pointer (and 128 bytes that leaf functions may use) is left from calls that have
- * returned, and would keep garbage alive. It is left out if the mapping is the process's first stack, or a thread's: one
- * that holds both stack pointer and thread pointer of a thread and follows a guard. Everything else that a stack pointer
- * may lead to, coroutines' and signals' stacks, counts whole. If several threads point into one mapping, the lowest
- * decides.
+ * returned, and would keep garbage alive. It is left out if the mapping is the process's first stack, or a thread's:
+ * one that holds both stack pointer and thread pointer of a thread and follows a guard. Everything else that a stack
+ * pointer may lead to, coroutines' and signals' stacks, counts whole. If several threads point into one mapping, the
+ * lowest decides.
  *
- * Static data is private memory of a file's mapping, and the anonymous mapping right behind it (.bss).
+ * Static data is private memory of a file's mapping, and the anonymous mapping right behind a writable one (.bss), if
+ * that does not begin with the file: so what lies behind another private file, such as the table of declarations, is
+ * none.
  */
 #include "client/collector/ranges.h"
 
@@ -134,8 +136,8 @@ static int find_points(ranges *g, const targets *t, const target_process *proces
     for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next) {
         if (t->threads[i].state != TARGET_STOPPED)
             continue;
-        g->points[g->npoints++] = (ranges_point){ t->threads[i].stack, i, true };
-        g->points[g->npoints++] = (ranges_point){ t->threads[i].thread, i, false };
+        g->points[g->npoints++] = (ranges_point){ t->threads[i].leads.stack, i, true };
+        g->points[g->npoints++] = (ranges_point){ t->threads[i].leads.thread, i, false };
     }
     if (g->npoints > 0)
         qsort(g->points, g->npoints, sizeof(*g->points), by_address);
@@ -166,9 +168,9 @@ static pid_t stack_in(ranges *g, const targets *t, uint32_t at, uint64_t *ret_st
             *ret_thread = true;
             continue;
         }
-        sure = sure || (guarded && holds(entry, thread->thread));
+        sure = sure || (guarded && holds(entry, thread->leads.thread));
         if (tid == 0) {
-            lowest = thread->stack;
+            lowest = thread->leads.stack;
             tid = thread->tid;
         }
     }
@@ -220,7 +222,7 @@ static int choose_private(ranges *g, const targets *t, uint32_t at)
     const maps_entry *entry = &m->entries[at];
     const maps_entry *before = at > 0 ? &m->entries[at - 1] : NULL;
     bool bss = entry->file.inode == 0 && entry->name[0] == '\0' && before != NULL && before->end == entry->start &&
-               before->file.inode != 0 && !before->shared && before->writable;
+               before->file.inode != 0 && !before->shared && before->writable && before->offset != 0;
     ranges_piece piece = { .start = entry->start, .end = entry->end, .kind = WORDS_MEMORY, .name = entry->name };
     bool thread;
 

@@ -36,31 +36,36 @@ static uint64_t read_set(pid_t tid, unsigned set, uint64_t *buffer, uint64_t roo
 #if defined(__x86_64__)
 static const unsigned more_sets[] = { NT_X86_XSTATE, NT_PRFPREG };
 #define STACK_AT (offsetof(struct user_regs_struct, rsp) / sizeof(uint64_t))
-#define TP_AT    (offsetof(struct user_regs_struct, fs_base) / sizeof(uint64_t))
+#define TP_AT (offsetof(struct user_regs_struct, fs_base) / sizeof(uint64_t))
+#define CODE_AT (offsetof(struct user_regs_struct, rip) / sizeof(uint64_t))
 #define MIN_WORDS (sizeof(struct user_regs_struct) / sizeof(uint64_t))
 #elif defined(__aarch64__)
 #ifndef NT_ARM_SSVE
 #define NT_ARM_SSVE 0x40b
-#define NT_ARM_ZA   0x40c
-#define NT_ARM_ZT   0x40d
+#define NT_ARM_ZA 0x40c
+#define NT_ARM_ZT 0x40d
 #endif
 static const unsigned more_sets[] = { NT_ARM_TLS, NT_PRFPREG, NT_ARM_SVE, NT_ARM_SSVE, NT_ARM_ZA, NT_ARM_ZT };
-#define STACK_AT  31u
+#define LINK_AT 30u
+#define STACK_AT 31u
+#define CODE_AT 32u
 #define MIN_WORDS 33u
 #else
 #error "registers of this processor are not known here"
 #endif
 
-int registers_look(words_found *w, pid_t pid, pid_t tid, uint64_t *buffer, uint64_t *ret_stack, uint64_t *ret_thread)
+int registers_look(words_found *w, pid_t pid, pid_t tid, uint64_t *buffer, registers_leads *ret)
 {
     words_range what = { .pid = pid, .tid = tid, .kind = WORDS_REGISTERS };
     uint64_t n = read_set(tid, NT_PRSTATUS, buffer, REGISTERS_ROOM - sizeof(uint64_t));
 
     if (n < MIN_WORDS)
         return -ESRCH;
-    *ret_stack = buffer[STACK_AT];
+    *ret = (registers_leads){ .stack = buffer[STACK_AT], .code = buffer[CODE_AT] };
 #if defined(__x86_64__)
-    *ret_thread = buffer[TP_AT];
+    ret->thread = buffer[TP_AT];
+#else
+    ret->link = buffer[LINK_AT];
 #endif
     words_begin(w, &what);
     words_add(w, buffer, n);
@@ -73,7 +78,7 @@ int registers_look(words_found *w, pid_t pid, pid_t tid, uint64_t *buffer, uint6
         }
 #else
         if (more_sets[i] == NT_ARM_TLS && n > 0)
-            *ret_thread = buffer[0];
+            ret->thread = buffer[0];
         words_add(w, buffer, n);
 #endif
     }

@@ -4,11 +4,11 @@
  * Called by stop.c and world.c. It reads the session table (spans region, which the daemon alone writes) and /proc; it
  * stops nobody.
  *
- * Who has the heap mapped without a session: a child that was forked from a client and has not called the library since,
- * and children of such a child. They have copies of their parent's pointers. There is no list of them, so all processes
- * are looked through once (targets_search, 40 us each); afterwards only those that have begun since, by their numbers,
- * which the kernel gives in a row: the last one stands in /proc/loadavg (targets_catch_up). When all who have the heap
- * mapped are traced, their children are traced from their first instruction on. So this holds:
+ * Who has the heap mapped without a session: a child that was forked from a client and has not called the library
+ * since, and children of such a child. They have copies of their parent's pointers. There is no list of them, so all
+ * processes are looked through once (targets_search, 40 us each); afterwards only those that have begun since, by their
+ * numbers, which the kernel gives in a row: the last one stands in /proc/loadavg (targets_catch_up). When all who have
+ * the heap mapped are traced, their children are traced from their first instruction on. So this holds:
  *
  *   A process P that has the heap mapped, is not traced, and lives when a catch-up ends, was forked by one that was not
  *   traced, so before that one was found, or by one that no search has seen. By induction the first of these was there
@@ -24,8 +24,8 @@
  * to write, which no client can, is none of ours.
  *
  * A process that this one may not look into counts as somebody else's if it is older than the heap or runs as a user
- * that no client runs as: a child with another user's rights has asked for a process with privileges, which could not be
- * traced either.
+ * that no client runs as: a child with another user's rights has asked for a process with privileges, which could not
+ * be traced either.
  */
 #include "client/collector/targets.h"
 
@@ -36,9 +36,9 @@
 #include <unistd.h>
 
 #define ENDS_SOON_TRIES 40u
-#define ENDS_SOON_US    5000u
-#define IN_FLIGHT       64    /* numbers that were given just before a search, and whose processes it may not see yet */
-#define CATCH_UP_MAX    20000 /* numbers; above that all processes are looked through again */
+#define ENDS_SOON_US 5000u
+#define IN_FLIGHT 64       /* numbers that were given just before a search, and whose processes it may not see yet */
+#define CATCH_UP_MAX 20000 /* numbers; above that all processes are looked through again */
 
 static uint64_t file_at(const maps *m, const void *p, maps_file *ret)
 {
@@ -73,13 +73,15 @@ int targets_init(targets *t, const shm_map *map)
         return -EINVAL;
     t->heap_began = ticks_of_ms(map->header->created_ms);
     t->sessions = calloc(SHM_SESSIONS_MAX, sizeof(*t->sessions));
+    t->groups = calloc(SHM_GROUPS_MAX, sizeof(*t->groups));
     t->others = calloc((size_t)t->pid_max / 8 + 1, 1);
-    return t->sessions == NULL || t->others == NULL ? -ENOMEM : 0;
+    return t->sessions == NULL || t->groups == NULL || t->others == NULL ? -ENOMEM : 0;
 }
 
 void targets_deinit(targets *t)
 {
     free(t->sessions);
+    free(t->groups);
     free(t->processes);
     free(t->threads);
     free(t->by_tid);
@@ -201,10 +203,14 @@ int targets_no_permission(world_trouble *ret, pid_t pid)
         scope = strtoll(text.text, NULL, 10);
     proc_text_free(&text);
     if (scope > 0)
-        return trouble_is(ret, -EPERM, pid, "process %d may not be traced: that takes root or CAP_SYS_PTRACE (Yama's "
-                          "kernel.yama.ptrace_scope is %d)", pid, (int)scope);
-    return trouble_is(ret, -EPERM, pid, "process %d may not be traced: that takes root or CAP_SYS_PTRACE (it runs as "
-                      "user %d, this one as user %d)", pid, (int)proc_status(pid, "Uid"), (int)geteuid());
+        return trouble_is(ret, -EPERM, pid,
+                          "process %d may not be traced: that takes root or CAP_SYS_PTRACE (Yama's "
+                          "kernel.yama.ptrace_scope is %d)",
+                          pid, (int)scope);
+    return trouble_is(ret, -EPERM, pid,
+                      "process %d may not be traced: that takes root or CAP_SYS_PTRACE (it runs as "
+                      "user %d, this one as user %d)",
+                      pid, (int)proc_status(pid, "Uid"), (int)geteuid());
 }
 
 static targets_session session_now(const targets *t, uint32_t i)
@@ -228,6 +234,45 @@ static uint32_t nsessions_now(const targets *t)
     return n < SHM_SESSIONS_MAX ? n : SHM_SESSIONS_MAX;
 }
 
+static uint32_t ngroups_now(const targets *t)
+{
+    uint32_t n = u32_load_acquire(&t->map->header->ngroup_entries);
+
+    return n < SHM_GROUPS_MAX ? n : SHM_GROUPS_MAX;
+}
+
+static uint64_t group_now(const targets *t, uint32_t i)
+{
+    return u64_load_acquire(&t->map->groups[i].word);
+}
+
+/*
+ * A group ends after its sessions, or after a forked child that has none, so without a change of theirs. What it has
+ * adopted the daemon frees then, one after the other: the adoption first, which leaves the object nobody's for a
+ * moment.
+ */
+static int groups_are_same(const targets *t, world_trouble *ret)
+{
+    uint32_t n = ngroups_now(t);
+
+    for (uint32_t i = 0; i < n; i++) {
+        if (group_now(t, i) != t->groups[i])
+            return trouble_is(ret, -EAGAIN, 0, "a group of sessions began or ended meanwhile");
+    }
+    return 0;
+}
+
+static int copy_groups(targets *t, world_trouble *ret)
+{
+    t->ngroups = ngroups_now(t);
+    for (uint32_t i = 0; i < t->ngroups; i++) {
+        t->groups[i] = group_now(t, i);
+        if (group_unpack(t->groups[i]).state == SHM_GROUP_ENDING)
+            return trouble_is(ret, -EAGAIN, 0, "a group of sessions is ending");
+    }
+    return 0;
+}
+
 int targets_sessions_are_same(const targets *t, world_trouble *ret)
 {
     uint32_t n = nsessions_now(t);
@@ -241,7 +286,7 @@ int targets_sessions_are_same(const targets *t, world_trouble *ret)
                               (int)(now.pid != 0 ? now.pid : then->pid),
                               now.epoch != then->epoch ? "began" : "ended or lost its daemon");
     }
-    return 0;
+    return groups_are_same(t, ret);
 }
 
 /* A session whose process is not there: the daemon notices soon that it has ended, or it can't be seen from here. */
@@ -325,6 +370,7 @@ int targets_of_sessions(targets *t, world_trouble *ret)
     t->nsessions = nsessions_now(t);
     for (uint32_t i = 0; i < t->nsessions; i++)
         t->sessions[i] = session_now(t, i);
+    r = copy_groups(t, ret);
     for (uint32_t i = 0; i < t->nsessions && r == 0; i++) {
         const targets_session *session = &t->sessions[i];
 

@@ -18,9 +18,9 @@
  * instead of 1.0.
  *
  * The tracer is a thread of its own for one reason: when it has ended, the kernel has let everybody go, those too that
- * could not be stopped or that nobody has heard of. So world_resume() leaves nobody traced, whatever came before, and by
- * the same path as if this process had been killed. pthread_join() returns a little before that; world_resume() waits
- * until the thread's number is gone.
+ * could not be stopped or that nobody has heard of. So world_resume() leaves nobody traced, whatever came before, and
+ * by the same path as if this process had been killed. pthread_join() returns a little before that; world_resume()
+ * waits until the thread's number is gone.
  *
  * Time: max_pause_ns counts from the first interrupt. Before anybody is stopped, the pause is estimated from what is
  * there: threads, mappings, descriptors, bytes. Then each step looks at the clock. Caller and tracer run before others
@@ -44,16 +44,16 @@
 #include "client/collector/stop.h"
 
 #define SEIZE_MAX_NS UINT64_C(5000000000) /* nobody is stopped meanwhile */
-#define LOOKERS_MAX  8u
+#define LOOKERS_MAX 8u
 
 /* What a pause takes, as measured by tests/bench/bench_collector_pause, with some reserve. */
-#define FIXED_NS       200000u
-#define THREAD_NS      15000u
-#define THREAD_BYTES   (UINT64_C(32) << 10) /* of its stack */
-#define PROCESS_NS     50000u
-#define MAPPING_NS     2000u
-#define DESCRIPTOR_NS  2000u
-#define BYTES_EACH_US  3500u
+#define FIXED_NS 200000u
+#define THREAD_NS 15000u
+#define THREAD_BYTES (UINT64_C(32) << 10) /* of its stack */
+#define PROCESS_NS 50000u
+#define MAPPING_NS 2000u
+#define DESCRIPTOR_NS 2000u
+#define BYTES_EACH_US 3500u
 
 enum job { JOB_STOP, JOB_LOOK, JOB_END };
 
@@ -78,8 +78,8 @@ struct world_state {
     helper helpers[LOOKERS_MAX]; /* [0] is not used */
     uint32_t nlookers;
     sem_t answered;
-    int result;             /* of JOB_STOP, and of the registers */
-    world_trouble trouble;  /* the same */
+    int result;              /* of JOB_STOP, and of the registers */
+    world_trouble trouble;   /* the same */
     _Atomic uint32_t nready; /* processes whose registers are known */
     _Atomic uint32_t next;   /* process to be looked at */
     _Atomic bool failed;     /* somebody could not do his part: the others need not go on */
@@ -124,8 +124,9 @@ static int estimate(struct world_state *s, world_trouble *ret)
     if (s->options.max_pause_ns != 0 && all > s->options.max_pause_ns && !s->options.no_estimate)
         return trouble_is(ret, -ETIMEDOUT, 0,
                           "the pause would be some %.1f ms (%u processes, %u threads, %.1f MiB of private and shared "
-                          "memory), and may be %.1f", (double)all / 1e6, w->nprocesses, w->nthreads,
-                          (double)(bytes + s->shared.bytes) / (1 << 20), (double)s->options.max_pause_ns / 1e6);
+                          "memory), and may be %.1f",
+                          (double)all / 1e6, w->nprocesses, w->nthreads, (double)(bytes + s->shared.bytes) / (1 << 20),
+                          (double)s->options.max_pause_ns / 1e6);
     return 0;
 }
 
@@ -198,7 +199,7 @@ static int look_at_registers(struct world_state *s, words_found *w, const target
 
         if (thread->state != TARGET_STOPPED)
             continue;
-        if (registers_look(w, process->pid, thread->tid, s->registers, &thread->stack, &thread->thread) < 0)
+        if (registers_look(w, process->pid, thread->tid, s->registers, &thread->leads) < 0)
             return trouble_is(&s->trouble, -EAGAIN, process->pid, "process %d was killed meanwhile", process->pid);
         registers_look_at_signals(w, process->pid, thread->tid, false, thread->signal != 0);
         if (thread->next == TARGET_NO_THREAD)
@@ -461,6 +462,17 @@ void world_resume(world *w)
     (void)sem_destroy(&s->answered);
     (void)pthread_setschedparam(pthread_self(), s->policy, &s->priority);
     (void)pthread_sigmask(SIG_SETMASK, &s->mask, NULL);
+}
+
+bool world_is_outside(const world *w, uint32_t session)
+{
+    const targets *t = &w->state->targets;
+
+    for (uint32_t i = 0; i < t->nprocesses; i++) {
+        if (t->processes[i].session == session)
+            return !t->processes[i].gone && t->processes[i].outside;
+    }
+    return false;
 }
 
 void world_free(world *w)

@@ -145,7 +145,8 @@ static int collector(const fixture *f, void *arg)
 
 int main(int argc, char **argv)
 {
-    size_t nprocesses = argc > 1 ? strtoul(argv[1], NULL, 10) : 4, ncycles = argc > 4 ? strtoul(argv[4], NULL, 10) : 200;
+    size_t nprocesses = argc > 1 ? strtoul(argv[1], NULL, 10) : 4,
+           ncycles = argc > 4 ? strtoul(argv[4], NULL, 10) : 200;
     fixture f;
     int ready[2];
     pid_t *pids = calloc(nprocesses + 1, sizeof(*pids));
@@ -160,6 +161,7 @@ int main(int argc, char **argv)
     fixture_start(&f, NULL);
     for (size_t i = 0; i < nprocesses; i++)
         pids[i] = child_start(&f, client, &ready[1]);
+    (void)close(ready[1]); /* so that the end of all of them is noticed */
     for (size_t i = 0; i < nprocesses; i++) {
         char byte;
 

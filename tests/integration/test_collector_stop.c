@@ -352,6 +352,80 @@ static void a_process_that_is_killed_in_the_pause_is_noticed(void **state)
     assert_int_equal(the_board->error, -EAGAIN);
 }
 
+/* --- a group that ends in the pause --- */
+
+static int leave_a_child_of_a_group(const fixture *f, void *arg)
+{
+    goalloc_options options = GOALLOC_OPTIONS_INIT;
+    pid_t pid;
+
+    (void)arg;
+    options.socket_path = f->socket;
+    options.flags = GOALLOC_ATTACH_RECLAIM;
+    options.group = "family";
+    CHECK(goalloc_attach(&options) == 0);
+    pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        the_board->pid = getpid();
+        (void)atomic_fetch_add(&the_board->ready, 1);
+        wait_to_be_killed();
+    }
+    board_await(&the_board->ready, 1);
+    return 0;
+}
+
+static uint32_t groups_in_state(uint32_t state)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < u32_load_acquire(&process.map.header->ngroup_entries); i++)
+        n += group_unpack(u64_load_acquire(&process.map.groups[i].word)).state == state;
+    return n;
+}
+
+/* Its child, which has no session, is killed while it is stopped: the group's end changes nothing of any session. */
+static int look_while_a_group_ends(const fixture *f, void *arg)
+{
+    const world_options options = { .no_estimate = true };
+    world_trouble trouble = { 0 };
+    world w;
+    int r = -EAGAIN;
+
+    (void)arg;
+    must_attach(f, 0);
+    for (int i = 0; i < COLLECTING_TRIES && r == -EAGAIN; i++, (void)usleep(5000)) {
+        r = world_prepare(&w, &process.map, &options, &trouble);
+        if (r == 0)
+            r = world_stop(&w, &trouble);
+        if (r == 0)
+            r = world_copy(&w, &trouble);
+        if (r < 0)
+            world_free(&w);
+    }
+    CHECK(r == 0 && w.nprocesses == 1 && groups_in_state(SHM_GROUP_OPEN) == 1);
+    CHECK(kill(the_board->pid, SIGKILL) == 0);
+    for (int i = 0; i < 10000 && groups_in_state(SHM_GROUP_OPEN) > 0; i++)
+        (void)usleep(1000);
+    CHECK(groups_in_state(SHM_GROUP_OPEN) == 0);
+    the_board->error = world_validate(&w, &trouble);
+    memcpy(the_board->text, trouble.text, sizeof(trouble.text));
+    world_free(&w);
+    return 0;
+}
+
+static void a_group_that_ends_in_the_pause_is_noticed(void **state)
+{
+    const fixture *f = *state;
+
+    board_clear();
+    assert_int_equal(child_run(f, leave_a_child_of_a_group, NULL), 0);
+    assert_int_equal(fixture_live_with(f, 0), 0);
+    assert_int_equal(child_run(f, look_while_a_group_ends, NULL), 0);
+    assert_int_equal(the_board->error, -EAGAIN);
+    assert_non_null(strstr(the_board->text, "group"));
+}
+
 /* Processes that do not hold still. */
 static atomic_int nthreads_now;
 
@@ -619,6 +693,7 @@ int main(void)
         FIXTURE_TEST(a_pause_that_becomes_too_long_is_broken_off),
         FIXTURE_TEST(a_session_that_begins_in_the_pause_is_noticed),
         FIXTURE_TEST(a_process_that_is_killed_in_the_pause_is_noticed),
+        FIXTURE_TEST(a_group_that_ends_in_the_pause_is_noticed),
         FIXTURE_TEST(a_process_that_makes_threads_all_the_time_is_stopped),
         FIXTURE_TEST(a_process_that_forks_all_the_time_is_stopped),
         FIXTURE_TEST(a_process_that_vforks_all_the_time_is_stopped),

@@ -22,7 +22,7 @@
 #include "tests/support/collecting.h"
 
 #define PAGE_SIZE_HERE ((size_t)sysconf(_SC_PAGESIZE))
-#define STACK_BYTES    (256u << 10)
+#define STACK_BYTES (256u << 10)
 
 static void *private_pages(size_t n)
 {
@@ -623,7 +623,8 @@ static void names_of_mappings_lead_nobody_astray(void **state)
 static uint64_t resident_kib(pid_t pid)
 {
     proc_text text = { 0 };
-    int64_t kib = proc_read(&text, pid, "smaps_rollup") == 0 ? proc_field(text.text, "Rss") : -1; /* counted, page by page */
+    int64_t kib =
+        proc_read(&text, pid, "smaps_rollup") == 0 ? proc_field(text.text, "Rss") : -1; /* counted, page by page */
 
     proc_text_free(&text);
     CHECK(kib > 0);

@@ -2,8 +2,8 @@
  * Collecting: a target, a process with a session that keeps a pointer in one place, and a collector, which looks for
  * it. For tests of client/collector's world.
  *
- * They agree on a board, which all of them have mapped. It is shared memory of the target's, so a collector looks at it:
- * no word of it may look like a pointer. Offsets and addresses stand there inverted.
+ * They agree on a board, which all of them have mapped. It is shared memory of the target's, so a collector looks at
+ * it: no word of it may look like a pointer. Offsets and addresses stand there inverted.
  */
 #ifndef GOALLOC_TESTS_COLLECTING_H
 #define GOALLOC_TESTS_COLLECTING_H
@@ -32,9 +32,9 @@ typedef struct board {
     int error;
     pid_t trouble_pid;
     char text[WORLD_TEXT_BYTES];
-    bool found;         /* the word itself, in that process */
+    bool found; /* the word itself, in that process */
     enum words_kind kind;
-    uint64_t nplaces;   /* words of that process that point to the object */
+    uint64_t nplaces; /* words of that process that point to the object */
     uint32_t nprocesses, nthreads;
     bool stopped; /* somebody was stopped */
 } board;
