@@ -206,7 +206,8 @@ int targets_no_permission(world_trouble *ret, pid_t pid)
         proc_text_free(&text);
         return trouble_is(ret, -EPERM, pid,
                           "the files of /proc/%d can't be read: that takes root, or CAP_DAC_READ_SEARCH beside "
-                          "CAP_SYS_PTRACE", pid);
+                          "CAP_SYS_PTRACE",
+                          pid);
     }
     proc_text_free(&text);
     if (scope > 0)

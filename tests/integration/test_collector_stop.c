@@ -155,7 +155,7 @@ static void who_may_not_trace_is_told_so(void **state)
 }
 
 #define TRACE_AND_READ (UINT64_C(1) << CAP_SYS_PTRACE | UINT64_C(1) << CAP_DAC_READ_SEARCH)
-#define AND_OPEN       (UINT64_C(1) << CAP_CHECKPOINT_RESTORE)
+#define AND_OPEN (UINT64_C(1) << CAP_CHECKPOINT_RESTORE)
 
 static uint64_t capabilities;
 
@@ -642,6 +642,39 @@ static void a_process_that_vforks_all_the_time_is_stopped(void **state)
     must_go_through(*state, churn_by_vfork, 10);
 }
 
+static void *run_sleep(void *arg)
+{
+    (void)execl("/bin/sleep", "sleep", "100", (char *)NULL);
+    return arg;
+}
+
+static int exec_in_thread(const fixture *f, void *arg)
+{
+    pthread_t thread;
+
+    (void)arg;
+    must_attach(f, 0);
+    board_say(goalloc_malloc(100), NULL);
+    board_await(&the_board->step, 1);
+    CHECK(pthread_create(&thread, NULL, run_sleep, NULL) == 0);
+    wait_to_be_killed();
+    return 0;
+}
+
+/* Its session stays as long as it lives, and the heap is not mapped there any more. */
+static void a_client_that_has_become_another_program_is_in_nobodys_way(void **state)
+{
+    pid_t pid = target_start(*state, exec_in_thread, NULL);
+    bool before = look(*state, (world_options){ 0 }) == 0;
+    int r;
+
+    atomic_store(&the_board->step, 1);
+    r = look(*state, (world_options){ 0 });
+    target_kill(pid);
+    assert_true(before);
+    assert_int_equal(r, 0);
+}
+
 /* What a stop does to a system call that waits. */
 static int wait_in_epoll(const fixture *f, void *arg)
 {
@@ -780,6 +813,7 @@ int main(void)
         FIXTURE_TEST(a_process_that_makes_threads_all_the_time_is_stopped),
         FIXTURE_TEST(a_process_that_forks_all_the_time_is_stopped),
         FIXTURE_TEST(a_process_that_vforks_all_the_time_is_stopped),
+        FIXTURE_TEST(a_client_that_has_become_another_program_is_in_nobodys_way),
         FIXTURE_TEST(epoll_wait_returns_eintr_once_a_stop_at_most),
         FIXTURE_TEST(a_collector_that_is_killed_leaves_nobody_stopped_and_no_signal_lost),
     };
