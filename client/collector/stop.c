@@ -261,18 +261,39 @@ static int seize_new(targets *t, bool trust_kernel, world_trouble *ret)
     return r;
 }
 
-int stop_check(targets *t, world_trouble *ret)
+/* A thread of it that has been stopped; 0: none. A signal that kills wakes all of them, at once. */
+static pid_t stopped_thread(const targets *t, const target_process *process)
+{
+    for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next) {
+        if (t->threads[i].state == TARGET_STOPPED)
+            return t->threads[i].tid;
+    }
+    return 0;
+}
+
+static bool is_the_same(const targets *t, const target_process *process, bool stopped)
+{
+    pid_t tid = stopped ? stopped_thread(t, process) : 0;
+    proc_facts facts;
+
+    if (tid != 0 && (proc_facts_of(tid, &facts) < 0 || facts.state != 't'))
+        return false;
+    if (tid == process->pid)
+        return facts.started == process->started;
+    return proc_facts_of(process->pid, &facts) == 0 && facts.started == process->started && facts.state != 'X' &&
+           (facts.state != 'Z' || proc_nthreads(process->pid) > 1);
+}
+
+int stop_check(targets *t, bool stopped, world_trouble *ret)
 {
     for (uint32_t i = 0; i < t->nprocesses; i++) {
         target_process *process = &t->processes[i];
-        proc_facts facts;
         bool same;
 
         if (process->gone && process->session == TARGET_NO_SESSION)
             continue;
         /* One with a session that runs another program by now may have a request under way, which names an object. */
-        same = !process->gone && proc_facts_of(process->pid, &facts) == 0 && facts.started == process->started &&
-               facts.state != 'X' && (facts.state != 'Z' || proc_nthreads(process->pid) > 1);
+        same = !process->gone && is_the_same(t, process, stopped);
         if (!same && process->session != TARGET_NO_SESSION)
             return trouble_is(ret, -EAGAIN, process->pid, "process %d has just ended", process->pid);
         process->gone = !same;
@@ -294,7 +315,7 @@ int stop_seize(targets *t, bool trust_kernel, uint64_t deadline_ns, world_troubl
     }
     if (r == 0 && pump(t) < 0)
         r = no_memory(ret);
-    return r == 0 ? stop_check(t, ret) : r;
+    return r == 0 ? stop_check(t, false, ret) : r;
 }
 
 /* A thread that is to stop. 0; *ret_stopped is raised if it has, or is no more. */
@@ -441,7 +462,7 @@ int stop_all(targets *t, bool trust_kernel, uint64_t deadline_ns, world_trouble 
         interrupt_all(t);
         r = await_all(t, deadline_ns, ret);
         if (r == 0)
-            r = stop_check(t, ret);
+            r = stop_check(t, true, ret);
         if (r == 0)
             r = find_missing(t, trust_kernel, &missing, ret);
         if (r == 0 && missing > 0 && proc_now_ns() > deadline_ns)

@@ -428,7 +428,7 @@ int world_validate(world *w, world_trouble *ret_trouble)
     int r = targets_sessions_are_same(&s->targets, ret_trouble);
 
     if (r == 0) /* who was killed while it was looked at had no memory any more */
-        r = stop_check(&s->targets, ret_trouble);
+        r = stop_check(&s->targets, true, ret_trouble);
     if (r == 0 && proc_now_ns() > w->deadline_ns)
         r = trouble_is(ret_trouble, -ETIMEDOUT, 0, "it took too long in all");
     if (r < 0)
