@@ -35,6 +35,7 @@ typedef struct collect_options {
     const char *socket_path; /* NULL: as goalloc_attach() */
     unsigned flags;          /* COLLECT_* */
     uint64_t max_pause_ns;   /* 0: no bound */
+    pid_t waiter;            /* a thread that waits for the result in goalloc_collect(); 0: none */
     int timeout_ms;          /* to attach, and to wait for sessions that are ending; 0: COLLECT_WAIT_MS */
     /* NULL, or called as the cycle goes on; n: objects that were reached by now, of about total. */
     void (*progress)(enum collect_step step, uint64_t n, uint64_t total, void *arg);
@@ -71,7 +72,7 @@ int collect_attach(const char *socket_path, int timeout_ms) __attribute__((warn_
  * Run a cycle. *ret is filled in any case; call collect_end(). If the process was not attached it is not afterwards. 0;
  *   -EBUSY       another collector is at it
  *   -EPERM       that process may not be traced by this one: other user, Yama, a debugger has it
- *   -ETIMEDOUT   not everybody stopped within max_pause, or the copy takes longer, or the estimate says so
+ *   -ETIMEDOUT   not everybody stopped within max_pause_ns, or the copy takes longer, or the estimate says so
  *   -EOPNOTSUPP  a process keeps pointers where nobody can see them
  *   -EAGAIN      sessions come and go all the time: try again
  *   -ESRCH       a session's process is not visible from here

@@ -2,12 +2,12 @@
  * declaration: reads the table that a process has of its own memory. See declaration.h, and shm/declared.h for the
  * table, who writes it and what holds while it is changed.
  *
- * What it says of the library's code, and that a thread is waiting for an object's name, are as good as its word: who lies
- * there may see its own objects freed under its hands, in spans that it leases.
+ * What it says of the library's code, and that a thread is waiting for an object's name, are as good as its word: who
+ * lies there may see its own objects freed under its hands, in spans that it leases.
  *
- * Called by ranges.c while the process is stopped, and before, for an estimate. The bytes are the process's own: lengths
- * are bounded, ranges cut to the addresses that there can be, and what is wrong counts as not declared. A process that
- * lies about its memory harms what it holds itself: its objects are freed.
+ * Called by ranges.c while the process is stopped, and before, for an estimate. The bytes are the process's own:
+ * lengths are bounded, ranges cut to the addresses that there can be, and what is wrong counts as not declared. A
+ * process that lies about its memory harms what it holds itself: its objects are freed.
  */
 #include "client/collector/declaration.h"
 
@@ -15,8 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NAME         "/memfd:" DECLARED_NAME " (deleted)"
-#define ADDRESS_END  (UINT64_C(1) << 56)
+#define NAME "/memfd:" DECLARED_NAME " (deleted)"
+#define ADDRESS_END (UINT64_C(1) << 56)
 
 /* The table is larger than a stack should have to bear. */
 static declared_table *table_new(void)

@@ -11,8 +11,8 @@
 typedef struct declaration {
     bool opaque;
     bool only_roots;
-    bool asking;    /* a thread has an object that no word shows, or is about to be told of one */
-    bool says_text; /* it says where the library's code is */
+    bool asking;        /* a thread has an object that no word shows, or is about to be told of one */
+    bool says_text;     /* it says where the library's code is */
     pages_region *skip; /* sorted, apart from each other */
     uint32_t nskip;
     pages_region *roots;

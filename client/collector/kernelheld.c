@@ -90,8 +90,8 @@ static int look_at_descriptor(int directory, pid_t fd, bool trust_kernel, bool *
     return 0;
 }
 
-static int look_at_descriptors(kernelheld *k, words_found *w, pid_t pid, pid_t tid, bool trust_kernel, uint64_t deadline_ns,
-                               world_trouble *ret)
+static int look_at_descriptors(kernelheld *k, words_found *w, pid_t pid, pid_t tid, bool trust_kernel,
+                               uint64_t deadline_ns, world_trouble *ret)
 {
     char path[32];
     int directory, r;

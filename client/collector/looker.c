@@ -2,8 +2,8 @@
  * looker: looks at one process: its memory, and what the kernel holds for it. See looker.h.
  *
  * Called by world.c, by several threads, each with a looker of its own. What they share: targets, which nobody changes
- * meanwhile but for the mark that a process is gone (of the looker that looks at it), and the shared files, which have a
- * lock.
+ * meanwhile but for the mark that a process is gone (of the looker that looks at it), and the shared files, which have
+ * a lock.
  */
 #include "client/collector/looker.h"
 
@@ -98,7 +98,7 @@ static bool is_outside(const looker *l, const targets *t, const target_process *
     for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD && ret; i = t->threads[i].next) {
         const registers_leads *leads = &t->threads[i].leads;
 
-        ret = t->threads[i].state != TARGET_STOPPED ||
+        ret = t->threads[i].state != TARGET_STOPPED || t->threads[i].tid == t->waiter ||
               !words_point_into_text(&l->words, (const uint64_t[]){ leads->code, leads->link }, 2);
     }
     return ret;

@@ -29,8 +29,8 @@ int looker_init(looker *l, uint64_t base, uint64_t arena_bytes, bool offsets) __
 void looker_deinit(looker *l);
 
 /*
- * -EAGAIN: the process has ended, and had a session; else it is marked as gone. -EOPNOTSUPP, -EPERM, -ENOMEM; why stands
- * in l->trouble.
+ * -EAGAIN: the process has ended, and had a session; else it is marked as gone. -EOPNOTSUPP, -EPERM, -ENOMEM; why
+ * stands in l->trouble.
  */
 int looker_estimate_of(looker *l, shared *s, const targets *t, target_process *process, bool trust_kernel,
                        looker_estimate *ret) __attribute__((warn_unused_result));

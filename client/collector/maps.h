@@ -21,7 +21,7 @@ typedef struct maps_entry {
     uint64_t offset; /* in the file */
     maps_file file;
     bool readable, writable, shared;
-    bool accessible; /* any of read, write, execute */
+    bool accessible;  /* any of read, write, execute */
     const char *name; /* "": none */
 } maps_entry;
 
@@ -44,7 +44,7 @@ static inline bool maps_same_file(maps_file a, maps_file b)
 }
 
 /*
- * True if the process maps a file; *ret_written: writable. text is used again. 0: no; 1: yes; -errno: it can't be seen
+ * Whether the process has the file mapped. text is used again. 0: no; 1: yes; -errno: it can't be seen
  * (-ENOENT, -ESRCH: it is gone).
  */
 int maps_has_file(proc_text *text, pid_t pid, maps_file file);

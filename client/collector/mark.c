@@ -5,7 +5,7 @@
  * Called by collect.c, after everybody goes on. Data: the mark bits of the copy, private as all of it; a stack of what
  * has been reached and not been looked into, which has room for each object once.
  *
- *   word --in the arena?--> page --> span --> index --> live? --> marked? --no--> mark it; may it hold pointers? --> stack
+ *   word -- in the arena? --> page --> span --> index --> live? --> marked? -- no --> mark it; may it hold pointers? --> stack
  *
  * Conservative: a word counts if its lower 48 bits are the address of an object, or of a byte in it, as in Boehm's
  * collector. What is behind the last object of a span, or between the objects of a tiny block, is no object.

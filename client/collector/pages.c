@@ -6,9 +6,8 @@
  *   which pages   PAGEMAP_SCAN (Linux 6.7) names those that are present or swapped, without zero pages, guards and
  *                 unchanged pages of files; before, /proc/PID/pagemap is read, 8 bytes a page. Neither touches a page.
  *   their words   process_vm_readv() into a buffer that stays in the processor's cache, through the filter of words.c.
- *                 What the process itself may not read (PROT_NONE, execute only) comes from /proc/PID/mem. Swapped pages
- *                 come back, as if the process had read them.
- *   files         SEEK_DATA and pread(): a hole stays one.
+ *                 What the process itself may not read (PROT_NONE, execute only) comes from /proc/PID/mem. Swapped
+ * pages come back, as if the process had read them. files         SEEK_DATA and pread(): a hole stays one.
  *
  * The clock is looked at with each buffer, so a pause ends in time.
  */
@@ -26,10 +25,10 @@
 
 #include "client/collector/proc.h"
 
-#define ALIGNMENT       4096u
+#define ALIGNMENT 4096u
 #define ENTRIES_AT_ONCE 8192u
-#define VECTOR          1024u
-#define IOV_AT_ONCE     64u
+#define VECTOR 1024u
+#define IOV_AT_ONCE 64u
 
 /* Of linux/fs.h since 6.7. */
 #ifndef PAGEMAP_SCAN
@@ -41,7 +40,7 @@ struct pm_scan_arg {
     uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
     uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
 };
-#define PAGE_IS_FILE    (1 << 2)
+#define PAGE_IS_FILE (1 << 2)
 #define PAGE_IS_PRESENT (1 << 3)
 #define PAGE_IS_SWAPPED (1 << 4)
 #define PAGE_IS_PFNZERO (1 << 5)
@@ -50,7 +49,7 @@ struct pm_scan_arg {
 
 #define ENTRY_PRESENT (UINT64_C(1) << 63)
 #define ENTRY_SWAPPED (UINT64_C(1) << 62)
-#define ENTRY_FILE    (UINT64_C(1) << 61)
+#define ENTRY_FILE (UINT64_C(1) << 61)
 
 uint64_t pages_bytes_each(void)
 {
@@ -266,7 +265,7 @@ int pages_look_at_file(pages *p, words_found *w, const words_range *what, int fd
 
         if (data < 0) {
             if (errno == ENXIO)
-                return 0; /* no more data */
+                return 0;     /* no more data */
             data = (off_t)at; /* a file system that does not tell */
             stop = end;
         }

@@ -12,9 +12,9 @@ typedef struct pages_region {
 
 /* How memory of one process is read. */
 typedef struct pages {
-    pid_t pid;     /* a thread of it that lives */
-    int map_fd;    /* of /proc/PID/pagemap; -1: not open */
-    int memory_fd; /* of /proc/PID/mem, for what may not be read otherwise; -1: not open yet */
+    pid_t pid;        /* a thread of it that lives */
+    int map_fd;       /* of /proc/PID/pagemap; -1: not open */
+    int memory_fd;    /* of /proc/PID/mem, for what may not be read otherwise; -1: not open yet */
     uint64_t *buffer; /* PAGES_BUFFER bytes */
     pages_region *regions;
     uint32_t nregions, regions_room;
@@ -34,7 +34,8 @@ void pages_deinit(pages *p);
 int pages_open(pages *p, pid_t pid, uint64_t deadline_ns) __attribute__((warn_unused_result));
 void pages_close(pages *p);
 
-/* Add to p->regions what has content of its own within [start, end), in order. private pages only: not those of a file. */
+/* Add to p->regions what has content of its own within [start, end), in order. private pages only: not those of a file.
+ */
 int pages_find(pages *p, uint64_t start, uint64_t end) __attribute__((warn_unused_result));
 
 /* Read bytes of the process itself: how many; less if the rest is not there. */

@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #define PATH_BYTES 96u
-#define CHUNK      (32u << 10)
+#define CHUNK ((size_t)32 << 10)
 
 void proc_text_free(proc_text *t)
 {

@@ -28,8 +28,8 @@ typedef struct proc_facts {
     uint64_t started; /* clock ticks after the system's start */
 } proc_facts;
 
-#define PROC_IO_WORKER     UINT32_C(0x10)     /* a thread that runs in the kernel alone, for an io_uring */
-#define PROC_USER_WORKER   UINT32_C(0x4000)   /* the same, for a virtual machine */
+#define PROC_IO_WORKER UINT32_C(0x10)     /* a thread that runs in the kernel alone, for an io_uring */
+#define PROC_USER_WORKER UINT32_C(0x4000) /* the same, for a virtual machine */
 #define PROC_KERNEL_THREAD UINT32_C(0x200000)
 
 int proc_facts_of(pid_t tid, proc_facts *ret) __attribute__((warn_unused_result));
@@ -40,7 +40,8 @@ int64_t proc_status(pid_t tid, const char *field);
 /* The same of a text that was read. */
 int64_t proc_field(const char *status, const char *field);
 
-/* Numbers of the processes, or of the threads of one (pid 0: processes), into *list, which grows. How many, or -errno. */
+/* Numbers of the processes, or of the threads of one (pid 0: processes), into *list, which grows. How many, or -errno.
+ */
 typedef struct proc_list {
     pid_t *at;
     size_t n, room;

@@ -12,6 +12,7 @@ typedef struct ranges_piece {
     uint64_t start, end;
     enum words_kind kind;
     pid_t tid;
+    uint64_t stack; /* the lowest stack pointer that leads there; 0: none; UINT64_MAX: it is the waiter's alone */
     const char *name;
 } ranges_piece;
 
@@ -29,7 +30,7 @@ typedef struct ranges {
     uint32_t n, room;
     ranges_point *points; /* sorted */
     uint32_t npoints, points_room;
-    uint32_t point; /* the first that is not below the mapping under way */
+    uint32_t point;         /* the first that is not below the mapping under way */
     uint64_t private_bytes; /* with content, once ranges_measure() or ranges_look() has run */
     uint64_t pages_ns, read_ns;
 } ranges;
@@ -37,8 +38,9 @@ typedef struct ranges {
 void ranges_free(ranges *g);
 
 /*
- * Decide, for the process that p is about. Its threads are those that are stopped by now, with stack and thread pointers.
- * Shared mappings go to s, under its lock. 0; -EOPNOTSUPP: it has memory that nobody can look at; -ESRCH, -ENOMEM, -EPROTO.
+ * Decide, for the process that p is about. Its threads are those that are stopped by now, with stack and thread
+ * pointers. Shared mappings go to s, under its lock. 0; -EOPNOTSUPP: it has memory that nobody can look at; -ESRCH,
+ * -ENOMEM, -EPROTO.
  */
 int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target_process *process, bool trust_kernel,
                   world_trouble *ret) __attribute__((warn_unused_result));

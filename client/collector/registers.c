@@ -36,19 +36,19 @@ static uint64_t read_set(pid_t tid, unsigned set, uint64_t *buffer, uint64_t roo
 #if defined(__x86_64__)
 static const unsigned more_sets[] = { NT_X86_XSTATE, NT_PRFPREG };
 #define STACK_AT (offsetof(struct user_regs_struct, rsp) / sizeof(uint64_t))
-#define TP_AT    (offsetof(struct user_regs_struct, fs_base) / sizeof(uint64_t))
-#define CODE_AT  (offsetof(struct user_regs_struct, rip) / sizeof(uint64_t))
+#define TP_AT (offsetof(struct user_regs_struct, fs_base) / sizeof(uint64_t))
+#define CODE_AT (offsetof(struct user_regs_struct, rip) / sizeof(uint64_t))
 #define MIN_WORDS (sizeof(struct user_regs_struct) / sizeof(uint64_t))
 #elif defined(__aarch64__)
 #ifndef NT_ARM_SSVE
 #define NT_ARM_SSVE 0x40b
-#define NT_ARM_ZA   0x40c
-#define NT_ARM_ZT   0x40d
+#define NT_ARM_ZA 0x40c
+#define NT_ARM_ZT 0x40d
 #endif
 static const unsigned more_sets[] = { NT_ARM_TLS, NT_PRFPREG, NT_ARM_SVE, NT_ARM_SSVE, NT_ARM_ZA, NT_ARM_ZT };
-#define LINK_AT   30u
-#define STACK_AT  31u
-#define CODE_AT   32u
+#define LINK_AT 30u
+#define STACK_AT 31u
+#define CODE_AT 32u
 #define MIN_WORDS 33u
 #else
 #error "registers of this processor are not known here"

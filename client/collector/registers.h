@@ -25,7 +25,8 @@ typedef struct registers_leads {
 int registers_look(words_found *w, pid_t pid, pid_t tid, uint64_t *buffer, registers_leads *ret)
     __attribute__((warn_unused_result));
 
-/* The values that signals carry which wait for the thread, or (shared) for its process, or (stopped_by) that stopped it. */
+/* The values that signals carry which wait for the thread, or (shared) for its process, or (stopped_by) that stopped
+ * it. */
 void registers_look_at_signals(words_found *w, pid_t pid, pid_t tid, bool shared, bool stopped_by);
 
 #endif

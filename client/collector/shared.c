@@ -9,8 +9,8 @@
  *   1. /proc/PID/map_files, which takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE;
  *   2. a descriptor of the process that has it open;
  *   3. its path.
- * Otherwise (anonymous shared memory, for who has CAP_SYS_PTRACE alone) nobody can see all of it: the process is opaque,
- * unless the kernel is trusted; then its part is left out.
+ * Otherwise (anonymous shared memory, for who has CAP_SYS_PTRACE alone) nobody can see all of it: the process is
+ * opaque, unless the kernel is trusted; then its part is left out.
  *
  * A file system that a process serves, or another machine, may keep a reader waiting for ever, perhaps for one that is
  * stopped: files of those make the process opaque too. Nothing but regular files is opened.
@@ -181,7 +181,8 @@ static int add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool tr
     if (file->fd < 0 && !trust_kernel)
         return trouble_is(ret, -EOPNOTSUPP, pid,
                           "process %d has shared memory that can't be opened (%.100s): that takes root or "
-                          "CAP_CHECKPOINT_RESTORE", pid, entry->name);
+                          "CAP_CHECKPOINT_RESTORE",
+                          pid, entry->name);
     if (file->fd < 0)
         return 0;
     if (s->nparts == s->parts_room) {
@@ -240,9 +241,7 @@ int shared_look(shared *s, pages *p, words_found *w)
 
     for (uint32_t i = 0; i < s->nparts && r == 0; i++) {
         const shared_part *part = &s->parts[i];
-        words_range what = {
-            .address = part->address, .pid = part->pid, .kind = WORDS_SHARED, .mapping = part->name
-        };
+        words_range what = { .address = part->address, .pid = part->pid, .kind = WORDS_SHARED, .mapping = part->name };
 
         r = pages_look_at_file(p, w, &what, fd_of(s, part), part->offset, part->bytes);
     }

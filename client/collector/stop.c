@@ -6,17 +6,16 @@
  *   seize      PTRACE_SEIZE stops nobody. From then on the kernel traces what a thread clones and forks from its first
  *              instruction on, and reports it. Threads that were cloned meanwhile by one that was not traced yet are
  *              found by listing the process's threads until nothing is new.
- *   meanwhile  a traced thread stops when a signal comes, when it clones, forks or execs, and when its process is stopped
- *              by a signal. pump() sends it on at once: with its signal; or, if a signal has stopped the process, so that
- *              it stays stopped (PTRACE_LISTEN). Who execs has no heap any more, and is let go.
- *   stop       PTRACE_INTERRUPT to all, then wait for each, not longer than the deadline. Now each stop counts, whatever
- *              it is for. A process is stopped if as many of its threads are as the kernel counts; processes that were
- *              being forked when their parent was seized are looked for last.
- *   let go     PTRACE_DETACH with the signal that the thread was about to take.
+ *   meanwhile  a traced thread stops when a signal comes, when it clones, forks or execs, and when its process is
+ * stopped by a signal. pump() sends it on at once: with its signal; or, if a signal has stopped the process, so that it
+ * stays stopped (PTRACE_LISTEN). Who execs has no heap any more, and is let go. stop       PTRACE_INTERRUPT to all,
+ * then wait for each, not longer than the deadline. Now each stop counts, whatever it is for. A process is stopped if
+ * as many of its threads are as the kernel counts; processes that were being forked when their parent was seized are
+ * looked for last. let go     PTRACE_DETACH with the signal that the thread was about to take.
  *
  * Signals are not lost, even if this process is killed: no stop is ever consumed (WNOWAIT), so the kernel still has the
- * signal and delivers it when the tracer is gone. A process that a signal has stopped stays so: the kernel remembers it,
- * and does again what a SIGCONT has undone meanwhile.
+ * signal and delivers it when the tracer is gone. A process that a signal has stopped stays so: the kernel remembers
+ * it, and does again what a SIGCONT has undone meanwhile.
  *
  * What can't be stopped: a thread that waits in the kernel for a device or for its vfork() child (it is late), one that
  * another tracer has, threads of the kernel that work for an io_uring (the process is opaque then).
@@ -38,8 +37,8 @@
 #define __WNOTHREAD 0x20000000
 #endif
 #define TRACE_OPTIONS (PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC)
-#define LOOK          (WEXITED | WSTOPPED | WNOHANG | __WALL | __WNOTHREAD)
-#define NAP_NS           20000u
+#define LOOK (WEXITED | WSTOPPED | WNOHANG | __WALL | __WNOTHREAD)
+#define NAP_NS 20000u
 #define NAPS_UNTIL_ASKED 50u
 
 static int no_memory(world_trouble *ret)
@@ -195,8 +194,7 @@ static int refused(targets *t, uint32_t process, pid_t tid, bool trust_kernel, w
     }
     if (!trust_kernel)
         return trouble_is(ret, -EOPNOTSUPP, t->processes[process].pid,
-                          "process %d has an io_uring, where the kernel may keep pointers",
-                          t->processes[process].pid);
+                          "process %d has an io_uring, where the kernel may keep pointers", t->processes[process].pid);
     index = targets_add_thread(t, tid, process);
     if (index < 0)
         return no_memory(ret);
@@ -263,18 +261,39 @@ static int seize_new(targets *t, bool trust_kernel, world_trouble *ret)
     return r;
 }
 
-int stop_check(targets *t, world_trouble *ret)
+/* A thread of it that has been stopped; 0: none. A signal that kills wakes all of them, at once. */
+static pid_t stopped_thread(const targets *t, const target_process *process)
+{
+    for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next) {
+        if (t->threads[i].state == TARGET_STOPPED)
+            return t->threads[i].tid;
+    }
+    return 0;
+}
+
+static bool is_the_same(const targets *t, const target_process *process, bool stopped)
+{
+    pid_t tid = stopped ? stopped_thread(t, process) : 0;
+    proc_facts facts;
+
+    if (tid != 0 && (proc_facts_of(tid, &facts) < 0 || facts.state != 't'))
+        return false;
+    if (tid == process->pid)
+        return facts.started == process->started;
+    return proc_facts_of(process->pid, &facts) == 0 && facts.started == process->started && facts.state != 'X' &&
+           (facts.state != 'Z' || proc_nthreads(process->pid) > 1);
+}
+
+int stop_check(targets *t, bool stopped, world_trouble *ret)
 {
     for (uint32_t i = 0; i < t->nprocesses; i++) {
         target_process *process = &t->processes[i];
-        proc_facts facts;
         bool same;
 
         if (process->gone && process->session == TARGET_NO_SESSION)
             continue;
         /* One with a session that runs another program by now may have a request under way, which names an object. */
-        same = !process->gone && proc_facts_of(process->pid, &facts) == 0 && facts.started == process->started &&
-               facts.state != 'X' && (facts.state != 'Z' || proc_nthreads(process->pid) > 1);
+        same = !process->gone && is_the_same(t, process, stopped);
         if (!same && process->session != TARGET_NO_SESSION)
             return trouble_is(ret, -EAGAIN, process->pid, "process %d has just ended", process->pid);
         process->gone = !same;
@@ -296,7 +315,7 @@ int stop_seize(targets *t, bool trust_kernel, uint64_t deadline_ns, world_troubl
     }
     if (r == 0 && pump(t) < 0)
         r = no_memory(ret);
-    return r == 0 ? stop_check(t, ret) : r;
+    return r == 0 ? stop_check(t, false, ret) : r;
 }
 
 /* A thread that is to stop. 0; *ret_stopped is raised if it has, or is no more. */
@@ -307,7 +326,7 @@ static int look_at_thread(targets *t, uint32_t i, uint32_t *ret_stopped)
     int event, r = 0;
 
     if (waitid(P_PID, (id_t)tid, &info, LOOK | WNOWAIT) < 0) {
-        t->threads[i].state = TARGET_GONE; /* another thread has run exec(), or a tracer has let it go */
+        t->threads[i].state = TARGET_GONE; /* another thread has run another program, or a tracer has let it go */
         (*ret_stopped)++;
         return 0;
     }
@@ -350,8 +369,8 @@ static int late(const targets *t, world_trouble *ret)
             continue;
         if (proc_facts_of(thread->tid, &facts) < 0)
             facts.state = '?';
-        return trouble_is(ret, -ETIMEDOUT, pid,
-                          "thread %d of process %d did not stop in time (state %c%s)", thread->tid, pid, facts.state,
+        return trouble_is(ret, -ETIMEDOUT, pid, "thread %d of process %d did not stop in time (state %c%s)",
+                          thread->tid, pid, facts.state,
                           facts.state == 'D' ? ": it waits in the kernel, for a device or its vfork() child" : "");
     }
     return trouble_is(ret, -ETIMEDOUT, 0, "not everybody stopped in time");
@@ -443,7 +462,7 @@ int stop_all(targets *t, bool trust_kernel, uint64_t deadline_ns, world_trouble 
         interrupt_all(t);
         r = await_all(t, deadline_ns, ret);
         if (r == 0)
-            r = stop_check(t, ret);
+            r = stop_check(t, true, ret);
         if (r == 0)
             r = find_missing(t, trust_kernel, &missing, ret);
         if (r == 0 && missing > 0 && proc_now_ns() > deadline_ns)

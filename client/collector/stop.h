@@ -16,8 +16,11 @@ int stop_seize(targets *t, bool trust_kernel, uint64_t deadline_ns, world_troubl
 int stop_all(targets *t, bool trust_kernel, uint64_t deadline_ns, world_trouble *ret)
     __attribute__((warn_unused_result));
 
-/* Each process is still the one that was found, and not another one with its number. 0 or -EAGAIN. */
-int stop_check(targets *t, world_trouble *ret) __attribute__((warn_unused_result));
+/*
+ * Each process is still the one that was found, and not another one with its number; and, if all are stopped by now,
+ * nobody has killed it meanwhile. 0 or -EAGAIN.
+ */
+int stop_check(targets *t, bool stopped, world_trouble *ret) __attribute__((warn_unused_result));
 
 /* Let those go that are stopped. Who is not, goes with the tracer. */
 void stop_let_go(targets *t);

@@ -6,7 +6,7 @@
  * what sessions that are dead may have left. All other objects that live and may hold pointers are roots: their words
  * are read one behind the other, which memory is fast at, rather than by following them.
  *
- *   block of words --in [low, high)?--> those that are --page of a target?--> those that are --> mark_from()
+ *   block of words -- in [low, high)? --> those that are -- page of a target? --> those that are --> mark_from()
  *
  * Both steps write each candidate down and go on to the next place only if it fits: no branch depends on the words, so
  * a heap whose words are pointers nearly all is read as fast as one of numbers.

@@ -4,11 +4,11 @@
  * Called by stop.c and world.c. It reads the session table (spans region, which the daemon alone writes) and /proc; it
  * stops nobody.
  *
- * Who has the heap mapped without a session: a child that was forked from a client and has not called the library since,
- * and children of such a child. They have copies of their parent's pointers. There is no list of them, so all processes
- * are looked through once (targets_search, 40 us each); afterwards only those that have begun since, by their numbers,
- * which the kernel gives in a row: the last one stands in /proc/loadavg (targets_catch_up). When all who have the heap
- * mapped are traced, their children are traced from their first instruction on. So this holds:
+ * Who has the heap mapped without a session: a child that was forked from a client and has not called the library
+ * since, and children of such a child. They have copies of their parent's pointers. There is no list of them, so all
+ * processes are looked through once (targets_search, 40 us each); afterwards only those that have begun since, by their
+ * numbers, which the kernel gives in a row: the last one stands in /proc/loadavg (targets_catch_up). When all who have
+ * the heap mapped are traced, their children are traced from their first instruction on. So this holds:
  *
  *   A process P that has the heap mapped, is not traced, and lives when a catch-up ends, was forked by one that was not
  *   traced, so before that one was found, or by one that no search has seen. By induction the first of these was there
@@ -24,8 +24,8 @@
  * to write, which no client can, is none of ours.
  *
  * A process that this one may not look into counts as somebody else's if it is older than the heap or runs as a user
- * that no client runs as: a child with another user's rights has asked for a process with privileges, which could not be
- * traced either.
+ * that no client runs as: a child with another user's rights has asked for a process with privileges, which could not
+ * be traced either.
  */
 #include "client/collector/targets.h"
 
@@ -36,9 +36,9 @@
 #include <unistd.h>
 
 #define ENDS_SOON_TRIES 40u
-#define ENDS_SOON_US    5000u
-#define IN_FLIGHT       64    /* numbers that were given just before a search, and whose processes it may not see yet */
-#define CATCH_UP_MAX    20000 /* numbers; above that all processes are looked through again */
+#define ENDS_SOON_US 5000u
+#define IN_FLIGHT 64       /* numbers that were given just before a search, and whose processes it may not see yet */
+#define CATCH_UP_MAX 20000 /* numbers; above that all processes are looked through again */
 
 static uint64_t file_at(const maps *m, const void *p, maps_file *ret)
 {
@@ -202,11 +202,23 @@ int targets_no_permission(world_trouble *ret, pid_t pid)
     if (proc_read(&text, 0, "sys/kernel/yama/ptrace_scope") == 0)
         scope = strtoll(text.text, NULL, 10);
     proc_text_free(&text);
+    if (proc_read(&text, pid, "maps") == 0) { /* ptrace's permission is there, the file's is not */
+        proc_text_free(&text);
+        return trouble_is(ret, -EPERM, pid,
+                          "the files of /proc/%d can't be read: that takes root, or CAP_DAC_READ_SEARCH beside "
+                          "CAP_SYS_PTRACE",
+                          pid);
+    }
+    proc_text_free(&text);
     if (scope > 0)
-        return trouble_is(ret, -EPERM, pid, "process %d may not be traced: that takes root or CAP_SYS_PTRACE (Yama's "
-                          "kernel.yama.ptrace_scope is %d)", pid, (int)scope);
-    return trouble_is(ret, -EPERM, pid, "process %d may not be traced: that takes root or CAP_SYS_PTRACE (it runs as "
-                      "user %d, this one as user %d)", pid, (int)proc_status(pid, "Uid"), (int)geteuid());
+        return trouble_is(ret, -EPERM, pid,
+                          "process %d may not be traced: that takes root or CAP_SYS_PTRACE (Yama's "
+                          "kernel.yama.ptrace_scope is %d)",
+                          pid, (int)scope);
+    return trouble_is(ret, -EPERM, pid,
+                      "process %d may not be traced: that takes root or CAP_SYS_PTRACE (it runs as "
+                      "user %d, this one as user %d)",
+                      pid, (int)proc_status(pid, "Uid"), (int)geteuid());
 }
 
 static targets_session session_now(const targets *t, uint32_t i)
@@ -244,7 +256,8 @@ static uint64_t group_now(const targets *t, uint32_t i)
 
 /*
  * A group ends after its sessions, or after a forked child that has none, so without a change of theirs. What it has
- * adopted the daemon frees then, one after the other: the adoption first, which leaves the object nobody's for a moment.
+ * adopted the daemon frees then, one after the other: the adoption first, which leaves the object nobody's for a
+ * moment.
  */
 static int groups_are_same(const targets *t, world_trouble *ret)
 {

@@ -21,9 +21,9 @@ typedef struct target_thread {
     pid_t tid;
     uint32_t process; /* targets.processes[process] */
     enum target_state state;
-    int signal;     /* that it was about to take when it stopped; 0: none */
+    int signal;            /* that it was about to take when it stopped; 0: none */
     registers_leads leads; /* once looked at */
-    uint32_t next; /* of the same process; TARGET_NO_THREAD: it was the first to be known */
+    uint32_t next;         /* of the same process; TARGET_NO_THREAD: it was the first to be known */
 } target_thread;
 
 #define TARGET_NO_THREAD UINT32_MAX
@@ -32,12 +32,12 @@ typedef struct target_thread {
 
 typedef struct target_process {
     pid_t pid;
-    uint32_t session; /* entry of the session table; TARGET_NO_SESSION: none */
-    uint64_t started; /* tells it from another one with its number */
+    uint32_t session;     /* entry of the session table; TARGET_NO_SESSION: none */
+    uint64_t started;     /* tells it from another one with its number */
     uint32_t last_thread; /* the one that was learnt of last */
-    bool seized;      /* its threads are being traced */
-    bool gone;        /* it has ended, or runs another program */
-    bool outside;     /* once looked at: no thread of it is in the library, as far as it says where that is */
+    bool seized;          /* its threads are being traced */
+    bool gone;            /* it has ended, or runs another program */
+    bool outside;         /* once looked at: no thread of it is in the library, as far as it says where that is */
 } target_process;
 
 /* The session table as it was when the cycle began. */
@@ -53,6 +53,7 @@ enum { TARGETS_ARENA, TARGETS_SPANS, TARGETS_BITMAP, TARGETS_NFILES };
 typedef struct targets {
     const shm_map *map;
     pid_t self;
+    pid_t waiter; /* of world_options */
     maps_file files[TARGETS_NFILES];
     targets_session *sessions; /* SHM_SESSIONS_MAX; epoch, state and pid 0 from nsessions on */
     uint32_t nsessions;
@@ -62,15 +63,15 @@ typedef struct targets {
     uint32_t nprocesses, processes_room;
     target_thread *threads;
     uint32_t nthreads, threads_room;
-    uint32_t *by_tid; /* open hash: index into threads plus 1 */
+    uint32_t *by_tid;     /* open hash: index into threads plus 1 */
     uint32_t by_tid_room; /* a power of two */
     int64_t first_pid; /* numbers from here on may be of processes that were not there yet when they were looked at */
     int64_t last_pid;  /* all processes up to here were looked at; -1: unknown */
     int64_t pid_max;
     unsigned char *others; /* a bit for each number: looked at since the search, and somebody else's */
-    uint64_t uids[8]; /* that processes with sessions run as, as long as there are few */
-    uint32_t nuids;   /* more than in uids: any */
-    uint64_t heap_began; /* clock ticks after the system's start: no process that is older has forked from a client */
+    uint64_t uids[8];      /* that processes with sessions run as, as long as there are few */
+    uint32_t nuids;        /* more than in uids: any */
+    uint64_t heap_began;   /* clock ticks after the system's start: no process that is older has forked from a client */
     proc_text text;
     proc_list list;
     maps scratch;

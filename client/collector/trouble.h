@@ -11,8 +11,8 @@
 #define WORLD_TEXT_BYTES 256u
 
 typedef struct world_trouble {
-    int error; /* negative errno: see world_prepare() */
-    pid_t pid; /* in the way; 0: nobody's fault */
+    int error;                   /* negative errno: see world_prepare() */
+    pid_t pid;                   /* in the way; 0: nobody's fault */
     char text[WORLD_TEXT_BYTES]; /* a sentence for people, without a full stop */
 } world_trouble;
 

@@ -4,8 +4,8 @@
  * Called by pages.c, registers.c, kernelheld.c, and world.c. Data: a collection, of one thread.
  *
  * The filter is on the path of a pause: eight words are looked at without a branch, and only if one of them may point
- * into the heap each by itself (4 GB/s together with the reading, against 6 for the reading alone). A range without hits
- * leaves nothing.
+ * into the heap each by itself (4 GB/s together with the reading, against 6 for the reading alone). A range without
+ * hits leaves nothing.
  */
 #include "client/collector/words.h"
 
@@ -15,8 +15,8 @@
 
 #include "shm/limits.h"
 
-#define ADDRESS_MASK  ((UINT64_C(1) << 48) - 1)
-#define GROUP         8u
+#define ADDRESS_MASK ((UINT64_C(1) << 48) - 1)
+#define GROUP 8u
 #define HITS_AT_FIRST (UINT64_C(1) << 16)
 #define NAME_MAX_KEPT 120u
 
@@ -83,7 +83,9 @@ static const char *name_keep(words_found *w, const char *name)
     size_t n = 0;
 
     while (name != NULL && name[n] != '\0' && n < sizeof(plain) - 1) {
-        plain[n] = (unsigned char)name[n] < ' ' || name[n] == 127 ? '?' : name[n];
+        plain[n] = name[n];
+        if ((unsigned char)name[n] < ' ' || name[n] == 127)
+            plain[n] = '?';
         n++;
     }
     plain[n] = '\0';
@@ -193,6 +195,16 @@ bool words_point_into_text(const words_found *w, const uint64_t *from, uint64_t 
     return false;
 }
 
+/* What returned calls have left below the stack pointer says nothing of where a thread is. */
+static void look_for_text(words_found *w, const uint64_t *from, uint64_t n)
+{
+    uint64_t address = w->current.address + w->current.nwords * sizeof(*from);
+    uint64_t left_out = w->text_from > address ? (w->text_from - address) / sizeof(*from) : 0;
+
+    if (left_out < n && !w->in_text)
+        w->in_text = words_point_into_text(w, from + left_out, n - left_out);
+}
+
 void words_begin(words_found *w, const words_range *what)
 {
     w->current = *what;
@@ -234,8 +246,8 @@ void words_add(words_found *w, const uint64_t *from, uint64_t n)
         if (!make_room(w, part))
             return;
         look(w, from, part, w->current.nwords);
-        if (w->current.kind == WORDS_STACK && !w->in_text)
-            w->in_text = words_point_into_text(w, from, part);
+        if (w->current.kind == WORDS_STACK)
+            look_for_text(w, from, part);
         w->current.nwords += part;
         from += part;
         n -= part;

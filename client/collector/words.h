@@ -2,9 +2,9 @@
  * Words: what was found in the memory of processes: the words that may point into the heap, and where they stood.
  *
  * Written by who looks (pages.c, registers.c, kernelheld.c), into one collection for all processes; read by the cycle,
- * after the pause. Only words that may point into the heap are kept (hits): nothing of the size of what was looked at is
- * needed. A word counts if, without its upper 16 bits, it lies in the arena; with offsets, also if it is a number of at
- * least a page below the arena's size.
+ * after the pause. Only words that may point into the heap are kept (hits): nothing of the size of what was looked at
+ * is needed. A word counts if, without its upper 16 bits, it lies in the arena; with offsets, also if it is a number of
+ * at least a page below the arena's size.
  */
 #ifndef GOALLOC_COLLECTOR_WORDS_H
 #define GOALLOC_COLLECTOR_WORDS_H
@@ -31,8 +31,8 @@ enum words_kind {
  * the arena's base that it points to (below), which is below arena_bytes. Its upper 16 bits were ignored.
  */
 typedef uint64_t words_hit;
-#define WORDS_HIT_BITS   44u
-#define WORDS_RANGE_MAX  (UINT64_C(1) << (64 - WORDS_HIT_BITS)) /* words of a range */
+#define WORDS_HIT_BITS 44u
+#define WORDS_RANGE_MAX (UINT64_C(1) << (64 - WORDS_HIT_BITS)) /* words of a range */
 
 static inline uint64_t words_hit_offset(words_hit hit)
 {
@@ -68,10 +68,11 @@ typedef struct words_found {
     uint64_t base; /* of the arena */
     uint64_t arena_bytes;
     bool offsets;
-    const words_text *text; /* words of stacks are compared with these, too */
+    const words_text *text; /* words of stacks are compared with these, too, from address text_from on */
+    uint64_t text_from;
     uint32_t ntext;
     bool in_text; /* one points there */
-    bool full; /* there was no memory for all hits: they are worth nothing */
+    bool full;    /* there was no memory for all hits: they are worth nothing */
     words_range *ranges;
     uint64_t nranges, ranges_room;
     words_hit *hits;

@@ -18,9 +18,9 @@
  * instead of 1.0.
  *
  * The tracer is a thread of its own for one reason: when it has ended, the kernel has let everybody go, those too that
- * could not be stopped or that nobody has heard of. So world_resume() leaves nobody traced, whatever came before, and by
- * the same path as if this process had been killed. pthread_join() returns a little before that; world_resume() waits
- * until the thread's number is gone.
+ * could not be stopped or that nobody has heard of. So world_resume() leaves nobody traced, whatever came before, and
+ * by the same path as if this process had been killed. pthread_join() returns a little before that; world_resume()
+ * waits until the thread's number is gone.
  *
  * Time: max_pause_ns counts from the first interrupt. Before anybody is stopped, the pause is estimated from what is
  * there: threads, mappings, descriptors, bytes. Then each step looks at the clock. Caller and tracer run before others
@@ -44,16 +44,16 @@
 #include "client/collector/stop.h"
 
 #define SEIZE_MAX_NS UINT64_C(5000000000) /* nobody is stopped meanwhile */
-#define LOOKERS_MAX  8u
+#define LOOKERS_MAX 8u
 
 /* What a pause takes, as measured by tests/bench/bench_collector_pause, with some reserve. */
-#define FIXED_NS       200000u
-#define THREAD_NS      15000u
-#define THREAD_BYTES   (UINT64_C(32) << 10) /* of its stack */
-#define PROCESS_NS     50000u
-#define MAPPING_NS     2000u
-#define DESCRIPTOR_NS  2000u
-#define BYTES_EACH_US  3500u
+#define FIXED_NS 200000u
+#define THREAD_NS 15000u
+#define THREAD_BYTES (UINT64_C(32) << 10) /* of its stack */
+#define PROCESS_NS 50000u
+#define MAPPING_NS 2000u
+#define DESCRIPTOR_NS 2000u
+#define BYTES_EACH_US 3500u
 
 enum job { JOB_STOP, JOB_LOOK, JOB_END };
 
@@ -78,8 +78,8 @@ struct world_state {
     helper helpers[LOOKERS_MAX]; /* [0] is not used */
     uint32_t nlookers;
     sem_t answered;
-    int result;             /* of JOB_STOP, and of the registers */
-    world_trouble trouble;  /* the same */
+    int result;              /* of JOB_STOP, and of the registers */
+    world_trouble trouble;   /* the same */
     _Atomic uint32_t nready; /* processes whose registers are known */
     _Atomic uint32_t next;   /* process to be looked at */
     _Atomic bool failed;     /* somebody could not do his part: the others need not go on */
@@ -124,8 +124,9 @@ static int estimate(struct world_state *s, world_trouble *ret)
     if (s->options.max_pause_ns != 0 && all > s->options.max_pause_ns && !s->options.no_estimate)
         return trouble_is(ret, -ETIMEDOUT, 0,
                           "the pause would be some %.1f ms (%u processes, %u threads, %.1f MiB of private and shared "
-                          "memory), and may be %.1f", (double)all / 1e6, w->nprocesses, w->nthreads,
-                          (double)(bytes + s->shared.bytes) / (1 << 20), (double)s->options.max_pause_ns / 1e6);
+                          "memory), and may be %.1f",
+                          (double)all / 1e6, w->nprocesses, w->nthreads, (double)(bytes + s->shared.bytes) / (1 << 20),
+                          (double)s->options.max_pause_ns / 1e6);
     return 0;
 }
 
@@ -164,6 +165,7 @@ int world_prepare(world *w, const shm_map *map, const world_options *options, wo
     if (r < 0)
         return trouble_is(ret_trouble, r, 0, "the heap is not mapped here, or /proc can't be read");
     memset(s->registers, 0, REGISTERS_ROOM);
+    s->targets.waiter = options->waiter;
     r = targets_of_sessions(&s->targets, ret_trouble);
     if (r == 0)
         r = targets_search(&s->targets, ret_trouble);
@@ -427,7 +429,7 @@ int world_validate(world *w, world_trouble *ret_trouble)
     int r = targets_sessions_are_same(&s->targets, ret_trouble);
 
     if (r == 0) /* who was killed while it was looked at had no memory any more */
-        r = stop_check(&s->targets, ret_trouble);
+        r = stop_check(&s->targets, true, ret_trouble);
     if (r == 0 && proc_now_ns() > w->deadline_ns)
         r = trouble_is(ret_trouble, -ETIMEDOUT, 0, "it took too long in all");
     if (r < 0)

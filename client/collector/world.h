@@ -30,9 +30,10 @@
 typedef struct world_options {
     uint64_t max_pause_ns;     /* 0: no bound */
     uint64_t heap_estimate_ns; /* what the caller adds to the pause; counts when the pause is estimated */
-    bool trust_kernel; /* io_uring, AIO and shared memory that can't be opened don't make a process opaque */
-    bool offsets;      /* words that are offsets from the arena's base count as well */
-    bool no_estimate;  /* stop even if the estimate says that max_pause_ns does not do; for tests */
+    bool trust_kernel;         /* io_uring, AIO and shared memory that can't be opened don't make a process opaque */
+    bool offsets;              /* words that are offsets from the arena's base count as well */
+    pid_t waiter;              /* a thread in goalloc_collect(), so at nothing else in the library; 0: none */
+    bool no_estimate;          /* stop even if the estimate says that max_pause_ns does not do; for tests */
 } world_options;
 
 /* Where the time of a pause went. */
@@ -51,9 +52,9 @@ typedef struct world {
     uint64_t nranges;
     const words_hit *hits;
     uint64_t nhits;
-    uint64_t nwords;        /* that were looked at, in all */
-    uint64_t estimate_ns;   /* of the pause, without heap_estimate_ns */
-    uint64_t deadline_ns;   /* CLOCK_MONOTONIC, once stopped; UINT64_MAX: none */
+    uint64_t nwords;         /* that were looked at, in all */
+    uint64_t estimate_ns;    /* of the pause, without heap_estimate_ns */
+    uint64_t deadline_ns;    /* CLOCK_MONOTONIC, once stopped; UINT64_MAX: none */
     uint64_t pause_begin_ns; /* 0: nobody was stopped */
     uint64_t pause_end_ns;   /* 0: not resumed yet */
     uint32_t nprocesses;
@@ -89,9 +90,9 @@ int world_validate(world *w, world_trouble *ret_trouble) __attribute__((warn_unu
 void world_resume(world *w);
 
 /*
- * Once all was looked at: true if no thread of that session's process was in the library, by what the process says of its
- * code. Then none was about to hand out an object that no word shows, or to take one back. False of sessions without a
- * process here.
+ * Once all was looked at: true if no thread of that session's process was in the library, by what the process says of
+ * its code. Then none was about to hand out an object that no word shows, or to take one back. False of sessions
+ * without a process here.
  */
 bool world_is_outside(const world *w, uint32_t session);
 

@@ -4,14 +4,14 @@
  * Called by leaks.c when the cycle has ended. Text: a sentence each for what was found, freed and what it cost; then
  * tables by session, size class and stack. Labels, names of roots and of mappings are foreign text.
  */
+#include "client/ctl/leaks_show.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "client/ctl/commands.h"
 #include "client/ctl/ctl.h"
-#include "client/ctl/leaks.h"
-
 #define STACK_TEXT_BYTES 512u
 #define STACK_FRAMES_SHOWN 4u
 
@@ -22,12 +22,12 @@ static const char *class_name(uint8_t class, char ret[16])
 
 /* --- text --- */
 
-const char *leaks_holder_text(const leaks *l, const collect_link *link, char *ret, size_t cap)
+/* What holds an object, as text for a terminal. Returns ret. */
+static const char *holder_text(const collect_link *link, char *ret, size_t cap)
 {
     const words_range *range = link->range;
     char plain[SHM_ROOT_NAME_BYTES];
 
-    (void)l;
     switch (link->holder.kind) {
     case MARK_HELD_BY_OBJECT:
         (void)snprintf(ret, cap, "word at 0x%" PRIx64 " of the heap", link->address);
@@ -66,7 +66,7 @@ static void print_why(const leaks *l)
     }
     for (uint32_t i = 0; i < l->nwhy; i++)
         ctl_print_row("0x%" PRIx64 " (%" PRIu64 " bytes) is held by %s", l->base + l->why[i].object.offset,
-                      l->why[i].object.bytes, leaks_holder_text(l, &l->why[i], text, sizeof(text)));
+                      l->why[i].object.bytes, holder_text(&l->why[i], text, sizeof(text)));
     if (l->nwhy == COLLECT_WHY_STEPS && l->why[l->nwhy - 1].holder.kind == MARK_HELD_BY_OBJECT)
         (void)puts("and so on: ask again for the last one");
 }
@@ -307,9 +307,10 @@ static json_t *link_json(const leaks *l, const collect_link *link)
     char text[SHM_ROOT_NAME_BYTES + 128];
     const char *kind = link->holder.kind == MARK_HELD_BY_ROOT && link->name[0] == '\0' ? "intent"
                                                                                        : kinds[link->holder.kind];
-    json_t *object = json_pack("{s:I, s:I, s:s, s:s}", "address", (json_int_t)(l->base + link->object.offset), "bytes",
+    uint64_t address = l->base + link->object.offset;
+    json_t *object = json_pack("{s:I, s:I, s:s, s:s}", "address", (json_int_t)address, "bytes",
                                (json_int_t)link->object.bytes, "held_by", kind, "text",
-                               leaks_holder_text(l, link, text, sizeof(text)));
+                               holder_text(link, text, sizeof(text)));
     bool whole = object != NULL;
 
     if (whole && link->address != 0)

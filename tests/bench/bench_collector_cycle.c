@@ -7,7 +7,7 @@
  *   after a death     CLIENTS processes of THREADS threads, each with 64 MiB of private memory of which 1 MiB is declared
  *                     (goalloc_private_roots()); a heap of 1 GiB of which 8 MiB may hold pointers. A worker is killed with
  *                     100 objects of its own; then a cycle looks for what the dead have left
- *   in vain, 5 ms     a heap of which 1 GiB may hold pointers, as below, with max_pause 5 ms: how long until it gives up
+ *   in vain, 5 ms     a heap of which 1 GiB may hold pointers, as below, with a longest pause of 5 ms: how long until it gives up
  *   1 GiB of pointers the same clients; 1 GiB of the heap may hold pointers, all of it live: a cycle over the whole heap
  *
  * The pause is what the collector measures: from the first interrupt until all go on. "estimate" is what it expected.

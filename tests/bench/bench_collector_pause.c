@@ -145,7 +145,8 @@ static int collector(const fixture *f, void *arg)
 
 int main(int argc, char **argv)
 {
-    size_t nprocesses = argc > 1 ? strtoul(argv[1], NULL, 10) : 4, ncycles = argc > 4 ? strtoul(argv[4], NULL, 10) : 200;
+    size_t nprocesses = argc > 1 ? strtoul(argv[1], NULL, 10) : 4,
+           ncycles = argc > 4 ? strtoul(argv[4], NULL, 10) : 200;
     fixture f;
     int ready[2];
     pid_t *pids = calloc(nprocesses + 1, sizeof(*pids));

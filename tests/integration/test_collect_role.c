@@ -12,6 +12,7 @@
 
 #include "shm/origin.h"
 #include "tests/support/other.h"
+#include "tests/support/parts.h"
 #include "tests/support/rawheap.h"
 #include "tests/support/waits.h"
 
@@ -345,6 +346,33 @@ static void origin_of_spans_that_come_and_go_says_who_has_filled_them(void **sta
     assert_true(fixture_is_clean(f, 3));
 }
 
+static void origin_after_a_daemon_that_does_not_know_it_is_unknown(void **state)
+{
+    fixture *f = *state;
+    shm_header *header = part_map_header(f);
+    rawheap looker;
+    uint32_t span;
+
+    rawheap_open(&looker, f, 0, "looker");
+    assert_int_equal(rawheap_refill(&looker, CLASS, 1, 1, &span), 1);
+    fill(&looker, span);
+    assert_int_equal(rawheap_return(&looker, &span, 1, NULL, 0), 0);
+    assert_int_equal(begin(&looker), 0);
+    assert_int_equal(confirm(&looker, span), 0);
+    assert_false(is_suspect(&looker, span));
+    assert_int_not_equal(u32_load_relaxed(&header->optional) & SHM_OPTIONAL_ORIGIN, 0);
+    u32_store_release(&header->optional, u32_load_relaxed(&header->optional) & ~SHM_OPTIONAL_ORIGIN);
+    fixture_kill(f);
+    (void)close(looker.fd);
+    fixture_restart(f, NULL);
+    assert_int_not_equal(u32_load_relaxed(&header->optional) & SHM_OPTIONAL_ORIGIN, 0);
+    assert_int_equal(origin_of(&looker, span).state, ORIGIN_UNKNOWN);
+    assert_true(is_suspect(&looker, span));
+    rawheap_close(&looker);
+    part_unmap(header);
+    assert_true(fixture_is_clean(f, 1));
+}
+
 static int use_and_detach(const fixture *f, void *arg)
 {
     void *p;
@@ -385,6 +413,7 @@ int main(void)
         FIXTURE_TEST_KEPT(collect_over_a_killed_daemon_stays_with_its_session),
         FIXTURE_TEST(collect_with_sessions_of_other_users_is_for_who_may_control),
         FIXTURE_TEST_KEPT(origin_of_spans_that_come_and_go_says_who_has_filled_them),
+        FIXTURE_TEST_KEPT(origin_after_a_daemon_that_does_not_know_it_is_unknown),
         FIXTURE_TEST(origin_of_a_session_that_has_detached_is_not_suspect),
     };
 

@@ -120,7 +120,8 @@ for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib
     bin/goallocd-exporter lib/systemd/system/goallocd-exporter.service share/goallocd/alerts.yml \
     share/goallocd/grafana-dashboard.json share/man/man8/goallocd.8 share/man/man3/goalloc_free.3 \
     share/goalloc/rust/goalloc/src/lib.rs share/goalloc/rust/goalloc-sys/build.rs \
-    share/doc/goallocd/OPERATOR.md share/doc/goallocd/PROBES.md share/doc/goallocd/CPP.md; do
+    share/doc/goallocd/OPERATOR.md share/doc/goallocd/PROBES.md share/doc/goallocd/CPP.md \
+    share/doc/goallocd/COLLECTOR.md; do
     check "$file is installed" test -s "$prefix/$file"
 done
 check "goallocd takes the configuration" "$prefix/bin/goallocd" --config "$prefix/etc/goallocd/goallocd.conf" --check-config

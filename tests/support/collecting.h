@@ -2,8 +2,8 @@
  * Collecting: a target, a process with a session that keeps a pointer in one place, and a collector, which looks for
  * it. For tests of client/collector's world.
  *
- * They agree on a board, which all of them have mapped. It is shared memory of the target's, so a collector looks at it:
- * no word of it may look like a pointer. Offsets and addresses stand there inverted.
+ * They agree on a board, which all of them have mapped. It is shared memory of the target's, so a collector looks at
+ * it: no word of it may look like a pointer. Offsets and addresses stand there inverted.
  */
 #ifndef GOALLOC_TESTS_COLLECTING_H
 #define GOALLOC_TESTS_COLLECTING_H
@@ -32,9 +32,9 @@ typedef struct board {
     int error;
     pid_t trouble_pid;
     char text[WORLD_TEXT_BYTES];
-    bool found;         /* the word itself, in that process */
+    bool found; /* the word itself, in that process */
     enum words_kind kind;
-    uint64_t nplaces;   /* words of that process that point to the object */
+    uint64_t nplaces; /* words of that process that point to the object */
     uint32_t nprocesses, nthreads;
     bool stopped; /* somebody was stopped */
 } board;
@@ -43,8 +43,12 @@ static board *the_board;
 
 static inline void board_clear(void)
 {
-    if (the_board == NULL)
-        the_board = mmap(NULL, sizeof(board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (the_board == NULL) { /* with a descriptor, by which it can be opened without privileges */
+        int fd = memfd_create("board", MFD_CLOEXEC);
+
+        CHECK(fd >= 0 && ftruncate(fd, sizeof(board)) == 0);
+        the_board = mmap(NULL, sizeof(board), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    }
     CHECK(the_board != MAP_FAILED);
     memset(the_board, 0, sizeof(*the_board));
 }

@@ -1,8 +1,8 @@
 /*
- * Leaks: what a cycle of the collector has found, gathered for people and for JSON.
+ * What a cycle of the collector has found, as leaks.c has gathered it: for people, and as JSON.
  */
-#ifndef GOALLOC_CLIENT_CTL_LEAKS_H
-#define GOALLOC_CLIENT_CTL_LEAKS_H
+#ifndef GOALLOC_CLIENT_CTL_LEAKS_SHOW_H
+#define GOALLOC_CLIENT_CTL_LEAKS_SHOW_H
 
 #include "client/collector/collect.h"
 #include "client/ctl/command.h"
@@ -47,8 +47,5 @@ typedef struct leaks {
 /* Print it. The exit status. */
 int leaks_print_text(const leaks *l);
 int leaks_print_json(const leaks *l);
-
-/* What holds an object, as text for a terminal. Returns ret. */
-const char *leaks_holder_text(const leaks *l, const collect_link *link, char *ret, size_t cap);
 
 #endif
