@@ -689,7 +689,8 @@ GOALLOC_API int goalloc_trim(void);
  * ones), in memory and registers of attached processes and their forked children. It does not see pointers that exist
  * only in a file, a socket, a device, as difference or XOR, or as goalloc_offset() unless asked to.
  *
- * A process that is stopped notices no more than a pause, and that epoll_wait(), nanosleep() and the like return EINTR.
+ * A process that is stopped notices no more than a pause, and that epoll_wait(), nanosleep() and the like are interrupted
+ * as by a signal that is handled.
  */
 
 /* Flags of a collection. */
