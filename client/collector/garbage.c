@@ -24,6 +24,7 @@
 
 #include "client/include/goalloc.h"
 #include "client/lib/process.h"
+#include "shm/crash.h"
 
 #define TABLE (2 * GARBAGE_PARTS_MAX) /* of a search by hash; a power of two */
 
@@ -200,6 +201,7 @@ static bool free_one(const heap_object *object, void *arg)
         add(&f->garbage->freed, object->bytes);
     else
         f->garbage->ngone++;
+    CRASH_POINT(collector_half_freed);
     f->heap->bits[object->ordinal / 64].live &= ~(UINT64_C(1) << object->ordinal % 64);
     return true;
 }
