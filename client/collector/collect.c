@@ -126,7 +126,8 @@ static int prepare(cycle *c)
     collect_result *ret = c->result;
     world_options options = { .max_pause_ns = c->options->max_pause_ns,
                               .trust_kernel = has_flag(c, COLLECT_TRUST_KERNEL),
-                              .offsets = has_flag(c, COLLECT_OFFSETS) };
+                              .offsets = has_flag(c, COLLECT_OFFSETS),
+                              .waiter = c->options->waiter };
     int r = heapcopy_prepare(&c->heap, &process.map, arena_fd, c->suspect, ret->nattempts);
 
     if (r < 0)

@@ -35,6 +35,7 @@ typedef struct collect_options {
     const char *socket_path; /* NULL: as goalloc_attach() */
     unsigned flags;          /* COLLECT_* */
     uint64_t max_pause_ns;   /* 0: no bound */
+    pid_t waiter;            /* a thread that waits for the result in goalloc_collect(); 0: none */
     int timeout_ms;          /* to attach, and to wait for sessions that are ending; 0: COLLECT_WAIT_MS */
     /* NULL, or called as the cycle goes on; n: objects that were reached by now, of about total. */
     void (*progress)(enum collect_step step, uint64_t n, uint64_t total, void *arg);

@@ -98,7 +98,7 @@ static bool is_outside(const looker *l, const targets *t, const target_process *
     for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD && ret; i = t->threads[i].next) {
         const registers_leads *leads = &t->threads[i].leads;
 
-        ret = t->threads[i].state != TARGET_STOPPED ||
+        ret = t->threads[i].state != TARGET_STOPPED || t->threads[i].tid == t->waiter ||
               !words_point_into_text(&l->words, (const uint64_t[]){ leads->code, leads->link }, 2);
     }
     return ret;

@@ -111,7 +111,8 @@ static int run_once(const options *o)
 {
     const collect_options collecting = { .socket_path = o->socket_path,
                                          .flags = o->flags,
-                                         .max_pause_ns = o->max_pause_ns };
+                                         .max_pause_ns = o->max_pause_ns,
+                                         .waiter = o->waiter };
     collect_result result = { .nattempts = 0 };
     int r;
 

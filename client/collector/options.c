@@ -57,7 +57,7 @@ static const struct argp_option option_table[] = {
     { "past-end", OPTION_PAST_END, NULL, 0, "A pointer right behind an object's end holds it, too", 0 },
     { "trust-kernel", OPTION_TRUST_KERNEL, NULL, 0,
       "What the kernel may hold for a process (io_uring, AIO contexts, POSIX timers) is no pointer", 0 },
-    { "answer", OPTION_ANSWER, NULL, OPTION_HIDDEN, "For goalloc_collect()", 0 },
+    { "answer", OPTION_ANSWER, "THREAD", OPTION_HIDDEN, "For goalloc_collect()", 0 },
     { "heap", OPTION_HEAP, "ID", OPTION_HIDDEN, "For goalloc_collect()", 0 },
     { 0 },
 };
@@ -81,16 +81,16 @@ static uint64_t parse_time_ns(struct argp_state *state, const char *name, const 
     return 0;
 }
 
-static uint64_t parse_heap(struct argp_state *state, const char *arg)
+static uint64_t parse_number(struct argp_state *state, const char *name, const char *arg, uint64_t most)
 {
     char *end;
-    unsigned long long id;
+    unsigned long long number;
 
     errno = 0;
-    id = strtoull(arg, &end, 10);
-    if (arg[0] < '0' || arg[0] > '9' || *end != '\0' || errno != 0)
-        argp_error(state, "--heap: '%s' is no number of a heap", arg);
-    return id;
+    number = strtoull(arg, &end, 10);
+    if (arg[0] < '0' || arg[0] > '9' || *end != '\0' || errno != 0 || number > most)
+        argp_error(state, "--%s: '%s' is no such number", name, arg);
+    return number;
 }
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
@@ -136,9 +136,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case OPTION_ANSWER:
         o->answers = true;
+        o->waiter = (pid_t)parse_number(state, "answer", arg, INT32_MAX);
         return 0;
     case OPTION_HEAP:
-        o->heap_id = parse_heap(state, arg);
+        o->heap_id = parse_number(state, "heap", arg, UINT64_MAX);
         return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "'%s': there are options alone", arg);

@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 typedef struct options {
     const char *socket_path; /* NULL: as goalloc_attach() */
@@ -16,6 +17,7 @@ typedef struct options {
     int64_t full_ms;         /* at least between two cycles over the whole heap */
     bool once;
     bool answers;            /* the result goes to COLLECT_ANSWER_FD (client/lib/collectanswer.h) */
+    pid_t waiter;            /* if so: the thread that waits for it, in goalloc_collect() */
     uint64_t heap_id;        /* the heap that is meant; 0: whichever is served */
 } options;
 

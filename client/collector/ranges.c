@@ -7,7 +7,7 @@
  *   shared mappings of other files      all data of the file: shared.c
  *   private memory                      pages that have content of their own, whatever their protection is now
  *     with DECLARED_ONLY_ROOTS          only what is declared, stacks, thread-local storage and static data
- *   the library's own tables (SKIP)     no
+ *   the library's own tables (SKIP)     no; nor what the daemon shares with it
  *   a stack below its stack pointer     no, where that is sure: see below
  *   devices, memfd_secret()             nobody can look there: the process is opaque
  *   rings of an io_uring, of AIO        opaque too, unless the kernel is trusted
@@ -83,12 +83,28 @@ static bool is_device(const maps_entry *entry)
     return true;
 }
 
+/*
+ * What the daemon shares with one session each, without pointers. Not in the table of what to skip: children don't have
+ * these mappings, and may have something else there. A process that names a file of its own so hides what it shares.
+ */
+static bool is_the_daemons(const maps_entry *entry)
+{
+    static const char *const names[] = { "/memfd:goalloc-own (deleted)", "/memfd:goalloc-sign (deleted)",
+                                         "/memfd:goalloc-profile (deleted)" };
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (entry->shared && strcmp(entry->name, names[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* 0; 1: it is nothing to look at; -EOPNOTSUPP. */
 static int is_hidden(const maps_entry *entry, pid_t pid, bool trust_kernel, world_trouble *ret)
 {
     bool ring = begins(entry->name, "/[aio]") || begins(entry->name, "anon_inode:[io_uring]");
 
-    if (is_kernels(entry))
+    if (is_kernels(entry) || is_the_daemons(entry))
         return 1;
     if (entry->file.inode == 0)
         return 0;
@@ -145,16 +161,18 @@ static int find_points(ranges *g, const targets *t, const target_process *proces
 }
 
 /*
- * The thread whose stack lies in this mapping; 0: none's. *ret_start: what counts of it begins there. *ret_thread: true
- * if a thread pointer leads there. Mappings are asked about in order.
+ * The thread whose stack lies in this mapping; 0: none's. *ret_start: what counts of it begins there. *ret_stack: the
+ * stack pointer. *ret_thread: true if a thread pointer leads there. Mappings are asked about in order.
  */
-static pid_t stack_in(ranges *g, const targets *t, uint32_t at, uint64_t *ret_start, bool *ret_thread)
+static pid_t stack_in(ranges *g, const targets *t, uint32_t at, uint64_t *ret_start, uint64_t *ret_stack,
+                      bool *ret_thread)
 {
     const maps_entry *entry = &g->maps.entries[at];
     const maps_entry *before = at > 0 ? entry - 1 : NULL;
     bool guarded = before != NULL && before->end == entry->start && !before->accessible && before->file.inode == 0;
     bool sure = strcmp(entry->name, "[stack]") == 0;
     uint64_t lowest = 0;
+    uint32_t nstacks = 0;
     pid_t tid = 0;
 
     *ret_start = entry->start;
@@ -169,6 +187,7 @@ static pid_t stack_in(ranges *g, const targets *t, uint32_t at, uint64_t *ret_st
             continue;
         }
         sure = sure || (guarded && holds(entry, thread->leads.thread));
+        nstacks++;
         if (tid == 0) {
             lowest = thread->leads.stack;
             tid = thread->tid;
@@ -176,6 +195,7 @@ static pid_t stack_in(ranges *g, const targets *t, uint32_t at, uint64_t *ret_st
     }
     if (tid != 0 && sure && lowest - entry->start > RED_ZONE)
         *ret_start = (lowest - RED_ZONE) & ~(uint64_t)7;
+    *ret_stack = nstacks == 1 && tid == t->waiter ? UINT64_MAX : lowest;
     return tid;
 }
 
@@ -226,7 +246,7 @@ static int choose_private(ranges *g, const targets *t, uint32_t at)
     ranges_piece piece = { .start = entry->start, .end = entry->end, .kind = WORDS_MEMORY, .name = entry->name };
     bool thread;
 
-    piece.tid = stack_in(g, t, at, &piece.start, &thread);
+    piece.tid = stack_in(g, t, at, &piece.start, &piece.stack, &thread);
     if (piece.tid != 0)
         piece.kind = WORDS_STACK;
     else if (entry->file.inode != 0 || bss)
@@ -332,6 +352,7 @@ int ranges_look(ranges *g, pages *p, words_found *w, pid_t pid)
 
         r = measure_piece(g, p, i);
         found = proc_now_ns();
+        w->text_from = piece->stack;
         for (uint32_t k = 0; k < p->nregions && r == 0; k++)
             r = pages_look(p, w, &what, p->regions[k].start, p->regions[k].end);
         g->pages_ns += found - began;

@@ -12,6 +12,7 @@ typedef struct ranges_piece {
     uint64_t start, end;
     enum words_kind kind;
     pid_t tid;
+    uint64_t stack; /* the lowest stack pointer that leads there; 0: none; UINT64_MAX: it is the waiter's alone */
     const char *name;
 } ranges_piece;
 

@@ -202,6 +202,14 @@ int targets_no_permission(world_trouble *ret, pid_t pid)
     if (proc_read(&text, 0, "sys/kernel/yama/ptrace_scope") == 0)
         scope = strtoll(text.text, NULL, 10);
     proc_text_free(&text);
+    if (proc_read(&text, pid, "maps") == 0) { /* ptrace's permission is there, the file's is not */
+        proc_text_free(&text);
+        return trouble_is(ret, -EPERM, pid,
+                          "the files of /proc/%d can't be read: that takes root, or CAP_DAC_READ_SEARCH beside "
+                          "CAP_SYS_PTRACE",
+                          pid);
+    }
+    proc_text_free(&text);
     if (scope > 0)
         return trouble_is(ret, -EPERM, pid,
                           "process %d may not be traced: that takes root or CAP_SYS_PTRACE (Yama's "

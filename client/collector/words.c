@@ -195,6 +195,16 @@ bool words_point_into_text(const words_found *w, const uint64_t *from, uint64_t 
     return false;
 }
 
+/* What returned calls have left below the stack pointer says nothing of where a thread is. */
+static void look_for_text(words_found *w, const uint64_t *from, uint64_t n)
+{
+    uint64_t address = w->current.address + w->current.nwords * sizeof(*from);
+    uint64_t left_out = w->text_from > address ? (w->text_from - address) / sizeof(*from) : 0;
+
+    if (left_out < n && !w->in_text)
+        w->in_text = words_point_into_text(w, from + left_out, n - left_out);
+}
+
 void words_begin(words_found *w, const words_range *what)
 {
     w->current = *what;
@@ -236,8 +246,8 @@ void words_add(words_found *w, const uint64_t *from, uint64_t n)
         if (!make_room(w, part))
             return;
         look(w, from, part, w->current.nwords);
-        if (w->current.kind == WORDS_STACK && !w->in_text)
-            w->in_text = words_point_into_text(w, from, part);
+        if (w->current.kind == WORDS_STACK)
+            look_for_text(w, from, part);
         w->current.nwords += part;
         from += part;
         n -= part;

@@ -68,7 +68,8 @@ typedef struct words_found {
     uint64_t base; /* of the arena */
     uint64_t arena_bytes;
     bool offsets;
-    const words_text *text; /* words of stacks are compared with these, too */
+    const words_text *text; /* words of stacks are compared with these, too, from address text_from on */
+    uint64_t text_from;
     uint32_t ntext;
     bool in_text; /* one points there */
     bool full;    /* there was no memory for all hits: they are worth nothing */

@@ -165,6 +165,7 @@ int world_prepare(world *w, const shm_map *map, const world_options *options, wo
     if (r < 0)
         return trouble_is(ret_trouble, r, 0, "the heap is not mapped here, or /proc can't be read");
     memset(s->registers, 0, REGISTERS_ROOM);
+    s->targets.waiter = options->waiter;
     r = targets_of_sessions(&s->targets, ret_trouble);
     if (r == 0)
         r = targets_search(&s->targets, ret_trouble);

@@ -293,16 +293,18 @@ static int run(const goalloc_collect_options *o, collect_answer *ret)
     char program[PATH_MAX];
     char pause[24];
     char heap[24];
-    const char *args[ARGS_MAX] = { PROGRAM,  "--once", "--answer",    "--socket", attach_socket_path(),
-                                   "--heap", heap,     "--max-pause", pause };
+    char thread[24];
+    const char *args[ARGS_MAX] = { PROGRAM, "--once",      "--answer", thread,  "--socket", attach_socket_path(),
+                                   "--heap", heap,         "--max-pause", pause };
     collector c = { .pidfd = -1, .socket = -1 };
-    size_t n = 9;
+    size_t n = 10;
     int r;
 
     if (!find_program(program))
         return -ENOSYS;
     (void)snprintf(pause, sizeof(pause), "%uus", o->max_pause_us);
     (void)snprintf(heap, sizeof(heap), "%llu", (unsigned long long)process.generation);
+    (void)snprintf(thread, sizeof(thread), "%ld", syscall(SYS_gettid));
     for (size_t i = 0; i < NFLAGS; i++) {
         if (o->flags & flags[i].flag)
             args[n++] = flags[i].arg;

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -151,6 +152,84 @@ static void who_may_not_trace_is_told_so(void **state)
     assert_int_equal(the_board->error, -EPERM);
     assert_int_equal(the_board->trouble_pid, pid);
     assert_true(on);
+}
+
+#define TRACE_AND_READ (UINT64_C(1) << CAP_SYS_PTRACE | UINT64_C(1) << CAP_DAC_READ_SEARCH)
+#define AND_OPEN (UINT64_C(1) << CAP_CHECKPOINT_RESTORE)
+
+static uint64_t capabilities;
+
+/* As the service runs: another user, with some capabilities. */
+static int look_with_capabilities(const fixture *f, void *arg)
+{
+    struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+    struct __user_cap_data_struct data[2] = {
+        { .effective = (uint32_t)capabilities, .permitted = (uint32_t)capabilities },
+        { .effective = (uint32_t)(capabilities >> 32), .permitted = (uint32_t)(capabilities >> 32) }
+    };
+    int r = -EAGAIN;
+
+    must_attach(f, 0);
+    CHECK(prctl(PR_SET_KEEPCAPS, 1) == 0);
+    CHECK(setresgid(65534, 65534, 65534) == 0 && setresuid(65534, 65534, 65534) == 0);
+    CHECK(syscall(SYS_capset, &header, data) == 0);
+    for (int i = 0; i < COLLECTING_TRIES && r == -EAGAIN; i++, (void)usleep(5000))
+        r = look_once(arg);
+    return 0;
+}
+
+static int have_anonymous_shared_memory(const fixture *f, void *arg)
+{
+    void **slot = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    (void)arg;
+    CHECK(slot != MAP_FAILED);
+    must_attach(f, 0);
+    *slot = goalloc_malloc(100);
+    board_say(*slot, slot);
+    wait_to_be_killed();
+    return 0;
+}
+
+/* The error, and what was found. */
+static int look_as_the_service(const fixture *f, child_fn fn, uint64_t with)
+{
+    world_options options = { 0 };
+    pid_t pid = target_start(f, fn, NULL);
+    int r;
+
+    capabilities = with;
+    r = child_run(f, look_with_capabilities, &options);
+    target_kill(pid);
+    if (getuid() != 0)
+        skip();
+    (void)printf("          %s\n", the_board->text);
+    assert_int_equal(r, 0);
+    assert_true(the_board->error == 0 || the_board->trouble_pid == pid);
+    return the_board->error;
+}
+
+static void who_may_trace_and_not_read_proc_is_told_so(void **state)
+{
+    assert_int_equal(look_as_the_service(*state, attach_and_wait, UINT64_C(1) << CAP_SYS_PTRACE), -EPERM);
+    assert_non_null(strstr(the_board->text, "CAP_DAC_READ_SEARCH"));
+}
+
+static void who_may_trace_and_read_can_stop_others(void **state)
+{
+    assert_int_equal(look_as_the_service(*state, attach_and_wait, TRACE_AND_READ), 0);
+    assert_int_equal(the_board->nprocesses, 1);
+}
+
+static void shared_memory_that_he_cannot_open_makes_a_process_opaque(void **state)
+{
+    assert_int_equal(look_as_the_service(*state, have_anonymous_shared_memory, TRACE_AND_READ), -EOPNOTSUPP);
+}
+
+static void with_one_capability_more_he_sees_it(void **state)
+{
+    assert_int_equal(look_as_the_service(*state, have_anonymous_shared_memory, TRACE_AND_READ | AND_OPEN), 0);
+    assert_true(the_board->found);
 }
 
 /* In vfork() the parent waits in the kernel until the child execs. */
@@ -343,7 +422,7 @@ static void a_process_that_is_killed_in_the_pause_is_noticed(void **state)
 
     board_await(&the_board->step, 1);
     (void)kill(pid, SIGKILL);
-    for (int i = 0; i < 5000 && state_of(pid) == 't'; i++)
+    for (int i = 0; i < 5000 && state_of(pid) != 'Z' && state_of(pid) != 0; i++)
         (void)usleep(1000);
     atomic_store(&the_board->step, 2);
     status = child_wait(looking);
@@ -563,6 +642,39 @@ static void a_process_that_vforks_all_the_time_is_stopped(void **state)
     must_go_through(*state, churn_by_vfork, 10);
 }
 
+static void *run_sleep(void *arg)
+{
+    (void)execl("/bin/sleep", "sleep", "100", (char *)NULL);
+    return arg;
+}
+
+static int exec_in_thread(const fixture *f, void *arg)
+{
+    pthread_t thread;
+
+    (void)arg;
+    must_attach(f, 0);
+    board_say(goalloc_malloc(100), NULL);
+    board_await(&the_board->step, 1);
+    CHECK(pthread_create(&thread, NULL, run_sleep, NULL) == 0);
+    wait_to_be_killed();
+    return 0;
+}
+
+/* Its session stays as long as it lives, and the heap is not mapped there any more. */
+static void a_client_that_has_become_another_program_is_in_nobodys_way(void **state)
+{
+    pid_t pid = target_start(*state, exec_in_thread, NULL);
+    bool before = look(*state, (world_options){ 0 }) == 0;
+    int r;
+
+    atomic_store(&the_board->step, 1);
+    r = look(*state, (world_options){ 0 });
+    target_kill(pid);
+    assert_true(before);
+    assert_int_equal(r, 0);
+}
+
 /* What a stop does to a system call that waits. */
 static int wait_in_epoll(const fixture *f, void *arg)
 {
@@ -684,6 +796,10 @@ int main(void)
         FIXTURE_TEST(a_process_that_a_signal_has_stopped_stays_so_until_its_continued),
         FIXTURE_TEST(a_process_that_another_one_traces_is_named),
         FIXTURE_TEST(who_may_not_trace_is_told_so),
+        FIXTURE_TEST(who_may_trace_and_not_read_proc_is_told_so),
+        FIXTURE_TEST(who_may_trace_and_read_can_stop_others),
+        FIXTURE_TEST(shared_memory_that_he_cannot_open_makes_a_process_opaque),
+        FIXTURE_TEST(with_one_capability_more_he_sees_it),
         FIXTURE_TEST(a_process_that_waits_for_its_vforked_child_is_late),
         FIXTURE_TEST(a_process_with_an_io_uring_is_opaque_unless_the_kernel_is_trusted),
         FIXTURE_TEST(a_process_with_an_aio_context_is_opaque_unless_the_kernel_is_trusted),
@@ -697,6 +813,7 @@ int main(void)
         FIXTURE_TEST(a_process_that_makes_threads_all_the_time_is_stopped),
         FIXTURE_TEST(a_process_that_forks_all_the_time_is_stopped),
         FIXTURE_TEST(a_process_that_vforks_all_the_time_is_stopped),
+        FIXTURE_TEST(a_client_that_has_become_another_program_is_in_nobodys_way),
         FIXTURE_TEST(epoll_wait_returns_eintr_once_a_stop_at_most),
         FIXTURE_TEST(a_collector_that_is_killed_leaves_nobody_stopped_and_no_signal_lost),
     };

@@ -709,6 +709,49 @@ static void thousands_of_mappings_are_seen(void **state)
     must_be_found_in(*state, keep_among_many_mappings, NULL, WORDS_MEMORY);
 }
 
+/* --- what the library is at --- */
+
+/* The daemon is stopped, so it does not answer. */
+static int ask_for_a_root(const fixture *f, void *arg)
+{
+    void *p;
+
+    (void)arg;
+    must_attach(f, 0);
+    board_say(goalloc_malloc(100), NULL);
+    board_await(&the_board->step, 2);
+    return goalloc_root_get("never", &p) == 0;
+}
+
+static int look_until_it_asks(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, 0);
+    atomic_store(&the_board->step, 1);
+    board_await(&the_board->step, 2);
+    for (int i = 0; i < 400; i++, (void)usleep(5000)) {
+        if (look_once(&(world_options){ 0 }) == -EAGAIN && strstr(the_board->text, "told of an object") != NULL)
+            return 0;
+    }
+    return 1;
+}
+
+static void a_process_that_is_being_told_of_an_object_ends_the_look(void **state)
+{
+    const fixture *f = *state;
+    pid_t pid = target_start(f, ask_for_a_root, NULL), looking = child_start(f, look_until_it_asks, NULL);
+    int status;
+
+    board_await(&the_board->step, 1);
+    (void)kill(f->daemon, SIGSTOP);
+    atomic_store(&the_board->step, 2);
+    status = child_wait(looking);
+    (void)kill(f->daemon, SIGCONT);
+    target_kill(pid);
+    assert_int_equal(status, 0);
+    assert_int_equal(the_board->trouble_pid, pid);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -741,6 +784,7 @@ int main(void)
         FIXTURE_TEST(a_sparse_mapping_stays_sparse),
         FIXTURE_TEST(offsets_count_if_asked_for),
         FIXTURE_TEST(thousands_of_mappings_are_seen),
+        FIXTURE_TEST(a_process_that_is_being_told_of_an_object_ends_the_look),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

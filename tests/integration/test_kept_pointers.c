@@ -7,6 +7,9 @@
  * object is the heap's, and in a span that the child does not lease. In the registers, or in the words of the stack from
  * 128 bytes below its pointer on, the object's address must be there as long as the call has not had its effect: the
  * remote bit, the root, the adoption.
+ *
+ * Of objects in spans that a process leases there may be a moment without any pointer, in malloc and in a free of its
+ * own. So what is in such a span is left alone, also with --all, while a thread of the process is in the library.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,6 +18,7 @@
 #include <cmocka.h>
 
 #include <elf.h>
+#include <jansson.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <sys/user.h>
@@ -198,9 +202,75 @@ static void objects_in_calls_are_shown_after_each_instruction(void **state)
     assert_true(fixture_is_clean(f, 0));
 }
 
+/* --- a thread in the library --- */
+
+#define LOST 50
+
+/* Objects that nobody holds, in spans that this process leases; then it waits in the library for a root. */
+static int lose_and_wait(const fixture *f, void *arg)
+{
+    void *p;
+
+    (void)arg;
+    must_attach(f, 0);
+    for (int i = 0; i < LOST; i++)
+        CHECK(goalloc_malloc(200) != NULL);
+    CHECK(goalloc_root_set("lost", goalloc_malloc(64)) == 0);
+    CHECK(goalloc_root_wait("go on", -1, &p) == 0);
+    wipe_stack();
+    CHECK(goalloc_root_set("lost", NULL) == 0);
+    for (;;)
+        (void)pause();
+}
+
+static uint64_t freed_with_all(const fixture *f)
+{
+    const char *arguments[] = { "--json", "leaks", "--free", "--all", "--max-pause", "5000", "--rows", "1", NULL };
+    static char out[1 << 16];
+    json_t *answer = NULL;
+    uint64_t ret;
+
+    if (fixture_ctl(f, arguments, out, sizeof(out)) == 0)
+        answer = json_loads(out, 0, NULL);
+    if (answer == NULL)
+        fail_msg("%s", out);
+    ret = (uint64_t)json_integer_value(json_object_get(answer, "freed_objects"));
+    json_decref(answer);
+    return ret;
+}
+
+static void objects_of_spans_that_a_process_leases_stay_while_it_is_in_the_library(void **state)
+{
+    const fixture *f = *state;
+    pid_t pid = child_start(f, lose_and_wait, NULL);
+    uint64_t nfreed = 0;
+    void *p = NULL;
+
+    must_attach(f, 0);
+    assert_int_equal(goalloc_root_wait("lost", 10000, &p), 0);
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(freed_with_all(f), 0);
+    assert_int_equal(goalloc_root_set("go on", p), 0);
+    for (int i = 0; i < 2000 && goalloc_root_get("lost", &p) == 0; i++)
+        (void)usleep(5000);
+    assert_int_equal(goalloc_root_set("go on", NULL), 0);
+    for (int i = 0; i < 100 && nfreed < LOST - 5; i++, (void)usleep(5000)) /* it is on its way out of the library */
+        nfreed += freed_with_all(f);
+    assert_in_range(nfreed, LOST - 5, LOST + 1); /* a word may look like a pointer */
+    (void)kill(pid, SIGKILL);
+    assert_int_equal(child_wait(pid), 1000 + SIGKILL);
+    assert_int_equal(goalloc_detach(), 0);
+    (void)fixture_live_with(f, 0);
+    nfreed += freed_with_all(f);
+    assert_int_equal(nfreed, LOST + 1);
+    assert_true(fixture_is_clean(f, 0));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { FIXTURE_TEST(objects_in_calls_are_shown_after_each_instruction) };
+    const struct CMUnitTest tests[] = { FIXTURE_TEST(objects_in_calls_are_shown_after_each_instruction),
+                                      FIXTURE_TEST(
+                                          objects_of_spans_that_a_process_leases_stay_while_it_is_in_the_library) };
 
     return cmocka_run_group_tests_name("kept_pointers", tests, NULL, NULL);
 }

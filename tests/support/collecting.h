@@ -43,8 +43,12 @@ static board *the_board;
 
 static inline void board_clear(void)
 {
-    if (the_board == NULL)
-        the_board = mmap(NULL, sizeof(board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (the_board == NULL) { /* with a descriptor, by which it can be opened without privileges */
+        int fd = memfd_create("board", MFD_CLOEXEC);
+
+        CHECK(fd >= 0 && ftruncate(fd, sizeof(board)) == 0);
+        the_board = mmap(NULL, sizeof(board), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    }
     CHECK(the_board != MAP_FAILED);
     memset(the_board, 0, sizeof(*the_board));
 }
