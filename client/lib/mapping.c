@@ -257,12 +257,16 @@ extern const ElfW(Ehdr) __ehdr_start __attribute__((visibility("hidden"))); /* t
 /* The segments of code of the file that this library is linked into, without the loader's lock. */
 static void declare_text(void)
 {
-    const ElfW(Phdr) *headers = (const void *)((const char *)&__ehdr_start + __ehdr_start.e_phoff);
+    uintptr_t begin = (uintptr_t)&__ehdr_start;
+    const ElfW(Phdr) *headers;
     uintptr_t base = 0;
 
+    /* What lies behind the header is no part of it, as a sanitizer sees it. */
+    __asm__("" : "+r"(begin));
+    headers = (const void *)(begin + __ehdr_start.e_phoff);
     for (unsigned i = 0; i < __ehdr_start.e_phnum; i++) {
         if (headers[i].p_type == PT_LOAD && headers[i].p_offset == 0)
-            base = (uintptr_t)&__ehdr_start - headers[i].p_vaddr;
+            base = begin - headers[i].p_vaddr;
     }
     for (unsigned i = 0; i < __ehdr_start.e_phnum; i++) {
         if (headers[i].p_type == PT_LOAD && (headers[i].p_flags & PF_X))
