@@ -110,11 +110,11 @@ static command command_table[] = {
     { .name = "leaks", .summary = "objects that nobody can reach any more: who has left them; frees them if asked to",
       .help = "All processes that have the heap mapped are stopped for an instant, while their memory and that of the "
               "heap is looked through for pointers; an object to which no chain of pointers leads, from a root or a "
-              "process, is nobody's. Without a process that is attached nobody is stopped. If they can't be stopped "
-              "within --max-pause, or one can't be looked into, it fails, says which, and nothing is freed. --free "
-              "frees what is found, in spans that no session leases; with --all everywhere. --why ADDRESS shows which "
-              "words keep an object alive. What counts as a pointer, what can't be seen, and who may run it: "
-              "docs/COLLECTOR.md.",
+              "process, is nobody's. If nobody is attached nobody is stopped. A process that can't be stopped within "
+              "--max-pause, or not be looked into, is named, and nothing is freed. --free frees what is found, in spans "
+              "that no session leases; with --all also where sessions allocate, but for those that are within malloc or "
+              "free just then. --why ADDRESS shows which words keep an object alive. What counts as a pointer, what "
+              "can't be seen, and who may run it: docs/COLLECTOR.md.",
       .set = leaks_set,
       .wanted = "leaks: --why takes the address of an object, as 0xc000002000, and shows; it does not free",
       .own = leaks_run },

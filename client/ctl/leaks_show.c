@@ -307,7 +307,8 @@ static json_t *link_json(const leaks *l, const collect_link *link)
     char text[SHM_ROOT_NAME_BYTES + 128];
     const char *kind = link->holder.kind == MARK_HELD_BY_ROOT && link->name[0] == '\0' ? "intent"
                                                                                        : kinds[link->holder.kind];
-    json_t *object = json_pack("{s:I, s:I, s:s, s:s}", "address", (json_int_t)(l->base + link->object.offset), "bytes",
+    uint64_t address = l->base + link->object.offset;
+    json_t *object = json_pack("{s:I, s:I, s:s, s:s}", "address", (json_int_t)address, "bytes",
                                (json_int_t)link->object.bytes, "held_by", kind, "text",
                                holder_text(link, text, sizeof(text)));
     bool whole = object != NULL;
