@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,6 +36,7 @@
 #define TRIES       4
 #define BUSY_MS     500 /* sessions that are at their end may take so long */
 #define LOOK_MS     100
+#define WRITE_NICE  10
 #define SPARE_PAGES 1024u /* for what is allocated between two looks */
 
 #ifndef MADV_POPULATE_WRITE
@@ -243,8 +245,10 @@ static int write_image(saved *s, const arguments *args)
     image_error why;
     bool shows = s->plan.nblocks > 0 && isatty(STDERR_FILENO) == 1 &&
                  pthread_create(&thread, NULL, show_progress, &sh) == 0;
-    int r = image_save(AT_FDCWD, args->words[0], &s->plan, &s->heap, &how, &s->written, &why);
+    int r;
 
+    (void)setpriority(PRIO_PROCESS, 0, WRITE_NICE); /* of this thread, and of those that it makes: nobody waits for it */
+    r = image_save(AT_FDCWD, args->words[0], &s->plan, &s->heap, &how, &s->written, &why);
     u32_store_release(&sh.over, 1);
     if (shows)
         (void)pthread_join(thread, NULL);

@@ -196,6 +196,7 @@ mount --bind /dev/null /dev/console
 cd /
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t tmpfs -o mode=1777 tmpfs /var/tmp
+mount -t tmpfs -o mode=755 tmpfs /var/lib # where units have directories of their own
 mount -o remount,bind,ro /
 exec env -i container=box PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH=/run/box/units \
     SYSTEMD_LOG_TARGET=console "$systemd" --system --unit=box.target --show-status=no

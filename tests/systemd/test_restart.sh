@@ -77,3 +77,29 @@ ok "a crash loop ends ($gap_ms ms, $(property goallocd NRestarts) restarts)"
 mv "$box_run/prefix/bin/goallocd.gone" "$box_run/prefix/bin/goallocd"
 in_box systemctl reset-failed goallocd.service
 check "and the unit can be started again" in_box systemctl start goallocd.service
+
+# With an image a stop saves the heap, and a start loads it.
+in_box systemctl stop goallocd.service
+mkdir -p "$box_run/units/goallocd.service.d"
+printf '[Service]\nExecStart=\nExecStart=%s\n' \
+    "$programs/goallocd --socket /run/goallocd/goallocd.sock --image /var/lib/goallocd/heap.img" \
+    >"$box_run/units/goallocd.service.d/image.conf"
+in_box systemctl daemon-reload
+check "systemctl start, with an image" in_box systemctl start goallocd.service
+before=$(said churn ready)
+in_box systemctl start churn.service
+wait_until 30 "data" has_said churn ready $((before + 1)) || fail "the worker does not get ready"
+in_box systemctl kill -s KILL churn.service
+wait_until 30 "churn" has_ended churn || fail "the worker does not end"
+objects=$(statistic live_objects)/$(statistic roots)
+check "systemctl stop" in_box systemctl stop goallocd.service
+check "it has saved the heap" grep -q "the heap is saved into /var/lib/goallocd/heap.img" "$box_run/goallocd.log"
+check "systemd keeps nothing" test "$(property goallocd NFileDescriptorStore)" = 0
+check "systemctl start" in_box systemctl start goallocd.service
+check "the heap comes out of the image" grep -q "the heap comes out of the image" "$box_run/goallocd.log"
+check "all objects and roots are there ($objects)" test "$(statistic live_objects)/$(statistic roots)" = "$objects"
+check "and are whole, for another process" in_box systemctl start read.service
+pid=$(main_pid)
+check "systemctl restart" in_box systemctl restart goallocd.service
+check "it is another process, which has taken the heap over" is_another "$pid"
+check "and has saved nothing" test "$(grep -c "the heap is saved into" "$box_run/goallocd.log")" = 1
