@@ -82,7 +82,7 @@ typedef struct declared_table {
 
 _Static_assert(sizeof(declared_entry) == 24 && offsetof(declared_table, entries) == DECLARED_HEADER_BYTES,
                "declared layout");
-_Static_assert(sizeof(declared_table) <= 24 * (size_t)4096, "few pages");
+_Static_assert(sizeof(declared_table) <= (size_t)24 * 4096, "few pages");
 
 /*
  * True if the table that begins with these bytes, of a mapping of that length, is one that this build can read, and is

@@ -252,23 +252,21 @@ static int declared_memfd(void)
     return fd;
 }
 
-extern const ElfW(Ehdr) __ehdr_start __attribute__((visibility("hidden"))); /* the linker's: of the file this is in */
+/* What the linker calls __ehdr_start: the beginning of the file that this library is linked into. */
+extern const char file_begins[] __asm__("__ehdr_start") __attribute__((visibility("hidden")));
 
-/* The segments of code of the file that this library is linked into, without the loader's lock. */
+/* The segments of code of that file, without the loader's lock. */
 static void declare_text(void)
 {
-    uintptr_t begin = (uintptr_t)&__ehdr_start;
-    const ElfW(Phdr) *headers;
+    const ElfW(Ehdr) *file = (const void *)file_begins;
+    const ElfW(Phdr) *headers = (const void *)(file_begins + file->e_phoff);
     uintptr_t base = 0;
 
-    /* What lies behind the header is no part of it, as a sanitizer sees it. */
-    __asm__("" : "+r"(begin));
-    headers = (const void *)(begin + __ehdr_start.e_phoff);
-    for (unsigned i = 0; i < __ehdr_start.e_phnum; i++) {
+    for (unsigned i = 0; i < file->e_phnum; i++) {
         if (headers[i].p_type == PT_LOAD && headers[i].p_offset == 0)
-            base = begin - headers[i].p_vaddr;
+            base = (uintptr_t)file_begins - headers[i].p_vaddr;
     }
-    for (unsigned i = 0; i < __ehdr_start.e_phnum; i++) {
+    for (unsigned i = 0; i < file->e_phnum; i++) {
         if (headers[i].p_type == PT_LOAD && (headers[i].p_flags & PF_X))
             declared_text((const void *)(base + headers[i].p_vaddr), headers[i].p_memsz);
     }
