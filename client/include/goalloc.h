@@ -734,7 +734,7 @@ typedef struct goalloc_collect_result {
  *
  * What is in a span that a session has on lease is not freed, since its process may be about to hand that out, or to
  * take it back: it is freed by a later collection. With GOALLOC_COLLECT_ALL it is freed if no thread of that process is
- * in this library at the time; so never what the caller has on lease itself.
+ * in this library at the time, but for the one that has called this.
  *
  * Whatever happens to the collector, nobody stays stopped, and what it has not freed is garbage for the next one. A
  * signal does not end the call; a cancellation acts after it. Cost: a process, the pause, 0.5 s for each million objects
