@@ -12,7 +12,8 @@
  * X(name, who passes it): c the library, r the library in a session that reclaims, n the library in one that samples, d
  * the daemon, g the daemon when sessions have a group, b the daemon when a process comes back to it, q the daemon when
  * many sessions have come and gone, e the daemon when it settles what a dead process has left half done, p the daemon
- * when sessions begin or cease to sample, k the daemon when a session collects, t the daemon when it takes over a heap,
+ * when sessions begin or cease to sample, k the daemon when a session collects, a the collector while others
+ * go on or stand still, t the daemon when it takes over a heap,
  * s when it is stopped and drops the heap, l when it lets a heap go that it does not take over, f when it reads its
  * configuration again; h its helper.
  */
@@ -76,7 +77,11 @@
     X(helper_after_word, h) X(holes_after_bits, h) X(holes_before_pages, h) X(helper_after_punch, h)          \
     X(helper_after_clear, h) X(helper_before_answer, h) X(helper_after_answer, h)                             \
     X(drop_after_word, s) X(let_go_after_word, l)                                                             \
-    X(collect_before_word, k) X(collect_after_word, k) X(collect_after_confirm, k) X(collect_after_end, k)
+    X(collect_before_word, k) X(collect_after_word, k) X(collect_after_confirm, k) X(collect_after_end, k)    \
+    X(collector_after_begin, a) X(collector_after_prepare, a) X(collector_after_seize, a)                     \
+    X(collector_after_stop, a) X(collector_after_heap, a) X(collector_after_words, a)                         \
+    X(collector_after_validate, a) X(collector_after_resume, a) X(collector_half_freed, a)                    \
+    X(collector_after_free, a) X(collector_after_end, a)
 /* clang-format on */
 
 #ifdef GOALLOC_CRASH_POINTS

@@ -39,6 +39,7 @@
 #include "client/lib/attach.h"
 #include "client/lib/collectcall.h"
 #include "client/lib/process.h"
+#include "shm/crash.h"
 #include "shm/origin.h"
 
 #define RETRY_MS 20
@@ -108,6 +109,7 @@ static int begin(cycle *c)
 {
     int n = collectcall_begin(NULL, c->announced);
 
+    CRASH_POINT(collector_after_begin);
     c->nannounced = n > 0 ? (uint32_t)n : 0;
     if (n >= 0)
         return 0;
@@ -146,6 +148,7 @@ static int take(cycle *c)
     uint64_t begin = heapcopy_now_ns();
     int r = heapcopy_take(&c->heap, c->suspect, stopped, stopped ? c->world.deadline_ns : UINT64_MAX);
 
+    CRASH_POINT(collector_after_heap);
     c->result->copy_ns = heapcopy_now_ns() - begin;
     if (r == -ETIMEDOUT)
         return fail(c->result, r, "the heap's words can't be copied within the longest pause allowed");
@@ -153,6 +156,7 @@ static int take(cycle *c)
         return fail(c->result, r, r == -EAGAIN ? "the heap has grown meanwhile" : "the arena can't be read");
     if (stopped)
         r = world_copy(&c->world, &c->result->trouble);
+    CRASH_POINT(collector_after_words);
     return r == 0 ? world_validate(&c->world, &c->result->trouble) : r;
 }
 
@@ -163,9 +167,12 @@ static int snapshot(cycle *c)
 
     if (c->world.nprocesses > 0)
         r = world_stop(&c->world, &c->result->trouble);
+    CRASH_POINT(collector_after_stop);
     if (r == 0)
         r = take(c);
+    CRASH_POINT(collector_after_validate);
     world_resume(&c->world);
+    CRASH_POINT(collector_after_resume);
     c->result->pause_ns = c->world.pause_begin_ns != 0 ? c->world.pause_end_ns - c->world.pause_begin_ns : 0;
     c->result->nprocesses = c->world.nprocesses;
     c->result->nthreads = c->world.nthreads;
@@ -294,6 +301,7 @@ static int finish(cycle *c)
     tell(c, COLLECT_FREES, 0, c->result->garbage.total.objects);
     begin_ns = heapcopy_now_ns();
     r = garbage_free(&c->result->garbage, &c->heap, has_flag(c, COLLECT_ALL) ? is_quiet : NULL, &c->world);
+    CRASH_POINT(collector_after_free);
     c->result->free_ns = heapcopy_now_ns() - begin_ns;
     if (r < 0)
         return fail(c->result, r, "the collector's session has ended, so it has freed no more");
@@ -321,6 +329,7 @@ static int attempt(const collect_options *options, collect_result *ret)
     r = begin(&c);
     if (r == 0)
         r = prepare(&c);
+    CRASH_POINT(collector_after_prepare);
     if (r == 0) {
         tell(&c, COLLECT_COPIES, 0, 0);
         r = snapshot(&c);
@@ -362,6 +371,7 @@ int collect_run(const collect_options *options, collect_result *ret)
     }
     r = run(options, ret, timeout_ms);
     (void)(collectcall_end() < 0); /* else the session's end does it */
+    CRASH_POINT(collector_after_end);
     if (!attached) {
         (void)goalloc_detach();
         (void)close(arena_fd);

@@ -8,14 +8,14 @@
  * Not garbage, though nobody reaches it, is what is in spans with an owner or with adopted objects: the daemon frees
  * there by itself, when the owner ends, and two may not free one object. It is told apart (owned).
  *
- * The list is of addresses, so it is good only as long as this session collects: looked at for each span. If the session
+ * The list is of addresses, so it is good only as long as this session collects: looked at for each span. If it
  * has ended meanwhile, as when its heap was dropped, another collector may have freed these, and others have them.
  *
  * An object is freed by goalloc_free_checked(), as any process frees what another one has allocated: one bit. What is
  * freed is taken out of the copy. Spans that were leased at the snapshot are left alone: a thread may have been stopped
- * in a malloc, with the alloc bit set and no pointer yet that a word could show, or in a free of its own, with no pointer
- * any more and the bit not cleared. Where the caller knows that no thread of the lessee's was in there (is_quiet), they are
- * not.
+ * in a malloc, with the alloc bit set and no pointer yet that a word could show, or in a free of its own, with no
+ * pointer any more and the bit not cleared. Where the caller knows that no thread of the lessee's was in there
+ * (is_quiet), they are not.
  */
 #include "client/collector/garbage.h"
 
@@ -24,8 +24,9 @@
 
 #include "client/include/goalloc.h"
 #include "client/lib/process.h"
+#include "shm/crash.h"
 
-#define TABLE (2 * GARBAGE_PARTS_MAX) /* of a search by hash; a power of two */
+#define TABLE ((size_t)2 * GARBAGE_PARTS_MAX) /* of a search by hash; a power of two */
 
 static void add(garbage_sum *sum, uint64_t bytes)
 {
@@ -200,6 +201,7 @@ static bool free_one(const heap_object *object, void *arg)
         add(&f->garbage->freed, object->bytes);
     else
         f->garbage->ngone++;
+    CRASH_POINT(collector_half_freed);
     f->heap->bits[object->ordinal / 64].live &= ~(UINT64_C(1) << object->ordinal % 64);
     return true;
 }

@@ -33,6 +33,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "shm/crash.h"
+
 #ifndef __WNOTHREAD
 #define __WNOTHREAD 0x20000000
 #endif
@@ -315,6 +317,7 @@ int stop_seize(targets *t, bool trust_kernel, uint64_t deadline_ns, world_troubl
     }
     if (r == 0 && pump(t) < 0)
         r = no_memory(ret);
+    CRASH_POINT(collector_after_seize);
     return r == 0 ? stop_check(t, false, ret) : r;
 }
 

@@ -32,8 +32,8 @@ typedef struct world_options {
     uint64_t heap_estimate_ns; /* what the caller adds to the pause; counts when the pause is estimated */
     bool trust_kernel;         /* io_uring, AIO and shared memory that can't be opened don't make a process opaque */
     bool offsets;              /* words that are offsets from the arena's base count as well */
-    pid_t waiter;     /* a thread that is in goalloc_collect(), and so at nothing else in the library; 0: none */
-    bool no_estimate; /* stop even if the estimate says that max_pause_ns does not do; for tests */
+    pid_t waiter;              /* a thread in goalloc_collect(), so at nothing else in the library; 0: none */
+    bool no_estimate;          /* stop even if the estimate says that max_pause_ns does not do; for tests */
 } world_options;
 
 /* Where the time of a pause went. */

@@ -400,6 +400,7 @@ static void leaks_of_the_dead_are_told_by_session(void **state)
 static void leaks_in_a_span_that_is_leased_again_are_freed_if_all_is(void **state)
 {
     fixture *f = *state;
+    uint64_t ngarbage;
     uint64_t nleased;
     json_t *answer;
     pid_t pid;
@@ -409,14 +410,17 @@ static void leaks_in_a_span_that_is_leased_again_are_freed_if_all_is(void **stat
     pid = child_start_stopped(f, allocate_beside, NULL);
     answer = leaks(f, "--free", NULL);
     assert_non_null(answer);
-    assert_int_equal(figure(answer, "garbage_objects"), LEFT);
+    ngarbage = figure(answer, "garbage_objects");
+    assert_in_range(ngarbage, LEFT - 2, LEFT); /* a word of the other one's may look like a pointer */
     nleased = figure(answer, "leased_objects"); /* some of its spans: those that the other one has needed */
     assert_in_range(nleased, 1, LEFT);
-    assert_int_equal(figure(answer, "freed_objects"), LEFT - nleased);
+    assert_int_equal(figure(answer, "freed_objects"), ngarbage - nleased);
     json_decref(answer);
-    assert_int_equal(leaks_figure(f, "--free", "--all", "freed_objects"), nleased);
+    assert_in_range(leaks_figure(f, "--free", "--all", "freed_objects"), nleased, nleased + LEFT - ngarbage);
     (void)kill(pid, SIGCONT);
     assert_int_equal(child_wait(pid), 0);
+    (void)fixture_live_with(f, 0);
+    assert_in_range(leaks_figure(f, "--free", NULL, "freed_objects"), 0, LEFT - ngarbage);
     assert_true(fixture_is_clean(f, 0));
 }
 

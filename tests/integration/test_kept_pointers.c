@@ -4,8 +4,8 @@
  * would go on with the next object of that place.
  *
  * A child makes one call with a pointer that nothing else in the process has, one instruction after the other. The
- * object is the heap's, and in a span that the child does not lease. In the registers, or in the words of the stack from
- * 128 bytes below its pointer on, the object's address must be there as long as the call has not had its effect: the
+ * object is the heap's, and in a span that the child does not lease. In the registers, or in the words of the stack
+ * from 128 bytes below its pointer on, the object's address must be there as long as the call has not had its effect: the
  * remote bit, the root, the adoption.
  *
  * Of objects in spans that a process leases there may be a moment without any pointer, in malloc and in a free of its
@@ -116,7 +116,7 @@ static void read_registers(pid_t pid, struct user_regs_struct *ret)
     assert_int_equal(ptrace(PTRACE_GETREGSET, pid, (void *)(uintptr_t)NT_PRSTATUS, &got), 0);
 }
 
-/* frames_end: of the stack, what the call has below that address counts. Above are frames with the test's own copies. */
+/* frames_end: of the stack, what the call has below that address counts. Above are the test's own copies. */
 static bool shows(pid_t pid, uint64_t address, uint64_t frames_end)
 {
     static uint64_t stack[STACK_MAX];
