@@ -10,6 +10,9 @@
 #include <errno.h>
 #include <string.h>
 
+#define ESTIMATE_MAX_NS                                                                                                \
+    UINT64_C(10000000000) /* before Linux 6.7 each page that is mapped takes time, also if it is empty */
+
 int looker_init(looker *l, uint64_t base, uint64_t arena_bytes, bool offsets)
 {
     int r;
@@ -75,14 +78,18 @@ int looker_estimate_of(looker *l, shared *s, const targets *t, target_process *p
 {
     pid_t tid = living_thread(t, process);
     uint64_t nfds = l->kernelheld.nfds;
-    int r = pages_open(&l->pages, tid, UINT64_MAX);
+    uint64_t deadline_ns = proc_now_ns() + ESTIMATE_MAX_NS;
+    int r = pages_open(&l->pages, tid, deadline_ns);
 
     if (r == 0)
         r = ranges_choose(&l->ranges, &l->pages, s, t, process, trust_kernel, &l->trouble);
     if (r == 0)
         r = ranges_measure(&l->ranges, &l->pages);
+    if (r == -ETIMEDOUT)
+        (void)trouble_is(&l->trouble, r, process->pid, "process %d has too much memory mapped to look at all of it",
+                         process->pid);
     if (r == 0)
-        r = kernelheld_look(&l->kernelheld, NULL, process->pid, tid, trust_kernel, UINT64_MAX, &l->trouble);
+        r = kernelheld_look(&l->kernelheld, NULL, process->pid, tid, trust_kernel, deadline_ns, &l->trouble);
     *ret = (looker_estimate){ .bytes = l->ranges.private_bytes,
                               .nfds = l->kernelheld.nfds - nfds,
                               .nthreads = proc_nthreads(process->pid),
