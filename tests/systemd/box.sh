@@ -132,7 +132,7 @@ box_units() {
 
     for unit; do
         [[ -f $prefix/lib/systemd/system/$unit ]] || fail "there is no $unit"
-        sed -E "s|/[^ ]*/(goallocd\|goallocctl) |$programs/\\1 |g" "$prefix/lib/systemd/system/$unit" >"$units/$unit"
+        sed -E "s|/[^ ]*/(goallocd\|goallocctl\|goallocd-collector) |$programs/\\1 |g" "$prefix/lib/systemd/system/$unit" >"$units/$unit"
         [[ $unit != *.service ]] || box_settings "$unit" box 'StandardOutput=append:/run/box/%N.log' \
             'StandardError=append:/run/box/%N.log'
     done
