@@ -130,10 +130,10 @@ extern "C" {
 #define GOALLOC_ATTACH_WAIT UINT32_C(8)
 
 /*
- * This process keeps pointers into the heap where nobody can see them: displaced, encrypted, in a device, as XOR of two.
- * Nothing of the whole heap is collected (goalloc_collect()) while it is attached. A forked child is what its parent
- * was, until an attach of its own says otherwise. An attach with this flag may fail with -EMFILE, -ENFILE or -ENOMEM
- * where one without would not, and with -EPERM or -ENOSYS where memfd_create() is forbidden.
+ * This process keeps pointers into the heap where nobody can see them: displaced, encrypted, in a device, as XOR of
+ * two. Nothing of the whole heap is collected (goalloc_collect()) while it is attached. A forked child is what its
+ * parent was, until an attach of its own says otherwise. An attach with this flag may fail with -EMFILE, -ENFILE or
+ * -ENOMEM where one without would not, and with -EPERM or -ENOSYS where memfd_create() is forbidden.
  */
 #define GOALLOC_ATTACH_OPAQUE UINT32_C(16)
 
@@ -682,8 +682,8 @@ GOALLOC_API int goalloc_trim(void);
  * --- What nobody can reach ---
  *
  * Workers die with half-built objects, with objects unlinked and not yet freed, with private state. A collector finds
- * what no root, no object that can be reached, and no process has a pointer to, and frees it, as any client might.
- * It is a process of its own, goallocd-collector, which stops the threads of all attached processes for an instant; what
+ * what no root, no object that can be reached, and no process has a pointer to, and frees it, as any client might. It
+ * is a process of its own, goallocd-collector, which stops the threads of all attached processes for an instant; what
  * is unreachable in that instant stays so. docs/COLLECTOR.md says what it sees. In short, as pointers count aligned
  * words with an address in an object, or tagged in its upper 16 bits, in objects that may hold pointers (not noscan
  * ones), in memory and registers of attached processes and their forked children. It does not see pointers that exist
@@ -729,19 +729,19 @@ typedef struct goalloc_collect_result {
  *
  * The collector is found by $GOALLOC_COLLECTOR (not in programs that run with others' rights), beside this library, or
  * where it was installed. It is a child of this process for the time of the call, of which it stops all threads like
- * everybody's; it may trace this process by prctl(PR_SET_PTRACER), which takes the place of what the program had set. It
- * runs as who calls: it must be allowed to trace all attached processes, by being root, having CAP_SYS_PTRACE and
- * CAP_DAC_READ_SEARCH, or being of the same user where Yama allows that (kernel.yama.ptrace_scope 0). Who serves in the background instead is
- * goallocd-collector.service.
+ * everybody's; it may trace this process by prctl(PR_SET_PTRACER), which takes the place of what the program had set.
+ * It runs as who calls: it must be allowed to trace all attached processes, by being root, having CAP_SYS_PTRACE and
+ * CAP_DAC_READ_SEARCH, or being of the same user where Yama allows that (kernel.yama.ptrace_scope 0). Who serves in the
+ * background instead is goallocd-collector.service.
  *
  * What is in a span that a session has on lease is not freed, since its process may be about to hand that out, or to
  * take it back: it is freed by a later collection. With GOALLOC_COLLECT_ALL it is freed if no thread of that process is
  * in this library at the time, but for the one that has called this.
  *
  * Whatever happens to the collector, nobody stays stopped, and what it has not freed is garbage for the next one. A
- * signal does not end the call; a cancellation acts after it. Cost: a process, the pause, 0.5 s for each million objects
- * that can be reached; memory of the collector: a copy of all objects that may hold pointers. The call waits ten minutes
- * at most.
+ * signal does not end the call; a cancellation acts after it. Cost: a process, the pause, 0.5 s for each million
+ * objects that can be reached; memory of the collector: a copy of all objects that may hold pointers. The call waits
+ * ten minutes at most.
  *
  * 0; -EINVAL; -ENOSYS (there is no collector here, or the daemon is older); -EBUSY (another one is collecting); -EPERM
  * (it may not trace blocking_pid, or a debugger does); -ETIMEDOUT (not everybody stopped within max_pause_us, or it was
@@ -760,9 +760,9 @@ GOALLOC_API GOALLOC_CHECK int goalloc_collect(const goalloc_collect_options *opt
  * malloc(), does not keep objects alive: all threads declare what they have before the first pointer is there only.
  * Words that lie in there whole and aligned count. The same p again: its length changes.
  *
- * Holds until goalloc_private_roots_remove(p), for which p must be what was given here, and for children that are forked
- * meanwhile, each of which has a list of its own. Before the memory is unmapped or used for something else, it is
- * removed: a range that is not there any more is passed over. With the last range that is removed all memory counts
+ * Holds until goalloc_private_roots_remove(p), for which p must be what was given here, and for children that are
+ * forked meanwhile, each of which has a list of its own. Before the memory is unmapped or used for something else, it
+ * is removed: a range that is not there any more is passed over. With the last range that is removed all memory counts
  * again. It lasts over detach and attach. No request; waits for nobody. 0, -EINVAL (NULL, 0 bytes, or past the end of
  * the address space), -ENOSPC (2048 ranges), -EMFILE, -ENFILE, -ENOMEM, -EAGAIN, or another error of memfd_create();
  * -ENOENT (remove: nothing is declared there).
