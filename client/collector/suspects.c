@@ -15,6 +15,10 @@
  */
 #include "client/collector/suspects.h"
 
+#define INDEX_BITS 9u
+
+_Static_assert(SUSPECTS_BLOCK == 1u << INDEX_BITS, "an index fits");
+
 void suspects_init(suspects *s, const heapcopy *heap)
 {
     *s = (suspects){ .heap = heap, .low = UINT64_MAX };
@@ -43,7 +47,7 @@ static inline bool any_of_8(const uint64_t *data, uint64_t from, uint64_t range)
 
 uint32_t suspects_look(const suspects *s, const uint64_t *data, uint32_t n, suspects_hit ret[SUSPECTS_BLOCK])
 {
-    suspects_hit near[SUSPECTS_BLOCK + 1];
+    uint64_t near[SUSPECTS_BLOCK + 1]; /* offset from low << INDEX_BITS | index: half the stores of a hit */
     uint64_t from = s->heap->base + s->low;
     uint64_t range = s->high - s->low;
     const uint32_t *span_of = s->heap->span_of;
@@ -57,19 +61,21 @@ uint32_t suspects_look(const suspects *s, const uint64_t *data, uint32_t n, susp
         for (uint32_t k = i; k < i + 8; k++) {
             uint64_t within = (data[k] & HEAPCOPY_ADDRESS_BITS) - from;
 
-            near[nnear] = (suspects_hit){ within + s->low, k };
+            near[nnear] = within << INDEX_BITS | k;
             nnear += within < range;
         }
     }
     for (; i < n; i++) {
         uint64_t within = (data[i] & HEAPCOPY_ADDRESS_BITS) - from;
 
-        near[nnear] = (suspects_hit){ within + s->low, i };
+        near[nnear] = within << INDEX_BITS | i;
         nnear += within < range;
     }
     for (uint32_t k = 0; k < nnear; k++) {
-        ret[nhits] = near[k];
-        nhits += span_of[near[k].offset >> PAGE_SHIFT] != 0;
+        uint64_t offset = (near[k] >> INDEX_BITS) + s->low;
+
+        ret[nhits] = (suspects_hit){ offset, (uint32_t)near[k] & (SUSPECTS_BLOCK - 1) };
+        nhits += span_of[offset >> PAGE_SHIFT] != 0;
     }
     return nhits;
 }
