@@ -9,10 +9,11 @@
 #include "daemon/options.h"
 
 /*
- * Load the heap out of --load, else out of --image, and say in progress how far it is. 0; 1: there is no image, and that is no mistake; -errno: logged,
- * and nothing is left of it.
+ * Load the heap out of --load, else out of --image, and say in progress how far it is. 0; 1: there is no image, and that
+ * is no mistake; -errno: logged, and nothing is left of it.
  */
-int imagefile_load(const options *o, antechamber *progress, heapfile *ret_file, mheap *ret_heap) __attribute__((warn_unused_result));
+int imagefile_load(const options *o, antechamber *progress, heapfile *ret_file, mheap *ret_heap)
+    __attribute__((warn_unused_result));
 
 /*
  * A heap will be served beside the --image: open what is there, to be marked as older by imagefile_mark() before the

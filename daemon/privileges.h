@@ -38,8 +38,8 @@ void privileges_prepare(enum privileges_filter filter);
 /*
  * The calling process, all of its threads and what it forks get no more privileges by execve(), and make the system
  * calls on the list alone. The calling thread, and threads that it makes from now on, have no capabilities, and write
- * no files; they make and remove sockets in dirs and below (ended by a NULL; the saver: files), and nothing else. In a child of a process
- * with threads it may be called, too. 0, or -errno: what could be done is done.
+ * no files; they make and remove sockets in dirs and below (ended by a NULL; the saver: files), and nothing else. In a
+ * child of a process with threads it may be called, too. 0, or -errno: what could be done is done.
  */
 int privileges_confine(enum privileges_process process, const char *const *dirs) __attribute__((warn_unused_result));
 

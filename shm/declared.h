@@ -20,9 +20,9 @@
  *              in flags; else all memory does.
  *
  * nasking counts what no word shows: a reply of the daemon names an object by its offset, and until the thread has made
- * an address of that, the object may have lost its last root without anybody seeing that it is wanted. So while it is not
- * 0 nothing can be collected: the cycle is tried again. The child of a fork has nothing under way: there it is 0, once the
- * child has called the library.
+ * an address of that, the object may have lost its last root without anybody seeing that it is wanted. So while it is
+ * not 0 nothing can be collected: the cycle is tried again. The child of a fork has nothing under way: there it is 0,
+ * once the child has called the library.
  *
  * Writers: threads of the process, one at a time, under a lock. If the process is stopped, or dies, between any two
  * stores, each entry is one that is there whole, or none: kind is written last when an entry comes, and first when it

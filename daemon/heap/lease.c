@@ -6,10 +6,10 @@
  * while a lease ends; a list of spans for each lessee in private memory.
  *
  * The README of this directory follows a lease from end to end. lease_give writes origin (shm/origin.h) and owner (if
- * the lessee reclaims), then the list, then the lease word. When a lease ends and the owner with it (a session without a group, or a group that is
- * ENDING), its objects are freed unless their kept bits are set, then owner becomes 0, then mcentral_put writes the
- * lease word: if the daemon dies before that, the next one repeats it. While the group goes on, owner and objects stay,
- * and mcentral_put puts the span into the group's mcentrals: the one store is the lease word.
+ * the lessee reclaims), then the list, then the lease word. When a lease ends and the owner with it (a session without
+ * a group, or a group that is ENDING), its objects are freed unless their kept bits are set, then owner becomes 0, then
+ * mcentral_put writes the lease word: if the daemon dies before that, the next one repeats it. While the group goes on,
+ * owner and objects stay, and mcentral_put puts the span into the group's mcentrals: the one store is the lease word.
  *
  * A lease is never taken from a process that lives and has not given it up, but for a large object that another
  * process has freed (large_claim). What its process offers (offers.c) it has given up, if the daemon takes it: but no

@@ -2,8 +2,9 @@
  * Requests: from a message of goallocd.proto to its handler; and the handlers for sessions and objects.
  *
  * Called by peer for every frame, in order for each client. Calls request_lease.c, request_root.c, request_heap.c,
- * request_group.c, request_life.c, request_profile.c and request_collect.c for the other messages, deaths (who watches the process of a
- * session), session, adopt, making, profiling. All heap state is this thread's; no handler blocks.
+ * request_group.c, request_life.c, request_profile.c, request_collect.c and request_save.c for the other messages,
+ * deaths (who watches the process of a session), session, adopt, making, profiling. All heap state is this thread's; no
+ * handler blocks.
  *
  * Everything in a request comes from a client: each number is bounded before it is used. What can't be served is
  * answered with an errno and a sentence, which handlers return. What no honest client sends (a span that it doesn't
