@@ -6,9 +6,14 @@
  * blocks, and where the arena has holes; writes nothing that is shared.
  *
  * An object lives while its alloc bit is set and its remote bit is not; a tiny block, while its word has an object
- * (shm/tiny.h). Who saves makes sure that no session lives, so no owner's end is under way and no intent stands. The
- * daemon may go on sweeping: a fold changes the bits of an object that does not live, and a span that comes free has no
- * live object, so both are found the same before and after it.
+ * (shm/tiny.h). Who saves makes sure that nobody writes: no session lives that could, or all are stopped. Then what is
+ * found is what a kill of all at that instant would leave: in a span with an owner (a session that reclaims, a group)
+ * only objects with a kept bit live, since the end of its owner frees the others; and if a thread is at a link or an
+ * unlink (a hold stands), the caller lets it go on and tries again (-EAGAIN). Of adopted objects nothing is known here:
+ * they stay.
+ *
+ * The daemon may go on sweeping: a fold changes the bits of an object that does not live, and a span that comes free
+ * has no live object, so both are found the same before and after it.
  *
  * Pages of a large object that never had memory are zero: the kernel is asked (SEEK_DATA) and not the page, which a
  * look would give memory.
@@ -21,6 +26,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "shm/holds.h"
 #include "shm/sizeclass.h"
 #include "shm/tiny.h"
 
@@ -45,14 +51,24 @@ static uint64_t tiny_blocks(const shm_map *map, page_no first, uint32_t w, uint6
     return live;
 }
 
+/* Those of word w that outlive their owner; without one, all. Owner first: its end clears bits, then the owner. */
+static uint64_t outliving(const shm_map *map, page_no first, const shm_span *span, uint32_t owner, uint32_t w)
+{
+    if (owner == 0)
+        return UINT64_MAX;
+    return span_has_kept(span) ? u64_load_acquire(shm_kept_word(map, first, w)) : 0;
+}
+
 /* The bits of the objects that live, and how many do. */
 static bool live_bits(const shm_map *map, page_no first, const shm_span *span, uint64_t *bits, image_header *sum)
 {
+    uint32_t owner = u32_load_acquire(&span->owner);
     uint64_t any = 0;
 
     for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
         uint64_t remote = u64_load_acquire(shm_remote_word(map, first, w));
-        uint64_t alloc = u64_load_acquire(shm_alloc_word(map, first, w)) & bits_mask(span->nelems, w);
+        uint64_t alloc = u64_load_acquire(shm_alloc_word(map, first, w)) & bits_mask(span->nelems, w) &
+                         outliving(map, first, span, owner, w);
 
         if (span_is_tiny(span)) {
             bits[w] = tiny_blocks(map, first, w, alloc, sum);
@@ -101,7 +117,7 @@ static int add_spans(image_plan *plan, const shm_map *map, image_error *why)
         const shm_span *span = shm_span_at(map, page_at(first));
         int r = 0;
 
-        if (first != page || lease_unpack(u64_load_relaxed(&span->lease)).state == SPAN_FREE) {
+        if (first != page || lease_unpack(u64_load_acquire(&span->lease)).state == SPAN_FREE) {
             page++;
             continue;
         }
@@ -237,6 +253,18 @@ static int add_pages(image_plan *plan, int arena_fd)
     return r;
 }
 
+/* True if a thread may be at a link or an unlink. */
+static bool is_held(const shm_map *map)
+{
+    const shm_intents *intents = shm_intents_of(map);
+
+    for (uint32_t i = 0; holds_any(map) && i < SHM_HOLDS_MAX; i++) {
+        if (u64_load_acquire(&intents->holds[i]) != 0)
+            return true;
+    }
+    return false;
+}
+
 int image_plan_make(image_plan *plan, const image_source *heap, image_error *why)
 {
     const shm_header *header = heap->map->header;
@@ -251,6 +279,8 @@ int image_plan_make(image_plan *plan, const image_source *heap, image_error *why
                                       .arena_bytes = header->arena_bytes,
                                       .generation = header->generation } };
     memcpy(plan->header.magic, IMAGE_MAGIC, sizeof(plan->header.magic));
+    if (is_held(heap->map))
+        return image_fail(why, -EAGAIN, "a thread is about to link or to unlink an object, or has died in that");
     r = add_spans(plan, heap->map, why);
     if (r == 0)
         r = add_roots(plan, heap->map);

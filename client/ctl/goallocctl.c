@@ -162,9 +162,12 @@ static command command_table[] = {
     { .name = "save", .words = "FILE", .words_min = 1, .words_max = 1,
       .summary = "save the heap into a file, while its daemon serves it",
       .help = "The file is an image, from which goallocd --load makes a heap with the same objects at the same "
-              "addresses. Nobody must be attached who can write; who would attach waits while the heap is copied, and "
-              "the file is written after that. The copy takes as much memory as the live pages. An image that was "
-              "there is replaced when the new one is on the disk. For root and the daemon's user.",
+              "addresses. If somebody is attached who can write, all processes that have the heap mapped are stopped "
+              "for an instant, as by a debugger, and how long that will be is said before; it takes the right to do "
+              "that, as root has it. Requests wait while the heap is copied; the file is written after that. The copy "
+              "takes as much memory as the live pages. What is saved is what a kill of all at that instant would "
+              "leave. An image that was there is replaced when the new one is on the disk. For root and the daemon's "
+              "user.",
       .own = save_run },
     { .name = "image", .words = "FILE", .words_min = 1, .words_max = 1,
       .summary = "what is in an image of a heap, and whether all of it is whole",
@@ -217,7 +220,7 @@ static const option_row option_table[] = {
       "profile: all sessions, and those that attach (default); leaks --free: in spans that are leased, too" },
     { "free", OPTION_FREE, NULL, false, NULL, "leaks", "Free what nobody can reach" },
     { "why", OPTION_WHY, "ADDRESS", false, NULL, "leaks", "Which words keep the object at that address alive" },
-    { "max-pause", OPTION_MAX_PAUSE, "MS", false, NULL, "leaks",
+    { "max-pause", OPTION_MAX_PAUSE, "MS", false, NULL, "leaks save",
       "The longest that processes may be stopped, in ms (default: 100)" },
     { "offsets", OPTION_OFFSETS, NULL, false, NULL, "leaks", "Words that goalloc_offset() has made count as pointers" },
     { "trust-kernel", OPTION_TRUST_KERNEL, NULL, false, NULL, "leaks",

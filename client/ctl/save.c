@@ -6,13 +6,16 @@
  *
  *   1. LOOK: the descriptors. What lives is counted, and memory for a copy of it is allocated and mapped, before
  *      anybody has to wait: memory that is mapped while it is copied into takes 30 times as long
- *   2. HOLD: no session can write from here on, or the daemon says who can
- *   3. what lives is found out anew, and copied. If it is more than there is memory for, from 1 again
- *   4. END: the heap goes on. Only if the hold has lasted until here is the copy one of an instant
+ *   2. HOLD: no session can write from here on. If there is one that can, all processes that have the heap mapped are
+ *      stopped first (client/collector/world.h). How long that will be is measured before, by all of it without a stop
+ *   3. what lives is found out anew, and copied. If it is more than there is memory for, or a thread was stopped at a
+ *      link or an unlink, from 1 again
+ *   4. END: the heap goes on. Only if the hold has lasted until here is the copy one of an instant. All go on
  *   5. the image is written from the copy, in its own time
  *
  * Twice the memory of what lives is there for a while; if the system can't spare it, nothing is begun. If this process
- * dies, the daemon ends the hold with the connection, and the file of before is as it was.
+ * dies, the kernel lets go of all whom it has stopped, the daemon ends the hold with the connection, and the file of
+ * before is as it was.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,13 +31,17 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "client/collector/world.h"
 #include "client/ctl/commands.h"
 #include "client/ctl/ctl.h"
 #include "image/imagewriter.h"
 #include "proto/wire.h"
 
-#define TRIES       4
-#define BUSY_MS     500 /* sessions that are at their end may take so long */
+#define TRIES       50
+#define BUSY_MS     100 /* sessions that are at their end may take so long */
+#define AGAIN_MS    20
+#define THREAD_NS   UINT64_C(30000) /* to stop one, and to let it go */
+#define PROCESS_NS  UINT64_C(200000)
 #define LOOK_MS     100
 #define WRITE_NICE  10
 #define SPARE_PAGES 1024u /* for what is allocated between two looks */
@@ -56,6 +63,10 @@ typedef struct saved {
     uint64_t copy_pages;
     uint64_t held_ns;
     image_written written;
+    bool pauses;          /* there are sessions that can write */
+    uint64_t estimate_ns; /* of the pause, */
+    uint64_t pause_ns;    /* and what it was */
+    uint32_t nprocesses;
 } saved;
 
 static uint64_t now_ns(void)
@@ -68,15 +79,22 @@ static uint64_t now_ns(void)
 
 /* --- asking --- */
 
-static const Goallocd__Reply *ask_step(const arguments *args, Goallocd__Save__Step step, Goallocd__Reply__ResultCase kind)
+static const Goallocd__Reply *ask_hold(const arguments *args, Goallocd__Save__Step step, Goallocd__Reply__ResultCase kind,
+                                       bool paused)
 {
     asker who = args->who;
     Goallocd__Save body = GOALLOCD__SAVE__INIT;
     Goallocd__Request request = WIRE_REQUEST(SAVE, save, &body);
 
     body.step = step;
+    body.paused = paused;
     who.until = deadline_in(who.timeout_ms);
     return ask(&who, &request, kind);
+}
+
+static const Goallocd__Reply *ask_step(const arguments *args, Goallocd__Save__Step step, Goallocd__Reply__ResultCase kind)
+{
+    return ask_hold(args, step, kind, false);
 }
 
 /* Map what the daemon has handed over. The exit status. */
@@ -103,15 +121,19 @@ static int map_heap(saved *s, const arguments *args)
     return CTL_OK;
 }
 
-/* Nobody writes from here on. The exit status. */
-static int hold(const arguments *args)
+/* Nobody writes from here on; or *ret_writers: there is who can. The exit status. */
+static int hold(const arguments *args, bool *ret_writers)
 {
-    for (int waited_ms = 0;; waited_ms += 20) {
+    *ret_writers = false;
+    for (int waited_ms = 0;; waited_ms += AGAIN_MS) {
         if (ask_step(args, GOALLOCD__SAVE__STEP__HOLD, GOALLOCD__REPLY__RESULT__NOT_SET) != NULL)
             return CTL_OK;
-        if (ask_refused() != EBUSY || waited_ms >= BUSY_MS)
+        if (ask_refused() != EBUSY)
             return ask_failed(&args->who);
-        (void)poll(NULL, 0, 20);
+        *ret_writers = waited_ms >= BUSY_MS;
+        if (*ret_writers)
+            return CTL_OK;
+        (void)poll(NULL, 0, AGAIN_MS);
     }
 }
 
@@ -167,21 +189,87 @@ static int fail_plan(int r, const image_error *why)
     return ctl_fail(r == -ENOMEM ? CTL_E_MEMORY : CTL_E_IMAGE, -r, "%s", why->text);
 }
 
-/* Between HOLD and END. *ret_more: there is more than memory for it. The exit status. */
-static int copy_held(saved *s, bool *ret_more)
+/* While nobody writes. *ret_again: there is more than memory for it, or it is no good moment. The exit status. */
+static int copy_held(saved *s, bool *ret_again)
 {
     image_error why;
     int r;
 
     image_plan_free(&s->plan);
     r = image_plan_make(&s->plan, &s->heap, &why);
+    *ret_again = r == -EAGAIN || (r == 0 && s->plan.header.npages > s->copy_pages);
+    if (*ret_again)
+        return CTL_OK;
     if (r < 0)
         return fail_plan(r, &why);
-    *ret_more = s->plan.header.npages > s->copy_pages;
-    if (*ret_more)
-        return CTL_OK;
     r = image_plan_copy(&s->plan, &s->heap, s->copy, 0);
     return r < 0 ? ctl_fail(CTL_E_IMAGE, -r, "the heap can't be read: %s", strerror(-r)) : CTL_OK;
+}
+
+/* The same between HOLD and END, of a heap that nobody writes. */
+static int copy_and_end(saved *s, const arguments *args, bool *ret_again)
+{
+    uint64_t began_ns = now_ns();
+    int status = copy_held(s, ret_again);
+
+    if (ask_step(args, GOALLOCD__SAVE__STEP__END, GOALLOCD__REPLY__RESULT__NOT_SET) == NULL)
+        return ask_failed(&args->who);
+    s->held_ns = now_ns() - began_ns;
+    return status;
+}
+
+/* What the pause will take: all of it once, without one. What is copied so is torn, and thrown away. */
+static int estimate(saved *s, const arguments *args, uint32_t nprocesses, uint32_t nthreads)
+{
+    uint64_t began_ns = now_ns();
+    bool again;
+    int status = copy_held(s, &again);
+
+    s->estimate_ns = now_ns() - began_ns + nprocesses * PROCESS_NS + nthreads * THREAD_NS;
+    if (status != CTL_OK)
+        return status;
+    if (args->max_pause_ms != 0 && s->estimate_ns > args->max_pause_ms * UINT64_C(1000000))
+        return ctl_fail(CTL_E_IMAGE, ETIMEDOUT, "the pause would be some %.0f ms, for %u processes with %u threads",
+                        (double)s->estimate_ns / 1e6, nprocesses, nthreads);
+    if (!args->json)
+        (void)fprintf(stderr, "goallocctl: %u processes are stopped for some %.0f ms\n", nprocesses,
+                      (double)s->estimate_ns / 1e6);
+    return CTL_OK;
+}
+
+/* Between a stop of all and their going on. */
+static int copy_stopped(saved *s, const arguments *args, bool *ret_again)
+{
+    if (ask_hold(args, GOALLOCD__SAVE__STEP__HOLD, GOALLOCD__REPLY__RESULT__NOT_SET, true) == NULL) {
+        *ret_again = ask_refused() == EBUSY;
+        return *ret_again ? CTL_OK : ask_failed(&args->who);
+    }
+    return copy_and_end(s, args, ret_again);
+}
+
+/* Stop all, copy, let them go. */
+static int copy_in_pause(saved *s, const arguments *args, bool *ret_again)
+{
+    const world_options options = { .trust_kernel = true, .no_estimate = true };
+    world_trouble trouble;
+    world w;
+    int status = CTL_OK;
+    int r = world_prepare(&w, &s->map, &options, &trouble);
+
+    if (r == 0 && s->estimate_ns == 0)
+        status = estimate(s, args, w.nprocesses, w.nthreads);
+    if (r == 0 && status == CTL_OK)
+        r = world_stop(&w, &trouble);
+    if (r == 0 && status == CTL_OK)
+        status = copy_stopped(s, args, ret_again);
+    world_resume(&w);
+    s->pause_ns = w.pause_end_ns - w.pause_begin_ns;
+    s->nprocesses = w.nprocesses;
+    world_free(&w);
+    *ret_again |= r == -EAGAIN;
+    return r == 0 || r == -EAGAIN ? status
+                                  : ctl_fail(CTL_E_IMAGE, -r, "somebody can write the heap, and can't be stopped: %s",
+                                             trouble.text);
 }
 
 /* From 1 to 4. The exit status. */
@@ -190,27 +278,23 @@ static int take(saved *s, const arguments *args)
     image_error why;
     int r = image_plan_make(&s->plan, &s->heap, &why);
 
-    if (r < 0)
+    if (r < 0 && r != -EAGAIN)
         return fail_plan(r, &why);
     for (int i = 0; i < TRIES; i++) {
-        uint64_t npages = s->plan.header.npages;
-        uint64_t began_ns;
-        bool more = false;
-        int status = prepare(s, npages + npages / 8);
+        uint64_t npages = s->plan.header.npages + s->plan.header.npages / 8;
+        bool again = false;
+        int status = npages + SPARE_PAGES > s->copy_pages ? prepare(s, npages) : CTL_OK;
 
+        if (status == CTL_OK && !s->pauses)
+            status = hold(args, &s->pauses);
         if (status == CTL_OK)
-            status = hold(args);
-        if (status != CTL_OK)
+            status = s->pauses ? copy_in_pause(s, args, &again) : copy_and_end(s, args, &again);
+        if (status != CTL_OK || !again)
             return status;
-        began_ns = now_ns();
-        status = copy_held(s, &more);
-        if (ask_step(args, GOALLOCD__SAVE__STEP__END, GOALLOCD__REPLY__RESULT__NOT_SET) == NULL)
-            return ask_failed(&args->who);
-        s->held_ns = now_ns() - began_ns;
-        if (status != CTL_OK || !more)
-            return status;
+        (void)poll(NULL, 0, AGAIN_MS);
     }
-    return ctl_fail(CTL_E_IMAGE, 0, "the heap has grown faster than memory for the copy was prepared");
+    return ctl_fail(CTL_E_IMAGE, EAGAIN, "the heap was at no good moment, or has grown faster than memory for the copy "
+                                         "was prepared, %d times", TRIES);
 }
 
 /* --- writing --- */
@@ -263,9 +347,12 @@ static int show(const saved *s, const arguments *args)
 
     if (!args->json) {
         (void)printf("saved %" PRIu64 " objects, %s, and %" PRIu64 " roots into %s, in %" PRIu64
-                     " ms; nobody could attach for %.1f ms of them\n",
+                     " ms; requests waited for %.1f ms of them",
                      h->live_objects, ctl_bytes(h->live_bytes), h->nroots, ctl_bytes(s->written.file_bytes),
                      (s->written.took_ns + s->held_ns) / 1000000, (double)s->held_ns / 1e6);
+        if (s->pauses)
+            (void)printf(", and %u processes were stopped for %.1f ms", s->nprocesses, (double)s->pause_ns / 1e6);
+        (void)putchar('\n');
         return fflush(stdout) == 0 ? CTL_OK : ctl_fail(CTL_E_OUTPUT, 0, "stdout: %s", strerror(errno));
     }
     object = json_object();
@@ -274,7 +361,9 @@ static int show(const saved *s, const arguments *args)
             ctl_json_set(object, "copied_bytes", h->npages * PAGE_BYTES) &&
             ctl_json_set(object, "file_bytes", s->written.file_bytes) &&
             ctl_json_set(object, "held_us", s->held_ns / 1000) &&
-            ctl_json_set(object, "write_us", s->written.took_ns / 1000) && ctl_json_print(object);
+            ctl_json_set(object, "write_us", s->written.took_ns / 1000) &&
+            ctl_json_set(object, "processes", s->nprocesses) && ctl_json_set(object, "pause_us", s->pause_ns / 1000) &&
+            ctl_json_set(object, "estimate_us", s->estimate_ns / 1000) && ctl_json_print(object);
     json_decref(object);
     return whole ? CTL_OK : ctl_fail(CTL_E_MEMORY, 0, "out of memory");
 }

@@ -5,7 +5,8 @@
  * timer of the hold.
  *
  *   LOOK   the read-only descriptors of arena, spans and bitmap
- *   HOLD   from the answer on no session can write, because there is none, and none is opened: an Attach waits
+ *   HOLD   from the answer on nobody writes the heap: no session that could is there, or all are stopped by who asks
+ *          (paused). Requests of all others wait, but for a ping; no session ends
  *   END    the hold is over, and did last until here; ETIMEDOUT: it did not, and what was copied is not of one instant
  *
  * The daemon itself goes on with what it does between requests; none of it changes a live object (imageplan.c). The
@@ -27,9 +28,11 @@ static void on_hold_over(uv_timer_t *timer)
     service_end_hold(timer->data);
 }
 
-bool request_save_holds(const service *srv, uint32_t session_flags)
+bool request_save_defers(const client *c, const Goallocd__Request *request)
 {
-    return srv->holder != NULL && (session_flags & SESSION_READONLY) == 0;
+    const client *holder = client_service(c)->holder;
+
+    return holder != NULL && holder != c && request->op_case != GOALLOCD__REQUEST__OP_PING;
 }
 
 static answer look(client *c, const Goallocd__Request *request)
@@ -48,7 +51,21 @@ static answer look(client *c, const Goallocd__Request *request)
     return ANSWER_GIVEN;
 }
 
-static answer begin_hold(client *c)
+/* Sessions whose processes are stopped may be there, but none that is ending: that frees objects. */
+static bool is_ending(const service *srv)
+{
+    const group_table *groups = srv->heap->groups;
+
+    if (srv->sessions.nending > 0 || srv->reclaiming)
+        return true;
+    for (uint32_t i = 0; i < SHM_GROUPS_MAX && groups->ngroups > 0; i++) {
+        if (groups->groups[i] != NULL && groups->groups[i]->state == SHM_GROUP_ENDING)
+            return true;
+    }
+    return false;
+}
+
+static answer begin_hold(client *c, bool paused)
 {
     static char why[480]; /* until the answer is packed */
     service *srv = client_service(c);
@@ -58,7 +75,9 @@ static answer begin_hold(client *c)
         return (answer){ ESHUTDOWN, "this goallocd is stopping" };
     if (srv->holder != NULL)
         return (answer){ EALREADY, "another one is copying the heap at this moment" };
-    if (saving_writers(srv, names, sizeof(names))) {
+    if (paused && is_ending(srv))
+        return (answer){ EBUSY, "a session or a group is ending at this moment" };
+    if (!paused && saving_writers(srv, names, sizeof(names))) {
         (void)snprintf(why, sizeof(why), "the heap is not saved while somebody can write it: %s", names);
         return (answer){ EBUSY, why };
     }
@@ -82,7 +101,7 @@ answer handle_save(client *c, const Goallocd__Request *request)
     case GOALLOCD__SAVE__STEP__LOOK:
         return look(c, request);
     case GOALLOCD__SAVE__STEP__HOLD:
-        return begin_hold(c);
+        return begin_hold(c, request->save->paused);
     case GOALLOCD__SAVE__STEP__END:
         if (srv->holder != c)
             return (answer){ ETIMEDOUT, "it took too long to copy the heap: others were let in meanwhile" };

@@ -8,7 +8,7 @@
 
 answer handle_save(client *c, const Goallocd__Request *request);
 
-/* The Attach of a session that would write has to wait: somebody copies the heap. */
-bool request_save_holds(const service *srv, uint32_t session_flags);
+/* The request has to wait: another client copies the heap. */
+bool request_save_defers(const client *c, const Goallocd__Request *request);
 
 #endif

@@ -329,10 +329,6 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
     why = session_forbidden_by(&srv->sessions, c->peer.user);
     if (why != LIMITS)
         return service_refuse(c, why, 0, 0);
-    if (request_save_holds(srv, ask->flags)) {
-        operation_begin_deferred(&c->op, &c->peer, request, &srv->queue, WAIT_SESSION, 0);
-        return ANSWER_GIVEN;
-    }
     a = find_group(c, ask, &wanted.group);
     if (a.error != 0)
         return a;
@@ -737,7 +733,7 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
         probe_begin(c, request);
         loopcpu_note_request(&client_service(c)->loopcpu, request);
     }
-    wait = s == NULL ? WAITS : has_to_wait(c, request);
+    wait = request_save_defers(c, request) ? WAIT_SESSION : s == NULL ? WAITS : has_to_wait(c, request);
     if (wait != WAITS) {
         operation_begin_deferred(&c->op, p, request, &client_service(c)->queue, wait, 0);
         return false;

@@ -109,7 +109,7 @@ static bool end_session(service *srv, session *s, uint64_t until_ns)
 static bool end_sessions(rounds *r, uint64_t until_ns)
 {
     service *srv = r->srv;
-    uint32_t end = service_nentries(srv);
+    uint32_t end = srv->holder == NULL ? service_nentries(srv) : 0; /* not while somebody copies the heap */
 
     for (uint32_t i = 0; i < end && srv->sessions.nending > 0; i++) {
         uint32_t no = (r->ending + i) % end;
@@ -132,7 +132,7 @@ static bool end_groups(rounds *r, uint64_t until_ns)
     const group_table *groups = srv->heap->groups;
     bool more = false;
 
-    for (uint32_t n = 0; n < SHM_GROUPS_MAX && groups->ngroups > 0; n++) {
+    for (uint32_t n = 0; n < SHM_GROUPS_MAX && groups->ngroups > 0 && srv->holder == NULL; n++) {
         uint32_t i = (r->ending_group + n) % SHM_GROUPS_MAX;
         group *g = groups->groups[i];
         enum session_group_end end;

@@ -118,6 +118,7 @@ void service_end_hold(service *srv)
 {
     srv->holder = NULL;
     (void)uv_timer_stop(&srv->hold);
+    service_wake(srv); /* sessions that are ending go on */
     queue_note_session(&srv->queue, 0); /* who waits for it waits as for the commit of a session that there is not */
 }
 
