@@ -17,8 +17,8 @@
  *   pages   image_extents, then the content of their pages: each page in which an object lives, by address. Places
  *           of objects that do not live are zero. An extent may say that its pages are zero; then it has no content
  *
- * Sessions, leases, groups, adoptions and what free pages had are not in it: a heap is saved when nobody can write it,
- * and what the end of its sessions would free is not there. So a loaded heap is like one from which all sessions have
+ * Sessions, leases, groups, adoptions and what free pages had are not in it: a heap is saved when nobody writes it, and
+ * what the end of its sessions would free is not there. So a loaded heap is like one from which all sessions have
  * gone: each object is the heap's, and is found by a root.
  *
  * Cut anywhere: file_bytes is that of the file, or it is refused. It is written beside its place and renamed when it is

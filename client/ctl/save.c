@@ -218,13 +218,21 @@ static int copy_and_end(saved *s, const arguments *args, bool *ret_again)
     return status;
 }
 
-/* What the pause will take: all of it once, without one. What is copied so is torn, and thrown away. */
+/* What the pause will take: all of it twice, without one, and the shorter time. What is copied so is torn, and thrown away. */
 static int estimate(saved *s, const arguments *args, uint32_t nprocesses, uint32_t nthreads)
 {
     uint64_t began_ns = now_ns();
     bool again;
     int status = copy_held(s, &again);
 
+    if (status == CTL_OK) { /* the first time maps what it reads; and something else may have had the processors */
+        uint64_t first_ns = now_ns() - began_ns;
+
+        began_ns = now_ns();
+        status = copy_held(s, &again);
+        if (now_ns() - began_ns > first_ns)
+            began_ns = now_ns() - first_ns;
+    }
     s->estimate_ns = now_ns() - began_ns + nprocesses * PROCESS_NS + nthreads * THREAD_NS;
     if (status != CTL_OK)
         return status;

@@ -5,6 +5,8 @@
  *   save     a heap of small objects (64 to 512 bytes, --bytes of them, 1 GiB by default), by goallocctl save, not
  *            compressed: live bytes by the time of copy and file. held: how long nobody could attach. Meanwhile another
  *            process, which has attached as soon as it could, allocates 32 KiB at a time: its longest malloc
+ *   pause    the same while four processes are attached and allocate and free: how long they were stopped, for a GiB of
+ *            live pages, and what was estimated before
  *   load     a daemon with --load, from its start to the first attach
  *   index    the words of a directory (--directory, by default this project's sources), by the example wordindex:
  *            zstd -1, bytes of the file by live bytes
@@ -30,6 +32,7 @@
 
 #define REFILL_BYTES 32768u
 #define HISTORY      1000u
+#define CLIENTS      4
 
 static struct {
     uint64_t bytes;
@@ -169,6 +172,60 @@ static void bench_save(const fixture *f, json_t *ret)
     }
 }
 
+/* Allocate and free until it is killed. */
+static int churn(const fixture *f, void *arg)
+{
+    static void *blocks[HISTORY];
+    uint64_t seed = (uint64_t)getpid();
+    const int *fds = arg;
+
+    must_attach(f, 0);
+    for (uint64_t n = 0;; n++) {
+        unsigned i = (unsigned)(test_random(&seed) % HISTORY);
+
+        goalloc_free(blocks[i]);
+        CHECK((blocks[i] = goalloc_malloc(64 + test_random(&seed) % 449)) != NULL);
+        if (n == 10 * HISTORY)
+            CHECK(write(fds[1], "", 1) == 1);
+        if (n % HISTORY == 0)
+            usleep(1000);
+    }
+}
+
+static void bench_pause(const fixture *f, json_t *ret)
+{
+    pid_t pids[CLIENTS];
+    double cpu_s;
+    double gib;
+    char byte;
+    int fds[2];
+    json_t *o;
+
+    if (pipe2(fds, O_CLOEXEC) < 0)
+        exit(EXIT_FAILURE);
+    for (int i = 0; i < CLIENTS; i++)
+        pids[i] = child_start(f, churn, fds);
+    for (int i = 0; i < CLIENTS; i++) {
+        if (read(fds[0], &byte, 1) != 1)
+            exit(EXIT_FAILURE);
+    }
+    o = save(f, "--level=0", &cpu_s);
+    gib = number(o, "copied_bytes") / (double)GIB;
+    (void)printf("  pause  %6.0f ms a GiB of live pages (%.0f ms), estimated %.0f ms: %.2f\n",
+                 number(o, "pause_us") / 1e3 / gib, number(o, "pause_us") / 1e3, number(o, "estimate_us") / 1e3,
+                 number(o, "pause_us") / number(o, "estimate_us"));
+    json_object_set_new(ret, "pause_ms_a_gib", json_real(number(o, "pause_us") / 1e3 / gib));
+    json_object_set_new(ret, "pause_by_estimate", json_real(number(o, "pause_us") / number(o, "estimate_us")));
+    json_decref(o);
+    for (int i = 0; i < CLIENTS; i++) {
+        (void)kill(pids[i], SIGKILL);
+        (void)child_wait(pids[i]);
+    }
+    (void)close(fds[0]);
+    (void)close(fds[1]);
+    (void)fixture_live_with(f, 0);
+}
+
 static int attach_once(const fixture *f, void *arg)
 {
     void *p;
@@ -283,6 +340,7 @@ int main(int argc, char **argv)
 
         (void)printf("%u:\n", i + 1);
         bench_save(&f, row);
+        bench_pause(&f, row);
         bench_load(row, live_bytes_of(&f));
         bench_index(row);
         (void)json_array_append_new(all, row);

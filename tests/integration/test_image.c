@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -754,11 +755,13 @@ static void heap_is_saved_between_workers_that_come_and_go(void **state)
     (void)printf("saved %u times meanwhile\n", nsaved);
 }
 
-static void save_is_refused_while_somebody_can_write(void **state)
+/* A process that has a tracer can't be stopped by another one. */
+static void save_is_refused_while_somebody_can_write_who_cannot_be_stopped(void **state)
 {
     const char *const save[] = { "--json", "save", other_path, NULL };
     fixture *f = *state;
     char out[600];
+    char pid[16];
     char byte;
     int fds[2];
     pid_t child;
@@ -766,8 +769,11 @@ static void save_is_refused_while_somebody_can_write(void **state)
     assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
     child = child_start(f, stay, fds);
     assert_int_equal(read(fds[0], &byte, 1), 1);
+    assert_int_equal(ptrace(PTRACE_SEIZE, child, NULL, NULL), 0);
     assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 1);
-    assert_non_null(strstr(out, "stayer"));
+    (void)snprintf(pid, sizeof(pid), "%d", (int)child);
+    assert_non_null(strstr(out, "can't be stopped"));
+    assert_non_null(strstr(out, pid));
     assert_int_equal(access(other_path, F_OK), -1);
     assert_int_equal(kill(child, SIGKILL), 0);
     (void)child_wait(child);
@@ -832,7 +838,7 @@ int main(void)
         IMAGE_TEST(saver_that_was_killed_leaves_the_old_image),
         IMAGE_TEST(daemon_whose_image_has_no_directory_does_not_start),
         IMAGE_TEST(heap_is_saved_between_workers_that_come_and_go),
-        IMAGE_TEST(save_is_refused_while_somebody_can_write),
+        IMAGE_TEST(save_is_refused_while_somebody_can_write_who_cannot_be_stopped),
         IMAGE_TEST(image_that_a_running_daemon_has_saved_is_a_copy),
         IMAGE_TEST(heap_that_a_keeper_has_wins_over_an_image),
     };

@@ -117,6 +117,7 @@ for file in bin/goallocd bin/goallocctl bin/goalloc-replay lib/libgoalloc.so lib
     etc/goallocd/goallocd.conf share/goallocd/goallocctl.schema.json \
     share/bash-completion/completions/goallocctl share/zsh/vendor-completions/_goallocctl \
     bin/goallocd-collector lib/systemd/system/goallocd-collector.service share/man/man8/goallocd-collector.8 \
+    lib/systemd/system/goallocd-save.service lib/systemd/system/goallocd-save.timer \
     bin/goallocd-exporter lib/systemd/system/goallocd-exporter.service share/goallocd/alerts.yml \
     share/goallocd/grafana-dashboard.json share/man/man8/goallocd.8 share/man/man3/goalloc_free.3 \
     share/goalloc/rust/goalloc/src/lib.rs share/goalloc/rust/goalloc-sys/build.rs \
