@@ -51,6 +51,7 @@
 #define NKEYS       4096
 #define LAG         512  /* a worker takes away what it added so many requests of each kind before */
 #define TIMEOUT_MS  1000 /* of a request to the daemon */
+#define SETTLE_TRIES 30  /* at the end, when no worker is left to try it again */
 #define EXIT_STALE  3    /* of a worker: the heap is gone */
 
 typedef struct entry {
@@ -300,8 +301,15 @@ static bool table_check(table *t, uint64_t *ret_ndone)
     memset(values, 0, sizeof(values));
     *ret_ndone = 0;
     for (uint32_t i = 0; i < NSTRIPES; i++) { /* what the dead have left open */
-        if (stripe_lock(&t->stripes[i]) != 0)
+        int tries = 0;
+        int r;
+
+        while ((r = stripe_lock(&t->stripes[i])) != 0 && r != -ENOTRECOVERABLE && ++tries < SETTLE_TRIES)
+            crew_sleep_ms(10); /* the next daemon is not there yet: later, as for a worker */
+        if (r != 0) {
+            (void)printf("pool: stripe %u: %s\n", i, goalloc_strerror(r));
             return false;
+        }
         (void)pthread_mutex_unlock(&t->stripes[i].mutex);
     }
     for (uint32_t k = 0; k < t->nworkers; k++) {

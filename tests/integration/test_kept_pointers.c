@@ -31,6 +31,13 @@
 #define ROOT      "kept"
 #define STACK_MAX 8192u /* words */
 
+/* Of the end of a call that has had its effect; the address sanitizer cleans up what it has noted of the frames. */
+#if defined(__SANITIZE_ADDRESS__)
+#define EPILOGUE_STEPS 400u
+#else
+#define EPILOGUE_STEPS 40u
+#endif
+
 /* What the child is to do: the address is hidden, and the frames below hold it only as long as the call does. */
 enum call { CALL_FREE, CALL_FREE_CHECKED, CALL_ROOT_SET, CALL_ROOT_CHANGE, CALL_ADOPT, NCALLS };
 
@@ -167,9 +174,9 @@ static void one_call(const fixture *f, enum call call)
             /* It may be over, and only the end of the program's own call be left. */
             uint64_t left = 0;
 
-            while (left < 40 && steps_take(pid, 1, &alive) == 1)
+            while (left < EPILOGUE_STEPS && steps_take(pid, 1, &alive) == 1)
                 left++;
-            if (left == 40)
+            if (left == EPILOGUE_STEPS)
                 fail_msg("%s: after %llu instructions nothing shows the object", names[call],
                          (unsigned long long)nsteps);
             break;
