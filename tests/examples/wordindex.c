@@ -701,8 +701,8 @@ static int command_verify(const char *path)
     found = count_words(map);
     if (ndiffer > 0 || found != t.used)
         die("%zu words differ; the index has %zu, and should have %zu", ndiffer, found, t.used);
-    (void)printf("root %s at %p: %zu distinct words, %llu occurrences, each as it should be\n", ROOT, (void *)map, found,
-                 (unsigned long long)noccurrences);
+    (void)printf("root %s at %p: %zu distinct words, %llu occurrences, each as it should be\n", ROOT, (void *)map,
+                 found, (unsigned long long)noccurrences);
     free(t.entries);
     free(text);
     return EXIT_SUCCESS;

@@ -336,8 +336,8 @@ static void is_noticed(const fixture *f, const char *edit, const char *list)
     char verify[96];
     char command[512];
 
-    (void)snprintf(command, sizeof(command), "sed '%s' '%s' >'%s/edited' && ! cmp -s '%s' '%s/edited'", edit, list, f->dir,
-                   list, f->dir);
+    (void)snprintf(command, sizeof(command), "sed '%s' '%s' >'%s/edited' && ! cmp -s '%s' '%s/edited'", edit, list,
+                   f->dir, list, f->dir);
     assert_int_equal(system(command), 0);
     (void)snprintf(verify, sizeof(verify), "verify '%s/edited'", f->dir);
     assert_int_equal(WEXITSTATUS(index_words(f, verify, "verified")), 1);
@@ -377,14 +377,15 @@ static void index_that_was_saved_is_whole_in_a_fresh_daemon(void **state)
     fixture_start(&second, loading);
     assert_int_equal(live_objects(&second), nobjects);
     assert_int_equal(index_words(&second, verify, "verified"), 0);
-    (void)snprintf(command, sizeof(command), "cat '%s/verified' && cmp '%s/verified' '%s/verified'", place.dir, place.dir,
-                   second.dir); /* the same words, and the root at the same address */
+    (void)snprintf(command, sizeof(command), "cat '%s/verified' && cmp '%s/verified' '%s/verified'", place.dir,
+                   place.dir, second.dir); /* the same words, and the root at the same address */
     assert_int_equal(system(command), 0);
     is_noticed(&second, "$d", list);      /* one that the index has, and the list has not */
     is_noticed(&second, "$s/$/x/", list); /* another one in its place */
     is_noticed(&second, "1s/^/1/", list); /* another count */
     is_noticed(&second, "2p", list);      /* one that is there twice */
-    assert_int_equal(index_words(&second, "build --workers 2 " WORDS_DIR, "progress"), 0); /* it is a heap as any other */
+    /* It is a heap as any other. */
+    assert_int_equal(index_words(&second, "build --workers 2 " WORDS_DIR, "progress"), 0);
     assert_int_equal(index_words(&second, verify, "verified"), 0);
     assert_true(fixture_is_whole(&second));
     assert_true(fixture_stop(&second));
