@@ -3,6 +3,7 @@
  *
  *   wordindex build --workers N [--kill-one] [--kill-every MS] DIRECTORY    index all regular files below DIRECTORY
  *   wordindex top N | query WORD... | dump                read what is there, in a process of its own
+ *   wordindex verify FILE    has the index the words of FILE, so often each, and no others? FILE is as dump prints it
  *
  * A word is a longest run of ASCII letters within one file, in lower case. All structures lie in the shared heap and
  * point at each other with plain pointers; the root "wordindex" leads to them:
@@ -177,7 +178,8 @@ static void tally_grow(tally *t)
     free(old.entries);
 }
 
-static void tally_add(tally *t, const char *bytes, size_t len)
+/* Count it. The entry is good until the next call. */
+static tally_entry *tally_add(tally *t, const char *bytes, size_t len)
 {
     uint64_t hash = hash_bytes(bytes, len);
     size_t at;
@@ -190,12 +192,13 @@ static void tally_add(tally *t, const char *bytes, size_t len)
 
         if (e->hash == hash && e->len == len && memcmp(e->bytes, bytes, len) == 0) {
             e->count++;
-            return;
+            return e;
         }
         at = (at + 1) & (t->cap - 1);
     }
     t->entries[at] = (tally_entry){ bytes, (uint32_t)len, 1, hash };
     t->used++;
+    return &t->entries[at];
 }
 
 static bool is_letter(char c)
@@ -214,7 +217,7 @@ static void tally_text(tally *t, char *text, size_t len)
             i++;
         }
         if (i > from)
-            tally_add(t, text + from, i - from);
+            (void)tally_add(t, text + from, i - from);
         else
             i++;
     }
@@ -635,6 +638,76 @@ static int command_query(char **words, size_t n)
     return EXIT_SUCCESS;
 }
 
+/* Lines of a count, a space and a word, each word once. text has room for one more byte. */
+static void tally_list(tally *t, char *text, size_t len)
+{
+    text[len] = '\0';
+    for (char *line = text; line < text + len;) {
+        char *newline = memchr(line, '\n', (size_t)(text + len - line));
+        unsigned long count = newline == NULL ? 0 : strtoul(line, &line, 10);
+        tally_entry *e;
+
+        if (count == 0 || count > UINT32_MAX || line >= newline || *line != ' ')
+            die("this is no list of counts and words");
+        e = tally_add(t, line + 1, (size_t)(newline - line) - 1);
+        if (e->count > 1)
+            die("the list has '%.*s' twice", (int)e->len, e->bytes);
+        e->count = (uint32_t)count;
+        line = newline + 1;
+    }
+}
+
+/* How many words are in the index; all that leads to their files is looked at. */
+static size_t count_words(const index_map *map)
+{
+    size_t n = 0;
+
+    for (uint32_t b = 0; b < NBUCKETS; b++) {
+        for (const word *w = atomic_load(&map->buckets[b]); w != NULL; w = w->next) {
+            const posting *p = atomic_load(&w->postings);
+
+            n += p != NULL;
+            for (; p != NULL; p = p->next) {
+                if (p->file >= map->nfiles || map->files[p->file].path[0] == '\0')
+                    die("'%.*s' is in file %u, which is not there", (int)w->len, w->bytes, p->file);
+            }
+        }
+    }
+    return n;
+}
+
+static int command_verify(const char *path)
+{
+    index_map *map = find_index("wordindex reader");
+    uint64_t noccurrences = 0;
+    size_t ndiffer = 0;
+    tally t = { 0 };
+    size_t len;
+    char *text = read_text(path, &len);
+    size_t found;
+
+    if (text == NULL)
+        return EXIT_FAILURE;
+    tally_list(&t, text, len);
+    for (const tally_entry *e = t.entries; e < t.entries + t.cap; e++) {
+        const word *w = e->count == 0 ? NULL : find_word(map, e->bytes, e->len);
+        uint64_t count = w == NULL ? 0 : total_of(w).count;
+
+        noccurrences += count;
+        if (count != e->count && ++ndiffer <= 10)
+            (void)fprintf(stderr, "wordindex: '%.*s' is there %llu times, not %u\n", (int)e->len, e->bytes,
+                          (unsigned long long)count, e->count);
+    }
+    found = count_words(map);
+    if (ndiffer > 0 || found != t.used)
+        die("%zu words differ; the index has %zu, and should have %zu", ndiffer, found, t.used);
+    (void)printf("root %s at %p: %zu distinct words, %llu occurrences, each as it should be\n", ROOT, (void *)map,
+                 found, (unsigned long long)noccurrences);
+    free(t.entries);
+    free(text);
+    return EXIT_SUCCESS;
+}
+
 /* --- command line --- */
 
 typedef struct arguments {
@@ -702,7 +775,7 @@ int main(int argc, char **argv)
     static const struct argp argp = {
         .options = option_table,
         .parser = parse_option,
-        .args_doc = "build DIRECTORY\ntop N\nquery WORD...\ndump",
+        .args_doc = "build DIRECTORY\ntop N\nquery WORD...\ndump\nverify FILE",
         .doc = "Indexes words in the shared heap at $GOALLOC_SOCKET.",
     };
     arguments args = { .nworkers = 4 };
@@ -718,6 +791,8 @@ int main(int argc, char **argv)
         return command_top(parse_number("top", args.words[1], 1, 999999999));
     if (strcmp(command, "dump") == 0 && args.n == 1)
         return command_dump();
+    if (strcmp(command, "verify") == 0 && args.n == 2)
+        return command_verify(args.words[1]);
     if (strcmp(command, "query") == 0 && args.n > 1)
         return command_query(args.words + 1, args.n - 1);
     (void)fprintf(stderr, "wordindex: see wordindex --help\n");

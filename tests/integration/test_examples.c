@@ -3,7 +3,7 @@
  *
  * Some seconds each; GOALLOC_TEST_SECONDS makes it longer. The programs check themselves: nothing is lost, nothing is
  * there twice. Here it is checked that no more objects are left than each process may lose: the pool's none, the
- * others' one; and that the index of words is the same as one that nobody has disturbed.
+ * others' one; and that the index of words is the same as one that nobody has disturbed, or that was saved and loaded.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -330,6 +330,67 @@ static void index_under_kills_counts_each_word_once(void **state)
     assert_true(fixture_is_whole(f));
 }
 
+/* Change the list of words by a command for sed: the index must not be taken for what it says then. */
+static void is_noticed(const fixture *f, const char *edit, const char *list)
+{
+    char verify[96];
+    char command[512];
+
+    (void)snprintf(command, sizeof(command), "sed '%s' '%s' >'%s/edited' && ! cmp -s '%s' '%s/edited'", edit, list,
+                   f->dir, list, f->dir);
+    assert_int_equal(system(command), 0);
+    (void)snprintf(verify, sizeof(verify), "verify '%s/edited'", f->dir);
+    assert_int_equal(WEXITSTATUS(index_words(f, verify, "verified")), 1);
+}
+
+/* With another daemon, at another socket: of the first one there is the image alone. */
+static void index_that_was_saved_is_whole_in_a_fresh_daemon(void **state)
+{
+    char image[96];
+    char list[96];
+    char verify[128];
+    const char *const saving[] = { "--image", image, NULL };
+    const char *const loading[] = { "--load", image, NULL };
+    fixture place;
+    fixture first;
+    fixture second;
+    char command[512];
+    uint64_t nobjects;
+
+    (void)state;
+    fixture_make_place(&place);
+    (void)snprintf(image, sizeof(image), "%s/heap.img", place.dir);
+    (void)snprintf(list, sizeof(list), "%s/words", place.dir);
+    (void)snprintf(verify, sizeof(verify), "verify '%s'", list);
+    fixture_start(&first, saving);
+    assert_int_equal(index_words(&first, "build --workers 4 --kill-one " WORDS_DIR, "progress"), 0);
+    assert_int_equal(index_words(&first, "dump", "words"), 0);
+    (void)snprintf(command, sizeof(command), "test -s '%s/words' && mv '%s/words' '%s'", first.dir, first.dir, list);
+    assert_int_equal(system(command), 0);
+    assert_int_equal(index_words(&first, verify, "verified"), 0);
+    (void)snprintf(command, sizeof(command), "mv '%s/verified' '%s'", first.dir, place.dir);
+    assert_int_equal(system(command), 0);
+    nobjects = live_objects(&first);
+    assert_true(fixture_stop(&first));
+    assert_int_equal(access(first.socket, F_OK), -1);
+
+    fixture_start(&second, loading);
+    assert_int_equal(live_objects(&second), nobjects);
+    assert_int_equal(index_words(&second, verify, "verified"), 0);
+    (void)snprintf(command, sizeof(command), "cat '%s/verified' && cmp '%s/verified' '%s/verified'", place.dir,
+                   place.dir, second.dir); /* the same words, and the root at the same address */
+    assert_int_equal(system(command), 0);
+    is_noticed(&second, "$d", list);      /* one that the index has, and the list has not */
+    is_noticed(&second, "$s/$/x/", list); /* another one in its place */
+    is_noticed(&second, "1s/^/1/", list); /* another count */
+    is_noticed(&second, "2p", list);      /* one that is there twice */
+    /* It is a heap as any other. */
+    assert_int_equal(index_words(&second, "build --workers 2 " WORDS_DIR, "progress"), 0);
+    assert_int_equal(index_words(&second, verify, "verified"), 0);
+    assert_true(fixture_is_whole(&second));
+    assert_true(fixture_stop(&second));
+}
+
 /* --- an event and its waiters --- */
 
 #define NWAITERS 4
@@ -496,6 +557,7 @@ int main(void)
         FIXTURE_TEST_KEPT(stack_under_kills_has_each_node_once),
         FIXTURE_TEST_KEPT(quickstart_under_kills_ends_in_order_and_loses_its_list_at_most),
         FIXTURE_TEST_KEPT(index_under_kills_counts_each_word_once),
+        cmocka_unit_test(index_that_was_saved_is_whole_in_a_fresh_daemon),
         FIXTURE_TEST(event_whose_waiters_are_killed_wakes_the_others),
         FIXTURE_TEST(robust_lock_whose_repairers_die_too_repairs_again),
         FIXTURE_TEST(tagged_pop_whose_top_went_and_came_back_begins_again),

@@ -1,6 +1,6 @@
 #!/bin/bash
 # test_activation.sh BUILD_DIR: the installed service with its socket unit under a real systemd (box.sh): clients that
-# come before the daemon and while there is none, the watchdog, reload, two instances, stop.
+# come before the daemon and while there is none, collector and image, the watchdog, reload, two instances, stop.
 # shellcheck source=tests/systemd/box.sh
 source "$(dirname "${BASH_SOURCE[0]}")/box.sh"
 
@@ -8,10 +8,12 @@ in_a=(--socket /run/goallocd/a.sock)
 in_b=(--socket /run/goallocd/b.sock)
 config=/run/box/goallocd.conf
 
-box_units goallocd.service goallocd.socket goallocd@.service goallocd@.socket goallocd-collector.service
+box_units goallocd.service goallocd.socket goallocd@.service goallocd@.socket goallocd-collector.service \
+    goallocd-save.service goallocd-save.timer
 # On a machine that does other things as well a pause may take longer than 5 ms.
 box_settings goallocd-collector.service patient ExecStart= \
     "ExecStart=$programs/goallocd-collector --socket /run/goallocd/goallocd.sock --delay 100ms --max-pause 5s"
+sed -i '/^ExecStart=/s/$/ --max-pause 5000/' "$units/goallocd-save.service"
 box_worker churn churn
 box_worker read read
 box_worker stale stale
@@ -30,8 +32,10 @@ for unit in goallocd.service goallocd@.service; do
     check "$unit scores 0.5 at most" systemd-analyze security --offline=yes --threshold=5 --no-pager \
         "$prefix/lib/systemd/system/$unit"
 done
-check "goallocd-collector.service scores 1.2 at most" systemd-analyze security --offline=yes --threshold=12 --no-pager \
-    "$prefix/lib/systemd/system/goallocd-collector.service"
+for unit in goallocd-collector.service goallocd-save.service; do
+    check "$unit scores 1.2 at most" systemd-analyze security --offline=yes --threshold=12 --no-pager \
+        "$prefix/lib/systemd/system/$unit"
+done
 can_reload=
 if "$prefix/bin/goallocctl" --help | grep -qw reload && "$prefix/bin/goallocd" --help | grep -q -e --config; then
     can_reload=1
@@ -45,7 +49,7 @@ verify_units() {
     local output
 
     output=$(in_box systemd-analyze verify --man=no goallocd.service goallocd.socket goallocd@x.service \
-        goallocd@x.socket goallocd-collector.service 2>&1) || true
+        goallocd@x.socket goallocd-collector.service goallocd-save.service goallocd-save.timer 2>&1) || true
     echo "$output"
     ! grep -q -i goallocd <<<"$output"
 }
@@ -101,6 +105,16 @@ check "it runs as the daemon's user" test "$(in_box stat -c %U "/proc/$(property
 look "after a collection"
 check "it stops" in_box systemctl stop goallocd-collector.service
 wait_until 30 "status" status_tells || fail "its session stays: '$(property goallocd StatusText)'"
+
+# --- an image, which takes two capabilities while another user's process has the heap ---
+
+image=/var/lib/goallocd/heap.img
+check "systemctl start goallocd-save" in_box systemctl start goallocd-save.service
+check "it has stopped the worker, and saved" grep -q "processes were stopped for" "$box_run/goallocd-save.log"
+ok "it says: $(tail -n 1 "$box_run/goallocd-save.log")"
+check "the image is for the daemon's user alone" test "$(in_box stat -c '%U:%G %a' "$image")" = "goallocd:goallocd 600"
+check "and whole" ctl image "$image"
+look "after an image"
 
 # --- who may talk to systemd ---
 
@@ -196,6 +210,8 @@ check "systemctl stop goallocd.socket goallocd" in_box systemctl stop goallocd.s
 check "the daemon does not run" is_state goallocd inactive
 check "nor does the socket" is_state goallocd.socket inactive
 check "no socket is left" in_box test ! -e /run/goallocd/goallocd.sock
+check "there is nothing to be saved" in_box systemctl start goallocd-save.service
+check "and nothing is tried" test "$(property goallocd-save ConditionResult)" = no
 check "nothing of the heap is kept" test "$(property goallocd NFileDescriptorStore)" = 0
 check "the daemon has dropped it" grep -q "the heap is dropped" "$box_run/goallocd.log"
 # One that a knock has started, and that the stop has ended before it served, leaves the file of its lock, without a lock.
