@@ -614,7 +614,7 @@ static int keep_in_file_of_name(const fixture *f, void *arg)
 static void names_of_mappings_lead_nobody_astray(void **state)
 {
     static char *const names[] = { "[vdso]", "[stack]", "x\n7fff00000000-7fff00001000 rw-p 00000000 00:00 0 [vvar]",
-                                   " (deleted)", "/\001\033[2J" + 1 };
+                                   " (deleted)", "\001\033[2J" };
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         must_be_found_in(*state, keep_in_file_of_name, names[i], WORDS_DATA);
