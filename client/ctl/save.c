@@ -7,7 +7,8 @@
  *   1. LOOK: the descriptors. What lives is counted, and memory for a copy of it is allocated and mapped, before
  *      anybody has to wait: memory that is mapped while it is copied into takes 30 times as long
  *   2. HOLD: no session can write from here on. If there is one that can, all processes that have the heap mapped are
- *      stopped first (client/collector/world.h). How long that will be is measured before, by all of it without a stop
+ *      stopped first (client/collector/world.h). How long that will be is measured before, by all of it without a stop.
+ *      A thread that does not stop in time (LONGEST_NS, --max-pause) lets all go on, and nothing is saved
  *   3. what lives is found out anew, and copied. If it is more than there is memory for, or a thread was stopped at a
  *      link or an unlink, from 1 again
  *   4. END: the heap goes on. Only if the hold has lasted until here is the copy one of an instant. All go on
@@ -44,7 +45,7 @@
 #define THREAD_NS   UINT64_C(30000) /* to stop one, and to let it go */
 #define PROCESS_NS  UINT64_C(200000)
 #define LOOK_MS     100
-#define WRITE_NICE  10
+#define LONGEST_NS  UINT64_C(8000000000) /* of a pause; the daemon ends its hold after 10 s (request_save.c) */
 #define SPARE_PAGES 1024u /* for what is allocated between two looks */
 
 #ifndef MADV_POPULATE_WRITE
@@ -251,6 +252,14 @@ static int try_once(saved *s, uint64_t *ret_ns)
     return r < 0 ? ctl_fail(CTL_E_IMAGE, -r, "the heap can't be read: %s", strerror(-r)) : CTL_OK;
 }
 
+/* The longest that all may be stopped. */
+static uint64_t longest_ns(const arguments *args)
+{
+    uint64_t asked_ns = args->max_pause_ms * UINT64_C(1000000);
+
+    return asked_ns != 0 && asked_ns < LONGEST_NS ? asked_ns : LONGEST_NS;
+}
+
 /*
  * What the pause will take: all of it, without one. What is copied so is torn, and thrown away. The first time maps
  * what it reads, so the second counts; and processor time, since in the pause this process comes before all others.
@@ -265,7 +274,7 @@ static int estimate(saved *s, const arguments *args, uint32_t nprocesses, uint32
     s->estimate_ns = (ns == UINT64_MAX ? 1 : ns) + nprocesses * PROCESS_NS + nthreads * THREAD_NS;
     if (status != CTL_OK)
         return status;
-    if (args->max_pause_ms != 0 && s->estimate_ns > args->max_pause_ms * UINT64_C(1000000))
+    if (s->estimate_ns > longest_ns(args))
         return ctl_fail(CTL_E_IMAGE, ETIMEDOUT, "the pause would be some %.0f ms, for %u processes with %u threads",
                         (double)s->estimate_ns / 1e6, nprocesses, nthreads);
     if (!args->json)
@@ -287,7 +296,7 @@ static int copy_stopped(saved *s, const arguments *args, bool *ret_again)
 /* Stop all, copy, let them go. */
 static int copy_in_pause(saved *s, const arguments *args, bool *ret_again)
 {
-    const world_options options = { .trust_kernel = true, .no_estimate = true };
+    const world_options options = { .max_pause_ns = longest_ns(args), .trust_kernel = true, .no_estimate = true };
     world_trouble trouble;
     world w;
     int status = CTL_OK;
