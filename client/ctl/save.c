@@ -283,12 +283,25 @@ static int estimate(saved *s, const arguments *args, uint32_t nprocesses, uint32
     return CTL_OK;
 }
 
-/* Between a stop of all and their going on. */
-static int copy_stopped(saved *s, const arguments *args, bool *ret_again)
+/*
+ * Between a stop of all and their going on. Who has attached since world_prepare() is not stopped, and would write what
+ * is copied: nobody can attach any more once the heap is held, so it is looked at then, and all of it done again.
+ */
+static int copy_stopped(saved *s, const arguments *args, world *w, bool *ret_again)
 {
+    world_trouble trouble;
+    int r;
+
     if (ask_hold(args, GOALLOCD__SAVE__STEP__HOLD, GOALLOCD__REPLY__RESULT__NOT_SET, true) == NULL) {
         *ret_again = ask_refused() == EBUSY;
         return *ret_again ? CTL_OK : ask_failed(&args->who);
+    }
+    r = world_validate(w, &trouble);
+    if (r < 0) {
+        *ret_again = r == -EAGAIN;
+        if (ask_step(args, GOALLOCD__SAVE__STEP__END, GOALLOCD__REPLY__RESULT__NOT_SET) == NULL)
+            return ask_failed(&args->who);
+        return *ret_again ? CTL_OK : ctl_fail(CTL_E_IMAGE, -r, "the heap can't be held still: %s", trouble.text);
     }
     return copy_and_end(s, args, ret_again);
 }
@@ -307,7 +320,7 @@ static int copy_in_pause(saved *s, const arguments *args, bool *ret_again)
     if (r == 0 && status == CTL_OK)
         r = world_stop(&w, &trouble);
     if (r == 0 && status == CTL_OK)
-        status = copy_stopped(s, args, ret_again);
+        status = copy_stopped(s, args, &w, ret_again);
     world_resume(&w);
     s->pause_ns = w.pause_end_ns - w.pause_begin_ns;
     s->nprocesses = w.nprocesses;
