@@ -10,6 +10,7 @@
  *   daemon sends "save" with arena, spans, bitmap   -> it begins
  *   saver sends saving_report, SAVING_PROGRESS      every 200 ms, while it works or the disk does
  *   saver sends saving_report, SAVING_DONE          the image is on the disk, or what has gone wrong
+ * If goallocctl save writes there at that time, it waits until that is through.
  * It dies with the daemon (PDEATHSIG, and the end of the socket): then the image of before stays (imagewriter.c).
  *
  * It may write, make, rename and remove files in the directory of the image, and no others: Landlock, and a filter of
@@ -89,7 +90,7 @@ static int save(job *j, const char *path, const int fds[NFDS], saving_report *re
     void *maps[NFDS];
     shm_map map;
     const image_source heap = { .map = &map, .arena_fd = fds[ARENA] };
-    const image_writing how = { .mark = IMAGE_CLEAN, .level = IMAGE_LEVEL, .ndone = &j->ndone };
+    const image_writing how = { .mark = IMAGE_CLEAN, .waits = true, .level = IMAGE_LEVEL, .ndone = &j->ndone };
     image_written written = { 0 };
     image_plan plan;
     int r;

@@ -296,12 +296,12 @@ static int fill_file(writer *w, image_written *ret)
 }
 
 /* Lock and empty it. 0; 1: it has been renamed since it was opened, and is an image now; -EBUSY, -errno. */
-static int take_part(int dir_fd, const char *part, int fd)
+static int take_part(int dir_fd, const char *part, int fd, const image_writing *how)
 {
     struct stat mine;
     struct stat there;
 
-    if (fstat(fd, &mine) < 0 || (S_ISREG(mine.st_mode) && flock(fd, LOCK_EX | LOCK_NB) < 0))
+    if (fstat(fd, &mine) < 0 || (S_ISREG(mine.st_mode) && flock(fd, LOCK_EX | (how->waits ? 0 : LOCK_NB)) < 0))
         return errno == EWOULDBLOCK ? -EBUSY : -errno;
     if (!S_ISREG(mine.st_mode))
         return -EINVAL;
@@ -312,7 +312,7 @@ static int take_part(int dir_fd, const char *part, int fd)
 }
 
 /* NAME.part, locked and empty. A descriptor; -EBUSY: somebody else saves there; -errno. */
-static int open_part(int dir_fd, const char *part)
+static int open_part(int dir_fd, const char *part, const image_writing *how)
 {
     for (int i = 0; i < 100; i++) {
         int fd = openat(dir_fd, part, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
@@ -320,7 +320,7 @@ static int open_part(int dir_fd, const char *part)
 
         if (fd < 0)
             return -errno;
-        r = take_part(dir_fd, part, fd);
+        r = take_part(dir_fd, part, fd, how);
         if (r == 0)
             return fd;
         (void)close(fd);
@@ -328,6 +328,25 @@ static int open_part(int dir_fd, const char *part)
             return r;
     }
     return -EBUSY;
+}
+
+/*
+ * True if the heap of that generation has ended, and NAME is what it was then: a copy that was taken before, and is
+ * written late, must not take its place. Who has the lock of NAME.part finds it so until its own rename.
+ */
+static bool has_ended_with(int dir_fd, const char *name, uint64_t generation)
+{
+    int fd = openat(dir_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    image_header h;
+    uint64_t mark;
+    bool ended = fd >= 0 && pread(fd, &h, sizeof(h), 0) == (ssize_t)sizeof(h) &&
+                 pread(fd, &mark, sizeof(mark), IMAGE_MARK_OFF) == (ssize_t)sizeof(mark) &&
+                 memcmp(h.magic, IMAGE_MAGIC, sizeof(h.magic)) == 0 && h.generation == generation &&
+                 (mark == IMAGE_CLEAN || mark == IMAGE_LOADED);
+
+    if (fd >= 0)
+        (void)close(fd);
+    return ended;
 }
 
 /* The directory that the name lies in, synced, so that the rename outlasts the system. */
@@ -356,11 +375,12 @@ int image_save(int dir_fd, const char *name, const image_plan *plan, const image
     uint64_t began_ns = now_ns(CLOCK_MONOTONIC);
     char part[4096];
     const char *what = "written";
+    bool late = false;
     int r;
 
     if (snprintf(part, sizeof(part), "%s.part", name) >= (int)sizeof(part))
         return image_fail(why, -ENAMETOOLONG, "%s: the path is too long", name);
-    w.fd = open_part(dir_fd, part);
+    w.fd = open_part(dir_fd, part, how);
     if (w.fd < 0)
         return image_fail(why, w.fd, "%s can't be written: %s", part,
                           w.fd == -EBUSY ? "another process is saving there" : strerror(-w.fd));
@@ -370,6 +390,9 @@ int image_save(int dir_fd, const char *name, const image_plan *plan, const image
     if (r == 0 && fsync(w.fd) < 0)
         r = -errno;
     CRASH_POINT(image_before_rename);
+    late = r == 0 && how->mark == IMAGE_COPY && has_ended_with(dir_fd, name, plan->header.generation);
+    if (late)
+        r = -ESTALE;
     if (r == 0) {
         r = renameat(dir_fd, part, dir_fd, name) < 0 ? -errno : 0;
         what = r == 0 ? "synced" : "renamed";
@@ -382,6 +405,8 @@ int image_save(int dir_fd, const char *name, const image_plan *plan, const image
     (void)close(w.fd);
     free(w.entries);
     ret->took_ns = now_ns(CLOCK_MONOTONIC) - began_ns;
+    if (late)
+        return image_fail(why, r, "the heap has ended, and was saved into %s then: that stays, this copy is older", name);
     return r < 0 ? image_fail(why, r, "%s can't be %s: %s", part, what, strerror(-r)) : 0;
 }
 
