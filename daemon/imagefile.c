@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "daemon/heap/load.h"
+#include "daemon/heap/roots.h"
 #include "daemon/log.h"
 #include "daemon/memory/sysmem.h"
 #include "image/imagewriter.h"
@@ -90,6 +91,7 @@ static int load(const options *o, const char *path, const image *im, antechamber
     uint64_t saved_s = im->header.saved_ms / 1000;
     uint64_t now_s = now_ms(CLOCK_REALTIME) / 1000;
     const char *what = "the spans in it are no heap's";
+    roots *named;
     image_error why;
     int r;
 
@@ -102,6 +104,13 @@ static int load(const options *o, const char *path, const image *im, antechamber
         heapfile_close(ret_file);
         return refuse(path, r, "%s", r == -ENOMEM ? strerror(ENOMEM) : what);
     }
+    r = roots_new(&ret_file->map, &named); /* as the server will: before somebody keeps this heap */
+    if (r < 0) {
+        mheap_end(ret_heap);
+        heapfile_close(ret_file);
+        return refuse(path, r, "%s", r == -ENOMEM ? strerror(ENOMEM) : "its named roots are none that a heap can have");
+    }
+    (void)roots_free(named);
     log_event(LOG_EVENT_IMAGE_LOADED, &(log_subject){ .heap = ret_file->map.header->generation },
               "the heap comes out of the image %s, saved %" PRIu64 " s ago%s: %" PRIu64 " objects with %" PRIu64
               " KiB, %" PRIu64 " roots, of heap %016" PRIx64 "; in %" PRIu64 " ms",
