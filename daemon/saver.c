@@ -89,7 +89,7 @@ static int save(job *j, const char *path, const int fds[NFDS], saving_report *re
     uint64_t bytes[NFDS];
     void *maps[NFDS];
     shm_map map;
-    const image_source heap = { .map = &map, .arena_fd = fds[ARENA] };
+    const image_source heap = { .map = &map, .arena_fd = fds[ARENA], .ended = true };
     const image_writing how = { .mark = IMAGE_CLEAN, .waits = true, .level = IMAGE_LEVEL, .ndone = &j->ndone };
     image_written written = { 0 };
     image_plan plan;

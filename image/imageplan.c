@@ -279,7 +279,7 @@ int image_plan_make(image_plan *plan, const image_source *heap, image_error *why
                                       .arena_bytes = header->arena_bytes,
                                       .generation = header->generation } };
     memcpy(plan->header.magic, IMAGE_MAGIC, sizeof(plan->header.magic));
-    if (is_held(heap->map))
+    if (!heap->ended && is_held(heap->map))
         return image_fail(why, -EAGAIN, "a thread is about to link or to unlink an object, or has died in that");
     r = add_spans(plan, heap->map, why);
     if (r == 0)
