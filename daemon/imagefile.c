@@ -152,11 +152,11 @@ int imagefile_open_mark(const options *o, int *ret_fd)
     if (o->image_path == NULL)
         return 0;
     r = image_open(&im, o->image_path, true, &why);
-    if (r == -ENOENT || r == -EUCLEAN || r == -ENOEXEC)
-        return 0; /* nobody loads it */
+    if (r == -ENOENT || r == -EUCLEAN)
+        return 0; /* nobody loads it; one of another build's layout that build would, as if nothing had been served */
     if (r < 0) {
         log_error("the image %s can't be marked as loaded, and must not be there unmarked beside a heap that is served: "
-                  "%s",
+                  "%s; move it away, or start with another --image",
                   o->image_path, why.text);
         return r;
     }

@@ -529,6 +529,7 @@ static void image_that_does_not_fit_is_refused(void **state)
     h.format++;
     put_header(image_path, h);
     must_refuse(f, NULL, "its format is 2, and this build knows 1");
+    must_refuse(f, "--cold-start", "move it away"); /* the other build would load it after what is served now */
     h.format--;
     h.needed = 1u << 30;
     put_header(image_path, h);
