@@ -8,8 +8,8 @@
  * Called by server.c, which calls main's function to have the saver (daemon/saver.c) begin. Calls nobody back but
  * done(). Data: private; service.ending says to requests.c that no new session is opened from here on.
  *
- * Who can write. A session that is not read-only, be it open, lost or ending; and a group, to which a child of one of
- * its processes may still come. The daemon can't pause anybody: who has a lease writes without asking. So it tells the
+ * Who can write. A session that is not read-only, be it open, lost or ending; a group, to which a child of one of
+ * its processes may still come; and a reclaim, which frees what ended sessions have left. The daemon can't pause anybody: who has a lease writes without asking. So it tells the
  * sessions (a notice to each, service.ending), waits for them as they are, and does not save when one stays: what an
  * image would hold then may be torn. The image of before is as it was, and counts as older than the heap (image.h). When
  * the last session has ended, and its end has freed what it was to free, the daemon alone writes: it sweeps, which
@@ -57,9 +57,14 @@ static bool can_write(const session *s)
     return s != NULL && ((s->flags & SESSION_READONLY) == 0 || s->group != NULL);
 }
 
+bool saving_reclaims(const service *srv)
+{
+    return srv->reclaiming || operations_first(&srv->peers, OPERATION_WAITING, ROUND_RECLAIM) != NULL;
+}
+
 static bool anybody_can_write(const service *srv)
 {
-    if (srv->heap->groups->ngroups > 0)
+    if (srv->heap->groups->ngroups > 0 || saving_reclaims(srv))
         return true;
     for (uint32_t no = 1; srv->sessions.nopen > 0 && no < service_nentries(srv); no++) {
         if (can_write(session_at(&srv->sessions, no)))
@@ -84,6 +89,8 @@ static void name_writers(const service *srv, char *ret, size_t size)
     }
     if (n > NAMED_MAX && len < size)
         (void)snprintf(ret + len, size - len, " and %u more", n - NAMED_MAX);
+    else if (n == 0 && saving_reclaims(srv))
+        (void)snprintf(ret, size, "a reclaim that is under way");
     else if (n == 0)
         (void)snprintf(ret, size, "a child of a group's process, which may still attach");
 }

@@ -59,6 +59,9 @@ void saving_init(saving *s, service *srv, const saving_setup *setup, void (*done
  */
 bool saving_begin(saving *s, const char *why) __attribute__((warn_unused_result));
 
+/* True if a reclaim is under way, or waits: it frees objects. */
+bool saving_reclaims(const service *srv);
+
 /* Who can write the heap, as text. False: nobody can. */
 bool saving_writers(const service *srv, char *ret, size_t size);
 
