@@ -49,10 +49,14 @@ __attribute__((format(printf, 3, 4))) static int refuse(const char *path, int r,
     return r;
 }
 
-/* Whether the system, and the limits, have room for what is in it. 0, -errno: logged. */
+/*
+ * Whether the system, and the limits, have room for what is in it. Pages that never had memory take none when they are
+ * loaded, unless all is committed: a sparse heap may be larger than the machine. 0, -errno: logged.
+ */
 static int check_room(const options *o, const char *path, const image *im)
 {
     uint64_t bytes = load_bytes(im);
+    uint64_t touched = o->eager_commit ? bytes : im->header.npages * PAGE_BYTES / 20 * 21;
     sysmem mem = { 0 };
     bool has_room;
 
@@ -60,11 +64,11 @@ static int check_room(const options *o, const char *path, const image *im)
         return refuse(path, -ENOMEM, "its heap takes up to %" PRIu64 " MiB, and --max-memory is %" PRIu64 " MiB",
                       bytes / MIB, o->max_memory_bytes / MIB);
     sysmem_start(&mem, "");
-    has_room = sysmem_has(&mem, bytes, 0, now_ms(CLOCK_MONOTONIC));
+    has_room = sysmem_has(&mem, touched, 0, now_ms(CLOCK_MONOTONIC));
     sysmem_end(&mem);
     return has_room ? 0
-                    : refuse(path, -ENOMEM, "its heap takes up to %" PRIu64 " MiB, which the system can't spare",
-                             bytes / MIB);
+                    : refuse(path, -ENOMEM, "its heap takes %" PRIu64 " MiB, which the system can't spare",
+                             touched / MIB);
 }
 
 /* Whether this daemon may go on with it. 0, -errno: logged. */
