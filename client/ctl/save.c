@@ -46,6 +46,7 @@
 #define PROCESS_NS  UINT64_C(200000)
 #define LOOK_MS     100
 #define LONGEST_NS  UINT64_C(8000000000) /* of a pause; the daemon ends its hold after 10 s (request_save.c) */
+#define TORN_MAX    3u /* what looks damaged while the daemon finishes an operation is whole a little later */
 #define SPARE_PAGES 1024u /* for what is allocated between two looks */
 
 #ifndef MADV_POPULATE_WRITE
@@ -69,6 +70,7 @@ typedef struct saved {
     uint64_t estimate_ns; /* of the pause, */
     uint64_t pause_ns;    /* and what it was */
     uint32_t nprocesses;
+    unsigned ntorn; /* how often it looked damaged */
 } saved;
 
 static uint64_t now_ns(void)
@@ -199,7 +201,8 @@ static int copy_held(saved *s, bool *ret_again)
 
     image_plan_free(&s->plan);
     r = image_plan_make(&s->plan, &s->heap, &why);
-    *ret_again = r == -EAGAIN || (r == 0 && s->plan.header.npages > s->copy_pages);
+    *ret_again = r == -EAGAIN || (r == -EUCLEAN && s->ntorn++ < TORN_MAX) ||
+                 (r == 0 && s->plan.header.npages > s->copy_pages);
     if (*ret_again)
         return CTL_OK;
     if (r < 0)
@@ -238,8 +241,8 @@ static int try_once(saved *s, uint64_t *ret_ns)
 
     image_plan_free(&s->plan);
     r = image_plan_make(&s->plan, &s->heap, &why);
-    if (r == -EAGAIN)
-        return CTL_OK; /* the real one is tried again as well */
+    if (r == -EAGAIN || r == -EUCLEAN)
+        return CTL_OK; /* the real one is tried again as well; and what changes meanwhile may look damaged */
     if (r < 0)
         return fail_plan(r, &why);
     plan_ns = cpu_ns(CLOCK_THREAD_CPUTIME_ID) - plan_ns;
@@ -337,7 +340,7 @@ static int take(saved *s, const arguments *args)
     image_error why;
     int r = image_plan_make(&s->plan, &s->heap, &why);
 
-    if (r < 0 && r != -EAGAIN)
+    if (r < 0 && r != -EAGAIN && r != -EUCLEAN)
         return fail_plan(r, &why);
     for (int i = 0; i < TRIES; i++) {
         uint64_t npages = s->plan.header.npages + s->plan.header.npages / 8;
