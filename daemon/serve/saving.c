@@ -17,7 +17,7 @@
  *
  * The loop goes on meanwhile: requests of sessions that end are answered, pings, and the watchdog; nobody waits for the
  * disk but the stop. systemd is told each second that the stop goes on (EXTEND_TIMEOUT_USEC), as long as the saver
- * reports; a saver that has not said anything for a minute is given up. If the daemon is killed here, the heap is there
+ * reports; a saver that has not said anything for a minute is given up, and so is one that has written nothing for ten. If the daemon is killed here, the heap is there
  * for the next one if somebody holds it, and the image is the old one or the new one.
  */
 #include "daemon/serve/saving.h"
@@ -35,6 +35,7 @@
 #define SAY_MS      1000u
 #define EXTEND_US   "15000000"
 #define SILENCE_MS  60000u
+#define STUCK_MS    600000u /* the sync at the end has no progress of its own: so long */
 #define NAMED_MAX   4u
 
 void saving_init(saving *s, service *srv, const saving_setup *setup, void (*done)(void *data, const char *why),
@@ -146,6 +147,10 @@ static void take_report(saving *s, const saving_report *report)
     char state[64];
 
     s->heard_ms = uv_now(&s->srv->loop);
+    if (report->done != s->written) {
+        s->written = report->done;
+        s->moved_ms = s->heard_ms;
+    }
     if (report->kind == SAVING_PROGRESS) {
         s->percent = report->total > 0 ? (unsigned)(report->done * 100 / report->total) : 0;
         (void)snprintf(state, sizeof(state), "STATUS=saving the heap: %u%%", s->percent);
@@ -189,7 +194,7 @@ static void begin_writing(saving *s)
         return;
     }
     s->state = SAVING_WRITING;
-    s->heard_ms = uv_now(&s->srv->loop);
+    s->heard_ms = s->moved_ms = uv_now(&s->srv->loop);
 }
 
 /* --- waiting --- */
@@ -207,6 +212,8 @@ static void on_tick(uv_timer_t *timer)
     if (s->state == SAVING_WRITING) {
         if (now_ms - s->heard_ms > SILENCE_MS)
             fail(s, "the process that saves has said nothing for a minute");
+        else if (now_ms - s->moved_ms > STUCK_MS)
+            fail(s, "the disk has taken nothing for 10 minutes");
     } else if (!anybody_can_write(s->srv)) {
         begin_writing(s);
     } else if (now_ms >= s->until_ms) {
