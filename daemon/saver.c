@@ -122,7 +122,8 @@ static void serve_one(int socket_fd, const char *path, const int fds[NFDS])
     job j = { .fd = socket_fd };
     pthread_t teller;
     bool tells = pthread_create(&teller, NULL, tell_progress, &j) == 0;
-    int r = save(&j, path, fds, &report, &why);
+    /* Without it the daemon would hear nothing for as long as that takes, and give it up. */
+    int r = tells ? save(&j, path, fds, &report, &why) : image_fail(&why, -EAGAIN, "no thread to report by");
 
     u32_store_release(&j.over, 1);
     if (tells)

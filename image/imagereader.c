@@ -111,6 +111,10 @@ static int check_sizes(const image_header *h, uint64_t file_bytes, image_error *
         return damaged(why, offsetof(image_header, index_off), "the index is not where it should be");
     if (memchr(h->version, 0, sizeof(h->version)) == NULL)
         return damaged(why, offsetof(image_header, version), "the version of who saved it does not end");
+    for (const char *at = h->version; *at != 0; at++) { /* it is shown on terminals */
+        if (*at < 0x20 || *at > 0x7e)
+            return damaged(why, offsetof(image_header, version), "the version of who saved it is no text");
+    }
     return is_zero((const char *)h->reserved, sizeof(h->reserved))
                ? 0
                : damaged(why, offsetof(image_header, reserved), "reserved words are used");

@@ -435,7 +435,7 @@ int image_save(int dir_fd, const char *name, const image_plan *plan, const image
         r = -ESTALE;
     if (r == 0) {
         r = renameat(dir_fd, part, dir_fd, name) < 0 ? -errno : 0;
-        what = r == 0 ? "synced" : "renamed";
+        what = r == 0 ? "renamed durably" : "renamed";
     }
     if (r < 0)
         (void)unlinkat(dir_fd, part, 0);

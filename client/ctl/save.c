@@ -23,6 +23,7 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -278,11 +279,12 @@ static int estimate(saved *s, const arguments *args, uint32_t nprocesses, uint32
     if (status != CTL_OK)
         return status;
     if (s->estimate_ns > longest_ns(args))
-        return ctl_fail(CTL_E_IMAGE, ETIMEDOUT, "the pause would be some %.0f ms, for %u processes with %u threads",
-                        (double)s->estimate_ns / 1e6, nprocesses, nthreads);
+        return ctl_fail(CTL_E_IMAGE, ETIMEDOUT, "the pause would be some %.0f ms, for %u process%s with %u thread%s",
+                        (double)s->estimate_ns / 1e6, nprocesses, nprocesses == 1 ? "" : "es", nthreads,
+                        nthreads == 1 ? "" : "s");
     if (!args->json)
-        (void)fprintf(stderr, "goallocctl: %u processes are stopped for some %.0f ms\n", nprocesses,
-                      (double)s->estimate_ns / 1e6);
+        (void)fprintf(stderr, "goallocctl: %u process%s for some %.0f ms\n", nprocesses,
+                      nprocesses == 1 ? " is stopped" : "es are stopped", (double)s->estimate_ns / 1e6);
     return CTL_OK;
 }
 
@@ -316,15 +318,24 @@ static int copy_in_pause(saved *s, const arguments *args, bool *ret_again)
     world_trouble trouble;
     world w;
     int status = CTL_OK;
+    sigset_t stops;
+    sigset_t before;
     int r = world_prepare(&w, &s->map, &options, &trouble);
 
     if (r == 0 && s->estimate_ns == 0)
         status = estimate(s, args, w.nprocesses, w.nthreads);
+    /* A Ctrl-Z waits: all others are stopped for as long as this process is. */
+    (void)sigemptyset(&stops);
+    (void)sigaddset(&stops, SIGTSTP);
+    (void)sigaddset(&stops, SIGTTIN);
+    (void)sigaddset(&stops, SIGTTOU);
+    (void)pthread_sigmask(SIG_BLOCK, &stops, &before);
     if (r == 0 && status == CTL_OK)
         r = world_stop(&w, &trouble);
     if (r == 0 && status == CTL_OK)
         status = copy_stopped(s, args, &w, ret_again);
     world_resume(&w);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     s->pause_ns = w.pause_end_ns - w.pause_begin_ns;
     s->nprocesses = w.nprocesses;
     world_free(&w);
@@ -413,7 +424,8 @@ static int show(const saved *s, const arguments *args)
                      h->live_objects, ctl_bytes(h->live_bytes), h->nroots, ctl_bytes(s->written.file_bytes),
                      (s->written.took_ns + s->held_ns) / 1000000, (double)s->held_ns / 1e6);
         if (s->pauses)
-            (void)printf(", and %u processes were stopped for %.1f ms", s->nprocesses, (double)s->pause_ns / 1e6);
+            (void)printf(", and %u process%s stopped for %.1f ms", s->nprocesses,
+                         s->nprocesses == 1 ? " was" : "es were", (double)s->pause_ns / 1e6);
         (void)putchar('\n');
         return fflush(stdout) == 0 ? CTL_OK : ctl_fail(CTL_E_OUTPUT, 0, "stdout: %s", strerror(errno));
     }
