@@ -25,6 +25,7 @@
 #include "image/imagewriter.h"
 #include "shm/version.h"
 #include "tests/support/attach.h"
+#include "tests/support/groups.h"
 #include "tests/support/guard.h"
 
 #define NOBJECTS 4000u
@@ -483,6 +484,56 @@ static void stop_waits_for_workers_that_go_and_saves_their_last_words(void **sta
     assert_true(fixture_is_clean(f, 1)); /* what it had not published went with its session */
     (void)close(fds[0]);
     (void)close(fds[1]);
+}
+
+/* Until a byte comes. */
+static int stay_for_a_byte(const fixture *f, void *arg)
+{
+    const int *fds = arg;
+    char byte = 0;
+
+    must_attach(f, 0);
+    CHECK(write(fds[1], &byte, 1) == 1);
+    CHECK(read(fds[2], &byte, 1) == 1);
+    return 0;
+}
+
+/* A group counts as who can write: nobody founds one while a stop waits, to read either. Who reads alone may come. */
+static int read_with_a_group(const fixture *f, void *arg)
+{
+    const int *fds = arg;
+    char byte = 0;
+    int r;
+
+    for (int i = 0; i < 1000 && !fixture_log_has(f, "sessions to end"); i++)
+        usleep(5000);
+    r = attach_as(f, GOALLOC_ATTACH_READONLY, "readers");
+    CHECK(r == -ESHUTDOWN);
+    must_attach(f, GOALLOC_ATTACH_READONLY);
+    CHECK(write(fds[3], &byte, 1) == 1);
+    return 0;
+}
+
+static void reader_that_comes_with_a_group_does_not_keep_a_stop_from_saving(void **state)
+{
+    fixture *f = *state;
+    int fds[4];
+    char byte;
+    pid_t stayer;
+    pid_t reader;
+
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(fds + 2, O_CLOEXEC), 0);
+    stayer = child_start(f, stay_for_a_byte, fds);
+    assert_int_equal(read(fds[0], &byte, 1), 1);
+    reader = child_start(f, read_with_a_group, fds);
+    assert_int_equal(stop(f), 0);
+    assert_int_equal(child_wait(stayer), 0);
+    assert_int_equal(child_wait(reader), 0);
+    assert_true(fixture_log_has(f, "the heap is saved into"));
+    fixture_restart(f, NULL);
+    for (int i = 0; i < 4; i++)
+        (void)close(fds[i]);
 }
 
 /* --- what is refused --- */
@@ -968,6 +1019,7 @@ int main(void)
         IMAGE_TEST(hundred_rounds_leave_nothing),
         IMAGE_TEST(worker_that_stays_keeps_the_old_image_and_is_named),
         IMAGE_TEST(stop_waits_for_workers_that_go_and_saves_their_last_words),
+        IMAGE_TEST(reader_that_comes_with_a_group_does_not_keep_a_stop_from_saving),
         IMAGE_TEST(image_is_refused_after_a_power_cut),
         IMAGE_TEST(image_that_does_not_fit_is_refused),
         IMAGE_TEST(arena_that_is_too_small_is_refused),
