@@ -157,7 +157,7 @@ int imagefile_open_mark(const options *o, int *ret_fd)
         return 0;
     r = image_open(&im, o->image_path, true, &why);
     if (r == -ENOENT || r == -EUCLEAN)
-        return 0; /* nobody loads it; one of another build's layout that build would, as if nothing had been served */
+        return 0; /* nobody loads it. One of another layout its own build would, as if nothing had been served since */
     if (r < 0) {
         log_error("the image %s can't be marked as loaded, and must not be there unmarked beside a heap that is served: "
                   "%s; move it away, or start with another --image",

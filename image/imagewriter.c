@@ -446,7 +446,7 @@ int image_save(int dir_fd, const char *name, const image_plan *plan, const image
     free(w.entries);
     ret->took_ns = now_ns(CLOCK_MONOTONIC) - began_ns;
     if (late)
-        return image_fail(why, r, "the heap has ended, and was saved into %s then: that stays, this copy is older", name);
+        return image_fail(why, r, "the heap has ended, and was saved into %s then: this copy is older", name);
     return r < 0 ? image_fail(why, r, "%s can't be %s: %s", part, what, strerror(-r)) : 0;
 }
 

@@ -701,7 +701,8 @@ static void name_that_is_there_twice_is_refused(void **state)
     fd = open(other_path, O_RDWR | O_CLOEXEC);
     entries = calloc(h.nblocks, sizeof(*entries));
     assert_true(fd >= 0 && entries != NULL);
-    assert_int_equal(pread(fd, entries, h.nblocks * sizeof(*entries), (off_t)h.index_off), h.nblocks * sizeof(*entries));
+    assert_int_equal(pread(fd, entries, h.nblocks * sizeof(*entries), (off_t)h.index_off),
+                     h.nblocks * sizeof(*entries));
     assert_int_equal(entries[0].kind, IMAGE_ROOTS);
     block = malloc(entries[0].stored_bytes);
     assert_non_null(block);
