@@ -31,6 +31,7 @@
 
 #define TICK_MS   20
 #define EXTEND_MS 1000
+#define PINGS_A_TURN 16u /* of one connection: who pings without a pause keeps nobody waiting */
 #define PING_MAX  256u /* bytes of a request that may be a Ping */
 
 /* --- a connection --- */
@@ -95,7 +96,7 @@ static bool serve(const antechamber *a, int fd, bool *ret_waits)
     uint64_t id;
     size_t len;
 
-    for (;;) {
+    for (unsigned i = 0; i < PINGS_A_TURN; i++) { /* the rest comes at its next turn */
         switch (peek(fd, &id, &len)) {
         case GONE:
             return false;
@@ -109,6 +110,7 @@ static bool serve(const antechamber *a, int fd, bool *ret_waits)
                 return false;
         }
     }
+    return true;
 }
 
 /* --- all of them --- */

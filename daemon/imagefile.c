@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "daemon/heap/load.h"
+#include "daemon/heap/roots.h"
 #include "daemon/log.h"
 #include "daemon/memory/sysmem.h"
 #include "image/imagewriter.h"
@@ -48,10 +49,14 @@ __attribute__((format(printf, 3, 4))) static int refuse(const char *path, int r,
     return r;
 }
 
-/* Whether the system, and the limits, have room for what is in it. 0, -errno: logged. */
+/*
+ * Whether the system, and the limits, have room for what is in it. Pages that never had memory take none when they are
+ * loaded, unless all is committed: a sparse heap may be larger than the machine. 0, -errno: logged.
+ */
 static int check_room(const options *o, const char *path, const image *im)
 {
     uint64_t bytes = load_bytes(im);
+    uint64_t touched = o->eager_commit ? bytes : im->header.npages * PAGE_BYTES / 20 * 21;
     sysmem mem = { 0 };
     bool has_room;
 
@@ -59,11 +64,11 @@ static int check_room(const options *o, const char *path, const image *im)
         return refuse(path, -ENOMEM, "its heap takes up to %" PRIu64 " MiB, and --max-memory is %" PRIu64 " MiB",
                       bytes / MIB, o->max_memory_bytes / MIB);
     sysmem_start(&mem, "");
-    has_room = sysmem_has(&mem, bytes, 0, now_ms(CLOCK_MONOTONIC));
+    has_room = sysmem_has(&mem, touched, 0, now_ms(CLOCK_MONOTONIC));
     sysmem_end(&mem);
     return has_room ? 0
-                    : refuse(path, -ENOMEM, "its heap takes up to %" PRIu64 " MiB, which the system can't spare",
-                             bytes / MIB);
+                    : refuse(path, -ENOMEM, "its heap takes %" PRIu64 " MiB, which the system can't spare",
+                             touched / MIB);
 }
 
 /* Whether this daemon may go on with it. 0, -errno: logged. */
@@ -90,6 +95,7 @@ static int load(const options *o, const char *path, const image *im, antechamber
     uint64_t saved_s = im->header.saved_ms / 1000;
     uint64_t now_s = now_ms(CLOCK_REALTIME) / 1000;
     const char *what = "the spans in it are no heap's";
+    roots *named;
     image_error why;
     int r;
 
@@ -102,6 +108,13 @@ static int load(const options *o, const char *path, const image *im, antechamber
         heapfile_close(ret_file);
         return refuse(path, r, "%s", r == -ENOMEM ? strerror(ENOMEM) : what);
     }
+    r = roots_new(&ret_file->map, &named); /* as the server will: before somebody keeps this heap */
+    if (r < 0) {
+        mheap_end(ret_heap);
+        heapfile_close(ret_file);
+        return refuse(path, r, "%s", r == -ENOMEM ? strerror(ENOMEM) : "its named roots are none that a heap can have");
+    }
+    (void)roots_free(named);
     log_event(LOG_EVENT_IMAGE_LOADED, &(log_subject){ .heap = ret_file->map.header->generation },
               "the heap comes out of the image %s, saved %" PRIu64 " s ago%s: %" PRIu64 " objects with %" PRIu64
               " KiB, %" PRIu64 " roots, of heap %016" PRIx64 "; in %" PRIu64 " ms",
@@ -143,11 +156,11 @@ int imagefile_open_mark(const options *o, int *ret_fd)
     if (o->image_path == NULL)
         return 0;
     r = image_open(&im, o->image_path, true, &why);
-    if (r == -ENOENT || r == -EUCLEAN || r == -ENOEXEC)
-        return 0; /* nobody loads it */
+    if (r == -ENOENT || r == -EUCLEAN)
+        return 0; /* nobody loads it. One of another layout its own build would, as if nothing had been served since */
     if (r < 0) {
         log_error("the image %s can't be marked as loaded, and must not be there unmarked beside a heap that is served: "
-                  "%s",
+                  "%s; move it away, or start with another --image",
                   o->image_path, why.text);
         return r;
     }

@@ -10,6 +10,7 @@
  *   daemon sends "save" with arena, spans, bitmap   -> it begins
  *   saver sends saving_report, SAVING_PROGRESS      every 200 ms, while it works or the disk does
  *   saver sends saving_report, SAVING_DONE          the image is on the disk, or what has gone wrong
+ * If goallocctl save writes there at that time, it waits until that is through.
  * It dies with the daemon (PDEATHSIG, and the end of the socket): then the image of before stays (imagewriter.c).
  *
  * It may write, make, rename and remove files in the directory of the image, and no others: Landlock, and a filter of
@@ -88,8 +89,8 @@ static int save(job *j, const char *path, const int fds[NFDS], saving_report *re
     uint64_t bytes[NFDS];
     void *maps[NFDS];
     shm_map map;
-    const image_source heap = { .map = &map, .arena_fd = fds[ARENA] };
-    const image_writing how = { .mark = IMAGE_CLEAN, .level = IMAGE_LEVEL, .ndone = &j->ndone };
+    const image_source heap = { .map = &map, .arena_fd = fds[ARENA], .ended = true };
+    const image_writing how = { .mark = IMAGE_CLEAN, .waits = true, .level = IMAGE_LEVEL, .ndone = &j->ndone };
     image_written written = { 0 };
     image_plan plan;
     int r;
@@ -121,7 +122,8 @@ static void serve_one(int socket_fd, const char *path, const int fds[NFDS])
     job j = { .fd = socket_fd };
     pthread_t teller;
     bool tells = pthread_create(&teller, NULL, tell_progress, &j) == 0;
-    int r = save(&j, path, fds, &report, &why);
+    /* Without it the daemon would hear nothing for as long as that takes, and give it up. */
+    int r = tells ? save(&j, path, fds, &report, &why) : image_fail(&why, -EAGAIN, "no thread to report by");
 
     u32_store_release(&j.over, 1);
     if (tells)

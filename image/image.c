@@ -43,6 +43,8 @@ void *image_grow(void *array, size_t bytes, uint32_t n, uint32_t *cap)
 
     if (n < *cap)
         return array;
+    if (*cap > UINT32_MAX / 2)
+        return NULL;
     grown = reallocarray(array, more, bytes);
     if (grown != NULL)
         *cap = more;
@@ -58,6 +60,8 @@ int image_spans_add(image_spans *s, const image_span *span, const uint64_t *bits
     s->spans = spans != NULL ? spans : s->spans;
     s->word_at = word_at != NULL ? word_at : s->word_at;
     if (spans == NULL || word_at == NULL)
+        return -ENOMEM;
+    if (s->nwords + (uint64_t)n > UINT32_MAX)
         return -ENOMEM;
     while (s->nwords + n > s->words_cap) {
         uint64_t *words = image_grow(s->words, sizeof(*s->words), s->words_cap, &s->words_cap);

@@ -62,7 +62,7 @@ static uint64_t outliving(const shm_map *map, page_no first, const shm_span *spa
 /* The bits of the objects that live, and how many do. */
 static bool live_bits(const shm_map *map, page_no first, const shm_span *span, uint64_t *bits, image_header *sum)
 {
-    uint32_t owner = u32_load_acquire(&span->owner);
+    uint32_t owner = u32_load_acquire(&shm_span_at(map, first)->owner); /* now, and not what the copy says */
     uint64_t any = 0;
 
     for (uint32_t w = 0; w < bits_nwords(span->nelems); w++) {
@@ -114,26 +114,28 @@ static int add_spans(image_plan *plan, const shm_map *map, image_error *why)
 
     for (uint64_t page = 1; page < end;) {
         uint32_t first = u32_load_relaxed(&map->page_map[page]);
-        const shm_span *span = shm_span_at(map, page_at(first));
+        const shm_span *there = shm_span_at(map, page_at(first));
+        shm_span span;
         int r = 0;
 
-        if (first != page || lease_unpack(u64_load_acquire(&span->lease)).state == SPAN_FREE) {
+        if (first != page || lease_unpack(u64_load_acquire(&there->lease)).state == SPAN_FREE) {
             page++;
             continue;
         }
-        if (!is_whole(span, page_at(first), end))
+        span = *there; /* what is checked is what is used: in a heap that is only looked at it may become another one */
+        if (!is_whole(&span, page_at(first), end))
             return image_fail(why, -EUCLEAN, "the heap: the span at page %u is damaged", first);
-        if (live_bits(map, page_at(first), span, bits, &plan->header))
+        if (live_bits(map, page_at(first), &span, bits, &plan->header))
             r = image_spans_add(&plan->spans,
                                 &(image_span){ .first = first,
-                                               .npages = span->npages,
-                                               .nelems = (uint16_t)span->nelems,
-                                               .spc = span->spc.n,
-                                               .lessee_folds = span->lessee_folds != 0 },
+                                               .npages = span.npages,
+                                               .nelems = (uint16_t)span.nelems,
+                                               .spc = span.spc.n,
+                                               .lessee_folds = span.lessee_folds != 0 },
                                 bits);
         if (r < 0)
             return r;
-        page += span->npages;
+        page += span.npages;
     }
     plan->header.nspans = plan->spans.n;
     return 0;
@@ -279,7 +281,7 @@ int image_plan_make(image_plan *plan, const image_source *heap, image_error *why
                                       .arena_bytes = header->arena_bytes,
                                       .generation = header->generation } };
     memcpy(plan->header.magic, IMAGE_MAGIC, sizeof(plan->header.magic));
-    if (is_held(heap->map))
+    if (!heap->ended && is_held(heap->map))
         return image_fail(why, -EAGAIN, "a thread is about to link or to unlink an object, or has died in that");
     r = add_spans(plan, heap->map, why);
     if (r == 0)

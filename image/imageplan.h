@@ -10,6 +10,7 @@
 typedef struct image_source {
     const shm_map *map; /* all of it, the arena too */
     int arena_fd;
+    bool ended; /* no session can write any more: a hold that stands is nobody's */
 } image_source;
 
 /* A block of pages: extents [from, to) of the plan, and the pages of content before it. */

@@ -11,8 +11,8 @@
  *   4. pages    each block's checksum; extents that are the next pages in which objects live, and no others
  *
  * So an image that passes all four is one that a writer could have made, page for page, and what is loaded from it is
- * exactly that. A number of spans or roots that the header claims is never believed: room is made as they come, and
- * there are no more than the bytes of the file allow, times what zstd can make of a block, which is bounded.
+ * exactly that. A number of spans or roots that the header claims is never believed: room is made as they come, for no
+ * more roots than a heap can have, and for no more spans than the header says, which is bounded by the arena's size.
  */
 #include "image/imagereader.h"
 
@@ -111,6 +111,10 @@ static int check_sizes(const image_header *h, uint64_t file_bytes, image_error *
         return damaged(why, offsetof(image_header, index_off), "the index is not where it should be");
     if (memchr(h->version, 0, sizeof(h->version)) == NULL)
         return damaged(why, offsetof(image_header, version), "the version of who saved it does not end");
+    for (const char *at = h->version; *at != 0; at++) { /* it is shown on terminals */
+        if (*at < 0x20 || *at > 0x7e)
+            return damaged(why, offsetof(image_header, version), "the version of who saved it is no text");
+    }
     return is_zero((const char *)h->reserved, sizeof(h->reserved))
                ? 0
                : damaged(why, offsetof(image_header, reserved), "reserved words are used");
@@ -256,8 +260,11 @@ static const char *read_block(const image *im, image_bench *b, uint32_t i, int *
 
 static int take_roots(image *im, const char *raw, const image_entry *entry, image_error *why)
 {
-    char *more = realloc(im->roots, im->roots_bytes + entry->raw_bytes);
+    char *more;
 
+    if (im->roots_bytes + entry->raw_bytes > SHM_ROOTS_MAX * (sizeof(image_root) + SHM_ROOT_NAME_BYTES))
+        return damaged(why, entry->off, "more roots than a heap can have");
+    more = realloc(im->roots, im->roots_bytes + entry->raw_bytes);
     if (more == NULL)
         return image_fail(why, -ENOMEM, "no memory for its roots");
     im->roots = more;
@@ -337,6 +344,8 @@ static int take_spans(image *im, const char *raw, const image_entry *entry, imag
         at += nbytes;
         if (!bits_are_right(&span, bits))
             return damaged(why, entry->off, "a span's bits are not those of its objects");
+        if (im->spans.n >= im->header.nspans)
+            return damaged(why, entry->off, "more spans than the header says");
         if (image_spans_add(&im->spans, &span, bits) < 0)
             return image_fail(why, -ENOMEM, "no memory for its spans");
     }

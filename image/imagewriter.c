@@ -33,7 +33,13 @@
 #include "shm/crash.h"
 
 #define THREADS_MAX IMAGE_THREADS_MAX
+#define PART_BYTES  4096
 #define TABLE_BYTES (UINT32_C(1) << 20) /* of roots or spans in a block */
+
+typedef struct owner {
+    uid_t uid;
+    gid_t gid;
+} owner;
 
 typedef struct writer {
     const image_plan *plan;
@@ -295,24 +301,57 @@ static int fill_file(writer *w, image_written *ret)
     return r == 0 ? put_header(w, ret) : r;
 }
 
+/* The directory that the name lies in. */
+static void dir_of(const char *name, char ret[PART_BYTES])
+{
+    const char *slash = strrchr(name, '/');
+
+    (void)snprintf(ret, PART_BYTES, "%.*s", slash == NULL || slash == name ? 1 : (int)(slash - name),
+                   slash == NULL ? "." : name);
+}
+
+/*
+ * Whose a file of that name is to be. What root saves into a daemon's directory is the daemon's, which loads it and
+ * saves there itself: the owner of both directory and NAME, or of a directory that nobody else may look into.
+ */
+static owner owner_of(int dir_fd, const char *name, const image_writing *how)
+{
+    const owner own = { geteuid(), (gid_t)-1 };
+    char dir[PART_BYTES];
+    struct stat d;
+    struct stat was;
+
+    dir_of(name, dir);
+    if (how->mark != IMAGE_COPY || own.uid != 0 || fstatat(dir_fd, dir, &d, 0) < 0)
+        return own;
+    if (fstatat(dir_fd, name, &was, AT_SYMLINK_NOFOLLOW) == 0)
+        return S_ISREG(was.st_mode) && was.st_uid == d.st_uid ? (owner){ was.st_uid, was.st_gid } : own;
+    return (d.st_mode & 077) == 0 ? (owner){ d.st_uid, d.st_gid } : own;
+}
+
 /* Lock and empty it. 0; 1: it has been renamed since it was opened, and is an image now; -EBUSY, -errno. */
-static int take_part(int dir_fd, const char *part, int fd)
+static int take_part(int dir_fd, const char *part, int fd, const owner *whose, const image_writing *how)
 {
     struct stat mine;
     struct stat there;
 
-    if (fstat(fd, &mine) < 0 || (S_ISREG(mine.st_mode) && flock(fd, LOCK_EX | LOCK_NB) < 0))
+    if (fstat(fd, &mine) < 0 || (S_ISREG(mine.st_mode) && flock(fd, LOCK_EX | (how->waits ? 0 : LOCK_NB)) < 0))
         return errno == EWOULDBLOCK ? -EBUSY : -errno;
     if (!S_ISREG(mine.st_mode))
         return -EINVAL;
     if (fstatat(dir_fd, part, &there, AT_SYMLINK_NOFOLLOW) < 0 || there.st_ino != mine.st_ino ||
         there.st_dev != mine.st_dev)
         return 1;
-    return ftruncate(fd, 0) < 0 || fchmod(fd, 0600) < 0 ? -errno : 0;
+    /* Another user may have it open, or by another name. */
+    if ((mine.st_uid != geteuid() && mine.st_uid != whose->uid) || mine.st_nlink != 1)
+        return -EPERM;
+    if (ftruncate(fd, 0) < 0 || fchmod(fd, 0600) < 0)
+        return -errno;
+    return whose->uid != mine.st_uid && fchown(fd, whose->uid, whose->gid) < 0 ? -errno : 0;
 }
 
-/* NAME.part, locked and empty. A descriptor; -EBUSY: somebody else saves there; -errno. */
-static int open_part(int dir_fd, const char *part)
+/* NAME.part, locked, empty, and of its owner. A descriptor; -EBUSY: somebody else saves there; -errno. */
+static int open_part(int dir_fd, const char *part, const owner *whose, const image_writing *how)
 {
     for (int i = 0; i < 100; i++) {
         int fd = openat(dir_fd, part, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
@@ -320,7 +359,7 @@ static int open_part(int dir_fd, const char *part)
 
         if (fd < 0)
             return -errno;
-        r = take_part(dir_fd, part, fd);
+        r = take_part(dir_fd, part, fd, whose, how);
         if (r == 0)
             return fd;
         (void)close(fd);
@@ -330,16 +369,33 @@ static int open_part(int dir_fd, const char *part)
     return -EBUSY;
 }
 
+/*
+ * True if the heap of that generation has ended, and NAME is what it was then: a copy that was taken before, and is
+ * written late, must not take its place. Who has the lock of NAME.part finds it so until its own rename.
+ */
+static bool has_ended_with(int dir_fd, const char *name, uint64_t generation)
+{
+    int fd = openat(dir_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    image_header h;
+    uint64_t mark;
+    bool ended = fd >= 0 && pread(fd, &h, sizeof(h), 0) == (ssize_t)sizeof(h) &&
+                 pread(fd, &mark, sizeof(mark), IMAGE_MARK_OFF) == (ssize_t)sizeof(mark) &&
+                 memcmp(h.magic, IMAGE_MAGIC, sizeof(h.magic)) == 0 && h.generation == generation &&
+                 (mark == IMAGE_CLEAN || mark == IMAGE_LOADED);
+
+    if (fd >= 0)
+        (void)close(fd);
+    return ended;
+}
+
 /* The directory that the name lies in, synced, so that the rename outlasts the system. */
 static int sync_dir(int dir_fd, const char *name)
 {
-    const char *slash = strrchr(name, '/');
-    char dir[4096] = ".";
+    char dir[PART_BYTES];
     int fd;
     int r;
 
-    if (slash != NULL)
-        (void)snprintf(dir, sizeof(dir), "%.*s", slash == name ? 1 : (int)(slash - name), name);
+    dir_of(name, dir);
     fd = openat(dir_fd, dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return -errno;
@@ -354,25 +410,32 @@ int image_save(int dir_fd, const char *name, const image_plan *plan, const image
     writer w = { .plan = plan, .heap = heap, .how = how, .next_off = IMAGE_BLOCKS_OFF,
                  .lock = PTHREAD_MUTEX_INITIALIZER };
     uint64_t began_ns = now_ns(CLOCK_MONOTONIC);
-    char part[4096];
+    const owner whose = owner_of(dir_fd, name, how);
+    char part[PART_BYTES];
     const char *what = "written";
+    bool late = false;
     int r;
 
     if (snprintf(part, sizeof(part), "%s.part", name) >= (int)sizeof(part))
         return image_fail(why, -ENAMETOOLONG, "%s: the path is too long", name);
-    w.fd = open_part(dir_fd, part);
+    w.fd = open_part(dir_fd, part, &whose, how);
     if (w.fd < 0)
         return image_fail(why, w.fd, "%s can't be written: %s", part,
-                          w.fd == -EBUSY ? "another process is saving there" : strerror(-w.fd));
+                          w.fd == -EBUSY   ? "another process is saving there"
+                          : w.fd == -EPERM ? "it is another user's, or has another name"
+                                           : strerror(-w.fd));
     w.entries = calloc(entries_max(plan), sizeof(image_entry));
     r = w.entries == NULL ? -ENOMEM : fill_file(&w, ret);
     CRASH_POINT(image_before_sync);
     if (r == 0 && fsync(w.fd) < 0)
         r = -errno;
     CRASH_POINT(image_before_rename);
+    late = r == 0 && how->mark == IMAGE_COPY && has_ended_with(dir_fd, name, plan->header.generation);
+    if (late)
+        r = -ESTALE;
     if (r == 0) {
         r = renameat(dir_fd, part, dir_fd, name) < 0 ? -errno : 0;
-        what = r == 0 ? "synced" : "renamed";
+        what = r == 0 ? "renamed durably" : "renamed";
     }
     if (r < 0)
         (void)unlinkat(dir_fd, part, 0);
@@ -382,6 +445,8 @@ int image_save(int dir_fd, const char *name, const image_plan *plan, const image
     (void)close(w.fd);
     free(w.entries);
     ret->took_ns = now_ns(CLOCK_MONOTONIC) - began_ns;
+    if (late)
+        return image_fail(why, r, "the heap has ended, and was saved into %s then: this copy is older", name);
     return r < 0 ? image_fail(why, r, "%s can't be %s: %s", part, what, strerror(-r)) : 0;
 }
 

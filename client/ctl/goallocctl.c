@@ -221,7 +221,7 @@ static const option_row option_table[] = {
     { "free", OPTION_FREE, NULL, false, NULL, "leaks", "Free what nobody can reach" },
     { "why", OPTION_WHY, "ADDRESS", false, NULL, "leaks", "Which words keep the object at that address alive" },
     { "max-pause", OPTION_MAX_PAUSE, "MS", false, NULL, "leaks save",
-      "The longest that processes may be stopped, in ms (default: 100)" },
+      "The longest that processes may be stopped, in ms (default: leaks 100, save 8000)" },
     { "offsets", OPTION_OFFSETS, NULL, false, NULL, "leaks", "Words that goalloc_offset() has made count as pointers" },
     { "trust-kernel", OPTION_TRUST_KERNEL, NULL, false, NULL, "leaks",
       "Go on if a process has an io_uring, AIO or timers, in which pointers may be" },

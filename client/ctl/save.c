@@ -7,7 +7,8 @@
  *   1. LOOK: the descriptors. What lives is counted, and memory for a copy of it is allocated and mapped, before
  *      anybody has to wait: memory that is mapped while it is copied into takes 30 times as long
  *   2. HOLD: no session can write from here on. If there is one that can, all processes that have the heap mapped are
- *      stopped first (client/collector/world.h). How long that will be is measured before, by all of it without a stop
+ *      stopped first (client/collector/world.h). How long that will be is measured before, by all of it without a stop.
+ *      A thread that does not stop in time (LONGEST_NS, --max-pause) lets all go on, and nothing is saved
  *   3. what lives is found out anew, and copied. If it is more than there is memory for, or a thread was stopped at a
  *      link or an unlink, from 1 again
  *   4. END: the heap goes on. Only if the hold has lasted until here is the copy one of an instant. All go on
@@ -22,6 +23,7 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,7 +46,8 @@
 #define THREAD_NS   UINT64_C(30000) /* to stop one, and to let it go */
 #define PROCESS_NS  UINT64_C(200000)
 #define LOOK_MS     100
-#define WRITE_NICE  10
+#define LONGEST_NS  UINT64_C(8000000000) /* of a pause; the daemon ends its hold after 10 s (request_save.c) */
+#define TORN_MAX    3u /* what looks damaged while the daemon finishes an operation is whole a little later */
 #define SPARE_PAGES 1024u /* for what is allocated between two looks */
 
 #ifndef MADV_POPULATE_WRITE
@@ -68,6 +71,7 @@ typedef struct saved {
     uint64_t estimate_ns; /* of the pause, */
     uint64_t pause_ns;    /* and what it was */
     uint32_t nprocesses;
+    unsigned ntorn; /* how often it looked damaged */
 } saved;
 
 static uint64_t now_ns(void)
@@ -198,7 +202,8 @@ static int copy_held(saved *s, bool *ret_again)
 
     image_plan_free(&s->plan);
     r = image_plan_make(&s->plan, &s->heap, &why);
-    *ret_again = r == -EAGAIN || (r == 0 && s->plan.header.npages > s->copy_pages);
+    *ret_again = r == -EAGAIN || (r == -EUCLEAN && s->ntorn++ < TORN_MAX) ||
+                 (r == 0 && s->plan.header.npages > s->copy_pages);
     if (*ret_again)
         return CTL_OK;
     if (r < 0)
@@ -237,8 +242,8 @@ static int try_once(saved *s, uint64_t *ret_ns)
 
     image_plan_free(&s->plan);
     r = image_plan_make(&s->plan, &s->heap, &why);
-    if (r == -EAGAIN)
-        return CTL_OK; /* the real one is tried again as well */
+    if (r == -EAGAIN || r == -EUCLEAN)
+        return CTL_OK; /* the real one is tried again as well; and what changes meanwhile may look damaged */
     if (r < 0)
         return fail_plan(r, &why);
     plan_ns = cpu_ns(CLOCK_THREAD_CPUTIME_ID) - plan_ns;
@@ -249,6 +254,14 @@ static int try_once(saved *s, uint64_t *ret_ns)
     if (plan_ns + copy_ns < *ret_ns)
         *ret_ns = plan_ns + copy_ns;
     return r < 0 ? ctl_fail(CTL_E_IMAGE, -r, "the heap can't be read: %s", strerror(-r)) : CTL_OK;
+}
+
+/* The longest that all may be stopped. */
+static uint64_t longest_ns(const arguments *args)
+{
+    uint64_t asked_ns = args->max_pause_ms * UINT64_C(1000000);
+
+    return asked_ns != 0 && asked_ns < LONGEST_NS ? asked_ns : LONGEST_NS;
 }
 
 /*
@@ -265,21 +278,35 @@ static int estimate(saved *s, const arguments *args, uint32_t nprocesses, uint32
     s->estimate_ns = (ns == UINT64_MAX ? 1 : ns) + nprocesses * PROCESS_NS + nthreads * THREAD_NS;
     if (status != CTL_OK)
         return status;
-    if (args->max_pause_ms != 0 && s->estimate_ns > args->max_pause_ms * UINT64_C(1000000))
-        return ctl_fail(CTL_E_IMAGE, ETIMEDOUT, "the pause would be some %.0f ms, for %u processes with %u threads",
-                        (double)s->estimate_ns / 1e6, nprocesses, nthreads);
+    if (s->estimate_ns > longest_ns(args))
+        return ctl_fail(CTL_E_IMAGE, ETIMEDOUT, "the pause would be some %.0f ms, for %u process%s with %u thread%s",
+                        (double)s->estimate_ns / 1e6, nprocesses, nprocesses == 1 ? "" : "es", nthreads,
+                        nthreads == 1 ? "" : "s");
     if (!args->json)
-        (void)fprintf(stderr, "goallocctl: %u processes are stopped for some %.0f ms\n", nprocesses,
-                      (double)s->estimate_ns / 1e6);
+        (void)fprintf(stderr, "goallocctl: %u process%s for some %.0f ms\n", nprocesses,
+                      nprocesses == 1 ? " is stopped" : "es are stopped", (double)s->estimate_ns / 1e6);
     return CTL_OK;
 }
 
-/* Between a stop of all and their going on. */
-static int copy_stopped(saved *s, const arguments *args, bool *ret_again)
+/*
+ * Between a stop of all and their going on. Who has attached since world_prepare() is not stopped, and would write what
+ * is copied: nobody can attach any more once the heap is held, so it is looked at then, and all of it done again.
+ */
+static int copy_stopped(saved *s, const arguments *args, world *w, bool *ret_again)
 {
+    world_trouble trouble;
+    int r;
+
     if (ask_hold(args, GOALLOCD__SAVE__STEP__HOLD, GOALLOCD__REPLY__RESULT__NOT_SET, true) == NULL) {
         *ret_again = ask_refused() == EBUSY;
         return *ret_again ? CTL_OK : ask_failed(&args->who);
+    }
+    r = world_validate(w, &trouble);
+    if (r < 0) {
+        *ret_again = r == -EAGAIN;
+        if (ask_step(args, GOALLOCD__SAVE__STEP__END, GOALLOCD__REPLY__RESULT__NOT_SET) == NULL)
+            return ask_failed(&args->who);
+        return *ret_again ? CTL_OK : ctl_fail(CTL_E_IMAGE, -r, "the heap can't be held still: %s", trouble.text);
     }
     return copy_and_end(s, args, ret_again);
 }
@@ -287,19 +314,28 @@ static int copy_stopped(saved *s, const arguments *args, bool *ret_again)
 /* Stop all, copy, let them go. */
 static int copy_in_pause(saved *s, const arguments *args, bool *ret_again)
 {
-    const world_options options = { .trust_kernel = true, .no_estimate = true };
+    const world_options options = { .max_pause_ns = longest_ns(args), .trust_kernel = true, .no_estimate = true };
     world_trouble trouble;
     world w;
     int status = CTL_OK;
+    sigset_t stops;
+    sigset_t before;
     int r = world_prepare(&w, &s->map, &options, &trouble);
 
     if (r == 0 && s->estimate_ns == 0)
         status = estimate(s, args, w.nprocesses, w.nthreads);
+    /* A Ctrl-Z waits: all others are stopped for as long as this process is. */
+    (void)sigemptyset(&stops);
+    (void)sigaddset(&stops, SIGTSTP);
+    (void)sigaddset(&stops, SIGTTIN);
+    (void)sigaddset(&stops, SIGTTOU);
+    (void)pthread_sigmask(SIG_BLOCK, &stops, &before);
     if (r == 0 && status == CTL_OK)
         r = world_stop(&w, &trouble);
     if (r == 0 && status == CTL_OK)
-        status = copy_stopped(s, args, ret_again);
+        status = copy_stopped(s, args, &w, ret_again);
     world_resume(&w);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     s->pause_ns = w.pause_end_ns - w.pause_begin_ns;
     s->nprocesses = w.nprocesses;
     world_free(&w);
@@ -315,7 +351,7 @@ static int take(saved *s, const arguments *args)
     image_error why;
     int r = image_plan_make(&s->plan, &s->heap, &why);
 
-    if (r < 0 && r != -EAGAIN)
+    if (r < 0 && r != -EAGAIN && r != -EUCLEAN)
         return fail_plan(r, &why);
     for (int i = 0; i < TRIES; i++) {
         uint64_t npages = s->plan.header.npages + s->plan.header.npages / 8;
@@ -388,7 +424,8 @@ static int show(const saved *s, const arguments *args)
                      h->live_objects, ctl_bytes(h->live_bytes), h->nroots, ctl_bytes(s->written.file_bytes),
                      (s->written.took_ns + s->held_ns) / 1000000, (double)s->held_ns / 1e6);
         if (s->pauses)
-            (void)printf(", and %u processes were stopped for %.1f ms", s->nprocesses, (double)s->pause_ns / 1e6);
+            (void)printf(", and %u process%s stopped for %.1f ms", s->nprocesses,
+                         s->nprocesses == 1 ? " was" : "es were", (double)s->pause_ns / 1e6);
         (void)putchar('\n');
         return fflush(stdout) == 0 ? CTL_OK : ctl_fail(CTL_E_OUTPUT, 0, "stdout: %s", strerror(errno));
     }

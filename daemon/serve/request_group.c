@@ -131,6 +131,8 @@ answer handle_reclaim(client *c, const Goallocd__Request *request)
     service *srv = client_service(c);
     int n;
 
+    if (srv->ending)
+        return (answer){ ESHUTDOWN, "this goallocd is stopping" };
     if (srv->reclaiming || operations_first(&srv->peers, OPERATION_WAITING, ROUND_RECLAIM) != NULL)
         return (answer){ EBUSY, "another reclaim is under way" };
     if (collect_is_under_way(srv))

@@ -51,12 +51,12 @@ static answer look(client *c, const Goallocd__Request *request)
     return ANSWER_GIVEN;
 }
 
-/* Sessions whose processes are stopped may be there, but none that is ending: that frees objects. */
+/* Sessions whose processes are stopped may be there, but none that is ending, and no reclaim: these free objects. */
 static bool is_ending(const service *srv)
 {
     const group_table *groups = srv->heap->groups;
 
-    if (srv->sessions.nending > 0 || srv->reclaiming)
+    if (srv->sessions.nending > 0 || saving_reclaims(srv))
         return true;
     for (uint32_t i = 0; i < SHM_GROUPS_MAX && groups->ngroups > 0; i++) {
         if (groups->groups[i] != NULL && groups->groups[i]->state == SHM_GROUP_ENDING)
@@ -75,8 +75,8 @@ static answer begin_hold(client *c, bool paused)
         return (answer){ ESHUTDOWN, "this goallocd is stopping" };
     if (srv->holder != NULL)
         return (answer){ EALREADY, "another one is copying the heap at this moment" };
-    if (paused && is_ending(srv))
-        return (answer){ EBUSY, "a session or a group is ending at this moment" };
+    if (is_ending(srv))
+        return (answer){ EBUSY, "a session or a group is ending, or a reclaim is under way" };
     if (!paused && saving_writers(srv, names, sizeof(names))) {
         (void)snprintf(why, sizeof(why), "the heap is not saved while somebody can write it: %s", names);
         return (answer){ EBUSY, why };

@@ -324,7 +324,7 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
     a = may_attach(c, ask);
     if (a.error != 0)
         return a;
-    if (srv->ending && !(ask->flags & SESSION_READONLY))
+    if (srv->ending && (!(ask->flags & SESSION_READONLY) || ask->group.len != 0)) /* a child of a group may write */
         return (answer){ ESHUTDOWN, "this goallocd is stopping: it saves the heap when all sessions have ended" };
     why = session_forbidden_by(&srv->sessions, c->peer.user);
     if (why != LIMITS)

@@ -8,8 +8,8 @@
  * Called by server.c, which calls main's function to have the saver (daemon/saver.c) begin. Calls nobody back but
  * done(). Data: private; service.ending says to requests.c that no new session is opened from here on.
  *
- * Who can write. A session that is not read-only, be it open, lost or ending; and a group, to which a child of one of
- * its processes may still come. The daemon can't pause anybody: who has a lease writes without asking. So it tells the
+ * Who can write. A session that is not read-only, be it open, lost or ending; a group, to which a child of one of
+ * its processes may still come; and a reclaim, which frees what ended sessions have left. The daemon can't pause anybody: who has a lease writes without asking. So it tells the
  * sessions (a notice to each, service.ending), waits for them as they are, and does not save when one stays: what an
  * image would hold then may be torn. The image of before is as it was, and counts as older than the heap (image.h). When
  * the last session has ended, and its end has freed what it was to free, the daemon alone writes: it sweeps, which
@@ -17,7 +17,7 @@
  *
  * The loop goes on meanwhile: requests of sessions that end are answered, pings, and the watchdog; nobody waits for the
  * disk but the stop. systemd is told each second that the stop goes on (EXTEND_TIMEOUT_USEC), as long as the saver
- * reports; a saver that has not said anything for a minute is given up. If the daemon is killed here, the heap is there
+ * reports; a saver that has not said anything for a minute is given up, and so is one that has written nothing for ten. If the daemon is killed here, the heap is there
  * for the next one if somebody holds it, and the image is the old one or the new one.
  */
 #include "daemon/serve/saving.h"
@@ -35,6 +35,7 @@
 #define SAY_MS      1000u
 #define EXTEND_US   "15000000"
 #define SILENCE_MS  60000u
+#define STUCK_MS    600000u /* the sync at the end has no progress of its own: so long */
 #define NAMED_MAX   4u
 
 void saving_init(saving *s, service *srv, const saving_setup *setup, void (*done)(void *data, const char *why),
@@ -57,9 +58,14 @@ static bool can_write(const session *s)
     return s != NULL && ((s->flags & SESSION_READONLY) == 0 || s->group != NULL);
 }
 
+bool saving_reclaims(const service *srv)
+{
+    return srv->reclaiming || operations_first(&srv->peers, OPERATION_WAITING, ROUND_RECLAIM) != NULL;
+}
+
 static bool anybody_can_write(const service *srv)
 {
-    if (srv->heap->groups->ngroups > 0)
+    if (srv->heap->groups->ngroups > 0 || saving_reclaims(srv))
         return true;
     for (uint32_t no = 1; srv->sessions.nopen > 0 && no < service_nentries(srv); no++) {
         if (can_write(session_at(&srv->sessions, no)))
@@ -84,6 +90,8 @@ static void name_writers(const service *srv, char *ret, size_t size)
     }
     if (n > NAMED_MAX && len < size)
         (void)snprintf(ret + len, size - len, " and %u more", n - NAMED_MAX);
+    else if (n == 0 && saving_reclaims(srv))
+        (void)snprintf(ret, size, "a reclaim that is under way");
     else if (n == 0)
         (void)snprintf(ret, size, "a child of a group's process, which may still attach");
 }
@@ -139,6 +147,10 @@ static void take_report(saving *s, const saving_report *report)
     char state[64];
 
     s->heard_ms = uv_now(&s->srv->loop);
+    if (report->done != s->written) {
+        s->written = report->done;
+        s->moved_ms = s->heard_ms;
+    }
     if (report->kind == SAVING_PROGRESS) {
         s->percent = report->total > 0 ? (unsigned)(report->done * 100 / report->total) : 0;
         (void)snprintf(state, sizeof(state), "STATUS=saving the heap: %u%%", s->percent);
@@ -182,7 +194,7 @@ static void begin_writing(saving *s)
         return;
     }
     s->state = SAVING_WRITING;
-    s->heard_ms = uv_now(&s->srv->loop);
+    s->heard_ms = s->moved_ms = uv_now(&s->srv->loop);
 }
 
 /* --- waiting --- */
@@ -200,6 +212,8 @@ static void on_tick(uv_timer_t *timer)
     if (s->state == SAVING_WRITING) {
         if (now_ms - s->heard_ms > SILENCE_MS)
             fail(s, "the process that saves has said nothing for a minute");
+        else if (now_ms - s->moved_ms > STUCK_MS)
+            fail(s, "the disk has taken nothing for 10 minutes");
     } else if (!anybody_can_write(s->srv)) {
         begin_writing(s);
     } else if (now_ms >= s->until_ms) {

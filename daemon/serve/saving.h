@@ -43,7 +43,9 @@ typedef struct saving {
     bool polls;
     uint64_t until_ms;    /* waiting: no longer */
     uint64_t said_ms;     /* systemd was told that it goes on */
-    uint64_t heard_ms;    /* writing: the last report */
+    uint64_t heard_ms;    /* writing: the last report, */
+    uint64_t moved_ms;    /* and the last one that said more than the one before, */
+    uint64_t written;     /* namely so many blocks */
     unsigned percent;
     const char *why;      /* the daemon stops */
     void (*done)(void *data, const char *why); /* saved or not: the stop goes on */
@@ -58,6 +60,9 @@ void saving_init(saving *s, service *srv, const saving_setup *setup, void (*done
  * False: nothing is to be saved, or it was.
  */
 bool saving_begin(saving *s, const char *why) __attribute__((warn_unused_result));
+
+/* True if a reclaim is under way, or waits: it frees objects. */
+bool saving_reclaims(const service *srv);
 
 /* Who can write the heap, as text. False: nobody can. */
 bool saving_writers(const service *srv, char *ret, size_t size);

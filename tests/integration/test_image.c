@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
@@ -24,6 +25,7 @@
 #include "image/imagewriter.h"
 #include "shm/version.h"
 #include "tests/support/attach.h"
+#include "tests/support/groups.h"
 #include "tests/support/guard.h"
 
 #define NOBJECTS 4000u
@@ -484,6 +486,56 @@ static void stop_waits_for_workers_that_go_and_saves_their_last_words(void **sta
     (void)close(fds[1]);
 }
 
+/* Until a byte comes. */
+static int stay_for_a_byte(const fixture *f, void *arg)
+{
+    const int *fds = arg;
+    char byte = 0;
+
+    must_attach(f, 0);
+    CHECK(write(fds[1], &byte, 1) == 1);
+    CHECK(read(fds[2], &byte, 1) == 1);
+    return 0;
+}
+
+/* A group counts as who can write: nobody founds one while a stop waits, to read either. Who reads alone may come. */
+static int read_with_a_group(const fixture *f, void *arg)
+{
+    const int *fds = arg;
+    char byte = 0;
+    int r;
+
+    for (int i = 0; i < 1000 && !fixture_log_has(f, "sessions to end"); i++)
+        usleep(5000);
+    r = attach_as(f, GOALLOC_ATTACH_READONLY, "readers");
+    CHECK(r == -ESHUTDOWN);
+    must_attach(f, GOALLOC_ATTACH_READONLY);
+    CHECK(write(fds[3], &byte, 1) == 1);
+    return 0;
+}
+
+static void reader_that_comes_with_a_group_does_not_keep_a_stop_from_saving(void **state)
+{
+    fixture *f = *state;
+    int fds[4];
+    char byte;
+    pid_t stayer;
+    pid_t reader;
+
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(fds + 2, O_CLOEXEC), 0);
+    stayer = child_start(f, stay_for_a_byte, fds);
+    assert_int_equal(read(fds[0], &byte, 1), 1);
+    reader = child_start(f, read_with_a_group, fds);
+    assert_int_equal(stop(f), 0);
+    assert_int_equal(child_wait(stayer), 0);
+    assert_int_equal(child_wait(reader), 0);
+    assert_true(fixture_log_has(f, "the heap is saved into"));
+    fixture_restart(f, NULL);
+    for (int i = 0; i < 4; i++)
+        (void)close(fds[i]);
+}
+
 /* --- what is refused --- */
 
 static void image_is_refused_after_a_power_cut(void **state)
@@ -529,6 +581,7 @@ static void image_that_does_not_fit_is_refused(void **state)
     h.format++;
     put_header(image_path, h);
     must_refuse(f, NULL, "its format is 2, and this build knows 1");
+    must_refuse(f, "--cold-start", "move it away"); /* the other build would load it after what is served now */
     h.format--;
     h.needed = 1u << 30;
     put_header(image_path, h);
@@ -616,6 +669,58 @@ static void each_byte_that_is_flipped_is_found(void **state)
         assert_int_equal(read_image(other_path, &why), 0);
         (void)close(fd);
     }
+}
+
+static int set_two_roots(const fixture *f, void *arg)
+{
+    void *p;
+
+    (void)arg;
+    must_attach(f, 0);
+    CHECK((p = goalloc_malloc(20)) != NULL && goalloc_root_set("aa", p) == 0 && goalloc_root_set("ab", p) == 0);
+    return 0;
+}
+
+/* Each checksum of it is right. */
+static void name_that_is_there_twice_is_refused(void **state)
+{
+    const char *const save[] = { "save", "--level=0", other_path, NULL };
+    fixture *f = *state;
+    char more[200];
+    char out[400];
+    image_header h;
+    image_entry *entries;
+    char *block;
+    char *name;
+    int fd;
+
+    assert_int_equal(child_run(f, set_two_roots, NULL), 0);
+    assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+    assert_int_equal(stop(f), 0);
+    h = header_of(other_path);
+    fd = open(other_path, O_RDWR | O_CLOEXEC);
+    entries = calloc(h.nblocks, sizeof(*entries));
+    assert_true(fd >= 0 && entries != NULL);
+    assert_int_equal(pread(fd, entries, h.nblocks * sizeof(*entries), (off_t)h.index_off),
+                     h.nblocks * sizeof(*entries));
+    assert_int_equal(entries[0].kind, IMAGE_ROOTS);
+    block = malloc(entries[0].stored_bytes);
+    assert_non_null(block);
+    assert_int_equal(pread(fd, block, entries[0].stored_bytes, (off_t)entries[0].off), entries[0].stored_bytes);
+    name = memmem(block, entries[0].stored_bytes, "ab", 2);
+    assert_non_null(name);
+    name[1] = 'a';
+    patch(other_path, block, entries[0].stored_bytes, entries[0].off);
+    entries[0].checksum = XXH3_64bits(block, entries[0].stored_bytes);
+    patch(other_path, entries, h.nblocks * sizeof(*entries), h.index_off);
+    h.index_checksum = XXH3_64bits(entries, h.nblocks * sizeof(*entries));
+    put_header(other_path, h);
+    (void)snprintf(more, sizeof(more), "--load=%s", other_path);
+    must_refuse(f, more, "its named roots are none that a heap can have");
+    (void)close(fd);
+    free(entries);
+    free(block);
+    fixture_restart(f, NULL);
 }
 
 /* The process that saves; it is a child of the daemon's. */
@@ -804,6 +909,91 @@ static void image_that_a_running_daemon_has_saved_is_a_copy(void **state)
     assert_int_equal(child_run(f, verify_and_free, NULL), 0);
 }
 
+/* Else the daemon's next stop could not save there, and its next start not load. */
+static void what_root_saves_into_the_directory_of_another_user_is_that_users(void **state)
+{
+    static char owned[170];
+    static char owned_part[180];
+    const char *const save[] = { "save", owned, NULL };
+    fixture *f = *state;
+    char dir[160];
+    char out[400];
+    struct stat st;
+    int fd;
+
+    if (geteuid() != 0)
+        skip();
+    (void)snprintf(dir, sizeof(dir), "%s/owned-XXXXXX", guard_dir());
+    assert_non_null(mkdtemp(dir));
+    (void)snprintf(owned, sizeof(owned), "%s/heap.img", dir);
+    (void)snprintf(owned_part, sizeof(owned_part), "%s.part", owned);
+    assert_int_equal(chown(dir, 65534, 65534), 0);
+    for (int i = 0; i < 2; i++) { /* the file is new, and is there */
+        assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+        assert_int_equal(stat(owned, &st), 0);
+        assert_int_equal(st.st_uid, 65534);
+        assert_int_equal(st.st_mode & 0777, 0600);
+    }
+    fd = open(owned_part, O_CREAT | O_RDWR | O_CLOEXEC, 0666);
+    assert_true(fd >= 0);
+    assert_int_equal(fchown(fd, 65533, 65533), 0); /* a third one, who may have it open */
+    assert_int_not_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+    assert_int_equal(fstat(fd, &st), 0);
+    assert_int_equal(st.st_size, 0);
+    (void)close(fd);
+    (void)unlink(owned_part);
+    (void)unlink(owned);
+    (void)rmdir(dir);
+}
+
+/* As when the heap has ended between the copy and the end of its writing. */
+static void copy_that_is_late_does_not_replace_what_the_heap_was_at_its_end(void **state)
+{
+    const char *const save[] = { "--json", "save", image_path, NULL };
+    const uint64_t clean = IMAGE_CLEAN;
+    const uint64_t copy = IMAGE_COPY;
+    fixture *f = *state;
+    image_header before;
+    image_header after;
+    char out[600];
+
+    build_heap(f);
+    assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+    patch(image_path, &clean, sizeof(clean), IMAGE_MARK_OFF);
+    before = header_of(image_path);
+    assert_int_not_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+    assert_non_null(strstr(out, "this copy is older"));
+    after = header_of(image_path);
+    assert_memory_equal(&before, &after, sizeof(before));
+    assert_false(leaves_something());
+    patch(image_path, &copy, sizeof(copy), IMAGE_MARK_OFF);
+    assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+}
+
+/* One has the lock of the file that is written, as goallocctl save has it while it writes. */
+static void stop_waits_for_who_saves_there(void **state)
+{
+    fixture *f = *state;
+    char part[200];
+    int fd;
+
+    build_heap(f);
+    (void)snprintf(part, sizeof(part), "%s.part", image_path);
+    fd = open(part, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(flock(fd, LOCK_EX), 0);
+    assert_int_equal(kill(f->daemon, SIGTERM), 0);
+    for (int i = 0; i < 1000 && !fixture_log_has(f, "stopping: Terminated; waits"); i++)
+        usleep(5000);
+    usleep(100000);
+    (void)close(fd);
+    assert_int_equal(stop(f), 0);
+    assert_true(fixture_log_has(f, "the heap is saved into"));
+    assert_false(leaves_something());
+    fixture_restart(f, NULL);
+    assert_int_equal(child_run(f, verify_and_free, NULL), 0);
+}
+
 static void heap_that_a_keeper_has_wins_over_an_image(void **state)
 {
     fixture *f = *state;
@@ -830,16 +1020,21 @@ int main(void)
         IMAGE_TEST(hundred_rounds_leave_nothing),
         IMAGE_TEST(worker_that_stays_keeps_the_old_image_and_is_named),
         IMAGE_TEST(stop_waits_for_workers_that_go_and_saves_their_last_words),
+        IMAGE_TEST(reader_that_comes_with_a_group_does_not_keep_a_stop_from_saving),
         IMAGE_TEST(image_is_refused_after_a_power_cut),
         IMAGE_TEST(image_that_does_not_fit_is_refused),
         IMAGE_TEST(arena_that_is_too_small_is_refused),
         IMAGE_TEST(each_byte_that_is_flipped_is_found),
+        IMAGE_TEST(name_that_is_there_twice_is_refused),
         IMAGE_TEST(disk_that_is_full_leaves_the_old_image),
         IMAGE_TEST(saver_that_was_killed_leaves_the_old_image),
         IMAGE_TEST(daemon_whose_image_has_no_directory_does_not_start),
         IMAGE_TEST(heap_is_saved_between_workers_that_come_and_go),
         IMAGE_TEST(save_is_refused_while_somebody_can_write_who_cannot_be_stopped),
         IMAGE_TEST(image_that_a_running_daemon_has_saved_is_a_copy),
+        IMAGE_TEST(what_root_saves_into_the_directory_of_another_user_is_that_users),
+        IMAGE_TEST(copy_that_is_late_does_not_replace_what_the_heap_was_at_its_end),
+        IMAGE_TEST(stop_waits_for_who_saves_there),
         IMAGE_TEST(heap_that_a_keeper_has_wins_over_an_image),
     };
 

@@ -179,10 +179,55 @@ static void image_of_a_pause_is_what_a_kill_of_all_would_leave(void **state)
     (void)close(fds[1]);
 }
 
+#ifndef __SANITIZE_THREAD__
+/* In vfork() the parent waits in the kernel until the child execs: it can't be stopped. */
+static int wait_for_vfork_child(const fixture *f, void *arg)
+{
+    const int *fds = arg;
+
+    must_attach(f, 0);
+    if (vfork() == 0) {
+        pid_t pid = getpid();
+
+        (void)!write(fds[1], &pid, sizeof(pid));
+        for (;;)
+            (void)pause();
+    }
+    return 0;
+}
+
+static void process_that_does_not_stop_does_not_stop_the_others(void **state)
+{
+    const char *const save[] = { "--json", "--timeout=60s", "save", "--max-pause", "2000", path, NULL };
+    fixture *f = *state;
+    char out[1000];
+    pid_t parent;
+    pid_t child;
+    int fds[2];
+
+    if (geteuid() != 0)
+        skip();
+    (void)snprintf(path, sizeof(path), "%s/late-%d.img", guard_dir(), (int)getpid());
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    parent = child_start(f, wait_for_vfork_child, fds);
+    assert_int_equal(read(fds[0], &child, sizeof(child)), sizeof(child));
+    assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 1);
+    assert_non_null(strstr(out, "can't be stopped"));
+    assert_int_equal(access(path, F_OK), -1);
+    assert_int_equal(kill(child, SIGKILL), 0); /* which the parent waits for: it was let go */
+    assert_int_equal(child_wait(parent), 0);
+    (void)close(fds[0]);
+    (void)close(fds[1]);
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(image_of_a_pause_is_what_a_kill_of_all_would_leave),
+#ifndef __SANITIZE_THREAD__
+        FIXTURE_TEST(process_that_does_not_stop_does_not_stop_the_others),
+#endif
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

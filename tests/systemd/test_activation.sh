@@ -110,7 +110,7 @@ wait_until 30 "status" status_tells || fail "its session stays: '$(property goal
 
 image=/var/lib/goallocd/heap.img
 check "systemctl start goallocd-save" in_box systemctl start goallocd-save.service
-check "it has stopped the worker, and saved" grep -q "processes were stopped for" "$box_run/goallocd-save.log"
+check "it has stopped the worker, and saved" grep -qE "process(es were| was) stopped for" "$box_run/goallocd-save.log"
 ok "it says: $(tail -n 1 "$box_run/goallocd-save.log")"
 check "the image is for the daemon's user alone" test "$(in_box stat -c '%U:%G %a' "$image")" = "goallocd:goallocd 600"
 check "and whole" ctl image "$image"

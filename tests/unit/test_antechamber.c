@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -175,6 +176,53 @@ static void who_goes_is_forgotten(void **state)
     assert_int_equal(room.nfds, 0);
 }
 
+/* Writes pings and reads answers, as fast as it can, until it is closed. */
+static void *ping_without_a_pause(void *data)
+{
+    int fd = *(int *)data;
+    uint8_t out[64 * 64];
+    char in[16384];
+    size_t len = 0;
+
+    for (uint64_t i = 1; i <= 64; i++)
+        len += pack_ping(i, out + len, sizeof(out) - len);
+    while (send(fd, out, len, MSG_NOSIGNAL) > 0) {
+        while (recv(fd, in, sizeof(in), MSG_DONTWAIT) > 0)
+            continue;
+    }
+    return NULL;
+}
+
+static void who_pings_without_a_pause_keeps_nobody_from_anything(void **state)
+{
+    pthread_t threads[2];
+    uint8_t out[64];
+    int busy[2];
+    int fd;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        busy[i] = connect_to_it();
+        assert_int_equal(pthread_create(&threads[i], NULL, ping_without_a_pause, &busy[i]), 0);
+    }
+    fd = connect_to_it();
+    for (uint64_t i = 1; i < 20; i++) {
+        size_t len = pack_ping(i, out, sizeof(out));
+
+        assert_int_equal(send(fd, out, len, 0), len);
+        goallocd__reply__free_unpacked(hear(fd), NULL);
+    }
+    antechamber_close(&room);
+    for (unsigned i = 0; i < room.nfds; i++)
+        (void)close(room.fds[i]);
+    for (int i = 0; i < 2; i++) {
+        (void)shutdown(busy[i], SHUT_RDWR);
+        (void)pthread_join(threads[i], NULL);
+        (void)close(busy[i]);
+    }
+    (void)close(fd);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -183,6 +231,7 @@ int main(void)
         TEST(all_else_is_left_for_the_server),
         TEST(descriptors_that_come_along_are_not_taken),
         TEST(who_goes_is_forgotten),
+        TEST(who_pings_without_a_pause_keeps_nobody_from_anything),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
