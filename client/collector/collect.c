@@ -111,6 +111,10 @@ static int begin(cycle *c)
 
     CRASH_POINT(collector_after_begin);
     c->nannounced = n > 0 ? (uint32_t)n : 0;
+    /* Numbers of the session table are the daemon's: elsewhere they are other processes'. */
+    if (n >= 0 && process.map.sessions[process.session.n].pid != (uint32_t)getpid())
+        return fail(c->result, -ESRCH,
+                    "the daemon is in another pid namespace: its sessions' processes can't be told from here");
     if (n >= 0)
         return 0;
     return fail(c->result, n,

@@ -64,6 +64,8 @@ static int ended_or(looker *l, target_process *process, int r)
         process->gone = true;
         return 0;
     }
+    if (r == -EAGAIN) /* with a sentence of its own */
+        return r;
     if (r == -EACCES || r == -EPERM)
         return targets_no_permission(&l->trouble, process->pid);
     if (r == -EFAULT)

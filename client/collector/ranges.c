@@ -283,6 +283,7 @@ int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target
                   world_trouble *ret)
 {
     int r = maps_read(&g->maps, p->pid);
+    bool has_arena = false;
 
     g->n = 0;
     if (r < 0)
@@ -298,6 +299,7 @@ int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target
     for (uint32_t i = 0; i < g->maps.n && r == 0; i++) {
         const maps_entry *entry = &g->maps.entries[i];
 
+        has_arena |= maps_same_file(entry->file, t->files[TARGETS_ARENA]);
         if (is_the_heaps(t, entry))
             continue;
         r = is_hidden(entry, process->pid, trust_kernel, ret);
@@ -308,6 +310,9 @@ int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target
         else if (r == 0 && !g->declared.only_roots && !is_skipped(&g->declared, entry))
             r = shared_add(s, process->pid, p->pid, entry, trust_kernel, ret);
     }
+    /* It attaches just now, or the number is another process's: the session's own is in another pid namespace. */
+    if (r == 0 && !has_arena && process->session != TARGET_NO_SESSION)
+        r = trouble_is(ret, -EAGAIN, process->pid, "process %d has a session and not the heap (yet)", process->pid);
     return r == -ENOMEM ? trouble_is(ret, r, 0, "no memory") : r;
 }
 
