@@ -8,8 +8,8 @@
  *   1. Attach: the collector is a session as any other, which allocates nothing.
  *   2. BEGIN: the daemon gives the role to one session at a time. Two collectors could free one object twice: the
  *      second list would be older than what lies at its addresses.
- *   3. world_prepare(), heapcopy_prepare(): all that can be done beforehand. If nobody has the heap mapped, steps 4 and
- *      6 do nothing, and there is no pause.
+ *   3. world_prepare(), heapcopy_prepare(): all that can be done beforehand. If nobody has the heap mapped, step 4 only
+ *      looks once more, step 6 does nothing, and there is no pause.
  *   4. world_stop(): the pause begins.
  *   5. heapcopy_take(), world_copy(): the snapshot. world_validate() afterwards: nobody has come meanwhile, who might
  *      have allocated while bits were read.
@@ -167,10 +167,8 @@ static int take(cycle *c)
 /* Steps 4 to 6. */
 static int snapshot(cycle *c)
 {
-    int r = 0;
+    int r = world_stop(&c->world, &c->result->trouble);
 
-    if (c->world.nprocesses > 0)
-        r = world_stop(&c->world, &c->result->trouble);
     CRASH_POINT(collector_after_stop);
     if (r == 0)
         r = take(c);

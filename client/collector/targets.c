@@ -439,9 +439,8 @@ static int look_at(targets *t, pid_t number, uint32_t *ret_found, world_trouble 
                : 0;
 }
 
-int targets_search(targets *t, world_trouble *ret)
+int targets_search(targets *t, uint32_t *ret_found, world_trouble *ret)
 {
-    uint32_t found = 0;
     int r;
 
     t->last_pid = proc_last_pid();
@@ -452,7 +451,7 @@ int targets_search(targets *t, world_trouble *ret)
     if (r < 0)
         return trouble_is(ret, r, 0, "/proc can't be read");
     for (size_t i = 0; i < t->list.n && r == 0; i++)
-        r = look_at(t, t->list.at[i], &found, ret);
+        r = look_at(t, t->list.at[i], ret_found, ret);
     return r;
 }
 
@@ -469,7 +468,7 @@ int targets_catch_up(targets *t, uint64_t deadline_ns, void (*each)(void *arg), 
         if (n == 0)
             return 0;
         if (last < 0 || n > CATCH_UP_MAX) {
-            r = targets_search(t, ret);
+            r = targets_search(t, ret_found, ret);
             continue;
         }
         for (int64_t i = 1; i <= n && r == 0; i++) {

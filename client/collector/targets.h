@@ -87,8 +87,11 @@ int targets_of_sessions(targets *t, world_trouble *ret) __attribute__((warn_unus
 /* 0, or -EAGAIN: these tables are others than those that were copied. */
 int targets_sessions_are_same(const targets *t, world_trouble *ret) __attribute__((warn_unused_result));
 
-/* Look through all processes of the system; what begins from now on has a number above last_pid. */
-int targets_search(targets *t, world_trouble *ret) __attribute__((warn_unused_result));
+/*
+ * Look through all processes of the system; what begins from now on has a number above last_pid. *ret_found is raised
+ * by those that were added.
+ */
+int targets_search(targets *t, uint32_t *ret_found, world_trouble *ret) __attribute__((warn_unused_result));
 
 /*
  * Look at those that have begun since the last look. *ret_found: processes that were added, or that have threads which
