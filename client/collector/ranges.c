@@ -307,8 +307,8 @@ int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target
             r = 0;
         else if (r == 0 && !entry->shared)
             r = choose_private(g, t, i);
-        else if (r == 0 && !g->declared.only_roots && !is_skipped(&g->declared, entry))
-            r = shared_add(s, process->pid, p->pid, entry, trust_kernel, ret);
+        else if (r == 0 && !t->only_stop && !g->declared.only_roots && !is_skipped(&g->declared, entry))
+            r = shared_add(s, process->pid, p->pid, entry, ret);
     }
     /* It attaches just now, or the number is another process's: the session's own is in another pid namespace. */
     if (r == 0 && !has_arena && process->session != TARGET_NO_SESSION)

@@ -10,7 +10,7 @@
  *   2. a descriptor of the process that has it open;
  *   3. its path.
  * Otherwise (anonymous shared memory, for who has CAP_SYS_PTRACE alone) nobody can see all of it: the process is
- * opaque, unless the kernel is trusted; then its part is left out.
+ * opaque. Trust in the kernel does not help: what lies there are the process's own words.
  *
  * A file system that a process serves, or another machine, may keep a reader waiting for ever, perhaps for one that is
  * stopped: files of those make the process opaque too. Nothing but regular files is opened.
@@ -164,7 +164,7 @@ static shared_file *file_of(shared *s, pid_t tid, const maps_entry *entry)
     return more;
 }
 
-static int add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool trust_kernel, world_trouble *ret)
+static int add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, world_trouble *ret)
 {
     shared_file *file;
 
@@ -178,13 +178,11 @@ static int add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool tr
     file = file_of(s, tid, entry);
     if (file == NULL)
         return trouble_is(ret, -ENOMEM, 0, "no memory");
-    if (file->fd < 0 && !trust_kernel)
+    if (file->fd < 0)
         return trouble_is(ret, -EOPNOTSUPP, pid,
                           "process %d has shared memory that can't be opened (%.100s): that takes root or "
                           "CAP_CHECKPOINT_RESTORE",
                           pid, entry->name);
-    if (file->fd < 0)
-        return 0;
     if (s->nparts == s->parts_room) {
         uint32_t room = s->parts_room * 2 + 64;
         shared_part *more = realloc(s->parts, room * sizeof(*more));
@@ -203,12 +201,12 @@ static int add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool tr
     return 0;
 }
 
-int shared_add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool trust_kernel, world_trouble *ret)
+int shared_add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, world_trouble *ret)
 {
     int r;
 
     (void)pthread_mutex_lock(&s->lock);
-    r = add(s, pid, tid, entry, trust_kernel, ret);
+    r = add(s, pid, tid, entry, ret);
     (void)pthread_mutex_unlock(&s->lock);
     return r;
 }

@@ -53,7 +53,8 @@ enum { TARGETS_ARENA, TARGETS_SPANS, TARGETS_BITMAP, TARGETS_NFILES };
 typedef struct targets {
     const shm_map *map;
     pid_t self;
-    pid_t waiter; /* of world_options */
+    pid_t waiter;   /* of world_options */
+    bool only_stop; /* the same */
     maps_file files[TARGETS_NFILES];
     targets_session *sessions; /* SHM_SESSIONS_MAX; epoch, state and pid 0 from nsessions on */
     uint32_t nsessions;

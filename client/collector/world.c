@@ -167,6 +167,7 @@ int world_prepare(world *w, const shm_map *map, const world_options *options, wo
         return trouble_is(ret_trouble, r, 0, "the heap is not mapped here, or /proc can't be read");
     memset(s->registers, 0, REGISTERS_ROOM);
     s->targets.waiter = options->waiter;
+    s->targets.only_stop = options->only_stop;
     r = targets_of_sessions(&s->targets, ret_trouble);
     if (r == 0)
         r = targets_search(&s->targets, &nfound, ret_trouble);
@@ -417,7 +418,9 @@ static int look_at_shared(struct world_state *s, world_trouble *ret)
     s->w->times.read_ns += proc_now_ns() - began;
     if (r == -ETIMEDOUT)
         return trouble_is(ret, r, 0, "shared memory took too long");
-    return r == 0 && l->words.full ? no_memory(ret) : r;
+    if (r < 0)
+        return trouble_is(ret, r, 0, "shared memory can't be read: %s", strerror(-r));
+    return l->words.full ? no_memory(ret) : 0;
 }
 
 int world_copy(world *w, world_trouble *ret_trouble)

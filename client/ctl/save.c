@@ -287,7 +287,7 @@ static int copy_stopped(saved *s, const arguments *args, bool *ret_again)
 /* Stop all, copy, let them go. */
 static int copy_in_pause(saved *s, const arguments *args, bool *ret_again)
 {
-    const world_options options = { .trust_kernel = true, .no_estimate = true };
+    const world_options options = { .trust_kernel = true, .only_stop = true, .no_estimate = true };
     world_trouble trouble;
     world w;
     int status = CTL_OK;

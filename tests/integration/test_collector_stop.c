@@ -192,9 +192,8 @@ static int have_anonymous_shared_memory(const fixture *f, void *arg)
 }
 
 /* The error, and what was found. */
-static int look_as_the_service(const fixture *f, child_fn fn, uint64_t with)
+static int look_with(const fixture *f, child_fn fn, uint64_t with, world_options options)
 {
-    world_options options = { 0 };
     pid_t pid = target_start(f, fn, NULL);
     int r;
 
@@ -207,6 +206,11 @@ static int look_as_the_service(const fixture *f, child_fn fn, uint64_t with)
     assert_int_equal(r, 0);
     assert_true(the_board->error == 0 || the_board->trouble_pid == pid);
     return the_board->error;
+}
+
+static int look_as_the_service(const fixture *f, child_fn fn, uint64_t with)
+{
+    return look_with(f, fn, with, (world_options){ 0 });
 }
 
 static void who_may_trace_and_not_read_proc_is_told_so(void **state)
@@ -224,6 +228,22 @@ static void who_may_trace_and_read_can_stop_others(void **state)
 static void shared_memory_that_he_cannot_open_makes_a_process_opaque(void **state)
 {
     assert_int_equal(look_as_the_service(*state, have_anonymous_shared_memory, TRACE_AND_READ), -EOPNOTSUPP);
+}
+
+/* The words there are the process's own, not the kernel's. */
+static void also_if_the_kernel_is_trusted(void **state)
+{
+    assert_int_equal(look_with(*state, have_anonymous_shared_memory, TRACE_AND_READ,
+                               (world_options){ .trust_kernel = true }),
+                     -EOPNOTSUPP);
+}
+
+static void who_only_stops_needs_not_open_it(void **state)
+{
+    assert_int_equal(look_with(*state, have_anonymous_shared_memory, TRACE_AND_READ,
+                               (world_options){ .only_stop = true }),
+                     0);
+    assert_int_equal(the_board->nprocesses, 1);
 }
 
 static void with_one_capability_more_he_sees_it(void **state)
@@ -802,6 +822,8 @@ int main(void)
         FIXTURE_TEST(who_may_trace_and_not_read_proc_is_told_so),
         FIXTURE_TEST(who_may_trace_and_read_can_stop_others),
         FIXTURE_TEST(shared_memory_that_he_cannot_open_makes_a_process_opaque),
+        FIXTURE_TEST(also_if_the_kernel_is_trusted),
+        FIXTURE_TEST(who_only_stops_needs_not_open_it),
         FIXTURE_TEST(with_one_capability_more_he_sees_it),
 #ifndef __SANITIZE_THREAD__ /* which makes a fork() of it */
         FIXTURE_TEST(a_process_that_waits_for_its_vforked_child_is_late),
