@@ -131,7 +131,10 @@ int kernelheld_look(kernelheld *k, words_found *w, pid_t pid, pid_t tid, bool tr
     if (r == 0 && w != NULL)
         r = look_at_timers(k, w, pid, tid);
     if (r == -ENOENT && !kernel_tells_of_timers(k))
-        r = trust_kernel ? 0 : trouble_is(ret, -EOPNOTSUPP, pid, "this kernel does not tell of POSIX timers, such as "
-                                                                 "process %d may have", pid);
+        r = trust_kernel ? 0
+                         : trouble_is(ret, -EOPNOTSUPP, pid,
+                                      "this kernel does not tell of POSIX timers, such as "
+                                      "process %d may have",
+                                      pid);
     return r == -ENOMEM ? trouble_is(ret, r, 0, "no memory") : r;
 }
