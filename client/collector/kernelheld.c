@@ -71,7 +71,7 @@ static int look_at_timers(kernelheld *k, words_found *w, pid_t pid, pid_t tid)
     return r;
 }
 
-/* A kernel without CONFIG_CHECKPOINT_RESTORE does not. */
+/* A kernel that was built without support for checkpoints does not. */
 static bool kernel_tells_of_timers(kernelheld *k)
 {
     return proc_read(&k->text, getpid(), "timers") != -ENOENT;
