@@ -8,8 +8,8 @@
  *   1. Attach: the collector is a session as any other, which allocates nothing.
  *   2. BEGIN: the daemon gives the role to one session at a time. Two collectors could free one object twice: the
  *      second list would be older than what lies at its addresses.
- *   3. world_prepare(), heapcopy_prepare(): all that can be done beforehand. If nobody has the heap mapped, steps 4 and
- *      6 do nothing, and there is no pause.
+ *   3. world_prepare(), heapcopy_prepare(): all that can be done beforehand. If nobody has the heap mapped, step 4 only
+ *      looks once more, step 6 does nothing, and there is no pause.
  *   4. world_stop(): the pause begins.
  *   5. heapcopy_take(), world_copy(): the snapshot. world_validate() afterwards: nobody has come meanwhile, who might
  *      have allocated while bits were read.
@@ -111,6 +111,10 @@ static int begin(cycle *c)
 
     CRASH_POINT(collector_after_begin);
     c->nannounced = n > 0 ? (uint32_t)n : 0;
+    /* Numbers of the session table are the daemon's: elsewhere they are other processes'. */
+    if (n >= 0 && process.map.sessions[process.session.n].pid != (uint32_t)getpid())
+        return fail(c->result, -ESRCH,
+                    "the daemon is in another pid namespace: its sessions' processes can't be told from here");
     if (n >= 0)
         return 0;
     return fail(c->result, n,
@@ -163,10 +167,8 @@ static int take(cycle *c)
 /* Steps 4 to 6. */
 static int snapshot(cycle *c)
 {
-    int r = 0;
+    int r = world_stop(&c->world, &c->result->trouble);
 
-    if (c->world.nprocesses > 0)
-        r = world_stop(&c->world, &c->result->trouble);
     CRASH_POINT(collector_after_stop);
     if (r == 0)
         r = take(c);

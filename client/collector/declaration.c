@@ -6,8 +6,9 @@
  * lies there may see its own objects freed under its hands, in spans that it leases.
  *
  * Called by ranges.c while the process is stopped, and before, for an estimate. The bytes are the process's own:
- * lengths are bounded, ranges cut to the addresses that there can be, and what is wrong counts as not declared. A
- * process that lies about its memory harms what it holds itself: its objects are freed.
+ * lengths are bounded, ranges cut to the addresses that there can be, and what is wrong counts as not declared. So does
+ * all that a process with more than TABLES_MAX tables declares, but for being opaque. A process that lies about its
+ * memory harms what it holds itself: its objects are freed.
  */
 #include "client/collector/declaration.h"
 
@@ -17,6 +18,8 @@
 
 #define NAME "/memfd:" DECLARED_NAME " (deleted)"
 #define ADDRESS_END (UINT64_C(1) << 56)
+#define TABLES_MAX 8u   /* one for each copy of the library that a process has */
+#define CLOCK_EACH 256u /* mappings between two looks at the clock */
 
 /* The table is larger than a stack should have to bear. */
 static declared_table *table_new(void)
@@ -106,6 +109,8 @@ int declaration_read(declaration *d, const maps *m, pages *p)
         const maps_entry *entry = &m->entries[i];
         uint64_t bytes = entry->end - entry->start;
 
+        if (i % CLOCK_EACH == CLOCK_EACH - 1 && proc_now_ns() > p->deadline_ns)
+            r = -ETIMEDOUT;
         if (entry->shared || entry->offset != 0 || entry->file.inode == 0 || strcmp(entry->name, NAME) != 0)
             continue;
         ntables++;
@@ -121,10 +126,11 @@ int declaration_read(declaration *d, const maps *m, pages *p)
         if (table->magic == DECLARED_MAGIC && u32_load_relaxed(&table->nasking) != 0)
             d->asking = true;
         /* No page is read of which nothing was written: that would give it memory. */
-        if (!declared_is_whole(table, bytes) || !read_entries(p, entry, table))
+        if (ntables > TABLES_MAX || !declared_is_whole(table, bytes) || !read_entries(p, entry, table))
             continue;
         nonly += (u32_load_relaxed(&table->flags) & DECLARED_ONLY_ROOTS) != 0;
-        r = make_room(d, u32_load_relaxed(&table->n));
+        if (r == 0)
+            r = make_room(d, u32_load_relaxed(&table->n));
         if (r == 0) {
             uint32_t before = d->ntext;
 
@@ -133,6 +139,8 @@ int declaration_read(declaration *d, const maps *m, pages *p)
         }
     }
     free(table);
+    if (ntables > TABLES_MAX)
+        d->nskip = d->nroots = d->ntext = nonly = ntext = 0;
     d->only_roots = ntables > 0 && nonly == ntables;
     d->says_text = ntables > 0 && ntext == ntables; /* of each copy of the library */
     d->nskip = tidy(d->skip, d->nskip);

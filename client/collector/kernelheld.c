@@ -58,7 +58,7 @@ static int look_at_epoll(kernelheld *k, words_found *w, pid_t pid, pid_t tid, pi
     r = proc_read(&k->text, tid, name);
     if (r == 0)
         look_at_lines(w, &what, k->text.text, "data:", '\0');
-    return r == -ENOMEM ? r : 0;
+    return r == -ENOENT ? 0 : r; /* closed meanwhile */
 }
 
 static int look_at_timers(kernelheld *k, words_found *w, pid_t pid, pid_t tid)
@@ -68,7 +68,13 @@ static int look_at_timers(kernelheld *k, words_found *w, pid_t pid, pid_t tid)
 
     if (r == 0)
         look_at_lines(w, &what, k->text.text, "signal:", '/');
-    return r == -ENOMEM ? r : 0;
+    return r;
+}
+
+/* A kernel that was built without support for checkpoints does not. */
+static bool kernel_tells_of_timers(kernelheld *k)
+{
+    return proc_read(&k->text, getpid(), "timers") != -ENOENT;
 }
 
 /* 0 or -errno; *ret_epoll. */
@@ -124,5 +130,11 @@ int kernelheld_look(kernelheld *k, words_found *w, pid_t pid, pid_t tid, bool tr
 
     if (r == 0 && w != NULL)
         r = look_at_timers(k, w, pid, tid);
+    if (r == -ENOENT && !kernel_tells_of_timers(k))
+        r = trust_kernel ? 0
+                         : trouble_is(ret, -EOPNOTSUPP, pid,
+                                      "this kernel does not tell of POSIX timers, such as "
+                                      "process %d may have",
+                                      pid);
     return r == -ENOMEM ? trouble_is(ret, r, 0, "no memory") : r;
 }

@@ -64,6 +64,8 @@ static int ended_or(looker *l, target_process *process, int r)
         process->gone = true;
         return 0;
     }
+    if (r == -EAGAIN) /* with a sentence of its own */
+        return r;
     if (r == -EACCES || r == -EPERM)
         return targets_no_permission(&l->trouble, process->pid);
     if (r == -EFAULT)
@@ -131,7 +133,7 @@ int looker_look(looker *l, shared *s, const targets *t, target_process *process,
         r = ranges_look(&l->ranges, &l->pages, &l->words, process->pid);
         if (r == -ETIMEDOUT)
             (void)trouble_is(&l->trouble, r, process->pid, "the memory of process %d took too long", process->pid);
-        else if (r == 0 && l->pages.unreadable > 0 && !trust_kernel)
+        else if (r == 0 && l->pages.unreadable > 0)
             r = -EFAULT;
     }
     looked = proc_now_ns();

@@ -56,7 +56,7 @@ static const struct argp_option option_table[] = {
     { "offsets", OPTION_OFFSETS, NULL, 0, "Words that are goalloc_offset() of an object count as pointers", 0 },
     { "past-end", OPTION_PAST_END, NULL, 0, "A pointer right behind an object's end holds it, too", 0 },
     { "trust-kernel", OPTION_TRUST_KERNEL, NULL, 0,
-      "What the kernel may hold for a process (io_uring, AIO contexts, POSIX timers) is no pointer", 0 },
+      "What the kernel holds for a process and does not show (io_uring, AIO contexts) is no pointer", 0 },
     { "answer", OPTION_ANSWER, "THREAD", OPTION_HIDDEN, "For goalloc_collect()", 0 },
     { "heap", OPTION_HEAP, "ID", OPTION_HIDDEN, "For goalloc_collect()", 0 },
     { 0 },

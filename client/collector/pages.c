@@ -265,7 +265,9 @@ int pages_look_at_file(pages *p, words_found *w, const words_range *what, int fd
 
         if (data < 0) {
             if (errno == ENXIO)
-                return 0;     /* no more data */
+                return 0; /* no more data */
+            if (errno != EINVAL)
+                return -errno;
             data = (off_t)at; /* a file system that does not tell */
             stop = end;
         }
@@ -278,7 +280,15 @@ int pages_look_at_file(pages *p, words_found *w, const words_range *what, int fd
             uint64_t wanted = stop - at < PAGES_BUFFER ? stop - at : PAGES_BUFFER;
             ssize_t n = pread(fd, p->buffer, wanted, (off_t)at);
 
-            if (n <= 0)
+            if (n < 0 && errno == EINTR)
+                continue;
+            if (n < 0) { /* not an end: what lies there may be a pointer */
+                int r = -errno;
+
+                words_end(w);
+                return r;
+            }
+            if (n == 0)
                 break;
             words_add(w, p->buffer, (uint64_t)n / sizeof(uint64_t));
             at += (uint64_t)n;

@@ -45,7 +45,8 @@ uint64_t pages_read(const pages *p, uint64_t from, void *to, uint64_t bytes);
 int pages_look(pages *p, words_found *w, const words_range *what, uint64_t start, uint64_t end)
     __attribute__((warn_unused_result));
 
-/* The same for data of a file between two offsets, which lies at address: holes are left alone. */
+/* The same for data of a file between two offsets, which lies at address: holes are left alone. -EIO, -ESTALE, ...: it
+ * can't be read. */
 int pages_look_at_file(pages *p, words_found *w, const words_range *what, int fd, uint64_t offset, uint64_t bytes)
     __attribute__((warn_unused_result));
 

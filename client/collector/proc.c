@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #define PATH_BYTES 96u
+#define STACK_BYTES (UINT64_C(8) << 20)
 #define CHUNK ((size_t)32 << 10)
 
 void proc_text_free(proc_text *t)
@@ -203,6 +204,20 @@ uint32_t proc_nthreads(pid_t pid)
 
     path_of(path, pid, "task");
     return stat(path, &st) == 0 && st.st_nlink > 2 ? (uint32_t)(st.st_nlink - 2) : 0;
+}
+
+uint64_t proc_stack_limit(pid_t pid)
+{
+    static const char name[] = "Max stack size";
+    char text[4096];
+    uint64_t bytes = 0;
+
+    if (read_short(pid, "limits", text, sizeof(text)) > 0) {
+        const char *line = strstr(text, name);
+
+        bytes = line != NULL ? strtoull(line + sizeof(name) - 1, NULL, 10) : 0; /* "unlimited": 0 */
+    }
+    return bytes != 0 ? bytes : STACK_BYTES;
 }
 
 int64_t proc_last_pid(void)

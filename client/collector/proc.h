@@ -53,6 +53,9 @@ void proc_list_free(proc_list *list);
 /* How many threads the process has, those that are zombies included. 0: it is gone. */
 uint32_t proc_nthreads(pid_t pid);
 
+/* The largest stack that its threads have if they ask for none, in bytes. Unlimited, or not to be read: 8 MiB. */
+uint64_t proc_stack_limit(pid_t pid);
+
 /* The number that was given last to a process or thread. -1: the kernel does not say. */
 int64_t proc_last_pid(void);
 

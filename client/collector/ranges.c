@@ -14,9 +14,10 @@
  *
  * Stacks. What lies below the stack pointer (and 128 bytes that leaf functions may use) is left from calls that have
  * returned, and would keep garbage alive. It is left out if the mapping is the process's first stack, or a thread's:
- * one that holds both stack pointer and thread pointer of a thread and follows a guard. Everything else that a stack
- * pointer may lead to, coroutines' and signals' stacks, counts whole. If several threads point into one mapping, the
- * lowest decides.
+ * one that holds both stack pointer and thread pointer of a thread, follows a guard (memory without access of up to
+ * GUARD_MAX bytes) and is no larger than the process's limit for stacks. A larger one may be a stack of the program's
+ * own and data that the kernel has joined with it. Everything else that a stack pointer may lead to, coroutines' and
+ * signals' stacks, counts whole. If several threads point into one mapping, the lowest decides.
  *
  * Static data is private memory of a file's mapping, and the anonymous mapping right behind a writable one (.bss), if
  * that does not begin with the file: so what lies behind another private file, such as the table of declarations, is
@@ -29,6 +30,8 @@
 #include <string.h>
 
 #define RED_ZONE 128u
+#define CLOCK_EACH 256u               /* mappings between two looks at the clock */
+#define GUARD_MAX (UINT64_C(1) << 20) /* the rest of a malloc() arena, which has no access either, is larger */
 
 void ranges_free(ranges *g)
 {
@@ -160,6 +163,13 @@ static int find_points(ranges *g, const targets *t, const target_process *proces
     return 0;
 }
 
+static bool is_no_larger_than_a_stack(ranges *g, const maps_entry *entry, pid_t tid)
+{
+    if (g->stack_limit == 0)
+        g->stack_limit = proc_stack_limit(tid);
+    return entry->end - entry->start <= g->stack_limit;
+}
+
 /*
  * The thread whose stack lies in this mapping; 0: none's. *ret_start: what counts of it begins there. *ret_stack: the
  * stack pointer. *ret_thread: true if a thread pointer leads there. Mappings are asked about in order.
@@ -169,7 +179,8 @@ static pid_t stack_in(ranges *g, const targets *t, uint32_t at, uint64_t *ret_st
 {
     const maps_entry *entry = &g->maps.entries[at];
     const maps_entry *before = at > 0 ? entry - 1 : NULL;
-    bool guarded = before != NULL && before->end == entry->start && !before->accessible && before->file.inode == 0;
+    bool guarded = before != NULL && before->end == entry->start && !before->accessible && before->file.inode == 0 &&
+                   before->end - before->start <= GUARD_MAX;
     bool sure = strcmp(entry->name, "[stack]") == 0;
     uint64_t lowest = 0;
     uint32_t nstacks = 0;
@@ -186,7 +197,8 @@ static pid_t stack_in(ranges *g, const targets *t, uint32_t at, uint64_t *ret_st
             *ret_thread = true;
             continue;
         }
-        sure = sure || (guarded && holds(entry, thread->leads.thread));
+        sure =
+            sure || (guarded && holds(entry, thread->leads.thread) && is_no_larger_than_a_stack(g, entry, thread->tid));
         nstacks++;
         if (tid == 0) {
             lowest = thread->leads.stack;
@@ -206,7 +218,7 @@ static int add_without_skipped(ranges *g, ranges_piece piece)
     uint64_t end = piece.end;
     int r = 0;
 
-    for (uint32_t i = 0; i < d->nskip && r == 0 && piece.start < end; i++) {
+    for (uint32_t i = g->skip; i < d->nskip && r == 0 && piece.start < end; i++) {
         if (d->skip[i].end <= piece.start)
             continue;
         if (d->skip[i].start >= end)
@@ -225,7 +237,7 @@ static int add_declared(ranges *g, ranges_piece whole)
     const declaration *d = &g->declared;
     int r = 0;
 
-    for (uint32_t i = 0; i < d->nroots && r == 0; i++) {
+    for (uint32_t i = g->root; i < d->nroots && r == 0 && d->roots[i].start < whole.end; i++) {
         ranges_piece piece = whole;
 
         piece.start = d->roots[i].start > whole.start ? d->roots[i].start : whole.start;
@@ -270,21 +282,33 @@ static bool is_the_heaps(const targets *t, const maps_entry *entry)
 }
 
 /* True if the library skips all of the mapping, as it does with what it shares with the daemon. */
-static bool is_skipped(const declaration *d, const maps_entry *entry)
+static bool is_skipped(const ranges *g, const maps_entry *entry)
 {
-    for (uint32_t i = 0; i < d->nskip; i++) {
-        if (d->skip[i].start <= entry->start && d->skip[i].end >= entry->end)
-            return true;
-    }
-    return false;
+    const pages_region *first = g->declared.skip + g->skip;
+
+    return g->skip < g->declared.nskip && first->start <= entry->start && first->end >= entry->end;
+}
+
+/* What is declared is sorted, and mappings come in order: what lies below this one is not looked at again. */
+static void advance(ranges *g, const maps_entry *entry)
+{
+    const declaration *d = &g->declared;
+
+    while (g->skip < d->nskip && d->skip[g->skip].end <= entry->start)
+        g->skip++;
+    while (g->root < d->nroots && d->roots[g->root].end <= entry->start)
+        g->root++;
 }
 
 int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target_process *process, bool trust_kernel,
                   world_trouble *ret)
 {
     int r = maps_read(&g->maps, p->pid);
+    bool has_arena = false;
 
     g->n = 0;
+    g->skip = g->root = 0;
+    g->stack_limit = 0;
     if (r < 0)
         return trouble_is(ret, r == -ENOENT ? -ESRCH : r, process->pid, "the maps of process %d can't be read",
                           process->pid);
@@ -298,6 +322,8 @@ int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target
     for (uint32_t i = 0; i < g->maps.n && r == 0; i++) {
         const maps_entry *entry = &g->maps.entries[i];
 
+        advance(g, entry);
+        has_arena |= maps_same_file(entry->file, t->files[TARGETS_ARENA]);
         if (is_the_heaps(t, entry))
             continue;
         r = is_hidden(entry, process->pid, trust_kernel, ret);
@@ -305,9 +331,16 @@ int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target
             r = 0;
         else if (r == 0 && !entry->shared)
             r = choose_private(g, t, i);
-        else if (r == 0 && !g->declared.only_roots && !is_skipped(&g->declared, entry))
-            r = shared_add(s, process->pid, p->pid, entry, trust_kernel, ret);
+        else if (r == 0 && !t->only_stop && !g->declared.only_roots && !is_skipped(g, entry))
+            r = shared_add(s, process->pid, p->pid, entry, ret);
+        if (r == 0 && i % CLOCK_EACH == CLOCK_EACH - 1 && proc_now_ns() > p->deadline_ns)
+            r = -ETIMEDOUT;
     }
+    if (r == -ETIMEDOUT)
+        return trouble_is(ret, r, process->pid, "process %d has very many mappings", process->pid);
+    /* It attaches just now, or the number is another process's: the session's own is in another pid namespace. */
+    if (r == 0 && !has_arena && process->session != TARGET_NO_SESSION)
+        r = trouble_is(ret, -EAGAIN, process->pid, "process %d has a session and not the heap (yet)", process->pid);
     return r == -ENOMEM ? trouble_is(ret, r, 0, "no memory") : r;
 }
 

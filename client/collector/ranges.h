@@ -31,6 +31,8 @@ typedef struct ranges {
     ranges_point *points; /* sorted */
     uint32_t npoints, points_room;
     uint32_t point;         /* the first that is not below the mapping under way */
+    uint32_t skip, root;    /* the same of declared.skip and declared.roots */
+    uint64_t stack_limit;   /* of the process; 0: not asked yet */
     uint64_t private_bytes; /* with content, once ranges_measure() or ranges_look() has run */
     uint64_t pages_ns, read_ns;
 } ranges;

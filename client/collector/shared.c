@@ -10,10 +10,12 @@
  *   2. a descriptor of the process that has it open;
  *   3. its path.
  * Otherwise (anonymous shared memory, for who has CAP_SYS_PTRACE alone) nobody can see all of it: the process is
- * opaque, unless the kernel is trusted; then its part is left out.
+ * opaque. Trust in the kernel does not help: what lies there are the process's own words.
  *
  * A file system that a process serves, or another machine, may keep a reader waiting for ever, perhaps for one that is
- * stopped: files of those make the process opaque too. Nothing but regular files is opened.
+ * stopped: files of those make the process opaque too. Already to open such a file, or to ask of which kind it is, may
+ * wait. So files are opened before the pause only: a file that was mapped since then ends the cycle, and the next one
+ * opens it. Nothing but regular files is opened.
  */
 #include "client/collector/shared.h"
 
@@ -51,6 +53,7 @@ void shared_free(shared *s)
 void shared_clear(shared *s)
 {
     s->nparts = 0;
+    s->closed = true;
 }
 
 /* True if the file that is open is the one. Some file systems show other devices in maps than stat() does. */
@@ -137,15 +140,21 @@ static bool may_wait(int fd)
     }
 }
 
+/* NULL: it was not opened yet. */
+static const shared_file *known_file(const shared *s, maps_file file)
+{
+    for (uint32_t i = 0; i < s->nfiles; i++) {
+        if (maps_same_file(s->files[i].file, file))
+            return &s->files[i];
+    }
+    return NULL;
+}
+
 /* NULL: no memory. */
-static shared_file *file_of(shared *s, pid_t tid, const maps_entry *entry)
+static const shared_file *open_new(shared *s, pid_t tid, const maps_entry *entry)
 {
     shared_file *more;
 
-    for (uint32_t i = 0; i < s->nfiles; i++) {
-        if (maps_same_file(s->files[i].file, entry->file))
-            return &s->files[i];
-    }
     if (s->nfiles == s->files_room) {
         uint32_t room = s->files_room * 2 + 16;
 
@@ -164,9 +173,9 @@ static shared_file *file_of(shared *s, pid_t tid, const maps_entry *entry)
     return more;
 }
 
-static int add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool trust_kernel, world_trouble *ret)
+static int add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, world_trouble *ret)
 {
-    shared_file *file;
+    const shared_file *file;
 
     for (uint32_t i = 0; i < s->nparts; i++) {
         const shared_part *part = &s->parts[i];
@@ -175,16 +184,18 @@ static int add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool tr
             part->offset + part->bytes >= entry->offset + (entry->end - entry->start))
             return 0;
     }
-    file = file_of(s, tid, entry);
+    file = known_file(s, entry->file);
+    if (file == NULL && s->closed)
+        return trouble_is(ret, -EAGAIN, pid, "process %d has just mapped another file", pid);
+    if (file == NULL)
+        file = open_new(s, tid, entry);
     if (file == NULL)
         return trouble_is(ret, -ENOMEM, 0, "no memory");
-    if (file->fd < 0 && !trust_kernel)
+    if (file->fd < 0)
         return trouble_is(ret, -EOPNOTSUPP, pid,
                           "process %d has shared memory that can't be opened (%.100s): that takes root or "
                           "CAP_CHECKPOINT_RESTORE",
                           pid, entry->name);
-    if (file->fd < 0)
-        return 0;
     if (s->nparts == s->parts_room) {
         uint32_t room = s->parts_room * 2 + 64;
         shared_part *more = realloc(s->parts, room * sizeof(*more));
@@ -203,23 +214,21 @@ static int add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool tr
     return 0;
 }
 
-int shared_add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool trust_kernel, world_trouble *ret)
+int shared_add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, world_trouble *ret)
 {
     int r;
 
     (void)pthread_mutex_lock(&s->lock);
-    r = add(s, pid, tid, entry, trust_kernel, ret);
+    r = add(s, pid, tid, entry, ret);
     (void)pthread_mutex_unlock(&s->lock);
     return r;
 }
 
 static int fd_of(const shared *s, const shared_part *part)
 {
-    for (uint32_t i = 0; i < s->nfiles; i++) {
-        if (maps_same_file(s->files[i].file, part->file))
-            return s->files[i].fd;
-    }
-    return -1;
+    const shared_file *file = known_file(s, part->file);
+
+    return file != NULL ? file->fd : -1;
 }
 
 void shared_measure(shared *s)

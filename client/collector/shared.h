@@ -33,24 +33,25 @@ typedef struct shared {
     shared_part *parts;
     uint32_t nparts, parts_room;
     uint64_t bytes; /* of data, once shared_measure() has run */
+    bool closed;    /* no file is opened any more: who serves it may be stopped */
 } shared;
 
 void shared_init(shared *s);
 void shared_free(shared *s);
 
-/* No part is known any more; files stay open. */
+/* All are stopped: no part is known any more. Files stay open, and no other one is opened. */
 void shared_clear(shared *s);
 
 /*
  * The process (pid, or a thread of it that lives) has that part mapped. 0; -EOPNOTSUPP:
- * it can't be opened, or is of a kind that may keep readers waiting, and the kernel is not trusted to have the rest.
+ * it can't be opened, or is of a kind that may keep readers waiting. -EAGAIN: it was mapped after the estimate.
  */
-int shared_add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, bool trust_kernel, world_trouble *ret)
+int shared_add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, world_trouble *ret)
     __attribute__((warn_unused_result));
 
 void shared_measure(shared *s);
 
-/* -ETIMEDOUT; -EOPNOTSUPP. */
+/* -ETIMEDOUT; -EIO and the like: a file can't be read. */
 int shared_look(shared *s, pages *p, words_found *w) __attribute__((warn_unused_result));
 
 #endif

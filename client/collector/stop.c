@@ -13,9 +13,9 @@
  * as many of its threads are as the kernel counts; processes that were being forked when their parent was seized are
  * looked for last. let go     PTRACE_DETACH with the signal that the thread was about to take.
  *
- * Signals are not lost, even if this process is killed: no stop is ever consumed (WNOWAIT), so the kernel still has the
- * signal and delivers it when the tracer is gone. A process that a signal has stopped stays so: the kernel remembers
- * it, and does again what a SIGCONT has undone meanwhile.
+ * Signals are not lost, even if this process is killed: no stop that may have one is ever consumed (WNOWAIT), so the
+ * kernel still has the signal and delivers it when the tracer is gone. A process that a signal has stopped stays so: the
+ * kernel remembers it, and does again what a SIGCONT has undone meanwhile.
  *
  * What can't be stopped: a thread that waits in the kernel for a device or for its vfork() child (it is late), one that
  * another tracer has, threads of the kernel that work for an io_uring (the process is opaque then).
@@ -99,16 +99,22 @@ static int learn_child(targets *t, pid_t tid)
     return r;
 }
 
-/* It runs another program, with one thread, and without a heap. */
+/*
+ * It runs another program, with one thread, and without a heap. The stop is consumed first, the only one that is: it has
+ * no signal that could be lost; and if another thread than the first has called exec(), so that its number has changed,
+ * the kernel refuses all requests (ESRCH) until then, and would report the stop for ever.
+ */
 static void forget_process(targets *t, pid_t tid)
 {
     target_process *process = targets_process(t, tid);
+    siginfo_t info;
 
     if (process != NULL) {
         process->gone = true;
         for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next)
             t->threads[i].state = TARGET_GONE;
     }
+    (void)waitid(P_PID, (id_t)tid, &info, WSTOPPED | WNOHANG | __WALL | __WNOTHREAD);
     (void)ptrace(PTRACE_DETACH, tid, NULL, NULL);
 }
 

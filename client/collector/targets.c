@@ -129,24 +129,23 @@ static void hash_put(targets *t, uint32_t index)
 
 static int make_room_for_threads(targets *t)
 {
-    uint32_t room = t->threads_room * 2 + 512;
+    uint32_t room = t->threads_room * 2 + 512, slots = 2048;
     target_thread *more = realloc(t->threads, room * sizeof(*more));
     uint32_t *by_tid;
 
     if (more == NULL)
         return -ENOMEM;
     t->threads = more;
-    t->threads_room = room;
-    by_tid = calloc((size_t)t->by_tid_room * 2 + 2048, sizeof(*by_tid));
+    while (slots < 2 * room)
+        slots *= 2;
+    by_tid = calloc(slots, sizeof(*by_tid));
     if (by_tid == NULL)
-        return -ENOMEM;
+        return -ENOMEM; /* threads_room is as it was: the next one comes here again */
     free(t->by_tid);
     t->by_tid = by_tid;
-    t->by_tid_room = 2048;
-    while (t->by_tid_room < 2 * room)
-        t->by_tid_room *= 2;
-    t->by_tid = realloc(t->by_tid, t->by_tid_room * sizeof(*by_tid));
-    return t->by_tid == NULL ? -ENOMEM : 0;
+    t->by_tid_room = slots;
+    t->threads_room = room;
+    return 0;
 }
 
 int64_t targets_add_thread(targets *t, pid_t tid, uint32_t process)
@@ -156,7 +155,6 @@ int64_t targets_add_thread(targets *t, pid_t tid, uint32_t process)
 
         if (r < 0)
             return r;
-        memset(t->by_tid, 0, t->by_tid_room * sizeof(*t->by_tid));
         for (uint32_t i = 0; i < t->nthreads; i++)
             hash_put(t, i);
     }
@@ -332,8 +330,8 @@ static bool may_be_a_clients(const targets *t, pid_t pid)
     proc_facts facts;
     int64_t uid;
 
-    if (proc_facts_of(pid, &facts) < 0 || (facts.flags & PROC_KERNEL_THREAD) != 0 || facts.state == 'Z' ||
-        facts.started < t->heap_began)
+    if (proc_facts_of(pid, &facts) < 0 || (facts.flags & PROC_KERNEL_THREAD) != 0 ||
+        (facts.state == 'Z' && proc_nthreads(pid) <= 1) || facts.started < t->heap_began)
         return false;
     uid = proc_status(pid, "Uid");
     if (uid < 0)
@@ -405,6 +403,29 @@ static bool writes_spans(targets *t, pid_t pid)
     return false;
 }
 
+/*
+ * Of a process whose first thread has ended, /proc/PID/maps is empty while its others run. As maps_has_file(); -ESRCH:
+ * none of them has memory any more.
+ */
+static int has_by_other_threads(targets *t, pid_t pid)
+{
+    proc_list threads = { 0 };
+    int r = proc_list_read(&threads, pid, "task");
+    size_t n = r == 0 ? threads.n : 0;
+
+    r = r == -ENOMEM ? r : -ESRCH;
+    for (size_t i = 0; i < n; i++) {
+        int has = threads.at[i] == pid ? -ESRCH : maps_has_file(&t->text, threads.at[i], t->files[TARGETS_ARENA]);
+
+        if (has == -ENOENT || has == -ESRCH || (has == 0 && t->text.bytes == 0))
+            continue;
+        r = has;
+        break;
+    }
+    proc_list_free(&threads);
+    return r;
+}
+
 /* Look at a process or thread by its number. *ret_found is raised if there is something new. */
 static int look_at(targets *t, pid_t number, uint32_t *ret_found, world_trouble *ret)
 {
@@ -415,6 +436,8 @@ static int look_at(targets *t, pid_t number, uint32_t *ret_found, world_trouble 
     if (number == t->self || targets_thread(t, number) != NULL)
         return 0;
     r = maps_has_file(&t->text, number, t->files[TARGETS_ARENA]);
+    if (r == 0 && t->text.bytes == 0 && proc_nthreads(number) > 1 && proc_status(number, "Tgid") == number)
+        r = has_by_other_threads(t, number);
     if (r == -ENOMEM)
         return trouble_is(ret, r, 0, "no memory");
     if ((r == -EACCES || r == -EPERM) && may_be_a_clients(t, number))
@@ -439,9 +462,8 @@ static int look_at(targets *t, pid_t number, uint32_t *ret_found, world_trouble 
                : 0;
 }
 
-int targets_search(targets *t, world_trouble *ret)
+int targets_search(targets *t, uint32_t *ret_found, world_trouble *ret)
 {
-    uint32_t found = 0;
     int r;
 
     t->last_pid = proc_last_pid();
@@ -452,7 +474,7 @@ int targets_search(targets *t, world_trouble *ret)
     if (r < 0)
         return trouble_is(ret, r, 0, "/proc can't be read");
     for (size_t i = 0; i < t->list.n && r == 0; i++)
-        r = look_at(t, t->list.at[i], &found, ret);
+        r = look_at(t, t->list.at[i], ret_found, ret);
     return r;
 }
 
@@ -469,7 +491,7 @@ int targets_catch_up(targets *t, uint64_t deadline_ns, void (*each)(void *arg), 
         if (n == 0)
             return 0;
         if (last < 0 || n > CATCH_UP_MAX) {
-            r = targets_search(t, ret);
+            r = targets_search(t, ret_found, ret);
             continue;
         }
         for (int64_t i = 1; i <= n && r == 0; i++) {

@@ -53,7 +53,8 @@ enum { TARGETS_ARENA, TARGETS_SPANS, TARGETS_BITMAP, TARGETS_NFILES };
 typedef struct targets {
     const shm_map *map;
     pid_t self;
-    pid_t waiter; /* of world_options */
+    pid_t waiter;   /* of world_options */
+    bool only_stop; /* the same */
     maps_file files[TARGETS_NFILES];
     targets_session *sessions; /* SHM_SESSIONS_MAX; epoch, state and pid 0 from nsessions on */
     uint32_t nsessions;
@@ -87,8 +88,11 @@ int targets_of_sessions(targets *t, world_trouble *ret) __attribute__((warn_unus
 /* 0, or -EAGAIN: these tables are others than those that were copied. */
 int targets_sessions_are_same(const targets *t, world_trouble *ret) __attribute__((warn_unused_result));
 
-/* Look through all processes of the system; what begins from now on has a number above last_pid. */
-int targets_search(targets *t, world_trouble *ret) __attribute__((warn_unused_result));
+/*
+ * Look through all processes of the system; what begins from now on has a number above last_pid. *ret_found is raised
+ * by those that were added.
+ */
+int targets_search(targets *t, uint32_t *ret_found, world_trouble *ret) __attribute__((warn_unused_result));
 
 /*
  * Look at those that have begun since the last look. *ret_found: processes that were added, or that have threads which

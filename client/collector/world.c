@@ -147,6 +147,7 @@ static int lookers_init(struct world_state *s, const shm_map *map)
 int world_prepare(world *w, const shm_map *map, const world_options *options, world_trouble *ret_trouble)
 {
     struct world_state *s = calloc(1, sizeof(*s));
+    uint32_t nfound = 0;
     int r;
 
     *w = (world){ .deadline_ns = UINT64_MAX, .state = s };
@@ -166,9 +167,10 @@ int world_prepare(world *w, const shm_map *map, const world_options *options, wo
         return trouble_is(ret_trouble, r, 0, "the heap is not mapped here, or /proc can't be read");
     memset(s->registers, 0, REGISTERS_ROOM);
     s->targets.waiter = options->waiter;
+    s->targets.only_stop = options->only_stop;
     r = targets_of_sessions(&s->targets, ret_trouble);
     if (r == 0)
-        r = targets_search(&s->targets, ret_trouble);
+        r = targets_search(&s->targets, &nfound, ret_trouble);
     if (r == 0)
         r = estimate(s, ret_trouble);
     return r;
@@ -329,13 +331,29 @@ static int helpers_begin(struct world_state *s, world_trouble *ret)
     return 0;
 }
 
+/*
+ * Nobody is stopped. But who was there when /proc was listed may have forked, and ended, before it was looked at. If
+ * there is nobody now either, then who maps the heap from now on has a session that was not there.
+ */
+static int look_once_more(struct world_state *s, world_trouble *ret)
+{
+    uint32_t found = 0, late = 0;
+    int r = targets_catch_up(&s->targets, proc_now_ns() + SEIZE_MAX_NS, NULL, NULL, &found, ret);
+
+    if (r == 0)
+        r = targets_recheck(&s->targets, &late, ret);
+    if (r == 0 && found + late > 0)
+        r = trouble_is(ret, -EAGAIN, 0, "a process that has the heap mapped was just being forked");
+    return r;
+}
+
 int world_stop(world *w, world_trouble *ret_trouble)
 {
     struct world_state *s = w->state;
     int r;
 
     if (w->nprocesses == 0)
-        return 0; /* who maps the heap from now on has a session that was not there */
+        return look_once_more(s, ret_trouble);
     r = helpers_begin(s, ret_trouble);
     if (r < 0)
         return r;
@@ -400,7 +418,9 @@ static int look_at_shared(struct world_state *s, world_trouble *ret)
     s->w->times.read_ns += proc_now_ns() - began;
     if (r == -ETIMEDOUT)
         return trouble_is(ret, r, 0, "shared memory took too long");
-    return r == 0 && l->words.full ? no_memory(ret) : r;
+    if (r < 0)
+        return trouble_is(ret, r, 0, "shared memory can't be read: %s", strerror(-r));
+    return l->words.full ? no_memory(ret) : 0;
 }
 
 int world_copy(world *w, world_trouble *ret_trouble)

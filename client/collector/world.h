@@ -30,7 +30,8 @@
 typedef struct world_options {
     uint64_t max_pause_ns;     /* 0: no bound */
     uint64_t heap_estimate_ns; /* what the caller adds to the pause; counts when the pause is estimated */
-    bool trust_kernel;         /* io_uring, AIO and shared memory that can't be opened don't make a process opaque */
+    bool trust_kernel;         /* io_uring, AIO, and timers that the kernel does not show don't make a process opaque */
+    bool only_stop;            /* there is no world_copy(): shared memory that can't be opened is in nobody's way */
     bool offsets;              /* words that are offsets from the arena's base count as well */
     pid_t waiter;              /* a thread in goalloc_collect(), so at nothing else in the library; 0: none */
     bool no_estimate;          /* stop even if the estimate says that max_pause_ns does not do; for tests */

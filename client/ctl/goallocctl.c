@@ -224,7 +224,7 @@ static const option_row option_table[] = {
       "The longest that processes may be stopped, in ms (default: leaks 100, save 8000)" },
     { "offsets", OPTION_OFFSETS, NULL, false, NULL, "leaks", "Words that goalloc_offset() has made count as pointers" },
     { "trust-kernel", OPTION_TRUST_KERNEL, NULL, false, NULL, "leaks",
-      "Go on if a process has an io_uring, AIO or timers, in which pointers may be" },
+      "Go on if a process has an io_uring or an AIO context, in which pointers may be" },
     { "rate", OPTION_RATE, "SIZE", false, NULL, "profile",
       "on: a sample in so many bytes, on average: 512K, 2M (default: 512K)" },
     { "type", OPTION_TYPE, "TYPE", false, "live live-objects alloc alloc-objects", "profile",

@@ -314,7 +314,8 @@ static int copy_stopped(saved *s, const arguments *args, world *w, bool *ret_aga
 /* Stop all, copy, let them go. */
 static int copy_in_pause(saved *s, const arguments *args, bool *ret_again)
 {
-    const world_options options = { .max_pause_ns = longest_ns(args), .trust_kernel = true, .no_estimate = true };
+    const world_options options = { .max_pause_ns = longest_ns(args), .trust_kernel = true, .only_stop = true,
+                                    .no_estimate = true };
     world_trouble trouble;
     world w;
     int status = CTL_OK;

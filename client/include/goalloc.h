@@ -698,7 +698,7 @@ GOALLOC_API int goalloc_trim(void);
 #define GOALLOC_COLLECT_ALL          UINT32_C(2)  /* free as well what lies in spans that sessions hold on lease */
 #define GOALLOC_COLLECT_OFFSETS      UINT32_C(4)  /* words that are goalloc_offset() values count as pointers */
 #define GOALLOC_COLLECT_PAST_END     UINT32_C(8)  /* a pointer right behind an object's end holds the object, too */
-#define GOALLOC_COLLECT_TRUST_KERNEL UINT32_C(16) /* io_uring, AIO contexts and POSIX timers have no pointers */
+#define GOALLOC_COLLECT_TRUST_KERNEL UINT32_C(16) /* io_uring and AIO contexts have no pointers */
 
 /* Set struct_size (or use GOALLOC_COLLECT_OPTIONS_INIT); fields that are zero take their defaults. */
 typedef struct goalloc_collect_options {

@@ -9,6 +9,8 @@
 #include <stddef.h>
 
 #include <cmocka.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -559,6 +561,42 @@ static void leaks_of_half_built_chains_are_none_while_their_builders_live(void *
     assert_true(fixture_is_clean(f, 0));
 }
 
+/* --- where numbers of processes are others --- */
+
+static int keep_one(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, 0);
+    CHECK(goalloc_malloc(100) != NULL);
+    for (;;)
+        (void)raise(SIGSTOP);
+}
+
+static void leaks_in_another_pid_namespace_are_not_looked_for(void **state)
+{
+    static const char *const arguments[] = { "leaks", "--free", "2>&1", NULL };
+    const fixture *f = *state;
+    int before = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC), status;
+    char out[4096] = "";
+    pid_t pid;
+
+    if (before < 0 || unshare(CLONE_NEWPID) < 0) {
+        (void)close(before);
+        skip();
+    }
+    assert_int_equal(setns(before, CLONE_NEWPID), 0);
+    pid = child_start_stopped(f, keep_one, NULL);
+    assert_int_equal(unshare(CLONE_NEWPID), 0);
+    status = fixture_ctl(f, arguments, out, sizeof(out));
+    assert_int_equal(setns(before, CLONE_NEWPID), 0);
+    (void)close(before);
+    assert_int_not_equal(status, 0);
+    assert_non_null(strstr(out, "another pid namespace"));
+    assert_int_equal(live_objects(f), 1);
+    (void)kill(pid, SIGKILL);
+    (void)child_wait(pid);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -569,6 +607,7 @@ int main(void)
         FIXTURE_TEST(leaks_of_what_a_session_owns_are_left_to_its_end),
         FIXTURE_TEST(leaks_of_sampled_objects_are_told_by_stack),
         FIXTURE_TEST(leaks_of_half_built_chains_are_none_while_their_builders_live),
+        FIXTURE_TEST(leaks_in_another_pid_namespace_are_not_looked_for),
         FIXTURE_TEST(leaks_of_all_kinds_are_found_and_freed_exactly),
         FIXTURE_TEST(leaks_why_names_the_word_that_holds_what_is_retained),
     };

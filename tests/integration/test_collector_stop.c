@@ -192,9 +192,8 @@ static int have_anonymous_shared_memory(const fixture *f, void *arg)
 }
 
 /* The error, and what was found. */
-static int look_as_the_service(const fixture *f, child_fn fn, uint64_t with)
+static int look_with(const fixture *f, child_fn fn, uint64_t with, world_options options)
 {
-    world_options options = { 0 };
     pid_t pid = target_start(f, fn, NULL);
     int r;
 
@@ -207,6 +206,11 @@ static int look_as_the_service(const fixture *f, child_fn fn, uint64_t with)
     assert_int_equal(r, 0);
     assert_true(the_board->error == 0 || the_board->trouble_pid == pid);
     return the_board->error;
+}
+
+static int look_as_the_service(const fixture *f, child_fn fn, uint64_t with)
+{
+    return look_with(f, fn, with, (world_options){ 0 });
 }
 
 static void who_may_trace_and_not_read_proc_is_told_so(void **state)
@@ -224,6 +228,21 @@ static void who_may_trace_and_read_can_stop_others(void **state)
 static void shared_memory_that_he_cannot_open_makes_a_process_opaque(void **state)
 {
     assert_int_equal(look_as_the_service(*state, have_anonymous_shared_memory, TRACE_AND_READ), -EOPNOTSUPP);
+}
+
+/* The words there are the process's own, not the kernel's. */
+static void also_if_the_kernel_is_trusted(void **state)
+{
+    assert_int_equal(
+        look_with(*state, have_anonymous_shared_memory, TRACE_AND_READ, (world_options){ .trust_kernel = true }),
+        -EOPNOTSUPP);
+}
+
+static void who_only_stops_needs_not_open_it(void **state)
+{
+    assert_int_equal(
+        look_with(*state, have_anonymous_shared_memory, TRACE_AND_READ, (world_options){ .only_stop = true }), 0);
+    assert_int_equal(the_board->nprocesses, 1);
 }
 
 static void with_one_capability_more_he_sees_it(void **state)
@@ -398,6 +417,93 @@ static int look_while_others_change(const fixture *f, void *arg)
     world_resume(&w);
     world_free(&w);
     return 0;
+}
+
+/* A file is mapped when the estimate is done. To open it in the pause might take one of those who are stopped. */
+static int map_a_file_later(const fixture *f, void *arg)
+{
+    int fd = memfd_create("later", MFD_CLOEXEC);
+
+    (void)arg;
+    must_attach(f, 0);
+    CHECK(fd >= 0 && ftruncate(fd, 4096) == 0);
+    board_say(goalloc_malloc(100), NULL);
+    board_await(&the_board->step, 1);
+    CHECK(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) != MAP_FAILED);
+    atomic_store(&the_board->step, 2);
+    wait_to_be_killed();
+    return 0;
+}
+
+/* Until it is prepared. */
+static void prepare(world *w)
+{
+    world_options options = { 0 };
+    world_trouble trouble = { 0 };
+    int r = -EAGAIN;
+
+    for (int i = 0; i < COLLECTING_TRIES && r == -EAGAIN; i++, (void)usleep(5000)) {
+        r = world_prepare(w, &process.map, &options, &trouble);
+        if (r < 0)
+            world_free(w);
+    }
+    CHECK(r == 0);
+}
+
+static int look_at_a_later_file(const fixture *f, void *arg)
+{
+    world_trouble trouble = { 0 };
+    world w;
+    int r;
+
+    (void)arg;
+    must_attach(f, 0);
+    prepare(&w);
+    atomic_store(&the_board->step, 1);
+    board_await(&the_board->step, 2);
+    r = world_stop(&w, &trouble);
+    if (r == 0)
+        r = world_copy(&w, &trouble);
+    world_resume(&w);
+    world_free(&w);
+    return r != -EAGAIN || strstr(trouble.text, "another file") == NULL;
+}
+
+static void a_file_that_is_mapped_after_the_estimate_ends_the_look(void **state)
+{
+    pid_t pid = target_start(*state, map_a_file_later, NULL);
+    int status = child_run(*state, look_at_a_later_file, NULL), r = look(*state, (world_options){ 0 });
+
+    target_kill(pid);
+    assert_int_equal(status, 0);
+    assert_int_equal(r, 0);
+}
+
+/* Who looks is alone, and forks a child without a session when its search is done. */
+static int be_alone_and_fork(const fixture *f, void *arg)
+{
+    world_trouble trouble = { 0 };
+    world w;
+    pid_t pid;
+    int r;
+
+    (void)arg;
+    must_attach(f, 0);
+    prepare(&w);
+    CHECK(w.nprocesses == 0);
+    pid = fork();
+    if (pid == 0)
+        wait_to_be_killed();
+    r = world_stop(&w, &trouble);
+    world_free(&w);
+    (void)kill(pid, SIGKILL);
+    return r != -EAGAIN;
+}
+
+static void who_is_forked_when_there_was_nobody_is_noticed(void **state)
+{
+    board_clear();
+    assert_int_equal(child_run(*state, be_alone_and_fork, NULL), 0);
 }
 
 static void a_session_that_begins_in_the_pause_is_noticed(void **state)
@@ -802,6 +908,8 @@ int main(void)
         FIXTURE_TEST(who_may_trace_and_not_read_proc_is_told_so),
         FIXTURE_TEST(who_may_trace_and_read_can_stop_others),
         FIXTURE_TEST(shared_memory_that_he_cannot_open_makes_a_process_opaque),
+        FIXTURE_TEST(also_if_the_kernel_is_trusted),
+        FIXTURE_TEST(who_only_stops_needs_not_open_it),
         FIXTURE_TEST(with_one_capability_more_he_sees_it),
 #ifndef __SANITIZE_THREAD__ /* which makes a fork() of it */
         FIXTURE_TEST(a_process_that_waits_for_its_vforked_child_is_late),
@@ -812,6 +920,8 @@ int main(void)
         FIXTURE_TEST(a_process_that_says_that_it_is_opaque_is),
         FIXTURE_TEST(a_pause_that_would_be_too_long_is_not_begun),
         FIXTURE_TEST(a_pause_that_becomes_too_long_is_broken_off),
+        FIXTURE_TEST(a_file_that_is_mapped_after_the_estimate_ends_the_look),
+        FIXTURE_TEST(who_is_forked_when_there_was_nobody_is_noticed),
         FIXTURE_TEST(a_session_that_begins_in_the_pause_is_noticed),
         FIXTURE_TEST(a_process_that_is_killed_in_the_pause_is_noticed),
         FIXTURE_TEST(a_group_that_ends_in_the_pause_is_noticed),

@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -258,6 +259,100 @@ static int end_the_first_thread(const fixture *f, void *arg)
 static void a_process_whose_first_thread_has_ended_is_seen(void **state)
 {
     must_be_found_in(*state, end_the_first_thread, NULL, WORDS_STACK);
+}
+
+/* In a forked child, which has not called the library. */
+static void *outlive_the_childs_first_thread(void *arg)
+{
+    void **slot = arg;
+    proc_facts facts = { 0 };
+
+    while (proc_facts_of(getpid(), &facts) == 0 && facts.state != 'Z')
+        (void)usleep(1000);
+    board_say(*slot, slot);
+    wait_to_be_killed();
+    return NULL;
+}
+
+static int end_a_childs_first_thread(const fixture *f, void *arg)
+{
+    void **slot = private_pages(1);
+    pthread_t thread;
+    void *p;
+
+    (void)arg;
+    must_attach(f, 0);
+    p = goalloc_malloc(100);
+    if (fork() == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        *slot = p;
+        CHECK(pthread_create(&thread, NULL, outlive_the_childs_first_thread, slot) == 0);
+        (void)syscall(SYS_exit, 0);
+    }
+    wait_to_be_killed();
+    return 0;
+}
+
+static void a_forked_child_whose_first_thread_has_ended_is_seen(void **state)
+{
+    pid_t pid = target_start(*state, end_a_childs_first_thread, NULL);
+    int r = look(*state, (world_options){ 0 });
+
+    (void)kill(the_board->pid, SIGKILL);
+    target_kill(pid);
+    assert_int_equal(r, 0);
+    assert_true(the_board->found);
+    assert_int_equal(the_board->nprocesses, 2);
+}
+
+/* A stack of the program's own: where it ends, nobody can tell from data below it. */
+typedef struct own_stack {
+    size_t without_access; /* bytes of memory below it */
+    size_t bytes;
+} own_stack;
+
+static void *run_on_own_stack(void *arg)
+{
+    void **slot = arg;
+
+    board_say(*slot, slot);
+    wait_to_be_killed();
+    return NULL;
+}
+
+static int keep_below_own_stack(const fixture *f, void *arg)
+{
+    const own_stack *own = arg;
+    char *map = mmap(NULL, own->without_access + own->bytes + 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void **slot = (void **)(void *)(map + own->without_access);
+    struct rlimit limit;
+    pthread_attr_t attr;
+    pthread_t thread;
+
+    CHECK(map != MAP_FAILED && mprotect(slot, own->bytes, PROT_READ | PROT_WRITE) == 0);
+    CHECK(getrlimit(RLIMIT_STACK, &limit) == 0);
+    limit.rlim_cur = (rlim_t)8 << 20;
+    CHECK(setrlimit(RLIMIT_STACK, &limit) == 0);
+    must_attach(f, 0);
+    *slot = goalloc_malloc(100);
+    CHECK(pthread_attr_init(&attr) == 0 && pthread_attr_setstack(&attr, slot, own->bytes) == 0);
+    CHECK(pthread_create(&thread, &attr, run_on_own_stack, slot) == 0);
+    wait_to_be_killed();
+    return 0;
+}
+
+static void data_below_a_stack_that_is_no_larger_than_its_limit_is_seen_without_a_guard(void **state)
+{
+    own_stack own = { .without_access = (size_t)60 << 20, .bytes = (size_t)1 << 20 }; /* as above a malloc() arena */
+
+    must_be_found_in(*state, keep_below_own_stack, &own, WORDS_STACK);
+}
+
+static void data_below_a_stack_is_seen_if_the_mapping_is_larger_than_a_stack(void **state)
+{
+    own_stack own = { .without_access = 4096, .bytes = (size_t)16 << 20 };
+
+    must_be_found_in(*state, keep_below_own_stack, &own, WORDS_STACK);
 }
 
 static void keep_on_this_stack(int signal)
@@ -578,18 +673,27 @@ static void of_a_process_that_declares_roots_other_memory_does_not_count(void **
 static int keep_beside_a_lie(const fixture *f, void *arg)
 {
     int fd = memfd_create("goalloc-declared", MFD_CLOEXEC);
+    const int *more = arg;
     uint64_t *table;
 
-    (void)arg;
     CHECK(ftruncate(fd, 1 << 20) == 0);
     table = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
     memset(table, 0xff, 1 << 20);
+    for (int i = 0; more != NULL && i < *more; i++)
+        CHECK(mmap(NULL, 4096, i % 2 == 0 ? PROT_READ : PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0) != MAP_FAILED);
     return keep_in_page(f, NULL);
 }
 
 static void a_forged_table_is_passed_over(void **state)
 {
     must_be_found_in(*state, keep_beside_a_lie, NULL, WORDS_MEMORY);
+}
+
+static void thousands_of_forged_tables_are_passed_over(void **state)
+{
+    int more = 3000;
+
+    must_be_found_in(*state, keep_beside_a_lie, &more, WORDS_MEMORY);
 }
 
 /* Names of mappings are anybody's. */
@@ -768,6 +872,9 @@ int main(void)
 #endif
         FIXTURE_TEST(thread_local_storage_is_seen),
         FIXTURE_TEST(a_process_whose_first_thread_has_ended_is_seen),
+        FIXTURE_TEST(a_forked_child_whose_first_thread_has_ended_is_seen),
+        FIXTURE_TEST(data_below_a_stack_that_is_no_larger_than_its_limit_is_seen_without_a_guard),
+        FIXTURE_TEST(data_below_a_stack_is_seen_if_the_mapping_is_larger_than_a_stack),
         FIXTURE_TEST(a_signals_stack_is_seen),
         FIXTURE_TEST(the_stack_of_a_coroutine_that_sleeps_is_seen),
         FIXTURE_TEST(the_stack_that_a_coroutine_was_entered_from_is_seen),
@@ -781,6 +888,7 @@ int main(void)
         FIXTURE_TEST(declared_roots_are_seen),
         FIXTURE_TEST(of_a_process_that_declares_roots_other_memory_does_not_count),
         FIXTURE_TEST(a_forged_table_is_passed_over),
+        FIXTURE_TEST(thousands_of_forged_tables_are_passed_over),
         FIXTURE_TEST(names_of_mappings_lead_nobody_astray),
         FIXTURE_TEST(a_sparse_mapping_stays_sparse),
         FIXTURE_TEST(offsets_count_if_asked_for),
