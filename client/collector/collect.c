@@ -8,8 +8,10 @@
  *   1. Attach: the collector is a session as any other, which allocates nothing.
  *   2. BEGIN: the daemon gives the role to one session at a time. Two collectors could free one object twice: the
  *      second list would be older than what lies at its addresses.
- *   3. world_prepare(), heapcopy_prepare(): all that can be done beforehand. If nobody has the heap mapped, step 4 only
- *      looks once more, step 6 does nothing, and there is no pause.
+ *   3. heapcopy_prepare(), world_prepare(): all that can be done beforehand. If nobody has the heap mapped, step 4 only
+ *      looks once more, step 6 does nothing, and there is no pause. If the dead can have left nothing
+ *      (COLLECT_SUSPECTS), the cycle is done. Memory for what may hold pointers is taken last, when it is known that
+ *      the pause is short enough.
  *   4. world_stop(): the pause begins.
  *   5. heapcopy_take(), world_copy(): the snapshot. world_validate() afterwards: nobody has come meanwhile, who might
  *      have allocated while bits were read.
@@ -126,6 +128,17 @@ static int begin(cycle *c)
                                : goalloc_strerror(n));
 }
 
+/* False: no span is suspect, so nobody is looked for, stopped or asked. */
+static bool has_targets(const cycle *c)
+{
+    return c->suspect == NULL || c->heap.ntargets > 0;
+}
+
+static int no_room(cycle *c)
+{
+    return fail(c->result, -ENOMEM, "this process has no memory for a copy of what may hold pointers");
+}
+
 /* Step 3. */
 static int prepare(cycle *c)
 {
@@ -134,14 +147,18 @@ static int prepare(cycle *c)
                               .trust_kernel = has_flag(c, COLLECT_TRUST_KERNEL),
                               .offsets = has_flag(c, COLLECT_OFFSETS),
                               .waiter = c->options->waiter };
-    int r = heapcopy_prepare(&c->heap, &process.map, arena_fd, c->suspect, ret->nattempts);
+    int r = heapcopy_prepare(&c->heap, &process.map, arena_fd, c->suspect, ret->ngrown + 1);
 
     if (r < 0)
-        return fail(ret, r, "this process has no memory for a copy of what may hold pointers");
+        return no_room(c);
+    if (!has_targets(c))
+        return 0;
     heapcopy_add_announced(&c->heap, c->announced, c->nannounced);
     options.heap_estimate_ns = c->heap.estimate_ns;
     r = world_prepare(&c->world, &process.map, &options, &ret->trouble);
     ret->estimate_ns = c->world.nprocesses > 0 ? c->heap.estimate_ns + c->world.estimate_ns : 0;
+    if (r == 0 && c->world.nprocesses > 0 && heapcopy_touch(&c->heap) < 0)
+        return no_room(c);
     return r;
 }
 
@@ -154,6 +171,7 @@ static int take(cycle *c)
 
     CRASH_POINT(collector_after_heap);
     c->result->copy_ns = heapcopy_now_ns() - begin;
+    c->result->ngrown += r == -EAGAIN;
     if (r == -ETIMEDOUT)
         return fail(c->result, r, "the heap's words can't be copied within the longest pause allowed");
     if (r < 0)
@@ -332,12 +350,12 @@ static int attempt(const collect_options *options, collect_result *ret)
     if (r == 0)
         r = prepare(&c);
     CRASH_POINT(collector_after_prepare);
-    if (r == 0) {
+    if (r == 0 && has_targets(&c)) {
         tell(&c, COLLECT_COPIES, 0, 0);
         r = snapshot(&c);
+        if (r == 0)
+            r = finish(&c);
     }
-    if (r == 0)
-        r = finish(&c);
     cycle_free(&c);
     return r;
 }
@@ -435,6 +453,7 @@ uint32_t collect_why(const collect_view *view, uint64_t address, collect_link re
             break;
         }
         if (link->holder.kind == MARK_HELD_BY_ROOT) {
+            link->root_kind = view->heap->roots[link->holder.number].kind;
             name_root(view, &view->heap->roots[link->holder.number], link->name);
             break;
         }

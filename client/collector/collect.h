@@ -13,7 +13,8 @@ enum {
     COLLECT_OFFSETS = 4,       /* words that are goalloc_offset() of an object count as pointers */
     COLLECT_PAST_END = 8,      /* so do addresses right behind an object */
     COLLECT_TRUST_KERNEL = 16, /* what the kernel may hold for a process (io_uring, AIO) is not in the way */
-    COLLECT_SUSPECTS = 32,     /* look only for what dead sessions may have left: a cycle after a death */
+    COLLECT_SUSPECTS = 32,     /* look only for what dead sessions may have left: a cycle after a death.
+                                * If there is no span that they had a part in, nothing is done, and found() not called */
     COLLECT_HOLDERS = 64,      /* note which word holds each object, for collect_why() */
 };
 
@@ -60,6 +61,7 @@ typedef struct collect_result {
     uint64_t free_ns;
     uint32_t nconfirmed;   /* spans of which the daemon was told that no dead session has left anything there */
     uint32_t nattempts;    /* cycles that were begun: some found that a session had just ended or begun */
+    uint32_t ngrown;       /* of them, those that found that the heap had grown beyond the room for it */
 } collect_result;
 
 /*
@@ -90,7 +92,8 @@ typedef struct collect_link {
     mark_holder holder;
     uint64_t address;         /* of the word, where that is memory */
     const words_range *range; /* MARK_HELD_BY_HIT: whose */
-    char name[SHM_ROOT_NAME_BYTES]; /* MARK_HELD_BY_ROOT: of the root; "": an intent */
+    enum heap_root_kind root_kind;  /* MARK_HELD_BY_ROOT: which of the heap's tables */
+    char name[SHM_ROOT_NAME_BYTES]; /* HEAP_ROOT_NAMED: its name */
 } collect_link;
 
 /*

@@ -19,7 +19,9 @@
  *
  * Memory: a word a page of the heap in use, 72 bytes a span, 2 bits an object, and the bytes of spans that may hold
  * pointers. It is mapped and touched before the pause, for what is there then; and mapped for an eighth more. A heap that
- * has grown beyond that by the time of the pause is -EAGAIN, and the next attempt has room for more.
+ * has grown beyond that by the time of the pause is -EAGAIN, and the next attempt has room for more. Memory for the bytes
+ * of spans is taken by heapcopy_touch(), after the caller knows that the copy fits into the longest pause: before that
+ * only as much as is read to learn how fast that is. A copy that is not taken costs no more than that.
  *
  * Named roots: of each entry the value that counts, and with both_values the other one too: while somebody is attached
  * a reply may be on its way that names the object of before. Intents: what a hold names is about to be read again by
@@ -40,6 +42,10 @@
 #define HELPED_BYTES     (1 * MIB) /* from which on other threads help to read */
 #define PROBE_BYTES      (8 * MIB) /* read to learn how fast that is */
 #define SPAN_NS          80u       /* of a look at a span; measured: 60 with its bits */
+#define FREE_PAGES_A_NS  2u        /* that are walked over; measured: 3.5, and more misses where there are many */
+#define STEPS_UNTIL_LATE 65536u    /* between two looks at the clock: free pages, of which a span counts as */
+#define SPAN_STEPS       256u      /* so many */
+#define FREE_PAGES_CHUNK 4096u     /* of them the clock hears at once */
 #define ROOTS_MAX        (5 * SHM_ROOTS_MAX + 4 * SHM_HOLDS_MAX)
 #define TINY_WORDS_BYTES (TINY_NBLOCKS * sizeof(uint32_t))
 
@@ -62,6 +68,18 @@ static uint64_t arena_npages(const shm_map *map, uint64_t i)
     added = added < SHM_HEAP_ARENA_PAGES ? added : SHM_HEAP_ARENA_PAGES;
     return used < added ? used : added;
 }
+
+/* All spans that count, by address. */
+typedef struct span_walk {
+    const shm_map *map;
+    heapcopy_is_suspect *suspect;
+    uint64_t page; /* the next one to look at */
+    uint64_t end;
+    uint64_t deadline_ns; /* UINT64_MAX: none */
+    uint64_t nfree;       /* pages that were walked over: of no span that counts */
+    uint32_t nsteps;      /* since the last look at the clock */
+    bool late;            /* it has ended before its end */
+} span_walk;
 
 /* Pages below which all spans are. */
 static uint64_t used_pages(const shm_map *map)
@@ -106,23 +124,54 @@ static bool look_at(const shm_map *map, uint64_t page, heapcopy_is_suspect *susp
     return true;
 }
 
-/* The first page from `page` on at which a span begins that counts; false: there is none below end. */
-static bool next_span(const shm_map *map, uint64_t *page, uint64_t end, heapcopy_is_suspect *suspect, span_look *ret)
+static bool is_late(span_walk *w, uint32_t nsteps)
 {
-    while (*page < end) {
-        uint64_t arena = *page / SHM_HEAP_ARENA_PAGES;
-        uint64_t first;
+    w->nsteps += nsteps;
+    if (w->nsteps < STEPS_UNTIL_LATE)
+        return false;
+    w->nsteps = 0;
+    w->late = w->deadline_ns != UINT64_MAX && heapcopy_now_ns() > w->deadline_ns;
+    return w->late;
+}
 
-        if (*page % SHM_HEAP_ARENA_PAGES >= arena_npages(map, arena)) {
-            *page = (arena + 1) * SHM_HEAP_ARENA_PAGES;
-            continue;
+/* The first page from w->page on, below end, that the page map says a span begins at; end: none, or it is too late. */
+static uint64_t next_first(span_walk *w, uint64_t end)
+{
+    const shm_u32 *page_map = w->map->page_map;
+    uint64_t page = w->page;
+
+    while (page < end && !w->late) {
+        uint64_t until = end - page < FREE_PAGES_CHUNK ? end : page + FREE_PAGES_CHUNK;
+        uint64_t begin = page;
+
+        while (page < until && u32_load_acquire(&page_map[page]) != page)
+            page++;
+        w->nfree += page - begin;
+        if (page < until)
+            return page;
+        (void)is_late(w, (uint32_t)(page - begin));
+    }
+    return end;
+}
+
+/* The next span that counts; false: there is none, or it is too late. */
+static bool next_span(span_walk *w, span_look *ret)
+{
+    while (w->page < w->end && !w->late) {
+        uint64_t arena = w->page / SHM_HEAP_ARENA_PAGES;
+        uint64_t end = arena * SHM_HEAP_ARENA_PAGES + arena_npages(w->map, arena);
+
+        end = end < w->end ? end : w->end;
+        w->page = next_first(w, end);
+        if (w->page >= end) {
+            w->page = (arena + 1) * SHM_HEAP_ARENA_PAGES;
+        } else if (look_at(w->map, w->page, w->suspect, ret)) {
+            w->page += ret->npages;
+            return !is_late(w, SPAN_STEPS);
+        } else {
+            w->page++;
+            w->nfree++;
         }
-        first = u32_load_acquire(&map->page_map[*page]);
-        if (first == *page && look_at(map, first, suspect, ret)) {
-            *page += ret->npages;
-            return true;
-        }
-        ++*page;
     }
     return false;
 }
@@ -141,7 +190,22 @@ static uint64_t content_bytes_of(const heap_span *span)
 
 /* --- memory --- */
 
-static int room_map(heap_room *room, uint64_t max_bytes, uint64_t touched_bytes)
+/* Have memory behind so many bytes. */
+static int room_touch(void *p, uint64_t bytes)
+{
+#ifdef MADV_POPULATE_WRITE
+    if (madvise(p, bytes, MADV_POPULATE_WRITE) == 0)
+        return 0;
+    if (errno == ENOMEM)
+        return -ENOMEM;
+#endif
+    for (uint64_t at = 0; at < bytes; at += SYSTEM_PAGE_BYTES)
+        ((volatile char *)p)[at] = 0;
+    return 0;
+}
+
+/* expected_bytes: that are going to be used; of these so many are touched now. */
+static int room_map(heap_room *room, uint64_t max_bytes, uint64_t expected_bytes, uint64_t touched_bytes)
 {
     void *p = mmap(NULL, max_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
@@ -149,17 +213,9 @@ static int room_map(heap_room *room, uint64_t max_bytes, uint64_t touched_bytes)
         return -ENOMEM;
     *room = (heap_room){ p, max_bytes };
     (void)madvise(p, max_bytes, MADV_DONTDUMP);
-    if (touched_bytes >= 4 * MIB)
+    if (expected_bytes >= 4 * MIB)
         (void)madvise(p, max_bytes, MADV_HUGEPAGE);
-#ifdef MADV_POPULATE_WRITE
-    if (madvise(p, touched_bytes, MADV_POPULATE_WRITE) == 0)
-        return 0;
-    if (errno == ENOMEM)
-        return -ENOMEM;
-#endif
-    for (uint64_t at = 0; at < touched_bytes; at += SYSTEM_PAGE_BYTES)
-        ((volatile char *)p)[at] = 0;
-    return 0;
+    return room_touch(p, touched_bytes);
 }
 
 static uint64_t whole_pages(uint64_t bytes)
@@ -170,8 +226,25 @@ static uint64_t whole_pages(uint64_t bytes)
 /* Room for n units of so many bytes, and for nth times an eighth and some more of them. */
 static int room_for(heap_room *room, uint64_t n, uint64_t least, uint64_t unit_bytes, uint32_t nth, uint64_t *ret_max)
 {
+    uint64_t expected = whole_pages(n * unit_bytes + 1);
+
     *ret_max = n + nth * (n / 8 + least);
-    return room_map(room, whole_pages(*ret_max * unit_bytes), whole_pages(n * unit_bytes + 1));
+    return room_map(room, whole_pages(*ret_max * unit_bytes), expected, expected);
+}
+
+/* The same for the bytes of spans, but only as many are touched as measure_ns() reads. */
+static int room_for_content(heapcopy *h, uint64_t bytes, uint32_t nth)
+{
+    uint64_t probe = bytes < PROBE_BYTES ? bytes : PROBE_BYTES;
+
+    h->expected_bytes = bytes;
+    h->content_max = bytes + nth * (bytes / 8 + 64 * MIB);
+    return room_map(&h->rooms[ROOM_CONTENT], whole_pages(h->content_max), bytes, whole_pages(probe + 1));
+}
+
+int heapcopy_touch(heapcopy *h)
+{
+    return room_touch(h->rooms[ROOM_CONTENT].at, whole_pages(h->expected_bytes + 1));
 }
 
 void heapcopy_free(heapcopy *h)
@@ -209,6 +282,7 @@ static uint64_t measure_ns(heapcopy *h, uint64_t from, uint64_t bytes)
 {
     uint64_t some = h->content_max < PROBE_BYTES ? h->content_max : PROBE_BYTES;
     uint64_t begin;
+    int r;
 
     some = some < h->map->arena_bytes - from ? some : h->map->arena_bytes - from;
     if (bytes < PROBE_BYTES / 8 || some == 0)
@@ -217,16 +291,16 @@ static uint64_t measure_ns(heapcopy *h, uint64_t from, uint64_t bytes)
     for (uint64_t at = 0; at < some; at += BULK_PIECE_BYTES)
         (void)add_piece(h, from + at, at, some - at < BULK_PIECE_BYTES ? some - at : BULK_PIECE_BYTES);
     begin = heapcopy_now_ns();
-    if (bulkread_all(h->reader, h->arena_fd, h->rooms[ROOM_PIECES].at, h->npieces, UINT64_MAX) < 0)
+    r = bulkread_all(h->reader, h->arena_fd, h->rooms[ROOM_PIECES].at, h->npieces, UINT64_MAX);
+    h->npieces = 0; /* else the copy would begin with them */
+    if (r < 0)
         return bytes / 2;
-    h->npieces = 0;
     return (uint64_t)((double)(heapcopy_now_ns() - begin) * (double)bytes / (double)some);
 }
 
 int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_suspect *suspect, uint32_t nth)
 {
-    uint64_t page = 0;
-    uint64_t end = used_pages(map);
+    span_walk walk = { .map = map, .suspect = suspect, .end = used_pages(map), .deadline_ns = UINT64_MAX };
     uint64_t nspans = 0;
     uint64_t nwords = 0;
     uint64_t bytes = 0;
@@ -236,10 +310,11 @@ int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_
     int r;
 
     *h = (heapcopy){ .map = map, .arena_fd = arena_fd, .base = map->base, .only_suspects = suspect != NULL };
-    while (next_span(map, &page, end, suspect, &look)) {
+    while (next_span(&walk, &look)) {
         if (!is_wanted(&look.span))
             continue;
         nspans++;
+        h->ntargets += (look.span.flags & HEAP_SPAN_TARGET) != 0;
         nwords += (look.span.nordinals + 63) / 64;
         bytes += content_bytes_of(&look.span);
         if (sample == 0 && !(look.span.flags & HEAP_SPAN_NOSCAN))
@@ -247,13 +322,13 @@ int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_
         for (uint32_t w = 0; w < bits_nwords(look.span.nelems); w += 4) /* so the pause does not fault on it */
             (void)u64_load_relaxed(shm_alloc_word(map, page_at(look.first), w));
     }
-    r = room_for(&h->rooms[ROOM_SPAN_OF], end, 2 * SHM_HEAP_ARENA_PAGES, sizeof(uint32_t), nth, &h->npages_max);
+    r = room_for(&h->rooms[ROOM_SPAN_OF], walk.end, 2 * SHM_HEAP_ARENA_PAGES, sizeof(uint32_t), nth, &h->npages_max);
     if (r == 0)
         r = room_for(&h->rooms[ROOM_SPANS], nspans, 4096, sizeof(heap_span), nth, &h->spans_max);
     if (r == 0)
         r = room_for(&h->rooms[ROOM_BITS], nwords, 65536, sizeof(heap_bits), nth, &h->bits_max);
     if (r == 0)
-        r = room_for(&h->rooms[ROOM_CONTENT], bytes, 64 * MIB, 1, nth, &h->content_max);
+        r = room_for_content(h, bytes, nth);
     if (r == 0)
         r = room_for(&h->rooms[ROOM_ROOTS], ROOTS_MAX, 0, sizeof(heap_root), nth, &nroots);
     if (r == 0)
@@ -269,7 +344,7 @@ int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_
     h->bits = h->rooms[ROOM_BITS].at;
     h->content = h->rooms[ROOM_CONTENT].at;
     h->roots = h->rooms[ROOM_ROOTS].at;
-    h->estimate_ns = nspans * SPAN_NS + measure_ns(h, sample, bytes);
+    h->estimate_ns = nspans * SPAN_NS + walk.nfree / FREE_PAGES_A_NS + measure_ns(h, sample, bytes);
     return 0;
 }
 
@@ -426,29 +501,27 @@ static void take_intents(heapcopy *h)
 
 int heapcopy_take(heapcopy *h, heapcopy_is_suspect *suspect, bool both_values, uint64_t deadline_ns)
 {
-    uint64_t end = used_pages(h->map);
-    uint64_t page = 0;
-    uint32_t nlooks = 0;
+    span_walk walk = { .map = h->map, .suspect = suspect, .end = used_pages(h->map), .deadline_ns = deadline_ns };
     span_look look;
     int r = 0;
 
-    if (end > h->npages_max)
+    if (walk.end > h->npages_max)
         return -EAGAIN;
-    h->used_bytes = end * PAGE_BYTES;
+    h->used_bytes = walk.end * PAGE_BYTES;
     take_named_roots(h, both_values);
     take_intents(h);
-    while (r == 0 && next_span(h->map, &page, end, suspect, &look)) {
-        if (page > h->npages_max) {
+    while (r == 0 && next_span(&walk, &look)) {
+        if (walk.page > h->npages_max) {
             r = -EAGAIN;
             break;
         }
-        if (page * PAGE_BYTES > h->used_bytes)
-            h->used_bytes = page * PAGE_BYTES;
+        if (walk.page * PAGE_BYTES > h->used_bytes)
+            h->used_bytes = walk.page * PAGE_BYTES;
         if (is_wanted(&look.span))
             r = take_span(h, &look);
-        if (r == 0 && deadline_ns != UINT64_MAX && ++nlooks % 256 == 0 && heapcopy_now_ns() > deadline_ns)
-            r = -ETIMEDOUT;
     }
+    if (r == 0 && walk.late)
+        r = -ETIMEDOUT;
     if (r == 0)
         r = bulkread_all(h->reader, h->arena_fd, h->rooms[ROOM_PIECES].at, h->npieces, deadline_ns);
     /* A root is set by a daemon that goes on: what it was before or after the pass. */

@@ -83,6 +83,8 @@ typedef struct heapcopy {
     uint32_t nroots;
     uint64_t nlive; /* objects */
     uint64_t estimate_ns; /* of heapcopy_take(), by heapcopy_prepare() */
+    uint64_t expected_bytes; /* of content, the same */
+    uint64_t ntargets;    /* spans whose objects are looked for, the same */
     bool only_suspects;
     /* What is behind it. */
     uint64_t npages_max;
@@ -109,10 +111,14 @@ typedef bool heapcopy_is_suspect(const shm_span *span);
 /*
  * Look how large the heap is, and map memory for the copy. suspect NULL: all objects are looked for; else those of the
  * spans that it names, and of all others only the words are copied. arena_fd: the arena's; stays the caller's. nth: 1,
- * and more if the heap has grown beyond the room for it that often. 0, -ENOMEM. Call heapcopy_free() in any case.
+ * and more if the heap has grown beyond the room for it that often. Of the memory for content no more is taken than what
+ * it is estimated with. 0, -ENOMEM. Call heapcopy_free() in any case.
  */
 int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_suspect *suspect, uint32_t nth)
     __attribute__((warn_unused_result));
+
+/* After it: take the memory that the content is expected to need, so that the pause does not fault on it. 0, -ENOMEM. */
+int heapcopy_touch(heapcopy *h) __attribute__((warn_unused_result));
 
 /*
  * Take the copy, while nobody allocates or frees. both_values: of each named root the value before counts as well.

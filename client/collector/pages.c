@@ -1,3 +1,4 @@
+// clang-format off: it would fill the list's lines up
 /*
  * pages: reads the memory of stopped processes. See pages.h.
  *
@@ -7,10 +8,12 @@
  *                 unchanged pages of files; before, /proc/PID/pagemap is read, 8 bytes a page. Neither touches a page.
  *   their words   process_vm_readv() into a buffer that stays in the processor's cache, through the filter of words.c.
  *                 What the process itself may not read (PROT_NONE, execute only) comes from /proc/PID/mem. Swapped
- * pages come back, as if the process had read them. files         SEEK_DATA and pread(): a hole stays one.
+ *                 pages come back, as if the process had read them.
+ *   files         SEEK_DATA and pread(): a hole stays one.
  *
  * The clock is looked at with each buffer, so a pause ends in time.
  */
+// clang-format on
 #include "client/collector/pages.h"
 
 #include <errno.h>
@@ -124,7 +127,7 @@ static int region_add(pages *p, uint64_t start, uint64_t end)
 /* -ENOTTY: the kernel does not know it. */
 static int find_by_scan(pages *p, uint64_t start, uint64_t end)
 {
-    static bool has_no_guards;
+    static _Atomic bool has_no_guards; /* of the kernel: whoever looks, and on which thread */
     struct page_region found[VECTOR];
     int r = 0;
 
@@ -183,7 +186,7 @@ static int find_by_entries(pages *p, uint64_t start, uint64_t end)
 
 int pages_find(pages *p, uint64_t start, uint64_t end)
 {
-    static bool has_no_scan;
+    static _Atomic bool has_no_scan;
     int r = -ENOTTY;
 
     if (!has_no_scan)

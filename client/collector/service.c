@@ -16,14 +16,15 @@
  * A cycle after deaths looks at what the dead had a part in (COLLECT_SUSPECTS) and frees in spans that nobody leases.
  * It begins only if the estimate of its pause fits into --max-pause. What the dead had unlinked in spans of others, and
  * what hung on objects of theirs that a cycle had confirmed, only a look at the whole heap finds: so one of the cycles
- * in full_ms is of that kind, if it fits; if not, it is one as the others, and the next one tries again.
+ * in full_ms is of that kind, if it fits; if not, it is one as the others, and a whole one is tried again after
+ * FULL_AFTER intervals: each try costs a walk over the heap's spans and an estimate of all processes.
  *
  * If this process dies, systemd starts it again, and it begins with a cycle; what was stopped goes on (collect.h). If
  * the daemon dies, the session comes back to the next one, events are told as lost, and a cycle follows.
  *
  * The log is stderr, a line for each: the first attach, a cycle that has freed something or has taken a pause, and a
- * failure that is another one than that of before, or lasts for SAY_AGAIN_MS. What it names of processes, pids and
- * sentences of this project, nobody else has chosen.
+ * failure that is another one than that of before, or lasts for SAY_AGAIN_MS. Names of mappings and programs, which any
+ * client chooses, are in sentences of trouble.h alone, which keeps control characters out.
  */
 #include "client/collector/service.h"
 
@@ -47,6 +48,7 @@
 #define LOOK_MS 1000   /* between two looks for a daemon */
 #define RETRY_MS_MAX 600000
 #define SAY_AGAIN_MS 600000
+#define FULL_AFTER 8 /* intervals after a cycle over the whole heap that would have taken too long */
 
 typedef struct service {
     const options *options;
@@ -193,6 +195,7 @@ static void cycle(service *s)
     if (full && r == -ETIMEDOUT) {
         collect_end(&result);
         full = false;
+        s->full_ms = clock_ms() + FULL_AFTER * s->options->interval_ms;
         r = collect(s, COLLECT_SUSPECTS, &result);
     }
     s->last_ms = clock_ms();
@@ -241,15 +244,16 @@ static int wait_ms(int64_t until_ms, int64_t now_ms)
     return until_ms <= now_ms ? 0 : until_ms - now_ms > INT_MAX ? INT_MAX : (int)(until_ms - now_ms);
 }
 
-static void serve(service *s)
+/* Until a signal comes. 0, or the error of poll(): then systemd starts another one. */
+static int serve(service *s)
 {
     for (;;) {
         struct pollfd fds[] = { { .fd = s->signals, .events = POLLIN }, { .fd = s->events, .events = POLLIN } };
 
         if (poll(fds, 2, wait_ms(s->due_ms, clock_ms())) < 0 && errno != EINTR)
-            return;
+            return -errno;
         if (fds[0].revents != 0)
-            return;
+            return 0;
         if (s->events >= 0 && fds[1].revents != 0)
             hear(s);
         if (clock_ms() < s->due_ms)
@@ -263,6 +267,7 @@ static void serve(service *s)
 
 int service_run(const options *o)
 {
+    int r;
     service s = { .options = o, .events = -1, .due_ms = INT64_MIN, .last_ms = INT64_MIN, .full_ms = INT64_MIN };
 
     s.signals = open_signals();
@@ -270,10 +275,10 @@ int service_run(const options *o)
         return s.signals;
     look(&s);
     ready_tell("READY=1");
-    serve(&s);
+    r = serve(&s);
     ready_tell("STOPPING=1");
     if (s.events >= 0)
         leave(&s);
     (void)close(s.signals);
-    return 0;
+    return r;
 }

@@ -1,3 +1,4 @@
+// clang-format off: it would fill the list's lines up
 /*
  * stop: ptrace. See stop.h.
  *
@@ -7,11 +8,12 @@
  *              instruction on, and reports it. Threads that were cloned meanwhile by one that was not traced yet are
  *              found by listing the process's threads until nothing is new.
  *   meanwhile  a traced thread stops when a signal comes, when it clones, forks or execs, and when its process is
- * stopped by a signal. pump() sends it on at once: with its signal; or, if a signal has stopped the process, so that it
- * stays stopped (PTRACE_LISTEN). Who execs has no heap any more, and is let go. stop       PTRACE_INTERRUPT to all,
- * then wait for each, not longer than the deadline. Now each stop counts, whatever it is for. A process is stopped if
- * as many of its threads are as the kernel counts; processes that were being forked when their parent was seized are
- * looked for last. let go     PTRACE_DETACH with the signal that the thread was about to take.
+ *              stopped by a signal. pump() sends it on at once: with its signal; or, if a signal has stopped the
+ *              process, so that it stays stopped (PTRACE_LISTEN). Who execs has no heap any more, and is let go.
+ *   stop       PTRACE_INTERRUPT to all, then wait for each, not longer than the deadline. Now each stop counts,
+ *              whatever it is for. A process is stopped if as many of its threads are as the kernel counts; processes
+ *              that were being forked when their parent was seized are looked for last.
+ *   let go     PTRACE_DETACH with the signal that the thread was about to take.
  *
  * Signals are not lost, even if this process is killed: no stop that may have one is ever consumed (WNOWAIT), so the
  * kernel still has the signal and delivers it when the tracer is gone. A process that a signal has stopped stays so: the
@@ -23,6 +25,7 @@
  * If the process dies between any two instructions: the kernel detaches all tracees of a thread that ends, also those
  * that it attached by itself and nobody has heard of yet. PTRACE_O_EXITKILL is never set.
  */
+// clang-format on
 #include "client/collector/stop.h"
 
 #include <errno.h>

@@ -211,6 +211,42 @@ static void read_profile(leaks *l, const collect_view *view)
         (void)close(fds[i]);
 }
 
+/* --- why --- */
+
+/* The view ends: what is shown of it is copied. */
+static int copy_range(collect_link *link)
+{
+    words_range *range = malloc(sizeof(*range));
+    char *mapping = strdup(link->range->mapping);
+
+    if (range == NULL || mapping == NULL) {
+        free(range);
+        free(mapping);
+        return -ENOMEM;
+    }
+    *range = *link->range;
+    range->mapping = mapping;
+    link->range = range;
+    return 0;
+}
+
+/* On an error the chain ends before the link that could not be copied. */
+static int gather_why(leaks *l, const collect_view *view)
+{
+    uint32_t n;
+
+    l->asked_why = true;
+    l->why = calloc(COLLECT_WHY_STEPS, sizeof(*l->why));
+    if (l->why == NULL)
+        return -ENOMEM;
+    n = collect_why(view, why_address, l->why, &l->why_is_garbage);
+    for (; l->nwhy < n; l->nwhy++) {
+        if (l->why[l->nwhy].range != NULL && copy_range(&l->why[l->nwhy]) < 0)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
 /* --- the cycle --- */
 
 static int found(const collect_view *view, void *arg)
@@ -220,24 +256,8 @@ static int found(const collect_view *view, void *arg)
 
     if (r == 0)
         r = gather_objects(l, view);
-    if (r == 0 && why_address != 0) {
-        l->asked_why = true;
-        l->why = calloc(COLLECT_WHY_STEPS, sizeof(*l->why));
-        if (l->why == NULL)
-            return -ENOMEM;
-        l->nwhy = collect_why(view, why_address, l->why, &l->why_is_garbage);
-        for (uint32_t i = 0; i < l->nwhy; i++) { /* the view ends: what is shown of it is copied */
-            if (l->why[i].range != NULL) {
-                words_range *range = malloc(sizeof(*range));
-
-                if (range == NULL)
-                    return -ENOMEM;
-                *range = *l->why[i].range;
-                range->mapping = strdup(range->mapping);
-                l->why[i].range = range;
-            }
-        }
-    }
+    if (r == 0 && why_address != 0)
+        r = gather_why(l, view);
     if (r == 0 && view->garbage->total.objects > 0)
         read_profile(l, view);
     return r;

@@ -44,7 +44,9 @@ static const char *holder_text(const collect_link *link, char *ret, size_t cap)
                            ctl_plain_text(range->mapping, plain, sizeof(plain)));
         break;
     case MARK_HELD_BY_ROOT:
-        if (link->name[0] != '\0')
+        if (link->root_kind == HEAP_ROOT_ANNOUNCED)
+            (void)snprintf(ret, cap, "a root that is being made");
+        else if (link->root_kind == HEAP_ROOT_NAMED)
             (void)snprintf(ret, cap, "root '%s'", ctl_plain_text(link->name, plain, sizeof(plain)));
         else
             (void)snprintf(ret, cap, "goalloc_link() or goalloc_unlink_free() under way");
@@ -304,9 +306,11 @@ static bool add_stacks(const leaks *l, json_t *object)
 static json_t *link_json(const leaks *l, const collect_link *link)
 {
     static const char *const kinds[] = { "nothing", "object", "process", "root" };
+    static const char *const root_kinds[] = {
+        [HEAP_ROOT_NAMED] = "root", [HEAP_ROOT_ANNOUNCED] = "announced", [HEAP_ROOT_INTENT] = "intent"
+    };
     char text[SHM_ROOT_NAME_BYTES + 128];
-    const char *kind = link->holder.kind == MARK_HELD_BY_ROOT && link->name[0] == '\0' ? "intent"
-                                                                                       : kinds[link->holder.kind];
+    const char *kind = link->holder.kind == MARK_HELD_BY_ROOT ? root_kinds[link->root_kind] : kinds[link->holder.kind];
     uint64_t address = l->base + link->object.offset;
     json_t *object = json_pack("{s:I, s:I, s:s, s:s}", "address", (json_int_t)address, "bytes",
                                (json_int_t)link->object.bytes, "held_by", kind, "text",

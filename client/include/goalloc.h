@@ -729,7 +729,8 @@ typedef struct goalloc_collect_result {
  *
  * The collector is found by $GOALLOC_COLLECTOR (not in programs that run with others' rights), beside this library, or
  * where it was installed. It is a child of this process for the time of the call, of which it stops all threads like
- * everybody's; it may trace this process by prctl(PR_SET_PTRACER), which takes the place of what the program had set.
+ * everybody's; it may trace this process by prctl(PR_SET_PTRACER), which takes the place of what the program had set and is not set
+ * back: a program that names its own (for a crash handler, say) names it again after the call.
  * It runs as who calls: it must be allowed to trace all attached processes, by being root, having CAP_SYS_PTRACE and
  * CAP_DAC_READ_SEARCH, or being of the same user where Yama allows that (kernel.yama.ptrace_scope 0). Who serves in the
  * background instead is goallocd-collector.service.

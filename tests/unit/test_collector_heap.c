@@ -10,6 +10,7 @@
 
 #include "client/collector/garbage.h"
 #include "client/collector/suspects.h"
+#include "client/collector/trouble.h"
 #include "shm/origin.h"
 #include "tests/support/bareheap.h"
 
@@ -404,11 +405,86 @@ static void take_past_its_deadline_gives_up(void **state)
     close_heap(&m);
 }
 
+/* Its first span is the only one, of which no byte is read; all else is pages of spans that were. */
+static void take_past_its_deadline_gives_up_among_free_pages_too(void **state)
+{
+    enum { NFREE = 100000 };
+    marked m = { .copy = { .nspans = 0 } };
+    uint32_t first;
+
+    (void)state;
+    bareheap_open(&m.heap, 2048 * MIB);
+    (void)bareheap_add_span(&m.heap, CLASS64, true, 0, &first);
+    (void)bareheap_allocate(&m.heap, first, 0);
+    for (uint32_t page = m.heap.next_page; page < NFREE; page++)
+        u32_store_relaxed(&m.heap.map.heap_arenas[page / SHM_HEAP_ARENA_PAGES].zeroed_base,
+                          page % SHM_HEAP_ARENA_PAGES + 1);
+    assert_int_equal(heapcopy_prepare(&m.copy, &m.heap.map, m.heap.arena_fd, NULL, 1), 0);
+    assert_true(m.copy.estimate_ns >= NFREE / 2);
+    assert_int_equal(heapcopy_take(&m.copy, NULL, false, heapcopy_now_ns() + 3600 * UINT64_C(1000000000)), 0);
+    heapcopy_free(&m.copy);
+    assert_int_equal(heapcopy_prepare(&m.copy, &m.heap.map, m.heap.arena_fd, NULL, 1), 0);
+    assert_int_equal(heapcopy_take(&m.copy, NULL, false, 1), -ETIMEDOUT);
+    close_heap(&m);
+}
+
+static bool is_resident(const char *content, uint64_t at)
+{
+    unsigned char resident = 0;
+    uintptr_t page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t page = (uintptr_t)(content + at) / page_bytes * page_bytes;
+
+    assert_int_equal(mincore((void *)page, 1, &resident), 0);
+    return (resident & 1) != 0;
+}
+
+static void prepare_takes_memory_for_content_when_told_to(void **state)
+{
+    enum { NPAGES = 5000, LAST = NPAGES * PAGE_BYTES - 1 };
+    marked m;
+    uint32_t first;
+
+    (void)state;
+    open_heap(&m);
+    (void)bareheap_add_span(&m.heap, 0, false, NPAGES, &first);
+    (void)bareheap_allocate(&m.heap, first, 0);
+    assert_int_equal(heapcopy_prepare(&m.copy, &m.heap.map, m.heap.arena_fd, NULL, 1), 0);
+    assert_int_equal(m.copy.expected_bytes, LAST + 1);
+    assert_false(is_resident(m.copy.content, LAST));
+    assert_int_equal(heapcopy_touch(&m.copy), 0);
+    assert_true(is_resident(m.copy.content, 0) && is_resident(m.copy.content, LAST));
+    close_heap(&m);
+}
+
 /* --- suspects --- */
 
 static bool has_no_origin(const shm_span *span)
 {
     return u64_load_relaxed(&span->origin) == 0;
+}
+
+static void prepare_counts_the_spans_that_are_looked_for(void **state)
+{
+    marked m;
+    uint32_t firsts[3];
+
+    (void)state;
+    open_heap(&m);
+    for (uint32_t i = 0; i < 3; i++) {
+        (void)bareheap_add_span(&m.heap, CLASS64, i == 1, 0, &firsts[i]);
+        (void)bareheap_allocate(&m.heap, firsts[i], 0);
+        u64_store_relaxed(&shm_span_at(&m.heap.map, page_at(firsts[i]))->origin, 1);
+    }
+    take(&m, has_no_origin, false);
+    assert_int_equal(m.copy.ntargets, 0);
+    heapcopy_free(&m.copy);
+    u64_store_relaxed(&shm_span_at(&m.heap.map, page_at(firsts[1]))->origin, 0); /* one without pointers counts as well */
+    take(&m, has_no_origin, false);
+    assert_int_equal(m.copy.ntargets, 1);
+    heapcopy_free(&m.copy);
+    take(&m, NULL, false);
+    assert_int_equal(m.copy.ntargets, 3);
+    close_heap(&m);
 }
 
 static void suspects_are_marked_from_all_others_and_from_each_other(void **state)
@@ -494,6 +570,18 @@ static void suspects_look_finds_the_words_that_a_naive_look_finds(void **state)
     close_heap(&m);
 }
 
+/* --- what is said --- */
+
+static void trouble_is_of_foreign_names_says_nothing_to_a_terminal(void **state)
+{
+    world_trouble t = { 0 };
+
+    (void)state;
+    assert_int_equal(trouble_is(&t, -EPERM, 7, "%s has %s, %d", "a name", "\x1b[2J\x9b\n\x7f~ ", 5), -EPERM);
+    assert_string_equal(t.text, "a name has ?[2J???~ , 5");
+    assert_true(t.error == -EPERM && t.pid == 7);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -509,6 +597,10 @@ int main(void)
         cmocka_unit_test(take_gives_no_memory_to_holes_of_the_arena),
         cmocka_unit_test(take_after_growth_asks_for_another_attempt),
         cmocka_unit_test(take_past_its_deadline_gives_up),
+        cmocka_unit_test(take_past_its_deadline_gives_up_among_free_pages_too),
+        cmocka_unit_test(prepare_takes_memory_for_content_when_told_to),
+        cmocka_unit_test(prepare_counts_the_spans_that_are_looked_for),
+        cmocka_unit_test(trouble_is_of_foreign_names_says_nothing_to_a_terminal),
         cmocka_unit_test(suspects_are_marked_from_all_others_and_from_each_other),
         cmocka_unit_test(suspects_look_finds_the_words_that_a_naive_look_finds),
     };
