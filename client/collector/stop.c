@@ -41,6 +41,8 @@
 #ifndef __WNOTHREAD
 #define __WNOTHREAD 0x20000000
 #endif
+#define SEIZE_TRIES 10u
+#define SEIZE_NAP_NS 500000
 #define TRACE_OPTIONS (PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC)
 #define LOOK (WEXITED | WSTOPPED | WNOHANG | __WALL | __WNOTHREAD)
 #define NAP_NS 20000u
@@ -213,6 +215,35 @@ static int refused(targets *t, uint32_t process, pid_t tid, bool trust_kernel, w
     return 0;
 }
 
+/* True if the thread lives, and nothing of it says why it could not be seized. */
+static bool is_unexplained(pid_t tid)
+{
+    proc_facts facts = { 0 };
+
+    return proc_facts_of(tid, &facts) == 0 && facts.state != 'Z' && facts.state != 'X' &&
+           (facts.flags & (PROC_IO_WORKER | PROC_USER_WORKER)) == 0 && proc_status(tid, "TracerPid") == 0;
+}
+
+/*
+ * 0, or -1 with errno. A thread that is at its end, or whose number another one is just taking by an exec, is refused
+ * for a moment as one is that may not be traced: so that is believed when it lasts.
+ */
+static int seize(pid_t tid)
+{
+    for (unsigned i = 0;; i++) {
+        int error;
+
+        if (ptrace(PTRACE_SEIZE, tid, NULL, (void *)TRACE_OPTIONS) == 0)
+            return 0;
+        error = errno;
+        if (error != EPERM || i == SEIZE_TRIES || !is_unexplained(tid)) {
+            errno = error;
+            return -1;
+        }
+        (void)nanosleep(&(struct timespec){ .tv_nsec = SEIZE_NAP_NS }, NULL);
+    }
+}
+
 /* Seize the process's threads that are not traced yet. *ret_n: how many. */
 static int seize_threads(targets *t, uint32_t process, bool trust_kernel, uint32_t *ret_n, world_trouble *ret)
 {
@@ -233,7 +264,7 @@ static int seize_threads(targets *t, uint32_t process, bool trust_kernel, uint32
 
         if (targets_thread(t, tid) != NULL)
             continue;
-        if (ptrace(PTRACE_SEIZE, tid, NULL, (void *)TRACE_OPTIONS) == 0) {
+        if (seize(tid) == 0) {
             (*ret_n)++;
             if (targets_add_thread(t, tid, process) < 0)
                 r = no_memory(ret);
