@@ -68,6 +68,8 @@ static int ended_or(looker *l, target_process *process, int r)
         return r;
     if (r == -EACCES || r == -EPERM)
         return targets_no_permission(&l->trouble, process->pid);
+    if (r == -ESRCH || r == -ENOENT) /* it has no memory any more, and is no zombie yet */
+        return trouble_is(&l->trouble, -EAGAIN, process->pid, "process %d is ending", process->pid);
     if (r == -EFAULT)
         return trouble_is(&l->trouble, -EOPNOTSUPP, process->pid, "process %d has memory that can't be read",
                           process->pid);
