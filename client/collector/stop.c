@@ -106,7 +106,7 @@ static int learn_child(targets *t, pid_t tid)
 
 /*
  * It runs another program, with one thread, and without a heap. The stop is consumed first, the only one that is: it has
- * no signal that could be lost; and if another thread than the first has called exec(), so that its number has changed,
+ * no signal that could be lost; and if another thread than the first has called execve(), so that its number has changed,
  * the kernel refuses all requests (ESRCH) until then, and would report the stop for ever.
  */
 static void forget_process(targets *t, pid_t tid)
