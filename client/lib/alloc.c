@@ -302,14 +302,30 @@ static inline mspan *own_span(uint64_t offset)
 }
 
 /* Free a tiny object of the thread's own span. The open block does not end by it. */
-__attribute__((noinline)) static enum object_verdict free_tiny(mspan *s, const object_ref *object)
+__attribute__((noinline)) static enum object_verdict free_tiny(mspan *s, void *p)
 {
+    object_ref object;
     bool last = false;
-    enum object_verdict verdict = tiny_free(&process.map, object, &last);
+    enum object_verdict verdict = object_find_to_free(&process.map, (uintptr_t)p, &object);
 
-    if (last && s->open_block != object->index + 1 && tiny_block_end(s, object->index))
+    if (verdict != OBJECT_LIVE)
+        return verdict;
+    verdict = tiny_free(&process.map, &object, &last);
+    if (last && s->open_block != object.index + 1 && tiny_block_end(s, object.index))
         refill_note_free(NULL, s);
     return verdict;
+}
+
+/* Free a tiny object of another's span, or a large one. free_slow() has no name of it in memory: it is looked up again. */
+__attribute__((noinline)) static enum object_verdict free_found_again(void *p)
+{
+    object_ref object;
+    enum object_verdict verdict = object_find_to_free(&process.map, (uintptr_t)p, &object);
+
+    if (verdict != OBJECT_LIVE)
+        return verdict;
+    return span_is_tiny(shm_span_at(&process.map, object.first)) ? object_free_remote(&process.map, &object)
+                                                                  : large_free(&object);
 }
 
 /* Free whatever p is, all cases, with the verdict. LIVE: done. */
@@ -326,22 +342,21 @@ __attribute__((noinline)) static enum object_verdict free_slow(void *p)
     s = own_span(offset);
     if (s == NULL && !process_is_mapped()) /* a child may not know yet that it is one, whose spans are its parent's */
         return OBJECT_FOREIGN;
-    if (s != NULL && s->slot != SLOT_TINY)
-        return own_free_slow(s, (uint64_t)((char *)p - s->base));
-    verdict = object_find_to_free(&process.map, (uintptr_t)p, &object);
+    if (s != NULL)
+        return s->slot == SLOT_TINY ? free_tiny(s, p) : own_free_slow(s, (uint64_t)((char *)p - s->base));
+    verdict = object_look(&process.map, (uintptr_t)p, &object, true);
     if (verdict != OBJECT_LIVE)
         return verdict;
-    if (s != NULL)
-        return free_tiny(s, &object);
 
     const shm_span *span = shm_span_at(&process.map, object.first);
 
-    if (span_class_size(span->spc).n == 0 && !(span->lessee_folds && span_is_leased(span)))
-        return large_free(&object);
-    s = span_is_tiny(span) ? NULL : refill_inherit(object.first);
+    if (UNLIKELY(span_is_tiny(span) ||
+                 (span_class_size(span->spc).n == 0 && !(span->lessee_folds && span_is_leased(span)))))
+        return free_found_again(p);
+    s = refill_inherit(object.first);
     if (s != NULL)
         return own_free_slow(s, (uint64_t)((char *)p - s->base));
-    verdict = object_free_remote(&process.map, &object);
+    verdict = object_free_found(&process.map, &object);
     if (UNLIKELY(span->marked) && verdict == OBJECT_LIVE && process_leases(span))
         marked_note_free(object.first);
     return verdict;

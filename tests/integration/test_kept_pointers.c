@@ -32,14 +32,15 @@
 #define STACK_MAX 8192u /* words */
 
 /*
- * EPILOGUE_STEPS: of the end of a call that has had its effect; the address sanitizer cleans up what it has noted of the
- * frames. FREED_LEAST: of the objects that a living process has lost; the sanitizer's frames keep words for longer.
+ * EPILOGUE_STEPS: of the end of a call that has had its effect, and of the mark behind it, which takes some 40; the
+ * address sanitizer cleans up what it has noted of the frames. FREED_LEAST: of the objects that a living process has
+ * lost; the sanitizer's frames keep words for longer.
  */
 #if defined(__SANITIZE_ADDRESS__)
 #define EPILOGUE_STEPS 400u
 #define FREED_LEAST    10u
 #else
-#define EPILOGUE_STEPS 40u
+#define EPILOGUE_STEPS 60u
 #define FREED_LEAST    (LOST - 5)
 #endif
 
