@@ -1,8 +1,6 @@
 /*
- * test_collector_world: what a collector sees of the processes that it stops, and what it leaves as it was.
- *
- * A target keeps a pointer to an object in one place, and says where; the collector, a process of its own, must find it
- * in just that word. Other copies (dead frames, registers) don't count, as the address is compared.
+ * test_collector_world: what a collector sees of the processes that it stops, in memory, in files and in the kernel,
+ * and what it leaves as it was. Threads, with their registers and stacks, are test_collector_threads's.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,39 +10,11 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
-#include <pthread.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <ucontext.h>
 
 #include "tests/support/collecting.h"
-
-#define PAGE_SIZE_HERE ((size_t)sysconf(_SC_PAGESIZE))
-#define STACK_BYTES (256u << 10)
-
-static void *private_pages(size_t n)
-{
-    void *p = mmap(NULL, n * PAGE_SIZE_HERE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-    CHECK(p != MAP_FAILED);
-    return p;
-}
-
-static void must_be_found_in(const fixture *f, child_fn fn, void *arg, enum words_kind kind)
-{
-    pid_t pid = target_start(f, fn, arg);
-    int r;
-
-    the_board->kind = kind; /* if it has no address */
-    r = look(f, (world_options){ 0 });
-    target_kill(pid);
-    assert_int_equal(r, 0);
-    assert_true(the_board->found);
-    assert_string_equal(words_kind_name(the_board->kind), words_kind_name(kind));
-}
 
 /* Memory by its protection. */
 static int keep_in_page(const fixture *f, void *arg)
@@ -130,10 +100,7 @@ static int keep_in_bss(const fixture *f, void *arg)
 {
     (void)arg;
     must_attach(f, 0);
-    static_slot = goalloc_malloc(100);
-    board_say(static_slot, &static_slot);
-    wait_to_be_killed();
-    return 0;
+    return keep_in(&static_slot);
 }
 
 static void static_data_is_seen(void **state)
@@ -164,319 +131,12 @@ static int keep_swapped(const fixture *f, void *arg)
 
 static void swapped_pages_are_seen(void **state)
 {
-    pid_t pid = target_start(*state, keep_swapped, NULL);
-    bool swapped = the_board->count == 1;
-    int r = look(*state, (world_options){ 0 });
+    int r = look_at(*state, keep_swapped, NULL, WORDS_MEMORY);
 
-    target_kill(pid);
-    if (!swapped)
+    if (the_board->count == 0)
         (void)printf("          this system has no swap: the page has stayed where it was\n");
     assert_int_equal(r, 0);
     assert_true(the_board->found);
-}
-
-/* Registers and stacks. */
-#if defined(__x86_64__) || defined(__aarch64__)
-static int keep_in_vector_register(const fixture *f, void *arg)
-{
-    uint64_t p;
-
-    (void)arg;
-    must_attach(f, 0);
-    p = (uint64_t)(uintptr_t)goalloc_malloc(100);
-    board_say((void *)(uintptr_t)p, NULL);
-    the_board->not_address = ~UINT64_C(0);
-    the_board->kind = WORDS_REGISTERS;
-    p = ~p;
-#if defined(__x86_64__)
-    __asm__ volatile("notq %0\n\tmovq %0, %%xmm13\n\tpslldq $8, %%xmm13\n\txorq %0, %0\n1:\tpause\n\tjmp 1b"
-                     : "+r"(p)
-                     :
-                     : "xmm13", "cc", "memory");
-#else
-    __asm__ volatile("mvn %0, %0\n\tmov v13.d[1], %0\n\tmov %0, #0\n1:\tyield\n\tb 1b" : "+r"(p) : : "v13", "memory");
-#endif
-    return 0;
-}
-
-static void vector_registers_are_seen(void **state)
-{
-    must_be_found_in(*state, keep_in_vector_register, NULL, WORDS_REGISTERS);
-}
-#endif
-
-static __thread void *volatile thread_slot;
-
-static void *keep_in_thread(void *arg)
-{
-    (void)arg;
-    thread_slot = goalloc_malloc(100);
-    board_say(thread_slot, (void *)&thread_slot);
-    wait_to_be_killed();
-    return NULL;
-}
-
-static int keep_in_tls(const fixture *f, void *arg)
-{
-    pthread_t thread;
-
-    (void)arg;
-    must_attach(f, 0);
-    CHECK(pthread_create(&thread, NULL, keep_in_thread, NULL) == 0);
-    wait_to_be_killed();
-    return 0;
-}
-
-static void thread_local_storage_is_seen(void **state)
-{
-    must_be_found_in(*state, keep_in_tls, NULL, WORDS_STACK);
-}
-
-static void *outlive_the_first_thread(void *arg)
-{
-    void *volatile slot = goalloc_malloc(100);
-    proc_facts facts = { 0 };
-
-    (void)arg;
-    while (proc_facts_of(getpid(), &facts) == 0 && facts.state != 'Z')
-        (void)usleep(1000);
-    board_say(slot, (void *)&slot);
-    wait_to_be_killed();
-    return NULL;
-}
-
-static int end_the_first_thread(const fixture *f, void *arg)
-{
-    pthread_t thread;
-
-    (void)arg;
-    must_attach(f, 0);
-    CHECK(pthread_create(&thread, NULL, outlive_the_first_thread, NULL) == 0);
-    pthread_exit(NULL);
-    return 0;
-}
-
-static void a_process_whose_first_thread_has_ended_is_seen(void **state)
-{
-    must_be_found_in(*state, end_the_first_thread, NULL, WORDS_STACK);
-}
-
-/* In a forked child, which has not called the library. */
-static void *outlive_the_childs_first_thread(void *arg)
-{
-    void **slot = arg;
-    proc_facts facts = { 0 };
-
-    while (proc_facts_of(getpid(), &facts) == 0 && facts.state != 'Z')
-        (void)usleep(1000);
-    board_say(*slot, slot);
-    wait_to_be_killed();
-    return NULL;
-}
-
-static int end_a_childs_first_thread(const fixture *f, void *arg)
-{
-    void **slot = private_pages(1);
-    pthread_t thread;
-    void *p;
-
-    (void)arg;
-    must_attach(f, 0);
-    p = goalloc_malloc(100);
-    if (fork() == 0) {
-        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-        *slot = p;
-        CHECK(pthread_create(&thread, NULL, outlive_the_childs_first_thread, slot) == 0);
-        (void)syscall(SYS_exit, 0);
-    }
-    wait_to_be_killed();
-    return 0;
-}
-
-static void a_forked_child_whose_first_thread_has_ended_is_seen(void **state)
-{
-    pid_t pid = target_start(*state, end_a_childs_first_thread, NULL);
-    int r = look(*state, (world_options){ 0 });
-
-    (void)kill(the_board->pid, SIGKILL);
-    target_kill(pid);
-    assert_int_equal(r, 0);
-    assert_true(the_board->found);
-    assert_int_equal(the_board->nprocesses, 2);
-}
-
-/* A stack of the program's own: where it ends, nobody can tell from data below it. */
-typedef struct own_stack {
-    size_t without_access; /* bytes of memory below it */
-    size_t bytes;
-} own_stack;
-
-static void *run_on_own_stack(void *arg)
-{
-    void **slot = arg;
-
-    board_say(*slot, slot);
-    wait_to_be_killed();
-    return NULL;
-}
-
-static int keep_below_own_stack(const fixture *f, void *arg)
-{
-    const own_stack *own = arg;
-    char *map = mmap(NULL, own->without_access + own->bytes + 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    void **slot = (void **)(void *)(map + own->without_access);
-    struct rlimit limit;
-    pthread_attr_t attr;
-    pthread_t thread;
-
-    CHECK(map != MAP_FAILED && mprotect(slot, own->bytes, PROT_READ | PROT_WRITE) == 0);
-    CHECK(getrlimit(RLIMIT_STACK, &limit) == 0);
-    limit.rlim_cur = (rlim_t)8 << 20;
-    CHECK(setrlimit(RLIMIT_STACK, &limit) == 0);
-    must_attach(f, 0);
-    *slot = goalloc_malloc(100);
-    CHECK(pthread_attr_init(&attr) == 0 && pthread_attr_setstack(&attr, slot, own->bytes) == 0);
-    CHECK(pthread_create(&thread, &attr, run_on_own_stack, slot) == 0);
-    wait_to_be_killed();
-    return 0;
-}
-
-static void data_below_a_stack_that_is_no_larger_than_its_limit_is_seen_without_a_guard(void **state)
-{
-    own_stack own = { .without_access = (size_t)60 << 20, .bytes = (size_t)1 << 20 }; /* as above a malloc() arena */
-
-    must_be_found_in(*state, keep_below_own_stack, &own, WORDS_STACK);
-}
-
-static void data_below_a_stack_is_seen_if_the_mapping_is_larger_than_a_stack(void **state)
-{
-    own_stack own = { .without_access = 4096, .bytes = (size_t)16 << 20 };
-
-    must_be_found_in(*state, keep_below_own_stack, &own, WORDS_STACK);
-}
-
-static void keep_on_this_stack(int signal)
-{
-    void *volatile slot = goalloc_malloc(100);
-
-    (void)signal;
-    board_say(slot, (void *)&slot);
-    wait_to_be_killed();
-}
-
-static int keep_on_signal_stack(const fixture *f, void *arg)
-{
-    stack_t stack = { .ss_sp = private_pages(STACK_BYTES / 4096), .ss_size = STACK_BYTES };
-    struct sigaction action = { .sa_handler = keep_on_this_stack, .sa_flags = SA_ONSTACK };
-
-    (void)arg;
-    must_attach(f, 0);
-    CHECK(sigaltstack(&stack, NULL) == 0 && sigaction(SIGUSR1, &action, NULL) == 0);
-    (void)raise(SIGUSR1); /* the handler may allocate: nothing of the library is interrupted */
-    return 0;
-}
-
-static void a_signals_stack_is_seen(void **state)
-{
-    must_be_found_in(*state, keep_on_signal_stack, NULL, WORDS_STACK);
-}
-
-static ucontext_t outside, coroutine;
-
-static void keep_and_leave(void)
-{
-    void *volatile slot = goalloc_malloc(100);
-
-    the_board->not_offset = ~goalloc_offset(slot);
-    the_board->not_address = ~(uint64_t)(uintptr_t)&slot;
-    (void)swapcontext(&coroutine, &outside);
-}
-
-/* A coroutine that has been left, whose stack no register points to. */
-static int keep_on_coroutines_stack(const fixture *f, void *arg)
-{
-    (void)arg;
-    must_attach(f, 0);
-    CHECK(getcontext(&coroutine) == 0);
-    coroutine.uc_stack.ss_sp = private_pages(STACK_BYTES / 4096);
-    coroutine.uc_stack.ss_size = STACK_BYTES;
-    makecontext(&coroutine, keep_and_leave, 0);
-    CHECK(swapcontext(&outside, &coroutine) == 0);
-    the_board->pid = getpid();
-    atomic_store(&the_board->ready, 1);
-    wait_to_be_killed();
-    return 0;
-}
-
-static void the_stack_of_a_coroutine_that_sleeps_is_seen(void **state)
-{
-    must_be_found_in(*state, keep_on_coroutines_stack, NULL, WORDS_MEMORY);
-}
-
-/* The other way round: the process's own stack, while a coroutine runs. */
-static int keep_below_a_coroutine(const fixture *f, void *arg)
-{
-    void *volatile slot;
-
-    (void)arg;
-    must_attach(f, 0);
-    slot = goalloc_malloc(100);
-    CHECK(getcontext(&coroutine) == 0);
-    coroutine.uc_stack.ss_sp = private_pages(STACK_BYTES / 4096);
-    coroutine.uc_stack.ss_size = STACK_BYTES;
-    makecontext(&coroutine, wait_to_be_killed, 0);
-    board_say(slot, (void *)&slot);
-    (void)swapcontext(&outside, &coroutine);
-    return 0;
-}
-
-static void the_stack_that_a_coroutine_was_entered_from_is_seen(void **state)
-{
-    must_be_found_in(*state, keep_below_a_coroutine, NULL, WORDS_MEMORY);
-}
-
-__attribute__((noinline)) static void leave_deep_below(void *p)
-{
-    void *volatile slots[1024];
-
-    for (size_t i = 0; i < 1024; i++)
-        slots[i] = NULL;
-    slots[8] = p;
-    the_board->not_address = ~(uint64_t)(uintptr_t)&slots[8];
-}
-
-static void *leave_and_wait(void *arg)
-{
-    void *p = goalloc_malloc(100);
-
-    (void)arg;
-    leave_deep_below(p);
-    the_board->not_offset = ~goalloc_offset(p);
-    the_board->pid = getpid();
-    atomic_store(&the_board->ready, 1);
-    wait_to_be_killed();
-    return NULL;
-}
-
-static int leave_in_thread(const fixture *f, void *arg)
-{
-    pthread_t thread;
-
-    (void)arg;
-    must_attach(f, 0);
-    CHECK(pthread_create(&thread, NULL, leave_and_wait, NULL) == 0);
-    wait_to_be_killed();
-    return 0;
-}
-
-static void what_calls_have_left_below_a_threads_stack_pointer_does_not_count(void **state)
-{
-    pid_t pid = target_start(*state, leave_in_thread, NULL);
-    int r = look(*state, (world_options){ 0 });
-
-    target_kill(pid);
-    assert_int_equal(r, 0);
-    assert_false(the_board->found);
 }
 
 /* Files that several have mapped. */
@@ -549,12 +209,7 @@ static int keep_in_forked_child(const fixture *f, void *arg)
 
 static void a_forked_child_that_is_no_client_yet_is_seen(void **state)
 {
-    pid_t pid = target_start(*state, keep_in_forked_child, NULL);
-    int r = look(*state, (world_options){ 0 });
-
-    (void)kill(the_board->pid, SIGKILL);
-    target_kill(pid);
-    assert_int_equal(r, 0);
+    assert_int_equal(look_at(*state, keep_in_forked_child, NULL, WORDS_MEMORY), 0);
     assert_true(the_board->found);
     assert_int_equal(the_board->nprocesses, 2);
 }
@@ -562,12 +217,8 @@ static void a_forked_child_that_is_no_client_yet_is_seen(void **state)
 static void a_child_whose_parent_has_ended_is_seen(void **state)
 {
     char more;
-    pid_t pid = target_start(*state, keep_in_forked_child, &more);
-    int r = look(*state, (world_options){ 0 });
 
-    (void)kill(the_board->pid, SIGKILL);
-    target_kill(pid);
-    assert_int_equal(r, 0);
+    assert_int_equal(look_at(*state, keep_in_forked_child, &more, WORDS_MEMORY), 0);
     assert_true(the_board->found);
 }
 
@@ -605,7 +256,6 @@ static int keep_in_timer(const fixture *f, void *arg)
     event.sigev_value.sival_ptr = goalloc_malloc(100);
     CHECK(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0);
     board_say(event.sigev_value.sival_ptr, NULL);
-    the_board->not_address = ~UINT64_C(0);
     memset(&event, 0, sizeof(event));
     wait_to_be_killed();
     return 0;
@@ -647,10 +297,7 @@ static int keep_declared(const fixture *f, void *arg)
     must_attach(f, 0);
     CHECK(goalloc_private_roots(slot, PAGE_SIZE_HERE) == 0);
     slot += arg != NULL ? PAGE_SIZE_HERE / sizeof(*slot) : 0;
-    *slot = goalloc_malloc(100);
-    board_say(*slot, slot);
-    wait_to_be_killed();
-    return 0;
+    return keep_in(slot);
 }
 
 static void declared_roots_are_seen(void **state)
@@ -661,12 +308,8 @@ static void declared_roots_are_seen(void **state)
 static void of_a_process_that_declares_roots_other_memory_does_not_count(void **state)
 {
     char more;
-    pid_t pid = target_start(*state, keep_declared, &more);
-    int r = look(*state, (world_options){ 0 });
 
-    target_kill(pid);
-    assert_int_equal(r, 0);
-    assert_false(the_board->found);
+    must_not_be_found(*state, keep_declared, &more);
 }
 
 /* A table that nobody of the library has made. */
@@ -709,10 +352,7 @@ static int keep_in_file_of_name(const fixture *f, void *arg)
     slot = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
     CHECK(slot != MAP_FAILED);
     must_attach(f, 0);
-    *slot = goalloc_malloc(100);
-    board_say(*slot, slot);
-    wait_to_be_killed();
-    return 0;
+    return keep_in(slot);
 }
 
 static void names_of_mappings_lead_nobody_astray(void **state)
@@ -867,18 +507,6 @@ int main(void)
         FIXTURE_TEST(upper_bits_are_ignored_and_interior_pointers_are_told_as_they_are),
         FIXTURE_TEST(static_data_is_seen),
         FIXTURE_TEST(swapped_pages_are_seen),
-#if defined(__x86_64__) || defined(__aarch64__)
-        FIXTURE_TEST(vector_registers_are_seen),
-#endif
-        FIXTURE_TEST(thread_local_storage_is_seen),
-        FIXTURE_TEST(a_process_whose_first_thread_has_ended_is_seen),
-        FIXTURE_TEST(a_forked_child_whose_first_thread_has_ended_is_seen),
-        FIXTURE_TEST(data_below_a_stack_that_is_no_larger_than_its_limit_is_seen_without_a_guard),
-        FIXTURE_TEST(data_below_a_stack_is_seen_if_the_mapping_is_larger_than_a_stack),
-        FIXTURE_TEST(a_signals_stack_is_seen),
-        FIXTURE_TEST(the_stack_of_a_coroutine_that_sleeps_is_seen),
-        FIXTURE_TEST(the_stack_that_a_coroutine_was_entered_from_is_seen),
-        FIXTURE_TEST(what_calls_have_left_below_a_threads_stack_pointer_does_not_count),
         FIXTURE_TEST(data_of_a_shared_file_is_seen_and_its_holes_stay),
         FIXTURE_TEST(a_forked_child_that_is_no_client_yet_is_seen),
         FIXTURE_TEST(a_child_whose_parent_has_ended_is_seen),

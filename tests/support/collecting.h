@@ -4,6 +4,9 @@
  *
  * They agree on a board, which all of them have mapped. It is shared memory of the target's, so a collector looks at
  * it: no word of it may look like a pointer. Offsets and addresses stand there inverted.
+ *
+ * The collector must find the pointer in just that word: its address is compared, so other copies (dead frames,
+ * registers) don't count.
  */
 #ifndef GOALLOC_TESTS_COLLECTING_H
 #define GOALLOC_TESTS_COLLECTING_H
@@ -20,6 +23,7 @@
 #include "tests/support/attach.h"
 
 #define COLLECTING_TRIES 400
+#define PAGE_SIZE_HERE ((size_t)sysconf(_SC_PAGESIZE))
 
 typedef struct board {
     atomic_int ready; /* targets that have said where their pointer is */
@@ -73,6 +77,41 @@ static inline void wait_to_be_killed(void)
 {
     for (;;)
         (void)pause();
+}
+
+static inline void *private_pages(size_t n)
+{
+    void *p = mmap(NULL, n * PAGE_SIZE_HERE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    CHECK(p != MAP_FAILED);
+    return p;
+}
+
+/* In a target that is attached: a new object, to which the word points. */
+static inline int keep_in(void **slot)
+{
+    *slot = goalloc_malloc(100);
+    board_say(*slot, slot);
+    wait_to_be_killed();
+    return 0;
+}
+
+/* A target with an object whose word it does not tell. */
+static inline int attach_and_wait(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, 0);
+    board_say(goalloc_malloc(100), NULL);
+    wait_to_be_killed();
+    return 0;
+}
+
+/* As /proc has it; 0: there is none. */
+static inline char state_of(pid_t tid)
+{
+    proc_facts facts;
+
+    return proc_facts_of(tid, &facts) == 0 ? facts.state : 0;
 }
 
 static inline void note_hits(const world *w)
@@ -159,6 +198,33 @@ static inline void target_kill(pid_t pid)
 {
     (void)kill(pid, SIGKILL);
     (void)child_wait(pid);
+}
+
+/* Look at a target once: the error. kind: of its word, if that has no address. A child that has the word ends, too. */
+static inline int look_at(const fixture *f, child_fn fn, void *arg, enum words_kind kind)
+{
+    pid_t pid = target_start(f, fn, arg);
+    int r;
+
+    the_board->kind = kind;
+    r = look(f, (world_options){ 0 });
+    if (the_board->pid != pid)
+        (void)kill(the_board->pid, SIGKILL);
+    target_kill(pid);
+    return r;
+}
+
+static inline void must_be_found_in(const fixture *f, child_fn fn, void *arg, enum words_kind kind)
+{
+    assert_int_equal(look_at(f, fn, arg, kind), 0);
+    assert_true(the_board->found);
+    assert_string_equal(words_kind_name(the_board->kind), words_kind_name(kind));
+}
+
+static inline void must_not_be_found(const fixture *f, child_fn fn, void *arg)
+{
+    assert_int_equal(look_at(f, fn, arg, WORDS_MEMORY), 0);
+    assert_false(the_board->found);
 }
 
 #endif
