@@ -21,16 +21,7 @@
 /* The error, -1: the daemon has died. */
 static int collect(const rawheap *heap, Goallocd__Collect__Op op, uint32_t span)
 {
-    Goallocd__Collect ask = GOALLOCD__COLLECT__INIT;
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-
-    ask.op = op;
-    ask.spans = &span;
-    ask.n_spans = span != 0;
-    request.id = 7;
-    request.op_case = GOALLOCD__REQUEST__OP_COLLECT;
-    request.collect = &ask;
-    return rawheap_error(heap, &request);
+    return rawheap_collect(heap, op, &span, span != 0);
 }
 
 /* A whole collection that has a span to confirm. False: the daemon has died. */
@@ -52,7 +43,7 @@ static void daemon_dies(const char *name)
     rawheap_open(&heap, &f, 0, "collector");
     rawheap_open(&other, &f, 0, "other");
     assert_int_equal(rawheap_refill(&heap, CLASS, 1, 1, &span), 1);
-    u64_store_release(shm_alloc_word(&heap.map, page_at(span), 0), 1);
+    rawheap_fill(&heap, page_at(span));
     assert_int_equal(rawheap_return(&heap, &span, 1, NULL, 0), 0);
     fixture_kill(&f);
     (void)close(heap.fd);

@@ -52,7 +52,7 @@ static void use(const fixture *f, const rawheap *heap, done *d)
     d->changes = false;
     if (rawprofile_refill(heap, CLASS, 1, true, &d->span) != 1)
         return;
-    u64_store_release(shm_alloc_word(&heap->map, page_at(d->span), 0), 1);
+    rawheap_fill(heap, page_at(d->span));
     for (int i = 0; i < 2; i++) {
         if (set_all(f, RATE, true) != 0)
             return;

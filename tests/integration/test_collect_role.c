@@ -18,24 +18,9 @@
 
 #define CLASS 20u
 
-/* The error, -1: disconnected. */
-static int collect(const rawheap *heap, Goallocd__Collect__Op op, uint32_t *spans, size_t nspans)
-{
-    Goallocd__Collect ask = GOALLOCD__COLLECT__INIT;
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-
-    ask.op = op;
-    ask.spans = spans;
-    ask.n_spans = nspans;
-    request.id = 7;
-    request.op_case = GOALLOCD__REQUEST__OP_COLLECT;
-    request.collect = &ask;
-    return rawheap_error(heap, &request);
-}
-
 static int begin(const rawheap *heap)
 {
-    return collect(heap, GOALLOCD__COLLECT__OP__BEGIN, NULL, 0);
+    return rawheap_collect(heap, GOALLOCD__COLLECT__OP__BEGIN, NULL, 0);
 }
 
 /* The same, as soon as no session is ending. */
@@ -52,12 +37,12 @@ static int begin_patiently(const rawheap *heap)
 
 static int end(const rawheap *heap)
 {
-    return collect(heap, GOALLOCD__COLLECT__OP__END, NULL, 0);
+    return rawheap_collect(heap, GOALLOCD__COLLECT__OP__END, NULL, 0);
 }
 
 static int confirm(const rawheap *heap, uint32_t span)
 {
-    return collect(heap, GOALLOCD__COLLECT__OP__CONFIRM, &span, 1);
+    return rawheap_collect(heap, GOALLOCD__COLLECT__OP__CONFIRM, &span, 1);
 }
 
 static origin_word origin_of(const rawheap *heap, uint32_t span)
@@ -165,27 +150,21 @@ static void collect_of_what_no_collector_asks_is_refused(void **state)
 {
     static uint32_t spans[2000];
     const fixture *f = *state;
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__Collect ask = GOALLOCD__COLLECT__INIT;
     rawheap a = { .fd = raw_connect(f) };
     uint32_t span;
 
-    ask.op = GOALLOCD__COLLECT__OP__BEGIN;
-    request.id = 7;
-    request.op_case = GOALLOCD__REQUEST__OP_COLLECT;
-    request.collect = &ask;
-    assert_int_equal(rawheap_error(&a, &request), ENOTCONN);
+    assert_int_equal(begin(&a), ENOTCONN);
     (void)close(a.fd);
 
     rawheap_open(&a, f, 0, "a");
-    assert_int_equal(collect(&a, (Goallocd__Collect__Op)77, NULL, 0), EINVAL);
-    assert_int_equal(collect(&a, GOALLOCD__COLLECT__OP__NONE, NULL, 0), EINVAL);
+    assert_int_equal(rawheap_collect(&a, (Goallocd__Collect__Op)77, NULL, 0), EINVAL);
+    assert_int_equal(rawheap_collect(&a, GOALLOCD__COLLECT__OP__NONE, NULL, 0), EINVAL);
     assert_int_equal(confirm(&a, 1), ENOENT);
     assert_int_equal(begin(&a), 0);
     for (size_t i = 0; i < sizeof(spans) / sizeof(spans[0]); i++)
         spans[i] = 1;
-    assert_int_equal(collect(&a, GOALLOCD__COLLECT__OP__CONFIRM, spans, 1025), EINVAL);
-    assert_int_equal(collect(&a, GOALLOCD__COLLECT__OP__CONFIRM, spans, 1024), 0);
+    assert_int_equal(rawheap_collect(&a, GOALLOCD__COLLECT__OP__CONFIRM, spans, 1025), EINVAL);
+    assert_int_equal(rawheap_collect(&a, GOALLOCD__COLLECT__OP__CONFIRM, spans, 1024), 0);
     assert_int_equal(confirm(&a, 0), EINVAL);
     assert_int_equal(confirm(&a, UINT32_MAX), EINVAL);
     assert_int_equal(confirm(&a, (uint32_t)a.map.npages - 1), 0); /* no span, which is passed over */
@@ -268,12 +247,6 @@ static void collect_with_sessions_of_other_users_is_for_who_may_control(void **s
 
 /* --- origins --- */
 
-/* Put an object into each span, so that it stays when its lease ends. */
-static void fill(const rawheap *heap, uint32_t span)
-{
-    u64_store_release(shm_alloc_word(&heap->map, page_at(span), 0), 1);
-}
-
 static void origin_of_spans_that_come_and_go_says_who_has_filled_them(void **state)
 {
     fixture *f = *state;
@@ -291,9 +264,9 @@ static void origin_of_spans_that_come_and_go_says_who_has_filled_them(void **sta
     assert_int_equal(rawheap_refill(&a, CLASS, 1, 1, &alone), 1);
     assert_int_equal(rawheap_refill(&a, CLASS + 4, 1, 1, &shared), 1);
     assert_int_equal(rawheap_refill(&b, CLASS + 8, 1, 1, &kept), 1);
-    fill(&a, alone);
-    fill(&a, shared);
-    fill(&b, kept);
+    rawheap_fill(&a, page_at(alone));
+    rawheap_fill(&a, page_at(shared));
+    rawheap_fill(&b, page_at(kept));
     assert_int_equal(origin_of(&looker, alone).state, ORIGIN_ALONE);
     assert_int_equal(origin_of(&looker, alone).session.n, a.session);
     assert_int_equal(origin_of(&looker, alone).epoch, a.epoch);
@@ -355,7 +328,7 @@ static void origin_after_a_daemon_that_does_not_know_it_is_unknown(void **state)
 
     rawheap_open(&looker, f, 0, "looker");
     assert_int_equal(rawheap_refill(&looker, CLASS, 1, 1, &span), 1);
-    fill(&looker, span);
+    rawheap_fill(&looker, page_at(span));
     assert_int_equal(rawheap_return(&looker, &span, 1, NULL, 0), 0);
     assert_int_equal(begin(&looker), 0);
     assert_int_equal(confirm(&looker, span), 0);

@@ -27,7 +27,7 @@ static page_no run_with_object(const rawheap *heap)
     page_no run = rawheap_alloc_large(heap, RUN_PAGES);
 
     assert_int_not_equal(run.n, 0);
-    u64_store_release(shm_alloc_word(&heap->map, run, 0), 1);
+    rawheap_fill(heap, run);
     return run;
 }
 

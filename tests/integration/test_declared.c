@@ -19,17 +19,25 @@
 #include "shm/declared.h"
 #include "tests/support/waits.h"
 
-/* Of a process that is stopped: its table, and how many mappings have its name and are whole. */
-static unsigned read_table(pid_t pid, declared_table *ret)
+/* Its /proc/PID/maps, for the caller to close. */
+static FILE *maps_of(pid_t pid)
 {
     char path[64];
-    char line[512];
-    unsigned n = 0;
     FILE *maps;
 
     (void)snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
     maps = fopen(path, "re");
     assert_non_null(maps);
+    return maps;
+}
+
+/* Of a process that is stopped: its table, and how many mappings have its name and are whole. */
+static unsigned read_table(pid_t pid, declared_table *ret)
+{
+    FILE *maps = maps_of(pid);
+    char line[512];
+    unsigned n = 0;
+
     while (fgets(line, sizeof(line), maps) != NULL) {
         unsigned long from;
         unsigned long to;
@@ -149,14 +157,10 @@ static void table_says_at_each_step_what_holds(void **state)
 /* Every range that is skipped is a mapping without a name, or of the region of profiles: none of the program's. */
 static void check_skips(pid_t pid, const declared_table *t)
 {
-    char path[64];
+    FILE *maps = maps_of(pid);
     char line[512];
     unsigned found = 0;
-    FILE *maps;
 
-    (void)snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
-    maps = fopen(path, "re");
-    assert_non_null(maps);
     while (fgets(line, sizeof(line), maps) != NULL) {
         unsigned long from;
         unsigned long to;

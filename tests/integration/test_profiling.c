@@ -501,12 +501,6 @@ static void another_user_has_its_own_sessions_sampled_alone(void **state)
 
 /* --- marked spans --- */
 
-/* Its first object lives. */
-static void fill_one(const rawheap *heap, uint32_t span)
-{
-    u64_store_release(shm_alloc_word(&heap->map, page_at(span), 0), 1);
-}
-
 static void marked_spans_are_leased_to_marked_refills_alone(void **state)
 {
     fixture *f = *state;
@@ -522,8 +516,8 @@ static void marked_spans_are_leased_to_marked_refills_alone(void **state)
     assert_int_equal(rawprofile_refill(&heap, CLASS, 1, true, marked), 1);
     assert_int_equal(rawprofile_refill(&heap, CLASS, 1, false, plain), 1);
     assert_true(is_marked(&heap, marked[0]) && !is_marked(&heap, plain[0]));
-    fill_one(&heap, marked[0]);
-    fill_one(&heap, plain[0]);
+    rawheap_fill(&heap, page_at(marked[0]));
+    rawheap_fill(&heap, page_at(plain[0]));
     rawheap_close(&heap);
     assert_int_equal(fixture_live_with(f, 0), 2);
     rawheap_open(&next, f, 0, "next");
@@ -561,7 +555,7 @@ static void marked_large_object_keeps_its_mark_until_somebody_else_has_it(void *
     assert_false(is_marked(&heap, rawprofile_large(&heap, 40, false).n));
     first = rawprofile_large(&heap, 40, true);
     assert_true(is_marked(&heap, first.n));
-    fill_one(&heap, first.n);
+    rawheap_fill(&heap, first);
     rawheap_close(&heap);
     assert_int_equal(fixture_live_with(f, 0), 1);
     rawheap_open(&next, f, 0, "next");
@@ -593,7 +587,7 @@ static void group_has_marked_spans_of_its_own_until_it_ends(void **state)
     set_all(f, RATE, false);
     assert_int_equal(rawprofile_refill(&one, CLASS, 1, true, &span), 1);
     assert_true(is_marked(&look, span));
-    fill_one(&look, span);
+    rawheap_fill(&look, page_at(span));
     close_in(&one);
     (void)fixture_live_with(f, 2);
     assert_int_equal(rawprofile_refill(&two, CLASS, 1, false, &other), 1);
@@ -700,7 +694,7 @@ static int storm(const fixture *f, void *arg)
         for (size_t k = 0; k < n; k++) {
             CHECK(is_marked(&heap, spans[k]) == marked);
             if (test_random(&seed) % 4 != 0)
-                fill_one(&heap, spans[k]);
+                rawheap_fill(&heap, page_at(spans[k]));
         }
         if (test_random(&seed) % 2 == 0 && rawheap_return(&heap, spans, n, NULL, 0) != 0)
             return 0;
@@ -759,7 +753,7 @@ static void next_daemon_has_the_region_the_rates_and_the_marks(void **state)
     assert_true(region != MAP_FAILED);
     (void)close(fd);
     assert_int_equal(rawprofile_refill(&heap, CLASS, 1, true, &span), 1);
-    fill_one(&heap, span);
+    rawheap_fill(&heap, page_at(span));
     for (int i = 0; i < 3; i++) {
         u64_store_release(&region->samples[i], 11);
         fixture_kill(f);
@@ -804,7 +798,7 @@ static void older_daemon_in_between_ends_region_and_marks(void **state)
     assert_int_equal(rawprofile_open(heap.fd, &first, &fd), 0);
     (void)close(fd);
     assert_int_equal(rawprofile_refill(&heap, CLASS, 1, true, &span), 1);
-    fill_one(&heap, span);
+    rawheap_fill(&heap, page_at(span));
     fixture_kill(f);
     u32_store_release(&header->optional, 0);
     fixture_restart(f, NULL);

@@ -206,6 +206,27 @@ static inline int rawheap_free_large(const rawheap *heap, page_no run)
     return rawheap_error(heap, &request);
 }
 
+/* A step of a collection; spans: what it confirms. The error of the reply, -1: disconnected. */
+static inline int rawheap_collect(const rawheap *heap, Goallocd__Collect__Op op, uint32_t *spans, size_t nspans)
+{
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__Collect ask = GOALLOCD__COLLECT__INIT;
+
+    ask.op = op;
+    ask.spans = spans;
+    ask.n_spans = nspans;
+    request.id = 6;
+    request.op_case = GOALLOCD__REQUEST__OP_COLLECT;
+    request.collect = &ask;
+    return rawheap_error(heap, &request);
+}
+
+/* From now on the span's first object lives, and no other one: so the span stays when its lease ends. */
+static inline void rawheap_fill(const rawheap *heap, page_no first)
+{
+    u64_store_release(shm_alloc_word(&heap->map, first, 0), 1);
+}
+
 static inline bool rawheap_leases(const rawheap *heap, page_no first)
 {
     lease_word lease = lease_unpack(u64_load_acquire(&shm_span_at(&heap->map, first)->lease));
