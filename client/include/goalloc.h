@@ -689,8 +689,9 @@ GOALLOC_API int goalloc_trim(void);
  * ones), in memory and registers of attached processes and their forked children. It does not see pointers that exist
  * only in a file, a socket, a device, as difference or XOR, or as goalloc_offset() unless asked to.
  *
- * A process that is stopped notices no more than a pause, and that epoll_wait(), nanosleep() and the like are interrupted
- * as by a signal that is handled.
+ * A process that is stopped notices a pause, and that calls which the kernel does not restart return EINTR:
+ * epoll_wait(), semop(), sigtimedwait(), recv() on a socket with a timeout (signal(7): stop signals). Others go on:
+ * read(), poll(), nanosleep().
  */
 
 /* Flags of a collection. */
@@ -698,7 +699,7 @@ GOALLOC_API int goalloc_trim(void);
 #define GOALLOC_COLLECT_ALL          UINT32_C(2)  /* free as well what lies in spans that sessions hold on lease */
 #define GOALLOC_COLLECT_OFFSETS      UINT32_C(4)  /* words that are goalloc_offset() values count as pointers */
 #define GOALLOC_COLLECT_PAST_END     UINT32_C(8)  /* a pointer right behind an object's end holds the object, too */
-#define GOALLOC_COLLECT_TRUST_KERNEL UINT32_C(16) /* io_uring and AIO contexts have no pointers */
+#define GOALLOC_COLLECT_TRUST_KERNEL UINT32_C(16) /* what the kernel does not show (io_uring, AIO) has no pointers */
 
 /* Set struct_size (or use GOALLOC_COLLECT_OPTIONS_INIT); fields that are zero take their defaults. */
 typedef struct goalloc_collect_options {
@@ -715,34 +716,38 @@ typedef struct goalloc_collect_options {
 
 typedef struct goalloc_collect_result {
     size_t struct_size; /* set by the caller: at most so many bytes are written */
-    uint64_t garbage_objects; /* that nobody can reach */
+    uint64_t garbage_objects; /* that nobody can reach, and that do not go with a session or group that owns them */
     uint64_t garbage_bytes;   /* the same, each with its usable size */
-    uint64_t freed_objects;   /* of these; others lie in spans that are leased, or that a session owns */
+    uint64_t freed_objects;   /* of these; the others lie in spans that are leased */
     uint64_t freed_bytes;
     uint32_t pause_us;    /* how long others were stopped; 0: nobody had to be */
     int32_t blocking_pid; /* after an error: the process in the way, as the collector sees it; 0: none */
 } goalloc_collect_result;
 
 /*
- * Find what nobody can reach, and free it. options NULL: all defaults. ret NULL: not wanted; else it is written in any
- * case, after an error with zeros but for blocking_pid.
+ * Find what nobody can reach, and free it. options NULL: all defaults. ret NULL: not wanted; else it is written, after
+ * an error with zeros but for blocking_pid; not if an argument is wrong (-EINVAL).
  *
- * The collector is found by $GOALLOC_COLLECTOR (not in programs that run with others' rights), beside this library, or
- * where it was installed. It is a child of this process for the time of the call, of which it stops all threads like
- * everybody's; it may trace this process by prctl(PR_SET_PTRACER), which takes the place of what the program had set and is not set
- * back: a program that names its own (for a crash handler, say) names it again after the call.
- * It runs as who calls: it must be allowed to trace all attached processes, by being root, having CAP_SYS_PTRACE and
- * CAP_DAC_READ_SEARCH, or being of the same user where Yama allows that (kernel.yama.ptrace_scope 0). Who serves in the
- * background instead is goallocd-collector.service.
+ * The collector is found by $GOALLOC_COLLECTOR (not in programs that run with others' rights), else beside this
+ * library, else where it was installed. It is a child of this process for the time of the call, of which it stops all
+ * threads like everybody's. It gets leave to trace this process by prctl(PR_SET_PTRACER), which takes the place of what
+ * the program had set and is not set back: a program that names its own (for a crash handler, say) names it again after
+ * the call.
+ *
+ * It runs as who calls, as another program: so it is allowed to trace all attached processes if it is root, has
+ * CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH as ambient capabilities, or is of the same user where Yama allows that
+ * (kernel.yama.ptrace_scope 0). While sessions of other users are attached, it must also be root's, the daemon's user's
+ * or of the control group, else it gets -EPERM with blocking_pid 0. Who serves in the background instead is
+ * goallocd-collector.service.
  *
  * What is in a span that a session has on lease is not freed, since its process may be about to hand that out, or to
  * take it back: it is freed by a later collection. With GOALLOC_COLLECT_ALL it is freed if no thread of that process is
  * in this library at the time, but for the one that has called this.
  *
  * Whatever happens to the collector, nobody stays stopped, and what it has not freed is garbage for the next one. A
- * signal does not end the call; a cancellation acts after it. Cost: a process, the pause, 0.5 s for each million
- * objects that can be reached; memory of the collector: a copy of all objects that may hold pointers. The call waits
- * ten minutes at most.
+ * signal does not end the call; a cancellation acts after it. Cost: a process, the pause, up to 0.5 s for each
+ * million objects that can be reached; memory of the collector: a copy of all objects that may hold pointers. The call
+ * waits ten minutes at most.
  *
  * 0; -EINVAL; -ENOSYS (there is no collector here, or the daemon is older); -EBUSY (another one is collecting); -EPERM
  * (it may not trace blocking_pid, or a debugger does); -ETIMEDOUT (not everybody stopped within max_pause_us, or it was

@@ -34,7 +34,7 @@ pub const GOALLOC_COLLECT_ALL: u32 = 2;
 pub const GOALLOC_COLLECT_OFFSETS: u32 = 4;
 /// A pointer right behind an object's end holds the object, too.
 pub const GOALLOC_COLLECT_PAST_END: u32 = 8;
-/// io_uring, AIO contexts and POSIX timers have no pointers.
+/// What the kernel holds and does not show (io_uring, AIO contexts) has no pointers.
 pub const GOALLOC_COLLECT_TRUST_KERNEL: u32 = 16;
 
 /// The longest name of a root, in bytes, without the terminating zero.
