@@ -1,12 +1,12 @@
 /*
  * goallocctl: asks a running goallocd. It speaks the protocol without attaching, so it is no session and maps nothing;
- * but for leaks, which is a cycle of the collector (client/collector/).
+ * but for leaks, which is a cycle of the collector (client/collector/), and save, which maps the heap to read it.
  *
  * One command, answered as a table or with --json as one object (of top and watch one a line), which
  * goallocctl.schema.json describes. A command is a row of the table below: what it asks for, and what shows the reply
- * (commands.h); or a function that does all by itself (keeper, leaks, top, watch, help, completion). One driver, run(), asks
- * and shows, until there is nothing more to ask for. The same table is what the command line is parsed by (cmdline.c),
- * and what help and completion print.
+ * (commands.h); or a function that does all by itself (profile, keeper, image, save, leaks, top, watch, help,
+ * completion). One driver, run(), asks and shows, until there is nothing more to ask for. The same table is what the
+ * command line is parsed by (cmdline.c), and what help and completion print.
  *
  * The exit status is one of ctl.h. A failure is a sentence on stderr, and with --json an object on stdout as well.
  */
