@@ -38,7 +38,7 @@ namespace goalloc {
 enum class [[nodiscard]] lock_state {
     locked,     /* it is this thread's, and what it guards is as the last holder left it */
     owner_died, /* it is this thread's, and what it guards may be half changed: repair it, then recovered() */
-    busy,       /* it is not this thread's: another one had it whenever this one has looked, and when it looked last */
+    busy,       /* it is not this thread's: another one had it each time that this one has looked */
 };
 
 class mutex {

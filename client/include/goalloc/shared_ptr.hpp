@@ -98,7 +98,7 @@ protected:
 
     /*
      * Name nothing any more. If there is a count of that, which is the caller's now, f(control) is called: at once, so
-     * that a death in between is as unlikely as can be. It may destroy what this lies in.
+     * that a death in between is as unlikely as can be. f may destroy what this lies in.
      */
     template <class F> void let_go(F &&f)
     {
@@ -203,8 +203,8 @@ public:
         return *this;
     }
     /*
-     * The object that this has held goes last: other may lie in it, and its destructor may come to this. If it throws,
-     * both are as they were.
+     * The object that this has held goes last: other may lie in it, and its destructor may come to this. If the
+     * assignment throws, both are as they were.
      */
     shared_ptr &operator=(shared_ptr &&other)
     {
