@@ -1,0 +1,196 @@
+/*
+ * goallocctl save: a heap that is served as an image, while nobody can write it. test_image_pause.c is about who can.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <sys/ptrace.h>
+
+#include "tests/support/images.h"
+
+static int come_and_go(const fixture *f, void *arg)
+{
+    uint64_t at = *(uint64_t *)arg;
+
+    for (int i = 0; i < 40; i++) {
+        object *o;
+        void *p;
+        size_t size = some_size(&at);
+        int r;
+
+        must_attach(f, 0);
+        r = goalloc_root_get("list", &p);
+        CHECK((o = goalloc_malloc(size)) != NULL);
+        fill(o, size, test_random(&at));
+        o->next = r == 0 ? p : NULL;
+        CHECK(goalloc_root_set("list", o) == 0);
+        CHECK(goalloc_detach() == 0);
+    }
+    return 0;
+}
+
+static int verify_list(const fixture *f, void *arg)
+{
+    void *p;
+
+    (void)arg;
+    must_attach(f, 0);
+    if (goalloc_root_get("list", &p) == 0) {
+        for (const object *o = p; o != NULL; o = o->next)
+            CHECK(is_whole(o));
+    }
+    return 0;
+}
+
+static void heap_is_saved_between_workers_that_come_and_go(void **state)
+{
+    const char *const save[] = { "save", other_path, NULL };
+    const char *const load[] = { "--load", other_path, NULL };
+    fixture *f = *state;
+    unsigned nsaved = 0;
+    char out[400];
+    pid_t child;
+
+    seed = test_seed();
+    child = child_start(f, come_and_go, &seed);
+    for (int status; waitpid(child, &status, WNOHANG) == 0;) {
+        nsaved += fixture_ctl(f, save, out, sizeof(out)) == 0;
+        if (nsaved > 0 && nsaved % 4 == 0) {
+            fixture other;
+
+            fixture_start(&other, load);
+            assert_int_equal(child_run(&other, verify_list, NULL), 0);
+            assert_true(fixture_is_whole(&other));
+            assert_true(fixture_stop(&other));
+        }
+    }
+    assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+    assert_int_equal(child_run(f, verify_list, NULL), 0);
+    (void)printf("saved %u times meanwhile\n", nsaved);
+}
+
+/* A process that has a tracer can't be stopped by another one. */
+static void save_is_refused_while_somebody_can_write_who_cannot_be_stopped(void **state)
+{
+    const char *const save[] = { "--json", "save", other_path, NULL };
+    fixture *f = *state;
+    char out[600];
+    char pid[16];
+    char byte;
+    int fds[2];
+    pid_t child;
+
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    child = child_start(f, stay, fds);
+    assert_int_equal(read(fds[0], &byte, 1), 1);
+    assert_int_equal(ptrace(PTRACE_SEIZE, child, NULL, NULL), 0);
+    assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 1);
+    (void)snprintf(pid, sizeof(pid), "%d", (int)child);
+    assert_non_null(strstr(out, "can't be stopped"));
+    assert_non_null(strstr(out, pid));
+    assert_int_equal(access(other_path, F_OK), -1);
+    assert_int_equal(kill(child, SIGKILL), 0);
+    (void)child_wait(child);
+    (void)close(fds[0]);
+    (void)close(fds[1]);
+}
+
+static void image_that_a_running_daemon_has_saved_is_a_copy(void **state)
+{
+    const char *const save[] = { "save", image_path, NULL };
+    const char *const show[] = { "--json", "image", image_path, NULL };
+    fixture *f = *state;
+    char out[2000];
+
+    build_heap(f);
+    assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+    assert_int_equal(fixture_ctl(f, show, out, sizeof(out)), 0);
+    assert_non_null(strstr(out, "\"mark\": \"copy\""));
+    fixture_kill(f);
+    assert_int_equal(fixture_restart_refused(f, NULL), 1);
+    assert_true(fixture_log_has(f, "it was saved while that was in use"));
+    fixture_restart(f, "--image-stale=ok");
+    assert_int_equal(child_run(f, verify, NULL), 0);
+    assert_int_equal(stop(f), 0);
+    assert_int_equal(fixture_ctl(f, show, out, sizeof(out)), 0);
+    assert_non_null(strstr(out, "\"mark\": \"clean\""));
+    fixture_restart(f, NULL);
+    assert_int_equal(child_run(f, verify_and_free, NULL), 0);
+}
+
+/* Else the daemon's next stop could not save there, and its next start not load. */
+static void what_root_saves_into_the_directory_of_another_user_is_that_users(void **state)
+{
+    static char owned[170];
+    static char owned_part[180];
+    const char *const save[] = { "save", owned, NULL };
+    fixture *f = *state;
+    char dir[160];
+    char out[400];
+    struct stat st;
+    int fd;
+
+    if (geteuid() != 0)
+        skip();
+    (void)snprintf(dir, sizeof(dir), "%s/owned-XXXXXX", guard_dir());
+    assert_non_null(mkdtemp(dir));
+    (void)snprintf(owned, sizeof(owned), "%s/heap.img", dir);
+    (void)snprintf(owned_part, sizeof(owned_part), "%s.part", owned);
+    assert_int_equal(chown(dir, 65534, 65534), 0);
+    for (int i = 0; i < 2; i++) { /* the file is new, and is there */
+        assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+        assert_int_equal(stat(owned, &st), 0);
+        assert_int_equal(st.st_uid, 65534);
+        assert_int_equal(st.st_mode & 0777, 0600);
+    }
+    fd = open(owned_part, O_CREAT | O_RDWR | O_CLOEXEC, 0666);
+    assert_true(fd >= 0);
+    assert_int_equal(fchown(fd, 65533, 65533), 0); /* a third one, who may have it open */
+    assert_int_not_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+    assert_int_equal(fstat(fd, &st), 0);
+    assert_int_equal(st.st_size, 0);
+    (void)close(fd);
+    (void)unlink(owned_part);
+    (void)unlink(owned);
+    (void)rmdir(dir);
+}
+
+/* As when the heap has ended between the copy and the end of its writing. */
+static void copy_that_is_late_does_not_replace_what_the_heap_was_at_its_end(void **state)
+{
+    const char *const save[] = { "--json", "save", image_path, NULL };
+    const uint64_t clean = IMAGE_CLEAN;
+    const uint64_t copy = IMAGE_COPY;
+    fixture *f = *state;
+    image_header before;
+    image_header after;
+    char out[600];
+
+    build_heap(f);
+    assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+    patch(image_path, &clean, sizeof(clean), IMAGE_MARK_OFF);
+    before = header_of(image_path);
+    assert_int_not_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+    assert_non_null(strstr(out, "this copy is older"));
+    after = header_of(image_path);
+    assert_memory_equal(&before, &after, sizeof(before));
+    assert_false(leaves_something());
+    patch(image_path, &copy, sizeof(copy), IMAGE_MARK_OFF);
+    assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        IMAGE_TEST(heap_is_saved_between_workers_that_come_and_go),
+        IMAGE_TEST(save_is_refused_while_somebody_can_write_who_cannot_be_stopped),
+        IMAGE_TEST(image_that_a_running_daemon_has_saved_is_a_copy),
+        IMAGE_TEST(what_root_saves_into_the_directory_of_another_user_is_that_users),
+        IMAGE_TEST(copy_that_is_late_does_not_replace_what_the_heap_was_at_its_end),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,263 @@
+/*
+ * Images at a stop: for whom it waits, who keeps the heap from being saved, and what is there if it can't be.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <sys/file.h>
+#include <sys/resource.h>
+
+#include "tests/support/groups.h"
+#include "tests/support/images.h"
+
+/* --- who is in the way --- */
+
+static void worker_that_stays_keeps_the_old_image_and_is_named(void **state)
+{
+    fixture *f = *state;
+    image_header before;
+    image_header after;
+    int fds[2];
+    char byte;
+    pid_t child;
+
+    build_heap(f);
+    assert_int_equal(stop(f), 0);
+    before = header_of(image_path);
+    with_image[2] = "--image-wait";
+    with_image[3] = "100ms";
+    with_image[4] = NULL;
+    fixture_restart(f, NULL);
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    child = child_start(f, stay, fds);
+    assert_int_equal(read(fds[0], &byte, 1), 1);
+    assert_int_equal(stop(f), 0);
+    assert_true(fixture_log_has(f, "there still is who can write: session"));
+    assert_true(fixture_log_has(f, "'stayer'"));
+    after = header_of(image_path);
+    assert_memory_equal(&before, &after, sizeof(before));
+    assert_false(leaves_something());
+    assert_int_equal(kill(child, SIGKILL), 0);
+    (void)child_wait(child);
+    /* The heap that was served meanwhile is lost: the image is older. */
+    assert_int_equal(fixture_restart_refused(f, NULL), 1);
+    assert_true(fixture_log_has(f, "older than a heap that is lost"));
+    fixture_restart(f, "--image-stale=ok");
+    assert_int_equal(child_run(f, verify_and_free, NULL), 0);
+    (void)close(fds[0]);
+    (void)close(fds[1]);
+}
+
+static int go_soon(const fixture *f, void *arg)
+{
+    const int *fds = arg;
+    char byte = 0;
+    void *p;
+
+    must_attach(f, GOALLOC_ATTACH_RECLAIM);
+    CHECK((p = goalloc_malloc(3000)) != NULL);
+    CHECK(write(fds[1], &byte, 1) == 1);
+    for (int i = 0; i < 1000 && !fixture_log_has(f, "sessions to end"); i++)
+        usleep(5000);
+    usleep(100000);
+    CHECK((p = goalloc_malloc(100)) != NULL && goalloc_publish(p) == 0); /* it is served on */
+    CHECK(goalloc_root_set("last words", strcpy(p, "bye")) == 0);
+    return 0;
+}
+
+static int hear_last_words(const fixture *f, void *arg)
+{
+    void *p;
+
+    (void)arg;
+    must_attach(f, 0);
+    CHECK(goalloc_root_get("last words", &p) == 0 && strcmp(p, "bye") == 0);
+    return 0;
+}
+
+static void stop_waits_for_workers_that_go_and_saves_their_last_words(void **state)
+{
+    fixture *f = *state;
+    int fds[2];
+    char byte;
+    pid_t child;
+
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    child = child_start(f, go_soon, fds);
+    assert_int_equal(read(fds[0], &byte, 1), 1);
+    assert_int_equal(stop(f), 0);
+    assert_int_equal(child_wait(child), 0);
+    fixture_restart(f, NULL);
+    assert_int_equal(child_run(f, hear_last_words, NULL), 0);
+    assert_true(fixture_is_clean(f, 1)); /* what it had not published went with its session */
+    (void)close(fds[0]);
+    (void)close(fds[1]);
+}
+
+/* Until a byte comes. */
+static int stay_for_a_byte(const fixture *f, void *arg)
+{
+    const int *fds = arg;
+    char byte = 0;
+
+    must_attach(f, 0);
+    CHECK(write(fds[1], &byte, 1) == 1);
+    CHECK(read(fds[2], &byte, 1) == 1);
+    return 0;
+}
+
+/* A group counts as who can write: nobody founds one while a stop waits, to read either. Who reads alone may come. */
+static int read_with_a_group(const fixture *f, void *arg)
+{
+    const int *fds = arg;
+    char byte = 0;
+    int r;
+
+    for (int i = 0; i < 1000 && !fixture_log_has(f, "sessions to end"); i++)
+        usleep(5000);
+    r = attach_as(f, GOALLOC_ATTACH_READONLY, "readers");
+    CHECK(r == -ESHUTDOWN);
+    must_attach(f, GOALLOC_ATTACH_READONLY);
+    CHECK(write(fds[3], &byte, 1) == 1);
+    return 0;
+}
+
+static void reader_that_comes_with_a_group_does_not_keep_a_stop_from_saving(void **state)
+{
+    fixture *f = *state;
+    int fds[4];
+    char byte;
+    pid_t stayer;
+    pid_t reader;
+
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(fds + 2, O_CLOEXEC), 0);
+    stayer = child_start(f, stay_for_a_byte, fds);
+    assert_int_equal(read(fds[0], &byte, 1), 1);
+    reader = child_start(f, read_with_a_group, fds);
+    assert_int_equal(stop(f), 0);
+    assert_int_equal(child_wait(stayer), 0);
+    assert_int_equal(child_wait(reader), 0);
+    assert_true(fixture_log_has(f, "the heap is saved into"));
+    fixture_restart(f, NULL);
+    for (int i = 0; i < 4; i++)
+        (void)close(fds[i]);
+}
+
+/* --- what is in the way of the writing --- */
+
+/* The process that saves; it is a child of the daemon's. */
+static pid_t saver_of(const fixture *f)
+{
+    char path[64];
+    char name[32] = "";
+    FILE *children;
+    int pid;
+    pid_t found = 0;
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)f->daemon, (int)f->daemon);
+    children = fopen(path, "re");
+    assert_non_null(children);
+    while (found == 0 && fscanf(children, "%d", &pid) == 1) {
+        FILE *comm;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+        comm = fopen(path, "re");
+        if (comm != NULL && fgets(name, sizeof(name), comm) != NULL && strcmp(name, "goallocd-saver\n") == 0)
+            found = pid;
+        if (comm != NULL)
+            (void)fclose(comm);
+    }
+    (void)fclose(children);
+    return found;
+}
+
+static void disk_that_is_full_leaves_the_old_image(void **state)
+{
+    fixture *f = *state;
+    struct rlimit limit = { 64 * KIB, 64 * KIB };
+    image_header before;
+    image_header after;
+    pid_t saver;
+
+    assert_int_equal(stop(f), 0);
+    before = header_of(image_path);
+    fixture_restart(f, NULL);
+    build_heap(f);
+    saver = saver_of(f);
+    assert_true(saver > 0);
+    assert_int_equal(prlimit(saver, RLIMIT_FSIZE, &limit, NULL), 0);
+    assert_int_equal(stop(f), 0);
+    assert_true(fixture_log_has(f, "File too large; what was there stays"));
+    assert_false(leaves_something());
+    after = header_of(image_path);
+    assert_memory_equal(&before, &after, sizeof(before));
+    fixture_restart(f, "--image-stale=ok");
+    assert_true(fixture_is_clean(f, 0));
+}
+
+static void saver_that_was_killed_leaves_the_old_image(void **state)
+{
+    fixture *f = *state;
+
+    build_heap(f);
+    assert_int_equal(kill(saver_of(f), SIGKILL), 0);
+    assert_int_equal(stop(f), 0);
+    assert_true(fixture_log_has(f, "is not saved into"));
+    assert_int_equal(access(image_path, F_OK), -1);
+    assert_false(leaves_something());
+    fixture_restart(f, NULL); /* there is no image: a new heap */
+    assert_true(fixture_is_clean(f, 0));
+}
+
+static void daemon_whose_image_has_no_directory_does_not_start(void **state)
+{
+    fixture *f = *state;
+
+    assert_int_equal(stop(f), 0);
+    assert_int_equal(fixture_restart_refused(f, "--image=/nonexistent/heap.img"), 1);
+    assert_true(fixture_log_has(f, "nothing can be saved there"));
+    fixture_restart(f, NULL);
+}
+
+/* One has the lock of the file that is written, as goallocctl save has it while it writes. */
+static void stop_waits_for_who_saves_there(void **state)
+{
+    fixture *f = *state;
+    char part[200];
+    int fd;
+
+    build_heap(f);
+    (void)snprintf(part, sizeof(part), "%s.part", image_path);
+    fd = open(part, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(flock(fd, LOCK_EX), 0);
+    assert_int_equal(kill(f->daemon, SIGTERM), 0);
+    for (int i = 0; i < 1000 && !fixture_log_has(f, "stopping: Terminated; waits"); i++)
+        usleep(5000);
+    usleep(100000);
+    (void)close(fd);
+    assert_int_equal(stop(f), 0);
+    assert_true(fixture_log_has(f, "the heap is saved into"));
+    assert_false(leaves_something());
+    fixture_restart(f, NULL);
+    assert_int_equal(child_run(f, verify_and_free, NULL), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        IMAGE_TEST(worker_that_stays_keeps_the_old_image_and_is_named),
+        IMAGE_TEST(stop_waits_for_workers_that_go_and_saves_their_last_words),
+        IMAGE_TEST(reader_that_comes_with_a_group_does_not_keep_a_stop_from_saving),
+        IMAGE_TEST(disk_that_is_full_leaves_the_old_image),
+        IMAGE_TEST(saver_that_was_killed_leaves_the_old_image),
+        IMAGE_TEST(daemon_whose_image_has_no_directory_does_not_start),
+        IMAGE_TEST(stop_waits_for_who_saves_there),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
