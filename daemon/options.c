@@ -59,12 +59,12 @@ static const option_row own_rows[] = {
       .help = "What SIGTERM and SIGINT do with the heap: leave it to the next goallocd (keep; what auto does with "
               "--state-dir and under systemd), or drop it (drop; what auto does without both)" },
     { .name = "image", .arg = "FILE", .section = SECTION_GOALLOCD, .kind = KIND_PATH, FIELD(image_path),
-      .help = "When the heap ends with a stop, save it into this file, once all sessions have ended; and when there is "
+      .help = "When the heap ends with a stop, save it into this file, once nobody can write it; and when there is "
               "no heap to take over, load it from there. Without such a file the heap is a new one" },
     { .name = "image-wait", .arg = "TIME", .section = SECTION_GOALLOCD, .kind = KIND_TIME, .preset = "10s",
       .reloads = true, FIELD(image_wait_us),
-      .help = "How long a stop waits for sessions to end, so that the image can be saved; else the one that is there "
-              "stays" },
+      .help = "How long a stop waits for those to end who can write, so that the image can be saved; else the one that "
+              "is there stays" },
     { .name = "image-stale", .arg = "refuse|ok", .section = SECTION_GOALLOCD, .kind = KIND_SWITCH,
       .preset = "refuse", .words = refuse_or_ok, FIELD(image_stale),
       .help = "What to do with an --image that is older than a heap which was lost since, by a power cut: refuse to "

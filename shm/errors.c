@@ -63,7 +63,7 @@ static const struct {
     { EMEDIUMTYPE, "the root is there, with another size or type tag" },
     { EDEADLK, "this thread is making that root" },
     { ECANCELED, "the right to make the root has ended" },
-    { ESHUTDOWN, "the daemon is stopping, and saves the heap when all sessions have ended" },
+    { ESHUTDOWN, "the daemon is stopping, and saves the heap when nobody can write it any more" },
     { ENOSYS, "the daemon does not know this request, or there is no collector here" },
 };
 

@@ -242,7 +242,8 @@ typedef struct goalloc_stats_t {
  *                     that are lost, as the daemon allows a user: goalloc_attach_error() and goallocctl limits say
  *                     which
  *   -EIO              the daemon has no randomness for the session's token
- *   -ESHUTDOWN        the daemon is stopping, and saves the heap when all sessions have ended
+ *   -ESHUTDOWN        the daemon is stopping, and saves the heap when nobody can write it any more: who reads may still
+ *                     attach, but to no group in which somebody can write, or could
  *   -ESTALE           in a forked child: the daemon serves another heap than the one mapped here
  *   -EALREADY         already attached
  *   -ENOMEM           this process has no room for the mapping or for the library's own tables, or the daemon no

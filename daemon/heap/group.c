@@ -41,6 +41,10 @@
  * that keep so many, of as many generations, or set other locks there (lifesign.c), are refused another. All who have
  * one may drop its lock; what that ends is their own group.
  *
+ * A group of sessions that only read has nobody who could write the heap (writes): a child has the mapping of its
+ * parent. One in which a session ever was that is not read-only may have such a child, without a session, which only
+ * the sign of life shows. The next daemon does not know, and takes each for one that may.
+ *
  * Bounds: SHM_GROUPS_MAX groups, GROUPS_PER_UID_MAX of them founded by one uid, 13 KiB of private memory each. A group
  * has a session, or a process that has a session's descriptor; so it lasts as long as somebody lives who is of it.
  *
@@ -271,6 +275,15 @@ bool group_lives(group *g)
     return g->sign.fd >= 0 && lifesign_is_held(&g->sign);
 }
 
+bool group_table_has_writers(const group_table *table)
+{
+    for (uint32_t i = 0; i < SHM_GROUPS_MAX && table->ngroups > 0; i++) {
+        if (table->groups[i] != NULL && table->groups[i]->writes)
+            return true;
+    }
+    return false;
+}
+
 /* --- the end --- */
 
 void group_set_ending(group_table *table, group *g)
@@ -309,6 +322,7 @@ int group_table_recover(group_table *table)
         if (g == NULL)
             return -ENOMEM;
         g->state = word.state;
+        g->writes = true; /* who has been of it before is not known */
         g->sign = lifesign_find(table->file->shelf, g->no.n, g->epoch);
     }
     return 0;

@@ -19,6 +19,7 @@ typedef struct group {
     uint32_t epoch;
     uint32_t uid;
     bool reclaims;
+    bool writes;                        /* a session of it can write, or could: a child of that one may, unseen */
     enum shm_group_state state;         /* OPEN or ENDING; the word in spans says the same */
     uint32_t nmembers;                  /* sessions in the session table, */
     uint32_t nliving;                   /* and those of them that are open or lost. The session table counts */
@@ -90,6 +91,9 @@ int group_life_fd(group *g) __attribute__((warn_unused_result));
 
 /* Of a group without an open or lost session: true while a process of the family lives, and is the same program. */
 bool group_lives(group *g);
+
+/* True if there is a group of which somebody may write the heap, with a session or without. */
+bool group_table_has_writers(const group_table *table);
 
 /* The token by which a child of a member shows that it is of the family. */
 const uint8_t *group_token(const group_table *table, const group *g);

@@ -67,9 +67,9 @@ static bool is_ending(const service *srv)
 
 static answer begin_hold(client *c, bool paused)
 {
-    static char why[480]; /* until the answer is packed */
+    static char why[SAVING_NAMES_BYTES + 64]; /* until the answer is packed */
     service *srv = client_service(c);
-    char names[320];
+    char names[SAVING_NAMES_BYTES];
 
     if (srv->ending)
         return (answer){ ESHUTDOWN, "this goallocd is stopping" };

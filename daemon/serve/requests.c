@@ -35,6 +35,7 @@
 #include "shm/probe.h"
 
 #define LIST_SESSIONS_MAX 128u
+#define STOPPING          "this goallocd is stopping: it saves the heap when nobody can write it any more"
 #define NO_DESCRIPTORS    "the daemon has no descriptors left for another session"
 
 /* --- sessions --- */
@@ -324,14 +325,16 @@ static answer handle_attach(client *c, const Goallocd__Request *request)
     a = may_attach(c, ask);
     if (a.error != 0)
         return a;
-    if (srv->ending && (!(ask->flags & SESSION_READONLY) || ask->group.len != 0)) /* a child of a group may write */
-        return (answer){ ESHUTDOWN, "this goallocd is stopping: it saves the heap when all sessions have ended" };
+    if (srv->ending && !(ask->flags & SESSION_READONLY))
+        return (answer){ ESHUTDOWN, STOPPING };
     why = session_forbidden_by(&srv->sessions, c->peer.user);
     if (why != LIMITS)
         return service_refuse(c, why, 0, 0);
     a = find_group(c, ask, &wanted.group);
     if (a.error != 0)
         return a;
+    if (srv->ending && wanted.group != NULL && wanted.group->writes) /* it would keep that from ending */
+        return (answer){ ESHUTDOWN, STOPPING };
     if (!(ask->flags & SESSION_READONLY))
         wanted.profile = profiling_word(&srv->profiling, ask->profile_bytes, wanted.group);
     e = session_open(&srv->sessions, &wanted, &s);

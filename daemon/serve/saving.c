@@ -8,10 +8,12 @@
  * Called by server.c, which calls main's function to have the saver (daemon/saver.c) begin. Calls nobody back but
  * done(). Data: private; service.ending says to requests.c that no new session is opened from here on.
  *
- * Who can write. A session that is not read-only, be it open, lost or ending; a group, to which a child of one of
- * its processes may still come; and a reclaim, which frees what ended sessions have left. The daemon can't pause anybody: who has a lease writes without asking. So it tells the
- * sessions (a notice to each, service.ending), waits for them as they are, and does not save when one stays: what an
- * image would hold then may be torn. The image of before is as it was, and counts as older than the heap (image.h). When
+ * Who can write. A session that is not read-only, be it open, lost or ending; a group in which such a session is or
+ * was, since a child of it may live that has the heap mapped and no session (group.h), so the group's readers are in the
+ * way too until it is over; and a reclaim, which frees what ended sessions have left. Groups of readers alone are not
+ * in the way. The daemon can't pause anybody: who has a lease writes without asking. So it tells the sessions (a notice
+ * to each, service.ending), waits for them as they are, and does not save when one stays: what an image would hold then
+ * may be torn. The image of before is as it was, and counts as older than the heap (image.h). When
  * the last session has ended, and its end has freed what it was to free, the daemon alone writes: it sweeps, which
  * changes no live object (imageplan.c).
  *
@@ -55,7 +57,7 @@ void saving_init(saving *s, service *srv, const saving_setup *setup, void (*done
 
 static bool can_write(const session *s)
 {
-    return s != NULL && ((s->flags & SESSION_READONLY) == 0 || s->group != NULL);
+    return s != NULL && ((s->flags & SESSION_READONLY) == 0 || (s->group != NULL && s->group->writes));
 }
 
 bool saving_reclaims(const service *srv)
@@ -65,7 +67,7 @@ bool saving_reclaims(const service *srv)
 
 static bool anybody_can_write(const service *srv)
 {
-    if (srv->heap->groups->ngroups > 0 || saving_reclaims(srv))
+    if (group_table_has_writers(srv->heap->groups) || saving_reclaims(srv))
         return true;
     for (uint32_t no = 1; srv->sessions.nopen > 0 && no < service_nentries(srv); no++) {
         if (can_write(session_at(&srv->sessions, no)))
@@ -77,6 +79,7 @@ static bool anybody_can_write(const service *srv)
 /* "session 3 (pid 412, 'worker'), session 4 (...) and 2 more". */
 static void name_writers(const service *srv, char *ret, size_t size)
 {
+    unsigned nreaders = 0;
     unsigned n = 0;
     size_t len = 0;
 
@@ -84,16 +87,22 @@ static void name_writers(const service *srv, char *ret, size_t size)
     for (uint32_t no = 1; no < service_nentries(srv); no++) {
         const session *s = session_at(&srv->sessions, no);
 
-        if (can_write(s) && n++ < NAMED_MAX && len < size)
-            len += (size_t)snprintf(ret + len, size - len, "%ssession %u (pid %u, '%s')", n > 1 ? ", " : "", no, s->pid,
-                                    s->label);
+        if (can_write(s) && n++ < NAMED_MAX && len < size) {
+            const char *reads = (s->flags & SESSION_READONLY) != 0 ? "; reads" : "";
+
+            len += (size_t)snprintf(ret + len, size - len, "%ssession %u (pid %u, '%s'%s)", n > 1 ? ", " : "", no,
+                                    s->pid, s->label, reads);
+            nreaders += *reads != '\0';
+        }
     }
     if (n > NAMED_MAX && len < size)
-        (void)snprintf(ret + len, size - len, " and %u more", n - NAMED_MAX);
+        len += (size_t)snprintf(ret + len, size - len, " and %u more", n - NAMED_MAX);
+    if (nreaders > 0 && len < size)
+        (void)snprintf(ret + len, size - len, "; of a reader's group a child may be left of who could write");
     else if (n == 0 && saving_reclaims(srv))
         (void)snprintf(ret, size, "a reclaim that is under way");
     else if (n == 0)
-        (void)snprintf(ret, size, "a child of a group's process, which may still attach");
+        (void)snprintf(ret, size, "a child of a group's process, which has the heap mapped");
 }
 
 bool saving_writers(const service *srv, char *ret, size_t size)
@@ -203,7 +212,7 @@ static void on_tick(uv_timer_t *timer)
 {
     saving *s = timer->data;
     uint64_t now_ms = uv_now(timer->loop);
-    char names[320];
+    char names[SAVING_NAMES_BYTES];
 
     if (now_ms - s->said_ms >= SAY_MS) {
         s->said_ms = now_ms;

@@ -64,7 +64,8 @@ bool saving_begin(saving *s, const char *why) __attribute__((warn_unused_result)
 /* True if a reclaim is under way, or waits: it frees objects. */
 bool saving_reclaims(const service *srv);
 
-/* Who can write the heap, as text. False: nobody can. */
+/* Who can write the heap, as text, which is cut to size. False: nobody can. */
+#define SAVING_NAMES_BYTES 512
 bool saving_writers(const service *srv, char *ret, size_t size);
 
 /* True while it waits or writes. */

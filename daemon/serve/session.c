@@ -219,6 +219,7 @@ static session *session_add(session_table *table, session_no no, uint32_t epoch,
     label_copy(s->label, request->label);
     if (s->group != NULL) {
         s->group->nmembers++;
+        s->group->writes |= (request->flags & SESSION_READONLY) == 0;
         s->group_uid = s->group->uid;
         memcpy(s->group_name, group_name(table->leases.heap->groups, s->group), sizeof(s->group_name));
     }
