@@ -10,7 +10,8 @@
  *   3. index, header, mark
  *   4. fsync, rename to NAME, fsync of the directory
  *
- * If the process dies before the rename, NAME is as it was and NAME.part is there, which the next one empties; after it
+ * Who has asked may give it up until the rename (stop), a signal's handler too: then NAME.part goes away, as after any
+ * failure. If the process dies before the rename, NAME is as it was and NAME.part is there, which the next one empties; after it
  * NAME is the new image, whole, since all of it was on the disk. If the system goes down between the rename and the
  * directory's fsync, NAME is either of the two.
  */
@@ -111,12 +112,19 @@ static int bench_make(bench *b, const image_writing *how)
     return -ENOMEM;
 }
 
+static bool is_given_up(const image_writing *how)
+{
+    return how->stop != NULL && u32_load_acquire(how->stop) != 0;
+}
+
 /* Store a block, and say in *entry where. 0, -errno. */
 static int put_block(writer *w, bench *b, enum image_kind kind, const char *raw, uint32_t raw_bytes, image_entry *entry)
 {
     const char *stored = raw;
     uint32_t n = raw_bytes;
 
+    if (is_given_up(w->how))
+        return -ECANCELED;
     if (w->how->level > 0) {
         size_t packed = ZSTD_compressCCtx(b->zstd, b->packed, b->packed_bytes, raw, raw_bytes, w->how->level);
 
@@ -429,6 +437,8 @@ int image_save(int dir_fd, const char *name, const image_plan *plan, const image
     CRASH_POINT(image_before_sync);
     if (r == 0 && fsync(w.fd) < 0)
         r = -errno;
+    if (r == 0 && is_given_up(how)) /* the sync may have taken long */
+        r = -ECANCELED;
     CRASH_POINT(image_before_rename);
     late = r == 0 && how->mark == IMAGE_COPY && has_ended_with(dir_fd, name, plan->header.generation);
     if (late)

@@ -15,6 +15,7 @@ typedef struct image_writing {
     int level;         /* of zstd; 0: content is stored as it is */
     unsigned nthreads; /* 0: one for each CPU, up to 8 */
     shm_u64 *ndone;    /* blocks of pages that are written, of plan->nblocks; NULL: nobody looks */
+    shm_u32 *stop;     /* not 0: it is given up, and seen by that within a block; NULL: it is not */
 } image_writing;
 
 typedef struct image_written {
@@ -25,7 +26,8 @@ typedef struct image_written {
 /*
  * Save what the plan says into the file of that name in the directory dir_fd (AT_FDCWD: a path), mode 0600: written as
  * NAME.part, synced, renamed, the directory synced. 0; -EBUSY: another one is saving there; -ESTALE: a copy, and NAME
- * is what the heap was at its end; -errno, and why. What was there is as it was then, and nothing is left beside it.
+ * is what the heap was at its end; -ECANCELED: it was given up (how->stop); -errno, and why. What was there is as it
+ * was then, and nothing is left beside it.
  */
 int image_save(int dir_fd, const char *name, const image_plan *plan, const image_source *heap,
                const image_writing *how, image_written *ret, image_error *why) __attribute__((warn_unused_result));

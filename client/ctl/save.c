@@ -14,6 +14,9 @@
  *   4. END: the heap goes on. Only if the hold has lasted until here is the copy one of an instant. All go on
  *   5. the image is written from the copy, in its own time
  *
+ * A signal that would end this process while it writes has the writing given up first, so that no NAME.part is left, and
+ * ends it then. Before the writing there is nothing to be cleaned up, and after the rename there is an image.
+ *
  * Twice the memory of what lives is there for a while; if the system can't spare it, nothing is begun. If this process
  * dies, the kernel lets go of all whom it has stopped, the daemon ends the hold with the connection, and the file of
  * before is as it was.
@@ -393,23 +396,61 @@ static void *show_progress(void *data)
     return NULL;
 }
 
+/* --- signals, while it writes --- */
+
+static const int ending_signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU };
+#define NENDING (sizeof(ending_signals) / sizeof(ending_signals[0]))
+
+static shm_u32 ended_by; /* the one that has come; 0: none */
+
+static void on_ending_signal(int number)
+{
+    u32_store_release(&ended_by, (uint32_t)number);
+}
+
+/* What is ignored stays so (nohup). A file that may not grow so long is an error of a write, and no signal. */
+static void signals_wait(struct sigaction before[NENDING])
+{
+    const struct sigaction action = { .sa_handler = on_ending_signal, .sa_flags = SA_RESTART };
+
+    (void)signal(SIGXFSZ, SIG_IGN);
+    for (size_t i = 0; i < NENDING; i++) {
+        if (sigaction(ending_signals[i], NULL, &before[i]) == 0 && before[i].sa_handler == SIG_DFL)
+            (void)sigaction(ending_signals[i], &action, NULL);
+    }
+}
+
+/* As they were; what has come too late to give anything up is of no effect: the image is there, and so is its line. */
+static void signals_act(const struct sigaction before[NENDING])
+{
+    for (size_t i = 0; i < NENDING; i++)
+        (void)sigaction(ending_signals[i], &before[i], NULL);
+}
+
 static int write_image(saved *s, const arguments *args)
 {
     showing sh = { .plan = &s->plan };
     const image_writing how = { .mark = IMAGE_COPY,
                                 .level = args->level_given ? (int)args->level : IMAGE_LEVEL,
-                                .ndone = &sh.ndone };
+                                .ndone = &sh.ndone,
+                                .stop = &ended_by };
+    struct sigaction before[NENDING];
     pthread_t thread;
     image_error why;
     bool shows = s->plan.nblocks > 0 && isatty(STDERR_FILENO) == 1 &&
                  pthread_create(&thread, NULL, show_progress, &sh) == 0;
     int r;
 
+    signals_wait(before);
     (void)setpriority(PRIO_PROCESS, 0, WRITE_NICE); /* of this thread, and of those that it makes: nobody waits for it */
     r = image_save(AT_FDCWD, args->words[0], &s->plan, &s->heap, &how, &s->written, &why);
     u32_store_release(&sh.over, 1);
     if (shows)
         (void)pthread_join(thread, NULL);
+    signals_act(before);
+    if (r == -ECANCELED)
+        return ctl_fail(CTL_E_IMAGE, ECANCELED, "given up (%s): %s is as it was", strsignal((int)ended_by),
+                        args->words[0]);
     return r < 0 ? ctl_fail(CTL_E_IMAGE, -r, "%s", why.text) : CTL_OK;
 }
 
@@ -462,5 +503,7 @@ int save_run(const arguments *args)
         if (s.fds[i] >= 0)
             (void)close(s.fds[i]);
     }
+    if (status != CTL_OK && u32_load_acquire(&ended_by) != 0) /* a shell is to see what has ended it */
+        (void)raise((int)u32_load_acquire(&ended_by));
     return status;
 }

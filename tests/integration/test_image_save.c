@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 
 #include "tests/support/images.h"
 
@@ -158,6 +159,117 @@ static void what_root_saves_into_the_directory_of_another_user_is_that_users(voi
     (void)rmdir(dir);
 }
 
+/* --- signals --- */
+
+#define RANDOM_BYTES (UINT64_C(16) << 20) /* that no level makes shorter, and the highest takes seconds to find out */
+
+static int build_random(const fixture *f, void *arg)
+{
+    const size_t size = 30000;
+    uint64_t at = *(uint64_t *)arg;
+    void *p;
+
+    must_attach(f, 0);
+    for (size_t done = 0; done < RANDOM_BYTES; done += size) {
+        CHECK((p = goalloc_malloc(size)) != NULL);
+        for (size_t i = 0; i < size / sizeof(uint64_t); i++)
+            ((uint64_t *)p)[i] = test_random(&at);
+    }
+    CHECK(goalloc_root_set("last", p) == 0);
+    return 0;
+}
+
+static pid_t save_start(const fixture *f, const char *level)
+{
+    const struct rlimit none = { 0, 0 };
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        (void)setrlimit(RLIMIT_CORE, &none);
+        (void)execl(GOALLOCCTL_PATH, "goallocctl", "--socket", f->socket, "save", level, image_path, (char *)NULL);
+        _exit(127);
+    }
+    assert_true(pid > 0);
+    return pid;
+}
+
+static void signal_in_the_midst_of_a_save_leaves_the_old_image_and_nothing_beside_it(void **state)
+{
+    static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
+    const char *const save[] = { "save", image_path, NULL };
+    fixture *f = *state;
+    image_header before;
+    char out[400];
+
+    seed = test_seed();
+    assert_int_equal(child_run(f, build_random, &seed), 0);
+    assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+    before = header_of(image_path);
+    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
+        pid_t pid = save_start(f, "--level=19");
+        image_header after;
+
+        for (int k = 0; k < 100000 && !leaves_something(); k++)
+            usleep(100);
+        assert_true(leaves_something());
+        assert_int_equal(kill(pid, signals[i]), 0);
+        assert_int_equal(child_wait(pid), 1000 + signals[i]);
+        assert_false(leaves_something());
+        after = header_of(image_path);
+        assert_memory_equal(&before, &after, sizeof(before));
+    }
+}
+
+/* From before its first request until after its end: it has saved, or it has not. */
+static void signal_at_any_moment_of_a_save_leaves_nothing_beside_the_image(void **state)
+{
+    const char *const save[] = { "save", image_path, NULL };
+    const char *const show[] = { "image", image_path, NULL };
+    fixture *f = *state;
+    unsigned nended = 0;
+    uint64_t at;
+    char out[2000];
+
+    seed = at = test_seed();
+    assert_int_equal(child_run(f, build_random, &seed), 0);
+    for (int i = 0; i < 24; i++) {
+        pid_t pid = save_start(f, "--level=1");
+        int status;
+
+        usleep((useconds_t)(test_random(&at) % 120000));
+        assert_int_equal(kill(pid, i % 2 == 0 ? SIGINT : SIGTERM), 0);
+        status = child_wait(pid);
+        assert_true(status == 0 || status == 1000 + (i % 2 == 0 ? SIGINT : SIGTERM));
+        nended += status != 0;
+        assert_false(leaves_something());
+        if (access(image_path, F_OK) == 0)
+            assert_int_equal(fixture_ctl(f, show, out, sizeof(out)), 0);
+        else
+            assert_int_not_equal(status, 0);
+    }
+    assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+    (void)printf("%u of 24 were ended\n", nended);
+}
+
+/* What a shell's ulimit -f does: SIGXFSZ would end a process that ignores nothing. */
+static void file_that_may_not_grow_so_long_is_an_error_and_nothing_is_left(void **state)
+{
+    const struct rlimit limit = { 64 * KIB, RLIM_INFINITY };
+    const struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
+    const char *const save[] = { "--json", "save", image_path, NULL };
+    fixture *f = *state;
+    char out[600];
+
+    seed = test_seed();
+    assert_int_equal(child_run(f, build_random, &seed), 0);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 1);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &unlimited), 0);
+    assert_non_null(strstr(out, "File too large"));
+    assert_int_equal(access(image_path, F_OK), -1);
+    assert_false(leaves_something());
+}
+
 /* As when the heap has ended between the copy and the end of its writing. */
 static void copy_that_is_late_does_not_replace_what_the_heap_was_at_its_end(void **state)
 {
@@ -189,6 +301,9 @@ int main(void)
         IMAGE_TEST(save_is_refused_while_somebody_can_write_who_cannot_be_stopped),
         IMAGE_TEST(image_that_a_running_daemon_has_saved_is_a_copy),
         IMAGE_TEST(what_root_saves_into_the_directory_of_another_user_is_that_users),
+        IMAGE_TEST(signal_in_the_midst_of_a_save_leaves_the_old_image_and_nothing_beside_it),
+        IMAGE_TEST(signal_at_any_moment_of_a_save_leaves_nothing_beside_the_image),
+        IMAGE_TEST(file_that_may_not_grow_so_long_is_an_error_and_nothing_is_left),
         IMAGE_TEST(copy_that_is_late_does_not_replace_what_the_heap_was_at_its_end),
     };
 
