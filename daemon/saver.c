@@ -108,6 +108,7 @@ static int save(job *j, const char *path, const int fds[NFDS], saving_report *re
     if (r == 0)
         r = image_save(AT_FDCWD, path, &plan, &heap, &how, &written, why);
     report->file_bytes = written.file_bytes;
+    report->in_place = written.in_place;
     report->took_ms = written.took_ns / 1000000;
     report->live_objects = plan.header.live_objects;
     report->live_bytes = plan.header.live_bytes;

@@ -5,15 +5,15 @@
  * (flock) for as long as it is written, so two that save into one place don't mix. image.h has the format.
  *
  *   1. NAME.part: opened, locked, looked at once more (who had the lock before may have renamed it), emptied
- *   2. roots and spans, in the caller's thread; then pages, a block at a time in each thread: read, cleared, compressed,
- *      summed, written to the place that was next free when its length was known
+ *   2. roots and spans, in the caller's thread; then pages, a block at a time in each thread: read, cleared,
+ *      compressed, summed, written to the place that was next free when its length was known
  *   3. index, header, mark
  *   4. fsync, rename to NAME, fsync of the directory
  *
  * Who has asked may give it up until the rename (stop), a signal's handler too: then NAME.part goes away, as after any
- * failure. If the process dies before the rename, NAME is as it was and NAME.part is there, which the next one empties; after it
- * NAME is the new image, whole, since all of it was on the disk. If the system goes down between the rename and the
- * directory's fsync, NAME is either of the two.
+ * failure. If the process dies before the rename, NAME is as it was and NAME.part is there, which the next one
+ * empties; after it NAME is the new image, whole, since all of it was on the disk. If the system goes down between the
+ * rename and the directory's fsync, NAME is either of the two.
  */
 #include "image/imagewriter.h"
 
@@ -133,7 +133,8 @@ static int put_block(writer *w, bench *b, enum image_kind kind, const char *raw,
             n = (uint32_t)packed;
         }
     }
-    *entry = (image_entry){ .checksum = XXH3_64bits(stored, n), .stored_bytes = n, .raw_bytes = raw_bytes, .kind = kind };
+    *entry = (image_entry){ .checksum = XXH3_64bits(stored, n), .stored_bytes = n,
+                            .raw_bytes = raw_bytes, .kind = kind };
     (void)pthread_mutex_lock(&w->lock);
     entry->off = w->next_off;
     w->next_off += n;
@@ -445,8 +446,9 @@ int image_save(int dir_fd, const char *name, const image_plan *plan, const image
         r = -ESTALE;
     if (r == 0) {
         r = renameat(dir_fd, part, dir_fd, name) < 0 ? -errno : 0;
-        what = r == 0 ? "renamed durably" : "renamed";
+        what = "renamed";
     }
+    ret->in_place = r == 0;
     if (r < 0)
         (void)unlinkat(dir_fd, part, 0);
     CRASH_POINT(image_after_rename);
@@ -457,6 +459,10 @@ int image_save(int dir_fd, const char *name, const image_plan *plan, const image
     ret->took_ns = now_ns(CLOCK_MONOTONIC) - began_ns;
     if (late)
         return image_fail(why, r, "the heap has ended, and was saved into %s then: this copy is older", name);
+    if (r < 0 && ret->in_place)
+        return image_fail(why, r,
+                          "it is in place there, but its directory can't be synced (%s): after a power cut what was "
+                          "there before may be back", strerror(-r));
     return r < 0 ? image_fail(why, r, "%s can't be %s: %s", part, what, strerror(-r)) : 0;
 }
 

@@ -21,13 +21,14 @@ typedef struct image_writing {
 typedef struct image_written {
     uint64_t file_bytes;
     uint64_t took_ns;
+    bool in_place; /* NAME is the new image, whole: also when its directory could not be synced after that */
 } image_written;
 
 /*
  * Save what the plan says into the file of that name in the directory dir_fd (AT_FDCWD: a path), mode 0600: written as
  * NAME.part, synced, renamed, the directory synced. 0; -EBUSY: another one is saving there; -ESTALE: a copy, and NAME
- * is what the heap was at its end; -ECANCELED: it was given up (how->stop); -errno, and why. What was there is as it
- * was then, and nothing is left beside it.
+ * is what the heap was at its end; -ECANCELED: it was given up (how->stop); -errno, and why. Nothing is left beside it, and what was
+ * there is as it was, unless ret->in_place: then the system's end may bring it back.
  */
 int image_save(int dir_fd, const char *name, const image_plan *plan, const image_source *heap,
                const image_writing *how, image_written *ret, image_error *why) __attribute__((warn_unused_result));

@@ -14,8 +14,8 @@
  *   4. END: the heap goes on. Only if the hold has lasted until here is the copy one of an instant. All go on
  *   5. the image is written from the copy, in its own time
  *
- * A signal that would end this process while it writes has the writing given up first, so that no NAME.part is left, and
- * ends it then. Before the writing there is nothing to be cleaned up, and after the rename there is an image.
+ * A signal that would end this process while it writes has the writing given up first, so that no NAME.part is left,
+ * and ends it then. Before the writing there is nothing to be cleaned up, and after the rename there is an image.
  *
  * Twice the memory of what lives is there for a while; if the system can't spare it, nothing is begun. If this process
  * dies, the kernel lets go of all whom it has stopped, the daemon ends the hold with the connection, and the file of
@@ -87,8 +87,8 @@ static uint64_t now_ns(void)
 
 /* --- asking --- */
 
-static const Goallocd__Reply *ask_hold(const arguments *args, Goallocd__Save__Step step, Goallocd__Reply__ResultCase kind,
-                                       bool paused)
+static const Goallocd__Reply *ask_hold(const arguments *args, Goallocd__Save__Step step,
+                                       Goallocd__Reply__ResultCase kind, bool paused)
 {
     asker who = args->who;
     Goallocd__Save body = GOALLOCD__SAVE__INIT;
@@ -100,7 +100,8 @@ static const Goallocd__Reply *ask_hold(const arguments *args, Goallocd__Save__St
     return ask(&who, &request, kind);
 }
 
-static const Goallocd__Reply *ask_step(const arguments *args, Goallocd__Save__Step step, Goallocd__Reply__ResultCase kind)
+static const Goallocd__Reply *ask_step(const arguments *args, Goallocd__Save__Step step,
+                                       Goallocd__Reply__ResultCase kind)
 {
     return ask_hold(args, step, kind, false);
 }
@@ -442,7 +443,7 @@ static int write_image(saved *s, const arguments *args)
     int r;
 
     signals_wait(before);
-    (void)setpriority(PRIO_PROCESS, 0, WRITE_NICE); /* of this thread, and of those that it makes: nobody waits for it */
+    (void)setpriority(PRIO_PROCESS, 0, WRITE_NICE); /* of this thread, and of those that it makes: nobody waits */
     r = image_save(AT_FDCWD, args->words[0], &s->plan, &s->heap, &how, &s->written, &why);
     u32_store_release(&sh.over, 1);
     if (shows)
@@ -451,6 +452,8 @@ static int write_image(saved *s, const arguments *args)
     if (r == -ECANCELED)
         return ctl_fail(CTL_E_IMAGE, ECANCELED, "given up (%s): %s is as it was", strsignal((int)ended_by),
                         args->words[0]);
+    if (r < 0 && s->written.in_place)
+        return ctl_fail(CTL_E_IMAGE, -r, "the heap is saved into %s: %s", args->words[0], why.text);
     return r < 0 ? ctl_fail(CTL_E_IMAGE, -r, "%s", why.text) : CTL_OK;
 }
 

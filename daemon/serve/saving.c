@@ -1,6 +1,6 @@
 /*
- * Saving: what a stop does before it ends the heap, if there is an --image: wait until nobody can write the heap, have it
- * saved, go on.
+ * Saving: what a stop does before it ends the heap, if there is an --image: wait until nobody can write the heap, have
+ * it saved, go on.
  *
  *     IDLE --begin--> WAITING --nobody can write--> WRITING --report--> OVER: done()
  *                        '------- too late, or it can't begin ------------^
@@ -9,18 +9,19 @@
  * done(). Data: private; service.ending says to requests.c that no new session is opened from here on.
  *
  * Who can write. A session that is not read-only, be it open, lost or ending; a group in which such a session is or
- * was, since a child of it may live that has the heap mapped and no session (group.h), so the group's readers are in the
- * way too until it is over; and a reclaim, which frees what ended sessions have left. Groups of readers alone are not
- * in the way. The daemon can't pause anybody: who has a lease writes without asking. So it tells the sessions (a notice
- * to each, service.ending), waits for them as they are, and does not save when one stays: what an image would hold then
- * may be torn. The image of before is as it was, and counts as older than the heap (image.h). When
- * the last session has ended, and its end has freed what it was to free, the daemon alone writes: it sweeps, which
- * changes no live object (imageplan.c).
+ * was, since a child of it may live that has the heap mapped and no session (group.h), so the group's readers are in
+ * the way too until it is over; and a reclaim, which frees what ended sessions have left. Groups of readers alone are
+ * not in the way. The daemon can't pause anybody: who has a lease writes without asking. So it tells the sessions (a
+ * notice to each, service.ending), waits for them as they are, and does not save when one stays: what an image would
+ * hold then may be torn. The image of before is as it was, and counts as older than the heap (image.h). When the last
+ * session has ended, and its end has freed what it was to free, the daemon alone writes: it sweeps, which changes no
+ * live object (imageplan.c).
  *
- * The loop goes on meanwhile: requests of sessions that end are answered, pings, and the watchdog; nobody waits for the
- * disk but the stop. systemd is told each second that the stop goes on (EXTEND_TIMEOUT_USEC), as long as the saver
- * reports; a saver that has not said anything for a minute is given up, and so is one that has written nothing for ten. If the daemon is killed here, the heap is there
- * for the next one if somebody holds it, and the image is the old one or the new one.
+ * The loop goes on meanwhile: requests of sessions that end are answered, pings, and the watchdog; nobody waits for
+ * the disk but the stop. systemd is told each second that the stop goes on (EXTEND_TIMEOUT_USEC), as long as the saver
+ * reports; a saver that has not said anything for a minute is given up, and so is one that has written nothing for
+ * ten. If the daemon is killed here, the heap is there for the next one if somebody holds it, and the image is the old
+ * one or the new one; which of them, nobody knows of a saver that was given up or has died either.
  */
 #include "daemon/serve/saving.h"
 
@@ -124,8 +125,15 @@ static void end(saving *s)
     s->done(s->done_data, s->why);
 }
 
-__attribute__((format(printf, 2, 3))) static void fail(saving *s, const char *format, ...)
+/* What is at the path when something has gone wrong. */
+enum outcome { THE_OLD, THE_NEW, EITHER };
+
+__attribute__((format(printf, 3, 4))) static void fail(saving *s, enum outcome there, const char *format, ...)
 {
+    static const char *const is[] = { [THE_OLD] = "not saved", [THE_NEW] = "saved",
+                                      [EITHER] = "not known to be saved" };
+    static const char *const so[] = { [THE_OLD] = "; what was there stays", [THE_NEW] = "",
+                                      [EITHER] = "; what was there stays, or the new image is there, whole" };
     const log_subject subject = { .heap = s->srv->heap->map->header->generation };
     char text[640];
     va_list args;
@@ -133,8 +141,8 @@ __attribute__((format(printf, 2, 3))) static void fail(saving *s, const char *fo
     va_start(args, format);
     (void)vsnprintf(text, sizeof(text), format, args);
     va_end(args);
-    log_event(LOG_EVENT_IMAGE_NOT_SAVED, &subject, "the heap is not saved into %s: %s; what was there stays",
-              s->setup.path, text);
+    log_event(LOG_EVENT_IMAGE_NOT_SAVED, &subject, "the heap is %s into %s: %s%s", is[there], s->setup.path, text,
+              so[there]);
     end(s);
 }
 
@@ -165,7 +173,7 @@ static void take_report(saving *s, const saving_report *report)
         (void)snprintf(state, sizeof(state), "STATUS=saving the heap: %u%%", s->percent);
         (void)notify_try(state);
     } else if (report->error != 0) {
-        fail(s, "%.*s", (int)sizeof(report->text), report->text);
+        fail(s, report->in_place != 0 ? THE_NEW : THE_OLD, "%.*s", (int)sizeof(report->text), report->text);
     } else {
         succeed(s, report);
     }
@@ -182,7 +190,7 @@ static void on_report(uv_poll_t *poll, int status, int events)
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (n != (ssize_t)sizeof(report))
-        fail(s, "the process that saves has died");
+        fail(s, EITHER, "the process that saves has died");
     else
         take_report(s, &report);
 }
@@ -199,7 +207,7 @@ static void begin_writing(saving *s)
     if (r == 0)
         r = s->setup.begin(s->setup.data);
     if (r < 0) {
-        fail(s, "the process that saves can't be asked: %s", strerror(-r));
+        fail(s, THE_OLD, "the process that saves can't be asked: %s", strerror(-r));
         return;
     }
     s->state = SAVING_WRITING;
@@ -220,14 +228,14 @@ static void on_tick(uv_timer_t *timer)
     }
     if (s->state == SAVING_WRITING) {
         if (now_ms - s->heard_ms > SILENCE_MS)
-            fail(s, "the process that saves has said nothing for a minute");
+            fail(s, EITHER, "the process that saves has said nothing for a minute");
         else if (now_ms - s->moved_ms > STUCK_MS)
-            fail(s, "the disk has taken nothing for 10 minutes");
+            fail(s, EITHER, "the disk has taken nothing for 10 minutes");
     } else if (!anybody_can_write(s->srv)) {
         begin_writing(s);
     } else if (now_ms >= s->until_ms) {
         name_writers(s->srv, names, sizeof(names));
-        fail(s, "after %" PRIu64 " ms there still is who can write: %s", *s->setup.wait_us / 1000, names);
+        fail(s, THE_OLD, "after %" PRIu64 " ms there still is who can write: %s", *s->setup.wait_us / 1000, names);
     }
 }
 

@@ -14,6 +14,7 @@ enum { SAVING_PROGRESS = 1, SAVING_DONE = 2 };
 typedef struct saving_report {
     uint32_t kind;
     int32_t error; /* of SAVING_DONE: an errno; 0: the image is on the disk */
+    uint32_t in_place; /* 1: the new image is there, if not for certain on the disk; 0: what was there before */
     uint64_t done; /* blocks of so many; 0 of 0: it looks what there is */
     uint64_t total;
     uint64_t file_bytes;

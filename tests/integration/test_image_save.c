@@ -161,7 +161,7 @@ static void what_root_saves_into_the_directory_of_another_user_is_that_users(voi
 
 /* --- signals --- */
 
-#define RANDOM_BYTES (UINT64_C(16) << 20) /* that no level makes shorter, and the highest takes seconds to find out */
+#define RANDOM_BYTES (UINT64_C(12) << 20) /* that no level makes shorter, and a high one takes its time to find out */
 
 static int build_random(const fixture *f, void *arg)
 {
@@ -206,7 +206,7 @@ static void signal_in_the_midst_of_a_save_leaves_the_old_image_and_nothing_besid
     assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
     before = header_of(image_path);
     for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
-        pid_t pid = save_start(f, "--level=19");
+        pid_t pid = save_start(f, "--level=12");
         image_header after;
 
         for (int k = 0; k < 100000 && !leaves_something(); k++)
@@ -270,6 +270,23 @@ static void file_that_may_not_grow_so_long_is_an_error_and_nothing_is_left(void 
     assert_false(leaves_something());
 }
 
+static void save_whose_directory_cannot_be_synced_says_that_the_image_is_there(void **state)
+{
+    const char *const save[] = { "--json", "save", image_path, NULL };
+    const char *const show[] = { "image", image_path, NULL };
+    fixture *f = *state;
+    char out[2000];
+
+    build_heap(f);
+    fixture_preload(DIR_SYNC_MODULE_PATH);
+    assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 1);
+    fixture_preload(NULL);
+    assert_non_null(strstr(out, "the heap is saved into"));
+    assert_non_null(strstr(out, "its directory can't be synced (Input/output error)"));
+    assert_false(leaves_something());
+    assert_int_equal(fixture_ctl(f, show, out, sizeof(out)), 0);
+}
+
 /* As when the heap has ended between the copy and the end of its writing. */
 static void copy_that_is_late_does_not_replace_what_the_heap_was_at_its_end(void **state)
 {
@@ -304,6 +321,7 @@ int main(void)
         IMAGE_TEST(signal_in_the_midst_of_a_save_leaves_the_old_image_and_nothing_beside_it),
         IMAGE_TEST(signal_at_any_moment_of_a_save_leaves_nothing_beside_the_image),
         IMAGE_TEST(file_that_may_not_grow_so_long_is_an_error_and_nothing_is_left),
+        IMAGE_TEST(save_whose_directory_cannot_be_synced_says_that_the_image_is_there),
         IMAGE_TEST(copy_that_is_late_does_not_replace_what_the_heap_was_at_its_end),
     };
 

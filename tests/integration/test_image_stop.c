@@ -269,11 +269,30 @@ static void saver_that_was_killed_leaves_the_old_image(void **state)
     build_heap(f);
     assert_int_equal(kill(saver_of(f), SIGKILL), 0);
     assert_int_equal(stop(f), 0);
-    assert_true(fixture_log_has(f, "is not saved into"));
+    assert_true(fixture_log_has(f, "the process that saves"));
     assert_int_equal(access(image_path, F_OK), -1);
     assert_false(leaves_something());
     fixture_restart(f, NULL); /* there is no image: a new heap */
     assert_true(fixture_is_clean(f, 0));
+}
+
+/* The new image is in place by then: the log says so, and not that the old one stays. */
+static void directory_that_cannot_be_synced_is_told_of_the_new_image(void **state)
+{
+    fixture *f = *state;
+
+    assert_int_equal(stop(f), 0); /* an old one is there */
+    fixture_preload(DIR_SYNC_MODULE_PATH);
+    fixture_restart(f, NULL);
+    fixture_preload(NULL);
+    build_heap(f);
+    assert_int_equal(stop(f), 0);
+    assert_true(fixture_log_has(f, "the heap is saved into"));
+    assert_true(fixture_log_has(f, "it is in place there, but its directory can't be synced (Input/output error)"));
+    assert_false(fixture_log_has(f, "what was there stays"));
+    assert_false(leaves_something());
+    fixture_restart(f, NULL);
+    assert_int_equal(child_run(f, verify_and_free, NULL), 0);
 }
 
 static void daemon_whose_image_has_no_directory_does_not_start(void **state)
@@ -320,6 +339,7 @@ int main(void)
         IMAGE_TEST(reader_of_a_group_that_had_a_writer_is_named_with_the_reason),
         IMAGE_TEST(disk_that_is_full_leaves_the_old_image),
         IMAGE_TEST(saver_that_was_killed_leaves_the_old_image),
+        IMAGE_TEST(directory_that_cannot_be_synced_is_told_of_the_new_image),
         IMAGE_TEST(daemon_whose_image_has_no_directory_does_not_start),
         IMAGE_TEST(stop_waits_for_who_saves_there),
     };
