@@ -12,6 +12,7 @@ enum proto_event {
     PROTO_EVENT_HEAP_GONE = 4, /* of the library alone: no daemon sends it */
     PROTO_EVENT_MEMORY_SHORT = 5,
     PROTO_EVENT_LOST = 6,
+    PROTO_EVENT_STOPPING = 7,
 };
 
 #endif

@@ -6,7 +6,7 @@
  *
  *        AWAY --attached--> QUIET --a session has died, or events were lost--> DUE --- its time ---> a cycle --> QUIET
  *         ^                   |                                                                  |
- *         '---the heap is gone, or the daemon could not be asked---------------------------------+
+ *         '---the heap is gone, or the daemon stops, or could not be asked-----------------------+
  *                                                                     it has failed: DUE, later
  *
  * A cycle is due delay_ms after the first death, so that a pool that dies together is one cycle, and interval_ms after
@@ -18,6 +18,9 @@
  * what hung on objects of theirs that a cycle had confirmed, only a look at the whole heap finds: so one of the cycles
  * in full_ms is of that kind, if it fits; if not, it is one as the others, and a whole one is tried again after
  * FULL_AFTER intervals: each try costs a walk over the heap's spans and an estimate of all processes.
+ *
+ * A daemon that stops, and saves the heap first, waits for all who can write: this session too, which leaves when it is
+ * told. Then a daemon is looked for as one that is away.
  *
  * If this process dies, systemd starts it again, and it begins with a cycle; what was stopped goes on (collect.h). If
  * the daemon dies, the session comes back to the next one, events are told as lost, and a cycle follows.
@@ -150,6 +153,11 @@ static void hear(service *s)
         goalloc_event event = { .struct_size = sizeof(event) };
         int r = goalloc_next_event(&event);
 
+        if (r == 1 && event.kind == GOALLOC_EVENT_STOPPING) { /* it waits for this session, too */
+            say("the daemon is stopping");
+            leave(s);
+            return;
+        }
         if (r == 1 && (event.kind == GOALLOC_EVENT_LOST ||
                        (event.kind == GOALLOC_EVENT_SESSION_END && event.cause == GOALLOC_CAUSE_DIED)))
             note_death(s);

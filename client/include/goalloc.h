@@ -312,6 +312,7 @@ GOALLOC_API int goalloc_is_current(void);
 #define GOALLOC_EVENT_HEAP_GONE    UINT32_C(4) /* the heap is nobody's any more; the last event */
 #define GOALLOC_EVENT_MEMORY_SHORT UINT32_C(5) /* the arena, the system or a memory limit had none; once a second */
 #define GOALLOC_EVENT_LOST         UINT32_C(6) /* some events are missing before this point */
+#define GOALLOC_EVENT_STOPPING     UINT32_C(7) /* the daemon waits for who can write, then saves the heap and ends it */
 
 /* How a session has ended: the cause of GOALLOC_EVENT_SESSION_END. */
 #define GOALLOC_CAUSE_DETACHED 1 /* its process has said so: goalloc_detach() */
@@ -335,8 +336,16 @@ typedef struct goalloc_event {
  * program that has closed it nevertheless gets -EBADF of goalloc_next_event(), and a new one here. A forked child has
  * none, until it asks for one of its own.
  *
- * Whose sessions are told of: those of the same user, or group; for who may control the daemon all. Roots and memory
- * are told to all. Events come in the order in which they happened.
+ * Whose sessions are told of: those of the same user, or group; for who may control the daemon all. Roots, memory and
+ * a stop are told to all. Events come in the order in which they happened, but for GOALLOC_EVENT_STOPPING, which comes
+ * at once, and never gets lost.
+ *
+ * GOALLOC_EVENT_STOPPING: a daemon with an image (goallocd --image) has been told to end. It serves on until nobody can
+ * write the heap, saves it, and ends it (GOALLOC_EVENT_HEAP_GONE); after --image-wait (10 s) it ends it without having
+ * saved it. So who can write finishes what it is at, and detaches or exits; who only reads may stay, if nobody of its
+ * group can write. An attach that would write gets -ESHUTDOWN meanwhile, afterwards -ENOENT, -ECONNREFUSED or
+ * -ETIMEDOUT until the next daemon serves. A daemon without an image, and one that leaves the heap to the next one,
+ * wait for nobody, and tell nothing of it.
  *
  * Cost: the first call one connect and one round trip; a session of its own if the process has none. 0 or above, or
  * -ENOTCONN after a detach, -ETIMEDOUT, -ESTALE, -EMFILE, -ENFILE, -ENOMEM, -EUSERS (the daemon has no descriptor

@@ -19,8 +19,11 @@
  * 4. A subscriber that the ring has overtaken gets LOST, and goes on with the oldest event that is kept. LOST does not
  *    say that one of those which are missing was for it.
  *
- * Who is told of a session's end: its user, its group, and who may control the daemon; of roots and memory, all, since
- * everybody can ask for these.
+ * A stop that waits for sessions is no event of the ring: a word says so, and each subscriber is told once, before what
+ * the ring has for it, also if the ring has overtaken it, and if it subscribes when the stop has begun.
+ *
+ * Who is told of a session's end: its user, its group, and who may control the daemon; of roots, memory and the stop,
+ * all, since everybody can ask for these, or is asked to leave.
  *
  * The daemon dies: events that were not sent are gone. Whoever subscribes again knows that it may have missed some.
  */
@@ -60,14 +63,26 @@ static void send_event(peer *p, const event *ev)
     (void)reply_body(p, 0, GOALLOCD__REPLY__RESULT_EVENT, &body);
 }
 
+/* True if there may be something to send to s. */
+static bool is_behind(const event_ring *e, const subscriber *s)
+{
+    return s->at < e->nevents || (e->stopping && !s->told);
+}
+
 /* Send s the next event that is for it. Each that is looked at counts. False: there is none, or no room for it. */
 static bool send_next(const event_ring *e, subscriber *s, unsigned *nlooks)
 {
+    static const event stopping = { .kind = PROTO_EVENT_STOPPING };
     static const event lost = { .kind = PROTO_EVENT_LOST };
 
     (*nlooks)++;
     if (s->peer->queued_bytes > 0 || s->peer->closing)
         return false;
+    if (e->stopping && !s->told) {
+        s->told = true;
+        send_event(s->peer, &stopping);
+        return true;
+    }
     if (e->nevents - s->at > EVENTS_KEPT) {
         s->at = e->nevents - EVENTS_KEPT;
         send_event(s->peer, &lost);
@@ -116,7 +131,7 @@ static void wake(event_ring *e)
 
 void events_go_on(event_ring *e, const subscriber *s)
 {
-    if (s->peer != NULL && s->at < e->nevents)
+    if (s->peer != NULL && is_behind(e, s))
         wake(e);
 }
 
@@ -142,6 +157,8 @@ void events_subscribe(event_ring *e, subscriber *s, peer *p, const session *of, 
     e->of_session[s->session.n] = s;
     DL_APPEND(e->subscribers, s);
     e->nsubscribers++;
+    if (e->stopping)
+        wake(e);
 }
 
 void events_unsubscribe(event_ring *e, subscriber *s)
@@ -190,6 +207,12 @@ void events_root(event_ring *e, enum proto_event kind, const uint8_t *name, size
     happen(e, &ev);
 }
 
+void events_stopping(event_ring *e)
+{
+    e->stopping = true;
+    wake(e);
+}
+
 void events_memory_short(event_ring *e)
 {
     uint64_t now_ms = uv_hrtime() / 1000000;
@@ -207,7 +230,7 @@ const char *events_validate(const event_ring *e)
     for (const subscriber *s = e->subscribers; s != NULL; s = s->next, n++) {
         if (s->peer == NULL || s->peer->closing || e->of_session[s->session.n] != s || s->at > e->nevents)
             return "a subscriber is not one, or is ahead of the events";
-        if (s->peer->queued_bytes == 0 && s->at < e->nevents && !uv_is_active((const uv_handle_t *)&e->idle))
+        if (s->peer->queued_bytes == 0 && is_behind(e, s) && !uv_is_active((const uv_handle_t *)&e->idle))
             return "a subscriber waits for an event that is there";
     }
     return n != e->nsubscribers ? "the subscribers are counted wrongly" : NULL;

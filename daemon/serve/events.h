@@ -33,6 +33,7 @@ typedef struct subscriber {
     uint32_t epoch;
     bool controls; /* sees the sessions of all users */
     uint64_t at;   /* the number of the next event for it */
+    bool told;     /* of the stop */
     uint32_t group_uid;
     char group[SHM_GROUP_NAME_BYTES];
 } subscriber;
@@ -44,6 +45,7 @@ typedef struct event_ring {
     subscriber *turn;      /* who is looked at next; NULL: the first one */
     unsigned nsubscribers;
     unsigned nidle;        /* so many have been looked at in a row that had nothing to be sent */
+    bool stopping;          /* each is told so, whoever comes later too */
     uint64_t next_short_ms; /* no PROTO_EVENT_MEMORY_SHORT before */
     subscriber *of_session[SHM_SESSIONS_MAX];
     uv_idle_t idle; /* runs while there is something to send */
@@ -69,6 +71,8 @@ void events_go_on(event_ring *e, const subscriber *s);
 /* A session is over; its own subscription with it. */
 void events_session_end(event_ring *e, const session *s);
 void events_root(event_ring *e, enum proto_event kind, const uint8_t *name, size_t name_bytes);
+/* A stop waits for who can write, to save the heap. Once; it does not go by the ring, so nobody misses it. */
+void events_stopping(event_ring *e);
 /* Somebody did not get memory. At most one a second is told of. */
 void events_memory_short(event_ring *e);
 

@@ -239,7 +239,7 @@ static void on_tick(uv_timer_t *timer)
     }
 }
 
-/* Sessions are told by a notice, and subscribers by an event. */
+/* By a notice to each. The library reads it with the next reply and passes it over: a program hears of it by events. */
 static void tell_sessions(service *srv)
 {
     Goallocd__Reply notice = GOALLOCD__REPLY__INIT;
@@ -270,6 +270,7 @@ bool saving_begin(saving *s, const char *why)
     (void)notify_try("STOPPING=1\nEXTEND_TIMEOUT_USEC=" EXTEND_US "\nSTATUS=waiting for sessions to end");
     s->said_ms = uv_now(&srv->loop);
     tell_sessions(srv);
+    events_stopping(&srv->events);
     (void)uv_timer_start(&s->tick, on_tick, 0, TICK_MS);
     return true;
 }

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <poll.h>
 #include <sys/file.h>
 #include <sys/resource.h>
 
@@ -185,7 +186,7 @@ static int write_in_a_group(const fixture *f, void *arg)
     return 0;
 }
 
-/* A child of the one that could write may live on in the group, and write: nobody can tell. The log says why it waits. */
+/* A child of the one that could write may live on in the group, and write: nobody can tell. The log says so. */
 static void reader_of_a_group_that_had_a_writer_is_named_with_the_reason(void **state)
 {
     static char readers[] = "readers";
@@ -208,6 +209,182 @@ static void reader_of_a_group_that_had_a_writer_is_named_with_the_reason(void **
     fixture_restart(f, "--image-stale=ok");
     (void)close(fds[0]);
     (void)close(fds[1]);
+}
+
+/* --- who is told --- */
+
+/* An hour: a stop that is not over soon has not told those for whom it waits. */
+static void wait_long(fixture *f)
+{
+    assert_int_equal(stop(f), 0);
+    with_image[2] = "--image-wait=60min";
+    with_image[3] = NULL;
+    fixture_restart(f, NULL);
+}
+
+/* Until the daemon tells of its stop. How many other events there were, of which *ret_lost. */
+static unsigned await_stopping(int fd, unsigned *ret_lost)
+{
+    goalloc_event event = { .struct_size = sizeof(event) };
+    struct pollfd pfd = { .fd = fd, .events = POLLIN };
+    unsigned n = 0;
+
+    for (*ret_lost = 0;;) {
+        int r = goalloc_next_event(&event);
+
+        if (r == 1 && event.kind == GOALLOC_EVENT_STOPPING)
+            return n;
+        CHECK(r >= 0);
+        n += r == 1;
+        *ret_lost += r == 1 && event.kind == GOALLOC_EVENT_LOST;
+        if (r == 0)
+            CHECK(poll(&pfd, 1, 60000) == 1);
+    }
+}
+
+/* It leaves when it is told, lives on, and comes to the next heap. */
+static int leave_when_told(const fixture *f, void *arg)
+{
+    const int *fds = arg;
+    unsigned lost;
+    char byte = 0;
+    uint64_t id;
+    void *p;
+    int fd;
+    int r;
+
+    must_attach(f, 0);
+    id = goalloc_heap_id();
+    CHECK((fd = goalloc_event_fd()) >= 0);
+    CHECK(write(fds[1], &byte, 1) == 1);
+    (void)await_stopping(fd, &lost);
+    CHECK(lost == 0);
+    CHECK((p = goalloc_malloc(100)) != NULL);
+    CHECK(goalloc_root_set("last words", strcpy(p, "bye")) == 0 && goalloc_detach() == 0);
+    for (int i = 0; i < 1000 && (r = attach_as(f, GOALLOC_ATTACH_WAIT, NULL)) < 0; i++) {
+        CHECK(r == -ESHUTDOWN || r == -ECONNREFUSED || r == -ECONNRESET || r == -ETIMEDOUT || r == -ENOENT);
+        usleep(10000);
+    }
+    CHECK(r == 0 && goalloc_heap_id() != id);
+    CHECK(goalloc_root_get("last words", &p) == 0 && strcmp(p, "bye") == 0);
+    return 0;
+}
+
+static void worker_that_leaves_when_it_is_told_has_the_heap_saved_at_once(void **state)
+{
+    fixture *f = *state;
+    pid_t children[3];
+    int fds[2];
+    char byte;
+
+    wait_long(f);
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    for (int i = 0; i < 3; i++) {
+        children[i] = child_start(f, leave_when_told, fds);
+        assert_int_equal(read(fds[0], &byte, 1), 1);
+    }
+    assert_int_equal(stop(f), 0);
+    assert_true(fixture_log_has(f, "the heap is saved into"));
+    fixture_restart(f, NULL);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(child_wait(children[i]), 0);
+    assert_int_equal(child_run(f, hear_last_words, NULL), 0);
+    (void)close(fds[0]);
+    (void)close(fds[1]);
+}
+
+/* It has read nothing for so long that events are lost; the stop is told all the same. */
+static int leave_when_told_late(const fixture *f, void *arg)
+{
+    const int *fds = arg;
+    unsigned lost;
+    char byte = 0;
+    void *p;
+    int fd;
+
+    must_attach(f, 0);
+    CHECK((p = goalloc_malloc(100)) != NULL && (fd = goalloc_event_fd()) >= 0);
+    for (int i = 0; i < 3000; i++)
+        CHECK(goalloc_root_set("often", p) == 0);
+    CHECK(write(fds[1], &byte, 1) == 1);
+    for (int i = 0; i < 1000 && !fixture_log_has(f, "sessions to end"); i++)
+        usleep(5000);
+    for (int i = 0; i < 3000; i++)
+        CHECK(goalloc_root_set("often", p) == 0);
+    CHECK(await_stopping(fd, &lost) > 0);
+    return 0;
+}
+
+/* One that attaches to read, and subscribes, when the others have been told. */
+static int come_late(const fixture *f, void *arg)
+{
+    unsigned lost;
+    int fd;
+
+    (void)arg;
+    for (int i = 0; i < 1000 && !fixture_log_has(f, "sessions to end"); i++)
+        usleep(5000);
+    must_attach(f, GOALLOC_ATTACH_READONLY);
+    CHECK((fd = goalloc_event_fd()) >= 0);
+    CHECK(await_stopping(fd, &lost) == 0 && lost == 0);
+    return 0;
+}
+
+static void stop_is_told_to_who_is_behind_and_to_who_comes_late(void **state)
+{
+    fixture *f = *state;
+    pid_t behind;
+    pid_t late;
+    int fds[4];
+    char byte;
+    pid_t stayer;
+
+    wait_long(f);
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(fds + 2, O_CLOEXEC), 0);
+    stayer = child_start(f, stay_for_a_byte, fds);
+    assert_int_equal(read(fds[0], &byte, 1), 1);
+    behind = child_start(f, leave_when_told_late, fds);
+    assert_int_equal(read(fds[0], &byte, 1), 1);
+    late = child_start(f, come_late, NULL);
+    assert_int_equal(kill(f->daemon, SIGTERM), 0);
+    assert_int_equal(child_wait(behind), 0);
+    assert_int_equal(child_wait(late), 0);
+    assert_int_equal(write(fds[3], &byte, 1), 1);
+    assert_int_equal(child_wait(stayer), 0);
+    assert_int_equal(stop(f), 0);
+    assert_true(fixture_log_has(f, "the heap is saved into"));
+    fixture_restart(f, NULL);
+    for (int i = 0; i < 4; i++)
+        (void)close(fds[i]);
+}
+
+static void collector_leaves_when_the_daemon_stops(void **state)
+{
+    const char *const sessions[] = { "sessions", NULL };
+    fixture *f = *state;
+    char out[2000] = "";
+    pid_t collector;
+
+    wait_long(f);
+    collector = fork();
+    if (collector == 0) {
+        (void)execl(GOALLOCD_COLLECTOR_PATH, "goallocd-collector", "--socket", f->socket, (char *)NULL);
+        _exit(127);
+    }
+    assert_true(collector > 0);
+    for (int i = 0; i < 1000 && strstr(out, "collector") == NULL; i++, usleep(10000))
+        assert_int_equal(fixture_ctl(f, sessions, out, sizeof(out)), 0);
+    assert_non_null(strstr(out, "collector"));
+    assert_int_equal(stop(f), 0);
+    assert_true(fixture_log_has(f, "the heap is saved into"));
+    fixture_restart(f, NULL); /* and it comes again */
+    *out = '\0';
+    for (int i = 0; i < 1000 && strstr(out, "collector") == NULL; i++, usleep(10000))
+        assert_int_equal(fixture_ctl(f, sessions, out, sizeof(out)), 0);
+    assert_non_null(strstr(out, "collector"));
+    assert_int_equal(kill(collector, SIGTERM), 0);
+    assert_int_equal(child_wait(collector), 0);
 }
 
 /* --- what is in the way of the writing --- */
@@ -337,6 +514,9 @@ int main(void)
         IMAGE_TEST(reader_that_comes_with_a_group_does_not_keep_a_stop_from_saving),
         IMAGE_TEST(readers_of_a_group_do_not_keep_a_stop_from_saving),
         IMAGE_TEST(reader_of_a_group_that_had_a_writer_is_named_with_the_reason),
+        IMAGE_TEST(worker_that_leaves_when_it_is_told_has_the_heap_saved_at_once),
+        IMAGE_TEST(stop_is_told_to_who_is_behind_and_to_who_comes_late),
+        IMAGE_TEST(collector_leaves_when_the_daemon_stops),
         IMAGE_TEST(disk_that_is_full_leaves_the_old_image),
         IMAGE_TEST(saver_that_was_killed_leaves_the_old_image),
         IMAGE_TEST(directory_that_cannot_be_synced_is_told_of_the_new_image),

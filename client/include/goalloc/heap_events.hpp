@@ -1,5 +1,5 @@
 /*
- * heap_events: what happens to the heap, for a program's loop: sessions that end, roots, the heap's end.
+ * heap_events: what happens to the heap, for a program's loop: sessions that end, roots, a stop, the heap's end.
  *
  *     goalloc::heap_events events;                      // subscribes
  *     ... poll events.fd() for reading; when it is readable:
@@ -30,6 +30,7 @@ enum class heap_event_kind : std::uint32_t {
     heap_gone = GOALLOC_EVENT_HEAP_GONE,
     memory_short = GOALLOC_EVENT_MEMORY_SHORT,
     lost = GOALLOC_EVENT_LOST,
+    stopping = GOALLOC_EVENT_STOPPING,
 };
 
 /* One event: goalloc_event, with its texts. */

@@ -41,6 +41,9 @@ pub enum Event {
     MemoryShort,
     /// Some events are missing before this point: look at everything.
     Lost,
+    /// The daemon waits for who can write, then saves the heap into an image and ends it: whoever is to be waited for
+    /// finishes what it is at, and detaches, or ends.
+    Stopping,
     /// What a later version tells of, to be passed over: its number.
     Other(u32),
 }
@@ -94,6 +97,7 @@ impl Events<'_> {
             sys::GOALLOC_EVENT_HEAP_GONE => Event::HeapGone,
             sys::GOALLOC_EVENT_MEMORY_SHORT => Event::MemoryShort,
             sys::GOALLOC_EVENT_LOST => Event::Lost,
+            sys::GOALLOC_EVENT_STOPPING => Event::Stopping,
             other => Event::Other(other),
         }))
     }
