@@ -20,14 +20,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -36,14 +34,13 @@
 #include "daemon/fds.h"
 #include "daemon/privileges.h"
 #include "daemon/serve/saving.h"
+#include "image/imageio.h"
 #include "image/imagewriter.h"
 #include "proto/fdpass.h"
 
 #define SAY_SAVE    "save"
 #define LOOK_MS     10 /* whether it is over */
 #define LOOKS       20 /* from one report to the next */
-
-enum { ARENA, SPANS, BITMAP, NFDS };
 
 /* --- the saver's side --- */
 
@@ -71,38 +68,18 @@ static void *tell_progress(void *data)
     return NULL;
 }
 
-static void *map_file(int fd, uint64_t *ret_bytes)
-{
-    struct stat st;
-    void *p;
-
-    if (fstat(fd, &st) < 0 || st.st_size <= 0)
-        return NULL;
-    *ret_bytes = (uint64_t)st.st_size;
-    p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
-
 /* Save what is in the three files. 0, or -errno and why. */
-static int save(job *j, const char *path, const int fds[NFDS], saving_report *report, image_error *why)
+static int save(job *j, const char *path, const int fds[IMAGE_FILES], saving_report *report, image_error *why)
 {
-    uint64_t bytes[NFDS];
-    void *maps[NFDS];
-    shm_map map;
-    const image_source heap = { .map = &map, .arena_fd = fds[ARENA], .ended = true };
+    image_heap files;
+    const image_source heap = { .map = &files.map, .arena_fd = fds[IMAGE_FILE_ARENA], .ended = true };
     const image_writing how = { .mark = IMAGE_CLEAN, .waits = true, .level = IMAGE_LEVEL, .ndone = &j->ndone };
     image_written written = { 0 };
     image_plan plan;
-    int r;
+    int r = image_heap_map(&files, fds, VERSION_SERVES, why);
 
-    for (int i = 0; i < NFDS; i++) {
-        maps[i] = map_file(fds[i], &bytes[i]);
-        if (maps[i] == NULL)
-            return image_fail(why, -ENOMEM, "the heap can't be mapped");
-    }
-    if (shm_header_check(maps[SPANS], VERSION_SERVES, bytes[SPANS], bytes[BITMAP]) < 0)
-        return image_fail(why, -EPROTO, "the header of the heap is damaged");
-    shm_map_init(&map, maps[SPANS], maps[BITMAP], maps[ARENA]);
+    if (r < 0)
+        goto out;
     r = image_plan_make(&plan, &heap, why);
     u64_store_relaxed(&j->ntotal, plan.nblocks);
     if (r == 0)
@@ -113,10 +90,12 @@ static int save(job *j, const char *path, const int fds[NFDS], saving_report *re
     report->live_objects = plan.header.live_objects;
     report->live_bytes = plan.header.live_bytes;
     image_plan_free(&plan);
+out:
+    image_heap_unmap(&files);
     return r;
 }
 
-static void serve_one(int socket_fd, const char *path, const int fds[NFDS])
+static void serve_one(int socket_fd, const char *path, const int fds[IMAGE_FILES])
 {
     saving_report report = { .kind = SAVING_DONE };
     image_error why = { "" };
@@ -134,19 +113,10 @@ static void serve_one(int socket_fd, const char *path, const int fds[NFDS])
     (void)send(socket_fd, &report, sizeof(report), MSG_NOSIGNAL);
 }
 
-/* The directory of path, into dir. */
-static void dir_of(const char *path, char dir[PATH_MAX])
-{
-    const char *slash = strrchr(path, '/');
-
-    (void)snprintf(dir, PATH_MAX, "%.*s", slash == NULL ? 1 : slash == path ? 1 : (int)(slash - path),
-                   slash == NULL ? "." : path);
-}
-
 __attribute__((noreturn)) static void run(int socket_fd, const char *path, pid_t parent)
 {
     int fds[FDPASS_MAX] = { socket_fd };
-    char dir[PATH_MAX];
+    char dir[IMAGE_PATH_BYTES];
     sigset_t all;
 
     (void)sigfillset(&all);
@@ -156,7 +126,7 @@ __attribute__((noreturn)) static void run(int socket_fd, const char *path, pid_t
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
         _exit(EXIT_SUCCESS);
-    dir_of(path, dir);
+    image_dir_of(path, dir);
     (void)umask(0077);
     /* It works with privileges, too. */
     (void)(privileges_confine(PRIVILEGES_SAVER, (const char *const[]){ dir, NULL }) < 0);
@@ -173,7 +143,7 @@ __attribute__((noreturn)) static void run(int socket_fd, const char *path, pid_t
             continue;
         if (n <= 0)
             _exit(EXIT_SUCCESS); /* the daemon is gone */
-        if (n == 4 && memcmp(said, SAY_SAVE, 4) == 0 && nfds == NFDS)
+        if (n == 4 && memcmp(said, SAY_SAVE, 4) == 0 && nfds == IMAGE_FILES)
             serve_one(0, path, fds);
         for (int i = 0; i < nfds; i++)
             (void)close(fds[i]);
@@ -184,14 +154,14 @@ __attribute__((noreturn)) static void run(int socket_fd, const char *path, pid_t
 
 int saver_start(saver *s, const char *path)
 {
-    char dir[PATH_MAX];
+    char dir[IMAGE_PATH_BYTES];
     struct stat st;
     int pair[2];
     pid_t parent = getpid();
     pid_t pid;
 
     *s = (saver){ .fd = -1, .path = path };
-    dir_of(path, dir);
+    image_dir_of(path, dir);
     if (stat(dir, &st) < 0)
         return -errno;
     if (!S_ISDIR(st.st_mode))
@@ -223,8 +193,8 @@ void saver_end(saver *s)
 
 int saver_save(saver *s, const heapfile *file)
 {
-    const int fds[NFDS] = { file->arena_ro_fd, file->spans_ro_fd, file->bitmap_ro_fd };
-    ssize_t n = s->fd < 0 ? -EPIPE : fdpass_send(s->fd, SAY_SAVE, 4, fds, NFDS);
+    const int fds[IMAGE_FILES] = { file->arena_ro_fd, file->spans_ro_fd, file->bitmap_ro_fd };
+    ssize_t n = s->fd < 0 ? -EPIPE : fdpass_send(s->fd, SAY_SAVE, 4, fds, IMAGE_FILES);
 
     return n < 0 ? (int)n : 0;
 }

@@ -26,6 +26,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "image/imageio.h"
 #include "shm/holds.h"
 #include "shm/sizeclass.h"
 #include "shm/tiny.h"
@@ -304,22 +305,6 @@ void image_plan_free(image_plan *plan)
 
 /* --- content --- */
 
-static int read_all(int fd, char *to, uint64_t nbytes, uint64_t off)
-{
-    while (nbytes > 0) {
-        ssize_t n = pread(fd, to, nbytes, (off_t)off);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        to += n;
-        off += (uint64_t)n;
-        nbytes -= (uint64_t)n;
-    }
-    return 0;
-}
-
 int image_plan_read(const image_plan *plan, const image_source *heap, uint32_t i, char *to)
 {
     const image_block *block = &plan->blocks[i];
@@ -340,7 +325,7 @@ int image_plan_read(const image_plan *plan, const image_source *heap, uint32_t i
         while (end < block->to && plan->extents[end].first == extent->first + npages &&
                (plan->extents[end].npages & IMAGE_EXTENT_ZERO) == 0)
             npages += plan->extents[end++].npages;
-        r = read_all(heap->arena_fd, to, npages * PAGE_BYTES, page_offset(page_at(extent->first)));
+        r = image_read_all(heap->arena_fd, to, npages * PAGE_BYTES, page_offset(page_at(extent->first)));
         if (r < 0)
             return r;
         to += npages * PAGE_BYTES;

@@ -28,29 +28,11 @@
 #include <xxhash.h>
 #include <zstd.h>
 
+#include "image/imageio.h"
 #include "shm/limits.h"
 #include "shm/sizeclass.h"
 
 #define THREADS_MAX IMAGE_THREADS_MAX
-
-/* Read exactly that. 0; -EUCLEAN: the file ends before; -errno. */
-static int read_all(int fd, void *to, uint64_t nbytes, uint64_t off)
-{
-    char *at = to;
-
-    while (nbytes > 0) {
-        ssize_t n = pread(fd, at, nbytes, (off_t)off);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EUCLEAN;
-        at += n;
-        off += (uint64_t)n;
-        nbytes -= (uint64_t)n;
-    }
-    return 0;
-}
 
 static int damaged(image_error *why, uint64_t at, const char *what)
 {
@@ -131,7 +113,7 @@ static int read_header(image *im, image_error *why)
         return image_fail(why, r, "%s", strerror(-r));
     if (!S_ISREG(st.st_mode))
         return image_fail(why, -EINVAL, "it is no regular file");
-    r = read_all(im->fd, page, sizeof(page), 0);
+    r = image_read_all(im->fd, page, sizeof(page), 0);
     if (r == -EUCLEAN)
         return image_fail(why, r, "it has %" PRIu64 " bytes: not even a header", (uint64_t)st.st_size);
     if (r < 0)
@@ -191,7 +173,7 @@ static int read_index(image *im, image_error *why)
     im->entries = malloc(bytes + 1);
     if (im->entries == NULL)
         return image_fail(why, -ENOMEM, "no memory for its index");
-    r = read_all(im->fd, im->entries, bytes, h->index_off);
+    r = image_read_all(im->fd, im->entries, bytes, h->index_off);
     if (r < 0)
         return image_fail(why, r, "at byte %" PRIu64 ": the index: %s", h->index_off, strerror(-r));
     if (XXH3_64bits(im->entries, bytes) != h->index_checksum)
@@ -235,7 +217,7 @@ void image_bench_free(image_bench *b)
 static const char *read_block(const image *im, image_bench *b, uint32_t i, int *ret_r, image_error *why)
 {
     const image_entry *entry = &im->entries[i];
-    int r = read_all(im->fd, b->stored, entry->stored_bytes, entry->off);
+    int r = image_read_all(im->fd, b->stored, entry->stored_bytes, entry->off);
     size_t n;
 
     if (r < 0) {

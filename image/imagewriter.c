@@ -31,10 +31,10 @@
 #include <xxhash.h>
 #include <zstd.h>
 
+#include "image/imageio.h"
 #include "shm/crash.h"
 
 #define THREADS_MAX IMAGE_THREADS_MAX
-#define PART_BYTES  4096
 #define TABLE_BYTES (UINT32_C(1) << 20) /* of roots or spans in a block */
 
 typedef struct owner {
@@ -61,24 +61,6 @@ static uint64_t now_ns(clockid_t id)
 
     (void)clock_gettime(id, &ts);
     return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
-static int write_all(int fd, const void *bytes, uint64_t n, uint64_t off)
-{
-    const char *at = bytes;
-
-    while (n > 0) {
-        ssize_t done = pwrite(fd, at, n, (off_t)off);
-
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done <= 0)
-            return done < 0 ? -errno : -EIO;
-        at += done;
-        off += (uint64_t)done;
-        n -= (uint64_t)done;
-    }
-    return 0;
 }
 
 /* --- blocks --- */
@@ -139,7 +121,7 @@ static int put_block(writer *w, bench *b, enum image_kind kind, const char *raw,
     entry->off = w->next_off;
     w->next_off += n;
     (void)pthread_mutex_unlock(&w->lock);
-    return write_all(w->fd, stored, n, entry->off);
+    return image_write_all(w->fd, stored, n, entry->off);
 }
 
 /* The extents of block i and the content of their pages. */
@@ -292,12 +274,12 @@ static int put_header(writer *w, image_written *ret)
     h.index_checksum = XXH3_64bits(w->entries, index_bytes);
     (void)snprintf(h.version, sizeof(h.version), "%s", GOALLOC_VERSION);
     h.checksum = XXH3_64bits(&h, offsetof(image_header, checksum));
-    r = write_all(w->fd, w->entries, index_bytes, h.index_off);
+    r = image_write_all(w->fd, w->entries, index_bytes, h.index_off);
     if (r < 0)
         return r;
     memcpy(page, &h, sizeof(h));
     memcpy(page + IMAGE_MARK_OFF, &w->how->mark, sizeof(w->how->mark));
-    return write_all(w->fd, page, sizeof(page), 0);
+    return image_write_all(w->fd, page, sizeof(page), 0);
 }
 
 static int fill_file(writer *w, image_written *ret)
@@ -310,15 +292,6 @@ static int fill_file(writer *w, image_written *ret)
     return r == 0 ? put_header(w, ret) : r;
 }
 
-/* The directory that the name lies in. */
-static void dir_of(const char *name, char ret[PART_BYTES])
-{
-    const char *slash = strrchr(name, '/');
-
-    (void)snprintf(ret, PART_BYTES, "%.*s", slash == NULL || slash == name ? 1 : (int)(slash - name),
-                   slash == NULL ? "." : name);
-}
-
 /*
  * Whose a file of that name is to be. What root saves into a daemon's directory is the daemon's, which loads it and
  * saves there itself: the owner of both directory and NAME, or of a directory that nobody else may look into.
@@ -326,11 +299,11 @@ static void dir_of(const char *name, char ret[PART_BYTES])
 static owner owner_of(int dir_fd, const char *name, const image_writing *how)
 {
     const owner own = { geteuid(), (gid_t)-1 };
-    char dir[PART_BYTES];
+    char dir[IMAGE_PATH_BYTES];
     struct stat d;
     struct stat was;
 
-    dir_of(name, dir);
+    image_dir_of(name, dir);
     if (how->mark != IMAGE_COPY || own.uid != 0 || fstatat(dir_fd, dir, &d, 0) < 0)
         return own;
     if (fstatat(dir_fd, name, &was, AT_SYMLINK_NOFOLLOW) == 0)
@@ -400,11 +373,11 @@ static bool has_ended_with(int dir_fd, const char *name, uint64_t generation)
 /* The directory that the name lies in, synced, so that the rename outlasts the system. */
 static int sync_dir(int dir_fd, const char *name)
 {
-    char dir[PART_BYTES];
+    char dir[IMAGE_PATH_BYTES];
     int fd;
     int r;
 
-    dir_of(name, dir);
+    image_dir_of(name, dir);
     fd = openat(dir_fd, dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return -errno;
@@ -420,7 +393,7 @@ int image_save(int dir_fd, const char *name, const image_plan *plan, const image
                  .lock = PTHREAD_MUTEX_INITIALIZER };
     uint64_t began_ns = now_ns(CLOCK_MONOTONIC);
     const owner whose = owner_of(dir_fd, name, how);
-    char part[PART_BYTES];
+    char part[IMAGE_PATH_BYTES];
     const char *what = "written";
     bool late = false;
     int r;
@@ -468,7 +441,7 @@ int image_save(int dir_fd, const char *name, const image_plan *plan, const image
 
 int image_set_mark(int fd, uint64_t mark)
 {
-    int r = write_all(fd, &mark, sizeof(mark), IMAGE_MARK_OFF);
+    int r = image_write_all(fd, &mark, sizeof(mark), IMAGE_MARK_OFF);
 
     if (r == 0 && fdatasync(fd) < 0)
         r = -errno;

@@ -32,13 +32,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "client/collector/world.h"
 #include "client/ctl/commands.h"
 #include "client/ctl/ctl.h"
+#include "image/imageio.h"
 #include "image/imagewriter.h"
 #include "proto/wire.h"
 
@@ -57,13 +57,9 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-enum { ARENA, SPANS, BITMAP, NFDS };
-
 typedef struct saved {
-    int fds[NFDS];
-    void *maps[NFDS];
-    uint64_t bytes[NFDS];
-    shm_map map;
+    int fds[IMAGE_FILES];
+    image_heap files;
     image_source heap;
     image_plan plan;
     char *copy;
@@ -77,11 +73,11 @@ typedef struct saved {
     unsigned ntorn; /* how often it looked damaged */
 } saved;
 
-static uint64_t now_ns(void)
+static uint64_t now_ns(clockid_t id)
 {
     struct timespec ts = { 0, 0 };
 
-    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    (void)clock_gettime(id, &ts);
     return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
@@ -109,24 +105,17 @@ static const Goallocd__Reply *ask_step(const arguments *args, Goallocd__Save__St
 /* Map what the daemon has handed over. The exit status. */
 static int map_heap(saved *s, const arguments *args)
 {
+    image_error why;
+    int r;
+
     if (ask_step(args, GOALLOCD__SAVE__STEP__LOOK, GOALLOCD__REPLY__RESULT_SAVE) == NULL)
         return ask_failed(&args->who);
-    if (!ask_take_fds(s->fds, NFDS))
+    if (!ask_take_fds(s->fds, IMAGE_FILES))
         return ctl_fail(CTL_E_NOT_UNDERSTOOD, 0, "the daemon has not handed over the heap");
-    for (int i = 0; i < NFDS; i++) {
-        struct stat st;
-
-        s->bytes[i] = fstat(s->fds[i], &st) == 0 ? (uint64_t)st.st_size : 0;
-        s->maps[i] = mmap(NULL, s->bytes[i], PROT_READ, MAP_SHARED | MAP_NORESERVE, s->fds[i], 0);
-        if (s->maps[i] == MAP_FAILED) {
-            s->maps[i] = NULL;
-            return ctl_fail(CTL_E_MEMORY, errno, "the heap can't be mapped: %s", strerror(errno));
-        }
-    }
-    if (shm_header_check(s->maps[SPANS], VERSION_READS, s->bytes[SPANS], s->bytes[BITMAP]) < 0)
-        return ctl_fail(CTL_E_NOT_UNDERSTOOD, 0, "the heap is of a layout that this goallocctl does not know");
-    shm_map_init(&s->map, s->maps[SPANS], s->maps[BITMAP], s->maps[ARENA]);
-    s->heap = (image_source){ .map = &s->map, .arena_fd = s->fds[ARENA] };
+    r = image_heap_map(&s->files, s->fds, VERSION_READS, &why);
+    if (r < 0)
+        return ctl_fail(r == -ENOMEM ? CTL_E_MEMORY : CTL_E_NOT_UNDERSTOOD, -r, "%s", why.text);
+    s->heap = (image_source){ .map = &s->files.map, .arena_fd = s->fds[IMAGE_FILE_ARENA] };
     return CTL_OK;
 }
 
@@ -219,27 +208,19 @@ static int copy_held(saved *s, bool *ret_again)
 /* The same between HOLD and END, of a heap that nobody writes. */
 static int copy_and_end(saved *s, const arguments *args, bool *ret_again)
 {
-    uint64_t began_ns = now_ns();
+    uint64_t began_ns = now_ns(CLOCK_MONOTONIC);
     int status = copy_held(s, ret_again);
 
     if (ask_step(args, GOALLOCD__SAVE__STEP__END, GOALLOCD__REPLY__RESULT__NOT_SET) == NULL)
         return ask_failed(&args->who);
-    s->held_ns = now_ns() - began_ns;
+    s->held_ns = now_ns(CLOCK_MONOTONIC) - began_ns;
     return status;
-}
-
-static uint64_t cpu_ns(clockid_t id)
-{
-    struct timespec ts = { 0, 0 };
-
-    (void)clock_gettime(id, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
 /* The processor time of a plan, which one thread makes, and of a copy, which several share. The exit status. */
 static int try_once(saved *s, uint64_t *ret_ns)
 {
-    uint64_t plan_ns = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
+    uint64_t plan_ns = now_ns(CLOCK_THREAD_CPUTIME_ID);
     uint64_t copy_ns;
     image_error why;
     int r;
@@ -250,11 +231,11 @@ static int try_once(saved *s, uint64_t *ret_ns)
         return CTL_OK; /* the real one is tried again as well; and what changes meanwhile may look damaged */
     if (r < 0)
         return fail_plan(r, &why);
-    plan_ns = cpu_ns(CLOCK_THREAD_CPUTIME_ID) - plan_ns;
-    copy_ns = cpu_ns(CLOCK_PROCESS_CPUTIME_ID);
+    plan_ns = now_ns(CLOCK_THREAD_CPUTIME_ID) - plan_ns;
+    copy_ns = now_ns(CLOCK_PROCESS_CPUTIME_ID);
     if (s->plan.header.npages <= s->copy_pages)
         r = image_plan_copy(&s->plan, &s->heap, s->copy, 0);
-    copy_ns = (cpu_ns(CLOCK_PROCESS_CPUTIME_ID) - copy_ns) / image_threads(0, s->plan.nblocks);
+    copy_ns = (now_ns(CLOCK_PROCESS_CPUTIME_ID) - copy_ns) / image_threads(0, s->plan.nblocks);
     if (plan_ns + copy_ns < *ret_ns)
         *ret_ns = plan_ns + copy_ns;
     return r < 0 ? ctl_fail(CTL_E_IMAGE, -r, "the heap can't be read: %s", strerror(-r)) : CTL_OK;
@@ -325,7 +306,7 @@ static int copy_in_pause(saved *s, const arguments *args, bool *ret_again)
     int status = CTL_OK;
     sigset_t stops;
     sigset_t before;
-    int r = world_prepare(&w, &s->map, &options, &trouble);
+    int r = world_prepare(&w, &s->files.map, &options, &trouble);
 
     if (r == 0 && s->estimate_ns == 0)
         status = estimate(s, args, w.nprocesses, w.nthreads);
@@ -500,9 +481,8 @@ int save_run(const arguments *args)
         status = show(&s, args);
     image_plan_free(&s.plan);
     drop_copy(&s);
-    for (int i = 0; i < NFDS; i++) {
-        if (s.maps[i] != NULL)
-            (void)munmap(s.maps[i], s.bytes[i]);
+    image_heap_unmap(&s.files);
+    for (int i = 0; i < IMAGE_FILES; i++) {
         if (s.fds[i] >= 0)
             (void)close(s.fds[i]);
     }

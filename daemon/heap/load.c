@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "daemon/heap/pagebits.h"
+#include "image/imageio.h"
 #include "shm/crash.h"
 #include "shm/sizeclass.h"
 
@@ -143,25 +144,6 @@ typedef struct filling {
     bool eager;
 } filling;
 
-static int write_all(int fd, const char *from, uint64_t nbytes, uint64_t off, image_error *why)
-{
-    while (nbytes > 0) {
-        ssize_t n = pwrite(fd, from, nbytes, (off_t)off);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            int r = n < 0 ? -errno : -EIO;
-
-            return image_fail(why, r, "no memory for the heap: %s", strerror(-r));
-        }
-        from += n;
-        off += (uint64_t)n;
-        nbytes -= (uint64_t)n;
-    }
-    return 0;
-}
-
 /* A block of pages: what follows on each other is written at once. */
 static int fill(void *data, const image_pages *pages, image_error *why)
 {
@@ -183,7 +165,9 @@ static int fill(void *data, const image_pages *pages, image_error *why)
         while (next < e->n && e->extents[next].first == first + npages &&
                (e->extents[next].npages & IMAGE_EXTENT_ZERO) == 0)
             npages += e->extents[next++].npages;
-        r = write_all(f->fd, content, npages * PAGE_BYTES, first * PAGE_BYTES, why);
+        r = image_write_all(f->fd, content, npages * PAGE_BYTES, first * PAGE_BYTES);
+        if (r < 0)
+            return image_fail(why, r, "no memory for the heap: %s", strerror(-r));
         content += npages * PAGE_BYTES;
     }
     CRASH_POINT(load_after_block);
