@@ -139,6 +139,11 @@ static int no_room(cycle *c)
     return fail(c->result, -ENOMEM, "this process has no memory for a copy of what may hold pointers");
 }
 
+static int damaged(cycle *c)
+{
+    return fail(c->result, -EPROTO, "what the heap's tables say of a span can't be true: nothing can be freed");
+}
+
 /* Step 3. */
 static int prepare(cycle *c)
 {
@@ -150,7 +155,7 @@ static int prepare(cycle *c)
     int r = heapcopy_prepare(&c->heap, &process.map, arena_fd, c->suspect, ret->ngrown + 1);
 
     if (r < 0)
-        return no_room(c);
+        return r == -EPROTO ? damaged(c) : no_room(c);
     if (!has_targets(c))
         return 0;
     heapcopy_add_announced(&c->heap, c->announced, c->nannounced);
@@ -174,6 +179,8 @@ static int take(cycle *c)
     c->result->ngrown += r == -EAGAIN;
     if (r == -ETIMEDOUT)
         return fail(c->result, r, "the heap's words can't be copied within the longest pause allowed");
+    if (r == -EPROTO)
+        return damaged(c);
     if (r < 0)
         return fail(c->result, r, r == -EAGAIN ? "the heap has grown meanwhile" : "the arena can't be read");
     if (stopped)

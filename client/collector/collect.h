@@ -78,6 +78,7 @@ int collect_attach(const char *socket_path, int timeout_ms) __attribute__((warn_
  *   -EOPNOTSUPP  a process keeps pointers where nobody can see them
  *   -EAGAIN      sessions come and go all the time: try again
  *   -ESRCH       a session's process is not visible from here
+ *   -EPROTO      the heap's tables are damaged
  *   -ENOMEM, or an error of goalloc_attach().
  * Then nothing was freed, and everybody goes on.
  */

@@ -8,6 +8,9 @@
  *   page map --> span: not FREE, whole --> bits: remote first, then alloc --> any live?  --> a heap_span, its bits
  *                                                                             may hold pointers? --> its bytes
  *
+ * A description that can't be true, of a span that is not free, ends the copy (-EPROTO): nobody can say what its
+ * objects hold, so nothing may be freed. The daemon alone writes there, so its memory is bad, or it is of another build.
+ *
  * Order: the remote word is read before the alloc word, as in object.c: the daemon folds all the while, clears alloc
  * before remote, and so a free object is never taken for a live one. Clients are stopped. A span that the daemon makes,
  * or frees, during the copy has no live object: its bits are 0 before and after.
@@ -79,6 +82,7 @@ typedef struct span_walk {
     uint64_t nfree;       /* pages that were walked over: of no span that counts */
     uint32_t nsteps;      /* since the last look at the clock */
     bool late;            /* it has ended before its end */
+    bool damaged;         /* the same: a span's description can't be true */
 } span_walk;
 
 /* Pages below which all spans are. */
@@ -91,11 +95,27 @@ static uint64_t used_pages(const shm_map *map)
     return n == 0 ? 0 : (n - 1) * SHM_HEAP_ARENA_PAGES + arena_npages(map, n - 1);
 }
 
-/* False: no span that counts begins at that page. */
-static bool look_at(const shm_map *map, uint64_t page, heapcopy_is_suspect *suspect, span_look *ret)
+/*
+ * True if a description is one that can be worked with: its objects lie in its pages, word by word. The daemon may be of
+ * another build, and it may write while this one reads: what is believed here is the copy.
+ */
+static bool is_sound(const shm_map *map, const span_look *look)
+{
+    const heap_span *span = &look->span;
+
+    if (look->npages == 0 || look->npages > map->npages - look->first || span->spc >= SPAN_CLASS_COUNT ||
+        span->nelems == 0 || span->nelems > SPAN_NELEMS_MAX || span->elem_bytes == 0 ||
+        span->elem_bytes % sizeof(uint64_t) != 0 || span->elem_bytes > look->npages * PAGE_BYTES / span->nelems)
+        return false;
+    return span->spc != SPAN_CLASS_TINY || (span->nelems <= TINY_NBLOCKS && span->elem_bytes == TINY_BLOCK_BYTES);
+}
+
+/* 1; 0: no span begins at that page; -EPROTO: one does, and what is said of it can't be. */
+static int look_at(const shm_map *map, uint64_t page, heapcopy_is_suspect *suspect, span_look *ret)
 {
     const shm_span *from = shm_span_at(map, page_at(page));
-    lease_word lease = lease_unpack(u64_load_acquire(&from->lease));
+    uint64_t word = u64_load_acquire(&from->lease);
+    lease_word lease = lease_unpack(word);
     enum span_state state = lease.state;
     heap_span *to = &ret->span;
 
@@ -110,18 +130,18 @@ static bool look_at(const shm_map *map, uint64_t page, heapcopy_is_suspect *susp
                        .marked = from->marked };
     ret->first = (uint32_t)page;
     ret->npages = from->npages;
-    if (state == SPAN_FREE || ret->npages == 0 || ret->npages > map->npages - page || to->elem_bytes == 0 ||
-        to->nelems == 0 || to->nelems > SPAN_NELEMS_MAX || to->spc >= SPAN_CLASS_COUNT ||
-        to->elem_bytes > ret->npages * PAGE_BYTES / to->nelems)
-        return false;
-    to->flags = (uint8_t)((span_class_noscan(from->spc) ? HEAP_SPAN_NOSCAN : 0) |
-                          (span_is_tiny(from) ? HEAP_SPAN_TINY : 0) | (state == SPAN_LEASED ? HEAP_SPAN_LEASED : 0) |
+    if (state == SPAN_FREE)
+        return 0;
+    if (!is_sound(map, ret)) /* the daemon may just have freed it, and be at its next use */
+        return u64_load_acquire(&from->lease) == word ? -EPROTO : 0;
+    to->flags = (uint8_t)((span_class_noscan((span_class){ to->spc }) ? HEAP_SPAN_NOSCAN : 0) |
+                          (to->spc == SPAN_CLASS_TINY ? HEAP_SPAN_TINY : 0) | (state == SPAN_LEASED ? HEAP_SPAN_LEASED : 0) |
                           (u32_load_acquire(&from->owner) != 0 || u32_load_acquire(&from->nadopted) != 0
                                ? HEAP_SPAN_OWNED
                                : 0) |
                           (suspect == NULL || suspect(from) ? HEAP_SPAN_TARGET : 0));
     to->nordinals = to->nelems * (to->flags & HEAP_SPAN_TINY ? TINY_BLOCK_BYTES : 1);
-    return true;
+    return 1;
 }
 
 static bool is_late(span_walk *w, uint32_t nsteps)
@@ -154,24 +174,28 @@ static uint64_t next_first(span_walk *w, uint64_t end)
     return end;
 }
 
-/* The next span that counts; false: there is none, or it is too late. */
+/* The next span that counts; false: there is none, or the walk has ended before its end. */
 static bool next_span(span_walk *w, span_look *ret)
 {
-    while (w->page < w->end && !w->late) {
+    while (w->page < w->end && !w->late && !w->damaged) {
         uint64_t arena = w->page / SHM_HEAP_ARENA_PAGES;
         uint64_t end = arena * SHM_HEAP_ARENA_PAGES + arena_npages(w->map, arena);
+        int r;
 
         end = end < w->end ? end : w->end;
         w->page = next_first(w, end);
         if (w->page >= end) {
             w->page = (arena + 1) * SHM_HEAP_ARENA_PAGES;
-        } else if (look_at(w->map, w->page, w->suspect, ret)) {
+            continue;
+        }
+        r = look_at(w->map, w->page, w->suspect, ret);
+        w->damaged = r < 0;
+        if (r > 0) {
             w->page += ret->npages;
             return !is_late(w, SPAN_STEPS);
-        } else {
-            w->page++;
-            w->nfree++;
         }
+        w->page++;
+        w->nfree++;
     }
     return false;
 }
@@ -263,10 +287,10 @@ void heapcopy_free(heapcopy *h)
 static bool add_piece(heapcopy *h, uint64_t offset, uint64_t to, uint64_t bytes)
 {
     bulk_piece *pieces = h->rooms[ROOM_PIECES].at;
-    bulk_piece *last = &pieces[h->npieces - 1];
+    bulk_piece *last = h->npieces > 0 ? &pieces[h->npieces - 1] : NULL;
     char *at = (char *)h->rooms[ROOM_CONTENT].at + to;
 
-    if (h->npieces > 0 && last->offset + last->bytes == offset && last->to + last->bytes == at &&
+    if (last != NULL && last->offset + last->bytes == offset && last->to + last->bytes == at &&
         last->bytes + bytes <= BULK_PIECE_BYTES) {
         last->bytes += bytes;
         return true;
@@ -322,6 +346,8 @@ int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_
         for (uint32_t w = 0; w < bits_nwords(look.span.nelems); w += 4) /* so the pause does not fault on it */
             (void)u64_load_relaxed(shm_alloc_word(map, page_at(look.first), w));
     }
+    if (walk.damaged)
+        return -EPROTO;
     r = room_for(&h->rooms[ROOM_SPAN_OF], walk.end, 2 * SHM_HEAP_ARENA_PAGES, sizeof(uint32_t), nth, &h->npages_max);
     if (r == 0)
         r = room_for(&h->rooms[ROOM_SPANS], nspans, 4096, sizeof(heap_span), nth, &h->spans_max);
@@ -522,6 +548,8 @@ int heapcopy_take(heapcopy *h, heapcopy_is_suspect *suspect, bool both_values, u
     }
     if (r == 0 && walk.late)
         r = -ETIMEDOUT;
+    if (r == 0 && walk.damaged)
+        r = -EPROTO;
     if (r == 0)
         r = bulkread_all(h->reader, h->arena_fd, h->rooms[ROOM_PIECES].at, h->npieces, deadline_ns);
     /* A root is set by a daemon that goes on: what it was before or after the pass. */
@@ -552,12 +580,13 @@ static const uint32_t *tiny_words_of(const heapcopy *h, const heap_span *span)
 bool heapcopy_find(const heapcopy *h, uint64_t offset, heap_object *ret)
 {
     uint32_t number = offset < h->used_bytes ? h->span_of[offset >> PAGE_SHIFT] : 0;
-    const heap_span *span = &h->spans[number - 1];
+    const heap_span *span;
     uint64_t within;
     uint32_t index;
 
     if (number == 0)
         return false;
+    span = &h->spans[number - 1];
     within = offset - span->offset;
     index = heap_span_index(span, within);
     if (index == UINT32_MAX)

@@ -112,7 +112,7 @@ typedef bool heapcopy_is_suspect(const shm_span *span);
  * Look how large the heap is, and map memory for the copy. suspect NULL: all objects are looked for; else those of the
  * spans that it names, and of all others only the words are copied. arena_fd: the arena's; stays the caller's. nth: 1,
  * and more if the heap has grown beyond the room for it that often. Of the memory for content no more is taken than what
- * it is estimated with. 0, -ENOMEM. Call heapcopy_free() in any case.
+ * it is estimated with. 0, -ENOMEM, -EPROTO (as below). Call heapcopy_free() in any case.
  */
 int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_suspect *suspect, uint32_t nth)
     __attribute__((warn_unused_result));
@@ -122,7 +122,8 @@ int heapcopy_touch(heapcopy *h) __attribute__((warn_unused_result));
 
 /*
  * Take the copy, while nobody allocates or frees. both_values: of each named root the value before counts as well.
- * deadline_ns: on CLOCK_MONOTONIC; UINT64_MAX: none. 0; -EAGAIN: the heap has grown since heapcopy_prepare(); -ETIMEDOUT.
+ * deadline_ns: on CLOCK_MONOTONIC; UINT64_MAX: none. 0; -EAGAIN: the heap has grown since heapcopy_prepare(); -ETIMEDOUT;
+ * -EPROTO: a span's description can't be true.
  */
 int heapcopy_take(heapcopy *h, heapcopy_is_suspect *suspect, bool both_values, uint64_t deadline_ns)
     __attribute__((warn_unused_result));

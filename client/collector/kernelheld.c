@@ -48,6 +48,16 @@ static void look_at_lines(words_found *w, const words_range *what, const char *t
     }
 }
 
+void kernelheld_look_at_fdinfo(words_found *w, const words_range *what, const char *text)
+{
+    look_at_lines(w, what, text, "data:", '\0');
+}
+
+void kernelheld_look_at_timers(words_found *w, const words_range *what, const char *text)
+{
+    look_at_lines(w, what, text, "signal:", '/');
+}
+
 static int look_at_epoll(kernelheld *k, words_found *w, pid_t pid, pid_t tid, pid_t fd)
 {
     words_range what = { .address = (uint64_t)fd, .pid = pid, .kind = WORDS_EPOLL, .mapping = "epoll" };
@@ -57,7 +67,7 @@ static int look_at_epoll(kernelheld *k, words_found *w, pid_t pid, pid_t tid, pi
     (void)snprintf(name, sizeof(name), "fdinfo/%d", fd);
     r = proc_read(&k->text, tid, name);
     if (r == 0)
-        look_at_lines(w, &what, k->text.text, "data:", '\0');
+        kernelheld_look_at_fdinfo(w, &what, k->text.text);
     return r == -ENOENT ? 0 : r; /* closed meanwhile */
 }
 
@@ -67,7 +77,7 @@ static int look_at_timers(kernelheld *k, words_found *w, pid_t pid, pid_t tid)
     int r = proc_read(&k->text, tid, "timers");
 
     if (r == 0)
-        look_at_lines(w, &what, k->text.text, "signal:", '/');
+        kernelheld_look_at_timers(w, &what, k->text.text);
     return r;
 }
 

@@ -23,4 +23,8 @@ void kernelheld_free(kernelheld *k);
 int kernelheld_look(kernelheld *k, words_found *w, pid_t pid, pid_t tid, bool trust_kernel, uint64_t deadline_ns,
                     world_trouble *ret) __attribute__((warn_unused_result));
 
+/* Parts of it: the words in the texts of /proc/PID/fdinfo/N, of an epoll descriptor, and of /proc/PID/timers. */
+void kernelheld_look_at_fdinfo(words_found *w, const words_range *what, const char *text);
+void kernelheld_look_at_timers(words_found *w, const words_range *what, const char *text);
+
 #endif

@@ -70,13 +70,12 @@ static char *parse(char *line, maps_entry *ret)
     return end + 1;
 }
 
-int maps_read(maps *m, pid_t pid)
+int maps_parse(maps *m)
 {
-    int r = proc_read(&m->text, pid, "maps");
     char *line = m->text.text;
 
     m->n = 0;
-    while (r == 0 && *line != '\0') {
+    while (*line != '\0') {
         if (m->n == m->room) {
             uint32_t room = m->room * 2 + 256;
             maps_entry *more = realloc(m->entries, room * sizeof(*more));
@@ -91,7 +90,15 @@ int maps_read(maps *m, pid_t pid)
             return -EPROTO;
         m->n++;
     }
-    return r;
+    return 0;
+}
+
+int maps_read(maps *m, pid_t pid)
+{
+    int r = proc_read(&m->text, pid, "maps");
+
+    m->n = 0;
+    return r == 0 ? maps_parse(m) : r;
 }
 
 void maps_free(maps *m)
@@ -116,14 +123,18 @@ const maps_entry *maps_at(const maps *m, uint64_t address)
     return low < m->n && m->entries[low].start <= address ? &m->entries[low] : NULL;
 }
 
-int maps_has_file(proc_text *text, pid_t pid, maps_file file)
+bool maps_text_has_file(const char *text, maps_file file)
 {
     char wanted[64];
-    int r = proc_read(text, pid, "maps");
 
-    if (r < 0)
-        return r;
     (void)snprintf(wanted, sizeof(wanted), " %02" PRIx64 ":%02" PRIx64 " %" PRIu64 " ", file.device >> 32,
                    file.device & UINT32_MAX, file.inode);
-    return strstr(text->text, wanted) != NULL ? 1 : 0; /* a name can only make it look closer */
+    return strstr(text, wanted) != NULL;
+}
+
+int maps_has_file(proc_text *text, pid_t pid, maps_file file)
+{
+    int r = proc_read(text, pid, "maps");
+
+    return r < 0 ? r : maps_text_has_file(text->text, file); /* a name can only make it look closer */
 }

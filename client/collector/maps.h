@@ -35,6 +35,9 @@ typedef struct maps {
 int maps_read(maps *m, pid_t pid) __attribute__((warn_unused_result));
 void maps_free(maps *m);
 
+/* Parse the text, which is changed: names end in it. Part of maps_read(). */
+int maps_parse(maps *m) __attribute__((warn_unused_result));
+
 /* The entry that holds that address; NULL: none. */
 const maps_entry *maps_at(const maps *m, uint64_t address);
 
@@ -48,5 +51,8 @@ static inline bool maps_same_file(maps_file a, maps_file b)
  * (-ENOENT, -ESRCH: it is gone).
  */
 int maps_has_file(proc_text *text, pid_t pid, maps_file file);
+
+/* The same of a text that was read. True of some texts that don't name the file: names in them may look like it. */
+bool maps_text_has_file(const char *text, maps_file file);
 
 #endif

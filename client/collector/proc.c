@@ -89,6 +89,7 @@ static ssize_t read_short(pid_t pid, const char *name, char *ret, size_t size)
     int fd;
 
     path_of(path, pid, name);
+    ret[0] = '\0';
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return -errno;
@@ -99,21 +100,17 @@ static ssize_t read_short(pid_t pid, const char *name, char *ret, size_t size)
     return n;
 }
 
-int proc_facts_of(pid_t tid, proc_facts *ret)
+int proc_facts_in(const char *stat, proc_facts *ret)
 {
     proc_facts facts = { 0 };
-    char text[1024];
-    ssize_t n = read_short(tid, "stat", text, sizeof(text));
+    const char *name_end = strrchr(stat, ')'); /* the name before it may have any character */
     char *at;
 
-    if (n < 0)
-        return (int)n;
-    at = strrchr(text, ')'); /* the name before it may have any character */
-    if (at == NULL || at[1] != ' ' || at[2] == '\0')
+    if (name_end == NULL || name_end[1] != ' ' || name_end[2] == '\0')
         return -ESRCH;
-    facts.state = at[2];
-    at += 3;
-    for (int field = 4; field <= 22; field++) {
+    facts.state = name_end[2];
+    (void)strtoull(name_end + 3, &at, 10); /* field 4 */
+    for (int field = 5; field <= 22; field++) {
         unsigned long long value = strtoull(at, &at, 10);
 
         if (field == 9)
@@ -123,6 +120,14 @@ int proc_facts_of(pid_t tid, proc_facts *ret)
     }
     *ret = facts;
     return 0;
+}
+
+int proc_facts_of(pid_t tid, proc_facts *ret)
+{
+    char text[1024];
+    ssize_t n = read_short(tid, "stat", text, sizeof(text));
+
+    return n < 0 ? (int)n : proc_facts_in(text, ret);
 }
 
 int64_t proc_field(const char *status, const char *field)
@@ -206,29 +211,35 @@ uint32_t proc_nthreads(pid_t pid)
     return stat(path, &st) == 0 && st.st_nlink > 2 ? (uint32_t)(st.st_nlink - 2) : 0;
 }
 
-uint64_t proc_stack_limit(pid_t pid)
+uint64_t proc_stack_limit_in(const char *limits)
 {
     static const char name[] = "Max stack size";
-    char text[4096];
-    uint64_t bytes = 0;
+    const char *line = strstr(limits, name);
+    uint64_t bytes = line != NULL ? strtoull(line + sizeof(name) - 1, NULL, 10) : 0; /* "unlimited": 0 */
 
-    if (read_short(pid, "limits", text, sizeof(text)) > 0) {
-        const char *line = strstr(text, name);
-
-        bytes = line != NULL ? strtoull(line + sizeof(name) - 1, NULL, 10) : 0; /* "unlimited": 0 */
-    }
     return bytes != 0 ? bytes : STACK_BYTES;
+}
+
+uint64_t proc_stack_limit(pid_t pid)
+{
+    char text[4096];
+
+    (void)(read_short(pid, "limits", text, sizeof(text)) < 0); /* then it is empty */
+    return proc_stack_limit_in(text);
+}
+
+int64_t proc_last_pid_in(const char *loadavg)
+{
+    const char *at = strrchr(loadavg, ' ');
+
+    return at != NULL ? strtoll(at, NULL, 10) : -1;
 }
 
 int64_t proc_last_pid(void)
 {
     char text[256];
-    char *at;
 
-    if (read_short(0, "loadavg", text, sizeof(text)) <= 0)
-        return -1;
-    at = strrchr(text, ' ');
-    return at != NULL ? strtoll(at, NULL, 10) : -1;
+    return read_short(0, "loadavg", text, sizeof(text)) <= 0 ? -1 : proc_last_pid_in(text);
 }
 
 uint64_t proc_now_ns(void)

@@ -34,6 +34,9 @@ typedef struct proc_facts {
 
 int proc_facts_of(pid_t tid, proc_facts *ret) __attribute__((warn_unused_result));
 
+/* The same of a text that was read. */
+int proc_facts_in(const char *stat, proc_facts *ret) __attribute__((warn_unused_result));
+
 /* A number of /proc/TID/status: "Tgid", "TracerPid", ... -1: it does not say. base: 10. */
 int64_t proc_status(pid_t tid, const char *field);
 
@@ -55,9 +58,11 @@ uint32_t proc_nthreads(pid_t pid);
 
 /* The largest stack that its threads have if they ask for none, in bytes. Unlimited, or not to be read: 8 MiB. */
 uint64_t proc_stack_limit(pid_t pid);
+uint64_t proc_stack_limit_in(const char *limits);
 
 /* The number that was given last to a process or thread. -1: the kernel does not say. */
 int64_t proc_last_pid(void);
+int64_t proc_last_pid_in(const char *loadavg);
 
 /* CLOCK_MONOTONIC. */
 uint64_t proc_now_ns(void);

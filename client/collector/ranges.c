@@ -300,18 +300,15 @@ static void advance(ranges *g, const maps_entry *entry)
         g->root++;
 }
 
-int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target_process *process, bool trust_kernel,
-                  world_trouble *ret)
+int ranges_choose_in(ranges *g, pages *p, shared *s, const targets *t, const target_process *process, bool trust_kernel,
+                     world_trouble *ret)
 {
-    int r = maps_read(&g->maps, p->pid);
     bool has_arena = false;
+    int r;
 
     g->n = 0;
     g->skip = g->root = 0;
     g->stack_limit = 0;
-    if (r < 0)
-        return trouble_is(ret, r == -ENOENT ? -ESRCH : r, process->pid, "the maps of process %d can't be read",
-                          process->pid);
     r = declaration_read(&g->declared, &g->maps, p);
     if (r == 0)
         r = find_points(g, t, process);
@@ -342,6 +339,18 @@ int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target
     if (r == 0 && !has_arena && process->session != TARGET_NO_SESSION)
         r = trouble_is(ret, -EAGAIN, process->pid, "process %d has a session and not the heap (yet)", process->pid);
     return r == -ENOMEM ? trouble_is(ret, r, 0, "no memory") : r;
+}
+
+int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target_process *process, bool trust_kernel,
+                  world_trouble *ret)
+{
+    int r = maps_read(&g->maps, p->pid);
+
+    if (r == 0)
+        return ranges_choose_in(g, p, s, t, process, trust_kernel, ret);
+    g->n = 0;
+    return trouble_is(ret, r == -ENOENT ? -ESRCH : r, process->pid, "the maps of process %d can't be read",
+                      process->pid);
 }
 
 static int measure_piece(ranges *g, pages *p, uint32_t i)

@@ -47,6 +47,10 @@ void ranges_free(ranges *g);
 int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target_process *process, bool trust_kernel,
                   world_trouble *ret) __attribute__((warn_unused_result));
 
+/* The same of maps that are parsed. */
+int ranges_choose_in(ranges *g, pages *p, shared *s, const targets *t, const target_process *process, bool trust_kernel,
+                     world_trouble *ret) __attribute__((warn_unused_result));
+
 /* How many bytes of it have content. */
 int ranges_measure(ranges *g, pages *p) __attribute__((warn_unused_result));
 

@@ -391,6 +391,41 @@ static void take_after_growth_asks_for_another_attempt(void **state)
     close_heap(&m);
 }
 
+/* What a daemon of another build, or with bad memory, might say of a span with objects. */
+static void take_of_a_description_that_cannot_be_true_frees_nothing(void **state)
+{
+    static const shm_span changes[] = {
+        { .npages = UINT32_MAX }, { .npages = 1u << 31 }, { .nelems = 1025 },
+        { .nelems = UINT32_MAX }, { .elem_bytes = 1 },    { .elem_bytes = 12 },
+        { .elem_bytes = 65 },     { .elem_bytes = 1 << 20 }, { .elem_bytes = UINT64_MAX - 7 },
+        { .spc = { SPAN_CLASS_COUNT } }, { .spc = { UINT8_MAX } }, { .spc = { SPAN_CLASS_TINY } },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
+        marked m;
+        uint32_t first;
+        shm_span *span;
+
+        open_heap(&m);
+        span = bareheap_add_span(&m.heap, CLASS64, false, 0, &first);
+        (void)bareheap_allocate(&m.heap, first, 0);
+        assert_int_equal(heapcopy_prepare(&m.copy, &m.heap.map, m.heap.arena_fd, NULL, 1), 0);
+        span->npages = changes[i].npages != 0 ? changes[i].npages : span->npages;
+        span->nelems = changes[i].nelems != 0 ? changes[i].nelems : span->nelems;
+        span->elem_bytes = changes[i].elem_bytes != 0 ? changes[i].elem_bytes : span->elem_bytes;
+        span->spc = changes[i].spc.n != 0 ? changes[i].spc : span->spc;
+        assert_int_equal(heapcopy_take(&m.copy, NULL, false, UINT64_MAX), -EPROTO);
+        heapcopy_free(&m.copy);
+        assert_int_equal(heapcopy_prepare(&m.copy, &m.heap.map, m.heap.arena_fd, NULL, 1), -EPROTO);
+        heapcopy_free(&m.copy);
+        u64_store_relaxed(&span->lease, lease_pack((lease_word){ SPAN_FREE, { 0 }, 0 })); /* it means nothing any more */
+        take(&m, NULL, false);
+        assert_int_equal(m.copy.nlive, 0);
+        close_heap(&m);
+    }
+}
+
 static void take_past_its_deadline_gives_up(void **state)
 {
     marked m;
@@ -596,6 +631,7 @@ int main(void)
         cmocka_unit_test(garbage_of_owned_spans_is_not_counted),
         cmocka_unit_test(take_gives_no_memory_to_holes_of_the_arena),
         cmocka_unit_test(take_after_growth_asks_for_another_attempt),
+        cmocka_unit_test(take_of_a_description_that_cannot_be_true_frees_nothing),
         cmocka_unit_test(take_past_its_deadline_gives_up),
         cmocka_unit_test(take_past_its_deadline_gives_up_among_free_pages_too),
         cmocka_unit_test(prepare_takes_memory_for_content_when_told_to),
