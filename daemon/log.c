@@ -1,7 +1,7 @@
 /*
  * Log: one line a call, into a ring, from which a thread of its own writes to stderr or sends to the journal.
  *
- * Called by everything in the daemon, from any thread. Calls logrecord.c (what a line looks like), logjournal.c,
+ * Called by everything in the daemon, from any thread. Calls logrecord.c (what a line looks like), proto/journal.c,
  * logquota.c. Under systemd, when stderr is a stream to the journal, lines go to the journal's socket with fields;
  * else to stderr as text with the time. Where they go is settled by the first line, for the daemon's life.
  *
@@ -48,8 +48,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "daemon/logjournal.h"
 #include "daemon/logquota.h"
+#include "proto/journal.h"
 #include "shm/atomics.h"
 
 #define RING_BYTES  262144u
@@ -235,7 +235,7 @@ static void send_whole(const char *record, size_t len_bytes)
     unsigned again_ms = AGAIN_MS_MIN;
     int r;
 
-    while ((r = logjournal_send(record, len_bytes)) == LOGJOURNAL_E_LATER) {
+    while ((r = journal_send(record, len_bytes)) == JOURNAL_E_LATER) {
         (void)nanosleep(&(struct timespec){ 0, again_ms * 1000000L }, NULL);
         again_ms = again_ms * 2 < AGAIN_MS_MAX ? again_ms * 2 : AGAIN_MS_MAX;
     }
@@ -399,7 +399,7 @@ static void watch_crashes(void)
 /* By the first line, or at the start: before there is another thread. */
 static void settle_form(void)
 {
-    if (!log_state.has_form && logjournal_has_stderr())
+    if (!log_state.has_form && journal_has_stderr())
         log_state.form = LOGRECORD_STREAM;
     log_state.has_form = true;
 }
@@ -426,7 +426,7 @@ int log_open(void (*prepare)(void))
     if (sem_init(&log_state.wake, 0, 0) < 0)
         return -errno;
     settle_form();
-    if (log_state.form == LOGRECORD_STREAM && logjournal_open())
+    if (log_state.form == LOGRECORD_STREAM && journal_open())
         log_state.form = LOGRECORD_DATAGRAM;
     r = -pthread_atfork(NULL, NULL, silence);
     log_state.prepare = prepare;

@@ -8,9 +8,7 @@
  *   stream    <4>session 7 (pid 412, uid 1000, 'worker'): limit ...
  *   datagram  MESSAGE=session 7 ..., PRIORITY=4, SYSLOG_IDENTIFIER=goallocd, MESSAGE_ID=..., GOALLOC_SESSION=7, ...
  *
- * A datagram is the journal's native protocol: of each field NAME=value and a newline; or, if the value has newlines,
- * NAME, a newline, the length in 8 bytes, the value, a newline. It is stable and documented by systemd ("Native Journal
- * Protocol").
+ * A datagram is the journal's native protocol (proto/journal.c).
  *
  * Clients choose labels and groups' names, and whoever reads the log should not fall for them. Three things see to
  * that, each by itself:
@@ -24,10 +22,11 @@
  */
 #include "daemon/logrecord.h"
 
-#include <endian.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistr.h>
+
+#include "proto/journal.h"
 
 #define NAME_BYTES 128u /* of a name that is shown */
 
@@ -137,28 +136,6 @@ void logrecord_say(logrecord *r, const char *format, va_list args)
 
 /* --- the journal's fields --- */
 
-size_t logrecord_add_field(char bytes[LOGRECORD_BYTES], size_t used, const char *name, const char *value,
-                           size_t len_bytes)
-{
-    size_t name_bytes = strlen(name);
-    uint64_t len_le = htole64(len_bytes);
-    char *at;
-
-    if (used + name_bytes + 2 + sizeof(len_le) + len_bytes > LOGRECORD_BYTES)
-        return used;
-    at = stpcpy(bytes + used, name);
-    if (memchr(value, '\n', len_bytes) == NULL) {
-        *at++ = '=';
-    } else {
-        *at++ = '\n';
-        memcpy(at, &len_le, sizeof(len_le));
-        at += sizeof(len_le);
-    }
-    memcpy(at, value, len_bytes);
-    at[len_bytes] = '\n';
-    return (size_t)(at + len_bytes + 1 - bytes);
-}
-
 typedef struct fields {
     char *bytes;
     size_t used;
@@ -166,7 +143,7 @@ typedef struct fields {
 
 static void add_text(fields *f, const char *name, const char *value)
 {
-    f->used = logrecord_add_field(f->bytes, f->used, name, value, strlen(value));
+    f->used = journal_add_field(f->bytes, LOGRECORD_BYTES, f->used, name, value, strlen(value));
 }
 
 static void add_name(fields *f, const char *name, const char *value)

@@ -46,13 +46,6 @@ typedef struct logrecord {
  */
 __attribute__((format(printf, 2, 0))) void logrecord_say(logrecord *r, const char *format, va_list args);
 
-/*
- * Add a field to `used` bytes of a datagram, whatever the value is. Returns how many are used then; a field for which
- * there is no room is left out.
- */
-size_t logrecord_add_field(char bytes[LOGRECORD_BYTES], size_t used, const char *name, const char *value,
-                           size_t len_bytes);
-
 /* Write the record. Returns its bytes; text ends with a newline. */
 size_t logrecord_write(const logrecord *r, enum logrecord_form form, char ret[LOGRECORD_BYTES]);
 

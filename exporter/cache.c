@@ -18,6 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proto/servicelog.h"
+
 #define CONNECT_AGAIN_MS 50
 
 void cache_init(cache *c, const char *socket_path, int age_ms, int timeout_ms, unsigned groups_max)
@@ -58,9 +60,9 @@ static void write_pages(cache *c, const figures *seen, int64_t now_ms)
 static void tell(cache *c, bool up, const char *why)
 {
     if (!up && c->was_up)
-        (void)fprintf(stderr, "goallocd-exporter: no figures from %s: %s\n", c->query.path, why);
+        servicelog_say(SERVICELOG_EXPORTER_NO_FIGURES, NULL, "no figures from %s: %s", c->query.path, why);
     if (up && !c->was_up)
-        (void)fprintf(stderr, "goallocd-exporter: %s answers again\n", c->query.path);
+        servicelog_say(SERVICELOG_EXPORTER_FIGURES, NULL, "%s answers again", c->query.path);
     c->was_up = up;
 }
 

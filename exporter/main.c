@@ -18,6 +18,7 @@
 #include "exporter/options.h"
 #include "exporter/web.h"
 #include "proto/ready.h"
+#include "proto/servicelog.h"
 
 #define EXIT_COMMAND_LINE 2
 #define DESCRIPTORS_BESIDES 64u /* that are no connections */
@@ -87,7 +88,7 @@ int main(int argc, char **argv)
     cache_init(&c, o.socket_path, o.cache_ms, o.timeout_ms, o.groups_max);
     signals = open_signals();
     if (signals < 0) {
-        (void)fprintf(stderr, "goallocd-exporter: signals: %s\n", strerror(-signals));
+        servicelog_say(SERVICELOG_SERVICE_FAILED, NULL, "signals: %s", strerror(-signals));
         return EXIT_FAILURE;
     }
     r = web_start(&w, &c, o.listen, o.connections, o.connection_timeout_ms);
@@ -95,8 +96,8 @@ int main(int argc, char **argv)
         return r == -EINVAL ? EXIT_COMMAND_LINE : EXIT_FAILURE;
     r = confine(o.connections + DESCRIPTORS_BESIDES);
     if (r < 0)
-        (void)fprintf(stderr, "goallocd-exporter: it keeps privileges: %s\n", strerror(-r));
-    (void)fprintf(stderr, "goallocd-exporter: %s/metrics\n", w.address);
+        servicelog_say(SERVICELOG_PRIVILEGES_KEPT, NULL, "it keeps privileges: %s", strerror(-r));
+    servicelog_say(SERVICELOG_EXPORTER_STARTED, NULL, "%s/metrics", w.address);
     ready_tell("READY=1");
     serve(&w, &c, signals);
     ready_tell("STOPPING=1");

@@ -29,6 +29,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "proto/servicelog.h"
+
 #define HEADER_BYTES (16u * 1024) /* of a request, for each connection */
 #define ACCEPT_BYTES 1024u
 #define BACKLOG      128
@@ -350,7 +352,7 @@ int web_start(web *w, cache *c, const char *listen, unsigned connections, int ti
 
     *w = (web){ .cache = c, .nvisitors_max = connections, .timeout_ms = timeout_ms };
     if (fd < 0) {
-        (void)fprintf(stderr, "goallocd-exporter: --listen %s: %s\n", listen, why != NULL ? why : strerror(-fd));
+        servicelog_say(SERVICELOG_SERVICE_FAILED, NULL, "--listen %s: %s", listen, why != NULL ? why : strerror(-fd));
         return fd;
     }
     name_address(w, &address);
@@ -362,7 +364,7 @@ int web_start(web *w, cache *c, const char *listen, unsigned connections, int ti
     if (w->http != NULL)
         return 0;
     (void)close(fd);
-    (void)fprintf(stderr, "goallocd-exporter: cannot serve HTTP\n");
+    servicelog_say(SERVICELOG_SERVICE_FAILED, NULL, "cannot serve HTTP");
     return -EIO;
 }
 

@@ -26,6 +26,7 @@
 #include "client/collector/service.h"
 #include "client/include/goalloc.h"
 #include "client/lib/collectanswer.h"
+#include "proto/servicelog.h"
 
 #define BEGIN_WAIT_MS 60000
 
@@ -140,11 +141,11 @@ int main(int argc, char **argv)
     (void)setenv("GOALLOC_PROFILE", "off", 1); /* it allocates nothing, and a region of profiles would be in the way */
     r = confine();
     if (r < 0)
-        (void)fprintf(stderr, "goallocd-collector: it keeps privileges: %s\n", strerror(-r));
+        servicelog_say(SERVICELOG_PRIVILEGES_KEPT, NULL, "it keeps privileges: %s", strerror(-r));
     if (o.once)
         return run_once(&o);
     r = service_run(&o);
     if (r < 0)
-        (void)fprintf(stderr, "goallocd-collector: %s\n", strerror(-r));
+        servicelog_say(SERVICELOG_SERVICE_FAILED, NULL, "%s", strerror(-r));
     return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

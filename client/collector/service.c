@@ -25,9 +25,10 @@
  * If this process dies, systemd starts it again, and it begins with a cycle; what was stopped goes on (collect.h). If
  * the daemon dies, the session comes back to the next one, events are told as lost, and a cycle follows.
  *
- * The log is stderr, a line for each: the first attach, a cycle that has freed something or has taken a pause, and a
- * failure that is another one than that of before, or lasts for SAY_AGAIN_MS. Names of mappings and programs, which any
- * client chooses, are in sentences of trouble.h alone, which keeps control characters out.
+ * The log is the journal or stderr (proto/servicelog.h), a line for each: the first attach, a cycle that has freed
+ * something or has taken a pause, and a failure that is another one than that of before, or lasts for SAY_AGAIN_MS.
+ * Names of mappings and programs, which any client chooses, are in sentences of trouble.h alone, which keeps control
+ * characters out.
  */
 #include "client/collector/service.h"
 
@@ -35,8 +36,6 @@
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
@@ -46,6 +45,7 @@
 #include "client/collector/collect.h"
 #include "client/include/goalloc.h"
 #include "proto/ready.h"
+#include "proto/servicelog.h"
 
 #define ATTACH_MS 5000 /* for a daemon that is slow to answer */
 #define LOOK_MS 1000   /* between two looks for a daemon */
@@ -75,20 +75,10 @@ static int64_t clock_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-__attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
-{
-    va_list args;
-
-    (void)fprintf(stderr, "goallocd-collector: ");
-    va_start(args, format);
-    (void)vfprintf(stderr, format, args);
-    va_end(args);
-    (void)fputc('\n', stderr);
-}
-
 /* A failure, unless it was said a short time ago. */
-static void say_failure(service *s, int error, pid_t pid, const char *text)
+static void say_failure(service *s, enum servicelog_event event, int error, pid_t pid, const char *text)
 {
+    const servicelog_about about = { .pid = pid, .heap = goalloc_heap_id() };
     int64_t now_ms = clock_ms();
 
     if (s->said_error == error && s->said_pid == pid && now_ms - s->said_ms < SAY_AGAIN_MS)
@@ -97,9 +87,9 @@ static void say_failure(service *s, int error, pid_t pid, const char *text)
     s->said_pid = pid;
     s->said_ms = now_ms;
     if (pid != 0)
-        say("pid %d is in the way: %s", (int)pid, text);
+        servicelog_say(event, &about, "pid %d is in the way: %s", (int)pid, text);
     else
-        say("%s", text);
+        servicelog_say(event, &about, "%s", text);
 }
 
 /* --- the session --- */
@@ -125,10 +115,11 @@ static void look(service *s)
             (void)goalloc_detach();
     }
     if (r < 0) {
-        say_failure(s, r, 0, why);
+        say_failure(s, SERVICELOG_COLLECTOR_UNATTACHED, r, 0, why);
         return;
     }
-    say("watches the sessions of heap %016llx", (unsigned long long)goalloc_heap_id());
+    servicelog_say(SERVICELOG_COLLECTOR_ATTACHED, &(servicelog_about){ .heap = goalloc_heap_id() },
+                   "watches the sessions of heap %016llx", (unsigned long long)goalloc_heap_id());
     s->said_error = 0;
     s->retry_ms = 0;
     s->due_ms = clock_ms() + s->options->delay_ms;
@@ -162,7 +153,8 @@ static void hear(service *s)
                        (event.kind == GOALLOC_EVENT_SESSION_END && event.cause == GOALLOC_CAUSE_DIED)))
             note_death(s);
         if (r == -ESTALE || r == -EBADF) {
-            say("the heap is gone");
+            servicelog_say(SERVICELOG_COLLECTOR_HEAP_GONE, &(servicelog_about){ .heap = goalloc_heap_id() },
+                           "the heap is gone");
             leave(s);
         }
         if (r != 1)
@@ -178,11 +170,13 @@ static void say_done(const service *s, const collect_result *result)
 
     if (g->total.objects == 0 && result->nprocesses == 0)
         return;
-    say("after %llu deaths: %llu objects (%llu bytes) nobody can reach, freed %llu (%llu bytes); %u processes with %u "
-        "threads stopped for %llu us",
-        (unsigned long long)s->ndeaths, (unsigned long long)g->total.objects, (unsigned long long)g->total.bytes,
-        (unsigned long long)g->freed.objects, (unsigned long long)g->freed.bytes, result->nprocesses, result->nthreads,
-        (unsigned long long)result->pause_ns / 1000);
+    servicelog_say(SERVICELOG_COLLECTED, &(servicelog_about){ .heap = goalloc_heap_id() },
+                   "after %llu deaths: %llu objects (%llu bytes) nobody can reach, freed %llu (%llu bytes); %u processes "
+                   "with %u threads stopped for %llu us",
+                   (unsigned long long)s->ndeaths, (unsigned long long)g->total.objects,
+                   (unsigned long long)g->total.bytes, (unsigned long long)g->freed.objects,
+                   (unsigned long long)g->freed.bytes, result->nprocesses, result->nthreads,
+                   (unsigned long long)result->pause_ns / 1000);
 }
 
 static int collect(const service *s, unsigned flags, collect_result *ret)
@@ -216,7 +210,7 @@ static void cycle(service *s)
         s->said_error = 0;
         s->retry_ms = 0;
     } else {
-        say_failure(s, r, result.trouble.pid, result.trouble.text);
+        say_failure(s, SERVICELOG_COLLECT_REFUSED, r, result.trouble.pid, result.trouble.text);
         s->retry_ms = s->retry_ms == 0 ? s->options->interval_ms : s->retry_ms * 2;
         if (s->retry_ms > RETRY_MS_MAX)
             s->retry_ms = RETRY_MS_MAX;

@@ -16,8 +16,10 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "tests/support/datagrams.h"
 #include "tests/support/waits.h"
 
 #define NODES 100  /* that a worker leaves and a root reaches */
@@ -377,11 +379,27 @@ static void private_roots_are_as_many_as_promised_and_forked(void **state)
 
 /* --- the service --- */
 
-static pid_t start_service(const fixture *f)
+/* Of the child that becomes the service: its stderr is the journal's, as far as it can tell. */
+static void speak_to_journal(const char *path)
+{
+    char stream[64];
+    struct stat st;
+
+    if (fstat(STDERR_FILENO, &st) == 0)
+        (void)snprintf(stream, sizeof(stream), "%llu:%llu", (unsigned long long)st.st_dev,
+                       (unsigned long long)st.st_ino);
+    (void)setenv("JOURNAL_STREAM", stream, 1);
+    (void)setenv("GOALLOC_JOURNAL_SOCKET", path, 1);
+}
+
+/* journal: the socket that its lines go to; NULL: stderr. */
+static pid_t start_service_with(const fixture *f, const char *journal)
 {
     pid_t pid = fork();
 
     if (pid == 0) {
+        if (journal != NULL)
+            speak_to_journal(journal);
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         (void)execl(GOALLOCD_COLLECTOR_PATH, GOALLOCD_COLLECTOR_PATH, "--socket", f->socket, "--delay", "50ms",
                     "--interval", "100ms", "--max-pause", "10s", NULL);
@@ -389,6 +407,11 @@ static pid_t start_service(const fixture *f)
     }
     assert_true(pid > 0);
     return pid;
+}
+
+static pid_t start_service(const fixture *f)
+{
+    return start_service_with(f, NULL);
 }
 
 static void stop_service(pid_t pid)
@@ -494,6 +517,42 @@ static void service_without_a_daemon_waits_for_one(void **state)
     stop_service(service);
 }
 
+/* A line of that event comes, with its number. */
+static void await_line(int journal, const char *event, const char *message_id)
+{
+    static datagram d;
+
+    do {
+        assert_int_equal(journal_next(journal, 20000, &d), 1);
+        assert_true(datagram_has(&d, "SYSLOG_IDENTIFIER", "goallocd-collector"));
+    } while (!datagram_has(&d, "GOALLOC_EVENT", event));
+    assert_string_equal(datagram_value(&d, "MESSAGE_ID"), message_id);
+}
+
+static void service_says_to_the_journal_what_it_does(void **state)
+{
+    char path[96];
+    fixture f;
+    pid_t service;
+    int journal;
+
+    (void)state;
+    fixture_make_place(&f);
+    (void)snprintf(path, sizeof(path), "%s/journal", f.dir);
+    journal = journal_make(path);
+    assert_true(journal >= 0);
+    service = start_service_with(&f, path);
+    await_line(journal, "collector-unattached", "4fea9b0179314e17b99e4c6e3cd3d33d");
+    fixture_restart(&f, NULL);
+    await_line(journal, "collector-attached", "c3ed222448334cf9b67f727a9d1270ad");
+    kill_a_worker(&f, (char[]){ "root" });
+    await_line(journal, "collected", "c5e685e116ed456da7bd8858d743e403");
+    assert_true(fixture_stop(&f));
+    await_line(journal, "collector-heap-gone", "2ee844769d93464a9abfe0a7c14a5a1b");
+    stop_service(service);
+    (void)close(journal);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -507,6 +566,7 @@ int main(void)
         FIXTURE_TEST_KEPT(service_frees_what_the_dead_leave_over_daemons),
         FIXTURE_TEST(service_leaves_survivors_what_they_hold),
         cmocka_unit_test(service_without_a_daemon_waits_for_one),
+        cmocka_unit_test(service_says_to_the_journal_what_it_does),
     };
 
     return cmocka_run_group_tests_name("the collector as others meet it", tests, NULL, NULL);

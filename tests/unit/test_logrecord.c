@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "daemon/logrecord.h"
+#include "proto/journal.h"
 #include "tests/support/datagrams.h"
 
 static datagram got;
@@ -226,17 +227,17 @@ static void field_with_newlines_goes_with_its_length(void **state)
 {
     static const char value[] = "x\nMESSAGE_ID=0\n\n=\0y";
     char bytes[LOGRECORD_BYTES];
-    size_t n = logrecord_add_field(bytes, 0, "A", value, sizeof(value) - 1);
+    size_t n = journal_add_field(bytes, LOGRECORD_BYTES, 0, "A", value, sizeof(value) - 1);
 
     (void)state;
-    n = logrecord_add_field(bytes, n, "B", "", 0);
-    n = logrecord_add_field(bytes, n, "C", "=1", 2);
+    n = journal_add_field(bytes, LOGRECORD_BYTES, n, "B", "", 0);
+    n = journal_add_field(bytes, LOGRECORD_BYTES, n, "C", "=1", 2);
     assert_true(datagram_parse(bytes, n, &got));
     assert_int_equal(got.n, 3);
     assert_int_equal(got.fields[0].len_bytes, sizeof(value) - 1);
     assert_memory_equal(got.fields[0].value, value, sizeof(value));
     assert_true(datagram_has(&got, "B", "") && datagram_has(&got, "C", "=1"));
-    assert_int_equal(logrecord_add_field(bytes, LOGRECORD_BYTES - 8, "D", "12345678", 8), LOGRECORD_BYTES - 8);
+    assert_int_equal(journal_add_field(bytes, LOGRECORD_BYTES, LOGRECORD_BYTES - 8, "D", "12345678", 8), LOGRECORD_BYTES - 8);
 }
 
 /* Text of random bytes, as names and as what is said. */
