@@ -4,12 +4,11 @@
  */
 #include "exporter/options.h"
 
-#include <argp.h>
 #include <limits.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "shm/limits.h"
+#include "proto/argtime.h"
+#include "proto/serviceargs.h"
 
 /* In none of Prometheus's lists of ports (9100 to 9999 are all taken), and not in /etc/services. */
 #define DEFAULT_LISTEN "127.0.0.1:19846"
@@ -27,7 +26,7 @@ __attribute__((visibility("default"))) const char *argp_program_version = "goall
 enum { OPTION_CACHE = 256, OPTION_TIMEOUT, OPTION_CONNECTION_TIMEOUT, OPTION_CONNECTIONS, OPTION_GROUPS };
 
 static const struct argp_option option_table[] = {
-    { "socket", 's', "PATH", 0, "The daemon's socket (default: $GOALLOC_SOCKET, else " SHM_SOCKET_PATH ")", 0 },
+    SERVICEARGS_SOCKET,
     { "listen", 'l', "ADDRESS:PORT", 0,
       "Where to serve HTTP: a numeric address, of IPv6 in brackets; port 0: any that is free (default " DEFAULT_LISTEN
       "). Who can connect can read all figures",
@@ -52,19 +51,10 @@ static const struct argp_option option_table[] = {
 
 static int parse_time(struct argp_state *state, const char *name, const char *arg, int least_ms)
 {
-    static const struct {
-        const char *unit;
-        double ms;
-    } units[] = { { "", 1000 }, { "ms", 1 }, { "s", 1000 }, { "min", 60000 } };
-    char *end = NULL;
-    double value = arg[0] >= '0' && arg[0] <= '9' ? strtod(arg, &end) : -1;
+    double ms;
 
-    for (size_t i = 0; value >= 0 && i < sizeof(units) / sizeof(units[0]); i++) {
-        double ms = value * units[i].ms;
-
-        if (strcmp(end, units[i].unit) == 0 && ms >= least_ms && ms <= INT_MAX / 2)
-            return (int)ms;
-    }
+    if (argtime_parse(arg, ARGTIME_BARE, 1, &ms) && ms >= least_ms && ms <= INT_MAX / 2)
+        return (int)ms;
     argp_error(state, "--%s: '%s' is no time from %d ms on: a number and ms, s or min", name, arg, least_ms);
     return 0;
 }
@@ -105,11 +95,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case OPTION_GROUPS:
         o->groups_max = parse_count(state, "groups-max", arg, 0, GROUPS_MOST);
         return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "'%s': there are options alone", arg);
-        return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return serviceargs_other(key, arg, state);
     }
 }
 
@@ -130,6 +117,5 @@ void options_parse(options *o, int argc, char **argv)
                     .groups_max = GROUPS_DEFAULT };
     if (o->socket_path == NULL || o->socket_path[0] == '\0')
         o->socket_path = SHM_SOCKET_PATH;
-    argp_err_exit_status = 2;
-    (void)argp_parse(&argp, argc, argv, 0, NULL, o);
+    serviceargs_parse(&argp, argc, argv, o);
 }

@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "client/collector/grow.h"
+
 static const char *hex(const char *at, uint64_t *ret)
 {
     uint64_t value = 0;
@@ -76,15 +78,11 @@ int maps_parse(maps *m)
 
     m->n = 0;
     while (*line != '\0') {
-        if (m->n == m->room) {
-            uint32_t room = m->room * 2 + 256;
-            maps_entry *more = realloc(m->entries, room * sizeof(*more));
+        maps_entry *entries = grow(m->entries, &m->room, m->n + 1, 256, sizeof(*entries));
 
-            if (more == NULL)
-                return -ENOMEM;
-            m->entries = more;
-            m->room = room;
-        }
+        if (entries == NULL)
+            return -ENOMEM;
+        m->entries = entries;
         line = parse(line, &m->entries[m->n]);
         if (line == NULL)
             return -EPROTO;

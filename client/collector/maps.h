@@ -28,7 +28,8 @@ typedef struct maps_entry {
 typedef struct maps {
     proc_text text;
     maps_entry *entries;
-    uint32_t n, room;
+    uint32_t n;
+    uint64_t room;
 } maps;
 
 /* Read and parse; names live until the next call. 0, -errno; -EPROTO: it is not as expected. n 0: it has no memory. */

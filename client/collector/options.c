@@ -4,13 +4,12 @@
  */
 #include "client/collector/options.h"
 
-#include <argp.h>
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "client/collector/collect.h"
-#include "shm/limits.h"
+#include "proto/argtime.h"
+#include "proto/serviceargs.h"
 
 #define PAUSE_NS UINT64_C(5000000) /* after deaths: workers are at work */
 #define DELAY_NS UINT64_C(2000000000)
@@ -38,7 +37,7 @@ enum {
 };
 
 static const struct argp_option option_table[] = {
-    { "socket", 's', "PATH", 0, "The daemon's socket (default: $GOALLOC_SOCKET, else " SHM_SOCKET_PATH ")", 0 },
+    SERVICEARGS_SOCKET,
     { "max-pause", OPTION_PAUSE, "TIME", 0,
       "The longest that processes may be stopped: " TIME_FORM " (default 5ms; with --once 100ms). What does not fit "
       "is not begun",
@@ -64,21 +63,17 @@ static const struct argp_option option_table[] = {
 
 static uint64_t parse_time_ns(struct argp_state *state, const char *name, const char *arg)
 {
-    static const struct {
-        const char *unit;
-        double ns;
-    } units[] = { { "us", 1e3 }, { "ms", 1e6 }, { "s", 1e9 }, { "min", 60e9 } };
-    char *end = NULL;
-    double value = arg[0] >= '0' && arg[0] <= '9' ? strtod(arg, &end) : -1;
+    double ns;
 
-    for (size_t i = 0; value > 0 && i < sizeof(units) / sizeof(units[0]); i++) {
-        double ns = value * units[i].ns;
-
-        if (strcmp(end, units[i].unit) == 0 && ns >= 1000 && ns <= (double)TIME_NS_MOST)
-            return (uint64_t)ns;
-    }
+    if (argtime_parse(arg, ARGTIME_US, 1e6, &ns) && ns >= 1000 && ns <= (double)TIME_NS_MOST)
+        return (uint64_t)ns;
     argp_error(state, "--%s: '%s' is no time from 1us to a day: " TIME_FORM, name, arg);
     return 0;
+}
+
+static int64_t parse_time_ms(struct argp_state *state, const char *name, const char *arg)
+{
+    return (int64_t)(parse_time_ns(state, name, arg) / 1000000);
 }
 
 static uint64_t parse_number(struct argp_state *state, const char *name, const char *arg, uint64_t most)
@@ -93,6 +88,25 @@ static uint64_t parse_number(struct argp_state *state, const char *name, const c
     return number;
 }
 
+/* Of an option that only sets one. 0: it is none. */
+static unsigned flag_of(int key)
+{
+    static const struct {
+        int key;
+        unsigned flag;
+    } flags[] = { { OPTION_ALL, COLLECT_ALL },
+                  { OPTION_SUSPECTS, COLLECT_SUSPECTS },
+                  { OPTION_OFFSETS, COLLECT_OFFSETS },
+                  { OPTION_PAST_END, COLLECT_PAST_END },
+                  { OPTION_TRUST_KERNEL, COLLECT_TRUST_KERNEL } };
+
+    for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
+        if (flags[i].key == key)
+            return flags[i].flag;
+    }
+    return 0;
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
     options *o = state->input;
@@ -105,13 +119,13 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         o->max_pause_ns = parse_time_ns(state, "max-pause", arg);
         return 0;
     case OPTION_DELAY:
-        o->delay_ms = (int64_t)(parse_time_ns(state, "delay", arg) / 1000000);
+        o->delay_ms = parse_time_ms(state, "delay", arg);
         return 0;
     case OPTION_INTERVAL:
-        o->interval_ms = (int64_t)(parse_time_ns(state, "interval", arg) / 1000000);
+        o->interval_ms = parse_time_ms(state, "interval", arg);
         return 0;
     case OPTION_FULL:
-        o->full_ms = (int64_t)(parse_time_ns(state, "full-interval", arg) / 1000000);
+        o->full_ms = parse_time_ms(state, "full-interval", arg);
         return 0;
     case OPTION_ONCE:
         o->once = true;
@@ -119,30 +133,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case OPTION_REPORT:
         o->flags &= ~(unsigned)COLLECT_FREE;
         return 0;
-    case OPTION_ALL:
-        o->flags |= COLLECT_ALL;
-        return 0;
-    case OPTION_SUSPECTS:
-        o->flags |= COLLECT_SUSPECTS;
-        return 0;
-    case OPTION_OFFSETS:
-        o->flags |= COLLECT_OFFSETS;
-        return 0;
-    case OPTION_PAST_END:
-        o->flags |= COLLECT_PAST_END;
-        return 0;
-    case OPTION_TRUST_KERNEL:
-        o->flags |= COLLECT_TRUST_KERNEL;
-        return 0;
     case OPTION_ANSWER:
         o->answers = true;
         o->waiter = (pid_t)parse_number(state, "answer", arg, INT32_MAX);
         return 0;
     case OPTION_HEAP:
         o->heap_id = parse_number(state, "heap", arg, UINT64_MAX);
-        return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "'%s': there are options alone", arg);
         return 0;
     case ARGP_KEY_END:
         if (!(o->flags & COLLECT_FREE))
@@ -153,7 +149,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
             o->max_pause_ns = o->once ? COLLECT_MAX_PAUSE_NS : PAUSE_NS;
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        o->flags |= flag_of(key);
+        return flag_of(key) != 0 ? 0 : serviceargs_other(key, arg, state);
     }
 }
 
@@ -170,6 +167,5 @@ void options_parse(options *o, int argc, char **argv)
                     .delay_ms = DELAY_NS / 1000000,
                     .interval_ms = INTERVAL_NS / 1000000,
                     .full_ms = FULL_NS / 1000000 };
-    argp_err_exit_status = 2;
-    (void)argp_parse(&argp, argc, argv, 0, NULL, o);
+    serviceargs_parse(&argp, argc, argv, o);
 }

@@ -26,6 +26,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "client/collector/grow.h"
 #include "client/collector/proc.h"
 
 #define ALIGNMENT 4096u
@@ -107,19 +108,16 @@ void pages_close(pages *p)
 
 static int region_add(pages *p, uint64_t start, uint64_t end)
 {
+    pages_region *regions;
+
     if (p->nregions > 0 && p->regions[p->nregions - 1].end == start) {
         p->regions[p->nregions - 1].end = end;
         return 0;
     }
-    if (p->nregions == p->regions_room) {
-        uint32_t room = p->regions_room * 2 + 1024;
-        pages_region *more = realloc(p->regions, room * sizeof(*more));
-
-        if (more == NULL)
-            return -ENOMEM;
-        p->regions = more;
-        p->regions_room = room;
-    }
+    regions = grow(p->regions, &p->regions_room, p->nregions + 1, 1024, sizeof(*regions));
+    if (regions == NULL)
+        return -ENOMEM;
+    p->regions = regions;
     p->regions[p->nregions++] = (pages_region){ start, end };
     return 0;
 }

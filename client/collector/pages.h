@@ -17,7 +17,8 @@ typedef struct pages {
     int memory_fd;    /* of /proc/PID/mem, for what may not be read otherwise; -1: not open yet */
     uint64_t *buffer; /* PAGES_BUFFER bytes */
     pages_region *regions;
-    uint32_t nregions, regions_room;
+    uint32_t nregions;
+    uint64_t regions_room;
     uint64_t deadline_ns;
     uint64_t unreadable; /* pages with content that could not be read */
 } pages;

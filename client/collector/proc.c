@@ -19,6 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "client/collector/grow.h"
+
 #define PATH_BYTES 96u
 #define STACK_BYTES (UINT64_C(8) << 20)
 #define CHUNK ((size_t)32 << 10)
@@ -39,15 +41,11 @@ static void path_of(char path[PATH_BYTES], pid_t pid, const char *name)
 
 static int make_room(proc_text *t)
 {
-    if (t->room - t->bytes < CHUNK) {
-        size_t room = t->room * 2 + 2 * CHUNK;
-        char *more = realloc(t->text, room);
+    char *text = grow(t->text, &t->room, t->bytes + CHUNK, 2 * CHUNK, 1);
 
-        if (more == NULL)
-            return -ENOMEM;
-        t->text = more;
-        t->room = room;
-    }
+    if (text == NULL)
+        return -ENOMEM;
+    t->text = text;
     return 0;
 }
 
@@ -153,18 +151,14 @@ static int list_add(proc_list *list, const char *name)
 {
     char *end;
     long number = strtol(name, &end, 10);
+    pid_t *more;
 
     if (*end != '\0' || end == name || number < 0)
         return 0;
-    if (list->n == list->room) {
-        size_t room = list->room * 2 + 512;
-        pid_t *more = realloc(list->at, room * sizeof(*more));
-
-        if (more == NULL)
-            return -ENOMEM;
-        list->at = more;
-        list->room = room;
-    }
+    more = grow(list->at, &list->room, list->n + 1, 512, sizeof(*more));
+    if (more == NULL)
+        return -ENOMEM;
+    list->at = more;
     list->at[list->n++] = (pid_t)number;
     return 0;
 }

@@ -13,7 +13,7 @@
 typedef struct proc_text {
     char *text; /* ends with a zero */
     size_t bytes;
-    size_t room;
+    uint64_t room;
 } proc_text;
 
 void proc_text_free(proc_text *t);
@@ -47,7 +47,8 @@ int64_t proc_field(const char *status, const char *field);
  */
 typedef struct proc_list {
     pid_t *at;
-    size_t n, room;
+    size_t n;
+    uint64_t room;
 } proc_list;
 
 int proc_list_read(proc_list *list, pid_t pid, const char *directory) __attribute__((warn_unused_result));

@@ -29,6 +29,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "client/collector/grow.h"
+
 #define RED_ZONE 128u
 #define CLOCK_EACH 256u               /* mappings between two looks at the clock */
 #define GUARD_MAX (UINT64_C(1) << 20) /* the rest of a malloc() arena, which has no access either, is larger */
@@ -44,17 +46,14 @@ void ranges_free(ranges *g)
 
 static int piece_add(ranges *g, const ranges_piece *piece)
 {
+    ranges_piece *pieces;
+
     if (piece->start >= piece->end)
         return 0;
-    if (g->n == g->room) {
-        uint32_t room = g->room * 2 + 256;
-        ranges_piece *more = realloc(g->pieces, room * sizeof(*more));
-
-        if (more == NULL)
-            return -ENOMEM;
-        g->pieces = more;
-        g->room = room;
-    }
+    pieces = grow(g->pieces, &g->room, g->n + 1, 256, sizeof(*pieces));
+    if (pieces == NULL)
+        return -ENOMEM;
+    g->pieces = pieces;
     g->pieces[g->n++] = *piece;
     return 0;
 }
@@ -139,19 +138,16 @@ static int by_address(const void *a, const void *b)
 /* Where the stack and thread pointers of the process's threads lead to. */
 static int find_points(ranges *g, const targets *t, const target_process *process)
 {
+    ranges_point *points;
     uint32_t n = 0;
 
     g->npoints = g->point = 0;
     for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next)
         n += 2;
-    if (n > g->points_room) {
-        ranges_point *more = realloc(g->points, n * sizeof(*more));
-
-        if (more == NULL)
-            return -ENOMEM;
-        g->points = more;
-        g->points_room = n;
-    }
+    points = grow(g->points, &g->points_room, n, 0, sizeof(*points));
+    if (points == NULL && n > 0)
+        return -ENOMEM;
+    g->points = points;
     for (uint32_t i = process->last_thread; i != TARGET_NO_THREAD; i = t->threads[i].next) {
         if (t->threads[i].state != TARGET_STOPPED)
             continue;

@@ -27,9 +27,11 @@ typedef struct ranges {
     maps maps;
     declaration declared;
     ranges_piece *pieces;
-    uint32_t n, room;
+    uint32_t n;
+    uint64_t room;
     ranges_point *points; /* sorted */
-    uint32_t npoints, points_room;
+    uint32_t npoints;
+    uint64_t points_room;
     uint32_t point;         /* the first that is not below the mapping under way */
     uint32_t skip, root;    /* the same of declared.skip and declared.roots */
     uint64_t stack_limit;   /* of the process; 0: not asked yet */

@@ -33,19 +33,14 @@
 #include "client/collector/service.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <poll.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/signalfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "client/collector/collect.h"
 #include "client/include/goalloc.h"
 #include "proto/ready.h"
 #include "proto/servicelog.h"
+#include "proto/serviceloop.h"
 
 #define ATTACH_MS 5000 /* for a daemon that is slow to answer */
 #define LOOK_MS 1000   /* between two looks for a daemon */
@@ -67,19 +62,11 @@ typedef struct service {
     int64_t said_ms;
 } service;
 
-static int64_t clock_ms(void)
-{
-    struct timespec now = { 0 };
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* A failure, unless it was said a short time ago. */
 static void say_failure(service *s, enum servicelog_event event, int error, pid_t pid, const char *text)
 {
     const servicelog_about about = { .pid = pid, .heap = goalloc_heap_id() };
-    int64_t now_ms = clock_ms();
+    int64_t now_ms = serviceloop_clock_ms();
 
     if (s->said_error == error && s->said_pid == pid && now_ms - s->said_ms < SAY_AGAIN_MS)
         return;
@@ -98,7 +85,7 @@ static void leave(service *s)
 {
     s->events = -1;
     (void)goalloc_detach();
-    s->due_ms = clock_ms() + LOOK_MS;
+    s->due_ms = serviceloop_clock_ms() + LOOK_MS;
 }
 
 /* There is no session: look for a daemon. */
@@ -107,7 +94,7 @@ static void look(service *s)
     int r = collect_attach(s->options->socket_path, ATTACH_MS);
     const char *why = goalloc_attach_error();
 
-    s->due_ms = clock_ms() + LOOK_MS;
+    s->due_ms = serviceloop_clock_ms() + LOOK_MS;
     if (r == 0) {
         r = s->events = goalloc_event_fd();
         why = goalloc_strerror(r);
@@ -122,14 +109,14 @@ static void look(service *s)
                    "watches the sessions of heap %016llx", (unsigned long long)goalloc_heap_id());
     s->said_error = 0;
     s->retry_ms = 0;
-    s->due_ms = clock_ms() + s->options->delay_ms;
+    s->due_ms = serviceloop_clock_ms() + s->options->delay_ms;
 }
 
 /* --- deaths --- */
 
 static void note_death(service *s)
 {
-    int64_t due_ms = clock_ms() + s->options->delay_ms;
+    int64_t due_ms = serviceloop_clock_ms() + s->options->delay_ms;
 
     s->ndeaths++;
     if (s->last_ms != INT64_MIN && s->last_ms + s->options->interval_ms > due_ms)
@@ -171,8 +158,8 @@ static void say_done(const service *s, const collect_result *result)
     if (g->total.objects == 0 && result->nprocesses == 0)
         return;
     servicelog_say(SERVICELOG_COLLECTED, &(servicelog_about){ .heap = goalloc_heap_id() },
-                   "after %llu deaths: %llu objects (%llu bytes) nobody can reach, freed %llu (%llu bytes); %u processes "
-                   "with %u threads stopped for %llu us",
+                   "after %llu deaths: %llu objects (%llu bytes) nobody can reach, freed %llu (%llu bytes); %u "
+                   "processes with %u threads stopped for %llu us",
                    (unsigned long long)s->ndeaths, (unsigned long long)g->total.objects,
                    (unsigned long long)g->total.bytes, (unsigned long long)g->freed.objects,
                    (unsigned long long)g->freed.bytes, result->nprocesses, result->nthreads,
@@ -190,17 +177,17 @@ static int collect(const service *s, unsigned flags, collect_result *ret)
 
 static void cycle(service *s)
 {
-    bool full = clock_ms() >= s->full_ms;
+    bool full = serviceloop_clock_ms() >= s->full_ms;
     collect_result result;
     int r = collect(s, full ? 0 : COLLECT_SUSPECTS, &result);
 
     if (full && r == -ETIMEDOUT) {
         collect_end(&result);
         full = false;
-        s->full_ms = clock_ms() + FULL_AFTER * s->options->interval_ms;
+        s->full_ms = serviceloop_clock_ms() + FULL_AFTER * s->options->interval_ms;
         r = collect(s, COLLECT_SUSPECTS, &result);
     }
-    s->last_ms = clock_ms();
+    s->last_ms = serviceloop_clock_ms();
     if (r == 0 && full)
         s->full_ms = s->last_ms + s->options->full_ms;
     s->due_ms = INT64_MAX;
@@ -223,42 +210,19 @@ static void cycle(service *s)
 
 /* --- the loop --- */
 
-/* SIGTERM and SIGINT come by a descriptor. -errno. */
-static int open_signals(void)
-{
-    sigset_t set;
-    int fd;
-
-    (void)sigemptyset(&set);
-    (void)sigaddset(&set, SIGTERM);
-    (void)sigaddset(&set, SIGINT);
-    (void)signal(SIGPIPE, SIG_IGN);
-    if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
-        return -errno;
-    fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    return fd < 0 ? -errno : fd;
-}
-
-static int wait_ms(int64_t until_ms, int64_t now_ms)
-{
-    if (until_ms == INT64_MAX)
-        return -1;
-    return until_ms <= now_ms ? 0 : until_ms - now_ms > INT_MAX ? INT_MAX : (int)(until_ms - now_ms);
-}
-
 /* Until a signal comes. 0, or the error of poll(): then systemd starts another one. */
 static int serve(service *s)
 {
     for (;;) {
         struct pollfd fds[] = { { .fd = s->signals, .events = POLLIN }, { .fd = s->events, .events = POLLIN } };
 
-        if (poll(fds, 2, wait_ms(s->due_ms, clock_ms())) < 0 && errno != EINTR)
+        if (poll(fds, 2, serviceloop_wait_ms(s->due_ms, serviceloop_clock_ms())) < 0 && errno != EINTR)
             return -errno;
         if (fds[0].revents != 0)
             return 0;
         if (s->events >= 0 && fds[1].revents != 0)
             hear(s);
-        if (clock_ms() < s->due_ms)
+        if (serviceloop_clock_ms() < s->due_ms)
             continue;
         if (s->events < 0)
             look(s);
@@ -272,7 +236,7 @@ int service_run(const options *o)
     int r;
     service s = { .options = o, .events = -1, .due_ms = INT64_MIN, .last_ms = INT64_MIN, .full_ms = INT64_MIN };
 
-    s.signals = open_signals();
+    s.signals = serviceloop_open_signals();
     if (s.signals < 0)
         return s.signals;
     look(&s);

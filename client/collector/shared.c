@@ -30,6 +30,8 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "client/collector/grow.h"
+
 #define FUSE_MAGIC 0x65735546
 #define CIFS_MAGIC 0xff534d42
 #define CEPH_MAGIC 0x00c36400
@@ -155,15 +157,10 @@ static const shared_file *open_new(shared *s, pid_t tid, const maps_entry *entry
 {
     shared_file *more;
 
-    if (s->nfiles == s->files_room) {
-        uint32_t room = s->files_room * 2 + 16;
-
-        more = realloc(s->files, room * sizeof(*more));
-        if (more == NULL)
-            return NULL;
-        s->files = more;
-        s->files_room = room;
-    }
+    more = grow(s->files, &s->files_room, s->nfiles + 1, 16, sizeof(*more));
+    if (more == NULL)
+        return NULL;
+    s->files = more;
     more = &s->files[s->nfiles++];
     *more = (shared_file){ .file = entry->file, .fd = open_file(tid, entry) };
     if (more->fd >= 0 && may_wait(more->fd)) {
@@ -176,6 +173,7 @@ static const shared_file *open_new(shared *s, pid_t tid, const maps_entry *entry
 static int add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, world_trouble *ret)
 {
     const shared_file *file;
+    shared_part *parts;
 
     for (uint32_t i = 0; i < s->nparts; i++) {
         const shared_part *part = &s->parts[i];
@@ -196,15 +194,10 @@ static int add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, world_t
                           "process %d has shared memory that can't be opened (%.100s): that takes root or "
                           "CAP_CHECKPOINT_RESTORE",
                           pid, entry->name);
-    if (s->nparts == s->parts_room) {
-        uint32_t room = s->parts_room * 2 + 64;
-        shared_part *more = realloc(s->parts, room * sizeof(*more));
-
-        if (more == NULL)
-            return trouble_is(ret, -ENOMEM, 0, "no memory");
-        s->parts = more;
-        s->parts_room = room;
-    }
+    parts = grow(s->parts, &s->parts_room, s->nparts + 1, 64, sizeof(*parts));
+    if (parts == NULL)
+        return trouble_is(ret, -ENOMEM, 0, "no memory");
+    s->parts = parts;
     s->parts[s->nparts++] = (shared_part){ .file = entry->file,
                                            .offset = entry->offset,
                                            .bytes = entry->end - entry->start,

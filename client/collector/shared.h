@@ -29,9 +29,11 @@ typedef struct shared_part {
 typedef struct shared {
     pthread_mutex_t lock; /* held while a part is added: several threads look at processes */
     shared_file *files;
-    uint32_t nfiles, files_room;
+    uint32_t nfiles;
+    uint64_t files_room;
     shared_part *parts;
-    uint32_t nparts, parts_room;
+    uint32_t nparts;
+    uint64_t parts_room;
     uint64_t bytes; /* of data, once shared_measure() has run */
     bool closed;    /* no file is opened any more: who serves it may be stopped */
 } shared;

@@ -35,6 +35,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "client/collector/grow.h"
+
 #define ENDS_SOON_TRIES 40u
 #define ENDS_SOON_US 5000u
 #define IN_FLIGHT 64       /* numbers that were given just before a search, and whose processes it may not see yet */
@@ -94,15 +96,11 @@ void targets_deinit(targets *t)
 
 int64_t targets_add_process(targets *t, pid_t pid, uint32_t session, uint64_t started)
 {
-    if (t->nprocesses == t->processes_room) {
-        uint32_t room = t->processes_room * 2 + 64;
-        target_process *more = realloc(t->processes, room * sizeof(*more));
+    target_process *processes = grow(t->processes, &t->processes_room, t->nprocesses + 1, 64, sizeof(*processes));
 
-        if (more == NULL)
-            return -ENOMEM;
-        t->processes = more;
-        t->processes_room = room;
-    }
+    if (processes == NULL)
+        return -ENOMEM;
+    t->processes = processes;
     t->processes[t->nprocesses] =
         (target_process){ .pid = pid, .session = session, .started = started, .last_thread = TARGET_NO_THREAD };
     return t->nprocesses++;

@@ -61,7 +61,8 @@ typedef struct targets {
     uint64_t *groups; /* SHM_GROUPS_MAX words of groups, as they were then; 0 from ngroups on */
     uint32_t ngroups;
     target_process *processes;
-    uint32_t nprocesses, processes_room;
+    uint32_t nprocesses;
+    uint64_t processes_room;
     target_thread *threads;
     uint32_t nthreads, threads_room;
     uint32_t *by_tid;     /* open hash: index into threads plus 1 */

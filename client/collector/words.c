@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "client/collector/grow.h"
 #include "shm/limits.h"
 
 #define ADDRESS_MASK ((UINT64_C(1) << 48) - 1)
@@ -104,36 +105,20 @@ static const char *name_keep(words_found *w, const char *name)
 
 static bool make_room(words_found *w, uint64_t nhits)
 {
-    uint64_t room = w->hits_room * 2 > w->nhits + nhits ? w->hits_room * 2 : w->nhits + nhits;
-    words_hit *more;
+    words_hit *hits = grow(w->hits, &w->hits_room, w->nhits + nhits, 0, sizeof(*hits));
 
-    if (w->nhits + nhits <= w->hits_room)
-        return true;
-    more = realloc(w->hits, room * sizeof(*more));
-    if (more == NULL) {
-        w->full = true;
-        return false;
-    }
-    w->hits = more;
-    w->hits_room = room;
-    return true;
+    w->full = w->full || hits == NULL;
+    w->hits = hits != NULL ? hits : w->hits;
+    return hits != NULL;
 }
 
 static bool make_room_for_ranges(words_found *w, uint64_t n)
 {
-    uint64_t room = w->ranges_room * 2 + 256 + n;
-    words_range *more;
+    words_range *ranges = n > 0 ? grow(w->ranges, &w->ranges_room, w->nranges + n, 256, sizeof(*ranges)) : w->ranges;
 
-    if (w->nranges + n <= w->ranges_room)
-        return true;
-    more = realloc(w->ranges, room * sizeof(*more));
-    if (more == NULL) {
-        w->full = true;
-        return false;
-    }
-    w->ranges = more;
-    w->ranges_room = room;
-    return true;
+    w->full = w->full || (n > 0 && ranges == NULL);
+    w->ranges = ranges != NULL ? ranges : w->ranges;
+    return n == 0 || ranges != NULL;
 }
 
 static bool is_address(const words_found *w, uint64_t word)

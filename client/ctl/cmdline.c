@@ -15,6 +15,7 @@
 
 #include "client/ctl/ctl.h"
 #include "client/ctl/help.h"
+#include "proto/argtime.h"
 #include "shm/limits.h"
 
 #define OPTIONS_MAX 40u
@@ -104,24 +105,12 @@ static void on_end(int status, void *data)
 /* False: it is no time that can be waited for. */
 static bool parse_time(const char *arg, int *ret_ms)
 {
-    static const struct {
-        const char *unit;
-        double ms;
-    } units[] = { { "", 1000 }, { "ms", 1 }, { "s", 1000 }, { "min", 60000 } };
-    char *end;
-    double value = arg[0] >= '0' && arg[0] <= '9' ? strtod(arg, &end) : -1;
+    double ms;
 
-    for (size_t i = 0; value >= 0 && i < sizeof(units) / sizeof(units[0]); i++) {
-        double ms = value * units[i].ms;
-
-        if (strcmp(end, units[i].unit) != 0)
-            continue;
-        if (!(ms >= 1 && ms <= INT_MAX / 2))
-            return false;
-        *ret_ms = (int)ms;
-        return true;
-    }
-    return false;
+    if (!argtime_parse(arg, ARGTIME_BARE, 1, &ms) || !(ms >= 1 && ms <= INT_MAX / 2))
+        return false;
+    *ret_ms = (int)ms;
+    return true;
 }
 
 static void set_time(const char *option, const char *arg, int *ret_ms)
