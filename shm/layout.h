@@ -63,6 +63,7 @@
 #define SHM_BITS_WORDS        (SPAN_NELEMS_MAX / 64)
 #define SHM_WORD_STRIDE       2u /* from a word of alloc bits to the next */
 #define SHM_REMOTE_AT         1u /* from a word of alloc bits to that of the same objects' remote bits */
+#define SHM_KEPT_AT (SHM_WORD_STRIDE * SHM_BITS_WORDS / 2) /* and to that of their kept bits: up to 512 objects a span */
 #define SHM_COUNTERS_WORDS    256u /* each session entry */
 
 /*
@@ -383,7 +384,7 @@ static inline shm_u64 *shm_remote_word(const shm_map *map, page_no first, uint32
 static inline shm_u64 *shm_kept_word(const shm_map *map, page_no first, uint32_t w)
 {
     if (shm_span_at(map, first)->nelems <= SPAN_NELEMS_MAX / 2)
-        return shm_alloc_word(map, first, SHM_BITS_WORDS / 2 + w);
+        return shm_alloc_word(map, first, w) + SHM_KEPT_AT;
     return (shm_u64 *)(void *)(map->bitmap + map->npages * 256 + (uint64_t)first.n * 128) + w;
 }
 

@@ -43,8 +43,13 @@ uint64_t object_fold_word(const shm_map *map, page_no first, const shm_span *spa
         freed &= ~holds_among(map, first, span, w, freed);
     if (freed == 0)
         return bits;
-    if (span_has_kept(span))
-        (void)u64_fetch_and_acq_rel(shm_kept_word(map, first, w), ~freed);
+    if (span_has_kept(span)) {
+        shm_u64 *kept = shm_kept_word(map, first, w);
+
+        /* Mostly none is set, and a look costs less. Who has set one had the object before it was freed. */
+        if ((u64_load_acquire(kept) & freed) != 0)
+            (void)u64_fetch_and_acq_rel(kept, ~freed);
+    }
     bits &= ~freed;
     CRASH_POINT(fold_before_alloc);
     u64_store_release(alloc, bits);

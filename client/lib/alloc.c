@@ -9,8 +9,9 @@
  *           Below 16 bytes and noscan: a place in the thread's open block (tiny.h).
  *           Where nothing is at hand: the next word of a span (refill.c), or what sample.c makes of it.
  *   free:   address -> page -> mspan_of: is it this thread's span? -> index by multiplication -> check both bits ->
- *           put it into the magazine -> clear the alloc bit. Anything else takes the slow path: another thread's or
- *           process's span (one fetch_or on the remote word), a large object, a pointer that is none.
+ *           put it into the magazine -> clear the alloc bit. In a session that reclaims, or while an object of the heap
+ *           is adopted, the kept bit is looked at, too. Anything else takes the slow path: another thread's or process's
+ *           span (one fetch_or on the remote word), a large object, a pointer that is none.
  *
  * Checks, always: alloc bit clear or remote bit set is a double free; an address that is not a multiple of the
  * element size is an interior pointer; an address outside the arena is foreign.
@@ -242,8 +243,20 @@ static inline bool own_free_end(mspan *s, void *p, shm_u64 *word, uint64_t bit)
     return mspan_count_free(s);
 }
 
-/* The body of free: an object of the thread's own span. False: it is none, or there is more to do; nothing happened. */
-static inline bool own_free(mspan *s, void *p)
+/*
+ * True if the object's kept bit is 0, whatever the span's has_kept says: then a free has nothing to clear. A bit that is
+ * set may mean nothing. Nobody sets it meanwhile: who publishes or adopts an object has it, and nobody frees it then.
+ */
+static inline bool own_is_not_kept(const mspan *s, const shm_u64 *word, uint64_t bit)
+{
+    return s->nelems <= SPAN_NELEMS_MAX / 2 && !u64_any_relaxed(word + SHM_KEPT_AT, bit);
+}
+
+/*
+ * The body of free: an object of the thread's own span; `may_be_kept`: look for its kept bit. False: it is none, or
+ * there is more to do; nothing happened.
+ */
+__attribute__((always_inline)) static inline bool own_free(mspan *s, void *p, bool may_be_kept)
 {
     uint64_t product = (uint64_t)((char *)p - s->base) * s->magic;
 
@@ -256,6 +269,8 @@ static inline bool own_free(mspan *s, void *p)
     uint64_t bit = UINT64_C(1) << (index % 64);
 
     if (UNLIKELY(!u64_any_relaxed(word, bit) || u64_any_relaxed(shm_remote_of(word), bit)))
+        return false;
+    if (may_be_kept && UNLIKELY(!own_is_not_kept(s, word, bit)))
         return false;
     if (own_free_end(s, p, word, bit))
         refill_note_free(p, s);
@@ -388,13 +403,36 @@ __attribute__((always_inline)) static inline bool free_fast(void *p)
     if (UNLIKELY(!u64_exceeds_relaxed(limit, offset)))
         return false;
     s = own_span(offset);
-    return LIKELY(s != NULL) && own_free(s, p);
+    return LIKELY(s != NULL) && own_free(s, p, false);
+}
+
+/*
+ * The same where kept bits may matter, which free_limit says. Without a session the arena has 0 bytes; a read-only
+ * attach and a forked child have no span of their own.
+ */
+__attribute__((always_inline)) static inline bool free_fast_kept(void *p)
+{
+    uint64_t arena_bytes = u64_load_acquire(&process.arena_bytes); /* before base: pairs with process_open_gate() */
+    uint64_t offset = u64_above_relaxed((uintptr_t)p, &process.base);
+    mspan *s;
+
+    if (UNLIKELY(offset >= arena_bytes))
+        return false;
+    s = own_span(offset);
+    return s != NULL && own_free(s, p, true);
+}
+
+/* Out of line, as what follows it: so each is a jump, and needs a stack frame only from free_cold() on. */
+__attribute__((noinline)) static void free_kept(void *p)
+{
+    if (UNLIKELY(!free_fast_kept(p)))
+        free_cold(p);
 }
 
 void goalloc_free(void *p)
 {
     if (UNLIKELY(!free_fast(p)))
-        free_cold(p);
+        free_kept(p);
 }
 
 /* The same for goalloc_free_checked(); out of line, so that the fast path saves no register for the pointer. */
@@ -408,9 +446,14 @@ __attribute__((noinline)) static int free_checked_cold(void *p)
     return r;
 }
 
+__attribute__((noinline)) static int free_checked_kept(void *p)
+{
+    return free_fast_kept(p) ? 0 : free_checked_cold(p);
+}
+
 int goalloc_free_checked(void *p)
 {
-    return p == NULL || free_fast(p) ? 0 : free_checked_cold(p);
+    return p == NULL || free_fast(p) ? 0 : free_checked_kept(p);
 }
 
 int goalloc_contains(const void *p)

@@ -13,8 +13,9 @@
  * An adopted object can be freed by anybody, and its place taken by another object, without the daemon being asked.
  * The kept bit tells: while a span's has_kept is set (it is owned, or has adopted objects), whoever frees an object
  * clears its kept bit before the place is handed out again. So an adoption whose kept bit is 0 names an object that is
- * gone. Clients look at a span's has_kept only while the header's free_limit is 0, one word that stays in everybody's
- * cache; clients of a session that reclaims always do. Of tiny objects the kept bit is their block's.
+ * gone. Clients look at kept bits only while the header's free_limit is 0, one word that stays in everybody's cache;
+ * clients of a session that reclaims always do. A kept bit that is 0 says enough, and if it is 1 the span's has_kept
+ * says whether that means anything. Of tiny objects the kept bit is their block's.
  *
  * The order of adopt_set: counters first, then the entry (the owner, then the offset, which is 0 while the entry is
  * free), then the kept bit. A free by another process that started before it saw the counters may miss the bit; that is

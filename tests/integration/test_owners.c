@@ -1,6 +1,6 @@
 /*
- * Whose an object is after it has moved: what was the heap's stays the heap's, what was its session's ends with it. And
- * the first byte of the arena, which is nobody's.
+ * Whose an object is after it has moved: what was the heap's stays the heap's, what was its session's ends with it. Whose
+ * an object is in the place of one that was published and freed. And the first byte of the arena, which is nobody's.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
 
@@ -169,6 +170,86 @@ static void realloc_when_the_object_moves_keeps_whose_it_is(void **state)
     (void)munmap(c, sizeof(*c));
 }
 
+/* --- places that are used again --- */
+
+#define PLACES 3000
+
+typedef struct places {
+    bool by_another_thread; /* the frees */
+    unsigned char *p[PLACES];
+    unsigned nagain; /* places of published objects that were handed out again */
+} places;
+
+static const size_t place_bytes[] = { 1, 8, 16, 64, 500, 2000, 9000 };
+
+#define NPLACE_BYTES (sizeof(place_bytes) / sizeof(place_bytes[0]))
+
+static bool place_is_published(size_t i)
+{
+    return i % 3 == 1;
+}
+
+static void *free_places(void *arg)
+{
+    places *c = arg;
+
+    for (size_t i = 0; i < PLACES; i++) {
+        if (i % 2 == 0)
+            goalloc_free(c->p[i]);
+        else
+            CHECK(goalloc_free_checked(c->p[i]) == 0);
+        CHECK(goalloc_free_checked(c->p[i]) == -EALREADY);
+    }
+    return NULL;
+}
+
+/* Publish some of its objects, free all, and allocate as many again, which are nobody else's then. */
+static int use_places_again_and_be_killed(const fixture *f, void *arg)
+{
+    places *c = arg;
+
+    must_attach(f, GOALLOC_ATTACH_RECLAIM);
+    for (size_t n = 0; n < NPLACE_BYTES; n++) {
+        pthread_t other;
+
+        for (size_t i = 0; i < PLACES; i++) {
+            CHECK((c->p[i] = goalloc_malloc(place_bytes[n])) != NULL);
+            CHECK(!place_is_published(i) || goalloc_publish(c->p[i]) == 0);
+        }
+        if (c->by_another_thread) {
+            CHECK(pthread_create(&other, NULL, free_places, c) == 0);
+            CHECK(pthread_join(other, NULL) == 0);
+        } else {
+            (void)free_places(c);
+        }
+        for (size_t i = 0; i < PLACES; i++) {
+            unsigned char *p = goalloc_malloc(place_bytes[n]);
+
+            CHECK(p != NULL);
+            for (size_t k = 0; k < PLACES; k++)
+                c->nagain += p == c->p[k] && place_is_published(k);
+        }
+    }
+    (void)kill(getpid(), SIGKILL);
+    return 0;
+}
+
+static void free_of_a_published_object_leaves_its_place_to_the_session(void **state)
+{
+    places *c = mmap(NULL, sizeof(*c), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    assert_true(c != MAP_FAILED);
+    for (int by_another = 0; by_another < 2; by_another++) {
+        memset(c, 0, sizeof(*c));
+        c->by_another_thread = by_another != 0;
+        assert_int_equal(child_run(*state, use_places_again_and_be_killed, c), 1000 + SIGKILL);
+        (void)printf("freed by %s thread: %u places were used again\n", by_another ? "another" : "the same", c->nagain);
+        assert_true(c->nagain >= NPLACE_BYTES * PLACES / 6);
+        assert_true(fixture_is_clean(*state, 0));
+    }
+    (void)munmap(c, sizeof(*c));
+}
+
 /* --- the arena's first byte --- */
 
 static int use_base(const fixture *f, void *arg)
@@ -212,6 +293,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(realloc_when_the_object_moves_keeps_whose_it_is),
+        FIXTURE_TEST(free_of_a_published_object_leaves_its_place_to_the_session),
         FIXTURE_TEST(root_set_of_the_arenas_base_is_invalid),
     };
 
