@@ -331,7 +331,7 @@ __attribute__((noinline)) static enum object_verdict free_tiny(mspan *s, void *p
     return verdict;
 }
 
-/* Free a tiny object of another's span, or a large one. free_slow() has no name of it in memory: it is looked up again. */
+/* Free a tiny object of another's span, or a large one. free_slow() has no name of it in memory: it looks again. */
 __attribute__((noinline)) static enum object_verdict free_found_again(void *p)
 {
     object_ref object;
@@ -392,8 +392,15 @@ __attribute__((noinline)) static void free_cold(void *p)
         fault_die_of("goalloc_free", p, verdict);
 }
 
-/* The fast path. False: nothing happened, it is a case for free_slow(). */
-__attribute__((always_inline)) static inline bool free_fast(void *p)
+/* How far a free has come on its fast path. */
+enum free_way {
+    FREE_DONE,
+    FREE_KEPT, /* nothing happened: kept bits may matter, or there is no heap */
+    FREE_SLOW, /* nothing happened: it is a case for free_slow() */
+};
+
+/* The fast path. */
+__attribute__((always_inline)) static inline enum free_way free_fast(void *p)
 {
     /* The limit first: it brings the base and the table of its attach with it. Pairs with process_open_gate(). */
     const shm_u64 *limit = atomic_load_explicit(&process.free_limit, memory_order_acquire);
@@ -401,9 +408,9 @@ __attribute__((always_inline)) static inline bool free_fast(void *p)
     mspan *s;
 
     if (UNLIKELY(!u64_exceeds_relaxed(limit, offset)))
-        return false;
+        return FREE_KEPT;
     s = own_span(offset);
-    return LIKELY(s != NULL) && own_free(s, p, false);
+    return LIKELY(s != NULL) && own_free(s, p, false) ? FREE_DONE : FREE_SLOW;
 }
 
 /*
@@ -422,7 +429,7 @@ __attribute__((always_inline)) static inline bool free_fast_kept(void *p)
     return s != NULL && own_free(s, p, true);
 }
 
-/* Out of line, as what follows it: so each is a jump, and needs a stack frame only from free_cold() on. */
+/* Out of line, as free_cold(): so each is a jump, and needs a stack frame only from there on. */
 __attribute__((noinline)) static void free_kept(void *p)
 {
     if (UNLIKELY(!free_fast_kept(p)))
@@ -431,8 +438,12 @@ __attribute__((noinline)) static void free_kept(void *p)
 
 void goalloc_free(void *p)
 {
-    if (UNLIKELY(!free_fast(p)))
+    enum free_way way = free_fast(p);
+
+    if (UNLIKELY(way == FREE_KEPT))
         free_kept(p);
+    else if (UNLIKELY(way == FREE_SLOW))
+        free_cold(p);
 }
 
 /* The same for goalloc_free_checked(); out of line, so that the fast path saves no register for the pointer. */
@@ -453,7 +464,11 @@ __attribute__((noinline)) static int free_checked_kept(void *p)
 
 int goalloc_free_checked(void *p)
 {
-    return p == NULL || free_fast(p) ? 0 : free_checked_kept(p);
+    enum free_way way = p == NULL ? FREE_DONE : free_fast(p);
+
+    if (LIKELY(way == FREE_DONE))
+        return 0;
+    return way == FREE_KEPT ? free_checked_kept(p) : free_checked_cold(p);
 }
 
 int goalloc_contains(const void *p)
