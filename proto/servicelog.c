@@ -29,6 +29,7 @@ static const servicelog_row rows[SERVICELOG_EVENTS] = {
     [SERVICELOG_COLLECTOR_ATTACHED] = { "collector-attached", "c3ed222448334cf9b67f727a9d1270ad", "info", "6" },
     [SERVICELOG_COLLECTOR_UNATTACHED] = { "collector-unattached", "4fea9b0179314e17b99e4c6e3cd3d33d", "warn", "4" },
     [SERVICELOG_COLLECTOR_HEAP_GONE] = { "collector-heap-gone", "2ee844769d93464a9abfe0a7c14a5a1b", "info", "6" },
+    [SERVICELOG_COLLECTOR_LEFT] = { "collector-left", "573a2ded34754a29a53ac83aeaef0a21", "info", "6" },
     [SERVICELOG_COLLECTED] = { "collected", "c5e685e116ed456da7bd8858d743e403", "info", "6" },
     [SERVICELOG_COLLECT_REFUSED] = { "collect-refused", "75fbf841b00742f0a16e4723194eea45", "warn", "4" },
     [SERVICELOG_EXPORTER_STARTED] = { "exporter-started", "c5e505c42e8e4276aa4cd08b9da92949", "info", "6" },

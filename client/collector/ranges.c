@@ -6,7 +6,8 @@
  *   the heap's three files              no: the heap's half looks there
  *   shared mappings of other files      all data of the file: shared.c
  *   private memory                      pages that have content of their own, whatever their protection is now
- *     with DECLARED_ONLY_ROOTS          only what is declared, stacks, thread-local storage and static data
+ *   with DECLARED_ONLY_ROOTS            of private memory only what is declared, stacks, thread-local storage and static
+ *                                       data; of shared mappings those in which something is declared, whole
  *   the library's own tables (SKIP)     no; nor what the daemon shares with it
  *   a stack below its stack pointer     no, where that is sure: see below
  *   devices, memfd_secret()             nobody can look there: the process is opaque
@@ -296,6 +297,18 @@ static void advance(ranges *g, const maps_entry *entry)
         g->root++;
 }
 
+/* True if something is declared in that mapping, which the list has advanced to. */
+static bool is_declared(const ranges *g, const maps_entry *entry)
+{
+    return g->root < g->declared.nroots && g->declared.roots[g->root].start < entry->end;
+}
+
+/* True if that shared mapping counts. */
+static bool counts(const ranges *g, const targets *t, const maps_entry *entry)
+{
+    return !t->only_stop && (!g->declared.only_roots || is_declared(g, entry)) && !is_skipped(g, entry);
+}
+
 int ranges_choose_in(ranges *g, pages *p, shared *s, const targets *t, const target_process *process, bool trust_kernel,
                      world_trouble *ret)
 {
@@ -324,7 +337,7 @@ int ranges_choose_in(ranges *g, pages *p, shared *s, const targets *t, const tar
             r = 0;
         else if (r == 0 && !entry->shared)
             r = choose_private(g, t, i);
-        else if (r == 0 && !t->only_stop && !g->declared.only_roots && !is_skipped(g, entry))
+        else if (r == 0 && counts(g, t, entry))
             r = shared_add(s, process->pid, p->pid, entry, ret);
         if (r == 0 && i % CLOCK_EACH == CLOCK_EACH - 1 && proc_now_ns() > p->deadline_ns)
             r = -ETIMEDOUT;

@@ -132,7 +132,8 @@ static void hear(service *s)
         int r = goalloc_next_event(&event);
 
         if (r == 1 && event.kind == GOALLOC_EVENT_STOPPING) { /* it waits for this session, too */
-            say("the daemon is stopping");
+            servicelog_say(SERVICELOG_COLLECTOR_LEFT, &(servicelog_about){ .heap = goalloc_heap_id() },
+                           "the daemon is stopping");
             leave(s);
             return;
         }

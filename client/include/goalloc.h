@@ -771,13 +771,13 @@ typedef struct goalloc_collect_result {
 GOALLOC_API GOALLOC_CHECK int goalloc_collect(const goalloc_collect_options *options, goalloc_collect_result *ret);
 
 /*
- * Say where this process has private pointers into the heap: in the bytes at p, of private memory. From then on a
- * collector looks, of the memory of this process, at what was declared so, its stacks, registers and static data (.data,
- * .bss, thread-local storage) alone, so others are stopped for a shorter time. What is not declared then does not keep
- * objects alive, as in memory of malloc(), where also thread-local storage lies of libraries that dlopen() has loaded:
- * all threads declare what they have before the first pointer is there only. Shared memory (MAP_SHARED) does not
- * either, declared or not, unless a process that has declared nothing has it mapped, too. Words that lie in there whole
- * and aligned count. The same p again: its length changes.
+ * Say where this process has private pointers into the heap: in the bytes at p. From then on a collector looks, of the
+ * memory of this process, at what was declared so, its stacks, registers and static data (.data, .bss, thread-local
+ * storage) alone, so others are stopped for a shorter time. What is not declared then does not keep objects alive, as in
+ * memory of malloc(), where also thread-local storage lies of libraries that dlopen() has loaded: all threads declare
+ * what they have before the first pointer is there only. Of shared memory (MAP_SHARED) a mapping counts whole if bytes
+ * of it are declared, or if a process that has declared nothing has it mapped, too; else not. Words that lie in there
+ * whole and aligned count. The same p again: its length changes.
  *
  * Holds until goalloc_private_roots_remove(p), for which p must be what was given here, and for children that are
  * forked meanwhile, each of which has a list of its own. Before the memory is unmapped or used for something else, it

@@ -300,6 +300,30 @@ static int keep_declared(const fixture *f, void *arg)
     return keep_in(slot);
 }
 
+/* A page that is declared, if there is an argument, and the pointer in another one of the same shared mapping. */
+static int keep_beside_declared(const fixture *f, void *arg)
+{
+    int fd = memfd_create("shared", MFD_CLOEXEC);
+    void **slot;
+
+    CHECK(fd >= 0 && ftruncate(fd, (off_t)(2 * PAGE_SIZE_HERE)) == 0);
+    slot = mmap(NULL, 2 * PAGE_SIZE_HERE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(slot != MAP_FAILED);
+    must_attach(f, 0);
+    CHECK(goalloc_private_roots(arg != NULL ? slot : private_pages(1), PAGE_SIZE_HERE) == 0);
+    return keep_in(slot + PAGE_SIZE_HERE / sizeof(*slot));
+}
+
+static void a_shared_mapping_in_which_roots_are_declared_is_seen(void **state)
+{
+    must_be_found_in(*state, keep_beside_declared, (void *)1, WORDS_SHARED);
+}
+
+static void of_a_process_that_declares_roots_other_shared_memory_does_not_count(void **state)
+{
+    must_not_be_found(*state, keep_beside_declared, NULL);
+}
+
 static void declared_roots_are_seen(void **state)
 {
     must_be_found_in(*state, keep_declared, NULL, WORDS_DECLARED);
@@ -514,6 +538,8 @@ int main(void)
         FIXTURE_TEST(a_timers_value_is_seen),
         FIXTURE_TEST(the_value_of_a_pending_signal_is_seen),
         FIXTURE_TEST(declared_roots_are_seen),
+        FIXTURE_TEST(a_shared_mapping_in_which_roots_are_declared_is_seen),
+        FIXTURE_TEST(of_a_process_that_declares_roots_other_shared_memory_does_not_count),
         FIXTURE_TEST(of_a_process_that_declares_roots_other_memory_does_not_count),
         FIXTURE_TEST(a_forged_table_is_passed_over),
         FIXTURE_TEST(thousands_of_forged_tables_are_passed_over),
