@@ -2,8 +2,12 @@
  * Bulkread: pread() by several threads, since the kernel copies 3 to 4 GB/s in each, and all others are stopped.
  *
  * Called by heapcopy.c. Helpers are made beforehand and wait for a turn; they trace nobody (who does is one thread of
- * the collector), and touch nothing but the pieces. Data, under the lock: the turn's number, and how many helpers are at
- * it. Pieces are taken one by one, by an atomic counter, so who is slow takes fewer.
+ * the collector), and touch nothing but the pieces. Data, under the lock: the turn's number, whether it is open, and
+ * how many helpers are at it. Pieces are taken one by one, by an atomic counter, so who is slow takes fewer.
+ *
+ * In a pause other threads of the collector have work of their own (world.c), and a processor each. So a helper comes
+ * to a turn when a processor is free for it; when no piece is left the turn is closed, and only who has come is waited
+ * for. bulkread_hurry() gives helpers the same priority as those: none of them takes another one's processor.
  *
  * If the system gives no thread, the caller reads alone. If the process dies, its threads do.
  */
@@ -11,6 +15,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -25,8 +30,9 @@ struct bulkread {
     pthread_cond_t ends;
     pthread_t helpers[HELPERS_MAX];
     int nhelpers;
-    int nbusy;
+    int nbusy; /* at the turn */
     unsigned turn;
+    bool open; /* there is a turn, and who comes now is welcome */
     bool over;
     /* Of the turn. */
     int fd;
@@ -82,11 +88,12 @@ static void *help(void *arg)
 
     (void)pthread_mutex_lock(&b->lock);
     for (;;) {
-        while (b->turn == seen && !b->over)
+        while ((!b->open || b->turn == seen) && !b->over)
             (void)pthread_cond_wait(&b->begins, &b->lock);
         if (b->over)
             break;
         seen = b->turn;
+        b->nbusy++;
         (void)pthread_mutex_unlock(&b->lock);
         take_part(b);
         (void)pthread_mutex_lock(&b->lock);
@@ -97,9 +104,19 @@ static void *help(void *arg)
     return NULL;
 }
 
+uint32_t bulkread_nprocessors(void)
+{
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    cpu_set_t mine;
+
+    if (sched_getaffinity(0, sizeof(mine), &mine) == 0)
+        n = CPU_COUNT(&mine);
+    return n > 0 ? (uint32_t)n : 1;
+}
+
 bulkread *bulkread_new(bool wanted)
 {
-    long nprocessors = sysconf(_SC_NPROCESSORS_ONLN);
+    int nprocessors = (int)bulkread_nprocessors();
     bulkread *b = calloc(1, sizeof(*b));
     sigset_t all;
     sigset_t before;
@@ -116,6 +133,14 @@ bulkread *bulkread_new(bool wanted)
         b->nhelpers++;
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     return b;
+}
+
+void bulkread_hurry(bulkread *b)
+{
+    const struct sched_param first = { .sched_priority = 1 };
+
+    for (int i = 0; i < b->nhelpers; i++)
+        (void)pthread_setschedparam(b->helpers[i], SCHED_FIFO, &first);
 }
 
 bulkread *bulkread_free(bulkread *b)
@@ -146,15 +171,15 @@ int bulkread_all(bulkread *b, int fd, const bulk_piece *pieces, uint64_t n, uint
     b->deadline_ns = deadline_ns;
     atomic_store_explicit(&b->next, 0, memory_order_relaxed);
     atomic_store_explicit(&b->error, 0, memory_order_relaxed);
-    if (together) {
-        b->turn++;
-        b->nbusy = b->nhelpers;
-        (void)pthread_cond_broadcast(&b->begins);
-    }
+    b->open = together;
+    b->turn++;
     (void)pthread_mutex_unlock(&b->lock);
+    if (together)
+        (void)pthread_cond_broadcast(&b->begins);
     take_part(b);
     (void)pthread_mutex_lock(&b->lock);
-    while (together && b->nbusy > 0)
+    b->open = false; /* who has not come by now, since others had his processor, is not waited for */
+    while (b->nbusy > 0)
         (void)pthread_cond_wait(&b->ends, &b->lock);
     (void)pthread_mutex_unlock(&b->lock);
     return atomic_load_explicit(&b->error, memory_order_relaxed);

@@ -16,11 +16,17 @@ typedef struct bulk_piece {
 
 #define BULK_PIECE_BYTES (UINT64_C(1) << 20) /* a piece is read by one call: none should be longer */
 
+/* Processors that this thread may run on: at least 1. */
+uint32_t bulkread_nprocessors(void);
+
 typedef struct bulkread bulkread;
 
-/* Helpers that wait, as many as there are other processors, up to 7; wanted false: none. NULL: no memory. */
+/* Helpers that wait, one for each other processor, up to 7; wanted false: none. NULL: no memory. */
 bulkread *bulkread_new(bool wanted);
 bulkread *bulkread_free(bulkread *b);
+
+/* From now on helpers run before other programs, if they may. */
+void bulkread_hurry(bulkread *b);
 
 /*
  * Read all pieces of fd. deadline_ns: on CLOCK_MONOTONIC; none is begun after it. 0, -ETIMEDOUT, -EIO (the file ends

@@ -12,9 +12,10 @@
  *      looks once more, step 6 does nothing, and there is no pause. If the dead can have left nothing
  *      (COLLECT_SUSPECTS), the cycle is done. Memory for what may hold pointers is taken last, when it is known that
  *      the pause is short enough.
- *   4. world_stop(): the pause begins.
- *   5. heapcopy_take(), world_copy(): the snapshot. world_validate() afterwards: nobody has come meanwhile, who might
- *      have allocated while bits were read.
+ *   4. world_stop(): the pause begins. Once all have stopped, the world's threads look at the processes by themselves.
+ *   5. heapcopy_take() in this thread meanwhile, then world_copy(), which waits for the others: the snapshot. Neither
+ *      changes what the other one looks at (world.c). world_validate() when both are done: nobody has come meanwhile,
+ *      who might have allocated while bits were read.
  *   6. world_resume(): the pause ends.
  *   7. Marks: from words of processes, from named roots and intents; then the closure.
  *   8. Frees. END.
@@ -205,6 +206,8 @@ static int snapshot(cycle *c)
     c->result->nthreads = c->world.nthreads;
     c->result->nwords = c->world.nwords;
     c->result->copied_bytes = c->heap.content_bytes;
+    c->result->walk_ns = c->heap.walk_ns;
+    c->result->times = c->world.times;
     return r;
 }
 

@@ -57,6 +57,8 @@ typedef struct collect_result {
     uint64_t estimate_ns;  /* of the pause; 0: nobody was to be stopped */
     uint64_t pause_ns;
     uint64_t copy_ns;      /* of that: the heap's half */
+    uint64_t walk_ns;      /* of that: which spans have objects */
+    world_times times;     /* of the pause: the processes' half */
     uint64_t mark_ns;
     uint64_t free_ns;
     uint32_t nconfirmed;   /* spans of which the daemon was told that no dead session has left anything there */

@@ -109,8 +109,8 @@ int declaration_read(declaration *d, const maps *m, pages *p)
         const maps_entry *entry = &m->entries[i];
         uint64_t bytes = entry->end - entry->start;
 
-        if (i % CLOCK_EACH == CLOCK_EACH - 1 && proc_now_ns() > p->deadline_ns)
-            r = -ETIMEDOUT;
+        if (i % CLOCK_EACH == CLOCK_EACH - 1)
+            r = pages_go_on(p);
         if (entry->shared || entry->offset != 0 || entry->file.inode == 0 || strcmp(entry->name, NAME) != 0)
             continue;
         ntables++;

@@ -84,6 +84,8 @@ typedef struct heapcopy {
     uint64_t nlive; /* objects */
     uint64_t estimate_ns; /* of heapcopy_take(), by heapcopy_prepare() */
     uint64_t expected_bytes; /* of content, the same */
+    uint64_t walk_ns;        /* of heapcopy_take(): until it is known what to read */
+    uint64_t read_ns;        /* the same: reading that */
     uint64_t ntargets;    /* spans whose objects are looked for, the same */
     bool only_suspects;
     /* What is behind it. */
@@ -117,7 +119,10 @@ typedef bool heapcopy_is_suspect(const shm_span *span);
 int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_suspect *suspect, uint32_t nth)
     __attribute__((warn_unused_result));
 
-/* After it: take the memory that the content is expected to need, so that the pause does not fault on it. 0, -ENOMEM. */
+/*
+ * After it, if others are going to be stopped: take the memory that the content is expected to need, so that the pause
+ * does not fault on it, and have its threads run before others', if they may. 0, -ENOMEM.
+ */
 int heapcopy_touch(heapcopy *h) __attribute__((warn_unused_result));
 
 /*

@@ -55,7 +55,7 @@ static int ended_or(looker *l, target_process *process, int r)
 {
     proc_facts facts;
 
-    if (r == 0 || r == -ENOMEM || r == -EOPNOTSUPP || r == -ETIMEDOUT)
+    if (r == 0 || r == -ENOMEM || r == -EOPNOTSUPP || r == -ETIMEDOUT || r == -ECANCELED)
         return r;
     if (proc_facts_of(process->pid, &facts) < 0 || facts.state == 'X' || facts.started != process->started ||
         (facts.state == 'Z' && proc_nthreads(process->pid) <= 1)) {
@@ -143,7 +143,8 @@ int looker_look(looker *l, shared *s, const targets *t, target_process *process,
     l->words.ntext = 0;
     if (r == 0)
         r = kernelheld_look(&l->kernelheld, &l->words, process->pid, tid, trust_kernel, deadline_ns, &l->trouble);
-    l->kernel_ns += chosen - began + (proc_now_ns() - looked);
+    l->maps_ns += chosen - began;
+    l->kernel_ns += proc_now_ns() - looked;
     l->pages_ns = l->ranges.pages_ns;
     l->read_ns = l->ranges.read_ns;
     if (r == 0 && l->words.full)

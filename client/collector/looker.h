@@ -14,7 +14,7 @@ typedef struct looker {
     ranges ranges;
     world_trouble trouble;
     int result;
-    uint64_t kernel_ns, pages_ns, read_ns;
+    uint64_t maps_ns, kernel_ns, pages_ns, read_ns;
 } looker;
 
 /* What it takes of a process, as it is found when nobody is stopped. */
@@ -35,7 +35,7 @@ void looker_deinit(looker *l);
 int looker_estimate_of(looker *l, shared *s, const targets *t, target_process *process, bool trust_kernel,
                        looker_estimate *ret) __attribute__((warn_unused_result));
 
-/* Look at all that the process has, but for registers. As above, and -ETIMEDOUT. */
+/* Look at all that the process has, but for registers. As above; -ETIMEDOUT; -ECANCELED: l->pages.given_up. */
 int looker_look(looker *l, shared *s, const targets *t, target_process *process, bool trust_kernel,
                 uint64_t deadline_ns) __attribute__((warn_unused_result));
 

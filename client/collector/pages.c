@@ -11,7 +11,7 @@
  *                 pages come back, as if the process had read them.
  *   files         SEEK_DATA and pread(): a hole stays one.
  *
- * The clock is looked at with each buffer, so a pause ends in time.
+ * With each buffer the clock is looked at, and whether anybody still wants to know: so a pause ends in time.
  */
 // clang-format on
 #include "client/collector/pages.h"
@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,6 +107,13 @@ void pages_close(pages *p)
     p->map_fd = p->memory_fd = -1;
 }
 
+int pages_go_on(const pages *p)
+{
+    if (p->given_up != NULL && atomic_load_explicit(p->given_up, memory_order_relaxed))
+        return -ECANCELED;
+    return proc_now_ns() > p->deadline_ns ? -ETIMEDOUT : 0;
+}
+
 static int region_add(pages *p, uint64_t start, uint64_t end)
 {
     pages_region *regions;
@@ -153,8 +161,8 @@ static int find_by_scan(pages *p, uint64_t start, uint64_t end)
         if (scan.walk_end <= start)
             break;
         start = scan.walk_end;
-        if (proc_now_ns() > p->deadline_ns)
-            r = -ETIMEDOUT;
+        if (r == 0)
+            r = pages_go_on(p);
     }
     return r;
 }
@@ -176,8 +184,8 @@ static int find_by_entries(pages *p, uint64_t start, uint64_t end)
                 r = region_add(p, start + i * page, start + (i + 1) * page);
         }
         start += (uint64_t)n / sizeof(*entries) * page;
-        if (proc_now_ns() > p->deadline_ns)
-            r = -ETIMEDOUT;
+        if (r == 0)
+            r = pages_go_on(p);
     }
     return r;
 }
@@ -222,13 +230,14 @@ uint64_t pages_read(const pages *p, uint64_t from, void *to, uint64_t bytes)
 int pages_look(pages *p, words_found *w, const words_range *what, uint64_t start, uint64_t end)
 {
     words_range at = *what;
+    int r = 0;
 
     /* Only aligned words count. What is declared or left out may begin anywhere. */
     start = (start + sizeof(uint64_t) - 1) & ~(sizeof(uint64_t) - 1);
     end &= ~(sizeof(uint64_t) - 1);
     at.address = start;
     words_begin(w, &at);
-    while (start < end) {
+    while (start < end && r == 0) {
         uint64_t wanted = end - start < PAGES_BUFFER ? end - start : PAGES_BUFFER;
         uint64_t n = pages_read(p, start, p->buffer, wanted) & ~(sizeof(uint64_t) - 1);
 
@@ -245,13 +254,10 @@ int pages_look(pages *p, words_found *w, const words_range *what, uint64_t start
         }
         words_add(w, p->buffer, n / sizeof(uint64_t));
         start += n;
-        if (proc_now_ns() > p->deadline_ns) {
-            words_end(w);
-            return -ETIMEDOUT;
-        }
+        r = pages_go_on(p);
     }
     words_end(w);
-    return 0;
+    return r;
 }
 
 int pages_look_at_file(pages *p, words_found *w, const words_range *what, int fd, uint64_t offset, uint64_t bytes)
@@ -280,12 +286,12 @@ int pages_look_at_file(pages *p, words_found *w, const words_range *what, int fd
         while (at < stop) {
             uint64_t wanted = stop - at < PAGES_BUFFER ? stop - at : PAGES_BUFFER;
             ssize_t n = pread(fd, p->buffer, wanted, (off_t)at);
+            int r;
 
             if (n < 0 && errno == EINTR)
                 continue;
             if (n < 0) { /* not an end: what lies there may be a pointer */
-                int r = -errno;
-
+                r = -errno;
                 words_end(w);
                 return r;
             }
@@ -293,9 +299,10 @@ int pages_look_at_file(pages *p, words_found *w, const words_range *what, int fd
                 break;
             words_add(w, p->buffer, (uint64_t)n / sizeof(uint64_t));
             at += (uint64_t)n;
-            if (proc_now_ns() > p->deadline_ns) {
+            r = pages_go_on(p);
+            if (r < 0) {
                 words_end(w);
-                return -ETIMEDOUT;
+                return r;
             }
         }
         words_end(w);

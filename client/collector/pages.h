@@ -20,6 +20,7 @@ typedef struct pages {
     uint32_t nregions;
     uint64_t regions_room;
     uint64_t deadline_ns;
+    const _Atomic bool *given_up; /* NULL; or true: what is found is for nobody any more */
     uint64_t unreadable; /* pages with content that could not be read */
 } pages;
 
@@ -30,6 +31,9 @@ uint64_t pages_bytes_each(void);
 /* Room, used for one process after another. -ENOMEM. */
 int pages_init(pages *p) __attribute__((warn_unused_result));
 void pages_deinit(pages *p);
+
+/* 0; -ETIMEDOUT: the deadline has passed; -ECANCELED: it was given up. All that follow ask it, and may return these. */
+int pages_go_on(const pages *p) __attribute__((warn_unused_result));
 
 /* From now on it is about that process. -errno: it is gone, or may not be read. */
 int pages_open(pages *p, pid_t pid, uint64_t deadline_ns) __attribute__((warn_unused_result));
@@ -42,7 +46,7 @@ int pages_find(pages *p, uint64_t start, uint64_t end) __attribute__((warn_unuse
 /* Read bytes of the process itself: how many; less if the rest is not there. */
 uint64_t pages_read(const pages *p, uint64_t from, void *to, uint64_t bytes);
 
-/* Look at the words of [start, end), which has content. -ETIMEDOUT: the deadline has passed. */
+/* Look at the words of [start, end), which has content. */
 int pages_look(pages *p, words_found *w, const words_range *what, uint64_t start, uint64_t end)
     __attribute__((warn_unused_result));
 

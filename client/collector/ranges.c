@@ -339,8 +339,8 @@ int ranges_choose_in(ranges *g, pages *p, shared *s, const targets *t, const tar
             r = choose_private(g, t, i);
         else if (r == 0 && counts(g, t, entry))
             r = shared_add(s, process->pid, p->pid, entry, ret);
-        if (r == 0 && i % CLOCK_EACH == CLOCK_EACH - 1 && proc_now_ns() > p->deadline_ns)
-            r = -ETIMEDOUT;
+        if (r == 0 && i % CLOCK_EACH == CLOCK_EACH - 1)
+            r = pages_go_on(p);
     }
     if (r == -ETIMEDOUT)
         return trouble_is(ret, r, process->pid, "process %d has very many mappings", process->pid);

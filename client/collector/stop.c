@@ -13,11 +13,12 @@
  *   stop       PTRACE_INTERRUPT to all, then wait for each, not longer than the deadline. Now each stop counts,
  *              whatever it is for. A process is stopped if as many of its threads are as the kernel counts; processes
  *              that were being forked when their parent was seized are looked for last.
- *   let go     PTRACE_DETACH with the signal that the thread was about to take.
+ *   let go     by the end of the tracer, or, of very many threads, each by PTRACE_DETACH, with the signal that it was
+ *              about to take.
  *
  * Signals are not lost, even if this process is killed: no stop that may have one is ever consumed (WNOWAIT), so the
- * kernel still has the signal and delivers it when the tracer is gone. A process that a signal has stopped stays so: the
- * kernel remembers it, and does again what a SIGCONT has undone meanwhile.
+ * kernel still has the signal and delivers it when the tracer is gone. A process that a signal has stopped stays so:
+ * the kernel remembers it, and does again what a SIGCONT has undone meanwhile.
  *
  * What can't be stopped: a thread that waits in the kernel for a device or for its vfork() child (it is late), one that
  * another tracer has, threads of the kernel that work for an io_uring (the process is opaque then).
@@ -495,21 +496,28 @@ static int find_missing(targets *t, bool trust_kernel, uint32_t *ret_new, world_
     return r;
 }
 
-int stop_all(targets *t, bool trust_kernel, uint64_t deadline_ns, world_trouble *ret)
+int stop_all(targets *t, bool trust_kernel, uint64_t deadline_ns, stop_times *times, world_trouble *ret)
 {
     uint32_t missing;
     int r;
 
     do {
+        uint64_t began = proc_now_ns(), interrupted, stopped;
+
         missing = 0;
         interrupt_all(t);
+        interrupted = proc_now_ns();
         r = await_all(t, deadline_ns, ret);
+        stopped = proc_now_ns();
         if (r == 0)
             r = stop_check(t, true, ret);
         if (r == 0)
             r = find_missing(t, trust_kernel, &missing, ret);
         if (r == 0 && missing > 0 && proc_now_ns() > deadline_ns)
             r = late(t, ret);
+        times->interrupt_ns += interrupted - began;
+        times->await_ns += stopped - interrupted;
+        times->check_ns += proc_now_ns() - stopped;
     } while (r == 0 && missing > 0);
     return r;
 }

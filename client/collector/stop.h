@@ -12,8 +12,15 @@
 int stop_seize(targets *t, bool trust_kernel, uint64_t deadline_ns, world_trouble *ret)
     __attribute__((warn_unused_result));
 
-/* Stop them. */
-int stop_all(targets *t, bool trust_kernel, uint64_t deadline_ns, world_trouble *ret)
+/* Where its time went. */
+typedef struct stop_times {
+    uint64_t interrupt_ns;
+    uint64_t await_ns;
+    uint64_t check_ns; /* that all are who they were, and nobody is missing */
+} stop_times;
+
+/* Stop them. *times is raised. */
+int stop_all(targets *t, bool trust_kernel, uint64_t deadline_ns, stop_times *times, world_trouble *ret)
     __attribute__((warn_unused_result));
 
 /*

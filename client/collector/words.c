@@ -4,8 +4,8 @@
  * Called by pages.c, registers.c, kernelheld.c, and world.c. Data: a collection, of one thread.
  *
  * The filter is on the path of a pause: eight words are looked at without a branch, and only if one of them may point
- * into the heap each by itself (4 GB/s together with the reading, against 6 for the reading alone). A range without
- * hits leaves nothing.
+ * into the heap each by itself; with AVX2, where the processor has it, four of them at once (8.8 GB/s together with the
+ * reading, instead of 6.6). A range without hits leaves nothing.
  */
 #include "client/collector/words.h"
 
@@ -55,6 +55,9 @@ const char *words_kind_name(enum words_kind kind)
 int words_init(words_found *w, uint64_t base, uint64_t arena_bytes, bool offsets)
 {
     *w = (words_found){ .base = base, .arena_bytes = arena_bytes, .offsets = offsets };
+#if defined(__x86_64__)
+    w->fours = __builtin_cpu_supports("avx2");
+#endif
     w->hits = malloc(HITS_AT_FIRST * sizeof(*w->hits));
     if (w->hits == NULL)
         return -ENOMEM;
@@ -147,22 +150,58 @@ static void look_closely(words_found *w, const uint64_t *from, uint64_t n, uint6
     }
 }
 
-static void look(words_found *w, const uint64_t *from, uint64_t n, uint64_t index)
+/* The first group from word i on, a multiple of GROUP, that has an address; or that has fewer words than GROUP. */
+static uint64_t next_group(const uint64_t *from, uint64_t n, uint64_t i, uint64_t base, uint64_t bytes)
 {
-    const uint64_t base = w->base, bytes = w->arena_bytes;
-    uint64_t i = 0;
-
-    if (w->offsets) {
-        look_closely(w, from, n, index);
-        return;
-    }
     for (; i + GROUP <= n; i += GROUP) {
         unsigned any = 0;
 
         for (uint64_t j = 0; j < GROUP; j++)
             any |= (from[i + j] & ADDRESS_MASK) - base < bytes;
         if (any != 0)
-            look_closely(w, from + i, GROUP, index + i);
+            break;
+    }
+    return i;
+}
+
+#if defined(__x86_64__)
+typedef uint64_t four_words __attribute__((vector_size(32), aligned(8), may_alias));
+
+/* The same with AVX2. */
+__attribute__((target("avx2"))) static uint64_t next_group_by_fours(const uint64_t *from, uint64_t n, uint64_t i,
+                                                                    uint64_t base, uint64_t bytes)
+{
+    for (; i + GROUP <= n; i += GROUP) {
+        const four_words *fours = (const four_words *)(const void *)(from + i);
+        four_words low = (four_words)((fours[0] & ADDRESS_MASK) - base < bytes);
+        four_words any = low | (four_words)((fours[1] & ADDRESS_MASK) - base < bytes);
+
+        if ((any[0] | any[1] | any[2] | any[3]) != 0)
+            break;
+    }
+    return i;
+}
+#endif
+
+static void look(words_found *w, const uint64_t *from, uint64_t n, uint64_t index)
+{
+    uint64_t i = 0;
+
+    if (w->offsets) {
+        look_closely(w, from, n, index);
+        return;
+    }
+    for (;;) {
+#if defined(__x86_64__)
+        i = w->fours ? next_group_by_fours(from, n, i, w->base, w->arena_bytes)
+                     : next_group(from, n, i, w->base, w->arena_bytes);
+#else
+        i = next_group(from, n, i, w->base, w->arena_bytes);
+#endif
+        if (i + GROUP > n)
+            break;
+        look_closely(w, from + i, GROUP, index + i);
+        i += GROUP;
     }
     look_closely(w, from + i, n - i, index + i);
 }

@@ -68,6 +68,7 @@ typedef struct words_found {
     uint64_t base; /* of the arena */
     uint64_t arena_bytes;
     bool offsets;
+    bool fours;             /* the processor looks at four words at once */
     const words_text *text; /* words of stacks are compared with these, too, from address text_from on */
     uint64_t text_from;
     uint32_t ntext;

@@ -7,20 +7,30 @@
  *   prepare      sessions, search of /proc,
  *                estimate
  *   stop         begins the others, waits        seize, catch up, interrupt, wait
- *   copy         looks at processes              registers and signals of each
- *                                                thread; then looks at processes     look at processes
- *                shared files
- *   validate     the session table
- *   resume       asks, waits until it is gone    detach, end
+ *   meanwhile    copies the heap (heapcopy.c)    registers and signals of each
+ *   copy         looks at processes              thread; then looks at processes     look at processes
+ *                waits; shared files
+ *   validate     the session table               waits, awake for a while
+ *   resume       asks, waits until it is gone    ends
  *
- * While all are stopped, processors are free: so as many threads look at the processes (looker.c) as there are
- * processors, each at the next one whose registers are known. 4 processes of 16 threads on two processors: 0.55 ms
- * instead of 1.0.
+ * While all are stopped, processors are free: so the tracer goes on by itself, and the caller copies the heap
+ * meanwhile; and as many threads look at the processes (looker.c) as there are processors, each at the next one whose
+ * registers are known.
+ *
+ * What caller and tracer both touch between world_stop() and the end of world_copy(): `failed`, `next` and `nready`,
+ * which are atomic. All else is the tracer's and the helpers' until they have answered (result, trouble, threads, the
+ * mark of a process that it is gone, of the looker that looks at it), or nobody's to change (processes, deadline_ns,
+ * sessions). The caller's copy of the heap reads shared memory and writes its own rooms. So the order of the two does
+ * not matter; what comes before and after does: all have stopped before either begins, and both are done before
+ * world_validate(). Who fails raises `failed`, and the others end at their next buffer, thread or piece of a list; so
+ * does world_resume(), if the caller could not copy the heap. Who is late finds that by the clock, as they all have the
+ * same deadline. Nobody is let go while somebody still looks: world_resume() waits for all answers before it asks the
+ * tracer to end. And a thread dies with its process only: then the kernel lets all go.
  *
  * The tracer is a thread of its own for one reason: when it has ended, the kernel has let everybody go, those too that
  * could not be stopped or that nobody has heard of. So world_resume() leaves nobody traced, whatever came before, and
- * by the same path as if this process had been killed. pthread_join() returns a little before that; world_resume()
- * waits until the thread's number is gone.
+ * by the same path as if this process had been killed. (64 threads are let go so in 0.1 ms, and one by one in 0.2.)
+ * pthread_join() returns a little before that; world_resume() waits until the thread's number is gone.
  *
  * Time: max_pause_ns counts from the first interrupt. Before anybody is stopped, the pause is estimated from what is
  * there: threads, mappings, descriptors, bytes. Then each step looks at the clock. Caller and tracer run before others
@@ -39,14 +49,21 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "client/collector/bulkread.h"
 #include "client/collector/looker.h"
 #include "client/collector/registers.h"
 #include "client/collector/stop.h"
 
 #define SEIZE_MAX_NS UINT64_C(5000000000) /* nobody is stopped meanwhile */
 #define LOOKERS_MAX 8u
+#define LET_GO_AT_ONCE 256u      /* threads: the kernel holds a lock of all processes meanwhile, 1 us a thread */
+#define SPIN_NS UINT64_C(200000) /* that the tracer is awake after it has looked: longer than world_validate() takes   \
+                                  */
 
-/* What a pause takes, as measured by tests/bench/bench_collector_pause, with some reserve. */
+/*
+ * What a pause takes, as measured by tests/bench/bench_collector_pause, with some reserve. Two processors look, whether
+ * there are more or not; and what the caller adds for the heap is an estimate for all of them.
+ */
 #define FIXED_NS 200000u
 #define THREAD_NS 15000u
 #define THREAD_BYTES (UINT64_C(32) << 10) /* of its stack */
@@ -77,7 +94,9 @@ struct world_state {
     looker lookers[LOOKERS_MAX];
     helper helpers[LOOKERS_MAX]; /* [0] is not used */
     uint32_t nlookers;
+    uint32_t nprocessors;
     sem_t answered;
+    uint32_t nlooking;       /* that have begun to look, and have not answered */
     int result;              /* of JOB_STOP, and of the registers */
     world_trouble trouble;   /* the same */
     _Atomic uint32_t nready; /* processes whose registers are known */
@@ -96,30 +115,39 @@ static int no_memory(world_trouble *ret)
 
 static int estimate(struct world_state *s, world_trouble *ret)
 {
-    looker *l = &s->lookers[0];
     world *w = s->w;
-    uint64_t bytes = 0, all;
+    uint64_t bytes = 0, all, looks = 0, longest = 0;
 
     for (uint32_t i = 0; i < s->targets.nprocesses; i++) {
+        target_process *process = &s->targets.processes[i];
+        looker *l = &s->lookers[(i + 1) % s->nlookers]; /* each by turns, so that a pause finds its memory touched */
         looker_estimate of = { 0 };
-        int r = looker_estimate_of(l, &s->shared, &s->targets, &s->targets.processes[i], s->options.trust_kernel, &of);
+        uint64_t look;
+        int r = looker_estimate_of(l, &s->shared, &s->targets, process, s->options.trust_kernel, &of);
 
         if (r < 0) {
             *ret = l->trouble;
             return r;
         }
-        if (s->targets.processes[i].gone)
+        if (process->gone)
             continue;
-        bytes += of.bytes + of.nthreads * THREAD_BYTES;
+        of.bytes += of.nthreads * THREAD_BYTES;
+        bytes += of.bytes;
         w->nthreads += of.nthreads;
         w->nprocesses++;
-        w->estimate_ns += PROCESS_NS + (uint64_t)of.nmappings * MAPPING_NS + of.nfds * DESCRIPTOR_NS +
-                          (uint64_t)of.nthreads * THREAD_NS;
+        w->estimate_ns += (uint64_t)of.nthreads * THREAD_NS;
+        look = PROCESS_NS + (uint64_t)of.nmappings * MAPPING_NS + of.nfds * DESCRIPTOR_NS +
+               of.bytes * 1000 / BYTES_EACH_US;
+        looks += look;
+        longest = look > longest ? look : longest;
     }
     if (w->nprocesses == 0)
         return 0;
     shared_measure(&s->shared);
-    w->estimate_ns += FIXED_NS + (bytes + s->shared.bytes) * 1000 / BYTES_EACH_US;
+    /* Two take the processes by turns; at the end one waits for the other one's last. */
+    if (s->nprocessors > 1)
+        looks = (looks + longest) / 2;
+    w->estimate_ns += FIXED_NS + looks + s->shared.bytes * 1000 / BYTES_EACH_US;
     all = w->estimate_ns + s->options.heap_estimate_ns;
     if (s->options.max_pause_ns != 0 && all > s->options.max_pause_ns && !s->options.no_estimate)
         return trouble_is(ret, -ETIMEDOUT, 0,
@@ -132,13 +160,14 @@ static int estimate(struct world_state *s, world_trouble *ret)
 
 static int lookers_init(struct world_state *s, const shm_map *map)
 {
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    uint32_t wanted = n < 2 ? 2 : (uint32_t)n;
+    uint32_t wanted = s->nprocessors = bulkread_nprocessors();
     int r = 0;
 
+    wanted = wanted > 2 ? wanted : 2;
     wanted = wanted < LOOKERS_MAX ? wanted : LOOKERS_MAX;
     while (s->nlookers < wanted && r == 0) {
         r = looker_init(&s->lookers[s->nlookers], map->base, map->arena_bytes, s->options.offsets);
+        s->lookers[s->nlookers].pages.given_up = &s->failed;
         s->nlookers++;
     }
     return r;
@@ -188,9 +217,22 @@ static int do_stop(struct world_state *s)
     w->pause_begin_ns = began + w->times.seize_ns;
     if (s->options.max_pause_ns != 0)
         w->deadline_ns = w->pause_begin_ns + s->options.max_pause_ns;
-    r = stop_all(&s->targets, s->options.trust_kernel, w->deadline_ns, &s->trouble);
+    r = stop_all(&s->targets, s->options.trust_kernel, w->deadline_ns, &w->times.stop, &s->trouble);
     w->times.stop_ns = proc_now_ns() - w->pause_begin_ns;
     return r;
+}
+
+/* Who is stopped. */
+static void count(struct world_state *s)
+{
+    world *w = s->w;
+
+    w->nprocesses = 0;
+    w->nthreads = 0;
+    for (uint32_t i = 0; i < s->targets.nprocesses; i++)
+        w->nprocesses += !s->targets.processes[i].gone;
+    for (uint32_t i = 0; i < s->targets.nthreads; i++)
+        w->nthreads += s->targets.threads[i].state == TARGET_STOPPED;
 }
 
 static int look_at_registers(struct world_state *s, words_found *w, const target_process *process)
@@ -247,34 +289,82 @@ static void look_at_processes(struct world_state *s, looker *l)
     }
 }
 
-static void *helper_run(void *arg)
-{
-    helper *h = arg;
-    struct world_state *s = h->state;
-
-    h->tid = (pid_t)syscall(SYS_gettid);
-    for (;;) {
-        while (sem_wait(&h->asked) < 0)
-            continue;
-        if (h->job == JOB_END)
-            break;
-        if (h->job == JOB_STOP)
-            s->result = do_stop(s);
-        if (h->job == JOB_LOOK && h->looker == &s->lookers[1])
-            look_at_all_registers(s, h->looker);
-        if (h->job == JOB_LOOK)
-            look_at_processes(s, h->looker);
-        (void)sem_post(&s->answered);
-    }
-    if (h->looker == &s->lookers[1])
-        stop_let_go(&s->targets);
-    return NULL;
-}
-
 static void ask(helper *h, enum job job)
 {
     h->job = job;
     (void)sem_post(&h->asked);
+}
+
+static uint32_t nhelpers(const struct world_state *s)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 1; i < s->nlookers; i++)
+        n += s->helpers[i].runs;
+    return n;
+}
+
+/* All helpers from that one on. */
+static void ask_to_look(struct world_state *s, uint32_t first)
+{
+    for (uint32_t i = first; i < s->nlookers; i++) {
+        if (s->helpers[i].runs)
+            ask(&s->helpers[i], JOB_LOOK);
+    }
+}
+
+/* The tracer's: when all have stopped it tells the caller, who has the heap to copy meanwhile. True: it is to look. */
+static bool stop_and_tell(struct world_state *s)
+{
+    bool looks;
+
+    s->result = do_stop(s);
+    count(s);
+    looks = s->result == 0 && !s->options.only_stop;
+    s->nlooking = looks ? nhelpers(s) : 0;
+    (void)sem_post(&s->answered); /* all that the caller has to know stands by now */
+    if (looks)
+        ask_to_look(s, 2);
+    return looks;
+}
+
+/* To sleep and be woken would be part of the pause, while the processor has nothing else to do. */
+static void await_job(helper *h, uint64_t spin_ns)
+{
+    uint64_t until = spin_ns > 0 ? proc_now_ns() + spin_ns : 0;
+
+    while (spin_ns > 0 && proc_now_ns() < until) {
+        if (sem_trywait(&h->asked) == 0)
+            return;
+        (void)sched_yield();
+    }
+    while (sem_wait(&h->asked) < 0)
+        continue;
+}
+
+static void *helper_run(void *arg)
+{
+    helper *h = arg;
+    struct world_state *s = h->state;
+    uint64_t spin_ns = 0;
+
+    h->tid = (pid_t)syscall(SYS_gettid);
+    for (;;) {
+        await_job(h, spin_ns);
+        if (h->job == JOB_END)
+            break;
+        if (h->job == JOB_STOP && !stop_and_tell(s))
+            continue;
+        if (h->looker == &s->lookers[1]) {
+            look_at_all_registers(s, h->looker);
+            spin_ns = s->nprocessors > 1 ? SPIN_NS : 0;
+        }
+        look_at_processes(s, h->looker);
+        (void)sem_post(&s->answered);
+    }
+    if (h->looker == &s->lookers[1] && s->w->nthreads > LET_GO_AT_ONCE)
+        stop_let_go(&s->targets);
+    return NULL;
 }
 
 static void await_answer(struct world_state *s)
@@ -357,15 +447,13 @@ int world_stop(world *w, world_trouble *ret_trouble)
     r = helpers_begin(s, ret_trouble);
     if (r < 0)
         return r;
+    shared_clear(&s->shared);
     ask(&s->helpers[1], JOB_STOP);
     await_answer(s);
+    w->times.woken_ns = proc_now_ns() - w->pause_begin_ns - w->times.stop_ns;
+    if (s->nlooking > 0) /* s->result is the tracer's again */
+        return 0;
     r = s->result;
-    w->nprocesses = 0;
-    w->nthreads = 0;
-    for (uint32_t i = 0; i < s->targets.nprocesses; i++)
-        w->nprocesses += !s->targets.processes[i].gone;
-    for (uint32_t i = 0; i < s->targets.nthreads; i++)
-        w->nthreads += s->targets.threads[i].state == TARGET_STOPPED;
     if (r < 0) {
         *ret_trouble = s->trouble;
         world_resume(w);
@@ -373,31 +461,36 @@ int world_stop(world *w, world_trouble *ret_trouble)
     return r;
 }
 
-/* All look, the caller too; then what they have found is one. */
+static void await_lookers(struct world_state *s)
+{
+    for (; s->nlooking > 0; s->nlooking--)
+        await_answer(s);
+}
+
+/* The others are at it since all have stopped, but for who only wanted to stop. What they have found is one then. */
 static int look_together(struct world_state *s, world_trouble *ret)
 {
     world *w = s->w;
     int r;
 
-    shared_clear(&s->shared);
-    for (uint32_t i = 1; i < s->nlookers; i++) {
-        if (s->helpers[i].runs)
-            ask(&s->helpers[i], JOB_LOOK);
+    if (s->nlooking == 0) {
+        s->nlooking = nhelpers(s);
+        ask_to_look(s, 1);
     }
     look_at_processes(s, &s->lookers[0]);
-    for (uint32_t i = 1; i < s->nlookers; i++) {
-        if (s->helpers[i].runs)
-            await_answer(s);
-    }
+    await_lookers(s);
     *ret = s->trouble;
     r = s->result;
     for (uint32_t i = 0; i < s->nlookers; i++) {
         looker *l = &s->lookers[i];
 
+        if (l->result == -ECANCELED) /* for another one's sake, who says why */
+            continue;
         if (r == 0 && l->result < 0) {
             r = l->result;
             *ret = l->trouble;
         }
+        w->times.maps_ns += l->maps_ns;
         w->times.kernel_ns += l->kernel_ns;
         w->times.pages_ns += l->pages_ns;
         w->times.read_ns += l->read_ns;
@@ -415,7 +508,7 @@ static int look_at_shared(struct world_state *s, world_trouble *ret)
 
     l->pages.deadline_ns = s->w->deadline_ns;
     r = shared_look(&s->shared, &l->pages, &l->words);
-    s->w->times.read_ns += proc_now_ns() - began;
+    s->w->times.shared_ns = proc_now_ns() - began;
     if (r == -ETIMEDOUT)
         return trouble_is(ret, r, 0, "shared memory took too long");
     if (r < 0)
@@ -427,6 +520,7 @@ int world_copy(world *w, world_trouble *ret_trouble)
 {
     struct world_state *s = w->state;
     words_found *found = &s->lookers[0].words;
+    uint64_t began = proc_now_ns();
     int r = 0;
 
     if (s->tracing)
@@ -438,6 +532,7 @@ int world_copy(world *w, world_trouble *ret_trouble)
     w->hits = found->hits;
     w->nhits = found->nhits;
     w->nwords = found->nwords;
+    w->times.copy_ns = proc_now_ns() - began;
     if (r < 0)
         world_resume(w);
     return r;
@@ -446,12 +541,14 @@ int world_copy(world *w, world_trouble *ret_trouble)
 int world_validate(world *w, world_trouble *ret_trouble)
 {
     struct world_state *s = w->state;
+    uint64_t began = proc_now_ns();
     int r = targets_sessions_are_same(&s->targets, ret_trouble);
 
     if (r == 0) /* who was killed while it was looked at had no memory any more */
         r = stop_check(&s->targets, true, ret_trouble);
     if (r == 0 && proc_now_ns() > w->deadline_ns)
         r = trouble_is(ret_trouble, -ETIMEDOUT, 0, "it took too long in all");
+    w->times.validate_ns = proc_now_ns() - began;
     if (r < 0)
         world_resume(w);
     return r;
@@ -465,6 +562,8 @@ void world_resume(world *w)
     if (s == NULL || !s->tracing)
         return;
     s->tracing = false;
+    atomic_store(&s->failed, true); /* if somebody still looks, it is for nobody */
+    await_lookers(s);
     for (uint32_t i = 1; i < s->nlookers; i++) {
         if (s->helpers[i].runs)
             ask(&s->helpers[i], JOB_END);

@@ -23,6 +23,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "client/collector/stop.h"
 #include "client/collector/trouble.h"
 #include "client/collector/words.h"
 #include "shm/layout.h"
@@ -41,10 +42,16 @@ typedef struct world_options {
 typedef struct world_times {
     uint64_t seize_ns;     /* before the pause: all seized, nobody stopped */
     uint64_t stop_ns;      /* from the first interrupt until all have stopped */
-    uint64_t registers_ns; /* parts of world_copy() */
-    uint64_t kernel_ns;    /* maps, descriptors, timers */
+    stop_times stop;       /* of that */
+    uint64_t woken_ns;     /* from then until the caller goes on */
+    uint64_t registers_ns; /* of the tracer */
+    uint64_t maps_ns;      /* of all threads, as the next four */
+    uint64_t kernel_ns;    /* descriptors, timers */
     uint64_t pages_ns;     /* which pages have content */
     uint64_t read_ns;      /* their words */
+    uint64_t shared_ns;    /* of shared files: the caller's */
+    uint64_t copy_ns;      /* world_copy() in all */
+    uint64_t validate_ns;
     uint64_t resume_ns;
 } world_times;
 

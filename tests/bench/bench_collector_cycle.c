@@ -38,6 +38,8 @@ typedef struct shared {
     uint64_t copy_ns;
     uint64_t estimate_ns;
     uint64_t freed;
+    uint64_t walk_ns;
+    world_times times;
     uint64_t elapsed_ns;
     int error;
     unsigned flags;
@@ -133,6 +135,8 @@ static int collect(const fixture *f, void *arg)
     board->elapsed_ns = heapcopy_now_ns() - begin;
     board->pause_ns = result.pause_ns;
     board->copy_ns = result.copy_ns;
+    board->walk_ns = result.walk_ns;
+    board->times = result.times;
     board->estimate_ns = result.estimate_ns;
     board->freed = result.garbage.freed.objects;
     (void)snprintf(board->text, sizeof(board->text), "%s", result.trouble.text);
@@ -190,6 +194,56 @@ static void crew_end(crew *c)
     (void)fixture_stop(&c->f);
 }
 
+/* --- parts of a pause --- */
+
+enum {
+    STOP,
+    INTERRUPT,
+    AWAIT,
+    CHECKED,
+    WOKEN,
+    HEAP,
+    WALK,
+    COPY,
+    REGISTERS,
+    MAPS,
+    KERNEL,
+    PAGES,
+    READ,
+    SHARED,
+    VALIDATE,
+    RESUME,
+    NPARTS
+};
+
+static const char *const part_names[NPARTS] = { "stop",        "  interrupt", "  await",       "  check",
+                                                "woken",       "heap",        "  walk",        "processes",
+                                                "  registers", "  maps",      "  descriptors", "  pages",
+                                                "  read",      "  shared",    "validate",      "resume" };
+
+static double parts[NPARTS][CYCLES_MAX];
+
+static void note_parts(int n)
+{
+    const world_times *t = &board->times;
+    const uint64_t ns[NPARTS] = { t->stop_ns,      t->stop.interrupt_ns, t->stop.await_ns, t->stop.check_ns,
+                                  t->woken_ns,     board->copy_ns,       board->walk_ns,   t->copy_ns,
+                                  t->registers_ns, t->maps_ns,           t->kernel_ns,     t->pages_ns,
+                                  t->read_ns,      t->shared_ns,         t->validate_ns,   t->resume_ns };
+
+    for (int i = 0; i < NPARTS; i++)
+        parts[i][n] = (double)ns[i] / 1e6;
+}
+
+static void show_parts(int n)
+{
+    for (int i = 0; i < NPARTS && !json; i++) {
+        qsort(parts[i], (size_t)n, sizeof(parts[i][0]), by_value);
+        printf("    %-24s median %8.3f ms, max %8.3f ms\n", part_names[i], parts[i][n / 2], parts[i][n - 1]);
+    }
+    (void)fflush(stdout);
+}
+
 static void row_after_death(void)
 {
     double values[CYCLES_MAX];
@@ -208,6 +262,7 @@ static void row_after_death(void)
             (void)fprintf(stderr, "%s\n", board->text);
             continue;
         }
+        note_parts(n);
         values[n++] = (double)board->pause_ns / 1e6;
         freed += board->freed;
     }
@@ -215,6 +270,7 @@ static void row_after_death(void)
                    (double)board->copy_ns / 1e6, (double)board->estimate_ns / 1e6, (unsigned long long)freed, cycles * LEFT);
     if (n > 0)
         show("after a death", values, n, more);
+    show_parts(n);
     crew_end(&c);
 }
 

@@ -19,10 +19,31 @@
 #include "client/lib/process.h"
 #include "tests/support/attach.h"
 
-enum { PAUSE, STOP, REGISTERS, KERNEL, PAGES, READ, RESUME, SEIZE, PREPARE, NPARTS };
+enum {
+    PAUSE,
+    STOP,
+    INTERRUPT,
+    AWAIT,
+    CHECK_ALL,
+    WOKEN,
+    COPY,
+    REGISTERS,
+    MAPS,
+    KERNEL,
+    PAGES,
+    READ,
+    SHARED,
+    VALIDATE,
+    RESUME,
+    SEIZE,
+    PREPARE,
+    NPARTS
+};
 
-static const char *const names[NPARTS] = { "pause", "stop",   "registers", "maps, descriptors", "pages",
-                                           "read",  "resume", "(seize)",   "(prepare)" };
+static const char *const names[NPARTS] = { "pause",   "stop",     "  interrupt", "  await",  "  check",
+                                           "woken",   "copy",     "  registers", "  maps",   "  descriptors",
+                                           "  pages", "  read",   "  shared",    "validate", "resume",
+                                           "(seize)", "(prepare)" };
 
 static size_t nthreads = 16, bytes = 256 << 10;
 
@@ -103,6 +124,14 @@ static bool cycle(double us[NPARTS], world *ret)
     us[PAUSE] = (double)(ret->pause_end_ns - ret->pause_begin_ns) / 1e3;
     us[STOP] = (double)ret->times.stop_ns / 1e3;
     us[REGISTERS] = (double)ret->times.registers_ns / 1e3;
+    us[INTERRUPT] = (double)ret->times.stop.interrupt_ns / 1e3;
+    us[AWAIT] = (double)ret->times.stop.await_ns / 1e3;
+    us[CHECK_ALL] = (double)ret->times.stop.check_ns / 1e3;
+    us[WOKEN] = (double)ret->times.woken_ns / 1e3;
+    us[COPY] = (double)ret->times.copy_ns / 1e3;
+    us[MAPS] = (double)ret->times.maps_ns / 1e3;
+    us[SHARED] = (double)ret->times.shared_ns / 1e3;
+    us[VALIDATE] = (double)ret->times.validate_ns / 1e3;
     us[KERNEL] = (double)ret->times.kernel_ns / 1e3;
     us[PAGES] = (double)ret->times.pages_ns / 1e3;
     us[READ] = (double)ret->times.read_ns / 1e3;

@@ -522,6 +522,38 @@ static void prepare_counts_the_spans_that_are_looked_for(void **state)
     close_heap(&m);
 }
 
+/* Long rows of spans that nobody wants, with others between, also at the rows' ends and at that of the heap. */
+static void take_passes_over_the_spans_that_nobody_wants(void **state)
+{
+    enum { SPANS = 1000 };
+    uint32_t firsts[SPANS];
+    uint32_t nwanted = 0;
+    uint32_t at = 0;
+    marked m;
+
+    (void)state;
+    open_heap(&m);
+    for (uint32_t i = 0; i < SPANS; i++) {
+        bool suspect = i % 7 == 6 || i > 990;
+        bool scan = i % 301 == 300;
+
+        (void)bareheap_add_span(&m.heap, CLASS64, !scan, 0, &firsts[i]);
+        (void)bareheap_allocate(&m.heap, firsts[i], 0);
+        u64_store_relaxed(&shm_span_at(&m.heap.map, page_at(firsts[i]))->origin, suspect ? 0 : 1);
+        nwanted += suspect || scan;
+    }
+    take(&m, has_no_origin, false);
+    assert_int_equal(m.copy.nspans, nwanted);
+    for (uint32_t i = 0; i < SPANS; i++) {
+        bool suspect = i % 7 == 6 || i > 990;
+
+        if (suspect || i % 301 == 300)
+            assert_int_equal(m.copy.spans[at++].offset, firsts[i] * PAGE_BYTES);
+        assert_int_equal(m.copy.span_of[firsts[i]], suspect ? at : 0);
+    }
+    close_heap(&m);
+}
+
 static void suspects_are_marked_from_all_others_and_from_each_other(void **state)
 {
     enum { OTHERS = 40, NWORDS = 8 };
@@ -605,6 +637,49 @@ static void suspects_look_finds_the_words_that_a_naive_look_finds(void **state)
     close_heap(&m);
 }
 
+/* The same of words of processes: a collection that looks at four at once, if the processor does, and one that doesn't.
+ */
+static void words_are_found_that_a_naive_look_finds(void **state)
+{
+    enum { WORDS = 200 };
+    const uint64_t arena_bytes = 3 * MIB;
+    const words_range what = { .address = 4096, .kind = WORDS_MEMORY };
+    uint64_t data[WORDS];
+    uint64_t seed = 54321;
+    words_found found[2];
+
+    (void)state;
+    for (int k = 0; k < 2; k++)
+        assert_int_equal(words_init(&found[k], BASE, arena_bytes, false), 0);
+    found[1].fours = false;
+    for (uint32_t n = 0; n <= WORDS; n++) {
+        uint64_t nwanted = 0;
+        words_hit wanted[WORDS];
+
+        for (uint32_t i = 0; i < n; i++) {
+            seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407u;
+            data[i] = seed >> 58 == 0 ? BASE + (seed >> 20) % arena_bytes : seed;
+            data[i] |= seed >> 40 & 1 ? UINT64_C(0x8234) << 48 : 0;
+            if (seed >> 59 == 5) /* just outside, or the last byte */
+                data[i] = seed >> 30 & 1 ? BASE - 1 : BASE + arena_bytes - (seed >> 31 & 1);
+            if ((data[i] & HEAPCOPY_ADDRESS_BITS) - BASE < arena_bytes)
+                wanted[nwanted++] = (uint64_t)i << WORDS_HIT_BITS | ((data[i] & HEAPCOPY_ADDRESS_BITS) - BASE);
+        }
+        for (int k = 0; k < 2; k++) {
+            words_found *w = &found[k];
+            uint64_t before = w->nhits;
+
+            words_put(w, &what, data, n);
+            assert_int_equal(w->nhits - before, nwanted);
+            if (nwanted > 0)
+                assert_memory_equal(w->hits + before, wanted, nwanted * sizeof(wanted[0]));
+        }
+    }
+    assert_true(found[0].nhits > 100);
+    for (int k = 0; k < 2; k++)
+        words_deinit(&found[k]);
+}
+
 /* --- what is said --- */
 
 static void trouble_is_of_foreign_names_says_nothing_to_a_terminal(void **state)
@@ -636,9 +711,11 @@ int main(void)
         cmocka_unit_test(take_past_its_deadline_gives_up_among_free_pages_too),
         cmocka_unit_test(prepare_takes_memory_for_content_when_told_to),
         cmocka_unit_test(prepare_counts_the_spans_that_are_looked_for),
+        cmocka_unit_test(take_passes_over_the_spans_that_nobody_wants),
         cmocka_unit_test(trouble_is_of_foreign_names_says_nothing_to_a_terminal),
         cmocka_unit_test(suspects_are_marked_from_all_others_and_from_each_other),
         cmocka_unit_test(suspects_look_finds_the_words_that_a_naive_look_finds),
+        cmocka_unit_test(words_are_found_that_a_naive_look_finds),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

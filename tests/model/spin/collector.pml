@@ -19,10 +19,10 @@
  *
  * Switches: COLLECTORS; ATTACHES of N; FORK: there is C; OWNERS: all modes, and A adopts; ROOTS: A sets the root, N
  * looks it up; INTENTS: A unlinks; OPERATOR: the daemon reclaims; ALL: objects of leased spans are collected, too.
- * Broken on purpose: NO_VALIDATION, SKIP_UNMAPPED, NO_STOP, ALLOC_FIRST, LEASE_LATE, LEASED_FREED, FREE_FORGETS; with
- * FORK: NO_SEARCH, NO_TRACEFORK, STAY_STOPPED; with two collectors: NO_ROLE, ROLE_LOST, FREE_AFTER_END; with OWNERS:
- * OWNED_FREED, BEGIN_ENDING, GROUP_UNSEEN; with ROOTS: SET_FORGETS, REPLY_UNSEEN, DEAD_IN_PAUSE; with INTENTS:
- * INTENTS_UNSEEN; with OPERATOR: RECLAIM_ANYTIME.
+ * Broken on purpose: NO_VALIDATION, HEAP_LATE, SKIP_UNMAPPED, NO_STOP, ALLOC_FIRST, LEASE_LATE, LEASED_FREED,
+ * FREE_FORGETS; with FORK: NO_SEARCH, NO_TRACEFORK, STAY_STOPPED; with two collectors: NO_ROLE, ROLE_LOST,
+ * FREE_AFTER_END; with OWNERS: OWNED_FREED, BEGIN_ENDING, GROUP_UNSEEN; with ROOTS: SET_FORGETS, REPLY_UNSEEN,
+ * DEAD_IN_PAUSE; with INTENTS: INTENTS_UNSEEN; with OPERATOR: RECLAIM_ANYTIME.
  */
 #ifndef COLLECTORS
 #define COLLECTORS 1
@@ -358,15 +358,18 @@ proctype collector(byte k)
     bit open, nopen, gopen;
     unsigned epoch : 2;
     bit r;
+    unsigned at : 4; /* what of the heap is read next */
+    bit looked;      /* at who is stopped */
 #ifdef ALL
     unsigned lessee : 2;
+    bit insideA, insideN; /* a thread of it is in the library */
 #endif
 
 idle:
 #ifdef ALL
-    lessee = 0;
+    lessee = 0; insideA = 0; insideN = 0;
 #endif
-    atomic { found = 0; candidate = 0; freeing = 0; open = 0; nopen = 0; gopen = 0; epoch = 0; r = 0 }
+    atomic { found = 0; candidate = 0; freeing = 0; open = 0; nopen = 0; gopen = 0; epoch = 0; r = 0; at = 0; looked = 0 }
 end:
     /* BEGIN */
 #ifdef NO_ROLE
@@ -446,32 +449,53 @@ end:
     od;
 #endif
 
-    /* SNAPSHOT: the bits, the words of the span, holds, roots, memory, registers */
+    /*
+     * SNAPSHOT: one thread reads the bits, the words of the span, holds, roots, objects, in this order; another one the
+     * registers and memory of who is stopped, before, after or between
+     */
+    do
 #ifdef ALLOC_FIRST
-    atomic { candidate = alloc; SURVIVE }
-    atomic { candidate = candidate && !remote; SURVIVE }
+    :: atomic { at == 0 -> candidate = alloc; at++; SURVIVE }
+    :: atomic { at == 1 -> candidate = candidate && !remote; at++; SURVIVE }
 #else
-    atomic { r = remote; SURVIVE }
-    atomic { candidate = alloc && !r; r = 0; SURVIVE }
+    :: atomic { at == 0 -> r = remote; at++; SURVIVE }
+    :: atomic { at == 1 -> candidate = alloc && !r; r = 0; at++; SURVIVE }
 #endif
+    :: atomic {
+        at == 2 ->
 #ifdef ALL
-    atomic { lessee = lease; SURVIVE }
+        lessee = lease;
 #elif !defined(LEASE_LATE) && !defined(LEASED_FREED)
-    atomic { found = found || lease != 0; SURVIVE }
+        found = found || lease != 0;
 #endif
+        at++;
+        SURVIVE
+    }
+    :: atomic {
+        at == 3 ->
 #ifndef OWNED_FREED
-    atomic { found = found || owner; SURVIVE }
+        found = found || owner;
 #endif
-    atomic { found = found || adopted; SURVIVE }
+        at++;
+        SURVIVE
+    }
+    :: atomic { at == 4 -> found = found || adopted; at++; SURVIVE }
+    :: atomic {
+        at == 5 ->
 #ifndef INTENTS_UNSEEN
-    atomic { found = found || hold; SURVIVE }
+        found = found || hold;
 #endif
-    atomic { found = found || root; SURVIVE }
-    atomic { found = found || slot[0]; SURVIVE }
+        at++;
+        SURVIVE
+    }
+    :: atomic { at == 6 -> found = found || root; at++; SURVIVE }
+    :: atomic { at == 7 -> found = found || slot[0]; at++; SURVIVE }
+    :: atomic { at == 8 -> found = found || slot[1]; at++; SURVIVE }
 #ifdef NO_STOP
-    atomic { found = found || reg[A] || reg[C] || reg[N]; SURVIVE }
+    :: atomic { !looked -> found = found || reg[A] || reg[C] || reg[N]; looked = 1; SURVIVE }
 #else
-    atomic {
+    :: atomic {
+        !looked ->
         if
         :: tracer0 == k -> found = found || reg[A]
 #ifndef DEAD_IN_PAUSE
@@ -497,14 +521,27 @@ end:
         :: else
         fi;
 #ifdef ALL
-        /* no thread of the lessee's is in the library */
-        found = found || (lessee == A + 1 && secret[A]) || (lessee == N + 1 && secret[N]);
-        lessee = 0;
+        insideA = secret[A];
+        insideN = secret[N];
 #endif
+        looked = 1;
         SURVIVE
     }
 #endif
-    atomic { found = found || slot[1]; SURVIVE }
+    :: atomic {
+        at == 9 && looked ->
+#ifdef ALL
+        /* no thread of the lessee's is in the library */
+        found = found || (lessee == A + 1 && insideA) || (lessee == N + 1 && insideN);
+        lessee = 0;
+        insideA = 0;
+        insideN = 0;
+#endif
+        at = 0;
+        looked = 0;
+        break
+    }
+    od;
 
     /* VALIDATE */
 #ifndef NO_VALIDATION
@@ -522,6 +559,9 @@ end:
         SURVIVE
     }
 #endif
+#ifdef HEAP_LATE
+    atomic { candidate = alloc && !remote; SURVIVE }
+#endif
     freeing = candidate && !found;
 
 resume:
@@ -531,7 +571,7 @@ resume:
 #endif
         let_go(A);
         let_go(N);
-        candidate = 0; found = 0; open = 0; nopen = 0; gopen = 0; epoch = 0; r = 0;
+        candidate = 0; found = 0; open = 0; nopen = 0; gopen = 0; epoch = 0; r = 0; at = 0; looked = 0;
         SURVIVE
     }
 

@@ -21,7 +21,7 @@ check() {
     shift 2
     spin "$@" -a "$here/$model.pml" >spin.out 2>&1 || return
     gcc "$level" -DSAFETY -DNOFAIR -DCOLLAPSE -DMEMLIM=2048 -o pan pan.c 2>gcc.out || return
-    timeout 300 ./pan -w24 -m300000 >out 2>&1
+    timeout 300 ./pan -w24 -m1000000 >out 2>&1
 }
 
 # NAME MODEL OPTION...: must be explored to the end without an error.
@@ -100,7 +100,7 @@ for variant in PUBLISH_FIRST SLOT_FIRST END_FIRST SETTLE_UNHOLDS_FIRST; do
     breaks "$variant" intents -DLINK || status=1
 done
 
-for variant in NO_VALIDATION SKIP_UNMAPPED NO_STOP ALLOC_FIRST LEASE_LATE LEASED_FREED FREE_FORGETS; do
+for variant in NO_VALIDATION HEAP_LATE SKIP_UNMAPPED NO_STOP ALLOC_FIRST LEASE_LATE LEASED_FREED FREE_FORGETS; do
     breaks "$variant" collector || status=1
 done
 for variant in NO_SEARCH NO_TRACEFORK STAY_STOPPED; do
