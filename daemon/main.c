@@ -400,6 +400,7 @@ int main(int argc, char **argv)
     static config_source source; /* for as long as a thread may read it */
     static options o;
     saver who_saves = { .fd = -1 };
+    image_error why = { "" };
     int r;
 
     commandline_parse(&source, &o, argc, argv);
@@ -409,9 +410,9 @@ int main(int argc, char **argv)
     (void)signal(SIGPIPE, SIG_IGN);
     (void)signal(SIGHUP, SIG_IGN); /* until it serves: then the configuration is read again */
     privileges_prepare(o.filter);
-    r = o.image_path == NULL ? 0 : saver_start(&who_saves, o.image_path);
+    r = o.image_path == NULL ? 0 : saver_start(&who_saves, o.image_path, &why);
     if (r < 0) {
-        log_error("--image %s: nothing can be saved there: %s", o.image_path, strerror(-r));
+        log_error("--image %s: nothing can be saved there: %s", o.image_path, why.text);
         return EXIT_FAILURE;
     }
     r = log_open(privileges_confine_thread);

@@ -152,31 +152,24 @@ __attribute__((noreturn)) static void run(int socket_fd, const char *path, pid_t
 
 /* --- the daemon's side --- */
 
-int saver_start(saver *s, const char *path)
+int saver_start(saver *s, const char *path, image_error *why)
 {
-    char dir[IMAGE_PATH_BYTES];
-    struct stat st;
     int pair[2];
     pid_t parent = getpid();
     pid_t pid;
+    int r = image_check_place(AT_FDCWD, path, why);
 
     *s = (saver){ .fd = -1, .path = path };
-    image_dir_of(path, dir);
-    if (stat(dir, &st) < 0)
-        return -errno;
-    if (!S_ISDIR(st.st_mode))
-        return -ENOTDIR;
-    if (access(dir, W_OK | X_OK) < 0)
-        return -errno;
+    if (r < 0)
+        return r;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-        return -errno;
+        return image_fail(why, -errno, "%s", strerror(errno));
     pid = fork();
     if (pid == 0)
         run(pair[1], path, parent);
     (void)close(pair[1]);
     if (pid < 0) {
-        int r = -errno;
-
+        r = image_fail(why, -errno, "no process for it: %s", strerror(errno));
         (void)close(pair[0]);
         return r;
     }

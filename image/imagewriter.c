@@ -292,6 +292,48 @@ static int fill_file(writer *w, image_written *ret)
     return r == 0 ? put_header(w, ret) : r;
 }
 
+static const char *type_text(mode_t mode)
+{
+    return S_ISDIR(mode)    ? "a directory"
+           : S_ISLNK(mode)  ? "a symbolic link; give the path of what it points to"
+           : S_ISFIFO(mode) ? "a fifo"
+           : S_ISSOCK(mode) ? "a socket"
+                            : "a device";
+}
+
+/* Whether what has that name may be replaced, or is not there. */
+static int check_name(int dir_fd, const char *name, image_error *why)
+{
+    const char *slash = strrchr(name, '/');
+    struct stat st;
+
+    if (*(slash != NULL ? slash + 1 : name) == '\0')
+        return image_fail(why, -EINVAL, "it is no name of a file");
+    if (strlen(name) + sizeof(".part") > IMAGE_PATH_BYTES)
+        return image_fail(why, -ENAMETOOLONG, "the path is too long");
+    if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISREG(st.st_mode))
+        return image_fail(why, S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL, "it is %s", type_text(st.st_mode));
+    return 0;
+}
+
+int image_check_place(int dir_fd, const char *name, image_error *why)
+{
+    char dir[IMAGE_PATH_BYTES];
+    struct stat st;
+    int r = check_name(dir_fd, name, why);
+
+    if (r < 0)
+        return r;
+    image_dir_of(name, dir);
+    if (fstatat(dir_fd, dir, &st, 0) < 0)
+        r = -errno;
+    else if (!S_ISDIR(st.st_mode))
+        r = -ENOTDIR;
+    else if (faccessat(dir_fd, dir, W_OK | X_OK, AT_EACCESS) < 0)
+        r = -errno;
+    return r < 0 ? image_fail(why, r, "directory %s: %s", dir, strerror(-r)) : 0;
+}
+
 /*
  * Whose a file of that name is to be. What root saves into a daemon's directory is the daemon's, which loads it and
  * saves there itself: the owner of both directory and NAME, or of a directory that nobody else may look into.
@@ -398,8 +440,10 @@ int image_save(int dir_fd, const char *name, const image_plan *plan, const image
     bool late = false;
     int r;
 
-    if (snprintf(part, sizeof(part), "%s.part", name) >= (int)sizeof(part))
-        return image_fail(why, -ENAMETOOLONG, "%s: the path is too long", name);
+    r = check_name(dir_fd, name, why);
+    if (r < 0)
+        return r;
+    (void)snprintf(part, sizeof(part), "%s.part", name);
     w.fd = open_part(dir_fd, part, &whose, how);
     if (w.fd < 0)
         return image_fail(why, w.fd, "%s can't be written: %s", part,

@@ -25,10 +25,17 @@ typedef struct image_written {
 } image_written;
 
 /*
+ * Whether an image may come to that place: a regular file is there, or nothing, in a directory that may be written to.
+ * What is there is replaced by a rename, which a device, a fifo or a link to somewhere would not outlive. 0, -errno,
+ * and why. For who wants to know before it begins; image_save() looks at the file itself, too.
+ */
+int image_check_place(int dir_fd, const char *name, image_error *why) __attribute__((warn_unused_result));
+
+/*
  * Save what the plan says into the file of that name in the directory dir_fd (AT_FDCWD: a path), mode 0600: written as
  * NAME.part, synced, renamed, the directory synced. 0; -EBUSY: another one is saving there; -ESTALE: a copy, and NAME
- * is what the heap was at its end; -ECANCELED: it was given up (how->stop); -errno, and why. Nothing is left beside it, and what was
- * there is as it was, unless ret->in_place: then the system's end may bring it back.
+ * is what the heap was at its end; -ECANCELED: it was given up (how->stop); -errno, and why. Nothing is left beside
+ * it, and what was there is as it was, unless ret->in_place: then the system's end may bring it back.
  */
 int image_save(int dir_fd, const char *name, const image_plan *plan, const image_source *heap,
                const image_writing *how, image_written *ret, image_error *why) __attribute__((warn_unused_result));

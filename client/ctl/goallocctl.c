@@ -160,6 +160,7 @@ static command command_table[] = {
       .set = drop_set, ASKS_BY(DROP, drop, &drop_first, _NOT_SET),
       .question = "Drop the heap? All its objects are gone for all processes, and its daemon ends." },
     { .name = "save", .words = "FILE", .words_min = 1, .words_max = 1,
+      .wanted = "save into which file?",
       .summary = "save the heap into a file, while its daemon serves it",
       .help = "The file is an image, from which goallocd --load makes a heap with the same objects at the same "
               "addresses. If somebody is attached who can write, all processes that have the heap mapped are stopped "
@@ -169,7 +170,7 @@ static command command_table[] = {
               "leave. An image that was there is replaced when the new one is on the disk, and stays as it is if this is "
               "ended before, as by Ctrl-C. For root and the daemon's user.",
       .own = save_run },
-    { .name = "image", .words = "FILE", .words_min = 1, .words_max = 1,
+    { .name = "image", .words = "FILE", .words_min = 1, .words_max = 1, .wanted = "image: which file?",
       .summary = "what is in an image of a heap, and whether all of it is whole",
       .help = "It asks no daemon, and reads all of the file. Exit status 1 if it is damaged, or none of this layout: "
               "what is wrong, and where, is said.",

@@ -105,7 +105,7 @@ static const Goallocd__Reply *ask_step(const arguments *args, Goallocd__Save__St
 /* Map what the daemon has handed over. The exit status. */
 static int map_heap(saved *s, const arguments *args)
 {
-    image_error why;
+    image_error why = { "" };
     int r;
 
     if (ask_step(args, GOALLOCD__SAVE__STEP__LOOK, GOALLOCD__REPLY__RESULT_SAVE) == NULL)
@@ -471,7 +471,13 @@ static int show(const saved *s, const arguments *args)
 int save_run(const arguments *args)
 {
     saved s = { .fds = { -1, -1, -1 } };
-    int status = map_heap(&s, args);
+    image_error why = { "" };
+    int r = image_check_place(AT_FDCWD, args->words[0], &why); /* before anybody is stopped for it */
+    int status;
+
+    if (r < 0)
+        return ctl_fail(CTL_E_IMAGE, -r, "nothing can be saved into %s: %s", args->words[0], why.text);
+    status = map_heap(&s, args);
 
     if (status == CTL_OK)
         status = take(&s, args);

@@ -159,6 +159,54 @@ static void what_root_saves_into_the_directory_of_another_user_is_that_users(voi
     (void)rmdir(dir);
 }
 
+/* What is replaced by a rename is a file, or nothing: not a device of the system's, nor a link to somewhere else. */
+static void place_that_is_none_for_a_file_is_refused_before_anything_is_done(void **state)
+{
+    static char dir[160];
+    static char fifo[176];
+    static char link[176];
+    static char slash[176];
+    static char within[176];
+    fixture *f = *state;
+    const struct {
+        const char *place;
+        const char *says;
+    } places[] = {
+        { dir, "it is a directory" },           { slash, "it is no name of a file" },
+        { "\"\"", "it is no name of a file" },  { fifo, "it is a fifo" },
+        { link, "it is a symbolic link; give" }, { f->socket, "it is a socket" },
+        { within, "Not a directory" },          { "/nonexistent/x", "directory /nonexistent: No such file" },
+    };
+    char out[1000];
+    struct stat st;
+
+    (void)snprintf(dir, sizeof(dir), "%s/places-XXXXXX", guard_dir());
+    assert_non_null(mkdtemp(dir));
+    (void)snprintf(fifo, sizeof(fifo), "%s/fifo", dir);
+    (void)snprintf(link, sizeof(link), "%s/link", dir);
+    (void)snprintf(slash, sizeof(slash), "%s/", dir);
+    (void)snprintf(within, sizeof(within), "%s/fifo/x", dir);
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    assert_int_equal(symlink(image_path, link), 0);
+    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+        const char *const save[] = { "--json", "save", places[i].place, NULL };
+        const char *const image[] = { "--json", "image", places[i].place, NULL };
+
+        assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 1);
+        if (strstr(out, places[i].says) == NULL)
+            fail_msg("%s: no '%s' in %s", places[i].place, places[i].says, out);
+        assert_int_equal(fixture_ctl(f, image, out, sizeof(out)), 1);
+    }
+    assert_int_equal(lstat(fifo, &st), 0);
+    assert_true(S_ISFIFO(st.st_mode));
+    assert_int_equal(lstat(link, &st), 0);
+    assert_true(S_ISLNK(st.st_mode));
+    assert_int_equal(fixture_ctl(f, (const char *const[]){ "--json", "save", NULL }, out, sizeof(out)), 2);
+    assert_non_null(strstr(out, "which file?"));
+    assert_int_equal(fixture_ctl(f, (const char *const[]){ "--json", "image", NULL }, out, sizeof(out)), 2);
+    assert_non_null(strstr(out, "which file?"));
+}
+
 /* --- signals --- */
 
 #define RANDOM_BYTES (UINT64_C(12) << 20) /* that no level makes shorter, and a high one takes its time to find out */
@@ -318,6 +366,7 @@ int main(void)
         IMAGE_TEST(save_is_refused_while_somebody_can_write_who_cannot_be_stopped),
         IMAGE_TEST(image_that_a_running_daemon_has_saved_is_a_copy),
         IMAGE_TEST(what_root_saves_into_the_directory_of_another_user_is_that_users),
+        IMAGE_TEST(place_that_is_none_for_a_file_is_refused_before_anything_is_done),
         IMAGE_TEST(signal_in_the_midst_of_a_save_leaves_the_old_image_and_nothing_beside_it),
         IMAGE_TEST(signal_at_any_moment_of_a_save_leaves_nothing_beside_the_image),
         IMAGE_TEST(file_that_may_not_grow_so_long_is_an_error_and_nothing_is_left),

@@ -472,13 +472,22 @@ static void directory_that_cannot_be_synced_is_told_of_the_new_image(void **stat
     assert_int_equal(child_run(f, verify_and_free, NULL), 0);
 }
 
-static void daemon_whose_image_has_no_directory_does_not_start(void **state)
+static void daemon_whose_image_has_no_place_does_not_start(void **state)
 {
     fixture *f = *state;
+    char more[200];
 
     assert_int_equal(stop(f), 0);
     assert_int_equal(fixture_restart_refused(f, "--image=/nonexistent/heap.img"), 1);
-    assert_true(fixture_log_has(f, "nothing can be saved there"));
+    assert_true(fixture_log_has(f, "nothing can be saved there: directory /nonexistent: No such file"));
+    assert_int_equal(mkfifo(other_path, 0600), 0);
+    (void)snprintf(more, sizeof(more), "--image=%s", other_path);
+    assert_int_equal(fixture_restart_refused(f, more), 1);
+    assert_true(fixture_log_has(f, "nothing can be saved there: it is a fifo"));
+    assert_int_equal(unlink(other_path), 0);
+    assert_int_equal(symlink(image_path, other_path), 0);
+    assert_int_equal(fixture_restart_refused(f, more), 1);
+    assert_true(fixture_log_has(f, "nothing can be saved there: it is a symbolic link"));
     fixture_restart(f, NULL);
 }
 
@@ -520,7 +529,7 @@ int main(void)
         IMAGE_TEST(disk_that_is_full_leaves_the_old_image),
         IMAGE_TEST(saver_that_was_killed_leaves_the_old_image),
         IMAGE_TEST(directory_that_cannot_be_synced_is_told_of_the_new_image),
-        IMAGE_TEST(daemon_whose_image_has_no_directory_does_not_start),
+        IMAGE_TEST(daemon_whose_image_has_no_place_does_not_start),
         IMAGE_TEST(stop_waits_for_who_saves_there),
     };
 
