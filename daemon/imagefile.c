@@ -45,7 +45,7 @@ __attribute__((format(printf, 3, 4))) static int refuse(const char *path, int r,
     (void)vsnprintf(text, sizeof(text), format, args);
     va_end(args);
     log_event(LOG_EVENT_IMAGE_REFUSED, NULL,
-              "the image %s is not loaded: %s; start with --cold-start to begin with an empty heap", path, text);
+              "the image %s is not loaded: %s; --cold-start begins with an empty heap", path, text);
     return r;
 }
 

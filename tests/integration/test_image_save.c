@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 
@@ -157,6 +158,52 @@ static void what_root_saves_into_the_directory_of_another_user_is_that_users(voi
     (void)unlink(owned_part);
     (void)unlink(owned);
     (void)rmdir(dir);
+}
+
+static const char dead[] = "dead-dead-dead-";
+static const char live[] = "live-live-live-";
+
+/* Objects of all kinds side by side; every second one is freed. */
+static int build_dead_and_live(const fixture *f, void *arg)
+{
+    static const size_t sizes[] = { 15, 16, 200, 3000, 30000, 90000 };
+    static char *objects[600];
+
+    (void)arg;
+    must_attach(f, 0);
+    for (size_t i = 0; i < 600; i++) {
+        size_t size = sizes[i / 2 % 6];
+
+        CHECK((objects[i] = size < 16 ? goalloc_malloc_noscan(size) : goalloc_malloc(size)) != NULL);
+        for (size_t k = 0; k + sizeof(dead) - 1 <= size; k += sizeof(dead) - 1)
+            memcpy(objects[i] + k, i % 2 == 0 ? dead : live, sizeof(dead) - 1);
+    }
+    for (size_t i = 0; i < 600; i += 2)
+        goalloc_free(objects[i]);
+    return 0;
+}
+
+/* Places where nothing lives are zero in the file: what was freed is not handed on with it. */
+static void what_freed_objects_had_is_not_in_the_image(void **state)
+{
+    const char *const save[] = { "save", "--level=0", image_path, NULL };
+    fixture *f = *state;
+    char out[400];
+    struct stat st;
+    const char *all;
+    int fd;
+
+    assert_int_equal(child_run(f, build_dead_and_live, NULL), 0);
+    assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 0);
+    fd = open(image_path, O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(fstat(fd, &st), 0);
+    all = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    assert_ptr_not_equal(all, MAP_FAILED);
+    assert_non_null(memmem(all, (size_t)st.st_size, live, sizeof(live) - 1));
+    assert_null(memmem(all, (size_t)st.st_size, dead, sizeof(dead) - 1));
+    (void)munmap((void *)(uintptr_t)all, (size_t)st.st_size);
+    (void)close(fd);
 }
 
 /* What is replaced by a rename is a file, or nothing: not a device of the system's, nor a link to somewhere else. */
@@ -366,6 +413,7 @@ int main(void)
         IMAGE_TEST(save_is_refused_while_somebody_can_write_who_cannot_be_stopped),
         IMAGE_TEST(image_that_a_running_daemon_has_saved_is_a_copy),
         IMAGE_TEST(what_root_saves_into_the_directory_of_another_user_is_that_users),
+        IMAGE_TEST(what_freed_objects_had_is_not_in_the_image),
         IMAGE_TEST(place_that_is_none_for_a_file_is_refused_before_anything_is_done),
         IMAGE_TEST(signal_in_the_midst_of_a_save_leaves_the_old_image_and_nothing_beside_it),
         IMAGE_TEST(signal_at_any_moment_of_a_save_leaves_nothing_beside_the_image),
