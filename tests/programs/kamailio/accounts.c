@@ -1,5 +1,5 @@
 /*
- * accounts: see accounts.h for what is where and what a death leaves.
+ * accounts: see accounts.h for what is where and what a death leaves. Here is what is rare.
  *
  * A thread finds its account by a variable of its own. A forked child must not write to its parent's account: a handler
  * of fork() forgets it, and the child takes one of its own with its first allocation.
@@ -14,18 +14,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define RESERVE_BYTES INT64_C(65536) /* by which a thread's reserved moves: a look at all accounts each 64 KiB */
-
-static __thread accounts_account *mine;
+_Thread_local accounts_account *accounts_mine;
 
 static void forget_mine(void)
 {
-    mine = NULL;
+    accounts_mine = NULL;
 }
 
 accounts *accounts_create(uint64_t limit_bytes)
 {
-    /* 32 MiB of addresses; what is not written to takes no memory. */
+    /* 64 MiB of addresses; what is not written to takes no memory. */
     accounts *a = mmap(NULL, sizeof(*a), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (a == MAP_FAILED)
@@ -53,12 +51,11 @@ static bool account_take(accounts *a, uint32_t i, int32_t tid)
         return false;
     if (!atomic_compare_exchange_strong(&one->tid, &owner, tid))
         return false; /* another thread was faster */
-    mine = one;
+    accounts_mine = one;
     return true;
 }
 
-/* An account for this thread. There is one: else the last is shared, and the sums may become wrong. */
-static accounts_account *account_find(accounts *a)
+accounts_account *accounts_find_mine(accounts *a)
 {
     int32_t tid = (int32_t)syscall(SYS_gettid);
     uint32_t used = atomic_load(&a->naccounts);
@@ -66,36 +63,24 @@ static accounts_account *account_find(accounts *a)
 
     for (i = 0; i < used; i++)
         if (account_take(a, i, tid))
-            return mine;
+            return accounts_mine;
     for (; i < ACCOUNTS_THREADS; i++)
         if (account_take(a, i, tid)) {
             /* Who looks before this has changed misses an account with nothing in it. */
             while (used < i + 1 && !atomic_compare_exchange_weak(&a->naccounts, &used, i + 1))
                 ;
-            return mine;
+            return accounts_mine;
         }
-    return mine = &a->accounts[ACCOUNTS_THREADS - 1];
-}
-
-static inline accounts_account *account_mine(accounts *a)
-{
-    return mine != NULL ? mine : account_find(a);
-}
-
-/* Addresses of programs have 47 bits, so text and line fit a word; a line above 65535 shares one with another line. */
-static uint64_t site_key(const char *func, unsigned line)
-{
-    return (uint64_t)(uintptr_t)func << 16 | (uint16_t)line;
+    return accounts_mine = &a->accounts[ACCOUNTS_THREADS - 1];
 }
 
 /*
  * Open addressing; a key is set once by compare-and-swap and stays. Who dies after that, before the texts are stored,
  * leaves a site without texts: the next one that comes to it stores them. All store the same.
  */
-uint16_t accounts_site_of(accounts *a, const char *file, const char *func, unsigned line, const char *module)
+uint16_t accounts_find_site(accounts *a, accounts_account *one, uint64_t key, const char *file, const char *module)
 {
-    uint64_t key = site_key(func, line);
-    uint32_t i = (uint32_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 40) & (ACCOUNTS_SITES - 1);
+    unsigned place = accounts_place_of(key), i = place;
 
     for (unsigned probes = 0; probes < 64; probes++, i = (i + 1) & (ACCOUNTS_SITES - 1)) {
         accounts_site *site = &a->sites[i];
@@ -111,6 +96,8 @@ uint16_t accounts_site_of(accounts *a, const char *file, const char *func, unsig
             atomic_store(&site->file, file);
             atomic_store(&site->module, module);
         }
+        if (i == place)
+            one->sites[i].key = key;
         return (uint16_t)i;
     }
     return 0;
@@ -128,7 +115,7 @@ static int64_t sum_reserved(accounts *a, bool look_for_dead)
         int64_t wants = atomic_load(&one->reserved);
 
         held += has;
-        sum += look_for_dead && one != mine && is_dead(atomic_load(&one->tid)) ? has : wants;
+        sum += look_for_dead && one != accounts_mine && is_dead(atomic_load(&one->tid)) ? has : wants;
     }
     for (int64_t peak = atomic_load(&a->peak); held > peak;)
         if (atomic_compare_exchange_weak(&a->peak, &peak, held))
@@ -148,36 +135,14 @@ static bool reserve(accounts *a, accounts_account *one, int64_t to, bool look_fo
     return false;
 }
 
-bool accounts_allow(accounts *a, size_t size)
+bool accounts_reserve(accounts *a, accounts_account *one, size_t size)
 {
-    accounts_account *one = account_mine(a);
     int64_t held = atomic_load_explicit(&one->held, memory_order_relaxed);
 
     if (size > a->limit)
         return false;
-    if (held + (int64_t)size <= atomic_load_explicit(&one->reserved, memory_order_relaxed))
-        return true;
-    return reserve(a, one, held + (int64_t)size + RESERVE_BYTES, false) ||
+    return reserve(a, one, held + (int64_t)size + ACCOUNTS_RESERVE_BYTES, false) ||
            reserve(a, one, held + (int64_t)size, false) || reserve(a, one, held + (int64_t)size, true);
-}
-
-static inline void add(_Atomic int64_t *word, int64_t more)
-{
-    /* A plain addition: nobody else writes here. */
-    atomic_store_explicit(word, atomic_load_explicit(word, memory_order_relaxed) + more, memory_order_relaxed);
-}
-
-void accounts_add(accounts *a, uint16_t site, int64_t bytes, int64_t objects)
-{
-    accounts_account *one = account_mine(a);
-    int64_t held;
-
-    add(&one->held, bytes);
-    add(&one->sites[site & (ACCOUNTS_SITES - 1)].bytes, bytes);
-    add(&one->sites[site & (ACCOUNTS_SITES - 1)].objects, objects);
-    held = atomic_load_explicit(&one->held, memory_order_relaxed);
-    if (atomic_load_explicit(&one->reserved, memory_order_relaxed) - held > 2 * RESERVE_BYTES)
-        atomic_store(&one->reserved, held + RESERVE_BYTES);
 }
 
 int64_t accounts_held(accounts *a, int64_t *ret_objects)

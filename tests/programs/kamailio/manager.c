@@ -80,60 +80,65 @@ static uint64_t head_of(size_t size, uint16_t site)
     return word | (word * UINT64_C(0x9e3779b97f4a7c15)) >> 51 << 51;
 }
 
-_Static_assert(ACCOUNTS_SITES <= 1 << 11, "a site's number has 11 bits");
+_Static_assert(ACCOUNTS_SITE_BITS == 11 && ACCOUNTS_SITES == 1 << ACCOUNTS_SITE_BITS, "a site's number has 11 bits");
 
 /* The object of a place, which has room for it and the word. In the books it counts with what was asked for. */
-static void *hand_out(uint64_t *place, size_t size, uint16_t site)
+static inline void *hand_out(accounts_account *mine, uint64_t *place, size_t size, uint16_t site)
 {
     *place = head_of(size, site);
-    accounts_add(books, site, (int64_t)size, 1);
+    accounts_add(mine, site, size);
     return place + 1;
 }
 
-static void *refuse(size_t size, CALLER)
+__attribute__((noinline, cold)) static void *refuse(size_t size, CALLER)
 {
     LM_ERR("no %zu bytes of shared memory for %s: %s(%u): %s\n", size, mname, func, line, goalloc_strerror(errno));
     (void)file;
     return NULL;
 }
 
-static void *allocate(size_t size, bool zeroed, CALLER)
+static inline void *allocate(size_t size, bool zeroed, CALLER)
 {
+    accounts_account *mine = accounts_my_own(books);
     uint64_t *place = NULL;
 
     if (size > SIZE_MAX_BYTES) {
         errno = ENOMEM;
-    } else if (!accounts_allow(books, size)) {
+    } else if (!accounts_allow(books, mine, size)) {
         errno = EDQUOT; /* -m */
     } else {
         place = zeroed ? goalloc_calloc(1, size + HEAD_BYTES) : goalloc_malloc(size + HEAD_BYTES);
     }
     if (place == NULL)
         return refuse(size, CALLER_NAMES);
-    return hand_out(place, size, accounts_site_of(books, CALLER_NAMES));
+    return hand_out(mine, place, size, accounts_site_of(books, mine, CALLER_NAMES));
 }
 
 /* A message; if Kamailio's mem_safety is off, the process ends, as with Kamailio's own managers. */
-static void tell_bug(const char *what, const void *p, CALLER)
+__attribute__((noinline, cold)) static void tell_bug(const char *what, const void *p, CALLER)
 {
     LM_CRIT("BUG: %p %s: %s: %s(%u), %s\n", p, what, mname, func, line, file);
     if (cfg_get(core, core_cfg, mem_safety) == 0)
         abort();
 }
 
-/* The size and site of p. False, with a message: no object of these begins there. */
-static bool read_head(const void *p, size_t *ret_size, uint16_t *ret_site, CALLER)
+/* The size and site of p, before which the heap has a word. False, with a message: no object of these begins there. */
+static inline bool read_head(const void *p, size_t *ret_size, uint16_t *ret_site, CALLER)
 {
-    uint64_t head = 0;
+    uint64_t head = (uintptr_t)p % HEAD_BYTES == 0 ? ((const uint64_t *)p)[-1] : 0;
 
-    if ((uintptr_t)p % HEAD_BYTES == 0 && goalloc_contains((const char *)p - HEAD_BYTES))
-        head = ((const uint64_t *)p)[-1];
     *ret_size = head & SIZE_MAX_BYTES;
     *ret_site = head >> SIZE_BITS & (ACCOUNTS_SITES - 1);
     if (head != 0 && head == head_of(*ret_size, *ret_site))
         return true;
     tell_bug("is no object, or somebody has written before it", p, CALLER_NAMES);
     return false;
+}
+
+/* Who asks for memory of the pool that was there before, or frees it, has got it before this module was loaded. */
+static inline bool is_ours(const void *p)
+{
+    return goalloc_contains((const char *)p - HEAD_BYTES);
 }
 
 static void *manager_malloc(void *block, size_t size, CALLER)
@@ -156,7 +161,7 @@ static void manager_free(void *block, void *p, CALLER)
     (void)block;
     if (p == NULL)
         return;
-    if (!goalloc_contains(p)) {
+    if (!is_ours(p)) {
         former.xfree(former.mem_block, p, CALLER_NAMES); /* locks by itself: nobody has the lock, see glock */
         return;
     }
@@ -165,18 +170,19 @@ static void manager_free(void *block, void *p, CALLER)
     if (goalloc_free_checked((uint64_t *)p - 1) < 0)
         tell_bug("is free already", p, CALLER_NAMES);
     else
-        accounts_add(books, site, -(int64_t)size, -1);
+        accounts_subtract(accounts_my_own(books), site, size);
 }
 
 static void *manager_realloc(void *block, void *p, size_t size, CALLER)
 {
+    accounts_account *mine = accounts_my_own(books);
     uint64_t *place;
     size_t before;
     uint16_t site;
 
     if (p == NULL)
         return manager_malloc(block, size, CALLER_NAMES);
-    if (!goalloc_contains(p))
+    if (!is_ours(p))
         return former.xrealloc(former.mem_block, p, size, CALLER_NAMES);
     if (size == 0) {
         manager_free(block, p, CALLER_NAMES);
@@ -188,15 +194,15 @@ static void *manager_realloc(void *block, void *p, size_t size, CALLER)
         tell_bug("is free already", p, CALLER_NAMES);
         return NULL;
     }
-    if (size > SIZE_MAX_BYTES || (size > before && !accounts_allow(books, size - before))) {
+    if (size > SIZE_MAX_BYTES || (size > before && !accounts_allow(books, mine, size - before))) {
         errno = EDQUOT;
         return refuse(size, CALLER_NAMES);
     }
     place = goalloc_realloc((uint64_t *)p - 1, size + HEAD_BYTES);
     if (place == NULL)
         return refuse(size, CALLER_NAMES); /* p is as it was */
-    accounts_add(books, site, -(int64_t)before, -1);
-    return hand_out(place, size, accounts_site_of(books, CALLER_NAMES));
+    accounts_subtract(mine, site, before);
+    return hand_out(mine, place, size, accounts_site_of(books, mine, CALLER_NAMES));
 }
 
 static void *manager_reallocxf(void *block, void *p, size_t size, CALLER)
