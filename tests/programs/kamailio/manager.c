@@ -40,6 +40,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <goalloc.h>
@@ -391,8 +392,25 @@ int mod_register(char *path, int *dlflags, void *p1, void *p2)
     return shm_init_api(&api);
 }
 
+/*
+ * What Kamailio says of this process. The one that has forked it writes that, and Debian's Kamailio does not wait for it:
+ * a child that is faster finds nothing. So wait for it, for a second at most, and until it is whole.
+ */
+static const char *description(void)
+{
+    const struct timespec pause = { .tv_nsec = 1000000 };
+
+    for (unsigned ms = 0; ms < 1000 && my_desc()[0] == '\0'; ms++) {
+        (void)nanosleep(&pause, NULL);
+        if (my_desc()[0] != '\0')
+            (void)nanosleep(&pause, NULL);
+    }
+    return my_desc();
+}
+
 static int child_init(int rank)
 {
+    const char *label;
     int r;
 
     if (config_check || rank == PROC_INIT)
@@ -401,9 +419,10 @@ static int child_init(int rank)
         dont_fork = 1; /* all are forked by now; it decides how the main process takes the death of a worker */
     if (rank == PROC_MAIN || rank == PROC_POSTCHILDINIT)
         return 0;
-    r = goalloc_set_label(my_desc());
+    label = description();
+    r = goalloc_set_label(label);
     if (r < 0)
-        LM_WARN("no label for \"%s\": %s\n", my_desc(), goalloc_strerror(r));
+        LM_WARN("no label for \"%s\": %s\n", label, goalloc_strerror(r));
     return 0;
 }
 
