@@ -699,7 +699,7 @@ GOALLOC_API int goalloc_trim(void);
  * ones), in memory and registers of attached processes and their forked children. It does not see pointers that exist
  * only in a file, a socket, a device, as difference or XOR, or as goalloc_offset() unless asked to.
  *
- * A process that is stopped notices a pause, and that calls which the kernel does not restart return EINTR:
+ * A process that is stopped notices a pause, and that calls which the kernel does not restart end as if by a signal:
  * epoll_wait(), semop(), sigtimedwait(), recv() on a socket with a timeout (signal(7): stop signals). Others go on:
  * read(), poll(), nanosleep().
  */
