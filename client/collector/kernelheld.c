@@ -21,7 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define CLOCK_EACH 64u /* descriptors between two looks at the clock */
+#define CLOCK_EACH 64u /* descriptors between two looks at the clock, unless one is of many epoll entries */
 
 void kernelheld_free(kernelheld *k)
 {
@@ -32,7 +32,7 @@ void kernelheld_free(kernelheld *k)
 /* The value behind each name in the lines of a text: "data: 1f", "signal: 10/00001f". */
 static void look_at_lines(words_found *w, const words_range *what, const char *text, const char *name, char before)
 {
-    for (const char *at = strstr(text, name); at != NULL; at = strstr(at, name)) {
+    for (const char *at = w != NULL ? strstr(text, name) : NULL; at != NULL; at = strstr(at, name)) {
         uint64_t value;
 
         at += strlen(name);
@@ -66,6 +66,7 @@ static int look_at_epoll(kernelheld *k, words_found *w, pid_t pid, pid_t tid, pi
 
     (void)snprintf(name, sizeof(name), "fdinfo/%d", fd);
     r = proc_read(&k->text, tid, name);
+    k->text_bytes += k->text.bytes;
     if (r == 0)
         kernelheld_look_at_fdinfo(w, &what, k->text.text);
     return r == -ENOENT ? 0 : r; /* closed meanwhile */
@@ -76,6 +77,7 @@ static int look_at_timers(kernelheld *k, words_found *w, pid_t pid, pid_t tid)
     words_range what = { .pid = pid, .kind = WORDS_TIMER, .mapping = "timer" };
     int r = proc_read(&k->text, tid, "timers");
 
+    k->text_bytes += k->text.bytes;
     if (r == 0)
         kernelheld_look_at_timers(w, &what, k->text.text);
     return r;
@@ -123,9 +125,9 @@ static int look_at_descriptors(kernelheld *k, words_found *w, pid_t pid, pid_t t
         bool epoll;
 
         r = look_at_descriptor(directory, k->fds.at[i], trust_kernel, &epoll, pid, ret);
-        if (r == 0 && epoll && w != NULL)
+        if (r == 0 && epoll)
             r = look_at_epoll(k, w, pid, tid, k->fds.at[i]);
-        if (r == 0 && i % CLOCK_EACH == CLOCK_EACH - 1 && proc_now_ns() > deadline_ns)
+        if (r == 0 && (epoll || i % CLOCK_EACH == CLOCK_EACH - 1) && proc_now_ns() > deadline_ns)
             r = trouble_is(ret, -ETIMEDOUT, pid, "process %d has very many descriptors", pid);
     }
     (void)close(directory);
@@ -138,8 +140,11 @@ int kernelheld_look(kernelheld *k, words_found *w, pid_t pid, pid_t tid, bool tr
 {
     int r = look_at_descriptors(k, w, pid, tid, trust_kernel, deadline_ns, ret);
 
-    if (r == 0 && w != NULL)
+    if (r == 0) {
         r = look_at_timers(k, w, pid, tid);
+        if (r == -ENOENT && w == NULL)
+            return 0; /* whether that matters is a question of the pause */
+    }
     if (r == -ENOENT && !kernel_tells_of_timers(k))
         r = trust_kernel ? 0
                          : trouble_is(ret, -EOPNOTSUPP, pid,

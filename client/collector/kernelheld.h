@@ -11,14 +11,15 @@
 typedef struct kernelheld {
     proc_text text;
     proc_list fds;
-    uint64_t nfds; /* looked at */
+    uint64_t nfds;       /* looked at */
+    uint64_t text_bytes; /* of epoll entries and timers: read */
 } kernelheld;
 
 void kernelheld_free(kernelheld *k);
 
 /*
- * Look at what the kernel holds of the process; tid: a thread of it that lives. w NULL: only whether it is opaque. 0;
- * -EOPNOTSUPP: it has an io_uring; -ETIMEDOUT; -ENOMEM.
+ * Look at what the kernel holds of the process; tid: a thread of it that lives. w NULL: for an estimate, which is what
+ * nfds and text_bytes rise by, and whether it is opaque. 0; -EOPNOTSUPP: it has an io_uring; -ETIMEDOUT; -ENOMEM.
  */
 int kernelheld_look(kernelheld *k, words_found *w, pid_t pid, pid_t tid, bool trust_kernel, uint64_t deadline_ns,
                     world_trouble *ret) __attribute__((warn_unused_result));

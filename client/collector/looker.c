@@ -81,7 +81,7 @@ int looker_estimate_of(looker *l, shared *s, const targets *t, target_process *p
                        looker_estimate *ret)
 {
     pid_t tid = living_thread(t, process);
-    uint64_t nfds = l->kernelheld.nfds;
+    uint64_t nfds = l->kernelheld.nfds, text_bytes = l->kernelheld.text_bytes;
     uint64_t deadline_ns = proc_now_ns() + ESTIMATE_MAX_NS;
     int r = pages_open(&l->pages, tid, deadline_ns);
 
@@ -96,6 +96,7 @@ int looker_estimate_of(looker *l, shared *s, const targets *t, target_process *p
         r = kernelheld_look(&l->kernelheld, NULL, process->pid, tid, trust_kernel, deadline_ns, &l->trouble);
     *ret = (looker_estimate){ .bytes = l->ranges.private_bytes,
                               .nfds = l->kernelheld.nfds - nfds,
+                              .text_bytes = l->kernelheld.text_bytes - text_bytes,
                               .nthreads = proc_nthreads(process->pid),
                               .nmappings = l->ranges.maps.n };
     return ended_or(l, process, r);

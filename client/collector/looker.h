@@ -21,6 +21,7 @@ typedef struct looker {
 typedef struct looker_estimate {
     uint64_t bytes; /* private memory with content */
     uint64_t nfds;
+    uint64_t text_bytes; /* that the kernel tells of epoll entries and timers */
     uint32_t nthreads;
     uint32_t nmappings;
 } looker_estimate;

@@ -246,6 +246,43 @@ static void epolls_data_is_seen(void **state)
     must_be_found_in(*state, keep_in_epoll, NULL, WORDS_EPOLL);
 }
 
+enum { MANY_ENTRIES = 400, ENTRY_BYTES_MIN = 40 };
+
+/* Many descriptors in any case, and *arg says whether an epoll instance has them. */
+static int have_many_descriptors(const fixture *f, void *arg)
+{
+    struct epoll_event event = { .events = EPOLLIN };
+    int fds[2], fd = epoll_create1(EPOLL_CLOEXEC);
+
+    must_attach(f, 0);
+    CHECK(fd >= 0 && pipe2(fds, O_CLOEXEC) == 0);
+    for (int i = 0; i < MANY_ENTRIES; i++) {
+        int copy = fcntl(fds[0], F_DUPFD_CLOEXEC, 0);
+
+        CHECK(copy >= 0 && (!*(bool *)arg || epoll_ctl(fd, EPOLL_CTL_ADD, copy, &event) == 0));
+    }
+    board_say(goalloc_malloc(100), NULL);
+    wait_to_be_killed();
+    return 0;
+}
+
+/* What the kernel has to tell takes time: an estimate that is no time of this test, but a sum of what there is. */
+static void epolls_entries_count_when_the_pause_is_estimated(void **state)
+{
+    uint64_t estimates[2];
+
+    for (int k = 0; k < 2; k++) {
+        bool in_epoll = k == 1;
+        pid_t pid = target_start(*state, have_many_descriptors, &in_epoll);
+        int r = look(*state, (world_options){ 0 });
+
+        target_kill(pid);
+        assert_int_equal(r, 0);
+        estimates[k] = the_board->estimate_ns;
+    }
+    assert_true(estimates[1] > estimates[0] + MANY_ENTRIES * ENTRY_BYTES_MIN * 10);
+}
+
 static int keep_in_timer(const fixture *f, void *arg)
 {
     struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN };
@@ -535,6 +572,7 @@ int main(void)
         FIXTURE_TEST(a_forked_child_that_is_no_client_yet_is_seen),
         FIXTURE_TEST(a_child_whose_parent_has_ended_is_seen),
         FIXTURE_TEST(epolls_data_is_seen),
+        FIXTURE_TEST(epolls_entries_count_when_the_pause_is_estimated),
         FIXTURE_TEST(a_timers_value_is_seen),
         FIXTURE_TEST(the_value_of_a_pending_signal_is_seen),
         FIXTURE_TEST(declared_roots_are_seen),

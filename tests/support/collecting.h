@@ -41,6 +41,7 @@ typedef struct board {
     uint64_t nplaces; /* words of that process that point to the object */
     uint32_t nprocesses, nthreads;
     bool stopped; /* somebody was stopped */
+    uint64_t estimate_ns;
 } board;
 
 static board *the_board;
@@ -154,6 +155,7 @@ static inline int look_once(const world_options *options)
     memcpy(the_board->text, trouble.text, sizeof(trouble.text));
     the_board->nprocesses = w.nprocesses;
     the_board->nthreads = w.nthreads;
+    the_board->estimate_ns = w.estimate_ns;
     the_board->stopped = w.pause_begin_ns != 0;
     if (r == 0)
         note_hits(&w);
