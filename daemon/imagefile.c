@@ -96,7 +96,7 @@ static int load(const options *o, const char *path, const image *im, antechamber
     uint64_t now_s = now_ms(CLOCK_REALTIME) / 1000;
     const char *what = "the spans in it are no heap's";
     roots *named;
-    image_error why;
+    image_error why = { "" };
     int r;
 
     u64_store_relaxed(&progress->total, image_npage_blocks(im));
@@ -128,7 +128,7 @@ int imagefile_load(const options *o, antechamber *progress, heapfile *ret_file, 
 {
     bool is_own = o->load_path == NULL;
     const char *path = is_own ? o->image_path : o->load_path;
-    image_error why;
+    image_error why = { "" };
     image im;
     int r;
 
@@ -148,7 +148,7 @@ int imagefile_load(const options *o, antechamber *progress, heapfile *ret_file, 
 
 int imagefile_open_mark(const options *o, int *ret_fd)
 {
-    image_error why;
+    image_error why = { "" };
     image im;
     int r;
 

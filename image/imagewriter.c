@@ -316,21 +316,27 @@ static int check_name(int dir_fd, const char *name, image_error *why)
     return 0;
 }
 
+/* Whether files can be made in it. 0, -errno. */
+static int check_dir(int dir_fd, const char *dir)
+{
+    struct stat st;
+
+    if (fstatat(dir_fd, dir, &st, 0) < 0)
+        return -errno;
+    if (!S_ISDIR(st.st_mode))
+        return -ENOTDIR;
+    return faccessat(dir_fd, dir, W_OK | X_OK, AT_EACCESS) < 0 ? -errno : 0;
+}
+
 int image_check_place(int dir_fd, const char *name, image_error *why)
 {
     char dir[IMAGE_PATH_BYTES];
-    struct stat st;
     int r = check_name(dir_fd, name, why);
 
     if (r < 0)
         return r;
     image_dir_of(name, dir);
-    if (fstatat(dir_fd, dir, &st, 0) < 0)
-        r = -errno;
-    else if (!S_ISDIR(st.st_mode))
-        r = -ENOTDIR;
-    else if (faccessat(dir_fd, dir, W_OK | X_OK, AT_EACCESS) < 0)
-        r = -errno;
+    r = check_dir(dir_fd, dir);
     return r < 0 ? image_fail(why, r, "directory %s: %s", dir, strerror(-r)) : 0;
 }
 

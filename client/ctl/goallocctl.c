@@ -167,8 +167,8 @@ static command command_table[] = {
               "for an instant, as by a debugger, and how long that will be is said before; it takes the right to do "
               "that, as root has it. Requests wait while the heap is copied; the file is written after that. The copy "
               "takes as much memory as the live pages. What is saved is what a kill of all at that instant would "
-              "leave. An image that was there is replaced when the new one is on the disk, and stays as it is if this is "
-              "ended before, as by Ctrl-C. For root and the daemon's user.",
+              "leave. A file that was there is replaced when the new one is on the disk, and stays as it is if this is "
+              "ended before, as by Ctrl-C. What is no file, as a device or a link, is refused. For root and the daemon's user.",
       .own = save_run },
     { .name = "image", .words = "FILE", .words_min = 1, .words_max = 1, .wanted = "image: which file?",
       .summary = "what is in an image of a heap, and whether all of it is whole",

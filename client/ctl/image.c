@@ -99,7 +99,7 @@ static bool show_json(const image *im)
 int image_run(const arguments *args)
 {
     const char *path = args->words[0];
-    image_error why;
+    image_error why = { "" };
     bool shown = true;
     image im;
     int r = image_open(&im, path, false, &why);

@@ -190,7 +190,7 @@ static int fail_plan(int r, const image_error *why)
 /* While nobody writes. *ret_again: there is more than memory for it, or it is no good moment. The exit status. */
 static int copy_held(saved *s, bool *ret_again)
 {
-    image_error why;
+    image_error why = { "" };
     int r;
 
     image_plan_free(&s->plan);
@@ -222,7 +222,7 @@ static int try_once(saved *s, uint64_t *ret_ns)
 {
     uint64_t plan_ns = now_ns(CLOCK_THREAD_CPUTIME_ID);
     uint64_t copy_ns;
-    image_error why;
+    image_error why = { "" };
     int r;
 
     image_plan_free(&s->plan);
@@ -334,7 +334,7 @@ static int copy_in_pause(saved *s, const arguments *args, bool *ret_again)
 /* From 1 to 4. The exit status. */
 static int take(saved *s, const arguments *args)
 {
-    image_error why;
+    image_error why = { "" };
     int r = image_plan_make(&s->plan, &s->heap, &why);
 
     if (r < 0 && r != -EAGAIN && r != -EUCLEAN)
@@ -418,7 +418,7 @@ static int write_image(saved *s, const arguments *args)
                                 .stop = &ended_by };
     struct sigaction before[NENDING];
     pthread_t thread;
-    image_error why;
+    image_error why = { "" };
     bool shows = s->plan.nblocks > 0 && isatty(STDERR_FILENO) == 1 &&
                  pthread_create(&thread, NULL, show_progress, &sh) == 0;
     int r;
