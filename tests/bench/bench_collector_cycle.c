@@ -11,6 +11,8 @@
  *   1 GiB of pointers the same clients; 1 GiB of the heap may hold pointers, all of it live: a cycle over the whole heap
  *
  * The pause is what the collector measures: from the first interrupt until all go on. "estimate" is what it expected.
+ * Below the first row stand its parts: those that are not indented follow each other, but for "heap", beside which the
+ * tracer looks at processes; the parts of "processes" are sums over all threads, also of that time.
  */
 #include <argp.h>
 #include <pthread.h>
