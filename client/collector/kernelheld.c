@@ -138,13 +138,18 @@ static int look_at_descriptors(kernelheld *k, words_found *w, pid_t pid, pid_t t
 int kernelheld_look(kernelheld *k, words_found *w, pid_t pid, pid_t tid, bool trust_kernel, uint64_t deadline_ns,
                     world_trouble *ret)
 {
-    int r = look_at_descriptors(k, w, pid, tid, trust_kernel, deadline_ns, ret);
+    int r;
+
+    k->text.deadline_ns = deadline_ns;
+    r = look_at_descriptors(k, w, pid, tid, trust_kernel, deadline_ns, ret);
 
     if (r == 0) {
         r = look_at_timers(k, w, pid, tid);
         if (r == -ENOENT && w == NULL)
             return 0; /* whether that matters is a question of the pause */
     }
+    if (r == -ETIMEDOUT)
+        return trouble_is(ret, r, pid, "process %d has very many descriptors, epoll entries or timers", pid);
     if (r == -ENOENT && !kernel_tells_of_timers(k))
         r = trust_kernel ? 0
                          : trouble_is(ret, -EOPNOTSUPP, pid,

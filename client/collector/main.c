@@ -132,6 +132,15 @@ static int run_once(const options *o)
     return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
+/* A thread that is left in the kernel would be waited for by what runs at an exit, such as a look for leaks. */
+static int end(int status)
+{
+    if (world_nstuck() == 0)
+        return status;
+    (void)fflush(NULL);
+    _exit(status);
+}
+
 int main(int argc, char **argv)
 {
     options o;
@@ -143,9 +152,9 @@ int main(int argc, char **argv)
     if (r < 0)
         servicelog_say(SERVICELOG_PRIVILEGES_KEPT, NULL, "it keeps privileges: %s", strerror(-r));
     if (o.once)
-        return run_once(&o);
+        return end(run_once(&o));
     r = service_run(&o);
     if (r < 0)
         servicelog_say(SERVICELOG_SERVICE_FAILED, NULL, "%s", strerror(-r));
-    return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+    return end(r < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
 }

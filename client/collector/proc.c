@@ -28,7 +28,7 @@
 void proc_text_free(proc_text *t)
 {
     free(t->text);
-    *t = (proc_text){ 0 };
+    *t = (proc_text){ .deadline_ns = t->deadline_ns };
 }
 
 static void path_of(char path[PATH_BYTES], pid_t pid, const char *name)
@@ -71,7 +71,9 @@ int proc_read(proc_text *t, pid_t pid, const char *name)
         n = read(fd, t->text + t->bytes, t->room - t->bytes - 1);
         if (n > 0)
             t->bytes += (size_t)n;
-    } while (n > 0 || (n < 0 && errno == EINTR));
+        if (n > 0 && t->deadline_ns != 0 && proc_now_ns() > t->deadline_ns)
+            r = -ETIMEDOUT;
+    } while (r == 0 && (n > 0 || (n < 0 && errno == EINTR)));
     if (r == 0 && n < 0)
         r = -errno;
     t->text[t->bytes] = '\0';

@@ -14,6 +14,7 @@ typedef struct proc_text {
     char *text; /* ends with a zero */
     size_t bytes;
     uint64_t room;
+    uint64_t deadline_ns; /* a text is not read on after it: -ETIMEDOUT; 0: none */
 } proc_text;
 
 void proc_text_free(proc_text *t);

@@ -353,11 +353,15 @@ int ranges_choose_in(ranges *g, pages *p, shared *s, const targets *t, const tar
 int ranges_choose(ranges *g, pages *p, shared *s, const targets *t, const target_process *process, bool trust_kernel,
                   world_trouble *ret)
 {
-    int r = maps_read(&g->maps, p->pid);
+    int r;
 
+    g->maps.text.deadline_ns = p->deadline_ns;
+    r = maps_read(&g->maps, p->pid);
     if (r == 0)
         return ranges_choose_in(g, p, s, t, process, trust_kernel, ret);
     g->n = 0;
+    if (r == -ETIMEDOUT)
+        return trouble_is(ret, r, process->pid, "process %d has very many mappings", process->pid);
     return trouble_is(ret, r == -ENOENT ? -ESRCH : r, process->pid, "the maps of process %d can't be read",
                       process->pid);
 }

@@ -46,6 +46,7 @@
 #define LOOK_MS 1000   /* between two looks for a daemon */
 #define RETRY_MS_MAX 600000
 #define SAY_AGAIN_MS 600000
+#define STUCK_MAX 16 /* threads that are left in the kernel (world_nstuck()): then another process begins anew */
 #define FULL_AFTER 8 /* intervals after a cycle over the whole heap that would have taken too long */
 
 typedef struct service {
@@ -211,7 +212,7 @@ static void cycle(service *s)
 
 /* --- the loop --- */
 
-/* Until a signal comes. 0, or the error of poll(): then systemd starts another one. */
+/* Until a signal comes. 0; the error of poll(), or -ETIMEDOUT: then systemd starts another one. */
 static int serve(service *s)
 {
     for (;;) {
@@ -229,6 +230,11 @@ static int serve(service *s)
             look(s);
         else
             cycle(s);
+        if (world_nstuck() >= STUCK_MAX) {
+            servicelog_say(SERVICELOG_SERVICE_FAILED, NULL, "%u threads wait for memory of others that does not come",
+                           world_nstuck());
+            return -ETIMEDOUT;
+        }
     }
 }
 

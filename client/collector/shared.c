@@ -23,6 +23,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/magic.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -237,7 +238,7 @@ void shared_measure(shared *s)
     }
 }
 
-int shared_look(shared *s, pages *p, words_found *w)
+int shared_look(shared *s, pages *p, words_found *w, _Atomic pid_t *ret_at)
 {
     int r = 0;
 
@@ -245,6 +246,7 @@ int shared_look(shared *s, pages *p, words_found *w)
         const shared_part *part = &s->parts[i];
         words_range what = { .address = part->address, .pid = part->pid, .kind = WORDS_SHARED, .mapping = part->name };
 
+        atomic_store(ret_at, part->pid);
         r = pages_look_at_file(p, w, &what, fd_of(s, part), part->offset, part->bytes);
     }
     return r;

@@ -53,7 +53,7 @@ int shared_add(shared *s, pid_t pid, pid_t tid, const maps_entry *entry, world_t
 
 void shared_measure(shared *s);
 
-/* -ETIMEDOUT; -EIO and the like: a file can't be read. */
-int shared_look(shared *s, pages *p, words_found *w) __attribute__((warn_unused_result));
+/* -ETIMEDOUT; -ECANCELED; -EIO and the like: a file can't be read. *ret_at: a process that has it mapped, meanwhile. */
+int shared_look(shared *s, pages *p, words_found *w, _Atomic pid_t *ret_at) __attribute__((warn_unused_result));
 
 #endif

@@ -501,6 +501,7 @@ int stop_all(targets *t, bool trust_kernel, uint64_t deadline_ns, stop_times *ti
     uint32_t missing;
     int r;
 
+    t->deadline_ns = deadline_ns;
     do {
         uint64_t began = proc_now_ns(), interrupted, stopped;
 

@@ -424,6 +424,12 @@ static int has_by_other_threads(targets *t, pid_t pid)
     return r;
 }
 
+/* In the pause. */
+static int too_many(world_trouble *ret)
+{
+    return trouble_is(ret, -ETIMEDOUT, 0, "processes begin, or have mappings, faster than they can be looked at");
+}
+
 /* Look at a process or thread by its number. *ret_found is raised if there is something new. */
 static int look_at(targets *t, pid_t number, uint32_t *ret_found, world_trouble *ret)
 {
@@ -433,9 +439,14 @@ static int look_at(targets *t, pid_t number, uint32_t *ret_found, world_trouble 
 
     if (number == t->self || targets_thread(t, number) != NULL)
         return 0;
+    t->text.deadline_ns = t->scratch.text.deadline_ns = t->deadline_ns;
+    if (t->deadline_ns != 0 && proc_now_ns() > t->deadline_ns)
+        return too_many(ret);
     r = maps_has_file(&t->text, number, t->files[TARGETS_ARENA]);
     if (r == 0 && t->text.bytes == 0 && proc_nthreads(number) > 1 && proc_status(number, "Tgid") == number)
         r = has_by_other_threads(t, number);
+    if (r == -ETIMEDOUT)
+        return too_many(ret);
     if (r == -ENOMEM)
         return trouble_is(ret, r, 0, "no memory");
     if ((r == -EACCES || r == -EPERM) && may_be_a_clients(t, number))
@@ -454,6 +465,8 @@ static int look_at(targets *t, pid_t number, uint32_t *ret_found, world_trouble 
     }
     if (writes_spans(t, (pid_t)pid))
         return 0;
+    if (t->deadline_ns != 0 && proc_now_ns() > t->deadline_ns) /* then it may not have seen all */
+        return too_many(ret);
     (*ret_found)++;
     return targets_add_process(t, (pid_t)pid, TARGET_NO_SESSION, facts.started) < 0
                ? trouble_is(ret, -ENOMEM, 0, "no memory")

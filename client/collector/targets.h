@@ -74,6 +74,7 @@ typedef struct targets {
     uint64_t uids[8];      /* that processes with sessions run as, as long as there are few */
     uint32_t nuids;        /* more than in uids: any */
     uint64_t heap_began;   /* clock ticks after the system's start: no process that is older has forked from a client */
+    uint64_t deadline_ns;  /* of the pause; 0: nobody is to be stopped yet */
     proc_text text;
     proc_list list;
     maps scratch;

@@ -3,29 +3,39 @@
  *
  * Called by the cycle. Data: what is behind a world, of one cycle.
  *
- *                caller's thread                 tracer                              helpers
+ *                caller's thread                 tracer                              readers
  *   prepare      sessions, search of /proc,
  *                estimate
  *   stop         begins the others, waits        seize, catch up, interrupt, wait
- *   meanwhile    copies the heap (heapcopy.c)    registers and signals of each
- *   copy         looks at processes              thread; then looks at processes     look at processes
- *                waits; shared files
+ *   meanwhile    copies the heap (heapcopy.c)    asks the readers; registers and
+ *                                                signals of each thread              look at processes
+ *   copy         waits, for so long                                                  the last: shared files
  *   validate     the session table               waits, awake for a while
  *   resume       asks, waits until it is gone    ends
  *
  * While all are stopped, processors are free: so the tracer goes on by itself, and the caller copies the heap
- * meanwhile; and as many threads look at the processes (looker.c) as there are processors, each at the next one whose
- * registers are known.
+ * meanwhile; and as many readers look at the processes (looker.c) as there are processors, each at the next one whose
+ * registers are known. Who of them is the last to be done looks at the shared files, whose parts are all known then.
  *
- * What caller and tracer both touch between world_stop() and the end of world_copy(): `failed`, `next` and `nready`,
- * which are atomic. All else is the tracer's and the helpers' until they have answered (result, trouble, threads, the
- * mark of a process that it is gone, of the looker that looks at it), or nobody's to change (processes, deadline_ns,
- * sessions). The caller's copy of the heap reads shared memory and writes its own rooms. So the order of the two does
- * not matter; what comes before and after does: all have stopped before either begins, and both are done before
- * world_validate(). Who fails raises `failed`, and the others end at their next buffer, thread or piece of a list; so
- * does world_resume(), if the caller could not copy the heap. Who is late finds that by the clock, as they all have the
- * same deadline. Nobody is let go while somebody still looks: world_resume() waits for all answers before it asks the
- * tracer to end. And a thread dies with its process only: then the kernel lets all go.
+ * What several of them touch between world_stop() and the end of world_copy(): `failed`, `next`, `nready`, `nreading`
+ * and each helper's `at` and `job`, which are atomic. All else is the tracer's and the readers' until they have
+ * answered (result, trouble, threads, the mark of a process that it is gone, of the looker that looks at it), or
+ * nobody's to change (processes, deadline_ns, sessions). The caller's copy of the heap reads shared memory and writes
+ * its own rooms. So the order of the two does not matter; what comes before and after does: all have stopped before
+ * either begins, and both are done before world_validate(). Who fails raises `failed`, and the others end at their next
+ * buffer, thread or piece of a list; so does world_resume(), if the caller could not copy the heap. Who is late finds
+ * that by the clock, as they all have the same deadline. Nobody is let go while somebody still looks, but if the cycle
+ * has failed: a success has all answers. And a thread dies with its process only: then the kernel lets all go.
+ *
+ * Memory may not come. A page may be one that userfaultfd or a file system of somebody's own brings when it is read,
+ * and who should bring it is stopped, or does not want to; nor is a process's list of mappings to be had while a thread
+ * of it is in a call that changes them; and a shared file may lie on top of another file system than it tells. Then a
+ * reader waits in the kernel, where nothing but its death ends that. So neither the caller nor the tracer reads any of
+ * it, and when the pause is over, or the cycle has failed, and a reader is not back, all are let go (-ETIMEDOUT, with
+ * the process that it was at). That may be what it has waited for; if not, after STUCK_NS, it is left where it is, with
+ * all that it may still touch (world_nstuck()): it writes nothing of the world's, only of its state, which stays.
+ * Should the tracer not be back by then, as it reads the mappings of new processes, this process ends at once: that
+ * lets everybody go, too.
  *
  * The tracer is a thread of its own for one reason: when it has ended, the kernel has let everybody go, those too that
  * could not be stopped or that nobody has heard of. So world_resume() leaves nobody traced, whatever came before, and
@@ -33,8 +43,10 @@
  * pthread_join() returns a little before that; world_resume() waits until the thread's number is gone.
  *
  * Time: max_pause_ns counts from the first interrupt. Before anybody is stopped, the pause is estimated from what is
- * there: threads, mappings, descriptors, bytes. Then each step looks at the clock. Caller and tracer run before others
- * meanwhile, if they may (SCHED_FIFO): who is let go first must not hold up the letting go of the others.
+ * there: threads, mappings, descriptors, bytes. Then each step looks at the clock. All of them run before others
+ * meanwhile, if they may (SCHED_FIFO): who is let go first must not hold up the letting go of the others. Caller and
+ * tracer do before readers: of those there are as many as processors, and one that is beside the caller's copy would
+ * otherwise keep it waiting until it is done itself.
  */
 #include "client/collector/world.h"
 
@@ -54,14 +66,18 @@
 #include "client/collector/registers.h"
 #include "client/collector/stop.h"
 
-#define SEIZE_MAX_NS UINT64_C(5000000000) /* nobody is stopped meanwhile */
-#define LOOKERS_MAX 8u
+#define SEIZE_MAX_NS UINT64_C(5000000000)  /* nobody is stopped meanwhile */
+#define LATE_NS UINT64_C(20000000)         /* that a reader may be late to look at the clock by itself */
+#define STUCK_NS UINT64_C(1000000000)      /* it waits for what does not come */
+#define TRACER_MAX_NS UINT64_C(5000000000) /* the same for the tracer, beyond what it may take */
+#define FIRST_READER 2u
+#define READERS_MAX 8u
+#define LOOKERS_MAX (FIRST_READER + READERS_MAX)
 #define LET_GO_AT_ONCE 256u      /* threads: the kernel holds a lock of all processes meanwhile, 1 us a thread */
-#define SPIN_NS UINT64_C(200000) /* that the tracer is awake after it has looked: longer than world_validate() takes   \
-                                  */
+#define SPIN_NS UINT64_C(200000) /* that the tracer is awake before it ends: longer than world_validate() takes */
 
 /*
- * What a pause takes, as measured by tests/bench/bench_collector_pause, with some reserve. Two processors look, whether
+ * What a pause takes, as measured by tests/bench/bench_collector_pause, with some reserve. Two readers look, whether
  * there are more or not; and what the caller adds for the heap is an estimate for all of them.
  */
 #define FIXED_NS 200000u
@@ -73,17 +89,21 @@
 #define TEXT_NS 10u /* a byte of what the kernel tells of epoll entries and timers; measured: 6, and the look */
 #define BYTES_EACH_US 3500u
 
-enum job { JOB_STOP, JOB_LOOK, JOB_END };
+enum job { JOB_STOP, JOB_LOOK, JOB_STAY_AWAKE, JOB_END };
 
-/* A thread of a world's own, and what it is asked. lookers[0] is the caller's, [1] the tracer's. */
+/* A thread of a world's own, and what it is asked. lookers[0] is the caller's, [1] the tracer's, the rest readers'. */
 typedef struct helper {
     struct world_state *state;
     looker *looker;
     pthread_t thread;
     sem_t asked;
-    enum job job;
+    sem_t answered;
+    _Atomic uint32_t nanswers; /* says the same, for who checks the order of what threads touch */
+    _Atomic enum job job;
     pid_t tid;
+    _Atomic pid_t at; /* the process that it looks at; 0: none */
     bool runs;
+    bool is_late; /* it has not answered in time */
 } helper;
 
 struct world_state {
@@ -96,18 +116,28 @@ struct world_state {
     helper helpers[LOOKERS_MAX]; /* [0] is not used */
     uint32_t nlookers;
     uint32_t nprocessors;
-    sem_t answered;
-    uint32_t nlooking;       /* that have begun to look, and have not answered */
-    int result;              /* of JOB_STOP, and of the registers */
-    world_trouble trouble;   /* the same */
-    _Atomic uint32_t nready; /* processes whose registers are known */
-    _Atomic uint32_t next;   /* process to be looked at */
-    _Atomic bool failed;     /* somebody could not do his part: the others need not go on */
-    bool tracing;            /* there is a tracer */
-    sigset_t mask;           /* of the caller's thread */
+    bool looking;              /* tracer and readers have been asked to look, and the caller has not their answers */
+    int result;                /* of JOB_STOP, and of the registers */
+    world_trouble trouble;     /* the same */
+    uint64_t deadline_ns;      /* the world's, for readers */
+    uint64_t shared_ns;        /* that shared files took */
+    _Atomic uint32_t nready;   /* processes whose registers are known */
+    _Atomic uint32_t next;     /* process to be looked at */
+    _Atomic uint32_t nreading; /* readers that are not done */
+    _Atomic bool failed;       /* somebody could not do his part: the others need not go on */
+    bool tracing;              /* there is a tracer */
+    bool stuck;                /* a reader is left in the kernel: this stays where it is */
+    sigset_t mask;             /* of the caller's thread */
     int policy;
     struct sched_param priority;
 };
+
+static uint32_t nstuck; /* readers of this process that were left; the caller's thread writes it */
+
+uint32_t world_nstuck(void)
+{
+    return nstuck;
+}
 
 static int no_memory(world_trouble *ret)
 {
@@ -121,7 +151,8 @@ static int estimate(struct world_state *s, world_trouble *ret)
 
     for (uint32_t i = 0; i < s->targets.nprocesses; i++) {
         target_process *process = &s->targets.processes[i];
-        looker *l = &s->lookers[(i + 1) % s->nlookers]; /* each by turns, so that a pause finds its memory touched */
+        /* Each reader's by turns, so that a pause finds its memory touched. */
+        looker *l = &s->lookers[FIRST_READER + i % (s->nlookers - FIRST_READER)];
         looker_estimate of = { 0 };
         uint64_t look;
         int r = looker_estimate_of(l, &s->shared, &s->targets, process, s->options.trust_kernel, &of);
@@ -164,8 +195,7 @@ static int lookers_init(struct world_state *s, const shm_map *map)
     uint32_t wanted = s->nprocessors = bulkread_nprocessors();
     int r = 0;
 
-    wanted = wanted > 2 ? wanted : 2;
-    wanted = wanted < LOOKERS_MAX ? wanted : LOOKERS_MAX;
+    wanted = FIRST_READER + (wanted < READERS_MAX ? wanted : READERS_MAX);
     while (s->nlookers < wanted && r == 0) {
         r = looker_init(&s->lookers[s->nlookers], map->base, map->arena_bytes, s->options.offsets);
         s->lookers[s->nlookers].pages.given_up = &s->failed;
@@ -218,6 +248,7 @@ static int do_stop(struct world_state *s)
     w->pause_begin_ns = began + w->times.seize_ns;
     if (s->options.max_pause_ns != 0)
         w->deadline_ns = w->pause_begin_ns + s->options.max_pause_ns;
+    s->deadline_ns = w->deadline_ns;
     r = stop_all(&s->targets, s->options.trust_kernel, w->deadline_ns, &w->times.stop, &s->trouble);
     w->times.stop_ns = proc_now_ns() - w->pause_begin_ns;
     return r;
@@ -272,60 +303,90 @@ static void look_at_all_registers(struct world_state *s, looker *l)
     s->w->times.registers_ns = proc_now_ns() - began;
 }
 
-static void look_at_processes(struct world_state *s, looker *l)
+static void look_at_processes(struct world_state *s, looker *l, _Atomic pid_t *ret_at)
 {
     while (!atomic_load(&s->failed)) {
         uint32_t i = atomic_fetch_add(&s->next, 1);
 
         if (i >= s->targets.nprocesses)
-            return;
+            break;
         while (atomic_load(&s->nready) <= i && !atomic_load(&s->failed))
             (void)sched_yield();
         if (atomic_load(&s->failed) || s->targets.processes[i].gone)
             continue;
-        l->result = looker_look(l, &s->shared, &s->targets, &s->targets.processes[i], s->options.trust_kernel,
-                                s->w->deadline_ns);
+        atomic_store(ret_at, s->targets.processes[i].pid);
+        l->result =
+            looker_look(l, &s->shared, &s->targets, &s->targets.processes[i], s->options.trust_kernel, s->deadline_ns);
         if (l->result < 0)
             atomic_store(&s->failed, true);
     }
 }
 
+static int look_at_shared(struct world_state *s, looker *l, _Atomic pid_t *ret_at)
+{
+    uint64_t began = proc_now_ns();
+    int r;
+
+    l->pages.deadline_ns = s->deadline_ns;
+    r = shared_look(&s->shared, &l->pages, &l->words, ret_at);
+    s->shared_ns = proc_now_ns() - began;
+    if (r == -ECANCELED)
+        return r;
+    if (r == -ETIMEDOUT)
+        return trouble_is(&l->trouble, r, 0, "shared memory took too long");
+    if (r < 0)
+        return trouble_is(&l->trouble, r, 0, "shared memory can't be read: %s", strerror(-r));
+    return l->words.full ? no_memory(&l->trouble) : 0;
+}
+
+/* A reader's part. */
+static void look(struct world_state *s, looker *l, _Atomic pid_t *ret_at)
+{
+    look_at_processes(s, l, ret_at);
+    if (atomic_fetch_sub(&s->nreading, 1) == 1 && !atomic_load(&s->failed)) {
+        l->result = look_at_shared(s, l, ret_at);
+        if (l->result < 0)
+            atomic_store(&s->failed, true);
+    }
+    atomic_store(ret_at, 0);
+}
+
 static void ask(helper *h, enum job job)
 {
-    h->job = job;
+    atomic_store(&h->job, job);
     (void)sem_post(&h->asked);
 }
 
-static uint32_t nhelpers(const struct world_state *s)
+static void answer(helper *h)
+{
+    atomic_fetch_add(&h->nanswers, 1);
+    (void)sem_post(&h->answered);
+}
+
+static void ask_readers(struct world_state *s)
 {
     uint32_t n = 0;
 
-    for (uint32_t i = 1; i < s->nlookers; i++)
+    for (uint32_t i = FIRST_READER; i < s->nlookers; i++)
         n += s->helpers[i].runs;
-    return n;
-}
-
-/* All helpers from that one on. */
-static void ask_to_look(struct world_state *s, uint32_t first)
-{
-    for (uint32_t i = first; i < s->nlookers; i++) {
+    atomic_store(&s->nreading, n);
+    for (uint32_t i = FIRST_READER; i < s->nlookers; i++) {
         if (s->helpers[i].runs)
             ask(&s->helpers[i], JOB_LOOK);
     }
 }
 
 /* The tracer's: when all have stopped it tells the caller, who has the heap to copy meanwhile. True: it is to look. */
-static bool stop_and_tell(struct world_state *s)
+static bool stop_and_tell(struct world_state *s, helper *h)
 {
     bool looks;
 
     s->result = do_stop(s);
     count(s);
-    looks = s->result == 0 && !s->options.only_stop;
-    s->nlooking = looks ? nhelpers(s) : 0;
-    (void)sem_post(&s->answered); /* all that the caller has to know stands by now */
+    looks = s->looking = s->result == 0 && !s->options.only_stop;
+    answer(h); /* all that the caller has to know stands by now */
     if (looks)
-        ask_to_look(s, 2);
+        ask_readers(s);
     return looks;
 }
 
@@ -347,43 +408,81 @@ static void *helper_run(void *arg)
 {
     helper *h = arg;
     struct world_state *s = h->state;
-    uint64_t spin_ns = 0;
+    bool traces = h->looker == &s->lookers[1];
+    enum job job = JOB_STOP;
 
     h->tid = (pid_t)syscall(SYS_gettid);
     for (;;) {
-        await_job(h, spin_ns);
-        if (h->job == JOB_END)
+        await_job(h, job == JOB_STAY_AWAKE ? SPIN_NS : 0);
+        job = atomic_load(&h->job);
+        if (job == JOB_END)
             break;
-        if (h->job == JOB_STOP && !stop_and_tell(s))
+        if (job == JOB_STAY_AWAKE || (job == JOB_STOP && !stop_and_tell(s, h)))
             continue;
-        if (h->looker == &s->lookers[1]) {
+        if (traces)
             look_at_all_registers(s, h->looker);
-            spin_ns = s->nprocessors > 1 ? SPIN_NS : 0;
-        }
-        look_at_processes(s, h->looker);
-        (void)sem_post(&s->answered);
+        else
+            look(s, h->looker, &h->at);
+        answer(h);
     }
-    if (h->looker == &s->lookers[1] && s->w->nthreads > LET_GO_AT_ONCE)
+    if (traces && s->w->nthreads > LET_GO_AT_ONCE)
         stop_let_go(&s->targets);
     return NULL;
 }
 
-static void await_answer(struct world_state *s)
+static struct timespec at_ns(uint64_t ns)
 {
-    while (sem_wait(&s->answered) < 0)
-        continue;
+    return (struct timespec){ (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
 }
 
-/* With all signals blocked. A helper that can't be had is done without, but not the tracer. */
+static uint64_t later(uint64_t ns, uint64_t more)
+{
+    return ns < UINT64_MAX - more ? ns + more : UINT64_MAX;
+}
+
+/* False: until then it has not answered. */
+static bool await_answer(helper *h, uint64_t until_ns)
+{
+    struct timespec until = at_ns(until_ns);
+    int r;
+
+    do
+        r = until_ns == UINT64_MAX ? sem_wait(&h->answered) : sem_clockwait(&h->answered, CLOCK_MONOTONIC, &until);
+    while (r < 0 && errno == EINTR);
+    return r == 0 && atomic_load(&h->nanswers) > 0;
+}
+
+/* The tracer is in the kernel, and there are some who are stopped: nothing else is left. */
+static _Noreturn void end_at_once(void)
+{
+    static const char text[] = "the collector ends: the mappings of a process could not be read in time\n";
+
+    (void)(write(STDERR_FILENO, text, sizeof(text) - 1) < 0);
+    _exit(EXIT_FAILURE);
+}
+
+static void await_tracer(helper *h, uint64_t until_ns)
+{
+    if (!await_answer(h, later(until_ns, TRACER_MAX_NS)))
+        end_at_once();
+}
+
+static void hurry(pthread_t thread, int priority)
+{
+    const struct sched_param first = { .sched_priority = priority };
+
+    (void)pthread_setschedparam(thread, SCHED_FIFO, &first);
+}
+
+/* With all signals blocked. */
 static int helper_begin(struct world_state *s, uint32_t i)
 {
-    const struct sched_param first = { .sched_priority = 1 };
     helper *h = &s->helpers[i];
     sigset_t all, before;
     int r;
 
     *h = (helper){ .state = s, .looker = &s->lookers[i] };
-    if (sem_init(&h->asked, 0, 0) < 0)
+    if (sem_init(&h->asked, 0, 0) < 0 || sem_init(&h->answered, 0, 0) < 0)
         return -errno;
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -391,33 +490,35 @@ static int helper_begin(struct world_state *s, uint32_t i)
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     h->runs = r == 0;
     if (r == 0)
-        (void)pthread_setschedparam(h->thread, SCHED_FIFO, &first);
-    else
-        (void)sem_destroy(&h->asked);
+        hurry(h->thread, i < FIRST_READER ? 2 : 1);
     return -r;
 }
 
-/* Each stop of a tracee sends the process a SIGCHLD. It must not wake anybody. */
+/*
+ * A tracer, and at least one reader; what more of them can't be had is done without. Each stop of a tracee sends the
+ * process a SIGCHLD. It must not wake anybody.
+ */
 static int helpers_begin(struct world_state *s, world_trouble *ret)
 {
-    const struct sched_param first = { .sched_priority = 1 };
     sigset_t child;
-    int r;
+    int r = helper_begin(s, FIRST_READER);
 
-    if (sem_init(&s->answered, 0, 0) < 0)
-        return trouble_is(ret, -errno, 0, "no semaphore");
+    if (r < 0)
+        return trouble_is(ret, r, 0, "no thread to read with: %s", strerror(-r));
     r = helper_begin(s, 1);
     if (r < 0) {
-        (void)sem_destroy(&s->answered);
+        ask(&s->helpers[FIRST_READER], JOB_END);
+        (void)pthread_join(s->helpers[FIRST_READER].thread, NULL);
+        s->helpers[FIRST_READER].runs = false;
         return trouble_is(ret, r, 0, "no thread to trace with: %s", strerror(-r));
     }
-    for (uint32_t i = 2; i < s->nlookers && i < s->targets.nprocesses; i++)
+    for (uint32_t i = FIRST_READER + 1; i < s->nlookers && i < FIRST_READER + s->targets.nprocesses; i++)
         (void)helper_begin(s, i);
     (void)sigemptyset(&child);
     (void)sigaddset(&child, SIGCHLD);
     (void)pthread_sigmask(SIG_BLOCK, &child, &s->mask);
     (void)pthread_getschedparam(pthread_self(), &s->policy, &s->priority);
-    (void)pthread_setschedparam(pthread_self(), SCHED_FIFO, &first);
+    hurry(pthread_self(), 2);
     s->tracing = true;
     return 0;
 }
@@ -450,9 +551,11 @@ int world_stop(world *w, world_trouble *ret_trouble)
         return r;
     shared_clear(&s->shared);
     ask(&s->helpers[1], JOB_STOP);
-    await_answer(s);
+    await_tracer(&s->helpers[1], s->options.max_pause_ns == 0
+                                     ? UINT64_MAX
+                                     : later(proc_now_ns() + SEIZE_MAX_NS, s->options.max_pause_ns));
     w->times.woken_ns = proc_now_ns() - w->pause_begin_ns - w->times.stop_ns;
-    if (s->nlooking > 0) /* s->result is the tracer's again */
+    if (s->looking) /* s->result is the tracer's again */
         return 0;
     r = s->result;
     if (r < 0) {
@@ -462,10 +565,25 @@ int world_stop(world *w, world_trouble *ret_trouble)
     return r;
 }
 
-static void await_lookers(struct world_state *s)
+/* The tracer's answer, and the readers' until then: those that are late are marked. */
+static int await_answers(struct world_state *s, uint64_t until_ns, world_trouble *ret)
 {
-    for (; s->nlooking > 0; s->nlooking--)
-        await_answer(s);
+    int r = 0;
+
+    await_tracer(&s->helpers[1], until_ns);
+    for (uint32_t i = FIRST_READER; i < s->nlookers; i++) {
+        helper *h = &s->helpers[i];
+        pid_t pid;
+
+        if (!h->runs || await_answer(h, until_ns))
+            continue;
+        h->is_late = true;
+        pid = atomic_load(&h->at);
+        r = pid != 0 ? trouble_is(ret, -ETIMEDOUT, pid, "the memory of process %d did not come when it was read", pid)
+                     : trouble_is(ret, -ETIMEDOUT, 0, "the processes' memory was not read in time");
+    }
+    s->looking = false;
+    return r;
 }
 
 /* The others are at it since all have stopped, but for who only wanted to stop. What they have found is one then. */
@@ -474,12 +592,17 @@ static int look_together(struct world_state *s, world_trouble *ret)
     world *w = s->w;
     int r;
 
-    if (s->nlooking == 0) {
-        s->nlooking = nhelpers(s);
-        ask_to_look(s, 1);
+    if (!s->looking) {
+        ask_readers(s);
+        ask(&s->helpers[1], JOB_LOOK);
     }
-    look_at_processes(s, &s->lookers[0]);
-    await_lookers(s);
+    r = await_answers(s, later(w->deadline_ns, LATE_NS), ret);
+    if (r < 0) { /* what the others have found is theirs until they have ended, too */
+        atomic_store(&s->failed, true);
+        return r;
+    }
+    if (s->nprocessors > 1) /* it ends soon */
+        ask(&s->helpers[1], JOB_STAY_AWAKE);
     *ret = s->trouble;
     r = s->result;
     for (uint32_t i = 0; i < s->nlookers; i++) {
@@ -498,23 +621,8 @@ static int look_together(struct world_state *s, world_trouble *ret)
         if (i > 0)
             words_join(&s->lookers[0].words, &l->words);
     }
-    return r;
-}
-
-static int look_at_shared(struct world_state *s, world_trouble *ret)
-{
-    looker *l = &s->lookers[0];
-    uint64_t began = proc_now_ns();
-    int r;
-
-    l->pages.deadline_ns = s->w->deadline_ns;
-    r = shared_look(&s->shared, &l->pages, &l->words);
-    s->w->times.shared_ns = proc_now_ns() - began;
-    if (r == -ETIMEDOUT)
-        return trouble_is(ret, r, 0, "shared memory took too long");
-    if (r < 0)
-        return trouble_is(ret, r, 0, "shared memory can't be read: %s", strerror(-r));
-    return l->words.full ? no_memory(ret) : 0;
+    w->times.shared_ns = s->shared_ns;
+    return r == 0 && s->lookers[0].words.full ? no_memory(ret) : r;
 }
 
 int world_copy(world *w, world_trouble *ret_trouble)
@@ -526,8 +634,6 @@ int world_copy(world *w, world_trouble *ret_trouble)
 
     if (s->tracing)
         r = look_together(s, ret_trouble);
-    if (s->tracing && r == 0)
-        r = look_at_shared(s, ret_trouble);
     w->ranges = found->ranges;
     w->nranges = found->nranges;
     w->hits = found->hits;
@@ -555,6 +661,22 @@ int world_validate(world *w, world_trouble *ret_trouble)
     return r;
 }
 
+/* All go on, so what a reader has waited for may come now. */
+static void reader_end(struct world_state *s, helper *h)
+{
+    struct timespec until = at_ns(proc_now_ns() + STUCK_NS);
+
+    if (!h->is_late) {
+        (void)pthread_join(h->thread, NULL);
+        return;
+    }
+    if (pthread_clockjoin_np(h->thread, NULL, CLOCK_MONOTONIC, &until) == 0)
+        return;
+    (void)pthread_detach(h->thread);
+    s->stuck = true;
+    nstuck++;
+}
+
 void world_resume(world *w)
 {
     struct world_state *s = w->state;
@@ -563,24 +685,26 @@ void world_resume(world *w)
     if (s == NULL || !s->tracing)
         return;
     s->tracing = false;
-    atomic_store(&s->failed, true); /* if somebody still looks, it is for nobody */
-    await_lookers(s);
-    for (uint32_t i = 1; i < s->nlookers; i++) {
-        if (s->helpers[i].runs)
-            ask(&s->helpers[i], JOB_END);
+    if (s->looking) { /* for nobody: the cycle has failed */
+        world_trouble late;
+
+        atomic_store(&s->failed, true);
+        (void)(await_answers(s, later(proc_now_ns(), LATE_NS), &late) < 0);
     }
+    ask(&s->helpers[1], JOB_END); /* first of all: readers would take the processors */
     (void)pthread_join(s->helpers[1].thread, NULL);
     while (syscall(SYS_tgkill, s->targets.self, s->helpers[1].tid, 0) == 0)
         (void)sched_yield(); /* what is left of the thread lets its tracees go in these microseconds */
     w->pause_end_ns = w->pause_begin_ns != 0 ? proc_now_ns() : 0;
     w->times.resume_ns = proc_now_ns() - began;
-    for (uint32_t i = 1; i < s->nlookers; i++) {
-        if (i > 1 && s->helpers[i].runs)
-            (void)pthread_join(s->helpers[i].thread, NULL);
+    for (uint32_t i = FIRST_READER; i < s->nlookers; i++) {
         if (s->helpers[i].runs)
-            (void)sem_destroy(&s->helpers[i].asked);
+            ask(&s->helpers[i], JOB_END);
     }
-    (void)sem_destroy(&s->answered);
+    for (uint32_t i = FIRST_READER; i < s->nlookers; i++) {
+        if (s->helpers[i].runs)
+            reader_end(s, &s->helpers[i]);
+    }
     (void)pthread_setschedparam(pthread_self(), s->policy, &s->priority);
     (void)pthread_sigmask(SIG_SETMASK, &s->mask, NULL);
 }
@@ -603,6 +727,10 @@ void world_free(world *w)
     if (s == NULL)
         return;
     world_resume(w);
+    if (s->stuck) { /* a thread may go on with it at any time */
+        *w = (world){ 0 };
+        return;
+    }
     for (uint32_t i = 0; i < s->nlookers; i++)
         looker_deinit(&s->lookers[i]);
     targets_deinit(&s->targets);

@@ -49,7 +49,7 @@ typedef struct world_times {
     uint64_t kernel_ns;    /* descriptors, timers */
     uint64_t pages_ns;     /* which pages have content */
     uint64_t read_ns;      /* their words */
-    uint64_t shared_ns;    /* of shared files: the caller's */
+    uint64_t shared_ns;    /* of shared files: the last one's */
     uint64_t copy_ns;      /* world_copy() in all */
     uint64_t validate_ns;
     uint64_t resume_ns;
@@ -105,5 +105,11 @@ void world_resume(world *w);
 bool world_is_outside(const world *w, uint32_t session);
 
 void world_free(world *w);
+
+/*
+ * Threads of this process that wait for memory of others that does not come. Each keeps what a cycle had, a MiB or two;
+ * they go when it comes, or when this process or the other one ends. Who runs many cycles ends when there are many.
+ */
+uint32_t world_nstuck(void);
 
 #endif

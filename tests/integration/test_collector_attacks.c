@@ -18,10 +18,13 @@
 
 #include <cmocka.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 
 #include "client/collector/proc.h"
 #include "shm/declared.h"
@@ -513,11 +516,76 @@ static void forged_words_keep_no_cycle_from_ending(void **state)
     }
 }
 
+/* --- memory that does not come --- */
+
+#ifndef UFFD_FEATURE_WP_UNPOPULATED
+#define UFFD_FEATURE_WP_UNPOPULATED (1 << 13)
+#endif
+
+/*
+ * A process whose pages are marked as if they had content, and a reader of them waits until somebody brings it: nobody
+ * does, since that would be this process, which is stopped. A file system of an attacker's own would do as well. False:
+ * the kernel has no such marks.
+ */
+static bool withhold_memory(void)
+{
+    struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_WP_UNPOPULATED };
+    struct uffdio_register region = { .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP };
+    struct uffdio_writeprotect marks = { .mode = UFFDIO_WRITEPROTECT_MODE_WP };
+    void *p = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+
+    region.range = (struct uffdio_range){ (uint64_t)(uintptr_t)p, MIB };
+    marks.range = region.range;
+    return p != MAP_FAILED && fd >= 0 && ioctl(fd, UFFDIO_API, &api) == 0 && ioctl(fd, UFFDIO_REGISTER, &region) == 0 &&
+           ioctl(fd, UFFDIO_WRITEPROTECT, &marks) == 0;
+}
+
+static int withhold(const fixture *f, void *arg)
+{
+    (void)arg;
+    must_attach(f, 0);
+    atomic_store(&the_board->nborn, withhold_memory() ? 1 : 2);
+    return pause();
+}
+
+static void memory_that_does_not_come_stops_nobody_for_long(void **state)
+{
+    const fixture *f = *state;
+    pid_t victim, attacker;
+    cycle_end end;
+    uint32_t nturns;
+
+    the_board = board_new();
+    victim = child_start(f, live_on, NULL);
+    attacker = child_start(f, withhold, NULL);
+    while (atomic_load(&the_board->nturns) == 0 || atomic_load(&the_board->nborn) == 0)
+        waits_sleep_ms(5);
+    if (atomic_load(&the_board->nborn) == 1) {
+        end = run_cycle(f, "--max-pause=300ms");
+        assert_false(end.late);
+        assert_int_equal(end.status, 1);
+        nturns = atomic_load(&the_board->nturns);
+        for (int tries = 0; atomic_load(&the_board->nturns) == nturns && tries < 2000; tries++)
+            waits_sleep_ms(5);
+        assert_int_not_equal(atomic_load(&the_board->nturns), nturns);
+        assert_false(is_traced_or_stopped(victim) || is_traced_or_stopped(attacker));
+    } else {
+        print_message("not tried: no userfaultfd with marks\n");
+    }
+    (void)kill(victim, SIGKILL);
+    (void)kill(attacker, SIGKILL);
+    assert_int_equal(child_wait(victim), 1000 + SIGKILL);
+    assert_int_equal(child_wait(attacker), 1000 + SIGKILL);
+    assert_int_equal(run_cycle(f, NULL).status, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST_KEPT(objects_among_forks_and_attaches_are_kept),
         FIXTURE_TEST(forged_words_keep_no_cycle_from_ending),
+        FIXTURE_TEST(memory_that_does_not_come_stops_nobody_for_long),
     };
 
     seed = test_seed();

@@ -558,9 +558,24 @@ static void a_process_that_is_being_told_of_an_object_ends_the_look(void **state
     assert_int_equal(the_board->trouble_pid, pid);
 }
 
+/* --- texts of /proc --- */
+
+static void a_text_past_its_deadline_is_not_read_on(void **state)
+{
+    proc_text text = { .deadline_ns = 1 };
+
+    (void)state;
+    assert_int_equal(proc_read(&text, getpid(), "maps"), -ETIMEDOUT);
+    text.deadline_ns = UINT64_MAX;
+    assert_int_equal(proc_read(&text, getpid(), "maps"), 0);
+    assert_non_null(strstr(text.text, "[stack]"));
+    proc_text_free(&text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_text_past_its_deadline_is_not_read_on),
         FIXTURE_TEST(private_memory_is_seen),
         FIXTURE_TEST(pages_made_read_only_are_seen),
         FIXTURE_TEST(pages_that_the_process_itself_may_not_read_are_seen),

@@ -450,7 +450,7 @@ end:
 #endif
 
     /*
-     * SNAPSHOT: one thread reads the bits, the words of the span, holds, roots, objects, in this order; another one the
+     * SNAPSHOT: one thread reads the bits, the words of the span, holds, roots, objects, in this order; others the
      * registers and memory of who is stopped, before, after or between
      */
     do
