@@ -15,7 +15,8 @@
  * A file system that a process serves, or another machine, may keep a reader waiting for ever, perhaps for one that is
  * stopped: files of those make the process opaque too. Already to open such a file, or to ask of which kind it is, may
  * wait. So files are opened before the pause only: a file that was mapped since then ends the cycle, and the next one
- * opens it. Nothing but regular files is opened.
+ * opens it. Nothing but regular files is opened. What lies on top of such a file system without a word of it, as an
+ * overlay may, keeps a reader of world.c waiting: readers alone open, read and close files.
  */
 #include "client/collector/shared.h"
 

@@ -348,6 +348,8 @@ static int add_session_process(targets *t, uint32_t i, world_trouble *ret)
     targets_session *session = &t->sessions[i];
     proc_facts facts;
 
+    if (targets_go_on(t, (pid_t)session->pid, ret) < 0)
+        return -ETIMEDOUT;
     if (session->pid == 0)
         return trouble_is(ret, -ESRCH, 0, "a session's process is not visible from the daemon");
     if (proc_facts_of((pid_t)session->pid, &facts) < 0)
@@ -385,6 +387,13 @@ int targets_of_sessions(targets *t, world_trouble *ret)
             r = add_session_process(t, i, ret);
     }
     return r;
+}
+
+int targets_go_on(targets *t, pid_t pid, world_trouble *ret)
+{
+    atomic_store(&t->at, pid);
+    (void)atomic_fetch_add(&t->nlooked, 1);
+    return atomic_load(&t->over) ? trouble_is(ret, -ETIMEDOUT, pid, "nobody waits for it any more") : 0;
 }
 
 /* True if it is the daemon, or a helper of its: no client can write spans. */
@@ -439,6 +448,8 @@ static int look_at(targets *t, pid_t number, uint32_t *ret_found, world_trouble 
 
     if (number == t->self || targets_thread(t, number) != NULL)
         return 0;
+    if (targets_go_on(t, number, ret) < 0)
+        return -ETIMEDOUT;
     t->text.deadline_ns = t->scratch.text.deadline_ns = t->deadline_ns;
     if (t->deadline_ns != 0 && proc_now_ns() > t->deadline_ns)
         return too_many(ret);

@@ -5,6 +5,8 @@
 #ifndef GOALLOC_COLLECTOR_TARGETS_H
 #define GOALLOC_COLLECTOR_TARGETS_H
 
+#include <stdatomic.h>
+
 #include "client/collector/maps.h"
 #include "client/collector/registers.h"
 #include "client/collector/trouble.h"
@@ -75,6 +77,10 @@ typedef struct targets {
     uint32_t nuids;        /* more than in uids: any */
     uint64_t heap_began;   /* clock ticks after the system's start: no process that is older has forked from a client */
     uint64_t deadline_ns;  /* of the pause; 0: nobody is to be stopped yet */
+    /* For who waits for all this: */
+    _Atomic uint64_t nlooked; /* goes up with each process that is looked at */
+    _Atomic pid_t at;         /* the last one */
+    _Atomic bool over;        /* set by who does not wait any more: nothing is to be touched, all fails */
     proc_text text;
     proc_list list;
     maps scratch;
@@ -115,6 +121,9 @@ int64_t targets_add_process(targets *t, pid_t pid, uint32_t session, uint64_t st
 int64_t targets_add_thread(targets *t, pid_t tid, uint32_t process);
 target_process *targets_process(targets *t, pid_t pid);
 target_thread *targets_thread(targets *t, pid_t tid);
+
+/* Before a process is looked at: 0, or -ETIMEDOUT: nobody waits for it any more (over). */
+int targets_go_on(targets *t, pid_t pid, world_trouble *ret) __attribute__((warn_unused_result));
 
 /* Why this process may not be looked at or traced, as a sentence: it is traced already, another user's, ... */
 int targets_no_permission(world_trouble *ret, pid_t pid);

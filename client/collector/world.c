@@ -4,14 +4,15 @@
  * Called by the cycle. Data: what is behind a world, of one cycle.
  *
  *                caller's thread                 tracer                              readers
- *   prepare      sessions, search of /proc,
- *                estimate
+ *   prepare      waits, as long as it goes on                                         sessions, search of /proc,
+ *                                                                                    estimate: the first of them
  *   stop         begins the others, waits        seize, catch up, interrupt, wait
  *   meanwhile    copies the heap (heapcopy.c)    asks the readers; registers and
  *                                                signals of each thread              look at processes
  *   copy         waits, for so long                                                  the last: shared files
  *   validate     the session table               waits, awake for a while
  *   resume       asks, waits until it is gone    ends
+ *   afterwards                                                                        end; the first closes files
  *
  * While all are stopped, processors are free: so the tracer goes on by itself, and the caller copies the heap
  * meanwhile; and as many readers look at the processes (looker.c) as there are processors, each at the next one whose
@@ -68,6 +69,7 @@
 
 #define SEIZE_MAX_NS UINT64_C(5000000000)  /* nobody is stopped meanwhile */
 #define LATE_NS UINT64_C(20000000)         /* that a reader may be late to look at the clock by itself */
+#define PATIENCE_NS UINT64_C(11000000000)  /* with one process before the pause: its own bound is lower */
 #define STUCK_NS UINT64_C(1000000000)      /* it waits for what does not come */
 #define TRACER_MAX_NS UINT64_C(5000000000) /* the same for the tracer, beyond what it may take */
 #define FIRST_READER 2u
@@ -89,7 +91,7 @@
 #define TEXT_NS 10u /* a byte of what the kernel tells of epoll entries and timers; measured: 6, and the look */
 #define BYTES_EACH_US 3500u
 
-enum job { JOB_STOP, JOB_LOOK, JOB_STAY_AWAKE, JOB_END };
+enum job { JOB_PREPARE, JOB_LOOK_ONCE_MORE, JOB_STOP, JOB_LOOK, JOB_STAY_AWAKE, JOB_CLOSE, JOB_END };
 
 /* A thread of a world's own, and what it is asked. lookers[0] is the caller's, [1] the tracer's, the rest readers'. */
 typedef struct helper {
@@ -106,8 +108,16 @@ typedef struct helper {
     bool is_late; /* it has not answered in time */
 } helper;
 
+/* For world.h's fields of these names. A thread that is left may still write here. */
+typedef struct estimated {
+    uint64_t estimate_ns;
+    uint32_t nprocesses;
+    uint32_t nthreads;
+} estimated;
+
 struct world_state {
     world *w;
+    estimated estimated;
     world_options options;
     targets targets;
     shared shared;
@@ -117,7 +127,7 @@ struct world_state {
     uint32_t nlookers;
     uint32_t nprocessors;
     bool looking;              /* tracer and readers have been asked to look, and the caller has not their answers */
-    int result;                /* of JOB_STOP, and of the registers */
+    int result;                /* of all jobs but readers' part of JOB_LOOK */
     world_trouble trouble;     /* the same */
     uint64_t deadline_ns;      /* the world's, for readers */
     uint64_t shared_ns;        /* that shared files took */
@@ -146,7 +156,7 @@ static int no_memory(world_trouble *ret)
 
 static int estimate(struct world_state *s, world_trouble *ret)
 {
-    world *w = s->w;
+    estimated *w = &s->estimated;
     uint64_t bytes = 0, all, looks = 0, longest = 0;
 
     for (uint32_t i = 0; i < s->targets.nprocesses; i++) {
@@ -155,8 +165,11 @@ static int estimate(struct world_state *s, world_trouble *ret)
         looker *l = &s->lookers[FIRST_READER + i % (s->nlookers - FIRST_READER)];
         looker_estimate of = { 0 };
         uint64_t look;
-        int r = looker_estimate_of(l, &s->shared, &s->targets, process, s->options.trust_kernel, &of);
+        int r = targets_go_on(&s->targets, process->pid, ret);
 
+        if (r < 0)
+            return r;
+        r = looker_estimate_of(l, &s->shared, &s->targets, process, s->options.trust_kernel, &of);
         if (r < 0) {
             *ret = l->trouble;
             return r;
@@ -204,35 +217,29 @@ static int lookers_init(struct world_state *s, const shm_map *map)
     return r;
 }
 
-int world_prepare(world *w, const shm_map *map, const world_options *options, world_trouble *ret_trouble)
+static int do_prepare(struct world_state *s)
 {
-    struct world_state *s = calloc(1, sizeof(*s));
     uint32_t nfound = 0;
-    int r;
+    int r = targets_of_sessions(&s->targets, &s->trouble);
 
-    *w = (world){ .deadline_ns = UINT64_MAX, .state = s };
-    *ret_trouble = (world_trouble){ 0 };
-    if (s == NULL)
-        return no_memory(ret_trouble);
-    s->w = w;
-    s->options = *options;
-    shared_init(&s->shared);
-    r = lookers_init(s, map);
     if (r == 0)
-        r = targets_init(&s->targets, map);
-    s->registers = malloc(REGISTERS_ROOM);
-    if (r == -ENOMEM || s->registers == NULL)
-        return no_memory(ret_trouble);
-    if (r < 0)
-        return trouble_is(ret_trouble, r, 0, "the heap is not mapped here, or /proc can't be read");
-    memset(s->registers, 0, REGISTERS_ROOM);
-    s->targets.waiter = options->waiter;
-    s->targets.only_stop = options->only_stop;
-    r = targets_of_sessions(&s->targets, ret_trouble);
+        r = targets_search(&s->targets, &nfound, &s->trouble);
+    return r == 0 ? estimate(s, &s->trouble) : r;
+}
+
+/*
+ * Nobody is stopped. But who was there when /proc was listed may have forked, and ended, before it was looked at. If
+ * there is nobody now either, then who maps the heap from now on has a session that was not there.
+ */
+static int do_look_once_more(struct world_state *s)
+{
+    uint32_t found = 0, late = 0;
+    int r = targets_catch_up(&s->targets, proc_now_ns() + SEIZE_MAX_NS, NULL, NULL, &found, &s->trouble);
+
     if (r == 0)
-        r = targets_search(&s->targets, &nfound, ret_trouble);
-    if (r == 0)
-        r = estimate(s, ret_trouble);
+        r = targets_recheck(&s->targets, &late, &s->trouble);
+    if (r == 0 && found + late > 0)
+        r = trouble_is(&s->trouble, -EAGAIN, 0, "a process that has the heap mapped was just being forked");
     return r;
 }
 
@@ -415,17 +422,25 @@ static void *helper_run(void *arg)
     for (;;) {
         await_job(h, job == JOB_STAY_AWAKE ? SPIN_NS : 0);
         job = atomic_load(&h->job);
-        if (job == JOB_END)
+        if (job == JOB_CLOSE)
+            shared_free(&s->shared);
+        if (job == JOB_CLOSE || job == JOB_END)
             break;
         if (job == JOB_STAY_AWAKE || (job == JOB_STOP && !stop_and_tell(s, h)))
             continue;
-        if (traces)
+        if (job == JOB_PREPARE)
+            s->result = do_prepare(s);
+        else if (job == JOB_LOOK_ONCE_MORE)
+            s->result = do_look_once_more(s);
+        else if (traces)
             look_at_all_registers(s, h->looker);
         else
             look(s, h->looker, &h->at);
         answer(h);
     }
-    if (traces && s->w->nthreads > LET_GO_AT_ONCE)
+    if (!traces)
+        answer(h);
+    else if (s->w->nthreads > LET_GO_AT_ONCE)
         stop_let_go(&s->targets);
     return NULL;
 }
@@ -467,13 +482,6 @@ static void await_tracer(helper *h, uint64_t until_ns)
         end_at_once();
 }
 
-static void hurry(pthread_t thread, int priority)
-{
-    const struct sched_param first = { .sched_priority = priority };
-
-    (void)pthread_setschedparam(thread, SCHED_FIFO, &first);
-}
-
 /* With all signals blocked. */
 static int helper_begin(struct world_state *s, uint32_t i)
 {
@@ -489,31 +497,33 @@ static int helper_begin(struct world_state *s, uint32_t i)
     r = pthread_create(&h->thread, NULL, helper_run, h);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     h->runs = r == 0;
-    if (r == 0)
-        hurry(h->thread, i < FIRST_READER ? 2 : 1);
     return -r;
 }
 
+static void hurry(pthread_t thread, int priority)
+{
+    const struct sched_param first = { .sched_priority = priority };
+
+    (void)pthread_setschedparam(thread, SCHED_FIFO, &first);
+}
+
 /*
- * A tracer, and at least one reader; what more of them can't be had is done without. Each stop of a tracee sends the
- * process a SIGCHLD. It must not wake anybody.
+ * A tracer, and more readers than the first; what more of these can't be had is done without. Each stop of a tracee
+ * sends the process a SIGCHLD. It must not wake anybody.
  */
 static int helpers_begin(struct world_state *s, world_trouble *ret)
 {
     sigset_t child;
-    int r = helper_begin(s, FIRST_READER);
+    int r = helper_begin(s, 1);
 
     if (r < 0)
-        return trouble_is(ret, r, 0, "no thread to read with: %s", strerror(-r));
-    r = helper_begin(s, 1);
-    if (r < 0) {
-        ask(&s->helpers[FIRST_READER], JOB_END);
-        (void)pthread_join(s->helpers[FIRST_READER].thread, NULL);
-        s->helpers[FIRST_READER].runs = false;
         return trouble_is(ret, r, 0, "no thread to trace with: %s", strerror(-r));
-    }
     for (uint32_t i = FIRST_READER + 1; i < s->nlookers && i < FIRST_READER + s->targets.nprocesses; i++)
         (void)helper_begin(s, i);
+    for (uint32_t i = 1; i < s->nlookers; i++) {
+        if (s->helpers[i].runs)
+            hurry(s->helpers[i].thread, i < FIRST_READER ? 2 : 1);
+    }
     (void)sigemptyset(&child);
     (void)sigaddset(&child, SIGCHLD);
     (void)pthread_sigmask(SIG_BLOCK, &child, &s->mask);
@@ -524,18 +534,66 @@ static int helpers_begin(struct world_state *s, world_trouble *ret)
 }
 
 /*
- * Nobody is stopped. But who was there when /proc was listed may have forked, and ended, before it was looked at. If
- * there is nobody now either, then who maps the heap from now on has a session that was not there.
+ * Before the pause: have the first reader do it, as long as it gets on. If it does not, it waits for what may not come,
+ * and is told to touch nothing more should that come after all.
  */
-static int look_once_more(struct world_state *s, world_trouble *ret)
+static int do_patiently(struct world_state *s, enum job job, world_trouble *ret)
 {
-    uint32_t found = 0, late = 0;
-    int r = targets_catch_up(&s->targets, proc_now_ns() + SEIZE_MAX_NS, NULL, NULL, &found, ret);
+    helper *h = &s->helpers[FIRST_READER];
+    targets *t = &s->targets;
+    uint64_t nlooked = 0, since_ns = proc_now_ns();
 
+    ask(h, job);
+    while (!await_answer(h, proc_now_ns() + PATIENCE_NS / 8)) {
+        if (atomic_load(&t->nlooked) != nlooked) {
+            nlooked = atomic_load(&t->nlooked);
+            since_ns = proc_now_ns();
+        } else if (proc_now_ns() - since_ns > PATIENCE_NS) {
+            pid_t pid = atomic_load(&t->at);
+
+            h->is_late = true;
+            atomic_store(&t->over, true);
+            atomic_store(&s->failed, true);
+            return trouble_is(ret, -ETIMEDOUT, pid, "process %d can't be looked at: what it has mapped does not come",
+                              pid);
+        }
+    }
+    *ret = s->trouble;
+    return s->result;
+}
+
+int world_prepare(world *w, const shm_map *map, const world_options *options, world_trouble *ret_trouble)
+{
+    struct world_state *s = calloc(1, sizeof(*s));
+    int r;
+
+    *w = (world){ .deadline_ns = UINT64_MAX, .state = s };
+    *ret_trouble = (world_trouble){ 0 };
+    if (s == NULL)
+        return no_memory(ret_trouble);
+    s->w = w;
+    s->options = *options;
+    shared_init(&s->shared);
+    r = lookers_init(s, map);
     if (r == 0)
-        r = targets_recheck(&s->targets, &late, ret);
-    if (r == 0 && found + late > 0)
-        r = trouble_is(ret, -EAGAIN, 0, "a process that has the heap mapped was just being forked");
+        r = targets_init(&s->targets, map);
+    s->registers = malloc(REGISTERS_ROOM);
+    if (r == -ENOMEM || s->registers == NULL)
+        return no_memory(ret_trouble);
+    if (r < 0)
+        return trouble_is(ret_trouble, r, 0, "the heap is not mapped here, or /proc can't be read");
+    memset(s->registers, 0, REGISTERS_ROOM);
+    s->targets.waiter = options->waiter;
+    s->targets.only_stop = options->only_stop;
+    r = helper_begin(s, FIRST_READER);
+    if (r < 0)
+        return trouble_is(ret_trouble, r, 0, "no thread to look with: %s", strerror(-r));
+    r = do_patiently(s, JOB_PREPARE, ret_trouble);
+    if (s->helpers[FIRST_READER].is_late) /* it may go on */
+        return r;
+    w->estimate_ns = s->estimated.estimate_ns;
+    w->nprocesses = s->estimated.nprocesses;
+    w->nthreads = s->estimated.nthreads;
     return r;
 }
 
@@ -545,7 +603,7 @@ int world_stop(world *w, world_trouble *ret_trouble)
     int r;
 
     if (w->nprocesses == 0)
-        return look_once_more(s, ret_trouble);
+        return do_patiently(s, JOB_LOOK_ONCE_MORE, ret_trouble);
     r = helpers_begin(s, ret_trouble);
     if (r < 0)
         return r;
@@ -664,17 +722,35 @@ int world_validate(world *w, world_trouble *ret_trouble)
 /* All go on, so what a reader has waited for may come now. */
 static void reader_end(struct world_state *s, helper *h)
 {
-    struct timespec until = at_ns(proc_now_ns() + STUCK_NS);
+    uint64_t now = proc_now_ns();
+    struct timespec until = at_ns(now + STUCK_NS);
 
-    if (!h->is_late) {
-        (void)pthread_join(h->thread, NULL);
-        return;
-    }
-    if (pthread_clockjoin_np(h->thread, NULL, CLOCK_MONOTONIC, &until) == 0)
+    h->runs = false;
+    if (h->is_late ? pthread_clockjoin_np(h->thread, NULL, CLOCK_MONOTONIC, &until) == 0
+                   : await_answer(h, now + PATIENCE_NS) && pthread_join(h->thread, NULL) == 0)
         return;
     (void)pthread_detach(h->thread);
     s->stuck = true;
     nstuck++;
+}
+
+/* The first one last: it closes the shared files, unless another one is still at them. */
+static void readers_end(struct world_state *s)
+{
+    helper *first = &s->helpers[FIRST_READER];
+
+    for (uint32_t i = FIRST_READER + 1; i < s->nlookers; i++) {
+        if (s->helpers[i].runs)
+            ask(&s->helpers[i], JOB_END);
+    }
+    for (uint32_t i = FIRST_READER + 1; i < s->nlookers; i++) {
+        if (s->helpers[i].runs)
+            reader_end(s, &s->helpers[i]);
+    }
+    if (!first->runs)
+        return;
+    ask(first, s->stuck ? JOB_END : JOB_CLOSE);
+    reader_end(s, first);
 }
 
 void world_resume(world *w)
@@ -697,14 +773,7 @@ void world_resume(world *w)
         (void)sched_yield(); /* what is left of the thread lets its tracees go in these microseconds */
     w->pause_end_ns = w->pause_begin_ns != 0 ? proc_now_ns() : 0;
     w->times.resume_ns = proc_now_ns() - began;
-    for (uint32_t i = FIRST_READER; i < s->nlookers; i++) {
-        if (s->helpers[i].runs)
-            ask(&s->helpers[i], JOB_END);
-    }
-    for (uint32_t i = FIRST_READER; i < s->nlookers; i++) {
-        if (s->helpers[i].runs)
-            reader_end(s, &s->helpers[i]);
-    }
+    readers_end(s);
     (void)pthread_setschedparam(pthread_self(), s->policy, &s->priority);
     (void)pthread_sigmask(SIG_SETMASK, &s->mask, NULL);
 }
@@ -727,6 +796,7 @@ void world_free(world *w)
     if (s == NULL)
         return;
     world_resume(w);
+    readers_end(s);
     if (s->stuck) { /* a thread may go on with it at any time */
         *w = (world){ 0 };
         return;
