@@ -29,7 +29,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "client/collector/grow.h"
@@ -60,29 +59,56 @@ void shared_clear(shared *s)
     s->closed = true;
 }
 
+/* True if a read of it may wait for somebody. To ask that may, too, but no longer than before the pause. */
+static bool may_wait(int fd)
+{
+    struct statfs fs;
+
+    if (fstatfs(fd, &fs) < 0)
+        return true;
+    switch ((uint32_t)fs.f_type) {
+    case FUSE_MAGIC:
+    case CIFS_MAGIC:
+    case CEPH_MAGIC:
+    case NFS_SUPER_MAGIC:
+    case SMB_SUPER_MAGIC:
+    case AFS_SUPER_MAGIC:
+    case V9FS_MAGIC:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* What is known here of a file (path "": of the descriptor's): who serves the file system is not asked. */
+static bool look_up(int fd, const char *path, struct statx *ret)
+{
+    return statx(fd, path, (path[0] == '\0' ? AT_EMPTY_PATH : 0) | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, ret) == 0;
+}
+
 /* True if the file that is open is the one. Some file systems show other devices in maps than stat() does. */
 static bool is_file(int fd, maps_file file)
 {
     struct statfs fs;
-    struct stat st;
+    struct statx st;
 
-    if (fstat(fd, &st) < 0 || st.st_ino != file.inode || !S_ISREG(st.st_mode))
+    if (!look_up(fd, "", &st) || st.stx_ino != file.inode || !S_ISREG(st.stx_mode))
         return false;
-    if (((uint64_t)major(st.st_dev) << 32 | minor(st.st_dev)) == file.device)
+    if (((uint64_t)st.stx_dev_major << 32 | st.stx_dev_minor) == file.device)
         return true;
     return fstatfs(fd, &fs) == 0 && (fs.f_type == BTRFS_SUPER_MAGIC || fs.f_type == OVERLAYFS_SUPER_MAGIC);
 }
 
-/* Open it without effect first, then to read if it is the file. -1: not. */
+/* Open it without effect first, then to read if it is the file, and one whose reader does not wait. -1: not. */
 static int open_if_same(const char *path, const maps_file *file)
 {
     char again[64];
-    struct stat st;
+    struct statx st;
     int fd = open(path, O_PATH | O_CLOEXEC), ret = -1;
 
     if (fd < 0)
         return -1;
-    if (file == NULL ? fstat(fd, &st) == 0 && S_ISREG(st.st_mode) : is_file(fd, *file)) {
+    if ((file == NULL ? look_up(fd, "", &st) && S_ISREG(st.stx_mode) : is_file(fd, *file)) && !may_wait(fd)) {
         (void)snprintf(again, sizeof(again), "/proc/self/fd/%d", fd);
         ret = open(again, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     }
@@ -99,10 +125,10 @@ static int open_by_descriptor(pid_t tid, maps_file file)
     if (proc_list_read(&list, tid, "fd") == 0) {
         for (size_t i = 0; i < list.n && fd < 0; i++) {
             char path[64];
-            struct stat st;
+            struct statx st;
 
             (void)snprintf(path, sizeof(path), "/proc/%d/fd/%d", tid, list.at[i]);
-            if (stat(path, &st) == 0 && st.st_ino == file.inode)
+            if (look_up(AT_FDCWD, path, &st) && st.stx_ino == file.inode)
                 fd = open_if_same(path, &file);
         }
     }
@@ -122,26 +148,6 @@ static int open_file(pid_t tid, const maps_entry *entry)
     if (fd < 0 && entry->name[0] == '/')
         fd = open_if_same(entry->name, &entry->file);
     return fd;
-}
-
-static bool may_wait(int fd)
-{
-    struct statfs fs;
-
-    if (fstatfs(fd, &fs) < 0)
-        return true;
-    switch ((uint32_t)fs.f_type) {
-    case FUSE_MAGIC:
-    case CIFS_MAGIC:
-    case CEPH_MAGIC:
-    case NFS_SUPER_MAGIC:
-    case SMB_SUPER_MAGIC:
-    case AFS_SUPER_MAGIC:
-    case V9FS_MAGIC:
-        return true;
-    default:
-        return false;
-    }
 }
 
 /* NULL: it was not opened yet. */
@@ -165,10 +171,6 @@ static const shared_file *open_new(shared *s, pid_t tid, const maps_entry *entry
     s->files = more;
     more = &s->files[s->nfiles++];
     *more = (shared_file){ .file = entry->file, .fd = open_file(tid, entry) };
-    if (more->fd >= 0 && may_wait(more->fd)) {
-        (void)close(more->fd);
-        more->fd = -1;
-    }
     return more;
 }
 

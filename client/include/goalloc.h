@@ -764,9 +764,9 @@ typedef struct goalloc_collect_result {
  * clear before that this would not do; or blocking_pid's memory does not come when it is read, as with userfaultfd; or
  * the call has waited too long); -EOPNOTSUPP (blocking_pid is opaque: GOALLOC_ATTACH_OPAQUE, or the kernel may hold
  * pointers of it); -EAGAIN (somebody attached, forked or ended meanwhile: try again); -ESRCH (blocking_pid can't be
- * seen from here, as from within a container); -EPROTO (the heap's tables are damaged); -ENOMEM; -EIO (the collector has
- * died); -ESTALE; what starting a process may fail with; and the errors of goalloc_attach(). After an error nothing has
- * been freed, but after -EIO, -ESTALE and a call that waited too long something may have been.
+ * seen from here, as from within a container); -EPROTO (the heap's tables are damaged); -ENOMEM; -EIO (the collector
+ * has died); -ESTALE; what starting a process may fail with; and the errors of goalloc_attach(). After an error nothing
+ * has been freed, but after -EIO, -ESTALE and a call that waited too long something may have been.
  */
 GOALLOC_API GOALLOC_CHECK int goalloc_collect(const goalloc_collect_options *options, goalloc_collect_result *ret);
 

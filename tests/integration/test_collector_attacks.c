@@ -8,6 +8,9 @@
  * now and then. Nothing that somebody holds may be freed (what is taken out of a slot is whole, and a live object), and
  * when all are gone, a last cycle leaves exactly what the table has.
  *
+ * What does not come, or stop: memory that userfaultfd brings, in the pause and before it; clients that run other
+ * programs from any of their threads; a client that is frozen. Cycles fail or have their end, and all others go on.
+ *
  * Forged words: a client scribbles over bits, holds, records, words of tiny blocks, and its page of declarations. What
  * the collector then takes for garbage is that client's doing; but it ends, in time, not by a signal, nobody stays
  * stopped, and the daemon serves.
@@ -19,11 +22,13 @@
 #include <cmocka.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include "client/collector/proc.h"
@@ -602,6 +607,148 @@ static void a_declaration_that_does_not_come_holds_up_no_collector(void **state)
     collect_beside_one_that_withholds(*state, withhold_declared);
 }
 
+/* --- clients that run other programs all the time --- */
+
+static void *exec_soon(void *arg)
+{
+    (void)usleep((useconds_t)(uintptr_t)arg);
+    (void)execl("/bin/true", "true", (char *)NULL);
+    return NULL;
+}
+
+/* It attaches, and any of its threads runs another program, while others of them do the same. */
+static int exec_from_any_thread(const fixture *f, void *arg)
+{
+    uint64_t random = seed ^ (uint64_t)getpid();
+    pthread_t thread;
+
+    (void)arg;
+    must_attach(f, 0);
+    CHECK(goalloc_malloc(64) != NULL);
+    for (int i = 0; i < 3; i++)
+        CHECK(pthread_create(&thread, NULL, exec_soon, (void *)(uintptr_t)(test_random(&random) % 3000)) == 0);
+    (void)usleep(1000);
+    if (test_random(&random) % 2 == 0)
+        pthread_exit(NULL); /* the first thread is gone when another one takes its number */
+    return pause();
+}
+
+static int keep_running_others(const fixture *f, void *arg)
+{
+    (void)arg;
+    while (!atomic_load(&the_board->over)) {
+        CHECK(child_wait(child_start(f, exec_from_any_thread, NULL)) == 0);
+        (void)atomic_fetch_add(&the_board->nborn, 1);
+        waits_sleep_ms(2); /* else the heap is never without a change for as long as a cycle takes */
+    }
+    return 0;
+}
+
+static void clients_that_exec_all_the_time_hold_up_nobody(void **state)
+{
+    const fixture *f = *state;
+    uint64_t end = now_ms() + 1500;
+    uint32_t ncycles = 0, ndone = 0;
+    pid_t victim, attacker;
+
+    the_board = board_new();
+    victim = child_start(f, live_on, NULL);
+    attacker = child_start(f, keep_running_others, NULL);
+    while (now_ms() < end) { /* sessions may come and go too fast for any of them */
+        cycle_end cycle = run_cycle(f, ncycles % 2 ? "--all" : NULL);
+
+        if (cycle.late || cycle.status > 1)
+            fail_msg("seed %llu: cycle %u: status %d%s", (unsigned long long)seed, ncycles, cycle.status,
+                     cycle.late ? ", too late" : "");
+        ncycles++;
+        ndone += cycle.status == 0;
+    }
+    print_message("seed %llu: %u of %u cycles had their end, beside %u programs that were run\n",
+                  (unsigned long long)seed, ndone, ncycles, atomic_load(&the_board->nborn));
+    atomic_store(&the_board->over, 1);
+    assert_int_equal(child_wait(attacker), 0);
+    assert_false(is_traced_or_stopped(victim));
+    (void)kill(victim, SIGKILL);
+    assert_int_equal(child_wait(victim), 1000 + SIGKILL);
+    assert_int_equal(run_cycle(f, NULL).status, 0);
+}
+
+/* --- a client that cannot be stopped --- */
+
+static bool write_text(const char *directory, const char *name, const char *text)
+{
+    char path[128];
+    int fd;
+    bool done;
+
+    (void)snprintf(path, sizeof(path), "%s/%s", directory, name);
+    fd = open(path, O_WRONLY | O_CLOEXEC);
+    done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+    if (fd >= 0)
+        (void)close(fd);
+    return done;
+}
+
+/* A cgroup of our own whose processes can be frozen, of either kind; "": there can't be one here. */
+static void make_freezer(char ret[96], bool *ret_old)
+{
+    *ret_old = access("/sys/fs/cgroup/freezer", F_OK) == 0;
+    (void)snprintf(ret, 96, "/sys/fs/cgroup/%sgoalloc-test-%d", *ret_old ? "freezer/" : "", (int)getpid());
+    if (mkdir(ret, 0755) < 0)
+        ret[0] = '\0';
+}
+
+static bool freeze(const char *freezer, bool old, bool frozen)
+{
+    return old ? write_text(freezer, "freezer.state", frozen ? "FROZEN" : "THAWED")
+               : write_text(freezer, "cgroup.freeze", frozen ? "1" : "0");
+}
+
+/* Of the old kind a frozen thread can't be traced further: the cycle fails. Of the other it stops, and stays frozen. */
+static void a_client_that_is_frozen_holds_up_nobody_else(void **state)
+{
+    const fixture *f = *state;
+    char freezer[96], number[16];
+    pid_t victim, frozen;
+    uint32_t nturns;
+    bool old;
+
+    make_freezer(freezer, &old);
+    if (freezer[0] == '\0')
+        skip();
+    the_board = board_new();
+    frozen = child_start(f, live_on, NULL);
+    while (atomic_load(&the_board->nturns) == 0)
+        waits_sleep_ms(5);
+    (void)snprintf(number, sizeof(number), "%d", (int)frozen);
+    assert_true(write_text(freezer, "cgroup.procs", number) && freeze(freezer, old, true));
+    waits_sleep_ms(50);
+    the_board = board_new();
+    victim = child_start(f, live_on, NULL);
+    while (atomic_load(&the_board->nturns) == 0)
+        waits_sleep_ms(5);
+    for (int i = 0; i < 3; i++) {
+        cycle_end end = run_cycle(f, "--max-pause=200ms");
+
+        assert_false(end.late);
+        assert_in_range(end.status, 0, 1);
+        assert_true(!old || end.status == 1);
+        nturns = atomic_load(&the_board->nturns);
+        for (int tries = 0; atomic_load(&the_board->nturns) == nturns && tries < 2000; tries++)
+            waits_sleep_ms(5);
+        assert_int_not_equal(atomic_load(&the_board->nturns), nturns);
+    }
+    assert_true(freeze(freezer, old, false));
+    assert_int_equal(run_cycle(f, NULL).status, 0);
+    assert_false(is_traced_or_stopped(frozen));
+    (void)kill(victim, SIGKILL);
+    (void)kill(frozen, SIGKILL);
+    assert_int_equal(child_wait(victim), 1000 + SIGKILL);
+    assert_int_equal(child_wait(frozen), 1000 + SIGKILL);
+    for (int tries = 0; rmdir(freezer) < 0 && tries < 400; tries++)
+        waits_sleep_ms(5);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -609,6 +756,8 @@ int main(void)
         FIXTURE_TEST(forged_words_keep_no_cycle_from_ending),
         FIXTURE_TEST(memory_that_does_not_come_stops_nobody_for_long),
         FIXTURE_TEST(a_declaration_that_does_not_come_holds_up_no_collector),
+        FIXTURE_TEST(clients_that_exec_all_the_time_hold_up_nobody),
+        FIXTURE_TEST(a_client_that_is_frozen_holds_up_nobody_else),
     };
 
     seed = test_seed();
