@@ -83,7 +83,9 @@ static bool may_wait(int fd)
 /* What is known here of a file (path "": of the descriptor's): who serves the file system is not asked. */
 static bool look_up(int fd, const char *path, struct statx *ret)
 {
-    return statx(fd, path, (path[0] == '\0' ? AT_EMPTY_PATH : 0) | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, ret) == 0;
+    int how = AT_STATX_DONT_SYNC | (path[0] == '\0' ? AT_EMPTY_PATH : 0);
+
+    return statx(fd, path, how, STATX_TYPE | STATX_INO, ret) == 0;
 }
 
 /* True if the file that is open is the one. Some file systems show other devices in maps than stat() does. */

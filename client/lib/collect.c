@@ -8,7 +8,7 @@
  *   1. find the program: $GOALLOC_COLLECTOR, beside this library as it was installed or built, or the compiled-in path;
  *   2. start it, with one end of a socket pair, and nothing else of this process's descriptors;
  *   3. let it trace this process (PR_SET_PTRACER, for Yama), then tell it to begin by a byte;
- *   4. wait for its answer, a record of fixed length (collectanswer.h), and for its end.
+ *   4. wait for its answer, a record of fixed length (collectanswer.h), and then for its end, for a minute at most.
  *
  * If this process dies at any point, the socket's end tells the collector, which goes on to its own end: what it frees
  * nobody could reach, whoever has asked. If the collector dies, the socket's end tells this process: -EIO. It is known
@@ -40,6 +40,7 @@
 #include "proto/channel.h"
 
 #define PROGRAM "goallocd-collector"
+#define END_MS 60000 /* for its end after that */
 #define WAIT_MS 600000 /* for the answer: goalloc.h says so */
 #define ARGS_MAX 20
 #define ENV_MAX 32
@@ -275,17 +276,32 @@ static int wait_answer(const collector *c, collect_answer *ret)
     }
 }
 
+/*
+ * It has answered, or is killed, so it ends; unless a thread of it waits in the kernel for a file system that does not
+ * answer (client/collector/world.c): then it is left, and ends when that does.
+ */
+static void await_end(const collector *c)
+{
+    deadline until = deadline_in(END_MS);
+    struct pollfd p = { .fd = c->pidfd, .events = POLLIN };
+
+    while (poll(&p, 1, deadline_left_ms(until)) < 0 && errno == EINTR)
+        ;
+    (void)waitpid(c->pid, NULL, WNOHANG);
+    (void)close(c->pidfd);
+}
+
 static void finish(const collector *c, bool kill_it)
 {
     if (kill_it && c->pidfd >= 0)
         (void)syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0);
     (void)close(c->socket);
-    if (!kill_it || c->pidfd >= 0) {
-        while (waitpid(c->pid, NULL, 0) < 0 && errno == EINTR) /* it has answered, so it ends */
+    if (c->pidfd >= 0) {
+        await_end(c);
+    } else if (!kill_it) { /* no descriptor was to be had */
+        while (waitpid(c->pid, NULL, 0) < 0 && errno == EINTR)
             ;
     }
-    if (c->pidfd >= 0)
-        (void)close(c->pidfd);
 }
 
 static int run(const goalloc_collect_options *o, collect_answer *ret)
