@@ -532,7 +532,7 @@ static void forged_words_keep_no_cycle_from_ending(void **state)
  * does, since that would be this process, which is stopped. A file system of an attacker's own would do as well. False:
  * the kernel has no such marks.
  */
-static bool withhold_memory(void)
+static bool mark_memory(int *ret_fd)
 {
     struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_WP_UNPOPULATED };
     struct uffdio_register region = { .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP };
@@ -540,10 +540,41 @@ static bool withhold_memory(void)
     void *p = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
 
+    *ret_fd = fd;
     region.range = (struct uffdio_range){ (uint64_t)(uintptr_t)p, MIB };
     marks.range = region.range;
     return p != MAP_FAILED && fd >= 0 && ioctl(fd, UFFDIO_API, &api) == 0 && ioctl(fd, UFFDIO_REGISTER, &region) == 0 &&
            ioctl(fd, UFFDIO_WRITEPROTECT, &marks) == 0;
+}
+
+static bool withhold_memory(void)
+{
+    int fd;
+
+    return mark_memory(&fd);
+}
+
+static void *bring_pages(void *arg)
+{
+    int fd = (int)(intptr_t)arg;
+    struct uffd_msg asked;
+
+    while (read(fd, &asked, sizeof(asked)) == (ssize_t)sizeof(asked)) {
+        struct uffdio_zeropage page = { .range = { asked.arg.pagefault.address & ~UINT64_C(4095), 4096 } };
+
+        (void)ioctl(fd, UFFDIO_ZEROPAGE, &page);
+        (void)atomic_fetch_add(&the_board->last, 1);
+    }
+    return NULL;
+}
+
+/* An honest one, that brings its pages when they are asked for, by a thread: as soon as that is let go. */
+static bool bring_memory(void)
+{
+    pthread_t thread;
+    int fd;
+
+    return mark_memory(&fd) && pthread_create(&thread, NULL, bring_pages, (void *)(intptr_t)fd) == 0;
 }
 
 /* The same with a table of declarations, which is looked at before anybody is stopped. */
@@ -600,6 +631,12 @@ static void collect_beside_one_that_withholds(const fixture *f, bool (*how)(void
 static void memory_that_does_not_come_stops_nobody_for_long(void **state)
 {
     collect_beside_one_that_withholds(*state, withhold_memory);
+}
+
+static void memory_that_a_stopped_thread_brings_comes_when_it_is_let_go(void **state)
+{
+    collect_beside_one_that_withholds(*state, bring_memory);
+    assert_true(atomic_load(&the_board->nborn) == 2 || atomic_load(&the_board->last) > 0);
 }
 
 static void a_declaration_that_does_not_come_holds_up_no_collector(void **state)
@@ -755,6 +792,7 @@ int main(void)
         FIXTURE_TEST_KEPT(objects_among_forks_and_attaches_are_kept),
         FIXTURE_TEST(forged_words_keep_no_cycle_from_ending),
         FIXTURE_TEST(memory_that_does_not_come_stops_nobody_for_long),
+        FIXTURE_TEST(memory_that_a_stopped_thread_brings_comes_when_it_is_let_go),
         FIXTURE_TEST(a_declaration_that_does_not_come_holds_up_no_collector),
         FIXTURE_TEST(clients_that_exec_all_the_time_hold_up_nobody),
         FIXTURE_TEST(a_client_that_is_frozen_holds_up_nobody_else),
