@@ -13,7 +13,10 @@
 #include <linux/capability.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -354,6 +357,39 @@ static void a_pause_that_would_be_too_long_is_not_begun(void **state)
     assert_false(the_board->stopped);
 }
 
+/* 100,000 entries of epoll, by few descriptors: an entry stays when its number is closed and the file is not. */
+static int have_many_epoll_entries(const fixture *f, void *arg)
+{
+    struct rlimit limit;
+    int file = eventfd(0, EFD_CLOEXEC), number = 300;
+    int instance = epoll_create1(EPOLL_CLOEXEC);
+
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0 && file >= 0);
+    limit.rlim_cur = limit.rlim_max < 20000 ? limit.rlim_max : 20000;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    for (int i = 0; i < 100000; i++, number++) {
+        struct epoll_event event = { .events = EPOLLIN };
+
+        if (number >= (int)limit.rlim_cur) {
+            number = 300;
+            instance = epoll_create1(EPOLL_CLOEXEC);
+        }
+        CHECK(instance >= 0 && instance < 300 && dup2(file, number) == number);
+        CHECK(epoll_ctl(instance, EPOLL_CTL_ADD, number, &event) == 0 && close(number) == 0);
+    }
+    return attach_and_wait(f, arg);
+}
+
+static void a_pause_that_would_be_too_long_for_epoll_is_not_begun(void **state)
+{
+    pid_t pid = target_start(*state, have_many_epoll_entries, NULL);
+    int r = look(*state, (world_options){ .max_pause_ns = 2000000 });
+
+    target_kill(pid);
+    assert_int_equal(r, -ETIMEDOUT);
+    assert_false(the_board->stopped);
+}
+
 static void a_pause_that_becomes_too_long_is_broken_off(void **state)
 {
     pid_t pid = target_start(*state, have_much_memory, NULL);
@@ -474,6 +510,7 @@ int main(void)
         FIXTURE_TEST(a_process_with_secret_memory_is_opaque),
         FIXTURE_TEST(a_process_that_says_that_it_is_opaque_is),
         FIXTURE_TEST(a_pause_that_would_be_too_long_is_not_begun),
+        FIXTURE_TEST(a_pause_that_would_be_too_long_for_epoll_is_not_begun),
         FIXTURE_TEST(a_pause_that_becomes_too_long_is_broken_off),
         FIXTURE_TEST(a_collector_that_is_killed_leaves_nobody_stopped_and_no_signal_lost),
     };
