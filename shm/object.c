@@ -4,7 +4,8 @@
  * Called by clients (remote frees, checks, publish) and by the daemon (sweep, roots, adoption). Data: page map and span
  * table in spans (the daemon writes them), bits in bitmap (everybody writes them). The words come from other processes:
  * each is read once and bounded, and none is used as an address. An index is checked against nelems before it selects a
- * bit. Objects in tiny spans are looked up in their block's word (tiny.c).
+ * bit. Objects in tiny spans are looked up in their block's word (tiny.c). The look-up and the remote free themselves
+ * stand in object.h, since frees of others' objects have them inlined.
  */
 #include "shm/object.h"
 
