@@ -33,6 +33,9 @@ static const limit_row rows[LIMITS] = {
                          "this user has as many sessions without a connection as it may (uid-lost)",
                          "Sessions of a user whose connections have ended while their processes live: with so many it "
                          "gets no new session" },
+    [LIMIT_UID_UNREAD] = { "uid-unread", 32768, 16, LIMIT_COUNT, LIMIT_OF_UID, EDQUOT,
+                           "this user's connections have not received as many descriptors as they may (uid-unread)",
+                           "Descriptors that a user's connections were sent, and have not received" },
     [LIMIT_RESERVE] = { "reserve-sessions", 64, 0, LIMIT_COUNT, LIMIT_OF_ALL, EUSERS,
                         "the sessions that are left are for root and the daemon's user (reserve-sessions)",
                         "Sessions, and connections, that only root and the daemon's user get" },

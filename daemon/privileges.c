@@ -37,6 +37,7 @@
 #include <linux/filter.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
+#include <linux/sockios.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <stddef.h>
@@ -170,6 +171,7 @@ static int allow_parts(scmp_filter_ctx ctx)
         { "openat", SCMP_A2(SCMP_CMP_MASKED_EQ, MAKES_FILE, 0) },
         { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONBIO, 0) },
         { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONREAD, 0) },
+        { "ioctl", SCMP_A1(SCMP_CMP_EQ, SIOCOUTQ, 0) },
         { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIOCLEX, 0) },
         { "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONCLEX, 0) },
     };

@@ -236,11 +236,12 @@ typedef struct goalloc_stats_t {
  *   -EPROTO           the answer was not understood, or contradicts the shared header
  *   -EEXIST           something else occupies the heap's address range in this process
  *   -EUSERS           the daemon has no room for another session: 4095 of them, or no descriptors left, or the kernel
- *                     has no room for another sign of life; or none for another group: 1024 of them; or processes
- *                     that have left the group still hold 64 generations of its sign of life
+ *                     has no room for another sign of life, or lets the daemon send no descriptors; or none for
+ *                     another group: 1024 of them; or processes that have left the group still hold 64 generations of
+ *                     its sign of life
  *   -EDQUOT           there are 128 groups already that this user has founded; or it has as many sessions, or sessions
- *                     that are lost, as the daemon allows a user: goalloc_attach_error() and goallocctl limits say
- *                     which
+ *                     that are lost, or replies to this that it has not read, as the daemon allows a user:
+ *                     goalloc_attach_error() and goallocctl limits say which
  *   -EIO              the daemon has no randomness for the session's token
  *   -ESHUTDOWN        the daemon is stopping, and saves the heap when nobody can write it any more: who reads may still
  *                     attach, but to no group in which somebody can write, or could

@@ -2,8 +2,9 @@
  * Peer: a connection, from accept to close: bytes in, frames, replies out.
  *
  * Called by who serves (door.c lets connections in, handlers reply and close). Calls the handler that the host was
- * given, for each frame, and users (what it buffers, and its part of a turn); knows nothing of sessions or of what a
- * request means. Data: the peer, and the host's two buffers, which hold nothing over a return to the loop.
+ * given, for each frame, users (what it buffers, and its part of a turn) and unread (descriptors that it was sent);
+ * knows nothing of sessions or of what a request means. Data: the peer, and the host's two buffers, which hold nothing
+ * over a return to the loop.
  *
  * In:   read into the host's buffer -> whole frames are handled where they lie -> the rest is held by the peer; the
  *       next read goes behind a copy of it. A few bytes are held within the peer; more get memory, which doubles as
@@ -19,7 +20,8 @@
  *       at the clock.
  * End:  every reply and notice may close its peer, that of the request being handled too. Who goes on after one may
  *       read and write the peer until the loop turns. The peer's memory goes when its handle is closed and it has no
- *       operation.
+ *       operation. If the client has not received descriptors, the socket is only shut down: the peer lingers, and
+ *       counts as a connection, until they are received or the client is gone (unread.c).
  *
  * Bounds: what a peer holds and has queued is counted, with what malloc and libuv need beside it, against
  *       LIMIT_CONNECTION_BUFFER, LIMIT_UID_BUFFER and LIMIT_BUFFER; who would pass one is closed. When half of one of
@@ -54,6 +56,8 @@
 #define GROW_BYTES   1024u           /* for a frame that has begun: the first memory, doubled as it fills */
 #define MALLOC_BYTES 16u             /* what malloc needs beside a block */
 #define NS_PER_US    UINT64_C(1000)
+#define LINGER_MS    100u            /* until those that linger are looked at again, */
+#define LINGER_LOOKS 256             /* so many at once: some 100 us */
 
 static void peer_process(peer *p, bool has_turn);
 
@@ -150,23 +154,67 @@ static void peer_not_late(peer *p)
     p->late = false;
 }
 
-void peer_close(peer *p)
+static void peer_close_handle(peer *p)
 {
     peer_host *host = p->host;
     int copy = -1;
 
-    if (p->closing)
-        return;
-    host->on_close(p);
-    p->closing = true;
-    peer_not_late(p);
-    peer_not_silent(p);
-    peer_not_ready(p);
+    if (p->lingers)
+        DL_DELETE2(host->lingering, p, lingering_prev, lingering_next);
+    p->lingers = false;
+    unread_end(p->host->users, &p->unread);
     if (host->closer != NULL && peer_fd(p) >= 0)
         copy = closer_keep(peer_fd(p));
     uv_close((uv_handle_t *)&p->pipe, peer_on_closed); /* which closes the descriptor at once */
     if (copy >= 0)
         closer_take(host->closer, copy, p->user);
+}
+
+/* Some that linger have received what they were sent, or are gone. */
+static void on_linger(uv_timer_t *timer)
+{
+    peer_host *host = timer->data;
+
+    for (unsigned i = 0; i < LINGER_LOOKS && host->lingering != NULL; i++) {
+        peer *p = host->lingering;
+
+        if (!unread_has(p->host->users, &p->unread)) {
+            peer_close_handle(p);
+            continue;
+        }
+        DL_DELETE2(host->lingering, p, lingering_prev, lingering_next);
+        DL_APPEND2(host->lingering, p, lingering_prev, lingering_next);
+    }
+    if (host->lingering == NULL)
+        (void)uv_timer_stop(timer);
+}
+
+/* To the client the connection is closed. What it has not received is in its socket, and the kernel counts it on us. */
+static void peer_linger(peer *p)
+{
+    peer_host *host = p->host;
+
+    (void)uv_read_stop((uv_stream_t *)&p->pipe);
+    (void)shutdown(peer_fd(p), SHUT_RDWR);
+    p->lingers = true;
+    DL_APPEND2(host->lingering, p, lingering_prev, lingering_next);
+    if (!uv_is_active((const uv_handle_t *)&host->linger))
+        (void)uv_timer_start(&host->linger, on_linger, LINGER_MS, LINGER_MS);
+}
+
+void peer_close(peer *p)
+{
+    if (p->closing)
+        return;
+    p->host->on_close(p);
+    p->closing = true;
+    peer_not_late(p);
+    peer_not_silent(p);
+    peer_not_ready(p);
+    if (unread_has(p->host->users, &p->unread))
+        peer_linger(p);
+    else
+        peer_close_handle(p);
 }
 
 void peer_violation(peer *p, const char *format, ...)
@@ -279,16 +327,29 @@ int peer_fd(const peer *p)
     return uv_fileno((const uv_handle_t *)&p->pipe, &fd) < 0 ? -1 : fd;
 }
 
-void peer_reply_with_fds(peer *p, const Goallocd__Reply *reply, const int *fds, int nfds)
+int peer_reply_with_fds(peer *p, const Goallocd__Reply *reply, const int *fds, int nfds)
 {
     size_t len = wire_pack_reply(reply, p->host->out, sizeof(p->host->out));
     int fd = peer_fd(p);
+    ssize_t n;
+    int r;
 
     /* The descriptors go around libuv, so nothing of libuv's may still be on its way. */
-    if (len == 0 || p->queued_bytes != 0 || fd < 0)
+    if (len == 0 || p->queued_bytes != 0 || fd < 0) {
         peer_violation(p, "it does not read its replies");
-    else if (fdpass_send(fd, p->host->out, len, fds, nfds) != (ssize_t)len)
+        return 0;
+    }
+    r = unread_begin(p->host->users, &p->unread, p->user, fd, (unsigned)nfds);
+    if (r < 0)
+        return r;
+    n = fdpass_send(fd, p->host->out, len, fds, nfds);
+    if (n < 0)
+        unread_end(p->host->users, &p->unread);
+    if (n == -ETOOMANYREFS)
+        return (int)n;
+    if (n != (ssize_t)len)
         peer_close(p);
+    return 0;
 }
 
 /* --- turns --- */
@@ -620,7 +681,8 @@ void peer_host_start(peer_host *host)
     host->turn = 1;
     (void)uv_check_init(host->loop, &host->turns);
     (void)uv_idle_init(host->loop, &host->go_on);
-    host->turns.data = host->go_on.data = host;
+    (void)uv_timer_init(host->loop, &host->linger);
+    host->turns.data = host->go_on.data = host->linger.data = host;
     (void)uv_check_start(&host->turns, on_turn);
     frame_bump_init(&host->bump, host->bump_buf, sizeof(host->bump_buf));
 }
@@ -631,5 +693,8 @@ void peer_host_stop(peer_host *host, const Goallocd__Reply *notice)
         next = p->next;
         peer_reply(p, notice);
         peer_close(p);
+        if (p->lingers)
+            peer_close_handle(p);
     }
+    (void)uv_timer_stop(&host->linger);
 }

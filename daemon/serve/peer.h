@@ -8,6 +8,7 @@
 
 #include "daemon/log.h"
 #include "daemon/serve/closer.h"
+#include "daemon/serve/unread.h"
 #include "proto/goallocd.pb-c.h"
 #include "proto/wire.h"
 
@@ -27,12 +28,16 @@ typedef struct peer {
     struct peer *ready_next;
     struct peer *late_prev; /* among those that are late, the oldest first */
     struct peer *late_next;
+    struct peer *lingering_prev; /* among those that linger, the longest first */
+    struct peer *lingering_next;
     user *user; /* whose account it counts on */
     uint64_t came_ms;
     uint32_t pid;
     uint32_t uid;
     struct operation *op; /* the handler's: a request takes longer, and the peer is not read from. NULL: none */
+    unread unread;        /* descriptors that it was sent */
     bool closing;
+    bool lingers;   /* it is closing, and its handle is not yet: it has not received descriptors */
     bool closed;    /* the handle is; the peer's memory goes when it has no operation either */
     bool late;      /* it has a descriptor of the reserve: no session for it */
     bool silent;    /* no request of it has been handled */
@@ -70,11 +75,13 @@ struct peer_host {
     peer *silent;
     peer *ready;
     peer *late;
+    peer *lingering;
     size_t nready;
     unsigned nlate;    /* peers that came when few descriptors were left */
     int late_fd;       /* descriptors from here on are the reserve */
     uint64_t turn;     /* of the loop */
     uv_check_t turns;  /* counts it */
+    uv_timer_t linger; /* runs while any peer lingers */
     uv_idle_t go_on;   /* runs while any peer is ready */
     frame_bump bump; /* for the request being handled */
     /* Nobody's over a return to the loop. */
@@ -102,8 +109,14 @@ void peer_be_late(peer *p);
 void peer_still_silent(peer *p);
 /* Send a reply. What the socket does not take waits, within the limits of buffers. */
 void peer_reply(peer *p, const Goallocd__Reply *reply);
-/* Send a reply with descriptors, which stay the caller's. */
-void peer_reply_with_fds(peer *p, const Goallocd__Reply *reply, const int *fds, int nfds);
+/*
+ * Send a reply with descriptors, which stay the caller's. 0: it is sent, or the peer is disconnected. Else nothing was
+ * sent, and another reply may be: -EBUSY: it has not received descriptors of an earlier one; -EDQUOT: its user's peers
+ * have not received as many as they may (LIMIT_UID_UNREAD); -ETOOMANYREFS: the kernel lets the daemon send none, since
+ * its user has too many on their way.
+ */
+int peer_reply_with_fds(peer *p, const Goallocd__Reply *reply, const int *fds, int nfds)
+    __attribute__((warn_unused_result));
 /* The operation has ended (op is NULL): go on with what has come in meanwhile. A peer that is closed is gone. */
 void peer_resume(peer *p);
 /* Disconnect a client that broke the protocol. */

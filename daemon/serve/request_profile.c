@@ -5,15 +5,12 @@
  * is being made is AWAITING, and is handled again from its beginning when there is one, or there can't be one.
  *
  * Descriptors: all sessions have the same description of the region, all readers another one; spans and bitmap are the
- * read-only ones that sessions have. So the loop opens and closes none for a client. A descriptor that is sent and not
- * received counts on the daemon's user in the kernel: a connection gets those of one region FDS_MAX times at most.
+ * read-only ones that sessions have. So the loop opens and closes none for a client.
  */
 #include "daemon/serve/request_profile.h"
 
 #include <errno.h>
 #include <string.h>
-
-#define FDS_MAX 4u
 
 static const answer no_region = { ENOMEM, "there is no memory for the region of profiles" };
 
@@ -38,17 +35,6 @@ void request_profile_go_on(void *data)
     operations_each(&srv->peers, OPERATION_AWAITING, go_on, NULL);
 }
 
-/* True if the connection may have the region's descriptors once more. */
-static bool count_fds(client *c, uint32_t seq)
-{
-    if (c->profile_seq != seq)
-        c->nprofile_fds = 0;
-    c->profile_seq = seq;
-    return c->nprofile_fds++ < FDS_MAX;
-}
-
-static const answer too_often = { EBUSY, "this connection has been sent the region of profiles often enough" };
-
 answer handle_profile_open(client *c, session *s, const Goallocd__Request *request)
 {
     service *srv = client_service(c);
@@ -62,14 +48,11 @@ answer handle_profile_open(client *c, session *s, const Goallocd__Request *reque
     e = profiling_need(&srv->profiling);
     if (e != 0)
         return wait_or_refuse(c, request, e);
-    if (!count_fds(c, file->seq))
-        return too_often;
     body.seq = file->seq;
     body.bytes = PROFILEFILE_BYTES;
     reply.result_case = GOALLOCD__REPLY__RESULT_PROFILE_OPEN;
     reply.profile_open = &body;
-    peer_reply_with_fds(&c->peer, &reply, &file->fd, 1);
-    return ANSWER_GIVEN;
+    return service_reply_with_fds(c, &reply, &file->fd, 1);
 }
 
 answer handle_profile_read(client *c, const Goallocd__Request *request)
@@ -82,8 +65,6 @@ answer handle_profile_read(client *c, const Goallocd__Request *request)
 
     if (file->profile.fd < 0)
         return (answer){ ENOENT, "nobody has sampled anything (goallocctl profile on)" };
-    if (!count_fds(c, file->profile.seq))
-        return too_often;
     body.seq = file->profile.seq;
     body.spans_bytes = file->map.spans_bytes;
     body.bitmap_bytes = file->map.bitmap_bytes;
@@ -91,8 +72,7 @@ answer handle_profile_read(client *c, const Goallocd__Request *request)
     body.rate_bytes = profiling_rate(&srv->profiling);
     reply.result_case = GOALLOCD__REPLY__RESULT_PROFILE_READ;
     reply.profile_read = &body;
-    peer_reply_with_fds(&c->peer, &reply, fds, 3);
-    return ANSWER_GIVEN;
+    return service_reply_with_fds(c, &reply, fds, 3);
 }
 
 /* --- who samples --- */

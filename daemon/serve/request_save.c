@@ -47,8 +47,7 @@ static answer look(client *c, const Goallocd__Request *request)
     body.bitmap_bytes = file->map.bitmap_bytes;
     reply.result_case = GOALLOCD__REPLY__RESULT_SAVE;
     reply.save = &body;
-    peer_reply_with_fds(&c->peer, &reply, fds, SAVE_NFDS);
-    return ANSWER_GIVEN;
+    return service_reply_with_fds(c, &reply, fds, SAVE_NFDS);
 }
 
 /* Sessions whose processes are stopped may be there, but none that is ending, and no reclaim: these free objects. */

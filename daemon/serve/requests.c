@@ -84,6 +84,7 @@ static answer reattach_reply(client *c, const Goallocd__Request *request, sessio
     Goallocd__AttachReply body = attached(c, s);
     Goallocd__Reply reply = reply_init(request->id);
     const offers *o = &s->lessee.offers;
+    answer sent;
     int fd = -1;
 
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
@@ -96,13 +97,15 @@ static answer reattach_reply(client *c, const Goallocd__Request *request, sessio
             log_client_warn(&subject, "there is no memfd for its offers: %s", strerror(-fd));
         }
     }
-    if (fd < 0) {
-        peer_reply(&c->peer, &reply);
-        return ANSWER_GIVEN;
+    if (fd >= 0) {
+        CRASH_POINT(reattach_after_own);
+        sent = service_reply_with_fds(c, &reply, &fd, 1);
+        (void)close(fd);
+        if (sent.error <= 0)
+            return sent;
+        offers_end(&s->lessee.offers);
     }
-    CRASH_POINT(reattach_after_own);
-    peer_reply_with_fds(&c->peer, &reply, &fd, 1);
-    (void)close(fd);
+    peer_reply(&c->peer, &reply);
     return ANSWER_GIVEN;
 }
 
@@ -191,6 +194,14 @@ static int attach_fds(client *c, session *s, int fds[ATTACH_NFDS_MAX], own_fds *
     return n;
 }
 
+/* Nobody goes on with the session. */
+static void end_detached(client *c, session *s)
+{
+    s->detached = true;
+    session_set_state(&client_service(c)->sessions, s, SHM_SESSION_ENDING);
+    service_wake(client_service(c));
+}
+
 /* Answer an Attach that has opened s; or, without descriptors, undo that and refuse. */
 static answer attach_reply(client *c, uint64_t id, session *s)
 {
@@ -202,6 +213,7 @@ static answer attach_reply(client *c, uint64_t id, session *s)
     const char *why = NO_DESCRIPTORS;
     own_fds own = { -1, -1 };
     int nfds = attach_fds(c, s, fds, &own);
+    answer sent;
 
     if (nfds == -EUSERS)
         why = "processes that have left this group still hold too many of its signs of life, or locks on one";
@@ -227,9 +239,14 @@ static answer attach_reply(client *c, uint64_t id, session *s)
     }
     reply.result_case = GOALLOCD__REPLY__RESULT_ATTACH;
     reply.attach = &body;
-    peer_reply_with_fds(&c->peer, &reply, fds, nfds);
+    sent = service_reply_with_fds(c, &reply, fds, nfds);
     close_own(&own);
-    return ANSWER_GIVEN;
+    if (sent.error > 0) { /* its process knows nothing of the session */
+        service_forget_client(c);
+        c->session = (session_no){ 0 };
+        end_detached(c, s);
+    }
+    return sent;
 }
 
 /* The group that the Attach names; NULL: it names none. */
@@ -352,10 +369,8 @@ static answer handle_detach(client *c, const Goallocd__Request *request)
 
     if (s == NULL)
         return (answer){ ENOTCONN, "not attached" };
-    s->detached = true;
-    session_set_state(&client_service(c)->sessions, s, SHM_SESSION_ENDING);
     operation_begin(&c->op, &c->peer, request, OPERATION_ENDING);
-    service_wake(client_service(c));
+    end_detached(c, s);
     return ANSWER_GIVEN;
 }
 

@@ -7,6 +7,7 @@
  */
 #include "daemon/serve/service.h"
 
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -164,6 +165,20 @@ answer service_refuse(client *c, enum limit which, uint64_t used, uint64_t maxim
 
     users_refused(&srv->users, c->peer.user, which, &subject, (users_use){ used, maximum }, uv_now(&srv->loop));
     return (answer){ limit_row_of(which)->error, limit_row_of(which)->message };
+}
+
+answer service_reply_with_fds(client *c, const Goallocd__Reply *reply, const int *fds, int nfds)
+{
+    switch (peer_reply_with_fds(&c->peer, reply, fds, nfds)) {
+    case 0:
+        return ANSWER_GIVEN;
+    case -EBUSY:
+        return (answer){ EBUSY, "this connection has not received the descriptors of an earlier reply" };
+    case -EDQUOT:
+        return service_refuse(c, LIMIT_UID_UNREAD, 0, 0);
+    default:
+        return (answer){ EUSERS, "the daemon's user has too many descriptors on their way in sockets" };
+    }
 }
 
 const int service_memory_errors[MEMORY_ERRORS] = { [MEMORY_ENOSPC] = ENOSPC,

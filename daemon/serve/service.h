@@ -90,8 +90,6 @@ typedef struct client {
     session_no session; /* 0: not attached */
     uint32_t epoch;
     bool notified; /* a notice was sent since its last request: no second one, it may be asleep */
-    uint32_t profile_seq;  /* of the region of profiles whose descriptors it was sent, */
-    uint32_t nprofile_fds; /* so often */
     subscriber subscriber; /* if it has subscribed to events; then it has no session */
     operation op;
 } client;
@@ -147,6 +145,13 @@ void service_give_turns(service *srv);
 
 /* What there is for those who wait. */
 queue_facts service_facts(const service *srv);
+
+/*
+ * Send a reply with descriptors, which stay the caller's. ANSWER_GIVEN: it is sent, or the client is disconnected; else
+ * nothing was sent, and this is what the client is told instead.
+ */
+answer service_reply_with_fds(client *c, const Goallocd__Reply *reply, const int *fds, int nfds)
+    __attribute__((warn_unused_result));
 
 /* The request waits for the next round of its kind, and after it for after(). */
 answer service_wait(client *c, const Goallocd__Request *request, enum round round, void (*after)(operation *op));

@@ -36,6 +36,7 @@
 #define NS_PER_SECOND UINT64_C(1000000000)
 
 #define CONNECTIONS_LEAST 16u
+#define UNREAD_LEAST      16u /* of a reply or two */
 #define NOT_SAID          (UINT64_MAX / 4) /* so many that they limit nothing */
 
 /* The limit of all that belongs to one of a uid; LIMITS: there is none. */
@@ -63,7 +64,8 @@ static void lower(users *u, enum limit which, uint64_t most)
 /*
  * A session takes two descriptors beside its connection, if it has one: its process's pidfd and its sign of life. So
  * 3/8 of them as connections and 3/16 as sessions are three quarters at most. (Groups take two each, of which
- * GROUPS_PER_UID_MAX bounds the number.) Of the watches no uid gets more than three quarters for connections.
+ * GROUPS_PER_UID_MAX bounds the number.) Of the watches no uid gets more than three quarters for connections. And the
+ * daemon may have no more descriptors on their way in sockets than it may have open: no uid keeps half of them there.
  */
 static void fit(users *u)
 {
@@ -72,6 +74,7 @@ static void fit(users *u)
 
     lower(u, LIMIT_UID_CONNECTIONS, n * 3 / 8 > 0 ? n * 3 / 8 : 1);
     lower(u, LIMIT_UID_SESSIONS, n * 3 / 16 > 0 ? n * 3 / 16 : 1);
+    lower(u, LIMIT_UID_UNREAD, n / 2 > UNREAD_LEAST ? n / 2 : UNREAD_LEAST);
     u->most_pidfds = most;
     lower(u, LIMIT_CONNECTIONS, most);
     lower(u, LIMIT_UID_CONNECTIONS, most * 3 / 4);

@@ -29,6 +29,7 @@ typedef struct user {
     uint64_t used[LIMITS];   /* by limits of a uid */
     uint64_t refused[LIMITS];      /* times that a limit refused it something */
     refusals refusals;             /* the same, in episodes, for the log */
+    struct unread *unread;         /* unread.c: of its connections that have not received descriptors */
     uint64_t told_ms;              /* door.c: a connection of it was told last that it is refused */
     uint64_t bound[LIMITS];  /* holdings.c: it has no more than that; UINT64_MAX: nobody knows */
     lease_quota quota;       /* pages that its sessions hold: LIMIT_UID_BYTES */

@@ -353,39 +353,66 @@ static void resets_in_a_loop_hold_no_more_than_one_region(void **state)
     assert_true(fixture_is_whole(f));
 }
 
-static void descriptors_in_a_loop_are_refused(void **state)
+static void close_all(const int fds[3])
+{
+    for (int i = 0; i < 3; i++) {
+        if (fds[i] >= 0)
+            (void)close(fds[i]);
+    }
+}
+
+static void descriptors_are_sent_again_to_who_has_received_them(void **state)
 {
     fixture *f = *state;
     int asking = raw_connect(f);
     rawheap heap;
     uint32_t seq;
-    int fds[3];
-    int nread = 0;
-    int nopened = 0;
+    int fds[3] = { -1, -1, -1 };
 
     rawheap_open(&heap, f, 0, "greedy");
     set_all(f, RATE, false);
     for (int i = 0; i < 100; i++) {
-        int error = rawprofile_open(heap.fd, &seq, &fds[0]);
-
-        assert_true(error == 0 || error == EBUSY);
-        nopened += error == 0;
-        if (error == 0)
-            (void)close(fds[0]);
-        error = rawprofile_read(asking, &seq, fds);
-        assert_true(error == 0 || error == EBUSY);
-        nread += error == 0;
-        for (int n = 0; n < 3; n++) {
-            if (error == 0)
-                (void)close(fds[n]);
-        }
+        assert_int_equal(rawprofile_open(heap.fd, &seq, &fds[0]), 0);
+        close_all(fds);
+        assert_int_equal(rawprofile_read(asking, &seq, fds), 0);
+        close_all(fds);
+        fds[1] = fds[2] = -1;
     }
-    assert_true(nopened == 4 && nread == 4);
-    set_all(f, RATE, true);
-    assert_int_equal(rawprofile_open(heap.fd, &seq, &fds[0]), 0); /* it is another one */
-    (void)close(fds[0]);
     (void)close(asking);
     rawheap_close(&heap);
+}
+
+/* Two requests at once: the second's reply would have descriptors while those of the first are on their way. */
+static void descriptors_that_were_not_received_are_not_sent_again(void **state)
+{
+    fixture *f = *state;
+    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
+    Goallocd__ProfileRead ask = GOALLOCD__PROFILE_READ__INIT;
+    uint8_t frames[256];
+    size_t len;
+    int fd = raw_connect(f);
+    int fds[3];
+    uint32_t seq;
+
+    set_all(f, RATE, true);
+    request.id = 9;
+    request.op_case = GOALLOCD__REQUEST__OP_PROFILE_READ;
+    request.profile_read = &ask;
+    len = frame_pack(&request.base, frames, sizeof(frames) / 2);
+    memcpy(frames + len, frames, len);
+    assert_int_equal(send(fd, frames, 2 * len, MSG_NOSIGNAL), 2 * len);
+    (void)usleep(100000);
+    for (int i = 0; i < 2; i++) {
+        Goallocd__Reply *reply = rawprofile_await(fd, fds);
+
+        assert_non_null(reply);
+        assert_int_equal(reply->error, i == 0 ? 0 : EBUSY);
+        goallocd__reply__free_unpacked(reply, NULL);
+        close_all(fds);
+    }
+    assert_int_equal(rawprofile_read(fd, &seq, fds), 0);
+    close_all(fds);
+    (void)close(fd);
 }
 
 static void region_above_max_memory_is_refused_and_nothing_changes(void **state)
@@ -829,7 +856,8 @@ int main(void)
         FIXTURE_TEST(region_is_read_by_who_controls_and_counts_as_metadata),
         FIXTURE_TEST(reset_makes_another_region_and_what_was_mapped_stays),
         FIXTURE_TEST(resets_in_a_loop_hold_no_more_than_one_region),
-        FIXTURE_TEST(descriptors_in_a_loop_are_refused),
+        FIXTURE_TEST(descriptors_are_sent_again_to_who_has_received_them),
+        FIXTURE_TEST(descriptors_that_were_not_received_are_not_sent_again),
         FIXTURE_TEST_WITH(region_above_max_memory_is_refused_and_nothing_changes, "--reserve", "64M", "--max-memory",
                           "8M"),
         FIXTURE_TEST(who_leaves_while_it_is_made_leaves_nothing),

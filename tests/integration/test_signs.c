@@ -15,6 +15,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -28,7 +29,9 @@
 #define NSESSIONS   300
 #define NROUNDS     4000 /* attaches and ends */
 #define SHELF_BYTES 200000 /* of the queue, at most */
-#define FEW_FDS     256u /* descriptors of a daemon */
+#define IN_FLIGHT_MOST  4096u /* descriptors in sockets that the daemon's user may have, */
+#define IN_FLIGHT_STEPS 12u   /* and before and after them attaches that are tried */
+#define SOCKETS_MAX     64
 #define DOORS       64u  /* daemon/memory/lifesign.h */
 #define NLOCKS      4000
 
@@ -292,35 +295,59 @@ static void shelf_that_is_full_refuses_sessions_and_nothing_else(void **state)
     assert_true(fixture_is_clean(f, 0));
 }
 
-/* Another process of the daemon's user has more descriptors in sockets than the daemon may have. */
+/* Send n descriptors that nobody receives, into sockets[*used - 1], or another one when that is full. */
+static void put_in_flight(int (*sockets)[2], int *used, unsigned n)
+{
+    int fds[FDPASS_MAX];
+
+    for (int i = 0; i < FDPASS_MAX; i++)
+        fds[i] = STDERR_FILENO;
+    while (n > 0) {
+        int some = n < FDPASS_MAX ? (int)n : FDPASS_MAX;
+
+        if (*used > 0 && fdpass_send(sockets[*used - 1][0], "x", 1, fds, some) == 1) {
+            n -= (unsigned)some;
+            continue;
+        }
+        assert_true(*used < SOCKETS_MAX);
+        assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets[*used]), 0);
+        (*used)++;
+    }
+}
+
+/*
+ * Another process of the daemon's user has more and more descriptors in sockets, until they are more than the daemon
+ * may have: from one that is too many for the reply to an Attach, to those that are too many for the session's sign.
+ */
 static void too_many_descriptors_in_flight_refuse_sessions_and_nothing_else(void **state)
 {
     static const char *const no_options[] = { NULL };
+    static int sockets[SOCKETS_MAX][2];
+    struct rlimit limit;
+    unsigned most;
+    int used = 0;
     fixture f;
     rawheap heap;
-    int sockets[2];
-    int fds[FDPASS_MAX];
-    int e;
+    rawheap other;
+    int e = 0;
 
     (void)state;
-    fixture_start_with_descriptors(&f, no_options, FEW_FDS);
-    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), 0);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    most = limit.rlim_max < IN_FLIGHT_MOST ? (unsigned)limit.rlim_max : IN_FLIGHT_MOST;
+    fixture_start_with_limit(&f, no_options, most);
     assert_int_equal(attach_error(&f, &heap, 0, NULL, ""), 0);
-    for (int i = 0; i < FDPASS_MAX; i++)
-        fds[i] = STDERR_FILENO;
-    for (unsigned n = 0; n <= FEW_FDS; n += FDPASS_MAX)
-        assert_int_equal(fdpass_send(sockets[0], "x", 1, fds, FDPASS_MAX), 1);
-    {
-        rawheap refused;
-
-        e = attach_error(&f, &refused, 0, NULL, "in sockets");
+    put_in_flight(sockets, &used, most - IN_FLIGHT_STEPS);
+    for (unsigned i = 0; i < 2 * IN_FLIGHT_STEPS; i++) {
+        put_in_flight(sockets, &used, 1);
+        e = attach_error(&f, &other, 0, NULL, "in sockets"); /* it is told, each time */
         if (e == 0)
-            drop_session(&refused);
+            drop_session(&other);
+        assert_true(e == 0 || e == EUSERS);
     }
     assert_int_equal(e, EUSERS);
     assert_true(rawheap_ask_large(&heap, 10).n != 0); /* who has a session is served */
-    (void)close(sockets[0]);
-    (void)close(sockets[1]);
+    for (int i = 0; i < used; i++)
+        (void)(close(sockets[i][0]) + close(sockets[i][1]));
     drop_session(&heap);
     assert_int_equal(attach_error(&f, &heap, 0, NULL, ""), 0);
     drop_session(&heap);
@@ -328,7 +355,6 @@ static void too_many_descriptors_in_flight_refuse_sessions_and_nothing_else(void
     assert_true(fixture_stop(&f));
 }
 
-/* Who leaves a group and keeps its sign, again and again, gets so many; others are not hit, and it ends with them. */
 static void signs_of_a_group_that_are_kept_are_bounded(void **state)
 {
     static int kept[8 * DOORS];

@@ -26,6 +26,7 @@
 #include "tests/support/guard.h"
 
 #define TIMEOUT_MS 10000
+#define DESCRIPTORS_MOST 8192 /* that a daemon which may take few has in all */
 
 __attribute__((noreturn)) static void give_up(const char *what)
 {
@@ -82,6 +83,29 @@ static int count_fds(pid_t pid)
     return n - (nprofile < 2 ? nprofile : 2);
 }
 
+/*
+ * This process and what it executes have no more than n descriptors to take. Not by a low limit: the kernel lets nobody
+ * send descriptors whose user has more on their way than the limit, and other tests of the user send some.
+ */
+static void leave_descriptors(unsigned n)
+{
+    struct rlimit limit;
+    int null = open("/dev/null", O_RDONLY);
+
+    if (null < 0 || getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        _exit(126);
+    limit.rlim_max = limit.rlim_max < DESCRIPTORS_MOST ? limit.rlim_max : DESCRIPTORS_MOST;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+        _exit(126);
+    for (int fd = STDERR_FILENO + 1; (rlim_t)fd + n < limit.rlim_max; fd++) {
+        int flags = fcntl(fd, F_GETFD);
+
+        if ((flags < 0 || (flags & FD_CLOEXEC) != 0) && dup2(null, fd) < 0) /* else exec leaves a gap */
+            _exit(126);
+    }
+}
+
 static void exec_daemon(const fixture *f, const char *more)
 {
     const char *argv[36] = { GOALLOCD_PATH, "--socket", f->socket, "--base", FIXTURE_BASE, "--log-level", "debug",
@@ -111,8 +135,10 @@ static void exec_daemon(const fixture *f, const char *more)
         _exit(126);
     if (fd < 0 || dup2(fd, STDERR_FILENO) < 0)
         _exit(126);
-    if (f->nofile != 0 && setrlimit(RLIMIT_NOFILE, &(struct rlimit){ f->nofile, f->nofile }) < 0)
+    if (f->nofile_limit != 0 && setrlimit(RLIMIT_NOFILE, &(struct rlimit){ f->nofile_limit, f->nofile_limit }) < 0)
         _exit(126);
+    if (f->nofile != 0)
+        leave_descriptors(f->nofile);
     if (f->prepare != NULL)
         f->prepare(f->prepare_data);
     (void)execv(argv[0], (char *const *)(uintptr_t)argv);
@@ -213,6 +239,14 @@ void fixture_start_with_descriptors(fixture *f, const char *const *options, unsi
     fixture_make_place(f);
     f->options = options;
     f->nofile = nofile;
+    start(f);
+}
+
+void fixture_start_with_limit(fixture *f, const char *const *options, unsigned nofile_limit)
+{
+    fixture_make_place(f);
+    f->options = options;
+    f->nofile_limit = nofile_limit;
     start(f);
 }
 

@@ -34,7 +34,8 @@ typedef struct fixture {
     char state_dir[96];        /* "": the daemon has none */
     const char *const *options; /* the caller's, for restarts */
     const char *on_stop;        /* with a state_dir; NULL: drop, so that nothing is left when a test has ended */
-    unsigned nofile;            /* descriptors that a daemon may have; 0: as many as the test */
+    unsigned nofile;            /* descriptors that a daemon may take; 0: as many as the test */
+    unsigned nofile_limit;      /* its RLIMIT_NOFILE; 0: that of the test */
     const char *program;        /* what is started as the daemon; NULL: the one that ships */
     const char *crash;          /* the point at which daemons that are started from now on are killed; NULL: none */
     void (*prepare)(void *data); /* called in the process that becomes a daemon; NULL: nothing */
@@ -47,8 +48,11 @@ typedef struct fixture {
  */
 void fixture_start(fixture *f, const char *const *options);
 
-/* The same with a daemon that may have so many descriptors (RLIMIT_NOFILE). */
+/* The same with a daemon that may take so many descriptors. */
 void fixture_start_with_descriptors(fixture *f, const char *const *options, unsigned nofile);
+
+/* The same with a daemon of that RLIMIT_NOFILE: so many descriptors of its user may be on their way in sockets. */
+void fixture_start_with_limit(fixture *f, const char *const *options, unsigned nofile_limit);
 
 /* A directory, and the paths of what would be in it, without a daemon. It goes when the test program has ended. */
 void fixture_make_place(fixture *f);

@@ -7,10 +7,9 @@
 #include "shm/profile.h"
 #include "tests/support/rawheap.h"
 
-/* Send a request and wait for its reply, which the caller frees, and descriptors (-1: none). NULL: disconnected. */
-static inline Goallocd__Reply *rawprofile_call(int fd, Goallocd__Request *request, int fds[3])
+/* Wait for a reply, which the caller frees, and its descriptors (-1: none). NULL: disconnected. */
+static inline Goallocd__Reply *rawprofile_await(int fd, int fds[3])
 {
-    static uint8_t out[FRAME_BYTES_MAX];
     static channel ch;
     Goallocd__Reply *reply = NULL;
     const uint8_t *payload;
@@ -19,9 +18,6 @@ static inline Goallocd__Reply *rawprofile_call(int fd, Goallocd__Request *reques
     ch.fd = fd;
     ch.have_bytes = 0;
     ch.nfds = 0;
-    request->id = 9;
-    if (channel_send(&ch, out, frame_pack(&request->base, out, sizeof(out)), deadline_in(60000)) < 0)
-        return NULL;
     while (channel_recv(&ch, &payload, &len, deadline_in(60000)) == 0) {
         reply = goallocd__reply__unpack(NULL, len, payload);
         if (reply == NULL || reply->id != 0)
@@ -35,6 +31,19 @@ static inline Goallocd__Reply *rawprofile_call(int fd, Goallocd__Request *reques
     return reply;
 }
 
+/* Send a request and wait for its reply. */
+static inline Goallocd__Reply *rawprofile_call(int fd, Goallocd__Request *request, int fds[3])
+{
+    static uint8_t out[FRAME_BYTES_MAX];
+    static channel ch;
+
+    ch.fd = fd;
+    request->id = 9;
+    if (channel_send(&ch, out, frame_pack(&request->base, out, sizeof(out)), deadline_in(60000)) < 0)
+        return NULL;
+    return rawprofile_await(fd, fds);
+}
+
 /* ProfileOpen: the error of the reply, -1: disconnected. 0: the region's number and its descriptor. */
 static inline int rawprofile_open(int fd, uint32_t *ret_seq, int *ret_fd)
 {
@@ -44,6 +53,7 @@ static inline int rawprofile_open(int fd, uint32_t *ret_seq, int *ret_fd)
     int fds[3];
     int error;
 
+    *ret_fd = -1;
     request.op_case = GOALLOCD__REQUEST__OP_PROFILE_OPEN;
     request.profile_open = &ask;
     reply = rawprofile_call(fd, &request, fds);
