@@ -16,35 +16,19 @@
 #include "client/lib/process.h"
 #include "shm/origin.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/written.h"
 #include "tests/support/bareheap.h"
 
 #define ARENA (64 * MIB)
 #define FIRST 2u
 #define STRETCH 96u /* pages that have spans; others rarely do */
 #define FEW 16u
-#define WRITES_MAX 1024u
 #define COLLECTOR 1u /* the session that collects */
 #define WHY_MAX 32u
 
 int __wrap_goalloc_free_checked(void *p);
 
 static bareheap heap;
-
-/* What the input has written, to be zeroed after it. */
-static struct {
-    void *at;
-    size_t len;
-} written[WRITES_MAX];
-static size_t nwritten;
-
-static bool note(void *at, size_t len)
-{
-    if (nwritten == WRITES_MAX)
-        return false;
-    written[nwritten].at = at;
-    written[nwritten++].len = len;
-    return true;
-}
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
@@ -94,8 +78,8 @@ static void add_span(fuzz_input *in)
     shm_span *span = shm_span_at(&heap.map, page_at(first));
     shm_u32 *used = &heap.map.heap_arenas[0].zeroed_base;
 
-    if (npages > heap.map.npages - first || !note(span, sizeof(*span)) ||
-        !note(&heap.map.page_map[first], npages * sizeof(heap.map.page_map[0])))
+    if (npages > heap.map.npages - first || !written_note(span, sizeof(*span)) ||
+        !written_note(&heap.map.page_map[first], npages * sizeof(heap.map.page_map[0])))
         return;
     *span = (shm_span){ .elem_bytes = class == 0 ? npages * PAGE_BYTES : size_class_bytes[class],
                         .npages = npages,
@@ -104,7 +88,7 @@ static void add_span(fuzz_input *in)
                         .spc = span_class_of((size_class){ class }, (how & 1) != 0 || class == SIZE_CLASS_TINY) };
     for (uint32_t i = 0; i < npages; i++)
         u32_store_relaxed(&heap.map.page_map[first + i], first);
-    if (u32_load_relaxed(used) < first + npages && note((void *)used, sizeof(*used)))
+    if (u32_load_relaxed(used) < first + npages && written_note((void *)used, sizeof(*used)))
         u32_store_relaxed(used, first + npages);
     u64_store_relaxed(&span->lease, lease_pack((lease_word){ how & 2 ? SPAN_LEASED : SPAN_CENTRAL, { 2 }, 1 }));
     u32_store_relaxed(&span->owner, (how & 12) == 12 ? 3 : 0);
@@ -121,7 +105,7 @@ static void add_bits(fuzz_input *in)
     shm_u64 *word = which & 0x80 ? shm_remote_word(&heap.map, page_at(first), which % SHM_BITS_WORDS)
                                  : shm_alloc_word(&heap.map, page_at(first), which % SHM_BITS_WORDS);
 
-    if (note((void *)word, sizeof(*word)))
+    if (written_note((void *)word, sizeof(*word)))
         u64_store_relaxed(word, which & 0x40 ? UINT64_MAX : fuzz_number(in) | fuzz_u8(in));
 }
 
@@ -134,7 +118,7 @@ static void write_words(fuzz_input *in)
     for (uint32_t i = 0; i < n; i++) {
         uint64_t *word = bareheap_word(&heap, at, i);
 
-        if (at + (i + UINT64_C(1)) * sizeof(*word) <= ARENA && note(word, sizeof(*word)))
+        if (at + (i + UINT64_C(1)) * sizeof(*word) <= ARENA && written_note(word, sizeof(*word)))
             *word = any_pointer(in);
     }
 }
@@ -143,7 +127,7 @@ static void write_tiny_word(fuzz_input *in)
 {
     shm_u32 *word = tiny_word(&heap.map, page_at(any_page(in)), fuzz_u16(in) % TINY_NBLOCKS);
 
-    if (note((void *)word, sizeof(*word)))
+    if (written_note((void *)word, sizeof(*word)))
         u32_store_relaxed(word, (uint32_t)fuzz_u16(in) << 16 | fuzz_u16(in));
 }
 
@@ -154,7 +138,7 @@ static void set_root(fuzz_input *in)
     shm_u32 *n = &heap.map.header->nroot_entries;
     uint8_t how = fuzz_u8(in);
 
-    if (!note(root, sizeof(*root)) || !note((void *)n, sizeof(*n)))
+    if (!written_note(root, sizeof(*root)) || !written_note((void *)n, sizeof(*n)))
         return;
     for (uint32_t k = 0; k < how % sizeof(root->name); k++)
         root->name[k] = (char)fuzz_u8(in);
@@ -173,8 +157,8 @@ static void add_intent(fuzz_input *in)
     uint32_t record = fuzz_u8(in) % SHM_INTENTS_MAX;
     shm_intent *intent = &intents->records[session][record];
 
-    if (!note((void *)&intents->used, sizeof(intents->used)) || !note((void *)&intents->holds[i], sizeof(shm_u64)) ||
-        !note(intent, sizeof(*intent)))
+    if (!written_note((void *)&intents->used, sizeof(intents->used)) ||
+        !written_note((void *)&intents->holds[i], sizeof(shm_u64)) || !written_note(intent, sizeof(*intent)))
         return;
     u32_store_relaxed(&intents->used, 1);
     u64_store_relaxed(&intents->holds[i],
@@ -189,7 +173,7 @@ static void write_session(fuzz_input *in)
     uint32_t i = fuzz_u8(in) % FEW;
     shm_session *session = &heap.map.sessions[i];
 
-    if (i == 0 || i == COLLECTOR || !note(session, sizeof(*session)))
+    if (i == 0 || i == COLLECTOR || !written_note(session, sizeof(*session)))
         return;
     u32_store_relaxed(&session->state, fuzz_u8(in) % 6);
     u32_store_relaxed(&session->epoch, fuzz_u8(in) % 3);
@@ -209,7 +193,7 @@ static void write_book(fuzz_input *in)
         word = (uint32_t *)(void *)heap.map.heap_arenas + how % 4;
     else
         word = (uint32_t *)(void *)shm_span_at(&heap.map, page_at(page)) + how % (sizeof(shm_span) / sizeof(*word));
-    if (note(word, sizeof(*word)))
+    if (written_note(word, sizeof(*word)))
         *word = (uint32_t)fuzz_number(in);
 }
 
@@ -512,8 +496,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     while (nsteps-- > 0 && fuzz_has_more(&in))
         turn(&in);
     look(&in, &how, nlater);
-    for (size_t i = 0; i < nwritten; i++)
-        memset(written[i].at, 0, written[i].len);
-    nwritten = 0;
+    written_zero();
     return 0;
 }

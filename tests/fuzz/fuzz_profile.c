@@ -15,30 +15,14 @@
 #include "client/ctl/profile/toplist.h"
 #include "client/ctl/profile/profile.pb-c.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/written.h"
 #include "tests/support/profiles.h"
 
 #define SPANS_FROM  8u
 #define STRETCH     128u /* pages that have spans; entries beyond that are rarely used */
 #define FEW         16u
-#define WRITES_MAX  1024u
 
 static profiles_heap heap;
-
-/* What the input has written, to be zeroed after it. */
-static struct {
-    void *at;
-    size_t len;
-} written[WRITES_MAX];
-static size_t nwritten;
-
-static bool note(void *at, size_t len)
-{
-    if (nwritten == WRITES_MAX)
-        return false;
-    written[nwritten].at = at;
-    written[nwritten++].len = len;
-    return true;
-}
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
@@ -62,7 +46,7 @@ static void write_text(fuzz_input *in, char *field, size_t size)
 {
     size_t n = fuzz_u8(in) % size;
 
-    if (!note(field, size))
+    if (!written_note(field, size))
         return;
     for (size_t i = 0; i < n; i++)
         field[i] = (char)fuzz_u8(in);
@@ -72,7 +56,7 @@ static void add_module(fuzz_input *in)
 {
     profile_module *m = &heap.region->modules[entry(in, PROFILE_MODULES)];
 
-    if (!note(m, sizeof(*m)))
+    if (!written_note(m, sizeof(*m)))
         return;
     u64_store_relaxed(&m->state, fuzz_u8(in) % 4);
     m->build_id_bytes = (uint32_t)fuzz_number(in);
@@ -85,7 +69,7 @@ static void add_stack(fuzz_input *in)
     profile_stack *s = &heap.region->stacks[entry(in, PROFILE_STACKS)];
     uint32_t n = fuzz_u8(in) % (PROFILE_FRAMES_MAX + 1);
 
-    if (!note(s, sizeof(*s)))
+    if (!written_note(s, sizeof(*s)))
         return;
     u64_store_relaxed(&s->state, PROFILE_READY);
     s->nframes = n < PROFILE_FRAMES_MAX ? n : fuzz_number(in);
@@ -97,7 +81,7 @@ static void add_party(fuzz_input *in)
 {
     profile_party *p = &heap.region->parties[entry(in, PROFILE_PARTIES)];
 
-    if (!note(p, sizeof(*p)))
+    if (!written_note(p, sizeof(*p)))
         return;
     u64_store_relaxed(&p->state, PROFILE_READY);
     p->rate = fuzz_number(in);
@@ -111,7 +95,7 @@ static void add_site(fuzz_input *in)
 {
     profile_site *s = &heap.region->sites[entry(in, PROFILE_SITES)];
 
-    if (!note(s, sizeof(*s)))
+    if (!written_note(s, sizeof(*s)))
         return;
     u64_store_relaxed(&s->key, PROFILE_SITE_USED | (uint64_t)entry(in, 2 * PROFILE_PARTIES) << 32 |
                                    entry(in, 2 * PROFILE_STACKS));
@@ -126,8 +110,8 @@ static void add_span(fuzz_input *in)
     uint8_t class = fuzz_u8(in) % (SIZE_CLASS_COUNT + 1);
     uint32_t npages = class == 0 ? 1 + fuzz_u8(in) % FEW : size_class_npages[class];
 
-    if (!note(shm_span_at(&heap.map, page_at(first)), sizeof(shm_span)) ||
-        !note(&heap.map.page_map[first], npages * sizeof(heap.map.page_map[0])))
+    if (!written_note(shm_span_at(&heap.map, page_at(first)), sizeof(shm_span)) ||
+        !written_note(&heap.map.page_map[first], npages * sizeof(heap.map.page_map[0])))
         return;
     profiles_add_span(&heap, first, class, npages);
     if (fuzz_u8(in) % 4 == 0)
@@ -139,7 +123,7 @@ static void add_bits(fuzz_input *in)
     uint64_t *bits = (uint64_t *)(void *)(heap.map.bitmap + (uint64_t)(SPANS_FROM + fuzz_u8(in) % STRETCH) * 256);
     uint32_t w = fuzz_u8(in) % 32;
 
-    if (note(&bits[w], sizeof(*bits)))
+    if (written_note(&bits[w], sizeof(*bits)))
         bits[w] = fuzz_u8(in) & 1 ? UINT64_MAX : fuzz_u64(in);
 }
 
@@ -150,7 +134,7 @@ static void add_sample(fuzz_input *in)
     uint64_t place = profiles_place(&heap, first, fuzz_u8(in));
     uint8_t how = fuzz_u8(in);
 
-    if (!note(word, sizeof(*word)))
+    if (!written_note(word, sizeof(*word)))
         return;
     u64_store_relaxed(word, how < 200 ? profile_sample_pack((profile_sample){ place, how % FEW, how % 128 })
                                       : fuzz_u64(in));
@@ -162,7 +146,7 @@ static void write_word(fuzz_input *in)
     uint64_t *words = (uint64_t *)(void *)heap.region;
     uint64_t at = fuzz_u64(in) % (sizeof(*heap.region) / sizeof(*words));
 
-    if (note(&words[at], sizeof(*words)))
+    if (written_note(&words[at], sizeof(*words)))
         words[at] = fuzz_number(in);
 }
 
@@ -177,7 +161,7 @@ static void write_book(fuzz_input *in)
         words = (uint32_t *)(void *)&heap.map.page_map[page];
     else
         words += how / 2 % (sizeof(shm_span) / sizeof(*words));
-    if (note(words, sizeof(*words)))
+    if (written_note(words, sizeof(*words)))
         *words = (uint32_t)fuzz_number(in);
 }
 
@@ -264,8 +248,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     look_at_sums(&s);
     make_all(&s, (enum snapshot_value)(how / 8 % SNAPSHOT_VALUES));
     snapshot_free(&s);
-    for (size_t i = 0; i < nwritten; i++)
-        memset(written[i].at, 0, written[i].len);
-    nwritten = 0;
+    written_zero();
     return 0;
 }
