@@ -48,7 +48,7 @@ typedef struct collect_options {
 typedef struct collect_result {
     world_trouble trouble; /* if the cycle has failed: error, process in the way, sentence */
     garbage garbage;
-    uint64_t nlive;   /* objects that were looked for; with COLLECT_SUSPECTS those of suspect spans */
+    uint64_t nlive;   /* objects that were looked for or, with COLLECT_SUSPECTS, looked into */
     uint64_t nreached;
     uint64_t copied_bytes; /* of the heap */
     uint64_t nwords;       /* of processes that were looked at */

@@ -10,6 +10,7 @@
  *
  * A description that can't be true, of a span that is not free, ends the copy (-EPROTO): nobody can say what its
  * objects hold, so nothing may be freed. The daemon alone writes there, so its memory is bad, or it is of another build.
+ * After a death most spans of noscan objects are nobody's to look at: these are passed over by their number of pages.
  *
  * Order: the remote word is read before the alloc word, as in object.c: the daemon folds all the while, clears alloc
  * before remote, and so a free object is never taken for a live one. Clients are stopped. A span that the daemon makes,
@@ -20,7 +21,7 @@
  * processors that have nothing else to do (bulkread.c). A span is copied whole if any of its objects lives; of those
  * only live ones are looked into.
  *
- * Memory: a word a page of the heap in use, 72 bytes a span, 2 bits an object, and the bytes of spans that may hold
+ * Memory: 4 bytes a page of the heap in use, 88 bytes a span, 2 bits an object, and the bytes of spans that may hold
  * pointers. It is mapped and touched before the pause, for what is there then; and mapped for an eighth more. A heap
  * that has grown beyond that by the time of the pause is -EAGAIN, and the next attempt has room for more. Memory for
  * the bytes of spans is taken by heapcopy_touch(), after the caller knows that the copy fits into the longest pause:
@@ -30,7 +31,9 @@
  * a reply may be on its way that names the object of before. Intents: what a hold names is about to be read again by
  * whoever settles it, so object, next and slot of its record count as roots, as long as the hold stands.
  *
- * If this process dies at any point nothing has changed: it has written nothing that others see.
+ * Threads: all of it is the caller's, but for the bytes that helpers of bulkread.c read; while others look at processes
+ * (world.c). It writes no word that they or the heap's processes read. So if this process dies at any point nothing has
+ * changed.
  */
 #include "client/collector/heapcopy.h"
 
@@ -45,14 +48,14 @@
 #define HELPED_BYTES     (1 * MIB) /* from which on other threads help to read */
 #define PROBE_BYTES      (8 * MIB) /* read to learn how fast that is */
 #define SPAN_NS          80u       /* of a look at a span; measured: 60 with its bits */
-#define PASSED_NS 12u              /* that is passed over; measured: 9 */
+#define PASSED_NS        12u       /* that is passed over; measured: 6 to 9 */
 #define FREE_PAGES_A_NS  2u        /* that are walked over; measured: 3.5, and more misses where there are many */
-#define STEPS_UNTIL_LATE 65536u    /* between two looks at the clock: free pages, of which a span counts as */
-#define SPAN_STEPS       256u      /* so many */
-#define FREE_PAGES_CHUNK 4096u     /* of them the clock hears at once */
-#define SPANS_CHUNK 64u            /* the same of spans */
-#define SPANS_AHEAD 8u             /* whose description is fetched meanwhile, if all are as large */
-#define ROOTS_MAX        (5 * SHM_ROOTS_MAX + 4 * SHM_HOLDS_MAX)
+#define STEPS_UNTIL_LATE 65536u    /* between two looks at the clock; a page that is walked over is one */
+#define SPAN_STEPS       256u      /* that a span counts as */
+#define FREE_PAGES_CHUNK 4096u     /* walked over before they are counted */
+#define SPANS_AHEAD      8u        /* whose description is fetched meanwhile, if all are as large */
+/* Both values of each root, before and after the walk; as many that are announced; and what intents name. */
+#define ROOTS_MAX (5 * SHM_ROOTS_MAX + 4 * SHM_HOLDS_MAX)
 #define TINY_WORDS_BYTES (TINY_NBLOCKS * sizeof(uint32_t))
 
 enum { ROOM_SPAN_OF, ROOM_SPANS, ROOM_BITS, ROOM_CONTENT, ROOM_ROOTS, ROOM_PIECES };
@@ -130,8 +133,7 @@ static int look_at(const shm_map *map, uint64_t page, heapcopy_is_suspect *suspe
                        .lessee = lease.session.n,
                        .nelems = from->nelems,
                        .magic = from->magic,
-                       .spc = from->spc.n,
-                       .marked = from->marked };
+                       .spc = from->spc.n };
     ret->first = (uint32_t)page;
     ret->npages = from->npages;
     if (state == SPAN_FREE)
@@ -185,28 +187,25 @@ static bool is_wanted(const heap_span *span)
 
 /*
  * Pass over neighbouring spans, from w->page on, whose objects are neither looked for nor looked into: in a heap of
- * noscan objects nearly all are such, and the time of the pause. Ends at a page that has to be looked at.
+ * noscan objects nearly all are such, and the time of the pause. Ends at a page that next_span() has to look at, or when
+ * it is too late. Of a description no more is believed than how many pages it is of.
  */
 static void pass_unwanted(span_walk *w, uint64_t end)
 {
     const shm_u32 *page_map = w->map->page_map;
-    uint64_t page = w->page;
-    uint32_t nspans = 0;
 
-    while (page < end && nspans < SPANS_CHUNK && u32_load_acquire(&page_map[page]) == page) {
-        const shm_span *span = shm_span_at(w->map, page_at(page));
+    while (w->page < end && !w->late && u32_load_acquire(&page_map[w->page]) == w->page) {
+        const shm_span *span = shm_span_at(w->map, page_at(w->page));
         bool is_free = lease_unpack(u64_load_acquire(&span->lease)).state == SPAN_FREE;
         uint64_t npages = *(const volatile uint32_t *)&span->npages; /* once: the daemon goes on */
 
-        if (is_free || npages == 0 || npages > end - page || !span_class_noscan(span->spc) || w->suspect(span))
+        if (is_free || npages == 0 || npages > end - w->page || !span_class_noscan(span->spc) || w->suspect(span))
             break;
-        page += npages;
+        w->page += npages;
+        w->npassed++;
         __builtin_prefetch(span + npages * SPANS_AHEAD);
-        nspans++;
+        (void)is_late(w, SPAN_STEPS);
     }
-    w->page = page;
-    w->npassed += nspans;
-    (void)is_late(w, nspans * SPAN_STEPS);
 }
 
 /* What is known of the span at that page, if there is one, is on its way to the processor. */
@@ -353,7 +352,7 @@ static uint64_t measure_ns(heapcopy *h, uint64_t from, uint64_t bytes)
 
     some = some < h->map->arena_bytes - from ? some : h->map->arena_bytes - from;
     if (bytes < PROBE_BYTES / 8 || some == 0)
-        return bytes / 2; /* at 2 GB/s: some ten microseconds */
+        return bytes / 2; /* at 2 GB/s: half a millisecond at most */
     some = some < bytes ? some : bytes;
     for (uint64_t at = 0; at < some; at += BULK_PIECE_BYTES)
         (void)add_piece(h, from + at, at, some - at < BULK_PIECE_BYTES ? some - at : BULK_PIECE_BYTES);
@@ -376,7 +375,7 @@ int heapcopy_prepare(heapcopy *h, const shm_map *map, int arena_fd, heapcopy_is_
     uint64_t nroots;
     int r;
 
-    *h = (heapcopy){ .map = map, .arena_fd = arena_fd, .base = map->base, .only_suspects = suspect != NULL };
+    *h = (heapcopy){ .map = map, .arena_fd = arena_fd, .base = map->base };
     while (next_span(&walk, &look)) {
         if (!is_wanted(&look.span))
             continue;
@@ -572,7 +571,7 @@ static void take_intents(heapcopy *h)
 int heapcopy_take(heapcopy *h, heapcopy_is_suspect *suspect, bool both_values, uint64_t deadline_ns)
 {
     span_walk walk = { .map = h->map, .suspect = suspect, .end = used_pages(h->map), .deadline_ns = deadline_ns };
-    uint64_t began = heapcopy_now_ns(), walked;
+    uint64_t began = heapcopy_now_ns();
     span_look look;
     int r = 0;
 
@@ -595,11 +594,9 @@ int heapcopy_take(heapcopy *h, heapcopy_is_suspect *suspect, bool both_values, u
         r = -ETIMEDOUT;
     if (r == 0 && walk.damaged)
         r = -EPROTO;
-    walked = heapcopy_now_ns();
-    h->walk_ns = walked - began;
+    h->walk_ns = heapcopy_now_ns() - began;
     if (r == 0)
         r = bulkread_all(h->reader, h->arena_fd, h->rooms[ROOM_PIECES].at, h->npieces, deadline_ns);
-    h->read_ns = heapcopy_now_ns() - walked;
     /* A root is set by a daemon that goes on: what it was before or after the pass. */
     if (r == 0 && both_values)
         take_named_roots(h, both_values);

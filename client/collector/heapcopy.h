@@ -38,8 +38,6 @@ typedef struct heap_span {
     uint32_t magic;
     uint8_t spc;
     uint8_t flags; /* HEAP_SPAN_* */
-    uint8_t marked; /* as of shm_span: for profiles */
-    uint8_t pad;
 } heap_span;
 
 /* A word of bits: ordinals 64 * i to 64 * i + 63. */
@@ -81,13 +79,12 @@ typedef struct heapcopy {
     uint64_t content_bytes;
     const heap_root *roots;
     uint32_t nroots;
-    uint64_t nlive; /* objects */
-    uint64_t estimate_ns; /* of heapcopy_take(), by heapcopy_prepare() */
-    uint64_t expected_bytes; /* of content, the same */
-    uint64_t walk_ns;        /* of heapcopy_take(): until it is known what to read */
-    uint64_t read_ns;        /* the same: reading that */
-    uint64_t ntargets;    /* spans whose objects are looked for, the same */
-    bool only_suspects;
+    uint64_t nlive;   /* objects of these spans */
+    uint64_t walk_ns; /* of heapcopy_take(): until it was known what to read */
+    /* By heapcopy_prepare(). */
+    uint64_t estimate_ns;    /* of heapcopy_take() */
+    uint64_t expected_bytes; /* of content */
+    uint64_t ntargets;       /* spans whose objects are looked for */
     /* What is behind it. */
     uint64_t npages_max;
     uint64_t spans_max;
