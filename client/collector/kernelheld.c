@@ -2,7 +2,7 @@
  * kernelheld: what the kernel keeps for a process and will give back: words that stand in no memory of its. See
  * kernelheld.h.
  *
- * Called by world.c. Data: buffers of the caller.
+ * Called by looker.c. Data: buffers of the caller.
  *
  *   epoll      the data of each entry, from /proc/PID/fdinfo. One instance may be found in several processes.
  *   timers     the value that comes with the signal, from /proc/PID/timers.

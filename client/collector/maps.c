@@ -1,7 +1,7 @@
 /*
  * maps: reads /proc/PID/maps. See maps.h.
  *
- * Called by targets.c, ranges.c and world.c. Data: the caller's, used again.
+ * Called by targets.c, ranges.c and shared.c. Data: the caller's, used again.
  *
  * Names are whatever a process has chosen, but for this: a name of a file begins with '/', anonymous memory that was
  * named is "[anon:...]", and a newline in a name is written as \012. So an entry without a file whose name is "[vdso]"

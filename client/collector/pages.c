@@ -2,7 +2,9 @@
 /*
  * pages: reads the memory of stopped processes. See pages.h.
  *
- * Called by ranges.c and world.c. Data: buffers, used for one process after another.
+ * Called by looker.c, ranges.c, declaration.c and shared.c, in several threads, each with pages of its own. Data:
+ * buffers, used for one process after another. What threads share: `given_up`, which world.c raises, and two words that
+ * say what the kernel does not know; whoever finds that out sets them.
  *
  *   which pages   PAGEMAP_SCAN (Linux 6.7) names those that are present or swapped, without zero pages, guards and
  *                 unchanged pages of files; before, /proc/PID/pagemap is read, 8 bytes a page. Neither touches a page.
@@ -58,11 +60,7 @@ struct pm_scan_arg {
 
 uint64_t pages_bytes_each(void)
 {
-    static uint64_t bytes;
-
-    if (bytes == 0)
-        bytes = (uint64_t)sysconf(_SC_PAGESIZE);
-    return bytes;
+    return (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
 int pages_init(pages *p)
@@ -133,7 +131,7 @@ static int region_add(pages *p, uint64_t start, uint64_t end)
 /* -ENOTTY: the kernel does not know it. */
 static int find_by_scan(pages *p, uint64_t start, uint64_t end)
 {
-    static _Atomic bool has_no_guards; /* of the kernel: whoever looks, and on which thread */
+    static _Atomic bool has_no_guards; /* the kernel's: the same for all */
     struct page_region found[VECTOR];
     int r = 0;
 
@@ -192,7 +190,7 @@ static int find_by_entries(pages *p, uint64_t start, uint64_t end)
 
 int pages_find(pages *p, uint64_t start, uint64_t end)
 {
-    static _Atomic bool has_no_scan;
+    static _Atomic bool has_no_scan; /* the same */
     int r = -ENOTTY;
 
     if (!has_no_scan)

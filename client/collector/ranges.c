@@ -1,7 +1,7 @@
 /*
  * ranges: decides which memory of a process counts. See ranges.h.
  *
- * Called by world.c: before the pause, for an estimate, and while all are stopped. Data: the list of one process.
+ * Called by looker.c: before the pause, for an estimate, and while all are stopped. Data: the list of one process.
  *
  *   the heap's three files              no: the heap's half looks there
  *   shared mappings of other files      all data of the file: shared.c

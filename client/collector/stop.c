@@ -2,7 +2,8 @@
 /*
  * stop: ptrace. See stop.h.
  *
- * Called by world.c in the tracer thread. Data: the threads and processes of targets.
+ * Called by world.c in the tracer thread; stop_check() once more in the caller's, when nobody looks any more. Data: the
+ * threads and processes of targets, which nobody else writes meanwhile.
  *
  *   seize      PTRACE_SEIZE stops nobody. From then on the kernel traces what a thread clones and forks from its first
  *              instruction on, and reports it. Threads that were cloned meanwhile by one that was not traced yet are

@@ -1,7 +1,8 @@
 /*
  * Stop: has the threads of the targets traced, stops them, and lets them go.
  *
- * All of it runs in one thread, the tracer; when that thread ends, however it ends, the kernel lets everybody go.
+ * All of it runs in one thread, the tracer, but for stop_check(), which traces nobody. When that thread ends, however
+ * it ends, the kernel lets everybody go.
  */
 #ifndef GOALLOC_COLLECTOR_STOP_H
 #define GOALLOC_COLLECTOR_STOP_H

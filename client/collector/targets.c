@@ -2,7 +2,10 @@
  * targets: finds the processes that may hold pointers into the heap. See targets.h.
  *
  * Called by stop.c and world.c. It reads the session table (spans region, which the daemon alone writes) and /proc; it
- * stops nobody.
+ * stops nobody. Data: one thread's at a time: the first reader's before the pause, the tracer's until all have stopped.
+ * Then nobody's to change, but for the registers of a thread, which the tracer notes, and the marks of a process (gone,
+ * outside), which are its looker's. `at` and `nlooked` are written by who looks and read by who waits for that, and
+ * `over` the other way round: these are atomic.
  *
  * Who has the heap mapped without a session: a child that was forked from a client and has not called the library
  * since, and children of such a child. They have copies of their parent's pointers. There is no list of them, so all

@@ -1,7 +1,8 @@
 /*
  * words: the filter that each word of the processes passes through, and what it lets through. See words.h.
  *
- * Called by pages.c, registers.c, kernelheld.c, and world.c. Data: a collection, of one thread.
+ * Called by who looks (pages.c, registers.c, kernelheld.c), by looker.c, and by world.c, which joins collections when
+ * their threads are done. Data: a collection, of one thread.
  *
  * The filter is on the path of a pause: eight words are looked at without a branch, and only if one of them may point
  * into the heap each by itself; with AVX2, where the processor has it, four of them at once (8.8 GB/s together with the

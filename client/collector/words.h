@@ -1,10 +1,10 @@
 /*
  * Words: what was found in the memory of processes: the words that may point into the heap, and where they stood.
  *
- * Written by who looks (pages.c, registers.c, kernelheld.c), into one collection for all processes; read by the cycle,
- * after the pause. Only words that may point into the heap are kept (hits): nothing of the size of what was looked at
- * is needed. A word counts if, without its upper 16 bits, it lies in the arena; with offsets, also if it is a number of
- * at least a page below the arena's size.
+ * Written by who looks (pages.c, registers.c, kernelheld.c), into a collection of the thread's; these are joined before
+ * the pause ends, and read by the cycle after it. Only words that may point into the heap are kept (hits): nothing of
+ * the size of what was looked at is needed. A word counts if, without its upper 16 bits, it lies in the arena; with
+ * offsets, also if it is a number of at least a page below the arena's size.
  */
 #ifndef GOALLOC_COLLECTOR_WORDS_H
 #define GOALLOC_COLLECTOR_WORDS_H
