@@ -146,8 +146,6 @@ int looker_look(looker *l, shared *s, const targets *t, target_process *process,
         r = kernelheld_look(&l->kernelheld, &l->words, process->pid, tid, trust_kernel, deadline_ns, &l->trouble);
     l->maps_ns += chosen - began;
     l->kernel_ns += proc_now_ns() - looked;
-    l->pages_ns = l->ranges.pages_ns;
-    l->read_ns = l->ranges.read_ns;
     if (r == 0 && l->words.full)
         r = trouble_is(&l->trouble, -ENOMEM, 0, "no memory");
     return ended_or(l, process, r);

@@ -14,7 +14,7 @@ typedef struct looker {
     ranges ranges;
     world_trouble trouble;
     int result;
-    uint64_t maps_ns, kernel_ns, pages_ns, read_ns;
+    uint64_t maps_ns, kernel_ns; /* more is in ranges */
 } looker;
 
 /* What it takes of a process, as it is found when nobody is stopped. */

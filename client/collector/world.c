@@ -15,18 +15,26 @@
  *   afterwards                                                                        end; the first closes files
  *
  * While all are stopped, processors are free: so the tracer goes on by itself, and the caller copies the heap
- * meanwhile; and as many readers look at the processes (looker.c) as there are processors, each at the next one whose
- * registers are known. Who of them is the last to be done looks at the shared files, whose parts are all known then.
+ * meanwhile; and as many readers look at the processes (looker.c) as there are processors, up to READERS_MAX, each at
+ * the next one whose registers are known. Who of them is the last to be done looks at the shared files, whose parts are
+ * all known then. How they are asked, and answer, is in helper.c.
  *
- * What several of them touch between world_stop() and the end of world_copy(): `failed`, `next`, `nready`, `nreading`
- * and each helper's `at` and `job`, which are atomic. All else is the tracer's and the readers' until they have
- * answered (result, trouble, threads, the mark of a process that it is gone, of the looker that looks at it), or
- * nobody's to change (processes, deadline_ns, sessions). The caller's copy of the heap reads shared memory and writes
- * its own rooms. So the order of the two does not matter; what comes before and after does: all have stopped before
- * either begins, and both are done before world_validate(). Who fails raises `failed`, and the others end at their next
- * buffer, thread or piece of a list; so does world_resume(), if the caller could not copy the heap. Who is late finds
- * that by the clock, as they all have the same deadline. Nobody is let go while somebody still looks, but if the cycle
- * has failed: a success has all answers. And a thread dies with its process only: then the kernel lets all go.
+ * What several of them touch between world_stop() and the end of world_copy() is atomic:
+ *
+ *   nready     the tracer raises it when it has noted the registers of a process; readers wait for that
+ *   next       a reader raises it, and has a process of its own
+ *   nreading   a reader lowers it when it has no more; who makes it 0 looks at the shared files
+ *   failed     who could not do his part raises it, and so does the caller if there is nobody left to do it for; the
+ *              others end at their next buffer, thread or piece of a list
+ *   at         a reader's: the process that it looks at; the caller reads it if the reader is late
+ *
+ * Or it is under the lock of shared.c. All else is one thread's until it has answered (result, trouble and threads are
+ * the tracer's, a looker its reader's, and so are the marks of the process that it looks at), or nobody's to change
+ * (processes, deadline_ns, sessions). The caller's copy of the heap reads shared memory and writes its own rooms. So
+ * the order of the two does not matter; what comes before and after does: all have stopped before either begins, and
+ * both are done before world_validate(). Who is late finds that by the clock, as they all have the same deadline.
+ * Nobody is let go while somebody still looks, but if the cycle has failed: a success has all answers. And a thread
+ * dies with its process only: then the kernel lets all go.
  *
  * Memory may not come. A page may be one that userfaultfd or a file system of somebody's own brings when it is read,
  * and who should bring it is stopped, or does not want to; nor is a process's list of mappings to be had while a thread
@@ -35,13 +43,13 @@
  * it, and when the pause is over, or the cycle has failed, and a reader is not back, all are let go (-ETIMEDOUT, with
  * the process that it was at). That may be what it has waited for; if not, after STUCK_NS, it is left where it is, with
  * all that it may still touch (world_nstuck()): it writes nothing of the world's, only of its state, which stays.
- * Should the tracer not be back by then, as it reads the mappings of new processes, this process ends at once: that
- * lets everybody go, too.
+ * Should the tracer, which reads the mappings of new processes, not be back TRACER_MAX_NS after the pause's end, this
+ * process ends at once: that lets everybody go, too.
  *
  * The tracer is a thread of its own for one reason: when it has ended, the kernel has let everybody go, those too that
  * could not be stopped or that nobody has heard of. So world_resume() leaves nobody traced, whatever came before, and
  * by the same path as if this process had been killed. (64 threads are let go so in 0.1 ms, and one by one in 0.2.)
- * pthread_join() returns a little before that; world_resume() waits until the thread's number is gone.
+ * pthread_join() returns a little before that; helper_join() waits until the thread's number is gone.
  *
  * Time: max_pause_ns counts from the first interrupt. Before anybody is stopped, the pause is estimated from what is
  * there: threads, mappings, descriptors, bytes. Then each step looks at the clock. All of them run before others
@@ -54,15 +62,14 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "client/collector/bulkread.h"
+#include "client/collector/helper.h"
 #include "client/collector/looker.h"
 #include "client/collector/registers.h"
 #include "client/collector/stop.h"
@@ -70,9 +77,10 @@
 #define SEIZE_MAX_NS UINT64_C(5000000000)  /* nobody is stopped meanwhile */
 #define LATE_NS UINT64_C(20000000)         /* that a reader may be late to look at the clock by itself */
 #define PATIENCE_NS UINT64_C(11000000000)  /* with one process before the pause: its own bound is lower */
-#define STUCK_NS UINT64_C(1000000000)      /* it waits for what does not come */
-#define TRACER_MAX_NS UINT64_C(5000000000) /* the same for the tracer, beyond what it may take */
-#define FIRST_READER 2u
+#define STUCK_NS UINT64_C(1000000000)      /* with one that is late, when all go on: then it is left */
+#define TRACER_MAX_NS UINT64_C(5000000000) /* with the tracer, beyond what it may take: then all ends */
+#define TRACER 0u
+#define FIRST_READER 1u
 #define READERS_MAX 8u
 #define LOOKERS_MAX (FIRST_READER + READERS_MAX)
 #define LET_GO_AT_ONCE 256u      /* threads: the kernel holds a lock of all processes meanwhile, 1 us a thread */
@@ -93,21 +101,6 @@
 
 enum job { JOB_PREPARE, JOB_LOOK_ONCE_MORE, JOB_STOP, JOB_LOOK, JOB_STAY_AWAKE, JOB_CLOSE, JOB_END };
 
-/* A thread of a world's own, and what it is asked. lookers[0] is the caller's, [1] the tracer's, the rest readers'. */
-typedef struct helper {
-    struct world_state *state;
-    looker *looker;
-    pthread_t thread;
-    sem_t asked;
-    sem_t answered;
-    _Atomic uint32_t nanswers; /* says the same, for who checks the order of what threads touch */
-    _Atomic enum job job;
-    pid_t tid;
-    _Atomic pid_t at; /* the process that it looks at; 0: none */
-    bool runs;
-    bool is_late; /* it has not answered in time */
-} helper;
-
 /* For world.h's fields of these names. A thread that is left may still write here. */
 typedef struct estimated {
     uint64_t estimate_ns;
@@ -121,12 +114,14 @@ struct world_state {
     world_options options;
     targets targets;
     shared shared;
-    uint64_t *registers; /* REGISTERS_ROOM bytes */
-    looker lookers[LOOKERS_MAX];
-    helper helpers[LOOKERS_MAX]; /* [0] is not used */
+    uint64_t *registers;         /* REGISTERS_ROOM bytes */
+    helper helpers[LOOKERS_MAX]; /* [TRACER] is the tracer, the others are readers */
+    looker lookers[LOOKERS_MAX]; /* theirs */
     uint32_t nlookers;
     uint32_t nprocessors;
-    bool looking;              /* tracer and readers have been asked to look, and the caller has not their answers */
+    /* Tracer and readers have been asked to look, and the caller has not their answers. The tracer sets it before it
+     * tells that all have stopped; from then on it is the caller's. */
+    bool looking;
     int result;                /* of all jobs but readers' part of JOB_LOOK */
     world_trouble trouble;     /* the same */
     uint64_t deadline_ns;      /* the world's, for readers */
@@ -135,7 +130,6 @@ struct world_state {
     _Atomic uint32_t next;     /* process to be looked at */
     _Atomic uint32_t nreading; /* readers that are not done */
     _Atomic bool failed;       /* somebody could not do his part: the others need not go on */
-    bool tracing;              /* there is a tracer */
     bool stuck;                /* a reader is left in the kernel: this stays where it is */
     sigset_t mask;             /* of the caller's thread */
     int policy;
@@ -358,18 +352,6 @@ static void look(struct world_state *s, looker *l, _Atomic pid_t *ret_at)
     atomic_store(ret_at, 0);
 }
 
-static void ask(helper *h, enum job job)
-{
-    atomic_store(&h->job, job);
-    (void)sem_post(&h->asked);
-}
-
-static void answer(helper *h)
-{
-    atomic_fetch_add(&h->nanswers, 1);
-    (void)sem_post(&h->answered);
-}
-
 static void ask_readers(struct world_state *s)
 {
     uint32_t n = 0;
@@ -379,7 +361,7 @@ static void ask_readers(struct world_state *s)
     atomic_store(&s->nreading, n);
     for (uint32_t i = FIRST_READER; i < s->nlookers; i++) {
         if (s->helpers[i].runs)
-            ask(&s->helpers[i], JOB_LOOK);
+            helper_ask(&s->helpers[i], JOB_LOOK);
     }
 }
 
@@ -391,37 +373,22 @@ static bool stop_and_tell(struct world_state *s, helper *h)
     s->result = do_stop(s);
     count(s);
     looks = s->looking = s->result == 0 && !s->options.only_stop;
-    answer(h); /* all that the caller has to know stands by now */
+    helper_answer(h); /* all that the caller has to know stands by now */
     if (looks)
         ask_readers(s);
     return looks;
 }
 
-/* To sleep and be woken would be part of the pause, while the processor has nothing else to do. */
-static void await_job(helper *h, uint64_t spin_ns)
+/* What a thread of the world does. */
+static void run(helper *h)
 {
-    uint64_t until = spin_ns > 0 ? proc_now_ns() + spin_ns : 0;
+    struct world_state *s = h->arg;
+    looker *l = &s->lookers[h - s->helpers];
+    bool traces = h == &s->helpers[TRACER];
+    int job = JOB_STOP;
 
-    while (spin_ns > 0 && proc_now_ns() < until) {
-        if (sem_trywait(&h->asked) == 0)
-            return;
-        (void)sched_yield();
-    }
-    while (sem_wait(&h->asked) < 0)
-        continue;
-}
-
-static void *helper_run(void *arg)
-{
-    helper *h = arg;
-    struct world_state *s = h->state;
-    bool traces = h->looker == &s->lookers[1];
-    enum job job = JOB_STOP;
-
-    h->tid = (pid_t)syscall(SYS_gettid);
     for (;;) {
-        await_job(h, job == JOB_STAY_AWAKE ? SPIN_NS : 0);
-        job = atomic_load(&h->job);
+        job = helper_next_job(h, job == JOB_STAY_AWAKE ? SPIN_NS : 0);
         if (job == JOB_CLOSE)
             shared_free(&s->shared);
         if (job == JOB_CLOSE || job == JOB_END)
@@ -433,38 +400,20 @@ static void *helper_run(void *arg)
         else if (job == JOB_LOOK_ONCE_MORE)
             s->result = do_look_once_more(s);
         else if (traces)
-            look_at_all_registers(s, h->looker);
+            look_at_all_registers(s, l);
         else
-            look(s, h->looker, &h->at);
-        answer(h);
+            look(s, l, &h->at);
+        helper_answer(h);
     }
     if (!traces)
-        answer(h);
+        helper_answer(h);
     else if (s->w->nthreads > LET_GO_AT_ONCE)
         stop_let_go(&s->targets);
-    return NULL;
-}
-
-static struct timespec at_ns(uint64_t ns)
-{
-    return (struct timespec){ (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
 }
 
 static uint64_t later(uint64_t ns, uint64_t more)
 {
     return ns < UINT64_MAX - more ? ns + more : UINT64_MAX;
-}
-
-/* False: until then it has not answered. */
-static bool await_answer(helper *h, uint64_t until_ns)
-{
-    struct timespec until = at_ns(until_ns);
-    int r;
-
-    do
-        r = until_ns == UINT64_MAX ? sem_wait(&h->answered) : sem_clockwait(&h->answered, CLOCK_MONOTONIC, &until);
-    while (r < 0 && errno == EINTR);
-    return r == 0 && atomic_load(&h->nanswers) > 0;
 }
 
 /* The tracer is in the kernel, and there are some who are stopped: nothing else is left. */
@@ -476,28 +425,10 @@ static _Noreturn void end_at_once(void)
     _exit(EXIT_FAILURE);
 }
 
-static void await_tracer(helper *h, uint64_t until_ns)
+static void await_tracer(struct world_state *s, uint64_t until_ns)
 {
-    if (!await_answer(h, later(until_ns, TRACER_MAX_NS)))
+    if (!helper_await(&s->helpers[TRACER], later(until_ns, TRACER_MAX_NS)))
         end_at_once();
-}
-
-/* With all signals blocked. */
-static int helper_begin(struct world_state *s, uint32_t i)
-{
-    helper *h = &s->helpers[i];
-    sigset_t all, before;
-    int r;
-
-    *h = (helper){ .state = s, .looker = &s->lookers[i] };
-    if (sem_init(&h->asked, 0, 0) < 0 || sem_init(&h->answered, 0, 0) < 0)
-        return -errno;
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    r = pthread_create(&h->thread, NULL, helper_run, h);
-    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-    h->runs = r == 0;
-    return -r;
 }
 
 static void hurry(pthread_t thread, int priority)
@@ -514,22 +445,21 @@ static void hurry(pthread_t thread, int priority)
 static int helpers_begin(struct world_state *s, world_trouble *ret)
 {
     sigset_t child;
-    int r = helper_begin(s, 1);
+    int r = helper_begin(&s->helpers[TRACER], run, s);
 
     if (r < 0)
         return trouble_is(ret, r, 0, "no thread to trace with: %s", strerror(-r));
     for (uint32_t i = FIRST_READER + 1; i < s->nlookers && i < FIRST_READER + s->targets.nprocesses; i++)
-        (void)helper_begin(s, i);
-    for (uint32_t i = 1; i < s->nlookers; i++) {
+        (void)(helper_begin(&s->helpers[i], run, s) < 0);
+    for (uint32_t i = TRACER; i < s->nlookers; i++) {
         if (s->helpers[i].runs)
-            hurry(s->helpers[i].thread, i < FIRST_READER ? 2 : 1);
+            hurry(s->helpers[i].thread, i == TRACER ? 2 : 1);
     }
     (void)sigemptyset(&child);
     (void)sigaddset(&child, SIGCHLD);
     (void)pthread_sigmask(SIG_BLOCK, &child, &s->mask);
     (void)pthread_getschedparam(pthread_self(), &s->policy, &s->priority);
     hurry(pthread_self(), 2);
-    s->tracing = true;
     return 0;
 }
 
@@ -543,8 +473,8 @@ static int do_patiently(struct world_state *s, enum job job, world_trouble *ret)
     targets *t = &s->targets;
     uint64_t nlooked = 0, since_ns = proc_now_ns();
 
-    ask(h, job);
-    while (!await_answer(h, proc_now_ns() + PATIENCE_NS / 8)) {
+    helper_ask(h, job);
+    while (!helper_await(h, proc_now_ns() + PATIENCE_NS / 8)) {
         if (atomic_load(&t->nlooked) != nlooked) {
             nlooked = atomic_load(&t->nlooked);
             since_ns = proc_now_ns();
@@ -585,7 +515,7 @@ int world_prepare(world *w, const shm_map *map, const world_options *options, wo
     memset(s->registers, 0, REGISTERS_ROOM);
     s->targets.waiter = options->waiter;
     s->targets.only_stop = options->only_stop;
-    r = helper_begin(s, FIRST_READER);
+    r = helper_begin(&s->helpers[FIRST_READER], run, s);
     if (r < 0)
         return trouble_is(ret_trouble, r, 0, "no thread to look with: %s", strerror(-r));
     r = do_patiently(s, JOB_PREPARE, ret_trouble);
@@ -608,10 +538,9 @@ int world_stop(world *w, world_trouble *ret_trouble)
     if (r < 0)
         return r;
     shared_clear(&s->shared);
-    ask(&s->helpers[1], JOB_STOP);
-    await_tracer(&s->helpers[1], s->options.max_pause_ns == 0
-                                     ? UINT64_MAX
-                                     : later(proc_now_ns() + SEIZE_MAX_NS, s->options.max_pause_ns));
+    helper_ask(&s->helpers[TRACER], JOB_STOP);
+    await_tracer(s, s->options.max_pause_ns == 0 ? UINT64_MAX
+                                                 : later(proc_now_ns() + SEIZE_MAX_NS, s->options.max_pause_ns));
     w->times.woken_ns = proc_now_ns() - w->pause_begin_ns - w->times.stop_ns;
     if (s->looking) /* s->result is the tracer's again */
         return 0;
@@ -628,12 +557,12 @@ static int await_answers(struct world_state *s, uint64_t until_ns, world_trouble
 {
     int r = 0;
 
-    await_tracer(&s->helpers[1], until_ns);
+    await_tracer(s, until_ns);
     for (uint32_t i = FIRST_READER; i < s->nlookers; i++) {
         helper *h = &s->helpers[i];
         pid_t pid;
 
-        if (!h->runs || await_answer(h, until_ns))
+        if (!h->runs || helper_await(h, until_ns))
             continue;
         h->is_late = true;
         pid = atomic_load(&h->at);
@@ -652,7 +581,7 @@ static int look_together(struct world_state *s, world_trouble *ret)
 
     if (!s->looking) {
         ask_readers(s);
-        ask(&s->helpers[1], JOB_LOOK);
+        helper_ask(&s->helpers[TRACER], JOB_LOOK);
     }
     r = await_answers(s, later(w->deadline_ns, LATE_NS), ret);
     if (r < 0) { /* what the others have found is theirs until they have ended, too */
@@ -660,7 +589,7 @@ static int look_together(struct world_state *s, world_trouble *ret)
         return r;
     }
     if (s->nprocessors > 1) /* it ends soon */
-        ask(&s->helpers[1], JOB_STAY_AWAKE);
+        helper_ask(&s->helpers[TRACER], JOB_STAY_AWAKE);
     *ret = s->trouble;
     r = s->result;
     for (uint32_t i = 0; i < s->nlookers; i++) {
@@ -674,23 +603,23 @@ static int look_together(struct world_state *s, world_trouble *ret)
         }
         w->times.maps_ns += l->maps_ns;
         w->times.kernel_ns += l->kernel_ns;
-        w->times.pages_ns += l->pages_ns;
-        w->times.read_ns += l->read_ns;
-        if (i > 0)
-            words_join(&s->lookers[0].words, &l->words);
+        w->times.pages_ns += l->ranges.pages_ns;
+        w->times.read_ns += l->ranges.read_ns;
+        if (i != TRACER)
+            words_join(&s->lookers[TRACER].words, &l->words);
     }
     w->times.shared_ns = s->shared_ns;
-    return r == 0 && s->lookers[0].words.full ? no_memory(ret) : r;
+    return r == 0 && s->lookers[TRACER].words.full ? no_memory(ret) : r;
 }
 
 int world_copy(world *w, world_trouble *ret_trouble)
 {
     struct world_state *s = w->state;
-    words_found *found = &s->lookers[0].words;
+    words_found *found = &s->lookers[TRACER].words;
     uint64_t began = proc_now_ns();
     int r = 0;
 
-    if (s->tracing)
+    if (s->helpers[TRACER].runs)
         r = look_together(s, ret_trouble);
     w->ranges = found->ranges;
     w->nranges = found->nranges;
@@ -722,14 +651,8 @@ int world_validate(world *w, world_trouble *ret_trouble)
 /* All go on, so what a reader has waited for may come now. */
 static void reader_end(struct world_state *s, helper *h)
 {
-    uint64_t now = proc_now_ns();
-    struct timespec until = at_ns(now + STUCK_NS);
-
-    h->runs = false;
-    if (h->is_late ? pthread_clockjoin_np(h->thread, NULL, CLOCK_MONOTONIC, &until) == 0
-                   : await_answer(h, now + PATIENCE_NS) && pthread_join(h->thread, NULL) == 0)
+    if (helper_join_or_leave(h, PATIENCE_NS, STUCK_NS))
         return;
-    (void)pthread_detach(h->thread);
     s->stuck = true;
     nstuck++;
 }
@@ -741,7 +664,7 @@ static void readers_end(struct world_state *s)
 
     for (uint32_t i = FIRST_READER + 1; i < s->nlookers; i++) {
         if (s->helpers[i].runs)
-            ask(&s->helpers[i], JOB_END);
+            helper_ask(&s->helpers[i], JOB_END);
     }
     for (uint32_t i = FIRST_READER + 1; i < s->nlookers; i++) {
         if (s->helpers[i].runs)
@@ -749,7 +672,7 @@ static void readers_end(struct world_state *s)
     }
     if (!first->runs)
         return;
-    ask(first, s->stuck ? JOB_END : JOB_CLOSE);
+    helper_ask(first, s->stuck ? JOB_END : JOB_CLOSE);
     reader_end(s, first);
 }
 
@@ -758,19 +681,16 @@ void world_resume(world *w)
     struct world_state *s = w->state;
     uint64_t began = proc_now_ns();
 
-    if (s == NULL || !s->tracing)
+    if (s == NULL || !s->helpers[TRACER].runs)
         return;
-    s->tracing = false;
     if (s->looking) { /* for nobody: the cycle has failed */
         world_trouble late;
 
         atomic_store(&s->failed, true);
         (void)(await_answers(s, later(proc_now_ns(), LATE_NS), &late) < 0);
     }
-    ask(&s->helpers[1], JOB_END); /* first of all: readers would take the processors */
-    (void)pthread_join(s->helpers[1].thread, NULL);
-    while (syscall(SYS_tgkill, s->targets.self, s->helpers[1].tid, 0) == 0)
-        (void)sched_yield(); /* what is left of the thread lets its tracees go in these microseconds */
+    helper_ask(&s->helpers[TRACER], JOB_END); /* first of all: readers would take the processors */
+    helper_join(&s->helpers[TRACER]);
     w->pause_end_ns = w->pause_begin_ns != 0 ? proc_now_ns() : 0;
     w->times.resume_ns = proc_now_ns() - began;
     readers_end(s);
@@ -804,7 +724,6 @@ void world_free(world *w)
     for (uint32_t i = 0; i < s->nlookers; i++)
         looker_deinit(&s->lookers[i]);
     targets_deinit(&s->targets);
-    shared_free(&s->shared);
     free(s->registers);
     free(s);
     *w = (world){ 0 };
