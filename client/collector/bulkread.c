@@ -19,8 +19,9 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "client/collector/proc.h"
 
 #define HELPERS_MAX 7
 
@@ -42,14 +43,6 @@ struct bulkread {
     _Atomic uint64_t next;
     _Atomic int error;
 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
 
 int bulkread_one(int fd, const bulk_piece *piece)
 {
@@ -75,7 +68,8 @@ static void take_part(bulkread *b)
 
         if (i >= b->n)
             return;
-        r = b->deadline_ns != UINT64_MAX && now_ns() > b->deadline_ns ? -ETIMEDOUT : bulkread_one(b->fd, &b->pieces[i]);
+        r = b->deadline_ns != UINT64_MAX && proc_now_ns() > b->deadline_ns ? -ETIMEDOUT
+                                                                           : bulkread_one(b->fd, &b->pieces[i]);
         if (r < 0)
             atomic_store_explicit(&b->error, r, memory_order_relaxed);
     }

@@ -10,8 +10,8 @@
 #include <errno.h>
 #include <string.h>
 
-#define ESTIMATE_MAX_NS                                                                                                \
-    UINT64_C(10000000000) /* before Linux 6.7 each page that is mapped takes time, also if it is empty */
+/* Before Linux 6.7 each page that is mapped takes time, also if it is empty. */
+#define ESTIMATE_MAX_NS UINT64_C(10000000000)
 
 int looker_init(looker *l, uint64_t base, uint64_t arena_bytes, bool offsets)
 {

@@ -258,6 +258,28 @@ int pages_look(pages *p, words_found *w, const words_range *what, uint64_t start
     return r;
 }
 
+/* Look at the file's words from *at to stop, which are data. *at: where they end; before stop, if the file does. */
+static int look_at_data(pages *p, words_found *w, int fd, uint64_t *at, uint64_t stop)
+{
+    int r = 0;
+
+    while (*at < stop && r == 0) {
+        uint64_t wanted = stop - *at < PAGES_BUFFER ? stop - *at : PAGES_BUFFER;
+        ssize_t n = pread(fd, p->buffer, wanted, (off_t)*at);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno; /* not an end: what lies there may be a pointer */
+        if (n == 0)
+            break;
+        words_add(w, p->buffer, (uint64_t)n / sizeof(uint64_t));
+        *at += (uint64_t)n;
+        r = pages_go_on(p);
+    }
+    return r;
+}
+
 int pages_look_at_file(pages *p, words_found *w, const words_range *what, int fd, uint64_t offset, uint64_t bytes)
 {
     uint64_t at = offset, end = offset + bytes;
@@ -267,6 +289,7 @@ int pages_look_at_file(pages *p, words_found *w, const words_range *what, int fd
         off_t hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
         uint64_t stop = hole < 0 || (uint64_t)hole > end ? end : (uint64_t)hole;
         words_range range = *what;
+        int r;
 
         if (data < 0) {
             if (errno == ENXIO)
@@ -281,31 +304,10 @@ int pages_look_at_file(pages *p, words_found *w, const words_range *what, int fd
         at = (uint64_t)data & ~(sizeof(uint64_t) - 1);
         range.address = what->address + (at - offset);
         words_begin(w, &range);
-        while (at < stop) {
-            uint64_t wanted = stop - at < PAGES_BUFFER ? stop - at : PAGES_BUFFER;
-            ssize_t n = pread(fd, p->buffer, wanted, (off_t)at);
-            int r;
-
-            if (n < 0 && errno == EINTR)
-                continue;
-            if (n < 0) { /* not an end: what lies there may be a pointer */
-                r = -errno;
-                words_end(w);
-                return r;
-            }
-            if (n == 0)
-                break;
-            words_add(w, p->buffer, (uint64_t)n / sizeof(uint64_t));
-            at += (uint64_t)n;
-            r = pages_go_on(p);
-            if (r < 0) {
-                words_end(w);
-                return r;
-            }
-        }
+        r = look_at_data(p, w, fd, &at, stop);
         words_end(w);
-        if (at < stop)
-            return 0; /* behind the file's end */
+        if (r < 0 || at < stop)
+            return r;
     }
     return 0;
 }

@@ -19,7 +19,7 @@ typedef struct proc_text {
 
 void proc_text_free(proc_text *t);
 
-/* Read /proc/PID/NAME (name NULL: /proc/PID itself is the path in name; pid 0: /proc/NAME). 0, or -errno. */
+/* Read /proc/PID/NAME; pid 0: /proc/NAME. 0, or -errno. */
 int proc_read(proc_text *t, pid_t pid, const char *name) __attribute__((warn_unused_result));
 
 /* What /proc/TID/stat says. */
@@ -38,20 +38,23 @@ int proc_facts_of(pid_t tid, proc_facts *ret) __attribute__((warn_unused_result)
 /* The same of a text that was read. */
 int proc_facts_in(const char *stat, proc_facts *ret) __attribute__((warn_unused_result));
 
-/* A number of /proc/TID/status: "Tgid", "TracerPid", ... -1: it does not say. base: 10. */
+/* A number of /proc/TID/status: "Tgid", "TracerPid", ... -1: it does not say. */
 int64_t proc_status(pid_t tid, const char *field);
 
 /* The same of a text that was read. */
 int64_t proc_field(const char *status, const char *field);
 
-/* Numbers of the processes, or of the threads of one (pid 0: processes), into *list, which grows. How many, or -errno.
- */
+/* Numbers that a directory is named by. Zeroed: none. */
 typedef struct proc_list {
     pid_t *at;
     size_t n;
     uint64_t room;
 } proc_list;
 
+/*
+ * Those of the names in /proc/PID/DIRECTORY that are numbers: "task", "fd"; pid 0, "": of all processes. They take the
+ * place of what the list had. 0, or -errno.
+ */
 int proc_list_read(proc_list *list, pid_t pid, const char *directory) __attribute__((warn_unused_result));
 void proc_list_free(proc_list *list);
 

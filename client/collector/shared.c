@@ -165,9 +165,8 @@ static const shared_file *known_file(const shared *s, maps_file file)
 /* NULL: no memory. */
 static const shared_file *open_new(shared *s, pid_t tid, const maps_entry *entry)
 {
-    shared_file *more;
+    shared_file *more = grow(s->files, &s->files_room, s->nfiles + 1, 16, sizeof(*more));
 
-    more = grow(s->files, &s->files_room, s->nfiles + 1, 16, sizeof(*more));
     if (more == NULL)
         return NULL;
     s->files = more;

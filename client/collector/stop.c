@@ -251,12 +251,10 @@ static int seize_threads(targets *t, uint32_t process, bool trust_kernel, uint32
 {
     pid_t pid = t->processes[process].pid;
     proc_list list = { 0 };
-    char directory[32];
     int r;
 
     *ret_n = 0;
-    (void)snprintf(directory, sizeof(directory), "task");
-    r = proc_list_read(&list, pid, directory);
+    r = proc_list_read(&list, pid, "task");
     if (r < 0) {
         proc_list_free(&list);
         return r == -ENOMEM ? no_memory(ret) : 0; /* it has ended: see stop_check() */
