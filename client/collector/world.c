@@ -99,7 +99,7 @@
 #define TEXT_NS 10u /* a byte of what the kernel tells of epoll entries and timers; measured: 6, and the look */
 #define BYTES_EACH_US 3500u
 
-enum job { JOB_PREPARE, JOB_LOOK_ONCE_MORE, JOB_STOP, JOB_LOOK, JOB_STAY_AWAKE, JOB_CLOSE, JOB_END };
+enum { JOB_PREPARE, JOB_LOOK_ONCE_MORE, JOB_STOP, JOB_LOOK, JOB_STAY_AWAKE, JOB_CLOSE, JOB_END };
 
 /* For world.h's fields of these names. A thread that is left may still write here. */
 typedef struct estimated {
@@ -467,7 +467,7 @@ static int helpers_begin(struct world_state *s, world_trouble *ret)
  * Before the pause: have the first reader do it, as long as it gets on. If it does not, it waits for what may not come,
  * and is told to touch nothing more should that come after all.
  */
-static int do_patiently(struct world_state *s, enum job job, world_trouble *ret)
+static int do_patiently(struct world_state *s, int job, world_trouble *ret)
 {
     helper *h = &s->helpers[FIRST_READER];
     targets *t = &s->targets;
