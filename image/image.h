@@ -30,8 +30,9 @@
  *   IMAGE_LOADED  a heap has been served since, from this image or another: what that one has written is not in it
  *   IMAGE_COPY    it was saved while the heap was served: the same
  *
- * A daemon with --image stores IMAGE_LOADED before it serves. If it dies before the store, nothing has been served;
- * after it, the image counts as older than the heap until the next clean stop replaces it.
+ * A daemon with --image stores IMAGE_LOADED, and has it synced, before it serves. If it dies before the store, nothing
+ * has been served; after it, the image counts as older than the heap until the next clean stop replaces it. If the
+ * system goes down between store and sync, either mark is there, and nothing has been served.
  */
 #ifndef GOALLOC_IMAGE_IMAGE_H
 #define GOALLOC_IMAGE_IMAGE_H

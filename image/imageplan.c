@@ -13,7 +13,10 @@
  * they stay.
  *
  * The daemon may go on sweeping: a fold changes the bits of an object that does not live, and a span that comes free
- * has no live object, so both are found the same before and after it.
+ * has no live object, so both are found the same before and after it. In the midst of it, too, by the order of what is
+ * read: a span's lease and description, its owner, then of each 64 objects the remote word and the alloc word. A fold
+ * clears alloc bits first, then remote bits (object.h); the end of an owner clears the bits of what goes with it, then
+ * the owner. In a heap that is not held still (an estimate) what is found may be torn, and look damaged.
  *
  * Pages of a large object that never had memory are zero: the kernel is asked (SEEK_DATA) and not the page, which a
  * look would give memory.

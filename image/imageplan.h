@@ -36,9 +36,8 @@ typedef struct image_plan {
 } image_plan;
 
 /*
- * Find out what lives, and in which pages. 0, -ENOMEM, -EAGAIN: try again a little later,
- * -EUCLEAN: the heap is damaged; and why says where. The caller
- * ends it with image_plan_free(), also after a failure.
+ * Find out what lives, and in which pages. 0; -ENOMEM; -EAGAIN: try again a little later; -EUCLEAN: the heap is
+ * damaged; and why says where. The caller ends it with image_plan_free(), also after a failure.
  */
 int image_plan_make(image_plan *plan, const image_source *heap, image_error *why) __attribute__((warn_unused_result));
 void image_plan_free(image_plan *plan);

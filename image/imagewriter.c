@@ -4,16 +4,20 @@
  * Called by the daemon's saver and by goallocctl save. Data: the file, whose only writer this is: NAME.part is locked
  * (flock) for as long as it is written, so two that save into one place don't mix. image.h has the format.
  *
- *   1. NAME.part: opened, locked, looked at once more (who had the lock before may have renamed it), emptied
+ *   1. NAME.part: opened, locked, looked at once more (who had the lock before may have renamed it), emptied, given to
+ *      its owner
  *   2. roots and spans, in the caller's thread; then pages, a block at a time in each thread: read, cleared,
  *      compressed, summed, written to the place that was next free when its length was known
- *   3. index, header, mark
- *   4. fsync, rename to NAME, fsync of the directory
+ *   3. index; then header and mark, by one write. Until then zeroes stand there, which are no image
+ *   4. fsync; a copy looks whether NAME is what its heap was at its end; rename to NAME; fsync of the directory
  *
  * Who has asked may give it up until the rename (stop), a signal's handler too: then NAME.part goes away, as after any
  * failure. If the process dies before the rename, NAME is as it was and NAME.part is there, which the next one
  * empties; after it NAME is the new image, whole, since all of it was on the disk. If the system goes down between the
  * rename and the directory's fsync, NAME is either of the two.
+ *
+ * image_set_mark() writes into a file that is there: the mark alone, one aligned word, which is synced. It takes no
+ * lock: who saves there at that time renames another file into the place, and that one has a mark of its own.
  */
 #include "image/imagewriter.h"
 
@@ -161,7 +165,6 @@ static void *write_pages(void *data)
     writer *w = data;
     bench b;
     int r = bench_make(&b, w->how);
-
     bool made = r == 0;
     uint32_t i;
 
@@ -401,7 +404,9 @@ static int open_part(int dir_fd, const char *part, const owner *whose, const ima
 
 /*
  * True if the heap of that generation has ended, and NAME is what it was then: a copy that was taken before, and is
- * written late, must not take its place. Who has the lock of NAME.part finds it so until its own rename.
+ * written late, must not take its place. Who has the lock of NAME.part finds it so until its own rename. A heap that
+ * was saved at a stop and goes on all the same, since its daemon was killed before it ended it, counts as ended: its
+ * copies have to go to another place until the next stop.
  */
 static bool has_ended_with(int dir_fd, const char *name, uint64_t generation)
 {
