@@ -13,7 +13,7 @@ import sys
 import time
 
 import world
-from world import PATIENCE_S, children_of, cpu_s, free_port, median, wait_for
+from world import PATIENCE_S, children_of, cpu_s, free_port, wait_for
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MANAGERS = {"goalloc": "goalloc", "fm": "f_malloc", "qm": "q_malloc", "tlsf": "TLSF"}
@@ -359,20 +359,14 @@ def test_loads(options):
 
 
 def measure(options, file, runs, names):
-    """Interleaved: each round runs all managers, in another order."""
+    """A table of each load, with all managers."""
     for name in names:
         load = LOADS[name]
-        found = {}
-        for run in range(runs):
-            managers = list(MANAGERS)
-            random.Random(run).shuffle(managers)
-            for manager in managers:
-                found.setdefault(manager, []).append(measure_one(options, manager, name))
-        medians = {manager: [median([one[i] for one in found[manager]]) for i in range(3)] for manager in MANAGERS}
-        rows = [(title, f"{medians[manager][0]:.3g} us", f"{medians[manager][0] / medians['fm'][0]:.2f}",
-                 f"{medians[manager][1]:.1f} MiB", f"{medians[manager][1] / medians['fm'][1]:.2f}",
-                 f"{medians[manager][2]:.2f}")
-                for manager, title in MANAGERS.items()]
+        found = world.medians(MANAGERS, runs, lambda manager, name=name: measure_one(options, manager, name))
+        cpu_fm, memory_fm, _ = found["fm"]
+        rows = [(MANAGERS[manager], f"{cpu:.3g} us", f"{cpu / cpu_fm:.2f}", f"{memory:.1f} MiB",
+                 f"{memory / memory_fm:.2f}", f"{busy:.2f}")
+                for manager, (cpu, memory, busy) in found.items()]
         world.table(f"Kamailio: {load.count * load.each} {load.what}, medians of {runs}",
                     ("shared memory of", "CPU each", "of f_malloc's", "memory", "of f_malloc's", "processors busy"),
                     rows, file)

@@ -12,7 +12,7 @@ import threading
 import time
 
 import world
-from world import PATIENCE_S, children_of, cpu_s, free_port, median, wait_for
+from world import PATIENCE_S, children_of, cpu_s, free_port, wait_for
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CACHES = {"goalloc": "goalloc.dict", "redis": "redis", "dict": "a dict in each worker"}
@@ -181,37 +181,36 @@ def visit(port, pages):
 
 
 def measure(options, file, runs, requests):
-    """Interleaved; all caches get the same pages, few of them often: that is what caches are for."""
+    """All caches get the same pages, few of them often: that is what caches are for."""
     chance = random.Random(1)
     pages = [min(int(chance.paretovariate(0.5)) - 1, PAGES - 1) for _ in range(requests)]
-    found = {cache: [] for cache in CACHES}
-    for run in range(runs):
-        names = list(CACHES)
-        random.Random(run).shuffle(names)
-        for cache in names:
-            with world.World(options.build) as here:
-                if cache == "goalloc":
-                    here.start_daemon()
-                web = Web(here, options, cache)
-                if options.prefer:
-                    world.prefer([])
-                before = cpu_s(web.pids())
-                rendered = visit(web.port, pages)
-                first = cpu_s(web.pids())
-                visit(web.port, pages)
-                found[cache].append(((first - before) * 1e6 / requests, (cpu_s(web.pids()) - first) * 1e6 / requests,
-                                     rendered, here.memory_mib(web.pids())))
-                web.stop()
-                if cache == "goalloc":
-                    here.stop_daemon()
-            print(f"web: round {run + 1} of {runs}, {cache}", flush=True)
-    medians = {cache: [median([one[i] for one in found[cache]]) for i in range(4)] for cache in CACHES}
-    rows = [(name, f"{medians[cache][0]:.0f} us", f"{medians[cache][1]:.0f} us",
-             f"{medians[cache][1] / medians['goalloc'][1]:.2f}", f"{medians[cache][2]:.0f}",
-             f"{medians[cache][3]:.1f} MiB")
-            for cache, name in CACHES.items()]
+    found = world.medians(CACHES, runs, lambda cache: measure_one(options, cache, pages))
+    second_goalloc = found["goalloc"][1]
+    rows = [(CACHES[cache], f"{first:.0f} us", f"{second:.0f} us", f"{second / second_goalloc:.2f}", f"{rendered:.0f}",
+             f"{memory:.1f} MiB")
+            for cache, (first, second, rendered, memory) in found.items()]
     world.table(f"gunicorn with 4 workers: {requests} pages of 10 fragments each, twice, medians of {runs}",
                 ("cache", "CPU a page, first time", "second time", "of goalloc's", "rendered", "memory"), rows, file)
+
+
+def measure_one(options, cache, pages):
+    """(microseconds of CPU a page, the same the second time, fragments rendered the first time, MiB)."""
+    with world.World(options.build) as here:
+        if cache == "goalloc":
+            here.start_daemon()
+        web = Web(here, options, cache)
+        if options.prefer:
+            world.prefer([])
+        before = cpu_s(web.pids())
+        rendered = visit(web.port, pages)
+        between = cpu_s(web.pids())
+        visit(web.port, pages)
+        after = cpu_s(web.pids())
+        memory = here.memory_mib(web.pids())
+        web.stop()
+        if cache == "goalloc":
+            here.stop_daemon()
+    return (between - before) * 1e6 / len(pages), (after - between) * 1e6 / len(pages), rendered, memory
 
 
 def main():

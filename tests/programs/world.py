@@ -8,6 +8,7 @@ environment.
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ import time
 
 MARK = "GOALLOC_PROGRAMS_WORLD"
 PATIENCE_S = 60  # how long something that must happen may take on a busy machine
+
 
 def wait_for(what, condition, patience_s=PATIENCE_S):
     """Wait until the condition holds. What it returned."""
@@ -123,8 +125,16 @@ def guard(directory):
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def median(numbers):
-    return statistics.median(numbers)
+def medians(names, runs, measure):
+    """What measure(name) returns, some figures, of each name: their medians. Each round has all, in another order."""
+    found = {name: [] for name in names}
+    for run in range(runs):
+        order = list(names)
+        random.Random(run).shuffle(order)
+        for name in order:
+            found[name].append(measure(name))
+            print(f"round {run + 1} of {runs}, {name}", flush=True)
+    return {name: [statistics.median(figures) for figures in zip(*rounds)] for name, rounds in found.items()}
 
 
 class World:
