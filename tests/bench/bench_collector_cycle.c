@@ -11,8 +11,8 @@
  *   1 GiB of pointers the same clients; 1 GiB of the heap may hold pointers, all of it live: a cycle over the whole heap
  *
  * The pause is what the collector measures: from the first interrupt until all go on. "estimate" is what it expected.
- * Below the first row stand its parts: those that are not indented follow each other, but for "heap", beside which the
- * tracer looks at processes; the parts of "processes" are sums over all threads, also of that time.
+ * Below the first row stand its parts (pauseparts.h), and the time for the heap's copy, beside which the tracer looks at
+ * processes; the parts of "processes" are sums over all threads, also of that time.
  */
 #include <argp.h>
 #include <pthread.h>
@@ -23,6 +23,7 @@
 #include <sys/wait.h>
 
 #include "client/collector/collect.h"
+#include "tests/bench/pauseparts.h"
 #include "tests/support/attach.h"
 
 #define CLIENTS      4
@@ -198,50 +199,25 @@ static void crew_end(crew *c)
 
 /* --- parts of a pause --- */
 
-enum {
-    STOP,
-    INTERRUPT,
-    AWAIT,
-    CHECKED,
-    WOKEN,
-    HEAP,
-    WALK,
-    COPY,
-    REGISTERS,
-    MAPS,
-    KERNEL,
-    PAGES,
-    READ,
-    SHARED,
-    VALIDATE,
-    RESUME,
-    NPARTS
-};
-
-static const char *const part_names[NPARTS] = { "stop",        "  interrupt", "  await",       "  check",
-                                                "woken",       "heap",        "  walk",        "processes",
-                                                "  registers", "  maps",      "  descriptors", "  pages",
-                                                "  read",      "  shared",    "validate",      "resume" };
+enum { HEAP = PAUSE_NPARTS, WALK, NPARTS };
 
 static double parts[NPARTS][CYCLES_MAX];
 
 static void note_parts(int n)
 {
-    const world_times *t = &board->times;
-    const uint64_t ns[NPARTS] = { t->stop_ns,      t->stop.interrupt_ns, t->stop.await_ns, t->stop.check_ns,
-                                  t->woken_ns,     board->copy_ns,       board->walk_ns,   t->copy_ns,
-                                  t->registers_ns, t->maps_ns,           t->kernel_ns,     t->pages_ns,
-                                  t->read_ns,      t->shared_ns,         t->validate_ns,   t->resume_ns };
-
-    for (int i = 0; i < NPARTS; i++)
-        parts[i][n] = (double)ns[i] / 1e6;
+    for (size_t i = 0; i < PAUSE_NPARTS; i++)
+        parts[i][n] = (double)pause_part_ns(&board->times, i) / 1e6;
+    parts[HEAP][n] = (double)board->copy_ns / 1e6;
+    parts[WALK][n] = (double)board->walk_ns / 1e6;
 }
 
 static void show_parts(int n)
 {
-    for (int i = 0; i < NPARTS && !json; i++) {
+    for (size_t i = 0; i < NPARTS && !json; i++) {
+        const char *name = i == HEAP ? "heap" : i == WALK ? "  walk" : pause_parts[i].name;
+
         qsort(parts[i], (size_t)n, sizeof(parts[i][0]), by_value);
-        printf("    %-24s median %8.3f ms, max %8.3f ms\n", part_names[i], parts[i][n / 2], parts[i][n - 1]);
+        printf("    %-24s median %8.3f ms, max %8.3f ms\n", name, parts[i][n / 2], parts[i][n - 1]);
     }
     (void)fflush(stdout);
 }

@@ -15,35 +15,16 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-#include "client/collector/world.h"
 #include "client/lib/process.h"
+#include "tests/bench/pauseparts.h"
 #include "tests/support/attach.h"
 
-enum {
-    PAUSE,
-    STOP,
-    INTERRUPT,
-    AWAIT,
-    CHECK_ALL,
-    WOKEN,
-    COPY,
-    REGISTERS,
-    MAPS,
-    KERNEL,
-    PAGES,
-    READ,
-    SHARED,
-    VALIDATE,
-    RESUME,
-    SEIZE,
-    PREPARE,
-    NPARTS
-};
+enum { PAUSE, PARTS, PREPARE = PARTS + PAUSE_NPARTS, NPARTS };
 
-static const char *const names[NPARTS] = { "pause",   "stop",     "  interrupt", "  await",  "  check",
-                                           "woken",   "copy",     "  registers", "  maps",   "  descriptors",
-                                           "  pages", "  read",   "  shared",    "validate", "resume",
-                                           "(seize)", "(prepare)" };
+static const char *name_of(size_t part)
+{
+    return part == PAUSE ? "pause" : part == PREPARE ? "(prepare)" : pause_parts[part - PARTS].name;
+}
 
 static size_t nthreads = 16, bytes = 256 << 10;
 
@@ -122,21 +103,8 @@ static bool cycle(double us[NPARTS], world *ret)
         return false;
     }
     us[PAUSE] = (double)(ret->pause_end_ns - ret->pause_begin_ns) / 1e3;
-    us[STOP] = (double)ret->times.stop_ns / 1e3;
-    us[REGISTERS] = (double)ret->times.registers_ns / 1e3;
-    us[INTERRUPT] = (double)ret->times.stop.interrupt_ns / 1e3;
-    us[AWAIT] = (double)ret->times.stop.await_ns / 1e3;
-    us[CHECK_ALL] = (double)ret->times.stop.check_ns / 1e3;
-    us[WOKEN] = (double)ret->times.woken_ns / 1e3;
-    us[COPY] = (double)ret->times.copy_ns / 1e3;
-    us[MAPS] = (double)ret->times.maps_ns / 1e3;
-    us[SHARED] = (double)ret->times.shared_ns / 1e3;
-    us[VALIDATE] = (double)ret->times.validate_ns / 1e3;
-    us[KERNEL] = (double)ret->times.kernel_ns / 1e3;
-    us[PAGES] = (double)ret->times.pages_ns / 1e3;
-    us[READ] = (double)ret->times.read_ns / 1e3;
-    us[RESUME] = (double)ret->times.resume_ns / 1e3;
-    us[SEIZE] = (double)ret->times.seize_ns / 1e3;
+    for (size_t i = 0; i < PAUSE_NPARTS; i++)
+        us[PARTS + i] = (double)pause_part_ns(&ret->times, i) / 1e3;
     return true;
 }
 
@@ -164,7 +132,7 @@ static int collector(const fixture *f, void *arg)
     (void)printf("%-20s %10s %10s us\n", "", "median", "99%");
     for (size_t part = 0; part < NPARTS; part++) {
         qsort(all + part * ncycles, ncycles, sizeof(*all), by_value);
-        (void)printf("%-20s %10.0f %10.0f\n", names[part], all[part * ncycles + ncycles / 2],
+        (void)printf("%-20s %10.0f %10.0f\n", name_of(part), all[part * ncycles + ncycles / 2],
                      all[part * ncycles + (ncycles - 1) * 99 / 100]);
     }
     free(all);
