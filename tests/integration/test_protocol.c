@@ -18,6 +18,7 @@
 #include "proto/channel.h"
 #include "shm/layout.h"
 #include "tests/support/attach.h"
+#include "tests/support/rawheap.h"
 
 /* Whatever a test has done, another client is served, and nothing is left. */
 static int use_the_heap(const fixture *f, void *arg)
@@ -53,19 +54,6 @@ static void send_bytes(int fd, const void *data, size_t len)
     }
 }
 
-/* Send a request; the error of its reply, -1 if the daemon disconnects instead. */
-static int error_of(int fd, Goallocd__Request *request)
-{
-    Goallocd__Reply *reply = raw_call(fd, request);
-    int error;
-
-    if (reply == NULL)
-        return -1;
-    error = reply->error;
-    goallocd__reply__free_unpacked(reply, NULL);
-    return error;
-}
-
 static uint32_t refill_raw(int fd, uint32_t class, uint32_t nspans, int *ret_error)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
@@ -87,19 +75,6 @@ static uint32_t refill_raw(int fd, uint32_t class, uint32_t nspans, int *ret_err
     }
     goallocd__reply__free_unpacked(reply, NULL);
     return first;
-}
-
-static int return_raw(int fd, uint32_t *spans, size_t n)
-{
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__ReturnSpans ask = GOALLOCD__RETURN_SPANS__INIT;
-
-    ask.spans = spans;
-    ask.n_spans = n;
-    request.id = 3;
-    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
-    request.return_spans = &ask;
-    return error_of(fd, &request);
 }
 
 static void malformed_frames_disconnect(void **state)
@@ -141,7 +116,7 @@ static void frame_in_single_bytes_is_answered(void **state)
         send_bytes(fd, out + i, 1);
         (void)usleep(1000);
     }
-    assert_int_equal(error_of(fd, &request), 0);
+    assert_int_equal(raw_error(fd, &request), 0);
     (void)close(fd);
 }
 
@@ -314,7 +289,7 @@ static void unknown_request_is_enosys_and_unknown_fields_are_ignored(void **stat
     request.id = 10;
     request.op_case = GOALLOCD__REQUEST__OP_PING;
     request.ping = &ping;
-    assert_int_equal(error_of(ch.fd, &request), 0);
+    assert_int_equal(raw_error(ch.fd, &request), 0);
     channel_close(&ch);
 }
 
@@ -328,12 +303,12 @@ static void requests_without_a_session_are_refused(void **state)
 
     (void)refill_raw(fd, 10, 1, &error);
     assert_int_equal(error, ENOTCONN);
-    assert_int_equal(return_raw(fd, &span, 1), ENOTCONN);
+    assert_int_equal(raw_return(fd, &span, 1, NULL, 0), ENOTCONN);
     large.npages = 1;
     request.id = 4;
     request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
     request.alloc_large = &large;
-    assert_int_equal(error_of(fd, &request), ENOTCONN);
+    assert_int_equal(raw_error(fd, &request), ENOTCONN);
     (void)close(fd);
 }
 
@@ -364,7 +339,7 @@ static void return_of_a_span_that_is_not_leased_changes_nothing(void **state)
         int fd = raw_attach(f);
         uint32_t spans[3] = { refill_raw(fd, 12, 1, &error), rows[i], rows[i] };
 
-        assert_int_equal(return_raw(fd, spans, 3), -1);
+        assert_int_equal(raw_return(fd, spans, 3, NULL, 0), -1);
         assert_true(raw_is_closed(fd));
         (void)close(fd);
     }
@@ -372,12 +347,12 @@ static void return_of_a_span_that_is_not_leased_changes_nothing(void **state)
         int fd = raw_attach(f);
         uint32_t spans[3] = { refill_raw(fd, 12, 1, &error), 1, others };
 
-        assert_int_equal(return_raw(fd, spans, 3), 0);
-        assert_int_equal(return_raw(fd, spans, 3), 0);
+        assert_int_equal(raw_return(fd, spans, 3, NULL, 0), 0);
+        assert_int_equal(raw_return(fd, spans, 3, NULL, 0), 0);
         (void)close(fd);
     }
     assert_true(fixture_log_has(f, "which it does not lease: ignored"));
-    assert_int_equal(return_raw(other, &others, 1), 0); /* untouched by all that */
+    assert_int_equal(raw_return(other, &others, 1, NULL, 0), 0); /* untouched by all that */
     (void)close(other);
 }
 
@@ -403,7 +378,7 @@ static void absurd_large_requests_are_refused(void **state)
         request.id = 4;
         request.op_case = GOALLOCD__REQUEST__OP_ALLOC_LARGE;
         request.alloc_large = &large;
-        error = error_of(fd, &request);
+        error = raw_error(fd, &request);
         if (error == ENOSPC && rows[i].error == ENOMEM)
             continue; /* the system has as much as the arena, which is not to be had from a multiple of 64 MiB on */
         assert_int_equal(error, rows[i].error);
@@ -476,7 +451,7 @@ static void flood_of_requests_for_the_whole_heap_delays_nobody(void **state)
     ping.op_case = GOALLOCD__REQUEST__OP_PING;
     ping.ping = &ping_body;
     for (int i = 0; i < 20; i++)
-        assert_int_equal(error_of(fd, &ping), 0);
+        assert_int_equal(raw_error(fd, &ping), 0);
     (void)close(flood);
     (void)close(fd);
 }

@@ -13,17 +13,6 @@
 #include "tests/support/objects.h"
 #include "tests/support/rawheap.h"
 
-/* The error of the reply, -1 if the daemon disconnects instead. */
-static int error_of(int fd, Goallocd__Request *request)
-{
-    Goallocd__Reply *reply = raw_call(fd, request);
-    int error = reply == NULL ? -1 : reply->error;
-
-    if (reply != NULL)
-        goallocd__reply__free_unpacked(reply, NULL);
-    return error;
-}
-
 static int refill(int fd, uint32_t class, uint32_t npages, uint32_t nspans, uint32_t *ret_first, uint32_t *ret_n)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
@@ -48,19 +37,6 @@ static int refill(int fd, uint32_t class, uint32_t npages, uint32_t nspans, uint
     return error;
 }
 
-static int return_span(int fd, uint32_t span)
-{
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__ReturnSpans ask = GOALLOCD__RETURN_SPANS__INIT;
-
-    ask.spans = &span;
-    ask.n_spans = 1;
-    request.id = 3;
-    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
-    request.return_spans = &ask;
-    return error_of(fd, &request);
-}
-
 static int resize(int fd, uint32_t span, uint64_t npages)
 {
     Goallocd__Request request = GOALLOCD__REQUEST__INIT;
@@ -71,19 +47,7 @@ static int resize(int fd, uint32_t span, uint64_t npages)
     request.id = 4;
     request.op_case = GOALLOCD__REQUEST__OP_RESIZE_LARGE;
     request.resize_large = &ask;
-    return error_of(fd, &request);
-}
-
-static int free_large(int fd, uint32_t span)
-{
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__FreeLarge ask = GOALLOCD__FREE_LARGE__INIT;
-
-    ask.span = span;
-    request.id = 5;
-    request.op_case = GOALLOCD__REQUEST__OP_FREE_LARGE;
-    request.free_large = &ask;
-    return error_of(fd, &request);
+    return raw_error(fd, &request);
 }
 
 static void refill_of_runs_takes_pages_within_the_limits(void **state)
@@ -296,16 +260,16 @@ static void scribble_at_others_runs(const fixture *f, const uint32_t *spans)
     int fd = raw_attach(f);
 
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(free_large(fd, spans[i]), 0); /* the bits decide, and the lease */
-        assert_int_equal(free_large(fd, spans[i] + 1), 0);
+        assert_int_equal(raw_free_large(fd, spans[i]), 0); /* the bits decide, and the lease */
+        assert_int_equal(raw_free_large(fd, spans[i] + 1), 0);
         assert_int_equal(resize(fd, spans[i], 5), i == 0 ? EPERM : EINVAL);
         assert_int_equal(resize(fd, spans[i], 50), i == 0 ? EPERM : EINVAL);
         assert_int_equal(resize(fd, spans[i] + 1, 50), EINVAL);
     }
-    assert_int_equal(return_span(fd, spans[0]), 0); /* passed over */
+    assert_int_equal(raw_return(fd, &spans[0], 1, NULL, 0), 0); /* passed over */
     (void)close(fd);
     fd = raw_attach(f);
-    assert_int_equal(free_large(fd, UINT32_MAX), -1);
+    assert_int_equal(raw_free_large(fd, UINT32_MAX), -1);
     (void)close(fd);
 }
 
@@ -376,15 +340,15 @@ static void free_of_a_dead_sessions_run_frees_it_only_when_its_object_is(void **
     assert_int_equal(class_now(f, 0).spans, 1);
     fd = raw_attach(f);
     for (int i = 0; i < 3; i++)
-        assert_int_equal(free_large(fd, spans[i]), 0);
+        assert_int_equal(raw_free_large(fd, spans[i]), 0);
     assert_int_equal(class_now(f, 0).live_objects, 1);
     /* Nobody leases the live one: whoever resizes it has it as a large object. */
     assert_int_equal(resize(fd, spans[0], 6), 0);
     assert_int_equal(class_now(f, 0).span_bytes, 6 * PAGE_BYTES);
     assert_int_equal(resize(fd, spans[0], 7), 0);
-    assert_int_equal(return_span(fd, spans[0]), 0);
+    assert_int_equal(raw_return(fd, &spans[0], 1, NULL, 0), 0);
     assert_int_equal(class_now(f, 0).live_objects, 1);
-    assert_int_equal(free_large(fd, spans[0]), 0);
+    assert_int_equal(raw_free_large(fd, spans[0]), 0);
     assert_int_equal(class_now(f, 0).live_objects, 1);
     (void)close(fd);
 }
@@ -398,11 +362,11 @@ static void resize_of_an_own_run_is_refused(void **state)
 
     assert_int_equal(refill(fd, 0, 9, 1, &first, &n), 0);
     assert_int_equal(resize(fd, first, 10), EINVAL);
-    assert_int_equal(free_large(fd, first), 0);
+    assert_int_equal(raw_free_large(fd, first), 0);
     assert_int_equal(class_now(*state, 0).spans, 1);
-    assert_int_equal(return_span(fd, first), 0);
+    assert_int_equal(raw_return(fd, &first, 1, NULL, 0), 0);
     assert_int_equal(class_now(*state, 0).spans, 0);
-    assert_int_equal(return_span(fd, first), 0); /* passed over */
+    assert_int_equal(raw_return(fd, &first, 1, NULL, 0), 0); /* passed over */
     (void)close(fd);
 }
 

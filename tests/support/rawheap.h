@@ -10,6 +10,7 @@
 
 #include "proto/channel.h"
 #include "proto/layout.h"
+#include "proto/wire.h"
 #include "shm/object.h"
 #include "shm/offers.h"
 #include "tests/support/fixture.h"
@@ -114,15 +115,49 @@ static inline int rawheap_come_back(rawheap *ret, const fixture *f)
     return error;
 }
 
-/* The error of the reply to a request, -1 if the daemon disconnects instead. */
-static inline int rawheap_error(const rawheap *heap, Goallocd__Request *request)
-{
-    Goallocd__Reply *reply = raw_call(heap->fd, request);
-    int error = reply == NULL ? -1 : reply->error;
+/* --- requests over any connection: the error of the reply, -1 if the daemon disconnects instead --- */
 
+static inline int raw_error(int fd, Goallocd__Request *request)
+{
+    Goallocd__Reply *reply;
+    int error;
+
+    if (request->id == 0)
+        request->id = 1;
+    reply = raw_call(fd, request);
+    error = reply == NULL ? -1 : reply->error;
     if (reply != NULL)
         goallocd__reply__free_unpacked(reply, NULL);
     return error;
+}
+
+/* Return spans and runs. */
+static inline int raw_return(int fd, const uint32_t *spans, size_t nspans, const uint32_t *runs, size_t nruns)
+{
+    Goallocd__ReturnSpans ask = GOALLOCD__RETURN_SPANS__INIT;
+    Goallocd__Request request = WIRE_REQUEST(RETURN_SPANS, return_spans, &ask);
+
+    ask.spans = (uint32_t *)(uintptr_t)spans;
+    ask.n_spans = nspans;
+    ask.large = (uint32_t *)(uintptr_t)runs;
+    ask.n_large = nruns;
+    return raw_error(fd, &request);
+}
+
+static inline int raw_free_large(int fd, uint32_t span)
+{
+    Goallocd__FreeLarge ask = GOALLOCD__FREE_LARGE__INIT;
+    Goallocd__Request request = WIRE_REQUEST(FREE_LARGE, free_large, &ask);
+
+    ask.span = span;
+    return raw_error(fd, &request);
+}
+
+/* --- requests of the session --- */
+
+static inline int rawheap_error(const rawheap *heap, Goallocd__Request *request)
+{
+    return raw_error(heap->fd, request);
 }
 
 /* Pages for a large object, without the object, which the process has in hand. Page 0: refused. */
@@ -178,47 +213,27 @@ static inline size_t rawheap_refill(const rawheap *heap, uint32_t class, uint32_
     return n;
 }
 
-/* Return spans and runs. The error of the reply, -1: disconnected. */
-static inline int rawheap_return(const rawheap *heap, uint32_t *spans, size_t nspans, uint32_t *runs, size_t nruns)
+static inline int rawheap_return(const rawheap *heap, const uint32_t *spans, size_t nspans, const uint32_t *runs,
+                                 size_t nruns)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__ReturnSpans ask = GOALLOCD__RETURN_SPANS__INIT;
-
-    ask.spans = spans;
-    ask.n_spans = nspans;
-    ask.large = runs;
-    ask.n_large = nruns;
-    request.id = 4;
-    request.op_case = GOALLOCD__REQUEST__OP_RETURN_SPANS;
-    request.return_spans = &ask;
-    return rawheap_error(heap, &request);
+    return raw_return(heap->fd, spans, nspans, runs, nruns);
 }
 
 static inline int rawheap_free_large(const rawheap *heap, page_no run)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
-    Goallocd__FreeLarge ask = GOALLOCD__FREE_LARGE__INIT;
-
-    ask.span = run.n;
-    request.id = 5;
-    request.op_case = GOALLOCD__REQUEST__OP_FREE_LARGE;
-    request.free_large = &ask;
-    return rawheap_error(heap, &request);
+    return raw_free_large(heap->fd, run.n);
 }
 
-/* A step of a collection; spans: what it confirms. The error of the reply, -1: disconnected. */
+/* A step of a collection; spans: what it confirms. */
 static inline int rawheap_collect(const rawheap *heap, Goallocd__Collect__Op op, uint32_t *spans, size_t nspans)
 {
-    Goallocd__Request request = GOALLOCD__REQUEST__INIT;
     Goallocd__Collect ask = GOALLOCD__COLLECT__INIT;
+    Goallocd__Request request = WIRE_REQUEST(COLLECT, collect, &ask);
 
     ask.op = op;
     ask.spans = spans;
     ask.n_spans = nspans;
-    request.id = 6;
-    request.op_case = GOALLOCD__REQUEST__OP_COLLECT;
-    request.collect = &ask;
-    return rawheap_error(heap, &request);
+    return raw_error(heap->fd, &request);
 }
 
 /* From now on the span's first object lives, and no other one: so the span stays when its lease ends. */
