@@ -81,13 +81,11 @@ static void save_is_refused_while_somebody_can_write_who_cannot_be_stopped(void 
     fixture *f = *state;
     char out[600];
     char pid[16];
-    char byte;
     int fds[2];
     pid_t child;
 
     assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-    child = child_start(f, stay, fds);
-    assert_int_equal(read(fds[0], &byte, 1), 1);
+    child = child_start_heard(f, stay, fds);
     assert_int_equal(ptrace(PTRACE_SEIZE, child, NULL, NULL), 0);
     assert_int_equal(fixture_ctl(f, save, out, sizeof(out)), 1);
     (void)snprintf(pid, sizeof(pid), "%d", (int)child);
@@ -355,15 +353,13 @@ static void signal_at_any_moment_of_a_save_leaves_nothing_beside_the_image(void 
     unsigned nended = 0;
     uint64_t at;
     char out[2000];
-    char byte;
     int fds[2];
     pid_t worker;
 
     seed = at = test_seed();
     assert_int_equal(child_run(f, build_random, &seed), 0);
     assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-    worker = child_start(f, stay, fds);
-    assert_int_equal(read(fds[0], &byte, 1), 1);
+    worker = child_start_heard(f, stay, fds);
     for (int i = 0; i < 24; i++) {
         pid_t pid = save_start(f, "--level=1");
         int status;

@@ -22,7 +22,6 @@ static void worker_that_stays_keeps_the_old_image_and_is_named(void **state)
     image_header before;
     image_header after;
     int fds[2];
-    char byte;
     pid_t child;
 
     build_heap(f);
@@ -33,8 +32,7 @@ static void worker_that_stays_keeps_the_old_image_and_is_named(void **state)
     with_image[4] = NULL;
     fixture_restart(f, NULL);
     assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-    child = child_start(f, stay, fds);
-    assert_int_equal(read(fds[0], &byte, 1), 1);
+    child = child_start_heard(f, stay, fds);
     assert_int_equal(stop(f), 0);
     assert_true(fixture_log_has(f, "there still is who can write: session"));
     assert_true(fixture_log_has(f, "'stayer'"));
@@ -52,6 +50,13 @@ static void worker_that_stays_keeps_the_old_image_and_is_named(void **state)
     (void)close(fds[1]);
 }
 
+/* The daemon has begun to stop, and waits. */
+static void await_stop(const fixture *f)
+{
+    for (int i = 0; i < 1000 && !fixture_log_has(f, "sessions to end"); i++)
+        usleep(5000);
+}
+
 static int go_soon(const fixture *f, void *arg)
 {
     const int *fds = arg;
@@ -61,8 +66,7 @@ static int go_soon(const fixture *f, void *arg)
     must_attach(f, GOALLOC_ATTACH_RECLAIM);
     CHECK((p = goalloc_malloc(3000)) != NULL);
     CHECK(write(fds[1], &byte, 1) == 1);
-    for (int i = 0; i < 1000 && !fixture_log_has(f, "sessions to end"); i++)
-        usleep(5000);
+    await_stop(f);
     usleep(100000);
     CHECK((p = goalloc_malloc(100)) != NULL && goalloc_publish(p) == 0); /* it is served on */
     CHECK(goalloc_root_set("last words", strcpy(p, "bye")) == 0);
@@ -83,12 +87,10 @@ static void stop_waits_for_workers_that_go_and_saves_their_last_words(void **sta
 {
     fixture *f = *state;
     int fds[2];
-    char byte;
     pid_t child;
 
     assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-    child = child_start(f, go_soon, fds);
-    assert_int_equal(read(fds[0], &byte, 1), 1);
+    child = child_start_heard(f, go_soon, fds);
     assert_int_equal(stop(f), 0);
     assert_int_equal(child_wait(child), 0);
     fixture_restart(f, NULL);
@@ -116,8 +118,7 @@ static int read_with_a_group(const fixture *f, void *arg)
     const int *fds = arg;
     char byte = 0;
 
-    for (int i = 0; i < 1000 && !fixture_log_has(f, "sessions to end"); i++)
-        usleep(5000);
+    await_stop(f);
     CHECK(attach_as(f, GOALLOC_ATTACH_READONLY, "stayers") == -ESHUTDOWN);
     CHECK(attach_as(f, 0, "readers") == -ESHUTDOWN);
     CHECK(attach_as(f, GOALLOC_ATTACH_READONLY, "readers") == 0);
@@ -130,14 +131,12 @@ static void reader_that_comes_with_a_group_does_not_keep_a_stop_from_saving(void
 {
     fixture *f = *state;
     int fds[4];
-    char byte;
     pid_t stayer;
     pid_t reader;
 
     assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
     assert_int_equal(pipe2(fds + 2, O_CLOEXEC), 0);
-    stayer = child_start(f, stay_for_a_byte, fds);
-    assert_int_equal(read(fds[0], &byte, 1), 1);
+    stayer = child_start_heard(f, stay_for_a_byte, fds);
     reader = child_start(f, read_with_a_group, fds);
     assert_int_equal(stop(f), 0);
     assert_int_equal(child_wait(stayer), 0);
@@ -163,14 +162,11 @@ static void readers_of_a_group_do_not_keep_a_stop_from_saving(void **state)
 {
     fixture *f = *state;
     int fds[2];
-    char byte;
     pid_t readers[2];
 
     assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-    for (int i = 0; i < 2; i++) {
-        readers[i] = child_start(f, read_for_ever, fds);
-        assert_int_equal(read(fds[0], &byte, 1), 1);
-    }
+    for (int i = 0; i < 2; i++)
+        readers[i] = child_start_heard(f, read_for_ever, fds);
     assert_int_equal(stop(f), 0);
     assert_true(fixture_log_has(f, "the heap is saved into"));
     for (int i = 0; i < 2; i++)
@@ -192,7 +188,6 @@ static void reader_of_a_group_that_had_a_writer_is_named_with_the_reason(void **
     static char readers[] = "readers";
     fixture *f = *state;
     int fds[2];
-    char byte;
     pid_t reader;
 
     assert_int_equal(stop(f), 0);
@@ -200,8 +195,7 @@ static void reader_of_a_group_that_had_a_writer_is_named_with_the_reason(void **
     with_image[3] = NULL;
     fixture_restart(f, NULL);
     assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-    reader = child_start(f, read_for_ever, fds);
-    assert_int_equal(read(fds[0], &byte, 1), 1);
+    reader = child_start_heard(f, read_for_ever, fds);
     assert_int_equal(child_run(f, write_in_a_group, readers), 0);
     assert_int_equal(stop(f), 0);
     assert_true(fixture_log_has(f, "; reads); of a reader's group a child may be left of who could write"));
@@ -275,14 +269,11 @@ static void worker_that_leaves_when_it_is_told_has_the_heap_saved_at_once(void *
     fixture *f = *state;
     pid_t children[3];
     int fds[2];
-    char byte;
 
     wait_long(f);
     assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-    for (int i = 0; i < 3; i++) {
-        children[i] = child_start(f, leave_when_told, fds);
-        assert_int_equal(read(fds[0], &byte, 1), 1);
-    }
+    for (int i = 0; i < 3; i++)
+        children[i] = child_start_heard(f, leave_when_told, fds);
     assert_int_equal(stop(f), 0);
     assert_true(fixture_log_has(f, "the heap is saved into"));
     fixture_restart(f, NULL);
@@ -307,8 +298,7 @@ static int leave_when_told_late(const fixture *f, void *arg)
     for (int i = 0; i < 3000; i++)
         CHECK(goalloc_root_set("often", p) == 0);
     CHECK(write(fds[1], &byte, 1) == 1);
-    for (int i = 0; i < 1000 && !fixture_log_has(f, "sessions to end"); i++)
-        usleep(5000);
+    await_stop(f);
     for (int i = 0; i < 3000; i++)
         CHECK(goalloc_root_set("often", p) == 0);
     CHECK(await_stopping(fd, &lost) > 0);
@@ -322,8 +312,7 @@ static int come_late(const fixture *f, void *arg)
     int fd;
 
     (void)arg;
-    for (int i = 0; i < 1000 && !fixture_log_has(f, "sessions to end"); i++)
-        usleep(5000);
+    await_stop(f);
     must_attach(f, GOALLOC_ATTACH_READONLY);
     CHECK((fd = goalloc_event_fd()) >= 0);
     CHECK(await_stopping(fd, &lost) == 0 && lost == 0);
@@ -336,16 +325,14 @@ static void stop_is_told_to_who_is_behind_and_to_who_comes_late(void **state)
     pid_t behind;
     pid_t late;
     int fds[4];
-    char byte;
+    char byte = 0;
     pid_t stayer;
 
     wait_long(f);
     assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
     assert_int_equal(pipe2(fds + 2, O_CLOEXEC), 0);
-    stayer = child_start(f, stay_for_a_byte, fds);
-    assert_int_equal(read(fds[0], &byte, 1), 1);
-    behind = child_start(f, leave_when_told_late, fds);
-    assert_int_equal(read(fds[0], &byte, 1), 1);
+    stayer = child_start_heard(f, stay_for_a_byte, fds);
+    behind = child_start_heard(f, leave_when_told_late, fds);
     late = child_start(f, come_late, NULL);
     assert_int_equal(kill(f->daemon, SIGTERM), 0);
     assert_int_equal(child_wait(behind), 0);

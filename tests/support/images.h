@@ -268,6 +268,16 @@ static inline void put_header(const char *path, image_header h)
 
 /* --- processes --- */
 
+/* A child that has the pipe, and has written a byte into it. */
+static inline pid_t child_start_heard(const fixture *f, child_fn fn, int fds[2])
+{
+    pid_t pid = child_start(f, fn, fds);
+    char byte;
+
+    assert_int_equal(read(fds[0], &byte, 1), 1);
+    return pid;
+}
+
 static inline int stay(const fixture *f, void *arg)
 {
     const int *fds = arg;
