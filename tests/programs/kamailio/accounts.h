@@ -13,10 +13,10 @@
  *             looks at no other line. A key is the same in the table and in all accounts, or not there yet.
  *
  * The limit. `held` is what a thread has allocated less what it has freed, `reserved` is how far held may go without a
- * look at others. When held would pass reserved, the thread adds all accounts' reserved up, and moves its own if the
- * sum stays below the limit. Two threads that do so at the same instant each see the other's new value, or one does:
- * the sum is looked at again after the store. So what is held never passes the limit. What counts is what was asked
- * for, not what the heap rounds up.
+ * look at others. When held would pass reserved, the thread moves its reserved, then adds all accounts' up, and moves
+ * its own back if the sum passes the limit. Of two threads that do so at the same instant at least one sees the other's
+ * new value, since both store before they look; both may see it, and be refused. So what is held never passes the
+ * limit. What counts is what was asked for, not what the heap rounds up.
  *
  * A death. Every word is stored whole, so what a dead thread has written is right but for the object that it was at:
  * the sums may be wrong by one object a death. The account of a dead thread stays, since what it has allocated does;
