@@ -7,7 +7,7 @@
 #include "image/imageplan.h"
 
 #define IMAGE_LEVEL     1 /* of zstd: what shrinks an index of words to a quarter, at some 400 MB/s and thread */
-#define IMAGE_LEVEL_MAX 19
+#define IMAGE_LEVEL_MAX 19u
 
 typedef struct image_writing {
     uint64_t mark;     /* IMAGE_CLEAN or IMAGE_COPY */

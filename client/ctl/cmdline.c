@@ -15,13 +15,13 @@
 
 #include "client/ctl/ctl.h"
 #include "client/ctl/help.h"
+#include "image/imagewriter.h"
 #include "proto/argtime.h"
 #include "shm/limits.h"
 
 #define OPTIONS_MAX 40u
 #define ROWS_MAX    1000000u
 #define MAX_PAUSE_MS 600000u
-#define LEVEL_MAX   19u
 
 typedef struct parse {
     arguments *args;
@@ -182,8 +182,8 @@ static void set_option(parse *p, int key, char *arg)
         args->save = true;
         break;
     case OPTION_LEVEL:
-        if (!ctl_number(arg, strlen(arg), &args->level) || args->level > LEVEL_MAX)
-            wrong("--level: '%s' is no number from 0 to %u", arg, LEVEL_MAX);
+        if (!ctl_number(arg, strlen(arg), &args->level) || args->level > IMAGE_LEVEL_MAX)
+            wrong("--level: '%s' is no number from 0 to %u", arg, IMAGE_LEVEL_MAX);
         args->level_given = true;
         break;
     case OPTION_CLASSES:

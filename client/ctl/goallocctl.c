@@ -111,9 +111,9 @@ static command command_table[] = {
       .help = "All processes that have the heap mapped are stopped for an instant, while their memory and that of the "
               "heap is looked through for pointers; an object to which no chain of pointers leads, from a root or a "
               "process, is nobody's. If nobody is attached nobody is stopped. A process that can't be stopped within "
-              "--max-pause, or not be looked into, is named, and nothing is freed. --free frees what is found, in spans "
-              "that no session leases; with --all also where sessions allocate, but for those that are within malloc or "
-              "free just then. --why ADDRESS shows which words keep an object alive. What counts as a pointer, what "
+              "--max-pause, or not be looked into, is named, and nothing is freed. --free frees what is found, in "
+              "spans that no session leases; with --all also where sessions allocate, but for those that are within "
+              "malloc or free just then. --why ADDRESS shows which words keep an object alive. What counts as a pointer, what "
               "can't be seen, and who may run it: docs/COLLECTOR.md.",
       .set = leaks_set,
       .wanted = "leaks: --why takes the address of an object, as 0xc000002000, and shows; it does not free",
@@ -168,7 +168,8 @@ static command command_table[] = {
               "that, as root has it. Requests wait while the heap is copied; the file is written after that. The copy "
               "takes as much memory as the live pages. What is saved is what a kill of all at that instant would "
               "leave. A file that was there is replaced when the new one is on the disk, and stays as it is if this is "
-              "ended before, as by Ctrl-C. What is no file, as a device or a link, is refused. For root and the daemon's user.",
+              "ended before, as by Ctrl-C. What is no file, as a device or a link, is refused. For root and the "
+              "daemon's user.",
       .own = save_run },
     { .name = "image", .words = "FILE", .words_min = 1, .words_max = 1, .wanted = "image: which file?",
       .summary = "what is in an image of a heap, and whether all of it is whole",

@@ -5,7 +5,8 @@
  * daemon beside that are labels of sessions that have ended (SessionList) and the profile, if there is one
  * (ProfileRead): its records say which stack has allocated a sampled object that is garbage.
  *
- *     collect_run() -- found(), before anything is freed --> sums by session; first objects; why; profile --> leaks_show.c
+ *     collect_run() -- found(), before anything is freed --> sums by session; first objects; why; profile
+ *                   --> leaks_show.c
  *
  * Progress goes to stderr if that is a terminal, once the cycle has taken PROGRESS_AFTER_NS.
  */

@@ -371,7 +371,8 @@ static void *show_progress(void *data)
 
     for (int i = 0; u32_load_acquire(&sh->over) == 0; i++) {
         if (i > 3)
-            (void)fprintf(stderr, "\rsaving: %3u%%", (unsigned)(u64_load_relaxed(&sh->ndone) * 100 / sh->plan->nblocks));
+            (void)fprintf(stderr, "\rsaving: %3u%%",
+                          (unsigned)(u64_load_relaxed(&sh->ndone) * 100 / sh->plan->nblocks));
         (void)poll(NULL, 0, LOOK_MS);
     }
     (void)fputs("\r\x1b[K", stderr);
@@ -478,7 +479,6 @@ int save_run(const arguments *args)
     if (r < 0)
         return ctl_fail(CTL_E_IMAGE, -r, "nothing can be saved into %s: %s", args->words[0], why.text);
     status = map_heap(&s, args);
-
     if (status == CTL_OK)
         status = take(&s, args);
     if (status == CTL_OK)

@@ -4,15 +4,16 @@
  *
  *     bench_collector_cycle [--cycles N] [--json]
  *
- *   after a death     CLIENTS processes of THREADS threads, each with 64 MiB of private memory of which 1 MiB is declared
- *                     (goalloc_private_roots()); a heap of 1 GiB of which 8 MiB may hold pointers. A worker is killed with
- *                     100 objects of its own; then a cycle looks for what the dead have left
- *   in vain, 5 ms     a heap of which 1 GiB may hold pointers, as below, with a longest pause of 5 ms: how long until it gives up
- *   1 GiB of pointers the same clients; 1 GiB of the heap may hold pointers, all of it live: a cycle over the whole heap
+ *   after a death     CLIENTS processes of THREADS threads, each with 64 MiB of private memory of which 1 MiB is
+ *                     declared (goalloc_private_roots()); a heap of 1 GiB of which 8 MiB may hold pointers. A worker is
+ *                     killed with 100 objects of its own; then a cycle looks for what the dead have left
+ *   in vain, 5 ms     a heap of which 1 GiB may hold pointers, as below, with a longest pause of 5 ms: how long until
+ *                     it gives up
+ *   1 GiB of pointers the same clients; 1 GiB of the heap may hold pointers, all of it live: a cycle over all of it
  *
  * The pause is what the collector measures: from the first interrupt until all go on. "estimate" is what it expected.
- * Below the first row stand its parts (pauseparts.h), and the time for the heap's copy, beside which the tracer looks at
- * processes; the parts of "processes" are sums over all threads, also of that time.
+ * Below the first row stand its parts (pauseparts.h), and the time for the heap's copy, beside which the tracer looks
+ * at processes; the parts of "processes" are sums over all threads, also of that time.
  */
 #include <argp.h>
 #include <pthread.h>
@@ -245,7 +246,8 @@ static void row_after_death(void)
         freed += board->freed;
     }
     (void)snprintf(more, sizeof(more), "of the last: heap %.2f ms, estimate %.2f ms; %llu of %d freed",
-                   (double)board->copy_ns / 1e6, (double)board->estimate_ns / 1e6, (unsigned long long)freed, cycles * LEFT);
+                   (double)board->copy_ns / 1e6, (double)board->estimate_ns / 1e6, (unsigned long long)freed,
+                   cycles * LEFT);
     if (n > 0)
         show("after a death", values, n, more);
     show_parts(n);
@@ -304,7 +306,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 int main(int argc, char **argv)
 {
     static const struct argp_option options[] = {
-        { .name = "cycles", .key = 'c', .arg = "N", .doc = "Cycles of the first row; a sixth of the others (default: 31)" },
+        { .name = "cycles", .key = 'c', .arg = "N",
+          .doc = "Cycles of the first row; a sixth of the others (default: 31)" },
         { .name = "json", .key = 'j', .doc = "An object each row" },
         { 0 },
     };

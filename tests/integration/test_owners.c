@@ -1,6 +1,7 @@
 /*
- * Whose an object is after it has moved: what was the heap's stays the heap's, what was its session's ends with it. Whose
- * an object is in the place of one that was published and freed. And the first byte of the arena, which is nobody's.
+ * Whose an object is after it has moved: what was the heap's stays the heap's, what was its session's ends with it.
+ * Whose an object is in the place of one that was published and freed. And the first byte of the arena, which is
+ * nobody's.
  */
 #include <stdarg.h>
 #include <stddef.h>

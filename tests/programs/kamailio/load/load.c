@@ -1,7 +1,7 @@
 /*
  * load: SIP user agents that keep a server busy: see usage below. tests/programs/kamailio.py starts it for the
- * comparison. It takes a small part of what the same takes in Python, so on two processors the server's workers have most of
- * both, and requests wait for workers, not workers for requests.
+ * comparison. It takes a small part of what the same takes in Python, so on two processors the server's workers have
+ * most of both, and requests wait for workers, not workers for requests.
  *
  * One thread, two sockets: callers and devices have one, the agents that are called have the other. What is sent in a
  * turn goes with one sendmmsg().
