@@ -4,8 +4,8 @@
  * Called by the daemon's saver and by goallocctl save. Data: the file, whose only writer this is: NAME.part is locked
  * (flock) for as long as it is written, so two that save into one place don't mix. image.h has the format.
  *
- *   1. NAME.part: opened, locked, looked at once more (who had the lock before may have renamed it), emptied, given to
- *      its owner
+ *   1. NAME.part: opened as by its owner, locked, looked at once more (who had the lock before may have renamed it),
+ *      emptied; given to its owner if it was somebody else's
  *   2. roots and spans, in the caller's thread; then pages, a block at a time in each thread: read, cleared,
  *      compressed, summed, written to the place that was next free when its length was known
  *   3. index; then header and mark, by one write. Until then zeroes stand there, which are no image
@@ -28,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/fsuid.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -383,15 +384,44 @@ static int take_part(int dir_fd, const char *part, int fd, const owner *whose, c
     return whose->uid != mine.st_uid && fchown(fd, whose->uid, whose->gid) < 0 ? -errno : 0;
 }
 
+/*
+ * NAME.part, opened as by its owner. Who makes it and dies right after that leaves one that its owner can open. One
+ * that the owner can't open is opened as by the caller, to be handed over or refused.
+ */
+static int open_as_owner(int dir_fd, const char *part, const owner *whose)
+{
+    const int flags = O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
+    bool is_other = whose->uid != geteuid();
+    int fd;
+    int r;
+
+    if (is_other) {
+        (void)setfsgid(whose->gid);
+        (void)setfsuid(whose->uid);
+    }
+    fd = openat(dir_fd, part, flags, 0600);
+    r = fd < 0 ? -errno : fd;
+    if (is_other) { /* of this thread alone */
+        (void)setfsuid(geteuid());
+        (void)setfsgid(getegid());
+    }
+    if (r == -EACCES && is_other) {
+        fd = openat(dir_fd, part, flags, 0600);
+        r = fd < 0 ? -errno : fd;
+    }
+    return r;
+}
+
 /* NAME.part, locked, empty, and of its owner. A descriptor; -EBUSY: somebody else saves there; -errno. */
 static int open_part(int dir_fd, const char *part, const owner *whose, const image_writing *how)
 {
     for (int i = 0; i < 100; i++) {
-        int fd = openat(dir_fd, part, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
+        int fd = open_as_owner(dir_fd, part, whose);
         int r;
 
         if (fd < 0)
-            return -errno;
+            return fd;
+        CRASH_POINT(image_after_part);
         r = take_part(dir_fd, part, fd, whose, how);
         if (r == 0)
             return fd;

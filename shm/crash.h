@@ -82,8 +82,8 @@
     X(collector_after_stop, a) X(collector_after_heap, a) X(collector_after_words, a)                         \
     X(collector_after_validate, a) X(collector_after_resume, a) X(collector_half_freed, a)                    \
     X(collector_after_free, a) X(collector_after_end, a)                                                      \
-    X(image_after_block, i) X(image_before_header, i) X(image_before_sync, i) X(image_before_rename, i)       \
-    X(image_after_rename, i)                                                                                  \
+    X(image_after_part, i) X(image_after_block, i) X(image_before_header, i) X(image_before_sync, i)          \
+    X(image_before_rename, i) X(image_after_rename, i)                                                        \
     X(load_after_tables, o) X(load_after_block, o) X(load_after_pages, o) X(load_after_mark, o)
 /* clang-format on */
 

@@ -1,6 +1,6 @@
 /*
  * Who saves an image dies at each point, and a daemon that loads one: the image is the old one or the new one, whole,
- * and what is loaded later is one of these two heaps, whole.
+ * and what is loaded later is one of these two heaps, whole. What is left beside it is in nobody's way.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "tests/support/attach.h"
@@ -125,6 +126,41 @@ static void image_is_the_old_or_the_new_one_wherever_the_saver_dies(void **unuse
     }
 }
 
+/* The daemon's next stop has to write there, as the directory's user. */
+static void part_that_root_makes_for_another_user_is_that_users_from_the_first_moment(void **unused)
+{
+    static char place[160];
+    static char part[170];
+    const char *const save[] = { "save", place, NULL };
+    char dir[96];
+    char out[1000];
+    struct stat st;
+    fixture f;
+
+    (void)unused;
+    if (geteuid() != 0)
+        skip();
+    prepare(&f);
+    fixture_restart(&f, NULL);
+    (void)snprintf(dir, sizeof(dir), "%s/owned-XXXXXX", guard_dir());
+    assert_non_null(mkdtemp(dir));
+    assert_int_equal(chown(dir, 65534, 65533), 0);
+    (void)snprintf(place, sizeof(place), "%s/heap.img", dir);
+    (void)snprintf(part, sizeof(part), "%s.part", place);
+    assert_int_equal(setenv("GOALLOC_CRASH", "image_after_part", 1), 0);
+    assert_int_not_equal(fixture_ctl(&f, save, out, sizeof(out)), 0);
+    assert_int_equal(unsetenv("GOALLOC_CRASH"), 0);
+    assert_int_equal(stat(part, &st), 0);
+    assert_true(st.st_uid == 65534 && st.st_gid == 65533);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    assert_int_equal(chown(part, 0, 0), 0); /* as one that could not be made so */
+    assert_int_equal(fixture_ctl(&f, save, out, sizeof(out)), 0);
+    assert_int_equal(access(part, F_OK), -1);
+    assert_int_equal(stat(place, &st), 0);
+    assert_true(st.st_uid == 65534 && st.st_gid == 65533);
+    finish(&f);
+}
+
 static void heap_is_loaded_by_the_next_daemon_wherever_the_last_one_died(void **unused)
 {
     const char *name;
@@ -152,6 +188,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(image_is_the_old_or_the_new_one_wherever_the_saver_dies),
+        cmocka_unit_test(part_that_root_makes_for_another_user_is_that_users_from_the_first_moment),
         cmocka_unit_test(heap_is_loaded_by_the_next_daemon_wherever_the_last_one_died),
     };
 
