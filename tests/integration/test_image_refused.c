@@ -68,6 +68,17 @@ static void image_that_does_not_fit_is_refused(void **state)
     assert_true(fixture_is_clean(f, 0));
 }
 
+/* An object that ends behind the first 64M of the arena. */
+static int hold_a_large_object(const fixture *f, void *arg)
+{
+    void *p;
+
+    (void)arg;
+    must_attach(f, 0);
+    CHECK((p = goalloc_calloc(1, 80 * MIB)) != NULL && goalloc_root_set("large", p) == 0);
+    return 0;
+}
+
 static void arena_that_is_too_small_is_refused(void **state)
 {
     fixture *f = *state;
@@ -79,6 +90,14 @@ static void arena_that_is_too_small_is_refused(void **state)
     with_image[3] = "64M";
     with_image[4] = NULL;
     fixture_restart(f, NULL); /* a smaller arena that has room does */
+    assert_int_equal(child_run(f, verify, NULL), 0);
+    assert_int_equal(stop(f), 0);
+    with_image[2] = NULL;
+    fixture_restart(f, NULL);
+    assert_int_equal(child_run(f, hold_a_large_object, NULL), 0);
+    assert_int_equal(stop(f), 0);
+    must_refuse(f, "--reserve=64M", "start with a larger --reserve");
+    fixture_restart(f, NULL);
     assert_int_equal(child_run(f, verify, NULL), 0);
 }
 
