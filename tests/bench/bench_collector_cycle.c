@@ -291,7 +291,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     switch (key) {
     case 'c':
-        cycles = atoi(arg);
+        cycles = (int)strtol(arg, NULL, 10);
         if (cycles < 1 || cycles > CYCLES_MAX)
             argp_error(state, "--cycles: a number from 1 to %d", CYCLES_MAX);
         return 0;
