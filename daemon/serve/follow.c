@@ -7,12 +7,13 @@
  * Why: a client that waits leaves its CPU idle. A loop that is woken there needs no other CPU to wake up, and nor does
  * the client when the reply comes: a round trip takes 5 us instead of 50 to 70 (README.md).
  *
- *        ANY --- 3 requests from one CPU, and none from another for 2 ms ---> that CPU
+ *        ANY --- 3 requests from one CPU, and none of another client from another one for 2 ms ---> that CPU
  *        that CPU --- a request from another one; 10 ms without any; late for a request ---> ANY
  *
  * The rule of 2 ms is for several clients: while two take turns, each would pull the loop away from the other (larson
- * with two processes: 20.7 ns instead of 15.7 with a loop that follows each request). Requests whose CPU is not known
- * count as from another CPU.
+ * with two processes: 20.7 ns instead of 15.7 with a loop that follows each request). One client whose thread has moved
+ * to another CPU, or one of whose threads has begun to ask, is followed there at its third request: 2 ms are 40 round
+ * trips that would wake two CPUs each. Requests whose CPU is not known count as of another client.
  *
  * What CPU a request comes from is the client's word, and what else runs there nobody knows. So nothing is believed:
  * a request from elsewhere sets the loop free at once; and if the loop was late for a request, because another thread
@@ -45,15 +46,17 @@ void follow_end(follow *f)
 
 /* --- what comes --- */
 
-void follow_request(follow *f, int cpu, uint64_t age_ns, uint64_t now_ms)
+void follow_request(follow *f, const void *who, int cpu, uint64_t age_ns, uint64_t now_ms)
 {
     f->asked = true;
     f->late |= age_ns > FOLLOW_LATE_NS;
     if (cpu == FOLLOW_ANY || cpu != f->cpu) {
-        f->elsewhere_ms = f->last_ms;
+        if (cpu == FOLLOW_ANY || who != f->who)
+            f->elsewhere_ms = f->last_ms;
         f->cpu = cpu;
         follow_end(f);
     }
+    f->who = who;
     f->last_ms = now_ms;
     if (f->nsame < FOLLOW_REQUESTS)
         f->nsame++;

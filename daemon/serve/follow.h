@@ -11,7 +11,7 @@
 #define FOLLOW_NO_AGE UINT64_MAX /* of a request: not known */
 
 #define FOLLOW_REQUESTS     3u               /* from one CPU, until it is followed */
-#define FOLLOW_ALONE_MS     2u               /* that nobody else has asked for */
+#define FOLLOW_ALONE_MS     2u               /* that nobody else has asked for, from another CPU */
 #define FOLLOW_IDLE_MS      10u              /* without a request, after which no CPU is followed */
 #define FOLLOW_LATE_NS      UINT64_C(1000000) /* that the loop has waited for its CPU */
 #define FOLLOW_LOOK_TURNS   64u              /* after which it is looked at in any case */
@@ -23,9 +23,10 @@ typedef struct follow {
     int to;                 /* the CPU to be on; FOLLOW_ANY */
     int at;                 /* the CPU that the loop is bound to; FOLLOW_ANY */
     int cpu;                /* of the last request; FOLLOW_ANY: not known */
+    const void *who;        /* has made it: a name, and not looked at */
     unsigned nsame;         /* requests from there, up to FOLLOW_REQUESTS */
     uint64_t last_ms;       /* the last request */
-    uint64_t elsewhere_ms;  /* the last one from another CPU than that */
+    uint64_t elsewhere_ms;  /* the last one of somebody else, from another CPU than that */
     uint64_t begun_ms;      /* `to` is followed since then, or the pause was last made shorter */
     uint64_t pause_ms;      /* after the next time that the loop is late */
     uint64_t not_before_ms; /* no CPU is followed */
@@ -38,8 +39,11 @@ typedef struct follow {
 
 void follow_init(follow *f);
 
-/* Somebody on that CPU waits for the loop, and says that the request is so old: FOLLOW_NO_AGE: does not say. */
-void follow_request(follow *f, int cpu, uint64_t age_ns, uint64_t now_ms);
+/*
+ * A client, who is told from others by that address, waits on that CPU for the loop, and says that the request is so
+ * old. FOLLOW_NO_AGE: does not say.
+ */
+void follow_request(follow *f, const void *who, int cpu, uint64_t age_ns, uint64_t now_ms);
 
 /* The loop is bound to that CPU now, or (FOLLOW_ANY) to none. */
 void follow_moved(follow *f, int at, uint64_t now_ms);

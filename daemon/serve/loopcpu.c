@@ -199,13 +199,14 @@ static uint64_t age_ns(const loopcpu *l, const Goallocd__Request *request)
     return age_us > INT32_MAX ? 0 : (uint64_t)age_us * 1000; /* 0: it was sent after this moment, by another clock */
 }
 
-void loopcpu_note_request(loopcpu *l, const Goallocd__Request *request)
+void loopcpu_note_request(loopcpu *l, const void *client, const Goallocd__Request *request)
 {
     bool known = request->cpu > 0 && request->cpu <= CPU_SETSIZE;
 
     if (l->state == LOOPCPU_OFF || request->id == 0)
         return;
-    follow_request(&l->policy, known ? (int)request->cpu - 1 : FOLLOW_ANY, age_ns(l, request), uv_now(l->loop));
+    follow_request(&l->policy, client, known ? (int)request->cpu - 1 : FOLLOW_ANY, age_ns(l, request),
+                   uv_now(l->loop));
     if (l->policy.to != l->policy.at)
         (void)uv_check_start(&l->turn, on_turn); /* if it runs already, nothing happens */
 }

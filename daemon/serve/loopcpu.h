@@ -37,8 +37,8 @@ void loopcpu_start(loopcpu *l, uv_loop_t *loop);
 /* The thread is free from now on, and stays so. Its handles are closed by whoever closes the loop's. */
 void loopcpu_stop(loopcpu *l);
 
-/* A request has come, for the first time if it is handled again. Cheap: the thread goes nowhere yet. */
-void loopcpu_note_request(loopcpu *l, const Goallocd__Request *request);
+/* A client's request has come, for the first time if it is handled again. Cheap: the thread goes nowhere yet. */
+void loopcpu_note_request(loopcpu *l, const void *client, const Goallocd__Request *request);
 
 /* Set the thread free: before it makes a process, which would be bound as it is. */
 void loopcpu_release(loopcpu *l);

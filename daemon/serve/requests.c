@@ -749,7 +749,7 @@ bool requests_handle(peer *p, const Goallocd__Request *request)
     c->notified = false;
     if (c->op.waiter.arrived == 0) { /* else it has waited, and is no new one */
         probe_begin(c, request);
-        loopcpu_note_request(&client_service(c)->loopcpu, request);
+        loopcpu_note_request(&client_service(c)->loopcpu, c, request);
     }
     wait = request_save_defers(c, request) ? WAIT_SESSION : s == NULL ? WAITS : has_to_wait(c, request);
     if (wait != WAITS) {

@@ -13,6 +13,8 @@
 #define AGE_NS  UINT64_C(5000)    /* of a request that is in time */
 #define LATE_NS UINT64_C(3000000) /* of one that is not */
 
+#define CLIENTS 128
+
 static follow f;
 static uint64_t now_ms;
 
@@ -25,17 +27,24 @@ static int setup(void **state)
 }
 
 /* A turn of the loop with a request of that age, before which it has waited as long for its CPU; it moves after it. */
-static bool turn_with(int cpu, uint64_t age_ns)
+static bool turn_of(unsigned client, int cpu, uint64_t age_ns)
 {
+    static const char names[CLIENTS];
     bool late = false;
 
-    follow_request(&f, cpu, age_ns, now_ms);
+    follow_request(&f, &names[client], cpu, age_ns, now_ms);
     if (f.at != FOLLOW_ANY && follow_wants_look(&f, now_ms))
         late = follow_looked(&f, age_ns == FOLLOW_NO_AGE ? LATE_NS : age_ns, now_ms);
     follow_end_turn(&f);
     if (f.to != f.at)
         follow_moved(&f, f.to, now_ms);
     return late;
+}
+
+/* Each CPU has a client of its own. */
+static bool turn_with(int cpu, uint64_t age_ns)
+{
+    return turn_of((unsigned)(cpu - FOLLOW_ANY), cpu, age_ns);
 }
 
 static void ask(int cpu, unsigned n)
@@ -89,6 +98,38 @@ static void follow_request_of_two_in_turns_follows_nobody(void **state)
         ask(1, FOLLOW_REQUESTS - 1);
         assert_int_equal(f.at, FOLLOW_ANY);
     }
+}
+
+/* A client that is alone is followed wherever it goes; another one that asks from elsewhere is let be for 2 ms. */
+static void follow_request_of_one_that_moves_is_followed_at_once(void **state)
+{
+    (void)state;
+    for (int cpu = 0; cpu < 100; cpu++) {
+        for (unsigned i = 1; i < FOLLOW_REQUESTS; i++) {
+            (void)turn_of(7, cpu, AGE_NS);
+            assert_int_equal(f.at, FOLLOW_ANY);
+        }
+        (void)turn_of(7, cpu, AGE_NS);
+        assert_int_equal(f.at, cpu);
+    }
+    for (unsigned i = 0; i < 100; i++)
+        (void)turn_of(8, 1, AGE_NS);
+    assert_int_equal(f.at, FOLLOW_ANY);
+    now_ms += FOLLOW_ALONE_MS + 1;
+    (void)turn_of(8, 1, AGE_NS);
+    assert_int_equal(f.at, 1);
+    for (unsigned i = 0; i < 100; i++) /* it moves, and is alone by now */
+        (void)turn_of(8, 2, AGE_NS);
+    assert_int_equal(f.at, 2);
+}
+
+/* Two clients on one CPU are no reason to be anywhere else. */
+static void follow_request_of_two_on_one_cpu_is_followed(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < FOLLOW_REQUESTS; i++)
+        (void)turn_of(i % 2, 5, AGE_NS);
+    assert_int_equal(f.at, 5);
 }
 
 static void follow_request_without_cpu_counts_as_from_elsewhere(void **state)
@@ -158,7 +199,7 @@ static void follow_looked_believes_no_client_that_the_kernel_contradicts(void **
 {
     (void)state;
     be_at(3);
-    follow_request(&f, 3, LATE_NS, now_ms);
+    follow_request(&f, NULL, 3, LATE_NS, now_ms);
     assert_false(follow_looked(&f, FOLLOW_LATE_NS, now_ms));
     assert_int_equal(f.to, 3);
 }
@@ -172,7 +213,7 @@ static void follow_looked_of_a_wait_that_nobody_shared_harms_nobody(void **state
     assert_false(follow_looked(&f, LATE_NS, now_ms));
     follow_end_turn(&f);
     now_ms += 3; /* the loop was awake for another reason before the request came */
-    follow_request(&f, 3, AGE_NS, now_ms);
+    follow_request(&f, NULL, 3, AGE_NS, now_ms);
     assert_true(follow_wants_look(&f, now_ms));
     assert_false(follow_looked(&f, LATE_NS, now_ms));
     assert_int_equal(f.to, 3);
@@ -185,13 +226,13 @@ static void follow_wants_look_within_a_millisecond_is_seldom(void **state)
     (void)state;
     be_at(3);
     for (unsigned i = 0; i < 100 * FOLLOW_LOOK_TURNS; i++) {
-        follow_request(&f, 3, AGE_NS, now_ms);
+        follow_request(&f, NULL, 3, AGE_NS, now_ms);
         nlooks += follow_wants_look(&f, now_ms);
         follow_end_turn(&f);
     }
     assert_int_equal(nlooks, 100);
     now_ms++;
-    follow_request(&f, 3, AGE_NS, now_ms);
+    follow_request(&f, NULL, 3, AGE_NS, now_ms);
     assert_true(follow_wants_look(&f, now_ms));
 }
 
@@ -265,6 +306,8 @@ int main(void)
         cmocka_unit_test_setup(follow_request_the_third_from_one_cpu_is_followed, setup),
         cmocka_unit_test_setup(follow_request_from_elsewhere_sets_free_at_once, setup),
         cmocka_unit_test_setup(follow_request_of_two_in_turns_follows_nobody, setup),
+        cmocka_unit_test_setup(follow_request_of_one_that_moves_is_followed_at_once, setup),
+        cmocka_unit_test_setup(follow_request_of_two_on_one_cpu_is_followed, setup),
         cmocka_unit_test_setup(follow_request_without_cpu_counts_as_from_elsewhere, setup),
         cmocka_unit_test_setup(follow_tick_without_requests_ends_it, setup),
         cmocka_unit_test_setup(follow_refused_is_tried_again_after_a_pause, setup),
