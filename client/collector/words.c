@@ -18,6 +18,17 @@
 #include "shm/limits.h"
 
 #define ADDRESS_MASK ((UINT64_C(1) << 48) - 1)
+
+/*
+ * Bits by which a word is compared with addresses of code. arm64 signs return addresses where a program was compiled
+ * for that (-mbranch-protection): the signature stands in all bits above the address, from bit 39 or 48 on.
+ */
+#if defined(__aarch64__)
+#define CODE_MASK ((UINT64_C(1) << 39) - 1)
+#else
+#define CODE_MASK UINT64_MAX
+#endif
+
 #define GROUP 8u
 #define HITS_AT_FIRST (UINT64_C(1) << 16)
 #define NAME_MAX_KEPT 120u
@@ -213,7 +224,7 @@ bool words_point_into_text(const words_found *w, const uint64_t *from, uint64_t 
         uint64_t start = w->text[t].start, bytes = w->text[t].end - start;
 
         for (uint64_t i = 0; i < n; i++) {
-            if (from[i] - start < bytes)
+            if (((from[i] - start) & CODE_MASK) < bytes)
                 return true;
         }
     }

@@ -637,49 +637,6 @@ static void suspects_look_finds_the_words_that_a_naive_look_finds(void **state)
     close_heap(&m);
 }
 
-/* The same of words of processes: a collection that looks at four at once, if the processor does, and one that doesn't.
- */
-static void words_are_found_that_a_naive_look_finds(void **state)
-{
-    enum { WORDS = 200 };
-    const uint64_t arena_bytes = 3 * MIB;
-    const words_range what = { .address = 4096, .kind = WORDS_MEMORY };
-    uint64_t data[WORDS];
-    uint64_t seed = 54321;
-    words_found found[2];
-
-    (void)state;
-    for (int k = 0; k < 2; k++)
-        assert_int_equal(words_init(&found[k], BASE, arena_bytes, false), 0);
-    found[1].fours = false;
-    for (uint32_t n = 0; n <= WORDS; n++) {
-        uint64_t nwanted = 0;
-        words_hit wanted[WORDS];
-
-        for (uint32_t i = 0; i < n; i++) {
-            seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407u;
-            data[i] = seed >> 58 == 0 ? BASE + (seed >> 20) % arena_bytes : seed;
-            data[i] |= seed >> 40 & 1 ? UINT64_C(0x8234) << 48 : 0;
-            if (seed >> 59 == 5) /* just outside, or the last byte */
-                data[i] = seed >> 30 & 1 ? BASE - 1 : BASE + arena_bytes - (seed >> 31 & 1);
-            if ((data[i] & HEAPCOPY_ADDRESS_BITS) - BASE < arena_bytes)
-                wanted[nwanted++] = (uint64_t)i << WORDS_HIT_BITS | ((data[i] & HEAPCOPY_ADDRESS_BITS) - BASE);
-        }
-        for (int k = 0; k < 2; k++) {
-            words_found *w = &found[k];
-            uint64_t before = w->nhits;
-
-            words_put(w, &what, data, n);
-            assert_int_equal(w->nhits - before, nwanted);
-            if (nwanted > 0)
-                assert_memory_equal(w->hits + before, wanted, nwanted * sizeof(wanted[0]));
-        }
-    }
-    assert_true(found[0].nhits > 100);
-    for (int k = 0; k < 2; k++)
-        words_deinit(&found[k]);
-}
-
 /* --- what is said --- */
 
 static void trouble_is_of_foreign_names_says_nothing_to_a_terminal(void **state)
@@ -715,7 +672,6 @@ int main(void)
         cmocka_unit_test(trouble_is_of_foreign_names_says_nothing_to_a_terminal),
         cmocka_unit_test(suspects_are_marked_from_all_others_and_from_each_other),
         cmocka_unit_test(suspects_look_finds_the_words_that_a_naive_look_finds),
-        cmocka_unit_test(words_are_found_that_a_naive_look_finds),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
