@@ -10,6 +10,8 @@
  *
  * A description that can't be true, of a span that is not free, ends the copy (-EPROTO): nobody can say what its
  * objects hold, so nothing may be freed. The daemon alone writes there, so its memory is bad, or it is of another build.
+ * But it goes on while this one reads, so one look may find halves of two descriptions. Each of them is true as long as
+ * it stands (mheap.c has the order in which they are written), so what can't be true counts if two looks find the same.
  * After a death most spans of noscan objects are nobody's to look at: these are passed over by their number of pages.
  *
  * Order: the remote word is read before the alloc word, as in object.c: the daemon folds all the while, clears alloc
@@ -53,6 +55,7 @@
 #define STEPS_UNTIL_LATE 65536u    /* between two looks at the clock; a page that is walked over is one */
 #define SPAN_STEPS       256u      /* that a span counts as */
 #define FREE_PAGES_CHUNK 4096u     /* walked over before they are counted */
+#define LOOKS_MAX        1000u     /* at a span whose description is being changed */
 #define SPANS_AHEAD      8u        /* whose description is fetched meanwhile, if all are as large */
 /* Both values of each root, before and after the walk; as many that are announced; and what intents name. */
 #define ROOTS_MAX (5 * SHM_ROOTS_MAX + 4 * SHM_HOLDS_MAX)
@@ -64,6 +67,8 @@ enum { ROOM_SPAN_OF, ROOM_SPANS, ROOM_BITS, ROOM_CONTENT, ROOM_ROOTS, ROOM_PIECE
 
 /* What is known of a span before its bits are read. */
 typedef struct span_look {
+    uint64_t lease; /* its words; both together say which lease it was */
+    uint64_t nleases;
     uint32_t first;
     uint32_t npages;
     heap_span span;
@@ -117,15 +122,16 @@ static bool is_sound(const shm_map *map, const span_look *look)
     return span->spc != SPAN_CLASS_TINY || (span->nelems <= TINY_NBLOCKS && span->elem_bytes == TINY_BLOCK_BYTES);
 }
 
-/* 1; 0: no span begins at that page; -EPROTO: one does, and what is said of it can't be. */
-static int look_at(const shm_map *map, uint64_t page, heapcopy_is_suspect *suspect, span_look *ret)
+/* The first look: the lease word before all else (acquire), since the daemon writes it last. */
+static int look_once(const shm_map *map, uint64_t page, heapcopy_is_suspect *suspect, span_look *ret)
 {
     const shm_span *from = shm_span_at(map, page_at(page));
-    uint64_t word = u64_load_acquire(&from->lease);
-    lease_word lease = lease_unpack(word);
-    enum span_state state = lease.state;
+    lease_word lease;
     heap_span *to = &ret->span;
 
+    ret->lease = u64_load_acquire(&from->lease);
+    ret->nleases = u64_load_acquire(&from->nleases);
+    lease = lease_unpack(ret->lease);
     *to = (heap_span){ .offset = page * PAGE_BYTES,
                        .elem_bytes = from->elem_bytes,
                        .content = HEAPCOPY_NO_CONTENT,
@@ -136,18 +142,47 @@ static int look_at(const shm_map *map, uint64_t page, heapcopy_is_suspect *suspe
                        .spc = from->spc.n };
     ret->first = (uint32_t)page;
     ret->npages = from->npages;
-    if (state == SPAN_FREE)
+    if (lease.state == SPAN_FREE)
         return 0;
-    if (!is_sound(map, ret)) /* the daemon may just have freed it, and be at its next use */
-        return u64_load_acquire(&from->lease) == word ? -EPROTO : 0;
+    if (!is_sound(map, ret))
+        return -EPROTO;
     to->flags = (uint8_t)((span_class_noscan((span_class){ to->spc }) ? HEAP_SPAN_NOSCAN : 0) |
-                          (to->spc == SPAN_CLASS_TINY ? HEAP_SPAN_TINY : 0) | (state == SPAN_LEASED ? HEAP_SPAN_LEASED : 0) |
+                          (to->spc == SPAN_CLASS_TINY ? HEAP_SPAN_TINY : 0) |
+                          (lease.state == SPAN_LEASED ? HEAP_SPAN_LEASED : 0) |
                           (u32_load_acquire(&from->owner) != 0 || u32_load_acquire(&from->nadopted) != 0
                                ? HEAP_SPAN_OWNED
                                : 0) |
                           (suspect == NULL || suspect(from) ? HEAP_SPAN_TARGET : 0));
     to->nordinals = to->nelems * (to->flags & HEAP_SPAN_TINY ? TINY_BLOCK_BYTES : 1);
     return 1;
+}
+
+static bool is_the_same(const span_look *one, const span_look *other)
+{
+    return one->lease == other->lease && one->nleases == other->nleases && one->npages == other->npages &&
+           one->span.elem_bytes == other->span.elem_bytes && one->span.nelems == other->span.nelems &&
+           one->span.spc == other->span.spc;
+}
+
+/*
+ * 1; 0: no span begins at that page; -EPROTO: one does, and what is said of it can't be.
+ *
+ * The lease word alone does not tell that the daemon has freed the span and described another one: a session that gives
+ * a span back may be leased the next one at the same page, and a large span changes its length while it is leased.
+ */
+static int look_at(const shm_map *map, uint64_t page, heapcopy_is_suspect *suspect, span_look *ret)
+{
+    int r = look_once(map, page, suspect, ret);
+
+    for (unsigned n = 0; r < 0 && n < LOOKS_MAX; n++) {
+        span_look before = *ret;
+
+        fence_seq_cst(); /* all of the one look, then all of the other */
+        r = look_once(map, page, suspect, ret);
+        if (is_the_same(&before, ret))
+            break;
+    }
+    return r;
 }
 
 static bool is_late(span_walk *w, uint32_t nsteps)

@@ -29,7 +29,7 @@ void declared_begin(declared_table *t)
 {
     t->version = DECLARED_VERSION;
     t->nentries_max = DECLARED_ENTRIES_MAX;
-    atomic_thread_fence(memory_order_release);
+    fence_release();
     t->magic = DECLARED_MAGIC;
     atomic_store_explicit(&table, t, memory_order_release);
 }
@@ -43,7 +43,7 @@ static declared_table *change_begin(void)
         return NULL;
     (void)pthread_mutex_lock(&lock);
     u32_store_relaxed(&t->sequence, u32_load_relaxed(&t->sequence) + 1);
-    atomic_thread_fence(memory_order_release);
+    fence_release();
     return t;
 }
 

@@ -657,6 +657,7 @@ void mheap_extend_span(mheap *heap, page_no first, uint64_t npages)
     CRASH_POINT(extend_after_map);
     span->npages += (uint32_t)npages;
     CRASH_POINT(extend_after_npages);
+    fence_release(); /* here and below: who looks meanwhile never finds an object that is longer than its pages */
     span->elem_bytes = span->npages * PAGE_BYTES;
     metabook_note_span(&heap->book, first, span->npages);
     heap->naside_pages[ASIDE_GROWTH] -= npages;
@@ -671,6 +672,7 @@ void mheap_shrink_span(mheap *heap, page_no first, uint64_t npages)
 
     assert(npages > 0 && npages < span->npages);
     span->elem_bytes = npages * PAGE_BYTES;
+    fence_release();
     span->npages = (uint32_t)npages;
     CRASH_POINT(shrink_after_npages);
     heap->ninuse_pages -= gone;

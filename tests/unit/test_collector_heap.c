@@ -7,6 +7,8 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 #include "client/collector/garbage.h"
 #include "client/collector/suspects.h"
@@ -17,6 +19,7 @@
 #define BASE SHM_BASE_DEFAULT
 #define CLASS64 6u
 #define NSOME 5u
+#define NCHANGED 64u
 
 typedef struct marked {
     bareheap heap;
@@ -426,6 +429,81 @@ static void take_of_a_description_that_cannot_be_true_frees_nothing(void **state
     }
 }
 
+/* --- beside a daemon that goes on --- */
+
+typedef struct changer {
+    marked *heap;
+    const uint32_t *firsts;
+    _Atomic bool over;
+} changer;
+
+/* As mheap.c and lease.c do it: the same session is leased one span after another at the same page. */
+static void lease_next_span(shm_map *map, uint32_t first, uint64_t n)
+{
+    shm_span *span = shm_span_at(map, page_at(first));
+    bool small = n % 2 != 0;
+    uint32_t npages = small ? size_class_npages[CLASS64] : 1;
+
+    u64_store_release(&span->lease, lease_pack((lease_word){ SPAN_FREE, { 0 }, 0 }));
+    fence_release();
+    span->elem_bytes = small ? size_class_bytes[CLASS64] : npages * PAGE_BYTES;
+    span->npages = npages;
+    span->nelems = small ? size_class_nelems[CLASS64] : 1;
+    span->spc = span_class_of((size_class){ small ? CLASS64 : 0 }, false);
+    u64_store_release(&span->nleases, n + 1);
+    u64_store_release(&span->lease, lease_pack((lease_word){ SPAN_LEASED, { 1 }, 1 }));
+    if (small)
+        return;
+    span->npages++; /* the object becomes longer, and shorter again */
+    fence_release();
+    span->elem_bytes += PAGE_BYTES;
+    fence_release();
+    span->elem_bytes -= PAGE_BYTES;
+    fence_release();
+    span->npages--;
+}
+
+static void *change_spans(void *arg)
+{
+    changer *c = arg;
+
+    for (uint64_t n = 0; !atomic_load(&c->over); n++) {
+        for (uint32_t i = 0; i < NCHANGED; i++)
+            lease_next_span(&c->heap->heap.map, c->firsts[i], n);
+    }
+    return NULL;
+}
+
+/* Halves of two descriptions, each of which was true, are no sign of damage. */
+static void prepare_beside_spans_that_change_finds_nothing_wrong(void **state)
+{
+    enum { ROUNDS = 3000 };
+    uint32_t firsts[NCHANGED];
+    changer c = { .firsts = firsts };
+    pthread_t thread;
+    marked m;
+
+    (void)state;
+#if defined(__SANITIZE_THREAD__)
+    skip(); /* descriptions are read without a lock, and looked at again */
+#endif
+    open_heap(&m);
+    for (uint32_t i = 0; i < NCHANGED; i++)
+        (void)bareheap_add_span(&m.heap, CLASS64, false, 0, &firsts[i]);
+    c.heap = &m;
+    assert_int_equal(pthread_create(&thread, NULL, change_spans, &c), 0);
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        int r = heapcopy_prepare(&m.copy, &m.heap.map, m.heap.arena_fd, NULL, 1);
+
+        heapcopy_free(&m.copy);
+        if (r != 0)
+            fail_msg("round %u: %d", i, r);
+    }
+    atomic_store(&c.over, true);
+    (void)pthread_join(thread, NULL);
+    bareheap_close(&m.heap);
+}
+
 static void take_past_its_deadline_gives_up(void **state)
 {
     marked m;
@@ -664,6 +742,7 @@ int main(void)
         cmocka_unit_test(take_gives_no_memory_to_holes_of_the_arena),
         cmocka_unit_test(take_after_growth_asks_for_another_attempt),
         cmocka_unit_test(take_of_a_description_that_cannot_be_true_frees_nothing),
+        cmocka_unit_test(prepare_beside_spans_that_change_finds_nothing_wrong),
         cmocka_unit_test(take_past_its_deadline_gives_up),
         cmocka_unit_test(take_past_its_deadline_gives_up_among_free_pages_too),
         cmocka_unit_test(prepare_takes_memory_for_content_when_told_to),
