@@ -153,7 +153,7 @@ static int find_by_scan(pages *p, uint64_t start, uint64_t end)
             continue;
         }
         if (n < 0)
-            return errno == EINVAL ? -ENOTTY : -errno;
+            return errno == EINVAL || errno == ENOSYS ? -ENOTTY : -errno;
         for (long i = 0; i < n && r == 0; i++)
             r = region_add(p, found[i].start, found[i].end);
         if (scan.walk_end <= start)

@@ -1,5 +1,6 @@
 /*
- * madvise() for programs under qemu's user emulation, which answers 0 to most of it and does nothing (7.2).
+ * madvise() for programs under qemu's user emulation, which answers 0 to most of it and does nothing (7.2); and
+ * process_vm_readv(), which it does not know.
  *
  * It is linked into every program of the arm64 build, where its functions come before the C library's.
  *
@@ -11,16 +12,22 @@
  *   all others: as they were.
  *
  * A table that is full says ENOMEM. munmap() takes ranges out of the table, since their addresses may be used again.
+ *
+ *   process_vm_readv(): from /proc/PID/mem. The addresses of a program are the emulator's own, so they are the same
+ *       there.
  */
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #ifndef MADV_POPULATE_WRITE
@@ -202,4 +209,39 @@ int munmap(void *at, size_t len)
     r = call(SYS_munmap, (long)at, (long)len, 0, 0, 0, 0);
     (void)pthread_mutex_unlock(&lock);
     return (int)with_errno(r);
+}
+
+/* --- others' memory --- */
+
+/* Pieces of the same lengths on both sides, as all callers have them. */
+ssize_t process_vm_readv(pid_t pid, const struct iovec *local, unsigned long nlocal, const struct iovec *remote,
+                         unsigned long nremote, unsigned long flags)
+{
+    char path[32];
+    ssize_t sum = 0;
+    ssize_t n = 0;
+    int fd;
+
+    if (nlocal != nremote || flags != 0) {
+        errno = EINVAL;
+        return -1;
+    }
+    (void)snprintf(path, sizeof(path), "/proc/%d/mem", (int)pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        errno = errno == ENOENT ? ESRCH : EPERM;
+        return -1;
+    }
+    for (unsigned long i = 0; i < nlocal; i++) {
+        size_t bytes = local[i].iov_len < remote[i].iov_len ? local[i].iov_len : remote[i].iov_len;
+
+        n = pread(fd, local[i].iov_base, bytes, (off_t)(uintptr_t)remote[i].iov_base);
+        sum += n > 0 ? n : 0;
+        if (n < (ssize_t)bytes)
+            break;
+    }
+    (void)close(fd);
+    if (sum == 0 && n < 0)
+        errno = EFAULT;
+    return sum == 0 && n < 0 ? -1 : sum;
 }

@@ -477,7 +477,7 @@ static void *change_spans(void *arg)
 /* Halves of two descriptions, each of which was true, are no sign of damage. */
 static void prepare_beside_spans_that_change_finds_nothing_wrong(void **state)
 {
-    enum { ROUNDS = 3000 };
+    enum { ROUNDS = 2000 };
     uint32_t firsts[NCHANGED];
     changer c = { .firsts = firsts };
     pthread_t thread;
