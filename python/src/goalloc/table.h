@@ -42,7 +42,7 @@ typedef struct stripe {
     places *places;                /* NULL: nothing was ever stored here */
     _Atomic uint64_t count, bytes; /* of entries; read without the lock as well, for len() */
     uint64_t ntombs;
-    uint64_t pad[6];
+    uint64_t pad[11 - sizeof(pthread_mutex_t) / 8]; /* a mutex has 40 bytes on x86-64, and 48 on arm64 */
 } stripe;
 
 _Static_assert(sizeof(stripe) == 128, "two cache lines, so that stripes don't share one");
