@@ -83,22 +83,32 @@ static int count_fds(pid_t pid)
     return n - (nprofile < 2 ? nprofile : 2);
 }
 
+/* This process and what it executes may have n descriptors; fewer where the limit is lower. Returns how many. */
+static rlim_t limit_descriptors(rlim_t n)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        _exit(126);
+    limit.rlim_max = limit.rlim_max < n ? limit.rlim_max : n;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+        _exit(126);
+    return limit.rlim_cur;
+}
+
 /*
  * This process and what it executes have no more than n descriptors to take. Not by a low limit: the kernel lets nobody
  * send descriptors whose user has more on their way than the limit, and other tests of the user send some.
  */
 static void leave_descriptors(unsigned n)
 {
-    struct rlimit limit;
+    rlim_t most = limit_descriptors(DESCRIPTORS_MOST);
     int null = open("/dev/null", O_RDONLY);
 
-    if (null < 0 || getrlimit(RLIMIT_NOFILE, &limit) < 0)
+    if (null < 0)
         _exit(126);
-    limit.rlim_max = limit.rlim_max < DESCRIPTORS_MOST ? limit.rlim_max : DESCRIPTORS_MOST;
-    limit.rlim_cur = limit.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
-        _exit(126);
-    for (int fd = STDERR_FILENO + 1; (rlim_t)fd + n < limit.rlim_max; fd++) {
+    for (int fd = STDERR_FILENO + 1; (rlim_t)fd + n < most; fd++) {
         int flags = fcntl(fd, F_GETFD);
 
         if ((flags < 0 || (flags & FD_CLOEXEC) != 0) && dup2(null, fd) < 0) /* else exec leaves a gap */
@@ -135,8 +145,8 @@ static void exec_daemon(const fixture *f, const char *more)
         _exit(126);
     if (fd < 0 || dup2(fd, STDERR_FILENO) < 0)
         _exit(126);
-    if (f->nofile_limit != 0 && setrlimit(RLIMIT_NOFILE, &(struct rlimit){ f->nofile_limit, f->nofile_limit }) < 0)
-        _exit(126);
+    if (f->nofile_limit != 0)
+        limit_descriptors(f->nofile_limit);
     if (f->nofile != 0)
         leave_descriptors(f->nofile);
     if (f->prepare != NULL)
