@@ -1,8 +1,9 @@
 /*
  * Unread: descriptors that clients were sent and have not received, counted on their uids.
  *
- * Called by peer: before a reply with descriptors, and when a connection is closed. Calls users, which counts. Data: an
- * unread in each peer, and in each user the list of those that have any, the oldest first.
+ * Called by peer: before a reply with descriptors, when a connection is closed, and while it lingers. Calls users,
+ * which counts. Data: an unread in each peer, and in each user the list of those that have any, the oldest first. No
+ * word is shared: if the daemon dies, its messages stay in the clients' sockets, and the next one counts its own alone.
  *
  * The kernel counts descriptors in messages that nobody has received on the user who has sent them. If there are more
  * than a process's RLIMIT_NOFILE, that process can't send another one (ETOOMANYREFS), unless it is the superuser. A

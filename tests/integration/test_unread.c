@@ -94,27 +94,13 @@ static void be_disconnected_unheard(const fixture *f)
 
 /* --- the others --- */
 
-static int attach_as_third(const fixture *f, void *arg)
-{
-    (void)arg;
-    CHECK(setgroups(0, NULL) == 0 && setresuid(OTHER_UID - 1, OTHER_UID - 1, OTHER_UID - 1) == 0);
-    must_attach(f, 0);
-    CHECK(goalloc_malloc(10) != NULL);
-    return goalloc_detach();
-}
-
 static void others_attach_beside(void (*taker)(const fixture *f))
 {
     fixture f;
     other o;
 
     fixture_start_with_limit(&f, NULL, IN_FLIGHT_MOST);
-    if (!can_be_other(&f)) {
-        assert_true(fixture_stop(&f));
-        skip();
-    }
-    o = other_start(&f, taker);
-    assert_int_equal(child_run(&f, attach_as_third, NULL), 0);
+    o = other_start_beside_third(&f, taker);
     assert_in_range(limit_of_other(&f, "uid-unread", "used"), 6, IN_FLIGHT_MOST / 2);
     other_end(&o);
     assert_int_equal(child_run(&f, attach_as_third, NULL), 0);

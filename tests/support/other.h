@@ -94,6 +94,30 @@ static inline other other_start(const fixture *f, void (*act)(const fixture *f))
     return ret;
 }
 
+/* One more user, who attaches, and leaves an object. */
+static inline int attach_as_third(const fixture *f, void *arg)
+{
+    (void)arg;
+    CHECK(setgroups(0, NULL) == 0 && setresuid(OTHER_UID - 1, OTHER_UID - 1, OTHER_UID - 1) == 0);
+    must_attach(f, 0);
+    CHECK(goalloc_malloc(10) != NULL);
+    return goalloc_detach();
+}
+
+/* The other one does what it is for, and stays; the third one attaches all the same. Without root: skipped. */
+static inline other other_start_beside_third(fixture *f, void (*act)(const fixture *f))
+{
+    other ret;
+
+    if (!can_be_other(f)) {
+        assert_true(fixture_stop(f));
+        skip();
+    }
+    ret = other_start(f, act);
+    assert_int_equal(child_run(f, attach_as_third, NULL), 0);
+    return ret;
+}
+
 static inline void other_end(const other *o)
 {
     (void)close(o->leave);
